@@ -1,1 +1,22 @@
-//! Placeholder.
+//! The decisions of Hermes, as pure functions and state machines.
+//!
+//! ```text
+//!   prompt ──▶ prefix ──▶ Query ─┐
+//!   Snapshot (pools, endpoints) ─┼─▶ pick ──▶ Choice ──▶ Ledger (bookings)
+//!   Load (samples, health) ──────┘     │
+//!                                      └──▶ Explanation (for people)
+//! ```
+//!
+//! Both planes call the same code: the control plane's scorer for every `Score`, and the data plane when the
+//! control plane is away. That is why nothing here may do I/O or know a runtime.
+//!
+//! Invariants:
+//! * no tokio, hyper, tonic or kube, and no clock: time, ages, samples and randomness are arguments;
+//! * a missing or stale signal is `None`, never zero: it switches a term off and never excludes an endpoint;
+//! * every collection that outside input can grow has a bound, stated where it is declared.
+
+pub mod dice;
+pub mod load;
+pub mod policy;
+pub mod query;
+pub mod snapshot;

@@ -1,1 +1,31 @@
-//! Placeholder.
+//! What a process of either plane needs around its work. Nothing here knows what Hermes routes.
+//!
+//! ```text
+//!   signals ──▶ shutdown ──Drain──▶ listeners, tasks, readiness
+//!                                        │
+//!   tasks ──a task died──▶ readiness::Liveness ──▶ admin  /healthz
+//!   gates ──opened────────▶ readiness::Readiness ─▶ admin  /readyz
+//!   families ─────────────▶ metrics ──────────────▶ admin  /metrics
+//!   spans, log lines ─────▶ telemetry ────────────▶ stderr, OTLP
+//! ```
+//!
+//! * [`telemetry`]: log lines, and OTLP traces when the `OTEL_*` variables ask for them.
+//! * [`propagation`]: the W3C trace context, in and out of HTTP headers and string pairs.
+//! * [`semconv`]: the attribute names, metric names and bucket bounds that are used.
+//! * [`readiness`]: what must hold before traffic may come, and whether the process is healthy at all.
+//! * [`admin`]: the HTTP server for probes, metrics and debug routes, on a port of its own.
+//! * [`shutdown`]: signals to a drain in three steps.
+//! * [`tasks`]: an owner for background tasks; one that dies makes the process unhealthy.
+//! * [`metrics`]: families, build info, process numbers, both text formats.
+//! * [`crypto`]: the one TLS provider of the process.
+
+pub mod admin;
+pub mod crypto;
+pub mod metrics;
+mod percent;
+pub mod propagation;
+pub mod readiness;
+pub mod semconv;
+pub mod shutdown;
+pub mod tasks;
+pub mod telemetry;

@@ -1,0 +1,76 @@
+//! How busy and how healthy one endpoint is, as far as anyone knows.
+
+use serde::Serialize;
+
+/// Everything a choice may read about one endpoint that changes from second to second.
+///
+/// `Copy` and small on purpose: a choice reads one per candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Load {
+    /// Requests of all proxies that were sent there, or booked, and have not ended.
+    pub in_flight: u32,
+    /// Uncached prompt tokens of those requests whose first byte has not come: prefill work still to do there.
+    pub pending_tokens: u64,
+    /// Fresh figures from the engine itself; `None` when it gives none or they are too old to trust.
+    pub sample: Option<Sample>,
+    /// Whether it may be chosen.
+    pub health: Health,
+}
+
+/// What an engine says about itself in its metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Sample {
+    /// Requests in the engine's own queue.
+    pub waiting: Option<u32>,
+    /// Requests in the running batch.
+    pub running: Option<u32>,
+    /// Share of KV-cache memory in use, 0..=1.
+    pub kv_usage: Option<f32>,
+}
+
+/// Whether, and how much, an endpoint takes part in choices.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "state", content = "share")]
+pub enum Health {
+    /// Chosen freely.
+    Up,
+    /// Back after a failure: chosen for this share of its turns, 0..1, growing to `Up` (slow start).
+    Warming(f32),
+    /// Chosen only when nothing better is left.
+    Down,
+}
+
+// === Load ===
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { in_flight: 0, pending_tokens: 0, sample: None, health: Health::Up }
+    }
+}
+
+// === Health ===
+
+impl Health {
+    /// Whether an endpoint takes its turn, given a number drawn from `0.0..1.0`.
+    #[must_use]
+    pub fn admits(self, draw: f32) -> bool {
+        match self {
+            Self::Up => true,
+            Self::Warming(share) => draw < share,
+            Self::Down => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warming_endpoint_takes_its_share_of_turns() {
+        let taken = (0..100u8).filter(|turn| Health::Warming(0.25).admits(f32::from(*turn) / 100.0)).count();
+        assert_eq!(taken, 25);
+        assert!(Health::Up.admits(0.999));
+        assert!(!Health::Down.admits(0.0));
+    }
+}

@@ -1,0 +1,242 @@
+//! What an operator decided for a pool, checked: only valid values exist here.
+//!
+//! The control plane builds these from its configuration file, and they travel to the proxies inside the snapshot,
+//! which is why a proxy needs no configuration of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+/// How requests of one pool are handled.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Policy {
+    /// How an endpoint is chosen.
+    pub strategy: Strategy,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// What happens when an attempt fails before its first byte.
+    pub retry: Retry,
+    /// When a failing endpoint is left alone.
+    pub breaker: BreakerPolicy,
+    /// Size in bytes of the chunks over which prompts are hashed.
+    pub block_bytes: u32,
+    /// How long a proxy waits for a `Score` answer before it chooses by itself.
+    pub score_deadline: Duration,
+    /// The pool's KV manager matches on the prompt's text, so `Score` has to carry it.
+    pub lookup_text: bool,
+}
+
+/// How an endpoint is chosen, by its name in the configuration.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// In turn.
+    RoundRobin,
+    /// At random.
+    Random,
+    /// Fewest requests in flight over the whole fleet.
+    LeastRequest,
+    /// Two at random, and of those the one with fewer requests in flight.
+    PowerOfTwo,
+    /// The same session to the same endpoint while it is not overloaded.
+    SessionAffinity(Affinity),
+    /// Least weighted sum of KV miss rate, cache usage, queue and booked work.
+    KvAware(KvAware),
+}
+
+/// Where a session's key comes from, and how far affinity may overload an endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Affinity {
+    /// Tried in order; a request with none of them is placed by power of two.
+    pub keys: Vec<SessionKey>,
+    /// An endpoint takes at most this multiple of the mean load (consistent hashing with bounded loads,
+    /// Mirrokni, Thorup, Zadimoghaddam 2016); above 1.
+    pub load_factor: f32,
+}
+
+/// One place in a request that can name a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionKey {
+    /// The value of this header, lower case.
+    Header(Arc<str>),
+    /// The credential in `Authorization`: hashed in the proxy, never sent or logged.
+    Key,
+    /// `user` (or `prompt_cache_key`, `safety_identifier`) of the body.
+    User,
+}
+
+/// Weights of the classic score; lower is better. The names in brackets are the original hermes-router's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct KvAware {
+    /// Times `1 - hit rate` of the prompt there (`kvCacheNotHitRateWeight`, `kvCacheHitNotRateWeight`).
+    pub miss: f32,
+    /// Times the KV-cache usage, 0..=1 (`xpuCacheUsageWeight`).
+    pub usage: f32,
+    /// Times the engine's waiting requests, scaled by `scale` (`waitingRequestWeight`).
+    pub waiting: f32,
+    /// Times the prefill tokens booked and not yet answered there, scaled by `scale` (`inflightWeight`).
+    pub in_flight: f32,
+    /// How counts become comparable with rates.
+    pub scale: Scale,
+}
+
+/// How a count (waiting requests, tokens) enters a weighted sum of rates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scale {
+    /// Divided by the largest among the candidates: 0..=1.
+    #[default]
+    Max,
+    /// As it is. Tokens count in thousands.
+    Raw,
+}
+
+/// How long each step of a request may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    /// Opening a connection to an endpoint.
+    pub connect: Duration,
+    /// A whole request that does not stream.
+    pub request: Duration,
+    /// From sending a streaming request to the first byte of its answer's body.
+    pub first_byte: Duration,
+    /// Silence inside a streamed answer.
+    pub idle: Duration,
+}
+
+/// How often, and how much, failed attempts are repeated on another endpoint; only before the first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Retry {
+    /// Attempts for one request, the first included; at least 1.
+    pub attempts: u32,
+    /// Retries as a share of requests: a failing fleet must not be multiplied by its own retries.
+    pub budget: f32,
+}
+
+/// When an endpoint that fails is taken out of choices, and how it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct BreakerPolicy {
+    /// Failures in a row that open it.
+    pub failures: u32,
+    /// First time out; doubles with every failed trial up to `longest`.
+    pub base: Duration,
+    /// Longest time out.
+    pub longest: Duration,
+    /// Slow start: how long the share of turns takes to grow to all of them.
+    pub warm_up: Duration,
+}
+
+/// What applies to every request before its pool is known.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Settings {
+    /// Largest request body in bytes; over it 413.
+    pub max_body_bytes: u64,
+    /// Requests that one proxy serves at once; over it 429.
+    pub max_concurrent: u32,
+    /// How long a client may take to send its head, and between two pieces of its body.
+    pub client_timeout: Duration,
+    /// Whether answers name the endpoint in `x-hermes-endpoint`.
+    pub expose_endpoint: bool,
+    /// Paths, besides the known ones, that are forwarded as they are; each begins with `/`.
+    pub extra_paths: Vec<Arc<str>>,
+}
+
+// === Strategy ===
+
+impl Strategy {
+    /// Its name in the configuration, metrics and explanations.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::LeastRequest => "least-request",
+            Self::PowerOfTwo => "power-of-two",
+            Self::SessionAffinity(_) => "session-affinity",
+            Self::KvAware(_) => "kv-aware",
+        }
+    }
+
+    /// Whether its quality depends on what only the control plane knows: every proxy's bookings, and caches.
+    ///
+    /// The others read nothing, or tolerate load that is a moment old, and are answered in the proxy without a call.
+    #[must_use]
+    pub const fn needs_score(&self) -> bool {
+        matches!(self, Self::LeastRequest | Self::KvAware(_))
+    }
+
+    /// Whether it reads the prompt's block hashes.
+    #[must_use]
+    pub const fn needs_prefix(&self) -> bool {
+        matches!(self, Self::KvAware(_))
+    }
+}
+
+// === Defaults ===
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::KvAware(KvAware::default()),
+            timeouts: Timeouts::default(),
+            retry: Retry::default(),
+            breaker: BreakerPolicy::default(),
+            block_bytes: 256,
+            score_deadline: Duration::from_millis(20),
+            lookup_text: false,
+        }
+    }
+}
+
+impl Default for Affinity {
+    fn default() -> Self {
+        Self { keys: vec![SessionKey::Header("x-session-id".into()), SessionKey::User, SessionKey::Key], load_factor: 1.25 }
+    }
+}
+
+impl Default for KvAware {
+    fn default() -> Self {
+        Self { miss: 1.0, usage: 1.0, waiting: 1.0, in_flight: 1.0, scale: Scale::Max }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            request: Duration::from_secs(120),
+            first_byte: Duration::from_secs(60),
+            idle: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 3, budget: 0.2 }
+    }
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self {
+            failures: 3,
+            base: Duration::from_secs(1),
+            longest: Duration::from_secs(30),
+            warm_up: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 64 << 20,
+            max_concurrent: 10_000,
+            client_timeout: Duration::from_secs(30),
+            expose_endpoint: false,
+            extra_paths: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What exists: pools, their endpoints and models, as one immutable value.
+//!
+//! The control plane builds a [`Snapshot`], streams it, and every proxy keeps the newest. A request loads it once and
+//! sees that one cluster to its end. How loaded endpoints are is not here but in [`crate::load`]: load changes many
+//! times a second, structure does not.
+
+use std::{fmt, sync::Arc};
+
+use serde::Serialize;
+
+use crate::policy::{Policy, Settings};
+
+/// Which run of which control-plane replica numbered a snapshot; drawn anew at every start.
+///
+/// Versions compare only inside one epoch: a restarted control plane counts from one again and must not look older.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Epoch(pub u64);
+
+/// Position of a snapshot in its epoch; grows with every published change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Version(pub u64);
+
+/// Names one incarnation of one endpoint in one pool, equally in every control-plane replica.
+///
+/// A hash of pool, URL and incarnation, so that replicas agree without talking. A pod that restarts at the same
+/// address is another endpoint: nothing learned about its predecessor's cache applies to it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct EndpointId(pub u64);
+
+/// What an endpoint does for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Prefill and decode in one server.
+    #[default]
+    Aggregate,
+    /// Computes the KV cache of prompts for a decode server.
+    Prefill,
+    /// Generates tokens from a KV cache that a prefill server computed.
+    Decode,
+}
+
+/// One model server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    /// See [`EndpointId`].
+    pub id: EndpointId,
+    /// Base URL without a trailing slash: `http://10.0.0.7:8000`.
+    pub url: Arc<str>,
+    /// For people: `namespace/pod`, or the authority of a static URL.
+    pub name: Arc<str>,
+    /// What it does for a request.
+    pub role: Role,
+    /// Prefill and decode endpoints are paired inside one group only.
+    pub group: Option<Arc<str>>,
+}
+
+/// One name that a client may put into `model`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Model {
+    /// The name as clients write it.
+    pub name: Arc<str>,
+    /// The base model, when this is a LoRA adapter.
+    pub parent: Option<Arc<str>>,
+    /// Longest prompt plus answer in tokens, when an engine told.
+    pub max_model_len: Option<u32>,
+    /// Which endpoints serve it.
+    pub holders: Holders,
+}
+
+/// Which endpoints of a pool serve a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Holders {
+    /// Every endpoint of the pool.
+    All,
+    /// Only these, sorted: a LoRA adapter that some servers have loaded.
+    Some(Arc<[EndpointId]>),
+}
+
+/// Everything about a pool but its endpoints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PoolSpec {
+    /// Unique in a snapshot.
+    pub name: Arc<str>,
+    /// Sorted by name. Empty when neither the operator nor the engines said: then any model name is forwarded.
+    pub models: Vec<Model>,
+    /// How to choose, wait and retry here.
+    pub policy: Policy,
+}
+
+/// A set of endpoints that are interchangeable for a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pool {
+    /// Everything but the endpoints.
+    pub spec: Arc<PoolSpec>,
+    /// Sorted by id, each id once.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// The whole cluster at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Who numbered it.
+    pub epoch: Epoch,
+    /// Its number.
+    pub version: Version,
+    /// Sorted by name, each name once.
+    pub pools: Vec<Arc<Pool>>,
+    /// What applies to every request before its pool is known.
+    pub settings: Arc<Settings>,
+}
+
+// === EndpointId ===
+
+impl EndpointId {
+    /// The id of the incarnation `uid` (a pod's UID; empty for static endpoints) at `url` in `pool`.
+    #[must_use]
+    pub fn of(pool: &str, url: &str, uid: &str) -> Self {
+        let mut bytes = Vec::with_capacity(pool.len() + url.len() + uid.len() + 2);
+        for (index, part) in [pool, url, uid].iter().enumerate() {
+            if index > 0 {
+                bytes.push(0);
+            }
+            bytes.extend_from_slice(part.as_bytes());
+        }
+        Self(xxhash_rust::xxh3::xxh3_64(&bytes))
+    }
+}
+
+impl fmt::Debug for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+// === Pool ===
+
+impl Pool {
+    /// Where the endpoint stands in [`Pool::endpoints`].
+    #[must_use]
+    pub fn position(&self, id: EndpointId) -> Option<usize> {
+        self.endpoints.binary_search_by_key(&id, |endpoint| endpoint.id).ok()
+    }
+
+    /// The model of this name, if the pool is known to serve it.
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<&Model> {
+        let models = &self.spec.models;
+        models.binary_search_by(|model| (*model.name).cmp(name)).ok().map(|found| &models[found])
+    }
+}
+
+// === Snapshot ===
+
+impl Snapshot {
+    /// The pool of this name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.binary_search_by(|pool| (*pool.spec.name).cmp(name)).ok().map(|found| &self.pools[found])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_incarnation_at_the_same_address_is_another_endpoint() {
+        let id = EndpointId::of("chat", "http://10.0.0.7:8000", "uid-1");
+        assert_eq!(id, EndpointId::of("chat", "http://10.0.0.7:8000", "uid-1"));
+        assert_ne!(id, EndpointId::of("chat", "http://10.0.0.7:8000", "uid-2"));
+        assert_ne!(id, EndpointId::of("other", "http://10.0.0.7:8000", "uid-1"));
+    }
+
+    #[test]
+    fn ids_never_change_between_releases() {
+        assert_eq!(EndpointId::of("chat", "http://10.0.0.7:8000", "").to_string(), "85d4169572ba3495");
+    }
+}
