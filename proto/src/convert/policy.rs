@@ -1,0 +1,242 @@
+//! Policies and settings.
+
+use std::{sync::Arc, time::Duration};
+
+use hermes_core::policy::{
+    Affinity, BreakerPolicy, KvAware, Policy, Retry, Scale, SessionKey, Settings, Strategy, Timeouts,
+};
+
+use super::{Invalid, each, required};
+use crate::v1::{self, policy::Strategy as WireStrategy, session_key::Key};
+
+/// Durations travel as whole milliseconds; what does not fit is as good as for ever.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A weight or share: finite and not negative.
+fn weight(value: f32, field: &str) -> Result<f32, Invalid> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(value);
+    }
+    Err(Invalid::new(field, "must be a finite number, zero or more"))
+}
+
+// === Policy ===
+
+impl From<&Policy> for v1::Policy {
+    fn from(policy: &Policy) -> Self {
+        let Policy { strategy, timeouts, retry, breaker, block_bytes, score_deadline, lookup_text } = policy;
+        Self {
+            timeouts: Some(timeouts.into()),
+            retry: Some(v1::Retry { attempts: retry.attempts, budget: retry.budget }),
+            breaker: Some(breaker.into()),
+            block_bytes: *block_bytes,
+            score_deadline_ms: u32::try_from(score_deadline.as_millis()).unwrap_or(u32::MAX),
+            lookup_text: *lookup_text,
+            strategy: Some(strategy.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Policy> for Policy {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::Policy) -> Result<Self, Invalid> {
+        let v1::Policy { timeouts, retry, breaker, block_bytes, score_deadline_ms, lookup_text, strategy } = wire;
+        if block_bytes == 0 {
+            return Err(Invalid::new("block_bytes", "must be at least 1"));
+        }
+        let v1::Retry { attempts, budget } = required(retry, "retry")?;
+        if attempts == 0 {
+            return Err(Invalid::new("retry.attempts", "must be at least 1: the first attempt counts"));
+        }
+        Ok(Self {
+            strategy: required(strategy, "strategy")?.try_into()?,
+            timeouts: required(timeouts, "timeouts")?.into(),
+            retry: Retry { attempts, budget: weight(budget, "retry.budget")? },
+            breaker: required(breaker, "breaker")?.into(),
+            block_bytes,
+            score_deadline: Duration::from_millis(u64::from(score_deadline_ms)),
+            lookup_text,
+        })
+    }
+}
+
+// === Strategy ===
+
+impl From<&Strategy> for WireStrategy {
+    fn from(strategy: &Strategy) -> Self {
+        match strategy {
+            Strategy::RoundRobin => Self::RoundRobin(v1::RoundRobin {}),
+            Strategy::Random => Self::Random(v1::Random {}),
+            Strategy::LeastRequest => Self::LeastRequest(v1::LeastRequest {}),
+            Strategy::PowerOfTwo => Self::PowerOfTwo(v1::PowerOfTwo {}),
+            Strategy::SessionAffinity(Affinity { keys, load_factor }) => Self::SessionAffinity(v1::SessionAffinity {
+                keys: keys.iter().map(v1::SessionKey::from).collect(),
+                load_factor: *load_factor,
+            }),
+            Strategy::KvAware(KvAware { miss, usage, waiting, in_flight, scale }) => Self::KvAware(v1::KvAware {
+                miss: *miss,
+                usage: *usage,
+                waiting: *waiting,
+                in_flight: *in_flight,
+                scale: match scale {
+                    Scale::Max => v1::Scale::Max,
+                    Scale::Raw => v1::Scale::Raw,
+                }
+                .into(),
+            }),
+        }
+    }
+}
+
+impl TryFrom<WireStrategy> for Strategy {
+    type Error = Invalid;
+
+    fn try_from(wire: WireStrategy) -> Result<Self, Invalid> {
+        Ok(match wire {
+            WireStrategy::RoundRobin(v1::RoundRobin {}) => Self::RoundRobin,
+            WireStrategy::Random(v1::Random {}) => Self::Random,
+            WireStrategy::LeastRequest(v1::LeastRequest {}) => Self::LeastRequest,
+            WireStrategy::PowerOfTwo(v1::PowerOfTwo {}) => Self::PowerOfTwo,
+            WireStrategy::SessionAffinity(affinity) => Self::SessionAffinity(affinity.try_into()?),
+            WireStrategy::KvAware(weights) => Self::KvAware(weights.try_into()?),
+        })
+    }
+}
+
+impl TryFrom<v1::SessionAffinity> for Affinity {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::SessionAffinity) -> Result<Self, Invalid> {
+        let v1::SessionAffinity { keys, load_factor } = wire;
+        if !(load_factor.is_finite() && load_factor > 1.0) {
+            return Err(Invalid::new("session_affinity.load_factor", "must be a finite number above 1"));
+        }
+        Ok(Self { keys: each(keys, "session_affinity.keys")?, load_factor })
+    }
+}
+
+impl From<&SessionKey> for v1::SessionKey {
+    fn from(key: &SessionKey) -> Self {
+        let key = match key {
+            SessionKey::Header(name) => Key::Header(name.to_string()),
+            SessionKey::Key => Key::Credential(true),
+            SessionKey::User => Key::User(true),
+        };
+        Self { key: Some(key) }
+    }
+}
+
+impl TryFrom<v1::SessionKey> for SessionKey {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::SessionKey) -> Result<Self, Invalid> {
+        Ok(match required(wire.key, "key")? {
+            Key::Header(name) => Self::Header(Arc::from(name.to_ascii_lowercase())),
+            Key::Credential(_) => Self::Key,
+            Key::User(_) => Self::User,
+        })
+    }
+}
+
+impl TryFrom<v1::KvAware> for KvAware {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::KvAware) -> Result<Self, Invalid> {
+        let v1::KvAware { miss, usage, waiting, in_flight, scale } = wire;
+        let scale = match v1::Scale::try_from(scale) {
+            Ok(v1::Scale::Max) => Scale::Max,
+            Ok(v1::Scale::Raw) => Scale::Raw,
+            Err(_) => return Err(Invalid::new("kv_aware.scale", "is not one that this release knows")),
+        };
+        Ok(Self {
+            miss: weight(miss, "kv_aware.miss")?,
+            usage: weight(usage, "kv_aware.usage")?,
+            waiting: weight(waiting, "kv_aware.waiting")?,
+            in_flight: weight(in_flight, "kv_aware.in_flight")?,
+            scale,
+        })
+    }
+}
+
+// === Timeouts ===
+
+impl From<&Timeouts> for v1::Timeouts {
+    fn from(timeouts: &Timeouts) -> Self {
+        let Timeouts { connect, request, first_byte, idle } = *timeouts;
+        Self {
+            connect_ms: millis(connect),
+            request_ms: millis(request),
+            first_byte_ms: millis(first_byte),
+            idle_ms: millis(idle),
+        }
+    }
+}
+
+impl From<v1::Timeouts> for Timeouts {
+    fn from(wire: v1::Timeouts) -> Self {
+        let v1::Timeouts { connect_ms, request_ms, first_byte_ms, idle_ms } = wire;
+        Self {
+            connect: Duration::from_millis(connect_ms),
+            request: Duration::from_millis(request_ms),
+            first_byte: Duration::from_millis(first_byte_ms),
+            idle: Duration::from_millis(idle_ms),
+        }
+    }
+}
+
+// === BreakerPolicy ===
+
+impl From<&BreakerPolicy> for v1::Breaker {
+    fn from(policy: &BreakerPolicy) -> Self {
+        let BreakerPolicy { failures, base, longest, warm_up } = *policy;
+        Self { failures, base_ms: millis(base), longest_ms: millis(longest), warm_up_ms: millis(warm_up) }
+    }
+}
+
+impl From<v1::Breaker> for BreakerPolicy {
+    fn from(wire: v1::Breaker) -> Self {
+        let v1::Breaker { failures, base_ms, longest_ms, warm_up_ms } = wire;
+        Self {
+            failures,
+            base: Duration::from_millis(base_ms),
+            longest: Duration::from_millis(longest_ms),
+            warm_up: Duration::from_millis(warm_up_ms),
+        }
+    }
+}
+
+// === Settings ===
+
+impl From<&Settings> for v1::Settings {
+    fn from(settings: &Settings) -> Self {
+        let Settings { max_body_bytes, max_concurrent, client_timeout, expose_endpoint, extra_paths } = settings;
+        Self {
+            max_body_bytes: *max_body_bytes,
+            max_concurrent: *max_concurrent,
+            client_timeout_ms: millis(*client_timeout),
+            expose_endpoint: *expose_endpoint,
+            extra_paths: extra_paths.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Settings> for Settings {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::Settings) -> Result<Self, Invalid> {
+        let v1::Settings { max_body_bytes, max_concurrent, client_timeout_ms, expose_endpoint, extra_paths } = wire;
+        if let Some(index) = extra_paths.iter().position(|path| !path.starts_with('/')) {
+            return Err(Invalid::new(&format!("extra_paths[{index}]"), "must begin with /"));
+        }
+        Ok(Self {
+            max_body_bytes,
+            max_concurrent,
+            client_timeout: Duration::from_millis(client_timeout_ms),
+            expose_endpoint,
+            extra_paths: extra_paths.into_iter().map(Into::into).collect(),
+        })
+    }
+}
