@@ -15,8 +15,17 @@
 //! * a missing or stale signal is `None`, never zero: it switches a term off and never excludes an endpoint;
 //! * every collection that outside input can grow has a bound, stated where it is declared.
 
+pub mod breaker;
+pub mod budget;
+pub mod delta;
 pub mod dice;
+pub mod ledger;
 pub mod load;
+mod mix;
+pub mod nearest;
+pub mod pick;
 pub mod policy;
+pub mod prefix;
 pub mod query;
+pub mod rendezvous;
 pub mod snapshot;

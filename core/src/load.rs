@@ -18,7 +18,7 @@ pub struct Load {
 }
 
 /// What an engine says about itself in its metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Sample {
     /// Requests in the engine's own queue.
     pub waiting: Option<u32>,
@@ -51,6 +51,27 @@ impl Default for Load {
 // === Health ===
 
 impl Health {
+    /// Its name in metrics and explanations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Warming(_) => "warming",
+            Self::Down => "down",
+        }
+    }
+
+    /// The less available of two opinions.
+    #[must_use]
+    pub const fn worse(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Down, _) | (_, Self::Down) => Self::Down,
+            (Self::Warming(a), Self::Warming(b)) => Self::Warming(a.min(b)),
+            (Self::Warming(share), Self::Up) | (Self::Up, Self::Warming(share)) => Self::Warming(share),
+            (Self::Up, Self::Up) => Self::Up,
+        }
+    }
+
     /// Whether an endpoint takes its turn, given a number drawn from `0.0..1.0`.
     #[must_use]
     pub fn admits(self, draw: f32) -> bool {

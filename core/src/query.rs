@@ -41,6 +41,8 @@ pub struct Hit {
 pub struct Choice {
     /// At most [`MAX_RANKED`], each once.
     pub ranked: SmallVec<[Ranked; MAX_RANKED]>,
+    /// No endpoint that holds the model was healthy, so these were chosen although they are down.
+    pub desperate: bool,
 }
 
 /// One endpoint of a choice.

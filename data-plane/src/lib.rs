@@ -1,1 +1,44 @@
-//! Placeholder.
+//! The data plane of Hermes: a light proxy that forwards OpenAI traffic by the newest snapshot.
+//!
+//! ```text
+//!   client ─▶ listen ─▶ proxy ★ ─┬─ api, read, body, prompt     what is asked
+//!                                ├─ choose ─ score              where it goes
+//!                                ├─ forward ─ upstream          sending it there
+//!                                └─ relay ─ account, usage      the answer, and what is counted
+//!
+//!   control plane ─▶ sync ─▶ view (one ArcSwap)                 what all of this goes by
+//!   account ─▶ report ─▶ sync ─▶ control plane                  what became of requests
+//! ```
+//!
+//! [`proxy`] is the spine: a request's whole path in one file.
+//!
+//! Invariants: no configuration but the control plane's address; no Kubernetes; a request sees one view; the body of
+//! an answer is never buffered; prompts and credentials reach no log, span or metric.
+
+mod account;
+mod admin;
+mod api;
+pub mod app;
+pub mod args;
+mod body;
+mod choose;
+mod forward;
+mod gate;
+mod headers;
+mod listen;
+mod metrics;
+mod models;
+mod outgoing;
+mod prompt;
+mod proxy;
+mod read;
+mod refusal;
+mod relay;
+mod report;
+mod score;
+mod sessions;
+mod sync;
+mod trace;
+mod upstream;
+mod usage;
+mod view;

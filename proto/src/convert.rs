@@ -4,6 +4,7 @@
 //! by `From`, which cannot fail. One file per part of the contract.
 
 mod cluster;
+mod delta;
 mod load;
 mod policy;
 mod score;

@@ -1,0 +1,198 @@
+//! Stories and properties of [`Ledger`].
+
+use proptest::prelude::*;
+
+use super::*;
+
+mod model;
+
+const A: EndpointId = EndpointId(1);
+const B: EndpointId = EndpointId(2);
+
+fn key(proxy: u64, request: u64) -> Key {
+    Key { proxy: ProxyId(proxy), request: RequestId(request) }
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn in_flight(requests: u32, tokens: u64) -> InFlight {
+    InFlight { requests, tokens }
+}
+
+#[test]
+fn a_request_is_counted_from_its_booking_to_its_end() {
+    let mut ledger = Ledger::default();
+    let request = key(1, 1);
+
+    assert!(ledger.book(request, A, 900, secs(0)));
+    assert_eq!(ledger.in_flight(A), in_flight(1, 900));
+
+    // The proxy says that it sent it: nothing to count twice.
+    assert!(ledger.started(request, A, 900, secs(1)));
+    assert_eq!(ledger.in_flight(A), in_flight(1, 900));
+
+    // Its first byte ends its prefill, once.
+    let sent = ledger.first_byte(request).expect("it was sent");
+    assert_eq!((sent.phase, sent.since), (Phase::Sent, secs(1)));
+    assert_eq!(ledger.first_byte(request), None);
+    assert_eq!(ledger.in_flight(A), in_flight(1, 0));
+
+    // So does its end.
+    assert_eq!(ledger.finish(request).map(|open| open.endpoint), Some(A));
+    assert_eq!(ledger.finish(request), None);
+    assert_eq!(ledger.in_flight(A), InFlight::default());
+    assert!(ledger.is_empty());
+}
+
+#[test]
+fn a_retry_moves_the_request_to_its_new_endpoint() {
+    let mut ledger = Ledger::default();
+    ledger.book(key(1, 1), A, 500, secs(0));
+    ledger.started(key(1, 1), B, 700, secs(1));
+    assert_eq!(ledger.in_flight(A), InFlight::default());
+    assert_eq!(ledger.in_flight(B), in_flight(1, 700));
+}
+
+#[test]
+fn a_repeated_report_does_not_bring_pending_tokens_back() {
+    let mut ledger = Ledger::default();
+    ledger.started(key(1, 1), A, 500, secs(0));
+    ledger.first_byte(key(1, 1));
+    ledger.started(key(1, 1), A, 500, secs(1));
+    assert_eq!(ledger.in_flight(A), in_flight(1, 0));
+}
+
+#[test]
+fn only_an_unconfirmed_booking_can_be_taken_back() {
+    let mut ledger = Ledger::default();
+    ledger.book(key(1, 1), A, 500, secs(0));
+    ledger.book(key(1, 2), A, 500, secs(0));
+    ledger.started(key(1, 2), A, 500, secs(0));
+    assert!(ledger.cancel(key(1, 1)).is_some());
+    assert!(ledger.cancel(key(1, 1)).is_none());
+    assert!(ledger.cancel(key(1, 2)).is_none());
+    assert_eq!(ledger.in_flight(A), in_flight(1, 500));
+}
+
+#[test]
+fn bookings_and_requests_end_at_their_deadlines() {
+    let mut ledger = Ledger::default();
+    ledger.book(key(1, 1), A, 1, secs(0));
+    ledger.book(key(1, 2), A, 1, secs(0));
+    ledger.started(key(1, 2), A, 1, secs(1));
+    assert_eq!(ledger.expire(Duration::from_millis(4_999)), 0);
+    assert_eq!(ledger.expire(secs(5)), 1, "the booking that nobody confirmed");
+    assert_eq!(ledger.expire(secs(7_200)), 0);
+    assert_eq!(ledger.expire(secs(7_201)), 1, "the request whose end nobody reported");
+    assert_eq!(ledger.in_flight(A), InFlight::default());
+}
+
+#[test]
+fn a_request_whose_start_was_not_reported_lives_on_after_its_first_byte() {
+    let mut ledger = Ledger::default();
+    ledger.book(key(1, 1), A, 100, secs(0));
+    assert!(ledger.first_byte(key(1, 1)).is_some());
+    assert_eq!(ledger.expire(secs(6)), 0);
+    assert_eq!(ledger.in_flight(A), in_flight(1, 0));
+    assert_eq!(ledger.expire(secs(7_200)), 1);
+}
+
+#[test]
+fn a_full_ledger_says_so_and_still_follows_what_it_knows() {
+    let mut ledger = Ledger::new(Bounds { entries: 2, ..Bounds::default() });
+    assert!(ledger.book(key(1, 1), A, 1, secs(0)) && ledger.book(key(1, 2), A, 1, secs(0)));
+    assert!(!ledger.book(key(1, 3), A, 1, secs(0)));
+    assert!(!ledger.started(key(1, 3), A, 1, secs(0)));
+    assert!(ledger.started(key(1, 2), B, 1, secs(0)), "a known request can always move");
+    ledger.finish(key(1, 1));
+    assert!(ledger.book(key(1, 3), A, 1, secs(0)));
+}
+
+#[test]
+fn a_proxy_that_is_gone_leaves_nothing_behind() {
+    let mut ledger = Ledger::default();
+    (0..10).for_each(|request| _ = ledger.started(key(1, request), A, 10, secs(0)));
+    ledger.started(key(2, 0), A, 10, secs(0));
+    assert_eq!(ledger.forget_proxy(ProxyId(1)), 10);
+    assert_eq!((ledger.in_flight(A), ledger.len()), (in_flight(1, 10), 1));
+}
+
+#[test]
+fn a_proxy_can_tell_its_own_part_of_what_is_open() {
+    let mut ledger = Ledger::default();
+    ledger.started(key(1, 1), A, 10, secs(0));
+    ledger.book(key(1, 2), A, 20, secs(0));
+    ledger.started(key(2, 1), A, 40, secs(0));
+    ledger.first_byte(key(1, 1));
+    assert_eq!(ledger.own(ProxyId(1)), [(A, in_flight(2, 20))].into());
+    assert!(ledger.own(ProxyId(3)).is_empty());
+}
+
+#[test]
+fn a_proxy_that_lost_reports_corrects_what_is_open() {
+    let mut ledger = Ledger::default();
+    // One request ended unnoticed, one began to answer, one was just booked, one is unknown here.
+    ledger.started(key(1, 1), A, 10, secs(1));
+    ledger.started(key(1, 2), A, 10, secs(1));
+    ledger.book(key(1, 3), B, 10, secs(9));
+    let truth = [(RequestId(2), A, 10, Phase::Answering), (RequestId(4), B, 30, Phase::Sent)];
+    ledger.replace_proxy(ProxyId(1), truth, secs(10));
+
+    assert_eq!(ledger.get(key(1, 1)), None);
+    assert_eq!(ledger.in_flight(A), in_flight(1, 0));
+    assert_eq!(ledger.get(key(1, 2)).map(|open| open.since), Some(secs(1)));
+    assert_eq!(ledger.in_flight(B), in_flight(2, 40));
+    assert_eq!(ledger.expire(secs(14)), 1, "the booking is still unconfirmed");
+    assert_eq!(ledger.in_flight(B), in_flight(1, 30));
+}
+
+#[test]
+fn a_request_may_finish_after_its_endpoint_is_gone() {
+    let mut ledger = Ledger::default();
+    ledger.started(key(1, 1), A, 10, secs(0));
+    ledger.started(key(1, 2), B, 10, secs(0));
+    ledger.retain_endpoints(|endpoint| endpoint == B);
+    assert_eq!((ledger.in_flight(A), ledger.len()), (InFlight::default(), 1));
+    assert_eq!(ledger.first_byte(key(1, 1)), None);
+    assert_eq!(ledger.finish(key(1, 1)), None);
+    assert!(ledger.finish(key(1, 2)).is_some());
+}
+
+#[test]
+fn deadlines_of_ended_requests_do_not_pile_up() {
+    let mut ledger = Ledger::default();
+    for request in 0..50_000 {
+        ledger.book(key(1, request), A, 1, secs(0));
+        ledger.started(key(1, request), A, 1, secs(0));
+        ledger.finish(key(1, request));
+    }
+    assert!(ledger.unconfirmed.len() < 2_000, "{}", ledger.unconfirmed.len());
+    assert!(ledger.confirmed.len() < 2_000, "{}", ledger.confirmed.len());
+}
+
+proptest! {
+    #[test]
+    fn it_agrees_with_a_naive_model(steps in proptest::collection::vec(model::step(), 1..300)) {
+        let bounds = Bounds { entries: 12, unconfirmed: secs(5), confirmed: secs(40) };
+        let mut ledger = Ledger::new(bounds);
+        let mut model = model::Model::new(bounds);
+        let mut now = Duration::ZERO;
+        for step in steps {
+            now += Duration::from_millis(step.pause);
+            let (real, expected) = (step.act.on(&mut ledger, now), model.act(&step.act, now));
+            prop_assert_eq!(real, expected, "{:?}", step.act);
+            prop_assert_eq!(ledger.len(), model.len());
+            for endpoint in (0..4).map(EndpointId) {
+                prop_assert_eq!(ledger.in_flight(endpoint), model.in_flight(endpoint));
+            }
+        }
+        // Whatever is left ends exactly once.
+        for key in model.keys() {
+            prop_assert!(ledger.finish(key).is_some() && ledger.finish(key).is_none());
+        }
+        prop_assert!(ledger.is_empty() && ledger.endpoints.is_empty() && ledger.proxies.is_empty());
+        prop_assert_eq!(ledger.booked, 0);
+    }
+}

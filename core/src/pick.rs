@@ -1,0 +1,218 @@
+//! Choosing endpoints of one pool for one request.
+//!
+//! ```text
+//!   Pool ──build──▶ Picker                       once per change: members of each model, hash ring
+//!                     │
+//!   Ask, Load, Dice ──┴─▶ members ─▶ gate ─▶ strategy ─▶ Choice (best first, and what to try after it)
+//!                                      └──────── the same path ─▶ Explanation
+//! ```
+//!
+//! Candidates are the endpoints that hold the model, were not tried yet, and are up; an endpoint that warms up takes
+//! its share of turns. If that leaves nobody, those that warm up without their turn count too, and if still nobody,
+//! those that are down: a doubtful endpoint is better than a certain error ([`Choice::desperate`]).
+//!
+//! Costs: round-robin, random, power-of-two and session-affinity look at a handful of endpoints, whatever their
+//! number, and look further only while those they meet are down. Least-request and kv-aware weigh everyone up to 64
+//! candidates; above, the holders of hits and a sample of 64, which differs from the best of all by little
+//! (Mitzenmacher 2001) and keeps the time of a choice flat. Nothing allocates up to 64 candidates and 64 hits.
+//!
+//! Prefill and decode endpoints are no candidates: they serve in pairs only.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::{
+    dice::Dice,
+    load::Load,
+    policy::Strategy,
+    query::{Choice, Hit, MAX_RANKED, Query, Ranked},
+    snapshot::{Holders, Pool, Role},
+};
+
+mod explain;
+mod field;
+mod kv_aware;
+mod least_request;
+mod members;
+mod power_of_two;
+mod random;
+mod ring;
+mod round_robin;
+mod session_affinity;
+mod weighed;
+
+use explain::cached;
+pub use explain::{Candidate, Excluded, Explanation};
+use field::{Field, Gate};
+use members::Members;
+pub use weighed::Terms;
+use weighed::{MAX_WEIGHED, Ranking};
+
+/// One pool, prepared for choosing; built whenever the pool changes.
+#[derive(Debug)]
+pub struct Picker {
+    pool: Arc<Pool>,
+    /// Every endpoint that serves alone.
+    everyone: Members,
+    /// Parallel to the pool's models; `None` where everyone holds the model.
+    holders: Vec<Option<Members>>,
+}
+
+/// What is asked of a [`Picker`].
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The request.
+    pub query: &'a Query,
+    /// The model it names; `None` for requests that name none.
+    pub model: Option<&'a str>,
+    /// Who is believed to have how much of its prompt cached, in any order.
+    pub hits: &'a [Hit],
+    /// The caller's count of choices: round-robin goes by it.
+    pub turn: u64,
+    /// Requests in flight over the pool, for session affinity; counted by a scan when the caller does not know.
+    pub total_in_flight: Option<u64>,
+}
+
+/// Why there is no choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Nobody {
+    /// The pool has no endpoints at all.
+    #[error("the pool has no endpoints")]
+    Empty,
+    /// The pool has prefill and decode endpoints, and none that serves a request alone.
+    #[error("the pool has prefill and decode endpoints only, and none that serves alone")]
+    OnlyDisaggregated,
+    /// No endpoint holds the model.
+    #[error("no endpoint has the model loaded")]
+    ModelNotLoaded,
+    /// Every endpoint that holds the model was tried for this request.
+    #[error("every endpoint that has the model was tried")]
+    AllTried,
+}
+
+/// A choice with everything that led to it.
+struct Decision {
+    gate: Gate,
+    ranking: Ranking,
+}
+
+// === Ask ===
+
+impl<'a> Ask<'a> {
+    /// Asks for `query` on any endpoint, with nothing else known.
+    #[must_use]
+    pub const fn new(query: &'a Query) -> Self {
+        Self { query, model: None, hits: &[], turn: 0, total_in_flight: None }
+    }
+}
+
+// === Picker ===
+
+impl Picker {
+    /// Prepares a pool.
+    #[must_use]
+    pub fn build(pool: Arc<Pool>) -> Self {
+        let alone = |position: &usize| pool.endpoints[*position].role == Role::Aggregate;
+        let everyone = Members::new((0..pool.endpoints.len()).filter(alone));
+        if matches!(pool.spec.policy.strategy, Strategy::SessionAffinity(_)) {
+            everyone.ring(&pool);
+        }
+        let holders = pool.spec.models.iter().map(|model| match &model.holders {
+            Holders::All => None,
+            Holders::Some(ids) => Some(Members::new(ids.iter().filter_map(|&id| pool.position(id)).filter(alone))),
+        });
+        let holders = holders.collect();
+        Self { pool, everyone, holders }
+    }
+
+    /// The pool it was built from.
+    #[must_use]
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Chooses endpoints for a request; `load` tells the load at a position of the pool's endpoints.
+    ///
+    /// # Errors
+    /// When no endpoint may serve it.
+    pub fn pick(&self, ask: &Ask<'_>, load: impl Fn(usize) -> Load, dice: &mut Dice) -> Result<Choice, Nobody> {
+        self.pick_by(&self.pool.spec.policy.strategy, ask, load, dice)
+    }
+
+    /// Chooses as [`Self::pick`] does, by another strategy than the pool's: for when what that one reads is not known.
+    ///
+    /// # Errors
+    /// When no endpoint may serve it.
+    pub fn pick_by(
+        &self,
+        strategy: &Strategy,
+        ask: &Ask<'_>,
+        load: impl Fn(usize) -> Load,
+        dice: &mut Dice,
+    ) -> Result<Choice, Nobody> {
+        let Decision { gate, ranking } = self.decide(strategy, ask, &load, dice)?;
+        let ranked = ranking.ranked.iter().map(|&position| {
+            let endpoint = self.pool.endpoints[position].id;
+            Ranked { position, endpoint, cached_tokens: cached(ask.hits, endpoint) }
+        });
+        Ok(Choice { ranked: ranked.collect(), desperate: gate == Gate::Anyone })
+    }
+
+    /// Chooses as [`Self::pick`] does, and tells how: for people and tests.
+    pub fn explain(&self, ask: &Ask<'_>, load: impl Fn(usize) -> Load, dice: &mut Dice) -> Explanation {
+        let decision = self.decide(&self.pool.spec.policy.strategy, ask, &load, dice);
+        Explanation::of(self, ask, &load, decision)
+    }
+
+    fn decide(
+        &self,
+        strategy: &Strategy,
+        ask: &Ask<'_>,
+        load: &impl Fn(usize) -> Load,
+        dice: &mut Dice,
+    ) -> Result<Decision, Nobody> {
+        let members = self.members(ask.model)?;
+        let mut ranking = Ranking::default();
+        for gate in [Gate::Healthy, Gate::Warm, Gate::Anyone] {
+            let field = Field { pool: &self.pool, members, ask, load, gate };
+            rank(&field, strategy, dice, &mut ranking);
+            if !ranking.ranked.is_empty() {
+                return Ok(Decision { gate, ranking });
+            }
+        }
+        Err(Nobody::AllTried)
+    }
+
+    /// Who holds the model; never empty.
+    fn members(&self, model: Option<&str>) -> Result<&Members, Nobody> {
+        if self.pool.endpoints.is_empty() {
+            return Err(Nobody::Empty);
+        }
+        if self.everyone.is_empty() {
+            return Err(Nobody::OnlyDisaggregated);
+        }
+        let models = &self.pool.spec.models;
+        let Some(name) = model.filter(|_| !models.is_empty()) else {
+            return Ok(&self.everyone);
+        };
+        let found = models.binary_search_by(|model| (*model.name).cmp(name)).map_err(|_| Nobody::ModelNotLoaded)?;
+        let members = self.holders[found].as_ref().unwrap_or(&self.everyone);
+        if members.is_empty() { Err(Nobody::ModelNotLoaded) } else { Ok(members) }
+    }
+}
+
+/// Asks a strategy; it ranks nobody only if nobody passes the gate.
+fn rank<L: Fn(usize) -> Load>(field: &Field<'_, L>, strategy: &Strategy, dice: &mut Dice, ranking: &mut Ranking) {
+    match strategy {
+        Strategy::RoundRobin => round_robin::rank(field, dice, ranking),
+        Strategy::Random => random::rank(field, dice, ranking),
+        Strategy::LeastRequest => least_request::rank(field, dice, ranking),
+        Strategy::PowerOfTwo => power_of_two::rank(field, dice, ranking),
+        Strategy::SessionAffinity(affinity) => session_affinity::rank(field, affinity, dice, ranking),
+        Strategy::KvAware(weights) => kv_aware::rank(field, weights, dice, ranking),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Candidates with their scores, and the best of them.
+
+use serde::Serialize;
+
+use super::{MAX_RANKED, SmallVec};
+use crate::{dice::Dice, load::Load};
+
+/// Candidates that are weighed without hits; as many more may have hits.
+pub(super) const MAX_WEIGHED: usize = 64;
+
+/// What a strategy found.
+#[derive(Default)]
+pub(super) struct Ranking {
+    /// Positions, best first, each once.
+    pub(super) ranked: SmallVec<[usize; MAX_RANKED]>,
+    /// Those that were compared by a score; empty for strategies that compare nothing.
+    pub(super) weighed: SmallVec<[Weighed; MAX_WEIGHED]>,
+}
+
+/// One candidate that was compared.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weighed {
+    pub(super) position: usize,
+    pub(super) load: Load,
+    pub(super) cached: u32,
+    /// Lower is better.
+    pub(super) score: f32,
+    pub(super) terms: Terms,
+}
+
+/// The weighted terms of a kv-aware score, which is their sum; all zero for other strategies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Terms {
+    /// For what is not cached there.
+    pub miss: f32,
+    /// For the use of its KV cache.
+    pub usage: f32,
+    /// For its queue.
+    pub waiting: f32,
+    /// For prefill work booked there.
+    pub in_flight: f32,
+}
+
+// === Weighed ===
+
+impl Weighed {
+    pub(super) fn new(position: usize, load: Load, cached: u32) -> Self {
+        Self { position, load, cached, score: 0.0, terms: Terms::default() }
+    }
+
+    /// With the requests in flight as its score.
+    pub(super) fn by_requests(self) -> Self {
+        Self { score: self.load.in_flight as f32, ..self }
+    }
+}
+
+// === Ranking ===
+
+impl Ranking {
+    /// Ranks the lowest scores; equal scores in random order.
+    pub(super) fn rank_lowest(&mut self, dice: &mut Dice) {
+        let mut best: SmallVec<[(f32, u64, usize); MAX_RANKED + 1]> = SmallVec::new();
+        for Weighed { position, score, .. } in &self.weighed {
+            let (score, tie) = (*score, dice.roll());
+            let place = best
+                .partition_point(|&(other, other_tie, _)| other.total_cmp(&score).then(other_tie.cmp(&tie)).is_lt());
+            if place < MAX_RANKED {
+                best.insert(place, (score, tie, *position));
+                best.truncate(MAX_RANKED);
+            }
+        }
+        self.ranked = best.into_iter().map(|(_, _, position)| position).collect();
+    }
+}

@@ -1,0 +1,244 @@
+//! One routed request's account: everything that is counted for it, and closed exactly once.
+//!
+//! The account is opened when the pool is known, travels with the request into the body of its answer, and is closed
+//! by being dropped: with the outcome it was given, or as cancelled if it was given none, which is what a client that
+//! leaves looks like, wherever the request is then.
+
+use std::{sync::Arc, time::Duration};
+
+use hermes_core::snapshot::Version;
+use hermes_proto::v1;
+use hermes_runtime::shutdown::Tracked;
+use tokio::time::Instant;
+
+use crate::{
+    app::uptime,
+    gate::Permit,
+    metrics::{Ended, ModelMetrics},
+    read::Call,
+    report::{Outcome, Reporter},
+    trace::Trace,
+    upstream::{InFlight, Upstream},
+    usage::Usage,
+    view::PoolView,
+};
+
+/// See the module.
+pub(crate) struct Account {
+    pub(crate) id: u64,
+    pub(crate) trace: Trace,
+    reporter: Arc<Reporter>,
+    pool: Arc<PoolView>,
+    model: Arc<ModelMetrics>,
+    arrived: Instant,
+    /// The attempt under way, or the one that was answered.
+    attempt: Option<Attempt>,
+    first_byte: Option<Instant>,
+    last_byte: Option<Instant>,
+    frames: u64,
+    usage: Option<Usage>,
+    ended: Ended,
+    resent: u32,
+    /// A place behind the gate, and the drain's patience.
+    _held: (Permit, Tracked),
+}
+
+/// A request that was sent, or is about to be, to one endpoint.
+struct Attempt {
+    sent: Instant,
+    in_flight: InFlight,
+}
+
+impl Account {
+    pub(crate) fn open(
+        id: u64,
+        pool: Arc<PoolView>,
+        model: Option<&str>,
+        reporter: Arc<Reporter>,
+        trace: Trace,
+        arrived: Instant,
+        held: (Permit, Tracked),
+    ) -> Self {
+        pool.metrics.in_flight.inc();
+        Self {
+            id,
+            trace,
+            reporter,
+            model: Arc::clone(pool.metrics.model(model)),
+            pool,
+            arrived,
+            attempt: None,
+            first_byte: None,
+            last_byte: None,
+            frames: 0,
+            usage: None,
+            ended: Ended::Cancelled,
+            resent: 0,
+            _held: held,
+        }
+    }
+
+    /// Tells the server span what is asked.
+    pub(crate) fn describe(&self, call: &Call, version: Version) {
+        let span = &self.trace.server;
+        if span.is_disabled() {
+            return;
+        }
+        span.record("gen_ai.operation.name", call.api.operation());
+        span.record("gen_ai.request.model", call.model.as_deref());
+        span.record("gen_ai.request.stream", call.stream);
+        span.record("hermes.strategy", self.pool.pool.spec.policy.strategy.name());
+        span.record("hermes.snapshot.version", i64::try_from(version.0).unwrap_or(i64::MAX));
+    }
+
+    /// No endpoint could be chosen.
+    pub(crate) const fn never_sent(&mut self) {
+        self.ended = Ended::Failed;
+    }
+
+    /// The request goes to this endpoint now; an attempt before it is over.
+    pub(crate) fn sending(&mut self, upstream: &Arc<Upstream>, uncached_tokens: u32) {
+        let sent = Instant::now();
+        if self.attempt.is_none() {
+            self.model.queue.observe((sent - self.arrived).as_secs_f64());
+        } else {
+            self.resent += 1;
+            self.pool.metrics.retries.inc();
+        }
+        self.reporter.started(self.id, upstream.endpoint.id, u64::from(uncached_tokens));
+        self.attempt = Some(Attempt { sent, in_flight: upstream.enter(u64::from(uncached_tokens)) });
+    }
+
+    /// The attempt failed and the request goes on elsewhere, or nowhere.
+    pub(crate) fn attempt_failed(&self, outcome: Outcome) {
+        if let Some(attempt) = &self.attempt {
+            self.reporter.attempt_failed(self.id, attempt.in_flight.upstream().endpoint.id, outcome);
+        }
+    }
+
+    /// Bytes of the answer's body came.
+    pub(crate) fn frame(&mut self, now: Instant) {
+        self.frames += 1;
+        self.last_byte = Some(now);
+        if self.first_byte.is_none() {
+            self.first(now);
+        }
+    }
+
+    fn first(&mut self, now: Instant) {
+        self.first_byte = Some(now);
+        let Some(attempt) = &mut self.attempt else { return };
+        attempt.in_flight.answered();
+        let upstream = attempt.in_flight.upstream();
+        upstream.succeeded(uptime());
+        let ttft = now - attempt.sent;
+        self.reporter.first_byte(self.id, ttft);
+        self.model.ttft.observe((now - self.arrived).as_secs_f64());
+    }
+
+    pub(crate) const fn used(&mut self, usage: Usage) {
+        self.usage = Some(usage);
+    }
+
+    /// How the request ends, should it end now; the last word counts.
+    pub(crate) const fn will_end(&mut self, ended: Ended) {
+        self.ended = ended;
+    }
+
+    pub(crate) const fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// How often the request was sent before.
+    pub(crate) const fn resent(&self) -> u32 {
+        self.resent
+    }
+
+    fn duration_since_sent(&self, now: Instant) -> Duration {
+        self.attempt.as_ref().map_or(Duration::ZERO, |attempt| now - attempt.sent)
+    }
+
+    fn count_tokens(&self) {
+        let Some(usage) = self.usage else {
+            if self.ended == Ended::Ok {
+                self.model.usage_missing.inc();
+            }
+            return;
+        };
+        self.model.prompt_tokens.inc_by(u64::from(usage.prompt_tokens));
+        self.model.completion_tokens.inc_by(u64::from(usage.completion_tokens));
+        self.model.cached_tokens.inc_by(u64::from(usage.cached_tokens));
+    }
+
+    /// Seconds per output token after the first, of an answer that came in pieces.
+    fn time_per_output_token(&self) -> Option<f64> {
+        let (first, last) = (self.first_byte?, self.last_byte?);
+        let tokens = self.usage.map_or(self.frames, |usage| u64::from(usage.completion_tokens));
+        (self.frames > 1 && tokens > 1).then(|| (last - first).as_secs_f64() / (tokens - 1) as f64)
+    }
+
+    fn record_span(&self) {
+        let span = &self.trace.server;
+        if span.is_disabled() {
+            return;
+        }
+        span.record("hermes.outcome", self.ended.name());
+        span.record("hermes.pool", &**self.pool.name());
+        if let Some(attempt) = &self.attempt {
+            span.record("hermes.endpoint", &*attempt.in_flight.upstream().endpoint.name);
+        }
+        if self.resent > 0 {
+            span.record("http.request.resend_count", i64::from(self.resent));
+        }
+        if let Some(first) = self.first_byte {
+            span.record("gen_ai.response.time_to_first_chunk", (first - self.arrived).as_secs_f64());
+        }
+        if let Some(usage) = self.usage {
+            span.record("gen_ai.usage.input_tokens", i64::from(usage.prompt_tokens));
+            span.record("gen_ai.usage.output_tokens", i64::from(usage.completion_tokens));
+            span.record("gen_ai.usage.cache_read.input_tokens", i64::from(usage.cached_tokens));
+        }
+        if matches!(self.ended, Ended::Failed | Ended::TimedOut | Ended::Broken) {
+            crate::trace::failed(span, self.ended.name());
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.pool.metrics.in_flight.dec();
+        self.model.ended(self.ended);
+        self.model.duration.observe((now - self.arrived).as_secs_f64());
+        if let Some(seconds) = self.time_per_output_token() {
+            self.model.tpot.observe(seconds);
+        }
+        self.count_tokens();
+        self.record_span();
+        if self.ended == Ended::Cancelled
+            && self.first_byte.is_none()
+            && let Some(attempt) = &self.attempt
+        {
+            attempt.in_flight.upstream().abandoned(uptime());
+        }
+        let usage = self.usage.map(|usage| v1::Usage {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            cached_tokens: usage.cached_tokens,
+        });
+        self.reporter.finished(self.id, self.ended.outcome(), usage, self.duration_since_sent(now));
+    }
+}
+
+impl Ended {
+    /// What the control plane is told.
+    const fn outcome(self) -> Outcome {
+        match self {
+            Self::Ok | Self::ClientError => Outcome::Ok,
+            Self::Busy => Outcome::Backpressure,
+            Self::Cancelled => Outcome::Cancelled,
+            Self::TimedOut => Outcome::TimedOut,
+            Self::Failed | Self::Broken => Outcome::Failed,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Which API a path means.
+
+use http::Method;
+
+/// The prefix under which the original hermes-router served the OpenAI paths.
+const ORIGINAL_PREFIX: &str = "/rest/hermes-router/v1beta1";
+
+/// The APIs that are routed by the model in a JSON body, and the few that are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    /// `POST /v1/chat/completions`
+    Chat,
+    /// `POST /v1/completions`
+    Completions,
+    /// `POST /v1/responses`
+    Responses,
+    /// `/v1/responses/{id}` and below: bound to the endpoint that made the response.
+    StoredResponse,
+    /// `POST /v1/messages` and `/v1/messages/count_tokens`: Anthropic's shape.
+    Messages,
+    /// `POST /v1/embeddings`
+    Embeddings,
+    /// `POST /v1/rerank`, `/v1/score`, `/tokenize`, `/detokenize`: routed by model, nothing more is known.
+    Plain,
+    /// `GET /v1/models`, answered by the proxy itself.
+    Models,
+    /// `GET /v1/models/{model}`, answered by the proxy itself.
+    Model,
+    /// A path that the operator added.
+    Extra,
+}
+
+/// A path that is served: what it means, and how the engine calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route<'a> {
+    pub(crate) api: Api,
+    /// Path for the engine, without the original's prefix and misspelling; no query.
+    pub(crate) path: &'a str,
+    /// For traces and metrics: a template, never a client's value.
+    pub(crate) template: &'static str,
+}
+
+/// Why a path is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unrouted {
+    /// Nothing is served there.
+    Path,
+    /// Served, but for this method only.
+    Method(&'static str),
+}
+
+/// Reads the path; `extra` are the paths that the operator added.
+pub(crate) fn route<'a>(method: &Method, path: &'a str, extra: &[impl AsRef<str>]) -> Result<Route<'a>, Unrouted> {
+    let path = match path.strip_prefix(ORIGINAL_PREFIX) {
+        Some(rest) if rest.starts_with('/') => rest,
+        _ => path,
+    };
+    let Some((api, path, template)) = known(path) else {
+        return if extra.iter().any(|known| known.as_ref() == path) {
+            Ok(Route { api: Api::Extra, path, template: "extra" })
+        } else {
+            Err(Unrouted::Path)
+        };
+    };
+    let expected = match api {
+        Api::Models | Api::Model => Some(Method::GET),
+        Api::StoredResponse | Api::Extra => None,
+        Api::Chat | Api::Completions | Api::Responses | Api::Messages | Api::Embeddings | Api::Plain => {
+            Some(Method::POST)
+        }
+    };
+    match expected {
+        Some(only) if only != *method => Err(Unrouted::Method(if only == Method::GET { "GET" } else { "POST" })),
+        _ => Ok(Route { api, path, template }),
+    }
+}
+
+fn known(path: &str) -> Option<(Api, &str, &'static str)> {
+    Some(match path {
+        // The original's documentation misspells the path, so its clients do too.
+        "/v1/chat/completions" | "/v1/chat/completons" => (Api::Chat, "/v1/chat/completions", "/v1/chat/completions"),
+        "/v1/completions" => (Api::Completions, path, "/v1/completions"),
+        "/v1/responses" => (Api::Responses, path, "/v1/responses"),
+        "/v1/messages" => (Api::Messages, path, "/v1/messages"),
+        "/v1/messages/count_tokens" => (Api::Messages, path, "/v1/messages/count_tokens"),
+        "/v1/embeddings" => (Api::Embeddings, path, "/v1/embeddings"),
+        "/v1/rerank" => (Api::Plain, path, "/v1/rerank"),
+        "/v1/score" => (Api::Plain, path, "/v1/score"),
+        "/tokenize" => (Api::Plain, path, "/tokenize"),
+        "/detokenize" => (Api::Plain, path, "/detokenize"),
+        "/v1/models" => (Api::Models, path, "/v1/models"),
+        _ if path.starts_with("/v1/models/") => (Api::Model, path, "/v1/models/{model}"),
+        _ if path.starts_with("/v1/responses/") => (Api::StoredResponse, path, "/v1/responses/{id}"),
+        _ => return None,
+    })
+}
+
+impl Api {
+    /// `gen_ai.operation.name`.
+    pub(crate) const fn operation(self) -> &'static str {
+        match self {
+            Self::Chat | Self::Messages | Self::Responses | Self::StoredResponse => "chat",
+            Self::Completions => "text_completion",
+            Self::Embeddings => "embeddings",
+            Self::Plain | Self::Models | Self::Model | Self::Extra => "other",
+        }
+    }
+
+    /// Whether the body is JSON that names a model. An added path may carry anything.
+    pub(crate) const fn reads_json(self) -> bool {
+        !matches!(self, Self::StoredResponse | Self::Extra)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: [&str; 0] = [];
+
+    fn chat(path: &str) -> Route<'_> {
+        route(&Method::POST, path, &NONE).expect("served")
+    }
+
+    #[test]
+    fn the_originals_prefix_and_misspelling_are_served() {
+        for path in [
+            "/v1/chat/completions",
+            "/v1/chat/completons",
+            "/rest/hermes-router/v1beta1/v1/chat/completions",
+            "/rest/hermes-router/v1beta1/v1/chat/completons",
+        ] {
+            let Route { api, path: upstream, .. } = chat(path);
+            assert_eq!((api, upstream), (Api::Chat, "/v1/chat/completions"), "{path}");
+        }
+        assert_eq!(chat("/rest/hermes-router/v1beta1/tokenize").path, "/tokenize");
+    }
+
+    #[test]
+    fn what_an_engine_serves_besides_is_routed_only_if_configured() {
+        let post = |path, extra: &[&str]| route(&Method::POST, path, extra).map(|route| route.api);
+        assert_eq!(post("/reset_prefix_cache", &[]), Err(Unrouted::Path));
+        assert_eq!(post("/v1/load_lora_adapter", &[]), Err(Unrouted::Path));
+        assert_eq!(post("/pooling", &["/pooling"]), Ok(Api::Extra));
+        assert_eq!(post("/rest/hermes-router/v1beta1x/tokenize", &[]), Err(Unrouted::Path));
+    }
+
+    #[test]
+    fn a_wrong_method_names_the_right_one() {
+        assert_eq!(route(&Method::GET, "/v1/chat/completions", &NONE), Err(Unrouted::Method("POST")));
+        assert_eq!(route(&Method::POST, "/v1/models", &NONE), Err(Unrouted::Method("GET")));
+        assert!(route(&Method::DELETE, "/v1/responses/resp_1", &NONE).is_ok());
+    }
+}

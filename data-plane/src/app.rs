@@ -1,0 +1,183 @@
+//! Wiring: a data plane from its options, every port bound before anything is served.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, LazyLock, atomic::AtomicU64},
+    time::Duration,
+};
+
+use hermes_runtime::{
+    admin::{Admin, BindError},
+    metrics::register_process,
+    readiness::{Liveness, Readiness},
+    shutdown::Drain,
+    tasks::Tasks,
+};
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use crate::{
+    admin,
+    choose::Chooser,
+    forward::Forwarder,
+    gate::Gate,
+    listen,
+    metrics::Metrics,
+    proxy::Proxy,
+    report::Reporter,
+    sessions::Sessions,
+    sync::{self, Knowledge},
+};
+
+/// Everything that a data plane is told; the rest comes from the control plane.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where control planes are, as `host:port`; each name may stand for several replicas.
+    pub control_planes: Vec<String>,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where operators and probes connect; `None` for no admin port.
+    pub admin: Option<SocketAddr>,
+    /// For people: the pod's name.
+    pub name: String,
+}
+
+/// A data plane that serves.
+#[derive(Debug)]
+pub struct Bound {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where operators and probes connect.
+    pub admin: Option<SocketAddr>,
+    /// Whether it has a snapshot.
+    pub readiness: Readiness,
+    /// The tasks that serve; when it is dropped they end.
+    pub tasks: Tasks,
+}
+
+/// Why a data plane cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The clients' port is taken, or may not be.
+    #[error("cannot listen on {address} (--listen): {source}")]
+    Listen {
+        /// The port.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The admin port is taken, or may not be.
+    #[error(transparent)]
+    Admin(#[from] BindError),
+    /// There is nobody to learn from.
+    #[error("no control plane is named; --control-plane must be http://host:port")]
+    NoControlPlane,
+}
+
+/// Who this proxy is, for the control plane.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// This run; drawn at random.
+    pub(crate) proxy: u64,
+    name: String,
+}
+
+impl Identity {
+    pub(crate) fn hello(&self) -> hermes_proto::v1::Hello {
+        hermes_proto::v1::Hello {
+            proxy: self.proxy,
+            name: self.name.clone(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// The start of the process's clock: pure code takes times as durations since then.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Time since the start.
+pub(crate) fn uptime() -> Duration {
+    START.elapsed()
+}
+
+/// Starts a data plane; it serves until `drain` is over.
+///
+/// # Errors
+///
+/// When a port cannot be taken, or no control plane is named.
+pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
+    let Options { control_planes, listen: address, admin: admin_address, name } = options;
+    if control_planes.is_empty() {
+        return Err(StartError::NoControlPlane);
+    }
+    let _clock = uptime();
+    let mut registry = Registry::default();
+    register_process(&mut registry, "data-plane", env!("CARGO_PKG_VERSION"));
+    let metrics = Arc::new(Metrics::register(&mut registry));
+    let listener = listen::bind(address).map_err(|source| StartError::Listen { address, source })?;
+    let bound = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
+
+    let liveness = Liveness::default();
+    let readiness = Readiness::default();
+    let tasks = Tasks::new(liveness.clone(), drain.clone());
+    let knowledge = Knowledge::default();
+    let admin_bound = match admin_address {
+        Some(address) => {
+            let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
+            let admin = admin::routes(admin, knowledge.clone()).bind(address, "--admin").await?;
+            let bound = admin.local_addr();
+            tasks.spawn("admin", admin.serve(drain.forced()));
+            Some(bound)
+        }
+        None => None,
+    };
+
+    let identity = Identity { proxy: seed(), name };
+    let (reporter, reports) = Reporter::new();
+    let reporter = Arc::new(reporter);
+    let proxy = Arc::new(Proxy {
+        gate: Gate::default(),
+        chooser: Chooser::new(knowledge.clone(), identity.proxy),
+        forwarder: Forwarder { metrics: Arc::clone(&metrics) },
+        sessions: Arc::new(Sessions::default()),
+        reporter: Arc::clone(&reporter),
+        metrics: Arc::clone(&metrics),
+        drain: drain.clone(),
+        requests: AtomicU64::new(1),
+        run: identity.proxy,
+        knowledge: knowledge.clone(),
+    });
+    let gate = readiness.gate("snapshot");
+    let stop = drain.forced();
+    let learning = sync::run(control_planes, identity, knowledge, reporter, reports, metrics, gate);
+    tasks.spawn("sync", async move {
+        tokio::select! {
+            () = learning => {}
+            // Reports go on while requests finish: it ends last.
+            () = stop => {}
+        }
+    });
+    not_ready_while_draining(&readiness, &tasks, &drain);
+    tasks.spawn("clients", listen::serve(listener, proxy, drain));
+    tracing::info!(listen = %bound, admin = ?admin_bound, "the data plane listens");
+    Ok(Bound { listen: bound, admin: admin_bound, readiness, tasks })
+}
+
+/// Step one of a drain: no new traffic is wanted.
+fn not_ready_while_draining(readiness: &Readiness, tasks: &Tasks, drain: &Drain) {
+    let gate = readiness.gate("drain");
+    gate.open();
+    let (draining, forced) = (drain.draining(), drain.forced());
+    tasks.spawn("drain", async move {
+        draining.await;
+        gate.close("shutting down");
+        forced.await;
+    });
+}
+
+/// A number that no other run has: the hasher's keys are random.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}

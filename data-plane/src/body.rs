@@ -1,0 +1,282 @@
+//! What routing reads from a JSON body: borrowed from its bytes, never encoded again.
+//!
+//! One pass over the top level. Values that only travel on (messages, tools) stay raw; the same key twice means its
+//! last value, as in the engines' own parser. Fields that steer an engine's internals are noticed here and cut out by
+//! [`strip`] without touching any other byte.
+
+use std::{borrow::Cow, fmt};
+
+use bytes::Bytes;
+use serde::{
+    Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// Top-level fields that clients must not set: they can crash an engine, or make it reach other hosts.
+const CONTROL_FIELDS: [&str; 9] = [
+    "kv_transfer_params",
+    "ec_transfer_params",
+    "disaggregated_params",
+    "bootstrap_host",
+    "bootstrap_port",
+    "bootstrap_room",
+    "data_parallel_rank",
+    "routed_dp_rank",
+    "disagg_prefill_dp_rank",
+];
+
+/// A body's routing fields.
+#[derive(Debug, Default)]
+pub(crate) struct Fields<'a> {
+    pub(crate) model: Option<Cow<'a, str>>,
+    pub(crate) stream: bool,
+    /// Parts of the prompt in the order in which chat templates put them.
+    pub(crate) tools: Option<&'a RawValue>,
+    pub(crate) instructions: Option<&'a RawValue>,
+    pub(crate) system: Option<&'a RawValue>,
+    pub(crate) messages: Option<&'a RawValue>,
+    pub(crate) prompt: Option<&'a RawValue>,
+    pub(crate) input: Option<&'a RawValue>,
+    /// Keeps the caches of tenants apart inside an engine.
+    pub(crate) cache_salt: Option<&'a RawValue>,
+    /// Who asks: `user`, or one of its newer names.
+    pub(crate) user: Option<Cow<'a, str>>,
+    pub(crate) previous_response_id: Option<Cow<'a, str>>,
+    pub(crate) priority: i32,
+    /// Some [`CONTROL_FIELDS`] are there.
+    pub(crate) has_control_fields: bool,
+}
+
+/// Why a body cannot be routed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error("the body is not valid JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the top level of `body`, which must be a JSON object.
+    pub(crate) fn read(body: &'a [u8]) -> Result<Self, Unreadable> {
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let fields = json.deserialize_map(TopLevel)?;
+        json.end()?;
+        Ok(fields)
+    }
+}
+
+struct TopLevel;
+
+impl<'de> Visitor<'de> for TopLevel {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(key) = map.next_key::<Key<'de>>()? {
+            match &*key.0 {
+                "model" => fields.model = map.next_value::<Text<'de>>()?.0,
+                "stream" => fields.stream = map.next_value::<Option<bool>>()?.unwrap_or(false),
+                "tools" => fields.tools = map.next_value()?,
+                "instructions" => fields.instructions = map.next_value()?,
+                "system" => fields.system = map.next_value()?,
+                "messages" => fields.messages = map.next_value()?,
+                "prompt" => fields.prompt = map.next_value()?,
+                "input" => fields.input = map.next_value()?,
+                "cache_salt" => fields.cache_salt = map.next_value()?,
+                "user" | "prompt_cache_key" | "safety_identifier" => {
+                    if let Text(Some(user)) = map.next_value()? {
+                        fields.user = Some(user);
+                    }
+                }
+                "previous_response_id" => fields.previous_response_id = map.next_value::<Text<'de>>()?.0,
+                "priority" => fields.priority = clamped(map.next_value()?),
+                name => {
+                    fields.has_control_fields |= CONTROL_FIELDS.contains(&name);
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// A client's number never overflows into another meaning; what is not a number means nothing here, and the engine
+/// will say so itself.
+fn clamped(raw: Option<&RawValue>) -> i32 {
+    let number = raw.and_then(|raw| raw.get().parse::<f64>().ok()).unwrap_or(0.0);
+    number.clamp(-1_000_000.0, 1_000_000.0) as i32
+}
+
+/// A key, borrowed unless it has escapes.
+struct Key<'a>(Cow<'a, str>);
+
+/// A string field; any other type of value reads as absent, because judging it is the engine's business.
+#[derive(Default)]
+struct Text<'a>(Option<Cow<'a, str>>);
+
+impl<'de> serde::Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Borrow;
+        impl<'de> Visitor<'de> for Borrow {
+            type Value = Key<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
+            }
+        }
+        from.deserialize_str(Borrow)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(from)?.get();
+        if !raw.starts_with('"') {
+            return Ok(Self(None));
+        }
+        let Key(text) = serde_json::from_str(raw).map_err(serde::de::Error::custom)?;
+        Ok(Self(Some(text)))
+    }
+}
+
+/// The body without its control fields, as slices of the original that follow one another.
+///
+/// Every other byte stays as the client wrote it. The body must be one that [`Fields::read`] accepted.
+pub(crate) fn strip(body: &Bytes) -> Vec<Bytes> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let Ok(entries) = json.deserialize_map(Entries(body)) else {
+        return vec![body.clone()];
+    };
+    let kept = entries.iter().filter(|entry| !entry.control);
+    let mut pieces = vec![Bytes::from_static(b"{")];
+    for (index, entry) in kept.enumerate() {
+        if index > 0 {
+            pieces.push(Bytes::from_static(b","));
+        }
+        pieces.push(body.slice(entry.start..entry.end));
+    }
+    pieces.push(Bytes::from_static(b"}"));
+    pieces
+}
+
+/// Where one `"key": value` stands in the body.
+struct Entry {
+    start: usize,
+    end: usize,
+    control: bool,
+}
+
+struct Entries<'a>(&'a [u8]);
+
+impl<'de> Visitor<'de> for Entries<'de> {
+    type Value = Vec<Entry>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Entry>, A::Error> {
+        let body = self.0;
+        let mut entries: Vec<Entry> = Vec::new();
+        while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+            // The key begins after whatever separates it from the entry before it: `{` or `,`, and white space.
+            let after = entries.last().map_or(0, |last| last.end);
+            let gap = body[after..].iter().position(|&byte| byte == b'"').unwrap_or(0);
+            let end = value.get().as_ptr() as usize - body.as_ptr() as usize + value.get().len();
+            entries.push(Entry { start: after + gap, end, control: CONTROL_FIELDS.contains(&&*key) });
+        }
+        Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stripped(body: &str) -> String {
+        let pieces = strip(&Bytes::copy_from_slice(body.as_bytes()));
+        String::from_utf8(pieces.concat()).expect("slices of UTF-8 at JSON borders")
+    }
+
+    #[test]
+    fn routing_fields_are_read_and_the_rest_is_left_alone() {
+        let body = br#" {"model":"qwen","messages":[{"role":"user","content":"hi"}],"stream":true,"user":"u-1","x":1} "#;
+        let fields = Fields::read(body).expect("valid");
+        assert_eq!(fields.model.as_deref(), Some("qwen"));
+        assert!(fields.stream && !fields.has_control_fields);
+        assert_eq!(fields.messages.map(RawValue::get), Some(r#"[{"role":"user","content":"hi"}]"#));
+        assert_eq!(fields.user.as_deref(), Some("u-1"));
+    }
+
+    #[test]
+    fn an_escaped_model_name_is_the_same_model() {
+        assert_eq!(Fields::read(br#"{"model":"Qwen\/Qwen3"}"#).expect("valid").model.as_deref(), Some("Qwen/Qwen3"));
+        assert_eq!(Fields::read(br#"{"mod\u0065l":"a"}"#).expect("valid").model.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn the_last_of_two_equal_keys_counts_as_in_the_engine() {
+        assert_eq!(Fields::read(br#"{"model":"a","model":"b"}"#).expect("valid").model.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_model_that_is_no_string_is_left_to_the_engine() {
+        assert!(Fields::read(br#"{"model":7,"stream":null}"#).expect("valid").model.is_none());
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_refused() {
+        for body in ["", "[]", "{", r#"{"model":"a"} x"#, "{\"model\":\"\u{7}\"}"] {
+            assert!(Fields::read(body.as_bytes()).is_err(), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn control_fields_are_cut_and_no_other_byte_changes() {
+        assert_eq!(
+            stripped(r#"{ "model" : "a" , "kv_transfer_params":{"do_remote_prefill":true}, "n": 1 }"#),
+            r#"{"model" : "a","n": 1}"#
+        );
+        assert_eq!(stripped(r#"{"bootstrap_host":"h","bootstrap_room":1}"#), "{}");
+        assert_eq!(stripped(r#"{"kv_transfer\u005fparams":1,"a":"\"kv_transfer_params\":1,"}"#), r#"{"a":"\"kv_transfer_params\":1,"}"#);
+    }
+
+    #[test]
+    fn a_control_field_is_noticed_however_it_is_written() {
+        assert!(Fields::read(br#"{"kv_transfer\u005fparams":null}"#).expect("valid").has_control_fields);
+        assert!(!Fields::read(br#"{"messages":[{"kv_transfer_params":1}]}"#).expect("valid").has_control_fields);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Fields::read(&body);
+            let _ = strip(&Bytes::from(body));
+        }
+
+        #[test]
+        fn stripping_keeps_every_other_entry(
+            keys in proptest::collection::vec(prop_oneof![Just("kv_transfer_params"), Just("bootstrap_room"), Just("a"), Just("\\u0062"), Just("c\\\"")], 0..8),
+            space in "[ \n\t]{0,2}",
+        ) {
+            let entries = |keys: Vec<&str>| keys.iter().map(|key| format!("{space}\"{key}\"{space}:{space}[1,{{\"x\":\"}},\"}}]")).collect::<Vec<_>>().join(&format!("{space},"));
+            let body = format!("{{{}{space}}}", entries(keys.clone()));
+            let kept = keys.iter().filter(|key| !CONTROL_FIELDS.contains(key)).count();
+            let value: serde_json::Value = serde_json::from_str(&stripped(&body)).expect("still valid");
+            let distinct: std::collections::BTreeSet<_> = keys.iter().filter(|key| !CONTROL_FIELDS.contains(key)).collect();
+            prop_assert_eq!(value.as_object().expect("an object").len(), distinct.len());
+            prop_assert_eq!(stripped(&body).matches("[1,").count(), kept);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Accepting clients: HTTP/1.1, and HTTP/2 with prior knowledge, on one port.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use hermes_runtime::shutdown::Drain;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::sleep,
+};
+
+use crate::proxy::Proxy;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4_096;
+
+/// A head must arrive within this time, counted from the connection or from the request before it.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// Largest head of a request, in bytes.
+const HEAD_BYTES: usize = 64 << 10;
+
+/// A client that takes no byte of its answer for this long is cut off, so that it cannot hold an engine.
+const SLOW_READER: Duration = Duration::from_secs(60);
+
+/// HTTP/2: requests at once on one connection, and windows large enough that slow streams do not stall their
+/// neighbours.
+const H2_STREAMS: u32 = 1_024;
+const H2_STREAM_WINDOW: u32 = 1 << 20;
+const H2_CONNECTION_WINDOW: u32 = 16 << 20;
+const H2_KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// Open connections of clients. Above it a new one waits in the kernel.
+const MAX_CLIENTS: usize = 50_000;
+
+/// Takes the port.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restarted proxy takes its port back while old connections still linger in the kernel.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Serves clients until the drain is forced, or everybody has left after it began.
+pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain) {
+    let mut clients = JoinSet::new();
+    let draining = drain.draining();
+    tokio::pin!(draining);
+    loop {
+        tokio::select! {
+            () = &mut draining => break,
+            Some(_) = clients.join_next(), if !clients.is_empty() => {}
+            accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
+                Ok((stream, address)) => {
+                    clients.spawn(client(stream, address, Arc::clone(&proxy), drain.clone()));
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: a moment later some are free again.
+                    tracing::warn!(%error, "cannot accept a connection; raise the limit of open files if this stays");
+                    sleep(Duration::from_millis(50)).await;
+                }
+            },
+        }
+    }
+    // Step one of the drain: no new connection. The listener is closed before the wait, so that the kernel refuses.
+    drop(listener);
+    let forced = drain.forced();
+    tokio::pin!(forced);
+    loop {
+        tokio::select! {
+            () = &mut forced => return,
+            left = clients.join_next() => if left.is_none() { return },
+        }
+    }
+}
+
+async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>, drain: Drain) {
+    let _counted = Counted::new(&proxy);
+    if let Err(error) = prepare(&stream) {
+        tracing::debug!(%error, "a client's socket cannot be prepared");
+        return;
+    }
+    let service = service_fn(|request: Request<Incoming>| {
+        let proxy = Arc::clone(&proxy);
+        async move { Ok::<_, std::convert::Infallible>(proxy.serve(request, address).await) }
+    });
+    let builder = builder();
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.draining() => {
+            // Finishes what is under way, refuses what is new.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection ended early");
+    }
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_BYTES.max(1 << 16) * 4)
+        .max_headers(256);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .keep_alive_interval(H2_KEEP_ALIVE)
+        .keep_alive_timeout(H2_KEEP_ALIVE);
+    builder
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // The kernel counts the time in which the client takes nothing, its window closed or its host gone.
+    SockRef::from(stream).set_tcp_user_timeout(Some(SLOW_READER))
+}
+
+/// A client's place in the gauge.
+struct Counted<'a>(&'a Proxy);
+
+impl<'a> Counted<'a> {
+    fn new(proxy: &'a Arc<Proxy>) -> Self {
+        proxy.metrics.clients.inc();
+        Self(proxy)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.clients.dec();
+    }
+}

@@ -1,0 +1,435 @@
+//! What the proxy counts. The help text of each family is its documentation; `docs/metrics.md` is checked against it.
+//!
+//! Labels are bounded: pools, models and endpoints come from the snapshot, everything else from closed sets. Handles
+//! are resolved when a snapshot arrives, so that a request touches atomics only.
+
+use std::{collections::HashMap, sync::Arc};
+
+use hermes_core::snapshot::PoolSpec;
+use hermes_runtime::metrics::{Bounds, HistogramFamily};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+    },
+    registry::Registry,
+};
+
+/// Buckets of the GenAI conventions for whole requests, seconds.
+const DURATION: Bounds =
+    Bounds(&[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]);
+/// Buckets of the GenAI conventions for the time to first token, seconds.
+const TTFT: Bounds = Bounds(&[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 25.0, 60.0,
+]);
+/// Buckets of the GenAI conventions for the time per output token, seconds, with one below for fast engines.
+const TPOT: Bounds = Bounds(&[0.001, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]);
+/// Waiting in the router: from far below a millisecond to seconds.
+const QUEUE: Bounds = Bounds(&[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0]);
+
+/// The model label of names that no snapshot knows.
+const OTHER: &str = "other";
+
+/// How a routed request ended, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Answered to the last byte below 400.
+    Ok,
+    /// Answered to the last byte with 4xx, 429 excepted.
+    ClientError,
+    /// Answered with 429 or 503.
+    Busy,
+    /// Answered with another 5xx, or not at all.
+    Failed,
+    /// The client left.
+    Cancelled,
+    /// A deadline passed.
+    TimedOut,
+    /// The answer broke off after its first byte.
+    Broken,
+}
+
+/// The step of the ladder on which an endpoint was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rung {
+    /// By a strategy that needs no control plane.
+    Strategy,
+    /// By the control plane, in time.
+    Score,
+    /// By the snapshot and what this proxy knows, because no answer came.
+    Local,
+    /// Power of two on this proxy's own requests, because the snapshot's load is too old.
+    PowerOfTwo,
+    /// Any endpoint, because none seems healthy.
+    Any,
+}
+
+/// Every family of the data plane.
+pub(crate) struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    duration: HistogramFamily<ModelLabels>,
+    ttft: HistogramFamily<ModelLabels>,
+    tpot: HistogramFamily<ModelLabels>,
+    queue: HistogramFamily<ModelLabels>,
+    tokens: Family<TokenLabels, Counter>,
+    usage_missing: Family<ModelLabels, Counter>,
+    choices: Family<ChoiceLabels, Counter>,
+    score: HistogramFamily<PoolLabels>,
+    score_failures: Family<ScoreLabels, Counter>,
+    attempts: Family<AttemptLabels, Counter>,
+    retries: Family<PoolLabels, Counter>,
+    in_flight: Family<PoolLabels, Gauge>,
+    refusals: Family<RefusalLabels, Counter>,
+    pub(crate) stripped: Counter,
+    pub(crate) clients: Gauge,
+    pub(crate) idle_connections: Gauge,
+    pub(crate) connections_opened: Counter,
+    pub(crate) control_planes: Gauge,
+    pub(crate) snapshot_version: Gauge,
+    pub(crate) snapshots: Family<SnapshotLabels, Counter>,
+    pub(crate) load_age: Gauge<f64, std::sync::atomic::AtomicU64>,
+    pub(crate) reports_lost: Gauge,
+    endpoints: Family<EndpointLabels, Gauge>,
+}
+
+/// One pool's handles.
+pub(crate) struct PoolMetrics {
+    models: HashMap<Arc<str>, Arc<ModelMetrics>>,
+    other: Arc<ModelMetrics>,
+    choices: [Counter; 5],
+    pub(crate) score: Histogram,
+    score_failures: [Counter; 4],
+    attempts: [Counter; 5],
+    pub(crate) retries: Counter,
+    pub(crate) in_flight: Gauge,
+    /// By state.
+    pub(crate) endpoints: [(&'static str, Gauge); 3],
+}
+
+/// One model's handles in one pool.
+pub(crate) struct ModelMetrics {
+    requests: [Counter; 7],
+    pub(crate) duration: Histogram,
+    pub(crate) ttft: Histogram,
+    pub(crate) tpot: Histogram,
+    pub(crate) queue: Histogram,
+    pub(crate) prompt_tokens: Counter,
+    pub(crate) completion_tokens: Counter,
+    pub(crate) cached_tokens: Counter,
+    pub(crate) usage_missing: Counter,
+}
+
+// === Labels ===
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PoolLabels {
+    pool: Arc<str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ModelLabels {
+    pool: Arc<str>,
+    model: Arc<str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RequestLabels {
+    pool: Arc<str>,
+    model: Arc<str>,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TokenLabels {
+    pool: Arc<str>,
+    model: Arc<str>,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ChoiceLabels {
+    pool: Arc<str>,
+    rung: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ScoreLabels {
+    pool: Arc<str>,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AttemptLabels {
+    pool: Arc<str>,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EndpointLabels {
+    pool: Arc<str>,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RefusalLabels {
+    code: &'static str,
+}
+
+/// What became of a snapshot that arrived.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct SnapshotLabels {
+    pub(crate) outcome: &'static str,
+}
+
+// === Closed sets ===
+
+impl Ended {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Ok, "ok"),
+        (Self::ClientError, "client_error"),
+        (Self::Busy, "busy"),
+        (Self::Failed, "failed"),
+        (Self::Cancelled, "cancelled"),
+        (Self::TimedOut, "timed_out"),
+        (Self::Broken, "broken"),
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}
+
+impl Rung {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Strategy, "strategy"),
+        (Self::Score, "score"),
+        (Self::Local, "local"),
+        (Self::PowerOfTwo, "power-of-two"),
+        (Self::Any, "any"),
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}
+
+/// Why the control plane's answer was not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScoreFailure {
+    /// No replica is connected.
+    Away,
+    /// No answer within the deadline.
+    Late,
+    /// The stream broke, or could not take more.
+    Broken,
+    /// The replica refused, or named endpoints that this snapshot does not have.
+    Refused,
+}
+
+impl ScoreFailure {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Away, "away"), (Self::Late, "late"), (Self::Broken, "broken"), (Self::Refused, "refused")];
+}
+
+/// How one attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// An answer that is passed on.
+    Answered,
+    /// 429 or 503.
+    Busy,
+    /// Could not be reached.
+    Unreachable,
+    /// Broke, or answered 500, 502 or 504.
+    Failed,
+    /// A deadline passed.
+    TimedOut,
+}
+
+impl Attempt {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Answered, "answered"),
+        (Self::Busy, "busy"),
+        (Self::Unreachable, "unreachable"),
+        (Self::Failed, "failed"),
+        (Self::TimedOut, "timed_out"),
+    ];
+}
+
+/// The names of [`hermes_core::load::Health`].
+const ENDPOINT_STATES: [&str; 3] = ["up", "warming", "down"];
+
+// === Metrics ===
+
+impl Metrics {
+    /// Declares every family.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            duration: DURATION.family(),
+            ttft: TTFT.family(),
+            tpot: TPOT.family(),
+            queue: QUEUE.family(),
+            tokens: Family::default(),
+            usage_missing: Family::default(),
+            choices: Family::default(),
+            score: QUEUE.family(),
+            score_failures: Family::default(),
+            attempts: Family::default(),
+            retries: Family::default(),
+            in_flight: Family::default(),
+            refusals: Family::default(),
+            stripped: Counter::default(),
+            clients: Gauge::default(),
+            idle_connections: Gauge::default(),
+            connections_opened: Counter::default(),
+            control_planes: Gauge::default(),
+            snapshot_version: Gauge::default(),
+            snapshots: Family::default(),
+            load_age: Gauge::default(),
+            reports_lost: Gauge::default(),
+            endpoints: Family::default(),
+        };
+        metrics.register_requests(registry);
+        metrics.register_choices(registry);
+        metrics.register_world(registry);
+        metrics
+    }
+
+    fn register_requests(&self, registry: &mut Registry) {
+        registry.register("hermes_requests", "Routed requests by how they ended", self.requests.clone());
+        registry.register("hermes_request_duration_seconds", "From the request's head to the last byte of its answer", self.duration.clone());
+        registry.register("hermes_time_to_first_token_seconds", "From the request's head to the first byte of the answer's body", self.ttft.clone());
+        registry.register("hermes_time_per_output_token_seconds", "Mean time between the tokens of a streamed answer after its first", self.tpot.clone());
+        registry.register("hermes_queue_time_seconds", "From the request's head until it is sent to an endpoint: reading and choosing", self.queue.clone());
+        registry.register("hermes_tokens", "Tokens by kind (prompt, completion, cached), as engines report them", self.tokens.clone());
+        registry.register("hermes_usage_missing", "Answers that ended well and did not tell their usage", self.usage_missing.clone());
+        registry.register("hermes_requests_in_flight", "Requests that were routed and are not over", self.in_flight.clone());
+        registry.register("hermes_refusals", "Requests that the proxy answered with an error of its own, by its code", self.refusals.clone());
+        registry.register("hermes_control_fields_stripped", "Requests from which fields that steer an engine's internals were cut", self.stripped.clone());
+    }
+
+    fn register_choices(&self, registry: &mut Registry) {
+        registry.register("hermes_choices", "Choices of an endpoint, by the step of the ladder", self.choices.clone());
+        registry.register("hermes_score_seconds", "From asking the control plane to its answer", self.score.clone());
+        registry.register("hermes_score_failures", "Choices made without the control plane's answer, by the reason", self.score_failures.clone());
+        registry.register("hermes_attempts", "Requests sent to endpoints, by how that ended", self.attempts.clone());
+        registry.register("hermes_retries", "Attempts after the first", self.retries.clone());
+        registry.register("hermes_endpoints", "Endpoints as this proxy sees them: up, warming (slow start) or down", self.endpoints.clone());
+    }
+
+    fn register_world(&self, registry: &mut Registry) {
+        registry.register("hermes_client_connections", "Open connections from clients", self.clients.clone());
+        registry.register("hermes_idle_connections", "Idle connections to endpoints", self.idle_connections.clone());
+        registry.register("hermes_connections_opened", "Connections opened to endpoints", self.connections_opened.clone());
+        registry.register("hermes_control_planes", "Control-plane replicas that this proxy is connected to; 0 means that it routes by what it last knew", self.control_planes.clone());
+        registry.register("hermes_snapshot_version", "Version of the snapshot in use, in its epoch", self.snapshot_version.clone());
+        registry.register("hermes_snapshots", "Snapshots and deltas that arrived, by what became of them", self.snapshots.clone());
+        registry.register("hermes_load_age_seconds", "Age of the newest load figures from the control plane", self.load_age.clone());
+        registry.register("hermes_reports_lost", "Reports dropped because the control plane took them too slowly; each loss leads to a resync", self.reports_lost.clone());
+    }
+
+    /// The handles of one pool.
+    pub(crate) fn pool(&self, spec: &PoolSpec) -> Arc<PoolMetrics> {
+        let pool = &spec.name;
+        let only = PoolLabels { pool: Arc::clone(pool) };
+        let models = spec.models.iter().map(|model| (Arc::clone(&model.name), self.model(pool, &model.name))).collect();
+        Arc::new(PoolMetrics {
+            models,
+            other: self.model(pool, &Arc::from(OTHER)),
+            choices: Rung::ALL.map(|(_, rung)| handle(&self.choices, &ChoiceLabels { pool: Arc::clone(pool), rung })),
+            score: handle(&self.score, &only),
+            score_failures: ScoreFailure::ALL
+                .map(|(_, reason)| handle(&self.score_failures, &ScoreLabels { pool: Arc::clone(pool), reason })),
+            attempts: Attempt::ALL
+                .map(|(_, outcome)| handle(&self.attempts, &AttemptLabels { pool: Arc::clone(pool), outcome })),
+            retries: handle(&self.retries, &only),
+            in_flight: handle(&self.in_flight, &only),
+            endpoints: ENDPOINT_STATES
+                .map(|state| (state, handle(&self.endpoints, &EndpointLabels { pool: Arc::clone(pool), state }))),
+        })
+    }
+
+    fn model(&self, pool: &Arc<str>, model: &Arc<str>) -> Arc<ModelMetrics> {
+        let labels = ModelLabels { pool: Arc::clone(pool), model: Arc::clone(model) };
+        let requests = Ended::ALL.map(|(_, outcome)| {
+            handle(&self.requests, &RequestLabels { pool: Arc::clone(pool), model: Arc::clone(model), outcome })
+        });
+        let tokens =
+            |kind| handle(&self.tokens, &TokenLabels { pool: Arc::clone(pool), model: Arc::clone(model), kind });
+        Arc::new(ModelMetrics {
+            requests,
+            duration: handle(&self.duration, &labels),
+            ttft: handle(&self.ttft, &labels),
+            tpot: handle(&self.tpot, &labels),
+            queue: handle(&self.queue, &labels),
+            prompt_tokens: tokens("prompt"),
+            completion_tokens: tokens("completion"),
+            cached_tokens: tokens("cached"),
+            usage_missing: handle(&self.usage_missing, &labels),
+        })
+    }
+
+    pub(crate) fn refused(&self, code: &'static str) {
+        self.refusals.get_or_create(&RefusalLabels { code }).inc();
+    }
+
+    /// A snapshot or delta arrived.
+    pub(crate) fn snapshot(&self, outcome: &'static str) {
+        self.snapshots.get_or_create(&SnapshotLabels { outcome }).inc();
+    }
+}
+
+fn handle<L, M, C>(family: &Family<L, M, C>, labels: &L) -> M
+where
+    L: Clone + std::hash::Hash + Eq,
+    M: Clone,
+    C: prometheus_client::metrics::family::MetricConstructor<M>,
+{
+    family.get_or_create(labels).clone()
+}
+
+// === PoolMetrics ===
+
+impl PoolMetrics {
+    /// The handles of a model; names that the snapshot does not know share one.
+    pub(crate) fn model(&self, name: Option<&str>) -> &Arc<ModelMetrics> {
+        name.and_then(|name| self.models.get(name)).unwrap_or(&self.other)
+    }
+
+    pub(crate) fn chose(&self, rung: Rung) {
+        self.choices[rung as usize].inc();
+    }
+
+    pub(crate) fn score_failed(&self, why: ScoreFailure) {
+        self.score_failures[why as usize].inc();
+    }
+
+    pub(crate) fn attempted(&self, how: Attempt) {
+        self.attempts[how as usize].inc();
+    }
+}
+
+// === ModelMetrics ===
+
+impl ModelMetrics {
+    pub(crate) fn ended(&self, how: Ended) {
+        self.requests[how as usize].inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_sets_stand_in_the_order_of_their_variants() {
+        assert!(Ended::ALL.iter().enumerate().all(|(index, (ended, _))| *ended as usize == index));
+        assert!(Rung::ALL.iter().enumerate().all(|(index, (rung, _))| *rung as usize == index));
+        assert!(ScoreFailure::ALL.iter().enumerate().all(|(index, (why, _))| *why as usize == index));
+        assert!(Attempt::ALL.iter().enumerate().all(|(index, (how, _))| *how as usize == index));
+    }
+}

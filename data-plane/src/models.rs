@@ -1,0 +1,80 @@
+//! `GET /v1/models`: what all pools serve, merged, in OpenAI's shape.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use hermes_core::{nearest::nearest, snapshot::Model};
+use serde_json::{Value, json};
+
+use crate::{
+    refusal::{Refusal, echo},
+    view::View,
+};
+
+/// Every model once, LoRA adapters included; sorted by name.
+pub(crate) fn list(view: &View) -> Bytes {
+    let data: Vec<Value> = all(view).into_values().map(card).collect();
+    Bytes::from(json!({"object": "list", "data": data}).to_string())
+}
+
+/// One model. Names may contain slashes and arrive percent-encoded or not.
+pub(crate) fn one(view: &View, path: &str) -> Result<Bytes, Refusal> {
+    let asked = path.trim_start_matches("/v1/models/");
+    let asked = decoded(asked);
+    let models = all(view);
+    match models.get(&*asked) {
+        Some(model) => Ok(Bytes::from(card(model).to_string())),
+        None => {
+            let nearest = nearest(&asked, models.keys().copied()).into_iter().map(str::to_owned).collect();
+            Err(Refusal::UnknownModel { model: echo(&asked), nearest })
+        }
+    }
+}
+
+fn all(view: &View) -> BTreeMap<&str, &Model> {
+    let models = view.pools.iter().flat_map(|pool| &pool.pool.spec.models);
+    // A name that two pools serve is routed to the first of them, so that one is listed.
+    models.rev().map(|model| (&*model.name, model)).collect()
+}
+
+fn card(model: &Model) -> Value {
+    let Model { name, parent, max_model_len, holders: _ } = model;
+    json!({
+        "id": name, "object": "model", "created": 0, "owned_by": "hermes",
+        "root": parent.as_ref().unwrap_or(name), "parent": parent, "max_model_len": max_model_len,
+    })
+}
+
+/// `%2F` and its like; what is malformed stays as it is.
+fn decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escape = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        match (bytes[at], escape.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            (byte, _) => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_names_with_slashes_arrive_encoded_or_not() {
+        assert_eq!(decoded("Qwen%2FQwen3-8B"), "Qwen/Qwen3-8B");
+        assert_eq!(decoded("Qwen/Qwen3-8B"), "Qwen/Qwen3-8B");
+        assert_eq!(decoded("100%"), "100%");
+        assert_eq!(decoded("%zz%4"), "%zz%4");
+    }
+}

@@ -1,0 +1,191 @@
+//! What a choice may read of a request: sizes, hashes and keys, never the prompt itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hermes_core::{
+    policy::{Affinity, Policy, SessionKey, Strategy},
+    prefix::Chain,
+    query::Query,
+};
+use hermes_proto::v1::{LookupText, lookup_text::Kind};
+use http::{HeaderMap, HeaderValue, header};
+use serde_json::value::RawValue;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::body::Fields;
+
+/// The format of the prompt's hash chain; a change of what is fed must change it.
+const CHAIN_FORMAT: &[u8] = b"hermes-prefix-1";
+
+/// Bytes of text that a token stands for, on average: an estimate for planning, never for accounting.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// The longest prompt that is handed to a KV manager.
+const LONGEST_LOOKUP: usize = 1 << 20;
+
+/// The parts of a body that become the prompt, as slices of its bytes: raw JSON, in the order of chat templates.
+pub(crate) struct Prompt {
+    /// Of all parts, or of the whole body where no part is known.
+    bytes: u64,
+    salt: Bytes,
+    tools: Bytes,
+    system: Bytes,
+    /// The part that grows with a conversation.
+    conversation: Bytes,
+    kind: Kind,
+    priority: i32,
+    user: Option<u64>,
+}
+
+impl Prompt {
+    /// Of a body that is not read: its length says how much work it is, nothing more is known.
+    pub(crate) fn unread(length: usize) -> Self {
+        Self {
+            bytes: length as u64,
+            salt: Bytes::new(),
+            tools: Bytes::new(),
+            system: Bytes::new(),
+            conversation: Bytes::new(),
+            kind: Kind::Prompt,
+            priority: 0,
+            user: None,
+        }
+    }
+
+    /// The parts of `body` that `fields` found in it.
+    pub(crate) fn of(fields: &Fields<'_>, body: &Bytes) -> Self {
+        let part = |raw: Option<&RawValue>| raw.map(|raw| body.slice_ref(raw.get().as_bytes())).unwrap_or_default();
+        let tools = part(fields.tools);
+        let system = part(fields.system.or(fields.instructions));
+        let conversation = part(fields.messages.or(fields.prompt).or(fields.input));
+        Self {
+            bytes: (tools.len() + system.len() + conversation.len()) as u64,
+            salt: part(fields.cache_salt),
+            tools,
+            system,
+            conversation,
+            kind: if fields.messages.is_some() { Kind::Messages } else { Kind::Prompt },
+            priority: fields.priority,
+            user: fields.user.as_deref().map(|user| xxh3_64(user.as_bytes())),
+        }
+    }
+
+    /// What a choice under `policy` may read.
+    pub(crate) fn query(&self, policy: &Policy, model: Option<&str>, headers: &HeaderMap) -> Query {
+        let tokens = u32::try_from(self.bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX).max(1);
+        let session = match &policy.strategy {
+            Strategy::SessionAffinity(affinity) => self.session(affinity, headers),
+            _ => None,
+        };
+        let blocks = if policy.strategy.needs_prefix() {
+            self.blocks(model.unwrap_or_default(), policy.block_bytes)
+        } else {
+            Arc::default()
+        };
+        Query {
+            prompt_bytes: self.bytes,
+            prompt_tokens: tokens,
+            blocks,
+            session,
+            priority: self.priority,
+            ..Query::default()
+        }
+    }
+
+    /// The prompt for a KV manager that matches on text, if there is one and it is not too long.
+    pub(crate) fn lookup_text(&self) -> Option<LookupText> {
+        let fits = !self.conversation.is_empty() && self.conversation.len() <= LONGEST_LOOKUP;
+        fits.then(|| LookupText { json: self.conversation.clone(), kind: self.kind.into() })
+    }
+
+    /// The prompt's chained block hashes; see [`hermes_core::prefix`] for the canonical form.
+    fn blocks(&self, model: &str, block_bytes: u32) -> Arc<[u64]> {
+        let mut chain = Chain::new(&[CHAIN_FORMAT, model.as_bytes(), &self.salt], block_bytes as usize);
+        chain.section(&self.tools);
+        chain.section(&self.system);
+        chain.section(inside(&self.conversation));
+        chain.finish()
+    }
+
+    /// A hash of the first session key that the request has.
+    fn session(&self, affinity: &Affinity, headers: &HeaderMap) -> Option<u64> {
+        affinity.keys.iter().find_map(|key| {
+            let value = match key {
+                SessionKey::Header(name) => headers.get(&**name),
+                SessionKey::Key => headers.get(header::AUTHORIZATION),
+                SessionKey::User => return self.user,
+            };
+            value.map(HeaderValue::as_bytes).filter(|value| !value.is_empty()).map(xxh3_64)
+        })
+    }
+}
+
+/// The JSON text of an array or string without what encloses it: the next turn of a conversation continues it.
+fn inside(json: &[u8]) -> &[u8] {
+    match json {
+        [b'[', inside @ .., b']'] | [b'"', inside @ .., b'"'] => inside,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(body: &str) -> Prompt {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        Prompt::of(&Fields::read(&body).expect("valid"), &body)
+    }
+
+    fn hashes(model: &str, body: &str) -> Arc<[u64]> {
+        let policy = Policy { block_bytes: 16, ..Policy::default() };
+        prompt(body).query(&policy, Some(model), &HeaderMap::new()).blocks
+    }
+
+    #[test]
+    fn the_next_turn_of_a_conversation_begins_with_the_same_blocks() {
+        let first = hashes("m", r#"{"messages":[{"role":"user","content":"tell me about routers, please"}]}"#);
+        let second = hashes(
+            "m",
+            r#"{"messages":[{"role":"user","content":"tell me about routers, please"},{"role":"assistant","content":"they route"}]}"#,
+        );
+        assert!(first.len() >= 3 && second.len() > first.len());
+        assert_eq!(second[..first.len()], first[..]);
+    }
+
+    #[test]
+    fn models_salts_and_tools_never_share_blocks() {
+        let base = r#"{"messages":[{"role":"user","content":"a long enough question to fill blocks"}]}"#;
+        let known = hashes("m", base);
+        let others = [
+            hashes("lora", base),
+            hashes("m", &base.replace("{\"messages\"", "{\"cache_salt\":\"t1\",\"messages\"")),
+            hashes("m", &base.replace("{\"messages\"", "{\"tools\":[{\"type\":\"function\"}],\"messages\"")),
+            hashes("m", &base.replace("a long", "A long")),
+        ];
+        for other in others {
+            assert_ne!(other.last(), known.last());
+        }
+    }
+
+    #[test]
+    fn session_keys_are_tried_in_order_and_only_hashes_leave() {
+        let policy = Policy { strategy: Strategy::SessionAffinity(Affinity::default()), ..Policy::default() };
+        let prompt = prompt(r#"{"user":"alice","messages":[]}"#);
+        let session = |headers: &HeaderMap| prompt.query(&policy, None, headers).session;
+        assert_eq!(session(&HeaderMap::new()), Some(xxh3_64(b"alice")));
+        let headers = HeaderMap::from_iter([(
+            http::HeaderName::from_static("x-session-id"),
+            HeaderValue::from_static("s-1"),
+        )]);
+        assert_eq!(session(&headers), Some(xxh3_64(b"s-1")));
+    }
+
+    #[test]
+    fn a_lookup_carries_the_messages_as_the_client_wrote_them() {
+        let text = prompt(r#"{"messages": [ {"role":"user"} ]}"#).lookup_text().expect("there is one");
+        assert_eq!((text.json.as_ref(), text.kind()), (&br#"[ {"role":"user"} ]"#[..], Kind::Messages));
+        assert!(prompt(r#"{"x":1}"#).lookup_text().is_none());
+    }
+}

@@ -1,0 +1,207 @@
+//! The whole path of a request, top to bottom: admit, read, choose, forward, relay.
+//!
+//! ```text
+//!   client ─▶ admit ─▶ read ─▶ choose ─▶ forward ─▶ relay ─▶ client
+//!               │        │        │         │          │
+//!             gate     read     choose   upstream   account     (each verb is another file)
+//! ```
+//!
+//! Invariants: one view for the whole request; nothing is sent twice after the first byte of an answer; whatever
+//! happens, the request's [`Account`] is closed exactly once, by whoever holds it last.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use hermes_core::dice::Dice;
+use hermes_runtime::{propagation, shutdown::Drain};
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use smallvec::smallvec;
+use tokio::time::Instant;
+
+use crate::{
+    account::Account,
+    api::{self, Api, Unrouted},
+    choose::{Chooser, Plan},
+    forward::Forwarder,
+    gate::Gate,
+    headers,
+    metrics::{Metrics, Rung},
+    models, read,
+    read::Call,
+    refusal::Refusal,
+    relay::{Reply, relay},
+    report::Reporter,
+    sessions::Sessions,
+    sync::Knowledge,
+    trace::{self, Trace},
+    view::{PoolView, View},
+};
+
+/// What every request of this proxy shares.
+pub(crate) struct Proxy {
+    pub(crate) knowledge: Knowledge,
+    pub(crate) gate: Gate,
+    pub(crate) chooser: Chooser,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) drain: Drain,
+    /// Requests count from here, so that their ids are unique in this run.
+    pub(crate) requests: AtomicU64,
+    /// This run's name: part of fresh request ids, and of every choice's randomness.
+    pub(crate) run: u64,
+}
+
+impl Proxy {
+    /// Answers a request. Cannot fail: every error has its response.
+    pub(crate) async fn serve(&self, mut request: Request<Incoming>, client: SocketAddr) -> Response<Reply> {
+        let arrived = Instant::now();
+        let id = self.requests.fetch_add(1, Ordering::Relaxed);
+        let request_id = headers::request_id(request.headers(), || format!("req-{:012x}{id:06x}", self.run >> 16));
+        // The engine, the logs and the client know the request by the same id.
+        request.headers_mut().insert(headers::REQUEST_ID, request_id.clone());
+        let trace = Trace::begin(&request);
+        let server = trace.server.clone();
+        trace::identify(&server, &request_id, client);
+
+        let mut api = None;
+        let mut response = match self.route(request, id, arrived, trace, &mut api).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                tracing::debug!(request = request_id.to_str().unwrap_or(""), %refusal, "refused");
+                self.metrics.refused(refusal.code());
+                trace::refused(&server, &refusal);
+                refusal.into_response(api, request_id.to_str().unwrap_or_default()).map(Reply::from)
+            }
+        };
+        trace::status(&server, response.status());
+        response.headers_mut().insert(headers::REQUEST_ID, request_id);
+        response
+    }
+
+    /// The path itself. `api` tells the caller which error shape the client reads, as soon as that is known.
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        id: u64,
+        arrived: Instant,
+        trace: Trace,
+        api: &mut Option<Api>,
+    ) -> Result<Response<Reply>, Refusal> {
+        // One load per request: every later step sees the same cluster.
+        let view = self.knowledge.view.load_full().ok_or(Refusal::NotReady)?;
+        let settings = view.settings();
+
+        // Admit.
+        let permit = self.gate.enter(settings.max_concurrent).ok_or(Refusal::Overloaded)?;
+
+        // Read.
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        let route = api::route(&head.method, &path, &settings.extra_paths).map_err(unrouted)?;
+        *api = Some(route.api);
+        trace::routed(&trace.server, route, &head.method);
+        match route.api {
+            Api::Models => return Ok(json(models::list(&view))),
+            Api::Model => return models::one(&view, route.path).map(json),
+            _ => {}
+        }
+        let bytes = read::whole(body, settings.max_body_bytes, settings.client_timeout).await?;
+        let call = Call::read(route, head, bytes)?;
+        if call.stripped {
+            self.metrics.stripped.inc();
+        }
+
+        // Choose.
+        let pinned = self.pinned(&view, &call)?;
+        let pool = match &pinned {
+            Some((pool, _)) => pool,
+            None => view.route(call.model.as_deref())?,
+        };
+        let mut account = Account::open(
+            id,
+            Arc::clone(pool),
+            call.model.as_deref(),
+            Arc::clone(&self.reporter),
+            trace,
+            arrived,
+            (permit, self.drain.track()),
+        );
+        account.describe(&call, view.snapshot.version);
+        let plan = match &pinned {
+            Some((_, plan)) => plan,
+            None => &self.choose(pool, &call, &account).await.inspect_err(|_| account.never_sent())?,
+        };
+
+        // Forward.
+        let begun = self.forwarder.forward(&call, pool, plan, &mut account).await?;
+
+        // Relay.
+        let endpoint = settings.expose_endpoint.then(|| Arc::clone(&begun.upstream.endpoint.name));
+        let sessions = (call.api == Api::Responses).then(|| Arc::clone(&self.sessions));
+        let mut response = relay(begun, account, &call, pool.pool.spec.policy.timeouts, sessions);
+        if let Some(name) = endpoint.and_then(|name| HeaderValue::from_str(&name).ok()) {
+            response.headers_mut().insert(headers::ENDPOINT, name);
+        }
+        Ok(response)
+    }
+
+    async fn choose(&self, pool: &Arc<PoolView>, call: &Call, account: &Account) -> Result<Plan, Refusal> {
+        let spec = &pool.pool.spec;
+        let span = account.trace.route(&spec.name, spec.policy.strategy.name(), pool.upstreams.len());
+        let context = propagation::egress(&span, &account.trace.incoming);
+        let mut dice = Dice::new(self.run ^ account.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let plan = self.chooser.choose(pool, call, account.id, &context, &mut dice).await;
+        match &plan {
+            Ok(plan) => {
+                pool.metrics.chose(plan.rung);
+                if let Some((upstream, cached)) = plan.ranked.first() {
+                    trace::chosen(&span, plan.rung, upstream, *cached);
+                }
+            }
+            Err(refusal) => trace::failed(&span, refusal.code()),
+        }
+        plan
+    }
+
+    /// The endpoint that a stored response binds a request to.
+    fn pinned(&self, view: &View, call: &Call) -> Result<Option<(Arc<PoolView>, Plan)>, Refusal> {
+        let Some(response_id) = &call.response_id else {
+            return Ok(None);
+        };
+        let known = self.sessions.endpoint(response_id).and_then(|endpoint| view.upstream(endpoint));
+        match known {
+            Some((pool, upstream)) => {
+                let plan =
+                    Plan { ranked: smallvec![(Arc::clone(upstream), 0)], rung: Rung::Strategy, prompt_tokens: 1 };
+                Ok(Some((Arc::clone(pool), plan)))
+            }
+            // A continued conversation can be tried anywhere; a stored response is nowhere else.
+            None if call.api == Api::StoredResponse => {
+                Err(Refusal::UnknownResponse(crate::refusal::echo(response_id)))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+fn unrouted(why: Unrouted) -> Refusal {
+    match why {
+        Unrouted::Path => Refusal::UnknownPath,
+        Unrouted::Method(only) => Refusal::Method(only),
+    }
+}
+
+fn json(body: Bytes) -> Response<Reply> {
+    let mut response = Response::new(Reply::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,172 @@
+//! Taking in a request: its body whole, and of it what routing needs.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, uri::PathAndQuery};
+use http_body::Body;
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use crate::{
+    api::{Api, Route},
+    body::{Fields, strip},
+    outgoing::Outgoing,
+    prompt::Prompt,
+    refusal::Refusal,
+};
+
+/// A client's request, read and not yet placed.
+pub(crate) struct Call {
+    pub(crate) api: Api,
+    pub(crate) method: Method,
+    /// Path and query as the engine knows them.
+    pub(crate) target: PathAndQuery,
+    /// Cleaned for an endpoint.
+    pub(crate) headers: HeaderMap,
+    /// What is sent: the client's bytes, or what is left of them after a cut.
+    pub(crate) body: Outgoing,
+    pub(crate) model: Option<String>,
+    pub(crate) stream: bool,
+    /// What a choice may read of the body.
+    pub(crate) prompt: Prompt,
+    /// The response that this one continues, or asks about.
+    pub(crate) response_id: Option<String>,
+    /// Fields were cut.
+    pub(crate) stripped: bool,
+}
+
+// === The body ===
+
+/// Reads the whole body, in bounded memory and time.
+///
+/// `limit` is in bytes; `patience` is how long the client may pause.
+pub(crate) async fn whole<B>(mut body: B, limit: u64, patience: Duration) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let hint = body.size_hint();
+    if hint.lower() > limit {
+        return Err(Refusal::TooLarge(limit));
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    loop {
+        let frame = timeout(patience, body.frame()).await.map_err(|_| Refusal::SlowClient)?;
+        let Some(frame) = frame else { break };
+        let frame = frame.map_err(|_| Refusal::BadBody("the body broke off".to_owned()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if (first.len() + rest.len() + data.len()) as u64 > limit {
+            return Err(Refusal::TooLarge(limit));
+        }
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            // A second piece: from here on the pieces are copied together. The hint is the client's word, so that
+            // it may save growing, but not reserve what never comes.
+            rest.reserve(usize::try_from(hint.lower()).unwrap_or(usize::MAX).min(1 << 20));
+            rest.extend_from_slice(&first);
+            first = Bytes::new();
+        }
+        rest.extend_from_slice(&data);
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+// === The call ===
+
+impl Call {
+    /// Reads what routing needs from a request whose body is complete.
+    pub(crate) fn read(route: Route<'_>, head: http::request::Parts, bytes: Bytes) -> Result<Self, Refusal> {
+        let http::request::Parts { method, uri, mut headers, .. } = head;
+        let target = target(route.path, uri.query())?;
+        crate::headers::clean_request(&mut headers);
+        let mut call = Self {
+            api: route.api,
+            method,
+            target,
+            headers,
+            body: Outgoing::from(bytes.clone()),
+            model: None,
+            stream: false,
+            prompt: Prompt::unread(bytes.len()),
+            response_id: None,
+            stripped: false,
+        };
+        if route.api == Api::StoredResponse {
+            let below = route.path.trim_start_matches("/v1/responses/");
+            call.response_id = below.split('/').next().map(str::to_owned);
+        }
+        if route.api.reads_json() {
+            let fields = Fields::read(&bytes).map_err(|unreadable| Refusal::BadBody(unreadable.to_string()))?;
+            call.model = fields.model.as_deref().map(str::to_owned);
+            call.stream = fields.stream;
+            call.response_id = fields.previous_response_id.as_deref().map(str::to_owned);
+            call.prompt = Prompt::of(&fields, &bytes);
+            call.stripped = fields.has_control_fields;
+            if call.stripped {
+                call.body = Outgoing::from(strip(&bytes));
+            }
+        }
+        Ok(call)
+    }
+}
+
+fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, Refusal> {
+    let target = match query {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    target.map_err(|_| Refusal::UnknownPath)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http_body::Frame;
+    use http_body_util::{Full, StreamBody};
+
+    use super::*;
+
+    fn call(body: &str) -> Call {
+        let (head, ()) = http::Request::post("/v1/chat/completions").body(()).expect("valid").into_parts();
+        let route = crate::api::route(&Method::POST, "/v1/chat/completions", &["/x"]).expect("served");
+        Call::read(route, head, Bytes::copy_from_slice(body.as_bytes())).expect("readable")
+    }
+
+    #[tokio::test]
+    async fn a_body_in_one_piece_is_not_copied() {
+        let bytes = Bytes::from(vec![7u8; 1000]);
+        let read = whole(Full::new(bytes.clone()), 1000, Duration::from_secs(1)).await.expect("fits");
+        assert_eq!(read.as_ptr(), bytes.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn pieces_come_together_and_too_many_are_refused() {
+        let pieces = || {
+            let frames: VecDeque<_> =
+                (0..10u8).map(|i| Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![i; 10])))).collect();
+            StreamBody::new(futures::stream::iter(frames))
+        };
+        let read = whole(pieces(), 100, Duration::from_secs(1)).await.expect("fits");
+        assert_eq!((read.len(), read[99]), (100, 9));
+        assert_eq!(whole(pieces(), 99, Duration::from_secs(1)).await, Err(Refusal::TooLarge(99)));
+        assert_eq!(whole(Full::new(Bytes::from(vec![0; 11])), 10, Duration::ZERO).await, Err(Refusal::TooLarge(10)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stalls_is_let_go() {
+        let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
+        assert_eq!(whole(body, 10, Duration::from_secs(30)).await, Err(Refusal::SlowClient));
+    }
+
+    #[test]
+    fn control_fields_are_cut_from_what_is_sent() {
+        let call = call(r#"{"model":"m","kv_transfer_params":{"remote_host":"evil"},"messages":[]}"#);
+        assert!(call.stripped);
+        assert_eq!(call.body.len(), r#"{"model":"m","messages":[]}"#.len() as u64);
+    }
+}

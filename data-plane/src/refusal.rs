@@ -1,0 +1,205 @@
+//! Every way in which the proxy itself says no, and the one place where that becomes a response.
+//!
+//! What a client may see is written here on purpose and holds nothing internal: no endpoint, no address, no error of a
+//! library. Engines' own errors are not refusals; they pass through untouched.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use crate::api::Api;
+
+/// Why the proxy answers by itself.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("nothing is served at this path; see the list of APIs in the documentation")]
+    UnknownPath,
+    #[error("this path takes {0} only")]
+    Method(&'static str),
+    #[error("{0}")]
+    BadBody(String),
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(u64),
+    #[error("the body did not arrive in time")]
+    SlowClient,
+    #[error("the request must name a `model`; available: {}", list(.0))]
+    NoModel(Vec<String>),
+    #[error("the model `{model}` does not exist{}", hint(.nearest))]
+    UnknownModel { model: String, nearest: Vec<String> },
+    #[error("too many requests at once; try again in a moment")]
+    Overloaded,
+    #[error("the router does not know its model servers yet")]
+    NotReady,
+    #[error("no model server is available for this model")]
+    NoEndpoint,
+    #[error("every model server that was tried failed ({0} of them)")]
+    Exhausted(u32),
+    #[error("the model servers are busy")]
+    Busy { retry_after: Option<HeaderValue> },
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("the response `{0}` is not known here")]
+    UnknownResponse(String),
+    #[error("the router is shutting down")]
+    Draining,
+}
+
+/// The longest client-made name that an error repeats.
+const LONGEST_ECHO: usize = 256;
+
+impl Refusal {
+    pub(crate) const fn status(&self) -> StatusCode {
+        match self {
+            Self::UnknownPath | Self::UnknownModel { .. } | Self::UnknownResponse(_) => StatusCode::NOT_FOUND,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadBody(_) | Self::NoModel(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::SlowClient => StatusCode::REQUEST_TIMEOUT,
+            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::NotReady | Self::NoEndpoint | Self::Busy { .. } | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Exhausted(_) => StatusCode::BAD_GATEWAY,
+            Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// OpenAI's `code`; also the value of metrics' and spans' `error.type`.
+    pub(crate) const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownPath => "unknown_url",
+            Self::Method(_) => "method_not_allowed",
+            Self::BadBody(_) => "invalid_body",
+            Self::TooLarge(_) => "request_too_large",
+            Self::SlowClient => "request_timeout",
+            Self::NoModel(_) => "model_required",
+            Self::UnknownModel { .. } => "model_not_found",
+            Self::Overloaded => "rate_limit_exceeded",
+            Self::NotReady => "not_ready",
+            Self::NoEndpoint => "no_healthy_upstream",
+            Self::Exhausted(_) => "upstream_failed",
+            Self::Busy { .. } => "overloaded",
+            Self::TimedOut(_) => "upstream_timeout",
+            Self::UnknownResponse(_) => "response_not_found",
+            Self::Draining => "draining",
+        }
+    }
+
+    const fn kind(&self) -> &'static str {
+        match self.status() {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "timeout_error",
+            StatusCode::BAD_GATEWAY => "server_error",
+            StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
+            _ => "invalid_request_error",
+        }
+    }
+
+    const fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::NoModel(_) | Self::UnknownModel { .. } => Some("model"),
+            Self::UnknownResponse(_) => Some("response_id"),
+            _ => None,
+        }
+    }
+
+    /// When a client should come back: what it gets told by `Retry-After`.
+    fn retry_after(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Busy { retry_after: Some(told) } => Some(told.clone()),
+            Self::Overloaded | Self::NotReady | Self::NoEndpoint | Self::Busy { retry_after: None } | Self::Draining => {
+                Some(HeaderValue::from_static("1"))
+            }
+            _ => None,
+        }
+    }
+
+    /// The response, in the shape that clients of `api` read.
+    pub(crate) fn into_response(self, api: Option<Api>, request_id: &str) -> Response<Bytes> {
+        let message = self.to_string();
+        let body = if api == Some(Api::Messages) {
+            json!({"type": "error", "error": {"type": self.anthropic_kind(), "message": message}, "request_id": request_id})
+        } else {
+            json!({"error": {"message": message, "type": self.kind(), "param": self.param(), "code": self.code()}})
+        };
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(after) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, after);
+        }
+        if let Self::Method(allow) = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if matches!(self, Self::TooLarge(_) | Self::SlowClient) {
+            // The rest of the body is not read: the connection cannot be used again.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// The error types of Anthropic's API.
+    const fn anthropic_kind(&self) -> &'static str {
+        match self.status() {
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "timeout_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::BAD_GATEWAY => "api_error",
+            _ => "invalid_request_error",
+        }
+    }
+}
+
+/// A client's own word, short enough to repeat.
+pub(crate) fn echo(text: &str) -> String {
+    text.chars().take(LONGEST_ECHO).collect()
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn hint(nearest: &[String]) -> String {
+    if nearest.is_empty() { String::new() } else { format!("; did you mean {}?", nearest.join(" or ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(refusal: Refusal, api: Option<Api>) -> serde_json::Value {
+        serde_json::from_slice(refusal.into_response(api, "req-1").body()).expect("JSON")
+    }
+
+    #[test]
+    fn an_unknown_model_is_a_404_in_openais_shape_with_the_nearest_names() {
+        let refusal = Refusal::UnknownModel { model: "qwen".into(), nearest: vec!["Qwen/Qwen3-8B".into()] };
+        assert_eq!(refusal.status(), StatusCode::NOT_FOUND);
+        assert_eq!(
+            body(refusal, Some(Api::Chat)),
+            json!({"error": {
+                "message": "the model `qwen` does not exist; did you mean Qwen/Qwen3-8B?",
+                "type": "invalid_request_error", "param": "model", "code": "model_not_found",
+            }})
+        );
+    }
+
+    #[test]
+    fn clients_of_messages_get_anthropics_shape() {
+        let body = body(Refusal::NoEndpoint, Some(Api::Messages));
+        assert_eq!(body["type"], "error");
+        assert_eq!(body["error"]["type"], "overloaded_error");
+        assert_eq!(body["request_id"], "req-1");
+    }
+
+    #[test]
+    fn who_should_come_back_is_told_when() {
+        let after = |refusal: Refusal| refusal.into_response(None, "r").headers().get("retry-after").cloned();
+        assert_eq!(after(Refusal::Overloaded), Some(HeaderValue::from_static("1")));
+        assert_eq!(after(Refusal::Busy { retry_after: Some(HeaderValue::from_static("7")) }).expect("told"), "7");
+        assert_eq!(after(Refusal::UnknownPath), None);
+    }
+}

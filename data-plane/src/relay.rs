@@ -1,0 +1,229 @@
+//! An answer on its way to the client: the engine's frames as they come, and the account that ends with the last one.
+//!
+//! No buffer and no task stands between the two connections: a client that reads slowly slows the engine's connection
+//! down, and a client that leaves drops this body, and with it the connection to the engine, which cancels the request.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hermes_core::policy::Timeouts;
+use http::{HeaderValue, Response, header};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{
+    account::Account,
+    forward::Begun,
+    headers,
+    metrics::Ended,
+    read::Call,
+    sessions::Sessions,
+    upstream::{Answer, Upstream},
+    usage::Passing,
+};
+
+/// What the proxy answers: a response of its own, or an engine's.
+pub(crate) enum Reply {
+    Own(Option<Bytes>),
+    Relayed(Box<Relay>),
+}
+
+/// Why an answer ends without its end. hyper cuts the client's connection (or stream) off, so that nobody takes what
+/// came for the whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CutOff {
+    #[error("the endpoint broke off its answer")]
+    Broken(#[from] hyper::Error),
+    #[error("the endpoint was silent for {0:?}")]
+    Silent(Duration),
+    #[error("the endpoint broke off its answer, and the client was told")]
+    Told,
+}
+
+/// An engine's answer.
+pub(crate) struct Relay {
+    first: Option<Bytes>,
+    body: Option<Answer>,
+    upstream: Arc<Upstream>,
+    account: Account,
+    passing: Passing,
+    /// How long the engine may be silent, and when that is checked next.
+    patience: Duration,
+    alarm: Pin<Box<Sleep>>,
+    last: Instant,
+    /// The answer is a stream of events that ends with an error event when the engine breaks it off.
+    events: bool,
+    /// Whether the last bytes ended an event.
+    between_events: bool,
+    cut_off: bool,
+    /// Learns where a stored response lives.
+    sessions: Option<Arc<Sessions>>,
+}
+
+/// The error event for clients that read events: SDKs raise it.
+const BROKEN_STREAM: &str = "data: {\"error\":{\"message\":\"the model server broke off its answer\",\
+\"type\":\"server_error\",\"param\":null,\"code\":\"upstream_died\"}}\n\n";
+
+/// The response for the client.
+pub(crate) fn relay(
+    begun: Begun,
+    account: Account,
+    call: &Call,
+    timeouts: Timeouts,
+    sessions: Option<Arc<Sessions>>,
+) -> Response<Reply> {
+    let Begun { mut head, first, body, upstream } = begun;
+    headers::clean_response(&mut head.headers);
+    if matches!(head.status.as_u16(), 429 | 503) && !head.headers.contains_key(header::RETRY_AFTER) {
+        head.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    let events = head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let last = Instant::now();
+    let patience = if call.stream {
+        timeouts.idle
+    } else {
+        (account.arrived() + timeouts.request).saturating_duration_since(last)
+    };
+    let relay = Relay {
+        first,
+        body: Some(body),
+        upstream,
+        account,
+        passing: Passing::default(),
+        patience,
+        alarm: Box::pin(sleep_until(last + patience)),
+        last,
+        events,
+        between_events: true,
+        cut_off: false,
+        sessions,
+    };
+    let mut response = Response::new(Reply::Relayed(Box::new(relay)));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
+}
+
+impl Relay {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        if let Some(first) = self.first.take() {
+            self.pass(&first);
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        if self.cut_off {
+            self.cut_off = false;
+            return Poll::Ready(Some(Err(CutOff::Told)));
+        }
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(bytes) = frame.data_ref() {
+                    let bytes = bytes.clone();
+                    self.pass(&bytes);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(self.broken(CutOff::Broken(error), Ended::Broken))),
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => self.poll_silence(cx),
+        }
+    }
+
+    /// The alarm is set once and looks back when it rings, so that a frame costs no timer.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        while self.alarm.as_mut().poll(cx).is_ready() {
+            let due = self.last + self.patience;
+            if due <= Instant::now() {
+                let silent = CutOff::Silent(self.patience);
+                return Poll::Ready(Some(self.broken(silent, Ended::TimedOut)));
+            }
+            self.alarm.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+
+    fn pass(&mut self, bytes: &Bytes) {
+        let now = Instant::now();
+        self.account.frame(now);
+        self.last = now;
+        self.passing.piece(bytes);
+        self.between_events = bytes.ends_with(b"\n\n");
+    }
+
+    /// The whole answer has passed.
+    fn complete(&mut self) {
+        if let Some(connection) = self.body.take().and_then(Answer::into_connection) {
+            self.upstream.checkin(connection);
+        }
+        if let Some(usage) = self.passing.usage() {
+            self.account.used(usage);
+        }
+        if let (Some(sessions), Some(id)) = (&self.sessions, self.passing.response_id()) {
+            sessions.remember(&id, self.upstream.endpoint.id);
+        }
+    }
+
+    /// The answer ends too early: an event that says so where clients read events, and then no proper end.
+    fn broken(&mut self, why: CutOff, ended: Ended) -> Result<Frame<Bytes>, CutOff> {
+        tracing::info!(endpoint = %self.upstream.endpoint.name, %why, "an answer was cut off");
+        self.account.will_end(ended);
+        self.account.attempt_failed(crate::report::Outcome::Failed);
+        self.upstream.failed(crate::app::uptime(), hermes_core::breaker::Failure::Reset);
+        self.body = None;
+        if !(self.events && self.between_events) {
+            return Err(why);
+        }
+        self.cut_off = true;
+        Ok(Frame::data(Bytes::from_static(BROKEN_STREAM.as_bytes())))
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = CutOff;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        match &mut *self {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relayed(relay) => relay.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            // Never true before the end was polled: what is done at the end must happen.
+            Self::Relayed(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Relayed(relay) => match (&relay.first, &relay.body) {
+                (None, Some(body)) => body.size_hint(),
+                _ => SizeHint::default(),
+            },
+        }
+    }
+}
+
+impl From<Bytes> for Reply {
+    fn from(bytes: Bytes) -> Self {
+        Self::Own(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}

@@ -1,0 +1,142 @@
+//! What becomes of requests, told to every control-plane replica: at once, in batches, and never lost for good.
+//!
+//! ```text
+//!   request ──started, first byte, finished──▶ queue (bounded) ──every few ms──▶ each replica's stream
+//!      └──────────▶ table of open requests (bounded by the requests in flight) ──▶ OpenRequests, when anything was lost
+//! ```
+//!
+//! A full queue drops the report and asks for a resync: the whole table then replaces what the replicas believe, so
+//! that no lost report holds a booking.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use hermes_core::snapshot::EndpointId;
+use hermes_proto::v1::{self, report::Event};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+/// Reports that may wait to be sent.
+const QUEUE: usize = 16_384;
+
+/// Open requests are spread over this many locks.
+const SHARDS: usize = 16;
+
+/// Where requests report, and what is known of the open ones.
+pub(crate) struct Reporter {
+    open: [Mutex<HashMap<u64, Open>>; SHARDS],
+    queue: mpsc::Sender<v1::Report>,
+    /// Reports dropped since the start: a replica that has seen fewer resyncs needs another.
+    lost: AtomicU64,
+}
+
+/// One request that was sent to an endpoint and is not over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Open {
+    endpoint: EndpointId,
+    uncached_tokens: u64,
+    answered: bool,
+}
+
+/// How a request, or an attempt, ended; see the contract for what each means.
+pub(crate) use hermes_proto::v1::Outcome;
+
+impl Reporter {
+    /// The reporter, and the queue that whoever sends reports drains.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<v1::Report>) {
+        let (queue, reports) = mpsc::channel(QUEUE);
+        (Self { open: Default::default(), queue, lost: AtomicU64::new(0) }, reports)
+    }
+
+    pub(crate) fn started(&self, request: u64, endpoint: EndpointId, uncached_tokens: u64) {
+        self.shard(request).lock().insert(request, Open { endpoint, uncached_tokens, answered: false });
+        self.send(request, Event::Started(v1::Started { endpoint: endpoint.0, uncached_tokens }));
+    }
+
+    pub(crate) fn first_byte(&self, request: u64, ttft: Duration) {
+        if let Some(open) = self.shard(request).lock().get_mut(&request) {
+            open.answered = true;
+        }
+        self.send(request, Event::FirstByte(v1::FirstByte { ttft_us: micros(ttft) }));
+    }
+
+    pub(crate) fn attempt_failed(&self, request: u64, endpoint: EndpointId, outcome: Outcome) {
+        self.send(request, Event::AttemptFailed(v1::AttemptFailed { endpoint: endpoint.0, outcome: outcome.into() }));
+    }
+
+    /// The request is over; `duration` counts from its last sending.
+    pub(crate) fn finished(&self, request: u64, outcome: Outcome, usage: Option<v1::Usage>, duration: Duration) {
+        let open = self.shard(request).lock().remove(&request);
+        let endpoint = open.map(|open| open.endpoint.0);
+        let finished = v1::Finished { endpoint, outcome: outcome.into(), usage, duration_us: micros(duration) };
+        self.send(request, Event::Finished(finished));
+    }
+
+    /// Every open request: what a replica has to believe from now on.
+    pub(crate) fn open_requests(&self) -> v1::OpenRequests {
+        let mut requests = Vec::new();
+        for shard in &self.open {
+            requests.extend(shard.lock().iter().map(|(&request, open)| v1::OpenRequest {
+                request,
+                endpoint: open.endpoint.0,
+                uncached_tokens: open.uncached_tokens,
+                answered: open.answered,
+            }));
+        }
+        v1::OpenRequests { requests }
+    }
+
+    /// How many reports were dropped so far.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, request: u64) -> &Mutex<HashMap<u64, Open>> {
+        &self.open[request as usize % SHARDS]
+    }
+
+    fn send(&self, request: u64, event: Event) {
+        if self.queue.try_send(v1::Report { request, event: Some(event) }).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDPOINT: EndpointId = EndpointId(7);
+
+    #[test]
+    fn an_open_request_is_listed_from_its_start_to_its_end() {
+        let (reporter, mut reports) = Reporter::new();
+        reporter.started(1, ENDPOINT, 100);
+        reporter.started(2, ENDPOINT, 50);
+        reporter.first_byte(1, Duration::from_millis(3));
+        reporter.finished(2, Outcome::Ok, None, Duration::from_millis(9));
+        let expected = v1::OpenRequest { request: 1, endpoint: 7, uncached_tokens: 100, answered: true };
+        assert_eq!(reporter.open_requests().requests, [expected]);
+        let Some(Event::Finished(finished)) = std::iter::from_fn(|| reports.try_recv().ok()).last().and_then(|r| r.event)
+        else {
+            panic!("the last report says that request 2 is over");
+        };
+        assert_eq!(finished.endpoint, Some(7));
+    }
+
+    #[test]
+    fn a_full_queue_drops_reports_and_says_how_many() {
+        let (reporter, _reports) = Reporter::new();
+        for request in 0..QUEUE as u64 + 5 {
+            reporter.first_byte(request, Duration::ZERO);
+        }
+        assert_eq!(reporter.lost(), 5);
+    }
+}

@@ -1,0 +1,206 @@
+//! The one owner of what requests route by: folds the news of all replicas into one view.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hermes_core::{
+    load::Load,
+    snapshot::Snapshot,
+};
+use hermes_proto::v1;
+use hermes_runtime::readiness::Gate;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    Knowledge,
+    replica::{News, endpoint_of},
+};
+use crate::{metrics::Metrics, score::Asker, view::View};
+
+/// Idle connections are swept, and gauges set, this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Load figures older than this are not trusted any more.
+const STALE: Duration = Duration::from_secs(3);
+
+/// When load figures came last, readable by every request.
+#[derive(Default)]
+pub(crate) struct Freshness {
+    /// Milliseconds since the process's start, plus one; 0 means never.
+    last: AtomicU64,
+}
+
+/// What is known of each replica, and which one is followed.
+pub(super) struct Board {
+    knowledge: Knowledge,
+    metrics: Arc<Metrics>,
+    ready: Gate,
+    replicas: Vec<Known>,
+    followed: Option<SocketAddr>,
+}
+
+struct Known {
+    from: SocketAddr,
+    name: Arc<str>,
+    snapshot: Arc<Snapshot>,
+    asker: Asker,
+}
+
+// === Freshness ===
+
+impl Freshness {
+    fn renew(&self, now: Duration) {
+        self.last.store(millis(now) + 1, Ordering::Relaxed);
+    }
+
+    /// Whether load figures may be trusted.
+    pub(crate) fn is_fresh(&self, now: Duration) -> bool {
+        self.age(now).is_some_and(|age| age < STALE)
+    }
+
+    fn age(&self, now: Duration) -> Option<Duration> {
+        let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(millis(now).saturating_sub(last)))
+    }
+}
+
+fn millis(now: Duration) -> u64 {
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX - 1)
+}
+
+// === Board ===
+
+impl Board {
+    pub(super) fn new(knowledge: Knowledge, metrics: Arc<Metrics>, ready: Gate) -> Self {
+        Self { knowledge, metrics, ready, replicas: Vec::new(), followed: None }
+    }
+
+    /// Folds news until every sender is gone.
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<News>) {
+        let mut tick = interval(HOUSEKEEPING);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                news = inbox.recv() => match news {
+                    Some(news) => self.fold(news),
+                    None => return,
+                },
+                _ = tick.tick() => self.keep_house(),
+            }
+        }
+    }
+
+    fn fold(&mut self, news: News) {
+        match news {
+            News::Snapshot { from, name, snapshot, asker } => {
+                self.metrics.snapshot("accepted");
+                self.learn(Known { from, name, snapshot, asker });
+            }
+            News::Loads { from, rows } => self.load(from, &rows),
+            News::Rejected => self.metrics.snapshot("rejected"),
+            News::Lost { from } => self.lose(from),
+        }
+    }
+
+    fn learn(&mut self, known: Known) {
+        let from = known.from;
+        match self.replicas.iter_mut().find(|replica| replica.from == from) {
+            Some(replica) => *replica = known,
+            None => self.replicas.push(known),
+        }
+        self.publish_replicas();
+        if *self.followed.get_or_insert(from) == from {
+            self.route_by(from);
+        }
+    }
+
+    fn lose(&mut self, from: SocketAddr) {
+        let before = self.replicas.len();
+        self.replicas.retain(|replica| replica.from != from);
+        if self.replicas.len() == before {
+            return;
+        }
+        self.publish_replicas();
+        if self.followed != Some(from) {
+            return;
+        }
+        self.followed = self.replicas.first().map(|replica| replica.from);
+        match self.followed {
+            Some(other) => self.route_by(other),
+            None => tracing::warn!(
+                "no control plane is left: routing goes on by the last snapshot; check the control plane's pods"
+            ),
+        }
+    }
+
+    /// Makes the snapshot of this replica the one that requests see.
+    fn route_by(&mut self, from: SocketAddr) {
+        let Some(replica) = self.replicas.iter().find(|replica| replica.from == from) else {
+            return;
+        };
+        let previous = self.knowledge.view.load_full();
+        if previous.as_ref().is_some_and(|view| Arc::ptr_eq(&view.snapshot, &replica.snapshot)) {
+            return;
+        }
+        let view = View::build(Arc::clone(&replica.snapshot), previous.as_deref(), &self.metrics);
+        let version = view.snapshot.version.0;
+        tracing::info!(replica = %replica.name, version, pools = view.pools.len(), "routing by a new snapshot");
+        self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
+        self.knowledge.view.store(Some(Arc::new(view)));
+        self.ready.open();
+    }
+
+    fn publish_replicas(&self) {
+        let ready = self.replicas.iter().map(|replica| (Arc::clone(&replica.name), replica.asker.clone())).collect();
+        self.knowledge.replicas.store(Arc::new(ready));
+        self.metrics.control_planes.set(self.replicas.len() as i64);
+    }
+
+    /// Load of the replica whose snapshot is in use; the others say the same a moment earlier or later.
+    fn load(&self, from: SocketAddr, rows: &[v1::EndpointLoad]) {
+        let view = self.knowledge.view.load_full();
+        let (Some(view), true) = (view, self.followed == Some(from)) else {
+            return;
+        };
+        self.knowledge.freshness.renew(crate::app::uptime());
+        for row in rows {
+            let Some((_, upstream)) = view.upstream(endpoint_of(row)) else {
+                continue;
+            };
+            match Load::try_from(row) {
+                Ok(others) => upstream.set_others(&others),
+                Err(invalid) => tracing::debug!(%invalid, "a load row cannot be used"),
+            }
+        }
+    }
+
+    fn keep_house(&self) {
+        let now = crate::app::uptime();
+        if self.followed.is_some() {
+            // A quiet fleet sends no load; its stream is alive, or it would be lost.
+            self.knowledge.freshness.renew(now);
+        }
+        self.metrics.load_age.set(self.knowledge.freshness.age(now).map_or(-1.0, |age| age.as_secs_f64()));
+        let Some(view) = self.knowledge.view.load_full() else {
+            return;
+        };
+        let mut idle = 0;
+        for pool in &view.pools {
+            let healths: Vec<&str> = pool.upstreams.iter().map(|upstream| upstream.load(now).health.name()).collect();
+            for (state, gauge) in &pool.metrics.endpoints {
+                gauge.set(healths.iter().filter(|health| *health == state).count() as i64);
+            }
+            idle += pool.upstreams.iter().map(|upstream| upstream.sweep(Instant::now())).sum::<usize>();
+        }
+        self.metrics.idle_connections.set(i64::try_from(idle).unwrap_or(i64::MAX));
+    }
+}

@@ -1,0 +1,177 @@
+//! The spans of one request: server, route, and one client span an attempt.
+//!
+//! They exist only when traces are exported (see [`hermes_runtime::telemetry`]); else every function here returns a
+//! disabled span and costs a branch. No prompt, credential or header value of a client is ever an attribute, but the
+//! model's name.
+
+use std::net::SocketAddr;
+
+use http::{HeaderValue, Method, Request, StatusCode};
+use hermes_runtime::{propagation, telemetry::TRACE_TARGET};
+use opentelemetry::Context;
+use tracing::{Span, field::Empty, info_span};
+
+use crate::{api::Route, metrics::Rung, refusal::Refusal, upstream::Upstream};
+
+/// A request's spans, and the client's trace context.
+pub(crate) struct Trace {
+    pub(crate) server: Span,
+    /// What the client sent: goes on to the endpoint even when nothing is recorded here.
+    pub(crate) incoming: Context,
+}
+
+impl Trace {
+    /// The server span; it lives until the last byte of the answer.
+    pub(crate) fn begin<B>(request: &Request<B>) -> Self {
+        let incoming = propagation::extract(request.headers());
+        let server = info_span!(
+            target: TRACE_TARGET,
+            "request",
+            otel.name = Empty,
+            otel.kind = "server",
+            otel.status_code = Empty,
+            http.request.method = request.method().as_str(),
+            http.route = Empty,
+            url.path = request.uri().path(),
+            url.scheme = "http",
+            http.response.status_code = Empty,
+            client.address = Empty,
+            error.type = Empty,
+            hermes.request.id = Empty,
+            hermes.outcome = Empty,
+            hermes.pool = Empty,
+            hermes.endpoint = Empty,
+            hermes.strategy = Empty,
+            hermes.snapshot.version = Empty,
+            http.request.resend_count = Empty,
+            gen_ai.operation.name = Empty,
+            gen_ai.request.model = Empty,
+            gen_ai.request.stream = Empty,
+            gen_ai.response.time_to_first_chunk = Empty,
+            gen_ai.usage.input_tokens = Empty,
+            gen_ai.usage.output_tokens = Empty,
+            gen_ai.usage.cache_read.input_tokens = Empty,
+        );
+        propagation::adopt(&server, &incoming);
+        Self { server, incoming }
+    }
+
+    /// The choice of an endpoint.
+    pub(crate) fn route(&self, pool: &str, strategy: &str, candidates: usize) -> Span {
+        info_span!(
+            target: TRACE_TARGET,
+            parent: &self.server,
+            "route",
+            otel.kind = "internal",
+            hermes.pool = pool,
+            hermes.strategy = strategy,
+            hermes.candidates = candidates as i64,
+            hermes.decided_by = Empty,
+            hermes.endpoint = Empty,
+            hermes.expected.cached_tokens = Empty,
+        )
+    }
+
+    /// One attempt; siblings under the server span.
+    pub(crate) fn attempt(&self, upstream: &Upstream, operation: &str, model: Option<&str>, resend: u32) -> Span {
+        let span = info_span!(
+            target: TRACE_TARGET,
+            parent: &self.server,
+            "attempt",
+            otel.name = Empty,
+            otel.kind = "client",
+            otel.status_code = Empty,
+            http.request.method = "POST",
+            http.request.resend_count = Empty,
+            http.response.status_code = Empty,
+            error.type = Empty,
+            server.address = Empty,
+            server.port = Empty,
+            hermes.stage = "both",
+            gen_ai.operation.name = operation,
+            gen_ai.request.model = model,
+        );
+        if span.is_disabled() {
+            return span;
+        }
+        let (host, port) = upstream.authority().rsplit_once(':').unwrap_or((upstream.authority(), "80"));
+        span.record("otel.name", format!("{operation} {}", model.unwrap_or_default()).trim_end());
+        span.record("server.address", host);
+        span.record("server.port", port.parse().unwrap_or(80_i64));
+        if resend > 0 {
+            span.record("http.request.resend_count", i64::from(resend));
+        }
+        span
+    }
+}
+
+/// Who asks, as the server span tells it.
+pub(crate) fn identify(span: &Span, request_id: &HeaderValue, client: SocketAddr) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("hermes.request.id", request_id.to_str().unwrap_or_default());
+    span.record("client.address", client.ip().to_string());
+}
+
+/// What the path means.
+pub(crate) fn routed(span: &Span, route: Route<'_>, method: &Method) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("otel.name", format!("{method} {}", route.template));
+    span.record("http.route", route.template);
+}
+
+/// The status that the client gets.
+pub(crate) fn status(span: &Span, status: StatusCode) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// The proxy's own no: an error of the server only from 500 on, as the conventions want it.
+pub(crate) fn refused(span: &Span, refusal: &Refusal) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("error.type", refusal.code());
+    if refusal.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// What the route span says when the choice is made.
+pub(crate) fn chosen(span: &Span, rung: Rung, upstream: &Upstream, cached_tokens: u32) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("hermes.decided_by", rung.name());
+    span.record("hermes.endpoint", &*upstream.endpoint.name);
+    span.record("hermes.expected.cached_tokens", i64::from(cached_tokens));
+}
+
+/// What an attempt's span says when its head came.
+pub(crate) fn answered(span: &Span, status: StatusCode) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_client_error() || status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", status.as_str());
+    }
+}
+
+/// What a span says when no answer came.
+pub(crate) fn failed(span: &Span, error_type: &str) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("otel.status_code", "ERROR");
+    span.record("error.type", error_type);
+}

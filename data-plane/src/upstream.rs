@@ -1,0 +1,190 @@
+//! One endpoint as this proxy knows it: its idle connections, what the proxy has in flight there, and its load.
+//!
+//! An [`Upstream`] lives as long as any view or request names its endpoint, so that a new snapshot neither drops
+//! connections nor forgets counts. Everything in it is atomic or behind a lock that is never held across an await.
+
+mod connection;
+mod load;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hermes_core::{
+    breaker::{Breaker, Failure},
+    load::Load,
+    policy::BreakerPolicy,
+    snapshot::Endpoint,
+};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+pub(crate) use self::connection::{Answer, Connection, SendError};
+use self::load::LoadCell;
+
+/// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a request must not be
+/// written to a connection that is just being closed.
+pub(crate) const IDLE: Duration = Duration::from_secs(4);
+
+/// Idle connections kept for one endpoint; more than this many in flight at once is a burst.
+const MAX_IDLE: usize = 1_024;
+
+/// One endpoint.
+pub(crate) struct Upstream {
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// `host:port`, as it goes into `Host`.
+    pub(crate) authority: http::HeaderValue,
+    /// This proxy's requests there.
+    in_flight: AtomicU32,
+    /// Uncached prompt tokens of those not answered yet.
+    pending_tokens: AtomicU64,
+    /// What others cause there, by the control plane's word.
+    others: LoadCell,
+    breaker: Mutex<Breaker>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// One request in flight at one endpoint, counted exactly once and released when it is dropped.
+pub(crate) struct InFlight {
+    upstream: Arc<Upstream>,
+    pending_tokens: u64,
+}
+
+// === Upstream ===
+
+impl Upstream {
+    pub(crate) fn new(endpoint: Arc<Endpoint>, breaker: BreakerPolicy) -> Self {
+        let authority = http::HeaderValue::from_str(authority(&endpoint.url))
+            .unwrap_or_else(|_| http::HeaderValue::from_static("invalid"));
+        Self {
+            endpoint,
+            authority,
+            in_flight: AtomicU32::new(0),
+            pending_tokens: AtomicU64::new(0),
+            others: LoadCell::default(),
+            breaker: Mutex::new(Breaker::new(breaker)),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// `host:port` to connect to.
+    pub(crate) fn authority(&self) -> &str {
+        authority(&self.endpoint.url)
+    }
+
+    /// The fleet's load: what the control plane says of the others, and what this proxy knows of itself.
+    pub(crate) fn load(&self, now: Duration) -> Load {
+        let mut load = self.others.get();
+        load.in_flight = load.in_flight.saturating_add(self.in_flight.load(Ordering::Relaxed));
+        load.pending_tokens = load.pending_tokens.saturating_add(self.pending_tokens.load(Ordering::Relaxed));
+        load.health = load.health.worse(self.breaker.lock().health(now));
+        load
+    }
+
+    /// This proxy's own requests there, when nothing else can be trusted.
+    pub(crate) fn own_load(&self, now: Duration) -> Load {
+        Load {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            pending_tokens: self.pending_tokens.load(Ordering::Relaxed),
+            sample: None,
+            health: self.breaker.lock().health(now),
+        }
+    }
+
+    /// Takes over what the control plane says of the others.
+    pub(crate) fn set_others(&self, load: &Load) {
+        self.others.set(load);
+    }
+
+    /// Counts a request with this much prefill work until the guard is dropped.
+    pub(crate) fn enter(self: &Arc<Self>, uncached_tokens: u64) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.pending_tokens.fetch_add(uncached_tokens, Ordering::Relaxed);
+        InFlight { upstream: Arc::clone(self), pending_tokens: uncached_tokens }
+    }
+
+    /// Requests of this proxy there.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether a chosen request may go there now: one at a time while the endpoint is on trial.
+    pub(crate) fn admit(&self, now: Duration) -> bool {
+        self.breaker.lock().try_trial(now)
+    }
+
+    /// The endpoint answered.
+    pub(crate) fn succeeded(&self, now: Duration) {
+        self.breaker.lock().on_success(now);
+    }
+
+    /// An attempt failed there; whose fault it is, the breaker knows.
+    pub(crate) fn failed(&self, now: Duration, failure: Failure) {
+        self.breaker.lock().on_failure(now, failure);
+    }
+
+    /// An attempt ended before anything came of it, because its client left.
+    pub(crate) fn abandoned(&self, now: Duration) {
+        self.breaker.lock().on_abandoned(now);
+    }
+
+    /// The newest idle connection that is still open.
+    pub(crate) fn checkout(&self) -> Option<Connection> {
+        loop {
+            let mut connection = self.idle.lock().pop()?;
+            if connection.is_usable(IDLE) {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request.
+    pub(crate) fn checkin(&self, mut connection: Connection) {
+        connection.rest();
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(connection);
+        }
+    }
+
+    /// Drops what has been idle for too long, oldest first; returns how many are left.
+    pub(crate) fn sweep(&self, now: Instant) -> usize {
+        let mut idle = self.idle.lock();
+        let stale = idle.iter().take_while(|connection| connection.idle_for(now) >= IDLE).count();
+        let dropped: Vec<Connection> = idle.drain(..stale).collect();
+        let left = idle.len();
+        // Closing sockets is a system call each: not while others wait for the lock.
+        drop(idle);
+        drop(dropped);
+        left
+    }
+}
+
+fn authority(url: &str) -> &str {
+    url.strip_prefix("http://").unwrap_or(url)
+}
+
+// === InFlight ===
+
+impl InFlight {
+    /// The first byte came: its prefill work is done.
+    pub(crate) fn answered(&mut self) {
+        let tokens = std::mem::take(&mut self.pending_tokens);
+        self.upstream.pending_tokens.fetch_sub(tokens, Ordering::Relaxed);
+    }
+
+    pub(crate) fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.answered();
+        self.upstream.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,165 @@
+//! One HTTP/1.1 connection to an endpoint, driven by the task that uses it.
+//!
+//! hyper splits a connection into a handle and a future that does the I/O. Usually that future is spawned, and every
+//! chunk of an answer then wakes one task to wake another. Here the pair stays together: while a request waits for its
+//! head, and while its body is read, the request's own task polls the I/O (half the cost of a streamed answer). What
+//! follows from it: an idle pair is polled by nobody, so that its closing is noticed at check-out; and dropping the
+//! pair closes the socket, which is how a request is cancelled.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use crate::outgoing::Outgoing;
+
+type Driver = http1::Connection<TokioIo<TcpStream>, Outgoing>;
+
+/// A connection with no request on it.
+pub(crate) struct Connection {
+    sender: http1::SendRequest<Outgoing>,
+    driver: Driver,
+    idle_since: Instant,
+    /// A request was answered on it before: the endpoint may close it at any moment.
+    reused: bool,
+}
+
+/// Why no head came.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    /// Nothing was sent.
+    #[error("cannot connect: {0}")]
+    Connect(#[from] io::Error),
+    #[error("no connection within {0:?}")]
+    ConnectTimeout(Duration),
+    #[error("the handshake failed: {0}")]
+    Handshake(hyper::Error),
+    /// Something may have been sent.
+    #[error("the connection broke before the answer's head: {error}")]
+    Broken { error: hyper::Error, reused: bool },
+}
+
+/// An answer's head, and the connection on which its body comes.
+pub(crate) type Sent = Response<Answer>;
+
+/// An answer's body, together with the connection that it drives.
+pub(crate) struct Answer {
+    incoming: Incoming,
+    connection: Option<Connection>,
+}
+
+// === Connection ===
+
+impl Connection {
+    pub(crate) async fn open(authority: &str, limit: Duration) -> Result<Self, SendError> {
+        let stream =
+            timeout(limit, TcpStream::connect(authority)).await.map_err(|_| SendError::ConnectTimeout(limit))??;
+        stream.set_nodelay(true)?;
+        let (sender, driver) = http1::Builder::new()
+            .max_headers(256)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(SendError::Handshake)?;
+        Ok(Self { sender, driver, idle_since: Instant::now(), reused: false })
+    }
+
+    /// Sends a request and waits for the head of its answer. There is no deadline here: the caller has one.
+    pub(crate) async fn send(mut self, request: Request<Outgoing>) -> Result<Sent, SendError> {
+        let mut head = std::pin::pin!(self.sender.send_request(request));
+        let mut driver_done = false;
+        let driver = &mut self.driver;
+        let result = std::future::poll_fn(|cx| {
+            if !driver_done {
+                // What the driver returns when it is done, the head's future reports too.
+                driver_done = Pin::new(&mut *driver).poll(cx).is_ready();
+            }
+            head.as_mut().poll(cx)
+        })
+        .await;
+        match result {
+            Ok(response) => {
+                let (parts, incoming) = response.into_parts();
+                let connection = (!driver_done).then_some(self);
+                Ok(Response::from_parts(parts, Answer { incoming, connection }))
+            }
+            Err(error) => Err(SendError::Broken { error, reused: self.reused }),
+        }
+    }
+
+    /// Whether a request may be sent: open, and not idle for so long that the endpoint may be closing it.
+    pub(crate) fn is_usable(&mut self, limit: Duration) -> bool {
+        if self.idle_for(Instant::now()) >= limit {
+            return false;
+        }
+        // Nobody polled it while it was idle: one poll notices that the endpoint has closed it.
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut self.driver).poll(&mut cx).is_pending() && self.sender.is_ready()
+    }
+
+    pub(crate) fn idle_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.idle_since)
+    }
+
+    /// Marks the beginning of an idle time.
+    pub(crate) fn rest(&mut self) {
+        self.idle_since = Instant::now();
+        self.reused = true;
+    }
+}
+
+// === Answer ===
+
+impl Answer {
+    /// The connection, once the whole body was read and if the endpoint keeps it open.
+    pub(crate) fn into_connection(mut self) -> Option<Connection> {
+        let mut connection = self.connection.take()?;
+        let mut cx = Context::from_waker(Waker::noop());
+        let open = Pin::new(&mut connection.driver).poll(&mut cx).is_pending();
+        (open && connection.sender.is_ready()).then_some(connection)
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        let Some(connection) = &mut this.connection else {
+            return Poll::Pending;
+        };
+        if Pin::new(&mut connection.driver).poll(cx).is_ready() {
+            // The connection is over; what it read before, or why it broke, the body still has to say.
+            this.connection = None;
+        }
+        let frame = ready!(Pin::new(&mut this.incoming).poll_frame(cx));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

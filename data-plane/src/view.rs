@@ -1,0 +1,143 @@
+//! The newest snapshot, ready to route by: everything that can be computed when it changes is not computed per request.
+//!
+//! A request loads one [`View`] and sees that one cluster to its end. Views share what outlives a snapshot:
+//! connections and counts of endpoints, turns and budgets of pools.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use hermes_core::{
+    budget::RetryBudget,
+    nearest::nearest,
+    pick::Picker,
+    policy::Settings,
+    snapshot::{EndpointId, Pool, Snapshot},
+};
+
+use crate::{
+    metrics::{Metrics, PoolMetrics},
+    refusal::{Refusal, echo},
+    upstream::Upstream,
+};
+
+/// A snapshot with what routing by it needs.
+pub(crate) struct View {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// In the snapshot's order.
+    pub(crate) pools: Vec<Arc<PoolView>>,
+    /// Position of the pool that serves a model.
+    by_model: HashMap<Arc<str>, usize>,
+}
+
+/// A pool with what routing in it needs.
+pub(crate) struct PoolView {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) picker: Picker,
+    /// In the order of the pool's endpoints.
+    pub(crate) upstreams: Vec<Arc<Upstream>>,
+    pub(crate) metrics: Arc<PoolMetrics>,
+    pub(crate) budget: Arc<RetryBudget>,
+    turn: Arc<AtomicU64>,
+}
+
+// === View ===
+
+impl View {
+    /// The view of `snapshot`, which takes over from `previous` whatever still exists.
+    pub(crate) fn build(snapshot: Arc<Snapshot>, previous: Option<&View>, metrics: &Metrics) -> Self {
+        let mut by_model = HashMap::new();
+        let mut pools = Vec::with_capacity(snapshot.pools.len());
+        for (position, pool) in snapshot.pools.iter().enumerate() {
+            for model in &pool.spec.models {
+                by_model.entry(Arc::clone(&model.name)).or_insert(position);
+            }
+            let before = previous.and_then(|view| view.pool(&pool.spec.name));
+            pools.push(match before {
+                Some(before) if Arc::ptr_eq(&before.pool, pool) => Arc::clone(before),
+                _ => Arc::new(PoolView::build(Arc::clone(pool), before, metrics)),
+            });
+        }
+        Self { snapshot, pools, by_model }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.snapshot.settings
+    }
+
+    pub(crate) fn pool(&self, name: &str) -> Option<&Arc<PoolView>> {
+        let found = self.pools.binary_search_by(|pool| (*pool.pool.spec.name).cmp(name)).ok()?;
+        Some(&self.pools[found])
+    }
+
+    /// The pool that serves a request for this model; with no model, the only pool.
+    pub(crate) fn route(&self, model: Option<&str>) -> Result<&Arc<PoolView>, Refusal> {
+        let Some(model) = model else {
+            return match self.pools.as_slice() {
+                [only] => Ok(only),
+                _ => Err(Refusal::NoModel(self.model_names().take(20).map(str::to_owned).collect())),
+            };
+        };
+        if let Some(&position) = self.by_model.get(model) {
+            return Ok(&self.pools[position]);
+        }
+        // A pool whose models nobody told takes any name: its engines will judge.
+        let mut open = self.pools.iter().filter(|pool| pool.pool.spec.models.is_empty());
+        if let (Some(only), None) = (open.next(), open.next()) {
+            return Ok(only);
+        }
+        let nearest = nearest(model, self.model_names()).into_iter().map(str::to_owned).collect();
+        Err(Refusal::UnknownModel { model: echo(model), nearest })
+    }
+
+    /// The upstream of this endpoint, in whichever pool.
+    pub(crate) fn upstream(&self, id: EndpointId) -> Option<(&Arc<PoolView>, &Arc<Upstream>)> {
+        self.pools.iter().find_map(|pool| Some((pool, &pool.upstreams[pool.pool.position(id)?])))
+    }
+
+    fn model_names(&self) -> impl Iterator<Item = &str> {
+        self.pools.iter().flat_map(|pool| pool.pool.spec.models.iter().map(|model| &*model.name))
+    }
+}
+
+// === PoolView ===
+
+impl PoolView {
+    fn build(pool: Arc<Pool>, before: Option<&Arc<PoolView>>, metrics: &Metrics) -> Self {
+        let policy = &pool.spec.policy;
+        let upstreams = pool
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let known = before.and_then(|before| Some(&before.upstreams[before.pool.position(endpoint.id)?]));
+                match known {
+                    Some(known) if known.endpoint == *endpoint => Arc::clone(known),
+                    _ => Arc::new(Upstream::new(Arc::clone(endpoint), policy.breaker)),
+                }
+            })
+            .collect();
+        let same_budget = before.filter(|before| before.pool.spec.policy.retry == policy.retry);
+        Self {
+            picker: Picker::build(Arc::clone(&pool)),
+            upstreams,
+            metrics: metrics.pool(&pool.spec),
+            budget: same_budget
+                .map_or_else(|| Arc::new(RetryBudget::new(policy.retry.budget)), |before| Arc::clone(&before.budget)),
+            turn: before.map_or_else(Arc::default, |before| Arc::clone(&before.turn)),
+            pool,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.pool.spec.name
+    }
+
+    /// Counts the turns of round robin.
+    pub(crate) fn next_turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
