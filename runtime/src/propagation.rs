@@ -49,7 +49,8 @@ pub fn extract_pair(traceparent: &str, tracestate: &str) -> Context {
     let Some((trace, span, flags)) = parse_traceparent(traceparent) else {
         return Context::new();
     };
-    let state = if tracestate.len() <= TRACESTATE_LIMIT { tracestate.parse().unwrap_or_default() } else { TraceState::NONE };
+    let state =
+        if tracestate.len() <= TRACESTATE_LIMIT { tracestate.parse().unwrap_or_default() } else { TraceState::NONE };
     Context::new().with_remote_span_context(SpanContext::new(trace, span, flags, true, state))
 }
 
