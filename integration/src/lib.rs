@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The outside world of Hermes, in Rust: what tests, benches and trials put around the planes.
+//!
+//! ```text
+//!   load, replay ──HTTP──▶ Hermes (fleet: both planes) ──HTTP──▶ engine (simulated model servers)
+//!                              │            │
+//!                     apiserver (Kubernetes)  kvmanager (match_sort)
+//! ```
+//!
+//! Everything here is a real server or client over real sockets, scripted by its owner; nothing of it is a flag or a
+//! mode of the planes. [`engine`], [`load`] and [`fleet`] also serve people, through the `hermes` binary.
+
+pub mod apiserver;
+pub mod engine;
+pub mod fleet;
+pub mod kvmanager;
+pub mod load;

@@ -1,2 +1,9 @@
-//! Integration tests.
-fn main() {}
+//! Stories over real sockets: each file is one side of what Hermes promises.
+
+mod client;
+mod discovery;
+mod engine;
+mod kvmanager;
+mod load;
+mod route;
+mod tidy;

@@ -1,0 +1,86 @@
+//! The admin port's own pages: what this replica knows, and why a choice falls as it does.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/debug/snapshot` | the newest snapshot, and every endpoint's load, health and age of figures |
+//! | `/debug/score?pool=NAME[&model=NAME][&prompt_bytes=N]` | what a request like this would be answered, with every number; books nothing |
+//!
+//! Probes and metrics are `hermes_runtime`'s. No page holds a secret: URLs carry no credentials, and prompts are not
+//! here.
+
+use std::sync::Arc;
+
+use hermes_core::{query::Query as ScoreQuery, snapshot::Snapshot};
+use hermes_runtime::admin::{Admin, AdminResponse, Query};
+use http::StatusCode;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::brain::Brains;
+
+/// What the pages show.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    /// The newest snapshot.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Loads and choices.
+    pub brains: Arc<Brains>,
+    /// This replica's name.
+    pub replica: Arc<str>,
+}
+
+#[derive(Serialize)]
+struct World<'a, V> {
+    replica: &'a str,
+    snapshot: &'a Snapshot,
+    /// How busy and how healthy, by pool.
+    loads: V,
+}
+
+/// Bytes of text per token, roughly: enough for a page that people ask.
+const BYTES_PER_TOKEN: u64 = 4;
+
+// === Pages ===
+
+impl Pages {
+    /// Adds the pages to `admin`.
+    #[must_use]
+    pub fn add_to(self, admin: Admin) -> Admin {
+        let (world, score) = (self.clone(), self);
+        admin
+            .route("/debug/snapshot", move |_query, _body| std::future::ready(world.snapshot()))
+            .route("/debug/score", move |query, _body| std::future::ready(score.score(&query)))
+    }
+
+    fn snapshot(&self) -> AdminResponse {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let world = World { replica: &self.replica, snapshot: &snapshot, loads: self.brains.view() };
+        json(&world)
+    }
+
+    fn score(&self, query: &Query) -> AdminResponse {
+        let Some(pool) = query.get("pool") else {
+            return bad_request("name a pool: /debug/score?pool=NAME[&model=NAME][&prompt_bytes=N]\n");
+        };
+        let Some(home) = self.brains.pool(pool) else {
+            return AdminResponse::error(StatusCode::NOT_FOUND, format!("no pool is named `{pool}`\n"));
+        };
+        let Ok(prompt_bytes) = query.get("prompt_bytes").unwrap_or("0").parse::<u64>() else {
+            return bad_request("prompt_bytes must be a number of bytes\n");
+        };
+        let prompt_tokens = u32::try_from(prompt_bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX);
+        let asked = ScoreQuery { prompt_bytes, prompt_tokens, ..ScoreQuery::default() };
+        json(&home.brain.explain(&asked, query.get("model"), &[]))
+    }
+}
+
+fn bad_request(message: &'static str) -> AdminResponse {
+    AdminResponse::error(StatusCode::BAD_REQUEST, message)
+}
+
+fn json(page: &impl Serialize) -> AdminResponse {
+    match serde_json::to_vec(page) {
+        Ok(body) => AdminResponse::json(body),
+        Err(error) => AdminResponse::error(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}

@@ -1,0 +1,78 @@
+//! The configuration as a source of updates.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{ConfigSource, StartError};
+use crate::{
+    cluster::Update,
+    config::{
+        Config,
+        watch::{ConfigFile, ConfigStatus},
+    },
+    metrics::Metrics,
+};
+
+/// A configuration that was read once, and is followed.
+pub(super) struct Feed {
+    config: watch::Receiver<Arc<Config>>,
+    /// Of a file; a value has none, and never changes.
+    file: Option<(watch::Receiver<ConfigStatus>, AbortOnDropHandle<()>)>,
+    /// Keeps the value's channel open.
+    _value: Option<watch::Sender<Arc<Config>>>,
+}
+
+// === Feed ===
+
+impl Feed {
+    /// Reads the configuration for the first time.
+    pub(super) async fn open(source: ConfigSource) -> Result<Self, StartError> {
+        match source {
+            ConfigSource::Value(config) => {
+                let (sender, config) = watch::channel(Arc::new(config));
+                Ok(Self { config, file: None, _value: Some(sender) })
+            }
+            ConfigSource::File(path) => {
+                let file = ConfigFile::open(path).await?;
+                let (config, status) = (file.config(), file.status());
+                let follow = AbortOnDropHandle::new(tokio::spawn(file.watch()));
+                Ok(Self { config, file: Some((status, follow)), _value: None })
+            }
+        }
+    }
+
+    /// Sends every configuration until the pipeline ends.
+    pub(super) async fn run(self, updates: mpsc::Sender<Update>, metrics: Metrics) {
+        let Self { mut config, file, _value } = self;
+        config.mark_changed();
+        let (mut status, _follow) = file.unzip();
+        metrics.config_ok.set(1);
+        metrics.config_revision.set(1);
+        loop {
+            tokio::select! {
+                changed = config.changed() => {
+                    let newest = Arc::clone(&config.borrow_and_update());
+                    if changed.is_err() || updates.send(Update::Config(newest)).await.is_err() {
+                        return;
+                    }
+                }
+                Some(()) = news(status.as_mut()) => {
+                    let Some(status) = &status else { continue };
+                    let status = status.borrow();
+                    metrics.config_ok.set(i64::from(status.last_error.is_none()));
+                    metrics.config_revision.set(i64::try_from(status.revision).unwrap_or(i64::MAX));
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when there is a new status; for a value there never is.
+async fn news(status: Option<&mut watch::Receiver<ConfigStatus>>) -> Option<()> {
+    match status {
+        Some(status) => status.changed().await.ok(),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,74 @@
+//! What a control plane is started with, and why it may not start.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use hermes_runtime::admin::BindError;
+
+use crate::config::{Config, watch::LoadError};
+
+/// What a control plane is started with.
+pub struct Options {
+    /// What to know.
+    pub config: ConfigSource,
+    /// Where proxies connect; port 0 takes any.
+    pub listen: SocketAddr,
+    /// Where probes and metrics are served, if at all; port 0 takes any.
+    pub admin: Option<SocketAddr>,
+    /// Names the replica among others, such as the pod's name; drawn at random when absent.
+    pub replica: Option<Arc<str>>,
+    /// The Kubernetes API server to watch; the one that the environment names when absent.
+    pub kube: Option<kube::Client>,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum ConfigSource {
+    /// A file, followed as it changes.
+    File(PathBuf),
+    /// A value, for good.
+    Value(Config),
+}
+
+/// Why a control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong or unreadable.
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    /// The gRPC port is taken, or not ours to take.
+    #[error("cannot listen on {address}, set by --listen: {source}")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Why the system refused.
+        source: io::Error,
+    },
+    /// The admin port is taken, or not ours to take.
+    #[error(transparent)]
+    Admin(#[from] BindError),
+    /// The process has no usable TLS configuration.
+    #[error("the client for engines' metrics cannot be built: {0}")]
+    Collector(#[from] reqwest::Error),
+}
+
+// === Options ===
+
+impl Options {
+    /// Any free ports on the loopback interface: for tests, and for both planes in one process.
+    #[must_use]
+    pub fn local(config: ConfigSource) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { config, listen: any, admin: Some(any), replica: None, kube: None }
+    }
+}
+
+/// A number that no other start is likely to draw. Not for secrets.
+pub(super) fn at_random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

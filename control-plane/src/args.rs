@@ -1,0 +1,56 @@
+//! The command line of `hermes-control-plane`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use hermes_runtime::telemetry::LogFormat;
+
+use crate::config::duration;
+
+/// Knows the model servers, and tells every proxy where requests should go.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "hermes-control-plane", version, about)]
+pub struct Args {
+    /// The configuration file (YAML), read anew whenever it changes
+    #[arg(long, env = "HERMES_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// Where proxies connect (gRPC)
+    #[arg(long, env = "HERMES_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:7070")]
+    pub listen: SocketAddr,
+
+    /// Where probes, metrics and debug pages are served
+    #[arg(long, env = "HERMES_ADMIN", value_name = "ADDRESS", default_value = "0.0.0.0:7071")]
+    pub admin: SocketAddr,
+
+    /// How log lines look: text or json
+    #[arg(long, env = "HERMES_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// How long a shutdown waits for work in flight
+    #[arg(long, env = "HERMES_DRAIN", value_name = "DURATION", default_value = "30s", value_parser = read_duration)]
+    pub drain: Duration,
+}
+
+fn read_duration(text: &str) -> Result<Duration, String> {
+    duration::parse(text).ok_or_else(|| format!("`{text}` is not a duration such as 30s or 1m30s"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_configuration_file_must_be_named() {
+        let args = Args::try_parse_from(["hermes-control-plane", "--config", "hermes.yaml"]).expect("complete");
+        assert_eq!((args.listen.port(), args.admin.port()), (7070, 7071));
+        assert_eq!(args.drain, Duration::from_secs(30));
+        assert!(Args::try_parse_from(["hermes-control-plane"]).is_err());
+    }
+
+    #[test]
+    fn a_duration_that_is_none_is_refused_with_an_example() {
+        let error = Args::try_parse_from(["hermes-control-plane", "--config", "c", "--drain", "soon"]).expect_err("no duration");
+        assert!(error.to_string().contains("such as 30s"), "{error}");
+    }
+}

@@ -1,0 +1,195 @@
+//! All brains of this replica, and the way from a pool's name, or an endpoint, to its brain.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use hermes_core::{
+    ledger::{Key, Phase, ProxyId, RequestId},
+    snapshot::{EndpointId, Snapshot},
+};
+use hermes_proto::v1::Outcome;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{Brain, Census, Row, row::View};
+use crate::{collector::Observation, kvmanager::KvManager, metrics::Metrics};
+
+/// Every pool's brain. Readers take no lock to find one.
+#[derive(Debug)]
+pub struct Brains {
+    directory: ArcSwap<Directory>,
+    /// The clock of all brains counts from here.
+    start: Instant,
+    seed: u64,
+    metrics: Metrics,
+}
+
+/// What a pool needs besides what proxies see of it.
+#[derive(Clone, Debug, Default)]
+pub struct Guide {
+    /// Samples older than this are not used.
+    pub stale_after: Duration,
+    /// Whom to ask about caches.
+    pub kv_manager: Option<Arc<KvManager>>,
+}
+
+/// A pool's brain, and whom to ask before it chooses.
+#[derive(Clone, Debug)]
+pub struct Home {
+    /// The brain.
+    pub brain: Arc<Brain>,
+    /// Whom to ask about caches.
+    pub kv_manager: Option<Arc<KvManager>>,
+}
+
+#[derive(Debug, Default)]
+struct Directory {
+    pools: BTreeMap<Arc<str>, Home>,
+    endpoints: HashMap<EndpointId, Arc<Brain>>,
+}
+
+/// One pool's endpoints, for people.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PoolView {
+    pool: Arc<str>,
+    bookings: usize,
+    endpoints: Vec<View>,
+}
+
+// === Brains ===
+
+impl Brains {
+    /// No brains yet. `seed` decides what is left to chance.
+    #[must_use]
+    pub fn new(seed: u64, metrics: Metrics) -> Self {
+        Self { directory: ArcSwap::default(), start: Instant::now(), seed, metrics }
+    }
+
+    /// The time, as brains count it.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Makes the brains those of `snapshot`. One owner calls this; readers go on with the old directory meanwhile.
+    pub fn apply(&self, snapshot: &Snapshot, guide: impl Fn(&str) -> Guide) {
+        let (before, now) = (self.directory.load_full(), self.now());
+        let mut next = Directory::default();
+        for pool in &snapshot.pools {
+            let name = &pool.spec.name;
+            let Guide { stale_after, kv_manager } = guide(name);
+            let brain = match before.pools.get(name) {
+                Some(home) => {
+                    home.brain.apply(pool, stale_after, now);
+                    Arc::clone(&home.brain)
+                }
+                None => {
+                    let seed = self.seed ^ EndpointId::of(name, "", "").0;
+                    Arc::new(Brain::new(Arc::clone(pool), stale_after, self.metrics.pool(name), seed))
+                }
+            };
+            next.endpoints.extend(pool.endpoints.iter().map(|endpoint| (endpoint.id, Arc::clone(&brain))));
+            next.pools.insert(Arc::clone(name), Home { brain, kv_manager });
+        }
+        before.pools.keys().filter(|name| !next.pools.contains_key(*name)).for_each(|name| self.metrics.forget(name));
+        self.directory.store(Arc::new(next));
+    }
+
+    /// The brain of a pool.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<Home> {
+        self.directory.load().pools.get(name).cloned()
+    }
+
+    /// The brain of an endpoint's pool.
+    #[must_use]
+    pub fn of(&self, endpoint: EndpointId) -> Option<Arc<Brain>> {
+        self.directory.load().endpoints.get(&endpoint).cloned()
+    }
+
+    /// The collector asked an endpoint.
+    pub fn observe(&self, observation: &Observation) {
+        if let Some(brain) = self.of(observation.endpoint) {
+            brain.observe(observation, self.now());
+        }
+    }
+
+    /// Lets time pass in every pool.
+    pub fn tick(&self) {
+        let now = self.now();
+        self.all().for_each(|brain| brain.tick(now));
+    }
+
+    /// A proxy does not want the answer to a request any more.
+    pub fn cancel(&self, key: Key) {
+        let now = self.now();
+        self.all().for_each(|brain| brain.cancel(key, now));
+    }
+
+    /// A proxy is gone for good.
+    pub fn forget_proxy(&self, proxy: ProxyId) {
+        let now = self.now();
+        self.all().for_each(|brain| brain.forget_proxy(proxy, now));
+    }
+
+    /// A proxy says what it really has open, in all pools.
+    pub fn replace_proxy(&self, proxy: ProxyId, open: impl IntoIterator<Item = (RequestId, EndpointId, u32, Phase)>) {
+        let (directory, now) = (self.directory.load_full(), self.now());
+        let mut shares: HashMap<*const Brain, Vec<_>> = HashMap::new();
+        for request in open {
+            if let Some(brain) = directory.endpoints.get(&request.1) {
+                shares.entry(Arc::as_ptr(brain)).or_default().push(request);
+            }
+        }
+        for Home { brain, .. } in directory.pools.values() {
+            brain.replace_proxy(proxy, shares.remove(&Arc::as_ptr(brain)).unwrap_or_default(), now);
+        }
+    }
+
+    /// A request is over that was never sent anywhere: its booking is wherever it was made.
+    pub fn finished_unsent(&self, key: Key) {
+        let now = self.now();
+        self.all().for_each(|brain| brain.finished(key, None, Outcome::Unspecified, now));
+    }
+
+    /// The loads of all endpoints that `known` has, as `proxy` is to see them.
+    #[must_use]
+    pub fn rows(&self, proxy: ProxyId, known: &Snapshot) -> Vec<Row> {
+        let directory = self.directory.load_full();
+        let mut rows = Vec::new();
+        for pool in &known.pools {
+            if let Some(home) = directory.pools.get(&pool.spec.name) {
+                home.brain.rows(proxy, pool, &mut rows);
+            }
+        }
+        rows
+    }
+
+    /// How every pool stands.
+    #[must_use]
+    pub fn census(&self) -> Vec<(Arc<str>, Census)> {
+        let directory = self.directory.load_full();
+        directory.pools.iter().map(|(name, home)| (Arc::clone(name), home.brain.census())).collect()
+    }
+
+    /// Everything, for people.
+    pub(crate) fn view(&self) -> Vec<PoolView> {
+        let (directory, now) = (self.directory.load_full(), self.now());
+        let pools = directory.pools.iter().map(|(name, Home { brain, .. })| PoolView {
+            pool: Arc::clone(name),
+            bookings: brain.census().bookings,
+            endpoints: brain.view(now),
+        });
+        pools.collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = Arc<Brain>> {
+        let directory = self.directory.load_full();
+        let brains: Vec<_> = directory.pools.values().map(|home| Arc::clone(&home.brain)).collect();
+        brains.into_iter()
+    }
+}

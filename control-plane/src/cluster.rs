@@ -1,0 +1,331 @@
+//! The mutable world behind every snapshot: what the operator configured, what was discovered, which models engines
+//! serve.
+//!
+//! ```text
+//!   Update ──fold──▶ Cluster { pools: { config, sources: [found], members } } ──publish──▶ Arc<Snapshot>
+//!                       │
+//!                       ├─ targets(): whom the collector asks
+//!                       └─ sources(): where discovery looks
+//! ```
+//!
+//! Invariants:
+//! * synchronous and without I/O: it has one owner, [`crate::pipeline`], and never waits;
+//! * an endpoint that two sources found is one endpoint; the source that stands first in the configuration names it;
+//! * [`Cluster::publish`] answers nothing when nothing that a proxy can see has changed, and shares every pool that
+//!   did not change with the snapshot before.
+//!
+//! How busy and how healthy endpoints are is not here but in [`crate::brain`]: that changes many times a second.
+
+mod members;
+mod models;
+mod origin;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use hermes_core::{
+    policy::Settings,
+    snapshot::{EndpointId, Epoch, Pool, PoolSpec, Snapshot, Version},
+};
+
+use self::members::Members;
+use crate::{
+    collector::{ModelCard, Target},
+    config::{Config, PoolConfig, Source},
+    discovery::Discovered,
+};
+
+/// One thing that a source learned.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// The operator's configuration, whole.
+    Config(Arc<Config>),
+    /// The endpoints that one source sees now, whole.
+    Discovered {
+        /// Who says so.
+        source: SourceId,
+        /// All that it sees.
+        endpoints: Vec<Discovered>,
+    },
+    /// The models that an endpoint serves, whole.
+    Models {
+        /// Which endpoint.
+        endpoint: EndpointId,
+        /// All that it answers to.
+        models: Vec<ModelCard>,
+    },
+}
+
+/// What a fold may have changed. It may say too much: [`Cluster::publish`] has the last word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Something that a proxy sees.
+    pub visible: bool,
+    /// Whom the collector asks, or how.
+    pub targets: bool,
+    /// What the operator wants: where discovery looks, whom to ask about caches.
+    pub configuration: bool,
+}
+
+/// Names one source of one pool for as long as its configuration stays the same. Never used twice, so that a late word
+/// of a source that was removed can be told from its successor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceId(u64);
+
+/// Where discovery looks for one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookout {
+    /// Its name.
+    pub source: SourceId,
+    /// The pool that it feeds.
+    pub pool: Arc<str>,
+    /// What to watch; never static.
+    pub watched: Source,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Cluster {
+    /// `None` until the first configuration.
+    settings: Option<Arc<Settings>>,
+    pools: BTreeMap<Arc<str>, PoolState>,
+    /// The pool of every endpoint.
+    homes: HashMap<EndpointId, Arc<str>>,
+    next_source: u64,
+    /// The newest snapshot that was published.
+    published: Arc<Snapshot>,
+}
+
+/// One pool.
+#[derive(Debug)]
+struct PoolState {
+    config: PoolConfig,
+    sources: Vec<SourceState>,
+    members: Members,
+    /// Whether [`Pool`] may differ from the published one.
+    dirty: bool,
+}
+
+#[derive(Debug)]
+struct SourceState {
+    id: SourceId,
+    source: Source,
+    /// `None` until it was heard of.
+    found: Option<Vec<Discovered>>,
+}
+
+// === Changed ===
+
+impl Changed {
+    const NOTHING: Self = Self { visible: false, targets: false, configuration: false };
+    const MODELS: Self = Self { visible: true, ..Self::NOTHING };
+    const ENDPOINTS: Self = Self { visible: true, targets: true, configuration: false };
+    const EVERYTHING: Self = Self { visible: true, targets: true, configuration: true };
+
+    /// What either of two folds changed.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            visible: self.visible | other.visible,
+            targets: self.targets | other.targets,
+            configuration: self.configuration | other.configuration,
+        }
+    }
+}
+
+// === Cluster ===
+
+impl Cluster {
+    /// An empty world whose snapshots belong to `epoch`.
+    #[must_use]
+    pub fn new(epoch: Epoch) -> Self {
+        let published = Arc::new(Snapshot { epoch, ..Snapshot::default() });
+        Self { settings: None, pools: BTreeMap::new(), homes: HashMap::new(), next_source: 0, published }
+    }
+
+    /// Takes in one update.
+    pub fn fold(&mut self, update: Update) -> Changed {
+        match update {
+            Update::Config(config) => self.configure(&config),
+            Update::Discovered { source, endpoints } => self.discover(source, endpoints),
+            Update::Models { endpoint, models } => self.learn(endpoint, models),
+        }
+    }
+
+    /// The next snapshot, or nothing when no proxy could tell it from the last one.
+    pub fn publish(&mut self) -> Option<Arc<Snapshot>> {
+        let settings = Arc::clone(self.settings.as_ref()?);
+        let last = Arc::clone(&self.published);
+        let pools: Vec<Arc<Pool>> = self.pools.values_mut().map(|pool| pool.publish(&last)).collect();
+        let unchanged = pools.len() == last.pools.len() && pools.iter().zip(&last.pools).all(|(a, b)| Arc::ptr_eq(a, b));
+        if unchanged && *settings == *last.settings && last.version > Version(0) {
+            return None;
+        }
+        let version = Version(last.version.0 + 1);
+        self.published = Arc::new(Snapshot { epoch: last.epoch, version, pools, settings });
+        Some(Arc::clone(&self.published))
+    }
+
+    /// The newest snapshot that was published.
+    #[must_use]
+    pub fn newest(&self) -> &Arc<Snapshot> {
+        &self.published
+    }
+
+    /// What the operator wants of every pool.
+    pub fn configs(&self) -> impl Iterator<Item = &PoolConfig> {
+        self.pools.values().map(|pool| &pool.config)
+    }
+
+    /// Whom the collector asks.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Target> {
+        self.pools.values().flat_map(PoolState::targets).collect()
+    }
+
+    /// Where discovery looks.
+    #[must_use]
+    pub fn sources(&self) -> Vec<Lookout> {
+        self.pools.values().flat_map(PoolState::lookouts).collect()
+    }
+
+    /// Whether a configuration is there.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        self.settings.is_some()
+    }
+
+    /// Pools of which some source was not heard of yet.
+    pub fn unheard(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.pools.values().filter(|pool| pool.sources.iter().any(|source| source.found.is_none())).map(|pool| &pool.config.name)
+    }
+
+    fn configure(&mut self, config: &Config) -> Changed {
+        let mut before = std::mem::take(&mut self.pools);
+        for pool in &config.pools {
+            let old = before.remove(&pool.name);
+            let state = PoolState::configured(pool, old, &mut self.next_source);
+            self.pools.insert(Arc::clone(&pool.name), state);
+        }
+        if self.settings.as_deref() != Some(&config.settings) {
+            self.settings = Some(Arc::new(config.settings.clone()));
+        }
+        self.settle_in();
+        Changed::EVERYTHING
+    }
+
+    fn discover(&mut self, source: SourceId, endpoints: Vec<Discovered>) -> Changed {
+        let Some(pool) = self.pools.values_mut().find(|pool| pool.sources.iter().any(|known| known.id == source)) else {
+            // The last word of a source that the operator removed.
+            return Changed::NOTHING;
+        };
+        for known in pool.sources.iter_mut().filter(|known| known.id == source) {
+            known.found = Some(endpoints.clone());
+        }
+        if !pool.gather() {
+            return Changed::NOTHING;
+        }
+        self.settle_in();
+        Changed::ENDPOINTS
+    }
+
+    fn learn(&mut self, endpoint: EndpointId, models: Vec<ModelCard>) -> Changed {
+        let home = self.homes.get(&endpoint).and_then(|pool| self.pools.get_mut(pool));
+        let Some(pool) = home else { return Changed::NOTHING };
+        if !pool.members.learn(endpoint, models) {
+            return Changed::NOTHING;
+        }
+        pool.dirty = true;
+        Changed::MODELS
+    }
+
+    fn settle_in(&mut self) {
+        let residents = |pool: &PoolState| {
+            let name = Arc::clone(&pool.config.name);
+            pool.members.ids().map(|id| (id, Arc::clone(&name))).collect::<Vec<_>>()
+        };
+        self.homes = self.pools.values().flat_map(residents).collect();
+    }
+}
+
+// === PoolState ===
+
+impl PoolState {
+    /// The pool as `config` wants it, with what is known about sources and endpoints that stay.
+    fn configured(config: &PoolConfig, old: Option<Self>, next_source: &mut u64) -> Self {
+        let (mut before, members) = old.map_or_else(Default::default, |old| (old.sources, old.members));
+        let sources = config.sources.iter().map(|source| {
+            let kept = before.iter().position(|known| known.source == *source);
+            kept.map_or_else(|| SourceState::new(source, next_source), |position| before.swap_remove(position))
+        });
+        let sources = sources.collect();
+        let mut pool = Self { config: config.clone(), sources, members, dirty: true };
+        pool.gather();
+        pool
+    }
+
+    /// Joins what the sources found. Answers whether the endpoints changed.
+    fn gather(&mut self) -> bool {
+        let found = self.sources.iter().filter_map(|source| source.found.as_ref()).flatten();
+        let changed = self.members.replace(&self.config.name, found);
+        self.dirty |= changed;
+        changed
+    }
+
+    /// The pool as proxies see it: the one of `last`, shared, when nothing changed.
+    fn publish(&mut self, last: &Snapshot) -> Arc<Pool> {
+        let before = last.pool(&self.config.name);
+        if let Some(before) = before.filter(|_| !self.dirty) {
+            return Arc::clone(before);
+        }
+        self.dirty = false;
+        let Self { config: PoolConfig { name, models, policy, .. }, members, .. } = self;
+        let spec = PoolSpec { name: Arc::clone(name), models: models::of(name, models, members), policy: policy.clone() };
+        let spec = match before.filter(|before| *before.spec == spec) {
+            Some(before) => Arc::clone(&before.spec),
+            None => Arc::new(spec),
+        };
+        let pool = Pool { spec, endpoints: members.endpoints() };
+        match before.filter(|before| ***before == pool) {
+            Some(before) => Arc::clone(before),
+            None => Arc::new(pool),
+        }
+    }
+
+    fn targets(&self) -> impl Iterator<Item = Target> {
+        let collector = &self.config.collector;
+        let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
+        self.members.endpoints().into_iter().map(move |endpoint| Target {
+            id: endpoint.id,
+            url: Arc::clone(&endpoint.url),
+            metrics_path: metrics_path.clone(),
+            interval: collector.interval,
+            timeout: collector.timeout,
+        })
+    }
+
+    fn lookouts(&self) -> impl Iterator<Item = Lookout> {
+        let watched = self.sources.iter().filter(|state| origin::fixed(&state.source).is_none());
+        watched.map(|SourceState { id, source, .. }| Lookout {
+            source: *id,
+            pool: Arc::clone(&self.config.name),
+            watched: source.clone(),
+        })
+    }
+}
+
+// === SourceState ===
+
+impl SourceState {
+    /// A static source is heard of at once.
+    fn new(source: &Source, next: &mut u64) -> Self {
+        let id = SourceId(*next);
+        *next += 1;
+        Self { id, source: source.clone(), found: origin::fixed(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

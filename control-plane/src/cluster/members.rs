@@ -1,0 +1,82 @@
+//! The endpoints of one pool, and what is known about each that proxies do not need to know.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use hermes_core::snapshot::{Endpoint, EndpointId};
+
+use crate::{collector::ModelCard, discovery::Discovered};
+
+/// The endpoints of one pool, sorted by id.
+#[derive(Debug, Default)]
+pub(super) struct Members(BTreeMap<EndpointId, Member>);
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) endpoint: Arc<Endpoint>,
+    /// What it answered on `/v1/models`; `None` until it did.
+    pub(super) models: Option<Vec<ModelCard>>,
+}
+
+// === Members ===
+
+impl Members {
+    /// Makes these, in this order of precedence, the endpoints of `pool`. Answers whether that changed anything.
+    ///
+    /// One server has one place even when two sources found it: two would each count half of its load.
+    pub(super) fn replace<'a>(&mut self, pool: &str, found: impl Iterator<Item = &'a Discovered>) -> bool {
+        let mut before = std::mem::take(&mut self.0);
+        let count = before.len();
+        let mut urls = HashSet::new();
+        let mut changed = false;
+        for found in found.filter(|found| urls.insert(found.url.as_str())) {
+            let endpoint = endpoint(pool, found);
+            let old = before.remove(&endpoint.id);
+            let same = old.as_ref().is_some_and(|old| *old.endpoint == endpoint);
+            changed |= !same;
+            let member = match old {
+                Some(old) if same => old,
+                old => Member { endpoint: Arc::new(endpoint), models: old.and_then(|old| old.models) },
+            };
+            self.0.insert(member.endpoint.id, member);
+        }
+        changed || self.0.len() != count
+    }
+
+    /// Remembers the models of an endpoint. Answers whether they are others than before.
+    pub(super) fn learn(&mut self, id: EndpointId, mut models: Vec<ModelCard>) -> bool {
+        // Engines list adapters in the order of a hash map, which means nothing.
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        let Some(member) = self.0.get_mut(&id) else { return false };
+        let changed = member.models.as_ref() != Some(&models);
+        member.models = Some(models);
+        changed
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = EndpointId> {
+        self.0.keys().copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.0.values()
+    }
+
+    /// Sorted by id.
+    pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.0.values().map(|member| Arc::clone(&member.endpoint)).collect()
+    }
+}
+
+fn endpoint(pool: &str, found: &Discovered) -> Endpoint {
+    let Discovered { url, uid, name, role, group } = found;
+    Endpoint {
+        id: EndpointId::of(pool, url, uid),
+        url: url.as_str().into(),
+        name: name.as_str().into(),
+        role: *role,
+        group: group.as_deref().map(Into::into),
+    }
+}

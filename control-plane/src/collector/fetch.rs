@@ -1,0 +1,135 @@
+//! One bounded `GET` to an engine.
+//!
+//! A client is shared by all endpoints and keeps one connection to each. It ignores proxies of the environment, never
+//! leaves the host that it was sent to, and reads no more than it was told to.
+
+use std::{error::Error, io, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{Client, Response, StatusCode, Url, header, redirect};
+use tokio::time::timeout;
+
+/// Engines close idle connections after five seconds (uvicorn), so ours are closed before.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// Redirects that are followed: FastAPI answers `/metrics` with one to `/metrics/` in some releases.
+const MAX_REDIRECTS: usize = 2;
+
+/// Why there is no answer, or none that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// No connection: nobody listens there, or no route leads there.
+    #[error("connection refused or unreachable")]
+    Refused,
+    /// The answer was not complete in time.
+    #[error("no complete answer in time")]
+    Timeout,
+    /// The connection ended before the answer did.
+    #[error("connection lost before the answer was complete")]
+    Broken,
+    /// An answer other than 200.
+    #[error("status {0}, where 200 was expected")]
+    Status(u16),
+    /// An answer in another format.
+    #[error("answer in a format that is not understood")]
+    Garbage,
+    /// An answer over the limit.
+    #[error("answer over the size limit")]
+    TooLarge,
+}
+
+/// A client for any number of endpoints.
+///
+/// # Errors
+/// When the TLS configuration of the process is unusable.
+pub(crate) fn client() -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .no_proxy()
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(1)
+        .tcp_nodelay(true)
+        .redirect(redirect::Policy::custom(same_host))
+        .build()
+}
+
+/// The body of a 200 answer, if it is complete within `limit` and no longer than `max_bytes`.
+pub(crate) async fn get(client: &Client, url: &Url, limit: Duration, max_bytes: usize) -> Result<Bytes, Failure> {
+    let answered = timeout(limit, async {
+        let request = client.get(url.clone()).header(header::ACCEPT, "*/*");
+        let response = request.send().await.map_err(|error| Failure::of(&error))?;
+        if response.status() != StatusCode::OK {
+            return Err(Failure::Status(response.status().as_u16()));
+        }
+        read_body(response, max_bytes).await
+    });
+    answered.await.unwrap_or(Err(Failure::Timeout))
+}
+
+async fn read_body(mut response: Response, max_bytes: usize) -> Result<Bytes, Failure> {
+    let announced = response.content_length().unwrap_or(0);
+    if announced > max_bytes as u64 {
+        return Err(Failure::TooLarge);
+    }
+    let mut body = BytesMut::with_capacity(announced as usize);
+    while let Some(chunk) = response.chunk().await.map_err(|error| Failure::of(&error))? {
+        if body.len() + chunk.len() > max_bytes {
+            return Err(Failure::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+/// An engine must not send the control plane to other hosts.
+fn same_host(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let Some(from) = attempt.previous().last() else {
+        return attempt.stop();
+    };
+    if attempt.previous().len() > MAX_REDIRECTS || from.origin() != attempt.url().origin() {
+        return attempt.stop();
+    }
+    attempt.follow()
+}
+
+// === Failure ===
+
+impl Failure {
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Broken => "broken",
+            Self::Status(_) => "status",
+            Self::Garbage => "garbage",
+            Self::TooLarge => "too_large",
+        }
+    }
+
+    fn of(error: &reqwest::Error) -> Self {
+        if error.is_timeout() {
+            return Self::Timeout;
+        }
+        if error.is_connect() {
+            return Self::Refused;
+        }
+        if io_error(error).is_some() || error.is_body() {
+            return Self::Broken;
+        }
+        // The server spoke, and it was not HTTP.
+        if error.is_decode() { Self::Garbage } else { Self::Broken }
+    }
+}
+
+/// The operating system's error at the root of `error`, if that is what it is.
+fn io_error(error: &reqwest::Error) -> Option<&io::Error> {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref() {
+            return Some(io);
+        }
+        cause = error.source();
+    }
+    None
+}

@@ -1,0 +1,343 @@
+//! One pool of the list `pools`.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use hermes_core::policy::{BreakerPolicy, Policy, Retry, Timeouts};
+
+use super::{
+    address::is_path,
+    kv_manager::{self, KvManagerConfig},
+    reader::{Fields, Node},
+    sections::{BREAKER, METRICS, POOL, PREFIX, RETRY, TIMEOUTS},
+    source::{self, Source},
+    strategy,
+};
+
+/// Most models that one pool may name.
+const MAX_MODELS: usize = 1_000;
+
+/// Everything that was configured for a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolConfig {
+    /// 1 to 63 characters of a-z, 0-9 and `-`; unique.
+    pub name: Arc<str>,
+    /// Sorted, each once; empty when the engines are to be asked.
+    pub models: Vec<Arc<str>>,
+    /// What runs behind the endpoints.
+    pub engine: Engine,
+    /// Where the endpoints come from; at least one.
+    pub sources: Vec<Source>,
+    /// How requests are handled; travels to the proxies.
+    pub policy: Policy,
+    /// How metrics are collected.
+    pub collector: CollectorConfig,
+    /// Whom to ask about caches; present only when the strategy reads the answer.
+    pub kv_manager: Option<KvManagerConfig>,
+}
+
+/// What runs behind the endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// vLLM.
+    #[default]
+    Vllm,
+    /// SGLang.
+    Sglang,
+    /// TensorRT-LLM.
+    TrtLlm,
+    /// Text Generation Inference.
+    Tgi,
+    /// llama.cpp's server.
+    LlamaCpp,
+    /// Any OpenAI-compatible server.
+    OpenAi,
+}
+
+/// How a pool's metrics are collected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectorConfig {
+    /// Whether at all.
+    pub enabled: bool,
+    /// How often each endpoint is asked.
+    pub interval: Duration,
+    /// How long one answer may take.
+    pub timeout: Duration,
+    /// Where: begins with `/`.
+    pub path: Arc<str>,
+    /// Samples older than this are not used; longer than `interval`.
+    pub stale_after: Duration,
+}
+
+// === PoolConfig ===
+
+impl PoolConfig {
+    /// A pool with every default, and no endpoints yet.
+    pub(super) fn new(name: Arc<str>) -> Self {
+        let engine = Engine::default();
+        Self {
+            name,
+            models: Vec::new(),
+            engine,
+            sources: Vec::new(),
+            policy: Policy::default(),
+            collector: CollectorConfig::new(engine, Duration::from_secs(1), Duration::from_secs(2)),
+            kv_manager: None,
+        }
+    }
+
+    /// Takes a KV manager if the strategy reads its answer, and makes room for it in the policy.
+    pub(super) fn with_kv_manager(mut self, found: Option<KvManagerConfig>, fields: &Fields<'_>, key: &str) -> Self {
+        let Some(found) = found else { return self };
+        if !self.policy.strategy.needs_prefix() {
+            let strategy = self.policy.strategy.name();
+            fields.warn(format!(
+                "{}: not asked, since the strategy {strategy} does not look at caches",
+                fields.path_of(key)
+            ));
+            return self;
+        }
+        self.policy.score_deadline += found.budget;
+        self.policy.lookup_text = found.protocol.matches_text();
+        self.kv_manager = Some(found);
+        self
+    }
+}
+
+// === Engine ===
+
+impl Engine {
+    const ALL: [Self; 6] = [Self::Vllm, Self::Sglang, Self::TrtLlm, Self::Tgi, Self::LlamaCpp, Self::OpenAi];
+
+    /// Its name in the configuration and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+            Self::TrtLlm => "trtllm",
+            Self::Tgi => "tgi",
+            Self::LlamaCpp => "llamacpp",
+            Self::OpenAi => "openai",
+        }
+    }
+
+    /// Where it exposes its metrics unless something else is configured.
+    #[must_use]
+    pub const fn metrics_path(self) -> &'static str {
+        match self {
+            Self::TrtLlm => "/prometheus/metrics",
+            Self::Vllm | Self::Sglang | Self::Tgi | Self::LlamaCpp | Self::OpenAi => "/metrics",
+        }
+    }
+
+    pub(super) fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|engine| engine.name() == name)
+    }
+}
+
+// === CollectorConfig ===
+
+impl CollectorConfig {
+    pub(super) fn new(engine: Engine, interval: Duration, timeout: Duration) -> Self {
+        Self {
+            enabled: engine != Engine::OpenAi,
+            interval,
+            timeout,
+            path: engine.metrics_path().into(),
+            stale_after: (interval * 3).max(Duration::from_secs(5)),
+        }
+    }
+}
+
+/// One item of `pools`.
+pub(super) fn read(node: &Node<'_>) -> Option<PoolConfig> {
+    let fields = node.fields(&POOL)?;
+    let name = read_name(&fields);
+    let engine = fields.one_of("engine").and_then(Engine::of).unwrap_or_default();
+    let pool = PoolConfig {
+        models: fields.node("models").and_then(|node| read_models(&node)).unwrap_or_default(),
+        engine,
+        sources: read_sources(&fields),
+        policy: read_policy(&fields),
+        collector: read_collector(&fields, engine),
+        ..PoolConfig::new(Arc::default())
+    };
+    let kv_manager = fields.node("kvManager").and_then(|node| kv_manager::read(&node));
+    let pool = pool.with_kv_manager(kv_manager, &fields, "kvManager");
+    Some(PoolConfig { name: name?, ..pool })
+}
+
+fn read_name(fields: &Fields<'_>) -> Option<Arc<str>> {
+    let fix = "give 1 to 63 characters of a-z, 0-9 and -";
+    let Some(node) = fields.node("name") else {
+        fields.missing("name", fix);
+        return None;
+    };
+    let name = node.text("1 to 63 characters of a-z, 0-9 and -")?;
+    if !source::is_dns_label(name, 63) {
+        return node.wrong(fix);
+    }
+    Some(name.into())
+}
+
+fn read_models(node: &Node<'_>) -> Option<Vec<Arc<str>>> {
+    let mut models: BTreeSet<Arc<str>> = BTreeSet::new();
+    for item in node.items(0, MAX_MODELS, "model names")? {
+        let Some(name) = item.text("a model's name") else { continue };
+        if !models.insert(name.into()) {
+            item.wrong::<()>("leave it out: it is in the list already");
+        }
+    }
+    Some(models.into_iter().collect())
+}
+
+fn read_sources(fields: &Fields<'_>) -> Vec<Source> {
+    let (endpoints, kubernetes) = (fields.node("endpoints"), fields.node("kubernetes"));
+    if endpoints.is_none() && kubernetes.is_none() {
+        fields.missing("endpoints", "give static URLs here, or `kubernetes`");
+    }
+    let fixed = endpoints.and_then(|node| source::read_endpoints(&node));
+    let found = kubernetes.and_then(|node| source::read_kubernetes(&node));
+    fixed.into_iter().chain(found).collect()
+}
+
+fn read_policy(fields: &Fields<'_>) -> Policy {
+    let defaults = Policy::default();
+    let prefix = fields.node("prefix").and_then(|node| node.fields(&PREFIX));
+    let block_bytes = prefix.and_then(|prefix| u32::try_from(prefix.size("blockBytes")?).ok());
+    Policy {
+        strategy: fields.node("strategy").and_then(|node| strategy::read(&node)).unwrap_or(defaults.strategy),
+        timeouts: fields.node("timeouts").and_then(|node| read_timeouts(&node)).unwrap_or(defaults.timeouts),
+        retry: fields.node("retry").and_then(|node| read_retry(&node)).unwrap_or(defaults.retry),
+        breaker: fields.node("breaker").and_then(|node| read_breaker(&node)).unwrap_or(defaults.breaker),
+        block_bytes: block_bytes.unwrap_or(defaults.block_bytes),
+        score_deadline: fields.duration("scoreDeadline").unwrap_or(defaults.score_deadline),
+        lookup_text: defaults.lookup_text,
+    }
+}
+
+fn read_timeouts(node: &Node<'_>) -> Option<Timeouts> {
+    let (fields, defaults) = (node.fields(&TIMEOUTS)?, Timeouts::default());
+    Some(Timeouts {
+        connect: fields.duration("connect").unwrap_or(defaults.connect),
+        request: fields.duration("request").unwrap_or(defaults.request),
+        first_byte: fields.duration("firstByte").unwrap_or(defaults.first_byte),
+        idle: fields.duration("idle").unwrap_or(defaults.idle),
+    })
+}
+
+fn read_retry(node: &Node<'_>) -> Option<Retry> {
+    let (fields, defaults) = (node.fields(&RETRY)?, Retry::default());
+    Some(Retry {
+        attempts: fields.count("attempts").unwrap_or(defaults.attempts),
+        budget: fields.number("budget").unwrap_or(defaults.budget),
+    })
+}
+
+fn read_breaker(node: &Node<'_>) -> Option<BreakerPolicy> {
+    let (fields, defaults) = (node.fields(&BREAKER)?, BreakerPolicy::default());
+    let breaker = BreakerPolicy {
+        failures: fields.count("failures").unwrap_or(defaults.failures),
+        base: fields.duration("base").unwrap_or(defaults.base),
+        longest: fields.duration("longest").unwrap_or(defaults.longest),
+        warm_up: fields.duration("warmUp").unwrap_or(defaults.warm_up),
+    };
+    if breaker.longest < breaker.base {
+        fields.mistake("longest", "shorter than `base`", "give at least as much as `base`");
+    }
+    Some(breaker)
+}
+
+fn read_collector(fields: &Fields<'_>, engine: Engine) -> CollectorConfig {
+    let defaults = CollectorConfig::new(engine, Duration::from_secs(1), Duration::from_secs(2));
+    let Some(fields) = fields.node("metrics").and_then(|node| node.fields(&METRICS)) else { return defaults };
+    let interval = fields.duration("interval").unwrap_or(defaults.interval);
+    let timeout = fields.duration("timeout").unwrap_or(defaults.timeout);
+    let defaults = CollectorConfig::new(engine, interval, timeout);
+    let path = fields.text("path");
+    if path.is_some_and(|path| !is_path(path)) {
+        fields.node("path").and_then(|node| node.wrong::<()>("give a path such as /metrics"));
+    }
+    let stale_after = fields.duration("staleAfter").unwrap_or(defaults.stale_after);
+    if stale_after <= interval {
+        fields.mistake("staleAfter", "not longer than `interval`", "give at least two intervals");
+    }
+    CollectorConfig {
+        enabled: fields.flag("enabled").unwrap_or(defaults.enabled),
+        path: path.map_or(defaults.path, Arc::from),
+        stale_after,
+        interval,
+        timeout,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hermes_core::policy::{KvAware, Scale, Settings, Strategy};
+
+    use super::*;
+    use crate::config::{Config, Port};
+
+    fn full() -> Config {
+        Config::parse(include_str!("../../examples/full.yaml")).expect("a good file")
+    }
+
+    #[test]
+    fn every_value_of_the_full_example_arrives() {
+        let config = full();
+        let [agents, chat, embeddings] = &config.pools[..] else { panic!("three pools, by name") };
+        let millis = Duration::from_millis;
+        let weights = KvAware { miss: 2.0, usage: 0.5, waiting: 1.5, in_flight: 0.8, scale: Scale::Raw };
+        let policy = Policy {
+            strategy: Strategy::KvAware(weights),
+            timeouts: Timeouts {
+                connect: millis(1_000),
+                request: millis(300_000),
+                first_byte: millis(30_000),
+                idle: millis(90_000),
+            },
+            retry: Retry { attempts: 2, budget: 0.1 },
+            breaker: BreakerPolicy { failures: 5, base: millis(500), longest: millis(60_000), warm_up: millis(10_000) },
+            block_bytes: 512,
+            score_deadline: millis(15 + 30),
+            lookup_text: true,
+        };
+        assert_eq!(chat.policy, policy);
+        assert_eq!(chat.models, ["Qwen/Qwen3-8B".into(), "sql-adapter".into()] as [Arc<str>; 2]);
+        let [Source::Static(urls), Source::Services(selection)] = &chat.sources[..] else { panic!("two sources") };
+        assert_eq!((urls.len(), &selection.port), (2, &Port::Name("http".into())));
+        assert_eq!((&*chat.collector.path, chat.collector.stale_after), ("/custom/metrics", millis(7_000)));
+        let kv_manager = chat.kv_manager.as_ref().expect("configured");
+        assert_eq!(&*kv_manager.url, "http://cache-indexer-service:8081/v2/match_sort");
+        assert_eq!((kv_manager.id_keys.len(), kv_manager.score_keys.len()), (1, 1));
+        assert!(matches!(agents.sources[..], [Source::Pods(_)]));
+        assert_eq!((agents.engine, embeddings.engine), (Engine::Sglang, Engine::OpenAi));
+        assert!(!embeddings.collector.enabled, "an unknown server has no known metrics");
+        assert_eq!(
+            config.settings,
+            Settings {
+                max_body_bytes: 16 << 20,
+                max_concurrent: 2_000,
+                client_timeout: millis(10_000),
+                expose_endpoint: true,
+                extra_paths: vec!["/v2/embed".into()],
+            }
+        );
+    }
+
+    #[test]
+    fn an_engine_with_another_metrics_path_has_it_by_default() {
+        let text = "pools: [{name: a, engine: trtllm, endpoints: ['http://h:1'], metrics: {interval: 4s}}]";
+        let config = Config::parse(text).expect("a good file");
+        let collector = &config.pools[0].collector;
+        assert_eq!(&*collector.path, "/prometheus/metrics");
+        assert_eq!(collector.stale_after, Duration::from_secs(12));
+    }
+
+    #[test]
+    fn every_engine_is_found_by_its_name() {
+        for engine in Engine::ALL {
+            assert_eq!(Engine::of(engine.name()), Some(engine));
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The keys of one pool.
+
+use super::{HOUR, Key, Kind, MINUTE, SECOND, Section, millis};
+
+pub(in super::super) static POOL: Section = Section {
+    path: "pools[]",
+    keys: &[
+        Key::new(
+            "name",
+            Kind::Text("1 to 63 characters of a-z, 0-9 and -"),
+            "(required)",
+            "Names the pool in metrics, traces and explanations; unique.",
+        ),
+        Key::new(
+            "models",
+            Kind::List("at most 1000 model names"),
+            "(what the engines answer on `/v1/models`)",
+            "The names that clients may put into `model`.",
+        ),
+        Key::new(
+            "engine",
+            Kind::OneOf(&["vllm", "sglang", "trtllm", "tgi", "llamacpp", "openai"]),
+            "vllm",
+            "What runs behind the endpoints; `openai` is any OpenAI-compatible server.",
+        ),
+        Key::new(
+            "endpoints",
+            Kind::List("URLs such as http://10.0.0.7:8000"),
+            "[]",
+            "Static endpoints: `http://host:port`, without path and credentials. A pool needs these, or `kubernetes`, or both.",
+        ),
+        Key::new("kubernetes", Kind::Mapping("a mapping"), "", "Endpoints that Kubernetes knows."),
+        Key::new(
+            "strategy",
+            Kind::Mapping("a strategy's name, or a mapping with `name`"),
+            "kv-aware",
+            "How an endpoint is chosen: a name, or a mapping with the name and its settings.",
+        ),
+        Key::new("metrics", Kind::Mapping("a mapping"), "", "How the engines' metrics are collected."),
+        Key::new(
+            "kvManager",
+            Kind::Mapping("a mapping"),
+            "",
+            "A global KV-cache manager to ask which endpoint holds a prompt.",
+        ),
+        Key::new("timeouts", Kind::Mapping("a mapping"), "", "How long each step of a request may take."),
+        Key::new("retry", Kind::Mapping("a mapping"), "", "What happens when an attempt fails before its first byte."),
+        Key::new("breaker", Kind::Mapping("a mapping"), "", "When a failing endpoint is left alone."),
+        Key::new("prefix", Kind::Mapping("a mapping"), "", "How prompts are hashed."),
+        Key::new(
+            "scoreDeadline",
+            millis(1, 10 * SECOND),
+            "20ms",
+            "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` is added to it.",
+        ),
+    ],
+};
+
+pub(in super::super) static KUBERNETES: Section = Section {
+    path: "pools[].kubernetes",
+    keys: &[
+        Key::new(
+            "namespace",
+            Kind::Text("a namespace's name: 1 to 63 characters of a-z, 0-9 and -"),
+            "(the control plane's own)",
+            "Where to look.",
+        ),
+        Key::new(
+            "services",
+            Kind::Mapping("a mapping of label names to values"),
+            "",
+            "Labels of the Services whose endpoints are taken. Either this or `pods`.",
+        ),
+        Key::new("pods", Kind::Mapping("a mapping of label names to values"), "", "Labels of the pods that are taken."),
+        Key::new(
+            "port",
+            Kind::Mapping("a port from 1 to 65535, or a port's name"),
+            "(required)",
+            "The port that serves inference: a number or a name.",
+        ),
+        Key::new(
+            "resync",
+            millis(SECOND, 24 * HOUR),
+            "5m",
+            "How often everything is listed again, in case a watch has missed something.",
+        ),
+        Key::new("timeout", millis(100, 10 * MINUTE), "10s", "How long one answer of the Kubernetes API may take."),
+    ],
+};
+
+pub(in super::super) static STRATEGY: Section = Section {
+    path: "pools[].strategy",
+    keys: &[
+        Key::new(
+            "name",
+            Kind::Text("a strategy's name"),
+            "(required)",
+            "`kv-aware`, `round-robin`, `random`, `least-request`, `power-of-two` or `session-affinity`.",
+        ),
+        Key::new("weights", Kind::Mapping("a mapping"), "", "Of `kv-aware`: what counts how much."),
+        Key::new(
+            "scale",
+            Kind::OneOf(&["max", "raw"]),
+            "max",
+            "Of `kv-aware`: counts are divided by the largest among the candidates, or taken as they are.",
+        ),
+        Key::new(
+            "keys",
+            Kind::List("1 to 8 of `user`, `key` and `header:NAME`"),
+            "[header:x-session-id, user, key]",
+            "Of `session-affinity`: where the session is named, tried in order: a header, the body's `user`, or the API key.",
+        ),
+        Key::new(
+            "loadFactor",
+            Kind::Number(1.01, 100.0),
+            "1.25",
+            "Of `session-affinity`: an endpoint takes at most this multiple of the mean load.",
+        ),
+    ],
+};
+
+pub(in super::super) static WEIGHTS: Section = Section {
+    path: "pools[].strategy.weights",
+    keys: &[
+        Key::new("miss", Kind::Number(0.0, 1_000.0), "1", "Times the share of the prompt that is not cached there.")
+            .also(&["kvCacheHitNotRateWeight", "kvCacheNotHitRateWeight"]),
+        Key::new("usage", Kind::Number(0.0, 1_000.0), "1", "Times the usage of the KV cache.")
+            .also(&["xpuCacheUsageWeight"]),
+        Key::new("waiting", Kind::Number(0.0, 1_000.0), "1", "Times the requests that wait in the engine.")
+            .also(&["waitingRequestWeight"]),
+        Key::new(
+            "inFlight",
+            Kind::Number(0.0, 1_000.0),
+            "1",
+            "Times the prompt tokens sent there and not yet answered.",
+        )
+        .also(&["inflightWeight"]),
+    ],
+};
+
+pub(in super::super) static METRICS: Section = Section {
+    path: "pools[].metrics",
+    keys: &[
+        Key::new(
+            "enabled",
+            Kind::Flag,
+            "(true; false for the engine `openai`)",
+            "Whether metrics are collected at all.",
+        ),
+        Key::new("interval", millis(100, 10 * MINUTE), "1s", "How often each endpoint is asked."),
+        Key::new("timeout", millis(10, 5 * MINUTE), "2s", "How long one answer may take."),
+        Key::new(
+            "path",
+            Kind::Text("a path such as /metrics"),
+            "(`/metrics`; `/prometheus/metrics` for the engine `trtllm`)",
+            "Where the engine exposes its metrics.",
+        ),
+        Key::new(
+            "staleAfter",
+            millis(100, HOUR),
+            "(three intervals, at least 5s)",
+            "Samples older than this are not used; longer than `interval`.",
+        ),
+    ],
+};
+
+pub(in super::super) static KV_MANAGER: Section = Section {
+    path: "pools[].kvManager",
+    keys: &[
+        Key::new("protocol", Kind::OneOf(&["match-sort", "match_sort"]), "match-sort", "What it speaks.")
+            .also(&["kind"]),
+        Key::new(
+            "url",
+            Kind::Text("a URL such as http://cache-indexer-service:8080/match_sort"),
+            "(required)",
+            "Where it listens; port and path may stand here or in `port` and `path`.",
+        ),
+        Key::new("port", Kind::Count(1, 65_535), "8080", "Its port."),
+        Key::new("path", Kind::Text("a path such as /match_sort"), "/match_sort", "The path of its lookup."),
+        Key::new(
+            "timeout",
+            millis(10, 5 * MINUTE),
+            "10s",
+            "How long a connection may take to open, and an answer may take before the connection is given up. No request waits for it.",
+        ),
+        Key::new(
+            "budget",
+            millis(1, 5 * SECOND),
+            "50ms",
+            "How long a request waits for an answer; after it nothing is known of the cache.",
+        ),
+        Key::new(
+            "idKeys",
+            Kind::List("1 to 32 JSON names"),
+            "[pod_ip, podIP, ip, address, endpoint, instance, instance_id, name, pod]",
+            "Where an entry of the answer names the endpoint; the first that is there counts.",
+        ),
+        Key::new(
+            "scoreKeys",
+            Kind::List("1 to 32 JSON names"),
+            "[match_rate, hit_rate, score, match, longest_matched, matched_tokens]",
+            "Where an entry of the answer has its degree of match; the first that is there counts.",
+        ),
+    ],
+};
+
+pub(in super::super) static TIMEOUTS: Section = Section {
+    path: "pools[].timeouts",
+    keys: &[
+        Key::new("connect", millis(1, MINUTE), "2s", "Opening a connection to an endpoint."),
+        Key::new("request", millis(10, 24 * HOUR), "120s", "A whole request that does not stream."),
+        Key::new(
+            "firstByte",
+            millis(10, 24 * HOUR),
+            "60s",
+            "From sending a streaming request to the first byte of its answer.",
+        ),
+        Key::new("idle", millis(10, 24 * HOUR), "300s", "Silence inside a streamed answer."),
+    ],
+};
+
+pub(in super::super) static RETRY: Section = Section {
+    path: "pools[].retry",
+    keys: &[
+        Key::new("attempts", Kind::Count(1, 10), "3", "Attempts for one request, the first included."),
+        Key::new("budget", Kind::Number(0.0, 1.0), "0.2", "Retries as a share of all requests."),
+    ],
+};
+
+pub(in super::super) static BREAKER: Section = Section {
+    path: "pools[].breaker",
+    keys: &[
+        Key::new("failures", Kind::Count(1, 1_000), "3", "Failures in a row that take an endpoint out."),
+        Key::new("base", millis(10, 10 * MINUTE), "1s", "First time out; doubles with every failed trial."),
+        Key::new("longest", millis(10, HOUR), "30s", "Longest time out; not under `base`."),
+        Key::new(
+            "warmUp",
+            millis(0, 10 * MINUTE),
+            "5s",
+            "How long an endpoint that came back takes to get its whole share.",
+        ),
+    ],
+};
+
+pub(in super::super) static PREFIX: Section = Section {
+    path: "pools[].prefix",
+    keys: &[Key::new(
+        "blockBytes",
+        Kind::Size(16, 64 << 10),
+        "256",
+        "Size of the chunks over which prompts are hashed.",
+    )],
+};

@@ -1,0 +1,53 @@
+//! Which model servers exist, learned from Kubernetes.
+//!
+//! ```text
+//!   API server ──watch services───────┐
+//!              ──watch endpointslices─┼─▶ index (join, pure) ─▶ settle ─▶ sink(whole set)
+//!              ──or: watch pods───────┘
+//! ```
+//!
+//! One [`KubernetesDiscovery`] serves one pool and shares nothing with others. It needs `list` and `watch` on
+//! `services` and `pods` (core) and `endpointslices` (`discovery.k8s.io`) in the namespaces it is pointed at, and
+//! nothing else: no `get`, no cluster-wide right, no write.
+//!
+//! Invariants:
+//! * level-triggered: every list replaces what was known, so a missed event is repaired by the next list;
+//! * a failed watch never empties the set: the last known one stays until the API server says otherwise;
+//! * nothing is published before every kind was listed once, so that half a picture never looks like a scale-down;
+//! * an object that cannot be parsed is skipped with a warning, and its last good version stays.
+//!
+//! It does not ask whether an endpoint answers: probing and metrics are the collector's.
+
+pub mod client;
+pub mod index;
+pub mod kubernetes;
+mod labels;
+pub mod port;
+mod publish;
+mod relist;
+mod state;
+pub mod status;
+mod watch;
+
+use hermes_core::snapshot::Role;
+
+pub use self::{
+    kubernetes::{KubernetesDiscovery, KubernetesSource, Selection},
+    port::Port,
+    status::DiscoveryStatus,
+};
+
+/// One endpoint as discovered, before it is checked or probed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Discovered {
+    /// Base URL without a trailing slash: `http://10.0.0.7:8000`.
+    pub url: String,
+    /// What tells two incarnations at one address apart: the pod's UID, or empty where there is no pod.
+    pub uid: String,
+    /// For people: `namespace/name` of the pod, or the URL's authority where there is no pod.
+    pub name: String,
+    /// What the endpoint does for a request.
+    pub role: Role,
+    /// Prefill and decode endpoints are paired inside one group only.
+    pub group: Option<String>,
+}

@@ -1,0 +1,101 @@
+//! Pods by label: each ready pod is one endpoint.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+};
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+
+use super::{Endpoints, Found, Index, keep};
+use crate::discovery::{
+    Discovered, Port,
+    labels::{Placement, placement},
+    port,
+};
+
+/// Ready pods, by name.
+#[derive(Debug)]
+pub struct PodIndex {
+    port: Port,
+    /// `None`: the pod is ready but cannot be used.
+    pods: BTreeMap<String, Option<Discovered>>,
+}
+
+// === impl PodIndex ===
+
+impl PodIndex {
+    /// An empty index whose endpoints listen on `port` of their pod.
+    #[must_use]
+    pub fn new(port: Port) -> Self {
+        Self { port, pods: BTreeMap::new() }
+    }
+}
+
+impl Index<Pod> for PodIndex {
+    fn apply(&mut self, pod: Pod) -> bool {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let entry = ready_address(&pod).map(|address| endpoint(&pod, address, &self.port));
+        keep(&mut self.pods, name, entry)
+    }
+
+    fn delete(&mut self, name: &str) -> bool {
+        self.pods.remove(name).is_some()
+    }
+}
+
+impl Endpoints for PodIndex {
+    fn endpoints(&self) -> Found {
+        let endpoints: Vec<_> = self.pods.values().flatten().cloned().collect();
+        let left_out = self.pods.len() - endpoints.len();
+        Found::new(endpoints, left_out)
+    }
+}
+
+/// The address of a pod that may get requests: ready, not being deleted, and with an address at all.
+fn ready_address(pod: &Pod) -> Option<IpAddr> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let status = pod.status.as_ref()?;
+    if !is_ready(status) {
+        return None;
+    }
+    // An evicted pod can keep its conditions while its address is taken away or empty.
+    status.pod_ip.as_deref()?.parse().ok()
+}
+
+fn is_ready(status: &PodStatus) -> bool {
+    let ended = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    !ended && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn endpoint(pod: &Pod, address: IpAddr, port: &Port) -> Option<Discovered> {
+    let metadata = &pod.metadata;
+    let Placement { role, group } = placement(metadata.labels.as_ref()).ok()?;
+    let number = match port {
+        Port::Number(number) => *number,
+        Port::Name(name) => container_port(pod.spec.as_ref()?, name)?,
+    };
+    let (namespace, name) = (metadata.namespace.as_deref()?, metadata.name.as_deref()?);
+    Some(Discovered {
+        url: format!("http://{}", SocketAddr::new(address, number.get())),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        name: format!("{namespace}/{name}"),
+        role,
+        group,
+    })
+}
+
+/// The number of the container port called `name`; sidecars (restartable init containers) count like containers.
+fn container_port(spec: &PodSpec, name: &str) -> Option<NonZeroU16> {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let named = ports.find(|port| port.name.as_deref() == Some(name))?;
+    port::number(named.container_port)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+use hermes_core::snapshot::Role;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn pod(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "ai", "uid": format!("uid-{name}"), "labels": {}},
+        "spec": {"containers": [{"name": "engine", "ports": [{"name": "http", "containerPort": 8123}]}]},
+        "status": {
+            "phase": "Running",
+            "podIP": "10.0.0.7",
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    })
+}
+
+fn read(pod: &Value) -> Pod {
+    serde_json::from_value(pod.clone()).unwrap()
+}
+
+fn index(port: &str) -> PodIndex {
+    PodIndex::new(port.parse().unwrap())
+}
+
+fn urls(index: &PodIndex) -> Vec<String> {
+    index.endpoints().endpoints.into_iter().map(|endpoint| endpoint.url).collect()
+}
+
+#[test]
+fn a_ready_pod_is_an_endpoint() {
+    let mut index = index("8000");
+    let mut ready = pod("a");
+    ready["metadata"]["labels"] = json!({"openfuyao.com/pdRole": "prefill", "openfuyao.com/pdGroupID": "g1"});
+    assert!(index.apply(read(&ready)));
+    let found = index.endpoints();
+    let expected = Discovered {
+        url: "http://10.0.0.7:8000".to_owned(),
+        uid: "uid-a".to_owned(),
+        name: "ai/a".to_owned(),
+        role: Role::Prefill,
+        group: Some("g1".to_owned()),
+    };
+    assert_eq!(found, Found { endpoints: vec![expected], left_out: 0 });
+}
+
+#[test]
+fn a_pod_that_must_not_get_requests_is_none() {
+    let cases = [
+        ("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z")),
+        ("/status/conditions", json!([{"type": "Ready", "status": "False"}])),
+        ("/status/conditions", json!([{"type": "ContainersReady", "status": "True"}])),
+        ("/status/phase", json!("Failed")),
+        ("/status/podIP", json!("")),
+        ("/status/podIP", Value::Null),
+        ("/status", Value::Null),
+    ];
+    for (path, value) in cases {
+        let mut index = index("8000");
+        assert!(index.apply(read(&pod("a"))));
+        let mut unfit = pod("a");
+        let (parent, field) = path.rsplit_once('/').unwrap();
+        unfit.pointer_mut(parent).unwrap()[field] = value.clone();
+        assert!(index.apply(read(&unfit)), "{path} = {value} is a change");
+        assert_eq!(index.endpoints(), Found::default(), "{path} = {value}");
+    }
+}
+
+#[test]
+fn a_heartbeat_changes_nothing() {
+    let mut index = index("8000");
+    index.apply(read(&pod("a")));
+    let mut again = pod("a");
+    again["metadata"]["annotations"] = json!({"seen": "now"});
+    again["status"]["conditions"][0]["lastProbeTime"] = json!("2026-01-01T00:00:00Z");
+    assert!(!index.apply(read(&again)));
+}
+
+#[test]
+fn a_named_port_is_the_containers() {
+    let mut by_name = index("http");
+    by_name.apply(read(&pod("a")));
+    assert_eq!(urls(&by_name), ["http://10.0.0.7:8123"]);
+
+    let mut sidecar = pod("a");
+    sidecar["spec"]["containers"] = json!([{"name": "other"}]);
+    sidecar["spec"]["initContainers"] = json!([{"name": "s", "ports": [{"name": "http", "containerPort": 9000}]}]);
+    by_name.apply(read(&sidecar));
+    assert_eq!(urls(&by_name), ["http://10.0.0.7:9000"]);
+}
+
+#[test]
+fn a_ready_pod_that_cannot_be_used_is_counted() {
+    let mut no_such_port = index("grpc");
+    no_such_port.apply(read(&pod("a")));
+    assert_eq!(no_such_port.endpoints(), Found { endpoints: vec![], left_out: 1 });
+
+    let mut leader = pod("a");
+    leader["metadata"]["labels"] = json!({"openfuyao.com/pdRole": "leader"});
+    let mut by_number = index("8000");
+    by_number.apply(read(&leader));
+    assert_eq!(by_number.endpoints(), Found { endpoints: vec![], left_out: 1 });
+}
+
+#[test]
+fn a_recreated_pod_is_another_incarnation() {
+    let mut index = index("8000");
+    index.apply(read(&pod("a")));
+    let mut again = pod("a");
+    again["metadata"]["uid"] = json!("second");
+    assert!(index.apply(read(&again)));
+    assert_eq!(index.endpoints().endpoints[0].uid, "second");
+}
+
+#[test]
+fn an_ipv6_address_is_bracketed() {
+    let mut index = index("8000");
+    let mut ipv6 = pod("a");
+    ipv6["status"]["podIP"] = json!("fd00::7");
+    index.apply(read(&ipv6));
+    assert_eq!(urls(&index), ["http://[fd00::7]:8000"]);
+}
+
+#[test]
+fn deleting_is_news_once() {
+    let mut index = index("8000");
+    index.apply(read(&pod("a")));
+    assert!(index.delete("a"));
+    assert!(!index.delete("a"));
+    assert!(urls(&index).is_empty());
+}
+
+#[test]
+fn a_reset_replaces_the_set_and_says_whether_it_differs() {
+    let mut index = index("8000");
+    index.apply(read(&pod("a")));
+    let mut other = pod("b");
+    other["status"]["podIP"] = json!("10.0.0.8");
+    let gone = ["a".to_owned()].into();
+    assert!(index.reset(vec![read(&other)], &gone));
+    assert_eq!(urls(&index), ["http://10.0.0.8:8000"]);
+    assert!(!index.reset(vec![read(&other)], &std::collections::BTreeSet::new()));
+}

@@ -1,0 +1,145 @@
+//! Runs the watches of one pool.
+
+use std::{collections::BTreeMap, convert::Infallible, fmt::Debug, future::Future, time::Duration};
+
+use k8s_openapi::{
+    NamespaceResourceScope, Resource as _,
+    api::{
+        core::v1::{Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
+};
+use kube::{
+    Api, Client, Resource,
+    core::{DeserializeGuard, Expression, Selector},
+    runtime::watcher::{self, watcher},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use super::{
+    Discovered, Port,
+    index::{Index, PodIndex, SERVICE_NAME, ServiceIndex},
+    publish::publish,
+    state::State,
+    status::DiscoveryStatus,
+    watch::{Pace, follow},
+};
+
+/// Seconds after which the server ends a watch and the watcher resumes it. A connection that is silently dead is
+/// noticed 5 s later at the latest.
+const WATCH_SECONDS: u32 = 60;
+
+/// Lists more often than this would be polling.
+const SHORTEST_RESYNC: Duration = Duration::from_secs(1);
+
+/// Where a pool's endpoints come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesSource {
+    /// The namespace to look in.
+    pub namespace: String,
+    /// Which objects there.
+    pub selection: Selection,
+    /// Where inference requests go.
+    pub port: Port,
+    /// How often everything is listed anew although watches run, at least every second. Watches tell changes at
+    /// once; this only bounds how long a change could stay unseen if a watch lost it.
+    pub resync: Duration,
+    /// Longest silence while a list is under way, and then it is begun anew.
+    pub timeout: Duration,
+}
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Services that have all these labels, resolved through their EndpointSlices to ready pods.
+    Services(BTreeMap<String, String>),
+    /// Pods that have all these labels.
+    Pods(BTreeMap<String, String>),
+}
+
+/// Discovers the endpoints of one pool until it is dropped.
+#[derive(Debug)]
+pub struct KubernetesDiscovery {
+    source: KubernetesSource,
+    status: watch::Sender<DiscoveryStatus>,
+}
+
+// === impl KubernetesSource ===
+
+impl KubernetesSource {
+    /// A source that lists anew every five minutes and gives up a list after ten silent seconds.
+    #[must_use]
+    pub fn new(namespace: impl Into<String>, selection: Selection, port: Port) -> Self {
+        let (resync, timeout) = (Duration::from_secs(300), Duration::from_secs(10));
+        Self { namespace: namespace.into(), selection, port, resync, timeout }
+    }
+}
+
+// === impl Selection ===
+
+impl Selection {
+    fn kinds(&self) -> &'static [&'static str] {
+        match self {
+            Self::Services(_) => &[Service::URL_PATH_SEGMENT, EndpointSlice::URL_PATH_SEGMENT],
+            Self::Pods(_) => &[Pod::URL_PATH_SEGMENT],
+        }
+    }
+}
+
+// === impl KubernetesDiscovery ===
+
+impl KubernetesDiscovery {
+    /// Prepares discovery for one pool and the view on its health; nothing runs yet.
+    #[must_use]
+    pub fn new(source: KubernetesSource) -> (Self, watch::Receiver<DiscoveryStatus>) {
+        let (status, view) = watch::channel(DiscoveryStatus::new(source.selection.kinds()));
+        (Self { source, status }, view)
+    }
+
+    /// Runs for ever; dropping the future ends all watches. It spawns nothing.
+    ///
+    /// `sink` gets the whole current set, sorted by URL, once everything was listed (even when it is empty) and then
+    /// whenever it changed: the first change at once, a burst as one. While it is awaited, changes gather.
+    pub async fn run<S, F>(self, client: Client, sink: S)
+    where
+        S: FnMut(Vec<Discovered>) -> F,
+        F: Future<Output = ()>,
+    {
+        let Self { source, status } = self;
+        let KubernetesSource { namespace, selection, port, resync, timeout } = source;
+        let pace = Pace { list: timeout, resync: resync.max(SHORTEST_RESYNC) };
+        let (client, namespace) = (&client, namespace.as_str());
+        match selection {
+            Selection::Services(labels) => {
+                let state = State::new(ServiceIndex::new(port), status);
+                let named = Expression::Exists(SERVICE_NAME.to_owned()).into();
+                tokio::join!(
+                    objects::<Service, _>(&state, client, namespace, labels.into_iter().collect(), pace),
+                    objects::<EndpointSlice, _>(&state, client, namespace, named, pace),
+                    publish(&state, sink),
+                );
+            }
+            Selection::Pods(labels) => {
+                let state = State::new(PodIndex::new(port), status);
+                tokio::join!(
+                    objects::<Pod, _>(&state, client, namespace, labels.into_iter().collect(), pace),
+                    publish(&state, sink),
+                );
+            }
+        }
+    }
+}
+
+/// Watches the objects of one kind that `selector` selects.
+async fn objects<K, I>(state: &State<I>, client: &Client, namespace: &str, selector: Selector, pace: Pace) -> Infallible
+where
+    I: Index<K>,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + k8s_openapi::Resource,
+    K: Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let api: Api<DeserializeGuard<K>> = Api::namespaced(client.clone(), namespace);
+    let config = watcher::Config::default().timeout(WATCH_SECONDS).labels_from(&selector);
+    let open = || watcher(api.clone(), config.clone());
+    follow(state, K::URL_PATH_SEGMENT, pace, open).await
+}

@@ -1,0 +1,99 @@
+//! What the watches of one source share: the index, its status, and the bell that wakes the publisher.
+
+use kube::{Resource, core::DeserializeGuard, runtime::watcher::Event};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use super::{
+    index::{Endpoints, Found, Index},
+    relist::{Outcome, Relist},
+    status::{DiscoveryStatus, WatchStatus},
+};
+
+/// One index and who is interested in it.
+#[derive(Debug)]
+pub(crate) struct State<I> {
+    index: Mutex<I>,
+    status: watch::Sender<DiscoveryStatus>,
+    changed: Notify,
+}
+
+// === impl State ===
+
+impl<I> State<I> {
+    pub(crate) fn new(index: I, status: watch::Sender<DiscoveryStatus>) -> Self {
+        Self { index: Mutex::new(index), status, changed: Notify::new() }
+    }
+
+    /// Takes in one event of the watch on `kind`. Gives back what it did.
+    pub(crate) fn fold<K>(
+        &self,
+        kind: &'static str,
+        relist: &mut Relist<K>,
+        event: Event<DeserializeGuard<K>>,
+    ) -> Outcome
+    where
+        I: Index<K>,
+        K: Resource<DynamicType = ()>,
+    {
+        let outcome = relist.fold(event, &mut *self.index.lock());
+        let news = match outcome {
+            Outcome::Listing => false,
+            // The first list of a kind is news even when it is empty: it completes the picture.
+            Outcome::Listed { changed } => self.works(kind) | changed,
+            Outcome::Updated { changed } => changed,
+        };
+        if news {
+            self.changed.notify_one();
+        }
+        outcome
+    }
+
+    /// Notes that the watch on `kind` failed; what is known stays.
+    pub(crate) fn failed(&self, kind: &'static str, error: &str) {
+        tracing::warn!(kind, error, "watch failed, keeping what is known");
+        self.with_watch(kind, |watch| {
+            watch.fails(error, Instant::now());
+            true
+        });
+    }
+
+    fn works(&self, kind: &'static str) -> bool {
+        self.with_watch(kind, WatchStatus::works)
+    }
+
+    fn with_watch(&self, kind: &'static str, edit: impl FnOnce(&mut WatchStatus) -> bool) -> bool {
+        self.status.send_if_modified(|status| {
+            let watch = status.watches.iter_mut().find(|watch| watch.kind == kind);
+            watch.is_some_and(edit)
+        })
+    }
+}
+
+impl<I: Endpoints> State<I> {
+    /// Waits until something changed since the last call, however often.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The current set, or `None` until every kind was listed.
+    pub(crate) fn found(&self) -> Option<Found> {
+        let synced = self.status.borrow().synced();
+        synced.then(|| self.index.lock().endpoints())
+    }
+
+    /// Notes what the sink got.
+    pub(crate) fn published(&self, found: &Found) {
+        let (count, left_out) = (found.endpoints.len(), found.left_out);
+        self.status.send_modify(|status| {
+            if left_out > status.left_out {
+                tracing::warn!(left_out, "ready endpoints are left out: no such port, or a role label not understood");
+            }
+            status.endpoints = Some(count);
+            status.left_out = left_out;
+        });
+    }
+}

@@ -1,0 +1,142 @@
+//! Follows one kind: watch, and after any failure wait a little and list anew.
+//!
+//! Invariants:
+//! * a list makes progress within [`Pace::list`], or it is given up and begun anew;
+//! * after any failure the kind is listed anew, so that nothing depends on how a server numbers its versions across a
+//!   restart or a restored backup, and so that success is always observed;
+//! * the delay between failures grows, and shrinks only after the watch has held for a while: a server that
+//!   lists well and then breaks every watch is not hammered.
+//!
+//! A watch that the server ends in the ordinary way (its time is up) is resumed by the watcher without a list.
+
+use std::{
+    convert::Infallible,
+    hash::{BuildHasher, RandomState},
+    pin::pin,
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt};
+use hermes_core::dice::Dice;
+use kube::{
+    Resource,
+    core::DeserializeGuard,
+    runtime::watcher::{self, Event},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{
+    index::Index,
+    relist::{Outcome, Relist},
+    state::State,
+};
+
+/// Delay after the first failure.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+
+/// Longest delay, short enough to be right again within 5 s after an API server is back.
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
+
+/// How long a watch must hold before its earlier failures are forgotten.
+const HOLDS: Duration = Duration::from_secs(10);
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Longest silence while a list is under way.
+    pub(crate) list: Duration,
+    /// How often everything is listed anew although the watch works.
+    pub(crate) resync: Duration,
+}
+
+/// Delays that double from [`FIRST_DELAY`] to [`LONGEST_DELAY`], each shortened by up to a half at random, so that
+/// many routers do not come back to a restarted API server at the same moment.
+#[derive(Debug)]
+struct Backoff {
+    next: Duration,
+    dice: Dice,
+}
+
+/// Follows one kind for ever. `open` begins a watch with a fresh list.
+pub(crate) async fn follow<K, I, S>(
+    state: &State<I>,
+    kind: &'static str,
+    pace: Pace,
+    mut open: impl FnMut() -> S,
+) -> Infallible
+where
+    I: Index<K>,
+    K: Resource<DynamicType = ()>,
+    S: Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
+{
+    let mut relist = Relist::default();
+    let mut backoff = Backoff::new(RandomState::new().hash_one(kind));
+    loop {
+        let began = Instant::now();
+        let Err(error) = session(state, kind, pace, &mut relist, open()).await else {
+            continue;
+        };
+        if began.elapsed() > HOLDS {
+            backoff.reset();
+        }
+        state.failed(kind, &error);
+        sleep(backoff.next()).await;
+    }
+}
+
+/// Lists and watches until a failure, or until it is time to list anew.
+async fn session<K, I>(
+    state: &State<I>,
+    kind: &'static str,
+    pace: Pace,
+    relist: &mut Relist<K>,
+    events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
+) -> Result<(), String>
+where
+    I: Index<K>,
+    K: Resource<DynamicType = ()>,
+{
+    let mut events = pin!(events);
+    let mut listing = true;
+    let mut deadline = Instant::now() + pace.list;
+    loop {
+        let event = match timeout_at(deadline, events.next()).await {
+            Ok(Some(event)) => event.map_err(|error| error.to_string())?,
+            Ok(None) => return Err("the watch ended".to_owned()),
+            Err(_) if listing => return Err(format!("no progress listing {kind} within {:?}", pace.list)),
+            Err(_) => return Ok(()),
+        };
+        match state.fold(kind, relist, event) {
+            Outcome::Listing => {
+                listing = true;
+                deadline = Instant::now() + pace.list;
+            }
+            Outcome::Listed { .. } => {
+                listing = false;
+                deadline = Instant::now() + pace.resync;
+            }
+            Outcome::Updated { .. } => {}
+        }
+    }
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    fn new(seed: u64) -> Self {
+        Self { next: FIRST_DELAY, dice: Dice::new(seed) }
+    }
+
+    fn reset(&mut self) {
+        self.next = FIRST_DELAY;
+    }
+
+    fn next(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(LONGEST_DELAY);
+        whole.mul_f32(1.0 - self.dice.unit() / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! The life of the process `hermes-control-plane`: logs, control plane, signals, drain.
+
+use std::{io, num::NonZero, thread, time::Duration};
+
+use hermes_runtime::{
+    shutdown::Shutdown,
+    telemetry::{Service, Telemetry, TelemetryError},
+};
+
+use crate::{
+    app::{ConfigSource, ControlPlane, Options, StartError},
+    args::Args,
+};
+
+/// How long what is left may take once the drain is over.
+const LAST: Duration = Duration::from_secs(2);
+
+/// Why the process fails.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The runtime, or its signal handlers, could not be set up.
+    #[error("cannot set up the process: {0}")]
+    Runtime(#[from] io::Error),
+    /// Logs or traces could not be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The control plane did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Runs a control plane until a signal ends it.
+///
+/// # Errors
+/// When it does not start.
+pub fn run(args: Args) -> Result<(), ProcessError> {
+    // Two at least: the exporter of traces blocks one while it needs another.
+    let threads = thread::available_parallelism().map_or(2, NonZero::get).max(2);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    runtime.block_on(live(args))
+}
+
+async fn live(args: Args) -> Result<(), ProcessError> {
+    let Args { config, listen, admin, log_format, drain: grace } = args;
+    let service = Service { name: "hermes-control-plane", version: env!("CARGO_PKG_VERSION") };
+    let telemetry = Telemetry::init(service, log_format)?;
+    let shutdown = Shutdown::from_signals()?;
+    let options = Options {
+        config: ConfigSource::File(config),
+        listen,
+        admin: Some(admin),
+        // The name of the pod, in Kubernetes.
+        replica: std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).map(Into::into),
+        kube: None,
+    };
+    let bound = ControlPlane::start(options, shutdown.drain()).await?;
+    shutdown.run(grace).await;
+    bound.join(LAST).await;
+    telemetry.shutdown(LAST).await;
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! The gRPC side: what proxies ask of this replica.
+//!
+//! | call | file | answers |
+//! |---|---|---|
+//! | `Sync` | [`sync`] | the cluster as it changes, and takes reports |
+//! | `Score` | [`score`] | where a request should go, booked |
+//! | `Explain` | [`explain`] | the same with every number, and nothing booked |
+//!
+//! Both streams end when the replica drains, so that they do not hold the server open: proxies open them anew at
+//! another replica. A peer that vanished without a word is noticed within 15 s by HTTP/2 pings.
+
+mod explain;
+mod proxies;
+mod score;
+mod sync;
+mod trace;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::Stream;
+use hermes_core::snapshot::Snapshot;
+use hermes_proto::{
+    MAX_MESSAGE_BYTES,
+    v1::{
+        Explanation, FromControlPlane, FromDataPlane, ScoreRequest, ScoreRequests, ScoreResponses,
+        router_server::{Router, RouterServer},
+    },
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, server::TcpIncoming},
+};
+
+pub use self::proxies::Proxies;
+use self::{score::Scoring, sync::Subscriber};
+use crate::{brain::Brains, metrics::Metrics};
+
+/// How often an idle peer is pinged.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long it may take to answer; with the interval, 15 s until a vanished peer is noticed.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// HTTP/2 windows in bytes: a burst of score requests must not wait for a window update.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Everything that the calls need. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// Who chooses.
+    pub brains: Arc<Brains>,
+    /// The newest snapshot.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Who is subscribed.
+    pub proxies: Proxies,
+    /// This replica's name, for rendezvous hashing.
+    pub replica: Arc<str>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Resolves when streams have to end.
+    pub closing: CancellationToken,
+    /// Owns the subscribers' tasks.
+    pub subscribers: TaskTracker,
+}
+
+/// Serves until `desk.closing`, then until the last connection has ended.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(listener: TcpListener, desk: Desk) -> Result<(), tonic::transport::Error> {
+    let closing = desk.closing.clone();
+    let service = RouterServer::new(desk).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(PING_INTERVAL));
+    Server::builder()
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .serve_with_incoming_shutdown(service, incoming, closing.cancelled_owned())
+        .await
+}
+
+#[tonic::async_trait]
+impl Router for Desk {
+    type SyncStream = ReceiverStream<Result<FromControlPlane, Status>>;
+    type ScoreStream = Pin<Box<dyn Stream<Item = Result<ScoreResponses, Status>> + Send>>;
+
+    async fn sync(&self, request: Request<Streaming<FromDataPlane>>) -> Result<Response<Self::SyncStream>, Status> {
+        Ok(Response::new(Subscriber::open(self.clone(), request.into_inner())))
+    }
+
+    async fn score(&self, request: Request<Streaming<ScoreRequests>>) -> Result<Response<Self::ScoreStream>, Status> {
+        Ok(Response::new(Box::pin(Scoring::open(self, request.into_inner()))))
+    }
+
+    async fn explain(&self, request: Request<ScoreRequest>) -> Result<Response<Explanation>, Status> {
+        explain::explain(&self.brains, request.into_inner()).await.map(Response::new)
+    }
+}

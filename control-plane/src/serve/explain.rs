@@ -1,0 +1,21 @@
+//! What Score would answer, with every candidate's numbers; nothing is booked.
+
+use hermes_core::query::Hit;
+use hermes_proto::{
+    convert::Ask,
+    v1::{Explanation, ScoreRequest},
+};
+use tonic::Status;
+
+use super::score::find_hits;
+use crate::brain::Brains;
+
+/// Explains the choice for `request`.
+pub(super) async fn explain(brains: &Brains, request: ScoreRequest) -> Result<Explanation, Status> {
+    let mut ask = Ask::try_from(request).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+    let home = brains.pool(&ask.pool).ok_or_else(|| Status::not_found(format!("no pool is named `{}`", ask.pool)))?;
+    let hits: Vec<Hit> = find_hits(&home, &mut ask).await;
+    let explanation = home.brain.explain(&ask.query, ask.model.as_deref(), &hits);
+    let json = serde_json::to_string(&explanation).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(Explanation { pool: explanation.pool.to_string(), strategy: explanation.strategy.to_owned(), json })
+}

@@ -1,0 +1,96 @@
+//! Which proxies are subscribed, and which have been gone for long enough to forget what they had open.
+//!
+//! A proxy that reconnects within [`GRACE`] keeps its bookings: a broken stream is not a dead proxy.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use hermes_core::ledger::ProxyId;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// How long a proxy without a stream is waited for.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+
+/// The proxies of this replica. Clones share them. Bounded by those that were connected within [`GRACE`].
+#[derive(Clone, Debug, Default)]
+pub struct Proxies(Arc<Mutex<HashMap<ProxyId, Presence>>>);
+
+/// One stream of one proxy, until it is dropped.
+#[derive(Debug)]
+#[must_use = "a proxy is present only while this is held"]
+pub struct Present {
+    proxies: Proxies,
+    proxy: ProxyId,
+}
+
+#[derive(Debug)]
+struct Presence {
+    streams: usize,
+    /// When the last stream ended.
+    left: Instant,
+}
+
+// === Proxies ===
+
+impl Proxies {
+    /// A stream of `proxy` begins.
+    pub fn enter(&self, proxy: ProxyId) -> Present {
+        let mut proxies = self.0.lock();
+        proxies.entry(proxy).or_insert_with(|| Presence { streams: 0, left: Instant::now() }).streams += 1;
+        Present { proxies: self.clone(), proxy }
+    }
+
+    /// Those that left for good since this was asked last.
+    pub fn departed(&self) -> Vec<ProxyId> {
+        let now = Instant::now();
+        let gone = |_: &ProxyId, presence: &mut Presence| presence.streams == 0 && now.duration_since(presence.left) >= GRACE;
+        self.0.lock().extract_if(gone).map(|(proxy, _)| proxy).collect()
+    }
+}
+
+// === Present ===
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        if let Some(presence) = self.proxies.0.lock().get_mut(&self.proxy) {
+            presence.streams -= 1;
+            presence.left = Instant::now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time;
+
+    use super::*;
+
+    const PROXY: ProxyId = ProxyId(7);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_departs_when_its_grace_is_over() {
+        let proxies = Proxies::default();
+        drop(proxies.enter(PROXY));
+        time::advance(GRACE - Duration::from_millis(1)).await;
+        assert_eq!(proxies.departed(), []);
+        time::advance(Duration::from_millis(1)).await;
+        assert_eq!(proxies.departed(), [PROXY]);
+        assert_eq!(proxies.departed(), [], "once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_reconnects_in_time_never_departs() {
+        let proxies = Proxies::default();
+        let first = proxies.enter(PROXY);
+        let second = proxies.enter(PROXY);
+        drop(first);
+        time::advance(GRACE * 2).await;
+        assert_eq!(proxies.departed(), [], "the new stream was open before the old one ended");
+        drop(second);
+        time::advance(GRACE / 2).await;
+        let third = proxies.enter(PROXY);
+        time::advance(GRACE * 2).await;
+        assert_eq!(proxies.departed(), []);
+        drop(third);
+    }
+}

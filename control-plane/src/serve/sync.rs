@@ -1,0 +1,209 @@
+//! One subscriber: structure and load down, reports up.
+//!
+//! ```text
+//!   watch<Snapshot> ─▶ what it lacks ─┐
+//!   brains ─────────▶ rows that differ ┼─▶ one message at a time ─▶ proxy
+//!   proxy ─▶ hello, acks, reports ─────┴─▶ brains
+//! ```
+//!
+//! One task per subscriber. A message is computed when there is room to send it, from what this subscriber got last to
+//! what is newest: a slow reader skips versions, and costs one message of memory. Its reports are read all the while.
+
+mod structure;
+mod uplink;
+
+use std::{sync::Arc, time::Duration};
+
+use hermes_core::{ledger::ProxyId, snapshot::Snapshot};
+use hermes_proto::v1::{self, FromControlPlane, FromDataPlane, from_control_plane, from_data_plane};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{self, Instant},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use self::{structure::Structure, uplink::Uplink};
+use super::{Desk, proxies::Present};
+use crate::{
+    brain::{Brains, Rows},
+    metrics::{Metrics, SentLabels},
+};
+
+/// How long a subscriber may take to say who it is.
+const HELLO: Duration = Duration::from_secs(5);
+
+/// Shortest time between two load updates.
+const LOAD_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Messages that may wait for the connection.
+const OUT: usize = 1;
+
+type Out = mpsc::Sender<Result<FromControlPlane, Status>>;
+
+/// A proxy that said hello.
+pub(super) struct Subscriber {
+    proxy: ProxyId,
+    structure: Structure,
+    rows: Rows,
+    /// When the next load update may go out.
+    load_due: Instant,
+    uplink: Uplink,
+    brains: Arc<Brains>,
+    metrics: Metrics,
+    _present: Present,
+}
+
+// === Subscriber ===
+
+impl Subscriber {
+    /// Begins a subscription; its task belongs to the desk.
+    pub(super) fn open(desk: Desk, inbound: Streaming<FromDataPlane>) -> ReceiverStream<Result<FromControlPlane, Status>> {
+        let (out, messages) = mpsc::channel(OUT);
+        desk.subscribers.clone().spawn(async move {
+            let closing = desk.closing.clone();
+            closing.run_until_cancelled_owned(welcome(desk, inbound, out)).await;
+        });
+        ReceiverStream::new(messages)
+    }
+
+    fn new(desk: &Desk, hello: &v1::Hello) -> Self {
+        let proxy = ProxyId(hello.proxy);
+        Self {
+            proxy,
+            structure: Structure::new(Arc::clone(&desk.replica)),
+            rows: Rows::default(),
+            load_due: Instant::now(),
+            uplink: Uplink::new(proxy, Arc::clone(&desk.brains), desk.metrics.clone()),
+            brains: Arc::clone(&desk.brains),
+            metrics: desk.metrics.clone(),
+            _present: desk.proxies.enter(proxy),
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut inbound: Streaming<FromDataPlane>,
+        out: Out,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<(), Status> {
+        snapshots.mark_changed();
+        loop {
+            let (structure, load) = (self.structure.is_due(), self.structure.is_current());
+            tokio::select! {
+                () = out.closed() => return Ok(()),
+                message = inbound.message() => match message? {
+                    Some(message) => self.hear(message),
+                    None => return Ok(()),
+                },
+                newest = snapshots.changed() => {
+                    if newest.is_err() {
+                        return Ok(());
+                    }
+                    self.structure.learn(Arc::clone(&snapshots.borrow_and_update()));
+                }
+                Ok(room) = out.reserve(), if structure => {
+                    if let Some(message) = self.next_structure() {
+                        room.send(Ok(message));
+                    }
+                }
+                Ok(room) = room_at(&out, self.load_due), if load => {
+                    if let Some(message) = self.next_load() {
+                        room.send(Ok(message));
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_structure(&mut self) -> Option<FromControlPlane> {
+        let message = self.structure.next()?;
+        let kind = match &message {
+            from_control_plane::Message::Snapshot(_) => {
+                // All rows follow a whole snapshot, and at once.
+                self.rows.clear();
+                self.load_due = Instant::now();
+                "snapshot"
+            }
+            _ => "delta",
+        };
+        Some(self.outgoing(kind, message))
+    }
+
+    fn next_load(&mut self) -> Option<FromControlPlane> {
+        self.load_due = Instant::now() + LOAD_INTERVAL;
+        let known = self.structure.sent()?;
+        let news = self.rows.news(&self.brains.rows(self.proxy, known));
+        if news.is_empty() {
+            return None;
+        }
+        let row = |row: crate::brain::Row| v1::EndpointLoad::row(row.endpoint, &row.load, row.own.requests, row.own.tokens);
+        let loads = news.into_iter().map(row).collect();
+        Some(self.outgoing("load", from_control_plane::Message::Load(v1::LoadUpdate { loads })))
+    }
+
+    fn outgoing(&self, kind: &'static str, message: from_control_plane::Message) -> FromControlPlane {
+        self.metrics.sent.get_or_create(&SentLabels { kind }).inc();
+        FromControlPlane { message: Some(message) }
+    }
+
+    fn hear(&mut self, message: FromDataPlane) {
+        match message.message {
+            Some(from_data_plane::Message::Reports(reports)) => self.uplink.reports(reports),
+            Some(from_data_plane::Message::Open(open)) => self.uplink.open(open),
+            Some(from_data_plane::Message::Ack(v1::Ack { epoch: _, version })) => {
+                tracing::debug!(proxy = self.proxy.0, version, "snapshot in use");
+            }
+            Some(from_data_plane::Message::Reject(reject)) => {
+                self.metrics.rejected.inc();
+                self.structure.reject(&reject, self.proxy);
+            }
+            Some(from_data_plane::Message::Hello(_)) | None => self.uplink.odd("a message that is not understood here"),
+        }
+    }
+}
+
+/// Waits for the hello, and then serves the subscriber to its end. What the proxy did wrong is its answer.
+async fn welcome(desk: Desk, mut inbound: Streaming<FromDataPlane>, out: Out) {
+    let hello = match hello(&mut inbound).await {
+        Ok(hello) => hello,
+        Err(status) => {
+            // The proxy may be gone already; then nobody is left to tell.
+            let _gone = out.send_timeout(Err(status), HELLO).await;
+            return;
+        }
+    };
+    let v1::Hello { proxy, name, release } = &hello;
+    tracing::info!(proxy, name, release, "proxy subscribed");
+    desk.metrics.subscribers.inc();
+    let _gauge = Counted(&desk.metrics);
+    let ended = Subscriber::new(&desk, &hello).run(inbound, out, desk.snapshots.clone()).await;
+    match ended {
+        Ok(()) => tracing::info!(proxy, name, "proxy unsubscribed"),
+        Err(status) => tracing::info!(proxy, name, code = ?status.code(), "proxy lost"),
+    }
+}
+
+async fn hello(inbound: &mut Streaming<FromDataPlane>) -> Result<v1::Hello, Status> {
+    let first = time::timeout(HELLO, inbound.message()).await;
+    match first.map_err(|_elapsed| Status::deadline_exceeded("no hello within 5 s"))?? {
+        Some(FromDataPlane { message: Some(from_data_plane::Message::Hello(hello)) }) => Ok(hello),
+        Some(_) => Err(Status::failed_precondition("the first message must be hello")),
+        None => Err(Status::failed_precondition("the stream ended before its hello")),
+    }
+}
+
+/// Room in the channel, not before `due`.
+async fn room_at(out: &Out, due: Instant) -> Result<mpsc::Permit<'_, Result<FromControlPlane, Status>>, mpsc::error::SendError<()>> {
+    time::sleep_until(due).await;
+    out.reserve().await
+}
+
+/// Counts a subscriber down however its task ends.
+struct Counted<'a>(&'a Metrics);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.subscribers.dec();
+    }
+}

@@ -1,0 +1,135 @@
+//! What a subscriber reports, into the brains.
+//!
+//! A report names its request, and not every one its endpoint, so the brain that each open request belongs to is
+//! remembered here. What is odd (an unknown event, an endpoint that is gone) is said once per stream and ignored: a
+//! newer proxy must not lose its subscription over a word that this replica does not know.
+
+use std::{collections::HashMap, sync::Arc};
+
+use hermes_core::{
+    ledger::{Key, Phase, ProxyId, RequestId},
+    snapshot::EndpointId,
+};
+use hermes_proto::v1::{self, report::Event};
+
+use crate::{
+    brain::{Brain, Brains},
+    metrics::{Metrics, ReportLabels},
+};
+
+/// Open requests of one proxy that are remembered. Beyond it a report without an endpoint asks every brain.
+const MAX_OPEN: usize = 65_536;
+
+/// One subscriber's reports.
+pub(super) struct Uplink {
+    proxy: ProxyId,
+    brains: Arc<Brains>,
+    open: HashMap<RequestId, Arc<Brain>>,
+    /// Whether something odd was logged already.
+    said: bool,
+    metrics: Metrics,
+}
+
+// === Uplink ===
+
+impl Uplink {
+    pub(super) fn new(proxy: ProxyId, brains: Arc<Brains>, metrics: Metrics) -> Self {
+        Self { proxy, brains, open: HashMap::new(), said: false, metrics }
+    }
+
+    pub(super) fn reports(&mut self, reports: v1::Reports) {
+        for v1::Report { request, event } in reports.reports {
+            let request = RequestId(request);
+            let name = match event {
+                Some(Event::Started(started)) => self.started(request, started),
+                Some(Event::FirstByte(v1::FirstByte { ttft_us: _ })) => self.first_byte(request),
+                Some(Event::AttemptFailed(failed)) => self.attempt_failed(failed),
+                Some(Event::Finished(finished)) => self.finished(request, &finished),
+                None => {
+                    self.odd("a report without a known event");
+                    "unknown"
+                }
+            };
+            self.metrics.reports.get_or_create(&ReportLabels { event: name }).inc();
+        }
+    }
+
+    /// Every open request of the proxy: what was believed before is replaced.
+    pub(super) fn open(&mut self, open: v1::OpenRequests) {
+        self.open.clear();
+        let mut requests = Vec::with_capacity(open.requests.len());
+        for v1::OpenRequest { request, endpoint, uncached_tokens, answered } in open.requests {
+            let (request, endpoint) = (RequestId(request), EndpointId(endpoint));
+            if let Some(brain) = self.brains.of(endpoint) {
+                self.remember(request, brain);
+            }
+            let phase = if answered { Phase::Answering } else { Phase::Sent };
+            requests.push((request, endpoint, tokens(uncached_tokens), phase));
+        }
+        self.brains.replace_proxy(self.proxy, requests);
+    }
+
+    /// Logs what is odd, once.
+    pub(super) fn odd(&mut self, what: &'static str) {
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(proxy = self.proxy.0, what, "ignored, and what is like it will be without a word");
+        }
+    }
+
+    fn started(&mut self, request: RequestId, started: v1::Started) -> &'static str {
+        let v1::Started { endpoint, uncached_tokens } = started;
+        let endpoint = EndpointId(endpoint);
+        if let Some(brain) = self.brain_of(endpoint) {
+            brain.started(self.key(request), endpoint, tokens(uncached_tokens), self.brains.now());
+            self.remember(request, brain);
+        }
+        "started"
+    }
+
+    fn first_byte(&mut self, request: RequestId) -> &'static str {
+        if let Some(brain) = self.open.get(&request) {
+            brain.first_byte(self.key(request), self.brains.now());
+        }
+        "first_byte"
+    }
+
+    fn attempt_failed(&mut self, failed: v1::AttemptFailed) -> &'static str {
+        let endpoint = EndpointId(failed.endpoint);
+        if let Some(brain) = self.brain_of(endpoint) {
+            brain.attempt_failed(endpoint, failed.outcome(), self.brains.now());
+        }
+        "attempt_failed"
+    }
+
+    fn finished(&mut self, request: RequestId, finished: &v1::Finished) -> &'static str {
+        let endpoint = finished.endpoint.map(EndpointId);
+        let brain = self.open.remove(&request).or_else(|| self.brains.of(endpoint?));
+        match brain {
+            Some(brain) => brain.finished(self.key(request), endpoint, finished.outcome(), self.brains.now()),
+            None => self.brains.finished_unsent(self.key(request)),
+        }
+        "finished"
+    }
+
+    fn brain_of(&mut self, endpoint: EndpointId) -> Option<Arc<Brain>> {
+        let brain = self.brains.of(endpoint);
+        if brain.is_none() {
+            tracing::debug!(proxy = self.proxy.0, %endpoint, "report about an endpoint that is gone");
+        }
+        brain
+    }
+
+    fn remember(&mut self, request: RequestId, brain: Arc<Brain>) {
+        if self.open.len() < MAX_OPEN {
+            self.open.insert(request, brain);
+        }
+    }
+
+    fn key(&self, request: RequestId) -> Key {
+        Key { proxy: self.proxy, request }
+    }
+}
+
+fn tokens(wire: u64) -> u32 {
+    u32::try_from(wire).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,114 @@
+//! What a configuration means, defaults included, a few lines a pool.
+
+use std::fmt;
+
+use hermes_control_plane::config::{Config, PoolConfig, Port, Selection, Source};
+
+/// Shows a configuration to the person who wrote it.
+pub(crate) struct Meaning<'a>(pub(crate) &'a Config);
+
+/// Endpoints that are named one by one; more are counted.
+const MAX_NAMED: usize = 8;
+
+impl fmt::Display for Meaning<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { pools, settings, warnings } = self.0;
+        for (index, pool) in pools.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}pool {}", pool.name)?;
+            write_pool(f, pool)?;
+        }
+        let (body, requests) = (settings.max_body_bytes >> 10, settings.max_concurrent);
+        write!(f, "\nlimits: bodies up to {body} KiB, {requests} requests at once in each proxy")?;
+        for warning in warnings {
+            write!(f, "\nwarning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
+    let PoolConfig { name: _, models, engine, sources, policy, collector, kv_manager } = pool;
+    write!(f, ": engine {}, strategy {}", engine.name(), policy.strategy.name())?;
+    match &models[..] {
+        [] => write!(f, "\n  models: what the engines answer on /v1/models")?,
+        named => write!(f, "\n  models: {}", named.join(", "))?,
+    }
+    for source in sources {
+        write_source(f, source)?;
+    }
+    if collector.enabled {
+        write!(f, "\n  metrics: {} every {:?}", collector.path, collector.interval)?;
+    } else {
+        write!(f, "\n  metrics: not collected")?;
+    }
+    if let Some(manager) = kv_manager {
+        write!(f, "\n  KV manager: {}, given {:?} per request", manager.url, manager.budget)?;
+    }
+    let (timeouts, retry) = (policy.timeouts, policy.retry);
+    write!(
+        f,
+        "\n  timeouts: connect {:?}, request {:?}, first byte {:?}, idle {:?}",
+        timeouts.connect, timeouts.request, timeouts.first_byte, timeouts.idle
+    )?;
+    write!(f, "\n  attempts: {}", retry.attempts)
+}
+
+fn write_source(f: &mut fmt::Formatter<'_>, source: &Source) -> fmt::Result {
+    match source {
+        Source::Static(urls) => {
+            let named: Vec<&str> = urls.iter().take(MAX_NAMED).map(|url| &**url).collect();
+            write!(f, "\n  endpoints: {}", named.join(", "))?;
+            match urls.len().saturating_sub(MAX_NAMED) {
+                0 => Ok(()),
+                more => write!(f, ", and {more} more"),
+            }
+        }
+        Source::Services(selection) => write_selection(f, "Services", selection),
+        Source::Pods(selection) => write_selection(f, "pods", selection),
+    }
+}
+
+fn write_selection(f: &mut fmt::Formatter<'_>, kind: &str, selection: &Selection) -> fmt::Result {
+    let labels: Vec<String> = selection.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let namespace = selection.namespace.as_deref().unwrap_or("(the control plane's own)");
+    write!(f, "\n  endpoints: {kind} {} in namespace {namespace}, port ", labels.join(","))?;
+    match &selection.port {
+        Port::Number(number) => write!(f, "{number}"),
+        Port::Name(name) => write!(f, "{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meaning(text: &str) -> String {
+        Meaning(&Config::parse(text).expect("a good file")).to_string()
+    }
+
+    #[test]
+    fn a_pool_is_shown_with_what_it_selects_and_how_it_chooses() {
+        let text = meaning(
+            "pools:\n- {name: chat, models: [m], endpoints: ['http://a:1'], strategy: random}\n\
+             - {name: wide, kubernetes: {namespace: ai, pods: {app: vllm}, port: http}, engine: openai}",
+        );
+        for part in [
+            "pool chat: engine vllm, strategy random",
+            "models: m",
+            "endpoints: http://a:1",
+            "pool wide: engine openai, strategy kv-aware",
+            "endpoints: pods app=vllm in namespace ai, port http",
+            "metrics: not collected",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn many_endpoints_are_counted() {
+        let urls: Vec<String> = (1..=20).map(|port| format!("'http://a:{port}'")).collect();
+        let text = meaning(&format!("pools: [{{name: a, endpoints: [{}]}}]", urls.join(",")));
+        assert!(text.contains("http://a:8, and 12 more"), "{text}");
+    }
+}

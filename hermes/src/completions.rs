@@ -1,0 +1,23 @@
+//! `hermes completions`: tab completion.
+
+use std::io::{Write, stdout};
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use crate::{cli::Cli, failure::Failure};
+
+/// The command line of `hermes completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell to complete in
+    shell: Shell,
+}
+
+/// Prints the script that the shell has to read.
+pub(crate) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
+    // Through memory: the generator panics when its writer fails, and a reader may be gone.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "hermes", &mut script);
+    stdout().lock().write_all(&script).map_err(Failure::Output)
+}

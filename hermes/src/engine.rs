@@ -1,0 +1,38 @@
+//! `hermes engine`: one simulated model server, until a signal ends it.
+
+use std::time::Duration;
+
+use hermes_integration::engine::{Engine, EngineArgs, EngineHandle};
+use hermes_runtime::{
+    shutdown::{Drain, Shutdown},
+    telemetry::{LogFormat, Telemetry},
+};
+
+use crate::{cli, failure::Failure, output};
+
+/// Over the engine's own grace for requests in flight, which is what decides.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Runs the engine.
+pub(crate) async fn run(args: EngineArgs) -> Result<(), Failure> {
+    let telemetry = Telemetry::init(cli::SERVICE, LogFormat::Text)?;
+    let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
+    let engine = Engine::start(args.into()).await.map_err(Failure::Engine)?;
+    let (model, url) = (&engine.config().model, engine.url());
+    output::line(format_args!("listening on {url}"))?;
+    output::line(format_args!("serves the model {model}; try: curl {url}/v1/models"))?;
+    let drain = shutdown.drain();
+    tokio::join!(shutdown.run(GRACE), stop(&engine, drain));
+    telemetry.shutdown(cli::LAST).await;
+    Ok(())
+}
+
+/// Stops the engine when the drain begins, and at once when it is forced.
+async fn stop(engine: &EngineHandle, drain: Drain) {
+    let _stopping = drain.track();
+    drain.draining().await;
+    tokio::select! {
+        () = engine.stop() => {}
+        () = drain.forced() => engine.kill().await,
+    }
+}

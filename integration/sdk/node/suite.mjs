@@ -1,0 +1,5 @@
+// All tests, one after another: a fault that one orders must not strike another.
+
+import "./chat.test.mjs";
+import "./apis.test.mjs";
+import "./errors.test.mjs";

@@ -1,0 +1,76 @@
+//! From a request to its answer.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{Shared, query::Query, refusal::Refusal, store::Listed, stream::events};
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Answers one request; refusals are answers too.
+pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let response = respond(shared, &request).await;
+    Ok(response.unwrap_or_else(|refusal| object(refusal.status(), &refusal.object())))
+}
+
+async fn respond(shared: Arc<Shared>, request: &Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    if request.method() != Method::GET {
+        return Err(Refusal::read_only());
+    }
+    let query = Query::parse(request.uri())?;
+    count(&shared, &query);
+    let collection = &query.scope.collection;
+    if shared.faults.lock().forbidden.contains(collection) {
+        return Err(Refusal::forbidden(collection.plural()));
+    }
+    if query.watch {
+        let body = StreamBody::new(events(shared, query));
+        return Ok(json_response(StatusCode::OK, BodyExt::boxed_unsync(body)));
+    }
+    let delay = shared.faults.lock().list_delay;
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
+    let listed = shared.store.lock().list(&query.scope, query.limit, query.page.as_ref())?;
+    Ok(object(StatusCode::OK, &list_object(&query, &listed)))
+}
+
+fn count(shared: &Shared, query: &Query) {
+    let mut requests = shared.requests.lock();
+    let counter = if query.watch { &mut requests.watches } else { &mut requests.lists };
+    *counter += 1;
+}
+
+/// The list object. Its kind is the plural, as kinds are not known here and clients do not look at it.
+fn list_object(query: &Query, listed: &Listed) -> Value {
+    let Listed { version, items, next } = listed;
+    let collection = &query.scope.collection;
+    let items: Vec<&Value> = items.iter().map(AsRef::as_ref).collect();
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if let Some(next) = next {
+        metadata["continue"] = json!(next.token());
+    }
+    json!({
+        "kind": format!("{}List", collection.plural()),
+        "apiVersion": collection.api_version(),
+        "metadata": metadata,
+        "items": items,
+    })
+}
+
+fn object(status: StatusCode, object: &Value) -> Response<Body> {
+    json_response(status, BodyExt::boxed_unsync(Full::from(object.to_string())))
+}
+
+fn json_response(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let json = hyper::header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
+    response
+}

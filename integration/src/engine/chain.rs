@@ -1,0 +1,108 @@
+//! Chained block hashes: block `i` is named by everything from the start of the prompt to its end.
+//!
+//! The root of a chain is made of what must keep two caches apart: the model or LoRA adapter and the cache salt. Only full
+//! blocks have a hash. The hash function is ours (XXH3-64), not vLLM's: nothing outside the engine sees these hashes.
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// The tokens of one sequence as block hashes, plus the tokens of the block that is still open.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    block_size: usize,
+    hashes: Vec<u64>,
+    open: Vec<u32>,
+    last: u64,
+}
+
+impl Chain {
+    /// The chain of a prompt under `model` (a base model or an adapter) and an optional cache salt.
+    pub(crate) fn new(model: &str, salt: Option<&str>, block_size: usize, tokens: &[u32]) -> Self {
+        let mut last = root(model, salt);
+        let blocks = tokens.chunks_exact(block_size);
+        let open = blocks.remainder().to_vec();
+        let hashes = blocks
+            .map(|block| {
+                last = link(last, block);
+                last
+            })
+            .collect();
+        Self { block_size, hashes, open, last }
+    }
+
+    /// Appends one generated token.
+    pub(crate) fn push(&mut self, token: u32) {
+        self.open.push(token);
+        if self.open.len() == self.block_size {
+            self.last = link(self.last, &self.open);
+            self.hashes.push(self.last);
+            self.open.clear();
+        }
+    }
+
+    /// The hashes of the full blocks, first block first.
+    pub(crate) fn hashes(&self) -> &[u64] {
+        &self.hashes
+    }
+
+    /// A hash of the whole sequence, open block included.
+    pub(crate) fn digest(&self) -> u64 {
+        link(self.last, &self.open)
+    }
+
+    /// Tokens in the chain.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.hashes.len() * self.block_size + self.open.len()
+    }
+}
+
+fn root(model: &str, salt: Option<&str>) -> u64 {
+    let salt = salt.map_or(0, |salt| xxh3_64(salt.as_bytes()) | 1);
+    xxh3_64(model.as_bytes()) ^ salt.rotate_left(17)
+}
+
+fn link(parent: u64, block: &[u32]) -> u64 {
+    let mut bytes = [0; 512];
+    let mut hasher = Xxh3::new();
+    hasher.update(&parent.to_le_bytes());
+    for tokens in block.chunks(bytes.len() / 4) {
+        for (slot, token) in bytes.chunks_exact_mut(4).zip(tokens) {
+            slot.copy_from_slice(&token.to_le_bytes());
+        }
+        hasher.update(&bytes[..tokens.len() * 4]);
+    }
+    hasher.digest()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn model_and_salt_keep_chains_apart() {
+        let tokens: Vec<u32> = (0..8).collect();
+        let plain = Chain::new("m", None, 4, &tokens);
+        assert_ne!(plain.hashes(), Chain::new("lora", None, 4, &tokens).hashes());
+        assert_ne!(plain.hashes(), Chain::new("m", Some("tenant"), 4, &tokens).hashes());
+        assert_eq!(plain.hashes(), Chain::new("m", None, 4, &tokens).hashes());
+    }
+
+    proptest! {
+        #[test]
+        fn generated_tokens_continue_the_chain_of_the_prompt(
+            tokens in proptest::collection::vec(any::<u32>(), 0..300), cut in 0usize..300, block_size in 1usize..200,
+        ) {
+            let cut = cut.min(tokens.len());
+            let whole = Chain::new("m", None, block_size, &tokens);
+            let mut grown = Chain::new("m", None, block_size, &tokens[..cut]);
+            for token in &tokens[cut..] {
+                grown.push(*token);
+            }
+            prop_assert_eq!(whole.hashes(), grown.hashes());
+            prop_assert_eq!(whole.digest(), grown.digest());
+            prop_assert_eq!(whole.len(), tokens.len());
+        }
+    }
+}

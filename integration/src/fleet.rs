@@ -1,0 +1,220 @@
+//! A whole Hermes on loopback: simulated engines, control planes and proxies, every port chosen by the system.
+//!
+//! The planes are the real ones, in this process, and talk gRPC over real sockets. A plane or proxy can be stopped as
+//! SIGTERM would stop it, or dropped as if its process had died. Dropping the fleet ends everything.
+
+use std::{net::SocketAddr, time::Duration};
+
+use hermes_control_plane::{
+    app::{self as control, ConfigSource, ControlPlane},
+    config::{Config, Mistakes},
+};
+use hermes_data_plane::app as data;
+use hermes_runtime::shutdown::{Shutdown, Trigger};
+use tokio::{task::JoinHandle, time::timeout};
+
+use crate::engine::{Engine, EngineConfig, EngineHandle};
+
+/// How long a fleet may take to become ready.
+const READY: Duration = Duration::from_secs(20);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// One engine each.
+    pub engines: Vec<EngineConfig>,
+    /// Control-plane replicas.
+    pub control_planes: usize,
+    /// Data planes.
+    pub proxies: usize,
+    /// Further lines of the pool `chat`, as YAML with an indent of two: `  strategy: round-robin`.
+    pub pool: String,
+    /// Further lines at the top level, as YAML.
+    pub top: String,
+}
+
+/// What runs.
+#[derive(Debug)]
+pub struct Fleet {
+    /// In the scene's order.
+    pub engines: Vec<EngineHandle>,
+    /// In no particular order; each has all inputs.
+    pub control_planes: Vec<Plane<control::Bound>>,
+    /// Each follows every control plane.
+    pub proxies: Vec<Plane<data::Bound>>,
+}
+
+/// One plane that runs.
+#[derive(Debug)]
+pub struct Plane<B> {
+    /// Its addresses.
+    pub bound: B,
+    trigger: Trigger,
+    shutdown: JoinHandle<hermes_runtime::shutdown::Outcome>,
+}
+
+/// Why a fleet does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// An engine cannot listen, or its configuration is none.
+    #[error("an engine does not start: {0}")]
+    Engine(#[from] std::io::Error),
+    /// The scene's YAML is wrong.
+    #[error("the scene's configuration is wrong: {0}")]
+    Config(#[from] Mistakes),
+    /// A control plane does not start.
+    #[error(transparent)]
+    Control(#[from] control::StartError),
+    /// A data plane does not start.
+    #[error(transparent)]
+    Data(#[from] data::StartError),
+    /// Everything started and something never became ready.
+    #[error("not ready within {READY:?}: {0}")]
+    NotReady(String),
+}
+
+impl Default for Scene {
+    /// One of each, and engines that answer at once.
+    fn default() -> Self {
+        Self { engines: vec![instant()], control_planes: 1, proxies: 1, pool: String::new(), top: String::new() }
+    }
+}
+
+/// An engine that answers as fast as it can.
+#[must_use]
+pub fn instant() -> EngineConfig {
+    EngineConfig { time_scale: 0.0, ..EngineConfig::default() }
+}
+
+impl Scene {
+    /// `engines` equal engines that answer at once, under this strategy.
+    #[must_use]
+    pub fn of(engines: usize, strategy: &str) -> Self {
+        Self { engines: vec![instant(); engines], pool: format!("  strategy: {strategy}\n"), ..Self::default() }
+    }
+
+    /// Starts it and waits until every proxy is ready.
+    ///
+    /// # Errors
+    ///
+    /// When something does not start.
+    pub async fn start(self) -> Result<Fleet, FleetError> {
+        let Self { engines: configs, control_planes, proxies, pool, top } = self;
+        let mut engines = Vec::new();
+        for config in configs {
+            engines.push(Engine::start(config).await?);
+        }
+        let urls: Vec<String> = engines.iter().map(EngineHandle::url).collect();
+        let yaml = format!("{top}pools:\n- name: chat\n  endpoints: [{}]\n{pool}", urls.join(", "));
+        let config = Config::parse(&yaml)?;
+        let mut planes = Vec::new();
+        for _ in 0..control_planes {
+            planes.push(control_plane(ConfigSource::Value(config.clone())).await?);
+        }
+        let targets: Vec<SocketAddr> = planes.iter().map(|plane| plane.bound.grpc).collect();
+        let mut fleet = Fleet { engines, control_planes: planes, proxies: Vec::new() };
+        for _ in 0..proxies {
+            fleet.proxies.push(proxy(&targets).await?);
+        }
+        fleet.ready().await?;
+        Ok(fleet)
+    }
+}
+
+/// Starts one control plane on free ports.
+///
+/// # Errors
+///
+/// When it does not start.
+pub async fn control_plane(config: ConfigSource) -> Result<Plane<control::Bound>, control::StartError> {
+    control_plane_at(config, SocketAddr::from(([127, 0, 0, 1], 0))).await
+}
+
+/// Starts one control plane that listens for proxies at `listen`.
+///
+/// # Errors
+///
+/// When it does not start.
+pub async fn control_plane_at(
+    config: ConfigSource,
+    listen: SocketAddr,
+) -> Result<Plane<control::Bound>, control::StartError> {
+    let (shutdown, trigger) = Shutdown::manual();
+    let options = control::Options { listen, ..control::Options::local(config) };
+    let bound = ControlPlane::start(options, shutdown.drain()).await?;
+    Ok(Plane { bound, trigger, shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))) })
+}
+
+/// Starts one proxy that follows these control planes.
+///
+/// # Errors
+///
+/// When it does not start.
+pub async fn proxy(control_planes: &[SocketAddr]) -> Result<Plane<data::Bound>, data::StartError> {
+    let (shutdown, trigger) = Shutdown::manual();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = data::Options {
+        control_planes: control_planes.iter().map(ToString::to_string).collect(),
+        listen: any,
+        admin: Some(any),
+        name: "test".to_owned(),
+    };
+    let bound = data::start(options, shutdown.drain()).await?;
+    Ok(Plane { bound, trigger, shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))) })
+}
+
+// === Fleet ===
+
+impl Fleet {
+    /// Base URL of the first proxy.
+    ///
+    /// # Panics
+    ///
+    /// When the scene had no proxy.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.proxies.first().expect("the scene has a proxy").url()
+    }
+
+    async fn ready(&self) -> Result<(), FleetError> {
+        for plane in &self.proxies {
+            let readiness = &plane.bound.readiness;
+            if timeout(READY, readiness.ready()).await.is_err() {
+                return Err(FleetError::NotReady(format!("{:?}", readiness.missing())));
+            }
+        }
+        Ok(())
+    }
+}
+
+// === Plane ===
+
+impl<B> Plane<B> {
+    /// Asks for a drain as SIGTERM does; asked twice, forces.
+    pub fn terminate(&self) {
+        self.trigger.fire();
+    }
+
+    /// Drains and waits for the end.
+    pub async fn stop(self) {
+        let Self { bound, trigger, shutdown } = self;
+        trigger.fire();
+        // Its panic, if any, was reported where it happened.
+        let _ended = shutdown.await;
+        drop(bound);
+    }
+}
+
+impl Plane<data::Bound> {
+    /// Where clients connect.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.bound.listen)
+    }
+
+    /// Where operators connect.
+    #[must_use]
+    pub fn admin_url(&self) -> String {
+        self.bound.admin.map(|address| format!("http://{address}")).unwrap_or_default()
+    }
+}

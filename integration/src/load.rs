@@ -1,0 +1,54 @@
+//! Load on a real server, and what a client sees of it: honest latencies, time to first token, hit rate.
+//!
+//! ```text
+//! arrivals ─┐                        ┌─▶ exchange ─▶ sse        one request, watched to its end
+//! trace ────┼─▶ workload ─▶ run ─▶ client
+//! synthesis ┘                        └─▶ tally ─▶ report        all requests, added up
+//! ```
+//!
+//! Invariants: a run is bounded in count, time and concurrency; the same arguments send the same bytes at the same
+//! intended times; an open loop counts latency from those times. Nothing here prints: callers hand a [`Report`] the
+//! writer they want.
+
+mod args;
+pub mod arrivals;
+pub mod client;
+pub mod conversation;
+pub mod exchange;
+mod replay;
+mod report;
+pub mod run;
+pub mod sse;
+pub mod synthesis;
+pub mod tally;
+pub mod trace;
+pub mod workload;
+
+use tokio_util::sync::CancellationToken;
+
+pub use args::{LoadArgs, Workload, load};
+pub use replay::{ReplayArgs, replay};
+pub use report::{Report, Share, Summary};
+
+/// Why a load could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The target is not one that the client can send to.
+    #[error(transparent)]
+    Target(#[from] client::BadTarget),
+    /// The trace cannot be read.
+    #[error(transparent)]
+    Trace(#[from] trace::TraceError),
+}
+
+/// Runs `work`, and asks it to stop at the first Ctrl-C.
+async fn until_interrupted<T>(work: impl AsyncFnOnce(CancellationToken) -> T) -> T {
+    let stop = CancellationToken::new();
+    let mut work = std::pin::pin!(work(stop.clone()));
+    tokio::select! {
+        done = &mut work => return done,
+        // Without a signal handler there is nothing to wait for, and the run ends by its own bounds.
+        Ok(()) = tokio::signal::ctrl_c() => stop.cancel(),
+    }
+    work.await
+}

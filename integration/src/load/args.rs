@@ -1,0 +1,190 @@
+//! A load described on a command line, for benches and trials.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::arrivals::Arrivals;
+use super::client::{Client, Limits, Target};
+use super::conversation::Conversations;
+use super::report::Report;
+use super::run::{Bounds, Run};
+use super::workload::Shape;
+use super::{LoadError, until_interrupted};
+
+/// Sends made-up chat requests to an OpenAI-compatible server and reports what a client sees.
+///
+/// Without `--rate` it keeps `--connections` requests in flight; with it, requests start at their times whatever the
+/// server does, and latency counts from those times.
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    /// Where requests go: http://HOST[:PORT][/PREFIX]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    pub target: String,
+    /// What to send
+    #[arg(long, value_enum, default_value_t = Workload::Chat)]
+    pub workload: Workload,
+    /// The `model` field of each request
+    #[arg(long, value_name = "NAME", default_value = "hermes-demo")]
+    pub model: String,
+    /// Bytes of each prompt; default 800, and 220,000 for `long`
+    #[arg(long, value_name = "N")]
+    pub prompt_bytes: Option<usize>,
+    /// Tokens of each answer
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub tokens: usize,
+    /// Requests in flight, at most; of a closed loop, always
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub connections: usize,
+    /// Requests to start each second (open loop)
+    #[arg(long, value_name = "PER_SECOND", value_parser = positive)]
+    pub rate: Option<f64>,
+    /// Draw the times between requests from an exponential distribution
+    #[arg(long, requires = "rate")]
+    pub poisson: bool,
+    /// Stop after this many requests
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+    pub count: u64,
+    /// Start no requests after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive)]
+    pub duration: f64,
+    /// Seconds one request may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+    /// Decides every text and every gap
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Of `conversation`: users chatting at the same time
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub users: usize,
+    /// Of `conversation`: turns of each user
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub rounds: usize,
+    /// Of `conversation`: tokens of the system prompt that all users share
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub system_tokens: usize,
+    /// Of `conversation`: tokens of the history that each user brings along
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    pub history_tokens: usize,
+    /// Of `conversation`: seconds between an answer and the next question
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = not_negative)]
+    pub think: f64,
+    /// Report as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The kinds of made-up load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Workload {
+    /// Small prompts, answered whole
+    Chat,
+    /// Small prompts, answered as a stream
+    Stream,
+    /// Long prompts, answered whole
+    Long,
+    /// Users who each go on talking, with a growing history
+    Conversation,
+}
+
+impl LoadArgs {
+    fn shape(&self) -> Shape {
+        let stream = matches!(self.workload, Workload::Stream | Workload::Conversation);
+        Shape { model: self.model.clone(), stream, ignore_eos: false }
+    }
+
+    fn prompt_bytes(&self) -> usize {
+        let default = if self.workload == Workload::Long { 220_000 } else { 800 };
+        self.prompt_bytes.unwrap_or(default)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { count: self.count, duration: Duration::from_secs_f64(self.duration), concurrency: self.connections }
+    }
+
+    fn conversations(&self) -> Conversations {
+        Conversations {
+            users: self.users,
+            rounds: self.rounds,
+            system_tokens: self.system_tokens,
+            history_tokens: self.history_tokens,
+            question_tokens: self.prompt_bytes() / super::synthesis::BYTES_PER_TOKEN,
+            answer_tokens: self.tokens,
+            think: Duration::from_secs_f64(self.think),
+            stagger: self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)),
+            seed: self.seed,
+        }
+    }
+
+    async fn drive(&self, run: Run) -> Report {
+        if self.workload == Workload::Conversation {
+            return self.conversations().drive(run, self.shape()).await;
+        }
+        let calls = self.shape().fixed(self.prompt_bytes(), self.tokens, self.seed);
+        match self.arrivals() {
+            None => run.closed(Arc::from(calls)).await,
+            Some(arrivals) => run.open(arrivals.offsets().zip(calls.iter().cycle().cloned())).await,
+        }
+    }
+
+    fn arrivals(&self) -> Option<Arrivals> {
+        let per_second = self.rate?;
+        let seed = self.seed;
+        Some(if self.poisson { Arrivals::Poisson { per_second, seed } } else { Arrivals::Fixed { per_second } })
+    }
+}
+
+/// Runs the load that `args` describe; ends early, with the report so far, on Ctrl-C.
+///
+/// # Errors
+/// A target that cannot be sent to.
+pub async fn load(args: &LoadArgs) -> Result<Report, LoadError> {
+    let client = Client::new(Target::parse(&args.target)?, Limits::answer_within(Duration::from_secs(args.timeout)));
+    Ok(until_interrupted(async |stop| args.drive(Run::new(client, args.bounds(), stop)).await).await)
+}
+
+/// Most that a rate, a factor or a number of seconds may be: a day of microseconds keeps durations representable.
+const MAX_NUMBER: f64 = 86_400e6;
+
+pub(crate) fn positive(given: &str) -> Result<f64, String> {
+    let number = not_negative(given)?;
+    (number >= 1e-6).then_some(number).ok_or_else(|| "expected a number above zero".to_owned())
+}
+
+fn not_negative(given: &str) -> Result<f64, String> {
+    let number = given.parse::<f64>().map_err(|error| error.to_string())?;
+    (0.0..=MAX_NUMBER).contains(&number).then_some(number).ok_or_else(|| "expected a number from zero up".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        load: LoadArgs,
+    }
+
+    fn parse(line: &str) -> Result<LoadArgs, clap::Error> {
+        Line::try_parse_from(line.split_whitespace()).map(|line| line.load)
+    }
+
+    #[test]
+    fn a_rate_makes_an_open_loop() {
+        assert_eq!(parse("load").unwrap().arrivals(), None);
+        assert_eq!(parse("load --rate 5").unwrap().arrivals(), Some(Arrivals::Fixed { per_second: 5.0 }));
+        let poisson = parse("load --rate 5 --poisson --seed 9").unwrap().arrivals();
+        assert_eq!(poisson, Some(Arrivals::Poisson { per_second: 5.0, seed: 9 }));
+    }
+
+    #[test]
+    fn numbers_that_no_clock_can_hold_are_refused() {
+        for line in ["load --rate 0", "load --rate -1", "load --rate nan", "load --duration 1e300", "load --poisson"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

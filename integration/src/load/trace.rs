@@ -1,0 +1,162 @@
+//! Traces in the format that the Mooncake project publishes: one JSON object a line, in order of arrival.
+//!
+//! `{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, …]}`, where `timestamp` is in
+//! milliseconds from the start, lengths are in tokens, and each hash id names one block of 512 prompt tokens (equal ids,
+//! equal prefixes). Source: FAST25 release of the Mooncake traces.
+//!
+//! Reading is lazy and line by line: a trace of any length costs the memory of one line.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// Longest line taken; the longest of the published traces is under 3 KiB.
+const MAX_LINE: usize = 1 << 20;
+
+/// One request of a trace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Record {
+    /// Arrival, in milliseconds from the start of the trace.
+    pub timestamp: u64,
+    /// Prompt length in tokens.
+    pub input_length: usize,
+    /// Answer length in tokens.
+    pub output_length: usize,
+    /// Identities of the prompt's blocks; empty in traces that do not tell.
+    #[serde(default)]
+    pub hash_ids: Vec<u64>,
+}
+
+/// Why a trace could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// The file cannot be opened.
+    #[error("cannot open the trace {path}: {source}")]
+    Open {
+        /// As given.
+        path: String,
+        /// From the operating system.
+        source: std::io::Error,
+    },
+    /// The file breaks off or holds bytes that are not text.
+    #[error("line {line} of the trace cannot be read: {source}")]
+    Read {
+        /// From one.
+        line: usize,
+        /// From the operating system.
+        source: std::io::Error,
+    },
+    /// A line is longer than any trace's.
+    #[error("line {line} of the trace is longer than 1 MiB; expected one JSON object a line")]
+    TooLong {
+        /// From one.
+        line: usize,
+    },
+    /// A line is not a record.
+    #[error("line {line} of the trace is not {{timestamp, input_length, output_length, hash_ids}}: {source}")]
+    Parse {
+        /// From one.
+        line: usize,
+        /// What is missing or wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// The records of a trace, in file order.
+#[derive(Debug)]
+pub struct Trace<R> {
+    reader: R,
+    line: usize,
+}
+
+impl Trace<BufReader<File>> {
+    /// Opens a trace file.
+    ///
+    /// # Errors
+    /// [`TraceError::Open`] when the file is not there or not readable.
+    pub fn open(path: &Path) -> Result<Self, TraceError> {
+        let file = File::open(path).map_err(|source| TraceError::Open { path: path.display().to_string(), source })?;
+        Ok(Self::new(BufReader::new(file)))
+    }
+}
+
+impl<R: BufRead> Trace<R> {
+    /// A trace read from `reader`.
+    pub fn new(reader: R) -> Self {
+        Self { reader, line: 0 }
+    }
+
+    fn read_line(&mut self) -> Result<Option<String>, TraceError> {
+        let mut text = String::new();
+        self.line += 1;
+        let read = std::io::Read::take(&mut self.reader, MAX_LINE as u64 + 1)
+            .read_line(&mut text)
+            .map_err(|source| TraceError::Read { line: self.line, source })?;
+        match read {
+            0 => Ok(None),
+            read if read > MAX_LINE => Err(TraceError::TooLong { line: self.line }),
+            _ => Ok(Some(text)),
+        }
+    }
+}
+
+impl<R: BufRead> Iterator for Trace<R> {
+    type Item = Result<Record, TraceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let text = match self.read_line() {
+                Ok(text) => text?,
+                Err(error) => return Some(Err(error)),
+            };
+            if text.trim().is_empty() {
+                continue;
+            }
+            let line = self.line;
+            return Some(serde_json::from_str(&text).map_err(|source| TraceError::Parse { line, source }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> Vec<Result<Record, TraceError>> {
+        Trace::new(text.as_bytes()).take(100).collect()
+    }
+
+    #[test]
+    fn a_published_line_is_read_field_by_field() {
+        let records =
+            read("{\"timestamp\": 3000, \"input_length\": 1030, \"output_length\": 5, \"hash_ids\": [0, 46, 9]}\n\n");
+        let expected = Record { timestamp: 3_000, input_length: 1_030, output_length: 5, hash_ids: vec![0, 46, 9] };
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].as_ref().ok(), Some(&expected));
+    }
+
+    #[test]
+    fn a_bad_line_is_named_by_its_number() {
+        let records = read("{\"timestamp\":0,\"input_length\":1,\"output_length\":1}\n{\"timestamp\":\"soon\"}\n");
+        assert!(records[0].is_ok());
+        assert!(records[1].as_ref().is_err_and(|error| error.to_string().starts_with("line 2 ")));
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused_instead_of_filling_memory() {
+        let endless = "1".repeat(MAX_LINE + 10);
+        assert!(matches!(read(&endless)[0], Err(TraceError::TooLong { line: 1 })));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let lines = bytes.split(|&byte| byte == b'\n').count();
+            prop_assert!(Trace::new(bytes.as_slice()).take(1_000).count() <= lines);
+        }
+    }
+}
