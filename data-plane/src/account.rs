@@ -37,6 +37,8 @@ pub(crate) struct Account {
     last_byte: Option<Instant>,
     frames: u64,
     usage: Option<Usage>,
+    /// What the answer at hand means, should it pass to its last byte.
+    if_whole: Ended,
     ended: Ended,
     resent: u32,
     /// A place behind the gate, and the drain's patience.
@@ -72,6 +74,7 @@ impl Account {
             last_byte: None,
             frames: 0,
             usage: None,
+            if_whole: Ended::Failed,
             ended: Ended::Cancelled,
             resent: 0,
             _held: held,
@@ -89,11 +92,6 @@ impl Account {
         span.record("gen_ai.request.stream", call.stream);
         span.record("hermes.strategy", self.pool.pool.spec.policy.strategy.name());
         span.record("hermes.snapshot.version", i64::try_from(version.0).unwrap_or(i64::MAX));
-    }
-
-    /// No endpoint could be chosen.
-    pub(crate) const fn never_sent(&mut self) {
-        self.ended = Ended::Failed;
     }
 
     /// The request goes to this endpoint now; an attempt before it is over.
@@ -140,8 +138,18 @@ impl Account {
         self.usage = Some(usage);
     }
 
-    /// How the request ends, should it end now; the last word counts.
-    pub(crate) const fn will_end(&mut self, ended: Ended) {
+    /// A head came: what it means, should its body pass to the last byte.
+    pub(crate) const fn answered(&mut self, if_whole: Ended) {
+        self.if_whole = if_whole;
+    }
+
+    /// The answer passed to its last byte.
+    pub(crate) const fn whole(&mut self) {
+        self.ended = self.if_whole;
+    }
+
+    /// No answer comes, or it broke off.
+    pub(crate) const fn failed(&mut self, ended: Ended) {
         self.ended = ended;
     }
 

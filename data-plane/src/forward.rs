@@ -108,7 +108,7 @@ impl Forwarder {
                 },
                 Err(Failed::TimedOut(limit)) => {
                     failed(pool, upstream, account, metrics::Attempt::TimedOut, Failure::Timeout, Outcome::TimedOut);
-                    account.will_end(Ended::TimedOut);
+                    account.failed(Ended::TimedOut);
                     return Err(Refusal::TimedOut(limit));
                 }
                 Err(Failed::Unreachable(error)) => {
@@ -126,7 +126,7 @@ impl Forwarder {
             }
         }
         held.ok_or_else(|| {
-            account.will_end(Ended::Failed);
+            account.failed(Ended::Failed);
             Refusal::Exhausted(tried)
         })
     }
@@ -235,25 +235,26 @@ async fn first_piece(body: &mut Answer) -> Result<Option<Bytes>, Failed> {
 /// Tells the breaker, the metrics and the control plane about an answer, and says whether it may be passed on.
 fn judge(head: &http::response::Parts, pool: &PoolView, upstream: &Upstream, account: &mut Account) -> Verdict {
     let status = head.status;
-    account.will_end(if status.is_client_error() { Ended::ClientError } else { Ended::Ok });
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            account.answered(Ended::Busy);
             let failure = Failure::Status(status.as_u16());
             failed(pool, upstream, account, metrics::Attempt::Busy, failure, Outcome::Backpressure);
-            account.will_end(Ended::Busy);
             Verdict::TryElsewhere { suspicious: false }
         }
         StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+            account.answered(Ended::Failed);
             let failure = Failure::Status(status.as_u16());
             failed(pool, upstream, account, metrics::Attempt::Failed, failure, Outcome::Failed);
-            account.will_end(Ended::Failed);
             Verdict::TryElsewhere { suspicious: status == StatusCode::INTERNAL_SERVER_ERROR }
         }
         _ => {
+            account.answered(match status {
+                status if status.is_client_error() => Ended::ClientError,
+                status if status.is_server_error() => Ended::Failed,
+                _ => Ended::Ok,
+            });
             pool.metrics.attempted(metrics::Attempt::Answered);
-            if status.is_server_error() {
-                account.will_end(Ended::Failed);
-            }
             Verdict::PassOn
         }
     }

@@ -32,7 +32,7 @@ use crate::{
     forward::Forwarder,
     gate::Gate,
     headers,
-    metrics::{Metrics, Rung},
+    metrics::{Ended, Metrics, Rung},
     models, read,
     read::Call,
     refusal::Refusal,
@@ -138,7 +138,7 @@ impl Proxy {
         account.describe(&call, view.snapshot.version);
         let plan = match &pinned {
             Some((_, plan)) => plan,
-            None => &self.choose(pool, &call, &account).await.inspect_err(|_| account.never_sent())?,
+            None => &self.choose(pool, &call, &account).await.inspect_err(|_| account.failed(Ended::Failed))?,
         };
 
         // Forward.

@@ -162,6 +162,10 @@ impl Relay {
         self.last = now;
         self.passing.piece(bytes);
         self.between_events = bytes.ends_with(b"\n\n");
+        // hyper asks no further than the length that the head told, so that the end may never be polled.
+        if self.body.as_ref().is_some_and(Body::is_end_stream) {
+            self.complete();
+        }
     }
 
     /// The whole answer has passed.
@@ -172,6 +176,7 @@ impl Relay {
         if let Some(usage) = self.passing.usage() {
             self.account.used(usage);
         }
+        self.account.whole();
         if let (Some(sessions), Some(id)) = (&self.sessions, self.passing.response_id()) {
             sessions.remember(&id, self.upstream.endpoint.id);
         }
@@ -180,7 +185,7 @@ impl Relay {
     /// The answer ends too early: an event that says so where clients read events, and then no proper end.
     fn broken(&mut self, why: CutOff, ended: Ended) -> Result<Frame<Bytes>, CutOff> {
         tracing::info!(endpoint = %self.upstream.endpoint.name, %why, "an answer was cut off");
-        self.account.will_end(ended);
+        self.account.failed(ended);
         self.account.attempt_failed(crate::report::Outcome::Failed);
         self.upstream.failed(crate::app::uptime(), hermes_core::breaker::Failure::Reset);
         self.body = None;
@@ -206,8 +211,7 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
-            // Never true before the end was polled: what is done at the end must happen.
-            Self::Relayed(_) => false,
+            Self::Relayed(relay) => relay.body.is_none() && relay.first.is_none() && !relay.cut_off,
         }
     }
 

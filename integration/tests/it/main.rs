@@ -1,6 +1,7 @@
 //! Stories over real sockets: each file is one side of what Hermes promises.
 
 mod client;
+mod control;
 mod discovery;
 mod engine;
 mod kvmanager;

@@ -217,6 +217,7 @@ async fn http2_with_prior_knowledge_is_served_on_the_same_port() {
     let driver = AbortOnDropHandle::new(tokio::spawn(connection));
     let body = json!({"model": "sim", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]});
     let request = http::Request::post(format!("{}/v1/chat/completions", fleet.url()))
+        .header("content-type", "application/json")
         .body(http_body_util::Full::new(bytes::Bytes::from(body.to_string())))
         .expect("a request");
     let response = sender.send_request(request).await.expect("an answer");

@@ -1,0 +1,144 @@
+"""The processes of a trial: vLLM servers on one core each, and the router in front of them. All end with the trial."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+
+# Loading torch on a busy machine takes longer than serving does.
+VLLM_READY_SECONDS = 420.0
+MODEL = "tiny"
+ADAPTER = "tiny-lora"
+
+
+class Server:
+    """A child process in a process group of its own, so that its children end with it."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path, stdout: int | None = None) -> None:
+        self.log = log
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdout=stdout or stderr,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """Ends the whole group at once, as a node that fails would."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=30)
+
+    def require_alive(self) -> None:
+        if self.process.poll() is not None:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
+            sys.exit(f"{self.process.args[0]} ended with status {self.process.returncode}:\n{tail}")
+
+
+class Vllm(Server):
+    """A real vLLM server on one core."""
+
+    def __init__(self, core: int, home: Path, logs: Path, adapter: bool) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--model", str(home / "model"), "--served-model-name", MODEL, "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--max-model-len", "4096", "--block-size", "32", "--dtype", "bfloat16"]
+        command += ["--enforce-eager", "--enable-prefix-caching", "--enable-prompt-tokens-details"]
+        if adapter:
+            command += ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"{ADAPTER}={home / 'adapter'}"]
+        environment = {
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": str(core),
+            "PYTHONHASHSEED": "0",
+            # Without it an idle server keeps a core busy.
+            "VLLM_SLEEP_WHEN_IDLE": "1",
+        }
+        super().__init__(command, environment, logs / f"vllm-{core}.log")
+
+    def metric(self, name: str) -> float:
+        lines = httpx.get(f"{self.url}/metrics").raise_for_status().text.splitlines()
+        return total(lines, name)
+
+
+class Hermes(Server):
+    """`hermes serve` in front of these engines."""
+
+    def __init__(self, binary: str, engines: list[Vllm], logs: Path) -> None:
+        command = [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--strategy", "kv-aware"]
+        for engine in engines:
+            command += ["--endpoint", engine.url]
+        super().__init__(command, {"HERMES_LOG": "info"}, logs / "hermes.log", stdout=subprocess.PIPE)
+        assert self.process.stdout
+        self.url = address(self.process.stdout.readline(), "listening on ")
+        self.admin = address(self.process.stdout.readline(), "admin on ")
+
+    def metric(self, name: str, *labels: str) -> float:
+        lines = httpx.get(f"{self.admin}/metrics").raise_for_status().text.splitlines()
+        return total([line for line in lines if all(label in line for label in labels)], name)
+
+    def snapshot(self) -> dict:
+        return httpx.get(f"{self.admin}/debug/snapshot").raise_for_status().json()
+
+
+def start_engines(stack: ExitStack, home: Path, logs: Path) -> list[Vllm]:
+    """Two servers, the second with an adapter; ready when this returns."""
+    engines = []
+    for core, adapter in ((0, False), (1, True)):
+        engine = Vllm(core, home, logs, adapter)
+        stack.callback(engine.kill)
+        engines.append(engine)
+    for engine in engines:
+        wait_for(lambda engine=engine: healthy(engine), f"{engine.url} is healthy", VLLM_READY_SECONDS)
+    return engines
+
+
+def healthy(server: Vllm) -> bool:
+    server.require_alive()
+    try:
+        return httpx.get(f"{server.url}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_for(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> float:
+    """Waits until something holds; answers how many seconds that took."""
+    begun = time.monotonic()
+    while not holds():
+        if time.monotonic() - begun > seconds:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.1)
+    return time.monotonic() - begun
+
+
+def free_port() -> int:
+    """A port that was free a moment ago: vLLM does not tell which one it took when asked for any."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def address(line: str, prefix: str) -> str:
+    if not line.startswith(prefix):
+        sys.exit(f"hermes printed {line!r} where `{prefix}ADDRESS` belongs")
+    return line.removeprefix(prefix).split()[0]
+
+
+def total(lines: list[str], name: str) -> float:
+    """The sum of a metric's samples."""
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))

@@ -1,0 +1,154 @@
+//! A proxy that does what its test says, and nothing by itself.
+
+use std::{net::SocketAddr, time::Duration};
+
+use hermes_proto::v1::{
+    Delta, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, Hello, LoadUpdate, Report, Reports, ScoreRequest,
+    ScoreRequests, ScoreResponse, ScoreResponses, Snapshot, from_control_plane::Message as Down,
+    from_data_plane::Message as Up, report::Event, router_client::RouterClient, score_response::Answer,
+};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, transport::Channel};
+
+/// How long any answer may take.
+const SOON: Duration = Duration::from_secs(10);
+
+pub(crate) struct Proxy {
+    id: u64,
+    client: RouterClient<Channel>,
+    up: mpsc::Sender<FromDataPlane>,
+    down: Streaming<FromControlPlane>,
+    asks: mpsc::Sender<ScoreRequests>,
+    answers: Streaming<ScoreResponses>,
+}
+
+impl Proxy {
+    /// A proxy that has said hello.
+    pub(crate) async fn connect(replica: SocketAddr, id: u64) -> Self {
+        let proxy = Self::silent(replica, id).await;
+        proxy.say(Up::Hello(Hello { proxy: id, name: format!("proxy-{id}"), release: "test".into() })).await;
+        proxy
+    }
+
+    /// A proxy with both streams open that has said nothing.
+    pub(crate) async fn silent(replica: SocketAddr, id: u64) -> Self {
+        let mut client = RouterClient::connect(format!("http://{replica}")).await.expect("the replica listens");
+        let ((up, said), (asks, asked)) = (mpsc::channel(16), mpsc::channel(16));
+        let down = client.sync(ReceiverStream::new(said)).await.expect("a subscription").into_inner();
+        let answers = client.score(ReceiverStream::new(asked)).await.expect("a score stream").into_inner();
+        Self { id, client, up, down, asks, answers }
+    }
+
+    pub(crate) async fn say(&self, message: Up) {
+        self.up.send(FromDataPlane { message: Some(message) }).await.expect("the stream is open");
+    }
+
+    pub(crate) async fn report(&self, request: u64, event: Event) {
+        self.say(Up::Reports(Reports { reports: vec![Report { request, event: Some(event) }] })).await;
+    }
+
+    /// The next message, whatever it is.
+    pub(crate) async fn down(&mut self) -> Result<Option<FromControlPlane>, Status> {
+        self.down.message().await
+    }
+
+    /// The next whole snapshot; loads before it are passed over.
+    pub(crate) async fn snapshot(&mut self) -> Snapshot {
+        loop {
+            match self.heard().await {
+                Down::Snapshot(snapshot) => return snapshot,
+                Down::Load(_) => {}
+                Down::Delta(delta) => panic!("a delta where a snapshot should come: {delta:?}"),
+            }
+        }
+    }
+
+    /// The next delta; loads before it are passed over.
+    pub(crate) async fn delta(&mut self) -> Delta {
+        loop {
+            match self.heard().await {
+                Down::Delta(delta) => return delta,
+                Down::Load(_) => {}
+                Down::Snapshot(snapshot) => panic!("a snapshot where a delta should come: {snapshot:?}"),
+            }
+        }
+    }
+
+    /// The next loads.
+    pub(crate) async fn load(&mut self) -> LoadUpdate {
+        match self.heard().await {
+            Down::Load(load) => load,
+            other => panic!("not a load: {other:?}"),
+        }
+    }
+
+    /// Waits for a row like this.
+    pub(crate) async fn load_where(&mut self, wanted: impl Fn(&EndpointLoad) -> bool) -> EndpointLoad {
+        loop {
+            if let Some(found) = self.load().await.loads.into_iter().find(&wanted) {
+                return found;
+            }
+        }
+    }
+
+    pub(crate) async fn ask_all(&mut self, requests: Vec<ScoreRequest>) -> Vec<ScoreResponse> {
+        let requests = requests.into_iter().map(|request| ScoreRequest { proxy: self.id, ..request }).collect();
+        self.asks.send(ScoreRequests { requests, cancels: Vec::new() }).await.expect("the stream is open");
+        let answer = timeout(SOON, self.answers.message()).await.expect("an answer in time");
+        answer.expect("the stream is whole").expect("the stream goes on").responses
+    }
+
+    pub(crate) async fn ask(&mut self, request: ScoreRequest) -> ScoreResponse {
+        self.ask_all(vec![request]).await.remove(0)
+    }
+
+    /// Where the request should go.
+    pub(crate) async fn chosen(&mut self, request: ScoreRequest) -> u64 {
+        match self.ask(request).await.answer {
+            Some(Answer::Chosen(chosen)) => chosen.ranked[0].endpoint,
+            other => panic!("nobody was chosen: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn cancel(&self, request: u64) {
+        let cancels = ScoreRequests { requests: Vec::new(), cancels: vec![request] };
+        self.asks.send(cancels).await.expect("the stream is open");
+    }
+
+    pub(crate) async fn explain(&self, request: ScoreRequest) -> Explanation {
+        let answer = timeout(SOON, self.client.clone().explain(request)).await.expect("an answer in time");
+        answer.expect("an explanation").into_inner()
+    }
+
+    /// Requests that the replica believes to be booked or open in the pool `chat`.
+    pub(crate) async fn booked(&self) -> u64 {
+        let request = ScoreRequest { pool: "chat".into(), ..ScoreRequest::default() };
+        let explanation: serde_json::Value = serde_json::from_str(&self.explain(request).await.json).expect("JSON");
+        let candidates = explanation["candidates"].as_array().expect("candidates");
+        candidates.iter().map(|candidate| candidate["in_flight"].as_u64().expect("a count")).sum()
+    }
+
+    pub(crate) async fn booked_becomes(&self, wanted: u64) {
+        let becomes = async {
+            while self.booked().await != wanted {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, becomes).await.expect("the bookings in time");
+    }
+
+    /// Waits until the replica has ended both streams.
+    pub(crate) async fn ends(&mut self) {
+        while let Ok(Some(_)) = self.down.message().await {}
+        while let Ok(Some(_)) = self.answers.message().await {}
+    }
+
+    async fn heard(&mut self) -> Down {
+        let message = timeout(SOON * 2, self.down.message()).await.expect("a message in time");
+        message.expect("the stream is whole").expect("the stream goes on").message.expect("a message that says something")
+    }
+}
