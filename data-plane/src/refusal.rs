@@ -36,14 +36,10 @@ pub(crate) enum Refusal {
     NoEndpoint,
     #[error("every model server that was tried failed ({0} of them)")]
     Exhausted(u32),
-    #[error("the model servers are busy")]
-    Busy { retry_after: Option<HeaderValue> },
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     #[error("the response `{0}` is not known here")]
     UnknownResponse(String),
-    #[error("the router is shutting down")]
-    Draining,
 }
 
 /// The longest client-made name that an error repeats.
@@ -58,7 +54,7 @@ impl Refusal {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowClient => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotReady | Self::NoEndpoint | Self::Busy { .. } | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Exhausted(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -78,10 +74,8 @@ impl Refusal {
             Self::NotReady => "not_ready",
             Self::NoEndpoint => "no_healthy_upstream",
             Self::Exhausted(_) => "upstream_failed",
-            Self::Busy { .. } => "overloaded",
             Self::TimedOut(_) => "upstream_timeout",
             Self::UnknownResponse(_) => "response_not_found",
-            Self::Draining => "draining",
         }
     }
 
@@ -106,10 +100,7 @@ impl Refusal {
     /// When a client should come back: what it gets told by `Retry-After`.
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
-            Self::Busy { retry_after: Some(told) } => Some(told.clone()),
-            Self::Overloaded | Self::NotReady | Self::NoEndpoint | Self::Busy { retry_after: None } | Self::Draining => {
-                Some(HeaderValue::from_static("1"))
-            }
+            Self::Overloaded | Self::NotReady | Self::NoEndpoint => Some(HeaderValue::from_static("1")),
             _ => None,
         }
     }
@@ -199,7 +190,7 @@ mod tests {
     fn who_should_come_back_is_told_when() {
         let after = |refusal: Refusal| refusal.into_response(None, "r").headers().get("retry-after").cloned();
         assert_eq!(after(Refusal::Overloaded), Some(HeaderValue::from_static("1")));
-        assert_eq!(after(Refusal::Busy { retry_after: Some(HeaderValue::from_static("7")) }).expect("told"), "7");
+        assert_eq!(after(Refusal::NoEndpoint), Some(HeaderValue::from_static("1")));
         assert_eq!(after(Refusal::UnknownPath), None);
     }
 }

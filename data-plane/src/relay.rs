@@ -12,17 +12,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::policy::Timeouts;
+use hermes_core::{breaker::Failure, policy::Timeouts};
 use http::{HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     account::Account,
+    app::uptime,
     forward::Begun,
     headers,
     metrics::Ended,
     read::Call,
+    report::Outcome,
     sessions::Sessions,
     upstream::{Answer, Upstream},
     usage::Passing,
@@ -42,8 +44,6 @@ pub(crate) enum CutOff {
     Broken(#[from] hyper::Error),
     #[error("the endpoint was silent for {0:?}")]
     Silent(Duration),
-    #[error("the endpoint broke off its answer, and the client was told")]
-    Told,
 }
 
 /// An engine's answer.
@@ -61,9 +61,17 @@ pub(crate) struct Relay {
     events: bool,
     /// Whether the last bytes ended an event.
     between_events: bool,
-    cut_off: bool,
+    /// The answer is being cut off.
+    ending: Option<Ending>,
     /// Learns where a stored response lives.
     sessions: Option<Arc<Sessions>>,
+}
+
+/// The steps of cutting an answer off. hyper drops what it has not written when a body fails, so it gets a turn to
+/// write what the client was still to get.
+enum Ending {
+    Written(CutOff),
+    Final(CutOff),
 }
 
 /// The error event for clients that read events: SDKs raise it.
@@ -104,7 +112,7 @@ pub(crate) fn relay(
         last,
         events,
         between_events: true,
-        cut_off: false,
+        ending: None,
         sessions,
     };
     let mut response = Response::new(Reply::Relayed(Box::new(relay)));
@@ -119,9 +127,8 @@ impl Relay {
             self.pass(&first);
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        if self.cut_off {
-            self.cut_off = false;
-            return Poll::Ready(Some(Err(CutOff::Told)));
+        if let Some(ending) = self.ending.take() {
+            return self.poll_ending(ending, cx);
         }
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
@@ -134,7 +141,7 @@ impl Relay {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(self.broken(CutOff::Broken(error), Ended::Broken))),
+            Poll::Ready(Some(Err(error))) => self.broken(CutOff::Broken(error), Ended::Broken, cx),
             Poll::Ready(None) => {
                 self.complete();
                 Poll::Ready(None)
@@ -148,8 +155,7 @@ impl Relay {
         while self.alarm.as_mut().poll(cx).is_ready() {
             let due = self.last + self.patience;
             if due <= Instant::now() {
-                let silent = CutOff::Silent(self.patience);
-                return Poll::Ready(Some(self.broken(silent, Ended::TimedOut)));
+                return self.broken(CutOff::Silent(self.patience), Ended::TimedOut, cx);
             }
             self.alarm.as_mut().reset(due);
         }
@@ -183,17 +189,34 @@ impl Relay {
     }
 
     /// The answer ends too early: an event that says so where clients read events, and then no proper end.
-    fn broken(&mut self, why: CutOff, ended: Ended) -> Result<Frame<Bytes>, CutOff> {
+    fn broken(
+        &mut self,
+        why: CutOff,
+        ended: Ended,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         tracing::info!(endpoint = %self.upstream.endpoint.name, %why, "an answer was cut off");
         self.account.failed(ended);
-        self.account.attempt_failed(crate::report::Outcome::Failed);
-        self.upstream.failed(crate::app::uptime(), hermes_core::breaker::Failure::Reset);
+        self.account.attempt_failed(Outcome::Failed);
+        self.upstream.failed(uptime(), Failure::Reset);
         self.body = None;
-        if !(self.events && self.between_events) {
-            return Err(why);
+        let ending = Ending::Written(why);
+        if self.events && self.between_events {
+            self.ending = Some(ending);
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(BROKEN_STREAM.as_bytes())))));
         }
-        self.cut_off = true;
-        Ok(Frame::data(Bytes::from_static(BROKEN_STREAM.as_bytes())))
+        self.poll_ending(ending, cx)
+    }
+
+    fn poll_ending(&mut self, ending: Ending, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        match ending {
+            Ending::Written(why) => {
+                self.ending = Some(Ending::Final(why));
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Ending::Final(why) => Poll::Ready(Some(Err(why))),
+        }
     }
 }
 
@@ -211,7 +234,7 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
-            Self::Relayed(relay) => relay.body.is_none() && relay.first.is_none() && !relay.cut_off,
+            Self::Relayed(relay) => relay.body.is_none() && relay.first.is_none() && relay.ending.is_none(),
         }
     }
 

@@ -65,9 +65,9 @@ impl ServeArgs {
     fn options(self) -> Result<planes::Options, Failure> {
         let config = match self.config {
             Some(path) => ConfigSource::File(path),
-            None => ConfigSource::Value(
-                Config::serve(&self.endpoint, self.strategy.as_deref()).map_err(Failure::Flags)?,
-            ),
+            None => {
+                ConfigSource::Value(Config::serve(&self.endpoint, self.strategy.as_deref()).map_err(Failure::Flags)?)
+            }
         };
         Ok(planes::Options {
             config,

@@ -6,5 +6,7 @@ mod discovery;
 mod engine;
 mod kvmanager;
 mod load;
+mod retry;
 mod route;
+mod stream;
 mod tidy;

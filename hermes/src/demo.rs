@@ -1,0 +1,103 @@
+//! `hermes demo`: the router at work, with nothing else to set up.
+//!
+//! ```text
+//!   chats ─▶ data plane ─▶ four simulated engines, the last one at half speed
+//!    (load)      ▲  │ reports     ▲ what they hold
+//!                │  ▼             │
+//!            control plane ─▶ KV manager
+//! ```
+//!
+//! The same chats run twice, each time on a fresh scene: first the engines take turns, then each request goes where its
+//! conversation is cached and there is time for it. It ends by itself, or at Ctrl-C with what was seen so far.
+
+mod moment;
+mod phase;
+mod scene;
+mod summary;
+mod view;
+
+use std::{io::IsTerminal, process::ExitCode, time::Duration};
+
+use clap::Args;
+use hermes_runtime::{
+    shutdown::{Drain, Shutdown},
+    telemetry::{LogFormat, Telemetry},
+};
+
+use self::{
+    phase::{Phase, Plan},
+    summary::Summary,
+    view::View,
+};
+use crate::{cli, failure::Failure, output};
+
+/// How long a demo that was asked to end may take to do so.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What is compared, in this order.
+const STRATEGIES: [&str; 2] = ["round-robin", "kv-aware"];
+
+/// The command line of `hermes demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Take ten seconds instead of a minute
+    #[arg(long)]
+    quick: bool,
+
+    /// Print lines instead of a live view, as on a pipe
+    #[arg(long)]
+    plain: bool,
+}
+
+/// Runs the demo.
+pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
+    let live = !args.plain && std::io::stdout().is_terminal();
+    let telemetry = Telemetry::from_environment(&|name: &str| variable(name, live), cli::SERVICE, LogFormat::Text)?;
+    let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
+    let drain = shutdown.drain();
+    let working = drain.track();
+    let plan = if args.quick { Plan::QUICK } else { Plan::FULL };
+    let show = async {
+        let phases = perform(plan, live, &drain).await;
+        drop(working);
+        phases
+    };
+    let phases = tokio::select! {
+        biased;
+        phases = show => phases?,
+        // A second Ctrl-C, or a scene that does not end.
+        _forced = shutdown.run(GRACE) => return Ok(ExitCode::FAILURE),
+    };
+    output::line(Summary(&phases))?;
+    telemetry.shutdown(cli::LAST).await;
+    Ok(verdict(&phases))
+}
+
+/// Performs one phase for each strategy, until the drain begins.
+async fn perform(plan: Plan, live: bool, drain: &Drain) -> Result<Vec<Phase>, Failure> {
+    let mut view = View::open(live, plan.phase).map_err(Failure::Output)?;
+    let mut phases: Vec<Phase> = Vec::with_capacity(STRATEGIES.len());
+    for strategy in STRATEGIES {
+        if drain.is_draining() {
+            break;
+        }
+        let phase = phase::perform(strategy, plan, &phases, &mut view, drain).await?;
+        phases.push(phase);
+    }
+    Ok(phases)
+}
+
+/// Log lines would tear the live view apart, and would bury the plain one.
+fn variable(name: &str, live: bool) -> Option<String> {
+    match (name, live) {
+        ("HERMES_LOG", true) => Some("off".to_owned()),
+        ("HERMES_LOG", false) => std::env::var(name).ok().or_else(|| Some("error".to_owned())),
+        _ => std::env::var(name).ok(),
+    }
+}
+
+/// A demo in which a phase got no answer at all has failed.
+fn verdict(phases: &[Phase]) -> ExitCode {
+    let codes = phases.iter().map(|phase| output::verdict(&phase.report));
+    codes.into_iter().find(|code| *code != ExitCode::SUCCESS).unwrap_or(ExitCode::SUCCESS)
+}

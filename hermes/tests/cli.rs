@@ -1,0 +1,245 @@
+//! The built binary as a user meets it: processes, exit codes, what is printed, and a chat through real sockets.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, sync_channel},
+    time::Duration,
+};
+
+use hermes_integration::load::{
+    client::{Client, Limits, Target},
+    exchange::{Exchange, Outcome},
+    workload::{Message, Shape},
+};
+use tokio::time::Instant;
+
+/// For what ends by itself, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Lines that wait to be read by a test.
+const LINES: usize = 1_024;
+
+/// A running `hermes`; it is killed when dropped.
+struct Hermes {
+    child: Child,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+/// A `hermes` that has ended.
+struct Ended {
+    status: ExitStatus,
+    out: String,
+    err: String,
+}
+
+impl Hermes {
+    /// Runs without the variables of this process, which could be settings.
+    fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hermes"));
+        command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary is built");
+        let out = lines(child.stdout.take().expect("it is piped"));
+        let err = lines(child.stderr.take().expect("it is piped"));
+        Self { child, out, err }
+    }
+
+    /// Runs to the end.
+    fn run(args: &[&str]) -> Ended {
+        Self::start(args).end()
+    }
+
+    /// The address in the first line, `listening on http://…`.
+    fn url(&self) -> String {
+        let line = self.out.recv_timeout(PATIENCE).expect("a first line");
+        line.strip_prefix("listening on ").unwrap_or_else(|| panic!("an address, not: {line}")).to_owned()
+    }
+
+    /// Asks it to end, as an operator would.
+    fn terminate(self) -> Ended {
+        let terminate = format!("kill -TERM {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &terminate]).status();
+        assert!(sent.is_ok_and(|status| status.success()));
+        self.end()
+    }
+
+    /// Waits for the end of both streams, and then of the process.
+    fn end(mut self) -> Ended {
+        let (out, err) = (rest(&self.out), rest(&self.err));
+        let status = self.child.wait().expect("it has not been waited for");
+        Ended { status, out, err }
+    }
+}
+
+impl Drop for Hermes {
+    fn drop(&mut self) {
+        // Ended already, in most tests.
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = sync_channel(LINES);
+    std::thread::spawn(move || {
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        // A test that has ended reads no more.
+        lines.into_iter().try_for_each(|line| sender.send(line))
+    });
+    receiver
+}
+
+fn rest(lines: &Receiver<String>) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    let mut text = String::new();
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => text.extend([&*line, "\n"]),
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return text,
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("still running; so far:\n{text}"),
+        }
+    }
+}
+
+/// A chat of one message, as a stream.
+async fn chat(url: &str, model: &str) -> Exchange {
+    let client = Client::new(Target::parse(url).expect("a URL"), Limits::answer_within(PATIENCE));
+    let shape = Shape { model: model.to_owned(), stream: true, ignore_eos: false };
+    let mut call = shape.chat(&[Message { role: "user", content: "Good morning!".to_owned() }], 8);
+    call.keep_text = true;
+    client.send(call, Instant::now()).await
+}
+
+/// Chats until the router knows its engine, which takes a moment after its start.
+async fn chat_when_ready(url: &str) -> Exchange {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let exchange = chat(url, "sim").await;
+        let starting = matches!(exchange.outcome, Outcome::Status(404 | 503));
+        if !starting || Instant::now() > deadline {
+            return exchange;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn file(name: &str, text: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text).expect("a directory to write to");
+    path
+}
+
+#[test]
+fn check_says_what_a_good_file_means() {
+    let path = file("good.yaml", "pools: [{name: chat, models: [m], endpoints: ['http://10.0.0.7:8000']}]");
+    let Ended { status, out, err } = Hermes::run(&["check", &path.to_string_lossy()]);
+    assert!(status.success(), "{err}");
+    assert!(out.contains("pool chat") && out.contains("http://10.0.0.7:8000") && out.contains("kv-aware"), "{out}");
+}
+
+#[test]
+fn check_lists_every_mistake_with_its_path() {
+    let path = file("bad.yaml", "pools: [{name: Chat, endpoint: ['http://a:1']}]\nlimits: {maxBodyByte: 1}");
+    let Ended { status, out, err } = Hermes::run(&["check", &path.to_string_lossy()]);
+    assert_eq!((status.code(), &*out), (Some(1), ""));
+    for mistake in ["pools[0].name", "pools[0].endpoint", "limits.maxBodyByte"] {
+        assert!(err.contains(mistake), "{mistake} in\n{err}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let Ended { status, err, .. } = Hermes::run(&["check", "/nowhere/hermes.yaml"]);
+    assert_eq!(status.code(), Some(1));
+    assert!(err.contains("cannot read /nowhere/hermes.yaml"), "{err}");
+}
+
+#[test]
+fn arguments_that_are_wrong_are_refused_with_a_hint() {
+    let cases = [
+        (vec!["serve"], 2, "--endpoint"),
+        (vec!["serve", "--endpoint", "127.0.0.1:1", "--strategy", "fastest"], 1, "--strategy"),
+        (
+            vec!["serve", "--config", "/nowhere/hermes.yaml", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
+            1,
+            "/nowhere/hermes.yaml",
+        ),
+        (vec!["serve", "--endpoint", "http://a:1", "--listen", "8000"], 2, "--listen"),
+        (vec!["load", "--target", "https://a"], 1, "http://HOST"),
+        (vec!["replay", "/nowhere/trace.jsonl"], 1, "/nowhere/trace.jsonl"),
+        (vec!["engine", "--blocks", "0"], 1, "block"),
+        (vec!["server"], 2, "serve"),
+    ];
+    for (args, code, hint) in cases {
+        let Ended { status, err, .. } = Hermes::run(&args);
+        assert_eq!(status.code(), Some(code), "{args:?}: {err}");
+        assert!(err.contains(hint), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn version_help_and_completions_are_printed() {
+    let version = Hermes::run(&["--version"]);
+    assert_eq!(version.out.trim(), concat!("hermes ", env!("CARGO_PKG_VERSION")));
+    let help = Hermes::run(&["serve", "--help"]);
+    assert!(help.status.success() && help.out.contains("Examples:"), "{}", help.out);
+    let completions = Hermes::run(&["completions", "bash"]);
+    assert!(completions.status.success() && completions.out.contains("_hermes"), "{}", completions.out);
+}
+
+#[tokio::test]
+async fn an_engine_behind_serve_answers_a_chat_and_both_end_when_asked() {
+    let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
+    let engine_url = engine.url();
+    let router =
+        Hermes::start(&["serve", "--endpoint", &engine_url, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let url = router.url();
+
+    let exchange = chat_when_ready(&url).await;
+    assert_eq!(exchange.outcome, Outcome::Ok);
+    assert!(exchange.text.is_some_and(|text| !text.is_empty()));
+    assert_eq!(chat(&url, "another").await.outcome, Outcome::Status(404), "a model that nobody serves");
+
+    let report = Hermes::run(&["load", "--target", &url, "--model", "sim", "--count", "5", "--tokens", "2", "--json"]);
+    assert!(report.status.success() && report.out.contains("\"ok\":5"), "{}{}", report.out, report.err);
+
+    for process in [router, engine] {
+        let Ended { status, err, .. } = process.terminate();
+        assert!(status.success(), "{err}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named_with_its_flag() {
+    let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
+    let url = engine.url();
+    let taken = url.trim_start_matches("http://");
+    let Ended { status, err, .. } =
+        Hermes::run(&["serve", "--endpoint", &url, "--listen", taken, "--admin", "127.0.0.1:0"]);
+    assert_eq!(status.code(), Some(1));
+    assert!(err.contains("--listen") && err.contains(taken), "{err}");
+    let Ended { status, err, .. } = Hermes::run(&[
+        "serve",
+        "--endpoint",
+        &url,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--control-plane-listen",
+        taken,
+    ]);
+    assert_eq!(status.code(), Some(1));
+    assert!(err.contains("--control-plane-listen"), "{err}");
+}
+
+#[test]
+fn a_quick_demo_on_a_pipe_ends_with_a_comparison() {
+    let Ended { status, out, err } = Hermes::run(&["demo", "--quick"]);
+    assert!(status.success(), "{out}{err}");
+    for part in ["round-robin", "kv-aware", "TTFT p99", "cache hit rate", "errors"] {
+        assert!(out.contains(part), "{part} in\n{out}{err}");
+    }
+}
