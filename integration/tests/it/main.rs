@@ -3,8 +3,11 @@
 mod client;
 mod control;
 mod discovery;
+mod docs;
+mod drain;
 mod engine;
 mod kvmanager;
+mod ladder;
 mod load;
 mod retry;
 mod route;

@@ -1,0 +1,64 @@
+//! Ending a proxy: what is under way finishes, what is new is refused, and a second request forces.
+
+use hermes_integration::{
+    engine::EngineConfig,
+    fleet::{Fleet, Scene},
+};
+use tokio::net::TcpStream;
+
+use crate::client::{chat, client, eventually, pieces, send};
+
+async fn slow_fleet() -> Fleet {
+    let scene = Scene { engines: vec![EngineConfig::default()], ..Scene::of(0, "round-robin") };
+    scene.start().await.expect("starts")
+}
+
+#[tokio::test]
+async fn streams_finish_and_new_connections_are_refused() {
+    let mut fleet = slow_fleet().await;
+    let proxy = fleet.proxies.pop().expect("one");
+    let (address, admin) = (proxy.bound.listen, proxy.admin_url());
+    let response = send(chat(&proxy.url(), true, 60)).await;
+    proxy.terminate();
+    eventually("new connections are refused", || async { TcpStream::connect(address).await.is_err() }).await;
+    let ready = client().get(format!("{admin}/readyz")).send().await.expect("the admin port answers to the end");
+    assert_eq!(ready.status(), 503);
+    let (pieces, whole) = pieces(response).await;
+    assert!(whole && pieces.concat().ends_with("data: [DONE]\n\n"));
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_request_forces_the_end() {
+    let mut fleet = slow_fleet().await;
+    let proxy = fleet.proxies.pop().expect("one");
+    let response = send(chat(&proxy.url(), true, 100_000)).await;
+    proxy.terminate();
+    proxy.terminate();
+    let (_, whole) = pieces(response).await;
+    assert!(!whole);
+    eventually("the engine's work is cancelled", || async { fleet.engines[0].stats().running == 0 }).await;
+}
+
+#[tokio::test]
+async fn an_idle_proxy_ends_at_once() {
+    let mut fleet = slow_fleet().await;
+    let proxy = fleet.proxies.pop().expect("one");
+    assert_eq!(send(chat(&proxy.url(), false, 1)).await.status(), 200);
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_taken_port_fails_the_start_and_names_the_flag() {
+    let fleet = slow_fleet().await;
+    let taken = fleet.proxies[0].bound.listen;
+    let options = hermes_data_plane::app::Options {
+        control_planes: vec![fleet.control_planes[0].bound.grpc.to_string()],
+        listen: taken,
+        admin: None,
+        name: "second".to_owned(),
+    };
+    let error = hermes_data_plane::app::start(options, hermes_runtime::shutdown::Drain::default()).await;
+    let message = error.expect_err("the port is taken").to_string();
+    assert!(message.contains("--listen") && message.contains(&taken.to_string()), "{message}");
+}
