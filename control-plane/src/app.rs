@@ -33,8 +33,8 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-pub use self::options::{ConfigSource, Options, StartError};
 use self::feed::Feed;
+pub use self::options::{ConfigSource, Options, StartError};
 use crate::{
     admin::Pages,
     brain::Brains,
@@ -103,7 +103,12 @@ impl ControlPlane {
         let pages = Pages { snapshots, brains: Arc::clone(&parts.brains), replica: Arc::clone(&parts.replica) };
         let Parts { replica, readiness, registry, brains, .. } = parts;
         let admin = match admin {
-            Some(address) => Some(pages.add_to(Admin::new(readiness.clone(), registry).with_liveness(liveness)).bind(address, "--admin").await?),
+            Some(address) => Some(
+                pages
+                    .add_to(Admin::new(readiness.clone(), registry).with_liveness(liveness))
+                    .bind(address, "--admin")
+                    .await?,
+            ),
             None => None,
         };
         let admin_address = admin.as_ref().map(BoundAdmin::local_addr);
@@ -164,7 +169,8 @@ impl Parts {
         let (observations, seen) = mpsc::channel(QUEUE);
         let settings = collector::Settings { seed: self.epoch.0, ..collector::Settings::default() };
         let lookouts = Lookouts::new(updates.clone(), kube);
-        self.registry.register_collector(Box::new(WorldCensus { brains: Arc::clone(&self.brains), board: lookouts.board() }));
+        self.registry
+            .register_collector(Box::new(WorldCensus { brains: Arc::clone(&self.brains), board: lookouts.board() }));
         let reins = Reins {
             collector: Collector::new(settings, CollectorMetrics::register(&mut self.registry), observations)?,
             lookouts,
@@ -177,7 +183,12 @@ impl Parts {
         Ok(snapshots)
     }
 
-    fn desk(&self, snapshots: watch::Receiver<Arc<Snapshot>>, closing: CancellationToken, subscribers: TaskTracker) -> Desk {
+    fn desk(
+        &self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        closing: CancellationToken,
+        subscribers: TaskTracker,
+    ) -> Desk {
         Desk {
             brains: Arc::clone(&self.brains),
             snapshots,

@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn a_duration_that_is_none_is_refused_with_an_example() {
-        let error = Args::try_parse_from(["hermes-control-plane", "--config", "c", "--drain", "soon"]).expect_err("no duration");
+        let error = Args::try_parse_from(["hermes-control-plane", "--config", "c", "--drain", "soon"])
+            .expect_err("no duration");
         assert!(error.to_string().contains("such as 30s"), "{error}");
     }
 }

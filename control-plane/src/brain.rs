@@ -112,7 +112,14 @@ impl Brain {
     ///
     /// # Errors
     /// Why nobody can be chosen; nothing is booked then.
-    pub fn choose(&self, key: Key, query: &Query, model: Option<&str>, hits: &[Hit], now: Duration) -> Result<Choice, Nobody> {
+    pub fn choose(
+        &self,
+        key: Key,
+        query: &Query,
+        model: Option<&str>,
+        hits: &[Hit],
+        now: Duration,
+    ) -> Result<Choice, Nobody> {
         let result = self.state.lock().choose(key, query, model, hits, now);
         self.metrics.scored(match &result {
             Ok(choice) if choice.desperate => Outcome::Desperate,
@@ -153,7 +160,14 @@ impl Brain {
 // === State ===
 
 impl State {
-    fn choose(&mut self, key: Key, query: &Query, model: Option<&str>, hits: &[Hit], now: Duration) -> Result<Choice, Nobody> {
+    fn choose(
+        &mut self,
+        key: Key,
+        query: &Query,
+        model: Option<&str>,
+        hits: &[Hit],
+        now: Duration,
+    ) -> Result<Choice, Nobody> {
         let Self { picker, loads, ledger, turn, dice, .. } = self;
         let ask = Ask { query, model, hits, turn: *turn, total_in_flight: Some(ledger.len() as u64) };
         let mut choice = picker.pick(&ask, |position| loads[position], dice)?;
@@ -192,7 +206,10 @@ impl State {
         let policy = pool.spec.policy.breaker;
         let mut slots: Vec<Slot> = Vec::with_capacity(pool.endpoints.len());
         for endpoint in &pool.endpoints {
-            let kept = self.pool.position(endpoint.id).map(|position| std::mem::replace(&mut self.slots[position], Slot::new(policy)));
+            let kept = self
+                .pool
+                .position(endpoint.id)
+                .map(|position| std::mem::replace(&mut self.slots[position], Slot::new(policy)));
             let mut slot = kept.unwrap_or_else(|| Slot::new(policy));
             slot.breaker.set_policy(policy);
             slots.push(slot);

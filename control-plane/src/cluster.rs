@@ -159,7 +159,8 @@ impl Cluster {
         let settings = Arc::clone(self.settings.as_ref()?);
         let last = Arc::clone(&self.published);
         let pools: Vec<Arc<Pool>> = self.pools.values_mut().map(|pool| pool.publish(&last)).collect();
-        let unchanged = pools.len() == last.pools.len() && pools.iter().zip(&last.pools).all(|(a, b)| Arc::ptr_eq(a, b));
+        let unchanged =
+            pools.len() == last.pools.len() && pools.iter().zip(&last.pools).all(|(a, b)| Arc::ptr_eq(a, b));
         if unchanged && *settings == *last.settings && last.version > Version(0) {
             return None;
         }
@@ -199,7 +200,10 @@ impl Cluster {
 
     /// Pools of which some source was not heard of yet.
     pub fn unheard(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.pools.values().filter(|pool| pool.sources.iter().any(|source| source.found.is_none())).map(|pool| &pool.config.name)
+        self.pools
+            .values()
+            .filter(|pool| pool.sources.iter().any(|source| source.found.is_none()))
+            .map(|pool| &pool.config.name)
     }
 
     fn configure(&mut self, config: &Config) -> Changed {
@@ -217,13 +221,13 @@ impl Cluster {
     }
 
     fn discover(&mut self, source: SourceId, endpoints: Vec<Discovered>) -> Changed {
-        let Some(pool) = self.pools.values_mut().find(|pool| pool.sources.iter().any(|known| known.id == source)) else {
+        let sources =
+            self.pools.values_mut().map(|pool| (pool.sources.iter().position(|known| known.id == source), pool));
+        let Some((position, pool)) = sources.filter_map(|(position, pool)| Some((position?, pool))).next() else {
             // The last word of a source that the operator removed.
             return Changed::NOTHING;
         };
-        for known in pool.sources.iter_mut().filter(|known| known.id == source) {
-            known.found = Some(endpoints.clone());
-        }
+        pool.sources[position].found = Some(endpoints);
         if !pool.gather() {
             return Changed::NOTHING;
         }
@@ -282,7 +286,8 @@ impl PoolState {
         }
         self.dirty = false;
         let Self { config: PoolConfig { name, models, policy, .. }, members, .. } = self;
-        let spec = PoolSpec { name: Arc::clone(name), models: models::of(name, models, members), policy: policy.clone() };
+        let spec =
+            PoolSpec { name: Arc::clone(name), models: models::of(name, models, members), policy: policy.clone() };
         let spec = match before.filter(|before| *before.spec == spec) {
             Some(before) => Arc::clone(&before.spec),
             None => Arc::new(spec),

@@ -11,18 +11,14 @@ use std::sync::Arc;
 use hermes_runtime::metrics::{Bounds, HistogramFamily};
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::Histogram,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
 /// From a choice without any lookup (some microseconds) to a lookup that used up its deadline.
 const SCORE_SECONDS: &[f64] = &[
-    0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01,
+    0.025, 0.05, 0.1,
 ];
 
 /// The families that are counted as things happen. Cheap to clone.
@@ -152,17 +148,37 @@ impl Metrics {
     fn declare(&self, registry: &mut Registry) {
         let Self { subscribers, snapshot_version, sent, rejected, reports, score_streams, .. } = self.clone();
         registry.register("subscribers", "Proxies that are subscribed to snapshots now", subscribers);
-        registry.register("snapshot_version", "Version of the newest snapshot, counted from the start of this replica", snapshot_version);
+        registry.register(
+            "snapshot_version",
+            "Version of the newest snapshot, counted from the start of this replica",
+            snapshot_version,
+        );
         registry.register("messages_sent", "Messages sent to subscribers, by kind: snapshot, delta, load", sent);
         registry.register("rejected_snapshots", "Versions that a proxy could not use", rejected);
         registry.register("reports", "Reports of proxies about their requests, by event", reports);
         registry.register("score_streams", "Score streams that are open now", score_streams);
         let Self { config_revision, config_ok, scores, score_seconds, released, .. } = self.clone();
-        registry.register("config_revision", "Configurations that were accepted since the start of this replica", config_revision);
-        registry.register("config_last_reload_successful", "1 while the configuration file is the one in force, 0 while it is refused or unreadable", config_ok);
+        registry.register(
+            "config_revision",
+            "Configurations that were accepted since the start of this replica",
+            config_revision,
+        );
+        registry.register(
+            "config_last_reload_successful",
+            "1 while the configuration file is the one in force, 0 while it is refused or unreadable",
+            config_ok,
+        );
         registry.register("scores", "Score requests, by pool and by how they were answered", scores);
-        registry.register("score_duration_seconds", "Time from reading a score request to its answer, lookups included", score_seconds);
-        registry.register("bookings_released", "Bookings that ended, by pool and cause: report, cancel, ttl, proxy_gone, endpoint_gone", released);
+        registry.register(
+            "score_duration_seconds",
+            "Time from reading a score request to its answer, lookups included",
+            score_seconds,
+        );
+        registry.register(
+            "bookings_released",
+            "Bookings that ended, by pool and cause: report, cancel, ttl, proxy_gone, endpoint_gone",
+            released,
+        );
     }
 
     /// The handles of `pool`.

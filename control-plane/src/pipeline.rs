@@ -77,7 +77,12 @@ impl Pipeline {
     /// A pipeline whose snapshots belong to `epoch`, and the view of the newest one. Before the first it is empty and
     /// its version zero, which no proxy is ever sent.
     #[must_use]
-    pub fn new(epoch: Epoch, brains: Arc<Brains>, reins: Reins, metrics: Metrics) -> (Self, watch::Receiver<Arc<Snapshot>>) {
+    pub fn new(
+        epoch: Epoch,
+        brains: Arc<Brains>,
+        reins: Reins,
+        metrics: Metrics,
+    ) -> (Self, watch::Receiver<Arc<Snapshot>>) {
         let Reins { collector, lookouts, guides, gates } = reins;
         let (snapshots, newest) = watch::channel(Arc::new(Snapshot { epoch, ..Snapshot::default() }));
         (Self { cluster: Cluster::new(epoch), brains, snapshots, collector, lookouts, guides, gates, metrics }, newest)

@@ -73,7 +73,9 @@ pub struct Desk {
 /// When the listener fails for good.
 pub async fn serve(listener: TcpListener, desk: Desk) -> Result<(), tonic::transport::Error> {
     let closing = desk.closing.clone();
-    let service = RouterServer::new(desk).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let service = RouterServer::new(desk)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(PING_INTERVAL));
     Server::builder()
         .http2_keepalive_interval(Some(PING_INTERVAL))

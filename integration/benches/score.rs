@@ -12,7 +12,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-
     time::{Duration, Instant},
 };
 
@@ -66,7 +65,8 @@ fn main() {
 
 fn measure(callers: usize, hashes: usize) -> Figures {
     let (server, client) = (worker(SERVER), worker(CLIENT));
-    let engines: Vec<TcpListener> = (0..ENDPOINTS).map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("a free port")).collect();
+    let engines: Vec<TcpListener> =
+        (0..ENDPOINTS).map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("a free port")).collect();
     let bound = server.block_on(async {
         let options = Options { admin: None, ..Options::local(ConfigSource::Value(config(&engines))) };
         server.spawn(ControlPlane::start(options, Drain::default())).await.expect("no panic").expect("it starts")
@@ -81,7 +81,8 @@ fn worker(name: &str) -> Runtime {
 fn config(engines: &[TcpListener]) -> Config {
     let urls: Vec<String> =
         engines.iter().map(|engine| format!("'http://{}'", engine.local_addr().expect("it is bound"))).collect();
-    let text = format!("pools: [{{name: chat, models: [m], metrics: {{enabled: false}}, endpoints: [{}]}}]", urls.join(", "));
+    let text =
+        format!("pools: [{{name: chat, models: [m], metrics: {{enabled: false}}, endpoints: [{}]}}]", urls.join(", "));
     Config::parse(&text).expect("a configuration of this bench")
 }
 

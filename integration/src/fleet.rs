@@ -3,7 +3,7 @@
 //! The planes are the real ones, in this process, and talk gRPC over real sockets. A plane or proxy can be stopped as
 //! SIGTERM would stop it, or dropped as if its process had died. Dropping the fleet ends everything.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hermes_control_plane::{
     app::{self as control, ConfigSource, ControlPlane},
@@ -13,7 +13,10 @@ use hermes_data_plane::app as data;
 use hermes_runtime::shutdown::{Shutdown, Trigger};
 use tokio::{task::JoinHandle, time::timeout};
 
-use crate::engine::{Engine, EngineConfig, EngineHandle};
+use crate::{
+    engine::{Engine, EngineConfig, EngineHandle, Prompt},
+    kvmanager::{self, KvManagerServer},
+};
 
 /// How long a fleet may take to become ready.
 const READY: Duration = Duration::from_secs(20);
@@ -27,6 +30,8 @@ pub struct Scene {
     pub control_planes: usize,
     /// Data planes.
     pub proxies: usize,
+    /// A KV manager that knows what the engines hold.
+    pub kv_manager: bool,
     /// Further lines of the pool `chat`, as YAML with an indent of two: `  strategy: round-robin`.
     pub pool: String,
     /// Further lines at the top level, as YAML.
@@ -37,7 +42,9 @@ pub struct Scene {
 #[derive(Debug)]
 pub struct Fleet {
     /// In the scene's order.
-    pub engines: Vec<EngineHandle>,
+    pub engines: Vec<Arc<EngineHandle>>,
+    /// If the scene has one.
+    pub kv_manager: Option<KvManagerServer>,
     /// In no particular order; each has all inputs.
     pub control_planes: Vec<Plane<control::Bound>>,
     /// Each follows every control plane.
@@ -56,8 +63,8 @@ pub struct Plane<B> {
 /// Why a fleet does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    /// An engine cannot listen, or its configuration is none.
-    #[error("an engine does not start: {0}")]
+    /// An engine or the KV manager cannot listen, or is configured wrongly.
+    #[error("an engine or the KV manager does not start: {0}")]
     Engine(#[from] std::io::Error),
     /// The scene's YAML is wrong.
     #[error("the scene's configuration is wrong: {0}")]
@@ -76,7 +83,7 @@ pub enum FleetError {
 impl Default for Scene {
     /// One of each, and engines that answer at once.
     fn default() -> Self {
-        Self { engines: vec![instant()], control_planes: 1, proxies: 1, pool: String::new(), top: String::new() }
+        Self { engines: vec![instant()], control_planes: 1, proxies: 1, kv_manager: false, pool: String::new(), top: String::new() }
     }
 }
 
@@ -102,12 +109,16 @@ impl Scene {
     ///
     /// When something does not start.
     pub async fn start(self) -> Result<Fleet, FleetError> {
-        let Self { engines: configs, control_planes, proxies, pool, top } = self;
+        let Self { engines: configs, control_planes, proxies, kv_manager, mut pool, top } = self;
         let mut engines = Vec::new();
         for config in configs {
-            engines.push(Engine::start(config).await?);
+            engines.push(Arc::new(Engine::start(config).await?));
         }
-        let urls: Vec<String> = engines.iter().map(EngineHandle::url).collect();
+        let kv_manager = if kv_manager { Some(manager_of(&engines).await?) } else { None };
+        if let Some(manager) = &kv_manager {
+            pool.push_str(&format!("  kvManager: {{url: '{}', budget: 2s}}\n", manager.url()));
+        }
+        let urls: Vec<String> = engines.iter().map(|engine| engine.url()).collect();
         let yaml = format!("{top}pools:\n- name: chat\n  endpoints: [{}]\n{pool}", urls.join(", "));
         let config = Config::parse(&yaml)?;
         let mut planes = Vec::new();
@@ -115,13 +126,34 @@ impl Scene {
             planes.push(control_plane(ConfigSource::Value(config.clone())).await?);
         }
         let targets: Vec<SocketAddr> = planes.iter().map(|plane| plane.bound.grpc).collect();
-        let mut fleet = Fleet { engines, control_planes: planes, proxies: Vec::new() };
+        let mut fleet = Fleet { engines, kv_manager, control_planes: planes, proxies: Vec::new() };
         for _ in 0..proxies {
             fleet.proxies.push(proxy(&targets).await?);
         }
         fleet.ready().await?;
         Ok(fleet)
     }
+}
+
+/// A KV manager that answers what these engines hold at that moment.
+async fn manager_of(engines: &[Arc<EngineHandle>]) -> std::io::Result<KvManagerServer> {
+    let engines = engines.to_vec();
+    KvManagerServer::start(move |question| {
+        let held = |engine: &Arc<EngineHandle>| match &question.prompt {
+            kvmanager::Prompt::Text(text) => {
+                let text = text.as_str().unwrap_or_default();
+                (engine.held_prefix_tokens(&question.model, Prompt::Text(text)), text.len())
+            }
+            kvmanager::Prompt::Messages(messages) => {
+                let json = messages.to_string();
+                (engine.held_prefix_tokens(&question.model, Prompt::Messages(&json)), json.len())
+            }
+        };
+        // The stand-in answers shares of the prompt; the simulated tokenizer makes about four bytes a token.
+        let share = |(tokens, bytes): (usize, usize)| (tokens as f64 * 4.0 / bytes.max(1) as f64).min(1.0);
+        engines.iter().map(|engine| (engine.addr().to_string(), share(held(engine)))).collect()
+    })
+    .await
 }
 
 /// Starts one control plane on free ports.

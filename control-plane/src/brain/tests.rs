@@ -23,7 +23,13 @@ const TWO: ProxyId = ProxyId(2);
 fn pool(endpoints: usize) -> Arc<Pool> {
     let endpoint = |index: usize| {
         let url = format!("http://10.0.0.{index}:8000");
-        Arc::new(Endpoint { id: EndpointId::of("chat", &url, ""), name: url.as_str().into(), url: url.into(), role: Role::Aggregate, group: None })
+        Arc::new(Endpoint {
+            id: EndpointId::of("chat", &url, ""),
+            name: url.as_str().into(),
+            url: url.into(),
+            role: Role::Aggregate,
+            group: None,
+        })
     };
     let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
     endpoints.sort_by_key(|endpoint| endpoint.id);
@@ -97,7 +103,8 @@ fn a_retry_elsewhere_moves_the_booking() {
     let brain = brain(2);
     let (request, now) = (key(ONE, 1), at(0));
     let failed = brain.first(request, now);
-    let other = brain.pool().endpoints.iter().map(|endpoint| endpoint.id).find(|&id| id != failed).expect("two endpoints");
+    let other =
+        brain.pool().endpoints.iter().map(|endpoint| endpoint.id).find(|&id| id != failed).expect("two endpoints");
     brain.attempt_failed(failed, Report::Unreachable, now);
     brain.started(request, other, 100, now);
     assert_eq!((brain.load(failed).in_flight, brain.load(other).in_flight), (0, 1));
@@ -142,7 +149,11 @@ fn a_proxy_corrects_what_was_believed_of_it() {
     let brain = brain(1);
     let endpoint = brain.first(key(ONE, 1), at(0));
     brain.started(key(ONE, 1), endpoint, 100, at(0));
-    brain.replace_proxy(ONE, vec![(RequestId(9), endpoint, 30, Phase::Answering), (RequestId(8), EndpointId(0), 5, Phase::Sent)], at(1));
+    brain.replace_proxy(
+        ONE,
+        vec![(RequestId(9), endpoint, 30, Phase::Answering), (RequestId(8), EndpointId(0), 5, Phase::Sent)],
+        at(1),
+    );
     assert_eq!((brain.load(endpoint).in_flight, brain.load(endpoint).pending_tokens), (1, 0));
     assert_eq!(brain.census().bookings, 1, "what it has open at an endpoint that is gone counts nowhere");
 }

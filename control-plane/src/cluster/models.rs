@@ -73,7 +73,10 @@ mod tests {
     use super::*;
     use crate::discovery::Discovered;
 
-    fn members(models: &[Option<&[(&str, Option<&str>)]>]) -> Members {
+    /// Names of models, each with its parent; nothing for an endpoint that has not told.
+    type Told<'a> = Option<&'a [(&'a str, Option<&'a str>)]>;
+
+    fn members(models: &[Told<'_>]) -> Members {
         let found: Vec<Discovered> = (0..models.len())
             .map(|index| Discovered {
                 url: format!("http://10.0.0.{index}:8000"),
@@ -124,7 +127,8 @@ mod tests {
     #[test]
     fn the_operator_names_models_that_no_engine_tells() {
         let named = ["alias".into(), "base".into()];
-        let models = of("chat", &named, &members(&[Some(&[("base", None), ("other", None)]), Some(&[("other", None)])]));
+        let models =
+            of("chat", &named, &members(&[Some(&[("base", None), ("other", None)]), Some(&[("other", None)])]));
         assert_eq!(models.iter().map(|model| &*model.name).collect::<Vec<_>>(), ["alias", "base"]);
         assert_eq!((holders(&models, "alias"), holders(&models, "base")), (None, Some(1)));
     }

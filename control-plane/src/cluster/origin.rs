@@ -15,5 +15,11 @@ pub(super) fn fixed(source: &Source) -> Option<Vec<Discovered>> {
 fn endpoint(url: &str) -> Discovered {
     let authority = url.split_once("://").map_or(url, |(_, authority)| authority);
     // Nothing tells one incarnation at a static address from the next.
-    Discovered { url: url.to_owned(), uid: String::new(), name: authority.to_owned(), role: Role::Aggregate, group: None }
+    Discovered {
+        url: url.to_owned(),
+        uid: String::new(),
+        name: authority.to_owned(),
+        role: Role::Aggregate,
+        group: None,
+    }
 }

@@ -58,7 +58,9 @@ fn what_no_proxy_can_see_publishes_nothing() {
 
 #[test]
 fn a_pool_that_did_not_change_is_shared_with_the_snapshot_before() {
-    let two = |port: u16| format!("pools: [{{name: a, endpoints: ['http://h:1']}}, {{name: b, endpoints: ['http://h:{port}']}}]");
+    let two = |port: u16| {
+        format!("pools: [{{name: a, endpoints: ['http://h:1']}}, {{name: b, endpoints: ['http://h:{port}']}}]")
+    };
     let mut cluster = cluster(&two(2));
     let before = cluster.publish().expect("the first snapshot");
     cluster.fold(config(&two(3)));
@@ -116,7 +118,11 @@ fn one_server_that_two_sources_found_is_one_endpoint() {
 fn models_are_learned_and_an_adapter_is_known_by_its_holders() {
     let mut cluster = cluster(STATIC);
     let first = cluster.publish().expect("a snapshot");
-    let card = |name: &str, parent: Option<&str>| ModelCard { name: name.into(), parent: parent.map(Into::into), max_model_len: None };
+    let card = |name: &str, parent: Option<&str>| ModelCard {
+        name: name.into(),
+        parent: parent.map(Into::into),
+        max_model_len: None,
+    };
     let (one, two) = (first.pools[0].endpoints[0].id, first.pools[0].endpoints[1].id);
     let lists = [(one, vec![card("base", None), card("lora", Some("base"))]), (two, vec![card("base", None)])];
     for (endpoint, models) in lists {

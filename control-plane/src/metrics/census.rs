@@ -31,18 +31,38 @@ impl Collector for WorldCensus {
         let census = self.brains.census();
         write(&mut encoder, "endpoints", "Endpoints, by pool and health: up, warming, down", &endpoints(&census))?;
         let blind = each(&census, |census| census.blind);
-        write(&mut encoder, "endpoints_without_figures", "Endpoints whose engine gives no figures, or stale ones, by pool", &blind)?;
+        write(
+            &mut encoder,
+            "endpoints_without_figures",
+            "Endpoints whose engine gives no figures, or stale ones, by pool",
+            &blind,
+        )?;
         let bookings = each(&census, |census| census.bookings);
         write(&mut encoder, "bookings", "Requests that are booked or open, by pool", &bookings)?;
         let board = self.board.read();
         let synced = discoveries(&board, |status| f64::from(u8::from(status.synced())));
         write(&mut encoder, "discovery_synced", "1 once everything was listed, by pool and source", &synced)?;
         let failing = discoveries(&board, |status| status.failure().map_or(0.0, |(_, failure)| age(failure.since)));
-        write(&mut encoder, "discovery_failing_seconds", "For how long discovery has been failing, 0 while it works, by pool and source", &failing)?;
+        write(
+            &mut encoder,
+            "discovery_failing_seconds",
+            "For how long discovery has been failing, 0 while it works, by pool and source",
+            &failing,
+        )?;
         let failures = discoveries(&board, |status| status.watches.iter().map(|watch| watch.failures as f64).sum());
-        write(&mut encoder, "discovery_failures", "Watches that failed since their source was configured, by pool and source", &failures)?;
+        write(
+            &mut encoder,
+            "discovery_failures",
+            "Watches that failed since their source was configured, by pool and source",
+            &failures,
+        )?;
         let left_out = discoveries(&board, |status| status.left_out as f64);
-        write(&mut encoder, "discovery_left_out", "Ready addresses that cannot be used: no port matches, or the role is not understood", &left_out)
+        write(
+            &mut encoder,
+            "discovery_left_out",
+            "Ready addresses that cannot be used: no port matches, or the role is not understood",
+            &left_out,
+        )
     }
 }
 

@@ -29,7 +29,10 @@ pub struct Lookouts {
 
 /// How every discovery is doing, for metrics. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<BTreeMap<SourceId, (Arc<str>, watch::Receiver<DiscoveryStatus>)>>>);
+pub struct Board(Arc<Mutex<BTreeMap<SourceId, Report>>>);
+
+/// A discovery's pool and its health.
+type Report = (Arc<str>, watch::Receiver<DiscoveryStatus>);
 
 #[derive(Debug)]
 struct Running {

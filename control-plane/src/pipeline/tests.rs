@@ -45,7 +45,10 @@ impl Running {
     /// A configuration with endpoints at these ports of a host that does not exist.
     async fn configure(&self, ports: &[u16]) {
         let urls: Vec<String> = ports.iter().map(|port| format!("'http://host.invalid:{port}'")).collect();
-        let text = format!("pools: [{{name: chat, models: [m], metrics: {{enabled: false}}, endpoints: [{}]}}]", urls.join(", "));
+        let text = format!(
+            "pools: [{{name: chat, models: [m], metrics: {{enabled: false}}, endpoints: [{}]}}]",
+            urls.join(", ")
+        );
         let config = Config::parse(&text).expect("a configuration of this test");
         self.updates.send(Update::Config(Arc::new(config))).await.expect("the pipeline runs");
     }

@@ -43,7 +43,8 @@ impl Proxies {
     /// Those that left for good since this was asked last.
     pub fn departed(&self) -> Vec<ProxyId> {
         let now = Instant::now();
-        let gone = |_: &ProxyId, presence: &mut Presence| presence.streams == 0 && now.duration_since(presence.left) >= GRACE;
+        let gone =
+            |_: &ProxyId, presence: &mut Presence| presence.streams == 0 && now.duration_since(presence.left) >= GRACE;
         self.0.lock().extract_if(gone).map(|(proxy, _)| proxy).collect()
     }
 }

@@ -58,7 +58,10 @@ pub(super) struct Subscriber {
 
 impl Subscriber {
     /// Begins a subscription; its task belongs to the desk.
-    pub(super) fn open(desk: Desk, inbound: Streaming<FromDataPlane>) -> ReceiverStream<Result<FromControlPlane, Status>> {
+    pub(super) fn open(
+        desk: Desk,
+        inbound: Streaming<FromDataPlane>,
+    ) -> ReceiverStream<Result<FromControlPlane, Status>> {
         let (out, messages) = mpsc::channel(OUT);
         desk.subscribers.clone().spawn(async move {
             let closing = desk.closing.clone();
@@ -137,7 +140,8 @@ impl Subscriber {
         if news.is_empty() {
             return None;
         }
-        let row = |row: crate::brain::Row| v1::EndpointLoad::row(row.endpoint, &row.load, row.own.requests, row.own.tokens);
+        let row =
+            |row: crate::brain::Row| v1::EndpointLoad::row(row.endpoint, &row.load, row.own.requests, row.own.tokens);
         let loads = news.into_iter().map(row).collect();
         Some(self.outgoing("load", from_control_plane::Message::Load(v1::LoadUpdate { loads })))
     }
@@ -194,7 +198,10 @@ async fn hello(inbound: &mut Streaming<FromDataPlane>) -> Result<v1::Hello, Stat
 }
 
 /// Room in the channel, not before `due`.
-async fn room_at(out: &Out, due: Instant) -> Result<mpsc::Permit<'_, Result<FromControlPlane, Status>>, mpsc::error::SendError<()>> {
+async fn room_at(
+    out: &Out,
+    due: Instant,
+) -> Result<mpsc::Permit<'_, Result<FromControlPlane, Status>>, mpsc::error::SendError<()>> {
     time::sleep_until(due).await;
     out.reserve().await
 }

@@ -61,7 +61,14 @@ fn pool(ports: impl Iterator<Item = u16>) -> String {
 }
 
 fn request(id: u64) -> v1::ScoreRequest {
-    v1::ScoreRequest { id, pool: "chat".into(), model: "m".into(), prompt_tokens: 100, deadline_ms: 1_000, ..Default::default() }
+    v1::ScoreRequest {
+        id,
+        pool: "chat".into(),
+        model: "m".into(),
+        prompt_tokens: 100,
+        deadline_ms: 1_000,
+        ..Default::default()
+    }
 }
 
 fn started(endpoint: u64) -> Event {
@@ -135,7 +142,8 @@ async fn a_booking_ends_with_the_report_of_its_end() {
     let endpoint = proxy.chosen(request(7)).await;
     proxy.report(7, started(endpoint)).await;
     proxy.report(7, Event::FirstByte(v1::FirstByte { ttft_us: 5 })).await;
-    let seen = proxy.load_where(|load| load.endpoint == endpoint && load.in_flight == 1 && load.pending_tokens == 0).await;
+    let seen =
+        proxy.load_where(|load| load.endpoint == endpoint && load.in_flight == 1 && load.pending_tokens == 0).await;
     assert_eq!((seen.own_in_flight, seen.own_pending_tokens), (1, 0), "its own part is told apart");
     proxy.report(7, finished(endpoint)).await;
     proxy.load_where(|load| load.endpoint == endpoint && load.in_flight == 0).await;
@@ -220,7 +228,9 @@ async fn a_request_that_cannot_be_answered_is_refused_and_the_stream_lives_on() 
     let nameless = v1::ScoreRequest { pool: String::new(), ..request(1) };
     let unknown = v1::ScoreRequest { pool: "other".into(), ..request(2) };
     let unloaded = v1::ScoreRequest { model: "other".into(), ..request(3) };
-    for (asked, reason) in [(nameless, Reason::Invalid), (unknown, Reason::UnknownPool), (unloaded, Reason::ModelNotLoaded)] {
+    for (asked, reason) in
+        [(nameless, Reason::Invalid), (unknown, Reason::UnknownPool), (unloaded, Reason::ModelNotLoaded)]
+    {
         let Some(Answer::Refused(refused)) = proxy.ask(asked).await.answer else { panic!("refused") };
         assert_eq!(refused.reason(), reason);
     }

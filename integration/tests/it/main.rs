@@ -6,6 +6,7 @@ mod discovery;
 mod docs;
 mod drain;
 mod engine;
+mod knowledge;
 mod kvmanager;
 mod ladder;
 mod load;

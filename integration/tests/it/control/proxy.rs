@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use hermes_proto::v1::{
-    Delta, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, Hello, LoadUpdate, Report, Reports, ScoreRequest,
-    ScoreRequests, ScoreResponse, ScoreResponses, Snapshot, from_control_plane::Message as Down,
+    Delta, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, Hello, LoadUpdate, Report, Reports,
+    ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, Snapshot, from_control_plane::Message as Down,
     from_data_plane::Message as Up, report::Event, router_client::RouterClient, score_response::Answer,
 };
 use tokio::{
@@ -149,6 +149,10 @@ impl Proxy {
 
     async fn heard(&mut self) -> Down {
         let message = timeout(SOON * 2, self.down.message()).await.expect("a message in time");
-        message.expect("the stream is whole").expect("the stream goes on").message.expect("a message that says something")
+        message
+            .expect("the stream is whole")
+            .expect("the stream goes on")
+            .message
+            .expect("a message that says something")
     }
 }
