@@ -185,6 +185,19 @@ impl Account {
         (self.frames > 1 && tokens > 1).then(|| (last - first).as_secs_f64() / (tokens - 1) as f64)
     }
 
+    fn log(&self, now: Instant) {
+        tracing::debug!(
+            request = self.id,
+            pool = %self.pool.name(),
+            endpoint = self.attempt.as_ref().map(|attempt| &*attempt.in_flight.upstream().endpoint.name),
+            outcome = self.ended.name(),
+            ttft = ?self.first_byte.map(|first| first - self.arrived),
+            duration = ?(now - self.arrived),
+            resent = self.resent,
+            "request over"
+        );
+    }
+
     fn record_span(&self) {
         let span = &self.trace.server;
         if span.is_disabled() {
@@ -223,6 +236,7 @@ impl Drop for Account {
         }
         self.count_tokens();
         self.record_span();
+        self.log(now);
         if self.ended == Ended::Cancelled
             && self.first_byte.is_none()
             && let Some(attempt) = &self.attempt

@@ -1,31 +1,53 @@
-//! How many requests a proxy serves at once.
+//! How much a proxy takes on at once: requests, and bytes of their bodies.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-/// Counts requests from their admission to the last byte of their answers.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Gate(Arc<AtomicU32>);
+/// Bytes of request bodies that one proxy holds at most. Bodies are held until their answer has begun, because they
+/// may have to be sent again.
+const MAX_HELD_BYTES: u64 = 2 << 30;
 
-/// One request inside; leaves when dropped.
+/// Counts what is inside, from admission to the last byte of the answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<Inside>);
+
+#[derive(Debug, Default)]
+struct Inside {
+    requests: AtomicU32,
+    bytes: AtomicU64,
+}
+
+/// One request inside, with its body's bytes; leaves when dropped.
 #[derive(Debug)]
-pub(crate) struct Permit(Arc<AtomicU32>);
+pub(crate) struct Permit {
+    inside: Arc<Inside>,
+    bytes: u64,
+}
 
 impl Gate {
     /// Lets a request in while fewer than `limit` are inside. The limit may change from call to call.
     pub(crate) fn enter(&self, limit: u32) -> Option<Permit> {
-        let inside = self.0.fetch_add(1, Ordering::Relaxed);
+        let inside = self.0.requests.fetch_add(1, Ordering::Relaxed);
         // Counted already: dropped again if it was one too many.
-        let permit = Permit(Arc::clone(&self.0));
+        let permit = Permit { inside: Arc::clone(&self.0), bytes: 0 };
         (inside < limit).then_some(permit)
+    }
+}
+
+impl Permit {
+    /// Counts more bytes of the body; says whether all bodies together still fit.
+    pub(crate) fn hold(&mut self, bytes: u64) -> bool {
+        self.bytes += bytes;
+        self.inside.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_HELD_BYTES
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.inside.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.inside.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -41,5 +63,17 @@ mod tests {
         assert!(gate.enter(2).is_none());
         drop(first);
         assert!(gate.enter(2).is_some());
+    }
+
+    #[test]
+    fn bodies_that_do_not_fit_together_are_noticed_and_leave_with_their_requests() {
+        let gate = Gate::default();
+        let mut large = gate.enter(9).expect("free");
+        assert!(large.hold(MAX_HELD_BYTES - 10));
+        let mut small = gate.enter(9).expect("free");
+        assert!(small.hold(10) && !small.hold(1));
+        drop((large, small));
+        assert!(gate.enter(9).expect("free").hold(MAX_HELD_BYTES));
+        assert_eq!(gate.0.bytes.load(Ordering::Relaxed), 0);
     }
 }

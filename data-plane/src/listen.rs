@@ -29,8 +29,12 @@ const BACKLOG: i32 = 4_096;
 /// A head must arrive within this time, counted from the connection or from the request before it.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// Largest head of a request, in bytes.
-const HEAD_BYTES: usize = 64 << 10;
+/// What hyper buffers of one connection, in bytes. A head above the proxy's own limit still fits, so that it gets a
+/// proper answer.
+const BUFFER: usize = 256 << 10;
+
+/// Headers that a head may have.
+const HEADERS: usize = 256;
 
 /// A client that takes no byte of its answer for this long is cut off, so that it cannot hold an engine.
 const SLOW_READER: Duration = Duration::from_secs(60);
@@ -121,15 +125,15 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .max_buf_size(HEAD_BYTES.max(1 << 16) * 4)
-        .max_headers(256);
+        .max_buf_size(BUFFER)
+        .max_headers(HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_header_list_size(HEAD_BYTES as u32)
+        .max_header_list_size(BUFFER as u32)
         .keep_alive_interval(H2_KEEP_ALIVE)
         .keep_alive_timeout(H2_KEEP_ALIVE);
     builder

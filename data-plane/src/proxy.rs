@@ -101,7 +101,8 @@ impl Proxy {
         let settings = view.settings();
 
         // Admit.
-        let permit = self.gate.enter(settings.max_concurrent).ok_or(Refusal::Overloaded)?;
+        let mut permit = self.gate.enter(settings.max_concurrent).ok_or(Refusal::Overloaded)?;
+        read::check_head(request.headers())?;
 
         // Read.
         let (head, body) = request.into_parts();
@@ -114,7 +115,7 @@ impl Proxy {
             Api::Model => return models::one(&view, route.path).map(json),
             _ => {}
         }
-        let bytes = read::whole(body, settings.max_body_bytes, settings.client_timeout).await?;
+        let bytes = read::whole(body, settings.max_body_bytes, settings.client_timeout, &mut permit).await?;
         let call = Call::read(route, head, bytes)?;
         if call.stripped {
             self.metrics.stripped.inc();

@@ -11,10 +11,14 @@ use tokio::time::timeout;
 use crate::{
     api::{Api, Route},
     body::{Fields, strip},
+    gate::Permit,
     outgoing::Outgoing,
     prompt::Prompt,
     refusal::Refusal,
 };
+
+/// Bytes of a request's headers at most.
+const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// A client's request, read and not yet placed.
 pub(crate) struct Call {
@@ -38,10 +42,15 @@ pub(crate) struct Call {
 
 // === The body ===
 
-/// Reads the whole body, in bounded memory and time.
+/// Reads the whole body, in bounded memory and time, and counts its bytes in `permit`.
 ///
 /// `limit` is in bytes; `patience` is how long the client may pause.
-pub(crate) async fn whole<B>(mut body: B, limit: u64, patience: Duration) -> Result<Bytes, Refusal>
+pub(crate) async fn whole<B>(
+    mut body: B,
+    limit: u64,
+    patience: Duration,
+    permit: &mut Permit,
+) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -59,6 +68,9 @@ where
         if (first.len() + rest.len() + data.len()) as u64 > limit {
             return Err(Refusal::TooLarge(limit));
         }
+        if !permit.hold(data.len() as u64) {
+            return Err(Refusal::Overloaded);
+        }
         if first.is_empty() && rest.is_empty() {
             first = data;
             continue;
@@ -73,6 +85,12 @@ where
         rest.extend_from_slice(&data);
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+/// Refuses a head that is too large, however it is spread over names and values.
+pub(crate) fn check_head(headers: &HeaderMap) -> Result<(), Refusal> {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if bytes > MAX_HEAD_BYTES { Err(Refusal::HeadTooLarge(MAX_HEAD_BYTES)) } else { Ok(()) }
 }
 
 // === The call ===
@@ -131,6 +149,10 @@ mod tests {
 
     use super::*;
 
+    fn permit() -> Permit {
+        crate::gate::Gate::default().enter(1).expect("free")
+    }
+
     fn call(body: &str) -> Call {
         let (head, ()) = http::Request::post("/v1/chat/completions").body(()).expect("valid").into_parts();
         let route = crate::api::route(&Method::POST, "/v1/chat/completions", &["/x"]).expect("served");
@@ -140,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_in_one_piece_is_not_copied() {
         let bytes = Bytes::from(vec![7u8; 1000]);
-        let read = whole(Full::new(bytes.clone()), 1000, Duration::from_secs(1)).await.expect("fits");
+        let read = whole(Full::new(bytes.clone()), 1000, Duration::from_secs(1), &mut permit()).await.expect("fits");
         assert_eq!(read.as_ptr(), bytes.as_ptr());
     }
 
@@ -151,16 +173,16 @@ mod tests {
                 (0..10u8).map(|i| Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![i; 10])))).collect();
             StreamBody::new(futures::stream::iter(frames))
         };
-        let read = whole(pieces(), 100, Duration::from_secs(1)).await.expect("fits");
+        let read = whole(pieces(), 100, Duration::from_secs(1), &mut permit()).await.expect("fits");
         assert_eq!((read.len(), read[99]), (100, 9));
-        assert_eq!(whole(pieces(), 99, Duration::from_secs(1)).await, Err(Refusal::TooLarge(99)));
-        assert_eq!(whole(Full::new(Bytes::from(vec![0; 11])), 10, Duration::ZERO).await, Err(Refusal::TooLarge(10)));
+        assert_eq!(whole(pieces(), 99, Duration::from_secs(1), &mut permit()).await, Err(Refusal::TooLarge(99)));
+        assert_eq!(whole(Full::new(Bytes::from(vec![0; 11])), 10, Duration::ZERO, &mut permit()).await, Err(Refusal::TooLarge(10)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stalls_is_let_go() {
         let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
-        assert_eq!(whole(body, 10, Duration::from_secs(30)).await, Err(Refusal::SlowClient));
+        assert_eq!(whole(body, 10, Duration::from_secs(30), &mut permit()).await, Err(Refusal::SlowClient));
     }
 
     #[test]

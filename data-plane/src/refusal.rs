@@ -22,6 +22,8 @@ pub(crate) enum Refusal {
     BadBody(String),
     #[error("the body is larger than {0} bytes")]
     TooLarge(u64),
+    #[error("the headers are larger than {0} bytes")]
+    HeadTooLarge(usize),
     #[error("the body did not arrive in time")]
     SlowClient,
     #[error("the request must name a `model`; available: {}", list(.0))]
@@ -52,6 +54,7 @@ impl Refusal {
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadBody(_) | Self::NoModel(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::SlowClient => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::NotReady | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
@@ -67,6 +70,7 @@ impl Refusal {
             Self::Method(_) => "method_not_allowed",
             Self::BadBody(_) => "invalid_body",
             Self::TooLarge(_) => "request_too_large",
+            Self::HeadTooLarge(_) => "headers_too_large",
             Self::SlowClient => "request_timeout",
             Self::NoModel(_) => "model_required",
             Self::UnknownModel { .. } => "model_not_found",

@@ -11,6 +11,7 @@
 //! conversation is cached and there is time for it. It ends by itself, or at Ctrl-C with what was seen so far.
 
 mod moment;
+mod outcome;
 mod phase;
 mod scene;
 mod summary;
@@ -24,11 +25,7 @@ use hermes_runtime::{
     telemetry::{LogFormat, Telemetry},
 };
 
-use self::{
-    phase::{Phase, Plan},
-    summary::Summary,
-    view::View,
-};
+use self::{outcome::Outcome, phase::Plan, summary::Summary, view::View};
 use crate::{cli, failure::Failure, output};
 
 /// How long a demo that was asked to end may take to do so.
@@ -40,7 +37,7 @@ const STRATEGIES: [&str; 2] = ["round-robin", "kv-aware"];
 /// The command line of `hermes demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Take ten seconds instead of a minute
+    /// Take ten seconds instead of a minute: people and engines are five times as fast
     #[arg(long)]
     quick: bool,
 
@@ -58,33 +55,33 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let working = drain.track();
     let plan = if args.quick { Plan::QUICK } else { Plan::FULL };
     let show = async {
-        let phases = perform(plan, live, &drain).await;
+        let outcomes = perform(plan, live, &drain).await;
         drop(working);
-        phases
+        outcomes
     };
-    let phases = tokio::select! {
+    let outcomes = tokio::select! {
         biased;
-        phases = show => phases?,
+        outcomes = show => outcomes?,
         // A second Ctrl-C, or a scene that does not end.
         _forced = shutdown.run(GRACE) => return Ok(ExitCode::FAILURE),
     };
-    output::line(Summary(&phases))?;
+    output::line(Summary(&outcomes))?;
     telemetry.shutdown(cli::LAST).await;
-    Ok(verdict(&phases))
+    Ok(verdict(&outcomes))
 }
 
 /// Performs one phase for each strategy, until the drain begins.
-async fn perform(plan: Plan, live: bool, drain: &Drain) -> Result<Vec<Phase>, Failure> {
+async fn perform(plan: Plan, live: bool, drain: &Drain) -> Result<Vec<Outcome>, Failure> {
     let mut view = View::open(live, plan.phase).map_err(Failure::Output)?;
-    let mut phases: Vec<Phase> = Vec::with_capacity(STRATEGIES.len());
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(STRATEGIES.len());
     for strategy in STRATEGIES {
         if drain.is_draining() {
             break;
         }
-        let phase = phase::perform(strategy, plan, &phases, &mut view, drain).await?;
-        phases.push(phase);
+        let outcome = phase::perform(strategy, plan, &outcomes, &mut view, drain).await?;
+        outcomes.push(outcome);
     }
-    Ok(phases)
+    Ok(outcomes)
 }
 
 /// Log lines would tear the live view apart, and would bury the plain one.
@@ -97,7 +94,7 @@ fn variable(name: &str, live: bool) -> Option<String> {
 }
 
 /// A demo in which a phase got no answer at all has failed.
-fn verdict(phases: &[Phase]) -> ExitCode {
-    let codes = phases.iter().map(|phase| output::verdict(&phase.report));
+fn verdict(outcomes: &[Outcome]) -> ExitCode {
+    let codes = outcomes.iter().map(|outcome| output::verdict(&outcome.report));
     codes.into_iter().find(|code| *code != ExitCode::SUCCESS).unwrap_or(ExitCode::SUCCESS)
 }

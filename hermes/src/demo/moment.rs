@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use hermes_integration::{
-    engine::{EngineHandle, EngineStats},
-    load::Report,
-};
+use hermes_integration::engine::{EngineHandle, EngineStats};
 
-use super::{STRATEGIES, phase::Phase, scene::Scene};
+use super::{STRATEGIES, outcome::Outcome, scene::Scene};
 
 /// Everything that a view shows.
 #[derive(Debug)]
@@ -23,7 +20,7 @@ pub(super) struct Moment {
     /// The engines, in order.
     pub(super) engines: Vec<EngineRow>,
     /// The strategies so far, the one at work last.
-    pub(super) results: Vec<ResultRow>,
+    pub(super) outcomes: Vec<Outcome>,
 }
 
 /// One engine.
@@ -43,34 +40,18 @@ pub(super) struct EngineRow {
     pub(super) share: f64,
 }
 
-/// One strategy.
-#[derive(Clone, Debug)]
-pub(super) struct ResultRow {
-    /// Its name.
-    pub(super) strategy: &'static str,
-    /// What clients have seen.
-    pub(super) report: Report,
-}
-
 impl Moment {
-    /// `time` is how far the phase is, and how long it takes.
-    pub(super) fn of(
-        strategy: &'static str,
-        time: (Duration, Duration),
-        scene: &Scene,
-        before: &[Phase],
-        so_far: Report,
-    ) -> Self {
+    /// `now` is the strategy at work; `time` is how far its phase is, and how long it takes.
+    pub(super) fn of(now: Outcome, time: (Duration, Duration), scene: &Scene, before: &[Outcome]) -> Self {
         let (elapsed, whole) = time;
         let part = (elapsed.as_secs_f64() / whole.as_secs_f64()).min(1.0);
-        let past = before.iter().map(|Phase { strategy, report }| ResultRow { strategy, report: report.clone() });
         Self {
-            strategy,
+            strategy: now.strategy,
             elapsed,
             progress: (before.len() as f64 + part) / STRATEGIES.len() as f64,
             router: scene.router(),
             engines: rows(scene.engines()),
-            results: past.chain([ResultRow { strategy, report: so_far }]).collect(),
+            outcomes: before.iter().cloned().chain([now]).collect(),
         }
     }
 }

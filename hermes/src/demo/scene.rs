@@ -48,9 +48,9 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Starts engines with empty caches, and a router in front of them; it is ready when this returns.
-    pub(super) async fn start(strategy: &str) -> Result<Self, Failure> {
-        let engines = start_engines().await?;
+    /// Starts engines with empty caches, for which a second takes `pace` seconds, and a router in front of them; it is ready when this returns.
+    pub(super) async fn start(strategy: &str, pace: f64) -> Result<Self, Failure> {
+        let engines = start_engines(pace).await?;
         let known = Arc::clone(&engines);
         let kv_manager = KvManagerServer::start(move |question| holders(&known, question));
         let kv_manager = kv_manager.await.map_err(Failure::Engine)?;
@@ -92,12 +92,13 @@ impl Scene {
     }
 }
 
-async fn start_engines() -> Result<Arc<[EngineHandle]>, Failure> {
+async fn start_engines(pace: f64) -> Result<Arc<[EngineHandle]>, Failure> {
     let mut engines = Vec::with_capacity(SPEEDS.len());
     for speed in SPEEDS {
         let config = EngineConfig {
             model: MODEL.to_owned(),
             speed,
+            time_scale: pace,
             blocks: BLOCKS,
             block_size: BLOCK_TOKENS,
             journal: 0,
@@ -112,9 +113,10 @@ async fn start_engines() -> Result<Arc<[EngineHandle]>, Failure> {
 fn configuration(engines: &[EngineHandle], strategy: &str, kv_manager: &str) -> Result<Config, Failure> {
     let urls: Vec<String> = engines.iter().map(EngineHandle::url).collect();
     // Other strategies do not ask about caches, and the configuration would say so.
-    let asked = if strategy == "kv-aware" { kv_manager } else { "" };
-    let asked =
-        if asked.is_empty() { String::new() } else { format!("\n  kvManager: {{url: '{asked}', budget: 100ms}}") };
+    let asked = match strategy {
+        "kv-aware" => format!("\n  kvManager: {{url: '{kv_manager}', budget: 100ms}}"),
+        _ => String::new(),
+    };
     let text = format!(
         "pools:\n- name: demo\n  models: [{MODEL}]\n  endpoints: [{}]\n  strategy: {strategy}\n  metrics: {{interval: 250ms}}{asked}",
         urls.join(", ")
@@ -157,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_kv_manager_knows_nothing_of_empty_engines_and_names_them_as_the_router_does() {
-        let engines = start_engines().await.expect("free ports");
+        let engines = start_engines(1.0).await.expect("free ports");
         let messages = serde_json::json!([{"role": "user", "content": "hello, hello"}]);
         let question = Question { model: MODEL.to_owned(), prompt: Prompt::Messages(messages), candidates: Vec::new() };
         let known = holders(&engines, &question);
@@ -167,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_configuration_of_every_strategy_is_right_and_without_warnings() {
-        let engines = start_engines().await.expect("free ports");
+        let engines = start_engines(1.0).await.expect("free ports");
         for strategy in super::super::STRATEGIES {
             let config = configuration(&engines, strategy, "http://127.0.0.1:1").expect("a good configuration");
             assert_eq!(config.warnings, Vec::<String>::new());

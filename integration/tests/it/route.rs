@@ -1,9 +1,9 @@
 //! Where requests go, and what the proxy answers by itself.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use hermes_integration::{
-    engine::EngineConfig,
+    engine::{EngineConfig, EngineHandle, RecordedRequest},
     fleet::{Fleet, Scene, instant},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -16,6 +16,11 @@ use crate::client::{ask, chat, client, eventually, json_of, metric, send};
 /// Requests that each engine answered.
 fn shares(fleet: &Fleet) -> Vec<u64> {
     fleet.engines.iter().map(|engine| engine.stats().requests).collect()
+}
+
+/// What clients sent to the engine; the collector's own questions come by GET.
+fn sent(engine: &EngineHandle) -> Vec<Arc<RecordedRequest>> {
+    engine.requests().into_iter().filter(|seen| seen.method == http::Method::POST).collect()
 }
 
 async fn models(fleet: &Fleet) -> BTreeSet<String> {
@@ -36,7 +41,7 @@ async fn a_chat_is_answered_by_an_engine_and_keeps_its_request_id() {
     let (status, body) = json_of(response).await;
     assert_eq!(status, 200);
     assert_eq!(body["usage"]["completion_tokens"], 4);
-    assert_eq!(fleet.engines[0].requests()[0].header("x-request-id"), Some("story-1"));
+    assert_eq!(sent(&fleet.engines[0])[0].header("x-request-id"), Some("story-1"));
 }
 
 #[tokio::test]
@@ -84,7 +89,7 @@ async fn bytes_of_the_body_arrive_as_the_client_wrote_them() {
     let request = client().post(format!("{}/v1/chat/completions", fleet.url()));
     let response = send(request.header("content-type", "application/json").body(body)).await;
     assert_eq!(response.status(), 200);
-    assert_eq!(fleet.engines[0].requests()[0].body, body.as_bytes());
+    assert_eq!(sent(&fleet.engines[0])[0].body, body.as_bytes());
 }
 
 #[tokio::test]
@@ -96,7 +101,7 @@ async fn control_fields_and_headers_of_clients_never_reach_an_engine() {
     });
     let request = ask(&fleet.url(), &body).header("x-prefiller-host-port", "10.0.0.1:80").header("x-override-rid", "1");
     assert_eq!(send(request.header("x-data-parallel-rank", "3")).await.status(), 200);
-    let seen = &fleet.engines[0].requests()[0];
+    let seen = &sent(&fleet.engines[0])[0];
     assert_eq!(seen.json().get("kv_transfer_params"), None);
     assert_eq!(seen.json().get("bootstrap_room"), None);
     assert_eq!(seen.json()["messages"], body["messages"]);
@@ -113,7 +118,7 @@ async fn the_original_prefix_and_misspelling_are_served() {
         let (status, _) = json_of(send(client().post(format!("{}{path}", fleet.url())).json(&body)).await).await;
         assert_eq!(status, 200, "{path}");
     }
-    assert!(fleet.engines[0].requests().iter().all(|seen| seen.uri.path() == "/v1/chat/completions"));
+    assert!(sent(&fleet.engines[0]).iter().all(|seen| seen.uri.path() == "/v1/chat/completions"));
 }
 
 #[tokio::test]
@@ -166,6 +171,7 @@ async fn what_the_proxy_refuses_it_refuses_in_openais_shape() {
         (post("/v1/chat/completions", "{\"model\":".into()), 400, "invalid_body"),
         (post("/v1/chat/completions", "[]".into()), 400, "invalid_body"),
         (post("/v1/chat/completions", "x".repeat(2001)), 413, "request_too_large"),
+        (post("/v1/chat/completions", "{}".into()).header("x-large", "x".repeat(70_000)), 431, "headers_too_large"),
         (post("/reset_prefix_cache", String::new()), 404, "unknown_url"),
         (client().get(format!("{}/v1/chat/completions", fleet.url())), 405, "method_not_allowed"),
         (client().get(format!("{}/v1/responses/resp_1", fleet.url())), 404, "response_not_found"),
@@ -178,6 +184,20 @@ async fn what_the_proxy_refuses_it_refuses_in_openais_shape() {
         assert!(body["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{code}");
     }
     assert_eq!(shares(&fleet), [0]);
+}
+
+#[tokio::test]
+async fn one_request_more_than_the_limit_is_told_to_come_back() {
+    let engines = vec![EngineConfig::default()];
+    let scene = Scene { engines, top: "limits: {maxConcurrent: 2}\n".into(), ..Scene::of(0, "round-robin") };
+    let fleet = scene.start().await.expect("starts");
+    let streams = [send(chat(&fleet.url(), true, 10_000)).await, send(chat(&fleet.url(), true, 10_000)).await];
+    let response = send(chat(&fleet.url(), false, 1)).await;
+    assert!(response.headers().contains_key("retry-after"));
+    let (status, body) = json_of(response).await;
+    assert_eq!((status, body["error"]["code"].as_str()), (429, Some("rate_limit_exceeded")));
+    drop(streams);
+    eventually("their places are free again", || async { send(chat(&fleet.url(), false, 1)).await.status() == 200 }).await;
 }
 
 #[tokio::test]

@@ -19,7 +19,10 @@ use ratatui::{
     widgets::{Block, Gauge, Paragraph, Row, Table},
 };
 
-use super::super::moment::{EngineRow, Moment, ResultRow};
+use super::super::{
+    moment::{EngineRow, Moment},
+    outcome::Outcome,
+};
 
 /// Columns of a bar.
 const BAR: usize = 16;
@@ -53,15 +56,15 @@ impl Drop for Live {
 fn draw(frame: &mut Frame<'_>, moment: &Moment) {
     let engines = u16::try_from(moment.engines.len()).unwrap_or(u16::MAX);
     let heights = [2, 3, engines.saturating_add(3), 5].map(Constraint::Length);
-    let [title, progress, table, results] = Layout::vertical(heights).areas(frame.area());
+    let [title, progress, engines, outcomes] = Layout::vertical(heights).areas(frame.area());
     let head = vec![
         Line::from("Hermes: the same chats, two ways to choose an engine".bold()),
         Line::from(format!("{} chooses among four simulated engines; Ctrl-C ends it early", moment.router).dim()),
     ];
     frame.render_widget(Paragraph::new(head), title);
     draw_progress(frame, progress, moment);
-    frame.render_widget(engine_table(&moment.engines), table);
-    frame.render_widget(result_table(&moment.results), results);
+    frame.render_widget(engine_table(&moment.engines), engines);
+    frame.render_widget(outcome_table(&moment.outcomes), outcomes);
 }
 
 fn draw_progress(frame: &mut Frame<'_>, area: Rect, moment: &Moment) {
@@ -87,20 +90,21 @@ fn engine_table(engines: &[EngineRow]) -> Table<'static> {
         .block(Block::bordered())
 }
 
-fn result_table(results: &[ResultRow]) -> Table<'static> {
-    let row = |ResultRow { strategy, report }: &ResultRow| {
+fn outcome_table(outcomes: &[Outcome]) -> Table<'static> {
+    let row = |outcome: &Outcome| {
+        let Outcome { strategy, report } = outcome;
         Row::new([
             (*strategy).to_owned(),
             format!("{:>6.0} ms", report.ttft.p50_ms),
             format!("{:>6.0} ms", report.ttft.p99_ms),
-            format!("{:>7.0} %", report.hit_rate.unwrap_or(0.0) * 100.0),
-            format!("{:>8}", report.requests),
-            format!("{:>6}", report.requests - report.ok),
+            format!("{:>7.0} %", outcome.hit_percent()),
+            format!("{:>8}", report.ok),
+            format!("{:>6}", outcome.errors()),
         ])
     };
     let widths = [22, 10, 10, 10, 9, 7].map(Constraint::Length);
-    Table::new(results.iter().map(row), widths)
-        .header(Row::new(["strategy", " TTFT p50", " TTFT p99", " hit rate", "requests", "errors"]).bold())
+    Table::new(outcomes.iter().map(row), widths)
+        .header(Row::new(["strategy", " TTFT p50", " TTFT p99", " hit rate", " answers", "errors"]).bold())
         .block(Block::bordered())
 }
 
@@ -135,7 +139,7 @@ mod tests {
             progress: 0.75,
             router: "http://127.0.0.1:8000".to_owned(),
             engines: vec![engine("127.0.0.1:1", 0.5), engine("127.0.0.1:2", 0.5)],
-            results: vec![ResultRow { strategy: "round-robin", report }],
+            outcomes: vec![Outcome { strategy: "round-robin", report }],
         }
     }
 

@@ -50,10 +50,10 @@ impl Plain {
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Moment { strategy, elapsed, engines, results, .. } = self.0;
+        let Moment { strategy, elapsed, engines, outcomes, .. } = self.0;
         write!(f, "{strategy:<12} {:>5.1} s", elapsed.as_secs_f64())?;
-        if let Some(now) = results.last() {
-            let (report, hits) = (&now.report, now.report.hit_rate.unwrap_or(0.0) * 100.0);
+        if let Some(now) = outcomes.last() {
+            let (report, hits) = (&now.report, now.hit_percent());
             let (p50, p99) = (report.ttft.p50_ms, report.ttft.p99_ms);
             write!(
                 f,
@@ -72,7 +72,7 @@ mod tests {
 
     fn moment(strategy: &'static str, seconds: u64) -> Moment {
         let elapsed = Duration::from_secs(seconds);
-        Moment { strategy, elapsed, progress: 0.0, router: String::new(), engines: Vec::new(), results: Vec::new() }
+        Moment { strategy, elapsed, progress: 0.0, router: String::new(), engines: Vec::new(), outcomes: Vec::new() }
     }
 
     #[test]
