@@ -29,10 +29,11 @@ use hermes_core::{
     ledger::{Key, Ledger},
     load::{Health, Load},
     pick::{Ask, Explanation, Nobody, Picker},
-    query::{Choice, Hit, Query},
+    query::{Choice, Hit, Query, Ranked},
     snapshot::{EndpointId, Pool},
 };
 use parking_lot::Mutex;
+use smallvec::smallvec;
 
 use self::slot::Slot;
 pub use self::{
@@ -129,6 +130,15 @@ impl Brain {
         result
     }
 
+    /// Books this endpoint, because nothing but it will do; nothing when the pool does not have it.
+    pub fn choose_only(&self, key: Key, endpoint: EndpointId, query: &Query, now: Duration) -> Option<Choice> {
+        let choice = self.state.lock().choose_only(key, endpoint, query, now);
+        if choice.is_some() {
+            self.metrics.scored(Outcome::Chosen);
+        }
+        choice
+    }
+
     /// What [`Brain::choose`] would say, with every number, and nothing booked.
     #[must_use]
     pub fn explain(&self, query: &Query, model: Option<&str>, hits: &[Hit]) -> Explanation {
@@ -182,6 +192,14 @@ impl State {
             self.recount_endpoint(before);
         }
         Ok(choice)
+    }
+
+    fn choose_only(&mut self, key: Key, endpoint: EndpointId, query: &Query, now: Duration) -> Option<Choice> {
+        let position = self.pool.position(endpoint)?;
+        self.ledger.book(key, endpoint, query.prompt_tokens, now);
+        self.recount(position);
+        let ranked = smallvec![Ranked { position, endpoint, cached_tokens: 0 }];
+        Some(Choice { ranked, desperate: false })
     }
 
     /// An endpoint on trial takes one request at a time: when it has one, the next best goes first. When all are down

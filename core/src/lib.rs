@@ -28,4 +28,5 @@ pub mod policy;
 pub mod prefix;
 pub mod query;
 pub mod rendezvous;
+pub mod responses;
 pub mod snapshot;

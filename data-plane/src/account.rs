@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::snapshot::Version;
+use hermes_core::{responses::ResponseKey, snapshot::Version};
 use hermes_proto::v1;
 use hermes_runtime::shutdown::Tracked;
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use crate::{
     gate::Permit,
     metrics::{Ended, ModelMetrics},
     read::Call,
-    report::{Outcome, Reporter},
+    report::{Finished, Outcome, Reporter},
     trace::Trace,
     upstream::{InFlight, Upstream},
     usage::Usage,
@@ -37,6 +37,8 @@ pub(crate) struct Account {
     last_byte: Option<Instant>,
     frames: u64,
     usage: Option<Usage>,
+    /// The response that the endpoint stored.
+    stored_response: Option<ResponseKey>,
     /// What the answer at hand means, should it pass to its last byte.
     if_whole: Ended,
     ended: Ended,
@@ -74,6 +76,7 @@ impl Account {
             last_byte: None,
             frames: 0,
             usage: None,
+            stored_response: None,
             if_whole: Ended::Failed,
             ended: Ended::Cancelled,
             resent: 0,
@@ -136,6 +139,11 @@ impl Account {
 
     pub(crate) const fn used(&mut self, usage: Usage) {
         self.usage = Some(usage);
+    }
+
+    /// The endpoint stored a response.
+    pub(crate) const fn stored(&mut self, response: ResponseKey) {
+        self.stored_response = Some(response);
     }
 
     /// A head came: what it means, should its body pass to the last byte.
@@ -219,8 +227,9 @@ impl Account {
             span.record("gen_ai.usage.output_tokens", i64::from(usage.completion_tokens));
             span.record("gen_ai.usage.cache_read.input_tokens", i64::from(usage.cached_tokens));
         }
-        if matches!(self.ended, Ended::Failed | Ended::TimedOut | Ended::Broken) {
-            crate::trace::failed(span, self.ended.name());
+        // A failure whose head came, or that is refused, has told its status.
+        if matches!(self.ended, Ended::TimedOut | Ended::Broken) {
+            self.trace.cut_off(self.ended.name());
         }
     }
 }
@@ -248,7 +257,9 @@ impl Drop for Account {
             completion_tokens: usage.completion_tokens,
             cached_tokens: usage.cached_tokens,
         });
-        self.reporter.finished(self.id, self.ended.outcome(), usage, self.duration_since_sent(now));
+        let duration = self.duration_since_sent(now);
+        let stored_response = self.stored_response;
+        self.reporter.finished(self.id, Finished { outcome: self.ended.outcome(), usage, duration, stored_response });
     }
 }
 

@@ -26,7 +26,6 @@ use crate::{
     metrics::Metrics,
     proxy::Proxy,
     report::Reporter,
-    sessions::Sessions,
     sync::{self, Knowledge},
 };
 
@@ -140,7 +139,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         gate: Gate::default(),
         chooser: Chooser::new(knowledge.clone(), identity.proxy),
         forwarder: Forwarder { metrics: Arc::clone(&metrics) },
-        sessions: Arc::new(Sessions::default()),
+        responses: Arc::default(),
         reporter: Arc::clone(&reporter),
         metrics: Arc::clone(&metrics),
         drain: drain.clone(),

@@ -26,6 +26,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::{
+    api::Api,
     app::uptime,
     metrics::{Rung, ScoreFailure},
     read::Call,
@@ -72,7 +73,9 @@ impl Chooser {
     ) -> Result<Plan, Refusal> {
         let policy = &pool.pool.spec.policy;
         let query = call.prompt.query(policy, call.model.as_deref(), &call.headers);
-        if !policy.strategy.needs_score() {
+        // Who made a stored response, only the control plane knows when this proxy does not.
+        let scored = policy.strategy.needs_score() || call.response.is_some();
+        if !scored {
             return local(pool, call, &query, Rung::Strategy, dice, |upstream| upstream.load(uptime()));
         }
         match self.score(pool, call, id, &query, context).await {
@@ -82,6 +85,12 @@ impl Chooser {
                 self.without_score(pool, call, &query, dice)
             }
         }
+    }
+
+    /// The endpoint in `pool` that holds the stored response which the request is about.
+    pub(crate) async fn locate(&self, pool: &PoolView, call: &Call, id: u64) -> Option<Plan> {
+        let query = Query { prompt_tokens: 1, ..Query::default() };
+        self.score(pool, call, id, &query, &Context::new()).await.ok()
     }
 
     /// The steps below a score.
@@ -150,6 +159,8 @@ impl Chooser {
             tenant: None,
             deadline_ms: u32::try_from(policy.score_deadline.as_millis()).unwrap_or(u32::MAX),
             exclude: Vec::new(),
+            response: call.response.as_ref().map(|response| response.key.0),
+            response_only: call.api == Api::StoredResponse,
             lookup: policy.lookup_text.then(|| call.prompt.lookup_text()).flatten(),
             traceparent,
             tracestate,

@@ -36,7 +36,6 @@ mod refusal;
 mod relay;
 mod report;
 mod score;
-mod sessions;
 mod sync;
 mod trace;
 mod upstream;

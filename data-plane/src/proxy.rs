@@ -18,10 +18,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::dice::Dice;
+use hermes_core::{dice::Dice, responses::Responses};
 use hermes_runtime::{propagation, shutdown::Drain};
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use smallvec::smallvec;
 use tokio::time::Instant;
 
@@ -35,10 +36,9 @@ use crate::{
     metrics::{Ended, Metrics, Rung},
     models, read,
     read::Call,
-    refusal::Refusal,
+    refusal::{Refusal, echo},
     relay::{Reply, relay},
     report::Reporter,
-    sessions::Sessions,
     sync::Knowledge,
     trace::{self, Trace},
     view::{PoolView, View},
@@ -50,7 +50,8 @@ pub(crate) struct Proxy {
     pub(crate) gate: Gate,
     pub(crate) chooser: Chooser,
     pub(crate) forwarder: Forwarder,
-    pub(crate) sessions: Arc<Sessions>,
+    /// Where stored responses live, as far as this proxy saw them made.
+    pub(crate) responses: Arc<Mutex<Responses>>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: Drain,
@@ -74,7 +75,10 @@ impl Proxy {
 
         let mut api = None;
         let mut response = match self.route(request, id, arrived, trace, &mut api).await {
-            Ok(response) => response,
+            Ok(response) => {
+                trace::status(&server, response.status());
+                response
+            }
             Err(refusal) => {
                 tracing::debug!(request = request_id.to_str().unwrap_or(""), %refusal, "refused");
                 self.metrics.refused(refusal.code());
@@ -82,7 +86,6 @@ impl Proxy {
                 refusal.into_response(api, request_id.to_str().unwrap_or_default()).map(Reply::from)
             }
         };
-        trace::status(&server, response.status());
         response.headers_mut().insert(headers::REQUEST_ID, request_id);
         response
     }
@@ -122,7 +125,7 @@ impl Proxy {
         }
 
         // Choose.
-        let pinned = self.pinned(&view, &call)?;
+        let pinned = self.pinned(&view, &call, id).await?;
         let pool = match &pinned {
             Some((pool, _)) => pool,
             None => view.route(call.model.as_deref())?,
@@ -147,8 +150,8 @@ impl Proxy {
 
         // Relay.
         let endpoint = settings.expose_endpoint.then(|| Arc::clone(&begun.upstream.endpoint.name));
-        let sessions = (call.api == Api::Responses).then(|| Arc::clone(&self.sessions));
-        let mut response = relay(begun, account, &call, pool.pool.spec.policy.timeouts, sessions);
+        let responses = (call.api == Api::Responses).then(|| Arc::clone(&self.responses));
+        let mut response = relay(begun, account, &call, pool.pool.spec.policy.timeouts, responses);
         if let Some(name) = endpoint.and_then(|name| HeaderValue::from_str(&name).ok()) {
             response.headers_mut().insert(headers::ENDPOINT, name);
         }
@@ -173,24 +176,26 @@ impl Proxy {
         plan
     }
 
-    /// The endpoint that a stored response binds a request to.
-    fn pinned(&self, view: &View, call: &Call) -> Result<Option<(Arc<PoolView>, Plan)>, Refusal> {
-        let Some(response_id) = &call.response_id else {
+    /// The endpoint that a stored response binds a request to, by what this proxy or the control plane saw.
+    async fn pinned(&self, view: &View, call: &Call, id: u64) -> Result<Option<(Arc<PoolView>, Plan)>, Refusal> {
+        let Some(response) = &call.response else {
             return Ok(None);
         };
-        let known = self.sessions.endpoint(response_id).and_then(|endpoint| view.upstream(endpoint));
-        match known {
-            Some((pool, upstream)) => {
-                let plan =
-                    Plan { ranked: smallvec![(Arc::clone(upstream), 0)], rung: Rung::Strategy, prompt_tokens: 1 };
-                Ok(Some((Arc::clone(pool), plan)))
-            }
-            // A continued conversation can be tried anywhere; a stored response is nowhere else.
-            None if call.api == Api::StoredResponse => {
-                Err(Refusal::UnknownResponse(crate::refusal::echo(response_id)))
-            }
-            None => Ok(None),
+        let known = self.responses.lock().endpoint(response.key).and_then(|endpoint| view.upstream(endpoint));
+        if let Some((pool, upstream)) = known {
+            let plan = Plan { ranked: smallvec![(Arc::clone(upstream), 0)], rung: Rung::Strategy, prompt_tokens: 1 };
+            return Ok(Some((Arc::clone(pool), plan)));
         }
+        if call.api != Api::StoredResponse {
+            // A conversation names its model: its pool's owner is asked when the endpoint is chosen.
+            return Ok(None);
+        }
+        for pool in &view.pools {
+            if let Some(plan) = self.chooser.locate(pool, call, id).await {
+                return Ok(Some((Arc::clone(pool), plan)));
+            }
+        }
+        Err(Refusal::UnknownResponse(echo(&response.id)))
     }
 }
 

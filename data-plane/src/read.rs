@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use hermes_core::responses::ResponseKey;
 use http::{HeaderMap, Method, uri::PathAndQuery};
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -34,10 +35,22 @@ pub(crate) struct Call {
     pub(crate) stream: bool,
     /// What a choice may read of the body.
     pub(crate) prompt: Prompt,
-    /// The response that this one continues, or asks about.
-    pub(crate) response_id: Option<String>,
+    /// The stored response that this one continues, or asks about.
+    pub(crate) response: Option<StoredResponse>,
     /// Fields were cut.
     pub(crate) stripped: bool,
+}
+
+/// A reference to a stored response.
+pub(crate) struct StoredResponse {
+    pub(crate) id: String,
+    pub(crate) key: ResponseKey,
+}
+
+impl From<&str> for StoredResponse {
+    fn from(id: &str) -> Self {
+        Self { id: id.to_owned(), key: ResponseKey::of(id) }
+    }
 }
 
 // === The body ===
@@ -110,18 +123,18 @@ impl Call {
             model: None,
             stream: false,
             prompt: Prompt::unread(bytes.len()),
-            response_id: None,
+            response: None,
             stripped: false,
         };
         if route.api == Api::StoredResponse {
             let below = route.path.trim_start_matches("/v1/responses/");
-            call.response_id = below.split('/').next().map(str::to_owned);
+            call.response = below.split('/').next().map(StoredResponse::from);
         }
         if route.api.reads_json() {
             let fields = Fields::read(&bytes).map_err(|unreadable| Refusal::BadBody(unreadable.to_string()))?;
             call.model = fields.model.as_deref().map(str::to_owned);
             call.stream = fields.stream;
-            call.response_id = fields.previous_response_id.as_deref().map(str::to_owned);
+            call.response = fields.previous_response_id.as_deref().map(StoredResponse::from);
             call.prompt = Prompt::of(&fields, &bytes);
             call.stripped = fields.has_control_fields;
             if call.stripped {

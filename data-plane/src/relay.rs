@@ -12,9 +12,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{breaker::Failure, policy::Timeouts};
+use hermes_core::{
+    breaker::Failure,
+    policy::Timeouts,
+    responses::{ResponseKey, Responses},
+};
 use http::{HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
@@ -25,7 +30,6 @@ use crate::{
     metrics::Ended,
     read::Call,
     report::Outcome,
-    sessions::Sessions,
     upstream::{Answer, Upstream},
     usage::Passing,
 };
@@ -64,7 +68,7 @@ pub(crate) struct Relay {
     /// The answer is being cut off.
     ending: Option<Ending>,
     /// Learns where a stored response lives.
-    sessions: Option<Arc<Sessions>>,
+    responses: Option<Arc<Mutex<Responses>>>,
 }
 
 /// The steps of cutting an answer off. hyper drops what it has not written when a body fails, so it gets a turn to
@@ -84,7 +88,7 @@ pub(crate) fn relay(
     account: Account,
     call: &Call,
     timeouts: Timeouts,
-    sessions: Option<Arc<Sessions>>,
+    responses: Option<Arc<Mutex<Responses>>>,
 ) -> Response<Reply> {
     let Begun { mut head, first, body, upstream } = begun;
     headers::clean_response(&mut head.headers);
@@ -113,7 +117,7 @@ pub(crate) fn relay(
         events,
         between_events: true,
         ending: None,
-        sessions,
+        responses,
     };
     let mut response = Response::new(Reply::Relayed(Box::new(relay)));
     *response.status_mut() = head.status;
@@ -183,8 +187,10 @@ impl Relay {
             self.account.used(usage);
         }
         self.account.whole();
-        if let (Some(sessions), Some(id)) = (&self.sessions, self.passing.response_id()) {
-            sessions.remember(&id, self.upstream.endpoint.id);
+        if let (Some(responses), Some(id)) = (&self.responses, self.passing.response_id()) {
+            let response = ResponseKey::of(&id);
+            responses.lock().remember(response, self.upstream.endpoint.id);
+            self.account.stored(response);
         }
     }
 

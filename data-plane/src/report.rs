@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use hermes_core::snapshot::EndpointId;
+use hermes_core::{responses::ResponseKey, snapshot::EndpointId};
 use hermes_proto::v1::{self, report::Event};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -39,6 +39,17 @@ struct Open {
     endpoint: EndpointId,
     uncached_tokens: u64,
     answered: bool,
+}
+
+/// What a request came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    pub(crate) outcome: Outcome,
+    pub(crate) usage: Option<v1::Usage>,
+    /// From its last sending.
+    pub(crate) duration: Duration,
+    /// The response that the endpoint stored.
+    pub(crate) stored_response: Option<ResponseKey>,
 }
 
 /// How a request, or an attempt, ended; see the contract for what each means.
@@ -67,11 +78,18 @@ impl Reporter {
         self.send(request, Event::AttemptFailed(v1::AttemptFailed { endpoint: endpoint.0, outcome: outcome.into() }));
     }
 
-    /// The request is over; `duration` counts from its last sending.
-    pub(crate) fn finished(&self, request: u64, outcome: Outcome, usage: Option<v1::Usage>, duration: Duration) {
+    /// The request is over.
+    pub(crate) fn finished(&self, request: u64, ended: Finished) {
+        let Finished { outcome, usage, duration, stored_response } = ended;
         let open = self.shard(request).lock().remove(&request);
         let endpoint = open.map(|open| open.endpoint.0);
-        let finished = v1::Finished { endpoint, outcome: outcome.into(), usage, duration_us: micros(duration) };
+        let finished = v1::Finished {
+            endpoint,
+            outcome: outcome.into(),
+            usage,
+            duration_us: micros(duration),
+            stored_response: stored_response.map(|key| key.0),
+        };
         self.send(request, Event::Finished(finished));
     }
 
@@ -121,7 +139,8 @@ mod tests {
         reporter.started(1, ENDPOINT, 100);
         reporter.started(2, ENDPOINT, 50);
         reporter.first_byte(1, Duration::from_millis(3));
-        reporter.finished(2, Outcome::Ok, None, Duration::from_millis(9));
+        let duration = Duration::from_millis(9);
+        reporter.finished(2, Finished { outcome: Outcome::Ok, usage: None, duration, stored_response: None });
         let expected = v1::OpenRequest { request: 1, endpoint: 7, uncached_tokens: 100, answered: true };
         assert_eq!(reporter.open_requests().requests, [expected]);
         let Some(Event::Finished(finished)) = std::iter::from_fn(|| reports.try_recv().ok()).last().and_then(|r| r.event)

@@ -18,6 +18,8 @@ pub(crate) struct Trace {
     pub(crate) server: Span,
     /// What the client sent: goes on to the endpoint even when nothing is recorded here.
     pub(crate) incoming: Context,
+    /// The newest attempt. It ends when another one begins, or with the last byte of the answer.
+    attempt: Span,
 }
 
 impl Trace {
@@ -27,10 +29,11 @@ impl Trace {
         let server = info_span!(
             target: TRACE_TARGET,
             "request",
-            otel.name = Empty,
+            // Until a route is known, if ever: a path that nobody serves is no name.
+            otel.name = method_name(request.method(), "HTTP"),
             otel.kind = "server",
             otel.status_code = Empty,
-            http.request.method = request.method().as_str(),
+            http.request.method = method_name(request.method(), "_OTHER"),
             http.route = Empty,
             url.path = request.uri().path(),
             url.scheme = "http",
@@ -53,7 +56,7 @@ impl Trace {
             gen_ai.usage.cache_read.input_tokens = Empty,
         );
         propagation::adopt(&server, &incoming);
-        Self { server, incoming }
+        Self { server, incoming, attempt: Span::none() }
     }
 
     /// The choice of an endpoint.
@@ -73,7 +76,7 @@ impl Trace {
     }
 
     /// One attempt; siblings under the server span.
-    pub(crate) fn attempt(&self, upstream: &Upstream, operation: &str, model: Option<&str>, resend: u32) -> Span {
+    pub(crate) fn attempt(&mut self, upstream: &Upstream, operation: &str, model: Option<&str>, resend: u32) -> Span {
         let span = info_span!(
             target: TRACE_TARGET,
             parent: &self.server,
@@ -101,7 +104,14 @@ impl Trace {
         if resend > 0 {
             span.record("http.request.resend_count", i64::from(resend));
         }
+        self.attempt = span.clone();
         span
+    }
+
+    /// The answer did not come to its end.
+    pub(crate) fn cut_off(&self, error_type: &str) {
+        failed(&self.attempt, error_type);
+        failed(&self.server, error_type);
     }
 }
 
@@ -123,26 +133,24 @@ pub(crate) fn routed(span: &Span, route: Route<'_>, method: &Method) {
     span.record("http.route", route.template);
 }
 
-/// The status that the client gets.
+/// The status that the client gets: an error of the server only from 500 on, as the conventions want it.
 pub(crate) fn status(span: &Span, status: StatusCode) {
     if span.is_disabled() {
         return;
     }
     span.record("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {
-        span.record("otel.status_code", "ERROR");
+        failed(span, status.as_str());
     }
 }
 
-/// The proxy's own no: an error of the server only from 500 on, as the conventions want it.
+/// The proxy's own no, whose code says more than its status.
 pub(crate) fn refused(span: &Span, refusal: &Refusal) {
     if span.is_disabled() {
         return;
     }
+    status(span, refusal.status());
     span.record("error.type", refusal.code());
-    if refusal.status().is_server_error() {
-        span.record("otel.status_code", "ERROR");
-    }
 }
 
 /// What the route span says when the choice is made.
@@ -174,4 +182,20 @@ pub(crate) fn failed(span: &Span, error_type: &str) {
     }
     span.record("otel.status_code", "ERROR");
     span.record("error.type", error_type);
+}
+
+/// A method of HTTP; anything else is what a client made up, and `other` stands for it.
+fn method_name<'m>(method: &'m Method, other: &'m str) -> &'m str {
+    match *method {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::DELETE
+        | Method::CONNECT
+        | Method::OPTIONS
+        | Method::TRACE
+        | Method::PATCH => method.as_str(),
+        _ => other,
+    }
 }

@@ -65,7 +65,7 @@ It prints `listening on http://…` as its first line when clients may connect. 
     #[command(after_help = "\
 Examples:
   hermes demo               about a minute; Ctrl-C ends it early, with the comparison so far
-  hermes demo --quick       ten seconds, five times as fast
+  hermes demo --quick       ten seconds, three times as fast
   hermes demo | cat         plain lines instead of a live view")]
     Demo(DemoArgs),
     /// Check a configuration file: everything that is wrong with it, or what it means

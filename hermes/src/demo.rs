@@ -37,7 +37,7 @@ const STRATEGIES: [&str; 2] = ["round-robin", "kv-aware"];
 /// The command line of `hermes demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Take ten seconds instead of a minute: people and engines are five times as fast
+    /// Take ten seconds instead of a minute: people and engines are three times as fast
     #[arg(long)]
     quick: bool,
 

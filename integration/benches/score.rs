@@ -4,6 +4,8 @@
 //! ask again at once. 100 endpoints, `kv-aware`; every booking is taken back with a later batch, as a proxy's reports
 //! would end it. Run: `cargo bench -p hermes-integration --bench score`.
 
+#![expect(clippy::print_stdout, reason = "the table is what this program is for")]
+
 use std::{
     collections::HashMap,
     fs,
@@ -12,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hdrhistogram::Histogram;
@@ -27,7 +29,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -184,8 +186,8 @@ fn cpu(name: &str) -> Duration {
     let of_thread = |folder: fs::DirEntry| {
         let read = |file: &str| fs::read_to_string(folder.path().join(file)).unwrap_or_default();
         // The first number of schedstat is time on the CPU in nanoseconds.
-        let nanos = read("schedstat").split(' ').next().and_then(|nanos| nanos.parse().ok());
-        (read("comm").trim() == name).then_some(nanos?)
+        let nanos: Option<u64> = read("schedstat").split(' ').next().and_then(|nanos| nanos.parse().ok());
+        nanos.filter(|_| read("comm").trim() == name)
     };
     Duration::from_nanos(threads.flatten().filter_map(of_thread).sum())
 }

@@ -6,8 +6,8 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,17 @@ def body(content: str, model: str = MODEL, tokens: int = 24, **fields: object) -
 
 def text(answer: dict) -> str:
     return answer["choices"][0]["message"]["content"]
+
+
+@contextmanager
+def endless(trial: Trial) -> Iterator[None]:
+    """A stream that has begun and would go on for longer than anybody waits; the client leaves at the end."""
+    request = body("Never stop.", tokens=3500, stream=True)
+    with httpx.stream("POST", f"{trial.hermes.url}/v1/chat/completions", json=request, timeout=60) as response:
+        # The iterator has to outlive this: httpx closes the stream with it.
+        lines = response.iter_lines()
+        next(lines)
+        yield
 
 
 # === Checks: each returns what it saw ===
@@ -98,11 +109,15 @@ def errors_pass_through(trial: Trial) -> str:
 
 
 def engines_metrics_are_seen(trial: Trial) -> str:
-    def loads() -> list[dict | None]:
-        return [endpoint["load"] for pool in trial.hermes.snapshot()["pools"] for endpoint in pool["endpoints"]]
+    def samples() -> list[dict]:
+        endpoints = [endpoint for pool in trial.hermes.snapshot()["pools"] for endpoint in pool["endpoints"]]
+        return [(endpoint["load"] or {}).get("sample") or {} for endpoint in endpoints]
 
-    wait_for(lambda: len(loads()) == 2 and all(loads()), "each endpoint has a load sample")
-    return f"`/debug/snapshot`: `{json.dumps(loads()[0])}`"
+    wait_for(lambda: len(samples()) == 2 and all(samples()), "each endpoint has a sample")
+    with endless(trial):
+        took = wait_for(lambda: sum(sample.get("running", 0) for sample in samples()) == 1, "a sample has the request")
+        seen = json.dumps(samples())
+    return f"a running request is in `/debug/snapshot` after {took:.1f} s: `{seen}`"
 
 
 def prefixes_hit(trial: Trial) -> str:
@@ -121,10 +136,8 @@ def prefixes_hit(trial: Trial) -> str:
 
 
 def a_client_that_leaves_frees_its_engine(trial: Trial) -> str:
-    request = body("Never stop.", tokens=3500, stream=True)
-    with httpx.stream("POST", f"{trial.hermes.url}/v1/chat/completions", json=request, timeout=60) as response:
-        lines = filter(None, response.iter_lines())
-        next(lines), next(lines)
+    wait_for(lambda: trial.running() == 0, "nothing runs")
+    with endless(trial):
         wait_for(lambda: trial.running() == 1, "the engine generates")
     took = wait_for(lambda: trial.running() == 0, "the engine stopped", 15)
     return f"`vllm:num_requests_running` is 0 again after {took * 1000:.0f} ms, of 3,500 tokens to go"

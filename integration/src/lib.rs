@@ -10,6 +10,7 @@
 //! mode of the planes. [`engine`], [`load`] and [`fleet`] also serve people, through the `hermes` binary.
 
 pub mod apiserver;
+pub mod collector;
 pub mod engine;
 pub mod fleet;
 pub mod kvmanager;

@@ -96,13 +96,18 @@ pub fn adopt(span: &Span, parent: &Context) {
 }
 
 /// The context that the next hop should see: that of `span`, or `incoming` when nothing records `span`.
+///
+/// A trace that its client does not sample goes on with the client's own span as parent: no one will ever see ours.
 #[must_use]
 pub fn egress(span: &Span, incoming: &Context) -> Context {
     if span.is_disabled() {
         return incoming.clone();
     }
     let own = span.context();
-    if own.span().span_context().is_valid() { own } else { incoming.clone() }
+    let (is_valid, is_sampled) = (own.span().span_context().is_valid(), own.span().span_context().is_sampled());
+    let client = incoming.span().span_context().clone();
+    let goes_on = is_valid && (is_sampled || client.is_sampled() || !client.is_valid());
+    if goes_on { own } else { incoming.clone() }
 }
 
 /// `version "-" trace-id "-" parent-id "-" flags`, lowercase hexadecimal; versions after 00 may append fields.

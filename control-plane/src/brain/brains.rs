@@ -9,9 +9,11 @@ use std::{
 use arc_swap::ArcSwap;
 use hermes_core::{
     ledger::{Key, Phase, ProxyId, RequestId},
+    responses::{ResponseKey, Responses},
     snapshot::{EndpointId, Snapshot},
 };
 use hermes_proto::v1::Outcome;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -25,6 +27,8 @@ pub struct Brains {
     /// The clock of all brains counts from here.
     start: Instant,
     seed: u64,
+    /// Where stored responses live, by the word of every proxy.
+    responses: Mutex<Responses>,
     metrics: Metrics,
 }
 
@@ -66,7 +70,7 @@ impl Brains {
     /// No brains yet. `seed` decides what is left to chance.
     #[must_use]
     pub fn new(seed: u64, metrics: Metrics) -> Self {
-        Self { directory: ArcSwap::default(), start: Instant::now(), seed, metrics }
+        Self { directory: ArcSwap::default(), start: Instant::now(), seed, responses: Mutex::default(), metrics }
     }
 
     /// The time, as brains count it.
@@ -109,6 +113,17 @@ impl Brains {
     #[must_use]
     pub fn of(&self, endpoint: EndpointId) -> Option<Arc<Brain>> {
         self.directory.load().endpoints.get(&endpoint).cloned()
+    }
+
+    /// An endpoint stored a response.
+    pub fn remember_response(&self, response: ResponseKey, endpoint: EndpointId) {
+        self.responses.lock().remember(response, endpoint);
+    }
+
+    /// Where a stored response lives, as far as any proxy told.
+    #[must_use]
+    pub fn response(&self, response: ResponseKey) -> Option<EndpointId> {
+        self.responses.lock().endpoint(response)
     }
 
     /// The collector asked an endpoint.

@@ -153,6 +153,9 @@ impl Scoring {
             self.metrics.unknown_pool();
             return Some(answer::refused(id, Reason::UnknownPool));
         };
+        if let Some(answer) = self.stored(&ask, key, &home) {
+            return Some(answer);
+        }
         let pending = Pending { key, span: trace::span(&ask), ask, home, since };
         if self.waiting.len() >= MAX_LOOKUPS || !lookup::is_worthwhile(&pending) {
             return Some(pending.choose(&[], self.brains.now()));
@@ -161,6 +164,17 @@ impl Scoring {
         self.waiting.insert(key, handle);
         self.lookups.push(Abortable::new(lookup::begin(pending), registration));
         None
+    }
+
+    /// The answer to a request that refers to a stored response, if that settles it.
+    fn stored(&self, ask: &Ask, key: Key, home: &Home) -> Option<ScoreResponse> {
+        let (response, only) = ask.response?;
+        let endpoint = self.brains.response(response);
+        let choice = endpoint.and_then(|endpoint| home.brain.choose_only(key, endpoint, &ask.query, self.brains.now()));
+        match choice {
+            Some(choice) => Some(answer::answer(ask.id, Ok(choice))),
+            None => only.then(|| answer::refused(ask.id, Reason::UnknownResponse)),
+        }
     }
 
     /// The answers of the lookup that is done, and of the others that are done by now.

@@ -38,7 +38,7 @@ impl Plan {
     pub(super) const FULL: Self = Self { phase: Duration::from_secs(25), pace: 1.0 };
 
     /// About ten seconds in all.
-    pub(super) const QUICK: Self = Self { phase: Duration::from_secs(4), pace: 0.2 };
+    pub(super) const QUICK: Self = Self { phase: Duration::from_secs(4), pace: 0.3 };
 
     /// When a phase ends that has requests in flight.
     fn limit(self) -> Duration {
@@ -51,10 +51,10 @@ impl Plan {
             users: 24,
             // The time ends a phase, not this.
             rounds: 10_000,
-            system_tokens: 800,
-            history_tokens: 3_000,
-            question_tokens: 60,
-            answer_tokens: 40,
+            system_tokens: 200,
+            history_tokens: 750,
+            question_tokens: 20,
+            answer_tokens: 24,
             think: Duration::from_millis(1_200).mul_f64(self.pace),
             stagger: Duration::from_millis(120).mul_f64(self.pace),
             seed: 1,

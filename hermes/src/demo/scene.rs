@@ -24,9 +24,13 @@ pub(super) const MODEL: &str = "hermes-demo";
 /// One engine is slower, as in a fleet with two kinds of GPUs.
 const SPEEDS: [f64; 4] = [1.0, 1.0, 1.0, 0.5];
 
-/// Memory of each engine: 45,000 tokens. All conversations fit into the four together, and not into any one of them.
-const BLOCKS: usize = 2_812;
+/// Memory of each engine: 11,200 tokens. All conversations fit into the four together, and not into any one of them.
+const BLOCKS: usize = 700;
 const BLOCK_TOKENS: usize = 16;
+
+/// Prompt tokens that a full-speed engine computes in a second. A large model on a small GPU: short prompts take their
+/// time, and cost this process little.
+const PREFILL_RATE: f64 = 2_000.0;
 
 /// How long the planes may take until the first request.
 const READY: Duration = Duration::from_secs(10);
@@ -101,6 +105,7 @@ async fn start_engines(pace: f64) -> Result<Arc<[EngineHandle]>, Failure> {
             time_scale: pace,
             blocks: BLOCKS,
             block_size: BLOCK_TOKENS,
+            prefill_rate: PREFILL_RATE,
             journal: 0,
             ..EngineConfig::default()
         };

@@ -1,10 +1,16 @@
 //! What the documentation says and code can contradict.
 //!
-//! * [`metrics`]: the tables of `docs/metrics.md` are what both planes expose.
 //! * [`links`]: links lead to files and headings, and files that are named exist.
+//! * [`metrics`]: the tables of `docs/metrics.md` are what both planes expose.
+//! * [`policies`]: the tables of `docs/policies.md` are the strategies and the fields of an explanation.
+//! * [`refusals`]: every code by which a proxy refuses is documented.
+//! * [`walks`]: functions that the walks through the code name exist.
 //!
 //! The tables of `docs/configuration.md` are checked by the control plane's own tests.
 
 mod links;
 mod metrics;
 mod pages;
+mod policies;
+mod refusals;
+mod walks;

@@ -229,6 +229,29 @@ async fn a_response_is_continued_and_read_where_it_was_made() {
 }
 
 #[tokio::test]
+async fn another_proxy_finds_a_response_where_it_was_made() {
+    let fleet = Scene { proxies: 2, ..Scene::of(4, "round-robin") }.start().await.expect("starts");
+    let url = |proxy: usize| format!("{}/v1/responses", fleet.proxies[proxy].url());
+    let create = |proxy: usize, body: Value| send(client().post(url(proxy)).json(&body));
+    let (_, made) = json_of(create(0, json!({"model": "sim", "input": "hi", "max_output_tokens": 2})).await).await;
+    let id = made["id"].as_str().expect("an id").to_owned();
+    let maker = shares(&fleet).iter().position(|&requests| requests > 0).expect("somebody made it");
+    // The report of the first request may take a few milliseconds to reach the control plane.
+    let read = format!("{}/{id}", url(1));
+    eventually("the other proxy knows where it lives", || async {
+        let (_, body) = json_of(send(client().get(&read)).await).await;
+        body["error"]["code"] != "response_not_found"
+    })
+    .await;
+    let before = shares(&fleet)[maker];
+    for _ in 0..4 {
+        let body = json!({"model": "sim", "input": "go on", "previous_response_id": id, "max_output_tokens": 2});
+        create(1, body).await;
+    }
+    assert_eq!(shares(&fleet)[maker] - before, 4);
+}
+
+#[tokio::test]
 async fn http2_with_prior_knowledge_is_served_on_the_same_port() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
     let stream = TcpStream::connect(fleet.proxies[0].bound.listen).await.expect("accepts");

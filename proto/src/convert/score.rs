@@ -2,6 +2,7 @@
 
 use hermes_core::{
     query::{MAX_RANKED, Query},
+    responses::ResponseKey,
     snapshot::EndpointId,
 };
 use smallvec::SmallVec;
@@ -29,6 +30,8 @@ pub struct Ask {
     pub deadline_ms: u32,
     /// The prompt for a KV manager that matches on text.
     pub lookup: Option<v1::LookupText>,
+    /// The stored response that the request refers to, and whether nothing but its endpoint will do.
+    pub response: Option<(ResponseKey, bool)>,
     /// W3C trace context, empty when there is none.
     pub traceparent: String,
     /// W3C trace state.
@@ -67,6 +70,8 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             lookup,
             traceparent,
             tracestate,
+            response,
+            response_only,
         } = wire;
         if pool.is_empty() {
             return Err(Invalid::new("pool", "is empty; name the pool to choose in"));
@@ -83,7 +88,8 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             exclude: exclude.into_iter().map(EndpointId).collect(),
         };
         let model = (!model.is_empty()).then_some(model);
-        Ok(Self { id, proxy, pool, model, query, deadline_ms, lookup, traceparent, tracestate })
+        let response = response.map(|key| (ResponseKey(key), response_only));
+        Ok(Self { id, proxy, pool, model, query, deadline_ms, lookup, response, traceparent, tracestate })
     }
 }
 

@@ -6,6 +6,7 @@
 use super::TelemetryError;
 use super::settings::{Protocol, Settings};
 use http::uri::Scheme;
+use opentelemetry::KeyValue;
 use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
 use opentelemetry_otlp::{WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
@@ -69,7 +70,7 @@ fn http_client(settings: &Settings) -> Result<reqwest::blocking::Client, Telemet
     built.map_err(|_panic| TelemetryError::NoClient(None))?.map_err(|error| TelemetryError::NoClient(Some(error)))
 }
 
-/// Logs when exports begin to fail and when they work again, and nothing in between: a collector that is away for an
+/// Gives every attribute one value, and logs when exports begin to fail and when they work again, and nothing in between: a collector that is away for an
 /// hour costs two lines.
 #[derive(Debug)]
 struct Reported<E> {
@@ -78,8 +79,11 @@ struct Reported<E> {
 }
 
 impl<E: SpanExporter> SpanExporter for Reported<E> {
-    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+    async fn export(&self, mut batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
+        for span in &mut batch {
+            span.attributes = last_values(std::mem::take(&mut span.attributes));
+        }
         let result = self.inner.export(batch).await;
         let failed_before = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match &result {
@@ -103,6 +107,19 @@ impl<E: SpanExporter> SpanExporter for Reported<E> {
     fn set_resource(&mut self, resource: &Resource) {
         self.inner.set_resource(resource);
     }
+}
+
+/// One value for each name, the one that was set last, as the specification wants it: the SDK keeps them all, and
+/// collectors then show any of them. A span has few attributes, so looking through them beats hashing.
+fn last_values(attributes: Vec<KeyValue>) -> Vec<KeyValue> {
+    let mut kept: Vec<KeyValue> = Vec::with_capacity(attributes.len());
+    for attribute in attributes {
+        match kept.iter_mut().find(|other| other.key == attribute.key) {
+            Some(earlier) => *earlier = attribute,
+            None => kept.push(attribute),
+        }
+    }
+    kept
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use hermes_core::{
     ledger::{Key, Phase, ProxyId, RequestId},
+    responses::ResponseKey,
     snapshot::EndpointId,
 };
 use hermes_proto::v1::{self, report::Event};
@@ -103,6 +104,9 @@ impl Uplink {
 
     fn finished(&mut self, request: RequestId, finished: &v1::Finished) -> &'static str {
         let endpoint = finished.endpoint.map(EndpointId);
+        if let (Some(response), Some(endpoint)) = (finished.stored_response, endpoint) {
+            self.brains.remember_response(ResponseKey(response), endpoint);
+        }
         let brain = self.open.remove(&request).or_else(|| self.brains.of(endpoint?));
         match brain {
             Some(brain) => brain.finished(self.key(request), endpoint, finished.outcome(), self.brains.now()),

@@ -40,9 +40,28 @@ async fn the_metrics_page_lists_what_both_planes_expose() {
     assert!(complaints.is_empty(), "correct docs/metrics.md:\n  {}", complaints.join("\n  "));
 }
 
+#[test]
+fn metrics_that_other_pages_name_are_in_the_tables() {
+    let tables = Page::read(&pages::root().join("docs/metrics.md")).text;
+    let known: BTreeSet<String> = tables.lines().filter_map(row).map(|(name, _)| name).collect();
+    let mut unknown = Vec::new();
+    for page in pages::all() {
+        for (line, text) in pages::prose(&page.text) {
+            let names = text.split('`').skip(1).step_by(2).filter(|name| is_metric(name) && !known.contains(*name));
+            unknown.extend(names.map(|name| format!("{}:{line}: {name}", page.path)));
+        }
+    }
+    assert!(unknown.is_empty(), "write the name as docs/metrics.md has it:\n  {}", unknown.join("\n  "));
+}
+
+fn is_metric(name: &str) -> bool {
+    name.starts_with("hermes_") && name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')
+}
+
 /// Families show only once they have a series: a refusal, a choice, a lookup, a scrape that works and one that fails.
 async fn busy_fleet(manager: &KvManagerServer) -> Fleet {
-    let pool = format!("  strategy: kv-aware\n  kvManager: {{url: \"{}\"}}\n  metrics: {{interval: 100ms}}\n", manager.url());
+    let pool =
+        format!("  strategy: kv-aware\n  kvManager: {{url: \"{}\"}}\n  metrics: {{interval: 100ms}}\n", manager.url());
     let fleet = Scene { pool, ..Scene::of(2, "kv-aware") }.start().await.expect("starts");
     let admin = admin_of_control_plane(&fleet);
     let scraped = "hermes_collector_scrape_duration_seconds_count";
@@ -74,7 +93,7 @@ fn row(line: &str) -> Option<(String, Metric)> {
     let [name, kind, labels, help] = cells[..] else { return None };
     let name = name.strip_prefix('`')?.strip_suffix('`')?;
     let labels = labels.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    Some((name.to_owned(), Metric { kind: kind.to_owned(), labels: Some(labels), help: help.to_owned() }))
+    Some((name.to_owned(), Metric { kind: kind.to_owned(), labels: Some(labels), help: sentence(help) }))
 }
 
 /// What a page of the Prometheus text format holds.
@@ -87,12 +106,17 @@ fn exposed(text: &str) -> Metrics {
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.rsplit_once(' ').expect("a type line has a name and a type");
             current = name.to_owned();
-            metrics.insert(current.clone(), Metric { kind: kind.to_owned(), labels: None, help: help.to_owned() });
+            metrics.insert(current.clone(), Metric { kind: kind.to_owned(), labels: None, help: sentence(help) });
         } else if let Some(metric) = metrics.get_mut(&current) {
             metric.labels = Some(labels(line));
         }
     }
     metrics
+}
+
+/// Registered metrics get a full stop from the library, those of collectors do not.
+fn sentence(help: &str) -> String {
+    format!("{}.", help.trim_end_matches('.'))
 }
 
 /// The label names of a sample, without the one that tells buckets apart. Values hold no comma here.
@@ -118,7 +142,9 @@ fn compare(title: &str, documented: &Metrics, exposed: &Metrics) -> Vec<String> 
         }
     }
     let gone = documented.keys().filter(|name| !exposed.contains_key(*name));
-    complaints.extend(gone.map(|name| format!("`{title}`: {name} is not exposed (any more); drop it, or let this test touch it")));
+    complaints.extend(
+        gone.map(|name| format!("`{title}`: {name} is not exposed (any more); drop it, or let this test touch it")),
+    );
     complaints
 }
 

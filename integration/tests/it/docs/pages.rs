@@ -31,6 +31,20 @@ pub(super) fn all() -> Vec<Page> {
     paths.iter().map(|path| Page::read(path)).collect()
 }
 
+/// Every source file of the crates, by path, with its text.
+pub(super) fn sources() -> Vec<(String, String)> {
+    let crates = ["core", "proto", "runtime", "control-plane", "data-plane", "integration", "hermes"];
+    let mut folders: Vec<PathBuf> = crates.iter().map(|name| root().join(name).join("src")).collect();
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let (below, files): (Vec<_>, Vec<_>) = entries(&folder).into_iter().partition(|path| path.is_dir());
+        folders.extend(below);
+        let files = files.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs"));
+        sources.extend(files.map(|path| Page::read(&path)).map(|Page { path, text }| (path, text)));
+    }
+    sources
+}
+
 /// The lines of a page that are not inside a fenced block, numbered from 1.
 pub(super) fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut fenced = false;
