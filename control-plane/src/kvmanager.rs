@@ -139,12 +139,14 @@ impl KvManager {
     /// When the URL is not a valid HTTP URL, or the process has no usable TLS configuration.
     pub fn new(settings: KvManagerSettings, metrics: KvMetrics) -> Result<Self, KvManagerError> {
         let url = settings.endpoint()?;
-        let client = Client::builder()
+        let builder = Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(settings.connect_timeout)
-            .tcp_nodelay(true)
-            .build()?;
+            .tcp_nodelay(true);
+        // CA certificates are wanted only where they are used: an image may have none.
+        let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+        let client = builder.build()?;
         Ok(Self {
             settings,
             url,

@@ -1,6 +1,7 @@
 //! Headers that do not pass, in both directions.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use smallvec::SmallVec;
 
 /// The id under which a request is known to the client, the logs and the engine.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -9,86 +10,69 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 pub(crate) const ENDPOINT: HeaderName = HeaderName::from_static("x-hermes-endpoint");
 
 /// They concern one connection and not the request (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// Likewise, but without a constant in `http`.
-const HOP_BY_HOP_NAMES: [&str; 2] = ["keep-alive", "proxy-connection"];
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// By these a router tells an engine, a sidecar or another router where a request belongs. From a client they would
 /// reach other hosts, or another tenant's rank.
-const CONTROL: [&str; 13] = [
-    "x-data-parallel-rank",
-    "x-data-parallel-host-port",
-    "x-data-parallel-endpoint",
-    "x-prefiller-host-port",
-    "x-prefiller-url",
-    "x-encoder-hosts-ports",
-    "x-kv-cache-source-host-port",
-    "x-gateway-destination-endpoint",
-    "x-gateway-destination-endpoint-subset",
-    "x-openfuyao-prefill-pod-address-port",
-    "x-openfuyao-decode-pod-address-port",
-    "x-vllm-priority",
-    "epp-profile",
-];
+fn is_control(name: &str) -> bool {
+    matches!(
+        name,
+        "epp-profile"
+            | "x-data-parallel-endpoint"
+            | "x-data-parallel-host-port"
+            | "x-data-parallel-rank"
+            | "x-encoder-hosts-ports"
+            | "x-gateway-destination-endpoint"
+            | "x-gateway-destination-endpoint-subset"
+            | "x-kv-cache-source-host-port"
+            | "x-openfuyao-decode-pod-address-port"
+            | "x-openfuyao-prefill-pod-address-port"
+            | "x-prefiller-host-port"
+            | "x-prefiller-url"
+            | "x-vllm-priority"
+    ) || name.starts_with("x-override-")
+        || name.starts_with("x-hermes-")
+}
 
-/// Whole families of such headers.
-const CONTROL_PREFIXES: [&str; 2] = ["x-override-", "x-hermes-"];
+/// These the sender to an endpoint writes itself.
+fn is_the_senders(name: &str) -> bool {
+    matches!(name, "host" | "content-length" | "expect")
+}
 
 /// The longest request id of a client that is kept.
 const LONGEST_ID: usize = 128;
 
 /// Makes a client's headers fit for an endpoint. `Host`, `Content-Length` and the trace context are the sender's.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    headers.remove(header::HOST);
-    headers.remove(header::CONTENT_LENGTH);
-    headers.remove(header::EXPECT);
-    for name in CONTROL {
-        headers.remove(name);
-    }
-    let prefixed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| CONTROL_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix)))
-        .cloned()
-        .collect();
-    for name in prefixed {
-        headers.remove(name);
-    }
+    remove(headers, |name| is_hop_by_hop(name) || is_control(name) || is_the_senders(name));
 }
 
 /// Makes an endpoint's headers fit for a client.
 pub(crate) fn clean_response(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    headers.remove(ENDPOINT);
+    remove(headers, |name| is_hop_by_hop(name) || name == ENDPOINT.as_str());
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // `Connection` names further headers of the same kind.
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP_NAMES {
+/// Removes what `drops` says, and what `Connection` names: those are of one connection too.
+fn remove(headers: &mut HeaderMap, drops: impl Fn(&str) -> bool) {
+    // One look at each of a handful of names is cheaper than a look-up of every name that may not pass.
+    let mut dropped: SmallVec<[HeaderName; 8]> =
+        headers.keys().filter(|name| drops(name.as_str())).cloned().collect();
+    let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    dropped.extend(named.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()));
+    for name in dropped {
         headers.remove(name);
     }
 }

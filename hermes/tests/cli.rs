@@ -243,3 +243,12 @@ fn a_quick_demo_on_a_pipe_ends_with_a_comparison() {
         assert!(out.contains(part), "{part} in\n{out}{err}");
     }
 }
+
+#[test]
+fn a_demo_that_is_asked_to_end_sums_up_what_it_has_seen() {
+    let demo = Hermes::start(&["demo"]);
+    demo.out.recv_timeout(PATIENCE).expect("a first line");
+    let Ended { status, out, err } = demo.terminate();
+    assert!(status.success(), "{out}{err}");
+    assert!(out.contains("round-robin") && out.contains("Ended before"), "{out}{err}");
+}

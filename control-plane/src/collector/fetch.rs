@@ -44,6 +44,8 @@ pub enum Failure {
 /// When the TLS configuration of the process is unusable.
 pub(crate) fn client() -> Result<Client, reqwest::Error> {
     Client::builder()
+        // Engines are asked over plain HTTP: an image without CA certificates must not fail here.
+        .tls_certs_only([])
         .no_proxy()
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(1)
