@@ -47,6 +47,14 @@ pub(crate) struct Account {
     _held: (Permit, Tracked),
 }
 
+/// A request as it comes in.
+pub(crate) struct Arrival {
+    /// Unique in this run of the proxy.
+    pub(crate) id: u64,
+    pub(crate) at: Instant,
+    pub(crate) trace: Trace,
+}
+
 /// A request that was sent, or is about to be, to one endpoint.
 struct Attempt {
     sent: Instant,
@@ -55,14 +63,13 @@ struct Attempt {
 
 impl Account {
     pub(crate) fn open(
-        id: u64,
+        arrival: Arrival,
         pool: Arc<PoolView>,
         model: Option<&str>,
         reporter: Arc<Reporter>,
-        trace: Trace,
-        arrived: Instant,
         held: (Permit, Tracked),
     ) -> Self {
+        let Arrival { id, at, trace } = arrival;
         pool.metrics.in_flight.inc();
         Self {
             id,
@@ -70,7 +77,7 @@ impl Account {
             reporter,
             model: Arc::clone(pool.metrics.model(model)),
             pool,
-            arrived,
+            arrived: at,
             attempt: None,
             first_byte: None,
             last_byte: None,
@@ -91,7 +98,7 @@ impl Account {
             return;
         }
         span.record("gen_ai.operation.name", call.api.operation());
-        span.record("gen_ai.request.model", call.model.as_deref());
+        span.record("gen_ai.request.model", call.model.as_deref().map(crate::trace::bounded));
         span.record("gen_ai.request.stream", call.stream);
         span.record("hermes.strategy", self.pool.pool.spec.policy.strategy.name());
         span.record("hermes.snapshot.version", i64::try_from(version.0).unwrap_or(i64::MAX));

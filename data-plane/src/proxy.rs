@@ -27,7 +27,7 @@ use smallvec::smallvec;
 use tokio::time::Instant;
 
 use crate::{
-    account::Account,
+    account::{Account, Arrival},
     api::{self, Api, Unrouted},
     choose::{Chooser, Plan},
     forward::Forwarder,
@@ -74,7 +74,7 @@ impl Proxy {
         trace::identify(&server, &request_id, client);
 
         let mut api = None;
-        let mut response = match self.route(request, id, arrived, trace, &mut api).await {
+        let mut response = match self.route(request, Arrival { id, at: arrived, trace }, &mut api).await {
             Ok(response) => {
                 trace::status(&server, response.status());
                 response
@@ -94,9 +94,7 @@ impl Proxy {
     async fn route(
         &self,
         request: Request<Incoming>,
-        id: u64,
-        arrived: Instant,
-        trace: Trace,
+        arrival: Arrival,
         api: &mut Option<Api>,
     ) -> Result<Response<Reply>, Refusal> {
         // One load per request: every later step sees the same cluster.
@@ -112,7 +110,7 @@ impl Proxy {
         let path = head.uri.path().to_owned();
         let route = api::route(&head.method, &path, &settings.extra_paths).map_err(unrouted)?;
         *api = Some(route.api);
-        trace::routed(&trace.server, route, &head.method);
+        trace::routed(&arrival.trace.server, route, &head.method);
         match route.api {
             Api::Models => return Ok(json(models::list(&view))),
             Api::Model => return models::one(&view, route.path).map(json),
@@ -125,20 +123,14 @@ impl Proxy {
         }
 
         // Choose.
-        let pinned = self.pinned(&view, &call, id).await?;
+        let pinned = self.pinned(&view, &call, arrival.id).await?;
         let pool = match &pinned {
             Some((pool, _)) => pool,
             None => view.route(call.model.as_deref())?,
         };
-        let mut account = Account::open(
-            id,
-            Arc::clone(pool),
-            call.model.as_deref(),
-            Arc::clone(&self.reporter),
-            trace,
-            arrived,
-            (permit, self.drain.track()),
-        );
+        let held = (permit, self.drain.track());
+        let reporter = Arc::clone(&self.reporter);
+        let mut account = Account::open(arrival, Arc::clone(pool), call.model.as_deref(), reporter, held);
         account.describe(&call, view.snapshot.version);
         let plan = match &pinned {
             Some((_, plan)) => plan,

@@ -13,6 +13,9 @@ use tracing::{Span, field::Empty, info_span};
 
 use crate::{api::Route, metrics::Rung, refusal::Refusal, upstream::Upstream};
 
+/// The most bytes of a client-made name that a span repeats.
+const LONGEST_NAME: usize = 256;
+
 /// A request's spans, and the client's trace context.
 pub(crate) struct Trace {
     pub(crate) server: Span,
@@ -92,13 +95,13 @@ impl Trace {
             server.port = Empty,
             hermes.stage = "both",
             gen_ai.operation.name = operation,
-            gen_ai.request.model = model,
+            gen_ai.request.model = model.map(bounded),
         );
         if span.is_disabled() {
             return span;
         }
         let (host, port) = upstream.authority().rsplit_once(':').unwrap_or((upstream.authority(), "80"));
-        span.record("otel.name", format!("{operation} {}", model.unwrap_or_default()).trim_end());
+        span.record("otel.name", format!("{operation} {}", model.map(bounded).unwrap_or_default()).trim_end());
         span.record("server.address", host);
         span.record("server.port", port.parse().unwrap_or(80_i64));
         if resend > 0 {
@@ -182,6 +185,11 @@ pub(crate) fn failed(span: &Span, error_type: &str) {
     }
     span.record("otel.status_code", "ERROR");
     span.record("error.type", error_type);
+}
+
+/// The beginning of a model's name that is longer than any: a pool of any model takes whatever a client makes up.
+pub(crate) fn bounded(model: &str) -> &str {
+    &model[..model.floor_char_boundary(LONGEST_NAME)]
 }
 
 /// A method of HTTP; anything else is what a client made up, and `other` stands for it.

@@ -208,8 +208,7 @@ impl Pending {
         let Self { key, ask, home, span, since } = self;
         let result = home.brain.choose(key, &ask.query, ask.model.as_deref(), hits, now);
         if !span.is_disabled() {
-            let pool = home.brain.pool();
-            trace::record(&span, pool.spec.policy.strategy.name(), pool.endpoints.len(), &result);
+            trace::record(&span, &home.brain.pool(), &result);
         }
         home.brain.metrics().score_seconds.observe(since.elapsed().as_secs_f64());
         answer::answer(key.request.0, result)

@@ -3,7 +3,7 @@
 //! A request whose trace is not sampled costs nothing but a look at its flags, and so does every request while no
 //! collector is configured: the span's call site is disabled then.
 
-use hermes_core::{pick::Nobody, query::Choice};
+use hermes_core::{pick::Nobody, query::Choice, snapshot::Pool};
 use hermes_proto::convert::Ask;
 use hermes_runtime::{
     propagation::{adopt, extract_pair},
@@ -34,16 +34,19 @@ pub(super) fn span(ask: &Ask) -> Span {
     span
 }
 
-/// Writes down what was chosen, and among how many.
-pub(super) fn record(span: &Span, strategy: &'static str, candidates: usize, result: &Result<Choice, Nobody>) {
+/// Writes down what was chosen in `pool`, and among how many.
+pub(super) fn record(span: &Span, pool: &Pool, result: &Result<Choice, Nobody>) {
     if span.is_disabled() {
         return;
     }
-    span.record("hermes.strategy", strategy);
-    span.record("hermes.candidates", i64::try_from(candidates).unwrap_or(i64::MAX));
+    span.record("hermes.strategy", pool.spec.policy.strategy.name());
+    span.record("hermes.candidates", i64::try_from(pool.endpoints.len()).unwrap_or(i64::MAX));
     match result {
         Ok(choice) => {
-            span.record("hermes.endpoint", choice.ranked[0].endpoint.to_string());
+            // The pool may have changed since.
+            if let Some(position) = pool.position(choice.ranked[0].endpoint) {
+                span.record("hermes.endpoint", &*pool.endpoints[position].name);
+            }
             span.record("hermes.expected.cached_tokens", i64::from(choice.ranked[0].cached_tokens));
         }
         Err(nobody) => {

@@ -1,0 +1,421 @@
+//! The traces of the built binary, as a collector gets them: from the client through both planes to the engine.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
+    time::Duration,
+};
+
+use hermes_integration::{
+    collector::{Collector, Kind, Span, Status, Value},
+    engine::{Engine, EngineConfig, EngineHandle, Fault, RecordedRequest},
+};
+use reqwest::Response;
+use serde_json::{Value as Json, json};
+use tokio::time::{Instant, sleep};
+
+/// For what ends by itself, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Far more than a process prints.
+const LINES: usize = 1_024;
+
+const PROTOCOLS: [&str; 2] = ["http/protobuf", "grpc"];
+
+/// The client's own span.
+const CLIENT: &str = "b7ad6b7169203331";
+const STATE: &str = "vendor=1";
+
+/// Nobody but the engine may see them.
+const PROMPT: &str = "the-prompt-that-nobody-else-may-see";
+const KEY: &str = "the-key-that-nobody-else-may-see";
+
+/// `hermes serve` in front of engines of this process; killed when dropped.
+struct Router {
+    child: Child,
+    url: String,
+    http: reqwest::Client,
+    /// Read on, so that the process can print.
+    _out: Receiver<String>,
+}
+
+impl Router {
+    /// Starts it with these variables alone, and waits until it knows its engines.
+    async fn start(name: &str, strategy: &str, engines: &[&EngineHandle], variables: &[(&str, &str)]) -> Self {
+        hermes_runtime::crypto::install_default_crypto();
+        let urls: Vec<String> = engines.iter().map(|engine| engine.url()).collect();
+        let config = json!({"pools": [{
+            "name": "chat", "endpoints": urls, "strategy": strategy, "scoreDeadline": "5s",
+        }]});
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("trace-{name}.yaml"));
+        std::fs::write(&path, config.to_string()).expect("a directory to write to");
+        let any = "127.0.0.1:0";
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hermes"));
+        command.args(["serve", "--listen", any, "--admin", any, "--config"]).arg(path).env_clear();
+        command.env("HERMES_LOG", "off").envs(variables.iter().copied());
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the binary is built");
+        let out = lines(child.stdout.take().expect("it is piped"));
+        let line = out.recv_timeout(PATIENCE).expect("a first line");
+        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("an address, not: {line}")).to_owned();
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([]);
+        let router = Self { child, url, http: http.build().expect("a plain client"), _out: out };
+        router.ready().await;
+        router
+    }
+
+    /// Asks in traces that nobody samples, so that nothing of it is exported.
+    async fn ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let unsampled = traceparent(0xfeed, "00");
+        loop {
+            let models = self.http.get(format!("{}/v1/models", self.url)).header("traceparent", &unsampled);
+            let response = models.send().await.expect("an answer");
+            if response.status() == 200 && response.text().await.expect("a body").contains("\"sim\"") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the router knows no model");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A chat with secrets, as a part of the client's trace.
+    async fn chat(&self, traceparent: &str, body: &Json) -> Response {
+        let chat = self.http.post(format!("{}/v1/chat/completions", self.url)).json(body).bearer_auth(KEY);
+        chat.header("traceparent", traceparent).header("tracestate", STATE).send().await.expect("an answer")
+    }
+
+    /// Asks it to end as an operator would, and answers how it ended, and how long that took.
+    async fn stop(mut self) -> (ExitStatus, Duration) {
+        let began = Instant::now();
+        let terminate = format!("kill -TERM {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &terminate]).status();
+        assert!(sent.is_ok_and(|status| status.success()));
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is a child") {
+                return (status, began.elapsed());
+            }
+            assert!(began.elapsed() < PATIENCE, "still running");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        // Ended already, in most tests.
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+fn lines(stdout: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = sync_channel(LINES);
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        // A test that has ended reads no more.
+        lines.try_for_each(|line| sender.send(line))
+    });
+    receiver
+}
+
+async fn engine() -> EngineHandle {
+    Engine::start(EngineConfig::default()).await.expect("an engine")
+}
+
+/// Variables that send traces to the collector, often.
+fn exporting<'v>(url: &'v str, protocol: &'v str) -> [(&'v str, &'v str); 3] {
+    [("OTEL_EXPORTER_OTLP_ENDPOINT", url), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol), ("OTEL_BSP_SCHEDULE_DELAY", "50")]
+}
+
+fn trace_id(number: u32) -> String {
+    format!("{number:032x}")
+}
+
+fn traceparent(number: u32, flags: &str) -> String {
+    format!("00-{number:032x}-{CLIENT}-{flags}")
+}
+
+fn chat(model: &str, stream: bool) -> Json {
+    let message = json!({"role": "user", "content": PROMPT});
+    let mut chat = json!({"model": model, "max_tokens": 8, "messages": [message], "stream": stream});
+    if stream {
+        chat["stream_options"] = json!({"include_usage": true});
+    }
+    chat
+}
+
+/// The one chat that an engine got in this trace.
+fn sent(engine: &EngineHandle, number: u32) -> Arc<RecordedRequest> {
+    let id = trace_id(number);
+    let requests = engine.requests();
+    let mut chats = requests
+        .iter()
+        .filter(|request| request.header("traceparent").is_some_and(|parent| parent.contains(&id)))
+        .filter(|request| request.uri.path() == "/v1/chat/completions");
+    let chat = Arc::clone(chats.next().expect("a chat"));
+    assert!(chats.next().is_none(), "one chat");
+    chat
+}
+
+fn of_kind(spans: &[Span], kind: Kind) -> Vec<&Span> {
+    let mut spans: Vec<_> = spans.iter().filter(|span| span.kind == kind).collect();
+    spans.sort_by_key(|span| span.start);
+    spans
+}
+
+fn server(spans: &[Span]) -> &Span {
+    let [server] = of_kind(spans, Kind::Server)[..] else { panic!("one server span in {spans:#?}") };
+    server
+}
+
+fn named<'s>(spans: &'s [Span], name: &str) -> &'s Span {
+    let found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
+    let [span] = found[..] else { panic!("one span `{name}` in {spans:#?}") };
+    span
+}
+
+/// The span says all of this, each once.
+#[track_caller]
+fn says(span: &Span, attributes: &[(&str, Value)]) {
+    for (name, value) in attributes {
+        assert_eq!(span.attribute(name), Some(value), "{name} of {span:#?}");
+    }
+    for (name, _) in &span.attributes {
+        assert_eq!(span.attributes.iter().filter(|(other, _)| other == name).count(), 1, "{name} of {span:#?}");
+    }
+}
+
+/// A stream to its end: how long it took from its first piece to its last, and its usage.
+async fn stream(mut response: Response) -> (Duration, Json) {
+    let mut first = None;
+    let mut text = String::new();
+    while let Some(piece) = response.chunk().await.expect("a whole stream") {
+        first.get_or_insert_with(Instant::now);
+        text.push_str(&String::from_utf8_lossy(&piece));
+    }
+    let events = text.lines().filter_map(|line| serde_json::from_str::<Json>(line.strip_prefix("data: ")?).ok());
+    let usage = events.map(|event| event["usage"].clone()).rfind(|usage| !usage.is_null());
+    (first.expect("a piece").elapsed(), usage.expect("usage"))
+}
+
+#[tokio::test]
+async fn one_trace_leads_from_the_client_through_both_planes_to_the_engine() {
+    for protocol in PROTOCOLS {
+        let (collector, engine) = (Collector::start().await.expect("a collector"), engine().await);
+        let name = protocol.replace('/', "-");
+        let router = Router::start(&name, "kv-aware", &[&engine], &exporting(&collector.url(), protocol)).await;
+
+        let response = router.chat(&traceparent(1, "01"), &chat("sim", true)).await;
+        let request_id = response.headers()["x-request-id"].to_str().expect("ASCII").to_owned();
+        let (streamed, usage) = stream(response).await;
+
+        // They come while the router runs: nobody has to stop it.
+        let spans = collector.trace_when(&trace_id(1), Instant::now() + PATIENCE, |spans| spans.len() >= 4).await;
+        assert_eq!(spans.len(), 4, "{protocol}: {spans:#?}");
+        assert!(spans.iter().all(|span| span.service == "hermes" && span.status == Status::Unset), "{spans:#?}");
+        let server = server(&spans);
+        let (route, score, attempt) = (named(&spans, "route"), named(&spans, "score"), named(&spans, "chat sim"));
+        assert_eq!((&*server.name, &*server.parent_id), ("POST /v1/chat/completions", CLIENT));
+        assert_eq!((route.kind, &route.parent_id), (Kind::Internal, &server.span_id));
+        assert_eq!((score.kind, &score.parent_id), (Kind::Internal, &route.span_id));
+        assert_eq!((attempt.kind, &attempt.parent_id), (Kind::Client, &server.span_id));
+        assert!(attempt.start >= route.end, "first the choice, then the attempt");
+        assert!(attempt.duration() >= streamed && server.duration() >= streamed, "{streamed:?}: {spans:#?}");
+
+        the_server_span_says(server, &request_id, &engine, &usage);
+        the_other_spans_say([route, score, attempt], &engine);
+
+        let forwarded = sent(&engine, 1);
+        let expected = format!("00-{}-{}-01", trace_id(1), attempt.span_id);
+        assert_eq!(forwarded.header("traceparent"), Some(&*expected));
+        assert_eq!(forwarded.header("tracestate"), Some(STATE));
+        assert_eq!(forwarded.header("authorization"), Some(&*format!("Bearer {KEY}")), "the engine may see it");
+
+        let (ended, _) = router.stop().await;
+        assert!(ended.success());
+        assert!(collector.holds("chat sim") && !collector.holds(PROMPT) && !collector.holds(KEY));
+    }
+}
+
+fn the_server_span_says(server: &Span, request_id: &str, engine: &EngineHandle, usage: &Json) {
+    let count = |value: &Json| Value::Int(value.as_i64().expect("a count"));
+    says(
+        server,
+        &[
+            ("http.request.method", "POST".into()),
+            ("http.route", "/v1/chat/completions".into()),
+            ("url.path", "/v1/chat/completions".into()),
+            ("http.response.status_code", Value::Int(200)),
+            ("client.address", "127.0.0.1".into()),
+            ("gen_ai.operation.name", "chat".into()),
+            ("gen_ai.request.model", "sim".into()),
+            ("gen_ai.request.stream", Value::Bool(true)),
+            ("gen_ai.usage.input_tokens", count(&usage["prompt_tokens"])),
+            ("gen_ai.usage.output_tokens", Value::Int(8)),
+            ("gen_ai.usage.cache_read.input_tokens", Value::Int(0)),
+            ("hermes.request.id", request_id.into()),
+            ("hermes.outcome", "ok".into()),
+            ("hermes.pool", "chat".into()),
+            ("hermes.strategy", "kv-aware".into()),
+            ("hermes.endpoint", (&*engine.addr().to_string()).into()),
+        ],
+    );
+    let Some(Value::Int(version)) = server.attribute("hermes.snapshot.version") else { panic!("{server:#?}") };
+    assert!(*version > 0);
+    let ttft = server.attribute("gen_ai.response.time_to_first_chunk");
+    let Some(Value::Double(ttft)) = ttft else { panic!("{server:#?}") };
+    assert!(*ttft > 0.0 && *ttft <= server.duration().as_secs_f64(), "{ttft} s");
+    assert_eq!((server.attribute("error.type"), server.attribute("http.request.resend_count")), (None, None));
+}
+
+fn the_other_spans_say([route, score, attempt]: [&Span; 3], engine: &EngineHandle) {
+    let endpoint: Value = (&*engine.addr().to_string()).into();
+    let choice = [
+        ("hermes.pool", "chat".into()),
+        ("hermes.strategy", "kv-aware".into()),
+        ("hermes.candidates", Value::Int(1)),
+        ("hermes.endpoint", endpoint),
+        ("hermes.expected.cached_tokens", Value::Int(0)),
+    ];
+    says(route, &choice);
+    says(route, &[("hermes.decided_by", "score".into())]);
+    says(score, &choice);
+    says(
+        attempt,
+        &[
+            ("gen_ai.operation.name", "chat".into()),
+            ("gen_ai.request.model", "sim".into()),
+            ("http.request.method", "POST".into()),
+            ("http.response.status_code", Value::Int(200)),
+            ("server.address", "127.0.0.1".into()),
+            ("server.port", Value::Int(engine.addr().port().into())),
+        ],
+    );
+    assert_eq!((attempt.attribute("error.type"), attempt.attribute("http.request.resend_count")), (None, None));
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_has_an_attempt_span_each() {
+    let (collector, broken, sound) = (Collector::start().await.expect("a collector"), engine().await, engine().await);
+    broken.faults().set(Fault::Status { code: 502, retry_after: None });
+    let variables = exporting(&collector.url(), "grpc").map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let router = Router::start("retry", "round-robin", &[&broken, &sound], &variables).await;
+    for number in [1, 2] {
+        assert_eq!(router.chat(&traceparent(number, "01"), &chat("sim", false)).await.status(), 200);
+    }
+    assert!(router.stop().await.0.success());
+
+    // In turn, so that one of the two came to the broken one first.
+    let number = if of_kind(&collector.trace(&trace_id(1)), Kind::Client).len() == 2 { 1 } else { 2 };
+    let spans = collector.trace(&trace_id(number));
+    let server = server(&spans);
+    let [first, second] = of_kind(&spans, Kind::Client)[..] else { panic!("two attempts in {spans:#?}") };
+    assert_eq!((&first.parent_id, &second.parent_id), (&server.span_id, &server.span_id), "siblings");
+    assert!(first.end <= second.start + Duration::from_millis(1), "one after the other: {spans:#?}");
+
+    assert_eq!((first.status, second.status, server.status), (Status::Error, Status::Unset, Status::Unset));
+    says(first, &[("http.response.status_code", Value::Int(502)), ("error.type", "502".into())]);
+    assert_eq!(first.attribute("http.request.resend_count"), None);
+    says(second, &[("http.response.status_code", Value::Int(200)), ("http.request.resend_count", Value::Int(1))]);
+    let endpoint: Value = (&*sound.addr().to_string()).into();
+    says(server, &[("http.request.resend_count", Value::Int(1)), ("hermes.endpoint", endpoint)]);
+    assert_eq!(server.attribute("error.type"), None);
+    for (engine, attempt) in [(&broken, first), (&sound, second)] {
+        let parent = format!("00-{}-{}-01", trace_id(number), attempt.span_id);
+        assert_eq!(sent(engine, number).header("traceparent"), Some(&*parent));
+    }
+}
+
+#[tokio::test]
+async fn failures_are_errors_and_refusals_of_bad_requests_are_not() {
+    let (collector, engine) = (Collector::start().await.expect("a collector"), engine().await);
+    let url = collector.url();
+    let router = Router::start("errors", "round-robin", &[&engine], &exporting(&url, "http/protobuf")).await;
+    let parent = |number| traceparent(number, "01");
+
+    engine.faults().set_for(1, Fault::Status { code: 502, retry_after: None });
+    assert_eq!(router.chat(&parent(1), &chat("sim", false)).await.status(), 502);
+    engine.faults().set_for(1, Fault::ResetBeforeHeaders);
+    assert_eq!(router.chat(&parent(2), &chat("sim", false)).await.status(), 502);
+    engine.faults().set_for(1, Fault::DieMidStream { after_tokens: 2, reset: true });
+    let cut_off = router.chat(&parent(3), &chat("sim", true)).await;
+    assert!(cut_off.status() == 200 && cut_off.text().await.is_err());
+    assert_eq!(router.chat(&parent(4), &chat("another", false)).await.status(), 404);
+    let nowhere = router.http.get(format!("{}/nowhere", router.url)).header("traceparent", parent(5));
+    assert_eq!(nowhere.send().await.expect("an answer").status(), 404);
+    assert!(router.stop().await.0.success());
+
+    let cases = [
+        (1, "POST /v1/chat/completions", Status::Error, 502, "502", &["502"][..]),
+        (2, "POST /v1/chat/completions", Status::Error, 502, "upstream_failed", &["connection_broken"]),
+        (3, "POST /v1/chat/completions", Status::Error, 200, "broken", &["broken"]),
+        (4, "POST /v1/chat/completions", Status::Unset, 404, "model_not_found", &[]),
+        (5, "GET", Status::Unset, 404, "unknown_url", &[]),
+    ];
+    for (number, name, status, code, error_type, attempts) in cases {
+        let spans = collector.trace(&trace_id(number));
+        let server = server(&spans);
+        assert_eq!((&*server.name, server.status), (name, status), "{server:#?}");
+        says(server, &[("http.response.status_code", Value::Int(code)), ("error.type", error_type.into())]);
+        let clients = of_kind(&spans, Kind::Client);
+        assert_eq!(clients.len(), attempts.len(), "{spans:#?}");
+        for (client, error_type) in clients.into_iter().zip(attempts) {
+            assert_eq!(client.status, Status::Error);
+            says(client, &[("error.type", (*error_type).into())]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trace_that_its_client_does_not_sample_passes_through_and_leaves_nothing() {
+    let (collector, engine) = (Collector::start().await.expect("a collector"), engine().await);
+    let url = collector.url();
+    let router = Router::start("unsampled", "kv-aware", &[&engine], &exporting(&url, "grpc")).await;
+    assert_eq!(router.chat(&traceparent(1, "00"), &chat("sim", false)).await.status(), 200);
+    assert!(router.stop().await.0.success());
+
+    assert_eq!(collector.spans(), []);
+    let forwarded = sent(&engine, 1);
+    assert_eq!(forwarded.header("traceparent"), Some(&*traceparent(1, "00")));
+    assert_eq!(forwarded.header("tracestate"), Some(STATE));
+}
+
+#[tokio::test]
+async fn without_a_collector_a_trace_passes_through_as_it_came() {
+    let engine = engine().await;
+    let router = Router::start("none", "kv-aware", &[&engine], &[]).await;
+    assert_eq!(router.chat(&traceparent(1, "01"), &chat("sim", false)).await.status(), 200);
+    let forwarded = sent(&engine, 1);
+    assert_eq!(forwarded.header("traceparent"), Some(&*traceparent(1, "01")));
+    assert_eq!(forwarded.header("tracestate"), Some(STATE));
+    assert!(router.stop().await.0.success());
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_holds_up_neither_requests_nor_the_end() {
+    let engine = engine().await;
+    // Connections to it are made, by the system, and nobody reads from them.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = format!("http://{}", silent.local_addr().expect("an address"));
+    let nobody = "http://127.0.0.1:9".to_owned();
+    for (index, (url, protocol)) in
+        [(&silent, PROTOCOLS[0]), (&silent, PROTOCOLS[1]), (&nobody, "grpc")].iter().enumerate()
+    {
+        let mut variables = exporting(url, protocol).to_vec();
+        variables.push(("OTEL_EXPORTER_OTLP_TIMEOUT", "600000"));
+        let router = Router::start(&format!("away-{index}"), "kv-aware", &[&engine], &variables).await;
+        for number in 1..=20 {
+            let status = router.chat(&traceparent(number, "01"), &chat("sim", false)).await.status();
+            assert_eq!(status, 200, "{url} {protocol}");
+        }
+        let (ended, took) = router.stop().await;
+        assert!(ended.success() && took < Duration::from_secs(30), "{url} {protocol}: {took:?}");
+    }
+}
