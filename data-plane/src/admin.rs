@@ -20,7 +20,7 @@ fn snapshot(knowledge: &Knowledge) -> AdminResponse {
     let Some(view) = knowledge.view.load_full() else {
         return AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, "no snapshot has come yet");
     };
-    let replicas: Vec<Arc<str>> = knowledge.replicas.load().iter().map(|(name, _)| Arc::clone(name)).collect();
+    let replicas: Vec<Arc<str>> = knowledge.replicas.load().iter().map(|ready| Arc::clone(&ready.name)).collect();
     let loads: Vec<Value> = view.pools.iter().map(|pool| loads(pool)).collect();
     let body = json!({
         "snapshot": &*view.snapshot,

@@ -135,11 +135,11 @@ impl Chooser {
 
     fn owner(&self, pool: &str) -> Option<Asker> {
         let replicas = self.knowledge.replicas.load();
-        if let [(_, only)] = replicas.as_slice() {
-            return Some(only.clone());
+        if let [only] = replicas.as_slice() {
+            return Some(only.asker.clone());
         }
-        let name = owner(pool, replicas.iter().map(|(name, _)| &**name))?;
-        replicas.iter().find(|(candidate, _)| **candidate == *name).map(|(_, asker)| asker.clone())
+        let name = owner(pool, replicas.iter().map(|replica| &*replica.name))?;
+        replicas.iter().find(|replica| *replica.name == *name).map(|replica| replica.asker.clone())
     }
 
     fn question(&self, pool: &PoolView, call: &Call, id: u64, query: &Query, context: &Context) -> v1::ScoreRequest {

@@ -44,10 +44,17 @@ const NEWS: usize = 64;
 pub(crate) struct Knowledge {
     /// The newest snapshot; `None` until the first came.
     pub(crate) view: Arc<ArcSwapOption<View>>,
-    /// Replicas that can be asked, by the name under which rendezvous hashing knows them.
-    pub(crate) replicas: Arc<ArcSwap<Vec<(Arc<str>, Asker)>>>,
+    /// Replicas that can be asked.
+    pub(crate) replicas: Arc<ArcSwap<Vec<Ready>>>,
     /// When load figures came last.
     pub(crate) freshness: Arc<board::Freshness>,
+}
+
+/// A replica that can be asked.
+pub(crate) struct Ready {
+    /// By which rendezvous hashing knows it.
+    pub(crate) name: Arc<str>,
+    pub(crate) asker: Asker,
 }
 
 /// Follows every replica behind `targets` (`host:port`) until it is dropped.

@@ -27,7 +27,7 @@ pub(crate) const LAST: Duration = Duration::from_secs(2);
 
 /// Routes requests for language models to the server that answers them soonest.
 #[derive(Debug, Parser)]
-#[command(name = "hermes", version, about, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(name = "hermes", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -74,7 +74,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   hermes check hermes.yaml
-  helm template my-release charts/hermes-router --show-only templates/configmap.yaml | yq '.data[]' | hermes check -")]
+  envsubst < hermes.yaml.in | hermes check -     from standard input")]
     Check(CheckArgs),
     /// Run one simulated model server: real HTTP, vLLM's bytes, no GPU
     ///

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Knowledge,
+    Knowledge, Ready,
     replica::{News, endpoint_of},
 };
 use crate::{metrics::Metrics, score::Asker, view::View};
@@ -160,8 +160,8 @@ impl Board {
     }
 
     fn publish_replicas(&self) {
-        let ready = self.replicas.iter().map(|replica| (Arc::clone(&replica.name), replica.asker.clone())).collect();
-        self.knowledge.replicas.store(Arc::new(ready));
+        let ready = |known: &Known| Ready { name: Arc::clone(&known.name), asker: known.asker.clone() };
+        self.knowledge.replicas.store(Arc::new(self.replicas.iter().map(ready).collect()));
         self.metrics.control_planes.set(self.replicas.len() as i64);
     }
 

@@ -26,7 +26,7 @@ pub struct LoadArgs {
     #[arg(long, value_enum, default_value_t = Workload::Chat)]
     pub workload: Workload,
     /// The `model` field of each request
-    #[arg(long, value_name = "NAME", default_value = "hermes-demo")]
+    #[arg(long, value_name = "NAME", default_value = "sim")]
     pub model: String,
     /// Bytes of each prompt; default 800, and 220,000 for `long`
     #[arg(long, value_name = "N")]

@@ -38,7 +38,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     pub duration: u64,
     /// The `model` field of each request
-    #[arg(long, value_name = "NAME", default_value = "hermes-demo")]
+    #[arg(long, value_name = "NAME", default_value = "sim")]
     pub model: String,
     /// Most requests in flight; a request beyond that waits, and its wait counts as latency
     #[arg(long, value_name = "N", default_value_t = 2_000)]

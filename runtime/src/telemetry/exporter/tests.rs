@@ -195,3 +195,11 @@ impl std::io::Write for Sink {
         Ok(())
     }
 }
+
+#[test]
+fn an_attribute_has_the_value_that_was_set_last() {
+    let set = [("status", "200"), ("error.type", "failed"), ("error.type", "upstream_failed"), ("model", "m")];
+    let kept = last_values(set.map(|(name, value)| KeyValue::new(name, value)).to_vec());
+    let expected = [("status", "200"), ("error.type", "upstream_failed"), ("model", "m")];
+    assert_eq!(kept, expected.map(|(name, value)| KeyValue::new(name, value)));
+}
