@@ -191,7 +191,10 @@ impl Default for Policy {
 
 impl Default for Affinity {
     fn default() -> Self {
-        Self { keys: vec![SessionKey::Header("x-session-id".into()), SessionKey::User, SessionKey::Key], load_factor: 1.25 }
+        Self {
+            keys: vec![SessionKey::Header("x-session-id".into()), SessionKey::User, SessionKey::Key],
+            load_factor: 1.25,
+        }
     }
 }
 

@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn a_control_plane_is_an_url_without_a_path() {
-        let args = parse(&["--control-plane", "http://hermes-control-plane:7070,http://10.0.0.1:7070/"]).expect("valid");
+        let args =
+            parse(&["--control-plane", "http://hermes-control-plane:7070,http://10.0.0.1:7070/"]).expect("valid");
         assert_eq!(args.control_plane, ["hermes-control-plane:7070", "10.0.0.1:7070"]);
         for wrong in ["http://host", "http://host:x", "http://host:1/path", "https://host:1"] {
             let error = parse(&["--control-plane", wrong]).expect_err("refused").to_string();

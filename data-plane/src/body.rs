@@ -211,7 +211,8 @@ mod tests {
 
     #[test]
     fn routing_fields_are_read_and_the_rest_is_left_alone() {
-        let body = br#" {"model":"qwen","messages":[{"role":"user","content":"hi"}],"stream":true,"user":"u-1","x":1} "#;
+        let body =
+            br#" {"model":"qwen","messages":[{"role":"user","content":"hi"}],"stream":true,"user":"u-1","x":1} "#;
         let fields = Fields::read(body).expect("valid");
         assert_eq!(fields.model.as_deref(), Some("qwen"));
         assert!(fields.stream && !fields.has_control_fields);
@@ -249,7 +250,10 @@ mod tests {
             r#"{"model" : "a","n": 1}"#
         );
         assert_eq!(stripped(r#"{"bootstrap_host":"h","bootstrap_room":1}"#), "{}");
-        assert_eq!(stripped(r#"{"kv_transfer\u005fparams":1,"a":"\"kv_transfer_params\":1,"}"#), r#"{"a":"\"kv_transfer_params\":1,"}"#);
+        assert_eq!(
+            stripped(r#"{"kv_transfer\u005fparams":1,"a":"\"kv_transfer_params\":1,"}"#),
+            r#"{"a":"\"kv_transfer_params\":1,"}"#
+        );
     }
 
     #[test]

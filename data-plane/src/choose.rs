@@ -125,7 +125,8 @@ impl Chooser {
             return Err(ScoreFailure::Refused);
         };
         // The replica may have seen a change that this snapshot has not, or the other way round.
-        let known = |(id, cached): (EndpointId, u32)| Some((Arc::clone(&pool.upstreams[pool.pool.position(id)?]), cached));
+        let known =
+            |(id, cached): (EndpointId, u32)| Some((Arc::clone(&pool.upstreams[pool.pool.position(id)?]), cached));
         let ranked: SmallVec<_> = chosen.into_iter().filter_map(known).collect();
         if ranked.is_empty() {
             return Err(ScoreFailure::Refused);

@@ -62,7 +62,9 @@ enum Failed {
 enum Verdict {
     PassOn,
     /// Another endpoint may do better; if none does, this is the answer.
-    TryElsewhere { suspicious: bool },
+    TryElsewhere {
+        suspicious: bool,
+    },
 }
 
 /// Sends requests to endpoints.
@@ -113,7 +115,14 @@ impl Forwarder {
                 }
                 Err(Failed::Unreachable(error)) => {
                     tracing::debug!(endpoint = %upstream.endpoint.name, %error, "an endpoint cannot be reached");
-                    failed(pool, upstream, account, metrics::Attempt::Unreachable, Failure::Connect, Outcome::Unreachable);
+                    failed(
+                        pool,
+                        upstream,
+                        account,
+                        metrics::Attempt::Unreachable,
+                        Failure::Connect,
+                        Outcome::Unreachable,
+                    );
                 }
                 Err(Failed::Broken(error)) => {
                     tracing::debug!(endpoint = %upstream.endpoint.name, error, "an endpoint broke the connection");
@@ -176,14 +185,15 @@ impl Forwarder {
         while let Some(connection) = upstream.checkout() {
             match connection.send(request(call, headers.clone())).await {
                 Ok(response) => return Ok(response),
-                Err(SendError::Broken { reused: true, error }) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
+                Err(SendError::Broken { reused: true, error })
+                    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() =>
+                {
                     tracing::trace!(endpoint = %upstream.endpoint.name, "an idle connection was closed under a request");
                 }
                 Err(error) => return Err(Failed::Broken(error.to_string())),
             }
         }
-        let connection =
-            Connection::open(upstream.authority(), connect).await.map_err(Failed::Unreachable)?;
+        let connection = Connection::open(upstream.authority(), connect).await.map_err(Failed::Unreachable)?;
         self.metrics.connections_opened.inc();
         connection.send(request(call, headers)).await.map_err(|error| Failed::Broken(error.to_string()))
     }

@@ -68,8 +68,7 @@ pub(crate) fn clean_response(headers: &mut HeaderMap) {
 /// Removes what `drops` says, and what `Connection` names: those are of one connection too.
 fn remove(headers: &mut HeaderMap, drops: impl Fn(&str) -> bool) {
     // One look at each of a handful of names is cheaper than a look-up of every name that may not pass.
-    let mut dropped: SmallVec<[HeaderName; 8]> =
-        headers.keys().filter(|name| drops(name.as_str())).cloned().collect();
+    let mut dropped: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| drops(name.as_str())).cloned().collect();
     let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     dropped.extend(named.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()));
     for name in dropped {
@@ -83,9 +82,8 @@ pub(crate) fn request_id(headers: &HeaderMap, fresh: impl FnOnce() -> String) ->
         let bytes = id.as_bytes();
         !bytes.is_empty() && bytes.len() <= LONGEST_ID && bytes.iter().all(u8::is_ascii_graphic)
     });
-    kept.cloned().unwrap_or_else(|| {
-        HeaderValue::from_str(&fresh()).unwrap_or_else(|_| HeaderValue::from_static("req-unknown"))
-    })
+    kept.cloned()
+        .unwrap_or_else(|| HeaderValue::from_str(&fresh()).unwrap_or_else(|_| HeaderValue::from_static("req-unknown")))
 }
 
 #[cfg(test)]

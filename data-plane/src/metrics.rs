@@ -9,12 +9,7 @@ use hermes_core::snapshot::PoolSpec;
 use hermes_runtime::metrics::{Bounds, HistogramFamily};
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::Histogram,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -22,9 +17,8 @@ use prometheus_client::{
 const DURATION: Bounds =
     Bounds(&[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]);
 /// Buckets of the GenAI conventions for the time to first token, seconds.
-const TTFT: Bounds = Bounds(&[
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 25.0, 60.0,
-]);
+const TTFT: Bounds =
+    Bounds(&[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 25.0, 60.0]);
 /// Buckets of the GenAI conventions for the time per output token, seconds, with one below for fast engines.
 const TPOT: Bounds = Bounds(&[0.001, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]);
 /// Waiting in the router: from far below a millisecond to seconds.
@@ -301,35 +295,103 @@ impl Metrics {
 
     fn register_requests(&self, registry: &mut Registry) {
         registry.register("hermes_requests", "Routed requests by how they ended", self.requests.clone());
-        registry.register("hermes_request_duration_seconds", "From the request's head to the last byte of its answer", self.duration.clone());
-        registry.register("hermes_time_to_first_token_seconds", "From the request's head to the first byte of the answer's body", self.ttft.clone());
-        registry.register("hermes_time_per_output_token_seconds", "Mean time between the tokens of a streamed answer after its first", self.tpot.clone());
-        registry.register("hermes_queue_time_seconds", "From the request's head until it is sent to an endpoint: reading and choosing", self.queue.clone());
-        registry.register("hermes_tokens", "Tokens by kind (prompt, completion, cached), as engines report them", self.tokens.clone());
-        registry.register("hermes_usage_missing", "Answers that ended well and did not tell their usage", self.usage_missing.clone());
-        registry.register("hermes_requests_in_flight", "Requests that were routed and are not over", self.in_flight.clone());
-        registry.register("hermes_refusals", "Requests that the proxy answered with an error of its own, by its code", self.refusals.clone());
-        registry.register("hermes_control_fields_stripped", "Requests from which fields that steer an engine's internals were cut", self.stripped.clone());
+        registry.register(
+            "hermes_request_duration_seconds",
+            "From the request's head to the last byte of its answer",
+            self.duration.clone(),
+        );
+        registry.register(
+            "hermes_time_to_first_token_seconds",
+            "From the request's head to the first byte of the answer's body",
+            self.ttft.clone(),
+        );
+        registry.register(
+            "hermes_time_per_output_token_seconds",
+            "Mean time between the tokens of a streamed answer after its first",
+            self.tpot.clone(),
+        );
+        registry.register(
+            "hermes_queue_time_seconds",
+            "From the request's head until it is sent to an endpoint: reading and choosing",
+            self.queue.clone(),
+        );
+        registry.register(
+            "hermes_tokens",
+            "Tokens by kind (prompt, completion, cached), as engines report them",
+            self.tokens.clone(),
+        );
+        registry.register(
+            "hermes_usage_missing",
+            "Answers that ended well and did not tell their usage",
+            self.usage_missing.clone(),
+        );
+        registry.register(
+            "hermes_requests_in_flight",
+            "Requests that were routed and are not over",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "hermes_refusals",
+            "Requests that the proxy answered with an error of its own, by its code",
+            self.refusals.clone(),
+        );
+        registry.register(
+            "hermes_control_fields_stripped",
+            "Requests from which fields that steer an engine's internals were cut",
+            self.stripped.clone(),
+        );
     }
 
     fn register_choices(&self, registry: &mut Registry) {
         registry.register("hermes_choices", "Choices of an endpoint, by the step of the ladder", self.choices.clone());
         registry.register("hermes_score_seconds", "From asking the control plane to its answer", self.score.clone());
-        registry.register("hermes_score_failures", "Choices made without the control plane's answer, by the reason", self.score_failures.clone());
+        registry.register(
+            "hermes_score_failures",
+            "Choices made without the control plane's answer, by the reason",
+            self.score_failures.clone(),
+        );
         registry.register("hermes_attempts", "Requests sent to endpoints, by how that ended", self.attempts.clone());
         registry.register("hermes_retries", "Attempts after the first", self.retries.clone());
-        registry.register("hermes_endpoints", "Endpoints as this proxy sees them: up, warming (slow start) or down", self.endpoints.clone());
+        registry.register(
+            "hermes_endpoints",
+            "Endpoints as this proxy sees them: up, warming (slow start) or down",
+            self.endpoints.clone(),
+        );
     }
 
     fn register_world(&self, registry: &mut Registry) {
         registry.register("hermes_client_connections", "Open connections from clients", self.clients.clone());
         registry.register("hermes_idle_connections", "Idle connections to endpoints", self.idle_connections.clone());
-        registry.register("hermes_connections_opened", "Connections opened to endpoints", self.connections_opened.clone());
-        registry.register("hermes_control_planes", "Control-plane replicas that this proxy is connected to; 0 means that it routes by what it last knew", self.control_planes.clone());
-        registry.register("hermes_snapshot_version", "Version of the snapshot in use, in its epoch", self.snapshot_version.clone());
-        registry.register("hermes_snapshots", "Snapshots and deltas that arrived, by what became of them", self.snapshots.clone());
-        registry.register("hermes_load_age_seconds", "Age of the newest load figures from the control plane", self.load_age.clone());
-        registry.register("hermes_reports_lost", "Reports dropped because the control plane took them too slowly; each loss leads to a resync", self.reports_lost.clone());
+        registry.register(
+            "hermes_connections_opened",
+            "Connections opened to endpoints",
+            self.connections_opened.clone(),
+        );
+        registry.register(
+            "hermes_control_planes",
+            "Control-plane replicas that this proxy is connected to; 0 means that it routes by what it last knew",
+            self.control_planes.clone(),
+        );
+        registry.register(
+            "hermes_snapshot_version",
+            "Version of the snapshot in use, in its epoch",
+            self.snapshot_version.clone(),
+        );
+        registry.register(
+            "hermes_snapshots",
+            "Snapshots and deltas that arrived, by what became of them",
+            self.snapshots.clone(),
+        );
+        registry.register(
+            "hermes_load_age_seconds",
+            "Age of the newest load figures from the control plane",
+            self.load_age.clone(),
+        );
+        registry.register(
+            "hermes_reports_lost",
+            "Reports dropped because the control plane took them too slowly; each loss leads to a resync",
+            self.reports_lost.clone(),
+        );
     }
 
     /// The handles of one pool.

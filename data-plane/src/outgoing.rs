@@ -63,7 +63,8 @@ mod tests {
 
     #[tokio::test]
     async fn slices_arrive_in_order_and_their_length_is_known_before() {
-        let pieces = vec![Bytes::from_static(b"{"), Bytes::new(), Bytes::from_static(b"\"a\":1"), Bytes::from_static(b"}")];
+        let pieces =
+            vec![Bytes::from_static(b"{"), Bytes::new(), Bytes::from_static(b"\"a\":1"), Bytes::from_static(b"}")];
         let body = Outgoing::from(pieces);
         assert_eq!(body.size_hint().exact(), Some(7));
         let again = body.clone();

@@ -175,10 +175,8 @@ mod tests {
         let prompt = prompt(r#"{"user":"alice","messages":[]}"#);
         let session = |headers: &HeaderMap| prompt.query(&policy, None, headers).session;
         assert_eq!(session(&HeaderMap::new()), Some(xxh3_64(b"alice")));
-        let headers = HeaderMap::from_iter([(
-            http::HeaderName::from_static("x-session-id"),
-            HeaderValue::from_static("s-1"),
-        )]);
+        let headers =
+            HeaderMap::from_iter([(http::HeaderName::from_static("x-session-id"), HeaderValue::from_static("s-1"))]);
         assert_eq!(session(&headers), Some(xxh3_64(b"s-1")));
     }
 

@@ -58,12 +58,7 @@ impl From<&str> for StoredResponse {
 /// Reads the whole body, in bounded memory and time, and counts its bytes in `permit`.
 ///
 /// `limit` is in bytes; `patience` is how long the client may pause.
-pub(crate) async fn whole<B>(
-    mut body: B,
-    limit: u64,
-    patience: Duration,
-    permit: &mut Permit,
-) -> Result<Bytes, Refusal>
+pub(crate) async fn whole<B>(mut body: B, limit: u64, patience: Duration, permit: &mut Permit) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -189,7 +184,10 @@ mod tests {
         let read = whole(pieces(), 100, Duration::from_secs(1), &mut permit()).await.expect("fits");
         assert_eq!((read.len(), read[99]), (100, 9));
         assert_eq!(whole(pieces(), 99, Duration::from_secs(1), &mut permit()).await, Err(Refusal::TooLarge(99)));
-        assert_eq!(whole(Full::new(Bytes::from(vec![0; 11])), 10, Duration::ZERO, &mut permit()).await, Err(Refusal::TooLarge(10)));
+        assert_eq!(
+            whole(Full::new(Bytes::from(vec![0; 11])), 10, Duration::ZERO, &mut permit()).await,
+            Err(Refusal::TooLarge(10))
+        );
     }
 
     #[tokio::test(start_paused = true)]

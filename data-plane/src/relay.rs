@@ -95,10 +95,8 @@ pub(crate) fn relay(
     if matches!(head.status.as_u16(), 429 | 503) && !head.headers.contains_key(header::RETRY_AFTER) {
         head.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    let events = head
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let events =
+        head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     let last = Instant::now();
     let patience = if call.stream {
         timeouts.idle

@@ -143,7 +143,8 @@ mod tests {
         reporter.finished(2, Finished { outcome: Outcome::Ok, usage: None, duration, stored_response: None });
         let expected = v1::OpenRequest { request: 1, endpoint: 7, uncached_tokens: 100, answered: true };
         assert_eq!(reporter.open_requests().requests, [expected]);
-        let Some(Event::Finished(finished)) = std::iter::from_fn(|| reports.try_recv().ok()).last().and_then(|r| r.event)
+        let Some(Event::Finished(finished)) =
+            std::iter::from_fn(|| reports.try_recv().ok()).last().and_then(|r| r.event)
         else {
             panic!("the last report says that request 2 is over");
         };

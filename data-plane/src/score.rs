@@ -129,8 +129,8 @@ pub(crate) struct Questions {
 pub(crate) async fn run(questions: Questions, channel: Channel) -> tonic::Status {
     let Questions { outbound, waiting } = questions;
     let failed = FailAll(Arc::clone(&waiting));
-    let mut client = v1::router_client::RouterClient::new(channel)
-        .max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
+    let mut client =
+        v1::router_client::RouterClient::new(channel).max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
     let opening = client.score(Batches { outbound, batch: Vec::with_capacity(BATCH) });
     let mut answers = match timeout(OPEN, opening).await {
         Ok(Ok(response)) => response.into_inner(),

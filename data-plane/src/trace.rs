@@ -6,8 +6,8 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderValue, Method, Request, StatusCode};
 use hermes_runtime::{propagation, telemetry::TRACE_TARGET};
+use http::{HeaderValue, Method, Request, StatusCode};
 use opentelemetry::Context;
 use tracing::{Span, field::Empty, info_span};
 

@@ -166,7 +166,9 @@ mod tests {
     #[test]
     fn the_id_of_a_stored_response_is_found_at_its_beginning() {
         let mut passing = Passing::default();
-        passing.piece(&Bytes::from_static(b"event: response.created\ndata: {\"response\":{\"id\":\"resp_ab12\",\"object\":1"));
+        passing.piece(&Bytes::from_static(
+            b"event: response.created\ndata: {\"response\":{\"id\":\"resp_ab12\",\"object\":1",
+        ));
         assert_eq!(passing.response_id().as_deref(), Some("resp_ab12"));
     }
 

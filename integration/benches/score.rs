@@ -71,7 +71,12 @@ fn measure(callers: usize, hashes: usize) -> Figures {
         (0..ENDPOINTS).map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("a free port")).collect();
     let bound = server.block_on(async {
         let options = Options { admin: None, ..Options::local(ConfigSource::Value(config(&engines))) };
-        server.spawn(ControlPlane::start(options, Drain::default())).await.expect("no panic").expect("it starts")
+        let bound =
+            server.spawn(ControlPlane::start(options, Drain::default())).await.expect("no panic").expect("it starts");
+        timeout(WARM_UP * 20, bound.readiness.ready()).await.expect("static endpoints are known at once");
+        // The gate opens with the configuration, the brain stands with the first snapshot.
+        tokio::time::sleep(WARM_UP).await;
+        bound
     });
     client.block_on(client.spawn(drive(bound.grpc, callers, hashes))).expect("no panic")
 }
@@ -92,7 +97,9 @@ async fn drive(replica: SocketAddr, callers: usize, hashes: usize) -> Figures {
     let (calls, queue) = mpsc::channel::<Call>(1_024);
     let mut tasks = JoinSet::new();
     connect(replica, queue, &mut tasks).await;
-    let latency = Arc::new(Mutex::new(Histogram::new(3).expect("three digits")));
+    let latency = Arc::new(Mutex::new(
+        Histogram::new_with_bounds(1, 100_000_000, 3).expect("ten seconds in tenths of a microsecond"),
+    ));
     let next = Arc::new(AtomicU64::new(0));
     let measuring = Arc::new(AtomicU64::new(0));
     for _ in 0..callers {

@@ -83,7 +83,14 @@ pub enum FleetError {
 impl Default for Scene {
     /// One of each, and engines that answer at once.
     fn default() -> Self {
-        Self { engines: vec![instant()], control_planes: 1, proxies: 1, kv_manager: false, pool: String::new(), top: String::new() }
+        Self {
+            engines: vec![instant()],
+            control_planes: 1,
+            proxies: 1,
+            kv_manager: false,
+            pool: String::new(),
+            top: String::new(),
+        }
     }
 }
 

@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use hermes_core::{
-    load::Load,
-    snapshot::Snapshot,
-};
+use hermes_core::{load::Load, snapshot::Snapshot};
 use hermes_proto::v1;
 use hermes_runtime::readiness::Gate;
 use tokio::{

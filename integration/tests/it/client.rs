@@ -18,10 +18,13 @@ pub(crate) fn client() -> Client {
 
 /// A chat request.
 pub(crate) fn chat(url: &str, stream: bool, tokens: u32) -> RequestBuilder {
-    ask(url, &json!({
-        "model": "sim", "stream": stream, "max_tokens": tokens,
-        "messages": [{"role": "user", "content": "what does a router do all day?"}],
-    }))
+    ask(
+        url,
+        &json!({
+            "model": "sim", "stream": stream, "max_tokens": tokens,
+            "messages": [{"role": "user", "content": "what does a router do all day?"}],
+        }),
+    )
 }
 
 /// Any chat body.

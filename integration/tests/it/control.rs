@@ -77,7 +77,13 @@ fn started(endpoint: u64) -> Event {
 
 fn finished(endpoint: u64) -> Event {
     let outcome = Outcome::Ok.into();
-    Event::Finished(v1::Finished { endpoint: Some(endpoint), outcome, usage: None, duration_us: 1, stored_response: None })
+    Event::Finished(v1::Finished {
+        endpoint: Some(endpoint),
+        outcome,
+        usage: None,
+        duration_us: 1,
+        stored_response: None,
+    })
 }
 
 #[tokio::test]
@@ -157,7 +163,18 @@ async fn a_booking_that_was_never_sent_ends_with_a_report_that_names_no_endpoint
     proxy.snapshot().await;
     proxy.chosen(request(7)).await;
     let outcome = Outcome::Cancelled.into();
-    proxy.report(7, Event::Finished(v1::Finished { endpoint: None, outcome, usage: None, duration_us: 0, stored_response: None })).await;
+    proxy
+        .report(
+            7,
+            Event::Finished(v1::Finished {
+                endpoint: None,
+                outcome,
+                usage: None,
+                duration_us: 0,
+                stored_response: None,
+            }),
+        )
+        .await;
     proxy.booked_becomes(0).await;
 }
 

@@ -1,6 +1,5 @@
 //! Engines that fail before the first byte: the client does not notice, unless all of them do.
 
-
 use hermes_integration::{
     engine::Fault,
     fleet::{Fleet, Scene},

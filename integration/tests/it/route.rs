@@ -157,7 +157,8 @@ async fn an_unknown_model_is_a_404_that_names_the_nearest() {
 #[tokio::test]
 async fn without_a_model_the_only_pool_is_meant() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
-    let (status, body) = json_of(send(client().post(format!("{}/tokenize", fleet.url())).json(&json!({"prompt": "hello"}))).await).await;
+    let (status, body) =
+        json_of(send(client().post(format!("{}/tokenize", fleet.url())).json(&json!({"prompt": "hello"}))).await).await;
     assert_eq!(status, 200);
     assert!(body["count"].as_u64().is_some_and(|count| count > 0), "{body}");
 }
@@ -197,7 +198,8 @@ async fn one_request_more_than_the_limit_is_told_to_come_back() {
     let (status, body) = json_of(response).await;
     assert_eq!((status, body["error"]["code"].as_str()), (429, Some("rate_limit_exceeded")));
     drop(streams);
-    eventually("their places are free again", || async { send(chat(&fleet.url(), false, 1)).await.status() == 200 }).await;
+    eventually("their places are free again", || async { send(chat(&fleet.url(), false, 1)).await.status() == 200 })
+        .await;
 }
 
 #[tokio::test]

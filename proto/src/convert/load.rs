@@ -11,7 +11,12 @@ use crate::v1::{self, health::State};
 impl v1::EndpointLoad {
     /// A row as it is sent.
     #[must_use]
-    pub fn row(endpoint: hermes_core::snapshot::EndpointId, fleet: &Load, own_in_flight: u32, own_pending: u64) -> Self {
+    pub fn row(
+        endpoint: hermes_core::snapshot::EndpointId,
+        fleet: &Load,
+        own_in_flight: u32,
+        own_pending: u64,
+    ) -> Self {
         let Load { in_flight, pending_tokens, sample, health } = *fleet;
         Self {
             endpoint: endpoint.0,

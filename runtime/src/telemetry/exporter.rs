@@ -1,4 +1,4 @@
-//! The OTLP exporter, and a wrapper that tells when the collector does not take spans.
+//! The OTLP exporter, and a wrapper that tidies attributes and tells when the collector does not take spans.
 //!
 //! Spans wait in a bounded queue of the SDK and are exported in batches by a thread of its own. When the queue is
 //! full, new spans are dropped: traces never slow a request down.

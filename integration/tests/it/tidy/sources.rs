@@ -125,7 +125,10 @@ fn is_declared(path: &str, files: &BTreeMap<String, String>) -> bool {
         return true;
     };
     let folder = directory.rsplit('/').next().unwrap_or_default();
-    let is_root = matches!(name, "main.rs" | "lib.rs" | "build.rs") || matches!(folder, "benches" | "bin" | "examples");
+    let is_test = folder == "tests" && !directory.contains("/src/");
+    let is_root = is_test
+        || matches!(name, "main.rs" | "lib.rs" | "build.rs")
+        || matches!(folder, "benches" | "bin" | "examples");
     if is_root {
         return true;
     }
