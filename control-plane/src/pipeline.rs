@@ -103,7 +103,10 @@ impl Pipeline {
                     for update in told.drain(..) {
                         changed = changed.or(self.cluster.fold(update));
                     }
-                    self.gates.look(&self.cluster);
+                    if changed == Changed::default() {
+                        // A source that found nothing was heard of all the same.
+                        self.gates.look(&self.cluster);
+                    }
                 }
                 _received = observations.recv_many(&mut seen, BATCH) => {
                     for observation in seen.drain(..) {
@@ -146,6 +149,8 @@ impl Pipeline {
         if changed.configuration {
             self.lookouts.set(self.cluster.sources());
         }
+        // Last: whoever is ready can answer by what was just published.
+        self.gates.look(&self.cluster);
     }
 
     fn publish(&self, snapshot: Arc<Snapshot>) {

@@ -117,7 +117,7 @@ impl Proxy {
             _ => {}
         }
         let bytes = read::whole(body, settings.max_body_bytes, settings.client_timeout, &mut permit).await?;
-        let call = Call::read(route, head, bytes)?;
+        let call = Call::read(route, head, &bytes)?;
         if call.stripped {
             self.metrics.stripped.inc();
         }

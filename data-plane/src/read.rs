@@ -105,7 +105,7 @@ pub(crate) fn check_head(headers: &HeaderMap) -> Result<(), Refusal> {
 
 impl Call {
     /// Reads what routing needs from a request whose body is complete.
-    pub(crate) fn read(route: Route<'_>, head: http::request::Parts, bytes: Bytes) -> Result<Self, Refusal> {
+    pub(crate) fn read(route: Route<'_>, head: http::request::Parts, bytes: &Bytes) -> Result<Self, Refusal> {
         let http::request::Parts { method, uri, mut headers, .. } = head;
         let target = target(route.path, uri.query())?;
         crate::headers::clean_request(&mut headers);
@@ -126,14 +126,14 @@ impl Call {
             call.response = below.split('/').next().map(StoredResponse::from);
         }
         if route.api.reads_json() {
-            let fields = Fields::read(&bytes).map_err(|unreadable| Refusal::BadBody(unreadable.to_string()))?;
+            let fields = Fields::read(bytes).map_err(|unreadable| Refusal::BadBody(unreadable.to_string()))?;
             call.model = fields.model.as_deref().map(str::to_owned);
             call.stream = fields.stream;
             call.response = fields.previous_response_id.as_deref().map(StoredResponse::from);
-            call.prompt = Prompt::of(&fields, &bytes);
+            call.prompt = Prompt::of(&fields, bytes);
             call.stripped = fields.has_control_fields;
             if call.stripped {
-                call.body = Outgoing::from(strip(&bytes));
+                call.body = Outgoing::from(strip(bytes));
             }
         }
         Ok(call)
@@ -164,7 +164,7 @@ mod tests {
     fn call(body: &str) -> Call {
         let (head, ()) = http::Request::post("/v1/chat/completions").body(()).expect("valid").into_parts();
         let route = crate::api::route(&Method::POST, "/v1/chat/completions", &["/x"]).expect("served");
-        Call::read(route, head, Bytes::copy_from_slice(body.as_bytes())).expect("readable")
+        Call::read(route, head, &Bytes::copy_from_slice(body.as_bytes())).expect("readable")
     }
 
     #[tokio::test]

@@ -42,7 +42,7 @@ struct Open {
 }
 
 /// What a request came to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Finished {
     pub(crate) outcome: Outcome,
     pub(crate) usage: Option<v1::Usage>,

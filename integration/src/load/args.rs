@@ -19,7 +19,7 @@ use super::{LoadError, until_interrupted};
 /// server does, and latency counts from those times.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
-    /// Where requests go: http://HOST[:PORT]`[/PREFIX]`
+    /// Where requests go: `http://HOST[:PORT][/PREFIX]`
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     pub target: String,
     /// What to send

@@ -22,7 +22,7 @@ use super::{LoadError, until_interrupted};
 pub struct ReplayArgs {
     /// The trace, one JSON object a line
     pub trace: PathBuf,
-    /// Where requests go: http://HOST[:PORT]`[/PREFIX]`
+    /// Where requests go: `http://HOST[:PORT][/PREFIX]`
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     pub target: String,
     /// Replay this many times as fast as the trace was recorded

@@ -40,8 +40,8 @@ impl Server {
     where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, seen) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("works on loopback");
+        let (address, seen) = (listener.local_addr().expect("works on loopback"), Arc::new(Mutex::new(Vec::new())));
         let (log, count) = (Arc::clone(&seen), Arc::new(AtomicU64::new(0)));
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -52,7 +52,7 @@ impl Server {
                     let number = count.fetch_add(1, Ordering::Relaxed);
                     async move {
                         let body = request.into_body().collect().await?.to_bytes();
-                        log.lock().push(serde_json::from_slice(&body).unwrap());
+                        log.lock().push(serde_json::from_slice(&body).expect("works on loopback"));
                         Ok::<_, hyper::Error>(script(number).await)
                     }
                 });
@@ -64,7 +64,7 @@ impl Server {
     }
 
     fn client(&self) -> Client {
-        let target = Target::parse(&format!("http://{}", self.address)).unwrap();
+        let target = Target::parse(&format!("http://{}", self.address)).expect("works on loopback");
         Client::new(target, Limits::answer_within(Duration::from_secs(5)))
     }
 
@@ -76,7 +76,7 @@ impl Server {
 
 fn json(text: &str) -> Response<Body> {
     let body = Full::new(Bytes::copy_from_slice(text.as_bytes())).map_err(|never: Infallible| match never {});
-    Response::builder().header("x-hermes-endpoint", "engine-a").body(body.boxed_unsync()).unwrap()
+    Response::builder().header("x-hermes-endpoint", "engine-a").body(body.boxed_unsync()).expect("works on loopback")
 }
 
 /// A stream of `frames`; the name `BREAK` breaks the body off.
@@ -92,7 +92,7 @@ fn events(frames: &'static [&'static str]) -> Response<Body> {
     Response::builder()
         .header("content-type", "text/event-stream; charset=utf-8")
         .body(StreamBody::new(frames).boxed_unsync())
-        .unwrap()
+        .expect("works on loopback")
 }
 
 const ANSWER: &str = r#"{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":100,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":40}}}"#;
@@ -157,8 +157,8 @@ async fn each_way_a_stream_can_end_is_told_apart() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_an_error_of_its_own_kind() {
-    let vacated = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let report = load(&args::<LoadArgs>(&format!("load --target http://{vacated} --count 3"))).await.unwrap();
+    let vacated = TcpListener::bind("127.0.0.1:0").await.expect("works on loopback").local_addr().unwrap();
+    let report = load(&args::<LoadArgs>(&format!("load --target http://{vacated} --count 3"))).await.expect("works on loopback");
     assert_eq!(report.errors.get("connect"), Some(&3), "{report}");
 }
 
@@ -179,7 +179,7 @@ async fn the_hit_rate_and_the_endpoints_come_from_the_answers() {
     let server = Server::start(async |_| json(ANSWER)).await;
     let target = server.address;
     let line = format!("load --target http://{target} --workload long --prompt-bytes 50000 --count 10 --connections 3");
-    let report = load(&args::<LoadArgs>(&line)).await.unwrap();
+    let report = load(&args::<LoadArgs>(&line)).await.expect("works on loopback");
     assert_eq!((report.ok, report.prompt_tokens, report.hit_rate), (10, 1_000, Some(0.4)), "{report}");
     assert_eq!(report.endpoints["engine-a"].requests, 10);
 }
@@ -205,7 +205,7 @@ async fn a_conversation_carries_the_answers_it_got() {
         seen.iter().filter_map(|body| body["messages"].as_array()).filter(|m| m.len() == 6).collect();
     assert_eq!(last_turns.len(), 2);
     for turn in last_turns {
-        let roles: Vec<_> = turn.iter().map(|message| message["role"].as_str().unwrap()).collect();
+        let roles: Vec<_> = turn.iter().map(|message| message["role"].as_str().expect("works on loopback")).collect();
         assert_eq!(roles, ["system", "user", "assistant", "user", "assistant", "user"]);
         assert_eq!(turn[4]["content"], "word word ");
     }
@@ -214,18 +214,18 @@ async fn a_conversation_carries_the_answers_it_got() {
 #[tokio::test]
 async fn a_replay_sends_the_lengths_of_the_trace_and_keeps_its_shared_prefixes() {
     let server = Server::start(async |_| events(&[ROLE, TOKEN, TOKEN, USAGE, DONE])).await;
-    let trace = tempfile::NamedTempFile::new().unwrap();
+    let trace = tempfile::NamedTempFile::new().expect("works on loopback");
     let lines = [
         r#"{"timestamp": 5000, "input_length": 600, "output_length": 7, "hash_ids": [0, 1]}"#,
         r#"{"timestamp": 5100, "input_length": 700, "output_length": 8, "hash_ids": [0, 2]}"#,
         r#"{"timestamp": 9000, "input_length": 1, "output_length": 1, "hash_ids": [3]}"#,
     ];
-    std::fs::write(trace.path(), lines.join("\n")).unwrap();
+    std::fs::write(trace.path(), lines.join("\n")).expect("works on loopback");
     let line = format!("replay {} --target http://{} --scale 10 --limit 2", trace.path().display(), server.address);
-    let report = replay(args::<ReplayArgs>(&line)).await.unwrap();
+    let report = replay(args::<ReplayArgs>(&line)).await.expect("works on loopback");
     assert_eq!((report.requests, report.ok), (2, 2), "{report}");
     let seen = server.seen.lock();
-    let text = |index: usize| seen[index]["messages"][0]["content"].as_str().unwrap().to_owned();
+    let text = |index: usize| seen[index]["messages"][0]["content"].as_str().expect("works on loopback").to_owned();
     assert_eq!((text(0).len(), text(1).len()), (2_400, 2_800));
     assert_eq!(text(0)[..2_048], text(1)[..2_048]);
     assert_eq!((&seen[0]["max_tokens"], &seen[1]["max_tokens"]), (&Value::from(7), &Value::from(8)));
