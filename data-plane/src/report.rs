@@ -89,6 +89,7 @@ impl Reporter {
             usage,
             duration_us: micros(duration),
             stored_response: stored_response.map(|key| key.0),
+            ttft_us: None,
         };
         self.send(request, Event::Finished(finished));
     }
@@ -123,6 +124,35 @@ impl Reporter {
     }
 }
 
+/// Leaves out the beginnings of requests whose end is in the same batch: short requests are told by one report.
+///
+/// What the control plane would do at their start it would undo at once; the time to the first byte goes along with
+/// the end.
+pub(crate) fn fold(batch: &mut Vec<v1::Report>) {
+    let mut over: HashMap<u64, Option<u64>> = batch
+        .iter()
+        .filter(|report| matches!(report.event, Some(Event::Finished(_))))
+        .map(|report| (report.request, None))
+        .collect();
+    batch.retain_mut(|report| {
+        let Some(ttft) = over.get_mut(&report.request) else {
+            return true;
+        };
+        match &mut report.event {
+            Some(Event::Started(_)) => false,
+            Some(Event::FirstByte(first)) => {
+                *ttft = Some(first.ttft_us);
+                false
+            }
+            Some(Event::Finished(finished)) => {
+                finished.ttft_us = *ttft;
+                true
+            }
+            Some(Event::AttemptFailed(_)) | None => true,
+        }
+    });
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -149,6 +179,34 @@ mod tests {
             panic!("the last report says that request 2 is over");
         };
         assert_eq!(finished.endpoint, Some(7));
+    }
+
+    #[test]
+    fn a_request_that_began_and_ended_in_one_batch_is_told_by_one_report() {
+        let (reporter, mut reports) = Reporter::new();
+        let finished = |outcome| Finished { outcome, usage: None, duration: Duration::ZERO, stored_response: None };
+        reporter.started(1, ENDPOINT, 10);
+        reporter.started(2, ENDPOINT, 10);
+        reporter.attempt_failed(1, ENDPOINT, Outcome::Unreachable);
+        reporter.first_byte(1, Duration::from_micros(300));
+        reporter.first_byte(2, Duration::from_micros(400));
+        reporter.finished(1, finished(Outcome::Ok));
+        let mut batch: Vec<_> = std::iter::from_fn(|| reports.try_recv().ok()).collect();
+        fold(&mut batch);
+        let told: Vec<(u64, &str)> = batch
+            .iter()
+            .map(|report| match &report.event {
+                Some(Event::Started(_)) => (report.request, "started"),
+                Some(Event::FirstByte(_)) => (report.request, "first byte"),
+                Some(Event::AttemptFailed(_)) => (report.request, "attempt failed"),
+                Some(Event::Finished(finished)) => {
+                    assert_eq!(finished.ttft_us, Some(300));
+                    (report.request, "finished")
+                }
+                None => (report.request, "nothing"),
+            })
+            .collect();
+        assert_eq!(told, [(2, "started"), (1, "attempt failed"), (2, "first byte"), (1, "finished")]);
     }
 
     #[test]

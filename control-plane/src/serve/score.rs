@@ -36,8 +36,8 @@ use self::lookup::Lookup;
 pub(super) use self::lookup::find as find_hits;
 use super::{Desk, trace};
 use crate::{
-    brain::{Brains, Home},
-    metrics::Metrics,
+    brain::{Brain, Brains, Home},
+    metrics::{Metrics, Outcome},
 };
 
 /// Lookups of one stream that may be open. Beyond it a request is answered without one.
@@ -54,8 +54,8 @@ pub(super) struct Scoring {
     metrics: Metrics,
     closing: CancellationToken,
     lookups: FuturesUnordered<Abortable<Lookup>>,
-    /// The handles of `lookups`, by request.
-    waiting: HashMap<Key, AbortHandle>,
+    /// The handles of `lookups`, by request, and whose choice each of them is.
+    waiting: HashMap<Key, (AbortHandle, Arc<Brain>)>,
     _open: Open,
 }
 
@@ -161,7 +161,7 @@ impl Scoring {
             return Some(pending.choose(&[], self.brains.now()));
         }
         let (handle, registration) = AbortHandle::new_pair();
-        self.waiting.insert(key, handle);
+        self.waiting.insert(key, (handle, Arc::clone(&pending.home.brain)));
         self.lookups.push(Abortable::new(lookup::begin(pending), registration));
         None
     }
@@ -194,7 +194,10 @@ impl Scoring {
 
     fn cancel(&mut self, key: Key) {
         match self.waiting.remove(&key) {
-            Some(lookup) => lookup.abort(),
+            Some((lookup, brain)) => {
+                lookup.abort();
+                brain.metrics().scored(Outcome::Cancelled);
+            }
             None => self.brains.cancel(key),
         }
     }

@@ -12,7 +12,10 @@ use hermes_proto::v1::{self, from_data_plane::Message};
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::sleep};
 
-use crate::{metrics::Metrics, report::Reporter};
+use crate::{
+    metrics::Metrics,
+    report::{Reporter, fold},
+};
 
 /// Reports wait this long for others. Short enough that a freed server is known to be free.
 const LINGER: Duration = Duration::from_millis(5);
@@ -100,6 +103,7 @@ pub(super) async fn run(
         {
             batch.push(report);
         }
+        fold(&mut batch);
         let losses = reporter.lost();
         metrics.reports_lost.set(i64::try_from(losses).unwrap_or(i64::MAX));
         outbox.send(batch, losses != known_losses, || reporter.open_requests());

@@ -104,11 +104,11 @@ async fn answer(request: Request<Incoming>, held: Arc<AtomicUsize>) -> Result<Re
     Ok(if hold { hold_open(held) } else { events() })
 }
 
-const ANSWER: &[u8] = br#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"hermes-demo","choices":[{"index":0,"message":{"role":"assistant","content":"Hello!"},"finish_reason":"stop"}],"usage":{"prompt_tokens":200,"completion_tokens":1,"total_tokens":201}}"#;
-const EVENT: &[u8] = b"data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"hermes-demo\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n";
+const ANSWER: &[u8] = br#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"sim","choices":[{"index":0,"message":{"role":"assistant","content":"Hello!"},"finish_reason":"stop"}],"usage":{"prompt_tokens":200,"completion_tokens":1,"total_tokens":201}}"#;
+const EVENT: &[u8] = b"data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"sim\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n";
 const DONE: &[u8] = b"data: [DONE]\n\n";
-const MODELS: &[u8] = br#"{"object":"list","data":[{"id":"hermes-demo","object":"model","created":1,"owned_by":"bench","max_model_len":131072},{"id":"held","object":"model","created":1,"owned_by":"bench","max_model_len":131072}]}"#;
-const METRICS: &[u8] = b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{model_name=\"hermes-demo\"} 0\n# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting{model_name=\"hermes-demo\"} 0\n# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{model_name=\"hermes-demo\"} 0.1\n";
+const MODELS: &[u8] = br#"{"object":"list","data":[{"id":"sim","object":"model","created":1,"owned_by":"bench","max_model_len":131072},{"id":"held","object":"model","created":1,"owned_by":"bench","max_model_len":131072}]}"#;
+const METRICS: &[u8] = b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{model_name=\"sim\"} 0\n# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting{model_name=\"sim\"} 0\n# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{model_name=\"sim\"} 0.1\n";
 
 fn look_up(path: &str) -> Response<Body> {
     match path {

@@ -136,7 +136,7 @@ async fn start(recipe: &Recipe, hermes: &Path, backends: &[Backend]) -> Result<C
 async fn serves(url: &str) -> bool {
     let Ok(target) = Target::parse(url) else { return false };
     let client = Client::new(target, Limits::answer_within(Duration::from_secs(5)));
-    let shape = Shape { model: "hermes-demo".to_owned(), stream: false, ignore_eos: false };
+    let shape = Shape { model: "sim".to_owned(), stream: false, ignore_eos: false };
     let call = shape.chat(&[Message { role: "user", content: "ready?".to_owned() }], 1);
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {

@@ -83,6 +83,7 @@ fn finished(endpoint: u64) -> Event {
         usage: None,
         duration_us: 1,
         stored_response: None,
+        ttft_us: None,
     })
 }
 
@@ -172,6 +173,7 @@ async fn a_booking_that_was_never_sent_ends_with_a_report_that_names_no_endpoint
                 usage: None,
                 duration_us: 0,
                 stored_response: None,
+                ttft_us: None,
             }),
         )
         .await;

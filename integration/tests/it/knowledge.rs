@@ -9,7 +9,7 @@ use hermes_integration::{
 };
 use serde_json::{Value, json};
 
-use crate::client::{ask, client, eventually, json_of, send};
+use crate::client::{ask, client, eventually, json_of, metric, send};
 
 /// Four engines with small blocks, and a manager that knows them.
 async fn fleet() -> Fleet {
@@ -61,6 +61,21 @@ async fn a_kv_manager_that_fails_in_any_way_costs_quality_only() {
         fleet.kv_manager = None;
         talk(&fleet, 2, 1).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_caches_are_asked_takes_its_question_back() {
+    let fleet = fleet().await;
+    let manager = fleet.kv_manager.as_ref().expect("one");
+    manager.set_fault(kvmanager::Fault::Hang);
+    let waiting = tokio::spawn(ask(&fleet.url(), &turn(0, 0)).send());
+    eventually("the manager is asked", || async { manager.questions() == 1 }).await;
+    waiting.abort();
+    let admin = format!("http://{}", fleet.control_planes[0].bound.admin.expect("an admin port"));
+    let cancelled = "hermes_control_plane_scores_total{pool=\"chat\",outcome=\"cancelled\"}";
+    eventually("the question is taken back", || async { metric(&admin, cancelled).await == 1.0 }).await;
+    let bookings = "hermes_control_plane_bookings{pool=\"chat\"}";
+    assert_eq!(metric(&admin, bookings).await, 0.0);
 }
 
 #[tokio::test]

@@ -106,30 +106,57 @@ async fn a_restarted_control_plane_is_found_again_and_routes() {
     drop(again);
 }
 
+/// Eight clients at once for two seconds; every request must be answered. Says how many were.
+async fn under_load(urls: Vec<String>) -> usize {
+    let (client, deadline, mut answered) = (client(), Instant::now() + Duration::from_secs(2), 0);
+    let body = serde_json::json!({"model": "sim", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]});
+    while Instant::now() < deadline {
+        let batch = (0..8).map(|_| async {
+            for url in &urls {
+                // A connection that ends before an answer began is what SDKs retry, and then reach another proxy.
+                if let Ok(response) = client.post(format!("{url}/v1/chat/completions")).json(&body).send().await {
+                    return response.status().as_u16();
+                }
+            }
+            panic!("no proxy answered")
+        });
+        let statuses = futures::future::join_all(batch).await;
+        assert!(statuses.iter().all(|&status| status == 200), "{statuses:?}");
+        answered += statuses.len();
+    }
+    answered
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_killed_under_load_costs_no_request() {
     let scene = Scene { control_planes: 3, ..Scene::of(3, "kv-aware") };
     let mut fleet = scene.start().await.expect("starts");
     connected(&fleet, 3.0).await;
-    let url = fleet.url();
-    let load = tokio::spawn(async move {
-        let (client, deadline, mut answered) = (client(), Instant::now() + Duration::from_secs(2), 0);
-        while Instant::now() < deadline {
-            let batch = (0..8).map(|_| {
-                let body = serde_json::json!({"model": "sim", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]});
-                client.post(format!("{url}/v1/chat/completions")).json(&body).send()
-            });
-            for response in futures::future::join_all(batch).await {
-                assert_eq!(response.expect("an answer").status(), 200);
-                answered += 1;
-            }
-        }
-        answered
-    });
+    let load = tokio::spawn(under_load(vec![fleet.url()]));
     eventually("the load runs", || async { chosen_by(&fleet, "score").await > 20.0 }).await;
     fleet.control_planes.pop();
     connected(&fleet, 2.0).await;
     fleet.control_planes.pop();
     connected(&fleet, 1.0).await;
+    assert!(load.await.expect("every request was answered") > 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_killed_under_load_costs_no_request() {
+    let fleet = Scene::of(3, "kv-aware").start().await.expect("starts");
+    let load = tokio::spawn(under_load(vec![fleet.url()]));
+    eventually("the load runs", || async { fleet.engines[0].stats().requests > 10 }).await;
+    fleet.engines[0].kill().await;
+    assert!(load.await.expect("every request was answered") > 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_terminated_under_load_costs_no_request() {
+    let scene = Scene { proxies: 2, ..Scene::of(3, "kv-aware") };
+    let mut fleet = scene.start().await.expect("starts");
+    let urls = fleet.proxies.iter().map(|proxy| proxy.url()).collect();
+    let load = tokio::spawn(under_load(urls));
+    eventually("the load runs", || async { chosen_by(&fleet, "score").await > 20.0 }).await;
+    fleet.proxies.remove(0).stop().await;
     assert!(load.await.expect("every request was answered") > 50);
 }

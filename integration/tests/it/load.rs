@@ -158,7 +158,8 @@ async fn each_way_a_stream_can_end_is_told_apart() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_an_error_of_its_own_kind() {
     let vacated = TcpListener::bind("127.0.0.1:0").await.expect("works on loopback").local_addr().unwrap();
-    let report = load(&args::<LoadArgs>(&format!("load --target http://{vacated} --count 3"))).await.expect("works on loopback");
+    let report =
+        load(&args::<LoadArgs>(&format!("load --target http://{vacated} --count 3"))).await.expect("works on loopback");
     assert_eq!(report.errors.get("connect"), Some(&3), "{report}");
 }
 
