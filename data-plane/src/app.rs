@@ -22,11 +22,11 @@ use crate::{
     choose::Chooser,
     forward::Forwarder,
     gate::Gate,
-    listen,
     metrics::Metrics,
     proxy::Proxy,
     report::Reporter,
     sync::{self, Knowledge},
+    workers::Door,
 };
 
 /// Everything that a data plane is told; the rest comes from the control plane.
@@ -40,6 +40,8 @@ pub struct Options {
     pub admin: Option<SocketAddr>,
     /// For people: the pod's name.
     pub name: String,
+    /// Threads that serve clients; with 0 the runtime that starts the data plane serves them.
+    pub workers: usize,
 }
 
 /// A data plane that serves.
@@ -106,7 +108,7 @@ pub(crate) fn uptime() -> Duration {
 ///
 /// When a port cannot be taken, or no control plane is named.
 pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
-    let Options { control_planes, listen: address, admin: admin_address, name } = options;
+    let Options { control_planes, listen: address, admin: admin_address, name, workers } = options;
     if control_planes.is_empty() {
         return Err(StartError::NoControlPlane);
     }
@@ -114,8 +116,8 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     let mut registry = Registry::default();
     register_process(&mut registry, "data-plane", env!("CARGO_PKG_VERSION"));
     let metrics = Arc::new(Metrics::register(&mut registry));
-    let listener = listen::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let bound = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
+    let door = Door::bind(address, workers).map_err(|source| StartError::Listen { address, source })?;
+    let bound = door.address().map_err(|source| StartError::Listen { address, source })?;
 
     let liveness = Liveness::default();
     let readiness = Readiness::default();
@@ -158,7 +160,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         }
     });
     not_ready_while_draining(&readiness, &tasks, &drain);
-    tasks.spawn("clients", listen::serve(listener, proxy, drain));
+    tasks.spawn("clients", door.serve(proxy, drain));
     tracing::info!(listen = %bound, admin = ?admin_bound, "the data plane listens");
     Ok(Bound { listen: bound, admin: admin_bound, readiness, tasks })
 }
@@ -173,6 +175,12 @@ fn not_ready_while_draining(readiness: &Readiness, tasks: &Tasks, drain: &Drain)
         gate.close("shutting down");
         forced.await;
     });
+}
+
+/// Cores that this process may use: as many threads serve clients unless told otherwise.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
 /// A number that no other run has: the hasher's keys are random.

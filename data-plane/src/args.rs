@@ -1,6 +1,6 @@
 //! The command line of `hermes-data-plane`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use clap::Parser;
 use hermes_runtime::telemetry::LogFormat;
@@ -31,6 +31,10 @@ pub struct Args {
     #[arg(long, env = "HERMES_NAME", default_value = "data-plane")]
     pub name: String,
 
+    /// Threads that serve clients; one for each core unless set.
+    #[arg(long, env = "HERMES_WORKERS")]
+    pub workers: Option<NonZeroUsize>,
+
     /// Seconds that requests may take to finish after SIGTERM.
     #[arg(long, env = "HERMES_DRAIN", default_value = "30", value_parser = seconds)]
     pub drain: Duration,
@@ -49,6 +53,7 @@ impl Args {
             listen: self.listen,
             admin: Some(self.admin),
             name: self.name.clone(),
+            workers: self.workers.map_or_else(crate::app::cores, NonZeroUsize::get),
         }
     }
 }

@@ -41,3 +41,4 @@ mod trace;
 mod upstream;
 mod usage;
 mod view;
+mod workers;

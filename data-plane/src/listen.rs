@@ -44,15 +44,16 @@ const H2_KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Open connections of clients. Above it a new one waits in the kernel.
 const MAX_CLIENTS: usize = 50_000;
 
-/// Takes the port.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Takes the port; `shared` with other listeners of this process, among which the kernel spreads connections.
+pub(crate) fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restarted proxy takes its port back while old connections still linger in the kernel.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    socket.set_reuse_port(shared)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Serves clients until the drain is forced, or everybody has left after it began.

@@ -25,13 +25,17 @@ use tokio::time::Instant;
 
 pub(crate) use self::connection::{Answer, Connection, SendError};
 use self::load::LoadCell;
+use crate::workers;
 
 /// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a request must not be
 /// written to a connection that is just being closed.
 pub(crate) const IDLE: Duration = Duration::from_secs(4);
 
-/// Idle connections kept for one endpoint; more than this many in flight at once is a burst.
+/// Idle connections that one worker keeps for one endpoint; more than this many in flight at once is a burst.
 const MAX_IDLE: usize = 1_024;
+
+/// Workers with idle connections of their own; above this number some share.
+const SHARDS: usize = 16;
 
 /// One endpoint.
 pub(crate) struct Upstream {
@@ -45,7 +49,8 @@ pub(crate) struct Upstream {
     /// What others cause there, by the control plane's word.
     others: LoadCell,
     breaker: Mutex<Breaker>,
-    idle: Mutex<Vec<Connection>>,
+    /// By worker: a connection is used where its socket is polled.
+    idle: [Mutex<Vec<Connection>>; SHARDS],
 }
 
 /// One request in flight at one endpoint, counted exactly once and released when it is dropped.
@@ -67,7 +72,7 @@ impl Upstream {
             pending_tokens: AtomicU64::new(0),
             others: LoadCell::default(),
             breaker: Mutex::new(Breaker::new(breaker)),
-            idle: Mutex::default(),
+            idle: Default::default(),
         }
     }
 
@@ -135,7 +140,7 @@ impl Upstream {
     /// The newest idle connection that is still open.
     pub(crate) fn checkout(&self) -> Option<Connection> {
         loop {
-            let mut connection = self.idle.lock().pop()?;
+            let mut connection = self.shard().lock().pop()?;
             if connection.is_usable(IDLE) {
                 return Some(connection);
             }
@@ -145,7 +150,7 @@ impl Upstream {
     /// Keeps a connection for the next request.
     pub(crate) fn checkin(&self, mut connection: Connection) {
         connection.rest();
-        let mut idle = self.idle.lock();
+        let mut idle = self.shard().lock();
         if idle.len() < MAX_IDLE {
             idle.push(connection);
         }
@@ -153,15 +158,24 @@ impl Upstream {
 
     /// Drops what has been idle for too long, oldest first; returns how many are left.
     pub(crate) fn sweep(&self, now: Instant) -> usize {
-        let mut idle = self.idle.lock();
-        let stale = idle.iter().take_while(|connection| connection.idle_for(now) >= IDLE).count();
-        let dropped: Vec<Connection> = idle.drain(..stale).collect();
-        let left = idle.len();
-        // Closing sockets is a system call each: not while others wait for the lock.
-        drop(idle);
-        drop(dropped);
-        left
+        self.idle.iter().map(|shard| sweep(shard, now)).sum()
     }
+
+    fn shard(&self) -> &Mutex<Vec<Connection>> {
+        &self.idle[workers::index() % SHARDS]
+    }
+}
+
+/// Drops a worker's connections that have been idle for too long; says how many are left.
+fn sweep(shard: &Mutex<Vec<Connection>>, now: Instant) -> usize {
+    let mut idle = shard.lock();
+    let stale = idle.iter().take_while(|connection| connection.idle_for(now) >= IDLE).count();
+    let dropped: Vec<Connection> = idle.drain(..stale).collect();
+    let left = idle.len();
+    // Closing sockets is a system call each: not while others wait for the lock.
+    drop(idle);
+    drop(dropped);
+    left
 }
 
 fn authority(url: &str) -> &str {

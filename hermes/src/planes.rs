@@ -62,6 +62,7 @@ impl Planes {
             listen,
             admin,
             name: "hermes".to_owned(),
+            workers: data_plane::cores(),
         };
         let data_plane = data_plane::start(options, drain).await?;
         Ok(Self { data_plane, control_plane, shutdown, trigger })

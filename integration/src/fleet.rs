@@ -30,6 +30,8 @@ pub struct Scene {
     pub control_planes: usize,
     /// Data planes.
     pub proxies: usize,
+    /// Threads that serve clients in each proxy; with 0 the caller's runtime serves them.
+    pub workers: usize,
     /// A KV manager that knows what the engines hold.
     pub kv_manager: bool,
     /// Further lines of the pool `chat`, as YAML with an indent of two: `  strategy: round-robin`.
@@ -87,6 +89,7 @@ impl Default for Scene {
             engines: vec![instant()],
             control_planes: 1,
             proxies: 1,
+            workers: 0,
             kv_manager: false,
             pool: String::new(),
             top: String::new(),
@@ -116,7 +119,7 @@ impl Scene {
     ///
     /// When something does not start.
     pub async fn start(self) -> Result<Fleet, FleetError> {
-        let Self { engines: configs, control_planes, proxies, kv_manager, mut pool, top } = self;
+        let Self { engines: configs, control_planes, proxies, workers, kv_manager, mut pool, top } = self;
         let mut engines = Vec::new();
         for config in configs {
             engines.push(Arc::new(Engine::start(config).await?));
@@ -135,7 +138,7 @@ impl Scene {
         let targets: Vec<SocketAddr> = planes.iter().map(|plane| plane.bound.grpc).collect();
         let mut fleet = Fleet { engines, kv_manager, control_planes: planes, proxies: Vec::new() };
         for _ in 0..proxies {
-            fleet.proxies.push(proxy(&targets).await?);
+            fleet.proxies.push(proxy_with(&targets, workers).await?);
         }
         fleet.ready().await?;
         Ok(fleet)
@@ -187,12 +190,16 @@ pub async fn control_plane_at(
     Ok(Plane { bound, trigger, shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))) })
 }
 
-/// Starts one proxy that follows these control planes.
+/// Starts one proxy that follows these control planes and serves on the caller's runtime.
 ///
 /// # Errors
 ///
 /// When it does not start.
 pub async fn proxy(control_planes: &[SocketAddr]) -> Result<Plane<data::Bound>, data::StartError> {
+    proxy_with(control_planes, 0).await
+}
+
+async fn proxy_with(control_planes: &[SocketAddr], workers: usize) -> Result<Plane<data::Bound>, data::StartError> {
     let (shutdown, trigger) = Shutdown::manual();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let options = data::Options {
@@ -200,6 +207,7 @@ pub async fn proxy(control_planes: &[SocketAddr]) -> Result<Plane<data::Bound>, 
         listen: any,
         admin: Some(any),
         name: "test".to_owned(),
+        workers,
     };
     let bound = data::start(options, shutdown.drain()).await?;
     Ok(Plane { bound, trigger, shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))) })

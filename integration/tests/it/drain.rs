@@ -50,15 +50,39 @@ async fn an_idle_proxy_ends_at_once() {
 
 #[tokio::test]
 async fn a_taken_port_fails_the_start_and_names_the_flag() {
-    let fleet = slow_fleet().await;
-    let taken = fleet.proxies[0].bound.listen;
-    let options = hermes_data_plane::app::Options {
-        control_planes: vec![fleet.control_planes[0].bound.grpc.to_string()],
-        listen: taken,
-        admin: None,
-        name: "second".to_owned(),
-    };
-    let error = hermes_data_plane::app::start(options, hermes_runtime::shutdown::Drain::default()).await;
-    let message = error.expect_err("the port is taken").to_string();
-    assert!(message.contains("--listen") && message.contains(&taken.to_string()), "{message}");
+    for workers in [0, 2] {
+        let fleet = Scene { workers, ..Scene::default() }.start().await.expect("starts");
+        let taken = fleet.proxies[0].bound.listen;
+        let options = hermes_data_plane::app::Options {
+            control_planes: vec![fleet.control_planes[0].bound.grpc.to_string()],
+            listen: taken,
+            admin: None,
+            name: "second".to_owned(),
+            workers,
+        };
+        let error = hermes_data_plane::app::start(options, hermes_runtime::shutdown::Drain::default()).await;
+        let message = error.expect_err("the port is taken").to_string();
+        assert!(message.contains("--listen") && message.contains(&taken.to_string()), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_with_threads_of_its_own_serves_streams_and_drains() {
+    let scene = Scene { engines: vec![EngineConfig::default(); 2], workers: 2, ..Scene::of(0, "kv-aware") };
+    let mut fleet = scene.start().await.expect("starts");
+    let url = fleet.url();
+    // Many connections, so that the kernel gives some to each thread.
+    let answers = futures::future::join_all((0..16).map(|_| send(chat(&url, true, 5)))).await;
+    for answer in answers {
+        let (pieces, whole) = pieces(answer).await;
+        assert!(whole && pieces.concat().ends_with("data: [DONE]\n\n"));
+    }
+    let proxy = fleet.proxies.pop().expect("one");
+    let last = send(chat(&url, true, 40)).await;
+    proxy.terminate();
+    let address = proxy.bound.listen;
+    eventually("new connections are refused", || async { TcpStream::connect(address).await.is_err() }).await;
+    assert!(pieces(last).await.1, "a stream that had begun ends as a whole");
+    proxy.stop().await;
+    drop(fleet);
 }
