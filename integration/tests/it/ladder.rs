@@ -154,7 +154,7 @@ async fn an_engine_killed_under_load_costs_no_request() {
 async fn a_proxy_that_is_terminated_under_load_costs_no_request() {
     let scene = Scene { proxies: 2, ..Scene::of(3, "kv-aware") };
     let mut fleet = scene.start().await.expect("starts");
-    let urls = fleet.proxies.iter().map(|proxy| proxy.url()).collect();
+    let urls = fleet.proxies.iter().map(hermes_integration::fleet::Plane::url).collect();
     let load = tokio::spawn(under_load(urls));
     eventually("the load runs", || async { chosen_by(&fleet, "score").await > 20.0 }).await;
     fleet.proxies.remove(0).stop().await;
