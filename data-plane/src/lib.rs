@@ -1,10 +1,10 @@
 //! The data plane of Hermes: a light proxy that forwards OpenAI traffic by the newest snapshot.
 //!
 //! ```text
-//!   client ─▶ listen ─▶ proxy ★ ─┬─ api, read, body, prompt     what is asked
-//!                                ├─ choose ─ score              where it goes
-//!                                ├─ forward ─ upstream          sending it there
-//!                                └─ relay ─ account, usage      the answer, and what is counted
+//!   client ─▶ workers ─▶ listen ─▶ proxy ★ ─┬─ api, read, body, prompt     what is asked
+//!                                           ├─ choose ─ score              where it goes
+//!                                           ├─ forward ─ upstream          sending it there
+//!                                           └─ relay ─ account, usage      the answer, and what is counted
 //!
 //!   control plane ─▶ sync ─▶ view (one ArcSwap)                 what all of this goes by
 //!   account ─▶ report ─▶ sync ─▶ control plane                  what became of requests
