@@ -6,7 +6,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use hermes_core::snapshot::PoolSpec;
-use hermes_runtime::metrics::{Bounds, HistogramFamily};
+use hermes_runtime::{
+    metrics::{Bounds, HistogramFamily},
+    semconv::buckets,
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -14,8 +17,7 @@ use prometheus_client::{
 };
 
 /// Buckets of the GenAI conventions for whole requests, seconds.
-const DURATION: Bounds =
-    Bounds(&[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]);
+const DURATION: Bounds = Bounds(buckets::REQUEST_DURATION);
 /// Buckets of the GenAI conventions for the time to first token, seconds.
 const TTFT: Bounds =
     Bounds(&[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 25.0, 60.0]);
