@@ -11,7 +11,7 @@ use hermes_core::{
     pick::{Ask, Picker},
     policy::{Affinity, KvAware, Policy, Strategy},
     prefix::Chain,
-    query::{Hit, Query},
+    query::{Cached, Hit, Query, Source},
     snapshot::{Endpoint, EndpointId, Epoch, Pool, PoolSpec, Role, Snapshot, Version},
 };
 
@@ -68,7 +68,9 @@ fn pick<const N: usize>(bencher: Bencher<'_, '_>, name: &str) {
     let loads = loads(N);
     let total = loads.iter().map(|load| u64::from(load.in_flight)).sum();
     let holders = picker.pool().endpoints.iter().step_by(N / 8).take(8);
-    let hits: Vec<Hit> = holders.map(|endpoint| Hit { endpoint: endpoint.id, tokens: 900 }).collect();
+    let hits: Vec<Hit> = holders
+        .map(|endpoint| Hit { endpoint: endpoint.id, cached: Cached::on_gpu(900), source: Source::Learned })
+        .collect();
     let mut query = Query { prompt_tokens: 1_000, session: Some(0), ..Query::default() };
     let mut dice = Dice::new(7);
     bencher.bench_local(|| {

@@ -23,17 +23,46 @@ pub struct Query {
     pub session: Option<u64>,
     /// Higher goes first; 0 is ordinary.
     pub priority: i32,
+    /// Hash of the tenant among whom waiting is shared fairly; `None` is a tenant of its own.
+    pub tenant: Option<u64>,
     /// Endpoints that were tried already and failed.
     pub exclude: SmallVec<[EndpointId; MAX_RANKED]>,
 }
 
-/// Cached tokens of a prompt that some endpoint is believed to hold.
+/// What one source believes that one endpoint has cached of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Hit {
     /// Where.
     pub endpoint: EndpointId,
-    /// How many of the prompt's tokens, counted from its start.
-    pub tokens: u32,
+    /// How much of the prompt.
+    pub cached: Cached,
+    /// Who says so.
+    pub source: Source,
+}
+
+/// Tokens of a prompt that are cached, counted from its start, by how far down one has to reach for them.
+///
+/// Boundaries, not amounts: `gpu <= host <= disk`, and what lies between two of them is in the slower tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cached {
+    /// In the accelerator's memory.
+    pub gpu: u32,
+    /// There, or in the host's memory.
+    pub host: u32,
+    /// There, or on a disk or in a store behind the network.
+    pub disk: u32,
+}
+
+/// Who says what is cached; the more exact is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Learned from what was routed there.
+    Learned,
+    /// A global KV manager.
+    Manager,
+    /// The engine's own KV events.
+    Events,
 }
 
 /// The endpoints to try, best first. Never empty.
@@ -54,4 +83,59 @@ pub struct Ranked {
     pub endpoint: EndpointId,
     /// Prompt tokens it is expected to have cached.
     pub cached_tokens: u32,
+}
+
+// === Cached ===
+
+impl Cached {
+    /// `tokens` in the accelerator's memory, and no more in slower tiers.
+    #[must_use]
+    pub const fn on_gpu(tokens: u32) -> Self {
+        Self { gpu: tokens, host: tokens, disk: tokens }
+    }
+
+    /// From amounts that may not be in order: each tier reaches at least as far as the faster one.
+    #[must_use]
+    pub fn reaching(gpu: u32, host: u32, disk: u32) -> Self {
+        let host = host.max(gpu);
+        Self { gpu, host, disk: disk.max(host) }
+    }
+
+    /// Tokens of prefill that this saves: a token in host memory counts three quarters, one on disk a quarter, because
+    /// loading it costs time too (the weights of Dynamo's and Mooncake's routers).
+    #[must_use]
+    pub fn worth(self) -> u32 {
+        let host = u64::from(self.host.saturating_sub(self.gpu)) * 3 / 4;
+        let disk = u64::from(self.disk.saturating_sub(self.host)) / 4;
+        self.gpu.saturating_add((host + disk) as u32)
+    }
+}
+
+// === Source ===
+
+impl Source {
+    /// Every source, the least exact first.
+    pub const ALL: [Self; 3] = [Self::Learned, Self::Manager, Self::Events];
+
+    /// Its name in metrics and explanations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Learned => "learned",
+            Self::Manager => "manager",
+            Self::Events => "events",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slower_tiers_are_worth_less() {
+        assert_eq!(Cached::on_gpu(100).worth(), 100);
+        assert_eq!(Cached { gpu: 100, host: 200, disk: 300 }.worth(), 100 + 75 + 25);
+        assert_eq!(Cached::reaching(100, 40, 0), Cached::on_gpu(100));
+    }
 }

@@ -19,7 +19,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use hermes_core::query::Hit;
+use hermes_core::query::{Cached, Hit, Source};
 use serde_json::{Map, Value};
 
 use super::{Candidate, KvManagerSettings, Lookup, Outcome};
@@ -165,7 +165,10 @@ impl Reader<'_> {
         }
         let held =
             candidates.iter().zip(self.best).filter_map(|(candidate, tokens)| Some((candidate.endpoint, tokens?)));
-        Ok(held.filter(|(_, tokens)| *tokens > 0).map(|(endpoint, tokens)| Hit { endpoint, tokens }).collect())
+        Ok(held
+            .filter(|(_, tokens)| *tokens > 0)
+            .map(|(endpoint, tokens)| Hit { endpoint, cached: Cached::on_gpu(tokens), source: Source::Manager })
+            .collect())
     }
 }
 

@@ -194,5 +194,5 @@ impl Picker {
 
 /// Tokens of the prompt that an endpoint is believed to hold.
 pub(super) fn cached(hits: &[Hit], endpoint: EndpointId) -> u32 {
-    hits.iter().filter(|hit| hit.endpoint == endpoint).map(|hit| hit.tokens).max().unwrap_or(0)
+    hits.iter().filter(|hit| hit.endpoint == endpoint).map(|hit| hit.cached.worth()).max().unwrap_or(0)
 }

@@ -113,7 +113,8 @@ impl<L: Fn(usize) -> Load> Field<'_, L> {
 
     /// Members with hits and their cached tokens, sorted by position; the [`MAX_WEIGHED`] best if there are more.
     fn hits(&self) -> SmallVec<[(usize, u32); MAX_WEIGHED]> {
-        let known = self.ask.hits.iter().filter_map(|hit| Some((self.pool.position(hit.endpoint)?, hit.tokens)));
+        let known =
+            self.ask.hits.iter().filter_map(|hit| Some((self.pool.position(hit.endpoint)?, hit.cached.worth())));
         let mut hits: SmallVec<[_; MAX_WEIGHED]> =
             known.filter(|&(position, _)| self.members.contains(position)).collect();
         if hits.len() > MAX_WEIGHED {

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     load::{Health, Sample},
     policy::{Affinity, KvAware, Policy, Strategy},
+    query::{Cached, Source},
     snapshot::{Endpoint, EndpointId, Model, PoolSpec},
 };
 
@@ -24,6 +25,10 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
     let policy = Policy { strategy, ..Policy::default() };
     let spec = PoolSpec { name: "chat".into(), models: Vec::new(), policy };
     Pool { spec: Arc::new(spec), endpoints: (0..n).map(endpoint).collect() }
+}
+
+fn hit(endpoint: u64, tokens: u32) -> Hit {
+    Hit { endpoint: EndpointId(endpoint), cached: Cached::on_gpu(tokens), source: Source::Learned }
 }
 
 fn picker(strategy: Strategy, n: usize) -> Picker {
@@ -174,7 +179,7 @@ fn an_endpoint_that_warms_up_takes_its_share_of_turns() {
 
 #[test]
 fn a_choice_names_what_is_cached_where() {
-    let hits = [Hit { endpoint: EndpointId(1), tokens: 700 }];
+    let hits = [hit(1, 700)];
     let query = Query { prompt_tokens: 1_000, ..Query::default() };
     let ask = Ask { hits: &hits, ..Ask::new(&query) };
     let picker = picker(Strategy::KvAware(KvAware::default()), 3);
@@ -210,7 +215,7 @@ proptest! {
         (seed, session, prompt_tokens) in any::<(u64, Option<u64>, u32)>(),
     ) {
         let picker = picker(every_strategy()[strategy].clone(), loads.len());
-        let hits: Vec<Hit> = hits.iter().map(|&(id, tokens)| Hit { endpoint: EndpointId(id), tokens }).collect();
+        let hits: Vec<Hit> = hits.iter().map(|&(id, tokens)| hit(id, tokens)).collect();
         let exclude = exclude.into_iter().map(EndpointId).collect();
         let query = Query { prompt_tokens, session, exclude, ..Query::default() };
         let ask = Ask { hits: &hits, turn: seed, ..Ask::new(&query) };

@@ -31,7 +31,7 @@ impl Asker {
 
     async fn ask(&self) -> Vec<(u64, u32)> {
         let hits = timeout(PATIENCE, self.manager.lookup(lookup())).await.expect("a lookup ends by itself");
-        hits.into_iter().map(|Hit { endpoint, tokens }| (endpoint.0, tokens)).collect()
+        hits.into_iter().map(|Hit { endpoint, cached, .. }| (endpoint.0, cached.gpu)).collect()
     }
 }
 

@@ -64,7 +64,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             block_bytes: _,
             priority,
             session,
-            tenant: _,
+            tenant,
             deadline_ms,
             exclude,
             lookup,
@@ -85,6 +85,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             blocks: blocks.into(),
             session,
             priority,
+            tenant,
             exclude: exclude.into_iter().map(EndpointId).collect(),
         };
         let model = (!model.is_empty()).then_some(model);

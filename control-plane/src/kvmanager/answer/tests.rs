@@ -32,7 +32,7 @@ fn lookup() -> Lookup {
 /// The hits of an answer, as pairs of id and tokens.
 fn read(answer: &Value) -> Result<Vec<(u64, u32)>, Outcome> {
     let hits = hits(answer.to_string().as_bytes(), &lookup(), &KvManagerSettings::default())?;
-    Ok(hits.into_iter().map(|hit| (hit.endpoint.0, hit.tokens)).collect())
+    Ok(hits.into_iter().map(|hit| (hit.endpoint.0, hit.cached.gpu)).collect())
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn keys_can_be_configured() {
     let settings =
         KvManagerSettings { id_keys: vec!["who".into()], score_keys: vec!["warmth".into()], ..Default::default() };
     let answer = json!([{"who": "10.0.0.7", "warmth": 0.5, "ip": "10.0.0.8", "score": 1.0}]).to_string();
-    let hit = Hit { endpoint: EndpointId(1), tokens: 500 };
+    let hit = Hit { endpoint: EndpointId(1), cached: Cached::on_gpu(500), source: Source::Manager };
     assert_eq!(hits(answer.as_bytes(), &lookup(), &settings), Ok(vec![hit]));
 }
 

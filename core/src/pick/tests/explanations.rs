@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn it_names_the_choice_its_numbers_and_who_was_left_out() {
-    let hits = [Hit { endpoint: EndpointId(0), tokens: 800 }];
+    let hits = [hit(0, 800)];
     let mut query = Query { prompt_tokens: 1_000, ..Query::default() };
     query.exclude.push(EndpointId(3));
     let pool = with_role(pool(Strategy::KvAware(KvAware::default()), 5), 4, Role::Decode);

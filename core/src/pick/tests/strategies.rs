@@ -63,7 +63,7 @@ fn in_a_large_pool_least_request_is_among_the_best_few() {
 #[test]
 fn in_a_large_pool_kv_aware_still_finds_the_only_hit() {
     let picker = picker(Strategy::KvAware(KvAware::default()), 1_000);
-    let hits = [Hit { endpoint: EndpointId(613), tokens: 900 }];
+    let hits = [hit(613, 900)];
     let query = Query { prompt_tokens: 1_000, ..Query::default() };
     let mut dice = Dice::new(2);
     for _ in 0..100 {
@@ -75,8 +75,7 @@ fn in_a_large_pool_kv_aware_still_finds_the_only_hit() {
 #[test]
 fn of_very_many_hits_kv_aware_weighs_the_longest() {
     let picker = picker(Strategy::KvAware(KvAware::default()), 1_000);
-    let hits: Vec<Hit> =
-        (0..1_000).map(|id| Hit { endpoint: EndpointId(id), tokens: if id == 613 { 900 } else { 100 } }).collect();
+    let hits: Vec<Hit> = (0..1_000).map(|id| hit(id, if id == 613 { 900 } else { 100 })).collect();
     let query = Query { prompt_tokens: 1_000, ..Query::default() };
     let ask = Ask { hits: &hits, ..Ask::new(&query) };
     assert_eq!(picked(&picker, &ask, |_| Load::default(), &mut Dice::new(2))[0], 613);
@@ -85,7 +84,7 @@ fn of_very_many_hits_kv_aware_weighs_the_longest() {
 #[test]
 fn kv_aware_leaves_a_hit_that_is_too_busy() {
     let picker = picker(Strategy::KvAware(KvAware::default()), 2);
-    let hits = [Hit { endpoint: EndpointId(0), tokens: 300 }];
+    let hits = [hit(0, 300)];
     let query = Query { prompt_tokens: 1_000, ..Query::default() };
     let ask = Ask { hits: &hits, ..Ask::new(&query) };
     let load = |position| Load { pending_tokens: [30_000, 1_000][position], ..Load::default() };
