@@ -31,3 +31,4 @@ pub mod query;
 pub mod rendezvous;
 pub mod responses;
 pub mod snapshot;
+pub mod speed;
