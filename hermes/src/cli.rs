@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use hermes_integration::{
     engine::EngineArgs,
     load::{LoadArgs, ReplayArgs},
+    simulate::SimulateArgs,
 };
 use hermes_runtime::telemetry::Service;
 
@@ -17,6 +18,7 @@ use crate::{
     failure::Failure,
     load, replay,
     serve::{self, ServeArgs},
+    simulate,
 };
 
 /// What this process calls itself in traces.
@@ -108,6 +110,17 @@ Examples:
   hermes replay conversation_trace.jsonl --target http://127.0.0.1:8000 --model sim --limit 1000
   hermes replay conversation_trace.jsonl --model sim --scale 2 --shrink 8     twice as fast, an eighth as long")]
     Replay(ReplayArgs),
+    /// Simulate a fleet on a trace under several policies, and compare them
+    ///
+    /// A discrete-event model: no server runs, and an hour of traffic takes seconds. The servers are those of
+    /// `hermes engine`: they batch in steps, cache prefixes, and admit what their memory holds. The same arguments give
+    /// the same figures.
+    #[command(after_help = "\
+Examples:
+  hermes simulate conversation_trace.jsonl
+  hermes simulate conversation_trace.jsonl --scale 1.5 --policies round-robin,omniscient
+  hermes simulate conversation_trace.jsonl --slow 0.5:0.4 --proxies 4 --json     half the servers at 0.4 speed")]
+    Simulate(SimulateArgs),
     /// Print tab completion for a shell
     #[command(after_help = "\
 Examples:
@@ -131,6 +144,7 @@ pub(crate) fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Check(args) => check::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => within_runtime(async { serve::run(args).await.map(|()| ExitCode::SUCCESS) }),
         Command::Engine(args) => within_runtime(async { engine::run(args).await.map(|()| ExitCode::SUCCESS) }),

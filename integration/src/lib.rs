@@ -15,3 +15,4 @@ pub mod engine;
 pub mod fleet;
 pub mod kvmanager;
 pub mod load;
+pub mod simulate;

@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::num::NonZero;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -27,6 +28,15 @@ pub struct Record {
     /// Identities of the prompt's blocks; empty in traces that do not tell.
     #[serde(default)]
     pub hash_ids: Vec<u64>,
+    /// Tokens in one block; absent in the Mooncake traces, which have 512.
+    #[serde(default)]
+    pub block_tokens: Option<NonZero<usize>>,
+    /// Who sent it, in access records.
+    #[serde(default)]
+    pub tenant: Option<String>,
+    /// The model it was for, in access records.
+    #[serde(default)]
+    pub model: Option<String>,
 }
 
 /// Why a trace could not be read.
@@ -134,7 +144,7 @@ mod tests {
     fn a_published_line_is_read_field_by_field() {
         let records =
             read("{\"timestamp\": 3000, \"input_length\": 1030, \"output_length\": 5, \"hash_ids\": [0, 46, 9]}\n\n");
-        let expected = Record { timestamp: 3_000, input_length: 1_030, output_length: 5, hash_ids: vec![0, 46, 9] };
+        let expected = Record { timestamp: 3_000, input_length: 1_030, output_length: 5, hash_ids: vec![0, 46, 9], ..Record::default() };
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].as_ref().ok(), Some(&expected));
     }

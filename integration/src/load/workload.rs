@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_traced_request_has_the_lengths_of_its_record() {
-        let record = Record { timestamp: 0, input_length: 1_030, output_length: 52, hash_ids: vec![0, 5, 9] };
+        let record = Record { timestamp: 0, input_length: 1_030, output_length: 52, hash_ids: vec![0, 5, 9], ..Record::default() };
         let body = read(&shape(true).traced(&record, 1));
         assert_eq!(body["messages"][0]["content"].as_str().unwrap().len(), 1_030 * 4);
         assert_eq!((&body["max_tokens"], &body["stream"]), (&Value::from(52), &Value::from(true)));
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn shrinking_keeps_shared_prefixes_shared() {
-        let of = |hash_ids| Record { timestamp: 0, input_length: 1_536, output_length: 80, hash_ids };
+        let of = |hash_ids| Record { input_length: 1_536, output_length: 80, hash_ids, ..Record::default() };
         let text = |record: &Record| {
             let body = read(&shape(true).traced(record, 8));
             body["messages"][0]["content"].as_str().unwrap().to_owned()

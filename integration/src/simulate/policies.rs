@@ -1,0 +1,69 @@
+//! The policies by name: the one list from which the command line, its help and its checks are made.
+
+mod omniscient;
+mod round_robin;
+
+use hermes_core::dice::Dice;
+
+use super::dispatcher::Dispatcher;
+use super::proxies::Proxies;
+
+/// What a dispatcher is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// How many servers there are.
+    pub servers: usize,
+    /// Tokens in one block of a prompt.
+    pub block_tokens: usize,
+    /// Blocks in the memory of each server.
+    pub blocks: usize,
+    /// Decides everything that the policy leaves to chance.
+    pub seed: u64,
+}
+
+/// A policy that can be simulated.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// As on the command line.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// Whether all proxies share what it knows, rather than each learning from its own requests.
+    pub shared: bool,
+    make: fn(Setup) -> Box<dyn Dispatcher>,
+}
+
+/// All policies.
+pub const POLICIES: &[Policy] = &[
+    Policy {
+        name: "round-robin",
+        about: "in turn",
+        shared: false,
+        make: |setup| Box::new(round_robin::RoundRobin::new(setup)),
+    },
+    Policy {
+        name: "omniscient",
+        about: "greedy on the true state of every cache and queue",
+        shared: true,
+        make: |_| Box::new(omniscient::Omniscient),
+    },
+];
+
+impl Policy {
+    /// The policy of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        POLICIES.iter().find(|policy| policy.name == name).copied()
+    }
+
+    /// A fresh dispatcher that knows nothing yet, behind so many proxies.
+    #[must_use]
+    pub fn dispatcher(&self, setup: Setup, proxies: usize) -> Box<dyn Dispatcher> {
+        if self.shared || proxies < 2 {
+            return (self.make)(setup);
+        }
+        let mut dice = Dice::new(setup.seed);
+        let each = (0..proxies).map(|_| (self.make)(Setup { seed: dice.roll(), ..setup })).collect();
+        Box::new(Proxies::new(each, dice.roll()))
+    }
+}

@@ -1,0 +1,24 @@
+//! `round-robin`: servers in turn.
+
+use super::Setup;
+use crate::simulate::dispatcher::{Arrival, Dispatcher, Moment, Placement};
+
+/// Places requests on servers in turn.
+#[derive(Debug)]
+pub(super) struct RoundRobin {
+    next: usize,
+    servers: usize,
+}
+
+impl RoundRobin {
+    pub(super) fn new(setup: Setup) -> Self {
+        Self { next: 0, servers: setup.servers }
+    }
+}
+
+impl Dispatcher for RoundRobin {
+    fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
+        placements.push(Placement { request: arrival.request, server: self.next });
+        self.next = (self.next + 1) % self.servers;
+    }
+}
