@@ -19,6 +19,7 @@ pub mod breaker;
 pub mod budget;
 pub mod delta;
 pub mod dice;
+pub mod dispatch;
 pub mod index;
 pub mod ledger;
 pub mod load;

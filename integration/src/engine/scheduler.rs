@@ -144,9 +144,8 @@ impl Scheduler {
         let running = self.running.iter().filter(|sequence| !sequence.is_decoding());
         let running: usize = running.map(|sequence| sequence.len() - sequence.computed).sum();
         let block_size = self.limits.block_size;
-        let uncached = |sequence: &Sequence| {
-            sequence.len() - self.cache.prefix_len(sequence.reusable(block_size)) * block_size
-        };
+        let uncached =
+            |sequence: &Sequence| sequence.len() - self.cache.prefix_len(sequence.reusable(block_size)) * block_size;
         running + self.waiting.iter().map(uncached).sum::<usize>()
     }
 

@@ -1,5 +1,6 @@
 //! The policies by name: the one list from which the command line, its help and its checks are made.
 
+mod kv_aware;
 mod omniscient;
 mod round_robin;
 
@@ -46,6 +47,18 @@ pub const POLICIES: &[Policy] = &[
         about: "greedy on the true state of every cache and queue",
         shared: true,
         make: |_| Box::new(omniscient::Omniscient),
+    },
+    Policy {
+        name: "kv-aware",
+        about: "Hermes' own: least expected cost, bound late",
+        shared: true,
+        make: |setup| Box::new(kv_aware::KvAware::new(setup, true)),
+    },
+    Policy {
+        name: "kv-aware-early",
+        about: "the same, bound at arrival",
+        shared: true,
+        make: |setup| Box::new(kv_aware::KvAware::new(setup, false)),
     },
 ];
 

@@ -157,7 +157,7 @@ mod tests {
         .unwrap();
         let [first, second] = traffic.requests() else { panic!("two requests") };
         assert_eq!((first.at_ms, &*first.blocks, first.tenant.as_deref()), (0, &[] as &[u64], Some("a")));
-        assert_eq!((second.at_ms, &*second.blocks), (3_000, &[1, 2] as &[u64]));
+        assert_eq!((second.at_ms, &*second.blocks), (3_000, [1, 2].as_slice()));
         assert_eq!(second.arrival(2.0), Duration::from_millis(1_500));
     }
 
