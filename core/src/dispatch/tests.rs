@@ -66,7 +66,7 @@ fn bound(outcome: Outcome) -> (u64, u32) {
 }
 
 #[track_caller]
-fn waits(outcome: Outcome) {
+fn waits(outcome: &Outcome) {
     assert!(matches!(outcome, Outcome::Waits { .. }), "{outcome:?}");
 }
 
@@ -117,7 +117,7 @@ fn a_full_fleet_lets_requests_wait_and_binds_them_as_endpoints_get_room() {
     let mut dispatcher = dispatcher(2);
     let first = bound(arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0))).0;
     let second = bound(arrive(&mut dispatcher, 2, &prompt(2, 16_000), ms(0))).0;
-    waits(arrive(&mut dispatcher, 3, &prompt(3, 8_000), ms(10)));
+    waits(&arrive(&mut dispatcher, 3, &prompt(3, 8_000), ms(10)));
     assert_eq!(released(&mut dispatcher, ms(500)), [], "nobody has room");
     answer(&mut dispatcher, 1, ms(1_000), ms(1_000));
     assert_eq!(released(&mut dispatcher, ms(1_000)), [(3, Some(first))]);
@@ -137,7 +137,7 @@ fn a_request_waits_for_its_cache_only_while_that_pays() {
         dispatcher.started(key(request), EndpointId(home), query.prompt_tokens, ms(60_000));
     };
     busy(4_000, 2, &mut dispatcher);
-    waits(arrive(&mut dispatcher, 3, &prompt(7, 8_000), ms(60_000)));
+    waits(&arrive(&mut dispatcher, 3, &prompt(7, 8_000), ms(60_000)));
     assert_eq!(released(&mut dispatcher, ms(60_010)), [], "the other endpoint is idle and stays so");
     // With two more seconds of work at the home it is done sooner elsewhere.
     busy(16_000, 4, &mut dispatcher);
@@ -148,7 +148,7 @@ fn a_request_waits_for_its_cache_only_while_that_pays() {
 fn a_client_that_leaves_frees_its_place_at_once() {
     let mut dispatcher = dispatcher(1);
     bound(arrive(&mut dispatcher, 1, &prompt(1, 80_000), ms(0)));
-    waits(arrive(&mut dispatcher, 2, &prompt(2, 800), ms(1)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 800), ms(1)));
     assert_eq!(dispatcher.waiting_bytes(), 3_200);
     assert_eq!(dispatcher.cancel(key(2), ms(2)), (None, true));
     assert_eq!((dispatcher.waiting(), dispatcher.waiting_bytes()), (0, 0));
@@ -161,7 +161,7 @@ fn a_full_queue_says_when_to_come_back_and_a_long_wait_ends() {
     let queue = crate::policy::Queue { requests: 1, wait: ms(5_000), ..crate::policy::Queue::default() };
     let mut dispatcher = Dispatcher::new(&pool(KvAware { queue, ..KvAware::default() }, 1), Dice::new(1));
     bound(arrive(&mut dispatcher, 1, &prompt(1, 800_000), ms(0)));
-    waits(arrive(&mut dispatcher, 2, &prompt(2, 40_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 40_000), ms(0)));
     let Outcome::Full { retry_after } = arrive(&mut dispatcher, 3, &prompt(3, 800), ms(0)) else {
         panic!("there is room for one only")
     };
@@ -186,7 +186,7 @@ fn a_prompt_that_memory_cannot_take_waits_until_it_can() {
     dispatcher.set_capacity(0, Some(100_000));
     let full = |usage| Some(Sample { kv_usage: Some(usage), ..Sample::default() });
     dispatcher.set_sample(0, full(0.9));
-    waits(arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0)));
     assert_eq!(released(&mut dispatcher, ms(100)), []);
     dispatcher.set_sample(0, full(0.6));
     assert_eq!(released(&mut dispatcher, ms(200)), [(1, Some(0))]);
@@ -214,7 +214,7 @@ fn a_slow_endpoint_is_left_alone_once_it_is_known() {
     }
     let busy = bound(arrive(&mut dispatcher, 50, &prompt(50, 4_000), now)).0;
     assert_eq!(busy, 0, "the fast one");
-    waits(arrive(&mut dispatcher, 51, &prompt(51, 4_000), now));
+    waits(&arrive(&mut dispatcher, 51, &prompt(51, 4_000), now));
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn what_proxies_remember_can_be_taught() {
 fn who_waits_goes_on_waiting_when_the_pool_changes() {
     let mut dispatcher = dispatcher(1);
     bound(arrive(&mut dispatcher, 1, &prompt(1, 80_000), ms(0)));
-    waits(arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(0)));
     assert_eq!(dispatcher.apply(&pool(KvAware::default(), 2), ms(1)), 0);
     assert_eq!(released(&mut dispatcher, ms(1)), [(2, Some(1))]);
     assert_eq!(dispatcher.apply(&pool(KvAware::default(), 1), ms(2)), 1, "its endpoint is gone, and the booking too");

@@ -86,9 +86,9 @@ impl World {
         }
     }
 
-    fn happen(&mut self, event: Event, dispatcher: &mut Dispatcher) {
+    fn happen(&mut self, event: &Event, dispatcher: &mut Dispatcher) {
         let endpoints = dispatcher.pool().endpoints.len();
-        match event {
+        match *event {
             Event::Arrive { name, tokens, priority, tenant } => {
                 self.arrive(&Query { priority, tenant: Some(tenant), ..prompt(name, tokens) }, dispatcher);
             }
@@ -143,7 +143,7 @@ proptest! {
         let mut dispatcher = Dispatcher::new(&pool(rules(), 2), Dice::new(7));
         let mut world = World::default();
         for event in events {
-            world.happen(event, &mut dispatcher);
+            world.happen(&event, &mut dispatcher);
             prop_assert_eq!(dispatcher.waiting(), world.waiting.len());
             prop_assert!(dispatcher.waiting() <= QUEUE);
             prop_assert_eq!(dispatcher.fleet.ledger.len(), world.open.len());
