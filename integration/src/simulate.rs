@@ -18,6 +18,7 @@
 //! (the blocks of a generated answer occupy memory and are never hit, as traces name a later prompt's blocks anew).
 
 mod args;
+mod backlog;
 mod dispatcher;
 mod events;
 mod fleet;
@@ -31,7 +32,7 @@ mod traffic;
 
 pub use self::args::{SimulateArgs, SimulateError, simulate};
 pub use self::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
-pub use self::fleet::Fleet;
+pub use self::fleet::{Fleet, Prospect};
 pub use self::outcome::{Outcome, Quantiles, Served};
 pub use self::proxies::Proxies;
 pub use self::run::{RunError, run};

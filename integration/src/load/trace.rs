@@ -144,7 +144,13 @@ mod tests {
     fn a_published_line_is_read_field_by_field() {
         let records =
             read("{\"timestamp\": 3000, \"input_length\": 1030, \"output_length\": 5, \"hash_ids\": [0, 46, 9]}\n\n");
-        let expected = Record { timestamp: 3_000, input_length: 1_030, output_length: 5, hash_ids: vec![0, 46, 9], ..Record::default() };
+        let expected = Record {
+            timestamp: 3_000,
+            input_length: 1_030,
+            output_length: 5,
+            hash_ids: vec![0, 46, 9],
+            ..Record::default()
+        };
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].as_ref().ok(), Some(&expected));
     }

@@ -107,7 +107,13 @@ mod tests {
 
     #[test]
     fn a_traced_request_has_the_lengths_of_its_record() {
-        let record = Record { timestamp: 0, input_length: 1_030, output_length: 52, hash_ids: vec![0, 5, 9], ..Record::default() };
+        let record = Record {
+            timestamp: 0,
+            input_length: 1_030,
+            output_length: 52,
+            hash_ids: vec![0, 5, 9],
+            ..Record::default()
+        };
         let body = read(&shape(true).traced(&record, 1));
         assert_eq!(body["messages"][0]["content"].as_str().unwrap().len(), 1_030 * 4);
         assert_eq!((&body["max_tokens"], &body["stream"]), (&Value::from(52), &Value::from(true)));

@@ -104,12 +104,8 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), Simulate
     let settings = args.settings();
     settings.engine.check().map_err(SimulateError::Engine)?;
     let block_tokens = traffic.block_tokens();
-    let setup = Setup {
-        servers: settings.servers,
-        block_tokens,
-        blocks: settings.blocks(block_tokens),
-        seed: settings.seed,
-    };
+    let setup =
+        Setup { servers: settings.servers, block_tokens, blocks: settings.blocks(block_tokens), seed: settings.seed };
     let policies = if args.policies.is_empty() { POLICIES } else { &args.policies };
     let mut outcomes = Vec::new();
     for policy in policies {
@@ -124,7 +120,11 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), Simulate
         writeln!(out)?;
         return Ok(());
     }
-    writeln!(out, "{:<16}{:>8}{:>10}{:>10}{:>10}{:>10}{:>10}{:>9}", "policy", "hits", "ttft", "p50", "p90", "p99", "tpot", "hotspot")?;
+    writeln!(
+        out,
+        "{:<16}{:>8}{:>10}{:>10}{:>10}{:>10}{:>10}{:>9}",
+        "policy", "hits", "ttft", "p50", "p90", "p99", "tpot", "hotspot"
+    )?;
     for (policy, outcome) in &outcomes {
         let Outcome { hit_rate, ttft, tpot, hotspot, .. } = outcome;
         writeln!(

@@ -63,8 +63,7 @@ mod tests {
 
     #[test]
     fn the_last_servers_are_the_slow_ones() {
-        let settings =
-            Settings { servers: 5, slow: Some(Slow { share: 0.4, factor: 0.5 }), ..Settings::default() };
+        let settings = Settings { servers: 5, slow: Some(Slow { share: 0.4, factor: 0.5 }), ..Settings::default() };
         let speeds: Vec<f64> = settings.engines(512).iter().map(|engine| engine.speed).collect();
         assert_eq!(speeds, [1.0, 1.0, 1.0, 0.5, 0.5]);
     }
