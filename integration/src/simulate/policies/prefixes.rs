@@ -37,11 +37,6 @@ impl Prefixes {
     pub(super) fn learn(&mut self, server: usize, blocks: &[u64]) {
         self.servers[server].touch(blocks);
     }
-
-    /// How many blocks a server is believed to hold.
-    pub(super) fn size(&self, server: usize) -> usize {
-        self.servers[server].used.len()
-    }
 }
 
 impl LruBlocks {
@@ -70,7 +65,7 @@ mod tests {
         let mut prefixes = Prefixes::new(2, 3);
         prefixes.learn(0, &[1, 2, 3]);
         prefixes.learn(0, &[1, 9]);
-        assert_eq!((prefixes.matched(0, &[1, 2, 3]), prefixes.matched(0, &[1, 9]), prefixes.size(0)), (2, 2, 3));
+        assert_eq!((prefixes.matched(0, &[1, 2, 3]), prefixes.matched(0, &[1, 9])), (2, 2));
         assert_eq!(prefixes.matched(1, &[1]), 0);
     }
 }

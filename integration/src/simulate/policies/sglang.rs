@@ -1,17 +1,15 @@
 //! `sglang`: the `cache_aware` rule of SGLang's router, also of vLLM's.
 //!
 //! Imbalanced, that is `max − min > 64` and `max > 1.5 · min` requests in flight from this router: the server with the
-//! fewest. Otherwise the server with the longest match in the router's own tree if more than 0.3 of the prompt matches,
-//! else the server whose tree is smallest. The tree learns every prompt that is sent, and a server's part of it holds
-//! 67,108,864 characters (four a token here), so that it forgets long after the server has.
+//! fewest. Otherwise, if more than 0.3 of the prompt matches in the router's own tree, the server that has the longest
+//! match; else the one with the fewest requests. Among equals the first wins. The tree learns every prompt that is sent,
+//! and a server's part of it holds 67,108,864 characters (four a token here), so it forgets long after the server has.
 //!
-//! Source: defaults of `sglang_router` (`--cache-threshold 0.3 --balance-abs-threshold 64 --balance-rel-threshold 1.5
-//! --max-tree-size 67108864`).
-
-use hermes_core::dice::Dice;
+//! Source: `cache_aware.rs` and `tree.rs` of SGLang's model gateway, with the defaults of its command line
+//! (`--cache-threshold 0.3 --balance-abs-threshold 64 --balance-rel-threshold 1.5 --max-tree-size 67108864`). Versions
+//! before the end of 2025 send what does not match to the server with the smallest tree instead.
 
 use super::Setup;
-use super::choice::least;
 use super::inflight::InFlight;
 use super::prefixes::Prefixes;
 use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, Moment, Placement};
@@ -27,8 +25,6 @@ const TREE_TOKENS: usize = 67_108_864 / 4;
 pub(super) struct Sglang {
     inflight: InFlight,
     tree: Prefixes,
-    servers: usize,
-    dice: Dice,
 }
 
 impl Sglang {
@@ -36,24 +32,21 @@ impl Sglang {
         Self {
             inflight: InFlight::new(setup.servers),
             tree: Prefixes::new(setup.servers, TREE_TOKENS / setup.block_tokens),
-            servers: setup.servers,
-            dice: Dice::new(setup.seed),
         }
     }
 
-    fn choose(&mut self, blocks: &[u64], block_share: f64) -> Option<usize> {
-        let requests = self.inflight.loads().iter().map(|load| load.requests);
-        let (most, fewest) = (requests.clone().max()?, requests.clone().min()?);
+    /// `block_share` is the part of the prompt that is one block.
+    fn choose(&self, blocks: &[u64], block_share: f64) -> Option<usize> {
+        let requests: Vec<usize> = self.inflight.loads().iter().map(|load| load.requests).collect();
+        let (most, fewest) = (*requests.iter().max()?, *requests.iter().min()?);
+        let idlest = requests.iter().position(|requests| *requests == fewest);
         if most - fewest > ABSOLUTE && most as f64 > RELATIVE * fewest as f64 {
-            let counts: Vec<usize> = requests.collect();
-            return least(counts.into_iter().map(|count| count as f64).enumerate(), &mut self.dice);
+            return idlest;
         }
-        let matches: Vec<usize> = (0..self.servers).map(|server| self.tree.matched(server, blocks)).collect();
-        let longest = matches.iter().max().copied().unwrap_or_default();
-        if longest as f64 * block_share > CACHE_THRESHOLD {
-            return least(matches.into_iter().map(|matched| -(matched as f64)).enumerate(), &mut self.dice);
-        }
-        least((0..self.servers).map(|server| (server, self.tree.size(server) as f64)), &mut self.dice)
+        let matches: Vec<usize> = (0..requests.len()).map(|server| self.tree.matched(server, blocks)).collect();
+        let longest = *matches.iter().max()?;
+        let hits = longest as f64 * block_share > CACHE_THRESHOLD;
+        if hits { matches.iter().position(|matched| *matched == longest) } else { idlest }
     }
 }
 
