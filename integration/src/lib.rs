@@ -11,6 +11,7 @@
 
 pub mod apiserver;
 pub mod collector;
+pub mod comparison;
 pub mod engine;
 pub mod fleet;
 pub mod kvmanager;

@@ -6,7 +6,7 @@
 //!               place  ▼ │ first token, finished, samples
 //!                     fleet = servers: the scheduler and block cache of the simulated engine, one event a step
 //!                      │
-//!                      └─▶ served requests ─▶ outcome ─▶ table, JSON
+//!                      └─▶ served requests ─▶ [`crate::comparison`]
 //! ```
 //!
 //! The servers run the very code of [`crate::engine`], so that a simulation and a replay over HTTP agree. Time is a
@@ -22,9 +22,10 @@ mod backlog;
 mod dispatcher;
 mod events;
 mod fleet;
-mod outcome;
+mod fleet_args;
 pub mod policies;
 mod proxies;
+mod race;
 mod run;
 mod server;
 mod settings;
@@ -33,8 +34,12 @@ mod traffic;
 pub use self::args::{SimulateArgs, SimulateError, simulate};
 pub use self::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
 pub use self::fleet::{Fleet, Prospect};
-pub use self::outcome::{Outcome, Quantiles, Served};
+pub use self::fleet_args::FleetArgs;
 pub use self::proxies::Proxies;
+pub use self::race::{RaceError, race};
 pub use self::run::{RunError, run};
 pub use self::settings::{Settings, Slow};
 pub use self::traffic::{Request, Traffic, TrafficError};
+
+#[cfg(test)]
+mod tests;
