@@ -16,4 +16,5 @@ pub mod engine;
 pub mod fleet;
 pub mod kvmanager;
 pub mod load;
+pub mod rehearsal;
 pub mod simulate;

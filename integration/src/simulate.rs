@@ -31,10 +31,12 @@ mod server;
 mod settings;
 mod traffic;
 
+pub(crate) use self::args::title;
 pub use self::args::{SimulateArgs, SimulateError, simulate};
 pub use self::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
 pub use self::fleet::{Fleet, Prospect};
 pub use self::fleet_args::FleetArgs;
+pub(crate) use self::fleet_args::count;
 pub use self::proxies::Proxies;
 pub use self::race::{RaceError, race};
 pub use self::run::{RunError, run};

@@ -77,12 +77,12 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), Simulate
     let mut facts = traffic.facts(*scale);
     facts.extend(fleet.facts());
     facts.extend([("proxies", proxies.to_string()), ("seed", seed.to_string())]);
-    let comparison = Comparison { title: format!("{}, simulated", name(trace)), facts, rows: rows? };
+    let comparison = Comparison { title: format!("{}, simulated", title(trace)), facts, rows: rows? };
     Ok(output.write(&comparison, out)?)
 }
 
 /// The file name alone: a report is shown to others.
-fn name(trace: &Path) -> String {
+pub(crate) fn title(trace: &Path) -> String {
     trace.file_name().unwrap_or(trace.as_os_str()).to_string_lossy().into_owned()
 }
 
