@@ -134,3 +134,6 @@ async fn all(
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use super::{Comparison, Row};
 const QUANTILES: u32 = 200;
 
 /// Intervals of the charts over time.
-const INTERVALS: usize = 90;
+const INTERVALS: usize = 60;
 
 /// A column of the table of figures.
 struct Column {
@@ -126,22 +126,29 @@ fn distribution(served: &[Served]) -> Vec<(f64, f64)> {
 
 fn waiting(rows: &[Row]) -> Chart {
     let lines = over_time(rows, |interval| Some(interval.waiting));
-    let most = lines.iter().flat_map(|line| line.points.iter().flatten()).map(|(_, count)| *count).fold(1.0, f64::max);
+    let to = most(&lines).max(1.0);
     Chart {
         about: "waiting requests over time".to_owned(),
         x: minutes(rows),
-        y: Axis { label: "waiting", scale: Scale::Counts { to: most }, unit: "" },
+        y: Axis { label: "waiting", scale: Scale::Counts { to }, unit: "" },
         lines,
     }
 }
 
 fn hit_rate(rows: &[Row]) -> Chart {
+    let lines = over_time(rows, |interval| interval.hit_rate.map(|rate| rate * 100.0));
+    let to = (most(&lines) / 10.0).ceil().max(1.0) * 10.0;
     Chart {
         about: "hit rate over time".to_owned(),
         x: minutes(rows),
-        y: Axis { label: "hit rate", scale: Scale::Linear { from: 0.0, to: 100.0 }, unit: " %" },
-        lines: over_time(rows, |interval| interval.hit_rate.map(|rate| rate * 100.0)),
+        y: Axis { label: "hit rate", scale: Scale::Linear { from: 0.0, to }, unit: " %" },
+        lines,
     }
+}
+
+/// The largest value of all lines.
+fn most(lines: &[Line]) -> f64 {
+    lines.iter().flat_map(|line| line.points.iter().flatten()).map(|(_, value)| *value).fold(0.0, f64::max)
 }
 
 fn over_time(rows: &[Row], value: impl Fn(&Interval) -> Option<f64>) -> Vec<Line> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hermes_core::dice::Dice;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -71,24 +71,26 @@ impl<'a> Driver<'a> {
     /// Sends everything. Answers what was served, and how many requests failed.
     pub(super) async fn run(mut self, policy: &str, stop: CancellationToken) -> (Vec<Served>, usize) {
         let progress = progress_bar(self.traffic.requests().len(), policy);
-        let slots = Arc::new(Semaphore::new(self.pace.concurrency.clamp(1, Semaphore::MAX_PERMITS)));
         let began = Instant::now();
-        let mut sent = JoinSet::new();
-        let mut exchanges = Vec::new();
+        let exchanges = self.send_all(began, &progress, &stop).await;
+        progress.finish_and_clear();
+        self.served(exchanges, began)
+    }
+
+    /// Every request at its time. What is in flight when `stop` is cancelled is given up.
+    async fn send_all(
+        &mut self,
+        began: Instant,
+        progress: &ProgressBar,
+        stop: &CancellationToken,
+    ) -> Vec<(usize, Exchange)> {
+        let slots = Arc::new(Semaphore::new(self.pace.concurrency.clamp(1, Semaphore::MAX_PERMITS)));
+        let (mut sent, mut exchanges) = (JoinSet::new(), Vec::new());
         for (index, request) in self.traffic.requests().iter().enumerate() {
             // Made ahead of its time: a long text takes a while.
             let call = self.call(index, request);
             let intended = began + request.arrival(self.scale).div_f64(self.pace.compress);
-            let slot = async {
-                sleep_until(intended).await;
-                Arc::clone(&slots).acquire_owned().await
-            };
-            let slot = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                slot = slot => slot,
-            };
-            let Ok(slot) = slot else { break };
+            let Some(slot) = slot_at(intended, &slots, stop).await else { break };
             let client = Arc::clone(&self.proxies[self.dice.below(self.proxies.len())]);
             sent.spawn(async move {
                 let exchange = client.send(call, intended).await;
@@ -97,32 +99,26 @@ impl<'a> Driver<'a> {
             });
             while let Some(ended) = sent.try_join_next() {
                 exchanges.extend(ended);
-                progress.inc(1);
             }
+            progress.set_position(exchanges.len() as u64);
         }
-        while let Some(ended) = tokio::select! {
-            biased;
-            () = stop.cancelled() => None,
-            ended = sent.join_next() => ended,
-        } {
+        while let Some(Some(ended)) = stop.run_until_cancelled(sent.join_next()).await {
             exchanges.extend(ended);
             progress.inc(1);
         }
-        progress.finish_and_clear();
-        self.served(exchanges, began)
+        exchanges
     }
 
     fn call(&self, index: usize, request: &Request) -> Call {
         let (prompt_tokens, max_tokens) = request.clipped(self.memory);
         let block_tokens = self.traffic.block_tokens();
-        let own = UNNAMED + ((index as u64) << 20);
-        let unnamed =
-            (own..).take(prompt_tokens.div_ceil(block_tokens) - request.blocks.len().min(prompt_tokens / block_tokens));
-        let named = request.blocks.iter().copied().take(prompt_tokens / block_tokens);
-        let blocks: Vec<u64> = named.chain(unnamed).collect();
         let body = Body {
             model: "sim",
-            prompt: synthesis::prompt(&blocks, prompt_tokens, block_tokens),
+            prompt: synthesis::prompt(
+                &blocks(index, request, prompt_tokens, block_tokens),
+                prompt_tokens,
+                block_tokens,
+            ),
             max_tokens,
             ignore_eos: true,
             stream: true,
@@ -164,10 +160,45 @@ impl<'a> Driver<'a> {
     }
 }
 
+/// A place among the requests in flight, once the time has come; `None` when the run is stopped first.
+async fn slot_at(intended: Instant, slots: &Arc<Semaphore>, stop: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    let slot = async {
+        sleep_until(intended).await;
+        Arc::clone(slots).acquire_owned().await.ok()
+    };
+    stop.run_until_cancelled(slot).await.flatten()
+}
+
+/// All blocks of a prompt: those that the trace names, and names of its own for the others.
+fn blocks(index: usize, request: &Request, prompt_tokens: usize, block_tokens: usize) -> Vec<u64> {
+    let own = UNNAMED + ((index as u64) << 20);
+    let named = request.blocks.iter().copied().take(prompt_tokens / block_tokens);
+    named.chain(own..).take(prompt_tokens.div_ceil(block_tokens)).collect()
+}
+
 fn progress_bar(requests: usize, policy: &str) -> ProgressBar {
     let bar = ProgressBar::new(requests as u64).with_message(policy.to_owned());
     match ProgressStyle::with_template("{elapsed_precise} {msg} {wide_bar} {pos}/{len}") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_has_the_blocks_of_the_trace_and_then_its_own() {
+        let of = |index, prompt_tokens| {
+            let blocks = Box::from([4, 5]);
+            let request = Request { at_ms: 0, prompt_tokens, output_tokens: 1, blocks, tenant: None };
+            super::blocks(index, &request, prompt_tokens, 512)
+        };
+        assert_eq!(of(0, 1_024), [4, 5]);
+        let (one, other) = (of(1, 1_600), of(2, 1_600));
+        assert_eq!((&one[..2], one.len()), (&[4, 5][..], 4));
+        assert!(one[2..].iter().all(|block| !other.contains(block)));
+        assert_eq!(of(0, 600), [4, UNNAMED], "a clipped prompt has fewer full blocks");
     }
 }

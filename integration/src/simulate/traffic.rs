@@ -6,7 +6,6 @@ use std::io::BufRead;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::load::synthesis::TOKENS_PER_BLOCK;
 use crate::load::trace::{Record, Trace, TraceError};
 
 /// Requests in order of arrival.
@@ -84,9 +83,9 @@ impl Traffic {
     /// # Errors
     /// No record, or blocks of different sizes.
     pub fn new(mut records: Vec<Record>) -> Result<Self, TrafficError> {
-        let block_tokens = block_tokens(records.first().ok_or(TrafficError::Empty)?);
+        let block_tokens = records.first().ok_or(TrafficError::Empty)?.block_tokens();
         for (index, record) in records.iter().enumerate() {
-            let found = self::block_tokens(record);
+            let found = record.block_tokens();
             if found != block_tokens {
                 return Err(TrafficError::MixedBlocks { request: index + 1, found, expected: block_tokens });
             }
@@ -152,10 +151,6 @@ impl Request {
     pub fn arrival(&self, scale: f64) -> Duration {
         crate::load::arrivals::scaled(self.at_ms, scale)
     }
-}
-
-fn block_tokens(record: &Record) -> usize {
-    record.block_tokens.map_or(TOKENS_PER_BLOCK, usize::from)
 }
 
 #[cfg(test)]
