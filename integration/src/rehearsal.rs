@@ -34,7 +34,8 @@ use crate::simulate::{FleetArgs, Settings, Traffic, TrafficError, count, title};
 pub struct RehearsalArgs {
     /// Start simulated engines and both planes here, once for each of these strategies of the router, separated by
     /// commas, and compare them
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with = "target")]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',',
+        conflicts_with_all = ["target", "shrink", "duration", "ignore_eos"])]
     pub policies: Vec<String>,
     /// Let all time pass this many times as fast; what the router itself needs then counts for as much more
     #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = positive)]

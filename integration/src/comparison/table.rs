@@ -14,7 +14,7 @@ impl fmt::Display for Table<'_> {
         writeln!(out, "{title}\n{}\n", facts.join(", "))?;
         let name = rows.iter().map(|row| row.policy.len()).max().unwrap_or_default().max("policy".len());
         let (ttft, tpot) = ("time to first token, s", "time per token, ms");
-        writeln!(out, "{:name$} {:>9}  {ttft:^40}  {tpot:^20}", "", "")?;
+        writeln!(out, "{:name$} {:>9}  {ttft:^40}  {tpot:>20}", "", "")?;
         writeln!(
             out,
             "{:name$} {:>9}  {:>10}{:>10}{:>10}{:>10}  {:>10}{:>10} {:>9}",

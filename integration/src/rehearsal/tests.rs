@@ -66,5 +66,7 @@ async fn a_strategy_that_the_router_does_not_have_is_refused_before_anything_sta
 fn a_target_and_a_fleet_of_its_own_exclude_each_other() {
     let parse = |line: &str| Command::try_parse_from(line.split(' ')).is_ok();
     assert!(parse("replay t --policies random --html page.html") && parse("replay t --target http://a"));
-    assert!(!parse("replay t --policies random --target http://a") && !parse("replay t --html page.html"));
+    for wrong in ["--policies random --target http://a", "--policies random --shrink 2", "--html page.html"] {
+        assert!(!parse(&format!("replay t {wrong}")), "{wrong}");
+    }
 }

@@ -19,7 +19,7 @@ pub struct SimulateArgs {
     /// The trace, one JSON object a line: Mooncake's format, or access records of Hermes
     pub trace: PathBuf,
     /// The policies to compare, separated by commas; all of them if not given
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = policy)]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = policy, long_help = policies())]
     pub policies: Vec<Policy>,
     /// Let requests arrive this many times as fast as in the trace
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = positive)]
@@ -92,6 +92,14 @@ fn progress_bar(requests: usize) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
+}
+
+fn policies() -> String {
+    let mut help = "The policies to compare, separated by commas; all of them if not given:".to_owned();
+    for Policy { name, about, .. } in POLICIES {
+        help.push_str(&format!("\n  {name:<16}{about}"));
+    }
+    help
 }
 
 fn policy(name: &str) -> Result<Policy, String> {
