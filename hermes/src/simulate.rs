@@ -2,7 +2,10 @@
 
 use std::{io::stdout, process::ExitCode};
 
-use hermes_integration::simulate::{SimulateArgs, SimulateError, simulate};
+use hermes_integration::{
+    comparison::WriteError,
+    simulate::{SimulateArgs, SimulateError, simulate},
+};
 
 use crate::failure::Failure;
 
@@ -10,7 +13,7 @@ use crate::failure::Failure;
 pub(crate) fn run(args: &SimulateArgs) -> Result<ExitCode, Failure> {
     match simulate(args, &mut stdout().lock()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(SimulateError::Write(error)) => Err(Failure::Output(error)),
+        Err(SimulateError::Write(WriteError::Output(error))) => Err(Failure::Output(error)),
         Err(error) => Err(error.into()),
     }
 }

@@ -14,7 +14,7 @@
 //! Everything of an engine ends when its [`EngineHandle`] is dropped.
 
 mod args;
-mod cache;
+pub(crate) mod cache;
 pub(crate) mod chain;
 mod chat;
 mod completions;

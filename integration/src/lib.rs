@@ -11,8 +11,10 @@
 
 pub mod apiserver;
 pub mod collector;
+pub mod comparison;
 pub mod engine;
 pub mod fleet;
 pub mod kvmanager;
 pub mod load;
+pub mod rehearsal;
 pub mod simulate;

@@ -6,7 +6,7 @@
 //!               place  ▼ │ first token, finished, samples
 //!                     fleet = servers: the scheduler and block cache of the simulated engine, one event a step
 //!                      │
-//!                      └─▶ served requests ─▶ outcome ─▶ table, JSON
+//!                      └─▶ served requests ─▶ [`crate::comparison`]
 //! ```
 //!
 //! The servers run the very code of [`crate::engine`], so that a simulation and a replay over HTTP agree. Time is a
@@ -18,22 +18,30 @@
 //! (the blocks of a generated answer occupy memory and are never hit, as traces name a later prompt's blocks anew).
 
 mod args;
+mod backlog;
 mod dispatcher;
 mod events;
 mod fleet;
-mod outcome;
+mod fleet_args;
 pub mod policies;
 mod proxies;
+mod race;
 mod run;
 mod server;
 mod settings;
 mod traffic;
 
+pub(crate) use self::args::title;
 pub use self::args::{SimulateArgs, SimulateError, simulate};
 pub use self::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
-pub use self::fleet::Fleet;
-pub use self::outcome::{Outcome, Quantiles, Served};
+pub use self::fleet::{Fleet, Prospect};
+pub use self::fleet_args::FleetArgs;
+pub(crate) use self::fleet_args::count;
 pub use self::proxies::Proxies;
+pub use self::race::{RaceError, race};
 pub use self::run::{RunError, run};
 pub use self::settings::{Settings, Slow};
 pub use self::traffic::{Request, Traffic, TrafficError};
+
+#[cfg(test)]
+mod tests;

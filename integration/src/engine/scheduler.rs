@@ -139,14 +139,11 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    /// Prompt tokens that are still to be computed, for what runs and for what waits, given what is cached now.
-    pub(crate) fn pending_prefill(&self) -> usize {
+    /// Prompt tokens still to be computed: for what runs, what is left; for what waits, what `expected` says.
+    pub(crate) fn pending_prefill(&self, expected: impl Fn(SequenceId) -> usize) -> usize {
         let running = self.running.iter().filter(|sequence| !sequence.is_decoding());
         let running: usize = running.map(|sequence| sequence.len() - sequence.computed).sum();
-        let block_size = self.limits.block_size;
-        let uncached =
-            |sequence: &Sequence| sequence.len() - self.cache.prefix_len(sequence.reusable(block_size)) * block_size;
-        running + self.waiting.iter().map(uncached).sum::<usize>()
+        running + self.waiting.iter().map(|sequence| expected(sequence.id)).sum::<usize>()
     }
 
     /// The adapters of running and of waiting sequences.

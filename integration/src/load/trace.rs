@@ -4,6 +4,9 @@
 //! milliseconds from the start, lengths are in tokens, and each hash id names one block of 512 prompt tokens (equal ids,
 //! equal prefixes). Source: FAST25 release of the Mooncake traces.
 //!
+//! Access records are the same lines with `block_tokens` where blocks are of another size, and with `tenant` and `model`
+//! where they are known; their hash ids are the hashes of the prompt's blocks.
+//!
 //! Reading is lazy and line by line: a trace of any length costs the memory of one line.
 
 use std::fs::File;
@@ -12,6 +15,8 @@ use std::num::NonZero;
 use std::path::Path;
 
 use serde::Deserialize;
+
+use super::synthesis::TOKENS_PER_BLOCK;
 
 /// Longest line taken; the longest of the published traces is under 3 KiB.
 const MAX_LINE: usize = 1 << 20;
@@ -37,6 +42,14 @@ pub struct Record {
     /// The model it was for, in access records.
     #[serde(default)]
     pub model: Option<String>,
+}
+
+impl Record {
+    /// Tokens in one block.
+    #[must_use]
+    pub fn block_tokens(&self) -> usize {
+        self.block_tokens.map_or(TOKENS_PER_BLOCK, usize::from)
+    }
 }
 
 /// Why a trace could not be read.

@@ -72,9 +72,10 @@ impl Shape {
     /// Blocks shrink with the prompt, so that prompts which shared a prefix still share it.
     #[must_use]
     pub fn traced(&self, record: &Record, shrink: usize) -> Call {
-        let shrink = shrink.clamp(1, synthesis::TOKENS_PER_BLOCK);
+        let block_tokens = record.block_tokens();
+        let shrink = shrink.clamp(1, block_tokens);
         let input = record.input_length.div_ceil(shrink);
-        let content = synthesis::prompt(&record.hash_ids, input, synthesis::TOKENS_PER_BLOCK / shrink);
+        let content = synthesis::prompt(&record.hash_ids, input, block_tokens / shrink);
         self.chat(&[Message { role: "user", content }], record.output_length.div_ceil(shrink))
     }
 

@@ -1,69 +1,47 @@
 //! `hermes simulate`, as a command line.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
+use indicatif::{ProgressBar, ProgressStyle};
 
-use super::outcome::Outcome;
-use super::policies::{POLICIES, Policy, Setup};
-use super::run::{RunError, run};
-use super::settings::{Settings, Slow};
+use super::fleet_args::{FleetArgs, count};
+use super::policies::{POLICIES, Policy};
+use super::race::{RaceError, race};
 use super::traffic::{Traffic, TrafficError};
-use crate::engine::EngineConfig;
+use crate::comparison::{Comparison, ComparisonArgs, WriteError};
 use crate::load::positive;
 
 /// Simulates a fleet on a trace under several policies and compares them.
 #[derive(Clone, Debug, Args)]
 pub struct SimulateArgs {
-    /// The trace, one JSON object a line
+    /// The trace, one JSON object a line: Mooncake's format, or access records of Hermes
     pub trace: PathBuf,
+    /// The policies to compare, separated by commas; all of them if not given
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = policy, long_help = policies())]
+    pub policies: Vec<Policy>,
     /// Let requests arrive this many times as fast as in the trace
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = positive)]
     pub scale: f64,
-    /// Stop after this many requests
-    #[arg(long, value_name = "N")]
+    /// Take only this many requests
+    #[arg(long, value_name = "N", value_parser = count)]
     pub limit: Option<usize>,
-    /// The policies to compare, separated by commas
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = policy)]
-    pub policies: Vec<Policy>,
-    /// How many servers
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
-    pub servers: usize,
-    /// The last SHARE of the servers run at FACTOR speed, such as 0.5:0.4
-    #[arg(long, value_name = "SHARE:FACTOR", value_parser = slow)]
-    pub slow: Option<Slow>,
-    /// How many proxies, each with its own knowledge where the policy shares none
+    /// Take only requests for this model, if the trace tells
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// How many proxies, each with knowledge of its own unless the policy shares it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = count)]
     pub proxies: usize,
     /// Decides everything that is left to chance
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub seed: u64,
-    /// Prompt tokens a server computes in a second
-    #[arg(long, value_name = "TOKENS", default_value_t = 8_000.0, value_parser = positive)]
-    pub prefill_rate: f64,
-    /// The fixed part of a step, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 8.0, value_parser = positive)]
-    pub step: f64,
-    /// What each decoding request adds to a step, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 0.2, value_parser = positive)]
-    pub step_per_decode: f64,
-    /// Most tokens computed in one step
-    #[arg(long, value_name = "TOKENS", default_value_t = 8_192, value_parser = count)]
-    pub step_budget: usize,
-    /// Most requests that a server runs at once
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = count)]
-    pub max_running: usize,
-    /// KV blocks in a server's memory
-    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = count)]
-    pub blocks: usize,
-    /// Tokens in one of those blocks
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = count)]
-    pub block_size: usize,
-    /// Print one JSON array with an object for each policy
-    #[arg(long)]
-    pub json: bool,
+    /// The servers
+    #[command(flatten)]
+    pub fleet: FleetArgs,
+    /// Where the result goes
+    #[command(flatten, next_help_heading = "Output")]
+    pub output: ComparisonArgs,
 }
 
 /// Why a simulation came to nothing.
@@ -73,92 +51,55 @@ pub enum SimulateError {
     #[error(transparent)]
     Traffic(#[from] TrafficError),
     /// The servers are none.
-    #[error("no such server: {0}")]
-    Engine(io::Error),
+    #[error("there is no such server: {0}")]
+    Server(io::Error),
     /// A policy does not do its work.
-    #[error("policy {policy}: {error}")]
-    Run {
-        /// Its name.
-        policy: &'static str,
-        /// What it did.
-        error: RunError,
-    },
+    #[error(transparent)]
+    Race(#[from] RaceError),
     /// The result cannot be written.
-    #[error("cannot write the result: {0}")]
-    Write(#[from] io::Error),
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
-#[derive(Serialize)]
-struct Row<'a> {
-    policy: &'static str,
-    #[serde(flatten)]
-    outcome: &'a Outcome,
-}
-
-/// Runs the simulation and writes its result to `out`.
+/// Runs the simulation and writes its result to `out`. Progress is shown on standard error, if that is a terminal.
 ///
 /// # Errors
 /// A trace that cannot be read, servers that cannot be, or an `out` that fails.
 pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), SimulateError> {
-    let traffic = Traffic::open(&args.trace, args.limit.unwrap_or(usize::MAX))?;
-    let settings = args.settings();
-    settings.engine.check().map_err(SimulateError::Engine)?;
-    let block_tokens = traffic.block_tokens();
-    let setup =
-        Setup { servers: settings.servers, block_tokens, blocks: settings.blocks(block_tokens), seed: settings.seed };
+    let SimulateArgs { trace, scale, limit, model, proxies, seed, fleet, output, .. } = args;
+    let traffic = Traffic::open(trace, model.as_deref(), limit.unwrap_or(usize::MAX))?;
+    let settings = fleet.settings(*scale, *seed);
+    settings.engine.check().map_err(SimulateError::Server)?;
     let policies = if args.policies.is_empty() { POLICIES } else { &args.policies };
-    let mut outcomes = Vec::new();
-    for policy in policies {
-        let mut dispatcher = policy.dispatcher(setup, args.proxies);
-        let outcome = run(&settings, &traffic, &mut *dispatcher, &mut |_| ())
-            .map_err(|error| SimulateError::Run { policy: policy.name, error })?;
-        outcomes.push((policy.name, outcome));
-    }
-    if args.json {
-        let rows: Vec<Row<'_>> = outcomes.iter().map(|(policy, outcome)| Row { policy, outcome }).collect();
-        serde_json::to_writer(&mut *out, &rows).map_err(io::Error::from)?;
-        writeln!(out)?;
-        return Ok(());
-    }
-    writeln!(
-        out,
-        "{:<16}{:>8}{:>10}{:>10}{:>10}{:>10}{:>10}{:>9}",
-        "policy", "hits", "ttft", "p50", "p90", "p99", "tpot", "hotspot"
-    )?;
-    for (policy, outcome) in &outcomes {
-        let Outcome { hit_rate, ttft, tpot, hotspot, .. } = outcome;
-        writeln!(
-            out,
-            "{policy:<16}{:>6.1} %{:>10.3}{:>10.3}{:>10.3}{:>10.3}{:>10.4}{hotspot:>9.2}",
-            hit_rate * 100.0,
-            ttft.mean,
-            ttft.p50,
-            ttft.p90,
-            ttft.p99,
-            tpot.mean,
-        )?;
-    }
-    Ok(())
+    let bar = progress_bar(traffic.requests().len() * policies.len());
+    let rows = race(&settings, &traffic, policies, *proxies, &|served| bar.inc(served as u64));
+    bar.finish_and_clear();
+    let mut facts = traffic.facts(*scale);
+    facts.extend(fleet.facts());
+    facts.extend([("proxies", proxies.to_string()), ("seed", seed.to_string())]);
+    let comparison = Comparison { title: format!("{}, simulated", title(trace)), facts, rows: rows? };
+    Ok(output.write(&comparison, out)?)
 }
 
-impl SimulateArgs {
-    fn settings(&self) -> Settings {
-        let Self { scale, servers, slow, seed, prefill_rate, step, step_per_decode, .. } = *self;
-        let Self { step_budget, max_running, blocks, block_size, .. } = *self;
-        let milliseconds = |ms: f64| std::time::Duration::from_secs_f64(ms / 1_000.0);
-        let engine = EngineConfig {
-            prefill_rate,
-            step_base: milliseconds(step),
-            step_per_decode: milliseconds(step_per_decode),
-            step_budget,
-            max_running,
-            blocks,
-            block_size,
-            max_model_len: usize::MAX,
-            ..EngineConfig::default()
-        };
-        Settings { servers, engine, slow, scale, seed }
+/// The file name alone: a report is shown to others.
+pub(crate) fn title(trace: &Path) -> String {
+    trace.file_name().unwrap_or(trace.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn progress_bar(requests: usize) -> ProgressBar {
+    let bar = ProgressBar::new(requests as u64);
+    match ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} requests") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
     }
+}
+
+fn policies() -> String {
+    let mut help = "The policies to compare, separated by commas; all of them if not given:".to_owned();
+    for Policy { name, about, .. } in POLICIES {
+        help.push_str(&format!("\n  {name:<16}{about}"));
+    }
+    help
 }
 
 fn policy(name: &str) -> Result<Policy, String> {
@@ -166,15 +107,34 @@ fn policy(name: &str) -> Result<Policy, String> {
     Policy::named(name).ok_or_else(|| format!("expected one of {}", names()))
 }
 
-fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a number above 0".to_owned())
-}
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
 
-fn slow(text: &str) -> Result<Slow, String> {
-    let parse = || {
-        let (share, factor) = text.split_once(':')?;
-        let (share, factor) = (share.parse().ok()?, factor.parse().ok()?);
-        ((0.0..=1.0).contains(&share) && factor > 0.0 && factor <= 1_000.0).then_some(Slow { share, factor })
-    };
-    parse().ok_or_else(|| "expected SHARE:FACTOR, such as 0.5:0.4, with a share of 0 to 1".to_owned())
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        simulate: SimulateArgs,
+    }
+
+    fn parse(line: &str) -> Result<SimulateArgs, String> {
+        let line = ["simulate", "trace.jsonl"].into_iter().chain(line.split_whitespace());
+        Command::try_parse_from(line).map(|command| command.simulate).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn policies_are_named_and_a_wrong_name_lists_the_right_ones() {
+        let names = |args: SimulateArgs| args.policies.iter().map(|policy| policy.name).collect::<Vec<_>>();
+        assert_eq!(names(parse("--policies llm-d,omniscient").unwrap()), ["llm-d", "omniscient"]);
+        assert!(parse("--policies best").unwrap_err().contains("expected one of round-robin, "));
+    }
+
+    #[test]
+    fn numbers_that_describe_nothing_are_refused() {
+        for wrong in ["--servers 0", "--scale 0", "--proxies 0", "--limit 0", "--prefill-rate -1", "--blocks x"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The servers as they truly are. Public facts are for every dispatcher; the rest only for the omniscient one.
 
 use super::dispatcher::Sample;
-use super::server::Server;
+use super::server::{Server, reusable};
 use super::settings::Settings;
 
 /// All servers of a simulation.
@@ -10,6 +10,15 @@ pub struct Fleet {
     pub(super) servers: Vec<Server>,
     block_tokens: usize,
     blocks: usize,
+}
+
+/// What one more prompt would meet on a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prospect {
+    /// Prompt tokens that the server has still to compute for others; a prefix that they share counts once.
+    pub pending_tokens: usize,
+    /// Tokens of the prompt that will not be cached when its turn comes.
+    pub uncached_tokens: usize,
 }
 
 impl Fleet {
@@ -41,15 +50,16 @@ impl Fleet {
     /// Truth: how many leading tokens of a prompt are in a server's cache now.
     #[must_use]
     pub fn cached_tokens(&self, server: usize, blocks: &[u64], prompt_tokens: usize) -> usize {
-        let reusable = prompt_tokens.saturating_sub(1) / self.block_tokens;
-        let blocks = &blocks[..blocks.len().min(reusable)];
-        self.servers[server].scheduler().cache().prefix_len(blocks) * self.block_tokens
+        let blocks = self.reusable(blocks, prompt_tokens);
+        self.servers[server].cached_prefix(blocks) * self.block_tokens
     }
 
-    /// Truth: prompt tokens that a server has still to compute for what it was given.
+    /// Truth: what a server has still to prefill, and what of one more prompt it would have to prefill after that.
     #[must_use]
-    pub fn pending_prefill(&self, server: usize) -> usize {
-        self.servers[server].scheduler().pending_prefill()
+    pub fn prospect(&self, server: usize, blocks: &[u64], prompt_tokens: usize) -> Prospect {
+        let (server, blocks) = (&self.servers[server], self.reusable(blocks, prompt_tokens));
+        let held = server.promised_prefix(blocks) * self.block_tokens;
+        Prospect { pending_tokens: server.pending_prefill(), uncached_tokens: prompt_tokens - held }
     }
 
     /// Truth: prompt tokens a second that a server computes.
@@ -62,6 +72,10 @@ impl Fleet {
     #[must_use]
     pub fn sample(&self, server: usize) -> Sample {
         self.servers[server].sample()
+    }
+
+    fn reusable<'a>(&self, blocks: &'a [u64], prompt_tokens: usize) -> &'a [u64] {
+        reusable(blocks, prompt_tokens, self.block_tokens)
     }
 
     pub(super) fn is_idle(&self) -> bool {

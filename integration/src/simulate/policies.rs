@@ -1,8 +1,17 @@
 //! The policies by name: the one list from which the command line, its help and its checks are made.
 
+mod choice;
+mod dynamo;
+mod gie;
+mod inflight;
 mod kv_aware;
+mod least_request;
+mod llm_d;
 mod omniscient;
+mod power_of_two;
+mod prefixes;
 mod round_robin;
+mod sglang;
 
 use hermes_core::dice::Dice;
 
@@ -41,6 +50,42 @@ pub const POLICIES: &[Policy] = &[
         about: "in turn",
         shared: false,
         make: |setup| Box::new(round_robin::RoundRobin::new(setup)),
+    },
+    Policy {
+        name: "least-request",
+        about: "fewest requests in flight",
+        shared: false,
+        make: |setup| Box::new(least_request::LeastRequest::new(setup)),
+    },
+    Policy {
+        name: "power-of-two",
+        about: "the less busy of two drawn by lot",
+        shared: false,
+        make: |setup| Box::new(power_of_two::PowerOfTwo::new(setup)),
+    },
+    Policy {
+        name: "gie",
+        about: "weighted scorers of the Gateway API inference extension",
+        shared: false,
+        make: |setup| Box::new(gie::Gie::new(setup)),
+    },
+    Policy {
+        name: "sglang",
+        about: "SGLang's cache-aware rule",
+        shared: false,
+        make: |setup| Box::new(sglang::Sglang::new(setup)),
+    },
+    Policy {
+        name: "llm-d",
+        about: "llm-d's rule: sticky until saturated",
+        shared: false,
+        make: |setup| Box::new(llm_d::LlmD::new(setup)),
+    },
+    Policy {
+        name: "dynamo",
+        about: "Dynamo's cost of prefill and decode blocks",
+        shared: false,
+        make: |setup| Box::new(dynamo::Dynamo::new(setup)),
     },
     Policy {
         name: "omniscient",

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
 use super::events::{Event, Events};
 use super::fleet::Fleet;
-use super::outcome::{Outcome, Served};
 use super::server::Work;
 use super::settings::Settings;
 use super::traffic::Traffic;
+use crate::comparison::{Outcome, Served};
 
 /// How long an idle fleet is simulated while requests still wait in a dispatcher.
 const PATIENCE: Duration = Duration::from_secs(600);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::backlog::Backlog;
 use super::dispatcher::{RequestIndex, Sample};
 use crate::engine::EngineConfig;
 use crate::engine::chain::Chain;
@@ -23,6 +24,7 @@ pub(super) struct Work<'a> {
 pub(super) struct Server {
     config: EngineConfig,
     scheduler: Scheduler,
+    backlog: Backlog,
     /// Requests by sequence id, which the scheduler counts from one.
     requests: Vec<RequestIndex>,
     stepping: bool,
@@ -31,7 +33,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn new(config: EngineConfig) -> Self {
         let scheduler = Scheduler::new(config.limits());
-        Self { config, scheduler, requests: Vec::new(), stepping: false }
+        Self { config, scheduler, backlog: Backlog::default(), requests: Vec::new(), stepping: false }
     }
 
     /// Takes a request into its queue.
@@ -46,7 +48,10 @@ impl Server {
             answer: Answer::new(own, 0),
             adapter: None,
         };
-        self.scheduler.submit(job, now);
+        let id = self.scheduler.submit(job, now);
+        let block_size = self.config.block_size;
+        let held = self.promised_prefix(reusable(blocks, prompt_tokens, block_size)) * block_size;
+        self.backlog.add(id, &blocks[..blocks.len().min(prompt_tokens / block_size)], prompt_tokens - held);
         self.requests.push(request);
     }
 
@@ -62,9 +67,14 @@ impl Server {
 
     /// Ends the step: `emit` hears of each request that got a token.
     pub(super) fn end(&mut self, now: Duration, mut emit: impl FnMut(RequestIndex, Progress)) {
-        let Self { scheduler, requests, stepping, .. } = self;
+        let Self { scheduler, requests, stepping, backlog, .. } = self;
         *stepping = false;
-        scheduler.commit(now, |id, progress| emit(requests[id as usize - 1], progress));
+        scheduler.commit(now, |id, progress| {
+            if progress.generated == 1 {
+                backlog.remove(id);
+            }
+            emit(requests[id as usize - 1], progress);
+        });
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -80,12 +90,28 @@ impl Server {
         }
     }
 
-    pub(super) fn scheduler(&self) -> &Scheduler {
-        &self.scheduler
+    /// How many of these blocks, from the first, are cached.
+    pub(super) fn cached_prefix(&self, blocks: &[u64]) -> usize {
+        self.scheduler.cache().prefix_len(blocks)
+    }
+
+    /// How many of these blocks, from the first, are cached or will be when a prompt that comes now has its turn.
+    pub(super) fn promised_prefix(&self, blocks: &[u64]) -> usize {
+        self.backlog.prefix_len(blocks, self.scheduler.cache())
+    }
+
+    /// Prompt tokens still to be computed.
+    pub(super) fn pending_prefill(&self) -> usize {
+        self.backlog.tokens(&self.scheduler)
     }
 
     /// Prompt tokens a second, by the configured rate and speed.
     pub(super) fn prefill_rate(&self) -> f64 {
         self.config.prefill_rate * self.config.speed
     }
+}
+
+/// The blocks of a prompt that may come from a cache: the last token of a prompt is always computed.
+pub(super) fn reusable(blocks: &[u64], prompt_tokens: usize, block_size: usize) -> &[u64] {
+    &blocks[..blocks.len().min(prompt_tokens.saturating_sub(1) / block_size)]
 }

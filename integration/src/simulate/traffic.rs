@@ -6,7 +6,6 @@ use std::io::BufRead;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::load::synthesis::TOKENS_PER_BLOCK;
 use crate::load::trace::{Record, Trace, TraceError};
 
 /// Requests in order of arrival.
@@ -38,7 +37,7 @@ pub enum TrafficError {
     #[error(transparent)]
     Trace(#[from] TraceError),
     /// There is no request in it.
-    #[error("the trace holds no request")]
+    #[error("the trace holds no request, or none for that model")]
     Empty,
     /// Blocks of different sizes cannot be compared.
     #[error("request {request} has blocks of {found} tokens, those before it of {expected}; a trace has one size")]
@@ -53,22 +52,28 @@ pub enum TrafficError {
 }
 
 impl Traffic {
-    /// Reads a trace file; at most `limit` requests of it.
+    /// Reads a trace file: at most `limit` of its requests, and only those for `model` if one is given.
     ///
     /// # Errors
     /// A file that is not there, a bad line (named), no request at all, or blocks of different sizes.
-    pub fn open(path: &Path, limit: usize) -> Result<Self, TrafficError> {
-        Self::read(Trace::open(path)?, limit)
+    pub fn open(path: &Path, model: Option<&str>, limit: usize) -> Result<Self, TrafficError> {
+        Self::read(Trace::open(path)?, model, limit)
     }
 
-    /// The traffic of `trace`; at most `limit` requests of it.
+    /// The traffic of `trace`: at most `limit` of its requests, and only those for `model` if one is given.
     ///
     /// # Errors
     /// As of [`Traffic::open`].
-    pub fn read<R: BufRead>(trace: Trace<R>, limit: usize) -> Result<Self, TrafficError> {
+    pub fn read<R: BufRead>(trace: Trace<R>, model: Option<&str>, limit: usize) -> Result<Self, TrafficError> {
         let mut records = Vec::new();
-        for record in trace.take(limit) {
-            records.push(record?);
+        for record in trace {
+            let record = record?;
+            if model.is_none() || record.model.as_deref() == model {
+                records.push(record);
+            }
+            if records.len() == limit {
+                break;
+            }
         }
         Self::new(records)
     }
@@ -78,9 +83,9 @@ impl Traffic {
     /// # Errors
     /// No record, or blocks of different sizes.
     pub fn new(mut records: Vec<Record>) -> Result<Self, TrafficError> {
-        let block_tokens = block_tokens(records.first().ok_or(TrafficError::Empty)?);
+        let block_tokens = records.first().ok_or(TrafficError::Empty)?.block_tokens();
         for (index, record) in records.iter().enumerate() {
-            let found = self::block_tokens(record);
+            let found = record.block_tokens();
             if found != block_tokens {
                 return Err(TrafficError::MixedBlocks { request: index + 1, found, expected: block_tokens });
             }
@@ -96,6 +101,18 @@ impl Traffic {
     #[must_use]
     pub fn requests(&self) -> &[Request] {
         &self.requests
+    }
+
+    /// The traffic in words, for a report.
+    #[must_use]
+    pub fn facts(&self, scale: f64) -> Vec<(&'static str, String)> {
+        let minutes = self.requests.last().map_or(0.0, |last| last.arrival(scale).as_secs_f64() / 60.0);
+        let tokens: usize = self.requests.iter().map(|request| request.prompt_tokens).sum();
+        vec![
+            ("requests", format!("{} in {minutes:.1} min", self.requests.len())),
+            ("prompts", format!("{:.1} M tokens", tokens as f64 / 1e6)),
+            ("scale", scale.to_string()),
+        ]
     }
 
     /// Tokens in one block.
@@ -136,16 +153,12 @@ impl Request {
     }
 }
 
-fn block_tokens(record: &Record) -> usize {
-    record.block_tokens.map_or(TOKENS_PER_BLOCK, usize::from)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Traffic, TrafficError> {
-        Traffic::read(Trace::new(text.as_bytes()), usize::MAX)
+        Traffic::read(Trace::new(text.as_bytes()), None, usize::MAX)
     }
 
     #[test]
@@ -156,9 +169,19 @@ mod tests {
         ))
         .unwrap();
         let [first, second] = traffic.requests() else { panic!("two requests") };
-        assert_eq!((first.at_ms, &*first.blocks, first.tenant.as_deref()), (0, &[] as &[u64], Some("a")));
-        assert_eq!((second.at_ms, &*second.blocks), (3_000, [1, 2].as_slice()));
+        assert_eq!((first.at_ms, first.blocks.len(), first.tenant.as_deref()), (0, 0, Some("a")));
+        assert_eq!((second.at_ms, second.blocks.to_vec()), (3_000, vec![1, 2]));
         assert_eq!(second.arrival(2.0), Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn one_model_of_a_trace_can_be_taken() {
+        let line =
+            |model: &str| format!("{{\"timestamp\":1,\"input_length\":9,\"output_length\":1,\"model\":\"{model}\"}}\n");
+        let text = line("a") + &line("b") + &line("a");
+        let of = |limit| Traffic::read(Trace::new(text.as_bytes()), Some("a"), limit).unwrap().requests().len();
+        assert_eq!((of(usize::MAX), of(1)), (2, 1));
+        assert!(matches!(Traffic::read(Trace::new(text.as_bytes()), Some("c"), 9), Err(TrafficError::Empty)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! can know these; being greedy it is still no upper bound.
 
 use crate::simulate::dispatcher::{Arrival, Dispatcher, Moment, Placement};
+use crate::simulate::fleet::Prospect;
 
 /// Sees everything and decides at once.
 #[derive(Debug)]
@@ -15,8 +16,8 @@ impl Dispatcher for Omniscient {
         let Arrival { request, prompt_tokens, blocks, .. } = *arrival;
         let Moment { fleet, .. } = at;
         let wait = |server| {
-            let uncached = prompt_tokens - fleet.cached_tokens(server, blocks, prompt_tokens);
-            (fleet.pending_prefill(server) + uncached) as f64 / fleet.prefill_rate(server)
+            let Prospect { pending_tokens, uncached_tokens } = fleet.prospect(server, blocks, prompt_tokens);
+            (pending_tokens + uncached_tokens) as f64 / fleet.prefill_rate(server)
         };
         let best = (0..fleet.servers()).map(|server| (wait(server), server)).min_by(|a, b| a.0.total_cmp(&b.0));
         placements.extend(best.map(|(_, server)| Placement { request, server }));

@@ -1,4 +1,6 @@
-//! `round-robin`: servers in turn.
+//! `round-robin`: servers in turn, from one drawn by lot.
+
+use hermes_core::dice::Dice;
 
 use super::Setup;
 use crate::simulate::dispatcher::{Arrival, Dispatcher, Moment, Placement};
@@ -12,7 +14,7 @@ pub(super) struct RoundRobin {
 
 impl RoundRobin {
     pub(super) fn new(setup: Setup) -> Self {
-        Self { next: 0, servers: setup.servers }
+        Self { next: Dice::new(setup.seed).below(setup.servers), servers: setup.servers }
     }
 }
 

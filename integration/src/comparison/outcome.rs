@@ -55,7 +55,7 @@ pub struct Quantiles {
 }
 
 impl Served {
-    pub(super) fn arrived(now: Duration, prompt_tokens: usize) -> Self {
+    pub(crate) fn arrived(now: Duration, prompt_tokens: usize) -> Self {
         Self { arrived: now, prompt_tokens, ..Self::default() }
     }
 
