@@ -21,6 +21,7 @@ pub mod delta;
 pub mod dice;
 pub mod ledger;
 pub mod load;
+pub mod memory;
 mod mix;
 pub mod nearest;
 pub mod pick;

@@ -24,6 +24,8 @@ pub struct Policy {
     pub score_deadline: Duration,
     /// The pool's KV manager matches on the prompt's text, so `Score` has to carry it.
     pub lookup_text: bool,
+    /// What tells tenants apart.
+    pub tenant: TenantKey,
 }
 
 /// How an endpoint is chosen, by its name in the configuration.
@@ -64,6 +66,19 @@ pub enum SessionKey {
     Key,
     /// `user` (or `prompt_cache_key`, `safety_identifier`) of the body.
     User,
+}
+
+/// What tells the tenants of a pool apart, among whom waiting is shared fairly. A request without it has no tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TenantKey {
+    /// The value of this header, lower case.
+    Header(Arc<str>),
+    /// The credential in `Authorization`: hashed in the proxy, never sent or logged.
+    #[default]
+    Key,
+    /// The model's name, so that each LoRA adapter is a tenant.
+    Model,
 }
 
 /// Weights of the classic score; lower is better. The names in brackets are the original hermes-router's.
@@ -185,6 +200,7 @@ impl Default for Policy {
             block_bytes: 256,
             score_deadline: Duration::from_millis(20),
             lookup_text: false,
+            tenant: TenantKey::default(),
         }
     }
 }

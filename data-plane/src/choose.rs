@@ -17,9 +17,11 @@ use hermes_core::{
     policy::Strategy,
     query::{Choice, MAX_RANKED, Query},
     rendezvous::owner,
-    snapshot::EndpointId,
 };
-use hermes_proto::{convert::Answer, v1};
+use hermes_proto::{
+    convert::{Answer, Candidate},
+    v1,
+};
 use hermes_runtime::propagation;
 use opentelemetry::Context;
 use smallvec::SmallVec;
@@ -126,8 +128,8 @@ impl Chooser {
         };
         // The replica may have seen a change that this snapshot has not, or the other way round.
         let known =
-            |(id, cached): (EndpointId, u32)| Some((Arc::clone(&pool.upstreams[pool.pool.position(id)?]), cached));
-        let ranked: SmallVec<_> = chosen.into_iter().filter_map(known).collect();
+            |c: Candidate| Some((Arc::clone(&pool.upstreams[pool.pool.position(c.endpoint)?]), c.cached_tokens));
+        let ranked: SmallVec<_> = chosen.ranked.into_iter().filter_map(known).collect();
         if ranked.is_empty() {
             return Err(ScoreFailure::Refused);
         }
@@ -159,6 +161,8 @@ impl Chooser {
             session: query.session,
             tenant: None,
             deadline_ms: u32::try_from(policy.score_deadline.as_millis()).unwrap_or(u32::MAX),
+            waited_ms: 0,
+            may_wait: false,
             exclude: Vec::new(),
             response: call.response.as_ref().map(|response| response.key.0),
             response_only: call.api == Api::StoredResponse,

@@ -207,7 +207,10 @@ mod tests {
 
     fn chosen(id: u64) -> v1::ScoreResponse {
         let ranked = vec![v1::Candidate { endpoint: 9, ..Default::default() }];
-        v1::ScoreResponse { id, answer: Some(v1::score_response::Answer::Chosen(v1::Chosen { ranked })) }
+        v1::ScoreResponse {
+            id,
+            answer: Some(v1::score_response::Answer::Chosen(v1::Chosen { ranked, ..Default::default() })),
+        }
     }
 
     #[tokio::test]
