@@ -14,9 +14,6 @@ pub use cluster::snapshot_to_wire;
 pub use score::{Answer, Ask, Candidate, Chosen, Queued};
 pub use taught::{Taught, taught_to_wire};
 
-/// Most block hashes of one prompt: two megabytes of it in blocks of 256 bytes. What comes after them is not hashed.
-pub const MAX_BLOCKS: usize = 8_192;
-
 /// Why a message cannot be used: which field, what is wrong with it, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use hermes_core::{
+    prefix::MAX_BLOCKS,
     query::{MAX_RANKED, Query, Source},
     responses::ResponseKey,
     snapshot::EndpointId,
 };
 use smallvec::SmallVec;
 
-use super::{Invalid, MAX_BLOCKS};
+use super::Invalid;
 use crate::v1::{self, score_response::Answer as WireAnswer};
 
 /// A [`v1::ScoreRequest`], checked. What identifies it (id, proxy, pool) stays with the wire message's owner.

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::{memory::Decision, snapshot::EndpointId};
+use hermes_core::{memory::Decision, prefix::MAX_BLOCKS, snapshot::EndpointId};
 
-use super::{Invalid, MAX_BLOCKS, required};
+use super::{Invalid, required};
 use crate::v1;
 
 /// Hashes in one message before packing: a mebibyte at most goes over the wire at once.
