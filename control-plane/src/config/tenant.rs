@@ -16,6 +16,9 @@ pub(super) fn read(node: &Node<'_>) -> Option<TenantKey> {
         (_, Some(name)) if name.eq_ignore_ascii_case("authorization") => {
             node.wrong("give `key`: it is the credential, hashed before it leaves the proxy")
         }
+        (_, Some(name)) if name.to_ascii_lowercase().starts_with("x-hermes-") => {
+            node.wrong("give another name: proxies cut headers that begin with x-hermes-")
+        }
         (_, Some(name)) if http::HeaderName::try_from(name).is_ok() => {
             Some(TenantKey::Header(name.to_ascii_lowercase().into()))
         }
@@ -42,8 +45,8 @@ mod tests {
     }
 
     #[test]
-    fn the_credential_is_named_key_and_nothing_else() {
-        for wrong in ["header:Authorization", "header:", "header:not a name", "user"] {
+    fn headers_that_are_not_to_be_read_are_refused() {
+        for wrong in ["header:Authorization", "header:", "header:not a name", "header:X-Hermes-Team", "user"] {
             assert_eq!(read_value(wrong), None, "{wrong}");
         }
     }
