@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use hermes_integration::{
     engine::EngineArgs,
     load::{LoadArgs, ReplayArgs},
+    record::RecordArgs,
 };
 use hermes_runtime::telemetry::Service;
 
@@ -15,7 +16,7 @@ use crate::{
     demo::{self, DemoArgs},
     engine,
     failure::Failure,
-    load, replay,
+    load, record, replay,
     serve::{self, ServeArgs},
 };
 
@@ -108,6 +109,17 @@ Examples:
   hermes replay conversation_trace.jsonl --target http://127.0.0.1:8000 --model sim --limit 1000
   hermes replay conversation_trace.jsonl --model sim --scale 2 --shrink 8     twice as fast, an eighth as long")]
     Replay(ReplayArgs),
+    /// Record what running proxies serve, as a trace for `hermes replay`
+    ///
+    /// One JSON object a line for each request that arrives and finishes meanwhile, in the Mooncake format: sizes, times
+    /// and hashes of prompt blocks, never text. Ctrl-C ends it. Proxies compute hashes for it even under strategies that
+    /// do not need them.
+    #[command(after_help = "\
+Examples:
+  hermes record --duration 10m --output trace.jsonl
+  hermes record --admin http://10.0.0.5:8001 --admin http://10.0.0.6:8001 --output trace.jsonl
+  hermes record | head -n 3")]
+    Record(RecordArgs),
     /// Print tab completion for a shell
     #[command(after_help = "\
 Examples:
@@ -136,6 +148,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Engine(args) => within_runtime(async { engine::run(args).await.map(|()| ExitCode::SUCCESS) }),
         Command::Demo(args) => within_runtime(demo::run(args)),
         Command::Load(args) => within_runtime(load::run(args)),
+        Command::Record(args) => within_runtime(record::run(args)),
         Command::Replay(args) => within_runtime(replay::run(args)),
     }
 }

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use hermes_control_plane::{app as control_plane, config::Mistakes};
 use hermes_data_plane::app as data_plane;
-use hermes_integration::load::LoadError;
+use hermes_integration::{load::LoadError, record::RecordError};
 use hermes_runtime::telemetry::TelemetryError;
 
 /// Why a command fails. The texts name the flag to change, where there is one.
@@ -52,6 +52,9 @@ pub(crate) enum Failure {
     /// A load that cannot be sent.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Nothing can be recorded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// Standard output, or the terminal.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),

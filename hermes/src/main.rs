@@ -6,6 +6,7 @@
 //! | `demo` | [`demo`] | both planes, simulated engines and load: a comparison of strategies in a minute |
 //! | `engine` | [`engine`] | one simulated model server |
 //! | `load`, `replay` | [`load`], [`replay`] | requests on any OpenAI-compatible server, made up or from a trace |
+//! | `record` | [`record`] | what running proxies serve, as a trace |
 //! | `check` | [`check`] | whether a configuration file is right |
 //! | `completions` | [`completions`] | tab completion for a shell |
 //!
@@ -20,6 +21,7 @@ mod failure;
 mod load;
 mod output;
 mod planes;
+mod record;
 mod replay;
 mod serve;
 

@@ -42,7 +42,7 @@ pub enum LoadError {
 }
 
 /// Runs `work`, and asks it to stop at the first Ctrl-C.
-async fn until_interrupted<T>(work: impl AsyncFnOnce(CancellationToken) -> T) -> T {
+pub(crate) async fn until_interrupted<T>(work: impl AsyncFnOnce(CancellationToken) -> T) -> T {
     let stop = CancellationToken::new();
     let mut work = std::pin::pin!(work(stop.clone()));
     tokio::select! {
