@@ -10,6 +10,7 @@ mod knowledge;
 mod kvmanager;
 mod ladder;
 mod load;
+mod memory;
 mod queue;
 mod records;
 mod retry;
