@@ -30,6 +30,7 @@ mod settings;
 mod size;
 mod source;
 mod strategy;
+mod tenant;
 mod tree;
 pub mod watch;
 

@@ -23,6 +23,7 @@ pub mod dispatch;
 pub mod index;
 pub mod ledger;
 pub mod load;
+pub mod memory;
 mod mix;
 pub mod nearest;
 pub mod pick;

@@ -24,6 +24,8 @@ pub struct Policy {
     pub score_deadline: Duration,
     /// The pool's KV manager matches on the prompt's text, so `Score` has to carry it.
     pub lookup_text: bool,
+    /// What tells tenants apart.
+    pub tenant: TenantKey,
 }
 
 /// How an endpoint is chosen, by its name in the configuration.
@@ -78,6 +80,19 @@ pub struct PrefixCache {
     /// An endpoint is overloaded with more than this multiple of the mean requests in flight (and
     /// [`Self::SLACK`] more); at least 1.
     pub load_factor: f32,
+}
+
+/// What tells the tenants of a pool apart, among whom waiting is shared fairly. A request without it has no tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TenantKey {
+    /// The value of this header, lower case.
+    Header(Arc<str>),
+    /// The credential in `Authorization`: hashed in the proxy, never sent or logged.
+    #[default]
+    Key,
+    /// The model's name, so that each LoRA adapter is a tenant.
+    Model,
 }
 
 /// How costs are weighed, and when a request waits for a better endpoint. Every default is meant to be left alone.
@@ -255,6 +270,7 @@ impl Default for Policy {
             block_bytes: 256,
             score_deadline: Duration::from_millis(20),
             lookup_text: false,
+            tenant: TenantKey::default(),
         }
     }
 }

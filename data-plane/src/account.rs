@@ -6,19 +6,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::{responses::ResponseKey, snapshot::Version};
+use hermes_core::{
+    query::{Query, Source},
+    responses::ResponseKey,
+    snapshot::Version,
+};
 use hermes_proto::v1;
 use hermes_runtime::shutdown::Tracked;
 use tokio::time::Instant;
 
 use crate::{
     app::uptime,
+    choose::{Plan, Target},
     gate::Permit,
-    metrics::{Ended, ModelMetrics},
+    metrics::{Ended, ModelMetrics, Rung},
     read::Call,
+    records::{Record, Records},
+    refusal::Refusal,
     report::{Finished, Outcome, Reporter},
     trace::Trace,
-    upstream::{InFlight, Upstream},
+    upstream::InFlight,
     usage::Usage,
     view::PoolView,
 };
@@ -28,9 +35,16 @@ pub(crate) struct Account {
     pub(crate) id: u64,
     pub(crate) trace: Trace,
     reporter: Arc<Reporter>,
+    records: Arc<Records>,
     pool: Arc<PoolView>,
     model: Arc<ModelMetrics>,
     arrived: Instant,
+    /// What the choice read of the request, and how it was made.
+    query: Query,
+    rung: Rung,
+    waited: Duration,
+    /// The model's name, if somebody listened when the endpoint was chosen.
+    recorded: Option<Box<str>>,
     /// The attempt under way, or the one that was answered.
     attempt: Option<Attempt>,
     first_byte: Option<Instant>,
@@ -59,6 +73,9 @@ pub(crate) struct Arrival {
 struct Attempt {
     sent: Instant,
     in_flight: InFlight,
+    /// Prompt tokens that the endpoint was expected to have cached, and who said so.
+    cached_tokens: u32,
+    source: Option<Source>,
 }
 
 impl Account {
@@ -66,7 +83,7 @@ impl Account {
         arrival: Arrival,
         pool: Arc<PoolView>,
         model: Option<&str>,
-        reporter: Arc<Reporter>,
+        (reporter, records): (Arc<Reporter>, Arc<Records>),
         held: (Permit, Tracked),
     ) -> Self {
         let Arrival { id, at, trace } = arrival;
@@ -75,9 +92,14 @@ impl Account {
             id,
             trace,
             reporter,
+            records,
             model: Arc::clone(pool.metrics.model(model)),
             pool,
             arrived: at,
+            query: Query::default(),
+            rung: Rung::default(),
+            waited: Duration::ZERO,
+            recorded: None,
             attempt: None,
             first_byte: None,
             last_byte: None,
@@ -104,8 +126,22 @@ impl Account {
         span.record("hermes.snapshot.version", i64::try_from(version.0).unwrap_or(i64::MAX));
     }
 
+    /// This is what a choice may read of the request.
+    pub(crate) fn asks(&mut self, query: &Query, call: &Call) {
+        self.query = query.clone();
+        self.recorded = self.records.are_heard().then(|| call.model.as_deref().unwrap_or_default().into());
+    }
+
+    /// Where the request goes was found.
+    pub(crate) const fn planned(&mut self, plan: &Plan) {
+        self.rung = plan.rung;
+        self.waited = plan.why.waited;
+    }
+
     /// The request goes to this endpoint now; an attempt before it is over.
-    pub(crate) fn sending(&mut self, upstream: &Arc<Upstream>, uncached_tokens: u32) {
+    pub(crate) fn sending(&mut self, target: &Target) {
+        let Target { upstream, cached_tokens, source } = target;
+        let uncached_tokens = u64::from(self.query.prompt_tokens.saturating_sub(*cached_tokens));
         let sent = Instant::now();
         if self.attempt.is_none() {
             self.model.queue.observe((sent - self.arrived).as_secs_f64());
@@ -113,8 +149,12 @@ impl Account {
             self.resent += 1;
             self.pool.metrics.retries.inc();
         }
-        self.reporter.started(self.id, upstream.endpoint.id, u64::from(uncached_tokens));
-        self.attempt = Some(Attempt { sent, in_flight: upstream.enter(u64::from(uncached_tokens)) });
+        if let Some(recall) = &self.pool.recall {
+            recall.remember(upstream.endpoint.id, &self.query);
+        }
+        self.reporter.started(self.id, upstream.endpoint.id, uncached_tokens);
+        let in_flight = upstream.enter(uncached_tokens);
+        self.attempt = Some(Attempt { sent, in_flight, cached_tokens: *cached_tokens, source: *source });
     }
 
     /// The attempt failed and the request goes on elsewhere, or nowhere.
@@ -163,6 +203,11 @@ impl Account {
         self.ended = self.if_whole;
     }
 
+    /// No endpoint was found.
+    pub(crate) const fn refused(&mut self, refusal: &Refusal) {
+        self.ended = if refusal.is_backpressure() { Ended::Busy } else { Ended::Failed };
+    }
+
     /// No answer comes, or it broke off.
     pub(crate) const fn failed(&mut self, ended: Ended) {
         self.ended = ended;
@@ -190,7 +235,44 @@ impl Account {
         };
         self.model.prompt_tokens.inc_by(u64::from(usage.prompt_tokens));
         self.model.completion_tokens.inc_by(u64::from(usage.completion_tokens));
-        self.model.cached_tokens.inc_by(u64::from(usage.cached_tokens));
+        self.model.cached_tokens.inc_by(u64::from(usage.cached_tokens.unwrap_or(0)));
+        self.check_forecast(usage);
+    }
+
+    /// Compares what was expected to be cached with what the engine says.
+    fn check_forecast(&self, usage: Usage) {
+        let (Ended::Ok, Some(attempt), Some(recall)) = (self.ended, &self.attempt, &self.pool.recall) else { return };
+        let Some(reported) = recall.cached_tokens(usage) else { return };
+        let expected = match attempt.source {
+            // Counted in the engine's own tokens.
+            Some(Source::Events) => attempt.cached_tokens,
+            // Counted in estimated tokens: what was foreseen is a share of the prompt.
+            Some(Source::Learned | Source::Manager) | None => {
+                let (expected, estimated) = (u64::from(attempt.cached_tokens), u64::from(self.query.prompt_tokens));
+                (expected * u64::from(usage.prompt_tokens) / estimated.max(1)) as u32
+            }
+        };
+        self.pool.metrics.forecasts.observe(attempt.source, expected, reported);
+    }
+
+    /// The answer as those who record see it.
+    fn record(&self, model: Box<str>) -> Record {
+        let told = self.usage;
+        Record {
+            arrived: self.arrived,
+            model,
+            pool: Arc::clone(self.pool.name()),
+            tenant: self.query.tenant,
+            block_bytes: self.pool.pool.spec.policy.block_bytes,
+            prompt_bytes: self.query.prompt_bytes,
+            blocks: Arc::clone(&self.query.blocks),
+            prompt_tokens: told.map_or(self.query.prompt_tokens, |usage| usage.prompt_tokens),
+            completion_tokens: told.map_or(self.frames, |usage| u64::from(usage.completion_tokens)),
+            cached_tokens: told.and_then(|usage| usage.cached_tokens),
+            ttft: self.first_byte.map(|first| first - self.arrived),
+            endpoint: self.attempt.as_ref().map(|attempt| Arc::clone(&attempt.in_flight.upstream().endpoint.name)),
+            outcome: self.ended.name(),
+        }
     }
 
     /// Seconds per output token after the first, of an answer that came in pieces.
@@ -205,6 +287,11 @@ impl Account {
             request = self.id,
             pool = %self.pool.name(),
             endpoint = self.attempt.as_ref().map(|attempt| &*attempt.in_flight.upstream().endpoint.name),
+            rung = self.rung.name(),
+            waited = ?self.waited,
+            expected_cached_tokens = self.attempt.as_ref().map(|attempt| attempt.cached_tokens),
+            expected_by = self.attempt.as_ref().and_then(|attempt| attempt.source).map(Source::name),
+            cached_tokens = self.usage.and_then(|usage| usage.cached_tokens),
             outcome = self.ended.name(),
             ttft = ?self.first_byte.map(|first| first - self.arrived),
             duration = ?(now - self.arrived),
@@ -232,7 +319,7 @@ impl Account {
         if let Some(usage) = self.usage {
             span.record("gen_ai.usage.input_tokens", i64::from(usage.prompt_tokens));
             span.record("gen_ai.usage.output_tokens", i64::from(usage.completion_tokens));
-            span.record("gen_ai.usage.cache_read.input_tokens", i64::from(usage.cached_tokens));
+            span.record("gen_ai.usage.cache_read.input_tokens", i64::from(usage.cached_tokens.unwrap_or(0)));
         }
         // A failure whose head came, or that is refused, has told its status.
         if matches!(self.ended, Ended::TimedOut | Ended::Broken) {
@@ -259,10 +346,13 @@ impl Drop for Account {
         {
             attempt.in_flight.upstream().abandoned(uptime());
         }
+        if let Some(model) = self.recorded.take() {
+            self.records.tell(self.record(model));
+        }
         let usage = self.usage.map(|usage| v1::Usage {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
-            cached_tokens: usage.cached_tokens,
+            cached_tokens: usage.cached_tokens.unwrap_or(0),
         });
         let duration = self.duration_since_sent(now);
         let stored_response = self.stored_response;

@@ -1,19 +1,41 @@
-//! What the data plane adds to the admin port: `/debug/snapshot`.
+//! What the data plane adds to the admin port: `/debug/snapshot` and `/debug/records`.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
+use futures::StreamExt;
 use hermes_runtime::admin::{Admin, AdminResponse};
 use http::StatusCode;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
-use crate::{app::uptime, sync::Knowledge, view::PoolView};
+use crate::{
+    app::uptime,
+    records::{MAX_LISTENERS, Records},
+    sync::Knowledge,
+    view::PoolView,
+};
 
 /// Adds the routes.
-pub(crate) fn routes(admin: Admin, knowledge: Knowledge) -> Admin {
-    admin.route("/debug/snapshot", move |_query, _body| {
+pub(crate) fn routes(admin: Admin, knowledge: Knowledge, records: Arc<Records>) -> Admin {
+    let admin = admin.route("/debug/snapshot", move |_query, _body| {
         let answer = snapshot(&knowledge);
         async move { answer }
+    });
+    admin.route("/debug/records", move |_query, body| {
+        let answer = if body.is_some() { AdminResponse::method_not_allowed("GET") } else { listen(&records) };
+        async move { answer }
     })
+}
+
+/// One line a finished request, until the listener leaves.
+fn listen(records: &Arc<Records>) -> AdminResponse {
+    let Some(lines) = records.listen() else {
+        let message = format!("{MAX_LISTENERS} listen already; try again when one has left\n");
+        return AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, message);
+    };
+    let frames = lines.map(|line| Ok::<_, Infallible>(Frame::data(line)));
+    AdminResponse::stream("application/x-ndjson", StreamBody::new(frames))
 }
 
 fn snapshot(knowledge: &Knowledge) -> AdminResponse {

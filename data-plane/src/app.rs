@@ -24,6 +24,7 @@ use crate::{
     gate::Gate,
     metrics::Metrics,
     proxy::Proxy,
+    records::Records,
     report::Reporter,
     sync::{self, Knowledge},
     workers::Door,
@@ -123,10 +124,11 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     let readiness = Readiness::default();
     let tasks = Tasks::new(liveness.clone(), drain.clone());
     let knowledge = Knowledge::default();
+    let records = Arc::new(Records::default());
     let admin_bound = match admin_address {
         Some(address) => {
             let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
-            let admin = admin::routes(admin, knowledge.clone()).bind(address, "--admin").await?;
+            let admin = admin::routes(admin, knowledge.clone(), Arc::clone(&records)).bind(address, "--admin").await?;
             let bound = admin.local_addr();
             tasks.spawn("admin", admin.serve(drain.forced()));
             Some(bound)
@@ -143,6 +145,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         forwarder: Forwarder { metrics: Arc::clone(&metrics) },
         responses: Arc::default(),
         reporter: Arc::clone(&reporter),
+        records,
         metrics: Arc::clone(&metrics),
         drain: drain.clone(),
         requests: AtomicU64::new(1),

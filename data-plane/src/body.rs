@@ -43,6 +43,7 @@ pub(crate) struct Fields<'a> {
     /// Who asks: `user`, or one of its newer names.
     pub(crate) user: Option<Cow<'a, str>>,
     pub(crate) previous_response_id: Option<Cow<'a, str>>,
+    /// As clients of vLLM mean it: lower goes first.
     pub(crate) priority: i32,
     /// Some [`CONTROL_FIELDS`] are there.
     pub(crate) has_control_fields: bool,

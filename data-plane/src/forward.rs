@@ -90,7 +90,8 @@ impl Forwarder {
         let (mut tried, mut suspicions) = (0, 0);
         pool.budget.deposit();
         let attempts = plan.ranked.len().min(policy.retry.attempts as usize);
-        for (index, (upstream, cached)) in plan.ranked.iter().enumerate() {
+        for (index, target) in plan.ranked.iter().enumerate() {
+            let upstream = &target.upstream;
             let last = index + 1 == plan.ranked.len();
             if tried as usize == attempts || (tried > 0 && !pool.budget.withdraw()) {
                 break;
@@ -99,7 +100,7 @@ impl Forwarder {
                 continue;
             }
             tried += 1;
-            account.sending(upstream, plan.prompt_tokens.saturating_sub(*cached));
+            account.sending(target);
             match self.attempt(call, upstream, policy.timeouts, account).await {
                 Ok(begun) => match judge(&begun.head, pool, upstream, account) {
                     Verdict::PassOn => return Ok(begun),

@@ -9,6 +9,9 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Which endpoint answered; only if the operator wants clients to know.
 pub(crate) const ENDPOINT: HeaderName = HeaderName::from_static("x-hermes-endpoint");
 
+/// How early a request's turn comes where requests wait: higher goes first, whatever the engine makes of numbers.
+const PRIORITY: HeaderName = HeaderName::from_static("x-hermes-priority");
+
 /// They concern one connection and not the request (RFC 9110, 7.6.1).
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
@@ -63,6 +66,12 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) {
 /// Makes an endpoint's headers fit for a client.
 pub(crate) fn clean_response(headers: &mut HeaderMap) {
     remove(headers, |name| is_hop_by_hop(name) || name == ENDPOINT.as_str());
+}
+
+/// The client's priority, if it is a whole number. Clamped, so that it never overflows into another meaning.
+pub(crate) fn priority(headers: &HeaderMap) -> Option<i32> {
+    let number: i64 = headers.get(PRIORITY)?.to_str().ok()?.trim().parse().ok()?;
+    Some(number.clamp(-1_000_000, 1_000_000) as i32)
 }
 
 /// Removes what `drops` says, and what `Connection` names: those are of one connection too.
@@ -126,6 +135,14 @@ mod tests {
             ]),
             ["accept"]
         );
+    }
+
+    #[test]
+    fn a_priority_is_a_whole_number_within_bounds_or_none() {
+        let read = |value: &'static str| priority(&headers(&[("x-hermes-priority", value)]));
+        assert_eq!(read(" 7"), Some(7));
+        assert_eq!(read("-99999999999"), Some(-1_000_000));
+        assert_eq!(read("high"), None);
     }
 
     #[test]

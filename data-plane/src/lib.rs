@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   client ─▶ workers ─▶ listen ─▶ proxy ★ ─┬─ api, read, body, prompt     what is asked
-//!                                           ├─ choose ─ score              where it goes
+//!                                           ├─ choose ─ score, recall      where it goes
 //!                                           ├─ forward ─ upstream          sending it there
 //!                                           └─ relay ─ account, usage      the answer, and what is counted
 //!
 //!   control plane ─▶ sync ─▶ view (one ArcSwap)                 what all of this goes by
 //!   account ─▶ report ─▶ sync ─▶ control plane                  what became of requests
+//!           ├▶ recall ─▶ sync ─▶ a pool's new owner             what was sent where
+//!           └▶ records ─▶ admin port                            the traffic as a trace, for whoever listens
 //! ```
 //!
 //! [`proxy`] is the spine: a request's whole path in one file.
@@ -32,6 +34,8 @@ mod outgoing;
 mod prompt;
 mod proxy;
 mod read;
+mod recall;
+mod records;
 mod refusal;
 mod relay;
 mod report;

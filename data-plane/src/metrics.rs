@@ -3,6 +3,10 @@
 //! Labels are bounded: pools, models and endpoints come from the snapshot, everything else from closed sets. Handles
 //! are resolved when a snapshot arrives, so that a request touches atomics only.
 
+mod closed;
+mod forecast;
+mod labels;
+
 use std::{collections::HashMap, sync::Arc};
 
 use hermes_core::snapshot::PoolSpec;
@@ -11,9 +15,18 @@ use hermes_runtime::{
     semconv::buckets,
 };
 use prometheus_client::{
-    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
+};
+
+pub(crate) use self::closed::{Attempt, Ended, Rung, ScoreFailure};
+use self::{
+    closed::ENDPOINT_STATES,
+    forecast::{ForecastLabels, Forecasts},
+    labels::{
+        AttemptLabels, ChoiceLabels, EndpointLabels, ModelLabels, PoolLabels, RefusalLabels, RequestLabels,
+        ScoreLabels, SnapshotLabels, TokenLabels,
+    },
 };
 
 /// Buckets of the GenAI conventions for whole requests, seconds.
@@ -26,42 +39,12 @@ const TPOT: Bounds = Bounds(&[0.001, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0
 /// Waiting in the router: from far below a millisecond to seconds.
 const QUEUE: Bounds = Bounds(&[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0]);
 
+/// Waiting for an endpoint with room, at the control plane: up to a minute.
+const WAIT: Bounds =
+    Bounds(&[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0]);
+
 /// The model label of names that no snapshot knows.
 const OTHER: &str = "other";
-
-/// How a routed request ended, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// Answered to the last byte below 400.
-    Ok,
-    /// Answered to the last byte with 4xx, 429 excepted.
-    ClientError,
-    /// Answered with 429 or 503.
-    Busy,
-    /// Answered with another 5xx, or not at all.
-    Failed,
-    /// The client left.
-    Cancelled,
-    /// A deadline passed.
-    TimedOut,
-    /// The answer broke off after its first byte.
-    Broken,
-}
-
-/// The step of the ladder on which an endpoint was chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rung {
-    /// By a strategy that needs no control plane.
-    Strategy,
-    /// By the control plane, in time.
-    Score,
-    /// By the snapshot and what this proxy knows, because no answer came.
-    Local,
-    /// Power of two on this proxy's own requests, because the snapshot's load is too old.
-    PowerOfTwo,
-    /// Any endpoint, because none seems healthy.
-    Any,
-}
 
 /// Every family of the data plane.
 pub(crate) struct Metrics {
@@ -75,6 +58,10 @@ pub(crate) struct Metrics {
     choices: Family<ChoiceLabels, Counter>,
     score: HistogramFamily<PoolLabels>,
     score_failures: Family<ScoreLabels, Counter>,
+    waiting: Family<PoolLabels, Gauge>,
+    wait: HistogramFamily<PoolLabels>,
+    forecasts: Family<ForecastLabels, Counter>,
+    taught: Family<PoolLabels, Counter>,
     attempts: Family<AttemptLabels, Counter>,
     retries: Family<PoolLabels, Counter>,
     in_flight: Family<PoolLabels, Gauge>,
@@ -85,7 +72,7 @@ pub(crate) struct Metrics {
     pub(crate) connections_opened: Counter,
     pub(crate) control_planes: Gauge,
     pub(crate) snapshot_version: Gauge,
-    pub(crate) snapshots: Family<SnapshotLabels, Counter>,
+    snapshots: Family<SnapshotLabels, Counter>,
     pub(crate) load_age: Gauge<f64, std::sync::atomic::AtomicU64>,
     pub(crate) reports_lost: Gauge,
     endpoints: Family<EndpointLabels, Gauge>,
@@ -98,6 +85,12 @@ pub(crate) struct PoolMetrics {
     choices: [Counter; 5],
     pub(crate) score: Histogram,
     score_failures: [Counter; 4],
+    /// Requests that wait at the control plane.
+    pub(crate) waiting: Gauge,
+    pub(crate) wait: Histogram,
+    pub(crate) forecasts: Forecasts,
+    /// Decisions that were told to a new owner.
+    pub(crate) taught: Counter,
     attempts: [Counter; 5],
     pub(crate) retries: Counter,
     pub(crate) in_flight: Gauge,
@@ -118,146 +111,6 @@ pub(crate) struct ModelMetrics {
     pub(crate) usage_missing: Counter,
 }
 
-// === Labels ===
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct PoolLabels {
-    pool: Arc<str>,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ModelLabels {
-    pool: Arc<str>,
-    model: Arc<str>,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RequestLabels {
-    pool: Arc<str>,
-    model: Arc<str>,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct TokenLabels {
-    pool: Arc<str>,
-    model: Arc<str>,
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ChoiceLabels {
-    pool: Arc<str>,
-    rung: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ScoreLabels {
-    pool: Arc<str>,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct AttemptLabels {
-    pool: Arc<str>,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct EndpointLabels {
-    pool: Arc<str>,
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RefusalLabels {
-    code: &'static str,
-}
-
-/// What became of a snapshot that arrived.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub(crate) struct SnapshotLabels {
-    pub(crate) outcome: &'static str,
-}
-
-// === Closed sets ===
-
-impl Ended {
-    const ALL: [(Self, &'static str); 7] = [
-        (Self::Ok, "ok"),
-        (Self::ClientError, "client_error"),
-        (Self::Busy, "busy"),
-        (Self::Failed, "failed"),
-        (Self::Cancelled, "cancelled"),
-        (Self::TimedOut, "timed_out"),
-        (Self::Broken, "broken"),
-    ];
-
-    pub(crate) const fn name(self) -> &'static str {
-        Self::ALL[self as usize].1
-    }
-}
-
-impl Rung {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Strategy, "strategy"),
-        (Self::Score, "score"),
-        (Self::Local, "local"),
-        (Self::PowerOfTwo, "power-of-two"),
-        (Self::Any, "any"),
-    ];
-
-    pub(crate) const fn name(self) -> &'static str {
-        Self::ALL[self as usize].1
-    }
-}
-
-/// Why the control plane's answer was not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ScoreFailure {
-    /// No replica is connected.
-    Away,
-    /// No answer within the deadline.
-    Late,
-    /// The stream broke, or could not take more.
-    Broken,
-    /// The replica refused, or named endpoints that this snapshot does not have.
-    Refused,
-}
-
-impl ScoreFailure {
-    const ALL: [(Self, &'static str); 4] =
-        [(Self::Away, "away"), (Self::Late, "late"), (Self::Broken, "broken"), (Self::Refused, "refused")];
-}
-
-/// How one attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attempt {
-    /// An answer that is passed on.
-    Answered,
-    /// 429 or 503.
-    Busy,
-    /// Could not be reached.
-    Unreachable,
-    /// Broke, or answered 500, 502 or 504.
-    Failed,
-    /// A deadline passed.
-    TimedOut,
-}
-
-impl Attempt {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Answered, "answered"),
-        (Self::Busy, "busy"),
-        (Self::Unreachable, "unreachable"),
-        (Self::Failed, "failed"),
-        (Self::TimedOut, "timed_out"),
-    ];
-}
-
-/// The names of [`hermes_core::load::Health`].
-const ENDPOINT_STATES: [&str; 3] = ["up", "warming", "down"];
-
 // === Metrics ===
 
 impl Metrics {
@@ -274,6 +127,10 @@ impl Metrics {
             choices: Family::default(),
             score: QUEUE.family(),
             score_failures: Family::default(),
+            waiting: Family::default(),
+            wait: WAIT.family(),
+            forecasts: Family::default(),
+            taught: Family::default(),
             attempts: Family::default(),
             retries: Family::default(),
             in_flight: Family::default(),
@@ -352,6 +209,26 @@ impl Metrics {
             "Choices made without the control plane's answer, by the reason",
             self.score_failures.clone(),
         );
+        registry.register(
+            "hermes_waiting_requests",
+            "Requests that wait at the control plane because no endpoint has room",
+            self.waiting.clone(),
+        );
+        registry.register(
+            "hermes_wait_seconds",
+            "Time that requests waited at the control plane for an endpoint with room, however that ended; those that were bound at once are not counted",
+            self.wait.clone(),
+        );
+        registry.register(
+            "hermes_cache_forecast_tokens",
+            "Prompt tokens of answers whose engine reports cached tokens: expected to be cached, reported as cached, and by how many the forecast was over or under",
+            self.forecasts.clone(),
+        );
+        registry.register(
+            "hermes_taught_decisions",
+            "Decisions of this proxy that it told to a control-plane replica which became the owner of a pool",
+            self.taught.clone(),
+        );
         registry.register("hermes_attempts", "Requests sent to endpoints, by how that ended", self.attempts.clone());
         registry.register("hermes_retries", "Attempts after the first", self.retries.clone());
         registry.register(
@@ -408,6 +285,10 @@ impl Metrics {
             score: handle(&self.score, &only),
             score_failures: ScoreFailure::ALL
                 .map(|(_, reason)| handle(&self.score_failures, &ScoreLabels { pool: Arc::clone(pool), reason })),
+            waiting: handle(&self.waiting, &only),
+            wait: handle(&self.wait, &only),
+            forecasts: Forecasts::of(&self.forecasts, pool),
+            taught: handle(&self.taught, &only),
             attempts: Attempt::ALL
                 .map(|(_, outcome)| handle(&self.attempts, &AttemptLabels { pool: Arc::clone(pool), outcome })),
             retries: handle(&self.retries, &only),
@@ -482,18 +363,5 @@ impl PoolMetrics {
 impl ModelMetrics {
     pub(crate) fn ended(&self, how: Ended) {
         self.requests[how as usize].inc();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn closed_sets_stand_in_the_order_of_their_variants() {
-        assert!(Ended::ALL.iter().enumerate().all(|(index, (ended, _))| *ended as usize == index));
-        assert!(Rung::ALL.iter().enumerate().all(|(index, (rung, _))| *rung as usize == index));
-        assert!(ScoreFailure::ALL.iter().enumerate().all(|(index, (why, _))| *why as usize == index));
-        assert!(Attempt::ALL.iter().enumerate().all(|(index, (how, _))| *how as usize == index));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hermes_core::{
-    policy::{Affinity, Policy, SessionKey, Strategy},
+    policy::{Affinity, Policy, SessionKey, Strategy, TenantKey},
     prefix::Chain,
     query::Query,
 };
@@ -66,19 +66,25 @@ impl Prompt {
             system,
             conversation,
             kind: if fields.messages.is_some() { Kind::Messages } else { Kind::Prompt },
-            priority: fields.priority,
+            // vLLM, which gets the body too, means by a lower number an earlier turn.
+            priority: -fields.priority,
             user: fields.user.as_deref().map(|user| xxh3_64(user.as_bytes())),
         }
     }
 
-    /// What a choice under `policy` may read.
-    pub(crate) fn query(&self, policy: &Policy, model: Option<&str>, headers: &HeaderMap) -> Query {
+    /// Lets another priority than the body's count.
+    pub(crate) const fn prioritize(&mut self, priority: i32) {
+        self.priority = priority;
+    }
+
+    /// What a choice under `policy` may read. `hashed` says that the prompt's hashes are wanted in any case.
+    pub(crate) fn query(&self, policy: &Policy, model: Option<&str>, headers: &HeaderMap, hashed: bool) -> Query {
         let tokens = u32::try_from(self.bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX).max(1);
         let session = match &policy.strategy {
             Strategy::SessionAffinity(affinity) => self.session(affinity, headers),
             _ => None,
         };
-        let blocks = if policy.strategy.needs_prefix() {
+        let blocks = if hashed || policy.strategy.needs_prefix() {
             self.blocks(model.unwrap_or_default(), policy.block_bytes)
         } else {
             Arc::default()
@@ -89,6 +95,7 @@ impl Prompt {
             blocks,
             session,
             priority: self.priority,
+            tenant: tenant(&policy.tenant, model, headers),
             ..Query::default()
         }
     }
@@ -121,6 +128,16 @@ impl Prompt {
     }
 }
 
+/// A hash of what tells tenants apart, if the request has it.
+fn tenant(key: &TenantKey, model: Option<&str>, headers: &HeaderMap) -> Option<u64> {
+    let value = match key {
+        TenantKey::Header(name) => headers.get(&**name).map(HeaderValue::as_bytes),
+        TenantKey::Key => headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
+        TenantKey::Model => model.map(str::as_bytes),
+    };
+    value.filter(|value| !value.is_empty()).map(xxh3_64)
+}
+
 /// The JSON text of an array or string without what encloses it: the next turn of a conversation continues it.
 fn inside(json: &[u8]) -> &[u8] {
     match json {
@@ -140,7 +157,7 @@ mod tests {
 
     fn hashes(model: &str, body: &str) -> Arc<[u64]> {
         let policy = Policy { block_bytes: 16, ..Policy::default() };
-        prompt(body).query(&policy, Some(model), &HeaderMap::new()).blocks
+        prompt(body).query(&policy, Some(model), &HeaderMap::new(), false).blocks
     }
 
     #[test]
@@ -173,11 +190,36 @@ mod tests {
     fn session_keys_are_tried_in_order_and_only_hashes_leave() {
         let policy = Policy { strategy: Strategy::SessionAffinity(Affinity::default()), ..Policy::default() };
         let prompt = prompt(r#"{"user":"alice","messages":[]}"#);
-        let session = |headers: &HeaderMap| prompt.query(&policy, None, headers).session;
+        let session = |headers: &HeaderMap| prompt.query(&policy, None, headers, false).session;
         assert_eq!(session(&HeaderMap::new()), Some(xxh3_64(b"alice")));
         let headers =
             HeaderMap::from_iter([(http::HeaderName::from_static("x-session-id"), HeaderValue::from_static("s-1"))]);
         assert_eq!(session(&headers), Some(xxh3_64(b"s-1")));
+    }
+
+    #[test]
+    fn tenants_are_told_apart_by_what_the_policy_says_and_only_hashes_leave() {
+        let prompt = prompt(r#"{"messages":[]}"#);
+        let headers = HeaderMap::from_iter([
+            (header::AUTHORIZATION, HeaderValue::from_static("Bearer k")),
+            (http::HeaderName::from_static("x-team"), HeaderValue::from_static("blue")),
+        ]);
+        let tenant = |tenant, headers: &HeaderMap| {
+            let policy = Policy { tenant, ..Policy::default() };
+            prompt.query(&policy, Some("m"), headers, false).tenant
+        };
+        assert_eq!(tenant(TenantKey::Key, &headers), Some(xxh3_64(b"Bearer k")));
+        assert_eq!(tenant(TenantKey::Header("x-team".into()), &headers), Some(xxh3_64(b"blue")));
+        assert_eq!(tenant(TenantKey::Model, &headers), Some(xxh3_64(b"m")));
+        assert_eq!(tenant(TenantKey::Key, &HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_strategy_that_reads_no_hashes_gets_them_only_when_somebody_else_does() {
+        let prompt = prompt(&format!(r#"{{"prompt":"{}"}}"#, "x".repeat(600)));
+        let policy = Policy { strategy: Strategy::Random, ..Policy::default() };
+        let blocks = |hashed| prompt.query(&policy, None, &HeaderMap::new(), hashed).blocks.len();
+        assert_eq!((blocks(false), blocks(true)), (0, 2));
     }
 
     #[test]

@@ -29,13 +29,14 @@ use tokio::time::Instant;
 use crate::{
     account::{Account, Arrival},
     api::{self, Api, Unrouted},
-    choose::{Chooser, Plan},
+    choose::{Chooser, Plan, Target, Wanted},
     forward::Forwarder,
     gate::Gate,
     headers,
-    metrics::{Ended, Metrics, Rung},
+    metrics::Metrics,
     models, read,
     read::Call,
+    records::Records,
     refusal::{Refusal, echo},
     relay::{Reply, relay},
     report::Reporter,
@@ -53,6 +54,7 @@ pub(crate) struct Proxy {
     /// Where stored responses live, as far as this proxy saw them made.
     pub(crate) responses: Arc<Mutex<Responses>>,
     pub(crate) reporter: Arc<Reporter>,
+    pub(crate) records: Arc<Records>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: Drain,
     /// Requests count from here, so that their ids are unique in this run.
@@ -129,13 +131,14 @@ impl Proxy {
             None => view.route(call.model.as_deref())?,
         };
         let held = (permit, self.drain.track());
-        let reporter = Arc::clone(&self.reporter);
-        let mut account = Account::open(arrival, Arc::clone(pool), call.model.as_deref(), reporter, held);
+        let told = (Arc::clone(&self.reporter), Arc::clone(&self.records));
+        let mut account = Account::open(arrival, Arc::clone(pool), call.model.as_deref(), told, held);
         account.describe(&call, view.snapshot.version);
         let plan = match &pinned {
             Some((_, plan)) => plan,
-            None => &self.choose(pool, &call, &account).await.inspect_err(|_| account.failed(Ended::Failed))?,
+            None => &self.choose(pool, &call, &mut account).await.inspect_err(|refusal| account.refused(refusal))?,
         };
+        account.planned(plan);
 
         // Forward.
         let begun = self.forwarder.forward(&call, pool, plan, &mut account).await?;
@@ -150,18 +153,20 @@ impl Proxy {
         Ok(response)
     }
 
-    async fn choose(&self, pool: &Arc<PoolView>, call: &Call, account: &Account) -> Result<Plan, Refusal> {
+    async fn choose(&self, pool: &Arc<PoolView>, call: &Call, account: &mut Account) -> Result<Plan, Refusal> {
         let spec = &pool.pool.spec;
         let span = account.trace.route(&spec.name, spec.policy.strategy.name(), pool.upstreams.len());
         let context = propagation::egress(&span, &account.trace.incoming);
         let mut dice = Dice::new(self.run ^ account.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let plan = self.chooser.choose(pool, call, account.id, &context, &mut dice).await;
+        let hashed = self.records.are_heard();
+        let query = call.prompt.query(&spec.policy, call.model.as_deref(), &call.headers, hashed);
+        account.asks(&query, call);
+        let wanted = Wanted { pool, call, id: account.id, query: &query, context };
+        let plan = self.chooser.choose(&wanted, &mut dice).await;
         match &plan {
             Ok(plan) => {
                 pool.metrics.chose(plan.rung);
-                if let Some((upstream, cached)) = plan.ranked.first() {
-                    trace::chosen(&span, plan.rung, upstream, *cached);
-                }
+                trace::chosen(&span, plan);
             }
             Err(refusal) => trace::failed(&span, refusal.code()),
         }
@@ -175,8 +180,8 @@ impl Proxy {
         };
         let known = self.responses.lock().endpoint(response.key).and_then(|endpoint| view.upstream(endpoint));
         if let Some((pool, upstream)) = known {
-            let plan = Plan { ranked: smallvec![(Arc::clone(upstream), 0)], rung: Rung::Strategy, prompt_tokens: 1 };
-            return Ok(Some((Arc::clone(pool), plan)));
+            let target = Target { upstream: Arc::clone(upstream), cached_tokens: 0, source: None };
+            return Ok(Some((Arc::clone(pool), Plan { ranked: smallvec![target], ..Plan::default() })));
         }
         if call.api != Api::StoredResponse {
             // A conversation names its model: its pool's owner is asked when the endpoint is chosen.

@@ -108,6 +108,7 @@ impl Call {
     pub(crate) fn read(route: Route<'_>, head: http::request::Parts, bytes: &Bytes) -> Result<Self, Refusal> {
         let http::request::Parts { method, uri, mut headers, .. } = head;
         let target = target(route.path, uri.query())?;
+        let priority = crate::headers::priority(&headers);
         crate::headers::clean_request(&mut headers);
         let mut call = Self {
             api: route.api,
@@ -136,6 +137,9 @@ impl Call {
                 call.body = Outgoing::from(strip(bytes));
             }
         }
+        if let Some(priority) = priority {
+            call.prompt.prioritize(priority);
+        }
         Ok(call)
     }
 }
@@ -162,7 +166,11 @@ mod tests {
     }
 
     fn call(body: &str) -> Call {
-        let (head, ()) = http::Request::post("/v1/chat/completions").body(()).expect("valid").into_parts();
+        read(http::Request::post("/v1/chat/completions"), body)
+    }
+
+    fn read(request: http::request::Builder, body: &str) -> Call {
+        let (head, ()) = request.body(()).expect("valid").into_parts();
         let route = crate::api::route(&Method::POST, "/v1/chat/completions", &["/x"]).expect("served");
         Call::read(route, head, &Bytes::copy_from_slice(body.as_bytes())).expect("readable")
     }
@@ -194,6 +202,18 @@ mod tests {
     async fn a_client_that_stalls_is_let_go() {
         let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
         assert_eq!(whole(body, 10, Duration::from_secs(30), &mut permit()).await, Err(Refusal::SlowClient));
+    }
+
+    #[test]
+    fn the_bodys_priority_is_lower_first_and_the_headers_is_higher_first_and_counts_more() {
+        let priority = |header: Option<&str>| {
+            let request = http::Request::post("/v1/chat/completions");
+            let request = header.into_iter().fold(request, |request, value| request.header("x-hermes-priority", value));
+            let call = read(request, r#"{"priority":3}"#);
+            assert!(call.headers.is_empty(), "the header is for the router alone");
+            call.prompt.query(&hermes_core::policy::Policy::default(), None, &call.headers, false).priority
+        };
+        assert_eq!((priority(None), priority(Some("5")), priority(Some("soon"))), (-3, 5, -3));
     }
 
     #[test]

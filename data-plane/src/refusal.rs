@@ -40,6 +40,10 @@ pub(crate) enum Refusal {
     Exhausted(u32),
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    #[error("too many requests wait for this model already; try again in {} s", seconds(*.0))]
+    QueueFull(Option<Duration>),
+    #[error("no model server had room within {:.1} s; try again in {} s", .waited.as_secs_f32(), seconds(*.retry_after))]
+    QueueTimeout { waited: Duration, retry_after: Option<Duration> },
     #[error("the response `{0}` is not known here")]
     UnknownResponse(String),
 }
@@ -56,8 +60,8 @@ impl Refusal {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::SlowClient => StatusCode::REQUEST_TIMEOUT,
-            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotReady | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded | Self::QueueFull(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::NotReady | Self::NoEndpoint | Self::QueueTimeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Exhausted(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -79,6 +83,8 @@ impl Refusal {
             Self::NoEndpoint => "no_healthy_upstream",
             Self::Exhausted(_) => "upstream_failed",
             Self::TimedOut(_) => "upstream_timeout",
+            Self::QueueFull(_) => "queue_full",
+            Self::QueueTimeout { .. } => "queue_timeout",
             Self::UnknownResponse(_) => "response_not_found",
         }
     }
@@ -105,8 +111,16 @@ impl Refusal {
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
             Self::Overloaded | Self::NotReady | Self::NoEndpoint => Some(HeaderValue::from_static("1")),
+            Self::QueueFull(after) | Self::QueueTimeout { retry_after: after, .. } => {
+                Some(HeaderValue::from(seconds(*after)))
+            }
             _ => None,
         }
+    }
+
+    /// Whether the pool is overloaded, and the client was told before anything was sent.
+    pub(crate) const fn is_backpressure(&self) -> bool {
+        matches!(self, Self::QueueFull(_) | Self::QueueTimeout { .. })
     }
 
     /// The response, in the shape that clients of `api` read.
@@ -146,6 +160,11 @@ impl Refusal {
             _ => "invalid_request_error",
         }
     }
+}
+
+/// Whole seconds to wait: at least one, also when nobody can say.
+fn seconds(after: Option<Duration>) -> u64 {
+    after.map_or(1, |after| after.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX)).max(1)
 }
 
 /// A client's own word, short enough to repeat.
@@ -196,5 +215,7 @@ mod tests {
         assert_eq!(after(Refusal::Overloaded), Some(HeaderValue::from_static("1")));
         assert_eq!(after(Refusal::NoEndpoint), Some(HeaderValue::from_static("1")));
         assert_eq!(after(Refusal::UnknownPath), None);
+        assert_eq!(after(Refusal::QueueFull(None)), Some(HeaderValue::from_static("1")));
+        assert_eq!(after(Refusal::QueueFull(Some(Duration::from_millis(2_001)))), Some(HeaderValue::from_static("3")));
     }
 }

@@ -12,6 +12,7 @@
 mod board;
 mod replica;
 mod reports;
+mod teaching;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 

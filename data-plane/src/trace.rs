@@ -6,12 +6,18 @@
 
 use std::net::SocketAddr;
 
+use hermes_core::query::Source;
 use hermes_runtime::{propagation, telemetry::TRACE_TARGET};
 use http::{HeaderValue, Method, Request, StatusCode};
 use opentelemetry::Context;
 use tracing::{Span, field::Empty, info_span};
 
-use crate::{api::Route, metrics::Rung, refusal::Refusal, upstream::Upstream};
+use crate::{
+    api::Route,
+    choose::{Plan, Target, Why},
+    refusal::Refusal,
+    upstream::Upstream,
+};
 
 /// The most bytes of a client-made name that a span repeats.
 const LONGEST_NAME: usize = 256;
@@ -75,6 +81,12 @@ impl Trace {
             hermes.decided_by = Empty,
             hermes.endpoint = Empty,
             hermes.expected.cached_tokens = Empty,
+            hermes.expected.source = Empty,
+            hermes.expected.wait = Empty,
+            hermes.expected.time_to_first_token = Empty,
+            hermes.waited = Empty,
+            hermes.gamma = Empty,
+            hermes.runner_up = Empty,
         )
     }
 
@@ -156,14 +168,24 @@ pub(crate) fn refused(span: &Span, refusal: &Refusal) {
     span.record("error.type", refusal.code());
 }
 
-/// What the route span says when the choice is made.
-pub(crate) fn chosen(span: &Span, rung: Rung, upstream: &Upstream, cached_tokens: u32) {
+/// What the route span says when the choice is made. Times are in seconds.
+pub(crate) fn chosen(span: &Span, plan: &Plan) {
     if span.is_disabled() {
         return;
     }
+    let Plan { ranked, rung, why, .. } = plan;
+    let Why { waited, expected_wait, expected_ttft, gamma, runner_up } = why;
     span.record("hermes.decided_by", rung.name());
-    span.record("hermes.endpoint", &*upstream.endpoint.name);
-    span.record("hermes.expected.cached_tokens", i64::from(cached_tokens));
+    if let Some(Target { upstream, cached_tokens, source }) = ranked.first() {
+        span.record("hermes.endpoint", &*upstream.endpoint.name);
+        span.record("hermes.expected.cached_tokens", i64::from(*cached_tokens));
+        span.record("hermes.expected.source", source.map_or("none", Source::name));
+    }
+    span.record("hermes.waited", waited.as_secs_f64());
+    span.record("hermes.expected.wait", expected_wait.map(|wait| wait.as_secs_f64()));
+    span.record("hermes.expected.time_to_first_token", expected_ttft.map(|ttft| ttft.as_secs_f64()));
+    span.record("hermes.gamma", gamma.map(f64::from));
+    span.record("hermes.runner_up", runner_up.as_ref().map(|upstream| &*upstream.endpoint.name));
 }
 
 /// What an attempt's span says when its head came.

@@ -22,8 +22,8 @@ const HEAD: usize = 2 << 10;
 pub(crate) struct Usage {
     pub(crate) prompt_tokens: u32,
     pub(crate) completion_tokens: u32,
-    /// Prompt tokens that the engine found in its KV cache.
-    pub(crate) cached_tokens: u32,
+    /// Prompt tokens that the engine found in its KV cache; `None` when it did not say.
+    pub(crate) cached_tokens: Option<u32>,
 }
 
 /// The pieces of one answer that are worth reading.
@@ -111,8 +111,7 @@ fn find_usage(text: &[u8]) -> Option<Usage> {
                 cached_tokens: said
                     .prompt_tokens_details
                     .and_then(|details| details.cached_tokens)
-                    .or(said.cache_read_input_tokens)
-                    .unwrap_or(0),
+                    .or(said.cache_read_input_tokens),
             });
         }
         end = at;
@@ -134,7 +133,7 @@ mod tests {
         passing.usage()
     }
 
-    const USAGE: Usage = Usage { prompt_tokens: 11, completion_tokens: 4, cached_tokens: 8 };
+    const USAGE: Usage = Usage { prompt_tokens: 11, completion_tokens: 4, cached_tokens: Some(8) };
 
     #[test]
     fn usage_of_a_json_answer() {

@@ -21,6 +21,7 @@ use hermes_core::{
 
 use crate::{
     metrics::{Metrics, PoolMetrics},
+    recall::Recall,
     refusal::{Refusal, echo},
     upstream::Upstream,
 };
@@ -42,6 +43,8 @@ pub(crate) struct PoolView {
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) metrics: Arc<PoolMetrics>,
     pub(crate) budget: Arc<RetryBudget>,
+    /// Present if the strategy reads prompts' hashes.
+    pub(crate) recall: Option<Arc<Recall>>,
     turn: Arc<AtomicU64>,
 }
 
@@ -127,6 +130,7 @@ impl PoolView {
             metrics: metrics.pool(&pool.spec),
             budget: same_budget
                 .map_or_else(|| Arc::new(RetryBudget::new(policy.retry.budget)), |before| Arc::clone(&before.budget)),
+            recall: policy.strategy.needs_prefix().then(|| recall(policy.block_bytes, before)),
             turn: before.map_or_else(Arc::default, |before| Arc::clone(&before.turn)),
             pool,
         }
@@ -140,4 +144,10 @@ impl PoolView {
     pub(crate) fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// What is remembered of the pool, unless it is of hashes over other blocks.
+fn recall(block_bytes: u32, before: Option<&Arc<PoolView>>) -> Arc<Recall> {
+    let known = before.and_then(|before| before.recall.as_ref()).filter(|recall| recall.block_bytes() == block_bytes);
+    known.map_or_else(|| Arc::new(Recall::new(block_bytes)), Arc::clone)
 }

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use hermes_integration::{
     engine::EngineArgs,
     load::{LoadArgs, ReplayArgs},
+    record::RecordArgs,
     simulate::SimulateArgs,
 };
 use hermes_runtime::telemetry::Service;
@@ -16,7 +17,7 @@ use crate::{
     demo::{self, DemoArgs},
     engine,
     failure::Failure,
-    load, replay,
+    load, record, replay,
     serve::{self, ServeArgs},
     simulate,
 };
@@ -130,6 +131,17 @@ Examples:
 
 What is modelled and how to read the report: docs/simulate.md")]
     Simulate(SimulateArgs),
+    /// Record what running proxies serve, as a trace for `hermes replay`
+    ///
+    /// One JSON object a line for each request that arrives and finishes meanwhile, in the Mooncake format: sizes, times
+    /// and hashes of prompt blocks, never text. Ctrl-C ends it. Proxies compute hashes for it even under strategies that
+    /// do not need them.
+    #[command(after_help = "\
+Examples:
+  hermes record --duration 10m --output trace.jsonl
+  hermes record --admin http://10.0.0.5:8001 --admin http://10.0.0.6:8001 --output trace.jsonl
+  hermes record | head -n 3")]
+    Record(RecordArgs),
     /// Print tab completion for a shell
     #[command(after_help = "\
 Examples:
@@ -159,6 +171,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Engine(args) => within_runtime(async { engine::run(args).await.map(|()| ExitCode::SUCCESS) }),
         Command::Demo(args) => within_runtime(demo::run(args)),
         Command::Load(args) => within_runtime(load::run(args)),
+        Command::Record(args) => within_runtime(record::run(args)),
         Command::Replay(args) => within_runtime(replay::run(args)),
     }
 }

@@ -4,7 +4,9 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use hermes_control_plane::{app as control_plane, config::Mistakes};
 use hermes_data_plane::app as data_plane;
-use hermes_integration::{comparison::WriteError, load::LoadError, rehearsal::RehearsalError, simulate::SimulateError};
+use hermes_integration::{
+    comparison::WriteError, load::LoadError, record::RecordError, rehearsal::RehearsalError, simulate::SimulateError,
+};
 use hermes_runtime::telemetry::TelemetryError;
 
 /// Why a command fails. The texts name the flag to change, where there is one.
@@ -61,6 +63,9 @@ pub(crate) enum Failure {
     /// A report that cannot be written.
     #[error(transparent)]
     Page(WriteError),
+    /// Nothing can be recorded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// Standard output, or the terminal.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] io::Error),

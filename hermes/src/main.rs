@@ -7,6 +7,7 @@
 //! | `engine` | [`engine`] | one simulated model server |
 //! | `load`, `replay` | [`load`], [`replay`] | requests on any OpenAI-compatible server, made up or from a trace |
 //! | `simulate` | [`simulate`] | what policies would do to a trace, in a model of a fleet |
+//! | `record` | [`record`] | what running proxies serve, as a trace |
 //! | `check` | [`check`] | whether a configuration file is right |
 //! | `completions` | [`completions`] | tab completion for a shell |
 //!
@@ -21,6 +22,7 @@ mod failure;
 mod load;
 mod output;
 mod planes;
+mod record;
 mod replay;
 mod serve;
 mod simulate;

@@ -98,7 +98,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
 fn announce(planes: &Planes) -> Result<(), Failure> {
     output::line(format_args!("listening on http://{}", planes.listen()))?;
     if let Some(admin) = planes.admin() {
-        output::line(format_args!("admin on http://{admin} (/readyz, /metrics, /debug/snapshot)"))?;
+        output::line(format_args!("admin on http://{admin} (/readyz, /metrics, /debug/snapshot, /debug/records)"))?;
     }
     output::line(format_args!("control plane on {} (gRPC)", planes.control_plane()))?;
     if let Some(admin) = planes.control_plane_admin() {

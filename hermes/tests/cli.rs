@@ -59,8 +59,17 @@ impl Hermes {
 
     /// Asks it to end, as an operator would.
     fn terminate(self) -> Ended {
-        let terminate = format!("kill -TERM {}", self.child.id());
-        let sent = Command::new("sh").args(["-c", &terminate]).status();
+        self.signal("TERM")
+    }
+
+    /// Ctrl-C.
+    fn interrupt(self) -> Ended {
+        self.signal("INT")
+    }
+
+    fn signal(self, name: &str) -> Ended {
+        let signal = format!("kill -{name} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &signal]).status();
         assert!(sent.is_ok_and(|status| status.success()));
         self.end()
     }
@@ -209,6 +218,52 @@ async fn an_engine_behind_serve_answers_a_chat_and_both_end_when_asked() {
         let Ended { status, err, .. } = process.terminate();
         assert!(status.success(), "{err}");
     }
+}
+
+#[tokio::test]
+async fn what_a_router_serves_is_recorded_as_a_trace_that_can_be_replayed() {
+    let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
+    let router =
+        Hermes::start(&["serve", "--endpoint", &engine.url(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let url = router.url();
+    let line = router.out.recv_timeout(PATIENCE).expect("a second line");
+    let admin_url = line.split(' ').nth(2).expect("admin on http://…").to_owned();
+    assert_eq!(chat_when_ready(&url).await.outcome, Outcome::Ok);
+
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("recorded.jsonl");
+    let file = path.to_string_lossy();
+    let recorder = Hermes::start(&["record", "--admin", &admin_url, "--limit", "5", "--output", &file]);
+    let begun = recorder.err.recv_timeout(PATIENCE).expect("a first line");
+    assert!(begun.contains(&admin_url) && begun.contains("Ctrl-C"), "{begun}");
+    for _ in 0..5 {
+        assert_eq!(chat(&url, "sim").await.outcome, Outcome::Ok);
+    }
+    let Ended { status, err, .. } = recorder.end();
+    assert!(status.success() && err.contains("recorded 5 requests to "), "{err}");
+
+    let replayed = Hermes::run(&["replay", &file, "--target", &url, "--model", "sim", "--json"]);
+    assert!(replayed.status.success() && replayed.out.contains("\"ok\":5"), "{}{}", replayed.out, replayed.err);
+
+    let piped = Hermes::start(&["record", "--admin", &admin_url]);
+    piped.err.recv_timeout(PATIENCE).expect("it has begun");
+    assert_eq!(chat(&url, "sim").await.outcome, Outcome::Ok);
+    let line = piped.out.recv_timeout(PATIENCE).expect("a record");
+    assert!(line.contains("\"hash_ids\":[") && !line.contains("morning"), "{line}");
+    let Ended { status, err, .. } = piped.interrupt();
+    assert!(status.success() && err.contains("recorded 1 requests"), "{err}");
+}
+
+#[test]
+fn a_recording_of_what_is_no_proxy_says_what_would_be_right() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound");
+    let nobody = format!("http://{closed}");
+    let Ended { status, err, .. } = Hermes::run(&["record", "--admin", &nobody]);
+    assert_eq!(status.code(), Some(1));
+    assert!(err.contains(&nobody) && err.contains("--admin"), "{err}");
+    let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
+    let Ended { status, err, .. } = Hermes::run(&["record", "--admin", &engine.url()]);
+    assert_eq!(status.code(), Some(1));
+    assert!(err.contains("404") && err.contains("--admin"), "{err}");
 }
 
 #[tokio::test]

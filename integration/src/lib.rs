@@ -6,6 +6,8 @@
 //!                     apiserver (Kubernetes)  kvmanager (match_sort)
 //! ```
 //!
+//! [`replica`] stands in for a control plane where a test has to say what a real one would not.
+//!
 //! Everything here is a real server or client over real sockets, scripted by its owner; nothing of it is a flag or a
 //! mode of the planes. [`engine`], [`load`] and [`fleet`] also serve people, through the `hermes` binary.
 
@@ -16,5 +18,7 @@ pub mod engine;
 pub mod fleet;
 pub mod kvmanager;
 pub mod load;
+pub mod record;
 pub mod rehearsal;
+pub mod replica;
 pub mod simulate;

@@ -10,7 +10,7 @@ use super::{
     reader::{Fields, Node},
     sections::{BREAKER, METRICS, POOL, PREFIX, RETRY, TIMEOUTS},
     source::{self, Source},
-    strategy,
+    strategy, tenant,
 };
 
 /// Most models that one pool may name.
@@ -213,6 +213,7 @@ fn read_policy(fields: &Fields<'_>) -> Policy {
         block_bytes: block_bytes.unwrap_or(defaults.block_bytes),
         score_deadline: fields.duration("scoreDeadline").unwrap_or(defaults.score_deadline),
         lookup_text: defaults.lookup_text,
+        tenant: fields.node("tenant").and_then(|node| tenant::read(&node)).unwrap_or(defaults.tenant),
     }
 }
 
@@ -273,7 +274,7 @@ fn read_collector(fields: &Fields<'_>, engine: Engine) -> CollectorConfig {
 
 #[cfg(test)]
 mod tests {
-    use hermes_core::policy::{Scale, Settings, Strategy, Weights};
+    use hermes_core::policy::{Scale, Settings, Strategy, TenantKey, Weights};
 
     use super::*;
     use crate::config::{Config, Port};
@@ -301,6 +302,7 @@ mod tests {
             block_bytes: 512,
             score_deadline: millis(15 + 30),
             lookup_text: true,
+            tenant: TenantKey::Header("x-team".into()),
         };
         assert_eq!(chat.policy, policy);
         assert_eq!(chat.models, ["Qwen/Qwen3-8B".into(), "sql-adapter".into()] as [Arc<str>; 2]);

@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     Knowledge, Ready,
     replica::{News, endpoint_of},
+    teaching::{Pupil, Teaching},
 };
 use crate::{metrics::Metrics, score::Asker, view::View};
 
@@ -43,6 +44,7 @@ pub(super) struct Board {
     ready: Gate,
     replicas: Vec<Known>,
     followed: Option<SocketAddr>,
+    teaching: Teaching,
 }
 
 struct Known {
@@ -50,6 +52,8 @@ struct Known {
     name: Arc<str>,
     snapshot: Arc<Snapshot>,
     asker: Asker,
+    /// Where to say something to it.
+    upwards: mpsc::Sender<v1::FromDataPlane>,
 }
 
 // === Freshness ===
@@ -74,11 +78,20 @@ fn millis(now: Duration) -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX - 1)
 }
 
+// === Known ===
+
+impl Known {
+    fn pupil(&self) -> Pupil<'_> {
+        let Self { from, name, snapshot, asker: _, upwards } = self;
+        Pupil { from: *from, name, epoch: snapshot.epoch, upwards }
+    }
+}
+
 // === Board ===
 
 impl Board {
     pub(super) fn new(knowledge: Knowledge, metrics: Arc<Metrics>, ready: Gate) -> Self {
-        Self { knowledge, metrics, ready, replicas: Vec::new(), followed: None }
+        Self { knowledge, metrics, ready, replicas: Vec::new(), followed: None, teaching: Teaching::default() }
     }
 
     /// Folds news until every sender is gone.
@@ -98,9 +111,9 @@ impl Board {
 
     fn fold(&mut self, news: News) {
         match news {
-            News::Snapshot { from, name, snapshot, asker } => {
+            News::Snapshot { from, name, snapshot, asker, upwards } => {
                 self.metrics.snapshot("accepted");
-                self.learn(Known { from, name, snapshot, asker });
+                self.learn(Known { from, name, snapshot, asker, upwards });
             }
             News::Loads { from, rows } => self.load(from, &rows),
             News::Rejected => self.metrics.snapshot("rejected"),
@@ -114,9 +127,12 @@ impl Board {
             Some(replica) => *replica = known,
             None => self.replicas.push(known),
         }
+        // An owner knows what its predecessor did before it is asked.
+        self.teach();
         self.publish_replicas();
         if *self.followed.get_or_insert(from) == from {
             self.route_by(from);
+            self.teach();
         }
     }
 
@@ -126,6 +142,8 @@ impl Board {
         if self.replicas.len() == before {
             return;
         }
+        self.teaching.lose(from);
+        self.teach();
         self.publish_replicas();
         if self.followed != Some(from) {
             return;
@@ -154,6 +172,13 @@ impl Board {
         self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
         self.knowledge.view.store(Some(Arc::new(view)));
         self.ready.open();
+    }
+
+    /// Tells owners of pools that became so what this proxy remembers.
+    fn teach(&mut self) {
+        let Some(view) = self.knowledge.view.load_full() else { return };
+        let pupils: Vec<Pupil<'_>> = self.replicas.iter().map(Known::pupil).collect();
+        self.teaching.teach(&view, &pupils);
     }
 
     fn publish_replicas(&self) {

@@ -41,7 +41,14 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(8), Duration::from
 /// What a replica's task tells the board.
 pub(super) enum News {
     /// A usable snapshot; the first of a stream says that the replica can be asked.
-    Snapshot { from: SocketAddr, name: Arc<str>, snapshot: Arc<Snapshot>, asker: Asker },
+    Snapshot {
+        from: SocketAddr,
+        name: Arc<str>,
+        snapshot: Arc<Snapshot>,
+        asker: Asker,
+        /// Where to say something to the replica, while the stream lives.
+        upwards: mpsc::Sender<v1::FromDataPlane>,
+    },
     /// Load rows.
     Loads { from: SocketAddr, rows: Vec<v1::EndpointLoad> },
     /// A message that could not be used.
@@ -170,6 +177,7 @@ impl Replica {
                     name: Arc::clone(&next.name),
                     snapshot: Arc::clone(&next.snapshot),
                     asker: asker.clone(),
+                    upwards: upwards.clone(),
                 };
                 *taught = Some(next);
                 self.tell(news).await?;

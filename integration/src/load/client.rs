@@ -52,6 +52,16 @@ impl Target {
         let prefix = prefix.strip_suffix("/v1").unwrap_or(prefix).to_owned();
         Ok(Self { authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)), prefix })
     }
+
+    /// `host:port`.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// This path below the target's prefix.
+    pub(crate) fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
 }
 
 /// What to send: a JSON body for a path.

@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use hermes_core::policy::{
     Affinity, BreakerPolicy, KvAware, Policy, PrefixCache, Queue, Retry, Scale, SessionKey, Settings, Strategy,
-    Timeouts, Weights,
+    TenantKey, Timeouts, Weights,
 };
 
 use super::{Invalid, each, required};
-use crate::v1::{self, policy::Strategy as WireStrategy, session_key::Key};
+use crate::v1::{self, policy::Strategy as WireStrategy, session_key::Key, tenant_key::Key as Tenant};
 
 /// Durations travel as whole milliseconds; what does not fit is as good as for ever.
 fn millis(duration: Duration) -> u64 {
@@ -27,7 +27,7 @@ fn weight(value: f32, field: &str) -> Result<f32, Invalid> {
 
 impl From<&Policy> for v1::Policy {
     fn from(policy: &Policy) -> Self {
-        let Policy { strategy, timeouts, retry, breaker, block_bytes, score_deadline, lookup_text } = policy;
+        let Policy { strategy, timeouts, retry, breaker, block_bytes, score_deadline, lookup_text, tenant } = policy;
         Self {
             timeouts: Some(timeouts.into()),
             retry: Some(v1::Retry { attempts: retry.attempts, budget: retry.budget }),
@@ -35,6 +35,7 @@ impl From<&Policy> for v1::Policy {
             block_bytes: *block_bytes,
             score_deadline_ms: u32::try_from(score_deadline.as_millis()).unwrap_or(u32::MAX),
             lookup_text: *lookup_text,
+            tenant: Some(tenant.into()),
             strategy: Some(strategy.into()),
         }
     }
@@ -44,7 +45,8 @@ impl TryFrom<v1::Policy> for Policy {
     type Error = Invalid;
 
     fn try_from(wire: v1::Policy) -> Result<Self, Invalid> {
-        let v1::Policy { timeouts, retry, breaker, block_bytes, score_deadline_ms, lookup_text, strategy } = wire;
+        let v1::Policy { timeouts, retry, breaker, block_bytes, score_deadline_ms, lookup_text, strategy, tenant } =
+            wire;
         if block_bytes == 0 {
             return Err(Invalid::new("block_bytes", "must be at least 1"));
         }
@@ -60,6 +62,7 @@ impl TryFrom<v1::Policy> for Policy {
             block_bytes,
             score_deadline: Duration::from_millis(u64::from(score_deadline_ms)),
             lookup_text,
+            tenant: tenant.map_or_else(TenantKey::default, TenantKey::from),
         })
     }
 }
@@ -213,6 +216,30 @@ impl TryFrom<v1::HermesClassic> for Weights {
             in_flight: weight(in_flight, "hermes_classic.in_flight")?,
             scale,
         })
+    }
+}
+
+// === TenantKey ===
+
+impl From<&TenantKey> for v1::TenantKey {
+    fn from(key: &TenantKey) -> Self {
+        let key = match key {
+            TenantKey::Header(name) => Tenant::Header(name.to_string()),
+            TenantKey::Key => Tenant::Credential(true),
+            TenantKey::Model => Tenant::Model(true),
+        };
+        Self { key: Some(key) }
+    }
+}
+
+impl From<v1::TenantKey> for TenantKey {
+    /// A key that this release does not know makes no tenants worse than the default does.
+    fn from(wire: v1::TenantKey) -> Self {
+        match wire.key {
+            Some(Tenant::Header(name)) => Self::Header(Arc::from(name.to_ascii_lowercase())),
+            Some(Tenant::Model(_)) => Self::Model,
+            Some(Tenant::Credential(_)) | None => Self::Key,
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! Score requests and answers.
 
+use std::time::Duration;
+
 use hermes_core::{
-    query::{MAX_RANKED, Query},
+    prefix::MAX_BLOCKS,
+    query::{MAX_RANKED, Query, Source},
     responses::ResponseKey,
     snapshot::EndpointId,
 };
@@ -9,9 +12,6 @@ use smallvec::SmallVec;
 
 use super::Invalid;
 use crate::v1::{self, score_response::Answer as WireAnswer};
-
-/// Most block hashes that one request may carry: a megabyte of prompt in blocks of 128 bytes.
-const MAX_BLOCKS: usize = 8_192;
 
 /// A [`v1::ScoreRequest`], checked. What identifies it (id, proxy, pool) stays with the wire message's owner.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,8 +26,12 @@ pub struct Ask {
     pub model: Option<String>,
     /// What the choice may read.
     pub query: Query,
-    /// How long the proxy waits, in milliseconds.
+    /// How long the proxy waits for the first answer, in milliseconds.
     pub deadline_ms: u32,
+    /// How long the request has waited already, at a replica whose stream broke.
+    pub waited: Duration,
+    /// The first answer may be [`Answer::Queued`].
+    pub may_wait: bool,
     /// The prompt for a KV manager that matches on text.
     pub lookup: Option<v1::LookupText>,
     /// The stored response that the request refers to, and whether nothing but its endpoint will do.
@@ -39,12 +43,58 @@ pub struct Ask {
 }
 
 /// What a proxy reads from a [`v1::ScoreResponse`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// Endpoints to try, best first, the first one booked; with the tokens expected to be cached there. Not empty.
-    Chosen(SmallVec<[(EndpointId, u32); MAX_RANKED]>),
-    /// The replica cannot choose; the reason, for metrics and logs.
-    Refused(v1::refused::Reason),
+    /// Where to send the request.
+    Chosen(Chosen),
+    /// The request waits at the replica, and the final answer follows.
+    Queued(Queued),
+    /// The replica cannot choose.
+    Refused {
+        /// Why, for metrics and logs.
+        reason: v1::refused::Reason,
+        /// When the client should come back; known for the reasons of the queue.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// A choice, and what explains it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Chosen {
+    /// Endpoints to try, best first, the first one booked. Not empty.
+    pub ranked: SmallVec<[Candidate; MAX_RANKED]>,
+    /// How long the request waited at replicas before it was bound.
+    pub waited: Duration,
+    /// How long it is expected to wait at the first endpoint before its prompt is computed.
+    pub expected_wait: Option<Duration>,
+    /// What wasted work was weighed with.
+    pub gamma: Option<f32>,
+    /// The endpoint that came closest to being chosen instead.
+    pub runner_up: Option<EndpointId>,
+    /// Who says that the first endpoint has the tokens cached.
+    pub source: Option<Source>,
+}
+
+/// One endpoint of a [`Chosen`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Serves the whole request.
+    pub endpoint: EndpointId,
+    /// Prompt tokens expected to be cached there.
+    pub cached_tokens: u32,
+    /// Time to the first token expected there.
+    pub expected_ttft: Option<Duration>,
+}
+
+/// A place in a replica's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// Until the request is expected to be bound.
+    pub expected: Option<Duration>,
+    /// The final answer comes within this time.
+    pub limit: Duration,
+    /// Requests that wait before it.
+    pub position: u32,
 }
 
 // === Ask ===
@@ -72,6 +122,8 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             tracestate,
             response,
             response_only,
+            waited_ms,
+            may_wait,
         } = wire;
         if pool.is_empty() {
             return Err(Invalid::new("pool", "is empty; name the pool to choose in"));
@@ -91,7 +143,21 @@ impl TryFrom<v1::ScoreRequest> for Ask {
         };
         let model = (!model.is_empty()).then_some(model);
         let response = response.map(|key| (ResponseKey(key), response_only));
-        Ok(Self { id, proxy, pool, model, query, deadline_ms, lookup, response, traceparent, tracestate })
+        let waited = millis(waited_ms);
+        Ok(Self {
+            id,
+            proxy,
+            pool,
+            model,
+            query,
+            deadline_ms,
+            waited,
+            may_wait,
+            lookup,
+            response,
+            traceparent,
+            tracestate,
+        })
     }
 }
 
@@ -101,13 +167,129 @@ impl TryFrom<v1::ScoreResponse> for Answer {
     type Error = Invalid;
 
     fn try_from(wire: v1::ScoreResponse) -> Result<Self, Invalid> {
-        match super::required(wire.answer, "answer")? {
-            WireAnswer::Refused(refused) => Ok(Self::Refused(refused.reason())),
-            WireAnswer::Chosen(v1::Chosen { ranked }) if ranked.is_empty() => {
-                Err(Invalid::new("chosen.ranked", "is empty; a choice names at least one endpoint"))
+        Ok(match super::required(wire.answer, "answer")? {
+            WireAnswer::Chosen(chosen) => Self::Chosen(chosen.try_into()?),
+            WireAnswer::Queued(queued) => Self::Queued(queued.into()),
+            WireAnswer::Refused(refused) => {
+                let v1::Refused { reason: _, retry_after_ms } = refused;
+                let retry_after = (retry_after_ms > 0).then(|| millis(retry_after_ms));
+                Self::Refused { reason: refused.reason(), retry_after }
             }
-            WireAnswer::Chosen(v1::Chosen { ranked }) => {
-                Ok(Self::Chosen(ranked.iter().map(|c| (EndpointId(c.endpoint), c.cached_tokens)).collect()))
+        })
+    }
+}
+
+// === Chosen ===
+
+impl TryFrom<v1::Chosen> for Chosen {
+    type Error = Invalid;
+
+    /// What only explains the choice is dropped where it cannot be read: it must not cost the choice.
+    fn try_from(wire: v1::Chosen) -> Result<Self, Invalid> {
+        let source = wire.source();
+        let v1::Chosen { ranked, waited_ms, expected_wait_ms, gamma, runner_up, source: _ } = wire;
+        if ranked.is_empty() {
+            return Err(Invalid::new("chosen.ranked", "is empty; a choice names at least one endpoint"));
+        }
+        Ok(Self {
+            ranked: ranked.into_iter().map(Candidate::from).collect(),
+            waited: millis(waited_ms),
+            expected_wait: expected_wait_ms.map(millis),
+            gamma: gamma.filter(|gamma| gamma.is_finite()),
+            runner_up: runner_up.map(EndpointId),
+            source: source.into(),
+        })
+    }
+}
+
+impl From<v1::Candidate> for Candidate {
+    fn from(wire: v1::Candidate) -> Self {
+        // Pairs are not asked for yet.
+        let v1::Candidate { endpoint, prefill: _, cached_tokens, expected_ttft_ms } = wire;
+        Self { endpoint: EndpointId(endpoint), cached_tokens, expected_ttft: expected_ttft_ms.map(millis) }
+    }
+}
+
+impl From<Option<Source>> for v1::Source {
+    fn from(source: Option<Source>) -> Self {
+        match source {
+            None => Self::None,
+            Some(Source::Learned) => Self::Learned,
+            Some(Source::Manager) => Self::Manager,
+            Some(Source::Events) => Self::Events,
+        }
+    }
+}
+
+impl From<v1::Source> for Option<Source> {
+    fn from(wire: v1::Source) -> Self {
+        match wire {
+            v1::Source::None => None,
+            v1::Source::Learned => Some(Source::Learned),
+            v1::Source::Manager => Some(Source::Manager),
+            v1::Source::Events => Some(Source::Events),
+        }
+    }
+}
+
+// === Queued ===
+
+impl From<v1::Queued> for Queued {
+    fn from(wire: v1::Queued) -> Self {
+        let v1::Queued { expected_ms, limit_ms, position } = wire;
+        Self { expected: expected_ms.map(millis), limit: millis(limit_ms), position }
+    }
+}
+
+fn millis(millis: u32) -> Duration {
+    Duration::from_millis(u64::from(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+    use smallvec::smallvec;
+
+    use super::*;
+
+    fn response(answer: WireAnswer) -> v1::ScoreResponse {
+        v1::ScoreResponse { id: 1, answer: Some(answer) }
+    }
+
+    #[test]
+    fn a_choice_of_an_older_replica_explains_nothing() {
+        let ranked = vec![v1::Candidate { endpoint: 7, cached_tokens: 5, ..Default::default() }];
+        let wire = response(WireAnswer::Chosen(v1::Chosen { ranked, ..Default::default() }));
+        let first = Candidate { endpoint: EndpointId(7), cached_tokens: 5, expected_ttft: None };
+        let expected = Chosen { ranked: smallvec![first], ..Default::default() };
+        assert_eq!(Answer::try_from(wire), Ok(Answer::Chosen(expected)));
+    }
+
+    #[test]
+    fn an_explanation_that_cannot_be_read_does_not_cost_the_choice() {
+        let ranked = vec![v1::Candidate::default()];
+        let chosen = v1::Chosen { ranked, gamma: Some(f32::NAN), source: 99, ..Default::default() };
+        let Ok(Answer::Chosen(chosen)) = Answer::try_from(response(WireAnswer::Chosen(chosen))) else {
+            panic!("the choice is good");
+        };
+        assert_eq!((chosen.gamma, chosen.source), (None, None));
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_come_back_if_anybody_knows() {
+        let refused = |retry_after_ms| v1::Refused { reason: v1::refused::Reason::QueueFull.into(), retry_after_ms };
+        let read = |refused| Answer::try_from(response(WireAnswer::Refused(refused))).expect("valid");
+        let reason = v1::refused::Reason::QueueFull;
+        assert_eq!(read(refused(0)), Answer::Refused { reason, retry_after: None });
+        assert_eq!(read(refused(1_500)), Answer::Refused { reason, retry_after: Some(millis(1_500)) });
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_answer_or_name_what_is_wrong(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Ok(wire) = v1::ScoreResponse::decode(&bytes[..]) {
+                let _ = Answer::try_from(wire);
             }
         }
     }

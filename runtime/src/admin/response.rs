@@ -3,15 +3,21 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Body;
+use std::convert::Infallible;
 
-/// A whole answer: admin answers are small, and never streamed.
-#[derive(Clone, Debug)]
+/// What goes out: nearly always all at once.
+pub(super) type AdminBody = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
+
+/// An answer, mostly small and whole.
+#[derive(Debug)]
 pub struct AdminResponse {
     status: StatusCode,
     content_type: &'static str,
     allow: Option<&'static str>,
-    body: Bytes,
+    body: AdminBody,
 }
 
 impl AdminResponse {
@@ -43,12 +49,27 @@ impl AdminResponse {
     /// Any status and content type.
     #[must_use]
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type, allow: None, body: body.into() }
+        Self { status, content_type, allow: None, body: Either::Left(Full::new(body.into())) }
     }
 
-    pub(super) fn into_http(self) -> Response<Full<Bytes>> {
+    /// 200 with a body that goes on for as long as it, or its reader, wants. Whoever makes it bounds how many there are
+    /// and what each of them holds: a reader may be slow.
+    #[must_use]
+    pub fn stream<B>(content_type: &'static str, body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
+        Self { status: StatusCode::OK, content_type, allow: None, body: Either::Right(body.boxed_unsync()) }
+    }
+
+    /// Whether it may go on for longer than other answers.
+    pub(super) const fn is_stream(&self) -> bool {
+        matches!(self.body, Either::Right(_))
+    }
+
+    pub(super) fn into_http(self) -> Response<AdminBody> {
         let Self { status, content_type, allow, body } = self;
-        let mut response = Response::new(Full::new(body));
+        let mut response = Response::new(body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

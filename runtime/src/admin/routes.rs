@@ -148,6 +148,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::response::AdminBody;
     use http::Response;
     use http_body_util::Full;
 
@@ -161,12 +162,12 @@ mod tests {
         routes
     }
 
-    async fn send(routes: &Routes, method: Method, target: &str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    async fn send(routes: &Routes, method: Method, target: &str, body: impl Into<Bytes>) -> Response<AdminBody> {
         let request = Request::builder().method(method).uri(target).body(Full::new(body.into()));
         routes.answer(request.expect("a well-formed request")).await.into_http()
     }
 
-    async fn text(response: Response<Full<Bytes>>) -> String {
+    async fn text(response: Response<AdminBody>) -> String {
         let body = response.into_body().collect().await.expect("a body in memory").to_bytes();
         String::from_utf8(body.to_vec()).expect("text")
     }

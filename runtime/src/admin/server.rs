@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,7 +24,8 @@ const CONNECTIONS: usize = 64;
 /// How long a connection may be silent before or inside a request's headers.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a connection may live, so that a client that never reads its answer cannot hold one for ever.
+/// How long a connection may live, so that a client that never reads its answer cannot hold one for ever. One that
+/// carries a stream may live longer; the route bounds how many there are.
 const LIFE_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long answers in flight may take once the server stops.
@@ -109,10 +111,21 @@ async fn serve_connection(
     closing: CancellationToken,
     _slot: OwnedSemaphorePermit,
 ) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let routes = Arc::clone(&routes);
-        async move { Ok::<_, Infallible>(routes.answer(request).await.into_http()) }
+    let streams = Arc::new(AtomicBool::new(false));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (routes, streams) = (Arc::clone(&routes), Arc::clone(&streams));
+        async move {
+            let response = routes.answer(request).await;
+            streams.fetch_or(response.is_stream(), Ordering::Relaxed);
+            Ok::<_, Infallible>(response.into_http())
+        }
     });
+    let overdue = async {
+        tokio::time::sleep(LIFE_LIMIT).await;
+        if streams.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -122,7 +135,7 @@ async fn serve_connection(
     );
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = tokio::time::sleep(LIFE_LIMIT) => return,
+        () = overdue => return,
         () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -201,6 +214,48 @@ mod tests {
         assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(start.elapsed() < LIFE_LIMIT, "{:?}", start.elapsed());
         server.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_outlives_other_answers_and_ends_with_its_reader() {
+        let (written, reads) = tokio::sync::mpsc::channel::<bytes::Bytes>(1);
+        let reads = parking_lot::Mutex::new(Some(reads));
+        let admin = Admin::new(Readiness::default(), Registry::default()).route("/debug/tail", move |_, _| {
+            let reads = reads.lock().take().expect("asked once");
+            async { AdminResponse::stream("text/plain", Tail(reads)) }
+        });
+        let admin = admin.bind(any_port(), "--admin").await.expect("a free port");
+        let address = admin.local_addr();
+        let server = tokio::spawn(admin.serve(std::future::pending()));
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(b"GET /debug/tail HTTP/1.1\r\nhost: admin\r\n\r\n").await.expect("writes");
+        tokio::time::sleep(LIFE_LIMIT * 3).await;
+        written.send("late".into()).await.expect("somebody reads");
+        let mut answer = String::new();
+        while !answer.contains("late") {
+            let mut bytes = [0; 256];
+            let read = stream.read(&mut bytes).await.expect("reads");
+            assert!(read > 0, "cut off after {answer:?}");
+            answer += &String::from_utf8_lossy(&bytes[..read]);
+        }
+        drop(stream);
+        written.closed().await;
+        server.abort();
+    }
+
+    /// What is written to a channel, as a body.
+    struct Tail(tokio::sync::mpsc::Receiver<bytes::Bytes>);
+
+    impl hyper::body::Body for Tail {
+        type Data = bytes::Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+            self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(hyper::body::Frame::data(bytes))))
+        }
     }
 
     #[tokio::test]

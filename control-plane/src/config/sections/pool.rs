@@ -53,6 +53,12 @@ pub(in super::super) static POOL: Section = Section {
             "20ms",
             "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` is added to it.",
         ),
+        Key::new(
+            "tenant",
+            Kind::Text("`key`, `model` or `header:NAME`"),
+            "key",
+            "What tells tenants apart, among whom waiting is shared fairly: the API key, the model's name, or a header.",
+        ),
     ],
 };
 

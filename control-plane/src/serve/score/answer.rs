@@ -11,7 +11,7 @@ pub(super) fn answer(id: u64, result: Result<Choice, Nobody>) -> ScoreResponse {
     match result {
         Ok(choice) => {
             let ranked = choice.ranked.iter().map(candidate).collect();
-            ScoreResponse { id, answer: Some(Answer::Chosen(Chosen { ranked })) }
+            ScoreResponse { id, answer: Some(Answer::Chosen(Chosen { ranked, ..Default::default() })) }
         }
         Err(nobody) => refused(id, reason(nobody)),
     }
@@ -19,7 +19,7 @@ pub(super) fn answer(id: u64, result: Result<Choice, Nobody>) -> ScoreResponse {
 
 /// A refusal of request `id`.
 pub(super) fn refused(id: u64, reason: Reason) -> ScoreResponse {
-    ScoreResponse { id, answer: Some(Answer::Refused(Refused { reason: reason.into() })) }
+    ScoreResponse { id, answer: Some(Answer::Refused(Refused { reason: reason.into(), retry_after_ms: 0 })) }
 }
 
 fn candidate(ranked: &Ranked) -> Candidate {

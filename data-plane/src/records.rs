@@ -1,0 +1,233 @@
+//! Access records: one line of JSON for each finished request, for whoever listens on the admin port.
+//!
+//! ```text
+//!   account, when it is closed ──▶ ring (bounded) ──▶ one stream of lines for each listener (few)
+//! ```
+//!
+//! The fields are those of the Mooncake trace format, so that what reads traces reads them, and a few more. Of a prompt
+//! there are sizes and block hashes, never text; of a tenant a hash. Nobody listening, a request pays one load of a
+//! counter. A listener that is too slow loses the oldest records, and is told how many.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, stream};
+use serde_json::json;
+use tokio::{
+    sync::broadcast::{self, error::RecvError},
+    time::Instant,
+};
+
+/// Records that may wait for the slowest listener. A record is a few hundred bytes and 8 for each block of its prompt.
+const RING: usize = 1_024;
+
+/// Listeners at a time.
+pub(crate) const MAX_LISTENERS: usize = 4;
+
+/// Where finished requests are told.
+pub(crate) struct Records {
+    ring: broadcast::Sender<Arc<Record>>,
+    listeners: AtomicUsize,
+}
+
+/// One finished request.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) arrived: Instant,
+    /// As the client wrote it; empty when it wrote none.
+    pub(crate) model: Box<str>,
+    pub(crate) pool: Arc<str>,
+    /// A hash.
+    pub(crate) tenant: Option<u64>,
+    pub(crate) block_bytes: u32,
+    pub(crate) prompt_bytes: u64,
+    pub(crate) blocks: Arc<[u64]>,
+    /// As the engine says, else estimated.
+    pub(crate) prompt_tokens: u32,
+    /// As the engine says, else the pieces of its answer.
+    pub(crate) completion_tokens: u64,
+    pub(crate) cached_tokens: Option<u32>,
+    /// Since it arrived.
+    pub(crate) ttft: Option<Duration>,
+    pub(crate) endpoint: Option<Arc<str>>,
+    pub(crate) outcome: &'static str,
+}
+
+/// A listener's place, given back when it leaves.
+struct Place(Arc<Records>);
+
+// === Records ===
+
+impl Default for Records {
+    fn default() -> Self {
+        Self { ring: broadcast::Sender::new(RING), listeners: AtomicUsize::new(0) }
+    }
+}
+
+impl Records {
+    /// Whether anybody listens: else nothing has to be kept for a record.
+    pub(crate) fn are_heard(&self) -> bool {
+        self.listeners.load(Ordering::Relaxed) > 0
+    }
+
+    /// A request is over.
+    pub(crate) fn tell(&self, record: Record) {
+        // The last listener may just have left.
+        let _nobody = self.ring.send(Arc::new(record));
+    }
+
+    /// The lines of requests that arrive from now on, until the listener leaves; `None` when too many listen already.
+    ///
+    /// Times count from now, so that the streams of several proxies that begin together can be merged.
+    pub(crate) fn listen(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
+        let place = Place::take(self)?;
+        let (began, ring) = (Instant::now(), self.ring.subscribe());
+        Some(stream::unfold((place, ring), move |(place, mut ring)| async move {
+            let line = loop {
+                match ring.recv().await {
+                    Ok(record) => match record.line(began) {
+                        Some(line) => break line,
+                        // It had arrived when nobody wrote down its beginning.
+                        None => continue,
+                    },
+                    Err(RecvError::Lagged(lost)) => break json!({ "lost": lost }).to_string(),
+                    Err(RecvError::Closed) => return None,
+                }
+            };
+            Some((Bytes::from(line + "\n"), (place, ring)))
+        }))
+    }
+}
+
+// === Place ===
+
+impl Place {
+    fn take(records: &Arc<Records>) -> Option<Self> {
+        let taken = records.listeners.fetch_add(1, Ordering::Relaxed);
+        // Counted already: given back again if it was one too many.
+        let place = Self(Arc::clone(records));
+        (taken < MAX_LISTENERS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.listeners.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === Record ===
+
+impl Record {
+    /// Its line, without the end of line; `None` if it arrived before `began`.
+    fn line(&self, began: Instant) -> Option<String> {
+        let timestamp = self.arrived.checked_duration_since(began)?.as_millis() as u64;
+        let line = json!({
+            "timestamp": timestamp,
+            "input_length": self.prompt_tokens,
+            "output_length": self.completion_tokens,
+            "hash_ids": &*self.blocks,
+            "block_tokens": self.block_tokens(),
+            "model": self.model,
+            "pool": self.pool,
+            "tenant": self.tenant.map(|tenant| format!("{tenant:016x}")),
+            "ttft_ms": self.ttft.map(|ttft| ttft.as_secs_f64() * 1e3),
+            "cached_tokens": self.cached_tokens,
+            "endpoint": self.endpoint,
+            "outcome": self.outcome,
+        });
+        Some(line.to_string())
+    }
+
+    /// Tokens that one block of this prompt stands for, on average.
+    fn block_tokens(&self) -> f64 {
+        f64::from(self.prompt_tokens) * f64::from(self.block_bytes) / self.prompt_bytes.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::StreamExt;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn record(prompt_tokens: u32) -> Record {
+        Record {
+            arrived: Instant::now(),
+            model: "m".into(),
+            pool: "chat".into(),
+            tenant: Some(10),
+            block_bytes: 256,
+            prompt_bytes: 640,
+            blocks: [u64::MAX, 7].into(),
+            prompt_tokens,
+            completion_tokens: 3,
+            cached_tokens: None,
+            ttft: Some(Duration::from_millis(12)),
+            endpoint: Some("engine-1".into()),
+            outcome: "ok",
+        }
+    }
+
+    async fn next(lines: &mut (impl Stream<Item = Bytes> + Unpin)) -> Value {
+        serde_json::from_slice(&lines.next().await.expect("a line")).expect("JSON")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_is_a_record_of_the_trace_format_and_tells_no_text() {
+        let records = Arc::new(Records::default());
+        records.tell(record(1));
+        let mut lines = pin!(records.listen().expect("a place"));
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        records.tell(record(160));
+        assert_eq!(
+            next(&mut lines).await,
+            json!({
+                "timestamp": 1_500, "input_length": 160, "output_length": 3, "hash_ids": [u64::MAX, 7],
+                "block_tokens": 64.0, "model": "m", "pool": "chat", "tenant": "000000000000000a", "ttft_ms": 12.0,
+                "cached_tokens": null, "endpoint": "engine-1", "outcome": "ok",
+            })
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_arrived_before_the_recording_began_is_left_out() {
+        let records = Arc::new(Records::default());
+        let early = record(1);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut lines = pin!(records.listen().expect("a place"));
+        records.tell(early);
+        records.tell(record(2));
+        assert_eq!(next(&mut lines).await["input_length"], 2);
+    }
+
+    #[tokio::test]
+    async fn a_slow_listener_is_told_how_much_it_lost() {
+        let records = Arc::new(Records::default());
+        let mut lines = pin!(records.listen().expect("a place"));
+        for number in 0..RING as u32 + 5 {
+            records.tell(record(number));
+        }
+        assert_eq!(next(&mut lines).await, json!({ "lost": 5 }));
+        assert_eq!(next(&mut lines).await["input_length"], 5);
+    }
+
+    #[test]
+    fn nothing_is_kept_when_nobody_listens_and_few_may() {
+        let records = Arc::new(Records::default());
+        assert!(!records.are_heard());
+        let listeners: Vec<_> = std::iter::from_fn(|| records.listen()).collect();
+        assert_eq!(listeners.len(), MAX_LISTENERS);
+        drop(listeners);
+        assert!(!records.are_heard());
+    }
+}
