@@ -1,5 +1,7 @@
 //! The index of KV blocks: a lookup, what an event costs, what a block weighs.
 
+#![expect(clippy::print_stdout, reason = "what is not a time is printed")]
+
 use std::{hint::black_box, time::Duration};
 
 use divan::{Bencher, counter::ItemsCount};
