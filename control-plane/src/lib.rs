@@ -24,6 +24,7 @@ pub mod cluster;
 pub mod collector;
 pub mod config;
 pub mod discovery;
+pub mod kv_events;
 pub mod kvmanager;
 pub mod metrics;
 pub mod pipeline;

@@ -91,13 +91,13 @@ impl Extras {
     #[must_use]
     pub fn salt(salt: &str) -> Self {
         let mut extras = Self::default();
-        extras.text(salt);
+        extras.text(salt.as_bytes());
         extras
     }
 
-    /// The next key is text.
-    pub fn text(&mut self, text: &str) {
-        self.push(mix(1, xxh3_64(text.as_bytes())));
+    /// The next key is text, in UTF-8.
+    pub fn text(&mut self, text: &[u8]) {
+        self.push(mix(1, xxh3_64(text)));
     }
 
     /// The next key is bytes.
@@ -181,7 +181,7 @@ mod tests {
         };
         let all = [
             one(|_| ()),
-            one(|extras| extras.text("7")),
+            one(|extras| extras.text(b"7")),
             one(|extras| extras.bytes(b"7")),
             one(|extras| extras.number(7)),
             one(Extras::nil),
