@@ -125,7 +125,7 @@ fn pause() {
             filling = filling.max(timed(|| index.apply(&rank, slice)));
         }
     }
-    index.close(rank);
+    index.close(&mut rank);
     while index.blocks() > 0 {
         sweeping = sweeping.max(timed(|| assert!(index.sweep(256) || index.blocks() == 0)));
     }

@@ -131,6 +131,9 @@ impl Residency {
 
     /// Makes true what `rank` gave as changes. A lock around this index is held for as long: give it slices.
     pub fn apply(&mut self, rank: &Rank, changes: &[Change]) {
+        if self.stand_of(rank.seat).is_none() {
+            return;
+        }
         self.learn_sizes(rank);
         for change in changes {
             self.change(rank.seat, *change);
@@ -140,12 +143,14 @@ impl Residency {
     /// Empties a rank at once.
     pub fn clear(&mut self, rank: &mut Rank, standing: Standing) {
         let Some(endpoint) = self.stand_of(rank.seat).map(|stand| stand.endpoint) else { return };
-        let fresh = Rank::new(self.sit(endpoint, standing));
-        self.close(std::mem::replace(rank, fresh));
+        let fresh = self.sit(endpoint, standing);
+        self.close(rank);
+        rank.seat = fresh;
     }
 
-    /// Ends a rank at once.
-    pub fn close(&mut self, rank: Rank) {
+    /// Ends a rank at once. Whatever is done with it afterwards means nothing.
+    pub fn close(&mut self, rank: &mut Rank) {
+        let rank = std::mem::replace(rank, Rank::new(Seat::NOWHERE));
         let seat = rank.seat;
         let Some(Stand { endpoint, sizes, .. }) = self.seats.get_mut(seat.0 as usize).and_then(Option::take) else {
             return;
@@ -209,6 +214,12 @@ impl Residency {
             }
         }
         hits
+    }
+
+    /// How many ranks stand so.
+    #[must_use]
+    pub fn standing_so(&self, standing: Standing) -> usize {
+        self.seats.iter().flatten().filter(|stand| stand.standing == standing).count()
     }
 
     /// Different blocks that anybody holds.
@@ -283,6 +294,13 @@ impl Residency {
             *self.sizes.entry(*size).or_default() += 1;
         }
     }
+}
+
+// === Seat ===
+
+impl Seat {
+    /// Of a rank that was closed.
+    const NOWHERE: Self = Self(u32::MAX);
 }
 
 // === Reach ===

@@ -170,8 +170,8 @@ fn run(steps: Vec<Step>) -> (Residency, Vec<Rank>, Vec<Model>) {
                 models[rank] = Model::default();
             }
             Step::Close { rank } => {
-                let fresh = index.open(EndpointId(RANKS[rank]));
-                index.close(std::mem::replace(&mut ranks[rank], fresh));
+                index.close(&mut ranks[rank]);
+                ranks[rank] = index.open(EndpointId(RANKS[rank]));
                 index.stand(&ranks[rank], Standing::Whole);
                 models[rank] = Model::default();
             }
@@ -208,8 +208,8 @@ proptest! {
 
     #[test]
     fn everything_is_given_back(steps in steps()) {
-        let (mut index, ranks, _) = run(steps);
-        ranks.into_iter().for_each(|rank| index.close(rank));
+        let (mut index, mut ranks, _) = run(steps);
+        ranks.iter_mut().for_each(|rank| index.close(rank));
         while index.sweep(7) {}
         prop_assert_eq!((index.blocks(), index.sets.bytes(), index.sizes.len()), (0, 0, 0));
         prop_assert_eq!(index.blocks.bytes(), Residency::default().blocks.bytes());
@@ -327,6 +327,19 @@ fn more_block_sizes_than_a_rank_may_have_are_skipped() {
         rank.store(&stored.rooted(size, Adapter::None), &mut Vec::new()).expect("few blocks").skipped
     });
     assert_eq!(sizes.sum::<u64>(), 1);
+}
+
+#[test]
+fn a_rank_that_was_closed_means_nothing_any_more() {
+    let (mut index, mut rank, stored) = one(2);
+    index.stand(&rank, Standing::Whole);
+    index.close(&mut rank);
+    let mut changes = Vec::new();
+    rank.store(&stored, &mut changes).expect("few blocks");
+    index.apply(&rank, &changes);
+    index.stand(&rank, Standing::Whole);
+    assert!(!index.sweep(100));
+    assert_eq!((gpu(&index), index.blocks()), (None, 0));
 }
 
 #[test]
