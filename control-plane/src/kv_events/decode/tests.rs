@@ -458,7 +458,7 @@ fn what_a_real_vllm_published_is_understood() {
         Event::Stored(stored.rooted(32, adapter))
     };
     let plain = expected([5_112_245_858_541_826_925, 2_169_733_828_878_548_103], Adapter::None, None);
-    assert_eq!(captured("plain").events, [plain.clone()]);
+    assert_eq!(captured("plain").events, std::slice::from_ref(&plain));
     let salted = expected([8_619_098_860_538_018_033, 11_594_349_764_229_991_644], Adapter::None, Some("s1"));
     assert_eq!(captured("salt").events, [salted]);
     let adapter = Adapter::Name("tiny-lora");
