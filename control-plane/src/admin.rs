@@ -4,9 +4,13 @@
 //! |---|---|
 //! | `/debug/snapshot` | the newest snapshot, and every endpoint's load, health and age of figures |
 //! | `/debug/score?pool=NAME[&model=NAME][&prompt_bytes=N]` | what a request like this would be answered, with every number; books nothing |
+//! | `/debug/kv-events` | how every stream of KV events is doing |
+//! | `POST /debug/kv-events?pool=NAME` with `{"tokens": […]}` | what these streams know of a prompt, by endpoint and tier |
 //!
 //! Probes and metrics are `hermes_runtime`'s. No page holds a secret: URLs carry no credentials, and prompts are not
 //! here.
+
+mod kv_events;
 
 use std::sync::Arc;
 
@@ -46,10 +50,13 @@ impl Pages {
     /// Adds the pages to `admin`.
     #[must_use]
     pub fn add_to(self, admin: Admin) -> Admin {
-        let (world, score) = (self.clone(), self);
+        let (world, score, events) = (self.clone(), self.clone(), self);
         admin
             .route("/debug/snapshot", move |_query, _body| std::future::ready(world.snapshot()))
             .route("/debug/score", move |query, _body| std::future::ready(score.score(&query)))
+            .route("/debug/kv-events", move |query, body| {
+                std::future::ready(kv_events::page(&events.brains, &query, body.as_ref()))
+            })
     }
 
     fn snapshot(&self) -> AdminResponse {

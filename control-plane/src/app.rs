@@ -39,6 +39,7 @@ use crate::{
     admin::Pages,
     brain::Brains,
     collector::{self, Collector, CollectorMetrics},
+    kv_events::KvEventsMetrics,
     kvmanager::KvMetrics,
     metrics::{Metrics, census::WorldCensus},
     pipeline::{Gates, Guides, Lookouts, Pipeline, QUEUE, Reins},
@@ -174,7 +175,7 @@ impl Parts {
         let reins = Reins {
             collector: Collector::new(settings, CollectorMetrics::register(&mut self.registry), observations)?,
             lookouts,
-            guides: Guides::new(KvMetrics::register(&mut self.registry)),
+            guides: Guides::new(KvMetrics::register(&mut self.registry), KvEventsMetrics::register(&mut self.registry)),
             gates: Gates::new(&self.readiness),
         };
         let (pipeline, snapshots) = Pipeline::new(self.epoch, Arc::clone(&self.brains), reins, self.metrics.clone());

@@ -17,6 +17,7 @@
 mod address;
 mod app;
 pub mod duration;
+mod kv_events;
 mod kv_manager;
 #[cfg(test)]
 mod messages;
@@ -41,6 +42,7 @@ use hermes_core::policy::{Policy, Settings};
 use serde_json::{Value, json};
 
 pub use self::{
+    kv_events::KvEventsConfig,
     kv_manager::{KvManagerConfig, Protocol},
     mistakes::{Mistake, Mistakes},
     pool::{CollectorConfig, Engine, PoolConfig},

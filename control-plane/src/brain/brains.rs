@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Brain, Census, Row, row::View};
-use crate::{collector::Observation, kvmanager::KvManager, metrics::Metrics};
+use crate::{collector::Observation, kv_events::KvEvents, kvmanager::KvManager, metrics::Metrics};
 
 /// Every pool's brain. Readers take no lock to find one.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Guide {
     pub stale_after: Duration,
     /// Whom to ask about caches.
     pub kv_manager: Option<Arc<KvManager>>,
+    /// What the engines tell of their caches.
+    pub kv_events: Option<Arc<KvEvents>>,
 }
 
 /// A pool's brain, and whom to ask before it chooses.
@@ -48,6 +50,8 @@ pub struct Home {
     pub brain: Arc<Brain>,
     /// Whom to ask about caches.
     pub kv_manager: Option<Arc<KvManager>>,
+    /// What the engines tell of their caches.
+    pub kv_events: Option<Arc<KvEvents>>,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +89,7 @@ impl Brains {
         let mut next = Directory::default();
         for pool in &snapshot.pools {
             let name = &pool.spec.name;
-            let Guide { stale_after, kv_manager } = guide(name);
+            let Guide { stale_after, kv_manager, kv_events } = guide(name);
             let brain = match before.pools.get(name) {
                 Some(home) => {
                     home.brain.apply(pool, stale_after, now);
@@ -97,7 +101,7 @@ impl Brains {
                 }
             };
             next.endpoints.extend(pool.endpoints.iter().map(|endpoint| (endpoint.id, Arc::clone(&brain))));
-            next.pools.insert(Arc::clone(name), Home { brain, kv_manager });
+            next.pools.insert(Arc::clone(name), Home { brain, kv_manager, kv_events });
         }
         before.pools.keys().filter(|name| !next.pools.contains_key(*name)).for_each(|name| self.metrics.forget(name));
         self.directory.store(Arc::new(next));
@@ -182,6 +186,14 @@ impl Brains {
             }
         }
         rows
+    }
+
+    /// The KV events of every pool that follows them.
+    #[must_use]
+    pub fn kv_events(&self) -> Vec<(Arc<str>, Arc<KvEvents>)> {
+        let directory = self.directory.load();
+        let followed = directory.pools.iter().filter_map(|(name, home)| Some((name, home.kv_events.as_ref()?)));
+        followed.map(|(name, events)| (Arc::clone(name), Arc::clone(events))).collect()
     }
 
     /// How every pool stands.

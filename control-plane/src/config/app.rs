@@ -76,6 +76,7 @@ fn read_discovery(app: &Fields<'_>) -> Selection {
         port: port.and_then(|node| source::read_port(&node)).unwrap_or(Port::Number(8000)),
         resync: fields.and_then(|fields| fields.duration("interval")).unwrap_or(Duration::from_secs(5)),
         timeout: fields.and_then(|fields| fields.duration("timeout")).unwrap_or(Duration::from_secs(10)),
+        event_ports: None,
     }
 }
 
@@ -124,6 +125,7 @@ mod tests {
             port: Port::Number(8000),
             resync: seconds(5),
             timeout: seconds(10),
+            event_ports: None,
         };
         assert_eq!(pool.sources, [Source::Services(selection)]);
         assert_eq!(pool.policy.strategy.name(), "kv-aware");

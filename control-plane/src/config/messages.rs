@@ -78,7 +78,10 @@ fn outside(kind: &Kind) -> Vec<Value> {
             below.chain([*max + step]).map(|value| json!(duration::display(value))).collect()
         }
         Kind::Size(min, max) => vec![json!(size::display(min - 1)), json!(max + 1)],
-        Kind::Count(min, max) => vec![json!(min - 1), json!(u64::from(*max) + 1), json!(-1), json!(1.5)],
+        Kind::Count(min, max) => {
+            let below = min.checked_sub(1).map(Value::from).into_iter();
+            below.chain([json!(u64::from(*max) + 1), json!(-1), json!(1.5)]).collect()
+        }
         Kind::Number(min, max) => vec![json!(min - 0.01), json!(max + 1.0)],
         Kind::Flag | Kind::OneOf(_) | Kind::Text(_) | Kind::List(_) | Kind::Mapping(_) => Vec::new(),
     }
@@ -94,7 +97,7 @@ fn every_key() -> impl Iterator<Item = (&'static Section, &'static Key)> {
 }
 
 /// Mistakes between values and between keys, each with what is wrong in it.
-const SPECIAL: [&str; 35] = [
+const SPECIAL: [&str; 36] = [
     "",
     "[]",
     "{}",
@@ -126,6 +129,7 @@ const SPECIAL: [&str; 35] = [
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'https://m', protocol: conductor, kind: match-sort}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'http://m:1/a', port: 2, path: /b, idKeys: [x, x]}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'http://m/a/../b', path: match_sort}}]",
+    "pools: [{name: a, endpoints: ['http://h:1'], kvEvents: {port: 1, replayPort: 1, portName: A, replayPortName: '1'}}]",
     "app: {strategy: {name: kv-aware, weights: {}}, weights: {}}",
     "app: {kvmanager: {}, discovery: {type: dns}, collector: {metrics: [1]}}",
     "app: {labelSelector: {app: vllm}, timeOut: 120, kvmanager: {path: /match_sort, url: 'http://m'}}",

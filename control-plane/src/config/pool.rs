@@ -6,6 +6,7 @@ use hermes_core::policy::{BreakerPolicy, Policy, Retry, Timeouts};
 
 use super::{
     address::is_path,
+    kv_events::{self, KvEventsConfig},
     kv_manager::{self, KvManagerConfig},
     reader::{Fields, Node},
     sections::{BREAKER, METRICS, POOL, PREFIX, RETRY, TIMEOUTS},
@@ -33,6 +34,8 @@ pub struct PoolConfig {
     pub collector: CollectorConfig,
     /// Whom to ask about caches; present only when the strategy reads the answer.
     pub kv_manager: Option<KvManagerConfig>,
+    /// Where the engines tell what they cache; present only when the strategy reads it.
+    pub kv_events: Option<KvEventsConfig>,
 }
 
 /// What runs behind the endpoints.
@@ -82,6 +85,7 @@ impl PoolConfig {
             policy: Policy::default(),
             collector: CollectorConfig::new(engine, Duration::from_secs(1), Duration::from_secs(2)),
             kv_manager: None,
+            kv_events: None,
         }
     }
 
@@ -99,6 +103,22 @@ impl PoolConfig {
         self.policy.score_deadline += found.budget;
         self.policy.lookup_text = found.protocol.matches_text();
         self.kv_manager = Some(found);
+        self
+    }
+
+    /// Follows KV events if the strategy reads what they tell, and looks for their ports.
+    fn with_kv_events(mut self, found: Option<KvEventsConfig>, fields: &Fields<'_>) -> Self {
+        let Some(found) = found else { return self };
+        if !self.policy.strategy.needs_prefix() {
+            let strategy = self.policy.strategy.name();
+            fields.warn(format!(
+                "{}: not followed, since the strategy {strategy} does not look at caches",
+                fields.path_of("kvEvents")
+            ));
+            return self;
+        }
+        self.sources.iter_mut().for_each(|source| source.find_event_ports(&found.names));
+        self.kv_events = Some(found);
         self
     }
 }
@@ -164,6 +184,7 @@ pub(super) fn read(node: &Node<'_>) -> Option<PoolConfig> {
     };
     let kv_manager = fields.node("kvManager").and_then(|node| kv_manager::read(&node));
     let pool = pool.with_kv_manager(kv_manager, &fields, "kvManager");
+    let pool = pool.with_kv_events(fields.node("kvEvents").and_then(|node| kv_events::read(&node)), &fields);
     Some(PoolConfig { name: name?, ..pool })
 }
 
@@ -312,6 +333,10 @@ mod tests {
         let kv_manager = chat.kv_manager.as_ref().expect("configured");
         assert_eq!(&*kv_manager.url, "http://cache-indexer-service:8081/v2/match_sort");
         assert_eq!((kv_manager.id_keys.len(), kv_manager.score_keys.len()), (1, 1));
+        let kv_events = chat.kv_events.as_ref().expect("configured");
+        assert_eq!((kv_events.port, kv_events.replay_port, kv_events.ranks), (Some(5601), Some(5602), Some(2)));
+        assert_eq!((&*kv_events.topic, &*kv_events.names.publish), ("kv@", &["events".to_owned()][..]));
+        assert_eq!(selection.event_ports.as_ref(), Some(&kv_events.names));
         assert!(matches!(agents.sources[..], [Source::Pods(_)]));
         assert_eq!((agents.engine, embeddings.engine), (Engine::Sglang, Engine::OpenAi));
         assert!(!embeddings.collector.enabled, "an unknown server has no known metrics");

@@ -11,12 +11,12 @@ use std::{iter, time::Duration};
 
 pub(super) use self::{
     original::{APP, COLLECTOR, DISCOVERY, KVMANAGER},
-    pool::{BREAKER, KUBERNETES, KV_MANAGER, METRICS, POOL, PREFIX, RETRY, STRATEGY, TIMEOUTS, WEIGHTS},
+    pool::{BREAKER, KUBERNETES, KV_EVENTS, KV_MANAGER, METRICS, POOL, PREFIX, RETRY, STRATEGY, TIMEOUTS, WEIGHTS},
     top::{LIMITS, TOP},
 };
 
 /// All sections, in the order of the documentation.
-pub(super) static ALL: [&Section; 16] = [
+pub(super) static ALL: [&Section; 17] = [
     &TOP,
     &LIMITS,
     &POOL,
@@ -25,6 +25,7 @@ pub(super) static ALL: [&Section; 16] = [
     &WEIGHTS,
     &METRICS,
     &KV_MANAGER,
+    &KV_EVENTS,
     &TIMEOUTS,
     &RETRY,
     &BREAKER,

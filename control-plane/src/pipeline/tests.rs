@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     collector::{CollectorMetrics, Settings},
     config::Config,
+    kv_events::KvEventsMetrics,
     kvmanager::KvMetrics,
 };
 
@@ -34,7 +35,7 @@ impl Running {
             collector: Collector::new(Settings::default(), CollectorMetrics::register(&mut registry), observations)
                 .expect("TLS is set up"),
             lookouts: Lookouts::new(updates.clone(), None),
-            guides: Guides::new(KvMetrics::register(&mut registry)),
+            guides: Guides::new(KvMetrics::register(&mut registry), KvEventsMetrics::register(&mut registry)),
             gates: Gates::new(&readiness),
         };
         let (pipeline, newest) = Pipeline::new(Epoch(1), Arc::clone(&brains), reins, metrics);

@@ -43,6 +43,12 @@ pub(in super::super) static POOL: Section = Section {
             "",
             "A global KV-cache manager to ask which endpoint holds a prompt.",
         ),
+        Key::new(
+            "kvEvents",
+            Kind::Mapping("a mapping"),
+            "",
+            "Follows the engines' KV events, which tell exactly what is cached where.",
+        ),
         Key::new("timeouts", Kind::Mapping("a mapping"), "", "How long each step of a request may take."),
         Key::new("retry", Kind::Mapping("a mapping"), "", "What happens when an attempt fails before its first byte."),
         Key::new("breaker", Kind::Mapping("a mapping"), "", "When a failing endpoint is left alone."),
@@ -244,6 +250,44 @@ pub(in super::super) static KV_MANAGER: Section = Section {
             Kind::List("1 to 32 JSON names"),
             "[match_rate, hit_rate, score, match, longest_matched, matched_tokens]",
             "Where an entry of the answer has its degree of match; the first that is there counts.",
+        ),
+    ],
+};
+
+pub(in super::super) static KV_EVENTS: Section = Section {
+    path: "pools[].kvEvents",
+    keys: &[
+        Key::new("enabled", Kind::Flag, "true", "Whether they are followed."),
+        Key::new(
+            "port",
+            Kind::Count(1, 65_535),
+            "(what the engine says at `/kv_event_sources`, else `5557`)",
+            "Where rank 0 publishes, on the endpoint's host. What Kubernetes tells of a pod goes before it.",
+        ),
+        Key::new(
+            "replayPort",
+            Kind::Count(0, 65_535),
+            "(what the engine says, else `5558`)",
+            "Where rank 0 replays what was published before; `0` for nowhere.",
+        ),
+        Key::new(
+            "portName",
+            Kind::Text("a port's name: a-z, 0-9 and -, with a letter"),
+            "(`zmq-pub`, else `kv-events`)",
+            "In Kubernetes: the port of the pod, or of the Service where Services are selected, where rank 0 publishes.",
+        ),
+        Key::new(
+            "replayPortName",
+            Kind::Text("a port's name: a-z, 0-9 and -, with a letter"),
+            "(`zmq-replay`, else `kv-replay`)",
+            "In Kubernetes: the port where rank 0 replays.",
+        ),
+        Key::new("topic", Kind::Text("the beginning of a topic"), "(every topic)", "What is subscribed to."),
+        Key::new(
+            "ranks",
+            Kind::Count(1, 64),
+            "(what the engine says, else `1`)",
+            "Data-parallel ranks of each endpoint; rank `r` has both ports moved up by `r`.",
         ),
     ],
 };
