@@ -77,7 +77,10 @@ impl Pages {
         };
         let prompt_tokens = u32::try_from(prompt_bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX);
         let asked = ScoreQuery { prompt_bytes, prompt_tokens, ..ScoreQuery::default() };
-        json(&home.brain.explain(&asked, query.get("model"), &[]))
+        let key = Key { proxy: ProxyId(0), request: RequestId(0) };
+        let (model, waited) = (query.get("model"), Duration::ZERO);
+        let arrival = Arrival { key, query: &asked, model, hits: &[], waited, may_wait: true };
+        json(&home.brain.explain(arrival, self.brains.now()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The control plane as a whole: takes its ports, starts its tasks, and ends with the drain.
 //!
 //! ```text
-//!   start: configuration ─▶ ports ─▶ tasks: config · pipeline · clock · grpc · admin      (all addresses known)
+//!   start: configuration ─▶ ports ─▶ tasks: config · pipeline · clock · turns · grpc · admin      (all addresses known)
 //!   drain: streams end ─▶ connections close ─▶ join
 //! ```
 //!
@@ -114,6 +114,8 @@ impl ControlPlane {
         };
         let admin_address = admin.as_ref().map(BoundAdmin::local_addr);
 
+        let turns = Arc::clone(&brains);
+        tasks.spawn("turns", until_drain(drain.clone(), async move { turns.give_turns().await }));
         tasks.spawn("clock", pass_time(brains, proxies, drain.clone()));
         tasks.spawn("grpc", serve_until_closed(listener, desk, drain.clone()));
         if let Some(admin) = admin {

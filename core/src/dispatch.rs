@@ -27,12 +27,13 @@ use smallvec::SmallVec;
 
 use crate::{
     dice::Dice,
-    ledger::Key,
+    ledger::{InFlight, Key, ProxyId},
+    load::Load,
     mix::ByMix,
     pick::Nobody,
     policy::{KvAware, Strategy},
     query::{Choice, Hit, Query, Source},
-    snapshot::Pool,
+    snapshot::{EndpointId, Pool},
 };
 
 mod bind;
@@ -204,6 +205,24 @@ impl Dispatcher {
             Some(rules) => self.weigh(arrival, known, &rules, now),
             None => self.choose(arrival, &known, now),
         }
+    }
+
+    /// How loaded and how healthy each endpoint is, by position.
+    #[must_use]
+    pub fn loads(&self) -> &[Load] {
+        &self.fleet.loads
+    }
+
+    /// Requests that are booked or open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.fleet.ledger.len()
+    }
+
+    /// What one proxy has open, by endpoint.
+    #[must_use]
+    pub fn own(&self, proxy: ProxyId) -> HashMap<EndpointId, InFlight> {
+        self.fleet.ledger.own(proxy)
     }
 
     /// Requests that wait.

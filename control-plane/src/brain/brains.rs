@@ -8,6 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hermes_core::{
+    dispatch::Ended,
     ledger::{Key, Phase, ProxyId, RequestId},
     responses::{ResponseKey, Responses},
     snapshot::{EndpointId, Snapshot},
@@ -15,10 +16,16 @@ use hermes_core::{
 use hermes_proto::v1::Outcome;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{
+    sync::Notify,
+    time::{self, Instant, MissedTickBehavior},
+};
 
-use super::{Brain, Census, Row, row::View};
+use super::{Brain, Census, Finish, Row, row::View};
 use crate::{collector::Observation, kv_events::KvEvents, kvmanager::KvManager, metrics::Metrics};
+
+/// How often those who wait are looked at while nothing happens: a tenth of what a person notices.
+const TURN: Duration = Duration::from_millis(10);
 
 /// Every pool's brain. Readers take no lock to find one.
 #[derive(Debug)]
@@ -30,6 +37,8 @@ pub struct Brains {
     /// Where stored responses live, by the word of every proxy.
     responses: Mutex<Responses>,
     metrics: Metrics,
+    /// Told when somebody begins to wait.
+    waits: Notify,
 }
 
 /// What a pool needs besides what proxies see of it.
@@ -74,7 +83,7 @@ impl Brains {
     /// No brains yet. `seed` decides what is left to chance.
     #[must_use]
     pub fn new(seed: u64, metrics: Metrics) -> Self {
-        Self { directory: ArcSwap::default(), start: Instant::now(), seed, responses: Mutex::default(), metrics }
+        Self { directory: ArcSwap::default(), start: Instant::now(), seed, responses: Mutex::default(), metrics, waits: Notify::new() }
     }
 
     /// The time, as brains count it.
@@ -97,7 +106,7 @@ impl Brains {
                 }
                 None => {
                     let seed = self.seed ^ EndpointId::of(name, "", "").0;
-                    Arc::new(Brain::new(Arc::clone(pool), stale_after, self.metrics.pool(name), seed))
+                    Arc::new(Brain::new(pool, stale_after, self.metrics.pool(name), seed))
                 }
             };
             next.endpoints.extend(pool.endpoints.iter().map(|endpoint| (endpoint.id, Arc::clone(&brain))));
@@ -137,6 +146,30 @@ impl Brains {
         }
     }
 
+    /// A request waits for an endpoint: turns have to be given until nobody does.
+    pub fn somebody_waits(&self) {
+        self.waits.notify_one();
+    }
+
+    /// Gives turns to those who wait, as often as that can make a difference, and rests while nobody does.
+    ///
+    /// Most turns come from events, such as a first byte; this is for what follows from time alone.
+    pub async fn give_turns(&self) {
+        loop {
+            self.waits.notified().await;
+            let mut turns = time::interval(TURN);
+            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                turns.tick().await;
+                let now = self.now();
+                // Every brain has its turn, so no short circuit.
+                if self.all().filter(|brain| brain.turn(now)).count() == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Lets time pass in every pool.
     pub fn tick(&self) {
         let now = self.now();
@@ -146,7 +179,7 @@ impl Brains {
     /// A proxy does not want the answer to a request any more.
     pub fn cancel(&self, key: Key) {
         let now = self.now();
-        self.all().for_each(|brain| brain.cancel(key, now));
+        self.all().for_each(|brain| _ = brain.cancel(key, now));
     }
 
     /// A proxy is gone for good.
@@ -172,7 +205,9 @@ impl Brains {
     /// A request is over that was never sent anywhere: its booking is wherever it was made.
     pub fn finished_unsent(&self, key: Key) {
         let now = self.now();
-        self.all().for_each(|brain| brain.finished(key, None, Outcome::Unspecified, now));
+        let (outcome, ended) = (Outcome::Unspecified, Ended::default());
+        let finish = Finish { endpoint: None, outcome, ended, ttft: None };
+        self.all().for_each(|brain| brain.finished(key, finish, now));
     }
 
     /// The loads of all endpoints that `known` has, as `proxy` is to see them.

@@ -62,6 +62,13 @@ impl Dispatcher {
         Ok(Binding { choice, source, waited, costs: None })
     }
 
+    /// Books one endpoint because nothing but it will do, whatever it costs.
+    pub fn book_only(&mut self, key: Key, position: usize, query: &Query, now: Duration) {
+        let query = &self.caches.in_true_tokens(query);
+        let endpoint = self.pool().endpoints[position].id;
+        self.book(key, Ranked { position, endpoint, cached_tokens: 0 }, query, &Known::default(), now);
+    }
+
     /// Books a choice and learns from it. Who said what is cached there.
     pub(super) fn book(
         &mut self,

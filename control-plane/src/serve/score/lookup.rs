@@ -1,6 +1,6 @@
 //! What a pool's KV manager knows about a prompt, asked before the choice and within the proxy's patience.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hermes_core::{query::Hit, snapshot::Pool};
 use hermes_proto::{
@@ -9,7 +9,7 @@ use hermes_proto::{
 };
 use tokio::time;
 
-use super::Pending;
+use super::{Done, Pending, Step};
 use crate::{
     brain::Home,
     kvmanager::{self, Candidate, Text},
@@ -18,19 +18,16 @@ use crate::{
 /// Kept of the proxy's patience for the choice itself and the way back.
 const RESERVE: Duration = Duration::from_millis(5);
 
-/// A request, and what was found for it.
-pub(super) type Lookup = Pin<Box<dyn Future<Output = (Pending, Vec<Hit>)> + Send>>;
-
 /// Whether there is anyone to ask, and anything to ask with.
 pub(super) fn is_worthwhile(pending: &Pending) -> bool {
     pending.home.kv_manager.is_some() && pending.ask.lookup.is_some()
 }
 
 /// Asks for `pending`, and gives it back with what was found in time.
-pub(super) fn begin(mut pending: Pending) -> Lookup {
+pub(super) fn begin(mut pending: Pending) -> Step {
     Box::pin(async move {
         let found = find(&pending.home, &mut pending.ask).await;
-        (pending, found)
+        (pending, Done::Found(found))
     })
 }
 
