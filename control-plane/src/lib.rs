@@ -6,7 +6,7 @@
 //!   discovery ─┼─▶ pipeline ─▶ cluster ─▶ snapshot ─▶ serve::sync ──▶ proxies
 //!   collector ─┘      └─────▶ brains ◀─▶ serve::score, reports ◀────▶ proxies
 //!                                          ▲
-//!                          kvmanager ──────┘ (cache hits, when asked in time)
+//!               tokens ─▶  kvmanager ──────┘ (cache hits, when asked in time)
 //! ```
 //!
 //! Read [`pipeline`] first: an update's whole path, top to bottom. Then [`brain`]: what a choice reads and books.
@@ -24,8 +24,11 @@ pub mod cluster;
 pub mod collector;
 pub mod config;
 pub mod discovery;
+mod flights;
+pub mod inquiry;
 pub mod kvmanager;
 pub mod metrics;
 pub mod pipeline;
 pub mod process;
 pub mod serve;
+pub mod tokens;

@@ -9,7 +9,7 @@ use hermes_core::{
     ledger::{Key, Ledger, ProxyId, RequestId},
     load::{Health, Load, Sample},
     pick::{Ask, Picker},
-    policy::{Affinity, KvAware, Policy, Strategy},
+    policy::{Affinity, Policy, Strategy, Weights},
     prefix::Chain,
     query::{Cached, Hit, Query, Source},
     snapshot::{Endpoint, EndpointId, Epoch, Pool, PoolSpec, Role, Snapshot, Version},
@@ -30,7 +30,7 @@ fn strategy(name: &str) -> Strategy {
         "least-request" => Strategy::LeastRequest,
         "power-of-two" => Strategy::PowerOfTwo,
         "session-affinity" => Strategy::SessionAffinity(Affinity::default()),
-        _ => Strategy::KvAware(KvAware::default()),
+        _ => Strategy::HermesClassic(Weights::default()),
     }
 }
 

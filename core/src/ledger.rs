@@ -79,6 +79,8 @@ pub struct InFlight {
     pub requests: u32,
     /// Uncached prompt tokens of those whose first byte has not come.
     pub tokens: u64,
+    /// How many those are.
+    pub unanswered: u32,
 }
 
 /// How much, and for how long, a ledger remembers.
@@ -174,7 +176,9 @@ impl Ledger {
         }
         let entry = self.proxies.get_mut(&key.proxy)?.get_mut(&key.request)?;
         entry.open.phase = Phase::Answering;
-        self.endpoints.get_mut(&before.endpoint)?.tokens -= before.pending();
+        let sums = self.endpoints.get_mut(&before.endpoint)?;
+        sums.tokens -= before.pending();
+        sums.unanswered -= 1;
         Some(before)
     }
 
@@ -263,8 +267,7 @@ impl Ledger {
         let mut own: HashMap<EndpointId, InFlight> = HashMap::new();
         for Entry { open, .. } in self.proxies.get(&proxy).into_iter().flat_map(HashMap::values) {
             let sums = own.entry(open.endpoint).or_default();
-            sums.requests += 1;
-            sums.tokens += open.pending();
+            sums.add(*open);
         }
         own
     }
@@ -324,8 +327,7 @@ impl Ledger {
 
     fn charge(&mut self, open: Open) {
         let sums = self.endpoints.entry(open.endpoint).or_default();
-        sums.requests += 1;
-        sums.tokens += open.pending();
+        sums.add(open);
         self.booked += usize::from(open.phase == Phase::Booked);
     }
 
@@ -337,6 +339,7 @@ impl Ledger {
         };
         sums.requests -= 1;
         sums.tokens -= open.pending();
+        sums.unanswered -= u32::from(open.phase != Phase::Answering);
         if sums.requests == 0 {
             self.endpoints.remove(&open.endpoint);
         }
@@ -346,6 +349,16 @@ impl Ledger {
 impl Default for Ledger {
     fn default() -> Self {
         Self::new(Bounds::default())
+    }
+}
+
+// === InFlight ===
+
+impl InFlight {
+    fn add(&mut self, open: Open) {
+        self.requests += 1;
+        self.tokens += open.pending();
+        self.unanswered += u32::from(open.phase != Phase::Answering);
     }
 }
 

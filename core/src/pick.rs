@@ -32,10 +32,12 @@ use crate::{
 
 mod explain;
 mod field;
+mod hermes_classic;
 mod kv_aware;
 mod least_request;
 mod members;
 mod power_of_two;
+mod prefix_cache;
 mod random;
 mod ring;
 mod round_robin;
@@ -45,7 +47,7 @@ mod weighed;
 use explain::cached;
 pub use explain::{Candidate, Excluded, Explanation};
 use field::{Field, Gate};
-use members::Members;
+pub(crate) use members::Members;
 pub use weighed::Terms;
 use weighed::{MAX_WEIGHED, Ranking};
 
@@ -185,7 +187,7 @@ impl Picker {
     }
 
     /// Who holds the model; never empty.
-    fn members(&self, model: Option<&str>) -> Result<&Members, Nobody> {
+    pub(crate) fn members(&self, model: Option<&str>) -> Result<&Members, Nobody> {
         if self.pool.endpoints.is_empty() {
             return Err(Nobody::Empty);
         }
@@ -210,7 +212,9 @@ fn rank<L: Fn(usize) -> Load>(field: &Field<'_, L>, strategy: &Strategy, dice: &
         Strategy::LeastRequest => least_request::rank(field, dice, ranking),
         Strategy::PowerOfTwo => power_of_two::rank(field, dice, ranking),
         Strategy::SessionAffinity(affinity) => session_affinity::rank(field, affinity, dice, ranking),
-        Strategy::KvAware(weights) => kv_aware::rank(field, weights, dice, ranking),
+        Strategy::PrefixCache(rules) => prefix_cache::rank(field, rules, dice, ranking),
+        Strategy::KvAware(rules) => kv_aware::rank(field, rules, dice, ranking),
+        Strategy::HermesClassic(weights) => hermes_classic::rank(field, weights, dice, ranking),
     }
 }
 

@@ -42,8 +42,12 @@ pub enum Strategy {
     PowerOfTwo,
     /// The same session to the same endpoint while it is not overloaded.
     SessionAffinity(Affinity),
-    /// Least weighted sum of KV miss rate, cache usage, queue and booked work.
+    /// Among the endpoints that have most of the prompt cached the least busy one, while none of them is overloaded.
+    PrefixCache(PrefixCache),
+    /// Least expected cost: what the request waits, and what it makes others wait.
     KvAware(KvAware),
+    /// Least weighted sum of KV miss rate, cache usage, queue and booked work: the original hermes-router's score.
+    HermesClassic(Weights),
 }
 
 /// Where a session's key comes from, and how far affinity may overload an endpoint.
@@ -68,6 +72,16 @@ pub enum SessionKey {
     User,
 }
 
+/// When a cached prefix decides, and when load does.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PrefixCache {
+    /// Share of the prompt that has to be cached at an endpoint for its cache to count, 0..1.
+    pub threshold: f32,
+    /// An endpoint is overloaded with more than this multiple of the mean requests in flight (and
+    /// [`Self::SLACK`] more); at least 1.
+    pub load_factor: f32,
+}
+
 /// What tells the tenants of a pool apart, among whom waiting is shared fairly. A request without it has no tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -81,9 +95,37 @@ pub enum TenantKey {
     Model,
 }
 
-/// Weights of the classic score; lower is better. The names in brackets are the original hermes-router's.
+/// How costs are weighed, and when a request waits for a better endpoint. Every default is meant to be left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct KvAware {
+    /// Whether requests wait in the control plane until an endpoint has room ("late binding"), and not in engines.
+    pub late: bool,
+    /// An endpoint has room while the prompts sent there and not answered are less work than this.
+    pub window: Duration,
+    /// How much the delay counts that wasted prefill causes to requests still to come; 1 is what queueing theory says.
+    pub gamma: f32,
+    /// How much the delay counts that it causes to those who wait already; 1 is what queueing theory says.
+    pub gamma_waiting: f32,
+    /// Prefill rate of an endpoint in tokens a second until its own, or its pool's, is learned.
+    pub usual_rate: f32,
+    /// How much may wait.
+    pub queue: Queue,
+}
+
+/// Bounds of the requests that wait in the control plane for one pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Queue {
+    /// Requests at most; over it 429.
+    pub requests: u32,
+    /// Bytes of their prompts at most, held in the proxies meanwhile; over it 429.
+    pub bytes: u64,
+    /// The longest wait; after it 503.
+    pub wait: Duration,
+}
+
+/// Weights of the classic score; lower is better. The names in brackets are the original hermes-router's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Weights {
     /// Times `1 - hit rate` of the prompt there (`kvCacheNotHitRateWeight`, `kvCacheHitNotRateWeight`).
     pub miss: f32,
     /// Times the KV-cache usage, 0..=1 (`xpuCacheUsageWeight`).
@@ -169,7 +211,9 @@ impl Strategy {
             Self::LeastRequest => "least-request",
             Self::PowerOfTwo => "power-of-two",
             Self::SessionAffinity(_) => "session-affinity",
+            Self::PrefixCache(_) => "prefix-cache",
             Self::KvAware(_) => "kv-aware",
+            Self::HermesClassic(_) => "hermes-classic",
         }
     }
 
@@ -178,14 +222,40 @@ impl Strategy {
     /// The others read nothing, or tolerate load that is a moment old, and are answered in the proxy without a call.
     #[must_use]
     pub const fn needs_score(&self) -> bool {
-        matches!(self, Self::LeastRequest | Self::KvAware(_))
+        matches!(self, Self::LeastRequest | Self::PrefixCache(_) | Self::KvAware(_) | Self::HermesClassic(_))
     }
 
     /// Whether it reads the prompt's block hashes.
     #[must_use]
     pub const fn needs_prefix(&self) -> bool {
-        matches!(self, Self::KvAware(_))
+        matches!(self, Self::PrefixCache(_) | Self::KvAware(_) | Self::HermesClassic(_))
     }
+}
+
+// === PrefixCache ===
+
+impl PrefixCache {
+    /// Requests in flight above the mean that are no overload, however small the mean.
+    pub const SLACK: f32 = 4.0;
+}
+
+// === KvAware ===
+
+impl KvAware {
+    /// Seconds of delay that a wasted second of prefill causes to all others: γ.
+    ///
+    /// Whoever waits for that endpoint waits a second longer, and so does everyone who comes before the endpoint is idle
+    /// again: `ρ / (1 − ρ)` in the mean, where ρ is the share of time in which endpoints compute prompts (M/G/1). So waste
+    /// costs nothing on an idle fleet and is out of the question on a full one, without a number to tune.
+    #[must_use]
+    pub fn gamma(&self, utilization: f64, waiting: usize, endpoints: usize) -> f64 {
+        let busy = utilization.clamp(0.0, Self::BUSIEST);
+        let queue = waiting as f64 / endpoints.max(1) as f64;
+        f64::from(self.gamma) * busy / (1.0 - busy) + f64::from(self.gamma_waiting) * queue
+    }
+
+    /// Utilization that is told from saturation; γ is 49 here.
+    const BUSIEST: f64 = 0.98;
 }
 
 // === Defaults ===
@@ -214,7 +284,32 @@ impl Default for Affinity {
     }
 }
 
+impl Default for PrefixCache {
+    fn default() -> Self {
+        Self { threshold: 0.5, load_factor: 1.5 }
+    }
+}
+
 impl Default for KvAware {
+    fn default() -> Self {
+        Self {
+            late: true,
+            window: Duration::from_millis(50),
+            gamma: 1.0,
+            gamma_waiting: 1.0,
+            usual_rate: 8_000.0,
+            queue: Queue::default(),
+        }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { requests: 10_000, bytes: 1 << 30, wait: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Weights {
     fn default() -> Self {
         Self { miss: 1.0, usage: 1.0, waiting: 1.0, in_flight: 1.0, scale: Scale::Max }
     }

@@ -19,6 +19,8 @@ pub struct Query {
     pub prompt_tokens: u32,
     /// Chained hashes of the prompt's whole blocks, see [`crate::prefix`]; empty when no strategy asks for them.
     pub blocks: Arc<[u64]>,
+    /// Bytes of one block.
+    pub block_bytes: u32,
     /// Hash of the session key, if the request has one.
     pub session: Option<u64>,
     /// Higher goes first; 0 is ordinary.

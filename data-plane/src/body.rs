@@ -26,6 +26,10 @@ const CONTROL_FIELDS: [&str; 9] = [
     "disagg_prefill_dp_rank",
 ];
 
+/// Top-level fields that change which tokens an engine makes of the prompt, and that nothing here understands.
+const PROMPT_FIELDS: [&str; 5] =
+    ["chat_template", "truncate_prompt_tokens", "prompt_embeds", "suffix", "previous_input_messages"];
+
 /// A body's routing fields.
 #[derive(Debug, Default)]
 pub(crate) struct Fields<'a> {
@@ -40,6 +44,8 @@ pub(crate) struct Fields<'a> {
     pub(crate) input: Option<&'a RawValue>,
     /// Keeps the caches of tenants apart inside an engine.
     pub(crate) cache_salt: Option<&'a RawValue>,
+    /// What else goes into the prompt.
+    pub(crate) template: Template<'a>,
     /// Who asks: `user`, or one of its newer names.
     pub(crate) user: Option<Cow<'a, str>>,
     pub(crate) previous_response_id: Option<Cow<'a, str>>,
@@ -47,6 +53,20 @@ pub(crate) struct Fields<'a> {
     pub(crate) priority: i32,
     /// Some [`CONTROL_FIELDS`] are there.
     pub(crate) has_control_fields: bool,
+}
+
+/// What chat templates and tokenizers are told besides the conversation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Template<'a> {
+    pub(crate) kwargs: Option<&'a RawValue>,
+    pub(crate) documents: Option<&'a RawValue>,
+    /// `reasoning_effort`, or `reasoning` of the Responses API.
+    pub(crate) reasoning: Option<&'a RawValue>,
+    pub(crate) add_generation_prompt: Option<bool>,
+    pub(crate) continue_final_message: Option<bool>,
+    pub(crate) add_special_tokens: Option<bool>,
+    /// Something changes the prompt that is not read here.
+    pub(crate) has_more: bool,
 }
 
 /// Why a body cannot be routed.
@@ -88,6 +108,12 @@ impl<'de> Visitor<'de> for TopLevel {
                 "prompt" => fields.prompt = map.next_value()?,
                 "input" => fields.input = map.next_value()?,
                 "cache_salt" => fields.cache_salt = map.next_value()?,
+                "chat_template_kwargs" => fields.template.kwargs = map.next_value()?,
+                "documents" => fields.template.documents = map.next_value()?,
+                "reasoning_effort" | "reasoning" => fields.template.reasoning = map.next_value()?,
+                "add_generation_prompt" => fields.template.add_generation_prompt = flag(map.next_value()?),
+                "continue_final_message" => fields.template.continue_final_message = flag(map.next_value()?),
+                "add_special_tokens" => fields.template.add_special_tokens = flag(map.next_value()?),
                 "user" | "prompt_cache_key" | "safety_identifier" => {
                     if let Text(Some(user)) = map.next_value()? {
                         fields.user = Some(user);
@@ -97,7 +123,11 @@ impl<'de> Visitor<'de> for TopLevel {
                 "priority" => fields.priority = clamped(map.next_value()?),
                 name => {
                     fields.has_control_fields |= CONTROL_FIELDS.contains(&name);
-                    map.next_value::<IgnoredAny>()?;
+                    if PROMPT_FIELDS.contains(&name) {
+                        fields.template.has_more |= map.next_value::<Option<IgnoredAny>>()?.is_some();
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
                 }
             }
         }
@@ -110,6 +140,11 @@ impl<'de> Visitor<'de> for TopLevel {
 fn clamped(raw: Option<&RawValue>) -> i32 {
     let number = raw.and_then(|raw| raw.get().parse::<f64>().ok()).unwrap_or(0.0);
     number.clamp(-1_000_000.0, 1_000_000.0) as i32
+}
+
+/// True or false; any other type of value is the engine's business.
+fn flag(raw: Option<&RawValue>) -> Option<bool> {
+    raw.and_then(|raw| raw.get().parse().ok())
 }
 
 /// A key, borrowed unless it has escapes.

@@ -8,12 +8,15 @@ use hermes_core::{
     prefix::Chain,
     query::Query,
 };
-use hermes_proto::v1::{LookupText, lookup_text::Kind};
+use hermes_proto::v1::{
+    LookupText,
+    lookup_text::{Api as Wire, Kind},
+};
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::body::Fields;
+use crate::{api::Api, body::Fields};
 
 /// The format of the prompt's hash chain; a change of what is fed must change it.
 const CHAIN_FORMAT: &[u8] = b"hermes-prefix-1";
@@ -21,7 +24,7 @@ const CHAIN_FORMAT: &[u8] = b"hermes-prefix-1";
 /// Bytes of text that a token stands for, on average: an estimate for planning, never for accounting.
 const BYTES_PER_TOKEN: u64 = 4;
 
-/// The longest prompt that is handed to a KV manager.
+/// The longest prompt that is handed to a source of exact knowledge of caches, with everything that goes into it.
 const LONGEST_LOOKUP: usize = 1 << 20;
 
 /// The parts of a body that become the prompt, as slices of its bytes: raw JSON, in the order of chat templates.
@@ -34,8 +37,22 @@ pub(crate) struct Prompt {
     /// The part that grows with a conversation.
     conversation: Bytes,
     kind: Kind,
+    template: Template,
     priority: i32,
     user: Option<u64>,
+}
+
+/// What a chat template is told besides the conversation. Raw JSON, and the client's own settings where it has any.
+#[derive(Default)]
+struct Template {
+    kwargs: Bytes,
+    documents: Bytes,
+    reasoning: Bytes,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+    add_special_tokens: Option<bool>,
+    /// Something changes the prompt that is not among the parts.
+    has_more: bool,
 }
 
 impl Prompt {
@@ -48,6 +65,7 @@ impl Prompt {
             system: Bytes::new(),
             conversation: Bytes::new(),
             kind: Kind::Prompt,
+            template: Template::default(),
             priority: 0,
             user: None,
         }
@@ -66,6 +84,15 @@ impl Prompt {
             system,
             conversation,
             kind: if fields.messages.is_some() { Kind::Messages } else { Kind::Prompt },
+            template: Template {
+                kwargs: part(fields.template.kwargs),
+                documents: part(fields.template.documents),
+                reasoning: part(fields.template.reasoning),
+                add_generation_prompt: fields.template.add_generation_prompt,
+                continue_final_message: fields.template.continue_final_message,
+                add_special_tokens: fields.template.add_special_tokens,
+                has_more: fields.template.has_more || fields.previous_response_id.is_some(),
+            },
             // vLLM, which gets the body too, means by a lower number an earlier turn.
             priority: -fields.priority,
             user: fields.user.as_deref().map(|user| xxh3_64(user.as_bytes())),
@@ -100,10 +127,30 @@ impl Prompt {
         }
     }
 
-    /// The prompt for a KV manager that matches on text, if there is one and it is not too long.
-    pub(crate) fn lookup_text(&self) -> Option<LookupText> {
-        let fits = !self.conversation.is_empty() && self.conversation.len() <= LONGEST_LOOKUP;
-        fits.then(|| LookupText { json: self.conversation.clone(), kind: self.kind.into() })
+    /// The prompt for a source of exact knowledge of caches, if there is one and it is not too long.
+    pub(crate) fn lookup_text(&self, api: Api) -> Option<LookupText> {
+        let Self { salt, tools, system, conversation, kind, template, .. } = self;
+        let Template { kwargs, documents, reasoning, .. } = template;
+        let parts = [salt, tools, system, conversation, kwargs, documents, reasoning];
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if conversation.is_empty() || bytes > LONGEST_LOOKUP {
+            return None;
+        }
+        Some(LookupText {
+            json: conversation.clone(),
+            kind: (*kind).into(),
+            api: wire(api).into(),
+            tools: tools.clone(),
+            system: system.clone(),
+            template_kwargs: kwargs.clone(),
+            documents: documents.clone(),
+            reasoning: reasoning.clone(),
+            cache_salt: salt.clone(),
+            add_generation_prompt: template.add_generation_prompt,
+            continue_final_message: template.continue_final_message,
+            add_special_tokens: template.add_special_tokens,
+            incomplete: template.has_more,
+        })
     }
 
     /// The prompt's chained block hashes; see [`hermes_core::prefix`] for the canonical form.
@@ -136,6 +183,17 @@ fn tenant(key: &TenantKey, model: Option<&str>, headers: &HeaderMap) -> Option<u
         TenantKey::Model => model.map(str::as_bytes),
     };
     value.filter(|value| !value.is_empty()).map(xxh3_64)
+}
+
+const fn wire(api: Api) -> Wire {
+    match api {
+        Api::Chat => Wire::Chat,
+        Api::Completions => Wire::Completions,
+        Api::Responses => Wire::Responses,
+        Api::Messages => Wire::Messages,
+        Api::Embeddings => Wire::Embeddings,
+        Api::StoredResponse | Api::Plain | Api::Models | Api::Model | Api::Extra => Wire::Unspecified,
+    }
 }
 
 /// The JSON text of an array or string without what encloses it: the next turn of a conversation continues it.
@@ -224,8 +282,38 @@ mod tests {
 
     #[test]
     fn a_lookup_carries_the_messages_as_the_client_wrote_them() {
-        let text = prompt(r#"{"messages": [ {"role":"user"} ]}"#).lookup_text().expect("there is one");
+        let text = prompt(r#"{"messages": [ {"role":"user"} ]}"#).lookup_text(Api::Chat).expect("there is one");
         assert_eq!((text.json.as_ref(), text.kind()), (&br#"[ {"role":"user"} ]"#[..], Kind::Messages));
-        assert!(prompt(r#"{"x":1}"#).lookup_text().is_none());
+        assert_eq!((text.api(), text.incomplete), (Wire::Chat, false));
+        assert!(prompt(r#"{"x":1}"#).lookup_text(Api::Chat).is_none());
+    }
+
+    #[test]
+    fn a_lookup_carries_what_else_goes_into_the_prompt() {
+        let body = r#"{"messages":[],"tools":[{"x":1}],"chat_template_kwargs":{"enable_thinking":false},
+            "reasoning_effort":"low","cache_salt":"s","add_generation_prompt":false,"continue_final_message":"no"}"#;
+        let text = prompt(body).lookup_text(Api::Chat).expect("there is one");
+        assert_eq!(
+            (&text.tools[..], &text.template_kwargs[..]),
+            (&br#"[{"x":1}]"#[..], &br#"{"enable_thinking":false}"#[..])
+        );
+        assert_eq!((&text.reasoning[..], &text.cache_salt[..]), (&br#""low""#[..], &br#""s""#[..]));
+        assert_eq!((text.add_generation_prompt, text.continue_final_message), (Some(false), None));
+    }
+
+    #[test]
+    fn a_prompt_with_a_part_that_is_not_carried_says_so() {
+        for part in [r#""chat_template":"x""#, r#""truncate_prompt_tokens":5"#, r#""previous_response_id":"resp_1""#] {
+            let body = format!("{{\"input\":\"hello\",{part}}}");
+            assert!(prompt(&body).lookup_text(Api::Responses).expect("there is one").incomplete, "{part}");
+        }
+        assert!(!prompt(r#"{"prompt":"x","suffix":null}"#).lookup_text(Api::Completions).expect("one").incomplete);
+    }
+
+    #[test]
+    fn what_is_too_long_as_a_whole_is_not_looked_up() {
+        let long = "x".repeat(LONGEST_LOOKUP / 2);
+        let body = format!(r#"{{"prompt":"{long}","tools":["{long}"]}}"#);
+        assert!(prompt(&body).lookup_text(Api::Completions).is_none());
     }
 }

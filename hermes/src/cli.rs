@@ -7,6 +7,7 @@ use hermes_integration::{
     engine::EngineArgs,
     load::{LoadArgs, ReplayArgs},
     record::RecordArgs,
+    simulate::SimulateArgs,
 };
 use hermes_runtime::telemetry::Service;
 
@@ -18,6 +19,7 @@ use crate::{
     failure::Failure,
     load, record, replay,
     serve::{self, ServeArgs},
+    simulate,
 };
 
 /// What this process calls itself in traces.
@@ -101,14 +103,34 @@ Examples:
     Load(LoadArgs),
     /// Replay a recorded trace against any OpenAI-compatible server, and report what a client sees
     ///
-    /// The trace is in the Mooncake format: one JSON object a line with `timestamp` (ms), `input_length`,
-    /// `output_length` and `hash_ids`. Prompts are made so that equal hash ids give equal text, so prefix caches hit
-    /// as they did in production.
+    /// The trace is that of `hermes simulate`. Prompts are made so that equal hash ids give equal text, so prefix caches
+    /// hit as they did in production.
+    ///
+    /// With --policies nothing else is needed: simulated engines and both planes are started here, once for each
+    /// strategy, time passes faster, and the report is that of `hermes simulate`.
     #[command(after_help = "\
 Examples:
   hermes replay conversation_trace.jsonl --target http://127.0.0.1:8000 --model sim --limit 1000
-  hermes replay conversation_trace.jsonl --model sim --scale 2 --shrink 8     twice as fast, an eighth as long")]
+  hermes replay conversation_trace.jsonl --model sim --scale 2 --shrink 8     twice as fast, an eighth as long
+  hermes replay conversation_trace.jsonl --policies round-robin,least-request --limit 2000 --html report.html")]
     Replay(ReplayArgs),
+    /// Simulate a fleet on a trace under several policies, and compare them
+    ///
+    /// A discrete-event model: no server runs, and an hour of traffic takes seconds. The servers are those of
+    /// `hermes engine`: they batch in steps, cache prefixes, and admit what their memory holds. The rules of other
+    /// routers are built in. The same arguments give the same figures.
+    ///
+    /// The trace has one JSON object a line with `timestamp` (ms), `input_length`, `output_length` and `hash_ids`
+    /// (one for each block of the prompt; equal ids, equal prefixes), and, where they are known, `block_tokens`
+    /// (512 if absent), `tenant` and `model`.
+    #[command(after_help = "\
+Examples:
+  hermes simulate conversation_trace.jsonl
+  hermes simulate conversation_trace.jsonl --scale 1.5 --policies round-robin,llm-d,omniscient --html report.html
+  hermes simulate conversation_trace.jsonl --slow 0.5:0.4 --proxies 4 --json     half the servers at 0.4 speed
+
+What is modelled and how to read the report: docs/simulate.md")]
+    Simulate(SimulateArgs),
     /// Record what running proxies serve, as a trace for `hermes replay`
     ///
     /// One JSON object a line for each request that arrives and finishes meanwhile, in the Mooncake format: sizes, times
@@ -143,6 +165,7 @@ pub(crate) fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Check(args) => check::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => within_runtime(async { serve::run(args).await.map(|()| ExitCode::SUCCESS) }),
         Command::Engine(args) => within_runtime(async { engine::run(args).await.map(|()| ExitCode::SUCCESS) }),

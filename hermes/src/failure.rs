@@ -4,7 +4,9 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use hermes_control_plane::{app as control_plane, config::Mistakes};
 use hermes_data_plane::app as data_plane;
-use hermes_integration::{load::LoadError, record::RecordError};
+use hermes_integration::{
+    comparison::WriteError, load::LoadError, record::RecordError, rehearsal::RehearsalError, simulate::SimulateError,
+};
 use hermes_runtime::telemetry::TelemetryError;
 
 /// Why a command fails. The texts name the flag to change, where there is one.
@@ -52,6 +54,15 @@ pub(crate) enum Failure {
     /// A load that cannot be sent.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A simulation that comes to nothing.
+    #[error(transparent)]
+    Simulate(#[from] SimulateError),
+    /// A replay on a fleet of its own that comes to nothing.
+    #[error(transparent)]
+    Rehearsal(#[from] RehearsalError),
+    /// A report that cannot be written.
+    #[error(transparent)]
+    Page(WriteError),
     /// Nothing can be recorded.
     #[error(transparent)]
     Record(#[from] RecordError),

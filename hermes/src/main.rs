@@ -6,6 +6,7 @@
 //! | `demo` | [`demo`] | both planes, simulated engines and load: a comparison of strategies in a minute |
 //! | `engine` | [`engine`] | one simulated model server |
 //! | `load`, `replay` | [`load`], [`replay`] | requests on any OpenAI-compatible server, made up or from a trace |
+//! | `simulate` | [`simulate`] | what policies would do to a trace, in a model of a fleet |
 //! | `record` | [`record`] | what running proxies serve, as a trace |
 //! | `check` | [`check`] | whether a configuration file is right |
 //! | `completions` | [`completions`] | tab completion for a shell |
@@ -24,6 +25,7 @@ mod planes;
 mod record;
 mod replay;
 mod serve;
+mod simulate;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,14 +1,26 @@
-//! `hermes replay`: the requests of a recorded trace on any OpenAI-compatible server.
+//! `hermes replay`: the requests of a recorded trace on a server, or on a whole fleet started for it.
 
-use std::process::ExitCode;
+use std::{io::stdout, process::ExitCode};
 
-use hermes_integration::load::{ReplayArgs, replay};
+use hermes_integration::{
+    comparison::WriteError,
+    load::{ReplayArgs, replay},
+    rehearsal::{self, rehearse},
+};
 
 use crate::{failure::Failure, output};
 
-/// Replays the trace and prints what a client saw.
+/// Replays the trace and prints what a client saw, or how the policies compare.
 pub(crate) async fn run(args: ReplayArgs) -> Result<ExitCode, Failure> {
-    let json = args.json;
-    let report = replay(args).await?;
-    output::report(&report, json)
+    if args.rehearsal.policies.is_empty() {
+        let json = args.json;
+        let report = replay(args).await?;
+        return output::report(&report, json);
+    }
+    let comparison = rehearse(&args).await?;
+    match rehearsal::output(&args).write(&comparison, &mut stdout().lock()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(WriteError::Output(error)) => Err(Failure::Output(error)),
+        Err(error) => Err(Failure::Page(error)),
+    }
 }

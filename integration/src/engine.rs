@@ -14,8 +14,8 @@
 //! Everything of an engine ends when its [`EngineHandle`] is dropped.
 
 mod args;
-mod cache;
-mod chain;
+pub(crate) mod cache;
+pub(crate) mod chain;
 mod chat;
 mod completions;
 mod config;
@@ -35,13 +35,13 @@ mod prompt;
 mod reply;
 mod responses;
 mod route;
-mod scheduler;
-mod sequence;
+pub(crate) mod scheduler;
+pub(crate) mod sequence;
 mod server;
 mod service;
 mod socket;
 mod stream;
-mod text;
+pub(crate) mod text;
 mod tokenizer;
 mod usage;
 

@@ -13,9 +13,12 @@
 
 pub mod apiserver;
 pub mod collector;
+pub mod comparison;
 pub mod engine;
 pub mod fleet;
 pub mod kvmanager;
 pub mod load;
 pub mod record;
+pub mod rehearsal;
 pub mod replica;
+pub mod simulate;

@@ -26,6 +26,7 @@ pub mod workload;
 
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use args::positive;
 pub use args::{LoadArgs, Workload, load};
 pub use replay::{ReplayArgs, replay};
 pub use report::{Report, Share, Summary};

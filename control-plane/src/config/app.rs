@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hermes_core::policy::{KvAware, Policy, Strategy, Timeouts};
+use hermes_core::policy::{Policy, Strategy, Timeouts, Weights};
 
 use super::{
     DEFAULT_POOL, kv_manager,
@@ -46,17 +46,19 @@ fn read_policy(fields: &Fields<'_>) -> Policy {
     Policy { strategy: weighted(fields, strategy), timeouts: Timeouts { request, ..defaults.timeouts }, ..defaults }
 }
 
-/// A chart renders `weights` whatever the strategy is, so they are checked always and used by `kv-aware`.
+/// A chart renders `weights` whatever the strategy is, so they are checked always. Weights that differ from the
+/// defaults ask for the score that they belong to, which the original called `kv-aware`.
 fn weighted(fields: &Fields<'_>, strategy: Strategy) -> Strategy {
     let Some(node) = fields.node("weights") else { return strategy };
     if fields.node("strategy").is_some_and(|strategy| strategy.has("weights")) {
         fields.mistake("weights", "weights stand in `strategy` too", "give them once");
     }
-    let Strategy::KvAware(defaults) = strategy else {
-        strategy::read_weights(&node, KvAware::default());
-        return strategy;
-    };
-    Strategy::KvAware(strategy::read_weights(&node, defaults).unwrap_or(defaults))
+    let weights = strategy::read_weights(&node, Weights::default()).unwrap_or_default();
+    match strategy {
+        Strategy::HermesClassic(_) => Strategy::HermesClassic(weights),
+        Strategy::KvAware(_) if weights != Weights::default() => Strategy::HermesClassic(weights),
+        other => other,
+    }
 }
 
 fn read_discovery(app: &Fields<'_>) -> Selection {
@@ -160,8 +162,8 @@ mod tests {
     #[test]
     fn weights_bear_the_original_names() {
         let text = "app: {weights: {kvCacheHitNotRateWeight: 2, xpuCacheUsageWeight: 3, waitingRequestWeight: 4, inflightWeight: 5}}";
-        let weights = KvAware { miss: 2.0, usage: 3.0, waiting: 4.0, in_flight: 5.0, scale: Scale::Max };
-        assert_eq!(pool(text).policy.strategy, Strategy::KvAware(weights));
+        let weights = Weights { miss: 2.0, usage: 3.0, waiting: 4.0, in_flight: 5.0, scale: Scale::Max };
+        assert_eq!(pool(text).policy.strategy, Strategy::HermesClassic(weights));
     }
 
     #[test]

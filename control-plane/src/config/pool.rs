@@ -274,7 +274,7 @@ fn read_collector(fields: &Fields<'_>, engine: Engine) -> CollectorConfig {
 
 #[cfg(test)]
 mod tests {
-    use hermes_core::policy::{KvAware, Scale, Settings, Strategy, TenantKey};
+    use hermes_core::policy::{Scale, Settings, Strategy, TenantKey, Weights};
 
     use super::*;
     use crate::config::{Config, Port};
@@ -288,9 +288,9 @@ mod tests {
         let config = full();
         let [agents, chat, embeddings] = &config.pools[..] else { panic!("three pools, by name") };
         let millis = Duration::from_millis;
-        let weights = KvAware { miss: 2.0, usage: 0.5, waiting: 1.5, in_flight: 0.8, scale: Scale::Raw };
+        let weights = Weights { miss: 2.0, usage: 0.5, waiting: 1.5, in_flight: 0.8, scale: Scale::Raw };
         let policy = Policy {
-            strategy: Strategy::KvAware(weights),
+            strategy: Strategy::HermesClassic(weights),
             timeouts: Timeouts {
                 connect: millis(1_000),
                 request: millis(300_000),

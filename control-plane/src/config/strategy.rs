@@ -1,6 +1,6 @@
 //! A strategy by its name, or a mapping with the name and what that strategy takes.
 
-use hermes_core::policy::{Affinity, KvAware, Scale, SessionKey, Strategy};
+use hermes_core::policy::{Affinity, KvAware, PrefixCache, Scale, SessionKey, Strategy, Weights};
 
 use super::{
     nearest::nearest,
@@ -9,13 +9,29 @@ use super::{
 };
 
 /// Every name, the documented one of each strategy first; the others are the original's and the field's.
-const NAMES: [(&str, &[&str]); 6] = [
+const NAMES: [(&str, &[&str]); 8] = [
     ("kv-aware", &["kv-cache-aware", "kvcache-aware", "aggregate-kv-cache-aware", "kvcache"]),
     ("round-robin", &["roundrobin", "rr"]),
     ("random", &[]),
     ("least-request", &["least-requests", "least-connections"]),
     ("power-of-two", &["power-of-two-choices", "p2c"]),
     ("session-affinity", &[]),
+    ("prefix-cache", &["prefix_cache"]),
+    ("hermes-classic", &[]),
+];
+
+/// Which settings belong to which strategies.
+const OWNERS: [(&str, &[&str]); 10] = [
+    ("weights", &["hermes-classic"]),
+    ("scale", &["hermes-classic"]),
+    ("keys", &["session-affinity"]),
+    ("loadFactor", &["session-affinity", "prefix-cache"]),
+    ("threshold", &["prefix-cache"]),
+    ("binding", &["kv-aware"]),
+    ("window", &["kv-aware"]),
+    ("gamma", &["kv-aware"]),
+    ("gammaWaiting", &["kv-aware"]),
+    ("usualRate", &["kv-aware"]),
 ];
 
 /// Most places to look for a session.
@@ -35,6 +51,11 @@ pub(super) fn read(node: &Node<'_>) -> Option<Strategy> {
     refuse_foreign(&fields, strategy.as_ref());
     match strategy? {
         Strategy::KvAware(defaults) => Some(Strategy::KvAware(read_kv_aware(&fields, defaults))),
+        Strategy::PrefixCache(defaults) => Some(Strategy::PrefixCache(PrefixCache {
+            threshold: fields.number("threshold").unwrap_or(defaults.threshold),
+            load_factor: fields.number("loadFactor").unwrap_or(defaults.load_factor),
+        })),
+        Strategy::HermesClassic(defaults) => Some(Strategy::HermesClassic(read_classic(&fields, defaults))),
         Strategy::SessionAffinity(defaults) => Some(Strategy::SessionAffinity(read_affinity(&fields, defaults))),
         simple @ (Strategy::RoundRobin | Strategy::Random | Strategy::LeastRequest | Strategy::PowerOfTwo) => {
             Some(simple)
@@ -43,9 +64,9 @@ pub(super) fn read(node: &Node<'_>) -> Option<Strategy> {
 }
 
 /// The mapping `weights`; what is absent keeps its default.
-pub(super) fn read_weights(node: &Node<'_>, defaults: KvAware) -> Option<KvAware> {
+pub(super) fn read_weights(node: &Node<'_>, defaults: Weights) -> Option<Weights> {
     let fields = node.fields(&WEIGHTS)?;
-    let weights = KvAware {
+    let weights = Weights {
         miss: fields.number("miss").unwrap_or(defaults.miss),
         usage: fields.number("usage").unwrap_or(defaults.usage),
         waiting: fields.number("waiting").unwrap_or(defaults.waiting),
@@ -68,6 +89,8 @@ fn by_name(node: &Node<'_>) -> Option<Strategy> {
         Some("random") => Strategy::Random,
         Some("least-request") => Strategy::LeastRequest,
         Some("power-of-two") => Strategy::PowerOfTwo,
+        Some("prefix-cache") => Strategy::PrefixCache(PrefixCache::default()),
+        Some("hermes-classic") => Strategy::HermesClassic(Weights::default()),
         Some("session-affinity") => Strategy::SessionAffinity(Affinity::default()),
         Some(_) | None => {
             let names = NAMES.iter().map(|(name, _)| *name);
@@ -85,26 +108,32 @@ fn known() -> String {
 /// Settings that belong to another strategy would silently do nothing.
 fn refuse_foreign(fields: &Fields<'_>, strategy: Option<&Strategy>) {
     let Some(strategy) = strategy else { return };
-    for (key, owner) in [
-        ("weights", "kv-aware"),
-        ("scale", "kv-aware"),
-        ("keys", "session-affinity"),
-        ("loadFactor", "session-affinity"),
-    ] {
-        if fields.node(key).is_some() && strategy.name() != owner {
-            let found = format!("a setting of {owner}, and the strategy is {}", strategy.name());
+    for (key, owners) in OWNERS {
+        if fields.node(key).is_some() && !owners.contains(&strategy.name()) {
+            let found = format!("a setting of {}, and the strategy is {}", owners.join(" and "), strategy.name());
             fields.mistake(key, found, "leave it out, or choose the other strategy");
         }
     }
 }
 
 fn read_kv_aware(fields: &Fields<'_>, defaults: KvAware) -> KvAware {
+    KvAware {
+        late: fields.one_of("binding").map_or(defaults.late, |binding| binding == "late"),
+        window: fields.duration("window").unwrap_or(defaults.window),
+        gamma: fields.number("gamma").unwrap_or(defaults.gamma),
+        gamma_waiting: fields.number("gammaWaiting").unwrap_or(defaults.gamma_waiting),
+        usual_rate: fields.number("usualRate").unwrap_or(defaults.usual_rate),
+        queue: defaults.queue,
+    }
+}
+
+fn read_classic(fields: &Fields<'_>, defaults: Weights) -> Weights {
     let weights = fields.node("weights").and_then(|node| read_weights(&node, defaults)).unwrap_or(defaults);
     let scale = match fields.one_of("scale") {
         Some("raw") => Scale::Raw,
         Some(_) | None => Scale::Max,
     };
-    KvAware { scale, ..weights }
+    Weights { scale, ..weights }
 }
 
 fn read_affinity(fields: &Fields<'_>, defaults: Affinity) -> Affinity {
@@ -166,8 +195,8 @@ mod tests {
     #[test]
     fn both_spellings_of_the_original_weight_are_the_miss_weight() {
         for name in ["kvCacheHitNotRateWeight", "kvCacheNotHitRateWeight", "miss"] {
-            let read = read_value(&json!({"name": "kv-aware", "weights": {name: 2.5}}));
-            assert_eq!(read, Some(Strategy::KvAware(KvAware { miss: 2.5, ..KvAware::default() })), "{name}");
+            let read = read_value(&json!({"name": "hermes-classic", "weights": {name: 2.5}}));
+            assert_eq!(read, Some(Strategy::HermesClassic(Weights { miss: 2.5, ..Weights::default() })), "{name}");
         }
     }
 

@@ -17,8 +17,9 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// Requests of which all, or none when there are no tokens, wait for their first byte.
 fn in_flight(requests: u32, tokens: u64) -> InFlight {
-    InFlight { requests, tokens }
+    InFlight { requests, tokens, unanswered: if tokens > 0 { requests } else { 0 } }
 }
 
 #[test]
@@ -126,7 +127,8 @@ fn a_proxy_can_tell_its_own_part_of_what_is_open() {
     ledger.book(key(1, 2), A, 20, secs(0));
     ledger.started(key(2, 1), A, 40, secs(0));
     ledger.first_byte(key(1, 1));
-    assert_eq!(ledger.own(ProxyId(1)), [(A, in_flight(2, 20))].into());
+    let own = InFlight { requests: 2, tokens: 20, unanswered: 1 };
+    assert_eq!(ledger.own(ProxyId(1)), [(A, own)].into());
     assert!(ledger.own(ProxyId(3)).is_empty());
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Ask, Decision, Gate, Nobody, Picker, Terms, weighed::Weighed};
+use super::{Ask, Decision, Gate, MAX_RANKED, Nobody, Picker, Terms, weighed::Weighed};
 use crate::{
+    dispatch::{Weighed as Site, Weighing},
     load::{Health, Load},
     policy::Strategy,
     query::Hit,
@@ -27,6 +28,9 @@ pub struct Explanation {
     pub desperate: bool,
     /// Every endpoint of the pool, in its order.
     pub candidates: Vec<Candidate>,
+    /// How costs were weighed; only of `kv-aware` in the control plane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weighing: Option<Weighing>,
 }
 
 /// One endpoint in an [`Explanation`].
@@ -50,7 +54,7 @@ pub struct Candidate {
     pub health: Health,
     /// What it was compared by, lower is better; `None` if it was not.
     pub score: Option<f32>,
-    /// What the score is made of, for `kv-aware`.
+    /// What the score is made of, for `hermes-classic`.
     pub terms: Option<Terms>,
     /// Its place in the choice, from 0.
     pub rank: Option<usize>,
@@ -100,7 +104,32 @@ impl Explanation {
             ranked: ranked.collect(),
             desperate: decision.is_ok_and(|made| made.gate == Gate::Anyone),
             candidates,
+            weighing: None,
         }
+    }
+
+    /// The same choice as it was made by weighing costs.
+    pub(crate) fn weighed(mut self, weighing: Weighing) -> Self {
+        let first = &weighing.sites[0];
+        let Site { name, cached_tokens, ttft_s, ahead_s, .. } = first;
+        let verdict = if weighing.binds { "and has room" } else { "and has no room yet, so that the request waits" };
+        self.reason = format!(
+            "{name} costs least, {:.3} s, of {} compared, {verdict}: first token in {ttft_s:.3} s, of which {ahead_s:.3} s \
+             are before its turn, with {cached_tokens} prompt tokens cached",
+            first.cost_s,
+            weighing.sites.len(),
+        );
+        self.ranked = weighing.sites.iter().take(MAX_RANKED).map(|site| site.endpoint).collect();
+        for candidate in &mut self.candidates {
+            let place = weighing.sites.iter().position(|site| site.endpoint == candidate.endpoint);
+            let Some(place) = place else { continue };
+            candidate.rank = (place < MAX_RANKED).then_some(place);
+            candidate.score = Some(weighing.sites[place].cost_s as f32);
+            candidate.cached_tokens = weighing.sites[place].cached_tokens;
+            candidate.excluded = None;
+        }
+        self.weighing = Some(weighing);
+        self
     }
 }
 
@@ -118,7 +147,7 @@ impl Candidate {
         let load = weighed.map_or_else(|| load(position), |weighed| weighed.load);
         let rank = made.and_then(|made| made.ranking.ranked.iter().position(|&ranked| ranked == position));
         let candidate = rank.is_some() || weighed.is_some();
-        let kv_aware = matches!(picker.pool.spec.policy.strategy, Strategy::KvAware(_));
+        let classic = matches!(picker.pool.spec.policy.strategy, Strategy::HermesClassic(_));
         let Load { in_flight, pending_tokens, sample, health } = load;
         Self {
             endpoint: endpoint.id,
@@ -130,7 +159,7 @@ impl Candidate {
             pending_tokens,
             health,
             score: weighed.map(|weighed| weighed.score),
-            terms: weighed.filter(|_| kv_aware).map(|weighed| weighed.terms),
+            terms: weighed.filter(|_| classic).map(|weighed| weighed.terms),
             rank,
             excluded: (!candidate).then(|| picker.excluded(ask, position, load, made)),
         }
@@ -159,7 +188,7 @@ impl Decision {
             Strategy::LeastRequest | Strategy::PowerOfTwo | Strategy::SessionAffinity(_) => {
                 format!("{name} has the fewest requests in flight, {in_flight}, of {compared} compared")
             }
-            Strategy::KvAware(_) => format!(
+            Strategy::PrefixCache(_) | Strategy::KvAware(_) | Strategy::HermesClassic(_) => format!(
                 "{name} has the lowest score, {score:.3}, of {compared} compared, \
                  with {cached_tokens} of {} prompt tokens cached",
                 ask.query.prompt_tokens

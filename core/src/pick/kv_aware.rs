@@ -1,81 +1,30 @@
-//! Least weighted sum of what a request would cost at an endpoint; the classic score of hermes-router.
+//! Least expected cost, without a queue and without learned speeds: what a proxy does by itself, and what the control
+//! plane does when it must not wait. The whole of `kv-aware` is in [`crate::dispatch`].
 //!
 //! ```text
-//!   score = miss      · (1 − cached tokens / prompt tokens)
-//!         + usage     · KV-cache usage
-//!         + waiting   · scaled(requests waiting in the engine)
-//!         + in_flight · scaled(prefill tokens booked there and not yet answered)
+//!   score = (pending + uncached) / rate + gamma · (uncached − least uncached anywhere) / rate        seconds
 //! ```
-//!
-//! Lower is better, ties are random. Counts are scaled as [`Scale`] says; with `Max` by the largest among those
-//! weighed.
-//!
-//! An endpoint without a figure gets the mean of the others' term for it: silence is neither a virtue nor a fault. If
-//! nobody has the figure, the term is 0 for all. A figure that is no number counts as missing.
 
-use super::{Field, Ranking, Terms, weighed::Weighed};
-use crate::{
-    dice::Dice,
-    load::{Load, Sample},
-    policy::{KvAware, Scale},
-};
+use super::{Field, Ranking};
+use crate::{dice::Dice, load::Load, policy::KvAware};
 
-/// Tokens in one unit of a raw term.
-const RAW_TOKENS: f32 = 1_000.0;
+/// Seconds that one more request in flight is worth: only decides between equals.
+const PER_REQUEST: f32 = 1e-3;
 
 pub(super) fn rank<L: Fn(usize) -> Load>(
     field: &Field<'_, L>,
-    weights: &KvAware,
+    rules: &KvAware,
     dice: &mut Dice,
     ranking: &mut Ranking,
 ) {
     field.survey(dice, ranking);
-    weigh(weights, field.ask.query.prompt_tokens, &mut ranking.weighed);
+    let prompt = field.ask.query.prompt_tokens;
+    let most = ranking.weighed.iter().map(|one| one.cached).max().unwrap_or(0);
+    for candidate in &mut ranking.weighed {
+        let uncached = prompt.saturating_sub(candidate.cached) as f32;
+        let wasted = (most - candidate.cached) as f32;
+        let tokens = candidate.load.pending_tokens as f32 + uncached + rules.gamma * wasted;
+        candidate.score = tokens / rules.usual_rate.max(1.0) + PER_REQUEST * candidate.load.in_flight as f32;
+    }
     ranking.rank_lowest(dice);
 }
-
-/// Gives every candidate its terms and its score.
-fn weigh(weights: &KvAware, prompt_tokens: u32, candidates: &mut [Weighed]) {
-    let largest = |count: fn(&Weighed) -> f32| candidates.iter().map(count).fold(0.0, f32::max);
-    let (waiting_unit, token_unit) = match weights.scale {
-        Scale::Max => (largest(|one| waiting(one).unwrap_or(0.0)), largest(|one| one.load.pending_tokens as f32)),
-        Scale::Raw => (1.0, RAW_TOKENS),
-    };
-    let (mean_usage, mean_waiting) = (mean(candidates, usage), mean(candidates, waiting));
-    for candidate in candidates {
-        let terms = Terms {
-            miss: weights.miss * (1.0 - ratio(candidate.cached as f32, prompt_tokens as f32).min(1.0)),
-            usage: weights.usage * usage(candidate).unwrap_or(mean_usage),
-            waiting: weights.waiting * ratio(waiting(candidate).unwrap_or(mean_waiting), waiting_unit),
-            in_flight: weights.in_flight * ratio(candidate.load.pending_tokens as f32, token_unit),
-        };
-        candidate.terms = terms;
-        let score = terms.miss + terms.usage + terms.waiting + terms.in_flight;
-        // Weights are checked, but a score that is no number must not win.
-        candidate.score = if score.is_nan() { f32::MAX } else { score };
-    }
-}
-
-fn usage(candidate: &Weighed) -> Option<f32> {
-    let Sample { kv_usage, .. } = candidate.load.sample?;
-    kv_usage.filter(|usage| !usage.is_nan()).map(|usage| usage.clamp(0.0, 1.0))
-}
-
-fn waiting(candidate: &Weighed) -> Option<f32> {
-    let Sample { waiting, .. } = candidate.load.sample?;
-    waiting.map(|waiting| waiting as f32)
-}
-
-/// Of those who have the figure; 0 if nobody has.
-fn mean(candidates: &[Weighed], figure: fn(&Weighed) -> Option<f32>) -> f32 {
-    let (sum, count) =
-        candidates.iter().filter_map(figure).fold((0.0, 0.0), |(sum, count), one| (sum + one, count + 1.0));
-    ratio(sum, count)
-}
-
-fn ratio(part: f32, whole: f32) -> f32 {
-    if whole > 0.0 { part / whole } else { 0.0 }
-}
-
-#[cfg(test)]
-mod tests;

@@ -7,7 +7,7 @@ use crate::snapshot::Pool;
 
 /// A set of positions, sorted, with its hash ring.
 #[derive(Debug)]
-pub(super) struct Members {
+pub(crate) struct Members {
     positions: Box<[u32]>,
     /// Built on first use: a pool may serve a thousand adapters, each on a few endpoints of their own.
     ring: OnceLock<Ring>,
@@ -15,29 +15,29 @@ pub(super) struct Members {
 
 impl Members {
     /// Of positions in ascending order.
-    pub(super) fn new(positions: impl Iterator<Item = usize>) -> Self {
+    pub(crate) fn new(positions: impl Iterator<Item = usize>) -> Self {
         Self { positions: positions.map(|position| position as u32).collect(), ring: OnceLock::new() }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.positions.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.positions.is_empty()
     }
 
     /// The position of the member at this index.
-    pub(super) fn at(&self, index: usize) -> usize {
+    pub(crate) fn at(&self, index: usize) -> usize {
         self.positions[index] as usize
     }
 
-    pub(super) fn contains(&self, position: usize) -> bool {
+    pub(crate) fn contains(&self, position: usize) -> bool {
         self.positions.binary_search(&(position as u32)).is_ok()
     }
 
     /// All positions once, beginning at this index.
-    pub(super) fn from(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn from(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         let (before, after) = self.positions.split_at(index);
         after.iter().chain(before).map(|&position| position as usize)
     }

@@ -7,7 +7,7 @@ use proptest::{prelude::*, strategy::Strategy as _};
 use super::*;
 use crate::{
     load::{Health, Sample},
-    policy::{Affinity, KvAware, Policy, Strategy},
+    policy::{Affinity, KvAware, Policy, PrefixCache, Strategy, Weights},
     query::{Cached, Source},
     snapshot::{Endpoint, EndpointId, Model, PoolSpec},
 };
@@ -35,14 +35,16 @@ fn picker(strategy: Strategy, n: usize) -> Picker {
     Picker::build(Arc::new(pool(strategy, n)))
 }
 
-fn every_strategy() -> [Strategy; 6] {
+fn every_strategy() -> [Strategy; 8] {
     [
         Strategy::RoundRobin,
         Strategy::Random,
         Strategy::LeastRequest,
         Strategy::PowerOfTwo,
         Strategy::SessionAffinity(Affinity::default()),
+        Strategy::HermesClassic(Weights::default()),
         Strategy::KvAware(KvAware::default()),
+        Strategy::PrefixCache(PrefixCache::default()),
     ]
 }
 
@@ -182,7 +184,7 @@ fn a_choice_names_what_is_cached_where() {
     let hits = [hit(1, 700)];
     let query = Query { prompt_tokens: 1_000, ..Query::default() };
     let ask = Ask { hits: &hits, ..Ask::new(&query) };
-    let picker = picker(Strategy::KvAware(KvAware::default()), 3);
+    let picker = picker(Strategy::HermesClassic(Weights::default()), 3);
     let choice = picker.pick(&ask, |_| Load::default(), &mut Dice::new(1)).expect("all are up");
     let cached: Vec<_> = choice.ranked.iter().map(|ranked| (ranked.endpoint.0, ranked.cached_tokens)).collect();
     assert_eq!(cached[0], (1, 700));

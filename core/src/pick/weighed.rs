@@ -28,7 +28,7 @@ pub(super) struct Weighed {
     pub(super) terms: Terms,
 }
 
-/// The weighted terms of a kv-aware score, which is their sum; all zero for other strategies.
+/// The weighted terms of a classic score, which is their sum; all zero for other strategies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Terms {
     /// For what is not cached there.

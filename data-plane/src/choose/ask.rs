@@ -115,7 +115,7 @@ impl Chooser {
             exclude: Vec::new(),
             response: call.response.as_ref().map(|response| response.key.0),
             response_only,
-            lookup: policy.lookup_text.then(|| call.prompt.lookup_text()).flatten(),
+            lookup: policy.lookup_text.then(|| call.prompt.lookup_text(call.api)).flatten(),
             traceparent,
             tracestate,
         }

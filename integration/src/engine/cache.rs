@@ -30,7 +30,12 @@ impl BlockCache {
 
     /// How many of these blocks, from the first, are held. Changes nothing.
     pub(crate) fn prefix_len(&self, hashes: &[u64]) -> usize {
-        hashes.iter().take_while(|hash| self.named.contains_key(hash)).count()
+        hashes.iter().take_while(|hash| self.holds(**hash)).count()
+    }
+
+    /// Whether this block is held. Changes nothing.
+    pub(crate) fn holds(&self, hash: u64) -> bool {
+        self.named.contains_key(&hash)
     }
 
     /// References the held blocks of `prefix` and allocates `fresh` private ones, or does nothing and answers `false`.

@@ -29,6 +29,21 @@ impl Chain {
         Self { block_size, hashes, open, last }
     }
 
+    /// The chain of a prompt whose full blocks are named by somebody else, such as a trace. `own` is unlike that of any
+    /// other prompt: what follows the named blocks, generated tokens included, is shared with nobody.
+    pub(crate) fn named(block_size: usize, blocks: &[u64], prompt_tokens: usize, own: u64) -> Self {
+        let open = vec![0; prompt_tokens % block_size];
+        let last = root("", None) ^ xxh3_64(&own.to_le_bytes());
+        let mut chain = Self { block_size, hashes: Vec::new(), open, last };
+        let full = prompt_tokens / block_size;
+        chain.hashes.extend_from_slice(&blocks[..blocks.len().min(full)]);
+        while chain.hashes.len() < full {
+            chain.last = link(chain.last, &[]);
+            chain.hashes.push(chain.last);
+        }
+        chain
+    }
+
     /// Appends one generated token.
     pub(crate) fn push(&mut self, token: u32) {
         self.open.push(token);
@@ -87,6 +102,17 @@ mod tests {
         assert_ne!(plain.hashes(), Chain::new("lora", None, 4, &tokens).hashes());
         assert_ne!(plain.hashes(), Chain::new("m", Some("tenant"), 4, &tokens).hashes());
         assert_eq!(plain.hashes(), Chain::new("m", None, 4, &tokens).hashes());
+    }
+
+    #[test]
+    fn named_blocks_are_shared_and_all_that_follows_is_not() {
+        let [mut one, mut other] = [1, 2].map(|own| Chain::named(4, &[7, 8], 14, own));
+        assert_eq!((one.hashes()[..2].to_vec(), one.hashes().len()), (vec![7, 8], 3));
+        for chain in [&mut one, &mut other] {
+            (0..2).for_each(|token| chain.push(token));
+        }
+        assert_eq!(one.hashes().len(), 4);
+        assert!(one.hashes()[2..].iter().all(|hash| !other.hashes().contains(hash)));
     }
 
     proptest! {

@@ -139,6 +139,13 @@ impl Scheduler {
         self.waiting.len()
     }
 
+    /// Prompt tokens still to be computed: for what runs, what is left; for what waits, what `expected` says.
+    pub(crate) fn pending_prefill(&self, expected: impl Fn(SequenceId) -> usize) -> usize {
+        let running = self.running.iter().filter(|sequence| !sequence.is_decoding());
+        let running: usize = running.map(|sequence| sequence.len() - sequence.computed).sum();
+        running + self.waiting.iter().map(|sequence| expected(sequence.id)).sum::<usize>()
+    }
+
     /// The adapters of running and of waiting sequences.
     pub(crate) fn adapters(&self) -> [BTreeSet<Arc<str>>; 2] {
         let running = self.running.iter().filter_map(|sequence| sequence.job.adapter.clone()).collect();

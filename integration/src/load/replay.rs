@@ -12,6 +12,7 @@ use super::run::{Bounds, Run};
 use super::trace::{Trace, TraceError};
 use super::workload::Shape;
 use super::{LoadError, until_interrupted};
+use crate::rehearsal::RehearsalArgs;
 
 /// Replays a trace of requests against an OpenAI-compatible server and reports what a client sees.
 ///
@@ -52,6 +53,9 @@ pub struct ReplayArgs {
     /// Report as one line of JSON
     #[arg(long)]
     pub json: bool,
+    /// Everything on this machine
+    #[command(flatten)]
+    pub rehearsal: RehearsalArgs,
 }
 
 /// Replays the trace; ends early, with the report so far, on Ctrl-C.

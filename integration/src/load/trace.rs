@@ -4,13 +4,19 @@
 //! milliseconds from the start, lengths are in tokens, and each hash id names one block of 512 prompt tokens (equal ids,
 //! equal prefixes). Source: FAST25 release of the Mooncake traces.
 //!
+//! Access records are the same lines with `block_tokens` where blocks are of another size, and with `tenant` and `model`
+//! where they are known; their hash ids are the hashes of the prompt's blocks.
+//!
 //! Reading is lazy and line by line: a trace of any length costs the memory of one line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::num::NonZero;
 use std::path::Path;
 
 use serde::Deserialize;
+
+use super::synthesis::TOKENS_PER_BLOCK;
 
 /// Longest line taken; the longest of the published traces is under 3 KiB.
 const MAX_LINE: usize = 1 << 20;
@@ -27,6 +33,23 @@ pub struct Record {
     /// Identities of the prompt's blocks; empty in traces that do not tell.
     #[serde(default)]
     pub hash_ids: Vec<u64>,
+    /// Tokens in one block; absent in the Mooncake traces, which have 512.
+    #[serde(default)]
+    pub block_tokens: Option<NonZero<usize>>,
+    /// Who sent it, in access records.
+    #[serde(default)]
+    pub tenant: Option<String>,
+    /// The model it was for, in access records.
+    #[serde(default)]
+    pub model: Option<String>,
+}
+
+impl Record {
+    /// Tokens in one block.
+    #[must_use]
+    pub fn block_tokens(&self) -> usize {
+        self.block_tokens.map_or(TOKENS_PER_BLOCK, usize::from)
+    }
 }
 
 /// Why a trace could not be read.
@@ -134,7 +157,13 @@ mod tests {
     fn a_published_line_is_read_field_by_field() {
         let records =
             read("{\"timestamp\": 3000, \"input_length\": 1030, \"output_length\": 5, \"hash_ids\": [0, 46, 9]}\n\n");
-        let expected = Record { timestamp: 3_000, input_length: 1_030, output_length: 5, hash_ids: vec![0, 46, 9] };
+        let expected = Record {
+            timestamp: 3_000,
+            input_length: 1_030,
+            output_length: 5,
+            hash_ids: vec![0, 46, 9],
+            ..Record::default()
+        };
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].as_ref().ok(), Some(&expected));
     }

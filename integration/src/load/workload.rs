@@ -72,9 +72,10 @@ impl Shape {
     /// Blocks shrink with the prompt, so that prompts which shared a prefix still share it.
     #[must_use]
     pub fn traced(&self, record: &Record, shrink: usize) -> Call {
-        let shrink = shrink.clamp(1, synthesis::TOKENS_PER_BLOCK);
+        let block_tokens = record.block_tokens();
+        let shrink = shrink.clamp(1, block_tokens);
         let input = record.input_length.div_ceil(shrink);
-        let content = synthesis::prompt(&record.hash_ids, input, synthesis::TOKENS_PER_BLOCK / shrink);
+        let content = synthesis::prompt(&record.hash_ids, input, block_tokens / shrink);
         self.chat(&[Message { role: "user", content }], record.output_length.div_ceil(shrink))
     }
 
@@ -107,7 +108,13 @@ mod tests {
 
     #[test]
     fn a_traced_request_has_the_lengths_of_its_record() {
-        let record = Record { timestamp: 0, input_length: 1_030, output_length: 52, hash_ids: vec![0, 5, 9] };
+        let record = Record {
+            timestamp: 0,
+            input_length: 1_030,
+            output_length: 52,
+            hash_ids: vec![0, 5, 9],
+            ..Record::default()
+        };
         let body = read(&shape(true).traced(&record, 1));
         assert_eq!(body["messages"][0]["content"].as_str().unwrap().len(), 1_030 * 4);
         assert_eq!((&body["max_tokens"], &body["stream"]), (&Value::from(52), &Value::from(true)));
@@ -116,7 +123,7 @@ mod tests {
 
     #[test]
     fn shrinking_keeps_shared_prefixes_shared() {
-        let of = |hash_ids| Record { timestamp: 0, input_length: 1_536, output_length: 80, hash_ids };
+        let of = |hash_ids| Record { input_length: 1_536, output_length: 80, hash_ids, ..Record::default() };
         let text = |record: &Record| {
             let body = read(&shape(true).traced(record, 8));
             body["messages"][0]["content"].as_str().unwrap().to_owned()

@@ -4,6 +4,7 @@
 //! * [`metrics`]: the tables of `docs/metrics.md` are what both planes expose.
 //! * [`policies`]: the tables of `docs/policies.md` are the strategies and the fields of an explanation.
 //! * [`refusals`]: every code by which a proxy refuses is documented.
+//! * [`simulate`]: the policies of `docs/simulate.md` are those that can be simulated.
 //! * [`walks`]: functions that the walks through the code name exist.
 //!
 //! The tables of `docs/configuration.md` are checked by the control plane's own tests.
@@ -13,4 +14,5 @@ mod metrics;
 mod pages;
 mod policies;
 mod refusals;
+mod simulate;
 mod walks;

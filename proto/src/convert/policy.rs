@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::policy::{
-    Affinity, BreakerPolicy, KvAware, Policy, Retry, Scale, SessionKey, Settings, Strategy, TenantKey, Timeouts,
+    Affinity, BreakerPolicy, KvAware, Policy, PrefixCache, Queue, Retry, Scale, SessionKey, Settings, Strategy,
+    TenantKey, Timeouts, Weights,
 };
 
 use super::{Invalid, each, required};
@@ -79,17 +80,11 @@ impl From<&Strategy> for WireStrategy {
                 keys: keys.iter().map(v1::SessionKey::from).collect(),
                 load_factor: *load_factor,
             }),
-            Strategy::KvAware(KvAware { miss, usage, waiting, in_flight, scale }) => Self::KvAware(v1::KvAware {
-                miss: *miss,
-                usage: *usage,
-                waiting: *waiting,
-                in_flight: *in_flight,
-                scale: match scale {
-                    Scale::Max => v1::Scale::Max,
-                    Scale::Raw => v1::Scale::Raw,
-                }
-                .into(),
-            }),
+            Strategy::PrefixCache(PrefixCache { threshold, load_factor }) => {
+                Self::PrefixCache(v1::PrefixCache { threshold: *threshold, load_factor: *load_factor })
+            }
+            Strategy::KvAware(rules) => Self::KvAware(rules.into()),
+            Strategy::HermesClassic(weights) => Self::HermesClassic(weights.into()),
         }
     }
 }
@@ -104,7 +99,9 @@ impl TryFrom<WireStrategy> for Strategy {
             WireStrategy::LeastRequest(v1::LeastRequest {}) => Self::LeastRequest,
             WireStrategy::PowerOfTwo(v1::PowerOfTwo {}) => Self::PowerOfTwo,
             WireStrategy::SessionAffinity(affinity) => Self::SessionAffinity(affinity.try_into()?),
-            WireStrategy::KvAware(weights) => Self::KvAware(weights.try_into()?),
+            WireStrategy::PrefixCache(rules) => Self::PrefixCache(rules.try_into()?),
+            WireStrategy::KvAware(rules) => Self::KvAware(rules.try_into()?),
+            WireStrategy::HermesClassic(weights) => Self::HermesClassic(weights.try_into()?),
         })
     }
 }
@@ -144,6 +141,84 @@ impl TryFrom<v1::SessionKey> for SessionKey {
     }
 }
 
+impl TryFrom<v1::PrefixCache> for PrefixCache {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::PrefixCache) -> Result<Self, Invalid> {
+        let v1::PrefixCache { threshold, load_factor } = wire;
+        if !(load_factor.is_finite() && load_factor >= 1.0) {
+            return Err(Invalid::new("prefix_cache.load_factor", "must be a finite number, at least 1"));
+        }
+        Ok(Self { threshold: weight(threshold, "prefix_cache.threshold")?, load_factor })
+    }
+}
+
+impl From<&KvAware> for v1::KvAware {
+    fn from(rules: &KvAware) -> Self {
+        let KvAware { late, window, gamma, gamma_waiting, usual_rate, queue } = *rules;
+        let Queue { requests, bytes, wait } = queue;
+        Self {
+            late,
+            window_ms: millis(window),
+            gamma,
+            gamma_waiting,
+            usual_rate,
+            queue: Some(v1::Queue { requests, bytes, wait_ms: millis(wait) }),
+        }
+    }
+}
+
+impl TryFrom<v1::KvAware> for KvAware {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::KvAware) -> Result<Self, Invalid> {
+        let v1::KvAware { late, window_ms, gamma, gamma_waiting, usual_rate, queue } = wire;
+        let v1::Queue { requests, bytes, wait_ms } = required(queue, "kv_aware.queue")?;
+        if !(usual_rate.is_finite() && usual_rate > 0.0) {
+            return Err(Invalid::new("kv_aware.usual_rate", "must be a finite number above 0"));
+        }
+        Ok(Self {
+            late,
+            window: Duration::from_millis(window_ms),
+            gamma: weight(gamma, "kv_aware.gamma")?,
+            gamma_waiting: weight(gamma_waiting, "kv_aware.gamma_waiting")?,
+            usual_rate,
+            queue: Queue { requests, bytes, wait: Duration::from_millis(wait_ms) },
+        })
+    }
+}
+
+impl From<&Weights> for v1::HermesClassic {
+    fn from(weights: &Weights) -> Self {
+        let Weights { miss, usage, waiting, in_flight, scale } = *weights;
+        let scale = match scale {
+            Scale::Max => v1::Scale::Max,
+            Scale::Raw => v1::Scale::Raw,
+        };
+        Self { miss, usage, waiting, in_flight, scale: scale.into() }
+    }
+}
+
+impl TryFrom<v1::HermesClassic> for Weights {
+    type Error = Invalid;
+
+    fn try_from(wire: v1::HermesClassic) -> Result<Self, Invalid> {
+        let v1::HermesClassic { miss, usage, waiting, in_flight, scale } = wire;
+        let scale = match v1::Scale::try_from(scale) {
+            Ok(v1::Scale::Max) => Scale::Max,
+            Ok(v1::Scale::Raw) => Scale::Raw,
+            Err(_) => return Err(Invalid::new("hermes_classic.scale", "is not one that this release knows")),
+        };
+        Ok(Self {
+            miss: weight(miss, "hermes_classic.miss")?,
+            usage: weight(usage, "hermes_classic.usage")?,
+            waiting: weight(waiting, "hermes_classic.waiting")?,
+            in_flight: weight(in_flight, "hermes_classic.in_flight")?,
+            scale,
+        })
+    }
+}
+
 // === TenantKey ===
 
 impl From<&TenantKey> for v1::TenantKey {
@@ -165,26 +240,6 @@ impl From<v1::TenantKey> for TenantKey {
             Some(Tenant::Model(_)) => Self::Model,
             Some(Tenant::Credential(_)) | None => Self::Key,
         }
-    }
-}
-
-impl TryFrom<v1::KvAware> for KvAware {
-    type Error = Invalid;
-
-    fn try_from(wire: v1::KvAware) -> Result<Self, Invalid> {
-        let v1::KvAware { miss, usage, waiting, in_flight, scale } = wire;
-        let scale = match v1::Scale::try_from(scale) {
-            Ok(v1::Scale::Max) => Scale::Max,
-            Ok(v1::Scale::Raw) => Scale::Raw,
-            Err(_) => return Err(Invalid::new("kv_aware.scale", "is not one that this release knows")),
-        };
-        Ok(Self {
-            miss: weight(miss, "kv_aware.miss")?,
-            usage: weight(usage, "kv_aware.usage")?,
-            waiting: weight(waiting, "kv_aware.waiting")?,
-            in_flight: weight(in_flight, "kv_aware.in_flight")?,
-            scale,
-        })
     }
 }
 

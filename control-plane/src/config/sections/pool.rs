@@ -101,14 +101,46 @@ pub(in super::super) static STRATEGY: Section = Section {
             "name",
             Kind::Text("a strategy's name"),
             "(required)",
-            "`kv-aware`, `round-robin`, `random`, `least-request`, `power-of-two` or `session-affinity`.",
+            "`kv-aware`, `round-robin`, `random`, `least-request`, `power-of-two`, `session-affinity`, `prefix-cache` or \
+             `hermes-classic`.",
         ),
-        Key::new("weights", Kind::Mapping("a mapping"), "", "Of `kv-aware`: what counts how much."),
+        Key::new(
+            "binding",
+            Kind::OneOf(&["late", "early"]),
+            "late",
+            "Of `kv-aware`: whether a request waits in the control plane until an endpoint has room, or goes into an \
+             engine's queue at once.",
+        ),
+        Key::new(
+            "window",
+            millis(1, 10_000),
+            "150ms",
+            "Of `kv-aware`: an endpoint has room while what was sent there and not answered is less work than this.",
+        ),
+        Key::new(
+            "gamma",
+            Kind::Number(0.0, 1_000.0),
+            "3",
+            "Of `kv-aware`: seconds by which a request has to be done sooner for each second of prefill that this wastes.",
+        ),
+        Key::new(
+            "gammaWaiting",
+            Kind::Number(0.0, 1_000.0),
+            "8",
+            "Of `kv-aware`: what one waiting request per endpoint adds to `gamma`.",
+        ),
+        Key::new(
+            "usualRate",
+            Kind::Number(1.0, 1e7),
+            "8000",
+            "Of `kv-aware`: prompt tokens a second of an endpoint until its own speed is learned.",
+        ),
+        Key::new("weights", Kind::Mapping("a mapping"), "", "Of `hermes-classic`: what counts how much."),
         Key::new(
             "scale",
             Kind::OneOf(&["max", "raw"]),
             "max",
-            "Of `kv-aware`: counts are divided by the largest among the candidates, or taken as they are.",
+            "Of `hermes-classic`: counts are divided by the largest among the candidates, or taken as they are.",
         ),
         Key::new(
             "keys",
@@ -119,8 +151,14 @@ pub(in super::super) static STRATEGY: Section = Section {
         Key::new(
             "loadFactor",
             Kind::Number(1.01, 100.0),
-            "1.25",
-            "Of `session-affinity`: an endpoint takes at most this multiple of the mean load.",
+            "(1.25; 1.5 for `prefix-cache`)",
+            "Of `session-affinity` and `prefix-cache`: an endpoint takes at most this multiple of the mean load.",
+        ),
+        Key::new(
+            "threshold",
+            Kind::Number(0.0, 1.0),
+            "0.5",
+            "Of `prefix-cache`: share of the prompt that has to be cached at an endpoint for its cache to count.",
         ),
     ],
 };

@@ -85,6 +85,7 @@ impl Model {
         there.fold(InFlight::default(), |sum, open| InFlight {
             requests: sum.requests + 1,
             tokens: sum.tokens + if open.phase == Phase::Answering { 0 } else { u64::from(open.tokens) },
+            unanswered: sum.unanswered + u32::from(open.phase != Phase::Answering),
         })
     }
 

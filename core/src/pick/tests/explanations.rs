@@ -7,7 +7,7 @@ fn it_names_the_choice_its_numbers_and_who_was_left_out() {
     let hits = [hit(0, 800)];
     let mut query = Query { prompt_tokens: 1_000, ..Query::default() };
     query.exclude.push(EndpointId(3));
-    let pool = with_role(pool(Strategy::KvAware(KvAware::default()), 5), 4, Role::Decode);
+    let pool = with_role(pool(Strategy::HermesClassic(Weights::default()), 5), 4, Role::Decode);
     let picker = Picker::build(Arc::new(pool));
     let sample = Some(Sample { waiting: Some(2), running: Some(8), kv_usage: Some(0.5) });
     let load = |position| match position {
@@ -18,14 +18,14 @@ fn it_names_the_choice_its_numbers_and_who_was_left_out() {
     let explanation = picker.explain(&ask, load, &mut Dice::new(1));
 
     let Explanation { strategy, reason, ranked, desperate, candidates, .. } = &explanation;
-    assert_eq!((*strategy, *desperate), ("kv-aware", false));
+    assert_eq!((*strategy, *desperate), ("hermes-classic", false));
     assert_eq!(*ranked, [EndpointId(0), EndpointId(1)]);
     assert_eq!(reason, "server-0 has the lowest score, 2.700, of 2 compared, with 800 of 1000 prompt tokens cached");
     let excluded: Vec<_> = candidates.iter().map(|candidate| candidate.excluded).collect();
     assert_eq!(excluded, [None, None, Some(Excluded::Down), Some(Excluded::Tried), Some(Excluded::Role)]);
     let Candidate { cached_tokens, waiting, rank, score, terms, .. } = &candidates[0];
     assert_eq!((*cached_tokens, *waiting, *rank), (800, Some(2), Some(0)));
-    let Terms { miss, usage, waiting, in_flight } = terms.expect("kv-aware has terms");
+    let Terms { miss, usage, waiting, in_flight } = terms.expect("hermes-classic has terms");
     assert_eq!(*score, Some(miss + usage + waiting + in_flight));
 
     let json = serde_json::to_value(&explanation).expect("it is plain data");

@@ -38,7 +38,7 @@ fn least_request_finds_the_idlest_and_ranks_the_next() {
 
 #[test]
 fn equals_are_chosen_at_random() {
-    for strategy in [Strategy::LeastRequest, Strategy::PowerOfTwo, Strategy::KvAware(KvAware::default())] {
+    for strategy in [Strategy::LeastRequest, Strategy::PowerOfTwo, Strategy::HermesClassic(Weights::default())] {
         let counts = counts(&picker(strategy, 8), 8_000, |_| busy(3));
         assert!(counts.len() == 8 && counts.values().all(|count| (850..1_150).contains(count)), "{counts:?}");
     }
@@ -61,8 +61,8 @@ fn in_a_large_pool_least_request_is_among_the_best_few() {
 }
 
 #[test]
-fn in_a_large_pool_kv_aware_still_finds_the_only_hit() {
-    let picker = picker(Strategy::KvAware(KvAware::default()), 1_000);
+fn in_a_large_pool_hermes_classic_still_finds_the_only_hit() {
+    let picker = picker(Strategy::HermesClassic(Weights::default()), 1_000);
     let hits = [hit(613, 900)];
     let query = Query { prompt_tokens: 1_000, ..Query::default() };
     let mut dice = Dice::new(2);
@@ -73,8 +73,8 @@ fn in_a_large_pool_kv_aware_still_finds_the_only_hit() {
 }
 
 #[test]
-fn of_very_many_hits_kv_aware_weighs_the_longest() {
-    let picker = picker(Strategy::KvAware(KvAware::default()), 1_000);
+fn of_very_many_hits_hermes_classic_weighs_the_longest() {
+    let picker = picker(Strategy::HermesClassic(Weights::default()), 1_000);
     let hits: Vec<Hit> = (0..1_000).map(|id| hit(id, if id == 613 { 900 } else { 100 })).collect();
     let query = Query { prompt_tokens: 1_000, ..Query::default() };
     let ask = Ask { hits: &hits, ..Ask::new(&query) };
@@ -82,8 +82,8 @@ fn of_very_many_hits_kv_aware_weighs_the_longest() {
 }
 
 #[test]
-fn kv_aware_leaves_a_hit_that_is_too_busy() {
-    let picker = picker(Strategy::KvAware(KvAware::default()), 2);
+fn hermes_classic_leaves_a_hit_that_is_too_busy() {
+    let picker = picker(Strategy::HermesClassic(Weights::default()), 2);
     let hits = [hit(0, 300)];
     let query = Query { prompt_tokens: 1_000, ..Query::default() };
     let ask = Ask { hits: &hits, ..Ask::new(&query) };
@@ -163,4 +163,35 @@ fn sessions_come_back_to_an_endpoint_that_warms_up_and_stay() {
         back = now.len();
     }
     assert_eq!(back, ours.len());
+}
+
+fn prefix_cache(hits: &[Hit], load: impl Fn(usize) -> Load) -> usize {
+    let picker = picker(Strategy::PrefixCache(PrefixCache::default()), 4);
+    let query = Query { prompt_tokens: 1_000, ..Query::default() };
+    picked(&picker, &Ask { hits, ..Ask::new(&query) }, load, &mut Dice::new(3))[0]
+}
+
+#[test]
+fn prefix_cache_follows_a_cache_that_holds_most_of_the_prompt() {
+    let busy = |position| Load { in_flight: if position == 2 { 5 } else { 1 }, ..Load::default() };
+    assert_eq!(prefix_cache(&[hit(2, 540)], busy), 2, "0.54 of it is above the threshold of 0.5");
+    assert_ne!(prefix_cache(&[hit(2, 460)], busy), 2, "0.46 is not");
+}
+
+#[test]
+fn prefix_cache_leaves_an_endpoint_that_is_overloaded() {
+    let flooded = |position| Load { in_flight: if position == 2 { 40 } else { 1 }, ..Load::default() };
+    assert_ne!(prefix_cache(&[hit(2, 1_000)], flooded), 2);
+}
+
+#[test]
+fn kv_aware_without_a_queue_weighs_what_is_pending_against_what_is_cached() {
+    let picker = picker(Strategy::KvAware(KvAware::default()), 2);
+    let query = Query { prompt_tokens: 8_000, ..Query::default() };
+    let (hits, mut dice) = ([hit(0, 7_000)], Dice::new(1));
+    let mut first = |pending: u64| {
+        let load = |position| Load { pending_tokens: if position == 0 { pending } else { 0 }, ..Load::default() };
+        picked(&picker, &Ask { hits: &hits, ..Ask::new(&query) }, load, &mut dice)[0]
+    };
+    assert_eq!((first(10_000), first(16_000)), (0, 1));
 }

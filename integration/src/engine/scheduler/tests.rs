@@ -89,6 +89,18 @@ fn a_request_waits_for_blocks_and_the_queue_keeps_its_order() {
 }
 
 #[test]
+fn what_is_left_to_prefill_is_exact_for_what_runs_and_expected_for_what_waits() {
+    let mut scheduler = Scheduler::new(Limits { max_running: 1, ..LIMITS });
+    let tokens: Vec<u32> = (0..20).collect();
+    let ids = [scheduler.submit(job(&tokens, 2), Duration::ZERO), scheduler.submit(job(&tokens, 2), Duration::ZERO)];
+    let pending = |scheduler: &Scheduler| scheduler.pending_prefill(|id| if id == ids[1] { 4 } else { 20 });
+    assert_eq!(pending(&scheduler), 24);
+    scheduler.plan(Duration::ZERO);
+    scheduler.commit(Duration::ZERO, |_, _| ());
+    assert_eq!(pending(&scheduler), 4 + 4, "16 of 20 tokens are computed");
+}
+
+#[test]
 fn a_decode_without_a_free_block_preempts_the_newest_and_both_finish() {
     let mut scheduler = Scheduler::new(Limits { blocks: 6, ..LIMITS });
     let ids = [0, 100].map(|family| {

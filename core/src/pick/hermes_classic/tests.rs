@@ -2,14 +2,14 @@
 
 use super::*;
 
-const ALL_ONE: KvAware = KvAware { miss: 1.0, usage: 1.0, waiting: 1.0, in_flight: 1.0, scale: Scale::Max };
+const ALL_ONE: Weights = Weights { miss: 1.0, usage: 1.0, waiting: 1.0, in_flight: 1.0, scale: Scale::Max };
 
 fn candidate(cached: u32, pending_tokens: u64, kv_usage: Option<f32>, waiting: Option<u32>) -> Weighed {
     let sample = Some(Sample { waiting, running: None, kv_usage });
     Weighed::new(0, Load { pending_tokens, sample, ..Load::default() }, cached)
 }
 
-fn scores(weights: &KvAware, prompt_tokens: u32, mut candidates: Vec<Weighed>) -> Vec<f32> {
+fn scores(weights: &Weights, prompt_tokens: u32, mut candidates: Vec<Weighed>) -> Vec<f32> {
     weigh(weights, prompt_tokens, &mut candidates);
     candidates.iter().map(|candidate| candidate.score).collect()
 }
@@ -23,14 +23,14 @@ fn counts_are_scaled_by_the_largest_among_the_candidates() {
 
 #[test]
 fn raw_counts_enter_as_they_are_and_tokens_in_thousands() {
-    let raw = KvAware { scale: Scale::Raw, ..ALL_ONE };
+    let raw = Weights { scale: Scale::Raw, ..ALL_ONE };
     let candidates = vec![candidate(500, 4_000, Some(0.5), Some(8)), candidate(0, 1_000, Some(0.25), Some(2))];
     assert_eq!(scores(&raw, 1_000, candidates), [0.5 + 0.5 + 8.0 + 4.0, 1.0 + 0.25 + 2.0 + 1.0]);
 }
 
 #[test]
 fn every_weight_weighs_its_own_term() {
-    let weights = KvAware { miss: 2.0, usage: 4.0, waiting: 8.0, in_flight: 16.0, scale: Scale::Max };
+    let weights = Weights { miss: 2.0, usage: 4.0, waiting: 8.0, in_flight: 16.0, scale: Scale::Max };
     let mut candidates = [candidate(250, 50, Some(0.5), Some(1)), candidate(0, 100, Some(0.0), Some(4))];
     weigh(&weights, 1_000, &mut candidates);
     assert_eq!(candidates[0].terms, Terms { miss: 1.5, usage: 2.0, waiting: 2.0, in_flight: 8.0 });
@@ -63,7 +63,7 @@ fn figures_that_are_no_numbers_count_as_missing() {
 
 #[test]
 fn a_score_that_is_no_number_never_wins() {
-    let odd = KvAware { usage: f32::INFINITY, ..ALL_ONE };
+    let odd = Weights { usage: f32::INFINITY, ..ALL_ONE };
     let candidates = vec![candidate(0, 0, Some(0.0), None)];
     assert_eq!(scores(&odd, 1_000, candidates), [f32::MAX]);
 }

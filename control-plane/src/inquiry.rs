@@ -1,0 +1,232 @@
+//! One question to an HTTP server that helps with a choice: at most so long, at most so many at once, and not at all
+//! while the server is down.
+//!
+//! ```text
+//!   may we ask? (slots, breaker) ─▶ POST ─▶ the answer's bytes
+//!        │ no                        │ error, late, not 200, too long
+//!        └─────────▶ a Fault ◀───────┘
+//! ```
+//!
+//! Invariants: one attempt; the time limit covers everything; a server that fails is left alone but for a trial now and
+//! then; what was asked reaches no log and no error. What a question and an answer mean is the asker's business.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use hermes_core::{
+    breaker::{Breaker, Failure},
+    policy::BreakerPolicy,
+};
+use parking_lot::Mutex;
+use reqwest::{Client, StatusCode, Url, header, redirect};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+/// A server that fails this often in a row is left alone for a second, then for twice as long, up to half a minute.
+const BREAKER: BreakerPolicy = BreakerPolicy {
+    failures: 5,
+    base: Duration::from_secs(1),
+    longest: Duration::from_secs(30),
+    warm_up: Duration::ZERO,
+};
+
+/// Asks one server.
+#[derive(Debug)]
+pub struct Inquiry {
+    client: Client,
+    limits: Limits,
+    slots: Semaphore,
+    breaker: Mutex<Breaker>,
+    /// The breaker counts time from here.
+    start: Instant,
+}
+
+/// What an answer may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Questions that may be open at once.
+    pub in_flight: usize,
+    /// How long a question may take in all.
+    pub budget: Duration,
+    /// How much of it may go into a connection.
+    pub connect: Duration,
+    /// Longest answer in bytes.
+    pub answer: usize,
+}
+
+/// What is sent.
+#[derive(Clone)]
+pub struct Question {
+    /// Where to.
+    pub url: Url,
+    /// Of the body.
+    pub content_type: &'static str,
+    /// What is asked.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// None within the budget.
+    Timeout,
+    /// No connection.
+    Refused,
+    /// The connection broke.
+    Broken,
+    /// An answer with another status than 200.
+    Status(u16),
+    /// An answer that cannot be read, or over the size limit.
+    Garbage,
+    /// Too many questions are open already.
+    Saturated,
+    /// The server failed too often and is left alone for a while.
+    Open,
+}
+
+// === Inquiry ===
+
+impl Inquiry {
+    /// Nothing was asked yet. Connections are plain when `url` is.
+    ///
+    /// # Errors
+    /// When the process has no usable TLS configuration.
+    pub fn new(limits: Limits, url: &Url) -> Result<Self, reqwest::Error> {
+        Ok(Self::with(client(limits.connect, url.scheme())?, limits))
+    }
+
+    /// As [`Inquiry::new`], over the connections of `client`.
+    pub(crate) fn with(client: Client, limits: Limits) -> Self {
+        Self {
+            client,
+            limits,
+            slots: Semaphore::new(limits.in_flight),
+            breaker: Mutex::new(Breaker::new(BREAKER)),
+            start: Instant::now(),
+        }
+    }
+
+    /// Asks, and waits at most the budget. `question` is made only when it may be asked.
+    ///
+    /// # Errors
+    /// Why there is no answer, or no question.
+    pub async fn ask<E: From<Fault>>(&self, question: impl FnOnce() -> Result<Question, E>) -> Result<Vec<u8>, E> {
+        let _slot = self.slots.try_acquire().map_err(|_| Fault::Saturated)?;
+        let attempt = Attempt::begin(self).ok_or(Fault::Open)?;
+        let answer = timeout(self.limits.budget, self.post(question()?)).await;
+        Ok(attempt.end(answer.unwrap_or(Err(Fault::Timeout)))?)
+    }
+
+    async fn post(&self, question: Question) -> Result<Vec<u8>, Fault> {
+        let Question { url, content_type, body } = question;
+        let request = self.client.post(url).header(header::CONTENT_TYPE, content_type).body(body);
+        let mut response = request.send().await.map_err(|error| Fault::of(&error))?;
+        if response.status() != StatusCode::OK {
+            return Err(Fault::Status(response.status().as_u16()));
+        }
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| Fault::of(&error))? {
+            if answer.len() + chunk.len() > self.limits.answer {
+                return Err(Fault::Garbage);
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        Ok(answer)
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// A client that goes straight to the server and follows nobody elsewhere.
+pub(crate) fn client(connect: Duration, scheme: &str) -> Result<Client, reqwest::Error> {
+    let builder =
+        Client::builder().no_proxy().redirect(redirect::Policy::none()).connect_timeout(connect).tcp_nodelay(true);
+    // CA certificates are wanted only where they are used: an image may have none.
+    let builder = if scheme == "http" { builder.tls_certs_only([]) } else { builder };
+    builder.build()
+}
+
+// === Attempt ===
+
+/// One question that the breaker let through. Dropped without an end (nobody waits any more), it leaves the trial to
+/// the next.
+struct Attempt<'a> {
+    inquiry: &'a Inquiry,
+    ended: bool,
+}
+
+impl<'a> Attempt<'a> {
+    fn begin(inquiry: &'a Inquiry) -> Option<Self> {
+        let allowed = inquiry.breaker.lock().try_trial(inquiry.now());
+        allowed.then(|| Self { inquiry, ended: false })
+    }
+
+    /// Tells the breaker how it went, and passes the result on.
+    fn end<T>(mut self, result: Result<T, Fault>) -> Result<T, Fault> {
+        self.ended = true;
+        let now = self.inquiry.now();
+        let mut breaker = self.inquiry.breaker.lock();
+        match &result {
+            Ok(_) => breaker.on_success(now),
+            Err(Fault::Timeout) => breaker.on_failure(now, Failure::Timeout),
+            Err(Fault::Refused) => breaker.on_failure(now, Failure::Connect),
+            Err(Fault::Status(status)) => breaker.on_failure(now, Failure::Status(*status)),
+            Err(_) => breaker.on_failure(now, Failure::Reset),
+        }
+        result
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let now = self.inquiry.now();
+            self.inquiry.breaker.lock().on_abandoned(now);
+        }
+    }
+}
+
+// === Question ===
+
+impl Question {
+    /// A JSON body for `url`.
+    pub fn json(url: Url, body: impl Into<Bytes>) -> Self {
+        Self { url, content_type: "application/json", body: body.into() }
+    }
+}
+
+/// The body is not shown: it may hold a prompt.
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Question").field("url", &self.url.as_str()).field("bytes", &self.body.len()).finish()
+    }
+}
+
+// === Fault ===
+
+impl Fault {
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Refused => "refused",
+            Self::Broken => "broken",
+            Self::Status(_) => "status",
+            Self::Garbage => "garbage",
+            Self::Saturated => "saturated",
+            Self::Open => "open",
+        }
+    }
+
+    fn of(error: &reqwest::Error) -> Self {
+        if error.is_timeout() {
+            return Self::Timeout;
+        }
+        if error.is_connect() { Self::Refused } else { Self::Broken }
+    }
+}

@@ -1,0 +1,310 @@
+//! One answer from every source: how many tokens of a prompt each endpoint of a pool has cached, and who says so.
+//!
+//! ```text
+//!   routed prompts ─▶ index ──────── learned ─┐
+//!   KV manager ───────────────────── manager ─┼─ × trust ─▶ claims ─▶ the most exact one that is trusted
+//!   KV events ────────────────────── events ──┘     ▲
+//!   usage.cached_tokens, counters ── expected : reported
+//! ```
+//!
+//! Each source can lie, lag or vanish. What it claimed of a request is compared with what the engine reports afterwards,
+//! and its later claims count in proportion. Events know what is *not* cached, too: while they are trusted they
+//! overrule the others. The index learns its size in the same way: claims that fail mean that the engine evicts sooner.
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+
+use super::{cost::Hits, trust::Trust};
+use crate::{
+    index::Index,
+    query::{Cached, Hit, Query, Source},
+    snapshot::{EndpointId, Pool},
+};
+
+/// Tokens that an engine is taken to cache when it does not tell.
+const USUAL_CAPACITY: u64 = 400_000;
+/// Tokens of one block until prompts have told: 256 bytes of English.
+const USUAL_BLOCK: f64 = 64.0;
+/// How fast the mean of tokens per block follows.
+const FOLLOW: f64 = 0.02;
+/// Estimates of a prompt's length are corrected within these bounds.
+const RATIO: (f64, f64) = (0.25, 4.0);
+/// Below this a source does not overrule others.
+const TRUSTED: f32 = 0.5;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Caches {
+    index: Index,
+    /// Position in the pool, by slot of the index.
+    positions: Vec<u32>,
+    /// Parallel to the pool's endpoints.
+    holders: Vec<Holder>,
+    tokens_per_block: f64,
+    /// True tokens per token that proxies estimate.
+    ratio: f64,
+}
+
+/// What is known of one endpoint's cache.
+#[derive(Clone, Debug)]
+struct Holder {
+    endpoint: EndpointId,
+    capacity: Option<u64>,
+    trust: Trust,
+    /// Tokens that were expected to be cached, of requests of which the engine told nothing.
+    unreported: u64,
+}
+
+/// What every source says of one endpoint, in tokens of prefill saved; `None` from a source that says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Claims {
+    pub(super) learned: u32,
+    pub(super) manager: Option<u32>,
+    pub(super) events: Option<u32>,
+}
+
+/// One endpoint's claims, as they are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Belief {
+    pub(super) position: u32,
+    /// Cached tokens.
+    pub(super) tokens: u32,
+    pub(super) source: Source,
+    pub(super) claims: Claims,
+}
+
+/// In ascending order of position, each once.
+pub(super) type Beliefs = SmallVec<[Belief; 8]>;
+
+// === Caches ===
+
+impl Caches {
+    pub(super) fn new() -> Self {
+        Self {
+            index: Index::default(),
+            positions: Vec::new(),
+            holders: Vec::new(),
+            tokens_per_block: USUAL_BLOCK,
+            ratio: 1.0,
+        }
+    }
+
+    /// Follows a changed pool; endpoints that stay keep what is known of them.
+    pub(super) fn apply(&mut self, pool: &Pool) {
+        self.index.retain(|endpoint| pool.position(endpoint).is_some());
+        let before = std::mem::take(&mut self.holders).into_iter().map(|holder| (holder.endpoint, holder));
+        let mut before: HashMap<EndpointId, Holder> = before.collect();
+        let ids = pool.endpoints.iter().map(|endpoint| endpoint.id);
+        self.holders = ids.map(|id| before.remove(&id).unwrap_or_else(|| Holder::new(id))).collect();
+        self.resize();
+    }
+
+    /// What is believed of `query`, with what other sources said of it.
+    pub(super) fn beliefs(
+        &self,
+        query: &Query,
+        others: &[Hit],
+        position: impl Fn(EndpointId) -> Option<usize>,
+    ) -> Beliefs {
+        let mut claims: SmallVec<[(u32, Claims); 8]> = SmallVec::new();
+        let per_block = tokens_per_block(query);
+        for (slot, depth) in self.index.lookup(&query.blocks) {
+            let learned = (f64::from(depth) * per_block) as u32;
+            claims.push((self.positions[usize::from(slot)], Claims { learned, ..Claims::default() }));
+        }
+        claims.sort_unstable_by_key(|(position, _)| *position);
+        for hit in others {
+            let Some(position) = position(hit.endpoint) else { continue };
+            let at = match claims.binary_search_by_key(&(position as u32), |(position, _)| *position) {
+                Ok(at) => at,
+                Err(at) => {
+                    claims.insert(at, (position as u32, Claims::default()));
+                    at
+                }
+            };
+            claims[at].1.note(*hit);
+        }
+        // The last token is always computed: its answer is wanted.
+        let most = query.prompt_tokens.saturating_sub(1);
+        claims
+            .into_iter()
+            .map(|(position, claims)| self.holders[position as usize].believe(position, claims, most))
+            .collect()
+    }
+
+    /// What the index knows of one endpoint now, in place of what it knew.
+    pub(super) fn relearn(&self, beliefs: &mut Beliefs, position: usize, query: &Query) {
+        let holder = &self.holders[position];
+        let depth = self.index.slot(holder.endpoint).map_or(0, |slot| self.index.depth(slot, &query.blocks));
+        let learned = (f64::from(depth) * tokens_per_block(query)) as u32;
+        let most = query.prompt_tokens.saturating_sub(1);
+        let at = beliefs.binary_search_by_key(&(position as u32), |belief| belief.position);
+        let before = at.map_or_else(|_| Claims::default(), |at| beliefs[at].claims);
+        let belief = holder.believe(position as u32, Claims { learned, ..before }, most);
+        match at {
+            Ok(at) => beliefs[at] = belief,
+            Err(at) => beliefs.insert(at, belief),
+        }
+    }
+
+    /// The prompt was routed there.
+    pub(super) fn routed(&mut self, endpoint: EndpointId, query: &Query) {
+        if query.blocks.is_empty() {
+            return;
+        }
+        let per_block = tokens_per_block(query);
+        self.tokens_per_block += FOLLOW * (per_block - self.tokens_per_block);
+        self.index.insert(endpoint, &query.blocks);
+    }
+
+    /// A prompt of these blocks was routed there some time ago, says somebody who was there.
+    pub(super) fn taught(&mut self, endpoint: EndpointId, blocks: &[u64]) {
+        self.index.insert(endpoint, blocks);
+    }
+
+    /// The engine reported how many tokens of a prompt it had cached, of which this was claimed.
+    pub(super) fn reported(&mut self, position: usize, claims: Claims, cached: u32) {
+        let holder = &mut self.holders[position];
+        let before = holder.trust.size();
+        holder.trust.reported(claims, cached, self.tokens_per_block as u32);
+        if holder.trust.size() != before {
+            self.resize_one(position);
+        }
+    }
+
+    /// The engine told how many tokens it caches at most.
+    pub(super) fn set_capacity(&mut self, position: usize, tokens: Option<u64>) {
+        if self.holders[position].capacity != tokens {
+            self.holders[position].capacity = tokens;
+            self.resize_one(position);
+        }
+    }
+
+    /// The engine lost its cache.
+    pub(super) fn clear(&mut self, position: usize) {
+        self.index.clear(self.holders[position].endpoint);
+    }
+
+    /// How many of the tokens that were expected to be cached the engine found, by its counters: for engines that report
+    /// it for no request.
+    pub(super) fn counted(&mut self, position: usize, found: u64) {
+        let holder = &mut self.holders[position];
+        let expected = std::mem::take(&mut holder.unreported);
+        if expected > 0 {
+            let learned = u32::try_from(expected).unwrap_or(u32::MAX);
+            let found = u32::try_from(found).unwrap_or(u32::MAX);
+            holder.trust.reported(Claims { learned, ..Claims::default() }, found, self.tokens_per_block as u32);
+            self.resize_one(position);
+        }
+    }
+
+    /// So many tokens were expected to be cached, and the engine did not say.
+    pub(super) fn unreported(&mut self, position: usize, expected: u32) {
+        self.holders[position].unreported += u64::from(expected);
+    }
+
+    /// How long a prompt really was.
+    pub(super) fn measured(&mut self, query: &Query, prompt_tokens: u32) {
+        let factor = f64::from(prompt_tokens) / f64::from(query.prompt_tokens.max(1));
+        let (least, most) = RATIO;
+        self.ratio = (self.ratio * (1.0 + FOLLOW * (factor.clamp(least, most) - 1.0))).clamp(least, most);
+    }
+
+    /// A query as it would be had its proxy counted tokens, and not bytes.
+    pub(super) fn in_true_tokens(&self, query: &Query) -> Query {
+        let tokens = f64::from(query.prompt_tokens) * self.ratio;
+        Query { prompt_tokens: (tokens.round() as u32).max(1), ..query.clone() }
+    }
+
+    /// Who holds what, as routed.
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    pub(super) fn trust(&self, position: usize) -> &Trust {
+        &self.holders[position].trust
+    }
+
+    fn resize(&mut self) {
+        self.positions.clear();
+        for position in 0..self.holders.len() {
+            self.resize_one(position);
+        }
+    }
+
+    fn resize_one(&mut self, position: usize) {
+        let holder = &self.holders[position];
+        let tokens = holder.capacity.unwrap_or(USUAL_CAPACITY) as f64 * f64::from(holder.trust.size());
+        let blocks = (tokens / self.tokens_per_block.max(1.0)) as usize;
+        let Some(slot) = self.index.set_capacity(holder.endpoint, blocks.max(1)) else { return };
+        let slot = usize::from(slot);
+        if self.positions.len() <= slot {
+            self.positions.resize(slot + 1, u32::MAX);
+        }
+        self.positions[slot] = position as u32;
+    }
+}
+
+/// Tokens in one block of this prompt.
+fn tokens_per_block(query: &Query) -> f64 {
+    let blocks = (query.blocks.len() as f64).max(1.0);
+    let hashed = (query.blocks.len() as u64 * u64::from(query.block_bytes)).min(query.prompt_bytes.max(1)) as f64;
+    f64::from(query.prompt_tokens) * (hashed / query.prompt_bytes.max(1) as f64) / blocks
+}
+
+// === Claims ===
+
+impl Claims {
+    fn note(&mut self, hit: Hit) {
+        let worth = hit.cached.worth();
+        match hit.source {
+            Source::Learned => self.learned = self.learned.max(worth),
+            Source::Manager => self.manager = self.manager.max(Some(worth)),
+            Source::Events => self.events = self.events.max(Some(worth)),
+        }
+    }
+
+    /// What one source claims.
+    pub(super) const fn of(&self, source: Source) -> Option<u32> {
+        match source {
+            Source::Learned => Some(self.learned),
+            Source::Manager => self.manager,
+            Source::Events => self.events,
+        }
+    }
+}
+
+// === Holder ===
+
+impl Holder {
+    fn new(endpoint: EndpointId) -> Self {
+        Self { endpoint, capacity: None, trust: Trust::default(), unreported: 0 }
+    }
+
+    fn believe(&self, position: u32, claims: Claims, most: u32) -> Belief {
+        let believed = |source| {
+            let tokens = claims.of(source)? as f32 * self.trust.of(source);
+            Some((tokens as u32, source))
+        };
+        let exact = believed(Source::Events).filter(|_| self.trust.of(Source::Events) >= TRUSTED);
+        let best = exact.or_else(|| Source::ALL.into_iter().filter_map(believed).max());
+        let (tokens, source) = best.unwrap_or((0, Source::Learned));
+        Belief { position, tokens: tokens.min(most), source, claims }
+    }
+}
+
+/// What costs are made of.
+pub(super) fn worth(beliefs: &Beliefs) -> Hits {
+    beliefs.iter().filter(|belief| belief.tokens > 0).map(|belief| (belief.position, belief.tokens)).collect()
+}
+
+/// What pickers read.
+pub(super) fn as_hits(beliefs: &Beliefs, pool: &Pool) -> Vec<Hit> {
+    let hit = |belief: &Belief| Hit {
+        endpoint: pool.endpoints[belief.position as usize].id,
+        cached: Cached::on_gpu(belief.tokens),
+        source: belief.source,
+    };
+    beliefs.iter().filter(|belief| belief.tokens > 0).map(hit).collect()
+}

@@ -1,0 +1,119 @@
+//! One endpoint as a machine: how fast it is, how far it is with what was sent there, and what its memory holds.
+
+use std::time::Duration;
+
+use crate::{
+    ledger::InFlight,
+    load::Sample,
+    speed::{Decode, Fit, Prefill},
+};
+
+/// Of the head of what an engine computes, this share may be believed to be done before its first byte says so. The rest
+/// keeps an engine that stands still from looking idle.
+const MOST_DONE: f64 = 0.9;
+
+/// How far back [`Engine::lately`] looks: older work counts for less, by a factor e.
+const LATELY: Duration = Duration::from_secs(60);
+
+/// Share of the KV cache that may be full before a prompt has to wait: beyond it engines preempt what runs.
+const FULL: f64 = 0.95;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Engine {
+    pub(super) prefill: Prefill,
+    pub(super) decode: Decode,
+    /// Since when it computes the prompt that it computes now: the latest first byte, or the first prompt after idling.
+    busy_since: Duration,
+    memory: Memory,
+    /// Seconds of prefill that it was given lately: fades, and says whose cache was overwritten most.
+    lately: Lately,
+}
+
+/// A sum that fades.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lately {
+    seconds: f64,
+    since: Duration,
+}
+
+/// The KV cache's memory, in tokens.
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    /// All of it, if the engine told.
+    capacity: Option<u64>,
+    /// Tokens in use when the engine told last; `None` when its figures are missing or stale.
+    used: Option<u64>,
+    /// Tokens of prompts sent since, or sent before and not yet begun then.
+    added: u64,
+}
+
+// === Engine ===
+
+impl Engine {
+    /// What is known of its speed, or the usual.
+    pub(super) fn fit(&self, prior: Fit) -> Fit {
+        self.prefill.fit().unwrap_or(prior)
+    }
+
+    /// A prompt goes there; `before` is what was in flight there.
+    pub(super) fn sent(&mut self, prompt_tokens: u32, seconds: f64, before: InFlight, now: Duration) {
+        self.lately = Lately { seconds: self.lately(now) + seconds, since: now };
+        if before.unanswered == 0 {
+            self.busy_since = now;
+        }
+        self.memory.added += u64::from(prompt_tokens);
+    }
+
+    /// Seconds of prefill that it was given within the last minute or so.
+    pub(super) fn lately(&self, now: Duration) -> f64 {
+        let age = now.saturating_sub(self.lately.since).as_secs_f64();
+        self.lately.seconds * (-age / LATELY.as_secs_f64()).exp()
+    }
+
+    /// The first byte of an answer came.
+    pub(super) fn answered(&mut self, now: Duration, ttft: Duration, uncached: u32) {
+        self.prefill.answered(now, ttft, uncached);
+        self.busy_since = self.busy_since.max(now);
+    }
+
+    /// Seconds until it has computed what was sent there.
+    pub(super) fn ahead(&self, in_flight: InFlight, fit: Fit, now: Duration) -> f64 {
+        let InFlight { tokens, unanswered, .. } = in_flight;
+        if unanswered == 0 {
+            return 0.0;
+        }
+        let whole = tokens as f64 / fit.rate;
+        let head = whole / f64::from(unanswered);
+        let done = now.saturating_sub(self.busy_since).as_secs_f64();
+        whole - done.min(head * MOST_DONE)
+    }
+
+    /// Whether its memory takes this prompt without taking it from what runs. Unknown memory does.
+    pub(super) fn fits(&self, prompt_tokens: u32) -> bool {
+        let Memory { capacity, used, added } = self.memory;
+        let (Some(capacity), Some(used)) = (capacity, used) else { return true };
+        let wanted = used + added + u64::from(prompt_tokens);
+        // Alone it goes anywhere: nothing that runs could be hurt.
+        used + added == 0 || wanted as f64 <= capacity as f64 * FULL
+    }
+
+    /// The engine's own figures; `pending` prompt tokens were sent there and are not answered.
+    pub(super) fn sampled(&mut self, sample: Option<Sample>, pending: u64) {
+        let usage = sample.and_then(|sample| sample.kv_usage).filter(|usage| (0.0..=1.0).contains(usage));
+        self.memory.used =
+            self.memory.capacity.zip(usage).map(|(capacity, usage)| (capacity as f64 * f64::from(usage)) as u64);
+        self.memory.added = pending;
+    }
+
+    /// The size of its KV cache in tokens.
+    pub(super) fn set_capacity(&mut self, tokens: Option<u64>) {
+        self.memory.capacity = tokens.filter(|tokens| *tokens > 0);
+    }
+
+    /// Another process answers at its address now.
+    pub(super) fn restarted(&mut self) {
+        self.prefill.clear();
+        self.memory = Memory { capacity: self.memory.capacity, ..Memory::default() };
+    }
+}

@@ -1,0 +1,215 @@
+//! The endpoints of a pool as machines, and what is in flight at each: everything that a choice reads but caches.
+//!
+//! Owns the ledger. Invariant: `loads`, `flights`, `engines` and the pool's endpoints are parallel, and `flights` is
+//! what the ledger says.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    cost::{Site, Sites},
+    engine::Engine,
+    utilization::Utilization,
+};
+use crate::{
+    ledger::{InFlight, Key, Ledger, Open, ProxyId},
+    load::Load,
+    pick::{Nobody, Picker},
+    query::Query,
+    snapshot::{EndpointId, Pool},
+    speed::Fit,
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    pub(super) picker: Picker,
+    pub(super) ledger: Ledger,
+    pub(super) loads: Vec<Load>,
+    pub(super) engines: Vec<Engine>,
+    flights: Vec<InFlight>,
+    /// Engines that compute prompts.
+    busy: usize,
+    pub(super) utilization: Utilization,
+    /// Of an engine whose own speed is not known.
+    prior: Fit,
+}
+
+// === Fleet ===
+
+impl Fleet {
+    pub(super) fn new(pool: Arc<Pool>, usual_rate: f32) -> Self {
+        let endpoints = pool.endpoints.len();
+        Self {
+            picker: Picker::build(pool),
+            ledger: Ledger::default(),
+            loads: vec![Load::default(); endpoints],
+            engines: vec![Engine::default(); endpoints],
+            flights: vec![InFlight::default(); endpoints],
+            busy: 0,
+            utilization: Utilization::default(),
+            prior: Fit::prior(usual_rate.into()),
+        }
+    }
+
+    /// Follows a changed pool; endpoints that stay keep what is known of them. How many open requests went.
+    pub(super) fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
+        let before = Arc::clone(self.pool());
+        let mut engines = std::mem::take(&mut self.engines);
+        let mut kept = |id| before.position(id).map(|position| (std::mem::take(&mut engines[position]), position));
+        let (mut next, mut loads) = (Vec::new(), Vec::new());
+        for endpoint in &pool.endpoints {
+            let (engine, position) = kept(endpoint.id).unzip();
+            next.push(engine.unwrap_or_default());
+            loads.push(position.map_or_else(Load::default, |position| self.loads[position]));
+        }
+        (self.engines, self.loads) = (next, loads);
+        self.flights = vec![InFlight::default(); pool.endpoints.len()];
+        self.busy = 0;
+        self.picker = Picker::build(Arc::clone(pool));
+        let open = self.ledger.len();
+        self.ledger.retain_endpoints(|id| pool.position(id).is_some());
+        self.recount_all(now);
+        open - self.ledger.len()
+    }
+
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        self.picker.pool()
+    }
+
+    pub(super) fn position(&self, endpoint: EndpointId) -> Option<usize> {
+        self.pool().position(endpoint)
+    }
+
+    pub(super) fn flight(&self, position: usize) -> InFlight {
+        self.flights[position]
+    }
+
+    /// Those who may be chosen for a request and are up, or warm up and have their turn by `draw`.
+    ///
+    /// `queued` has the seconds of work that wait for each position.
+    pub(super) fn sites(
+        &self,
+        model: Option<&str>,
+        query: &Query,
+        queued: &[f64],
+        draw: f32,
+        now: Duration,
+    ) -> Result<Sites, Nobody> {
+        let members = self.picker.members(model)?;
+        let endpoints = &self.pool().endpoints;
+        let tried = |position: usize| query.exclude.contains(&endpoints[position].id);
+        let chosen = members.from(0).filter(|&position| self.loads[position].health.admits(draw));
+        let chosen = chosen.filter(|&position| query.exclude.is_empty() || !tried(position));
+        Ok(Sites::new(chosen.map(|position| self.site(position, queued[position], now)).collect()))
+    }
+
+    pub(super) fn site(&self, position: usize, queued: f64, now: Duration) -> Site {
+        let (engine, flight) = (&self.engines[position], self.flights[position]);
+        let fit = engine.fit(self.prior);
+        Site {
+            position: position as u32,
+            in_flight: flight.requests,
+            lately: engine.lately(now),
+            ahead: engine.ahead(flight, fit, now) + queued,
+            base: fit.base,
+            per_token: 1.0 / fit.rate,
+        }
+    }
+
+    /// Whether a prompt that is sent there would be begun within `window`, and fits.
+    pub(super) fn has_room(&self, position: usize, prompt_tokens: u32, window: Duration, now: Duration) -> bool {
+        let engine = &self.engines[position];
+        let ahead = engine.ahead(self.flights[position], engine.fit(self.prior), now);
+        ahead < window.as_secs_f64() && engine.fits(prompt_tokens)
+    }
+
+    /// Books a request at an endpoint, which has to prefill `uncached` of its `prompt` tokens.
+    pub(super) fn book(&mut self, key: Key, position: usize, prompt: u32, uncached: u32, now: Duration) {
+        let endpoint = self.pool().endpoints[position].id;
+        let (before, moved) = (self.flights[position], self.ledger.get(key));
+        self.ledger.book(key, endpoint, uncached, now);
+        let fit = self.engines[position].fit(self.prior);
+        self.engines[position].sent(prompt, f64::from(uncached) / fit.rate, before, now);
+        self.recount_moved(moved, endpoint, now);
+    }
+
+    /// A proxy sent a request there. False if the booking stood there already.
+    pub(super) fn started(&mut self, key: Key, endpoint: EndpointId, uncached: u32, now: Duration) -> bool {
+        let moved = self.ledger.get(key);
+        let booked = moved.filter(|open| open.endpoint == endpoint);
+        // What was booked was worked out with more knowledge than the proxy has.
+        let tokens = booked.map_or(uncached, |open| open.tokens);
+        if let (None, Some(position)) = (booked, self.position(endpoint)) {
+            let before = self.flights[position];
+            let fit = self.engines[position].fit(self.prior);
+            self.engines[position].sent(uncached, f64::from(uncached) / fit.rate, before, now);
+        }
+        self.ledger.started(key, endpoint, tokens, now);
+        self.recount_moved(moved, endpoint, now);
+        booked.is_none()
+    }
+
+    /// The first byte came, `ttft` after the request was sent, if that is known.
+    pub(super) fn first_byte(&mut self, key: Key, ttft: Option<Duration>, now: Duration) -> Option<Open> {
+        let before = self.ledger.first_byte(key)?;
+        if let Some(position) = self.position(before.endpoint) {
+            let ttft = ttft.unwrap_or_else(|| now.saturating_sub(before.since));
+            self.engines[position].answered(now, ttft, before.tokens);
+            self.recount(position, now);
+        }
+        Some(before)
+    }
+
+    /// Takes a request out of the ledger by `take`.
+    pub(super) fn release(&mut self, take: impl FnOnce(&mut Ledger) -> Option<Open>, now: Duration) -> Option<Open> {
+        let open = take(&mut self.ledger)?;
+        if let Some(position) = self.position(open.endpoint) {
+            self.recount(position, now);
+        }
+        Some(open)
+    }
+
+    /// Changes the ledger in many places at once; how many entries fewer there are.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Ledger), now: Duration) -> usize {
+        let before = self.ledger.len();
+        change(&mut self.ledger);
+        self.recount_all(now);
+        before.saturating_sub(self.ledger.len())
+    }
+
+    /// A proxy is gone for good.
+    pub(super) fn forget_proxy(&mut self, proxy: ProxyId, now: Duration) -> usize {
+        self.change(|ledger| _ = ledger.forget_proxy(proxy), now)
+    }
+
+    /// Lets time pass: bookings expire, and the pool's own speed becomes the usual one.
+    pub(super) fn tick(&mut self, usual_rate: f32, now: Duration) -> usize {
+        let mut fits: Vec<Fit> = self.engines.iter().filter_map(|engine| engine.prefill.fit()).collect();
+        fits.sort_unstable_by(|one, other| one.rate.total_cmp(&other.rate));
+        self.prior = fits.get(fits.len() / 2).copied().unwrap_or(Fit::prior(usual_rate.into()));
+        self.change(|ledger| _ = ledger.expire(now), now)
+    }
+
+    fn recount_moved(&mut self, before: Option<Open>, endpoint: EndpointId, now: Duration) {
+        let left = before.map(|open| open.endpoint).filter(|before| *before != endpoint);
+        for endpoint in std::iter::once(endpoint).chain(left) {
+            if let Some(position) = self.position(endpoint) {
+                self.recount(position, now);
+            }
+        }
+    }
+
+    fn recount_all(&mut self, now: Duration) {
+        (0..self.flights.len()).for_each(|position| self.recount(position, now));
+    }
+
+    /// What the ledger says of one endpoint.
+    fn recount(&mut self, position: usize, now: Duration) {
+        let flight = self.ledger.in_flight(self.pool().endpoints[position].id);
+        let before = std::mem::replace(&mut self.flights[position], flight);
+        self.busy = self.busy + usize::from(flight.unanswered > 0) - usize::from(before.unanswered > 0);
+        self.utilization.set(self.busy as f64 / self.flights.len() as f64, now);
+        let load = &mut self.loads[position];
+        (load.in_flight, load.pending_tokens) = (flight.requests, flight.tokens);
+    }
+}

@@ -1,0 +1,147 @@
+//! Whom to bind now, of those who wait: one pass over the most urgent.
+//!
+//! Each in turn gets the endpoint where it costs least, given what is sent and what those before it will add there. If
+//! that endpoint has room and nobody before wants it, the request is bound; else its work is added to what waits for the
+//! endpoint. Bounded: so many requests are looked at that their number times that of the endpoints stays in
+//! [`EFFORT`]; who stands behind them is not urgent enough to be bound now.
+
+use std::time::Duration;
+
+use super::{
+    Dispatcher, End, Release, Waiting,
+    bind::Wish,
+    caches,
+    cost::{Prompt, Sites},
+};
+use crate::{ledger::Key, policy::KvAware};
+
+/// Costs that one pass computes at most, about.
+const EFFORT: usize = 16_384;
+/// Requests that a pass looks at, at least and at most.
+const HORIZON: (usize, usize) = (16, 256);
+/// What is known of a waiting request's caches is found out anew after this time.
+const FRESH: Duration = Duration::from_millis(200);
+/// Those who wait and begin like a prompt that was just bound are told so at once; so many of them.
+const NEIGHBORS: usize = 64;
+
+impl Dispatcher {
+    /// Binds what can be bound, and gives up on those whose time is over.
+    pub fn release(&mut self, now: Duration, released: &mut Vec<Release>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let Some(rules) = self.rules() else { return self.release_all(now, released) };
+        self.give_up(now, released);
+        let endpoints = self.pool().endpoints.len();
+        let any_room = (0..endpoints).any(|position| self.fleet.has_room(position, 0, rules.window, now));
+        if any_room || !rules.late {
+            self.plan(&rules, now, released);
+        }
+    }
+
+    fn give_up(&mut self, now: Duration, released: &mut Vec<Release>) {
+        let late: Vec<Key> =
+            self.queue.iter().filter(|waiting| waiting.until <= now).map(|waiting| waiting.key).collect();
+        for key in late {
+            self.queue.remove(key);
+            released.push(Release { key, end: End::TimedOut { retry_after: self.retry_after() } });
+        }
+    }
+
+    fn plan(&mut self, rules: &KvAware, now: Duration, released: &mut Vec<Release>) {
+        self.queued.fill(0.0);
+        let draw = self.dice.unit();
+        let horizon = (EFFORT / self.queued.len().max(1)).clamp(HORIZON.0, HORIZON.1);
+        let order = self.queue.order(horizon, now);
+        // Most requests may go anywhere: their sites are worked out once, and mended where something changes.
+        let mut anywhere: Option<Sites> = None;
+        for (place, &key) in order.iter().enumerate() {
+            let Some(mut waiting) = self.queue.remove(key) else { continue };
+            self.refresh(&mut waiting, now);
+            let special = waiting.model.is_some() || !waiting.query.exclude.is_empty();
+            let found = match anywhere.take().filter(|_| !special) {
+                Some(sites) => Ok(sites),
+                None => self.fleet.sites(waiting.model.as_deref(), &waiting.query, &self.queued, draw, now),
+            };
+            let mut sites = match found {
+                Ok(sites) => sites,
+                Err(nobody) => {
+                    released.push(Release { key, end: End::Nobody(nobody) });
+                    continue;
+                }
+            };
+            let head = waiting.query.blocks.first().copied();
+            if let Some(position) = self.place(waiting, &mut sites, rules, now, released) {
+                self.tell_neighbors(&order[place + 1..], head, position);
+            }
+            anywhere = Some(sites).filter(|_| !special);
+        }
+    }
+
+    /// Binds one request, or puts it back with its work added to what waits. Where it was bound.
+    fn place(
+        &mut self,
+        mut waiting: Waiting,
+        sites: &mut Sites,
+        rules: &KvAware,
+        now: Duration,
+        released: &mut Vec<Release>,
+    ) -> Option<usize> {
+        let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len() + 1, sites.len());
+        let prompt = Prompt { tokens: waiting.query.prompt_tokens, hits: &waiting.known.hits };
+        let Some(cost) = sites.cheapest(prompt, gamma) else {
+            // Nobody is up. It waits on: its time, or theirs, will come.
+            self.queue.push(waiting);
+            return None;
+        };
+        let position = sites.sites[cost.site].position as usize;
+        let is_wanted = self.queued[position] > 0.0;
+        let has_room = self.fleet.has_room(position, waiting.query.prompt_tokens, rules.window, now);
+        let bound = !is_wanted && (has_room || !rules.late);
+        if bound {
+            let waited = now.saturating_sub(waiting.since);
+            let wish = Wish { key: waiting.key, query: &waiting.query, known: &waiting.known, waited, gamma };
+            let binding = self.bind(wish, sites, cost, now);
+            released.push(Release { key: waiting.key, end: End::Bound(binding) });
+        } else {
+            let service = cost.finish - sites.sites[cost.site].ahead;
+            waiting.weigh(service, &self.shares);
+            self.queued[position] += service;
+            self.queue.push(waiting);
+        }
+        sites.sites[cost.site] = self.fleet.site(position, self.queued[position], now);
+        bound.then_some(position)
+    }
+
+    /// The strategy changed to one that never waits: everybody is bound by it.
+    fn release_all(&mut self, now: Duration, released: &mut Vec<Release>) {
+        let keys: Vec<Key> = self.queue.iter().map(|waiting| waiting.key).collect();
+        for key in keys {
+            let Some(waiting) = self.queue.remove(key) else { continue };
+            let waited = now.saturating_sub(waiting.since);
+            let known = self.known(&waiting.query, &waiting.others, now);
+            let wish = Wish { key, query: &waiting.query, known: &known, waited, gamma: 0.0 };
+            let end = self.pick(wish, waiting.model.as_deref(), now).map_or_else(End::Nobody, End::Bound);
+            released.push(Release { key, end });
+        }
+    }
+
+    /// Finds out anew what is known of a request's caches, when that may have changed.
+    fn refresh(&self, waiting: &mut Waiting, now: Duration) {
+        if waiting.known.at.is_none_or(|at| now.saturating_sub(at) >= FRESH) {
+            waiting.known = self.known(&waiting.query, &waiting.others, now);
+        }
+    }
+
+    /// A prompt was just bound: those next in turn that begin alike have to know.
+    fn tell_neighbors(&mut self, next: &[Key], head: Option<u64>, position: usize) {
+        let Self { queue, caches, .. } = self;
+        for &key in next.iter().take(NEIGHBORS) {
+            let Some(waiting) = queue.get_mut(key) else { continue };
+            if head.is_some() && waiting.query.blocks.first().copied() == head && waiting.known.at.is_some() {
+                caches.relearn(&mut waiting.known.beliefs, position, &waiting.query);
+                waiting.known.hits = caches::worth(&waiting.known.beliefs);
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Requests that wait for an endpoint, as descriptors: their bodies stay in their proxies.
+//!
+//! Ordered by highest response ratio, `(wait + service) / service^0.9`, times the weights of priority and of fair shares.
+//! Short work goes first while all are new, and whoever waits long enough goes first whatever its work, so nobody
+//! starves. With an exponent of 1 it would be the classic ratio; a little less costs the mean nothing and spares the
+//! longest prompts. Bounded by count, bytes and time; a request leaves in constant time, wherever it stands.
+
+use std::{collections::HashMap, time::Duration};
+
+use smallvec::SmallVec;
+
+use super::{caches::Beliefs, cost::Hits, shares::Shares};
+use crate::{
+    ledger::Key,
+    mix::ByMix,
+    policy,
+    query::{Hit, Query},
+};
+
+/// See the module.
+const EXPONENT: f64 = 0.9;
+/// Service that a ratio counts at least, in seconds: a prompt that is cached as a whole must not be infinitely urgent.
+const LEAST_SERVICE: f64 = 0.05;
+/// Steps of priority that are told apart, up and down; each doubles, or halves, how urgent a request is.
+const MOST_PRIORITY: i32 = 8;
+
+/// One request that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) key: Key,
+    pub(super) query: Query,
+    pub(super) model: Option<Box<str>>,
+    /// What sources other than the index said of its prompt.
+    pub(super) others: SmallVec<[Hit; 1]>,
+    /// When it began to wait, here or elsewhere.
+    pub(super) since: Duration,
+    /// When it gives up.
+    pub(super) until: Duration,
+    pub(super) known: Known,
+    /// Seconds of prefill where it costs least.
+    pub(super) service: f64,
+    /// What its response time is multiplied by.
+    pub(super) weight: f64,
+}
+
+/// What is known of where a prompt is cached.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    pub(super) beliefs: Beliefs,
+    pub(super) hits: Hits,
+    /// When that was found out; `None` when it has to be found out anew.
+    pub(super) at: Option<Duration>,
+}
+
+/// See the module. One per pool.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: Vec<Waiting>,
+    places: HashMap<Key, u32, ByMix>,
+    bytes: u64,
+}
+
+// === Queue ===
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Bytes of the prompts that wait.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether one more fits.
+    pub(super) fn has_room(&self, limits: &policy::Queue, bytes: u64) -> bool {
+        self.waiting.len() < limits.requests as usize && self.bytes.saturating_add(bytes) <= limits.bytes
+    }
+
+    /// Seconds of prefill that wait.
+    pub(super) fn service(&self) -> f64 {
+        self.waiting.iter().map(|waiting| waiting.service).sum()
+    }
+
+    /// A request that waits already begins anew, with the time that it waited.
+    pub(super) fn push(&mut self, waiting: Waiting) {
+        self.remove(waiting.key);
+        self.bytes += waiting.query.prompt_bytes;
+        self.places.insert(waiting.key, self.waiting.len() as u32);
+        self.waiting.push(waiting);
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<Waiting> {
+        let place = self.places.remove(&key)? as usize;
+        let gone = self.waiting.swap_remove(place);
+        if let Some(moved) = self.waiting.get(place) {
+            self.places.insert(moved.key, place as u32);
+        }
+        self.bytes -= gone.query.prompt_bytes;
+        Some(gone)
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Waiting> {
+        let place = *self.places.get(&key)? as usize;
+        self.waiting.get_mut(place)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.waiting.iter_mut()
+    }
+
+    /// The `most` most urgent, the most urgent first.
+    pub(super) fn order(&self, most: usize, now: Duration) -> Vec<Key> {
+        let urgencies = self.waiting.iter().enumerate().map(|(place, waiting)| (waiting.urgency(now), place as u32));
+        let mut order: Vec<(f64, u32)> = urgencies.collect();
+        let before = |(a, one): &(f64, u32), (b, other): &(f64, u32)| b.total_cmp(a).then(one.cmp(other));
+        if order.len() > most {
+            order.select_nth_unstable_by(most, before);
+            order.truncate(most);
+        }
+        order.sort_unstable_by(before);
+        order.into_iter().map(|(_, place)| self.waiting[place as usize].key).collect()
+    }
+}
+
+// === Waiting ===
+
+impl Waiting {
+    /// Notes the service that it needs, and how much its tenant got meanwhile.
+    pub(super) fn weigh(&mut self, service: f64, shares: &Shares) {
+        self.service = service;
+        let priority = 2f64.powi(self.query.priority.clamp(-MOST_PRIORITY, MOST_PRIORITY));
+        self.weight = priority * shares.weight(self.query.tenant) / service.max(LEAST_SERVICE).powf(EXPONENT);
+    }
+
+    fn urgency(&self, now: Duration) -> f64 {
+        let waited = now.saturating_sub(self.since).as_secs_f64();
+        (waited + self.service.max(LEAST_SERVICE)) * self.weight
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ledger::{ProxyId, RequestId};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn key(request: u64) -> Key {
+        Key { proxy: ProxyId(1), request: RequestId(request) }
+    }
+
+    fn waiting(request: u64, since: u64, service: f64, query: Query) -> Waiting {
+        let mut waiting = Waiting {
+            key: key(request),
+            query,
+            model: None,
+            others: SmallVec::new(),
+            since: Duration::from_secs(since),
+            until: Duration::MAX,
+            known: Known::default(),
+            service,
+            weight: 0.0,
+        };
+        waiting.weigh(service, &Shares::default());
+        waiting
+    }
+
+    fn order(queue: &Queue, now: u64) -> Vec<u64> {
+        queue.order(usize::MAX, Duration::from_secs(now)).into_iter().map(|key| key.request.0).collect()
+    }
+
+    #[test]
+    fn short_work_goes_first_and_long_work_does_not_starve() {
+        let mut queue = Queue::default();
+        queue.push(waiting(1, 0, 10.0, Query::default()));
+        queue.push(waiting(2, 9, 0.5, Query::default()));
+        assert_eq!(order(&queue, 10), [2, 1]);
+        queue.push(waiting(3, 300, 0.5, Query::default()));
+        assert_eq!(order(&queue, 300), [2, 1, 3], "five minutes of waiting outweigh a short service");
+    }
+
+    #[test]
+    fn priority_and_fair_shares_weigh() {
+        let mut queue = Queue::default();
+        queue.push(waiting(1, 0, 1.0, Query::default()));
+        queue.push(waiting(2, 0, 1.0, Query { priority: 1, ..Query::default() }));
+        assert_eq!(order(&queue, 5), [2, 1]);
+        let mut shares = Shares::default();
+        shares.spend(Some(7), 100_000, SECOND);
+        shares.spend(Some(8), 1_000, SECOND);
+        for (request, tenant) in [(1, 8), (2, 7)] {
+            let waiting = queue.get_mut(key(request)).expect("it waits");
+            waiting.query.tenant = Some(tenant);
+            waiting.weigh(1.0, &shares);
+        }
+        assert_eq!(order(&queue, 5), [1, 2], "one step of priority does not outweigh a hundredfold share");
+    }
+
+    proptest! {
+        #[test]
+        fn count_and_bytes_follow_whoever_comes_and_leaves(
+            steps in proptest::collection::vec((0u64..20, 0u64..1_000, any::<bool>()), 0..100),
+        ) {
+            let (mut queue, mut model) = (Queue::default(), HashMap::new());
+            for (request, bytes, leaves) in steps {
+                if leaves {
+                    prop_assert_eq!(queue.remove(key(request)).is_some(), model.remove(&request).is_some());
+                } else {
+                    queue.push(waiting(request, 0, 1.0, Query { prompt_bytes: bytes, ..Query::default() }));
+                    model.insert(request, bytes);
+                }
+                prop_assert_eq!(queue.len(), model.len());
+                prop_assert_eq!(queue.bytes(), model.values().sum::<u64>());
+                prop_assert!(model.keys().all(|request| queue.get_mut(key(*request)).is_some()));
+            }
+            prop_assert_eq!(queue.order(5, Duration::ZERO).len(), model.len().min(5));
+        }
+    }
+}

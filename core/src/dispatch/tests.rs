@@ -1,0 +1,301 @@
+//! Stories of [`Dispatcher`]; those of every story at once are in [`properties`].
+
+use super::*;
+use crate::{
+    ledger::{ProxyId, RequestId},
+    load::{Health, Sample},
+    policy::Policy,
+    query::Cached,
+    snapshot::{Endpoint, EndpointId, PoolSpec, Role},
+};
+
+mod properties;
+
+/// Blocks of 64 tokens, as 256 bytes of English are.
+const BLOCK: u32 = 64;
+
+fn pool(rules: KvAware, endpoints: u64) -> Arc<Pool> {
+    let endpoint = |id: u64| {
+        let name: Arc<str> = format!("server-{id}").into();
+        Arc::new(Endpoint { id: EndpointId(id), url: Arc::clone(&name), name, role: Role::Aggregate, group: None })
+    };
+    let policy = Policy { strategy: Strategy::KvAware(rules), ..Policy::default() };
+    let spec = PoolSpec { name: "chat".into(), models: Vec::new(), policy };
+    Arc::new(Pool { spec: Arc::new(spec), endpoints: (0..endpoints).map(endpoint).collect() })
+}
+
+fn dispatcher(endpoints: u64) -> Dispatcher {
+    Dispatcher::new(&pool(KvAware::default(), endpoints), Dice::new(1))
+}
+
+fn key(request: u64) -> Key {
+    Key { proxy: ProxyId(request % 3), request: RequestId(request) }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// A prompt of the conversation `name` with so many tokens.
+fn prompt(name: u64, tokens: u32) -> Query {
+    let chain = (1..=u64::from(tokens / BLOCK)).scan(name, |last, block| {
+        *last = crate::mix::mix(*last, block);
+        Some(*last)
+    });
+    Query {
+        prompt_bytes: u64::from(tokens) * 4,
+        prompt_tokens: tokens,
+        blocks: chain.collect(),
+        block_bytes: 4 * BLOCK,
+        ..Query::default()
+    }
+}
+
+fn arrive(dispatcher: &mut Dispatcher, request: u64, query: &Query, now: Duration) -> Outcome {
+    let arrival = Arrival { key: key(request), query, model: None, hits: &[], waited: Duration::ZERO, may_wait: true };
+    dispatcher.arrive(arrival, now)
+}
+
+/// Where a request is bound at once.
+#[track_caller]
+fn bound(outcome: Outcome) -> (u64, u32) {
+    match outcome {
+        Outcome::Bound(Binding { choice, .. }) => (choice.ranked[0].endpoint.0, choice.ranked[0].cached_tokens),
+        other => panic!("not bound: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn waits(outcome: &Outcome) {
+    assert!(matches!(outcome, Outcome::Waits { .. }), "{outcome:?}");
+}
+
+/// Who is released at `now`, and where to.
+fn released(dispatcher: &mut Dispatcher, now: Duration) -> Vec<(u64, Option<u64>)> {
+    let mut released = Vec::new();
+    dispatcher.release(now, &mut released);
+    let told = released.into_iter().map(|Release { key, end }| match end {
+        End::Bound(binding) => (key.request.0, Some(binding.choice.ranked[0].endpoint.0)),
+        End::TimedOut { .. } | End::Nobody(_) => (key.request.0, None),
+    });
+    told.collect()
+}
+
+/// The request is answered: its first byte came at `now`, `ttft` after it was sent.
+fn answer(dispatcher: &mut Dispatcher, request: u64, ttft: Duration, now: Duration) {
+    dispatcher.first_byte(key(request), Some(ttft), now).expect("it is open");
+}
+
+#[test]
+fn an_idle_fleet_binds_at_once_and_spreads() {
+    let mut dispatcher = dispatcher(3);
+    let places: Vec<u64> =
+        (0..3).map(|request| bound(arrive(&mut dispatcher, request, &prompt(request, 8_000), ms(0))).0).collect();
+    assert_eq!(
+        {
+            let mut sorted = places;
+            sorted.sort_unstable();
+            sorted
+        },
+        [0, 1, 2]
+    );
+}
+
+#[test]
+fn a_conversation_returns_to_the_endpoint_that_knows_it() {
+    let mut dispatcher = dispatcher(4);
+    let (home, cached) = bound(arrive(&mut dispatcher, 1, &prompt(7, 6_400), ms(0)));
+    assert_eq!(cached, 0);
+    answer(&mut dispatcher, 1, ms(800), ms(800));
+    let (again, cached) = bound(arrive(&mut dispatcher, 2, &prompt(7, 7_000), ms(9_000)));
+    assert_eq!(again, home);
+    assert!((6_336..=6_400).contains(&cached), "{cached}");
+}
+
+#[test]
+fn a_full_fleet_lets_requests_wait_and_binds_them_as_endpoints_get_room() {
+    let mut dispatcher = dispatcher(2);
+    let first = bound(arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0))).0;
+    let second = bound(arrive(&mut dispatcher, 2, &prompt(2, 16_000), ms(0))).0;
+    waits(&arrive(&mut dispatcher, 3, &prompt(3, 8_000), ms(10)));
+    assert_eq!(released(&mut dispatcher, ms(500)), [], "nobody has room");
+    answer(&mut dispatcher, 1, ms(1_000), ms(1_000));
+    assert_eq!(released(&mut dispatcher, ms(1_000)), [(3, Some(first))]);
+    assert_ne!(first, second);
+    assert_eq!(dispatcher.waiting(), 0);
+}
+
+#[test]
+fn a_request_waits_for_its_cache_only_while_that_pays() {
+    let mut dispatcher = dispatcher(2);
+    let home = bound(arrive(&mut dispatcher, 1, &prompt(7, 8_000), ms(0))).0;
+    answer(&mut dispatcher, 1, ms(1_000), ms(1_000));
+    dispatcher.finished(key(1), Ended::default(), ms(2_000));
+    // Another prompt keeps the home busy for half a second; computing the cached one elsewhere takes a whole one.
+    let busy = |tokens, request, dispatcher: &mut Dispatcher| {
+        let query = prompt(1_000 + request, tokens);
+        dispatcher.started(key(request), EndpointId(home), query.prompt_tokens, ms(60_000));
+    };
+    busy(4_000, 2, &mut dispatcher);
+    waits(&arrive(&mut dispatcher, 3, &prompt(7, 8_000), ms(60_000)));
+    assert_eq!(released(&mut dispatcher, ms(60_010)), [], "the other endpoint is idle and stays so");
+    // With two more seconds of work at the home it is done sooner elsewhere.
+    busy(16_000, 4, &mut dispatcher);
+    assert_eq!(released(&mut dispatcher, ms(60_020)), [(3, Some(1 - home))]);
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_place_at_once() {
+    let mut dispatcher = dispatcher(1);
+    bound(arrive(&mut dispatcher, 1, &prompt(1, 80_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 800), ms(1)));
+    assert_eq!(dispatcher.waiting_bytes(), 3_200);
+    assert_eq!(dispatcher.cancel(key(2), ms(2)), (None, true));
+    assert_eq!((dispatcher.waiting(), dispatcher.waiting_bytes()), (0, 0));
+    let (booking, waited) = dispatcher.cancel(key(1), ms(3));
+    assert!(booking.is_some() && !waited, "a booking that nobody acted on is taken back");
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_back_and_a_long_wait_ends() {
+    let queue = crate::policy::Queue { requests: 1, wait: ms(5_000), ..crate::policy::Queue::default() };
+    let mut dispatcher = Dispatcher::new(&pool(KvAware { queue, ..KvAware::default() }, 1), Dice::new(1));
+    bound(arrive(&mut dispatcher, 1, &prompt(1, 800_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 40_000), ms(0)));
+    let Outcome::Full { retry_after } = arrive(&mut dispatcher, 3, &prompt(3, 800), ms(0)) else {
+        panic!("there is room for one only")
+    };
+    assert_eq!(retry_after, ms(5_000), "the five seconds of work that wait");
+    assert_eq!(released(&mut dispatcher, ms(4_999)), []);
+    assert_eq!(released(&mut dispatcher, ms(5_000)), [(2, None)]);
+}
+
+#[test]
+fn who_cannot_wait_is_bound_at_once() {
+    let mut dispatcher = dispatcher(1);
+    bound(arrive(&mut dispatcher, 1, &prompt(1, 80_000), ms(0)));
+    let query = prompt(2, 800);
+    let arrival =
+        Arrival { key: key(2), query: &query, model: None, hits: &[], waited: Duration::ZERO, may_wait: false };
+    assert_eq!(bound(dispatcher.arrive(arrival, ms(0))).0, 0);
+}
+
+#[test]
+fn a_prompt_that_memory_cannot_take_waits_until_it_can() {
+    let mut dispatcher = dispatcher(1);
+    dispatcher.set_capacity(0, Some(100_000));
+    let full = |usage| Some(Sample { kv_usage: Some(usage), ..Sample::default() });
+    dispatcher.set_sample(0, full(0.9));
+    waits(&arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0)));
+    assert_eq!(released(&mut dispatcher, ms(100)), []);
+    dispatcher.set_sample(0, full(0.6));
+    assert_eq!(released(&mut dispatcher, ms(200)), [(1, Some(0))]);
+    // Figures that are missing switch the check off.
+    dispatcher.set_sample(0, None);
+    answer(&mut dispatcher, 1, ms(1_000), ms(1_200));
+    bound(arrive(&mut dispatcher, 2, &prompt(2, 99_000), ms(1_300)));
+}
+
+#[test]
+fn a_slow_endpoint_is_left_alone_once_it_is_known() {
+    let mut dispatcher = dispatcher(2);
+    let mut now = ms(0);
+    for request in 0..20 {
+        now += ms(20_000);
+        let tokens = 1_000 + 500 * (request as u32 % 7);
+        // In turn, as they would come from elsewhere. The second endpoint is ten times as slow.
+        let place = request % 2;
+        dispatcher.started(key(request), EndpointId(place), tokens, now);
+        let ttft = ms(u64::from(tokens) / if place == 1 { 1 } else { 10 });
+        now += ttft;
+        answer(&mut dispatcher, request, ttft, now);
+        dispatcher.finished(key(request), Ended::default(), now);
+        dispatcher.tick(now);
+    }
+    let busy = bound(arrive(&mut dispatcher, 50, &prompt(50, 4_000), now)).0;
+    assert_eq!(busy, 0, "the fast one");
+    waits(&arrive(&mut dispatcher, 51, &prompt(51, 4_000), now));
+}
+
+#[test]
+fn an_endpoint_that_restarts_has_lost_its_cache() {
+    let mut dispatcher = dispatcher(2);
+    let home = bound(arrive(&mut dispatcher, 1, &prompt(7, 6_400), ms(0))).0;
+    answer(&mut dispatcher, 1, ms(800), ms(800));
+    dispatcher.restarted(home as usize);
+    assert_eq!(bound(arrive(&mut dispatcher, 2, &prompt(7, 6_400), ms(9_000))).1, 0);
+    assert_eq!(dispatcher.learned().0, 100, "what was just sent");
+}
+
+#[test]
+fn a_source_that_lies_is_believed_less_and_less() {
+    let mut dispatcher = dispatcher(2);
+    let mut expected = Vec::new();
+    for request in 0..40 {
+        let now = ms(10_000 * (request + 1));
+        let query = prompt(1_000 + request, 6_400);
+        let hits = [Hit { endpoint: EndpointId(1), cached: Cached::on_gpu(6_000), source: Source::Manager }];
+        let arrival = Arrival {
+            key: key(request),
+            query: &query,
+            model: None,
+            hits: &hits,
+            waited: Duration::ZERO,
+            may_wait: true,
+        };
+        let Outcome::Bound(binding) = dispatcher.arrive(arrival, now) else { panic!("an idle fleet binds") };
+        let place = binding.choice.ranked[0];
+        answer(&mut dispatcher, request, ms(800), now + ms(800));
+        let ended = Ended { cached_tokens: Some(0), ..Ended::default() };
+        dispatcher.finished(key(request), ended, now + ms(900));
+        expected.extend((place.position == 1).then_some(place.cached_tokens));
+    }
+    assert_eq!(expected[0], 6_000);
+    assert!(expected.is_sorted_by(|one, next| next < one), "{expected:?}");
+    assert!(expected.last().is_some_and(|last| *last < 300), "{expected:?}");
+}
+
+#[test]
+fn what_proxies_remember_can_be_taught() {
+    let mut dispatcher = dispatcher(3);
+    dispatcher.taught(EndpointId(2), &prompt(7, 6_400).blocks);
+    assert_eq!(bound(arrive(&mut dispatcher, 1, &prompt(7, 6_400), ms(0))), (2, 6_399));
+}
+
+#[test]
+fn who_waits_goes_on_waiting_when_the_pool_changes() {
+    let mut dispatcher = dispatcher(1);
+    bound(arrive(&mut dispatcher, 1, &prompt(1, 80_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(0)));
+    assert_eq!(dispatcher.apply(&pool(KvAware::default(), 2), ms(1)), 0);
+    assert_eq!(released(&mut dispatcher, ms(1)), [(2, Some(1))]);
+    assert_eq!(dispatcher.apply(&pool(KvAware::default(), 1), ms(2)), 1, "its endpoint is gone, and the booking too");
+}
+
+#[test]
+fn a_choice_can_be_explained_and_the_explanation_changes_nothing() {
+    let mut dispatcher = dispatcher(2);
+    bound(arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0)));
+    bound(arrive(&mut dispatcher, 2, &prompt(2, 16_000), ms(0)));
+    let query = prompt(1, 8_000);
+    let arrival =
+        Arrival { key: key(3), query: &query, model: None, hits: &[], waited: Duration::ZERO, may_wait: true };
+    let explanation = dispatcher.explain(arrival, ms(0));
+    let weighing = explanation.weighing.as_ref().expect("costs were weighed");
+    assert!(!weighing.binds && weighing.sites[0].cached_tokens == 7_999, "{weighing:?}");
+    assert_eq!(explanation, dispatcher.explain(arrival, ms(0)));
+    assert_eq!(dispatcher.waiting(), 0);
+    assert!(explanation.reason.contains("no room yet"), "{}", explanation.reason);
+}
+
+#[test]
+fn down_endpoints_are_tried_only_when_nobody_is_up() {
+    let mut dispatcher = dispatcher(2);
+    dispatcher.set_health(0, Health::Down);
+    assert_eq!(bound(arrive(&mut dispatcher, 1, &prompt(1, 800), ms(0))).0, 1);
+    dispatcher.set_health(1, Health::Down);
+    let Outcome::Bound(binding) = arrive(&mut dispatcher, 2, &prompt(2, 800), ms(0)) else {
+        panic!("somebody is tried")
+    };
+    assert!(binding.choice.desperate);
+}

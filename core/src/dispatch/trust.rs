@@ -1,0 +1,81 @@
+//! How far each source of one endpoint is believed: what came true of what it claimed.
+
+use super::caches::Claims;
+use crate::query::Source;
+
+/// How much one report changes.
+const STEP: f32 = 0.1;
+/// Trust never falls lower, so that a source that mends itself is noticed.
+const LEAST: f32 = 0.02;
+/// The index of an endpoint shrinks at most to this share of what the engine says it caches.
+const SMALLEST: f32 = 0.2;
+/// How much the index shrinks for a claim that failed, and grows for one that held.
+const SHRINK: f32 = 0.97;
+const GROW: f32 = 1.005;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Trust {
+    shares: [f32; 3],
+    /// Share of the engine's stated cache that the index uses.
+    size: f32,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self { shares: [1.0; 3], size: 1.0 }
+    }
+}
+
+impl Trust {
+    /// The share of a source's claims that is believed, 0..=1.
+    pub(super) const fn of(&self, source: Source) -> f32 {
+        self.shares[source as usize]
+    }
+
+    /// The share of the engine's stated cache that the index uses, 0..=1.
+    pub(super) const fn size(&self) -> f32 {
+        self.size
+    }
+
+    /// `cached` tokens were reported where `claims` were made; differences up to `tolerance` tokens are rounding.
+    pub(super) fn reported(&mut self, claims: Claims, cached: u32, tolerance: u32) {
+        for source in Source::ALL {
+            if let Some(claimed) = claims.of(source).filter(|claimed| *claimed > tolerance) {
+                let kept = ((cached + tolerance) as f32 / claimed as f32).min(1.0);
+                let share = &mut self.shares[source as usize];
+                *share = (*share + STEP * (kept - *share)).max(LEAST);
+            }
+        }
+        if claims.learned > tolerance {
+            let held = cached + tolerance >= claims.learned;
+            self.size = (self.size * if held { GROW } else { SHRINK }).clamp(SMALLEST, 1.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_lies_loses_its_word_and_one_that_mends_itself_gets_it_back() {
+        let mut trust = Trust::default();
+        let claims = Claims { learned: 0, manager: Some(1_000), events: None };
+        (0..40).for_each(|_| trust.reported(claims, 0, 16));
+        assert!(trust.of(Source::Manager) < 0.05);
+        assert_eq!((trust.of(Source::Events), trust.of(Source::Learned)), (1.0, 1.0), "others keep theirs");
+        (0..40).for_each(|_| trust.reported(claims, 1_000, 16));
+        assert!(trust.of(Source::Manager) > 0.9);
+    }
+
+    #[test]
+    fn the_index_shrinks_when_the_engine_evicts_sooner_and_grows_again() {
+        let mut trust = Trust::default();
+        let claims = Claims { learned: 1_000, ..Claims::default() };
+        (0..20).for_each(|_| trust.reported(claims, 0, 16));
+        assert!((0.5..0.6).contains(&trust.size()), "{}", trust.size());
+        (0..1_000).for_each(|_| trust.reported(claims, 990, 16));
+        assert!(trust.size() > 0.99);
+    }
+}

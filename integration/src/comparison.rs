@@ -1,0 +1,135 @@
+//! What several policies made of one and the same traffic, side by side.
+//!
+//! ```text
+//! simulate ─┐               ┌─▶ table    for people
+//!           ├─▶ outcomes ───┼─▶ JSON     for programs
+//! replay ───┘               └─▶ page     one HTML file with plots, nothing to fetch
+//! ```
+//!
+//! Everything is worked out from what happened to each request ([`Served`]), so that a simulation and a replay over HTTP
+//! are judged alike. Pure: no clock, no file; callers write the result where they want it.
+
+mod args;
+mod chart;
+mod outcome;
+mod page;
+mod scale;
+mod style;
+mod table;
+mod timeline;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+pub use self::args::{ComparisonArgs, WriteError};
+pub use self::outcome::{Outcome, Quantiles, Served};
+pub use self::timeline::{Interval, Timeline};
+
+/// Outcomes to compare, and what they have in common.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// What was done, in a few words.
+    pub title: String,
+    /// Under which circumstances: a name and a value each.
+    pub facts: Vec<(&'static str, String)>,
+    /// One for each policy, in the order in which they were asked for.
+    pub rows: Vec<Row>,
+}
+
+/// One policy's outcome.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The policy's name.
+    pub policy: String,
+    /// What it made of the traffic.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+impl Comparison {
+    /// Writes one JSON array with an object for each policy; times in seconds.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, &self.rows)?;
+        writeln!(out)
+    }
+
+    /// Writes a table of figures.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_table(&self, out: &mut dyn Write) -> io::Result<()> {
+        write!(out, "{}", table::Table(self))
+    }
+
+    /// The comparison as one HTML page: figures and plots, light or dark as the reader's system is.
+    #[must_use]
+    pub fn page(&self) -> impl Display {
+        page::Page(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn comparison() -> Comparison {
+        let served = |at: u64| Served {
+            arrived: Duration::from_secs(at),
+            placed: Duration::from_secs(at),
+            server: Some(0),
+            first_token: Duration::from_millis(at * 1_000 + 250),
+            finished: Duration::from_secs(at + 2),
+            prompt_tokens: 1_000,
+            cached_tokens: 500,
+            output_tokens: 8,
+        };
+        let row = |policy: &str, requests: u64| Row {
+            policy: policy.to_owned(),
+            outcome: Outcome::new((0..requests).map(served).collect(), 2),
+        };
+        Comparison {
+            title: "a <trace>".to_owned(),
+            facts: vec![("servers", "2".to_owned())],
+            rows: vec![row("one", 300), row("none", 0)],
+        }
+    }
+
+    #[test]
+    fn json_is_an_array_with_an_object_for_each_policy() {
+        let mut out = Vec::new();
+        comparison().write_json(&mut out).unwrap();
+        let rows: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        let keys: Vec<&str> = rows[0].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["hit_rate", "hotspot", "policy", "tpot", "ttft"]);
+        assert_eq!((&rows[0]["policy"], &rows[0]["hit_rate"]), (&"one".into(), &0.5.into()));
+        assert_eq!((&rows[0]["ttft"]["p99"], &rows[0]["tpot"]["mean"]), (&0.25.into(), &0.25.into()));
+        assert_eq!(rows[1]["ttft"]["mean"], 0.0);
+    }
+
+    #[test]
+    fn the_table_is_aligned() {
+        let mut out = Vec::new();
+        comparison().write_table(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let rows: Vec<&str> = text.lines().filter(|line| line.contains('%')).collect();
+        assert_eq!(rows.len(), 2, "{text}");
+        assert!(rows.iter().all(|row| row.find('%') == rows[0].find('%')), "{text}");
+    }
+
+    #[test]
+    fn the_page_stands_alone_and_escapes_what_it_is_given() {
+        let page = comparison().page().to_string();
+        assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+        assert!(page.contains("a &lt;trace&gt;") && !page.contains("<trace>"));
+        assert!(!page.contains("<script") && !page.contains("http"), "nothing is fetched and nothing runs");
+        assert_eq!(page.matches("role=img").count(), 3);
+        assert!(!page.contains("NaN") && !page.contains("inf"));
+    }
+}

@@ -1,0 +1,140 @@
+//! A replay with everything on this machine: simulated engines, both planes, and a client, one policy after the other.
+//!
+//! ```text
+//! traffic ─▶ driver ──HTTP──▶ proxies ──HTTP──▶ simulated engines       the servers that `simulate` models
+//!               │                │ Score
+//!               ▼                ▼
+//!            served         control plane                                the real one, over real gRPC
+//! ```
+//!
+//! Where a simulation tells what a rule would do, this tells what the router does: real code, real sockets and real
+//! time, made shorter by a factor. Servers, traffic and report are those of [`crate::simulate`], so that the two can be
+//! held against each other. Invariant: every policy begins with empty caches and with planes that know nothing.
+
+mod driver;
+mod stage;
+
+use std::time::Duration;
+
+use clap::Args;
+use hermes_control_plane::config::{Config, Mistakes};
+use tokio_util::sync::CancellationToken;
+
+use self::driver::Driver;
+use self::stage::stage;
+use crate::comparison::{Comparison, ComparisonArgs, Outcome, Row};
+use crate::fleet::FleetError;
+use crate::load::client::{BadTarget, Limits};
+use crate::load::{ReplayArgs, positive, until_interrupted};
+use crate::simulate::{FleetArgs, Settings, Traffic, TrafficError, count, title};
+
+/// What a replay on this machine is told besides the trace.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "With --policies")]
+pub struct RehearsalArgs {
+    /// Start simulated engines and both planes here, once for each of these strategies of the router, separated by
+    /// commas, and compare them
+    #[arg(long, value_name = "NAMES", value_delimiter = ',',
+        conflicts_with_all = ["target", "shrink", "duration", "ignore_eos"])]
+    pub policies: Vec<String>,
+    /// Let all time pass this many times as fast; what the router itself needs then counts for as much more
+    #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = positive)]
+    pub compress: f64,
+    /// How many proxies
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count)]
+    pub proxies: usize,
+    /// Decides which proxy a request reaches
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub seed: u64,
+    /// Also write a page with figures and plots to this file; it needs nothing else to be read
+    #[arg(long, value_name = "FILE", requires = "policies")]
+    pub html: Option<std::path::PathBuf>,
+    /// The servers
+    #[command(flatten)]
+    pub fleet: FleetArgs,
+}
+
+/// Why a rehearsal came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RehearsalError {
+    /// The trace is not one.
+    #[error(transparent)]
+    Traffic(#[from] TrafficError),
+    /// The router has no such strategy.
+    #[error("{0}")]
+    Policy(#[from] Mistakes),
+    /// Something does not start.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    /// A proxy's address is none; cannot happen with addresses that were bound.
+    #[error(transparent)]
+    Target(#[from] BadTarget),
+}
+
+/// How a rehearsal goes, whatever the policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Simulated time over real time.
+    pub(crate) compress: f64,
+    /// Requests in flight at once.
+    pub(crate) concurrency: usize,
+    /// What one request may take, in real time.
+    pub(crate) limits: Limits,
+}
+
+/// Replays the trace once for each policy; ends early, with what has been seen so far, on Ctrl-C.
+///
+/// # Errors
+/// A trace that cannot be read, a strategy that the router does not have, or something that does not start.
+pub async fn rehearse(args: &ReplayArgs) -> Result<Comparison, RehearsalError> {
+    let RehearsalArgs { policies, compress, proxies, seed, fleet, .. } = &args.rehearsal;
+    let limit = args.limit.and_then(|limit| limit.try_into().ok()).unwrap_or(usize::MAX);
+    let traffic = Traffic::open(&args.trace, None, limit)?;
+    for policy in policies {
+        Config::parse(&stage::yaml(policy, &["http://127.0.0.1:1".to_owned()]))?;
+    }
+    let settings = fleet.settings(args.scale, *seed);
+    let limits = Limits::answer_within(Duration::from_secs(args.timeout));
+    let pace = Pace { compress: *compress, concurrency: args.concurrency, limits };
+    let runs = async |stop| all(&settings, &traffic, policies, *proxies, pace, stop).await;
+    let rows = until_interrupted(runs).await?;
+    let mut facts = traffic.facts(args.scale);
+    facts.extend(fleet.facts());
+    facts.extend([("proxies", proxies.to_string()), ("compressed", format!("{compress}-fold"))]);
+    let failed = rows.iter().filter(|(_, failed)| *failed > 0);
+    facts.extend(failed.map(|(row, failed)| ("failed", format!("{failed} under {}", row.policy))));
+    let rows = rows.into_iter().map(|(row, _)| row).collect();
+    Ok(Comparison { title: format!("{}, replayed", title(&args.trace)), facts, rows })
+}
+
+/// Where the result of `args` goes.
+#[must_use]
+pub fn output(args: &ReplayArgs) -> ComparisonArgs {
+    ComparisonArgs { json: args.json, html: args.rehearsal.html.clone() }
+}
+
+/// One row and its failed requests for each policy that was not interrupted before it began.
+async fn all(
+    settings: &Settings,
+    traffic: &Traffic,
+    policies: &[String],
+    proxies: usize,
+    pace: Pace,
+    stop: CancellationToken,
+) -> Result<Vec<(Row, usize)>, RehearsalError> {
+    let mut rows = Vec::new();
+    for policy in policies {
+        if stop.is_cancelled() {
+            break;
+        }
+        let fleet = stage(settings, traffic.block_tokens(), policy, proxies, pace.compress).await?;
+        let driver = Driver::new(&fleet, traffic, settings, pace)?;
+        let (served, failed) = driver.run(policy, stop.clone()).await;
+        let outcome = Outcome::new(served, settings.servers);
+        rows.push((Row { policy: policy.clone(), outcome }, failed));
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Hermes' own `kv-aware`: the code that the control plane runs, [`hermes_core::dispatch`], behind any number of proxies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hermes_core::{
+    dice::Dice,
+    dispatch::{self, Binding, End, Ended, Outcome, Release},
+    ledger::{Key, ProxyId, RequestId},
+    load,
+    policy::{self, Strategy},
+    query::Query,
+    snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
+};
+
+use super::Setup;
+use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
+
+/// How often those who wait are looked at while nothing happens.
+const TICK: Duration = Duration::from_millis(10);
+
+/// See the module.
+pub(super) struct KvAware {
+    dispatcher: dispatch::Dispatcher,
+    block_tokens: usize,
+    released: Vec<Release>,
+    last: Duration,
+    /// By request: cached tokens that the engine reported.
+    reported: Vec<u32>,
+}
+
+impl KvAware {
+    pub(super) fn new(setup: Setup, late: bool) -> Self {
+        let strategy = Strategy::KvAware(policy::KvAware {
+            late,
+            queue: policy::Queue { requests: u32::MAX, bytes: u64::MAX, wait: Duration::from_secs(86_400) },
+            ..policy::KvAware::default()
+        });
+        let endpoint = |server: usize| {
+            let name: Arc<str> = format!("server-{server}").into();
+            let id = EndpointId(server as u64);
+            Arc::new(Endpoint { id, url: Arc::clone(&name), name, role: Role::Aggregate, group: None })
+        };
+        let policy = policy::Policy { strategy, ..policy::Policy::default() };
+        let spec = Arc::new(PoolSpec { name: "simulated".into(), models: Vec::new(), policy });
+        let pool = Arc::new(Pool { spec, endpoints: (0..setup.servers).map(endpoint).collect() });
+        let mut dispatcher = dispatch::Dispatcher::new(&pool, Dice::new(setup.seed));
+        for server in 0..setup.servers {
+            dispatcher.set_capacity(server, Some((setup.blocks * setup.block_tokens) as u64));
+        }
+        Self {
+            dispatcher,
+            block_tokens: setup.block_tokens,
+            released: Vec::new(),
+            last: Duration::ZERO,
+            reported: Vec::new(),
+        }
+    }
+
+    fn release(&mut self, now: Duration, placements: &mut Vec<Placement>) {
+        self.last = now;
+        self.dispatcher.release(now, &mut self.released);
+        for Release { key, end } in std::mem::take(&mut self.released) {
+            if let End::Bound(binding) = end {
+                self.send(key.request.0 as usize, &binding, now, placements);
+            }
+        }
+    }
+
+    /// What a proxy does with its answer: sends the request, and says so.
+    fn send(&mut self, request: RequestIndex, binding: &Binding, now: Duration, placements: &mut Vec<Placement>) {
+        let first = binding.choice.ranked[0];
+        self.dispatcher.started(key(request), first.endpoint, 0, now);
+        placements.push(Placement { request, server: first.position });
+    }
+}
+
+fn key(request: RequestIndex) -> Key {
+    Key { proxy: ProxyId(0), request: RequestId(request as u64) }
+}
+
+impl Dispatcher for KvAware {
+    fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
+        let tokens = arrival.prompt_tokens as u32;
+        let query = Query {
+            prompt_bytes: u64::from(tokens),
+            prompt_tokens: tokens,
+            blocks: arrival.blocks.into(),
+            block_bytes: self.block_tokens as u32,
+            ..Query::default()
+        };
+        self.reported.push(0);
+        let asked = dispatch::Arrival {
+            key: key(arrival.request),
+            query: &query,
+            model: None,
+            hits: &[],
+            waited: Duration::ZERO,
+            may_wait: true,
+        };
+        if let Outcome::Bound(binding) = self.dispatcher.arrive(asked, at.now) {
+            self.send(arrival.request, &binding, at.now, placements);
+        }
+    }
+
+    fn first_token(&mut self, at: Moment<'_>, seen: FirstToken, placements: &mut Vec<Placement>) {
+        self.reported[seen.request] = seen.cached_tokens as u32;
+        self.dispatcher.first_byte(key(seen.request), Some(seen.after), at.now);
+        self.release(at.now, placements);
+    }
+
+    fn finished(&mut self, at: Moment<'_>, seen: Finished, placements: &mut Vec<Placement>) {
+        let ended = Ended { cached_tokens: Some(self.reported[seen.request]), ..Ended::default() };
+        self.dispatcher.finished(key(seen.request), ended, at.now);
+        self.release(at.now, placements);
+    }
+
+    fn sample_interval(&self) -> Option<Duration> {
+        Some(Duration::from_secs(1))
+    }
+
+    fn sampled(&mut self, at: Moment<'_>, samples: &[Sample], placements: &mut Vec<Placement>) {
+        self.dispatcher.tick(at.now);
+        for (server, sample) in samples.iter().enumerate() {
+            let sample = load::Sample {
+                waiting: Some(sample.waiting as u32),
+                running: Some(sample.running as u32),
+                kv_usage: Some(sample.kv_usage as f32),
+            };
+            self.dispatcher.set_sample(server, Some(sample));
+        }
+        self.release(at.now, placements);
+    }
+
+    fn wake_at(&self) -> Option<Duration> {
+        (self.dispatcher.waiting() > 0).then_some(self.last + TICK)
+    }
+
+    fn wake(&mut self, at: Moment<'_>, placements: &mut Vec<Placement>) {
+        self.release(at.now, placements);
+    }
+}

@@ -1,0 +1,232 @@
+//! The course of a simulation: takes the next event, tells the dispatcher, carries out what it decides.
+
+use std::time::Duration;
+
+use super::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
+use super::events::{Event, Events};
+use super::fleet::Fleet;
+use super::server::Work;
+use super::settings::Settings;
+use super::traffic::Traffic;
+use crate::comparison::{Outcome, Served};
+
+/// How long an idle fleet is simulated while requests still wait in a dispatcher.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The least time between two wakings of a dispatcher.
+const REST: Duration = Duration::from_millis(1);
+
+/// A dispatcher broke its contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// It placed what was not waiting, or on no server.
+    #[error("request {request} was placed on server {server}, but it does not wait or there is no such server")]
+    Misplaced {
+        /// Which request.
+        request: RequestIndex,
+        /// On which server.
+        server: usize,
+    },
+    /// It kept requests although nothing else can happen.
+    #[error("{waiting} requests wait for ever: the fleet is idle and the dispatcher places none")]
+    Stuck {
+        /// How many.
+        waiting: usize,
+    },
+}
+
+/// Simulates `traffic` on the fleet of `settings` under `dispatcher`. `progress` hears how many requests have finished.
+///
+/// # Errors
+/// When the dispatcher misplaces a request or never places one.
+pub fn run(
+    settings: &Settings,
+    traffic: &Traffic,
+    dispatcher: &mut dyn Dispatcher,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Outcome, RunError> {
+    let mut run = Run::new(settings, traffic, dispatcher);
+    let mut told = 0;
+    while run.finished < traffic.requests().len() {
+        run.next()?;
+        if run.finished >= told + 100 {
+            told = run.finished;
+            progress(told);
+        }
+    }
+    Ok(Outcome::new(run.served, settings.servers))
+}
+
+struct Run<'a> {
+    traffic: &'a Traffic,
+    scale: f64,
+    memory: usize,
+    dispatcher: &'a mut dyn Dispatcher,
+    fleet: Fleet,
+    events: Events,
+    /// One entry for each request that has arrived.
+    served: Vec<Served>,
+    placed: usize,
+    finished: usize,
+    /// The waking that is scheduled; others in the queue are stale.
+    wake: Option<Duration>,
+    woken: Duration,
+    /// When a request last arrived or a server last worked.
+    active: Duration,
+    placements: Vec<Placement>,
+}
+
+impl<'a> Run<'a> {
+    fn new(settings: &Settings, traffic: &'a Traffic, dispatcher: &'a mut dyn Dispatcher) -> Self {
+        let fleet = Fleet::new(settings, traffic.block_tokens());
+        let mut events = Events::default();
+        if let Some(first) = traffic.requests().first() {
+            events.schedule(first.arrival(settings.scale), Event::Arrival);
+        }
+        if let Some(interval) = dispatcher.sample_interval() {
+            events.schedule(interval, Event::Sample);
+        }
+        Self {
+            traffic,
+            scale: settings.scale,
+            memory: fleet.blocks() * fleet.block_tokens(),
+            dispatcher,
+            fleet,
+            events,
+            served: Vec::with_capacity(traffic.requests().len()),
+            placed: 0,
+            finished: 0,
+            wake: None,
+            woken: Duration::ZERO,
+            active: Duration::ZERO,
+            placements: Vec::new(),
+        }
+    }
+
+    /// Lets the next event happen.
+    fn next(&mut self) -> Result<(), RunError> {
+        let Some((now, event)) = self.events.next() else { return Err(self.stuck()) };
+        match event {
+            Event::Arrival => self.arrive(now),
+            Event::Step(server) => self.step(now, server),
+            Event::Sample => self.sample(now)?,
+            Event::Wake if self.wake == Some(now) => self.wake(now)?,
+            Event::Wake => return Ok(()),
+        }
+        self.place(now)?;
+        self.set_alarm(now);
+        Ok(())
+    }
+
+    fn arrive(&mut self, now: Duration) {
+        self.active = now;
+        let index = self.served.len();
+        let request = &self.traffic.requests()[index];
+        let (prompt_tokens, _) = request.clipped(self.memory);
+        self.served.push(Served::arrived(now, prompt_tokens));
+        if let Some(next) = self.traffic.requests().get(index + 1) {
+            self.events.schedule(next.arrival(self.scale), Event::Arrival);
+        }
+        let blocks = prompt_tokens / self.fleet.block_tokens();
+        let arrival = Arrival {
+            request: index,
+            prompt_tokens,
+            blocks: &request.blocks[..request.blocks.len().min(blocks)],
+            tenant: request.tenant.as_deref(),
+        };
+        self.dispatcher.arrived(Moment { now, fleet: &self.fleet }, &arrival, &mut self.placements);
+    }
+
+    fn step(&mut self, now: Duration, server: usize) {
+        self.active = now;
+        let mut tokens = Vec::new();
+        self.fleet.servers[server].end(now, |request, progress| {
+            if progress.generated == 1 || progress.done {
+                tokens.push((request, progress));
+            }
+        });
+        for (request, progress) in tokens {
+            let at = Moment { now, fleet: &self.fleet };
+            let served = &mut self.served[request];
+            if progress.generated == 1 {
+                served.first_token = now;
+                served.cached_tokens = progress.cached;
+                let (after, cached_tokens) = (now - served.placed, progress.cached);
+                let seen = FirstToken { request, server, after, cached_tokens };
+                self.dispatcher.first_token(at, seen, &mut self.placements);
+            }
+            if progress.done {
+                served.finished = now;
+                served.output_tokens = progress.generated;
+                self.finished += 1;
+                let seen = Finished { request, server, output_tokens: progress.generated };
+                self.dispatcher.finished(at, seen, &mut self.placements);
+            }
+        }
+        self.start(now, server);
+    }
+
+    fn sample(&mut self, now: Duration) -> Result<(), RunError> {
+        self.check_patience(now)?;
+        let samples: Vec<Sample> = (0..self.fleet.servers()).map(|server| self.fleet.sample(server)).collect();
+        self.dispatcher.sampled(Moment { now, fleet: &self.fleet }, &samples, &mut self.placements);
+        if let Some(interval) = self.dispatcher.sample_interval() {
+            self.events.schedule(now + interval.max(REST), Event::Sample);
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, now: Duration) -> Result<(), RunError> {
+        self.check_patience(now)?;
+        (self.wake, self.woken) = (None, now);
+        self.dispatcher.wake(Moment { now, fleet: &self.fleet }, &mut self.placements);
+        Ok(())
+    }
+
+    /// Carries out what the dispatcher decided.
+    fn place(&mut self, now: Duration) -> Result<(), RunError> {
+        let mut placements = std::mem::take(&mut self.placements);
+        for Placement { request, server } in placements.drain(..) {
+            let waits = self.served.get(request).is_some_and(|served| served.server.is_none());
+            if !waits || server >= self.fleet.servers() {
+                return Err(RunError::Misplaced { request, server });
+            }
+            let served = &mut self.served[request];
+            (served.server, served.placed) = (Some(server), now);
+            self.placed += 1;
+            let record = &self.traffic.requests()[request];
+            let (prompt_tokens, output_tokens) = record.clipped(self.memory);
+            let work = Work { request, prompt_tokens, output_tokens, blocks: &record.blocks };
+            self.fleet.servers[server].submit(work, now);
+            self.start(now, server);
+        }
+        self.placements = placements;
+        Ok(())
+    }
+
+    fn start(&mut self, now: Duration, server: usize) {
+        if let Some(duration) = self.fleet.servers[server].begin(now) {
+            self.events.schedule(now + duration, Event::Step(server));
+        }
+    }
+
+    fn set_alarm(&mut self, now: Duration) {
+        let wanted = self.dispatcher.wake_at().map(|at| at.max(now).max(self.woken + REST));
+        if wanted != self.wake {
+            self.wake = wanted;
+            if let Some(at) = wanted {
+                self.events.schedule(at, Event::Wake);
+            }
+        }
+    }
+
+    /// Timers alone must not keep a simulation alive for ever.
+    fn check_patience(&self, now: Duration) -> Result<(), RunError> {
+        let over = self.served.len() == self.traffic.requests().len() && self.fleet.is_idle();
+        if over && now > self.active + PATIENCE { Err(self.stuck()) } else { Ok(()) }
+    }
+
+    fn stuck(&self) -> RunError {
+        RunError::Stuck { waiting: self.served.len() - self.placed }
+    }
+}

@@ -1,0 +1,204 @@
+//! The requests of a trace, in order of arrival.
+//!
+//! Whole in memory, since rules are compared on one and the same traffic: about 200 bytes a request and 8 a block.
+
+use std::io::BufRead;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::load::trace::{Record, Trace, TraceError};
+
+/// Requests in order of arrival.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    requests: Vec<Request>,
+    block_tokens: usize,
+}
+
+/// One request of a trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Since the first request of the trace, in milliseconds.
+    pub at_ms: u64,
+    /// Length of the prompt.
+    pub prompt_tokens: usize,
+    /// Length of the answer.
+    pub output_tokens: u32,
+    /// The prompt's full blocks.
+    pub blocks: Box<[u64]>,
+    /// Who sent it, if the trace tells.
+    pub tenant: Option<Box<str>>,
+}
+
+/// Why a trace cannot be simulated.
+#[derive(Debug, thiserror::Error)]
+pub enum TrafficError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// There is no request in it.
+    #[error("the trace holds no request, or none for that model")]
+    Empty,
+    /// Blocks of different sizes cannot be compared.
+    #[error("request {request} has blocks of {found} tokens, those before it of {expected}; a trace has one size")]
+    MixedBlocks {
+        /// From one, in the order of the file.
+        request: usize,
+        /// Its `block_tokens`.
+        found: usize,
+        /// Those of the first.
+        expected: usize,
+    },
+}
+
+impl Traffic {
+    /// Reads a trace file: at most `limit` of its requests, and only those for `model` if one is given.
+    ///
+    /// # Errors
+    /// A file that is not there, a bad line (named), no request at all, or blocks of different sizes.
+    pub fn open(path: &Path, model: Option<&str>, limit: usize) -> Result<Self, TrafficError> {
+        Self::read(Trace::open(path)?, model, limit)
+    }
+
+    /// The traffic of `trace`: at most `limit` of its requests, and only those for `model` if one is given.
+    ///
+    /// # Errors
+    /// As of [`Traffic::open`].
+    pub fn read<R: BufRead>(trace: Trace<R>, model: Option<&str>, limit: usize) -> Result<Self, TrafficError> {
+        let mut records = Vec::new();
+        for record in trace {
+            let record = record?;
+            if model.is_none() || record.model.as_deref() == model {
+                records.push(record);
+            }
+            if records.len() == limit {
+                break;
+            }
+        }
+        Self::new(records)
+    }
+
+    /// The traffic of these records, in any order.
+    ///
+    /// # Errors
+    /// No record, or blocks of different sizes.
+    pub fn new(mut records: Vec<Record>) -> Result<Self, TrafficError> {
+        let block_tokens = records.first().ok_or(TrafficError::Empty)?.block_tokens();
+        for (index, record) in records.iter().enumerate() {
+            let found = record.block_tokens();
+            if found != block_tokens {
+                return Err(TrafficError::MixedBlocks { request: index + 1, found, expected: block_tokens });
+            }
+        }
+        // Stable: requests of one moment keep their order in the file.
+        records.sort_by_key(|record| record.timestamp);
+        let start = records.first().map_or(0, |record| record.timestamp);
+        let requests = records.into_iter().map(|record| Request::new(record, start, block_tokens)).collect();
+        Ok(Self { requests, block_tokens })
+    }
+
+    /// The requests, the first one first.
+    #[must_use]
+    pub fn requests(&self) -> &[Request] {
+        &self.requests
+    }
+
+    /// The traffic in words, for a report.
+    #[must_use]
+    pub fn facts(&self, scale: f64) -> Vec<(&'static str, String)> {
+        let minutes = self.requests.last().map_or(0.0, |last| last.arrival(scale).as_secs_f64() / 60.0);
+        let tokens: usize = self.requests.iter().map(|request| request.prompt_tokens).sum();
+        vec![
+            ("requests", format!("{} in {minutes:.1} min", self.requests.len())),
+            ("prompts", format!("{:.1} M tokens", tokens as f64 / 1e6)),
+            ("scale", scale.to_string()),
+        ]
+    }
+
+    /// Tokens in one block.
+    #[must_use]
+    pub fn block_tokens(&self) -> usize {
+        self.block_tokens
+    }
+}
+
+impl Request {
+    fn new(record: Record, start_ms: u64, block_tokens: usize) -> Self {
+        let Record { timestamp, input_length, output_length, mut hash_ids, tenant, .. } = record;
+        hash_ids.truncate(input_length / block_tokens);
+        Self {
+            at_ms: timestamp - start_ms,
+            prompt_tokens: input_length,
+            output_tokens: output_length.try_into().unwrap_or(u32::MAX),
+            blocks: hash_ids.into_boxed_slice(),
+            tenant: tenant.map(String::into_boxed_str),
+        }
+    }
+
+    /// The lengths of prompt and answer as a server with room for `memory` tokens can serve them.
+    ///
+    /// An answer takes at most half the memory and a prompt what is left then; each has at least one token. The prompt
+    /// loses its end. This depends on the request alone, so that every policy serves the same work.
+    #[must_use]
+    pub fn clipped(&self, memory: usize) -> (usize, u32) {
+        let output = (self.output_tokens as usize).clamp(1, (memory / 2).max(1));
+        let prompt = self.prompt_tokens.clamp(1, memory.saturating_sub(output).max(1));
+        (prompt, output.try_into().unwrap_or(u32::MAX))
+    }
+
+    /// When it arrives if the trace runs `scale` times as fast.
+    #[must_use]
+    pub fn arrival(&self, scale: f64) -> Duration {
+        crate::load::arrivals::scaled(self.at_ms, scale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Traffic, TrafficError> {
+        Traffic::read(Trace::new(text.as_bytes()), None, usize::MAX)
+    }
+
+    #[test]
+    fn requests_come_in_order_of_time_and_with_their_full_blocks() {
+        let traffic = read(concat!(
+            "{\"timestamp\":9000,\"input_length\":1030,\"output_length\":5,\"hash_ids\":[1,2,3]}\n",
+            "{\"timestamp\":6000,\"input_length\":100,\"output_length\":0,\"hash_ids\":[4],\"tenant\":\"a\"}\n",
+        ))
+        .unwrap();
+        let [first, second] = traffic.requests() else { panic!("two requests") };
+        assert_eq!((first.at_ms, first.blocks.len(), first.tenant.as_deref()), (0, 0, Some("a")));
+        assert_eq!((second.at_ms, second.blocks.to_vec()), (3_000, vec![1, 2]));
+        assert_eq!(second.arrival(2.0), Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn one_model_of_a_trace_can_be_taken() {
+        let line =
+            |model: &str| format!("{{\"timestamp\":1,\"input_length\":9,\"output_length\":1,\"model\":\"{model}\"}}\n");
+        let text = line("a") + &line("b") + &line("a");
+        let of = |limit| Traffic::read(Trace::new(text.as_bytes()), Some("a"), limit).unwrap().requests().len();
+        assert_eq!((of(usize::MAX), of(1)), (2, 1));
+        assert!(matches!(Traffic::read(Trace::new(text.as_bytes()), Some("c"), 9), Err(TrafficError::Empty)));
+    }
+
+    #[test]
+    fn what_cannot_be_simulated_says_why() {
+        assert!(matches!(read(""), Err(TrafficError::Empty)));
+        let line = |more: &str| format!("{{\"timestamp\":0,\"input_length\":1,\"output_length\":1{more}}}\n");
+        let mixed = read(&(line("") + &line(",\"block_tokens\":64"))).unwrap_err();
+        assert!(mixed.to_string().starts_with("request 2 has blocks of 64 tokens"), "{mixed}");
+        let wrong = read(&(line("") + &line(",\"block_tokens\":0"))).unwrap_err();
+        assert!(wrong.to_string().starts_with("line 2 "), "{wrong}");
+    }
+
+    #[test]
+    fn what_is_too_long_for_the_memory_is_cut() {
+        let of = |prompt_tokens, output_tokens| {
+            Request { at_ms: 0, prompt_tokens, output_tokens, blocks: Box::default(), tenant: None }.clipped(100)
+        };
+        assert_eq!([of(80, 10), of(500, 10), of(500, 500), of(0, 0)], [(80, 10), (90, 10), (50, 50), (1, 1)]);
+    }
+}
