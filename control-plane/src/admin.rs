@@ -12,9 +12,14 @@
 
 mod kv_events;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use hermes_core::{query::Query as ScoreQuery, snapshot::Snapshot};
+use hermes_core::{
+    dispatch::Arrival,
+    ledger::{Key, ProxyId, RequestId},
+    query::Query as ScoreQuery,
+    snapshot::Snapshot,
+};
 use hermes_runtime::admin::{Admin, AdminResponse, Query};
 use http::StatusCode;
 use serde::Serialize;

@@ -142,7 +142,7 @@ impl Brain {
         state.dispatcher.book_only(key, position, query, now);
         self.metrics.scored(Outcome::Chosen);
         let choice = Choice { ranked: smallvec![Ranked { position, endpoint, cached_tokens: 0 }], desperate: false };
-        Some(Binding { choice, source: None, waited: Duration::ZERO, costs: None })
+        Some(Binding { choice, prompt_tokens: query.prompt_tokens, source: None, waited: Duration::ZERO, costs: None })
     }
 
     /// What [`Brain::choose`] would say, with every number, and nothing booked.

@@ -128,6 +128,8 @@ pub enum Outcome {
 pub struct Binding {
     /// Endpoints to try, best first.
     pub choice: Choice,
+    /// The prompt's length as it was reckoned with.
+    pub prompt_tokens: u32,
     /// Who says what is cached at the first; `None` when nobody says anything.
     pub source: Option<Source>,
     /// How long the request waited for this.
@@ -198,6 +200,7 @@ impl Dispatcher {
 
     /// A request arrived.
     pub fn arrive(&mut self, arrival: Arrival<'_>, now: Duration) -> Outcome {
+        self.fleet.assume_done(now);
         let query = &self.caches.in_true_tokens(arrival.query);
         let known = self.known(query, arrival.hits, now);
         let arrival = Arrival { query, ..arrival };

@@ -28,6 +28,7 @@ use std::{
 use smallvec::SmallVec;
 
 use crate::{
+    mix::ByMix,
     query::{Cached, Hit, Query, Source},
     snapshot::EndpointId,
 };
@@ -71,7 +72,7 @@ pub struct Memory {
     oldest: u64,
     /// Hashes of all decisions.
     hashes: usize,
-    marks: HashMap<u64, SmallVec<[Passed; 1]>>,
+    marks: HashMap<u64, SmallVec<[Passed; 1]>, ByMix>,
 }
 
 #[derive(Debug)]
@@ -106,7 +107,7 @@ impl Memory {
     /// Remembers nothing yet. Prompts are hashed over blocks of `block_bytes`.
     #[must_use]
     pub fn new(block_bytes: u32, limits: Limits) -> Self {
-        Self { limits, block_bytes, decisions: VecDeque::new(), oldest: 0, hashes: 0, marks: HashMap::new() }
+        Self { limits, block_bytes, decisions: VecDeque::new(), oldest: 0, hashes: 0, marks: HashMap::default() }
     }
 
     /// Bytes of one block of the hashes that it holds.

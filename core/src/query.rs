@@ -27,6 +27,8 @@ pub struct Query {
     pub priority: i32,
     /// Hash of the tenant among whom waiting is shared fairly; `None` is a tenant of its own.
     pub tenant: Option<u64>,
+    /// The answer comes as a whole: its first byte does not tell when the prompt was done.
+    pub unary: bool,
     /// Endpoints that were tried already and failed.
     pub exclude: SmallVec<[EndpointId; MAX_RANKED]>,
 }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{dice::Dice, responses::Responses};
+use hermes_core::{dice::Dice, query::Query, responses::Responses};
 use hermes_runtime::{propagation, shutdown::Drain};
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
@@ -135,7 +135,11 @@ impl Proxy {
         let mut account = Account::open(arrival, Arc::clone(pool), call.model.as_deref(), told, held);
         account.describe(&call, view.snapshot.version);
         let plan = match &pinned {
-            Some((_, plan)) => plan,
+            Some((_, plan)) => {
+                // Most of its prompt is not in its body, but in what the engine stored.
+                account.asks(&Query { prompt_tokens: 1, ..Query::default() }, &call);
+                plan
+            }
             None => &self.choose(pool, &call, &mut account).await.inspect_err(|refusal| account.refused(refusal))?,
         };
         account.planned(plan);

@@ -183,7 +183,14 @@ fn the_other_spans_say([route, score, attempt]: [&Span; 3], engine: &EngineHandl
         ("hermes.expected.cached_tokens", Value::Int(0)),
     ];
     says(route, &choice);
-    says(route, &[("hermes.decided_by", "score".into())]);
+    says(
+        route,
+        &[
+            ("hermes.decided_by", "score".into()),
+            ("hermes.expected.source", "none".into()),
+            ("hermes.waited", Value::Double(0.0)),
+        ],
+    );
     says(score, &choice);
     says(
         attempt,

@@ -35,12 +35,12 @@ pub struct Finish {
 }
 
 impl Brain {
-    /// The request was sent to `endpoint`.
-    pub fn started(&self, key: Key, endpoint: EndpointId, uncached_tokens: u32, now: Duration) {
+    /// The request was sent to `endpoint`; `unary`: its answer comes as a whole.
+    pub fn started(&self, key: Key, endpoint: EndpointId, uncached_tokens: u32, unary: bool, now: Duration) {
         let mut state = self.state.lock();
         // A proxy that chose by itself waits for no answer any more.
         state.replies.remove(&key);
-        state.dispatcher.started(key, endpoint, uncached_tokens, now);
+        state.dispatcher.started(key, endpoint, uncached_tokens, unary, now);
         self.release(&mut state, now);
     }
 

@@ -77,6 +77,11 @@ impl Engine {
         self.busy_since = self.busy_since.max(now);
     }
 
+    /// A prompt is taken to be done, of which nothing was heard.
+    pub(super) fn done(&mut self, now: Duration) {
+        self.busy_since = self.busy_since.max(now);
+    }
+
     /// Seconds until it has computed what was sent there.
     pub(super) fn ahead(&self, in_flight: InFlight, fit: Fit, now: Duration) -> f64 {
         let InFlight { tokens, unanswered, .. } = in_flight;

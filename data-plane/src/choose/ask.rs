@@ -85,7 +85,7 @@ impl Chooser {
     fn owner(&self, pool: &str) -> Option<Asker> {
         let replicas = self.knowledge.replicas.load();
         if let [only] = replicas.as_slice() {
-            return (!only.asker.is_broken()).then(|| only.asker.clone());
+            return Some(only.asker.clone());
         }
         let whole = || replicas.iter().filter(|replica| !replica.asker.is_broken());
         let name = owner(pool, whole().map(|replica| &*replica.name))?;

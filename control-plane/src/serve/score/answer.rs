@@ -13,7 +13,7 @@ use crate::brain::{Refusal, Wait};
 
 /// Where request `id` goes.
 pub(super) fn chosen(id: u64, binding: &Binding) -> ScoreResponse {
-    let Binding { choice, source, waited, costs } = binding;
+    let Binding { choice, prompt_tokens, source, waited, costs } = binding;
     let ttft = costs.map(|Costs { ttft, .. }| millis(ttft));
     let candidate = |(rank, ranked): (usize, &Ranked)| Candidate {
         endpoint: ranked.endpoint.0,
@@ -28,6 +28,7 @@ pub(super) fn chosen(id: u64, binding: &Binding) -> ScoreResponse {
         gamma: costs.map(|Costs { gamma, .. }| gamma),
         runner_up: costs.and_then(|Costs { runner_up, .. }| runner_up).map(|endpoint| endpoint.0),
         source: wire(*source).into(),
+        prompt_tokens: *prompt_tokens,
     };
     ScoreResponse { id, answer: Some(Answer::Chosen(chosen)) }
 }

@@ -82,10 +82,10 @@ impl Uplink {
     }
 
     fn started(&mut self, request: RequestId, started: v1::Started) -> &'static str {
-        let v1::Started { endpoint, uncached_tokens } = started;
+        let v1::Started { endpoint, uncached_tokens, unary } = started;
         let endpoint = EndpointId(endpoint);
         if let Some(brain) = self.brain_of(endpoint) {
-            brain.started(self.key(request), endpoint, tokens(uncached_tokens), self.brains.now());
+            brain.started(self.key(request), endpoint, tokens(uncached_tokens), unary, self.brains.now());
             self.remember(request, brain);
         }
         "started"
