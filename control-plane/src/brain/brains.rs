@@ -83,7 +83,14 @@ impl Brains {
     /// No brains yet. `seed` decides what is left to chance.
     #[must_use]
     pub fn new(seed: u64, metrics: Metrics) -> Self {
-        Self { directory: ArcSwap::default(), start: Instant::now(), seed, responses: Mutex::default(), metrics, waits: Notify::new() }
+        Self {
+            directory: ArcSwap::default(),
+            start: Instant::now(),
+            seed,
+            responses: Mutex::default(),
+            metrics,
+            waits: Notify::new(),
+        }
     }
 
     /// The time, as brains count it.

@@ -89,7 +89,8 @@ impl Slot {
         let restarted = moved || went_back;
         let found = both.filter(|_| !restarted).map(|((_, hits), (_, found))| (found - hits) as u64);
         let cache = scraped.cache;
-        let capacity = cache.block_size.zip(cache.num_blocks).map(|(size, blocks)| u64::from(size).saturating_mul(blocks));
+        let capacity =
+            cache.block_size.zip(cache.num_blocks).map(|(size, blocks)| u64::from(size).saturating_mul(blocks));
         News { restarted, capacity, found }
     }
 }

@@ -203,7 +203,8 @@ impl Scoring {
     fn stored(&self, ask: &Ask, key: Key, home: &Home) -> Option<ScoreResponse> {
         let (response, only) = ask.response?;
         let endpoint = self.brains.response(response);
-        let binding = endpoint.and_then(|endpoint| home.brain.choose_only(key, endpoint, &ask.query, self.brains.now()));
+        let binding =
+            endpoint.and_then(|endpoint| home.brain.choose_only(key, endpoint, &ask.query, self.brains.now()));
         match binding {
             Some(binding) => Some(answer::chosen(ask.id, &binding)),
             None => only.then(|| answer::refused(ask.id, Reason::UnknownResponse)),

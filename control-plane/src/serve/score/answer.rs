@@ -7,7 +7,9 @@ use hermes_core::{
     pick::Nobody,
     query::{Ranked, Source},
 };
-use hermes_proto::v1::{self, Candidate, Chosen, Queued, Refused, ScoreResponse, refused::Reason, score_response::Answer};
+use hermes_proto::v1::{
+    self, Candidate, Chosen, Queued, Refused, ScoreResponse, refused::Reason, score_response::Answer,
+};
 
 use crate::brain::{Refusal, Wait};
 
