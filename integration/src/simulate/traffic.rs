@@ -6,6 +6,7 @@ use std::io::BufRead;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::comparison::grouped;
 use crate::load::trace::{Record, Trace, TraceError};
 
 /// Requests in order of arrival.
@@ -109,7 +110,7 @@ impl Traffic {
         let minutes = self.requests.last().map_or(0.0, |last| last.arrival(scale).as_secs_f64() / 60.0);
         let tokens: usize = self.requests.iter().map(|request| request.prompt_tokens).sum();
         vec![
-            ("requests", format!("{} in {minutes:.1} min", self.requests.len())),
+            ("requests", format!("{} in {minutes:.1} min", grouped(self.requests.len()))),
             ("prompts", format!("{:.1} M tokens", tokens as f64 / 1e6)),
             ("scale", scale.to_string()),
         ]
