@@ -16,6 +16,7 @@
 
 mod address;
 mod app;
+mod conductor;
 pub mod duration;
 mod kv_manager;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod settings;
 mod size;
 mod source;
 mod strategy;
+mod tokenizer;
 mod tree;
 pub mod watch;
 
@@ -40,7 +42,7 @@ use hermes_core::policy::{Policy, Settings};
 use serde_json::{Value, json};
 
 pub use self::{
-    kv_manager::{KvManagerConfig, Protocol},
+    kv_manager::KvManagerConfig,
     mistakes::{Mistake, Mistakes},
     pool::{CollectorConfig, Engine, PoolConfig},
     source::{Port, Selection, Source},

@@ -3,7 +3,7 @@
 //! ```text
 //!   load, replay ──HTTP──▶ Hermes (fleet: both planes) ──HTTP──▶ engine (simulated model servers)
 //!                              │            │
-//!                     apiserver (Kubernetes)  kvmanager (match_sort)
+//!                     apiserver (Kubernetes)  kvmanager (match_sort), conductor (Mooncake)
 //! ```
 //!
 //! Everything here is a real server or client over real sockets, scripted by its owner; nothing of it is a flag or a
@@ -11,7 +11,9 @@
 
 pub mod apiserver;
 pub mod collector;
+pub mod conductor;
 pub mod engine;
 pub mod fleet;
 pub mod kvmanager;
 pub mod load;
+mod stand_in;

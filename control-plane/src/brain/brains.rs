@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Brain, Census, Row, row::View};
-use crate::{collector::Observation, kvmanager::KvManager, metrics::Metrics};
+use crate::{collector::Observation, kvmanager::KvManager, metrics::Metrics, tokens::Tokens};
 
 /// Every pool's brain. Readers take no lock to find one.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Guide {
     pub stale_after: Duration,
     /// Whom to ask about caches.
     pub kv_manager: Option<Arc<KvManager>>,
+    /// Makes token ids of prompts, for whoever goes by them.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 /// A pool's brain, and whom to ask before it chooses.
@@ -48,6 +50,8 @@ pub struct Home {
     pub brain: Arc<Brain>,
     /// Whom to ask about caches.
     pub kv_manager: Option<Arc<KvManager>>,
+    /// Makes token ids of prompts, for whoever goes by them.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +89,7 @@ impl Brains {
         let mut next = Directory::default();
         for pool in &snapshot.pools {
             let name = &pool.spec.name;
-            let Guide { stale_after, kv_manager } = guide(name);
+            let Guide { stale_after, kv_manager, tokens } = guide(name);
             let brain = match before.pools.get(name) {
                 Some(home) => {
                     home.brain.apply(pool, stale_after, now);
@@ -97,7 +101,9 @@ impl Brains {
                 }
             };
             next.endpoints.extend(pool.endpoints.iter().map(|endpoint| (endpoint.id, Arc::clone(&brain))));
-            next.pools.insert(Arc::clone(name), Home { brain, kv_manager });
+            let home = Home { brain, kv_manager, tokens };
+            home.follow();
+            next.pools.insert(Arc::clone(name), home);
         }
         before.pools.keys().filter(|name| !next.pools.contains_key(*name)).for_each(|name| self.metrics.forget(name));
         self.directory.store(Arc::new(next));
@@ -135,8 +141,12 @@ impl Brains {
 
     /// Lets time pass in every pool.
     pub fn tick(&self) {
-        let now = self.now();
-        self.all().for_each(|brain| brain.tick(now));
+        let (directory, now) = (self.directory.load_full(), self.now());
+        for home in directory.pools.values() {
+            home.brain.tick(now);
+            // Engines tell the size of their blocks some time after they appear.
+            home.follow();
+        }
     }
 
     /// A proxy does not want the answer to a request any more.
@@ -206,5 +216,23 @@ impl Brains {
         let directory = self.directory.load_full();
         let brains: Vec<_> = directory.pools.values().map(|home| Arc::clone(&home.brain)).collect();
         brains.into_iter()
+    }
+}
+
+// === Home ===
+
+impl Home {
+    /// Tells those who are asked which endpoints there are.
+    fn follow(&self) {
+        if self.kv_manager.is_none() && self.tokens.is_none() {
+            return;
+        }
+        let pool = self.brain.pool();
+        if let Some(tokens) = &self.tokens {
+            tokens.follow(&pool);
+        }
+        if let Some(manager) = &self.kv_manager {
+            manager.follow(&pool, self.brain.block_size());
+        }
     }
 }

@@ -18,13 +18,15 @@ pub(super) struct Slot {
     newest: Option<(Sample, Duration)>,
     /// The engine says that it sleeps: a request would fail, or wake it.
     asleep: bool,
+    /// Tokens in a block of its KV cache, since it told.
+    pub(super) block_size: Option<u32>,
 }
 
 // === Slot ===
 
 impl Slot {
     pub(super) fn new(policy: BreakerPolicy) -> Self {
-        Self { breaker: Breaker::new(policy), newest: None, asleep: false }
+        Self { breaker: Breaker::new(policy), newest: None, asleep: false, block_size: None }
     }
 
     /// Takes in what one scrape brought.
@@ -33,6 +35,7 @@ impl Slot {
             Ok(scraped) => {
                 self.breaker.probe_ok(now);
                 self.asleep = scraped.asleep == Some(true);
+                self.block_size = scraped.cache.block_size.or(self.block_size);
                 self.newest = (scraped.sample != Sample::default()).then_some((scraped.sample, now));
             }
             Err(Failure::Refused) => self.breaker.probe_failed(),

@@ -15,6 +15,7 @@ use super::{
 /// A document in which every section can stand.
 fn base() -> Value {
     let kv_manager = json!({"url": "http://m"});
+    let tokenizer = json!({"path": "/m"});
     json!({
         "pools": [{
             "name": "chat",
@@ -22,6 +23,7 @@ fn base() -> Value {
             "kubernetes": {"services": {"app": "vllm"}, "port": 8000},
             "strategy": {"name": "kv-aware"},
             "kvManager": kv_manager,
+            "tokenizer": tokenizer,
         }],
         "app": {"kvmanager": kv_manager},
     })
@@ -94,7 +96,7 @@ fn every_key() -> impl Iterator<Item = (&'static Section, &'static Key)> {
 }
 
 /// Mistakes between values and between keys, each with what is wrong in it.
-const SPECIAL: [&str; 35] = [
+const SPECIAL: [&str; 38] = [
     "",
     "[]",
     "{}",
@@ -126,6 +128,9 @@ const SPECIAL: [&str; 35] = [
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'https://m', protocol: conductor, kind: match-sort}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'http://m:1/a', port: 2, path: /b, idKeys: [x, x]}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'http://m/a/../b', path: match_sort}}]",
+    "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'http://c/', protocol: conductor, conductor: {instances: {i: nowhere}, register: {port: 65535, ranks: 2}}}}]",
+    "pools: [{name: a, endpoints: ['http://h:1'], tokenizer: {engine: true, path: /m}}, {name: b, endpoints: ['http://i:1'], tokenizer: {template: /t}}]",
+    "pools: [{name: a, engine: tgi, endpoints: ['http://h:1'], tokenizer: {engine: true}}]",
     "app: {strategy: {name: kv-aware, weights: {}}, weights: {}}",
     "app: {kvmanager: {}, discovery: {type: dns}, collector: {metrics: [1]}}",
     "app: {labelSelector: {app: vllm}, timeOut: 120, kvmanager: {path: /match_sort, url: 'http://m'}}",

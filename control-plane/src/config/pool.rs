@@ -10,8 +10,9 @@ use super::{
     reader::{Fields, Node},
     sections::{BREAKER, METRICS, POOL, PREFIX, RETRY, TIMEOUTS},
     source::{self, Source},
-    strategy,
+    strategy, tokenizer,
 };
+use crate::tokens::TokenizerSettings;
 
 /// Most models that one pool may name.
 const MAX_MODELS: usize = 1_000;
@@ -33,6 +34,8 @@ pub struct PoolConfig {
     pub collector: CollectorConfig,
     /// Whom to ask about caches; present only when the strategy reads the answer.
     pub kv_manager: Option<KvManagerConfig>,
+    /// How prompts become token ids; present only when somebody goes by them.
+    pub tokenizer: Option<TokenizerSettings>,
 }
 
 /// What runs behind the endpoints.
@@ -82,6 +85,7 @@ impl PoolConfig {
             policy: Policy::default(),
             collector: CollectorConfig::new(engine, Duration::from_secs(1), Duration::from_secs(2)),
             kv_manager: None,
+            tokenizer: None,
         }
     }
 
@@ -97,8 +101,24 @@ impl PoolConfig {
             return self;
         }
         self.policy.score_deadline += found.budget;
-        self.policy.lookup_text = found.protocol.matches_text();
+        self.policy.lookup_text = true;
         self.kv_manager = Some(found);
+        self
+    }
+
+    /// Takes a tokenizer if somebody goes by its ids, and makes room for it in the policy.
+    fn with_tokenizer(mut self, found: Option<TokenizerSettings>, fields: &Fields<'_>) -> Self {
+        let needs = self.kv_manager.as_ref().is_some_and(|manager| manager.dialect.needs_tokens());
+        if needs && fields.node("tokenizer").is_none() {
+            fields.missing("tokenizer", "a conductor goes by token ids: give the model's `path`, or `engine: true`");
+        }
+        let Some(found) = found else { return self };
+        if self.kv_manager.is_none() {
+            fields.warn(format!("{}: not used, since nothing goes by token ids", fields.path_of("tokenizer")));
+            return self;
+        }
+        self.policy.score_deadline += found.timeout;
+        self.tokenizer = Some(found);
         self
     }
 }
@@ -163,7 +183,8 @@ pub(super) fn read(node: &Node<'_>) -> Option<PoolConfig> {
         ..PoolConfig::new(Arc::default())
     };
     let kv_manager = fields.node("kvManager").and_then(|node| kv_manager::read(&node));
-    let pool = pool.with_kv_manager(kv_manager, &fields, "kvManager");
+    let tokenizer = fields.node("tokenizer").and_then(|node| tokenizer::read(&node, engine));
+    let pool = pool.with_kv_manager(kv_manager, &fields, "kvManager").with_tokenizer(tokenizer, &fields);
     Some(PoolConfig { name: name?, ..pool })
 }
 
@@ -276,7 +297,11 @@ mod tests {
     use hermes_core::policy::{KvAware, Scale, Settings, Strategy};
 
     use super::*;
-    use crate::config::{Config, Port};
+    use crate::{
+        config::{Config, Port},
+        kvmanager::{Conductor, Dialect, Encoding, EventSource, Registration},
+        tokens::{ContentFormat, TokenizerFiles, Way},
+    };
 
     fn full() -> Config {
         Config::parse(include_str!("../../examples/full.yaml")).expect("a good file")
@@ -285,7 +310,7 @@ mod tests {
     #[test]
     fn every_value_of_the_full_example_arrives() {
         let config = full();
-        let [agents, chat, embeddings] = &config.pools[..] else { panic!("three pools, by name") };
+        let [agents, chat, code, embeddings] = &config.pools[..] else { panic!("four pools, by name") };
         let millis = Duration::from_millis;
         let weights = KvAware { miss: 2.0, usage: 0.5, waiting: 1.5, in_flight: 0.8, scale: Scale::Raw };
         let policy = Policy {
@@ -299,7 +324,7 @@ mod tests {
             retry: Retry { attempts: 2, budget: 0.1 },
             breaker: BreakerPolicy { failures: 5, base: millis(500), longest: millis(60_000), warm_up: millis(10_000) },
             block_bytes: 512,
-            score_deadline: millis(15 + 30),
+            score_deadline: millis(15 + 30 + 20),
             lookup_text: true,
         };
         assert_eq!(chat.policy, policy);
@@ -309,7 +334,11 @@ mod tests {
         assert_eq!((&*chat.collector.path, chat.collector.stale_after), ("/custom/metrics", millis(7_000)));
         let kv_manager = chat.kv_manager.as_ref().expect("configured");
         assert_eq!(&*kv_manager.url, "http://cache-indexer-service:8081/v2/match_sort");
-        assert_eq!((kv_manager.id_keys.len(), kv_manager.score_keys.len()), (1, 1));
+        assert_eq!(kv_manager.cache, millis(200));
+        let Dialect::MatchSort(keys) = &kv_manager.dialect else { panic!("match-sort") };
+        assert_eq!((keys.id_keys.len(), keys.score_keys.len()), (1, 1));
+        assert_eq!(chat.tokenizer.as_ref().map(|tokenizer| &tokenizer.way), Some(&Way::Engine));
+        assert_conductor(code);
         assert!(matches!(agents.sources[..], [Source::Pods(_)]));
         assert_eq!((agents.engine, embeddings.engine), (Engine::Sglang, Engine::OpenAi));
         assert!(!embeddings.collector.enabled, "an unknown server has no known metrics");
@@ -323,6 +352,53 @@ mod tests {
                 extra_paths: vec!["/v2/embed".into()],
             }
         );
+    }
+
+    fn assert_conductor(code: &PoolConfig) {
+        let register = Registration {
+            port: 5600,
+            replay_port: Some(5700),
+            ranks: 2,
+            source: EventSource::Sglang,
+            algorithm: "sha256".into(),
+            hash_seed: "7".into(),
+        };
+        let conductor = Conductor {
+            encoding: Encoding::Msgpack,
+            tenant: "team-a".into(),
+            model: Some("coder".into()),
+            lora: Some("sql-adapter".into()),
+            cache_salt: Some("pepper".into()),
+            block_size: Some(128),
+            instances: vec![("prefill-0".into(), "10.0.0.9:8000".into())],
+            register: Some(register),
+        };
+        let manager = code.kv_manager.as_ref().expect("configured");
+        assert_eq!(manager.dialect, Dialect::Conductor(Box::new(conductor)));
+        let files = TokenizerFiles {
+            path: "/models/coder".into(),
+            template: Some("/templates/coder.jinja".into()),
+            content: Some(ContentFormat::Text),
+            kwargs: serde_json::Map::from_iter([("enable_thinking".to_owned(), false.into())]),
+        };
+        let settings = TokenizerSettings {
+            way: Way::Files(files),
+            cache: 128 << 20,
+            timeout: Duration::from_millis(30),
+            longest: 256 << 10,
+        };
+        assert_eq!(code.tokenizer.as_ref(), Some(&settings));
+        assert_eq!(code.policy.score_deadline, Duration::from_millis(20 + 50 + 30));
+    }
+
+    #[test]
+    fn a_conductor_needs_a_tokenizer_and_a_tokenizer_needs_somebody_to_use_it() {
+        let pool = |rest: &str| Config::parse(&format!("pools: [{{name: a, endpoints: ['http://h:1'], {rest}}}]"));
+        let mistakes = pool("kvManager: {protocol: conductor, url: 'http://c'}").expect_err("no tokens").to_string();
+        assert!(mistakes.contains("pools[0].tokenizer"), "{mistakes}");
+        let config = pool("tokenizer: {engine: true}").expect("accepted");
+        assert!(config.warnings[0].contains("nothing goes by token ids"), "{:?}", config.warnings);
+        assert!(!config.pools[0].policy.lookup_text && config.pools[0].tokenizer.is_none());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The reader refuses what is not in these lists and takes ranges from them; `docs/configuration.md` is compared with
 //! them by a test, and so are the documented defaults with the real ones.
 
+mod caches;
 mod original;
 mod pool;
 mod top;
@@ -10,13 +11,14 @@ mod top;
 use std::{iter, time::Duration};
 
 pub(super) use self::{
+    caches::{CONDUCTOR, KV_MANAGER, REGISTER, TOKENIZER},
     original::{APP, COLLECTOR, DISCOVERY, KVMANAGER},
-    pool::{BREAKER, KUBERNETES, KV_MANAGER, METRICS, POOL, PREFIX, RETRY, STRATEGY, TIMEOUTS, WEIGHTS},
+    pool::{BREAKER, KUBERNETES, METRICS, POOL, PREFIX, RETRY, STRATEGY, TIMEOUTS, WEIGHTS},
     top::{LIMITS, TOP},
 };
 
 /// All sections, in the order of the documentation.
-pub(super) static ALL: [&Section; 16] = [
+pub(super) static ALL: [&Section; 19] = [
     &TOP,
     &LIMITS,
     &POOL,
@@ -25,6 +27,9 @@ pub(super) static ALL: [&Section; 16] = [
     &WEIGHTS,
     &METRICS,
     &KV_MANAGER,
+    &CONDUCTOR,
+    &REGISTER,
+    &TOKENIZER,
     &TIMEOUTS,
     &RETRY,
     &BREAKER,

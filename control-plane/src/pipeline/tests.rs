@@ -10,6 +10,7 @@ use crate::{
     collector::{CollectorMetrics, Settings},
     config::Config,
     kvmanager::KvMetrics,
+    tokens::TokenMetrics,
 };
 
 /// A pipeline that runs, and both its ends.
@@ -34,7 +35,7 @@ impl Running {
             collector: Collector::new(Settings::default(), CollectorMetrics::register(&mut registry), observations)
                 .expect("TLS is set up"),
             lookouts: Lookouts::new(updates.clone(), None),
-            guides: Guides::new(KvMetrics::register(&mut registry)),
+            guides: Guides::new(KvMetrics::register(&mut registry), TokenMetrics::register(&mut registry)),
             gates: Gates::new(&readiness),
         };
         let (pipeline, newest) = Pipeline::new(Epoch(1), Arc::clone(&brains), reins, metrics);

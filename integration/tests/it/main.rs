@@ -14,3 +14,4 @@ mod retry;
 mod route;
 mod stream;
 mod tidy;
+mod tokens;

@@ -43,6 +43,12 @@ pub(in super::super) static POOL: Section = Section {
             "",
             "A global KV-cache manager to ask which endpoint holds a prompt.",
         ),
+        Key::new(
+            "tokenizer",
+            Kind::Mapping("a mapping"),
+            "",
+            "How prompts become the engines' token ids, for what goes by them.",
+        ),
         Key::new("timeouts", Kind::Mapping("a mapping"), "", "How long each step of a request may take."),
         Key::new("retry", Kind::Mapping("a mapping"), "", "What happens when an attempt fails before its first byte."),
         Key::new("breaker", Kind::Mapping("a mapping"), "", "When a failing endpoint is left alone."),
@@ -51,7 +57,7 @@ pub(in super::super) static POOL: Section = Section {
             "scoreDeadline",
             millis(1, 10 * SECOND),
             "20ms",
-            "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` is added to it.",
+            "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` and the tokenizer's `timeout` are added to it.",
         ),
     ],
 };
@@ -160,46 +166,6 @@ pub(in super::super) static METRICS: Section = Section {
             millis(100, HOUR),
             "(three intervals, at least 5s)",
             "Samples older than this are not used; longer than `interval`.",
-        ),
-    ],
-};
-
-pub(in super::super) static KV_MANAGER: Section = Section {
-    path: "pools[].kvManager",
-    keys: &[
-        Key::new("protocol", Kind::OneOf(&["match-sort", "match_sort"]), "match-sort", "What it speaks.")
-            .also(&["kind"]),
-        Key::new(
-            "url",
-            Kind::Text("a URL such as http://cache-indexer-service:8080/match_sort"),
-            "(required)",
-            "Where it listens; port and path may stand here or in `port` and `path`.",
-        ),
-        Key::new("port", Kind::Count(1, 65_535), "8080", "Its port."),
-        Key::new("path", Kind::Text("a path such as /match_sort"), "/match_sort", "The path of its lookup."),
-        Key::new(
-            "timeout",
-            millis(10, 5 * MINUTE),
-            "10s",
-            "How long a connection may take to open, and an answer may take before the connection is given up. No request waits for it.",
-        ),
-        Key::new(
-            "budget",
-            millis(1, 5 * SECOND),
-            "50ms",
-            "How long a request waits for an answer; after it nothing is known of the cache.",
-        ),
-        Key::new(
-            "idKeys",
-            Kind::List("1 to 32 JSON names"),
-            "[pod_ip, podIP, ip, address, endpoint, instance, instance_id, name, pod]",
-            "Where an entry of the answer names the endpoint; the first that is there counts.",
-        ),
-        Key::new(
-            "scoreKeys",
-            Kind::List("1 to 32 JSON names"),
-            "[match_rate, hit_rate, score, match, longest_matched, matched_tokens]",
-            "Where an entry of the answer has its degree of match; the first that is there counts.",
         ),
     ],
 };

@@ -1,4 +1,5 @@
-//! What a pool's KV manager knows about a prompt, asked before the choice and within the proxy's patience.
+//! What exact sources know about a prompt, asked before the choice and within the proxy's patience: its tokens first,
+//! because some sources go by them, then the pool's KV manager.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use tokio::time;
 use super::Pending;
 use crate::{
     brain::Home,
-    kvmanager::{self, Candidate, Text},
+    kvmanager::{self, Candidate, KvManager, Text},
 };
 
 /// Kept of the proxy's patience for the choice itself and the way back.
@@ -34,32 +35,55 @@ pub(super) fn begin(mut pending: Pending) -> Lookup {
     })
 }
 
-/// What the KV manager of `home` knows about the prompt of `ask`. Nothing known, an error and a deadline are the same:
-/// no hint.
+/// What is known of the prompt of `ask`. Nothing known, an error and a deadline are the same: no hint.
 pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<Hit> {
     let (Some(manager), Some(text)) = (&home.kv_manager, ask.lookup.take()) else {
         return Vec::new();
     };
-    let lookup = kvmanager::Lookup {
-        model: ask.model.as_deref().unwrap_or_default().into(),
-        text: read(text),
-        candidates: candidates(&home.brain.pool()),
-        prompt_tokens: ask.query.prompt_tokens,
-    };
-    let asked = manager.lookup(lookup);
+    let asked = ask_manager(home, manager, ask, &text);
     if ask.deadline_ms == 0 {
-        // The manager has a budget of its own.
+        // Tokens and the manager have budgets of their own.
         return asked.await;
     }
     let patience = Duration::from_millis(ask.deadline_ms.into()).saturating_sub(RESERVE);
     time::timeout(patience, asked).await.unwrap_or_default()
 }
 
-fn read(text: LookupText) -> Text {
-    let kind = text.kind();
-    match kind {
-        Kind::Prompt => Text::Prompt(text.json),
-        Kind::Messages => Text::Messages(text.json),
+async fn ask_manager(home: &Home, manager: &KvManager, ask: &Ask, text: &LookupText) -> Vec<Hit> {
+    let pool = home.brain.pool();
+    let named = ask.model.as_deref();
+    let token_ids = match &home.tokens {
+        Some(tokens) => tokens.ids(text, named).await,
+        None => None,
+    };
+    let (model, lora) = model(&pool, named);
+    let lookup = kvmanager::Lookup {
+        model,
+        lora,
+        text: read(text),
+        token_ids,
+        prefix: ask.query.blocks.last().copied(),
+        cache_salt: serde_json::from_slice(&text.cache_salt).ok(),
+        block_size: home.brain.block_size(),
+        candidates: candidates(&pool),
+        prompt_tokens: ask.query.prompt_tokens,
+    };
+    manager.lookup(lookup).await.to_vec()
+}
+
+/// The base model that `named` means, and the adapter if it is one.
+fn model(pool: &Pool, named: Option<&str>) -> (Arc<str>, Option<Arc<str>>) {
+    let known = named.and_then(|name| pool.model(name));
+    match known.and_then(|model| Some((model, model.parent.as_ref()?))) {
+        Some((adapter, parent)) => (Arc::clone(parent), Some(Arc::clone(&adapter.name))),
+        None => (named.unwrap_or_default().into(), None),
+    }
+}
+
+fn read(text: &LookupText) -> Text {
+    match text.kind() {
+        Kind::Prompt => Text::Prompt(text.json.clone()),
+        Kind::Messages => Text::Messages(text.json.clone()),
     }
 }
 
