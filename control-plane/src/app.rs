@@ -44,6 +44,7 @@ use crate::{
     metrics::{Metrics, census::WorldCensus},
     pipeline::{Gates, Guides, Lookouts, Pipeline, QUEUE, Reins},
     serve::{self, Desk, Proxies},
+    tokens::TokenMetrics,
 };
 
 /// How often time passes for bookings, figures and endpoints that warm up.
@@ -177,7 +178,11 @@ impl Parts {
         let reins = Reins {
             collector: Collector::new(settings, CollectorMetrics::register(&mut self.registry), observations)?,
             lookouts,
-            guides: Guides::new(KvMetrics::register(&mut self.registry), KvEventsMetrics::register(&mut self.registry)),
+            guides: Guides::new(
+                KvMetrics::register(&mut self.registry),
+                KvEventsMetrics::register(&mut self.registry),
+                TokenMetrics::register(&mut self.registry),
+            ),
             gates: Gates::new(&self.readiness),
         };
         let (pipeline, snapshots) = Pipeline::new(self.epoch, Arc::clone(&self.brains), reins, self.metrics.clone());

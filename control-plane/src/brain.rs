@@ -174,6 +174,15 @@ impl Brain {
         state.dispatcher.waiting() > 0
     }
 
+    /// Tokens in a block of the endpoints' KV caches, if those that told agree.
+    #[must_use]
+    pub fn block_size(&self) -> Option<u32> {
+        let state = self.state.lock();
+        let mut told = state.slots.iter().filter_map(|slot| slot.block_size);
+        let first = told.next()?;
+        told.all(|size| size == first).then_some(first)
+    }
+
     /// How it stands.
     #[must_use]
     pub fn census(&self) -> Census {

@@ -16,6 +16,7 @@
 
 mod address;
 mod app;
+mod conductor;
 pub mod duration;
 mod kv_events;
 mod kv_manager;
@@ -32,6 +33,7 @@ mod size;
 mod source;
 mod strategy;
 mod tenant;
+mod tokenizer;
 mod tree;
 pub mod watch;
 
@@ -43,7 +45,7 @@ use serde_json::{Value, json};
 
 pub use self::{
     kv_events::KvEventsConfig,
-    kv_manager::{KvManagerConfig, Protocol},
+    kv_manager::KvManagerConfig,
     mistakes::{Mistake, Mistakes},
     pool::{CollectorConfig, Engine, PoolConfig},
     source::{Port, Selection, Source},

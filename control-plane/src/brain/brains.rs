@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{Brain, Census, Finish, Row, row::View};
-use crate::{collector::Observation, kv_events::KvEvents, kvmanager::KvManager, metrics::Metrics};
+use crate::{collector::Observation, kv_events::KvEvents, kvmanager::KvManager, metrics::Metrics, tokens::Tokens};
 
 /// How often those who wait are looked at while nothing happens: a tenth of what a person notices.
 const TURN: Duration = Duration::from_millis(10);
@@ -50,6 +50,8 @@ pub struct Guide {
     pub kv_manager: Option<Arc<KvManager>>,
     /// What the engines tell of their caches.
     pub kv_events: Option<Arc<KvEvents>>,
+    /// Makes token ids of prompts, for whoever goes by them.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 /// A pool's brain, and whom to ask before it chooses.
@@ -61,6 +63,8 @@ pub struct Home {
     pub kv_manager: Option<Arc<KvManager>>,
     /// What the engines tell of their caches.
     pub kv_events: Option<Arc<KvEvents>>,
+    /// Makes token ids of prompts, for whoever goes by them.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 #[derive(Debug, Default)]
@@ -105,7 +109,7 @@ impl Brains {
         let mut next = Directory::default();
         for pool in &snapshot.pools {
             let name = &pool.spec.name;
-            let Guide { stale_after, kv_manager, kv_events } = guide(name);
+            let Guide { stale_after, kv_manager, kv_events, tokens } = guide(name);
             let brain = match before.pools.get(name) {
                 Some(home) => {
                     home.brain.apply(pool, stale_after, now);
@@ -117,7 +121,9 @@ impl Brains {
                 }
             };
             next.endpoints.extend(pool.endpoints.iter().map(|endpoint| (endpoint.id, Arc::clone(&brain))));
-            next.pools.insert(Arc::clone(name), Home { brain, kv_manager, kv_events });
+            let home = Home { brain, kv_manager, kv_events, tokens };
+            home.follow();
+            next.pools.insert(Arc::clone(name), home);
         }
         before.pools.keys().filter(|name| !next.pools.contains_key(*name)).for_each(|name| self.metrics.forget(name));
         self.directory.store(Arc::new(next));
@@ -179,8 +185,12 @@ impl Brains {
 
     /// Lets time pass in every pool.
     pub fn tick(&self) {
-        let now = self.now();
-        self.all().for_each(|brain| brain.tick(now));
+        let (directory, now) = (self.directory.load_full(), self.now());
+        for home in directory.pools.values() {
+            home.brain.tick(now);
+            // Engines tell the size of their blocks some time after they appear.
+            home.follow();
+        }
     }
 
     /// A proxy does not want the answer to a request any more.
@@ -260,5 +270,23 @@ impl Brains {
         let directory = self.directory.load_full();
         let brains: Vec<_> = directory.pools.values().map(|home| Arc::clone(&home.brain)).collect();
         brains.into_iter()
+    }
+}
+
+// === Home ===
+
+impl Home {
+    /// Tells those who are asked which endpoints there are.
+    fn follow(&self) {
+        if self.kv_manager.is_none() && self.tokens.is_none() {
+            return;
+        }
+        let pool = self.brain.pool();
+        if let Some(tokens) = &self.tokens {
+            tokens.follow(&pool);
+        }
+        if let Some(manager) = &self.kv_manager {
+            manager.follow(&pool, self.brain.block_size());
+        }
     }
 }

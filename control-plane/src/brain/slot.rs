@@ -25,6 +25,8 @@ pub(super) struct Slot {
     started: Option<f64>,
     /// Prompt tokens that it looked up in its cache since then, and found there.
     counters: Option<(f64, f64)>,
+    /// Tokens in a block of its KV cache, since it told.
+    pub(super) block_size: Option<u32>,
 }
 
 /// What a scrape says that has to be acted upon.
@@ -42,7 +44,14 @@ pub(super) struct News {
 
 impl Slot {
     pub(super) fn new(policy: BreakerPolicy) -> Self {
-        Self { breaker: Breaker::new(policy), newest: None, asleep: false, started: None, counters: None }
+        Self {
+            breaker: Breaker::new(policy),
+            newest: None,
+            asleep: false,
+            started: None,
+            counters: None,
+            block_size: None,
+        }
     }
 
     /// Takes in what one scrape brought.
@@ -51,6 +60,7 @@ impl Slot {
             Ok(scraped) => {
                 self.breaker.probe_ok(now);
                 self.asleep = scraped.asleep == Some(true);
+                self.block_size = scraped.cache.block_size.or(self.block_size);
                 self.newest = (scraped.sample != Sample::default()).then_some((scraped.sample, now));
                 self.news(scraped)
             }

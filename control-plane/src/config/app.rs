@@ -107,7 +107,7 @@ mod tests {
     use hermes_core::policy::Scale;
 
     use super::*;
-    use crate::config::{Config, Protocol};
+    use crate::{config::Config, kvmanager::Dialect};
 
     fn pool(text: &str) -> PoolConfig {
         let config = Config::parse(text).expect("a good block");
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(pool.policy.timeouts, Timeouts { request: seconds(120), ..Timeouts::default() });
         assert_eq!((pool.collector.interval, pool.collector.timeout), (seconds(5), seconds(10)));
         let kv_manager = pool.kv_manager.expect("configured");
-        assert_eq!(kv_manager.protocol, Protocol::MatchSort);
+        assert!(matches!(kv_manager.dialect, Dialect::MatchSort(_)));
         assert_eq!(&*kv_manager.url, "http://10.96.xxx.xxx:8080/match_sort");
     }
 

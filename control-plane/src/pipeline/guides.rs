@@ -8,6 +8,7 @@ use crate::{
     config::{KvEventsConfig, KvManagerConfig, PoolConfig},
     kv_events::{KvEvents, KvEventsMetrics, Publisher},
     kvmanager::{KvManager, KvManagerSettings, KvMetrics},
+    tokens::{TokenMetrics, TokenizerSettings, Tokens},
 };
 
 /// One guide per configured pool.
@@ -15,6 +16,7 @@ use crate::{
 pub struct Guides {
     managers: KvMetrics,
     events: KvEventsMetrics,
+    tokenizers: TokenMetrics,
     pools: HashMap<Arc<str>, (Wanted, Guide)>,
 }
 
@@ -23,6 +25,7 @@ pub struct Guides {
 struct Wanted {
     kv_manager: Option<KvManagerConfig>,
     kv_events: Option<KvEventsConfig>,
+    tokenizer: Option<TokenizerSettings>,
 }
 
 // === Guides ===
@@ -30,15 +33,16 @@ struct Wanted {
 impl Guides {
     /// No pools yet.
     #[must_use]
-    pub fn new(managers: KvMetrics, events: KvEventsMetrics) -> Self {
-        Self { managers, events, pools: HashMap::new() }
+    pub fn new(managers: KvMetrics, events: KvEventsMetrics, tokenizers: TokenMetrics) -> Self {
+        Self { managers, events, tokenizers, pools: HashMap::new() }
     }
 
     /// Follows the configuration. What stays as it is configured keeps its connections and what it knows.
     pub(super) fn set<'a>(&mut self, pools: impl Iterator<Item = &'a PoolConfig>) {
         let mut before = std::mem::take(&mut self.pools);
-        for PoolConfig { name, collector, kv_manager, kv_events, .. } in pools {
-            let wanted = Wanted { kv_manager: kv_manager.clone(), kv_events: kv_events.clone() };
+        for PoolConfig { name, collector, kv_manager, kv_events, tokenizer, .. } in pools {
+            let wanted =
+                Wanted { kv_manager: kv_manager.clone(), kv_events: kv_events.clone(), tokenizer: tokenizer.clone() };
             let (known, guide) = before.remove(name).unzip();
             let guide = self.guide(name, &wanted, known.as_ref(), guide.unwrap_or_default());
             self.pools.insert(Arc::clone(name), (wanted, Guide { stale_after: collector.stale_after, ..guide }));
@@ -65,31 +69,43 @@ impl Guides {
 
     /// What `wanted` asks for, and of `guide` what was wanted before already.
     fn guide(&self, pool: &Arc<str>, wanted: &Wanted, known: Option<&Wanted>, guide: Guide) -> Guide {
-        let Wanted { kv_manager, kv_events } = wanted;
+        let Wanted { kv_manager, kv_events, tokenizer } = wanted;
         let kept = known.is_some_and(|known| known.kv_manager == *kv_manager);
         let manager = if kept { guide.kv_manager } else { kv_manager.as_ref().and_then(|it| self.connect(pool, it)) };
         let kept = known.is_some_and(|known| known.kv_events == *kv_events);
         let events = if kept { guide.kv_events } else { kv_events.as_ref().and_then(|it| self.listen(pool, it)) };
+        let kept = known.is_some_and(|known| known.tokenizer == *tokenizer);
+        let tokens = if kept { guide.tokens } else { tokenizer.as_ref().and_then(|it| self.tokens(pool, it)) };
         if known.is_some_and(|known| known.kv_events.is_some()) && events.is_none() {
             self.events.forget(pool);
         }
-        Guide { kv_manager: manager, kv_events: events, ..guide }
+        Guide { stale_after: guide.stale_after, kv_manager: manager, kv_events: events, tokens }
     }
 
     fn connect(&self, pool: &str, config: &KvManagerConfig) -> Option<Arc<KvManager>> {
-        let KvManagerConfig { protocol: _, url, timeout, budget, id_keys, score_keys } = config;
+        let KvManagerConfig { dialect, url, timeout, budget, cache } = config;
         let settings = KvManagerSettings {
             url: Arc::clone(url),
             path: "".into(),
             budget: *budget,
             connect_timeout: (*timeout).min(*budget),
-            id_keys: id_keys.to_vec(),
-            score_keys: score_keys.to_vec(),
+            cache: *cache,
+            dialect: dialect.clone(),
         };
         match KvManager::new(settings, self.managers.clone()) {
             Ok(manager) => Some(Arc::new(manager)),
             Err(error) => {
                 tracing::warn!(pool, %error, "KV manager is not asked");
+                None
+            }
+        }
+    }
+
+    fn tokens(&self, pool: &str, settings: &TokenizerSettings) -> Option<Arc<Tokens>> {
+        match Tokens::new(pool, settings.clone(), self.tokenizers.clone()) {
+            Ok(tokens) => Some(Arc::new(tokens)),
+            Err(error) => {
+                tracing::warn!(pool, %error, "engines are not asked for token ids");
                 None
             }
         }

@@ -17,4 +17,5 @@ mod retry;
 mod route;
 mod stream;
 mod tidy;
+mod tokens;
 mod world;

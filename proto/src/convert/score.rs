@@ -137,6 +137,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
         let query = Query {
             prompt_bytes,
             prompt_tokens,
+            counted: false,
             blocks: blocks.into(),
             block_bytes,
             session,

@@ -49,6 +49,12 @@ pub(in super::super) static POOL: Section = Section {
             "",
             "Follows the engines' KV events, which tell exactly what is cached where.",
         ),
+        Key::new(
+            "tokenizer",
+            Kind::Mapping("a mapping"),
+            "",
+            "How prompts become the engines' token ids, for what goes by them.",
+        ),
         Key::new("timeouts", Kind::Mapping("a mapping"), "", "How long each step of a request may take."),
         Key::new("retry", Kind::Mapping("a mapping"), "", "What happens when an attempt fails before its first byte."),
         Key::new("breaker", Kind::Mapping("a mapping"), "", "When a failing endpoint is left alone."),
@@ -57,8 +63,9 @@ pub(in super::super) static POOL: Section = Section {
             "scoreDeadline",
             millis(1, 10 * SECOND),
             "20ms",
-            "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` is added to it.",
+            "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` and the tokenizer's `timeout` are added to it.",
         ),
+        Key::new("queue", Kind::Mapping("a mapping"), "", "How much may wait in the control plane, under `kv-aware`."),
         Key::new(
             "tenant",
             Kind::Text("`key`, `model` or `header:NAME`"),
@@ -120,20 +127,20 @@ pub(in super::super) static STRATEGY: Section = Section {
         Key::new(
             "window",
             millis(1, 10_000),
-            "150ms",
+            "50ms",
             "Of `kv-aware`: an endpoint has room while what was sent there and not answered is less work than this.",
         ),
         Key::new(
             "gamma",
             Kind::Number(0.0, 1_000.0),
-            "3",
-            "Of `kv-aware`: seconds by which a request has to be done sooner for each second of prefill that this wastes.",
+            "1",
+            "Of `kv-aware`: how much the delay counts that wasted prefill causes to requests still to come; 1 is what queueing theory says.",
         ),
         Key::new(
             "gammaWaiting",
             Kind::Number(0.0, 1_000.0),
-            "8",
-            "Of `kv-aware`: what one waiting request per endpoint adds to `gamma`.",
+            "1",
+            "Of `kv-aware`: how much the delay counts that wasted prefill causes to those who wait already; 1 is what queueing theory says.",
         ),
         Key::new(
             "usualRate",
@@ -166,6 +173,25 @@ pub(in super::super) static STRATEGY: Section = Section {
             "0.5",
             "Of `prefix-cache`: share of the prompt that has to be cached at an endpoint for its cache to count.",
         ),
+    ],
+};
+
+pub(in super::super) static QUEUE: Section = Section {
+    path: "pools[].queue",
+    keys: &[
+        Key::new(
+            "requests",
+            Kind::Count(1, 1_000_000),
+            "10000",
+            "Requests that wait at most; over it the answer is 429.",
+        ),
+        Key::new(
+            "bytes",
+            Kind::Size(1 << 10, 1 << 40),
+            "1GiB",
+            "Bytes of the prompts that wait at most, which proxies hold meanwhile; over it the answer is 429.",
+        ),
+        Key::new("wait", millis(1, HOUR), "30s", "Longest wait; after it the answer is 503."),
     ],
 };
 
@@ -210,46 +236,6 @@ pub(in super::super) static METRICS: Section = Section {
             millis(100, HOUR),
             "(three intervals, at least 5s)",
             "Samples older than this are not used; longer than `interval`.",
-        ),
-    ],
-};
-
-pub(in super::super) static KV_MANAGER: Section = Section {
-    path: "pools[].kvManager",
-    keys: &[
-        Key::new("protocol", Kind::OneOf(&["match-sort", "match_sort"]), "match-sort", "What it speaks.")
-            .also(&["kind"]),
-        Key::new(
-            "url",
-            Kind::Text("a URL such as http://cache-indexer-service:8080/match_sort"),
-            "(required)",
-            "Where it listens; port and path may stand here or in `port` and `path`.",
-        ),
-        Key::new("port", Kind::Count(1, 65_535), "8080", "Its port."),
-        Key::new("path", Kind::Text("a path such as /match_sort"), "/match_sort", "The path of its lookup."),
-        Key::new(
-            "timeout",
-            millis(10, 5 * MINUTE),
-            "10s",
-            "How long a connection may take to open, and an answer may take before the connection is given up. No request waits for it.",
-        ),
-        Key::new(
-            "budget",
-            millis(1, 5 * SECOND),
-            "50ms",
-            "How long a request waits for an answer; after it nothing is known of the cache.",
-        ),
-        Key::new(
-            "idKeys",
-            Kind::List("1 to 32 JSON names"),
-            "[pod_ip, podIP, ip, address, endpoint, instance, instance_id, name, pod]",
-            "Where an entry of the answer names the endpoint; the first that is there counts.",
-        ),
-        Key::new(
-            "scoreKeys",
-            Kind::List("1 to 32 JSON names"),
-            "[match_rate, hit_rate, score, match, longest_matched, matched_tokens]",
-            "Where an entry of the answer has its degree of match; the first that is there counts.",
         ),
     ],
 };
