@@ -110,9 +110,9 @@ impl Dispatcher {
 
     /// An engine's own figures; `None` when they are missing or stale.
     pub fn set_sample(&mut self, position: usize, sample: Option<Sample>) {
-        let pending = self.fleet.flight(position).tokens;
+        let ours = self.fleet.flight(position);
         self.fleet.loads[position].sample = sample;
-        self.fleet.engines[position].sampled(sample, pending);
+        self.fleet.engines[position].sampled(sample, ours);
     }
 
     /// Whether an endpoint may be chosen.

@@ -40,14 +40,14 @@ pub enum TrafficError {
     /// There is no request in it.
     #[error("the trace holds no request, or none for that model")]
     Empty,
-    /// Blocks of different sizes cannot be compared.
-    #[error("request {request} has blocks of {found} tokens, those before it of {expected}; a trace has one size")]
+    /// Blocks of very different sizes cannot be compared.
+    #[error("request {request} has blocks of {found} tokens, the mean is {expected}; a trace has one size of blocks")]
     MixedBlocks {
         /// From one, in the order of the file.
         request: usize,
         /// Its `block_tokens`.
-        found: usize,
-        /// Those of the first.
+        found: f64,
+        /// The mean of all.
         expected: usize,
     },
 }
@@ -84,10 +84,15 @@ impl Traffic {
     /// # Errors
     /// No record, or blocks of different sizes.
     pub fn new(mut records: Vec<Record>) -> Result<Self, TrafficError> {
-        let block_tokens = records.first().ok_or(TrafficError::Empty)?.block_tokens();
+        if records.is_empty() {
+            return Err(TrafficError::Empty);
+        }
+        // Where blocks are of bytes, each prompt has its own tokens per block: they are brought to one size.
+        let sum: f64 = records.iter().map(Record::block_tokens).sum();
+        let block_tokens = (sum / records.len() as f64).round() as usize;
         for (index, record) in records.iter().enumerate() {
             let found = record.block_tokens();
-            if found != block_tokens {
+            if !(0.5..=2.0).contains(&(found / block_tokens as f64)) {
                 return Err(TrafficError::MixedBlocks { request: index + 1, found, expected: block_tokens });
             }
         }
@@ -125,7 +130,9 @@ impl Traffic {
 
 impl Request {
     fn new(record: Record, start_ms: u64, block_tokens: usize) -> Self {
+        let scale = block_tokens as f64 / record.block_tokens();
         let Record { timestamp, input_length, output_length, mut hash_ids, tenant, .. } = record;
+        let input_length = (input_length as f64 * scale).round() as usize;
         hash_ids.truncate(input_length / block_tokens);
         Self {
             at_ms: timestamp - start_ms,
@@ -190,7 +197,7 @@ mod tests {
         assert!(matches!(read(""), Err(TrafficError::Empty)));
         let line = |more: &str| format!("{{\"timestamp\":0,\"input_length\":1,\"output_length\":1{more}}}\n");
         let mixed = read(&(line("") + &line(",\"block_tokens\":64"))).unwrap_err();
-        assert!(mixed.to_string().starts_with("request 2 has blocks of 64 tokens"), "{mixed}");
+        assert!(mixed.to_string().starts_with("request 2 has blocks of 64 tokens, the mean is 288"), "{mixed}");
         let wrong = read(&(line("") + &line(",\"block_tokens\":0"))).unwrap_err();
         assert!(wrong.to_string().starts_with("line 2 "), "{wrong}");
     }
