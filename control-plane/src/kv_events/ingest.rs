@@ -125,6 +125,7 @@ impl Ingest {
         self.shared.residency.write().clear(&mut self.rank, self.standing);
         self.shared.leftovers.notify_one();
         (self.whole, self.distrusted) = (whole, cause == Cleared::Overfull);
+        self.weigh();
         self.refresh();
     }
 
@@ -145,10 +146,8 @@ impl Ingest {
                 self.clear(Cleared::Unread, false);
             }
         }
-        let (blocks, bytes) = (self.rank.blocks() as u64, self.rank.bytes() as u64);
-        self.status.blocks.store(blocks, Ordering::Relaxed);
-        self.status.bytes.store(bytes, Ordering::Relaxed);
         self.status.next.store(number.saturating_add(1), Ordering::Relaxed);
+        self.weigh();
     }
 
     async fn take_batch(&mut self, batch: Batch) {
@@ -224,6 +223,11 @@ impl Ingest {
             self.shared.residency.write().apply(&self.rank, slice);
         }
         self.changes.clear();
+    }
+
+    fn weigh(&self) {
+        self.status.blocks.store(self.rank.blocks() as u64, Ordering::Relaxed);
+        self.status.bytes.store(self.rank.bytes() as u64, Ordering::Relaxed);
     }
 
     /// Lets the standing follow what is known.

@@ -146,3 +146,63 @@ fn read(body: &[u8]) -> Option<Ports> {
 fn port(endpoint: &str) -> Option<u16> {
     endpoint.strip_prefix("tcp://")?.rsplit_once(':')?.1.parse().ok().filter(|port| *port > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use hermes_runtime::crypto::install_default_crypto;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn whereabouts(yaml: &str, told: Option<(u16, Option<u16>)>) -> Whereabouts {
+        install_default_crypto();
+        let text = format!("pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]");
+        let config = Config::parse(&text).expect("a good mapping").pools.swap_remove(0).kv_events.expect("switched on");
+        let port = |port| NonZeroU16::new(port).expect("not zero");
+        let told = told.map(|(publish, replay)| EventPorts { publish: port(publish), replay: replay.map(port) });
+        let client = fetch::client().expect("TLS is set up");
+        Whereabouts::new("http://10.0.0.7:8000", told, &config, client).expect("a host")
+    }
+
+    async fn place(whereabouts: &Whereabouts, rank: u32) -> (String, Option<String>) {
+        let place = whereabouts.place(rank, 2).await.expect("as many ranks as before").expect("known");
+        (place.publisher.to_string(), place.replay.map(|replay| replay.to_string()))
+    }
+
+    #[tokio::test]
+    async fn what_kubernetes_tells_goes_before_what_is_configured() {
+        let both = whereabouts("{port: 6000, replayPort: 6001}", Some((7000, Some(7001))));
+        assert_eq!(place(&both, 0).await, ("10.0.0.7:7000".to_owned(), Some("10.0.0.7:7001".to_owned())));
+        let half = whereabouts("{port: 6000, replayPort: 6001}", Some((7000, None)));
+        assert_eq!(place(&half, 0).await.1.as_deref(), Some("10.0.0.7:6001"));
+        let configured = whereabouts("{port: 6000}", None);
+        assert_eq!(place(&configured, 0).await, ("10.0.0.7:6000".to_owned(), Some("10.0.0.7:5558".to_owned())));
+        let alone = whereabouts("{port: 6000, replayPort: 0}", None);
+        assert_eq!(place(&alone, 0).await.1, None);
+    }
+
+    #[tokio::test]
+    async fn each_rank_has_ports_of_its_own() {
+        let ranks = whereabouts("{port: 6000, replayPort: 6100, ranks: 2}", None);
+        assert_eq!(ranks.ranks().await, Some(2));
+        assert_eq!(place(&ranks, 1).await, ("10.0.0.7:6001".to_owned(), Some("10.0.0.7:6101".to_owned())));
+    }
+
+    #[test]
+    fn what_an_engine_says_is_read() {
+        let vllm = br#"{"0":{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:5601","replay_endpoint":"tcp://*:5602","topic":"kv@"},
+            "1":{"publisher":"zmq","endpoint":"tcp://[::1]:5701","replay_endpoint":null}}"#;
+        assert_eq!(read(vllm), Some(vec![(5601, Some(5602)), (5701, None)]));
+        let useless = [
+            "{}",
+            "[]",
+            r#"{"0":{"publisher":"null","endpoint":"tcp://*:5557"}}"#,
+            r#"{"0":{"publisher":"zmq","endpoint":"ipc:///run/kv"}}"#,
+            r#"{"1":{"publisher":"zmq","endpoint":"tcp://*:5557"}}"#,
+            r#"{"0":{"publisher":"zmq","endpoint":"tcp://*:0"}}"#,
+        ];
+        for answer in useless {
+            assert_eq!(read(answer.as_bytes()), None, "{answer}");
+        }
+    }
+}

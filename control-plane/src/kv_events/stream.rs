@@ -37,7 +37,7 @@ const UNANSWERED: u32 = 3;
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// The first pause after a stream broke, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Times that one replay is asked for anew because it had holes.
 const MAX_QUESTIONS: usize = 64;

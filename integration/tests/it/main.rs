@@ -7,6 +7,7 @@ mod docs;
 mod drain;
 mod engine;
 mod knowledge;
+mod kv_events;
 mod kvmanager;
 mod ladder;
 mod load;

@@ -113,7 +113,8 @@ async fn fleet(spoken: Spoken) -> (Fleet, ConductorServer) {
     .expect("a port");
     let protocol = if spoken == Spoken::Json { "conductor" } else { "conductor-msgpack" };
     let engine = EngineConfig { block_size: 16, ..instant() };
-    let mut scene = Scene { engines: vec![engine; 4], ..Scene::of(0, "{name: hermes-classic, weights: {inFlight: 0}}") };
+    let mut scene =
+        Scene { engines: vec![engine; 4], ..Scene::of(0, "{name: hermes-classic, weights: {inFlight: 0}}") };
     scene.pool.push_str(&format!(
         "  metrics: {{interval: 1s}}\n  tokenizer: {{engine: true, timeout: 5s}}\n  kvManager: {{protocol: {protocol}, url: '{}', budget: 2s, conductor: {{blockSize: 16}}}}\n",
         server.url()
