@@ -59,7 +59,7 @@ impl Chain {
     pub(crate) fn named(block_size: usize, blocks: &[u64], prompt_tokens: usize, own: u64) -> Self {
         let open = vec![0; prompt_tokens % block_size];
         let last = root("", None) ^ xxh3_64(&own.to_le_bytes());
-        let mut chain = Self { block_size, hashes: Vec::new(), open, last };
+        let mut chain = Self { block_size, hashes: Vec::new(), open, last, kept: None };
         let full = prompt_tokens / block_size;
         chain.hashes.extend_from_slice(&blocks[..blocks.len().min(full)]);
         while chain.hashes.len() < full {
