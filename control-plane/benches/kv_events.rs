@@ -149,10 +149,10 @@ fn in_and_out(bencher: Bencher<'_, '_>, blocks: usize) {
 
 /// How long lookups take while another thread takes events in as fast as it can.
 fn beside_lookups() {
-    let (index, _ranks, prompt) = full();
+    let (index, _ranks, asked) = full();
     let stop = AtomicBool::new(false);
     let identity = Identity::default();
-    let mut alone = lookups(&index, &prompt, &identity);
+    let mut alone = lookups(&index, &asked, &identity);
     let mut blocks = 0;
     let mut beside = Vec::new();
     let mut took = Duration::ZERO;
@@ -171,7 +171,7 @@ fn beside_lookups() {
             }
             blocks
         });
-        took = timed(|| beside = lookups(&index, &prompt, &identity));
+        took = timed(|| beside = lookups(&index, &asked, &identity));
         stop.store(true, Ordering::Relaxed);
         blocks = writer.join().expect("the writer works");
     });
