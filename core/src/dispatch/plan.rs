@@ -12,6 +12,7 @@ use super::{
     bind::Wish,
     caches,
     cost::{Prompt, Sites},
+    fleet::Need,
 };
 use crate::{ledger::Key, policy::KvAware};
 
@@ -34,8 +35,9 @@ impl Dispatcher {
         let Some(rules) = self.rules() else { return self.release_all(now, released) };
         self.give_up(now, released);
         let endpoints = self.pool().endpoints.len();
-        let any_room = (0..endpoints).any(|position| self.fleet.has_room(position, 0, rules.window, now));
-        if any_room || !rules.late {
+        let any_free = (0..endpoints).any(|position| self.fleet.is_free(position, &rules, now));
+        // Of a pool without endpoints everybody has to be told.
+        if any_free || !rules.late || endpoints == 0 {
             self.plan(&rules, now, released);
         }
     }
@@ -44,7 +46,7 @@ impl Dispatcher {
         let late: Vec<Key> =
             self.queue.iter().filter(|waiting| waiting.until <= now).map(|waiting| waiting.key).collect();
         for key in late {
-            self.queue.remove(key);
+            self.take_out(key);
             released.push(Release { key, end: End::TimedOut { retry_after: self.retry_after() } });
         }
     }
@@ -97,10 +99,11 @@ impl Dispatcher {
         };
         let position = sites.sites[cost.site].position as usize;
         let is_wanted = self.queued[position] > 0.0;
-        let has_room = self.fleet.has_room(position, waiting.query.prompt_tokens, rules.window, now);
+        let waited = now.saturating_sub(waiting.since);
+        let need = Need { prompt: waiting.query.prompt_tokens, waited };
+        let has_room = self.fleet.has_room(position, need, rules, now);
         let bound = !is_wanted && (has_room || !rules.late);
         if bound {
-            let waited = now.saturating_sub(waiting.since);
             let wish = Wish { key: waiting.key, query: &waiting.query, known: &waiting.known, waited, gamma };
             let binding = self.bind(wish, sites, cost, now);
             released.push(Release { key: waiting.key, end: End::Bound(binding) });
