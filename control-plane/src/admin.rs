@@ -4,13 +4,22 @@
 //! |---|---|
 //! | `/debug/snapshot` | the newest snapshot, and every endpoint's load, health and age of figures |
 //! | `/debug/score?pool=NAME[&model=NAME][&prompt_bytes=N]` | what a request like this would be answered, with every number; books nothing |
+//! | `/debug/kv-events` | how every stream of KV events is doing |
+//! | `POST /debug/kv-events?pool=NAME` with `{"tokens": […]}` | what these streams know of a prompt, by endpoint and tier |
 //!
 //! Probes and metrics are `hermes_runtime`'s. No page holds a secret: URLs carry no credentials, and prompts are not
 //! here.
 
-use std::sync::Arc;
+mod kv_events;
 
-use hermes_core::{query::Query as ScoreQuery, snapshot::Snapshot};
+use std::{sync::Arc, time::Duration};
+
+use hermes_core::{
+    dispatch::Arrival,
+    ledger::{Key, ProxyId, RequestId},
+    query::Query as ScoreQuery,
+    snapshot::Snapshot,
+};
 use hermes_runtime::admin::{Admin, AdminResponse, Query};
 use http::StatusCode;
 use serde::Serialize;
@@ -46,10 +55,13 @@ impl Pages {
     /// Adds the pages to `admin`.
     #[must_use]
     pub fn add_to(self, admin: Admin) -> Admin {
-        let (world, score) = (self.clone(), self);
+        let (world, score, events) = (self.clone(), self.clone(), self);
         admin
             .route("/debug/snapshot", move |_query, _body| std::future::ready(world.snapshot()))
             .route("/debug/score", move |query, _body| std::future::ready(score.score(&query)))
+            .route("/debug/kv-events", move |query, body| {
+                std::future::ready(kv_events::page(&events.brains, &query, body.as_ref()))
+            })
     }
 
     fn snapshot(&self) -> AdminResponse {
@@ -70,7 +82,10 @@ impl Pages {
         };
         let prompt_tokens = u32::try_from(prompt_bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX);
         let asked = ScoreQuery { prompt_bytes, prompt_tokens, ..ScoreQuery::default() };
-        json(&home.brain.explain(&asked, query.get("model"), &[]))
+        let key = Key { proxy: ProxyId(0), request: RequestId(0) };
+        let (model, waited) = (query.get("model"), Duration::ZERO);
+        let arrival = Arrival { key, query: &asked, model, hits: &[], waited, may_wait: true };
+        json(&home.brain.explain(arrival, self.brains.now()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The control plane as a whole: takes its ports, starts its tasks, and ends with the drain.
 //!
 //! ```text
-//!   start: configuration ─▶ ports ─▶ tasks: config · pipeline · clock · grpc · admin      (all addresses known)
+//!   start: configuration ─▶ ports ─▶ tasks: config · pipeline · clock · turns · grpc · admin      (all addresses known)
 //!   drain: streams end ─▶ connections close ─▶ join
 //! ```
 //!
@@ -39,10 +39,12 @@ use crate::{
     admin::Pages,
     brain::Brains,
     collector::{self, Collector, CollectorMetrics},
+    kv_events::KvEventsMetrics,
     kvmanager::KvMetrics,
     metrics::{Metrics, census::WorldCensus},
     pipeline::{Gates, Guides, Lookouts, Pipeline, QUEUE, Reins},
     serve::{self, Desk, Proxies},
+    tokens::TokenMetrics,
 };
 
 /// How often time passes for bookings, figures and endpoints that warm up.
@@ -113,6 +115,8 @@ impl ControlPlane {
         };
         let admin_address = admin.as_ref().map(BoundAdmin::local_addr);
 
+        let turns = Arc::clone(&brains);
+        tasks.spawn("turns", until_drain(drain.clone(), async move { turns.give_turns().await }));
         tasks.spawn("clock", pass_time(brains, proxies, drain.clone()));
         tasks.spawn("grpc", serve_until_closed(listener, desk, drain.clone()));
         if let Some(admin) = admin {
@@ -174,7 +178,11 @@ impl Parts {
         let reins = Reins {
             collector: Collector::new(settings, CollectorMetrics::register(&mut self.registry), observations)?,
             lookouts,
-            guides: Guides::new(KvMetrics::register(&mut self.registry)),
+            guides: Guides::new(
+                KvMetrics::register(&mut self.registry),
+                KvEventsMetrics::register(&mut self.registry),
+                TokenMetrics::register(&mut self.registry),
+            ),
             gates: Gates::new(&self.readiness),
         };
         let (pipeline, snapshots) = Pipeline::new(self.epoch, Arc::clone(&self.brains), reins, self.metrics.clone());

@@ -1,44 +1,48 @@
-//! The brain of one pool: what is booked, how busy and how healthy every endpoint is, and the choice that follows.
+//! The brain of one pool: [`Dispatcher`] behind a lock, with what only this plane knows of endpoints.
 //!
 //! ```text
-//!   Score ──choose──▶ ┌───────────── one lock ─────────────┐ ──▶ Choice, already booked
-//!   reports ────────▶ │ ledger ─▶ loads ◀─ slots (samples, │ ──▶ rows for each subscriber
-//!   scrapes ────────▶ │            │          breakers)     │
-//!   snapshots ──────▶ │          picker                     │
-//!                     └────────────────────────────────────┘
+//!   Score ──choose──▶ ┌────────────── one lock ───────────────┐ ──▶ bound, already booked; or a place in the queue
+//!   reports ────────▶ │ dispatcher ◀─ slots (samples, breakers)│ ──▶ rows for each subscriber
+//!   scrapes, time ──▶ │     └──── replies of those who wait    │ ──▶ their answers, as they are bound
+//!   snapshots ──────▶ └───────────────────────────────────────┘
 //! ```
 //!
 //! A choice and its booking are one step under one lock, so that two proxies cannot herd onto the same idle endpoint
-//! between two samples. Loads are kept ready, one row per endpoint, and mended where something happened: a choice
-//! reads them and computes none.
+//! between two samples. Whatever may give an endpoint room releases those who wait for it, under the same lock.
 //!
 //! Invariants:
 //! * nothing here waits, and the lock is never held across an await;
-//! * `slots`, `loads` and the pool's endpoints are parallel: equal in length and order;
+//! * `slots` and the pool's endpoints are parallel;
+//! * whoever waits has a reply, and a reply whose receiver is gone takes its booking back;
 //! * a sample that is older than the pool's limit is absent from the loads, never zero.
 
 mod brains;
 mod events;
 mod row;
 mod slot;
+mod verdict;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
     dice::Dice,
-    ledger::{Key, Ledger},
+    dispatch::{Arrival, Binding, Dispatcher, End, Outcome as Dispatched, Release},
+    ledger::Key,
     load::{Health, Load},
-    pick::{Ask, Explanation, Nobody, Picker},
-    query::{Choice, Hit, Query, Ranked},
+    pick::Explanation,
+    query::{Choice, Query, Ranked},
     snapshot::{EndpointId, Pool},
 };
 use parking_lot::Mutex;
 use smallvec::smallvec;
+use tokio::sync::oneshot;
 
 use self::slot::Slot;
 pub use self::{
     brains::{Brains, Guide, Home},
+    events::Finish,
     row::{Row, Rows},
+    verdict::{Refusal, Verdict, Wait},
 };
 use crate::metrics::{Cause, Outcome, PoolMetrics};
 
@@ -51,14 +55,10 @@ pub struct Brain {
 
 #[derive(Debug)]
 struct State {
-    pool: Arc<Pool>,
-    picker: Picker,
+    dispatcher: Dispatcher,
     slots: Vec<Slot>,
-    loads: Vec<Load>,
-    ledger: Ledger,
-    /// Choices so far.
-    turn: u64,
-    dice: Dice,
+    /// Of those who wait. Bounded by the queue.
+    replies: HashMap<Key, oneshot::Sender<Result<Binding, Refusal>>>,
     /// Samples older than this are not used.
     stale_after: Duration,
 }
@@ -76,6 +76,14 @@ pub struct Census {
     pub blind: usize,
     /// Requests that are booked or open.
     pub bookings: usize,
+    /// Requests that wait for an endpoint.
+    pub waiting: usize,
+    /// Bytes of their prompts.
+    pub waiting_bytes: u64,
+    /// Pairs of a prompt block and an endpoint that is believed to hold it, as learned.
+    pub learned_blocks: usize,
+    /// Memory of what was learned.
+    pub learned_bytes: usize,
 }
 
 // === Brain ===
@@ -83,15 +91,11 @@ pub struct Census {
 impl Brain {
     /// A brain for `pool` that knows nothing yet.
     #[must_use]
-    pub fn new(pool: Arc<Pool>, stale_after: Duration, metrics: PoolMetrics, seed: u64) -> Self {
+    pub fn new(pool: &Arc<Pool>, stale_after: Duration, metrics: PoolMetrics, seed: u64) -> Self {
         let state = State {
-            picker: Picker::build(Arc::clone(&pool)),
             slots: pool.endpoints.iter().map(|_| Slot::new(pool.spec.policy.breaker)).collect(),
-            loads: vec![Load::default(); pool.endpoints.len()],
-            pool,
-            ledger: Ledger::default(),
-            turn: 0,
-            dice: Dice::new(seed),
+            dispatcher: Dispatcher::new(pool, Dice::new(seed)),
+            replies: HashMap::new(),
             stale_after,
         };
         Self { metrics, state: Mutex::new(state) }
@@ -100,7 +104,7 @@ impl Brain {
     /// The pool as it is now.
     #[must_use]
     pub fn pool(&self) -> Arc<Pool> {
-        Arc::clone(&self.state.lock().pool)
+        Arc::clone(self.state.lock().dispatcher.pool())
     }
 
     /// Its counters.
@@ -109,174 +113,172 @@ impl Brain {
         &self.metrics
     }
 
-    /// Chooses for `query`, and books the first choice under `key`, in one step.
-    ///
-    /// # Errors
-    /// Why nobody can be chosen; nothing is booked then.
-    pub fn choose(
-        &self,
-        key: Key,
-        query: &Query,
-        model: Option<&str>,
-        hits: &[Hit],
-        now: Duration,
-    ) -> Result<Choice, Nobody> {
-        let result = self.state.lock().choose(key, query, model, hits, now);
-        self.metrics.scored(match &result {
-            Ok(choice) if choice.desperate => Outcome::Desperate,
-            Ok(_) => Outcome::Chosen,
-            Err(nobody) => Outcome::from(*nobody),
-        });
-        result
+    /// Chooses for a request and books the first choice in one step, or gives it a place among those who wait.
+    pub fn choose(&self, arrival: Arrival<'_>, now: Duration) -> Verdict {
+        let mut state = self.state.lock();
+        let outcome = state.dispatcher.arrive(arrival, now);
+        match outcome {
+            Dispatched::Bound(binding) => {
+                state.sent_to(binding.choice.ranked[0].position, now);
+                drop(state);
+                self.metrics.scored(if binding.choice.desperate { Outcome::Desperate } else { Outcome::Chosen });
+                Verdict::Bound(binding)
+            }
+            Dispatched::Waits { expected, limit, position } => {
+                let (reply, end) = oneshot::channel();
+                state.replies.insert(arrival.key, reply);
+                self.metrics.queued.inc();
+                Verdict::Waits(Wait { expected, limit, position, end })
+            }
+            Dispatched::Full { retry_after } => self.refuse(Refusal::Full { retry_after }),
+            Dispatched::Nobody(nobody) => self.refuse(Refusal::Nobody(nobody)),
+        }
     }
 
     /// Books this endpoint, because nothing but it will do; nothing when the pool does not have it.
-    pub fn choose_only(&self, key: Key, endpoint: EndpointId, query: &Query, now: Duration) -> Option<Choice> {
-        let choice = self.state.lock().choose_only(key, endpoint, query, now);
-        if choice.is_some() {
-            self.metrics.scored(Outcome::Chosen);
-        }
-        choice
+    pub fn choose_only(&self, key: Key, endpoint: EndpointId, query: &Query, now: Duration) -> Option<Binding> {
+        let mut state = self.state.lock();
+        let position = state.dispatcher.pool().position(endpoint)?;
+        state.dispatcher.book_only(key, position, query, now);
+        self.metrics.scored(Outcome::Chosen);
+        let choice = Choice { ranked: smallvec![Ranked { position, endpoint, cached_tokens: 0 }], desperate: false };
+        Some(Binding { choice, prompt_tokens: query.prompt_tokens, source: None, waited: Duration::ZERO, costs: None })
     }
 
     /// What [`Brain::choose`] would say, with every number, and nothing booked.
     #[must_use]
-    pub fn explain(&self, query: &Query, model: Option<&str>, hits: &[Hit]) -> Explanation {
-        self.state.lock().explain(query, model, hits)
+    pub fn explain(&self, arrival: Arrival<'_>, now: Duration) -> Explanation {
+        self.state.lock().dispatcher.explain(arrival, now)
     }
 
     /// Follows a changed pool. Endpoints that stay keep what is known about them.
     pub fn apply(&self, pool: &Arc<Pool>, stale_after: Duration, now: Duration) {
-        let released = self.state.lock().apply(pool, stale_after, now);
+        let mut state = self.state.lock();
+        let released = state.apply(pool, stale_after, now);
+        self.release(&mut state, now);
         self.metrics.released(Cause::EndpointGone, released);
     }
 
-    /// Lets time pass: bookings expire, samples grow stale, endpoints warm up.
+    /// Lets time pass: bookings expire, samples grow stale, endpoints warm up, and those who wait get their turn.
     pub fn tick(&self, now: Duration) {
-        let expired = self.state.lock().tick(now);
+        let mut state = self.state.lock();
+        let expired = state.tick(now);
+        self.release(&mut state, now);
         self.metrics.released(Cause::Ttl, expired);
+    }
+
+    /// Gives those who wait their turn; whether anybody still waits.
+    pub fn turn(&self, now: Duration) -> bool {
+        let mut state = self.state.lock();
+        self.release(&mut state, now);
+        state.dispatcher.waiting() > 0
+    }
+
+    /// Tokens in a block of the endpoints' KV caches, if those that told agree.
+    #[must_use]
+    pub fn block_size(&self) -> Option<u32> {
+        let state = self.state.lock();
+        let mut told = state.slots.iter().filter_map(|slot| slot.block_size);
+        let first = told.next()?;
+        told.all(|size| size == first).then_some(first)
     }
 
     /// How it stands.
     #[must_use]
     pub fn census(&self) -> Census {
         let state = self.state.lock();
-        let mut census = Census { bookings: state.ledger.len(), ..Census::default() };
-        state.loads.iter().for_each(|load| census.count(load));
+        let dispatcher = &state.dispatcher;
+        let (learned_blocks, learned_bytes) = dispatcher.learned();
+        let mut census = Census {
+            bookings: dispatcher.open(),
+            waiting: dispatcher.waiting(),
+            waiting_bytes: dispatcher.waiting_bytes(),
+            learned_blocks,
+            learned_bytes,
+            ..Census::default()
+        };
+        dispatcher.loads().iter().for_each(|load| census.count(load));
         census
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Verdict {
+        self.metrics.scored(Outcome::from(&refusal));
+        Verdict::Refused(refusal)
+    }
+
+    /// Answers those who are bound now, or give up.
+    fn release(&self, state: &mut State, now: Duration) {
+        if state.dispatcher.waiting() == 0 {
+            return;
+        }
+        let mut released = Vec::new();
+        state.dispatcher.release(now, &mut released);
+        for Release { key, end } in released {
+            let result = match end {
+                End::Bound(binding) => {
+                    self.metrics.waited_seconds.observe(binding.waited.as_secs_f64());
+                    Ok(binding)
+                }
+                End::TimedOut { retry_after } => Err(Refusal::TimedOut { retry_after }),
+                End::Nobody(nobody) => Err(Refusal::Nobody(nobody)),
+            };
+            self.metrics.scored(result.as_ref().map_or_else(Outcome::from, |_| Outcome::Chosen));
+            let bound = result.as_ref().ok().map(|binding| binding.choice.ranked[0].position);
+            let told = state.replies.remove(&key).is_some_and(|reply| reply.send(result).is_ok());
+            match bound {
+                Some(position) if told => state.sent_to(position, now),
+                // Its stream broke meanwhile: nobody will act on the booking.
+                Some(_) => _ = state.dispatcher.cancel(key, now),
+                None => {}
+            }
+        }
     }
 }
 
 // === State ===
 
 impl State {
-    fn choose(
-        &mut self,
-        key: Key,
-        query: &Query,
-        model: Option<&str>,
-        hits: &[Hit],
-        now: Duration,
-    ) -> Result<Choice, Nobody> {
-        let Self { picker, loads, ledger, turn, dice, .. } = self;
-        let ask = Ask { query, model, hits, turn: *turn, total_in_flight: Some(ledger.len() as u64) };
-        let mut choice = picker.pick(&ask, |position| loads[position], dice)?;
-        *turn = turn.wrapping_add(1);
-        self.prefer_admitted(&mut choice, now);
-        let first = choice.ranked[0];
-        let uncached = query.prompt_tokens.saturating_sub(first.cached_tokens);
-        let before = self.ledger.get(key).map(|open| open.endpoint);
-        self.ledger.book(key, first.endpoint, uncached, now);
-        self.recount(first.position);
-        if let Some(before) = before {
-            self.recount_endpoint(before);
-        }
-        Ok(choice)
-    }
-
-    fn choose_only(&mut self, key: Key, endpoint: EndpointId, query: &Query, now: Duration) -> Option<Choice> {
-        let position = self.pool.position(endpoint)?;
-        self.ledger.book(key, endpoint, query.prompt_tokens, now);
-        self.recount(position);
-        let ranked = smallvec![Ranked { position, endpoint, cached_tokens: 0 }];
-        Some(Choice { ranked, desperate: false })
-    }
-
-    /// An endpoint on trial takes one request at a time: when it has one, the next best goes first. When all are down
-    /// the order stays, because someone has to be tried.
-    fn prefer_admitted(&mut self, choice: &mut Choice, now: Duration) {
-        let slots = &mut self.slots;
-        let admitted = choice.ranked.iter().position(|ranked| slots[ranked.position].breaker.try_trial(now));
-        let Some(admitted) = admitted else { return };
-        choice.ranked[..=admitted].rotate_right(1);
-        let first = choice.ranked[0].position;
-        self.loads[first].health = self.slots[first].health(now);
-    }
-
-    fn explain(&self, query: &Query, model: Option<&str>, hits: &[Hit]) -> Explanation {
-        let Self { picker, loads, ledger, turn, dice, .. } = self;
-        let ask = Ask { query, model, hits, turn: *turn, total_in_flight: Some(ledger.len() as u64) };
-        // A copy of the dice: people who ask must not change what comes next.
-        picker.explain(&ask, |position| loads[position], &mut dice.clone())
+    /// An endpoint on trial takes one request at a time.
+    fn sent_to(&mut self, position: usize, now: Duration) {
+        self.slots[position].breaker.try_trial(now);
+        self.dispatcher.set_health(position, self.slots[position].health(now));
     }
 
     fn apply(&mut self, pool: &Arc<Pool>, stale_after: Duration, now: Duration) -> usize {
         let policy = pool.spec.policy.breaker;
+        let before = Arc::clone(self.dispatcher.pool());
         let mut slots: Vec<Slot> = Vec::with_capacity(pool.endpoints.len());
         for endpoint in &pool.endpoints {
-            let kept = self
-                .pool
-                .position(endpoint.id)
-                .map(|position| std::mem::replace(&mut self.slots[position], Slot::new(policy)));
+            let kept = before.position(endpoint.id);
+            let kept = kept.map(|position| std::mem::replace(&mut self.slots[position], Slot::new(policy)));
             let mut slot = kept.unwrap_or_else(|| Slot::new(policy));
             slot.breaker.set_policy(policy);
             slots.push(slot);
         }
-        if !Arc::ptr_eq(&self.pool, pool) {
-            self.picker = Picker::build(Arc::clone(pool));
-        }
-        self.loads = vec![Load::default(); slots.len()];
         self.slots = slots;
-        self.pool = Arc::clone(pool);
         self.stale_after = stale_after;
-        let before = self.ledger.len();
-        self.ledger.retain_endpoints(|id| pool.position(id).is_some());
-        self.recompute(now);
-        before - self.ledger.len()
+        let gone = self.dispatcher.apply(pool, now);
+        self.reassess_all(now);
+        gone
     }
 
     fn tick(&mut self, now: Duration) -> usize {
-        let expired = self.ledger.expire(now);
-        self.recompute(now);
+        let expired = self.dispatcher.tick(now);
+        self.reassess_all(now);
         expired
     }
 
-    /// All rows anew.
-    fn recompute(&mut self, now: Duration) {
-        for position in 0..self.loads.len() {
-            self.recount(position);
-            self.reassess(position, now);
-        }
+    fn reassess_all(&mut self, now: Duration) {
+        (0..self.slots.len()).for_each(|position| self.reassess(position, now));
     }
 
-    /// What the ledger says, into one row.
-    fn recount(&mut self, position: usize) {
-        let in_flight = self.ledger.in_flight(self.pool.endpoints[position].id);
-        let load = &mut self.loads[position];
-        (load.in_flight, load.pending_tokens) = (in_flight.requests, in_flight.tokens);
-    }
-
-    fn recount_endpoint(&mut self, endpoint: EndpointId) {
-        if let Some(position) = self.pool.position(endpoint) {
-            self.recount(position);
-        }
-    }
-
-    /// What the endpoint itself and its breaker say, into one row.
+    /// What the endpoint's breaker says, and whether its figures are still fresh.
     fn reassess(&mut self, position: usize, now: Duration) {
         let slot = &self.slots[position];
-        let load = &mut self.loads[position];
-        (load.sample, load.health) = (slot.sample(now, self.stale_after), slot.health(now));
+        self.dispatcher.set_health(position, slot.health(now));
+        if self.dispatcher.loads()[position].sample.is_some() && slot.sample(now, self.stale_after).is_none() {
+            self.dispatcher.set_sample(position, None);
+        }
     }
 }
 
@@ -290,18 +292,6 @@ impl Census {
             Health::Down => self.down += 1,
         }
         self.blind += usize::from(load.sample.is_none());
-    }
-}
-
-// === Outcome ===
-
-impl From<Nobody> for Outcome {
-    fn from(nobody: Nobody) -> Self {
-        match nobody {
-            Nobody::Empty | Nobody::OnlyDisaggregated => Self::Empty,
-            Nobody::AllTried => Self::AllTried,
-            Nobody::ModelNotLoaded => Self::ModelNotLoaded,
-        }
     }
 }
 

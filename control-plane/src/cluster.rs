@@ -5,6 +5,7 @@
 //!   Update ──fold──▶ Cluster { pools: { config, sources: [found], members } } ──publish──▶ Arc<Snapshot>
 //!                       │
 //!                       ├─ targets(): whom the collector asks
+//!                       ├─ publishers(): whose KV events are followed
 //!                       └─ sources(): where discovery looks
 //! ```
 //!
@@ -35,6 +36,7 @@ use crate::{
     collector::{ModelCard, Target},
     config::{Config, PoolConfig, Source},
     discovery::Discovered,
+    kv_events::Publisher,
 };
 
 /// One thing that a source learned.
@@ -184,6 +186,12 @@ impl Cluster {
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
         self.pools.values().flat_map(PoolState::targets).collect()
+    }
+
+    /// Who may publish KV events, by pool; only pools that follow them.
+    pub fn publishers(&self) -> impl Iterator<Item = (&Arc<str>, Vec<Publisher>)> {
+        let following = self.pools.values().filter(|pool| pool.config.kv_events.is_some());
+        following.map(|pool| (&pool.config.name, pool.members.publishers().collect()))
     }
 
     /// Where discovery looks.

@@ -13,7 +13,7 @@
 
 mod engines;
 pub mod exposition;
-mod fetch;
+pub(crate) mod fetch;
 mod metrics;
 pub mod models;
 mod probe;

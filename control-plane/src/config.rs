@@ -16,7 +16,9 @@
 
 mod address;
 mod app;
+mod conductor;
 pub mod duration;
+mod kv_events;
 mod kv_manager;
 #[cfg(test)]
 mod messages;
@@ -31,6 +33,7 @@ mod size;
 mod source;
 mod strategy;
 mod tenant;
+mod tokenizer;
 mod tree;
 pub mod watch;
 
@@ -41,7 +44,8 @@ use hermes_core::policy::{Policy, Settings};
 use serde_json::{Value, json};
 
 pub use self::{
-    kv_manager::{KvManagerConfig, Protocol},
+    kv_events::KvEventsConfig,
+    kv_manager::KvManagerConfig,
     mistakes::{Mistake, Mistakes},
     pool::{CollectorConfig, Engine, PoolConfig},
     source::{Port, Selection, Source},

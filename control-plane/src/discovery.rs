@@ -19,6 +19,7 @@
 //! It does not ask whether an endpoint answers: probing and metrics are the collector's.
 
 pub mod client;
+mod event_ports;
 pub mod index;
 pub mod kubernetes;
 mod labels;
@@ -32,6 +33,7 @@ mod watch;
 use hermes_core::snapshot::Role;
 
 pub use self::{
+    event_ports::{EventPortNames, EventPorts},
     kubernetes::{KubernetesDiscovery, KubernetesSource, Selection},
     port::Port,
     status::DiscoveryStatus,
@@ -50,4 +52,6 @@ pub struct Discovered {
     pub role: Role,
     /// Prefill and decode endpoints are paired inside one group only.
     pub group: Option<String>,
+    /// Where it publishes KV events, if that was asked for and Kubernetes tells.
+    pub kv_events: Option<EventPorts>,
 }

@@ -1,41 +1,51 @@
-//! Asks a global KV manager which endpoints hold a prompt's KV cache: the `POST /match_sort` dialect.
+//! Asks a global KV manager which endpoints hold a prompt's KV cache.
 //!
 //! ```text
-//!   Lookup ─▶ may we ask? (breaker, slots) ─▶ request: splice JSON ─▶ POST ─▶ answer: any known shape ─▶ hits
-//!                     │ no                                │ error, late, unreadable
-//!                     └──────────────────▶ no hint ◀──────┘
+//!   Lookup ─▶ asked lately? ─▶ being asked? ─▶ inquiry: dialect writes the question ─▶ POST ─▶ dialect reads the answer
+//!              │ (recall)       │ (flights)       │ down, late, unreadable                      │
+//!              └─▶ hits         └─▶ its hits      └──────────────▶ no hint                      └─▶ hits
 //! ```
 //!
 //! Invariants:
 //! * an answer is a hint: whatever goes wrong, the result is no hits, a counter moves, and the request goes on;
 //! * one attempt, inside one budget that covers everything; at most [`MAX_IN_FLIGHT`] questions are open;
+//! * the same prefix is asked about once at a time, whoever of those who wait goes away, and not again for a moment;
 //! * a manager that is down costs nothing but a trial now and then (the breaker's);
 //! * prompts pass through as the bytes that came, and never reach a log, an error or a metric.
 //!
 //! Which endpoints exist and how a hint enters a choice is decided elsewhere: hits name only given candidates.
-//! Another dialect (the conductor's `/query` over token ids) is another request and another answer module.
+//! Another language is another [`Dialect`]: a module that writes a question and reads an answer.
 
-mod answer;
+mod conductor;
+mod dialect;
+mod match_sort;
 mod metrics;
-mod request;
+mod names;
+mod recall;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use hermes_core::{
-    breaker::{Breaker, Failure},
-    policy::BreakerPolicy,
     query::Hit,
-    snapshot::EndpointId,
+    snapshot::{EndpointId, Pool},
 };
-use parking_lot::Mutex;
-use reqwest::{Client, StatusCode, Url, header, redirect};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use reqwest::Url;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-pub use self::metrics::{KvMetrics, Outcome};
+use self::{conductor::Registrar, recall::Recall};
+pub use self::{
+    conductor::{Conductor, Encoding, Registration, Source as EventSource},
+    dialect::Dialect,
+    match_sort::{DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, MatchSort},
+    metrics::{KvMetrics, Origin, Outcome},
+};
+use crate::{
+    flights::Flights,
+    inquiry::{self, Inquiry, Limits, Question},
+};
 
 /// Questions that one manager is asked at once; over it there is no hint.
 pub const MAX_IN_FLIGHT: usize = 256;
@@ -46,24 +56,25 @@ pub const MAX_REQUEST: usize = 4 << 20;
 /// Longest answer in bytes that is read.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// A manager that fails this often in a row is left alone for a second, then for twice as long, up to half a minute.
-const BREAKER: BreakerPolicy = BreakerPolicy {
-    failures: 5,
-    base: Duration::from_secs(1),
-    longest: Duration::from_secs(30),
-    warm_up: Duration::ZERO,
-};
+/// Names what a question is about.
+type Key = u128;
 
 /// The client of one KV manager.
 #[derive(Debug)]
 pub struct KvManager {
-    settings: KvManagerSettings,
+    asker: Arc<Asker>,
+    flights: Flights<Key, Result<Arc<[Hit]>, Outcome>>,
+    recall: Arc<Recall>,
+    registrar: Option<Registrar>,
+    _registering: Option<AbortOnDropHandle<()>>,
+}
+
+/// Asks the manager.
+#[derive(Debug)]
+struct Asker {
+    dialect: Dialect,
     url: Url,
-    client: Client,
-    slots: Semaphore,
-    breaker: Mutex<Breaker>,
-    /// The breaker counts time from here.
-    start: Instant,
+    inquiry: Inquiry,
     metrics: KvMetrics,
 }
 
@@ -78,19 +89,29 @@ pub struct KvManagerSettings {
     pub budget: Duration,
     /// How much of it may go into a connection.
     pub connect_timeout: Duration,
-    /// Keys of an answer's row that may name an endpoint, in order of preference; empty for [`DEFAULT_ID_KEYS`].
-    pub id_keys: Vec<Arc<str>>,
-    /// Keys of an answer's row that may hold its score, in order of preference; empty for [`DEFAULT_SCORE_KEYS`].
-    pub score_keys: Vec<Arc<str>>,
+    /// How long an answer is used again.
+    pub cache: Duration,
+    /// What it speaks.
+    pub dialect: Dialect,
 }
 
 /// One question: who of these holds how much of this prompt?
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Lookup {
-    /// The model that the request names.
+    /// The model that the request names; its base when that is an adapter.
     pub model: Arc<str>,
+    /// The adapter, if it is one.
+    pub lora: Option<Arc<str>>,
     /// The prompt.
     pub text: Text,
+    /// Its tokens, as the engine will make them, if they are known.
+    pub token_ids: Option<Arc<[u32]>>,
+    /// Hash of the prompt's last whole block and so of all before it, if it was hashed.
+    pub prefix: Option<u64>,
+    /// Keeps the caches of tenants apart inside an engine.
+    pub cache_salt: Option<Arc<str>>,
+    /// Tokens in a block of the engines, as they say.
+    pub block_size: Option<u32>,
     /// Among whom.
     pub candidates: Vec<Candidate>,
     /// Length of the prompt in tokens, by which rates become tokens.
@@ -128,120 +149,99 @@ pub enum KvManagerError {
     Client(#[from] reqwest::Error),
 }
 
-pub use self::answer::{DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS};
-
 // === KvManager ===
 
 impl KvManager {
-    /// A client that has not asked anything yet.
+    /// A client that has not asked anything yet. One that registers publishers begins to, on the current runtime.
     ///
     /// # Errors
     /// When the URL is not a valid HTTP URL, or the process has no usable TLS configuration.
     pub fn new(settings: KvManagerSettings, metrics: KvMetrics) -> Result<Self, KvManagerError> {
         let url = settings.endpoint()?;
-        let builder = Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(settings.connect_timeout)
-            .tcp_nodelay(true);
-        // CA certificates are wanted only where they are used: an image may have none.
-        let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
-        let client = builder.build()?;
-        Ok(Self {
-            settings,
-            url,
-            client,
-            slots: Semaphore::new(MAX_IN_FLIGHT),
-            breaker: Mutex::new(Breaker::new(BREAKER)),
-            start: Instant::now(),
-            metrics,
-        })
+        let KvManagerSettings { budget, connect_timeout, cache, dialect, .. } = settings;
+        let client = inquiry::client(connect_timeout, url.scheme())?;
+        let limits = Limits { in_flight: MAX_IN_FLIGHT, budget, connect: connect_timeout, answer: MAX_ANSWER };
+        let (registrar, registering) = match &dialect {
+            Dialect::Conductor(conductor) => conductor.register.as_ref().map(|registration| {
+                let (registrar, work) = Registrar::new(conductor, registration, client.clone(), url.clone());
+                (registrar, AbortOnDropHandle::new(tokio::spawn(work)))
+            }),
+            Dialect::MatchSort(_) => None,
+        }
+        .unzip();
+        let asker = Arc::new(Asker { dialect, url, inquiry: Inquiry::with(client, limits), metrics });
+        let (flights, recall) = (Flights::default(), Arc::new(Recall::new(cache)));
+        Ok(Self { asker, flights, recall, registrar, _registering: registering })
+    }
+
+    /// The endpoints of `pool`, whose caches have blocks of so many tokens, are the ones to know about from now on.
+    pub fn follow(&self, pool: &Pool, block_size: Option<u32>) {
+        if let Some(registrar) = &self.registrar {
+            registrar.follow(pool, block_size);
+        }
+    }
+
+    /// Whether it can answer only questions with token ids.
+    #[must_use]
+    pub fn needs_tokens(&self) -> bool {
+        self.asker.dialect.needs_tokens()
     }
 
     /// Who holds how much of the prompt, as far as the manager tells within its budget. Endpoints that hold nothing
     /// are left out.
-    pub async fn lookup(&self, lookup: Lookup) -> Vec<Hit> {
+    pub async fn lookup(&self, lookup: Lookup) -> Arc<[Hit]> {
+        let Asker { dialect, metrics, .. } = &*self.asker;
+        match dialect.has_question(&lookup) {
+            Ok(true) => {}
+            Ok(false) => return Arc::default(),
+            Err(outcome) => {
+                metrics.observe(outcome, Duration::ZERO);
+                return Arc::default();
+            }
+        }
+        let key = dialect.key(&lookup);
+        if let Some(hits) = self.recall.get(key) {
+            metrics.answered(Origin::Recalled);
+            return hits;
+        }
+        let (flight, joined) = self.flights.join(key, || self.ask(key, lookup));
+        metrics.answered(if joined { Origin::Joined } else { Origin::Asked });
+        flight.await.unwrap_or_default()
+    }
+
+    fn ask(&self, key: Key, lookup: Lookup) -> BoxFuture<'static, Result<Arc<[Hit]>, Outcome>> {
+        let (asker, recall) = (Arc::clone(&self.asker), Arc::clone(&self.recall));
+        async move {
+            let hits = asker.ask(&lookup).await?.into();
+            recall.put(key, &hits);
+            Ok(hits)
+        }
+        .boxed()
+    }
+}
+
+// === Asker ===
+
+impl Asker {
+    async fn ask(&self, lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
         let started = Instant::now();
-        let result = self.ask(&lookup, started).await;
+        let result = self.attempt(lookup).await;
         let outcome = match &result {
             Ok(hits) if hits.is_empty() => Outcome::Miss,
             Ok(_) => Outcome::Hit,
             Err(outcome) => *outcome,
         };
         self.metrics.observe(outcome, started.elapsed());
-        result.unwrap_or_default()
-    }
-
-    async fn ask(&self, lookup: &Lookup, started: Instant) -> Result<Vec<Hit>, Outcome> {
-        if lookup.candidates.is_empty() {
-            return Ok(Vec::new());
-        }
-        let _slot = self.slots.try_acquire().map_err(|_| Outcome::Saturated)?;
-        let body = request::body(lookup)?;
-        let attempt = Attempt::begin(self).ok_or(Outcome::Open)?;
-        let answer = timeout_at(started + self.settings.budget, self.post(body)).await;
-        let answer = attempt.end(answer.unwrap_or(Err(Outcome::Timeout)))?;
-        answer::hits(&answer, lookup, &self.settings)
-    }
-
-    async fn post(&self, body: Bytes) -> Result<Vec<u8>, Outcome> {
-        let request = self.client.post(self.url.clone()).header(header::CONTENT_TYPE, "application/json").body(body);
-        let mut response = request.send().await.map_err(|error| Outcome::of(&error))?;
-        if response.status() != StatusCode::OK {
-            return Err(Outcome::Status(response.status().as_u16()));
-        }
-        let mut answer = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| Outcome::of(&error))? {
-            if answer.len() + chunk.len() > MAX_ANSWER {
-                return Err(Outcome::Garbage);
-            }
-            answer.extend_from_slice(&chunk);
-        }
-        Ok(answer)
-    }
-
-    fn now(&self) -> Duration {
-        self.start.elapsed()
-    }
-}
-
-// === Attempt ===
-
-/// One question that the breaker let through. Dropped without an end (the request went away), it leaves the trial to
-/// the next.
-struct Attempt<'a> {
-    manager: &'a KvManager,
-    ended: bool,
-}
-
-impl<'a> Attempt<'a> {
-    fn begin(manager: &'a KvManager) -> Option<Self> {
-        let allowed = manager.breaker.lock().try_trial(manager.now());
-        allowed.then(|| Self { manager, ended: false })
-    }
-
-    /// Tells the breaker how it went, and passes the result on.
-    fn end<T>(mut self, result: Result<T, Outcome>) -> Result<T, Outcome> {
-        self.ended = true;
-        let now = self.manager.now();
-        let mut breaker = self.manager.breaker.lock();
-        match &result {
-            Ok(_) => breaker.on_success(now),
-            Err(Outcome::Timeout) => breaker.on_failure(now, Failure::Timeout),
-            Err(Outcome::Refused) => breaker.on_failure(now, Failure::Connect),
-            Err(Outcome::Status(status)) => breaker.on_failure(now, Failure::Status(*status)),
-            Err(_) => breaker.on_failure(now, Failure::Reset),
-        }
         result
     }
-}
 
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            let now = self.manager.now();
-            self.manager.breaker.lock().on_abandoned(now);
-        }
+    async fn attempt(&self, lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
+        let question = || {
+            let body = self.dialect.question(lookup)?;
+            Ok::<_, Outcome>(Question { url: self.url.clone(), content_type: self.dialect.content_type(), body })
+        };
+        let answer = self.inquiry.ask(question).await?;
+        self.dialect.hits(&answer, lookup)
     }
 }
 
@@ -269,8 +269,16 @@ impl Default for KvManagerSettings {
             path: "/match_sort".into(),
             budget: Duration::from_millis(50),
             connect_timeout: Duration::from_secs(1),
-            id_keys: Vec::new(),
-            score_keys: Vec::new(),
+            cache: Duration::from_millis(500),
+            dialect: Dialect::default(),
         }
+    }
+}
+
+// === Text ===
+
+impl Default for Text {
+    fn default() -> Self {
+        Self::Prompt(Bytes::from_static(b"\"\""))
     }
 }

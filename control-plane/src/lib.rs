@@ -26,6 +26,7 @@ pub mod config;
 pub mod discovery;
 mod flights;
 pub mod inquiry;
+pub mod kv_events;
 pub mod kvmanager;
 pub mod metrics;
 pub mod pipeline;

@@ -8,6 +8,7 @@ pub mod census;
 
 use std::sync::Arc;
 
+use hermes_core::query::Source;
 use hermes_runtime::metrics::{Bounds, HistogramFamily};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -20,6 +21,9 @@ const SCORE_SECONDS: &[f64] = &[
     0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01,
     0.025, 0.05, 0.1,
 ];
+
+/// From a wait that nobody notices to one that is given up.
+const WAITED_SECONDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0];
 
 /// The families that are counted as things happen. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -43,6 +47,11 @@ pub struct Metrics {
     scores: Family<ScoreLabels, Counter>,
     score_seconds: HistogramFamily<PoolLabels>,
     released: Family<ReleaseLabels, Counter>,
+    queued: Family<PoolLabels, Counter>,
+    waited_seconds: HistogramFamily<PoolLabels>,
+    expected_cached: Family<SourceLabels, Counter>,
+    reported_cached: Family<SourceLabels, Counter>,
+    calibration_error: Family<SourceLabels, Counter>,
 }
 
 /// The handles of one pool.
@@ -52,6 +61,20 @@ pub struct PoolMetrics {
     /// Time from reading a request to its answer.
     pub score_seconds: Histogram,
     released: [Counter; Cause::ALL.len()],
+    /// Requests that had to wait.
+    pub queued: Counter,
+    /// How long those waited who were bound in the end.
+    pub waited_seconds: Histogram,
+    /// By source.
+    calibration: [CalibrationMetrics; Source::ALL.len()],
+}
+
+/// What one source expected to be cached, and what came of it.
+#[derive(Clone, Debug)]
+struct CalibrationMetrics {
+    expected: Counter,
+    reported: Counter,
+    error: Counter,
 }
 
 /// How a score request was answered.
@@ -70,6 +93,10 @@ pub enum Outcome {
     ModelNotLoaded,
     /// The proxy took it back before it was answered.
     Cancelled,
+    /// Too many requests wait already.
+    QueueFull,
+    /// It waited as long as it may.
+    QueueTimeout,
 }
 
 /// Why a booking ended.
@@ -119,6 +146,12 @@ struct ReleaseLabels {
     cause: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabels {
+    pool: Arc<str>,
+    source: &'static str,
+}
+
 /// The pool label of requests that name no pool of ours: their own word has no bound.
 const NO_POOL: &str = "";
 
@@ -140,6 +173,11 @@ impl Metrics {
             scores: Family::default(),
             score_seconds: Bounds(SCORE_SECONDS).family(),
             released: Family::default(),
+            queued: Family::default(),
+            waited_seconds: Bounds(WAITED_SECONDS).family(),
+            expected_cached: Family::default(),
+            reported_cached: Family::default(),
+            calibration_error: Family::default(),
         };
         metrics.declare(registry.sub_registry_with_prefix("hermes_control_plane"));
         metrics
@@ -179,6 +217,29 @@ impl Metrics {
             "Bookings that ended, by pool and cause: report, cancel, ttl, proxy_gone, endpoint_gone",
             released,
         );
+        let Self { queued, waited_seconds, expected_cached, reported_cached, calibration_error, .. } = self.clone();
+        registry.register("queued_requests", "Requests that had to wait for an endpoint with room, by pool", queued);
+        registry.register(
+            "queue_wait_seconds",
+            "How long requests waited that were bound in the end, without those that were bound at once",
+            waited_seconds,
+        );
+        registry.register(
+            "expected_cached_tokens",
+            "Prompt tokens that were expected to be cached where requests were sent, by pool and by who said so: \
+             learned, manager, events",
+            expected_cached,
+        );
+        registry.register(
+            "reported_cached_tokens",
+            "Prompt tokens that engines reported as cached for the same requests, by pool and by who had been believed",
+            reported_cached,
+        );
+        registry.register(
+            "cached_tokens_error",
+            "Sum of the differences between the two, request by request and whichever is larger",
+            calibration_error,
+        );
     }
 
     /// The handles of `pool`.
@@ -193,6 +254,16 @@ impl Metrics {
             scores: Outcome::ALL.map(score),
             score_seconds: self.score_seconds.get_or_create(&PoolLabels { pool: Arc::clone(pool) }).clone(),
             released: Cause::ALL.map(release),
+            queued: self.queued.get_or_create(&PoolLabels { pool: Arc::clone(pool) }).clone(),
+            waited_seconds: self.waited_seconds.get_or_create(&PoolLabels { pool: Arc::clone(pool) }).clone(),
+            calibration: Source::ALL.map(|source| {
+                let labels = SourceLabels { pool: Arc::clone(pool), source: source.name() };
+                CalibrationMetrics {
+                    expected: self.expected_cached.get_or_create(&labels).clone(),
+                    reported: self.reported_cached.get_or_create(&labels).clone(),
+                    error: self.calibration_error.get_or_create(&labels).clone(),
+                }
+            }),
         }
     }
 
@@ -204,7 +275,16 @@ impl Metrics {
         for cause in Cause::ALL {
             self.released.remove(&ReleaseLabels { pool: Arc::clone(pool), cause: cause.name() });
         }
-        self.score_seconds.remove(&PoolLabels { pool: Arc::clone(pool) });
+        let labels = PoolLabels { pool: Arc::clone(pool) };
+        self.score_seconds.remove(&labels);
+        self.queued.remove(&labels);
+        self.waited_seconds.remove(&labels);
+        for source in Source::ALL {
+            let labels = SourceLabels { pool: Arc::clone(pool), source: source.name() };
+            self.expected_cached.remove(&labels);
+            self.reported_cached.remove(&labels);
+            self.calibration_error.remove(&labels);
+        }
     }
 
     /// A score request that names a pool that this replica does not know.
@@ -230,6 +310,14 @@ impl PoolMetrics {
         self.scores[outcome as usize].inc();
     }
 
+    /// Counts what came of what one source said.
+    pub fn calibrated(&self, source: Source, expected: u32, reported: u32) {
+        let metrics = &self.calibration[source as usize];
+        metrics.expected.inc_by(expected.into());
+        metrics.reported.inc_by(reported.into());
+        metrics.error.inc_by(expected.abs_diff(reported).into());
+    }
+
     /// Counts bookings that ended.
     pub fn released(&self, cause: Cause, bookings: usize) {
         self.released[cause as usize].inc_by(bookings as u64);
@@ -239,8 +327,16 @@ impl PoolMetrics {
 // === Outcome ===
 
 impl Outcome {
-    const ALL: [Self; 6] =
-        [Self::Chosen, Self::Desperate, Self::Empty, Self::AllTried, Self::ModelNotLoaded, Self::Cancelled];
+    const ALL: [Self; 8] = [
+        Self::Chosen,
+        Self::Desperate,
+        Self::Empty,
+        Self::AllTried,
+        Self::ModelNotLoaded,
+        Self::Cancelled,
+        Self::QueueFull,
+        Self::QueueTimeout,
+    ];
 
     /// The label.
     #[must_use]
@@ -252,6 +348,8 @@ impl Outcome {
             Self::AllTried => "all_tried",
             Self::ModelNotLoaded => "model_not_loaded",
             Self::Cancelled => "cancelled",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
         }
     }
 }

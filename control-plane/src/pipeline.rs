@@ -4,7 +4,8 @@
 //!   config file ─┐                                     ┌─▶ brains      (before any proxy sees the version)
 //!   discovery ───┼─Update─▶ run ─fold─▶ Cluster ─publish┼─▶ subscribers (watch: latest wins)
 //!   collector ───┘            ▲                         ├─▶ collector   (whom to ask)
-//!       ▲                     └─ figures ─▶ brains      └─▶ discovery   (where to look)
+//!       ▲                     └─ figures ─▶ brains      ├─▶ discovery   (where to look)
+//!       │                                               └─▶ KV events   (whom to follow)
 //!       └───────────────────────────────────────────────────┘
 //! ```
 //!
@@ -133,6 +134,9 @@ impl Pipeline {
     fn settle(&mut self, changed: Changed) {
         if changed.configuration {
             self.guides.set(self.cluster.configs());
+        }
+        if changed.targets || changed.configuration {
+            self.guides.follow(self.cluster.publishers());
         }
         let next = self.cluster.publish();
         if changed.configuration || next.is_some() {

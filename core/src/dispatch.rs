@@ -27,12 +27,13 @@ use smallvec::SmallVec;
 
 use crate::{
     dice::Dice,
-    ledger::Key,
+    ledger::{InFlight, Key, ProxyId},
+    load::Load,
     mix::ByMix,
     pick::Nobody,
     policy::{KvAware, Strategy},
     query::{Choice, Hit, Query, Source},
-    snapshot::Pool,
+    snapshot::{EndpointId, Pool},
 };
 
 mod bind;
@@ -127,6 +128,8 @@ pub enum Outcome {
 pub struct Binding {
     /// Endpoints to try, best first.
     pub choice: Choice,
+    /// The prompt's length as it was reckoned with.
+    pub prompt_tokens: u32,
     /// Who says what is cached at the first; `None` when nobody says anything.
     pub source: Option<Source>,
     /// How long the request waited for this.
@@ -197,6 +200,7 @@ impl Dispatcher {
 
     /// A request arrived.
     pub fn arrive(&mut self, arrival: Arrival<'_>, now: Duration) -> Outcome {
+        self.fleet.assume_done(now);
         let query = &self.caches.in_true_tokens(arrival.query);
         let known = self.known(query, arrival.hits, now);
         let arrival = Arrival { query, ..arrival };
@@ -204,6 +208,24 @@ impl Dispatcher {
             Some(rules) => self.weigh(arrival, known, &rules, now),
             None => self.choose(arrival, &known, now),
         }
+    }
+
+    /// How loaded and how healthy each endpoint is, by position.
+    #[must_use]
+    pub fn loads(&self) -> &[Load] {
+        &self.fleet.loads
+    }
+
+    /// Requests that are booked or open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.fleet.ledger.len()
+    }
+
+    /// What one proxy has open, by endpoint.
+    #[must_use]
+    pub fn own(&self, proxy: ProxyId) -> HashMap<EndpointId, InFlight> {
+        self.fleet.ledger.own(proxy)
     }
 
     /// Requests that wait.

@@ -31,6 +31,7 @@ pub mod policy;
 pub mod prefix;
 pub mod query;
 pub mod rendezvous;
+pub mod residency;
 pub mod responses;
 pub mod snapshot;
 pub mod speed;

@@ -15,8 +15,10 @@ pub const MAX_RANKED: usize = 4;
 pub struct Query {
     /// Prompt length in bytes of its canonical form.
     pub prompt_bytes: u64,
-    /// Estimated prompt length in tokens.
+    /// Prompt length in tokens.
     pub prompt_tokens: u32,
+    /// They were counted, and not estimated from bytes.
+    pub counted: bool,
     /// Chained hashes of the prompt's whole blocks, see [`crate::prefix`]; empty when no strategy asks for them.
     pub blocks: Arc<[u64]>,
     /// Bytes of one block.
@@ -27,6 +29,8 @@ pub struct Query {
     pub priority: i32,
     /// Hash of the tenant among whom waiting is shared fairly; `None` is a tenant of its own.
     pub tenant: Option<u64>,
+    /// The answer comes as a whole: its first byte does not tell when the prompt was done.
+    pub unary: bool,
     /// Endpoints that were tried already and failed.
     pub exclude: SmallVec<[EndpointId; MAX_RANKED]>,
 }

@@ -128,12 +128,15 @@ impl Account {
 
     /// This is what a choice may read of the request.
     pub(crate) fn asks(&mut self, query: &Query, call: &Call) {
-        self.query = query.clone();
+        self.query = Query { unary: call.is_unary(), ..query.clone() };
         self.recorded = self.records.are_heard().then(|| call.model.as_deref().unwrap_or_default().into());
     }
 
     /// Where the request goes was found.
     pub(crate) const fn planned(&mut self, plan: &Plan) {
+        if let Some(prompt_tokens) = plan.why.prompt_tokens {
+            self.query.prompt_tokens = prompt_tokens;
+        }
         self.rung = plan.rung;
         self.waited = plan.why.waited;
     }
@@ -152,7 +155,7 @@ impl Account {
         if let Some(recall) = &self.pool.recall {
             recall.remember(upstream.endpoint.id, &self.query);
         }
-        self.reporter.started(self.id, upstream.endpoint.id, uncached_tokens);
+        self.reporter.started(self.id, upstream.endpoint.id, uncached_tokens, self.query.unary);
         let in_flight = upstream.enter(uncached_tokens);
         self.attempt = Some(Attempt { sent, in_flight, cached_tokens: *cached_tokens, source: *source });
     }
@@ -239,10 +242,21 @@ impl Account {
         self.check_forecast(usage);
     }
 
+    /// Cached tokens, if the engine tells of them.
+    fn cached_tokens(&self, usage: Usage) -> Option<u32> {
+        self.pool.recall.as_ref().map_or(usage.cached_tokens, |recall| recall.cached_tokens(usage))
+    }
+
+    /// From the first byte to the last, of an answer that came in pieces.
+    fn decoding(&self) -> Option<Duration> {
+        let (first, last) = (self.first_byte?, self.last_byte?);
+        (self.frames > 1 && !self.query.unary).then(|| last - first)
+    }
+
     /// Compares what was expected to be cached with what the engine says.
     fn check_forecast(&self, usage: Usage) {
-        let (Ended::Ok, Some(attempt), Some(recall)) = (self.ended, &self.attempt, &self.pool.recall) else { return };
-        let Some(reported) = recall.cached_tokens(usage) else { return };
+        let (Ended::Ok, Some(attempt)) = (self.ended, &self.attempt) else { return };
+        let Some(reported) = self.cached_tokens(usage).filter(|_| self.pool.recall.is_some()) else { return };
         let expected = match attempt.source {
             // Counted in the engine's own tokens.
             Some(Source::Events) => attempt.cached_tokens,
@@ -352,11 +366,17 @@ impl Drop for Account {
         let usage = self.usage.map(|usage| v1::Usage {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
-            cached_tokens: usage.cached_tokens.unwrap_or(0),
+            cached_tokens: self.cached_tokens(usage),
         });
         let duration = self.duration_since_sent(now);
-        let stored_response = self.stored_response;
-        self.reporter.finished(self.id, Finished { outcome: self.ended.outcome(), usage, duration, stored_response });
+        let finished = Finished {
+            outcome: self.ended.outcome(),
+            usage,
+            duration,
+            decoding: self.decoding(),
+            stored_response: self.stored_response,
+        };
+        self.reporter.finished(self.id, finished);
     }
 }
 

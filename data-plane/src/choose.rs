@@ -62,6 +62,8 @@ pub(crate) struct Why {
     pub(crate) gamma: Option<f32>,
     /// The endpoint that came closest to being chosen instead.
     pub(crate) runner_up: Option<Arc<Upstream>>,
+    /// The prompt's length as the control plane reckons it, if it chose.
+    pub(crate) prompt_tokens: Option<u32>,
 }
 
 /// A request that needs an endpoint.

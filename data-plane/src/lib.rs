@@ -28,6 +28,7 @@ mod forward;
 mod gate;
 mod headers;
 mod listen;
+pub mod lookup;
 mod metrics;
 mod models;
 mod outgoing;

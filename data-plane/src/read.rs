@@ -41,6 +41,13 @@ pub(crate) struct Call {
     pub(crate) stripped: bool,
 }
 
+impl Call {
+    /// Whether the first byte of the answer comes only after its last token was generated.
+    pub(crate) const fn is_unary(&self) -> bool {
+        !self.stream && matches!(self.api, Api::Chat | Api::Completions | Api::Responses | Api::Messages)
+    }
+}
+
 /// A reference to a stored response.
 pub(crate) struct StoredResponse {
     pub(crate) id: String,

@@ -48,6 +48,8 @@ pub(crate) struct Finished {
     pub(crate) usage: Option<v1::Usage>,
     /// From its last sending.
     pub(crate) duration: Duration,
+    /// From the first byte of an answer in pieces to its last.
+    pub(crate) decoding: Option<Duration>,
     /// The response that the endpoint stored.
     pub(crate) stored_response: Option<ResponseKey>,
 }
@@ -62,9 +64,9 @@ impl Reporter {
         (Self { open: Default::default(), queue, lost: AtomicU64::new(0) }, reports)
     }
 
-    pub(crate) fn started(&self, request: u64, endpoint: EndpointId, uncached_tokens: u64) {
+    pub(crate) fn started(&self, request: u64, endpoint: EndpointId, uncached_tokens: u64, unary: bool) {
         self.shard(request).lock().insert(request, Open { endpoint, uncached_tokens, answered: false });
-        self.send(request, Event::Started(v1::Started { endpoint: endpoint.0, uncached_tokens }));
+        self.send(request, Event::Started(v1::Started { endpoint: endpoint.0, uncached_tokens, unary }));
     }
 
     pub(crate) fn first_byte(&self, request: u64, ttft: Duration) {
@@ -80,7 +82,7 @@ impl Reporter {
 
     /// The request is over.
     pub(crate) fn finished(&self, request: u64, ended: Finished) {
-        let Finished { outcome, usage, duration, stored_response } = ended;
+        let Finished { outcome, usage, duration, decoding, stored_response } = ended;
         let open = self.shard(request).lock().remove(&request);
         let endpoint = open.map(|open| open.endpoint.0);
         let finished = v1::Finished {
@@ -90,6 +92,7 @@ impl Reporter {
             duration_us: micros(duration),
             stored_response: stored_response.map(|key| key.0),
             ttft_us: None,
+            decoding_us: decoding.map(micros),
         };
         self.send(request, Event::Finished(finished));
     }
@@ -166,11 +169,14 @@ mod tests {
     #[test]
     fn an_open_request_is_listed_from_its_start_to_its_end() {
         let (reporter, mut reports) = Reporter::new();
-        reporter.started(1, ENDPOINT, 100);
-        reporter.started(2, ENDPOINT, 50);
+        reporter.started(1, ENDPOINT, 100, false);
+        reporter.started(2, ENDPOINT, 50, false);
         reporter.first_byte(1, Duration::from_millis(3));
         let duration = Duration::from_millis(9);
-        reporter.finished(2, Finished { outcome: Outcome::Ok, usage: None, duration, stored_response: None });
+        reporter.finished(
+            2,
+            Finished { outcome: Outcome::Ok, usage: None, duration, decoding: None, stored_response: None },
+        );
         let expected = v1::OpenRequest { request: 1, endpoint: 7, uncached_tokens: 100, answered: true };
         assert_eq!(reporter.open_requests().requests, [expected]);
         let Some(Event::Finished(finished)) =
@@ -184,9 +190,15 @@ mod tests {
     #[test]
     fn a_request_that_began_and_ended_in_one_batch_is_told_by_one_report() {
         let (reporter, mut reports) = Reporter::new();
-        let finished = |outcome| Finished { outcome, usage: None, duration: Duration::ZERO, stored_response: None };
-        reporter.started(1, ENDPOINT, 10);
-        reporter.started(2, ENDPOINT, 10);
+        let finished = |outcome| Finished {
+            outcome,
+            usage: None,
+            duration: Duration::ZERO,
+            decoding: None,
+            stored_response: None,
+        };
+        reporter.started(1, ENDPOINT, 10, false);
+        reporter.started(2, ENDPOINT, 10, false);
         reporter.attempt_failed(1, ENDPOINT, Outcome::Unreachable);
         reporter.first_byte(1, Duration::from_micros(300));
         reporter.first_byte(2, Duration::from_micros(400));

@@ -174,7 +174,7 @@ pub(crate) fn chosen(span: &Span, plan: &Plan) {
         return;
     }
     let Plan { ranked, rung, why, .. } = plan;
-    let Why { waited, expected_wait, expected_ttft, gamma, runner_up } = why;
+    let Why { waited, expected_wait, expected_ttft, gamma, runner_up, prompt_tokens: _ } = why;
     span.record("hermes.decided_by", rung.name());
     if let Some(Target { upstream, cached_tokens, source }) = ranked.first() {
         span.record("hermes.endpoint", &*upstream.endpoint.name);

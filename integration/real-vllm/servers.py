@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,8 +51,8 @@ class Server:
 class Vllm(Server):
     """A real vLLM server on one core."""
 
-    def __init__(self, core: int, home: Path, logs: Path, adapter: bool) -> None:
-        self.port = free_port()
+    def __init__(self, core: int, home: Path, logs: Path, adapter: bool, more: list[str] | None = None, port: int = 0) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         command += ["--model", str(home / "model"), "--served-model-name", MODEL, "--host", "127.0.0.1"]
@@ -59,6 +60,7 @@ class Vllm(Server):
         command += ["--enforce-eager", "--enable-prefix-caching", "--enable-prompt-tokens-details"]
         if adapter:
             command += ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"{ADAPTER}={home / 'adapter'}"]
+        command += more or []
         environment = {
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
@@ -68,6 +70,8 @@ class Vllm(Server):
             "PYTHONHASHSEED": "0",
             # Without it an idle server keeps a core busy.
             "VLLM_SLEEP_WHEN_IDLE": "1",
+            # For `/reset_prefix_cache`.
+            "VLLM_SERVER_DEV_MODE": "1",
         }
         super().__init__(command, environment, logs / f"vllm-{core}.log")
 
@@ -77,16 +81,22 @@ class Vllm(Server):
 
 
 class Hermes(Server):
-    """`hermes serve` in front of these engines."""
+    """`hermes serve` in front of these engines, or as this configuration says."""
 
-    def __init__(self, binary: str, engines: list[Vllm], logs: Path) -> None:
-        command = [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--strategy", "kv-aware"]
-        for engine in engines:
-            command += ["--endpoint", engine.url]
+    def __init__(self, binary: str, engines: list[Vllm], logs: Path, config: Path | None = None) -> None:
+        command = [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        if config:
+            command += ["--config", str(config)]
+        else:
+            command += ["--strategy", "kv-aware"]
+            for engine in engines:
+                command += ["--endpoint", engine.url]
         super().__init__(command, {"HERMES_LOG": "info"}, logs / "hermes.log", stdout=subprocess.PIPE)
         assert self.process.stdout
         self.url = address(self.process.stdout.readline(), "listening on ")
         self.admin = address(self.process.stdout.readline(), "admin on ")
+        self.process.stdout.readline()
+        self.control = address(self.process.stdout.readline(), "control plane's admin on ")
 
     def metric(self, name: str, *labels: str) -> float:
         lines = httpx.get(f"{self.admin}/metrics").raise_for_status().text.splitlines()
@@ -106,6 +116,22 @@ def start_engines(stack: ExitStack, home: Path, logs: Path) -> list[Vllm]:
     for engine in engines:
         wait_for(lambda engine=engine: healthy(engine), f"{engine.url} is healthy", VLLM_READY_SECONDS)
     return engines
+
+
+def report(checks: list[Callable], trial: object) -> int:
+    """Runs all checks, prints what each saw as a row of a table, and answers how many failed."""
+    failed = 0
+    print("| check | seen |\n|---|---|")
+    for check in checks:
+        name = check.__name__.replace("_", " ")
+        try:
+            print(f"| {name} | {check(trial)} |", flush=True)
+        except Exception as error:  # A check that fails is a row like the others; the rest is still worth knowing.
+            failed += 1
+            traceback.print_exc()
+            print(f"| {name} | **failed**: {type(error).__name__}: {error} |", flush=True)
+    print(f"\n{len(checks) - failed} passed, {failed} failed")
+    return failed
 
 
 def healthy(server: Vllm) -> bool:

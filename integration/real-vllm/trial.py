@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from servers import ADAPTER, MODEL, Hermes, Vllm, start_engines, wait_for
+from servers import ADAPTER, MODEL, Hermes, Vllm, report, start_engines, wait_for
 
 # About 1,500 tokens of the tiny model's tokenizer: dozens of KV blocks.
 LONG = "The router keeps the newest snapshot, and every request sees exactly one of them. " * 60
@@ -171,7 +170,6 @@ CHECKS: list[Callable[[Trial], str]] = [
 
 def main() -> int:
     hermes_binary, home, logs = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    failed = 0
     with ExitStack() as stack:
         begun = time.monotonic()
         engines = start_engines(stack, home, logs)
@@ -181,16 +179,7 @@ def main() -> int:
         trial = Trial(hermes, engines)
         version = httpx.get(f"{engines[0].url}/version").json()["version"]
         print(f"Two vLLM {version} servers on one CPU core each, ready in {ready:.0f} s; `hermes serve --strategy kv-aware`.\n")
-        print("| check | seen |\n|---|---|")
-        for check in CHECKS:
-            name = check.__name__.replace("_", " ")
-            try:
-                print(f"| {name} | {check(trial)} |", flush=True)
-            except Exception as error:  # A check that fails is a row like the others; the rest is still worth knowing.
-                failed += 1
-                traceback.print_exc()
-                print(f"| {name} | **failed**: {type(error).__name__}: {error} |", flush=True)
-    print(f"\n{len(CHECKS) - failed} passed, {failed} failed")
+        failed = report(CHECKS, trial)
     return 1 if failed else 0
 
 

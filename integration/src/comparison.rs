@@ -48,6 +48,19 @@ pub struct Row {
     pub outcome: Outcome,
 }
 
+/// A count as people read it: `1,024,000`.
+pub(crate) fn grouped(count: usize) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 impl Comparison {
     /// Writes one JSON array with an object for each policy; times in seconds.
     ///
@@ -99,6 +112,11 @@ mod tests {
             facts: vec![("servers", "2".to_owned())],
             rows: vec![row("one", 300), row("none", 0)],
         }
+    }
+
+    #[test]
+    fn counts_are_grouped_by_thousands() {
+        assert_eq!([0, 999, 1_000, 1_024_000].map(grouped), ["0", "999", "1,000", "1,024,000"]);
     }
 
     #[test]

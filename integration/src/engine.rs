@@ -27,6 +27,7 @@ mod fields;
 mod generation;
 mod info;
 mod journal;
+mod kv_events;
 mod messages;
 mod meters;
 mod page;
@@ -59,12 +60,14 @@ pub use self::args::EngineArgs;
 pub use self::config::EngineConfig;
 pub use self::faults::{Fault, Faults};
 pub use self::journal::RecordedRequest;
+pub use self::kv_events::{Encoding, KvEventsConfig};
 pub use self::prompt::Prompt;
 
 use self::chain::Chain;
 use self::core::Core;
 use self::door::Door;
 use self::journal::Journal;
+use self::kv_events::{Doors, Publisher};
 use self::server::{Connections, Orders, serve};
 use self::service::Service;
 
@@ -77,6 +80,7 @@ pub struct Engine;
 pub struct EngineHandle {
     config: Arc<EngineConfig>,
     door: Arc<Door>,
+    events: Option<Doors>,
     faults: Arc<Faults>,
     journal: Arc<Journal>,
     runtime: Handle,
@@ -120,7 +124,7 @@ struct Incarnation {
     orders: watch::Sender<Orders>,
     /// The accept loop, which owns the connections.
     server: JoinSet<()>,
-    /// The scheduler's task and the one that drains connections when the port refuses.
+    /// The scheduler's task, the publisher's, and the one that drains connections when the port refuses.
     background: JoinSet<()>,
 }
 
@@ -132,7 +136,9 @@ impl Engine {
     pub async fn start(config: EngineConfig) -> io::Result<EngineHandle> {
         config.check()?;
         let door = Arc::new(Door::reserve(config.listen)?);
+        let events = config.kv_events.as_ref().map(Doors::reserve).transpose()?;
         let engine = EngineHandle {
+            events,
             faults: Arc::new(Faults::new(Arc::clone(&door))),
             journal: Arc::new(Journal::new(config.journal)),
             config: Arc::new(config),
@@ -154,6 +160,12 @@ impl EngineHandle {
     /// `http://` and the address.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr())
+    }
+
+    /// Where it publishes KV events, and where it replays them.
+    pub fn kv_events_addrs(&self) -> Option<(SocketAddr, Option<SocketAddr>)> {
+        let Doors { publish, replay } = self.events.as_ref()?;
+        Some((publish.addr(), replay.as_ref().map(|door| door.addr())))
     }
 
     /// The configuration with which it was started.
@@ -238,18 +250,30 @@ impl EngineHandle {
     }
 
     fn begin(&self) -> io::Result<()> {
-        let core = Arc::new(Core::new(Arc::clone(&self.config), Arc::clone(&self.faults)));
+        let events = self.config.kv_events.clone();
+        let publisher = events.map(|events| Publisher::new(events, self.config.block_size, Arc::clone(&self.faults)));
+        let publisher = publisher.map(Arc::new);
+        let core = Arc::new(Core::new(Arc::clone(&self.config), Arc::clone(&self.faults), publisher.clone()));
         let (config, faults, journal) = (Arc::clone(&self.config), Arc::clone(&self.faults), Arc::clone(&self.journal));
-        let service = Arc::new(Service::new(config, Arc::clone(&core), faults, journal));
+        let service = Arc::new(Service::new(config, Arc::clone(&core), faults, journal, self.events.clone()));
         let connections = Arc::new(Connections::default());
         let (orders, told) = watch::channel(Orders::default());
         self.door.open()?;
+        if let Some(doors) = &self.events {
+            doors.open()?;
+        }
         let mut server = JoinSet::new();
         server.spawn_on(
             serve(Arc::clone(&self.door), Arc::clone(&service), Arc::clone(&connections), told),
             &self.runtime,
         );
         let mut background = JoinSet::new();
+        if let (Some(doors), Some(publisher)) = (&self.events, &publisher) {
+            for (door, role) in doors.all() {
+                let serving = kv_events::serve(Arc::clone(door), Arc::clone(publisher), role);
+                background.spawn_on(serving, &self.runtime);
+            }
+        }
         background.spawn_on(async move { core.run().await }, &self.runtime);
         background.spawn_on(drain_refused(Arc::clone(&self.faults), orders.clone()), &self.runtime);
         *self.running.lock() = Some(Incarnation { service, connections, orders, server, background });
@@ -258,6 +282,9 @@ impl EngineHandle {
 
     fn end(&self) -> Option<Incarnation> {
         self.door.shut();
+        if let Some(doors) = &self.events {
+            doors.shut();
+        }
         self.running.lock().take()
     }
 }

@@ -10,36 +10,28 @@
 //! It keeps no prompt: what a request held is seen by the closure alone.
 
 use std::{
-    convert::Infallible,
-    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::sleep;
 
-/// Largest question in bytes, the limit of the published server.
-const MAX_BODY: usize = 4 << 20;
+use crate::stand_in::{Role, StandIn, reply};
 
 /// A running stand-in on an ephemeral port of the loopback; it ends when dropped.
 #[derive(Debug)]
 pub struct KvManagerServer {
-    address: SocketAddr,
+    server: StandIn,
     state: Arc<State>,
-    _accepting: AbortOnDropHandle<()>,
 }
 
 /// One question, as the server understood it.
@@ -70,6 +62,8 @@ pub enum Fault {
     None,
     /// Takes questions and never answers.
     Hang,
+    /// Answers after this time.
+    Slow(Duration),
     /// Answers this status with no body.
     Status(u16),
     /// Answers 200 with something that is no JSON.
@@ -100,18 +94,16 @@ impl KvManagerServer {
     where
         K: Fn(&Question) -> Vec<(String, f64)> + Send + Sync + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
         let state =
             Arc::new(State { know: Box::new(know), fault: Mutex::new(Fault::None), questions: AtomicUsize::new(0) });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
-        Ok(Self { address, state, _accepting: AbortOnDropHandle::new(accepting) })
+        let server = StandIn::start(Arc::clone(&state)).await?;
+        Ok(Self { server, state })
     }
 
     /// Its base URL, without a path.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.server.url()
     }
 
     /// Misbehaves like this from the next question on.
@@ -152,41 +144,29 @@ impl Question {
 
 // === Serving ===
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        while connections.try_join_next().is_some() {}
-        if *state.fault.lock() == Fault::Refuse {
-            continue;
-        }
-        connections.spawn(serve(stream, Arc::clone(&state)));
+impl Role for State {
+    fn answer(self: Arc<Self>, request: Request<Bytes>) -> BoxFuture<'static, Response<Full<Bytes>>> {
+        async move { answer(&request, &self).await }.boxed()
+    }
+
+    fn is_open(&self) -> bool {
+        *self.fault.lock() != Fault::Refuse
     }
 }
 
-async fn serve(stream: TcpStream, state: Arc<State>) {
-    let service = service_fn(move |request| {
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(answer(request, &state).await) }
-    });
-    // A client that goes away is no failure of the server.
-    let _gone = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-}
-
-async fn answer(request: Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Bytes>, state: &State) -> Response<Full<Bytes>> {
     if request.uri().path() != "/match_sort" {
         return reply(StatusCode::NOT_FOUND, "");
     }
     if request.method() != Method::POST {
         return reply(StatusCode::METHOD_NOT_ALLOWED, "");
     }
-    let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
-        return reply(StatusCode::PAYLOAD_TOO_LARGE, "");
-    };
     state.questions.fetch_add(1, Ordering::Relaxed);
     let fault = *state.fault.lock();
     match fault {
         Fault::None => {}
         Fault::Hang => std::future::pending().await,
+        Fault::Slow(delay) => sleep(delay).await,
         Fault::Status(status) => {
             return reply(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "");
         }
@@ -194,17 +174,10 @@ async fn answer(request: Request<Incoming>, state: &State) -> Response<Full<Byte
         // Refusing happens at the connection; one that was open before is answered with nothing too.
         Fault::Empty | Fault::Refuse => return reply(StatusCode::OK, ""),
     }
-    let Some(question) = Question::read(&body.to_bytes()) else {
+    let Some(question) = Question::read(request.body()) else {
         return reply(StatusCode::BAD_REQUEST, r#"{"error":"a question has model, and prompt or messages"}"#);
     };
     let rows: Vec<_> =
         (state.know)(&question).iter().map(|(id, rate)| json!({"pod_ip": id, "match_rate": rate})).collect();
     reply(StatusCode::OK, &json!({ "data": rows }).to_string())
-}
-
-fn reply(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    response
 }

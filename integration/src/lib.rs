@@ -3,7 +3,7 @@
 //! ```text
 //!   load, replay ──HTTP──▶ Hermes (fleet: both planes) ──HTTP──▶ engine (simulated model servers)
 //!                              │            │
-//!                     apiserver (Kubernetes)  kvmanager (match_sort)
+//!                     apiserver (Kubernetes)  kvmanager (match_sort), conductor (Mooncake)
 //! ```
 //!
 //! [`replica`] stands in for a control plane where a test has to say what a real one would not.
@@ -14,6 +14,7 @@
 pub mod apiserver;
 pub mod collector;
 pub mod comparison;
+pub mod conductor;
 pub mod engine;
 pub mod fleet;
 pub mod kvmanager;
@@ -22,3 +23,4 @@ pub mod record;
 pub mod rehearsal;
 pub mod replica;
 pub mod simulate;
+mod stand_in;

@@ -8,6 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hermes_core::{
+    dispatch::Ended,
     ledger::{Key, Phase, ProxyId, RequestId},
     responses::{ResponseKey, Responses},
     snapshot::{EndpointId, Snapshot},
@@ -15,10 +16,16 @@ use hermes_core::{
 use hermes_proto::v1::Outcome;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{
+    sync::Notify,
+    time::{self, Instant, MissedTickBehavior},
+};
 
-use super::{Brain, Census, Row, row::View};
-use crate::{collector::Observation, kvmanager::KvManager, metrics::Metrics};
+use super::{Brain, Census, Finish, Row, row::View};
+use crate::{collector::Observation, kv_events::KvEvents, kvmanager::KvManager, metrics::Metrics, tokens::Tokens};
+
+/// How often those who wait are looked at while nothing happens: a tenth of what a person notices.
+const TURN: Duration = Duration::from_millis(10);
 
 /// Every pool's brain. Readers take no lock to find one.
 #[derive(Debug)]
@@ -30,6 +37,8 @@ pub struct Brains {
     /// Where stored responses live, by the word of every proxy.
     responses: Mutex<Responses>,
     metrics: Metrics,
+    /// Told when somebody begins to wait.
+    waits: Notify,
 }
 
 /// What a pool needs besides what proxies see of it.
@@ -39,6 +48,10 @@ pub struct Guide {
     pub stale_after: Duration,
     /// Whom to ask about caches.
     pub kv_manager: Option<Arc<KvManager>>,
+    /// What the engines tell of their caches.
+    pub kv_events: Option<Arc<KvEvents>>,
+    /// Makes token ids of prompts, for whoever goes by them.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 /// A pool's brain, and whom to ask before it chooses.
@@ -48,6 +61,10 @@ pub struct Home {
     pub brain: Arc<Brain>,
     /// Whom to ask about caches.
     pub kv_manager: Option<Arc<KvManager>>,
+    /// What the engines tell of their caches.
+    pub kv_events: Option<Arc<KvEvents>>,
+    /// Makes token ids of prompts, for whoever goes by them.
+    pub tokens: Option<Arc<Tokens>>,
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +87,14 @@ impl Brains {
     /// No brains yet. `seed` decides what is left to chance.
     #[must_use]
     pub fn new(seed: u64, metrics: Metrics) -> Self {
-        Self { directory: ArcSwap::default(), start: Instant::now(), seed, responses: Mutex::default(), metrics }
+        Self {
+            directory: ArcSwap::default(),
+            start: Instant::now(),
+            seed,
+            responses: Mutex::default(),
+            metrics,
+            waits: Notify::new(),
+        }
     }
 
     /// The time, as brains count it.
@@ -85,7 +109,7 @@ impl Brains {
         let mut next = Directory::default();
         for pool in &snapshot.pools {
             let name = &pool.spec.name;
-            let Guide { stale_after, kv_manager } = guide(name);
+            let Guide { stale_after, kv_manager, kv_events, tokens } = guide(name);
             let brain = match before.pools.get(name) {
                 Some(home) => {
                     home.brain.apply(pool, stale_after, now);
@@ -93,11 +117,13 @@ impl Brains {
                 }
                 None => {
                     let seed = self.seed ^ EndpointId::of(name, "", "").0;
-                    Arc::new(Brain::new(Arc::clone(pool), stale_after, self.metrics.pool(name), seed))
+                    Arc::new(Brain::new(pool, stale_after, self.metrics.pool(name), seed))
                 }
             };
             next.endpoints.extend(pool.endpoints.iter().map(|endpoint| (endpoint.id, Arc::clone(&brain))));
-            next.pools.insert(Arc::clone(name), Home { brain, kv_manager });
+            let home = Home { brain, kv_manager, kv_events, tokens };
+            home.follow();
+            next.pools.insert(Arc::clone(name), home);
         }
         before.pools.keys().filter(|name| !next.pools.contains_key(*name)).for_each(|name| self.metrics.forget(name));
         self.directory.store(Arc::new(next));
@@ -133,16 +159,44 @@ impl Brains {
         }
     }
 
+    /// A request waits for an endpoint: turns have to be given until nobody does.
+    pub fn somebody_waits(&self) {
+        self.waits.notify_one();
+    }
+
+    /// Gives turns to those who wait, as often as that can make a difference, and rests while nobody does.
+    ///
+    /// Most turns come from events, such as a first byte; this is for what follows from time alone.
+    pub async fn give_turns(&self) {
+        loop {
+            self.waits.notified().await;
+            let mut turns = time::interval(TURN);
+            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                turns.tick().await;
+                let now = self.now();
+                // Every brain has its turn, so no short circuit.
+                if self.all().filter(|brain| brain.turn(now)).count() == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Lets time pass in every pool.
     pub fn tick(&self) {
-        let now = self.now();
-        self.all().for_each(|brain| brain.tick(now));
+        let (directory, now) = (self.directory.load_full(), self.now());
+        for home in directory.pools.values() {
+            home.brain.tick(now);
+            // Engines tell the size of their blocks some time after they appear.
+            home.follow();
+        }
     }
 
     /// A proxy does not want the answer to a request any more.
     pub fn cancel(&self, key: Key) {
         let now = self.now();
-        self.all().for_each(|brain| brain.cancel(key, now));
+        self.all().for_each(|brain| _ = brain.cancel(key, now));
     }
 
     /// A proxy is gone for good.
@@ -168,7 +222,9 @@ impl Brains {
     /// A request is over that was never sent anywhere: its booking is wherever it was made.
     pub fn finished_unsent(&self, key: Key) {
         let now = self.now();
-        self.all().for_each(|brain| brain.finished(key, None, Outcome::Unspecified, now));
+        let (outcome, ended) = (Outcome::Unspecified, Ended::default());
+        let finish = Finish { endpoint: None, outcome, ended, ttft: None };
+        self.all().for_each(|brain| brain.finished(key, finish, now));
     }
 
     /// The loads of all endpoints that `known` has, as `proxy` is to see them.
@@ -182,6 +238,14 @@ impl Brains {
             }
         }
         rows
+    }
+
+    /// The KV events of every pool that follows them.
+    #[must_use]
+    pub fn kv_events(&self) -> Vec<(Arc<str>, Arc<KvEvents>)> {
+        let directory = self.directory.load();
+        let followed = directory.pools.iter().filter_map(|(name, home)| Some((name, home.kv_events.as_ref()?)));
+        followed.map(|(name, events)| (Arc::clone(name), Arc::clone(events))).collect()
     }
 
     /// How every pool stands.
@@ -206,5 +270,23 @@ impl Brains {
         let directory = self.directory.load_full();
         let brains: Vec<_> = directory.pools.values().map(|home| Arc::clone(&home.brain)).collect();
         brains.into_iter()
+    }
+}
+
+// === Home ===
+
+impl Home {
+    /// Tells those who are asked which endpoints there are.
+    fn follow(&self) {
+        if self.kv_manager.is_none() && self.tokens.is_none() {
+            return;
+        }
+        let pool = self.brain.pool();
+        if let Some(tokens) = &self.tokens {
+            tokens.follow(&pool);
+        }
+        if let Some(manager) = &self.kv_manager {
+            manager.follow(&pool, self.brain.block_size());
+        }
     }
 }

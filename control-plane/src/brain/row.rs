@@ -47,8 +47,8 @@ impl Brain {
     /// Appends the rows of the endpoints that are in `known` too, as `proxy` is to see them.
     pub(super) fn rows(&self, proxy: ProxyId, known: &Pool, rows: &mut Vec<Row>) {
         let state = self.state.lock();
-        let own = state.ledger.own(proxy);
-        let loads = state.pool.endpoints.iter().zip(&state.loads);
+        let own = state.dispatcher.own(proxy);
+        let loads = state.dispatcher.pool().endpoints.iter().zip(state.dispatcher.loads());
         let loads = loads.filter(|(endpoint, _)| known.position(endpoint.id).is_some());
         rows.extend(loads.map(|(endpoint, load)| {
             let own = own.get(&endpoint.id).copied().unwrap_or_default();
@@ -59,7 +59,8 @@ impl Brain {
     /// All endpoints, for people.
     pub(super) fn view(&self, now: Duration) -> Vec<View> {
         let state = self.state.lock();
-        let endpoints = state.pool.endpoints.iter().zip(&state.loads).zip(&state.slots);
+        let loads = state.dispatcher.pool().endpoints.iter().zip(state.dispatcher.loads());
+        let endpoints = loads.zip(&state.slots);
         let view = endpoints.map(|((endpoint, load), slot)| View {
             id: endpoint.id.to_string(),
             url: Arc::clone(&endpoint.url),

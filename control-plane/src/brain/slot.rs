@@ -1,4 +1,4 @@
-//! What is known about one endpoint between two choices.
+//! What is known about one endpoint between two choices, besides what the dispatcher learns.
 
 use std::time::Duration;
 
@@ -10,6 +10,9 @@ use hermes_core::{
 
 use crate::collector::{Failure, Scraped};
 
+/// Start times that differ by less are one start: engines round them.
+const SAME_START: f64 = 1.0;
+
 /// One endpoint.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -18,26 +21,56 @@ pub(super) struct Slot {
     newest: Option<(Sample, Duration)>,
     /// The engine says that it sleeps: a request would fail, or wake it.
     asleep: bool,
+    /// Unix time at which its process started, if it told.
+    started: Option<f64>,
+    /// Prompt tokens that it looked up in its cache since then, and found there.
+    counters: Option<(f64, f64)>,
+    /// Tokens in a block of its KV cache, since it told.
+    pub(super) block_size: Option<u32>,
+}
+
+/// What a scrape says that has to be acted upon.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct News {
+    /// Another process answers: its start time changed, or its counters went back.
+    pub(super) restarted: bool,
+    /// Tokens that its KV cache holds.
+    pub(super) capacity: Option<u64>,
+    /// Prompt tokens that it found in its cache since the last scrape.
+    pub(super) found: Option<u64>,
 }
 
 // === Slot ===
 
 impl Slot {
     pub(super) fn new(policy: BreakerPolicy) -> Self {
-        Self { breaker: Breaker::new(policy), newest: None, asleep: false }
+        Self {
+            breaker: Breaker::new(policy),
+            newest: None,
+            asleep: false,
+            started: None,
+            counters: None,
+            block_size: None,
+        }
     }
 
     /// Takes in what one scrape brought.
-    pub(super) fn observe(&mut self, outcome: &Result<Scraped, Failure>, now: Duration) {
+    pub(super) fn observe(&mut self, outcome: &Result<Scraped, Failure>, now: Duration) -> News {
         match outcome {
             Ok(scraped) => {
                 self.breaker.probe_ok(now);
                 self.asleep = scraped.asleep == Some(true);
+                self.block_size = scraped.cache.block_size.or(self.block_size);
                 self.newest = (scraped.sample != Sample::default()).then_some((scraped.sample, now));
+                self.news(scraped)
             }
-            Err(Failure::Refused) => self.breaker.probe_failed(),
-            // It answers, if not as it should: its figures grow stale by themselves.
-            Err(Failure::Timeout | Failure::Broken | Failure::Status(_) | Failure::Garbage | Failure::TooLarge) => {}
+            Err(failure) => {
+                // Else it answers, if not as it should: its figures grow stale by themselves.
+                if *failure == Failure::Refused {
+                    self.breaker.probe_failed();
+                }
+                News::default()
+            }
         }
     }
 
@@ -53,5 +86,44 @@ impl Slot {
 
     pub(super) fn health(&self, now: Duration) -> Health {
         if self.asleep { Health::Down } else { self.breaker.health(now) }
+    }
+
+    fn news(&mut self, scraped: &Scraped) -> News {
+        let counters = scraped.prefix_queries.zip(scraped.prefix_hits);
+        let (before, began) = (self.counters, self.started);
+        self.counters = counters.or(before);
+        self.started = scraped.started.or(began);
+        let moved = began.zip(scraped.started).is_some_and(|(before, now)| (now - before).abs() > SAME_START);
+        let both = before.zip(counters);
+        let went_back = both.is_some_and(|((queries, hits), (now, found))| now < queries || found < hits);
+        let restarted = moved || went_back;
+        let found = both.filter(|_| !restarted).map(|((_, hits), (_, found))| (found - hits) as u64);
+        let cache = scraped.cache;
+        let capacity =
+            cache.block_size.zip(cache.num_blocks).map(|(size, blocks)| u64::from(size).saturating_mul(blocks));
+        News { restarted, capacity, found }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::CacheInfo;
+
+    fn scraped(started: Option<f64>, queries: f64, hits: f64) -> Result<Scraped, Failure> {
+        let cache = CacheInfo { block_size: Some(16), num_blocks: Some(100) };
+        Ok(Scraped { started, prefix_queries: Some(queries), prefix_hits: Some(hits), cache, ..Scraped::default() })
+    }
+
+    #[test]
+    fn a_restart_shows_in_the_start_time_or_in_counters_that_went_back() {
+        let mut slot = Slot::new(BreakerPolicy::default());
+        let mut observe = |started, queries, hits| slot.observe(&scraped(started, queries, hits), Duration::ZERO);
+        let first = observe(Some(1e9), 100.0, 40.0);
+        assert_eq!(first, News { restarted: false, capacity: Some(1_600), found: None });
+        assert_eq!(observe(Some(1e9 + 0.4), 300.0, 90.0).found, Some(50));
+        assert!(observe(Some(1e9 + 60.0), 400.0, 95.0).restarted);
+        assert!(observe(None, 10.0, 0.0).restarted);
+        assert!(!observe(None, 10.0, 0.0).restarted);
     }
 }

@@ -1,6 +1,7 @@
 //! Stories of [`Brain`]: time is an argument.
 
 use hermes_core::{
+    dispatch::Ended,
     ledger::{Phase, ProxyId, RequestId},
     load::Sample,
     policy::{Policy, Strategy},
@@ -17,6 +18,7 @@ use crate::{
 };
 
 const STALE: Duration = Duration::from_secs(5);
+const TTFT: Duration = Duration::from_millis(5);
 const ONE: ProxyId = ProxyId(1);
 const TWO: ProxyId = ProxyId(2);
 
@@ -39,7 +41,7 @@ fn pool(endpoints: usize) -> Arc<Pool> {
 
 fn brain(endpoints: usize) -> Brain {
     let metrics = Metrics::register(&mut Registry::default());
-    Brain::new(pool(endpoints), STALE, metrics.pool(&"chat".into()), 7)
+    Brain::new(&pool(endpoints), STALE, metrics.pool(&"chat".into()), 7)
 }
 
 fn key(proxy: ProxyId, request: u64) -> Key {
@@ -50,27 +52,38 @@ fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+fn arrival(key: Key, query: &Query) -> Arrival<'_> {
+    Arrival { key, query, model: None, hits: &[], waited: Duration::ZERO, may_wait: true }
+}
+
 impl Brain {
     fn first(&self, key: Key, now: Duration) -> EndpointId {
         let query = Query { prompt_tokens: 100, ..Query::default() };
-        self.choose(key, &query, None, &[], now).expect("there are endpoints").ranked[0].endpoint
+        match self.choose(arrival(key, &query), now) {
+            Verdict::Bound(binding) => binding.choice.ranked[0].endpoint,
+            other => panic!("nobody: {other:?}"),
+        }
     }
 
     fn load(&self, endpoint: EndpointId) -> Load {
         let state = self.state.lock();
-        state.loads[state.pool.position(endpoint).expect("the endpoint is there")]
+        state.dispatcher.loads()[state.dispatcher.pool().position(endpoint).expect("the endpoint is there")]
     }
 
     fn scrape(&self, endpoint: EndpointId, outcome: Result<Scraped, Failure>, now: Duration) {
         self.observe(&Observation { endpoint, at: Instant::now(), outcome, models: None }, now);
     }
 
-    /// The loads hold what the ledger, the breakers and the samples say.
+    fn ends(&self, key: Key, endpoint: EndpointId, outcome: Report, now: Duration) {
+        self.finished(key, Finish { endpoint: Some(endpoint), outcome, ended: Ended::default(), ttft: None }, now);
+    }
+
+    /// Health and figures are what the breakers and the samples say.
     fn assert_loads_are_true(&self, now: Duration) {
         let mut state = self.state.lock();
-        let kept = state.loads.clone();
-        state.recompute(now);
-        assert_eq!(kept, state.loads);
+        let kept = state.dispatcher.loads().to_vec();
+        state.reassess_all(now);
+        assert_eq!(kept, state.dispatcher.loads());
     }
 }
 
@@ -89,12 +102,12 @@ fn a_request_is_followed_from_booking_to_its_end() {
     let brain = brain(1);
     let (request, now) = (key(ONE, 1), at(0));
     let endpoint = brain.first(request, now);
-    brain.started(request, endpoint, 60, now);
-    assert_eq!((brain.load(endpoint).in_flight, brain.load(endpoint).pending_tokens), (1, 60));
-    brain.first_byte(request, now);
+    brain.started(request, endpoint, 60, false, now);
+    assert_eq!((brain.load(endpoint).in_flight, brain.load(endpoint).pending_tokens), (1, 100), "what was booked");
+    brain.first_byte(request, TTFT, now);
     assert_eq!((brain.load(endpoint).in_flight, brain.load(endpoint).pending_tokens), (1, 0));
-    brain.finished(request, Some(endpoint), Report::Ok, now);
-    brain.finished(request, Some(endpoint), Report::Ok, now);
+    brain.ends(request, endpoint, Report::Ok, now);
+    brain.ends(request, endpoint, Report::Ok, now);
     assert_eq!(brain.load(endpoint), Load::default());
 }
 
@@ -106,7 +119,7 @@ fn a_retry_elsewhere_moves_the_booking() {
     let other =
         brain.pool().endpoints.iter().map(|endpoint| endpoint.id).find(|&id| id != failed).expect("two endpoints");
     brain.attempt_failed(failed, Report::Unreachable, now);
-    brain.started(request, other, 100, now);
+    brain.started(request, other, 100, false, now);
     assert_eq!((brain.load(failed).in_flight, brain.load(other).in_flight), (0, 1));
     brain.assert_loads_are_true(now);
 }
@@ -127,7 +140,7 @@ fn a_cancel_takes_back_what_was_not_sent_and_nothing_else() {
     brain.cancel(key(ONE, 1), at(0));
     assert_eq!(brain.load(endpoint).in_flight, 0);
     brain.first(key(ONE, 2), at(0));
-    brain.started(key(ONE, 2), endpoint, 100, at(0));
+    brain.started(key(ONE, 2), endpoint, 100, false, at(0));
     brain.cancel(key(ONE, 2), at(0));
     assert_eq!(brain.load(endpoint).in_flight, 1);
 }
@@ -136,7 +149,7 @@ fn a_cancel_takes_back_what_was_not_sent_and_nothing_else() {
 fn a_dead_proxy_takes_its_requests_with_it_and_silence_its_bookings() {
     let brain = brain(1);
     let endpoint = brain.first(key(ONE, 1), at(0));
-    brain.started(key(ONE, 1), endpoint, 100, at(0));
+    brain.started(key(ONE, 1), endpoint, 100, false, at(0));
     brain.first(key(TWO, 1), at(0));
     brain.forget_proxy(ONE, at(1));
     assert_eq!(brain.load(endpoint).in_flight, 1);
@@ -148,7 +161,7 @@ fn a_dead_proxy_takes_its_requests_with_it_and_silence_its_bookings() {
 fn a_proxy_corrects_what_was_believed_of_it() {
     let brain = brain(1);
     let endpoint = brain.first(key(ONE, 1), at(0));
-    brain.started(key(ONE, 1), endpoint, 100, at(0));
+    brain.started(key(ONE, 1), endpoint, 100, false, at(0));
     brain.replace_proxy(
         ONE,
         vec![(RequestId(9), endpoint, 30, Phase::Answering), (RequestId(8), EndpointId(0), 5, Phase::Sent)],
@@ -178,7 +191,7 @@ fn backpressure_and_clients_who_leave_are_no_failures() {
     for request in 0..20 {
         brain.first(key(ONE, request), at(0));
         brain.attempt_failed(endpoint, Report::Backpressure, at(0));
-        brain.finished(key(ONE, request), Some(endpoint), Report::Cancelled, at(0));
+        brain.ends(key(ONE, request), endpoint, Report::Cancelled, at(0));
     }
     assert_eq!(brain.load(endpoint).health, Health::Up);
 }
@@ -226,7 +239,7 @@ fn endpoints_that_stay_keep_their_state_and_those_that_go_their_bookings_no_more
     smaller.endpoints.retain(|endpoint| endpoint.id == b);
     brain.apply(&Arc::new(smaller), STALE, at(1));
     assert_eq!((brain.load(b).in_flight, brain.census().bookings), (1, 1));
-    brain.finished(key(ONE, 1), Some(a), Report::Ok, at(1));
+    brain.ends(key(ONE, 1), a, Report::Ok, at(1));
     brain.assert_loads_are_true(at(1));
 }
 
@@ -247,8 +260,8 @@ fn an_endpoint_on_trial_gets_one_request_at_a_time() {
 fn explaining_books_nothing_and_turns_no_dice() {
     let brain = brain(3);
     let query = Query::default();
-    let first = brain.explain(&query, None, &[]);
-    assert_eq!(brain.explain(&query, None, &[]), first);
+    let first = brain.explain(arrival(key(ONE, 1), &query), at(0));
+    assert_eq!(brain.explain(arrival(key(ONE, 1), &query), at(0)), first);
     assert_eq!(brain.census().bookings, 0);
 }
 

@@ -7,7 +7,11 @@ use std::{
 
 use hermes_core::snapshot::{Endpoint, EndpointId};
 
-use crate::{collector::ModelCard, discovery::Discovered};
+use crate::{
+    collector::ModelCard,
+    discovery::{Discovered, EventPorts},
+    kv_events::Publisher,
+};
 
 /// The endpoints of one pool, sorted by id.
 #[derive(Debug, Default)]
@@ -17,6 +21,8 @@ pub(super) struct Members(BTreeMap<EndpointId, Member>);
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
+    /// Where it publishes KV events, as far as Kubernetes tells.
+    event_ports: Option<EventPorts>,
     /// What it answered on `/v1/models`; `None` until it did.
     pub(super) models: Option<Vec<ModelCard>>,
 }
@@ -35,11 +41,13 @@ impl Members {
         for found in found.filter(|found| urls.insert(found.url.as_str())) {
             let endpoint = endpoint(pool, found);
             let old = before.remove(&endpoint.id);
-            let same = old.as_ref().is_some_and(|old| *old.endpoint == endpoint);
+            let event_ports = found.kv_events;
+            let is_same = |old: &Member| *old.endpoint == endpoint && old.event_ports == event_ports;
+            let same = old.as_ref().is_some_and(is_same);
             changed |= !same;
             let member = match old {
                 Some(old) if same => old,
-                old => Member { endpoint: Arc::new(endpoint), models: old.and_then(|old| old.models) },
+                old => Member { endpoint: Arc::new(endpoint), event_ports, models: old.and_then(|old| old.models) },
             };
             self.0.insert(member.endpoint.id, member);
         }
@@ -64,6 +72,15 @@ impl Members {
         self.0.values()
     }
 
+    /// Who may publish KV events.
+    pub(super) fn publishers(&self) -> impl Iterator<Item = Publisher> {
+        self.0.values().map(|member| Publisher {
+            endpoint: member.endpoint.id,
+            url: Arc::clone(&member.endpoint.url),
+            ports: member.event_ports,
+        })
+    }
+
     /// Sorted by id.
     pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.0.values().map(|member| Arc::clone(&member.endpoint)).collect()
@@ -71,7 +88,7 @@ impl Members {
 }
 
 fn endpoint(pool: &str, found: &Discovered) -> Endpoint {
-    let Discovered { url, uid, name, role, group } = found;
+    let Discovered { url, uid, name, role, group, kv_events: _ } = found;
     Endpoint {
         id: EndpointId::of(pool, url, uid),
         url: url.as_str().into(),

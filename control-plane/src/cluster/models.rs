@@ -84,6 +84,7 @@ mod tests {
                 name: index.to_string(),
                 role: Role::Aggregate,
                 group: None,
+                kv_events: None,
             })
             .collect();
         let mut members = Members::default();

@@ -21,5 +21,6 @@ fn endpoint(url: &str) -> Discovered {
         name: authority.to_owned(),
         role: Role::Aggregate,
         group: None,
+        kv_events: None,
     }
 }

@@ -18,6 +18,7 @@ fn pod(uid: &str) -> Discovered {
         name: "ai/pod".into(),
         role: Role::Aggregate,
         group: None,
+        kv_events: None,
     }
 }
 

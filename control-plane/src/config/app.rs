@@ -76,6 +76,7 @@ fn read_discovery(app: &Fields<'_>) -> Selection {
         port: port.and_then(|node| source::read_port(&node)).unwrap_or(Port::Number(8000)),
         resync: fields.and_then(|fields| fields.duration("interval")).unwrap_or(Duration::from_secs(5)),
         timeout: fields.and_then(|fields| fields.duration("timeout")).unwrap_or(Duration::from_secs(10)),
+        event_ports: None,
     }
 }
 
@@ -106,7 +107,7 @@ mod tests {
     use hermes_core::policy::Scale;
 
     use super::*;
-    use crate::config::{Config, Protocol};
+    use crate::{config::Config, kvmanager::Dialect};
 
     fn pool(text: &str) -> PoolConfig {
         let config = Config::parse(text).expect("a good block");
@@ -124,13 +125,14 @@ mod tests {
             port: Port::Number(8000),
             resync: seconds(5),
             timeout: seconds(10),
+            event_ports: None,
         };
         assert_eq!(pool.sources, [Source::Services(selection)]);
         assert_eq!(pool.policy.strategy.name(), "kv-aware");
         assert_eq!(pool.policy.timeouts, Timeouts { request: seconds(120), ..Timeouts::default() });
         assert_eq!((pool.collector.interval, pool.collector.timeout), (seconds(5), seconds(10)));
         let kv_manager = pool.kv_manager.expect("configured");
-        assert_eq!(kv_manager.protocol, Protocol::MatchSort);
+        assert!(matches!(kv_manager.dialect, Dialect::MatchSort(_)));
         assert_eq!(&*kv_manager.url, "http://10.96.xxx.xxx:8080/match_sort");
     }
 

@@ -4,9 +4,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     address::{Address, is_path},
+    conductor,
     reader::{Fields, Node},
     sections::{KV_MANAGER, KVMANAGER},
 };
+use crate::kvmanager::{Conductor, DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, Dialect, Encoding, MatchSort};
 
 /// How long a request waits for an answer when nothing else is configured.
 const BUDGET: Duration = Duration::from_millis(50);
@@ -14,11 +16,14 @@ const BUDGET: Duration = Duration::from_millis(50);
 /// How long a connection may take when nothing else is configured; the original's default.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-const PORT: u16 = 8080;
-const PATH: &str = "/match_sort";
+/// How long an answer is used again when nothing else is configured.
+const CACHE: Duration = Duration::from_millis(500);
 
-const ID_KEYS: [&str; 9] = ["pod_ip", "podIP", "ip", "address", "endpoint", "instance", "instance_id", "name", "pod"];
-const SCORE_KEYS: [&str; 6] = ["match_rate", "hit_rate", "score", "match", "longest_matched", "matched_tokens"];
+/// Port and path where a match-sort manager listens when nothing else is configured.
+const MATCH_SORT: (u16, &str) = (8080, "/match_sort");
+
+/// The same for a conductor.
+const CONDUCTOR: (u16, &str) = (13_333, "/query");
 
 /// Most JSON names in one list.
 const MAX_KEYS: usize = 32;
@@ -27,7 +32,7 @@ const MAX_KEYS: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvManagerConfig {
     /// What it speaks.
-    pub protocol: Protocol,
+    pub dialect: Dialect,
     /// Where its lookup is: `http://host:port/path`.
     pub url: Arc<str>,
     /// How long a connection may take to open, and an answer until the connection is given up; no request waits
@@ -35,38 +40,8 @@ pub struct KvManagerConfig {
     pub timeout: Duration,
     /// How long a request waits for an answer.
     pub budget: Duration,
-    /// JSON names under which an entry of the answer may name the endpoint, in order of precedence.
-    pub id_keys: Arc<[Arc<str>]>,
-    /// JSON names under which an entry of the answer may have its degree of match, in order of precedence.
-    pub score_keys: Arc<[Arc<str>]>,
-}
-
-/// The language of a KV manager.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Protocol {
-    /// `POST /match_sort` of the original's cache indexer.
-    #[default]
-    MatchSort,
-}
-
-// === Protocol ===
-
-impl Protocol {
-    /// Its name in the configuration and in metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::MatchSort => "match-sort",
-        }
-    }
-
-    /// Whether it needs the prompt's text, so that `Score` has to carry it.
-    #[must_use]
-    pub const fn matches_text(self) -> bool {
-        match self {
-            Self::MatchSort => true,
-        }
-    }
+    /// How long an answer is used again.
+    pub cache: Duration,
 }
 
 /// The mapping `kvManager` of a pool.
@@ -75,15 +50,15 @@ pub(super) fn read(node: &Node<'_>) -> Option<KvManagerConfig> {
     if fields.node("url").is_none() {
         fields.missing("url", "give a URL such as http://cache-indexer-service:8080/match_sort");
     }
-    read_protocol(&fields);
-    let url = read_url(&fields, "path");
+    let dialect = read_dialect(&fields);
+    let place = if dialect.needs_tokens() { CONDUCTOR } else { MATCH_SORT };
+    let url = read_url(&fields, "path", place);
     let config = KvManagerConfig {
-        protocol: Protocol::MatchSort,
+        dialect,
         url: Arc::default(),
         timeout: fields.duration("timeout").unwrap_or(TIMEOUT),
         budget: fields.duration("budget").unwrap_or(BUDGET),
-        id_keys: read_names(&fields, "idKeys").unwrap_or_else(|| ID_KEYS.map(Arc::from).into()),
-        score_keys: read_names(&fields, "scoreKeys").unwrap_or_else(|| SCORE_KEYS.map(Arc::from).into()),
+        cache: fields.duration("cache").unwrap_or(CACHE),
     };
     Some(KvManagerConfig { url: url?, ..config })
 }
@@ -91,7 +66,8 @@ pub(super) fn read(node: &Node<'_>) -> Option<KvManagerConfig> {
 /// The original's mapping `app.kvmanager`; a blank URL is none, as its chart has it.
 pub(super) fn read_original(node: &Node<'_>) -> Option<KvManagerConfig> {
     let fields = node.fields(&KVMANAGER)?;
-    read_protocol(&fields);
+    // There is one, under two spellings; reading it refuses every other.
+    fields.one_of("protocol");
     let timeout = fields.duration("timeout").unwrap_or(TIMEOUT);
     let url = fields.node("url");
     if url.is_none() {
@@ -101,25 +77,41 @@ pub(super) fn read_original(node: &Node<'_>) -> Option<KvManagerConfig> {
         fields.warn(format!("{}.url is empty: no KV manager is asked", fields.path()));
         return None;
     }
-    Some(KvManagerConfig {
-        protocol: Protocol::MatchSort,
-        url: read_url(&fields, "matchPath")?,
-        timeout,
-        budget: BUDGET,
-        id_keys: ID_KEYS.map(Arc::from).into(),
-        score_keys: SCORE_KEYS.map(Arc::from).into(),
-    })
+    let url = read_url(&fields, "matchPath", MATCH_SORT)?;
+    let dialect = Dialect::MatchSort(MatchSort::named());
+    Some(KvManagerConfig { dialect, url, timeout, budget: BUDGET, cache: CACHE })
 }
 
-/// There is one protocol so far, under two spellings; reading it refuses every other.
-fn read_protocol(fields: &Fields<'_>) {
-    fields.one_of("protocol");
+/// The protocol, and the settings that belong to it. Those of the other are checked too, and have no effect.
+fn read_dialect(fields: &Fields<'_>) -> Dialect {
+    let names = |key: &str, defaults: &[&str]| {
+        read_names(fields, key).unwrap_or_else(|| defaults.iter().copied().map(Arc::from).collect())
+    };
+    let match_sort =
+        MatchSort { id_keys: names("idKeys", &DEFAULT_ID_KEYS), score_keys: names("scoreKeys", &DEFAULT_SCORE_KEYS) };
+    let conductor = fields.node("conductor").and_then(|node| conductor::read(&node)).unwrap_or_default();
+    let encoding = match fields.one_of("protocol") {
+        Some("conductor") => Encoding::Json,
+        Some("conductor-msgpack") => Encoding::Msgpack,
+        _ => {
+            warn_foreign(fields, &["conductor"]);
+            return Dialect::MatchSort(match_sort);
+        }
+    };
+    warn_foreign(fields, &["idKeys", "scoreKeys"]);
+    Dialect::Conductor(Box::new(Conductor { encoding, ..conductor }))
+}
+
+fn warn_foreign(fields: &Fields<'_>, keys: &[&str]) {
+    for key in keys.iter().filter(|key| fields.node(key).is_some()) {
+        fields.warn(format!("{} has no effect with this protocol", fields.path_of(key)));
+    }
 }
 
 /// The lookup's URL from `url`, `port` and the path's key; what stands in two places has to be the same.
-fn read_url(fields: &Fields<'_>, path_key: &str) -> Option<Arc<str>> {
+fn read_url(fields: &Fields<'_>, path_key: &str, (usual_port, usual_path): (u16, &str)) -> Option<Arc<str>> {
     let port = fields.count("port").and_then(|port| u16::try_from(port).ok());
-    let path = read_path(fields, path_key);
+    let path = read_path(fields, path_key, usual_path);
     let text = fields.text("url")?;
     let address = match Address::parse(text) {
         Ok(address) => address,
@@ -127,7 +119,7 @@ fn read_url(fields: &Fields<'_>, path_key: &str) -> Option<Arc<str>> {
     };
     let url_path = Some(address.path).filter(|path| !matches!(*path, "" | "/"));
     if let Some(inside) = url_path.filter(|path| !is_path(path)) {
-        return fields.node("url")?.wrong(format!("give a path such as {PATH} instead of {inside}"));
+        return fields.node("url")?.wrong(format!("give a path such as {usual_path} instead of {inside}"));
     }
     if address.port.is_some_and(|inside| port.is_some_and(|port| port != inside)) {
         fields.mistake("port", "another port than in `url`", "give the port once");
@@ -135,19 +127,19 @@ fn read_url(fields: &Fields<'_>, path_key: &str) -> Option<Arc<str>> {
     if url_path.is_some_and(|inside| path.is_some_and(|path| path != inside)) {
         fields.mistake(path_key, "another path than in `url`", "give the path once");
     }
-    let port = address.port.or(port).unwrap_or(PORT);
-    Some(format!("http://{}:{port}{}", address.host, url_path.or(path).unwrap_or(PATH)).into())
+    let port = address.port.or(port).unwrap_or(usual_port);
+    Some(format!("http://{}:{port}{}", address.host, url_path.or(path).unwrap_or(usual_path)).into())
 }
 
-fn read_path<'a>(fields: &Fields<'a>, key: &str) -> Option<&'a str> {
+fn read_path<'a>(fields: &Fields<'a>, key: &str, usual: &str) -> Option<&'a str> {
     let path = fields.text(key)?;
     if !is_path(path) {
-        return fields.node(key)?.wrong(format!("give a path such as {PATH}"));
+        return fields.node(key)?.wrong(format!("give a path such as {usual}"));
     }
     Some(path)
 }
 
-fn read_names(fields: &Fields<'_>, key: &str) -> Option<Arc<[Arc<str>]>> {
+fn read_names(fields: &Fields<'_>, key: &str) -> Option<Vec<Arc<str>>> {
     let items = fields.node(key)?.items(1, MAX_KEYS, "JSON names")?;
     let mut seen = BTreeSet::new();
     let mut names: Vec<Arc<str>> = Vec::with_capacity(items.len());
@@ -159,7 +151,7 @@ fn read_names(fields: &Fields<'_>, key: &str) -> Option<Arc<[Arc<str>]>> {
             item.wrong::<()>("leave it out: it is in the list already");
         }
     }
-    Some(names.into())
+    Some(names)
 }
 
 #[cfg(test)]
@@ -183,5 +175,24 @@ mod tests {
             assert_eq!(&*config.url, "http://mooncake:8080/match_sort", "{value}");
             assert_eq!((config.budget, config.timeout), (BUDGET, TIMEOUT));
         }
+    }
+
+    #[test]
+    fn a_conductor_has_another_port_and_path_and_settings_of_its_own() {
+        let value = json!({
+            "protocol": "conductor-msgpack", "url": "http://conductor", "idKeys": ["ip"],
+            "conductor": {"blockSize": 128, "instances": {"prefill-0": "10.0.0.7:8000"}, "register": true},
+        });
+        let notes = Notes::default();
+        let config = read(&Node::new(&value, "kvManager", &notes)).expect("a good mapping");
+        assert_eq!(&*config.url, "http://conductor:13333/query");
+        let Dialect::Conductor(conductor) = config.dialect else { panic!("a conductor") };
+        assert_eq!(
+            (conductor.encoding, conductor.block_size, &*conductor.tenant),
+            (Encoding::Msgpack, Some(128), "default")
+        );
+        assert_eq!(conductor.instances, [("prefill-0".into(), "10.0.0.7:8000".into())]);
+        assert_eq!(conductor.register, Some(crate::kvmanager::Registration::default()));
+        assert!(notes.into_mistakes().is_empty());
     }
 }

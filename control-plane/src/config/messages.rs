@@ -15,6 +15,7 @@ use super::{
 /// A document in which every section can stand.
 fn base() -> Value {
     let kv_manager = json!({"url": "http://m"});
+    let tokenizer = json!({"path": "/m"});
     json!({
         "pools": [{
             "name": "chat",
@@ -22,6 +23,7 @@ fn base() -> Value {
             "kubernetes": {"services": {"app": "vllm"}, "port": 8000},
             "strategy": {"name": "kv-aware"},
             "kvManager": kv_manager,
+            "tokenizer": tokenizer,
         }],
         "app": {"kvmanager": kv_manager},
     })
@@ -32,6 +34,9 @@ fn with(section: &Section, key: &Key, value: Value) -> Value {
     let mut document = base();
     let mut at = &mut document;
     for part in section.path.split('.').filter(|part| !part.is_empty()) {
+        if part == "weights" && section.path.starts_with("pools") {
+            at["name"] = json!("hermes-classic");
+        }
         at = match part.strip_suffix("[]") {
             Some(list) => &mut at[list][0],
             None => &mut at[part],
@@ -43,8 +48,14 @@ fn with(section: &Section, key: &Key, value: Value) -> Value {
     if key.name == "pods" {
         at["services"] = Value::Null;
     }
-    if section.path.ends_with("strategy") && matches!(key.name, "keys" | "loadFactor") {
-        at["name"] = json!("session-affinity");
+    let owner = match key.name {
+        "keys" | "loadFactor" => Some("session-affinity"),
+        "threshold" => Some("prefix-cache"),
+        "weights" | "scale" => Some("hermes-classic"),
+        _ => None,
+    };
+    if let Some(owner) = owner.filter(|_| section.path.ends_with("strategy")) {
+        at["name"] = json!(owner);
     }
     at[key.name] = value;
     document
@@ -78,7 +89,10 @@ fn outside(kind: &Kind) -> Vec<Value> {
             below.chain([*max + step]).map(|value| json!(duration::display(value))).collect()
         }
         Kind::Size(min, max) => vec![json!(size::display(min - 1)), json!(max + 1)],
-        Kind::Count(min, max) => vec![json!(min - 1), json!(u64::from(*max) + 1), json!(-1), json!(1.5)],
+        Kind::Count(min, max) => {
+            let below = min.checked_sub(1).map(Value::from).into_iter();
+            below.chain([json!(u64::from(*max) + 1), json!(-1), json!(1.5)]).collect()
+        }
         Kind::Number(min, max) => vec![json!(min - 0.01), json!(max + 1.0)],
         Kind::Flag | Kind::OneOf(_) | Kind::Text(_) | Kind::List(_) | Kind::Mapping(_) => Vec::new(),
     }
@@ -94,7 +108,7 @@ fn every_key() -> impl Iterator<Item = (&'static Section, &'static Key)> {
 }
 
 /// Mistakes between values and between keys, each with what is wrong in it.
-const SPECIAL: [&str; 35] = [
+const SPECIAL: [&str; 39] = [
     "",
     "[]",
     "{}",
@@ -115,18 +129,22 @@ const SPECIAL: [&str; 35] = [
     "pools: [{name: a, kubernetes: {pods: {}, port: 0, namespace: A}}]",
     "pools: [{name: a, kubernetes: {pods: {-a: b, c: 1, d: e f}, port: Http}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], strategy: kv-awear}]",
-    "pools: [{name: a, endpoints: ['http://h:1'], strategy: prefix-cache}]",
+    "pools: [{name: a, endpoints: ['http://h:1'], strategy: prefix-cashe}]",
     "pools: [{name: a, endpoints: ['http://h:1'], strategy: {weights: {}}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], strategy: {name: rr, weights: {}, loadFactor: 2}}]",
-    "pools: [{name: a, endpoints: ['http://h:1'], strategy: {name: kv-aware, weights: {miss: 1, kvCacheHitNotRateWeight: 1}}}]",
-    "pools: [{name: a, endpoints: ['http://h:1'], strategy: {name: kv-aware, weights: {miss: 0, usage: 0, waiting: 0, inFlight: 0}}}]",
+    "pools: [{name: a, endpoints: ['http://h:1'], strategy: {name: hermes-classic, weights: {miss: 1, kvCacheHitNotRateWeight: 1}}}]",
+    "pools: [{name: a, endpoints: ['http://h:1'], strategy: {name: hermes-classic, weights: {miss: 0, usage: 0, waiting: 0, inFlight: 0}}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], strategy: {name: session-affinity, keys: [user, user, ip, 'header:a b', 'header:Authorization']}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], breaker: {base: 1m}, metrics: {path: metrics, staleAfter: 1s}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'https://m', protocol: conductor, kind: match-sort}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'http://m:1/a', port: 2, path: /b, idKeys: [x, x]}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'http://m/a/../b', path: match_sort}}]",
-    "app: {strategy: {name: kv-aware, weights: {}}, weights: {}}",
+    "pools: [{name: a, endpoints: ['http://h:1'], kvEvents: {port: 1, replayPort: 1, portName: A, replayPortName: '1'}}]",
+    "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'http://c/', protocol: conductor, conductor: {instances: {i: nowhere}, register: {port: 65535, ranks: 2}}}}]",
+    "pools: [{name: a, endpoints: ['http://h:1'], tokenizer: {engine: true, path: /m}}, {name: b, endpoints: ['http://i:1'], tokenizer: {template: /t}}]",
+    "pools: [{name: a, engine: tgi, endpoints: ['http://h:1'], tokenizer: {engine: true}}]",
+    "app: {strategy: {name: hermes-classic, weights: {}}, weights: {}}",
     "app: {kvmanager: {}, discovery: {type: dns}, collector: {metrics: [1]}}",
     "app: {labelSelector: {app: vllm}, timeOut: 120, kvmanager: {path: /match_sort, url: 'http://m'}}",
     "app: {}\nextraPaths: [v2, /a/../b, /a, /a]",

@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use hermes_core::policy::{BreakerPolicy, Policy, Retry, Timeouts};
+use hermes_core::policy::{BreakerPolicy, KvAware, Policy, Queue, Retry, Strategy, Timeouts};
 
 use super::{
     address::is_path,
+    kv_events::{self, KvEventsConfig},
     kv_manager::{self, KvManagerConfig},
     reader::{Fields, Node},
-    sections::{BREAKER, METRICS, POOL, PREFIX, RETRY, TIMEOUTS},
+    sections::{BREAKER, METRICS, POOL, PREFIX, QUEUE, RETRY, TIMEOUTS},
     source::{self, Source},
-    strategy, tenant,
+    strategy, tenant, tokenizer,
 };
+use crate::tokens::TokenizerSettings;
 
 /// Most models that one pool may name.
 const MAX_MODELS: usize = 1_000;
@@ -33,6 +35,10 @@ pub struct PoolConfig {
     pub collector: CollectorConfig,
     /// Whom to ask about caches; present only when the strategy reads the answer.
     pub kv_manager: Option<KvManagerConfig>,
+    /// Where the engines tell what they cache; present only when the strategy reads it.
+    pub kv_events: Option<KvEventsConfig>,
+    /// How prompts become token ids; present only when somebody goes by them.
+    pub tokenizer: Option<TokenizerSettings>,
 }
 
 /// What runs behind the endpoints.
@@ -82,6 +88,8 @@ impl PoolConfig {
             policy: Policy::default(),
             collector: CollectorConfig::new(engine, Duration::from_secs(1), Duration::from_secs(2)),
             kv_manager: None,
+            kv_events: None,
+            tokenizer: None,
         }
     }
 
@@ -97,8 +105,45 @@ impl PoolConfig {
             return self;
         }
         self.policy.score_deadline += found.budget;
-        self.policy.lookup_text = found.protocol.matches_text();
+        self.policy.lookup_text = true;
         self.kv_manager = Some(found);
+        self
+    }
+
+    /// Follows KV events if the strategy reads what they tell, and looks for their ports.
+    fn with_kv_events(mut self, found: Option<KvEventsConfig>, fields: &Fields<'_>) -> Self {
+        let Some(found) = found else { return self };
+        if !self.policy.strategy.needs_prefix() {
+            let strategy = self.policy.strategy.name();
+            fields.warn(format!(
+                "{}: not followed, since the strategy {strategy} does not look at caches",
+                fields.path_of("kvEvents")
+            ));
+            return self;
+        }
+        self.sources.iter_mut().for_each(|source| source.find_event_ports(&found.names));
+        self.kv_events = Some(found);
+        self
+    }
+
+    /// Takes a tokenizer if somebody goes by its ids, and makes room for it in the policy.
+    ///
+    /// Whoever publishes KV events answers `/tokenize` too, so that their followers need no more said.
+    fn with_tokenizer(mut self, found: Option<TokenizerSettings>, fields: &Fields<'_>) -> Self {
+        let needs = self.kv_manager.as_ref().is_some_and(|manager| manager.dialect.needs_tokens());
+        if needs && fields.node("tokenizer").is_none() {
+            fields.missing("tokenizer", "a conductor goes by token ids: give the model's `path`, or `engine: true`");
+        }
+        let follows = self.kv_events.is_some();
+        let asks_engines = || (follows && fields.node("tokenizer").is_none()).then(tokenizer::engines);
+        let Some(found) = found.or_else(asks_engines) else { return self };
+        if self.kv_manager.is_none() && !follows {
+            fields.warn(format!("{}: not used, since nothing goes by token ids", fields.path_of("tokenizer")));
+            return self;
+        }
+        self.policy.score_deadline += found.timeout;
+        self.policy.lookup_text = true;
+        self.tokenizer = Some(found);
         self
     }
 }
@@ -163,7 +208,10 @@ pub(super) fn read(node: &Node<'_>) -> Option<PoolConfig> {
         ..PoolConfig::new(Arc::default())
     };
     let kv_manager = fields.node("kvManager").and_then(|node| kv_manager::read(&node));
-    let pool = pool.with_kv_manager(kv_manager, &fields, "kvManager");
+    let kv_events = fields.node("kvEvents").and_then(|node| kv_events::read(&node));
+    let tokenizer = fields.node("tokenizer").and_then(|node| tokenizer::read(&node, engine));
+    let pool = pool.with_kv_manager(kv_manager, &fields, "kvManager").with_kv_events(kv_events, &fields);
+    let pool = pool.with_tokenizer(tokenizer, &fields);
     Some(PoolConfig { name: name?, ..pool })
 }
 
@@ -201,12 +249,36 @@ fn read_sources(fields: &Fields<'_>) -> Vec<Source> {
     fixed.into_iter().chain(found).collect()
 }
 
+/// The strategy, with the bounds of those who wait under it, which stand beside it.
+fn read_strategy(fields: &Fields<'_>) -> Option<Strategy> {
+    let given = fields.node("strategy");
+    let strategy = given.as_ref().map_or(Some(Strategy::KvAware(KvAware::default())), strategy::read)?;
+    let Some(queue) = fields.node("queue").and_then(|node| read_queue(&node)) else { return Some(strategy) };
+    match strategy {
+        Strategy::KvAware(rules) => Some(Strategy::KvAware(KvAware { queue, ..rules })),
+        other => {
+            let (path, name) = (fields.path_of("queue"), other.name());
+            fields.warn(format!("{path}: has no effect, since nothing waits under the strategy {name}"));
+            Some(other)
+        }
+    }
+}
+
+fn read_queue(node: &Node<'_>) -> Option<Queue> {
+    let (fields, defaults) = (node.fields(&QUEUE)?, Queue::default());
+    Some(Queue {
+        requests: fields.count("requests").unwrap_or(defaults.requests),
+        bytes: fields.size("bytes").unwrap_or(defaults.bytes),
+        wait: fields.duration("wait").unwrap_or(defaults.wait),
+    })
+}
+
 fn read_policy(fields: &Fields<'_>) -> Policy {
     let defaults = Policy::default();
     let prefix = fields.node("prefix").and_then(|node| node.fields(&PREFIX));
     let block_bytes = prefix.and_then(|prefix| u32::try_from(prefix.size("blockBytes")?).ok());
     Policy {
-        strategy: fields.node("strategy").and_then(|node| strategy::read(&node)).unwrap_or(defaults.strategy),
+        strategy: read_strategy(fields).unwrap_or(defaults.strategy),
         timeouts: fields.node("timeouts").and_then(|node| read_timeouts(&node)).unwrap_or(defaults.timeouts),
         retry: fields.node("retry").and_then(|node| read_retry(&node)).unwrap_or(defaults.retry),
         breaker: fields.node("breaker").and_then(|node| read_breaker(&node)).unwrap_or(defaults.breaker),
@@ -274,10 +346,14 @@ fn read_collector(fields: &Fields<'_>, engine: Engine) -> CollectorConfig {
 
 #[cfg(test)]
 mod tests {
-    use hermes_core::policy::{Scale, Settings, Strategy, TenantKey, Weights};
+    use hermes_core::policy::{PrefixCache, Scale, Settings, TenantKey, Weights};
 
     use super::*;
-    use crate::config::{Config, Port};
+    use crate::{
+        config::{Config, Port},
+        kvmanager::{Conductor, Dialect, Encoding, EventSource, Registration},
+        tokens::{ContentFormat, TokenizerFiles, Way},
+    };
 
     fn full() -> Config {
         Config::parse(include_str!("../../examples/full.yaml")).expect("a good file")
@@ -286,7 +362,7 @@ mod tests {
     #[test]
     fn every_value_of_the_full_example_arrives() {
         let config = full();
-        let [agents, chat, embeddings] = &config.pools[..] else { panic!("three pools, by name") };
+        let [agents, chat, code, drafts, embeddings] = &config.pools[..] else { panic!("five pools, by name") };
         let millis = Duration::from_millis;
         let weights = Weights { miss: 2.0, usage: 0.5, waiting: 1.5, in_flight: 0.8, scale: Scale::Raw };
         let policy = Policy {
@@ -300,7 +376,7 @@ mod tests {
             retry: Retry { attempts: 2, budget: 0.1 },
             breaker: BreakerPolicy { failures: 5, base: millis(500), longest: millis(60_000), warm_up: millis(10_000) },
             block_bytes: 512,
-            score_deadline: millis(15 + 30),
+            score_deadline: millis(15 + 30 + 20),
             lookup_text: true,
             tenant: TenantKey::Header("x-team".into()),
         };
@@ -311,7 +387,21 @@ mod tests {
         assert_eq!((&*chat.collector.path, chat.collector.stale_after), ("/custom/metrics", millis(7_000)));
         let kv_manager = chat.kv_manager.as_ref().expect("configured");
         assert_eq!(&*kv_manager.url, "http://cache-indexer-service:8081/v2/match_sort");
-        assert_eq!((kv_manager.id_keys.len(), kv_manager.score_keys.len()), (1, 1));
+        let kv_events = chat.kv_events.as_ref().expect("configured");
+        assert_eq!((kv_events.port, kv_events.replay_port, kv_events.ranks), (Some(5601), Some(5602), Some(2)));
+        assert_eq!((&*kv_events.topic, &*kv_events.names.publish), ("kv@", &["events".to_owned()][..]));
+        assert_eq!(selection.event_ports.as_ref(), Some(&kv_events.names));
+        assert_eq!(kv_manager.cache, millis(200));
+        let Dialect::MatchSort(keys) = &kv_manager.dialect else { panic!("match-sort") };
+        assert_eq!((keys.id_keys.len(), keys.score_keys.len()), (1, 1));
+        assert_eq!(chat.tokenizer.as_ref().map(|tokenizer| &tokenizer.way), Some(&Way::Engine));
+        assert_conductor(code);
+        let queue = Queue { requests: 500, bytes: 256 << 20, wait: millis(10_000) };
+        let rules =
+            KvAware { late: false, window: millis(100), gamma: 2.0, gamma_waiting: 4.0, usual_rate: 12_000.0, queue };
+        assert_eq!(code.policy.strategy, Strategy::KvAware(rules));
+        let rules = PrefixCache { threshold: 0.4, load_factor: 2.0 };
+        assert_eq!(drafts.policy.strategy, Strategy::PrefixCache(rules));
         assert!(matches!(agents.sources[..], [Source::Pods(_)]));
         assert_eq!((agents.engine, embeddings.engine), (Engine::Sglang, Engine::OpenAi));
         assert!(!embeddings.collector.enabled, "an unknown server has no known metrics");
@@ -325,6 +415,53 @@ mod tests {
                 extra_paths: vec!["/v2/embed".into()],
             }
         );
+    }
+
+    fn assert_conductor(code: &PoolConfig) {
+        let register = Registration {
+            port: 5600,
+            replay_port: Some(5700),
+            ranks: 2,
+            source: EventSource::Sglang,
+            algorithm: "sha256".into(),
+            hash_seed: "7".into(),
+        };
+        let conductor = Conductor {
+            encoding: Encoding::Msgpack,
+            tenant: "team-a".into(),
+            model: Some("coder".into()),
+            lora: Some("sql-adapter".into()),
+            cache_salt: Some("pepper".into()),
+            block_size: Some(128),
+            instances: vec![("prefill-0".into(), "10.0.0.9:8000".into())],
+            register: Some(register),
+        };
+        let manager = code.kv_manager.as_ref().expect("configured");
+        assert_eq!(manager.dialect, Dialect::Conductor(Box::new(conductor)));
+        let files = TokenizerFiles {
+            path: "/models/coder".into(),
+            template: Some("/templates/coder.jinja".into()),
+            content: Some(ContentFormat::Text),
+            kwargs: serde_json::Map::from_iter([("enable_thinking".to_owned(), false.into())]),
+        };
+        let settings = TokenizerSettings {
+            way: Way::Files(files),
+            cache: 128 << 20,
+            timeout: Duration::from_millis(30),
+            longest: 256 << 10,
+        };
+        assert_eq!(code.tokenizer.as_ref(), Some(&settings));
+        assert_eq!(code.policy.score_deadline, Duration::from_millis(20 + 50 + 30));
+    }
+
+    #[test]
+    fn a_conductor_needs_a_tokenizer_and_a_tokenizer_needs_somebody_to_use_it() {
+        let pool = |rest: &str| Config::parse(&format!("pools: [{{name: a, endpoints: ['http://h:1'], {rest}}}]"));
+        let mistakes = pool("kvManager: {protocol: conductor, url: 'http://c'}").expect_err("no tokens").to_string();
+        assert!(mistakes.contains("pools[0].tokenizer"), "{mistakes}");
+        let config = pool("tokenizer: {engine: true}").expect("accepted");
+        assert!(config.warnings[0].contains("nothing goes by token ids"), "{:?}", config.warnings);
+        assert!(!config.pools[0].policy.lookup_text && config.pools[0].tokenizer.is_none());
     }
 
     #[test]

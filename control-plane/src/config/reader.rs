@@ -136,6 +136,19 @@ impl<'a> Node<'a> {
         Some(map.iter().map(entry).collect())
     }
 
+    /// A mapping whose keys and values are somebody else's.
+    pub(super) fn free(&self, fix: &str) -> Option<Map<String, Value>> {
+        match self.value.as_object() {
+            Some(map) => Some(map.clone()),
+            None => self.wrong(format!("give {fix}")),
+        }
+    }
+
+    /// True or false, if the value is one of them.
+    pub(super) fn as_flag(&self) -> Option<bool> {
+        self.value.as_bool()
+    }
+
     /// The items of a list that has from `min` to `max` of them.
     pub(super) fn items(&self, min: usize, max: usize, what: &str) -> Option<Vec<Self>> {
         let Some(items) = self.value.as_array().filter(|items| (min..=max).contains(&items.len())) else {

@@ -3,6 +3,7 @@
 //! The reader refuses what is not in these lists and takes ranges from them; `docs/configuration.md` is compared with
 //! them by a test, and so are the documented defaults with the real ones.
 
+mod caches;
 mod original;
 mod pool;
 mod top;
@@ -10,21 +11,27 @@ mod top;
 use std::{iter, time::Duration};
 
 pub(super) use self::{
+    caches::{CONDUCTOR, KV_MANAGER, REGISTER, TOKENIZER},
     original::{APP, COLLECTOR, DISCOVERY, KVMANAGER},
-    pool::{BREAKER, KUBERNETES, KV_MANAGER, METRICS, POOL, PREFIX, RETRY, STRATEGY, TIMEOUTS, WEIGHTS},
+    pool::{BREAKER, KUBERNETES, KV_EVENTS, METRICS, POOL, PREFIX, QUEUE, RETRY, STRATEGY, TIMEOUTS, WEIGHTS},
     top::{LIMITS, TOP},
 };
 
 /// All sections, in the order of the documentation.
-pub(super) static ALL: [&Section; 16] = [
+pub(super) static ALL: [&Section; 21] = [
     &TOP,
     &LIMITS,
     &POOL,
     &KUBERNETES,
     &STRATEGY,
     &WEIGHTS,
+    &QUEUE,
     &METRICS,
     &KV_MANAGER,
+    &KV_EVENTS,
+    &CONDUCTOR,
+    &REGISTER,
+    &TOKENIZER,
     &TIMEOUTS,
     &RETRY,
     &BREAKER,

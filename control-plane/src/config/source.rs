@@ -12,6 +12,7 @@ use super::{
     reader::{Fields, Node},
     sections::KUBERNETES,
 };
+use crate::discovery::EventPortNames;
 
 /// Most labels in one selector.
 const MAX_LABELS: usize = 64;
@@ -40,6 +41,8 @@ pub struct Selection {
     pub resync: Duration,
     /// How long one answer of the Kubernetes API may take.
     pub timeout: Duration,
+    /// Whether ports for KV events are looked for, and by which names; see `kvEvents` of the pool.
+    pub event_ports: Option<EventPortNames>,
 }
 
 /// A port by its number or by its name.
@@ -54,6 +57,13 @@ pub enum Port {
 // === Source ===
 
 impl Source {
+    /// Looks for ports for KV events, too, where Kubernetes is asked.
+    pub(super) fn find_event_ports(&mut self, names: &EventPortNames) {
+        if let Self::Services(selection) | Self::Pods(selection) = self {
+            selection.event_ports = Some(names.clone());
+        }
+    }
+
     /// The static URLs; none when Kubernetes is asked.
     pub fn static_urls(&self) -> impl Iterator<Item = &str> {
         let urls: &[Arc<str>] = match self {
@@ -105,6 +115,7 @@ pub(super) fn read_kubernetes(node: &Node<'_>) -> Option<Source> {
         port: port.and_then(|node| read_port(&node)).unwrap_or(Port::Number(8000)),
         resync: fields.duration("resync").unwrap_or(Duration::from_secs(300)),
         timeout: fields.duration("timeout").unwrap_or(Duration::from_secs(10)),
+        event_ports: None,
     };
     let labels_of = |name| Some(read_labels(&fields.node(name)?).unwrap_or_default());
     match (labels_of("services"), labels_of("pods")) {
@@ -157,11 +168,15 @@ pub(super) fn read_port(node: &Node<'_>) -> Option<Port> {
         return node.wrong(fix);
     }
     let name = node.text("a port from 1 to 65535, or a port's name")?;
-    let lettered = name.bytes().any(|b| b.is_ascii_lowercase());
-    if !lettered || !is_dns_label(name, 63) {
+    if !is_port_name(name) {
         return node.wrong(fix);
     }
     Some(Port::Name(name.into()))
+}
+
+/// RFC 6335, as long as a Service allows.
+pub(super) fn is_port_name(name: &str) -> bool {
+    name.bytes().any(|b| b.is_ascii_lowercase()) && is_dns_label(name, 63)
 }
 
 /// RFC 1123 as Kubernetes applies it to names.

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::{
-    Discovered, Port,
+    Discovered, EventPortNames, Port,
     index::{Index, PodIndex, SERVICE_NAME, ServiceIndex},
     publish::publish,
     state::State,
@@ -47,6 +47,8 @@ pub struct KubernetesSource {
     pub resync: Duration,
     /// Longest silence while a list is under way, and then it is begun anew.
     pub timeout: Duration,
+    /// Whether ports for KV events are looked for, and by which names.
+    pub event_ports: Option<EventPortNames>,
 }
 
 /// What is watched.
@@ -72,7 +74,7 @@ impl KubernetesSource {
     #[must_use]
     pub fn new(namespace: impl Into<String>, selection: Selection, port: Port) -> Self {
         let (resync, timeout) = (Duration::from_secs(300), Duration::from_secs(10));
-        Self { namespace: namespace.into(), selection, port, resync, timeout }
+        Self { namespace: namespace.into(), selection, port, resync, timeout, event_ports: None }
     }
 }
 
@@ -107,12 +109,12 @@ impl KubernetesDiscovery {
         F: Future<Output = ()>,
     {
         let Self { source, status } = self;
-        let KubernetesSource { namespace, selection, port, resync, timeout } = source;
+        let KubernetesSource { namespace, selection, port, resync, timeout, event_ports } = source;
         let pace = Pace { list: timeout, resync: resync.max(SHORTEST_RESYNC) };
         let (client, namespace) = (&client, namespace.as_str());
         match selection {
             Selection::Services(labels) => {
-                let state = State::new(ServiceIndex::new(port), status);
+                let state = State::new(ServiceIndex::new(port).with_event_ports(event_ports), status);
                 let named = Expression::Exists(SERVICE_NAME.to_owned()).into();
                 tokio::join!(
                     objects::<Service, _>(&state, client, namespace, labels.into_iter().collect(), pace),
@@ -121,7 +123,7 @@ impl KubernetesDiscovery {
                 );
             }
             Selection::Pods(labels) => {
-                let state = State::new(PodIndex::new(port), status);
+                let state = State::new(PodIndex::new(port).with_event_ports(event_ports), status);
                 tokio::join!(
                     objects::<Pod, _>(&state, client, namespace, labels.into_iter().collect(), pace),
                     publish(&state, sink),

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::{
     brain::{Brains, Census},
     discovery::DiscoveryStatus,
+    kv_events::{PoolStreams, STANDINGS, standing_name},
     pipeline::Board,
 };
 
@@ -39,6 +40,7 @@ impl Collector for WorldCensus {
         )?;
         let bookings = each(&census, |census| census.bookings);
         write(&mut encoder, "bookings", "Requests that are booked or open, by pool", &bookings)?;
+        self.encode_kv_events(&mut encoder)?;
         let board = self.board.read();
         let synced = discoveries(&board, |status| f64::from(u8::from(status.synced())));
         write(&mut encoder, "discovery_synced", "1 once everything was listed, by pool and source", &synced)?;
@@ -66,6 +68,23 @@ impl Collector for WorldCensus {
     }
 }
 
+impl WorldCensus {
+    fn encode_kv_events(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let pools: Vec<(Arc<str>, PoolStreams)> =
+            self.brains.kv_events().into_iter().map(|(pool, events)| (pool, events.view())).collect();
+        write(
+            encoder,
+            "kv_event_streams",
+            "Streams of KV events, by pool and by what is known through them: whole, partial, dark",
+            &streams(&pools),
+        )?;
+        let blocks = each(&pools, |streams| streams.streams.iter().map(|stream| stream.blocks as usize).sum());
+        write(encoder, "kv_event_blocks", "Blocks that engines hold, as their KV events tell, by pool", &blocks)?;
+        let bytes = each(&pools, |streams| streams.bytes as usize);
+        write(encoder, "kv_event_index_bytes", "About how many bytes the index of these blocks takes, by pool", &bytes)
+    }
+}
+
 fn write(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, samples: &Samples) -> Result<(), fmt::Error> {
     let name = format!("hermes_control_plane_{name}");
     let mut metric = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
@@ -83,8 +102,19 @@ fn endpoints(census: &[(Arc<str>, Census)]) -> Samples {
     census.iter().flat_map(of_pool).collect()
 }
 
-fn each(census: &[(Arc<str>, Census)], count: impl Fn(&Census) -> usize) -> Samples {
-    census.iter().map(|(pool, census)| (vec![("pool", pool.to_string())], count(census) as f64)).collect()
+fn streams(pools: &[(Arc<str>, PoolStreams)]) -> Samples {
+    let of_pool = |(pool, streams): &(Arc<str>, PoolStreams)| {
+        STANDINGS.map(|standing| {
+            let standing = standing_name(standing);
+            let count = streams.streams.iter().filter(|stream| stream.standing == standing).count();
+            (vec![("pool", pool.to_string()), ("standing", standing.to_owned())], count as f64)
+        })
+    };
+    pools.iter().flat_map(of_pool).collect()
+}
+
+fn each<T>(pools: &[(Arc<str>, T)], count: impl Fn(&T) -> usize) -> Samples {
+    pools.iter().map(|(pool, of)| (vec![("pool", pool.to_string())], count(of) as f64)).collect()
 }
 
 /// A pool may have several sources, so each is numbered.

@@ -111,7 +111,7 @@ fn kubernetes(source: &Source, home: &str) -> Option<KubernetesSource> {
         Source::Services(selection) => (selection, Selection::Services),
         Source::Pods(selection) => (selection, Selection::Pods),
     };
-    let config::Selection { namespace, labels, port, resync, timeout } = selection;
+    let config::Selection { namespace, labels, port, resync, timeout, event_ports } = selection;
     let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     Some(KubernetesSource {
         namespace: namespace.as_deref().unwrap_or(home).to_owned(),
@@ -119,6 +119,7 @@ fn kubernetes(source: &Source, home: &str) -> Option<KubernetesSource> {
         port: discovery_port(port)?,
         resync: *resync,
         timeout: *timeout,
+        event_ports: event_ports.clone(),
     })
 }
 

@@ -9,7 +9,9 @@ use super::*;
 use crate::{
     collector::{CollectorMetrics, Settings},
     config::Config,
+    kv_events::KvEventsMetrics,
     kvmanager::KvMetrics,
+    tokens::TokenMetrics,
 };
 
 /// A pipeline that runs, and both its ends.
@@ -34,7 +36,11 @@ impl Running {
             collector: Collector::new(Settings::default(), CollectorMetrics::register(&mut registry), observations)
                 .expect("TLS is set up"),
             lookouts: Lookouts::new(updates.clone(), None),
-            guides: Guides::new(KvMetrics::register(&mut registry)),
+            guides: Guides::new(
+                KvMetrics::register(&mut registry),
+                KvEventsMetrics::register(&mut registry),
+                TokenMetrics::register(&mut registry),
+            ),
             gates: Gates::new(&readiness),
         };
         let (pipeline, newest) = Pipeline::new(Epoch(1), Arc::clone(&brains), reins, metrics);

@@ -1,6 +1,10 @@
 //! What Score would answer, with every candidate's numbers; nothing is booked.
 
-use hermes_core::query::Hit;
+use hermes_core::{
+    dispatch::Arrival,
+    ledger::{Key, ProxyId, RequestId},
+    query::Hit,
+};
 use hermes_proto::{
     convert::Ask,
     v1::{Explanation, ScoreRequest},
@@ -15,7 +19,10 @@ pub(super) async fn explain(brains: &Brains, request: ScoreRequest) -> Result<Ex
     let mut ask = Ask::try_from(request).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
     let home = brains.pool(&ask.pool).ok_or_else(|| Status::not_found(format!("no pool is named `{}`", ask.pool)))?;
     let hits: Vec<Hit> = find_hits(&home, &mut ask).await;
-    let explanation = home.brain.explain(&ask.query, ask.model.as_deref(), &hits);
+    let key = Key { proxy: ProxyId(ask.proxy), request: RequestId(ask.id) };
+    let (model, waited) = (ask.model.as_deref(), ask.waited);
+    let arrival = Arrival { key, query: &ask.query, model, hits: &hits, waited, may_wait: true };
+    let explanation = home.brain.explain(arrival, brains.now());
     let json = serde_json::to_string(&explanation).map_err(|error| Status::internal(error.to_string()))?;
     Ok(Explanation { pool: explanation.pool.to_string(), strategy: explanation.strategy.to_owned(), json })
 }

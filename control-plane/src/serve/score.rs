@@ -1,18 +1,19 @@
 //! The Score stream of one proxy: many requests, answered as they become ready.
 //!
 //! ```text
-//!   batch ─▶ read ─┬─ no cache to ask ─────────▶ choose and book ─┬─▶ one batch of answers
-//!                  └─ lookup, at most so long ─▶ choose and book ─┘   (whatever is ready, in any order)
-//!   cancel ─▶ ends the lookup, or takes the booking back
+//!   batch ─▶ read ─┬─ no cache to ask ─────────▶ choose ─┬─ bound ──────────────────▶ one batch of answers
+//!                  └─ lookup, at most so long ─▶   ▲     └─ waits: queued, later bound ─▲ (whatever is ready)
+//!   cancel ─▶ ends the lookup, gives up the place in the queue, or takes the booking back
 //! ```
 //!
 //! The stream is pulled by its connection: there is no task and no queue of its own, so a proxy that does not read its
-//! answers stops being read. Nothing that a request says can break the stream: one that cannot be read is refused.
+//! answers stops being read. Nothing that a request says can break the stream: one that cannot be read is refused. A
+//! stream that ends leaves nobody behind in the queue.
 
 mod answer;
 mod lookup;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use futures::{
     FutureExt, Stream, StreamExt,
@@ -20,6 +21,7 @@ use futures::{
     stream::{self, FuturesUnordered},
 };
 use hermes_core::{
+    dispatch::{Arrival, Binding},
     ledger::{Key, ProxyId, RequestId},
     query::Hit,
 };
@@ -32,11 +34,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::Span;
 
-use self::lookup::Lookup;
 pub(super) use self::lookup::find as find_hits;
 use super::{Desk, trace};
 use crate::{
-    brain::{Brain, Brains, Home},
+    brain::{Brain, Brains, Home, Refusal, Verdict},
     metrics::{Metrics, Outcome},
 };
 
@@ -53,8 +54,9 @@ pub(super) struct Scoring {
     brains: Arc<Brains>,
     metrics: Metrics,
     closing: CancellationToken,
-    lookups: FuturesUnordered<Abortable<Lookup>>,
-    /// The handles of `lookups`, by request, and whose choice each of them is.
+    /// Lookups, at most [`MAX_LOOKUPS`], and waits, bounded by the queues of the pools.
+    steps: FuturesUnordered<Abortable<Step>>,
+    /// The handles of `steps`, by request, and whose choice each of them is.
     waiting: HashMap<Key, (AbortHandle, Arc<Brain>)>,
     _open: Open,
 }
@@ -66,6 +68,17 @@ pub(super) struct Pending {
     home: Home,
     span: Span,
     since: Instant,
+}
+
+/// What a request waits for.
+type Step = Pin<Box<dyn Future<Output = (Pending, Done)> + Send>>;
+
+/// What came of it.
+enum Done {
+    /// The lookup is over, and this was found.
+    Found(Vec<Hit>),
+    /// It was bound, or gave up; nothing when its pool is gone.
+    Settled(Option<Result<Binding, Refusal>>),
 }
 
 /// Counts a stream while it is open.
@@ -87,7 +100,7 @@ impl Scoring {
             brains: Arc::clone(&desk.brains),
             metrics: desk.metrics.clone(),
             closing: desk.closing.clone(),
-            lookups: FuturesUnordered::new(),
+            steps: FuturesUnordered::new(),
             waiting: HashMap::new(),
             _open: Open(desk.metrics.clone()),
         };
@@ -100,7 +113,7 @@ impl Scoring {
     /// The next batch of answers, not empty; nothing when the stream is over.
     async fn next(&mut self) -> Option<Vec<ScoreResponse>> {
         loop {
-            if self.ended && self.lookups.is_empty() {
+            if self.ended && self.steps.is_empty() {
                 return None;
             }
             let answers = tokio::select! {
@@ -114,7 +127,7 @@ impl Scoring {
                     // Nobody is left to answer.
                     Err(_broken) => return None,
                 },
-                Some(done) = self.lookups.next(), if !self.lookups.is_empty() => self.gather(done),
+                Some(done) = self.steps.next(), if !self.steps.is_empty() => self.gather(done),
             };
             if !answers.is_empty() {
                 return Some(answers);
@@ -158,63 +171,111 @@ impl Scoring {
         }
         let pending = Pending { key, span: trace::span(&ask), ask, home, since };
         if self.waiting.len() >= MAX_LOOKUPS || !lookup::is_worthwhile(&pending) {
-            return Some(pending.choose(&[], self.brains.now()));
+            return Some(self.choose(pending, &[]));
         }
-        let (handle, registration) = AbortHandle::new_pair();
-        self.waiting.insert(key, (handle, Arc::clone(&pending.home.brain)));
-        self.lookups.push(Abortable::new(lookup::begin(pending), registration));
+        self.step(key, Arc::clone(&pending.home.brain), lookup::begin(pending));
         None
+    }
+
+    /// Chooses for a request. One that waits is answered twice: that it does, and how it ended.
+    fn choose(&mut self, pending: Pending, hits: &[Hit]) -> ScoreResponse {
+        let (now, id) = (self.brains.now(), pending.ask.id);
+        match pending.home.brain.choose(pending.arrival(hits), now) {
+            Verdict::Bound(binding) => pending.answer(Some(Ok(binding))),
+            Verdict::Refused(refusal) => pending.answer(Some(Err(refusal))),
+            Verdict::Waits(wait) => {
+                let queued = answer::queued(id, &wait);
+                self.brains.somebody_waits();
+                let (key, brain) = (pending.key, Arc::clone(&pending.home.brain));
+                self.step(key, brain, Box::pin(async move { (pending, Done::Settled(wait.end.await.ok())) }));
+                queued
+            }
+        }
+    }
+
+    fn step(&mut self, key: Key, brain: Arc<Brain>, step: Step) {
+        let (handle, registration) = AbortHandle::new_pair();
+        self.waiting.insert(key, (handle, brain));
+        self.steps.push(Abortable::new(step, registration));
     }
 
     /// The answer to a request that refers to a stored response, if that settles it.
     fn stored(&self, ask: &Ask, key: Key, home: &Home) -> Option<ScoreResponse> {
         let (response, only) = ask.response?;
         let endpoint = self.brains.response(response);
-        let choice = endpoint.and_then(|endpoint| home.brain.choose_only(key, endpoint, &ask.query, self.brains.now()));
-        match choice {
-            Some(choice) => Some(answer::answer(ask.id, Ok(choice))),
+        let binding =
+            endpoint.and_then(|endpoint| home.brain.choose_only(key, endpoint, &ask.query, self.brains.now()));
+        match binding {
+            Some(binding) => Some(answer::chosen(ask.id, &binding)),
             None => only.then(|| answer::refused(ask.id, Reason::UnknownResponse)),
         }
     }
 
-    /// The answers of the lookup that is done, and of the others that are done by now.
-    fn gather(&mut self, first: Result<(Pending, Vec<Hit>), stream::Aborted>) -> Vec<ScoreResponse> {
+    /// The answers that follow from the step that is done, and from the others that are done by now.
+    fn gather(&mut self, first: Result<(Pending, Done), stream::Aborted>) -> Vec<ScoreResponse> {
         let mut answers = Vec::new();
         let mut next = Some(first);
         while let Some(done) = next {
-            // An aborted one was cancelled, and is owed no answer.
-            if let Ok((pending, hits)) = done {
-                self.waiting.remove(&pending.key);
-                answers.push(pending.choose(&hits, self.brains.now()));
+            match done {
+                Ok((pending, Done::Found(hits))) => {
+                    self.waiting.remove(&pending.key);
+                    answers.push(self.choose(pending, &hits));
+                }
+                Ok((pending, Done::Settled(end))) => {
+                    self.waiting.remove(&pending.key);
+                    answers.push(pending.answer(end));
+                }
+                // It was cancelled, and is owed no answer.
+                Err(stream::Aborted) => {}
             }
-            next = self.lookups.next().now_or_never().flatten();
+            next = self.steps.next().now_or_never().flatten();
         }
         answers
     }
 
     fn cancel(&mut self, key: Key) {
         match self.waiting.remove(&key) {
-            Some((lookup, brain)) => {
-                lookup.abort();
-                brain.metrics().scored(Outcome::Cancelled);
+            Some((step, brain)) => {
+                step.abort();
+                if !brain.cancel(key, self.brains.now()) {
+                    // It had not got further than its lookup.
+                    brain.metrics().scored(Outcome::Cancelled);
+                }
             }
             None => self.brains.cancel(key),
         }
     }
 }
 
+impl Drop for Scoring {
+    /// Whoever still waits is asked for elsewhere.
+    fn drop(&mut self) {
+        let now = self.brains.now();
+        self.waiting.drain().for_each(|(key, (_, brain))| _ = brain.cancel(key, now));
+    }
+}
+
 // === Pending ===
 
 impl Pending {
-    /// Chooses, books, and says so.
-    fn choose(self, hits: &[Hit], now: Duration) -> ScoreResponse {
-        let Self { key, ask, home, span, since } = self;
-        let result = home.brain.choose(key, &ask.query, ask.model.as_deref(), hits, now);
+    fn arrival<'a>(&'a self, hits: &'a [Hit]) -> Arrival<'a> {
+        let Ask { query, model, waited, may_wait, .. } = &self.ask;
+        Arrival { key: self.key, query, model: model.as_deref(), hits, waited: *waited, may_wait: *may_wait }
+    }
+
+    /// The final answer.
+    fn answer(self, end: Option<Result<Binding, Refusal>>) -> ScoreResponse {
+        let Self { key, home, span, since, .. } = self;
+        let id = key.request.0;
         if !span.is_disabled() {
-            trace::record(&span, &home.brain.pool(), &result);
+            trace::record(&span, &home.brain.pool(), end.as_ref());
         }
         home.brain.metrics().score_seconds.observe(since.elapsed().as_secs_f64());
-        answer::answer(key.request.0, result)
+        match end {
+            Some(Ok(binding)) => answer::chosen(id, &binding),
+            Some(Err(refusal)) => answer::refusal(id, refusal),
+            None => answer::refused(id, Reason::UnknownPool),
+        }
     }
 }
 

@@ -162,8 +162,7 @@ impl Subscriber {
                 self.metrics.rejected.inc();
                 self.structure.reject(&reject, self.proxy);
             }
-            // Nothing is learned from choices yet.
-            Some(from_data_plane::Message::Taught(_)) => {}
+            Some(from_data_plane::Message::Taught(taught)) => self.uplink.taught(taught),
             Some(from_data_plane::Message::Hello(_)) | None => self.uplink.odd("a message that is not understood here"),
         }
     }

@@ -3,13 +3,19 @@
 //! A request whose trace is not sampled costs nothing but a look at its flags, and so does every request while no
 //! collector is configured: the span's call site is disabled then.
 
-use hermes_core::{pick::Nobody, query::Choice, snapshot::Pool};
+use hermes_core::{
+    dispatch::{Binding, Costs},
+    query::Source,
+    snapshot::Pool,
+};
 use hermes_proto::convert::Ask;
 use hermes_runtime::{
     propagation::{adopt, extract_pair},
     telemetry::TRACE_TARGET,
 };
 use tracing::{Span, field::Empty, info_span};
+
+use crate::{brain::Refusal, metrics::Outcome};
 
 /// Where the flags begin in `version-trace-parent-flags`.
 const FLAGS: usize = 53;
@@ -28,6 +34,12 @@ pub(super) fn span(ask: &Ask) -> Span {
         hermes.candidates = Empty,
         hermes.endpoint = Empty,
         hermes.expected.cached_tokens = Empty,
+        hermes.expected.source = Empty,
+        hermes.expected.wait_s = Empty,
+        hermes.expected.ttft_s = Empty,
+        hermes.waited_s = Empty,
+        hermes.gamma = Empty,
+        hermes.runner_up = Empty,
         error.type = Empty,
     );
     adopt(&span, &extract_pair(&ask.traceparent, &ask.tracestate));
@@ -35,24 +47,29 @@ pub(super) fn span(ask: &Ask) -> Span {
 }
 
 /// Writes down what was chosen in `pool`, and among how many.
-pub(super) fn record(span: &Span, pool: &Pool, result: &Result<Choice, Nobody>) {
-    if span.is_disabled() {
-        return;
-    }
+pub(super) fn record(span: &Span, pool: &Pool, end: Option<&Result<Binding, Refusal>>) {
     span.record("hermes.strategy", pool.spec.policy.strategy.name());
     span.record("hermes.candidates", i64::try_from(pool.endpoints.len()).unwrap_or(i64::MAX));
-    match result {
-        Ok(choice) => {
-            // The pool may have changed since.
-            if let Some(position) = pool.position(choice.ranked[0].endpoint) {
-                span.record("hermes.endpoint", &*pool.endpoints[position].name);
-            }
-            span.record("hermes.expected.cached_tokens", i64::from(choice.ranked[0].cached_tokens));
-        }
-        Err(nobody) => {
-            span.record("error.type", nobody.to_string());
-        }
+    match end {
+        Some(Ok(binding)) => bound(span, pool, binding),
+        Some(Err(refusal)) => _ = span.record("error.type", Outcome::from(refusal).name()),
+        None => _ = span.record("error.type", "pool_gone"),
     }
+}
+
+fn bound(span: &Span, pool: &Pool, binding: &Binding) {
+    // The pool may have changed since.
+    let name = |endpoint| pool.position(endpoint).map(|position| &*pool.endpoints[position].name);
+    let first = binding.choice.ranked[0];
+    span.record("hermes.endpoint", name(first.endpoint));
+    span.record("hermes.expected.cached_tokens", i64::from(first.cached_tokens));
+    span.record("hermes.expected.source", binding.source.map(Source::name));
+    span.record("hermes.waited_s", binding.waited.as_secs_f64());
+    let Some(Costs { ahead, ttft, gamma, runner_up, .. }) = binding.costs else { return };
+    span.record("hermes.expected.wait_s", ahead.as_secs_f64());
+    span.record("hermes.expected.ttft_s", ttft.as_secs_f64());
+    span.record("hermes.gamma", f64::from(gamma));
+    span.record("hermes.runner_up", runner_up.and_then(name));
 }
 
 fn is_sampled(traceparent: &str) -> bool {

@@ -85,8 +85,11 @@ impl Engine {
     }
 
     /// These base URLs may be asked from now on. What is known about those that stay is kept.
-    pub(super) fn follow<'a>(&self, bases: impl Iterator<Item = &'a Arc<str>>) {
+    pub(super) fn follow<'a>(&self, bases: impl Iterator<Item = &'a Arc<str>> + Clone) {
         let before = self.endpoints.load();
+        if before.iter().map(|known| &known.base).eq(bases.clone()) {
+            return;
+        }
         let known: HashMap<&str, &Endpoint> = before.iter().map(|known| (&*known.base, known)).collect();
         let endpoints = bases.filter_map(|base| {
             if let Some(known) = known.get(&**base) {

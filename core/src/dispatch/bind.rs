@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::{
     Binding, Costs, Dispatcher, Note, caches,
     cost::{Cost, Prompt, Sites},
+    fleet::Work,
     queue::Known,
     seconds,
 };
@@ -44,7 +45,7 @@ impl Dispatcher {
         };
         let source = self.book(key, ranked[0], query, known, now);
         let choice = Choice { ranked, desperate: false };
-        Binding { choice, source, waited, costs: Some(costs) }
+        Binding { choice, prompt_tokens: query.prompt_tokens, source, waited, costs: Some(costs) }
     }
 
     /// Books what the pool's strategy picks.
@@ -59,7 +60,14 @@ impl Dispatcher {
         let ask = Ask { query, model, hits: &hits, turn: *turn, total_in_flight };
         let choice = fleet.picker.pick(&ask, |position| fleet.loads[position], dice)?;
         let source = self.book(key, choice.ranked[0], query, known, now);
-        Ok(Binding { choice, source, waited, costs: None })
+        Ok(Binding { choice, prompt_tokens: query.prompt_tokens, source, waited, costs: None })
+    }
+
+    /// Books one endpoint because nothing but it will do, whatever it costs.
+    pub fn book_only(&mut self, key: Key, position: usize, query: &Query, now: Duration) {
+        let query = &self.caches.in_true_tokens(query);
+        let endpoint = self.pool().endpoints[position].id;
+        self.book(key, Ranked { position, endpoint, cached_tokens: 0 }, query, &Known::default(), now);
     }
 
     /// Books a choice and learns from it. Who said what is cached there.
@@ -73,7 +81,7 @@ impl Dispatcher {
     ) -> Option<Source> {
         let Ranked { position, endpoint, cached_tokens } = first;
         let uncached = query.prompt_tokens.saturating_sub(cached_tokens);
-        self.fleet.book(key, position, query.prompt_tokens, uncached, now);
+        self.fleet.book(key, position, Work { prompt: query.prompt_tokens, uncached, unary: query.unary }, now);
         self.caches.routed(endpoint, query);
         self.shares.spend(query.tenant, uncached, now);
         self.turn = self.turn.wrapping_add(1);

@@ -206,6 +206,9 @@ impl Caches {
 
     /// How long a prompt really was.
     pub(super) fn measured(&mut self, query: &Query, prompt_tokens: u32) {
+        if query.counted {
+            return;
+        }
         let factor = f64::from(prompt_tokens) / f64::from(query.prompt_tokens.max(1));
         let (least, most) = RATIO;
         self.ratio = (self.ratio * (1.0 + FOLLOW * (factor.clamp(least, most) - 1.0))).clamp(least, most);
@@ -213,6 +216,9 @@ impl Caches {
 
     /// A query as it would be had its proxy counted tokens, and not bytes.
     pub(super) fn in_true_tokens(&self, query: &Query) -> Query {
+        if query.counted {
+            return query.clone();
+        }
         let tokens = f64::from(query.prompt_tokens) * self.ratio;
         Query { prompt_tokens: (tokens.round() as u32).max(1), ..query.clone() }
     }

@@ -15,6 +15,9 @@ const MOST_DONE: f64 = 0.9;
 /// How far back [`Engine::lately`] looks: older work counts for less, by a factor e.
 const LATELY: Duration = Duration::from_secs(60);
 
+/// What a request in an engine's queue that is not ours is taken to have, in uncached tokens.
+const FOREIGN_TOKENS: f64 = 1_000.0;
+
 /// Share of the KV cache that may be full before a prompt has to wait: beyond it engines preempt what runs.
 const FULL: f64 = 0.95;
 
@@ -26,6 +29,8 @@ pub(super) struct Engine {
     /// Since when it computes the prompt that it computes now: the latest first byte, or the first prompt after idling.
     busy_since: Duration,
     memory: Memory,
+    /// Requests in its queue that are not ours, when it told last.
+    foreign: u32,
     /// Seconds of prefill that it was given lately: fades, and says whose cache was overwritten most.
     lately: Lately,
 }
@@ -77,16 +82,22 @@ impl Engine {
         self.busy_since = self.busy_since.max(now);
     }
 
+    /// A prompt is taken to be done, of which nothing was heard.
+    pub(super) fn done(&mut self, now: Duration) {
+        self.busy_since = self.busy_since.max(now);
+    }
+
     /// Seconds until it has computed what was sent there.
     pub(super) fn ahead(&self, in_flight: InFlight, fit: Fit, now: Duration) -> f64 {
         let InFlight { tokens, unanswered, .. } = in_flight;
+        let foreign = f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate;
         if unanswered == 0 {
-            return 0.0;
+            return foreign;
         }
         let whole = tokens as f64 / fit.rate;
         let head = whole / f64::from(unanswered);
         let done = now.saturating_sub(self.busy_since).as_secs_f64();
-        whole - done.min(head * MOST_DONE)
+        foreign + whole - done.min(head * MOST_DONE)
     }
 
     /// Whether its memory takes this prompt without taking it from what runs. Unknown memory does.
@@ -98,12 +109,15 @@ impl Engine {
         used + added == 0 || wanted as f64 <= capacity as f64 * FULL
     }
 
-    /// The engine's own figures; `pending` prompt tokens were sent there and are not answered.
-    pub(super) fn sampled(&mut self, sample: Option<Sample>, pending: u64) {
+    /// The engine's own figures, and what was in flight there by our own count.
+    pub(super) fn sampled(&mut self, sample: Option<Sample>, ours: InFlight) {
+        // Somebody else uses the engine too, or it took back what it had begun.
+        let waiting = sample.and_then(|sample| sample.waiting).unwrap_or(0);
+        self.foreign = waiting.saturating_sub(ours.unanswered);
         let usage = sample.and_then(|sample| sample.kv_usage).filter(|usage| (0.0..=1.0).contains(usage));
         self.memory.used =
             self.memory.capacity.zip(usage).map(|(capacity, usage)| (capacity as f64 * f64::from(usage)) as u64);
-        self.memory.added = pending;
+        self.memory.added = ours.tokens;
     }
 
     /// The size of its KV cache in tokens.

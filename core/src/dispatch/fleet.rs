@@ -3,7 +3,7 @@
 //! Owns the ledger. Invariant: `loads`, `flights`, `engines` and the pool's endpoints are parallel, and `flights` is
 //! what the ledger says.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     cost::{Site, Sites},
@@ -19,6 +19,17 @@ use crate::{
     speed::Fit,
 };
 
+/// What a request asks of an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    /// Tokens of its prompt.
+    pub(super) prompt: u32,
+    /// How many of them have to be computed.
+    pub(super) uncached: u32,
+    /// Nothing is heard until its last token is out: that its prompt is done has to be assumed.
+    pub(super) unary: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Fleet {
@@ -32,6 +43,9 @@ pub(super) struct Fleet {
     pub(super) utilization: Utilization,
     /// Of an engine whose own speed is not known.
     prior: Fit,
+    /// When prompts are taken to be done of which nothing will be heard before the whole answer. Those of requests that
+    /// ended meanwhile stay until they are due.
+    silent: BTreeSet<(Duration, Key)>,
 }
 
 // === Fleet ===
@@ -48,6 +62,7 @@ impl Fleet {
             busy: 0,
             utilization: Utilization::default(),
             prior: Fit::prior(usual_rate.into()),
+            silent: BTreeSet::new(),
         }
     }
 
@@ -123,30 +138,52 @@ impl Fleet {
         ahead < window.as_secs_f64() && engine.fits(prompt_tokens)
     }
 
-    /// Books a request at an endpoint, which has to prefill `uncached` of its `prompt` tokens.
-    pub(super) fn book(&mut self, key: Key, position: usize, prompt: u32, uncached: u32, now: Duration) {
+    /// Books a request at an endpoint.
+    pub(super) fn book(&mut self, key: Key, position: usize, work: Work, now: Duration) {
         let endpoint = self.pool().endpoints[position].id;
-        let (before, moved) = (self.flights[position], self.ledger.get(key));
-        self.ledger.book(key, endpoint, uncached, now);
-        let fit = self.engines[position].fit(self.prior);
-        self.engines[position].sent(prompt, f64::from(uncached) / fit.rate, before, now);
+        let moved = self.ledger.get(key);
+        self.send(key, position, work, now);
+        self.ledger.book(key, endpoint, work.uncached, now);
         self.recount_moved(moved, endpoint, now);
     }
 
     /// A proxy sent a request there. False if the booking stood there already.
-    pub(super) fn started(&mut self, key: Key, endpoint: EndpointId, uncached: u32, now: Duration) -> bool {
+    pub(super) fn started(&mut self, key: Key, endpoint: EndpointId, work: Work, now: Duration) -> bool {
         let moved = self.ledger.get(key);
         let booked = moved.filter(|open| open.endpoint == endpoint);
         // What was booked was worked out with more knowledge than the proxy has.
-        let tokens = booked.map_or(uncached, |open| open.tokens);
+        let tokens = booked.map_or(work.uncached, |open| open.tokens);
         if let (None, Some(position)) = (booked, self.position(endpoint)) {
-            let before = self.flights[position];
-            let fit = self.engines[position].fit(self.prior);
-            self.engines[position].sent(uncached, f64::from(uncached) / fit.rate, before, now);
+            self.send(key, position, work, now);
         }
         self.ledger.started(key, endpoint, tokens, now);
         self.recount_moved(moved, endpoint, now);
         booked.is_none()
+    }
+
+    fn send(&mut self, key: Key, position: usize, work: Work, now: Duration) {
+        let Work { prompt, uncached, unary } = work;
+        let before = self.flights[position];
+        let fit = self.engines[position].fit(self.prior);
+        if unary {
+            let seconds = self.engines[position].ahead(before, fit, now) + fit.seconds(uncached.into());
+            let due = Duration::try_from_secs_f64(seconds).map_or(Duration::MAX, |seconds| now.saturating_add(seconds));
+            self.silent.insert((due, key));
+        }
+        self.engines[position].sent(prompt, f64::from(uncached) / fit.rate, before, now);
+    }
+
+    /// Takes the prompts to be done that nothing is heard of and whose time has come.
+    pub(super) fn assume_done(&mut self, now: Duration) {
+        while let Some((_, key)) = self.silent.first().copied().filter(|(due, _)| *due <= now) {
+            self.silent.pop_first();
+            if let Some(before) = self.ledger.first_byte(key)
+                && let Some(position) = self.position(before.endpoint)
+            {
+                self.engines[position].done(now);
+                self.recount(position, now);
+            }
+        }
     }
 
     /// The first byte came, `ttft` after the request was sent, if that is known.

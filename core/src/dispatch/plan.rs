@@ -30,6 +30,7 @@ impl Dispatcher {
         if self.queue.is_empty() {
             return;
         }
+        self.fleet.assume_done(now);
         let Some(rules) = self.rules() else { return self.release_all(now, released) };
         self.give_up(now, released);
         let endpoints = self.pool().endpoints.len();

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Dispatcher, Note, caches::Claims};
+use super::{Dispatcher, Note, caches::Claims, fleet::Work};
 use crate::{
     ledger::{Key, Open, Phase, ProxyId, RequestId},
     load::{Health, Sample},
@@ -36,9 +36,11 @@ pub struct Calibration {
 
 impl Dispatcher {
     /// A proxy sent a request to an endpoint, where `uncached` tokens are to be prefilled by its reckoning.
-    pub fn started(&mut self, key: Key, endpoint: EndpointId, uncached: u32, now: Duration) {
+    /// `unary`: its answer comes as a whole.
+    pub fn started(&mut self, key: Key, endpoint: EndpointId, uncached: u32, unary: bool, now: Duration) {
         self.queue.remove(key);
-        if self.fleet.started(key, endpoint, uncached, now)
+        let prompt = self.notes.get(&key).map_or(uncached, |note| note.query.prompt_tokens);
+        if self.fleet.started(key, endpoint, Work { prompt, uncached, unary }, now)
             && let Some(note) = self.notes.get_mut(&key)
         {
             // A retry elsewhere: what was expected of the first endpoint says nothing of this one.
@@ -55,6 +57,7 @@ impl Dispatcher {
     /// A request is over. Its entry, the first time only, and how its cache turned out.
     pub fn finished(&mut self, key: Key, ended: Ended, now: Duration) -> (Option<Open>, Option<Calibration>) {
         self.queue.remove(key);
+        self.fleet.assume_done(now);
         let open = self.fleet.release(|ledger| ledger.finish(key), now);
         let note = self.notes.remove(&key);
         let position = open.and_then(|open| self.fleet.position(open.endpoint));
@@ -107,9 +110,9 @@ impl Dispatcher {
 
     /// An engine's own figures; `None` when they are missing or stale.
     pub fn set_sample(&mut self, position: usize, sample: Option<Sample>) {
-        let pending = self.fleet.flight(position).tokens;
+        let ours = self.fleet.flight(position);
         self.fleet.loads[position].sample = sample;
-        self.fleet.engines[position].sampled(sample, pending);
+        self.fleet.engines[position].sampled(sample, ours);
     }
 
     /// Whether an endpoint may be chosen.

@@ -134,7 +134,7 @@ fn a_request_waits_for_its_cache_only_while_that_pays() {
     // Another prompt keeps the home busy for half a second; computing the cached one elsewhere takes a whole one.
     let busy = |tokens, request, dispatcher: &mut Dispatcher| {
         let query = prompt(1_000 + request, tokens);
-        dispatcher.started(key(request), EndpointId(home), query.prompt_tokens, ms(60_000));
+        dispatcher.started(key(request), EndpointId(home), query.prompt_tokens, false, ms(60_000));
     };
     busy(4_000, 2, &mut dispatcher);
     waits(&arrive(&mut dispatcher, 3, &prompt(7, 8_000), ms(60_000)));
@@ -168,6 +168,16 @@ fn a_full_queue_says_when_to_come_back_and_a_long_wait_ends() {
     assert_eq!(retry_after, ms(5_000), "the five seconds of work that wait");
     assert_eq!(released(&mut dispatcher, ms(4_999)), []);
     assert_eq!(released(&mut dispatcher, ms(5_000)), [(2, None)]);
+}
+
+#[test]
+fn an_answer_that_comes_as_a_whole_does_not_keep_its_endpoint_for_itself() {
+    let mut dispatcher = dispatcher(1);
+    bound(arrive(&mut dispatcher, 1, &Query { unary: true, ..prompt(1, 8_000) }, ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(500)));
+    assert_eq!(released(&mut dispatcher, ms(900)), []);
+    assert_eq!(released(&mut dispatcher, ms(1_000)), [(2, Some(0))], "its prompt is done, though nothing came yet");
+    assert_eq!(dispatcher.first_byte(key(1), Some(ms(9_000)), ms(9_000)), None, "and says nothing of the speed");
 }
 
 #[test]
@@ -205,7 +215,7 @@ fn a_slow_endpoint_is_left_alone_once_it_is_known() {
         let tokens = 1_000 + 500 * (request as u32 % 7);
         // In turn, as they would come from elsewhere. The second endpoint is ten times as slow.
         let place = request % 2;
-        dispatcher.started(key(request), EndpointId(place), tokens, now);
+        dispatcher.started(key(request), EndpointId(place), tokens, false, now);
         let ttft = ms(u64::from(tokens) / if place == 1 { 1 } else { 10 });
         now += ttft;
         answer(&mut dispatcher, request, ttft, now);

@@ -111,6 +111,7 @@ impl Chooser {
             tenant: query.tenant,
             deadline_ms: millis(policy.score_deadline),
             waited_ms: millis(waited),
+            unary: call.is_unary(),
             may_wait: policy.strategy.needs_score() && !response_only,
             exclude: Vec::new(),
             response: call.response.as_ref().map(|response| response.key.0),
@@ -167,7 +168,7 @@ fn read(pool: &PoolView, answer: Result<Answer, NoAnswer>, waited: Duration) -> 
 
 /// The chosen endpoints that this snapshot has: the replica may have seen a change before, or after, this proxy.
 fn known(pool: &PoolView, chosen: Chosen, waited: Duration) -> Option<Scored> {
-    let Chosen { ranked, waited: said, expected_wait, gamma, runner_up, source } = chosen;
+    let Chosen { ranked, waited: said, expected_wait, gamma, runner_up, source, prompt_tokens } = chosen;
     let upstream = |id| Some(&pool.upstreams[pool.pool.position(id)?]);
     let expected_ttft = ranked.first().and_then(|first| first.expected_ttft);
     let target = |candidate: Candidate| {
@@ -180,7 +181,7 @@ fn known(pool: &PoolView, chosen: Chosen, waited: Duration) -> Option<Scored> {
         return None;
     }
     let runner_up = runner_up.and_then(upstream).cloned();
-    Some((ranked, Why { waited: said.max(waited), expected_wait, expected_ttft, gamma, runner_up }))
+    Some((ranked, Why { waited: said.max(waited), expected_wait, expected_ttft, gamma, runner_up, prompt_tokens }))
 }
 
 /// Counts a request that waits, for as long as it does.

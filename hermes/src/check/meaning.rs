@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use hermes_control_plane::config::{Config, PoolConfig, Port, Selection, Source};
+use hermes_control_plane::{
+    config::{Config, PoolConfig, Port, Selection, Source},
+    tokens::Way,
+};
 
 /// Shows a configuration to the person who wrote it.
 pub(crate) struct Meaning<'a>(pub(crate) &'a Config);
@@ -28,7 +31,7 @@ impl fmt::Display for Meaning<'_> {
 }
 
 fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
-    let PoolConfig { name: _, models, engine, sources, policy, collector, kv_manager } = pool;
+    let PoolConfig { name: _, models, engine, sources, policy, collector, kv_manager, kv_events, tokenizer } = pool;
     write!(f, ": engine {}, strategy {}", engine.name(), policy.strategy.name())?;
     match &models[..] {
         [] => write!(f, "\n  models: what the engines answer on /v1/models")?,
@@ -44,6 +47,17 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
     }
     if let Some(manager) = kv_manager {
         write!(f, "\n  KV manager: {}, given {:?} per request", manager.url, manager.budget)?;
+    }
+    if let Some(events) = kv_events {
+        match events.port {
+            Some(port) => write!(f, "\n  KV events: from port {port} of each endpoint, unless its pod says another")?,
+            None => write!(f, "\n  KV events: from where each pod or engine says that it publishes them")?,
+        }
+    }
+    match tokenizer.as_ref().map(|tokenizer| &tokenizer.way) {
+        Some(Way::Files(files)) => write!(f, "\n  token ids: made here, from {}", files.path.display())?,
+        Some(Way::Engine) => write!(f, "\n  token ids: asked of the engines at /tokenize")?,
+        None => {}
     }
     let (timeouts, retry) = (policy.timeouts, policy.retry);
     write!(
@@ -91,12 +105,14 @@ mod tests {
     fn a_pool_is_shown_with_what_it_selects_and_how_it_chooses() {
         let text = meaning(
             "pools:\n- {name: chat, models: [m], endpoints: ['http://a:1'], strategy: random}\n\
+             - {name: exact, endpoints: ['http://b:1'], kvEvents: {port: 5557}}\n\
              - {name: wide, kubernetes: {namespace: ai, pods: {app: vllm}, port: http}, engine: openai}",
         );
         for part in [
             "pool chat: engine vllm, strategy random",
             "models: m",
             "endpoints: http://a:1",
+            "KV events: from port 5557 of each endpoint",
             "pool wide: engine openai, strategy kv-aware",
             "endpoints: pods app=vllm in namespace ai, port http",
             "metrics: not collected",

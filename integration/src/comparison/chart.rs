@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 
 use super::scale::{Scale, label};
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 340.0;
+const WIDTH: f64 = 960.0;
+const HEIGHT: f64 = 380.0;
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
@@ -125,7 +125,7 @@ mod tests {
         let points = vec![Some((0.0, 0.0)), Some((1.0, 1.0)), None, Some((0.5, 0.5))];
         let line = Line { series: 3, name: "a's".to_owned(), points };
         let chart = Chart { about: "<>".to_owned(), x: axis("x"), y: axis("y"), lines: vec![line] };
-        assert_eq!(chart.path(&chart.lines[0]), "M56.0 294.0L706.0 12.0M381.0 153.0");
+        assert_eq!(chart.path(&chart.lines[0]), "M56.0 334.0L946.0 12.0M501.0 173.0");
         let svg = chart.to_string();
         assert!(svg.contains("class='line s3'") && svg.contains("<title>a&#39;s</title>"), "{svg}");
         assert!(svg.contains("aria-label='&lt;&gt;'"));

@@ -42,7 +42,7 @@ td.best{font-weight:650;background:var(--best)}
 .keys label{display:inline-flex;align-items:center;gap:7px;cursor:pointer}
 .keys input{accent-color:var(--soft);margin:0}
 .keys svg{width:26px;height:10px}
-.charts svg{width:100%;height:auto;display:block;margin-top:8px}
+.charts svg{width:100%;height:auto;display:block;margin:8px 0 26px}
 text{fill:var(--soft);font:12px system-ui,sans-serif}
 .middle{text-anchor:middle}
 .end{text-anchor:end}

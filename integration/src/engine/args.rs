@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::config::EngineConfig;
+use super::kv_events::{Encoding, KvEventsConfig};
 
 /// Run one simulated model server: real HTTP, vLLM's bytes, no GPU.
 ///
@@ -58,10 +59,36 @@ pub struct EngineArgs {
     /// Name KV usage and prefix counters as vLLM did before 0.10 (`gpu_cache_usage_perc`).
     #[arg(long)]
     pub legacy_metrics: bool,
+    /// Publish KV events over ZeroMQ on this port of the same host; port 0 picks a free one.
+    #[arg(long, value_name = "PORT")]
+    pub kv_events_port: Option<u16>,
+    /// Replay KV events on this port; port 0 picks a free one.
+    #[arg(long, value_name = "PORT", requires = "kv_events_port")]
+    pub kv_events_replay_port: Option<u16>,
+    /// The topic of the events.
+    #[arg(long, value_name = "TOPIC", default_value = "")]
+    pub kv_events_topic: String,
+    /// Write events as vLLM does since 0.24 (maps), or as before (arrays).
+    #[arg(long, value_name = "FORM", default_value = "maps")]
+    pub kv_events_encoding: Encoding,
+}
+
+impl EngineArgs {
+    fn kv_events(&self) -> Option<KvEventsConfig> {
+        let host = self.listen.ip();
+        Some(KvEventsConfig {
+            publish: SocketAddr::new(host, self.kv_events_port?),
+            replay: self.kv_events_replay_port.map(|port| SocketAddr::new(host, port)),
+            topic: self.kv_events_topic.clone(),
+            encoding: self.kv_events_encoding,
+            ..KvEventsConfig::default()
+        })
+    }
 }
 
 impl From<EngineArgs> for EngineConfig {
     fn from(args: EngineArgs) -> Self {
+        let kv_events = args.kv_events();
         let EngineArgs { listen, model, lora, block_size, blocks, prefill_rate, step_budget, max_running, .. } = args;
         let EngineArgs {
             speed,
@@ -89,6 +116,7 @@ impl From<EngineArgs> for EngineConfig {
             api_key,
             prompt_tokens_details: !no_prompt_tokens_details,
             legacy_metrics,
+            kv_events,
             // Only code in the same process can read a journal.
             journal: 0,
             ..Self::default()

@@ -14,6 +14,8 @@ pub(crate) struct BlockCache {
     /// Unreferenced blocks by the moment at which they were released.
     idle: BTreeMap<u64, u64>,
     releases: u64,
+    /// Blocks that were evicted since they were last asked for.
+    evicted: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -25,7 +27,7 @@ struct Named {
 
 impl BlockCache {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, private: 0, named: HashMap::new(), idle: BTreeMap::new(), releases: 0 }
+        Self { capacity, private: 0, named: HashMap::new(), idle: BTreeMap::new(), releases: 0, evicted: Vec::new() }
     }
 
     /// How many of these blocks, from the first, are held. Changes nothing.
@@ -59,17 +61,36 @@ impl BlockCache {
         while self.private + self.named.len() + blocks > self.capacity {
             let Some((_, hash)) = self.idle.pop_first() else { return false };
             self.named.remove(&hash);
+            self.evicted.push(hash);
         }
         self.private += blocks;
         true
     }
 
-    /// A private block became full: from now on it is shared under its hash. If that hash is held already, the copy is freed.
-    pub(crate) fn publish(&mut self, hash: u64) {
+    /// A private block became full: from now on it is shared under its hash. If that hash is held already, the copy is freed,
+    /// and the answer is `false`.
+    pub(crate) fn publish(&mut self, hash: u64) -> bool {
         self.private -= 1;
-        if !self.reference(hash) {
+        let is_new = !self.reference(hash);
+        if is_new {
             self.named.insert(hash, Named { references: 1, released: 0 });
         }
+        is_new
+    }
+
+    /// Blocks that were evicted since the last call.
+    pub(crate) fn take_evicted(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.evicted)
+    }
+
+    /// Forgets all blocks that nobody uses, if nobody uses any; else does nothing and answers `false`.
+    pub(crate) fn reset(&mut self) -> bool {
+        if self.used() > 0 {
+            return false;
+        }
+        self.named.clear();
+        self.idle.clear();
+        true
     }
 
     /// A sequence leaves: its shared blocks lose a reference, last block first, so that a tail is evicted before its head.

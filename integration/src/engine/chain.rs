@@ -3,6 +3,8 @@
 //! The root of a chain is made of what must keep two caches apart: the model or LoRA adapter and the cache salt. Only full
 //! blocks have a hash. The hash function is ours (XXH3-64), not vLLM's: nothing outside the engine sees these hashes.
 
+use std::sync::Arc;
+
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// The tokens of one sequence as block hashes, plus the tokens of the block that is still open.
@@ -12,6 +14,14 @@ pub(crate) struct Chain {
     hashes: Vec<u64>,
     open: Vec<u32>,
     last: u64,
+    kept: Option<Kept>,
+}
+
+/// What only those need who tell others about blocks.
+#[derive(Clone, Debug)]
+struct Kept {
+    tokens: Vec<u32>,
+    salt: Option<Arc<str>>,
 }
 
 impl Chain {
@@ -26,7 +36,22 @@ impl Chain {
                 last
             })
             .collect();
-        Self { block_size, hashes, open, last }
+        Self { block_size, hashes, open, last, kept: None }
+    }
+
+    /// Keeps the tokens and the salt of the prompt, which have to be those that it was made of.
+    pub(crate) fn keep(self, tokens: &[u32], salt: Option<&str>) -> Self {
+        Self { kept: Some(Kept { tokens: tokens.to_vec(), salt: salt.map(Arc::from) }), ..self }
+    }
+
+    /// The tokens of a full block, if they were kept.
+    pub(crate) fn block(&self, index: usize) -> Option<&[u32]> {
+        self.kept.as_ref()?.tokens.get(index * self.block_size..(index + 1) * self.block_size)
+    }
+
+    /// The salt, if it was kept and there is one.
+    pub(crate) fn salt(&self) -> Option<Arc<str>> {
+        self.kept.as_ref()?.salt.clone()
     }
 
     /// The chain of a prompt whose full blocks are named by somebody else, such as a trace. `own` is unlike that of any
@@ -34,7 +59,7 @@ impl Chain {
     pub(crate) fn named(block_size: usize, blocks: &[u64], prompt_tokens: usize, own: u64) -> Self {
         let open = vec![0; prompt_tokens % block_size];
         let last = root("", None) ^ xxh3_64(&own.to_le_bytes());
-        let mut chain = Self { block_size, hashes: Vec::new(), open, last };
+        let mut chain = Self { block_size, hashes: Vec::new(), open, last, kept: None };
         let full = prompt_tokens / block_size;
         chain.hashes.extend_from_slice(&blocks[..blocks.len().min(full)]);
         while chain.hashes.len() < full {
@@ -47,6 +72,9 @@ impl Chain {
     /// Appends one generated token.
     pub(crate) fn push(&mut self, token: u32) {
         self.open.push(token);
+        if let Some(kept) = &mut self.kept {
+            kept.tokens.push(token);
+        }
         if self.open.len() == self.block_size {
             self.last = link(self.last, &self.open);
             self.hashes.push(self.last);

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::kv_events::KvEventsConfig;
 use super::scheduler::{Limits, Step};
 
 /// The configuration of one engine. The defaults resemble one mid-size model on one data-center GPU.
@@ -45,6 +46,8 @@ pub struct EngineConfig {
     pub prompt_tokens_details: bool,
     /// Expose KV usage and prefix counters under their names before vLLM 0.10 (`gpu_cache_usage_perc`, …).
     pub legacy_metrics: bool,
+    /// How it publishes KV events, if at all.
+    pub kv_events: Option<KvEventsConfig>,
     /// How many requests the journal remembers; 0 turns it off.
     pub journal: usize,
     /// Largest request body in bytes. vLLM has no limit; this one only protects the simulator.
@@ -74,6 +77,7 @@ impl Default for EngineConfig {
             api_key: None,
             prompt_tokens_details: true,
             legacy_metrics: false,
+            kv_events: None,
             journal: 1024,
             max_body: 256 << 20,
             grace: Duration::from_secs(5),

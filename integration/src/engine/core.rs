@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::config::EngineConfig;
 use super::faults::Faults;
+use super::kv_events::Publisher;
 use super::scheduler::{Progress, Scheduler};
 use super::sequence::{Job, SequenceId};
 
@@ -30,6 +31,7 @@ pub(crate) struct Stopped;
 pub(crate) struct Core {
     config: Arc<EngineConfig>,
     faults: Arc<Faults>,
+    publisher: Option<Arc<Publisher>>,
     started: Instant,
     state: Mutex<State>,
     wake: Notify,
@@ -59,10 +61,13 @@ enum TicketState {
 }
 
 impl Core {
-    pub(crate) fn new(config: Arc<EngineConfig>, faults: Arc<Faults>) -> Self {
-        let scheduler = Scheduler::new(config.limits());
+    pub(crate) fn new(config: Arc<EngineConfig>, faults: Arc<Faults>, publisher: Option<Arc<Publisher>>) -> Self {
+        let mut scheduler = Scheduler::new(config.limits());
+        if publisher.is_some() {
+            scheduler.record();
+        }
         let state = State { scheduler, watchers: HashMap::new(), aborted: 0, stopped: false };
-        Self { config, faults, started: Instant::now(), state: Mutex::new(state), wake: Notify::new() }
+        Self { config, faults, publisher, started: Instant::now(), state: Mutex::new(state), wake: Notify::new() }
     }
 
     /// Queues a job.
@@ -72,6 +77,7 @@ impl Core {
         let id = state.scheduler.submit(job, now);
         if self.config.is_instant() {
             let progress = run_to_end(&mut state.scheduler, now);
+            self.publish(&mut state.scheduler);
             return Ticket { core: Arc::clone(self), id, state: TicketState::Done(progress) };
         }
         let (sender, receiver) = watch::channel(Progress::default());
@@ -113,6 +119,11 @@ impl Core {
         read(&self.state.lock().scheduler)
     }
 
+    /// Empties the cache, if nothing runs; answers whether it did.
+    pub(crate) fn reset_cache(&self) -> bool {
+        self.state.lock().scheduler.reset_cache()
+    }
+
     /// Sequences that were dropped before their end.
     pub(crate) fn aborted(&self) -> u64 {
         self.state.lock().aborted
@@ -131,6 +142,14 @@ impl Core {
                 watcher.send_replace(progress);
             }
         });
+        self.publish(scheduler);
+    }
+
+    /// Tells whoever listens what happened in the cache; under the lock, so that batches are in order.
+    fn publish(&self, scheduler: &mut Scheduler) {
+        if let Some(publisher) = &self.publisher {
+            publisher.publish(scheduler.take_events());
+        }
     }
 
     fn abort(&self, id: SequenceId) {

@@ -68,6 +68,16 @@ pub enum Fault {
         /// Values by full sample name, such as `vllm:num_requests_waiting`.
         values: BTreeMap<String, f64>,
     },
+    /// A batch of KV events is not published; a replay has it. Counted in batches, as are the others of KV events.
+    KvEventsDrop,
+    /// A batch of KV events is published as bytes that are none.
+    KvEventsGarbage,
+    /// KV events lie: nothing is said of blocks that were evicted.
+    KvEventsHideRemovals,
+    /// All connections to the publisher of KV events are closed with the next batch.
+    KvEventsDisconnect,
+    /// The publisher of KV events says nothing any more, to anybody, and keeps its connections: a host that is gone.
+    KvEventsMute,
 }
 
 /// Where a fault strikes.
@@ -79,9 +89,10 @@ enum Place {
     Speed,
     Health,
     Metrics,
+    KvEvents,
 }
 
-const PLACES: usize = 6;
+const PLACES: usize = 7;
 
 #[derive(Debug)]
 struct Armed {
@@ -113,6 +124,11 @@ impl Fault {
             Self::MetricsStatus { .. } | Self::MetricsGarbage | Self::MetricsHang | Self::MetricsValues { .. } => {
                 Place::Metrics
             }
+            Self::KvEventsDrop
+            | Self::KvEventsGarbage
+            | Self::KvEventsHideRemovals
+            | Self::KvEventsDisconnect
+            | Self::KvEventsMute => Place::KvEvents,
         }
     }
 }
@@ -162,6 +178,11 @@ impl Faults {
     /// What strikes this scrape.
     pub(crate) fn for_metrics(&self) -> Option<Fault> {
         self.take(Place::Metrics)
+    }
+
+    /// What strikes this batch of KV events.
+    pub(crate) fn for_kv_events(&self) -> Option<Fault> {
+        self.take(Place::KvEvents)
     }
 
     /// Whether this health probe fails.

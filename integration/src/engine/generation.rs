@@ -193,7 +193,11 @@ impl Choice {
 }
 
 fn start_prompt(service: &Service, params: &Params, prompt: Vec<u32>, output_tokens: u32, choices: &mut Vec<Choice>) {
-    let chain = Chain::new(&params.model, params.salt.as_deref(), service.config.block_size, &prompt);
+    let salt = params.salt.as_deref();
+    let mut chain = Chain::new(&params.model, salt, service.config.block_size, &prompt);
+    if service.config.kv_events.is_some() {
+        chain = chain.keep(&prompt, salt);
+    }
     let prompt_tokens = prompt.len();
     let kept = params.return_token_ids.then_some(prompt);
     for index in 0..params.choices {

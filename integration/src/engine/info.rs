@@ -74,6 +74,8 @@ pub(crate) fn answer(service: &Service, route: Route, request: &RecordedRequest)
         Route::Version => Ok(raw_json(StatusCode::OK, r#"{"version":"0.32.0"}"#)),
         // vLLM counts here only with `--enable-server-load-tracking`.
         Route::Load => Ok(raw_json(StatusCode::OK, r#"{"server_load":0}"#)),
+        Route::KvEventSources => Ok(kv_event_sources(service)),
+        Route::ResetPrefixCache => Ok(reset_prefix_cache(service)),
         Route::Tokenize => tokenized(service, request),
         Route::Detokenize => detokenized(request),
         Route::CountTokens => count_tokens(service, request),
@@ -146,6 +148,31 @@ fn model<'a>(service: &Service, id: &'a str, parent: Option<&'a str>) -> Model<'
         max_model_len: parent.is_none().then(|| service.config.context()),
         permission: [permission],
     }
+}
+
+/// Where the only rank publishes, as vLLM says it since 0.32.
+fn kv_event_sources(service: &Service) -> Response<Body> {
+    let Some((doors, config)) = service.events.as_ref().zip(service.config.kv_events.as_ref()) else {
+        return json(StatusCode::OK, &serde_json::json!({}));
+    };
+    let endpoint = |port: u16| format!("tcp://*:{port}");
+    let source = serde_json::json!({
+        "enable_kv_cache_events": true,
+        "publisher": "zmq",
+        "endpoint": endpoint(doors.publish.addr().port()),
+        "replay_endpoint": doors.replay.as_ref().map(|door| endpoint(door.addr().port())),
+        "buffer_steps": config.buffer,
+        "hwm": 100_000,
+        "max_queue_size": 100_000,
+        "topic": config.topic,
+    });
+    json(StatusCode::OK, &serde_json::json!({ "0": source }))
+}
+
+/// vLLM has this route in its development mode only.
+fn reset_prefix_cache(service: &Service) -> Response<Body> {
+    let status = if service.core.reset_cache() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    whole(status, None, "")
 }
 
 fn tokenized(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {

@@ -15,6 +15,8 @@ pub(crate) enum Route {
     Ping,
     Version,
     Load,
+    KvEventSources,
+    ResetPrefixCache,
     Metrics,
     /// The simulator's own: sets and clears faults.
     SimFaults,
@@ -57,6 +59,8 @@ impl Route {
             "/ping" => Self::Ping,
             "/version" => Self::Version,
             "/load" => Self::Load,
+            "/kv_event_sources" => Self::KvEventSources,
+            "/reset_prefix_cache" => Self::ResetPrefixCache,
             "/metrics" => Self::Metrics,
             "/sim/faults" => Self::SimFaults,
             _ => return None,
@@ -66,10 +70,10 @@ impl Route {
     /// The value of `Allow` for a method that is not among them.
     pub(crate) fn methods(self) -> &'static str {
         match self {
-            Self::Run(_) | Self::CountTokens | Self::Tokenize | Self::Detokenize => "POST",
+            Self::Run(_) | Self::CountTokens | Self::Tokenize | Self::Detokenize | Self::ResetPrefixCache => "POST",
             Self::Ping => "GET, POST",
             Self::SimFaults => "POST, DELETE",
-            Self::Models | Self::Health | Self::Version | Self::Load | Self::Metrics => "GET",
+            Self::Models | Self::Health | Self::Version | Self::Load | Self::KvEventSources | Self::Metrics => "GET",
         }
     }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::BlockCache;
+use super::kv_events::{CacheEvent, Tape};
 use super::meters::{Finished, Meters};
 use super::sequence::{Job, Sequence, SequenceId};
 
@@ -52,6 +53,7 @@ pub(crate) struct Scheduler {
     running: Vec<Sequence>,
     meters: Meters,
     submitted: SequenceId,
+    tape: Tape,
 }
 
 impl Scheduler {
@@ -63,7 +65,27 @@ impl Scheduler {
             running: Vec::new(),
             meters: Meters::new(limits.max_model_len),
             submitted: 0,
+            tape: Tape::default(),
         }
+    }
+
+    /// From now on writes down what happens in the cache.
+    pub(crate) fn record(&mut self) {
+        self.tape.start();
+    }
+
+    /// What happened in the cache since the last call.
+    pub(crate) fn take_events(&mut self) -> Vec<CacheEvent> {
+        self.tape.take()
+    }
+
+    /// Empties the cache, if nothing runs; answers whether it did.
+    pub(crate) fn reset_cache(&mut self) -> bool {
+        let done = self.cache.reset();
+        if done {
+            self.tape.cleared();
+        }
+        done
     }
 
     /// Queues a job. It must fit the cache alone: `prompt + output ≤ blocks × block size`.
@@ -81,6 +103,7 @@ impl Scheduler {
         if !preempted {
             self.admit_waiting(&mut budget, now);
         }
+        self.tape.removed(self.cache.take_evicted());
         let mut step = Step::default();
         for sequence in &self.running {
             if sequence.is_decoding() {
@@ -97,7 +120,7 @@ impl Scheduler {
         let mut computed = 0;
         for sequence in &mut self.running {
             computed += sequence.scheduled;
-            if advance(sequence, &mut self.cache, self.limits.block_size) {
+            if advance(sequence, &mut self.cache, &mut self.tape, self.limits.block_size) {
                 count_token(sequence, &mut self.meters, now);
                 let Sequence { id, generated, cached, .. } = *sequence;
                 emit(id, Progress { generated, cached, done: sequence.is_done() });
@@ -213,11 +236,14 @@ impl Scheduler {
 }
 
 /// Applies what the step computed. Answers whether a token came out.
-fn advance(sequence: &mut Sequence, cache: &mut BlockCache, block_size: usize) -> bool {
+fn advance(sequence: &mut Sequence, cache: &mut BlockCache, tape: &mut Tape, block_size: usize) -> bool {
     let worked = std::mem::take(&mut sequence.scheduled);
     sequence.computed += worked;
     while sequence.shared < sequence.computed / block_size {
-        cache.publish(sequence.job.chain.hashes()[sequence.shared]);
+        let Job { chain, adapter, .. } = &sequence.job;
+        if cache.publish(chain.hashes()[sequence.shared]) {
+            tape.stored(chain, sequence.shared, adapter.as_ref());
+        }
         sequence.shared += 1;
         sequence.private -= 1;
     }

@@ -19,6 +19,7 @@ use super::fields::{Fields, wrong_content_type};
 use super::generation::{Generation, Params};
 use super::info;
 use super::journal::{Journal, RecordedRequest};
+use super::kv_events::Doors;
 use super::messages::{self, MessageEvents};
 use super::pooling::Pooling;
 use super::prompt;
@@ -38,6 +39,8 @@ pub(crate) struct Service {
     pub(crate) core: Arc<Core>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) journal: Arc<Journal>,
+    /// Where KV events are published, if they are.
+    pub(crate) events: Option<Doors>,
     /// Seconds since the Unix epoch at which this incarnation started.
     pub(crate) started: f64,
     base: Arc<str>,
@@ -46,11 +49,17 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(config: Arc<EngineConfig>, core: Arc<Core>, faults: Arc<Faults>, journal: Arc<Journal>) -> Self {
+    pub(crate) fn new(
+        config: Arc<EngineConfig>,
+        core: Arc<Core>,
+        faults: Arc<Faults>,
+        journal: Arc<Journal>,
+        events: Option<Doors>,
+    ) -> Self {
         let base = Arc::from(config.model.as_str());
         let adapters = config.loras.iter().map(|name| Arc::from(name.as_str())).collect();
         let started = since_epoch().as_secs_f64();
-        Self { config, core, faults, journal, started, base, adapters, requests: AtomicU64::new(0) }
+        Self { config, core, faults, journal, events, started, base, adapters, requests: AtomicU64::new(0) }
     }
 
     /// Inference requests so far.

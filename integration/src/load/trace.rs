@@ -11,10 +11,9 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::num::NonZero;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::synthesis::TOKENS_PER_BLOCK;
 
@@ -22,7 +21,7 @@ use super::synthesis::TOKENS_PER_BLOCK;
 const MAX_LINE: usize = 1 << 20;
 
 /// One request of a trace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Record {
     /// Arrival, in milliseconds from the start of the trace.
     pub timestamp: u64,
@@ -33,9 +32,10 @@ pub struct Record {
     /// Identities of the prompt's blocks; empty in traces that do not tell.
     #[serde(default)]
     pub hash_ids: Vec<u64>,
-    /// Tokens in one block; absent in the Mooncake traces, which have 512.
-    #[serde(default)]
-    pub block_tokens: Option<NonZero<usize>>,
+    /// Tokens in one block, in the mean over the prompt where blocks are of bytes; absent in the Mooncake traces, which
+    /// have 512.
+    #[serde(default, deserialize_with = "at_least_one")]
+    pub block_tokens: Option<f64>,
     /// Who sent it, in access records.
     #[serde(default)]
     pub tenant: Option<String>,
@@ -47,9 +47,17 @@ pub struct Record {
 impl Record {
     /// Tokens in one block.
     #[must_use]
-    pub fn block_tokens(&self) -> usize {
-        self.block_tokens.map_or(TOKENS_PER_BLOCK, usize::from)
+    pub fn block_tokens(&self) -> f64 {
+        self.block_tokens.unwrap_or(TOKENS_PER_BLOCK as f64)
     }
+}
+
+fn at_least_one<'de, D: Deserializer<'de>>(tokens: D) -> Result<Option<f64>, D::Error> {
+    let tokens = Option::<f64>::deserialize(tokens)?;
+    if tokens.is_some_and(|tokens| !(1.0..=1e9).contains(&tokens)) {
+        return Err(D::Error::custom("block_tokens must be 1 or more"));
+    }
+    Ok(tokens)
 }
 
 /// Why a trace could not be read.

@@ -72,7 +72,7 @@ impl Shape {
     /// Blocks shrink with the prompt, so that prompts which shared a prefix still share it.
     #[must_use]
     pub fn traced(&self, record: &Record, shrink: usize) -> Call {
-        let block_tokens = record.block_tokens();
+        let block_tokens = record.block_tokens().round() as usize;
         let shrink = shrink.clamp(1, block_tokens);
         let input = record.input_length.div_ceil(shrink);
         let content = synthesis::prompt(&record.hash_ids, input, block_tokens / shrink);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::settings::{Settings, Slow};
+use crate::comparison::grouped;
 use crate::engine::EngineConfig;
 use crate::load::positive;
 
@@ -71,7 +72,7 @@ impl FleetArgs {
             None => servers.to_string(),
             Some(Slow { share, factor }) => format!("{servers} ({:.0} % at {factor} speed)", share * 100.0),
         };
-        let memory = format!("{} tokens each", blocks.saturating_mul(block_size));
+        let memory = format!("{} tokens each", grouped(blocks.saturating_mul(block_size)));
         vec![("servers", servers), ("prefill", format!("{prefill_rate} tokens/s")), ("memory", memory)]
     }
 }

@@ -6,6 +6,7 @@ use std::io::BufRead;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::comparison::grouped;
 use crate::load::trace::{Record, Trace, TraceError};
 
 /// Requests in order of arrival.
@@ -39,14 +40,14 @@ pub enum TrafficError {
     /// There is no request in it.
     #[error("the trace holds no request, or none for that model")]
     Empty,
-    /// Blocks of different sizes cannot be compared.
-    #[error("request {request} has blocks of {found} tokens, those before it of {expected}; a trace has one size")]
+    /// Blocks of very different sizes cannot be compared.
+    #[error("request {request} has blocks of {found} tokens, the mean is {expected}; a trace has one size of blocks")]
     MixedBlocks {
         /// From one, in the order of the file.
         request: usize,
         /// Its `block_tokens`.
-        found: usize,
-        /// Those of the first.
+        found: f64,
+        /// The mean of all.
         expected: usize,
     },
 }
@@ -83,10 +84,15 @@ impl Traffic {
     /// # Errors
     /// No record, or blocks of different sizes.
     pub fn new(mut records: Vec<Record>) -> Result<Self, TrafficError> {
-        let block_tokens = records.first().ok_or(TrafficError::Empty)?.block_tokens();
+        if records.is_empty() {
+            return Err(TrafficError::Empty);
+        }
+        // Where blocks are of bytes, each prompt has its own tokens per block: they are brought to one size.
+        let sum: f64 = records.iter().map(Record::block_tokens).sum();
+        let block_tokens = (sum / records.len() as f64).round() as usize;
         for (index, record) in records.iter().enumerate() {
             let found = record.block_tokens();
-            if found != block_tokens {
+            if !(0.5..=2.0).contains(&(found / block_tokens as f64)) {
                 return Err(TrafficError::MixedBlocks { request: index + 1, found, expected: block_tokens });
             }
         }
@@ -109,7 +115,7 @@ impl Traffic {
         let minutes = self.requests.last().map_or(0.0, |last| last.arrival(scale).as_secs_f64() / 60.0);
         let tokens: usize = self.requests.iter().map(|request| request.prompt_tokens).sum();
         vec![
-            ("requests", format!("{} in {minutes:.1} min", self.requests.len())),
+            ("requests", format!("{} in {minutes:.1} min", grouped(self.requests.len()))),
             ("prompts", format!("{:.1} M tokens", tokens as f64 / 1e6)),
             ("scale", scale.to_string()),
         ]
@@ -124,7 +130,9 @@ impl Traffic {
 
 impl Request {
     fn new(record: Record, start_ms: u64, block_tokens: usize) -> Self {
+        let scale = block_tokens as f64 / record.block_tokens();
         let Record { timestamp, input_length, output_length, mut hash_ids, tenant, .. } = record;
+        let input_length = (input_length as f64 * scale).round() as usize;
         hash_ids.truncate(input_length / block_tokens);
         Self {
             at_ms: timestamp - start_ms,
@@ -189,7 +197,7 @@ mod tests {
         assert!(matches!(read(""), Err(TrafficError::Empty)));
         let line = |more: &str| format!("{{\"timestamp\":0,\"input_length\":1,\"output_length\":1{more}}}\n");
         let mixed = read(&(line("") + &line(",\"block_tokens\":64"))).unwrap_err();
-        assert!(mixed.to_string().starts_with("request 2 has blocks of 64 tokens"), "{mixed}");
+        assert!(mixed.to_string().starts_with("request 2 has blocks of 64 tokens, the mean is 288"), "{mixed}");
         let wrong = read(&(line("") + &line(",\"block_tokens\":0"))).unwrap_err();
         assert!(wrong.to_string().starts_with("line 2 "), "{wrong}");
     }

@@ -72,7 +72,7 @@ fn request(id: u64) -> v1::ScoreRequest {
 }
 
 fn started(endpoint: u64) -> Event {
-    Event::Started(v1::Started { endpoint, uncached_tokens: 100 })
+    Event::Started(v1::Started { endpoint, uncached_tokens: 100, unary: false })
 }
 
 fn finished(endpoint: u64) -> Event {
@@ -84,6 +84,7 @@ fn finished(endpoint: u64) -> Event {
         duration_us: 1,
         stored_response: None,
         ttft_us: None,
+        decoding_us: None,
     })
 }
 
@@ -174,6 +175,7 @@ async fn a_booking_that_was_never_sent_ends_with_a_report_that_names_no_endpoint
                 duration_us: 0,
                 stored_response: None,
                 ttft_us: None,
+                decoding_us: None,
             }),
         )
         .await;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::client::{ask, client, eventually, json_of, metric, send};
 
 /// Work in flight would weigh as much as what is known; how much of it there is depends on how fast this machine is.
-const BY_KNOWLEDGE: &str = "{name: kv-aware, weights: {inFlight: 0}}";
+const BY_KNOWLEDGE: &str = "{name: hermes-classic, weights: {inFlight: 0}}";
 
 /// Four engines with small blocks, and a manager that knows them.
 async fn fleet() -> Fleet {

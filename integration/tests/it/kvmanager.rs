@@ -1,6 +1,10 @@
 //! The KV manager's client against a real server on a real socket: hints when all is well, no hint and no delay when
 //! it is not.
 
+mod conductor;
+mod register;
+mod sharing;
+
 use std::time::Duration;
 
 use hermes_control_plane::kvmanager::{
@@ -21,17 +25,25 @@ struct Asker {
 }
 
 impl Asker {
+    /// Nothing is remembered, so that every question is asked.
     fn new(url: &str, budget: Duration) -> Self {
+        Self::with(KvManagerSettings { url: url.into(), budget, cache: Duration::ZERO, ..KvManagerSettings::default() })
+    }
+
+    fn with(settings: KvManagerSettings) -> Self {
         hermes_runtime::crypto::install_default_crypto();
         let metrics = KvMetrics::register(&mut Registry::default());
-        let settings = KvManagerSettings { url: url.into(), budget, ..KvManagerSettings::default() };
         let manager = KvManager::new(settings, metrics.clone()).expect("a valid URL");
         Self { manager, metrics }
     }
 
     async fn ask(&self) -> Vec<(u64, u32)> {
-        let hits = timeout(PATIENCE, self.manager.lookup(lookup())).await.expect("a lookup ends by itself");
-        hits.into_iter().map(|Hit { endpoint, cached, .. }| (endpoint.0, cached.gpu)).collect()
+        self.ask_about(lookup()).await
+    }
+
+    async fn ask_about(&self, lookup: Lookup) -> Vec<(u64, u32)> {
+        let hits = timeout(PATIENCE, self.manager.lookup(lookup)).await.expect("a lookup ends by itself");
+        hits.iter().map(|Hit { endpoint, cached, .. }| (endpoint.0, cached.gpu)).collect()
     }
 }
 
@@ -46,7 +58,13 @@ fn lookup() -> Lookup {
         text: Text::Messages(r#"[{"role":"user","content":"hello"}]"#.into()),
         candidates: (1..=3).map(candidate).collect(),
         prompt_tokens: 1_000,
+        ..Lookup::default()
     }
+}
+
+/// A question about another prompt than any other number's.
+fn numbered(number: usize) -> Lookup {
+    Lookup { text: Text::Prompt(format!("\"prompt number {number}\"").into()), ..lookup() }
 }
 
 /// A manager that knows that the first candidate holds half of every prompt.
@@ -130,7 +148,7 @@ async fn questions_over_the_limit_are_not_asked() {
     let server = server().await;
     server.set_fault(Fault::Hang);
     let asker = Asker::new(&server.url(), Duration::from_secs(2));
-    let asked = futures::future::join_all((0..MAX_IN_FLIGHT + 10).map(|_| asker.ask()));
+    let asked = futures::future::join_all((0..MAX_IN_FLIGHT + 10).map(|number| asker.ask_about(numbered(number))));
     assert!(asked.await.iter().all(Vec::is_empty));
     assert_eq!(asker.metrics.count(Outcome::Saturated), 10);
 }

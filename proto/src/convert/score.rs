@@ -73,6 +73,8 @@ pub struct Chosen {
     pub runner_up: Option<EndpointId>,
     /// Who says that the first endpoint has the tokens cached.
     pub source: Option<Source>,
+    /// The prompt's length in the tokens in which the cached ones are counted, if the replica knows it better.
+    pub prompt_tokens: Option<u32>,
 }
 
 /// One endpoint of a [`Chosen`].
@@ -124,6 +126,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             response_only,
             waited_ms,
             may_wait,
+            unary,
         } = wire;
         if pool.is_empty() {
             return Err(Invalid::new("pool", "is empty; name the pool to choose in"));
@@ -134,11 +137,13 @@ impl TryFrom<v1::ScoreRequest> for Ask {
         let query = Query {
             prompt_bytes,
             prompt_tokens,
+            counted: false,
             blocks: blocks.into(),
             block_bytes,
             session,
             priority,
             tenant,
+            unary,
             exclude: exclude.into_iter().map(EndpointId).collect(),
         };
         let model = (!model.is_empty()).then_some(model);
@@ -187,7 +192,7 @@ impl TryFrom<v1::Chosen> for Chosen {
     /// What only explains the choice is dropped where it cannot be read: it must not cost the choice.
     fn try_from(wire: v1::Chosen) -> Result<Self, Invalid> {
         let source = wire.source();
-        let v1::Chosen { ranked, waited_ms, expected_wait_ms, gamma, runner_up, source: _ } = wire;
+        let v1::Chosen { ranked, waited_ms, expected_wait_ms, gamma, runner_up, source: _, prompt_tokens } = wire;
         if ranked.is_empty() {
             return Err(Invalid::new("chosen.ranked", "is empty; a choice names at least one endpoint"));
         }
@@ -198,6 +203,7 @@ impl TryFrom<v1::Chosen> for Chosen {
             gamma: gamma.filter(|gamma| gamma.is_finite()),
             runner_up: runner_up.map(EndpointId),
             source: source.into(),
+            prompt_tokens: (prompt_tokens > 0).then_some(prompt_tokens),
         })
     }
 }

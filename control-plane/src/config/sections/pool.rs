@@ -43,6 +43,18 @@ pub(in super::super) static POOL: Section = Section {
             "",
             "A global KV-cache manager to ask which endpoint holds a prompt.",
         ),
+        Key::new(
+            "kvEvents",
+            Kind::Mapping("a mapping"),
+            "",
+            "Follows the engines' KV events, which tell exactly what is cached where.",
+        ),
+        Key::new(
+            "tokenizer",
+            Kind::Mapping("a mapping"),
+            "",
+            "How prompts become the engines' token ids, for what goes by them.",
+        ),
         Key::new("timeouts", Kind::Mapping("a mapping"), "", "How long each step of a request may take."),
         Key::new("retry", Kind::Mapping("a mapping"), "", "What happens when an attempt fails before its first byte."),
         Key::new("breaker", Kind::Mapping("a mapping"), "", "When a failing endpoint is left alone."),
@@ -51,8 +63,9 @@ pub(in super::super) static POOL: Section = Section {
             "scoreDeadline",
             millis(1, 10 * SECOND),
             "20ms",
-            "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` is added to it.",
+            "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` and the tokenizer's `timeout` are added to it.",
         ),
+        Key::new("queue", Kind::Mapping("a mapping"), "", "How much may wait in the control plane, under `kv-aware`."),
         Key::new(
             "tenant",
             Kind::Text("`key`, `model` or `header:NAME`"),
@@ -114,20 +127,20 @@ pub(in super::super) static STRATEGY: Section = Section {
         Key::new(
             "window",
             millis(1, 10_000),
-            "150ms",
+            "50ms",
             "Of `kv-aware`: an endpoint has room while what was sent there and not answered is less work than this.",
         ),
         Key::new(
             "gamma",
             Kind::Number(0.0, 1_000.0),
-            "3",
-            "Of `kv-aware`: seconds by which a request has to be done sooner for each second of prefill that this wastes.",
+            "1",
+            "Of `kv-aware`: how much the delay counts that wasted prefill causes to requests still to come; 1 is what queueing theory says.",
         ),
         Key::new(
             "gammaWaiting",
             Kind::Number(0.0, 1_000.0),
-            "8",
-            "Of `kv-aware`: what one waiting request per endpoint adds to `gamma`.",
+            "1",
+            "Of `kv-aware`: how much the delay counts that wasted prefill causes to those who wait already; 1 is what queueing theory says.",
         ),
         Key::new(
             "usualRate",
@@ -160,6 +173,25 @@ pub(in super::super) static STRATEGY: Section = Section {
             "0.5",
             "Of `prefix-cache`: share of the prompt that has to be cached at an endpoint for its cache to count.",
         ),
+    ],
+};
+
+pub(in super::super) static QUEUE: Section = Section {
+    path: "pools[].queue",
+    keys: &[
+        Key::new(
+            "requests",
+            Kind::Count(1, 1_000_000),
+            "10000",
+            "Requests that wait at most; over it the answer is 429.",
+        ),
+        Key::new(
+            "bytes",
+            Kind::Size(1 << 10, 1 << 40),
+            "1GiB",
+            "Bytes of the prompts that wait at most, which proxies hold meanwhile; over it the answer is 429.",
+        ),
+        Key::new("wait", millis(1, HOUR), "30s", "Longest wait; after it the answer is 503."),
     ],
 };
 
@@ -208,42 +240,40 @@ pub(in super::super) static METRICS: Section = Section {
     ],
 };
 
-pub(in super::super) static KV_MANAGER: Section = Section {
-    path: "pools[].kvManager",
+pub(in super::super) static KV_EVENTS: Section = Section {
+    path: "pools[].kvEvents",
     keys: &[
-        Key::new("protocol", Kind::OneOf(&["match-sort", "match_sort"]), "match-sort", "What it speaks.")
-            .also(&["kind"]),
+        Key::new("enabled", Kind::Flag, "true", "Whether they are followed."),
         Key::new(
-            "url",
-            Kind::Text("a URL such as http://cache-indexer-service:8080/match_sort"),
-            "(required)",
-            "Where it listens; port and path may stand here or in `port` and `path`.",
-        ),
-        Key::new("port", Kind::Count(1, 65_535), "8080", "Its port."),
-        Key::new("path", Kind::Text("a path such as /match_sort"), "/match_sort", "The path of its lookup."),
-        Key::new(
-            "timeout",
-            millis(10, 5 * MINUTE),
-            "10s",
-            "How long a connection may take to open, and an answer may take before the connection is given up. No request waits for it.",
+            "port",
+            Kind::Count(1, 65_535),
+            "(what the engine says at `/kv_event_sources`, else `5557`)",
+            "Where rank 0 publishes, on the endpoint's host. What Kubernetes tells of a pod goes before it.",
         ),
         Key::new(
-            "budget",
-            millis(1, 5 * SECOND),
-            "50ms",
-            "How long a request waits for an answer; after it nothing is known of the cache.",
+            "replayPort",
+            Kind::Count(0, 65_535),
+            "(what the engine says, else `5558`)",
+            "Where rank 0 replays what was published before; `0` for nowhere.",
         ),
         Key::new(
-            "idKeys",
-            Kind::List("1 to 32 JSON names"),
-            "[pod_ip, podIP, ip, address, endpoint, instance, instance_id, name, pod]",
-            "Where an entry of the answer names the endpoint; the first that is there counts.",
+            "portName",
+            Kind::Text("a port's name: a-z, 0-9 and -, with a letter"),
+            "(`zmq-pub`, else `kv-events`)",
+            "In Kubernetes: the port of the pod, or of the Service where Services are selected, where rank 0 publishes.",
         ),
         Key::new(
-            "scoreKeys",
-            Kind::List("1 to 32 JSON names"),
-            "[match_rate, hit_rate, score, match, longest_matched, matched_tokens]",
-            "Where an entry of the answer has its degree of match; the first that is there counts.",
+            "replayPortName",
+            Kind::Text("a port's name: a-z, 0-9 and -, with a letter"),
+            "(`zmq-replay`, else `kv-replay`)",
+            "In Kubernetes: the port where rank 0 replays.",
+        ),
+        Key::new("topic", Kind::Text("the beginning of a topic"), "(every topic)", "What is subscribed to."),
+        Key::new(
+            "ranks",
+            Kind::Count(1, 64),
+            "(what the engine says, else `1`)",
+            "Data-parallel ranks of each endpoint; rank `r` has both ports moved up by `r`.",
         ),
     ],
 };

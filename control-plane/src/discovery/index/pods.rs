@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use super::{Endpoints, Found, Index, keep};
 use crate::discovery::{
-    Discovered, Port,
+    Discovered, EventPortNames, EventPorts, Port,
+    event_ports::annotation,
     labels::{Placement, placement},
     port,
 };
@@ -19,6 +20,8 @@ use crate::discovery::{
 #[derive(Debug)]
 pub struct PodIndex {
     port: Port,
+    /// Whether ports for KV events are looked for, and by which names.
+    event_ports: Option<EventPortNames>,
     /// `None`: the pod is ready but cannot be used.
     pods: BTreeMap<String, Option<Discovered>>,
 }
@@ -29,14 +32,20 @@ impl PodIndex {
     /// An empty index whose endpoints listen on `port` of their pod.
     #[must_use]
     pub fn new(port: Port) -> Self {
-        Self { port, pods: BTreeMap::new() }
+        Self { port, event_ports: None, pods: BTreeMap::new() }
+    }
+
+    /// Looks for ports for KV events, too.
+    #[must_use]
+    pub fn with_event_ports(self, names: Option<EventPortNames>) -> Self {
+        Self { event_ports: names, ..self }
     }
 }
 
 impl Index<Pod> for PodIndex {
     fn apply(&mut self, pod: Pod) -> bool {
         let name = pod.metadata.name.clone().unwrap_or_default();
-        let entry = ready_address(&pod).map(|address| endpoint(&pod, address, &self.port));
+        let entry = ready_address(&pod).map(|address| endpoint(&pod, address, &self.port, self.event_ports.as_ref()));
         keep(&mut self.pods, name, entry)
     }
 
@@ -72,13 +81,15 @@ fn is_ready(status: &PodStatus) -> bool {
     !ended && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn endpoint(pod: &Pod, address: IpAddr, port: &Port) -> Option<Discovered> {
+fn endpoint(pod: &Pod, address: IpAddr, port: &Port, events: Option<&EventPortNames>) -> Option<Discovered> {
     let metadata = &pod.metadata;
     let Placement { role, group } = placement(metadata.labels.as_ref()).ok()?;
     let number = match port {
         Port::Number(number) => *number,
         Port::Name(name) => container_port(pod.spec.as_ref()?, name)?,
     };
+    let named = |name: &str| container_port(pod.spec.as_ref()?, name);
+    let kv_events = EventPorts::find(events, annotation(metadata.annotations.as_ref()), named);
     let (namespace, name) = (metadata.namespace.as_deref()?, metadata.name.as_deref()?);
     Some(Discovered {
         url: format!("http://{}", SocketAddr::new(address, number.get())),
@@ -86,6 +97,7 @@ fn endpoint(pod: &Pod, address: IpAddr, port: &Port) -> Option<Discovered> {
         name: format!("{namespace}/{name}"),
         role,
         group,
+        kv_events,
     })
 }
 

@@ -17,7 +17,8 @@ use k8s_openapi::api::{
 
 use super::{Endpoints, Found, Index, keep};
 use crate::discovery::{
-    Discovered, Port,
+    Discovered, EventPortNames, EventPorts, Port,
+    event_ports::annotation,
     labels::{Placement, placement},
     port,
 };
@@ -29,6 +30,8 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 #[derive(Debug)]
 pub struct ServiceIndex {
     port: Port,
+    /// Whether ports for KV events are looked for, and by which names.
+    event_ports: Option<EventPortNames>,
     services: BTreeMap<String, Selected>,
     slices: BTreeMap<String, Slice>,
 }
@@ -38,6 +41,8 @@ pub struct ServiceIndex {
 struct Selected {
     /// `None`: the role label is not understood.
     placement: Option<Placement>,
+    /// What its annotation says of KV events.
+    events: Option<String>,
     /// Name of the Service port that was asked for; unnamed ports have the name `""`.
     port: Option<String>,
     /// For a dual-stack Service, the family that its cluster address has. Each pod is in a slice of either family.
@@ -70,7 +75,13 @@ impl ServiceIndex {
     /// stands for itself, on the pod's address.
     #[must_use]
     pub fn new(port: Port) -> Self {
-        Self { port, services: BTreeMap::new(), slices: BTreeMap::new() }
+        Self { port, event_ports: None, services: BTreeMap::new(), slices: BTreeMap::new() }
+    }
+
+    /// Looks for ports for KV events, too.
+    #[must_use]
+    pub fn with_event_ports(self, names: Option<EventPortNames>) -> Self {
+        Self { event_ports: names, ..self }
     }
 
     fn target(&self, service: &Selected, slice: &Slice) -> Option<NonZeroU16> {
@@ -122,7 +133,9 @@ impl Endpoints for ServiceIndex {
                 left_out += slice.ready.len();
                 continue;
             };
-            endpoints.extend(slice.ready.iter().map(|address| address.endpoint(port, placement)));
+            let named = |name: &str| slice.ports.get(name).copied();
+            let events = EventPorts::find(self.event_ports.as_ref(), service.events.as_deref(), named);
+            endpoints.extend(slice.ready.iter().map(|address| address.endpoint(port, placement, events)));
         }
         Found::new(endpoints, left_out)
     }
@@ -138,6 +151,7 @@ impl Selected {
         let families = spec.and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
         Self {
             placement: placement(service.metadata.labels.as_ref()).ok(),
+            events: annotation(service.metadata.annotations.as_ref()).map(str::to_owned),
             port: asked.map(|of| of.name.clone().unwrap_or_default()),
             family: if families.len() > 1 { families.first().cloned() } else { None },
         }
@@ -203,12 +217,12 @@ impl Address {
         Some(Self { ip, pod })
     }
 
-    fn endpoint(&self, port: NonZeroU16, placement: &Placement) -> Discovered {
+    fn endpoint(&self, port: NonZeroU16, placement: &Placement, kv_events: Option<EventPorts>) -> Discovered {
         let authority = SocketAddr::new(self.ip, port.get()).to_string();
         let url = format!("http://{authority}");
         let (uid, name) = self.pod.clone().unwrap_or((String::new(), authority));
         let Placement { role, group } = placement.clone();
-        Discovered { url, uid, name, role, group }
+        Discovered { url, uid, name, role, group, kv_events }
     }
 }
 

@@ -36,6 +36,7 @@ impl Endpoints for Names {
             name: url.clone(),
             role: hermes_core::snapshot::Role::Aggregate,
             group: None,
+            kv_events: None,
         };
         Found { endpoints: self.0.iter().map(endpoint).collect(), left_out: 0 }
     }

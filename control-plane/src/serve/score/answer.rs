@@ -1,36 +1,78 @@
-//! A choice, as it is sent.
+//! What a request is told, as it is sent.
+
+use std::time::Duration;
 
 use hermes_core::{
+    dispatch::{Binding, Costs},
     pick::Nobody,
-    query::{Choice, Ranked},
+    query::{Ranked, Source},
 };
-use hermes_proto::v1::{Candidate, Chosen, Refused, ScoreResponse, refused::Reason, score_response::Answer};
+use hermes_proto::v1::{
+    self, Candidate, Chosen, Queued, Refused, ScoreResponse, refused::Reason, score_response::Answer,
+};
 
-/// The answer to request `id`.
-pub(super) fn answer(id: u64, result: Result<Choice, Nobody>) -> ScoreResponse {
-    match result {
-        Ok(choice) => {
-            let ranked = choice.ranked.iter().map(candidate).collect();
-            ScoreResponse { id, answer: Some(Answer::Chosen(Chosen { ranked, ..Default::default() })) }
-        }
-        Err(nobody) => refused(id, reason(nobody)),
-    }
+use crate::brain::{Refusal, Wait};
+
+/// Where request `id` goes.
+pub(super) fn chosen(id: u64, binding: &Binding) -> ScoreResponse {
+    let Binding { choice, prompt_tokens, source, waited, costs } = binding;
+    let ttft = costs.map(|Costs { ttft, .. }| millis(ttft));
+    let candidate = |(rank, ranked): (usize, &Ranked)| Candidate {
+        endpoint: ranked.endpoint.0,
+        prefill: None,
+        cached_tokens: ranked.cached_tokens,
+        expected_ttft_ms: ttft.filter(|_| rank == 0),
+    };
+    let chosen = Chosen {
+        ranked: choice.ranked.iter().enumerate().map(candidate).collect(),
+        waited_ms: millis(*waited),
+        expected_wait_ms: costs.map(|Costs { ahead, .. }| millis(ahead)),
+        gamma: costs.map(|Costs { gamma, .. }| gamma),
+        runner_up: costs.and_then(|Costs { runner_up, .. }| runner_up).map(|endpoint| endpoint.0),
+        source: wire(*source).into(),
+        prompt_tokens: *prompt_tokens,
+    };
+    ScoreResponse { id, answer: Some(Answer::Chosen(chosen)) }
 }
 
-/// A refusal of request `id`.
+/// Request `id` waits.
+pub(super) fn queued(id: u64, wait: &Wait) -> ScoreResponse {
+    let queued = Queued {
+        expected_ms: Some(millis(wait.expected)),
+        limit_ms: millis(wait.limit),
+        position: u32::try_from(wait.position).unwrap_or(u32::MAX),
+    };
+    ScoreResponse { id, answer: Some(Answer::Queued(queued)) }
+}
+
+/// A refusal of request `id` by the brain.
+pub(super) fn refusal(id: u64, refusal: Refusal) -> ScoreResponse {
+    let (reason, retry_after) = match refusal {
+        Refusal::Nobody(Nobody::Empty | Nobody::OnlyDisaggregated) => (Reason::Empty, Duration::ZERO),
+        Refusal::Nobody(Nobody::AllTried) => (Reason::AllTried, Duration::ZERO),
+        Refusal::Nobody(Nobody::ModelNotLoaded) => (Reason::ModelNotLoaded, Duration::ZERO),
+        Refusal::Full { retry_after } => (Reason::QueueFull, retry_after),
+        Refusal::TimedOut { retry_after } => (Reason::QueueTimeout, retry_after),
+    };
+    let refused = Refused { reason: reason.into(), retry_after_ms: millis(retry_after) };
+    ScoreResponse { id, answer: Some(Answer::Refused(refused)) }
+}
+
+/// A refusal of request `id` before it came to a brain.
 pub(super) fn refused(id: u64, reason: Reason) -> ScoreResponse {
-    ScoreResponse { id, answer: Some(Answer::Refused(Refused { reason: reason.into(), retry_after_ms: 0 })) }
+    let refused = Refused { reason: reason.into(), retry_after_ms: 0 };
+    ScoreResponse { id, answer: Some(Answer::Refused(refused)) }
 }
 
-fn candidate(ranked: &Ranked) -> Candidate {
-    let Ranked { position: _, endpoint, cached_tokens } = *ranked;
-    Candidate { endpoint: endpoint.0, prefill: None, cached_tokens, expected_ttft_ms: None }
-}
-
-fn reason(nobody: Nobody) -> Reason {
-    match nobody {
-        Nobody::Empty | Nobody::OnlyDisaggregated => Reason::Empty,
-        Nobody::AllTried => Reason::AllTried,
-        Nobody::ModelNotLoaded => Reason::ModelNotLoaded,
+const fn wire(source: Option<Source>) -> v1::Source {
+    match source {
+        None => v1::Source::None,
+        Some(Source::Learned) => v1::Source::Learned,
+        Some(Source::Manager) => v1::Source::Manager,
+        Some(Source::Events) => v1::Source::Events,
     }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }

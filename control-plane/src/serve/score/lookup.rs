@@ -1,65 +1,99 @@
-//! What a pool's KV manager knows about a prompt, asked before the choice and within the proxy's patience.
+//! What exact sources know about a prompt, asked before the choice and within the proxy's patience: its tokens first,
+//! because some sources go by them, then what KV events tell, then the pool's KV manager.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use hermes_core::{query::Hit, snapshot::Pool};
+use hermes_core::{query::Hit, residency::Identity, snapshot::Pool};
 use hermes_proto::{
     convert::Ask,
     v1::{LookupText, lookup_text::Kind},
 };
-use tokio::time;
+use tokio::time::{Instant, timeout_at};
 
-use super::Pending;
+use super::{Done, Pending, Step};
 use crate::{
     brain::Home,
     kvmanager::{self, Candidate, Text},
 };
 
+/// How long people who ask for an explanation wait.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Kept of the proxy's patience for the choice itself and the way back.
 const RESERVE: Duration = Duration::from_millis(5);
 
-/// A request, and what was found for it.
-pub(super) type Lookup = Pin<Box<dyn Future<Output = (Pending, Vec<Hit>)> + Send>>;
-
 /// Whether there is anyone to ask, and anything to ask with.
 pub(super) fn is_worthwhile(pending: &Pending) -> bool {
-    pending.home.kv_manager.is_some() && pending.ask.lookup.is_some()
+    has_sources(&pending.home) && pending.ask.lookup.is_some()
+}
+
+fn has_sources(home: &Home) -> bool {
+    home.kv_manager.is_some() || home.kv_events.is_some()
 }
 
 /// Asks for `pending`, and gives it back with what was found in time.
-pub(super) fn begin(mut pending: Pending) -> Lookup {
+pub(super) fn begin(mut pending: Pending) -> Step {
     Box::pin(async move {
         let found = find(&pending.home, &mut pending.ask).await;
-        (pending, found)
+        (pending, Done::Found(found))
     })
 }
 
-/// What the KV manager of `home` knows about the prompt of `ask`. Nothing known, an error and a deadline are the same:
-/// no hint.
+/// What is known of the prompt of `ask`, whose length is counted where its tokens are. Nothing known, an error and a
+/// deadline are the same: no hint.
 pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<Hit> {
-    let (Some(manager), Some(text)) = (&home.kv_manager, ask.lookup.take()) else {
+    let Some(text) = ask.lookup.take().filter(|_| has_sources(home)) else {
         return Vec::new();
     };
-    let lookup = kvmanager::Lookup {
-        model: ask.model.as_deref().unwrap_or_default().into(),
-        text: read(text),
-        candidates: candidates(&home.brain.pool()),
-        prompt_tokens: ask.query.prompt_tokens,
+    let deadline = match ask.deadline_ms {
+        // Tokens and the manager have budgets of their own.
+        0 => Instant::now() + PATIENCE,
+        ms => Instant::now() + Duration::from_millis(ms.into()).saturating_sub(RESERVE),
     };
-    let asked = manager.lookup(lookup);
-    if ask.deadline_ms == 0 {
-        // The manager has a budget of its own.
-        return asked.await;
+    let pool = home.brain.pool();
+    let (model, lora) = model(&pool, ask.model.as_deref());
+    let salt: Option<Arc<str>> = serde_json::from_slice(&text.cache_salt).ok();
+    let token_ids = match &home.tokens {
+        Some(tokens) => timeout_at(deadline, tokens.ids(&text, ask.model.as_deref())).await.ok().flatten(),
+        None => None,
+    };
+    let mut hits = Vec::new();
+    if let Some(ids) = &token_ids {
+        (ask.query.prompt_tokens, ask.query.counted) = (u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1), true);
+        if let Some(events) = &home.kv_events {
+            hits = events.hits(ids, &Identity { adapter: lora.clone(), salt: salt.clone() });
+        }
     }
-    let patience = Duration::from_millis(ask.deadline_ms.into()).saturating_sub(RESERVE);
-    time::timeout(patience, asked).await.unwrap_or_default()
+    if let Some(manager) = &home.kv_manager {
+        let lookup = kvmanager::Lookup {
+            model,
+            lora,
+            text: read(&text),
+            token_ids,
+            prefix: ask.query.blocks.last().copied(),
+            cache_salt: salt,
+            block_size: home.brain.block_size(),
+            candidates: candidates(&pool),
+            prompt_tokens: ask.query.prompt_tokens,
+        };
+        hits.extend(timeout_at(deadline, manager.lookup(lookup)).await.iter().flat_map(|found| found.iter()));
+    }
+    hits
 }
 
-fn read(text: LookupText) -> Text {
-    let kind = text.kind();
-    match kind {
-        Kind::Prompt => Text::Prompt(text.json),
-        Kind::Messages => Text::Messages(text.json),
+/// The base model that `named` means, and the adapter if it is one.
+fn model(pool: &Pool, named: Option<&str>) -> (Arc<str>, Option<Arc<str>>) {
+    let known = named.and_then(|name| pool.model(name));
+    match known.and_then(|model| Some((model, model.parent.as_ref()?))) {
+        Some((adapter, parent)) => (Arc::clone(parent), Some(Arc::clone(&adapter.name))),
+        None => (named.unwrap_or_default().into(), None),
+    }
+}
+
+fn read(text: &LookupText) -> Text {
+    match text.kind() {
+        Kind::Prompt => Text::Prompt(text.json.clone()),
+        Kind::Messages => Text::Messages(text.json.clone()),
     }
 }
 

@@ -4,17 +4,21 @@
 //! remembered here. What is odd (an unknown event, an endpoint that is gone) is said once per stream and ignored: a
 //! newer proxy must not lose its subscription over a word that this replica does not know.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
+    dispatch::Ended,
     ledger::{Key, Phase, ProxyId, RequestId},
     responses::ResponseKey,
     snapshot::EndpointId,
 };
-use hermes_proto::v1::{self, report::Event};
+use hermes_proto::{
+    convert::Taught,
+    v1::{self, report::Event},
+};
 
 use crate::{
-    brain::{Brain, Brains},
+    brain::{Brain, Brains, Finish},
     metrics::{Metrics, ReportLabels},
 };
 
@@ -43,7 +47,7 @@ impl Uplink {
             let request = RequestId(request);
             let name = match event {
                 Some(Event::Started(started)) => self.started(request, started),
-                Some(Event::FirstByte(v1::FirstByte { ttft_us: _ })) => self.first_byte(request),
+                Some(Event::FirstByte(v1::FirstByte { ttft_us })) => self.first_byte(request, ttft_us),
                 Some(Event::AttemptFailed(failed)) => self.attempt_failed(failed),
                 Some(Event::Finished(finished)) => self.finished(request, &finished),
                 None => {
@@ -78,18 +82,18 @@ impl Uplink {
     }
 
     fn started(&mut self, request: RequestId, started: v1::Started) -> &'static str {
-        let v1::Started { endpoint, uncached_tokens } = started;
+        let v1::Started { endpoint, uncached_tokens, unary } = started;
         let endpoint = EndpointId(endpoint);
         if let Some(brain) = self.brain_of(endpoint) {
-            brain.started(self.key(request), endpoint, tokens(uncached_tokens), self.brains.now());
+            brain.started(self.key(request), endpoint, tokens(uncached_tokens), unary, self.brains.now());
             self.remember(request, brain);
         }
         "started"
     }
 
-    fn first_byte(&mut self, request: RequestId) -> &'static str {
+    fn first_byte(&mut self, request: RequestId, ttft_us: u64) -> &'static str {
         if let Some(brain) = self.open.get(&request) {
-            brain.first_byte(self.key(request), self.brains.now());
+            brain.first_byte(self.key(request), Duration::from_micros(ttft_us), self.brains.now());
         }
         "first_byte"
     }
@@ -108,11 +112,32 @@ impl Uplink {
             self.brains.remember_response(ResponseKey(response), endpoint);
         }
         let brain = self.open.remove(&request).or_else(|| self.brains.of(endpoint?));
+        let finish = Finish {
+            endpoint,
+            outcome: finished.outcome(),
+            ended: ended(finished),
+            ttft: finished.ttft_us.map(Duration::from_micros),
+        };
         match brain {
-            Some(brain) => brain.finished(self.key(request), endpoint, finished.outcome(), self.brains.now()),
+            Some(brain) => brain.finished(self.key(request), finish, self.brains.now()),
             None => self.brains.finished_unsent(self.key(request)),
         }
         "finished"
+    }
+
+    /// What the proxy sent where before this replica knew of it.
+    pub(super) fn taught(&mut self, taught: v1::Taught) {
+        match Taught::try_from(taught) {
+            Ok(Taught { pool, block_bytes, decisions }) => {
+                if let Some(home) = self.brains.pool(&pool) {
+                    home.brain.taught(&decisions, block_bytes);
+                }
+            }
+            Err(invalid) => {
+                tracing::debug!(proxy = self.proxy.0, %invalid, "what a proxy teaches cannot be read");
+                self.odd("a lesson that cannot be read");
+            }
+        }
     }
 
     fn brain_of(&mut self, endpoint: EndpointId) -> Option<Arc<Brain>> {
@@ -131,6 +156,17 @@ impl Uplink {
 
     fn key(&self, request: RequestId) -> Key {
         Key { proxy: self.proxy, request }
+    }
+}
+
+/// What the engine told of a request.
+fn ended(finished: &v1::Finished) -> Ended {
+    let usage = finished.usage.as_ref();
+    Ended {
+        prompt_tokens: usage.map(|usage| usage.prompt_tokens).filter(|tokens| *tokens > 0),
+        cached_tokens: usage.and_then(|usage| usage.cached_tokens),
+        completion_tokens: usage.map(|usage| usage.completion_tokens),
+        decoding: finished.decoding_us.map(Duration::from_micros),
     }
 }
 

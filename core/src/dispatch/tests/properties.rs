@@ -58,7 +58,7 @@ impl World {
     fn send(&mut self, key: Key, binding: &Binding, dispatcher: &mut Dispatcher) {
         assert!(!self.open.contains_key(&key), "bound twice");
         let endpoint = binding.choice.ranked[0].endpoint;
-        dispatcher.started(key, endpoint, 1, self.now);
+        dispatcher.started(key, endpoint, 1, false, self.now);
         self.open.insert(key, (endpoint, false));
     }
 

@@ -70,7 +70,7 @@ impl KvAware {
     /// What a proxy does with its answer: sends the request, and says so.
     fn send(&mut self, request: RequestIndex, binding: &Binding, now: Duration, placements: &mut Vec<Placement>) {
         let first = binding.choice.ranked[0];
-        self.dispatcher.started(key(request), first.endpoint, 0, now);
+        self.dispatcher.started(key(request), first.endpoint, 0, false, now);
         placements.push(Placement { request, server: first.position });
     }
 }

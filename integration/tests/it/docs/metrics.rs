@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hermes_integration::{
-    engine::Fault,
-    fleet::{Fleet, Scene},
+    engine::{EngineConfig, Fault, KvEventsConfig},
+    fleet::{Fleet, Scene, instant},
     kvmanager::KvManagerServer,
 };
 
@@ -60,9 +60,13 @@ fn is_metric(name: &str) -> bool {
 
 /// Families show only once they have a series: a refusal, a choice, a lookup, a scrape that works and one that fails.
 async fn busy_fleet(manager: &KvManagerServer) -> Fleet {
-    let pool =
-        format!("  strategy: kv-aware\n  kvManager: {{url: \"{}\"}}\n  metrics: {{interval: 100ms}}\n", manager.url());
-    let fleet = Scene { pool, ..Scene::of(2, "kv-aware") }.start().await.expect("starts");
+    let pool = format!(
+        "  strategy: kv-aware\n  kvManager: {{url: \"{}\"}}\n  kvEvents: {{}}\n  metrics: {{interval: 100ms}}\n",
+        manager.url()
+    );
+    let publishing = EngineConfig { kv_events: Some(KvEventsConfig::default()), ..instant() };
+    let scene = Scene { pool, engines: vec![publishing; 2], ..Scene::of(0, "kv-aware") };
+    let fleet = scene.start().await.expect("starts");
     let admin = admin_of_control_plane(&fleet);
     let scraped = "hermes_collector_scrape_duration_seconds_count";
     eventually("an engine was scraped", || async { metric(&admin, scraped).await > 0.0 }).await;

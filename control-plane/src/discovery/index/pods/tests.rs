@@ -40,8 +40,25 @@ fn a_ready_pod_is_an_endpoint() {
         name: "ai/a".to_owned(),
         role: Role::Prefill,
         group: Some("g1".to_owned()),
+        kv_events: None,
     };
     assert_eq!(found, Found { endpoints: vec![expected], left_out: 0 });
+}
+
+#[test]
+fn where_a_pod_publishes_kv_events_is_found_if_anybody_asks() {
+    let mut publishing = pod("a");
+    publishing["spec"]["containers"][0]["ports"] = json!([{"name": "zmq-pub", "containerPort": 5601}]);
+    let mut silent = index("8000");
+    silent.apply(read(&publishing));
+    assert_eq!(silent.endpoints().endpoints[0].kv_events, None);
+    let mut asking = index("8000").with_event_ports(Some(EventPortNames::default()));
+    asking.apply(read(&publishing));
+    let found = |index: &PodIndex| index.endpoints().endpoints[0].kv_events.map(|ports| ports.publish.get());
+    assert_eq!(found(&asking), Some(5601));
+    publishing["metadata"]["annotations"] = json!({"hermes.ai/kv-events": "tcp://*:5557"});
+    assert!(asking.apply(read(&publishing)), "an annotation is news");
+    assert_eq!(found(&asking), Some(5557));
 }
 
 #[test]

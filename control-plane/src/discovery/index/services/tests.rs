@@ -70,9 +70,27 @@ fn a_service_and_its_slice_make_endpoints_in_either_order() {
         name: "ai/pod-10.0.0.1".to_owned(),
         role: Role::Aggregate,
         group: None,
+        kv_events: None,
     };
     assert_eq!(slice_first.endpoints(), Found { endpoints: vec![expected], left_out: 0 });
     assert_eq!(joined("80").endpoints(), slice_first.endpoints());
+}
+
+#[test]
+fn where_pods_publish_kv_events_is_found_by_the_services_ports_or_its_annotation() {
+    let mut index = index("80").with_event_ports(Some(EventPortNames::default()));
+    apply_service(&mut index, &service("a"));
+    let mut slice = slice("a-1", "a", &["10.0.0.1"]);
+    slice["ports"] = json!([{"name": "http", "port": 8000}, {"name": "kv-events", "port": 5601}]);
+    apply_slice(&mut index, &slice);
+    let found = |index: &ServiceIndex| index.endpoints().endpoints[0].kv_events.map(|ports| ports.publish.get());
+    assert_eq!(found(&index), Some(5601));
+    let mut annotated = service("a");
+    annotated["metadata"]["annotations"] = json!({"hermes.ai/kv-events": "5557,5558"});
+    assert!(apply_service(&mut index, &annotated));
+    assert_eq!(found(&index), Some(5557));
+    annotated["metadata"]["annotations"]["other"] = json!("no news");
+    assert!(!apply_service(&mut index, &annotated));
 }
 
 #[test]

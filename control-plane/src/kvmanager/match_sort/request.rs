@@ -2,16 +2,17 @@
 //!
 //! ```json
 //! {"model":"m","prompt":"…","candidates":["10.0.0.7:8000"]}
-//! {"model":"m","messages":[…],"candidates":["10.0.0.7:8000"]}
+//! {"model":"m","messages":[…],"candidates":["10.0.0.7:8000"],"token_ids":[1,2]}
 //! ```
 //!
 //! The format of `/match_sort` is not published; this one is ours. `candidates` lets a manager leave out servers that
-//! may not be chosen, and may be ignored.
+//! may not be chosen, and may be ignored. `token_ids` are there when the pool has a tokenizer, and made them in time.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{Lookup, MAX_REQUEST, Outcome, Text};
+use super::{Lookup, Outcome, Text};
+use crate::kvmanager::MAX_REQUEST;
 
 /// The body of the question about `lookup`.
 ///
@@ -19,7 +20,7 @@ use super::{Lookup, MAX_REQUEST, Outcome, Text};
 /// [`Outcome::TooLarge`], or [`Outcome::Malformed`] when the prompt is not exactly one JSON value, so that no prompt
 /// can add fields of its own to the question.
 pub(super) fn body(lookup: &Lookup) -> Result<Bytes, Outcome> {
-    let Lookup { model, text, candidates, prompt_tokens: _ } = lookup;
+    let Lookup { model, text, candidates, token_ids, .. } = lookup;
     let (key, raw) = match text {
         Text::Prompt(raw) => ("prompt", raw),
         Text::Messages(raw) => ("messages", raw),
@@ -31,10 +32,13 @@ pub(super) fn body(lookup: &Lookup) -> Result<Bytes, Outcome> {
     let authorities: Vec<&str> = candidates.iter().map(|candidate| &*candidate.authority).collect();
 
     let mut body = String::with_capacity(raw.len() + model.len() + 32 * authorities.len() + 64);
-    for part in [r#"{"model":"#, &quoted(model)?, r#",""#, key, r#"":"#, value.get(), r#","candidates":"#] {
+    for part in [r#"{"model":"#, &json(&**model)?, r#",""#, key, r#"":"#, value.get(), r#","candidates":"#] {
         body.push_str(part);
     }
-    body.push_str(&serde_json::to_string(&authorities).map_err(|_| Outcome::Malformed)?);
+    body.push_str(&json(&authorities)?);
+    if let Some(ids) = token_ids {
+        body.extend([r#","token_ids":"#, &json(ids)?]);
+    }
     body.push('}');
     if body.len() > MAX_REQUEST {
         return Err(Outcome::TooLarge);
@@ -42,8 +46,8 @@ pub(super) fn body(lookup: &Lookup) -> Result<Bytes, Outcome> {
     Ok(Bytes::from(body))
 }
 
-fn quoted(text: &str) -> Result<String, Outcome> {
-    serde_json::to_string(text).map_err(|_| Outcome::Malformed)
+fn json(value: &(impl serde::Serialize + ?Sized)) -> Result<String, Outcome> {
+    serde_json::to_string(value).map_err(|_| Outcome::Malformed)
 }
 
 #[cfg(test)]
@@ -58,7 +62,7 @@ mod tests {
     fn lookup(text: Text) -> Lookup {
         let candidates =
             vec![Candidate { endpoint: EndpointId(1), authority: "10.0.0.7:8000".into(), name: "".into() }];
-        Lookup { model: "a \"model\"".into(), text, candidates, prompt_tokens: 10 }
+        Lookup { model: "a \"model\"".into(), text, candidates, prompt_tokens: 10, ..Lookup::default() }
     }
 
     #[test]
@@ -67,6 +71,13 @@ mod tests {
         let body = body(&lookup(Text::Messages(raw.into()))).expect("a question");
         let text = std::str::from_utf8(&body).expect("text");
         assert_eq!(text, format!(r#"{{"model":"a \"model\"","messages":{raw},"candidates":["10.0.0.7:8000"]}}"#));
+    }
+
+    #[test]
+    fn token_ids_are_in_the_question_when_they_are_known() {
+        let asked = Lookup { token_ids: Some([1, 2].into()), ..lookup(Text::Prompt("\"p\"".into())) };
+        let text = String::from_utf8(body(&asked).expect("a question").to_vec()).expect("text");
+        assert!(text.ends_with(r#","token_ids":[1,2]}"#), "{text}");
     }
 
     #[test]

@@ -17,12 +17,13 @@
 //! | any other, and a map's bare number | 0..=1 | share of the prompt |
 //! | the same | above 1 | tokens |
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use hermes_core::query::{Cached, Hit, Source};
 use serde_json::{Map, Value};
 
-use super::{Candidate, KvManagerSettings, Lookup, Outcome};
+use super::{MatchSort, Outcome};
+use crate::kvmanager::{Candidate, Lookup, names::Names};
 
 /// Keys that name an endpoint, unless others are configured.
 pub const DEFAULT_ID_KEYS: [&str; 9] =
@@ -46,7 +47,7 @@ const MAX_ROWS: usize = 10_000;
 /// # Errors
 /// [`Outcome::Garbage`] when it is no JSON or has no row in a known shape, [`Outcome::Unknown`] when it has rows and
 /// none is about a candidate. An empty list or map is no error: nobody holds anything.
-pub(super) fn hits(answer: &[u8], lookup: &Lookup, settings: &KvManagerSettings) -> Result<Vec<Hit>, Outcome> {
+pub(super) fn hits(answer: &[u8], lookup: &Lookup, settings: &MatchSort) -> Result<Vec<Hit>, Outcome> {
     let answer: Value = serde_json::from_slice(answer).map_err(|_| Outcome::Garbage)?;
     let mut reader = Reader {
         id_keys: keys(&settings.id_keys, &DEFAULT_ID_KEYS),
@@ -90,9 +91,6 @@ struct Reader<'a> {
     /// Tokens per candidate; the most of several rows about one (ranks of one server).
     best: Vec<Option<u32>>,
 }
-
-/// What a manager may call each candidate. A name that fits two of them fits none.
-struct Names<'a>(HashMap<&'a str, Option<usize>>);
 
 // === Reader ===
 
@@ -172,39 +170,7 @@ impl Reader<'_> {
     }
 }
 
-// === Names ===
-
-impl<'a> Names<'a> {
-    fn of(candidates: &'a [Candidate]) -> Self {
-        let mut names = HashMap::with_capacity(candidates.len() * 4);
-        for (position, Candidate { authority, name, .. }) in candidates.iter().enumerate() {
-            let pod = name.rsplit('/').next().unwrap_or_default();
-            let mut own = [&**authority, host(authority), &**name, pod];
-            own.sort_unstable();
-            for (at, alias) in own.iter().enumerate() {
-                if alias.is_empty() || own[..at].contains(alias) {
-                    continue;
-                }
-                names.entry(*alias).and_modify(|owner| *owner = None).or_insert(Some(position));
-            }
-        }
-        Self(names)
-    }
-
-    /// Whose name this is: as it stands, or what is left of a URL.
-    fn find(&self, id: &str) -> Option<usize> {
-        let bare = id.split_once("://").map_or(id, |(_, rest)| rest.split('/').next().unwrap_or_default());
-        self.0.get(bare).copied().flatten()
-    }
-}
-
 // === Steps ===
-
-/// The host of `host:port`, without the brackets of an IPv6 address.
-fn host(authority: &str) -> &str {
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-}
 
 /// A number, or the text of one.
 fn number(value: &Value) -> Option<f64> {

@@ -26,12 +26,13 @@ fn lookup() -> Lookup {
         text: Text::Prompt("\"p\"".into()),
         candidates: candidates.collect(),
         prompt_tokens: PROMPT_TOKENS,
+        ..Lookup::default()
     }
 }
 
 /// The hits of an answer, as pairs of id and tokens.
 fn read(answer: &Value) -> Result<Vec<(u64, u32)>, Outcome> {
-    let hits = hits(answer.to_string().as_bytes(), &lookup(), &KvManagerSettings::default())?;
+    let hits = hits(answer.to_string().as_bytes(), &lookup(), &MatchSort::default())?;
     Ok(hits.into_iter().map(|hit| (hit.endpoint.0, hit.cached.gpu)).collect())
 }
 
@@ -74,7 +75,7 @@ fn strangers_and_nonsense_are_told_apart() {
     assert_eq!(read(&json!({"10.9.9.9": 0.5})), Err(Outcome::Unknown));
     assert_eq!(read(&json!([{"pod_ip": "10.0.0.7", "match_rate": -0.5}])), Err(Outcome::Unknown));
     assert_eq!(read(&json!({"error": "no such model"})), Err(Outcome::Garbage));
-    assert_eq!(hits(b"<html>", &lookup(), &KvManagerSettings::default()), Err(Outcome::Garbage));
+    assert_eq!(hits(b"<html>", &lookup(), &MatchSort::default()), Err(Outcome::Garbage));
 }
 
 #[test]
@@ -112,8 +113,7 @@ fn a_score_means_what_its_key_and_size_say() {
 
 #[test]
 fn keys_can_be_configured() {
-    let settings =
-        KvManagerSettings { id_keys: vec!["who".into()], score_keys: vec!["warmth".into()], ..Default::default() };
+    let settings = MatchSort { id_keys: vec!["who".into()], score_keys: vec!["warmth".into()], ..Default::default() };
     let answer = json!([{"who": "10.0.0.7", "warmth": 0.5, "ip": "10.0.0.8", "score": 1.0}]).to_string();
     let hit = Hit { endpoint: EndpointId(1), cached: Cached::on_gpu(500), source: Source::Manager };
     assert_eq!(hits(answer.as_bytes(), &lookup(), &settings), Ok(vec![hit]));
@@ -159,6 +159,6 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(answer in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _either = hits(&answer, &lookup(), &KvManagerSettings::default());
+        let _either = hits(&answer, &lookup(), &MatchSort::default());
     }
 }

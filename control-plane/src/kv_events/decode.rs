@@ -1,0 +1,331 @@
+//! The payload of one message: a batch of events, as vLLM and SGLang publish them.
+//!
+//! ```text
+//!   [timestamp, [event, …], data-parallel rank?]
+//!
+//!   event   since vLLM 0.24, SGLang 0.5.23   {"type": "BlockStored", "block_hashes": […], …}    defaults are left out
+//!           before                           ["BlockStored", block_hashes, parent, token_ids, …]   the end is left out
+//! ```
+//!
+//! | event | fields, in the order of the old form |
+//! |---|---|
+//! | `BlockStored` | `block_hashes parent_block_hash token_ids block_size lora_id medium lora_name extra_keys group_idx kv_cache_spec_kind` |
+//! | `BlockRemoved` | `block_hashes medium group_idx` |
+//! | `AllBlocksCleared` | none |
+//!
+//! Hashes are numbers (SGLang's may be negative) or bytes, of which the last eight count. SGLang has a field `cache_salt` where
+//! vLLM puts the salt among the extra keys of the first block. Fields that are not in the table are skipped, and so are events
+//! of other types. An event of a known type that cannot be understood is counted, and the rest of the batch is read on.
+
+use hermes_core::residency::{self, Adapter, Attention, Event, Extras, Removed, Stored, Tier};
+
+pub use super::msgpack::Malformed;
+use super::msgpack::{Plain, Reader};
+
+/// What one message says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// In order.
+    pub events: Vec<Event>,
+    /// Events of types that are not known.
+    pub unknown: u32,
+    /// Stored blocks that could not be understood: they are missing.
+    pub unread_stored: u32,
+    /// Removed blocks that could not be understood: something is believed that is not so.
+    pub unread_removed: u32,
+}
+
+/// The fields that are read, by their names in the new form; the first ones in the order of `BlockStored`'s old form.
+const FIELDS: [&str; 12] = [
+    "block_hashes",
+    "parent_block_hash",
+    "token_ids",
+    "block_size",
+    "lora_id",
+    "medium",
+    "lora_name",
+    "extra_keys",
+    "group_idx",
+    "kv_cache_spec_kind",
+    "cache_salt",
+    "type",
+];
+
+const HASHES: usize = 0;
+const PARENT: usize = 1;
+const TOKENS: usize = 2;
+const BLOCK_SIZE: usize = 3;
+const LORA_ID: usize = 4;
+const MEDIUM: usize = 5;
+const LORA_NAME: usize = 6;
+const EXTRA_KEYS: usize = 7;
+const GROUP: usize = 8;
+const KIND: usize = 9;
+const SALT: usize = 10;
+const TYPE: usize = 11;
+
+/// What the fields of the old form stand for, in order; its fields beyond these are not read.
+const STORED: [usize; 10] = [HASHES, PARENT, TOKENS, BLOCK_SIZE, LORA_ID, MEDIUM, LORA_NAME, EXTRA_KEYS, GROUP, KIND];
+const REMOVED: [usize; 3] = [HASHES, MEDIUM, GROUP];
+
+/// Largest block, in tokens, that is believed.
+const MAX_BLOCK: u64 = 1 << 20;
+
+/// Where the fields of one event stand.
+#[derive(Clone, Copy, Debug, Default)]
+struct Fields<'a>([Option<Reader<'a>>; FIELDS.len()]);
+
+/// The fields of one event, by its type.
+enum Kind<'a> {
+    Stored(Fields<'a>),
+    Removed(Fields<'a>),
+    Cleared,
+    Unknown,
+}
+
+/// Reads a payload.
+///
+/// # Errors
+/// When it is no batch at all, or breaks off.
+pub fn batch(payload: &[u8]) -> Result<Batch, Malformed> {
+    let mut reader = Reader::new(payload);
+    let fields = reader.array()?.ok_or(Malformed)?;
+    if fields < 2 {
+        return Err(Malformed);
+    }
+    reader.skip()?;
+    let events = reader.array()?.ok_or(Malformed)?;
+    let mut batch = Batch { events: Vec::with_capacity((events as usize).min(reader.left())), ..Batch::default() };
+    for _ in 0..events {
+        match kind(&mut reader)? {
+            Kind::Stored(fields) => match stored(&fields) {
+                Ok(stored) => batch.events.push(Event::Stored(stored)),
+                Err(Malformed) => batch.unread_stored += 1,
+            },
+            Kind::Removed(fields) => match removed(&fields) {
+                Ok(removed) => batch.events.push(Event::Removed(removed)),
+                Err(Malformed) => batch.unread_removed += 1,
+            },
+            Kind::Cleared => batch.events.push(Event::Cleared),
+            Kind::Unknown => batch.unknown += 1,
+        }
+    }
+    Ok(batch)
+}
+
+/// Skips one event, and says what it is and where its fields stand.
+fn kind<'a>(reader: &mut Reader<'a>) -> Result<Kind<'a>, Malformed> {
+    let mut event = reader.skip()?;
+    let mut fields = Fields::default();
+    match event.next()? {
+        Plain::Map(pairs) => {
+            for _ in 0..pairs {
+                let name = event.next()?;
+                let value = event.skip()?;
+                let Plain::Text(name) = name else { continue };
+                if let Some(field) = FIELDS.iter().position(|field| field.as_bytes() == name) {
+                    fields.0[field] = Some(value);
+                }
+            }
+            let tag = fields.0[TYPE].and_then(|mut tag| tag.text().ok().flatten());
+            Ok(Kind::of(tag, |_| fields))
+        }
+        Plain::Array(values) if values > 0 => {
+            let tag = event.skip()?.text().ok().flatten();
+            let values = (1..values).map_while(|_| event.skip().ok()).collect::<Vec<_>>();
+            Ok(Kind::of(tag, |order| {
+                order.iter().zip(&values).for_each(|(field, value)| fields.0[*field] = Some(*value));
+                fields
+            }))
+        }
+        _ => Ok(Kind::Unknown),
+    }
+}
+
+fn stored(fields: &Fields<'_>) -> Result<Stored, Malformed> {
+    let names = fields.hashes()?;
+    let group = fields.group()?;
+    let attention = match fields.text(KIND)? {
+        None => Attention::Unsaid,
+        Some("full_attention" | "mla_attention" | "sink_full_attention") => Attention::Full,
+        Some(_) => Attention::Partial,
+    };
+    let parent = match fields.0[PARENT] {
+        Some(mut parent) => hash(parent.next()?)?,
+        None => None,
+    };
+    let block_tokens = fields.int(BLOCK_SIZE)?.filter(|size| *size <= MAX_BLOCK).ok_or(Malformed)? as usize;
+    let lora_id = fields.int(LORA_ID)?;
+    let adapter = match (fields.text(LORA_NAME)?, lora_id) {
+        (Some(name), _) => Adapter::Name(name),
+        (None, Some(number)) => Adapter::Number(number.cast_signed()),
+        (None, None) => Adapter::None,
+    };
+    let contents = contents(fields, names.len(), block_tokens, adapter, parent.is_none())?;
+    let stored = Stored { names, contents, parent, tier: fields.tier()?, group, attention, ..Stored::default() };
+    Ok(stored.rooted(block_tokens as u32, adapter))
+}
+
+fn removed(fields: &Fields<'_>) -> Result<Removed, Malformed> {
+    Ok(Removed { names: fields.hashes()?, tier: fields.tier()?, group: fields.group()? })
+}
+
+/// What each block holds; nothing when the event does not tell its tokens.
+fn contents(
+    fields: &Fields<'_>,
+    blocks: usize,
+    block_tokens: usize,
+    adapter: Adapter<'_>,
+    is_first: bool,
+) -> Result<Vec<u64>, Malformed> {
+    let Some(mut reader) = fields.0[TOKENS] else { return Ok(Vec::new()) };
+    let told = reader.array()?.unwrap_or_default() as usize;
+    if told == 0 {
+        return Ok(Vec::new());
+    }
+    if block_tokens == 0 || blocks.checked_mul(block_tokens) != Some(told) || told > reader.left() {
+        return Err(Malformed);
+    }
+    let mut contents = Vec::with_capacity(blocks);
+    let mut tokens = Vec::with_capacity(block_tokens);
+    for _ in 0..blocks {
+        tokens.clear();
+        for _ in 0..block_tokens {
+            let token = reader.int()?.and_then(|token| u32::try_from(token).ok());
+            tokens.push(token.ok_or(Malformed)?);
+        }
+        contents.push(residency::content(&tokens));
+    }
+    apply_extra_keys(fields, &mut contents, adapter, is_first)?;
+    Ok(contents)
+}
+
+/// Lets the extra keys of each block enter its content. The adapter's name is not one: it is in the chain's root.
+fn apply_extra_keys(
+    fields: &Fields<'_>,
+    contents: &mut [u64],
+    adapter: Adapter<'_>,
+    is_first: bool,
+) -> Result<(), Malformed> {
+    let lists = match fields.0[EXTRA_KEYS] {
+        Some(mut reader) => reader.array()?.map(|lists| (reader, lists)),
+        None => None,
+    };
+    let Some((mut reader, lists)) = lists else {
+        let salt = if is_first { fields.text(SALT)? } else { None };
+        if let (Some(salt), Some(first)) = (salt, contents.first_mut()) {
+            *first = Extras::salt(salt).apply(*first);
+        }
+        return Ok(());
+    };
+    if lists as usize != contents.len() {
+        return Err(Malformed);
+    }
+    for content in contents {
+        *content = extras(&mut reader, adapter)?.apply(*content);
+    }
+    Ok(())
+}
+
+/// The extra keys of one block: nil, or a list in which the adapter's name comes first if there is one.
+fn extras(reader: &mut Reader<'_>, adapter: Adapter<'_>) -> Result<Extras, Malformed> {
+    let mut extras = Extras::default();
+    let Some(keys) = reader.array()? else { return Ok(extras) };
+    let mut left = u64::from(keys);
+    let mut is_first = true;
+    while left > 0 {
+        left -= 1;
+        let key = reader.next()?;
+        if !(std::mem::take(&mut is_first) && is_adapter(key, adapter)) {
+            match key {
+                Plain::Nil => extras.nil(),
+                Plain::Bool(value) => extras.number(value.into()),
+                Plain::Int(value) => extras.number(value),
+                Plain::Float(value) => extras.number(value.to_bits()),
+                Plain::Text(text) => extras.text(text),
+                Plain::Bytes(bytes) => extras.bytes(bytes),
+                Plain::Array(items) => {
+                    extras.list(items.into());
+                    left += u64::from(items);
+                }
+                Plain::Map(pairs) => {
+                    extras.list(pairs.into());
+                    left += 2 * u64::from(pairs);
+                }
+            }
+        }
+    }
+    Ok(extras)
+}
+
+fn is_adapter(key: Plain<'_>, adapter: Adapter<'_>) -> bool {
+    match (key, adapter) {
+        (Plain::Text(text), Adapter::Name(name)) => text == name.as_bytes(),
+        (Plain::Int(bits), Adapter::Number(number)) => bits.cast_signed() == number,
+        _ => false,
+    }
+}
+
+/// One of the engine's names: a number, or the last eight bytes of a digest.
+fn hash(value: Plain<'_>) -> Result<Option<u64>, Malformed> {
+    match value {
+        Plain::Nil => Ok(None),
+        Plain::Int(name) => Ok(Some(name)),
+        Plain::Bytes(digest) => match digest.last_chunk() {
+            Some(last) => Ok(Some(u64::from_be_bytes(*last))),
+            None => Err(Malformed),
+        },
+        _ => Err(Malformed),
+    }
+}
+
+// === Kind ===
+
+impl<'a> Kind<'a> {
+    fn of(tag: Option<&str>, fields: impl FnOnce(&[usize]) -> Fields<'a>) -> Self {
+        match tag {
+            Some("BlockStored") => Self::Stored(fields(&STORED)),
+            Some("BlockRemoved") => Self::Removed(fields(&REMOVED)),
+            Some("AllBlocksCleared") => Self::Cleared,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+// === Fields ===
+
+impl<'a> Fields<'a> {
+    fn int(&self, field: usize) -> Result<Option<u64>, Malformed> {
+        self.0[field].map_or(Ok(None), |mut reader| reader.int())
+    }
+
+    fn text(&self, field: usize) -> Result<Option<&'a str>, Malformed> {
+        self.0[field].map_or(Ok(None), |mut reader| reader.text())
+    }
+
+    fn group(&self) -> Result<Option<u32>, Malformed> {
+        self.int(GROUP)?.map(|group| u32::try_from(group).map_err(|_| Malformed)).transpose()
+    }
+
+    /// Where the blocks are. Old engines do not say, and know one tier. What nobody has heard of is far away.
+    fn tier(&self) -> Result<Tier, Malformed> {
+        Ok(match self.text(MEDIUM)? {
+            None | Some("GPU" | "gpu") => Tier::Gpu,
+            Some("CPU" | "cpu" | "CPU_PINNED" | "cpu_pinned") => Tier::Host,
+            Some(_) => Tier::Disk,
+        })
+    }
+
+    fn hashes(&self) -> Result<Vec<u64>, Malformed> {
+        let mut reader = self.0[HASHES].ok_or(Malformed)?;
+        let hashes = reader.array()?.ok_or(Malformed)? as usize;
+        let mut names = Vec::with_capacity(hashes.min(reader.left()));
+        for _ in 0..hashes {
+            names.push(hash(reader.next()?)?.ok_or(Malformed)?);
+        }
+        Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests;

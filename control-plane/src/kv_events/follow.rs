@@ -1,0 +1,71 @@
+//! Follows one endpoint: finds out how many ranks it has, and follows each.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::select_all;
+use hermes_core::{dice::Dice, snapshot::EndpointId};
+use parking_lot::Mutex;
+use tokio::time;
+
+use super::{
+    ingest::{Ingest, Shared, Status},
+    metrics::{Failure, PoolCounters},
+    source::Whereabouts,
+    stream::Stream,
+};
+
+/// The pause after an engine could not say where its publisher is; longer each time, up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// What it takes to follow one endpoint.
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub(super) endpoint: EndpointId,
+    pub(super) whereabouts: Whereabouts,
+    pub(super) shared: Arc<Shared>,
+    pub(super) counters: PoolCounters,
+    pub(super) topic: Arc<[u8]>,
+    /// How its ranks are doing, in order.
+    pub(super) ranks: Ranks,
+}
+
+/// How the ranks of one endpoint are doing. Clones share it.
+pub(super) type Ranks = Arc<Mutex<Vec<Arc<Status>>>>;
+
+// === Follower ===
+
+impl Follower {
+    /// Follows all ranks for ever.
+    pub(super) async fn run(self) {
+        let mut dice = Dice::new(self.endpoint.0);
+        loop {
+            let ranks = self.count(&mut dice).await;
+            let streams = (0..ranks).map(|rank| self.stream(rank, dice.roll()));
+            let streams: Vec<Stream> = streams.collect();
+            let following = streams.into_iter().map(|stream| Box::pin(stream.follow(&self.whereabouts, ranks)));
+            // None ends before the engine has another number of ranks; then all begin anew.
+            let _resized = select_all(following).await;
+            self.ranks.lock().clear();
+        }
+    }
+
+    /// How many ranks there are, as soon as anybody can tell.
+    async fn count(&self, dice: &mut Dice) -> u32 {
+        let (mut pause, longest) = BACKOFF;
+        loop {
+            if let Some(ranks) = self.whereabouts.ranks().await {
+                return ranks.max(1);
+            }
+            self.counters.failed(Failure::Unlocated);
+            time::sleep(pause.mul_f32(0.5 + dice.unit())).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    fn stream(&self, rank: u32, seed: u64) -> Stream {
+        let status = Arc::new(Status { rank, ..Status::default() });
+        self.ranks.lock().push(Arc::clone(&status));
+        let ingest = Ingest::new(Arc::clone(&self.shared), self.endpoint, self.counters.clone(), Arc::clone(&status));
+        Stream::new(ingest, status, self.counters.clone(), Arc::clone(&self.topic), seed)
+    }
+}

@@ -1,0 +1,253 @@
+//! Takes batches into the index, in slices, so that no lookup waits for long.
+//!
+//! Invariants:
+//! * the index is locked for [`SLICE`] changes at a time, and after some slices other tasks get their turn;
+//! * whatever was not understood makes a rank's knowledge partial; where something may be believed that is not so, the rank
+//!   is emptied;
+//! * when the last of it is dropped, the rank leaves the index.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use hermes_core::{
+    residency::{Change, Event, Rank, Residency, Standing, Tally, Tier},
+    snapshot::EndpointId,
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::{sync::Notify, task};
+
+use super::{
+    decode::{self, Batch},
+    metrics::{Cleared, Fate, PoolCounters},
+};
+
+/// Changes that are made under one lock: some tens of microseconds.
+const SLICE: usize = 256;
+
+/// Blocks after which other tasks get their turn.
+const TURN: usize = 4_096;
+
+/// The index of a pool, and who cleans it up.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) residency: RwLock<Residency>,
+    leftovers: Notify,
+}
+
+/// How one rank's stream is doing, for people and metrics.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    pub(super) rank: u32,
+    pub(super) blocks: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    /// One more than the newest sequence number.
+    pub(super) next: AtomicU64,
+    pub(super) now: Mutex<Now>,
+}
+
+/// What is not a number.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Now {
+    pub(super) publisher: Arc<str>,
+    pub(super) standing: Standing,
+    /// Why the last stream ended.
+    pub(super) failure: Option<String>,
+}
+
+/// One rank's way into the index.
+#[derive(Debug)]
+pub(super) struct Ingest {
+    shared: Arc<Shared>,
+    rank: Rank,
+    changes: Vec<Change>,
+    standing: Standing,
+    /// The stream works.
+    lit: bool,
+    /// All that the engine told since it started, or since its cache was cleared, is known.
+    whole: bool,
+    /// Too much was told to believe anything.
+    distrusted: bool,
+    counters: PoolCounters,
+    status: Arc<Status>,
+}
+
+// === Shared ===
+
+impl Shared {
+    /// Sweeps up after ranks that were emptied, for ever.
+    pub(super) async fn sweep(&self) {
+        loop {
+            self.leftovers.notified().await;
+            while self.residency.write().sweep(SLICE) {
+                task::yield_now().await;
+            }
+        }
+    }
+}
+
+// === Ingest ===
+
+impl Ingest {
+    pub(super) fn new(shared: Arc<Shared>, endpoint: EndpointId, counters: PoolCounters, status: Arc<Status>) -> Self {
+        let rank = shared.residency.write().open(endpoint);
+        Self {
+            shared,
+            rank,
+            changes: Vec::new(),
+            standing: Standing::Dark,
+            lit: false,
+            whole: false,
+            distrusted: false,
+            counters,
+            status,
+        }
+    }
+
+    /// The stream is broken: nothing is claimed, and what is known stays in case it goes on.
+    pub(super) fn darken(&mut self) {
+        self.lit = false;
+        self.refresh();
+    }
+
+    /// The stream goes on: what is known counts.
+    pub(super) fn enlighten(&mut self) {
+        self.lit = true;
+        self.refresh();
+    }
+
+    /// Nothing is known any more, or everything if the engine has only begun.
+    pub(super) fn clear(&mut self, cause: Cleared, whole: bool) {
+        tracing::debug!(rank = self.status.rank, cause = cause.name(), "all blocks of a rank are dropped");
+        self.counters.cleared(cause);
+        self.changes.clear();
+        self.shared.residency.write().clear(&mut self.rank, self.standing);
+        self.shared.leftovers.notify_one();
+        (self.whole, self.distrusted) = (whole, cause == Cleared::Overfull);
+        self.weigh();
+        self.refresh();
+    }
+
+    /// Whether everything is known.
+    pub(super) fn set_whole(&mut self, whole: bool) {
+        self.whole = whole;
+        self.refresh();
+    }
+
+    /// Takes in one message's payload.
+    pub(super) async fn take(&mut self, number: u64, payload: &[u8]) {
+        self.counters.batches.inc();
+        match decode::batch(payload) {
+            Ok(batch) => self.take_batch(batch).await,
+            Err(malformed) => {
+                tracing::warn!(number, %malformed, "a batch of KV events is lost");
+                self.counters.unread.inc();
+                self.clear(Cleared::Unread, false);
+            }
+        }
+        self.status.next.store(number.saturating_add(1), Ordering::Relaxed);
+        self.weigh();
+    }
+
+    async fn take_batch(&mut self, batch: Batch) {
+        let Batch { events, unknown: _, unread_stored, unread_removed } = batch;
+        let mut turn = 0;
+        for event in events {
+            turn += self.take_event(&event);
+            if turn >= TURN {
+                turn = 0;
+                task::yield_now().await;
+            }
+        }
+        self.flush();
+        self.counters.unread.inc_by((unread_stored + unread_removed).into());
+        if unread_removed > 0 {
+            self.clear(Cleared::Unread, false);
+        } else if unread_stored > 0 {
+            self.set_whole(false);
+        }
+    }
+
+    /// Takes in one event, and answers how many blocks it told of.
+    fn take_event(&mut self, event: &Event) -> usize {
+        match event {
+            Event::Cleared => {
+                self.clear(Cleared::Told, true);
+                1
+            }
+            _ if self.distrusted => 1,
+            Event::Stored(stored) => {
+                match self.rank.store(stored, &mut self.changes) {
+                    Ok(tally) => self.count(tally, Fate::Stored, stored.tier),
+                    Err(overfull) => {
+                        tracing::warn!(rank = self.status.rank, %overfull, "KV events are not believed until the engine restarts");
+                        self.clear(Cleared::Overfull, false);
+                    }
+                }
+                self.flush_when_full();
+                stored.names.len()
+            }
+            Event::Removed(removed) => {
+                let tally = self.rank.remove(removed, &mut self.changes);
+                self.count(tally, Fate::Removed, removed.tier);
+                self.flush_when_full();
+                removed.names.len()
+            }
+        }
+    }
+
+    fn count(&mut self, tally: Tally, fate: Fate, tier: Tier) {
+        let Tally { taken, skipped, orphans, unknown } = tally;
+        for (fate, blocks) in
+            [(fate, taken), (Fate::Skipped, skipped), (Fate::Orphan, orphans), (Fate::Unknown, unknown)]
+        {
+            if blocks > 0 {
+                self.counters.blocks(fate, blocks);
+            }
+        }
+        // It holds something that is not known.
+        if orphans > 0 && tier == Tier::Gpu && self.whole {
+            self.set_whole(false);
+        }
+    }
+
+    fn flush_when_full(&mut self) {
+        if self.changes.len() >= SLICE {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        for slice in self.changes.chunks(SLICE) {
+            self.shared.residency.write().apply(&self.rank, slice);
+        }
+        self.changes.clear();
+    }
+
+    fn weigh(&self) {
+        self.status.blocks.store(self.rank.blocks() as u64, Ordering::Relaxed);
+        self.status.bytes.store(self.rank.bytes() as u64, Ordering::Relaxed);
+    }
+
+    /// Lets the standing follow what is known.
+    fn refresh(&mut self) {
+        let standing = match (self.lit && !self.distrusted, self.whole) {
+            (false, _) => Standing::Dark,
+            (true, true) => Standing::Whole,
+            (true, false) => Standing::Partial,
+        };
+        if self.standing != standing {
+            self.standing = standing;
+            self.shared.residency.write().stand(&self.rank, standing);
+            self.status.now.lock().standing = standing;
+        }
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        self.shared.residency.write().close(&mut self.rank);
+        self.shared.leftovers.notify_one();
+    }
+}

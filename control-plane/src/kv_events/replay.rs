@@ -1,0 +1,73 @@
+//! Asks a publisher to tell again what it told before.
+//!
+//! ```text
+//!   DEALER ── ["", first number] ─────────────────────────▶ ROUTER
+//!          ◀─ ["", topic?, number, payload] … ─ then ["", ""?, ff×8, ""]
+//! ```
+//!
+//! Old engines leave out the topic. The answer has no upper end: it goes on to the publisher's present. A ROUTER drops what
+//! a slow reader does not take, so an answer may have holes, and then the rest is asked for again.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{
+    metrics::Failure,
+    zmtp::{Message, Peer, Socket},
+};
+
+/// Longest silence inside an answer. vLLM looks for questions ten times a second.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// The number that ends an answer: -1.
+const END: u64 = u64::MAX;
+
+/// One open question.
+#[derive(Debug)]
+pub(super) struct Replay {
+    peer: Peer,
+}
+
+/// One batch of an answer.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) number: u64,
+    pub(super) payload: bytes::Bytes,
+}
+
+// === Replay ===
+
+impl Replay {
+    /// Asks the replay socket at `authority` for all batches from `first` on.
+    pub(super) async fn ask(authority: &str, first: u64) -> Result<Self, Failure> {
+        let asked = async {
+            let mut peer = Peer::connect(authority, Socket::Dealer).await?;
+            peer.send(&[b"", &first.to_be_bytes()]).await?;
+            Ok(Self { peer })
+        };
+        timeout(SILENCE, asked).await.map_err(|_| Failure::Timeout)?.map_err(|error| Failure::of(&error))
+    }
+
+    /// The next batch; nothing at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Told>, Failure> {
+        let message = async {
+            loop {
+                if let Some(message) = self.peer.next().await? {
+                    return Ok(message);
+                }
+            }
+        };
+        let message = timeout(SILENCE, message).await.map_err(|_| Failure::Timeout)?;
+        let message = message.map_err(|error| Failure::of(&error))?;
+        let Told { number, payload } = read(message).ok_or(Failure::Protocol)?;
+        Ok((number != END).then_some(Told { number, payload }))
+    }
+}
+
+/// The last two frames of a message: a number and a payload.
+pub(super) fn read(mut message: Message) -> Option<Told> {
+    let payload = message.pop()?;
+    let number = message.pop()?;
+    Some(Told { number: u64::from_be_bytes(number[..].try_into().ok()?), payload })
+}

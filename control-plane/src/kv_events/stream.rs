@@ -1,0 +1,355 @@
+//! Follows the stream of one rank: connects, catches up, takes in what comes, and begins again when it breaks.
+//!
+//! ```text
+//!   connect ─▶ subscribe ─▶ catch up (replay) ─▶ live ──▶ next: take in
+//!      ▲                        ▲                  │ ├──▶ gap: replay, or drop all blocks
+//!      │                        └── restart ───────┘ └──▶ known: skip
+//!      └── back off ◀── broken, silent ◀── the rank claims nothing meanwhile
+//! ```
+//!
+//! After a broken connection the publisher may be another one, under the same address. It is the same if its replay still
+//! has the newest batch that was taken in, byte for byte; if not, or if there is no replay, all blocks are dropped.
+
+use std::{sync::Arc, time::Duration};
+
+use hermes_core::dice::Dice;
+use tokio::time::{self, Instant, MissedTickBehavior, timeout};
+
+use super::{
+    ingest::{Ingest, Status},
+    metrics::{Cleared, Failure, PoolCounters, Replayed},
+    replay::{self, Replay, Told},
+    sequence::{Arrival, Mark, Sequence},
+    source::{Place, Resized, Whereabouts},
+    zmtp::{Message, Peer, Socket, ZmtpError},
+};
+
+/// Longest time for a connection and its handshake.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// How often the publisher is asked for a sign of life.
+const PING: Duration = Duration::from_secs(2);
+
+/// A publisher that answers pings and has left so many unanswered, one after the other, is gone.
+const UNANSWERED: u32 = 3;
+
+/// How long the publisher may take to notice the subscription before the replay is asked for.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// The first pause after a stream broke, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Times that one replay is asked for anew because it had holes.
+const MAX_QUESTIONS: usize = 64;
+
+/// One rank's stream.
+#[derive(Debug)]
+pub(super) struct Stream {
+    ingest: Ingest,
+    status: Arc<Status>,
+    sequence: Sequence,
+    counters: PoolCounters,
+    topic: Arc<[u8]>,
+    dice: Dice,
+    /// Nothing is wrong that was not told yet.
+    quiet: bool,
+}
+
+/// Why a stream is broken, for metrics and in words.
+#[derive(Debug)]
+struct Lost(Failure, String);
+
+/// What a replay brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Everything from where it was asked for.
+    Whole,
+    /// Less: the buffer is too short, or the publisher is another one.
+    Short,
+}
+
+// === Stream ===
+
+impl Stream {
+    /// A stream that has not begun.
+    pub(super) fn new(
+        ingest: Ingest,
+        status: Arc<Status>,
+        counters: PoolCounters,
+        topic: Arc<[u8]>,
+        seed: u64,
+    ) -> Self {
+        let (sequence, dice) = (Sequence::default(), Dice::new(seed));
+        Self { ingest, status, sequence, counters, topic, dice, quiet: true }
+    }
+
+    /// Follows it until the engine says that it has another number of ranks than `of`.
+    pub(super) async fn follow(mut self, whereabouts: &Whereabouts, of: u32) -> Resized {
+        let (shortest, longest) = BACKOFF;
+        let mut pause = shortest;
+        loop {
+            let began = Instant::now();
+            let lost = match whereabouts.place(self.status.rank, of).await {
+                Err(resized) => return resized,
+                Ok(None) => Lost(Failure::Unlocated, "the engine does not say where its publisher is".to_owned()),
+                Ok(Some(place)) => self.session(&place).await,
+            };
+            self.ends(lost);
+            if began.elapsed() > longest {
+                pause = shortest;
+            }
+            time::sleep(pause.mul_f32(0.5 + self.dice.unit())).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// One connection, until it breaks.
+    async fn session(&mut self, place: &Place) -> Lost {
+        self.status.now.lock().publisher = Arc::clone(&place.publisher);
+        let connected = timeout(CONNECT, async {
+            let mut peer = Peer::connect(&place.publisher, Socket::Sub).await?;
+            peer.subscribe(&self.topic).await?;
+            peer.ping().await?;
+            Ok::<_, ZmtpError>(peer)
+        });
+        let mut peer = match connected.await {
+            Err(_late) => return Lost(Failure::Timeout, format!("no handshake within {CONNECT:?}")),
+            Ok(Err(error)) => return error.into(),
+            Ok(Ok(peer)) => peer,
+        };
+        // A publisher takes note of what it is sent in order: once it answers, no batch after the replay is missed.
+        let first = match timeout(NOTICE, peer.next()).await {
+            Err(_silent) => None,
+            Ok(Ok(message)) => message,
+            Ok(Err(error)) => return error.into(),
+        };
+        self.sequence.reconnected();
+        self.catch_up(place).await;
+        self.begins(place);
+        if let Some(first) = first {
+            self.arrives(first, place).await;
+        }
+        self.live(&mut peer, place).await
+    }
+
+    /// Takes in what comes until the stream breaks.
+    async fn live(&mut self, peer: &mut Peer, place: &Place) -> Lost {
+        let mut pings = time::interval(PING);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut asked, mut unanswered) = (Instant::now(), 0);
+        loop {
+            tokio::select! {
+                message = peer.next() => match message {
+                    Ok(Some(message)) => self.arrives(message, place).await,
+                    Ok(None) => {}
+                    Err(error) => return error.into(),
+                },
+                _ = pings.tick() => {
+                    unanswered = if peer.heard() >= asked { 0 } else { unanswered + 1 };
+                    if peer.answers_pings() && unanswered >= UNANSWERED {
+                        return Lost(Failure::Silent, format!("{unanswered} pings were not answered"));
+                    }
+                    asked = Instant::now();
+                    match timeout(PING, peer.ping()).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => return error.into(),
+                        Err(_late) => return Lost(Failure::Silent, "the publisher does not read".to_owned()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// One message of the publisher.
+    async fn arrives(&mut self, message: Message, place: &Place) {
+        let Some(Told { number, payload }) = replay::read(message) else { return };
+        match self.sequence.judge(number) {
+            Arrival::Known => return,
+            Arrival::Next => {}
+            Arrival::First => self.ingest.set_whole(number == 0),
+            Arrival::Gap(from) => {
+                self.counters.gaps.inc();
+                tracing::debug!(rank = self.status.rank, from, to = number, "batches of KV events are missing");
+                self.fill(from, place).await;
+            }
+            Arrival::Restart => {
+                self.ingest.clear(Cleared::Restart, false);
+                self.catch_up(place).await;
+            }
+        }
+        // The replay may have told this one, too.
+        if self.sequence.next().is_none_or(|next| number >= next) {
+            self.take(number, &payload).await;
+        }
+    }
+
+    /// After a connect: learns what was published before.
+    async fn catch_up(&mut self, place: &Place) {
+        let newest = self.sequence.newest();
+        let resumed = match (newest, &place.replay) {
+            (Some(newest), Some(replay)) => self.resume(newest, replay).await,
+            _ => false,
+        };
+        if resumed {
+            return;
+        }
+        if newest.is_some() {
+            self.ingest.clear(Cleared::Restart, false);
+        }
+        self.sequence.forget();
+        let Some(replay) = &place.replay else { return };
+        match self.replay(0, replay).await {
+            Ok(outcome) => {
+                self.counters.replayed(outcome.into());
+                self.ingest.set_whole(outcome == Outcome::Whole);
+            }
+            Err(failure) => self.no_replay(failure),
+        }
+    }
+
+    /// Goes on where an earlier connection broke off, if the publisher is still the same.
+    async fn resume(&mut self, newest: Mark, replay: &str) -> bool {
+        let first = async {
+            let mut question = Replay::ask(replay, newest.number).await?;
+            question.next().await
+        };
+        let is_same = matches!(
+            first.await,
+            Ok(Some(Told { number, ref payload })) if Mark::of(number, payload) == newest
+        );
+        if !is_same {
+            return false;
+        }
+        match self.replay(newest.number.saturating_add(1), replay).await {
+            Ok(outcome) => {
+                self.counters.replayed(outcome.into());
+                outcome == Outcome::Whole
+            }
+            Err(failure) => {
+                self.no_replay(failure);
+                false
+            }
+        }
+    }
+
+    /// Learns what is missing from `from` on, or drops everything.
+    async fn fill(&mut self, from: u64, place: &Place) {
+        let outcome = match &place.replay {
+            Some(replay) => self.replay(from, replay).await,
+            None => Ok(Outcome::Short),
+        };
+        // What is missing for good may have been removals.
+        match outcome {
+            Ok(outcome) if place.replay.is_some() => self.counters.replayed(outcome.into()),
+            Ok(_) => self.ingest.clear(Cleared::Lost, false),
+            Err(failure) => {
+                self.no_replay(failure);
+                self.ingest.clear(Cleared::Lost, false);
+            }
+        }
+    }
+
+    /// Takes in all batches from `from` on, as far as the publisher's buffer has them. When it begins later, what was known
+    /// is dropped first, and what it has is taken in all the same.
+    async fn replay(&mut self, from: u64, replay: &str) -> Result<Outcome, Failure> {
+        let (mut next, mut outcome) = (from, Outcome::Whole);
+        for _ in 0..MAX_QUESTIONS {
+            let mut question = Replay::ask(replay, next).await?;
+            let asked = next;
+            loop {
+                let Some(Told { number, payload }) = question.next().await? else {
+                    if next == 0 {
+                        self.sequence.begins();
+                    }
+                    return Ok(outcome);
+                };
+                if number < next {
+                    continue;
+                }
+                if number > next && next > asked {
+                    // The answer has a hole, but what is in it may still be there.
+                    break;
+                }
+                if number > next {
+                    outcome = Outcome::Short;
+                    self.sequence.forget();
+                    if from > 0 {
+                        self.ingest.clear(Cleared::Lost, false);
+                    }
+                }
+                self.take(number, &payload).await;
+                next = number.saturating_add(1);
+            }
+        }
+        Err(Failure::Broken)
+    }
+
+    async fn take(&mut self, number: u64, payload: &[u8]) {
+        self.ingest.take(number, payload).await;
+        self.sequence.took(number, payload);
+    }
+
+    fn no_replay(&self, failure: Failure) {
+        self.counters.replayed(Replayed::Failed);
+        tracing::debug!(rank = self.status.rank, reason = failure.name(), "no replay of KV events");
+    }
+
+    /// The stream works.
+    fn begins(&mut self, place: &Place) {
+        let Place { publisher, replay } = place;
+        tracing::info!(publisher = &**publisher, ?replay, rank = self.status.rank, "KV events are followed");
+        self.quiet = true;
+        self.status.now.lock().failure = None;
+        self.ingest.enlighten();
+    }
+
+    /// It does not any more, or never did.
+    fn ends(&mut self, lost: Lost) {
+        let Lost(failure, words) = lost;
+        self.ingest.darken();
+        self.counters.failed(failure);
+        let mut now = self.status.now.lock();
+        if std::mem::take(&mut self.quiet) {
+            tracing::warn!(
+                publisher = &*now.publisher,
+                rank = self.status.rank,
+                reason = words,
+                "no KV events, trying again"
+            );
+        }
+        now.failure = Some(words);
+    }
+}
+
+// === Lost ===
+
+impl From<ZmtpError> for Lost {
+    fn from(error: ZmtpError) -> Self {
+        Self(Failure::of(&error), error.to_string())
+    }
+}
+
+// === Outcome ===
+
+impl From<Outcome> for Replayed {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Whole => Self::Whole,
+            Outcome::Short => Self::Short,
+        }
+    }
+}
+
+// === Failure ===
+
+impl Failure {
+    pub(super) fn of(error: &ZmtpError) -> Self {
+        match error {
+            ZmtpError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Self::Refused,
+            ZmtpError::Io(_) => Self::Broken,
+            ZmtpError::Protocol(_) | ZmtpError::WrongSocket(_) | ZmtpError::Refused(_) | ZmtpError::TooLarge => {
+                Self::Protocol
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A ZeroMQ client for one peer: SUB toward a publisher, DEALER toward its replay socket.
+//!
+//! ```text
+//!   connect ─▶ greetings ─▶ READY both ways ─▶ messages
+//!                                              PING ─▶ PONG: the peer is there
+//! ```
+//!
+//! A library of our own, and a small one, because of what it has to tell and existing ones hide: that a connection broke, at
+//! once, so that what was known is not believed any longer (`docs/decisions/0010-own-zmtp-client.md`).
+//!
+//! Invariants: one connection, no task, no queue but the bytes of the message that is being read; [`Peer::next`] may be
+//! dropped at any point and called again; nothing waits for longer than its caller allows.
+
+mod frame;
+
+use std::{io, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
+
+pub(super) use self::frame::Message;
+use self::frame::{Assembly, GREETING, Incoming};
+
+/// Room that is made for each read.
+const READ: usize = 16 << 10;
+
+/// For how long a peer may keep the connection after our last sign of life, in tenths of a second; libzmq obeys.
+const TTL: u16 = 300;
+
+/// What kind of socket we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Socket {
+    /// Receives what a PUB or XPUB socket publishes.
+    Sub,
+    /// Talks to a ROUTER or REP socket.
+    Dealer,
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+pub(super) struct Peer {
+    stream: TcpStream,
+    inbox: BytesMut,
+    outbox: BytesMut,
+    assembly: Assembly,
+    heard: Instant,
+    answers_pings: bool,
+}
+
+/// Why there is no connection, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ZmtpError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Protocol(&'static str),
+    #[error("the peer is a {0} socket: is the port right?")]
+    WrongSocket(String),
+    #[error("the peer refuses: {0}")]
+    Refused(String),
+    #[error("a message is larger than {} bytes", frame::MAX_MESSAGE)]
+    TooLarge,
+}
+
+// === Socket ===
+
+impl Socket {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sub => "SUB",
+            Self::Dealer => "DEALER",
+        }
+    }
+
+    fn fits(self, peer: &[u8]) -> bool {
+        match self {
+            Self::Sub => matches!(peer, b"PUB" | b"XPUB"),
+            Self::Dealer => matches!(peer, b"ROUTER" | b"REP" | b"DEALER"),
+        }
+    }
+}
+
+// === Peer ===
+
+impl Peer {
+    /// Connects to `host:port` and shakes hands.
+    pub(super) async fn connect(authority: &str, socket: Socket) -> Result<Self, ZmtpError> {
+        let stream = TcpStream::connect(authority).await?;
+        stream.set_nodelay(true)?;
+        // For peers that do not answer pings.
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive.with_retries(3))?;
+        let mut peer = Self {
+            stream,
+            inbox: BytesMut::new(),
+            outbox: BytesMut::new(),
+            assembly: Assembly::default(),
+            heard: Instant::now(),
+            answers_pings: false,
+        };
+        peer.shake_hands(socket).await?;
+        Ok(peer)
+    }
+
+    /// Sends a message.
+    pub(super) async fn send(&mut self, frames: &[&[u8]]) -> Result<(), ZmtpError> {
+        frame::write_message(&mut self.outbox, frames);
+        self.flush().await
+    }
+
+    /// Asks for every message whose first frame begins with `topic`.
+    pub(super) async fn subscribe(&mut self, topic: &[u8]) -> Result<(), ZmtpError> {
+        self.send(&[&[&[1], topic].concat()]).await
+    }
+
+    /// Asks for a sign of life.
+    pub(super) async fn ping(&mut self) -> Result<(), ZmtpError> {
+        frame::write_command(&mut self.outbox, "PING", &TTL.to_be_bytes());
+        self.flush().await
+    }
+
+    /// When the peer last said anything at all.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// Whether it has answered a ping: only then does silence mean that it is gone.
+    pub(super) fn answers_pings(&self) -> bool {
+        self.answers_pings
+    }
+
+    /// The next message; nothing when a ping was answered instead.
+    pub(super) async fn next(&mut self) -> Result<Option<Message>, ZmtpError> {
+        loop {
+            match self.assembly.next(&mut self.inbox)? {
+                Some(Incoming::Message(message)) => return Ok(Some(message)),
+                Some(Incoming::Command(name, data)) if self.obey(&name, &data)? => return Ok(None),
+                Some(Incoming::Command(..)) => {}
+                None => {
+                    self.flush().await?;
+                    self.read().await?;
+                }
+            }
+        }
+    }
+
+    /// Follows a command, and answers whether it is the answer to a ping.
+    fn obey(&mut self, name: &[u8], data: &Bytes) -> Result<bool, ZmtpError> {
+        match name {
+            b"PONG" => self.answers_pings = true,
+            b"PING" => {
+                // Its first two bytes are a time to live; the rest is to be sent back.
+                frame::write_command(&mut self.outbox, "PONG", data.get(2..).unwrap_or_default());
+            }
+            b"ERROR" => return Err(refused(data)),
+            _ => {}
+        }
+        Ok(name == b"PONG")
+    }
+
+    async fn shake_hands(&mut self, socket: Socket) -> Result<(), ZmtpError> {
+        self.outbox.extend_from_slice(&frame::greeting());
+        self.flush().await?;
+        while self.inbox.len() < GREETING {
+            self.read().await?;
+        }
+        let greeting = self.inbox.split_to(GREETING);
+        let greeting = greeting.first_chunk().ok_or(ZmtpError::Protocol("a greeting is too short"))?;
+        frame::check_greeting(greeting)?;
+        frame::write_command(&mut self.outbox, "READY", &frame::ready(socket.name()));
+        self.flush().await?;
+        loop {
+            match self.assembly.next(&mut self.inbox)? {
+                Some(Incoming::Command(name, data)) if *name == *b"READY" => return check_ready(socket, data),
+                Some(Incoming::Command(name, data)) if *name == *b"ERROR" => return Err(refused(&data)),
+                Some(_) => return Err(ZmtpError::Protocol("the peer does not shake hands")),
+                None => self.read().await?,
+            }
+        }
+    }
+
+    /// Sends what is waiting. What was not sent when this is dropped still waits.
+    async fn flush(&mut self) -> Result<(), ZmtpError> {
+        while !self.outbox.is_empty() {
+            if self.stream.write_buf(&mut self.outbox).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads some bytes. Room grows with what has come, not with what a frame claims.
+    async fn read(&mut self) -> Result<(), ZmtpError> {
+        self.inbox.reserve(READ);
+        if self.stream.read_buf(&mut self.inbox).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        self.heard = Instant::now();
+        Ok(())
+    }
+}
+
+fn check_ready(socket: Socket, data: Bytes) -> Result<(), ZmtpError> {
+    let peer = frame::property(data, "Socket-Type").unwrap_or_default();
+    if socket.fits(&peer) {
+        return Ok(());
+    }
+    Err(ZmtpError::WrongSocket(String::from_utf8_lossy(&peer[..peer.len().min(16)]).into_owned()))
+}
+
+/// What an ERROR command says, in at most 64 characters.
+fn refused(data: &Bytes) -> ZmtpError {
+    let reason = data.get(1..).unwrap_or_default();
+    ZmtpError::Refused(String::from_utf8_lossy(reason).chars().filter(|c| !c.is_control()).take(64).collect())
+}
+
+#[cfg(test)]
+mod tests;

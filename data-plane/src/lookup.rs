@@ -1,0 +1,30 @@
+//! What a proxy would hand to sources of exact knowledge about caches for a request: for tools and tests that have to
+//! ask exactly as a proxy does. The proxy itself does not come this way.
+
+use bytes::Bytes;
+use hermes_proto::v1::LookupText;
+use http::Method;
+
+use crate::{api, body::Fields, prompt::Prompt};
+
+/// The lookup for a `POST` of `body` to `path`; none when it cannot be read, or there is nothing to look up.
+#[must_use]
+pub fn of(path: &str, body: &Bytes) -> Option<LookupText> {
+    let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;
+    let fields = Fields::read(body).ok()?;
+    Prompt::of(&fields, body).lookup_text(route.api)
+}
+
+#[cfg(test)]
+mod tests {
+    use hermes_proto::v1::lookup_text::Api;
+
+    use super::*;
+
+    #[test]
+    fn a_lookup_is_that_of_the_api_behind_the_path() {
+        let body = Bytes::from_static(br#"{"prompt":"hello"}"#);
+        assert_eq!(of("/v1/completions", &body).expect("a prompt").api(), Api::Completions);
+        assert!(of("/nowhere", &body).is_none() && of("/v1/completions", &Bytes::new()).is_none());
+    }
+}

@@ -1,0 +1,88 @@
+//! KV events over ZeroMQ, as vLLM publishes them: what is in the block cache, told batch by batch.
+//!
+//! ```text
+//! scheduler ─▶ tape ─one step─▶ publisher ─▶ PUB: [topic, number, payload]
+//!                                   │        ROUTER: what was published before, on demand
+//!                                   └ payload: MessagePack, new form or old
+//! ```
+//!
+//! The engine's names of blocks are its own chained hashes. As in vLLM, a removal is one event a block, a reused block is
+//! not told again, and a cleared cache is told with the next step's events. Every incarnation numbers its batches from zero.
+
+mod payload;
+mod publisher;
+mod serve;
+mod tape;
+mod zmtp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+
+pub(crate) use self::publisher::Publisher;
+pub(crate) use self::serve::{Role, serve};
+pub(crate) use self::tape::{CacheEvent, Tape};
+use super::door::Door;
+
+/// How an engine publishes KV events.
+#[derive(Clone, Debug)]
+pub struct KvEventsConfig {
+    /// Where it publishes; port 0 picks a free one.
+    pub publish: SocketAddr,
+    /// Where it replays, if at all.
+    pub replay: Option<SocketAddr>,
+    /// The topic of every batch.
+    pub topic: String,
+    /// How events are written.
+    pub encoding: Encoding,
+    /// Batches that it remembers for replays.
+    pub buffer: usize,
+}
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Encoding {
+    /// Maps with names, as since vLLM 0.24.
+    #[default]
+    Maps,
+    /// Arrays that begin with the type, as before.
+    Arrays,
+}
+
+/// The two ports, which outlive incarnations.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors {
+    pub(crate) publish: Arc<Door>,
+    pub(crate) replay: Option<Arc<Door>>,
+}
+
+impl Default for KvEventsConfig {
+    /// Any ports of the loopback, and vLLM's defaults.
+    fn default() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { publish: any, replay: Some(any), topic: String::new(), encoding: Encoding::default(), buffer: 10_000 }
+    }
+}
+
+impl Doors {
+    /// Takes the ports, without listening yet.
+    pub(crate) fn reserve(config: &KvEventsConfig) -> io::Result<Self> {
+        let replay = config.replay.map(Door::reserve).transpose()?;
+        Ok(Self { publish: Arc::new(Door::reserve(config.publish)?), replay: replay.map(Arc::new) })
+    }
+
+    pub(crate) fn open(&self) -> io::Result<()> {
+        self.all().try_for_each(|(door, _)| door.open())
+    }
+
+    pub(crate) fn shut(&self) {
+        self.all().for_each(|(door, _)| door.shut());
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Arc<Door>, Role)> {
+        let replay = self.replay.iter().map(|door| (door, Role::Replay));
+        std::iter::once((&self.publish, Role::Publish)).chain(replay)
+    }
+}

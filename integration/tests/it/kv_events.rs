@@ -1,0 +1,6 @@
+//! What engines tell of their caches, and what the router believes of it.
+
+mod fleet;
+mod truth;
+mod watched;
+mod wrong;
