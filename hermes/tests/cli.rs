@@ -221,7 +221,7 @@ async fn an_engine_behind_serve_answers_a_chat_and_both_end_when_asked() {
 }
 
 #[tokio::test]
-async fn what_a_router_serves_is_recorded_as_a_trace_that_can_be_replayed() {
+async fn what_a_router_serves_is_recorded_as_a_trace_to_replay_and_simulate() {
     let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
     let router =
         Hermes::start(&["serve", "--endpoint", &engine.url(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
@@ -243,6 +243,9 @@ async fn what_a_router_serves_is_recorded_as_a_trace_that_can_be_replayed() {
 
     let replayed = Hermes::run(&["replay", &file, "--target", &url, "--model", "sim", "--json"]);
     assert!(replayed.status.success() && replayed.out.contains("\"ok\":5"), "{}{}", replayed.out, replayed.err);
+
+    let simulated = Hermes::run(&["simulate", &file, "--policies", "round-robin", "--json"]);
+    assert!(simulated.status.success() && simulated.out.contains("\"hit_rate\""), "{}{}", simulated.out, simulated.err);
 
     let piped = Hermes::start(&["record", "--admin", &admin_url]);
     piped.err.recv_timeout(PATIENCE).expect("it has begun");
