@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use hermes_control_plane::config::{Config, PoolConfig, Port, Selection, Source};
+use hermes_control_plane::{
+    config::{Config, PoolConfig, Port, Selection, Source},
+    tokens::{TokenizerSettings, Way},
+};
 
 /// Shows a configuration to the person who wrote it.
 pub(crate) struct Meaning<'a>(pub(crate) &'a Config);
@@ -28,7 +31,7 @@ impl fmt::Display for Meaning<'_> {
 }
 
 fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
-    let PoolConfig { name: _, models, engine, sources, policy, collector, kv_manager } = pool;
+    let PoolConfig { name: _, models, engine, sources, policy, collector, kv_manager, tokenizer } = pool;
     write!(f, ": engine {}, strategy {}", engine.name(), policy.strategy.name())?;
     match &models[..] {
         [] => write!(f, "\n  models: what the engines answer on /v1/models")?,
@@ -43,7 +46,11 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         write!(f, "\n  metrics: not collected")?;
     }
     if let Some(manager) = kv_manager {
-        write!(f, "\n  KV manager: {}, given {:?} per request", manager.url, manager.budget)?;
+        let (language, url, budget) = (manager.dialect.name(), &manager.url, manager.budget);
+        write!(f, "\n  KV manager: {language} at {url}, given {budget:?} per request")?;
+    }
+    if let Some(tokenizer) = tokenizer {
+        write_tokenizer(f, tokenizer)?;
     }
     let (timeouts, retry) = (policy.timeouts, policy.retry);
     write!(
@@ -52,6 +59,15 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         timeouts.connect, timeouts.request, timeouts.first_byte, timeouts.idle
     )?;
     write!(f, "\n  attempts: {}", retry.attempts)
+}
+
+fn write_tokenizer(f: &mut fmt::Formatter<'_>, tokenizer: &TokenizerSettings) -> fmt::Result {
+    let TokenizerSettings { way, cache, timeout, longest: _ } = tokenizer;
+    match way {
+        Way::Files(files) => write!(f, "\n  token ids: by the files of {}", files.path.display())?,
+        Way::Engine => write!(f, "\n  token ids: by the engines' /tokenize")?,
+    }
+    write!(f, ", given {timeout:?} per request; {} MiB remember them", cache >> 20)
 }
 
 fn write_source(f: &mut fmt::Formatter<'_>, source: &Source) -> fmt::Result {
@@ -100,6 +116,20 @@ mod tests {
             "pool wide: engine openai, strategy kv-aware",
             "endpoints: pods app=vllm in namespace ai, port http",
             "metrics: not collected",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn who_knows_caches_is_shown_with_what_it_goes_by() {
+        let text = meaning(
+            "pools: [{name: chat, endpoints: ['http://a:1'], tokenizer: {path: /models/m}, \
+             kvManager: {protocol: conductor, url: 'http://c'}}]",
+        );
+        for part in [
+            "KV manager: conductor at http://c:13333/query, given 50ms per request",
+            "token ids: by the files of /models/m, given 20ms per request; 64 MiB remember them",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }

@@ -24,7 +24,8 @@ pub(super) type Lookup = Pin<Box<dyn Future<Output = (Pending, Vec<Hit>)> + Send
 
 /// Whether there is anyone to ask, and anything to ask with.
 pub(super) fn is_worthwhile(pending: &Pending) -> bool {
-    pending.home.kv_manager.is_some() && pending.ask.lookup.is_some()
+    let Home { kv_manager, .. } = &pending.home;
+    kv_manager.is_some() && pending.ask.lookup.is_some()
 }
 
 /// Asks for `pending`, and gives it back with what was found in time.
@@ -37,10 +38,10 @@ pub(super) fn begin(mut pending: Pending) -> Lookup {
 
 /// What is known of the prompt of `ask`. Nothing known, an error and a deadline are the same: no hint.
 pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<Hit> {
-    let (Some(manager), Some(text)) = (&home.kv_manager, ask.lookup.take()) else {
+    let Some(text) = ask.lookup.take() else {
         return Vec::new();
     };
-    let asked = ask_manager(home, manager, ask, &text);
+    let asked = ask_sources(home, ask, &text);
     if ask.deadline_ms == 0 {
         // Tokens and the manager have budgets of their own.
         return asked.await;
@@ -49,14 +50,24 @@ pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<Hit> {
     time::timeout(patience, asked).await.unwrap_or_default()
 }
 
-async fn ask_manager(home: &Home, manager: &KvManager, ask: &Ask, text: &LookupText) -> Vec<Hit> {
-    let pool = home.brain.pool();
-    let named = ask.model.as_deref();
+async fn ask_sources(home: &Home, ask: &Ask, text: &LookupText) -> Vec<Hit> {
+    let Some(manager) = &home.kv_manager else { return Vec::new() };
     let token_ids = match &home.tokens {
-        Some(tokens) => tokens.ids(text, named).await,
+        Some(tokens) => tokens.ids(text, ask.model.as_deref()).await,
         None => None,
     };
-    let (model, lora) = model(&pool, named);
+    ask_manager(home, manager, ask, text, token_ids).await
+}
+
+async fn ask_manager(
+    home: &Home,
+    manager: &KvManager,
+    ask: &Ask,
+    text: &LookupText,
+    token_ids: Option<Arc<[u32]>>,
+) -> Vec<Hit> {
+    let pool = home.brain.pool();
+    let (model, lora) = model(&pool, ask.model.as_deref());
     let lookup = kvmanager::Lookup {
         model,
         lora,

@@ -60,8 +60,10 @@ fn is_metric(name: &str) -> bool {
 
 /// Families show only once they have a series: a refusal, a choice, a lookup, a scrape that works and one that fails.
 async fn busy_fleet(manager: &KvManagerServer) -> Fleet {
-    let pool =
-        format!("  strategy: kv-aware\n  kvManager: {{url: \"{}\"}}\n  metrics: {{interval: 100ms}}\n", manager.url());
+    let pool = format!(
+        "  strategy: kv-aware\n  kvManager: {{url: \"{}\"}}\n  tokenizer: {{engine: true, timeout: 5s}}\n  metrics: {{interval: 100ms}}\n",
+        manager.url()
+    );
     let fleet = Scene { pool, ..Scene::of(2, "kv-aware") }.start().await.expect("starts");
     let admin = admin_of_control_plane(&fleet);
     let scraped = "hermes_collector_scrape_duration_seconds_count";
