@@ -159,6 +159,25 @@ fn check_lists_every_mistake_with_its_path() {
 }
 
 #[test]
+fn check_says_whether_a_tokenizer_is_usable() {
+    let check = |directory: &str| {
+        let path = file(
+            &format!("tokenizer-{}.yaml", directory.len()),
+            &format!(
+                "pools: [{{name: chat, endpoints: ['http://a:1'], tokenizer: {{path: '{directory}'}}, kvManager: {{url: 'http://m'}}}}]"
+            ),
+        );
+        Hermes::run(&["check", &path.to_string_lossy()])
+    };
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../control-plane/testdata/tokenizer");
+    let Ended { status, out, err } = check(fixture);
+    assert!(status.success() && out.contains("tokenizer of pool chat: 306 tokens, a chat template"), "{out}{err}");
+    let Ended { status, err, .. } = check("/nowhere");
+    assert_eq!(status.code(), Some(1));
+    assert!(err.contains("tokenizer of pool chat: /nowhere: No such file"), "{err}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let Ended { status, err, .. } = Hermes::run(&["check", "/nowhere/hermes.yaml"]);
     assert_eq!(status.code(), Some(1));

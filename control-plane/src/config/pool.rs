@@ -397,9 +397,15 @@ mod tests {
         assert_eq!(chat.tokenizer.as_ref().map(|tokenizer| &tokenizer.way), Some(&Way::Engine));
         assert_conductor(code);
         let queue = Queue { requests: 500, bytes: 256 << 20, wait: millis(10_000) };
-        let rules =
-            KvAware { late: false, window: millis(100), gamma: 2.0, gamma_waiting: 4.0, usual_rate: 12_000.0,
-            usual_cache: 900_000, queue };
+        let rules = KvAware {
+            late: false,
+            window: millis(100),
+            gamma: 2.0,
+            gamma_waiting: 4.0,
+            usual_rate: 12_000.0,
+            usual_cache: 900_000,
+            queue,
+        };
         assert_eq!(code.policy.strategy, Strategy::KvAware(rules));
         let rules = PrefixCache { threshold: 0.4, load_factor: 2.0 };
         assert_eq!(drafts.policy.strategy, Strategy::PrefixCache(rules));
