@@ -14,7 +14,7 @@ use crate::discovery::EventPortNames;
 pub struct KvEventsConfig {
     /// Where rank 0 publishes; nothing when the engine is to be asked.
     pub port: Option<u16>,
-    /// Where rank 0 replays; zero for nowhere, nothing when the engine is to be asked.
+    /// Where rank 0 replays; zero if nowhere, nothing when the engine is to be asked.
     pub replay_port: Option<u16>,
     /// How the ports are called in Kubernetes.
     pub names: EventPortNames,
