@@ -121,6 +121,10 @@ impl PoolConfig {
             ));
             return self;
         }
+        if !matches!(self.engine, Engine::Vllm | Engine::Sglang) {
+            let engine = self.engine.name();
+            fields.warn(format!("{}: the engine {engine} is not known to publish any", fields.path_of("kvEvents")));
+        }
         self.sources.iter_mut().for_each(|source| source.find_event_ports(&found.names));
         self.kv_events = Some(found);
         self
