@@ -22,12 +22,12 @@ use crate::{
     snapshot::{EndpointId, Pool},
 };
 
-/// Tokens that an engine is taken to cache when it does not tell.
-const USUAL_CAPACITY: u64 = 400_000;
 /// Tokens of one block until prompts have told: 256 bytes of English.
 const USUAL_BLOCK: f64 = 64.0;
 /// How fast the mean of tokens per block follows.
 const FOLLOW: f64 = 0.02;
+/// How far tokens per block may drift before capacities follow.
+const DRIFT: f64 = 0.1;
 /// Estimates of a prompt's length are corrected within these bounds.
 const RATIO: (f64, f64) = (0.25, 4.0);
 /// Below this a source does not overrule others.
@@ -42,6 +42,10 @@ pub(super) struct Caches {
     /// Parallel to the pool's endpoints.
     holders: Vec<Holder>,
     tokens_per_block: f64,
+    /// What they were when endpoints' capacities were last turned into blocks.
+    sized_for: f64,
+    /// Tokens that an engine is taken to cache when it does not tell.
+    usual_capacity: u32,
     /// True tokens per token that proxies estimate.
     ratio: f64,
 }
@@ -86,12 +90,16 @@ impl Caches {
             positions: Vec::new(),
             holders: Vec::new(),
             tokens_per_block: USUAL_BLOCK,
+            sized_for: USUAL_BLOCK,
+            usual_capacity: 0,
             ratio: 1.0,
         }
     }
 
-    /// Follows a changed pool; endpoints that stay keep what is known of them.
-    pub(super) fn apply(&mut self, pool: &Pool) {
+    /// Follows a changed pool; endpoints that stay keep what is known of them. Engines that do not tell are taken to
+    /// cache `usual_capacity` tokens.
+    pub(super) fn apply(&mut self, pool: &Pool, usual_capacity: u32) {
+        self.usual_capacity = usual_capacity;
         self.index.retain(|endpoint| pool.position(endpoint).is_some());
         let before = std::mem::take(&mut self.holders).into_iter().map(|holder| (holder.endpoint, holder));
         let mut before: HashMap<EndpointId, Holder> = before.collect();
@@ -181,6 +189,13 @@ impl Caches {
         }
     }
 
+    /// Turns capacities into blocks anew, once blocks have turned out to be of another length.
+    pub(super) fn settle(&mut self) {
+        if (self.tokens_per_block / self.sized_for - 1.0).abs() > DRIFT {
+            self.resize();
+        }
+    }
+
     /// The engine lost its cache.
     pub(super) fn clear(&mut self, position: usize) {
         self.index.clear(self.holders[position].endpoint);
@@ -233,6 +248,7 @@ impl Caches {
     }
 
     fn resize(&mut self) {
+        self.sized_for = self.tokens_per_block;
         self.positions.clear();
         for position in 0..self.holders.len() {
             self.resize_one(position);
@@ -241,7 +257,7 @@ impl Caches {
 
     fn resize_one(&mut self, position: usize) {
         let holder = &self.holders[position];
-        let tokens = holder.capacity.unwrap_or(USUAL_CAPACITY) as f64 * f64::from(holder.trust.size());
+        let tokens = holder.capacity.unwrap_or(self.usual_capacity.into()) as f64 * f64::from(holder.trust.size());
         let blocks = (tokens / self.tokens_per_block.max(1.0)) as usize;
         let Some(slot) = self.index.set_capacity(holder.endpoint, blocks.max(1)) else { return };
         let slot = usize::from(slot);

@@ -12,12 +12,15 @@ use super::{
 };
 use crate::{
     ledger::{InFlight, Key, Ledger, Open, ProxyId},
-    load::Load,
+    load::{Health, Load},
     pick::{Nobody, Picker},
     query::Query,
     snapshot::{EndpointId, Pool},
     speed::Fit,
 };
+
+/// Seconds after which any prompt is taken to be done of which nothing was heard.
+const LONGEST_SILENCE: f64 = 60.0;
 
 /// What a request asks of an endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +141,13 @@ impl Fleet {
         ahead < window.as_secs_f64() && engine.fits(prompt_tokens)
     }
 
+    /// Whether anybody may take a request now: because there is room, or because nobody is up and waiting is of no use.
+    pub(super) fn may_take(&self, window: Duration, now: Duration) -> bool {
+        let up = |position: &usize| self.loads[*position].health != Health::Down;
+        let mut up = (0..self.loads.len()).filter(up).peekable();
+        up.peek().is_none() || up.any(|position| self.has_room(position, 0, window, now))
+    }
+
     /// Books a request at an endpoint.
     pub(super) fn book(&mut self, key: Key, position: usize, work: Work, now: Duration) {
         let endpoint = self.pool().endpoints[position].id;
@@ -167,7 +177,7 @@ impl Fleet {
         let fit = self.engines[position].fit(self.prior);
         if unary {
             let seconds = self.engines[position].ahead(before, fit, now) + fit.seconds(uncached.into());
-            let due = Duration::try_from_secs_f64(seconds).map_or(Duration::MAX, |seconds| now.saturating_add(seconds));
+            let due = now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
             self.silent.insert((due, key));
         }
         self.engines[position].sent(prompt, f64::from(uncached) / fit.rate, before, now);

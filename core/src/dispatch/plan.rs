@@ -33,9 +33,7 @@ impl Dispatcher {
         self.fleet.assume_done(now);
         let Some(rules) = self.rules() else { return self.release_all(now, released) };
         self.give_up(now, released);
-        let endpoints = self.pool().endpoints.len();
-        let any_room = (0..endpoints).any(|position| self.fleet.has_room(position, 0, rules.window, now));
-        if any_room || !rules.late {
+        if !rules.late || self.fleet.may_take(rules.window, now) {
             self.plan(&rules, now, released);
         }
     }
@@ -91,8 +89,7 @@ impl Dispatcher {
         let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len() + 1, sites.len());
         let prompt = Prompt { tokens: waiting.query.prompt_tokens, hits: &waiting.known.hits };
         let Some(cost) = sites.cheapest(prompt, gamma) else {
-            // Nobody is up. It waits on: its time, or theirs, will come.
-            self.queue.push(waiting);
+            self.try_anyone(&waiting, now, released);
             return None;
         };
         let position = sites.sites[cost.site].position as usize;
@@ -118,13 +115,19 @@ impl Dispatcher {
     fn release_all(&mut self, now: Duration, released: &mut Vec<Release>) {
         let keys: Vec<Key> = self.queue.iter().map(|waiting| waiting.key).collect();
         for key in keys {
-            let Some(waiting) = self.queue.remove(key) else { continue };
-            let waited = now.saturating_sub(waiting.since);
-            let known = self.known(&waiting.query, &waiting.others, now);
-            let wish = Wish { key, query: &waiting.query, known: &known, waited, gamma: 0.0 };
-            let end = self.pick(wish, waiting.model.as_deref(), now).map_or_else(End::Nobody, End::Bound);
-            released.push(Release { key, end });
+            if let Some(waiting) = self.queue.remove(key) {
+                self.try_anyone(&waiting, now, released);
+            }
         }
+    }
+
+    /// Waiting is of no use, as nobody is up or nobody has to wait: the picker knows whom to try all the same.
+    fn try_anyone(&mut self, waiting: &Waiting, now: Duration, released: &mut Vec<Release>) {
+        let known = self.known(&waiting.query, &waiting.others, now);
+        let waited = now.saturating_sub(waiting.since);
+        let wish = Wish { key: waiting.key, query: &waiting.query, known: &known, waited, gamma: 0.0 };
+        let end = self.pick(wish, waiting.model.as_deref(), now).map_or_else(End::Nobody, End::Bound);
+        released.push(Release { key: waiting.key, end });
     }
 
     /// Finds out anew what is known of a request's caches, when that may have changed.

@@ -105,7 +105,8 @@ impl Dispatcher {
 
     /// Lets time pass: bookings expire, and the pool's own speed becomes what is usual. How many bookings expired.
     pub fn tick(&mut self, now: Duration) -> usize {
-        self.fleet.tick(super::usual_rate(self.pool()), now)
+        self.caches.settle();
+        self.fleet.tick(super::usual(self.pool()).usual_rate, now)
     }
 
     /// An engine's own figures; `None` when they are missing or stale.
