@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use super::{cost::Hits, trust::Trust};
 use crate::{
-    index::Index,
+    index::{Index, Slot},
     query::{Cached, Hit, Query, Source},
     snapshot::{EndpointId, Pool},
 };
@@ -30,6 +30,8 @@ const FOLLOW: f64 = 0.02;
 const DRIFT: f64 = 0.1;
 /// Estimates of a prompt's length are corrected within these bounds.
 const RATIO: (f64, f64) = (0.25, 4.0);
+/// Endpoints that are sorted, when they hold the beginning of a prompt.
+const FEW: usize = 32;
 /// Below this a source does not overrule others.
 const TRUSTED: f32 = 0.5;
 
@@ -115,13 +117,7 @@ impl Caches {
         others: &[Hit],
         position: impl Fn(EndpointId) -> Option<usize>,
     ) -> Beliefs {
-        let mut claims: SmallVec<[(u32, Claims); 8]> = SmallVec::new();
-        let per_block = tokens_per_block(query);
-        for (slot, depth) in self.index.lookup(&query.blocks) {
-            let learned = (f64::from(depth) * per_block) as u32;
-            claims.push((self.positions[usize::from(slot)], Claims { learned, ..Claims::default() }));
-        }
-        claims.sort_unstable_by_key(|(position, _)| *position);
+        let mut claims = self.learned(query);
         for hit in others {
             let Some(position) = position(hit.endpoint) else { continue };
             let at = match claims.binary_search_by_key(&(position as u32), |(position, _)| *position) {
@@ -139,6 +135,25 @@ impl Caches {
             .into_iter()
             .map(|(position, claims)| self.holders[position as usize].believe(position, claims, most))
             .collect()
+    }
+
+    /// What the index knows of a prompt, in ascending order of position.
+    fn learned(&self, query: &Query) -> SmallVec<[(u32, Claims); 8]> {
+        let per_block = tokens_per_block(query);
+        let tokens = |depth: u32| (f64::from(depth) * per_block) as u32;
+        let matches = self.index.lookup(&query.blocks);
+        let claim = |(position, depth)| (position, Claims { learned: tokens(depth), ..Claims::default() });
+        let at = |slot: Slot| self.positions[usize::from(slot)];
+        if matches.len() <= FEW {
+            let mut few: SmallVec<[(u32, u32); FEW]> = matches.iter().map(|&(slot, depth)| (at(slot), depth)).collect();
+            few.sort_unstable();
+            return few.into_iter().map(claim).collect();
+        }
+        // Where a beginning is shared by many endpoints, writing all positions down is cheaper than sorting.
+        let mut depths = vec![0; self.holders.len()];
+        matches.iter().for_each(|&(slot, depth)| depths[at(slot) as usize] = depth);
+        let held = depths.into_iter().enumerate().filter(|(_, depth)| *depth > 0);
+        held.map(|(position, depth)| claim((position as u32, depth))).collect()
     }
 
     /// What the index knows of one endpoint now, in place of what it knew.

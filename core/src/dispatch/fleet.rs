@@ -46,6 +46,8 @@ pub(super) struct Fleet {
     pub(super) utilization: Utilization,
     /// Of an engine whose own speed is not known.
     prior: Fit,
+    /// When time passed last.
+    ticked: Duration,
     /// When prompts are taken to be done of which nothing will be heard before the whole answer. Those of requests that
     /// ended meanwhile stay until they are due.
     silent: BTreeSet<(Duration, Key)>,
@@ -65,6 +67,7 @@ impl Fleet {
             busy: 0,
             utilization: Utilization::default(),
             prior: Fit::prior(usual_rate.into()),
+            ticked: Duration::ZERO,
             silent: BTreeSet::new(),
         }
     }
@@ -127,7 +130,7 @@ impl Fleet {
         Site {
             position: position as u32,
             in_flight: flight.requests,
-            lately: engine.lately(now),
+            lately: engine.lately(),
             ahead: engine.ahead(flight, fit, now) + queued,
             base: fit.base,
             per_token: 1.0 / fit.rate,
@@ -231,6 +234,9 @@ impl Fleet {
 
     /// Lets time pass: bookings expire, and the pool's own speed becomes the usual one.
     pub(super) fn tick(&mut self, usual_rate: f32, now: Duration) -> usize {
+        let elapsed = now.saturating_sub(self.ticked);
+        self.ticked = self.ticked.max(now);
+        self.engines.iter_mut().for_each(|engine| engine.fade(elapsed));
         let mut fits: Vec<Fit> = self.engines.iter().filter_map(|engine| engine.prefill.fit()).collect();
         fits.sort_unstable_by(|one, other| one.rate.total_cmp(&other.rate));
         self.prior = fits.get(fits.len() / 2).copied().unwrap_or(Fit::prior(usual_rate.into()));

@@ -16,9 +16,9 @@ use super::{
 use crate::{ledger::Key, policy::KvAware};
 
 /// Costs that one pass computes at most, about.
-const EFFORT: usize = 16_384;
+const EFFORT: usize = 4_096;
 /// Requests that a pass looks at, at least and at most.
-const HORIZON: (usize, usize) = (16, 256);
+const HORIZON: (usize, usize) = (16, 128);
 /// What is known of a waiting request's caches is found out anew after this time.
 const FRESH: Duration = Duration::from_millis(200);
 /// Those who wait and begin like a prompt that was just bound are told so at once; so many of them.
@@ -39,9 +39,7 @@ impl Dispatcher {
     }
 
     fn give_up(&mut self, now: Duration, released: &mut Vec<Release>) {
-        let late: Vec<Key> =
-            self.queue.iter().filter(|waiting| waiting.until <= now).map(|waiting| waiting.key).collect();
-        for key in late {
+        for key in self.queue.late(now) {
             self.queue.remove(key);
             released.push(Release { key, end: End::TimedOut { retry_after: self.retry_after() } });
         }
@@ -55,7 +53,7 @@ impl Dispatcher {
         // Most requests may go anywhere: their sites are worked out once, and mended where something changes.
         let mut anywhere: Option<Sites> = None;
         for (place, &key) in order.iter().enumerate() {
-            let Some(mut waiting) = self.queue.remove(key) else { continue };
+            let Some(mut waiting) = self.queue.lift(key) else { continue };
             self.refresh(&mut waiting, now);
             let special = waiting.model.is_some() || !waiting.query.exclude.is_empty();
             let found = match anywhere.take().filter(|_| !special) {
@@ -65,6 +63,7 @@ impl Dispatcher {
             let mut sites = match found {
                 Ok(sites) => sites,
                 Err(nobody) => {
+                    self.queue.let_go(&waiting);
                     released.push(Release { key, end: End::Nobody(nobody) });
                     continue;
                 }
@@ -80,15 +79,16 @@ impl Dispatcher {
     /// Binds one request, or puts it back with its work added to what waits. Where it was bound.
     fn place(
         &mut self,
-        mut waiting: Waiting,
+        mut waiting: Box<Waiting>,
         sites: &mut Sites,
         rules: &KvAware,
         now: Duration,
         released: &mut Vec<Release>,
     ) -> Option<usize> {
-        let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len() + 1, sites.len());
+        let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len(), sites.len());
         let prompt = Prompt { tokens: waiting.query.prompt_tokens, hits: &waiting.known.hits };
         let Some(cost) = sites.cheapest(prompt, gamma) else {
+            self.queue.let_go(&waiting);
             self.try_anyone(&waiting, now, released);
             return None;
         };
@@ -97,6 +97,7 @@ impl Dispatcher {
         let has_room = self.fleet.has_room(position, waiting.query.prompt_tokens, rules.window, now);
         let bound = !is_wanted && (has_room || !rules.late);
         if bound {
+            self.queue.let_go(&waiting);
             let waited = now.saturating_sub(waiting.since);
             let wish = Wish { key: waiting.key, query: &waiting.query, known: &waiting.known, waited, gamma };
             let binding = self.bind(wish, sites, cost, now);
@@ -105,7 +106,7 @@ impl Dispatcher {
             let service = cost.finish - sites.sites[cost.site].ahead;
             waiting.weigh(service, &self.shares);
             self.queued[position] += service;
-            self.queue.push(waiting);
+            self.queue.put_back(waiting);
         }
         sites.sites[cost.site] = self.fleet.site(position, self.queued[position], now);
         bound.then_some(position)
@@ -113,7 +114,7 @@ impl Dispatcher {
 
     /// The strategy changed to one that never waits: everybody is bound by it.
     fn release_all(&mut self, now: Duration, released: &mut Vec<Release>) {
-        let keys: Vec<Key> = self.queue.iter().map(|waiting| waiting.key).collect();
+        let keys: Vec<Key> = self.queue.keys().collect();
         for key in keys {
             if let Some(waiting) = self.queue.remove(key) {
                 self.try_anyone(&waiting, now, released);

@@ -93,7 +93,7 @@ impl Dispatcher {
 
     /// A proxy is gone for good, and with it what it had open or waiting. How many open requests that were.
     pub fn forget_proxy(&mut self, proxy: ProxyId, now: Duration) -> usize {
-        let waiting: Vec<Key> = self.queue.iter().map(|waiting| waiting.key).filter(|key| key.proxy == proxy).collect();
+        let waiting: Vec<Key> = self.queue.keys().filter(|key| key.proxy == proxy).collect();
         waiting.into_iter().for_each(|key| _ = self.queue.remove(key));
         self.fleet.forget_proxy(proxy, now)
     }
