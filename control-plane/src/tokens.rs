@@ -30,6 +30,7 @@ mod memo;
 mod metrics;
 mod pieces;
 mod python;
+mod quirks;
 mod responses;
 mod template;
 mod wanted;
@@ -65,6 +66,9 @@ use crate::{flights::Flights, inquiry::Limits};
 
 /// Longest list of ids that is read from an engine, in bytes of JSON.
 const MAX_ANSWER: usize = 16 << 20;
+
+/// How many times the limit work goes on that was begun.
+const PERSISTENCE: u32 = 25;
 
 /// How prompts of a pool become token ids.
 #[derive(Clone, Debug, PartialEq)]
@@ -190,35 +194,39 @@ impl Shared {
         model: Option<Arc<str>>,
     ) -> BoxFuture<'static, Result<Arc<[u32]>, Failure>> {
         async move {
-            let keeps = !ready.tells_time();
-            let Made { ids, remembered } = match ready {
-                Ready::Files(encoder) => Arc::clone(&self).encode(encoder, text).await?,
-                Ready::Engine(_) => self.ask(&text, model.as_deref()).await?,
-            };
-            self.metrics.observe_tokens(ids.len(), remembered);
-            let ids: Arc<[u32]> = ids.into();
-            if keeps {
-                self.memo.put(key, &ids);
+            match ready {
+                Ready::Files(encoder) => Arc::clone(&self).encode(encoder, key, text).await,
+                Ready::Engine(_) => self.ask(key, &text, model.as_deref()).await,
             }
-            Ok(ids)
         }
         .boxed()
     }
 
-    async fn encode(self: Arc<Self>, encoder: Arc<Encoder>, text: LookupText) -> Result<Made, Failure> {
+    async fn encode(self: Arc<Self>, encoder: Arc<Encoder>, key: Key, text: LookupText) -> Result<Arc<[u32]>, Failure> {
         let shared = Arc::clone(&self);
         let work = move || {
-            // After this time nobody waits. What was made until then is remembered piece by piece.
-            let deadline = Instant::now() + shared.settings.timeout;
-            encoder.ids(&Wanted::read(&text)?, &shared.memo, || Instant::now() < deadline)
+            // Nobody waits that long, but prompts and their old turns come back, and then this was not in vain.
+            let deadline = Instant::now() + shared.settings.timeout * PERSISTENCE;
+            let made = encoder.ids(&Wanted::read(&text)?, &shared.memo, || Instant::now() < deadline)?;
+            Ok(shared.keep(key, made, !encoder.tells_time()))
         };
         self.workshop.run(work).await?
     }
 
-    async fn ask(&self, text: &LookupText, model: Option<&str>) -> Result<Made, Failure> {
+    async fn ask(&self, key: Key, text: &LookupText, model: Option<&str>) -> Result<Arc<[u32]>, Failure> {
         let Maker::Engine(engine, _) = &self.maker else { return Err(Failure::Absent) };
         let ids = engine.ids(&Wanted::read(text)?, model).await?;
-        Ok(Made { ids, remembered: 0 })
+        Ok(self.keep(key, Made { ids, remembered: 0 }, true))
+    }
+
+    /// Counts what was made, and remembers it as a whole unless it will be other ids tomorrow.
+    fn keep(&self, key: Key, Made { ids, remembered }: Made, keeps: bool) -> Arc<[u32]> {
+        self.metrics.observe_tokens(ids.len(), remembered);
+        let ids = ids.into();
+        if keeps {
+            self.memo.put(key, &ids);
+        }
+        ids
     }
 }
 
@@ -240,14 +248,6 @@ impl Ready {
         match self {
             Self::Files(encoder) => encoder.seed(),
             Self::Engine(seed) => *seed,
-        }
-    }
-
-    /// Whether the same prompt may be other ids tomorrow.
-    fn tells_time(&self) -> bool {
-        match self {
-            Self::Files(encoder) => encoder.tells_time(),
-            Self::Engine(_) => false,
         }
     }
 }

@@ -112,24 +112,28 @@ fn store_and_remove(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The longest that one slice of 256 changes takes while an index fills up to a million blocks and is swept again.
+/// How long slices of 256 changes take while an index fills up to a million blocks and is swept again.
 fn pause() {
     let (mut index, mut dice, mut changes) = (Residency::default(), Dice::new(1), Vec::new());
     let mut rank = index.open(EndpointId(0));
-    let (mut filling, mut sweeping) = (Duration::ZERO, Duration::ZERO);
+    let (mut filling, mut sweeping) = (Vec::new(), Vec::new());
     while rank.blocks() < BLOCKS {
         changes.clear();
         let tokens = prompt(&mut dice, PROMPT);
         rank.store(&stored(&mut dice, &tokens), &mut changes).expect("few blocks");
         for slice in changes.chunks(256) {
-            filling = filling.max(timed(|| index.apply(&rank, slice)));
+            filling.push(timed(|| index.apply(&rank, slice)));
         }
     }
     index.close(&mut rank);
     while index.blocks() > 0 {
-        sweeping = sweeping.max(timed(|| assert!(index.sweep(256) || index.blocks() == 0)));
+        sweeping.push(timed(|| assert!(index.sweep(256) || index.blocks() == 0)));
     }
-    println!("longest slice of 256 changes: {filling:?} while filling, {sweeping:?} while sweeping");
+    for (what, mut times) in [("filling", filling), ("sweeping", sweeping)] {
+        times.sort_unstable();
+        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+        println!("a slice of 256 changes, {what}: p50 {:?} p90 {:?} p99 {:?}", at(0.5), at(0.9), at(0.99));
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench measures time that passes")]

@@ -168,7 +168,7 @@ impl Dispatcher {
     #[must_use]
     pub fn new(pool: &Arc<Pool>, dice: Dice) -> Self {
         let mut caches = Caches::new();
-        caches.apply(pool);
+        caches.apply(pool, usual(pool).usual_cache);
         Self {
             caches,
             queue: Queue::default(),
@@ -177,7 +177,7 @@ impl Dispatcher {
             notes: HashMap::default(),
             turn: 0,
             dice,
-            fleet: Fleet::new(Arc::clone(pool), usual_rate(pool)),
+            fleet: Fleet::new(Arc::clone(pool), usual(pool).usual_rate),
         }
     }
 
@@ -185,7 +185,7 @@ impl Dispatcher {
     /// that are gone.
     pub fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
         let gone = self.fleet.apply(pool, now);
-        self.caches.apply(pool);
+        self.caches.apply(pool, usual(pool).usual_cache);
         self.queued = vec![0.0; pool.endpoints.len()];
         // Positions mean something else now.
         self.queue.iter_mut().for_each(|waiting| waiting.known = Known::default());
@@ -309,7 +309,7 @@ impl Dispatcher {
     }
 
     /// Whoever waits under this key waits no more.
-    fn take_out(&mut self, key: Key) -> Option<Waiting> {
+    fn take_out(&mut self, key: Key) -> Option<Box<Waiting>> {
         let waiting = self.queue.remove(key)?;
         if self.queue.is_empty() {
             // Nobody wants any endpoint now; else the next plan says who does.
@@ -331,11 +331,11 @@ impl Dispatcher {
     }
 }
 
-/// What the policy gives as the usual rate; any other strategy needs none.
-fn usual_rate(pool: &Pool) -> f32 {
+/// What is usual in a pool while nothing is learned; strategies that do not say are given the defaults.
+fn usual(pool: &Pool) -> KvAware {
     match pool.spec.policy.strategy {
-        Strategy::KvAware(rules) => rules.usual_rate,
-        _ => KvAware::default().usual_rate,
+        Strategy::KvAware(rules) => rules,
+        _ => KvAware::default(),
     }
 }
 

@@ -108,6 +108,8 @@ pub struct KvAware {
     pub gamma_waiting: f32,
     /// Prefill rate of an endpoint in tokens a second until its own, or its pool's, is learned.
     pub usual_rate: f32,
+    /// Tokens that an endpoint is taken to cache when its engine does not tell.
+    pub usual_cache: u32,
     /// How much may wait.
     pub queue: Queue,
 }
@@ -298,6 +300,7 @@ impl Default for KvAware {
             gamma: 1.0,
             gamma_waiting: 1.0,
             usual_rate: 8_000.0,
+            usual_cache: 400_000,
             queue: Queue::default(),
         }
     }

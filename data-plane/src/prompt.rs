@@ -22,7 +22,7 @@ use crate::{api::Api, body::Fields};
 const CHAIN_FORMAT: &[u8] = b"hermes-prefix-1";
 
 /// Bytes of text that a token stands for, on average: an estimate for planning, never for accounting.
-const BYTES_PER_TOKEN: u64 = 4;
+pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 
 /// The longest prompt that is handed to a source of exact knowledge of caches, with everything that goes into it.
 const LONGEST_LOOKUP: usize = 1 << 20;

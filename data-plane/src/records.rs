@@ -24,6 +24,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::prompt::BYTES_PER_TOKEN;
+
 /// Records that may wait for the slowest listener. A record is a few hundred bytes and 8 for each block of its prompt.
 const RING: usize = 1_024;
 
@@ -134,6 +136,7 @@ impl Record {
             "output_length": self.completion_tokens,
             "hash_ids": &*self.blocks,
             "block_tokens": self.block_tokens(),
+            "prompt_bytes": self.prompt_bytes,
             "model": self.model,
             "pool": self.pool,
             "tenant": self.tenant.map(|tenant| format!("{tenant:016x}")),
@@ -145,9 +148,10 @@ impl Record {
         Some(line.to_string())
     }
 
-    /// Tokens that one block of this prompt stands for, on average.
-    fn block_tokens(&self) -> f64 {
-        f64::from(self.prompt_tokens) * f64::from(self.block_bytes) / self.prompt_bytes.max(1) as f64
+    /// Tokens that one block is taken for. The same for every prompt, as blocks are compared between prompts; readers
+    /// that want it closer have the bytes and the tokens of each.
+    fn block_tokens(&self) -> u64 {
+        (u64::from(self.block_bytes) / BYTES_PER_TOKEN).max(1)
     }
 }
 
@@ -193,7 +197,7 @@ mod tests {
             next(&mut lines).await,
             json!({
                 "timestamp": 1_500, "input_length": 160, "output_length": 3, "hash_ids": [u64::MAX, 7],
-                "block_tokens": 64.0, "model": "m", "pool": "chat", "tenant": "000000000000000a", "ttft_ms": 12.0,
+                "block_tokens": 64, "prompt_bytes": 640, "model": "m", "pool": "chat", "tenant": "000000000000000a", "ttft_ms": 12.0,
                 "cached_tokens": null, "endpoint": "engine-1", "outcome": "ok",
             })
         );

@@ -10,7 +10,10 @@ use std::{
 };
 
 use clap::Args;
-use hermes_control_plane::config::{Config, MAX_BYTES};
+use hermes_control_plane::{
+    config::{Config, MAX_BYTES},
+    tokens::{Way, describe},
+};
 
 use self::meaning::Meaning;
 use crate::{failure::Failure, output};
@@ -32,7 +35,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         Ok(config) => {
             output::line(format_args!("{name}: right"))?;
             output::line(Meaning(&config))?;
-            Ok(ExitCode::SUCCESS)
+            Ok(if check_tokenizers(&config)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Err(mistakes) => {
             let (count, noun) = (mistakes.len(), if mistakes.len() == 1 { "mistake" } else { "mistakes" });
@@ -40,6 +43,23 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Says what every tokenizer's files hold, or what is wrong with them; whether all are usable. The control plane would
+/// start without them, and know less.
+fn check_tokenizers(config: &Config) -> Result<bool, Failure> {
+    let mut usable = true;
+    for pool in &config.pools {
+        let Some(Way::Files(files)) = pool.tokenizer.as_ref().map(|tokenizer| &tokenizer.way) else { continue };
+        match describe(files) {
+            Ok(held) => output::line(format_args!("tokenizer of pool {}: {held}", pool.name))?,
+            Err(unusable) => {
+                eprintln!("tokenizer of pool {}: {unusable}", pool.name);
+                usable = false;
+            }
+        }
+    }
+    Ok(usable)
 }
 
 /// One byte over the limit is enough for the parser to refuse the rest.

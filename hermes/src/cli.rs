@@ -131,7 +131,7 @@ Examples:
 
 What is modelled and how to read the report: docs/simulate.md")]
     Simulate(SimulateArgs),
-    /// Record what running proxies serve, as a trace for `hermes replay`
+    /// Record what running proxies serve, as a trace for `hermes simulate` and `hermes replay`
     ///
     /// One JSON object a line for each request that arrives and finishes meanwhile, in the Mooncake format: sizes, times
     /// and hashes of prompt blocks, never text. Ctrl-C ends it. Proxies compute hashes for it even under strategies that

@@ -20,6 +20,10 @@ pub(crate) async fn run(args: EngineArgs) -> Result<(), Failure> {
     let engine = Engine::start(args.into()).await.map_err(Failure::Engine)?;
     let (model, url) = (&engine.config().model, engine.url());
     output::line(format_args!("listening on {url}"))?;
+    if let Some((publish, replay)) = engine.kv_events_addrs() {
+        let replay = replay.map(|replay| format!(", replays on tcp://{replay}")).unwrap_or_default();
+        output::line(format_args!("KV events on tcp://{publish}{replay}"))?;
+    }
     output::line(format_args!("serves the model {model}; try: curl {url}/v1/models"))?;
     let drain = shutdown.drain();
     tokio::join!(shutdown.run(GRACE), stop(&engine, drain));

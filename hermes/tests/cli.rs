@@ -159,6 +159,25 @@ fn check_lists_every_mistake_with_its_path() {
 }
 
 #[test]
+fn check_says_whether_a_tokenizer_is_usable() {
+    let check = |directory: &str| {
+        let path = file(
+            &format!("tokenizer-{}.yaml", directory.len()),
+            &format!(
+                "pools: [{{name: chat, endpoints: ['http://a:1'], tokenizer: {{path: '{directory}'}}, kvManager: {{url: 'http://m'}}}}]"
+            ),
+        );
+        Hermes::run(&["check", &path.to_string_lossy()])
+    };
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../control-plane/testdata/tokenizer");
+    let Ended { status, out, err } = check(fixture);
+    assert!(status.success() && out.contains("tokenizer of pool chat: 306 tokens, a chat template"), "{out}{err}");
+    let Ended { status, err, .. } = check("/nowhere");
+    assert_eq!(status.code(), Some(1));
+    assert!(err.contains("tokenizer of pool chat: /nowhere: No such file"), "{err}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_named() {
     let Ended { status, err, .. } = Hermes::run(&["check", "/nowhere/hermes.yaml"]);
     assert_eq!(status.code(), Some(1));
@@ -221,7 +240,7 @@ async fn an_engine_behind_serve_answers_a_chat_and_both_end_when_asked() {
 }
 
 #[tokio::test]
-async fn what_a_router_serves_is_recorded_as_a_trace_that_can_be_replayed() {
+async fn what_a_router_serves_is_recorded_as_a_trace_to_replay_and_simulate() {
     let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
     let router =
         Hermes::start(&["serve", "--endpoint", &engine.url(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
@@ -243,6 +262,9 @@ async fn what_a_router_serves_is_recorded_as_a_trace_that_can_be_replayed() {
 
     let replayed = Hermes::run(&["replay", &file, "--target", &url, "--model", "sim", "--json"]);
     assert!(replayed.status.success() && replayed.out.contains("\"ok\":5"), "{}{}", replayed.out, replayed.err);
+
+    let simulated = Hermes::run(&["simulate", &file, "--policies", "round-robin", "--json"]);
+    assert!(simulated.status.success() && simulated.out.contains("\"hit_rate\""), "{}{}", simulated.out, simulated.err);
 
     let piped = Hermes::start(&["record", "--admin", &admin_url]);
     piped.err.recv_timeout(PATIENCE).expect("it has begun");

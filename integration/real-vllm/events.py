@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -70,6 +69,11 @@ class Trial:
         question = {"tokens": tokens, "adapter": adapter, "salt": salt}
         answer = httpx.post(f"{self.hermes.control}/debug/kv-events?pool=chat", json=question).raise_for_status().json()
         return answer["hits"][0]["cached"]["gpu"] if answer["hits"] else None
+
+    def told(self, fate: str) -> float:
+        """Blocks that vLLM told of, by what became of them."""
+        lines = httpx.get(f"{self.hermes.control}/metrics").raise_for_status().text.splitlines()
+        return total([line for line in lines if f'fate="{fate}"' in line], "hermes_kv_events_blocks_total")
 
     def tokens(self, request: dict) -> list[int]:
         fields = {key: request[key] for key in ("model", "messages", "prompt") if key in request}
@@ -166,23 +170,25 @@ def after_evictions(trial: Trial) -> str:
     seen = trial.agree(requests)
     held = trial.stream()["blocks"]
     assert held <= BLOCKS, f"{held} blocks are believed in {BLOCKS}"
-    lines = httpx.get(f"{trial.hermes.control}/metrics").raise_for_status().text.splitlines()
-    removed = total([line for line in lines if 'fate="removed"' in line], "hermes_kv_events_blocks_total")
+    removed = trial.told("removed")
     assert removed > 0
     return f"{seen}; {removed:.0f} blocks were evicted on the way, {held} are held"
 
 
-def copies_of_one_prompt(trial: Trial) -> str:
-    """Prompts that are computed side by side are stored twice; one copy is evicted before the other."""
-    tokens = trial.numbers(10 * BLOCK + 5)
-    request = {"model": MODEL, "prompt": tokens, "max_tokens": 1, "temperature": 0}
-    with ThreadPoolExecutor(4) as pool:
-        for answer in pool.map(lambda _: httpx.post(f"{trial.engine.url}/v1/completions", json=request, timeout=120), range(4)):
-            answer.raise_for_status()
+def copies_of_one_block(trial: Trial) -> str:
+    """A prompt that is cached to its end has its last block computed, and stored, once more."""
+    tokens = trial.numbers(10 * BLOCK)
+    trial.settled()
+    before = trial.told("stored")
+    whole = trial.agree([({"prompt": tokens, "max_tokens": 1}, None)] * 3)
+    trial.settled()
+    stored = trial.told("stored") - before
+    assert stored > 10, f"{stored} stored"
+    longer = tokens + trial.numbers(5)
     requests = []
     for _ in range(14):
-        requests += [({"prompt": trial.numbers(12 * BLOCK)}, None), ({"prompt": tokens}, None)]
-    return trial.agree(requests)
+        requests += [({"prompt": trial.numbers(12 * BLOCK)}, None), ({"prompt": longer, "max_tokens": 1}, None)]
+    return f"10 blocks 3 times: {stored:.0f} stored, {whole}; with evictions, {trial.agree(requests)}"
 
 
 def after_a_reset(trial: Trial) -> str:
@@ -232,7 +238,7 @@ CHECKS = [
     adapters,
     salts,
     after_evictions,
-    copies_of_one_prompt,
+    copies_of_one_block,
     after_a_reset,
     a_router_that_restarts,
     after_a_restart,

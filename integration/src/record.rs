@@ -150,8 +150,8 @@ async fn write(
             line = lines.recv() => line,
         };
         match line {
-            Some(Line::Record { timestamp, text }) => {
-                output.write(timestamp, &text)?;
+            Some(Line::Record { facts, text }) => {
+                output.write(facts, &text)?;
                 recorded.records += 1;
                 if lines.is_empty() {
                     output.flush()?;

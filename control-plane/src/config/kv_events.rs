@@ -14,7 +14,7 @@ use crate::discovery::EventPortNames;
 pub struct KvEventsConfig {
     /// Where rank 0 publishes; nothing when the engine is to be asked.
     pub port: Option<u16>,
-    /// Where rank 0 replays; zero: nowhere, nothing when the engine is to be asked.
+    /// Where rank 0 replays; zero if nowhere, nothing when the engine is to be asked.
     pub replay_port: Option<u16>,
     /// How the ports are called in Kubernetes.
     pub names: EventPortNames,
@@ -109,5 +109,9 @@ mod tests {
         let config = Config::parse(text).expect("accepted");
         assert_eq!(config.pools[0].kv_events, None);
         assert!(config.warnings[0].starts_with("pools[0].kvEvents"), "{:?}", config.warnings);
+        let text = "pools: [{name: a, engine: tgi, endpoints: ['http://h:1'], kvEvents: {}}]";
+        let config = Config::parse(text).expect("accepted");
+        assert!(config.pools[0].kv_events.is_some());
+        assert!(config.warnings[0].contains("tgi"), "{:?}", config.warnings);
     }
 }

@@ -121,6 +121,10 @@ impl PoolConfig {
             ));
             return self;
         }
+        if !matches!(self.engine, Engine::Vllm | Engine::Sglang) {
+            let engine = self.engine.name();
+            fields.warn(format!("{}: the engine {engine} is not known to publish any", fields.path_of("kvEvents")));
+        }
         self.sources.iter_mut().for_each(|source| source.find_event_ports(&found.names));
         self.kv_events = Some(found);
         self
@@ -397,8 +401,15 @@ mod tests {
         assert_eq!(chat.tokenizer.as_ref().map(|tokenizer| &tokenizer.way), Some(&Way::Engine));
         assert_conductor(code);
         let queue = Queue { requests: 500, bytes: 256 << 20, wait: millis(10_000) };
-        let rules =
-            KvAware { late: false, window: millis(100), gamma: 2.0, gamma_waiting: 4.0, usual_rate: 12_000.0, queue };
+        let rules = KvAware {
+            late: false,
+            window: millis(100),
+            gamma: 2.0,
+            gamma_waiting: 4.0,
+            usual_rate: 12_000.0,
+            usual_cache: 900_000,
+            queue,
+        };
         assert_eq!(code.policy.strategy, Strategy::KvAware(rules));
         let rules = PrefixCache { threshold: 0.4, load_factor: 2.0 };
         assert_eq!(drafts.policy.strategy, Strategy::PrefixCache(rules));

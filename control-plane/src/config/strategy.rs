@@ -21,7 +21,7 @@ const NAMES: [(&str, &[&str]); 8] = [
 ];
 
 /// Which settings belong to which strategies.
-const OWNERS: [(&str, &[&str]); 10] = [
+const OWNERS: [(&str, &[&str]); 11] = [
     ("weights", &["hermes-classic"]),
     ("scale", &["hermes-classic"]),
     ("keys", &["session-affinity"]),
@@ -32,6 +32,7 @@ const OWNERS: [(&str, &[&str]); 10] = [
     ("gamma", &["kv-aware"]),
     ("gammaWaiting", &["kv-aware"]),
     ("usualRate", &["kv-aware"]),
+    ("usualCache", &["kv-aware"]),
 ];
 
 /// Most places to look for a session.
@@ -123,6 +124,7 @@ fn read_kv_aware(fields: &Fields<'_>, defaults: KvAware) -> KvAware {
         gamma: fields.number("gamma").unwrap_or(defaults.gamma),
         gamma_waiting: fields.number("gammaWaiting").unwrap_or(defaults.gamma_waiting),
         usual_rate: fields.number("usualRate").unwrap_or(defaults.usual_rate),
+        usual_cache: fields.count("usualCache").unwrap_or(defaults.usual_cache),
         queue: defaults.queue,
     }
 }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Old engines leave out the topic. The answer has no upper end: it goes on to the publisher's present. A ROUTER drops what
-//! a slow reader does not take, so an answer may have holes, and then the rest is asked for again.
+//! does not fit its queue (1,000 messages, unless an engine says otherwise), and a publisher writes much faster than that: long
+//! answers have holes, or no end. Then the rest is asked for again.
 
 use std::time::Duration;
 
@@ -17,8 +18,11 @@ use super::{
     zmtp::{Message, Peer, Socket},
 };
 
-/// Longest silence inside an answer. vLLM looks for questions ten times a second.
-const SILENCE: Duration = Duration::from_secs(5);
+/// How long an answer may take to begin. vLLM looks for questions ten times a second.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest silence inside an answer, which is written in one go.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// The number that ends an answer: -1.
 const END: u64 = u64::MAX;
@@ -27,6 +31,7 @@ const END: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Replay {
     peer: Peer,
+    patience: Duration,
 }
 
 /// One batch of an answer.
@@ -44,9 +49,9 @@ impl Replay {
         let asked = async {
             let mut peer = Peer::connect(authority, Socket::Dealer).await?;
             peer.send(&[b"", &first.to_be_bytes()]).await?;
-            Ok(Self { peer })
+            Ok(Self { peer, patience: PATIENCE })
         };
-        timeout(SILENCE, asked).await.map_err(|_| Failure::Timeout)?.map_err(|error| Failure::of(&error))
+        timeout(PATIENCE, asked).await.map_err(|_| Failure::Timeout)?.map_err(|error| Failure::of(&error))
     }
 
     /// The next batch; nothing at the end.
@@ -58,8 +63,9 @@ impl Replay {
                 }
             }
         };
-        let message = timeout(SILENCE, message).await.map_err(|_| Failure::Timeout)?;
+        let message = timeout(self.patience, message).await.map_err(|_| Failure::Timeout)?;
         let message = message.map_err(|error| Failure::of(&error))?;
+        self.patience = SILENCE;
         let Told { number, payload } = read(message).ok_or(Failure::Protocol)?;
         Ok((number != END).then_some(Told { number, payload }))
     }

@@ -257,7 +257,12 @@ impl Stream {
             let mut question = Replay::ask(replay, next).await?;
             let asked = next;
             loop {
-                let Some(Told { number, payload }) = question.next().await? else {
+                let told = match question.next().await {
+                    // The rest of the answer was dropped on the way, its end included.
+                    Err(Failure::Timeout) if next > asked => break,
+                    told => told?,
+                };
+                let Some(Told { number, payload }) = told else {
                     if next == 0 {
                         self.sequence.begins();
                     }
@@ -266,8 +271,8 @@ impl Stream {
                 if number < next {
                     continue;
                 }
+                // A hole in the middle of an answer: what is in it may still be there.
                 if number > next && next > asked {
-                    // The answer has a hole, but what is in it may still be there.
                     break;
                 }
                 if number > next {

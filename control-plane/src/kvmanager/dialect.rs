@@ -64,8 +64,11 @@ impl Dialect {
         }
     }
 
-    /// What the answer says.
-    pub(super) fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
+    /// What the answer to `lookup` says.
+    ///
+    /// # Errors
+    /// Why it says nothing.
+    pub fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
         match self {
             Self::MatchSort(match_sort) => match_sort.hits(answer, lookup),
             Self::Conductor(conductor) => conductor.hits(answer, lookup),

@@ -3,6 +3,7 @@
 use hermes_core::snapshot::Version;
 use hermes_runtime::{crypto::install_default_crypto, readiness::Readiness};
 use prometheus_client::registry::Registry;
+use tokio::{io::AsyncReadExt, net::TcpListener};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
@@ -147,4 +148,29 @@ async fn discovery_is_waited_for_and_not_for_ever() {
     let start = Instant::now();
     time::timeout(Duration::from_secs(60), pipeline.readiness.ready()).await.expect("ready in the end");
     assert!((Duration::from_secs(9)..Duration::from_secs(11)).contains(&start.elapsed()), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn publishers_of_kv_events_are_followed_for_as_long_as_the_configuration_says_so() {
+    let pipeline = Running::start();
+    let publisher = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = publisher.local_addr().expect("an address").port();
+    let text = |events: String| {
+        format!(
+            "pools: [{{name: chat, models: [m], metrics: {{enabled: false}}, endpoints: ['http://127.0.0.1:1']{events}}}]"
+        )
+    };
+    let configure = async |text: String| {
+        let config = Config::parse(&text).expect("a configuration of this test");
+        pipeline.updates.send(Update::Config(Arc::new(config))).await.expect("the pipeline runs");
+    };
+    configure(text(format!(", kvEvents: {{port: {port}, replayPort: 0}}"))).await;
+    let soon = Duration::from_secs(10);
+    let (mut follower, _) = time::timeout(soon, publisher.accept()).await.expect("soon").expect("a follower");
+    let mut greeting = [0; 64];
+    follower.read_exact(&mut greeting).await.expect("a greeting");
+    configure(text(String::new())).await;
+    let left = time::timeout(soon, follower.read(&mut greeting)).await.expect("soon");
+    assert_eq!(left.expect("the connection ends in order"), 0);
+    assert!(pipeline.brains.pool("chat").expect("the pool stays").kv_events.is_none());
 }

@@ -42,12 +42,13 @@ fn message(raw: &Value, format: ContentFormat) -> Result<Value, Failure> {
             fields.extend(calls.flatten().map(|calls| ("tool_calls", calls)));
             let reasoning = attribute(raw, "reasoning").or_else(|| attribute(raw, "reasoning_content"));
             if let Some(reasoning) = reasoning {
-                // Templates know it by either name.
-                fields.extend([("reasoning", reasoning.clone()), ("reasoning_content", reasoning)]);
+                // Templates know it by any of these names.
+                let names = ["reasoning", "reasoning_content", "thinking"];
+                fields.extend(names.map(|name| (name, reasoning.clone())));
             }
         }
         "tool" => fields.extend(attribute(raw, "tool_call_id").map(|id| ("tool_call_id", id))),
-        "developer" => fields.push(("tools", attribute(raw, "tools").unwrap_or_else(none))),
+        "developer" => fields.extend(attribute(raw, "tools").map(|tools| ("tools", tools))),
         _ => {}
     }
     fields.extend(attribute(raw, "name").filter(is_text).map(|name| ("name", name)));
@@ -103,7 +104,7 @@ fn tool_calls(raw: &Value) -> Result<Option<Value>, Failure> {
         let function = attribute(&call, "function").filter(|function| is_function && function.kind() == ValueKind::Map);
         let function = function.ok_or(Failure::Malformed)?;
         let arguments = arguments(attribute(&function, "arguments"));
-        Ok(with(&call, "function", with(&function, "arguments", arguments)?)?)
+        with(&call, "function", with(&function, "arguments", arguments)?)
     });
     let calls: Vec<Value> = calls.collect::<Result<_, Failure>>()?;
     Ok(if calls.is_empty() { None } else { Some(Value::from(calls)) })

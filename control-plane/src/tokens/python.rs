@@ -1,70 +1,129 @@
-//! What chat templates expect of Python: `json.dumps`, `strftime`, and tests that know strings as sequences.
+//! What chat templates expect of Python: `json.dumps`, `str`, `strftime`, and what strings and mappings are.
 //!
 //! A template is Jinja as `transformers` sets it up. Its `tojson` is not Jinja's own: it escapes nothing for HTML, it
 //! writes `", "` and `": "`, and it takes the arguments of `json.dumps`. Every byte counts here, as every byte becomes
 //! tokens.
 
-use std::fmt::Write;
+mod dumps;
 
 use jiff::{Timestamp, fmt::strtime, tz::TimeZone};
 use minijinja::{
-    Error, ErrorKind, Value,
+    Environment, Error, ErrorKind, Output, Value,
     value::{Kwargs, Rest, ValueKind},
 };
 
-/// How deep a value may be nested.
+/// How deep a value may be nested to be written.
 const MAX_DEPTH: usize = 200;
 
-/// The arguments of `json.dumps`, with the defaults that `transformers` gives them.
-struct Dumps {
-    ascii: bool,
-    sort_keys: bool,
-    /// Written once for each level, when lines are broken at all.
-    indent: Option<String>,
-    comma: String,
-    colon: String,
-}
-
-/// The filter `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub(super) fn tojson(value: &Value, positional: Rest<Value>, named: Kwargs) -> Result<Value, Error> {
-    const NAMES: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
-    let argument = |index: usize| -> Result<Option<Value>, Error> {
-        let by_name: Option<Value> = named.get(NAMES[index])?;
-        Ok(by_name.or_else(|| positional.get(index).cloned()).filter(|value| !value.is_none()))
-    };
-    let indent = argument(1)?.map(|indent| spaces(&indent)).transpose()?;
-    let (comma, colon) = match argument(2)? {
-        Some(pair) => (text(&pair, 0)?, text(&pair, 1)?),
-        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
-    };
-    let ascii = argument(0)?.is_some_and(|value| value.is_true());
-    let sort_keys = argument(3)?.is_some_and(|value| value.is_true());
-    named.assert_all_used()?;
-    let mut out = String::new();
-    Dumps { ascii, sort_keys, indent, comma, colon }.write(value, 0, &mut out)?;
-    Ok(Value::from(out))
+/// Gives an environment everything that templates expect of Python.
+pub(super) fn add_to(environment: &mut Environment<'_>) {
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(|out, _, value| print(out, value));
+    environment.add_filter("tojson", |x: &Value, rest: Rest<Value>, named: Kwargs| dumps::tojson(x, &rest, &named));
+    environment.add_filter("indent", |text: &str, rest: Rest<Value>, named: Kwargs| indent(text, &rest, &named));
+    environment.add_filter("string", |value: &Value| text_of(value));
+    environment.add_function("raise_exception", |_: Rest<Value>| raise_exception());
+    environment.add_function("strftime_now", |format: &str| strftime_now(format));
+    environment.add_test("sequence", |value: &Value| is_sequence(value));
+    environment.add_test("iterable", |value: &Value| is_iterable(value));
 }
 
 /// The function `strftime_now(format)`. Containers of engines live in UTC, and so does this.
-pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
+fn strftime_now(format: &str) -> Result<String, Error> {
     let now = Timestamp::now().to_zoned(TimeZone::UTC);
     strtime::format(format, &now).map_err(|_| Error::new(ErrorKind::InvalidOperation, "not a time format"))
 }
 
 /// The function `raise_exception(text)`: the template refuses the conversation. What it says may quote the prompt, so
 /// it is not kept.
-pub(super) fn raise_exception(_text: &Value) -> Result<Value, Error> {
+fn raise_exception() -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, "the template refuses this conversation"))
 }
 
-/// The test `sequence`: strings and mappings have a length and items too.
-pub(super) fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+/// The test `sequence`: strings and mappings have a length and items too, and so has what is undefined.
+fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined)
 }
 
 /// The test `iterable`.
-pub(super) fn is_iterable(value: &Value) -> bool {
+fn is_iterable(value: &Value) -> bool {
     is_sequence(value) || value.kind() == ValueKind::Iterable
+}
+
+/// The filter `indent(s, width=4, first=False, blank=False)`. A line feed at the end stays where it is.
+fn indent(text: &str, positional: &[Value], named: &Kwargs) -> Result<String, Error> {
+    let [width, first, blank] = arguments(["width", "first", "blank"], positional, named)?;
+    let width = width.map_or_else(|| Ok("    ".to_owned()), |width| spaces(&width))?;
+    let (first, blank) = (is_true(first.as_ref()), is_true(blank.as_ref()));
+    let mut out = String::with_capacity(text.len() * 2);
+    for (index, line) in text.replace("\r\n", "\n").split('\n').enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        let indents = if index == 0 { first } else { blank || !line.is_empty() };
+        out.extend([if indents { &*width } else { "" }, line]);
+    }
+    Ok(out)
+}
+
+/// Prints a value, as `str(value)` does. The engine knows how, but for floats.
+fn print(out: &mut Output<'_>, value: &Value) -> Result<(), Error> {
+    let written = match value.as_str() {
+        Some(text) => out.write_str(text),
+        None => out.write_str(&text_of(value)),
+    };
+    written.map_err(|_| Error::new(ErrorKind::InvalidOperation, "cannot print"))
+}
+
+/// The filter `string`: `str(value)`.
+fn text_of(value: &Value) -> String {
+    if !has_float(value, 0) {
+        return value.to_string();
+    }
+    let mut out = String::new();
+    write_repr(value, &mut out);
+    out
+}
+
+fn has_float(value: &Value, depth: usize) -> bool {
+    let items = || value.try_iter().into_iter().flatten();
+    match value.kind() {
+        ValueKind::Number => !value.is_integer(),
+        // Nothing that deep is written out either.
+        ValueKind::Seq if depth < MAX_DEPTH => items().any(|item| has_float(&item, depth + 1)),
+        ValueKind::Map if depth < MAX_DEPTH => {
+            items().any(|key| value.get_item(&key).is_ok_and(|item| has_float(&item, depth + 1)))
+        }
+        _ => false,
+    }
+}
+
+/// `repr(value)` of what has floats in it.
+fn write_repr(value: &Value, out: &mut String) {
+    if !has_float(value, 0) {
+        out.push_str(&format!("{value:?}"));
+        return;
+    }
+    let items = value.try_iter().into_iter().flatten();
+    match value.kind() {
+        ValueKind::Map => list(out, '{', '}', items, |key, out| {
+            out.push_str(&format!("{key:?}: "));
+            write_repr(&value.get_item(&key).unwrap_or_default(), out);
+        }),
+        ValueKind::Seq => list(out, '[', ']', items, |item, out| write_repr(&item, out)),
+        _ => out.push_str(&f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float)),
+    }
+}
+
+fn list<T>(out: &mut String, open: char, close: char, items: impl Iterator<Item = T>, write: impl Fn(T, &mut String)) {
+    out.push(open);
+    for (index, item) in items.enumerate() {
+        if index > 0 {
+            out.push_str(", ");
+        }
+        write(item, out);
+    }
+    out.push(close);
 }
 
 /// A float as Python writes it: as Rust does, but for the exponent.
@@ -81,6 +140,25 @@ fn float(number: f64) -> String {
     }
 }
 
+/// Arguments by their names, however they were given; null is none.
+fn arguments<const N: usize>(
+    names: [&str; N],
+    positional: &[Value],
+    named: &Kwargs,
+) -> Result<[Option<Value>; N], Error> {
+    let mut found = [const { None }; N];
+    for (index, name) in names.into_iter().enumerate() {
+        let by_name: Option<Value> = named.get(name)?;
+        found[index] = by_name.or_else(|| positional.get(index).cloned()).filter(|value| !value.is_none());
+    }
+    named.assert_all_used()?;
+    Ok(found)
+}
+
+fn is_true(value: Option<&Value>) -> bool {
+    value.is_some_and(Value::is_true)
+}
+
 fn spaces(indent: &Value) -> Result<String, Error> {
     match indent.as_str() {
         Some(text) => Ok(text.to_owned()),
@@ -88,121 +166,31 @@ fn spaces(indent: &Value) -> Result<String, Error> {
     }
 }
 
-fn text(pair: &Value, index: usize) -> Result<String, Error> {
-    Ok(pair.get_item_by_index(index)?.to_string())
-}
-
-// === Dumps ===
-
-impl Dumps {
-    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
-        if depth > MAX_DEPTH {
-            return Err(Error::new(ErrorKind::InvalidOperation, "nested too deeply for JSON"));
-        }
-        match value.kind() {
-            ValueKind::None | ValueKind::Undefined => out.push_str("null"),
-            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number if value.is_integer() => out.push_str(&value.to_string()),
-            ValueKind::Number => out.push_str(&float(f64::try_from(value.clone())?)),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
-            ValueKind::Map => self.map(value, depth, out)?,
-            ValueKind::Seq | ValueKind::Iterable => self.list(value, depth, out)?,
-            _ => return Err(Error::new(ErrorKind::InvalidOperation, "not a JSON value")),
-        }
-        Ok(())
-    }
-
-    fn list(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
-        out.push('[');
-        let mut empty = true;
-        for item in value.try_iter()? {
-            self.next(&mut empty, depth, out);
-            self.write(&item, depth + 1, out)?;
-        }
-        self.end(']', empty, depth, out);
-        Ok(())
-    }
-
-    fn map(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
-        let mut keys: Vec<Value> = value.try_iter()?.collect();
-        if self.sort_keys {
-            keys.sort();
-        }
-        out.push('{');
-        let mut empty = true;
-        for key in keys {
-            self.next(&mut empty, depth, out);
-            self.string(&key.to_string(), out);
-            out.push_str(&self.colon);
-            self.write(&value.get_item(&key)?, depth + 1, out)?;
-        }
-        self.end('}', empty, depth, out);
-        Ok(())
-    }
-
-    /// What comes before an item.
-    fn next(&self, empty: &mut bool, depth: usize, out: &mut String) {
-        if !std::mem::take(empty) {
-            out.push_str(&self.comma);
-        }
-        self.line(depth + 1, out);
-    }
-
-    fn end(&self, bracket: char, empty: bool, depth: usize, out: &mut String) {
-        if !empty {
-            self.line(depth, out);
-        }
-        out.push(bracket);
-    }
-
-    fn line(&self, depth: usize, out: &mut String) {
-        if let Some(indent) = &self.indent {
-            out.push('\n');
-            (0..depth).for_each(|_| out.push_str(indent));
-        }
-    }
-
-    fn string(&self, text: &str, out: &mut String) {
-        // A string is always JSON; control characters are escaped as Python does.
-        let quoted = serde_json::to_string(text).unwrap_or_default();
-        if !self.ascii {
-            out.push_str(&quoted);
-            return;
-        }
-        let mut units = [0; 2];
-        for char in quoted.chars() {
-            match char {
-                '\u{7f}'.. => char.encode_utf16(&mut units).iter().for_each(|unit| {
-                    // Writing into a string cannot fail.
-                    let _written = write!(out, "\\u{unit:04x}");
-                }),
-                ascii => out.push(ascii),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn dumps(call: &str, json: &str) -> String {
+    fn prints(template: &str, json: &str) -> String {
         let mut env = minijinja::Environment::new();
-        env.add_filter("tojson", tojson);
+        add_to(&mut env);
         let value: Value = serde_json::from_str(json).expect("JSON");
-        env.render_str(&format!("{{{{ x | {call} }}}}"), minijinja::context! { x => value }).expect("it renders")
+        env.render_str(template, minijinja::context! { x => value }).expect("it renders")
     }
 
     #[test]
-    fn json_is_written_as_python_writes_it() {
-        let json = r#"{"z":1,"a":["<é'\n",null,true,1.0,1e20,1e-7,0.0001,-2],"e":{},"l":[]}"#;
-        assert_eq!(
-            dumps("tojson", json),
-            r#"{"z": 1, "a": ["<é'\n", null, true, 1.0, 1e+20, 1e-07, 0.0001, -2], "e": {}, "l": []}"#
-        );
-        assert_eq!(dumps("tojson(ensure_ascii=True)", r#"["é\u007f😀"]"#), r#"["\u00e9\u007f\ud83d\ude00"]"#);
-        assert_eq!(dumps("tojson(indent=2)", r#"{"a":[1,{}]}"#), "{\n  \"a\": [\n    1,\n    {}\n  ]\n}");
-        assert_eq!(dumps("tojson(separators=(',', ':'), sort_keys=true)", r#"{"b":1,"a":2}"#), r#"{"a":2,"b":1}"#);
+    fn values_are_printed_as_python_prints_them() {
+        let json = r#"["a'b",null,true,1,1.0,{"k":[2.5e-7,1e20]}]"#;
+        let expected = r#"["a'b", None, True, 1, 1.0, {'k': [2.5e-07, 1e+20]}]"#;
+        assert_eq!(prints("{{ x }}", json), expected);
+        assert_eq!(prints("{{ x | string ~ '!' }}", json), format!("{expected}!"));
+        assert_eq!(prints("{{ x[3] }} {{ x[4] }} {{ x[5].k[0] }} {{ x.y }}", json), "1 1.0 2.5e-07 ");
+    }
+
+    #[test]
+    fn lines_are_indented_and_the_last_line_feed_stays() {
+        assert_eq!(prints("{{ '{\\n' | indent(4, first=true) }}|", "0"), "    {\n|");
+        assert_eq!(prints("{{ 'a\\n\\nb' | indent }}", "0"), "a\n\n    b");
+        assert_eq!(prints("{{ 'a\\n\\nb' | indent(width='> ', blank=true) }}", "0"), "a\n> \n> b");
     }
 
     #[test]

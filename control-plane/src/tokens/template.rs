@@ -7,12 +7,12 @@
 //! * rendering ends: it has a budget of steps, and no template can reach a file or another template;
 //! * an error says nothing of the conversation.
 
-use minijinja::{Environment, Value, syntax::SyntaxConfig};
+use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
 
 use super::{
     ContentFormat, Failure,
     conversation::{self, attribute, map, with},
-    python,
+    python, quirks,
     wanted::Chat,
 };
 
@@ -32,6 +32,8 @@ pub(super) struct ChatTemplate {
     format: ContentFormat,
     has_tool_use: bool,
     tells_time: bool,
+    /// Tools are rendered in a way that cannot be followed.
+    misreads_tools: bool,
     /// What every rendering is told; of equal names the last counts.
     known: Vec<(String, Value)>,
 }
@@ -54,18 +56,21 @@ impl ChatTemplate {
         source: Source,
         format: Option<ContentFormat>,
         known: Vec<(String, Value)>,
-    ) -> Result<Self, minijinja::Error> {
+    ) -> Result<Self, Error> {
         let mut environment = environment();
         let Source { default, tool_use } = source;
         let format = format.unwrap_or_else(|| ContentFormat::of(&default));
-        let tells_time =
-            [Some(&default), tool_use.as_ref()].into_iter().flatten().any(|text| text.contains("strftime"));
-        let has_tool_use = tool_use.is_some();
-        environment.add_template_owned(DEFAULT, without_generation(&default))?;
-        if let Some(tool_use) = tool_use {
-            environment.add_template_owned(TOOL_USE, without_generation(&tool_use))?;
+        let any = |has: fn(&str) -> bool| has(&default) || tool_use.as_deref().is_some_and(has);
+        if any(quirks::escapes) {
+            return Err(Error::new(ErrorKind::InvalidOperation, "the filter `safe` makes Jinja escape what is added"));
         }
-        Ok(Self { environment, format, has_tool_use, tells_time, known })
+        let (tells_time, misreads_tools) = (any(|text| text.contains("strftime_now")), any(quirks::takes_methods));
+        let has_tool_use = tool_use.is_some();
+        environment.add_template_owned(DEFAULT, quirks::normal(&default))?;
+        if let Some(tool_use) = tool_use {
+            environment.add_template_owned(TOOL_USE, quirks::normal(&tool_use))?;
+        }
+        Ok(Self { environment, format, has_tool_use, tells_time, misreads_tools, known })
     }
 
     /// Whether the same conversation may be another text tomorrow.
@@ -83,6 +88,9 @@ impl ChatTemplate {
         if chat.continues && chat.generates {
             // Engines refuse what cannot be both.
             return Err(Failure::Malformed);
+        }
+        if tools.is_some() && self.misreads_tools {
+            return Err(Failure::Template);
         }
         let last = if chat.continues { Some(open_end(&mut messages)?) } else { None };
         let name = if self.has_tool_use && tools.is_some() { TOOL_USE } else { DEFAULT };
@@ -149,32 +157,8 @@ fn environment() -> Environment<'static> {
     // Only delimiters of one's own can be wrong.
     environment.set_syntax(syntax.unwrap_or_default());
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", python::tojson);
-    environment.add_function("raise_exception", |text: Value| python::raise_exception(&text));
-    environment.add_function("strftime_now", |format: &str| python::strftime_now(format));
-    environment.add_test("sequence", |value: &Value| python::is_sequence(value));
-    environment.add_test("iterable", |value: &Value| python::is_iterable(value));
+    python::add_to(&mut environment);
     environment
-}
-
-/// Templates may mark what the model said, for training, by `{% generation %}`; that is nobody else's tag.
-fn without_generation(template: &str) -> String {
-    let mut out = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some((before, from)) = rest.split_once("{%") {
-        let Some((statement, after)) = from.split_once("%}") else { break };
-        out.push_str(before);
-        let (word, instead) = match statement.trim_matches(['-', '+', ' ']) {
-            "generation" => ("generation", "if true"),
-            "endgeneration" => ("endgeneration", "endif"),
-            _ => ("", ""),
-        };
-        let statement = if word.is_empty() { statement.to_owned() } else { statement.replace(word, instead) };
-        out.extend(["{%", &statement, "%}"]);
-        rest = after;
-    }
-    out + rest
 }
 
 #[cfg(test)]

@@ -17,19 +17,21 @@ use smallvec::SmallVec;
 
 use super::{cost::Hits, trust::Trust};
 use crate::{
-    index::Index,
+    index::{Index, Slot},
     query::{Cached, Hit, Query, Source},
     snapshot::{EndpointId, Pool},
 };
 
-/// Tokens that an engine is taken to cache when it does not tell.
-const USUAL_CAPACITY: u64 = 400_000;
 /// Tokens of one block until prompts have told: 256 bytes of English.
 const USUAL_BLOCK: f64 = 64.0;
 /// How fast the mean of tokens per block follows.
 const FOLLOW: f64 = 0.02;
+/// How far tokens per block may drift before capacities follow.
+const DRIFT: f64 = 0.1;
 /// Estimates of a prompt's length are corrected within these bounds.
 const RATIO: (f64, f64) = (0.25, 4.0);
+/// Endpoints that are sorted, when they hold the beginning of a prompt.
+const FEW: usize = 32;
 /// Below this a source does not overrule others.
 const TRUSTED: f32 = 0.5;
 
@@ -42,6 +44,10 @@ pub(super) struct Caches {
     /// Parallel to the pool's endpoints.
     holders: Vec<Holder>,
     tokens_per_block: f64,
+    /// What they were when endpoints' capacities were last turned into blocks.
+    sized_for: f64,
+    /// Tokens that an engine is taken to cache when it does not tell.
+    usual_capacity: u32,
     /// True tokens per token that proxies estimate.
     ratio: f64,
 }
@@ -86,12 +92,16 @@ impl Caches {
             positions: Vec::new(),
             holders: Vec::new(),
             tokens_per_block: USUAL_BLOCK,
+            sized_for: USUAL_BLOCK,
+            usual_capacity: 0,
             ratio: 1.0,
         }
     }
 
-    /// Follows a changed pool; endpoints that stay keep what is known of them.
-    pub(super) fn apply(&mut self, pool: &Pool) {
+    /// Follows a changed pool; endpoints that stay keep what is known of them. Engines that do not tell are taken to
+    /// cache `usual_capacity` tokens.
+    pub(super) fn apply(&mut self, pool: &Pool, usual_capacity: u32) {
+        self.usual_capacity = usual_capacity;
         self.index.retain(|endpoint| pool.position(endpoint).is_some());
         let before = std::mem::take(&mut self.holders).into_iter().map(|holder| (holder.endpoint, holder));
         let mut before: HashMap<EndpointId, Holder> = before.collect();
@@ -107,13 +117,7 @@ impl Caches {
         others: &[Hit],
         position: impl Fn(EndpointId) -> Option<usize>,
     ) -> Beliefs {
-        let mut claims: SmallVec<[(u32, Claims); 8]> = SmallVec::new();
-        let per_block = tokens_per_block(query);
-        for (slot, depth) in self.index.lookup(&query.blocks) {
-            let learned = (f64::from(depth) * per_block) as u32;
-            claims.push((self.positions[usize::from(slot)], Claims { learned, ..Claims::default() }));
-        }
-        claims.sort_unstable_by_key(|(position, _)| *position);
+        let mut claims = self.learned(query);
         for hit in others {
             let Some(position) = position(hit.endpoint) else { continue };
             let at = match claims.binary_search_by_key(&(position as u32), |(position, _)| *position) {
@@ -131,6 +135,25 @@ impl Caches {
             .into_iter()
             .map(|(position, claims)| self.holders[position as usize].believe(position, claims, most))
             .collect()
+    }
+
+    /// What the index knows of a prompt, in ascending order of position.
+    fn learned(&self, query: &Query) -> SmallVec<[(u32, Claims); 8]> {
+        let per_block = tokens_per_block(query);
+        let tokens = |depth: u32| (f64::from(depth) * per_block) as u32;
+        let matches = self.index.lookup(&query.blocks);
+        let claim = |(position, depth)| (position, Claims { learned: tokens(depth), ..Claims::default() });
+        let at = |slot: Slot| self.positions[usize::from(slot)];
+        if matches.len() <= FEW {
+            let mut few: SmallVec<[(u32, u32); FEW]> = matches.iter().map(|&(slot, depth)| (at(slot), depth)).collect();
+            few.sort_unstable();
+            return few.into_iter().map(claim).collect();
+        }
+        // Where a beginning is shared by many endpoints, writing all positions down is cheaper than sorting.
+        let mut depths = vec![0; self.holders.len()];
+        matches.iter().for_each(|&(slot, depth)| depths[at(slot) as usize] = depth);
+        let held = depths.into_iter().enumerate().filter(|(_, depth)| *depth > 0);
+        held.map(|(position, depth)| claim((position as u32, depth))).collect()
     }
 
     /// What the index knows of one endpoint now, in place of what it knew.
@@ -178,6 +201,13 @@ impl Caches {
         if self.holders[position].capacity != tokens {
             self.holders[position].capacity = tokens;
             self.resize_one(position);
+        }
+    }
+
+    /// Turns capacities into blocks anew, once blocks have turned out to be of another length.
+    pub(super) fn settle(&mut self) {
+        if (self.tokens_per_block / self.sized_for - 1.0).abs() > DRIFT {
+            self.resize();
         }
     }
 
@@ -233,6 +263,7 @@ impl Caches {
     }
 
     fn resize(&mut self) {
+        self.sized_for = self.tokens_per_block;
         self.positions.clear();
         for position in 0..self.holders.len() {
             self.resize_one(position);
@@ -241,7 +272,7 @@ impl Caches {
 
     fn resize_one(&mut self, position: usize) {
         let holder = &self.holders[position];
-        let tokens = holder.capacity.unwrap_or(USUAL_CAPACITY) as f64 * f64::from(holder.trust.size());
+        let tokens = holder.capacity.unwrap_or(self.usual_capacity.into()) as f64 * f64::from(holder.trust.size());
         let blocks = (tokens / self.tokens_per_block.max(1.0)) as usize;
         let Some(slot) = self.index.set_capacity(holder.endpoint, blocks.max(1)) else { return };
         let slot = usize::from(slot);

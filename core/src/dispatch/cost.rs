@@ -110,7 +110,11 @@ impl Sites {
 
     /// The longest hit at any of the sites.
     fn most_cached(&self, hits: &Hits) -> u32 {
-        let is_site = |position: u32| self.sites.binary_search_by_key(&position, |site| site.position).is_ok();
+        let mut sites = self.sites.iter().map(|site| site.position).peekable();
+        let mut is_site = |position: u32| {
+            while sites.next_if(|site| *site < position).is_some() {}
+            sites.peek() == Some(&position)
+        };
         hits.iter().filter(|(position, _)| is_site(*position)).map(|(_, cached)| *cached).max().unwrap_or(0)
     }
 }

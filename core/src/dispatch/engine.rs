@@ -32,14 +32,7 @@ pub(super) struct Engine {
     /// Requests in its queue that are not ours, when it told last.
     foreign: u32,
     /// Seconds of prefill that it was given lately: fades, and says whose cache was overwritten most.
-    lately: Lately,
-}
-
-/// A sum that fades.
-#[derive(Clone, Copy, Debug, Default)]
-struct Lately {
-    seconds: f64,
-    since: Duration,
+    lately: f64,
 }
 
 /// The KV cache's memory, in tokens.
@@ -63,7 +56,7 @@ impl Engine {
 
     /// A prompt goes there; `before` is what was in flight there.
     pub(super) fn sent(&mut self, prompt_tokens: u32, seconds: f64, before: InFlight, now: Duration) {
-        self.lately = Lately { seconds: self.lately(now) + seconds, since: now };
+        self.lately += seconds;
         if before.unanswered == 0 {
             self.busy_since = now;
         }
@@ -71,9 +64,13 @@ impl Engine {
     }
 
     /// Seconds of prefill that it was given within the last minute or so.
-    pub(super) fn lately(&self, now: Duration) -> f64 {
-        let age = now.saturating_sub(self.lately.since).as_secs_f64();
-        self.lately.seconds * (-age / LATELY.as_secs_f64()).exp()
+    pub(super) const fn lately(&self) -> f64 {
+        self.lately
+    }
+
+    /// Lets so much time pass for what was lately.
+    pub(super) fn fade(&mut self, elapsed: Duration) {
+        self.lately *= (-elapsed.as_secs_f64() / LATELY.as_secs_f64()).exp();
     }
 
     /// The first byte of an answer came.

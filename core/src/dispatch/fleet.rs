@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     ledger::{InFlight, Key, Ledger, Open, ProxyId},
-    load::Load,
+    load::{Health, Load},
     pick::{Nobody, Picker},
     policy::KvAware,
     query::Query,
@@ -23,6 +23,9 @@ use crate::{
 /// How long a request waits for memory alone. What engines say of it may be wrong, and what cannot be begun yet they
 /// queue themselves: so much patience spares them preemptions, and wrong figures cost no more than this.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Seconds after which any prompt is taken to be done of which nothing was heard.
+const LONGEST_SILENCE: f64 = 60.0;
 
 /// What a request asks of an endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +60,8 @@ pub(super) struct Fleet {
     pub(super) utilization: Utilization,
     /// Of an engine whose own speed is not known.
     prior: Fit,
+    /// When time passed last.
+    ticked: Duration,
     /// When prompts are taken to be done of which nothing will be heard before the whole answer. Those of requests that
     /// ended meanwhile stay until they are due.
     silent: BTreeSet<(Duration, Key)>,
@@ -76,6 +81,7 @@ impl Fleet {
             busy: 0,
             utilization: Utilization::default(),
             prior: Fit::prior(usual_rate.into()),
+            ticked: Duration::ZERO,
             silent: BTreeSet::new(),
         }
     }
@@ -138,7 +144,7 @@ impl Fleet {
         Site {
             position: position as u32,
             in_flight: flight.requests,
-            lately: engine.lately(now),
+            lately: engine.lately(),
             ahead: engine.ahead(flight, fit, now) + queued,
             base: fit.base,
             per_token: 1.0 / fit.rate,
@@ -158,6 +164,13 @@ impl Fleet {
     pub(super) fn is_free(&self, position: usize, rules: &KvAware, now: Duration) -> bool {
         let engine = &self.engines[position];
         engine.pending(self.flights[position], engine.fit(self.prior), now) < rules.window.as_secs_f64()
+    }
+
+    /// Whether anybody may take a request now: because there is room, or because nobody is up and waiting is of no use.
+    pub(super) fn may_take(&self, rules: &KvAware, now: Duration) -> bool {
+        let up = |position: &usize| self.loads[*position].health != Health::Down;
+        let mut up = (0..self.loads.len()).filter(up).peekable();
+        up.peek().is_none() || up.any(|position| self.is_free(position, rules, now))
     }
 
     /// Books a request at an endpoint.
@@ -189,7 +202,7 @@ impl Fleet {
         let fit = self.engines[position].fit(self.prior);
         if unary {
             let seconds = self.engines[position].ahead(before, fit, now) + fit.seconds(uncached.into());
-            let due = Duration::try_from_secs_f64(seconds).map_or(Duration::MAX, |seconds| now.saturating_add(seconds));
+            let due = now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
             self.silent.insert((due, key));
         }
         self.engines[position].sent(prompt, f64::from(uncached) / fit.rate, before, now);
@@ -243,6 +256,9 @@ impl Fleet {
 
     /// Lets time pass: bookings expire, and the pool's own speed becomes the usual one.
     pub(super) fn tick(&mut self, usual_rate: f32, now: Duration) -> usize {
+        let elapsed = now.saturating_sub(self.ticked);
+        self.ticked = self.ticked.max(now);
+        self.engines.iter_mut().for_each(|engine| engine.fade(elapsed));
         let mut fits: Vec<Fit> = self.engines.iter().filter_map(|engine| engine.prefill.fit()).collect();
         fits.sort_unstable_by(|one, other| one.rate.total_cmp(&other.rate));
         self.prior = fits.get(fits.len() / 2).copied().unwrap_or(Fit::prior(usual_rate.into()));

@@ -17,9 +17,9 @@ use super::{
 use crate::{ledger::Key, policy::KvAware};
 
 /// Costs that one pass computes at most, about.
-const EFFORT: usize = 16_384;
+const EFFORT: usize = 4_096;
 /// Requests that a pass looks at, at least and at most.
-const HORIZON: (usize, usize) = (16, 256);
+const HORIZON: (usize, usize) = (16, 128);
 /// What is known of a waiting request's caches is found out anew after this time.
 const FRESH: Duration = Duration::from_millis(200);
 /// Those who wait and begin like a prompt that was just bound are told so at once; so many of them.
@@ -34,18 +34,13 @@ impl Dispatcher {
         self.fleet.assume_done(now);
         let Some(rules) = self.rules() else { return self.release_all(now, released) };
         self.give_up(now, released);
-        let endpoints = self.pool().endpoints.len();
-        let any_free = (0..endpoints).any(|position| self.fleet.is_free(position, &rules, now));
-        // Of a pool without endpoints everybody has to be told.
-        if any_free || !rules.late || endpoints == 0 {
+        if !rules.late || self.fleet.may_take(&rules, now) {
             self.plan(&rules, now, released);
         }
     }
 
     fn give_up(&mut self, now: Duration, released: &mut Vec<Release>) {
-        let late: Vec<Key> =
-            self.queue.iter().filter(|waiting| waiting.until <= now).map(|waiting| waiting.key).collect();
-        for key in late {
+        for key in self.queue.late(now) {
             self.take_out(key);
             released.push(Release { key, end: End::TimedOut { retry_after: self.retry_after() } });
         }
@@ -59,7 +54,7 @@ impl Dispatcher {
         // Most requests may go anywhere: their sites are worked out once, and mended where something changes.
         let mut anywhere: Option<Sites> = None;
         for (place, &key) in order.iter().enumerate() {
-            let Some(mut waiting) = self.queue.remove(key) else { continue };
+            let Some(mut waiting) = self.queue.lift(key) else { continue };
             self.refresh(&mut waiting, now);
             let special = waiting.model.is_some() || !waiting.query.exclude.is_empty();
             let found = match anywhere.take().filter(|_| !special) {
@@ -69,6 +64,7 @@ impl Dispatcher {
             let mut sites = match found {
                 Ok(sites) => sites,
                 Err(nobody) => {
+                    self.queue.let_go(&waiting);
                     released.push(Release { key, end: End::Nobody(nobody) });
                     continue;
                 }
@@ -84,17 +80,17 @@ impl Dispatcher {
     /// Binds one request, or puts it back with its work added to what waits. Where it was bound.
     fn place(
         &mut self,
-        mut waiting: Waiting,
+        mut waiting: Box<Waiting>,
         sites: &mut Sites,
         rules: &KvAware,
         now: Duration,
         released: &mut Vec<Release>,
     ) -> Option<usize> {
-        let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len() + 1, sites.len());
+        let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len(), sites.len());
         let prompt = Prompt { tokens: waiting.query.prompt_tokens, hits: &waiting.known.hits };
         let Some(cost) = sites.cheapest(prompt, gamma) else {
-            // Nobody is up. It waits on: its time, or theirs, will come.
-            self.queue.push(waiting);
+            self.queue.let_go(&waiting);
+            self.try_anyone(&waiting, now, released);
             return None;
         };
         let position = sites.sites[cost.site].position as usize;
@@ -104,6 +100,7 @@ impl Dispatcher {
         let has_room = self.fleet.has_room(position, need, rules, now);
         let bound = !is_wanted && (has_room || !rules.late);
         if bound {
+            self.queue.let_go(&waiting);
             let wish = Wish { key: waiting.key, query: &waiting.query, known: &waiting.known, waited, gamma };
             let binding = self.bind(wish, sites, cost, now);
             released.push(Release { key: waiting.key, end: End::Bound(binding) });
@@ -111,7 +108,7 @@ impl Dispatcher {
             let service = cost.finish - sites.sites[cost.site].ahead;
             waiting.weigh(service, &self.shares);
             self.queued[position] += service;
-            self.queue.push(waiting);
+            self.queue.put_back(waiting);
         }
         sites.sites[cost.site] = self.fleet.site(position, self.queued[position], now);
         bound.then_some(position)
@@ -119,15 +116,21 @@ impl Dispatcher {
 
     /// The strategy changed to one that never waits: everybody is bound by it.
     fn release_all(&mut self, now: Duration, released: &mut Vec<Release>) {
-        let keys: Vec<Key> = self.queue.iter().map(|waiting| waiting.key).collect();
+        let keys: Vec<Key> = self.queue.keys().collect();
         for key in keys {
-            let Some(waiting) = self.queue.remove(key) else { continue };
-            let waited = now.saturating_sub(waiting.since);
-            let known = self.known(&waiting.query, &waiting.others, now);
-            let wish = Wish { key, query: &waiting.query, known: &known, waited, gamma: 0.0 };
-            let end = self.pick(wish, waiting.model.as_deref(), now).map_or_else(End::Nobody, End::Bound);
-            released.push(Release { key, end });
+            if let Some(waiting) = self.queue.remove(key) {
+                self.try_anyone(&waiting, now, released);
+            }
         }
+    }
+
+    /// Waiting is of no use, as nobody is up or nobody has to wait: the picker knows whom to try all the same.
+    fn try_anyone(&mut self, waiting: &Waiting, now: Duration, released: &mut Vec<Release>) {
+        let known = self.known(&waiting.query, &waiting.others, now);
+        let waited = now.saturating_sub(waiting.since);
+        let wish = Wish { key: waiting.key, query: &waiting.query, known: &known, waited, gamma: 0.0 };
+        let end = self.pick(wish, waiting.model.as_deref(), now).map_or_else(End::Nobody, End::Bound);
+        released.push(Release { key: waiting.key, end });
     }
 
     /// Finds out anew what is known of a request's caches, when that may have changed.

@@ -55,20 +55,33 @@ pub(super) struct Known {
 /// See the module. One per pool.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    waiting: Vec<Waiting>,
+    /// `None` while somebody has lifted it out, to look at it.
+    waiting: Vec<Option<Box<Waiting>>>,
+    /// Parallel: what the order is made of, side by side, because all of it is read for every decision.
+    ranks: Vec<Rank>,
     places: HashMap<Key, u32, ByMix>,
     bytes: u64,
+}
+
+/// What says how urgent one request is.
+#[derive(Clone, Copy, Debug)]
+struct Rank {
+    key: Key,
+    since: Duration,
+    until: Duration,
+    service: f64,
+    weight: f64,
 }
 
 // === Queue ===
 
 impl Queue {
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.ranks.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.ranks.is_empty()
     }
 
     /// Bytes of the prompts that wait.
@@ -78,48 +91,70 @@ impl Queue {
 
     /// Whether one more fits.
     pub(super) fn has_room(&self, limits: &policy::Queue, bytes: u64) -> bool {
-        self.waiting.len() < limits.requests as usize && self.bytes.saturating_add(bytes) <= limits.bytes
+        self.len() < limits.requests as usize && self.bytes.saturating_add(bytes) <= limits.bytes
     }
 
     /// Seconds of prefill that wait.
     pub(super) fn service(&self) -> f64 {
-        self.waiting.iter().map(|waiting| waiting.service).sum()
+        self.ranks.iter().map(|rank| rank.service).sum()
     }
 
     /// A request that waits already begins anew, with the time that it waited.
     pub(super) fn push(&mut self, waiting: Waiting) {
         self.remove(waiting.key);
         self.bytes += waiting.query.prompt_bytes;
-        self.places.insert(waiting.key, self.waiting.len() as u32);
-        self.waiting.push(waiting);
+        self.places.insert(waiting.key, self.ranks.len() as u32);
+        self.ranks.push(Rank::of(&waiting));
+        self.waiting.push(Some(Box::new(waiting)));
     }
 
-    pub(super) fn remove(&mut self, key: Key) -> Option<Waiting> {
-        let place = self.places.remove(&key)? as usize;
-        let gone = self.waiting.swap_remove(place);
-        if let Some(moved) = self.waiting.get(place) {
-            self.places.insert(moved.key, place as u32);
-        }
-        self.bytes -= gone.query.prompt_bytes;
+    pub(super) fn remove(&mut self, key: Key) -> Option<Box<Waiting>> {
+        let place = *self.places.get(&key)? as usize;
+        let gone = self.waiting[place].take()?;
+        self.leave(place, &gone);
         Some(gone)
     }
 
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Waiting> {
-        let place = *self.places.get(&key)? as usize;
-        self.waiting.get_mut(place)
+    /// Takes a request out to look at it. It keeps its place until it is put back, or bound.
+    pub(super) fn lift(&mut self, key: Key) -> Option<Box<Waiting>> {
+        self.waiting[*self.places.get(&key)? as usize].take()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting> {
-        self.waiting.iter()
+    /// Puts back what was lifted, which may be weighed anew.
+    pub(super) fn put_back(&mut self, waiting: Box<Waiting>) {
+        if let Some(&place) = self.places.get(&waiting.key) {
+            self.ranks[place as usize] = Rank::of(&waiting);
+            self.waiting[place as usize] = Some(waiting);
+        }
+    }
+
+    /// What was lifted does not come back.
+    pub(super) fn let_go(&mut self, waiting: &Waiting) {
+        if let Some(&place) = self.places.get(&waiting.key) {
+            self.leave(place as usize, waiting);
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Waiting> {
+        self.waiting[*self.places.get(&key)? as usize].as_deref_mut()
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.ranks.iter().map(|rank| rank.key)
+    }
+
+    /// Those whose time is over.
+    pub(super) fn late(&self, now: Duration) -> Vec<Key> {
+        self.ranks.iter().filter(|rank| rank.until <= now).map(|rank| rank.key).collect()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
-        self.waiting.iter_mut()
+        self.waiting.iter_mut().flatten().map(|waiting| &mut **waiting)
     }
 
     /// The `most` most urgent, the most urgent first.
     pub(super) fn order(&self, most: usize, now: Duration) -> Vec<Key> {
-        let urgencies = self.waiting.iter().enumerate().map(|(place, waiting)| (waiting.urgency(now), place as u32));
+        let urgencies = self.ranks.iter().enumerate().map(|(place, rank)| (rank.urgency(now), place as u32));
         let mut order: Vec<(f64, u32)> = urgencies.collect();
         let before = |(a, one): &(f64, u32), (b, other): &(f64, u32)| b.total_cmp(a).then(one.cmp(other));
         if order.len() > most {
@@ -127,7 +162,31 @@ impl Queue {
             order.truncate(most);
         }
         order.sort_unstable_by(before);
-        order.into_iter().map(|(_, place)| self.waiting[place as usize].key).collect()
+        order.into_iter().map(|(_, place)| self.ranks[place as usize].key).collect()
+    }
+
+    fn leave(&mut self, place: usize, gone: &Waiting) {
+        self.places.remove(&gone.key);
+        self.waiting.swap_remove(place);
+        self.ranks.swap_remove(place);
+        if let Some(moved) = self.ranks.get(place) {
+            self.places.insert(moved.key, place as u32);
+        }
+        self.bytes -= gone.query.prompt_bytes;
+    }
+}
+
+// === Rank ===
+
+impl Rank {
+    fn of(waiting: &Waiting) -> Self {
+        let &Waiting { key, since, until, service, weight, .. } = waiting;
+        Self { key, since, until, service, weight }
+    }
+
+    fn urgency(&self, now: Duration) -> f64 {
+        let waited = now.saturating_sub(self.since).as_secs_f64();
+        (waited + self.service.max(LEAST_SERVICE)) * self.weight
     }
 }
 
@@ -139,11 +198,6 @@ impl Waiting {
         self.service = service;
         let priority = 2f64.powi(self.query.priority.clamp(-MOST_PRIORITY, MOST_PRIORITY));
         self.weight = priority * shares.weight(self.query.tenant) / service.max(LEAST_SERVICE).powf(EXPONENT);
-    }
-
-    fn urgency(&self, now: Duration) -> f64 {
-        let waited = now.saturating_sub(self.since).as_secs_f64();
-        (waited + self.service.max(LEAST_SERVICE)) * self.weight
     }
 }
 
@@ -200,9 +254,10 @@ mod tests {
         shares.spend(Some(7), 100_000, SECOND);
         shares.spend(Some(8), 1_000, SECOND);
         for (request, tenant) in [(1, 8), (2, 7)] {
-            let waiting = queue.get_mut(key(request)).expect("it waits");
+            let mut waiting = queue.lift(key(request)).expect("it waits");
             waiting.query.tenant = Some(tenant);
             waiting.weigh(1.0, &shares);
+            queue.put_back(waiting);
         }
         assert_eq!(order(&queue, 5), [1, 2], "one step of priority does not outweigh a hundredfold share");
     }

@@ -93,7 +93,7 @@ impl Dispatcher {
 
     /// A proxy is gone for good, and with it what it had open or waiting. How many open requests that were.
     pub fn forget_proxy(&mut self, proxy: ProxyId, now: Duration) -> usize {
-        let waiting: Vec<Key> = self.queue.iter().map(|waiting| waiting.key).filter(|key| key.proxy == proxy).collect();
+        let waiting: Vec<Key> = self.queue.keys().filter(|key| key.proxy == proxy).collect();
         waiting.into_iter().for_each(|key| _ = self.take_out(key));
         self.fleet.forget_proxy(proxy, now)
     }
@@ -105,7 +105,8 @@ impl Dispatcher {
 
     /// Lets time pass: bookings expire, and the pool's own speed becomes what is usual. How many bookings expired.
     pub fn tick(&mut self, now: Duration) -> usize {
-        self.fleet.tick(super::usual_rate(self.pool()), now)
+        self.caches.settle();
+        self.fleet.tick(super::usual(self.pool()).usual_rate, now)
     }
 
     /// An engine's own figures; `None` when they are missing or stale.

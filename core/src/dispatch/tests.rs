@@ -345,6 +345,15 @@ fn a_choice_can_be_explained_and_the_explanation_changes_nothing() {
 }
 
 #[test]
+fn who_waits_is_sent_to_anyone_when_nobody_is_up_any_more() {
+    let mut dispatcher = dispatcher(1);
+    bound(arrive(&mut dispatcher, 1, &prompt(1, 80_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 800), ms(0)));
+    dispatcher.set_health(0, Health::Down);
+    assert_eq!(released(&mut dispatcher, ms(10)), [(2, Some(0))]);
+}
+
+#[test]
 fn down_endpoints_are_tried_only_when_nobody_is_up() {
     let mut dispatcher = dispatcher(2);
     dispatcher.set_health(0, Health::Down);

@@ -7,8 +7,8 @@
 //! Removals and parents come by the engine's names alone, and every process of an engine may have names of its own (a seed
 //! at random). So each rank keeps a map from them, outside the index and its lock.
 //!
-//! Engines tell every copy of a block: two requests that computed the same prefix side by side are stored twice and removed
-//! twice. The second copy is counted here, and the block stays until the last copy is gone.
+//! Engines tell every copy of a block. When a prompt is cached to its end, vLLM computes its last block anew and stores it once
+//! more, and each copy is removed by an event of its own. Copies are counted here, and a block stays until its last one is gone.
 //!
 //! Invariant: at most [`MAX_BLOCKS`] names; a rank that is told more cannot be trusted.
 

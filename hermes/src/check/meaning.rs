@@ -4,7 +4,7 @@ use std::fmt;
 
 use hermes_control_plane::{
     config::{Config, PoolConfig, Port, Selection, Source},
-    tokens::Way,
+    tokens::{TokenizerSettings, Way},
 };
 
 /// Shows a configuration to the person who wrote it.
@@ -46,18 +46,17 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         write!(f, "\n  metrics: not collected")?;
     }
     if let Some(manager) = kv_manager {
-        write!(f, "\n  KV manager: {}, given {:?} per request", manager.url, manager.budget)?;
+        let (language, url, budget) = (manager.dialect.name(), &manager.url, manager.budget);
+        write!(f, "\n  KV manager: {language} at {url}, given {budget:?} per request")?;
+    }
+    if let Some(tokenizer) = tokenizer {
+        write_tokenizer(f, tokenizer)?;
     }
     if let Some(events) = kv_events {
         match events.port {
             Some(port) => write!(f, "\n  KV events: from port {port} of each endpoint, unless its pod says another")?,
             None => write!(f, "\n  KV events: from where each pod or engine says that it publishes them")?,
         }
-    }
-    match tokenizer.as_ref().map(|tokenizer| &tokenizer.way) {
-        Some(Way::Files(files)) => write!(f, "\n  token ids: made here, from {}", files.path.display())?,
-        Some(Way::Engine) => write!(f, "\n  token ids: asked of the engines at /tokenize")?,
-        None => {}
     }
     let (timeouts, retry) = (policy.timeouts, policy.retry);
     write!(
@@ -66,6 +65,15 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         timeouts.connect, timeouts.request, timeouts.first_byte, timeouts.idle
     )?;
     write!(f, "\n  attempts: {}", retry.attempts)
+}
+
+fn write_tokenizer(f: &mut fmt::Formatter<'_>, tokenizer: &TokenizerSettings) -> fmt::Result {
+    let TokenizerSettings { way, cache, timeout, longest: _ } = tokenizer;
+    match way {
+        Way::Files(files) => write!(f, "\n  token ids: by the files of {}", files.path.display())?,
+        Way::Engine => write!(f, "\n  token ids: by the engines' /tokenize")?,
+    }
+    write!(f, ", given {timeout:?} per request; {} MiB remember them", cache >> 20)
 }
 
 fn write_source(f: &mut fmt::Formatter<'_>, source: &Source) -> fmt::Result {
@@ -116,6 +124,20 @@ mod tests {
             "pool wide: engine openai, strategy kv-aware",
             "endpoints: pods app=vllm in namespace ai, port http",
             "metrics: not collected",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn who_knows_caches_is_shown_with_what_it_goes_by() {
+        let text = meaning(
+            "pools: [{name: chat, endpoints: ['http://a:1'], tokenizer: {path: /models/m}, \
+             kvManager: {protocol: conductor, url: 'http://c'}}]",
+        );
+        for part in [
+            "KV manager: conductor at http://c:13333/query, given 50ms per request",
+            "token ids: by the files of /models/m, given 20ms per request; 64 MiB remember them",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }

@@ -39,6 +39,9 @@ pub struct KvEventsConfig {
     pub encoding: Encoding,
     /// Batches that it remembers for replays.
     pub buffer: usize,
+    /// Messages that one answer to a replay may have. What is over is dropped, the end included, as by a ROUTER socket over its
+    /// high-water mark.
+    pub replay_queue: usize,
 }
 
 /// How events are written.
@@ -62,7 +65,14 @@ impl Default for KvEventsConfig {
     /// Any ports of the loopback, and vLLM's defaults.
     fn default() -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { publish: any, replay: Some(any), topic: String::new(), encoding: Encoding::default(), buffer: 10_000 }
+        Self {
+            publish: any,
+            replay: Some(any),
+            topic: String::new(),
+            encoding: Encoding::default(),
+            buffer: 10_000,
+            replay_queue: usize::MAX,
+        }
     }
 }
 

@@ -27,11 +27,7 @@ const MAX_MESSAGE: usize = 1_024;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// A request, as it is to be written down.
-    Record {
-        /// Arrival, in milliseconds since the recording began.
-        timestamp: u64,
-        text: Vec<u8>,
-    },
+    Record { facts: Facts, text: Vec<u8> },
     /// So many requests were left out.
     Lost(u64),
     /// The proxy at this admin port says no more.
@@ -46,11 +42,25 @@ pub(super) struct Listener {
     driver: AbortOnDropHandle<()>,
 }
 
+/// What the recorder reads of a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Facts {
+    /// Arrival, in milliseconds since the recording began.
+    pub(super) timestamp: u64,
+    /// Prompt length in tokens.
+    #[serde(default)]
+    pub(super) input_length: u64,
+    /// Prompt length in bytes.
+    #[serde(default)]
+    pub(super) prompt_bytes: u64,
+}
+
 /// What tells lines apart.
 #[derive(Deserialize)]
-struct Head {
-    timestamp: Option<u64>,
-    lost: Option<u64>,
+#[serde(untagged)]
+enum Head {
+    Record(Facts),
+    Lost { lost: u64 },
 }
 
 // === Listener ===
@@ -138,9 +148,9 @@ impl Lines {
 
 fn read(text: Vec<u8>) -> Line {
     match serde_json::from_slice(&text) {
-        Ok(Head { timestamp: Some(timestamp), .. }) => Line::Record { timestamp, text },
-        Ok(Head { lost: Some(lost), .. }) => Line::Lost(lost),
-        Ok(Head { timestamp: None, lost: None }) | Err(_) => Line::Lost(1),
+        Ok(Head::Record(facts)) => Line::Record { facts, text },
+        Ok(Head::Lost { lost }) => Line::Lost(lost),
+        Err(_) => Line::Lost(1),
     }
 }
 
@@ -155,7 +165,9 @@ mod tests {
         let text = b"{\"timestamp\":7,\"hash_ids\":[1]}\n{\"lost\":3}\nnonsense\n{\"timestamp\":8}\n{\"timest";
         let whole = Lines::default().take(text);
         assert_eq!(whole.len(), 4);
-        assert!(matches!(&whole[0], Line::Record { timestamp: 7, text } if text.ends_with(b"]}\n")));
+        assert!(
+            matches!(&whole[0], Line::Record { facts: Facts { timestamp: 7, .. }, text } if text.ends_with(b"]}\n"))
+        );
         assert_eq!((&whole[1], &whole[2]), (&Line::Lost(3), &Line::Lost(1)));
         for cut in 0..text.len() {
             let mut lines = Lines::default();

@@ -155,7 +155,7 @@ impl TryFrom<v1::PrefixCache> for PrefixCache {
 
 impl From<&KvAware> for v1::KvAware {
     fn from(rules: &KvAware) -> Self {
-        let KvAware { late, window, gamma, gamma_waiting, usual_rate, queue } = *rules;
+        let KvAware { late, window, gamma, gamma_waiting, usual_rate, usual_cache, queue } = *rules;
         let Queue { requests, bytes, wait } = queue;
         Self {
             late,
@@ -163,6 +163,7 @@ impl From<&KvAware> for v1::KvAware {
             gamma,
             gamma_waiting,
             usual_rate,
+            usual_cache,
             queue: Some(v1::Queue { requests, bytes, wait_ms: millis(wait) }),
         }
     }
@@ -172,7 +173,7 @@ impl TryFrom<v1::KvAware> for KvAware {
     type Error = Invalid;
 
     fn try_from(wire: v1::KvAware) -> Result<Self, Invalid> {
-        let v1::KvAware { late, window_ms, gamma, gamma_waiting, usual_rate, queue } = wire;
+        let v1::KvAware { late, window_ms, gamma, gamma_waiting, usual_rate, queue, usual_cache } = wire;
         let v1::Queue { requests, bytes, wait_ms } = required(queue, "kv_aware.queue")?;
         if !(usual_rate.is_finite() && usual_rate > 0.0) {
             return Err(Invalid::new("kv_aware.usual_rate", "must be a finite number above 0"));
@@ -183,6 +184,7 @@ impl TryFrom<v1::KvAware> for KvAware {
             gamma: weight(gamma, "kv_aware.gamma")?,
             gamma_waiting: weight(gamma_waiting, "kv_aware.gamma_waiting")?,
             usual_rate,
+            usual_cache,
             queue: Queue { requests, bytes, wait: Duration::from_millis(wait_ms) },
         })
     }

@@ -148,6 +148,12 @@ pub(in super::super) static STRATEGY: Section = Section {
             "8000",
             "Of `kv-aware`: prompt tokens a second of an endpoint until its own speed is learned.",
         ),
+        Key::new(
+            "usualCache",
+            Kind::Count(1_000, 1_000_000_000),
+            "400000",
+            "Of `kv-aware`: tokens that an endpoint is taken to cache when its engine does not tell.",
+        ),
         Key::new("weights", Kind::Mapping("a mapping"), "", "Of `hermes-classic`: what counts how much."),
         Key::new(
             "scale",

@@ -34,6 +34,9 @@ enum Meaning {
     Counts,
 }
 
+/// Rows by the names of their instances, and what their numbers are.
+type Rows<'a> = (&'a [(String, Plain)], Meaning);
+
 /// A number cannot be true.
 struct Implausible;
 
@@ -64,7 +67,7 @@ pub(super) fn hits(
 }
 
 /// The rows and what they mean; none when nobody holds anything.
-fn rows<'a>(answer: &'a Plain, tenant: &str) -> Result<Option<(&'a [(String, Plain)], Meaning)>, Outcome> {
+fn rows<'a>(answer: &'a Plain, tenant: &str) -> Result<Option<Rows<'a>>, Outcome> {
     let all = answer.fields().ok_or(Outcome::Garbage)?;
     let places = [("instances", Meaning::Boundaries), (tenant, Meaning::Counts), ("data", Meaning::Counts)];
     let found = places.iter().find_map(|(place, meaning)| Some((answer.get(&[place])?.fields()?, *meaning)));

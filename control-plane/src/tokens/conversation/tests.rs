@@ -49,10 +49,11 @@ fn calls_of_tools_have_their_arguments_as_objects() {
 }
 
 #[test]
-fn reasoning_is_known_by_both_of_its_names() {
+fn reasoning_is_known_by_all_of_its_names() {
     for name in ["reasoning", "reasoning_content"] {
         let message = json!([{"role": "assistant", "content": "a", name: "r"}]);
-        let expected = "{'role': 'assistant', 'content': 'a', 'reasoning': 'r', 'reasoning_content': 'r'}";
+        let expected =
+            "{'role': 'assistant', 'content': 'a', 'reasoning': 'r', 'reasoning_content': 'r', 'thinking': 'r'}";
         assert_eq!(text(&message).expect("text"), expected);
     }
 }

@@ -112,10 +112,8 @@ impl Publisher {
         let topic = self.config.topic.as_bytes();
         let log = self.log.lock();
         let wanted = log.newest.iter().filter(|batch| batch.number >= first);
-        let mut answer: Vec<u8> = wanted
-            .flat_map(|batch| zmtp::message(&[b"", topic, &batch.number.to_be_bytes(), &batch.payload]))
-            .collect();
-        answer.extend(zmtp::message(&[b"", b"", &u64::MAX.to_be_bytes(), b""]));
-        answer
+        let told = wanted.map(|batch| zmtp::message(&[b"", topic, &batch.number.to_be_bytes(), &batch.payload]));
+        let end = zmtp::message(&[b"", b"", &u64::MAX.to_be_bytes(), b""]);
+        told.chain([end]).take(self.config.replay_queue).flatten().collect()
     }
 }

@@ -61,7 +61,7 @@ fn is_metric(name: &str) -> bool {
 /// Families show only once they have a series: a refusal, a choice, a lookup, a scrape that works and one that fails.
 async fn busy_fleet(manager: &KvManagerServer) -> Fleet {
     let pool = format!(
-        "  strategy: kv-aware\n  kvManager: {{url: \"{}\"}}\n  kvEvents: {{}}\n  metrics: {{interval: 100ms}}\n",
+        "  strategy: kv-aware\n  kvManager: {{url: \"{}\"}}\n  kvEvents: {{}}\n  tokenizer: {{engine: true, timeout: 5s}}\n  metrics: {{interval: 100ms}}\n",
         manager.url()
     );
     let publishing = EngineConfig { kv_events: Some(KvEventsConfig::default()), ..instant() };

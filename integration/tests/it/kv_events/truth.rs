@@ -1,7 +1,7 @@
 //! Where streams work, the router knows exactly what engines hold.
 
 use hermes_core::{query::Cached, residency::Identity};
-use hermes_integration::engine::{Encoding, KvEventsConfig};
+use hermes_integration::engine::{Encoding, EngineConfig, KvEventsConfig};
 use serde_json::{Value, json};
 
 use super::watched::{Watched, prompt, publishing};
@@ -73,6 +73,20 @@ async fn a_router_that_comes_late_learns_by_replay_what_was_stored_before() {
     late.follow();
     late.agrees(0..12).await;
     assert_eq!(late.standing(), "whole");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_cut_short_is_asked_for_again() {
+    let config = EngineConfig {
+        kv_events: Some(KvEventsConfig { replay_queue: 4, ..KvEventsConfig::default() }),
+        ..publishing(1_000)
+    };
+    let watched = Watched::start(config).await;
+    watched.ask_all(0..10).await;
+    let late = Watched { events: super::watched::follower("{}"), engine: watched.engine };
+    late.follow();
+    late.agrees(0..12).await;
+    eventually("all is known", || async { late.standing() == "whole" }).await;
 }
 
 #[tokio::test]
