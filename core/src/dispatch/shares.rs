@@ -36,11 +36,13 @@ impl Shares {
 
     /// How much more urgent a tenant's requests are than those of the mean, 1/8..=8.
     pub(super) fn weight(&self, tenant: Option<u64>) -> f64 {
-        if self.accounts.len() < 2 {
+        let own = self.accounts.get(&tenant.unwrap_or_default()).copied();
+        let is_alone = self.accounts.len() == usize::from(own.is_some());
+        if is_alone {
             return 1.0;
         }
         let mean = self.total / self.accounts.len() as f64;
-        let own = self.accounts.get(&tenant.unwrap_or_default()).copied().unwrap_or_default();
+        let own = own.unwrap_or_default();
         // A token more on either side: nothing is divided by zero, and two empty accounts are equal.
         ((mean + 1.0) / (own + 1.0)).clamp(1.0 / WIDEST, WIDEST)
     }
@@ -91,7 +93,7 @@ mod tests {
         assert!(shares.weight(Some(1)) < 0.6 && shares.weight(Some(2)) > 4.0);
         assert_eq!(shares.weight(Some(3)), WIDEST, "who got nothing yet is the most urgent");
         shares.spend(Some(2), 1, 3_600 * SECOND);
-        assert_eq!(shares.weight(Some(1)), 1.0, "a minute halves it, an hour forgets it");
+        assert_eq!(shares.weight(Some(1)), shares.weight(Some(3)), "a minute halves it, an hour forgets it");
     }
 
     #[test]
@@ -99,6 +101,7 @@ mod tests {
         let mut shares = Shares::default();
         shares.spend(None, 1_000_000, SECOND);
         assert_eq!(shares.weight(None), 1.0);
+        assert_eq!(shares.weight(Some(1)), WIDEST, "until another one comes");
     }
 
     #[test]
