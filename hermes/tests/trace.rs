@@ -207,6 +207,57 @@ fn the_other_spans_say([route, score, attempt]: [&Span; 3], engine: &EngineHandl
 }
 
 #[tokio::test]
+async fn a_request_that_waited_says_so_and_why_it_went_where_it_went() {
+    let (collector, one, other) = (Collector::start().await.expect("a collector"), engine().await, engine().await);
+    let url = collector.url();
+    let router = Router::start("waited", "kv-aware", &[&one, &other], &exporting(&url, "grpc")).await;
+    // Two seconds of work for each engine.
+    let long = |number: usize| {
+        let text = format!("{number} {}", "why does it rain? ".repeat(3_600));
+        json!({"model": "sim", "max_tokens": 1, "stream": true, "messages": [{"role": "user", "content": text}]})
+    };
+    let (first, second) = (long(1), long(2));
+    let busy = async {
+        let (unsampled, second_too) = (traceparent(1, "00"), traceparent(2, "00"));
+        let answers = tokio::join!(router.chat(&unsampled, &first), router.chat(&second_too, &second));
+        for answer in [answers.0, answers.1] {
+            answer.bytes().await.expect("a whole answer");
+        }
+    };
+    let waits = async {
+        while one.stats().requests + other.stats().requests < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(router.chat(&traceparent(3, "01"), &chat("sim", false)).await.status(), 200);
+    };
+    tokio::join!(busy, waits);
+    assert!(router.stop().await.0.success());
+
+    let spans = collector.trace(&trace_id(3));
+    let (route, score) = (named(&spans, "route"), named(&spans, "score"));
+    let seconds = |span: &Span, name: &str| match span.attribute(name) {
+        Some(Value::Double(seconds)) => *seconds,
+        _ => panic!("{name} of {span:#?}"),
+    };
+    let waited = seconds(route, "hermes.waited");
+    assert!(waited > 0.1 && waited <= route.duration().as_secs_f64(), "{waited}: {route:#?}");
+    assert!(seconds(route, "hermes.gamma") > 0.0, "engines were busy: {route:#?}");
+    assert!(seconds(route, "hermes.expected.wait") < 0.05, "it was bound when there was room: {route:#?}");
+    assert!(seconds(route, "hermes.expected.time_to_first_token") > 0.0);
+    let (chosen, left): (&EngineHandle, &EngineHandle) =
+        if one.stats().requests == 2 { (&one, &other) } else { (&other, &one) };
+    says(
+        route,
+        &[
+            ("hermes.decided_by", "score".into()),
+            ("hermes.endpoint", (&*chosen.addr().to_string()).into()),
+            ("hermes.runner_up", (&*left.addr().to_string()).into()),
+        ],
+    );
+    assert!(seconds(score, "hermes.waited") > 0.1, "{score:#?}");
+}
+
+#[tokio::test]
 async fn a_request_that_is_sent_again_has_an_attempt_span_each() {
     let (collector, broken, sound) = (Collector::start().await.expect("a collector"), engine().await, engine().await);
     broken.faults().set(Fault::Status { code: 502, retry_after: None });

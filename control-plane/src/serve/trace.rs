@@ -35,9 +35,9 @@ pub(super) fn span(ask: &Ask) -> Span {
         hermes.endpoint = Empty,
         hermes.expected.cached_tokens = Empty,
         hermes.expected.source = Empty,
-        hermes.expected.wait_s = Empty,
-        hermes.expected.ttft_s = Empty,
-        hermes.waited_s = Empty,
+        hermes.expected.wait = Empty,
+        hermes.expected.time_to_first_token = Empty,
+        hermes.waited = Empty,
         hermes.gamma = Empty,
         hermes.runner_up = Empty,
         error.type = Empty,
@@ -64,10 +64,10 @@ fn bound(span: &Span, pool: &Pool, binding: &Binding) {
     span.record("hermes.endpoint", name(first.endpoint));
     span.record("hermes.expected.cached_tokens", i64::from(first.cached_tokens));
     span.record("hermes.expected.source", binding.source.map(Source::name));
-    span.record("hermes.waited_s", binding.waited.as_secs_f64());
+    span.record("hermes.waited", binding.waited.as_secs_f64());
     let Some(Costs { ahead, ttft, gamma, runner_up, .. }) = binding.costs else { return };
-    span.record("hermes.expected.wait_s", ahead.as_secs_f64());
-    span.record("hermes.expected.ttft_s", ttft.as_secs_f64());
+    span.record("hermes.expected.wait", ahead.as_secs_f64());
+    span.record("hermes.expected.time_to_first_token", ttft.as_secs_f64());
     span.record("hermes.gamma", f64::from(gamma));
     span.record("hermes.runner_up", runner_up.and_then(name));
 }
