@@ -2,8 +2,10 @@
 
 mod caches;
 mod explained;
+mod leaving;
 mod lies;
 mod replicas;
+mod speeds;
 mod stage;
 mod waiting;
 mod without;

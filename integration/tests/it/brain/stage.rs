@@ -52,6 +52,11 @@ pub(super) fn question(text: String) -> Value {
     chat(&[text], true, 2)
 }
 
+/// A twentieth of a second of work.
+pub(super) fn short(name: &str) -> Value {
+    question(text(name, 400))
+}
+
 fn chat(said: &[String], stream: bool, tokens: u32) -> Value {
     let messages: Vec<Value> = said.iter().map(|text| json!({"role": "user", "content": text})).collect();
     let mut body = json!({"model": "sim", "max_tokens": tokens, "messages": messages, "stream": stream});
