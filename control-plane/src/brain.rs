@@ -14,6 +14,7 @@
 //! * nothing here waits, and the lock is never held across an await;
 //! * `slots` and the pool's endpoints are parallel;
 //! * whoever waits has a reply, and a reply whose receiver is gone takes its booking back;
+//! * nobody waits in a pool that is gone;
 //! * a sample that is older than the pool's limit is absent from the loads, never zero.
 
 mod brains;
@@ -61,6 +62,8 @@ struct State {
     replies: HashMap<Key, oneshot::Sender<Result<Binding, Refusal>>>,
     /// Samples older than this are not used.
     stale_after: Duration,
+    /// The pool is gone.
+    closed: bool,
 }
 
 /// How a brain stands, for metrics.
@@ -97,6 +100,7 @@ impl Brain {
             dispatcher: Dispatcher::new(pool, Dice::new(seed)),
             replies: HashMap::new(),
             stale_after,
+            closed: false,
         };
         Self { metrics, state: Mutex::new(state) }
     }
@@ -116,7 +120,8 @@ impl Brain {
     /// Chooses for a request and books the first choice in one step, or gives it a place among those who wait.
     pub fn choose(&self, arrival: Arrival<'_>, now: Duration) -> Verdict {
         let mut state = self.state.lock();
-        let outcome = state.dispatcher.arrive(arrival, now);
+        let may_wait = arrival.may_wait && !state.closed;
+        let outcome = state.dispatcher.arrive(Arrival { may_wait, ..arrival }, now);
         match outcome {
             Dispatched::Bound(binding) => {
                 state.sent_to(binding.choice.ranked[0].position, now);
@@ -157,6 +162,13 @@ impl Brain {
         let released = state.apply(pool, stale_after, now);
         self.release(&mut state, now);
         self.metrics.released(Cause::EndpointGone, released);
+    }
+
+    /// The pool is gone: whoever waits is let go, and whoever comes late does not wait, for nobody would bind them.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.replies.clear();
     }
 
     /// Lets time pass: bookings expire, samples grow stale, endpoints warm up, and those who wait get their turn.

@@ -53,7 +53,7 @@ use bind::Wish;
 use caches::{Caches, Claims};
 use cost::Prompt;
 pub use explain::{Costs, Weighed, Weighing};
-use fleet::Fleet;
+use fleet::{Fleet, Need};
 use queue::{Known, Queue, Waiting};
 pub use reports::{Calibration, Ended};
 use shares::Shares;
@@ -201,6 +201,8 @@ impl Dispatcher {
     /// A request arrived.
     pub fn arrive(&mut self, arrival: Arrival<'_>, now: Duration) -> Outcome {
         self.fleet.assume_done(now);
+        // Asked anew before its first question was taken back, it must not be bound twice.
+        self.take_out(arrival.key);
         let query = &self.caches.in_true_tokens(arrival.query);
         let known = self.known(query, arrival.hits, now);
         let arrival = Arrival { query, ..arrival };
@@ -270,7 +272,7 @@ impl Dispatcher {
         };
         let position = sites.sites[cost.site].position as usize;
         let is_wanted = self.queued[position] > 0.0;
-        let has_room = self.fleet.has_room(position, query.prompt_tokens, rules.window, now);
+        let has_room = self.fleet.has_room(position, Need { prompt: query.prompt_tokens, waited }, rules, now);
         if !may_wait || !rules.late || (has_room && !is_wanted) {
             let wish = Wish { key, query, known: &known, waited, gamma };
             return Outcome::Bound(self.bind(wish, &sites, cost, now));
@@ -304,6 +306,16 @@ impl Dispatcher {
         let Arrival { key, query, model, waited, .. } = arrival;
         let wish = Wish { key, query, known, waited, gamma: 0.0 };
         self.pick(wish, model, now).map_or_else(Outcome::Nobody, Outcome::Bound)
+    }
+
+    /// Whoever waits under this key waits no more.
+    fn take_out(&mut self, key: Key) -> Option<Box<Waiting>> {
+        let waiting = self.queue.remove(key)?;
+        if self.queue.is_empty() {
+            // Nobody wants any endpoint now; else the next plan says who does.
+            self.queued.fill(0.0);
+        }
+        Some(waiting)
     }
 
     fn known(&self, query: &Query, others: &[Hit], now: Duration) -> Known {

@@ -20,7 +20,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use hermes_runtime::readiness::Gate;
 use tokio::{
     net::lookup_host,
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::{AbortHandle, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -49,6 +49,8 @@ pub(crate) struct Knowledge {
     pub(crate) replicas: Arc<ArcSwap<Vec<Ready>>>,
     /// When load figures came last.
     pub(crate) freshness: Arc<board::Freshness>,
+    /// Told of every new view.
+    pub(crate) changed: Arc<Notify>,
 }
 
 /// A replica that can be asked.

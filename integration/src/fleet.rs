@@ -3,7 +3,7 @@
 //! The planes are the real ones, in this process, and talk gRPC over real sockets. A plane or proxy can be stopped as
 //! SIGTERM would stop it, or dropped as if its process had died. Dropping the fleet ends everything.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hermes_control_plane::{
     app::{self as control, ConfigSource, ControlPlane},
@@ -38,6 +38,8 @@ pub struct Scene {
     pub pool: String,
     /// Further lines at the top level, as YAML.
     pub top: String,
+    /// Where to write the configuration. Control planes follow this file; without one they keep what they start with.
+    pub file: Option<PathBuf>,
 }
 
 /// What runs.
@@ -51,6 +53,8 @@ pub struct Fleet {
     pub control_planes: Vec<Plane<control::Bound>>,
     /// Each follows every control plane.
     pub proxies: Vec<Plane<data::Bound>>,
+    /// The configuration of its control planes.
+    pub config: ConfigSource,
 }
 
 /// One plane that runs.
@@ -71,6 +75,9 @@ pub enum FleetError {
     /// The scene's YAML is wrong.
     #[error("the scene's configuration is wrong: {0}")]
     Config(#[from] Mistakes),
+    /// The scene's file cannot be written.
+    #[error("the configuration cannot be written: {0}")]
+    File(std::io::Error),
     /// A control plane does not start.
     #[error(transparent)]
     Control(#[from] control::StartError),
@@ -93,6 +100,7 @@ impl Default for Scene {
             kv_manager: false,
             pool: String::new(),
             top: String::new(),
+            file: None,
         }
     }
 }
@@ -119,7 +127,7 @@ impl Scene {
     ///
     /// When something does not start.
     pub async fn start(self) -> Result<Fleet, FleetError> {
-        let Self { engines: configs, control_planes, proxies, workers, kv_manager, mut pool, top } = self;
+        let Self { engines: configs, control_planes, proxies, workers, kv_manager, mut pool, top, file } = self;
         let mut engines = Vec::new();
         for config in configs {
             engines.push(Arc::new(Engine::start(config).await?));
@@ -130,19 +138,26 @@ impl Scene {
         }
         let urls: Vec<String> = engines.iter().map(|engine| engine.url()).collect();
         let yaml = format!("{top}pools:\n- name: chat\n  endpoints: [{}]\n{pool}", urls.join(", "));
-        let config = Config::parse(&yaml)?;
-        let mut planes = Vec::new();
+        let config = source(file, &yaml)?;
+        let mut fleet = Fleet { engines, kv_manager, control_planes: Vec::new(), proxies: Vec::new(), config };
         for _ in 0..control_planes {
-            planes.push(control_plane(ConfigSource::Value(config.clone())).await?);
+            fleet.control_planes.push(control_plane(fleet.config.clone()).await?);
         }
-        let targets: Vec<SocketAddr> = planes.iter().map(|plane| plane.bound.grpc).collect();
-        let mut fleet = Fleet { engines, kv_manager, control_planes: planes, proxies: Vec::new() };
+        let targets: Vec<SocketAddr> = fleet.control_planes.iter().map(|plane| plane.bound.grpc).collect();
         for _ in 0..proxies {
             fleet.proxies.push(proxy_with(&targets, workers).await?);
         }
         fleet.ready().await?;
         Ok(fleet)
     }
+}
+
+/// This configuration, in the file if there is to be one.
+fn source(file: Option<PathBuf>, yaml: &str) -> Result<ConfigSource, FleetError> {
+    let config = Config::parse(yaml)?;
+    let Some(file) = file else { return Ok(ConfigSource::Value(config)) };
+    std::fs::write(&file, yaml).map_err(FleetError::File)?;
+    Ok(ConfigSource::File(file))
 }
 
 /// A KV manager that answers what these engines hold at that moment.
@@ -184,8 +199,16 @@ pub async fn control_plane_at(
     config: ConfigSource,
     listen: SocketAddr,
 ) -> Result<Plane<control::Bound>, control::StartError> {
+    control_plane_with(control::Options { listen, ..control::Options::local(config) }).await
+}
+
+/// Starts one control plane.
+///
+/// # Errors
+///
+/// When it does not start.
+pub async fn control_plane_with(options: control::Options) -> Result<Plane<control::Bound>, control::StartError> {
     let (shutdown, trigger) = Shutdown::manual();
-    let options = control::Options { listen, ..control::Options::local(config) };
     let bound = ControlPlane::start(options, shutdown.drain()).await?;
     Ok(Plane { bound, trigger, shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))) })
 }

@@ -125,8 +125,12 @@ impl Brains {
             home.follow();
             next.pools.insert(Arc::clone(name), home);
         }
-        before.pools.keys().filter(|name| !next.pools.contains_key(*name)).for_each(|name| self.metrics.forget(name));
-        self.directory.store(Arc::new(next));
+        let next = Arc::new(next);
+        self.directory.store(Arc::clone(&next));
+        for (name, home) in before.pools.iter().filter(|(name, _)| !next.pools.contains_key(*name)) {
+            home.brain.close();
+            self.metrics.forget(name);
+        }
     }
 
     /// The brain of a pool.

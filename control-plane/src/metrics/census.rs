@@ -40,6 +40,8 @@ impl Collector for WorldCensus {
         )?;
         let bookings = each(&census, |census| census.bookings);
         write(&mut encoder, "bookings", "Requests that are booked or open, by pool", &bookings)?;
+        encode_waiting(&mut encoder, &census)?;
+        encode_learned(&mut encoder, &census)?;
         self.encode_kv_events(&mut encoder)?;
         let board = self.board.read();
         let synced = discoveries(&board, |status| f64::from(u8::from(status.synced())));
@@ -83,6 +85,25 @@ impl WorldCensus {
         let bytes = each(&pools, |streams| streams.bytes as usize);
         write(encoder, "kv_event_index_bytes", "About how many bytes the index of these blocks takes, by pool", &bytes)
     }
+}
+
+fn encode_waiting(encoder: &mut DescriptorEncoder<'_>, census: &[(Arc<str>, Census)]) -> Result<(), fmt::Error> {
+    let waiting = each(census, |census| census.waiting);
+    write(encoder, "waiting_requests", "Requests that wait for an endpoint with room, by pool", &waiting)?;
+    let bytes = each(census, |census| census.waiting_bytes as usize);
+    write(encoder, "waiting_bytes", "Bytes of their prompts, which proxies hold meanwhile, by pool", &bytes)
+}
+
+fn encode_learned(encoder: &mut DescriptorEncoder<'_>, census: &[(Arc<str>, Census)]) -> Result<(), fmt::Error> {
+    let blocks = each(census, |census| census.learned_blocks);
+    write(
+        encoder,
+        "learned_blocks",
+        "Pairs of a prompt's block and an endpoint that is believed to hold it, as learned from what was sent, by pool",
+        &blocks,
+    )?;
+    let bytes = each(census, |census| census.learned_bytes);
+    write(encoder, "learned_index_bytes", "About how many bytes what was learned takes, by pool", &bytes)
 }
 
 fn write(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, samples: &Samples) -> Result<(), fmt::Error> {

@@ -302,6 +302,11 @@ impl Claims {
         }
     }
 
+    /// The most that anyone but events claims.
+    pub(super) fn best_of_others(&self) -> u32 {
+        self.learned.max(self.manager.unwrap_or(0))
+    }
+
     /// What one source claims.
     pub(super) const fn of(&self, source: Source) -> Option<u32> {
         match source {

@@ -84,17 +84,21 @@ impl Engine {
         self.busy_since = self.busy_since.max(now);
     }
 
-    /// Seconds until it has computed what was sent there.
+    /// Seconds until it has computed what it was sent, by us and by others.
     pub(super) fn ahead(&self, in_flight: InFlight, fit: Fit, now: Duration) -> f64 {
+        self.pending(in_flight, fit, now) + f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate
+    }
+
+    /// Seconds until it has computed what we sent there.
+    pub(super) fn pending(&self, in_flight: InFlight, fit: Fit, now: Duration) -> f64 {
         let InFlight { tokens, unanswered, .. } = in_flight;
-        let foreign = f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate;
         if unanswered == 0 {
-            return foreign;
+            return 0.0;
         }
         let whole = tokens as f64 / fit.rate;
         let head = whole / f64::from(unanswered);
         let done = now.saturating_sub(self.busy_since).as_secs_f64();
-        foreign + whole - done.min(head * MOST_DONE)
+        whole - done.min(head * MOST_DONE)
     }
 
     /// Whether its memory takes this prompt without taking it from what runs. Unknown memory does.

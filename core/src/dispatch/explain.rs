@@ -8,6 +8,7 @@ use super::{
     Arrival, Dispatcher,
     caches::{self, Belief},
     cost::{Cost, Prompt},
+    fleet::Need,
 };
 use crate::{
     pick::{Ask, Explanation},
@@ -94,7 +95,8 @@ impl Dispatcher {
 
     fn weighing(&self, arrival: Arrival<'_>, known: &super::Known, now: Duration) -> Option<Weighing> {
         let rules = self.rules()?;
-        let Arrival { query, model, .. } = arrival;
+        let Arrival { query, model, waited, .. } = arrival;
+        let need = Need { prompt: query.prompt_tokens, waited };
         let sites = self.fleet.sites(model, query, &self.queued, 0.0, now).ok()?;
         let utilization = self.fleet.utilization.at(now);
         let gamma = rules.gamma(utilization, self.queue.len(), sites.len());
@@ -119,7 +121,7 @@ impl Dispatcher {
                 cost_s: cost.total,
                 rate: 1.0 / site.per_token,
                 decode_s: self.fleet.engines[position].decode.seconds_per_token(),
-                has_room: self.fleet.has_room(position, query.prompt_tokens, rules.window, now),
+                has_room: self.fleet.has_room(position, need, &rules, now),
             }
         };
         let sites: Vec<Weighed> = costs.iter().map(weighed).collect();

@@ -14,10 +14,15 @@ use crate::{
     ledger::{InFlight, Key, Ledger, Open, ProxyId},
     load::{Health, Load},
     pick::{Nobody, Picker},
+    policy::KvAware,
     query::Query,
     snapshot::{EndpointId, Pool},
     speed::Fit,
 };
+
+/// How long a request waits for memory alone. What engines say of it may be wrong, and what cannot be begun yet they
+/// queue themselves: so much patience spares them preemptions, and wrong figures cost no more than this.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Seconds after which any prompt is taken to be done of which nothing was heard.
 const LONGEST_SILENCE: f64 = 60.0;
@@ -31,6 +36,15 @@ pub(super) struct Work {
     pub(super) uncached: u32,
     /// Nothing is heard until its last token is out: that its prompt is done has to be assumed.
     pub(super) unary: bool,
+}
+
+/// What a request that looks for room needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need {
+    /// Tokens of its prompt.
+    pub(super) prompt: u32,
+    /// How long it has waited.
+    pub(super) waited: Duration,
 }
 
 /// See the module.
@@ -137,18 +151,26 @@ impl Fleet {
         }
     }
 
-    /// Whether a prompt that is sent there would be begun within `window`, and fits.
-    pub(super) fn has_room(&self, position: usize, prompt_tokens: u32, window: Duration, now: Duration) -> bool {
+    /// Whether a prompt may be sent there: what we sent is begun within the window, and its memory takes the prompt.
+    ///
+    /// What others sent makes an endpoint cost more and is not waited for: they would go on, and we never begin. Nor is
+    /// memory waited for without end, see [`PATIENCE`].
+    pub(super) fn has_room(&self, position: usize, need: Need, rules: &KvAware, now: Duration) -> bool {
+        let patience = PATIENCE.min(rules.queue.wait / 2);
+        self.is_free(position, rules, now) && (need.waited >= patience || self.engines[position].fits(need.prompt))
+    }
+
+    /// Whether what we sent there is begun within the window.
+    pub(super) fn is_free(&self, position: usize, rules: &KvAware, now: Duration) -> bool {
         let engine = &self.engines[position];
-        let ahead = engine.ahead(self.flights[position], engine.fit(self.prior), now);
-        ahead < window.as_secs_f64() && engine.fits(prompt_tokens)
+        engine.pending(self.flights[position], engine.fit(self.prior), now) < rules.window.as_secs_f64()
     }
 
     /// Whether anybody may take a request now: because there is room, or because nobody is up and waiting is of no use.
-    pub(super) fn may_take(&self, window: Duration, now: Duration) -> bool {
+    pub(super) fn may_take(&self, rules: &KvAware, now: Duration) -> bool {
         let up = |position: &usize| self.loads[*position].health != Health::Down;
         let mut up = (0..self.loads.len()).filter(up).peekable();
-        up.peek().is_none() || up.any(|position| self.has_room(position, 0, window, now))
+        up.peek().is_none() || up.any(|position| self.is_free(position, rules, now))
     }
 
     /// Books a request at an endpoint.

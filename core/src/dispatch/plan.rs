@@ -12,6 +12,7 @@ use super::{
     bind::Wish,
     caches,
     cost::{Prompt, Sites},
+    fleet::Need,
 };
 use crate::{ledger::Key, policy::KvAware};
 
@@ -33,14 +34,14 @@ impl Dispatcher {
         self.fleet.assume_done(now);
         let Some(rules) = self.rules() else { return self.release_all(now, released) };
         self.give_up(now, released);
-        if !rules.late || self.fleet.may_take(rules.window, now) {
+        if !rules.late || self.fleet.may_take(&rules, now) {
             self.plan(&rules, now, released);
         }
     }
 
     fn give_up(&mut self, now: Duration, released: &mut Vec<Release>) {
         for key in self.queue.late(now) {
-            self.queue.remove(key);
+            self.take_out(key);
             released.push(Release { key, end: End::TimedOut { retry_after: self.retry_after() } });
         }
     }
@@ -94,11 +95,12 @@ impl Dispatcher {
         };
         let position = sites.sites[cost.site].position as usize;
         let is_wanted = self.queued[position] > 0.0;
-        let has_room = self.fleet.has_room(position, waiting.query.prompt_tokens, rules.window, now);
+        let waited = now.saturating_sub(waiting.since);
+        let need = Need { prompt: waiting.query.prompt_tokens, waited };
+        let has_room = self.fleet.has_room(position, need, rules, now);
         let bound = !is_wanted && (has_room || !rules.late);
         if bound {
             self.queue.let_go(&waiting);
-            let waited = now.saturating_sub(waiting.since);
             let wish = Wish { key: waiting.key, query: &waiting.query, known: &waiting.known, waited, gamma };
             let binding = self.bind(wish, sites, cost, now);
             released.push(Release { key: waiting.key, end: End::Bound(binding) });

@@ -38,7 +38,7 @@ impl Dispatcher {
     /// A proxy sent a request to an endpoint, where `uncached` tokens are to be prefilled by its reckoning.
     /// `unary`: its answer comes as a whole.
     pub fn started(&mut self, key: Key, endpoint: EndpointId, uncached: u32, unary: bool, now: Duration) {
-        self.queue.remove(key);
+        self.take_out(key);
         let prompt = self.notes.get(&key).map_or(uncached, |note| note.query.prompt_tokens);
         if self.fleet.started(key, endpoint, Work { prompt, uncached, unary }, now)
             && let Some(note) = self.notes.get_mut(&key)
@@ -56,7 +56,7 @@ impl Dispatcher {
 
     /// A request is over. Its entry, the first time only, and how its cache turned out.
     pub fn finished(&mut self, key: Key, ended: Ended, now: Duration) -> (Option<Open>, Option<Calibration>) {
-        self.queue.remove(key);
+        self.take_out(key);
         self.fleet.assume_done(now);
         let open = self.fleet.release(|ledger| ledger.finish(key), now);
         let note = self.notes.remove(&key);
@@ -71,7 +71,7 @@ impl Dispatcher {
     /// A proxy wants no answer any more: the request waits no longer, and a booking that nobody acted on is taken back.
     /// The booking, and whether the request waited.
     pub fn cancel(&mut self, key: Key, now: Duration) -> (Option<Open>, bool) {
-        let waited = self.queue.remove(key).is_some();
+        let waited = self.take_out(key).is_some();
         let open = self.fleet.release(|ledger| ledger.cancel(key), now);
         if open.is_some() {
             self.notes.remove(&key);
@@ -94,7 +94,7 @@ impl Dispatcher {
     /// A proxy is gone for good, and with it what it had open or waiting. How many open requests that were.
     pub fn forget_proxy(&mut self, proxy: ProxyId, now: Duration) -> usize {
         let waiting: Vec<Key> = self.queue.keys().filter(|key| key.proxy == proxy).collect();
-        waiting.into_iter().for_each(|key| _ = self.queue.remove(key));
+        waiting.into_iter().for_each(|key| _ = self.take_out(key));
         self.fleet.forget_proxy(proxy, now)
     }
 

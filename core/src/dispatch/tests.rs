@@ -152,7 +152,9 @@ fn a_client_that_leaves_frees_its_place_at_once() {
     assert_eq!(dispatcher.waiting_bytes(), 3_200);
     assert_eq!(dispatcher.cancel(key(2), ms(2)), (None, true));
     assert_eq!((dispatcher.waiting(), dispatcher.waiting_bytes()), (0, 0));
-    let (booking, waited) = dispatcher.cancel(key(1), ms(3));
+    answer(&mut dispatcher, 1, ms(10_000), ms(10_000));
+    bound(arrive(&mut dispatcher, 3, &prompt(3, 800), ms(10_000)));
+    let (booking, waited) = dispatcher.cancel(key(3), ms(10_001));
     assert!(booking.is_some() && !waited, "a booking that nobody acted on is taken back");
 }
 
@@ -204,6 +206,40 @@ fn a_prompt_that_memory_cannot_take_waits_until_it_can() {
     dispatcher.set_sample(0, None);
     answer(&mut dispatcher, 1, ms(1_000), ms(1_200));
     bound(arrive(&mut dispatcher, 2, &prompt(2, 99_000), ms(1_300)));
+}
+
+#[test]
+fn memory_is_not_waited_for_without_end() {
+    let mut dispatcher = dispatcher(1);
+    dispatcher.set_capacity(0, Some(100_000));
+    dispatcher.set_sample(0, Some(Sample { kv_usage: Some(1.0), ..Sample::default() }));
+    waits(&arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(0)));
+    assert_eq!(released(&mut dispatcher, ms(1_999)), []);
+    assert_eq!(released(&mut dispatcher, ms(2_000)).len(), 1, "the other one waits for the first one's first byte");
+}
+
+#[test]
+fn what_others_send_to_an_endpoint_makes_it_cost_more_and_is_not_waited_for() {
+    let mut dispatcher = dispatcher(2);
+    let queue = |waiting| Some(Sample { waiting: Some(waiting), ..Sample::default() });
+    dispatcher.set_sample(0, queue(40));
+    dispatcher.set_sample(1, queue(20));
+    assert_eq!(bound(arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0))).0, 1);
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(0)));
+}
+
+#[test]
+fn who_asks_again_before_the_first_question_is_taken_back_is_bound_once() {
+    let mut dispatcher = dispatcher(1);
+    bound(arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(1)));
+    assert_eq!(dispatcher.waiting(), 1);
+    answer(&mut dispatcher, 1, ms(1_000), ms(1_000));
+    bound(arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(1_000)));
+    assert_eq!((dispatcher.waiting(), dispatcher.open()), (0, 2));
+    assert_eq!(released(&mut dispatcher, ms(9_000)), []);
 }
 
 #[test]
@@ -280,6 +316,16 @@ fn who_waits_goes_on_waiting_when_the_pool_changes() {
     assert_eq!(dispatcher.apply(&pool(KvAware::default(), 2), ms(1)), 0);
     assert_eq!(released(&mut dispatcher, ms(1)), [(2, Some(1))]);
     assert_eq!(dispatcher.apply(&pool(KvAware::default(), 1), ms(2)), 1, "its endpoint is gone, and the booking too");
+}
+
+#[test]
+fn who_waits_in_a_pool_that_loses_its_last_endpoint_is_told_at_once() {
+    let mut dispatcher = dispatcher(1);
+    bound(arrive(&mut dispatcher, 1, &prompt(1, 80_000), ms(0)));
+    waits(&arrive(&mut dispatcher, 2, &prompt(2, 8_000), ms(0)));
+    dispatcher.apply(&pool(KvAware::default(), 0), ms(1));
+    assert_eq!(released(&mut dispatcher, ms(1)), [(2, None)]);
+    assert_eq!(dispatcher.waiting(), 0);
 }
 
 #[test]

@@ -42,15 +42,24 @@ impl Trust {
     pub(super) fn reported(&mut self, claims: Claims, cached: u32, tolerance: u32) {
         for source in Source::ALL {
             if let Some(claimed) = claims.of(source).filter(|claimed| *claimed > tolerance) {
-                let kept = ((cached + tolerance) as f32 / claimed as f32).min(1.0);
-                let share = &mut self.shares[source as usize];
-                *share = (*share + STEP * (kept - *share)).max(LEAST);
+                self.judge(source, (cached + tolerance) as f32 / claimed as f32);
             }
+        }
+        // A miss that was none, where somebody knew better: events that overrule others answer for misses, too.
+        if let Some(claimed) = claims.events.filter(|claimed| claims.best_of_others().min(cached) > claimed + tolerance)
+        {
+            self.judge(Source::Events, (claimed + tolerance) as f32 / cached as f32);
         }
         if claims.learned > tolerance {
             let held = cached + tolerance >= claims.learned;
             self.size = (self.size * if held { GROW } else { SHRINK }).clamp(SMALLEST, 1.0);
         }
+    }
+
+    /// This share of what a source said was true.
+    fn judge(&mut self, source: Source, kept: f32) {
+        let share = &mut self.shares[source as usize];
+        *share = (*share + STEP * (kept.min(1.0) - *share)).max(LEAST);
     }
 }
 
@@ -67,6 +76,20 @@ mod tests {
         assert_eq!((trust.of(Source::Events), trust.of(Source::Learned)), (1.0, 1.0), "others keep theirs");
         (0..40).for_each(|_| trust.reported(claims, 1_000, 16));
         assert!(trust.of(Source::Manager) > 0.9);
+    }
+
+    #[test]
+    fn events_that_miss_what_others_know_lose_their_word() {
+        let misses = Claims { learned: 1_000, manager: None, events: Some(0) };
+        let mut trust = Trust::default();
+        (0..10).for_each(|_| trust.reported(misses, 0, 16));
+        assert_eq!(trust.of(Source::Events), 1.0, "they were right");
+        (0..10).for_each(|_| trust.reported(Claims { learned: 0, ..misses }, 1_000, 16));
+        assert_eq!(trust.of(Source::Events), 1.0, "nobody knew better");
+        (0..10).for_each(|_| trust.reported(misses, 1_000, 16));
+        assert!(trust.of(Source::Events) < 0.4, "{}", trust.of(Source::Events));
+        (0..40).for_each(|_| trust.reported(Claims { events: Some(1_000), ..misses }, 1_000, 16));
+        assert!(trust.of(Source::Events) > 0.9);
     }
 
     #[test]

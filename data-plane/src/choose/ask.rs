@@ -17,7 +17,7 @@ use hermes_proto::{
 use hermes_runtime::propagation;
 use prometheus_client::metrics::{gauge::Gauge, histogram::Histogram};
 use smallvec::SmallVec;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Chooser, Target, Wanted, Why};
 use crate::{
@@ -64,8 +64,35 @@ impl Chooser {
                 asker = other;
                 continue;
             }
-            return read(pool, answer, *waited);
+            let newer = self.newer(pool, answer.as_ref().ok(), *waited).await;
+            return read(newer.as_deref().unwrap_or(pool), answer, *waited);
         }
+    }
+
+    /// The pool as it is by now, if a request that waited is bound to an endpoint that came meanwhile. The replica knows
+    /// of that endpoint a moment sooner than the proxy, which is worth a moment's wait.
+    async fn newer(&self, pool: &PoolView, answer: Option<&Answer>, waited: Duration) -> Option<Arc<PoolView>> {
+        let Some(Answer::Chosen(Chosen { ranked, .. })) = answer else { return None };
+        let first = ranked.first()?.endpoint;
+        if waited.is_zero() || pool.pool.position(first).is_some() {
+            return None;
+        }
+        let known = || {
+            let view = self.knowledge.view.load();
+            let newer = view.as_ref()?.pool(pool.name())?;
+            newer.pool.position(first).is_some().then(|| Arc::clone(newer))
+        };
+        let comes = async {
+            loop {
+                let mut changed = std::pin::pin!(self.knowledge.changed.notified());
+                changed.as_mut().enable();
+                if let Some(newer) = known() {
+                    return newer;
+                }
+                changed.await;
+            }
+        };
+        timeout(pool.pool.spec.policy.score_deadline, comes).await.ok()
     }
 
     /// The final answer of one replica.

@@ -171,6 +171,7 @@ impl Board {
         tracing::info!(replica = %replica.name, version, pools = view.pools.len(), "routing by a new snapshot");
         self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
         self.knowledge.view.store(Some(Arc::new(view)));
+        self.knowledge.changed.notify_waiters();
         self.ready.open();
     }
 
