@@ -34,9 +34,9 @@ async fn a_full_fleet_makes_requests_wait_and_first_bytes_let_them_go() {
     let plane = &fleet.control_planes[0];
     // A second and a half of work for each engine.
     let busy: Vec<_> =
-        (0..2).map(|number| asking(&fleet.url(), question(text(&format!("busy {number}"), 12_000)))).collect();
+        (0..2).map(|number| asking(&fleet.url(), &question(text(&format!("busy {number}"), 12_000)))).collect();
     eventually("both engines work", || std::future::ready(requests(&fleet) == 2)).await;
-    let late: Vec<_> = (0..4).map(|number| asking(&fleet.url(), short(&format!("late {number}")))).collect();
+    let late: Vec<_> = (0..4).map(|number| asking(&fleet.url(), &short(&format!("late {number}")))).collect();
     becomes(plane, "waiting_requests", 4.0).await;
     assert!(brain_says(plane, "waiting_bytes").await > 4.0 * 1_600.0);
     assert_eq!(requests(&fleet), 2, "they wait here, and not in an engine");
@@ -75,11 +75,11 @@ async fn a_client_that_leaves_frees_its_place_and_no_engine_ever_sees_its_reques
     let fleet = fleet(1, "  queue: {requests: 1}\n").await;
     let plane = &fleet.control_planes[0];
     let stall = Stall::all(&fleet).await.remove(0);
-    let leaving = asking(&fleet.url(), short("leaves"));
+    let leaving = asking(&fleet.url(), &short("leaves"));
     becomes(plane, "waiting_requests", 1.0).await;
     leaving.abort();
     becomes(plane, "waiting_requests", 0.0).await;
-    let staying = asking(&fleet.url(), short("stays"));
+    let staying = asking(&fleet.url(), &short("stays"));
     becomes(plane, "waiting_requests", 1.0).await;
     stall.end();
     assert_eq!(staying.await.expect("answered"), 200);
@@ -92,7 +92,7 @@ async fn a_client_that_leaves_frees_its_place_and_no_engine_ever_sees_its_reques
 async fn one_more_than_may_wait_is_told_when_to_come_back() {
     let fleet = fleet(1, "  queue: {requests: 1}\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
-    let waiting = asking(&fleet.url(), short("waits"));
+    let waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
     let refused = send(ask(&fleet.url(), &short("comes too late"))).await;
     let after: u32 = refused.headers()["retry-after"].to_str().expect("ASCII").parse().expect("seconds");
@@ -110,7 +110,7 @@ async fn one_more_than_may_wait_is_told_when_to_come_back() {
 async fn more_bytes_than_may_wait_are_told_to_come_back() {
     let fleet = fleet(1, "  queue: {bytes: 4KiB}\n").await;
     let _stall = Stall::all(&fleet).await;
-    let _waiting = asking(&fleet.url(), short("waits"));
+    let _waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
     assert_eq!(send(ask(&fleet.url(), &question(text("is too long", 800)))).await.status(), 429);
 }
@@ -139,7 +139,7 @@ async fn an_answer_that_comes_as_a_whole_keeps_its_engine_only_while_its_prompt_
         // More than a second of answering.
         body["max_tokens"] = 150.into();
         body["ignore_eos"] = true.into();
-        asking(&fleet.url(), body)
+        asking(&fleet.url(), &body)
     };
     let answers = [whole("first"), whole("second"), whole("third")];
     eventually("all three run side by side", || std::future::ready(fleet.engines[0].stats().running == 3)).await;
@@ -160,7 +160,7 @@ async fn who_waits_in_a_pool_that_is_taken_away_is_answered_at_once() {
     let file = folder.path().join("hermes.yaml");
     let fleet = following(&file).await;
     let _stall = Stall::all(&fleet).await;
-    let waiting = asking(&fleet.url(), short("waits"));
+    let waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
     let other = "pools: [{name: other, endpoints: ['http://127.0.0.1:9']}]";
     std::fs::write(&file, other).expect("the file is written");
@@ -176,7 +176,7 @@ async fn who_waits_goes_on_where_the_pool_is_given_another_engine() {
     let fleet = following(&file).await;
     let another = Engine::start(engine()).await.expect("starts");
     let _stall = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), &short(&format!("waits {number}")))).collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
     let moved =
         std::fs::read_to_string(&file).expect("it was written").replace(&fleet.engines[0].url(), &another.url());
@@ -193,7 +193,7 @@ async fn who_waits_is_bound_at_once_by_a_strategy_that_never_waits() {
     let file = folder.path().join("hermes.yaml");
     let fleet = following(&file).await;
     let _stall = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), &short(&format!("waits {number}")))).collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
     let changed = std::fs::read_to_string(&file).expect("it was written").replace("kv-aware", "round-robin");
     std::fs::write(&file, changed).expect("the file is written");
