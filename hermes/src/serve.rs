@@ -31,8 +31,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "HERMES_ENDPOINT", value_name = "URL", value_delimiter = ',')]
     endpoint: Vec<String>,
 
-    /// How an endpoint is chosen: kv-aware (the default), round-robin, random, least-request, power-of-two or
-    /// session-affinity; a configuration file says it for each pool
+    /// How an endpoint is chosen: kv-aware (the default), round-robin, random, least-request, power-of-two,
+    /// session-affinity, prefix-cache or hermes-classic; a configuration file says it for each pool
     #[arg(long, env = "HERMES_STRATEGY", value_name = "NAME", conflicts_with = "config")]
     strategy: Option<String>,
 

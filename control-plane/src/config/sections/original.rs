@@ -21,7 +21,7 @@ pub(in super::super) static APP: Section = Section {
             "weights",
             Kind::Mapping("a mapping"),
             "",
-            "Weights of `kv-aware`, under the names of `pools[].strategy.weights`; ignored by other strategies.",
+            "Weights under the names of `pools[].strategy.weights`; others than the defaults choose `hermes-classic`.",
         ),
         Key::new("timeout", millis(10, 24 * HOUR), "120s", "A whole request that does not stream."),
         Key::new("discovery", Kind::Mapping("a mapping"), "", "Which Services to take."),

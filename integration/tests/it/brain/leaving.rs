@@ -15,11 +15,11 @@ async fn a_client_that_leaves_frees_its_place_and_no_engine_ever_sees_its_reques
     let fleet = fleet(1, "  queue: {requests: 1}\n").await;
     let plane = &fleet.control_planes[0];
     let stall = Stall::all(&fleet).await.remove(0);
-    let leaving = asking(&fleet.url(), short("leaves"));
+    let leaving = asking(&fleet.url(), &short("leaves"));
     becomes(plane, "waiting_requests", 1.0).await;
     leaving.abort();
     becomes(plane, "waiting_requests", 0.0).await;
-    let staying = asking(&fleet.url(), short("stays"));
+    let staying = asking(&fleet.url(), &short("stays"));
     becomes(plane, "waiting_requests", 1.0).await;
     stall.end();
     assert_eq!(staying.await.expect("answered"), 200);
@@ -33,8 +33,8 @@ async fn a_proxy_that_dies_leaves_nobody_behind_in_the_queue() {
     let mut fleet = Scene { proxies: 2, ..scene(1, "") }.start().await.expect("starts");
     let stall = Stall::all(&fleet).await.remove(0);
     let dying = fleet.proxies.remove(1);
-    let abandoned: Vec<_> = (0..3).map(|number| asking(&dying.url(), short(&format!("leaves {number}")))).collect();
-    let staying = asking(&fleet.url(), short("stays"));
+    let abandoned: Vec<_> = (0..3).map(|number| asking(&dying.url(), &short(&format!("leaves {number}")))).collect();
+    let staying = asking(&fleet.url(), &short("stays"));
     becomes(&fleet.control_planes[0], "waiting_requests", 4.0).await;
     abandoned.iter().for_each(tokio::task::JoinHandle::abort);
     drop(dying);
@@ -49,7 +49,7 @@ async fn a_proxy_that_drains_stays_for_whoever_waits() {
     let mut fleet = Scene { proxies: 2, ..scene(1, "") }.start().await.expect("starts");
     let stall = Stall::all(&fleet).await.remove(0);
     let leaving = fleet.proxies.remove(1);
-    let waiting: Vec<_> = (0..3).map(|number| asking(&leaving.url(), short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..3).map(|number| asking(&leaving.url(), &short(&format!("waits {number}")))).collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
     leaving.terminate();
     stall.end();
@@ -64,7 +64,7 @@ async fn a_proxy_that_drains_stays_for_whoever_waits() {
 async fn an_engine_that_dies_costs_no_request_that_waits() {
     let fleet = fleet(2, "").await;
     let stalls = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..4).map(|number| asking(&fleet.url(), short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..4).map(|number| asking(&fleet.url(), &short(&format!("waits {number}")))).collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 4.0).await;
     fleet.engines[0].kill().await;
     drop(stalls);
@@ -85,7 +85,7 @@ async fn who_waits_in_a_pool_that_is_taken_away_is_answered_at_once() {
     let file = folder.path().join("hermes.yaml");
     let fleet = following(&file).await;
     let _stall = Stall::all(&fleet).await;
-    let waiting = asking(&fleet.url(), short("waits"));
+    let waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
     let other = "pools: [{name: other, endpoints: ['http://127.0.0.1:9']}]";
     std::fs::write(&file, other).expect("the file is written");
@@ -101,7 +101,7 @@ async fn who_waits_goes_on_where_the_pool_is_given_another_engine() {
     let fleet = following(&file).await;
     let another = Engine::start(engine()).await.expect("starts");
     let _stall = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), &short(&format!("waits {number}")))).collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
     let moved =
         std::fs::read_to_string(&file).expect("it was written").replace(&fleet.engines[0].url(), &another.url());
@@ -118,7 +118,7 @@ async fn who_waits_is_bound_at_once_by_a_strategy_that_never_waits() {
     let file = folder.path().join("hermes.yaml");
     let fleet = following(&file).await;
     let _stall = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), &short(&format!("waits {number}")))).collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
     let changed = std::fs::read_to_string(&file).expect("it was written").replace("kv-aware", "round-robin");
     std::fs::write(&file, changed).expect("the file is written");

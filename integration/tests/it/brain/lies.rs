@@ -171,7 +171,7 @@ async fn believes(fleet: &Fleet, figure: &str, holds: impl Fn(&Value) -> bool) {
 /// Many requests at once, all of which must be answered.
 async fn serves(fleet: &Fleet) {
     let url = fleet.url();
-    let ask = |number: usize| asking(&url, question(text(&format!("user {number}"), 200)));
+    let ask = |number: usize| asking(&url, &question(text(&format!("user {number}"), 200)));
     let answers: Vec<_> = (0..24).map(ask).collect();
     for answer in answers {
         assert_eq!(answer.await.expect("answered"), 200);

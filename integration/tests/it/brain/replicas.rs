@@ -55,7 +55,7 @@ async fn whoever_waits_when_the_owner_dies_waits_on_at_the_heir() {
     let stall = Stall::all(&fleet).await.remove(0);
     let ask = |number: usize| {
         let proxy = &fleet.proxies[number % 2];
-        asking(&proxy.url(), question(text(&format!("user {number}"), 400)))
+        asking(&proxy.url(), &question(text(&format!("user {number}"), 400)))
     };
     let waiting: Vec<_> = (0..6).map(ask).collect();
     becomes(&fleet.control_planes[owner], "waiting_requests", 6.0).await;

@@ -172,8 +172,8 @@ pub(super) fn requests(fleet: &Fleet) -> u64 {
 }
 
 /// A request on its way, and the status of its answer.
-pub(super) fn asking(proxy: &str, body: Value) -> JoinHandle<u16> {
-    let request = ask(proxy, &body);
+pub(super) fn asking(proxy: &str, body: &Value) -> JoinHandle<u16> {
+    let request = ask(proxy, body);
     tokio::spawn(async move {
         let response = send(request).await;
         let status = response.status().as_u16();

@@ -24,9 +24,9 @@ async fn a_full_fleet_makes_requests_wait_and_first_bytes_let_them_go() {
     let plane = &fleet.control_planes[0];
     // A second and a half of work for each engine.
     let busy: Vec<_> =
-        (0..2).map(|number| asking(&fleet.url(), question(text(&format!("busy {number}"), 12_000)))).collect();
+        (0..2).map(|number| asking(&fleet.url(), &question(text(&format!("busy {number}"), 12_000)))).collect();
     eventually("both engines work", || std::future::ready(requests(&fleet) == 2)).await;
-    let late: Vec<_> = (0..4).map(|number| asking(&fleet.url(), short(&format!("late {number}")))).collect();
+    let late: Vec<_> = (0..4).map(|number| asking(&fleet.url(), &short(&format!("late {number}")))).collect();
     becomes(plane, "waiting_requests", 4.0).await;
     assert!(brain_says(plane, "waiting_bytes").await > 4.0 * 1_600.0);
     assert_eq!(requests(&fleet), 2, "they wait here, and not in an engine");
@@ -63,7 +63,7 @@ async fn a_tenant_who_comes_for_the_first_time_goes_before_those_of_one_who_had_
     let fleet = fleet(1, "").await;
     // Nobody names a tenant here, which is a tenant, too.
     let stall = Stall::all(&fleet).await.remove(0);
-    let mut answers: Vec<_> = (0..3).map(|number| asking(&fleet.url(), short(&format!("same {number}")))).collect();
+    let mut answers: Vec<_> = (0..3).map(|number| asking(&fleet.url(), &short(&format!("same {number}")))).collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
     let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
     answers.push(tokio::spawn(async move { send(other).await.status().as_u16() }));
@@ -86,7 +86,7 @@ fn order(fleet: &hermes_integration::fleet::Fleet) -> Vec<String> {
 async fn one_more_than_may_wait_is_told_when_to_come_back() {
     let fleet = fleet(1, "  queue: {requests: 1}\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
-    let waiting = asking(&fleet.url(), short("waits"));
+    let waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
     let refused = send(ask(&fleet.url(), &short("comes too late"))).await;
     let after: u32 = refused.headers()["retry-after"].to_str().expect("ASCII").parse().expect("seconds");
@@ -104,7 +104,7 @@ async fn one_more_than_may_wait_is_told_when_to_come_back() {
 async fn more_bytes_than_may_wait_are_told_to_come_back() {
     let fleet = fleet(1, "  queue: {bytes: 4KiB}\n").await;
     let _stall = Stall::all(&fleet).await;
-    let _waiting = asking(&fleet.url(), short("waits"));
+    let _waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
     assert_eq!(send(ask(&fleet.url(), &question(text("is too long", 800)))).await.status(), 429);
 }
@@ -133,7 +133,7 @@ async fn an_answer_that_comes_as_a_whole_keeps_its_engine_only_while_its_prompt_
         // More than a second of answering.
         body["max_tokens"] = 150.into();
         body["ignore_eos"] = true.into();
-        asking(&fleet.url(), body)
+        asking(&fleet.url(), &body)
     };
     let answers = [whole("first"), whole("second"), whole("third")];
     eventually("all three run side by side", || std::future::ready(fleet.engines[0].stats().running == 3)).await;

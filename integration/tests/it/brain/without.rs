@@ -12,7 +12,7 @@ async fn when_the_brain_dies_whoever_waits_is_served_without_it() {
     let mut fleet = fleet(2, "").await;
     let _stalls = Stall::all(&fleet).await;
     let waiting: Vec<_> =
-        (0..6).map(|number| asking(&fleet.url(), question(text(&format!("user {number}"), 400)))).collect();
+        (0..6).map(|number| asking(&fleet.url(), &question(text(&format!("user {number}"), 400)))).collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 6.0).await;
     fleet.control_planes.clear();
     for answer in waiting {
@@ -27,7 +27,7 @@ async fn a_brain_that_drains_lets_go_of_whoever_waits() {
     let mut fleet = fleet(1, "").await;
     let _stalls = Stall::all(&fleet).await;
     let waiting: Vec<_> =
-        (0..3).map(|number| asking(&fleet.url(), question(text(&format!("user {number}"), 400)))).collect();
+        (0..3).map(|number| asking(&fleet.url(), &question(text(&format!("user {number}"), 400)))).collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
     fleet.control_planes.remove(0).stop().await;
     for answer in waiting {
