@@ -104,7 +104,9 @@ fn find_usage(text: &[u8]) -> Option<Usage> {
     while let Some(at) = memmem::rfind(&text[..end], b"\"usage\":") {
         let value = &text[at + b"\"usage\":".len()..];
         let said = serde_json::Deserializer::from_slice(value).into_iter::<Option<Said>>().next();
-        if let Some(Ok(Some(said))) = said {
+        if let Some(Ok(Some(said))) = said
+            && (said.prompt_tokens.is_some() || said.completion_tokens.is_some())
+        {
             return Some(Usage {
                 prompt_tokens: said.prompt_tokens.unwrap_or(0),
                 completion_tokens: said.completion_tokens.unwrap_or(0),
@@ -160,6 +162,7 @@ mod tests {
     fn an_answer_without_usage_says_none() {
         assert_eq!(read(&["data: [DONE]\n\n"]), None);
         assert_eq!(read(&["{\"usage\":null}"]), None);
+        assert_eq!(read(&["{\"usage\":{}}"]), None);
     }
 
     #[test]
