@@ -17,8 +17,11 @@
 //! vLLM puts the salt among the extra keys of the first block. Fields that are not in the table are skipped, and so are events
 //! of other types. An event of a known type that cannot be understood is counted, and the rest of the batch is read on.
 
-use hermes_core::residency::{self, Adapter, Attention, Event, Extras, Removed, Stored, Tier};
+mod fields;
 
+use hermes_core::residency::{self, Adapter, Attention, Event, Extras, Removed, Stored};
+
+use self::fields::{Field, Fields, Kind};
 pub use super::msgpack::Malformed;
 use super::msgpack::{Plain, Reader};
 
@@ -35,53 +38,8 @@ pub struct Batch {
     pub unread_removed: u32,
 }
 
-/// The fields that are read, by their names in the new form; the first ones in the order of `BlockStored`'s old form.
-const FIELDS: [&str; 12] = [
-    "block_hashes",
-    "parent_block_hash",
-    "token_ids",
-    "block_size",
-    "lora_id",
-    "medium",
-    "lora_name",
-    "extra_keys",
-    "group_idx",
-    "kv_cache_spec_kind",
-    "cache_salt",
-    "type",
-];
-
-const HASHES: usize = 0;
-const PARENT: usize = 1;
-const TOKENS: usize = 2;
-const BLOCK_SIZE: usize = 3;
-const LORA_ID: usize = 4;
-const MEDIUM: usize = 5;
-const LORA_NAME: usize = 6;
-const EXTRA_KEYS: usize = 7;
-const GROUP: usize = 8;
-const KIND: usize = 9;
-const SALT: usize = 10;
-const TYPE: usize = 11;
-
-/// What the fields of the old form stand for, in order; its fields beyond these are not read.
-const STORED: [usize; 10] = [HASHES, PARENT, TOKENS, BLOCK_SIZE, LORA_ID, MEDIUM, LORA_NAME, EXTRA_KEYS, GROUP, KIND];
-const REMOVED: [usize; 3] = [HASHES, MEDIUM, GROUP];
-
 /// Largest block, in tokens, that is believed.
 const MAX_BLOCK: u64 = 1 << 20;
-
-/// Where the fields of one event stand.
-#[derive(Clone, Copy, Debug, Default)]
-struct Fields<'a>([Option<Reader<'a>>; FIELDS.len()]);
-
-/// The fields of one event, by its type.
-enum Kind<'a> {
-    Stored(Fields<'a>),
-    Removed(Fields<'a>),
-    Cleared,
-    Unknown,
-}
 
 /// Reads a payload.
 ///
@@ -95,9 +53,9 @@ pub fn batch(payload: &[u8]) -> Result<Batch, Malformed> {
     }
     reader.skip()?;
     let events = reader.array()?.ok_or(Malformed)?;
-    let mut batch = Batch { events: Vec::with_capacity((events as usize).min(reader.left())), ..Batch::default() };
+    let mut batch = Batch::default();
     for _ in 0..events {
-        match kind(&mut reader)? {
+        match Kind::read(&mut reader)? {
             Kind::Stored(fields) => match stored(&fields) {
                 Ok(stored) => batch.events.push(Event::Stored(stored)),
                 Err(Malformed) => batch.unread_stored += 1,
@@ -113,50 +71,18 @@ pub fn batch(payload: &[u8]) -> Result<Batch, Malformed> {
     Ok(batch)
 }
 
-/// Skips one event, and says what it is and where its fields stand.
-fn kind<'a>(reader: &mut Reader<'a>) -> Result<Kind<'a>, Malformed> {
-    let mut event = reader.skip()?;
-    let mut fields = Fields::default();
-    match event.next()? {
-        Plain::Map(pairs) => {
-            for _ in 0..pairs {
-                let name = event.next()?;
-                let value = event.skip()?;
-                let Plain::Text(name) = name else { continue };
-                if let Some(field) = FIELDS.iter().position(|field| field.as_bytes() == name) {
-                    fields.0[field] = Some(value);
-                }
-            }
-            let tag = fields.0[TYPE].and_then(|mut tag| tag.text().ok().flatten());
-            Ok(Kind::of(tag, |_| fields))
-        }
-        Plain::Array(values) if values > 0 => {
-            let tag = event.skip()?.text().ok().flatten();
-            let values = (1..values).map_while(|_| event.skip().ok()).collect::<Vec<_>>();
-            Ok(Kind::of(tag, |order| {
-                order.iter().zip(&values).for_each(|(field, value)| fields.0[*field] = Some(*value));
-                fields
-            }))
-        }
-        _ => Ok(Kind::Unknown),
-    }
-}
-
 fn stored(fields: &Fields<'_>) -> Result<Stored, Malformed> {
-    let names = fields.hashes()?;
+    let names = fields.names()?;
     let group = fields.group()?;
-    let attention = match fields.text(KIND)? {
+    let attention = match fields.text(Field::SpecKind)? {
         None => Attention::Unsaid,
         Some("full_attention" | "mla_attention" | "sink_full_attention") => Attention::Full,
         Some(_) => Attention::Partial,
     };
-    let parent = match fields.0[PARENT] {
-        Some(mut parent) => hash(parent.next()?)?,
-        None => None,
-    };
-    let block_tokens = fields.int(BLOCK_SIZE)?.filter(|size| *size <= MAX_BLOCK).ok_or(Malformed)? as usize;
-    let lora_id = fields.int(LORA_ID)?;
-    let adapter = match (fields.text(LORA_NAME)?, lora_id) {
+    let parent = fields.parent()?;
+    let block_tokens = fields.int(Field::BlockSize)?.filter(|size| *size <= MAX_BLOCK).ok_or(Malformed)? as usize;
+    let lora_id = fields.int(Field::LoraId)?;
+    let adapter = match (fields.text(Field::LoraName)?, lora_id) {
         (Some(name), _) => Adapter::Name(name),
         (None, Some(number)) => Adapter::Number(number.cast_signed()),
         (None, None) => Adapter::None,
@@ -167,7 +93,7 @@ fn stored(fields: &Fields<'_>) -> Result<Stored, Malformed> {
 }
 
 fn removed(fields: &Fields<'_>) -> Result<Removed, Malformed> {
-    Ok(Removed { names: fields.hashes()?, tier: fields.tier()?, group: fields.group()? })
+    Ok(Removed { names: fields.names()?, tier: fields.tier()?, group: fields.group()? })
 }
 
 /// What each block holds; nothing when the event does not tell its tokens.
@@ -178,7 +104,7 @@ fn contents(
     adapter: Adapter<'_>,
     is_first: bool,
 ) -> Result<Vec<u64>, Malformed> {
-    let Some(mut reader) = fields.0[TOKENS] else { return Ok(Vec::new()) };
+    let Some(mut reader) = fields.get(Field::TokenIds) else { return Ok(Vec::new()) };
     let told = reader.array()?.unwrap_or_default() as usize;
     if told == 0 {
         return Ok(Vec::new());
@@ -207,12 +133,12 @@ fn apply_extra_keys(
     adapter: Adapter<'_>,
     is_first: bool,
 ) -> Result<(), Malformed> {
-    let lists = match fields.0[EXTRA_KEYS] {
+    let lists = match fields.get(Field::ExtraKeys) {
         Some(mut reader) => reader.array()?.map(|lists| (reader, lists)),
         None => None,
     };
     let Some((mut reader, lists)) = lists else {
-        let salt = if is_first { fields.text(SALT)? } else { None };
+        let salt = if is_first { fields.text(Field::CacheSalt)? } else { None };
         if let (Some(salt), Some(first)) = (salt, contents.first_mut()) {
             *first = Extras::salt(salt).apply(*first);
         }
@@ -263,67 +189,6 @@ fn is_adapter(key: Plain<'_>, adapter: Adapter<'_>) -> bool {
         (Plain::Text(text), Adapter::Name(name)) => text == name.as_bytes(),
         (Plain::Int(bits), Adapter::Number(number)) => bits.cast_signed() == number,
         _ => false,
-    }
-}
-
-/// One of the engine's names: a number, or the last eight bytes of a digest.
-fn hash(value: Plain<'_>) -> Result<Option<u64>, Malformed> {
-    match value {
-        Plain::Nil => Ok(None),
-        Plain::Int(name) => Ok(Some(name)),
-        Plain::Bytes(digest) => match digest.last_chunk() {
-            Some(last) => Ok(Some(u64::from_be_bytes(*last))),
-            None => Err(Malformed),
-        },
-        _ => Err(Malformed),
-    }
-}
-
-// === Kind ===
-
-impl<'a> Kind<'a> {
-    fn of(tag: Option<&str>, fields: impl FnOnce(&[usize]) -> Fields<'a>) -> Self {
-        match tag {
-            Some("BlockStored") => Self::Stored(fields(&STORED)),
-            Some("BlockRemoved") => Self::Removed(fields(&REMOVED)),
-            Some("AllBlocksCleared") => Self::Cleared,
-            _ => Self::Unknown,
-        }
-    }
-}
-
-// === Fields ===
-
-impl<'a> Fields<'a> {
-    fn int(&self, field: usize) -> Result<Option<u64>, Malformed> {
-        self.0[field].map_or(Ok(None), |mut reader| reader.int())
-    }
-
-    fn text(&self, field: usize) -> Result<Option<&'a str>, Malformed> {
-        self.0[field].map_or(Ok(None), |mut reader| reader.text())
-    }
-
-    fn group(&self) -> Result<Option<u32>, Malformed> {
-        self.int(GROUP)?.map(|group| u32::try_from(group).map_err(|_| Malformed)).transpose()
-    }
-
-    /// Where the blocks are. Old engines do not say, and know one tier. What nobody has heard of is far away.
-    fn tier(&self) -> Result<Tier, Malformed> {
-        Ok(match self.text(MEDIUM)? {
-            None | Some("GPU" | "gpu") => Tier::Gpu,
-            Some("CPU" | "cpu" | "CPU_PINNED" | "cpu_pinned") => Tier::Host,
-            Some(_) => Tier::Disk,
-        })
-    }
-
-    fn hashes(&self) -> Result<Vec<u64>, Malformed> {
-        let mut reader = self.0[HASHES].ok_or(Malformed)?;
-        let hashes = reader.array()?.ok_or(Malformed)? as usize;
-        let mut names = Vec::with_capacity(hashes.min(reader.left()));
-        for _ in 0..hashes {
-            names.push(hash(reader.next()?)?.ok_or(Malformed)?);
-        }
-        Ok(names)
     }
 }
 

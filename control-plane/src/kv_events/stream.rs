@@ -10,6 +10,8 @@
 //! After a broken connection the publisher may be another one, under the same address. It is the same if its replay still
 //! has the newest batch that was taken in, byte for byte; if not, or if there is no replay, all blocks are dropped.
 
+mod catch_up;
+
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::dice::Dice;
@@ -17,9 +19,9 @@ use tokio::time::{self, Instant, MissedTickBehavior, timeout};
 
 use super::{
     ingest::{Ingest, Status},
-    metrics::{Cleared, Failure, PoolCounters, Replayed},
-    replay::{self, Replay, Told},
-    sequence::{Arrival, Mark, Sequence},
+    metrics::{Cleared, Failure, PoolCounters},
+    replay::{self, Told},
+    sequence::{Arrival, Sequence},
     source::{Place, Resized, Whereabouts},
     zmtp::{Message, Peer, Socket, ZmtpError},
 };
@@ -39,9 +41,6 @@ const NOTICE: Duration = Duration::from_secs(1);
 /// The first pause after a stream broke, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Times that one replay is asked for anew because it had holes.
-const MAX_QUESTIONS: usize = 64;
-
 /// One rank's stream.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -58,15 +57,6 @@ pub(super) struct Stream {
 /// Why a stream is broken, for metrics and in words.
 #[derive(Debug)]
 struct Lost(Failure, String);
-
-/// What a replay brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// Everything from where it was asked for.
-    Whole,
-    /// Less: the buffer is too short, or the publisher is another one.
-    Short,
-}
 
 // === Stream ===
 
@@ -183,122 +173,6 @@ impl Stream {
         }
     }
 
-    /// After a connect: learns what was published before.
-    async fn catch_up(&mut self, place: &Place) {
-        let newest = self.sequence.newest();
-        let resumed = match (newest, &place.replay) {
-            (Some(newest), Some(replay)) => self.resume(newest, replay).await,
-            _ => false,
-        };
-        if resumed {
-            return;
-        }
-        if newest.is_some() {
-            self.ingest.clear(Cleared::Restart, false);
-        }
-        self.sequence.forget();
-        let Some(replay) = &place.replay else { return };
-        match self.replay(0, replay).await {
-            Ok(outcome) => {
-                self.counters.replayed(outcome.into());
-                self.ingest.set_whole(outcome == Outcome::Whole);
-            }
-            Err(failure) => self.no_replay(failure),
-        }
-    }
-
-    /// Goes on where an earlier connection broke off, if the publisher is still the same.
-    async fn resume(&mut self, newest: Mark, replay: &str) -> bool {
-        let first = async {
-            let mut question = Replay::ask(replay, newest.number).await?;
-            question.next().await
-        };
-        let is_same = matches!(
-            first.await,
-            Ok(Some(Told { number, ref payload })) if Mark::of(number, payload) == newest
-        );
-        if !is_same {
-            return false;
-        }
-        match self.replay(newest.number.saturating_add(1), replay).await {
-            Ok(outcome) => {
-                self.counters.replayed(outcome.into());
-                outcome == Outcome::Whole
-            }
-            Err(failure) => {
-                self.no_replay(failure);
-                false
-            }
-        }
-    }
-
-    /// Learns what is missing from `from` on, or drops everything.
-    async fn fill(&mut self, from: u64, place: &Place) {
-        let outcome = match &place.replay {
-            Some(replay) => self.replay(from, replay).await,
-            None => Ok(Outcome::Short),
-        };
-        // What is missing for good may have been removals.
-        match outcome {
-            Ok(outcome) if place.replay.is_some() => self.counters.replayed(outcome.into()),
-            Ok(_) => self.ingest.clear(Cleared::Lost, false),
-            Err(failure) => {
-                self.no_replay(failure);
-                self.ingest.clear(Cleared::Lost, false);
-            }
-        }
-    }
-
-    /// Takes in all batches from `from` on, as far as the publisher's buffer has them. When it begins later, what was known
-    /// is dropped first, and what it has is taken in all the same.
-    async fn replay(&mut self, from: u64, replay: &str) -> Result<Outcome, Failure> {
-        let (mut next, mut outcome) = (from, Outcome::Whole);
-        for _ in 0..MAX_QUESTIONS {
-            let mut question = Replay::ask(replay, next).await?;
-            let asked = next;
-            loop {
-                let told = match question.next().await {
-                    // The rest of the answer was dropped on the way, its end included.
-                    Err(Failure::Timeout) if next > asked => break,
-                    told => told?,
-                };
-                let Some(Told { number, payload }) = told else {
-                    if next == 0 {
-                        self.sequence.begins();
-                    }
-                    return Ok(outcome);
-                };
-                if number < next {
-                    continue;
-                }
-                // A hole in the middle of an answer: what is in it may still be there.
-                if number > next && next > asked {
-                    break;
-                }
-                if number > next {
-                    outcome = Outcome::Short;
-                    self.sequence.forget();
-                    if from > 0 {
-                        self.ingest.clear(Cleared::Lost, false);
-                    }
-                }
-                self.take(number, &payload).await;
-                next = number.saturating_add(1);
-            }
-        }
-        Err(Failure::Broken)
-    }
-
-    async fn take(&mut self, number: u64, payload: &[u8]) {
-        self.ingest.take(number, payload).await;
-        self.sequence.took(number, payload);
-    }
-
-    fn no_replay(&self, failure: Failure) {
-        self.counters.replayed(Replayed::Failed);
-        tracing::debug!(rank = self.status.rank, reason = failure.name(), "no replay of KV events");
-    }
-
     /// The stream works.
     fn begins(&mut self, place: &Place) {
         let Place { publisher, replay } = place;
@@ -331,17 +205,6 @@ impl Stream {
 impl From<ZmtpError> for Lost {
     fn from(error: ZmtpError) -> Self {
         Self(Failure::of(&error), error.to_string())
-    }
-}
-
-// === Outcome ===
-
-impl From<Outcome> for Replayed {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Whole => Self::Whole,
-            Outcome::Short => Self::Short,
-        }
     }
 }
 

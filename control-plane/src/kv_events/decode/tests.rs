@@ -1,6 +1,6 @@
 //! Both encodings of every event, as engines of different ages write them, and bytes that nobody wrote.
 
-use hermes_core::residency::{content, link, root};
+use hermes_core::residency::{Tier, content, link, root};
 use proptest::prelude::*;
 use rmp::encode;
 

@@ -17,8 +17,8 @@ use super::ZmtpError;
 /// Bytes of a greeting.
 pub(super) const GREETING: usize = 64;
 
-/// Largest message that is read, all frames together: a batch with some million tokens.
-pub(super) const MAX_MESSAGE: usize = 64 << 20;
+/// Largest message that is read, all frames together: a batch with two million tokens.
+pub(super) const MAX_MESSAGE: usize = 16 << 20;
 
 /// Most frames of one message.
 const MAX_FRAMES: usize = 16;

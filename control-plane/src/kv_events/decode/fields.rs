@@ -1,0 +1,194 @@
+//! One event, in either form: what it is, and where its fields stand. Nothing is decoded before somebody wants it.
+
+use hermes_core::residency::Tier;
+
+use super::{Malformed, Plain, Reader};
+
+/// A field that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(super) enum Field {
+    BlockHashes,
+    Parent,
+    TokenIds,
+    BlockSize,
+    LoraId,
+    Medium,
+    LoraName,
+    ExtraKeys,
+    Group,
+    SpecKind,
+    CacheSalt,
+    Type,
+}
+
+/// Where the fields of one event stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fields<'a>([Option<Reader<'a>>; Field::ALL.len()]);
+
+/// The fields of one event, by its type.
+pub(super) enum Kind<'a> {
+    Stored(Fields<'a>),
+    Removed(Fields<'a>),
+    Cleared,
+    Unknown,
+}
+
+/// What the fields of the old form are, in order; those beyond are not read.
+const STORED: [Field; 10] = [
+    Field::BlockHashes,
+    Field::Parent,
+    Field::TokenIds,
+    Field::BlockSize,
+    Field::LoraId,
+    Field::Medium,
+    Field::LoraName,
+    Field::ExtraKeys,
+    Field::Group,
+    Field::SpecKind,
+];
+const REMOVED: [Field; 3] = [Field::BlockHashes, Field::Medium, Field::Group];
+
+/// One of the engine's names: a number, or the last eight bytes of a digest.
+fn name(value: Plain<'_>) -> Result<Option<u64>, Malformed> {
+    match value {
+        Plain::Nil => Ok(None),
+        Plain::Int(name) => Ok(Some(name)),
+        Plain::Bytes(digest) => match digest.last_chunk() {
+            Some(last) => Ok(Some(u64::from_be_bytes(*last))),
+            None => Err(Malformed),
+        },
+        _ => Err(Malformed),
+    }
+}
+
+// === Field ===
+
+impl Field {
+    const ALL: [Self; 12] = [
+        Self::BlockHashes,
+        Self::Parent,
+        Self::TokenIds,
+        Self::BlockSize,
+        Self::LoraId,
+        Self::Medium,
+        Self::LoraName,
+        Self::ExtraKeys,
+        Self::Group,
+        Self::SpecKind,
+        Self::CacheSalt,
+        Self::Type,
+    ];
+
+    /// Its name in the new form.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::BlockHashes => "block_hashes",
+            Self::Parent => "parent_block_hash",
+            Self::TokenIds => "token_ids",
+            Self::BlockSize => "block_size",
+            Self::LoraId => "lora_id",
+            Self::Medium => "medium",
+            Self::LoraName => "lora_name",
+            Self::ExtraKeys => "extra_keys",
+            Self::Group => "group_idx",
+            Self::SpecKind => "kv_cache_spec_kind",
+            Self::CacheSalt => "cache_salt",
+            Self::Type => "type",
+        }
+    }
+}
+
+// === Kind ===
+
+impl<'a> Kind<'a> {
+    /// Skips the next event, and says what it is and where its fields stand.
+    pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let mut event = reader.skip()?;
+        match event.next()? {
+            Plain::Map(pairs) => Self::of_map(event, pairs),
+            Plain::Array(values) if values > 0 => Self::of_array(event, values),
+            _ => Ok(Self::Unknown),
+        }
+    }
+
+    fn of_map(mut event: Reader<'a>, pairs: u32) -> Result<Self, Malformed> {
+        let mut fields = Fields::default();
+        for _ in 0..pairs {
+            let name = event.next()?;
+            let value = event.skip()?;
+            let Plain::Text(name) = name else { continue };
+            if let Some(field) = Field::ALL.into_iter().find(|field| field.name().as_bytes() == name) {
+                fields.0[field as usize] = Some(value);
+            }
+        }
+        let tag = fields.get(Field::Type).and_then(|mut tag| tag.text().ok().flatten());
+        Ok(Self::tagged(tag, |_| fields))
+    }
+
+    fn of_array(mut event: Reader<'a>, values: u32) -> Result<Self, Malformed> {
+        let tag = event.skip()?.text().ok().flatten();
+        let mut fields = Fields::default();
+        Ok(Self::tagged(tag, |order| {
+            for field in order.iter().take(values as usize - 1) {
+                fields.0[*field as usize] = event.skip().ok();
+            }
+            fields
+        }))
+    }
+
+    fn tagged(tag: Option<&str>, fields: impl FnOnce(&[Field]) -> Fields<'a>) -> Self {
+        match tag {
+            Some("BlockStored") => Self::Stored(fields(&STORED)),
+            Some("BlockRemoved") => Self::Removed(fields(&REMOVED)),
+            Some("AllBlocksCleared") => Self::Cleared,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+// === Fields ===
+
+impl<'a> Fields<'a> {
+    /// Where a field stands.
+    pub(super) fn get(&self, field: Field) -> Option<Reader<'a>> {
+        self.0[field as usize]
+    }
+
+    pub(super) fn int(&self, field: Field) -> Result<Option<u64>, Malformed> {
+        self.get(field).map_or(Ok(None), |mut reader| reader.int())
+    }
+
+    pub(super) fn text(&self, field: Field) -> Result<Option<&'a str>, Malformed> {
+        self.get(field).map_or(Ok(None), |mut reader| reader.text())
+    }
+
+    pub(super) fn group(&self) -> Result<Option<u32>, Malformed> {
+        self.int(Field::Group)?.map(|group| u32::try_from(group).map_err(|_| Malformed)).transpose()
+    }
+
+    /// Where the blocks are. Old engines do not say, and know one tier. What nobody has heard of is far away.
+    pub(super) fn tier(&self) -> Result<Tier, Malformed> {
+        Ok(match self.text(Field::Medium)? {
+            None | Some("GPU" | "gpu") => Tier::Gpu,
+            Some("CPU" | "cpu" | "CPU_PINNED" | "cpu_pinned") => Tier::Host,
+            Some(_) => Tier::Disk,
+        })
+    }
+
+    /// The engine's name of the block before the first.
+    pub(super) fn parent(&self) -> Result<Option<u64>, Malformed> {
+        self.get(Field::Parent).map_or(Ok(None), |mut parent| name(parent.next()?))
+    }
+
+    /// The engine's names of all blocks.
+    pub(super) fn names(&self) -> Result<Vec<u64>, Malformed> {
+        let mut reader = self.get(Field::BlockHashes).ok_or(Malformed)?;
+        let blocks = reader.array()?.ok_or(Malformed)? as usize;
+        let mut names = Vec::with_capacity(blocks.min(reader.left()));
+        for _ in 0..blocks {
+            names.push(name(reader.next()?)?.ok_or(Malformed)?);
+        }
+        Ok(names)
+    }
+}
