@@ -69,7 +69,12 @@ fn pick<const N: usize>(bencher: Bencher<'_, '_>, name: &str) {
     let total = loads.iter().map(|load| u64::from(load.in_flight)).sum();
     let holders = picker.pool().endpoints.iter().step_by(N / 8).take(8);
     let hits: Vec<Hit> = holders
-        .map(|endpoint| Hit { endpoint: endpoint.id, cached: Cached::on_gpu(900), source: Source::Learned })
+        .map(|endpoint| Hit {
+            endpoint: endpoint.id,
+            cached: Cached::on_gpu(900),
+            source: Source::Learned,
+            at_least: false,
+        })
         .collect();
     let mut query = Query { prompt_tokens: 1_000, session: Some(0), ..Query::default() };
     let mut dice = Dice::new(7);

@@ -150,7 +150,7 @@ impl Memory {
                 }
                 let shared = self.kept(decision).map_or(0, |kept| shared(&kept.blocks, &query.blocks, depth));
                 let cached = Cached::on_gpu(self.tokens(query, shared));
-                hits.push(Hit { endpoint, cached, source: Source::Learned });
+                hits.push(Hit { endpoint, cached, source: Source::Learned, at_least: false });
             }
         }
         hits

@@ -14,8 +14,8 @@
 //! # Canonical form
 //!
 //! What is fed is the proxy's business, but all proxies must feed alike:
-//! * seed: the format's version, the model's name (a LoRA adapter has its own), the cache salt, the tenant. Prompts
-//!   that differ in one of these never share a block;
+//! * seed: the format's version, the model's name (a LoRA adapter has its own) and the cache salt. Prompts that differ
+//!   in one of these never share a block. Tenants without a salt do: their engine lets them share its cache, too;
 //! * sections, in this order, each begun even when it is empty: tools, system prompt or instructions, and last the raw
 //!   JSON text of the array of messages (or prompt, or input) without its outer brackets, images included. Without
 //!   the brackets, because a conversation's next turn appends `,{…}` to that text.

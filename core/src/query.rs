@@ -44,6 +44,8 @@ pub struct Hit {
     pub cached: Cached,
     /// Who says so.
     pub source: Source,
+    /// It may be more: the source knows only a part of what is there.
+    pub at_least: bool,
 }
 
 /// Tokens of a prompt that are cached, counted from its start, by how far down one has to reach for them.

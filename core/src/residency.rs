@@ -210,7 +210,7 @@ impl Residency {
                 is_whole &= self.standing(*seat) == Standing::Whole;
             }
             if is_whole || cached != Cached::default() {
-                hits.push(Hit { endpoint: ranks[0].0, cached, source: Source::Events });
+                hits.push(Hit { endpoint: ranks[0].0, cached, source: Source::Events, at_least: !is_whole });
             }
         }
         hits

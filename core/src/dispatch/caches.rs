@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Each source can lie, lag or vanish. What it claimed of a request is compared with what the engine reports afterwards,
-//! and its later claims count in proportion. Events know what is *not* cached, too: while they are trusted they
-//! overrule the others. The index learns its size in the same way: claims that fail mean that the engine evicts sooner.
+//! and its later claims count in proportion. Events of a stream that was heard from its beginning know what is *not*
+//! cached, too: while they are trusted they overrule the others. The index learns its size in the same way: claims that fail mean that the engine evicts sooner.
 
 use std::collections::HashMap;
 
@@ -68,6 +68,8 @@ pub(super) struct Claims {
     pub(super) learned: u32,
     pub(super) manager: Option<u32>,
     pub(super) events: Option<u32>,
+    /// Events tell of a part only, so that what they do not tell of may be there.
+    pub(super) events_in_part: bool,
 }
 
 /// One endpoint's claims, as they are believed.
@@ -298,7 +300,10 @@ impl Claims {
         match hit.source {
             Source::Learned => self.learned = self.learned.max(worth),
             Source::Manager => self.manager = self.manager.max(Some(worth)),
-            Source::Events => self.events = self.events.max(Some(worth)),
+            Source::Events => {
+                self.events = self.events.max(Some(worth));
+                self.events_in_part = hit.at_least;
+            }
         }
     }
 
@@ -329,7 +334,8 @@ impl Holder {
             let tokens = claims.of(source)? as f32 * self.trust.of(source);
             Some((tokens as u32, source))
         };
-        let exact = believed(Source::Events).filter(|_| self.trust.of(Source::Events) >= TRUSTED);
+        let overrule = !claims.events_in_part && self.trust.of(Source::Events) >= TRUSTED;
+        let exact = believed(Source::Events).filter(|_| overrule);
         let best = exact.or_else(|| Source::ALL.into_iter().filter_map(believed).max());
         let (tokens, source) = best.unwrap_or((0, Source::Learned));
         Belief { position, tokens: tokens.min(most), source, claims }
@@ -347,6 +353,7 @@ pub(super) fn as_hits(beliefs: &Beliefs, pool: &Pool) -> Vec<Hit> {
         endpoint: pool.endpoints[belief.position as usize].id,
         cached: Cached::on_gpu(belief.tokens),
         source: belief.source,
+        at_least: false,
     };
     beliefs.iter().filter(|belief| belief.tokens > 0).map(hit).collect()
 }

@@ -5,7 +5,7 @@ use crate::{
     ledger::{ProxyId, RequestId},
     load::{Health, Sample},
     policy::Policy,
-    query::Cached,
+    query::{Cached, Ranked},
     snapshot::{Endpoint, EndpointId, PoolSpec, Role},
 };
 
@@ -273,6 +273,32 @@ fn an_endpoint_that_restarts_has_lost_its_cache() {
     assert_eq!(dispatcher.learned().0, 100, "what was just sent");
 }
 
+/// One source says this of endpoint 1.
+fn said(source: Source, tokens: u32, at_least: bool) -> Hit {
+    Hit { endpoint: EndpointId(1), cached: Cached::on_gpu(tokens), source, at_least }
+}
+
+/// Where a request is bound of which this is known.
+#[track_caller]
+fn told(dispatcher: &mut Dispatcher, request: u64, query: &Query, hit: Hit, now: Duration) -> Ranked {
+    let hits = [hit];
+    let arrival =
+        Arrival { key: key(request), query, model: None, hits: &hits, waited: Duration::ZERO, may_wait: true };
+    let Outcome::Bound(binding) = dispatcher.arrive(arrival, now) else { panic!("an idle fleet binds") };
+    binding.choice.ranked[0]
+}
+
+#[test]
+fn events_overrule_what_was_learned_only_where_they_know_all() {
+    for (in_part, expected) in [(true, 6_399), (false, 1_000)] {
+        let mut dispatcher = dispatcher(2);
+        dispatcher.taught(EndpointId(1), &prompt(7, 6_400).blocks);
+        let hit = said(Source::Events, 1_000, in_part);
+        let place = told(&mut dispatcher, 1, &prompt(7, 6_400), hit, ms(0));
+        assert_eq!((place.position, place.cached_tokens), (1, expected), "in part: {in_part}");
+    }
+}
+
 #[test]
 fn a_source_that_lies_is_believed_less_and_less() {
     let mut dispatcher = dispatcher(2);
@@ -280,17 +306,7 @@ fn a_source_that_lies_is_believed_less_and_less() {
     for request in 0..40 {
         let now = ms(10_000 * (request + 1));
         let query = prompt(1_000 + request, 6_400);
-        let hits = [Hit { endpoint: EndpointId(1), cached: Cached::on_gpu(6_000), source: Source::Manager }];
-        let arrival = Arrival {
-            key: key(request),
-            query: &query,
-            model: None,
-            hits: &hits,
-            waited: Duration::ZERO,
-            may_wait: true,
-        };
-        let Outcome::Bound(binding) = dispatcher.arrive(arrival, now) else { panic!("an idle fleet binds") };
-        let place = binding.choice.ranked[0];
+        let place = told(&mut dispatcher, request, &query, said(Source::Manager, 6_000, false), now);
         answer(&mut dispatcher, request, ms(800), now + ms(800));
         let ended = Ended { cached_tokens: Some(0), ..Ended::default() };
         dispatcher.finished(key(request), ended, now + ms(900));

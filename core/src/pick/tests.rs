@@ -28,7 +28,7 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
 }
 
 fn hit(endpoint: u64, tokens: u32) -> Hit {
-    Hit { endpoint: EndpointId(endpoint), cached: Cached::on_gpu(tokens), source: Source::Learned }
+    Hit { endpoint: EndpointId(endpoint), cached: Cached::on_gpu(tokens), source: Source::Learned, at_least: false }
 }
 
 fn picker(strategy: Strategy, n: usize) -> Picker {

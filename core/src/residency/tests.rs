@@ -238,6 +238,7 @@ fn a_dark_rank_says_nothing_a_partial_one_what_it_holds_and_a_whole_one_everythi
     assert_eq!(gpu(&index), None);
     index.stand(&rank, Standing::Partial);
     assert_eq!(gpu(&index), Some(6));
+    assert!(index.hits(&prompt(0), &Identity::default())[0].at_least, "there may be more");
     let other = index.hits(&[1, 2, 3, 4, 5], &Identity::default());
     assert!(other.is_empty(), "whether it holds this is not known");
     index.stand(&rank, Standing::Whole);

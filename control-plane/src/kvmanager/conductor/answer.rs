@@ -60,7 +60,12 @@ pub(super) fn hits(
         let Some(position) = names.find(instance) else { continue };
         known = true;
         if cached.disk > 0 {
-            hits.push(Hit { endpoint: lookup.candidates[position].endpoint, cached, source: Source::Manager });
+            hits.push(Hit {
+                endpoint: lookup.candidates[position].endpoint,
+                cached,
+                source: Source::Manager,
+                at_least: false,
+            });
         }
     }
     if known || rows.is_empty() { Ok(hits) } else { Err(Outcome::Unknown) }

@@ -165,7 +165,12 @@ impl Reader<'_> {
             candidates.iter().zip(self.best).filter_map(|(candidate, tokens)| Some((candidate.endpoint, tokens?)));
         Ok(held
             .filter(|(_, tokens)| *tokens > 0)
-            .map(|(endpoint, tokens)| Hit { endpoint, cached: Cached::on_gpu(tokens), source: Source::Manager })
+            .map(|(endpoint, tokens)| Hit {
+                endpoint,
+                cached: Cached::on_gpu(tokens),
+                source: Source::Manager,
+                at_least: false,
+            })
             .collect())
     }
 }

@@ -115,7 +115,7 @@ fn a_score_means_what_its_key_and_size_say() {
 fn keys_can_be_configured() {
     let settings = MatchSort { id_keys: vec!["who".into()], score_keys: vec!["warmth".into()] };
     let answer = json!([{"who": "10.0.0.7", "warmth": 0.5, "ip": "10.0.0.8", "score": 1.0}]).to_string();
-    let hit = Hit { endpoint: EndpointId(1), cached: Cached::on_gpu(500), source: Source::Manager };
+    let hit = Hit { endpoint: EndpointId(1), cached: Cached::on_gpu(500), source: Source::Manager, at_least: false };
     assert_eq!(hits(answer.as_bytes(), &lookup(), &settings), Ok(vec![hit]));
 }
 
