@@ -266,7 +266,8 @@ impl Dispatcher {
             Err(nobody) => return Outcome::Nobody(nobody),
         };
         let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len(), sites.len());
-        let Some(cost) = sites.cheapest(Prompt { tokens: query.prompt_tokens, hits: &known.hits }, gamma) else {
+        let ranking = sites.ranking(Prompt { tokens: query.prompt_tokens, hits: &known.hits }, gamma);
+        let Some(cost) = ranking.first().copied() else {
             // Nobody is up: the picker knows whom to try all the same.
             return self.choose(arrival, &known, now);
         };
@@ -275,7 +276,7 @@ impl Dispatcher {
         let has_room = self.fleet.has_room(position, Need { prompt: query.prompt_tokens, waited }, rules, now);
         if !may_wait || !rules.late || (has_room && !is_wanted) {
             let wish = Wish { key, query, known: &known, waited, gamma };
-            return Outcome::Bound(self.bind(wish, &sites, cost, now));
+            return Outcome::Bound(self.bind(wish, &sites, &ranking, now));
         }
         if !self.queue.has_room(&rules.queue, query.prompt_bytes) {
             return Outcome::Full { retry_after: self.retry_after() };

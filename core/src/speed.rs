@@ -36,7 +36,7 @@ const FASTEST: f64 = 1e-7;
 #[derive(Clone, Debug, Default)]
 pub struct Prefill {
     /// Oldest first.
-    samples: SmallVec<[Service; WINDOW]>,
+    samples: Vec<Service>,
     /// When the latest first byte came.
     latest: Option<Duration>,
     fit: Option<Fit>,
@@ -56,7 +56,7 @@ pub struct Fit {
 /// How one endpoint generates: the median of its latest times per output token.
 #[derive(Clone, Debug, Default)]
 pub struct Decode {
-    samples: SmallVec<[f32; WINDOW]>,
+    samples: Vec<f32>,
 }
 
 /// One prompt, or several that were computed together.
@@ -166,7 +166,7 @@ impl Decode {
     /// Seconds per output token.
     #[must_use]
     pub fn seconds_per_token(&self) -> Option<f32> {
-        let mut sorted: SmallVec<[f32; WINDOW]> = self.samples.clone();
+        let mut sorted: SmallVec<[f32; WINDOW]> = SmallVec::from_slice(&self.samples);
         sorted.sort_unstable_by(f32::total_cmp);
         sorted.get(sorted.len() / 2).copied()
     }

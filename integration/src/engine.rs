@@ -60,7 +60,7 @@ pub use self::args::EngineArgs;
 pub use self::config::EngineConfig;
 pub use self::faults::{Fault, Faults};
 pub use self::journal::RecordedRequest;
-pub use self::kv_events::{Encoding, KvEventsConfig};
+pub use self::kv_events::{Encoding, KvEventsConfig, LonePublisher};
 pub use self::prompt::Prompt;
 
 use self::chain::Chain;

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     Binding, Costs, Dispatcher, Note, caches,
-    cost::{Cost, Prompt, Sites},
+    cost::{Cost, Ranking, Sites},
     fleet::Work,
     queue::Known,
     seconds,
@@ -31,17 +31,17 @@ pub(super) struct Wish<'a> {
 }
 
 impl Dispatcher {
-    /// Books the request where it costs least, and ranks the others behind.
-    pub(super) fn bind(&mut self, wish: Wish<'_>, sites: &Sites, cost: Cost, now: Duration) -> Binding {
+    /// Books the request where it costs least, the first of `ranking`, which is not empty.
+    pub(super) fn bind(&mut self, wish: Wish<'_>, sites: &Sites, ranking: &Ranking, now: Duration) -> Binding {
         let Wish { key, query, known, waited, gamma } = wish;
-        let site = sites.sites[cost.site];
-        let (ranked, second) = self.ranking(wish, sites, cost);
+        let (cost, site) = (ranking[0], sites.sites[ranking[0].site]);
+        let ranked: SmallVec<[Ranked; MAX_RANKED]> = ranking.iter().map(|cost| self.ranked(sites, cost)).collect();
         let costs = Costs {
             ahead: seconds(site.ahead),
             ttft: seconds(cost.finish),
             waste: seconds(cost.waste),
             gamma: gamma as f32,
-            runner_up: second.map(|second| second.endpoint),
+            runner_up: ranked.get(1).map(|second| second.endpoint),
         };
         let source = self.book(key, ranked[0], query, known, now);
         let choice = Choice { ranked, desperate: false };
@@ -92,24 +92,9 @@ impl Dispatcher {
         believed.map(|(source, _)| source)
     }
 
-    /// The chosen first, then those where it costs least.
-    fn ranking(&self, wish: Wish<'_>, sites: &Sites, first: Cost) -> (SmallVec<[Ranked; MAX_RANKED]>, Option<Ranked>) {
-        let prompt = Prompt { tokens: wish.query.prompt_tokens, hits: &wish.known.hits };
-        let mut best: SmallVec<[Cost; MAX_RANKED + 1]> = SmallVec::new();
-        sites.for_each(prompt, wish.gamma, |cost| {
-            let place = best.partition_point(|other| other.total <= cost.total);
-            if cost.site != first.site && place < MAX_RANKED - 1 {
-                best.insert(place, cost);
-                best.truncate(MAX_RANKED - 1);
-            }
-        });
-        let endpoints = &self.pool().endpoints;
-        let ranked = |cost: Cost| {
-            let position = sites.sites[cost.site].position as usize;
-            Ranked { position, endpoint: endpoints[position].id, cached_tokens: cost.cached }
-        };
-        let second = best.first().copied().map(ranked);
-        (std::iter::once(first).chain(best).map(ranked).collect(), second)
+    fn ranked(&self, sites: &Sites, cost: &Cost) -> Ranked {
+        let position = sites.sites[cost.site].position as usize;
+        Ranked { position, endpoint: self.pool().endpoints[position].id, cached_tokens: cost.cached }
     }
 
     fn note(&mut self, key: Key, note: Note) {

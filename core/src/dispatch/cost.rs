@@ -13,7 +13,11 @@
 //! decoding request slows the next prefill down a little, and with less prefill lately, as its cache has the oldest
 //! content to lose.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
+
+use crate::query::MAX_RANKED;
 
 /// Seconds that one more request in flight is worth: only decides between equals.
 const PER_REQUEST: f64 = 1e-3;
@@ -70,6 +74,9 @@ pub(super) struct Cost {
     pub(super) cached: u32,
 }
 
+/// The least costs, the least first.
+pub(super) type Ranking = SmallVec<[Cost; MAX_RANKED]>;
+
 // === Sites ===
 
 impl Sites {
@@ -83,44 +90,77 @@ impl Sites {
         self.sites.len()
     }
 
-    /// Where the request costs least; `None` of no sites.
-    pub(super) fn cheapest(&self, prompt: Prompt<'_>, gamma: f64) -> Option<Cost> {
-        let mut best: Option<Cost> = None;
+    /// Where the request costs least; empty when there are no sites.
+    pub(super) fn ranking(&self, prompt: Prompt<'_>, gamma: f64) -> Ranking {
+        let mut ranking = Ranking::new();
         self.for_each(prompt, gamma, |cost| {
-            if best.is_none_or(|best| cost.total < best.total) {
-                best = Some(cost);
+            if ranking.len() < MAX_RANKED || cost.total < ranking[MAX_RANKED - 1].total {
+                ranking.truncate(MAX_RANKED - 1);
+                let place = ranking.partition_point(|other| other.total <= cost.total);
+                ranking.insert(place, cost);
             }
         });
-        best
+        ranking
     }
 
     /// The cost at every site, in their order.
     pub(super) fn for_each(&self, prompt: Prompt<'_>, gamma: f64, mut each: impl FnMut(Cost)) {
         let most = self.most_cached(prompt.hits);
-        let mut hits = prompt.hits.iter().copied().peekable();
-        for (site, &Site { position, in_flight, lately, ahead, base, per_token }) in self.sites.iter().enumerate() {
-            while hits.next_if(|(hit, _)| *hit < position).is_some() {}
-            let cached = hits.peek().filter(|(hit, _)| *hit == position).map_or(0, |(_, cached)| *cached);
-            let finish = ahead + base + f64::from(prompt.tokens.saturating_sub(cached)) * per_token;
+        self.stretches(prompt.hits, |stretch, cached| {
+            let uncached = f64::from(prompt.tokens.saturating_sub(cached));
             let waste = f64::from(most.saturating_sub(cached)) * self.mean_per_token;
-            let total = finish + gamma * waste + PER_REQUEST * f64::from(in_flight) + PER_SECOND * lately;
-            each(Cost { site, total, finish, waste, cached });
-        }
+            for (site, &Site { in_flight, lately, ahead, base, per_token, .. }) in
+                stretch.clone().zip(&self.sites[stretch])
+            {
+                let finish = ahead + base + uncached * per_token;
+                let total = finish + gamma * waste + PER_REQUEST * f64::from(in_flight) + PER_SECOND * lately;
+                each(Cost { site, total, finish, waste, cached });
+            }
+        });
     }
 
     /// The longest hit at any of the sites.
     fn most_cached(&self, hits: &Hits) -> u32 {
-        let mut sites = self.sites.iter().map(|site| site.position).peekable();
-        let mut is_site = |position: u32| {
-            while sites.next_if(|site| *site < position).is_some() {}
-            sites.peek() == Some(&position)
-        };
-        hits.iter().filter(|(position, _)| is_site(*position)).map(|(_, cached)| *cached).max().unwrap_or(0)
+        let mut most = 0;
+        self.stretches(hits, |stretch, cached| {
+            if !stretch.is_empty() {
+                most = most.max(cached);
+            }
+        });
+        most
+    }
+
+    /// All sites in order, in stretches that have the same part of the prompt cached: one site with a hit, or as many as
+    /// there are without one until the next. So what is computed for each of a thousand sites has no branch in it.
+    fn stretches(&self, hits: &Hits, mut each: impl FnMut(Range<usize>, u32)) {
+        let mut from = 0;
+        for &(position, cached) in hits {
+            let at = self.first_from(from, position);
+            let is_site = self.sites.get(at).is_some_and(|site| site.position == position);
+            let after = at + usize::from(is_site);
+            each(from..at, 0);
+            each(at..after, cached);
+            from = after;
+        }
+        each(from..self.sites.len(), 0);
+    }
+
+    /// The first site at this position or behind it, from `from` on.
+    fn first_from(&self, from: usize, position: u32) -> usize {
+        let rest = &self.sites[from..];
+        // Where all endpoints are sites, it is as far behind the next one as their positions say.
+        let skip = rest.first().map_or(0, |next| position.saturating_sub(next.position) as usize);
+        if rest.get(skip).is_some_and(|site| site.position == position) {
+            return from + skip;
+        }
+        from + rest.partition_point(|site| site.position < position)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Endpoints of 8,000 tokens a second with so many seconds of work ahead.
@@ -135,7 +175,7 @@ mod tests {
     }
 
     fn cheapest(sites: &Sites, tokens: u32, hits: &[(u32, u32)], gamma: f64) -> usize {
-        sites.cheapest(Prompt { tokens, hits: &hits.into() }, gamma).expect("there are sites").site
+        sites.ranking(Prompt { tokens, hits: &hits.into() }, gamma)[0].site
     }
 
     #[test]
@@ -160,6 +200,30 @@ mod tests {
         let mut sites = sites(&[0.0, 0.0, 0.0]);
         (sites.sites[0].in_flight, sites.sites[1].in_flight, sites.sites[2].in_flight) = (3, 1, 2);
         assert_eq!(cheapest(&sites, 100, &[], 1.0), 1);
-        assert_eq!(Sites::default().cheapest(Prompt { tokens: 1, hits: &Hits::new() }, 1.0), None);
+        assert!(Sites::default().ranking(Prompt { tokens: 1, hits: &Hits::new() }, 1.0).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn every_site_is_weighed_with_its_own_hit_and_the_least_come_first(
+            positions in proptest::collection::btree_set(0u32..20, 0..12),
+            hits in proptest::collection::btree_map(0u32..20, 1u32..5_000, 0..12),
+            ahead in proptest::collection::vec(0u32..50, 20),
+        ) {
+            let mut sites = sites(&vec![0.0; positions.len()]);
+            for (site, &position) in sites.sites.iter_mut().zip(&positions) {
+                (site.position, site.ahead) = (position, f64::from(ahead[position as usize]) / 10.0);
+            }
+            let known: Hits = hits.iter().map(|(position, cached)| (*position, *cached)).collect();
+            let prompt = Prompt { tokens: 6_000, hits: &known };
+            let mut costs = Vec::new();
+            sites.for_each(prompt, 1.5, |cost| costs.push(cost));
+            let cached: Vec<u32> = positions.iter().map(|position| hits.get(position).copied().unwrap_or(0)).collect();
+            prop_assert_eq!(costs.iter().map(|cost| cost.cached).collect::<Vec<_>>(), cached);
+            prop_assert!(costs.iter().map(|cost| cost.site).eq(0..positions.len()));
+            costs.sort_by(|one, other| one.total.total_cmp(&other.total));
+            costs.truncate(MAX_RANKED);
+            prop_assert_eq!(sites.ranking(prompt, 1.5).to_vec(), costs);
+        }
     }
 }

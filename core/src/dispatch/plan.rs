@@ -88,7 +88,8 @@ impl Dispatcher {
     ) -> Option<usize> {
         let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len(), sites.len());
         let prompt = Prompt { tokens: waiting.query.prompt_tokens, hits: &waiting.known.hits };
-        let Some(cost) = sites.cheapest(prompt, gamma) else {
+        let ranking = sites.ranking(prompt, gamma);
+        let Some(cost) = ranking.first().copied() else {
             self.queue.let_go(&waiting);
             self.try_anyone(&waiting, now, released);
             return None;
@@ -102,7 +103,7 @@ impl Dispatcher {
         if bound {
             self.queue.let_go(&waiting);
             let wish = Wish { key: waiting.key, query: &waiting.query, known: &waiting.known, waited, gamma };
-            let binding = self.bind(wish, sites, cost, now);
+            let binding = self.bind(wish, sites, &ranking, now);
             released.push(Release { key: waiting.key, end: End::Bound(binding) });
         } else {
             let service = cost.finish - sites.sites[cost.site].ahead;

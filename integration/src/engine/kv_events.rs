@@ -9,6 +9,7 @@
 //! The engine's names of blocks are its own chained hashes. As in vLLM, a removal is one event a block, a reused block is
 //! not told again, and a cleared cache is told with the next step's events. Every incarnation numbers its batches from zero.
 
+mod lone;
 mod payload;
 mod publisher;
 mod serve;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
+pub use self::lone::LonePublisher;
 pub(crate) use self::publisher::Publisher;
 pub(crate) use self::serve::{Role, serve};
 pub(crate) use self::tape::{CacheEvent, Tape};

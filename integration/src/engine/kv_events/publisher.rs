@@ -90,6 +90,11 @@ impl Publisher {
         self.live.subscribe()
     }
 
+    /// How many are subscribed.
+    pub(super) fn subscribers(&self) -> usize {
+        self.live.receiver_count()
+    }
+
     /// Changes each time all connections are to be closed.
     pub(super) fn disconnects(&self) -> watch::Receiver<u64> {
         self.disconnects.subscribe()
