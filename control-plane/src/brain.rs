@@ -27,7 +27,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
     dice::Dice,
-    dispatch::{Arrival, Binding, Dispatcher, End, Outcome as Dispatched, Release},
+    dispatch::{Arrival, Binding, Dispatcher, Displaced, End, Outcome as Dispatched, Release},
     ledger::Key,
     load::{Health, Load},
     pick::Explanation,
@@ -129,7 +129,10 @@ impl Brain {
                 self.metrics.scored(if binding.choice.desperate { Outcome::Desperate } else { Outcome::Chosen });
                 Verdict::Bound(binding)
             }
-            Dispatched::Waits { expected, limit, position } => {
+            Dispatched::Waits { expected, limit, position, displaced } => {
+                if let Some(Displaced { key, retry_after }) = displaced {
+                    self.displace(&mut state, key, retry_after);
+                }
                 let (reply, end) = oneshot::channel();
                 state.replies.insert(arrival.key, reply);
                 self.metrics.queued.inc();
@@ -211,6 +214,16 @@ impl Brain {
         };
         dispatcher.loads().iter().for_each(|load| census.count(load));
         census
+    }
+
+    /// Tells a request that another tenant's has its place now.
+    fn displace(&self, state: &mut State, key: Key, retry_after: Duration) {
+        let refusal = Refusal::Full { retry_after };
+        self.metrics.scored(Outcome::from(&refusal));
+        if let Some(reply) = state.replies.remove(&key) {
+            // Its stream may have broken meanwhile.
+            let _gone = reply.send(Err(refusal));
+        }
     }
 
     fn refuse(&self, refusal: Refusal) -> Verdict {

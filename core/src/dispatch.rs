@@ -31,7 +31,7 @@ use crate::{
     load::Load,
     mix::ByMix,
     pick::Nobody,
-    policy::{KvAware, Strategy},
+    policy::{self, KvAware, Strategy},
     query::{Choice, Hit, Query, Source},
     snapshot::{EndpointId, Pool},
 };
@@ -113,6 +113,8 @@ pub enum Outcome {
         limit: Duration,
         /// How many waited before it came.
         position: usize,
+        /// Who had to give it a place, and waits no more.
+        displaced: Option<Displaced>,
     },
     /// Too much waits already.
     Full {
@@ -121,6 +123,15 @@ pub enum Outcome {
     },
     /// There is nobody to choose from.
     Nobody(Nobody),
+}
+
+/// A request that waited, of a tenant that had more of those than another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Displaced {
+    /// Which.
+    pub key: Key,
+    /// When there may be room.
+    pub retry_after: Duration,
 }
 
 /// A choice that is booked, and what was expected of it.
@@ -278,13 +289,17 @@ impl Dispatcher {
             let wish = Wish { key, query, known: &known, waited, gamma };
             return Outcome::Bound(self.bind(wish, &sites, &ranking, now));
         }
+        let mut displaced = None;
         if !self.queue.has_room(&rules.queue, query.prompt_bytes) {
-            return Outcome::Full { retry_after: self.retry_after() };
+            displaced = self.make_room(query, &rules.queue);
+            if displaced.is_none() {
+                return Outcome::Full { retry_after: self.retry_after() };
+            }
         }
         let ahead = sites.sites[cost.site].ahead;
         let service = cost.finish - ahead;
         let limit = rules.queue.wait.saturating_sub(waited);
-        let waits = Outcome::Waits { expected: seconds(ahead), limit, position: self.queue.len() };
+        let waits = Outcome::Waits { expected: seconds(ahead), limit, position: self.queue.len(), displaced };
         let mut waiting = Waiting {
             key,
             query: query.clone(),
@@ -300,6 +315,17 @@ impl Dispatcher {
         self.queued[position] += service;
         self.queue.push(waiting);
         waits
+    }
+
+    /// Displaces one request for one of this query's tenant, if that is fair and makes room.
+    fn make_room(&mut self, query: &Query, limits: &policy::Queue) -> Option<Displaced> {
+        let key = self.queue.gives_way(query.tenant)?;
+        let gone = self.queue.remove(key)?;
+        if self.queue.has_room(limits, query.prompt_bytes) {
+            return Some(Displaced { key, retry_after: self.retry_after() });
+        }
+        self.queue.push(*gone);
+        None
     }
 
     /// An arrival under a strategy that never waits.

@@ -3,9 +3,13 @@
 //! Ordered by highest response ratio, `(wait + service) / service^0.9`, times the weights of priority and of fair shares.
 //! Short work goes first while all are new, and whoever waits long enough goes first whatever its work, so nobody
 //! starves. With an exponent of 1 it would be the classic ratio; a little less costs the mean nothing and spares the
-//! longest prompts. Bounded by count, bytes and time; a request leaves in constant time, wherever it stands.
+//! longest prompts. Bounded by count, bytes and time; a request leaves in constant time, wherever it stands. When it is
+//! full, the tenant with the most gives way to those with less.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
 
 use smallvec::SmallVec;
 
@@ -60,6 +64,8 @@ pub(super) struct Queue {
     /// Parallel: what the order is made of, side by side, because all of it is read for every decision.
     ranks: Vec<Rank>,
     places: HashMap<Key, u32, ByMix>,
+    /// How many of them each tenant has; nobody has none.
+    tenants: HashMap<u64, u32, ByMix>,
     bytes: u64,
 }
 
@@ -67,6 +73,7 @@ pub(super) struct Queue {
 #[derive(Clone, Copy, Debug)]
 struct Rank {
     key: Key,
+    tenant: u64,
     since: Duration,
     until: Duration,
     service: f64,
@@ -94,6 +101,15 @@ impl Queue {
         self.len() < limits.requests as usize && self.bytes.saturating_add(bytes) <= limits.bytes
     }
 
+    /// Who gives way to one more request of this tenant when there is no room: the newest one of the tenant that has the
+    /// most, as long as that leaves it no fewer than the other gets. So no tenant fills the queue for the others.
+    pub(super) fn gives_way(&self, tenant: Option<u64>) -> Option<Key> {
+        let own = self.tenants.get(&tenant.unwrap_or_default()).copied().unwrap_or(0);
+        let (&crowd, &most) = self.tenants.iter().max_by_key(|(tenant, count)| (**count, **tenant))?;
+        let theirs = self.ranks.iter().filter(|rank| rank.tenant == crowd && most > own + 1);
+        theirs.max_by_key(|rank| rank.since).map(|rank| rank.key)
+    }
+
     /// Seconds of prefill that wait.
     pub(super) fn service(&self) -> f64 {
         self.ranks.iter().map(|rank| rank.service).sum()
@@ -103,6 +119,7 @@ impl Queue {
     pub(super) fn push(&mut self, waiting: Waiting) {
         self.remove(waiting.key);
         self.bytes += waiting.query.prompt_bytes;
+        *self.tenants.entry(waiting.query.tenant.unwrap_or_default()).or_default() += 1;
         self.places.insert(waiting.key, self.ranks.len() as u32);
         self.ranks.push(Rank::of(&waiting));
         self.waiting.push(Some(Box::new(waiting)));
@@ -173,6 +190,12 @@ impl Queue {
             self.places.insert(moved.key, place as u32);
         }
         self.bytes -= gone.query.prompt_bytes;
+        if let Entry::Occupied(mut count) = self.tenants.entry(gone.query.tenant.unwrap_or_default()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -181,7 +204,7 @@ impl Queue {
 impl Rank {
     fn of(waiting: &Waiting) -> Self {
         let &Waiting { key, since, until, service, weight, .. } = waiting;
-        Self { key, since, until, service, weight }
+        Self { key, tenant: waiting.query.tenant.unwrap_or_default(), since, until, service, weight }
     }
 
     fn urgency(&self, now: Duration) -> f64 {
@@ -254,29 +277,49 @@ mod tests {
         shares.spend(Some(7), 100_000, SECOND);
         shares.spend(Some(8), 1_000, SECOND);
         for (request, tenant) in [(1, 8), (2, 7)] {
-            let mut waiting = queue.lift(key(request)).expect("it waits");
+            let mut waiting = queue.remove(key(request)).expect("it waits");
             waiting.query.tenant = Some(tenant);
             waiting.weigh(1.0, &shares);
-            queue.put_back(waiting);
+            queue.push(*waiting);
         }
         assert_eq!(order(&queue, 5), [1, 2], "one step of priority does not outweigh a hundredfold share");
+    }
+
+    #[test]
+    fn the_newest_of_whoever_has_the_most_gives_way_to_those_with_less() {
+        let of = |tenant| Query { tenant: Some(tenant), ..Query::default() };
+        let mut queue = Queue::default();
+        assert_eq!(queue.gives_way(Some(1)), None);
+        for request in 1..=4 {
+            queue.push(waiting(request, request, 1.0, of(1)));
+        }
+        queue.push(waiting(5, 5, 1.0, of(2)));
+        assert_eq!(queue.gives_way(Some(1)), None, "not to itself");
+        assert_eq!((queue.gives_way(Some(2)), queue.gives_way(None)), (Some(key(4)), Some(key(4))));
+        queue.remove(key(4));
+        queue.push(waiting(6, 6, 1.0, of(2)));
+        assert_eq!(queue.gives_way(Some(2)), None, "three and two: they would only change places");
+        assert_eq!(queue.gives_way(Some(3)), Some(key(3)));
     }
 
     proptest! {
         #[test]
         fn count_and_bytes_follow_whoever_comes_and_leaves(
-            steps in proptest::collection::vec((0u64..20, 0u64..1_000, any::<bool>()), 0..100),
+            steps in proptest::collection::vec((0u64..20, 0u64..1_000, 0u64..3, any::<bool>()), 0..100),
         ) {
             let (mut queue, mut model) = (Queue::default(), HashMap::new());
-            for (request, bytes, leaves) in steps {
+            for (request, bytes, tenant, leaves) in steps {
                 if leaves {
                     prop_assert_eq!(queue.remove(key(request)).is_some(), model.remove(&request).is_some());
                 } else {
-                    queue.push(waiting(request, 0, 1.0, Query { prompt_bytes: bytes, ..Query::default() }));
-                    model.insert(request, bytes);
+                    let query = Query { prompt_bytes: bytes, tenant: Some(tenant), ..Query::default() };
+                    queue.push(waiting(request, 0, 1.0, query));
+                    model.insert(request, (bytes, tenant));
                 }
                 prop_assert_eq!(queue.len(), model.len());
-                prop_assert_eq!(queue.bytes(), model.values().sum::<u64>());
+                prop_assert_eq!(queue.bytes(), model.values().map(|(bytes, _)| bytes).sum::<u64>());
+                let counted = |tenant| model.values().filter(|(_, of)| *of == tenant).count() as u32;
+                prop_assert!((0..3).all(|tenant| queue.tenants.get(&tenant).copied().unwrap_or(0) == counted(tenant)));
                 prop_assert!(model.keys().all(|request| queue.get_mut(key(*request)).is_some()));
             }
             prop_assert_eq!(queue.order(5, Duration::ZERO).len(), model.len().min(5));

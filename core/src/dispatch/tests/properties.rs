@@ -77,7 +77,13 @@ impl World {
         self.next += 1;
         match arrive(dispatcher, self.next, query, self.now) {
             Outcome::Bound(binding) => self.send(key(self.next), &binding, dispatcher),
-            Outcome::Waits { .. } => _ = self.waiting.insert(key(self.next)),
+            Outcome::Waits { displaced, .. } => {
+                if let Some(Displaced { key, .. }) = displaced {
+                    assert_eq!(self.waiting.len(), QUEUE, "nobody is displaced while there is room");
+                    assert!(self.waiting.remove(&key), "displaced without having waited");
+                }
+                self.waiting.insert(key(self.next));
+            }
             Outcome::Full { retry_after } => {
                 assert_eq!(self.waiting.len(), QUEUE, "full only when it is");
                 assert!(retry_after >= ms(1_000));

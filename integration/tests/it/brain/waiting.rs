@@ -75,6 +75,26 @@ async fn a_tenant_who_comes_for_the_first_time_goes_before_those_of_one_who_had_
     assert!(order(&fleet)[1].starts_with("other:"), "{:?}", order(&fleet));
 }
 
+#[tokio::test]
+async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
+    let fleet = fleet(1, "  queue: {requests: 3}\n").await;
+    let stall = Stall::all(&fleet).await.remove(0);
+    let mut crowd = Vec::new();
+    for number in 0..3 {
+        crowd.push(asking(&fleet.url(), &short(&format!("crowd {number}"))));
+        becomes(&fleet.control_planes[0], "waiting_requests", (number + 1) as f64).await;
+    }
+    assert_eq!(send(ask(&fleet.url(), &short("one more"))).await.status(), 429, "it is full of its own");
+    let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
+    let other = tokio::spawn(async move { send(other).await.status().as_u16() });
+    let newest = crowd.pop().expect("three of them").await.expect("answered");
+    assert_eq!(newest, 429);
+    stall.end();
+    for answer in crowd.into_iter().chain([other]) {
+        assert_eq!(answer.await.expect("answered"), 200);
+    }
+}
+
 /// How the prompts begin that the first engine was sent, in order.
 fn order(fleet: &hermes_integration::fleet::Fleet) -> Vec<String> {
     let posts = fleet.engines[0].requests().into_iter().filter(|request| request.method == Method::POST);
