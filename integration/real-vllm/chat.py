@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from servers import MODEL, Hermes, Vllm, free_port, healthy, total, wait_for
+from servers import MODEL, VLLM_READY_SECONDS, Hermes, Vllm, free_port, healthy, total, wait_for
 
 CONVERSATIONS = 16
 TURNS = 6
 # At once, on two cores that also run the router and this client.
 USERS = 4
 ROUNDS = 2
-VLLM_READY_SECONDS = 420.0
 WORDS = "the router keeps newest snapshot every request sees exactly one of them and sandals carry messages between gods".split()
 
 

@@ -13,12 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-from servers import ADAPTER, MODEL, Hermes, Vllm, free_port, healthy, report, total, wait_for
+from servers import ADAPTER, MODEL, VLLM_READY_SECONDS, Hermes, Vllm, free_port, healthy, report, total, wait_for
 
 BLOCK = 32
 # Little enough for evictions, and one more than the longest prompt needs.
 BLOCKS = 140
-VLLM_READY_SECONDS = 420.0
 
 
 class Trial:

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 # Loading torch on a busy machine takes longer than serving does.
-VLLM_READY_SECONDS = 420.0
+VLLM_READY_SECONDS = 900.0
 MODEL = "tiny"
 ADAPTER = "tiny-lora"
 

@@ -1,6 +1,6 @@
 //! Whatever an engine answers at `/metrics`, reading it ends without a panic and with figures in range.
 //!
-//! Run with `cargo +nightly fuzz run exposition`.
+//! Run with `control-plane/fuzz/run exposition`.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
 //! Whatever an engine publishes, reading it and taking it into an index ends without a panic, and all of it can be taken out.
 //!
-//! Run with `cargo +nightly fuzz run kv_events`.
+//! Run with `control-plane/fuzz/run kv_events`.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
 //! Whatever a KV manager answers, reading it ends without a panic, and no hit is more than the prompt has.
 //!
-//! Run with `cargo +nightly fuzz run manager`. The first byte picks the dialect.
+//! Run with `control-plane/fuzz/run manager`. The first byte picks the dialect.
 
 #![no_main]
 
