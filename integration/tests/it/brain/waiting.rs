@@ -82,7 +82,7 @@ async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
     let mut crowd = Vec::new();
     for number in 0..3 {
         crowd.push(asking(&fleet.url(), &short(&format!("crowd {number}"))));
-        becomes(&fleet.control_planes[0], "waiting_requests", (number + 1) as f64).await;
+        becomes(&fleet.control_planes[0], "waiting_requests", f64::from(number + 1)).await;
     }
     assert_eq!(send(ask(&fleet.url(), &short("one more"))).await.status(), 429, "it is full of its own");
     let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
