@@ -23,8 +23,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use smallvec::SmallVec;
-
 use crate::{
     dice::Dice,
     ledger::{InFlight, Key, ProxyId},
@@ -304,7 +302,8 @@ impl Dispatcher {
             key,
             query: query.clone(),
             model: model.map(Box::from),
-            others: SmallVec::from_slice(hits),
+            // They may not stand for what is sent and stored while it waits.
+            others: hits.iter().map(|hit| Hit { at_least: true, ..*hit }).collect(),
             since: now.saturating_sub(waited),
             until: now + limit,
             known,
@@ -346,7 +345,9 @@ impl Dispatcher {
     }
 
     fn known(&self, query: &Query, others: &[Hit], now: Duration) -> Known {
-        let beliefs = self.caches.beliefs(query, others, |endpoint| self.fleet.position(endpoint));
+        let Self { caches, fleet, .. } = self;
+        let computing = |position| fleet.flight(position).unanswered;
+        let beliefs = caches.beliefs(query, others, |endpoint| fleet.position(endpoint), computing);
         let hits = caches::worth(&beliefs);
         Known { beliefs, hits, at: Some(now) }
     }

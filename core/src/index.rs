@@ -126,7 +126,16 @@ impl Index {
     /// How many of a chain's blocks one endpoint holds, from the start.
     #[must_use]
     pub fn depth(&self, slot: Slot, chain: &[u64]) -> u32 {
-        self.blocks.depth_of(slot, chain)
+        self.blocks.depth_where(chain, |id| self.blocks.touch_of(id, slot).is_some())
+    }
+
+    /// How many of a chain's blocks the last `routes` prompts that were routed there cover, from the start.
+    #[must_use]
+    pub fn depth_of_latest(&self, slot: Slot, chain: &[u64], routes: u32) -> u32 {
+        let latest = self.routes[usize::from(slot)].latest();
+        self.blocks.depth_where(chain, |id| {
+            self.blocks.touch_of(id, slot).is_some_and(|touch| latest.wrapping_sub(touch) < routes)
+        })
     }
 
     /// The endpoint lost its cache: it restarted, or said so.

@@ -9,7 +9,8 @@
 //!
 //! Each source can lie, lag or vanish. What it claimed of a request is compared with what the engine reports afterwards,
 //! and its later claims count in proportion. Events of a stream that was heard from its beginning know what is *not*
-//! cached, too: while they are trusted they overrule the others. The index learns its size in the same way: claims that fail mean that the engine evicts sooner.
+//! cached, too: while they are trusted they overrule the others, but for prompts that are being computed, which are cached
+//! soon. The index learns its size in the same way: claims that fail mean that the engine evicts sooner.
 
 use std::collections::HashMap;
 
@@ -68,7 +69,7 @@ pub(super) struct Claims {
     pub(super) learned: u32,
     pub(super) manager: Option<u32>,
     pub(super) events: Option<u32>,
-    /// Events tell of a part only, so that what they do not tell of may be there.
+    /// Events tell of a part only, so that what they do not tell of may be there, or be there soon.
     pub(super) events_in_part: bool,
 }
 
@@ -112,12 +113,14 @@ impl Caches {
         self.resize();
     }
 
-    /// What is believed of `query`, with what other sources said of it.
+    /// What is believed of `query`, with what other sources said of it. `computing` is how many prompts are being computed
+    /// at a position.
     pub(super) fn beliefs(
         &self,
         query: &Query,
         others: &[Hit],
         position: impl Fn(EndpointId) -> Option<usize>,
+        computing: impl Fn(usize) -> u32,
     ) -> Beliefs {
         let mut claims = self.learned(query);
         for hit in others {
@@ -133,10 +136,11 @@ impl Caches {
         }
         // The last token is always computed: its answer is wanted.
         let most = query.prompt_tokens.saturating_sub(1);
-        claims
-            .into_iter()
-            .map(|(position, claims)| self.holders[position as usize].believe(position, claims, most))
-            .collect()
+        let believe = |(position, claims): (u32, Claims)| {
+            let claims = self.with_coming(position as usize, claims, query, &computing);
+            self.holders[position as usize].believe(position, claims, most)
+        };
+        claims.into_iter().map(believe).collect()
     }
 
     /// What the index knows of a prompt, in ascending order of position.
@@ -158,15 +162,28 @@ impl Caches {
         held.map(|(position, depth)| claim((position as u32, depth))).collect()
     }
 
+    /// Events tell what is stored, not what is being computed: the latest prompts, as many as are not answered yet, are
+    /// cached by the time that another one which begins alike gets its turn there.
+    fn with_coming(&self, position: usize, claims: Claims, query: &Query, computing: impl Fn(usize) -> u32) -> Claims {
+        let Some(stored) = claims.events.filter(|stored| !claims.events_in_part && claims.learned > *stored) else {
+            return claims;
+        };
+        let Some(slot) = self.index.slot(self.holders[position].endpoint) else { return claims };
+        let depth = self.index.depth_of_latest(slot, &query.blocks, computing(position));
+        let coming = (f64::from(depth) * tokens_per_block(query)) as u32;
+        if coming > stored { Claims { learned: coming, events_in_part: true, ..claims } } else { claims }
+    }
+
     /// What the index knows of one endpoint now, in place of what it knew.
-    pub(super) fn relearn(&self, beliefs: &mut Beliefs, position: usize, query: &Query) {
+    pub(super) fn relearn(&self, beliefs: &mut Beliefs, position: usize, query: &Query, computing: u32) {
         let holder = &self.holders[position];
         let depth = self.index.slot(holder.endpoint).map_or(0, |slot| self.index.depth(slot, &query.blocks));
         let learned = (f64::from(depth) * tokens_per_block(query)) as u32;
         let most = query.prompt_tokens.saturating_sub(1);
         let at = beliefs.binary_search_by_key(&(position as u32), |belief| belief.position);
         let before = at.map_or_else(|_| Claims::default(), |at| beliefs[at].claims);
-        let belief = holder.believe(position as u32, Claims { learned, ..before }, most);
+        let claims = self.with_coming(position, Claims { learned, ..before }, query, |_| computing);
+        let belief = holder.believe(position as u32, claims, most);
         match at {
             Ok(at) => beliefs[at] = belief,
             Err(at) => beliefs.insert(at, belief),

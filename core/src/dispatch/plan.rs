@@ -143,11 +143,12 @@ impl Dispatcher {
 
     /// A prompt was just bound: those next in turn that begin alike have to know.
     fn tell_neighbors(&mut self, next: &[Key], head: Option<u64>, position: usize) {
-        let Self { queue, caches, .. } = self;
+        let Self { queue, caches, fleet, .. } = self;
+        let computing = fleet.flight(position).unanswered;
         for &key in next.iter().take(NEIGHBORS) {
             let Some(waiting) = queue.get_mut(key) else { continue };
             if head.is_some() && waiting.query.blocks.first().copied() == head && waiting.known.at.is_some() {
-                caches.relearn(&mut waiting.known.beliefs, position, &waiting.query);
+                caches.relearn(&mut waiting.known.beliefs, position, &waiting.query, computing);
                 waiting.known.hits = caches::worth(&waiting.known.beliefs);
             }
         }

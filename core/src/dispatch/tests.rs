@@ -300,6 +300,41 @@ fn events_overrule_what_was_learned_only_where_they_know_all() {
 }
 
 #[test]
+fn a_prompt_that_is_being_computed_counts_although_events_do_not_tell_of_it_yet() {
+    let mut dispatcher = dispatcher(2);
+    dispatcher.set_health(0, Health::Down);
+    let hit = said(Source::Events, 0, false);
+    assert_eq!(told(&mut dispatcher, 1, &prompt(7, 6_400), hit, ms(0)).cached_tokens, 0);
+    let known = dispatcher.known(&prompt(7, 6_400), &[hit], ms(10));
+    assert_eq!(known.hits.as_slice(), [(1, 6_399)], "it is on its way");
+    answer(&mut dispatcher, 1, ms(800), ms(800));
+    let known = dispatcher.known(&prompt(7, 6_400), &[hit], ms(900));
+    assert!(known.hits.is_empty(), "it is not there, say those who know");
+}
+
+#[test]
+fn who_waits_learns_of_a_prompt_that_was_sent_after_events_were_asked() {
+    let mut dispatcher = dispatcher(1);
+    bound(arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0)));
+    let hits = [Hit { endpoint: EndpointId(0), ..said(Source::Events, 0, false) }];
+    let asked = |request, query| {
+        let key = key(request);
+        Arrival { key, query, model: None, hits: &hits, waited: Duration::ZERO, may_wait: true }
+    };
+    let (first, second) = (prompt(7, 4_000), prompt(7, 6_400));
+    for (request, query) in [(2, &first), (3, &second)] {
+        waits(&dispatcher.arrive(asked(request, query), ms(request)));
+    }
+    answer(&mut dispatcher, 1, ms(1_000), ms(1_000));
+    assert_eq!(released(&mut dispatcher, ms(1_000)), [(2, Some(0))]);
+    answer(&mut dispatcher, 2, ms(500), ms(1_500));
+    let mut after = Vec::new();
+    dispatcher.release(ms(1_500), &mut after);
+    let [Release { end: End::Bound(binding), .. }] = &after[..] else { panic!("{after:?}") };
+    assert!(binding.choice.ranked[0].cached_tokens >= 3_900, "{binding:?}");
+}
+
+#[test]
 fn a_source_that_lies_is_believed_less_and_less() {
     let mut dispatcher = dispatcher(2);
     let mut expected = Vec::new();

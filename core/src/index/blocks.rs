@@ -67,11 +67,11 @@ impl Blocks {
         (known, last)
     }
 
-    /// How many blocks of a chain one endpoint holds, from its start.
-    pub(super) fn depth_of(&self, slot: Slot, chain: &[u64]) -> u32 {
+    /// How many blocks of a chain there are, from its start, up to the last of which something holds.
+    pub(super) fn depth_where(&self, chain: &[u64], holds: impl Fn(BlockId) -> bool) -> u32 {
         let (mut depth, mut at) = self.bisect(chain);
         while let Some(id) = at {
-            if self.touch_of(id, slot).is_some() {
+            if holds(id) {
                 break;
             }
             at = self.parent(id);

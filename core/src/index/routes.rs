@@ -31,6 +31,11 @@ impl Routes {
         self.touches
     }
 
+    /// The number of the latest route.
+    pub(super) fn latest(&self) -> u32 {
+        self.touches
+    }
+
     /// Everything up to `tail` was touched, and `added` blocks of it are new here.
     pub(super) fn end(&mut self, touch: u32, tail: Option<BlockId>, added: usize) {
         self.held += added;

@@ -46,6 +46,17 @@ fn a_routed_prompt_is_found_as_far_as_it_is_shared() {
 }
 
 #[test]
+fn what_was_routed_last_can_be_told_from_what_was_routed_before() {
+    let mut index = index(100);
+    index.insert(A, &chain(1, 2, 10));
+    index.insert(A, &chain(2, 2, 6));
+    let slot = index.slot(A).expect("known");
+    let latest = |name, routes| index.depth_of_latest(slot, &chain(name, 2, 20), routes);
+    assert_eq!((latest(2, 0), latest(2, 1), latest(2, 2)), (0, 6, 6));
+    assert_eq!((latest(1, 0), latest(1, 1), latest(1, 2)), (0, 2, 10));
+}
+
+#[test]
 fn the_least_recently_used_prompt_goes_first_and_its_tail_before_its_head() {
     let mut index = index(10);
     index.insert(A, &chain(1, 0, 5));
