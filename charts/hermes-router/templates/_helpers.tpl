@@ -204,7 +204,7 @@ capabilities: {drop: [ALL]}
 {{- $scraped := dict "prometheus.io/scrape" "true" "prometheus.io/port" (toString .port) "prometheus.io/path" "/metrics" -}}
 {{- $annotations := merge (deepCopy .values.podAnnotations) (ternary $scraped dict .root.Values.monitoring.annotations) -}}
 {{- with $annotations }}
-annotations: {{- toYaml . | nindent 2 }}
+{{- toYaml . }}
 {{- end }}
 {{- end -}}
 
