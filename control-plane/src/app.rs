@@ -11,7 +11,7 @@
 mod feed;
 mod options;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hermes_core::snapshot::{Epoch, Snapshot};
 use hermes_runtime::{
@@ -21,6 +21,7 @@ use hermes_runtime::{
     readiness::{Liveness, Readiness},
     shutdown::Drain,
     tasks::Tasks,
+    tls::{Tls, TlsFolder},
 };
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -37,13 +38,14 @@ use self::feed::Feed;
 pub use self::options::{ConfigSource, Options, StartError};
 use crate::{
     admin::Pages,
+    announce::Announcer,
     brain::Brains,
     collector::{self, Collector, CollectorMetrics},
     kv_events::KvEventsMetrics,
     kvmanager::KvMetrics,
     metrics::{Metrics, census::WorldCensus},
     pipeline::{Gates, Guides, Lookouts, Pipeline, QUEUE, Reins},
-    serve::{self, Desk, Proxies},
+    serve::{self, Desk, Entry, Proxies},
     tokens::TokenMetrics,
 };
 
@@ -89,8 +91,9 @@ impl ControlPlane {
     /// When the configuration is wrong or unreadable, or a port is taken.
     pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
         install_default_crypto();
-        let Options { config, listen, admin, replica, kube } = options;
-        let feed = Feed::open(config).await?;
+        let Options { config, listen, tls, admin, replica, kube, pod } = options;
+        let announcer = pod.map(|pod| Announcer::new(pod, kube.clone()));
+        let (feed, announcer) = open(config, announcer).await?;
         let listener = bind(listen).await?;
         let grpc = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
         let mut parts = Parts::new(replica);
@@ -99,6 +102,11 @@ impl ControlPlane {
         let tasks = Tasks::new(liveness.clone(), drain.clone());
         let closing = CancellationToken::new();
         let subscribers = TaskTracker::new();
+        let entry = Entry { listener, tls: parts.follow_certificates(tls, &tasks).await? };
+        let mutual_tls = entry.tls.is_some();
+        if let (Some(announcer), Some(status)) = (announcer, feed.status()) {
+            tasks.spawn("announcer", until_drain(drain.clone(), announcer.follow(status)));
+        }
         let snapshots = parts.run_pipeline(feed, kube, &tasks, &drain)?;
         let desk = parts.desk(snapshots.clone(), closing.clone(), subscribers.clone());
         let proxies = desk.proxies.clone();
@@ -118,7 +126,7 @@ impl ControlPlane {
         let turns = Arc::clone(&brains);
         tasks.spawn("turns", until_drain(drain.clone(), async move { turns.give_turns().await }));
         tasks.spawn("clock", pass_time(brains, proxies, drain.clone()));
-        tasks.spawn("grpc", serve_until_closed(listener, desk, drain.clone()));
+        tasks.spawn("grpc", serve_until_closed(entry, desk, drain.clone()));
         if let Some(admin) = admin {
             tasks.spawn("admin", admin.serve(drain.forced()));
         }
@@ -127,8 +135,21 @@ impl ControlPlane {
             drain.draining().await;
             closing.cancel();
         });
-        tracing::info!(%grpc, admin = ?admin_address, replica = &*replica, "control plane started");
+        tracing::info!(%grpc, mutual_tls, admin = ?admin_address, replica = &*replica, "control plane started");
         Ok(Bound { grpc, admin: admin_address, replica, readiness, tasks, subscribers, _cut_off: cut_off })
+    }
+}
+
+/// Reads the configuration for the first time. A refusal is announced by whoever would have followed it.
+async fn open(config: ConfigSource, announcer: Option<Announcer>) -> Result<(Feed, Option<Announcer>), StartError> {
+    match Feed::open(config).await {
+        Ok(feed) => Ok((feed, announcer)),
+        Err(error) => {
+            if let Some(announcer) = announcer {
+                announcer.tell_refusal(&error).await;
+            }
+            Err(error.into())
+        }
     }
 }
 
@@ -161,6 +182,15 @@ impl Parts {
         Self { epoch, replica, readiness: Readiness::default(), registry, metrics, brains }
     }
 
+    /// The certificates in `folder`, if there is one, followed from now on.
+    async fn follow_certificates(&mut self, folder: Option<PathBuf>, tasks: &Tasks) -> Result<Option<Tls>, StartError> {
+        let Some(folder) = folder else { return Ok(None) };
+        let folder = TlsFolder::open(folder, &mut self.registry).await?;
+        let tls = folder.tls();
+        tasks.spawn("tls", folder.watch());
+        Ok(Some(tls))
+    }
+
     /// Starts the sources and the owner of the cluster.
     fn run_pipeline(
         &mut self,
@@ -186,7 +216,10 @@ impl Parts {
             gates: Gates::new(&self.readiness),
         };
         let (pipeline, snapshots) = Pipeline::new(self.epoch, Arc::clone(&self.brains), reins, self.metrics.clone());
-        tasks.spawn("config", until_drain(drain.clone(), feed.run(updates, self.metrics.clone())));
+        tasks.spawn(
+            "config",
+            until_drain(drain.clone(), feed.run(updates, self.metrics.clone(), self.readiness.note("configuration"))),
+        );
         tasks.spawn("pipeline", until_drain(drain.clone(), pipeline.run(told, seen)));
         Ok(snapshots)
     }
@@ -233,10 +266,10 @@ async fn pass_time(brains: Arc<Brains>, proxies: Proxies, drain: Drain) {
     .await;
 }
 
-async fn serve_until_closed(listener: TcpListener, desk: Desk, drain: Drain) {
+async fn serve_until_closed(entry: Entry, desk: Desk, drain: Drain) {
     // A drain waits for the connections.
     let _open = drain.track();
-    if let Err(error) = serve::serve(listener, desk).await {
+    if let Err(error) = serve::serve(entry, desk).await {
         tracing::error!(%error, "the gRPC listener failed");
     }
 }

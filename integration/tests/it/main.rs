@@ -1,5 +1,6 @@
 //! Stories over real sockets: each file is one side of what Hermes promises.
 
+mod announced;
 mod brain;
 mod client;
 mod control;
@@ -19,5 +20,6 @@ mod retry;
 mod route;
 mod stream;
 mod tidy;
+mod tls;
 mod tokens;
 mod world;
