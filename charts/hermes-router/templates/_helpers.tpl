@@ -172,6 +172,8 @@ capabilities: {drop: [ALL]}
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: POD_UID
+  valueFrom: {fieldRef: {fieldPath: metadata.uid}}
 - {name: HERMES_LOG, value: {{ .root.Values.log.level | quote }}}
 - {name: HERMES_LOG_FORMAT, value: {{ .root.Values.log.format | quote }}}
 {{- with .root.Values.otel }}
