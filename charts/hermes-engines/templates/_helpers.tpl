@@ -39,7 +39,9 @@ are kept in the container) and `sharedMemory` (whether its processes need more o
 
 {{- define "engines.vllm" -}}
 image: vllm/vllm-openai:v0.32.0
-files: /root/.cache/huggingface
+files: /models
+env:
+- {name: HF_HOME, value: /models}
 sharedMemory: true
 args:
 - --model={{ .engine.model }}
@@ -60,7 +62,9 @@ args:
 
 {{- define "engines.sglang" -}}
 image: lmsysorg/sglang:v0.5.23
-files: /root/.cache/huggingface
+files: /models
+env:
+- {name: HF_HOME, value: /models}
 sharedMemory: true
 command: [python3, -m, sglang.launch_server]
 args:
