@@ -117,9 +117,13 @@ args:
 - --kv-events-port=5557
 - --kv-events-replay-port=5558
 {{- end }}
-{{- with .root.Values.otel.endpoint }}
+{{- with .root.Values.otel }}
+{{- if .endpoint }}
 env:
-- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+- {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .protocol | quote }}}
+- {name: OTEL_SERVICE_NAME, value: hermes-engine}
+{{- end }}
 {{- end }}
 {{- end -}}
 
