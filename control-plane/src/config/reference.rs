@@ -1,5 +1,8 @@
-//! The tables of `docs/configuration.md`, made from the lists that the reader checks against.
+//! The tables of `docs/configuration.md`, made from the lists that the reader checks against, and the same for helm.
 
+mod schema;
+
+pub use self::schema::schema;
 use super::sections::{ALL, Key, Kind, Section};
 
 /// Every key with its type, default, range and meaning, as Markdown tables, one for each mapping of the file.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 
 use super::arrivals::Arrivals;
 use super::client::{Client, Limits, Target};
@@ -25,9 +26,9 @@ pub struct LoadArgs {
     /// What to send
     #[arg(long, value_enum, default_value_t = Workload::Chat)]
     pub workload: Workload,
-    /// The `model` field of each request
-    #[arg(long, value_name = "NAME", default_value = "sim")]
-    pub model: String,
+    /// The `model` field of each request; default the first that the target lists, else `sim`
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
     /// Bytes of each prompt; default 800, and 220,000 for `long`
     #[arg(long, value_name = "N")]
     pub prompt_bytes: Option<usize>,
@@ -89,9 +90,13 @@ pub enum Workload {
 }
 
 impl LoadArgs {
-    fn shape(&self) -> Shape {
+    async fn shape(&self, client: &Client) -> Shape {
         let stream = matches!(self.workload, Workload::Stream | Workload::Conversation);
-        Shape { model: self.model.clone(), stream, ignore_eos: false }
+        let model = match &self.model {
+            Some(model) => model.clone(),
+            None => first_model(client).await.unwrap_or_else(|| "sim".to_owned()),
+        };
+        Shape { model, stream, ignore_eos: false }
     }
 
     fn prompt_bytes(&self) -> usize {
@@ -117,11 +122,11 @@ impl LoadArgs {
         }
     }
 
-    async fn drive(&self, run: Run) -> Report {
+    async fn drive(&self, shape: Shape, run: Run) -> Report {
         if self.workload == Workload::Conversation {
-            return self.conversations().drive(run, self.shape()).await;
+            return self.conversations().drive(run, shape).await;
         }
-        let calls = self.shape().fixed(self.prompt_bytes(), self.tokens, self.seed);
+        let calls = shape.fixed(self.prompt_bytes(), self.tokens, self.seed);
         match self.arrivals() {
             None => run.closed(Arc::from(calls)).await,
             Some(arrivals) => run.open(arrivals.offsets().zip(calls.iter().cycle().cloned())).await,
@@ -142,8 +147,15 @@ impl LoadArgs {
 /// A target that cannot be sent to.
 pub async fn load(args: &LoadArgs) -> Result<Report, LoadError> {
     let client = Client::new(Target::parse(&args.target)?, Limits::answer_within(Duration::from_secs(args.timeout)));
-    let run = async |stop, enough| args.drive(Run::new(client, args.bounds(), stop).until(enough)).await;
+    let shape = args.shape(&client).await;
+    let run = async |stop, enough| args.drive(shape, Run::new(client, args.bounds(), stop).until(enough)).await;
     Ok(until_enough(run).await)
+}
+
+/// The first of `GET /v1/models`. Not to be had is no error: the load itself will show what is wrong.
+async fn first_model(client: &Client) -> Option<String> {
+    let page: Value = serde_json::from_slice(&client.get("/v1/models").await?).ok()?;
+    page.pointer("/data/0/id")?.as_str().map(str::to_owned)
 }
 
 /// Most that a rate, a factor or a number of seconds may be: a day of microseconds keeps durations representable.

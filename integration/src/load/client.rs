@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, Uri, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -115,6 +115,12 @@ struct Connection {
 /// Younger than the 5 s after which uvicorn, and so most engines, close an idle connection.
 const MAX_IDLE: Duration = Duration::from_secs(4);
 
+/// What servers' logs show.
+const USER_AGENT: &str = "hermes-load";
+
+/// Bytes of a page that [`Client::get`] reads at most.
+const MAX_PAGE: usize = 1 << 20;
+
 impl Client {
     /// A client without connections.
     #[must_use]
@@ -135,6 +141,20 @@ impl Client {
         let answered = timeout(self.limits.answer, self.exchange(connection, call, &mut exchange)).await;
         let outcome = answered.unwrap_or(Outcome::TimedOut);
         exchange.ended(outcome)
+    }
+
+    /// What stands at `path`, if it can be had within the limits; on a connection of its own.
+    pub(crate) async fn get(&self, path: &str) -> Option<Bytes> {
+        let Connection { mut sender, mut driver, .. } = self.connect().await.ok()?;
+        let request = Request::get(self.target.path(path)).header(header::HOST, &self.target.authority);
+        let request = request.header(header::USER_AGENT, USER_AGENT).body(Full::default()).ok()?;
+        let answer = async {
+            sender.ready().await.ok()?;
+            let response = sender.send_request(request).await.ok().filter(|response| response.status().is_success())?;
+            Limited::new(response.into_body(), MAX_PAGE).collect().await.ok()
+        };
+        let (page, _open) = timeout(self.limits.answer, driven(answer, &mut driver)).await.ok()?;
+        Some(page?.to_bytes())
     }
 
     fn check_out(&self) -> Option<Connection> {
@@ -183,7 +203,7 @@ impl Client {
         Request::post(format!("{}{}", self.target.prefix, call.path))
             .header(header::HOST, &self.target.authority)
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, "hermes-load")
+            .header(header::USER_AGENT, USER_AGENT)
             .body(Full::new(call.body))
     }
 }

@@ -42,16 +42,21 @@ async fn the_metrics_page_lists_what_both_planes_expose() {
 
 #[test]
 fn metrics_that_other_pages_name_are_in_the_tables() {
-    let tables = Page::read(&pages::root().join("docs/metrics.md")).text;
-    let known: BTreeSet<String> = tables.lines().filter_map(row).map(|(name, _)| name).collect();
+    let known = documented();
     let mut unknown = Vec::new();
     for page in pages::all() {
         for (line, text) in pages::prose(&page.text) {
-            let names = text.split('`').skip(1).step_by(2).filter(|name| is_metric(name) && !known.contains(*name));
+            let names = text.split('`').skip(1).step_by(2).filter(|name| is_metric(name) && !known.contains_key(*name));
             unknown.extend(names.map(|name| format!("{}:{line}: {name}", page.path)));
         }
     }
     assert!(unknown.is_empty(), "write the name as docs/metrics.md has it:\n  {}", unknown.join("\n  "));
+}
+
+/// The name of every metric in the tables, and its type.
+pub(super) fn documented() -> BTreeMap<String, String> {
+    let page = Page::read(&pages::root().join("docs/metrics.md"));
+    page.text.lines().filter_map(row).map(|(name, metric)| (name, metric.kind)).collect()
 }
 
 fn is_metric(name: &str) -> bool {

@@ -1,0 +1,223 @@
+{{/* Names. Components add up to 20 letters, and a Service's name may have 63. */}}
+{{- define "hermes.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- default $full .Values.fullnameOverride | trunc 42 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/*
+Below, a "part" is a dict of `root` (the chart's context), `name` (`control-plane` or `data-plane`), and `values` (its
+block of the values).
+*/}}
+{{- define "hermes.controlPlane" -}}
+{{- include "hermes.fullname" . }}-control-plane
+{{- end -}}
+
+{{- define "hermes.dataPlane" -}}
+{{- include "hermes.fullname" . }}-data-plane
+{{- end -}}
+
+{{- define "hermes.selector" -}}
+app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride | trunc 63 }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .name }}
+{{- end -}}
+
+{{- define "hermes.labels" -}}
+{{ include "hermes.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: hermes
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "hermes.image" -}}
+{{- $image := .root.Values.image -}}
+{{- $prefix := ternary (printf "%s/" (trimSuffix "/" $image.registry)) "" (ne $image.registry "") -}}
+{{- printf "%s%s:%s" $prefix .values.image.repository (default .root.Chart.AppVersion $image.tag) | quote -}}
+{{- end -}}
+
+{{- define "hermes.serviceAccount" -}}
+{{- $own := printf "%s-%s" (include "hermes.fullname" .root) .name -}}
+{{- default (ternary $own "default" .values.serviceAccount.create) .values.serviceAccount.name -}}
+{{- end -}}
+
+{{/* The Secret with ca.crt, tls.crt and tls.key of a part. */}}
+{{- define "hermes.tlsSecret" -}}
+{{- if eq .root.Values.tls.issuer "secrets" -}}
+{{- $key := ternary "controlPlane" "dataPlane" (eq .name "control-plane") -}}
+{{- index .root.Values.tls.secrets $key | required (printf "tls.issuer is `secrets`: name the Secret in tls.secrets.%s" $key) -}}
+{{- else -}}
+{{- /* Another name for another owner, so that one may take over from the other. */ -}}
+{{- $suffix := ternary "certificate" "tls" (eq .root.Values.tls.issuer "cert-manager") -}}
+{{- printf "%s-%s-%s" (include "hermes.fullname" .root) .name $suffix -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Under which names the control plane is dialed: what its certificate has to hold, as a JSON list. */}}
+{{- define "hermes.serverNames" -}}
+{{- $name := include "hermes.controlPlane" . -}}
+{{- $spaced := printf "%s.%s" $name .Release.Namespace -}}
+{{- list $name $spaced (printf "%s.svc" $spaced) (printf "%s.svc.%s" $spaced .Values.clusterDomain) | toJson -}}
+{{- end -}}
+
+{{/* The configuration file. Without `config`, the block `app` alone: its defaults are the original's. */}}
+{{- define "hermes.config" -}}
+{{- $config := deepCopy (default dict .Values.config) -}}
+{{- if or .Values.app (not $config) -}}
+{{- $config = set $config "app" .Values.app -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{/*
+What the control plane watches, as JSON: namespace to a list of resources. Services are watched with
+their EndpointSlices. `rbac.namespaces` adds namespaces that a later edit of the ConfigMap may name.
+*/}}
+{{- define "hermes.watched" -}}
+{{- $watched := dict -}}
+{{- $here := .Release.Namespace -}}
+{{- $config := include "hermes.config" . | fromYaml -}}
+{{- range $config.pools -}}
+  {{- with .kubernetes -}}
+    {{- $namespace := default $here .namespace -}}
+    {{- $kinds := ternary (list "pods") (list "services" "endpointslices") (hasKey . "pods") -}}
+    {{- $watched = set $watched $namespace (concat $kinds (default list (index $watched $namespace))) -}}
+  {{- end -}}
+{{- end -}}
+{{- if hasKey $config "app" -}}
+  {{- $namespace := default $here (default dict $config.app).namespace -}}
+  {{- $kinds := list "services" "endpointslices" -}}
+  {{- $watched = set $watched $namespace (concat $kinds (default list (index $watched $namespace))) -}}
+{{- end -}}
+{{- range .Values.rbac.namespaces -}}
+  {{- $watched = set $watched . (list "services" "endpointslices" "pods") -}}
+{{- end -}}
+{{- toJson $watched -}}
+{{- end -}}
+
+{{/* Kubernetes has to wait longer than the drain, or it kills what the drain was for. */}}
+{{- define "hermes.grace" -}}
+{{- $least := add .values.preStopSeconds .values.drainSeconds 5 -}}
+{{- $given := default $least .values.terminationGracePeriodSeconds -}}
+{{- if lt (int $given) (int $least) -}}
+{{- fail (printf "%s: terminationGracePeriodSeconds is %v; give at least preStopSeconds + drainSeconds + 5 = %v, or leave it out" .name $given $least) -}}
+{{- end -}}
+{{- $given -}}
+{{- end -}}
+
+{{/* Where the pods of a part go. */}}
+{{- define "hermes.placement" -}}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .values.affinity }}
+affinity: {{- toYaml .values.affinity | nindent 2 }}
+{{- else if eq .values.antiAffinity "preferred" }}
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels: {{- include "hermes.selector" . | nindent 12 }}
+{{- else if eq .values.antiAffinity "required" }}
+affinity:
+  podAntiAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+    - topologyKey: kubernetes.io/hostname
+      labelSelector:
+        matchLabels: {{- include "hermes.selector" . | nindent 10 }}
+{{- end }}
+topologySpreadConstraints:
+{{- with .values.topologySpreadConstraints }}
+{{- toYaml . | nindent 0 }}
+{{- else }}
+- topologyKey: topology.kubernetes.io/zone
+  maxSkew: 1
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels: {{- include "hermes.selector" . | nindent 6 }}
+{{- end }}
+{{- end -}}
+
+{{/* Meets the Pod Security Standard "restricted". 65532 is the user of the images. */}}
+{{- define "hermes.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "hermes.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* The environment of both planes: who they are, logs, traces. */}}
+{{- define "hermes.env" -}}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: POD_NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- {name: HERMES_LOG, value: {{ .root.Values.log.level | quote }}}
+- {name: HERMES_LOG_FORMAT, value: {{ .root.Values.log.format | quote }}}
+{{- with .root.Values.otel }}
+{{- if .endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+- {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .protocol | quote }}}
+{{- with .sampler }}
+- {name: OTEL_TRACES_SAMPLER, value: {{ . | quote }}}
+{{- end }}
+{{- with .samplerArg }}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ . | quote }}}
+{{- end }}
+{{- $attributes := list "k8s.namespace.name=$(POD_NAMESPACE)" "k8s.pod.name=$(POD_NAME)" }}
+{{- range $name, $value := .resourceAttributes }}
+{{- $attributes = append $attributes (printf "%s=%v" $name $value) }}
+{{- end }}
+- {name: OTEL_RESOURCE_ATTRIBUTES, value: {{ join "," $attributes | quote }}}
+{{- with .headersSecret }}
+{{- if .name }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom: {secretKeyRef: {name: {{ .name }}, key: {{ .key }}}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Annotations of a part's pods; the argument `port` is that of the admin pages. */}}
+{{- define "hermes.podAnnotations" -}}
+{{- $scraped := dict "prometheus.io/scrape" "true" "prometheus.io/port" (toString .port) "prometheus.io/path" "/metrics" -}}
+{{- $annotations := merge (deepCopy .values.podAnnotations) (ternary $scraped dict .root.Values.monitoring.annotations) -}}
+{{- with $annotations }}
+{{- toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "hermes.probes" -}}
+livenessProbe:
+  httpGet: {path: /healthz, port: admin}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /readyz, port: admin}
+  # A new pod is worth waiting for by the second, a failing one is shut out by itself.
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 3
+{{- end -}}
