@@ -11,7 +11,7 @@
 mod feed;
 mod options;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hermes_core::snapshot::{Epoch, Snapshot};
 use hermes_runtime::{
@@ -21,6 +21,7 @@ use hermes_runtime::{
     readiness::{Liveness, Readiness},
     shutdown::Drain,
     tasks::Tasks,
+    tls::{Tls, TlsFolder},
 };
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -43,7 +44,7 @@ use crate::{
     kvmanager::KvMetrics,
     metrics::{Metrics, census::WorldCensus},
     pipeline::{Gates, Guides, Lookouts, Pipeline, QUEUE, Reins},
-    serve::{self, Desk, Proxies},
+    serve::{self, Desk, Entry, Proxies},
     tokens::TokenMetrics,
 };
 
@@ -89,7 +90,7 @@ impl ControlPlane {
     /// When the configuration is wrong or unreadable, or a port is taken.
     pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
         install_default_crypto();
-        let Options { config, listen, admin, replica, kube } = options;
+        let Options { config, listen, tls, admin, replica, kube } = options;
         let feed = Feed::open(config).await?;
         let listener = bind(listen).await?;
         let grpc = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
@@ -99,6 +100,8 @@ impl ControlPlane {
         let tasks = Tasks::new(liveness.clone(), drain.clone());
         let closing = CancellationToken::new();
         let subscribers = TaskTracker::new();
+        let entry = Entry { listener, tls: parts.follow_certificates(tls, &tasks).await? };
+        let mutual_tls = entry.tls.is_some();
         let snapshots = parts.run_pipeline(feed, kube, &tasks, &drain)?;
         let desk = parts.desk(snapshots.clone(), closing.clone(), subscribers.clone());
         let proxies = desk.proxies.clone();
@@ -118,7 +121,7 @@ impl ControlPlane {
         let turns = Arc::clone(&brains);
         tasks.spawn("turns", until_drain(drain.clone(), async move { turns.give_turns().await }));
         tasks.spawn("clock", pass_time(brains, proxies, drain.clone()));
-        tasks.spawn("grpc", serve_until_closed(listener, desk, drain.clone()));
+        tasks.spawn("grpc", serve_until_closed(entry, desk, drain.clone()));
         if let Some(admin) = admin {
             tasks.spawn("admin", admin.serve(drain.forced()));
         }
@@ -127,7 +130,7 @@ impl ControlPlane {
             drain.draining().await;
             closing.cancel();
         });
-        tracing::info!(%grpc, admin = ?admin_address, replica = &*replica, "control plane started");
+        tracing::info!(%grpc, mutual_tls, admin = ?admin_address, replica = &*replica, "control plane started");
         Ok(Bound { grpc, admin: admin_address, replica, readiness, tasks, subscribers, _cut_off: cut_off })
     }
 }
@@ -159,6 +162,15 @@ impl Parts {
         let metrics = Metrics::register(&mut registry);
         let brains = Arc::new(Brains::new(epoch.0, metrics.clone()));
         Self { epoch, replica, readiness: Readiness::default(), registry, metrics, brains }
+    }
+
+    /// The certificates in `folder`, if there is one, followed from now on.
+    async fn follow_certificates(&mut self, folder: Option<PathBuf>, tasks: &Tasks) -> Result<Option<Tls>, StartError> {
+        let Some(folder) = folder else { return Ok(None) };
+        let folder = TlsFolder::open(folder, &mut self.registry).await?;
+        let tls = folder.tls();
+        tasks.spawn("tls", folder.watch());
+        Ok(Some(tls))
     }
 
     /// Starts the sources and the owner of the cluster.
@@ -233,10 +245,10 @@ async fn pass_time(brains: Arc<Brains>, proxies: Proxies, drain: Drain) {
     .await;
 }
 
-async fn serve_until_closed(listener: TcpListener, desk: Desk, drain: Drain) {
+async fn serve_until_closed(entry: Entry, desk: Desk, drain: Drain) {
     // A drain waits for the connections.
     let _open = drain.track();
-    if let Err(error) = serve::serve(listener, desk).await {
+    if let Err(error) = serve::serve(entry, desk).await {
         tracing::error!(%error, "the gRPC listener failed");
     }
 }

@@ -19,6 +19,11 @@ pub struct Args {
     #[arg(long, env = "HERMES_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:7070")]
     pub listen: SocketAddr,
 
+    /// A folder with ca.crt, tls.crt and tls.key, read anew whenever they change: proxies must then connect by TLS and
+    /// show a certificate that this authority signed
+    #[arg(long, env = "HERMES_TLS", value_name = "DIR")]
+    pub tls: Option<PathBuf>,
+
     /// Where probes, metrics and debug pages are served
     #[arg(long, env = "HERMES_ADMIN", value_name = "ADDRESS", default_value = "0.0.0.0:7071")]
     pub admin: SocketAddr,

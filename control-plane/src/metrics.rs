@@ -40,6 +40,8 @@ pub struct Metrics {
     pub reports: Family<ReportLabels, Counter>,
     /// Score streams that are open now.
     pub score_streams: Gauge,
+    /// TLS handshakes with proxies, by how they ended.
+    pub handshakes: Family<HandshakeLabels, Counter>,
     /// Configurations that were accepted since the start.
     pub config_revision: Gauge,
     /// Whether the newest configuration was accepted.
@@ -129,6 +131,13 @@ pub struct ReportLabels {
     pub event: &'static str,
 }
 
+/// Labels of TLS handshakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HandshakeLabels {
+    /// `accepted`, `no_certificate`, `bad_certificate`, `late` or `broken`.
+    pub outcome: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabels {
     pool: Arc<str>,
@@ -168,6 +177,7 @@ impl Metrics {
             rejected: Counter::default(),
             reports: Family::default(),
             score_streams: Gauge::default(),
+            handshakes: Family::default(),
             config_revision: Gauge::default(),
             config_ok: Gauge::default(),
             scores: Family::default(),
@@ -195,6 +205,7 @@ impl Metrics {
         registry.register("rejected_snapshots", "Versions that a proxy could not use", rejected);
         registry.register("reports", "Reports of proxies about their requests, by event", reports);
         registry.register("score_streams", "Score streams that are open now", score_streams);
+        registry.register("tls_handshakes", "TLS handshakes with proxies, by how they ended", self.handshakes.clone());
         let Self { config_revision, config_ok, scores, score_seconds, released, .. } = self.clone();
         registry.register(
             "config_revision",

@@ -41,13 +41,14 @@ pub fn run(args: Args) -> Result<(), ProcessError> {
 }
 
 async fn live(args: Args) -> Result<(), ProcessError> {
-    let Args { config, listen, admin, log_format, drain: grace } = args;
+    let Args { config, listen, tls, admin, log_format, drain: grace } = args;
     let service = Service { name: "hermes-control-plane", version: env!("CARGO_PKG_VERSION") };
     let telemetry = Telemetry::init(service, log_format)?;
     let shutdown = Shutdown::from_signals()?;
     let options = Options {
         config: ConfigSource::File(config),
         listen,
+        tls,
         admin: Some(admin),
         // The name of the pod, in Kubernetes.
         replica: std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).map(Into::into),

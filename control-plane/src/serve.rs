@@ -9,6 +9,7 @@
 //! Both streams end when the replica drains, so that they do not hold the server open: proxies open them anew at
 //! another replica. A peer that vanished without a word is noticed within 15 s by HTTP/2 pings.
 
+mod entry;
 mod explain;
 mod proxies;
 mod score;
@@ -26,15 +27,12 @@ use hermes_proto::{
         router_server::{Router, RouterServer},
     },
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-pub use self::proxies::Proxies;
+pub use self::{entry::Entry, proxies::Proxies};
 use self::{score::Scoring, sync::Subscriber};
 use crate::{brain::Brains, metrics::Metrics};
 
@@ -71,19 +69,24 @@ pub struct Desk {
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(listener: TcpListener, desk: Desk) -> Result<(), tonic::transport::Error> {
-    let closing = desk.closing.clone();
+pub async fn serve(entry: Entry, desk: Desk) -> Result<(), tonic::transport::Error> {
+    let closing = desk.closing.clone().cancelled_owned();
+    let handshakes = desk.metrics.handshakes.clone();
     let service = RouterServer::new(desk)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(PING_INTERVAL));
-    Server::builder()
+    let server = Server::builder()
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .serve_with_incoming_shutdown(service, incoming, closing.cancelled_owned())
-        .await
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    match entry.tls {
+        None => server.serve_with_incoming_shutdown(service, entry::plain(entry.listener), closing).await,
+        Some(tls) => {
+            let incoming = entry::secured(entry::plain(entry.listener), tls, handshakes);
+            server.serve_with_incoming_shutdown(service, incoming, closing).await
+        }
+    }
 }
 
 #[tonic::async_trait]

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, LazyLock, atomic::AtomicU64},
     time::Duration,
 };
@@ -13,6 +14,7 @@ use hermes_runtime::{
     readiness::{Liveness, Readiness},
     shutdown::Drain,
     tasks::Tasks,
+    tls::{TlsError, TlsFolder},
 };
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
@@ -26,7 +28,7 @@ use crate::{
     proxy::Proxy,
     records::Records,
     report::Reporter,
-    sync::{self, Knowledge},
+    sync::{self, Dialer, Knowledge, Target},
     workers::Door,
 };
 
@@ -35,6 +37,9 @@ use crate::{
 pub struct Options {
     /// Where control planes are, as `host:port`; each name may stand for several replicas.
     pub control_planes: Vec<String>,
+    /// A folder with `ca.crt`, `tls.crt` and `tls.key`: control planes are then reached by TLS, and must show a certificate
+    /// that this authority signed for the name by which they are dialed.
+    pub tls: Option<PathBuf>,
     /// Where clients connect.
     pub listen: SocketAddr,
     /// Where operators and probes connect; `None` for no admin port.
@@ -72,9 +77,24 @@ pub enum StartError {
     /// The admin port is taken, or may not be.
     #[error(transparent)]
     Admin(#[from] BindError),
+    /// The folder of certificates cannot be used.
+    #[error("{0} (--tls)")]
+    Tls(#[from] TlsError),
+    /// A control plane is named by what is no address.
+    #[error("a control plane is host:port, with a DNS name or an IP address, not {0:?} (--control-plane)")]
+    Name(String),
     /// There is nobody to learn from.
     #[error("no control plane is named; --control-plane must be http://host:port")]
     NoControlPlane,
+}
+
+impl Options {
+    /// Any free ports on the loopback interface, and the caller's runtime: for tests.
+    #[must_use]
+    pub fn local(control_planes: Vec<String>) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { control_planes, tls: None, listen: any, admin: Some(any), name: "test".to_owned(), workers: 0 }
+    }
 }
 
 /// Who this proxy is, for the control plane.
@@ -109,7 +129,7 @@ pub(crate) fn uptime() -> Duration {
 ///
 /// When a port cannot be taken, or no control plane is named.
 pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
-    let Options { control_planes, listen: address, admin: admin_address, name, workers } = options;
+    let Options { control_planes, tls, listen: address, admin: admin_address, name, workers } = options;
     if control_planes.is_empty() {
         return Err(StartError::NoControlPlane);
     }
@@ -117,12 +137,22 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     let mut registry = Registry::default();
     register_process(&mut registry, "data-plane", env!("CARGO_PKG_VERSION"));
     let metrics = Arc::new(Metrics::register(&mut registry));
+    let certificates = match tls {
+        Some(folder) => Some(TlsFolder::open(folder, &mut registry).await?),
+        None => None,
+    };
+    let dialer = Dialer { tls: certificates.as_ref().map(TlsFolder::tls) };
+    let targets =
+        control_planes.into_iter().map(Target::try_from).collect::<Result<_, _>>().map_err(StartError::Name)?;
     let door = Door::bind(address, workers).map_err(|source| StartError::Listen { address, source })?;
     let bound = door.address().map_err(|source| StartError::Listen { address, source })?;
 
     let liveness = Liveness::default();
     let readiness = Readiness::default();
     let tasks = Tasks::new(liveness.clone(), drain.clone());
+    if let Some(certificates) = certificates {
+        tasks.spawn("tls", certificates.watch());
+    }
     let knowledge = Knowledge::default();
     let records = Arc::new(Records::default());
     let admin_bound = match admin_address {
@@ -154,7 +184,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     });
     let gate = readiness.gate("snapshot");
     let stop = drain.forced();
-    let learning = sync::run(control_planes, identity, knowledge, reporter, reports, metrics, gate);
+    let learning = sync::run(targets, dialer, identity, knowledge, reporter, reports, metrics, gate);
     tasks.spawn("sync", async move {
         tokio::select! {
             () = learning => {}

@@ -1,6 +1,6 @@
 //! The command line of `hermes-data-plane`.
 
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use hermes_runtime::telemetry::LogFormat;
@@ -14,10 +14,15 @@ use crate::app::Options;
 #[derive(Debug, Parser)]
 #[command(name = "hermes-data-plane", version)]
 pub struct Args {
-    /// Where the control plane is: http://HOST:PORT, several separated by commas. A name that stands for several
-    /// addresses (a headless Service) stands for as many replicas.
+    /// Where the control plane is: http://HOST:PORT, or https with --tls; several separated by commas. A name that
+    /// stands for several addresses (a headless Service) stands for as many replicas.
     #[arg(long, env = "HERMES_CONTROL_PLANE", value_delimiter = ',', required = true, value_parser = target)]
-    pub control_plane: Vec<String>,
+    pub control_plane: Vec<Target>,
+
+    /// A folder with ca.crt, tls.crt and tls.key, read anew whenever they change: the control plane must then show a
+    /// certificate that this authority signed for HOST, and is shown this proxy's.
+    #[arg(long, env = "HERMES_TLS", value_name = "DIR")]
+    pub tls: Option<PathBuf>,
 
     /// Where clients connect.
     #[arg(long, env = "HERMES_LISTEN", default_value = "0.0.0.0:8000")]
@@ -44,29 +49,66 @@ pub struct Args {
     pub log_format: LogFormat,
 }
 
+/// A control plane's address, and whether it is to be reached by TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// `host:port`.
+    pub authority: String,
+    /// What the URL says; nothing when it has no scheme.
+    pub tls: Option<bool>,
+}
+
+/// The control plane's URL says one thing, and `--tls` another.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemeMismatch {
+    /// `https` without certificates.
+    #[error("--control-plane https://{0} needs --tls DIR, a folder with ca.crt, tls.crt and tls.key")]
+    NoCertificates(String),
+    /// `http` with certificates.
+    #[error("--tls is set, so --control-plane must be https://{0}, not http://{0}")]
+    Plain(String),
+}
+
 impl Args {
     /// What the data plane is told.
-    #[must_use]
-    pub fn options(&self) -> Options {
-        Options {
-            control_planes: self.control_plane.clone(),
+    ///
+    /// # Errors
+    /// When a control plane's URL and `--tls` do not go together.
+    pub fn options(&self) -> Result<Options, SchemeMismatch> {
+        let secured = self.tls.is_some();
+        for Target { authority, tls } in &self.control_plane {
+            match tls {
+                Some(true) if !secured => return Err(SchemeMismatch::NoCertificates(authority.clone())),
+                Some(false) if secured => return Err(SchemeMismatch::Plain(authority.clone())),
+                _ => {}
+            }
+        }
+        Ok(Options {
+            control_planes: self.control_plane.iter().map(|target| target.authority.clone()).collect(),
+            tls: self.tls.clone(),
             listen: self.listen,
             admin: Some(self.admin),
             name: self.name.clone(),
             workers: self.workers.map_or_else(crate::app::cores, NonZeroUsize::get),
-        }
+        })
     }
 }
 
-/// `host:port` of an URL without a path.
-fn target(url: &str) -> Result<String, String> {
-    let wrong = || format!("must be http://host:port, not {url:?}");
-    let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+/// An URL without a path.
+fn target(url: &str) -> Result<Target, String> {
+    let wrong = || format!("must be http://host:port or https://host:port, not {url:?}");
+    let (tls, authority) = match url.split_once("://") {
+        Some(("http", authority)) => (Some(false), authority),
+        Some(("https", authority)) => (Some(true), authority),
+        Some(_) => return Err(wrong()),
+        None => (None, url),
+    };
+    let authority = authority.trim_end_matches('/');
     let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
     if host.is_empty() || authority.contains('/') || port.parse::<u16>().is_err() {
         return Err(wrong());
     }
-    Ok(authority.to_owned())
+    Ok(Target { authority: authority.to_owned(), tls })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -86,11 +128,25 @@ mod tests {
     fn a_control_plane_is_an_url_without_a_path() {
         let args =
             parse(&["--control-plane", "http://hermes-control-plane:7070,http://10.0.0.1:7070/"]).expect("valid");
-        assert_eq!(args.control_plane, ["hermes-control-plane:7070", "10.0.0.1:7070"]);
-        for wrong in ["http://host", "http://host:x", "http://host:1/path", "https://host:1"] {
+        let options = args.options().expect("both without TLS");
+        assert_eq!(options.control_planes, ["hermes-control-plane:7070", "10.0.0.1:7070"]);
+        for wrong in ["http://host", "http://host:x", "http://host:1/path", "grpc://host:1"] {
             let error = parse(&["--control-plane", wrong]).expect_err("refused").to_string();
             assert!(error.contains("must be http://host:port"), "{error}");
         }
+    }
+
+    #[test]
+    fn https_and_certificates_go_together() {
+        let options = |args: &[&str]| parse(args).expect("valid").options();
+        let https = ["--control-plane", "https://h:1"];
+        let with = |target: &'static str| ["--tls", "/certificates", "--control-plane", target];
+        assert!(options(&with("https://h:1")).is_ok_and(|options| options.tls.is_some()));
+        assert!(options(&with("h:1")).is_ok(), "a name without scheme goes by --tls");
+        let error = options(&https).expect_err("no certificates").to_string();
+        assert!(error.contains("https://h:1 needs --tls DIR"), "{error}");
+        let error = options(&with("http://h:1")).expect_err("a plain URL").to_string();
+        assert!(error.contains("must be https://h:1"), "{error}");
     }
 
     #[test]

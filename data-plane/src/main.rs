@@ -27,7 +27,7 @@ async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let service = Service { name: "hermes-data-plane", version: env!("CARGO_PKG_VERSION") };
     let telemetry = Telemetry::init(service, args.log_format)?;
     let shutdown = Shutdown::from_signals()?;
-    let bound = app::start(args.options(), shutdown.drain()).await?;
+    let bound = app::start(args.options()?, shutdown.drain()).await?;
     shutdown.run(args.drain).await;
     bound.tasks.shutdown(Duration::from_secs(1)).await;
     telemetry.shutdown(Duration::from_secs(5)).await;

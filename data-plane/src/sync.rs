@@ -10,6 +10,7 @@
 //! when that one is lost. When all are lost the last view stays: a proxy without control plane goes on serving.
 
 mod board;
+mod dial;
 mod replica;
 mod reports;
 mod teaching;
@@ -25,7 +26,8 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use self::{board::Board, replica::News, reports::Outbox};
+pub(crate) use self::dial::{Dialer, Target};
+use self::{board::Board, dial::Place, replica::News, reports::Outbox};
 use crate::{app::Identity, metrics::Metrics, report::Reporter, score::Asker, view::View};
 
 /// How often the control plane's name is resolved: replicas come and go behind a headless Service.
@@ -60,9 +62,10 @@ pub(crate) struct Ready {
     pub(crate) asker: Asker,
 }
 
-/// Follows every replica behind `targets` (`host:port`) until it is dropped.
+/// Follows every replica behind `targets` until it is dropped.
 pub(crate) async fn run(
-    targets: Vec<String>,
+    targets: Vec<Target>,
+    dialer: Dialer,
     identity: Identity,
     knowledge: Knowledge,
     reporter: Arc<Reporter>,
@@ -76,13 +79,14 @@ pub(crate) async fn run(
     owners.spawn(reports::run(reports, Arc::clone(&reporter), outbox.clone(), Arc::clone(&metrics)));
     owners.spawn(Board::new(knowledge, metrics, ready).run(inbox));
 
-    let mut followed = Followed { news, outbox, identity, reporter, tasks: JoinSet::new(), by_address: HashMap::new() };
+    let (tasks, by_address) = (JoinSet::new(), HashMap::new());
+    let mut followed = Followed { news, outbox, dialer, identity, reporter, tasks, by_address };
     let mut tick = interval(RESOLVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Some(addresses) = resolve(&targets).await {
-            followed.follow(&addresses);
+        if let Some(places) = resolve(&targets).await {
+            followed.follow(places);
         }
     }
 }
@@ -91,6 +95,7 @@ pub(crate) async fn run(
 struct Followed {
     news: mpsc::Sender<News>,
     outbox: Outbox,
+    dialer: Dialer,
     identity: Identity,
     reporter: Arc<Reporter>,
     tasks: JoinSet<()>,
@@ -98,21 +103,22 @@ struct Followed {
 }
 
 impl Followed {
-    /// Follows these addresses and no other.
-    fn follow(&mut self, addresses: &[SocketAddr]) {
+    /// Follows the replicas at these places and no other.
+    fn follow(&mut self, places: Vec<Place>) {
         self.by_address.retain(|address, task| {
-            let stays = addresses.contains(address);
+            let stays = places.iter().any(|place| place.address == *address);
             if !stays {
                 tracing::info!(%address, "the control plane's name no longer names this replica");
                 task.abort();
             }
             stays
         });
-        for &address in addresses {
-            let Self { news, outbox, identity, reporter, tasks, .. } = self;
-            self.by_address.entry(address).or_insert_with(|| {
+        for place in places {
+            let Self { news, outbox, dialer, identity, reporter, tasks, .. } = self;
+            self.by_address.entry(place.address).or_insert_with(|| {
                 let replica = replica::Replica {
-                    address,
+                    place,
+                    dialer: dialer.clone(),
                     identity: identity.clone(),
                     news: news.clone(),
                     outbox: outbox.clone(),
@@ -126,21 +132,22 @@ impl Followed {
 }
 
 /// Every address behind the targets, or `None` when no look-up worked: then the known ones stay.
-async fn resolve(targets: &[String]) -> Option<Vec<SocketAddr>> {
-    let mut addresses = Vec::new();
+async fn resolve(targets: &[Target]) -> Option<Vec<Place>> {
+    let mut places: Vec<Place> = Vec::new();
     let mut any = false;
-    for target in targets {
+    for Target { authority: target, name } in targets {
         match timeout(LOOKUP, lookup_host(target)).await {
             Ok(Ok(found)) => {
                 any = true;
-                addresses.extend(found);
+                places.extend(found.map(|address| Place { address, name: name.clone() }));
             }
             Ok(Err(error)) => tracing::warn!(target, %error, "the control plane's name does not resolve"),
             Err(_) => tracing::warn!(target, "resolving the control plane's name takes too long"),
         }
     }
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses.truncate(MAX_REPLICAS);
-    any.then_some(addresses)
+    // One address is one replica, by the first of the names that stand for it.
+    places.sort_by_key(|place| place.address);
+    places.dedup_by_key(|place| place.address);
+    places.truncate(MAX_REPLICAS);
+    any.then_some(places)
 }

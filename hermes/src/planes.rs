@@ -52,6 +52,7 @@ impl Planes {
         let options = control_plane::Options {
             config,
             listen: control_plane_listen,
+            tls: None,
             admin: control_plane_admin,
             replica: Some("hermes".into()),
             kube: None,
@@ -59,6 +60,7 @@ impl Planes {
         let control_plane = ControlPlane::start(options, shutdown.drain()).await?;
         let options = data_plane::Options {
             control_planes: vec![reachable(control_plane.grpc).to_string()],
+            tls: None,
             listen,
             admin,
             name: "hermes".to_owned(),

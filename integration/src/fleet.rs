@@ -32,6 +32,8 @@ pub struct Scene {
     pub proxies: usize,
     /// Threads that serve clients in each proxy; with 0 the caller's runtime serves them.
     pub workers: usize,
+    /// The certificates of all planes, which then talk by TLS.
+    pub tls: Option<PathBuf>,
     /// A KV manager that knows what the engines hold.
     pub kv_manager: bool,
     /// Further lines of the pool `chat`, as YAML with an indent of two: `  strategy: round-robin`.
@@ -97,6 +99,7 @@ impl Default for Scene {
             control_planes: 1,
             proxies: 1,
             workers: 0,
+            tls: None,
             kv_manager: false,
             pool: String::new(),
             top: String::new(),
@@ -127,7 +130,7 @@ impl Scene {
     ///
     /// When something does not start.
     pub async fn start(self) -> Result<Fleet, FleetError> {
-        let Self { engines: configs, control_planes, proxies, workers, kv_manager, mut pool, top, file } = self;
+        let Self { engines: configs, control_planes, proxies, workers, tls, kv_manager, mut pool, top, file } = self;
         let mut engines = Vec::new();
         for config in configs {
             engines.push(Arc::new(Engine::start(config).await?));
@@ -141,11 +144,13 @@ impl Scene {
         let config = source(file, &yaml)?;
         let mut fleet = Fleet { engines, kv_manager, control_planes: Vec::new(), proxies: Vec::new(), config };
         for _ in 0..control_planes {
-            fleet.control_planes.push(control_plane(fleet.config.clone()).await?);
+            let options = control::Options { tls: tls.clone(), ..control::Options::local(fleet.config.clone()) };
+            fleet.control_planes.push(control_plane_with(options).await?);
         }
-        let targets: Vec<SocketAddr> = fleet.control_planes.iter().map(|plane| plane.bound.grpc).collect();
+        let targets: Vec<String> = fleet.control_planes.iter().map(|plane| plane.bound.grpc.to_string()).collect();
         for _ in 0..proxies {
-            fleet.proxies.push(proxy_with(&targets, workers).await?);
+            let options = data::Options { tls: tls.clone(), workers, ..data::Options::local(targets.clone()) };
+            fleet.proxies.push(proxy_with(options).await?);
         }
         fleet.ready().await?;
         Ok(fleet)
@@ -219,19 +224,17 @@ pub async fn control_plane_with(options: control::Options) -> Result<Plane<contr
 ///
 /// When it does not start.
 pub async fn proxy(control_planes: &[SocketAddr]) -> Result<Plane<data::Bound>, data::StartError> {
-    proxy_with(control_planes, 0).await
+    let control_planes = control_planes.iter().map(ToString::to_string).collect();
+    proxy_with(data::Options::local(control_planes)).await
 }
 
-async fn proxy_with(control_planes: &[SocketAddr], workers: usize) -> Result<Plane<data::Bound>, data::StartError> {
+/// Starts one proxy.
+///
+/// # Errors
+///
+/// When it does not start.
+pub async fn proxy_with(options: data::Options) -> Result<Plane<data::Bound>, data::StartError> {
     let (shutdown, trigger) = Shutdown::manual();
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let options = data::Options {
-        control_planes: control_planes.iter().map(ToString::to_string).collect(),
-        listen: any,
-        admin: Some(any),
-        name: "test".to_owned(),
-        workers,
-    };
     let bound = data::start(options, shutdown.drain()).await?;
     Ok(Plane { bound, trigger, shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))) })
 }

@@ -18,6 +18,7 @@
 //! * [`tasks`]: an owner for background tasks; one that dies makes the process unhealthy.
 //! * [`metrics`]: families, build info, process numbers, both text formats.
 //! * [`crypto`]: the one TLS provider of the process.
+//! * [`tls`]: mutual TLS between the planes, by a folder of certificates that may change.
 
 pub mod admin;
 pub mod crypto;
@@ -29,3 +30,4 @@ pub mod semconv;
 pub mod shutdown;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;

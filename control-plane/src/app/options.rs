@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use hermes_runtime::admin::BindError;
+use hermes_runtime::{admin::BindError, tls::TlsError};
 
 use crate::config::{Config, watch::LoadError};
 
@@ -18,6 +18,8 @@ pub struct Options {
     pub config: ConfigSource,
     /// Where proxies connect; port 0 takes any.
     pub listen: SocketAddr,
+    /// A folder with `ca.crt`, `tls.crt` and `tls.key`: proxies must then show a certificate that this authority signed.
+    pub tls: Option<PathBuf>,
     /// Where probes and metrics are served, if at all; port 0 takes any.
     pub admin: Option<SocketAddr>,
     /// Names the replica among others, such as the pod's name; drawn at random when absent.
@@ -52,6 +54,9 @@ pub enum StartError {
     /// The admin port is taken, or not ours to take.
     #[error(transparent)]
     Admin(#[from] BindError),
+    /// The folder of certificates cannot be used.
+    #[error("{0} (--tls)")]
+    Tls(#[from] TlsError),
     /// The process has no usable TLS configuration.
     #[error("the client for engines' metrics cannot be built: {0}")]
     Collector(#[from] reqwest::Error),
@@ -64,7 +69,7 @@ impl Options {
     #[must_use]
     pub fn local(config: ConfigSource) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { config, listen: any, admin: Some(any), replica: None, kube: None }
+        Self { config, listen: any, tls: None, admin: Some(any), replica: None, kube: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Following one control-plane replica: its Sync and Score streams, opened again whenever they break.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use hermes_core::{
     delta::Delta,
@@ -13,12 +13,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::Status;
 
-use super::reports::{Outbox, Registration};
+use super::{
+    dial::{Dialer, Place, causes},
+    reports::{Outbox, Registration},
+};
 use crate::{
     app::Identity,
     report::Reporter,
@@ -28,15 +28,11 @@ use crate::{
 /// Messages upwards that may wait; when they are more, reports are dropped and a resync follows.
 const UPWARDS: usize = 64;
 
-/// A connection takes this long at most, and so does the answer to opening a stream.
-const CONNECT: Duration = Duration::from_secs(2);
+/// Opening a stream takes this long at most.
 const OPEN: Duration = Duration::from_secs(5);
 
 /// Waiting between attempts: doubles from the first to the second, with jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
-
-/// A vanished replica is noticed within the sum of the two.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(5));
 
 /// What a replica's task tells the board.
 pub(super) enum News {
@@ -59,7 +55,8 @@ pub(super) enum News {
 
 /// One replica.
 pub(super) struct Replica {
-    pub(super) address: SocketAddr,
+    pub(super) place: Place,
+    pub(super) dialer: Dialer,
     pub(super) identity: Identity,
     pub(super) news: mpsc::Sender<News>,
     pub(super) outbox: Outbox,
@@ -75,20 +72,24 @@ struct Taught {
 impl Replica {
     /// Keeps both streams open until the task is aborted.
     pub(super) async fn follow(self) {
-        let lost = LostOnDrop { from: self.address, news: self.news.clone() };
-        let mut dice = Dice::new(self.identity.proxy ^ u64::from(self.address.port()));
+        let lost = LostOnDrop { from: self.place.address, news: self.news.clone() };
+        let mut dice = Dice::new(self.identity.proxy ^ u64::from(self.place.address.port()));
         let mut wait = BACKOFF.0;
+        let mut told = String::new();
         loop {
             let mut taught = None;
             let status = self.stream(&mut taught).await;
-            let worked = taught.is_some();
-            if worked {
-                tracing::info!(address = %self.address, reason = status.message(), "lost a control-plane replica");
+            let (address, reason) = (self.place.address, reason_of(&status));
+            if taught.is_some() {
+                tracing::info!(%address, reason, "lost a control-plane replica");
                 wait = BACKOFF.0;
-            } else {
-                tracing::debug!(address = %self.address, reason = status.message(), "a control-plane replica cannot be reached");
+                told.clear();
+            } else if told != reason {
+                // Once for each reason: replicas that restart are away for a while, certificates may be wrong for days.
+                tracing::warn!(%address, reason, "a control-plane replica cannot be reached");
+                told = reason;
             }
-            if self.news.send(News::Lost { from: self.address }).await.is_err() {
+            if self.news.send(News::Lost { from: self.place.address }).await.is_err() {
                 break;
             }
             sleep(wait.mul_f32(0.5 + dice.unit())).await;
@@ -99,10 +100,11 @@ impl Replica {
 
     /// One life of the pair of streams; returns why it ended.
     async fn stream(&self, taught: &mut Option<Taught>) -> Status {
-        let (channel, score_channel) = match (self.connect().await, self.connect().await) {
-            (Ok(channel), Ok(score_channel)) => (channel, score_channel),
-            (Err(status), _) | (_, Err(status)) => return status,
-        };
+        let (channel, score_channel) =
+            match (self.dialer.connect(&self.place).await, self.dialer.connect(&self.place).await) {
+                (Ok(channel), Ok(score_channel)) => (channel, score_channel),
+                (Err(status), _) | (_, Err(status)) => return status,
+            };
         let (upwards, outbound) = mpsc::channel(UPWARDS);
         let registration = self.outbox.register(upwards.clone());
         let mut client = v1::router_client::RouterClient::new(channel)
@@ -135,21 +137,6 @@ impl Replica {
         }
     }
 
-    async fn connect(&self) -> Result<Channel, Status> {
-        Endpoint::from_shared(format!("http://{}", self.address))
-            .map_err(|error| Status::invalid_argument(error.to_string()))?
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE.0)
-            .keep_alive_timeout(KEEP_ALIVE.1)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(16 << 20)
-            .connect()
-            .await
-            .map_err(|error| Status::unavailable(format!("cannot connect: {error}")))
-    }
-
     /// Takes in one message; an error ends the stream.
     async fn learn(
         &self,
@@ -161,7 +148,7 @@ impl Replica {
     ) -> Result<(), Status> {
         let next = match (message, taught.as_ref()) {
             (Some(Down::Load(v1::LoadUpdate { loads: rows })), Some(_)) => {
-                return self.tell(News::Loads { from: self.address, rows }).await;
+                return self.tell(News::Loads { from: self.place.address, rows }).await;
             }
             (Some(Down::Snapshot(wire)), _) => whole(wire),
             (Some(Down::Delta(wire)), Some(taught)) => changed(wire, taught),
@@ -173,7 +160,7 @@ impl Replica {
             Ok(next) => {
                 let Snapshot { epoch, version, .. } = *next.snapshot;
                 let news = News::Snapshot {
-                    from: self.address,
+                    from: self.place.address,
                     name: Arc::clone(&next.name),
                     snapshot: Arc::clone(&next.snapshot),
                     asker: asker.clone(),
@@ -185,7 +172,7 @@ impl Replica {
                 Ok(())
             }
             Err(Unusable { epoch, version, reason }) => {
-                tracing::warn!(address = %self.address, version = version.0, reason, "a snapshot cannot be used; the last good one stays");
+                tracing::warn!(address = %self.place.address, version = version.0, reason, "a snapshot cannot be used; the last good one stays");
                 self.tell(News::Rejected).await?;
                 registration.say(upwards, Up::Reject(v1::Reject { epoch: epoch.0, version: version.0, reason }));
                 Ok(())
@@ -195,6 +182,14 @@ impl Replica {
 
     async fn tell(&self, news: News) -> Result<(), Status> {
         self.news.send(news).await.map_err(|_| Status::cancelled("the proxy is shutting down"))
+    }
+}
+
+/// What a person needs to know of a failure: for a refused certificate it is the last of the causes.
+fn reason_of(status: &Status) -> String {
+    match status.source() {
+        Some(cause) => format!("{}: {}", status.message(), causes(cause)),
+        None => status.message().to_owned(),
     }
 }
 

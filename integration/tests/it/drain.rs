@@ -54,11 +54,10 @@ async fn a_taken_port_fails_the_start_and_names_the_flag() {
         let fleet = Scene { workers, ..Scene::default() }.start().await.expect("starts");
         let taken = fleet.proxies[0].bound.listen;
         let options = hermes_data_plane::app::Options {
-            control_planes: vec![fleet.control_planes[0].bound.grpc.to_string()],
             listen: taken,
             admin: None,
-            name: "second".to_owned(),
             workers,
+            ..hermes_data_plane::app::Options::local(vec![fleet.control_planes[0].bound.grpc.to_string()])
         };
         let error = hermes_data_plane::app::start(options, hermes_runtime::shutdown::Drain::default()).await;
         let message = error.expect_err("the port is taken").to_string();

@@ -19,5 +19,6 @@ mod retry;
 mod route;
 mod stream;
 mod tidy;
+mod tls;
 mod tokens;
 mod world;

@@ -1,0 +1,126 @@
+//! A connection to one control-plane replica: plain, or by TLS with certificates of both sides.
+//!
+//! A replica is dialed at an address that its name resolved to, and its certificate is checked for the name: a headless
+//! Service has one name for all replicas, whose addresses no certificate can know.
+
+use std::{error::Error, io, net::SocketAddr, time::Duration};
+
+use hermes_runtime::tls::Tls;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+use tower::service_fn;
+
+/// A connection takes this long at most, its handshake included.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// A vanished replica is noticed within the sum of the two.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(5));
+
+/// How replicas are reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    /// By TLS, if at all.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// What control planes are called, as `host:port`; it may stand for several.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// As it is looked up.
+    pub(super) authority: String,
+    /// As it stands in certificates.
+    pub(super) name: ServerName<'static>,
+}
+
+/// One replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) address: SocketAddr,
+    /// What was looked up to find it.
+    pub(super) name: ServerName<'static>,
+}
+
+// === Target ===
+
+impl TryFrom<String> for Target {
+    /// What is no address.
+    type Error = String;
+
+    fn try_from(authority: String) -> Result<Self, String> {
+        let host = authority.rsplit_once(':').map(|(host, _port)| host.trim_matches(['[', ']']).to_owned());
+        let name = host.and_then(|host| ServerName::try_from(host).ok());
+        let Some(name) = name else { return Err(authority) };
+        Ok(Self { authority, name })
+    }
+}
+
+// === Dialer ===
+
+impl Dialer {
+    /// A connection for streams.
+    pub(super) async fn connect(&self, place: &Place) -> Result<Channel, Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", place.address))
+            .map_err(|error| Status::invalid_argument(error.to_string()))?
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20);
+        let connected = match &self.tls {
+            None => endpoint.connect().await,
+            Some(tls) => {
+                let (tls, place) = (tls.clone(), place.clone());
+                let dial = service_fn(move |_uri| {
+                    let (tls, place) = (tls.clone(), place.clone());
+                    async move { secured(&tls, place).await.map(TokioIo::new) }
+                });
+                endpoint.connect_with_connector(dial).await
+            }
+        };
+        connected.map_err(|error| Status::unavailable(format!("cannot connect: {}", causes(&error))))
+    }
+}
+
+/// Connects and shakes hands by the newest certificates.
+async fn secured(tls: &Tls, place: Place) -> io::Result<TlsStream<TcpStream>> {
+    let connection = TcpStream::connect(place.address).await?;
+    connection.set_nodelay(true)?;
+    TlsConnector::from(tls.client()).connect(place.name, connection).await
+}
+
+/// An error and what is behind it: the outermost says `transport error`, and the certificate's mistake is the last.
+pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_checked_for_the_host_that_was_named() {
+        let host =
+            |authority: &str| Target::try_from(authority.to_owned()).map(|target| target.name.to_str().into_owned());
+        assert_eq!(host("hermes-control-plane.ai.svc:7070").expect("a name"), "hermes-control-plane.ai.svc");
+        assert_eq!(host("10.0.0.7:7070").expect("an address"), "10.0.0.7");
+        assert_eq!(host("[fd00::7]:7070").expect("an address"), "fd00::7");
+        for wrong in ["not a name:7070", "hermes", ":7070"] {
+            assert_eq!(host(wrong), Err(wrong.to_owned()));
+        }
+    }
+}
