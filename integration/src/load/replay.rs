@@ -70,9 +70,8 @@ pub async fn replay(args: ReplayArgs) -> Result<Report, LoadError> {
     let bounds = Bounds { count: limit, duration: Duration::from_secs(args.duration), concurrency: args.concurrency };
     let mut calls = Calls::open(&args)?;
     let total = args.limit;
-    let run = async |stop, enough| {
-        Run::new(client, bounds, stop).until(enough).with_progress(total).open(&mut calls).await
-    };
+    let run =
+        async |stop, enough| Run::new(client, bounds, stop).until(enough).with_progress(total).open(&mut calls).await;
     let report = until_enough(run).await;
     match calls.failed {
         Some(error) => Err(error.into()),
