@@ -38,6 +38,7 @@ use self::feed::Feed;
 pub use self::options::{ConfigSource, Options, StartError};
 use crate::{
     admin::Pages,
+    announce::Announcer,
     brain::Brains,
     collector::{self, Collector, CollectorMetrics},
     kv_events::KvEventsMetrics,
@@ -90,8 +91,9 @@ impl ControlPlane {
     /// When the configuration is wrong or unreadable, or a port is taken.
     pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
         install_default_crypto();
-        let Options { config, listen, tls, admin, replica, kube } = options;
-        let feed = Feed::open(config).await?;
+        let Options { config, listen, tls, admin, replica, kube, pod } = options;
+        let announcer = pod.map(|pod| Announcer::new(pod, kube.clone()));
+        let (feed, announcer) = open(config, announcer).await?;
         let listener = bind(listen).await?;
         let grpc = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
         let mut parts = Parts::new(replica);
@@ -102,6 +104,9 @@ impl ControlPlane {
         let subscribers = TaskTracker::new();
         let entry = Entry { listener, tls: parts.follow_certificates(tls, &tasks).await? };
         let mutual_tls = entry.tls.is_some();
+        if let (Some(announcer), Some(status)) = (announcer, feed.status()) {
+            tasks.spawn("announcer", until_drain(drain.clone(), announcer.follow(status)));
+        }
         let snapshots = parts.run_pipeline(feed, kube, &tasks, &drain)?;
         let desk = parts.desk(snapshots.clone(), closing.clone(), subscribers.clone());
         let proxies = desk.proxies.clone();
@@ -132,6 +137,19 @@ impl ControlPlane {
         });
         tracing::info!(%grpc, mutual_tls, admin = ?admin_address, replica = &*replica, "control plane started");
         Ok(Bound { grpc, admin: admin_address, replica, readiness, tasks, subscribers, _cut_off: cut_off })
+    }
+}
+
+/// Reads the configuration for the first time. A refusal is announced by whoever would have followed it.
+async fn open(config: ConfigSource, announcer: Option<Announcer>) -> Result<(Feed, Option<Announcer>), StartError> {
+    match Feed::open(config).await {
+        Ok(feed) => Ok((feed, announcer)),
+        Err(error) => {
+            if let Some(announcer) = announcer {
+                announcer.tell_refusal(&error).await;
+            }
+            Err(error.into())
+        }
     }
 }
 
@@ -198,7 +216,10 @@ impl Parts {
             gates: Gates::new(&self.readiness),
         };
         let (pipeline, snapshots) = Pipeline::new(self.epoch, Arc::clone(&self.brains), reins, self.metrics.clone());
-        tasks.spawn("config", until_drain(drain.clone(), feed.run(updates, self.metrics.clone())));
+        tasks.spawn(
+            "config",
+            until_drain(drain.clone(), feed.run(updates, self.metrics.clone(), self.readiness.note("configuration"))),
+        );
         tasks.spawn("pipeline", until_drain(drain.clone(), pipeline.run(told, seen)));
         Ok(snapshots)
     }

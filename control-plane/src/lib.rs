@@ -17,6 +17,7 @@
 //! * one owner per state, every queue bounded, every task owned; nothing is kept on disk.
 
 pub mod admin;
+pub mod announce;
 pub mod app;
 pub mod args;
 pub mod brain;

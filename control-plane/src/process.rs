@@ -8,6 +8,7 @@ use hermes_runtime::{
 };
 
 use crate::{
+    announce::Pod,
     app::{ConfigSource, ControlPlane, Options, StartError},
     args::Args,
 };
@@ -53,6 +54,7 @@ async fn live(args: Args) -> Result<(), ProcessError> {
         // The name of the pod, in Kubernetes.
         replica: std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).map(Into::into),
         kube: None,
+        pod: Pod::from_environment(),
     };
     let bound = ControlPlane::start(options, shutdown.drain()).await?;
     shutdown.run(grace).await;

@@ -56,6 +56,7 @@ impl Planes {
             admin: control_plane_admin,
             replica: Some("hermes".into()),
             kube: None,
+            pod: None,
         };
         let control_plane = ControlPlane::start(options, shutdown.drain()).await?;
         let options = data_plane::Options {

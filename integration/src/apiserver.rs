@@ -8,8 +8,8 @@
 //!
 //! It serves what watchers need: lists with label selectors and pages, watches from a version with bookmarks and
 //! time limits, and the `Status` objects of refusals, for namespaced and namespace-less paths of any kind. It is as
-//! strict as a server without the WatchList feature. It has no schemas, admission, authentication or TLS, and clients
-//! cannot write: only the test does.
+//! strict as a server without the WatchList feature. It has no schemas, admission, authentication or TLS. Clients
+//! can create Events and write nothing else: only the test does.
 //!
 //! Everything lives in the process and on `127.0.0.1`; dropping the server closes all its sockets.
 
@@ -118,7 +118,7 @@ impl ApiServer {
 
     /// Like [`ApiServer::apply`] for any JSON, however malformed outside of `metadata`.
     pub fn apply_value(&self, collection: &Collection, object: Value) {
-        self.edit(|store| store.put(collection, object));
+        self.shared.edit(|store| store.put(collection, object));
     }
 
     /// Deletes an object; `false` when there was none.
@@ -126,12 +126,12 @@ impl ApiServer {
     where
         K: k8s_openapi::Resource<Scope = NamespaceResourceScope>,
     {
-        self.edit(|store| store.remove(&Collection::of::<K>(), namespace, name))
+        self.shared.edit(|store| store.remove(&Collection::of::<K>(), namespace, name))
     }
 
     /// Forgets all history: running watches end with 410 `Expired`, and so does every watch from an earlier version.
     pub fn expire_watches(&self) {
-        self.edit(Store::expire);
+        self.shared.edit(Store::expire);
     }
 
     /// Running watches fall silent for ever and keep their sockets, as when packets are lost. New ones work.
@@ -187,17 +187,27 @@ impl ApiServer {
         Ok(())
     }
 
+    /// Every object of a kind, as clients and the test wrote them.
+    #[must_use]
+    pub fn objects<K: k8s_openapi::Resource>(&self) -> Vec<Value> {
+        self.shared.store.lock().all(&Collection::of::<K>())
+    }
+
     /// How often clients asked since the start.
     #[must_use]
     pub fn requests(&self) -> Requests {
         *self.shared.requests.lock()
     }
+}
 
+// === impl Shared ===
+
+impl Shared {
     /// Changes the store and wakes the watches.
     fn edit<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
-        let mut store = self.shared.store.lock();
+        let mut store = self.store.lock();
         let answer = change(&mut store);
-        self.shared.version.send_replace(store.version());
+        self.version.send_replace(store.version());
         answer
     }
 }

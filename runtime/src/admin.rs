@@ -3,7 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/healthz` | 200 while the process works, 503 and the reason when only a restart helps |
-//! | `/readyz` | 200 when traffic may come, 503 and one line per gate that is shut |
+//! | `/readyz` | 200 when traffic may come, 503 and one line per gate that is shut; notes in both cases |
 //! | `/metrics` | OpenMetrics or Prometheus text, as `Accept` says |
 //! | `/` | the paths that there are |
 //!

@@ -3,7 +3,13 @@
 //! [`Readiness`] is a set of named gates. The process is ready when every gate is open; `/readyz` names the others. A
 //! gate belongs to whoever holds its [`Gate`], and a gate whose holder is gone is shut: a task that panicked cannot
 //! leave its part of the process looking ready. [`Liveness`] only ever goes from healthy to unhealthy, and asks for a
-//! restart; nothing that waiting could mend belongs there.
+//! restart; nothing that waiting could mend belongs there. A [`Note`] is neither: it is shown on `/readyz` of a process
+//! that is ready, such as a configuration that was refused while the last good one serves.
+
+mod note;
+
+pub use self::note::Note;
+use self::note::Notes;
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -14,6 +20,7 @@ use tokio::sync::watch;
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     gates: Arc<watch::Sender<Gates>>,
+    notes: Notes,
 }
 
 /// The holder's side of one gate. Shut at first, and again when it is dropped.
@@ -82,6 +89,18 @@ impl Readiness {
             Some(Missing { gate: Arc::clone(&state.name), reason })
         });
         shut.collect()
+    }
+
+    /// Adds a note, which has no say in whether the process is ready. Notes have names of their own.
+    #[must_use = "a dropped note says nothing"]
+    pub fn note(&self, name: impl Into<Arc<str>>) -> Note {
+        Note::new(name.into(), Arc::clone(&self.notes))
+    }
+
+    /// The notes that say something, by name.
+    #[must_use]
+    pub fn notes(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.notes.lock().iter().map(|(name, text)| (Arc::clone(name), Arc::clone(text))).collect()
     }
 
     /// Waits until every gate is open. The caller sets the deadline.
@@ -202,6 +221,18 @@ mod tests {
         let readiness = Readiness::default();
         readiness.gate("configuration").open_for_good();
         assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn a_note_is_shown_and_has_no_say() {
+        let readiness = Readiness::default();
+        let note = readiness.note("configuration");
+        assert!(readiness.notes().is_empty());
+        note.say("refused");
+        assert_eq!(readiness.notes(), [("configuration".into(), "refused".into())]);
+        assert!(readiness.is_ready());
+        drop(note);
+        assert!(readiness.notes().is_empty());
     }
 
     #[tokio::test]

@@ -64,6 +64,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* The configuration file. Without `config`, the block `app` alone: its defaults are the original's. */}}
 {{- define "hermes.config" -}}
 {{- $config := deepCopy (default dict .Values.config) -}}
+{{- if and .Values.app (hasKey $config "app") -}}
+{{- fail "`app` and `config.app` are the same block: give one of the two" -}}
+{{- end -}}
 {{- if or .Values.app (not $config) -}}
 {{- $config = set $config "app" .Values.app -}}
 {{- end -}}
@@ -169,6 +172,8 @@ capabilities: {drop: [ALL]}
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: POD_UID
+  valueFrom: {fieldRef: {fieldPath: metadata.uid}}
 - {name: HERMES_LOG, value: {{ .root.Values.log.level | quote }}}
 - {name: HERMES_LOG_FORMAT, value: {{ .root.Values.log.format | quote }}}
 {{- with .root.Values.otel }}

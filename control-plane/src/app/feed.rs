@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use hermes_runtime::readiness::Note;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ConfigSource, StartError};
+use super::ConfigSource;
 use crate::{
     cluster::Update,
     config::{
         Config,
-        watch::{ConfigFile, ConfigStatus},
+        watch::{ConfigFile, ConfigStatus, LoadError},
     },
     metrics::Metrics,
 };
@@ -28,7 +29,7 @@ pub(super) struct Feed {
 
 impl Feed {
     /// Reads the configuration for the first time.
-    pub(super) async fn open(source: ConfigSource) -> Result<Self, StartError> {
+    pub(super) async fn open(source: ConfigSource) -> Result<Self, LoadError> {
         match source {
             ConfigSource::Value(config) => {
                 let (sender, config) = watch::channel(Arc::new(config));
@@ -43,8 +44,13 @@ impl Feed {
         }
     }
 
-    /// Sends every configuration until the pipeline ends.
-    pub(super) async fn run(self, updates: mpsc::Sender<Update>, metrics: Metrics) {
+    /// How the configuration in force came to be; a value has no such story.
+    pub(super) fn status(&self) -> Option<watch::Receiver<ConfigStatus>> {
+        self.file.as_ref().map(|(status, _)| status.clone())
+    }
+
+    /// Sends every configuration until the pipeline ends. `note` tells why the file's newest version is not in force.
+    pub(super) async fn run(self, updates: mpsc::Sender<Update>, metrics: Metrics, note: Note) {
         let Self { mut config, file, _value } = self;
         config.mark_changed();
         let (mut status, _follow) = file.unzip();
@@ -63,6 +69,10 @@ impl Feed {
                     let status = status.borrow();
                     metrics.config_ok.set(i64::from(status.last_error.is_none()));
                     metrics.config_revision.set(i64::try_from(status.revision).unwrap_or(i64::MAX));
+                    match &status.last_error {
+                        Some(error) => note.say(format!("refused, the last good one stays: {error}")),
+                        None => note.clear(),
+                    }
                 }
             }
         }

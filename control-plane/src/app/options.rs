@@ -10,7 +10,10 @@ use std::{
 
 use hermes_runtime::{admin::BindError, tls::TlsError};
 
-use crate::config::{Config, watch::LoadError};
+use crate::{
+    announce::Pod,
+    config::{Config, watch::LoadError},
+};
 
 /// What a control plane is started with.
 pub struct Options {
@@ -26,6 +29,8 @@ pub struct Options {
     pub replica: Option<Arc<str>>,
     /// The Kubernetes API server to watch; the one that the environment names when absent.
     pub kube: Option<kube::Client>,
+    /// The pod that it runs in: refused configurations become Kubernetes Events on it.
+    pub pod: Option<Pod>,
 }
 
 /// Where the configuration comes from.
@@ -69,7 +74,7 @@ impl Options {
     #[must_use]
     pub fn local(config: ConfigSource) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { config, listen: any, tls: None, admin: Some(any), replica: None, kube: None }
+        Self { config, listen: any, tls: None, admin: Some(any), replica: None, kube: None, pod: None }
     }
 }
 

@@ -3,18 +3,28 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{Shared, query::Query, refusal::Refusal, store::Listed, stream::events};
+use super::{Shared, collection::Collection, query::Query, refusal::Refusal, store::Listed, stream::events};
+
+/// Largest object that a client may create, in bytes.
+const LARGEST: usize = 1 << 20;
+
+/// Longest note of an Event, in bytes.
+const LONGEST_NOTE: usize = 1_024;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Answers one request; refusals are answers too.
 pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let response = respond(shared, &request).await;
+    let response = match *request.method() {
+        Method::POST => create(&shared, request).await,
+        _ => respond(shared, &request).await,
+    };
     Ok(response.unwrap_or_else(|refusal| object(refusal.status(), &refusal.object())))
 }
 
@@ -38,6 +48,26 @@ async fn respond(shared: Arc<Shared>, request: &Request<Incoming>) -> Result<Res
     }
     let listed = shared.store.lock().list(&query.scope, query.limit, query.page.as_ref())?;
     Ok(object(StatusCode::OK, &list_object(&query, &listed)))
+}
+
+/// Creates an Event, the one kind that Hermes writes.
+async fn create(shared: &Shared, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    let scope = Query::parse(request.uri())?.scope;
+    if scope.collection != Collection::of::<Event>() {
+        return Err(Refusal::read_only());
+    }
+    if shared.faults.lock().forbidden.contains(&scope.collection) {
+        return Err(Refusal::forbidden(scope.collection.plural()));
+    }
+    let body =
+        Limited::new(request.into_body(), LARGEST).collect().await.map_err(|_| Refusal::bad_parameter("body"))?;
+    let mut event: Value = serde_json::from_slice(&body.to_bytes()).map_err(|_| Refusal::bad_parameter("body"))?;
+    if event["note"].as_str().is_some_and(|note| note.len() > LONGEST_NOTE) {
+        return Err(Refusal::bad_parameter("note"));
+    }
+    event["metadata"]["namespace"] = json!(scope.namespace);
+    shared.edit(|store| store.put(&scope.collection, event.clone()));
+    Ok(object(StatusCode::CREATED, &event))
 }
 
 fn count(shared: &Shared, query: &Query) {

@@ -126,6 +126,12 @@ impl Store {
         }
     }
 
+    /// Every object of a collection, by namespace and name.
+    pub(crate) fn all(&self, collection: &Collection) -> Vec<Value> {
+        let objects = self.objects.get(collection).into_iter().flat_map(BTreeMap::values);
+        objects.map(|object| Value::clone(object)).collect()
+    }
+
     /// One page of the objects in `scope`; `limit` zero means all.
     ///
     /// # Errors

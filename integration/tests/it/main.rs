@@ -1,5 +1,6 @@
 //! Stories over real sockets: each file is one side of what Hermes promises.
 
+mod announced;
 mod brain;
 mod client;
 mod control;

@@ -87,8 +87,12 @@ impl Routes {
             // Writing to a string cannot fail.
             let _ = writeln!(lines, "{}: {}", missing.gate, missing.reason);
         }
-        if lines.is_empty() {
-            return AdminResponse::text("ready\n");
+        let is_ready = lines.is_empty();
+        for (name, text) in self.readiness.notes() {
+            let _ = writeln!(lines, "{name}: {text}");
+        }
+        if is_ready {
+            return AdminResponse::text(format!("ready\n{lines}"));
         }
         AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, lines)
     }

@@ -145,3 +145,65 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     File::open(path)?.take(LARGEST).read_to_end(&mut content)?;
     Ok(content)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::Arc};
+
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::ServerConfig;
+    use tempfile::TempDir;
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// Writes a certificate that signed itself, and its key.
+    fn renew(folder: &Path) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["hermes".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("signed").pem();
+        for (file, text) in [(AUTHORITY, &certificate), (CERTIFICATE, &certificate), (KEY, &key.serialize_pem())] {
+            fs::write(folder.join(file), text).expect("written");
+        }
+    }
+
+    /// Waits until connections would go by another configuration than `before`.
+    async fn replaced(tls: &Tls, before: &Arc<ServerConfig>) {
+        while Arc::ptr_eq(&tls.server(), before) {
+            time::sleep(INTERVAL).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_files_are_used_and_equal_ones_are_not_read_again() {
+        let folder = TempDir::new().expect("a folder");
+        renew(folder.path());
+        let mut registry = Registry::default();
+        let watched = TlsFolder::open(folder.path(), &mut registry).await.expect("good");
+        let (tls, mut tasks) = (watched.tls(), JoinSet::new());
+        tasks.spawn(watched.watch());
+        let first = tls.server();
+        time::sleep(INTERVAL * 5).await;
+        assert!(Arc::ptr_eq(&tls.server(), &first), "nothing changed");
+
+        fs::remove_file(folder.path().join(KEY)).expect("removed");
+        time::sleep(INTERVAL * 5).await;
+        assert!(Arc::ptr_eq(&tls.server(), &first), "the last good ones stay");
+
+        renew(folder.path());
+        time::timeout(INTERVAL * 1_000, replaced(&tls, &first)).await.expect("noticed");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_of_sane_size_is_refused_by_name() {
+        let folder = TempDir::new().expect("a folder");
+        renew(folder.path());
+        fs::write(folder.path().join(KEY), vec![b'#'; 2 << 20]).expect("written");
+        let error = TlsFolder::open(folder.path(), &mut Registry::default()).await.err().expect("too large");
+        assert!(error.to_string().contains("tls.key"), "{error}");
+        fs::remove_file(folder.path().join(AUTHORITY)).expect("removed");
+        fs::create_dir(folder.path().join(AUTHORITY)).expect("a folder");
+        let error = TlsFolder::open(folder.path(), &mut Registry::default()).await.err().expect("a folder");
+        assert!(error.to_string().contains("ca.crt"), "{error}");
+    }
+}

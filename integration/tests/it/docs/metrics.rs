@@ -9,7 +9,10 @@ use hermes_integration::{
 };
 
 use super::pages::{self, Page};
-use crate::client::{chat, client, eventually, metric, send};
+use crate::{
+    client::{chat, client, eventually, metric, send},
+    tls::authority::{Authority, Mounted},
+};
 
 /// A metric as documented, or as exposed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,12 +68,15 @@ fn is_metric(name: &str) -> bool {
 
 /// Families show only once they have a series: a refusal, a choice, a lookup, a scrape that works and one that fails.
 async fn busy_fleet(manager: &KvManagerServer) -> Fleet {
+    let authority = Authority::new();
+    let certificates = Mounted::new(&[&authority], &authority.local());
     let pool = format!(
         "  strategy: kv-aware\n  kvManager: {{url: \"{}\"}}\n  kvEvents: {{}}\n  tokenizer: {{engine: true, timeout: 5s}}\n  metrics: {{interval: 100ms}}\n",
         manager.url()
     );
     let publishing = EngineConfig { kv_events: Some(KvEventsConfig::default()), ..instant() };
-    let scene = Scene { pool, engines: vec![publishing; 2], ..Scene::of(0, "kv-aware") };
+    let tls = Some(certificates.path());
+    let scene = Scene { pool, tls, engines: vec![publishing; 2], ..Scene::of(0, "kv-aware") };
     let fleet = scene.start().await.expect("starts");
     let admin = admin_of_control_plane(&fleet);
     let scraped = "hermes_collector_scrape_duration_seconds_count";

@@ -1,0 +1,229 @@
+//! Tells Kubernetes of refused configurations: an Event on this replica's own pod, as `kubectl describe pod` shows it.
+//!
+//! ```text
+//!   ConfigStatus ──changed──▶ refused?  Warning ConfigurationRefused, with the mistakes
+//!                             accepted? Normal  ConfigurationAccepted
+//! ```
+//!
+//! Invariants:
+//! * nothing waits for it: it follows a watch, tells the newest, and skips what was overtaken meanwhile;
+//! * an attempt has a deadline, attempts are few, and events are seconds apart;
+//! * an event holds what the log holds, cut to what the API takes.
+
+use std::{env, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    config::watch::{ConfigStatus, LoadError},
+    discovery::client::{self, ConnectError},
+};
+
+/// Who writes the events.
+const REPORTER: &str = "hermes-control-plane";
+
+/// Longest note in bytes that the API takes.
+const NOTE: usize = 1_024;
+
+/// How long one attempt may take, connecting included.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Waits before each attempt. The first keeps events apart while somebody edits.
+const ATTEMPTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(20)];
+
+/// The pod that this replica runs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its UID: without one, `kubectl get events` shows the events and `kubectl describe pod` does not.
+    pub uid: Option<String>,
+}
+
+/// Writes events on one pod.
+pub(crate) struct Announcer {
+    pod: Pod,
+    /// The client that was given, or found when it was needed first.
+    client: Option<Client>,
+}
+
+/// What was last told, or was so from the start.
+struct Told {
+    revision: u64,
+    error: Option<Arc<LoadError>>,
+}
+
+/// Why an event was not written.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Refused(#[from] kube::Error),
+    #[error("no answer within {DEADLINE:?}")]
+    Late,
+}
+
+// === Pod ===
+
+impl Pod {
+    /// By `POD_NAME`, `POD_NAMESPACE` and `POD_UID`, as a manifest sets them from the pod's own fields; `None` without
+    /// the first two.
+    #[must_use]
+    pub fn from_environment() -> Option<Self> {
+        let read = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        Some(Self { name: read("POD_NAME")?, namespace: read("POD_NAMESPACE")?, uid: read("POD_UID") })
+    }
+
+    fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(self.name.clone()),
+            namespace: Some(self.namespace.clone()),
+            uid: self.uid.clone(),
+            ..ObjectReference::default()
+        }
+    }
+}
+
+// === Announcer ===
+
+impl Announcer {
+    pub(crate) fn new(pod: Pod, client: Option<Client>) -> Self {
+        Self { pod, client }
+    }
+
+    /// Tells of every change until nobody makes any, then waits to be dropped.
+    pub(crate) async fn follow(mut self, mut status: watch::Receiver<ConfigStatus>) {
+        let mut told = Told::of(&status.borrow_and_update());
+        while status.changed().await.is_ok() {
+            for wait in ATTEMPTS {
+                sleep(wait).await;
+                // What was overtaken meanwhile is not told any more.
+                let now = Told::of(&status.borrow_and_update());
+                let Some(event) = now.event_after(&told) else { break };
+                if self.write(&event).await {
+                    told = now;
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Tells why the replica does not start, in one attempt.
+    pub(crate) async fn tell_refusal(mut self, error: &LoadError) {
+        self.write(&refusal(error)).await;
+    }
+
+    /// Whether the event was written.
+    async fn write(&mut self, event: &Event) -> bool {
+        let written = timeout(DEADLINE, self.publish(event)).await.unwrap_or(Err(Failure::Late));
+        if let Err(error) = &written {
+            tracing::warn!(reason = event.reason, %error, "a Kubernetes Event was not written");
+        }
+        written.is_ok()
+    }
+
+    async fn publish(&mut self, event: &Event) -> Result<(), Failure> {
+        let client = match &self.client {
+            Some(client) => client.clone(),
+            None => self.client.insert(client::infer().await?).clone(),
+        };
+        let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(self.pod.name.clone()) };
+        // A recorder that lives longer would count a second refusal on the first, and keep the first one's mistakes.
+        Recorder::new(client, reporter).publish(event, &self.pod.reference()).await?;
+        Ok(())
+    }
+}
+
+// === Told ===
+
+impl Told {
+    fn of(status: &ConfigStatus) -> Self {
+        Self { revision: status.revision, error: status.last_error.clone() }
+    }
+
+    /// What there is to tell to somebody who was told `before`.
+    fn event_after(&self, before: &Self) -> Option<Event> {
+        match (&self.error, &before.error) {
+            (Some(error), Some(known)) if Arc::ptr_eq(error, known) => None,
+            (Some(error), _) => Some(refusal(error)),
+            (None, None) if self.revision == before.revision => None,
+            (None, _) => Some(event(
+                EventType::Normal,
+                "ConfigurationAccepted",
+                format!("revision {} of the configuration is in force", self.revision),
+            )),
+        }
+    }
+}
+
+fn refusal(error: &LoadError) -> Event {
+    event(EventType::Warning, "ConfigurationRefused", error.to_string())
+}
+
+fn event(type_: EventType, reason: &str, note: String) -> Event {
+    let (reason, action) = (reason.to_owned(), "ReadConfiguration".to_owned());
+    Event { type_, reason, note: Some(cut(note, NOTE)), action, secondary: None }
+}
+
+/// At most so many bytes of `text`, between characters.
+fn cut(mut text: String, limit: usize) -> String {
+    const MORE: &str = "…";
+    if text.len() > limit {
+        let mut end = limit - MORE.len();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str(MORE);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn told(revision: u64, error: Option<&Arc<LoadError>>) -> Told {
+        Told { revision, error: error.cloned() }
+    }
+
+    fn unreadable() -> Arc<LoadError> {
+        Arc::new(LoadError::Read { path: "config.yaml".into(), source: io::ErrorKind::NotFound.into() })
+    }
+
+    #[test]
+    fn each_refusal_and_each_acceptance_is_told_once() {
+        let (first, second) = (unreadable(), unreadable());
+        let reason = |now: &Told, before: &Told| now.event_after(before).map(|event| event.reason);
+        let refused = told(1, Some(&first));
+        assert_eq!(reason(&refused, &told(1, None)).as_deref(), Some("ConfigurationRefused"));
+        assert_eq!(reason(&refused, &refused), None);
+        assert_eq!(reason(&told(1, Some(&second)), &refused).as_deref(), Some("ConfigurationRefused"));
+        assert_eq!(reason(&told(1, None), &refused).as_deref(), Some("ConfigurationAccepted"), "the old one is back");
+        assert_eq!(reason(&told(2, None), &told(1, None)).as_deref(), Some("ConfigurationAccepted"));
+        assert_eq!(reason(&told(2, None), &told(2, None)), None);
+    }
+
+    #[test]
+    fn a_note_is_cut_between_characters() {
+        let note = cut("ä".repeat(600), NOTE);
+        assert!(note.len() <= NOTE && note.ends_with('…'), "{} bytes", note.len());
+        assert_eq!(cut("short".to_owned(), NOTE), "short");
+    }
+}
