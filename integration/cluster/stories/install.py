@@ -7,10 +7,14 @@ import time
 from figures import seconds
 from kubernetes import run, until
 from story import story
-from world import ENGINES, ROUTER
+from world import ENGINE, ENGINES, ROUTER
 
-# The simulated engine takes a moment for its answers, as a real one does.
-ENGINE_VALUES = {"replicas": 2}
+# Two simulated engines, and otherwise what the charts say by themselves: mTLS between the planes, policies for the
+# network, budgets for disruption. Requests for CPU are small, so that a machine of two cores holds everything.
+ENGINE_VALUES = {"engines": [{
+    "name": "sim", "engine": "simulated", "model": "sim", "replicas": 2,
+    "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}},
+}]}
 ROUTER_VALUES = {
     "config": {
         "exposeEndpoint": True,
@@ -20,8 +24,9 @@ ROUTER_VALUES = {
             "metrics": {"interval": "500ms"},
         }],
     },
-    "controlPlane": {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}},
+    "controlPlane": {"podAnnotations": {}, "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}},
     "dataPlane": {
+        "podAnnotations": {},
         "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}},
         "autoscaling": {"enabled": False},
     },
@@ -42,7 +47,7 @@ def two_charts_make_a_working_fleet_in_a_namespace_that_enforces_the_restricted_
     answer = until("the first chat answers", lambda: first_answer(world), 120, every=0.05)
     world.figures.note("from `helm install` of both charts to the first answer", seconds(time.monotonic() - begun))
     assert answer["choices"][0]["message"]["content"], answer
-    world.rolled_out(ENGINES, f"{ROUTER}-control-plane", f"{ROUTER}-data-plane")
+    world.rolled_out(ENGINE, f"{ROUTER}-control-plane", f"{ROUTER}-data-plane")
 
 
 def first_answer(world):

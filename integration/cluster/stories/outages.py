@@ -7,7 +7,7 @@ from figures import seconds
 from kubernetes import is_ready, name_of, run, until
 from story import story
 from upgrades import Clients
-from world import ENGINES
+from world import ENGINE
 
 OUTAGE = 60.0
 # From the API server's return to traffic on what has changed since.
@@ -20,6 +20,7 @@ def a_minute_without_the_api_server_costs_no_request_and_discovery_is_right_soon
         print("    left out: the API server of another machine's cluster cannot be stopped from here")
         return
     cluster = world.cluster
+    cluster.scale(ENGINE, 2)
     old = {name_of(pod) for pod in cluster.await_pods(world.engines, 2)}
     clients = Clients(world, "outage")
     component = os.path.join(os.environ["HERMES_MACHINE"], "component")
@@ -31,7 +32,7 @@ def a_minute_without_the_api_server_costs_no_request_and_discovery_is_right_soon
     back = time.monotonic()
     world.figures.note("API server: from its start to ready", seconds(back - begun))
 
-    until("an order to scale is taken", lambda: cluster.scale(ENGINES, 3) is None, 30)
+    until("an order to scale is taken", lambda: cluster.scale(ENGINE, 3) is None, 30)
     ready, known = None, None
     deadline = back + 60
     while known is None and time.monotonic() < deadline:
@@ -48,7 +49,7 @@ def a_minute_without_the_api_server_costs_no_request_and_discovery_is_right_soon
     world.figures.note("API server away for 60 s: from its return, and from the new engine's readiness, to all replicas"
                        " knowing it", f"{seconds(known - back)}, {seconds(known - ready)}")
     clients.saw_nothing_of("API server away for 60 s")
-    cluster.scale(ENGINES, 2)
+    cluster.scale(ENGINE, 2)
     assert known - max(ready, back) <= RECOVERY, f"discovery took {known - max(ready, back):.1f} s"
 
 

@@ -8,6 +8,8 @@ from world import ROUTER
 
 # Verbs and resources, as `kubectl auth can-i` takes them.
 NEEDED = [(verb, kind) for verb in ("get", "list", "watch") for kind in ("services", "endpointslices.discovery.k8s.io")]
+# It tells of refused configurations where `kubectl describe` shows it.
+NEEDED_HERE = [("create", "events.events.k8s.io")]
 FORBIDDEN = [
     ("list", "secrets"),
     ("get", "secrets"),
@@ -38,9 +40,10 @@ def may(cluster, account, verb, kind, namespace=None):
 @story
 def the_control_plane_may_watch_its_sources_and_do_nothing_else(world):
     account = f"{ROUTER}-control-plane"
-    missing = [f"{verb} {kind}" for verb, kind in NEEDED if not may(world.cluster, account, verb, kind)]
+    missing = [f"{verb} {kind}" for verb, kind in NEEDED + NEEDED_HERE if not may(world.cluster, account, verb, kind)]
     excess = [f"{verb} {kind}" for verb, kind in FORBIDDEN if may(world.cluster, account, verb, kind)]
-    elsewhere = [f"{verb} {kind}" for verb, kind in NEEDED if may(world.cluster, account, verb, kind, "kube-system")]
+    elsewhere = [f"{verb} {kind}" for verb, kind in NEEDED + NEEDED_HERE
+                 if may(world.cluster, account, verb, kind, "kube-system")]
     assert not missing, f"cannot: {missing}"
     assert not excess, f"can: {excess}"
     assert not elsewhere, f"can in a namespace that nobody configured: {elsewhere}"
@@ -49,7 +52,8 @@ def the_control_plane_may_watch_its_sources_and_do_nothing_else(world):
 @story
 def the_data_plane_may_do_nothing_and_holds_no_token(world):
     account = f"{ROUTER}-data-plane"
-    allowed = [f"{verb} {kind}" for verb, kind in NEEDED + FORBIDDEN if may(world.cluster, account, verb, kind)]
+    allowed = [f"{verb} {kind}" for verb, kind in NEEDED + NEEDED_HERE + FORBIDDEN
+               if may(world.cluster, account, verb, kind)]
     assert not allowed, f"can: {allowed}"
     for pod in world.cluster.ready_pods(world.data_plane):
         mounts = [mount["mountPath"] for one in pod["spec"]["containers"] for mount in one.get("volumeMounts", [])]

@@ -14,7 +14,7 @@ from figures import load_line, seconds
 from kubernetes import name_of, run, until
 from story import story
 from traffic import Load, all_well
-from world import ENGINES, ROUTER
+from world import ENGINE, ROUTER
 
 PLANES = (f"{ROUTER}-control-plane", f"{ROUTER}-data-plane")
 
@@ -24,6 +24,8 @@ class Clients:
 
     def __init__(self, world, name):
         self.world = world
+        world.cluster.scale(ENGINE, 2)
+        world.cluster.await_pods(world.engines, 2)
         self.short = Load(world, f"{name}-short", "--workload", "chat", "--rate", "20", "--poisson",
                           "--connections", "100", "--tokens", "5", "--prompt-bytes", "400")
         self.long = Load(world, f"{name}-long", "--workload", "stream", "--connections", "6", "--tokens", "150",

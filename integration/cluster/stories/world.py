@@ -11,6 +11,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 CHARTS = REPOSITORY / "charts"
 ROUTER = "hermes-router"
 ENGINES = "hermes-engines"
+# The one Deployment of engines.
+ENGINE = f"{ENGINES}-sim"
 
 
 class World:
