@@ -7,7 +7,7 @@ from story import story
 from world import ROUTER
 
 # Verbs and resources, as `kubectl auth can-i` takes them.
-NEEDED = [(verb, kind) for verb in ("get", "list", "watch") for kind in ("services", "endpointslices.discovery.k8s.io")]
+NEEDED = [(verb, kind) for verb in ("list", "watch") for kind in ("services", "endpointslices.discovery.k8s.io")]
 # It tells of refused configurations where `kubectl describe` shows it.
 NEEDED_HERE = [("create", "events.events.k8s.io")]
 FORBIDDEN = [
