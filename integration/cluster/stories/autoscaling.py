@@ -12,7 +12,7 @@ from world import ROUTER
 
 PROXIES = f"{ROUTER}-data-plane"
 # Two machine cores for everything: a small request for CPU stands for a busy proxy.
-BUSY = {"requests": {"cpu": "10m", "memory": "32Mi"}}
+BUSY = {"requests": {"cpu": "40m", "memory": "32Mi"}}
 
 
 def autoscaled():
@@ -51,9 +51,9 @@ def load_raises_the_data_plane_to_four_and_more_and_its_end_costs_no_request(wor
     world.install(ROUTER, autoscaled(), "--force-conflicts")
     world.rolled_out(PROXIES)
     # A background of chats goes on to the end; a heavy load comes and goes.
-    background = Load(world, "background", "--workload", "stream", "--rate", "10", "--connections", "50",
-                      "--tokens", "20", "--prompt-bytes", "400")
-    heavy = Load(world, "heavy", "--workload", "chat", "--connections", "24", "--tokens", "1", "--prompt-bytes", "200")
+    background = Load(world, "background", "--workload", "stream", "--rate", "3", "--connections", "50",
+                      "--tokens", "8", "--prompt-bytes", "400")
+    heavy = Load(world, "heavy", "--workload", "chat", "--connections", "48", "--tokens", "1", "--prompt-bytes", "200")
     begun = time.monotonic()
     until("four proxies are ready", lambda: len(cluster.ready_pods(world.data_plane)) >= 4, 180, every=0.5)
     world.figures.note("HPA: from the load's start to four ready proxies", seconds(time.monotonic() - begun))

@@ -72,12 +72,12 @@ class Cluster:
 
     # === The API ===
 
-    def request(self, method, path, body=None, kind="application/json", timeout=30):
+    def request(self, method, path, body=None, kind="application/json", timeout=30, headers=None):
         """Sends one request; status, headers and body of the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-            connection.request(method, path, data, {"content-type": kind} if data else {})
+            connection.request(method, path, data, {**({"content-type": kind} if data else {}), **(headers or {})})
             answer = connection.getresponse()
             return answer.status, dict(answer.getheaders()), answer.read()
         finally:

@@ -59,7 +59,7 @@ class World:
 
     # === What it does ===
 
-    def chat(self, text="hello", stream=False, **headers):
+    def chat(self, text="hello", stream=False):
         """One chat through the entry; status and body."""
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream}
         path = service_path(self.cluster, f"{ROUTER}-data-plane", 8000, "/v1/chat/completions")
