@@ -119,7 +119,7 @@ impl Announcer {
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Tells why the replica does not start, in one attempt.

@@ -28,7 +28,7 @@ use crate::{
     proxy::Proxy,
     records::Records,
     report::Reporter,
-    sync::{self, Dialer, Knowledge, Target},
+    sync::{self, ControlPlanes, Dialer, Knowledge, Target},
     workers::Door,
 };
 
@@ -184,7 +184,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     });
     let gate = readiness.gate("snapshot");
     let stop = drain.forced();
-    let learning = sync::run(targets, dialer, identity, knowledge, reporter, reports, metrics, gate);
+    let learning = sync::run(ControlPlanes { targets, dialer }, identity, knowledge, reporter, reports, metrics, gate);
     tasks.spawn("sync", async move {
         tokio::select! {
             () = learning => {}

@@ -62,10 +62,15 @@ pub(crate) struct Ready {
     pub(crate) asker: Asker,
 }
 
-/// Follows every replica behind `targets` until it is dropped.
+/// Where control planes are, and how they are reached.
+pub(crate) struct ControlPlanes {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) dialer: Dialer,
+}
+
+/// Follows every replica of the control planes until it is dropped.
 pub(crate) async fn run(
-    targets: Vec<Target>,
-    dialer: Dialer,
+    control_planes: ControlPlanes,
     identity: Identity,
     knowledge: Knowledge,
     reporter: Arc<Reporter>,
@@ -73,6 +78,7 @@ pub(crate) async fn run(
     metrics: Arc<Metrics>,
     ready: Gate,
 ) {
+    let ControlPlanes { targets, dialer } = control_planes;
     let (news, inbox) = mpsc::channel(NEWS);
     let outbox = Outbox::default();
     let mut owners = JoinSet::new();

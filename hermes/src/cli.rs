@@ -5,6 +5,7 @@ use std::{num::NonZero, process::ExitCode, thread, time::Duration};
 use clap::{Parser, Subcommand};
 use hermes_integration::{
     engine::EngineArgs,
+    kvmanager::trial::TrialArgs,
     load::{LoadArgs, ReplayArgs},
     record::RecordArgs,
     simulate::SimulateArgs,
@@ -17,7 +18,7 @@ use crate::{
     demo::{self, DemoArgs},
     engine,
     failure::Failure,
-    load, record, replay,
+    kv_manager, load, record, replay,
     serve::{self, ServeArgs},
     simulate,
 };
@@ -91,6 +92,14 @@ Examples:
   curl -d '{\"kind\":\"status\",\"code\":503,\"requests\":3}' http://127.0.0.1:8100/sim/faults
                                                                      fails the next three requests")]
     Engine(EngineArgs),
+    /// Run a global KV manager for trials: it answers `/match_sort` with what simulated engines say that they hold
+    ///
+    /// It asks the engines that a question names, and so is always right about them. Real engines are left out.
+    #[command(after_help = "\
+Examples:
+  hermes kv-manager --listen 127.0.0.1:8080
+  and in the pool: kvManager: {url: \"http://127.0.0.1:8080/match_sort\"}")]
+    KvManager(TrialArgs),
     /// Send made-up requests to any OpenAI-compatible server, and report what a client sees
     ///
     /// Without --rate it keeps --connections requests in flight; with it, requests start at their times whatever the
@@ -169,6 +178,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => within_runtime(async { serve::run(args).await.map(|()| ExitCode::SUCCESS) }),
         Command::Engine(args) => within_runtime(async { engine::run(args).await.map(|()| ExitCode::SUCCESS) }),
+        Command::KvManager(args) => within_runtime(async { kv_manager::run(args).await.map(|()| ExitCode::SUCCESS) }),
         Command::Demo(args) => within_runtime(demo::run(args)),
         Command::Load(args) => within_runtime(load::run(args)),
         Command::Record(args) => within_runtime(record::run(args)),

@@ -19,6 +19,7 @@ mod completions;
 mod demo;
 mod engine;
 mod failure;
+mod kv_manager;
 mod load;
 mod output;
 mod planes;

@@ -64,7 +64,6 @@ pub use self::journal::RecordedRequest;
 pub use self::kv_events::{Encoding, KvEventsConfig};
 pub use self::prompt::Prompt;
 
-use self::chain::Chain;
 use self::core::Core;
 use self::door::Door;
 use self::journal::Journal;
@@ -214,10 +213,7 @@ impl EngineHandle {
     /// How many leading tokens of this prompt are in the cache now. `model` is the base model or an adapter. Changes nothing.
     pub fn held_prefix_tokens(&self, model: &str, prompt: Prompt<'_>) -> usize {
         let running = self.running.lock();
-        let (Some(incarnation), Some(tokens)) = (running.as_ref(), prompt.tokens()) else { return 0 };
-        let block_size = self.config.block_size;
-        let chain = Chain::new(model, None, block_size, &tokens);
-        incarnation.service.core.read(|scheduler| scheduler.cache().prefix_len(chain.hashes())) * block_size
+        running.as_ref().map_or(0, |incarnation| incarnation.service.held_prefix_tokens(model, prompt))
     }
 
     /// Stops in order: refuses connections, lets open requests finish for the configured grace, then cuts them off.

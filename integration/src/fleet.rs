@@ -14,8 +14,8 @@ use hermes_runtime::shutdown::{Shutdown, Trigger};
 use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
-    engine::{Engine, EngineConfig, EngineHandle, Prompt},
-    kvmanager::{self, KvManagerServer},
+    engine::{Engine, EngineConfig, EngineHandle},
+    kvmanager::KvManagerServer,
 };
 
 /// How long a fleet may take to become ready.
@@ -169,19 +169,8 @@ fn source(file: Option<PathBuf>, yaml: &str) -> Result<ConfigSource, FleetError>
 async fn manager_of(engines: &[Arc<EngineHandle>]) -> std::io::Result<KvManagerServer> {
     let engines = engines.to_vec();
     KvManagerServer::start(move |question| {
-        let held = |engine: &Arc<EngineHandle>| match &question.prompt {
-            kvmanager::Prompt::Text(text) => {
-                let text = text.as_str().unwrap_or_default();
-                (engine.held_prefix_tokens(&question.model, Prompt::Text(text)), text.len())
-            }
-            kvmanager::Prompt::Messages(messages) => {
-                let json = messages.to_string();
-                (engine.held_prefix_tokens(&question.model, Prompt::Messages(&json)), json.len())
-            }
-        };
-        // The stand-in answers shares of the prompt; the simulated tokenizer makes about four bytes a token.
-        let share = |(tokens, bytes): (usize, usize)| (tokens as f64 * 4.0 / bytes.max(1) as f64).min(1.0);
-        engines.iter().map(|engine| (engine.addr().to_string(), share(held(engine)))).collect()
+        let share = |engine: &EngineHandle| question.share(|model, prompt| engine.held_prefix_tokens(model, prompt));
+        engines.iter().map(|engine| (engine.addr().to_string(), share(engine))).collect()
     })
     .await
 }

@@ -9,6 +9,8 @@
 //!
 //! It keeps no prompt: what a request held is seen by the closure alone.
 
+pub mod trial;
+
 use std::{
     sync::{
         Arc,
@@ -25,7 +27,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::stand_in::{Role, StandIn, reply};
+use crate::{
+    engine,
+    stand_in::{Role, StandIn, reply},
+};
 
 /// A running stand-in on an ephemeral port of the loopback; it ends when dropped.
 #[derive(Debug)]
@@ -128,7 +133,7 @@ impl std::fmt::Debug for State {
 
 impl Question {
     /// Reads a body in the documented shape; any other is `None`.
-    fn read(body: &[u8]) -> Option<Self> {
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let mut body: Value = serde_json::from_slice(body).ok()?;
         let prompt = match body.get_mut("prompt").map(Value::take) {
             Some(text) => Prompt::Text(text),
@@ -139,6 +144,22 @@ impl Question {
             None => Vec::new(),
         };
         Some(Self { model: body.get("model")?.as_str()?.to_owned(), prompt, candidates })
+    }
+
+    /// The share of the prompt that an engine holds, which tells how many leading tokens of it those are. The simulated
+    /// tokenizer makes about four bytes a token.
+    pub(crate) fn share(&self, held: impl FnOnce(&str, engine::Prompt<'_>) -> usize) -> f64 {
+        let (tokens, bytes) = match &self.prompt {
+            Prompt::Text(text) => {
+                let text = text.as_str().unwrap_or_default();
+                (held(&self.model, engine::Prompt::Text(text)), text.len())
+            }
+            Prompt::Messages(messages) => {
+                let json = messages.to_string();
+                (held(&self.model, engine::Prompt::Messages(&json)), json.len())
+            }
+        };
+        (tokens as f64 * 4.0 / bytes.max(1) as f64).min(1.0)
     }
 }
 
@@ -177,7 +198,11 @@ async fn answer(request: &Request<Bytes>, state: &State) -> Response<Full<Bytes>
     let Some(question) = Question::read(request.body()) else {
         return reply(StatusCode::BAD_REQUEST, r#"{"error":"a question has model, and prompt or messages"}"#);
     };
-    let rows: Vec<_> =
-        (state.know)(&question).iter().map(|(id, rate)| json!({"pod_ip": id, "match_rate": rate})).collect();
+    answer_of(&(state.know)(&question))
+}
+
+/// The answer in the default shape.
+fn answer_of(shares: &[(String, f64)]) -> Response<Full<Bytes>> {
+    let rows: Vec<_> = shares.iter().map(|(id, rate)| json!({"pod_ip": id, "match_rate": rate})).collect();
     reply(StatusCode::OK, &json!({ "data": rows }).to_string())
 }

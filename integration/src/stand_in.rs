@@ -1,4 +1,4 @@
-//! A small HTTP server on an ephemeral port of the loopback, for whoever stands in for a server of the outside world.
+//! A small HTTP server, mostly on an ephemeral port of the loopback, for whoever stands in for a server of the outside world.
 
 use std::{
     convert::Infallible,
@@ -42,7 +42,12 @@ pub(crate) trait Role: Send + Sync + 'static {
 impl StandIn {
     /// Starts a server that answers as `role` does.
     pub(crate) async fn start(role: Arc<impl Role>) -> std::io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), role).await
+    }
+
+    /// The same, at this address.
+    pub(crate) async fn start_at(address: SocketAddr, role: Arc<impl Role>) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, role)));
         Ok(Self { address, _accepting: accepting })

@@ -39,7 +39,9 @@ are kept in the container) and `sharedMemory` (whether its processes need more o
 
 {{- define "engines.vllm" -}}
 image: vllm/vllm-openai:v0.32.0
-files: /root/.cache/huggingface
+files: /models
+env:
+- {name: HF_HOME, value: /models}
 sharedMemory: true
 args:
 - --model={{ .engine.model }}
@@ -60,7 +62,9 @@ args:
 
 {{- define "engines.sglang" -}}
 image: lmsysorg/sglang:v0.5.23
-files: /root/.cache/huggingface
+files: /models
+env:
+- {name: HF_HOME, value: /models}
 sharedMemory: true
 command: [python3, -m, sglang.launch_server]
 args:
@@ -113,9 +117,13 @@ args:
 - --kv-events-port=5557
 - --kv-events-replay-port=5558
 {{- end }}
-{{- with .root.Values.otel.endpoint }}
+{{- with .root.Values.otel }}
+{{- if .endpoint }}
 env:
-- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+- {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .protocol | quote }}}
+- {name: OTEL_SERVICE_NAME, value: hermes-engine}
+{{- end }}
 {{- end }}
 {{- end -}}
 

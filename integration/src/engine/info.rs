@@ -1,4 +1,4 @@
-//! The routes that answer at once: models, health, tokens, metrics, and the simulator's own `/sim/faults`.
+//! The routes that answer at once: models, health, tokens, metrics, and the simulator's own `/sim/faults`, `/sim/held`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::reply::{ApiError, Body, Broken, injected, json, raw_json, whole};
 use super::route::Route;
 use super::service::{Service, require_json, since_epoch};
 use super::tokenizer::{detokenize, tokenize};
+use crate::kvmanager::Question;
 
 #[derive(Serialize)]
 struct Models<'a> {
@@ -80,6 +81,7 @@ pub(crate) fn answer(service: &Service, route: Route, request: &RecordedRequest)
         Route::Detokenize => detokenized(request),
         Route::CountTokens => count_tokens(service, request),
         Route::SimFaults => faults(service, request),
+        Route::SimHeld => held(service, request),
         Route::Run(_) | Route::Metrics => Err(ApiError::with_status(StatusCode::INTERNAL_SERVER_ERROR)),
     };
     match answered {
@@ -209,6 +211,15 @@ fn count_tokens(service: &Service, request: &RecordedRequest) -> Result<Response
 fn check_model(service: &Service, fields: &Fields<'_>) -> Result<Arc<str>, ApiError> {
     let name: Option<Text<'_>> = fields.optional("model", STRING)?;
     service.model(name.as_ref().map(|name| name.0.as_ref())).map(|(model, _)| model)
+}
+
+/// The share of a prompt that is cached here, for the KV manager of trials: it takes the question that one is asked.
+fn held(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+    let question = Question::read(&request.body);
+    let question =
+        question.ok_or_else(|| ApiError::bad_request(None, "this is no question of a KV manager".to_owned()))?;
+    let share = question.share(|model, prompt| service.held_prefix_tokens(model, prompt));
+    Ok(raw_json(StatusCode::OK, share.to_string()))
 }
 
 fn faults(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {

@@ -20,6 +20,7 @@ pub(crate) enum Route {
     Metrics,
     /// The simulator's own: sets and clears faults.
     SimFaults,
+    SimHeld,
 }
 
 /// Kinds of inference.
@@ -63,6 +64,7 @@ impl Route {
             "/reset_prefix_cache" => Self::ResetPrefixCache,
             "/metrics" => Self::Metrics,
             "/sim/faults" => Self::SimFaults,
+            "/sim/held" => Self::SimHeld,
             _ => return None,
         })
     }
@@ -70,7 +72,12 @@ impl Route {
     /// The value of `Allow` for a method that is not among them.
     pub(crate) fn methods(self) -> &'static str {
         match self {
-            Self::Run(_) | Self::CountTokens | Self::Tokenize | Self::Detokenize | Self::ResetPrefixCache => "POST",
+            Self::Run(_)
+            | Self::CountTokens
+            | Self::Tokenize
+            | Self::Detokenize
+            | Self::ResetPrefixCache
+            | Self::SimHeld => "POST",
             Self::Ping => "GET, POST",
             Self::SimFaults => "POST, DELETE",
             Self::Models | Self::Health | Self::Version | Self::Load | Self::KvEventSources | Self::Metrics => "GET",

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{Response, StatusCode};
 
+use super::chain::Chain;
 use super::chat::{self, ChatEvents};
 use super::completions::{self, CompletionEvents};
 use super::config::EngineConfig;
@@ -61,6 +62,13 @@ impl Service {
         let adapters = config.loras.iter().map(|name| Arc::from(name.as_str())).collect();
         let started = since_epoch().as_secs_f64();
         Self { config, core, faults, journal, events, started, base, adapters, requests: AtomicU64::new(0) }
+    }
+
+    /// How many leading tokens of this prompt are in the cache now. Changes nothing.
+    pub(crate) fn held_prefix_tokens(&self, model: &str, prompt: prompt::Prompt<'_>) -> usize {
+        let Some(tokens) = prompt.tokens() else { return 0 };
+        let chain = Chain::new(model, None, self.config.block_size, &tokens);
+        self.core.read(|scheduler| scheduler.cache().prefix_len(chain.hashes())) * self.config.block_size
     }
 
     /// Inference requests so far.

@@ -118,7 +118,7 @@ const MAX_IDLE: Duration = Duration::from_secs(4);
 /// What servers' logs show.
 const USER_AGENT: &str = "hermes-load";
 
-/// Bytes of a page that [`Client::get`] reads at most.
+/// Bytes of a page that are read at most, see [`Client::get`].
 const MAX_PAGE: usize = 1 << 20;
 
 impl Client {
@@ -145,9 +145,17 @@ impl Client {
 
     /// What stands at `path`, if it can be had within the limits; on a connection of its own.
     pub(crate) async fn get(&self, path: &str) -> Option<Bytes> {
+        self.page(self.to(Request::get(self.target.path(path))).body(Full::default()).ok()?).await
+    }
+
+    /// What `path` answers to this JSON, likewise.
+    pub(crate) async fn post(&self, path: &str, body: Bytes) -> Option<Bytes> {
+        let request = self.to(Request::post(self.target.path(path))).header(header::CONTENT_TYPE, "application/json");
+        self.page(request.body(Full::new(body)).ok()?).await
+    }
+
+    async fn page(&self, request: Request<Full<Bytes>>) -> Option<Bytes> {
         let Connection { mut sender, mut driver, .. } = self.connect().await.ok()?;
-        let request = Request::get(self.target.path(path)).header(header::HOST, &self.target.authority);
-        let request = request.header(header::USER_AGENT, USER_AGENT).body(Full::default()).ok()?;
         let answer = async {
             sender.ready().await.ok()?;
             let response = sender.send_request(request).await.ok().filter(|response| response.status().is_success())?;
@@ -200,11 +208,13 @@ impl Client {
     }
 
     fn request(&self, call: Call) -> Result<Request<Full<Bytes>>, http::Error> {
-        Request::post(format!("{}{}", self.target.prefix, call.path))
-            .header(header::HOST, &self.target.authority)
+        self.to(Request::post(self.target.path(call.path)))
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, USER_AGENT)
             .body(Full::new(call.body))
+    }
+
+    fn to(&self, request: http::request::Builder) -> http::request::Builder {
+        request.header(header::HOST, &self.target.authority).header(header::USER_AGENT, USER_AGENT)
     }
 }
 

@@ -4,6 +4,7 @@
 mod conductor;
 mod register;
 mod sharing;
+mod trial;
 
 use std::time::Duration;
 

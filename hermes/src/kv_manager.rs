@@ -1,0 +1,16 @@
+//! `hermes kv-manager`: a global KV manager for trials with simulated engines, until a signal ends it.
+
+use hermes_integration::kvmanager::trial::{TrialArgs, TrialServer};
+use hermes_runtime::shutdown::Shutdown;
+
+use crate::{cli, failure::Failure, output};
+
+/// Runs the manager.
+pub(crate) async fn run(args: TrialArgs) -> Result<(), Failure> {
+    let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
+    let listening = TrialServer::start(&args).await;
+    let server = listening.map_err(|source| Failure::Listen { address: args.listen, flag: "--listen", source })?;
+    output::line(format_args!("listening on {}", server.url()))?;
+    shutdown.run(cli::LAST).await;
+    Ok(())
+}
