@@ -16,8 +16,8 @@ from kubernetes import service_path, until
 from story import story
 from world import ENGINE, ENGINES, ROUTER
 
-# Ports on the node: of the collector for both protocols, and of the backend.
-GRPC, HTTP, BACKEND = 4317, 4318, 6006
+# Ports on the node: of the collector, and of the backend.
+COLLECTOR, BACKEND = 4317, 6006
 
 
 class Backend:
@@ -32,7 +32,7 @@ class Backend:
         agent = next(tools.glob("lib/python3*/site-packages/rotel/rotel-agent"))
         onward = f"http://127.0.0.1:{BACKEND}"
         start(stack, [
-            agent, "start", "--otlp-grpc-endpoint", f"0.0.0.0:{GRPC}", "--otlp-http-endpoint", f"0.0.0.0:{HTTP}",
+            agent, "start", "--otlp-grpc-endpoint", f"0.0.0.0:{COLLECTOR}",
             "--debug-log", "traces", "--debug-log-verbosity", "detailed", "--exporter", "otlp",
             "--otlp-exporter-protocol", "http", "--otlp-exporter-traces-endpoint", f"{onward}/v1/traces",
             "--otlp-exporter-metrics-endpoint", f"{onward}/v1/metrics",
@@ -64,9 +64,9 @@ def start(stack, command, log, environment):
     stack.callback(process.terminate)
 
 
-def traced(values, endpoint, **more):
+def traced(values, endpoint):
     values = copy.deepcopy(values)
-    values["otel"] = {"endpoint": endpoint, **more}
+    values["otel"] = {"endpoint": endpoint}
     return values
 
 
@@ -79,8 +79,9 @@ def one_trace_leads_from_the_client_through_both_planes_to_the_engine(world):
     node = os.environ["HERMES_NODE"]
     with ExitStack() as stack:
         backend = Backend(Path(tools), Path(os.environ["HERMES_TRIAL_STATE"]), stack)
-        world.install(ENGINES, traced(install.ENGINE_VALUES, f"http://{node}:{HTTP}"), "--force-conflicts")
-        world.install(ROUTER, traced(install.ROUTER_VALUES, f"http://{node}:{GRPC}", protocol="grpc"), "--force-conflicts")
+        collector = f"http://{node}:{COLLECTOR}"
+        world.install(ENGINES, traced(install.ENGINE_VALUES, collector), "--force-conflicts")
+        world.install(ROUTER, traced(install.ROUTER_VALUES, collector), "--force-conflicts")
         world.rolled_out(ENGINE, f"{ROUTER}-control-plane", f"{ROUTER}-data-plane")
         trace, client = secrets.token_hex(16), secrets.token_hex(8)
         ask(world, trace, client)

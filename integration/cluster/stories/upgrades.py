@@ -26,9 +26,9 @@ class Clients:
         self.world = world
         world.cluster.scale(ENGINE, 2)
         world.cluster.await_pods(world.engines, 2)
-        self.short = Load(world, f"{name}-short", "--workload", "chat", "--rate", "20", "--poisson",
+        self.short = Load(world, f"{name}-short", "--workload", "chat", "--rate", "10", "--poisson",
                           "--connections", "100", "--tokens", "5", "--prompt-bytes", "400")
-        self.long = Load(world, f"{name}-long", "--workload", "stream", "--connections", "6", "--tokens", "150",
+        self.long = Load(world, f"{name}-long", "--workload", "stream", "--connections", "4", "--tokens", "150",
                          "--prompt-bytes", "400")
         time.sleep(2)
 
