@@ -94,6 +94,8 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain
 
 async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>, drain: Drain) {
     let _counted = Counted::new(&proxy);
+    // An idle connection is work, too, until it may be closed: the process waits for it.
+    let _work = drain.track();
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "a client's socket cannot be prepared");
         return;

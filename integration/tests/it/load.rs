@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -265,9 +266,12 @@ async fn a_run_that_is_stopped_gives_up_what_is_in_flight_and_says_so() {
 async fn a_run_that_has_been_told_enough_waits_for_what_is_in_flight_and_starts_no_more() {
     let answers = Arc::new(Semaphore::new(0));
     let gate = Arc::clone(&answers);
-    let server = Server::start(async move |_| {
-        let _answer = gate.acquire().await.expect("never closed");
-        json(ANSWER)
+    let server = Server::start(move |_| {
+        let gate = Arc::clone(&gate);
+        async move {
+            let _answer = gate.acquire().await.expect("never closed");
+            json(ANSWER)
+        }
     })
     .await;
     let enough = CancellationToken::new();
