@@ -1,5 +1,7 @@
 //! Accepting clients: HTTP/1.1, and HTTP/2 with prior knowledge, on one port.
 
+mod farewell;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hermes_runtime::shutdown::Drain;
@@ -16,6 +18,7 @@ use tokio::{
     time::sleep,
 };
 
+use self::farewell::Exchanges;
 use crate::proxy::Proxy;
 
 /// Connections that wait to be accepted.
@@ -91,20 +94,26 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain
 
 async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>, drain: Drain) {
     let _counted = Counted::new(&proxy);
+    // An idle connection is work, too, until it may be closed: the process waits for it.
+    let _work = drain.track();
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "a client's socket cannot be prepared");
         return;
     }
+    let exchanges = Exchanges::default();
     let service = service_fn(|request: Request<Incoming>| {
-        let proxy = Arc::clone(&proxy);
-        async move { Ok::<_, std::convert::Infallible>(proxy.serve(request, address).await) }
+        let (proxy, drain, exchange) = (Arc::clone(&proxy), drain.clone(), exchanges.begin(&request));
+        async move {
+            let answer = proxy.serve(request, address).await;
+            Ok::<_, std::convert::Infallible>(exchange.answer(answer, &drain))
+        }
     });
     let builder = builder();
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = drain.draining() => {
+        () = exchanges.may_close(&drain) => {
             // Finishes what is under way, refuses what is new.
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -5,17 +5,20 @@ use std::time::Duration;
 use hermes_integration::engine::{Engine, EngineArgs, EngineHandle};
 use hermes_runtime::{
     shutdown::{Drain, Shutdown},
-    telemetry::{LogFormat, Telemetry},
+    telemetry::{LogFormat, Service, Telemetry},
 };
 
 use crate::{cli, failure::Failure, output};
+
+/// What a simulated engine calls itself in traces.
+const SERVICE: Service = Service { name: "hermes-engine", ..cli::SERVICE };
 
 /// Over the engine's own grace for requests in flight, which is what decides.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Runs the engine.
 pub(crate) async fn run(args: EngineArgs) -> Result<(), Failure> {
-    let telemetry = Telemetry::init(cli::SERVICE, LogFormat::Text)?;
+    let telemetry = Telemetry::init(SERVICE, LogFormat::Text)?;
     let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
     let engine = Engine::start(args.into()).await.map_err(Failure::Engine)?;
     let (model, url) = (&engine.config().model, engine.url());

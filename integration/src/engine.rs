@@ -44,6 +44,7 @@ mod socket;
 mod stream;
 pub(crate) mod text;
 mod tokenizer;
+mod trace;
 mod usage;
 
 use std::io;

@@ -24,6 +24,9 @@ pub mod tally;
 pub mod trace;
 pub mod workload;
 
+use std::future::pending;
+
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::positive;
@@ -40,6 +43,29 @@ pub enum LoadError {
     /// The trace cannot be read.
     #[error(transparent)]
     Trace(#[from] trace::TraceError),
+}
+
+/// Runs `work` until Ctrl-C as [`until_interrupted`] does, and cancels its second token at SIGTERM: it is enough, and
+/// what is in flight may finish.
+pub(crate) async fn until_enough<T>(work: impl AsyncFnOnce(CancellationToken, CancellationToken) -> T) -> T {
+    until_interrupted(async |stop| {
+        let enough = CancellationToken::new();
+        let mut work = std::pin::pin!(work(stop, enough.clone()));
+        tokio::select! {
+            done = &mut work => return done,
+            () = terminated() => enough.cancel(),
+        }
+        work.await
+    })
+    .await
+}
+
+/// Ends with the first SIGTERM; never, where there can be none.
+async fn terminated() {
+    let Ok(mut signals) = signal(SignalKind::terminate()) else { return pending().await };
+    if signals.recv().await.is_none() {
+        pending().await
+    }
 }
 
 /// Runs `work`, and asks it to stop at the first Ctrl-C.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use tracing::Span;
 
 use super::chain::Chain;
 use super::core::{Stopped, Ticket};
@@ -44,6 +45,8 @@ pub(crate) struct Generation {
     pub(crate) output_tokens: u32,
     /// Why the answers end: `length` or `stop`.
     pub(crate) finish_reason: &'static str,
+    /// The engine's part of the request's trace.
+    pub(crate) span: Span,
     details: bool,
 }
 
@@ -155,6 +158,7 @@ impl Generation {
             choices,
             output_tokens,
             finish_reason: if stops { "stop" } else { "length" },
+            span: Span::none(),
             details: service.config.prompt_tokens_details,
         })
     }

@@ -29,6 +29,7 @@ use super::responses::{self, ResponseEvents};
 use super::route::{Route, Task};
 use super::socket::Fuse;
 use super::stream::frames;
+use super::trace;
 
 /// The version that the engine claims, in the form of vLLM's system fingerprint.
 pub(crate) const FINGERPRINT: &str = "vllm-0.32.0-5133a7ed";
@@ -134,7 +135,10 @@ impl Service {
             None => format!("{:016x}", fresh_id(self.started, number)),
         };
         match self.start(task, request, id) {
-            Ok(Running::Generation(generation)) => self.deliver(task, generation, fuse).await,
+            Ok(Running::Generation(mut generation)) => {
+                generation.span = trace::begin(request, &generation);
+                self.deliver(task, generation, fuse).await
+            }
             Ok(Running::Pooling(pooling, generation)) => pooling.answer(generation).await.map_err(|_| Broken),
             Err(error) if task == Task::Messages => Ok(error.into_anthropic()),
             Err(error) => Ok(error.into_response()),

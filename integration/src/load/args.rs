@@ -12,7 +12,7 @@ use super::conversation::Conversations;
 use super::report::Report;
 use super::run::{Bounds, Run};
 use super::workload::Shape;
-use super::{LoadError, until_interrupted};
+use super::{LoadError, until_enough};
 
 /// Sends made-up chat requests to an OpenAI-compatible server and reports what a client sees.
 ///
@@ -140,14 +140,16 @@ impl LoadArgs {
     }
 }
 
-/// Runs the load that `args` describe; ends early, with the report so far, on Ctrl-C.
+/// Runs the load that `args` describe; ends early, with the report so far, on Ctrl-C. SIGTERM ends it gently: no more
+/// requests are started, and those in flight are waited for.
 ///
 /// # Errors
 /// A target that cannot be sent to.
 pub async fn load(args: &LoadArgs) -> Result<Report, LoadError> {
     let client = Client::new(Target::parse(&args.target)?, Limits::answer_within(Duration::from_secs(args.timeout)));
     let shape = args.shape(&client).await;
-    Ok(until_interrupted(async |stop| args.drive(shape, Run::new(client, args.bounds(), stop)).await).await)
+    let run = async |stop, enough| args.drive(shape, Run::new(client, args.bounds(), stop).until(enough)).await;
+    Ok(until_enough(run).await)
 }
 
 /// The first of `GET /v1/models`. Not to be had is no error: the load itself will show what is wrong.

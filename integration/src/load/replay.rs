@@ -11,7 +11,7 @@ use super::report::Report;
 use super::run::{Bounds, Run};
 use super::trace::{Trace, TraceError};
 use super::workload::Shape;
-use super::{LoadError, until_interrupted};
+use super::{LoadError, until_enough};
 use crate::rehearsal::RehearsalArgs;
 
 /// Replays a trace of requests against an OpenAI-compatible server and reports what a client sees.
@@ -58,7 +58,8 @@ pub struct ReplayArgs {
     pub rehearsal: RehearsalArgs,
 }
 
-/// Replays the trace; ends early, with the report so far, on Ctrl-C.
+/// Replays the trace; ends early, with the report so far, on Ctrl-C. After SIGTERM no more requests are started, and
+/// those in flight are waited for.
 ///
 /// # Errors
 /// A target that cannot be sent to, or a trace that cannot be read: the first record is read before anything is sent,
@@ -69,9 +70,9 @@ pub async fn replay(args: ReplayArgs) -> Result<Report, LoadError> {
     let bounds = Bounds { count: limit, duration: Duration::from_secs(args.duration), concurrency: args.concurrency };
     let mut calls = Calls::open(&args)?;
     let total = args.limit;
-    let report =
-        until_interrupted(async |stop| Run::new(client, bounds, stop).with_progress(total).open(&mut calls).await)
-            .await;
+    let run =
+        async |stop, enough| Run::new(client, bounds, stop).until(enough).with_progress(total).open(&mut calls).await;
+    let report = until_enough(run).await;
     match calls.failed {
         Some(error) => Err(error.into()),
         None => Ok(report),

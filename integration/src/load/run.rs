@@ -1,7 +1,7 @@
 //! Drives a client through a workload: an open loop, a closed loop, or conversations.
 //!
 //! Every run is bounded in count, time and concurrency, stops by itself, and can be stopped from outside; what is then
-//! in flight is given up and counted as interrupted. Each task it starts ends before it returns.
+//! in flight is given up and counted as interrupted, or waited for, as the one who stops it likes. Each task it starts ends before it returns.
 //!
 //! Latency counts from when a request was *meant* to start. In an open loop that is its arrival, even when every slot
 //! was taken by then (otherwise a stalled server would delay the requests that would have shown it: "coordinated
@@ -43,6 +43,7 @@ pub struct Run {
     tally: Arc<Mutex<Tally>>,
     bounds: Bounds,
     stop: CancellationToken,
+    enough: CancellationToken,
     progress: ProgressBar,
     began: Instant,
 }
@@ -56,9 +57,17 @@ impl Run {
             tally: Arc::default(),
             bounds,
             stop,
+            enough: CancellationToken::new(),
             progress: ProgressBar::hidden(),
             began: Instant::now(),
         }
+    }
+
+    /// Starts no more requests once `enough` is cancelled, and waits for those in flight.
+    #[must_use]
+    pub fn until(mut self, enough: CancellationToken) -> Self {
+        self.enough = enough;
+        self
     }
 
     /// Shows the progress on standard error, if that is a terminal.
@@ -90,6 +99,7 @@ impl Run {
             let slot = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
+                () = self.enough.cancelled() => break,
                 slot = timeout_at(end, slot) => slot,
             };
             let Ok(Ok(slot)) = slot else { break };
@@ -161,7 +171,8 @@ impl Run {
 
     /// Whether there is still time for another request.
     pub(crate) fn has_time(&self) -> bool {
-        self.began.elapsed() < self.bounds.duration && !self.stop.is_cancelled()
+        let told_to_end = self.stop.is_cancelled() || self.enough.is_cancelled();
+        self.began.elapsed() < self.bounds.duration && !told_to_end
     }
 
     fn may_start(&self, tickets: &Mutex<u64>) -> bool {

@@ -4,7 +4,12 @@ use hermes_integration::{
     engine::EngineConfig,
     fleet::{Fleet, Scene},
 };
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::{chat, client, eventually, pieces, send};
 
@@ -41,7 +46,29 @@ async fn a_second_request_forces_the_end() {
 }
 
 #[tokio::test]
-async fn an_idle_proxy_ends_at_once() {
+async fn a_kept_connection_is_told_to_end_by_an_answer_before_it_is_closed() {
+    let mut fleet = slow_fleet().await;
+    let proxy = fleet.proxies.pop().expect("one");
+    let stream = TcpStream::connect(proxy.bound.listen).await.expect("listens");
+    let (mut connection, driver) = http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await.expect("connects");
+    let _driver = AbortOnDropHandle::new(tokio::spawn(driver));
+    let mut models = async || {
+        let request = Request::get("/v1/models").header("host", "proxy").body(Full::default()).expect("a request");
+        let response = connection.send_request(request).await.expect("an answer on the same connection");
+        let closes = response.headers().get("connection").is_some_and(|value| value == "close");
+        response.into_body().collect().await.expect("a whole body");
+        closes
+    };
+    assert!(!models().await);
+    proxy.terminate();
+    let address = proxy.bound.listen;
+    eventually("the proxy drains", || async { TcpStream::connect(address).await.is_err() }).await;
+    assert!(models().await, "the answer says that it is the last one");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_proxy_ends_soon() {
     let mut fleet = slow_fleet().await;
     let proxy = fleet.proxies.pop().expect("one");
     assert_eq!(send(chat(&proxy.url(), false, 1)).await.status(), 200);

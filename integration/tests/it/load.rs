@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -259,4 +260,29 @@ async fn a_run_that_is_stopped_gives_up_what_is_in_flight_and_says_so() {
     };
     let (report, ()) = tokio::join!(run, all_in_flight);
     assert_eq!(report.errors.get("interrupted"), Some(&4), "{report}");
+}
+
+#[tokio::test]
+async fn a_run_that_has_been_told_enough_waits_for_what_is_in_flight_and_starts_no_more() {
+    let answers = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&answers);
+    let server = Server::start(move |_| {
+        let gate = Arc::clone(&gate);
+        async move {
+            let _answer = gate.acquire().await.expect("never closed");
+            json(ANSWER)
+        }
+    })
+    .await;
+    let enough = CancellationToken::new();
+    let run = server.run(100, 4).until(enough.clone()).closed(shape(false).fixed(100, 1, 0).into());
+    let all_in_flight = async {
+        while server.seen.lock().len() < 4 {
+            tokio::task::yield_now().await;
+        }
+        enough.cancel();
+        answers.add_permits(100);
+    };
+    let (report, ()) = tokio::join!(run, all_in_flight);
+    assert_eq!((report.requests, report.ok), (4, 4), "{report}");
 }

@@ -1,0 +1,78 @@
+"""What the stories are about: the two charts on a cluster, under names that all stories share."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from kubernetes import is_ready, name_of, run, service_path, until
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+CHARTS = REPOSITORY / "charts"
+ROUTER = "hermes-router"
+ENGINES = "hermes-engines"
+# The one Deployment of engines.
+ENGINE = f"{ENGINES}-sim"
+
+
+class World:
+    """The installed system."""
+
+    def __init__(self, cluster, figures):
+        self.cluster = cluster
+        self.figures = figures
+        self.model = "sim"
+        self.registry = os.environ["HERMES_REGISTRY"]
+        self.tag = os.environ["HERMES_TAG"]
+        # How often the kubelet looks at ConfigMaps: a minute and a bit, unless the cluster is ours.
+        self.own = "HERMES_MACHINE" in os.environ
+        self.entry = f"http://{ROUTER}-data-plane.{cluster.namespace}:8000"
+
+    # === Names ===
+
+    def image(self, name):
+        return f"{self.registry}/{name}:{self.tag}"
+
+    @staticmethod
+    def part(name):
+        return f"app.kubernetes.io/instance={ROUTER},app.kubernetes.io/component={name}"
+
+    control_plane = part("control-plane")
+    data_plane = part("data-plane")
+    engines = f"app.kubernetes.io/instance={ENGINES}"
+
+    # === Charts ===
+
+    def install(self, release, values, *flags):
+        """`helm upgrade --install`, with these values and the trial's images."""
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(values, file)
+            file.flush()
+            return self.cluster.helm(
+                "upgrade", "--install", release, str(CHARTS / release), "--values", file.name,
+                "--set", f"image.registry={self.registry},image.tag={self.tag}", *flags,
+            )
+
+    def rolled_out(self, *deployments, seconds=120):
+        for deployment in deployments:
+            self.cluster.kubectl("rollout", "status", f"deployment/{deployment}", f"--timeout={seconds}s")
+
+    # === What it does ===
+
+    def chat(self, text="hello", stream=False):
+        """One chat through the entry; status and body."""
+        body = {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream}
+        path = service_path(self.cluster, f"{ROUTER}-data-plane", 8000, "/v1/chat/completions")
+        status, _, data = self.cluster.request("POST", path, body)
+        return status, data.decode()
+
+    def control_plane_pods(self):
+        return [name_of(pod) for pod in self.cluster.ready_pods(self.control_plane)]
+
+    def data_plane_pods(self):
+        return [name_of(pod) for pod in self.cluster.ready_pods(self.data_plane)]
+
+    def snapshots(self):
+        """What each proxy knows, from its debug page."""
+        pages = [self.cluster.inside(pod, 8001, "/debug/snapshot") for pod in self.data_plane_pods()]
+        return [json.loads(page) for page in pages]
