@@ -64,7 +64,7 @@ pub(crate) async fn until_enough<T>(work: impl AsyncFnOnce(CancellationToken, Ca
 async fn terminated() {
     let Ok(mut signals) = signal(SignalKind::terminate()) else { return pending().await };
     if signals.recv().await.is_none() {
-        pending().await
+        pending::<()>().await;
     }
 }
 
