@@ -11,7 +11,7 @@
 mod feed;
 mod options;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hermes_core::snapshot::{Epoch, Snapshot};
 use hermes_runtime::{
@@ -21,7 +21,7 @@ use hermes_runtime::{
     readiness::{Liveness, Readiness},
     shutdown::Drain,
     tasks::Tasks,
-    tls::{Tls, TlsFolder},
+    tls::TlsFolder,
 };
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -102,7 +102,7 @@ impl ControlPlane {
         let tasks = Tasks::new(liveness.clone(), drain.clone());
         let closing = CancellationToken::new();
         let subscribers = TaskTracker::new();
-        let entry = Entry { listener, tls: parts.follow_certificates(tls, &tasks).await? };
+        let entry = Entry { listener, tls: TlsFolder::follow(tls, &mut parts.registry, &tasks).await? };
         let mutual_tls = entry.tls.is_some();
         if let (Some(announcer), Some(status)) = (announcer, feed.status()) {
             tasks.spawn("announcer", until_drain(drain.clone(), announcer.follow(status)));
@@ -180,15 +180,6 @@ impl Parts {
         let metrics = Metrics::register(&mut registry);
         let brains = Arc::new(Brains::new(epoch.0, metrics.clone()));
         Self { epoch, replica, readiness: Readiness::default(), registry, metrics, brains }
-    }
-
-    /// The certificates in `folder`, if there is one, followed from now on.
-    async fn follow_certificates(&mut self, folder: Option<PathBuf>, tasks: &Tasks) -> Result<Option<Tls>, StartError> {
-        let Some(folder) = folder else { return Ok(None) };
-        let folder = TlsFolder::open(folder, &mut self.registry).await?;
-        let tls = folder.tls();
-        tasks.spawn("tls", folder.watch());
-        Ok(Some(tls))
     }
 
     /// Starts the sources and the owner of the cluster.

@@ -137,22 +137,15 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     let mut registry = Registry::default();
     register_process(&mut registry, "data-plane", env!("CARGO_PKG_VERSION"));
     let metrics = Arc::new(Metrics::register(&mut registry));
-    let certificates = match tls {
-        Some(folder) => Some(TlsFolder::open(folder, &mut registry).await?),
-        None => None,
-    };
-    let dialer = Dialer { tls: certificates.as_ref().map(TlsFolder::tls) };
+    let liveness = Liveness::default();
+    let readiness = Readiness::default();
+    let tasks = Tasks::new(liveness.clone(), drain.clone());
+    let dialer = Dialer { tls: TlsFolder::follow(tls, &mut registry, &tasks).await? };
     let targets =
         control_planes.into_iter().map(Target::try_from).collect::<Result<_, _>>().map_err(StartError::Name)?;
     let door = Door::bind(address, workers).map_err(|source| StartError::Listen { address, source })?;
     let bound = door.address().map_err(|source| StartError::Listen { address, source })?;
 
-    let liveness = Liveness::default();
-    let readiness = Readiness::default();
-    let tasks = Tasks::new(liveness.clone(), drain.clone());
-    if let Some(certificates) = certificates {
-        tasks.spawn("tls", certificates.watch());
-    }
     let knowledge = Knowledge::default();
     let records = Arc::new(Records::default());
     let admin_bound = match admin_address {

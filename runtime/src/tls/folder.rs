@@ -13,6 +13,8 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
+use crate::tasks::Tasks;
+
 use super::{
     AUTHORITY, CERTIFICATE, KEY, Tls, TlsError,
     identity::{Content, Identity},
@@ -29,8 +31,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest file, in bytes: a Secret holds 1 MiB.
 const LARGEST: u64 = 1 << 20;
 
-/// A folder of certificates, and what was last read from it. It owns no task: [`TlsFolder::watch`] is a future that its
-/// owner runs and drops.
+/// A folder of certificates, and what was last read from it.
 pub struct TlsFolder {
     path: PathBuf,
     /// What was last read; nothing while the folder cannot be read.
@@ -42,11 +43,28 @@ pub struct TlsFolder {
 // === TlsFolder ===
 
 impl TlsFolder {
+    /// How to accept and to dial by the certificates in `folder`, if there is one, now and after every rotation: a task of
+    /// `tasks` follows it from now on. Its metrics are declared in `registry`, which must have no prefix.
+    ///
+    /// # Errors
+    /// As it is read for the first time: a file cannot be read within ten seconds, or does not hold what it should.
+    pub async fn follow(
+        folder: Option<PathBuf>,
+        registry: &mut Registry,
+        tasks: &Tasks,
+    ) -> Result<Option<Tls>, TlsError> {
+        let Some(folder) = folder else { return Ok(None) };
+        let folder = Self::open(folder, registry).await?;
+        let tls = folder.tls.clone();
+        tasks.spawn("tls", folder.watch());
+        Ok(Some(tls))
+    }
+
     /// Reads the folder for the first time, and declares its metrics in `registry`, which must have no prefix.
     ///
     /// # Errors
     /// A file cannot be read within ten seconds, or does not hold what it should.
-    pub async fn open(path: impl Into<PathBuf>, registry: &mut Registry) -> Result<Self, TlsError> {
+    async fn open(path: impl Into<PathBuf>, registry: &mut Registry) -> Result<Self, TlsError> {
         let path = path.into();
         let late = |_| Err(TlsError::Read { path: path.clone(), source: io::ErrorKind::TimedOut.into() });
         let content = time::timeout(OPEN_TIMEOUT, read(path.clone())).await.unwrap_or_else(late)?;
@@ -57,17 +75,11 @@ impl TlsFolder {
         Ok(Self { tls: Tls::new(&identity), path, seen: Some(content), metrics })
     }
 
-    /// How to accept and to dial, now and after every rotation.
-    #[must_use]
-    pub fn tls(&self) -> Tls {
-        self.tls.clone()
-    }
-
     /// Follows the folder for ever.
     ///
     /// A file system that hangs holds one blocking thread and this future, never more: the next reading begins after
     /// the last has ended.
-    pub async fn watch(mut self) {
+    async fn watch(mut self) {
         let mut ticks = time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -180,7 +192,7 @@ mod tests {
         renew(folder.path());
         let mut registry = Registry::default();
         let watched = TlsFolder::open(folder.path(), &mut registry).await.expect("good");
-        let (tls, mut tasks) = (watched.tls(), JoinSet::new());
+        let (tls, mut tasks) = (watched.tls.clone(), JoinSet::new());
         tasks.spawn(watched.watch());
         let first = tls.server();
         time::sleep(INTERVAL * 5).await;
