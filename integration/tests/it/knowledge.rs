@@ -7,9 +7,12 @@ use hermes_integration::{
     fleet::{Fleet, Scene, instant},
     kvmanager,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::client::{ask, client, eventually, json_of, metric, send};
+use crate::{
+    client::{ask, client, eventually, metric},
+    conversation::{talk, turn},
+};
 
 /// Work in flight would weigh as much as what is known; how much of it there is depends on how fast this machine is.
 const BY_KNOWLEDGE: &str = "{name: hermes-classic, weights: {inFlight: 0}}";
@@ -19,25 +22,6 @@ async fn fleet() -> Fleet {
     let engine = EngineConfig { block_size: 16, ..instant() };
     let scene = Scene { engines: vec![engine; 4], kv_manager: true, ..Scene::of(0, BY_KNOWLEDGE) };
     scene.start().await.expect("starts")
-}
-
-fn turn(user: usize, rounds: usize) -> Value {
-    let text = |round: usize| format!("user {user} asks question number {round}: {}", "why does it rain? ".repeat(20));
-    let messages: Vec<Value> = (0..=rounds).map(|round| json!({"role": "user", "content": text(round)})).collect();
-    json!({"model": "sim", "max_tokens": 1, "messages": messages})
-}
-
-async fn talk(fleet: &Fleet, users: usize, rounds: usize) -> (u64, u64) {
-    let (mut prompt, mut cached) = (0, 0);
-    for round in 0..rounds {
-        for user in 0..users {
-            let (status, body) = json_of(send(ask(&fleet.url(), &turn(user, round))).await).await;
-            assert_eq!(status, 200);
-            prompt += body["usage"]["prompt_tokens"].as_u64().expect("a count");
-            cached += body["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
-        }
-    }
-    (prompt, cached)
 }
 
 #[tokio::test]

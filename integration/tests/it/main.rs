@@ -4,6 +4,7 @@ mod announced;
 mod brain;
 mod client;
 mod control;
+mod conversation;
 mod discovery;
 mod docs;
 mod drain;

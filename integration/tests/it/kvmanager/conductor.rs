@@ -9,11 +9,10 @@ use hermes_integration::{
     engine::{EngineConfig, EngineHandle, Prompt},
     fleet::{Fleet, Scene, instant},
 };
-use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{Asker, PATIENCE, lookup};
-use crate::client::{ask, json_of, metric, send};
+use crate::{client::metric, conversation::talk};
 
 const SPOKEN: [(Spoken, Encoding); 2] = [(Spoken::Json, Encoding::Json), (Spoken::Msgpack, Encoding::Msgpack)];
 
@@ -122,26 +121,6 @@ async fn fleet(spoken: Spoken) -> (Fleet, ConductorServer) {
     let fleet = scene.start().await.expect("starts");
     engines.set(fleet.engines.clone()).expect("set once");
     (fleet, server)
-}
-
-fn turn(user: usize, rounds: usize) -> Value {
-    let text = |round: usize| format!("user {user} asks question number {round}: {}", "why does it rain? ".repeat(20));
-    let messages: Vec<Value> = (0..=rounds).map(|round| json!({"role": "user", "content": text(round)})).collect();
-    json!({"model": "sim", "max_tokens": 1, "messages": messages})
-}
-
-/// Prompt tokens, and how many of them the engines had cached.
-async fn talk(fleet: &Fleet, users: usize, rounds: usize) -> (u64, u64) {
-    let (mut prompt, mut cached) = (0, 0);
-    for round in 0..rounds {
-        for user in 0..users {
-            let (status, body) = json_of(send(ask(&fleet.url(), &turn(user, round))).await).await;
-            assert_eq!(status, 200);
-            prompt += body["usage"]["prompt_tokens"].as_u64().expect("a count");
-            cached += body["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
-        }
-    }
-    (prompt, cached)
 }
 
 #[tokio::test]
