@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from servers import MODEL, VLLM_READY_SECONDS, Hermes, Vllm, free_port, healthy, total, wait_for
+from servers import MODEL, VLLM_READY_SECONDS, Hermes, Vllm, free_port, healthy, publishing, total, wait_for
 
 CONVERSATIONS = 16
 TURNS = 6
@@ -37,12 +37,7 @@ class Answer:
 
 
 def start_engine(core: int, home: Path, logs: Path, stack: ExitStack) -> Vllm:
-    publish, replay = free_port(), free_port()
-    events = (
-        f'{{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:{publish}",'
-        f'"replay_endpoint":"tcp://*:{replay}"}}'
-    )
-    engine = Vllm(core, home, logs, False, ["--kv-events-config", events])
+    engine = Vllm(core, home, logs, False, publishing(free_port(), free_port()))
     stack.callback(engine.kill)
     return engine
 

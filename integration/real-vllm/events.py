@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-from servers import ADAPTER, MODEL, VLLM_READY_SECONDS, Hermes, Vllm, free_port, healthy, report, total, wait_for
+from servers import ADAPTER, MODEL, VLLM_READY_SECONDS, Hermes, Vllm, free_port, healthy, publishing, report, total, wait_for
 
 BLOCK = 32
 # Little enough for evictions, and one more than the longest prompt needs.
@@ -36,11 +36,8 @@ class Trial:
 
     def start_engine(self) -> Vllm:
         port, publish, replay = self.ports
-        events = (
-            f'{{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:{publish}",'
-            f'"replay_endpoint":"tcp://*:{replay}","topic":"kv@127.0.0.1:{port}@{MODEL}"}}'
-        )
-        more = ["--num-gpu-blocks-override", str(BLOCKS), "--kv-events-config", events]
+        events = publishing(publish, replay, f"kv@127.0.0.1:{port}@{MODEL}")
+        more = ["--num-gpu-blocks-override", str(BLOCKS), *events]
         engine = Vllm(0, self.home, self.logs, True, more, port)
         self.stack.callback(engine.kill)
         wait_for(lambda: healthy(engine), f"{engine.url} is healthy", VLLM_READY_SECONDS)
@@ -50,24 +47,6 @@ class Trial:
         hermes = Hermes(self.binary, [], self.logs, self.config)
         self.stack.callback(hermes.kill)
         return hermes
-
-    def stream(self) -> dict:
-        streams = httpx.get(f"{self.hermes.control}/debug/kv-events").raise_for_status().json().get("chat", {"streams": []})["streams"]
-        return streams[0] if streams else {"standing": "dark", "blocks": 0, "next": 0}
-
-    def settled(self) -> None:
-        """Waits until nothing comes any more: vLLM publishes up to 0.1 s after a step."""
-        seen, since = self.stream(), time.monotonic()
-        while time.monotonic() - since < 0.3:
-            time.sleep(0.05)
-            now = self.stream()
-            if (now["next"], now["blocks"]) != (seen["next"], seen["blocks"]):
-                seen, since = now, time.monotonic()
-
-    def believed(self, tokens: list[int], adapter: str | None = None, salt: str | None = None) -> int | None:
-        question = {"tokens": tokens, "adapter": adapter, "salt": salt}
-        answer = httpx.post(f"{self.hermes.control}/debug/kv-events?pool=chat", json=question).raise_for_status().json()
-        return answer["hits"][0]["cached"]["gpu"] if answer["hits"] else None
 
     def told(self, fate: str) -> float:
         """Blocks that vLLM told of, by what became of them."""
@@ -83,8 +62,8 @@ class Trial:
         request = {"model": MODEL, "max_tokens": 4, "temperature": 0, "ignore_eos": True, **request}
         tokens = self.tokens(request) if isinstance(request.get("prompt", ""), str) else request["prompt"]
         adapter = ADAPTER if request["model"] == ADAPTER else None
-        self.settled()
-        believed = self.believed(tokens, adapter, salt)
+        self.hermes.settled()
+        believed = self.hermes.believed(tokens, adapter, salt)
         if salt:
             request["cache_salt"] = salt
         path = "chat/completions" if "messages" in request else "completions"
@@ -114,8 +93,8 @@ def words(trial: Trial, count: int) -> str:
 
 
 def the_publisher_is_found_by_the_engines_word(trial: Trial) -> str:
-    took = wait_for(lambda: trial.stream()["standing"] == "whole", "the stream is whole")
-    stream = trial.stream()
+    took = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole")
+    stream = trial.hermes.stream()
     assert stream["publisher"].endswith(f":{trial.ports[1]}")
     return f"`{stream['publisher']}`, all is known {took:.1f} s after the start, nothing configured but `kvEvents: {{}}`"
 
@@ -167,7 +146,7 @@ def after_evictions(trial: Trial) -> str:
         salt = "one" if trial.random.random() < 0.2 else None
         requests.append(({"model": adapter, "prompt": tokens}, salt))
     seen = trial.agree(requests)
-    held = trial.stream()["blocks"]
+    held = trial.hermes.stream()["blocks"]
     assert held <= BLOCKS, f"{held} blocks are believed in {BLOCKS}"
     removed = trial.told("removed")
     assert removed > 0
@@ -177,10 +156,10 @@ def after_evictions(trial: Trial) -> str:
 def copies_of_one_block(trial: Trial) -> str:
     """A prompt that is cached to its end has its last block computed, and stored, once more."""
     tokens = trial.numbers(10 * BLOCK)
-    trial.settled()
+    trial.hermes.settled()
     before = trial.told("stored")
     whole = trial.agree([({"prompt": tokens, "max_tokens": 1}, None)] * 3)
-    trial.settled()
+    trial.hermes.settled()
     stored = trial.told("stored") - before
     assert stored > 10, f"{stored} stored"
     longer = tokens + trial.numbers(5)
@@ -194,8 +173,8 @@ def after_a_reset(trial: Trial) -> str:
     tokens = trial.numbers(500)
     trial.ask({"prompt": tokens})
     httpx.post(f"{trial.engine.url}/reset_prefix_cache").raise_for_status()
-    trial.settled()
-    stale = trial.believed(tokens)
+    trial.hermes.settled()
+    stale = trial.hermes.believed(tokens)
     # vLLM tells it with its next step.
     trial.ask({"prompt": trial.numbers(40)})
     seen = trial.agree([({"prompt": tokens}, None), ({"prompt": tokens}, None)])
@@ -205,12 +184,12 @@ def after_a_reset(trial: Trial) -> str:
 def a_router_that_restarts(trial: Trial) -> str:
     tokens = trial.numbers(700)
     trial.ask({"prompt": tokens})
-    trial.settled()
-    before = trial.stream()
+    trial.hermes.settled()
+    before = trial.hermes.stream()
     trial.hermes.kill()
     trial.hermes = trial.start_hermes()
-    took = wait_for(lambda: trial.stream()["standing"] == "whole", "the stream is whole")
-    after = trial.stream()
+    took = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole")
+    after = trial.hermes.stream()
     assert (after["blocks"], after["next"]) == (before["blocks"], before["next"]), f"{before} and {after}"
     seen = trial.agree([({"prompt": tokens}, None)])
     return f"{after['next']} batches replayed, {after['blocks']} blocks known again after {took:.1f} s; {seen}"
@@ -220,11 +199,11 @@ def after_a_restart(trial: Trial) -> str:
     tokens = trial.numbers(600)
     trial.ask({"prompt": tokens})
     trial.engine.kill()
-    gone = wait_for(lambda: trial.believed(tokens) is None, "nothing is claimed")
+    gone = wait_for(lambda: trial.hermes.believed(tokens) is None, "nothing is claimed")
     began = time.monotonic()
     trial.engine = trial.start_engine()
     ready = time.monotonic() - began
-    back = wait_for(lambda: trial.stream()["standing"] == "whole", "the stream is whole", 60)
+    back = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole", 60)
     seen = trial.agree([({"prompt": tokens}, None), ({"prompt": tokens}, None), ({"prompt": trial.numbers(200)}, None)])
     return f"killed: no claims after {gone:.1f} s; started again ({ready:.0f} s): known to be empty {back:.1f} s later; {seen}"
 

@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
 from servers import Hermes, free_port, report, wait_for
 
 sys.path.append(sys.argv[4])
@@ -98,29 +97,16 @@ class Trial:
         self.stack.callback(hermes.kill)
         return hermes
 
-    def stream(self) -> dict:
-        streams = httpx.get(f"{self.hermes.control}/debug/kv-events").raise_for_status().json().get("chat", {"streams": []})["streams"]
-        return streams[0] if streams else {"standing": "dark", "next": 0}
-
-    def believed(self, tokens: list[int], salt: str | None = None) -> int | None:
-        question = {"tokens": tokens, "adapter": None, "salt": salt}
-        answer = httpx.post(f"{self.hermes.control}/debug/kv-events?pool=chat", json=question).raise_for_status().json()
-        return answer["hits"][0]["cached"]["gpu"] if answer["hits"] else None
-
     def settled(self) -> None:
         """Waits until the newest batch was taken in."""
         published = lambda: self.engine.publisher._event_queue.empty()  # noqa: E731
         wait_for(published, "all is published")
-        seen, since = self.stream()["next"], time.monotonic()
-        while time.monotonic() - since < 0.3:
-            time.sleep(0.05)
-            if (now := self.stream()["next"]) != seen:
-                seen, since = now, time.monotonic()
+        self.hermes.settled()
 
     def agree(self, questions: list[tuple[list[int], str | None]]) -> str:
         """Asks both about all, and requires that they say the same."""
         self.settled()
-        rows = [(len(tokens), self.believed(tokens, salt), self.engine.cached(tokens, salt)) for tokens, salt in questions]
+        rows = [(len(tokens), self.hermes.believed(tokens, salt=salt), self.engine.cached(tokens, salt)) for tokens, salt in questions]
         wrong = [row for row in rows if row[1] != row[2]]
         assert not wrong, f"{len(wrong)} of {len(rows)} differ (prompt, believed, cached): {wrong[:5]}"
         return f"{len(rows)} prompts, {sum(row[2] for row in rows)} of {sum(row[0] for row in rows)} tokens cached: all equal"
@@ -134,7 +120,7 @@ class Trial:
 
 def the_stream_is_followed(trial: Trial) -> str:
     trial.engine.publish()
-    took = wait_for(lambda: trial.stream()["standing"] == "whole", "the stream is whole")
+    took = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole")
     return f"all is known {took:.1f} s after the start"
 
 
@@ -166,15 +152,15 @@ def a_router_that_restarts(trial: Trial) -> str:
     trial.settled()
     trial.hermes.kill()
     trial.hermes = trial.start_hermes()
-    took = wait_for(lambda: trial.stream()["standing"] == "whole", "the stream is whole")
-    return f"{trial.stream()['next']} batches replayed, whole after {took:.1f} s; {trial.agree([(tokens, None)])}"
+    took = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole")
+    return f"{trial.hermes.stream()['next']} batches replayed, whole after {took:.1f} s; {trial.agree([(tokens, None)])}"
 
 
 def after_a_reset(trial: Trial) -> str:
     tokens = trial.numbers(300)
     trial.engine.serve(tokens)
     trial.settled()
-    assert trial.believed(tokens)
+    assert trial.hermes.believed(tokens)
     trial.engine.cache.reset()
     trial.engine.publish()
     return trial.agree([(tokens, None)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -102,8 +103,35 @@ class Hermes(Server):
         lines = httpx.get(f"{self.admin}/metrics").raise_for_status().text.splitlines()
         return total([line for line in lines if all(label in line for label in labels)], name)
 
+    def stream(self) -> dict:
+        """How the KV events of the pool's first endpoint are followed."""
+        streams = httpx.get(f"{self.control}/debug/kv-events").raise_for_status().json().get("chat", {"streams": []})["streams"]
+        return streams[0] if streams else {"standing": "dark", "blocks": 0, "next": 0}
+
+    def settled(self) -> None:
+        """Waits until no more KV events come: vLLM publishes up to 0.1 s after a step."""
+        seen, since = self.stream(), time.monotonic()
+        while time.monotonic() - since < 0.3:
+            time.sleep(0.05)
+            now = self.stream()
+            if (now["next"], now["blocks"]) != (seen["next"], seen["blocks"]):
+                seen, since = now, time.monotonic()
+
+    def believed(self, tokens: list[int], adapter: str | None = None, salt: str | None = None) -> int | None:
+        """How many of these tokens the first endpoint has cached, by its KV events; nothing if it is not known."""
+        question = {"tokens": tokens, "adapter": adapter, "salt": salt}
+        answer = httpx.post(f"{self.control}/debug/kv-events?pool=chat", json=question).raise_for_status().json()
+        return answer["hits"][0]["cached"]["gpu"] if answer["hits"] else None
+
     def snapshot(self) -> dict:
         return httpx.get(f"{self.admin}/debug/snapshot").raise_for_status().json()
+
+
+def publishing(publish: int, replay: int, topic: str = "") -> list[str]:
+    """What makes a vLLM publish KV events on these ports."""
+    config = {"enable_kv_cache_events": True, "publisher": "zmq", "topic": topic}
+    config |= {"endpoint": f"tcp://*:{publish}", "replay_endpoint": f"tcp://*:{replay}"}
+    return ["--kv-events-config", json.dumps(config)]
 
 
 def start_engines(stack: ExitStack, home: Path, logs: Path) -> list[Vllm]:
