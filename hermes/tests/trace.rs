@@ -225,9 +225,12 @@ async fn a_request_that_waited_says_so_and_why_it_went_where_it_went() {
         }
     };
     let waits = async {
-        while one.stats().requests + other.stats().requests < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let both_work = async {
+            while one.stats().requests + other.stats().requests < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, both_work).await.expect("both engines are asked in time");
         assert_eq!(router.chat(&traceparent(3, "01"), &chat("sim", false)).await.status(), 200);
     };
     tokio::join!(busy, waits);
