@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   API server ──watch services───────┐
-//!              ──watch endpointslices─┼─▶ index (join, pure) ─▶ settle ─▶ sink(whole set)
+//!              ──watch endpointslices─┼─▶ index (join, pure) ─▶ settle ─▶ readiness ─▶ sink(whole set)
 //!              ──or: watch pods───────┘
 //! ```
 //!
@@ -13,6 +13,7 @@
 //! Invariants:
 //! * level-triggered: every list replaces what was known, so a missed event is repaired by the next list;
 //! * a failed watch never empties the set: the last known one stays until the API server says otherwise;
+//! * fewer than half of an endpoint's peers ready never means that the others leave: see [`readiness`];
 //! * nothing is published before every kind was listed once, so that half a picture never looks like a scale-down;
 //! * an object that cannot be parsed is skipped with a warning, and its last good version stays.
 //!
@@ -25,6 +26,7 @@ pub mod kubernetes;
 mod labels;
 pub mod port;
 mod publish;
+mod readiness;
 mod relist;
 mod state;
 pub mod status;

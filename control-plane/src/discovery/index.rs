@@ -46,10 +46,20 @@ pub trait Endpoints {
 /// The endpoints of one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Sorted by URL, each URL once.
+    /// Those that are ready, sorted by URL, each URL once.
     pub endpoints: Vec<Discovered>,
+    /// Those that exist, are not told to leave, and are not ready; as sorted.
+    pub unready: Vec<Discovered>,
     /// Ready addresses that could not be used: no port matches, or the role label is not understood.
     pub left_out: usize,
+}
+
+/// Something with an address, whether it can be used or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Candidate {
+    ready: bool,
+    /// `None`: no port matches, or the role label is not understood.
+    endpoint: Option<Discovered>,
 }
 
 /// Stores what is left of an object after reading; `None` means that it does not count. Says whether that is news.
@@ -68,9 +78,24 @@ fn keep<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, entry: Option
 
 impl Found {
     /// Sorts, and keeps one endpoint per URL: the same pod behind two Services is one server.
-    fn new(mut endpoints: Vec<Discovered>, left_out: usize) -> Self {
-        endpoints.sort_unstable();
-        endpoints.dedup_by(|later, earlier| later.url == earlier.url);
-        Self { endpoints, left_out }
+    fn new(candidates: impl IntoIterator<Item = Candidate>) -> Self {
+        let mut found = Self::default();
+        for Candidate { ready, endpoint } in candidates {
+            match endpoint {
+                Some(endpoint) if ready => found.endpoints.push(endpoint),
+                Some(endpoint) => found.unready.push(endpoint),
+                None => found.left_out += usize::from(ready),
+            }
+        }
+        unique(&mut found.endpoints);
+        unique(&mut found.unready);
+        let ready: BTreeSet<&str> = found.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
+        found.unready.retain(|endpoint| !ready.contains(endpoint.url.as_str()));
+        found
     }
+}
+
+fn unique(endpoints: &mut Vec<Discovered>) {
+    endpoints.sort_unstable();
+    endpoints.dedup_by(|later, earlier| later.url == earlier.url);
 }

@@ -12,7 +12,8 @@ use tokio::time;
 
 use super::{
     Discovered,
-    index::{Endpoints, Found},
+    index::Endpoints,
+    readiness::{Believed, Readiness},
     state::State,
 };
 
@@ -26,21 +27,23 @@ where
     S: FnMut(Vec<Discovered>) -> F,
     F: Future<Output = ()>,
 {
-    let mut last: Option<Found> = None;
+    let mut readiness = Readiness::default();
+    let mut last: Option<Believed> = None;
     loop {
         state.changed().await;
         let Some(found) = state.found() else {
             continue;
         };
-        if last.as_ref() == Some(&found) {
+        let believed = readiness.believe(found);
+        if last.as_ref() == Some(&believed) {
             continue;
         }
-        let news = last.as_ref().is_none_or(|last| last.endpoints != found.endpoints);
-        state.published(&found);
+        let news = last.as_ref().is_none_or(|last| last.endpoints != believed.endpoints);
+        state.published(&believed);
         if news {
-            sink(found.endpoints.clone()).await;
+            sink(believed.endpoints.clone()).await;
         }
-        last = Some(found);
+        last = Some(believed);
         time::sleep(SETTLE).await;
     }
 }

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::{
     index::{Endpoints, Found, Index},
+    readiness::Believed,
     relist::{Outcome, Relist},
     status::{DiscoveryStatus, WatchStatus},
 };
@@ -86,13 +87,20 @@ impl<I: Endpoints> State<I> {
     }
 
     /// Notes what the sink got.
-    pub(crate) fn published(&self, found: &Found) {
-        let (count, left_out) = (found.endpoints.len(), found.left_out);
+    pub(crate) fn published(&self, believed: &Believed) {
+        let &Believed { ref endpoints, doubted, left_out } = believed;
         self.status.send_modify(|status| {
             if left_out > status.left_out {
                 tracing::warn!(left_out, "ready endpoints are left out: no such port, or a role label not understood");
             }
-            status.endpoints = Some(count);
+            if doubted > status.doubted {
+                tracing::warn!(
+                    doubted,
+                    "endpoints stay in use although Kubernetes calls them, and most of their peers, not ready"
+                );
+            }
+            status.endpoints = Some(endpoints.len());
+            status.doubted = doubted;
             status.left_out = left_out;
         });
     }

@@ -11,6 +11,8 @@ pub struct DiscoveryStatus {
     pub watches: Vec<WatchStatus>,
     /// How many endpoints the sink got last; `None` before the first set.
     pub endpoints: Option<usize>,
+    /// How many of them Kubernetes calls not ready, as it does most of their peers.
+    pub doubted: usize,
     /// Ready addresses that could not be used: no port matches, or the role label is not understood.
     pub left_out: usize,
 }
@@ -42,7 +44,7 @@ pub struct Failure {
 impl DiscoveryStatus {
     pub(crate) fn new(kinds: &[&'static str]) -> Self {
         let watches = kinds.iter().map(|&kind| WatchStatus { kind, synced: false, failure: None, failures: 0 });
-        Self { watches: watches.collect(), endpoints: None, left_out: 0 }
+        Self { watches: watches.collect(), endpoints: None, doubted: 0, left_out: 0 }
     }
 
     /// Whether every kind was listed completely at least once.

@@ -60,6 +60,13 @@ impl Collector for WorldCensus {
             "Watches that failed since their source was configured, by pool and source",
             &failures,
         )?;
+        let doubted = discoveries(&board, |status| status.doubted as f64);
+        write(
+            &mut encoder,
+            "discovery_doubted",
+            "Endpoints in use although Kubernetes calls them, and most of their peers, not ready, by pool and source",
+            &doubted,
+        )?;
         let left_out = discoveries(&board, |status| status.left_out as f64);
         write(
             &mut encoder,

@@ -1,4 +1,4 @@
-//! Pods by label: each ready pod is one endpoint.
+//! Pods by label: each pod with an address is one endpoint, ready or not.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
-use super::{Endpoints, Found, Index, keep};
+use super::{Candidate, Endpoints, Found, Index, keep};
 use crate::discovery::{
     Discovered, EventPortNames, EventPorts, Port,
     event_ports::annotation,
@@ -16,14 +16,13 @@ use crate::discovery::{
     port,
 };
 
-/// Ready pods, by name.
+/// Pods that run, by name.
 #[derive(Debug)]
 pub struct PodIndex {
     port: Port,
     /// Whether ports for KV events are looked for, and by which names.
     event_ports: Option<EventPortNames>,
-    /// `None`: the pod is ready but cannot be used.
-    pods: BTreeMap<String, Option<Discovered>>,
+    pods: BTreeMap<String, Candidate>,
 }
 
 // === impl PodIndex ===
@@ -45,7 +44,10 @@ impl PodIndex {
 impl Index<Pod> for PodIndex {
     fn apply(&mut self, pod: Pod) -> bool {
         let name = pod.metadata.name.clone().unwrap_or_default();
-        let entry = ready_address(&pod).map(|address| endpoint(&pod, address, &self.port, self.event_ports.as_ref()));
+        let entry = address(&pod).map(|(address, ready)| {
+            let endpoint = endpoint(&pod, address, &self.port, self.event_ports.as_ref());
+            Candidate { ready, endpoint }
+        });
         keep(&mut self.pods, name, entry)
     }
 
@@ -56,29 +58,25 @@ impl Index<Pod> for PodIndex {
 
 impl Endpoints for PodIndex {
     fn endpoints(&self) -> Found {
-        let endpoints: Vec<_> = self.pods.values().flatten().cloned().collect();
-        let left_out = self.pods.len() - endpoints.len();
-        Found::new(endpoints, left_out)
+        Found::new(self.pods.values().cloned())
     }
 }
 
-/// The address of a pod that may get requests: ready, not being deleted, and with an address at all.
-fn ready_address(pod: &Pod) -> Option<IpAddr> {
-    if pod.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
+/// The address of a pod that has not ended and is not being deleted, and whether it is ready.
+fn address(pod: &Pod) -> Option<(IpAddr, bool)> {
     let status = pod.status.as_ref()?;
-    if !is_ready(status) {
+    let ended = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    if ended || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
     // An evicted pod can keep its conditions while its address is taken away or empty.
-    status.pod_ip.as_deref()?.parse().ok()
+    let address = status.pod_ip.as_deref()?.parse().ok()?;
+    Some((address, is_ready(status)))
 }
 
 fn is_ready(status: &PodStatus) -> bool {
-    let ended = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
     let conditions = status.conditions.as_deref().unwrap_or_default();
-    !ended && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn endpoint(pod: &Pod, address: IpAddr, port: &Port, events: Option<&EventPortNames>) -> Option<Discovered> {

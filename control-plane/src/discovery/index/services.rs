@@ -1,7 +1,7 @@
 //! Services by label, resolved through their EndpointSlices.
 //!
 //! ```text
-//!   [ Service ] ◀─ label kubernetes.io/service-name ─ [ EndpointSlice ] ─▶ ready addresses
+//!   [ Service ] ◀─ label kubernetes.io/service-name ─ [ EndpointSlice ] ─▶ addresses
 //! ```
 
 use std::{
@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
 };
 
-use super::{Endpoints, Found, Index, keep};
+use super::{Candidate, Endpoints, Found, Index, keep};
 use crate::discovery::{
     Discovered, EventPortNames, EventPorts, Port,
     event_ports::annotation,
@@ -55,13 +55,14 @@ struct Slice {
     service: String,
     family: String,
     ports: BTreeMap<String, NonZeroU16>,
-    ready: Vec<Address>,
+    addresses: Vec<Address>,
 }
 
-/// One ready endpoint of a slice.
+/// One endpoint of a slice that is not leaving.
 #[derive(Debug, PartialEq, Eq)]
 struct Address {
     ip: IpAddr,
+    ready: bool,
     /// UID and `namespace/name` of the pod behind it; slices that people write may have none.
     pod: Option<(String, String)>,
 }
@@ -120,8 +121,7 @@ impl Index<EndpointSlice> for ServiceIndex {
 
 impl Endpoints for ServiceIndex {
     fn endpoints(&self) -> Found {
-        let mut endpoints = Vec::new();
-        let mut left_out = 0;
+        let mut candidates = Vec::new();
         for slice in self.slices.values() {
             let Some(service) = self.services.get(&slice.service) else {
                 continue;
@@ -129,15 +129,15 @@ impl Endpoints for ServiceIndex {
             if service.family.as_ref().is_some_and(|family| *family != slice.family) {
                 continue;
             }
-            let (Some(port), Some(placement)) = (self.target(service, slice), &service.placement) else {
-                left_out += slice.ready.len();
-                continue;
-            };
+            let target = self.target(service, slice).zip(service.placement.as_ref());
             let named = |name: &str| slice.ports.get(name).copied();
             let events = EventPorts::find(self.event_ports.as_ref(), service.events.as_deref(), named);
-            endpoints.extend(slice.ready.iter().map(|address| address.endpoint(port, placement, events)));
+            candidates.extend(slice.addresses.iter().map(|address| Candidate {
+                ready: address.ready,
+                endpoint: target.map(|(port, placement)| address.endpoint(port, placement, events)),
+            }));
         }
-        Found::new(endpoints, left_out)
+        Found::new(candidates)
     }
 }
 
@@ -184,7 +184,7 @@ impl Slice {
             service,
             family: address_type,
             ports: ports.into_iter().flatten().filter_map(slice_port).collect(),
-            ready: endpoints.into_iter().filter_map(|endpoint| Address::new(endpoint, &namespace)).collect(),
+            addresses: endpoints.into_iter().filter_map(|endpoint| Address::new(endpoint, &namespace)).collect(),
         })
     }
 }
@@ -197,16 +197,16 @@ fn slice_port(of: EndpointPort) -> Option<(String, NonZeroU16)> {
 // === impl Address ===
 
 impl Address {
-    /// `None` for an endpoint that must not get requests, or whose address is no IP address.
+    /// `None` for an endpoint that is leaving, or whose address is no IP address.
     fn new(endpoint: Endpoint, namespace: &str) -> Option<Self> {
         let Endpoint { addresses, conditions, target_ref, .. } = endpoint;
         let conditions = conditions.unwrap_or_default();
+        if conditions.terminating.unwrap_or(false) {
+            return None;
+        }
         // An absent `ready` means true. `serving` is the pod's own readiness: with `publishNotReadyAddresses` a
         // Service calls every pod ready, and only `serving` still tells the truth.
         let ready = conditions.ready.unwrap_or(true) && conditions.serving.unwrap_or(true);
-        if !ready || conditions.terminating.unwrap_or(false) {
-            return None;
-        }
         // More addresses than the first have no defined meaning.
         let ip = addresses.first()?.parse().ok()?;
         let pod = target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).map(|target| {
@@ -214,7 +214,7 @@ impl Address {
             let name = target.name.unwrap_or_default();
             (target.uid.unwrap_or_default(), format!("{namespace}/{name}"))
         });
-        Some(Self { ip, pod })
+        Some(Self { ip, ready, pod })
     }
 
     fn endpoint(&self, port: NonZeroU16, placement: &Placement, kv_events: Option<EventPorts>) -> Discovered {

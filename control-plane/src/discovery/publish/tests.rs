@@ -8,7 +8,11 @@ use tokio::{
 };
 
 use super::*;
-use crate::discovery::{index::Index, relist::Relist, status::DiscoveryStatus};
+use crate::discovery::{
+    index::{Found, Index},
+    relist::Relist,
+    status::DiscoveryStatus,
+};
 
 const KIND: &str = "configmaps";
 
@@ -38,7 +42,7 @@ impl Endpoints for Names {
             group: None,
             kv_events: None,
         };
-        Found { endpoints: self.0.iter().map(endpoint).collect(), left_out: 0 }
+        Found { endpoints: self.0.iter().map(endpoint).collect(), ..Found::default() }
     }
 }
 

@@ -6,7 +6,7 @@ use hermes_control_plane::discovery::KubernetesSource;
 use hermes_integration::apiserver::ApiServer;
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
 
-use super::pool::{NAMESPACE, Pool, pod, pods, service, slice};
+use super::pool::{NAMESPACE, Pool, not_ready, pod, pods, service, slice};
 
 const A: &str = "http://10.0.0.1:8000";
 const B: &str = "http://10.0.0.2:8000";
@@ -19,6 +19,23 @@ async fn two_pods() -> (ApiServer, Pool) {
     let mut pool = Pool::of_pods(&api);
     pool.becomes(&[A, B]).await;
     (api, pool)
+}
+
+#[tokio::test]
+async fn a_fleet_that_is_called_not_ready_as_a_whole_stays_and_the_status_says_so() {
+    let (api, mut pool) = two_pods().await;
+    // As when nodes were not heard of: the server comes back, and says of every pod that it is not ready.
+    api.stop().await;
+    api.apply(&not_ready(pod("a", "10.0.0.1")));
+    api.apply(&not_ready(pod("b", "10.0.0.2")));
+    api.start_again().await.unwrap();
+    pool.reports("both stay in use", |status| status.doubted == 2 && status.endpoints == Some(2)).await;
+    assert_eq!(pool.endpoints().len(), 2);
+
+    api.delete::<Pod>(NAMESPACE, "a");
+    pool.becomes(&[B]).await;
+    api.apply(&pod("b", "10.0.0.2"));
+    pool.reports("nothing is doubted", |status| status.doubted == 0).await;
 }
 
 #[tokio::test]

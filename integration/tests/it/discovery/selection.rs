@@ -37,6 +37,7 @@ async fn ready_pods_appear_and_leave_when_they_are_not_ready_or_terminating_or_d
     api.apply(&terminating);
     pool.becomes(&["http://10.0.0.3:8000"]).await;
 
+    assert!(api.delete::<Pod>(NAMESPACE, "a"));
     assert!(api.delete::<Pod>(NAMESPACE, "c"));
     pool.becomes(&[]).await;
 }

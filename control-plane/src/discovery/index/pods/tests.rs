@@ -42,7 +42,7 @@ fn a_ready_pod_is_an_endpoint() {
         group: Some("g1".to_owned()),
         kv_events: None,
     };
-    assert_eq!(found, Found { endpoints: vec![expected], left_out: 0 });
+    assert_eq!(found, Found { endpoints: vec![expected], ..Found::default() });
 }
 
 #[test]
@@ -62,11 +62,9 @@ fn where_a_pod_publishes_kv_events_is_found_if_anybody_asks() {
 }
 
 #[test]
-fn a_pod_that_must_not_get_requests_is_none() {
+fn a_pod_that_leaves_or_has_ended_or_has_no_address_is_none() {
     let cases = [
         ("/metadata/deletionTimestamp", json!("2026-01-01T00:00:00Z")),
-        ("/status/conditions", json!([{"type": "Ready", "status": "False"}])),
-        ("/status/conditions", json!([{"type": "ContainersReady", "status": "True"}])),
         ("/status/phase", json!("Failed")),
         ("/status/podIP", json!("")),
         ("/status/podIP", Value::Null),
@@ -80,6 +78,21 @@ fn a_pod_that_must_not_get_requests_is_none() {
         unfit.pointer_mut(parent).unwrap()[field] = value.clone();
         assert!(index.apply(read(&unfit)), "{path} = {value} is a change");
         assert_eq!(index.endpoints(), Found::default(), "{path} = {value}");
+    }
+}
+
+#[test]
+fn a_pod_that_is_not_ready_is_told_apart() {
+    let not_ready = json!([{"type": "Ready", "status": "False"}]);
+    let starting = json!([{"type": "ContainersReady", "status": "True"}]);
+    for conditions in [not_ready, starting] {
+        let mut index = index("8000");
+        index.apply(read(&pod("a")));
+        let ready = index.endpoints().endpoints;
+        let mut other = pod("a");
+        other["status"]["conditions"] = conditions;
+        assert!(index.apply(read(&other)));
+        assert_eq!(index.endpoints(), Found { unready: ready, ..Found::default() });
     }
 }
 
@@ -110,13 +123,13 @@ fn a_named_port_is_the_containers() {
 fn a_ready_pod_that_cannot_be_used_is_counted() {
     let mut no_such_port = index("grpc");
     no_such_port.apply(read(&pod("a")));
-    assert_eq!(no_such_port.endpoints(), Found { endpoints: vec![], left_out: 1 });
+    assert_eq!(no_such_port.endpoints(), Found { endpoints: vec![], left_out: 1, ..Found::default() });
 
     let mut leader = pod("a");
     leader["metadata"]["labels"] = json!({"openfuyao.com/pdRole": "leader"});
     let mut by_number = index("8000");
     by_number.apply(read(&leader));
-    assert_eq!(by_number.endpoints(), Found { endpoints: vec![], left_out: 1 });
+    assert_eq!(by_number.endpoints(), Found { endpoints: vec![], left_out: 1, ..Found::default() });
 }
 
 #[test]

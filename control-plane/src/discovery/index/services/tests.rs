@@ -72,7 +72,7 @@ fn a_service_and_its_slice_make_endpoints_in_either_order() {
         group: None,
         kv_events: None,
     };
-    assert_eq!(slice_first.endpoints(), Found { endpoints: vec![expected], left_out: 0 });
+    assert_eq!(slice_first.endpoints(), Found { endpoints: vec![expected], ..Found::default() });
     assert_eq!(joined("80").endpoints(), slice_first.endpoints());
 }
 
@@ -99,7 +99,11 @@ fn the_port_is_resolved_by_number_by_name_or_taken_as_it_is() {
     assert_eq!(urls(&joined("metrics")), ["http://10.0.0.1:9090"], "a Service port's name");
     assert_eq!(urls(&joined("8000")), ["http://10.0.0.1:8000"], "no Service port: the number on the pod");
     assert_eq!(urls(&joined("1234")), ["http://10.0.0.1:1234"], "no Service port: the number on the pod");
-    assert_eq!(joined("grpc").endpoints(), Found { endpoints: vec![], left_out: 1 }, "no such name");
+    assert_eq!(
+        joined("grpc").endpoints(),
+        Found { endpoints: vec![], left_out: 1, ..Found::default() },
+        "no such name"
+    );
 }
 
 #[test]
@@ -198,7 +202,7 @@ fn role_and_group_come_from_the_service() {
 
     decode["metadata"]["labels"] = json!({"hermes.ai/role": "conductor"});
     apply_service(&mut index, &decode);
-    assert_eq!(index.endpoints(), Found { endpoints: vec![], left_out: 1 });
+    assert_eq!(index.endpoints(), Found { endpoints: vec![], left_out: 1, ..Found::default() });
 }
 
 #[test]
