@@ -119,6 +119,12 @@ impl Fit {
         Self { base: 0.0, rate }
     }
 
+    /// That of an endpoint which takes `share` of the time.
+    #[must_use]
+    pub fn scaled(self, share: f64) -> Self {
+        Self { base: self.base * share, rate: self.rate / share }
+    }
+
     /// Seconds that a prompt with so many uncached tokens takes.
     #[must_use]
     pub fn seconds(&self, tokens: f64) -> f64 {

@@ -27,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Seconds after which any prompt is taken to be done of which nothing was heard.
 const LONGEST_SILENCE: f64 = 60.0;
 
+/// The share of the usual time that an endpoint is thought to need while its own speed is not known. Were it the whole,
+/// a new one would get nothing as long as others are free that are known to be a little faster than the median.
+const OPTIMISM: f64 = 0.75;
+
 /// What a request asks of an endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Work {
@@ -261,7 +265,8 @@ impl Fleet {
         self.engines.iter_mut().for_each(|engine| engine.fade(elapsed));
         let mut fits: Vec<Fit> = self.engines.iter().filter_map(|engine| engine.prefill.fit()).collect();
         fits.sort_unstable_by(|one, other| one.rate.total_cmp(&other.rate));
-        self.prior = fits.get(fits.len() / 2).copied().unwrap_or(Fit::prior(usual_rate.into()));
+        let median = fits.get(fits.len() / 2).map(|median| median.scaled(OPTIMISM));
+        self.prior = median.unwrap_or(Fit::prior(usual_rate.into()));
         self.change(|ledger| _ = ledger.expire(now), now)
     }
 

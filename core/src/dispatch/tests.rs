@@ -113,6 +113,25 @@ fn a_conversation_returns_to_the_endpoint_that_knows_it() {
 }
 
 #[test]
+fn a_new_endpoint_is_tried_at_once_though_others_are_known_to_be_about_as_fast() {
+    let mut dispatcher = dispatcher(3);
+    let serve = |dispatcher: &mut Dispatcher, request: u64| {
+        // Two requests a second, each of a few hundred tokens, never two at once.
+        let now = ms(500 * request);
+        let place = bound(arrive(dispatcher, request, &prompt(request, 400 + 20 * (request % 7) as u32), now)).0;
+        let ttft = ms(50 + 8 * place + request % 3);
+        answer(dispatcher, request, ttft, now + ttft);
+        dispatcher.finished(key(request), Ended::default(), now + ttft);
+        dispatcher.tick(now + ttft);
+        place
+    };
+    (0..40).for_each(|request| _ = serve(&mut dispatcher, request));
+    dispatcher.apply(&pool(KvAware::default(), 4), ms(20_000));
+    let places: Vec<u64> = (40..50).map(|request| serve(&mut dispatcher, request)).collect();
+    assert!(places[..3].contains(&3), "{places:?}");
+}
+
+#[test]
 fn a_full_fleet_lets_requests_wait_and_binds_them_as_endpoints_get_room() {
     let mut dispatcher = dispatcher(2);
     let first = bound(arrive(&mut dispatcher, 1, &prompt(1, 8_000), ms(0))).0;
