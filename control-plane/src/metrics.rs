@@ -134,8 +134,13 @@ pub struct ReportLabels {
 /// Labels of TLS handshakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HandshakeLabels {
-    /// `accepted`, `no_certificate`, `bad_certificate`, `late` or `broken`.
+    /// One of [`HandshakeLabels::OUTCOMES`].
     pub outcome: &'static str,
+}
+
+impl HandshakeLabels {
+    /// How handshakes end.
+    pub const OUTCOMES: [&'static str; 5] = ["accepted", "no_certificate", "bad_certificate", "late", "broken"];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -189,6 +194,10 @@ impl Metrics {
             reported_cached: Family::default(),
             calibration_error: Family::default(),
         };
+        // From zero, and not from the first event, which Prometheus' `rate` would not see.
+        for outcome in HandshakeLabels::OUTCOMES {
+            drop(metrics.handshakes.get_or_create(&HandshakeLabels { outcome }));
+        }
         metrics.declare(registry.sub_registry_with_prefix("hermes_control_plane"));
         metrics
     }

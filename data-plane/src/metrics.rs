@@ -28,7 +28,10 @@ use self::{
         ScoreLabels, SnapshotLabels, TokenLabels,
     },
 };
+use crate::refusal::Refusal;
 
+/// What becomes of a snapshot or delta that arrives.
+const SNAPSHOT_OUTCOMES: [&str; 2] = ["accepted", "rejected"];
 /// Buckets of the GenAI conventions for whole requests, seconds.
 const DURATION: Bounds = Bounds(buckets::REQUEST_DURATION);
 /// Buckets of the GenAI conventions for the time to first token, seconds.
@@ -149,7 +152,18 @@ impl Metrics {
         metrics.register_requests(registry);
         metrics.register_choices(registry);
         metrics.register_world(registry);
+        metrics.begin();
         metrics
+    }
+
+    /// Counters of closed sets begin at zero and not at their first event, which Prometheus' `rate` would not see.
+    fn begin(&self) {
+        for code in Refusal::CODES {
+            handle(&self.refusals, &RefusalLabels { code });
+        }
+        for outcome in SNAPSHOT_OUTCOMES {
+            handle(&self.snapshots, &SnapshotLabels { outcome });
+        }
     }
 
     fn register_requests(&self, registry: &mut Registry) {

@@ -67,6 +67,26 @@ impl Refusal {
         }
     }
 
+    /// Every [`Refusal::code`].
+    pub(crate) const CODES: [&str; 16] = [
+        "unknown_url",
+        "method_not_allowed",
+        "invalid_body",
+        "request_too_large",
+        "headers_too_large",
+        "request_timeout",
+        "model_required",
+        "model_not_found",
+        "rate_limit_exceeded",
+        "not_ready",
+        "no_healthy_upstream",
+        "upstream_failed",
+        "upstream_timeout",
+        "queue_full",
+        "queue_timeout",
+        "response_not_found",
+    ];
+
     /// OpenAI's `code`; also the value of metrics' and spans' `error.type`.
     pub(crate) const fn code(&self) -> &'static str {
         match self {
@@ -199,6 +219,29 @@ mod tests {
                 "type": "invalid_request_error", "param": "model", "code": "model_not_found",
             }})
         );
+    }
+
+    #[test]
+    fn every_code_is_in_the_list_that_metrics_begin_with() {
+        let all = [
+            Refusal::UnknownPath,
+            Refusal::Method("POST"),
+            Refusal::BadBody(String::new()),
+            Refusal::TooLarge(1),
+            Refusal::HeadTooLarge(1),
+            Refusal::SlowClient,
+            Refusal::NoModel(Vec::new()),
+            Refusal::UnknownModel { model: String::new(), nearest: Vec::new() },
+            Refusal::Overloaded,
+            Refusal::NotReady,
+            Refusal::NoEndpoint,
+            Refusal::Exhausted(1),
+            Refusal::TimedOut(Duration::ZERO),
+            Refusal::QueueFull(None),
+            Refusal::QueueTimeout { waited: Duration::ZERO, retry_after: None },
+            Refusal::UnknownResponse(String::new()),
+        ];
+        assert_eq!(all.map(|refusal| refusal.code()), Refusal::CODES);
     }
 
     #[test]
