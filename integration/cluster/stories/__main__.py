@@ -18,7 +18,7 @@ from kubernetes import connected, run
 from story import stories_of
 from world import World
 
-ORDER = ["install", "permissions", "configuration", "scaling", "upgrades", "outages", "autoscaling", "tracing"]
+ORDER = ["install", "permissions", "configuration", "scaling", "upgrades", "outages", "autoscaling", "monitoring", "tracing"]
 NAMESPACE = "hermes-trial"
 
 
@@ -54,9 +54,19 @@ def tell(story, world, state):
     except Exception:
         print(f"  FAILED after {time.monotonic() - begun:.1f} s\n{traceback.format_exc()}", flush=True)
         show(world.cluster, state / f"{story.__name__}.txt")
+        end_loads(world.cluster)
         return False
     print(f"  holds, in {time.monotonic() - begun:.1f} s", flush=True)
     return True
+
+
+def end_loads(cluster):
+    """What a story that failed has left running would disturb the next one."""
+    pods = cluster.path("pods", labelSelector="app=load", gracePeriodSeconds=0)
+    try:
+        cluster.ask("DELETE", pods)
+    except Exception as error:
+        print(f"  its load goes on: {error}", flush=True)
 
 
 def show(cluster, path):

@@ -105,8 +105,8 @@ class Cluster:
     def create(self, kind, thing):
         return self.ask("POST", self.path(kind), thing)
 
-    def patch(self, kind, name, change, below=None):
-        return self.ask("PATCH", self.path(kind, name, below), change, "application/merge-patch+json")
+    def patch(self, kind, name, change, below=None, how="merge-patch"):
+        return self.ask("PATCH", self.path(kind, name, below), change, f"application/{how}+json")
 
     def delete(self, kind, name, **query):
         return self.ask("DELETE", self.path(kind, name, **query))

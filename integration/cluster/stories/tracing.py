@@ -1,16 +1,14 @@
 """One trace from the client to the engine, in a real collector and a real backend beside the cluster."""
 
 import copy
-import json
 import os
 import re
 import secrets
-import subprocess
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
 import install
+from beside import document, page, start
 from figures import seconds
 from kubernetes import service_path, until
 from story import story
@@ -28,7 +26,7 @@ class Backend:
         phoenix = {"PHOENIX_PORT": str(BACKEND), "PHOENIX_HOST": "0.0.0.0", "PHOENIX_GRPC_PORT": "4319",
                    "PHOENIX_WORKING_DIR": str(state / "phoenix"), "PHOENIX_TELEMETRY_ENABLED": "false"}
         start(stack, [tools / "bin/phoenix", "serve"], state / "phoenix.log", phoenix)
-        until("Phoenix answers", lambda: self.get("/healthz") is not None, 120, every=0.5)
+        until("Phoenix answers", lambda: page(BACKEND, "/healthz") is not None, 120, every=0.5)
         agent = next(tools.glob("lib/python3*/site-packages/rotel/rotel-agent"))
         onward = f"http://127.0.0.1:{BACKEND}"
         start(stack, [
@@ -37,31 +35,17 @@ class Backend:
             "--otlp-exporter-protocol", "http", "--otlp-exporter-traces-endpoint", f"{onward}/v1/traces",
             "--otlp-exporter-metrics-endpoint", f"{onward}/v1/metrics",
             "--otlp-exporter-logs-endpoint", f"{onward}/v1/logs",
-        ], self.log, {})
-
-    @staticmethod
-    def get(path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{BACKEND}{path}", timeout=5) as answer:
-            return answer.read().decode()
+        ], self.log)
 
     def spans(self, trace):
         """The spans of one trace, as Phoenix tells them."""
-        page = json.loads(self.get("/v1/projects/default/spans/otlpv1?limit=1000"))
-        return [span for span in page["data"] if span["trace_id"] == trace]
+        listed = document(BACKEND, "/v1/projects/default/spans/otlpv1?limit=1000")
+        return [span for span in listed["data"] if span["trace_id"] == trace]
 
     def kinds(self):
         """The kind of each span by its id, as the collector received it: Phoenix calls all of them internal."""
         text = re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(encoding="utf-8", errors="replace"))
         return dict(re.findall(r"^ +ID +: (\w{16})$.*?^ +Kind +: SPAN_KIND_(\w+)$", text, re.DOTALL | re.MULTILINE))
-
-
-def start(stack, command, log, environment):
-    """Starts a program that ends with the stack."""
-    output = stack.enter_context(open(log, "wb"))
-    process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output,
-                               env={**os.environ, **environment}, start_new_session=True)
-    stack.callback(process.wait, 20)
-    stack.callback(process.terminate)
 
 
 def traced(values, endpoint):

@@ -19,10 +19,10 @@ class Load:
     # Over any story, under the trial's own limit.
     LONGEST = 900
 
-    def __init__(self, world, name, *flags, labels=None):
+    def __init__(self, world, name, *flags, labels=None, target=None):
         self.cluster = world.cluster
         self.name = f"load-{name}"
-        arguments = ["load", "--json", "--target", world.entry, "--model", world.model]
+        arguments = ["load", "--json", "--target", target or world.entry, "--model", world.model]
         if "--duration" not in flags:
             arguments += ["--duration", str(self.LONGEST)]
         self.cluster.create("pods", {
