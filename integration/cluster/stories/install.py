@@ -15,12 +15,14 @@ ENGINE_VALUES = {"engines": [{
     "name": "sim", "engine": "simulated", "model": "sim", "replicas": 2,
     "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}},
 }]}
+# The engines of that entry, and nothing else that their chart brings.
+SIMULATED = {"app.kubernetes.io/instance": ENGINES, "app.kubernetes.io/component": "sim"}
 ROUTER_VALUES = {
     "config": {
         "exposeEndpoint": True,
         "pools": [{
             "name": "sim",
-            "kubernetes": {"services": {"app.kubernetes.io/instance": ENGINES}, "port": 8000},
+            "kubernetes": {"services": SIMULATED, "port": 8000},
             "metrics": {"interval": "500ms"},
         }],
     },

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import install
 from beside import document, page, start
-from figures import seconds
 from kubernetes import service_path, until
 from story import story
 from world import ENGINE, ENGINES, ROUTER
 
 # Ports on the node: of the collector, and of the backend.
 COLLECTOR, BACKEND = 4317, 6006
+# The status code of OTLP.
+ERROR = 2
 
 
 class Backend:
@@ -58,7 +59,7 @@ def traced(values, endpoint):
 def one_trace_leads_from_the_client_through_both_planes_to_the_engine(world):
     tools = os.environ.get("HERMES_TRACING")
     if not (world.own and tools):
-        print("    left out: no backend is installed (HERMES_TRACING=1 …/run installs one), or none can run beside this cluster")
+        print("    left out: it was not asked for, or no backend can run beside this cluster")
         return
     node = os.environ["HERMES_NODE"]
     with ExitStack() as stack:
@@ -67,24 +68,57 @@ def one_trace_leads_from_the_client_through_both_planes_to_the_engine(world):
         world.install(ENGINES, traced(install.ENGINE_VALUES, collector), "--force-conflicts")
         world.install(ROUTER, traced(install.ROUTER_VALUES, collector), "--force-conflicts")
         world.rolled_out(ENGINE, f"{ROUTER}-control-plane", f"{ROUTER}-data-plane")
-        trace, client = secrets.token_hex(16), secrets.token_hex(8)
-        ask(world, trace, client)
+        until("proxies ask all replicas", lambda: asked(world) == [2, 2], 30)
+        trace, client = ask(world, 200)
         spans = until("the whole trace is at the backend", lambda: whole(backend.spans(trace)), 30, every=0.5)
         check(spans, client, backend.kinds())
         world.figures.note("spans of one chat, client to engine", ", ".join(
-            f"{span['name']} {seconds(duration(span))}" for span in in_order(spans)))
+            f"{span['name']} {1000 * duration(span):.1f} ms" for span in in_order(spans)))
+
+        # Nobody is there to answer, and the trace says so.
+        world.cluster.scale(ENGINE, 0)
+        until("all engines are gone", lambda: not world.cluster.list("pods", world.engines), 90)
+        until("proxies know it", lambda: endpoints(world) == [0, 0], 10)
+        trace, client = ask(world, 503)
+        failed = until("its trace is at the backend", lambda: server_of(backend.spans(trace)), 30, every=0.5)
+        status, told = failed["status"], attributes(failed)
+        assert (parent(failed), status["code"], told["error.type"]) == (client, ERROR, "no_healthy_upstream"), failed
 
 
-def ask(world, trace, client):
+def asked(world):
+    """How many replicas of the control plane each proxy is connected to."""
+    return [world.cluster.metrics(pod, 8001).sum("hermes_control_planes") for pod in world.data_plane_pods()]
+
+
+def endpoints(world):
+    """How many endpoints each proxy knows."""
+    return [sum(len(pool["endpoints"]) for pool in page["snapshot"]["pools"]) for page in world.snapshots()]
+
+
+def ask(world, expected):
+    """One chat with a trace of its own; the trace's id, and that of the client's span in it."""
+    trace, client = secrets.token_hex(16), secrets.token_hex(8)
     body = {"model": world.model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 20, "stream": True}
     path = service_path(world.cluster, f"{ROUTER}-data-plane", 8000, "/v1/chat/completions")
     status, _, _ = world.cluster.request("POST", path, body, headers={"traceparent": f"00-{trace}-{client}-01"})
-    assert status == 200, status
+    assert status == expected, status
+    return trace, client
+
+
+def server_of(spans):
+    return next((span for span in spans if span["name"].startswith("POST ")), None)
 
 
 def whole(spans):
-    names = {span["name"] for span in spans}
-    return "llm_request" in names and len(spans) >= 4 and spans
+    return {"score", "llm_request"} <= {span["name"] for span in spans} and len(spans) == 5 and spans
+
+
+def attributes(span):
+    """Of a span in Phoenix's words: each value is a table with a key for each type, and all but one are null."""
+    def value(of):
+        return next((one for one in of.values() if one is not None), None)
+
+    return {one["key"]: value(one["value"]) for one in span["attributes"]}
 
 
 def in_order(spans):
@@ -100,14 +134,25 @@ def duration(span):
 
 
 def check(spans, client, kinds):
-    """Parents and kinds: each span below the one that caused it."""
-    by_id = {span["span_id"]: span for span in spans}
-    [root] = [span for span in spans if parent(span) not in by_id]
-    assert parent(root) == client, f"the first span's parent is {root['parent_id']}, not the client's {client}"
-    [engine] = [span for span in spans if span["name"] == "llm_request"]
-    attempt = by_id[parent(engine)]
-    assert parent(attempt) == root["span_id"], "the engine's span is not below the proxy's attempt"
-    wanted = {root["span_id"]: "SERVER", attempt["span_id"]: "CLIENT", engine["span_id"]: "SERVER"}
-    seen = {span: kinds.get(span) for span in wanted}
-    assert seen == wanted, f"kinds {seen}, expected {wanted}"
-    assert any("score" in span["name"].lower() for span in spans), [span["name"] for span in spans]
+    """Parents, kinds and attributes: each span below the one that caused it."""
+    named = {span["name"]: span for span in spans}
+    server, route, attempt = named["POST /v1/chat/completions"], named["route"], named["chat sim"]
+    score, engine = named["score"], named["llm_request"]
+    below = {"client": client, **{name: span["span_id"] for name, span in named.items()}}
+    expected = [
+        (server, "client", "SERVER"),
+        (route, server["name"], "INTERNAL"),
+        (score, route["name"], "INTERNAL"),
+        (attempt, server["name"], "CLIENT"),
+        (engine, attempt["name"], "SERVER"),
+    ]
+    for span, above, kind in expected:
+        assert parent(span) == below[above], f"{span['name']} is not below {above}"
+        assert kinds.get(span["span_id"]) == kind, f"{span['name']} is {kinds.get(span['span_id'])}, not {kind}"
+        assert span["status"]["code"] != ERROR, span
+    told = attributes(server)
+    assert told["hermes.pool"] == told["gen_ai.request.model"] == "sim" and told["hermes.outcome"] == "ok", told
+    assert int(told["http.response.status_code"]) == 200 and float(told["gen_ai.response.time_to_first_chunk"]) > 0, told
+    assert attributes(route)["hermes.decided_by"] == "score", attributes(route)
+    assert attributes(score)["hermes.endpoint"] == told["hermes.endpoint"], (attributes(score), told)
+    assert "hello" not in str(spans), "a prompt is in a span"

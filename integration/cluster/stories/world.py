@@ -39,7 +39,7 @@ class World:
 
     control_plane = part("control-plane")
     data_plane = part("data-plane")
-    engines = f"app.kubernetes.io/instance={ENGINES}"
+    engines = f"app.kubernetes.io/instance={ENGINES},app.kubernetes.io/component=sim"
 
     # === Charts ===
 
