@@ -18,7 +18,7 @@ from kubernetes import connected, run
 from story import stories_of
 from world import World
 
-ORDER = ["install", "permissions", "configuration", "scaling", "upgrades", "outages", "autoscaling", "monitoring", "tracing"]
+ORDER = ["install", "manifests", "permissions", "configuration", "scaling", "upgrades", "outages", "autoscaling", "monitoring", "tracing"]
 NAMESPACE = "hermes-trial"
 
 

@@ -71,7 +71,7 @@ def a_minute_without_the_api_server_costs_no_request_and_discovery_is_right_soon
     through = service.enough()
     for report in reports:
         world.figures.note("… requests to one proxy", load_line(report))
-    world.figures.note("… requests to the Service, which Kubernetes empties", load_line(through))
+    world.figures.note("… requests to the Service, which Kubernetes may empty", load_line(through))
     for report in reports:
         all_well(report)
     assert set(through["errors"]) <= {"connect"}, f"a request that reached a proxy failed: {through['errors']}"
