@@ -11,6 +11,7 @@
 //!
 //! Invariants:
 //! * synchronous and without I/O: it has one owner, [`crate::pipeline`], and never waits;
+//! * a pool that is told to look elsewhere keeps what it has until it has looked there;
 //! * an endpoint that two sources found is one endpoint; the source that stands first in the configuration names it;
 //! * [`Cluster::publish`] answers nothing when nothing that a proxy can see has changed, and shares every pool that
 //!   did not change with the snapshot before.
@@ -105,6 +106,8 @@ pub struct Cluster {
 struct PoolState {
     config: PoolConfig,
     sources: Vec<SourceState>,
+    /// What sources had found that are gone: stays until all that are there now were heard of.
+    outgoing: Vec<Discovered>,
     members: Members,
     /// Whether [`Pool`] may differ from the published one.
     dirty: bool,
@@ -208,10 +211,7 @@ impl Cluster {
 
     /// Pools of which some source was not heard of yet.
     pub fn unheard(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.pools
-            .values()
-            .filter(|pool| pool.sources.iter().any(|source| source.found.is_none()))
-            .map(|pool| &pool.config.name)
+        self.pools.values().filter(|pool| !pool.is_heard_of()).map(|pool| &pool.config.name)
     }
 
     fn configure(&mut self, config: &Config) -> Changed {
@@ -267,23 +267,33 @@ impl Cluster {
 impl PoolState {
     /// The pool as `config` wants it, with what is known about sources and endpoints that stay.
     fn configured(config: &PoolConfig, old: Option<Self>, next_source: &mut u64) -> Self {
-        let (mut before, members) = old.map_or_else(Default::default, |old| (old.sources, old.members));
+        let (mut before, mut outgoing, members) =
+            old.map_or_else(Default::default, |old| (old.sources, old.outgoing, old.members));
         let sources = config.sources.iter().map(|source| {
             let kept = before.iter().position(|known| known.source == *source);
             kept.map_or_else(|| SourceState::new(source, next_source), |position| before.swap_remove(position))
         });
         let sources = sources.collect();
-        let mut pool = Self { config: config.clone(), sources, members, dirty: true };
+        outgoing.extend(before.into_iter().filter_map(|removed| removed.found).flatten());
+        let mut pool = Self { config: config.clone(), sources, outgoing, members, dirty: true };
         pool.gather();
         pool
     }
 
     /// Joins what the sources found. Answers whether the endpoints changed.
     fn gather(&mut self) -> bool {
+        if self.is_heard_of() {
+            self.outgoing.clear();
+        }
         let found = self.sources.iter().filter_map(|source| source.found.as_ref()).flatten();
-        let changed = self.members.replace(&self.config.name, found);
+        let changed = self.members.replace(&self.config.name, found.chain(&self.outgoing));
         self.dirty |= changed;
         changed
+    }
+
+    /// Whether every source has said what it sees.
+    fn is_heard_of(&self) -> bool {
+        self.sources.iter().all(|source| source.found.is_some())
     }
 
     /// The pool as proxies see it: the one of `last`, shared, when nothing changed.

@@ -107,6 +107,25 @@ fn a_source_that_stays_keeps_its_endpoints_through_a_reload() {
 }
 
 #[test]
+fn a_pool_that_is_told_to_look_elsewhere_keeps_what_it_has_until_it_has_looked() {
+    let mut cluster = cluster(WATCHED);
+    let source = cluster.sources()[0].source;
+    cluster.fold(Update::Discovered { source, endpoints: vec![pod("1")] });
+    cluster.publish();
+    let pods = WATCHED.replace("services", "pods");
+    cluster.fold(config(&pods));
+    cluster.fold(config(&pods.replace("name: chat", "name: chat, strategy: random")));
+    assert_eq!(cluster.publish().expect("the strategy changed").pools[0].endpoints.len(), 1, "nobody has looked yet");
+
+    let source = cluster.sources()[0].source;
+    assert!(!cluster.fold(Update::Discovered { source, endpoints: vec![pod("1")] }).visible, "it is the same pod");
+    cluster.fold(config(WATCHED));
+    let source = cluster.sources()[0].source;
+    cluster.fold(Update::Discovered { source, endpoints: vec![] });
+    assert!(cluster.publish().expect("it is not there").pools[0].endpoints.is_empty());
+}
+
+#[test]
 fn one_server_that_two_sources_found_is_one_endpoint() {
     let both = WATCHED.replace("name: chat", "name: chat, endpoints: ['http://10.0.0.7:8000']");
     let mut cluster = cluster(&both);
