@@ -18,7 +18,10 @@ from kubernetes import connected, run
 from story import stories_of
 from world import World
 
-ORDER = ["install", "manifests", "permissions", "configuration", "scaling", "upgrades", "outages", "autoscaling", "monitoring", "tracing"]
+ORDER = [
+    "install", "manifests", "permissions", "configuration", "certificates", "scaling", "upgrades", "outages", "autoscaling",
+    "monitoring", "tracing",
+]
 NAMESPACE = "hermes-trial"
 
 

@@ -37,7 +37,7 @@ class TooLate(AssertionError):
 
 
 def until(claim, look, seconds, every=0.1):
-    """What `look` returns as soon as it is something; fails with `claim` after `seconds`.
+    """What `look` returns as soon as it is something; fails with `claim`, a text or what makes one, after `seconds`.
 
     The API may be away, or an object may be missing, while one waits: such errors count as "not yet".
     """
@@ -51,7 +51,8 @@ def until(claim, look, seconds, every=0.1):
         except (Refused, OSError, http.client.HTTPException) as error:
             last = error
         if time.monotonic() > deadline:
-            raise TooLate(f"not within {seconds} s: {claim}" + (f" ({last})" if last else ""))
+            what = claim() if callable(claim) else claim
+            raise TooLate(f"not within {seconds} s: {what}" + (f" ({last})" if last else ""))
         time.sleep(every)
 
 

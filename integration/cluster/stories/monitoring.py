@@ -12,7 +12,7 @@ from urllib.parse import quote
 import install
 from beside import document, start
 from configuration import KUBELET, edit
-from kubernetes import TooLate, until
+from kubernetes import until
 from story import story
 from traffic import Load
 from world import CHARTS, ENGINE, ENGINES, ROUTER
@@ -86,32 +86,36 @@ def prometheus_finds_both_planes_and_every_alert_and_panel_has_data(world):
         both_planes = set(world.control_plane_pods() + world.data_plane_pods())
         until("all pods of both planes are scraped", lambda: both_planes <= prometheus.up(), 60, every=0.5)
 
-        alerts = {rule["name"]: without_threshold(rule["query"]) for rule in prometheus.rules()}
-        panels = {f"{title} {expression}": expression for title, expression in dashboard(world)}
-        # What nothing has happened to yet is a counter at zero, not a counter that is missing: `rate` needs the zero.
-        missing = {**alerts, **panels}
-
-        def all_have_data():
-            for name in [name for name, expression in missing.items() if prometheus.query(expression)]:
-                del missing[name]
-            return not missing
-
-        try:
-            until("Prometheus has data for everything", all_have_data, 30, every=0.5)
-        except TooLate:
-            raise AssertionError(f"Prometheus has no data for {sorted(missing)}") from None
+        alerts, panels = watched(prometheus), drawn(world)
+        all_have_data(prometheus, {**alerts, **panels})
         world.figures.note("Prometheus has data for", f"{len(alerts)} alerts, {len(panels)} queries of panels")
         # Engines were just replaced, which some alerts notice for a moment.
-        try:
-            until("a fleet that is well raises no alert", lambda: not prometheus.raised(), KUBELET, every=0.5)
-        except TooLate:
-            raise AssertionError(f"a fleet that is well raises {prometheus.raised()}") from None
+        until(lambda: f"a fleet that is well raises no alert: {prometheus.raised()}", lambda: not prometheus.raised(),
+              KUBELET, every=0.5)
 
         load.enough()
         world.cluster.scale(ENGINE, 0)
         edit(world, lambda text: text.replace("interval: 500ms", "interval: often"))
         faults = {"HermesConfigurationRefused", "HermesPoolEmpty"}
-        until(f"{' and '.join(sorted(faults))} are raised", lambda: prometheus.raised() == faults, KUBELET, every=0.5)
+        until(lambda: f"{faults} are raised, and no others: {prometheus.raised()}", lambda: prometheus.raised() == faults,
+              KUBELET, every=0.5)
+
+
+def all_have_data(prometheus, expressions):
+    """What nothing has happened to yet is a counter at zero, not a counter that is missing: `rate` needs the zero."""
+    missing = dict(expressions)
+
+    def look():
+        for name in [name for name, expression in missing.items() if prometheus.query(expression)]:
+            del missing[name]
+        return not missing
+
+    until(lambda: f"Prometheus has data for {sorted(missing)}", look, 30, every=0.5)
+
+
+def watched(prometheus):
+    """What each alert compares, by its name."""
+    return {rule["name"]: without_threshold(rule["query"]) for rule in prometheus.rules()}
 
 
 def engines():
@@ -133,18 +137,20 @@ def router():
     return values
 
 
-def dashboard(world):
-    """Title and query of everything that the installed dashboard draws, with its variables filled in."""
+def drawn(world):
+    """Every query of the installed dashboard with its variables filled in, by its panel's title and itself."""
     def queries(panels):
         for panel in panels:
             yield from ((panel["title"], target["expr"]) for target in panel.get("targets", []))
             yield from queries(panel.get("panels", []))
 
-    text = world.cluster.get("configmaps", f"{ROUTER}-dashboard")["data"]["hermes.json"]
-    for title, expression in queries(json.loads(text)["panels"]):
+    def filled_in(expression):
         for variable, value in (("$namespace", ".*"), ("$pool", ".*"), ("$__rate_interval", "20s")):
             expression = expression.replace(variable, value)
-        yield title, expression
+        return expression
+
+    dashboard = json.loads(world.cluster.get("configmaps", f"{ROUTER}-dashboard")["data"]["hermes.json"])
+    return {f"{title}: {expression}": filled_in(expression) for title, expression in queries(dashboard["panels"])}
 
 
 def without_threshold(expression):

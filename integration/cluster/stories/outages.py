@@ -49,16 +49,13 @@ def a_minute_without_the_api_server_costs_no_request_and_discovery_is_right_soon
     cluster.scale(ENGINE, 2)
     cluster.await_pods(world.engines, 2)
     replicas = Replicas(world)
-    before = replicas.all("config_revision")
-    world.install(ROUTER, finding_pods(), "--force-conflicts")
-    until("engines are found by their pods", lambda: replicas.all("config_revision") == [one + 1 for one in before], KUBELET)
-    until("all of them are found", lambda: replicas.all("discovery_synced") == [1, 1], RECOVERY)
     # Kubernetes comes back, has not heard of its nodes, and takes all pods out of all Services until it has. So clients
     # of the router go to its pods, as ingresses do, and those of the Service are for comparison.
     proxies = [pod["status"]["podIP"] for pod in cluster.ready_pods(world.data_plane)]
     loads = [Load(world, f"outage-{n}", *SHORT, target=f"http://{ip}:8000") for n, ip in enumerate(proxies)]
     service = Load(world, "outage-service", *SHORT)
     old = {name_of(pod) for pod in cluster.list("pods", world.engines)}
+    look_for_pods(world, replicas)
     back = outage(world)
     world.figures.note("API server away for 60 s: from its return to a deleted pod being unknown to the router",
                        seconds(forgotten(world, replicas) - back))
@@ -77,13 +74,16 @@ def a_minute_without_the_api_server_costs_no_request_and_discovery_is_right_soon
     assert set(through["errors"]) <= {"connect"}, f"a request that reached a proxy failed: {through['errors']}"
 
 
-def finding_pods():
-    """Engines are found by their pods. Those of Services come late: Kubernetes' controllers write EndpointSlices, and
-    sleep for up to a minute after an API server was away."""
+def look_for_pods(world, replicas):
+    """Finds engines by their pods, under load. Those of Services come late: Kubernetes' controllers write EndpointSlices,
+    and sleep for up to a minute after an API server was away."""
     values = copy.deepcopy(install.ROUTER_VALUES)
     selection = values["config"]["pools"][0]["kubernetes"]
     selection["pods"] = selection.pop("services")
-    return values
+    before = replicas.all("config_revision")
+    world.install(ROUTER, values, "--force-conflicts")
+    until("the new selection is in force", lambda: replicas.all("config_revision") == [one + 1 for one in before], KUBELET)
+    until("engines are found by it", lambda: replicas.all("discovery_synced") == [1, 1], RECOVERY)
 
 
 class Replicas:

@@ -1,0 +1,75 @@
+"""The planes know each other by certificates: strangers get nothing, and renewing them is not noticed by anybody."""
+
+import time
+
+import install
+from configuration import KUBELET
+from figures import seconds
+from kubernetes import Refused, name_of, until
+from story import story
+from traffic import CONTAINER_SECURITY, POD_SECURITY
+from upgrades import Clients, replaced
+from world import ROUTER
+
+SECRETS = (f"{ROUTER}-control-plane-tls", f"{ROUTER}-data-plane-tls")
+
+
+@story
+def a_proxy_without_a_certificate_gets_nothing(world):
+    cluster = world.cluster
+    refused = refusals(world)
+    cluster.create("pods", {
+        "metadata": {"name": "stranger"},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "securityContext": POD_SECURITY,
+            "containers": [{
+                "name": "data-plane",
+                "image": world.image("hermes-data-plane"),
+                "args": [f"--control-plane=http://{ROUTER}-control-plane.{cluster.namespace}:7070", "--admin=0.0.0.0:8001"],
+                "securityContext": CONTAINER_SECURITY,
+            }],
+        },
+    })
+    until("the control plane has refused it three times", lambda: refusals(world) >= refused + 3, 30)
+    try:
+        answer = cluster.inside("stranger", 8001, "/readyz")
+    except Refused as error:
+        assert error.status == 503 and "snapshot" in str(error), error
+    else:
+        raise AssertionError(f"it is ready: {answer}")
+    cluster.delete("pods", "stranger", gracePeriodSeconds=0)
+
+
+@story
+def certificates_are_renewed_under_load_and_nobody_notices(world):
+    cluster = world.cluster
+    clients = Clients(world, "renew")
+    before = expiries(world)
+    # As when two thirds of their time are over: the next upgrade makes new ones.
+    for secret in SECRETS:
+        cluster.kubectl("annotate", "--overwrite", "secret", secret, "hermes.ai/renew-after=1")
+    begun = time.monotonic()
+    world.install(ROUTER, install.ROUTER_VALUES, "--force-conflicts")
+    until("every process uses its new certificate", lambda: all(
+        after > before[pod] for pod, after in expiries(world).items()
+    ), KUBELET)
+    world.figures.note("certificates renewed by `helm upgrade`: until all processes use them", seconds(time.monotonic() - begun))
+    # Connections that are open need no handshake; those of a new proxy do.
+    pod = name_of(cluster.ready_pods(world.data_plane)[0])
+    cluster.delete("pods", pod)
+    until("a new proxy trusts and is trusted", lambda: replaced(world, world.data_plane, pod, 2), 60)
+    clients.saw_nothing_of("certificates renewed")
+
+
+def refusals(world):
+    """Handshakes that did not become a connection, at all replicas."""
+    pages = [world.cluster.metrics(pod, 7071) for pod in world.control_plane_pods()]
+    total = "hermes_control_plane_tls_handshakes_total"
+    return sum(page.sum(total) - page.sum(total, outcome="accepted") for page in pages)
+
+
+def expiries(world):
+    """When the certificate in use ends, for each process of both planes."""
+    pods = [(pod, 7071) for pod in world.control_plane_pods()] + [(pod, 8001) for pod in world.data_plane_pods()]
+    return {pod: world.cluster.metrics(pod, port).sum("hermes_tls_certificate_expiry_timestamp_seconds") for pod, port in pods}
