@@ -138,9 +138,10 @@ async fn a_publisher_that_says_nothing_of_what_it_stores_loses_its_word() {
     fleet.engines.iter().for_each(|engine| engine.faults().set(Fault::KvEventsDrop));
     let proxies = urls(&fleet);
     // Who happens to come back to where it was shows that the cache holds more than is said.
-    turns(&proxies, 0..12, 0..9).await;
-    let rate = turn(&proxies, 0..12, 9).await.hit_rate();
-    assert!(rate > 0.95, "what was sent where is known all the same: {rate}");
+    turns(&proxies, 0..12, 0..12).await;
+    // A single turn may still be believed wrongly, and costs one conversation its cache.
+    let rate = turns(&proxies, 0..12, 12..24).await.hit_rate();
+    assert!(rate > 0.9, "what was sent where is known all the same: {rate}");
 }
 
 // === Figures of engines ===
