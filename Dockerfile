@@ -35,44 +35,33 @@ RUN set -eu; \
         done; \
     done
 
-FROM scratch AS control-plane
+# What the three have in common.
+FROM scratch AS image
 ARG VERSION=0.1.0
 ARG REVISION=unknown
-LABEL org.opencontainers.image.title="hermes-control-plane" \
-      org.opencontainers.image.description="Knows which model server holds which prompt's KV cache, and how busy each is" \
-      org.opencontainers.image.licenses="Apache-2.0" \
+LABEL org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.source="https://github.com/hermes-router/hermes" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /root-of/hermes-control-plane/ /
 USER 65532:65532
+
+FROM image AS control-plane
+LABEL org.opencontainers.image.title="hermes-control-plane" \
+      org.opencontainers.image.description="Knows which model server holds which prompt's KV cache, and how busy each is"
+COPY --from=build /root-of/hermes-control-plane/ /
 EXPOSE 7070 7071
 ENTRYPOINT ["/usr/local/bin/hermes-control-plane"]
 
-FROM scratch AS data-plane
-ARG VERSION=0.1.0
-ARG REVISION=unknown
+FROM image AS data-plane
 LABEL org.opencontainers.image.title="hermes-data-plane" \
-      org.opencontainers.image.description="Forwards OpenAI-style requests to the model server that answers them soonest" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.source="https://github.com/hermes-router/hermes" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.description="Forwards OpenAI-style requests to the model server that answers them soonest"
 COPY --from=build /root-of/hermes-data-plane/ /
-USER 65532:65532
 EXPOSE 8000 8001
 ENTRYPOINT ["/usr/local/bin/hermes-data-plane"]
 
-FROM scratch AS hermes
-ARG VERSION=0.1.0
-ARG REVISION=unknown
+FROM image AS hermes
 LABEL org.opencontainers.image.title="hermes" \
-      org.opencontainers.image.description="Both planes in one process, simulated model servers, load and trace replay" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.source="https://github.com/hermes-router/hermes" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.description="Both planes in one process, simulated model servers, load and trace replay"
 COPY --from=build /root-of/hermes/ /
-USER 65532:65532
 EXPOSE 8000 8100
 ENTRYPOINT ["/usr/local/bin/hermes"]
