@@ -29,12 +29,16 @@ def engines_that_kubernetes_calls_not_ready_all_at_once_still_serve(world):
     cluster = world.cluster
     clients = Clients(world, "doubt")
     replicas = Replicas(world)
-    engines = [name_of(pod) for pod in cluster.ready_pods(world.engines)]
-    # As the node controller does with a node that it has not heard of. The kubelet puts it right in its next round.
-    for engine in engines:
-        condition = {"type": "Ready", "status": "False"}
-        cluster.patch("pods", engine, {"status": {"conditions": [condition]}}, below="status", how="strategic-merge-patch")
-    until("the control plane doubts it", lambda: replicas.all("discovery_doubted") == [2, 2], RECOVERY, every=0.02)
+
+    def doubted():
+        # As the node controller does with the pods of a node that it has not heard of. The kubelet puts it right in its
+        # next round, which may come between two of them.
+        for pod in cluster.ready_pods(world.engines):
+            status = {"conditions": [{"type": "Ready", "status": "False"}]}
+            cluster.patch("pods", name_of(pod), {"status": status}, below="status", how="strategic-merge-patch")
+        return replicas.all("discovery_doubted") == [2, 2]
+
+    until("the router doubts it", doubted, RECOVERY, every=0.05)
     until("the kubelet says that they are ready", lambda: len(cluster.ready_pods(world.engines)) == 2, 90)
     replicas.until_nothing_is_doubted(RECOVERY)
     clients.saw_nothing_of("both engines called not ready")
