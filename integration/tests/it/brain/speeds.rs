@@ -38,7 +38,8 @@ async fn an_engine_that_is_throttled_under_load_is_left_alone_for_the_other() {
     let before = rates(&fleet).await;
     assert!(before.iter().all(|rate| *rate > 12_000.0), "32,000 in truth: {before:?}");
     fleet.engines[0].faults().set(Fault::Slow { factor: 8.0 });
-    waves(&fleet, "meanwhile", 6).await;
+    // Half of them come to it at first, and it takes some 30 of its answers to follow a change.
+    waves(&fleet, "meanwhile", 12).await;
     let sent = fleet.engines[0].stats().requests;
     waves(&fleet, "after", 4).await;
     let share = (fleet.engines[0].stats().requests - sent) as f64 / 24.0;
