@@ -8,9 +8,8 @@ from figures import load_line, seconds
 from kubernetes import until
 from story import story
 from traffic import Load, all_well
-from world import ROUTER
+from world import DATA_PLANE, ROUTER
 
-PROXIES = f"{ROUTER}-data-plane"
 # Two machine cores for everything: a small request for CPU stands for a busy proxy.
 BUSY = {"requests": {"cpu": "40m", "memory": "32Mi"}}
 
@@ -28,7 +27,7 @@ def autoscaled():
 def many_proxies_find_as_much_in_caches_as_one(world):
     rates = {}
     for proxies in (1, 2, 4):
-        world.cluster.scale(PROXIES, proxies)
+        world.cluster.scale(DATA_PLANE, proxies)
         world.cluster.await_pods(world.data_plane, proxies)
         # New texts each time, so that no cache holds them from the run before. Connections are kept, and clients come
         # one after the other, so that Kubernetes spreads them over the proxies.
@@ -39,7 +38,7 @@ def many_proxies_find_as_much_in_caches_as_one(world):
         all_well(report)
         rates[proxies] = report["hit_rate"]
         world.figures.note(f"hit rate with {proxies} proxies", f"{report['hit_rate']:.1%}; {load_line(report)}")
-    world.cluster.scale(PROXIES, 2)
+    world.cluster.scale(DATA_PLANE, 2)
     world.cluster.await_pods(world.data_plane, 2)
     # What each engine holds is known to the control plane, not to a proxy. A few turns may miss on a busy machine.
     assert min(rates.values()) > max(rates.values()) - 0.1, rates
@@ -49,7 +48,7 @@ def many_proxies_find_as_much_in_caches_as_one(world):
 def load_raises_the_data_plane_to_four_and_more_and_its_end_costs_no_request(world):
     cluster = world.cluster
     world.install(ROUTER, autoscaled(), "--force-conflicts")
-    world.rolled_out(PROXIES)
+    world.rolled_out(DATA_PLANE)
     # A background of chats goes on to the end; a heavy load comes and goes.
     background = Load(world, "background", "--workload", "stream", "--rate", "3", "--connections", "50",
                       "--tokens", "8", "--prompt-bytes", "400")

@@ -9,9 +9,9 @@ from kubernetes import Refused, name_of, until
 from story import story
 from traffic import CONTAINER_SECURITY, POD_SECURITY
 from upgrades import Clients, replaced
-from world import ROUTER
+from world import CONTROL_PLANE, PLANES, ROUTER
 
-SECRETS = (f"{ROUTER}-control-plane-tls", f"{ROUTER}-data-plane-tls")
+SECRETS = tuple(f"{plane}-tls" for plane in PLANES)
 
 
 @story
@@ -26,7 +26,7 @@ def a_proxy_without_a_certificate_gets_nothing(world):
             "containers": [{
                 "name": "data-plane",
                 "image": world.image("hermes-data-plane"),
-                "args": [f"--control-plane=http://{ROUTER}-control-plane.{cluster.namespace}:7070", "--admin=0.0.0.0:8001"],
+                "args": [f"--control-plane=http://{CONTROL_PLANE}.{cluster.namespace}:7070", "--admin=0.0.0.0:8001"],
                 "securityContext": CONTAINER_SECURITY,
             }],
         },
@@ -68,12 +68,12 @@ def refusal(cluster, pod):
 
 def refusals(world):
     """Handshakes that did not become a connection, at all replicas."""
-    pages = [world.cluster.metrics(pod, 7071) for pod in world.control_plane_pods()]
+    pages = world.control_plane_metrics().values()
     total = "hermes_control_plane_tls_handshakes_total"
     return sum(page.sum(total) - page.sum(total, outcome="accepted") for page in pages)
 
 
 def expiries(world):
     """When the certificate in use ends, for each process of both planes."""
-    pods = [(pod, 7071) for pod in world.control_plane_pods()] + [(pod, 8001) for pod in world.data_plane_pods()]
-    return {pod: world.cluster.metrics(pod, port).sum("hermes_tls_certificate_expiry_timestamp_seconds") for pod, port in pods}
+    pages = world.control_plane_metrics() | world.data_plane_metrics()
+    return {pod: page.sum("hermes_tls_certificate_expiry_timestamp_seconds") for pod, page in pages.items()}

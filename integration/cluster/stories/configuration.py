@@ -28,8 +28,8 @@ def strategies(world):
 
 def reloads(world):
     """For each replica of the control plane: whether its last look at the configuration went well."""
-    pages = {pod: world.cluster.metrics(pod, 7071) for pod in world.control_plane_pods()}
-    return {pod: page.sum("hermes_control_plane_config_last_reload_successful") for pod, page in pages.items()}
+    pages = world.control_plane_metrics().items()
+    return {pod: page.sum("hermes_control_plane_config_last_reload_successful") for pod, page in pages}
 
 
 def processes(world):

@@ -7,7 +7,7 @@ import time
 from figures import seconds
 from kubernetes import run, until
 from story import story
-from world import ENGINE, ENGINES, ROUTER
+from world import ENGINE, ENGINES, PLANES, ROUTER
 
 # Two simulated engines, and otherwise what the charts say by themselves: mTLS between the planes, policies for the
 # network, budgets for disruption. Requests for CPU are small, so that a machine of two cores holds everything.
@@ -49,7 +49,7 @@ def two_charts_make_a_working_fleet_in_a_namespace_that_enforces_the_restricted_
     answer = until("the first chat answers", lambda: first_answer(world), 120, every=0.05)
     world.figures.note("from `helm install` of both charts to the first answer", seconds(time.monotonic() - begun))
     assert answer["choices"][0]["message"]["content"], answer
-    world.rolled_out(ENGINE, f"{ROUTER}-control-plane", f"{ROUTER}-data-plane")
+    world.rolled_out(ENGINE, *PLANES)
 
 
 def first_answer(world):

@@ -4,7 +4,7 @@ import subprocess
 
 from kubernetes import name_of
 from story import story
-from world import ROUTER
+from world import CONTROL_PLANE, DATA_PLANE
 
 # Verbs and resources, as `kubectl auth can-i` takes them.
 NEEDED = [(verb, kind) for verb in ("list", "watch") for kind in ("services", "endpointslices.discovery.k8s.io")]
@@ -39,7 +39,7 @@ def may(cluster, account, verb, kind, namespace=None):
 
 @story
 def the_control_plane_may_watch_its_sources_and_do_nothing_else(world):
-    account = f"{ROUTER}-control-plane"
+    account = CONTROL_PLANE
     missing = [f"{verb} {kind}" for verb, kind in NEEDED + NEEDED_HERE if not may(world.cluster, account, verb, kind)]
     excess = [f"{verb} {kind}" for verb, kind in FORBIDDEN if may(world.cluster, account, verb, kind)]
     elsewhere = [f"{verb} {kind}" for verb, kind in NEEDED + NEEDED_HERE
@@ -51,7 +51,7 @@ def the_control_plane_may_watch_its_sources_and_do_nothing_else(world):
 
 @story
 def the_data_plane_may_do_nothing_and_holds_no_token(world):
-    account = f"{ROUTER}-data-plane"
+    account = DATA_PLANE
     allowed = [f"{verb} {kind}" for verb, kind in NEEDED + NEEDED_HERE + FORBIDDEN
                if may(world.cluster, account, verb, kind)]
     assert not allowed, f"can: {allowed}"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import install
 from beside import document, page, start
-from kubernetes import service_path, until
-from story import story
-from world import ENGINE, ENGINES, ROUTER
+from kubernetes import until
+from story import LeftOut, story
+from world import ENGINE, ENGINES, PLANES, ROUTER
 
 # Ports on the node: of the collector, and of the backend.
 COLLECTOR, BACKEND = 4317, 6006
@@ -59,15 +59,14 @@ def traced(values, endpoint):
 def one_trace_leads_from_the_client_through_both_planes_to_the_engine(world):
     tools = os.environ.get("HERMES_TRACING")
     if not (world.own and tools):
-        print("    left out: it was not asked for, or no backend can run beside this cluster")
-        return
+        raise LeftOut("it was not asked for, or no backend can run beside this cluster")
     node = os.environ["HERMES_NODE"]
     with ExitStack() as stack:
         backend = Backend(Path(tools), Path(os.environ["HERMES_TRIAL_STATE"]), stack)
         collector = f"http://{node}:{COLLECTOR}"
         world.install(ENGINES, traced(install.ENGINE_VALUES, collector), "--force-conflicts")
         world.install(ROUTER, traced(install.ROUTER_VALUES, collector), "--force-conflicts")
-        world.rolled_out(ENGINE, f"{ROUTER}-control-plane", f"{ROUTER}-data-plane")
+        world.rolled_out(ENGINE, *PLANES)
         until("proxies ask all replicas", lambda: asked(world) == [2, 2], 30)
         trace, client = ask(world, 200)
         spans = until("the whole trace is at the backend", lambda: whole(backend.spans(trace)), 30, every=0.5)
@@ -87,7 +86,7 @@ def one_trace_leads_from_the_client_through_both_planes_to_the_engine(world):
 
 def asked(world):
     """How many replicas of the control plane each proxy is connected to."""
-    return [world.cluster.metrics(pod, 8001).sum("hermes_control_planes") for pod in world.data_plane_pods()]
+    return [page.sum("hermes_control_planes") for page in world.data_plane_metrics().values()]
 
 
 def endpoints(world):
@@ -98,9 +97,7 @@ def endpoints(world):
 def ask(world, expected):
     """One chat with a trace of its own; the trace's id, and that of the client's span in it."""
     trace, client = secrets.token_hex(16), secrets.token_hex(8)
-    body = {"model": world.model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 20, "stream": True}
-    path = service_path(world.cluster, f"{ROUTER}-data-plane", 8000, "/v1/chat/completions")
-    status, _, _ = world.cluster.request("POST", path, body, headers={"traceparent": f"00-{trace}-{client}-01"})
+    status, _ = world.chat("hello", stream=True, headers={"traceparent": f"00-{trace}-{client}-01"})
     assert status == expected, status
     return trace, client
 

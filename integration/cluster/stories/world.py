@@ -5,12 +5,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from kubernetes import is_ready, name_of, run, service_path, until
+from kubernetes import name_of, service_path
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CHARTS = REPOSITORY / "charts"
 ROUTER = "hermes-router"
 ENGINES = "hermes-engines"
+CONTROL_PLANE, DATA_PLANE = PLANES = (f"{ROUTER}-control-plane", f"{ROUTER}-data-plane")
 # The one Deployment of engines.
 ENGINE = f"{ENGINES}-sim"
 
@@ -59,11 +60,11 @@ class World:
 
     # === What it does ===
 
-    def chat(self, text="hello", stream=False):
+    def chat(self, text="hello", stream=False, headers=None):
         """One chat through the entry; status and body."""
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream}
-        path = service_path(self.cluster, f"{ROUTER}-data-plane", 8000, "/v1/chat/completions")
-        status, _, data = self.cluster.request("POST", path, body)
+        path = service_path(self.cluster, DATA_PLANE, 8000, "/v1/chat/completions")
+        status, _, data = self.cluster.request("POST", path, body, headers=headers)
         return status, data.decode()
 
     def control_plane_pods(self):
@@ -71,6 +72,14 @@ class World:
 
     def data_plane_pods(self):
         return [name_of(pod) for pod in self.cluster.ready_pods(self.data_plane)]
+
+    def control_plane_metrics(self):
+        """The page of each replica, by its pod."""
+        return {pod: self.cluster.metrics(pod, 7071) for pod in self.control_plane_pods()}
+
+    def data_plane_metrics(self):
+        """The page of each proxy, by its pod."""
+        return {pod: self.cluster.metrics(pod, 8001) for pod in self.data_plane_pods()}
 
     def snapshots(self):
         """What each proxy knows, from its debug page."""
