@@ -117,6 +117,21 @@ pub enum Cause {
     EndpointGone,
 }
 
+/// How a TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// The proxy is known.
+    Accepted,
+    /// It showed no certificate.
+    NoCertificate,
+    /// It showed one that is not valid.
+    BadCertificate,
+    /// It took too long.
+    Late,
+    /// It spoke no TLS, or did not believe this replica's certificate.
+    Broken,
+}
+
 /// Labels of what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SentLabels {
@@ -134,13 +149,8 @@ pub struct ReportLabels {
 /// Labels of TLS handshakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HandshakeLabels {
-    /// One of [`HandshakeLabels::OUTCOMES`].
+    /// The name of a [`Handshake`].
     pub outcome: &'static str,
-}
-
-impl HandshakeLabels {
-    /// How handshakes end.
-    pub const OUTCOMES: [&'static str; 5] = ["accepted", "no_certificate", "bad_certificate", "late", "broken"];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -195,7 +205,7 @@ impl Metrics {
             calibration_error: Family::default(),
         };
         // From zero, and not from the first event, which Prometheus' `rate` would not see.
-        for outcome in HandshakeLabels::OUTCOMES {
+        for outcome in Handshake::ALL.map(Handshake::name) {
             drop(metrics.handshakes.get_or_create(&HandshakeLabels { outcome }));
         }
         metrics.declare(registry.sub_registry_with_prefix("hermes_control_plane"));
@@ -375,6 +385,22 @@ impl Outcome {
 }
 
 // === Cause ===
+
+impl Handshake {
+    const ALL: [Self; 5] = [Self::Accepted, Self::NoCertificate, Self::BadCertificate, Self::Late, Self::Broken];
+
+    /// The label.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::NoCertificate => "no_certificate",
+            Self::BadCertificate => "bad_certificate",
+            Self::Late => "late",
+            Self::Broken => "broken",
+        }
+    }
+}
 
 impl Cause {
     const ALL: [Self; 5] = [Self::Report, Self::Cancel, Self::Ttl, Self::ProxyGone, Self::EndpointGone];

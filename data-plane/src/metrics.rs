@@ -19,7 +19,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub(crate) use self::closed::{Attempt, Ended, Rung, ScoreFailure};
+pub(crate) use self::closed::{Arrival, Attempt, Ended, Rung, ScoreFailure};
 use self::{
     closed::ENDPOINT_STATES,
     forecast::{ForecastLabels, Forecasts},
@@ -30,8 +30,6 @@ use self::{
 };
 use crate::refusal::Refusal;
 
-/// What becomes of a snapshot or delta that arrives.
-const SNAPSHOT_OUTCOMES: [&str; 2] = ["accepted", "rejected"];
 /// Buckets of the GenAI conventions for whole requests, seconds.
 const DURATION: Bounds = Bounds(buckets::REQUEST_DURATION);
 /// Buckets of the GenAI conventions for the time to first token, seconds.
@@ -161,7 +159,7 @@ impl Metrics {
         for code in Refusal::CODES {
             handle(&self.refusals, &RefusalLabels { code });
         }
-        for outcome in SNAPSHOT_OUTCOMES {
+        for (_, outcome) in Arrival::ALL {
             handle(&self.snapshots, &SnapshotLabels { outcome });
         }
     }
@@ -337,8 +335,8 @@ impl Metrics {
     }
 
     /// A snapshot or delta arrived.
-    pub(crate) fn snapshot(&self, outcome: &'static str) {
-        self.snapshots.get_or_create(&SnapshotLabels { outcome }).inc();
+    pub(crate) fn snapshot(&self, arrival: Arrival) {
+        self.snapshots.get_or_create(&SnapshotLabels { outcome: arrival.name() }).inc();
     }
 }
 

@@ -26,7 +26,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::{Connected, TcpIncoming};
 
 use super::PING_INTERVAL;
-use crate::metrics::HandshakeLabels;
+use crate::metrics::{Handshake, HandshakeLabels};
 
 /// Handshakes at once. More connections wait in the kernel.
 const AT_ONCE: usize = 256;
@@ -73,25 +73,25 @@ async fn shake(connection: io::Result<TcpStream>, tls: Tls, handshakes: Handshak
     let peer = connection.peer_addr().ok();
     let shaken = timeout(DEADLINE, TlsAcceptor::from(tls.server()).accept(connection)).await;
     let (outcome, stream) = match shaken {
-        Ok(Ok(stream)) => ("accepted", Some(Ok(Secured(stream)))),
+        Ok(Ok(stream)) => (Handshake::Accepted, Some(Ok(Secured(stream)))),
         Ok(Err(error)) => {
             let outcome = outcome_of(&error);
-            tracing::debug!(?peer, outcome, %error, "a TLS handshake failed");
+            tracing::debug!(?peer, outcome = outcome.name(), %error, "a TLS handshake failed");
             (outcome, None)
         }
-        Err(_) => ("late", None),
+        Err(_) => (Handshake::Late, None),
     };
-    handshakes.get_or_create(&HandshakeLabels { outcome }).inc();
+    handshakes.get_or_create(&HandshakeLabels { outcome: outcome.name() }).inc();
     stream
 }
 
 /// What kind of failure it was.
-fn outcome_of(error: &io::Error) -> &'static str {
+fn outcome_of(error: &io::Error) -> Handshake {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {
-        Some(rustls::Error::NoCertificatesPresented) => "no_certificate",
-        Some(rustls::Error::InvalidCertificate(_)) => "bad_certificate",
-        _ => "broken",
+        Some(rustls::Error::NoCertificatesPresented) => Handshake::NoCertificate,
+        Some(rustls::Error::InvalidCertificate(_)) => Handshake::BadCertificate,
+        _ => Handshake::Broken,
     }
 }
 

@@ -63,6 +63,15 @@ pub(crate) enum Attempt {
     TimedOut,
 }
 
+/// What became of a snapshot or delta that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It is in use, or was.
+    Accepted,
+    /// This proxy cannot use it.
+    Rejected,
+}
+
 /// The names of [`hermes_core::load::Health`].
 pub(super) const ENDPOINT_STATES: [&str; 3] = ["up", "warming", "down"];
 
@@ -113,6 +122,14 @@ impl Attempt {
     ];
 }
 
+impl Arrival {
+    pub(super) const ALL: [(Self, &'static str); 2] = [(Self::Accepted, "accepted"), (Self::Rejected, "rejected")];
+
+    pub(super) const fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,5 +140,6 @@ mod tests {
         assert!(Rung::ALL.iter().enumerate().all(|(index, (rung, _))| *rung as usize == index));
         assert!(ScoreFailure::ALL.iter().enumerate().all(|(index, (why, _))| *why as usize == index));
         assert!(Attempt::ALL.iter().enumerate().all(|(index, (how, _))| *how as usize == index));
+        assert!(Arrival::ALL.iter().enumerate().all(|(index, (how, _))| *how as usize == index));
     }
 }

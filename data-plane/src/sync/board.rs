@@ -22,7 +22,11 @@ use super::{
     replica::{News, endpoint_of},
     teaching::{Pupil, Teaching},
 };
-use crate::{metrics::Metrics, score::Asker, view::View};
+use crate::{
+    metrics::{Arrival, Metrics},
+    score::Asker,
+    view::View,
+};
 
 /// Idle connections are swept, and gauges set, this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -112,11 +116,11 @@ impl Board {
     fn fold(&mut self, news: News) {
         match news {
             News::Snapshot { from, name, snapshot, asker, upwards } => {
-                self.metrics.snapshot("accepted");
+                self.metrics.snapshot(Arrival::Accepted);
                 self.learn(Known { from, name, snapshot, asker, upwards });
             }
             News::Loads { from, rows } => self.load(from, &rows),
-            News::Rejected => self.metrics.snapshot("rejected"),
+            News::Rejected => self.metrics.snapshot(Arrival::Rejected),
             News::Lost { from } => self.lose(from),
         }
     }
