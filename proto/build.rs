@@ -6,6 +6,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new("proto");
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile([root.join("hermes/v1/router.proto")], [root])?;
-    tonic_prost_build::configure().bytes(".hermes.v1.LookupText").compile_fds(files)?;
+    tonic_prost_build::configure()
+        .bytes(".hermes.v1.LookupText")
+        .compile_fds(files)?;
     Ok(())
 }

@@ -40,19 +40,35 @@ fn stored(dice: &mut Dice, prompt: &[u32]) -> (Vec<u8>, Vec<u64>) {
     let mut out = batch(1);
     map(&mut out, "BlockStored", 10);
     field(&mut out, "block_hashes", |out| numbers(out, &names));
-    field(&mut out, "parent_block_hash", |out| encode::write_nil(out).expect("memory"));
+    field(&mut out, "parent_block_hash", |out| {
+        encode::write_nil(out).expect("memory")
+    });
     let tokens: Vec<u64> = prompt.iter().map(|token| (*token).into()).collect();
     field(&mut out, "token_ids", |out| numbers(out, &tokens));
-    field(&mut out, "block_size", |out| drop(encode::write_uint(out, BLOCK as u64)));
-    field(&mut out, "lora_id", |out| encode::write_nil(out).expect("memory"));
-    field(&mut out, "medium", |out| encode::write_str(out, "GPU").expect("memory"));
-    field(&mut out, "lora_name", |out| encode::write_nil(out).expect("memory"));
+    field(&mut out, "block_size", |out| {
+        drop(encode::write_uint(out, BLOCK as u64))
+    });
+    field(&mut out, "lora_id", |out| {
+        encode::write_nil(out).expect("memory")
+    });
+    field(&mut out, "medium", |out| {
+        encode::write_str(out, "GPU").expect("memory")
+    });
+    field(&mut out, "lora_name", |out| {
+        encode::write_nil(out).expect("memory")
+    });
     field(&mut out, "extra_keys", |out| {
         encode::write_array_len(out, names.len() as u32).expect("memory");
-        names.iter().for_each(|_| encode::write_nil(out).expect("memory"));
+        names
+            .iter()
+            .for_each(|_| encode::write_nil(out).expect("memory"));
     });
-    field(&mut out, "group_idx", |out| drop(encode::write_uint(out, 0)));
-    field(&mut out, "kv_cache_spec_kind", |out| encode::write_str(out, "full_attention").expect("memory"));
+    field(&mut out, "group_idx", |out| {
+        drop(encode::write_uint(out, 0))
+    });
+    field(&mut out, "kv_cache_spec_kind", |out| {
+        encode::write_str(out, "full_attention").expect("memory")
+    });
     (out, names)
 }
 
@@ -62,8 +78,12 @@ fn removed(names: &[u64]) -> Vec<u8> {
     for name in names {
         map(&mut out, "BlockRemoved", 3);
         field(&mut out, "block_hashes", |out| numbers(out, &[*name]));
-        field(&mut out, "medium", |out| encode::write_str(out, "GPU").expect("memory"));
-        field(&mut out, "group_idx", |out| drop(encode::write_uint(out, 0)));
+        field(&mut out, "medium", |out| {
+            encode::write_str(out, "GPU").expect("memory")
+        });
+        field(&mut out, "group_idx", |out| {
+            drop(encode::write_uint(out, 0))
+        });
     }
     out
 }
@@ -78,7 +98,9 @@ fn batch(events: usize) -> Vec<u8> {
 
 fn map(out: &mut Vec<u8>, kind: &str, fields: u32) {
     encode::write_map_len(out, fields + 1).expect("memory");
-    field(out, "type", |out| encode::write_str(out, kind).expect("memory"));
+    field(out, "type", |out| {
+        encode::write_str(out, kind).expect("memory")
+    });
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
@@ -88,7 +110,9 @@ fn field(out: &mut Vec<u8>, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
 
 fn numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     encode::write_array_len(out, numbers.len() as u32).expect("memory");
-    numbers.iter().for_each(|number| drop(encode::write_uint(out, *number)));
+    numbers
+        .iter()
+        .for_each(|number| drop(encode::write_uint(out, *number)));
 }
 
 /// From the payload to the index, as the plane does it.
@@ -107,24 +131,41 @@ fn take(index: &RwLock<Residency>, rank: &mut Rank, payload: &[u8], changes: &mu
 }
 
 fn flush(index: &RwLock<Residency>, rank: &Rank, changes: &mut Vec<Change>) {
-    changes.chunks(SLICE).for_each(|slice| index.write().apply(rank, slice));
+    changes
+        .chunks(SLICE)
+        .for_each(|slice| index.write().apply(rank, slice));
     changes.clear();
 }
 
 /// An index with a hundred whole endpoints and a million blocks, and a prompt of 8,192 tokens that the first one holds, and
 /// of which the others hold a quarter.
 fn full() -> (RwLock<Residency>, Vec<Rank>, Vec<u32>) {
-    let (index, mut dice, mut changes) = (RwLock::new(Residency::default()), Dice::new(1), Vec::new());
+    let (index, mut dice, mut changes) =
+        (RwLock::new(Residency::default()), Dice::new(1), Vec::new());
     let common = prompt(&mut dice, 8_192);
     let mut ranks = Vec::new();
     for number in 0..100 {
         let mut rank = index.write().open(EndpointId(number));
         index.write().stand(&rank, Standing::Whole);
-        let share = if number == 0 { common.len() } else { common.len() / 4 };
-        take(&index, &mut rank, &stored(&mut dice, &common[..share]).0, &mut changes);
+        let share = if number == 0 {
+            common.len()
+        } else {
+            common.len() / 4
+        };
+        take(
+            &index,
+            &mut rank,
+            &stored(&mut dice, &common[..share]).0,
+            &mut changes,
+        );
         while rank.blocks() < 10_000 {
             let tokens = prompt(&mut dice, 8_192);
-            take(&index, &mut rank, &stored(&mut dice, &tokens).0, &mut changes);
+            take(
+                &index,
+                &mut rank,
+                &stored(&mut dice, &tokens).0,
+                &mut changes,
+            );
         }
         ranks.push(rank);
     }
@@ -141,10 +182,12 @@ fn in_and_out(bencher: Bencher<'_, '_>, blocks: usize) {
     let (stored, names) = stored(&mut dice, &tokens);
     let removed = removed(&names);
     let mut changes = Vec::new();
-    bencher.counter(ItemsCount::new(2 * blocks)).bench_local(|| {
-        take(&index, &mut rank, black_box(&stored), &mut changes);
-        take(&index, &mut rank, black_box(&removed), &mut changes);
-    });
+    bencher
+        .counter(ItemsCount::new(2 * blocks))
+        .bench_local(|| {
+            take(&index, &mut rank, black_box(&stored), &mut changes);
+            take(&index, &mut rank, black_box(&removed), &mut changes);
+        });
 }
 
 /// How long lookups take while another thread takes events in as fast as it can.
@@ -161,7 +204,10 @@ fn beside_lookups() {
             let (mut dice, mut changes, mut blocks) = (Dice::new(3), Vec::new(), 0);
             let mut rank = index.write().open(EndpointId(200));
             let prompts: Vec<_> = (0..64).map(|_| prompt(&mut dice, 8_192)).collect();
-            let messages: Vec<_> = prompts.iter().map(|prompt| stored(&mut dice, prompt)).collect();
+            let messages: Vec<_> = prompts
+                .iter()
+                .map(|prompt| stored(&mut dice, prompt))
+                .collect();
             while !stop.load(Ordering::Relaxed) {
                 for (stored, names) in &messages {
                     take(&index, &mut rank, stored, &mut changes);
@@ -184,7 +230,9 @@ fn beside_lookups() {
 }
 
 fn lookups(index: &RwLock<Residency>, prompt: &[u32], identity: &Identity) -> Vec<Duration> {
-    (0..20_000).map(|_| timed(|| drop(black_box(index.read().hits(black_box(prompt), identity))))).collect()
+    (0..20_000)
+        .map(|_| timed(|| drop(black_box(index.read().hits(black_box(prompt), identity)))))
+        .collect()
 }
 
 fn quantiles(times: &mut [Duration]) -> String {
@@ -193,7 +241,10 @@ fn quantiles(times: &mut [Duration]) -> String {
     format!("p50 {:?} p90 {:?} p99 {:?}", at(0.5), at(0.9), at(0.99))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a bench measures time that passes")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bench measures time that passes"
+)]
 fn timed(work: impl FnOnce()) -> Duration {
     let begun = std::time::Instant::now();
     work();

@@ -57,8 +57,12 @@ impl Pages {
     pub fn add_to(self, admin: Admin) -> Admin {
         let (world, score, events) = (self.clone(), self.clone(), self);
         admin
-            .route("/debug/snapshot", move |_query, _body| std::future::ready(world.snapshot()))
-            .route("/debug/score", move |query, _body| std::future::ready(score.score(&query)))
+            .route("/debug/snapshot", move |_query, _body| {
+                std::future::ready(world.snapshot())
+            })
+            .route("/debug/score", move |query, _body| {
+                std::future::ready(score.score(&query))
+            })
             .route("/debug/kv-events", move |query, body| {
                 std::future::ready(kv_events::page(&events.brains, &query, body.as_ref()))
             })
@@ -66,25 +70,48 @@ impl Pages {
 
     fn snapshot(&self) -> AdminResponse {
         let snapshot = Arc::clone(&self.snapshots.borrow());
-        let world = World { replica: &self.replica, snapshot: &snapshot, loads: self.brains.view() };
+        let world = World {
+            replica: &self.replica,
+            snapshot: &snapshot,
+            loads: self.brains.view(),
+        };
         json(&world)
     }
 
     fn score(&self, query: &Query) -> AdminResponse {
         let Some(pool) = query.get("pool") else {
-            return bad_request("name a pool: /debug/score?pool=NAME[&model=NAME][&prompt_bytes=N]\n");
+            return bad_request(
+                "name a pool: /debug/score?pool=NAME[&model=NAME][&prompt_bytes=N]\n",
+            );
         };
         let Some(home) = self.brains.pool(pool) else {
-            return AdminResponse::error(StatusCode::NOT_FOUND, format!("no pool is named `{pool}`\n"));
+            return AdminResponse::error(
+                StatusCode::NOT_FOUND,
+                format!("no pool is named `{pool}`\n"),
+            );
         };
         let Ok(prompt_bytes) = query.get("prompt_bytes").unwrap_or("0").parse::<u64>() else {
             return bad_request("prompt_bytes must be a number of bytes\n");
         };
         let prompt_tokens = u32::try_from(prompt_bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX);
-        let asked = ScoreQuery { prompt_bytes, prompt_tokens, ..ScoreQuery::default() };
-        let key = Key { proxy: ProxyId(0), request: RequestId(0) };
+        let asked = ScoreQuery {
+            prompt_bytes,
+            prompt_tokens,
+            ..ScoreQuery::default()
+        };
+        let key = Key {
+            proxy: ProxyId(0),
+            request: RequestId(0),
+        };
         let (model, waited) = (query.get("model"), Duration::ZERO);
-        let arrival = Arrival { key, query: &asked, model, hits: &[], waited, may_wait: true };
+        let arrival = Arrival {
+            key,
+            query: &asked,
+            model,
+            hits: &[],
+            waited,
+            may_wait: true,
+        };
         json(&home.brain.explain(arrival, self.brains.now()))
     }
 }

@@ -37,7 +37,11 @@ const NOTE: usize = 1_024;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Waits before each attempt. The first keeps events apart while somebody edits.
-const ATTEMPTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(20)];
+const ATTEMPTS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(20),
+];
 
 /// The pod that this replica runs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +86,11 @@ impl Pod {
     #[must_use]
     pub fn from_environment() -> Option<Self> {
         let read = |name| env::var(name).ok().filter(|value| !value.is_empty());
-        Some(Self { name: read("POD_NAME")?, namespace: read("POD_NAMESPACE")?, uid: read("POD_UID") })
+        Some(Self {
+            name: read("POD_NAME")?,
+            namespace: read("POD_NAMESPACE")?,
+            uid: read("POD_UID"),
+        })
     }
 
     fn reference(&self) -> ObjectReference {
@@ -112,7 +120,9 @@ impl Announcer {
                 sleep(wait).await;
                 // What was overtaken meanwhile is not told any more.
                 let now = Told::of(&status.borrow_and_update());
-                let Some(event) = now.event_after(&told) else { break };
+                let Some(event) = now.event_after(&told) else {
+                    break;
+                };
                 if self.write(&event).await {
                     told = now;
                     break;
@@ -129,7 +139,9 @@ impl Announcer {
 
     /// Whether the event was written.
     async fn write(&mut self, event: &Event) -> bool {
-        let written = timeout(DEADLINE, self.publish(event)).await.unwrap_or(Err(Failure::Late));
+        let written = timeout(DEADLINE, self.publish(event))
+            .await
+            .unwrap_or(Err(Failure::Late));
         if let Err(error) = &written {
             tracing::warn!(reason = event.reason, %error, "a Kubernetes Event was not written");
         }
@@ -141,9 +153,14 @@ impl Announcer {
             Some(client) => client.clone(),
             None => self.client.insert(client::infer().await?).clone(),
         };
-        let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(self.pod.name.clone()) };
+        let reporter = Reporter {
+            controller: REPORTER.to_owned(),
+            instance: Some(self.pod.name.clone()),
+        };
         // A recorder that lives longer would count a second refusal on the first, and keep the first one's mistakes.
-        Recorder::new(client, reporter).publish(event, &self.pod.reference()).await?;
+        Recorder::new(client, reporter)
+            .publish(event, &self.pod.reference())
+            .await?;
         Ok(())
     }
 }
@@ -152,7 +169,10 @@ impl Announcer {
 
 impl Told {
     fn of(status: &ConfigStatus) -> Self {
-        Self { revision: status.revision, error: status.last_error.clone() }
+        Self {
+            revision: status.revision,
+            error: status.last_error.clone(),
+        }
     }
 
     /// What there is to tell to somebody who was told `before`.
@@ -164,19 +184,32 @@ impl Told {
             (None, _) => Some(event(
                 EventType::Normal,
                 "ConfigurationAccepted",
-                format!("revision {} of the configuration is in force", self.revision),
+                format!(
+                    "revision {} of the configuration is in force",
+                    self.revision
+                ),
             )),
         }
     }
 }
 
 fn refusal(error: &LoadError) -> Event {
-    event(EventType::Warning, "ConfigurationRefused", error.to_string())
+    event(
+        EventType::Warning,
+        "ConfigurationRefused",
+        error.to_string(),
+    )
 }
 
 fn event(type_: EventType, reason: &str, note: String) -> Event {
     let (reason, action) = (reason.to_owned(), "ReadConfiguration".to_owned());
-    Event { type_, reason, note: Some(cut(note, NOTE)), action, secondary: None }
+    Event {
+        type_,
+        reason,
+        note: Some(cut(note, NOTE)),
+        action,
+        secondary: None,
+    }
 }
 
 /// At most so many bytes of `text`, between characters.
@@ -200,11 +233,17 @@ mod tests {
     use super::*;
 
     fn told(revision: u64, error: Option<&Arc<LoadError>>) -> Told {
-        Told { revision, error: error.cloned() }
+        Told {
+            revision,
+            error: error.cloned(),
+        }
     }
 
     fn unreadable() -> Arc<LoadError> {
-        Arc::new(LoadError::Read { path: "config.yaml".into(), source: io::ErrorKind::NotFound.into() })
+        Arc::new(LoadError::Read {
+            path: "config.yaml".into(),
+            source: io::ErrorKind::NotFound.into(),
+        })
     }
 
     #[test]
@@ -212,18 +251,35 @@ mod tests {
         let (first, second) = (unreadable(), unreadable());
         let reason = |now: &Told, before: &Told| now.event_after(before).map(|event| event.reason);
         let refused = told(1, Some(&first));
-        assert_eq!(reason(&refused, &told(1, None)).as_deref(), Some("ConfigurationRefused"));
+        assert_eq!(
+            reason(&refused, &told(1, None)).as_deref(),
+            Some("ConfigurationRefused")
+        );
         assert_eq!(reason(&refused, &refused), None);
-        assert_eq!(reason(&told(1, Some(&second)), &refused).as_deref(), Some("ConfigurationRefused"));
-        assert_eq!(reason(&told(1, None), &refused).as_deref(), Some("ConfigurationAccepted"), "the old one is back");
-        assert_eq!(reason(&told(2, None), &told(1, None)).as_deref(), Some("ConfigurationAccepted"));
+        assert_eq!(
+            reason(&told(1, Some(&second)), &refused).as_deref(),
+            Some("ConfigurationRefused")
+        );
+        assert_eq!(
+            reason(&told(1, None), &refused).as_deref(),
+            Some("ConfigurationAccepted"),
+            "the old one is back"
+        );
+        assert_eq!(
+            reason(&told(2, None), &told(1, None)).as_deref(),
+            Some("ConfigurationAccepted")
+        );
         assert_eq!(reason(&told(2, None), &told(2, None)), None);
     }
 
     #[test]
     fn a_note_is_cut_between_characters() {
         let note = cut("ä".repeat(600), NOTE);
-        assert!(note.len() <= NOTE && note.ends_with('…'), "{} bytes", note.len());
+        assert!(
+            note.len() <= NOTE && note.ends_with('…'),
+            "{} bytes",
+            note.len()
+        );
         assert_eq!(cut("short".to_owned(), NOTE), "short");
     }
 }

@@ -91,27 +91,54 @@ impl ControlPlane {
     /// When the configuration is wrong or unreadable, or a port is taken.
     pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
         install_default_crypto();
-        let Options { config, listen, tls, admin, replica, kube, pod } = options;
+        let Options {
+            config,
+            listen,
+            tls,
+            admin,
+            replica,
+            kube,
+            pod,
+        } = options;
         let announcer = pod.map(|pod| Announcer::new(pod, kube.clone()));
         let (feed, announcer) = open(config, announcer).await?;
         let listener = bind(listen).await?;
-        let grpc = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
+        let grpc = listener.local_addr().map_err(|source| StartError::Listen {
+            address: listen,
+            source,
+        })?;
         let mut parts = Parts::new(replica);
 
         let liveness = Liveness::default();
         let tasks = Tasks::new(liveness.clone(), drain.clone());
         let closing = CancellationToken::new();
         let subscribers = TaskTracker::new();
-        let entry = Entry { listener, tls: TlsFolder::follow(tls, &mut parts.registry, &tasks).await? };
+        let entry = Entry {
+            listener,
+            tls: TlsFolder::follow(tls, &mut parts.registry, &tasks).await?,
+        };
         let mutual_tls = entry.tls.is_some();
         if let (Some(announcer), Some(status)) = (announcer, feed.status()) {
-            tasks.spawn("announcer", until_drain(drain.clone(), announcer.follow(status)));
+            tasks.spawn(
+                "announcer",
+                until_drain(drain.clone(), announcer.follow(status)),
+            );
         }
         let snapshots = parts.run_pipeline(feed, kube, &tasks, &drain)?;
         let desk = parts.desk(snapshots.clone(), closing.clone(), subscribers.clone());
         let proxies = desk.proxies.clone();
-        let pages = Pages { snapshots, brains: Arc::clone(&parts.brains), replica: Arc::clone(&parts.replica) };
-        let Parts { replica, readiness, registry, brains, .. } = parts;
+        let pages = Pages {
+            snapshots,
+            brains: Arc::clone(&parts.brains),
+            replica: Arc::clone(&parts.replica),
+        };
+        let Parts {
+            replica,
+            readiness,
+            registry,
+            brains,
+            ..
+        } = parts;
         let admin = match admin {
             Some(address) => Some(
                 pages
@@ -124,7 +151,10 @@ impl ControlPlane {
         let admin_address = admin.as_ref().map(BoundAdmin::local_addr);
 
         let turns = Arc::clone(&brains);
-        tasks.spawn("turns", until_drain(drain.clone(), async move { turns.give_turns().await }));
+        tasks.spawn(
+            "turns",
+            until_drain(drain.clone(), async move { turns.give_turns().await }),
+        );
         tasks.spawn("clock", pass_time(brains, proxies, drain.clone()));
         tasks.spawn("grpc", serve_until_closed(entry, desk, drain.clone()));
         if let Some(admin) = admin {
@@ -136,12 +166,23 @@ impl ControlPlane {
             closing.cancel();
         });
         tracing::info!(%grpc, mutual_tls, admin = ?admin_address, replica = &*replica, "control plane started");
-        Ok(Bound { grpc, admin: admin_address, replica, readiness, tasks, subscribers, _cut_off: cut_off })
+        Ok(Bound {
+            grpc,
+            admin: admin_address,
+            replica,
+            readiness,
+            tasks,
+            subscribers,
+            _cut_off: cut_off,
+        })
     }
 }
 
 /// Reads the configuration for the first time. A refusal is announced by whoever would have followed it.
-async fn open(config: ConfigSource, announcer: Option<Announcer>) -> Result<(Feed, Option<Announcer>), StartError> {
+async fn open(
+    config: ConfigSource,
+    announcer: Option<Announcer>,
+) -> Result<(Feed, Option<Announcer>), StartError> {
     match Feed::open(config).await {
         Ok(feed) => Ok((feed, announcer)),
         Err(error) => {
@@ -154,7 +195,9 @@ async fn open(config: ConfigSource, announcer: Option<Announcer>) -> Result<(Fee
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen { address, source })
 }
 
 // === Bound ===
@@ -162,7 +205,9 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 impl Bound {
     /// Waits at most `limit` for everything to end, which it does once the drain has begun, and cuts off the rest.
     pub async fn join(self, limit: Duration) {
-        let Self { tasks, subscribers, .. } = self;
+        let Self {
+            tasks, subscribers, ..
+        } = self;
         subscribers.close();
         let _in_time = time::timeout(limit, subscribers.wait()).await;
         tasks.shutdown(limit).await;
@@ -179,7 +224,14 @@ impl Parts {
         register_process(&mut registry, "control-plane", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::register(&mut registry);
         let brains = Arc::new(Brains::new(epoch.0, metrics.clone()));
-        Self { epoch, replica, readiness: Readiness::default(), registry, metrics, brains }
+        Self {
+            epoch,
+            replica,
+            readiness: Readiness::default(),
+            registry,
+            metrics,
+            brains,
+        }
     }
 
     /// Starts the sources and the owner of the cluster.
@@ -192,12 +244,21 @@ impl Parts {
     ) -> Result<watch::Receiver<Arc<Snapshot>>, StartError> {
         let (updates, told) = mpsc::channel(QUEUE);
         let (observations, seen) = mpsc::channel(QUEUE);
-        let settings = collector::Settings { seed: self.epoch.0, ..collector::Settings::default() };
+        let settings = collector::Settings {
+            seed: self.epoch.0,
+            ..collector::Settings::default()
+        };
         let lookouts = Lookouts::new(updates.clone(), kube);
-        self.registry
-            .register_collector(Box::new(WorldCensus { brains: Arc::clone(&self.brains), board: lookouts.board() }));
+        self.registry.register_collector(Box::new(WorldCensus {
+            brains: Arc::clone(&self.brains),
+            board: lookouts.board(),
+        }));
         let reins = Reins {
-            collector: Collector::new(settings, CollectorMetrics::register(&mut self.registry), observations)?,
+            collector: Collector::new(
+                settings,
+                CollectorMetrics::register(&mut self.registry),
+                observations,
+            )?,
             lookouts,
             guides: Guides::new(
                 KvMetrics::register(&mut self.registry),
@@ -206,12 +267,27 @@ impl Parts {
             ),
             gates: Gates::new(&self.readiness),
         };
-        let (pipeline, snapshots) = Pipeline::new(self.epoch, Arc::clone(&self.brains), reins, self.metrics.clone());
+        let (pipeline, snapshots) = Pipeline::new(
+            self.epoch,
+            Arc::clone(&self.brains),
+            reins,
+            self.metrics.clone(),
+        );
         tasks.spawn(
             "config",
-            until_drain(drain.clone(), feed.run(updates, self.metrics.clone(), self.readiness.note("configuration"))),
+            until_drain(
+                drain.clone(),
+                feed.run(
+                    updates,
+                    self.metrics.clone(),
+                    self.readiness.note("configuration"),
+                ),
+            ),
         );
-        tasks.spawn("pipeline", until_drain(drain.clone(), pipeline.run(told, seen)));
+        tasks.spawn(
+            "pipeline",
+            until_drain(drain.clone(), pipeline.run(told, seen)),
+        );
         Ok(snapshots)
     }
 

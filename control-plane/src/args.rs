@@ -16,7 +16,12 @@ pub struct Args {
     pub config: PathBuf,
 
     /// Where proxies connect (gRPC)
-    #[arg(long, env = "HERMES_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:7070")]
+    #[arg(
+        long,
+        env = "HERMES_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:7070"
+    )]
     pub listen: SocketAddr,
 
     /// A folder with ca.crt, tls.crt and tls.key, read anew whenever they change: proxies must then connect by TLS and
@@ -25,11 +30,21 @@ pub struct Args {
     pub tls: Option<PathBuf>,
 
     /// Where probes, metrics and debug pages are served
-    #[arg(long, env = "HERMES_ADMIN", value_name = "ADDRESS", default_value = "0.0.0.0:7071")]
+    #[arg(
+        long,
+        env = "HERMES_ADMIN",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:7071"
+    )]
     pub admin: SocketAddr,
 
     /// How log lines look: text or json
-    #[arg(long, env = "HERMES_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        env = "HERMES_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
 
     /// How long a shutdown waits for work in flight
@@ -47,7 +62,8 @@ mod tests {
 
     #[test]
     fn only_the_configuration_file_must_be_named() {
-        let args = Args::try_parse_from(["hermes-control-plane", "--config", "hermes.yaml"]).expect("complete");
+        let args = Args::try_parse_from(["hermes-control-plane", "--config", "hermes.yaml"])
+            .expect("complete");
         assert_eq!((args.listen.port(), args.admin.port()), (7070, 7071));
         assert_eq!(args.drain, Duration::from_secs(30));
         assert!(Args::try_parse_from(["hermes-control-plane"]).is_err());
@@ -55,8 +71,9 @@ mod tests {
 
     #[test]
     fn a_duration_that_is_none_is_refused_with_an_example() {
-        let error = Args::try_parse_from(["hermes-control-plane", "--config", "c", "--drain", "soon"])
-            .expect_err("no duration");
+        let error =
+            Args::try_parse_from(["hermes-control-plane", "--config", "c", "--drain", "soon"])
+                .expect_err("no duration");
         assert!(error.to_string().contains("such as 30s"), "{error}");
     }
 }

@@ -96,13 +96,20 @@ impl Brain {
     #[must_use]
     pub fn new(pool: &Arc<Pool>, stale_after: Duration, metrics: PoolMetrics, seed: u64) -> Self {
         let state = State {
-            slots: pool.endpoints.iter().map(|_| Slot::new(pool.spec.policy.breaker)).collect(),
+            slots: pool
+                .endpoints
+                .iter()
+                .map(|_| Slot::new(pool.spec.policy.breaker))
+                .collect(),
             dispatcher: Dispatcher::new(pool, Dice::new(seed)),
             replies: HashMap::new(),
             stale_after,
             closed: false,
         };
-        Self { metrics, state: Mutex::new(state) }
+        Self {
+            metrics,
+            state: Mutex::new(state),
+        }
     }
 
     /// The pool as it is now.
@@ -121,22 +128,42 @@ impl Brain {
     pub fn choose(&self, arrival: Arrival<'_>, now: Duration) -> Verdict {
         let mut state = self.state.lock();
         let may_wait = arrival.may_wait && !state.closed;
-        let outcome = state.dispatcher.arrive(Arrival { may_wait, ..arrival }, now);
+        let outcome = state.dispatcher.arrive(
+            Arrival {
+                may_wait,
+                ..arrival
+            },
+            now,
+        );
         match outcome {
             Dispatched::Bound(binding) => {
                 state.sent_to(binding.choice.ranked[0].position, now);
                 drop(state);
-                self.metrics.scored(if binding.choice.desperate { Outcome::Desperate } else { Outcome::Chosen });
+                self.metrics.scored(if binding.choice.desperate {
+                    Outcome::Desperate
+                } else {
+                    Outcome::Chosen
+                });
                 Verdict::Bound(binding)
             }
-            Dispatched::Waits { expected, limit, position, displaced } => {
+            Dispatched::Waits {
+                expected,
+                limit,
+                position,
+                displaced,
+            } => {
                 if let Some(Displaced { key, retry_after }) = displaced {
                     self.displace(&mut state, key, retry_after);
                 }
                 let (reply, end) = oneshot::channel();
                 state.replies.insert(arrival.key, reply);
                 self.metrics.queued.inc();
-                Verdict::Waits(Wait { expected, limit, position, end })
+                Verdict::Waits(Wait {
+                    expected,
+                    limit,
+                    position,
+                    end,
+                })
             }
             Dispatched::Full { retry_after } => self.refuse(Refusal::Full { retry_after }),
             Dispatched::Nobody(nobody) => self.refuse(Refusal::Nobody(nobody)),
@@ -144,13 +171,32 @@ impl Brain {
     }
 
     /// Books this endpoint, because nothing but it will do; nothing when the pool does not have it.
-    pub fn choose_only(&self, key: Key, endpoint: EndpointId, query: &Query, now: Duration) -> Option<Binding> {
+    pub fn choose_only(
+        &self,
+        key: Key,
+        endpoint: EndpointId,
+        query: &Query,
+        now: Duration,
+    ) -> Option<Binding> {
         let mut state = self.state.lock();
         let position = state.dispatcher.pool().position(endpoint)?;
         state.dispatcher.book_only(key, position, query, now);
         self.metrics.scored(Outcome::Chosen);
-        let choice = Choice { ranked: smallvec![Ranked { position, endpoint, cached_tokens: 0 }], desperate: false };
-        Some(Binding { choice, prompt_tokens: query.prompt_tokens, source: None, waited: Duration::ZERO, costs: None })
+        let choice = Choice {
+            ranked: smallvec![Ranked {
+                position,
+                endpoint,
+                cached_tokens: 0
+            }],
+            desperate: false,
+        };
+        Some(Binding {
+            choice,
+            prompt_tokens: query.prompt_tokens,
+            source: None,
+            waited: Duration::ZERO,
+            costs: None,
+        })
     }
 
     /// What [`Brain::choose`] would say, with every number, and nothing booked.
@@ -212,7 +258,10 @@ impl Brain {
             learned_bytes,
             ..Census::default()
         };
-        dispatcher.loads().iter().for_each(|load| census.count(load));
+        dispatcher
+            .loads()
+            .iter()
+            .for_each(|load| census.count(load));
         census
     }
 
@@ -241,15 +290,27 @@ impl Brain {
         for Release { key, end } in released {
             let result = match end {
                 End::Bound(binding) => {
-                    self.metrics.waited_seconds.observe(binding.waited.as_secs_f64());
+                    self.metrics
+                        .waited_seconds
+                        .observe(binding.waited.as_secs_f64());
                     Ok(binding)
                 }
                 End::TimedOut { retry_after } => Err(Refusal::TimedOut { retry_after }),
                 End::Nobody(nobody) => Err(Refusal::Nobody(nobody)),
             };
-            self.metrics.scored(result.as_ref().map_or_else(Outcome::from, |_| Outcome::Chosen));
-            let bound = result.as_ref().ok().map(|binding| binding.choice.ranked[0].position);
-            let told = state.replies.remove(&key).is_some_and(|reply| reply.send(result).is_ok());
+            self.metrics.scored(
+                result
+                    .as_ref()
+                    .map_or_else(Outcome::from, |_| Outcome::Chosen),
+            );
+            let bound = result
+                .as_ref()
+                .ok()
+                .map(|binding| binding.choice.ranked[0].position);
+            let told = state
+                .replies
+                .remove(&key)
+                .is_some_and(|reply| reply.send(result).is_ok());
             match bound {
                 Some(position) if told => state.sent_to(position, now),
                 // Its stream broke meanwhile: nobody will act on the booking.
@@ -266,7 +327,8 @@ impl State {
     /// An endpoint on trial takes one request at a time.
     fn sent_to(&mut self, position: usize, now: Duration) {
         self.slots[position].breaker.try_trial(now);
-        self.dispatcher.set_health(position, self.slots[position].health(now));
+        self.dispatcher
+            .set_health(position, self.slots[position].health(now));
     }
 
     fn apply(&mut self, pool: &Arc<Pool>, stale_after: Duration, now: Duration) -> usize {
@@ -275,7 +337,8 @@ impl State {
         let mut slots: Vec<Slot> = Vec::with_capacity(pool.endpoints.len());
         for endpoint in &pool.endpoints {
             let kept = before.position(endpoint.id);
-            let kept = kept.map(|position| std::mem::replace(&mut self.slots[position], Slot::new(policy)));
+            let kept = kept
+                .map(|position| std::mem::replace(&mut self.slots[position], Slot::new(policy)));
             let mut slot = kept.unwrap_or_else(|| Slot::new(policy));
             slot.breaker.set_policy(policy);
             slots.push(slot);
@@ -301,7 +364,9 @@ impl State {
     fn reassess(&mut self, position: usize, now: Duration) {
         let slot = &self.slots[position];
         self.dispatcher.set_health(position, slot.health(now));
-        if self.dispatcher.loads()[position].sample.is_some() && slot.sample(now, self.stale_after).is_none() {
+        if self.dispatcher.loads()[position].sample.is_some()
+            && slot.sample(now, self.stale_after).is_none()
+        {
             self.dispatcher.set_sample(position, None);
         }
     }

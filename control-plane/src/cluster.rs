@@ -124,10 +124,25 @@ struct SourceState {
 // === Changed ===
 
 impl Changed {
-    const NOTHING: Self = Self { visible: false, targets: false, configuration: false };
-    const MODELS: Self = Self { visible: true, ..Self::NOTHING };
-    const ENDPOINTS: Self = Self { visible: true, targets: true, configuration: false };
-    const EVERYTHING: Self = Self { visible: true, targets: true, configuration: true };
+    const NOTHING: Self = Self {
+        visible: false,
+        targets: false,
+        configuration: false,
+    };
+    const MODELS: Self = Self {
+        visible: true,
+        ..Self::NOTHING
+    };
+    const ENDPOINTS: Self = Self {
+        visible: true,
+        targets: true,
+        configuration: false,
+    };
+    const EVERYTHING: Self = Self {
+        visible: true,
+        targets: true,
+        configuration: true,
+    };
 
     /// What either of two folds changed.
     #[must_use]
@@ -146,8 +161,17 @@ impl Cluster {
     /// An empty world whose snapshots belong to `epoch`.
     #[must_use]
     pub fn new(epoch: Epoch) -> Self {
-        let published = Arc::new(Snapshot { epoch, ..Snapshot::default() });
-        Self { settings: None, pools: BTreeMap::new(), homes: HashMap::new(), next_source: 0, published }
+        let published = Arc::new(Snapshot {
+            epoch,
+            ..Snapshot::default()
+        });
+        Self {
+            settings: None,
+            pools: BTreeMap::new(),
+            homes: HashMap::new(),
+            next_source: 0,
+            published,
+        }
     }
 
     /// Takes in one update.
@@ -163,14 +187,26 @@ impl Cluster {
     pub fn publish(&mut self) -> Option<Arc<Snapshot>> {
         let settings = Arc::clone(self.settings.as_ref()?);
         let last = Arc::clone(&self.published);
-        let pools: Vec<Arc<Pool>> = self.pools.values_mut().map(|pool| pool.publish(&last)).collect();
-        let unchanged =
-            pools.len() == last.pools.len() && pools.iter().zip(&last.pools).all(|(a, b)| Arc::ptr_eq(a, b));
+        let pools: Vec<Arc<Pool>> = self
+            .pools
+            .values_mut()
+            .map(|pool| pool.publish(&last))
+            .collect();
+        let unchanged = pools.len() == last.pools.len()
+            && pools
+                .iter()
+                .zip(&last.pools)
+                .all(|(a, b)| Arc::ptr_eq(a, b));
         if unchanged && *settings == *last.settings && last.version > Version(0) {
             return None;
         }
         let version = Version(last.version.0 + 1);
-        self.published = Arc::new(Snapshot { epoch: last.epoch, version, pools, settings });
+        self.published = Arc::new(Snapshot {
+            epoch: last.epoch,
+            version,
+            pools,
+            settings,
+        });
         Some(Arc::clone(&self.published))
     }
 
@@ -193,7 +229,10 @@ impl Cluster {
 
     /// Who may publish KV events, by pool; only pools that follow them.
     pub fn publishers(&self) -> impl Iterator<Item = (&Arc<str>, Vec<Publisher>)> {
-        let following = self.pools.values().filter(|pool| pool.config.kv_events.is_some());
+        let following = self
+            .pools
+            .values()
+            .filter(|pool| pool.config.kv_events.is_some());
         following.map(|pool| (&pool.config.name, pool.members.publishers().collect()))
     }
 
@@ -211,7 +250,10 @@ impl Cluster {
 
     /// Pools of which some source was not heard of yet.
     pub fn unheard(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.pools.values().filter(|pool| !pool.is_heard_of()).map(|pool| &pool.config.name)
+        self.pools
+            .values()
+            .filter(|pool| !pool.is_heard_of())
+            .map(|pool| &pool.config.name)
     }
 
     fn configure(&mut self, config: &Config) -> Changed {
@@ -229,9 +271,16 @@ impl Cluster {
     }
 
     fn discover(&mut self, source: SourceId, endpoints: Vec<Discovered>) -> Changed {
-        let sources =
-            self.pools.values_mut().map(|pool| (pool.sources.iter().position(|known| known.id == source), pool));
-        let Some((position, pool)) = sources.filter_map(|(position, pool)| Some((position?, pool))).next() else {
+        let sources = self.pools.values_mut().map(|pool| {
+            (
+                pool.sources.iter().position(|known| known.id == source),
+                pool,
+            )
+        });
+        let Some((position, pool)) = sources
+            .filter_map(|(position, pool)| Some((position?, pool)))
+            .next()
+        else {
             // The last word of a source that the operator removed.
             return Changed::NOTHING;
         };
@@ -244,8 +293,13 @@ impl Cluster {
     }
 
     fn learn(&mut self, endpoint: EndpointId, models: Vec<ModelCard>) -> Changed {
-        let home = self.homes.get(&endpoint).and_then(|pool| self.pools.get_mut(pool));
-        let Some(pool) = home else { return Changed::NOTHING };
+        let home = self
+            .homes
+            .get(&endpoint)
+            .and_then(|pool| self.pools.get_mut(pool));
+        let Some(pool) = home else {
+            return Changed::NOTHING;
+        };
         if !pool.members.learn(endpoint, models) {
             return Changed::NOTHING;
         }
@@ -256,7 +310,10 @@ impl Cluster {
     fn settle_in(&mut self) {
         let residents = |pool: &PoolState| {
             let name = Arc::clone(&pool.config.name);
-            pool.members.ids().map(|id| (id, Arc::clone(&name))).collect::<Vec<_>>()
+            pool.members
+                .ids()
+                .map(|id| (id, Arc::clone(&name)))
+                .collect::<Vec<_>>()
         };
         self.homes = self.pools.values().flat_map(residents).collect();
     }
@@ -267,15 +324,30 @@ impl Cluster {
 impl PoolState {
     /// The pool as `config` wants it, with what is known about sources and endpoints that stay.
     fn configured(config: &PoolConfig, old: Option<Self>, next_source: &mut u64) -> Self {
-        let (mut before, mut outgoing, members) =
-            old.map_or_else(Default::default, |old| (old.sources, old.outgoing, old.members));
+        let (mut before, mut outgoing, members) = old.map_or_else(Default::default, |old| {
+            (old.sources, old.outgoing, old.members)
+        });
         let sources = config.sources.iter().map(|source| {
             let kept = before.iter().position(|known| known.source == *source);
-            kept.map_or_else(|| SourceState::new(source, next_source), |position| before.swap_remove(position))
+            kept.map_or_else(
+                || SourceState::new(source, next_source),
+                |position| before.swap_remove(position),
+            )
         });
         let sources = sources.collect();
-        outgoing.extend(before.into_iter().filter_map(|removed| removed.found).flatten());
-        let mut pool = Self { config: config.clone(), sources, outgoing, members, dirty: true };
+        outgoing.extend(
+            before
+                .into_iter()
+                .filter_map(|removed| removed.found)
+                .flatten(),
+        );
+        let mut pool = Self {
+            config: config.clone(),
+            sources,
+            outgoing,
+            members,
+            dirty: true,
+        };
         pool.gather();
         pool
     }
@@ -285,8 +357,14 @@ impl PoolState {
         if self.is_heard_of() {
             self.outgoing.clear();
         }
-        let found = self.sources.iter().filter_map(|source| source.found.as_ref()).flatten();
-        let changed = self.members.replace(&self.config.name, found.chain(&self.outgoing));
+        let found = self
+            .sources
+            .iter()
+            .filter_map(|source| source.found.as_ref())
+            .flatten();
+        let changed = self
+            .members
+            .replace(&self.config.name, found.chain(&self.outgoing));
         self.dirty |= changed;
         changed
     }
@@ -303,14 +381,30 @@ impl PoolState {
             return Arc::clone(before);
         }
         self.dirty = false;
-        let Self { config: PoolConfig { name, models, policy, .. }, members, .. } = self;
-        let spec =
-            PoolSpec { name: Arc::clone(name), models: models::of(name, models, members), policy: policy.clone() };
+        let Self {
+            config:
+                PoolConfig {
+                    name,
+                    models,
+                    policy,
+                    ..
+                },
+            members,
+            ..
+        } = self;
+        let spec = PoolSpec {
+            name: Arc::clone(name),
+            models: models::of(name, models, members),
+            policy: policy.clone(),
+        };
         let spec = match before.filter(|before| *before.spec == spec) {
             Some(before) => Arc::clone(&before.spec),
             None => Arc::new(spec),
         };
-        let pool = Pool { spec, endpoints: members.endpoints() };
+        let pool = Pool {
+            spec,
+            endpoints: members.endpoints(),
+        };
         match before.filter(|before| ***before == pool) {
             Some(before) => Arc::clone(before),
             None => Arc::new(pool),
@@ -320,17 +414,23 @@ impl PoolState {
     fn targets(&self) -> impl Iterator<Item = Target> {
         let collector = &self.config.collector;
         let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
-        self.members.endpoints().into_iter().map(move |endpoint| Target {
-            id: endpoint.id,
-            url: Arc::clone(&endpoint.url),
-            metrics_path: metrics_path.clone(),
-            interval: collector.interval,
-            timeout: collector.timeout,
-        })
+        self.members
+            .endpoints()
+            .into_iter()
+            .map(move |endpoint| Target {
+                id: endpoint.id,
+                url: Arc::clone(&endpoint.url),
+                metrics_path: metrics_path.clone(),
+                interval: collector.interval,
+                timeout: collector.timeout,
+            })
     }
 
     fn lookouts(&self) -> impl Iterator<Item = Lookout> {
-        let watched = self.sources.iter().filter(|state| origin::fixed(&state.source).is_none());
+        let watched = self
+            .sources
+            .iter()
+            .filter(|state| origin::fixed(&state.source).is_none());
         watched.map(|SourceState { id, source, .. }| Lookout {
             source: *id,
             pool: Arc::clone(&self.config.name),
@@ -346,7 +446,11 @@ impl SourceState {
     fn new(source: &Source, next: &mut u64) -> Self {
         let id = SourceId(*next);
         *next += 1;
-        Self { id, source: source.clone(), found: origin::fixed(source) }
+        Self {
+            id,
+            source: source.clone(),
+            found: origin::fixed(source),
+        }
     }
 }
 

@@ -101,9 +101,20 @@ impl Collector {
         sink: mpsc::Sender<Observation>,
     ) -> Result<Self, reqwest::Error> {
         let client: Client = fetch::client()?;
-        let slots = Arc::new(Semaphore::new(settings.concurrency.clamp(1, Semaphore::MAX_PERMITS)));
-        let shared = Shared { client, slots, sink, metrics };
-        Ok(Self { shared, seed: settings.seed, running: HashMap::new() })
+        let slots = Arc::new(Semaphore::new(
+            settings.concurrency.clamp(1, Semaphore::MAX_PERMITS),
+        ));
+        let shared = Shared {
+            client,
+            slots,
+            sink,
+            metrics,
+        };
+        Ok(Self {
+            shared,
+            seed: settings.seed,
+            running: HashMap::new(),
+        })
     }
 
     /// Asks exactly these from now on. Probes of targets that did not change go on undisturbed; one that has ended
@@ -113,8 +124,9 @@ impl Collector {
     pub fn set(&mut self, targets: Vec<Target>) {
         let mut before = std::mem::take(&mut self.running);
         for target in targets {
-            let kept =
-                before.remove(&target.id).filter(|running| running.target == target && !running.task.is_finished());
+            let kept = before
+                .remove(&target.id)
+                .filter(|running| running.target == target && !running.task.is_finished());
             let Some(running) = kept.or_else(|| self.start(target)) else {
                 continue;
             };
@@ -142,7 +154,10 @@ impl Collector {
             tracing::warn!(endpoint = %target.id, url = %target.url, "endpoint is not asked for its state, its URL is none");
             return None;
         };
-        Some(Running { target, task: AbortOnDropHandle::new(tokio::spawn(probe.run())) })
+        Some(Running {
+            target,
+            task: AbortOnDropHandle::new(tokio::spawn(probe.run())),
+        })
     }
 }
 
@@ -150,7 +165,10 @@ impl Collector {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { concurrency: 64, seed: 0 }
+        Self {
+            concurrency: 64,
+            seed: 0,
+        }
     }
 }
 

@@ -116,21 +116,34 @@ impl Config {
         let notes = Notes::default();
         let source = source::read_endpoints(&Node::new(&urls, "--endpoint", &notes));
         let strategy = Some(&name).filter(|name| !name.is_null());
-        let strategy = strategy.and_then(|name| strategy::read(&Node::new(name, "--strategy", &notes)));
+        let strategy =
+            strategy.and_then(|name| strategy::read(&Node::new(name, "--strategy", &notes)));
         let strategy = strategy.unwrap_or_else(|| Policy::default().strategy);
         let pool = PoolConfig {
             sources: source.into_iter().collect(),
-            policy: Policy { strategy, ..Policy::default() },
+            policy: Policy {
+                strategy,
+                ..Policy::default()
+            },
             ..PoolConfig::new(DEFAULT_POOL.into())
         };
-        notes.finish(Some(Self { pools: vec![pool], settings: Settings::default(), warnings: Vec::new() }))
+        notes.finish(Some(Self {
+            pools: vec![pool],
+            settings: Settings::default(),
+            warnings: Vec::new(),
+        }))
     }
 
     fn read(root: &Node<'_>) -> Option<Self> {
         let fields = root.fields(&TOP)?;
         let settings = settings::read(&fields);
         let mut pools = read_pools(&fields);
-        pools.extend(fields.node("app").and_then(|node| app::read(&node)).map(|pool| (pool, "app".to_owned())));
+        pools.extend(
+            fields
+                .node("app")
+                .and_then(|node| app::read(&node))
+                .map(|pool| (pool, "app".to_owned())),
+        );
         if fields.node("pools").is_none() && fields.node("app").is_none() {
             fields.missing("pools", "give at least one pool, or the block `app`");
         }
@@ -139,15 +152,26 @@ impl Config {
         warn_shared_endpoints(&pools, root);
         let mut pools: Vec<PoolConfig> = pools.into_iter().map(|(pool, _)| pool).collect();
         pools.sort_by(|a, b| a.name.cmp(&b.name));
-        Some(Self { pools, settings, warnings: Vec::new() })
+        Some(Self {
+            pools,
+            settings,
+            warnings: Vec::new(),
+        })
     }
 }
 
 /// The pools of the list `pools`, each with its path.
 fn read_pools(fields: &Fields<'_>) -> Vec<(PoolConfig, String)> {
-    let Some(node) = fields.node("pools") else { return Vec::new() };
-    let Some(items) = node.items(1, MAX_POOLS, "pools") else { return Vec::new() };
-    items.iter().filter_map(|item| Some((pool::read(item)?, item.path().to_owned()))).collect()
+    let Some(node) = fields.node("pools") else {
+        return Vec::new();
+    };
+    let Some(items) = node.items(1, MAX_POOLS, "pools") else {
+        return Vec::new();
+    };
+    items
+        .iter()
+        .filter_map(|item| Some((pool::read(item)?, item.path().to_owned())))
+        .collect()
 }
 
 /// A pool's name is taken by the first that bears it.
@@ -159,14 +183,23 @@ fn refuse_clashes(pools: &[(PoolConfig, String)], root: &Node<'_>) {
             continue;
         };
         let found = format!("the name `{}` is taken by {taken}", pool.name);
-        root.mistake(path, found, "give every pool its own name (the block `app` makes the pool `default`)");
+        root.mistake(
+            path,
+            found,
+            "give every pool its own name (the block `app` makes the pool `default`)",
+        );
     }
 }
 
 fn bound_endpoints(pools: &[(PoolConfig, String)], root: &Node<'_>) {
-    let total: usize = pools.iter().flat_map(|(pool, _)| &pool.sources).flat_map(Source::static_urls).count();
+    let total: usize = pools
+        .iter()
+        .flat_map(|(pool, _)| &pool.sources)
+        .flat_map(Source::static_urls)
+        .count();
     if total > MAX_ENDPOINTS {
-        let fix = format!("give at most {MAX_ENDPOINTS} over all pools, or let Kubernetes find them");
+        let fix =
+            format!("give at most {MAX_ENDPOINTS} over all pools, or let Kubernetes find them");
         root.mistake("pools", format!("{total} static endpoints"), fix);
     }
 }
@@ -210,9 +243,14 @@ mod tests {
     #[test]
     fn a_pool_needs_a_name_and_endpoints_and_the_rest_has_defaults() {
         let config = Config::parse(EXAMPLES[0]).expect("the minimal example");
-        let [pool] = &config.pools[..] else { panic!("one pool") };
+        let [pool] = &config.pools[..] else {
+            panic!("one pool")
+        };
         assert_eq!(pool.policy, Policy::default());
-        assert_eq!(pool.sources, [Source::Static(vec!["http://10.0.0.7:8000".into()])]);
+        assert_eq!(
+            pool.sources,
+            [Source::Static(vec!["http://10.0.0.7:8000".into()])]
+        );
         assert_eq!(config.settings, Settings::default());
     }
 
@@ -243,11 +281,18 @@ limits: {maxBodyByte: 1MiB}
 
     #[test]
     fn the_block_app_and_pools_live_side_by_side_until_their_names_clash() {
-        let text = |name: &str| format!("app: {{}}\npools: [{{name: {name}, endpoints: ['http://a:1']}}]");
-        let names: Vec<Arc<str>> =
-            Config::parse(&text("chat")).expect("two pools").pools.into_iter().map(|pool| pool.name).collect();
+        let text =
+            |name: &str| format!("app: {{}}\npools: [{{name: {name}, endpoints: ['http://a:1']}}]");
+        let names: Vec<Arc<str>> = Config::parse(&text("chat"))
+            .expect("two pools")
+            .pools
+            .into_iter()
+            .map(|pool| pool.name)
+            .collect();
         assert_eq!(names, ["chat".into(), DEFAULT_POOL.into()] as [Arc<str>; 2]);
-        let mistakes = Config::parse(&text("default")).expect_err("both are named default").to_string();
+        let mistakes = Config::parse(&text("default"))
+            .expect_err("both are named default")
+            .to_string();
         assert!(mistakes.contains("taken by pools[0]"), "{mistakes}");
     }
 
@@ -256,17 +301,30 @@ limits: {maxBodyByte: 1MiB}
         let config = Config::serve(&["http://127.0.0.1:8001/"], Some("rr")).expect("one endpoint");
         assert_eq!(&*config.pools[0].name, DEFAULT_POOL);
         assert_eq!(config.pools[0].policy.strategy, Strategy::RoundRobin);
-        let mistakes = Config::serve(&["127.0.0.1"], Some("fastest")).expect_err("two mistakes").to_string();
-        assert!(mistakes.contains("--endpoint[0]") && mistakes.contains("--strategy"), "{mistakes}");
-        assert!(Config::serve::<&str>(&[], None).is_err(), "nothing to serve");
+        let mistakes = Config::serve(&["127.0.0.1"], Some("fastest"))
+            .expect_err("two mistakes")
+            .to_string();
+        assert!(
+            mistakes.contains("--endpoint[0]") && mistakes.contains("--strategy"),
+            "{mistakes}"
+        );
+        assert!(
+            Config::serve::<&str>(&[], None).is_err(),
+            "nothing to serve"
+        );
     }
 
     #[test]
     fn a_server_in_two_pools_is_worth_a_warning() {
-        let text = "pools: [{name: a, endpoints: ['http://h:1']}, {name: b, endpoints: ['http://h:1']}]";
+        let text =
+            "pools: [{name: a, endpoints: ['http://h:1']}, {name: b, endpoints: ['http://h:1']}]";
         let config = Config::parse(text).expect("allowed");
         assert_eq!(config.warnings.len(), 1);
-        assert!(config.warnings[0].contains("http://h:1"), "{:?}", config.warnings);
+        assert!(
+            config.warnings[0].contains("http://h:1"),
+            "{:?}",
+            config.warnings
+        );
     }
 
     proptest! {

@@ -38,10 +38,18 @@ struct Board<K, T> {
 
 impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
     /// The work under `key`, and whether it was under way already. If it was not, `work` is it.
-    pub(crate) fn join(&self, key: K, work: impl FnOnce() -> BoxFuture<'static, T>) -> (Flight<T>, bool) {
+    pub(crate) fn join(
+        &self,
+        key: K,
+        work: impl FnOnce() -> BoxFuture<'static, T>,
+    ) -> (Flight<T>, bool) {
         let mut board = self.board.lock();
         // Work that has ended is not joined: its result is as old as its slowest reader.
-        let under_way = board.open.get(&key).and_then(WeakShared::upgrade).filter(|flight| flight.peek().is_none());
+        let under_way = board
+            .open
+            .get(&key)
+            .and_then(WeakShared::upgrade)
+            .filter(|flight| flight.peek().is_none());
         if let Some(flight) = under_way {
             return (flight, true);
         }
@@ -56,13 +64,20 @@ impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
 
 impl<K, T> Default for Flights<K, T> {
     fn default() -> Self {
-        Self { board: Mutex::new(Board { open: HashMap::new(), sweep_at: FIRST_SWEEP }) }
+        Self {
+            board: Mutex::new(Board {
+                open: HashMap::new(),
+                sweep_at: FIRST_SWEEP,
+            }),
+        }
     }
 }
 
 impl<K, T> std::fmt::Debug for Flights<K, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Flights").field("open", &self.board.lock().open.len()).finish()
+        f.debug_struct("Flights")
+            .field("open", &self.board.lock().open.len())
+            .finish()
     }
 }
 
@@ -74,7 +89,8 @@ impl<K: Eq + Hash, T: Clone> Board<K, T> {
         if self.open.len() < self.sweep_at {
             return;
         }
-        self.open.retain(|_, weak| weak.upgrade().is_some_and(|flight| flight.peek().is_none()));
+        self.open
+            .retain(|_, weak| weak.upgrade().is_some_and(|flight| flight.peek().is_none()));
         self.sweep_at = (self.open.len() * 2).max(FIRST_SWEEP);
     }
 }
@@ -97,7 +113,10 @@ mod tests {
     }
 
     fn work() -> Arc<Work> {
-        Arc::new(Work { begun: AtomicUsize::new(0), go: Notify::new() })
+        Arc::new(Work {
+            begun: AtomicUsize::new(0),
+            go: Notify::new(),
+        })
     }
 
     fn begin(work: &Arc<Work>) -> BoxFuture<'static, usize> {

@@ -112,7 +112,10 @@ impl Inquiry {
     ///
     /// # Errors
     /// Why there is no answer, or no question.
-    pub async fn ask<E: From<Fault>>(&self, question: impl FnOnce() -> Result<Question, E>) -> Result<Vec<u8>, E> {
+    pub async fn ask<E: From<Fault>>(
+        &self,
+        question: impl FnOnce() -> Result<Question, E>,
+    ) -> Result<Vec<u8>, E> {
         let _slot = self.slots.try_acquire().map_err(|_| Fault::Saturated)?;
         let attempt = Attempt::begin(self).ok_or(Fault::Open)?;
         let answer = timeout(self.limits.budget, self.post(question()?)).await;
@@ -120,8 +123,16 @@ impl Inquiry {
     }
 
     async fn post(&self, question: Question) -> Result<Vec<u8>, Fault> {
-        let Question { url, content_type, body } = question;
-        let request = self.client.post(url).header(header::CONTENT_TYPE, content_type).body(body);
+        let Question {
+            url,
+            content_type,
+            body,
+        } = question;
+        let request = self
+            .client
+            .post(url)
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body);
         let mut response = request.send().await.map_err(|error| Fault::of(&error))?;
         if response.status() != StatusCode::OK {
             return Err(Fault::Status(response.status().as_u16()));
@@ -143,10 +154,17 @@ impl Inquiry {
 
 /// A client that goes straight to the server and follows nobody elsewhere.
 pub(crate) fn client(connect: Duration, scheme: &str) -> Result<Client, reqwest::Error> {
-    let builder =
-        Client::builder().no_proxy().redirect(redirect::Policy::none()).connect_timeout(connect).tcp_nodelay(true);
+    let builder = Client::builder()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(connect)
+        .tcp_nodelay(true);
     // CA certificates are wanted only where they are used: an image may have none.
-    let builder = if scheme == "http" { builder.tls_certs_only([]) } else { builder };
+    let builder = if scheme == "http" {
+        builder.tls_certs_only([])
+    } else {
+        builder
+    };
     builder.build()
 }
 
@@ -162,7 +180,10 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     fn begin(inquiry: &'a Inquiry) -> Option<Self> {
         let allowed = inquiry.breaker.lock().try_trial(inquiry.now());
-        allowed.then(|| Self { inquiry, ended: false })
+        allowed.then(|| Self {
+            inquiry,
+            ended: false,
+        })
     }
 
     /// Tells the breaker how it went, and passes the result on.
@@ -195,14 +216,21 @@ impl Drop for Attempt<'_> {
 impl Question {
     /// A JSON body for `url`.
     pub fn json(url: Url, body: impl Into<Bytes>) -> Self {
-        Self { url, content_type: "application/json", body: body.into() }
+        Self {
+            url,
+            content_type: "application/json",
+            body: body.into(),
+        }
     }
 }
 
 /// The body is not shown: it may hold a prompt.
 impl fmt::Debug for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Question").field("url", &self.url.as_str()).field("bytes", &self.body.len()).finish()
+        f.debug_struct("Question")
+            .field("url", &self.url.as_str())
+            .field("bytes", &self.body.len())
+            .finish()
     }
 }
 
@@ -227,6 +255,10 @@ impl Fault {
         if error.is_timeout() {
             return Self::Timeout;
         }
-        if error.is_connect() { Self::Refused } else { Self::Broken }
+        if error.is_connect() {
+            Self::Refused
+        } else {
+            Self::Broken
+        }
     }
 }

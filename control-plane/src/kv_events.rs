@@ -88,7 +88,11 @@ impl KvEvents {
     ///
     /// # Errors
     /// When the TLS configuration of the process is unusable.
-    pub fn new(pool: &Arc<str>, config: KvEventsConfig, metrics: &KvEventsMetrics) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        pool: &Arc<str>,
+        config: KvEventsConfig,
+        metrics: &KvEventsMetrics,
+    ) -> Result<Self, reqwest::Error> {
         let shared = Arc::new(Shared::default());
         let sweeping = Arc::clone(&shared);
         let sweeper = tokio::spawn(async move { sweeping.sweep().await });
@@ -107,7 +111,9 @@ impl KvEvents {
         let mut following = self.following.lock();
         let mut before = std::mem::take(&mut *following);
         for publisher in publishers {
-            let kept = before.remove(&publisher.endpoint).filter(|known| known.publisher == publisher);
+            let kept = before
+                .remove(&publisher.endpoint)
+                .filter(|known| known.publisher == publisher);
             if let Some(known) = kept.or_else(|| self.follow(publisher)) {
                 following.insert(known.publisher.endpoint, known);
             }
@@ -128,7 +134,10 @@ impl KvEvents {
     #[must_use]
     pub fn view(&self) -> PoolStreams {
         let mut streams = Vec::new();
-        for Following { publisher, ranks, .. } in self.following.lock().values() {
+        for Following {
+            publisher, ranks, ..
+        } in self.following.lock().values()
+        {
             let views = ranks
                 .lock()
                 .iter()
@@ -139,11 +148,19 @@ impl KvEvents {
         let residency = self.shared.residency.read();
         let (blocks, index) = (residency.blocks(), residency.bytes() as u64);
         drop(residency);
-        PoolStreams { blocks, bytes: index + streams.iter().map(|stream| stream.bytes).sum::<u64>(), streams }
+        PoolStreams {
+            blocks,
+            bytes: index + streams.iter().map(|stream| stream.bytes).sum::<u64>(),
+            streams,
+        }
     }
 
     fn follow(&self, publisher: Publisher) -> Option<Following> {
-        let Publisher { endpoint, url, ports } = &publisher;
+        let Publisher {
+            endpoint,
+            url,
+            ports,
+        } = &publisher;
         let whereabouts = Whereabouts::new(url, *ports, &self.config, self.client.clone())?;
         let ranks = Ranks::default();
         let follower = Follower {
@@ -155,6 +172,10 @@ impl KvEvents {
             ranks: Arc::clone(&ranks),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
-        Some(Following { publisher, ranks, _task: task })
+        Some(Following {
+            publisher,
+            ranks,
+            _task: task,
+        })
     }
 }

@@ -142,7 +142,9 @@ pub struct Candidate {
 #[derive(Debug, thiserror::Error)]
 pub enum KvManagerError {
     /// It is none.
-    #[error("KV manager URL is not valid: {0}; it should look like http://mooncake:8080/match_sort")]
+    #[error(
+        "KV manager URL is not valid: {0}; it should look like http://mooncake:8080/match_sort"
+    )]
     Url(String),
     /// The process has no usable TLS configuration.
     #[error("HTTP client of the KV manager cannot be built: {0}")]
@@ -158,20 +160,43 @@ impl KvManager {
     /// When the URL is not a valid HTTP URL, or the process has no usable TLS configuration.
     pub fn new(settings: KvManagerSettings, metrics: KvMetrics) -> Result<Self, KvManagerError> {
         let url = settings.endpoint()?;
-        let KvManagerSettings { budget, connect_timeout, cache, dialect, .. } = settings;
+        let KvManagerSettings {
+            budget,
+            connect_timeout,
+            cache,
+            dialect,
+            ..
+        } = settings;
         let client = inquiry::client(connect_timeout, url.scheme())?;
-        let limits = Limits { in_flight: MAX_IN_FLIGHT, budget, connect: connect_timeout, answer: MAX_ANSWER };
+        let limits = Limits {
+            in_flight: MAX_IN_FLIGHT,
+            budget,
+            connect: connect_timeout,
+            answer: MAX_ANSWER,
+        };
         let (registrar, registering) = match &dialect {
             Dialect::Conductor(conductor) => conductor.register.as_ref().map(|registration| {
-                let (registrar, work) = Registrar::new(conductor, registration, client.clone(), url.clone());
+                let (registrar, work) =
+                    Registrar::new(conductor, registration, client.clone(), url.clone());
                 (registrar, AbortOnDropHandle::new(tokio::spawn(work)))
             }),
             Dialect::MatchSort(_) => None,
         }
         .unzip();
-        let asker = Arc::new(Asker { dialect, url, inquiry: Inquiry::with(client, limits), metrics });
+        let asker = Arc::new(Asker {
+            dialect,
+            url,
+            inquiry: Inquiry::with(client, limits),
+            metrics,
+        });
         let (flights, recall) = (Flights::default(), Arc::new(Recall::new(cache)));
-        Ok(Self { asker, flights, recall, registrar, _registering: registering })
+        Ok(Self {
+            asker,
+            flights,
+            recall,
+            registrar,
+            _registering: registering,
+        })
     }
 
     /// The endpoints of `pool`, whose caches have blocks of so many tokens, are the ones to know about from now on.
@@ -190,7 +215,9 @@ impl KvManager {
     /// Who holds how much of the prompt, as far as the manager tells within its budget. Endpoints that hold nothing
     /// are left out.
     pub async fn lookup(&self, lookup: Lookup) -> Arc<[Hit]> {
-        let Asker { dialect, metrics, .. } = &*self.asker;
+        let Asker {
+            dialect, metrics, ..
+        } = &*self.asker;
         match dialect.has_question(&lookup) {
             Ok(true) => {}
             Ok(false) => return Arc::default(),
@@ -205,7 +232,11 @@ impl KvManager {
             return hits;
         }
         let (flight, joined) = self.flights.join(key, || self.ask(key, lookup));
-        metrics.answered(if joined { Origin::Joined } else { Origin::Asked });
+        metrics.answered(if joined {
+            Origin::Joined
+        } else {
+            Origin::Asked
+        });
         flight.await.unwrap_or_default()
     }
 
@@ -238,7 +269,11 @@ impl Asker {
     async fn attempt(&self, lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
         let question = || {
             let body = self.dialect.question(lookup)?;
-            Ok::<_, Outcome>(Question { url: self.url.clone(), content_type: self.dialect.content_type(), body })
+            Ok::<_, Outcome>(Question {
+                url: self.url.clone(),
+                content_type: self.dialect.content_type(),
+                body,
+            })
         };
         let answer = self.inquiry.ask(question).await?;
         self.dialect.hits(&answer, lookup)
@@ -253,11 +288,14 @@ impl KvManagerSettings {
             "" => self.url.to_string(),
             path => format!("{}/{path}", self.url.trim_end_matches('/')),
         };
-        let invalid = |reason: &dyn std::fmt::Display| KvManagerError::Url(format!("{text}: {reason}"));
+        let invalid =
+            |reason: &dyn std::fmt::Display| KvManagerError::Url(format!("{text}: {reason}"));
         let url = Url::parse(&text).map_err(|error| invalid(&error))?;
         match url.scheme() {
             "http" | "https" => Ok(url),
-            scheme => Err(invalid(&format_args!("scheme {scheme} is not http or https"))),
+            scheme => Err(invalid(&format_args!(
+                "scheme {scheme} is not http or https"
+            ))),
         }
     }
 }

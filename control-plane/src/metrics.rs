@@ -18,12 +18,14 @@ use prometheus_client::{
 
 /// From a choice without any lookup (some microseconds) to a lookup that used up its deadline.
 const SCORE_SECONDS: &[f64] = &[
-    0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01,
-    0.025, 0.05, 0.1,
+    0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001,
+    0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
 ];
 
 /// From a wait that nobody notices to one that is given up.
-const WAITED_SECONDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0];
+const WAITED_SECONDS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0,
+];
 
 /// The families that are counted as things happen. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -206,26 +208,69 @@ impl Metrics {
         };
         // From zero, and not from the first event, which Prometheus' `rate` would not see.
         for outcome in Handshake::ALL.map(Handshake::name) {
-            drop(metrics.handshakes.get_or_create(&HandshakeLabels { outcome }));
+            drop(
+                metrics
+                    .handshakes
+                    .get_or_create(&HandshakeLabels { outcome }),
+            );
         }
         metrics.declare(registry.sub_registry_with_prefix("hermes_control_plane"));
         metrics
     }
 
     fn declare(&self, registry: &mut Registry) {
-        let Self { subscribers, snapshot_version, sent, rejected, reports, score_streams, .. } = self.clone();
-        registry.register("subscribers", "Proxies that are subscribed to snapshots now", subscribers);
+        let Self {
+            subscribers,
+            snapshot_version,
+            sent,
+            rejected,
+            reports,
+            score_streams,
+            ..
+        } = self.clone();
+        registry.register(
+            "subscribers",
+            "Proxies that are subscribed to snapshots now",
+            subscribers,
+        );
         registry.register(
             "snapshot_version",
             "Version of the newest snapshot, counted from the start of this replica",
             snapshot_version,
         );
-        registry.register("messages_sent", "Messages sent to subscribers, by kind: snapshot, delta, load", sent);
-        registry.register("rejected_snapshots", "Versions that a proxy could not use", rejected);
-        registry.register("reports", "Reports of proxies about their requests, by event", reports);
-        registry.register("score_streams", "Score streams that are open now", score_streams);
-        registry.register("tls_handshakes", "TLS handshakes with proxies, by how they ended", self.handshakes.clone());
-        let Self { config_revision, config_ok, scores, score_seconds, released, .. } = self.clone();
+        registry.register(
+            "messages_sent",
+            "Messages sent to subscribers, by kind: snapshot, delta, load",
+            sent,
+        );
+        registry.register(
+            "rejected_snapshots",
+            "Versions that a proxy could not use",
+            rejected,
+        );
+        registry.register(
+            "reports",
+            "Reports of proxies about their requests, by event",
+            reports,
+        );
+        registry.register(
+            "score_streams",
+            "Score streams that are open now",
+            score_streams,
+        );
+        registry.register(
+            "tls_handshakes",
+            "TLS handshakes with proxies, by how they ended",
+            self.handshakes.clone(),
+        );
+        let Self {
+            config_revision,
+            config_ok,
+            scores,
+            score_seconds,
+            released,
+            ..
+        } = self.clone();
         registry.register(
             "config_revision",
             "Configurations that were accepted since the start of this replica",
@@ -236,7 +281,11 @@ impl Metrics {
             "1 while the configuration file is the one in force, 0 while it is refused or unreadable",
             config_ok,
         );
-        registry.register("scores", "Score requests, by pool and by how they were answered", scores);
+        registry.register(
+            "scores",
+            "Score requests, by pool and by how they were answered",
+            scores,
+        );
         registry.register(
             "score_duration_seconds",
             "Time from reading a score request to its answer, lookups included",
@@ -247,8 +296,19 @@ impl Metrics {
             "Bookings that ended, by pool and cause: report, cancel, ttl, proxy_gone, endpoint_gone",
             released,
         );
-        let Self { queued, waited_seconds, expected_cached, reported_cached, calibration_error, .. } = self.clone();
-        registry.register("queued_requests", "Requests that had to wait for an endpoint with room, by pool", queued);
+        let Self {
+            queued,
+            waited_seconds,
+            expected_cached,
+            reported_cached,
+            calibration_error,
+            ..
+        } = self.clone();
+        registry.register(
+            "queued_requests",
+            "Requests that had to wait for an endpoint with room, by pool",
+            queued,
+        );
         registry.register(
             "queue_wait_seconds",
             "How long requests waited that were bound in the end, without those that were bound at once",
@@ -277,17 +337,38 @@ impl Metrics {
     pub fn pool(&self, pool: &Arc<str>) -> PoolMetrics {
         let score = |outcome: Outcome| self.score_of(pool, outcome.name());
         let release = |cause: Cause| {
-            let labels = ReleaseLabels { pool: Arc::clone(pool), cause: cause.name() };
+            let labels = ReleaseLabels {
+                pool: Arc::clone(pool),
+                cause: cause.name(),
+            };
             self.released.get_or_create(&labels).clone()
         };
         PoolMetrics {
             scores: Outcome::ALL.map(score),
-            score_seconds: self.score_seconds.get_or_create(&PoolLabels { pool: Arc::clone(pool) }).clone(),
+            score_seconds: self
+                .score_seconds
+                .get_or_create(&PoolLabels {
+                    pool: Arc::clone(pool),
+                })
+                .clone(),
             released: Cause::ALL.map(release),
-            queued: self.queued.get_or_create(&PoolLabels { pool: Arc::clone(pool) }).clone(),
-            waited_seconds: self.waited_seconds.get_or_create(&PoolLabels { pool: Arc::clone(pool) }).clone(),
+            queued: self
+                .queued
+                .get_or_create(&PoolLabels {
+                    pool: Arc::clone(pool),
+                })
+                .clone(),
+            waited_seconds: self
+                .waited_seconds
+                .get_or_create(&PoolLabels {
+                    pool: Arc::clone(pool),
+                })
+                .clone(),
             calibration: Source::ALL.map(|source| {
-                let labels = SourceLabels { pool: Arc::clone(pool), source: source.name() };
+                let labels = SourceLabels {
+                    pool: Arc::clone(pool),
+                    source: source.name(),
+                };
                 CalibrationMetrics {
                     expected: self.expected_cached.get_or_create(&labels).clone(),
                     reported: self.reported_cached.get_or_create(&labels).clone(),
@@ -300,17 +381,28 @@ impl Metrics {
     /// Ends the series of a pool that is gone.
     pub fn forget(&self, pool: &Arc<str>) {
         for outcome in Outcome::ALL {
-            self.scores.remove(&ScoreLabels { pool: Arc::clone(pool), outcome: outcome.name() });
+            self.scores.remove(&ScoreLabels {
+                pool: Arc::clone(pool),
+                outcome: outcome.name(),
+            });
         }
         for cause in Cause::ALL {
-            self.released.remove(&ReleaseLabels { pool: Arc::clone(pool), cause: cause.name() });
+            self.released.remove(&ReleaseLabels {
+                pool: Arc::clone(pool),
+                cause: cause.name(),
+            });
         }
-        let labels = PoolLabels { pool: Arc::clone(pool) };
+        let labels = PoolLabels {
+            pool: Arc::clone(pool),
+        };
         self.score_seconds.remove(&labels);
         self.queued.remove(&labels);
         self.waited_seconds.remove(&labels);
         for source in Source::ALL {
-            let labels = SourceLabels { pool: Arc::clone(pool), source: source.name() };
+            let labels = SourceLabels {
+                pool: Arc::clone(pool),
+                source: source.name(),
+            };
             self.expected_cached.remove(&labels);
             self.reported_cached.remove(&labels);
             self.calibration_error.remove(&labels);
@@ -328,7 +420,12 @@ impl Metrics {
     }
 
     fn score_of(&self, pool: &Arc<str>, outcome: &'static str) -> Counter {
-        self.scores.get_or_create(&ScoreLabels { pool: Arc::clone(pool), outcome }).clone()
+        self.scores
+            .get_or_create(&ScoreLabels {
+                pool: Arc::clone(pool),
+                outcome,
+            })
+            .clone()
     }
 }
 
@@ -387,7 +484,13 @@ impl Outcome {
 // === Cause ===
 
 impl Handshake {
-    const ALL: [Self; 5] = [Self::Accepted, Self::NoCertificate, Self::BadCertificate, Self::Late, Self::Broken];
+    const ALL: [Self; 5] = [
+        Self::Accepted,
+        Self::NoCertificate,
+        Self::BadCertificate,
+        Self::Late,
+        Self::Broken,
+    ];
 
     /// The label.
     #[must_use]
@@ -403,7 +506,13 @@ impl Handshake {
 }
 
 impl Cause {
-    const ALL: [Self; 5] = [Self::Report, Self::Cancel, Self::Ttl, Self::ProxyGone, Self::EndpointGone];
+    const ALL: [Self; 5] = [
+        Self::Report,
+        Self::Cancel,
+        Self::Ttl,
+        Self::ProxyGone,
+        Self::EndpointGone,
+    ];
 
     /// The label.
     #[must_use]
@@ -434,15 +543,22 @@ mod tests {
             pool.scored(outcome);
         }
         pool.released(Cause::EndpointGone, 3);
-        let text = Exposition::Prometheus.encode(&registry).expect("a string takes all text");
+        let text = Exposition::Prometheus
+            .encode(&registry)
+            .expect("a string takes all text");
         for outcome in Outcome::ALL {
-            let line = format!("hermes_control_plane_scores_total{{pool=\"chat\",outcome=\"{}\"}} 1\n", outcome.name());
+            let line = format!(
+                "hermes_control_plane_scores_total{{pool=\"chat\",outcome=\"{}\"}} 1\n",
+                outcome.name()
+            );
             assert!(text.contains(&line), "{line} in {text}");
         }
         let line = "hermes_control_plane_bookings_released_total{pool=\"chat\",cause=\"endpoint_gone\"} 3\n";
         assert!(text.contains(line), "{text}");
         metrics.forget(&chat);
-        let text = Exposition::Prometheus.encode(&registry).expect("a string takes all text");
+        let text = Exposition::Prometheus
+            .encode(&registry)
+            .expect("a string takes all text");
         assert!(!text.contains("chat"), "{text}");
     }
 }

@@ -84,13 +84,37 @@ impl Pipeline {
         reins: Reins,
         metrics: Metrics,
     ) -> (Self, watch::Receiver<Arc<Snapshot>>) {
-        let Reins { collector, lookouts, guides, gates } = reins;
-        let (snapshots, newest) = watch::channel(Arc::new(Snapshot { epoch, ..Snapshot::default() }));
-        (Self { cluster: Cluster::new(epoch), brains, snapshots, collector, lookouts, guides, gates, metrics }, newest)
+        let Reins {
+            collector,
+            lookouts,
+            guides,
+            gates,
+        } = reins;
+        let (snapshots, newest) = watch::channel(Arc::new(Snapshot {
+            epoch,
+            ..Snapshot::default()
+        }));
+        (
+            Self {
+                cluster: Cluster::new(epoch),
+                brains,
+                snapshots,
+                collector,
+                lookouts,
+                guides,
+                gates,
+                metrics,
+            },
+            newest,
+        )
     }
 
     /// Runs until every sender of updates is gone.
-    pub async fn run(mut self, mut updates: mpsc::Receiver<Update>, mut observations: mpsc::Receiver<Observation>) {
+    pub async fn run(
+        mut self,
+        mut updates: mpsc::Receiver<Update>,
+        mut observations: mpsc::Receiver<Observation>,
+    ) {
         let (mut told, mut seen) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         let mut changed = Changed::default();
         let mut due = Instant::now();
@@ -126,8 +150,12 @@ impl Pipeline {
     /// Figures and health go to the brains, models into the cluster.
     fn observe(&mut self, observation: Observation) -> Changed {
         self.brains.observe(&observation);
-        let Observation { endpoint, models, .. } = observation;
-        models.map_or_else(Changed::default, |models| self.cluster.fold(Update::Models { endpoint, models }))
+        let Observation {
+            endpoint, models, ..
+        } = observation;
+        models.map_or_else(Changed::default, |models| {
+            self.cluster.fold(Update::Models { endpoint, models })
+        })
     }
 
     /// Lets everyone know what changed.
@@ -141,7 +169,8 @@ impl Pipeline {
         let next = self.cluster.publish();
         if changed.configuration || next.is_some() {
             // The brains first: a proxy may ask by the new version as soon as it has it.
-            self.brains.apply(self.cluster.newest(), |pool| self.guides.of(pool));
+            self.brains
+                .apply(self.cluster.newest(), |pool| self.guides.of(pool));
         }
         if let Some(snapshot) = next {
             self.publish(snapshot);
@@ -158,9 +187,16 @@ impl Pipeline {
     }
 
     fn publish(&self, snapshot: Arc<Snapshot>) {
-        self.metrics.snapshot_version.set(i64::try_from(snapshot.version.0).unwrap_or(i64::MAX));
+        self.metrics
+            .snapshot_version
+            .set(i64::try_from(snapshot.version.0).unwrap_or(i64::MAX));
         let endpoints: usize = snapshot.pools.iter().map(|pool| pool.endpoints.len()).sum();
-        tracing::info!(version = snapshot.version.0, pools = snapshot.pools.len(), endpoints, "snapshot published");
+        tracing::info!(
+            version = snapshot.version.0,
+            pools = snapshot.pools.len(),
+            endpoints,
+            "snapshot published"
+        );
         self.snapshots.send_replace(snapshot);
     }
 }

@@ -36,14 +36,29 @@ pub enum ProcessError {
 /// When it does not start.
 pub fn run(args: Args) -> Result<(), ProcessError> {
     // Two at least: the exporter of traces blocks one while it needs another.
-    let threads = thread::available_parallelism().map_or(2, NonZero::get).max(2);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let threads = thread::available_parallelism()
+        .map_or(2, NonZero::get)
+        .max(2);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?;
     runtime.block_on(live(args))
 }
 
 async fn live(args: Args) -> Result<(), ProcessError> {
-    let Args { config, listen, tls, admin, log_format, drain: grace } = args;
-    let service = Service { name: "hermes-control-plane", version: env!("CARGO_PKG_VERSION") };
+    let Args {
+        config,
+        listen,
+        tls,
+        admin,
+        log_format,
+        drain: grace,
+    } = args;
+    let service = Service {
+        name: "hermes-control-plane",
+        version: env!("CARGO_PKG_VERSION"),
+    };
     let telemetry = Telemetry::init(service, log_format)?;
     let shutdown = Shutdown::from_signals()?;
     let options = Options {
@@ -52,7 +67,10 @@ async fn live(args: Args) -> Result<(), ProcessError> {
         tls,
         admin: Some(admin),
         // The name of the pod, in Kubernetes.
-        replica: std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).map(Into::into),
+        replica: std::env::var("HOSTNAME")
+            .ok()
+            .filter(|name| !name.is_empty())
+            .map(Into::into),
         kube: None,
         pod: Pod::from_environment(),
     };

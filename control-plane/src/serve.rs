@@ -81,10 +81,16 @@ pub async fn serve(entry: Entry, desk: Desk) -> Result<(), tonic::transport::Err
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
     match entry.tls {
-        None => server.serve_with_incoming_shutdown(service, entry::plain(entry.listener), closing).await,
+        None => {
+            server
+                .serve_with_incoming_shutdown(service, entry::plain(entry.listener), closing)
+                .await
+        }
         Some(tls) => {
             let incoming = entry::secured(entry::plain(entry.listener), tls, handshakes);
-            server.serve_with_incoming_shutdown(service, incoming, closing).await
+            server
+                .serve_with_incoming_shutdown(service, incoming, closing)
+                .await
         }
     }
 }
@@ -94,15 +100,32 @@ impl Router for Desk {
     type SyncStream = ReceiverStream<Result<FromControlPlane, Status>>;
     type ScoreStream = Pin<Box<dyn Stream<Item = Result<ScoreResponses, Status>> + Send>>;
 
-    async fn sync(&self, request: Request<Streaming<FromDataPlane>>) -> Result<Response<Self::SyncStream>, Status> {
-        Ok(Response::new(Subscriber::open(self.clone(), request.into_inner())))
+    async fn sync(
+        &self,
+        request: Request<Streaming<FromDataPlane>>,
+    ) -> Result<Response<Self::SyncStream>, Status> {
+        Ok(Response::new(Subscriber::open(
+            self.clone(),
+            request.into_inner(),
+        )))
     }
 
-    async fn score(&self, request: Request<Streaming<ScoreRequests>>) -> Result<Response<Self::ScoreStream>, Status> {
-        Ok(Response::new(Box::pin(Scoring::open(self, request.into_inner()))))
+    async fn score(
+        &self,
+        request: Request<Streaming<ScoreRequests>>,
+    ) -> Result<Response<Self::ScoreStream>, Status> {
+        Ok(Response::new(Box::pin(Scoring::open(
+            self,
+            request.into_inner(),
+        ))))
     }
 
-    async fn explain(&self, request: Request<ScoreRequest>) -> Result<Response<Explanation>, Status> {
-        explain::explain(&self.brains, request.into_inner()).await.map(Response::new)
+    async fn explain(
+        &self,
+        request: Request<ScoreRequest>,
+    ) -> Result<Response<Explanation>, Status> {
+        explain::explain(&self.brains, request.into_inner())
+            .await
+            .map(Response::new)
     }
 }

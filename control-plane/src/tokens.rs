@@ -128,15 +128,28 @@ impl Tokens {
     ///
     /// # Errors
     /// When the process has no usable TLS configuration.
-    pub fn new(pool: &str, settings: TokenizerSettings, metrics: TokenMetrics) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        pool: &str,
+        settings: TokenizerSettings,
+        metrics: TokenMetrics,
+    ) -> Result<Self, reqwest::Error> {
         let seed = RandomState::new().build_hasher().finish();
         let maker = match &settings.way {
             Way::Files(files) => Maker::Files(Followed::begin(pool, files.clone(), seed)),
             Way::Engine => Maker::Engine(Engine::new(limits(settings.timeout))?, seed),
         };
         let (memo, flights) = (Memo::new(settings.cache), Flights::default());
-        let shared = Shared { settings, maker, workshop: Workshop::new(), memo, flights, metrics };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Shared {
+            settings,
+            maker,
+            workshop: Workshop::new(),
+            memo,
+            flights,
+            metrics,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// The endpoints of `pool` may be asked from now on.
@@ -164,7 +177,11 @@ impl Tokens {
         ids
     }
 
-    async fn find(&self, text: &LookupText, model: Option<&str>) -> Result<(Outcome, Arc<[u32]>), Failure> {
+    async fn find(
+        &self,
+        text: &LookupText,
+        model: Option<&str>,
+    ) -> Result<(Outcome, Arc<[u32]>), Failure> {
         let shared = &self.shared;
         if key::length(text) > shared.settings.longest {
             return Err(Failure::TooLong);
@@ -177,8 +194,17 @@ impl Tokens {
         }
         let work = || Arc::clone(shared).work(ready, key, text.clone(), model.map(Arc::from));
         let (flight, joined) = shared.flights.join(key, work);
-        let made = timeout(shared.settings.timeout, flight).await.unwrap_or(Err(Failure::Late));
-        Ok((if joined { Outcome::Joined } else { Outcome::Made }, made?))
+        let made = timeout(shared.settings.timeout, flight)
+            .await
+            .unwrap_or(Err(Failure::Late));
+        Ok((
+            if joined {
+                Outcome::Joined
+            } else {
+                Outcome::Made
+            },
+            made?,
+        ))
     }
 }
 
@@ -202,19 +228,33 @@ impl Shared {
         .boxed()
     }
 
-    async fn encode(self: Arc<Self>, encoder: Arc<Encoder>, key: Key, text: LookupText) -> Result<Arc<[u32]>, Failure> {
+    async fn encode(
+        self: Arc<Self>,
+        encoder: Arc<Encoder>,
+        key: Key,
+        text: LookupText,
+    ) -> Result<Arc<[u32]>, Failure> {
         let shared = Arc::clone(&self);
         let work = move || {
             // Nobody waits that long, but prompts and their old turns come back, and then this was not in vain.
             let deadline = Instant::now() + shared.settings.timeout * PERSISTENCE;
-            let made = encoder.ids(&Wanted::read(&text)?, &shared.memo, || Instant::now() < deadline)?;
+            let made = encoder.ids(&Wanted::read(&text)?, &shared.memo, || {
+                Instant::now() < deadline
+            })?;
             Ok(shared.keep(key, made, !encoder.tells_time()))
         };
         self.workshop.run(work).await?
     }
 
-    async fn ask(&self, key: Key, text: &LookupText, model: Option<&str>) -> Result<Arc<[u32]>, Failure> {
-        let Maker::Engine(engine, _) = &self.maker else { return Err(Failure::Absent) };
+    async fn ask(
+        &self,
+        key: Key,
+        text: &LookupText,
+        model: Option<&str>,
+    ) -> Result<Arc<[u32]>, Failure> {
+        let Maker::Engine(engine, _) = &self.maker else {
+            return Err(Failure::Absent);
+        };
         let ids = engine.ids(&Wanted::read(text)?, model).await?;
         Ok(self.keep(key, Made { ids, remembered: 0 }, true))
     }
@@ -253,7 +293,12 @@ impl Ready {
 }
 
 fn limits(budget: Duration) -> Limits {
-    Limits { in_flight: MAX_WAITING, budget, connect: budget, answer: MAX_ANSWER }
+    Limits {
+        in_flight: MAX_WAITING,
+        budget,
+        connect: budget,
+        answer: MAX_ANSWER,
+    }
 }
 
 #[cfg(test)]

@@ -28,31 +28,67 @@ fn pool(endpoints: usize) -> Arc<Pool> {
     let endpoint = |number: usize| {
         let url: Arc<str> = format!("http://10.0.{}.{}:8000", number / 250, number % 250).into();
         let id = EndpointId::of("chat", &url, "");
-        Arc::new(Endpoint { id, name: Arc::clone(&url), url, role: Role::Aggregate, group: None })
+        Arc::new(Endpoint {
+            id,
+            name: Arc::clone(&url),
+            url,
+            role: Role::Aggregate,
+            group: None,
+        })
     };
     let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
     endpoints.sort_by_key(|endpoint| endpoint.id);
-    let queue = Queue { requests: 1_000_000, bytes: u64::MAX, wait: Duration::from_secs(3_600) };
-    let strategy = Strategy::KvAware(KvAware { queue, ..KvAware::default() });
-    let policy = Policy { strategy, ..Policy::default() };
-    Arc::new(Pool { spec: Arc::new(PoolSpec { name: "chat".into(), models: Vec::new(), policy }), endpoints })
+    let queue = Queue {
+        requests: 1_000_000,
+        bytes: u64::MAX,
+        wait: Duration::from_secs(3_600),
+    };
+    let strategy = Strategy::KvAware(KvAware {
+        queue,
+        ..KvAware::default()
+    });
+    let policy = Policy {
+        strategy,
+        ..Policy::default()
+    };
+    Arc::new(Pool {
+        spec: Arc::new(PoolSpec {
+            name: "chat".into(),
+            models: Vec::new(),
+            policy,
+        }),
+        endpoints,
+    })
 }
 
 /// The prompt of one conversation: one of eight system prompts, then its own words.
 fn query(conversation: u64) -> Query {
     let mut last = 0u64;
     let chain = (0..PROMPT).map(|block| {
-        let content = if block < SYSTEM { conversation % 8 } else { conversation + 1_000 };
+        let content = if block < SYSTEM {
+            conversation % 8
+        } else {
+            conversation + 1_000
+        };
         last = Dice::new(last ^ content.rotate_left(17)).roll();
         last
     });
     let blocks = chain.collect();
     let (prompt_bytes, prompt_tokens) = (PROMPT as u64 * 256, PROMPT as u32 * 64);
-    Query { prompt_bytes, prompt_tokens, blocks, block_bytes: 256, ..Query::default() }
+    Query {
+        prompt_bytes,
+        prompt_tokens,
+        blocks,
+        block_bytes: 256,
+        ..Query::default()
+    }
 }
 
 fn key(request: u64) -> Key {
-    Key { proxy: ProxyId(1), request: RequestId(request) }
+    Key {
+        proxy: ProxyId(1),
+        request: RequestId(request),
+    }
 }
 
 /// A dispatcher whose endpoints hold a million blocks, and the prompts that they hold.
@@ -70,7 +106,14 @@ fn full(endpoints: usize) -> (Dispatcher, Vec<Query>) {
 }
 
 fn arrive(dispatcher: &mut Dispatcher, request: u64, query: &Query, now: Duration) -> Outcome {
-    let arrival = Arrival { key: key(request), query, model: None, hits: &[], waited: Duration::ZERO, may_wait: true };
+    let arrival = Arrival {
+        key: key(request),
+        query,
+        model: None,
+        hits: &[],
+        waited: Duration::ZERO,
+        may_wait: true,
+    };
     dispatcher.arrive(arrival, now)
 }
 
@@ -112,7 +155,12 @@ fn binding(bencher: Bencher<'_, '_>, (endpoints, waiting): (usize, usize)) {
         // As many wait as before.
         while dispatcher.waiting() < waiting {
             request += 1;
-            arrive(&mut dispatcher, request, &queries[(request as usize * 7_919) % queries.len()], now);
+            arrive(
+                &mut dispatcher,
+                request,
+                &queries[(request as usize * 7_919) % queries.len()],
+                now,
+            );
         }
     });
 }
@@ -121,7 +169,8 @@ fn binding(bencher: Bencher<'_, '_>, (endpoints, waiting): (usize, usize)) {
 #[divan::bench(args = [100, 1_000])]
 fn lookup(bencher: Bencher<'_, '_>, endpoints: u64) {
     let mut index = Index::default();
-    (0..endpoints).for_each(|id| _ = index.set_capacity(EndpointId(id), BLOCKS / endpoints as usize));
+    (0..endpoints)
+        .for_each(|id| _ = index.set_capacity(EndpointId(id), BLOCKS / endpoints as usize));
     let queries: Vec<Query> = (0..(BLOCKS / PROMPT) as u64).map(query).collect();
     for (number, query) in queries.iter().enumerate() {
         index.insert(EndpointId(number as u64 % endpoints), &query.blocks);

@@ -25,7 +25,9 @@ fn main() {
 fn prompt(length: usize, dice: &mut Dice) -> Arc<[u64]> {
     let shared = (length / 4) as u64;
     let mut own = || ((dice.below(1 << 31) as u64) << 32) | dice.below(1 << 31) as u64;
-    (0..length as u64).map(|block| if block < shared { block } else { own() }).collect()
+    (0..length as u64)
+        .map(|block| if block < shared { block } else { own() })
+        .collect()
 }
 
 /// A memory that is full of prompts of this length, and more of them.
@@ -37,7 +39,10 @@ fn full(length: usize) -> (Memory, Vec<Arc<[u64]>>) {
         let endpoint = EndpointId(dice.below(ENDPOINTS) as u64);
         memory.remember(endpoint, &prompt(length, &mut dice), 1, Duration::ZERO);
     }
-    (memory, (0..4_096).map(|_| prompt(length, &mut dice)).collect())
+    (
+        memory,
+        (0..4_096).map(|_| prompt(length, &mut dice)).collect(),
+    )
 }
 
 #[divan::bench(args = LENGTHS)]
@@ -47,7 +52,12 @@ fn remember(bencher: Bencher<'_, '_>, length: usize) {
     bencher.bench_local(|| {
         number += 1;
         let endpoint = EndpointId((number % ENDPOINTS) as u64);
-        memory.remember(endpoint, &prompts[number % prompts.len()], 1, Duration::ZERO);
+        memory.remember(
+            endpoint,
+            &prompts[number % prompts.len()],
+            1,
+            Duration::ZERO,
+        );
     });
 }
 

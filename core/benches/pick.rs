@@ -16,8 +16,14 @@ use hermes_core::{
 };
 
 const FLEETS: [usize; 3] = [10, 100, 1_000];
-const STRATEGIES: [&str; 6] =
-    ["round-robin", "random", "least-request", "power-of-two", "session-affinity", "kv-aware"];
+const STRATEGIES: [&str; 6] = [
+    "round-robin",
+    "random",
+    "least-request",
+    "power-of-two",
+    "session-affinity",
+    "kv-aware",
+];
 
 fn main() {
     divan::main();
@@ -38,12 +44,28 @@ fn pool(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
     let endpoint = |number| {
         let url: Arc<str> = format!("http://10.0.{}.{}:8000", number / 250, number % 250).into();
         let id = EndpointId::of("chat", &url, "");
-        Arc::new(Endpoint { id, name: Arc::clone(&url), url, role: Role::Aggregate, group: None })
+        Arc::new(Endpoint {
+            id,
+            name: Arc::clone(&url),
+            url,
+            role: Role::Aggregate,
+            group: None,
+        })
     };
     let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
     endpoints.sort_by_key(|endpoint| endpoint.id);
-    let spec = PoolSpec { name: "chat".into(), models: Vec::new(), policy: Policy { strategy, ..Policy::default() } };
-    Arc::new(Pool { spec: Arc::new(spec), endpoints })
+    let spec = PoolSpec {
+        name: "chat".into(),
+        models: Vec::new(),
+        policy: Policy {
+            strategy,
+            ..Policy::default()
+        },
+    };
+    Arc::new(Pool {
+        spec: Arc::new(spec),
+        endpoints,
+    })
 }
 
 fn loads(endpoints: usize) -> Vec<Load> {
@@ -76,11 +98,20 @@ fn pick<const N: usize>(bencher: Bencher<'_, '_>, name: &str) {
             at_least: false,
         })
         .collect();
-    let mut query = Query { prompt_tokens: 1_000, session: Some(0), ..Query::default() };
+    let mut query = Query {
+        prompt_tokens: 1_000,
+        session: Some(0),
+        ..Query::default()
+    };
     let mut dice = Dice::new(7);
     bencher.bench_local(|| {
         query.session = Some(dice.roll());
-        let ask = Ask { hits: &hits, turn: dice.roll(), total_in_flight: Some(total), ..Ask::new(&query) };
+        let ask = Ask {
+            hits: &hits,
+            turn: dice.roll(),
+            total_in_flight: Some(total),
+            ..Ask::new(&query)
+        };
         picker.pick(&ask, |position| loads[position], &mut dice)
     });
 }
@@ -103,7 +134,10 @@ fn hash(bencher: Bencher<'_, '_>, bytes: usize) {
 #[divan::bench]
 fn book_start_first_byte_finish(bencher: Bencher<'_, '_>) {
     let mut ledger = Ledger::default();
-    let key = |request| Key { proxy: ProxyId(request % 4), request: RequestId(request) };
+    let key = |request| Key {
+        proxy: ProxyId(request % 4),
+        request: RequestId(request),
+    };
     let endpoint = |request| EndpointId(request % 100);
     let now = Duration::from_secs(1);
     for request in 0..10_000 {
@@ -125,7 +159,10 @@ mod delta {
 
     fn snapshots() -> (Snapshot, Snapshot) {
         let whole = pool(Strategy::Random, 1_000);
-        let less = Pool { spec: Arc::clone(&whole.spec), endpoints: whole.endpoints[1..].to_vec() };
+        let less = Pool {
+            spec: Arc::clone(&whole.spec),
+            endpoints: whole.endpoints[1..].to_vec(),
+        };
         let snapshot = |version, pool| Snapshot {
             epoch: Epoch(1),
             version: Version(version),

@@ -52,7 +52,12 @@ fn prompt(dice: &mut Dice, tokens: usize) -> Vec<u32> {
 fn stored(dice: &mut Dice, tokens: &[u32]) -> Stored {
     let contents: Vec<u64> = tokens.chunks_exact(BLOCK).map(content).collect();
     let names = contents.iter().map(|_| dice.roll()).collect();
-    Stored { names, contents, ..Stored::default() }.rooted(BLOCK as u32, Adapter::None)
+    Stored {
+        names,
+        contents,
+        ..Stored::default()
+    }
+    .rooted(BLOCK as u32, Adapter::None)
 }
 
 fn take(index: &mut Residency, rank: &mut Rank, stored: &Stored, changes: &mut Vec<Change>) {
@@ -78,12 +83,21 @@ fn fleet(endpoints: usize, spread: Spread) -> Fleet {
         take(&mut index, &mut rank, &stored_here, &mut changes);
         while rank.blocks() < BLOCKS / endpoints {
             let tokens = prompt(&mut dice, PROMPT);
-            take(&mut index, &mut rank, &stored(&mut dice, &tokens), &mut changes);
+            take(
+                &mut index,
+                &mut rank,
+                &stored(&mut dice, &tokens),
+                &mut changes,
+            );
         }
         ranks.push(rank);
     }
     let prompt = [&common[..], &[1]].concat();
-    Fleet { index, _ranks: ranks, prompt }
+    Fleet {
+        index,
+        _ranks: ranks,
+        prompt,
+    }
 }
 
 /// 8,192 tokens, looked up in an index of a million blocks.
@@ -102,14 +116,19 @@ fn store_and_remove(bencher: Bencher<'_, '_>) {
     let mut dice = Dice::new(2);
     let tokens = prompt(&mut dice, PROMPT);
     let stored = stored(&mut dice, &tokens);
-    let removed = Removed { names: stored.names.clone(), ..Removed::default() };
+    let removed = Removed {
+        names: stored.names.clone(),
+        ..Removed::default()
+    };
     let mut changes = Vec::new();
-    bencher.counter(ItemsCount::new(2 * stored.names.len())).bench_local(|| {
-        take(&mut fleet.index, &mut rank, &stored, &mut changes);
-        changes.clear();
-        rank.remove(&removed, &mut changes);
-        fleet.index.apply(&rank, &changes);
-    });
+    bencher
+        .counter(ItemsCount::new(2 * stored.names.len()))
+        .bench_local(|| {
+            take(&mut fleet.index, &mut rank, &stored, &mut changes);
+            changes.clear();
+            rank.remove(&removed, &mut changes);
+            fleet.index.apply(&rank, &changes);
+        });
 }
 
 /// How long slices of 256 changes take while an index fills up to a million blocks and is swept again.
@@ -120,7 +139,8 @@ fn pause() {
     while rank.blocks() < BLOCKS {
         changes.clear();
         let tokens = prompt(&mut dice, PROMPT);
-        rank.store(&stored(&mut dice, &tokens), &mut changes).expect("few blocks");
+        rank.store(&stored(&mut dice, &tokens), &mut changes)
+            .expect("few blocks");
         for slice in changes.chunks(256) {
             filling.push(timed(|| index.apply(&rank, slice)));
         }
@@ -132,11 +152,19 @@ fn pause() {
     for (what, mut times) in [("filling", filling), ("sweeping", sweeping)] {
         times.sort_unstable();
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
-        println!("a slice of 256 changes, {what}: p50 {:?} p90 {:?} p99 {:?}", at(0.5), at(0.9), at(0.99));
+        println!(
+            "a slice of 256 changes, {what}: p50 {:?} p90 {:?} p99 {:?}",
+            at(0.5),
+            at(0.9),
+            at(0.99)
+        );
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a bench measures time that passes")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bench measures time that passes"
+)]
 fn timed(work: impl FnOnce()) -> Duration {
     let begun = std::time::Instant::now();
     work();
@@ -148,7 +176,9 @@ fn weigh() {
     println!("bytes per (block, endpoint), index and rank together:");
     for shared in [1, 4] {
         let (mut index, mut dice, mut changes) = (Residency::default(), Dice::new(1), Vec::new());
-        let mut ranks: Vec<Rank> = (0..shared).map(|number| index.open(EndpointId(number))).collect();
+        let mut ranks: Vec<Rank> = (0..shared)
+            .map(|number| index.open(EndpointId(number)))
+            .collect();
         let mut names: Vec<Vec<u64>> = vec![Vec::new(); ranks.len()];
         let (mut line, mut next, empty) = (String::new(), 10_000.0, index.bytes());
         let each = |index: &Residency, ranks: &[Rank]| {
@@ -174,7 +204,13 @@ fn weigh() {
             for (rank, names) in ranks.iter_mut().zip(&names) {
                 let removed = names.iter().skip(part).step_by(10).copied().collect();
                 changes.clear();
-                rank.remove(&Removed { names: removed, ..Removed::default() }, &mut changes);
+                rank.remove(
+                    &Removed {
+                        names: removed,
+                        ..Removed::default()
+                    },
+                    &mut changes,
+                );
                 index.apply(rank, &changes);
             }
             line += &format!(" {:.1}", each(&index, &ranks));

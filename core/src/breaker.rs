@@ -92,7 +92,9 @@ impl Failure {
     #[must_use]
     pub const fn blame(self) -> Blame {
         match self {
-            Self::Connect | Self::Timeout | Self::Reset | Self::Status(500 | 502 | 504) => Blame::Endpoint,
+            Self::Connect | Self::Timeout | Self::Reset | Self::Status(500 | 502 | 504) => {
+                Blame::Endpoint
+            }
             Self::Status(429 | 503) => Blame::Backpressure,
             Self::Status(_) => Blame::Request,
         }
@@ -105,7 +107,12 @@ impl Breaker {
     /// A closed breaker.
     #[must_use]
     pub const fn new(policy: BreakerPolicy) -> Self {
-        Self { policy, state: State::Closed { failures: 0 }, outs: 0, refused: 0 }
+        Self {
+            policy,
+            state: State::Closed { failures: 0 },
+            outs: 0,
+            refused: 0,
+        }
     }
 
     /// Follows a changed policy from now on.
@@ -202,7 +209,9 @@ impl Breaker {
     fn count(&mut self, now: Duration) {
         match self.state {
             State::Closed { failures } if failures + 1 < self.policy.failures => {
-                self.state = State::Closed { failures: failures + 1 };
+                self.state = State::Closed {
+                    failures: failures + 1,
+                };
             }
             State::Warming { since } if self.share(since, now) >= 1.0 => {
                 self.close();
@@ -218,13 +227,17 @@ impl Breaker {
     /// A trial that met a full endpoint proves nothing: the same time out again.
     fn postpone(&mut self, now: Duration) {
         if matches!(self.state, State::Trial { .. }) {
-            self.state = State::Open { until: now + self.out() };
+            self.state = State::Open {
+                until: now + self.out(),
+            };
         }
     }
 
     fn open(&mut self, now: Duration) {
         self.outs = self.outs.saturating_add(1);
-        self.state = State::Open { until: now + self.out() };
+        self.state = State::Open {
+            until: now + self.out(),
+        };
     }
 
     fn warm(&mut self, now: Duration) {
@@ -239,14 +252,21 @@ impl Breaker {
     /// How long the current time out lasts.
     fn out(&self) -> Duration {
         let doublings = self.outs.saturating_sub(1).min(31);
-        self.policy.base.saturating_mul(1 << doublings).min(self.policy.longest)
+        self.policy
+            .base
+            .saturating_mul(1 << doublings)
+            .min(self.policy.longest)
     }
 
     /// The share of turns of an endpoint that came back at `since`.
     fn share(&self, since: Duration, now: Duration) -> f32 {
         let warm_up = self.policy.warm_up.as_secs_f32();
         let warm = now.saturating_sub(since).as_secs_f32();
-        if warm >= warm_up { 1.0 } else { (warm / warm_up).max(FIRST_SHARE) }
+        if warm >= warm_up {
+            1.0
+        } else {
+            (warm / warm_up).max(FIRST_SHARE)
+        }
     }
 
     /// A trial of which nobody ever reported must not keep the endpoint out for good.

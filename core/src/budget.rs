@@ -27,12 +27,17 @@ impl RetryBudget {
     pub fn new(share: f32) -> Self {
         let deposit = (f64::from(share.clamp(0.0, 1.0)) * RETRY as f64).round() as u64;
         let reserve = if deposit == 0 { 0 } else { RESERVE * RETRY };
-        Self { deposit, balance: AtomicU64::new(reserve) }
+        Self {
+            deposit,
+            balance: AtomicU64::new(reserve),
+        }
     }
 
     /// A request arrived.
     pub fn deposit(&self) {
-        self.change(|balance| (balance < CAP * RETRY).then(|| (balance + self.deposit).min(CAP * RETRY)));
+        self.change(|balance| {
+            (balance < CAP * RETRY).then(|| (balance + self.deposit).min(CAP * RETRY))
+        });
     }
 
     /// Whether one more retry is affordable; pays for it if so.
@@ -48,7 +53,9 @@ impl RetryBudget {
 
     fn change(&self, step: impl FnMut(u64) -> Option<u64>) -> bool {
         // Relaxed: the balance guards no other memory.
-        self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step).is_ok()
+        self.balance
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, step)
+            .is_ok()
     }
 }
 

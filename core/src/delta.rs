@@ -68,9 +68,18 @@ impl Delta {
     /// Between two epochs there is no such thing: the result then applies to neither, see [`Self::apply`].
     #[must_use]
     pub fn between(old: &Snapshot, new: &Snapshot) -> Self {
-        let pools = new.pools.iter().filter_map(|pool| PoolDelta::between(old.pool(&pool.spec.name), pool)).collect();
-        let gone =
-            old.pools.iter().map(|pool| &pool.spec.name).filter(|name| new.pool(name).is_none()).cloned().collect();
+        let pools = new
+            .pools
+            .iter()
+            .filter_map(|pool| PoolDelta::between(old.pool(&pool.spec.name), pool))
+            .collect();
+        let gone = old
+            .pools
+            .iter()
+            .map(|pool| &pool.spec.name)
+            .filter(|name| new.pool(name).is_none())
+            .cloned()
+            .collect();
         Self {
             epoch: new.epoch,
             from: old.version,
@@ -93,12 +102,30 @@ impl Delta {
     /// When the delta was not made for `base`.
     pub fn apply(&self, base: &Snapshot) -> Result<Snapshot, WrongBase> {
         if (self.epoch, self.from) != (base.epoch, base.version) {
-            return Err(WrongBase::Version { epoch: self.epoch, wanted: self.from, found: base.version });
+            return Err(WrongBase::Version {
+                epoch: self.epoch,
+                wanted: self.from,
+                found: base.version,
+            });
         }
-        let changed = self.pools.iter().map(|delta| delta.apply(base)).collect::<Result<Vec<_>, _>>()?;
-        let pools = merged(&base.pools, changed, |pool| Arc::clone(&pool.spec.name), |name| self.gone.contains(name));
+        let changed = self
+            .pools
+            .iter()
+            .map(|delta| delta.apply(base))
+            .collect::<Result<Vec<_>, _>>()?;
+        let pools = merged(
+            &base.pools,
+            changed,
+            |pool| Arc::clone(&pool.spec.name),
+            |name| self.gone.contains(name),
+        );
         let settings = self.settings.as_ref().unwrap_or(&base.settings);
-        Ok(Snapshot { epoch: self.epoch, version: self.to, pools, settings: Arc::clone(settings) })
+        Ok(Snapshot {
+            epoch: self.epoch,
+            version: self.to,
+            pools,
+            settings: Arc::clone(settings),
+        })
     }
 }
 
@@ -110,20 +137,36 @@ impl PoolDelta {
         let name = Arc::clone(&new.spec.name);
         let Some(old) = old else {
             let (spec, set) = (Some(Arc::clone(&new.spec)), new.endpoints.clone());
-            return Some(Self { name, spec, set, gone: Vec::new() });
+            return Some(Self {
+                name,
+                spec,
+                set,
+                gone: Vec::new(),
+            });
         };
         if Arc::ptr_eq(old, new) {
             return None;
         }
         let spec = (!same(&old.spec, &new.spec)).then(|| Arc::clone(&new.spec));
         let known = |endpoint: &&Arc<Endpoint>| {
-            old.position(endpoint.id).is_some_and(|position| same(&old.endpoints[position], endpoint))
+            old.position(endpoint.id)
+                .is_some_and(|position| same(&old.endpoints[position], endpoint))
         };
-        let set: Vec<_> = new.endpoints.iter().filter(|endpoint| !known(endpoint)).cloned().collect();
+        let set: Vec<_> = new
+            .endpoints
+            .iter()
+            .filter(|endpoint| !known(endpoint))
+            .cloned()
+            .collect();
         let ids = old.endpoints.iter().map(|endpoint| endpoint.id);
         let gone: Vec<_> = ids.filter(|&id| new.position(id).is_none()).collect();
         let changed = spec.is_some() || !set.is_empty() || !gone.is_empty();
-        changed.then_some(Self { name, spec, set, gone })
+        changed.then_some(Self {
+            name,
+            spec,
+            set,
+            gone,
+        })
     }
 
     fn apply(&self, base: &Snapshot) -> Result<Arc<Pool>, WrongBase> {
@@ -136,7 +179,10 @@ impl PoolDelta {
         let endpoints = old.map_or(&[][..], |pool| &pool.endpoints);
         let is_gone = |id: &EndpointId| gone.binary_search(id).is_ok();
         let endpoints = merged(endpoints, self.set.clone(), |endpoint| endpoint.id, is_gone);
-        Ok(Arc::new(Pool { spec: Arc::clone(spec), endpoints }))
+        Ok(Arc::new(Pool {
+            spec: Arc::clone(spec),
+            endpoints,
+        }))
     }
 }
 

@@ -64,7 +64,10 @@ mod tests {
         for _ in 0..6_000 {
             seen[dice.below(6)] += 1;
         }
-        assert!(seen.iter().all(|&count| (800..1200).contains(&count)), "{seen:?}");
+        assert!(
+            seen.iter().all(|&count| (800..1200).contains(&count)),
+            "{seen:?}"
+        );
     }
 
     #[test]

@@ -197,7 +197,9 @@ impl Dispatcher {
         self.caches.apply(pool, usual(pool).usual_cache);
         self.queued = vec![0.0; pool.endpoints.len()];
         // Positions mean something else now.
-        self.queue.iter_mut().for_each(|waiting| waiting.known = Known::default());
+        self.queue
+            .iter_mut()
+            .for_each(|waiting| waiting.known = Known::default());
         gone
     }
 
@@ -267,43 +269,93 @@ impl Dispatcher {
     }
 
     /// An arrival under `kv-aware`: bound, or waiting.
-    fn weigh(&mut self, arrival: Arrival<'_>, known: Known, rules: &KvAware, now: Duration) -> Outcome {
-        let Arrival { key, query, model, hits, waited, may_wait } = arrival;
+    fn weigh(
+        &mut self,
+        arrival: Arrival<'_>,
+        known: Known,
+        rules: &KvAware,
+        now: Duration,
+    ) -> Outcome {
+        let Arrival {
+            key,
+            query,
+            model,
+            hits,
+            waited,
+            may_wait,
+        } = arrival;
         let draw = self.dice.unit();
         let sites = match self.fleet.sites(model, query, &self.queued, draw, now) {
             Ok(sites) => sites,
             Err(nobody) => return Outcome::Nobody(nobody),
         };
-        let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len(), sites.len());
-        let ranking = sites.ranking(Prompt { tokens: query.prompt_tokens, hits: &known.hits }, gamma);
+        let gamma = rules.gamma(
+            self.fleet.utilization.at(now),
+            self.queue.len(),
+            sites.len(),
+        );
+        let ranking = sites.ranking(
+            Prompt {
+                tokens: query.prompt_tokens,
+                hits: &known.hits,
+            },
+            gamma,
+        );
         let Some(cost) = ranking.first().copied() else {
             // Nobody is up: the picker knows whom to try all the same.
             return self.choose(arrival, &known, now);
         };
         let position = sites.sites[cost.site].position as usize;
         let is_wanted = self.queued[position] > 0.0;
-        let has_room = self.fleet.has_room(position, Need { prompt: query.prompt_tokens, waited }, rules, now);
+        let has_room = self.fleet.has_room(
+            position,
+            Need {
+                prompt: query.prompt_tokens,
+                waited,
+            },
+            rules,
+            now,
+        );
         if !may_wait || !rules.late || (has_room && !is_wanted) {
-            let wish = Wish { key, query, known: &known, waited, gamma };
+            let wish = Wish {
+                key,
+                query,
+                known: &known,
+                waited,
+                gamma,
+            };
             return Outcome::Bound(self.bind(wish, &sites, &ranking, now));
         }
         let mut displaced = None;
         if !self.queue.has_room(&rules.queue, query.prompt_bytes) {
             displaced = self.make_room(query, &rules.queue);
             if displaced.is_none() {
-                return Outcome::Full { retry_after: self.retry_after() };
+                return Outcome::Full {
+                    retry_after: self.retry_after(),
+                };
             }
         }
         let ahead = sites.sites[cost.site].ahead;
         let service = cost.finish - ahead;
         let limit = rules.queue.wait.saturating_sub(waited);
-        let waits = Outcome::Waits { expected: seconds(ahead), limit, position: self.queue.len(), displaced };
+        let waits = Outcome::Waits {
+            expected: seconds(ahead),
+            limit,
+            position: self.queue.len(),
+            displaced,
+        };
         let mut waiting = Waiting {
             key,
             query: query.clone(),
             model: model.map(Box::from),
             // They may not stand for what is sent and stored while it waits.
-            others: hits.iter().map(|hit| Hit { at_least: true, ..*hit }).collect(),
+            others: hits
+                .iter()
+                .map(|hit| Hit {
+                    at_least: true,
+                    ..*hit
+                })
+                .collect(),
             since: now.saturating_sub(waited),
             until: now + limit,
             known,
@@ -321,7 +373,10 @@ impl Dispatcher {
         let key = self.queue.gives_way(query.tenant)?;
         let gone = self.queue.remove(key)?;
         if self.queue.has_room(limits, query.prompt_bytes) {
-            return Some(Displaced { key, retry_after: self.retry_after() });
+            return Some(Displaced {
+                key,
+                retry_after: self.retry_after(),
+            });
         }
         self.queue.push(*gone);
         None
@@ -329,9 +384,22 @@ impl Dispatcher {
 
     /// An arrival under a strategy that never waits.
     fn choose(&mut self, arrival: Arrival<'_>, known: &Known, now: Duration) -> Outcome {
-        let Arrival { key, query, model, waited, .. } = arrival;
-        let wish = Wish { key, query, known, waited, gamma: 0.0 };
-        self.pick(wish, model, now).map_or_else(Outcome::Nobody, Outcome::Bound)
+        let Arrival {
+            key,
+            query,
+            model,
+            waited,
+            ..
+        } = arrival;
+        let wish = Wish {
+            key,
+            query,
+            known,
+            waited,
+            gamma: 0.0,
+        };
+        self.pick(wish, model, now)
+            .map_or_else(Outcome::Nobody, Outcome::Bound)
     }
 
     /// Whoever waits under this key waits no more.
@@ -347,9 +415,18 @@ impl Dispatcher {
     fn known(&self, query: &Query, others: &[Hit], now: Duration) -> Known {
         let Self { caches, fleet, .. } = self;
         let computing = |position| fleet.flight(position).unanswered;
-        let beliefs = caches.beliefs(query, others, |endpoint| fleet.position(endpoint), computing);
+        let beliefs = caches.beliefs(
+            query,
+            others,
+            |endpoint| fleet.position(endpoint),
+            computing,
+        );
         let hits = caches::worth(&beliefs);
-        Known { beliefs, hits, at: Some(now) }
+        Known {
+            beliefs,
+            hits,
+            at: Some(now),
+        }
     }
 
     /// When what waits now may be gone: honest as far as anyone can say, within bounds that a client can use.

@@ -78,7 +78,9 @@ impl Index {
 
     /// A prompt was routed to the endpoint: from now on it holds the prompt's blocks. Unknown endpoints learn nothing.
     pub fn insert(&mut self, endpoint: EndpointId, chain: &[u64]) {
-        let Some(&slot) = self.slots.get(&endpoint) else { return };
+        let Some(&slot) = self.slots.get(&endpoint) else {
+            return;
+        };
         let Self { blocks, routes, .. } = self;
         let routes = &mut routes[usize::from(slot)];
         let chain = &chain[..chain.len().min(routes.capacity)];
@@ -126,7 +128,8 @@ impl Index {
     /// How many of a chain's blocks one endpoint holds, from the start.
     #[must_use]
     pub fn depth(&self, slot: Slot, chain: &[u64]) -> u32 {
-        self.blocks.depth_where(chain, |id| self.blocks.touch_of(id, slot).is_some())
+        self.blocks
+            .depth_where(chain, |id| self.blocks.touch_of(id, slot).is_some())
     }
 
     /// How many of a chain's blocks the last `routes` prompts that were routed there cover, from the start.
@@ -134,7 +137,9 @@ impl Index {
     pub fn depth_of_latest(&self, slot: Slot, chain: &[u64], routes: u32) -> u32 {
         let latest = self.routes[usize::from(slot)].latest();
         self.blocks.depth_where(chain, |id| {
-            self.blocks.touch_of(id, slot).is_some_and(|touch| latest.wrapping_sub(touch) < routes)
+            self.blocks
+                .touch_of(id, slot)
+                .is_some_and(|touch| latest.wrapping_sub(touch) < routes)
         })
     }
 
@@ -147,7 +152,12 @@ impl Index {
 
     /// Forgets endpoints that do not exist any more.
     pub fn retain(&mut self, exists: impl Fn(EndpointId) -> bool) {
-        let Self { blocks, slots, routes, free } = self;
+        let Self {
+            blocks,
+            slots,
+            routes,
+            free,
+        } = self;
         slots.retain(|&endpoint, &mut slot| {
             let keep = exists(endpoint);
             if !keep {
@@ -162,7 +172,8 @@ impl Index {
     /// Blocks that the endpoint holds.
     #[must_use]
     pub fn held(&self, endpoint: EndpointId) -> usize {
-        self.slot(endpoint).map_or(0, |slot| self.routes[usize::from(slot)].held)
+        self.slot(endpoint)
+            .map_or(0, |slot| self.routes[usize::from(slot)].held)
     }
 
     /// Pairs of a block and an endpoint that holds it.

@@ -124,7 +124,11 @@ struct Entry {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { entries: 1_000_000, unconfirmed: Duration::from_secs(5), confirmed: Duration::from_secs(2 * 60 * 60) }
+        Self {
+            entries: 1_000_000,
+            unconfirmed: Duration::from_secs(5),
+            confirmed: Duration::from_secs(2 * 60 * 60),
+        }
     }
 }
 
@@ -134,7 +138,10 @@ impl Ledger {
     /// An empty ledger.
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
-        let (unconfirmed, confirmed) = (Deadlines::new(bounds.unconfirmed), Deadlines::new(bounds.confirmed));
+        let (unconfirmed, confirmed) = (
+            Deadlines::new(bounds.unconfirmed),
+            Deadlines::new(bounds.confirmed),
+        );
         Self {
             bounds,
             proxies: HashMap::default(),
@@ -151,18 +158,37 @@ impl Ledger {
     ///
     /// False when the ledger is full: the request is served all the same, it is only not counted.
     pub fn book(&mut self, key: Key, endpoint: EndpointId, tokens: u32, now: Duration) -> bool {
-        self.put(key, Open { endpoint, tokens, phase: Phase::Booked, since: now }, now)
+        self.put(
+            key,
+            Open {
+                endpoint,
+                tokens,
+                phase: Phase::Booked,
+                since: now,
+            },
+            now,
+        )
     }
 
     /// A proxy sent the request: confirms its booking, perhaps on another endpoint, or notes it if there is none.
     ///
     /// A repeated report about a request that answers already changes nothing. False when the ledger is full.
     pub fn started(&mut self, key: Key, endpoint: EndpointId, tokens: u32, now: Duration) -> bool {
-        let answering = |entry: &Entry| entry.open.phase == Phase::Answering && entry.open.endpoint == endpoint;
+        let answering =
+            |entry: &Entry| entry.open.phase == Phase::Answering && entry.open.endpoint == endpoint;
         if self.entry(key).is_some_and(answering) {
             return true;
         }
-        self.put(key, Open { endpoint, tokens, phase: Phase::Sent, since: now }, now)
+        self.put(
+            key,
+            Open {
+                endpoint,
+                tokens,
+                phase: Phase::Sent,
+                since: now,
+            },
+            now,
+        )
     }
 
     /// The first byte came: the request's prompt is done. Its entry as it was before, the first time only.
@@ -172,7 +198,16 @@ impl Ledger {
             Phase::Answering => return None,
             Phase::Sent => {}
             // The report that it was sent is lost or late: it needs the longer deadline all the same.
-            Phase::Booked => _ = self.put(key, Open { phase: Phase::Sent, ..before }, before.since),
+            Phase::Booked => {
+                _ = self.put(
+                    key,
+                    Open {
+                        phase: Phase::Sent,
+                        ..before
+                    },
+                    before.since,
+                )
+            }
         }
         let entry = self.proxies.get_mut(&key.proxy)?.get_mut(&key.request)?;
         entry.open.phase = Phase::Answering;
@@ -226,7 +261,16 @@ impl Ledger {
         }
         for (request, endpoint, tokens, phase) in open {
             let since = before.get(&request).map_or(now, |entry| entry.open.since);
-            self.put(Key { proxy, request }, Open { endpoint, tokens, phase, since }, now);
+            self.put(
+                Key { proxy, request },
+                Open {
+                    endpoint,
+                    tokens,
+                    phase,
+                    since,
+                },
+                now,
+            );
         }
     }
 
@@ -237,7 +281,11 @@ impl Ledger {
         }
         let mut gone = Vec::new();
         for requests in self.proxies.values_mut() {
-            gone.extend(requests.extract_if(|_, entry| !exists(entry.open.endpoint)).map(|(_, entry)| entry.open));
+            gone.extend(
+                requests
+                    .extract_if(|_, entry| !exists(entry.open.endpoint))
+                    .map(|(_, entry)| entry.open),
+            );
         }
         self.proxies.retain(|_, requests| !requests.is_empty());
         self.len -= gone.len();
@@ -247,8 +295,15 @@ impl Ledger {
     /// Drops what outlived its deadline; how many entries that were.
     pub fn expire(&mut self, now: Duration) -> usize {
         let before = self.len;
-        while let Some((key, generation)) = self.unconfirmed.due(now).or_else(|| self.confirmed.due(now)) {
-            if self.entry(key).is_some_and(|entry| entry.generation == generation) {
+        while let Some((key, generation)) = self
+            .unconfirmed
+            .due(now)
+            .or_else(|| self.confirmed.due(now))
+        {
+            if self
+                .entry(key)
+                .is_some_and(|entry| entry.generation == generation)
+            {
                 self.finish(key);
             }
         }
@@ -265,7 +320,12 @@ impl Ledger {
     #[must_use]
     pub fn own(&self, proxy: ProxyId) -> HashMap<EndpointId, InFlight> {
         let mut own: HashMap<EndpointId, InFlight> = HashMap::new();
-        for Entry { open, .. } in self.proxies.get(&proxy).into_iter().flat_map(HashMap::values) {
+        for Entry { open, .. } in self
+            .proxies
+            .get(&proxy)
+            .into_iter()
+            .flat_map(HashMap::values)
+        {
             let sums = own.entry(open.endpoint).or_default();
             sums.add(*open);
         }
@@ -302,8 +362,14 @@ impl Ledger {
         }
         // Between the two phases of a confirmed request nothing about its deadline changes, but a new one is harmless.
         self.generation += 1;
-        let entry = Entry { open, generation: self.generation };
-        self.proxies.entry(key.proxy).or_default().insert(key.request, entry);
+        let entry = Entry {
+            open,
+            generation: self.generation,
+        };
+        self.proxies
+            .entry(key.proxy)
+            .or_default()
+            .insert(key.request, entry);
         match old {
             Some(old) => self.release(old),
             None => self.len += 1,
@@ -320,7 +386,9 @@ impl Ledger {
         };
         let proxies = &self.proxies;
         queue.push(key, entry.generation, now, live, |key, generation| {
-            let entry = proxies.get(&key.proxy).and_then(|requests| requests.get(&key.request));
+            let entry = proxies
+                .get(&key.proxy)
+                .and_then(|requests| requests.get(&key.request));
             entry.is_some_and(|entry| entry.generation == generation)
         });
     }

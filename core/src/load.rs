@@ -44,7 +44,12 @@ pub enum Health {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { in_flight: 0, pending_tokens: 0, sample: None, health: Health::Up }
+        Self {
+            in_flight: 0,
+            pending_tokens: 0,
+            sample: None,
+            health: Health::Up,
+        }
     }
 }
 
@@ -67,7 +72,9 @@ impl Health {
         match (self, other) {
             (Self::Down, _) | (_, Self::Down) => Self::Down,
             (Self::Warming(a), Self::Warming(b)) => Self::Warming(a.min(b)),
-            (Self::Warming(share), Self::Up) | (Self::Up, Self::Warming(share)) => Self::Warming(share),
+            (Self::Warming(share), Self::Up) | (Self::Up, Self::Warming(share)) => {
+                Self::Warming(share)
+            }
             (Self::Up, Self::Up) => Self::Up,
         }
     }
@@ -89,7 +96,9 @@ mod tests {
 
     #[test]
     fn a_warming_endpoint_takes_its_share_of_turns() {
-        let taken = (0..100u8).filter(|turn| Health::Warming(0.25).admits(f32::from(*turn) / 100.0)).count();
+        let taken = (0..100u8)
+            .filter(|turn| Health::Warming(0.25).admits(f32::from(*turn) / 100.0))
+            .count();
         assert_eq!(taken, 25);
         assert!(Health::Up.admits(0.999));
         assert!(!Health::Down.admits(0.0));

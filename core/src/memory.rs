@@ -97,7 +97,10 @@ struct Passed {
 impl Default for Limits {
     /// About ten mebibytes; 134 MB of prompts in blocks of 256 bytes.
     fn default() -> Self {
-        Self { decisions: 1 << 14, hashes: 1 << 19 }
+        Self {
+            decisions: 1 << 14,
+            hashes: 1 << 19,
+        }
     }
 }
 
@@ -107,7 +110,14 @@ impl Memory {
     /// Remembers nothing yet. Prompts are hashed over blocks of `block_bytes`.
     #[must_use]
     pub fn new(block_bytes: u32, limits: Limits) -> Self {
-        Self { limits, block_bytes, decisions: VecDeque::new(), oldest: 0, hashes: 0, marks: HashMap::default() }
+        Self {
+            limits,
+            block_bytes,
+            decisions: VecDeque::new(),
+            oldest: 0,
+            hashes: 0,
+            marks: HashMap::default(),
+        }
     }
 
     /// Bytes of one block of the hashes that it holds.
@@ -117,7 +127,13 @@ impl Memory {
     }
 
     /// A prompt was sent to `endpoint` at `now`. One without whole blocks is not remembered.
-    pub fn remember(&mut self, endpoint: EndpointId, blocks: &Arc<[u64]>, prompt_tokens: u32, now: Duration) {
+    pub fn remember(
+        &mut self,
+        endpoint: EndpointId,
+        blocks: &Arc<[u64]>,
+        prompt_tokens: u32,
+        now: Duration,
+    ) {
         if blocks.is_empty() || blocks.len() > self.limits.hashes {
             return;
         }
@@ -131,7 +147,12 @@ impl Memory {
             self.supersede(before, blocks);
         }
         self.hashes += blocks.len();
-        self.decisions.push_back(Kept { endpoint, prompt_tokens, blocks: Arc::clone(blocks), sent: now });
+        self.decisions.push_back(Kept {
+            endpoint,
+            prompt_tokens,
+            blocks: Arc::clone(blocks),
+            sent: now,
+        });
         while self.decisions.len() > self.limits.decisions || self.hashes > self.limits.hashes {
             self.forget_oldest();
         }
@@ -143,14 +164,23 @@ impl Memory {
         let mut hits: Vec<Hit> = Vec::new();
         // Deepest first: what is found first of an endpoint is the longest.
         for depth in marks(query.blocks.len()) {
-            let Some(passed) = self.marks.get(&query.blocks[depth - 1]) else { continue };
+            let Some(passed) = self.marks.get(&query.blocks[depth - 1]) else {
+                continue;
+            };
             for &Passed { endpoint, decision } in passed {
                 if hits.iter().any(|hit| hit.endpoint == endpoint) {
                     continue;
                 }
-                let shared = self.kept(decision).map_or(0, |kept| shared(&kept.blocks, &query.blocks, depth));
+                let shared = self
+                    .kept(decision)
+                    .map_or(0, |kept| shared(&kept.blocks, &query.blocks, depth));
                 let cached = Cached::on_gpu(self.tokens(query, shared));
-                hits.push(Hit { endpoint, cached, source: Source::Learned, at_least: false });
+                hits.push(Hit {
+                    endpoint,
+                    cached,
+                    source: Source::Learned,
+                    at_least: false,
+                });
             }
         }
         hits
@@ -158,29 +188,40 @@ impl Memory {
 
     /// Every decision that says something, newest first, as of `now`.
     pub fn newest(&self, now: Duration) -> impl Iterator<Item = Decision> {
-        self.decisions.iter().rev().filter(|kept| !kept.blocks.is_empty()).map(move |kept| Decision {
-            endpoint: kept.endpoint,
-            prompt_tokens: kept.prompt_tokens,
-            blocks: Arc::clone(&kept.blocks),
-            age: now.saturating_sub(kept.sent),
-        })
+        self.decisions
+            .iter()
+            .rev()
+            .filter(|kept| !kept.blocks.is_empty())
+            .map(move |kept| Decision {
+                endpoint: kept.endpoint,
+                prompt_tokens: kept.prompt_tokens,
+                blocks: Arc::clone(&kept.blocks),
+                age: now.saturating_sub(kept.sent),
+            })
     }
 
     fn kept(&self, decision: u64) -> Option<&Kept> {
-        self.decisions.get(usize::try_from(decision.checked_sub(self.oldest)?).ok()?)
+        self.decisions
+            .get(usize::try_from(decision.checked_sub(self.oldest)?).ok()?)
     }
 
     /// The share of the prompt's tokens that `blocks` of its blocks stand for.
     fn tokens(&self, query: &Query, blocks: usize) -> u32 {
         let shared = blocks as u64 * u64::from(self.block_bytes);
         let tokens = u64::from(query.prompt_tokens) * shared / query.prompt_bytes.max(1);
-        u32::try_from(tokens).unwrap_or(u32::MAX).min(query.prompt_tokens)
+        u32::try_from(tokens)
+            .unwrap_or(u32::MAX)
+            .min(query.prompt_tokens)
     }
 
     /// Drops the hashes of an older decision if `blocks` begins with them.
     fn supersede(&mut self, decision: u64, blocks: &[u64]) {
-        let Some(index) = decision.checked_sub(self.oldest) else { return };
-        let Some(older) = self.decisions.get_mut(index as usize) else { return };
+        let Some(index) = decision.checked_sub(self.oldest) else {
+            return;
+        };
+        let Some(older) = self.decisions.get_mut(index as usize) else {
+            return;
+        };
         let length = older.blocks.len();
         // At one depth of two chains, equal hashes mean that all before them are equal.
         if length > 0 && blocks.get(length - 1) == older.blocks.last() {
@@ -190,12 +231,16 @@ impl Memory {
     }
 
     fn forget_oldest(&mut self) {
-        let Some(kept) = self.decisions.pop_front() else { return };
+        let Some(kept) = self.decisions.pop_front() else {
+            return;
+        };
         let decision = self.oldest;
         self.oldest += 1;
         self.hashes -= kept.blocks.len();
         for depth in marks(kept.blocks.len()) {
-            let Entry::Occupied(mut mark) = self.marks.entry(kept.blocks[depth - 1]) else { continue };
+            let Entry::Occupied(mut mark) = self.marks.entry(kept.blocks[depth - 1]) else {
+                continue;
+            };
             mark.get_mut().retain(|passed| passed.decision != decision);
             if mark.get().is_empty() {
                 mark.remove();
@@ -212,7 +257,10 @@ fn marks(length: usize) -> impl Iterator<Item = usize> {
 
 /// Enters a decision at a mark; returns the one of the same endpoint that it replaces.
 fn enter(passed: &mut SmallVec<[Passed; 1]>, newest: Passed) -> Option<u64> {
-    if let Some(known) = passed.iter_mut().find(|known| known.endpoint == newest.endpoint) {
+    if let Some(known) = passed
+        .iter_mut()
+        .find(|known| known.endpoint == newest.endpoint)
+    {
         return Some(std::mem::replace(known, newest).decision);
     }
     if passed.len() < HOLDERS {

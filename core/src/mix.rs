@@ -48,7 +48,12 @@ mod tests {
     fn neighboring_keys_spread_over_all_bits() {
         let low: HashSet<u64> = (0..256).map(|key| mix(0, key) & 0xffff).collect();
         let high: HashSet<u64> = (0..256).map(|key| mix(0, key) >> 48).collect();
-        assert!(low.len() > 250 && high.len() > 250, "{} {}", low.len(), high.len());
+        assert!(
+            low.len() > 250 && high.len() > 250,
+            "{} {}",
+            low.len(),
+            high.len()
+        );
     }
 
     #[test]

@@ -25,12 +25,20 @@ pub fn nearest<'a>(asked: &str, names: impl IntoIterator<Item = &'a str>) -> Vec
         .collect();
     close.sort_unstable();
     close.dedup();
-    close.into_iter().take(MAX_SUGGESTIONS).map(|(_, name)| name).collect()
+    close
+        .into_iter()
+        .take(MAX_SUGGESTIONS)
+        .map(|(_, name)| name)
+        .collect()
 }
 
 /// Lower case, as characters; `None` when empty or too long to compare.
 fn folded(name: &str) -> Option<Vec<char>> {
-    let folded: Vec<char> = name.chars().flat_map(char::to_lowercase).take(MAX_NAME + 1).collect();
+    let folded: Vec<char> = name
+        .chars()
+        .flat_map(char::to_lowercase)
+        .take(MAX_NAME + 1)
+        .collect();
     (1..=MAX_NAME).contains(&folded.len()).then_some(folded)
 }
 
@@ -80,8 +88,13 @@ mod tests {
 
     use super::*;
 
-    const SERVED: [&str; 5] =
-        ["Qwen/Qwen3-8B", "Qwen/Qwen3-32B", "meta-llama/Llama-3.1-8B-Instruct", "sql-adapter", "deepseek-r1"];
+    const SERVED: [&str; 5] = [
+        "Qwen/Qwen3-8B",
+        "Qwen/Qwen3-32B",
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "sql-adapter",
+        "deepseek-r1",
+    ];
 
     #[test]
     fn a_name_in_the_wrong_case_is_found() {
@@ -90,13 +103,19 @@ mod tests {
 
     #[test]
     fn a_name_without_its_owner_is_found() {
-        assert_eq!(nearest("Llama-3.1-8B-Instruct", SERVED), ["meta-llama/Llama-3.1-8B-Instruct"]);
+        assert_eq!(
+            nearest("Llama-3.1-8B-Instruct", SERVED),
+            ["meta-llama/Llama-3.1-8B-Instruct"]
+        );
     }
 
     #[test]
     fn a_typing_mistake_is_found() {
         assert_eq!(nearest("deepsek-r1", SERVED), ["deepseek-r1"]);
-        assert_eq!(nearest("Qwen/Qwen3-38B", SERVED), ["Qwen/Qwen3-32B", "Qwen/Qwen3-8B"]);
+        assert_eq!(
+            nearest("Qwen/Qwen3-38B", SERVED),
+            ["Qwen/Qwen3-32B", "Qwen/Qwen3-8B"]
+        );
     }
 
     #[test]

@@ -105,7 +105,13 @@ impl<'a> Ask<'a> {
     /// Asks for `query` on any endpoint, with nothing else known.
     #[must_use]
     pub const fn new(query: &'a Query) -> Self {
-        Self { query, model: None, hits: &[], turn: 0, total_in_flight: None }
+        Self {
+            query,
+            model: None,
+            hits: &[],
+            turn: 0,
+            total_in_flight: None,
+        }
     }
 }
 
@@ -122,10 +128,16 @@ impl Picker {
         }
         let holders = pool.spec.models.iter().map(|model| match &model.holders {
             Holders::All => None,
-            Holders::Some(ids) => Some(Members::new(ids.iter().filter_map(|&id| pool.position(id)).filter(alone))),
+            Holders::Some(ids) => Some(Members::new(
+                ids.iter().filter_map(|&id| pool.position(id)).filter(alone),
+            )),
         });
         let holders = holders.collect();
-        Self { pool, everyone, holders }
+        Self {
+            pool,
+            everyone,
+            holders,
+        }
     }
 
     /// The pool it was built from.
@@ -138,7 +150,12 @@ impl Picker {
     ///
     /// # Errors
     /// When no endpoint may serve it.
-    pub fn pick(&self, ask: &Ask<'_>, load: impl Fn(usize) -> Load, dice: &mut Dice) -> Result<Choice, Nobody> {
+    pub fn pick(
+        &self,
+        ask: &Ask<'_>,
+        load: impl Fn(usize) -> Load,
+        dice: &mut Dice,
+    ) -> Result<Choice, Nobody> {
         self.pick_by(&self.pool.spec.policy.strategy, ask, load, dice)
     }
 
@@ -156,13 +173,25 @@ impl Picker {
         let Decision { gate, ranking } = self.decide(strategy, ask, &load, dice)?;
         let ranked = ranking.ranked.iter().map(|&position| {
             let endpoint = self.pool.endpoints[position].id;
-            Ranked { position, endpoint, cached_tokens: cached(ask.hits, endpoint) }
+            Ranked {
+                position,
+                endpoint,
+                cached_tokens: cached(ask.hits, endpoint),
+            }
         });
-        Ok(Choice { ranked: ranked.collect(), desperate: gate == Gate::Anyone })
+        Ok(Choice {
+            ranked: ranked.collect(),
+            desperate: gate == Gate::Anyone,
+        })
     }
 
     /// Chooses as [`Self::pick`] does, and tells how: for people and tests.
-    pub fn explain(&self, ask: &Ask<'_>, load: impl Fn(usize) -> Load, dice: &mut Dice) -> Explanation {
+    pub fn explain(
+        &self,
+        ask: &Ask<'_>,
+        load: impl Fn(usize) -> Load,
+        dice: &mut Dice,
+    ) -> Explanation {
         let decision = self.decide(&self.pool.spec.policy.strategy, ask, &load, dice);
         Explanation::of(self, ask, &load, decision)
     }
@@ -177,7 +206,13 @@ impl Picker {
         let members = self.members(ask.model)?;
         let mut ranking = Ranking::default();
         for gate in [Gate::Healthy, Gate::Warm, Gate::Anyone] {
-            let field = Field { pool: &self.pool, members, ask, load, gate };
+            let field = Field {
+                pool: &self.pool,
+                members,
+                ask,
+                load,
+                gate,
+            };
             rank(&field, strategy, dice, &mut ranking);
             if !ranking.ranked.is_empty() {
                 return Ok(Decision { gate, ranking });
@@ -198,20 +233,33 @@ impl Picker {
         let Some(name) = model.filter(|_| !models.is_empty()) else {
             return Ok(&self.everyone);
         };
-        let found = models.binary_search_by(|model| (*model.name).cmp(name)).map_err(|_| Nobody::ModelNotLoaded)?;
+        let found = models
+            .binary_search_by(|model| (*model.name).cmp(name))
+            .map_err(|_| Nobody::ModelNotLoaded)?;
         let members = self.holders[found].as_ref().unwrap_or(&self.everyone);
-        if members.is_empty() { Err(Nobody::ModelNotLoaded) } else { Ok(members) }
+        if members.is_empty() {
+            Err(Nobody::ModelNotLoaded)
+        } else {
+            Ok(members)
+        }
     }
 }
 
 /// Asks a strategy; it ranks nobody only if nobody passes the gate.
-fn rank<L: Fn(usize) -> Load>(field: &Field<'_, L>, strategy: &Strategy, dice: &mut Dice, ranking: &mut Ranking) {
+fn rank<L: Fn(usize) -> Load>(
+    field: &Field<'_, L>,
+    strategy: &Strategy,
+    dice: &mut Dice,
+    ranking: &mut Ranking,
+) {
     match strategy {
         Strategy::RoundRobin => round_robin::rank(field, dice, ranking),
         Strategy::Random => random::rank(field, dice, ranking),
         Strategy::LeastRequest => least_request::rank(field, dice, ranking),
         Strategy::PowerOfTwo => power_of_two::rank(field, dice, ranking),
-        Strategy::SessionAffinity(affinity) => session_affinity::rank(field, affinity, dice, ranking),
+        Strategy::SessionAffinity(affinity) => {
+            session_affinity::rank(field, affinity, dice, ranking)
+        }
         Strategy::PrefixCache(rules) => prefix_cache::rank(field, rules, dice, ranking),
         Strategy::KvAware(rules) => kv_aware::rank(field, rules, dice, ranking),
         Strategy::HermesClassic(weights) => hermes_classic::rank(field, weights, dice, ranking),

@@ -224,13 +224,19 @@ impl Strategy {
     /// The others read nothing, or tolerate load that is a moment old, and are answered in the proxy without a call.
     #[must_use]
     pub const fn needs_score(&self) -> bool {
-        matches!(self, Self::LeastRequest | Self::PrefixCache(_) | Self::KvAware(_) | Self::HermesClassic(_))
+        matches!(
+            self,
+            Self::LeastRequest | Self::PrefixCache(_) | Self::KvAware(_) | Self::HermesClassic(_)
+        )
     }
 
     /// Whether it reads the prompt's block hashes.
     #[must_use]
     pub const fn needs_prefix(&self) -> bool {
-        matches!(self, Self::PrefixCache(_) | Self::KvAware(_) | Self::HermesClassic(_))
+        matches!(
+            self,
+            Self::PrefixCache(_) | Self::KvAware(_) | Self::HermesClassic(_)
+        )
     }
 }
 
@@ -280,7 +286,11 @@ impl Default for Policy {
 impl Default for Affinity {
     fn default() -> Self {
         Self {
-            keys: vec![SessionKey::Header("x-session-id".into()), SessionKey::User, SessionKey::Key],
+            keys: vec![
+                SessionKey::Header("x-session-id".into()),
+                SessionKey::User,
+                SessionKey::Key,
+            ],
             load_factor: 1.25,
         }
     }
@@ -288,7 +298,10 @@ impl Default for Affinity {
 
 impl Default for PrefixCache {
     fn default() -> Self {
-        Self { threshold: 0.5, load_factor: 1.5 }
+        Self {
+            threshold: 0.5,
+            load_factor: 1.5,
+        }
     }
 }
 
@@ -308,13 +321,23 @@ impl Default for KvAware {
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { requests: 10_000, bytes: 1 << 30, wait: Duration::from_secs(30) }
+        Self {
+            requests: 10_000,
+            bytes: 1 << 30,
+            wait: Duration::from_secs(30),
+        }
     }
 }
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { miss: 1.0, usage: 1.0, waiting: 1.0, in_flight: 1.0, scale: Scale::Max }
+        Self {
+            miss: 1.0,
+            usage: 1.0,
+            waiting: 1.0,
+            in_flight: 1.0,
+            scale: Scale::Max,
+        }
     }
 }
 
@@ -331,7 +354,10 @@ impl Default for Timeouts {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 3, budget: 0.2 }
+        Self {
+            attempts: 3,
+            budget: 0.2,
+        }
     }
 }
 

@@ -55,8 +55,18 @@ impl Chain {
     /// The parts stay apart: `["ab", "c"]` and `["a", "bc"]` are different seeds.
     #[must_use]
     pub fn new(seed_parts: &[&[u8]], block_bytes: usize) -> Self {
-        let previous = seed_parts.iter().fold(seed_parts.len() as u64, |seed, part| mix(seed, xxh3_64(part)));
-        Self { block_bytes: block_bytes.max(1), previous, rest: Vec::new(), blocks: Vec::new(), fed: 0 }
+        let previous = seed_parts
+            .iter()
+            .fold(seed_parts.len() as u64, |seed, part| {
+                mix(seed, xxh3_64(part))
+            });
+        Self {
+            block_bytes: block_bytes.max(1),
+            previous,
+            rest: Vec::new(),
+            blocks: Vec::new(),
+            fed: 0,
+        }
     }
 
     /// Begins a section and feeds its first bytes; [`Self::feed`] adds more.
@@ -144,7 +154,12 @@ mod tests {
         chain.section(b"You are terse.");
         chain.section(br#"{"role":"user","content":"Why is the sky blue?"}"#);
         assert_eq!(chain.bytes(), 3 + 2 + 14 + 48);
-        let golden = [0x7c2f_daba_2e12_642a, 0xb9c8_decb_d267_f999, 0xc72f_dbaf_8fce_aa1d, 0xc76d_090d_b6ab_0895];
+        let golden = [
+            0x7c2f_daba_2e12_642a,
+            0xb9c8_decb_d267_f999,
+            0xc72f_dbaf_8fce_aa1d,
+            0xc76d_090d_b6ab_0895,
+        ];
         assert_eq!(chain.blocks(), golden);
     }
 
@@ -176,8 +191,16 @@ mod tests {
     #[test]
     fn seed_parts_do_not_run_into_each_other() {
         let prompt = [7; 64];
-        let seeds: [&[&[u8]]; 4] = [&[b"ab", b"c"], &[b"a", b"bc"], &[b"abc"], &[b"ab", b"c", b""]];
-        let first: std::collections::HashSet<u64> = seeds.iter().map(|seed| hashes(seed, &prompt, 64)[0]).collect();
+        let seeds: [&[&[u8]]; 4] = [
+            &[b"ab", b"c"],
+            &[b"a", b"bc"],
+            &[b"abc"],
+            &[b"ab", b"c", b""],
+        ];
+        let first: std::collections::HashSet<u64> = seeds
+            .iter()
+            .map(|seed| hashes(seed, &prompt, 64)[0])
+            .collect();
         assert_eq!(first.len(), seeds.len());
     }
 

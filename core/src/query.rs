@@ -99,14 +99,22 @@ impl Cached {
     /// `tokens` in the accelerator's memory, and no more in slower tiers.
     #[must_use]
     pub const fn on_gpu(tokens: u32) -> Self {
-        Self { gpu: tokens, host: tokens, disk: tokens }
+        Self {
+            gpu: tokens,
+            host: tokens,
+            disk: tokens,
+        }
     }
 
     /// From amounts that may not be in order: each tier reaches at least as far as the faster one.
     #[must_use]
     pub fn reaching(gpu: u32, host: u32, disk: u32) -> Self {
         let host = host.max(gpu);
-        Self { gpu, host, disk: disk.max(host) }
+        Self {
+            gpu,
+            host,
+            disk: disk.max(host),
+        }
     }
 
     /// Tokens of prefill that this saves: a token in host memory counts three quarters, one on disk a quarter, because
@@ -143,7 +151,15 @@ mod tests {
     #[test]
     fn slower_tiers_are_worth_less() {
         assert_eq!(Cached::on_gpu(100).worth(), 100);
-        assert_eq!(Cached { gpu: 100, host: 200, disk: 300 }.worth(), 100 + 75 + 25);
+        assert_eq!(
+            Cached {
+                gpu: 100,
+                host: 200,
+                disk: 300
+            }
+            .worth(),
+            100 + 75 + 25
+        );
         assert_eq!(Cached::reaching(100, 40, 0), Cached::on_gpu(100));
     }
 }

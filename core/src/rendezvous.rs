@@ -8,11 +8,22 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::mix::mix;
 
 /// The owner of `pool` among `replicas`, in whatever order they come; `None` when there are none.
-pub fn owner<'a, R: AsRef<[u8]> + ?Sized>(pool: &str, replicas: impl IntoIterator<Item = &'a R>) -> Option<&'a R> {
+pub fn owner<'a, R: AsRef<[u8]> + ?Sized>(
+    pool: &str,
+    replicas: impl IntoIterator<Item = &'a R>,
+) -> Option<&'a R> {
     let pool = xxh3_64(pool.as_bytes());
     // Equal weights of different replicas are next to impossible; the name decides, so that all still agree.
-    let weighed = replicas.into_iter().map(|replica| (mix(pool, xxh3_64(replica.as_ref())), replica.as_ref(), replica));
-    weighed.max_by_key(|&(weight, name, _)| (weight, name)).map(|(_, _, replica)| replica)
+    let weighed = replicas.into_iter().map(|replica| {
+        (
+            mix(pool, xxh3_64(replica.as_ref())),
+            replica.as_ref(),
+            replica,
+        )
+    });
+    weighed
+        .max_by_key(|&(weight, name, _)| (weight, name))
+        .map(|(_, _, replica)| replica)
 }
 
 #[cfg(test)]
@@ -34,9 +45,16 @@ mod tests {
 
     #[test]
     fn owners_never_change_between_releases() {
-        let replicas = ["hermes-control-plane-0", "hermes-control-plane-1", "hermes-control-plane-2"];
-        let owners: Vec<_> =
-            ["chat", "code", "embed"].map(|pool| owner(pool, replicas)).into_iter().flatten().collect();
+        let replicas = [
+            "hermes-control-plane-0",
+            "hermes-control-plane-1",
+            "hermes-control-plane-2",
+        ];
+        let owners: Vec<_> = ["chat", "code", "embed"]
+            .map(|pool| owner(pool, replicas))
+            .into_iter()
+            .flatten()
+            .collect();
         assert_eq!(owners, [replicas[0], replicas[0], replicas[2]]);
     }
 
@@ -44,9 +62,14 @@ mod tests {
     fn pools_spread_over_replicas() {
         let mut owned: HashMap<&str, usize> = HashMap::new();
         for pool in pools() {
-            *owned.entry(owner(&pool, ["a", "b", "c"]).expect("there are replicas")).or_default() += 1;
+            *owned
+                .entry(owner(&pool, ["a", "b", "c"]).expect("there are replicas"))
+                .or_default() += 1;
         }
-        assert!(owned.len() == 3 && owned.values().all(|&count| count > 60), "{owned:?}");
+        assert!(
+            owned.len() == 3 && owned.values().all(|&count| count > 60),
+            "{owned:?}"
+        );
     }
 
     proptest! {

@@ -142,7 +142,9 @@ impl Residency {
 
     /// Empties a rank at once.
     pub fn clear(&mut self, rank: &mut Rank, standing: Standing) {
-        let Some(endpoint) = self.stand_of(rank.seat).map(|stand| stand.endpoint) else { return };
+        let Some(endpoint) = self.stand_of(rank.seat).map(|stand| stand.endpoint) else {
+            return;
+        };
         let fresh = self.sit(endpoint, standing);
         self.close(rank);
         rank.seat = fresh;
@@ -152,7 +154,10 @@ impl Residency {
     pub fn close(&mut self, rank: &mut Rank) {
         let rank = std::mem::replace(rank, Rank::new(Seat::NOWHERE));
         let seat = rank.seat;
-        let Some(Stand { endpoint, sizes, .. }) = self.seats.get_mut(seat.0 as usize).and_then(Option::take) else {
+        let Some(Stand {
+            endpoint, sizes, ..
+        }) = self.seats.get_mut(seat.0 as usize).and_then(Option::take)
+        else {
             return;
         };
         for size in sizes {
@@ -167,7 +172,9 @@ impl Residency {
 
     /// Sweeps away at most so many blocks of ranks that were cleared or closed. Answers whether some are left.
     pub fn sweep(&mut self, blocks: usize) -> bool {
-        let Some((seat, mut rest)) = self.leftovers.pop_front() else { return false };
+        let Some((seat, mut rest)) = self.leftovers.pop_front() else {
+            return false;
+        };
         let mut budget = blocks;
         loop {
             if budget == 0 {
@@ -210,7 +217,12 @@ impl Residency {
                 is_whole &= self.standing(*seat) == Standing::Whole;
             }
             if is_whole || cached != Cached::default() {
-                hits.push(Hit { endpoint: ranks[0].0, cached, source: Source::Events, at_least: !is_whole });
+                hits.push(Hit {
+                    endpoint: ranks[0].0,
+                    cached,
+                    source: Source::Events,
+                    at_least: !is_whole,
+                });
             }
         }
         hits
@@ -219,7 +231,11 @@ impl Residency {
     /// How many ranks stand so.
     #[must_use]
     pub fn standing_so(&self, standing: Standing) -> usize {
-        self.seats.iter().flatten().filter(|stand| stand.standing == standing).count()
+        self.seats
+            .iter()
+            .flatten()
+            .filter(|stand| stand.standing == standing)
+            .count()
     }
 
     /// Different blocks that anybody holds.
@@ -235,16 +251,28 @@ impl Residency {
     }
 
     fn reach(&self, tokens: &[u32], size: u32, identity: &Identity) -> Vec<Reach> {
-        let adapter = identity.adapter.as_deref().map_or(Adapter::None, Adapter::Name);
-        let salt = identity.salt.as_deref().map(Extras::salt).unwrap_or_default();
+        let adapter = identity
+            .adapter
+            .as_deref()
+            .map_or(Adapter::None, Adapter::Name);
+        let salt = identity
+            .salt
+            .as_deref()
+            .map(Extras::salt)
+            .unwrap_or_default();
         let usable = tokens.len().saturating_sub(1) / size as usize;
         let mut block = root(size, adapter);
         let mut extras = salt;
-        let chain = tokens.chunks_exact(size as usize).take(usable).map(|tokens| {
-            block = link(block, std::mem::take(&mut extras).apply(content(tokens)));
-            block
-        });
-        walk(chain, &self.blocks, &self.sets, |seat| self.standing(seat) != Standing::Dark)
+        let chain = tokens
+            .chunks_exact(size as usize)
+            .take(usable)
+            .map(|tokens| {
+                block = link(block, std::mem::take(&mut extras).apply(content(tokens)));
+                block
+            });
+        walk(chain, &self.blocks, &self.sets, |seat| {
+            self.standing(seat) != Standing::Dark
+        })
     }
 
     fn change(&mut self, seat: Seat, change: Change) {
@@ -261,19 +289,28 @@ impl Residency {
     }
 
     fn sit(&mut self, endpoint: EndpointId, standing: Standing) -> Seat {
-        let stand = Some(Stand { endpoint, standing, sizes: SmallVec::new() });
+        let stand = Some(Stand {
+            endpoint,
+            standing,
+            sizes: SmallVec::new(),
+        });
         let seat = match self.free.pop() {
             Some(seat) => {
                 self.seats[seat.0 as usize] = stand;
                 seat
             }
             None => {
-                debug_assert!(self.seats.len() < Holder::SEATS as usize, "a seat for every rank of every endpoint");
+                debug_assert!(
+                    self.seats.len() < Holder::SEATS as usize,
+                    "a seat for every rank of every endpoint"
+                );
                 self.seats.push(stand);
                 Seat(self.seats.len() as u32 - 1)
             }
         };
-        let at = self.roster.partition_point(|place| *place < (endpoint, seat));
+        let at = self
+            .roster
+            .partition_point(|place| *place < (endpoint, seat));
         self.roster.insert(at, (endpoint, seat));
         seat
     }
@@ -288,7 +325,9 @@ impl Residency {
     }
 
     fn learn_sizes(&mut self, rank: &Rank) {
-        let Some(Some(stand)) = self.seats.get_mut(rank.seat.0 as usize) else { return };
+        let Some(Some(stand)) = self.seats.get_mut(rank.seat.0 as usize) else {
+            return;
+        };
         for size in &rank.sizes[stand.sizes.len().min(rank.sizes.len())..] {
             stand.sizes.push(*size);
             *self.sizes.entry(*size).or_default() += 1;
@@ -308,9 +347,18 @@ impl Seat {
 impl Reach {
     /// In tokens.
     fn cached(self, block_tokens: u32) -> Cached {
-        let Self { seat: _, gpu, host, disk } = self;
+        let Self {
+            seat: _,
+            gpu,
+            host,
+            disk,
+        } = self;
         let tokens = |blocks: u32| blocks.saturating_mul(block_tokens);
-        Cached { gpu: tokens(gpu), host: tokens(host), disk: tokens(disk) }
+        Cached {
+            gpu: tokens(gpu),
+            host: tokens(host),
+            disk: tokens(disk),
+        }
     }
 }
 

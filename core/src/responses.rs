@@ -44,7 +44,10 @@ impl Responses {
     /// Where the response lives, if it was seen made.
     #[must_use]
     pub fn endpoint(&self, response: ResponseKey) -> Option<EndpointId> {
-        self.newer.get(&response).or_else(|| self.older.get(&response)).copied()
+        self.newer
+            .get(&response)
+            .or_else(|| self.older.get(&response))
+            .copied()
     }
 }
 
@@ -59,8 +62,14 @@ mod tests {
             responses.remember(ResponseKey(index), EndpointId(index));
         }
         let newest = 2 * GENERATION as u64;
-        assert_eq!(responses.endpoint(ResponseKey(newest)), Some(EndpointId(newest)));
-        assert_eq!(responses.endpoint(ResponseKey(newest - GENERATION as u64)), Some(EndpointId(GENERATION as u64)));
+        assert_eq!(
+            responses.endpoint(ResponseKey(newest)),
+            Some(EndpointId(newest))
+        );
+        assert_eq!(
+            responses.endpoint(ResponseKey(newest - GENERATION as u64)),
+            Some(EndpointId(GENERATION as u64))
+        );
         assert_eq!(responses.endpoint(ResponseKey(0)), None);
         assert!(responses.newer.len() + responses.older.len() <= 2 * GENERATION);
     }

@@ -146,14 +146,19 @@ impl Pool {
     /// Where the endpoint stands in [`Pool::endpoints`].
     #[must_use]
     pub fn position(&self, id: EndpointId) -> Option<usize> {
-        self.endpoints.binary_search_by_key(&id, |endpoint| endpoint.id).ok()
+        self.endpoints
+            .binary_search_by_key(&id, |endpoint| endpoint.id)
+            .ok()
     }
 
     /// The model of this name, if the pool is known to serve it.
     #[must_use]
     pub fn model(&self, name: &str) -> Option<&Model> {
         let models = &self.spec.models;
-        models.binary_search_by(|model| (*model.name).cmp(name)).ok().map(|found| &models[found])
+        models
+            .binary_search_by(|model| (*model.name).cmp(name))
+            .ok()
+            .map(|found| &models[found])
     }
 }
 
@@ -163,7 +168,10 @@ impl Snapshot {
     /// The pool of this name.
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
-        self.pools.binary_search_by(|pool| (*pool.spec.name).cmp(name)).ok().map(|found| &self.pools[found])
+        self.pools
+            .binary_search_by(|pool| (*pool.spec.name).cmp(name))
+            .ok()
+            .map(|found| &self.pools[found])
     }
 }
 
@@ -181,6 +189,9 @@ mod tests {
 
     #[test]
     fn ids_never_change_between_releases() {
-        assert_eq!(EndpointId::of("chat", "http://10.0.0.7:8000", "").to_string(), "85d4169572ba3495");
+        assert_eq!(
+            EndpointId::of("chat", "http://10.0.0.7:8000", "").to_string(),
+            "85d4169572ba3495"
+        );
     }
 }

@@ -75,13 +75,18 @@ impl Prefill {
     pub fn answered(&mut self, now: Duration, ttft: Duration, tokens: u32) {
         let sent = now.saturating_sub(ttft);
         let begun = self.latest.map_or(sent, |latest| latest.max(sent));
-        let together = self.latest.is_some_and(|latest| now.saturating_sub(latest) < TOGETHER);
+        let together = self
+            .latest
+            .is_some_and(|latest| now.saturating_sub(latest) < TOGETHER);
         self.latest = Some(now);
         match self.samples.last_mut().filter(|_| together) {
             Some(last) => last.tokens += f64::from(tokens),
             None => {
                 let seconds = now.saturating_sub(begun).as_secs_f64();
-                self.add(Service { tokens: tokens.into(), seconds });
+                self.add(Service {
+                    tokens: tokens.into(),
+                    seconds,
+                });
             }
         }
     }
@@ -122,7 +127,10 @@ impl Fit {
     /// That of an endpoint which takes `share` of the time.
     #[must_use]
     pub fn scaled(self, share: f64) -> Self {
-        Self { base: self.base * share, rate: self.rate / share }
+        Self {
+            base: self.base * share,
+            rate: self.rate / share,
+        }
     }
 
     /// Seconds that a prompt with so many uncached tokens takes.
@@ -143,15 +151,22 @@ impl Fit {
         }
         // Prompts that are all alike: the whole time counts as theirs.
         let slope = weighted_median(&mut slopes).unwrap_or_else(|| {
-            let mut all: SmallVec<[(f64, f64); WINDOW]> =
-                samples.iter().map(|one| (one.seconds / one.tokens.max(1.0), 1.0)).collect();
+            let mut all: SmallVec<[(f64, f64); WINDOW]> = samples
+                .iter()
+                .map(|one| (one.seconds / one.tokens.max(1.0), 1.0))
+                .collect();
             weighted_median(&mut all).unwrap_or(SLOWEST)
         });
         let slope = slope.clamp(FASTEST, SLOWEST);
-        let mut rest: SmallVec<[(f64, f64); WINDOW]> =
-            samples.iter().map(|one| (one.seconds - one.tokens * slope, 1.0)).collect();
+        let mut rest: SmallVec<[(f64, f64); WINDOW]> = samples
+            .iter()
+            .map(|one| (one.seconds - one.tokens * slope, 1.0))
+            .collect();
         let base = weighted_median(&mut rest).unwrap_or(0.0).max(0.0);
-        Self { base, rate: 1.0 / slope }
+        Self {
+            base,
+            rate: 1.0 / slope,
+        }
     }
 }
 
@@ -166,7 +181,8 @@ impl Decode {
         if self.samples.len() == WINDOW {
             self.samples.remove(0);
         }
-        self.samples.push(duration.as_secs_f32() / (tokens - 1) as f32);
+        self.samples
+            .push(duration.as_secs_f32() / (tokens - 1) as f32);
     }
 
     /// Seconds per output token.
@@ -200,7 +216,12 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// Sends prompts one at a time to an endpoint of `rate` tokens a second, with 20 ms of base.
-    fn serve(prefill: &mut Prefill, now: &mut Duration, rate: f64, prompts: impl IntoIterator<Item = u32>) {
+    fn serve(
+        prefill: &mut Prefill,
+        now: &mut Duration,
+        rate: f64,
+        prompts: impl IntoIterator<Item = u32>,
+    ) {
         for tokens in prompts {
             let ttft = 20 * MS + Duration::from_secs_f64(f64::from(tokens) / rate);
             *now += ttft + 5 * MS;
@@ -222,7 +243,10 @@ mod tests {
         let (mut prefill, mut now) = (Prefill::default(), Duration::ZERO);
         serve(&mut prefill, &mut now, 8_000.0, prompts(1, 10));
         let Fit { base, rate } = prefill.fit().expect("ten samples");
-        assert!((rate / 8_000.0 - 1.0).abs() < 0.02 && (base - 0.02).abs() < 0.002, "{rate} {base}");
+        assert!(
+            (rate / 8_000.0 - 1.0).abs() < 0.02 && (base - 0.02).abs() < 0.002,
+            "{rate} {base}"
+        );
     }
 
     #[test]
@@ -234,7 +258,11 @@ mod tests {
             now += Duration::from_secs_f64(f64::from(tokens) / 8_000.0);
             prefill.answered(now, now, tokens);
         }
-        assert!((rate(&prefill) / 8_000.0 - 1.0).abs() < 0.05, "{}", rate(&prefill));
+        assert!(
+            (rate(&prefill) / 8_000.0 - 1.0).abs() < 0.05,
+            "{}",
+            rate(&prefill)
+        );
     }
 
     #[test]
@@ -242,7 +270,11 @@ mod tests {
         let (mut prefill, mut now) = (Prefill::default(), Duration::ZERO);
         serve(&mut prefill, &mut now, 8_000.0, prompts(3, 100));
         serve(&mut prefill, &mut now, 3_200.0, prompts(4, 30));
-        assert!((rate(&prefill) / 3_200.0 - 1.0).abs() < 0.05, "{}", rate(&prefill));
+        assert!(
+            (rate(&prefill) / 3_200.0 - 1.0).abs() < 0.05,
+            "{}",
+            rate(&prefill)
+        );
     }
 
     #[test]
@@ -256,21 +288,38 @@ mod tests {
             }
             serve(&mut prefill, &mut now, speed, [tokens]);
         }
-        assert!((rate(&prefill) / 8_000.0 - 1.0).abs() < 0.1, "{}", rate(&prefill));
+        assert!(
+            (rate(&prefill) / 8_000.0 - 1.0).abs() < 0.1,
+            "{}",
+            rate(&prefill)
+        );
     }
 
     #[test]
     fn prompts_that_are_all_alike_still_tell_a_rate() {
         let (mut prefill, mut now) = (Prefill::default(), Duration::ZERO);
         serve(&mut prefill, &mut now, 8_000.0, [1_000; 10]);
-        assert!((rate(&prefill) / 6_900.0 - 1.0).abs() < 0.05, "base and all: {}", rate(&prefill));
+        assert!(
+            (rate(&prefill) / 6_900.0 - 1.0).abs() < 0.05,
+            "base and all: {}",
+            rate(&prefill)
+        );
     }
 
     #[test]
     fn the_time_per_token_is_the_median_of_the_latest() {
         let mut decode = Decode::default();
         assert_eq!(decode.seconds_per_token(), None);
-        (0..40).for_each(|turn| decode.answered(if turn % 5 == 0 { 900 * MS } else { 99 * 10 * MS }, 100));
+        (0..40).for_each(|turn| {
+            decode.answered(
+                if turn % 5 == 0 {
+                    900 * MS
+                } else {
+                    99 * 10 * MS
+                },
+                100,
+            )
+        });
         decode.answered(500 * MS, 1);
         assert!((decode.seconds_per_token().expect("samples") - 0.01).abs() < 1e-4);
     }

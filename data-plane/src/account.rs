@@ -120,16 +120,31 @@ impl Account {
             return;
         }
         span.record("gen_ai.operation.name", call.api.operation());
-        span.record("gen_ai.request.model", call.model.as_deref().map(crate::trace::bounded));
+        span.record(
+            "gen_ai.request.model",
+            call.model.as_deref().map(crate::trace::bounded),
+        );
         span.record("gen_ai.request.stream", call.stream);
-        span.record("hermes.strategy", self.pool.pool.spec.policy.strategy.name());
-        span.record("hermes.snapshot.version", i64::try_from(version.0).unwrap_or(i64::MAX));
+        span.record(
+            "hermes.strategy",
+            self.pool.pool.spec.policy.strategy.name(),
+        );
+        span.record(
+            "hermes.snapshot.version",
+            i64::try_from(version.0).unwrap_or(i64::MAX),
+        );
     }
 
     /// This is what a choice may read of the request.
     pub(crate) fn asks(&mut self, query: &Query, call: &Call) {
-        self.query = Query { unary: call.is_unary(), ..query.clone() };
-        self.recorded = self.records.are_heard().then(|| call.model.as_deref().unwrap_or_default().into());
+        self.query = Query {
+            unary: call.is_unary(),
+            ..query.clone()
+        };
+        self.recorded = self
+            .records
+            .are_heard()
+            .then(|| call.model.as_deref().unwrap_or_default().into());
     }
 
     /// Where the request goes was found.
@@ -143,11 +158,17 @@ impl Account {
 
     /// The request goes to this endpoint now; an attempt before it is over.
     pub(crate) fn sending(&mut self, target: &Target) {
-        let Target { upstream, cached_tokens, source } = target;
+        let Target {
+            upstream,
+            cached_tokens,
+            source,
+        } = target;
         let uncached_tokens = u64::from(self.query.prompt_tokens.saturating_sub(*cached_tokens));
         let sent = Instant::now();
         if self.attempt.is_none() {
-            self.model.queue.observe((sent - self.arrived).as_secs_f64());
+            self.model
+                .queue
+                .observe((sent - self.arrived).as_secs_f64());
         } else {
             self.resent += 1;
             self.pool.metrics.retries.inc();
@@ -155,15 +176,29 @@ impl Account {
         if let Some(recall) = &self.pool.recall {
             recall.remember(upstream.endpoint.id, &self.query);
         }
-        self.reporter.started(self.id, upstream.endpoint.id, uncached_tokens, self.query.unary);
+        self.reporter.started(
+            self.id,
+            upstream.endpoint.id,
+            uncached_tokens,
+            self.query.unary,
+        );
         let in_flight = upstream.enter(uncached_tokens);
-        self.attempt = Some(Attempt { sent, in_flight, cached_tokens: *cached_tokens, source: *source });
+        self.attempt = Some(Attempt {
+            sent,
+            in_flight,
+            cached_tokens: *cached_tokens,
+            source: *source,
+        });
     }
 
     /// The attempt failed and the request goes on elsewhere, or nowhere.
     pub(crate) fn attempt_failed(&self, outcome: Outcome) {
         if let Some(attempt) = &self.attempt {
-            self.reporter.attempt_failed(self.id, attempt.in_flight.upstream().endpoint.id, outcome);
+            self.reporter.attempt_failed(
+                self.id,
+                attempt.in_flight.upstream().endpoint.id,
+                outcome,
+            );
         }
     }
 
@@ -178,7 +213,9 @@ impl Account {
 
     fn first(&mut self, now: Instant) {
         self.first_byte = Some(now);
-        let Some(attempt) = &mut self.attempt else { return };
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
         attempt.in_flight.answered();
         let upstream = attempt.in_flight.upstream();
         upstream.succeeded(uptime());
@@ -208,7 +245,11 @@ impl Account {
 
     /// No endpoint was found.
     pub(crate) const fn refused(&mut self, refusal: &Refusal) {
-        self.ended = if refusal.is_backpressure() { Ended::Busy } else { Ended::Failed };
+        self.ended = if refusal.is_backpressure() {
+            Ended::Busy
+        } else {
+            Ended::Failed
+        };
     }
 
     /// No answer comes, or it broke off.
@@ -226,7 +267,9 @@ impl Account {
     }
 
     fn duration_since_sent(&self, now: Instant) -> Duration {
-        self.attempt.as_ref().map_or(Duration::ZERO, |attempt| now - attempt.sent)
+        self.attempt
+            .as_ref()
+            .map_or(Duration::ZERO, |attempt| now - attempt.sent)
     }
 
     fn count_tokens(&self) {
@@ -236,15 +279,24 @@ impl Account {
             }
             return;
         };
-        self.model.prompt_tokens.inc_by(u64::from(usage.prompt_tokens));
-        self.model.completion_tokens.inc_by(u64::from(usage.completion_tokens));
-        self.model.cached_tokens.inc_by(u64::from(usage.cached_tokens.unwrap_or(0)));
+        self.model
+            .prompt_tokens
+            .inc_by(u64::from(usage.prompt_tokens));
+        self.model
+            .completion_tokens
+            .inc_by(u64::from(usage.completion_tokens));
+        self.model
+            .cached_tokens
+            .inc_by(u64::from(usage.cached_tokens.unwrap_or(0)));
         self.check_forecast(usage);
     }
 
     /// Cached tokens, if the engine tells of them.
     fn cached_tokens(&self, usage: Usage) -> Option<u32> {
-        self.pool.recall.as_ref().map_or(usage.cached_tokens, |recall| recall.cached_tokens(usage))
+        self.pool
+            .recall
+            .as_ref()
+            .map_or(usage.cached_tokens, |recall| recall.cached_tokens(usage))
     }
 
     /// From the first byte to the last, of an answer that came in pieces.
@@ -255,18 +307,31 @@ impl Account {
 
     /// Compares what was expected to be cached with what the engine says.
     fn check_forecast(&self, usage: Usage) {
-        let (Ended::Ok, Some(attempt)) = (self.ended, &self.attempt) else { return };
-        let Some(reported) = self.cached_tokens(usage).filter(|_| self.pool.recall.is_some()) else { return };
+        let (Ended::Ok, Some(attempt)) = (self.ended, &self.attempt) else {
+            return;
+        };
+        let Some(reported) = self
+            .cached_tokens(usage)
+            .filter(|_| self.pool.recall.is_some())
+        else {
+            return;
+        };
         let expected = match attempt.source {
             // Counted in the engine's own tokens.
             Some(Source::Events) => attempt.cached_tokens,
             // Counted in estimated tokens: what was foreseen is a share of the prompt.
             Some(Source::Learned | Source::Manager) | None => {
-                let (expected, estimated) = (u64::from(attempt.cached_tokens), u64::from(self.query.prompt_tokens));
+                let (expected, estimated) = (
+                    u64::from(attempt.cached_tokens),
+                    u64::from(self.query.prompt_tokens),
+                );
                 (expected * u64::from(usage.prompt_tokens) / estimated.max(1)) as u32
             }
         };
-        self.pool.metrics.forecasts.observe(attempt.source, expected, reported);
+        self.pool
+            .metrics
+            .forecasts
+            .observe(attempt.source, expected, reported);
     }
 
     /// The answer as those who record see it.
@@ -284,7 +349,10 @@ impl Account {
             completion_tokens: told.map_or(self.frames, |usage| u64::from(usage.completion_tokens)),
             cached_tokens: told.and_then(|usage| usage.cached_tokens),
             ttft: self.first_byte.map(|first| first - self.arrived),
-            endpoint: self.attempt.as_ref().map(|attempt| Arc::clone(&attempt.in_flight.upstream().endpoint.name)),
+            endpoint: self
+                .attempt
+                .as_ref()
+                .map(|attempt| Arc::clone(&attempt.in_flight.upstream().endpoint.name)),
             outcome: self.ended.name(),
         }
     }
@@ -292,7 +360,9 @@ impl Account {
     /// Seconds per output token after the first, of an answer that came in pieces.
     fn time_per_output_token(&self) -> Option<f64> {
         let (first, last) = (self.first_byte?, self.last_byte?);
-        let tokens = self.usage.map_or(self.frames, |usage| u64::from(usage.completion_tokens));
+        let tokens = self
+            .usage
+            .map_or(self.frames, |usage| u64::from(usage.completion_tokens));
         (self.frames > 1 && tokens > 1).then(|| (last - first).as_secs_f64() / (tokens - 1) as f64)
     }
 
@@ -322,18 +392,30 @@ impl Account {
         span.record("hermes.outcome", self.ended.name());
         span.record("hermes.pool", &**self.pool.name());
         if let Some(attempt) = &self.attempt {
-            span.record("hermes.endpoint", &*attempt.in_flight.upstream().endpoint.name);
+            span.record(
+                "hermes.endpoint",
+                &*attempt.in_flight.upstream().endpoint.name,
+            );
         }
         if self.resent > 0 {
             span.record("http.request.resend_count", i64::from(self.resent));
         }
         if let Some(first) = self.first_byte {
-            span.record("gen_ai.response.time_to_first_chunk", (first - self.arrived).as_secs_f64());
+            span.record(
+                "gen_ai.response.time_to_first_chunk",
+                (first - self.arrived).as_secs_f64(),
+            );
         }
         if let Some(usage) = self.usage {
             span.record("gen_ai.usage.input_tokens", i64::from(usage.prompt_tokens));
-            span.record("gen_ai.usage.output_tokens", i64::from(usage.completion_tokens));
-            span.record("gen_ai.usage.cache_read.input_tokens", i64::from(usage.cached_tokens.unwrap_or(0)));
+            span.record(
+                "gen_ai.usage.output_tokens",
+                i64::from(usage.completion_tokens),
+            );
+            span.record(
+                "gen_ai.usage.cache_read.input_tokens",
+                i64::from(usage.cached_tokens.unwrap_or(0)),
+            );
         }
         // A failure whose head came, or that is refused, has told its status.
         if matches!(self.ended, Ended::TimedOut | Ended::Broken) {
@@ -347,7 +429,9 @@ impl Drop for Account {
         let now = Instant::now();
         self.pool.metrics.in_flight.dec();
         self.model.ended(self.ended);
-        self.model.duration.observe((now - self.arrived).as_secs_f64());
+        self.model
+            .duration
+            .observe((now - self.arrived).as_secs_f64());
         if let Some(seconds) = self.time_per_output_token() {
             self.model.tpot.observe(seconds);
         }

@@ -23,7 +23,11 @@ pub(crate) fn routes(admin: Admin, knowledge: Knowledge, records: Arc<Records>) 
         async move { answer }
     });
     admin.route("/debug/records", move |_query, body| {
-        let answer = if body.is_some() { AdminResponse::method_not_allowed("GET") } else { listen(&records) };
+        let answer = if body.is_some() {
+            AdminResponse::method_not_allowed("GET")
+        } else {
+            listen(&records)
+        };
         async move { answer }
     })
 }
@@ -42,7 +46,12 @@ fn snapshot(knowledge: &Knowledge) -> AdminResponse {
     let Some(view) = knowledge.view.load_full() else {
         return AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, "no snapshot has come yet");
     };
-    let replicas: Vec<Arc<str>> = knowledge.replicas.load().iter().map(|ready| Arc::clone(&ready.name)).collect();
+    let replicas: Vec<Arc<str>> = knowledge
+        .replicas
+        .load()
+        .iter()
+        .map(|ready| Arc::clone(&ready.name))
+        .collect();
     let loads: Vec<Value> = view.pools.iter().map(|pool| loads(pool)).collect();
     let body = json!({
         "snapshot": &*view.snapshot,

@@ -50,14 +50,22 @@ pub(crate) enum Unrouted {
 }
 
 /// Reads the path; `extra` are the paths that the operator added.
-pub(crate) fn route<'a>(method: &Method, path: &'a str, extra: &[impl AsRef<str>]) -> Result<Route<'a>, Unrouted> {
+pub(crate) fn route<'a>(
+    method: &Method,
+    path: &'a str,
+    extra: &[impl AsRef<str>],
+) -> Result<Route<'a>, Unrouted> {
     let path = match path.strip_prefix(ORIGINAL_PREFIX) {
         Some(rest) if rest.starts_with('/') => rest,
         _ => path,
     };
     let Some((api, path, template)) = known(path) else {
         return if extra.iter().any(|known| known.as_ref() == path) {
-            Ok(Route { api: Api::Extra, path, template: "extra" })
+            Ok(Route {
+                api: Api::Extra,
+                path,
+                template: "extra",
+            })
         } else {
             Err(Unrouted::Path)
         };
@@ -65,20 +73,33 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str, extra: &[impl AsRef<str>
     let expected = match api {
         Api::Models | Api::Model => Some(Method::GET),
         Api::StoredResponse | Api::Extra => None,
-        Api::Chat | Api::Completions | Api::Responses | Api::Messages | Api::Embeddings | Api::Plain => {
-            Some(Method::POST)
-        }
+        Api::Chat
+        | Api::Completions
+        | Api::Responses
+        | Api::Messages
+        | Api::Embeddings
+        | Api::Plain => Some(Method::POST),
     };
     match expected {
-        Some(only) if only != *method => Err(Unrouted::Method(if only == Method::GET { "GET" } else { "POST" })),
-        _ => Ok(Route { api, path, template }),
+        Some(only) if only != *method => Err(Unrouted::Method(if only == Method::GET {
+            "GET"
+        } else {
+            "POST"
+        })),
+        _ => Ok(Route {
+            api,
+            path,
+            template,
+        }),
     }
 }
 
 fn known(path: &str) -> Option<(Api, &str, &'static str)> {
     Some(match path {
         // The original's documentation misspells the path, so its clients do too.
-        "/v1/chat/completions" | "/v1/chat/completons" => (Api::Chat, "/v1/chat/completions", "/v1/chat/completions"),
+        "/v1/chat/completions" | "/v1/chat/completons" => {
+            (Api::Chat, "/v1/chat/completions", "/v1/chat/completions")
+        }
         "/v1/completions" => (Api::Completions, path, "/v1/completions"),
         "/v1/responses" => (Api::Responses, path, "/v1/responses"),
         "/v1/messages" => (Api::Messages, path, "/v1/messages"),
@@ -90,7 +111,9 @@ fn known(path: &str) -> Option<(Api, &str, &'static str)> {
         "/detokenize" => (Api::Plain, path, "/detokenize"),
         "/v1/models" => (Api::Models, path, "/v1/models"),
         _ if path.starts_with("/v1/models/") => (Api::Model, path, "/v1/models/{model}"),
-        _ if path.starts_with("/v1/responses/") => (Api::StoredResponse, path, "/v1/responses/{id}"),
+        _ if path.starts_with("/v1/responses/") => {
+            (Api::StoredResponse, path, "/v1/responses/{id}")
+        }
         _ => return None,
     })
 }
@@ -130,10 +153,21 @@ mod tests {
             "/rest/hermes-router/v1beta1/v1/chat/completions",
             "/rest/hermes-router/v1beta1/v1/chat/completons",
         ] {
-            let Route { api, path: upstream, .. } = chat(path);
-            assert_eq!((api, upstream), (Api::Chat, "/v1/chat/completions"), "{path}");
+            let Route {
+                api,
+                path: upstream,
+                ..
+            } = chat(path);
+            assert_eq!(
+                (api, upstream),
+                (Api::Chat, "/v1/chat/completions"),
+                "{path}"
+            );
         }
-        assert_eq!(chat("/rest/hermes-router/v1beta1/tokenize").path, "/tokenize");
+        assert_eq!(
+            chat("/rest/hermes-router/v1beta1/tokenize").path,
+            "/tokenize"
+        );
     }
 
     #[test]
@@ -142,13 +176,22 @@ mod tests {
         assert_eq!(post("/reset_prefix_cache", &[]), Err(Unrouted::Path));
         assert_eq!(post("/v1/load_lora_adapter", &[]), Err(Unrouted::Path));
         assert_eq!(post("/pooling", &["/pooling"]), Ok(Api::Extra));
-        assert_eq!(post("/rest/hermes-router/v1beta1x/tokenize", &[]), Err(Unrouted::Path));
+        assert_eq!(
+            post("/rest/hermes-router/v1beta1x/tokenize", &[]),
+            Err(Unrouted::Path)
+        );
     }
 
     #[test]
     fn a_wrong_method_names_the_right_one() {
-        assert_eq!(route(&Method::GET, "/v1/chat/completions", &NONE), Err(Unrouted::Method("POST")));
-        assert_eq!(route(&Method::POST, "/v1/models", &NONE), Err(Unrouted::Method("GET")));
+        assert_eq!(
+            route(&Method::GET, "/v1/chat/completions", &NONE),
+            Err(Unrouted::Method("POST"))
+        );
+        assert_eq!(
+            route(&Method::POST, "/v1/models", &NONE),
+            Err(Unrouted::Method("GET"))
+        );
         assert!(route(&Method::DELETE, "/v1/responses/resp_1", &NONE).is_ok());
     }
 }

@@ -81,7 +81,9 @@ pub enum StartError {
     #[error("{0} (--tls)")]
     Tls(#[from] TlsError),
     /// A control plane is named by what is no address.
-    #[error("a control plane is host:port, with a DNS name or an IP address, not {0:?} (--control-plane)")]
+    #[error(
+        "a control plane is host:port, with a DNS name or an IP address, not {0:?} (--control-plane)"
+    )]
     Name(String),
     /// There is nobody to learn from.
     #[error("no control plane is named; --control-plane must be http://host:port")]
@@ -93,7 +95,14 @@ impl Options {
     #[must_use]
     pub fn local(control_planes: Vec<String>) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { control_planes, tls: None, listen: any, admin: Some(any), name: "test".to_owned(), workers: 0 }
+        Self {
+            control_planes,
+            tls: None,
+            listen: any,
+            admin: Some(any),
+            name: "test".to_owned(),
+            workers: 0,
+        }
     }
 }
 
@@ -129,7 +138,14 @@ pub(crate) fn uptime() -> Duration {
 ///
 /// When a port cannot be taken, or no control plane is named.
 pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
-    let Options { control_planes, tls, listen: address, admin: admin_address, name, workers } = options;
+    let Options {
+        control_planes,
+        tls,
+        listen: address,
+        admin: admin_address,
+        name,
+        workers,
+    } = options;
     if control_planes.is_empty() {
         return Err(StartError::NoControlPlane);
     }
@@ -140,18 +156,28 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     let liveness = Liveness::default();
     let readiness = Readiness::default();
     let tasks = Tasks::new(liveness.clone(), drain.clone());
-    let dialer = Dialer { tls: TlsFolder::follow(tls, &mut registry, &tasks).await? };
-    let targets =
-        control_planes.into_iter().map(Target::try_from).collect::<Result<_, _>>().map_err(StartError::Name)?;
-    let door = Door::bind(address, workers).map_err(|source| StartError::Listen { address, source })?;
-    let bound = door.address().map_err(|source| StartError::Listen { address, source })?;
+    let dialer = Dialer {
+        tls: TlsFolder::follow(tls, &mut registry, &tasks).await?,
+    };
+    let targets = control_planes
+        .into_iter()
+        .map(Target::try_from)
+        .collect::<Result<_, _>>()
+        .map_err(StartError::Name)?;
+    let door =
+        Door::bind(address, workers).map_err(|source| StartError::Listen { address, source })?;
+    let bound = door
+        .address()
+        .map_err(|source| StartError::Listen { address, source })?;
 
     let knowledge = Knowledge::default();
     let records = Arc::new(Records::default());
     let admin_bound = match admin_address {
         Some(address) => {
             let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
-            let admin = admin::routes(admin, knowledge.clone(), Arc::clone(&records)).bind(address, "--admin").await?;
+            let admin = admin::routes(admin, knowledge.clone(), Arc::clone(&records))
+                .bind(address, "--admin")
+                .await?;
             let bound = admin.local_addr();
             tasks.spawn("admin", admin.serve(drain.forced()));
             Some(bound)
@@ -159,13 +185,18 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         None => None,
     };
 
-    let identity = Identity { proxy: seed(), name };
+    let identity = Identity {
+        proxy: seed(),
+        name,
+    };
     let (reporter, reports) = Reporter::new();
     let reporter = Arc::new(reporter);
     let proxy = Arc::new(Proxy {
         gate: Gate::default(),
         chooser: Chooser::new(knowledge.clone(), identity.proxy),
-        forwarder: Forwarder { metrics: Arc::clone(&metrics) },
+        forwarder: Forwarder {
+            metrics: Arc::clone(&metrics),
+        },
         responses: Arc::default(),
         reporter: Arc::clone(&reporter),
         records,
@@ -177,7 +208,15 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     });
     let gate = readiness.gate("snapshot");
     let stop = drain.forced();
-    let learning = sync::run(ControlPlanes { targets, dialer }, identity, knowledge, reporter, reports, metrics, gate);
+    let learning = sync::run(
+        ControlPlanes { targets, dialer },
+        identity,
+        knowledge,
+        reporter,
+        reports,
+        metrics,
+        gate,
+    );
     tasks.spawn("sync", async move {
         tokio::select! {
             () = learning => {}
@@ -188,7 +227,12 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     not_ready_while_draining(&readiness, &tasks, &drain);
     tasks.spawn("clients", door.serve(proxy, drain));
     tracing::info!(listen = %bound, admin = ?admin_bound, "the data plane listens");
-    Ok(Bound { listen: bound, admin: admin_bound, readiness, tasks })
+    Ok(Bound {
+        listen: bound,
+        admin: admin_bound,
+        readiness,
+        tasks,
+    })
 }
 
 /// Step one of a drain: no new traffic is wanted.

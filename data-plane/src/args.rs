@@ -62,7 +62,9 @@ pub struct Target {
 #[derive(Debug, thiserror::Error)]
 pub enum SchemeMismatch {
     /// `https` without certificates.
-    #[error("--control-plane https://{0} needs --tls DIR, a folder with ca.crt, tls.crt and tls.key")]
+    #[error(
+        "--control-plane https://{0} needs --tls DIR, a folder with ca.crt, tls.crt and tls.key"
+    )]
     NoCertificates(String),
     /// `http` with certificates.
     #[error("--tls is set, so --control-plane must be https://{0}, not http://{0}")]
@@ -78,18 +80,26 @@ impl Args {
         let secured = self.tls.is_some();
         for Target { authority, tls } in &self.control_plane {
             match tls {
-                Some(true) if !secured => return Err(SchemeMismatch::NoCertificates(authority.clone())),
+                Some(true) if !secured => {
+                    return Err(SchemeMismatch::NoCertificates(authority.clone()));
+                }
                 Some(false) if secured => return Err(SchemeMismatch::Plain(authority.clone())),
                 _ => {}
             }
         }
         Ok(Options {
-            control_planes: self.control_plane.iter().map(|target| target.authority.clone()).collect(),
+            control_planes: self
+                .control_plane
+                .iter()
+                .map(|target| target.authority.clone())
+                .collect(),
             tls: self.tls.clone(),
             listen: self.listen,
             admin: Some(self.admin),
             name: self.name.clone(),
-            workers: self.workers.map_or_else(crate::app::cores, NonZeroUsize::get),
+            workers: self
+                .workers
+                .map_or_else(crate::app::cores, NonZeroUsize::get),
         })
     }
 }
@@ -108,11 +118,16 @@ fn target(url: &str) -> Result<Target, String> {
     if host.is_empty() || authority.contains('/') || port.parse::<u16>().is_err() {
         return Err(wrong());
     }
-    Ok(Target { authority: authority.to_owned(), tls })
+    Ok(Target {
+        authority: authority.to_owned(),
+        tls,
+    })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: u64 = text.parse().map_err(|_| format!("must be a whole number of seconds, not {text:?}"))?;
+    let seconds: u64 = text
+        .parse()
+        .map_err(|_| format!("must be a whole number of seconds, not {text:?}"))?;
     Ok(Duration::from_secs(seconds))
 }
 
@@ -126,12 +141,25 @@ mod tests {
 
     #[test]
     fn a_control_plane_is_an_url_without_a_path() {
-        let args =
-            parse(&["--control-plane", "http://hermes-control-plane:7070,http://10.0.0.1:7070/"]).expect("valid");
+        let args = parse(&[
+            "--control-plane",
+            "http://hermes-control-plane:7070,http://10.0.0.1:7070/",
+        ])
+        .expect("valid");
         let options = args.options().expect("both without TLS");
-        assert_eq!(options.control_planes, ["hermes-control-plane:7070", "10.0.0.1:7070"]);
-        for wrong in ["http://host", "http://host:x", "http://host:1/path", "grpc://host:1"] {
-            let error = parse(&["--control-plane", wrong]).expect_err("refused").to_string();
+        assert_eq!(
+            options.control_planes,
+            ["hermes-control-plane:7070", "10.0.0.1:7070"]
+        );
+        for wrong in [
+            "http://host",
+            "http://host:x",
+            "http://host:1/path",
+            "grpc://host:1",
+        ] {
+            let error = parse(&["--control-plane", wrong])
+                .expect_err("refused")
+                .to_string();
             assert!(error.contains("must be http://host:port"), "{error}");
         }
     }
@@ -142,16 +170,24 @@ mod tests {
         let https = ["--control-plane", "https://h:1"];
         let with = |target: &'static str| ["--tls", "/certificates", "--control-plane", target];
         assert!(options(&with("https://h:1")).is_ok_and(|options| options.tls.is_some()));
-        assert!(options(&with("h:1")).is_ok(), "a name without scheme goes by --tls");
+        assert!(
+            options(&with("h:1")).is_ok(),
+            "a name without scheme goes by --tls"
+        );
         let error = options(&https).expect_err("no certificates").to_string();
         assert!(error.contains("https://h:1 needs --tls DIR"), "{error}");
-        let error = options(&with("http://h:1")).expect_err("a plain URL").to_string();
+        let error = options(&with("http://h:1"))
+            .expect_err("a plain URL")
+            .to_string();
         assert!(error.contains("must be https://h:1"), "{error}");
     }
 
     #[test]
     fn flags_have_the_documented_defaults() {
         let args = parse(&["--control-plane", "http://h:1"]).expect("valid");
-        assert_eq!((args.listen.port(), args.admin.port(), args.drain.as_secs()), (8000, 8001, 30));
+        assert_eq!(
+            (args.listen.port(), args.admin.port(), args.drain.as_secs()),
+            (8000, 8001, 30)
+        );
     }
 }

@@ -27,8 +27,13 @@ const CONTROL_FIELDS: [&str; 9] = [
 ];
 
 /// Top-level fields that change which tokens an engine makes of the prompt, and that nothing here understands.
-const PROMPT_FIELDS: [&str; 5] =
-    ["chat_template", "truncate_prompt_tokens", "prompt_embeds", "suffix", "previous_input_messages"];
+const PROMPT_FIELDS: [&str; 5] = [
+    "chat_template",
+    "truncate_prompt_tokens",
+    "prompt_embeds",
+    "suffix",
+    "previous_input_messages",
+];
 
 /// A body's routing fields.
 #[derive(Debug, Default)]
@@ -111,20 +116,29 @@ impl<'de> Visitor<'de> for TopLevel {
                 "chat_template_kwargs" => fields.template.kwargs = map.next_value()?,
                 "documents" => fields.template.documents = map.next_value()?,
                 "reasoning_effort" | "reasoning" => fields.template.reasoning = map.next_value()?,
-                "add_generation_prompt" => fields.template.add_generation_prompt = flag(map.next_value()?),
-                "continue_final_message" => fields.template.continue_final_message = flag(map.next_value()?),
-                "add_special_tokens" => fields.template.add_special_tokens = flag(map.next_value()?),
+                "add_generation_prompt" => {
+                    fields.template.add_generation_prompt = flag(map.next_value()?)
+                }
+                "continue_final_message" => {
+                    fields.template.continue_final_message = flag(map.next_value()?)
+                }
+                "add_special_tokens" => {
+                    fields.template.add_special_tokens = flag(map.next_value()?)
+                }
                 "user" | "prompt_cache_key" | "safety_identifier" => {
                     if let Text(Some(user)) = map.next_value()? {
                         fields.user = Some(user);
                     }
                 }
-                "previous_response_id" => fields.previous_response_id = map.next_value::<Text<'de>>()?.0,
+                "previous_response_id" => {
+                    fields.previous_response_id = map.next_value::<Text<'de>>()?.0
+                }
                 "priority" => fields.priority = clamped(map.next_value()?),
                 name => {
                     fields.has_control_fields |= CONTROL_FIELDS.contains(&name);
                     if PROMPT_FIELDS.contains(&name) {
-                        fields.template.has_more |= map.next_value::<Option<IgnoredAny>>()?.is_some();
+                        fields.template.has_more |=
+                            map.next_value::<Option<IgnoredAny>>()?.is_some();
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
@@ -138,7 +152,9 @@ impl<'de> Visitor<'de> for TopLevel {
 /// A client's number never overflows into another meaning; what is not a number means nothing here, and the engine
 /// will say so itself.
 fn clamped(raw: Option<&RawValue>) -> i32 {
-    let number = raw.and_then(|raw| raw.get().parse::<f64>().ok()).unwrap_or(0.0);
+    let number = raw
+        .and_then(|raw| raw.get().parse::<f64>().ok())
+        .unwrap_or(0.0);
     number.clamp(-1_000_000.0, 1_000_000.0) as i32
 }
 
@@ -226,9 +242,16 @@ impl<'de> Visitor<'de> for Entries<'de> {
         while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
             // The key begins after whatever separates it from the entry before it: `{` or `,`, and white space.
             let after = entries.last().map_or(0, |last| last.end);
-            let gap = body[after..].iter().position(|&byte| byte == b'"').unwrap_or(0);
+            let gap = body[after..]
+                .iter()
+                .position(|&byte| byte == b'"')
+                .unwrap_or(0);
             let end = value.get().as_ptr() as usize - body.as_ptr() as usize + value.get().len();
-            entries.push(Entry { start: after + gap, end, control: CONTROL_FIELDS.contains(&&*key) });
+            entries.push(Entry {
+                start: after + gap,
+                end,
+                control: CONTROL_FIELDS.contains(&&*key),
+            });
         }
         Ok(entries)
     }
@@ -252,24 +275,50 @@ mod tests {
         let fields = Fields::read(body).expect("valid");
         assert_eq!(fields.model.as_deref(), Some("qwen"));
         assert!(fields.stream && !fields.has_control_fields);
-        assert_eq!(fields.messages.map(RawValue::get), Some(r#"[{"role":"user","content":"hi"}]"#));
+        assert_eq!(
+            fields.messages.map(RawValue::get),
+            Some(r#"[{"role":"user","content":"hi"}]"#)
+        );
         assert_eq!(fields.user.as_deref(), Some("u-1"));
     }
 
     #[test]
     fn an_escaped_model_name_is_the_same_model() {
-        assert_eq!(Fields::read(br#"{"model":"Qwen\/Qwen3"}"#).expect("valid").model.as_deref(), Some("Qwen/Qwen3"));
-        assert_eq!(Fields::read(br#"{"mod\u0065l":"a"}"#).expect("valid").model.as_deref(), Some("a"));
+        assert_eq!(
+            Fields::read(br#"{"model":"Qwen\/Qwen3"}"#)
+                .expect("valid")
+                .model
+                .as_deref(),
+            Some("Qwen/Qwen3")
+        );
+        assert_eq!(
+            Fields::read(br#"{"mod\u0065l":"a"}"#)
+                .expect("valid")
+                .model
+                .as_deref(),
+            Some("a")
+        );
     }
 
     #[test]
     fn the_last_of_two_equal_keys_counts_as_in_the_engine() {
-        assert_eq!(Fields::read(br#"{"model":"a","model":"b"}"#).expect("valid").model.as_deref(), Some("b"));
+        assert_eq!(
+            Fields::read(br#"{"model":"a","model":"b"}"#)
+                .expect("valid")
+                .model
+                .as_deref(),
+            Some("b")
+        );
     }
 
     #[test]
     fn a_model_that_is_no_string_is_left_to_the_engine() {
-        assert!(Fields::read(br#"{"model":7,"stream":null}"#).expect("valid").model.is_none());
+        assert!(
+            Fields::read(br#"{"model":7,"stream":null}"#)
+                .expect("valid")
+                .model
+                .is_none()
+        );
     }
 
     #[test]
@@ -282,10 +331,15 @@ mod tests {
     #[test]
     fn control_fields_are_cut_and_no_other_byte_changes() {
         assert_eq!(
-            stripped(r#"{ "model" : "a" , "kv_transfer_params":{"do_remote_prefill":true}, "n": 1 }"#),
+            stripped(
+                r#"{ "model" : "a" , "kv_transfer_params":{"do_remote_prefill":true}, "n": 1 }"#
+            ),
             r#"{"model" : "a","n": 1}"#
         );
-        assert_eq!(stripped(r#"{"bootstrap_host":"h","bootstrap_room":1}"#), "{}");
+        assert_eq!(
+            stripped(r#"{"bootstrap_host":"h","bootstrap_room":1}"#),
+            "{}"
+        );
         assert_eq!(
             stripped(r#"{"kv_transfer\u005fparams":1,"a":"\"kv_transfer_params\":1,"}"#),
             r#"{"a":"\"kv_transfer_params\":1,"}"#
@@ -294,8 +348,16 @@ mod tests {
 
     #[test]
     fn a_control_field_is_noticed_however_it_is_written() {
-        assert!(Fields::read(br#"{"kv_transfer\u005fparams":null}"#).expect("valid").has_control_fields);
-        assert!(!Fields::read(br#"{"messages":[{"kv_transfer_params":1}]}"#).expect("valid").has_control_fields);
+        assert!(
+            Fields::read(br#"{"kv_transfer\u005fparams":null}"#)
+                .expect("valid")
+                .has_control_fields
+        );
+        assert!(
+            !Fields::read(br#"{"messages":[{"kv_transfer_params":1}]}"#)
+                .expect("valid")
+                .has_control_fields
+        );
     }
 
     proptest! {

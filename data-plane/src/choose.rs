@@ -27,7 +27,8 @@ use smallvec::SmallVec;
 
 use self::ask::Unanswered;
 use crate::{
-    app::uptime, metrics::Rung, read::Call, refusal::Refusal, sync::Knowledge, upstream::Upstream, view::PoolView,
+    app::uptime, metrics::Rung, read::Call, refusal::Refusal, sync::Knowledge, upstream::Upstream,
+    view::PoolView,
 };
 
 /// Where to send a request, and how that was found.
@@ -95,42 +96,77 @@ impl Chooser {
     ///
     /// [`Refusal::NoEndpoint`] when there is none, or none has the model; [`Refusal::QueueFull`] and
     /// [`Refusal::QueueTimeout`] when none has room and the request may not, or no longer, wait.
-    pub(crate) async fn choose(&self, wanted: &Wanted<'_>, dice: &mut Dice) -> Result<Plan, Refusal> {
+    pub(crate) async fn choose(
+        &self,
+        wanted: &Wanted<'_>,
+        dice: &mut Dice,
+    ) -> Result<Plan, Refusal> {
         let Wanted { pool, call, .. } = *wanted;
         // Who made a stored response, only the control plane knows when this proxy does not.
         let scored = pool.pool.spec.policy.strategy.needs_score() || call.response.is_some();
         if !scored {
-            return local(wanted, &[], Rung::Strategy, dice, |upstream| upstream.load(uptime()));
+            return local(wanted, &[], Rung::Strategy, dice, |upstream| {
+                upstream.load(uptime())
+            });
         }
         let mut waited = Duration::ZERO;
         match self.score(wanted, &mut waited).await {
-            Ok((ranked, why)) => Ok(Plan { ranked, rung: Rung::Score, why }),
+            Ok((ranked, why)) => Ok(Plan {
+                ranked,
+                rung: Rung::Score,
+                why,
+            }),
             Err(Unanswered::Refused(refusal)) => Err(refusal),
             Err(Unanswered::Failed(why)) => {
                 pool.metrics.score_failed(why);
                 let plan = self.without_score(wanted, dice)?;
-                Ok(Plan { why: Why { waited, ..plan.why }, ..plan })
+                Ok(Plan {
+                    why: Why { waited, ..plan.why },
+                    ..plan
+                })
             }
         }
     }
 
     /// The endpoint in `pool` that holds the stored response which the request is about.
     pub(crate) async fn locate(&self, pool: &PoolView, call: &Call, id: u64) -> Option<Plan> {
-        let query = Query { prompt_tokens: 1, ..Query::default() };
-        let wanted = Wanted { pool, call, id, query: &query, context: Context::new() };
+        let query = Query {
+            prompt_tokens: 1,
+            ..Query::default()
+        };
+        let wanted = Wanted {
+            pool,
+            call,
+            id,
+            query: &query,
+            context: Context::new(),
+        };
         let (ranked, why) = self.score(&wanted, &mut Duration::default()).await.ok()?;
-        Some(Plan { ranked, rung: Rung::Score, why })
+        Some(Plan {
+            ranked,
+            rung: Rung::Score,
+            why,
+        })
     }
 
     /// The steps below a score.
     fn without_score(&self, wanted: &Wanted<'_>, dice: &mut Dice) -> Result<Plan, Refusal> {
         let now = uptime();
         if self.knowledge.freshness.is_fresh(now) {
-            let hits = wanted.pool.recall.as_ref().map(|recall| recall.hits(wanted.query)).unwrap_or_default();
-            return local(wanted, &hits, Rung::Local, dice, |upstream| upstream.load(now));
+            let hits = wanted
+                .pool
+                .recall
+                .as_ref()
+                .map(|recall| recall.hits(wanted.query))
+                .unwrap_or_default();
+            return local(wanted, &hits, Rung::Local, dice, |upstream| {
+                upstream.load(now)
+            });
         }
         // What the control plane said of the others is too old; what this proxy has in flight is not.
-        local(wanted, &[], Rung::PowerOfTwo, dice, |upstream| upstream.own_load(now))
+        local(wanted, &[], Rung::PowerOfTwo, dice, |upstream| {
+            upstream.own_load(now)
+        })
     }
 }
 
@@ -142,8 +178,16 @@ fn local(
     dice: &mut Dice,
     load: impl Fn(&Upstream) -> Load,
 ) -> Result<Plan, Refusal> {
-    let Wanted { pool, call, query, .. } = *wanted;
-    let ask = Ask { query, model: call.model.as_deref(), hits, turn: pool.next_turn(), total_in_flight: None };
+    let Wanted {
+        pool, call, query, ..
+    } = *wanted;
+    let ask = Ask {
+        query,
+        model: call.model.as_deref(),
+        hits,
+        turn: pool.next_turn(),
+        total_in_flight: None,
+    };
     let at = |position: usize| load(&pool.upstreams[position]);
     let picked = match rung {
         Rung::PowerOfTwo => pool.picker.pick_by(&Strategy::PowerOfTwo, &ask, at, dice),
@@ -155,10 +199,17 @@ fn local(
     })?;
     let target = |upstream: &Arc<Upstream>, cached_tokens| {
         let source = (cached_tokens > 0).then_some(Source::Learned);
-        Target { upstream: Arc::clone(upstream), cached_tokens, source }
+        Target {
+            upstream: Arc::clone(upstream),
+            cached_tokens,
+            source,
+        }
     };
     Ok(Plan {
-        ranked: ranked.iter().map(|ranked| target(&pool.upstreams[ranked.position], ranked.cached_tokens)).collect(),
+        ranked: ranked
+            .iter()
+            .map(|ranked| target(&pool.upstreams[ranked.position], ranked.cached_tokens))
+            .collect(),
         rung: if desperate { Rung::Any } else { rung },
         why: Why::default(),
     })

@@ -110,7 +110,14 @@ impl Forwarder {
                     }
                 },
                 Err(Failed::TimedOut(limit)) => {
-                    failed(pool, upstream, account, metrics::Attempt::TimedOut, Failure::Timeout, Outcome::TimedOut);
+                    failed(
+                        pool,
+                        upstream,
+                        account,
+                        metrics::Attempt::TimedOut,
+                        Failure::Timeout,
+                        Outcome::TimedOut,
+                    );
                     account.failed(Ended::TimedOut);
                     return Err(Refusal::TimedOut(limit));
                 }
@@ -127,7 +134,14 @@ impl Forwarder {
                 }
                 Err(Failed::Broken(error)) => {
                     tracing::debug!(endpoint = %upstream.endpoint.name, error, "an endpoint broke the connection");
-                    failed(pool, upstream, account, metrics::Attempt::Failed, Failure::Reset, Outcome::Failed);
+                    failed(
+                        pool,
+                        upstream,
+                        account,
+                        metrics::Attempt::Failed,
+                        Failure::Reset,
+                        Outcome::Failed,
+                    );
                     suspicions += 1;
                 }
             }
@@ -149,14 +163,22 @@ impl Forwarder {
         timeouts: Timeouts,
         account: &mut Account,
     ) -> Result<Begun, Failed> {
-        let span = account.trace.attempt(upstream, call.api.operation(), call.model.as_deref(), account.resent());
+        let span = account.trace.attempt(
+            upstream,
+            call.api.operation(),
+            call.model.as_deref(),
+            account.resent(),
+        );
         let (limit, deadline) = if call.stream {
             (timeouts.first_byte, Instant::now() + timeouts.first_byte)
         } else {
             (timeouts.request, account.arrived() + timeouts.request)
         };
         let sending = self.send(call, upstream, timeouts.connect, account, &span);
-        let sent = timeout_at(deadline, sending).await.map_err(|_| Failed::TimedOut(limit)).flatten();
+        let sent = timeout_at(deadline, sending)
+            .await
+            .map_err(|_| Failed::TimedOut(limit))
+            .flatten();
         let (head, mut body) = match sent {
             Ok(response) => response.into_parts(),
             Err(error) => {
@@ -167,10 +189,19 @@ impl Forwarder {
         trace::answered(&span, head.status);
         let mut first = None;
         if call.stream && head.status.is_success() {
-            let piece = timeout_at(deadline, first_piece(&mut body)).await.map_err(|_| Failed::TimedOut(limit));
-            first = piece.flatten().inspect_err(|error| trace::failed(&span, error.name()))?;
+            let piece = timeout_at(deadline, first_piece(&mut body))
+                .await
+                .map_err(|_| Failed::TimedOut(limit));
+            first = piece
+                .flatten()
+                .inspect_err(|error| trace::failed(&span, error.name()))?;
         }
-        Ok(Begun { head, first, body, upstream: Arc::clone(upstream) })
+        Ok(Begun {
+            head,
+            first,
+            body,
+            upstream: Arc::clone(upstream),
+        })
     }
 
     /// Sends on an idle connection, or on a new one; an idle one that was just being closed is worth a second try.
@@ -186,17 +217,23 @@ impl Forwarder {
         while let Some(connection) = upstream.checkout() {
             match connection.send(request(call, headers.clone())).await {
                 Ok(response) => return Ok(response),
-                Err(SendError::Broken { reused: true, error })
-                    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() =>
-                {
+                Err(SendError::Broken {
+                    reused: true,
+                    error,
+                }) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
                     tracing::trace!(endpoint = %upstream.endpoint.name, "an idle connection was closed under a request");
                 }
                 Err(error) => return Err(Failed::Broken(error.to_string())),
             }
         }
-        let connection = Connection::open(upstream.authority(), connect).await.map_err(Failed::Unreachable)?;
+        let connection = Connection::open(upstream.authority(), connect)
+            .await
+            .map_err(Failed::Unreachable)?;
         self.metrics.connections_opened.inc();
-        connection.send(request(call, headers)).await.map_err(|error| Failed::Broken(error.to_string()))
+        connection
+            .send(request(call, headers))
+            .await
+            .map_err(|error| Failed::Broken(error.to_string()))
     }
 }
 
@@ -224,7 +261,10 @@ fn headers_for(call: &Call, upstream: &Upstream, account: &Account, span: &Span)
     let mut headers = call.headers.clone();
     headers.insert(header::HOST, upstream.authority.clone());
     if !span.is_disabled() {
-        propagation::inject(&propagation::egress(span, &account.trace.incoming), &mut headers);
+        propagation::inject(
+            &propagation::egress(span, &account.trace.incoming),
+            &mut headers,
+        );
     }
     headers
 }
@@ -244,20 +284,43 @@ async fn first_piece(body: &mut Answer) -> Result<Option<Bytes>, Failed> {
 }
 
 /// Tells the breaker, the metrics and the control plane about an answer, and says whether it may be passed on.
-fn judge(head: &http::response::Parts, pool: &PoolView, upstream: &Upstream, account: &mut Account) -> Verdict {
+fn judge(
+    head: &http::response::Parts,
+    pool: &PoolView,
+    upstream: &Upstream,
+    account: &mut Account,
+) -> Verdict {
     let status = head.status;
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             account.answered(Ended::Busy);
             let failure = Failure::Status(status.as_u16());
-            failed(pool, upstream, account, metrics::Attempt::Busy, failure, Outcome::Backpressure);
+            failed(
+                pool,
+                upstream,
+                account,
+                metrics::Attempt::Busy,
+                failure,
+                Outcome::Backpressure,
+            );
             Verdict::TryElsewhere { suspicious: false }
         }
-        StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+        StatusCode::INTERNAL_SERVER_ERROR
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::GATEWAY_TIMEOUT => {
             account.answered(Ended::Failed);
             let failure = Failure::Status(status.as_u16());
-            failed(pool, upstream, account, metrics::Attempt::Failed, failure, Outcome::Failed);
-            Verdict::TryElsewhere { suspicious: status == StatusCode::INTERNAL_SERVER_ERROR }
+            failed(
+                pool,
+                upstream,
+                account,
+                metrics::Attempt::Failed,
+                failure,
+                Outcome::Failed,
+            );
+            Verdict::TryElsewhere {
+                suspicious: status == StatusCode::INTERNAL_SERVER_ERROR,
+            }
         }
         _ => {
             account.answered(match status {

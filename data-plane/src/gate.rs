@@ -31,7 +31,10 @@ impl Gate {
     pub(crate) fn enter(&self, limit: u32) -> Option<Permit> {
         let inside = self.0.requests.fetch_add(1, Ordering::Relaxed);
         // Counted already: dropped again if it was one too many.
-        let permit = Permit { inside: Arc::clone(&self.0), bytes: 0 };
+        let permit = Permit {
+            inside: Arc::clone(&self.0),
+            bytes: 0,
+        };
         (inside < limit).then_some(permit)
     }
 }

@@ -60,12 +60,16 @@ const LONGEST_ID: usize = 128;
 
 /// Makes a client's headers fit for an endpoint. `Host`, `Content-Length` and the trace context are the sender's.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
-    remove(headers, |name| is_hop_by_hop(name) || is_control(name) || is_the_senders(name));
+    remove(headers, |name| {
+        is_hop_by_hop(name) || is_control(name) || is_the_senders(name)
+    });
 }
 
 /// Makes an endpoint's headers fit for a client.
 pub(crate) fn clean_response(headers: &mut HeaderMap) {
-    remove(headers, |name| is_hop_by_hop(name) || name == ENDPOINT.as_str());
+    remove(headers, |name| {
+        is_hop_by_hop(name) || name == ENDPOINT.as_str()
+    });
 }
 
 /// The client's priority, if it is a whole number. Clamped, so that it never overflows into another meaning.
@@ -77,9 +81,20 @@ pub(crate) fn priority(headers: &HeaderMap) -> Option<i32> {
 /// Removes what `drops` says, and what `Connection` names: those are of one connection too.
 fn remove(headers: &mut HeaderMap, drops: impl Fn(&str) -> bool) {
     // One look at each of a handful of names is cheaper than a look-up of every name that may not pass.
-    let mut dropped: SmallVec<[HeaderName; 8]> = headers.keys().filter(|name| drops(name.as_str())).cloned().collect();
-    let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    dropped.extend(named.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()));
+    let mut dropped: SmallVec<[HeaderName; 8]> = headers
+        .keys()
+        .filter(|name| drops(name.as_str()))
+        .cloned()
+        .collect();
+    let named = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    dropped.extend(
+        named
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok()),
+    );
     for name in dropped {
         headers.remove(name);
     }
@@ -91,8 +106,9 @@ pub(crate) fn request_id(headers: &HeaderMap, fresh: impl FnOnce() -> String) ->
         let bytes = id.as_bytes();
         !bytes.is_empty() && bytes.len() <= LONGEST_ID && bytes.iter().all(u8::is_ascii_graphic)
     });
-    kept.cloned()
-        .unwrap_or_else(|| HeaderValue::from_str(&fresh()).unwrap_or_else(|_| HeaderValue::from_static("req-unknown")))
+    kept.cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&fresh()).unwrap_or_else(|_| HeaderValue::from_static("req-unknown"))
+    })
 }
 
 #[cfg(test)]
@@ -100,7 +116,15 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
     }
 
     fn left(pairs: &[(&'static str, &'static str)]) -> Vec<String> {
@@ -147,7 +171,9 @@ mod tests {
 
     #[test]
     fn a_request_id_is_kept_if_it_can_be_logged() {
-        let id = |value: &'static str| request_id(&headers(&[("x-request-id", value)]), || "fresh".into());
+        let id = |value: &'static str| {
+            request_id(&headers(&[("x-request-id", value)]), || "fresh".into())
+        };
         assert_eq!(id("abc-123"), "abc-123");
         assert_eq!(id("two words"), "fresh");
         assert_eq!(request_id(&HeaderMap::new(), || "fresh".into()), "fresh");

@@ -49,7 +49,11 @@ const MAX_CLIENTS: usize = 50_000;
 
 /// Takes the port; `shared` with other listeners of this process, among which the kernel spreads connections.
 pub(crate) fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // A restarted proxy takes its port back while old connections still linger in the kernel.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -102,7 +106,8 @@ async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>, drain
     }
     let exchanges = Exchanges::default();
     let service = service_fn(|request: Request<Incoming>| {
-        let (proxy, drain, exchange) = (Arc::clone(&proxy), drain.clone(), exchanges.begin(&request));
+        let (proxy, drain, exchange) =
+            (Arc::clone(&proxy), drain.clone(), exchanges.begin(&request));
         async move {
             let answer = proxy.serve(request, address).await;
             Ok::<_, std::convert::Infallible>(exchange.answer(answer, &drain))
@@ -126,7 +131,12 @@ async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>, drain
 
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER).max_headers(HEADERS);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER)
+        .max_headers(HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -24,7 +24,10 @@ mod tests {
     #[test]
     fn a_lookup_is_that_of_the_api_behind_the_path() {
         let body = Bytes::from_static(br#"{"prompt":"hello"}"#);
-        assert_eq!(of("/v1/completions", &body).expect("a prompt").api(), Api::Completions);
+        assert_eq!(
+            of("/v1/completions", &body).expect("a prompt").api(),
+            Api::Completions
+        );
         assert!(of("/nowhere", &body).is_none() && of("/v1/completions", &Bytes::new()).is_none());
     }
 }

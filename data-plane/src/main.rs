@@ -24,7 +24,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
-    let service = Service { name: "hermes-data-plane", version: env!("CARGO_PKG_VERSION") };
+    let service = Service {
+        name: "hermes-data-plane",
+        version: env!("CARGO_PKG_VERSION"),
+    };
     let telemetry = Telemetry::init(service, args.log_format)?;
     let shutdown = Shutdown::from_signals()?;
     let bound = app::start(args.options()?, shutdown.drain()).await?;

@@ -24,8 +24,8 @@ use self::{
     closed::ENDPOINT_STATES,
     forecast::{ForecastLabels, Forecasts},
     labels::{
-        AttemptLabels, ChoiceLabels, EndpointLabels, ModelLabels, PoolLabels, RefusalLabels, RequestLabels,
-        ScoreLabels, SnapshotLabels, TokenLabels,
+        AttemptLabels, ChoiceLabels, EndpointLabels, ModelLabels, PoolLabels, RefusalLabels,
+        RequestLabels, ScoreLabels, SnapshotLabels, TokenLabels,
     },
 };
 use crate::refusal::Refusal;
@@ -33,16 +33,23 @@ use crate::refusal::Refusal;
 /// Buckets of the GenAI conventions for whole requests, seconds.
 const DURATION: Bounds = Bounds(buckets::REQUEST_DURATION);
 /// Buckets of the GenAI conventions for the time to first token, seconds.
-const TTFT: Bounds =
-    Bounds(&[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 25.0, 60.0]);
+const TTFT: Bounds = Bounds(&[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    25.0, 60.0,
+]);
 /// Buckets of the GenAI conventions for the time per output token, seconds, with one below for fast engines.
-const TPOT: Bounds = Bounds(&[0.001, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5]);
+const TPOT: Bounds = Bounds(&[
+    0.001, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+]);
 /// Waiting in the router: from far below a millisecond to seconds.
-const QUEUE: Bounds = Bounds(&[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0]);
+const QUEUE: Bounds = Bounds(&[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
+]);
 
 /// Waiting for an endpoint with room, at the control plane: up to a minute.
-const WAIT: Bounds =
-    Bounds(&[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0]);
+const WAIT: Bounds = Bounds(&[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0,
+]);
 
 /// The model label of names that no snapshot knows.
 const OTHER: &str = "other";
@@ -165,7 +172,11 @@ impl Metrics {
     }
 
     fn register_requests(&self, registry: &mut Registry) {
-        registry.register("hermes_requests", "Routed requests by how they ended", self.requests.clone());
+        registry.register(
+            "hermes_requests",
+            "Routed requests by how they ended",
+            self.requests.clone(),
+        );
         registry.register(
             "hermes_request_duration_seconds",
             "From the request's head to the last byte of its answer",
@@ -214,8 +225,16 @@ impl Metrics {
     }
 
     fn register_choices(&self, registry: &mut Registry) {
-        registry.register("hermes_choices", "Choices of an endpoint, by the step of the ladder", self.choices.clone());
-        registry.register("hermes_score_seconds", "From asking the control plane to its answer", self.score.clone());
+        registry.register(
+            "hermes_choices",
+            "Choices of an endpoint, by the step of the ladder",
+            self.choices.clone(),
+        );
+        registry.register(
+            "hermes_score_seconds",
+            "From asking the control plane to its answer",
+            self.score.clone(),
+        );
         registry.register(
             "hermes_score_failures",
             "Choices made without the control plane's answer, by the reason",
@@ -241,8 +260,16 @@ impl Metrics {
             "Decisions of this proxy that it told to a control-plane replica which became the owner of a pool",
             self.taught.clone(),
         );
-        registry.register("hermes_attempts", "Requests sent to endpoints, by how that ended", self.attempts.clone());
-        registry.register("hermes_retries", "Attempts after the first", self.retries.clone());
+        registry.register(
+            "hermes_attempts",
+            "Requests sent to endpoints, by how that ended",
+            self.attempts.clone(),
+        );
+        registry.register(
+            "hermes_retries",
+            "Attempts after the first",
+            self.retries.clone(),
+        );
         registry.register(
             "hermes_endpoints",
             "Endpoints as this proxy sees them: up, warming (slow start) or down",
@@ -251,8 +278,16 @@ impl Metrics {
     }
 
     fn register_world(&self, registry: &mut Registry) {
-        registry.register("hermes_client_connections", "Open connections from clients", self.clients.clone());
-        registry.register("hermes_idle_connections", "Idle connections to endpoints", self.idle_connections.clone());
+        registry.register(
+            "hermes_client_connections",
+            "Open connections from clients",
+            self.clients.clone(),
+        );
+        registry.register(
+            "hermes_idle_connections",
+            "Idle connections to endpoints",
+            self.idle_connections.clone(),
+        );
         registry.register(
             "hermes_connections_opened",
             "Connections opened to endpoints",
@@ -288,35 +323,91 @@ impl Metrics {
     /// The handles of one pool.
     pub(crate) fn pool(&self, spec: &PoolSpec) -> Arc<PoolMetrics> {
         let pool = &spec.name;
-        let only = PoolLabels { pool: Arc::clone(pool) };
-        let models = spec.models.iter().map(|model| (Arc::clone(&model.name), self.model(pool, &model.name))).collect();
+        let only = PoolLabels {
+            pool: Arc::clone(pool),
+        };
+        let models = spec
+            .models
+            .iter()
+            .map(|model| (Arc::clone(&model.name), self.model(pool, &model.name)))
+            .collect();
         Arc::new(PoolMetrics {
             models,
             other: self.model(pool, &Arc::from(OTHER)),
-            choices: Rung::ALL.map(|(_, rung)| handle(&self.choices, &ChoiceLabels { pool: Arc::clone(pool), rung })),
+            choices: Rung::ALL.map(|(_, rung)| {
+                handle(
+                    &self.choices,
+                    &ChoiceLabels {
+                        pool: Arc::clone(pool),
+                        rung,
+                    },
+                )
+            }),
             score: handle(&self.score, &only),
-            score_failures: ScoreFailure::ALL
-                .map(|(_, reason)| handle(&self.score_failures, &ScoreLabels { pool: Arc::clone(pool), reason })),
+            score_failures: ScoreFailure::ALL.map(|(_, reason)| {
+                handle(
+                    &self.score_failures,
+                    &ScoreLabels {
+                        pool: Arc::clone(pool),
+                        reason,
+                    },
+                )
+            }),
             waiting: handle(&self.waiting, &only),
             wait: handle(&self.wait, &only),
             forecasts: Forecasts::of(&self.forecasts, pool),
             taught: handle(&self.taught, &only),
-            attempts: Attempt::ALL
-                .map(|(_, outcome)| handle(&self.attempts, &AttemptLabels { pool: Arc::clone(pool), outcome })),
+            attempts: Attempt::ALL.map(|(_, outcome)| {
+                handle(
+                    &self.attempts,
+                    &AttemptLabels {
+                        pool: Arc::clone(pool),
+                        outcome,
+                    },
+                )
+            }),
             retries: handle(&self.retries, &only),
             in_flight: handle(&self.in_flight, &only),
-            endpoints: ENDPOINT_STATES
-                .map(|state| (state, handle(&self.endpoints, &EndpointLabels { pool: Arc::clone(pool), state }))),
+            endpoints: ENDPOINT_STATES.map(|state| {
+                (
+                    state,
+                    handle(
+                        &self.endpoints,
+                        &EndpointLabels {
+                            pool: Arc::clone(pool),
+                            state,
+                        },
+                    ),
+                )
+            }),
         })
     }
 
     fn model(&self, pool: &Arc<str>, model: &Arc<str>) -> Arc<ModelMetrics> {
-        let labels = ModelLabels { pool: Arc::clone(pool), model: Arc::clone(model) };
+        let labels = ModelLabels {
+            pool: Arc::clone(pool),
+            model: Arc::clone(model),
+        };
         let requests = Ended::ALL.map(|(_, outcome)| {
-            handle(&self.requests, &RequestLabels { pool: Arc::clone(pool), model: Arc::clone(model), outcome })
+            handle(
+                &self.requests,
+                &RequestLabels {
+                    pool: Arc::clone(pool),
+                    model: Arc::clone(model),
+                    outcome,
+                },
+            )
         });
-        let tokens =
-            |kind| handle(&self.tokens, &TokenLabels { pool: Arc::clone(pool), model: Arc::clone(model), kind });
+        let tokens = |kind| {
+            handle(
+                &self.tokens,
+                &TokenLabels {
+                    pool: Arc::clone(pool),
+                    model: Arc::clone(model),
+                    kind,
+                },
+            )
+        };
         Arc::new(ModelMetrics {
             requests,
             duration: handle(&self.duration, &labels),
@@ -336,7 +427,11 @@ impl Metrics {
 
     /// A snapshot or delta arrived.
     pub(crate) fn snapshot(&self, arrival: Arrival) {
-        self.snapshots.get_or_create(&SnapshotLabels { outcome: arrival.name() }).inc();
+        self.snapshots
+            .get_or_create(&SnapshotLabels {
+                outcome: arrival.name(),
+            })
+            .inc();
     }
 }
 
@@ -354,7 +449,8 @@ where
 impl PoolMetrics {
     /// The handles of a model; names that the snapshot does not know share one.
     pub(crate) fn model(&self, name: Option<&str>) -> &Arc<ModelMetrics> {
-        name.and_then(|name| self.models.get(name)).unwrap_or(&self.other)
+        name.and_then(|name| self.models.get(name))
+            .unwrap_or(&self.other)
     }
 
     pub(crate) fn chose(&self, rung: Rung) {

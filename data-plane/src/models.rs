@@ -25,8 +25,14 @@ pub(crate) fn one(view: &View, path: &str) -> Result<Bytes, Refusal> {
     match models.get(&*asked) {
         Some(model) => Ok(Bytes::from(card(model).to_string())),
         None => {
-            let nearest = nearest(&asked, models.keys().copied()).into_iter().map(str::to_owned).collect();
-            Err(Refusal::UnknownModel { model: echo(&asked), nearest })
+            let nearest = nearest(&asked, models.keys().copied())
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
+            Err(Refusal::UnknownModel {
+                model: echo(&asked),
+                nearest,
+            })
         }
     }
 }
@@ -38,7 +44,12 @@ fn all(view: &View) -> BTreeMap<&str, &Model> {
 }
 
 fn card(model: &Model) -> Value {
-    let Model { name, parent, max_model_len, holders: _ } = model;
+    let Model {
+        name,
+        parent,
+        max_model_len,
+        holders: _,
+    } = model;
     json!({
         "id": name, "object": "model", "created": 0, "owned_by": "hermes",
         "root": parent.as_ref().unwrap_or(name), "parent": parent, "max_model_len": max_model_len,
@@ -51,8 +62,13 @@ fn decoded(text: &str) -> String {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let escape = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
-        match (bytes[at], escape.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+        let escape = bytes
+            .get(at + 1..at + 3)
+            .and_then(|hex| std::str::from_utf8(hex).ok());
+        match (
+            bytes[at],
+            escape.and_then(|hex| u8::from_str_radix(hex, 16).ok()),
+        ) {
             (b'%', Some(byte)) => {
                 decoded.push(byte);
                 at += 3;

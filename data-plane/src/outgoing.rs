@@ -20,20 +20,33 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// All bytes together.
     pub(crate) fn len(&self) -> u64 {
-        self.first.iter().chain(&self.rest).map(|piece| piece.len() as u64).sum()
+        self.first
+            .iter()
+            .chain(&self.rest)
+            .map(|piece| piece.len() as u64)
+            .sum()
     }
 }
 
 impl From<Bytes> for Outgoing {
     fn from(bytes: Bytes) -> Self {
-        Self { first: Some(bytes).filter(|bytes| !bytes.is_empty()), rest: VecDeque::new() }
+        Self {
+            first: Some(bytes).filter(|bytes| !bytes.is_empty()),
+            rest: VecDeque::new(),
+        }
     }
 }
 
 impl From<Vec<Bytes>> for Outgoing {
     fn from(pieces: Vec<Bytes>) -> Self {
-        let mut rest: VecDeque<Bytes> = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
-        Self { first: rest.pop_front(), rest }
+        let mut rest: VecDeque<Bytes> = pieces
+            .into_iter()
+            .filter(|piece| !piece.is_empty())
+            .collect();
+        Self {
+            first: rest.pop_front(),
+            rest,
+        }
     }
 }
 
@@ -41,7 +54,10 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = self.first.take().or_else(|| self.rest.pop_front());
         Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -63,13 +79,23 @@ mod tests {
 
     #[tokio::test]
     async fn slices_arrive_in_order_and_their_length_is_known_before() {
-        let pieces =
-            vec![Bytes::from_static(b"{"), Bytes::new(), Bytes::from_static(b"\"a\":1"), Bytes::from_static(b"}")];
+        let pieces = vec![
+            Bytes::from_static(b"{"),
+            Bytes::new(),
+            Bytes::from_static(b"\"a\":1"),
+            Bytes::from_static(b"}"),
+        ];
         let body = Outgoing::from(pieces);
         assert_eq!(body.size_hint().exact(), Some(7));
         let again = body.clone();
-        assert_eq!(body.collect().await.expect("infallible").to_bytes(), "{\"a\":1}");
-        assert_eq!(again.collect().await.expect("infallible").to_bytes(), "{\"a\":1}");
+        assert_eq!(
+            body.collect().await.expect("infallible").to_bytes(),
+            "{\"a\":1}"
+        );
+        assert_eq!(
+            again.collect().await.expect("infallible").to_bytes(),
+            "{\"a\":1}"
+        );
     }
 
     #[test]

@@ -73,7 +73,10 @@ impl Prompt {
 
     /// The parts of `body` that `fields` found in it.
     pub(crate) fn of(fields: &Fields<'_>, body: &Bytes) -> Self {
-        let part = |raw: Option<&RawValue>| raw.map(|raw| body.slice_ref(raw.get().as_bytes())).unwrap_or_default();
+        let part = |raw: Option<&RawValue>| {
+            raw.map(|raw| body.slice_ref(raw.get().as_bytes()))
+                .unwrap_or_default()
+        };
         let tools = part(fields.tools);
         let system = part(fields.system.or(fields.instructions));
         let conversation = part(fields.messages.or(fields.prompt).or(fields.input));
@@ -83,7 +86,11 @@ impl Prompt {
             tools,
             system,
             conversation,
-            kind: if fields.messages.is_some() { Kind::Messages } else { Kind::Prompt },
+            kind: if fields.messages.is_some() {
+                Kind::Messages
+            } else {
+                Kind::Prompt
+            },
             template: Template {
                 kwargs: part(fields.template.kwargs),
                 documents: part(fields.template.documents),
@@ -105,8 +112,16 @@ impl Prompt {
     }
 
     /// What a choice under `policy` may read. `hashed` says that the prompt's hashes are wanted in any case.
-    pub(crate) fn query(&self, policy: &Policy, model: Option<&str>, headers: &HeaderMap, hashed: bool) -> Query {
-        let tokens = u32::try_from(self.bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX).max(1);
+    pub(crate) fn query(
+        &self,
+        policy: &Policy,
+        model: Option<&str>,
+        headers: &HeaderMap,
+        hashed: bool,
+    ) -> Query {
+        let tokens = u32::try_from(self.bytes / BYTES_PER_TOKEN)
+            .unwrap_or(u32::MAX)
+            .max(1);
         let session = match &policy.strategy {
             Strategy::SessionAffinity(affinity) => self.session(affinity, headers),
             _ => None,
@@ -129,9 +144,30 @@ impl Prompt {
 
     /// The prompt for a source of exact knowledge of caches, if there is one and it is not too long.
     pub(crate) fn lookup_text(&self, api: Api) -> Option<LookupText> {
-        let Self { salt, tools, system, conversation, kind, template, .. } = self;
-        let Template { kwargs, documents, reasoning, .. } = template;
-        let parts = [salt, tools, system, conversation, kwargs, documents, reasoning];
+        let Self {
+            salt,
+            tools,
+            system,
+            conversation,
+            kind,
+            template,
+            ..
+        } = self;
+        let Template {
+            kwargs,
+            documents,
+            reasoning,
+            ..
+        } = template;
+        let parts = [
+            salt,
+            tools,
+            system,
+            conversation,
+            kwargs,
+            documents,
+            reasoning,
+        ];
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         if conversation.is_empty() || bytes > LONGEST_LOOKUP {
             return None;
@@ -155,7 +191,10 @@ impl Prompt {
 
     /// The prompt's chained block hashes; see [`hermes_core::prefix`] for the canonical form.
     fn blocks(&self, model: &str, block_bytes: u32) -> Arc<[u64]> {
-        let mut chain = Chain::new(&[CHAIN_FORMAT, model.as_bytes(), &self.salt], block_bytes as usize);
+        let mut chain = Chain::new(
+            &[CHAIN_FORMAT, model.as_bytes(), &self.salt],
+            block_bytes as usize,
+        );
         chain.section(&self.tools);
         chain.section(&self.system);
         chain.section(inside(&self.conversation));
@@ -170,7 +209,10 @@ impl Prompt {
                 SessionKey::Key => headers.get(header::AUTHORIZATION),
                 SessionKey::User => return self.user,
             };
-            value.map(HeaderValue::as_bytes).filter(|value| !value.is_empty()).map(xxh3_64)
+            value
+                .map(HeaderValue::as_bytes)
+                .filter(|value| !value.is_empty())
+                .map(xxh3_64)
         })
     }
 }
@@ -179,7 +221,9 @@ impl Prompt {
 fn tenant(key: &TenantKey, model: Option<&str>, headers: &HeaderMap) -> Option<u64> {
     let value = match key {
         TenantKey::Header(name) => headers.get(&**name).map(HeaderValue::as_bytes),
-        TenantKey::Key => headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
+        TenantKey::Key => headers
+            .get(header::AUTHORIZATION)
+            .map(HeaderValue::as_bytes),
         TenantKey::Model => model.map(str::as_bytes),
     };
     value.filter(|value| !value.is_empty()).map(xxh3_64)
@@ -192,7 +236,9 @@ const fn wire(api: Api) -> Wire {
         Api::Responses => Wire::Responses,
         Api::Messages => Wire::Messages,
         Api::Embeddings => Wire::Embeddings,
-        Api::StoredResponse | Api::Plain | Api::Models | Api::Model | Api::Extra => Wire::Unspecified,
+        Api::StoredResponse | Api::Plain | Api::Models | Api::Model | Api::Extra => {
+            Wire::Unspecified
+        }
     }
 }
 
@@ -214,13 +260,21 @@ mod tests {
     }
 
     fn hashes(model: &str, body: &str) -> Arc<[u64]> {
-        let policy = Policy { block_bytes: 16, ..Policy::default() };
-        prompt(body).query(&policy, Some(model), &HeaderMap::new(), false).blocks
+        let policy = Policy {
+            block_bytes: 16,
+            ..Policy::default()
+        };
+        prompt(body)
+            .query(&policy, Some(model), &HeaderMap::new(), false)
+            .blocks
     }
 
     #[test]
     fn the_next_turn_of_a_conversation_begins_with_the_same_blocks() {
-        let first = hashes("m", r#"{"messages":[{"role":"user","content":"tell me about routers, please"}]}"#);
+        let first = hashes(
+            "m",
+            r#"{"messages":[{"role":"user","content":"tell me about routers, please"}]}"#,
+        );
         let second = hashes(
             "m",
             r#"{"messages":[{"role":"user","content":"tell me about routers, please"},{"role":"assistant","content":"they route"}]}"#,
@@ -231,12 +285,22 @@ mod tests {
 
     #[test]
     fn models_salts_and_tools_never_share_blocks() {
-        let base = r#"{"messages":[{"role":"user","content":"a long enough question to fill blocks"}]}"#;
+        let base =
+            r#"{"messages":[{"role":"user","content":"a long enough question to fill blocks"}]}"#;
         let known = hashes("m", base);
         let others = [
             hashes("lora", base),
-            hashes("m", &base.replace("{\"messages\"", "{\"cache_salt\":\"t1\",\"messages\"")),
-            hashes("m", &base.replace("{\"messages\"", "{\"tools\":[{\"type\":\"function\"}],\"messages\"")),
+            hashes(
+                "m",
+                &base.replace("{\"messages\"", "{\"cache_salt\":\"t1\",\"messages\""),
+            ),
+            hashes(
+                "m",
+                &base.replace(
+                    "{\"messages\"",
+                    "{\"tools\":[{\"type\":\"function\"}],\"messages\"",
+                ),
+            ),
             hashes("m", &base.replace("a long", "A long")),
         ];
         for other in others {
@@ -246,12 +310,17 @@ mod tests {
 
     #[test]
     fn session_keys_are_tried_in_order_and_only_hashes_leave() {
-        let policy = Policy { strategy: Strategy::SessionAffinity(Affinity::default()), ..Policy::default() };
+        let policy = Policy {
+            strategy: Strategy::SessionAffinity(Affinity::default()),
+            ..Policy::default()
+        };
         let prompt = prompt(r#"{"user":"alice","messages":[]}"#);
         let session = |headers: &HeaderMap| prompt.query(&policy, None, headers, false).session;
         assert_eq!(session(&HeaderMap::new()), Some(xxh3_64(b"alice")));
-        let headers =
-            HeaderMap::from_iter([(http::HeaderName::from_static("x-session-id"), HeaderValue::from_static("s-1"))]);
+        let headers = HeaderMap::from_iter([(
+            http::HeaderName::from_static("x-session-id"),
+            HeaderValue::from_static("s-1"),
+        )]);
         assert_eq!(session(&headers), Some(xxh3_64(b"s-1")));
     }
 
@@ -260,14 +329,23 @@ mod tests {
         let prompt = prompt(r#"{"messages":[]}"#);
         let headers = HeaderMap::from_iter([
             (header::AUTHORIZATION, HeaderValue::from_static("Bearer k")),
-            (http::HeaderName::from_static("x-team"), HeaderValue::from_static("blue")),
+            (
+                http::HeaderName::from_static("x-team"),
+                HeaderValue::from_static("blue"),
+            ),
         ]);
         let tenant = |tenant, headers: &HeaderMap| {
-            let policy = Policy { tenant, ..Policy::default() };
+            let policy = Policy {
+                tenant,
+                ..Policy::default()
+            };
             prompt.query(&policy, Some("m"), headers, false).tenant
         };
         assert_eq!(tenant(TenantKey::Key, &headers), Some(xxh3_64(b"Bearer k")));
-        assert_eq!(tenant(TenantKey::Header("x-team".into()), &headers), Some(xxh3_64(b"blue")));
+        assert_eq!(
+            tenant(TenantKey::Header("x-team".into()), &headers),
+            Some(xxh3_64(b"blue"))
+        );
         assert_eq!(tenant(TenantKey::Model, &headers), Some(xxh3_64(b"m")));
         assert_eq!(tenant(TenantKey::Key, &HeaderMap::new()), None);
     }
@@ -275,15 +353,28 @@ mod tests {
     #[test]
     fn a_strategy_that_reads_no_hashes_gets_them_only_when_somebody_else_does() {
         let prompt = prompt(&format!(r#"{{"prompt":"{}"}}"#, "x".repeat(600)));
-        let policy = Policy { strategy: Strategy::Random, ..Policy::default() };
-        let blocks = |hashed| prompt.query(&policy, None, &HeaderMap::new(), hashed).blocks.len();
+        let policy = Policy {
+            strategy: Strategy::Random,
+            ..Policy::default()
+        };
+        let blocks = |hashed| {
+            prompt
+                .query(&policy, None, &HeaderMap::new(), hashed)
+                .blocks
+                .len()
+        };
         assert_eq!((blocks(false), blocks(true)), (0, 2));
     }
 
     #[test]
     fn a_lookup_carries_the_messages_as_the_client_wrote_them() {
-        let text = prompt(r#"{"messages": [ {"role":"user"} ]}"#).lookup_text(Api::Chat).expect("there is one");
-        assert_eq!((text.json.as_ref(), text.kind()), (&br#"[ {"role":"user"} ]"#[..], Kind::Messages));
+        let text = prompt(r#"{"messages": [ {"role":"user"} ]}"#)
+            .lookup_text(Api::Chat)
+            .expect("there is one");
+        assert_eq!(
+            (text.json.as_ref(), text.kind()),
+            (&br#"[ {"role":"user"} ]"#[..], Kind::Messages)
+        );
         assert_eq!((text.api(), text.incomplete), (Wire::Chat, false));
         assert!(prompt(r#"{"x":1}"#).lookup_text(Api::Chat).is_none());
     }
@@ -297,17 +388,38 @@ mod tests {
             (&text.tools[..], &text.template_kwargs[..]),
             (&br#"[{"x":1}]"#[..], &br#"{"enable_thinking":false}"#[..])
         );
-        assert_eq!((&text.reasoning[..], &text.cache_salt[..]), (&br#""low""#[..], &br#""s""#[..]));
-        assert_eq!((text.add_generation_prompt, text.continue_final_message), (Some(false), None));
+        assert_eq!(
+            (&text.reasoning[..], &text.cache_salt[..]),
+            (&br#""low""#[..], &br#""s""#[..])
+        );
+        assert_eq!(
+            (text.add_generation_prompt, text.continue_final_message),
+            (Some(false), None)
+        );
     }
 
     #[test]
     fn a_prompt_with_a_part_that_is_not_carried_says_so() {
-        for part in [r#""chat_template":"x""#, r#""truncate_prompt_tokens":5"#, r#""previous_response_id":"resp_1""#] {
+        for part in [
+            r#""chat_template":"x""#,
+            r#""truncate_prompt_tokens":5"#,
+            r#""previous_response_id":"resp_1""#,
+        ] {
             let body = format!("{{\"input\":\"hello\",{part}}}");
-            assert!(prompt(&body).lookup_text(Api::Responses).expect("there is one").incomplete, "{part}");
+            assert!(
+                prompt(&body)
+                    .lookup_text(Api::Responses)
+                    .expect("there is one")
+                    .incomplete,
+                "{part}"
+            );
         }
-        assert!(!prompt(r#"{"prompt":"x","suffix":null}"#).lookup_text(Api::Completions).expect("one").incomplete);
+        assert!(
+            !prompt(r#"{"prompt":"x","suffix":null}"#)
+                .lookup_text(Api::Completions)
+                .expect("one")
+                .incomplete
+        );
     }
 
     #[test]

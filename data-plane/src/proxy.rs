@@ -65,18 +65,37 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Answers a request. Cannot fail: every error has its response.
-    pub(crate) async fn serve(&self, mut request: Request<Incoming>, client: SocketAddr) -> Response<Reply> {
+    pub(crate) async fn serve(
+        &self,
+        mut request: Request<Incoming>,
+        client: SocketAddr,
+    ) -> Response<Reply> {
         let arrived = Instant::now();
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
-        let request_id = headers::request_id(request.headers(), || format!("req-{:012x}{id:06x}", self.run >> 16));
+        let request_id = headers::request_id(request.headers(), || {
+            format!("req-{:012x}{id:06x}", self.run >> 16)
+        });
         // The engine, the logs and the client know the request by the same id.
-        request.headers_mut().insert(headers::REQUEST_ID, request_id.clone());
+        request
+            .headers_mut()
+            .insert(headers::REQUEST_ID, request_id.clone());
         let trace = Trace::begin(&request);
         let server = trace.server.clone();
         trace::identify(&server, &request_id, client);
 
         let mut api = None;
-        let mut response = match self.route(request, Arrival { id, at: arrived, trace }, &mut api).await {
+        let mut response = match self
+            .route(
+                request,
+                Arrival {
+                    id,
+                    at: arrived,
+                    trace,
+                },
+                &mut api,
+            )
+            .await
+        {
             Ok(response) => {
                 trace::status(&server, response.status());
                 response
@@ -85,10 +104,14 @@ impl Proxy {
                 tracing::debug!(request = request_id.to_str().unwrap_or(""), %refusal, "refused");
                 self.metrics.refused(refusal.code());
                 trace::refused(&server, &refusal);
-                refusal.into_response(api, request_id.to_str().unwrap_or_default()).map(Reply::from)
+                refusal
+                    .into_response(api, request_id.to_str().unwrap_or_default())
+                    .map(Reply::from)
             }
         };
-        response.headers_mut().insert(headers::REQUEST_ID, request_id);
+        response
+            .headers_mut()
+            .insert(headers::REQUEST_ID, request_id);
         response
     }
 
@@ -104,7 +127,10 @@ impl Proxy {
         let settings = view.settings();
 
         // Admit.
-        let mut permit = self.gate.enter(settings.max_concurrent).ok_or(Refusal::Overloaded)?;
+        let mut permit = self
+            .gate
+            .enter(settings.max_concurrent)
+            .ok_or(Refusal::Overloaded)?;
         read::check_head(request.headers())?;
 
         // Read.
@@ -118,7 +144,13 @@ impl Proxy {
             Api::Model => return models::one(&view, route.path).map(json),
             _ => {}
         }
-        let bytes = read::whole(body, settings.max_body_bytes, settings.client_timeout, &mut permit).await?;
+        let bytes = read::whole(
+            body,
+            settings.max_body_bytes,
+            settings.client_timeout,
+            &mut permit,
+        )
+        .await?;
         let call = Call::read(route, head, &bytes)?;
         if call.stripped {
             self.metrics.stripped.inc();
@@ -132,40 +164,78 @@ impl Proxy {
         };
         let held = (permit, self.drain.track());
         let told = (Arc::clone(&self.reporter), Arc::clone(&self.records));
-        let mut account = Account::open(arrival, Arc::clone(pool), call.model.as_deref(), told, held);
+        let mut account =
+            Account::open(arrival, Arc::clone(pool), call.model.as_deref(), told, held);
         account.describe(&call, view.snapshot.version);
         let plan = match &pinned {
             Some((_, plan)) => {
                 // Most of its prompt is not in its body, but in what the engine stored.
-                account.asks(&Query { prompt_tokens: 1, ..Query::default() }, &call);
+                account.asks(
+                    &Query {
+                        prompt_tokens: 1,
+                        ..Query::default()
+                    },
+                    &call,
+                );
                 plan
             }
-            None => &self.choose(pool, &call, &mut account).await.inspect_err(|refusal| account.refused(refusal))?,
+            None => &self
+                .choose(pool, &call, &mut account)
+                .await
+                .inspect_err(|refusal| account.refused(refusal))?,
         };
         account.planned(plan);
 
         // Forward.
-        let begun = self.forwarder.forward(&call, pool, plan, &mut account).await?;
+        let begun = self
+            .forwarder
+            .forward(&call, pool, plan, &mut account)
+            .await?;
 
         // Relay.
-        let endpoint = settings.expose_endpoint.then(|| Arc::clone(&begun.upstream.endpoint.name));
+        let endpoint = settings
+            .expose_endpoint
+            .then(|| Arc::clone(&begun.upstream.endpoint.name));
         let responses = (call.api == Api::Responses).then(|| Arc::clone(&self.responses));
-        let mut response = relay(begun, account, &call, pool.pool.spec.policy.timeouts, responses);
+        let mut response = relay(
+            begun,
+            account,
+            &call,
+            pool.pool.spec.policy.timeouts,
+            responses,
+        );
         if let Some(name) = endpoint.and_then(|name| HeaderValue::from_str(&name).ok()) {
             response.headers_mut().insert(headers::ENDPOINT, name);
         }
         Ok(response)
     }
 
-    async fn choose(&self, pool: &Arc<PoolView>, call: &Call, account: &mut Account) -> Result<Plan, Refusal> {
+    async fn choose(
+        &self,
+        pool: &Arc<PoolView>,
+        call: &Call,
+        account: &mut Account,
+    ) -> Result<Plan, Refusal> {
         let spec = &pool.pool.spec;
-        let span = account.trace.route(&spec.name, spec.policy.strategy.name(), pool.upstreams.len());
+        let span = account.trace.route(
+            &spec.name,
+            spec.policy.strategy.name(),
+            pool.upstreams.len(),
+        );
         let context = propagation::egress(&span, &account.trace.incoming);
         let mut dice = Dice::new(self.run ^ account.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let hashed = self.records.are_heard();
-        let query = call.prompt.query(&spec.policy, call.model.as_deref(), &call.headers, hashed);
+        let query = call
+            .prompt
+            .query(&spec.policy, call.model.as_deref(), &call.headers, hashed);
         account.asks(&query, call);
-        let wanted = Wanted { pool, call, id: account.id, query: &query, context };
+        let wanted = Wanted {
+            pool,
+            call,
+            id: account.id,
+            query: &query,
+            context,
+        };
         let plan = self.chooser.choose(&wanted, &mut dice).await;
         match &plan {
             Ok(plan) => {
@@ -178,14 +248,33 @@ impl Proxy {
     }
 
     /// The endpoint that a stored response binds a request to, by what this proxy or the control plane saw.
-    async fn pinned(&self, view: &View, call: &Call, id: u64) -> Result<Option<(Arc<PoolView>, Plan)>, Refusal> {
+    async fn pinned(
+        &self,
+        view: &View,
+        call: &Call,
+        id: u64,
+    ) -> Result<Option<(Arc<PoolView>, Plan)>, Refusal> {
         let Some(response) = &call.response else {
             return Ok(None);
         };
-        let known = self.responses.lock().endpoint(response.key).and_then(|endpoint| view.upstream(endpoint));
+        let known = self
+            .responses
+            .lock()
+            .endpoint(response.key)
+            .and_then(|endpoint| view.upstream(endpoint));
         if let Some((pool, upstream)) = known {
-            let target = Target { upstream: Arc::clone(upstream), cached_tokens: 0, source: None };
-            return Ok(Some((Arc::clone(pool), Plan { ranked: smallvec![target], ..Plan::default() })));
+            let target = Target {
+                upstream: Arc::clone(upstream),
+                cached_tokens: 0,
+                source: None,
+            };
+            return Ok(Some((
+                Arc::clone(pool),
+                Plan {
+                    ranked: smallvec![target],
+                    ..Plan::default()
+                },
+            )));
         }
         if call.api != Api::StoredResponse {
             // A conversation names its model: its pool's owner is asked when the endpoint is chosen.
@@ -209,6 +298,9 @@ fn unrouted(why: Unrouted) -> Refusal {
 
 fn json(body: Bytes) -> Response<Reply> {
     let mut response = Response::new(Reply::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     response
 }

@@ -44,7 +44,11 @@ pub(crate) struct Call {
 impl Call {
     /// Whether the first byte of the answer comes only after its last token was generated.
     pub(crate) const fn is_unary(&self) -> bool {
-        !self.stream && matches!(self.api, Api::Chat | Api::Completions | Api::Responses | Api::Messages)
+        !self.stream
+            && matches!(
+                self.api,
+                Api::Chat | Api::Completions | Api::Responses | Api::Messages
+            )
     }
 }
 
@@ -56,7 +60,10 @@ pub(crate) struct StoredResponse {
 
 impl From<&str> for StoredResponse {
     fn from(id: &str) -> Self {
-        Self { id: id.to_owned(), key: ResponseKey::of(id) }
+        Self {
+            id: id.to_owned(),
+            key: ResponseKey::of(id),
+        }
     }
 }
 
@@ -65,7 +72,12 @@ impl From<&str> for StoredResponse {
 /// Reads the whole body, in bounded memory and time, and counts its bytes in `permit`.
 ///
 /// `limit` is in bytes; `patience` is how long the client may pause.
-pub(crate) async fn whole<B>(mut body: B, limit: u64, patience: Duration, permit: &mut Permit) -> Result<Bytes, Refusal>
+pub(crate) async fn whole<B>(
+    mut body: B,
+    limit: u64,
+    patience: Duration,
+    permit: &mut Permit,
+) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -76,10 +88,14 @@ where
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
-        let frame = timeout(patience, body.frame()).await.map_err(|_| Refusal::SlowClient)?;
+        let frame = timeout(patience, body.frame())
+            .await
+            .map_err(|_| Refusal::SlowClient)?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| Refusal::BadBody("the body broke off".to_owned()))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         if (first.len() + rest.len() + data.len()) as u64 > limit {
             return Err(Refusal::TooLarge(limit));
         }
@@ -93,27 +109,51 @@ where
         if rest.is_empty() {
             // A second piece: from here on the pieces are copied together. The hint is the client's word, so that
             // it may save growing, but not reserve what never comes.
-            rest.reserve(usize::try_from(hint.lower()).unwrap_or(usize::MAX).min(1 << 20));
+            rest.reserve(
+                usize::try_from(hint.lower())
+                    .unwrap_or(usize::MAX)
+                    .min(1 << 20),
+            );
             rest.extend_from_slice(&first);
             first = Bytes::new();
         }
         rest.extend_from_slice(&data);
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(if rest.is_empty() {
+        first
+    } else {
+        rest.freeze()
+    })
 }
 
 /// Refuses a head that is too large, however it is spread over names and values.
 pub(crate) fn check_head(headers: &HeaderMap) -> Result<(), Refusal> {
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if bytes > MAX_HEAD_BYTES { Err(Refusal::HeadTooLarge(MAX_HEAD_BYTES)) } else { Ok(()) }
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if bytes > MAX_HEAD_BYTES {
+        Err(Refusal::HeadTooLarge(MAX_HEAD_BYTES))
+    } else {
+        Ok(())
+    }
 }
 
 // === The call ===
 
 impl Call {
     /// Reads what routing needs from a request whose body is complete.
-    pub(crate) fn read(route: Route<'_>, head: http::request::Parts, bytes: &Bytes) -> Result<Self, Refusal> {
-        let http::request::Parts { method, uri, mut headers, .. } = head;
+    pub(crate) fn read(
+        route: Route<'_>,
+        head: http::request::Parts,
+        bytes: &Bytes,
+    ) -> Result<Self, Refusal> {
+        let http::request::Parts {
+            method,
+            uri,
+            mut headers,
+            ..
+        } = head;
         let target = target(route.path, uri.query())?;
         let priority = crate::headers::priority(&headers);
         crate::headers::clean_request(&mut headers);
@@ -134,10 +174,14 @@ impl Call {
             call.response = below.split('/').next().map(StoredResponse::from);
         }
         if route.api.reads_json() {
-            let fields = Fields::read(bytes).map_err(|unreadable| Refusal::BadBody(unreadable.to_string()))?;
+            let fields = Fields::read(bytes)
+                .map_err(|unreadable| Refusal::BadBody(unreadable.to_string()))?;
             call.model = fields.model.as_deref().map(str::to_owned);
             call.stream = fields.stream;
-            call.response = fields.previous_response_id.as_deref().map(StoredResponse::from);
+            call.response = fields
+                .previous_response_id
+                .as_deref()
+                .map(StoredResponse::from);
             call.prompt = Prompt::of(&fields, bytes);
             call.stripped = fields.has_control_fields;
             if call.stripped {
@@ -178,55 +222,99 @@ mod tests {
 
     fn read(request: http::request::Builder, body: &str) -> Call {
         let (head, ()) = request.body(()).expect("valid").into_parts();
-        let route = crate::api::route(&Method::POST, "/v1/chat/completions", &["/x"]).expect("served");
+        let route =
+            crate::api::route(&Method::POST, "/v1/chat/completions", &["/x"]).expect("served");
         Call::read(route, head, &Bytes::copy_from_slice(body.as_bytes())).expect("readable")
     }
 
     #[tokio::test]
     async fn a_body_in_one_piece_is_not_copied() {
         let bytes = Bytes::from(vec![7u8; 1000]);
-        let read = whole(Full::new(bytes.clone()), 1000, Duration::from_secs(1), &mut permit()).await.expect("fits");
+        let read = whole(
+            Full::new(bytes.clone()),
+            1000,
+            Duration::from_secs(1),
+            &mut permit(),
+        )
+        .await
+        .expect("fits");
         assert_eq!(read.as_ptr(), bytes.as_ptr());
     }
 
     #[tokio::test]
     async fn pieces_come_together_and_too_many_are_refused() {
         let pieces = || {
-            let frames: VecDeque<_> =
-                (0..10u8).map(|i| Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![i; 10])))).collect();
+            let frames: VecDeque<_> = (0..10u8)
+                .map(|i| Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![i; 10]))))
+                .collect();
             StreamBody::new(futures::stream::iter(frames))
         };
-        let read = whole(pieces(), 100, Duration::from_secs(1), &mut permit()).await.expect("fits");
+        let read = whole(pieces(), 100, Duration::from_secs(1), &mut permit())
+            .await
+            .expect("fits");
         assert_eq!((read.len(), read[99]), (100, 9));
-        assert_eq!(whole(pieces(), 99, Duration::from_secs(1), &mut permit()).await, Err(Refusal::TooLarge(99)));
         assert_eq!(
-            whole(Full::new(Bytes::from(vec![0; 11])), 10, Duration::ZERO, &mut permit()).await,
+            whole(pieces(), 99, Duration::from_secs(1), &mut permit()).await,
+            Err(Refusal::TooLarge(99))
+        );
+        assert_eq!(
+            whole(
+                Full::new(Bytes::from(vec![0; 11])),
+                10,
+                Duration::ZERO,
+                &mut permit()
+            )
+            .await,
             Err(Refusal::TooLarge(10))
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stalls_is_let_go() {
-        let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::io::Error>>());
-        assert_eq!(whole(body, 10, Duration::from_secs(30), &mut permit()).await, Err(Refusal::SlowClient));
+        let body = StreamBody::new(futures::stream::pending::<
+            Result<Frame<Bytes>, std::io::Error>,
+        >());
+        assert_eq!(
+            whole(body, 10, Duration::from_secs(30), &mut permit()).await,
+            Err(Refusal::SlowClient)
+        );
     }
 
     #[test]
     fn the_bodys_priority_is_lower_first_and_the_headers_is_higher_first_and_counts_more() {
         let priority = |header: Option<&str>| {
             let request = http::Request::post("/v1/chat/completions");
-            let request = header.into_iter().fold(request, |request, value| request.header("x-hermes-priority", value));
+            let request = header.into_iter().fold(request, |request, value| {
+                request.header("x-hermes-priority", value)
+            });
             let call = read(request, r#"{"priority":3}"#);
-            assert!(call.headers.is_empty(), "the header is for the router alone");
-            call.prompt.query(&hermes_core::policy::Policy::default(), None, &call.headers, false).priority
+            assert!(
+                call.headers.is_empty(),
+                "the header is for the router alone"
+            );
+            call.prompt
+                .query(
+                    &hermes_core::policy::Policy::default(),
+                    None,
+                    &call.headers,
+                    false,
+                )
+                .priority
         };
-        assert_eq!((priority(None), priority(Some("5")), priority(Some("soon"))), (-3, 5, -3));
+        assert_eq!(
+            (priority(None), priority(Some("5")), priority(Some("soon"))),
+            (-3, 5, -3)
+        );
     }
 
     #[test]
     fn control_fields_are_cut_from_what_is_sent() {
-        let call = call(r#"{"model":"m","kv_transfer_params":{"remote_host":"evil"},"messages":[]}"#);
+        let call =
+            call(r#"{"model":"m","kv_transfer_params":{"remote_host":"evil"},"messages":[]}"#);
         assert!(call.stripped);
-        assert_eq!(call.body.len(), r#"{"model":"m","messages":[]}"#.len() as u64);
+        assert_eq!(
+            call.body.len(),
+            r#"{"model":"m","messages":[]}"#.len() as u64
+        );
     }
 }

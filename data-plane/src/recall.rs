@@ -26,7 +26,11 @@ impl Recall {
     /// Remembers nothing yet. Prompts are hashed over blocks of `block_bytes`.
     pub(crate) fn new(block_bytes: u32) -> Self {
         let memory = Mutex::new(Memory::new(block_bytes, Limits::default()));
-        Self { memory, block_bytes, tells_cached: AtomicBool::new(false) }
+        Self {
+            memory,
+            block_bytes,
+            tells_cached: AtomicBool::new(false),
+        }
     }
 
     pub(crate) const fn block_bytes(&self) -> u32 {
@@ -35,7 +39,9 @@ impl Recall {
 
     /// The prompt is sent to `endpoint`.
     pub(crate) fn remember(&self, endpoint: EndpointId, query: &Query) {
-        self.memory.lock().remember(endpoint, &query.blocks, query.prompt_tokens, uptime());
+        self.memory
+            .lock()
+            .remember(endpoint, &query.blocks, query.prompt_tokens, uptime());
     }
 
     /// Who got the beginning of this prompt from this proxy.
@@ -54,7 +60,9 @@ impl Recall {
         if usage.cached_tokens.is_some() && !self.tells_cached.load(Ordering::Relaxed) {
             self.tells_cached.store(true, Ordering::Relaxed);
         }
-        usage.cached_tokens.or_else(|| self.tells_cached.load(Ordering::Relaxed).then_some(0))
+        usage
+            .cached_tokens
+            .or_else(|| self.tells_cached.load(Ordering::Relaxed).then_some(0))
     }
 }
 
@@ -65,7 +73,10 @@ mod tests {
     #[test]
     fn an_engine_that_told_cached_tokens_once_has_none_where_it_is_silent() {
         let recall = Recall::new(256);
-        let usage = |cached_tokens| Usage { cached_tokens, ..Usage::default() };
+        let usage = |cached_tokens| Usage {
+            cached_tokens,
+            ..Usage::default()
+        };
         assert_eq!(recall.cached_tokens(usage(None)), None);
         assert_eq!(recall.cached_tokens(usage(Some(7))), Some(7));
         assert_eq!(recall.cached_tokens(usage(None)), Some(0));

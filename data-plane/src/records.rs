@@ -68,7 +68,10 @@ struct Place(Arc<Records>);
 
 impl Default for Records {
     fn default() -> Self {
-        Self { ring: broadcast::Sender::new(RING), listeners: AtomicUsize::new(0) }
+        Self {
+            ring: broadcast::Sender::new(RING),
+            listeners: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -90,20 +93,23 @@ impl Records {
     pub(crate) fn listen(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
         let place = Place::take(self)?;
         let (began, ring) = (Instant::now(), self.ring.subscribe());
-        Some(stream::unfold((place, ring), move |(place, mut ring)| async move {
-            let line = loop {
-                match ring.recv().await {
-                    Ok(record) => match record.line(began) {
-                        Some(line) => break line,
-                        // It had arrived when nobody wrote down its beginning.
-                        None => continue,
-                    },
-                    Err(RecvError::Lagged(lost)) => break json!({ "lost": lost }).to_string(),
-                    Err(RecvError::Closed) => return None,
-                }
-            };
-            Some((Bytes::from(line + "\n"), (place, ring)))
-        }))
+        Some(stream::unfold(
+            (place, ring),
+            move |(place, mut ring)| async move {
+                let line = loop {
+                    match ring.recv().await {
+                        Ok(record) => match record.line(began) {
+                            Some(line) => break line,
+                            // It had arrived when nobody wrote down its beginning.
+                            None => continue,
+                        },
+                        Err(RecvError::Lagged(lost)) => break json!({ "lost": lost }).to_string(),
+                        Err(RecvError::Closed) => return None,
+                    }
+                };
+                Some((Bytes::from(line + "\n"), (place, ring)))
+            },
+        ))
     }
 }
 

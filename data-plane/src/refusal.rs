@@ -43,7 +43,10 @@ pub(crate) enum Refusal {
     #[error("too many requests wait for this model already; try again in {} s", seconds(*.0))]
     QueueFull(Option<Duration>),
     #[error("no model server had room within {:.1} s; try again in {} s", .waited.as_secs_f32(), seconds(*.retry_after))]
-    QueueTimeout { waited: Duration, retry_after: Option<Duration> },
+    QueueTimeout {
+        waited: Duration,
+        retry_after: Option<Duration>,
+    },
     #[error("the response `{0}` is not known here")]
     UnknownResponse(String),
 }
@@ -54,14 +57,18 @@ const LONGEST_ECHO: usize = 256;
 impl Refusal {
     pub(crate) const fn status(&self) -> StatusCode {
         match self {
-            Self::UnknownPath | Self::UnknownModel { .. } | Self::UnknownResponse(_) => StatusCode::NOT_FOUND,
+            Self::UnknownPath | Self::UnknownModel { .. } | Self::UnknownResponse(_) => {
+                StatusCode::NOT_FOUND
+            }
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadBody(_) | Self::NoModel(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::SlowClient => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded | Self::QueueFull(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotReady | Self::NoEndpoint | Self::QueueTimeout { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::NoEndpoint | Self::QueueTimeout { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Exhausted(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -130,10 +137,13 @@ impl Refusal {
     /// When a client should come back: what it gets told by `Retry-After`.
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
-            Self::Overloaded | Self::NotReady | Self::NoEndpoint => Some(HeaderValue::from_static("1")),
-            Self::QueueFull(after) | Self::QueueTimeout { retry_after: after, .. } => {
-                Some(HeaderValue::from(seconds(*after)))
+            Self::Overloaded | Self::NotReady | Self::NoEndpoint => {
+                Some(HeaderValue::from_static("1"))
             }
+            Self::QueueFull(after)
+            | Self::QueueTimeout {
+                retry_after: after, ..
+            } => Some(HeaderValue::from(seconds(*after))),
             _ => None,
         }
     }
@@ -154,7 +164,10 @@ impl Refusal {
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         if let Some(after) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, after);
         }
@@ -184,7 +197,15 @@ impl Refusal {
 
 /// Whole seconds to wait: at least one, also when nobody can say.
 fn seconds(after: Option<Duration>) -> u64 {
-    after.map_or(1, |after| after.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX)).max(1)
+    after
+        .map_or(1, |after| {
+            after
+                .as_millis()
+                .div_ceil(1_000)
+                .try_into()
+                .unwrap_or(u64::MAX)
+        })
+        .max(1)
 }
 
 /// A client's own word, short enough to repeat.
@@ -193,11 +214,19 @@ pub(crate) fn echo(text: &str) -> String {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 fn hint(nearest: &[String]) -> String {
-    if nearest.is_empty() { String::new() } else { format!("; did you mean {}?", nearest.join(" or ")) }
+    if nearest.is_empty() {
+        String::new()
+    } else {
+        format!("; did you mean {}?", nearest.join(" or "))
+    }
 }
 
 #[cfg(test)]
@@ -210,7 +239,10 @@ mod tests {
 
     #[test]
     fn an_unknown_model_is_a_404_in_openais_shape_with_the_nearest_names() {
-        let refusal = Refusal::UnknownModel { model: "qwen".into(), nearest: vec!["Qwen/Qwen3-8B".into()] };
+        let refusal = Refusal::UnknownModel {
+            model: "qwen".into(),
+            nearest: vec!["Qwen/Qwen3-8B".into()],
+        };
         assert_eq!(refusal.status(), StatusCode::NOT_FOUND);
         assert_eq!(
             body(refusal, Some(Api::Chat)),
@@ -231,14 +263,20 @@ mod tests {
             Refusal::HeadTooLarge(1),
             Refusal::SlowClient,
             Refusal::NoModel(Vec::new()),
-            Refusal::UnknownModel { model: String::new(), nearest: Vec::new() },
+            Refusal::UnknownModel {
+                model: String::new(),
+                nearest: Vec::new(),
+            },
             Refusal::Overloaded,
             Refusal::NotReady,
             Refusal::NoEndpoint,
             Refusal::Exhausted(1),
             Refusal::TimedOut(Duration::ZERO),
             Refusal::QueueFull(None),
-            Refusal::QueueTimeout { waited: Duration::ZERO, retry_after: None },
+            Refusal::QueueTimeout {
+                waited: Duration::ZERO,
+                retry_after: None,
+            },
             Refusal::UnknownResponse(String::new()),
         ];
         assert_eq!(all.map(|refusal| refusal.code()), Refusal::CODES);
@@ -254,11 +292,29 @@ mod tests {
 
     #[test]
     fn who_should_come_back_is_told_when() {
-        let after = |refusal: Refusal| refusal.into_response(None, "r").headers().get("retry-after").cloned();
-        assert_eq!(after(Refusal::Overloaded), Some(HeaderValue::from_static("1")));
-        assert_eq!(after(Refusal::NoEndpoint), Some(HeaderValue::from_static("1")));
+        let after = |refusal: Refusal| {
+            refusal
+                .into_response(None, "r")
+                .headers()
+                .get("retry-after")
+                .cloned()
+        };
+        assert_eq!(
+            after(Refusal::Overloaded),
+            Some(HeaderValue::from_static("1"))
+        );
+        assert_eq!(
+            after(Refusal::NoEndpoint),
+            Some(HeaderValue::from_static("1"))
+        );
         assert_eq!(after(Refusal::UnknownPath), None);
-        assert_eq!(after(Refusal::QueueFull(None)), Some(HeaderValue::from_static("1")));
-        assert_eq!(after(Refusal::QueueFull(Some(Duration::from_millis(2_001)))), Some(HeaderValue::from_static("3")));
+        assert_eq!(
+            after(Refusal::QueueFull(None)),
+            Some(HeaderValue::from_static("1"))
+        );
+        assert_eq!(
+            after(Refusal::QueueFull(Some(Duration::from_millis(2_001)))),
+            Some(HeaderValue::from_static("3"))
+        );
     }
 }

@@ -90,13 +90,22 @@ pub(crate) fn relay(
     timeouts: Timeouts,
     responses: Option<Arc<Mutex<Responses>>>,
 ) -> Response<Reply> {
-    let Begun { mut head, first, body, upstream } = begun;
+    let Begun {
+        mut head,
+        first,
+        body,
+        upstream,
+    } = begun;
     headers::clean_response(&mut head.headers);
-    if matches!(head.status.as_u16(), 429 | 503) && !head.headers.contains_key(header::RETRY_AFTER) {
-        head.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    if matches!(head.status.as_u16(), 429 | 503) && !head.headers.contains_key(header::RETRY_AFTER)
+    {
+        head.headers
+            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    let events =
-        head.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let events = head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     let last = Instant::now();
     let patience = if call.stream {
         timeouts.idle
@@ -187,7 +196,9 @@ impl Relay {
         self.account.whole();
         if let (Some(responses), Some(id)) = (&self.responses, self.passing.response_id()) {
             let response = ResponseKey::of(&id);
-            responses.lock().remember(response, self.upstream.endpoint.id);
+            responses
+                .lock()
+                .remember(response, self.upstream.endpoint.id);
             self.account.stored(response);
         }
     }
@@ -207,12 +218,18 @@ impl Relay {
         let ending = Ending::Written(why);
         if self.events && self.between_events {
             self.ending = Some(ending);
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(BROKEN_STREAM.as_bytes())))));
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(
+                BROKEN_STREAM.as_bytes(),
+            )))));
         }
         self.poll_ending(ending, cx)
     }
 
-    fn poll_ending(&mut self, ending: Ending, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+    fn poll_ending(
+        &mut self,
+        ending: Ending,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match ending {
             Ending::Written(why) => {
                 self.ending = Some(Ending::Final(why));
@@ -228,7 +245,10 @@ impl Body for Reply {
     type Data = Bytes;
     type Error = CutOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match &mut *self {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Relayed(relay) => relay.poll(cx),
@@ -238,13 +258,17 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
-            Self::Relayed(relay) => relay.body.is_none() && relay.first.is_none() && relay.ending.is_none(),
+            Self::Relayed(relay) => {
+                relay.body.is_none() && relay.first.is_none() && relay.ending.is_none()
+            }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Relayed(relay) => match (&relay.first, &relay.body) {
                 (None, Some(body)) => body.size_hint(),
                 _ => SizeHint::default(),

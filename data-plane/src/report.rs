@@ -61,28 +61,72 @@ impl Reporter {
     /// The reporter, and the queue that whoever sends reports drains.
     pub(crate) fn new() -> (Self, mpsc::Receiver<v1::Report>) {
         let (queue, reports) = mpsc::channel(QUEUE);
-        (Self { open: Default::default(), queue, lost: AtomicU64::new(0) }, reports)
+        (
+            Self {
+                open: Default::default(),
+                queue,
+                lost: AtomicU64::new(0),
+            },
+            reports,
+        )
     }
 
-    pub(crate) fn started(&self, request: u64, endpoint: EndpointId, uncached_tokens: u64, unary: bool) {
-        self.shard(request).lock().insert(request, Open { endpoint, uncached_tokens, answered: false });
-        self.send(request, Event::Started(v1::Started { endpoint: endpoint.0, uncached_tokens, unary }));
+    pub(crate) fn started(
+        &self,
+        request: u64,
+        endpoint: EndpointId,
+        uncached_tokens: u64,
+        unary: bool,
+    ) {
+        self.shard(request).lock().insert(
+            request,
+            Open {
+                endpoint,
+                uncached_tokens,
+                answered: false,
+            },
+        );
+        self.send(
+            request,
+            Event::Started(v1::Started {
+                endpoint: endpoint.0,
+                uncached_tokens,
+                unary,
+            }),
+        );
     }
 
     pub(crate) fn first_byte(&self, request: u64, ttft: Duration) {
         if let Some(open) = self.shard(request).lock().get_mut(&request) {
             open.answered = true;
         }
-        self.send(request, Event::FirstByte(v1::FirstByte { ttft_us: micros(ttft) }));
+        self.send(
+            request,
+            Event::FirstByte(v1::FirstByte {
+                ttft_us: micros(ttft),
+            }),
+        );
     }
 
     pub(crate) fn attempt_failed(&self, request: u64, endpoint: EndpointId, outcome: Outcome) {
-        self.send(request, Event::AttemptFailed(v1::AttemptFailed { endpoint: endpoint.0, outcome: outcome.into() }));
+        self.send(
+            request,
+            Event::AttemptFailed(v1::AttemptFailed {
+                endpoint: endpoint.0,
+                outcome: outcome.into(),
+            }),
+        );
     }
 
     /// The request is over.
     pub(crate) fn finished(&self, request: u64, ended: Finished) {
-        let Finished { outcome, usage, duration, decoding, stored_response } = ended;
+        let Finished {
+            outcome,
+            usage,
+            duration,
+            decoding,
+            stored_response,
+        } = ended;
         let open = self.shard(request).lock().remove(&request);
         let endpoint = open.map(|open| open.endpoint.0);
         let finished = v1::Finished {
@@ -121,7 +165,14 @@ impl Reporter {
     }
 
     fn send(&self, request: u64, event: Event) {
-        if self.queue.try_send(v1::Report { request, event: Some(event) }).is_err() {
+        if self
+            .queue
+            .try_send(v1::Report {
+                request,
+                event: Some(event),
+            })
+            .is_err()
+        {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -175,12 +226,24 @@ mod tests {
         let duration = Duration::from_millis(9);
         reporter.finished(
             2,
-            Finished { outcome: Outcome::Ok, usage: None, duration, decoding: None, stored_response: None },
+            Finished {
+                outcome: Outcome::Ok,
+                usage: None,
+                duration,
+                decoding: None,
+                stored_response: None,
+            },
         );
-        let expected = v1::OpenRequest { request: 1, endpoint: 7, uncached_tokens: 100, answered: true };
+        let expected = v1::OpenRequest {
+            request: 1,
+            endpoint: 7,
+            uncached_tokens: 100,
+            answered: true,
+        };
         assert_eq!(reporter.open_requests().requests, [expected]);
-        let Some(Event::Finished(finished)) =
-            std::iter::from_fn(|| reports.try_recv().ok()).last().and_then(|r| r.event)
+        let Some(Event::Finished(finished)) = std::iter::from_fn(|| reports.try_recv().ok())
+            .last()
+            .and_then(|r| r.event)
         else {
             panic!("the last report says that request 2 is over");
         };
@@ -218,7 +281,15 @@ mod tests {
                 None => (report.request, "nothing"),
             })
             .collect();
-        assert_eq!(told, [(2, "started"), (1, "attempt failed"), (2, "first byte"), (1, "finished")]);
+        assert_eq!(
+            told,
+            [
+                (2, "started"),
+                (1, "attempt failed"),
+                (2, "first byte"),
+                (1, "finished")
+            ]
+        );
     }
 
     #[test]

@@ -81,7 +81,16 @@ pub(crate) enum NoAnswer {
 pub(crate) fn channel() -> (Asker, Questions) {
     let (queue, outbound) = mpsc::channel(QUEUE);
     let waiters = Arc::<Mutex<Waiters>>::default();
-    (Asker { queue, waiters: Arc::clone(&waiters) }, Questions { outbound, waiters: FailedOnDrop(waiters) })
+    (
+        Asker {
+            queue,
+            waiters: Arc::clone(&waiters),
+        },
+        Questions {
+            outbound,
+            waiters: FailedOnDrop(waiters),
+        },
+    )
 }
 
 // === Asker ===
@@ -98,11 +107,20 @@ impl Asker {
             }
             waiters.by_id.insert(id, waiter);
         }
-        if self.queue.try_send(Outbound::Ask(Box::new(request))).is_err() {
+        if self
+            .queue
+            .try_send(Outbound::Ask(Box::new(request)))
+            .is_err()
+        {
             self.waiters.lock().by_id.remove(&id);
             return Err(NoAnswer::Full);
         }
-        Ok(Asked { id, reply, asker: self.clone(), over: false })
+        Ok(Asked {
+            id,
+            reply,
+            asker: self.clone(),
+            over: false,
+        })
     }
 
     /// Whether asking is in vain: the stream broke, and the news of it is on its way.
@@ -116,7 +134,9 @@ impl Asker {
 impl Asked {
     /// Waits for the next answer, at most this long. After [`Answer::Queued`] the final one is still to come.
     pub(crate) async fn answer(&mut self, within: Duration) -> Result<Answer, NoAnswer> {
-        let reply = timeout(within, &mut self.reply).await.map_err(|_| NoAnswer::Late)?;
+        let reply = timeout(within, &mut self.reply)
+            .await
+            .map_err(|_| NoAnswer::Late)?;
         // Answered or broken: either way nothing is left to take back, but a place in the queue.
         self.over = true;
         match reply.map_err(|_| NoAnswer::Broken)? {
@@ -148,12 +168,16 @@ impl Waiters {
     fn tell(&mut self, id: u64, answer: Answer) {
         let waiter = match answer {
             Answer::Queued(queued) => {
-                let Some(waiter) = self.by_id.get_mut(&id) else { return };
+                let Some(waiter) = self.by_id.get_mut(&id) else {
+                    return;
+                };
                 let (next, reply) = oneshot::channel();
                 (mem::replace(waiter, next), Reply::Queued(queued, reply))
             }
             Answer::Chosen(_) | Answer::Refused { .. } => {
-                let Some(waiter) = self.by_id.remove(&id) else { return };
+                let Some(waiter) = self.by_id.remove(&id) else {
+                    return;
+                };
                 (waiter, Reply::Final(answer))
             }
         };

@@ -82,11 +82,24 @@ pub(crate) async fn run(
     let (news, inbox) = mpsc::channel(NEWS);
     let outbox = Outbox::default();
     let mut owners = JoinSet::new();
-    owners.spawn(reports::run(reports, Arc::clone(&reporter), outbox.clone(), Arc::clone(&metrics)));
+    owners.spawn(reports::run(
+        reports,
+        Arc::clone(&reporter),
+        outbox.clone(),
+        Arc::clone(&metrics),
+    ));
     owners.spawn(Board::new(knowledge, metrics, ready).run(inbox));
 
     let (tasks, by_address) = (JoinSet::new(), HashMap::new());
-    let mut followed = Followed { news, outbox, dialer, identity, reporter, tasks, by_address };
+    let mut followed = Followed {
+        news,
+        outbox,
+        dialer,
+        identity,
+        reporter,
+        tasks,
+        by_address,
+    };
     let mut tick = interval(RESOLVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -120,7 +133,15 @@ impl Followed {
             stays
         });
         for place in places {
-            let Self { news, outbox, dialer, identity, reporter, tasks, .. } = self;
+            let Self {
+                news,
+                outbox,
+                dialer,
+                identity,
+                reporter,
+                tasks,
+                ..
+            } = self;
             self.by_address.entry(place.address).or_insert_with(|| {
                 let replica = replica::Replica {
                     place,
@@ -141,13 +162,22 @@ impl Followed {
 async fn resolve(targets: &[Target]) -> Option<Vec<Place>> {
     let mut places: Vec<Place> = Vec::new();
     let mut any = false;
-    for Target { authority: target, name } in targets {
+    for Target {
+        authority: target,
+        name,
+    } in targets
+    {
         match timeout(LOOKUP, lookup_host(target)).await {
             Ok(Ok(found)) => {
                 any = true;
-                places.extend(found.map(|address| Place { address, name: name.clone() }));
+                places.extend(found.map(|address| Place {
+                    address,
+                    name: name.clone(),
+                }));
             }
-            Ok(Err(error)) => tracing::warn!(target, %error, "the control plane's name does not resolve"),
+            Ok(Err(error)) => {
+                tracing::warn!(target, %error, "the control plane's name does not resolve")
+            }
             Err(_) => tracing::warn!(target, "resolving the control plane's name takes too long"),
         }
     }

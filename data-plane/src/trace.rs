@@ -65,7 +65,11 @@ impl Trace {
             gen_ai.usage.cache_read.input_tokens = Empty,
         );
         propagation::adopt(&server, &incoming);
-        Self { server, incoming, attempt: Span::none() }
+        Self {
+            server,
+            incoming,
+            attempt: Span::none(),
+        }
     }
 
     /// The choice of an endpoint.
@@ -91,7 +95,13 @@ impl Trace {
     }
 
     /// One attempt; siblings under the server span.
-    pub(crate) fn attempt(&mut self, upstream: &Upstream, operation: &str, model: Option<&str>, resend: u32) -> Span {
+    pub(crate) fn attempt(
+        &mut self,
+        upstream: &Upstream,
+        operation: &str,
+        model: Option<&str>,
+        resend: u32,
+    ) -> Span {
         let span = info_span!(
             target: TRACE_TARGET,
             parent: &self.server,
@@ -112,8 +122,14 @@ impl Trace {
         if span.is_disabled() {
             return span;
         }
-        let (host, port) = upstream.authority().rsplit_once(':').unwrap_or((upstream.authority(), "80"));
-        span.record("otel.name", format!("{operation} {}", model.map(bounded).unwrap_or_default()).trim_end());
+        let (host, port) = upstream
+            .authority()
+            .rsplit_once(':')
+            .unwrap_or((upstream.authority(), "80"));
+        span.record(
+            "otel.name",
+            format!("{operation} {}", model.map(bounded).unwrap_or_default()).trim_end(),
+        );
         span.record("server.address", host);
         span.record("server.port", port.parse().unwrap_or(80_i64));
         if resend > 0 {
@@ -173,19 +189,45 @@ pub(crate) fn chosen(span: &Span, plan: &Plan) {
     if span.is_disabled() {
         return;
     }
-    let Plan { ranked, rung, why, .. } = plan;
-    let Why { waited, expected_wait, expected_ttft, gamma, runner_up, prompt_tokens: _ } = why;
+    let Plan {
+        ranked, rung, why, ..
+    } = plan;
+    let Why {
+        waited,
+        expected_wait,
+        expected_ttft,
+        gamma,
+        runner_up,
+        prompt_tokens: _,
+    } = why;
     span.record("hermes.decided_by", rung.name());
-    if let Some(Target { upstream, cached_tokens, source }) = ranked.first() {
+    if let Some(Target {
+        upstream,
+        cached_tokens,
+        source,
+    }) = ranked.first()
+    {
         span.record("hermes.endpoint", &*upstream.endpoint.name);
         span.record("hermes.expected.cached_tokens", i64::from(*cached_tokens));
-        span.record("hermes.expected.source", source.map_or("none", Source::name));
+        span.record(
+            "hermes.expected.source",
+            source.map_or("none", Source::name),
+        );
     }
     span.record("hermes.waited", waited.as_secs_f64());
-    span.record("hermes.expected.wait", expected_wait.map(|wait| wait.as_secs_f64()));
-    span.record("hermes.expected.time_to_first_token", expected_ttft.map(|ttft| ttft.as_secs_f64()));
+    span.record(
+        "hermes.expected.wait",
+        expected_wait.map(|wait| wait.as_secs_f64()),
+    );
+    span.record(
+        "hermes.expected.time_to_first_token",
+        expected_ttft.map(|ttft| ttft.as_secs_f64()),
+    );
     span.record("hermes.gamma", gamma.map(f64::from));
-    span.record("hermes.runner_up", runner_up.as_ref().map(|upstream| &*upstream.endpoint.name));
+    span.record(
+        "hermes.runner_up",
+        runner_up.as_ref().map(|upstream| &*upstream.endpoint.name),
+    );
 }
 
 /// What an attempt's span says when its head came.

@@ -84,8 +84,12 @@ impl Upstream {
     /// The fleet's load: what the control plane says of the others, and what this proxy knows of itself.
     pub(crate) fn load(&self, now: Duration) -> Load {
         let mut load = self.others.get();
-        load.in_flight = load.in_flight.saturating_add(self.in_flight.load(Ordering::Relaxed));
-        load.pending_tokens = load.pending_tokens.saturating_add(self.pending_tokens.load(Ordering::Relaxed));
+        load.in_flight = load
+            .in_flight
+            .saturating_add(self.in_flight.load(Ordering::Relaxed));
+        load.pending_tokens = load
+            .pending_tokens
+            .saturating_add(self.pending_tokens.load(Ordering::Relaxed));
         load.health = load.health.worse(self.breaker.lock().health(now));
         load
     }
@@ -108,8 +112,12 @@ impl Upstream {
     /// Counts a request with this much prefill work until the guard is dropped.
     pub(crate) fn enter(self: &Arc<Self>, uncached_tokens: u64) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.pending_tokens.fetch_add(uncached_tokens, Ordering::Relaxed);
-        InFlight { upstream: Arc::clone(self), pending_tokens: uncached_tokens }
+        self.pending_tokens
+            .fetch_add(uncached_tokens, Ordering::Relaxed);
+        InFlight {
+            upstream: Arc::clone(self),
+            pending_tokens: uncached_tokens,
+        }
     }
 
     /// Requests of this proxy there.
@@ -169,7 +177,10 @@ impl Upstream {
 /// Drops a worker's connections that have been idle for too long; says how many are left.
 fn sweep(shard: &Mutex<Vec<Connection>>, now: Instant) -> usize {
     let mut idle = shard.lock();
-    let stale = idle.iter().take_while(|connection| connection.idle_for(now) >= IDLE).count();
+    let stale = idle
+        .iter()
+        .take_while(|connection| connection.idle_for(now) >= IDLE)
+        .count();
     let dropped: Vec<Connection> = idle.drain(..stale).collect();
     let left = idle.len();
     // Closing sockets is a system call each: not while others wait for the lock.
@@ -188,7 +199,9 @@ impl InFlight {
     /// The first byte came: its prefill work is done.
     pub(crate) fn answered(&mut self) {
         let tokens = std::mem::take(&mut self.pending_tokens);
-        self.upstream.pending_tokens.fetch_sub(tokens, Ordering::Relaxed);
+        self.upstream
+            .pending_tokens
+            .fetch_sub(tokens, Ordering::Relaxed);
     }
 
     pub(crate) fn upstream(&self) -> &Arc<Upstream> {

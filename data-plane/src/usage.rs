@@ -64,7 +64,9 @@ impl Passing {
         let head = &head[..head.len().min(HEAD)];
         let start = memmem::find(head, b"\"id\":\"resp_").map(|at| at + 6)?;
         let length = memchr::memchr(b'"', &head[start..])?;
-        std::str::from_utf8(&head[start..start + length]).ok().map(str::to_owned)
+        std::str::from_utf8(&head[start..start + length])
+            .ok()
+            .map(str::to_owned)
     }
 
     /// The last pieces in one, in order.
@@ -103,7 +105,9 @@ fn find_usage(text: &[u8]) -> Option<Usage> {
     let mut end = text.len();
     while let Some(at) = memmem::rfind(&text[..end], b"\"usage\":") {
         let value = &text[at + b"\"usage\":".len()..];
-        let said = serde_json::Deserializer::from_slice(value).into_iter::<Option<Said>>().next();
+        let said = serde_json::Deserializer::from_slice(value)
+            .into_iter::<Option<Said>>()
+            .next();
         if let Some(Ok(Some(said))) = said
             && (said.prompt_tokens.is_some() || said.completion_tokens.is_some())
         {
@@ -135,7 +139,11 @@ mod tests {
         passing.usage()
     }
 
-    const USAGE: Usage = Usage { prompt_tokens: 11, completion_tokens: 4, cached_tokens: Some(8) };
+    const USAGE: Usage = Usage {
+        prompt_tokens: 11,
+        completion_tokens: 4,
+        cached_tokens: Some(8),
+    };
 
     #[test]
     fn usage_of_a_json_answer() {
@@ -147,7 +155,11 @@ mod tests {
     fn usage_of_a_stream_cut_anywhere() {
         let stream = "data: {\"choices\":[],\"usage\":null}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":4,\"prompt_tokens_details\":{\"cached_tokens\":8}}}\n\ndata: [DONE]\n\n";
         for cut in 0..stream.len() {
-            assert_eq!(read(&[&stream[..cut], &stream[cut..]]), Some(USAGE), "cut at {cut}");
+            assert_eq!(
+                read(&[&stream[..cut], &stream[cut..]]),
+                Some(USAGE),
+                "cut at {cut}"
+            );
         }
     }
 
@@ -155,7 +167,10 @@ mod tests {
     fn usage_of_an_anthropic_stream_is_said_in_two_places() {
         let start = "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":11,\"output_tokens\":0,\"cache_read_input_tokens\":8}}}\n\n";
         let delta = "event: message_delta\ndata: {\"usage\":{\"output_tokens\":4}}\n\n";
-        assert_eq!(read(&[start, "a", "b", "c", "d", delta, "event: message_stop\n\n"]), Some(USAGE));
+        assert_eq!(
+            read(&[start, "a", "b", "c", "d", delta, "event: message_stop\n\n"]),
+            Some(USAGE)
+        );
     }
 
     #[test]

@@ -52,7 +52,11 @@ pub(crate) struct PoolView {
 
 impl View {
     /// The view of `snapshot`, which takes over from `previous` whatever still exists.
-    pub(crate) fn build(snapshot: Arc<Snapshot>, previous: Option<&View>, metrics: &Metrics) -> Self {
+    pub(crate) fn build(
+        snapshot: Arc<Snapshot>,
+        previous: Option<&View>,
+        metrics: &Metrics,
+    ) -> Self {
         let mut by_model = HashMap::new();
         let mut pools = Vec::with_capacity(snapshot.pools.len());
         for (position, pool) in snapshot.pools.iter().enumerate() {
@@ -65,7 +69,11 @@ impl View {
                 _ => Arc::new(PoolView::build(Arc::clone(pool), before, metrics)),
             });
         }
-        Self { snapshot, pools, by_model }
+        Self {
+            snapshot,
+            pools,
+            by_model,
+        }
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -73,7 +81,10 @@ impl View {
     }
 
     pub(crate) fn pool(&self, name: &str) -> Option<&Arc<PoolView>> {
-        let found = self.pools.binary_search_by(|pool| (*pool.pool.spec.name).cmp(name)).ok()?;
+        let found = self
+            .pools
+            .binary_search_by(|pool| (*pool.pool.spec.name).cmp(name))
+            .ok()?;
         Some(&self.pools[found])
     }
 
@@ -82,28 +93,43 @@ impl View {
         let Some(model) = model else {
             return match self.pools.as_slice() {
                 [only] => Ok(only),
-                _ => Err(Refusal::NoModel(self.model_names().take(20).map(str::to_owned).collect())),
+                _ => Err(Refusal::NoModel(
+                    self.model_names().take(20).map(str::to_owned).collect(),
+                )),
             };
         };
         if let Some(&position) = self.by_model.get(model) {
             return Ok(&self.pools[position]);
         }
         // A pool whose models nobody told takes any name: its engines will judge.
-        let mut open = self.pools.iter().filter(|pool| pool.pool.spec.models.is_empty());
+        let mut open = self
+            .pools
+            .iter()
+            .filter(|pool| pool.pool.spec.models.is_empty());
         if let (Some(only), None) = (open.next(), open.next()) {
             return Ok(only);
         }
-        let nearest = nearest(model, self.model_names()).into_iter().map(str::to_owned).collect();
-        Err(Refusal::UnknownModel { model: echo(model), nearest })
+        let nearest = nearest(model, self.model_names())
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        Err(Refusal::UnknownModel {
+            model: echo(model),
+            nearest,
+        })
     }
 
     /// The upstream of this endpoint, in whichever pool.
     pub(crate) fn upstream(&self, id: EndpointId) -> Option<(&Arc<PoolView>, &Arc<Upstream>)> {
-        self.pools.iter().find_map(|pool| Some((pool, &pool.upstreams[pool.pool.position(id)?])))
+        self.pools
+            .iter()
+            .find_map(|pool| Some((pool, &pool.upstreams[pool.pool.position(id)?])))
     }
 
     fn model_names(&self) -> impl Iterator<Item = &str> {
-        self.pools.iter().flat_map(|pool| pool.pool.spec.models.iter().map(|model| &*model.name))
+        self.pools
+            .iter()
+            .flat_map(|pool| pool.pool.spec.models.iter().map(|model| &*model.name))
     }
 }
 
@@ -116,7 +142,8 @@ impl PoolView {
             .endpoints
             .iter()
             .map(|endpoint| {
-                let known = before.and_then(|before| Some(&before.upstreams[before.pool.position(endpoint.id)?]));
+                let known = before
+                    .and_then(|before| Some(&before.upstreams[before.pool.position(endpoint.id)?]));
                 match known {
                     Some(known) if known.endpoint == *endpoint => Arc::clone(known),
                     _ => Arc::new(Upstream::new(Arc::clone(endpoint), policy.breaker)),
@@ -128,9 +155,14 @@ impl PoolView {
             picker: Picker::build(Arc::clone(&pool)),
             upstreams,
             metrics: metrics.pool(&pool.spec),
-            budget: same_budget
-                .map_or_else(|| Arc::new(RetryBudget::new(policy.retry.budget)), |before| Arc::clone(&before.budget)),
-            recall: policy.strategy.needs_prefix().then(|| recall(policy.block_bytes, before)),
+            budget: same_budget.map_or_else(
+                || Arc::new(RetryBudget::new(policy.retry.budget)),
+                |before| Arc::clone(&before.budget),
+            ),
+            recall: policy
+                .strategy
+                .needs_prefix()
+                .then(|| recall(policy.block_bytes, before)),
             turn: before.map_or_else(Arc::default, |before| Arc::clone(&before.turn)),
             pool,
         }
@@ -148,6 +180,8 @@ impl PoolView {
 
 /// What is remembered of the pool, unless it is of hashes over other blocks.
 fn recall(block_bytes: u32, before: Option<&Arc<PoolView>>) -> Arc<Recall> {
-    let known = before.and_then(|before| before.recall.as_ref()).filter(|recall| recall.block_bytes() == block_bytes);
+    let known = before
+        .and_then(|before| before.recall.as_ref())
+        .filter(|recall| recall.block_bytes() == block_bytes);
     known.map_or_else(|| Arc::new(Recall::new(block_bytes)), Arc::clone)
 }

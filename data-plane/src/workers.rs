@@ -37,7 +37,10 @@ impl Door {
     /// Takes the port, once for each of `workers` threads.
     pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Self> {
         if workers == 0 {
-            return Ok(Self { listeners: vec![listen::bind(address, false)?], threads: false });
+            return Ok(Self {
+                listeners: vec![listen::bind(address, false)?],
+                threads: false,
+            });
         }
         // A shared port can be taken twice, also by another process: whether it is free, only an unshared socket tells.
         drop(listen::bind(address, false)?);
@@ -48,7 +51,10 @@ impl Door {
         for _ in 1..workers {
             listeners.push(listen::bind(bound, true)?);
         }
-        Ok(Self { listeners, threads: true })
+        Ok(Self {
+            listeners,
+            threads: true,
+        })
     }
 
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
@@ -82,7 +88,10 @@ async fn serve_by_threads(listeners: Vec<std::net::TcpListener>, proxy: Arc<Prox
             // Nobody waits any more when the data plane is being dropped.
             let _ = ended.send(run(listener, proxy, drain, stop));
         };
-        if let Err(error) = thread::Builder::new().name(format!("clients-{index}")).spawn(worker) {
+        if let Err(error) = thread::Builder::new()
+            .name(format!("clients-{index}"))
+            .spawn(worker)
+        {
             tracing::error!(%error, "a thread for clients cannot be started");
             return;
         }
@@ -97,11 +106,19 @@ async fn serve_by_threads(listeners: Vec<std::net::TcpListener>, proxy: Arc<Prox
     }
 }
 
-fn run(listener: std::net::TcpListener, proxy: Arc<Proxy>, drain: Drain, stop: CancellationToken) -> io::Result<()> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+fn run(
+    listener: std::net::TcpListener,
+    proxy: Arc<Proxy>,
+    drain: Drain,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async move {
         let listener = TcpListener::from_std(listener)?;
-        stop.run_until_cancelled(listen::serve(listener, proxy, drain)).await;
+        stop.run_until_cancelled(listen::serve(listener, proxy, drain))
+            .await;
         Ok(())
     })
 }

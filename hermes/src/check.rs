@@ -29,16 +29,30 @@ pub(crate) struct CheckArgs {
 /// Checks the file; what is wrong goes to standard error.
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let path = &args.file;
-    let bytes = read(path).map_err(|source| Failure::Read { path: path.clone(), source })?;
+    let bytes = read(path).map_err(|source| Failure::Read {
+        path: path.clone(),
+        source,
+    })?;
     let name = path.display();
     match Config::parse_bytes(&bytes) {
         Ok(config) => {
             output::line(format_args!("{name}: right"))?;
             output::line(Meaning(&config))?;
-            Ok(if check_tokenizers(&config)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(if check_tokenizers(&config)? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
         }
         Err(mistakes) => {
-            let (count, noun) = (mistakes.len(), if mistakes.len() == 1 { "mistake" } else { "mistakes" });
+            let (count, noun) = (
+                mistakes.len(),
+                if mistakes.len() == 1 {
+                    "mistake"
+                } else {
+                    "mistakes"
+                },
+            );
             eprintln!("{name}: {count} {noun}\n{mistakes}");
             Ok(ExitCode::FAILURE)
         }
@@ -50,7 +64,10 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
 fn check_tokenizers(config: &Config) -> Result<bool, Failure> {
     let mut usable = true;
     for pool in &config.pools {
-        let Some(Way::Files(files)) = pool.tokenizer.as_ref().map(|tokenizer| &tokenizer.way) else { continue };
+        let Some(Way::Files(files)) = pool.tokenizer.as_ref().map(|tokenizer| &tokenizer.way)
+        else {
+            continue;
+        };
         match describe(files) {
             Ok(held) => output::line(format_args!("tokenizer of pool {}: {held}", pool.name))?,
             Err(unusable) => {

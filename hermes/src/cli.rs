@@ -24,7 +24,10 @@ use crate::{
 };
 
 /// What this process calls itself in traces.
-pub(crate) const SERVICE: Service = Service { name: "hermes", version: env!("CARGO_PKG_VERSION") };
+pub(crate) const SERVICE: Service = Service {
+    name: "hermes",
+    version: env!("CARGO_PKG_VERSION"),
+};
 
 /// How long the last spans may take.
 pub(crate) const LAST: Duration = Duration::from_secs(2);
@@ -176,9 +179,15 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Serve(args) => within_runtime(async { serve::run(args).await.map(|()| ExitCode::SUCCESS) }),
-        Command::Engine(args) => within_runtime(async { engine::run(args).await.map(|()| ExitCode::SUCCESS) }),
-        Command::KvManager(args) => within_runtime(async { kv_manager::run(args).await.map(|()| ExitCode::SUCCESS) }),
+        Command::Serve(args) => {
+            within_runtime(async { serve::run(args).await.map(|()| ExitCode::SUCCESS) })
+        }
+        Command::Engine(args) => {
+            within_runtime(async { engine::run(args).await.map(|()| ExitCode::SUCCESS) })
+        }
+        Command::KvManager(args) => {
+            within_runtime(async { kv_manager::run(args).await.map(|()| ExitCode::SUCCESS) })
+        }
         Command::Demo(args) => within_runtime(demo::run(args)),
         Command::Load(args) => within_runtime(load::run(args)),
         Command::Record(args) => within_runtime(record::run(args)),
@@ -186,10 +195,17 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     }
 }
 
-fn within_runtime(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+fn within_runtime(
+    command: impl Future<Output = Result<ExitCode, Failure>>,
+) -> Result<ExitCode, Failure> {
     // Two at least: the exporter of traces blocks one while it needs another.
-    let threads = thread::available_parallelism().map_or(2, NonZero::get).max(2);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let threads = thread::available_parallelism()
+        .map_or(2, NonZero::get)
+        .max(2);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(Failure::Process)?;
     let outcome = runtime.block_on(command);
     // A blocking read of a file system that hangs must not hold the process.
@@ -207,8 +223,15 @@ mod tests {
     fn the_command_line_is_consistent_and_every_command_has_examples() {
         Cli::command().debug_assert();
         for command in Cli::command().get_subcommands() {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Examples:\n  hermes"), "{}", command.get_name());
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Examples:\n  hermes"),
+                "{}",
+                command.get_name()
+            );
         }
     }
 

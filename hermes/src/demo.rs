@@ -49,7 +49,11 @@ pub(crate) struct DemoArgs {
 /// Runs the demo.
 pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let live = !args.plain && std::io::stdout().is_terminal();
-    let telemetry = Telemetry::from_environment(&|name: &str| variable(name, live), cli::SERVICE, LogFormat::Text)?;
+    let telemetry = Telemetry::from_environment(
+        &|name: &str| variable(name, live),
+        cli::SERVICE,
+        LogFormat::Text,
+    )?;
     let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
     let drain = shutdown.drain();
     let working = drain.track();
@@ -88,13 +92,20 @@ async fn perform(plan: Plan, live: bool, drain: &Drain) -> Result<Vec<Outcome>, 
 fn variable(name: &str, live: bool) -> Option<String> {
     match (name, live) {
         ("HERMES_LOG", true) => Some("off".to_owned()),
-        ("HERMES_LOG", false) => std::env::var(name).ok().or_else(|| Some("error".to_owned())),
+        ("HERMES_LOG", false) => std::env::var(name)
+            .ok()
+            .or_else(|| Some("error".to_owned())),
         _ => std::env::var(name).ok(),
     }
 }
 
 /// A demo in which a phase got no answer at all has failed.
 fn verdict(outcomes: &[Outcome]) -> ExitCode {
-    let codes = outcomes.iter().map(|outcome| output::verdict(&outcome.report));
-    codes.into_iter().find(|code| *code != ExitCode::SUCCESS).unwrap_or(ExitCode::SUCCESS)
+    let codes = outcomes
+        .iter()
+        .map(|outcome| output::verdict(&outcome.report));
+    codes
+        .into_iter()
+        .find(|code| *code != ExitCode::SUCCESS)
+        .unwrap_or(ExitCode::SUCCESS)
 }

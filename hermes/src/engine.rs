@@ -11,7 +11,10 @@ use hermes_runtime::{
 use crate::{cli, failure::Failure, output};
 
 /// What a simulated engine calls itself in traces.
-const SERVICE: Service = Service { name: "hermes-engine", ..cli::SERVICE };
+const SERVICE: Service = Service {
+    name: "hermes-engine",
+    ..cli::SERVICE
+};
 
 /// Over the engine's own grace for requests in flight, which is what decides.
 const GRACE: Duration = Duration::from_secs(10);
@@ -24,10 +27,14 @@ pub(crate) async fn run(args: EngineArgs) -> Result<(), Failure> {
     let (model, url) = (&engine.config().model, engine.url());
     output::line(format_args!("listening on {url}"))?;
     if let Some((publish, replay)) = engine.kv_events_addrs() {
-        let replay = replay.map(|replay| format!(", replays on tcp://{replay}")).unwrap_or_default();
+        let replay = replay
+            .map(|replay| format!(", replays on tcp://{replay}"))
+            .unwrap_or_default();
         output::line(format_args!("KV events on tcp://{publish}{replay}"))?;
     }
-    output::line(format_args!("serves the model {model}; try: curl {url}/v1/models"))?;
+    output::line(format_args!(
+        "serves the model {model}; try: curl {url}/v1/models"
+    ))?;
     let drain = shutdown.drain();
     tokio::join!(shutdown.run(GRACE), stop(&engine, drain));
     telemetry.shutdown(cli::LAST).await;

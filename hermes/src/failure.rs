@@ -5,7 +5,8 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 use hermes_control_plane::{app as control_plane, config::Mistakes};
 use hermes_data_plane::app as data_plane;
 use hermes_integration::{
-    comparison::WriteError, load::LoadError, record::RecordError, rehearsal::RehearsalError, simulate::SimulateError,
+    comparison::WriteError, load::LoadError, record::RecordError, rehearsal::RehearsalError,
+    simulate::SimulateError,
 };
 use hermes_runtime::telemetry::TelemetryError;
 
@@ -82,9 +83,11 @@ impl From<control_plane::StartError> for Failure {
     fn from(error: control_plane::StartError) -> Self {
         match error {
             // The binary of the control plane has another flag for this port.
-            control_plane::StartError::Listen { address, source } => {
-                Self::Listen { address, flag: "--control-plane-listen", source }
-            }
+            control_plane::StartError::Listen { address, source } => Self::Listen {
+                address,
+                flag: "--control-plane-listen",
+                source,
+            },
             other => Self::ControlPlane(other),
         }
     }

@@ -9,7 +9,11 @@ use crate::{cli, failure::Failure, output};
 pub(crate) async fn run(args: TrialArgs) -> Result<(), Failure> {
     let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
     let listening = TrialServer::start(&args).await;
-    let server = listening.map_err(|source| Failure::Listen { address: args.listen, flag: "--listen", source })?;
+    let server = listening.map_err(|source| Failure::Listen {
+        address: args.listen,
+        flag: "--listen",
+        source,
+    })?;
     output::line(format_args!("listening on {}", server.url()))?;
     shutdown.run(cli::LAST).await;
     Ok(())

@@ -47,7 +47,13 @@ pub(crate) struct Planes {
 impl Planes {
     /// Starts both; `drain` is the data plane's.
     pub(crate) async fn start(options: Options, drain: Drain) -> Result<Self, Failure> {
-        let Options { config, listen, admin, control_plane_listen, control_plane_admin } = options;
+        let Options {
+            config,
+            listen,
+            admin,
+            control_plane_listen,
+            control_plane_admin,
+        } = options;
         let (shutdown, trigger) = Shutdown::manual();
         let options = control_plane::Options {
             config,
@@ -68,7 +74,12 @@ impl Planes {
             workers: data_plane::cores(),
         };
         let data_plane = data_plane::start(options, drain).await?;
-        Ok(Self { data_plane, control_plane, shutdown, trigger })
+        Ok(Self {
+            data_plane,
+            control_plane,
+            shutdown,
+            trigger,
+        })
     }
 
     /// Where clients connect.
@@ -98,7 +109,12 @@ impl Planes {
 
     /// Ends what is left after the data plane's drain is over.
     pub(crate) async fn stop(self) {
-        let Self { data_plane, control_plane, shutdown, trigger } = self;
+        let Self {
+            data_plane,
+            control_plane,
+            shutdown,
+            trigger,
+        } = self;
         data_plane.tasks.shutdown(LAST).await;
         trigger.fire();
         shutdown.run(LAST).await;

@@ -10,17 +10,29 @@ use crate::failure::Failure;
 pub(crate) async fn run(args: RecordArgs) -> Result<ExitCode, Failure> {
     let recording = Recording::begin(&args).await?;
     eprintln!("recording {}; Ctrl-C ends it", args.admin.join(", "));
-    let Recorded { records, lost, gone } = recording.run(&mut stdout()).await.map_err(|error| match error {
-        RecordError::Write(error) if args.output.is_none() => Failure::Output(error),
-        error => Failure::Record(error),
-    })?;
+    let Recorded {
+        records,
+        lost,
+        gone,
+    } = recording
+        .run(&mut stdout())
+        .await
+        .map_err(|error| match error {
+            RecordError::Write(error) if args.output.is_none() => Failure::Output(error),
+            error => Failure::Record(error),
+        })?;
     for admin in gone {
         eprintln!("the proxy at {admin} ended");
     }
-    let to = args.output.map(|path| format!(" to {}", path.display())).unwrap_or_default();
+    let to = args
+        .output
+        .map(|path| format!(" to {}", path.display()))
+        .unwrap_or_default();
     eprintln!("recorded {records} requests{to}");
     if lost > 0 {
-        eprintln!("{lost} requests are missing: lines were written more slowly than requests finished");
+        eprintln!(
+            "{lost} requests are missing: lines were written more slowly than requests finished"
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

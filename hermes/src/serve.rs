@@ -28,32 +28,67 @@ pub(crate) struct ServeArgs {
     config: Option<PathBuf>,
 
     /// A model server, such as http://127.0.0.1:8100; give it several times, or several separated by commas
-    #[arg(long, env = "HERMES_ENDPOINT", value_name = "URL", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "HERMES_ENDPOINT",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
     endpoint: Vec<String>,
 
     /// How an endpoint is chosen: kv-aware (the default), round-robin, random, least-request, power-of-two,
     /// session-affinity, prefix-cache or hermes-classic; a configuration file says it for each pool
-    #[arg(long, env = "HERMES_STRATEGY", value_name = "NAME", conflicts_with = "config")]
+    #[arg(
+        long,
+        env = "HERMES_STRATEGY",
+        value_name = "NAME",
+        conflicts_with = "config"
+    )]
     strategy: Option<String>,
 
     /// Where clients connect
-    #[arg(long, env = "HERMES_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    #[arg(
+        long,
+        env = "HERMES_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8000"
+    )]
     listen: SocketAddr,
 
     /// Where probes and metrics are served
-    #[arg(long, env = "HERMES_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:8001")]
+    #[arg(
+        long,
+        env = "HERMES_ADMIN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8001"
+    )]
     admin: SocketAddr,
 
     /// Where the control plane listens (gRPC), for this process and for more proxies
-    #[arg(long, env = "HERMES_CONTROL_PLANE_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    #[arg(
+        long,
+        env = "HERMES_CONTROL_PLANE_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:0"
+    )]
     control_plane_listen: SocketAddr,
 
     /// Where the control plane's probes, metrics and debug pages are served
-    #[arg(long, env = "HERMES_CONTROL_PLANE_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    #[arg(
+        long,
+        env = "HERMES_CONTROL_PLANE_ADMIN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:0"
+    )]
     control_plane_admin: SocketAddr,
 
     /// How log lines look: text or json
-    #[arg(long, env = "HERMES_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        env = "HERMES_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
     log_format: LogFormat,
 
     /// How long requests in flight may take to finish after SIGTERM or Ctrl-C; a second one ends them at once
@@ -65,9 +100,9 @@ impl ServeArgs {
     fn options(self) -> Result<planes::Options, Failure> {
         let config = match self.config {
             Some(path) => ConfigSource::File(path),
-            None => {
-                ConfigSource::Value(Config::serve(&self.endpoint, self.strategy.as_deref()).map_err(Failure::Flags)?)
-            }
+            None => ConfigSource::Value(
+                Config::serve(&self.endpoint, self.strategy.as_deref()).map_err(Failure::Flags)?,
+            ),
         };
         Ok(planes::Options {
             config,
@@ -98,11 +133,18 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
 fn announce(planes: &Planes) -> Result<(), Failure> {
     output::line(format_args!("listening on http://{}", planes.listen()))?;
     if let Some(admin) = planes.admin() {
-        output::line(format_args!("admin on http://{admin} (/readyz, /metrics, /debug/snapshot, /debug/records)"))?;
+        output::line(format_args!(
+            "admin on http://{admin} (/readyz, /metrics, /debug/snapshot, /debug/records)"
+        ))?;
     }
-    output::line(format_args!("control plane on {} (gRPC)", planes.control_plane()))?;
+    output::line(format_args!(
+        "control plane on {} (gRPC)",
+        planes.control_plane()
+    ))?;
     if let Some(admin) = planes.control_plane_admin() {
-        output::line(format_args!("control plane's admin on http://{admin} (/readyz, /metrics, /debug/snapshot)"))?;
+        output::line(format_args!(
+            "control plane's admin on http://{admin} (/readyz, /metrics, /debug/snapshot)"
+        ))?;
     }
     Ok(())
 }

@@ -39,7 +39,12 @@ impl Hermes {
     /// Runs without the variables of this process, which could be settings.
     fn start(args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hermes"));
-        command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(args)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary is built");
         let out = lines(child.stdout.take().expect("it is piped"));
         let err = lines(child.stderr.take().expect("it is piped"));
@@ -54,7 +59,9 @@ impl Hermes {
     /// The address in the first line, `listening on http://…`.
     fn url(&self) -> String {
         let line = self.out.recv_timeout(PATIENCE).expect("a first line");
-        line.strip_prefix("listening on ").unwrap_or_else(|| panic!("an address, not: {line}")).to_owned()
+        line.strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("an address, not: {line}"))
+            .to_owned()
     }
 
     /// Asks it to end, as an operator would.
@@ -107,16 +114,31 @@ fn rest(lines: &Receiver<String>) -> String {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => text.extend([&*line, "\n"]),
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return text,
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("still running; so far:\n{text}"),
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                panic!("still running; so far:\n{text}")
+            }
         }
     }
 }
 
 /// A chat of one message, as a stream.
 async fn chat(url: &str, model: &str) -> Exchange {
-    let client = Client::new(Target::parse(url).expect("a URL"), Limits::answer_within(PATIENCE));
-    let shape = Shape { model: model.to_owned(), stream: true, ignore_eos: false };
-    let mut call = shape.chat(&[Message { role: "user", content: "Good morning!".to_owned() }], 8);
+    let client = Client::new(
+        Target::parse(url).expect("a URL"),
+        Limits::answer_within(PATIENCE),
+    );
+    let shape = Shape {
+        model: model.to_owned(),
+        stream: true,
+        ignore_eos: false,
+    };
+    let mut call = shape.chat(
+        &[Message {
+            role: "user",
+            content: "Good morning!".to_owned(),
+        }],
+        8,
+    );
     call.keep_text = true;
     client.send(call, Instant::now()).await
 }
@@ -142,15 +164,26 @@ fn file(name: &str, text: &str) -> PathBuf {
 
 #[test]
 fn check_says_what_a_good_file_means() {
-    let path = file("good.yaml", "pools: [{name: chat, models: [m], endpoints: ['http://10.0.0.7:8000']}]");
+    let path = file(
+        "good.yaml",
+        "pools: [{name: chat, models: [m], endpoints: ['http://10.0.0.7:8000']}]",
+    );
     let Ended { status, out, err } = Hermes::run(&["check", &path.to_string_lossy()]);
     assert!(status.success(), "{err}");
-    assert!(out.contains("pool chat") && out.contains("http://10.0.0.7:8000") && out.contains("kv-aware"), "{out}");
+    assert!(
+        out.contains("pool chat")
+            && out.contains("http://10.0.0.7:8000")
+            && out.contains("kv-aware"),
+        "{out}"
+    );
 }
 
 #[test]
 fn check_lists_every_mistake_with_its_path() {
-    let path = file("bad.yaml", "pools: [{name: Chat, endpoint: ['http://a:1']}]\nlimits: {maxBodyByte: 1}");
+    let path = file(
+        "bad.yaml",
+        "pools: [{name: Chat, endpoint: ['http://a:1']}]\nlimits: {maxBodyByte: 1}",
+    );
     let Ended { status, out, err } = Hermes::run(&["check", &path.to_string_lossy()]);
     assert_eq!((status.code(), &*out), (Some(1), ""));
     for mistake in ["pools[0].name", "pools[0].endpoint", "limits.maxBodyByte"] {
@@ -169,12 +202,21 @@ fn check_says_whether_a_tokenizer_is_usable() {
         );
         Hermes::run(&["check", &path.to_string_lossy()])
     };
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../control-plane/testdata/tokenizer");
+    let fixture = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../control-plane/testdata/tokenizer"
+    );
     let Ended { status, out, err } = check(fixture);
-    assert!(status.success() && out.contains("tokenizer of pool chat: 306 tokens, a chat template"), "{out}{err}");
+    assert!(
+        status.success() && out.contains("tokenizer of pool chat: 306 tokens, a chat template"),
+        "{out}{err}"
+    );
     let Ended { status, err, .. } = check("/nowhere");
     assert_eq!(status.code(), Some(1));
-    assert!(err.contains("tokenizer of pool chat: /nowhere: No such file"), "{err}");
+    assert!(
+        err.contains("tokenizer of pool chat: /nowhere: No such file"),
+        "{err}"
+    );
 }
 
 #[test]
@@ -188,15 +230,41 @@ fn a_file_that_is_not_there_is_named() {
 fn arguments_that_are_wrong_are_refused_with_a_hint() {
     let cases = [
         (vec!["serve"], 2, "--endpoint"),
-        (vec!["serve", "--endpoint", "127.0.0.1:1", "--strategy", "fastest"], 1, "--strategy"),
         (
-            vec!["serve", "--config", "/nowhere/hermes.yaml", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
+            vec![
+                "serve",
+                "--endpoint",
+                "127.0.0.1:1",
+                "--strategy",
+                "fastest",
+            ],
+            1,
+            "--strategy",
+        ),
+        (
+            vec![
+                "serve",
+                "--config",
+                "/nowhere/hermes.yaml",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+            ],
             1,
             "/nowhere/hermes.yaml",
         ),
-        (vec!["serve", "--endpoint", "http://a:1", "--listen", "8000"], 2, "--listen"),
+        (
+            vec!["serve", "--endpoint", "http://a:1", "--listen", "8000"],
+            2,
+            "--listen",
+        ),
         (vec!["load", "--target", "https://a"], 1, "http://HOST"),
-        (vec!["replay", "/nowhere/trace.jsonl"], 1, "/nowhere/trace.jsonl"),
+        (
+            vec!["replay", "/nowhere/trace.jsonl"],
+            1,
+            "/nowhere/trace.jsonl",
+        ),
         (vec!["engine", "--blocks", "0"], 1, "block"),
         (vec!["server"], 2, "serve"),
     ];
@@ -210,28 +278,57 @@ fn arguments_that_are_wrong_are_refused_with_a_hint() {
 #[test]
 fn version_help_and_completions_are_printed() {
     let version = Hermes::run(&["--version"]);
-    assert_eq!(version.out.trim(), concat!("hermes ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        version.out.trim(),
+        concat!("hermes ", env!("CARGO_PKG_VERSION"))
+    );
     let help = Hermes::run(&["serve", "--help"]);
-    assert!(help.status.success() && help.out.contains("Examples:"), "{}", help.out);
+    assert!(
+        help.status.success() && help.out.contains("Examples:"),
+        "{}",
+        help.out
+    );
     let completions = Hermes::run(&["completions", "bash"]);
-    assert!(completions.status.success() && completions.out.contains("_hermes"), "{}", completions.out);
+    assert!(
+        completions.status.success() && completions.out.contains("_hermes"),
+        "{}",
+        completions.out
+    );
 }
 
 #[tokio::test]
 async fn an_engine_behind_serve_answers_a_chat_and_both_end_when_asked() {
     let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
     let engine_url = engine.url();
-    let router =
-        Hermes::start(&["serve", "--endpoint", &engine_url, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let router = Hermes::start(&[
+        "serve",
+        "--endpoint",
+        &engine_url,
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ]);
     let url = router.url();
 
     let exchange = chat_when_ready(&url).await;
     assert_eq!(exchange.outcome, Outcome::Ok);
     assert!(exchange.text.is_some_and(|text| !text.is_empty()));
-    assert_eq!(chat(&url, "another").await.outcome, Outcome::Status(404), "a model that nobody serves");
+    assert_eq!(
+        chat(&url, "another").await.outcome,
+        Outcome::Status(404),
+        "a model that nobody serves"
+    );
 
-    let report = Hermes::run(&["load", "--target", &url, "--model", "sim", "--count", "5", "--tokens", "2", "--json"]);
-    assert!(report.status.success() && report.out.contains("\"ok\":5"), "{}{}", report.out, report.err);
+    let report = Hermes::run(&[
+        "load", "--target", &url, "--model", "sim", "--count", "5", "--tokens", "2", "--json",
+    ]);
+    assert!(
+        report.status.success() && report.out.contains("\"ok\":5"),
+        "{}{}",
+        report.out,
+        report.err
+    );
 
     for process in [router, engine] {
         let Ended { status, err, .. } = process.terminate();
@@ -242,42 +339,82 @@ async fn an_engine_behind_serve_answers_a_chat_and_both_end_when_asked() {
 #[tokio::test]
 async fn what_a_router_serves_is_recorded_as_a_trace_to_replay_and_simulate() {
     let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
-    let router =
-        Hermes::start(&["serve", "--endpoint", &engine.url(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let router = Hermes::start(&[
+        "serve",
+        "--endpoint",
+        &engine.url(),
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ]);
     let url = router.url();
     let line = router.out.recv_timeout(PATIENCE).expect("a second line");
-    let admin_url = line.split(' ').nth(2).expect("admin on http://…").to_owned();
+    let admin_url = line
+        .split(' ')
+        .nth(2)
+        .expect("admin on http://…")
+        .to_owned();
     assert_eq!(chat_when_ready(&url).await.outcome, Outcome::Ok);
 
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("recorded.jsonl");
     let file = path.to_string_lossy();
-    let recorder = Hermes::start(&["record", "--admin", &admin_url, "--limit", "5", "--output", &file]);
+    let recorder = Hermes::start(&[
+        "record", "--admin", &admin_url, "--limit", "5", "--output", &file,
+    ]);
     let begun = recorder.err.recv_timeout(PATIENCE).expect("a first line");
-    assert!(begun.contains(&admin_url) && begun.contains("Ctrl-C"), "{begun}");
+    assert!(
+        begun.contains(&admin_url) && begun.contains("Ctrl-C"),
+        "{begun}"
+    );
     for _ in 0..5 {
         assert_eq!(chat(&url, "sim").await.outcome, Outcome::Ok);
     }
     let Ended { status, err, .. } = recorder.end();
-    assert!(status.success() && err.contains("recorded 5 requests to "), "{err}");
+    assert!(
+        status.success() && err.contains("recorded 5 requests to "),
+        "{err}"
+    );
 
-    let replayed = Hermes::run(&["replay", &file, "--target", &url, "--model", "sim", "--json"]);
-    assert!(replayed.status.success() && replayed.out.contains("\"ok\":5"), "{}{}", replayed.out, replayed.err);
+    let replayed = Hermes::run(&[
+        "replay", &file, "--target", &url, "--model", "sim", "--json",
+    ]);
+    assert!(
+        replayed.status.success() && replayed.out.contains("\"ok\":5"),
+        "{}{}",
+        replayed.out,
+        replayed.err
+    );
 
     let simulated = Hermes::run(&["simulate", &file, "--policies", "round-robin", "--json"]);
-    assert!(simulated.status.success() && simulated.out.contains("\"hit_rate\""), "{}{}", simulated.out, simulated.err);
+    assert!(
+        simulated.status.success() && simulated.out.contains("\"hit_rate\""),
+        "{}{}",
+        simulated.out,
+        simulated.err
+    );
 
     let piped = Hermes::start(&["record", "--admin", &admin_url]);
     piped.err.recv_timeout(PATIENCE).expect("it has begun");
     assert_eq!(chat(&url, "sim").await.outcome, Outcome::Ok);
     let line = piped.out.recv_timeout(PATIENCE).expect("a record");
-    assert!(line.contains("\"hash_ids\":[") && !line.contains("morning"), "{line}");
+    assert!(
+        line.contains("\"hash_ids\":[") && !line.contains("morning"),
+        "{line}"
+    );
     let Ended { status, err, .. } = piped.interrupt();
-    assert!(status.success() && err.contains("recorded 1 requests"), "{err}");
+    assert!(
+        status.success() && err.contains("recorded 1 requests"),
+        "{err}"
+    );
 }
 
 #[test]
 fn a_recording_of_what_is_no_proxy_says_what_would_be_right() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a free port")
+        .local_addr()
+        .expect("it is bound");
     let nobody = format!("http://{closed}");
     let Ended { status, err, .. } = Hermes::run(&["record", "--admin", &nobody]);
     assert_eq!(status.code(), Some(1));
@@ -293,8 +430,15 @@ async fn a_port_that_is_taken_is_named_with_its_flag() {
     let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
     let url = engine.url();
     let taken = url.trim_start_matches("http://");
-    let Ended { status, err, .. } =
-        Hermes::run(&["serve", "--endpoint", &url, "--listen", taken, "--admin", "127.0.0.1:0"]);
+    let Ended { status, err, .. } = Hermes::run(&[
+        "serve",
+        "--endpoint",
+        &url,
+        "--listen",
+        taken,
+        "--admin",
+        "127.0.0.1:0",
+    ]);
     assert_eq!(status.code(), Some(1));
     assert!(err.contains("--listen") && err.contains(taken), "{err}");
     let Ended { status, err, .. } = Hermes::run(&[
@@ -316,7 +460,13 @@ async fn a_port_that_is_taken_is_named_with_its_flag() {
 fn a_quick_demo_on_a_pipe_ends_with_a_comparison() {
     let Ended { status, out, err } = Hermes::run(&["demo", "--quick"]);
     assert!(status.success(), "{out}{err}");
-    for part in ["round-robin", "kv-aware", "TTFT p99", "cache hit rate", "errors"] {
+    for part in [
+        "round-robin",
+        "kv-aware",
+        "TTFT p99",
+        "cache hit rate",
+        "errors",
+    ] {
         assert!(out.contains(part), "{part} in\n{out}{err}");
     }
 }
@@ -327,5 +477,8 @@ fn a_demo_that_is_asked_to_end_sums_up_what_it_has_seen() {
     demo.out.recv_timeout(PATIENCE).expect("a first line");
     let Ended { status, out, err } = demo.terminate();
     assert!(status.success(), "{out}{err}");
-    assert!(out.contains("round-robin") && out.contains("Ended before"), "{out}{err}");
+    assert!(
+        out.contains("round-robin") && out.contains("Ended before"),
+        "{out}{err}"
+    );
 }

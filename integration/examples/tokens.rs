@@ -19,7 +19,8 @@ use std::{
 use bytes::Bytes;
 use clap::Parser;
 use hermes_control_plane::tokens::{
-    ContentFormat, Failure, Outcome, TokenMetrics, TokenizerFiles, TokenizerSettings, Tokens, Way, describe,
+    ContentFormat, Failure, Outcome, TokenMetrics, TokenizerFiles, TokenizerSettings, Tokens, Way,
+    describe,
 };
 use hermes_core::{
     policy::Policy,
@@ -65,7 +66,12 @@ async fn main() -> io::Result<ExitCode> {
                 _ => ContentFormat::Text,
             });
             let (path, template) = (path.clone(), args.template.clone());
-            let files = TokenizerFiles { path, template, content, kwargs: serde_json::Map::new() };
+            let files = TokenizerFiles {
+                path,
+                template,
+                content,
+                kwargs: serde_json::Map::new(),
+            };
             match describe(&files) {
                 Ok(held) => eprintln!("{held}"),
                 Err(unusable) => return complain(&unusable.to_string()),
@@ -74,15 +80,27 @@ async fn main() -> io::Result<ExitCode> {
         }
         None => Way::Engine,
     };
-    let settings = TokenizerSettings { way, cache: 1 << 20, timeout: Duration::from_secs(60), longest: 1 << 20 };
+    let settings = TokenizerSettings {
+        way,
+        cache: 1 << 20,
+        timeout: Duration::from_secs(60),
+        longest: 1 << 20,
+    };
     let metrics = TokenMetrics::register(&mut Registry::default());
     let tokens = Tokens::new("example", settings, metrics.clone()).map_err(io::Error::other)?;
     tokens.follow(&pool(args.engine.as_deref()));
     tokens.settled().await;
     let Some(ids) = tokens.ids(&text, args.model.as_deref()).await else {
-        let failures =
-            [Failure::Unsupported, Failure::Malformed, Failure::TooLong, Failure::Template, Failure::Tokenizer];
-        let why = failures.into_iter().find(|failure| metrics.count(Outcome::Failed(*failure)) > 0);
+        let failures = [
+            Failure::Unsupported,
+            Failure::Malformed,
+            Failure::TooLong,
+            Failure::Template,
+            Failure::Tokenizer,
+        ];
+        let why = failures
+            .into_iter()
+            .find(|failure| metrics.count(Outcome::Failed(*failure)) > 0);
         return complain(why.map_or("the engine gave none", Failure::name));
     };
     writeln!(io::stdout().lock(), "{}", serde_json::to_string(&ids)?)?;
@@ -90,12 +108,25 @@ async fn main() -> io::Result<ExitCode> {
 }
 
 fn pool(engine: Option<&str>) -> Pool {
-    let spec = PoolSpec { name: "example".into(), models: Vec::new(), policy: Policy::default() };
+    let spec = PoolSpec {
+        name: "example".into(),
+        models: Vec::new(),
+        policy: Policy::default(),
+    };
     let endpoint = |url: &str| {
         let (id, url) = (EndpointId(1), url.trim_end_matches('/').into());
-        Arc::new(Endpoint { id, url, name: "".into(), role: Role::Aggregate, group: None })
+        Arc::new(Endpoint {
+            id,
+            url,
+            name: "".into(),
+            role: Role::Aggregate,
+            group: None,
+        })
     };
-    Pool { spec: Arc::new(spec), endpoints: engine.into_iter().map(endpoint).collect() }
+    Pool {
+        spec: Arc::new(spec),
+        endpoints: engine.into_iter().map(endpoint).collect(),
+    }
 }
 
 fn complain(why: &str) -> io::Result<ExitCode> {

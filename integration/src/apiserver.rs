@@ -24,7 +24,9 @@ mod stream;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use k8s_openapi::{Metadata, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    Metadata, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
@@ -86,9 +88,18 @@ impl ApiServer {
         let store = Store::default();
         let version = watch::Sender::new(store.version());
         let store = Mutex::new(store);
-        let shared = Arc::new(Shared { store, version, faults: Mutex::default(), requests: Mutex::default() });
+        let shared = Arc::new(Shared {
+            store,
+            version,
+            faults: Mutex::default(),
+            requests: Mutex::default(),
+        });
         let running = Connections::accept(listener, Arc::clone(&shared));
-        Ok(Self { address, shared, running: tokio::sync::Mutex::new(Some(running)) })
+        Ok(Self {
+            address,
+            shared,
+            running: tokio::sync::Mutex::new(Some(running)),
+        })
     }
 
     /// The address clients connect to: `http://127.0.0.1:PORT`.
@@ -110,7 +121,9 @@ impl ApiServer {
     /// Creates or replaces an object, and fills in UID, creation time, and version as a server does.
     pub fn apply<K>(&self, object: &K)
     where
-        K: k8s_openapi::Resource<Scope = NamespaceResourceScope> + Metadata<Ty = ObjectMeta> + Serialize,
+        K: k8s_openapi::Resource<Scope = NamespaceResourceScope>
+            + Metadata<Ty = ObjectMeta>
+            + Serialize,
     {
         let value = serde_json::to_value(object).expect("API types have string keys only");
         self.apply_value(&Collection::of::<K>(), value);
@@ -126,7 +139,8 @@ impl ApiServer {
     where
         K: k8s_openapi::Resource<Scope = NamespaceResourceScope>,
     {
-        self.shared.edit(|store| store.remove(&Collection::of::<K>(), namespace, name))
+        self.shared
+            .edit(|store| store.remove(&Collection::of::<K>(), namespace, name))
     }
 
     /// Forgets all history: running watches end with 410 `Expired`, and so does every watch from an earlier version.
@@ -151,7 +165,11 @@ impl ApiServer {
 
     /// Refuses lists and watches of a kind with 403, as when a role lacks a rule.
     pub fn forbid<K: k8s_openapi::Resource>(&self) {
-        self.shared.faults.lock().forbidden.push(Collection::of::<K>());
+        self.shared
+            .faults
+            .lock()
+            .forbidden
+            .push(Collection::of::<K>());
     }
 
     /// Takes back every [`ApiServer::forbid`].

@@ -68,7 +68,11 @@ impl Collector {
         let address = listener.local_addr()?;
         let received = Arc::<Received>::default();
         let accepting = tokio::spawn(accept(listener, Arc::clone(&received)));
-        Ok(Self { address, received, _accepting: AbortOnDropHandle::new(accepting) })
+        Ok(Self {
+            address,
+            received,
+            _accepting: AbortOnDropHandle::new(accepting),
+        })
     }
 
     /// For `OTEL_EXPORTER_OTLP_ENDPOINT`, whatever the protocol.
@@ -80,17 +84,30 @@ impl Collector {
     /// All spans so far, in the order in which they came: children before their parents.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {
-        self.received.exports.lock().iter().flat_map(|export| export.spans.iter().cloned()).collect()
+        self.received
+            .exports
+            .lock()
+            .iter()
+            .flat_map(|export| export.spans.iter().cloned())
+            .collect()
     }
 
     /// The spans of one trace, by its id in hexadecimal.
     #[must_use]
     pub fn trace(&self, trace_id: &str) -> Vec<Span> {
-        self.spans().into_iter().filter(|span| span.trace_id == trace_id).collect()
+        self.spans()
+            .into_iter()
+            .filter(|span| span.trace_id == trace_id)
+            .collect()
     }
 
     /// Waits until `enough` holds for the spans of a trace, and answers them; whatever came when `deadline` passes first.
-    pub async fn trace_when(&self, trace_id: &str, deadline: Instant, enough: impl Fn(&[Span]) -> bool) -> Vec<Span> {
+    pub async fn trace_when(
+        &self,
+        trace_id: &str,
+        deadline: Instant,
+        enough: impl Fn(&[Span]) -> bool,
+    ) -> Vec<Span> {
         loop {
             let changed = self.received.changed.notified();
             let spans = self.trace(trace_id);
@@ -104,7 +121,9 @@ impl Collector {
     #[must_use]
     pub fn holds(&self, text: &str) -> bool {
         let exports = self.received.exports.lock();
-        exports.iter().any(|export| memchr::memmem::find(&export.bytes, text.as_bytes()).is_some())
+        exports
+            .iter()
+            .any(|export| memchr::memmem::find(&export.bytes, text.as_bytes()).is_some())
     }
 }
 
@@ -137,5 +156,7 @@ async fn accept(listener: TcpListener, received: Arc<Received>) {
 async fn serve(stream: TcpStream, received: Arc<Received>) {
     let service = service_fn(move |request| wire::answer(request, Arc::clone(&received)));
     // An exporter that goes away is no failure of the collector.
-    let _gone = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    let _gone = auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }

@@ -116,7 +116,10 @@ mod tests {
 
     #[test]
     fn counts_are_grouped_by_thousands() {
-        assert_eq!([0, 999, 1_000, 1_024_000].map(grouped), ["0", "999", "1,000", "1,024,000"]);
+        assert_eq!(
+            [0, 999, 1_000, 1_024_000].map(grouped),
+            ["0", "999", "1,000", "1,024,000"]
+        );
     }
 
     #[test]
@@ -124,10 +127,21 @@ mod tests {
         let mut out = Vec::new();
         comparison().write_json(&mut out).unwrap();
         let rows: serde_json::Value = serde_json::from_slice(&out).unwrap();
-        let keys: Vec<&str> = rows[0].as_object().unwrap().keys().map(String::as_str).collect();
+        let keys: Vec<&str> = rows[0]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
         assert_eq!(keys, ["hit_rate", "hotspot", "policy", "tpot", "ttft"]);
-        assert_eq!((&rows[0]["policy"], &rows[0]["hit_rate"]), (&"one".into(), &0.5.into()));
-        assert_eq!((&rows[0]["ttft"]["p99"], &rows[0]["tpot"]["mean"]), (&0.25.into(), &0.25.into()));
+        assert_eq!(
+            (&rows[0]["policy"], &rows[0]["hit_rate"]),
+            (&"one".into(), &0.5.into())
+        );
+        assert_eq!(
+            (&rows[0]["ttft"]["p99"], &rows[0]["tpot"]["mean"]),
+            (&0.25.into(), &0.25.into())
+        );
         assert_eq!(rows[1]["ttft"]["mean"], 0.0);
     }
 
@@ -138,7 +152,10 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         let rows: Vec<&str> = text.lines().filter(|line| line.contains('%')).collect();
         assert_eq!(rows.len(), 2, "{text}");
-        assert!(rows.iter().all(|row| row.find('%') == rows[0].find('%')), "{text}");
+        assert!(
+            rows.iter().all(|row| row.find('%') == rows[0].find('%')),
+            "{text}"
+        );
     }
 
     #[test]
@@ -146,7 +163,10 @@ mod tests {
         let page = comparison().page().to_string();
         assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
         assert!(page.contains("a &lt;trace&gt;") && !page.contains("<trace>"));
-        assert!(!page.contains("<script") && !page.contains("http"), "nothing is fetched and nothing runs");
+        assert!(
+            !page.contains("<script") && !page.contains("http"),
+            "nothing is fetched and nothing runs"
+        );
         assert_eq!(page.matches("role=img").count(), 3);
         assert!(!page.contains("NaN") && !page.contains("inf"));
     }

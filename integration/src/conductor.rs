@@ -158,14 +158,20 @@ impl ConductorServer {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("dialect", &self.dialect).field("fault", &self.fault).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("dialect", &self.dialect)
+            .field("fault", &self.fault)
+            .finish_non_exhaustive()
     }
 }
 
 // === Serving ===
 
 impl Role for State {
-    fn answer(self: Arc<Self>, request: Request<Bytes>) -> BoxFuture<'static, Response<Full<Bytes>>> {
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Bytes>,
+    ) -> BoxFuture<'static, Response<Full<Bytes>>> {
         async move { self.route(&request).await }.boxed()
     }
 
@@ -177,15 +183,21 @@ impl Role for State {
 impl State {
     async fn route(&self, request: &Request<Bytes>) -> Response<Full<Bytes>> {
         let (path, is_post) = (request.uri().path(), request.method() == Method::POST);
-        let has_type =
-            request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == self.dialect.content_type());
+        let has_type = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind == self.dialect.content_type());
         match path {
             "/services" if !is_post => return self.services(),
             "/query" | "/register" | "/unregister" if is_post && has_type => {}
-            "/query" | "/register" | "/unregister" => return self.refuse("unsupported_content_type"),
+            "/query" | "/register" | "/unregister" => {
+                return self.refuse("unsupported_content_type");
+            }
             _ => return self.say(StatusCode::NOT_FOUND, &json!({"error": "not found"})),
         }
-        let Some(body) = self.dialect.read(request.body()) else { return self.refuse("invalid_body") };
+        let Some(body) = self.dialect.read(request.body()) else {
+            return self.refuse("invalid_body");
+        };
         let answer = match path {
             "/query" => self.query(&body).await,
             "/register" => self.register(body),
@@ -201,18 +213,29 @@ impl State {
             Fault::None | Fault::Lie => {}
             Fault::Hang => std::future::pending().await,
             Fault::Status(status) => {
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let status =
+                    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 return Ok(self.say(status, &json!({})));
             }
             Fault::Garbage | Fault::Refuse => {
-                return Ok(typed(StatusCode::OK, self.dialect.content_type(), Bytes::from_static(b"\xc1<html>")));
+                return Ok(typed(
+                    StatusCode::OK,
+                    self.dialect.content_type(),
+                    Bytes::from_static(b"\xc1<html>"),
+                ));
             }
         }
         let query = self.dialect.query(body)?;
         let mut held = (self.know)(&query);
         if fault == Fault::Lie {
             let more = query.token_ids.len() as u32 + query.block_size;
-            held.iter_mut().for_each(|(_, held)| *held = Held { gpu: more, cpu: more, disk: more });
+            held.iter_mut().for_each(|(_, held)| {
+                *held = Held {
+                    gpu: more,
+                    cpu: more,
+                    disk: more,
+                }
+            });
         }
         Ok(self.say(StatusCode::OK, &self.dialect.rows(&query, &held)))
     }
@@ -221,30 +244,48 @@ impl State {
         let row = self.dialect.registration(&body)?;
         let endpoint = body["endpoint"].as_str().unwrap_or_default().to_owned();
         let answer = json!({"status": "registered successfully", "instance_id": row.0});
-        self.publishers.lock().insert(row, Publisher { endpoint, body });
+        self.publishers
+            .lock()
+            .insert(row, Publisher { endpoint, body });
         Ok(self.say(StatusCode::OK, &answer))
     }
 
     fn unregister(&self, body: &Value) -> Result<Response<Full<Bytes>>, &'static str> {
         let row = self.dialect.row(body)?;
         if self.publishers.lock().remove(&row).is_none() {
-            return Ok(self.say(StatusCode::NOT_FOUND, &json!({"error": "service not found"})));
+            return Ok(self.say(
+                StatusCode::NOT_FOUND,
+                &json!({"error": "service not found"}),
+            ));
         }
-        Ok(self.say(StatusCode::OK, &json!({"status": "unregistered successfully"})))
+        Ok(self.say(
+            StatusCode::OK,
+            &json!({"status": "unregistered successfully"}),
+        ))
     }
 
     fn services(&self) -> Response<Full<Bytes>> {
         let publishers = self.publishers.lock();
         let row = |((instance, rank), publisher): (&(String, u64), &Publisher)| json!({"Endpoint": publisher.endpoint, "TenantID": publisher.body["tenant_id"], "InstanceID": instance, "DPRank": rank});
         let rows: Vec<Value> = publishers.iter().map(row).collect();
-        self.say(StatusCode::OK, &json!({"count": rows.len(), "services": rows}))
+        self.say(
+            StatusCode::OK,
+            &json!({"count": rows.len(), "services": rows}),
+        )
     }
 
     fn refuse(&self, reason: &str) -> Response<Full<Bytes>> {
-        self.say(StatusCode::BAD_REQUEST, &json!({"error": reason, "reason": reason}))
+        self.say(
+            StatusCode::BAD_REQUEST,
+            &json!({"error": reason, "reason": reason}),
+        )
     }
 
     fn say(&self, status: StatusCode, body: &Value) -> Response<Full<Bytes>> {
-        typed(status, self.dialect.content_type(), self.dialect.write(body))
+        typed(
+            status,
+            self.dialect.content_type(),
+            self.dialect.write(body),
+        )
     }
 }

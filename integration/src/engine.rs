@@ -186,7 +186,14 @@ impl EngineHandle {
     /// What the engine is doing and has done.
     pub fn stats(&self) -> EngineStats {
         let running = self.running.lock();
-        let Some(Incarnation { service, connections, .. }) = running.as_ref() else { return EngineStats::default() };
+        let Some(Incarnation {
+            service,
+            connections,
+            ..
+        }) = running.as_ref()
+        else {
+            return EngineStats::default();
+        };
         let scheduled = service.core.read(|scheduler| {
             let (cache, meters) = (scheduler.cache(), scheduler.meters());
             EngineStats {
@@ -213,18 +220,25 @@ impl EngineHandle {
     /// How many leading tokens of this prompt are in the cache now. `model` is the base model or an adapter. Changes nothing.
     pub fn held_prefix_tokens(&self, model: &str, prompt: Prompt<'_>) -> usize {
         let running = self.running.lock();
-        running.as_ref().map_or(0, |incarnation| incarnation.service.held_prefix_tokens(model, prompt))
+        running.as_ref().map_or(0, |incarnation| {
+            incarnation.service.held_prefix_tokens(model, prompt)
+        })
     }
 
     /// Stops in order: refuses connections, lets open requests finish for the configured grace, then cuts them off.
     pub async fn stop(&self) {
-        let Some(mut incarnation) = self.end() else { return };
+        let Some(mut incarnation) = self.end() else {
+            return;
+        };
         incarnation.orders.send_modify(|orders| {
             orders.drains += 1;
             orders.stopped = true;
         });
         let drained = async { while incarnation.server.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.config.grace, drained).await.is_err() {
+        if tokio::time::timeout(self.config.grace, drained)
+            .await
+            .is_err()
+        {
             incarnation.kill().await;
         }
     }
@@ -248,11 +262,26 @@ impl EngineHandle {
 
     fn begin(&self) -> io::Result<()> {
         let events = self.config.kv_events.clone();
-        let publisher = events.map(|events| Publisher::new(events, self.config.block_size, Arc::clone(&self.faults)));
+        let publisher = events
+            .map(|events| Publisher::new(events, self.config.block_size, Arc::clone(&self.faults)));
         let publisher = publisher.map(Arc::new);
-        let core = Arc::new(Core::new(Arc::clone(&self.config), Arc::clone(&self.faults), publisher.clone()));
-        let (config, faults, journal) = (Arc::clone(&self.config), Arc::clone(&self.faults), Arc::clone(&self.journal));
-        let service = Arc::new(Service::new(config, Arc::clone(&core), faults, journal, self.events.clone()));
+        let core = Arc::new(Core::new(
+            Arc::clone(&self.config),
+            Arc::clone(&self.faults),
+            publisher.clone(),
+        ));
+        let (config, faults, journal) = (
+            Arc::clone(&self.config),
+            Arc::clone(&self.faults),
+            Arc::clone(&self.journal),
+        );
+        let service = Arc::new(Service::new(
+            config,
+            Arc::clone(&core),
+            faults,
+            journal,
+            self.events.clone(),
+        ));
         let connections = Arc::new(Connections::default());
         let (orders, told) = watch::channel(Orders::default());
         self.door.open()?;
@@ -261,7 +290,12 @@ impl EngineHandle {
         }
         let mut server = JoinSet::new();
         server.spawn_on(
-            serve(Arc::clone(&self.door), Arc::clone(&service), Arc::clone(&connections), told),
+            serve(
+                Arc::clone(&self.door),
+                Arc::clone(&service),
+                Arc::clone(&connections),
+                told,
+            ),
             &self.runtime,
         );
         let mut background = JoinSet::new();
@@ -272,8 +306,17 @@ impl EngineHandle {
             }
         }
         background.spawn_on(async move { core.run().await }, &self.runtime);
-        background.spawn_on(drain_refused(Arc::clone(&self.faults), orders.clone()), &self.runtime);
-        *self.running.lock() = Some(Incarnation { service, connections, orders, server, background });
+        background.spawn_on(
+            drain_refused(Arc::clone(&self.faults), orders.clone()),
+            &self.runtime,
+        );
+        *self.running.lock() = Some(Incarnation {
+            service,
+            connections,
+            orders,
+            server,
+            background,
+        });
         Ok(())
     }
 

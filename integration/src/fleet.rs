@@ -111,7 +111,10 @@ impl Default for Scene {
 /// An engine that answers as fast as it can.
 #[must_use]
 pub fn instant() -> EngineConfig {
-    EngineConfig { time_scale: 0.0, ..EngineConfig::default() }
+    EngineConfig {
+        time_scale: 0.0,
+        ..EngineConfig::default()
+    }
 }
 
 impl Scene {
@@ -121,7 +124,11 @@ impl Scene {
     #[must_use]
     pub fn of(engines: usize, strategy: &str) -> Self {
         let pool = format!("  strategy: {strategy}\n  scoreDeadline: 5s\n");
-        Self { engines: vec![instant(); engines], pool, ..Self::default() }
+        Self {
+            engines: vec![instant(); engines],
+            pool,
+            ..Self::default()
+        }
     }
 
     /// Starts it and waits until every proxy is ready.
@@ -130,26 +137,65 @@ impl Scene {
     ///
     /// When something does not start.
     pub async fn start(self) -> Result<Fleet, FleetError> {
-        let Self { engines: configs, control_planes, proxies, workers, tls, kv_manager, mut pool, top, file } = self;
+        let Self {
+            engines: configs,
+            control_planes,
+            proxies,
+            workers,
+            tls,
+            kv_manager,
+            mut pool,
+            top,
+            file,
+        } = self;
         let mut engines = Vec::new();
         for config in configs {
             engines.push(Arc::new(Engine::start(config).await?));
         }
-        let kv_manager = if kv_manager { Some(manager_of(&engines).await?) } else { None };
+        let kv_manager = if kv_manager {
+            Some(manager_of(&engines).await?)
+        } else {
+            None
+        };
         if let Some(manager) = &kv_manager {
-            pool.push_str(&format!("  kvManager: {{url: '{}', budget: 2s}}\n", manager.url()));
+            pool.push_str(&format!(
+                "  kvManager: {{url: '{}', budget: 2s}}\n",
+                manager.url()
+            ));
         }
         let urls: Vec<String> = engines.iter().map(|engine| engine.url()).collect();
-        let yaml = format!("{top}pools:\n- name: chat\n  endpoints: [{}]\n{pool}", urls.join(", "));
+        let yaml = format!(
+            "{top}pools:\n- name: chat\n  endpoints: [{}]\n{pool}",
+            urls.join(", ")
+        );
         let config = source(file, &yaml)?;
-        let mut fleet = Fleet { engines, kv_manager, control_planes: Vec::new(), proxies: Vec::new(), config };
+        let mut fleet = Fleet {
+            engines,
+            kv_manager,
+            control_planes: Vec::new(),
+            proxies: Vec::new(),
+            config,
+        };
         for _ in 0..control_planes {
-            let options = control::Options { tls: tls.clone(), ..control::Options::local(fleet.config.clone()) };
-            fleet.control_planes.push(control_plane_with(options).await?);
+            let options = control::Options {
+                tls: tls.clone(),
+                ..control::Options::local(fleet.config.clone())
+            };
+            fleet
+                .control_planes
+                .push(control_plane_with(options).await?);
         }
-        let targets: Vec<String> = fleet.control_planes.iter().map(|plane| plane.bound.grpc.to_string()).collect();
+        let targets: Vec<String> = fleet
+            .control_planes
+            .iter()
+            .map(|plane| plane.bound.grpc.to_string())
+            .collect();
         for _ in 0..proxies {
-            let options = data::Options { tls: tls.clone(), workers, ..data::Options::local(targets.clone()) };
+            let options = data::Options {
+                tls: tls.clone(),
+                workers,
+                ..data::Options::local(targets.clone())
+            };
             fleet.proxies.push(proxy_with(options).await?);
         }
         fleet.ready().await?;
@@ -160,7 +206,9 @@ impl Scene {
 /// This configuration, in the file if there is to be one.
 fn source(file: Option<PathBuf>, yaml: &str) -> Result<ConfigSource, FleetError> {
     let config = Config::parse(yaml)?;
-    let Some(file) = file else { return Ok(ConfigSource::Value(config)) };
+    let Some(file) = file else {
+        return Ok(ConfigSource::Value(config));
+    };
     std::fs::write(&file, yaml).map_err(FleetError::File)?;
     Ok(ConfigSource::File(file))
 }
@@ -169,8 +217,13 @@ fn source(file: Option<PathBuf>, yaml: &str) -> Result<ConfigSource, FleetError>
 async fn manager_of(engines: &[Arc<EngineHandle>]) -> std::io::Result<KvManagerServer> {
     let engines = engines.to_vec();
     KvManagerServer::start(move |question| {
-        let share = |engine: &EngineHandle| question.share(|model, prompt| engine.held_prefix_tokens(model, prompt));
-        engines.iter().map(|engine| (engine.addr().to_string(), share(engine))).collect()
+        let share = |engine: &EngineHandle| {
+            question.share(|model, prompt| engine.held_prefix_tokens(model, prompt))
+        };
+        engines
+            .iter()
+            .map(|engine| (engine.addr().to_string(), share(engine)))
+            .collect()
     })
     .await
 }
@@ -180,7 +233,9 @@ async fn manager_of(engines: &[Arc<EngineHandle>]) -> std::io::Result<KvManagerS
 /// # Errors
 ///
 /// When it does not start.
-pub async fn control_plane(config: ConfigSource) -> Result<Plane<control::Bound>, control::StartError> {
+pub async fn control_plane(
+    config: ConfigSource,
+) -> Result<Plane<control::Bound>, control::StartError> {
     control_plane_at(config, SocketAddr::from(([127, 0, 0, 1], 0))).await
 }
 
@@ -193,7 +248,11 @@ pub async fn control_plane_at(
     config: ConfigSource,
     listen: SocketAddr,
 ) -> Result<Plane<control::Bound>, control::StartError> {
-    control_plane_with(control::Options { listen, ..control::Options::local(config) }).await
+    control_plane_with(control::Options {
+        listen,
+        ..control::Options::local(config)
+    })
+    .await
 }
 
 /// Starts one control plane.
@@ -201,10 +260,16 @@ pub async fn control_plane_at(
 /// # Errors
 ///
 /// When it does not start.
-pub async fn control_plane_with(options: control::Options) -> Result<Plane<control::Bound>, control::StartError> {
+pub async fn control_plane_with(
+    options: control::Options,
+) -> Result<Plane<control::Bound>, control::StartError> {
     let (shutdown, trigger) = Shutdown::manual();
     let bound = ControlPlane::start(options, shutdown.drain()).await?;
-    Ok(Plane { bound, trigger, shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))) })
+    Ok(Plane {
+        bound,
+        trigger,
+        shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))),
+    })
 }
 
 /// Starts one proxy that follows these control planes and serves on the caller's runtime.
@@ -225,7 +290,11 @@ pub async fn proxy(control_planes: &[SocketAddr]) -> Result<Plane<data::Bound>, 
 pub async fn proxy_with(options: data::Options) -> Result<Plane<data::Bound>, data::StartError> {
     let (shutdown, trigger) = Shutdown::manual();
     let bound = data::start(options, shutdown.drain()).await?;
-    Ok(Plane { bound, trigger, shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))) })
+    Ok(Plane {
+        bound,
+        trigger,
+        shutdown: tokio::spawn(shutdown.run(Duration::from_secs(30))),
+    })
 }
 
 // === Fleet ===
@@ -262,7 +331,11 @@ impl<B> Plane<B> {
 
     /// Drains and waits for the end.
     pub async fn stop(self) {
-        let Self { bound, trigger, shutdown } = self;
+        let Self {
+            bound,
+            trigger,
+            shutdown,
+        } = self;
         trigger.fire();
         // Its panic, if any, was reported where it happened.
         let _ended = shutdown.await;
@@ -280,6 +353,9 @@ impl Plane<data::Bound> {
     /// Where operators connect.
     #[must_use]
     pub fn admin_url(&self) -> String {
-        self.bound.admin.map(|address| format!("http://{address}")).unwrap_or_default()
+        self.bound
+            .admin
+            .map(|address| format!("http://{address}"))
+            .unwrap_or_default()
     }
 }

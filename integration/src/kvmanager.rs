@@ -99,8 +99,11 @@ impl KvManagerServer {
     where
         K: Fn(&Question) -> Vec<(String, f64)> + Send + Sync + 'static,
     {
-        let state =
-            Arc::new(State { know: Box::new(know), fault: Mutex::new(Fault::None), questions: AtomicUsize::new(0) });
+        let state = Arc::new(State {
+            know: Box::new(know),
+            fault: Mutex::new(Fault::None),
+            questions: AtomicUsize::new(0),
+        });
         let server = StandIn::start(Arc::clone(&state)).await?;
         Ok(Self { server, state })
     }
@@ -125,7 +128,10 @@ impl KvManagerServer {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("fault", &self.fault).field("questions", &self.questions).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("fault", &self.fault)
+            .field("questions", &self.questions)
+            .finish_non_exhaustive()
     }
 }
 
@@ -140,10 +146,18 @@ impl Question {
             None => Prompt::Messages(body.get_mut("messages")?.take()),
         };
         let candidates = match body.get("candidates") {
-            Some(named) => named.as_array()?.iter().map(|id| id.as_str().map(str::to_owned)).collect::<Option<_>>()?,
+            Some(named) => named
+                .as_array()?
+                .iter()
+                .map(|id| id.as_str().map(str::to_owned))
+                .collect::<Option<_>>()?,
             None => Vec::new(),
         };
-        Some(Self { model: body.get("model")?.as_str()?.to_owned(), prompt, candidates })
+        Some(Self {
+            model: body.get("model")?.as_str()?.to_owned(),
+            prompt,
+            candidates,
+        })
     }
 
     /// The share of the prompt that an engine holds, which tells how many leading tokens of it those are. The simulated
@@ -156,7 +170,10 @@ impl Question {
             }
             Prompt::Messages(messages) => {
                 let json = messages.to_string();
-                (held(&self.model, engine::Prompt::Messages(&json)), json.len())
+                (
+                    held(&self.model, engine::Prompt::Messages(&json)),
+                    json.len(),
+                )
             }
         };
         (tokens as f64 * 4.0 / bytes.max(1) as f64).min(1.0)
@@ -166,7 +183,10 @@ impl Question {
 // === Serving ===
 
 impl Role for State {
-    fn answer(self: Arc<Self>, request: Request<Bytes>) -> BoxFuture<'static, Response<Full<Bytes>>> {
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Bytes>,
+    ) -> BoxFuture<'static, Response<Full<Bytes>>> {
         async move { answer(&request, &self).await }.boxed()
     }
 
@@ -189,20 +209,29 @@ async fn answer(request: &Request<Bytes>, state: &State) -> Response<Full<Bytes>
         Fault::Hang => std::future::pending().await,
         Fault::Slow(delay) => sleep(delay).await,
         Fault::Status(status) => {
-            return reply(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), "");
+            return reply(
+                StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                "",
+            );
         }
         Fault::Garbage => return reply(StatusCode::OK, "<html>service unavailable</html>"),
         // Refusing happens at the connection; one that was open before is answered with nothing too.
         Fault::Empty | Fault::Refuse => return reply(StatusCode::OK, ""),
     }
     let Some(question) = Question::read(request.body()) else {
-        return reply(StatusCode::BAD_REQUEST, r#"{"error":"a question has model, and prompt or messages"}"#);
+        return reply(
+            StatusCode::BAD_REQUEST,
+            r#"{"error":"a question has model, and prompt or messages"}"#,
+        );
     };
     answer_of(&(state.know)(&question))
 }
 
 /// The answer in the default shape.
 fn answer_of(shares: &[(String, f64)]) -> Response<Full<Bytes>> {
-    let rows: Vec<_> = shares.iter().map(|(id, rate)| json!({"pod_ip": id, "match_rate": rate})).collect();
+    let rows: Vec<_> = shares
+        .iter()
+        .map(|(id, rate)| json!({"pod_ip": id, "match_rate": rate}))
+        .collect();
     reply(StatusCode::OK, &json!({ "data": rows }).to_string())
 }

@@ -47,7 +47,9 @@ pub enum LoadError {
 
 /// Runs `work` until Ctrl-C as [`until_interrupted`] does, and cancels its second token at SIGTERM: it is enough, and
 /// what is in flight may finish.
-pub(crate) async fn until_enough<T>(work: impl AsyncFnOnce(CancellationToken, CancellationToken) -> T) -> T {
+pub(crate) async fn until_enough<T>(
+    work: impl AsyncFnOnce(CancellationToken, CancellationToken) -> T,
+) -> T {
     until_interrupted(async |stop| {
         let enough = CancellationToken::new();
         let mut work = std::pin::pin!(work(stop, enough.clone()));
@@ -62,7 +64,9 @@ pub(crate) async fn until_enough<T>(work: impl AsyncFnOnce(CancellationToken, Ca
 
 /// Ends with the first SIGTERM; never, where there can be none.
 async fn terminated() {
-    let Ok(mut signals) = signal(SignalKind::terminate()) else { return pending().await };
+    let Ok(mut signals) = signal(SignalKind::terminate()) else {
+        return pending().await;
+    };
     if signals.recv().await.is_none() {
         pending::<()>().await;
     }

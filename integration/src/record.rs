@@ -40,7 +40,12 @@ const LINES: usize = 1_024;
 #[derive(Clone, Debug, Args)]
 pub struct RecordArgs {
     /// A proxy's admin port; give it once for each proxy, or several separated by commas
-    #[arg(long, value_name = "URL", value_delimiter = ',', default_value = "http://127.0.0.1:8001")]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8001"
+    )]
     pub admin: Vec<String>,
     /// Stop after this time, such as 90s or 10m
     #[arg(long, value_name = "DURATION", value_parser = read_duration)]
@@ -127,7 +132,8 @@ impl<'a> Recording<'a> {
             listening.spawn(listener.run(found.clone()));
         }
         drop(found);
-        let recorded = until_interrupted(async |stop| write(args, lines, &mut output, stop).await).await;
+        let recorded =
+            until_interrupted(async |stop| write(args, lines, &mut output, stop).await).await;
         // What was written is a trace, also where the rest could not be.
         output.finish()?;
         recorded
@@ -141,7 +147,9 @@ async fn write(
     stop: CancellationToken,
 ) -> Result<Recorded, RecordError> {
     let mut recorded = Recorded::default();
-    let end = args.duration.and_then(|duration| Instant::now().checked_add(duration));
+    let end = args
+        .duration
+        .and_then(|duration| Instant::now().checked_add(duration));
     while recorded.records < args.limit {
         let line = tokio::select! {
             biased;

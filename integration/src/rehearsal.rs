@@ -87,30 +87,54 @@ pub(crate) struct Pace {
 /// # Errors
 /// A trace that cannot be read, a strategy that the router does not have, or something that does not start.
 pub async fn rehearse(args: &ReplayArgs) -> Result<Comparison, RehearsalError> {
-    let RehearsalArgs { policies, compress, proxies, seed, fleet, .. } = &args.rehearsal;
-    let limit = args.limit.and_then(|limit| limit.try_into().ok()).unwrap_or(usize::MAX);
+    let RehearsalArgs {
+        policies,
+        compress,
+        proxies,
+        seed,
+        fleet,
+        ..
+    } = &args.rehearsal;
+    let limit = args
+        .limit
+        .and_then(|limit| limit.try_into().ok())
+        .unwrap_or(usize::MAX);
     let traffic = Traffic::open(&args.trace, None, limit)?;
     for policy in policies {
         Config::parse(&stage::yaml(policy, &["http://127.0.0.1:1".to_owned()]))?;
     }
     let settings = fleet.settings(args.scale, *seed);
     let limits = Limits::answer_within(Duration::from_secs(args.timeout));
-    let pace = Pace { compress: *compress, concurrency: args.concurrency, limits };
+    let pace = Pace {
+        compress: *compress,
+        concurrency: args.concurrency,
+        limits,
+    };
     let runs = async |stop| all(&settings, &traffic, policies, *proxies, pace, stop).await;
     let rows = until_interrupted(runs).await?;
     let mut facts = traffic.facts(args.scale);
     facts.extend(fleet.facts());
-    facts.extend([("proxies", proxies.to_string()), ("compressed", format!("{compress}-fold"))]);
+    facts.extend([
+        ("proxies", proxies.to_string()),
+        ("compressed", format!("{compress}-fold")),
+    ]);
     let failed = rows.iter().filter(|(_, failed)| *failed > 0);
     facts.extend(failed.map(|(row, failed)| ("failed", format!("{failed} under {}", row.policy))));
     let rows = rows.into_iter().map(|(row, _)| row).collect();
-    Ok(Comparison { title: format!("{}, replayed", title(&args.trace)), facts, rows })
+    Ok(Comparison {
+        title: format!("{}, replayed", title(&args.trace)),
+        facts,
+        rows,
+    })
 }
 
 /// Where the result of `args` goes.
 #[must_use]
 pub fn output(args: &ReplayArgs) -> ComparisonArgs {
-    ComparisonArgs { json: args.json, html: args.rehearsal.html.clone() }
+    ComparisonArgs {
+        json: args.json,
+        html: args.rehearsal.html.clone(),
+    }
 }
 
 /// One row and its failed requests for each policy that was not interrupted before it began.
@@ -127,11 +151,24 @@ async fn all(
         if stop.is_cancelled() {
             break;
         }
-        let fleet = stage(settings, traffic.block_tokens(), policy, proxies, pace.compress).await?;
+        let fleet = stage(
+            settings,
+            traffic.block_tokens(),
+            policy,
+            proxies,
+            pace.compress,
+        )
+        .await?;
         let driver = Driver::new(&fleet, traffic, settings, pace)?;
         let (served, failed) = driver.run(policy, stop.clone()).await;
         let outcome = Outcome::new(served, settings.servers);
-        rows.push((Row { policy: policy.clone(), outcome }, failed));
+        rows.push((
+            Row {
+                policy: policy.clone(),
+                outcome,
+            },
+            failed,
+        ));
     }
     Ok(rows)
 }

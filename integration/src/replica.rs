@@ -11,10 +11,10 @@ use hermes_proto::{
     MAX_MESSAGE_BYTES,
     convert::{Taught, snapshot_to_wire},
     v1::{
-        Candidate, Chosen, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, LoadUpdate, Queued, Refused,
-        Report, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, from_control_plane::Message as Down,
-        from_data_plane::Message as Up, refused::Reason, router_server::Router, router_server::RouterServer,
-        score_response::Answer,
+        Candidate, Chosen, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, LoadUpdate,
+        Queued, Refused, Report, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses,
+        from_control_plane::Message as Down, from_data_plane::Message as Up, refused::Reason,
+        router_server::Router, router_server::RouterServer, score_response::Answer,
     },
 };
 use parking_lot::Mutex;
@@ -88,9 +88,19 @@ impl Replica {
         let service = RouterServer::new(desk.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let serving = tokio::spawn(async move {
             // What is wrong with the listener, whoever connects will say.
-            let _ended = Server::builder().serve_with_incoming(service, TcpListenerStream::new(listener)).await;
+            let _ended = Server::builder()
+                .serve_with_incoming(service, TcpListenerStream::new(listener))
+                .await;
         });
-        Ok(Self { grpc, questions, cancels, lessons, reports, desk, _serving: AbortOnDropHandle::new(serving) })
+        Ok(Self {
+            grpc,
+            questions,
+            cancels,
+            lessons,
+            reports,
+            desk,
+            _serving: AbortOnDropHandle::new(serving),
+        })
     }
 
     /// The next question of any proxy.
@@ -134,25 +144,50 @@ impl Replica {
     /// Says to whoever asked this that its request waits, for so long at most.
     pub fn queue(&self, request: u64, limit: Duration) {
         let limit_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-        self.say(request, Answer::Queued(Queued { expected_ms: None, limit_ms, position: 0 }));
+        self.say(
+            request,
+            Answer::Queued(Queued {
+                expected_ms: None,
+                limit_ms,
+                position: 0,
+            }),
+        );
     }
 
     /// Chooses this endpoint.
     pub fn choose(&self, request: u64, endpoint: u64) {
-        let ranked = vec![Candidate { endpoint, ..Candidate::default() }];
-        self.say(request, Answer::Chosen(Chosen { ranked, ..Chosen::default() }));
+        let ranked = vec![Candidate {
+            endpoint,
+            ..Candidate::default()
+        }];
+        self.say(
+            request,
+            Answer::Chosen(Chosen {
+                ranked,
+                ..Chosen::default()
+            }),
+        );
     }
 
     /// Refuses.
     pub fn refuse(&self, request: u64, reason: Reason, retry_after: Duration) {
         let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-        self.say(request, Answer::Refused(Refused { reason: reason.into(), retry_after_ms }));
+        self.say(
+            request,
+            Answer::Refused(Refused {
+                reason: reason.into(),
+                retry_after_ms,
+            }),
+        );
     }
 
     /// Answers anything.
     pub fn say(&self, request: u64, answer: Answer) {
         // Without a stream there is nobody to hear it.
-        let _heard = self.desk.answers.send(ScoreResponse { id: request, answer: Some(answer) });
+        let _heard = self.desk.answers.send(ScoreResponse {
+            id: request,
+            answer: Some(answer),
+        });
     }
 
     /// Breaks every stream, and takes no new one until it comes back.
@@ -174,7 +209,9 @@ impl Drop for Replica {
 }
 
 async fn next<T>(heard: &mut mpsc::Receiver<T>, what: &str) -> T {
-    let Ok(Some(heard)) = timeout(SOON, heard.recv()).await else { panic!("no proxy sent {what} in time") };
+    let Ok(Some(heard)) = timeout(SOON, heard.recv()).await else {
+        panic!("no proxy sent {what} in time")
+    };
     heard
 }
 
@@ -233,26 +270,59 @@ impl Router for Desk {
     type SyncStream = Messages<FromControlPlane>;
     type ScoreStream = Messages<ScoreResponses>;
 
-    async fn sync(&self, request: Request<Streaming<FromDataPlane>>) -> Result<Response<Self::SyncStream>, Status> {
-        let snapshot = self.snapshot.lock().clone().ok_or_else(|| Status::unavailable("it has left"))?;
+    async fn sync(
+        &self,
+        request: Request<Streaming<FromDataPlane>>,
+    ) -> Result<Response<Self::SyncStream>, Status> {
+        let snapshot = self
+            .snapshot
+            .lock()
+            .clone()
+            .ok_or_else(|| Status::unavailable("it has left"))?;
         // As from a real one, the figures of every endpoint follow: all are idle.
         let endpoints = snapshot.pools.iter().flat_map(|pool| &pool.endpoints);
-        let loads = endpoints.map(|endpoint| EndpointLoad::row(endpoint.id, &Load::default(), 0, 0)).collect();
-        let first = [Down::Snapshot(snapshot_to_wire(&snapshot, &self.name)), Down::Load(LoadUpdate { loads })];
-        let first = first.map(|message| FromControlPlane { message: Some(message) });
+        let loads = endpoints
+            .map(|endpoint| EndpointLoad::row(endpoint.id, &Load::default(), 0, 0))
+            .collect();
+        let first = [
+            Down::Snapshot(snapshot_to_wire(&snapshot, &self.name)),
+            Down::Load(LoadUpdate { loads }),
+        ];
+        let first = first.map(|message| FromControlPlane {
+            message: Some(message),
+        });
         let out = stream::iter(first).chain(stream::pending());
-        Ok(Response::new(self.answering(request.into_inner(), out, Self::hear)))
+        Ok(Response::new(self.answering(
+            request.into_inner(),
+            out,
+            Self::hear,
+        )))
     }
 
-    async fn score(&self, request: Request<Streaming<ScoreRequests>>) -> Result<Response<Self::ScoreStream>, Status> {
+    async fn score(
+        &self,
+        request: Request<Streaming<ScoreRequests>>,
+    ) -> Result<Response<Self::ScoreStream>, Status> {
         let out = stream::unfold(self.answers.subscribe(), |mut answers| async {
             let response = answers.recv().await.ok()?;
-            Some((ScoreResponses { responses: vec![response] }, answers))
+            Some((
+                ScoreResponses {
+                    responses: vec![response],
+                },
+                answers,
+            ))
         });
-        Ok(Response::new(self.answering(request.into_inner(), out, Self::hear_questions)))
+        Ok(Response::new(self.answering(
+            request.into_inner(),
+            out,
+            Self::hear_questions,
+        )))
     }
 
-    async fn explain(&self, _request: Request<ScoreRequest>) -> Result<Response<Explanation>, Status> {
+    async fn explain(
+        &self,
+        _request: Request<ScoreRequest>,
+    ) -> Result<Response<Explanation>, Status> {
         Err(Status::unimplemented("a scripted replica explains nothing"))
     }
 }

@@ -33,7 +33,9 @@ mod traffic;
 
 pub(crate) use self::args::title;
 pub use self::args::{SimulateArgs, SimulateError, simulate};
-pub use self::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
+pub use self::dispatcher::{
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
+};
 pub use self::fleet::{Fleet, Prospect};
 pub use self::fleet_args::FleetArgs;
 pub(crate) use self::fleet_args::count;

@@ -31,7 +31,10 @@ pub(crate) struct StandIn {
 /// What a server answers, and whether it takes connections at all.
 pub(crate) trait Role: Send + Sync + 'static {
     /// The answer to a request whose body is complete.
-    fn answer(self: Arc<Self>, request: Request<Bytes>) -> BoxFuture<'static, Response<Full<Bytes>>>;
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Bytes>,
+    ) -> BoxFuture<'static, Response<Full<Bytes>>>;
 
     /// Whether a new connection is served; if not, it is closed.
     fn is_open(&self) -> bool {
@@ -46,11 +49,17 @@ impl StandIn {
     }
 
     /// The same, at this address.
-    pub(crate) async fn start_at(address: SocketAddr, role: Arc<impl Role>) -> std::io::Result<Self> {
+    pub(crate) async fn start_at(
+        address: SocketAddr,
+        role: Arc<impl Role>,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, role)));
-        Ok(Self { address, _accepting: accepting })
+        Ok(Self {
+            address,
+            _accepting: accepting,
+        })
     }
 
     /// Its base URL, without a path.
@@ -77,22 +86,36 @@ async fn serve(stream: TcpStream, role: Arc<impl Role>) {
             let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
                 return Ok::<_, Infallible>(reply(StatusCode::PAYLOAD_TOO_LARGE, ""));
             };
-            Ok(role.answer(Request::from_parts(head, body.to_bytes())).await)
+            Ok(role
+                .answer(Request::from_parts(head, body.to_bytes()))
+                .await)
         }
     });
     // A client that goes away is no failure of the server.
-    let _gone = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let _gone = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 /// An answer in JSON.
 pub(crate) fn reply(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
-    typed(status, "application/json", Bytes::copy_from_slice(body.as_bytes()))
+    typed(
+        status,
+        "application/json",
+        Bytes::copy_from_slice(body.as_bytes()),
+    )
 }
 
 /// An answer of this type.
-pub(crate) fn typed(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+pub(crate) fn typed(
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -28,7 +28,10 @@ pub struct Invalid {
 
 impl Invalid {
     fn new(field: &str, problem: &'static str) -> Self {
-        Self { field: field.to_owned(), problem }
+        Self {
+            field: field.to_owned(),
+            problem,
+        }
     }
 
     /// The same mistake, seen from the message that contains the field.
@@ -63,7 +66,10 @@ where
 
 /// Refuses a list whose keys do not grow strictly.
 fn sorted<T, K: PartialOrd>(items: &[T], list: &str, key: impl Fn(&T) -> K) -> Result<(), Invalid> {
-    match items.windows(2).position(|pair| key(&pair[0]) >= key(&pair[1])) {
+    match items
+        .windows(2)
+        .position(|pair| key(&pair[0]) >= key(&pair[1]))
+    {
         Some(index) => Err(Invalid {
             field: format!("{list}[{}]", index + 1),
             problem: "is out of order or there twice; the list must be sorted and its keys unique",

@@ -7,7 +7,13 @@
 //! Invariant: no decisions here, and no I/O.
 
 /// Generated from `proto/hermes/v1/*.proto`, where the messages are documented.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("hermes.v1");
 }

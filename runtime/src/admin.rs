@@ -37,7 +37,9 @@ impl Admin {
     /// The built-in routes. A process that supervises tasks adds [`Admin::with_liveness`].
     #[must_use]
     pub fn new(readiness: Readiness, registry: impl Into<Arc<Registry>>) -> Self {
-        Self { routes: Routes::new(readiness, registry.into()) }
+        Self {
+            routes: Routes::new(readiness, registry.into()),
+        }
     }
 
     /// Lets `/healthz` tell when `liveness` has failed.
@@ -56,7 +58,8 @@ impl Admin {
         H: Fn(Query, Option<Bytes>) -> F + Send + Sync + 'static,
         F: Future<Output = AdminResponse> + Send + 'static,
     {
-        self.routes.add(path, move |query, body| Box::pin(handler(query, body)));
+        self.routes
+            .add(path, move |query, body| Box::pin(handler(query, body)));
         self
     }
 
@@ -65,8 +68,16 @@ impl Admin {
     /// # Errors
     ///
     /// When the address cannot be taken. `flag` is the setting that the message names, such as `--admin`.
-    pub async fn bind(self, address: SocketAddr, flag: &'static str) -> Result<BoundAdmin, BindError> {
-        let failed = |source| BindError { address, flag, source };
+    pub async fn bind(
+        self,
+        address: SocketAddr,
+        flag: &'static str,
+    ) -> Result<BoundAdmin, BindError> {
+        let failed = |source| BindError {
+            address,
+            flag,
+            source,
+        };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         Ok(BoundAdmin::new(listener, bound, Arc::new(self.routes)))

@@ -46,7 +46,11 @@ impl MetricConstructor<Histogram> for Bounds {
 /// `registry` must have no prefix, as these names are the ones that dashboards of any process look for.
 pub fn register_process(registry: &mut Registry, component: &'static str, version: &'static str) {
     let build = Info::new([("component", component), ("version", version)]);
-    registry.register("hermes_build", "Which component this process is, and its version", build);
+    registry.register(
+        "hermes_build",
+        "Which component this process is, and its version",
+        build,
+    );
     registry.register_collector(Box::new(ProcessCollector));
 }
 
@@ -55,7 +59,9 @@ mod tests {
     use super::*;
 
     fn text(registry: &Registry) -> String {
-        Exposition::Prometheus.encode(registry).expect("a string takes all text")
+        Exposition::Prometheus
+            .encode(registry)
+            .expect("a string takes all text")
     }
 
     #[test]
@@ -63,18 +69,31 @@ mod tests {
         let mut registry = Registry::default();
         register_process(&mut registry, "data-plane", "1.2.3");
         let text = text(&registry);
-        assert!(text.contains("hermes_build_info{component=\"data-plane\",version=\"1.2.3\"} 1\n"), "{text}");
-        assert!(text.contains("# TYPE process_resident_memory_bytes gauge\n"), "{text}");
+        assert!(
+            text.contains("hermes_build_info{component=\"data-plane\",version=\"1.2.3\"} 1\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# TYPE process_resident_memory_bytes gauge\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn histograms_of_a_family_share_their_bounds() {
-        let family: HistogramFamily<[(&'static str, &'static str); 1]> = Bounds(&[0.5, 1.0]).family();
+        let family: HistogramFamily<[(&'static str, &'static str); 1]> =
+            Bounds(&[0.5, 1.0]).family();
         let mut registry = Registry::default();
         registry.register("wait", "Time in queue", family.clone());
         family.get_or_create(&[("pool", "chat")]).observe(0.7);
         let text = text(&registry);
-        assert!(text.contains("wait_bucket{le=\"0.5\",pool=\"chat\"} 0\n"), "{text}");
-        assert!(text.contains("wait_bucket{le=\"1.0\",pool=\"chat\"} 1\n"), "{text}");
+        assert!(
+            text.contains("wait_bucket{le=\"0.5\",pool=\"chat\"} 0\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("wait_bucket{le=\"1.0\",pool=\"chat\"} 1\n"),
+            "{text}"
+        );
     }
 }

@@ -39,7 +39,11 @@ pub fn extract(headers: &HeaderMap) -> Context {
     let Ok(parent) = parent.to_str() else {
         return Context::new();
     };
-    let states: Vec<&str> = headers.get_all(TRACESTATE).iter().filter_map(|value| value.to_str().ok()).collect();
+    let states: Vec<&str> = headers
+        .get_all(TRACESTATE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
     extract_pair(parent, &states.join(","))
 }
 
@@ -49,8 +53,11 @@ pub fn extract_pair(traceparent: &str, tracestate: &str) -> Context {
     let Some((trace, span, flags)) = parse_traceparent(traceparent) else {
         return Context::new();
     };
-    let state =
-        if tracestate.len() <= TRACESTATE_LIMIT { tracestate.parse().unwrap_or_default() } else { TraceState::NONE };
+    let state = if tracestate.len() <= TRACESTATE_LIMIT {
+        tracestate.parse().unwrap_or_default()
+    } else {
+        TraceState::NONE
+    };
     Context::new().with_remote_span_context(SpanContext::new(trace, span, flags, true, state))
 }
 
@@ -79,7 +86,12 @@ pub fn inject_pair(context: &Context) -> (String, String) {
     if !span.is_valid() {
         return (String::new(), String::new());
     }
-    let parent = format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8());
+    let parent = format!(
+        "00-{}-{}-{:02x}",
+        span.trace_id(),
+        span.span_id(),
+        span.trace_flags().to_u8()
+    );
     (parent, span.trace_state().header())
 }
 
@@ -104,7 +116,10 @@ pub fn egress(span: &Span, incoming: &Context) -> Context {
         return incoming.clone();
     }
     let own = span.context();
-    let (is_valid, is_sampled) = (own.span().span_context().is_valid(), own.span().span_context().is_sampled());
+    let (is_valid, is_sampled) = (
+        own.span().span_context().is_valid(),
+        own.span().span_context().is_sampled(),
+    );
     let client = incoming.span().span_context().clone();
     let goes_on = is_valid && (is_sampled || client.is_sampled() || !client.is_valid());
     if goes_on { own } else { incoming.clone() }
@@ -125,12 +140,19 @@ fn parse_traceparent(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
     }
     let span = u64::try_from(span).ok()?;
     let flags = u8::try_from(flags).ok()?;
-    Some((TraceId::from(trace), SpanId::from(span), TraceFlags::new(flags)))
+    Some((
+        TraceId::from(trace),
+        SpanId::from(span),
+        TraceFlags::new(flags),
+    ))
 }
 
 /// `from_str_radix` alone would take capitals and a sign too, which the standard forbids.
 fn lowercase_hex(text: &str, digits: usize) -> Option<u128> {
-    let well_formed = text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let well_formed = text.len() == digits
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     well_formed.then(|| u128::from_str_radix(text, 16).ok())?
 }
 
@@ -181,7 +203,10 @@ mod tests {
             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01more",
         ] {
-            assert!(!extract_pair(malformed, "a=1").has_active_span(), "{malformed}");
+            assert!(
+                !extract_pair(malformed, "a=1").has_active_span(),
+                "{malformed}"
+            );
         }
     }
 
@@ -207,7 +232,10 @@ mod tests {
 
     #[test]
     fn injecting_a_context_without_state_removes_a_foreign_state() {
-        let mut sent = headers("00-11111111111111111111111111111111-b7ad6b7169203331-01", &["a=1"]);
+        let mut sent = headers(
+            "00-11111111111111111111111111111111-b7ad6b7169203331-01",
+            &["a=1"],
+        );
         inject(&extract_pair(PARENT, ""), &mut sent);
         assert_eq!(sent, headers(PARENT, &[]));
     }
@@ -217,13 +245,19 @@ mod tests {
         let incoming = extract_pair(PARENT, "a=1");
         let unrecorded = Span::none();
         adopt(&unrecorded, &incoming);
-        assert_eq!(inject_pair(&egress(&unrecorded, &incoming)), (PARENT.to_owned(), "a=1".to_owned()));
+        assert_eq!(
+            inject_pair(&egress(&unrecorded, &incoming)),
+            (PARENT.to_owned(), "a=1".to_owned())
+        );
     }
 
     #[test]
     fn an_overlong_state_is_dropped_and_the_parent_kept() {
         let long = format!("a={}", "x".repeat(TRACESTATE_LIMIT));
-        assert_eq!(inject_pair(&extract_pair(PARENT, &long)), (PARENT.to_owned(), String::new()));
+        assert_eq!(
+            inject_pair(&extract_pair(PARENT, &long)),
+            (PARENT.to_owned(), String::new())
+        );
     }
 
     proptest! {

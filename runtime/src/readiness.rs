@@ -68,10 +68,16 @@ impl Readiness {
         self.gates.send_modify(|gates| {
             id = gates.next_id;
             gates.next_id += 1;
-            let state = GateState { name: name.into(), shut: Some("not yet".into()) };
+            let state = GateState {
+                name: name.into(),
+                shut: Some("not yet".into()),
+            };
             gates.by_id.insert(id, state);
         });
-        Gate { id, gates: Arc::clone(&self.gates) }
+        Gate {
+            id,
+            gates: Arc::clone(&self.gates),
+        }
     }
 
     /// Whether every gate is open. A process without gates is ready.
@@ -86,7 +92,10 @@ impl Readiness {
         let gates = self.gates.borrow();
         let shut = gates.by_id.values().filter_map(|state| {
             let reason = Arc::clone(state.shut.as_ref()?);
-            Some(Missing { gate: Arc::clone(&state.name), reason })
+            Some(Missing {
+                gate: Arc::clone(&state.name),
+                reason,
+            })
         });
         shut.collect()
     }
@@ -100,7 +109,11 @@ impl Readiness {
     /// The notes that say something, by name.
     #[must_use]
     pub fn notes(&self) -> Vec<(Arc<str>, Arc<str>)> {
-        self.notes.lock().iter().map(|(name, text)| (Arc::clone(name), Arc::clone(text))).collect()
+        self.notes
+            .lock()
+            .iter()
+            .map(|(name, text)| (Arc::clone(name), Arc::clone(text)))
+            .collect()
     }
 
     /// Waits until every gate is open. The caller sets the deadline.
@@ -187,7 +200,11 @@ mod tests {
     use super::*;
 
     fn names(readiness: &Readiness) -> Vec<String> {
-        readiness.missing().iter().map(|missing| format!("{}: {}", missing.gate, missing.reason)).collect()
+        readiness
+            .missing()
+            .iter()
+            .map(|missing| format!("{}: {}", missing.gate, missing.reason))
+            .collect()
     }
 
     #[test]
@@ -195,7 +212,10 @@ mod tests {
         let readiness = Readiness::default();
         let snapshot = readiness.gate("snapshot");
         let listener = readiness.gate("listener");
-        assert_eq!(names(&readiness), ["snapshot: not yet", "listener: not yet"]);
+        assert_eq!(
+            names(&readiness),
+            ["snapshot: not yet", "listener: not yet"]
+        );
 
         snapshot.open();
         assert_eq!(names(&readiness), ["listener: not yet"]);
@@ -229,7 +249,10 @@ mod tests {
         let note = readiness.note("configuration");
         assert!(readiness.notes().is_empty());
         note.say("refused");
-        assert_eq!(readiness.notes(), [("configuration".into(), "refused".into())]);
+        assert_eq!(
+            readiness.notes(),
+            [("configuration".into(), "refused".into())]
+        );
         assert!(readiness.is_ready());
         drop(note);
         assert!(readiness.notes().is_empty());
@@ -255,6 +278,9 @@ mod tests {
         assert_eq!(liveness.failure(), None);
         liveness.fail("task `collector` panicked");
         liveness.fail("task `sync` ended");
-        assert_eq!(liveness.failure().as_deref(), Some("task `collector` panicked"));
+        assert_eq!(
+            liveness.failure().as_deref(),
+            Some("task `collector` panicked")
+        );
     }
 }

@@ -106,17 +106,21 @@ pub mod hermes {
 pub mod buckets {
     /// [`super::gen_ai::SERVER_REQUEST_DURATION`], in seconds: doubling from 10 ms, so that a request of a minute
     /// still falls into a bucket.
-    pub const REQUEST_DURATION: &[f64] =
-        &[0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+    pub const REQUEST_DURATION: &[f64] = &[
+        0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+    ];
     /// [`super::gen_ai::SERVER_TIME_TO_FIRST_TOKEN`], in seconds.
-    pub const TIME_TO_FIRST_TOKEN: &[f64] =
-        &[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+    pub const TIME_TO_FIRST_TOKEN: &[f64] = &[
+        0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    ];
     /// [`super::gen_ai::SERVER_TIME_PER_OUTPUT_TOKEN`], in seconds.
-    pub const TIME_PER_OUTPUT_TOKEN: &[f64] =
-        &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+    pub const TIME_PER_OUTPUT_TOKEN: &[f64] = &[
+        0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+    ];
     /// `http.server.request.duration` and `http.client.request.duration`, in seconds.
-    pub const HTTP_REQUEST_DURATION: &[f64] =
-        &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+    pub const HTTP_REQUEST_DURATION: &[f64] = &[
+        0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    ];
 }
 
 #[cfg(test)]

@@ -62,7 +62,10 @@ pub enum Outcome {
 
 #[derive(Debug)]
 enum Requests {
-    Signals { terminate: Signal, interrupt: Signal },
+    Signals {
+        terminate: Signal,
+        interrupt: Signal,
+    },
     Manual(mpsc::Receiver<()>),
 }
 
@@ -77,7 +80,13 @@ impl Shutdown {
     pub fn from_signals() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self { requests: Requests::Signals { terminate, interrupt }, drain: Drain::default() })
+        Ok(Self {
+            requests: Requests::Signals {
+                terminate,
+                interrupt,
+            },
+            drain: Drain::default(),
+        })
     }
 
     /// A shutdown that only its trigger asks for.
@@ -85,7 +94,10 @@ impl Shutdown {
     pub fn manual() -> (Self, Trigger) {
         // A second request forces; a third has nothing to add.
         let (sender, receiver) = mpsc::channel(2);
-        let shutdown = Self { requests: Requests::Manual(receiver), drain: Drain::default() };
+        let shutdown = Self {
+            requests: Requests::Manual(receiver),
+            drain: Drain::default(),
+        };
         (shutdown, Trigger { requests: sender })
     }
 
@@ -97,10 +109,21 @@ impl Shutdown {
 
     /// Waits for the first request, then goes through the steps with at most `grace` in the second.
     pub async fn run(self, grace: Duration) -> Outcome {
-        let Self { mut requests, drain } = self;
-        let Drain { draining, forced, work } = drain;
+        let Self {
+            mut requests,
+            drain,
+        } = self;
+        let Drain {
+            draining,
+            forced,
+            work,
+        } = drain;
         requests.next().await;
-        tracing::info!(in_flight = work.len(), ?grace, "draining: no new work is taken");
+        tracing::info!(
+            in_flight = work.len(),
+            ?grace,
+            "draining: no new work is taken"
+        );
         draining.cancel();
         work.close();
 
@@ -149,7 +172,9 @@ impl Drain {
 
     /// Counts one piece of work, such as a connection or a request with its response body, until the answer is dropped.
     pub fn track(&self) -> Tracked {
-        Tracked { _token: self.work.token() }
+        Tracked {
+            _token: self.work.token(),
+        }
     }
 
     /// How much tracked work is in flight.
@@ -174,7 +199,10 @@ impl Trigger {
 impl Requests {
     async fn next(&mut self) {
         let asked = match self {
-            Self::Signals { terminate, interrupt } => {
+            Self::Signals {
+                terminate,
+                interrupt,
+            } => {
                 tokio::select! {
                     asked = terminate.recv() => asked,
                     asked = interrupt.recv() => asked,
@@ -219,7 +247,10 @@ mod tests {
         assert_eq!(drain.in_flight(), 1);
 
         drop(work);
-        assert_eq!(run.await.expect("the shutdown does not panic"), Outcome::Drained);
+        assert_eq!(
+            run.await.expect("the shutdown does not panic"),
+            Outcome::Drained
+        );
         assert!(drain.is_forced(), "what serves until the end stops too");
     }
 
@@ -251,7 +282,11 @@ mod tests {
         trigger.fire();
         trigger.fire();
         assert_eq!(shutdown.run(GRACE).await, Outcome::Forced { left: 1 });
-        assert_eq!(start.elapsed(), FORCE_LIMIT, "work that ignores the force holds the process no longer than this");
+        assert_eq!(
+            start.elapsed(),
+            FORCE_LIMIT,
+            "work that ignores the force holds the process no longer than this"
+        );
         drop(work);
     }
 
@@ -260,7 +295,9 @@ mod tests {
         let shutdown = Shutdown::from_signals().expect("handlers are installed");
         let drain = shutdown.drain();
         let terminate = format!("kill -TERM {}", std::process::id());
-        let sent = std::process::Command::new("sh").args(["-c", &terminate]).status();
+        let sent = std::process::Command::new("sh")
+            .args(["-c", &terminate])
+            .status();
         assert!(sent.is_ok_and(|status| status.success()));
         assert_eq!(shutdown.run(GRACE).await, Outcome::Drained);
         assert!(drain.is_draining());

@@ -31,12 +31,23 @@ impl Tasks {
     /// Tasks whose death is told to `liveness`, unless `drain` has begun.
     #[must_use]
     pub fn new(liveness: Liveness, drain: Drain) -> Self {
-        Self { liveness, drain, running: Mutex::default() }
+        Self {
+            liveness,
+            drain,
+            running: Mutex::default(),
+        }
     }
 
     /// Starts a task on the current Tokio runtime. `name` appears in logs and on `/healthz`.
-    pub fn spawn(&self, name: impl Into<Arc<str>>, task: impl Future<Output = ()> + Send + 'static) {
-        let witness = Witness { name: name.into(), liveness: self.liveness.clone() };
+    pub fn spawn(
+        &self,
+        name: impl Into<Arc<str>>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let witness = Witness {
+            name: name.into(),
+            liveness: self.liveness.clone(),
+        };
         let drain = self.drain.clone();
         let mut running = self.running.lock();
         // Ended tasks would otherwise stay in the set until the shutdown.
@@ -59,7 +70,11 @@ impl Tasks {
         let _in_time = tokio::time::timeout(limit, all_ended).await;
         let left = running.len();
         if left > 0 {
-            tracing::warn!(left, ?limit, "background tasks did not end in time and are aborted");
+            tracing::warn!(
+                left,
+                ?limit,
+                "background tasks did not end in time and are aborted"
+            );
         }
         running.shutdown().await;
         left
@@ -98,7 +113,10 @@ mod tests {
         let tasks = Tasks::new(liveness.clone(), Drain::default());
         tasks.spawn("collector", async { panic!("an index out of bounds") });
         assert_eq!(tasks.shutdown(LIMIT).await, 0);
-        assert_eq!(liveness.failure().as_deref(), Some("background task `collector` panicked"));
+        assert_eq!(
+            liveness.failure().as_deref(),
+            Some("background task `collector` panicked")
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -107,7 +125,10 @@ mod tests {
         let tasks = Tasks::new(liveness.clone(), Drain::default());
         tasks.spawn("sync", async {});
         assert_eq!(tasks.shutdown(LIMIT).await, 0);
-        assert_eq!(liveness.failure().as_deref(), Some("background task `sync` ended before the shutdown"));
+        assert_eq!(
+            liveness.failure().as_deref(),
+            Some("background task `sync` ended before the shutdown")
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -75,7 +75,9 @@ pub enum TelemetryError {
         expected: &'static str,
     },
     /// A variable whose value may hold credentials is not understood.
-    #[error("{variable} is not understood (its value may be secret and is not shown): expected {expected}")]
+    #[error(
+        "{variable} is not understood (its value may be secret and is not shown): expected {expected}"
+    )]
     InvalidSecret {
         /// The name of the variable.
         variable: &'static str,
@@ -83,13 +85,17 @@ pub enum TelemetryError {
         expected: &'static str,
     },
     /// `HERMES_LOG` does not parse.
-    #[error("HERMES_LOG is not a list of log directives such as `info,hermes_data_plane=debug`: {0}")]
+    #[error(
+        "HERMES_LOG is not a list of log directives such as `info,hermes_data_plane=debug`: {0}"
+    )]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The exporter refused its settings.
     #[error("the OTLP exporter could not be built: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
     /// The HTTP client of the exporter could not be built.
-    #[error("the HTTP client for OTLP could not be built; https needs the system's CA certificates")]
+    #[error(
+        "the HTTP client for OTLP could not be built; https needs the system's CA certificates"
+    )]
     NoClient(#[source] Option<reqwest::Error>),
     /// OTLP over gRPC needs a runtime for its connection.
     #[error("OTLP over gRPC must be set up inside a Tokio runtime")]
@@ -132,7 +138,9 @@ impl Telemetry {
         let settings = Settings::read(environment, service)?;
         let traces = settings.as_ref().map(exporter::provider).transpose()?;
         let subscriber = layers::subscriber(format, filter, std::io::stderr, traces.as_ref());
-        subscriber.try_init().map_err(|_taken| TelemetryError::AlreadySet)?;
+        subscriber
+            .try_init()
+            .map_err(|_taken| TelemetryError::AlreadySet)?;
         if let Some(settings) = settings {
             settings.log();
         }
@@ -157,7 +165,10 @@ impl Telemetry {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::warn!(%error, "the last spans may be lost"),
             Ok(Err(error)) => tracing::warn!(%error, "the last spans may be lost"),
-            Err(_elapsed) => tracing::warn!(?limit, "the last spans may be lost: the export took too long"),
+            Err(_elapsed) => tracing::warn!(
+                ?limit,
+                "the last spans may be lost: the export took too long"
+            ),
         }
     }
 }
@@ -189,29 +200,46 @@ impl fmt::Display for LogFormat {
 mod tests {
     use super::*;
 
-    const SERVICE: Service = Service { name: "hermes-test", version: "0.0.0" };
+    const SERVICE: Service = Service {
+        name: "hermes-test",
+        version: "0.0.0",
+    };
 
     #[test]
     fn log_formats_are_read_as_they_are_written() {
         for format in [LogFormat::Text, LogFormat::Json] {
             assert_eq!(format.to_string().parse::<LogFormat>().ok(), Some(format));
         }
-        let error = "yaml".parse::<LogFormat>().expect_err("not a format").to_string();
-        assert_eq!(error, "`yaml` is not a log format: expected `text` or `json`");
+        let error = "yaml"
+            .parse::<LogFormat>()
+            .expect_err("not a format")
+            .to_string();
+        assert_eq!(
+            error,
+            "`yaml` is not a log format: expected `text` or `json`"
+        );
     }
 
     #[test]
     fn a_broken_variable_stops_the_start_before_anything_is_set_up() {
-        let environment = |name: &str| (name == "HERMES_LOG").then(|| "info,=,nonsense=loud".to_owned());
-        let error = Telemetry::from_environment(&environment, SERVICE, LogFormat::Text).expect_err("not directives");
-        assert!(error.to_string().starts_with("HERMES_LOG is not a list of log directives"), "{error}");
+        let environment =
+            |name: &str| (name == "HERMES_LOG").then(|| "info,=,nonsense=loud".to_owned());
+        let error = Telemetry::from_environment(&environment, SERVICE, LogFormat::Text)
+            .expect_err("not directives");
+        assert!(
+            error
+                .to_string()
+                .starts_with("HERMES_LOG is not a list of log directives"),
+            "{error}"
+        );
     }
 
     /// The only test that takes the process-wide subscriber.
     #[tokio::test]
     async fn the_process_is_set_up_once_and_without_an_endpoint_exports_nothing() {
         let nothing = |_: &str| None;
-        let telemetry = Telemetry::from_environment(&nothing, SERVICE, LogFormat::Json).expect("the first time");
+        let telemetry = Telemetry::from_environment(&nothing, SERVICE, LogFormat::Json)
+            .expect("the first time");
         assert!(!telemetry.exports_traces());
         let again = Telemetry::from_environment(&nothing, SERVICE, LogFormat::Json);
         assert!(matches!(again, Err(TelemetryError::AlreadySet)));

@@ -29,17 +29,32 @@ struct Answer {
 pub(super) fn page(brains: &Brains, query: &Query, body: Option<&Bytes>) -> AdminResponse {
     let pools: BTreeMap<_, _> = brains.kv_events().into_iter().collect();
     let Some(body) = body else {
-        let views: BTreeMap<_, _> = pools.iter().map(|(pool, events)| (pool, events.view())).collect();
+        let views: BTreeMap<_, _> = pools
+            .iter()
+            .map(|(pool, events)| (pool, events.view()))
+            .collect();
         return json(&views);
     };
     let Some(pool) = query.get("pool") else {
         return bad_request("name a pool: POST /debug/kv-events?pool=NAME\n");
     };
     let Some(events) = pools.get(pool) else {
-        return AdminResponse::error(StatusCode::NOT_FOUND, format!("no pool `{pool}` follows KV events\n"));
+        return AdminResponse::error(
+            StatusCode::NOT_FOUND,
+            format!("no pool `{pool}` follows KV events\n"),
+        );
     };
-    let Ok(Question { tokens, adapter, salt }) = serde_json::from_slice(body) else {
-        return bad_request("send {\"tokens\": [1, 2, …]}, and \"adapter\" and \"salt\" if there are any\n");
+    let Ok(Question {
+        tokens,
+        adapter,
+        salt,
+    }) = serde_json::from_slice(body)
+    else {
+        return bad_request(
+            "send {\"tokens\": [1, 2, …]}, and \"adapter\" and \"salt\" if there are any\n",
+        );
     };
-    json(&Answer { hits: events.hits(&tokens, &Identity { adapter, salt }) })
+    json(&Answer {
+        hits: events.hits(&tokens, &Identity { adapter, salt }),
+    })
 }

@@ -33,13 +33,21 @@ impl Feed {
         match source {
             ConfigSource::Value(config) => {
                 let (sender, config) = watch::channel(Arc::new(config));
-                Ok(Self { config, file: None, _value: Some(sender) })
+                Ok(Self {
+                    config,
+                    file: None,
+                    _value: Some(sender),
+                })
             }
             ConfigSource::File(path) => {
                 let file = ConfigFile::open(path).await?;
                 let (config, status) = (file.config(), file.status());
                 let follow = AbortOnDropHandle::new(tokio::spawn(file.watch()));
-                Ok(Self { config, file: Some((status, follow)), _value: None })
+                Ok(Self {
+                    config,
+                    file: Some((status, follow)),
+                    _value: None,
+                })
             }
         }
     }
@@ -51,7 +59,11 @@ impl Feed {
 
     /// Sends every configuration until the pipeline ends. `note` tells why the file's newest version is not in force.
     pub(super) async fn run(self, updates: mpsc::Sender<Update>, metrics: Metrics, note: Note) {
-        let Self { mut config, file, _value } = self;
+        let Self {
+            mut config,
+            file,
+            _value,
+        } = self;
         config.mark_changed();
         let (mut status, _follow) = file.unzip();
         metrics.config_ok.set(1);

@@ -74,7 +74,15 @@ impl Options {
     #[must_use]
     pub fn local(config: ConfigSource) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { config, listen: any, tls: None, admin: Some(any), replica: None, kube: None, pod: None }
+        Self {
+            config,
+            listen: any,
+            tls: None,
+            admin: Some(any),
+            replica: None,
+            kube: None,
+            pod: None,
+        }
     }
 }
 

@@ -22,7 +22,10 @@ use tokio::{
 };
 
 use super::{Brain, Census, Finish, Row, row::View};
-use crate::{collector::Observation, kv_events::KvEvents, kvmanager::KvManager, metrics::Metrics, tokens::Tokens};
+use crate::{
+    collector::Observation, kv_events::KvEvents, kvmanager::KvManager, metrics::Metrics,
+    tokens::Tokens,
+};
 
 /// How often those who wait are looked at while nothing happens: a tenth of what a person notices.
 const TURN: Duration = Duration::from_millis(10);
@@ -109,7 +112,12 @@ impl Brains {
         let mut next = Directory::default();
         for pool in &snapshot.pools {
             let name = &pool.spec.name;
-            let Guide { stale_after, kv_manager, kv_events, tokens } = guide(name);
+            let Guide {
+                stale_after,
+                kv_manager,
+                kv_events,
+                tokens,
+            } = guide(name);
             let brain = match before.pools.get(name) {
                 Some(home) => {
                     home.brain.apply(pool, stale_after, now);
@@ -120,14 +128,27 @@ impl Brains {
                     Arc::new(Brain::new(pool, stale_after, self.metrics.pool(name), seed))
                 }
             };
-            next.endpoints.extend(pool.endpoints.iter().map(|endpoint| (endpoint.id, Arc::clone(&brain))));
-            let home = Home { brain, kv_manager, kv_events, tokens };
+            next.endpoints.extend(
+                pool.endpoints
+                    .iter()
+                    .map(|endpoint| (endpoint.id, Arc::clone(&brain))),
+            );
+            let home = Home {
+                brain,
+                kv_manager,
+                kv_events,
+                tokens,
+            };
             home.follow();
             next.pools.insert(Arc::clone(name), home);
         }
         let next = Arc::new(next);
         self.directory.store(Arc::clone(&next));
-        for (name, home) in before.pools.iter().filter(|(name, _)| !next.pools.contains_key(*name)) {
+        for (name, home) in before
+            .pools
+            .iter()
+            .filter(|(name, _)| !next.pools.contains_key(*name))
+        {
             home.brain.close();
             self.metrics.forget(name);
         }
@@ -210,7 +231,11 @@ impl Brains {
     }
 
     /// A proxy says what it really has open, in all pools.
-    pub fn replace_proxy(&self, proxy: ProxyId, open: impl IntoIterator<Item = (RequestId, EndpointId, u32, Phase)>) {
+    pub fn replace_proxy(
+        &self,
+        proxy: ProxyId,
+        open: impl IntoIterator<Item = (RequestId, EndpointId, u32, Phase)>,
+    ) {
         let (directory, now) = (self.directory.load_full(), self.now());
         let mut shares: HashMap<*const Brain, Vec<_>> = HashMap::new();
         for request in open {
@@ -219,7 +244,11 @@ impl Brains {
             }
         }
         for Home { brain, .. } in directory.pools.values() {
-            brain.replace_proxy(proxy, shares.remove(&Arc::as_ptr(brain)).unwrap_or_default(), now);
+            brain.replace_proxy(
+                proxy,
+                shares.remove(&Arc::as_ptr(brain)).unwrap_or_default(),
+                now,
+            );
         }
     }
 
@@ -227,8 +256,14 @@ impl Brains {
     pub fn finished_unsent(&self, key: Key) {
         let now = self.now();
         let (outcome, ended) = (Outcome::Unspecified, Ended::default());
-        let finish = Finish { endpoint: None, outcome, ended, ttft: None };
-        self.all().for_each(|brain| brain.finished(key, finish, now));
+        let finish = Finish {
+            endpoint: None,
+            outcome,
+            ended,
+            ttft: None,
+        };
+        self.all()
+            .for_each(|brain| brain.finished(key, finish, now));
     }
 
     /// The loads of all endpoints that `known` has, as `proxy` is to see them.
@@ -248,31 +283,47 @@ impl Brains {
     #[must_use]
     pub fn kv_events(&self) -> Vec<(Arc<str>, Arc<KvEvents>)> {
         let directory = self.directory.load();
-        let followed = directory.pools.iter().filter_map(|(name, home)| Some((name, home.kv_events.as_ref()?)));
-        followed.map(|(name, events)| (Arc::clone(name), Arc::clone(events))).collect()
+        let followed = directory
+            .pools
+            .iter()
+            .filter_map(|(name, home)| Some((name, home.kv_events.as_ref()?)));
+        followed
+            .map(|(name, events)| (Arc::clone(name), Arc::clone(events)))
+            .collect()
     }
 
     /// How every pool stands.
     #[must_use]
     pub fn census(&self) -> Vec<(Arc<str>, Census)> {
         let directory = self.directory.load_full();
-        directory.pools.iter().map(|(name, home)| (Arc::clone(name), home.brain.census())).collect()
+        directory
+            .pools
+            .iter()
+            .map(|(name, home)| (Arc::clone(name), home.brain.census()))
+            .collect()
     }
 
     /// Everything, for people.
     pub(crate) fn view(&self) -> Vec<PoolView> {
         let (directory, now) = (self.directory.load_full(), self.now());
-        let pools = directory.pools.iter().map(|(name, Home { brain, .. })| PoolView {
-            pool: Arc::clone(name),
-            bookings: brain.census().bookings,
-            endpoints: brain.view(now),
-        });
+        let pools = directory
+            .pools
+            .iter()
+            .map(|(name, Home { brain, .. })| PoolView {
+                pool: Arc::clone(name),
+                bookings: brain.census().bookings,
+                endpoints: brain.view(now),
+            });
         pools.collect()
     }
 
     fn all(&self) -> impl Iterator<Item = Arc<Brain>> {
         let directory = self.directory.load_full();
-        let brains: Vec<_> = directory.pools.values().map(|home| Arc::clone(&home.brain)).collect();
+        let brains: Vec<_> = directory
+            .pools
+            .values()
+            .map(|home| Arc::clone(&home.brain))
+            .collect();
         brains.into_iter()
     }
 }

@@ -36,18 +36,29 @@ pub struct Finish {
 
 impl Brain {
     /// The request was sent to `endpoint`; `unary`: its answer comes as a whole.
-    pub fn started(&self, key: Key, endpoint: EndpointId, uncached_tokens: u32, unary: bool, now: Duration) {
+    pub fn started(
+        &self,
+        key: Key,
+        endpoint: EndpointId,
+        uncached_tokens: u32,
+        unary: bool,
+        now: Duration,
+    ) {
         let mut state = self.state.lock();
         // A proxy that chose by itself waits for no answer any more.
         state.replies.remove(&key);
-        state.dispatcher.started(key, endpoint, uncached_tokens, unary, now);
+        state
+            .dispatcher
+            .started(key, endpoint, uncached_tokens, unary, now);
         self.release(&mut state, now);
     }
 
     /// The first byte of its answer came, `ttft` after it was sent.
     pub fn first_byte(&self, key: Key, ttft: Duration, now: Duration) {
         let mut state = self.state.lock();
-        let Some(before) = state.dispatcher.first_byte(key, Some(ttft), now) else { return };
+        let Some(before) = state.dispatcher.first_byte(key, Some(ttft), now) else {
+            return;
+        };
         state.judge(before.endpoint, now, |breaker| breaker.on_success(now));
         self.release(&mut state, now);
     }
@@ -59,7 +70,12 @@ impl Brain {
 
     /// The request is over.
     pub fn finished(&self, key: Key, finish: Finish, now: Duration) {
-        let Finish { endpoint, outcome, ended, ttft } = finish;
+        let Finish {
+            endpoint,
+            outcome,
+            ended,
+            ttft,
+        } = finish;
         let mut state = self.state.lock();
         state.replies.remove(&key);
         if let Some(ttft) = ttft.filter(|_| outcome == Outcome::Ok) {
@@ -69,11 +85,17 @@ impl Brain {
         if open.is_some() {
             self.metrics.released(Cause::Report, 1);
         }
-        if let Some(Calibration { source, expected, reported }) = calibration {
+        if let Some(Calibration {
+            source,
+            expected,
+            reported,
+        }) = calibration
+        {
             self.metrics.calibrated(source, expected, reported);
         }
         if let Some(endpoint) = endpoint {
-            let answered = ttft.is_none() && open.is_some_and(|open| open.phase == Phase::Answering);
+            let answered =
+                ttft.is_none() && open.is_some_and(|open| open.phase == Phase::Answering);
             match outcome {
                 // Its first byte said so already, and what ends now may have begun before the endpoint failed.
                 Outcome::Ok | Outcome::Cancelled if answered => {}
@@ -101,7 +123,12 @@ impl Brain {
     }
 
     /// A proxy says what it really has open in this pool.
-    pub fn replace_proxy(&self, proxy: ProxyId, open: Vec<(RequestId, EndpointId, u32, Phase)>, now: Duration) {
+    pub fn replace_proxy(
+        &self,
+        proxy: ProxyId,
+        open: Vec<(RequestId, EndpointId, u32, Phase)>,
+        now: Duration,
+    ) {
         let mut state = self.state.lock();
         state.dispatcher.replace_proxy(proxy, open, now);
         self.release(&mut state, now);
@@ -132,7 +159,9 @@ impl Brain {
     /// The collector asked an endpoint.
     pub fn observe(&self, observation: &Observation, now: Duration) {
         let mut state = self.state.lock();
-        let Some(position) = state.dispatcher.pool().position(observation.endpoint) else { return };
+        let Some(position) = state.dispatcher.pool().position(observation.endpoint) else {
+            return;
+        };
         let news = state.slots[position].observe(&observation.outcome, now);
         if news.restarted {
             state.dispatcher.restarted(position);
@@ -164,9 +193,17 @@ impl State {
         self.judge(endpoint, now, |breaker| breaker.on_failure(now, failure));
     }
 
-    fn judge(&mut self, endpoint: EndpointId, now: Duration, verdict: impl FnOnce(&mut hermes_core::breaker::Breaker)) {
-        let Some(position) = self.dispatcher.pool().position(endpoint) else { return };
+    fn judge(
+        &mut self,
+        endpoint: EndpointId,
+        now: Duration,
+        verdict: impl FnOnce(&mut hermes_core::breaker::Breaker),
+    ) {
+        let Some(position) = self.dispatcher.pool().position(endpoint) else {
+            return;
+        };
         verdict(&mut self.slots[position].breaker);
-        self.dispatcher.set_health(position, self.slots[position].health(now));
+        self.dispatcher
+            .set_health(position, self.slots[position].health(now));
     }
 }

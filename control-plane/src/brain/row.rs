@@ -48,25 +48,41 @@ impl Brain {
     pub(super) fn rows(&self, proxy: ProxyId, known: &Pool, rows: &mut Vec<Row>) {
         let state = self.state.lock();
         let own = state.dispatcher.own(proxy);
-        let loads = state.dispatcher.pool().endpoints.iter().zip(state.dispatcher.loads());
+        let loads = state
+            .dispatcher
+            .pool()
+            .endpoints
+            .iter()
+            .zip(state.dispatcher.loads());
         let loads = loads.filter(|(endpoint, _)| known.position(endpoint.id).is_some());
         rows.extend(loads.map(|(endpoint, load)| {
             let own = own.get(&endpoint.id).copied().unwrap_or_default();
-            Row { endpoint: endpoint.id, load: *load, own }
+            Row {
+                endpoint: endpoint.id,
+                load: *load,
+                own,
+            }
         }));
     }
 
     /// All endpoints, for people.
     pub(super) fn view(&self, now: Duration) -> Vec<View> {
         let state = self.state.lock();
-        let loads = state.dispatcher.pool().endpoints.iter().zip(state.dispatcher.loads());
+        let loads = state
+            .dispatcher
+            .pool()
+            .endpoints
+            .iter()
+            .zip(state.dispatcher.loads());
         let endpoints = loads.zip(&state.slots);
         let view = endpoints.map(|((endpoint, load), slot)| View {
             id: endpoint.id.to_string(),
             url: Arc::clone(&endpoint.url),
             name: Arc::clone(&endpoint.name),
             load: *load,
-            sample_age_ms: slot.sample_age(now).and_then(|age| age.as_millis().try_into().ok()),
+            sample_age_ms: slot
+                .sample_age(now)
+                .and_then(|age| age.as_millis().try_into().ok()),
         });
         view.collect()
     }

@@ -61,7 +61,8 @@ impl Slot {
                 self.breaker.probe_ok(now);
                 self.asleep = scraped.asleep == Some(true);
                 self.block_size = scraped.cache.block_size.or(self.block_size);
-                self.newest = (scraped.sample != Sample::default()).then_some((scraped.sample, now));
+                self.newest =
+                    (scraped.sample != Sample::default()).then_some((scraped.sample, now));
                 self.news(scraped)
             }
             Err(failure) => {
@@ -85,7 +86,11 @@ impl Slot {
     }
 
     pub(super) fn health(&self, now: Duration) -> Health {
-        if self.asleep { Health::Down } else { self.breaker.health(now) }
+        if self.asleep {
+            Health::Down
+        } else {
+            self.breaker.health(now)
+        }
     }
 
     fn news(&mut self, scraped: &Scraped) -> News {
@@ -93,15 +98,26 @@ impl Slot {
         let (before, began) = (self.counters, self.started);
         self.counters = counters.or(before);
         self.started = scraped.started.or(began);
-        let moved = began.zip(scraped.started).is_some_and(|(before, now)| (now - before).abs() > SAME_START);
+        let moved = began
+            .zip(scraped.started)
+            .is_some_and(|(before, now)| (now - before).abs() > SAME_START);
         let both = before.zip(counters);
-        let went_back = both.is_some_and(|((queries, hits), (now, found))| now < queries || found < hits);
+        let went_back =
+            both.is_some_and(|((queries, hits), (now, found))| now < queries || found < hits);
         let restarted = moved || went_back;
-        let found = both.filter(|_| !restarted).map(|((_, hits), (_, found))| (found - hits) as u64);
+        let found = both
+            .filter(|_| !restarted)
+            .map(|((_, hits), (_, found))| (found - hits) as u64);
         let cache = scraped.cache;
-        let capacity =
-            cache.block_size.zip(cache.num_blocks).map(|(size, blocks)| u64::from(size).saturating_mul(blocks));
-        News { restarted, capacity, found }
+        let capacity = cache
+            .block_size
+            .zip(cache.num_blocks)
+            .map(|(size, blocks)| u64::from(size).saturating_mul(blocks));
+        News {
+            restarted,
+            capacity,
+            found,
+        }
     }
 }
 
@@ -111,16 +127,33 @@ mod tests {
     use crate::collector::CacheInfo;
 
     fn scraped(started: Option<f64>, queries: f64, hits: f64) -> Result<Scraped, Failure> {
-        let cache = CacheInfo { block_size: Some(16), num_blocks: Some(100) };
-        Ok(Scraped { started, prefix_queries: Some(queries), prefix_hits: Some(hits), cache, ..Scraped::default() })
+        let cache = CacheInfo {
+            block_size: Some(16),
+            num_blocks: Some(100),
+        };
+        Ok(Scraped {
+            started,
+            prefix_queries: Some(queries),
+            prefix_hits: Some(hits),
+            cache,
+            ..Scraped::default()
+        })
     }
 
     #[test]
     fn a_restart_shows_in_the_start_time_or_in_counters_that_went_back() {
         let mut slot = Slot::new(BreakerPolicy::default());
-        let mut observe = |started, queries, hits| slot.observe(&scraped(started, queries, hits), Duration::ZERO);
+        let mut observe =
+            |started, queries, hits| slot.observe(&scraped(started, queries, hits), Duration::ZERO);
         let first = observe(Some(1e9), 100.0, 40.0);
-        assert_eq!(first, News { restarted: false, capacity: Some(1_600), found: None });
+        assert_eq!(
+            first,
+            News {
+                restarted: false,
+                capacity: Some(1_600),
+                found: None
+            }
+        );
         assert_eq!(observe(Some(1e9 + 0.4), 300.0, 90.0).found, Some(50));
         assert!(observe(Some(1e9 + 60.0), 400.0, 95.0).restarted);
         assert!(observe(None, 10.0, 0.0).restarted);

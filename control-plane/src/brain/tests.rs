@@ -35,8 +35,18 @@ fn pool(endpoints: usize) -> Arc<Pool> {
     };
     let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
     endpoints.sort_by_key(|endpoint| endpoint.id);
-    let policy = Policy { strategy: Strategy::LeastRequest, ..Policy::default() };
-    Arc::new(Pool { spec: Arc::new(PoolSpec { name: "chat".into(), models: Vec::new(), policy }), endpoints })
+    let policy = Policy {
+        strategy: Strategy::LeastRequest,
+        ..Policy::default()
+    };
+    Arc::new(Pool {
+        spec: Arc::new(PoolSpec {
+            name: "chat".into(),
+            models: Vec::new(),
+            policy,
+        }),
+        endpoints,
+    })
 }
 
 fn brain(endpoints: usize) -> Brain {
@@ -45,7 +55,10 @@ fn brain(endpoints: usize) -> Brain {
 }
 
 fn key(proxy: ProxyId, request: u64) -> Key {
-    Key { proxy, request: RequestId(request) }
+    Key {
+        proxy,
+        request: RequestId(request),
+    }
 }
 
 fn at(seconds: u64) -> Duration {
@@ -53,12 +66,22 @@ fn at(seconds: u64) -> Duration {
 }
 
 fn arrival(key: Key, query: &Query) -> Arrival<'_> {
-    Arrival { key, query, model: None, hits: &[], waited: Duration::ZERO, may_wait: true }
+    Arrival {
+        key,
+        query,
+        model: None,
+        hits: &[],
+        waited: Duration::ZERO,
+        may_wait: true,
+    }
 }
 
 impl Brain {
     fn first(&self, key: Key, now: Duration) -> EndpointId {
-        let query = Query { prompt_tokens: 100, ..Query::default() };
+        let query = Query {
+            prompt_tokens: 100,
+            ..Query::default()
+        };
         match self.choose(arrival(key, &query), now) {
             Verdict::Bound(binding) => binding.choice.ranked[0].endpoint,
             other => panic!("nobody: {other:?}"),
@@ -67,15 +90,36 @@ impl Brain {
 
     fn load(&self, endpoint: EndpointId) -> Load {
         let state = self.state.lock();
-        state.dispatcher.loads()[state.dispatcher.pool().position(endpoint).expect("the endpoint is there")]
+        state.dispatcher.loads()[state
+            .dispatcher
+            .pool()
+            .position(endpoint)
+            .expect("the endpoint is there")]
     }
 
     fn scrape(&self, endpoint: EndpointId, outcome: Result<Scraped, Failure>, now: Duration) {
-        self.observe(&Observation { endpoint, at: Instant::now(), outcome, models: None }, now);
+        self.observe(
+            &Observation {
+                endpoint,
+                at: Instant::now(),
+                outcome,
+                models: None,
+            },
+            now,
+        );
     }
 
     fn ends(&self, key: Key, endpoint: EndpointId, outcome: Report, now: Duration) {
-        self.finished(key, Finish { endpoint: Some(endpoint), outcome, ended: Ended::default(), ttft: None }, now);
+        self.finished(
+            key,
+            Finish {
+                endpoint: Some(endpoint),
+                outcome,
+                ended: Ended::default(),
+                ttft: None,
+            },
+            now,
+        );
     }
 
     /// Health and figures are what the breakers and the samples say.
@@ -93,7 +137,13 @@ fn a_choice_is_booked_before_the_next_one_so_two_proxies_do_not_herd() {
     let first = brain.first(key(ONE, 1), at(0));
     let second = brain.first(key(TWO, 1), at(0));
     assert_ne!(first, second);
-    assert_eq!((brain.load(first).in_flight, brain.load(first).pending_tokens), (1, 100));
+    assert_eq!(
+        (
+            brain.load(first).in_flight,
+            brain.load(first).pending_tokens
+        ),
+        (1, 100)
+    );
     brain.assert_loads_are_true(at(0));
 }
 
@@ -103,9 +153,22 @@ fn a_request_is_followed_from_booking_to_its_end() {
     let (request, now) = (key(ONE, 1), at(0));
     let endpoint = brain.first(request, now);
     brain.started(request, endpoint, 60, false, now);
-    assert_eq!((brain.load(endpoint).in_flight, brain.load(endpoint).pending_tokens), (1, 100), "what was booked");
+    assert_eq!(
+        (
+            brain.load(endpoint).in_flight,
+            brain.load(endpoint).pending_tokens
+        ),
+        (1, 100),
+        "what was booked"
+    );
     brain.first_byte(request, TTFT, now);
-    assert_eq!((brain.load(endpoint).in_flight, brain.load(endpoint).pending_tokens), (1, 0));
+    assert_eq!(
+        (
+            brain.load(endpoint).in_flight,
+            brain.load(endpoint).pending_tokens
+        ),
+        (1, 0)
+    );
     brain.ends(request, endpoint, Report::Ok, now);
     brain.ends(request, endpoint, Report::Ok, now);
     assert_eq!(brain.load(endpoint), Load::default());
@@ -116,11 +179,19 @@ fn a_retry_elsewhere_moves_the_booking() {
     let brain = brain(2);
     let (request, now) = (key(ONE, 1), at(0));
     let failed = brain.first(request, now);
-    let other =
-        brain.pool().endpoints.iter().map(|endpoint| endpoint.id).find(|&id| id != failed).expect("two endpoints");
+    let other = brain
+        .pool()
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.id)
+        .find(|&id| id != failed)
+        .expect("two endpoints");
     brain.attempt_failed(failed, Report::Unreachable, now);
     brain.started(request, other, 100, false, now);
-    assert_eq!((brain.load(failed).in_flight, brain.load(other).in_flight), (0, 1));
+    assert_eq!(
+        (brain.load(failed).in_flight, brain.load(other).in_flight),
+        (0, 1)
+    );
     brain.assert_loads_are_true(now);
 }
 
@@ -154,7 +225,11 @@ fn a_dead_proxy_takes_its_requests_with_it_and_silence_its_bookings() {
     brain.forget_proxy(ONE, at(1));
     assert_eq!(brain.load(endpoint).in_flight, 1);
     brain.tick(at(60));
-    assert_eq!(brain.load(endpoint).in_flight, 0, "nobody said that the booked request was sent");
+    assert_eq!(
+        brain.load(endpoint).in_flight,
+        0,
+        "nobody said that the booked request was sent"
+    );
 }
 
 #[test]
@@ -164,11 +239,24 @@ fn a_proxy_corrects_what_was_believed_of_it() {
     brain.started(key(ONE, 1), endpoint, 100, false, at(0));
     brain.replace_proxy(
         ONE,
-        vec![(RequestId(9), endpoint, 30, Phase::Answering), (RequestId(8), EndpointId(0), 5, Phase::Sent)],
+        vec![
+            (RequestId(9), endpoint, 30, Phase::Answering),
+            (RequestId(8), EndpointId(0), 5, Phase::Sent),
+        ],
         at(1),
     );
-    assert_eq!((brain.load(endpoint).in_flight, brain.load(endpoint).pending_tokens), (1, 0));
-    assert_eq!(brain.census().bookings, 1, "what it has open at an endpoint that is gone counts nowhere");
+    assert_eq!(
+        (
+            brain.load(endpoint).in_flight,
+            brain.load(endpoint).pending_tokens
+        ),
+        (1, 0)
+    );
+    assert_eq!(
+        brain.census().bookings,
+        1,
+        "what it has open at an endpoint that is gone counts nowhere"
+    );
 }
 
 #[test]
@@ -214,8 +302,18 @@ fn two_refused_probes_take_an_endpoint_out_and_an_answer_brings_it_back_slowly()
 fn figures_that_grow_old_are_absent_and_not_zero() {
     let brain = brain(1);
     let endpoint = brain.pool().endpoints[0].id;
-    let sample = Sample { waiting: Some(3), ..Sample::default() };
-    brain.scrape(endpoint, Ok(Scraped { sample, ..Scraped::default() }), at(1));
+    let sample = Sample {
+        waiting: Some(3),
+        ..Sample::default()
+    };
+    brain.scrape(
+        endpoint,
+        Ok(Scraped {
+            sample,
+            ..Scraped::default()
+        }),
+        at(1),
+    );
     assert_eq!(brain.load(endpoint).sample, Some(sample));
     brain.tick(at(1) + STALE);
     assert_eq!(brain.load(endpoint).sample, Some(sample));
@@ -227,14 +325,24 @@ fn figures_that_grow_old_are_absent_and_not_zero() {
 fn an_engine_that_sleeps_is_left_alone() {
     let brain = brain(2);
     let endpoint = brain.pool().endpoints[0].id;
-    brain.scrape(endpoint, Ok(Scraped { asleep: Some(true), ..Scraped::default() }), at(0));
+    brain.scrape(
+        endpoint,
+        Ok(Scraped {
+            asleep: Some(true),
+            ..Scraped::default()
+        }),
+        at(0),
+    );
     assert_ne!(brain.first(key(ONE, 1), at(0)), endpoint);
 }
 
 #[test]
 fn endpoints_that_stay_keep_their_state_and_those_that_go_their_bookings_no_more() {
     let brain = brain(2);
-    let (a, b) = (brain.first(key(ONE, 1), at(0)), brain.first(key(ONE, 2), at(0)));
+    let (a, b) = (
+        brain.first(key(ONE, 1), at(0)),
+        brain.first(key(ONE, 2), at(0)),
+    );
     let mut smaller = (*brain.pool()).clone();
     smaller.endpoints.retain(|endpoint| endpoint.id == b);
     brain.apply(&Arc::new(smaller), STALE, at(1));
@@ -252,7 +360,10 @@ fn an_endpoint_on_trial_gets_one_request_at_a_time() {
     }
     let due = at(2);
     brain.tick(due);
-    let turns = (0..200).map(|request| brain.first(key(ONE, request), due)).filter(|&endpoint| endpoint == bad).count();
+    let turns = (0..200)
+        .map(|request| brain.first(key(ONE, request), due))
+        .filter(|&endpoint| endpoint == bad)
+        .count();
     assert_eq!(turns, 1, "until it is known what became of it");
 }
 
@@ -272,11 +383,25 @@ fn a_proxy_sees_the_whole_fleet_and_its_own_part_of_it() {
     brain.first(key(TWO, 1), at(0));
     let mut rows = Vec::new();
     brain.rows(ONE, &brain.pool(), &mut rows);
-    let [row] = rows[..] else { panic!("one endpoint") };
-    assert_eq!((row.endpoint, row.load.in_flight, row.own.requests, row.own.tokens), (endpoint, 2, 1, 100));
+    let [row] = rows[..] else {
+        panic!("one endpoint")
+    };
+    assert_eq!(
+        (
+            row.endpoint,
+            row.load.in_flight,
+            row.own.requests,
+            row.own.tokens
+        ),
+        (endpoint, 2, 1, 100)
+    );
     let mut told = Rows::default();
     assert_eq!(told.news(&rows).len(), 1);
     assert_eq!(told.news(&rows), [], "nothing new");
     assert_eq!(told.news(&[]), []);
-    assert_eq!(told.news(&rows).len(), 1, "what is gone is told anew when it is back");
+    assert_eq!(
+        told.news(&rows).len(),
+        1,
+        "what is gone is told anew when it is back"
+    );
 }

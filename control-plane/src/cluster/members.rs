@@ -33,7 +33,11 @@ impl Members {
     /// Makes these, in this order of precedence, the endpoints of `pool`. Answers whether that changed anything.
     ///
     /// One server has one place even when two sources found it: two would each count half of its load.
-    pub(super) fn replace<'a>(&mut self, pool: &str, found: impl Iterator<Item = &'a Discovered>) -> bool {
+    pub(super) fn replace<'a>(
+        &mut self,
+        pool: &str,
+        found: impl Iterator<Item = &'a Discovered>,
+    ) -> bool {
         let mut before = std::mem::take(&mut self.0);
         let count = before.len();
         let mut urls = HashSet::new();
@@ -42,12 +46,17 @@ impl Members {
             let endpoint = endpoint(pool, found);
             let old = before.remove(&endpoint.id);
             let event_ports = found.kv_events;
-            let is_same = |old: &Member| *old.endpoint == endpoint && old.event_ports == event_ports;
+            let is_same =
+                |old: &Member| *old.endpoint == endpoint && old.event_ports == event_ports;
             let same = old.as_ref().is_some_and(is_same);
             changed |= !same;
             let member = match old {
                 Some(old) if same => old,
-                old => Member { endpoint: Arc::new(endpoint), event_ports, models: old.and_then(|old| old.models) },
+                old => Member {
+                    endpoint: Arc::new(endpoint),
+                    event_ports,
+                    models: old.and_then(|old| old.models),
+                },
             };
             self.0.insert(member.endpoint.id, member);
         }
@@ -58,7 +67,9 @@ impl Members {
     pub(super) fn learn(&mut self, id: EndpointId, mut models: Vec<ModelCard>) -> bool {
         // Engines list adapters in the order of a hash map, which means nothing.
         models.sort_by(|a, b| a.name.cmp(&b.name));
-        let Some(member) = self.0.get_mut(&id) else { return false };
+        let Some(member) = self.0.get_mut(&id) else {
+            return false;
+        };
         let changed = member.models.as_ref() != Some(&models);
         member.models = Some(models);
         changed
@@ -83,12 +94,22 @@ impl Members {
 
     /// Sorted by id.
     pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-        self.0.values().map(|member| Arc::clone(&member.endpoint)).collect()
+        self.0
+            .values()
+            .map(|member| Arc::clone(&member.endpoint))
+            .collect()
     }
 }
 
 fn endpoint(pool: &str, found: &Discovered) -> Endpoint {
-    let Discovered { url, uid, name, role, group, kv_events: _ } = found;
+    let Discovered {
+        url,
+        uid,
+        name,
+        role,
+        group,
+        kv_events: _,
+    } = found;
     Endpoint {
         id: EndpointId::of(pool, url, uid),
         url: url.as_str().into(),

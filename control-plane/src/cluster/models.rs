@@ -28,12 +28,23 @@ struct Heard {
 /// engines answer to.
 pub(super) fn of(pool: &str, named: &[Arc<str>], members: &Members) -> Vec<Model> {
     let mut heard = listen(members);
-    let names: Vec<Arc<str>> = if named.is_empty() { heard.keys().cloned().collect() } else { named.to_vec() };
+    let names: Vec<Arc<str>> = if named.is_empty() {
+        heard.keys().cloned().collect()
+    } else {
+        named.to_vec()
+    };
     if names.len() > MAX_MODELS {
-        tracing::warn!(pool, models = names.len(), "engines serve more than {MAX_MODELS} models, the rest is left out");
+        tracing::warn!(
+            pool,
+            models = names.len(),
+            "engines serve more than {MAX_MODELS} models, the rest is left out"
+        );
     }
-    let mut models: Vec<Model> =
-        names.into_iter().take(MAX_MODELS).map(|name| model(heard.remove(&name), name, members)).collect();
+    let mut models: Vec<Model> = names
+        .into_iter()
+        .take(MAX_MODELS)
+        .map(|name| model(heard.remove(&name), name, members))
+        .collect();
     models.sort_by(|a, b| a.name.cmp(&b.name));
     models.dedup_by(|a, b| a.name == b.name);
     models
@@ -42,7 +53,12 @@ pub(super) fn of(pool: &str, named: &[Arc<str>], members: &Members) -> Vec<Model
 fn listen(members: &Members) -> BTreeMap<Arc<str>, Heard> {
     let mut heard: BTreeMap<Arc<str>, Heard> = BTreeMap::new();
     for member in members.iter() {
-        for ModelCard { name, parent, max_model_len } in member.models.iter().flatten() {
+        for ModelCard {
+            name,
+            parent,
+            max_model_len,
+        } in member.models.iter().flatten()
+        {
             let model = heard.entry(Arc::clone(name)).or_default();
             model.parent = model.parent.take().or_else(|| parent.clone());
             model.max_model_len = model.max_model_len.max(*max_model_len);
@@ -54,16 +70,40 @@ fn listen(members: &Members) -> BTreeMap<Arc<str>, Heard> {
 
 fn model(heard: Option<Heard>, name: Arc<str>, members: &Members) -> Model {
     // The operator knows names that engines do not tell, such as one that an engine takes for any.
-    let Some(Heard { parent, max_model_len, mut holders }) = heard else {
-        return Model { name, parent: None, max_model_len: None, holders: Holders::All };
+    let Some(Heard {
+        parent,
+        max_model_len,
+        mut holders,
+    }) = heard
+    else {
+        return Model {
+            name,
+            parent: None,
+            max_model_len: None,
+            holders: Holders::All,
+        };
     };
     if parent.is_none() {
-        holders.extend(members.iter().filter(|member| member.models.is_none()).map(|member| member.endpoint.id));
+        holders.extend(
+            members
+                .iter()
+                .filter(|member| member.models.is_none())
+                .map(|member| member.endpoint.id),
+        );
         holders.sort_unstable();
     }
     let everywhere = holders.len() == members.iter().count();
-    let holders = if everywhere { Holders::All } else { Holders::Some(holders.into()) };
-    Model { name, parent, max_model_len, holders }
+    let holders = if everywhere {
+        Holders::All
+    } else {
+        Holders::Some(holders.into())
+    };
+    Model {
+        name,
+        parent,
+        max_model_len,
+        holders,
+    }
 }
 
 #[cfg(test)]
@@ -96,13 +136,21 @@ mod tests {
                 parent: parent.map(Into::into),
                 max_model_len: Some(4096),
             };
-            members.learn(EndpointId::of("chat", &found.url, ""), models.iter().map(card).collect());
+            members.learn(
+                EndpointId::of("chat", &found.url, ""),
+                models.iter().map(card).collect(),
+            );
         }
         members
     }
 
     fn holders(models: &[Model], name: &str) -> Option<usize> {
-        match &models.iter().find(|model| &*model.name == name).expect("the model is there").holders {
+        match &models
+            .iter()
+            .find(|model| &*model.name == name)
+            .expect("the model is there")
+            .holders
+        {
             Holders::All => None,
             Holders::Some(some) => Some(some.len()),
         }
@@ -110,10 +158,19 @@ mod tests {
 
     #[test]
     fn without_a_configured_name_the_engines_decide() {
-        let members = members(&[Some(&[("base", None), ("lora", Some("base"))]), Some(&[("base", None)])]);
+        let members = members(&[
+            Some(&[("base", None), ("lora", Some("base"))]),
+            Some(&[("base", None)]),
+        ]);
         let models = of("chat", &[], &members);
-        assert_eq!(models.iter().map(|model| &*model.name).collect::<Vec<_>>(), ["base", "lora"]);
-        assert_eq!((holders(&models, "base"), holders(&models, "lora")), (None, Some(1)));
+        assert_eq!(
+            models.iter().map(|model| &*model.name).collect::<Vec<_>>(),
+            ["base", "lora"]
+        );
+        assert_eq!(
+            (holders(&models, "base"), holders(&models, "lora")),
+            (None, Some(1))
+        );
         assert_eq!(models[1].parent.as_deref(), Some("base"));
         assert_eq!(models[0].max_model_len, Some(4096));
     }
@@ -122,16 +179,31 @@ mod tests {
     fn an_endpoint_that_has_not_told_serves_the_base_model_and_no_adapter() {
         let members = members(&[Some(&[("base", None), ("lora", Some("base"))]), None]);
         let models = of("chat", &[], &members);
-        assert_eq!((holders(&models, "base"), holders(&models, "lora")), (None, Some(1)));
+        assert_eq!(
+            (holders(&models, "base"), holders(&models, "lora")),
+            (None, Some(1))
+        );
     }
 
     #[test]
     fn the_operator_names_models_that_no_engine_tells() {
         let named = ["alias".into(), "base".into()];
-        let models =
-            of("chat", &named, &members(&[Some(&[("base", None), ("other", None)]), Some(&[("other", None)])]));
-        assert_eq!(models.iter().map(|model| &*model.name).collect::<Vec<_>>(), ["alias", "base"]);
-        assert_eq!((holders(&models, "alias"), holders(&models, "base")), (None, Some(1)));
+        let models = of(
+            "chat",
+            &named,
+            &members(&[
+                Some(&[("base", None), ("other", None)]),
+                Some(&[("other", None)]),
+            ]),
+        );
+        assert_eq!(
+            models.iter().map(|model| &*model.name).collect::<Vec<_>>(),
+            ["alias", "base"]
+        );
+        assert_eq!(
+            (holders(&models, "alias"), holders(&models, "base")),
+            (None, Some(1))
+        );
     }
 
     #[test]

@@ -13,7 +13,9 @@ pub(super) fn fixed(source: &Source) -> Option<Vec<Discovered>> {
 }
 
 fn endpoint(url: &str) -> Discovered {
-    let authority = url.split_once("://").map_or(url, |(_, authority)| authority);
+    let authority = url
+        .split_once("://")
+        .map_or(url, |(_, authority)| authority);
     // Nothing tells one incarnation at a static address from the next.
     Discovered {
         url: url.to_owned(),

@@ -5,10 +5,13 @@ use hermes_core::snapshot::{Holders, Role};
 use super::*;
 
 fn config(text: &str) -> Update {
-    Update::Config(Arc::new(Config::parse(text).expect("a configuration of this test")))
+    Update::Config(Arc::new(
+        Config::parse(text).expect("a configuration of this test"),
+    ))
 }
 
-const STATIC: &str = "pools: [{name: chat, endpoints: ['http://10.0.0.1:8000', 'http://10.0.0.2:8000']}]";
+const STATIC: &str =
+    "pools: [{name: chat, endpoints: ['http://10.0.0.1:8000', 'http://10.0.0.2:8000']}]";
 const WATCHED: &str = "pools: [{name: chat, kubernetes: {services: {app: vllm}, port: 8000}}]";
 
 fn pod(uid: &str) -> Discovered {
@@ -39,7 +42,11 @@ fn static_endpoints_are_there_at_once() {
     let snapshot = cluster.publish().expect("the first snapshot");
     assert_eq!((snapshot.epoch, snapshot.version), (Epoch(1), Version(1)));
     assert_eq!(snapshot.pools[0].endpoints.len(), 2);
-    assert!(snapshot.pools[0].endpoints.is_sorted_by_key(|endpoint| endpoint.id));
+    assert!(
+        snapshot.pools[0]
+            .endpoints
+            .is_sorted_by_key(|endpoint| endpoint.id)
+    );
     assert_eq!(cluster.unheard().count(), 0);
     assert_eq!(cluster.targets().len(), 2);
 }
@@ -50,7 +57,10 @@ fn what_no_proxy_can_see_publishes_nothing() {
     cluster.publish().expect("the first snapshot");
     cluster.fold(config(STATIC));
     assert_eq!(cluster.publish(), None, "the same configuration again");
-    let slower = STATIC.replace("name: chat", "name: chat, metrics: {interval: 5s, timeout: 1s}");
+    let slower = STATIC.replace(
+        "name: chat",
+        "name: chat, metrics: {interval: 5s, timeout: 1s}",
+    );
     let changed = cluster.fold(config(&slower));
     assert!(changed.targets);
     assert_eq!(cluster.publish(), None, "proxies do not scrape");
@@ -60,7 +70,9 @@ fn what_no_proxy_can_see_publishes_nothing() {
 #[test]
 fn a_pool_that_did_not_change_is_shared_with_the_snapshot_before() {
     let two = |port: u16| {
-        format!("pools: [{{name: a, endpoints: ['http://h:1']}}, {{name: b, endpoints: ['http://h:{port}']}}]")
+        format!(
+            "pools: [{{name: a, endpoints: ['http://h:1']}}, {{name: b, endpoints: ['http://h:{port}']}}]"
+        )
     };
     let mut cluster = cluster(&two(2));
     let before = cluster.publish().expect("the first snapshot");
@@ -75,13 +87,30 @@ fn a_restarted_pod_is_another_endpoint() {
     let mut cluster = cluster(WATCHED);
     assert_eq!(cluster.unheard().count(), 1);
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered { source, endpoints: vec![pod("1")] });
+    cluster.fold(Update::Discovered {
+        source,
+        endpoints: vec![pod("1")],
+    });
     let before = cluster.publish().expect("the pod came");
     assert_eq!(cluster.unheard().count(), 0);
-    assert!(!cluster.fold(Update::Discovered { source, endpoints: vec![pod("1")] }).visible, "the same again");
-    cluster.fold(Update::Discovered { source, endpoints: vec![pod("2")] });
+    assert!(
+        !cluster
+            .fold(Update::Discovered {
+                source,
+                endpoints: vec![pod("1")]
+            })
+            .visible,
+        "the same again"
+    );
+    cluster.fold(Update::Discovered {
+        source,
+        endpoints: vec![pod("2")],
+    });
     let after = cluster.publish().expect("it restarted");
-    assert_ne!(before.pools[0].endpoints[0].id, after.pools[0].endpoints[0].id);
+    assert_ne!(
+        before.pools[0].endpoints[0].id,
+        after.pools[0].endpoints[0].id
+    );
 }
 
 #[test]
@@ -91,7 +120,13 @@ fn the_last_word_of_a_removed_source_is_not_heard() {
     cluster.fold(config(&WATCHED.replace("vllm", "other")));
     cluster.publish();
     assert_ne!(cluster.sources()[0].source, removed);
-    assert_eq!(cluster.fold(Update::Discovered { source: removed, endpoints: vec![pod("1")] }), Changed::NOTHING);
+    assert_eq!(
+        cluster.fold(Update::Discovered {
+            source: removed,
+            endpoints: vec![pod("1")]
+        }),
+        Changed::NOTHING
+    );
     assert_eq!(cluster.publish(), None);
 }
 
@@ -99,8 +134,13 @@ fn the_last_word_of_a_removed_source_is_not_heard() {
 fn a_source_that_stays_keeps_its_endpoints_through_a_reload() {
     let mut cluster = cluster(WATCHED);
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered { source, endpoints: vec![pod("1")] });
-    cluster.fold(config(&WATCHED.replace("name: chat", "name: chat, strategy: random")));
+    cluster.fold(Update::Discovered {
+        source,
+        endpoints: vec![pod("1")],
+    });
+    cluster.fold(config(
+        &WATCHED.replace("name: chat", "name: chat, strategy: random"),
+    ));
     let snapshot = cluster.publish().expect("the strategy changed");
     assert_eq!(cluster.sources()[0].source, source);
     assert_eq!(snapshot.pools[0].endpoints.len(), 1);
@@ -110,28 +150,65 @@ fn a_source_that_stays_keeps_its_endpoints_through_a_reload() {
 fn a_pool_that_is_told_to_look_elsewhere_keeps_what_it_has_until_it_has_looked() {
     let mut cluster = cluster(WATCHED);
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered { source, endpoints: vec![pod("1")] });
+    cluster.fold(Update::Discovered {
+        source,
+        endpoints: vec![pod("1")],
+    });
     cluster.publish();
     let pods = WATCHED.replace("services", "pods");
     cluster.fold(config(&pods));
-    cluster.fold(config(&pods.replace("name: chat", "name: chat, strategy: random")));
-    assert_eq!(cluster.publish().expect("the strategy changed").pools[0].endpoints.len(), 1, "nobody has looked yet");
+    cluster.fold(config(
+        &pods.replace("name: chat", "name: chat, strategy: random"),
+    ));
+    assert_eq!(
+        cluster.publish().expect("the strategy changed").pools[0]
+            .endpoints
+            .len(),
+        1,
+        "nobody has looked yet"
+    );
 
     let source = cluster.sources()[0].source;
-    assert!(!cluster.fold(Update::Discovered { source, endpoints: vec![pod("1")] }).visible, "it is the same pod");
+    assert!(
+        !cluster
+            .fold(Update::Discovered {
+                source,
+                endpoints: vec![pod("1")]
+            })
+            .visible,
+        "it is the same pod"
+    );
     cluster.fold(config(WATCHED));
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered { source, endpoints: vec![] });
-    assert!(cluster.publish().expect("it is not there").pools[0].endpoints.is_empty());
+    cluster.fold(Update::Discovered {
+        source,
+        endpoints: vec![],
+    });
+    assert!(
+        cluster.publish().expect("it is not there").pools[0]
+            .endpoints
+            .is_empty()
+    );
 }
 
 #[test]
 fn one_server_that_two_sources_found_is_one_endpoint() {
-    let both = WATCHED.replace("name: chat", "name: chat, endpoints: ['http://10.0.0.7:8000']");
+    let both = WATCHED.replace(
+        "name: chat",
+        "name: chat, endpoints: ['http://10.0.0.7:8000']",
+    );
     let mut cluster = cluster(&both);
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered { source, endpoints: vec![pod("1")] });
-    assert_eq!(cluster.publish().expect("a snapshot").pools[0].endpoints.len(), 1);
+    cluster.fold(Update::Discovered {
+        source,
+        endpoints: vec![pod("1")],
+    });
+    assert_eq!(
+        cluster.publish().expect("a snapshot").pools[0]
+            .endpoints
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -143,15 +220,38 @@ fn models_are_learned_and_an_adapter_is_known_by_its_holders() {
         parent: parent.map(Into::into),
         max_model_len: None,
     };
-    let (one, two) = (first.pools[0].endpoints[0].id, first.pools[0].endpoints[1].id);
-    let lists = [(one, vec![card("base", None), card("lora", Some("base"))]), (two, vec![card("base", None)])];
+    let (one, two) = (
+        first.pools[0].endpoints[0].id,
+        first.pools[0].endpoints[1].id,
+    );
+    let lists = [
+        (one, vec![card("base", None), card("lora", Some("base"))]),
+        (two, vec![card("base", None)]),
+    ];
     for (endpoint, models) in lists {
-        assert!(cluster.fold(Update::Models { endpoint, models: models.clone() }).visible);
-        assert_eq!(cluster.fold(Update::Models { endpoint, models }), Changed::NOTHING, "the same again");
+        assert!(
+            cluster
+                .fold(Update::Models {
+                    endpoint,
+                    models: models.clone()
+                })
+                .visible
+        );
+        assert_eq!(
+            cluster.fold(Update::Models { endpoint, models }),
+            Changed::NOTHING,
+            "the same again"
+        );
     }
     let pool = Arc::clone(&cluster.publish().expect("the models").pools[0]);
-    assert_eq!(pool.model("base").expect("the base model").holders, Holders::All);
-    assert_eq!(pool.model("lora").expect("the adapter").holders, Holders::Some([one].into()));
+    assert_eq!(
+        pool.model("base").expect("the base model").holders,
+        Holders::All
+    );
+    assert_eq!(
+        pool.model("lora").expect("the adapter").holders,
+        Holders::Some([one].into())
+    );
 }
 
 #[test]
@@ -161,5 +261,11 @@ fn a_removed_pool_is_gone_with_its_endpoints() {
     cluster.fold(config("pools: [{name: other, endpoints: ['http://h:1']}]"));
     let snapshot = cluster.publish().expect("another pool");
     assert!(snapshot.pool("chat").is_none());
-    assert_eq!(cluster.fold(Update::Models { endpoint, models: Vec::new() }), Changed::NOTHING);
+    assert_eq!(
+        cluster.fold(Update::Models {
+            endpoint,
+            models: Vec::new()
+        }),
+        Changed::NOTHING
+    );
 }

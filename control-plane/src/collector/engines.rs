@@ -57,15 +57,30 @@ pub(crate) struct Row {
 }
 
 const fn row(name: &'static str, signal: Signal) -> Row {
-    Row { name, only: None, signal, place: Place::Value }
+    Row {
+        name,
+        only: None,
+        signal,
+        place: Place::Value,
+    }
 }
 
 const fn label(name: &'static str, label: &'static str, signal: Signal) -> Row {
-    Row { name, only: None, signal, place: Place::Label(label) }
+    Row {
+        name,
+        only: None,
+        signal,
+        place: Place::Label(label),
+    }
 }
 
 const fn only(name: &'static str, label: &'static str, value: &'static str, signal: Signal) -> Row {
-    Row { name, only: Some((label, value)), signal, place: Place::Value }
+    Row {
+        name,
+        only: Some((label, value)),
+        signal,
+        place: Place::Value,
+    }
 }
 
 /// All engines. Among rows for the same signal the first that a page has is read and the others are ignored.
@@ -130,9 +145,9 @@ mod tests {
     #[test]
     fn every_row_reads_something_of_its_own() {
         for (at, row) in TABLE.iter().enumerate() {
-            let twin = TABLE[..at]
-                .iter()
-                .find(|other| (other.name, other.only, other.place) == (row.name, row.only, row.place));
+            let twin = TABLE[..at].iter().find(|other| {
+                (other.name, other.only, other.place) == (row.name, row.only, row.place)
+            });
             assert!(twin.is_none(), "{} is read twice in the same way", row.name);
         }
     }

@@ -46,7 +46,12 @@ pub struct Labels<'a>(&'a str);
 
 /// Reads `page`, and of it only the lines whose name `wanted` accepts.
 pub fn samples<W: Fn(&str) -> bool>(page: &[u8], wanted: W) -> Samples<'_, W> {
-    Samples { rest: page, wanted, named: 0, skipped: 0 }
+    Samples {
+        rest: page,
+        wanted,
+        named: 0,
+        skipped: 0,
+    }
 }
 
 // === Samples ===
@@ -80,7 +85,11 @@ impl<'a, W: Fn(&str) -> bool> Iterator for Samples<'a, W> {
             if !(self.wanted)(name) {
                 continue;
             }
-            let read = read_tail(tail).map(|(labels, value)| Sample { name, labels, value });
+            let read = read_tail(tail).map(|(labels, value)| Sample {
+                name,
+                labels,
+                value,
+            });
             if read.is_some() {
                 return read;
             }
@@ -96,7 +105,9 @@ impl<'a> Labels<'a> {
     /// The value of the first label of this name.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Cow<'a, str>> {
-        self.iter().find(|(label, _)| *label == name).map(|(_, value)| value)
+        self.iter()
+            .find(|(label, _)| *label == name)
+            .map(|(_, value)| value)
     }
 
     /// Names and unescaped values, in the page's order.
@@ -148,7 +159,10 @@ fn is_name(name: &[u8]) -> bool {
     let Some(first) = name.first() else {
         return false;
     };
-    !first.is_ascii_digit() && name.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':')
+    !first.is_ascii_digit()
+        && name
+            .iter()
+            .all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':')
 }
 
 /// Labels, if any, and the value. What follows the value (a timestamp, an exemplar) is ignored.
@@ -227,10 +241,20 @@ mod tests {
         let page = "# HELP a Some \"help\".\n# TYPE a gauge\na 1\n\n  b{} 2\nc {x=\"1\" , y = \"2\",} 3e2 1700000000\r\n\
                     d_bucket{le=\"+Inf\"} 4 # {trace_id=\"abc\"} 0.5 1.0\ne\t+Inf\nf -Inf\n# EOF";
         let read = all(page);
-        let names: Vec<_> = read.iter().map(|sample| (sample.name, sample.value)).collect();
+        let names: Vec<_> = read
+            .iter()
+            .map(|sample| (sample.name, sample.value))
+            .collect();
         assert_eq!(
             names,
-            [("a", 1.0), ("b", 2.0), ("c", 300.0), ("d_bucket", 4.0), ("e", f64::INFINITY), ("f", f64::NEG_INFINITY)]
+            [
+                ("a", 1.0),
+                ("b", 2.0),
+                ("c", 300.0),
+                ("d_bucket", 4.0),
+                ("e", f64::INFINITY),
+                ("f", f64::NEG_INFINITY)
+            ]
         );
         assert_eq!(read[2].labels.get("y").as_deref(), Some("2"));
         assert_eq!(read[3].labels.get("le").as_deref(), Some("+Inf"));
@@ -239,8 +263,13 @@ mod tests {
     #[test]
     fn escapes_and_braces_inside_values_are_text() {
         let page = r#"a{path="C:\\dir\n\"x\" \t",set="{1,2}"} 7"#;
-        let [sample] = all(page)[..] else { panic!("one sample") };
-        assert_eq!(sample.labels.get("path").as_deref(), Some("C:\\dir\n\"x\" \\t"));
+        let [sample] = all(page)[..] else {
+            panic!("one sample")
+        };
+        assert_eq!(
+            sample.labels.get("path").as_deref(),
+            Some("C:\\dir\n\"x\" \\t")
+        );
         assert_eq!(sample.labels.get("set").as_deref(), Some("{1,2}"));
         assert_eq!(sample.value, 7.0);
     }
@@ -249,7 +278,10 @@ mod tests {
     fn what_is_not_understood_is_counted_and_passed_over() {
         let page = "a{x=\"1} 1\na{x=1} 1\n9a 1\na one\na{x=\"1\"\n{\"quoted.name\",x=\"1\"} 1\n<html>\nb 2";
         let mut lines = samples(page.as_bytes(), |_| true);
-        assert_eq!(lines.by_ref().map(|sample| sample.name).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(
+            lines.by_ref().map(|sample| sample.name).collect::<Vec<_>>(),
+            ["b"]
+        );
         assert_eq!(lines.skipped(), 7);
     }
 
@@ -270,7 +302,10 @@ mod tests {
     }
 
     fn escape(value: &str) -> String {
-        value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+        value
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n")
     }
 
     proptest! {

@@ -55,7 +55,12 @@ pub(crate) fn client() -> Result<Client, reqwest::Error> {
 }
 
 /// The body of a 200 answer, if it is complete within `limit` and no longer than `max_bytes`.
-pub(crate) async fn get(client: &Client, url: &Url, limit: Duration, max_bytes: usize) -> Result<Bytes, Failure> {
+pub(crate) async fn get(
+    client: &Client,
+    url: &Url,
+    limit: Duration,
+    max_bytes: usize,
+) -> Result<Bytes, Failure> {
     let answered = timeout(limit, async {
         let request = client.get(url.clone()).header(header::ACCEPT, "*/*");
         let response = request.send().await.map_err(|error| Failure::of(&error))?;
@@ -73,7 +78,11 @@ async fn read_body(mut response: Response, max_bytes: usize) -> Result<Bytes, Fa
         return Err(Failure::TooLarge);
     }
     let mut body = BytesMut::with_capacity(announced as usize);
-    while let Some(chunk) = response.chunk().await.map_err(|error| Failure::of(&error))? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| Failure::of(&error))?
+    {
         if body.len() + chunk.len() > max_bytes {
             return Err(Failure::TooLarge);
         }
@@ -120,7 +129,11 @@ impl Failure {
             return Self::Broken;
         }
         // The server spoke, and it was not HTTP.
-        if error.is_decode() { Self::Garbage } else { Self::Broken }
+        if error.is_decode() {
+            Self::Garbage
+        } else {
+            Self::Broken
+        }
     }
 }
 

@@ -56,7 +56,14 @@ impl CollectorMetrics {
             skipped: Counter::default(),
             dropped: Counter::default(),
         };
-        let Self { duration, failures, last_success, refused, skipped, dropped } = metrics.clone();
+        let Self {
+            duration,
+            failures,
+            last_success,
+            refused,
+            skipped,
+            dropped,
+        } = metrics.clone();
         registry.register(
             "hermes_collector_scrape_duration_seconds",
             "Time from asking an endpoint for its state to the end of its answer",
@@ -77,7 +84,11 @@ impl CollectorMetrics {
             "Signals of endpoints that were ignored because a value could not be true",
             refused,
         );
-        registry.register("hermes_collector_skipped_lines", "Lines of metrics pages that were not understood", skipped);
+        registry.register(
+            "hermes_collector_skipped_lines",
+            "Lines of metrics pages that were not understood",
+            skipped,
+        );
         registry.register(
             "hermes_collector_dropped_observations",
             "Observations that were lost because their reader was behind",
@@ -87,13 +98,24 @@ impl CollectorMetrics {
     }
 
     pub(super) fn succeeded(&self, endpoint: &str, took: Duration) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         self.duration.observe(took.as_secs_f64());
-        self.last_success.get_or_create(&EndpointLabels { endpoint: endpoint.to_owned() }).set(now.as_secs_f64());
+        self.last_success
+            .get_or_create(&EndpointLabels {
+                endpoint: endpoint.to_owned(),
+            })
+            .set(now.as_secs_f64());
     }
 
     pub(super) fn failed(&self, what: &'static str, failure: Failure) {
-        self.failures.get_or_create(&FailureLabels { what, kind: failure.name() }).inc();
+        self.failures
+            .get_or_create(&FailureLabels {
+                what,
+                kind: failure.name(),
+            })
+            .inc();
     }
 
     pub(super) fn read(&self, refused_signals: u32, skipped_lines: u64) {
@@ -106,6 +128,8 @@ impl CollectorMetrics {
     }
 
     pub(super) fn forget(&self, endpoint: &str) {
-        self.last_success.remove(&EndpointLabels { endpoint: endpoint.to_owned() });
+        self.last_success.remove(&EndpointLabels {
+            endpoint: endpoint.to_owned(),
+        });
     }
 }

@@ -42,7 +42,10 @@ struct List {
 pub fn read(body: &[u8]) -> Result<Vec<ModelCard>, NotAModelList> {
     let List { data } = serde_json::from_slice(body)?;
     let mut seen = HashSet::new();
-    let cards = data.iter().filter_map(ModelCard::read).filter(|card| seen.insert(Arc::clone(&card.name)));
+    let cards = data
+        .iter()
+        .filter_map(ModelCard::read)
+        .filter(|card| seen.insert(Arc::clone(&card.name)));
     Ok(cards.take(MAX_MODELS).collect())
 }
 
@@ -50,10 +53,19 @@ pub fn read(body: &[u8]) -> Result<Vec<ModelCard>, NotAModelList> {
 
 impl ModelCard {
     fn read(entry: &Value) -> Option<Self> {
-        let text =
-            |key: &str| entry.get(key)?.as_str().filter(|name| (1..=MAX_NAME).contains(&name.len())).map(Arc::from);
+        let text = |key: &str| {
+            entry
+                .get(key)?
+                .as_str()
+                .filter(|name| (1..=MAX_NAME).contains(&name.len()))
+                .map(Arc::from)
+        };
         let length = |key: &str| entry.get(key)?.as_u64()?.try_into().ok();
-        Some(Self { name: text("id")?, parent: text("parent"), max_model_len: length("max_model_len") })
+        Some(Self {
+            name: text("id")?,
+            parent: text("parent"),
+            max_model_len: length("max_model_len"),
+        })
     }
 }
 
@@ -69,19 +81,32 @@ mod tests {
         {"id":"lora-a","object":"model","root":"/models/lora-a","parent":"tiny","max_model_len":null}]}"#;
 
     fn card(name: &str, parent: Option<&str>, max_model_len: Option<u32>) -> ModelCard {
-        ModelCard { name: name.into(), parent: parent.map(Into::into), max_model_len }
+        ModelCard {
+            name: name.into(),
+            parent: parent.map(Into::into),
+            max_model_len,
+        }
     }
 
     #[test]
     fn base_models_and_their_adapters_are_told_apart() {
         let cards = read(VLLM.as_bytes()).expect("a model list");
-        assert_eq!(cards, [card("tiny", None, Some(4096)), card("lora-a", Some("tiny"), None)]);
+        assert_eq!(
+            cards,
+            [
+                card("tiny", None, Some(4096)),
+                card("lora-a", Some("tiny"), None)
+            ]
+        );
     }
 
     #[test]
     fn unusable_entries_are_passed_over_and_repeated_names_count_once() {
         let body = r#"{"data":[{"id":7},{"object":"model"},"x",{"id":""},{"id":"m","parent":3,"max_model_len":-1},{"id":"m"}]}"#;
-        assert_eq!(read(body.as_bytes()).expect("a model list"), [card("m", None, None)]);
+        assert_eq!(
+            read(body.as_bytes()).expect("a model list"),
+            [card("m", None, None)]
+        );
     }
 
     #[test]

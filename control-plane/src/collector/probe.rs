@@ -119,18 +119,35 @@ impl Probe {
         let at = Instant::now();
         match &outcome {
             Ok(scraped) => {
-                self.shared.metrics.succeeded(&self.target.url, at - started);
-                self.shared.metrics.read(scraped.refused, scraped.skipped_lines);
+                self.shared
+                    .metrics
+                    .succeeded(&self.target.url, at - started);
+                self.shared
+                    .metrics
+                    .read(scraped.refused, scraped.skipped_lines);
                 self.timeouts = 0;
             }
             Err(failure) => {
                 // It may come back as another server with other models.
                 self.models_due = at;
-                self.timeouts = if *failure == Failure::Timeout { self.timeouts + 1 } else { 0 };
+                self.timeouts = if *failure == Failure::Timeout {
+                    self.timeouts + 1
+                } else {
+                    0
+                };
             }
         }
-        let models = if outcome.is_ok() { self.models(at).await } else { None };
-        Observation { endpoint: self.target.id, at, outcome, models }
+        let models = if outcome.is_ok() {
+            self.models(at).await
+        } else {
+            None
+        };
+        Observation {
+            endpoint: self.target.id,
+            at,
+            outcome,
+            models,
+        }
     }
 
     /// Asks the first question that the endpoint knows.
@@ -166,7 +183,9 @@ impl Probe {
             (Question::Metrics, Ok(page)) => Scraped::read(&page).map_err(|_| Failure::Garbage),
             (Question::Health | Question::Models, Ok(_)) => Ok(Scraped::default()),
             // It wants a key that nobody gave the control plane; but it is there.
-            (Question::Models, Err(Failure::Status(status))) if status < 500 => Ok(Scraped::default()),
+            (Question::Models, Err(Failure::Status(status))) if status < 500 => {
+                Ok(Scraped::default())
+            }
             (_, Err(failure)) => Err(failure),
         }
     }
@@ -177,7 +196,13 @@ impl Probe {
             return None;
         }
         self.models_due = now + MODELS_EVERY;
-        let body = fetch::get(&self.shared.client, &self.pages.models, self.target.timeout, MAX_LIST).await;
+        let body = fetch::get(
+            &self.shared.client,
+            &self.pages.models,
+            self.target.timeout,
+            MAX_LIST,
+        )
+        .await;
         match body.and_then(|body| models::read(&body).map_err(|_| Failure::Garbage)) {
             Ok(cards) => Some(cards),
             Err(failure) => {
@@ -232,7 +257,11 @@ impl Pages {
 
 impl Question {
     fn first(pages: &Pages) -> Self {
-        if pages.metrics.is_some() { Self::Metrics } else { Self::Health }
+        if pages.metrics.is_some() {
+            Self::Metrics
+        } else {
+            Self::Health
+        }
     }
 
     /// What to ask instead, when `failure` says that the endpoint does not know this question.

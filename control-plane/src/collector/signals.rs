@@ -109,14 +109,21 @@ impl Scraped {
         let mut tally = Tally::default();
         let mut lines = exposition::samples(page, is_wanted);
         for sample in lines.by_ref() {
-            for (at, row) in TABLE.iter().enumerate().filter(|(_, row)| row.name == sample.name) {
+            for (at, row) in TABLE
+                .iter()
+                .enumerate()
+                .filter(|(_, row)| row.name == sample.name)
+            {
                 tally.add(at, row, &sample);
             }
         }
         if lines.named() == 0 && lines.skipped() > 0 {
             return Err(NotAnExposition);
         }
-        Ok(Self { skipped_lines: lines.skipped(), ..tally.finish() })
+        Ok(Self {
+            skipped_lines: lines.skipped(),
+            ..tally.finish()
+        })
     }
 }
 
@@ -125,7 +132,10 @@ impl Scraped {
 impl Tally {
     fn add(&mut self, at: usize, row: &Row, sample: &exposition::Sample<'_>) {
         let labels = sample.labels;
-        if row.only.is_some_and(|(label, value)| labels.get(label).as_deref() != Some(value)) {
+        if row
+            .only
+            .is_some_and(|(label, value)| labels.get(label).as_deref() != Some(value))
+        {
             return;
         }
         if row.signal == Signal::Adapters {
@@ -144,10 +154,20 @@ impl Tally {
 
     /// Series of former states stay in the page: the newest is true.
     fn adapters_at(&mut self, time: f64, labels: Labels<'_>) {
-        if time.is_nan() || self.adapters.as_ref().is_some_and(|(newest, _)| *newest >= time) {
+        if time.is_nan()
+            || self
+                .adapters
+                .as_ref()
+                .is_some_and(|(newest, _)| *newest >= time)
+        {
             return;
         }
-        let names = |label| labels.get(label).map(|text| split_names(&text)).unwrap_or_default();
+        let names = |label| {
+            labels
+                .get(label)
+                .map(|text| split_names(&text))
+                .unwrap_or_default()
+        };
         let adapters = Adapters {
             running: names("running_lora_adapters"),
             waiting: names("waiting_lora_adapters"),
@@ -158,7 +178,11 @@ impl Tally {
 
     fn finish(self) -> Scraped {
         let of = |signal: Signal| &self.series[signal as usize];
-        let count = |signal| of(signal).sum().map(|sum| sum.min(f64::from(u32::MAX)) as u32);
+        let count = |signal| {
+            of(signal)
+                .sum()
+                .map(|sum| sum.min(f64::from(u32::MAX)) as u32)
+        };
         Scraped {
             sample: Sample {
                 waiting: count(Signal::Waiting),
@@ -166,7 +190,9 @@ impl Tally {
                 kv_usage: of(Signal::KvUsage).mean().map(|mean| mean.min(1.0) as f32),
             },
             cache: CacheInfo {
-                block_size: of(Signal::BlockSize).max().map(|max| max.min(f64::from(u32::MAX)) as u32),
+                block_size: of(Signal::BlockSize)
+                    .max()
+                    .map(|max| max.min(f64::from(u32::MAX)) as u32),
                 num_blocks: of(Signal::NumBlocks).sum().map(|sum| sum as u64),
             },
             prefix_queries: of(Signal::PrefixQueries).sum(),
@@ -185,11 +211,17 @@ impl Tally {
 impl Series {
     fn add(&mut self, row: usize, signal: Signal, labels: Labels<'_>, value: f64) {
         // SGLang repeats its totals per priority.
-        if labels.get("priority").is_some_and(|priority| !priority.is_empty()) {
+        if labels
+            .get("priority")
+            .is_some_and(|priority| !priority.is_empty())
+        {
             return;
         }
         if self.is_empty() || row < self.row {
-            *self = Self { row, ..Self::default() };
+            *self = Self {
+                row,
+                ..Self::default()
+            };
         }
         if row > self.row {
             return;
@@ -199,7 +231,11 @@ impl Series {
             return;
         }
         let scheduler = scheduler_of(labels);
-        match self.figures.iter_mut().find(|(known, _)| *known == scheduler) {
+        match self
+            .figures
+            .iter_mut()
+            .find(|(known, _)| *known == scheduler)
+        {
             Some((_, largest)) => *largest = largest.max(value),
             None => self.figures.push((scheduler, value)),
         }
@@ -241,9 +277,12 @@ impl Signal {
             Self::KvUsage => (0.0..=1.0 + ROUNDING).contains(&value),
             Self::BlockSize => (1.0..=f64::from(u32::MAX)).contains(&value),
             Self::Waiting | Self::Running => (0.0..=f64::from(u32::MAX)).contains(&value),
-            Self::NumBlocks | Self::PrefixQueries | Self::PrefixHits | Self::Adapters | Self::Awake | Self::Started => {
-                value.is_finite() && value >= 0.0
-            }
+            Self::NumBlocks
+            | Self::PrefixQueries
+            | Self::PrefixHits
+            | Self::Adapters
+            | Self::Awake
+            | Self::Started => value.is_finite() && value >= 0.0,
         }
     }
 }
@@ -253,14 +292,22 @@ impl Signal {
 /// Names the scheduler that a sample speaks for: everything in its labels but ranks that share one.
 fn scheduler_of(labels: Labels<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for (name, value) in labels.iter().filter(|(name, _)| !SAME_SCHEDULER.contains(name)) {
+    for (name, value) in labels
+        .iter()
+        .filter(|(name, _)| !SAME_SCHEDULER.contains(name))
+    {
         (name, value).hash(&mut hasher);
     }
     hasher.finish()
 }
 
 fn split_names(text: &str) -> Vec<Arc<str>> {
-    text.split(',').map(str::trim).filter(|name| !name.is_empty()).take(MAX_ADAPTERS).map(Arc::from).collect()
+    text.split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .take(MAX_ADAPTERS)
+        .map(Arc::from)
+        .collect()
 }
 
 #[cfg(test)]

@@ -35,7 +35,9 @@ impl Server {
     async fn start(script: &[(&'static str, Reply)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let script = Arc::new(Mutex::new(script.iter().cloned().collect::<HashMap<_, _>>()));
+        let script = Arc::new(Mutex::new(
+            script.iter().cloned().collect::<HashMap<_, _>>(),
+        ));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (answers, log) = (Arc::clone(&script), Arc::clone(&seen));
         let accepting = tokio::spawn(async move {
@@ -44,7 +46,12 @@ impl Server {
                 connections.spawn(serve(stream, Arc::clone(&answers), Arc::clone(&log)));
             }
         });
-        Self { address, script, seen, _accepting: AbortOnDropHandle::new(accepting) }
+        Self {
+            address,
+            script,
+            seen,
+            _accepting: AbortOnDropHandle::new(accepting),
+        }
     }
 
     fn script(&self, path: &'static str, reply: Reply) {
@@ -66,7 +73,11 @@ impl Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, script: Arc<Mutex<HashMap<&'static str, Reply>>>, log: Arc<Mutex<Vec<String>>>) {
+async fn serve(
+    mut stream: TcpStream,
+    script: Arc<Mutex<HashMap<&'static str, Reply>>>,
+    log: Arc<Mutex<Vec<String>>>,
+) {
     let mut head = Vec::new();
     while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
         if !head.ends_with(b"\r\n\r\n") {
@@ -82,7 +93,10 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<HashMap<&'static str, Re
                 format!("HTTP/1.1 {status} X\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")
             }
             Reply::Answer(status, body) => {
-                format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+                format!(
+                    "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                )
             }
             Reply::Cut => "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf".into(),
             Reply::Hang => std::future::pending().await,
@@ -103,11 +117,17 @@ fn collector() -> (Collector, mpsc::Receiver<Observation>, Registry) {
     let mut registry = Registry::default();
     let metrics = CollectorMetrics::register(&mut registry);
     let (sink, observations) = mpsc::channel(16);
-    (Collector::new(Settings::default(), metrics, sink).expect("a client"), observations, registry)
+    (
+        Collector::new(Settings::default(), metrics, sink).expect("a client"),
+        observations,
+        registry,
+    )
 }
 
 async fn next(observations: &mut mpsc::Receiver<Observation>) -> Observation {
-    let observation = timeout(Duration::from_secs(10), observations.recv()).await.expect("an observation in time");
+    let observation = timeout(Duration::from_secs(10), observations.recv())
+        .await
+        .expect("an observation in time");
     observation.expect("the collector lives")
 }
 
@@ -125,7 +145,11 @@ async fn next_where(
 }
 
 fn waiting(observation: &Observation) -> Option<u32> {
-    observation.outcome.as_ref().ok().and_then(|scraped| scraped.sample.waiting)
+    observation
+        .outcome
+        .as_ref()
+        .ok()
+        .and_then(|scraped| scraped.sample.waiting)
 }
 
 #[tokio::test]
@@ -135,28 +159,53 @@ async fn an_engine_tells_its_load_every_interval_and_its_models_once() {
     collector.set(vec![server.target(Some("/metrics"))]);
 
     let first = next(&mut observations).await;
-    assert_eq!((first.endpoint, waiting(&first)), (server.target(None).id, Some(3)));
-    assert_eq!(first.models.expect("asked at first contact")[0].name.as_ref(), "m");
+    assert_eq!(
+        (first.endpoint, waiting(&first)),
+        (server.target(None).id, Some(3))
+    );
+    assert_eq!(
+        first.models.expect("asked at first contact")[0]
+            .name
+            .as_ref(),
+        "m"
+    );
 
     server.script("/metrics", ok("vllm:num_requests_waiting 9\n"));
-    let later = next_where(&mut observations, |observation| waiting(observation) == Some(9)).await;
+    let later = next_where(&mut observations, |observation| {
+        waiting(observation) == Some(9)
+    })
+    .await;
     assert_eq!(later.models, None);
     assert_eq!(server.asked("/v1/models"), 1);
 }
 
 #[tokio::test]
 async fn a_server_without_metrics_is_healthy_as_long_as_it_answers() {
-    let server = Server::start(&[("/metrics", Reply::Answer(501, String::new())), ("/health", ok("ok"))]).await;
+    let server = Server::start(&[
+        ("/metrics", Reply::Answer(501, String::new())),
+        ("/health", ok("ok")),
+    ])
+    .await;
     let (mut collector, mut observations, _registry) = collector();
     collector.set(vec![server.target(Some("/metrics"))]);
 
     for _ in 0..3 {
-        assert_eq!(next(&mut observations).await.outcome, Ok(Scraped::default()));
+        assert_eq!(
+            next(&mut observations).await.outcome,
+            Ok(Scraped::default())
+        );
     }
-    assert_eq!(server.asked("/metrics"), 1, "it is not asked again at every turn");
+    assert_eq!(
+        server.asked("/metrics"),
+        1,
+        "it is not asked again at every turn"
+    );
 
     server.script("/health", Reply::Answer(503, String::new()));
-    let sick = next_where(&mut observations, |observation| observation.outcome.is_err()).await;
+    let sick = next_where(&mut observations, |observation| {
+        observation.outcome.is_err()
+    })
+    .await;
     assert_eq!(sick.outcome, Err(Failure::Status(503)));
 }
 
@@ -167,7 +216,10 @@ async fn of_an_openai_server_the_model_list_shows_its_health_even_when_it_wants_
     collector.set(vec![server.target(None)]);
 
     let observation = next(&mut observations).await;
-    assert_eq!((observation.outcome, observation.models), (Ok(Scraped::default()), None));
+    assert_eq!(
+        (observation.outcome, observation.models),
+        (Ok(Scraped::default()), None)
+    );
     assert_eq!((server.asked("/metrics"), server.asked("/health")), (0, 1));
 }
 
@@ -181,24 +233,38 @@ async fn every_way_to_fail_has_its_name() {
         (Reply::Cut, Failure::Broken),
         (Reply::Hang, Failure::Timeout),
         // Other hosts are not for an engine to name.
-        (Reply::Answer(307, "http://169.254.169.254/".into()), Failure::Status(307)),
+        (
+            Reply::Answer(307, "http://169.254.169.254/".into()),
+            Failure::Status(307),
+        ),
     ];
     for (reply, expected) in cases {
         let server = Server::start(&[("/metrics", reply)]).await;
         let (mut collector, mut observations, registry) = collector();
-        collector.set(vec![Target { timeout: Duration::from_secs(1), ..server.target(Some("/metrics")) }]);
+        collector.set(vec![Target {
+            timeout: Duration::from_secs(1),
+            ..server.target(Some("/metrics"))
+        }]);
         assert_eq!(next(&mut observations).await.outcome, Err(expected));
 
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).expect("a string takes all text");
-        let counted = format!("failures_total{{what=\"metrics\",kind=\"{}\"}}", expected.name());
+        prometheus_client::encoding::text::encode(&mut text, &registry)
+            .expect("a string takes all text");
+        let counted = format!(
+            "failures_total{{what=\"metrics\",kind=\"{}\"}}",
+            expected.name()
+        );
         assert!(text.contains(&counted), "{counted} in {text}");
     }
 }
 
 #[tokio::test]
 async fn a_redirect_on_the_same_host_is_followed() {
-    let server = Server::start(&[("/metrics", Reply::Answer(307, "/metrics/".into())), ("/metrics/", ok(PAGE))]).await;
+    let server = Server::start(&[
+        ("/metrics", Reply::Answer(307, "/metrics/".into())),
+        ("/metrics/", ok(PAGE)),
+    ])
+    .await;
     let (mut collector, mut observations, _registry) = collector();
     collector.set(vec![server.target(Some("/metrics"))]);
     assert_eq!(waiting(&next(&mut observations).await), Some(3));
@@ -212,7 +278,10 @@ async fn after_a_failure_the_models_are_asked_for_again() {
     assert!(next(&mut observations).await.models.is_some());
 
     server.script("/metrics", Reply::Answer(503, String::new()));
-    next_where(&mut observations, |observation| observation.outcome.is_err()).await;
+    next_where(&mut observations, |observation| {
+        observation.outcome.is_err()
+    })
+    .await;
     server.script("/metrics", ok(PAGE));
     let back = next_where(&mut observations, |observation| observation.outcome.is_ok()).await;
     assert!(back.models.is_some());
@@ -223,7 +292,10 @@ async fn a_port_where_nobody_listens_is_refused() {
     let target = Server::start(&[]).await.target(Some("/metrics"));
     let (mut collector, mut observations, _registry) = collector();
     collector.set(vec![target.clone()]);
-    let refused = next_where(&mut observations, |observation| observation.outcome == Err(Failure::Refused)).await;
+    let refused = next_where(&mut observations, |observation| {
+        observation.outcome == Err(Failure::Refused)
+    })
+    .await;
     assert_eq!((refused.endpoint, refused.models), (target.id, None));
 }
 
@@ -237,12 +309,16 @@ async fn only_the_endpoints_of_the_last_call_are_asked() {
 
     collector.set(vec![new.target(Some("/metrics"))]);
     assert_eq!(collector.len(), 1);
-    next_where(&mut observations, |observation| observation.endpoint == new.target(None).id).await;
+    next_where(&mut observations, |observation| {
+        observation.endpoint == new.target(None).id
+    })
+    .await;
     while let Ok(late) = observations.try_recv() {
         assert_eq!(late.endpoint, new.target(None).id);
     }
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).expect("a string takes all text");
+    prometheus_client::encoding::text::encode(&mut text, &registry)
+        .expect("a string takes all text");
     assert!(!text.contains(&old.address.to_string()), "{text}");
 }
 
@@ -251,8 +327,12 @@ async fn a_reader_that_is_behind_loses_observations_but_not_models() {
     let server = Server::start(&[("/metrics", ok(PAGE)), ("/v1/models", ok(MODELS))]).await;
     hermes_runtime::crypto::install_default_crypto();
     let (sink, mut observations) = mpsc::channel(1);
-    let filler =
-        Observation { endpoint: EndpointId(0), at: Instant::now(), outcome: Err(Failure::Refused), models: None };
+    let filler = Observation {
+        endpoint: EndpointId(0),
+        at: Instant::now(),
+        outcome: Err(Failure::Refused),
+        models: None,
+    };
     sink.try_send(filler).expect("room for one");
     let metrics = CollectorMetrics::register(&mut Registry::default());
     let mut collector = Collector::new(Settings::default(), metrics, sink).expect("a client");
@@ -267,5 +347,8 @@ async fn a_reader_that_is_behind_loses_observations_but_not_models() {
     .await
     .expect("the list is asked for again");
     next(&mut observations).await;
-    next_where(&mut observations, |observation| observation.models.is_some()).await;
+    next_where(&mut observations, |observation| {
+        observation.models.is_some()
+    })
+    .await;
 }

@@ -15,7 +15,9 @@ pub(super) struct Address<'a> {
 /// Why a URL is refused; says what would be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("begin with http:// (https is not supported: engines are reached inside the cluster, over plain http)")]
+    #[error(
+        "begin with http:// (https is not supported: engines are reached inside the cluster, over plain http)"
+    )]
     Https,
     #[error("begin with http://, as in http://10.0.0.7:8000")]
     Scheme,
@@ -49,35 +51,53 @@ impl<'a> Address<'a> {
         if !is_host(host) || !is_path_text(path) {
             return Err(Refused::Host);
         }
-        Ok(Self { host: host.to_ascii_lowercase(), port, path })
+        Ok(Self {
+            host: host.to_ascii_lowercase(),
+            port,
+            path,
+        })
     }
 }
 
 /// Whether `path` can stand in a request line as it is, and names one place only.
 pub(super) fn is_path(path: &str) -> bool {
-    path.starts_with('/') && is_path_text(path) && !path.split('/').any(|part| part == "." || part == "..")
+    path.starts_with('/')
+        && is_path_text(path)
+        && !path.split('/').any(|part| part == "." || part == "..")
 }
 
 fn is_path_text(path: &str) -> bool {
-    path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&b))
+    path.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&b))
 }
 
 fn split_port(authority: &str) -> Result<(&str, Option<u16>), Refused> {
     let host_end = authority.rfind(']').map_or(0, |at| at + 1);
-    let Some(colon) = authority[host_end..].find(':') else { return Ok((authority, None)) };
+    let Some(colon) = authority[host_end..].find(':') else {
+        return Ok((authority, None));
+    };
     let (host, port) = authority.split_at(host_end + colon);
     let digits = port[1..].bytes().all(|b| b.is_ascii_digit());
-    let port = port[1..].parse().ok().filter(|port| digits && *port > 0).ok_or(Refused::Port)?;
+    let port = port[1..]
+        .parse()
+        .ok()
+        .filter(|port| digits && *port > 0)
+        .ok_or(Refused::Port)?;
     Ok((host, Some(port)))
 }
 
 fn is_host(host: &str) -> bool {
-    if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+    if let Some(inner) = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
         return inner.parse::<Ipv6Addr>().is_ok();
     }
     let label = |label: &str| {
         let bytes = label.as_bytes();
-        let known = bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        let known = bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
         known && (1..=63).contains(&bytes.len()) && !label.starts_with('-') && !label.ends_with('-')
     };
     host.len() <= 253 && host.split('.').all(label)
@@ -91,10 +111,20 @@ mod tests {
 
     #[test]
     fn hosts_are_names_or_addresses_in_lower_case() {
-        let parts = |url| Address::parse(url).map(|address| (address.host, address.port, address.path));
-        assert_eq!(parts("http://10.0.0.7:8000"), Ok(("10.0.0.7".to_owned(), Some(8000), "")));
-        assert_eq!(parts("HTTP://Mooncake.AI/match"), Ok(("mooncake.ai".to_owned(), None, "/match")));
-        assert_eq!(parts("http://[fd00::7]:80/"), Ok(("[fd00::7]".to_owned(), Some(80), "/")));
+        let parts =
+            |url| Address::parse(url).map(|address| (address.host, address.port, address.path));
+        assert_eq!(
+            parts("http://10.0.0.7:8000"),
+            Ok(("10.0.0.7".to_owned(), Some(8000), ""))
+        );
+        assert_eq!(
+            parts("HTTP://Mooncake.AI/match"),
+            Ok(("mooncake.ai".to_owned(), None, "/match"))
+        );
+        assert_eq!(
+            parts("http://[fd00::7]:80/"),
+            Ok(("[fd00::7]".to_owned(), Some(80), "/"))
+        );
     }
 
     #[test]

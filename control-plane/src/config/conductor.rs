@@ -22,8 +22,13 @@ pub(super) fn read(node: &Node<'_>) -> Option<Conductor> {
         lora: text("loraName"),
         cache_salt: text("cacheSalt"),
         block_size: fields.count("blockSize"),
-        instances: fields.node("instances").and_then(|node| read_instances(&node)).unwrap_or_default(),
-        register: fields.node("register").and_then(|node| read_register(&node)),
+        instances: fields
+            .node("instances")
+            .and_then(|node| read_instances(&node))
+            .unwrap_or_default(),
+        register: fields
+            .node("register")
+            .and_then(|node| read_register(&node)),
     })
 }
 
@@ -35,8 +40,9 @@ fn read_instances(node: &Node<'_>) -> Option<Vec<(Arc<str>, Arc<str>)>> {
     }
     let instance = |(name, node): &(&str, Node<'_>)| {
         let address = node.text("an address such as 10.0.0.7:8000")?;
-        let port =
-            address.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
+        let port = address
+            .rsplit_once(':')
+            .and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
         match port {
             Some(_) => Some((Arc::from(*name), Arc::from(address))),
             None => node.wrong("give an address such as 10.0.0.7:8000"),
@@ -62,12 +68,20 @@ fn read_register(node: &Node<'_>) -> Option<Registration> {
             Some("sglang") => EventSource::Sglang,
             _ => EventSource::Vllm,
         },
-        algorithm: fields.text("algorithm").map_or(defaults.algorithm, Arc::from),
-        hash_seed: fields.text("hashSeed").map_or(defaults.hash_seed, Arc::from),
+        algorithm: fields
+            .text("algorithm")
+            .map_or(defaults.algorithm, Arc::from),
+        hash_seed: fields
+            .text("hashSeed")
+            .map_or(defaults.hash_seed, Arc::from),
     };
     let last = |port: u16| u32::from(port) + registration.ranks - 1;
     if last(registration.port) > u32::from(u16::MAX) {
-        fields.mistake("ranks", "the last rank's port would be over 65535", "give fewer ranks, or a lower `port`");
+        fields.mistake(
+            "ranks",
+            "the last rank's port would be over 65535",
+            "give fewer ranks, or a lower `port`",
+        );
     }
     Some(registration)
 }

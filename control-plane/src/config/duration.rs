@@ -33,7 +33,9 @@ pub fn parse(text: &str) -> Option<Duration> {
 /// The shortest way to write a duration that [`parse`] reads back.
 #[must_use]
 pub fn display(duration: Duration) -> String {
-    let Ok(mut nanos) = u64::try_from(duration.as_nanos()) else { return format!("{}s", duration.as_secs()) };
+    let Ok(mut nanos) = u64::try_from(duration.as_nanos()) else {
+        return format!("{}s", duration.as_secs());
+    };
     let mut text = String::new();
     for (name, unit) in UNITS {
         if nanos >= unit {
@@ -41,7 +43,11 @@ pub fn display(duration: Duration) -> String {
             nanos %= unit;
         }
     }
-    if text.is_empty() { "0s".to_owned() } else { text }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    }
 }
 
 /// Where the first character that is not `belongs` begins.
@@ -66,7 +72,14 @@ mod tests {
 
     #[test]
     fn people_write_durations_in_several_ways() {
-        let cases = [("2s", 2_000), ("50ms", 50), ("1m30s", 90_000), ("120", 120_000), ("0.5", 500), ("1.5s", 1_500)];
+        let cases = [
+            ("2s", 2_000),
+            ("50ms", 50),
+            ("1m30s", 90_000),
+            ("120", 120_000),
+            ("0.5", 500),
+            ("1.5s", 1_500),
+        ];
         for (text, millis) in cases {
             assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
         }
@@ -74,7 +87,18 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_none() {
-        for text in ["fast", "-1s", "5 s x", "s", "1.2.3s", "NaN", "inf", "99999999999999999999d", "1S", "10min"] {
+        for text in [
+            "fast",
+            "-1s",
+            "5 s x",
+            "s",
+            "1.2.3s",
+            "NaN",
+            "inf",
+            "99999999999999999999d",
+            "1S",
+            "10min",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

@@ -40,7 +40,11 @@ pub(super) fn read(node: &Node<'_>) -> Option<KvEventsConfig> {
     };
     let replay = config.replay_port.filter(|port| *port > 0);
     if config.port.is_some() && config.port == replay {
-        fields.mistake("replayPort", "the same as `port`", "give the port of the replay socket, or 0 if there is none");
+        fields.mistake(
+            "replayPort",
+            "the same as `port`",
+            "give the port of the replay socket, or 0 if there is none",
+        );
     }
     fields.flag("enabled").unwrap_or(true).then_some(config)
 }
@@ -52,7 +56,9 @@ fn read_port(fields: &Fields<'_>, key: &str) -> Option<u16> {
 fn read_name(fields: &Fields<'_>, key: &str) -> Option<String> {
     let name = fields.text(key)?;
     if !is_port_name(name) {
-        return fields.node(key)?.wrong("give a port's name: a-z, 0-9 and -, with a letter");
+        return fields
+            .node(key)?
+            .wrong("give a port's name: a-z, 0-9 and -, with a letter");
     }
     Some(name.to_owned())
 }
@@ -68,13 +74,27 @@ mod tests {
         let notes = Notes::default();
         let config = read(&Node::new(value, "kvEvents", &notes));
         let mistakes = notes.into_mistakes();
-        if mistakes.is_empty() { Ok(config) } else { Err(mistakes.to_string()) }
+        if mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(mistakes.to_string())
+        }
     }
 
     #[test]
     fn nothing_has_to_be_said() {
-        let config = read_value(&json!({})).expect("nothing is wrong").expect("it is on");
-        assert_eq!((config.port, config.replay_port, config.ranks, &*config.topic), (None, None, None, ""));
+        let config = read_value(&json!({}))
+            .expect("nothing is wrong")
+            .expect("it is on");
+        assert_eq!(
+            (
+                config.port,
+                config.replay_port,
+                config.ranks,
+                &*config.topic
+            ),
+            (None, None, None, "")
+        );
         assert_eq!(config.names, EventPortNames::default());
         assert_eq!(read_value(&json!({"enabled": false})), Ok(None));
     }
@@ -96,9 +116,15 @@ mod tests {
         let text = "pools: [{name: a, kubernetes: {pods: {app: vllm}, port: 8000}, kvEvents: {portName: events}}]";
         let config = Config::parse(text).expect("a good file");
         let source = &config.pools[0].sources[0];
-        let crate::config::Source::Pods(selection) = source else { panic!("{source:?}") };
-        assert_eq!(selection.event_ports.as_ref().expect("looked for").publish, ["events"]);
-        let silent = Config::parse(&text.replace(", kvEvents: {portName: events}", "")).expect("a good file");
+        let crate::config::Source::Pods(selection) = source else {
+            panic!("{source:?}")
+        };
+        assert_eq!(
+            selection.event_ports.as_ref().expect("looked for").publish,
+            ["events"]
+        );
+        let silent = Config::parse(&text.replace(", kvEvents: {portName: events}", ""))
+            .expect("a good file");
         assert!(silent.pools[0].kv_events.is_none());
         assert_ne!(&silent.pools[0].sources[0], source);
     }
@@ -108,7 +134,11 @@ mod tests {
         let text = "pools: [{name: a, strategy: random, endpoints: ['http://h:1'], kvEvents: {}}]";
         let config = Config::parse(text).expect("accepted");
         assert_eq!(config.pools[0].kv_events, None);
-        assert!(config.warnings[0].starts_with("pools[0].kvEvents"), "{:?}", config.warnings);
+        assert!(
+            config.warnings[0].starts_with("pools[0].kvEvents"),
+            "{:?}",
+            config.warnings
+        );
         let text = "pools: [{name: a, engine: tgi, endpoints: ['http://h:1'], kvEvents: {}}]";
         let config = Config::parse(text).expect("accepted");
         assert!(config.pools[0].kv_events.is_some());

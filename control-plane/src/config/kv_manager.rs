@@ -8,7 +8,9 @@ use super::{
     reader::{Fields, Node},
     sections::{KV_MANAGER, KVMANAGER},
 };
-use crate::kvmanager::{Conductor, DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, Dialect, Encoding, MatchSort};
+use crate::kvmanager::{
+    Conductor, DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, Dialect, Encoding, MatchSort,
+};
 
 /// How long a request waits for an answer when nothing else is configured.
 const BUDGET: Duration = Duration::from_millis(50);
@@ -48,10 +50,17 @@ pub struct KvManagerConfig {
 pub(super) fn read(node: &Node<'_>) -> Option<KvManagerConfig> {
     let fields = node.fields(&KV_MANAGER)?;
     if fields.node("url").is_none() {
-        fields.missing("url", "give a URL such as http://cache-indexer-service:8080/match_sort");
+        fields.missing(
+            "url",
+            "give a URL such as http://cache-indexer-service:8080/match_sort",
+        );
     }
     let dialect = read_dialect(&fields);
-    let place = if dialect.needs_tokens() { CONDUCTOR } else { MATCH_SORT };
+    let place = if dialect.needs_tokens() {
+        CONDUCTOR
+    } else {
+        MATCH_SORT
+    };
     let url = read_url(&fields, "path", place);
     let config = KvManagerConfig {
         dialect,
@@ -60,7 +69,10 @@ pub(super) fn read(node: &Node<'_>) -> Option<KvManagerConfig> {
         budget: fields.duration("budget").unwrap_or(BUDGET),
         cache: fields.duration("cache").unwrap_or(CACHE),
     };
-    Some(KvManagerConfig { url: url?, ..config })
+    Some(KvManagerConfig {
+        url: url?,
+        ..config
+    })
 }
 
 /// The original's mapping `app.kvmanager`; a blank URL is none, as its chart has it.
@@ -71,15 +83,27 @@ pub(super) fn read_original(node: &Node<'_>) -> Option<KvManagerConfig> {
     let timeout = fields.duration("timeout").unwrap_or(TIMEOUT);
     let url = fields.node("url");
     if url.is_none() {
-        fields.missing("url", "give a URL such as http://cache-indexer-service, or leave out `kvmanager`");
+        fields.missing(
+            "url",
+            "give a URL such as http://cache-indexer-service, or leave out `kvmanager`",
+        );
     }
     if url?.is_blank() {
-        fields.warn(format!("{}.url is empty: no KV manager is asked", fields.path()));
+        fields.warn(format!(
+            "{}.url is empty: no KV manager is asked",
+            fields.path()
+        ));
         return None;
     }
     let url = read_url(&fields, "matchPath", MATCH_SORT)?;
     let dialect = Dialect::MatchSort(MatchSort::named());
-    Some(KvManagerConfig { dialect, url, timeout, budget: BUDGET, cache: CACHE })
+    Some(KvManagerConfig {
+        dialect,
+        url,
+        timeout,
+        budget: BUDGET,
+        cache: CACHE,
+    })
 }
 
 /// The protocol, and the settings that belong to it. Those of the other are checked too, and have no effect.
@@ -87,9 +111,14 @@ fn read_dialect(fields: &Fields<'_>) -> Dialect {
     let names = |key: &str, defaults: &[&str]| {
         read_names(fields, key).unwrap_or_else(|| defaults.iter().copied().map(Arc::from).collect())
     };
-    let match_sort =
-        MatchSort { id_keys: names("idKeys", &DEFAULT_ID_KEYS), score_keys: names("scoreKeys", &DEFAULT_SCORE_KEYS) };
-    let conductor = fields.node("conductor").and_then(|node| conductor::read(&node)).unwrap_or_default();
+    let match_sort = MatchSort {
+        id_keys: names("idKeys", &DEFAULT_ID_KEYS),
+        score_keys: names("scoreKeys", &DEFAULT_SCORE_KEYS),
+    };
+    let conductor = fields
+        .node("conductor")
+        .and_then(|node| conductor::read(&node))
+        .unwrap_or_default();
     let encoding = match fields.one_of("protocol") {
         Some("conductor") => Encoding::Json,
         Some("conductor-msgpack") => Encoding::Msgpack,
@@ -99,18 +128,30 @@ fn read_dialect(fields: &Fields<'_>) -> Dialect {
         }
     };
     warn_foreign(fields, &["idKeys", "scoreKeys"]);
-    Dialect::Conductor(Box::new(Conductor { encoding, ..conductor }))
+    Dialect::Conductor(Box::new(Conductor {
+        encoding,
+        ..conductor
+    }))
 }
 
 fn warn_foreign(fields: &Fields<'_>, keys: &[&str]) {
     for key in keys.iter().filter(|key| fields.node(key).is_some()) {
-        fields.warn(format!("{} has no effect with this protocol", fields.path_of(key)));
+        fields.warn(format!(
+            "{} has no effect with this protocol",
+            fields.path_of(key)
+        ));
     }
 }
 
 /// The lookup's URL from `url`, `port` and the path's key; what stands in two places has to be the same.
-fn read_url(fields: &Fields<'_>, path_key: &str, (usual_port, usual_path): (u16, &str)) -> Option<Arc<str>> {
-    let port = fields.count("port").and_then(|port| u16::try_from(port).ok());
+fn read_url(
+    fields: &Fields<'_>,
+    path_key: &str,
+    (usual_port, usual_path): (u16, &str),
+) -> Option<Arc<str>> {
+    let port = fields
+        .count("port")
+        .and_then(|port| u16::try_from(port).ok());
     let path = read_path(fields, path_key, usual_path);
     let text = fields.text("url")?;
     let address = match Address::parse(text) {
@@ -119,22 +160,36 @@ fn read_url(fields: &Fields<'_>, path_key: &str, (usual_port, usual_path): (u16,
     };
     let url_path = Some(address.path).filter(|path| !matches!(*path, "" | "/"));
     if let Some(inside) = url_path.filter(|path| !is_path(path)) {
-        return fields.node("url")?.wrong(format!("give a path such as {usual_path} instead of {inside}"));
+        return fields.node("url")?.wrong(format!(
+            "give a path such as {usual_path} instead of {inside}"
+        ));
     }
-    if address.port.is_some_and(|inside| port.is_some_and(|port| port != inside)) {
+    if address
+        .port
+        .is_some_and(|inside| port.is_some_and(|port| port != inside))
+    {
         fields.mistake("port", "another port than in `url`", "give the port once");
     }
     if url_path.is_some_and(|inside| path.is_some_and(|path| path != inside)) {
         fields.mistake(path_key, "another path than in `url`", "give the path once");
     }
     let port = address.port.or(port).unwrap_or(usual_port);
-    Some(format!("http://{}:{port}{}", address.host, url_path.or(path).unwrap_or(usual_path)).into())
+    Some(
+        format!(
+            "http://{}:{port}{}",
+            address.host,
+            url_path.or(path).unwrap_or(usual_path)
+        )
+        .into(),
+    )
 }
 
 fn read_path<'a>(fields: &Fields<'a>, key: &str, usual: &str) -> Option<&'a str> {
     let path = fields.text(key)?;
     if !is_path(path) {
-        return fields.node(key)?.wrong(format!("give a path such as {usual}"));
+        return fields
+            .node(key)?
+            .wrong(format!("give a path such as {usual}"));
     }
     Some(path)
 }
@@ -144,7 +199,9 @@ fn read_names(fields: &Fields<'_>, key: &str) -> Option<Vec<Arc<str>>> {
     let mut seen = BTreeSet::new();
     let mut names: Vec<Arc<str>> = Vec::with_capacity(items.len());
     for item in &items {
-        let Some(name) = item.text("a JSON name") else { continue };
+        let Some(name) = item.text("a JSON name") else {
+            continue;
+        };
         if seen.insert(name) {
             names.push(name.into());
         } else {
@@ -186,13 +243,21 @@ mod tests {
         let notes = Notes::default();
         let config = read(&Node::new(&value, "kvManager", &notes)).expect("a good mapping");
         assert_eq!(&*config.url, "http://conductor:13333/query");
-        let Dialect::Conductor(conductor) = config.dialect else { panic!("a conductor") };
+        let Dialect::Conductor(conductor) = config.dialect else {
+            panic!("a conductor")
+        };
         assert_eq!(
             (conductor.encoding, conductor.block_size, &*conductor.tenant),
             (Encoding::Msgpack, Some(128), "default")
         );
-        assert_eq!(conductor.instances, [("prefill-0".into(), "10.0.0.7:8000".into())]);
-        assert_eq!(conductor.register, Some(crate::kvmanager::Registration::default()));
+        assert_eq!(
+            conductor.instances,
+            [("prefill-0".into(), "10.0.0.7:8000".into())]
+        );
+        assert_eq!(
+            conductor.register,
+            Some(crate::kvmanager::Registration::default())
+        );
         assert!(notes.into_mistakes().is_empty());
     }
 }

@@ -86,25 +86,37 @@ fn outside(kind: &Kind) -> Vec<Value> {
     match kind {
         Kind::Duration(min, max) => {
             let below = min.checked_sub(step).into_iter();
-            below.chain([*max + step]).map(|value| json!(duration::display(value))).collect()
+            below
+                .chain([*max + step])
+                .map(|value| json!(duration::display(value)))
+                .collect()
         }
         Kind::Size(min, max) => vec![json!(size::display(min - 1)), json!(max + 1)],
         Kind::Count(min, max) => {
             let below = min.checked_sub(1).map(Value::from).into_iter();
-            below.chain([json!(u64::from(*max) + 1), json!(-1), json!(1.5)]).collect()
+            below
+                .chain([json!(u64::from(*max) + 1), json!(-1), json!(1.5)])
+                .collect()
         }
         Kind::Number(min, max) => vec![json!(min - 0.01), json!(max + 1.0)],
-        Kind::Flag | Kind::OneOf(_) | Kind::Text(_) | Kind::List(_) | Kind::Mapping(_) => Vec::new(),
+        Kind::Flag | Kind::OneOf(_) | Kind::Text(_) | Kind::List(_) | Kind::Mapping(_) => {
+            Vec::new()
+        }
     }
 }
 
 fn path_of(section: &Section, key: &Key) -> String {
     let path = section.path.replace("[]", "[0]");
-    if path.is_empty() { key.name.to_owned() } else { format!("{path}.{}", key.name) }
+    if path.is_empty() {
+        key.name.to_owned()
+    } else {
+        format!("{path}.{}", key.name)
+    }
 }
 
 fn every_key() -> impl Iterator<Item = (&'static Section, &'static Key)> {
-    ALL.into_iter().flat_map(|section| section.keys.iter().map(move |key| (section, key)))
+    ALL.into_iter()
+        .flat_map(|section| section.keys.iter().map(move |key| (section, key)))
 }
 
 /// Mistakes between values and between keys, each with what is wrong in it.
@@ -153,14 +165,19 @@ const SPECIAL: [&str; 39] = [
 /// With `WRITE_GOLDEN=1` in the environment the list is brought up to date instead, to be read in review.
 #[test]
 fn every_message_is_as_reviewed() {
-    let documents = every_key().map(|(section, key)| with(section, key, wrong(&key.kind)).to_string());
+    let documents =
+        every_key().map(|(section, key)| with(section, key, wrong(&key.kind)).to_string());
     let mut messages = String::new();
-    for mistakes in documents.map(|document| Config::parse(&document).expect_err("one wrong value")) {
+    for mistakes in documents.map(|document| Config::parse(&document).expect_err("one wrong value"))
+    {
         messages.push_str(&format!("{mistakes}\n"));
     }
     for document in SPECIAL {
         let mistakes = Config::parse(document).expect_err(document);
-        messages.push_str(&format!("\n# {}\n{mistakes}\n", document.replace('\n', " ⏎ ")));
+        messages.push_str(&format!(
+            "\n# {}\n{mistakes}\n",
+            document.replace('\n', " ⏎ ")
+        ));
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/messages.txt");
     if env::var_os("WRITE_GOLDEN").is_some() {
@@ -180,7 +197,10 @@ fn every_key_is_read_and_refuses_a_wrong_value_at_its_path() {
     for (section, key) in every_key() {
         let path = path_of(section, key);
         let mistakes = parse(&with(section, key, wrong(&key.kind))).expect_err(&path);
-        assert!(mistakes.iter().any(|mistake| mistake.path == path), "{path} is not in {mistakes}");
+        assert!(
+            mistakes.iter().any(|mistake| mistake.path == path),
+            "{path} is not in {mistakes}"
+        );
     }
 }
 
@@ -190,21 +210,33 @@ fn every_range_ends_where_it_says() {
         let path = path_of(section, key);
         for value in outside(&key.kind) {
             let mistakes = parse(&with(section, key, value.clone())).expect_err(&path);
-            let fix = mistakes.iter().find(|mistake| mistake.path == path).map(|mistake| &*mistake.fix);
-            assert!(fix.is_some_and(|fix| fix.contains(&key.kind.range())), "{path}: {value}: {fix:?}");
+            let fix = mistakes
+                .iter()
+                .find(|mistake| mistake.path == path)
+                .map(|mistake| &*mistake.fix);
+            assert!(
+                fix.is_some_and(|fix| fix.contains(&key.kind.range())),
+                "{path}: {value}: {fix:?}"
+            );
         }
     }
 }
 
 #[test]
 fn every_documented_default_is_the_real_one() {
-    for (section, key) in every_key().filter(|(_, key)| !key.default.is_empty() && !key.default.starts_with('(')) {
-        let default: Value = super::tree::parse(key.default, &Notes::default()).expect("a default is YAML");
+    for (section, key) in
+        every_key().filter(|(_, key)| !key.default.is_empty() && !key.default.starts_with('('))
+    {
+        let default: Value =
+            super::tree::parse(key.default, &Notes::default()).expect("a default is YAML");
         // An empty list of endpoints is what one leaves out, not what one writes.
         if key.name == "endpoints" {
             continue;
         }
-        let (without, given) = (parse(&with(section, key, Value::Null)), parse(&with(section, key, default)));
+        let (without, given) = (
+            parse(&with(section, key, Value::Null)),
+            parse(&with(section, key, default)),
+        );
         assert_eq!(without, given, "{}", path_of(section, key));
     }
 }

@@ -36,14 +36,22 @@ pub struct Mistakes {
 impl Mistake {
     /// A mistake of the file as a whole.
     pub(super) fn of_file(found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { path: String::new(), found: found.into(), fix: fix.into() }
+        Self {
+            path: String::new(),
+            found: found.into(),
+            fix: fix.into(),
+        }
     }
 }
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, found, fix } = self;
-        if path.is_empty() { write!(f, "{found}; {fix}") } else { write!(f, "{path}: {found}; {fix}") }
+        if path.is_empty() {
+            write!(f, "{found}; {fix}")
+        } else {
+            write!(f, "{path}: {found}; {fix}")
+        }
     }
 }
 
@@ -78,7 +86,10 @@ impl Mistakes {
 
 impl From<Mistake> for Mistakes {
     fn from(mistake: Mistake) -> Self {
-        Self { listed: vec![mistake], unlisted: 0 }
+        Self {
+            listed: vec![mistake],
+            unlisted: 0,
+        }
     }
 }
 
@@ -118,7 +129,9 @@ pub(super) fn shown(value: &Value) -> String {
 
 /// A piece of typed text, for a message or a path.
 pub(super) fn excerpt(text: &str) -> String {
-    let without_credentials = text.rsplit_once('@').filter(|(before, _)| before.contains([':', '/']));
+    let without_credentials = text
+        .rsplit_once('@')
+        .filter(|(before, _)| before.contains([':', '/']));
     let text = match without_credentials {
         Some((_, host)) => format!("…@{host}"),
         None => text.to_owned(),
@@ -132,7 +145,11 @@ pub(super) fn excerpt(text: &str) -> String {
 
 /// Control characters, and what would turn the direction of the line, are written as escapes.
 fn printable(c: char) -> String {
-    if matches!(c, '"' | '\'' | '\\') { c.to_string() } else { c.escape_debug().to_string() }
+    if matches!(c, '"' | '\'' | '\\') {
+        c.to_string()
+    } else {
+        c.escape_debug().to_string()
+    }
 }
 
 #[cfg(test)]
@@ -143,7 +160,10 @@ mod tests {
     fn credentials_and_control_characters_never_reach_a_message() {
         assert_eq!(excerpt("http://user:secret@host:1"), "…@host:1");
         assert_eq!(excerpt("user:secret@host"), "…@host");
-        assert_eq!(excerpt("a\nb\u{1b}[31m \u{202e}"), "a\\nb\\u{1b}[31m \\u{202e}");
+        assert_eq!(
+            excerpt("a\nb\u{1b}[31m \u{202e}"),
+            "a\\nb\\u{1b}[31m \\u{202e}"
+        );
         assert_eq!(excerpt("it's \"x\""), "it's \"x\"");
     }
 
@@ -158,7 +178,10 @@ mod tests {
         for _ in 0..MAX_LISTED + 5 {
             mistakes.push(Mistake::of_file("wrong", "right"));
         }
-        assert_eq!((mistakes.len(), mistakes.iter().count()), (MAX_LISTED + 5, MAX_LISTED));
+        assert_eq!(
+            (mistakes.len(), mistakes.iter().count()),
+            (MAX_LISTED + 5, MAX_LISTED)
+        );
         assert!(mistakes.to_string().ends_with("and 5 more"));
     }
 }

@@ -4,7 +4,10 @@
 const MAX_CHARS: usize = 64;
 
 /// The candidate closest to `name`, if it is close enough to have been meant.
-pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     if name.chars().count() > MAX_CHARS {
         return None;
     }
@@ -20,7 +23,10 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 
 /// Spelling without case and separators: `stale_after` and `staleAfter` are the same word.
 fn folded(name: &str) -> Vec<char> {
-    name.chars().filter(|c| !matches!(c, '-' | '_' | ' ' | '.')).flat_map(char::to_lowercase).collect()
+    name.chars()
+        .filter(|c| !matches!(c, '-' | '_' | ' ' | '.'))
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 /// Levenshtein distance, one row at a time.

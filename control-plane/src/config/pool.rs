@@ -94,7 +94,12 @@ impl PoolConfig {
     }
 
     /// Takes a KV manager if the strategy reads its answer, and makes room for it in the policy.
-    pub(super) fn with_kv_manager(mut self, found: Option<KvManagerConfig>, fields: &Fields<'_>, key: &str) -> Self {
+    pub(super) fn with_kv_manager(
+        mut self,
+        found: Option<KvManagerConfig>,
+        fields: &Fields<'_>,
+        key: &str,
+    ) -> Self {
         let Some(found) = found else { return self };
         if !self.policy.strategy.needs_prefix() {
             let strategy = self.policy.strategy.name();
@@ -123,9 +128,14 @@ impl PoolConfig {
         }
         if !matches!(self.engine, Engine::Vllm | Engine::Sglang) {
             let engine = self.engine.name();
-            fields.warn(format!("{}: the engine {engine} is not known to publish any", fields.path_of("kvEvents")));
+            fields.warn(format!(
+                "{}: the engine {engine} is not known to publish any",
+                fields.path_of("kvEvents")
+            ));
         }
-        self.sources.iter_mut().for_each(|source| source.find_event_ports(&found.names));
+        self.sources
+            .iter_mut()
+            .for_each(|source| source.find_event_ports(&found.names));
         self.kv_events = Some(found);
         self
     }
@@ -134,15 +144,27 @@ impl PoolConfig {
     ///
     /// Whoever publishes KV events answers `/tokenize` too, so that their followers need no more said.
     fn with_tokenizer(mut self, found: Option<TokenizerSettings>, fields: &Fields<'_>) -> Self {
-        let needs = self.kv_manager.as_ref().is_some_and(|manager| manager.dialect.needs_tokens());
+        let needs = self
+            .kv_manager
+            .as_ref()
+            .is_some_and(|manager| manager.dialect.needs_tokens());
         if needs && fields.node("tokenizer").is_none() {
-            fields.missing("tokenizer", "a conductor goes by token ids: give the model's `path`, or `engine: true`");
+            fields.missing(
+                "tokenizer",
+                "a conductor goes by token ids: give the model's `path`, or `engine: true`",
+            );
         }
         let follows = self.kv_events.is_some();
-        let asks_engines = || (follows && fields.node("tokenizer").is_none()).then(tokenizer::engines);
-        let Some(found) = found.or_else(asks_engines) else { return self };
+        let asks_engines =
+            || (follows && fields.node("tokenizer").is_none()).then(tokenizer::engines);
+        let Some(found) = found.or_else(asks_engines) else {
+            return self;
+        };
         if self.kv_manager.is_none() && !follows {
-            fields.warn(format!("{}: not used, since nothing goes by token ids", fields.path_of("tokenizer")));
+            fields.warn(format!(
+                "{}: not used, since nothing goes by token ids",
+                fields.path_of("tokenizer")
+            ));
             return self;
         }
         self.policy.score_deadline += found.timeout;
@@ -155,7 +177,14 @@ impl PoolConfig {
 // === Engine ===
 
 impl Engine {
-    const ALL: [Self; 6] = [Self::Vllm, Self::Sglang, Self::TrtLlm, Self::Tgi, Self::LlamaCpp, Self::OpenAi];
+    const ALL: [Self; 6] = [
+        Self::Vllm,
+        Self::Sglang,
+        Self::TrtLlm,
+        Self::Tgi,
+        Self::LlamaCpp,
+        Self::OpenAi,
+    ];
 
     /// Its name in the configuration and in metrics.
     #[must_use]
@@ -202,21 +231,38 @@ impl CollectorConfig {
 pub(super) fn read(node: &Node<'_>) -> Option<PoolConfig> {
     let fields = node.fields(&POOL)?;
     let name = read_name(&fields);
-    let engine = fields.one_of("engine").and_then(Engine::of).unwrap_or_default();
+    let engine = fields
+        .one_of("engine")
+        .and_then(Engine::of)
+        .unwrap_or_default();
     let pool = PoolConfig {
-        models: fields.node("models").and_then(|node| read_models(&node)).unwrap_or_default(),
+        models: fields
+            .node("models")
+            .and_then(|node| read_models(&node))
+            .unwrap_or_default(),
         engine,
         sources: read_sources(&fields),
         policy: read_policy(&fields),
         collector: read_collector(&fields, engine),
         ..PoolConfig::new(Arc::default())
     };
-    let kv_manager = fields.node("kvManager").and_then(|node| kv_manager::read(&node));
-    let kv_events = fields.node("kvEvents").and_then(|node| kv_events::read(&node));
-    let tokenizer = fields.node("tokenizer").and_then(|node| tokenizer::read(&node, engine));
-    let pool = pool.with_kv_manager(kv_manager, &fields, "kvManager").with_kv_events(kv_events, &fields);
+    let kv_manager = fields
+        .node("kvManager")
+        .and_then(|node| kv_manager::read(&node));
+    let kv_events = fields
+        .node("kvEvents")
+        .and_then(|node| kv_events::read(&node));
+    let tokenizer = fields
+        .node("tokenizer")
+        .and_then(|node| tokenizer::read(&node, engine));
+    let pool = pool
+        .with_kv_manager(kv_manager, &fields, "kvManager")
+        .with_kv_events(kv_events, &fields);
     let pool = pool.with_tokenizer(tokenizer, &fields);
-    Some(PoolConfig { name: name?, ..pool })
+    Some(PoolConfig {
+        name: name?,
+        ..pool
+    })
 }
 
 fn read_name(fields: &Fields<'_>) -> Option<Arc<str>> {
@@ -235,7 +281,9 @@ fn read_name(fields: &Fields<'_>) -> Option<Arc<str>> {
 fn read_models(node: &Node<'_>) -> Option<Vec<Arc<str>>> {
     let mut models: BTreeSet<Arc<str>> = BTreeSet::new();
     for item in node.items(0, MAX_MODELS, "model names")? {
-        let Some(name) = item.text("a model's name") else { continue };
+        let Some(name) = item.text("a model's name") else {
+            continue;
+        };
         if !models.insert(name.into()) {
             item.wrong::<()>("leave it out: it is in the list already");
         }
@@ -256,13 +304,19 @@ fn read_sources(fields: &Fields<'_>) -> Vec<Source> {
 /// The strategy, with the bounds of those who wait under it, which stand beside it.
 fn read_strategy(fields: &Fields<'_>) -> Option<Strategy> {
     let given = fields.node("strategy");
-    let strategy = given.as_ref().map_or(Some(Strategy::KvAware(KvAware::default())), strategy::read)?;
-    let Some(queue) = fields.node("queue").and_then(|node| read_queue(&node)) else { return Some(strategy) };
+    let strategy = given
+        .as_ref()
+        .map_or(Some(Strategy::KvAware(KvAware::default())), strategy::read)?;
+    let Some(queue) = fields.node("queue").and_then(|node| read_queue(&node)) else {
+        return Some(strategy);
+    };
     match strategy {
         Strategy::KvAware(rules) => Some(Strategy::KvAware(KvAware { queue, ..rules })),
         other => {
             let (path, name) = (fields.path_of("queue"), other.name());
-            fields.warn(format!("{path}: has no effect, since nothing waits under the strategy {name}"));
+            fields.warn(format!(
+                "{path}: has no effect, since nothing waits under the strategy {name}"
+            ));
             Some(other)
         }
     }
@@ -283,13 +337,27 @@ fn read_policy(fields: &Fields<'_>) -> Policy {
     let block_bytes = prefix.and_then(|prefix| u32::try_from(prefix.size("blockBytes")?).ok());
     Policy {
         strategy: read_strategy(fields).unwrap_or(defaults.strategy),
-        timeouts: fields.node("timeouts").and_then(|node| read_timeouts(&node)).unwrap_or(defaults.timeouts),
-        retry: fields.node("retry").and_then(|node| read_retry(&node)).unwrap_or(defaults.retry),
-        breaker: fields.node("breaker").and_then(|node| read_breaker(&node)).unwrap_or(defaults.breaker),
+        timeouts: fields
+            .node("timeouts")
+            .and_then(|node| read_timeouts(&node))
+            .unwrap_or(defaults.timeouts),
+        retry: fields
+            .node("retry")
+            .and_then(|node| read_retry(&node))
+            .unwrap_or(defaults.retry),
+        breaker: fields
+            .node("breaker")
+            .and_then(|node| read_breaker(&node))
+            .unwrap_or(defaults.breaker),
         block_bytes: block_bytes.unwrap_or(defaults.block_bytes),
-        score_deadline: fields.duration("scoreDeadline").unwrap_or(defaults.score_deadline),
+        score_deadline: fields
+            .duration("scoreDeadline")
+            .unwrap_or(defaults.score_deadline),
         lookup_text: defaults.lookup_text,
-        tenant: fields.node("tenant").and_then(|node| tenant::read(&node)).unwrap_or(defaults.tenant),
+        tenant: fields
+            .node("tenant")
+            .and_then(|node| tenant::read(&node))
+            .unwrap_or(defaults.tenant),
     }
 }
 
@@ -320,24 +388,41 @@ fn read_breaker(node: &Node<'_>) -> Option<BreakerPolicy> {
         warm_up: fields.duration("warmUp").unwrap_or(defaults.warm_up),
     };
     if breaker.longest < breaker.base {
-        fields.mistake("longest", "shorter than `base`", "give at least as much as `base`");
+        fields.mistake(
+            "longest",
+            "shorter than `base`",
+            "give at least as much as `base`",
+        );
     }
     Some(breaker)
 }
 
 fn read_collector(fields: &Fields<'_>, engine: Engine) -> CollectorConfig {
     let defaults = CollectorConfig::new(engine, Duration::from_secs(1), Duration::from_secs(2));
-    let Some(fields) = fields.node("metrics").and_then(|node| node.fields(&METRICS)) else { return defaults };
+    let Some(fields) = fields
+        .node("metrics")
+        .and_then(|node| node.fields(&METRICS))
+    else {
+        return defaults;
+    };
     let interval = fields.duration("interval").unwrap_or(defaults.interval);
     let timeout = fields.duration("timeout").unwrap_or(defaults.timeout);
     let defaults = CollectorConfig::new(engine, interval, timeout);
     let path = fields.text("path");
     if path.is_some_and(|path| !is_path(path)) {
-        fields.node("path").and_then(|node| node.wrong::<()>("give a path such as /metrics"));
+        fields
+            .node("path")
+            .and_then(|node| node.wrong::<()>("give a path such as /metrics"));
     }
-    let stale_after = fields.duration("staleAfter").unwrap_or(defaults.stale_after);
+    let stale_after = fields
+        .duration("staleAfter")
+        .unwrap_or(defaults.stale_after);
     if stale_after <= interval {
-        fields.mistake("staleAfter", "not longer than `interval`", "give at least two intervals");
+        fields.mistake(
+            "staleAfter",
+            "not longer than `interval`",
+            "give at least two intervals",
+        );
     }
     CollectorConfig {
         enabled: fields.flag("enabled").unwrap_or(defaults.enabled),
@@ -366,9 +451,17 @@ mod tests {
     #[test]
     fn every_value_of_the_full_example_arrives() {
         let config = full();
-        let [agents, chat, code, drafts, embeddings] = &config.pools[..] else { panic!("five pools, by name") };
+        let [agents, chat, code, drafts, embeddings] = &config.pools[..] else {
+            panic!("five pools, by name")
+        };
         let millis = Duration::from_millis;
-        let weights = Weights { miss: 2.0, usage: 0.5, waiting: 1.5, in_flight: 0.8, scale: Scale::Raw };
+        let weights = Weights {
+            miss: 2.0,
+            usage: 0.5,
+            waiting: 1.5,
+            in_flight: 0.8,
+            scale: Scale::Raw,
+        };
         let policy = Policy {
             strategy: Strategy::HermesClassic(weights),
             timeouts: Timeouts {
@@ -377,30 +470,67 @@ mod tests {
                 first_byte: millis(30_000),
                 idle: millis(90_000),
             },
-            retry: Retry { attempts: 2, budget: 0.1 },
-            breaker: BreakerPolicy { failures: 5, base: millis(500), longest: millis(60_000), warm_up: millis(10_000) },
+            retry: Retry {
+                attempts: 2,
+                budget: 0.1,
+            },
+            breaker: BreakerPolicy {
+                failures: 5,
+                base: millis(500),
+                longest: millis(60_000),
+                warm_up: millis(10_000),
+            },
             block_bytes: 512,
             score_deadline: millis(15 + 30 + 20),
             lookup_text: true,
             tenant: TenantKey::Header("x-team".into()),
         };
         assert_eq!(chat.policy, policy);
-        assert_eq!(chat.models, ["Qwen/Qwen3-8B".into(), "sql-adapter".into()] as [Arc<str>; 2]);
-        let [Source::Static(urls), Source::Services(selection)] = &chat.sources[..] else { panic!("two sources") };
-        assert_eq!((urls.len(), &selection.port), (2, &Port::Name("http".into())));
-        assert_eq!((&*chat.collector.path, chat.collector.stale_after), ("/custom/metrics", millis(7_000)));
+        assert_eq!(
+            chat.models,
+            ["Qwen/Qwen3-8B".into(), "sql-adapter".into()] as [Arc<str>; 2]
+        );
+        let [Source::Static(urls), Source::Services(selection)] = &chat.sources[..] else {
+            panic!("two sources")
+        };
+        assert_eq!(
+            (urls.len(), &selection.port),
+            (2, &Port::Name("http".into()))
+        );
+        assert_eq!(
+            (&*chat.collector.path, chat.collector.stale_after),
+            ("/custom/metrics", millis(7_000))
+        );
         let kv_manager = chat.kv_manager.as_ref().expect("configured");
-        assert_eq!(&*kv_manager.url, "http://cache-indexer-service:8081/v2/match_sort");
+        assert_eq!(
+            &*kv_manager.url,
+            "http://cache-indexer-service:8081/v2/match_sort"
+        );
         let kv_events = chat.kv_events.as_ref().expect("configured");
-        assert_eq!((kv_events.port, kv_events.replay_port, kv_events.ranks), (Some(5601), Some(5602), Some(2)));
-        assert_eq!((&*kv_events.topic, &*kv_events.names.publish), ("kv@", &["events".to_owned()][..]));
+        assert_eq!(
+            (kv_events.port, kv_events.replay_port, kv_events.ranks),
+            (Some(5601), Some(5602), Some(2))
+        );
+        assert_eq!(
+            (&*kv_events.topic, &*kv_events.names.publish),
+            ("kv@", &["events".to_owned()][..])
+        );
         assert_eq!(selection.event_ports.as_ref(), Some(&kv_events.names));
         assert_eq!(kv_manager.cache, millis(200));
-        let Dialect::MatchSort(keys) = &kv_manager.dialect else { panic!("match-sort") };
+        let Dialect::MatchSort(keys) = &kv_manager.dialect else {
+            panic!("match-sort")
+        };
         assert_eq!((keys.id_keys.len(), keys.score_keys.len()), (1, 1));
-        assert_eq!(chat.tokenizer.as_ref().map(|tokenizer| &tokenizer.way), Some(&Way::Engine));
+        assert_eq!(
+            chat.tokenizer.as_ref().map(|tokenizer| &tokenizer.way),
+            Some(&Way::Engine)
+        );
         assert_conductor(code);
-        let queue = Queue { requests: 500, bytes: 256 << 20, wait: millis(10_000) };
+        let queue = Queue {
+            requests: 500,
+            bytes: 256 << 20,
+            wait: millis(10_000),
+        };
         let rules = KvAware {
             late: false,
             window: millis(100),
@@ -411,11 +541,20 @@ mod tests {
             queue,
         };
         assert_eq!(code.policy.strategy, Strategy::KvAware(rules));
-        let rules = PrefixCache { threshold: 0.4, load_factor: 2.0 };
+        let rules = PrefixCache {
+            threshold: 0.4,
+            load_factor: 2.0,
+        };
         assert_eq!(drafts.policy.strategy, Strategy::PrefixCache(rules));
         assert!(matches!(agents.sources[..], [Source::Pods(_)]));
-        assert_eq!((agents.engine, embeddings.engine), (Engine::Sglang, Engine::OpenAi));
-        assert!(!embeddings.collector.enabled, "an unknown server has no known metrics");
+        assert_eq!(
+            (agents.engine, embeddings.engine),
+            (Engine::Sglang, Engine::OpenAi)
+        );
+        assert!(
+            !embeddings.collector.enabled,
+            "an unknown server has no known metrics"
+        );
         assert_eq!(
             config.settings,
             Settings {
@@ -462,16 +601,29 @@ mod tests {
             longest: 256 << 10,
         };
         assert_eq!(code.tokenizer.as_ref(), Some(&settings));
-        assert_eq!(code.policy.score_deadline, Duration::from_millis(20 + 50 + 30));
+        assert_eq!(
+            code.policy.score_deadline,
+            Duration::from_millis(20 + 50 + 30)
+        );
     }
 
     #[test]
     fn a_conductor_needs_a_tokenizer_and_a_tokenizer_needs_somebody_to_use_it() {
-        let pool = |rest: &str| Config::parse(&format!("pools: [{{name: a, endpoints: ['http://h:1'], {rest}}}]"));
-        let mistakes = pool("kvManager: {protocol: conductor, url: 'http://c'}").expect_err("no tokens").to_string();
+        let pool = |rest: &str| {
+            Config::parse(&format!(
+                "pools: [{{name: a, endpoints: ['http://h:1'], {rest}}}]"
+            ))
+        };
+        let mistakes = pool("kvManager: {protocol: conductor, url: 'http://c'}")
+            .expect_err("no tokens")
+            .to_string();
         assert!(mistakes.contains("pools[0].tokenizer"), "{mistakes}");
         let config = pool("tokenizer: {engine: true}").expect("accepted");
-        assert!(config.warnings[0].contains("nothing goes by token ids"), "{:?}", config.warnings);
+        assert!(
+            config.warnings[0].contains("nothing goes by token ids"),
+            "{:?}",
+            config.warnings
+        );
         assert!(!config.pools[0].policy.lookup_text && config.pools[0].tokenizer.is_none());
     }
 

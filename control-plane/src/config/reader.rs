@@ -50,7 +50,10 @@ impl Notes {
     pub(super) fn finish(self, config: Option<Config>) -> Result<Config, Mistakes> {
         let mistakes = self.mistakes.into_inner();
         match config {
-            Some(config) if mistakes.is_empty() => Ok(Config { warnings: self.warnings.into_inner(), ..config }),
+            Some(config) if mistakes.is_empty() => Ok(Config {
+                warnings: self.warnings.into_inner(),
+                ..config
+            }),
             Some(_) | None => Err(mistakes),
         }
     }
@@ -61,7 +64,11 @@ impl Notes {
     }
 
     pub(super) fn mistake(&self, path: &str, found: impl Into<String>, fix: impl Into<String>) {
-        let mistake = Mistake { path: path.to_owned(), found: found.into(), fix: fix.into() };
+        let mistake = Mistake {
+            path: path.to_owned(),
+            found: found.into(),
+            fix: fix.into(),
+        };
         self.mistakes.borrow_mut().push(mistake);
     }
 }
@@ -71,7 +78,11 @@ impl Notes {
 impl<'a> Node<'a> {
     /// A value that stands at `path`.
     pub(super) fn new(value: &'a Value, path: &str, notes: &'a Notes) -> Self {
-        Self { value, path: path.to_owned(), notes }
+        Self {
+            value,
+            path: path.to_owned(),
+            notes,
+        }
     }
 
     /// The whole document.
@@ -98,7 +109,9 @@ impl<'a> Node<'a> {
 
     /// Whether it is text without a character in it, which a template writes for "none".
     pub(super) fn is_blank(&self) -> bool {
-        self.value.as_str().is_some_and(|text| text.trim().is_empty())
+        self.value
+            .as_str()
+            .is_some_and(|text| text.trim().is_empty())
     }
 
     /// Notes a mistake elsewhere in the document.
@@ -113,7 +126,8 @@ impl<'a> Node<'a> {
 
     /// Notes that this value is wrong; answers `None` for the caller to return.
     pub(super) fn wrong<T>(&self, fix: impl Into<String>) -> Option<T> {
-        self.notes.mistake(&self.path, format!("found {}", shown(self.value)), fix);
+        self.notes
+            .mistake(&self.path, format!("found {}", shown(self.value)), fix);
         None
     }
 
@@ -122,16 +136,26 @@ impl<'a> Node<'a> {
         let Some(map) = self.value.as_object() else {
             return self.wrong(format!("give a mapping with keys of {}", section.names()));
         };
-        let fields = Fields { section, map, path: self.path.clone(), notes: self.notes };
+        let fields = Fields {
+            section,
+            map,
+            path: self.path.clone(),
+            notes: self.notes,
+        };
         fields.refuse_unknown();
         Some(fields)
     }
 
     /// The entries of a mapping with free keys.
     pub(super) fn entries(&self, fix: &str) -> Option<Vec<(&'a str, Self)>> {
-        let Some(map) = self.value.as_object().filter(|map| !map.is_empty()) else { return self.wrong(fix) };
+        let Some(map) = self.value.as_object().filter(|map| !map.is_empty()) else {
+            return self.wrong(fix);
+        };
         let entry = |(key, value): (&'a String, &'a Value)| {
-            (key.as_str(), Self::new(value, &joined(&self.path, key), self.notes))
+            (
+                key.as_str(),
+                Self::new(value, &joined(&self.path, key), self.notes),
+            )
         };
         Some(map.iter().map(entry).collect())
     }
@@ -151,10 +175,15 @@ impl<'a> Node<'a> {
 
     /// The items of a list that has from `min` to `max` of them.
     pub(super) fn items(&self, min: usize, max: usize, what: &str) -> Option<Vec<Self>> {
-        let Some(items) = self.value.as_array().filter(|items| (min..=max).contains(&items.len())) else {
+        let Some(items) = self
+            .value
+            .as_array()
+            .filter(|items| (min..=max).contains(&items.len()))
+        else {
             return self.wrong(format!("give a list of {min} to {max} {what}"));
         };
-        let item = |(index, value)| Self::new(value, &format!("{}[{index}]", self.path), self.notes);
+        let item =
+            |(index, value)| Self::new(value, &format!("{}[{index}]", self.path), self.notes);
         Some(items.iter().enumerate().map(item).collect())
     }
 
@@ -164,13 +193,18 @@ impl<'a> Node<'a> {
         match value {
             Value::String(text) if is_sane(text) => Some(text),
             Value::Bool(_) | Value::Number(_) => self.wrong(format!("give {fix}, in quotes")),
-            Value::String(_) | Value::Null | Value::Array(_) | Value::Object(_) => self.wrong(format!("give {fix}")),
+            Value::String(_) | Value::Null | Value::Array(_) | Value::Object(_) => {
+                self.wrong(format!("give {fix}"))
+            }
         }
     }
 
     /// A port's number, if the value is one; helm may have put it in quotes.
     pub(super) fn port_number(&self) -> Option<u16> {
-        let number = self.value.as_str().map_or_else(|| whole(self.value), |text| text.parse().ok())?;
+        let number = self
+            .value
+            .as_str()
+            .map_or_else(|| whole(self.value), |text| text.parse().ok())?;
         u16::try_from(number).ok().filter(|port| *port > 0)
     }
 
@@ -185,10 +219,16 @@ impl<'a> Fields<'a> {
     /// The value of a key, by its name or its other spelling; null is absent, as helm has it.
     pub(super) fn node(&self, name: &str) -> Option<Node<'a>> {
         let key = self.section.key(name);
-        let mut given = key.spellings().filter_map(|name| Some((name, self.map.get(name).filter(|v| !v.is_null())?)));
+        let mut given = key
+            .spellings()
+            .filter_map(|name| Some((name, self.map.get(name).filter(|v| !v.is_null())?)));
         let (first, value) = given.next()?;
         for (second, _) in given {
-            self.notes.mistake(&self.path_of(second), format!("the same as `{first}`"), "give one of the two");
+            self.notes.mistake(
+                &self.path_of(second),
+                format!("the same as `{first}`"),
+                "give one of the two",
+            );
         }
         Some(Node::new(value, &self.path_of(first), self.notes))
     }
@@ -218,31 +258,48 @@ impl<'a> Fields<'a> {
 
     pub(super) fn duration(&self, name: &str) -> Option<Duration> {
         let (node, kind) = self.known(name)?;
-        let &Kind::Duration(min, max) = kind else { return mismatch(name) };
+        let &Kind::Duration(min, max) = kind else {
+            return mismatch(name);
+        };
         let inside = |found: &Duration| (min..=max).contains(found);
         node.value_of(kind, |value| duration_of(value).filter(inside))
     }
 
     pub(super) fn size(&self, name: &str) -> Option<u64> {
         let (node, kind) = self.known(name)?;
-        let &Kind::Size(min, max) = kind else { return mismatch(name) };
+        let &Kind::Size(min, max) = kind else {
+            return mismatch(name);
+        };
         let read = |value: &Value| value.as_str().map_or_else(|| whole(value), size::parse);
-        node.value_of(kind, |value| read(value).filter(|found| (min..=max).contains(found)))
+        node.value_of(kind, |value| {
+            read(value).filter(|found| (min..=max).contains(found))
+        })
     }
 
     pub(super) fn count(&self, name: &str) -> Option<u32> {
         let (node, kind) = self.known(name)?;
-        let &Kind::Count(min, max) = kind else { return mismatch(name) };
+        let &Kind::Count(min, max) = kind else {
+            return mismatch(name);
+        };
         let read = |value: &Value| u32::try_from(whole(value)?).ok();
-        node.value_of(kind, |value| read(value).filter(|found| (min..=max).contains(found)))
+        node.value_of(kind, |value| {
+            read(value).filter(|found| (min..=max).contains(found))
+        })
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "weights and shares need no more than 24 bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "weights and shares need no more than 24 bits"
+    )]
     pub(super) fn number(&self, name: &str) -> Option<f32> {
         let (node, kind) = self.known(name)?;
-        let &Kind::Number(min, max) = kind else { return mismatch(name) };
+        let &Kind::Number(min, max) = kind else {
+            return mismatch(name);
+        };
         let read = |value: &Value| value.as_f64().map(|found| found as f32);
-        node.value_of(kind, |value| read(value).filter(|found| (min..=max).contains(found)))
+        node.value_of(kind, |value| {
+            read(value).filter(|found| (min..=max).contains(found))
+        })
     }
 
     pub(super) fn flag(&self, name: &str) -> Option<bool> {
@@ -258,8 +315,15 @@ impl<'a> Fields<'a> {
     /// Which of the key's words was given.
     pub(super) fn one_of(&self, name: &str) -> Option<&'static str> {
         let (node, kind) = self.known(name)?;
-        let &Kind::OneOf(words) = kind else { return mismatch(name) };
-        node.value_of(kind, |value| words.iter().copied().find(|word| value.as_str() == Some(word)))
+        let &Kind::OneOf(words) = kind else {
+            return mismatch(name);
+        };
+        node.value_of(kind, |value| {
+            words
+                .iter()
+                .copied()
+                .find(|word| value.as_str() == Some(word))
+        })
     }
 
     fn known(&self, name: &str) -> Option<(Node<'a>, &'static Kind)> {
@@ -268,7 +332,11 @@ impl<'a> Fields<'a> {
 
     fn refuse_unknown(&self) {
         let spellings = || self.section.keys.iter().flat_map(Key::spellings);
-        for name in self.map.keys().filter(|name| spellings().all(|known| known != name.as_str())) {
+        for name in self
+            .map
+            .keys()
+            .filter(|name| spellings().all(|known| known != name.as_str()))
+        {
             let fix = match nearest(name, spellings()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None if self.path.is_empty() && name == "config" => {
@@ -289,9 +357,19 @@ fn mismatch<T>(name: &str) -> Option<T> {
 
 /// The path of a key under `path`; a key that could be mistaken for a path is quoted.
 pub(super) fn joined(path: &str, key: &str) -> String {
-    let plain = key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/'));
-    let key = if plain && !key.is_empty() { excerpt(key) } else { format!("\"{}\"", excerpt(key)) };
-    if path.is_empty() { key } else { format!("{path}.{key}") }
+    let plain = key
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/'));
+    let key = if plain && !key.is_empty() {
+        excerpt(key)
+    } else {
+        format!("\"{}\"", excerpt(key))
+    };
+    if path.is_empty() {
+        key
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 fn is_sane(text: &str) -> bool {
@@ -308,10 +386,16 @@ fn duration_of(value: &Value) -> Option<Duration> {
 }
 
 /// A whole number; helm renders large ones as `6.7108864e+07`, which YAML reads as a float.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be whole, positive and exact")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be whole, positive and exact"
+)]
 fn whole(value: &Value) -> Option<u64> {
     let exact = |float: &f64| float.fract() == 0.0 && (0.0..9e15).contains(float);
-    value.as_u64().or_else(|| value.as_f64().filter(exact).map(|float| float as u64))
+    value
+        .as_u64()
+        .or_else(|| value.as_f64().filter(exact).map(|float| float as u64))
 }
 
 #[cfg(test)]
@@ -323,28 +407,46 @@ mod tests {
 
     #[test]
     fn what_helm_makes_of_numbers_is_understood() {
-        let value = json!({"maxBodyBytes": 6.710_886_4e7, "maxConcurrent": 2e3, "clientTimeout": "15"});
+        let value =
+            json!({"maxBodyBytes": 6.710_886_4e7, "maxConcurrent": 2e3, "clientTimeout": "15"});
         let notes = Notes::default();
-        let limits = Node::new(&value, "limits", &notes).fields(&LIMITS).expect("a mapping");
+        let limits = Node::new(&value, "limits", &notes)
+            .fields(&LIMITS)
+            .expect("a mapping");
         assert_eq!(limits.size("maxBodyBytes"), Some(64 << 20));
         assert_eq!(limits.count("maxConcurrent"), Some(2_000));
-        assert_eq!(limits.duration("clientTimeout"), Some(Duration::from_secs(15)));
+        assert_eq!(
+            limits.duration("clientTimeout"),
+            Some(Duration::from_secs(15))
+        );
         let ports = [json!(8000), json!("8000"), json!(8e3)];
-        assert!(ports.iter().all(|port| Node::root(port, &notes).port_number() == Some(8000)));
+        assert!(
+            ports
+                .iter()
+                .all(|port| Node::root(port, &notes).port_number() == Some(8000))
+        );
     }
 
     #[test]
     fn null_is_the_same_as_absent() {
         let value = json!({"maxConcurrent": null});
         let notes = Notes::default();
-        let limits = Node::new(&value, "limits", &notes).fields(&LIMITS).expect("a mapping");
+        let limits = Node::new(&value, "limits", &notes)
+            .fields(&LIMITS)
+            .expect("a mapping");
         assert!(limits.node("maxConcurrent").is_none());
         assert!(notes.mistakes.borrow().is_empty());
     }
 
     #[test]
     fn an_odd_key_cannot_forge_a_line_of_the_log() {
-        assert_eq!(joined("pools[0]", "a\nlevel=error"), "pools[0].\"a\\nlevel=error\"");
-        assert_eq!(joined("pools[0]", "app.kubernetes.io/name"), "pools[0].\"app.kubernetes.io/name\"");
+        assert_eq!(
+            joined("pools[0]", "a\nlevel=error"),
+            "pools[0].\"a\\nlevel=error\""
+        );
+        assert_eq!(
+            joined("pools[0]", "app.kubernetes.io/name"),
+            "pools[0].\"app.kubernetes.io/name\""
+        );
     }
 }

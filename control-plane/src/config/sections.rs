@@ -13,7 +13,10 @@ use std::{iter, time::Duration};
 pub(super) use self::{
     caches::{CONDUCTOR, KV_MANAGER, REGISTER, TOKENIZER},
     original::{APP, COLLECTOR, DISCOVERY, KVMANAGER},
-    pool::{BREAKER, KUBERNETES, KV_EVENTS, METRICS, POOL, PREFIX, QUEUE, RETRY, STRATEGY, TIMEOUTS, WEIGHTS},
+    pool::{
+        BREAKER, KUBERNETES, KV_EVENTS, METRICS, POOL, PREFIX, QUEUE, RETRY, STRATEGY, TIMEOUTS,
+        WEIGHTS,
+    },
     top::{LIMITS, TOP},
 };
 
@@ -86,20 +89,38 @@ pub(super) enum Kind {
 impl Section {
     /// The key of this name.
     pub(super) fn key(&self, name: &str) -> &'static Key {
-        self.keys.iter().find(|key| key.name == name).expect("a reader asks only for the keys of its section")
+        self.keys
+            .iter()
+            .find(|key| key.name == name)
+            .expect("a reader asks only for the keys of its section")
     }
 
     /// For a message: `connect, request, firstByte`.
     pub(super) fn names(&self) -> String {
-        self.keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")
+        self.keys
+            .iter()
+            .map(|key| key.name)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
 // === Key ===
 
 impl Key {
-    const fn new(name: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Self {
-        Self { name, also: &[], kind, default, meaning }
+    const fn new(
+        name: &'static str,
+        kind: Kind,
+        default: &'static str,
+        meaning: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            also: &[],
+            kind,
+            default,
+            meaning,
+        }
     }
 
     const fn also(mut self, also: &'static [&'static str]) -> Self {
@@ -134,12 +155,22 @@ impl Kind {
     pub(super) fn range(&self) -> String {
         match self {
             Self::Duration(min, max) => {
-                format!("from {} to {}", super::duration::display(*min), super::duration::display(*max))
+                format!(
+                    "from {} to {}",
+                    super::duration::display(*min),
+                    super::duration::display(*max)
+                )
             }
-            Self::Size(min, max) => format!("from {} to {}", super::size::display(*min), super::size::display(*max)),
+            Self::Size(min, max) => format!(
+                "from {} to {}",
+                super::size::display(*min),
+                super::size::display(*max)
+            ),
             Self::Count(min, max) => format!("from {min} to {max}"),
             Self::Number(min, max) => format!("from {min} to {max}"),
-            Self::Flag | Self::Text(_) | Self::OneOf(_) | Self::List(_) | Self::Mapping(_) => String::new(),
+            Self::Flag | Self::Text(_) | Self::OneOf(_) | Self::List(_) | Self::Mapping(_) => {
+                String::new()
+            }
         }
     }
 }

@@ -19,11 +19,22 @@ pub(super) fn read(top: &Fields<'_>) -> Settings {
     let limits = top.node("limits").and_then(|node| node.fields(&LIMITS));
     let limits = limits.as_ref();
     Settings {
-        max_body_bytes: limits.and_then(|l| l.size("maxBodyBytes")).unwrap_or(defaults.max_body_bytes),
-        max_concurrent: limits.and_then(|l| l.count("maxConcurrent")).unwrap_or(defaults.max_concurrent),
-        client_timeout: limits.and_then(|l| l.duration("clientTimeout")).unwrap_or(defaults.client_timeout),
-        expose_endpoint: top.flag("exposeEndpoint").unwrap_or(defaults.expose_endpoint),
-        extra_paths: top.node("extraPaths").and_then(|node| read_paths(&node)).unwrap_or(defaults.extra_paths),
+        max_body_bytes: limits
+            .and_then(|l| l.size("maxBodyBytes"))
+            .unwrap_or(defaults.max_body_bytes),
+        max_concurrent: limits
+            .and_then(|l| l.count("maxConcurrent"))
+            .unwrap_or(defaults.max_concurrent),
+        client_timeout: limits
+            .and_then(|l| l.duration("clientTimeout"))
+            .unwrap_or(defaults.client_timeout),
+        expose_endpoint: top
+            .flag("exposeEndpoint")
+            .unwrap_or(defaults.expose_endpoint),
+        extra_paths: top
+            .node("extraPaths")
+            .and_then(|node| read_paths(&node))
+            .unwrap_or(defaults.extra_paths),
     }
 }
 
@@ -32,7 +43,9 @@ fn read_paths(node: &Node<'_>) -> Option<Vec<Arc<str>>> {
     let mut seen = BTreeSet::new();
     let mut paths: Vec<Arc<str>> = Vec::with_capacity(items.len());
     for item in &items {
-        let Some(path) = item.text("a path such as /v2/embed") else { continue };
+        let Some(path) = item.text("a path such as /v2/embed") else {
+            continue;
+        };
         if !is_path(path) {
             item.wrong::<()>("give a path such as /v2/embed, without a query");
         } else if seen.insert(path) {

@@ -21,7 +21,10 @@ const UNITS: [(&str, u64); 14] = [
 /// The bytes that `text` names, or nothing when it names none.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let (number, unit) = text.split_at(
+        text.find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len()),
+    );
     let factor = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?.1;
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
@@ -44,7 +47,14 @@ mod tests {
 
     #[test]
     fn people_write_sizes_in_several_ways() {
-        for text in ["64MiB", "64Mi", "65536KiB", "67108864", "67108864B", "64 MiB"] {
+        for text in [
+            "64MiB",
+            "64Mi",
+            "65536KiB",
+            "67108864",
+            "67108864B",
+            "64 MiB",
+        ] {
             assert_eq!(parse(text), Some(64 << 20), "{text}");
         }
         assert_eq!(parse("64MB"), Some(64_000_000));
@@ -52,7 +62,15 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_none() {
-        for text in ["", "MiB", "-1", "1.5MiB", "64mib", "99999999999999999999", "18446744073709551615GiB"] {
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1.5MiB",
+            "64mib",
+            "99999999999999999999",
+            "18446744073709551615GiB",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

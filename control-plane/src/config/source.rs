@@ -80,7 +80,9 @@ pub(super) fn read_endpoints(node: &Node<'_>) -> Option<Source> {
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut urls = Vec::with_capacity(items.len());
     for item in &items {
-        let Some(url) = read_endpoint(item) else { continue };
+        let Some(url) = read_endpoint(item) else {
+            continue;
+        };
         if seen.insert(url.clone()) {
             urls.push(url.into());
         } else {
@@ -94,10 +96,19 @@ pub(super) fn read_endpoints(node: &Node<'_>) -> Option<Source> {
 fn read_endpoint(node: &Node<'_>) -> Option<String> {
     match Address::parse(node.text("a URL such as http://10.0.0.7:8000")?) {
         Err(refused) => node.wrong(refused.to_string()),
-        Ok(Address { host, port, path: "" | "/" }) => Some(format!("http://{host}:{}", port.unwrap_or(80))),
-        Ok(Address { host, port, path: _ }) => {
-            node.wrong(format!("leave out the path: http://{host}:{}", port.unwrap_or(80)))
-        }
+        Ok(Address {
+            host,
+            port,
+            path: "" | "/",
+        }) => Some(format!("http://{host}:{}", port.unwrap_or(80))),
+        Ok(Address {
+            host,
+            port,
+            path: _,
+        }) => node.wrong(format!(
+            "leave out the path: http://{host}:{}",
+            port.unwrap_or(80)
+        )),
     }
 }
 
@@ -107,22 +118,41 @@ pub(super) fn read_kubernetes(node: &Node<'_>) -> Option<Source> {
     let namespace = read_namespace(&fields);
     let port = fields.node("port");
     if port.is_none() {
-        fields.missing("port", "give the port that serves inference, by number or by name");
+        fields.missing(
+            "port",
+            "give the port that serves inference, by number or by name",
+        );
     }
     let selection = Selection {
         namespace,
         labels: BTreeMap::new(),
-        port: port.and_then(|node| read_port(&node)).unwrap_or(Port::Number(8000)),
-        resync: fields.duration("resync").unwrap_or(Duration::from_secs(300)),
-        timeout: fields.duration("timeout").unwrap_or(Duration::from_secs(10)),
+        port: port
+            .and_then(|node| read_port(&node))
+            .unwrap_or(Port::Number(8000)),
+        resync: fields
+            .duration("resync")
+            .unwrap_or(Duration::from_secs(300)),
+        timeout: fields
+            .duration("timeout")
+            .unwrap_or(Duration::from_secs(10)),
         event_ports: None,
     };
     let labels_of = |name| Some(read_labels(&fields.node(name)?).unwrap_or_default());
     match (labels_of("services"), labels_of("pods")) {
-        (Some(labels), None) => Some(Source::Services(Selection { labels, ..selection })),
-        (None, Some(labels)) => Some(Source::Pods(Selection { labels, ..selection })),
+        (Some(labels), None) => Some(Source::Services(Selection {
+            labels,
+            ..selection
+        })),
+        (None, Some(labels)) => Some(Source::Pods(Selection {
+            labels,
+            ..selection
+        })),
         (services, _) => {
-            let found = if services.is_some() { "both this and `pods`" } else { "missing, and `pods` too" };
+            let found = if services.is_some() {
+                "both this and `pods`"
+            } else {
+                "missing, and `pods` too"
+            };
             fields.mistake("services", found, "give the labels of one of the two");
             None
         }
@@ -132,7 +162,9 @@ pub(super) fn read_kubernetes(node: &Node<'_>) -> Option<Source> {
 pub(super) fn read_namespace(fields: &Fields<'_>) -> Option<Arc<str>> {
     let name = fields.text("namespace")?;
     if !is_dns_label(name, 63) {
-        return fields.node("namespace")?.wrong("give a namespace's name: 1 to 63 characters of a-z, 0-9 and -");
+        return fields
+            .node("namespace")?
+            .wrong("give a namespace's name: 1 to 63 characters of a-z, 0-9 and -");
     }
     Some(name.into())
 }
@@ -146,14 +178,26 @@ pub(super) fn read_labels(node: &Node<'_>) -> Option<BTreeMap<Arc<str>, Arc<str>
     let mut labels = BTreeMap::new();
     for (name, value) in entries {
         if !is_label_name(name) {
-            value.mistake(value.path(), "not a label's name", "give one such as app or app.kubernetes.io/name");
+            value.mistake(
+                value.path(),
+                "not a label's name",
+                "give one such as app or app.kubernetes.io/name",
+            );
         }
         // A label may have the empty value, which is text that no other key allows.
-        let Some(text) = (if value.is_blank() { Some("") } else { value.text("a label's value") }) else { continue };
+        let Some(text) = (if value.is_blank() {
+            Some("")
+        } else {
+            value.text("a label's value")
+        }) else {
+            continue;
+        };
         if is_label_value(text) {
             labels.insert(name.into(), text.into());
         } else {
-            value.wrong::<()>("give a label's value: at most 63 characters of A-Z, a-z, 0-9, -, _ and .");
+            value.wrong::<()>(
+                "give a label's value: at most 63 characters of A-Z, a-z, 0-9, -, _ and .",
+            );
         }
     }
     Some(labels)
@@ -181,23 +225,30 @@ pub(super) fn is_port_name(name: &str) -> bool {
 
 /// RFC 1123 as Kubernetes applies it to names.
 pub(super) fn is_dns_label(name: &str, max: usize) -> bool {
-    let known = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let known = name
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     known && (1..=max).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-')
 }
 
 /// `name` or `prefix/name`:
 /// <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>.
 fn is_label_name(text: &str) -> bool {
-    let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
-    let prefix =
-        prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(|part| is_dns_label(part, 63)));
+    let (prefix, name) = text
+        .split_once('/')
+        .map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    let prefix = prefix.is_none_or(|prefix| {
+        prefix.len() <= 253 && prefix.split('.').all(|part| is_dns_label(part, 63))
+    });
     prefix && !name.is_empty() && is_label_value(name)
 }
 
 fn is_label_value(text: &str) -> bool {
     let edge = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
-    let known = bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    let known = bytes
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     known && bytes.len() <= 63 && edge(bytes.first()) && edge(bytes.last())
 }
 
@@ -208,9 +259,21 @@ mod tests {
     #[test]
     fn label_names_may_have_a_prefix_and_values_may_be_empty() {
         assert!(
-            is_label_name("app") && is_label_name("app.kubernetes.io/name") && is_label_name("openfuyao.com/pdRole")
+            is_label_name("app")
+                && is_label_name("app.kubernetes.io/name")
+                && is_label_name("openfuyao.com/pdRole")
         );
-        assert!(!is_label_name("") && !is_label_name("a/b/c") && !is_label_name("-a") && !is_label_name("A.b/c"));
-        assert!(is_label_value("") && is_label_value("v1.2_x") && !is_label_value("a b") && !is_label_value("a-"));
+        assert!(
+            !is_label_name("")
+                && !is_label_name("a/b/c")
+                && !is_label_name("-a")
+                && !is_label_name("A.b/c")
+        );
+        assert!(
+            is_label_value("")
+                && is_label_value("v1.2_x")
+                && !is_label_value("a b")
+                && !is_label_value("a-")
+        );
     }
 }

@@ -10,7 +10,15 @@ use super::{
 
 /// Every name, the documented one of each strategy first; the others are the original's and the field's.
 const NAMES: [(&str, &[&str]); 8] = [
-    ("kv-aware", &["kv-cache-aware", "kvcache-aware", "aggregate-kv-cache-aware", "kvcache"]),
+    (
+        "kv-aware",
+        &[
+            "kv-cache-aware",
+            "kvcache-aware",
+            "aggregate-kv-cache-aware",
+            "kvcache",
+        ],
+    ),
     ("round-robin", &["roundrobin", "rr"]),
     ("random", &[]),
     ("least-request", &["least-requests", "least-connections"]),
@@ -56,11 +64,16 @@ pub(super) fn read(node: &Node<'_>) -> Option<Strategy> {
             threshold: fields.number("threshold").unwrap_or(defaults.threshold),
             load_factor: fields.number("loadFactor").unwrap_or(defaults.load_factor),
         })),
-        Strategy::HermesClassic(defaults) => Some(Strategy::HermesClassic(read_classic(&fields, defaults))),
-        Strategy::SessionAffinity(defaults) => Some(Strategy::SessionAffinity(read_affinity(&fields, defaults))),
-        simple @ (Strategy::RoundRobin | Strategy::Random | Strategy::LeastRequest | Strategy::PowerOfTwo) => {
-            Some(simple)
+        Strategy::HermesClassic(defaults) => {
+            Some(Strategy::HermesClassic(read_classic(&fields, defaults)))
         }
+        Strategy::SessionAffinity(defaults) => {
+            Some(Strategy::SessionAffinity(read_affinity(&fields, defaults)))
+        }
+        simple @ (Strategy::RoundRobin
+        | Strategy::Random
+        | Strategy::LeastRequest
+        | Strategy::PowerOfTwo) => Some(simple),
     }
 }
 
@@ -74,8 +87,20 @@ pub(super) fn read_weights(node: &Node<'_>, defaults: Weights) -> Option<Weights
         in_flight: fields.number("inFlight").unwrap_or(defaults.in_flight),
         scale: defaults.scale,
     };
-    if [weights.miss, weights.usage, weights.waiting, weights.in_flight].iter().all(|weight| *weight == 0.0) {
-        node.mistake(node.path(), "every weight is 0", "give at least one above 0, or the strategy random");
+    if [
+        weights.miss,
+        weights.usage,
+        weights.waiting,
+        weights.in_flight,
+    ]
+    .iter()
+    .all(|weight| *weight == 0.0)
+    {
+        node.mistake(
+            node.path(),
+            "every weight is 0",
+            "give at least one above 0, or the strategy random",
+        );
     }
     Some(weights)
 }
@@ -83,7 +108,9 @@ pub(super) fn read_weights(node: &Node<'_>, defaults: Weights) -> Option<Weights
 fn by_name(node: &Node<'_>) -> Option<Strategy> {
     let typed = node.text(&known())?;
     let folded = typed.to_ascii_lowercase();
-    let entry = NAMES.iter().find(|(name, also)| *name == folded || also.contains(&&*folded));
+    let entry = NAMES
+        .iter()
+        .find(|(name, also)| *name == folded || also.contains(&&*folded));
     let strategy = match entry.map(|(name, _)| *name) {
         Some("kv-aware") => Strategy::KvAware(KvAware::default()),
         Some("round-robin") => Strategy::RoundRobin,
@@ -111,7 +138,11 @@ fn refuse_foreign(fields: &Fields<'_>, strategy: Option<&Strategy>) {
     let Some(strategy) = strategy else { return };
     for (key, owners) in OWNERS {
         if fields.node(key).is_some() && !owners.contains(&strategy.name()) {
-            let found = format!("a setting of {}, and the strategy is {}", owners.join(" and "), strategy.name());
+            let found = format!(
+                "a setting of {}, and the strategy is {}",
+                owners.join(" and "),
+                strategy.name()
+            );
             fields.mistake(key, found, "leave it out, or choose the other strategy");
         }
     }
@@ -119,10 +150,14 @@ fn refuse_foreign(fields: &Fields<'_>, strategy: Option<&Strategy>) {
 
 fn read_kv_aware(fields: &Fields<'_>, defaults: KvAware) -> KvAware {
     KvAware {
-        late: fields.one_of("binding").map_or(defaults.late, |binding| binding == "late"),
+        late: fields
+            .one_of("binding")
+            .map_or(defaults.late, |binding| binding == "late"),
         window: fields.duration("window").unwrap_or(defaults.window),
         gamma: fields.number("gamma").unwrap_or(defaults.gamma),
-        gamma_waiting: fields.number("gammaWaiting").unwrap_or(defaults.gamma_waiting),
+        gamma_waiting: fields
+            .number("gammaWaiting")
+            .unwrap_or(defaults.gamma_waiting),
         usual_rate: fields.number("usualRate").unwrap_or(defaults.usual_rate),
         usual_cache: fields.count("usualCache").unwrap_or(defaults.usual_cache),
         queue: defaults.queue,
@@ -130,7 +165,10 @@ fn read_kv_aware(fields: &Fields<'_>, defaults: KvAware) -> KvAware {
 }
 
 fn read_classic(fields: &Fields<'_>, defaults: Weights) -> Weights {
-    let weights = fields.node("weights").and_then(|node| read_weights(&node, defaults)).unwrap_or(defaults);
+    let weights = fields
+        .node("weights")
+        .and_then(|node| read_weights(&node, defaults))
+        .unwrap_or(defaults);
     let scale = match fields.one_of("scale") {
         Some("raw") => Scale::Raw,
         Some(_) | None => Scale::Max,
@@ -139,8 +177,14 @@ fn read_classic(fields: &Fields<'_>, defaults: Weights) -> Weights {
 }
 
 fn read_affinity(fields: &Fields<'_>, defaults: Affinity) -> Affinity {
-    let keys = fields.node("keys").and_then(|node| read_keys(&node)).unwrap_or(defaults.keys);
-    Affinity { keys, load_factor: fields.number("loadFactor").unwrap_or(defaults.load_factor) }
+    let keys = fields
+        .node("keys")
+        .and_then(|node| read_keys(&node))
+        .unwrap_or(defaults.keys);
+    Affinity {
+        keys,
+        load_factor: fields.number("loadFactor").unwrap_or(defaults.load_factor),
+    }
 }
 
 fn read_keys(node: &Node<'_>) -> Option<Vec<SessionKey>> {
@@ -198,14 +242,29 @@ mod tests {
     fn both_spellings_of_the_original_weight_are_the_miss_weight() {
         for name in ["kvCacheHitNotRateWeight", "kvCacheNotHitRateWeight", "miss"] {
             let read = read_value(&json!({"name": "hermes-classic", "weights": {name: 2.5}}));
-            assert_eq!(read, Some(Strategy::HermesClassic(Weights { miss: 2.5, ..Weights::default() })), "{name}");
+            assert_eq!(
+                read,
+                Some(Strategy::HermesClassic(Weights {
+                    miss: 2.5,
+                    ..Weights::default()
+                })),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn a_session_header_is_kept_in_lower_case() {
-        let read = read_value(&json!({"name": "session-affinity", "keys": ["header:X-User", "key"], "loadFactor": 2}));
+        let read = read_value(
+            &json!({"name": "session-affinity", "keys": ["header:X-User", "key"], "loadFactor": 2}),
+        );
         let keys = vec![SessionKey::Header("x-user".into()), SessionKey::Key];
-        assert_eq!(read, Some(Strategy::SessionAffinity(Affinity { keys, load_factor: 2.0 })));
+        assert_eq!(
+            read,
+            Some(Strategy::SessionAffinity(Affinity {
+                keys,
+                load_factor: 2.0
+            }))
+        );
     }
 }

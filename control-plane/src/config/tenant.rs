@@ -40,13 +40,22 @@ mod tests {
 
     #[test]
     fn a_header_is_kept_in_lower_case() {
-        assert_eq!(read_value("header:X-Team"), Some(TenantKey::Header("x-team".into())));
+        assert_eq!(
+            read_value("header:X-Team"),
+            Some(TenantKey::Header("x-team".into()))
+        );
         assert_eq!(read_value("model"), Some(TenantKey::Model));
     }
 
     #[test]
     fn headers_that_are_not_to_be_read_are_refused() {
-        for wrong in ["header:Authorization", "header:", "header:not a name", "header:X-Hermes-Team", "user"] {
+        for wrong in [
+            "header:Authorization",
+            "header:",
+            "header:not a name",
+            "header:X-Hermes-Team",
+            "user",
+        ] {
             assert_eq!(read_value(wrong), None, "{wrong}");
         }
     }

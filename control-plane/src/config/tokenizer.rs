@@ -16,7 +16,12 @@ const LONGEST: u64 = 512 << 10;
 
 /// What is done where nothing is said: the engines are asked.
 pub(super) fn engines() -> TokenizerSettings {
-    TokenizerSettings { way: Way::Engine, cache: CACHE as usize, timeout: TIMEOUT, longest: LONGEST as usize }
+    TokenizerSettings {
+        way: Way::Engine,
+        cache: CACHE as usize,
+        timeout: TIMEOUT,
+        longest: LONGEST as usize,
+    }
 }
 
 /// The mapping `tokenizer` of a pool whose endpoints are such engines.
@@ -28,15 +33,21 @@ pub(super) fn read(node: &Node<'_>, engine: Engine) -> Option<TokenizerSettings>
         Some("openai") => Some(ContentFormat::Parts),
         _ => None,
     };
-    let kwargs = fields.node("templateKwargs").and_then(|node| node.free("a mapping")).unwrap_or_default();
+    let kwargs = fields
+        .node("templateKwargs")
+        .and_then(|node| node.free("a mapping"))
+        .unwrap_or_default();
     let asks = fields.flag("engine").unwrap_or(false);
     let size = |key: &str, usual: u64| fields.size(key).unwrap_or(usual) as usize;
     let (cache, longest) = (size("cache", CACHE), size("longest", LONGEST));
     let timeout = fields.duration("timeout").unwrap_or(TIMEOUT);
     let way = match (path, asks) {
-        (Some(path), false) => {
-            Way::Files(TokenizerFiles { path: path.into(), template: template.map(Into::into), content, kwargs })
-        }
+        (Some(path), false) => Way::Files(TokenizerFiles {
+            path: path.into(),
+            template: template.map(Into::into),
+            content,
+            kwargs,
+        }),
         (None, true) => {
             refuse_others(&fields, engine);
             Way::Engine
@@ -53,7 +64,12 @@ pub(super) fn read(node: &Node<'_>, engine: Engine) -> Option<TokenizerSettings>
             return None;
         }
     };
-    Some(TokenizerSettings { way, cache, timeout, longest })
+    Some(TokenizerSettings {
+        way,
+        cache,
+        timeout,
+        longest,
+    })
 }
 
 /// Only vLLM is known to answer `/tokenize` as it is asked; another server may do the same.
@@ -64,7 +80,10 @@ fn refuse_others(fields: &super::reader::Fields<'_>, engine: Engine) {
     }
     for key in ["template", "contentFormat", "templateKwargs"] {
         if fields.node(key).is_some() {
-            fields.warn(format!("{} has no effect: the engines render with their own", fields.path_of(key)));
+            fields.warn(format!(
+                "{} has no effect: the engines render with their own",
+                fields.path_of(key)
+            ));
         }
     }
 }
@@ -80,7 +99,11 @@ mod tests {
         let notes = Notes::default();
         let settings = read(&Node::new(value, "tokenizer", &notes), engine);
         let mistakes = notes.into_mistakes();
-        if mistakes.is_empty() { settings.ok_or_else(String::new) } else { Err(mistakes.to_string()) }
+        if mistakes.is_empty() {
+            settings.ok_or_else(String::new)
+        } else {
+            Err(mistakes.to_string())
+        }
     }
 
     #[test]
@@ -92,22 +115,42 @@ mod tests {
             content: None,
             kwargs: serde_json::Map::new(),
         };
-        let expected =
-            TokenizerSettings { way: Way::Files(files), cache: 64 << 20, timeout: TIMEOUT, longest: 512 << 10 };
+        let expected = TokenizerSettings {
+            way: Way::Files(files),
+            cache: 64 << 20,
+            timeout: TIMEOUT,
+            longest: 512 << 10,
+        };
         assert_eq!(read, expected);
     }
 
     #[test]
     fn files_and_the_engine_are_one_or_the_other() {
-        assert_eq!(settings(&json!({"engine": true}), Engine::Vllm).expect("good").way, Way::Engine);
+        assert_eq!(
+            settings(&json!({"engine": true}), Engine::Vllm)
+                .expect("good")
+                .way,
+            Way::Engine
+        );
         for (value, engine, complaint) in [
             (json!({}), Engine::Vllm, "tokenizer.path: found missing"),
             (json!({"engine": false}), Engine::Vllm, "tokenizer.path"),
-            (json!({"engine": true, "path": "/m"}), Engine::Vllm, "give one of the two"),
-            (json!({"engine": true}), Engine::Tgi, "the engine tgi has no such call"),
+            (
+                json!({"engine": true, "path": "/m"}),
+                Engine::Vllm,
+                "give one of the two",
+            ),
+            (
+                json!({"engine": true}),
+                Engine::Tgi,
+                "the engine tgi has no such call",
+            ),
         ] {
             let mistakes = settings(&value, engine).expect_err("a mistake");
-            assert!(mistakes.contains(complaint) || mistakes.contains("missing"), "{mistakes}");
+            assert!(
+                mistakes.contains(complaint) || mistakes.contains("missing"),
+                "{mistakes}"
+            );
         }
     }
 }

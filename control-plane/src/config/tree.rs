@@ -27,16 +27,31 @@ struct Branch<'a> {
 /// The one document in `text`; nothing when it is none, which has been noted.
 pub(super) fn parse(text: &str, notes: &Notes) -> Option<Value> {
     if text.len() > MAX_BYTES {
-        notes.mistake("", format!("the file has {} bytes", text.len()), format!("give at most {MAX_BYTES}"));
+        notes.mistake(
+            "",
+            format!("the file has {} bytes", text.len()),
+            format!("give at most {MAX_BYTES}"),
+        );
         return None;
     }
-    let root = Branch { path: String::new(), notes };
-    let parsed = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |yaml| root.deserialize(yaml));
+    let root = Branch {
+        path: String::new(),
+        notes,
+    };
+    let parsed = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |yaml| {
+        root.deserialize(yaml)
+    });
     match parsed {
         Ok(value) => Some(value),
         Err(error) => {
-            let place = error.location().map(|at| format!(" at line {}, column {}", at.line(), at.column()));
-            let found = format!("not a YAML document{}: {}", place.unwrap_or_default(), reason(&error));
+            let place = error
+                .location()
+                .map(|at| format!(" at line {}, column {}", at.line(), at.column()));
+            let found = format!(
+                "not a YAML document{}: {}",
+                place.unwrap_or_default(),
+                reason(&error)
+            );
             notes.mistake("", found, "give one YAML mapping");
             None
         }
@@ -62,7 +77,11 @@ fn options() -> serde_saphyr::Options {
 /// The parser's own words for people, without its advice to programmers and without its second mention of the place.
 fn reason(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
-    let end = [", set ", " at line "].iter().filter_map(|tail| text.find(tail)).min().unwrap_or(text.len());
+    let end = [", set ", " at line "]
+        .iter()
+        .filter_map(|tail| text.find(tail))
+        .min()
+        .unwrap_or(text.len());
     excerpt(&text[..end])
 }
 
@@ -96,7 +115,9 @@ impl<'de> Visitor<'de> for Branch<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("a number that is not finite"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -118,7 +139,10 @@ impl<'de> Visitor<'de> for Branch<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let Self { path, notes } = self;
         let mut items = Vec::new();
-        while let Some(item) = access.next_element_seed(Branch { path: format!("{path}[{}]", items.len()), notes })? {
+        while let Some(item) = access.next_element_seed(Branch {
+            path: format!("{path}[{}]", items.len()),
+            notes,
+        })? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -152,8 +176,13 @@ mod tests {
 
     #[test]
     fn every_key_that_is_there_twice_is_noted_with_its_path() {
-        let error = parse("a: {b: [{c: 1, c: 2}]}\nd: 1\nd: 2\n").expect_err("c and d are there twice").to_string();
-        assert_eq!(error, "a.b[0].c: the key is there twice; give it once\nd: the key is there twice; give it once");
+        let error = parse("a: {b: [{c: 1, c: 2}]}\nd: 1\nd: 2\n")
+            .expect_err("c and d are there twice")
+            .to_string();
+        assert_eq!(
+            error,
+            "a.b[0].c: the key is there twice; give it once\nd: the key is there twice; give it once"
+        );
     }
 
     #[test]
@@ -176,7 +205,9 @@ mod tests {
 
     #[test]
     fn a_file_over_the_bound_is_refused_before_it_is_parsed() {
-        let error = parse(&"#".repeat(MAX_BYTES + 1)).expect_err("one byte too many").to_string();
+        let error = parse(&"#".repeat(MAX_BYTES + 1))
+            .expect_err("one byte too many")
+            .to_string();
         assert!(error.contains("at most 1048576"), "{error}");
     }
 
@@ -194,6 +225,9 @@ mod tests {
 
     #[test]
     fn a_word_that_old_yaml_took_for_a_flag_stays_text() {
-        assert_eq!(parse("on: no").expect("a mapping"), serde_json::json!({"on": "no"}));
+        assert_eq!(
+            parse("on: no").expect("a mapping"),
+            serde_json::json!({"on": "no"})
+        );
     }
 }

@@ -86,13 +86,30 @@ impl ConfigFile {
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
         let read = time::timeout(OPEN_TIMEOUT, read(path.clone()));
-        let content = read.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let content = content.map_err(|source| LoadError::Read { path: path.clone(), source })?;
+        let content = read
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let content = content.map_err(|source| LoadError::Read {
+            path: path.clone(),
+            source,
+        })?;
         let config = parse(&path, &content)?;
         log_warnings(&path, &config);
-        let status = ConfigStatus { revision: 1, loaded_at: SystemTime::now(), last_error: None };
-        let (config, status) = (watch::Sender::new(Arc::new(config)), watch::Sender::new(status));
-        Ok(Self { path, seen: Some(content), config, status })
+        let status = ConfigStatus {
+            revision: 1,
+            loaded_at: SystemTime::now(),
+            last_error: None,
+        };
+        let (config, status) = (
+            watch::Sender::new(Arc::new(config)),
+            watch::Sender::new(status),
+        );
+        Ok(Self {
+            path,
+            seen: Some(content),
+            config,
+            status,
+        })
     }
 
     /// The configuration in force; the newest wins.
@@ -142,7 +159,10 @@ impl ConfigFile {
             }
             Err(source) => {
                 self.seen = None;
-                Err(LoadError::Read { path: self.path.clone(), source })
+                Err(LoadError::Read {
+                    path: self.path.clone(),
+                    source,
+                })
             }
         };
         match loaded {
@@ -183,7 +203,8 @@ impl ConfigFile {
                 }
             }
         }
-        self.status.send_modify(|status| status.last_error = Some(Arc::new(error)));
+        self.status
+            .send_modify(|status| status.last_error = Some(Arc::new(error)));
     }
 }
 
@@ -194,12 +215,17 @@ fn log_warnings(path: &Path, config: &Config) {
 }
 
 fn parse(path: &Path, content: &[u8]) -> Result<Config, LoadError> {
-    Config::parse_bytes(content).map_err(|mistakes| LoadError::Invalid { path: path.to_owned(), mistakes })
+    Config::parse_bytes(content).map_err(|mistakes| LoadError::Invalid {
+        path: path.to_owned(),
+        mistakes,
+    })
 }
 
 /// The file's content, cut after one byte more than is allowed, so that parsing refuses it without reading all of it.
 async fn read(path: PathBuf) -> io::Result<Vec<u8>> {
-    task::spawn_blocking(move || read_blocking(&path)).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    task::spawn_blocking(move || read_blocking(&path))
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 fn read_blocking(path: &Path) -> io::Result<Vec<u8>> {
@@ -208,7 +234,9 @@ fn read_blocking(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
     }
     let mut content = Vec::new();
-    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut content)?;
+    File::open(path)?
+        .take(MAX_BYTES as u64 + 1)
+        .read_to_end(&mut content)?;
     Ok(content)
 }
 
@@ -226,7 +254,13 @@ mod tests {
     }
 
     /// A watched file that holds the pool `a`, and the owner of the watching task.
-    async fn watched(path: &Path) -> (watch::Receiver<Arc<Config>>, watch::Receiver<ConfigStatus>, JoinSet<()>) {
+    async fn watched(
+        path: &Path,
+    ) -> (
+        watch::Receiver<Arc<Config>>,
+        watch::Receiver<ConfigStatus>,
+        JoinSet<()>,
+    ) {
         let file = ConfigFile::open(path).await.expect("a good file");
         let (config, status, mut tasks) = (file.config(), file.status(), JoinSet::new());
         tasks.spawn(file.watch());
@@ -266,13 +300,22 @@ mod tests {
 
         fs::write(&path, "pools: [{name: B}]\nlimit: {}").expect("written");
         status.changed().await.expect("watched");
-        let error = status.borrow_and_update().last_error.clone().expect("three mistakes");
-        let LoadError::Invalid { mistakes, .. } = &*error else { panic!("{error}") };
+        let error = status
+            .borrow_and_update()
+            .last_error
+            .clone()
+            .expect("three mistakes");
+        let LoadError::Invalid { mistakes, .. } = &*error else {
+            panic!("{error}")
+        };
         assert_eq!(mistakes.len(), 3, "{mistakes}");
         assert_eq!(&*pool_name(&mut config), "a");
 
         time::sleep(INTERVAL * 20).await;
-        assert!(!status.has_changed().expect("watched"), "one content is noticed once");
+        assert!(
+            !status.has_changed().expect("watched"),
+            "one content is noticed once"
+        );
 
         fs::write(&path, text("b")).expect("written");
         config.changed().await.expect("watched");
@@ -290,7 +333,10 @@ mod tests {
 
         fs::remove_file(&path).expect("removed");
         status.changed().await.expect("watched");
-        assert!(matches!(status.borrow_and_update().last_error.as_deref(), Some(LoadError::Read { .. })));
+        assert!(matches!(
+            status.borrow_and_update().last_error.as_deref(),
+            Some(LoadError::Read { .. })
+        ));
 
         fs::write(&path, text("a")).expect("written");
         status.changed().await.expect("watched");
@@ -301,18 +347,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_missing_file_at_the_start_is_an_error_that_names_it() {
-        let error = ConfigFile::open("/nowhere/config.yaml").await.expect_err("absent").to_string();
+        let error = ConfigFile::open("/nowhere/config.yaml")
+            .await
+            .expect_err("absent")
+            .to_string();
         assert!(error.contains("/nowhere/config.yaml"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_a_file_of_sane_size_with_text_is_refused() {
         let dir = TempDir::new().expect("a directory");
-        assert!(matches!(ConfigFile::open(dir.path()).await, Err(LoadError::Read { .. })));
+        assert!(matches!(
+            ConfigFile::open(dir.path()).await,
+            Err(LoadError::Read { .. })
+        ));
         for content in [vec![b'#'; 3 * MAX_BYTES], vec![0xff, 0xfe, 0xfd]] {
             let path = dir.path().join("config.yaml");
             fs::write(&path, content).expect("written");
-            assert!(matches!(ConfigFile::open(path).await, Err(LoadError::Invalid { .. })));
+            assert!(matches!(
+                ConfigFile::open(path).await,
+                Err(LoadError::Invalid { .. })
+            ));
         }
     }
 
@@ -323,6 +378,10 @@ mod tests {
         fs::write(&path, text("a")).expect("written");
         let (config, _status, mut tasks) = watched(&path).await;
         drop(config);
-        tasks.join_next().await.expect("one task").expect("it ended by itself");
+        tasks
+            .join_next()
+            .await
+            .expect("one task")
+            .expect("it ended by itself");
     }
 }

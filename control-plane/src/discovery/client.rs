@@ -28,7 +28,9 @@ pub enum ConnectError {
 ///
 /// When neither is there, or what is there cannot be used. The API server itself is not asked.
 pub async fn infer() -> Result<Client, ConnectError> {
-    let config = Config::infer().await.map_err(|error| ConnectError::Config(Box::new(error)))?;
+    let config = Config::infer()
+        .await
+        .map_err(|error| ConnectError::Config(Box::new(error)))?;
     connect(config)
 }
 

@@ -44,14 +44,25 @@ impl EventPorts {
         let EventPortNames { publish, replay } = names?;
         let annotated = annotation.and_then(Self::parse);
         let first = |names: &[String]| names.iter().find_map(|name| port(name));
-        annotated.or_else(|| Some(Self { publish: first(publish)?, replay: first(replay) }))
+        annotated.or_else(|| {
+            Some(Self {
+                publish: first(publish)?,
+                replay: first(replay),
+            })
+        })
     }
 
     fn parse(text: &str) -> Option<Self> {
         let port = |text: &str| text.rsplit(':').next()?.trim().parse().ok();
         match text.split_once(',') {
-            Some((publish, replay)) => Some(Self { publish: port(publish)?, replay: Some(port(replay)?) }),
-            None => Some(Self { publish: port(text)?, replay: None }),
+            Some((publish, replay)) => Some(Self {
+                publish: port(publish)?,
+                replay: Some(port(replay)?),
+            }),
+            None => Some(Self {
+                publish: port(text)?,
+                replay: None,
+            }),
         }
     }
 }
@@ -62,7 +73,10 @@ impl Default for EventPortNames {
     /// `zmq-pub` (as openFuyao's charts have it) and `kv-events`, each with a name for the replay socket.
     fn default() -> Self {
         let owned = |names: [&str; 2]| names.map(str::to_owned).to_vec();
-        Self { publish: owned(["zmq-pub", "kv-events"]), replay: owned(["zmq-replay", "kv-replay"]) }
+        Self {
+            publish: owned(["zmq-pub", "kv-events"]),
+            replay: owned(["zmq-replay", "kv-replay"]),
+        }
     }
 }
 
@@ -74,19 +88,29 @@ mod tests {
 
     fn ports(publish: u16, replay: Option<u16>) -> EventPorts {
         let port = |port| NonZeroU16::new(port).unwrap();
-        EventPorts { publish: port(publish), replay: replay.map(port) }
+        EventPorts {
+            publish: port(publish),
+            replay: replay.map(port),
+        }
     }
 
     fn annotated(text: &str) -> Option<EventPorts> {
         let annotations = BTreeMap::from([(ANNOTATION.to_owned(), text.to_owned())]);
-        EventPorts::find(Some(&EventPortNames::default()), annotation(Some(&annotations)), |_| None)
+        EventPorts::find(
+            Some(&EventPortNames::default()),
+            annotation(Some(&annotations)),
+            |_| None,
+        )
     }
 
     #[test]
     fn an_annotation_is_a_port_or_two_in_any_spelling() {
         assert_eq!(annotated("5557"), Some(ports(5557, None)));
         assert_eq!(annotated("tcp://*:5557"), Some(ports(5557, None)));
-        assert_eq!(annotated("tcp://10.0.0.1:5601, tcp://[::]:5602"), Some(ports(5601, Some(5602))));
+        assert_eq!(
+            annotated("tcp://10.0.0.1:5601, tcp://[::]:5602"),
+            Some(ports(5601, Some(5602)))
+        );
         for wrong in ["", "0", "zmq", "5557,", "tcp://*", "70000"] {
             assert_eq!(annotated(wrong), None, "{wrong}");
         }
@@ -100,11 +124,30 @@ mod tests {
             _ => None,
         };
         let names = EventPortNames::default();
-        assert_eq!(EventPorts::find(Some(&names), Some("5557"), named), Some(ports(5557, None)));
-        assert_eq!(EventPorts::find(Some(&names), None, named), Some(ports(6000, Some(6001))));
-        let both = |name: &str| if name == "zmq-pub" { NonZeroU16::new(7000) } else { named(name) };
-        assert_eq!(EventPorts::find(Some(&names), None, both), Some(ports(7000, Some(6001))));
-        assert_eq!(EventPorts::find(None, Some("5557"), named), None, "nobody asks");
+        assert_eq!(
+            EventPorts::find(Some(&names), Some("5557"), named),
+            Some(ports(5557, None))
+        );
+        assert_eq!(
+            EventPorts::find(Some(&names), None, named),
+            Some(ports(6000, Some(6001)))
+        );
+        let both = |name: &str| {
+            if name == "zmq-pub" {
+                NonZeroU16::new(7000)
+            } else {
+                named(name)
+            }
+        };
+        assert_eq!(
+            EventPorts::find(Some(&names), None, both),
+            Some(ports(7000, Some(6001)))
+        );
+        assert_eq!(
+            EventPorts::find(None, Some("5557"), named),
+            None,
+            "nobody asks"
+        );
     }
 
     proptest! {

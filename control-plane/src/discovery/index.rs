@@ -89,8 +89,14 @@ impl Found {
         }
         unique(&mut found.endpoints);
         unique(&mut found.unready);
-        let ready: BTreeSet<&str> = found.endpoints.iter().map(|endpoint| endpoint.url.as_str()).collect();
-        found.unready.retain(|endpoint| !ready.contains(endpoint.url.as_str()));
+        let ready: BTreeSet<&str> = found
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.url.as_str())
+            .collect();
+        found
+            .unready
+            .retain(|endpoint| !ready.contains(endpoint.url.as_str()));
         found
     }
 }

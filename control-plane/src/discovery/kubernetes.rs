@@ -74,7 +74,14 @@ impl KubernetesSource {
     #[must_use]
     pub fn new(namespace: impl Into<String>, selection: Selection, port: Port) -> Self {
         let (resync, timeout) = (Duration::from_secs(300), Duration::from_secs(10));
-        Self { namespace: namespace.into(), selection, port, resync, timeout, event_ports: None }
+        Self {
+            namespace: namespace.into(),
+            selection,
+            port,
+            resync,
+            timeout,
+            event_ports: None,
+        }
     }
 }
 
@@ -109,15 +116,34 @@ impl KubernetesDiscovery {
         F: Future<Output = ()>,
     {
         let Self { source, status } = self;
-        let KubernetesSource { namespace, selection, port, resync, timeout, event_ports } = source;
-        let pace = Pace { list: timeout, resync: resync.max(SHORTEST_RESYNC) };
+        let KubernetesSource {
+            namespace,
+            selection,
+            port,
+            resync,
+            timeout,
+            event_ports,
+        } = source;
+        let pace = Pace {
+            list: timeout,
+            resync: resync.max(SHORTEST_RESYNC),
+        };
         let (client, namespace) = (&client, namespace.as_str());
         match selection {
             Selection::Services(labels) => {
-                let state = State::new(ServiceIndex::new(port).with_event_ports(event_ports), status);
+                let state = State::new(
+                    ServiceIndex::new(port).with_event_ports(event_ports),
+                    status,
+                );
                 let named = Expression::Exists(SERVICE_NAME.to_owned()).into();
                 tokio::join!(
-                    objects::<Service, _>(&state, client, namespace, labels.into_iter().collect(), pace),
+                    objects::<Service, _>(
+                        &state,
+                        client,
+                        namespace,
+                        labels.into_iter().collect(),
+                        pace
+                    ),
                     objects::<EndpointSlice, _>(&state, client, namespace, named, pace),
                     publish(&state, sink),
                 );
@@ -125,7 +151,13 @@ impl KubernetesDiscovery {
             Selection::Pods(labels) => {
                 let state = State::new(PodIndex::new(port).with_event_ports(event_ports), status);
                 tokio::join!(
-                    objects::<Pod, _>(&state, client, namespace, labels.into_iter().collect(), pace),
+                    objects::<Pod, _>(
+                        &state,
+                        client,
+                        namespace,
+                        labels.into_iter().collect(),
+                        pace
+                    ),
                     publish(&state, sink),
                 );
             }
@@ -134,14 +166,22 @@ impl KubernetesDiscovery {
 }
 
 /// Watches the objects of one kind that `selector` selects.
-async fn objects<K, I>(state: &State<I>, client: &Client, namespace: &str, selector: Selector, pace: Pace) -> Infallible
+async fn objects<K, I>(
+    state: &State<I>,
+    client: &Client,
+    namespace: &str,
+    selector: Selector,
+    pace: Pace,
+) -> Infallible
 where
     I: Index<K>,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + k8s_openapi::Resource,
     K: Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let api: Api<DeserializeGuard<K>> = Api::namespaced(client.clone(), namespace);
-    let config = watcher::Config::default().timeout(WATCH_SECONDS).labels_from(&selector);
+    let config = watcher::Config::default()
+        .timeout(WATCH_SECONDS)
+        .labels_from(&selector);
     let open = || watcher(api.clone(), config.clone());
     follow(state, K::URL_PATH_SEGMENT, pace, open).await
 }

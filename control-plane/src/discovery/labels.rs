@@ -24,7 +24,9 @@ pub(crate) struct Placement {
 /// Gives back a role that is not understood. Guessing would send whole requests to an encoder or to another proxy.
 pub(crate) fn placement(labels: Option<&BTreeMap<String, String>>) -> Result<Placement, &str> {
     let role = match first(labels, &ROLE) {
-        None | Some("aggregate" | "both" | "prefill-decode" | "encode-prefill-decode") => Role::Aggregate,
+        None | Some("aggregate" | "both" | "prefill-decode" | "encode-prefill-decode") => {
+            Role::Aggregate
+        }
         Some("prefill") => Role::Prefill,
         Some("decode") => Role::Decode,
         Some(other) => return Err(other),
@@ -45,11 +47,16 @@ mod tests {
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     fn role(pairs: &[(&str, &str)]) -> Option<Role> {
-        placement(Some(&labels(pairs))).ok().map(|placement| placement.role)
+        placement(Some(&labels(pairs)))
+            .ok()
+            .map(|placement| placement.role)
     }
 
     #[test]
@@ -63,13 +70,22 @@ mod tests {
 
     #[test]
     fn no_label_and_an_empty_label_mean_aggregate() {
-        assert_eq!(placement(None), Ok(Placement { role: Role::Aggregate, group: None }));
+        assert_eq!(
+            placement(None),
+            Ok(Placement {
+                role: Role::Aggregate,
+                group: None
+            })
+        );
         assert_eq!(role(&[("hermes.ai/role", "")]), Some(Role::Aggregate));
     }
 
     #[test]
     fn our_own_label_wins_over_the_aliases() {
-        let both = [("openfuyao.com/pdRole", "decode"), ("hermes.ai/role", "prefill")];
+        let both = [
+            ("openfuyao.com/pdRole", "decode"),
+            ("hermes.ai/role", "prefill"),
+        ];
         assert_eq!(role(&both), Some(Role::Prefill));
     }
 
@@ -82,7 +98,9 @@ mod tests {
     fn every_alias_names_the_group() {
         for name in GROUP {
             let labels = labels(&[(name, "g1")]);
-            let group = placement(Some(&labels)).ok().and_then(|placement| placement.group);
+            let group = placement(Some(&labels))
+                .ok()
+                .and_then(|placement| placement.group);
             assert_eq!(group.as_deref(), Some("g1"), "{name}");
         }
     }

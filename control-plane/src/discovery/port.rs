@@ -18,7 +18,9 @@ pub enum InvalidPort {
     #[error("a port number must be between 1 and 65535")]
     OutOfRange,
     /// Not the syntax of a port name in Kubernetes (IANA service names, RFC 6335).
-    #[error("a port name has 1 to 63 lower-case letters, digits and inner dashes, and at least one letter")]
+    #[error(
+        "a port name has 1 to 63 lower-case letters, digits and inner dashes, and at least one letter"
+    )]
     Name,
 }
 
@@ -29,7 +31,10 @@ impl FromStr for Port {
 
     fn from_str(text: &str) -> Result<Self, InvalidPort> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return text.parse().map(Self::Number).map_err(|_| InvalidPort::OutOfRange);
+            return text
+                .parse()
+                .map(Self::Number)
+                .map_err(|_| InvalidPort::OutOfRange);
         }
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let dashed = text.starts_with('-') || text.ends_with('-');
@@ -66,7 +71,10 @@ mod tests {
 
     #[test]
     fn numbers_and_names_are_told_apart() {
-        assert_eq!("8000".parse(), Ok(Port::Number(NonZeroU16::new(8000).unwrap())));
+        assert_eq!(
+            "8000".parse(),
+            Ok(Port::Number(NonZeroU16::new(8000).unwrap()))
+        );
         assert_eq!("http".parse(), Ok(Port::Name("http".to_owned())));
         assert_eq!("8000-http".parse(), Ok(Port::Name("8000-http".to_owned())));
     }
@@ -76,7 +84,15 @@ mod tests {
         for text in ["0", "65536", "99999999999999"] {
             assert_eq!(text.parse::<Port>(), Err(InvalidPort::OutOfRange), "{text}");
         }
-        for text in ["", "-http", "http-", "HTTP", "ht tp", "80-90", &"x".repeat(64)] {
+        for text in [
+            "",
+            "-http",
+            "http-",
+            "HTTP",
+            "ht tp",
+            "80-90",
+            &"x".repeat(64),
+        ] {
             assert_eq!(text.parse::<Port>(), Err(InvalidPort::Name), "{text}");
         }
     }

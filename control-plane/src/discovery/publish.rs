@@ -38,7 +38,9 @@ where
         if last.as_ref() == Some(&believed) {
             continue;
         }
-        let news = last.as_ref().is_none_or(|last| last.endpoints != believed.endpoints);
+        let news = last
+            .as_ref()
+            .is_none_or(|last| last.endpoints != believed.endpoints);
         state.published(&believed);
         if news {
             sink(believed.endpoints.clone()).await;

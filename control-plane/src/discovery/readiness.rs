@@ -43,17 +43,36 @@ struct Peers {
 impl Readiness {
     /// Decides about the current set, and remembers who is ready in it.
     pub(crate) fn believe(&mut self, found: Found) -> Believed {
-        let Found { endpoints, unready, left_out } = found;
-        let unready: Vec<_> = unready.into_iter().filter(|endpoint| self.once.contains(&identity(endpoint))).collect();
+        let Found {
+            endpoints,
+            unready,
+            left_out,
+        } = found;
+        let unready: Vec<_> = unready
+            .into_iter()
+            .filter(|endpoint| self.once.contains(&identity(endpoint)))
+            .collect();
         self.once = endpoints.iter().chain(&unready).map(identity).collect();
         let mut peers: BTreeMap<(Role, Option<String>), Peers> = BTreeMap::new();
         for endpoint in endpoints {
-            peers.entry(place(&endpoint)).or_default().ready.push(endpoint);
+            peers
+                .entry(place(&endpoint))
+                .or_default()
+                .ready
+                .push(endpoint);
         }
         for endpoint in unready {
-            peers.entry(place(&endpoint)).or_default().unready.push(endpoint);
+            peers
+                .entry(place(&endpoint))
+                .or_default()
+                .unready
+                .push(endpoint);
         }
-        let mut believed = Believed { endpoints: Vec::new(), doubted: 0, left_out };
+        let mut believed = Believed {
+            endpoints: Vec::new(),
+            doubted: 0,
+            left_out,
+        };
         for Peers { ready, unready } in peers.into_values() {
             // Fewer than half of ready + unready.
             if ready.len() < unready.len() {

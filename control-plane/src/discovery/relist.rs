@@ -39,13 +39,21 @@ pub(crate) enum Outcome {
 
 impl<K> Default for Relist<K> {
     fn default() -> Self {
-        Self { known: BTreeSet::new(), unseen: BTreeSet::new(), listed: Vec::new() }
+        Self {
+            known: BTreeSet::new(),
+            unseen: BTreeSet::new(),
+            listed: Vec::new(),
+        }
     }
 }
 
 impl<K: Resource<DynamicType = ()>> Relist<K> {
     /// Takes in one event. `index` is only called when there is something to tell it.
-    pub(crate) fn fold(&mut self, event: Event<DeserializeGuard<K>>, index: &mut impl Index<K>) -> Outcome {
+    pub(crate) fn fold(
+        &mut self,
+        event: Event<DeserializeGuard<K>>,
+        index: &mut impl Index<K>,
+    ) -> Outcome {
         match event {
             Event::Init => {
                 // A list that broke off is forgotten as if it had never begun.
@@ -63,16 +71,22 @@ impl<K: Resource<DynamicType = ()>> Relist<K> {
             Event::InitDone => {
                 let gone = std::mem::take(&mut self.unseen);
                 self.known.retain(|name| !gone.contains(name));
-                Outcome::Listed { changed: index.reset(std::mem::take(&mut self.listed), &gone) }
+                Outcome::Listed {
+                    changed: index.reset(std::mem::take(&mut self.listed), &gone),
+                }
             }
             Event::Apply(object) => {
                 self.known.insert(object.name_any());
-                Outcome::Updated { changed: parsed(object).is_some_and(|object| index.apply(object)) }
+                Outcome::Updated {
+                    changed: parsed(object).is_some_and(|object| index.apply(object)),
+                }
             }
             Event::Delete(object) => {
                 let name = object.name_any();
                 self.known.remove(&name);
-                Outcome::Updated { changed: index.delete(&name) }
+                Outcome::Updated {
+                    changed: index.delete(&name),
+                }
             }
         }
     }
@@ -123,10 +137,16 @@ mod tests {
 
     fn bad(name: &str) -> DeserializeGuard<ConfigMap> {
         let metadata = good(name).0.unwrap().metadata;
-        DeserializeGuard(Err(InvalidObject { error: "no".to_owned(), metadata }))
+        DeserializeGuard(Err(InvalidObject {
+            error: "no".to_owned(),
+            metadata,
+        }))
     }
 
-    fn told(relist: &mut Relist<ConfigMap>, events: Vec<Event<DeserializeGuard<ConfigMap>>>) -> Vec<String> {
+    fn told(
+        relist: &mut Relist<ConfigMap>,
+        events: Vec<Event<DeserializeGuard<ConfigMap>>>,
+    ) -> Vec<String> {
         let mut recorder = Recorder::default();
         for event in events {
             relist.fold(event, &mut recorder);
@@ -136,7 +156,11 @@ mod tests {
 
     fn list(names: &[&str]) -> Vec<Event<DeserializeGuard<ConfigMap>>> {
         let objects = names.iter().map(|name| Event::InitApply(good(name)));
-        [Event::Init].into_iter().chain(objects).chain([Event::InitDone]).collect()
+        [Event::Init]
+            .into_iter()
+            .chain(objects)
+            .chain([Event::InitDone])
+            .collect()
     }
 
     #[test]
@@ -151,8 +175,15 @@ mod tests {
         let mut relist = Relist::default();
         told(&mut relist, list(&["a", "b"]));
         told(&mut relist, vec![Event::Apply(good("c"))]);
-        assert_eq!(told(&mut relist, list(&["b", "d"])), ["-a", "-c", "+b", "+d"]);
-        assert_eq!(told(&mut relist, list(&["b", "d"])), ["+b", "+d"], "gone is told once");
+        assert_eq!(
+            told(&mut relist, list(&["b", "d"])),
+            ["-a", "-c", "+b", "+d"]
+        );
+        assert_eq!(
+            told(&mut relist, list(&["b", "d"])),
+            ["+b", "+d"],
+            "gone is told once"
+        );
     }
 
     #[test]
@@ -169,7 +200,11 @@ mod tests {
         told(&mut relist, list(&["a", "b"]));
         assert!(told(&mut relist, vec![Event::Init, Event::InitApply(good("x"))]).is_empty());
         let whole = told(&mut relist, list(&["b"]));
-        assert_eq!(whole, ["-a", "-x", "+b"], "x was never applied, and forgetting it is harmless");
+        assert_eq!(
+            whole,
+            ["-a", "-x", "+b"],
+            "x was never applied, and forgetting it is harmless"
+        );
     }
 
     #[test]
@@ -179,6 +214,10 @@ mod tests {
         assert!(told(&mut relist, vec![Event::Apply(bad("a"))]).is_empty());
         let relisted = vec![Event::Init, Event::InitApply(bad("a")), Event::InitDone];
         assert!(told(&mut relist, relisted).is_empty());
-        assert_eq!(told(&mut relist, vec![Event::Delete(bad("a"))]), ["-a"], "and leaves when it is deleted");
+        assert_eq!(
+            told(&mut relist, vec![Event::Delete(bad("a"))]),
+            ["-a"],
+            "and leaves when it is deleted"
+        );
     }
 }

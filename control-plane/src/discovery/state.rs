@@ -26,7 +26,11 @@ pub(crate) struct State<I> {
 
 impl<I> State<I> {
     pub(crate) fn new(index: I, status: watch::Sender<DiscoveryStatus>) -> Self {
-        Self { index: Mutex::new(index), status, changed: Notify::new() }
+        Self {
+            index: Mutex::new(index),
+            status,
+            changed: Notify::new(),
+        }
     }
 
     /// Takes in one event of the watch on `kind`. Gives back what it did.
@@ -88,7 +92,11 @@ impl<I: Endpoints> State<I> {
 
     /// Notes what the sink got.
     pub(crate) fn published(&self, believed: &Believed) {
-        let &Believed { ref endpoints, doubted, left_out } = believed;
+        let &Believed {
+            ref endpoints,
+            doubted,
+            left_out,
+        } = believed;
         self.status.send_modify(|status| {
             if left_out > status.left_out {
                 tracing::warn!(left_out, "ready endpoints are left out: no such port, or a role label not understood");

@@ -43,8 +43,18 @@ pub struct Failure {
 
 impl DiscoveryStatus {
     pub(crate) fn new(kinds: &[&'static str]) -> Self {
-        let watches = kinds.iter().map(|&kind| WatchStatus { kind, synced: false, failure: None, failures: 0 });
-        Self { watches: watches.collect(), endpoints: None, doubted: 0, left_out: 0 }
+        let watches = kinds.iter().map(|&kind| WatchStatus {
+            kind,
+            synced: false,
+            failure: None,
+            failures: 0,
+        });
+        Self {
+            watches: watches.collect(),
+            endpoints: None,
+            doubted: 0,
+            left_out: 0,
+        }
     }
 
     /// Whether every kind was listed completely at least once.
@@ -56,7 +66,10 @@ impl DiscoveryStatus {
     /// The failure that has lasted longest, with the kind it concerns.
     #[must_use]
     pub fn failure(&self) -> Option<(&'static str, &Failure)> {
-        let failures = self.watches.iter().filter_map(|watch| Some((watch.kind, watch.failure.as_ref()?)));
+        let failures = self
+            .watches
+            .iter()
+            .filter_map(|watch| Some((watch.kind, watch.failure.as_ref()?)));
         failures.min_by_key(|(_, failure)| failure.since)
     }
 }
@@ -72,7 +85,10 @@ impl WatchStatus {
 
     pub(crate) fn fails(&mut self, error: &str, now: Instant) {
         let since = self.failure.as_ref().map_or(now, |failure| failure.since);
-        self.failure = Some(Failure { error: error.into(), since });
+        self.failure = Some(Failure {
+            error: error.into(),
+            since,
+        });
         self.failures += 1;
     }
 }
@@ -102,7 +118,10 @@ mod tests {
         status.watches[0].fails("refused", began);
         status.watches[0].fails("timed out", began + Duration::from_secs(5));
         let (kind, failure) = status.failure().unwrap();
-        assert_eq!((kind, &*failure.error, failure.since), ("pods", "timed out", began));
+        assert_eq!(
+            (kind, &*failure.error, failure.since),
+            ("pods", "timed out", began)
+        );
         assert!(status.synced());
         assert!(status.watches[0].works());
         assert_eq!(status.failure(), None);

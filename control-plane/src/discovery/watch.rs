@@ -103,7 +103,9 @@ where
         let event = match timeout_at(deadline, events.next()).await {
             Ok(Some(event)) => event.map_err(|error| error.to_string())?,
             Ok(None) => return Err("the watch ended".to_owned()),
-            Err(_) if listing => return Err(format!("no progress listing {kind} within {:?}", pace.list)),
+            Err(_) if listing => {
+                return Err(format!("no progress listing {kind} within {:?}", pace.list));
+            }
             Err(_) => return Ok(()),
         };
         match state.fold(kind, relist, event) {
@@ -124,7 +126,10 @@ where
 
 impl Backoff {
     fn new(seed: u64) -> Self {
-        Self { next: FIRST_DELAY, dice: Dice::new(seed) }
+        Self {
+            next: FIRST_DELAY,
+            dice: Dice::new(seed),
+        }
     }
 
     fn reset(&mut self) {

@@ -80,7 +80,10 @@ fn stored(fields: &Fields<'_>) -> Result<Stored, Malformed> {
         Some(_) => Attention::Partial,
     };
     let parent = fields.parent()?;
-    let block_tokens = fields.int(Field::BlockSize)?.filter(|size| *size <= MAX_BLOCK).ok_or(Malformed)? as usize;
+    let block_tokens = fields
+        .int(Field::BlockSize)?
+        .filter(|size| *size <= MAX_BLOCK)
+        .ok_or(Malformed)? as usize;
     let lora_id = fields.int(Field::LoraId)?;
     let adapter = match (fields.text(Field::LoraName)?, lora_id) {
         (Some(name), _) => Adapter::Name(name),
@@ -88,12 +91,24 @@ fn stored(fields: &Fields<'_>) -> Result<Stored, Malformed> {
         (None, None) => Adapter::None,
     };
     let contents = contents(fields, names.len(), block_tokens, adapter, parent.is_none())?;
-    let stored = Stored { names, contents, parent, tier: fields.tier()?, group, attention, ..Stored::default() };
+    let stored = Stored {
+        names,
+        contents,
+        parent,
+        tier: fields.tier()?,
+        group,
+        attention,
+        ..Stored::default()
+    };
     Ok(stored.rooted(block_tokens as u32, adapter))
 }
 
 fn removed(fields: &Fields<'_>) -> Result<Removed, Malformed> {
-    Ok(Removed { names: fields.names()?, tier: fields.tier()?, group: fields.group()? })
+    Ok(Removed {
+        names: fields.names()?,
+        tier: fields.tier()?,
+        group: fields.group()?,
+    })
 }
 
 /// What each block holds; nothing when the event does not tell its tokens.
@@ -104,7 +119,9 @@ fn contents(
     adapter: Adapter<'_>,
     is_first: bool,
 ) -> Result<Vec<u64>, Malformed> {
-    let Some(mut reader) = fields.get(Field::TokenIds) else { return Ok(Vec::new()) };
+    let Some(mut reader) = fields.get(Field::TokenIds) else {
+        return Ok(Vec::new());
+    };
     let told = reader.array()?.unwrap_or_default() as usize;
     if told == 0 {
         return Ok(Vec::new());
@@ -138,7 +155,11 @@ fn apply_extra_keys(
         None => None,
     };
     let Some((mut reader, lists)) = lists else {
-        let salt = if is_first { fields.text(Field::CacheSalt)? } else { None };
+        let salt = if is_first {
+            fields.text(Field::CacheSalt)?
+        } else {
+            None
+        };
         if let (Some(salt), Some(first)) = (salt, contents.first_mut()) {
             *first = Extras::salt(salt).apply(*first);
         }
@@ -156,7 +177,9 @@ fn apply_extra_keys(
 /// The extra keys of one block: nil, or a list in which the adapter's name comes first if there is one.
 fn extras(reader: &mut Reader<'_>, adapter: Adapter<'_>) -> Result<Extras, Malformed> {
     let mut extras = Extras::default();
-    let Some(keys) = reader.array()? else { return Ok(extras) };
+    let Some(keys) = reader.array()? else {
+        return Ok(extras);
+    };
     let mut left = u64::from(keys);
     let mut is_first = true;
     while left > 0 {

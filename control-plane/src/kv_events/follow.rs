@@ -42,7 +42,9 @@ impl Follower {
             let ranks = self.count(&mut dice).await;
             let streams = (0..ranks).map(|rank| self.stream(rank, dice.roll()));
             let streams: Vec<Stream> = streams.collect();
-            let following = streams.into_iter().map(|stream| Box::pin(stream.follow(&self.whereabouts, ranks)));
+            let following = streams
+                .into_iter()
+                .map(|stream| Box::pin(stream.follow(&self.whereabouts, ranks)));
             // None ends before the engine has another number of ranks; then all begin anew.
             let _resized = select_all(following).await;
             self.ranks.lock().clear();
@@ -63,9 +65,23 @@ impl Follower {
     }
 
     fn stream(&self, rank: u32, seed: u64) -> Stream {
-        let status = Arc::new(Status { rank, ..Status::default() });
+        let status = Arc::new(Status {
+            rank,
+            ..Status::default()
+        });
         self.ranks.lock().push(Arc::clone(&status));
-        let ingest = Ingest::new(Arc::clone(&self.shared), self.endpoint, self.counters.clone(), Arc::clone(&status));
-        Stream::new(ingest, status, self.counters.clone(), Arc::clone(&self.topic), seed)
+        let ingest = Ingest::new(
+            Arc::clone(&self.shared),
+            self.endpoint,
+            self.counters.clone(),
+            Arc::clone(&status),
+        );
+        Stream::new(
+            ingest,
+            status,
+            self.counters.clone(),
+            Arc::clone(&self.topic),
+            seed,
+        )
     }
 }

@@ -90,7 +90,12 @@ impl Shared {
 // === Ingest ===
 
 impl Ingest {
-    pub(super) fn new(shared: Arc<Shared>, endpoint: EndpointId, counters: PoolCounters, status: Arc<Status>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        endpoint: EndpointId,
+        counters: PoolCounters,
+        status: Arc<Status>,
+    ) -> Self {
         let rank = shared.residency.write().open(endpoint);
         Self {
             shared,
@@ -119,10 +124,17 @@ impl Ingest {
 
     /// Nothing is known any more, or everything if the engine has only begun.
     pub(super) fn clear(&mut self, cause: Cleared, whole: bool) {
-        tracing::debug!(rank = self.status.rank, cause = cause.name(), "all blocks of a rank are dropped");
+        tracing::debug!(
+            rank = self.status.rank,
+            cause = cause.name(),
+            "all blocks of a rank are dropped"
+        );
         self.counters.cleared(cause);
         self.changes.clear();
-        self.shared.residency.write().clear(&mut self.rank, self.standing);
+        self.shared
+            .residency
+            .write()
+            .clear(&mut self.rank, self.standing);
         self.shared.leftovers.notify_one();
         (self.whole, self.distrusted) = (whole, cause == Cleared::Overfull);
         self.weigh();
@@ -146,12 +158,19 @@ impl Ingest {
                 self.clear(Cleared::Unread, false);
             }
         }
-        self.status.next.store(number.saturating_add(1), Ordering::Relaxed);
+        self.status
+            .next
+            .store(number.saturating_add(1), Ordering::Relaxed);
         self.weigh();
     }
 
     async fn take_batch(&mut self, batch: Batch) {
-        let Batch { events, unknown: _, unread_stored, unread_removed } = batch;
+        let Batch {
+            events,
+            unknown: _,
+            unread_stored,
+            unread_removed,
+        } = batch;
         let mut turn = 0;
         for event in events {
             turn += self.take_event(&event);
@@ -161,7 +180,9 @@ impl Ingest {
             }
         }
         self.flush();
-        self.counters.unread.inc_by((unread_stored + unread_removed).into());
+        self.counters
+            .unread
+            .inc_by((unread_stored + unread_removed).into());
         if unread_removed > 0 {
             self.clear(Cleared::Unread, false);
         } else if unread_stored > 0 {
@@ -198,10 +219,18 @@ impl Ingest {
     }
 
     fn count(&mut self, tally: Tally, fate: Fate, tier: Tier) {
-        let Tally { taken, skipped, orphans, unknown } = tally;
-        for (fate, blocks) in
-            [(fate, taken), (Fate::Skipped, skipped), (Fate::Orphan, orphans), (Fate::Unknown, unknown)]
-        {
+        let Tally {
+            taken,
+            skipped,
+            orphans,
+            unknown,
+        } = tally;
+        for (fate, blocks) in [
+            (fate, taken),
+            (Fate::Skipped, skipped),
+            (Fate::Orphan, orphans),
+            (Fate::Unknown, unknown),
+        ] {
             if blocks > 0 {
                 self.counters.blocks(fate, blocks);
             }
@@ -226,8 +255,12 @@ impl Ingest {
     }
 
     fn weigh(&self) {
-        self.status.blocks.store(self.rank.blocks() as u64, Ordering::Relaxed);
-        self.status.bytes.store(self.rank.bytes() as u64, Ordering::Relaxed);
+        self.status
+            .blocks
+            .store(self.rank.blocks() as u64, Ordering::Relaxed);
+        self.status
+            .bytes
+            .store(self.rank.bytes() as u64, Ordering::Relaxed);
     }
 
     /// Lets the standing follow what is known.

@@ -11,7 +11,8 @@ use prometheus_client::{
 
 /// From a prompt that nobody holds to a long one in a large fleet behind a writer.
 const LOOKUP_SECONDS: &[f64] = &[
-    0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005,
+    0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5,
+    0.001, 0.002_5, 0.005,
 ];
 
 /// The families of all pools; cheap to clone.
@@ -146,11 +147,36 @@ impl KvEventsMetrics {
             unread: Family::default(),
             lookups: Bounds(LOOKUP_SECONDS).family(),
         };
-        let Self { batches, blocks, gaps, replays, clears, failures, unread, lookups } = metrics.clone();
-        registry.register("hermes_kv_events_batches", "Batches of KV events that were taken in", batches);
-        registry.register("hermes_kv_events_blocks", "Blocks that KV events told of, by what became of them", blocks);
-        registry.register("hermes_kv_events_gaps", "Gaps in streams of KV events", gaps);
-        registry.register("hermes_kv_events_replays", "Replays that were asked for, by how they ended", replays);
+        let Self {
+            batches,
+            blocks,
+            gaps,
+            replays,
+            clears,
+            failures,
+            unread,
+            lookups,
+        } = metrics.clone();
+        registry.register(
+            "hermes_kv_events_batches",
+            "Batches of KV events that were taken in",
+            batches,
+        );
+        registry.register(
+            "hermes_kv_events_blocks",
+            "Blocks that KV events told of, by what became of them",
+            blocks,
+        );
+        registry.register(
+            "hermes_kv_events_gaps",
+            "Gaps in streams of KV events",
+            gaps,
+        );
+        registry.register(
+            "hermes_kv_events_replays",
+            "Replays that were asked for, by how they ended",
+            replays,
+        );
         registry.register(
             "hermes_kv_events_clears",
             "Times that all blocks of a rank were dropped, by the cause",
@@ -161,7 +187,11 @@ impl KvEventsMetrics {
             "Streams of KV events that broke or did not come about, by the reason",
             failures,
         );
-        registry.register("hermes_kv_events_unread", "Batches and events that were not understood", unread);
+        registry.register(
+            "hermes_kv_events_unread",
+            "Batches and events that were not understood",
+            unread,
+        );
         registry.register(
             "hermes_kv_events_lookup_duration_seconds",
             "Time to look a prompt up in the index, waiting for its lock included",
@@ -172,18 +202,33 @@ impl KvEventsMetrics {
 
     /// The handles of a pool.
     pub(super) fn pool(&self, pool: &Arc<str>) -> PoolCounters {
-        let labels = PoolLabels { pool: Arc::clone(pool) };
-        let blocks = |fate: Fate| BlockLabels { pool: Arc::clone(pool), fate: fate.name() };
-        let replays = |outcome: Replayed| ReplayLabels { pool: Arc::clone(pool), outcome: outcome.name() };
-        let clears = |cause: Cleared| ClearLabels { pool: Arc::clone(pool), cause: cause.name() };
-        let failures = |kind: Failure| FailureLabels { pool: Arc::clone(pool), kind: kind.name() };
+        let labels = PoolLabels {
+            pool: Arc::clone(pool),
+        };
+        let blocks = |fate: Fate| BlockLabels {
+            pool: Arc::clone(pool),
+            fate: fate.name(),
+        };
+        let replays = |outcome: Replayed| ReplayLabels {
+            pool: Arc::clone(pool),
+            outcome: outcome.name(),
+        };
+        let clears = |cause: Cleared| ClearLabels {
+            pool: Arc::clone(pool),
+            cause: cause.name(),
+        };
+        let failures = |kind: Failure| FailureLabels {
+            pool: Arc::clone(pool),
+            kind: kind.name(),
+        };
         PoolCounters {
             batches: self.batches.get_or_create(&labels).clone(),
             unread: self.unread.get_or_create(&labels).clone(),
             gaps: self.gaps.get_or_create(&labels).clone(),
             lookups: self.lookups.get_or_create(&labels).clone(),
             blocks: Fate::ALL.map(|fate| self.blocks.get_or_create(&blocks(fate)).clone()),
-            replays: Replayed::ALL.map(|outcome| self.replays.get_or_create(&replays(outcome)).clone()),
+            replays: Replayed::ALL
+                .map(|outcome| self.replays.get_or_create(&replays(outcome)).clone()),
             clears: Cleared::ALL.map(|cause| self.clears.get_or_create(&clears(cause)).clone()),
             failures: Failure::ALL.map(|kind| self.failures.get_or_create(&failures(kind)).clone()),
         }
@@ -191,22 +236,38 @@ impl KvEventsMetrics {
 
     /// Ends the series of a pool that is gone.
     pub(crate) fn forget(&self, pool: &Arc<str>) {
-        let labels = PoolLabels { pool: Arc::clone(pool) };
-        [&self.batches, &self.unread, &self.gaps].iter().for_each(|family| {
-            family.remove(&labels);
-        });
+        let labels = PoolLabels {
+            pool: Arc::clone(pool),
+        };
+        [&self.batches, &self.unread, &self.gaps]
+            .iter()
+            .for_each(|family| {
+                family.remove(&labels);
+            });
         self.lookups.remove(&labels);
         for fate in Fate::ALL {
-            self.blocks.remove(&BlockLabels { pool: Arc::clone(pool), fate: fate.name() });
+            self.blocks.remove(&BlockLabels {
+                pool: Arc::clone(pool),
+                fate: fate.name(),
+            });
         }
         for outcome in Replayed::ALL {
-            self.replays.remove(&ReplayLabels { pool: Arc::clone(pool), outcome: outcome.name() });
+            self.replays.remove(&ReplayLabels {
+                pool: Arc::clone(pool),
+                outcome: outcome.name(),
+            });
         }
         for cause in Cleared::ALL {
-            self.clears.remove(&ClearLabels { pool: Arc::clone(pool), cause: cause.name() });
+            self.clears.remove(&ClearLabels {
+                pool: Arc::clone(pool),
+                cause: cause.name(),
+            });
         }
         for kind in Failure::ALL {
-            self.failures.remove(&FailureLabels { pool: Arc::clone(pool), kind: kind.name() });
+            self.failures.remove(&FailureLabels {
+                pool: Arc::clone(pool),
+                kind: kind.name(),
+            });
         }
     }
 }
@@ -234,7 +295,13 @@ impl PoolCounters {
 // === Fate ===
 
 impl Fate {
-    const ALL: [Self; 5] = [Self::Stored, Self::Removed, Self::Skipped, Self::Orphan, Self::Unknown];
+    const ALL: [Self; 5] = [
+        Self::Stored,
+        Self::Removed,
+        Self::Skipped,
+        Self::Orphan,
+        Self::Unknown,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -264,7 +331,13 @@ impl Replayed {
 // === Cleared ===
 
 impl Cleared {
-    const ALL: [Self; 5] = [Self::Told, Self::Restart, Self::Lost, Self::Unread, Self::Overfull];
+    const ALL: [Self; 5] = [
+        Self::Told,
+        Self::Restart,
+        Self::Lost,
+        Self::Unread,
+        Self::Overfull,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -280,7 +353,14 @@ impl Cleared {
 // === Failure ===
 
 impl Failure {
-    const ALL: [Self; 6] = [Self::Unlocated, Self::Refused, Self::Timeout, Self::Broken, Self::Silent, Self::Protocol];
+    const ALL: [Self; 6] = [
+        Self::Unlocated,
+        Self::Refused,
+        Self::Timeout,
+        Self::Broken,
+        Self::Silent,
+        Self::Protocol,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {

@@ -54,8 +54,14 @@ impl<'a> Reader<'a> {
                 self.take(1)?;
                 Plain::Nil
             }
-            Marker::True | Marker::False => Plain::Bool(decode::read_bool(&mut self.rest).map_err(|_| Malformed)?),
-            Marker::F32 => Plain::Float(decode::read_f32(&mut self.rest).map_err(|_| Malformed)?.into()),
+            Marker::True | Marker::False => {
+                Plain::Bool(decode::read_bool(&mut self.rest).map_err(|_| Malformed)?)
+            }
+            Marker::F32 => Plain::Float(
+                decode::read_f32(&mut self.rest)
+                    .map_err(|_| Malformed)?
+                    .into(),
+            ),
             Marker::F64 => Plain::Float(decode::read_f64(&mut self.rest).map_err(|_| Malformed)?),
             Marker::FixArray(_) | Marker::Array16 | Marker::Array32 => {
                 Plain::Array(decode::read_array_len(&mut self.rest).map_err(|_| Malformed)?)
@@ -86,7 +92,9 @@ impl<'a> Reader<'a> {
             | Marker::Ext8
             | Marker::Ext16
             | Marker::Ext32 => {
-                let length = decode::read_ext_meta(&mut self.rest).map_err(|_| Malformed)?.size;
+                let length = decode::read_ext_meta(&mut self.rest)
+                    .map_err(|_| Malformed)?
+                    .size;
                 Plain::Bytes(self.take(length)?)
             }
             Marker::Reserved => return Err(Malformed),
@@ -136,7 +144,10 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, length: u32) -> Result<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(length as usize).ok_or(Malformed)?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length as usize)
+            .ok_or(Malformed)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -158,7 +169,15 @@ mod tests {
         encode::write_sint(&mut bytes, -2).unwrap();
         encode::write_sint(&mut bytes, i64::MIN).unwrap();
         let mut reader = Reader::new(&bytes);
-        for value in [0, 127, 128, 70_000, u64::MAX, (-2_i64).cast_unsigned(), i64::MIN.cast_unsigned()] {
+        for value in [
+            0,
+            127,
+            128,
+            70_000,
+            u64::MAX,
+            (-2_i64).cast_unsigned(),
+            i64::MIN.cast_unsigned(),
+        ] {
             assert_eq!(reader.int(), Ok(Some(value)));
         }
         assert_eq!(reader.left(), 0);
@@ -166,9 +185,11 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_bytes_is_refused() {
-        for bytes in
-            [&[0xdb, 0xff, 0xff, 0xff, 0xff][..], &[0xdd, 0xff, 0xff, 0xff, 0xff], &[0xc6, 0xff, 0xff, 0xff, 0xff, 1]]
-        {
+        for bytes in [
+            &[0xdb, 0xff, 0xff, 0xff, 0xff][..],
+            &[0xdd, 0xff, 0xff, 0xff, 0xff],
+            &[0xc6, 0xff, 0xff, 0xff, 0xff, 1],
+        ] {
             assert!(Reader::new(bytes).skip().is_err(), "{bytes:x?}");
         }
     }
@@ -176,7 +197,10 @@ mod tests {
     #[test]
     fn depth_costs_no_stack() {
         let nested = vec![0x91; 1_000_000];
-        assert!(Reader::new(&nested).skip().is_err(), "the innermost value is missing");
+        assert!(
+            Reader::new(&nested).skip().is_err(),
+            "the innermost value is missing"
+        );
     }
 
     proptest! {

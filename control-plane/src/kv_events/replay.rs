@@ -49,9 +49,15 @@ impl Replay {
         let asked = async {
             let mut peer = Peer::connect(authority, Socket::Dealer).await?;
             peer.send(&[b"", &first.to_be_bytes()]).await?;
-            Ok(Self { peer, patience: PATIENCE })
+            Ok(Self {
+                peer,
+                patience: PATIENCE,
+            })
         };
-        timeout(PATIENCE, asked).await.map_err(|_| Failure::Timeout)?.map_err(|error| Failure::of(&error))
+        timeout(PATIENCE, asked)
+            .await
+            .map_err(|_| Failure::Timeout)?
+            .map_err(|error| Failure::of(&error))
     }
 
     /// The next batch; nothing at the end.
@@ -63,7 +69,9 @@ impl Replay {
                 }
             }
         };
-        let message = timeout(self.patience, message).await.map_err(|_| Failure::Timeout)?;
+        let message = timeout(self.patience, message)
+            .await
+            .map_err(|_| Failure::Timeout)?;
         let message = message.map_err(|error| Failure::of(&error))?;
         self.patience = SILENCE;
         let Told { number, payload } = read(message).ok_or(Failure::Protocol)?;
@@ -75,5 +83,8 @@ impl Replay {
 pub(super) fn read(mut message: Message) -> Option<Told> {
     let payload = message.pop()?;
     let number = message.pop()?;
-    Some(Told { number: u64::from_be_bytes(number[..].try_into().ok()?), payload })
+    Some(Told {
+        number: u64::from_be_bytes(number[..].try_into().ok()?),
+        payload,
+    })
 }

@@ -60,7 +60,10 @@ impl Sequence {
     /// Judges a batch that came live.
     pub(super) fn judge(&mut self, number: u64) -> Arrival {
         if self.live.is_some_and(|live| number <= live) {
-            *self = Self { live: Some(number), ..Self::default() };
+            *self = Self {
+                live: Some(number),
+                ..Self::default()
+            };
             return Arrival::Restart;
         }
         self.live = Some(number);
@@ -93,7 +96,10 @@ impl Sequence {
 
 impl Mark {
     pub(super) fn of(number: u64, payload: &[u8]) -> Self {
-        Self { number, digest: xxh3_64(payload) }
+        Self {
+            number,
+            digest: xxh3_64(payload),
+        }
     }
 }
 

@@ -67,7 +67,12 @@ struct Source {
 
 impl Whereabouts {
     /// Of the endpoint at this URL; nothing when the URL has no host.
-    pub(super) fn new(url: &str, told: Option<EventPorts>, config: &KvEventsConfig, client: Client) -> Option<Self> {
+    pub(super) fn new(
+        url: &str,
+        told: Option<EventPorts>,
+        config: &KvEventsConfig,
+        client: Client,
+    ) -> Option<Self> {
         let url = Url::parse(url).ok()?;
         let host = url.host_str()?.into();
         let replay = match config.replay_port {
@@ -76,11 +81,20 @@ impl Whereabouts {
             None => Some(DEFAULT_PORTS.1),
         };
         let fixed = match told {
-            Some(EventPorts { publish, replay: told }) => Some((publish.get(), told.map(NonZeroU16::get).or(replay))),
+            Some(EventPorts {
+                publish,
+                replay: told,
+            }) => Some((publish.get(), told.map(NonZeroU16::get).or(replay))),
             None => config.port.map(|port| (port, replay)),
         };
         let engine = url.join("/kv_event_sources").ok()?;
-        Some(Self { host, fixed, ranks: config.ranks.unwrap_or(1), engine, client })
+        Some(Self {
+            host,
+            fixed,
+            ranks: config.ranks.unwrap_or(1),
+            engine,
+            client,
+        })
     }
 
     /// How many ranks there are; nothing while nobody can tell.
@@ -133,18 +147,29 @@ fn moved((publisher, replay): (u16, Option<u16>), rank: u32) -> (u16, Option<u16
 fn read(body: &[u8]) -> Option<Ports> {
     let sources: BTreeMap<u32, Source> = serde_json::from_slice(body).ok()?;
     let publishes = |source: &Source| source.publisher.as_deref() == Some("zmq");
-    let are_ranks = sources.keys().copied().eq(0..sources.len() as u32) && sources.len() as u32 <= MAX_RANKS;
+    let are_ranks =
+        sources.keys().copied().eq(0..sources.len() as u32) && sources.len() as u32 <= MAX_RANKS;
     if sources.is_empty() || !are_ranks || !sources.values().all(publishes) {
         return None;
     }
-    let ports =
-        |source: &Source| Some((port(source.endpoint.as_deref()?)?, source.replay_endpoint.as_deref().and_then(port)));
+    let ports = |source: &Source| {
+        Some((
+            port(source.endpoint.as_deref()?)?,
+            source.replay_endpoint.as_deref().and_then(port),
+        ))
+    };
     sources.values().map(ports).collect()
 }
 
 /// The port of `tcp://host:port`; other transports do not leave the engine's host.
 fn port(endpoint: &str) -> Option<u16> {
-    endpoint.strip_prefix("tcp://")?.rsplit_once(':')?.1.parse().ok().filter(|port| *port > 0)
+    endpoint
+        .strip_prefix("tcp://")?
+        .rsplit_once(':')?
+        .1
+        .parse()
+        .ok()
+        .filter(|port| *port > 0)
 }
 
 #[cfg(test)]
@@ -157,26 +182,47 @@ mod tests {
     fn whereabouts(yaml: &str, told: Option<(u16, Option<u16>)>) -> Whereabouts {
         install_default_crypto();
         let text = format!("pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]");
-        let config = Config::parse(&text).expect("a good mapping").pools.swap_remove(0).kv_events.expect("switched on");
+        let config = Config::parse(&text)
+            .expect("a good mapping")
+            .pools
+            .swap_remove(0)
+            .kv_events
+            .expect("switched on");
         let port = |port| NonZeroU16::new(port).expect("not zero");
-        let told = told.map(|(publish, replay)| EventPorts { publish: port(publish), replay: replay.map(port) });
+        let told = told.map(|(publish, replay)| EventPorts {
+            publish: port(publish),
+            replay: replay.map(port),
+        });
         let client = fetch::client().expect("TLS is set up");
         Whereabouts::new("http://10.0.0.7:8000", told, &config, client).expect("a host")
     }
 
     async fn place(whereabouts: &Whereabouts, rank: u32) -> (String, Option<String>) {
-        let place = whereabouts.place(rank, 2).await.expect("as many ranks as before").expect("known");
-        (place.publisher.to_string(), place.replay.map(|replay| replay.to_string()))
+        let place = whereabouts
+            .place(rank, 2)
+            .await
+            .expect("as many ranks as before")
+            .expect("known");
+        (
+            place.publisher.to_string(),
+            place.replay.map(|replay| replay.to_string()),
+        )
     }
 
     #[tokio::test]
     async fn what_kubernetes_tells_goes_before_what_is_configured() {
         let both = whereabouts("{port: 6000, replayPort: 6001}", Some((7000, Some(7001))));
-        assert_eq!(place(&both, 0).await, ("10.0.0.7:7000".to_owned(), Some("10.0.0.7:7001".to_owned())));
+        assert_eq!(
+            place(&both, 0).await,
+            ("10.0.0.7:7000".to_owned(), Some("10.0.0.7:7001".to_owned()))
+        );
         let half = whereabouts("{port: 6000, replayPort: 6001}", Some((7000, None)));
         assert_eq!(place(&half, 0).await.1.as_deref(), Some("10.0.0.7:6001"));
         let configured = whereabouts("{port: 6000}", None);
-        assert_eq!(place(&configured, 0).await, ("10.0.0.7:6000".to_owned(), Some("10.0.0.7:5558".to_owned())));
+        assert_eq!(
+            place(&configured, 0).await,
+            ("10.0.0.7:6000".to_owned(), Some("10.0.0.7:5558".to_owned()))
+        );
         let alone = whereabouts("{port: 6000, replayPort: 0}", None);
         assert_eq!(place(&alone, 0).await.1, None);
     }
@@ -185,7 +231,10 @@ mod tests {
     async fn each_rank_has_ports_of_its_own() {
         let ranks = whereabouts("{port: 6000, replayPort: 6100, ranks: 2}", None);
         assert_eq!(ranks.ranks().await, Some(2));
-        assert_eq!(place(&ranks, 1).await, ("10.0.0.7:6001".to_owned(), Some("10.0.0.7:6101".to_owned())));
+        assert_eq!(
+            place(&ranks, 1).await,
+            ("10.0.0.7:6001".to_owned(), Some("10.0.0.7:6101".to_owned()))
+        );
     }
 
     #[test]

@@ -70,7 +70,15 @@ impl Stream {
         seed: u64,
     ) -> Self {
         let (sequence, dice) = (Sequence::default(), Dice::new(seed));
-        Self { ingest, status, sequence, counters, topic, dice, quiet: true }
+        Self {
+            ingest,
+            status,
+            sequence,
+            counters,
+            topic,
+            dice,
+            quiet: true,
+        }
     }
 
     /// Follows it until the engine says that it has another number of ranks than `of`.
@@ -81,7 +89,10 @@ impl Stream {
             let began = Instant::now();
             let lost = match whereabouts.place(self.status.rank, of).await {
                 Err(resized) => return resized,
-                Ok(None) => Lost(Failure::Unlocated, "the engine does not say where its publisher is".to_owned()),
+                Ok(None) => Lost(
+                    Failure::Unlocated,
+                    "the engine does not say where its publisher is".to_owned(),
+                ),
                 Ok(Some(place)) => self.session(&place).await,
             };
             self.ends(lost);
@@ -103,7 +114,9 @@ impl Stream {
             Ok::<_, ZmtpError>(peer)
         });
         let mut peer = match connected.await {
-            Err(_late) => return Lost(Failure::Timeout, format!("no handshake within {CONNECT:?}")),
+            Err(_late) => {
+                return Lost(Failure::Timeout, format!("no handshake within {CONNECT:?}"));
+            }
             Ok(Err(error)) => return error.into(),
             Ok(Ok(peer)) => peer,
         };
@@ -152,14 +165,21 @@ impl Stream {
 
     /// One message of the publisher.
     async fn arrives(&mut self, message: Message, place: &Place) {
-        let Some(Told { number, payload }) = replay::read(message) else { return };
+        let Some(Told { number, payload }) = replay::read(message) else {
+            return;
+        };
         match self.sequence.judge(number) {
             Arrival::Known => return,
             Arrival::Next => {}
             Arrival::First => self.ingest.set_whole(number == 0),
             Arrival::Gap(from) => {
                 self.counters.gaps.inc();
-                tracing::debug!(rank = self.status.rank, from, to = number, "batches of KV events are missing");
+                tracing::debug!(
+                    rank = self.status.rank,
+                    from,
+                    to = number,
+                    "batches of KV events are missing"
+                );
                 self.fill(from, place).await;
             }
             Arrival::Restart => {
@@ -176,7 +196,12 @@ impl Stream {
     /// The stream works.
     fn begins(&mut self, place: &Place) {
         let Place { publisher, replay } = place;
-        tracing::info!(publisher = &**publisher, ?replay, rank = self.status.rank, "KV events are followed");
+        tracing::info!(
+            publisher = &**publisher,
+            ?replay,
+            rank = self.status.rank,
+            "KV events are followed"
+        );
         self.quiet = true;
         self.status.now.lock().failure = None;
         self.ingest.enlighten();
@@ -213,11 +238,14 @@ impl From<ZmtpError> for Lost {
 impl Failure {
     pub(super) fn of(error: &ZmtpError) -> Self {
         match error {
-            ZmtpError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Self::Refused,
-            ZmtpError::Io(_) => Self::Broken,
-            ZmtpError::Protocol(_) | ZmtpError::WrongSocket(_) | ZmtpError::Refused(_) | ZmtpError::TooLarge => {
-                Self::Protocol
+            ZmtpError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Self::Refused
             }
+            ZmtpError::Io(_) => Self::Broken,
+            ZmtpError::Protocol(_)
+            | ZmtpError::WrongSocket(_)
+            | ZmtpError::Refused(_)
+            | ZmtpError::TooLarge => Self::Protocol,
         }
     }
 }

@@ -93,7 +93,9 @@ impl Peer {
         let stream = TcpStream::connect(authority).await?;
         stream.set_nodelay(true)?;
         // For peers that do not answer pings.
-        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5));
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(10))
+            .with_interval(Duration::from_secs(5));
         SockRef::from(&stream).set_tcp_keepalive(&keepalive.with_retries(3))?;
         let mut peer = Self {
             stream,
@@ -170,14 +172,20 @@ impl Peer {
             self.read().await?;
         }
         let greeting = self.inbox.split_to(GREETING);
-        let greeting = greeting.first_chunk().ok_or(ZmtpError::Protocol("a greeting is too short"))?;
+        let greeting = greeting
+            .first_chunk()
+            .ok_or(ZmtpError::Protocol("a greeting is too short"))?;
         frame::check_greeting(greeting)?;
         frame::write_command(&mut self.outbox, "READY", &frame::ready(socket.name()));
         self.flush().await?;
         loop {
             match self.assembly.next(&mut self.inbox)? {
-                Some(Incoming::Command(name, data)) if *name == *b"READY" => return check_ready(socket, data),
-                Some(Incoming::Command(name, data)) if *name == *b"ERROR" => return Err(refused(&data)),
+                Some(Incoming::Command(name, data)) if *name == *b"READY" => {
+                    return check_ready(socket, data);
+                }
+                Some(Incoming::Command(name, data)) if *name == *b"ERROR" => {
+                    return Err(refused(&data));
+                }
                 Some(_) => return Err(ZmtpError::Protocol("the peer does not shake hands")),
                 None => self.read().await?,
             }
@@ -210,13 +218,21 @@ fn check_ready(socket: Socket, data: Bytes) -> Result<(), ZmtpError> {
     if socket.fits(&peer) {
         return Ok(());
     }
-    Err(ZmtpError::WrongSocket(String::from_utf8_lossy(&peer[..peer.len().min(16)]).into_owned()))
+    Err(ZmtpError::WrongSocket(
+        String::from_utf8_lossy(&peer[..peer.len().min(16)]).into_owned(),
+    ))
 }
 
 /// What an ERROR command says, in at most 64 characters.
 fn refused(data: &Bytes) -> ZmtpError {
     let reason = data.get(1..).unwrap_or_default();
-    ZmtpError::Refused(String::from_utf8_lossy(reason).chars().filter(|c| !c.is_control()).take(64).collect())
+    ZmtpError::Refused(
+        String::from_utf8_lossy(reason)
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(64)
+            .collect(),
+    )
 }
 
 #[cfg(test)]

@@ -76,9 +76,14 @@ impl Conductor {
 
     /// What two questions have to share to have one answer: their whole blocks.
     pub(super) fn feed(&self, lookup: &Lookup, hash: &mut Xxh3) {
-        let Ok(Some(blocks)) = self.blocks(lookup) else { return };
+        let Ok(Some(blocks)) = self.blocks(lookup) else {
+            return;
+        };
         hash.update(&blocks.size.to_le_bytes());
-        blocks.ids.iter().for_each(|id| hash.update(&id.to_le_bytes()));
+        blocks
+            .ids
+            .iter()
+            .for_each(|id| hash.update(&id.to_le_bytes()));
     }
 
     /// Whether there is anything to ask about: a prompt shorter than a block is cached nowhere.
@@ -98,9 +103,16 @@ impl Conductor {
 
     fn blocks<'a>(&self, lookup: &'a Lookup) -> Result<Option<Blocks<'a>>, Outcome> {
         let ids = lookup.token_ids.as_deref().ok_or(Outcome::NoTokens)?;
-        let size = self.block_size.or(lookup.block_size).filter(|size| *size > 0).ok_or(Outcome::NoBlockSize)?;
+        let size = self
+            .block_size
+            .or(lookup.block_size)
+            .filter(|size| *size > 0)
+            .ok_or(Outcome::NoBlockSize)?;
         let whole = ids.len() - ids.len() % size as usize;
-        Ok((whole > 0).then(|| Blocks { ids: &ids[..whole], size }))
+        Ok((whole > 0).then(|| Blocks {
+            ids: &ids[..whole],
+            size,
+        }))
     }
 }
 
@@ -131,8 +143,12 @@ impl Encoding {
 
     fn write(self, value: &impl serde::Serialize) -> Result<Bytes, Outcome> {
         match self {
-            Self::Json => serde_json::to_vec(value).map(Bytes::from).map_err(|_| Outcome::Malformed),
-            Self::Msgpack => rmp_serde::to_vec_named(value).map(Bytes::from).map_err(|_| Outcome::Malformed),
+            Self::Json => serde_json::to_vec(value)
+                .map(Bytes::from)
+                .map_err(|_| Outcome::Malformed),
+            Self::Msgpack => rmp_serde::to_vec_named(value)
+                .map(Bytes::from)
+                .map_err(|_| Outcome::Malformed),
         }
     }
 

@@ -44,7 +44,9 @@ impl Dialect {
     pub(super) fn has_question(&self, lookup: &Lookup) -> Result<bool, Outcome> {
         match self {
             Self::MatchSort(_) => Ok(!lookup.candidates.is_empty()),
-            Self::Conductor(conductor) => Ok(conductor.has_question(lookup)? && !lookup.candidates.is_empty()),
+            Self::Conductor(conductor) => {
+                Ok(conductor.has_question(lookup)? && !lookup.candidates.is_empty())
+            }
         }
     }
 

@@ -29,7 +29,10 @@ impl MatchSort {
     #[must_use]
     pub fn named() -> Self {
         let named = |keys: &[&str]| keys.iter().copied().map(Arc::from).collect();
-        Self { id_keys: named(&DEFAULT_ID_KEYS), score_keys: named(&DEFAULT_SCORE_KEYS) }
+        Self {
+            id_keys: named(&DEFAULT_ID_KEYS),
+            score_keys: named(&DEFAULT_SCORE_KEYS),
+        }
     }
 
     pub(super) const CONTENT_TYPE: &str = "application/json";

@@ -106,7 +106,10 @@ impl Outcome {
     /// Whether the manager was asked at all.
     const fn was_asked(self) -> bool {
         use Outcome::{Malformed, NoBlockSize, NoTokens, Open, Saturated, TooLarge};
-        !matches!(self, Saturated | Open | TooLarge | Malformed | NoTokens | NoBlockSize)
+        !matches!(
+            self,
+            Saturated | Open | TooLarge | Malformed | NoTokens | NoBlockSize
+        )
     }
 }
 
@@ -150,8 +153,16 @@ impl KvMetrics {
             answers: Family::default(),
             duration: Histogram::new(exponential_buckets(0.000_25, 2.0, 12)),
         };
-        let Self { lookups, answers, duration } = metrics.clone();
-        registry.register("hermes_kvmanager_lookups", "Lookups at KV managers by how they ended", lookups);
+        let Self {
+            lookups,
+            answers,
+            duration,
+        } = metrics.clone();
+        registry.register(
+            "hermes_kvmanager_lookups",
+            "Lookups at KV managers by how they ended",
+            lookups,
+        );
         registry.register(
             "hermes_kvmanager_answers",
             "Requests that wanted to know what a KV manager knows, by where the answer came from",
@@ -168,21 +179,33 @@ impl KvMetrics {
     /// How many lookups ended so.
     #[must_use]
     pub fn count(&self, outcome: Outcome) -> u64 {
-        self.lookups.get_or_create(&Labels { outcome: outcome.name() }).get()
+        self.lookups
+            .get_or_create(&Labels {
+                outcome: outcome.name(),
+            })
+            .get()
     }
 
     /// How many lookups were answered from there.
     #[must_use]
     pub fn count_from(&self, from: Origin) -> u64 {
-        self.answers.get_or_create(&OriginLabels { from: from.name() }).get()
+        self.answers
+            .get_or_create(&OriginLabels { from: from.name() })
+            .get()
     }
 
     pub(super) fn answered(&self, from: Origin) {
-        self.answers.get_or_create(&OriginLabels { from: from.name() }).inc();
+        self.answers
+            .get_or_create(&OriginLabels { from: from.name() })
+            .inc();
     }
 
     pub(super) fn observe(&self, outcome: Outcome, took: Duration) {
-        self.lookups.get_or_create(&Labels { outcome: outcome.name() }).inc();
+        self.lookups
+            .get_or_create(&Labels {
+                outcome: outcome.name(),
+            })
+            .inc();
         if outcome.was_asked() {
             self.duration.observe(took.as_secs_f64());
         }

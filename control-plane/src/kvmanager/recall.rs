@@ -35,7 +35,10 @@ struct Answers {
 impl Recall {
     /// Keeps answers for so long; not at all when it is zero.
     pub(super) fn new(keeps: Duration) -> Self {
-        Self { keeps, answers: Mutex::default() }
+        Self {
+            keeps,
+            answers: Mutex::default(),
+        }
     }
 
     /// The answer to the question under `key`, if it is fresh.

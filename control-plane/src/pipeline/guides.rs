@@ -34,18 +34,43 @@ impl Guides {
     /// No pools yet.
     #[must_use]
     pub fn new(managers: KvMetrics, events: KvEventsMetrics, tokenizers: TokenMetrics) -> Self {
-        Self { managers, events, tokenizers, pools: HashMap::new() }
+        Self {
+            managers,
+            events,
+            tokenizers,
+            pools: HashMap::new(),
+        }
     }
 
     /// Follows the configuration. What stays as it is configured keeps its connections and what it knows.
     pub(super) fn set<'a>(&mut self, pools: impl Iterator<Item = &'a PoolConfig>) {
         let mut before = std::mem::take(&mut self.pools);
-        for PoolConfig { name, collector, kv_manager, kv_events, tokenizer, .. } in pools {
-            let wanted =
-                Wanted { kv_manager: kv_manager.clone(), kv_events: kv_events.clone(), tokenizer: tokenizer.clone() };
+        for PoolConfig {
+            name,
+            collector,
+            kv_manager,
+            kv_events,
+            tokenizer,
+            ..
+        } in pools
+        {
+            let wanted = Wanted {
+                kv_manager: kv_manager.clone(),
+                kv_events: kv_events.clone(),
+                tokenizer: tokenizer.clone(),
+            };
             let (known, guide) = before.remove(name).unzip();
             let guide = self.guide(name, &wanted, known.as_ref(), guide.unwrap_or_default());
-            self.pools.insert(Arc::clone(name), (wanted, Guide { stale_after: collector.stale_after, ..guide }));
+            self.pools.insert(
+                Arc::clone(name),
+                (
+                    wanted,
+                    Guide {
+                        stale_after: collector.stale_after,
+                        ..guide
+                    },
+                ),
+            );
         }
         before
             .into_iter()
@@ -56,7 +81,14 @@ impl Guides {
     /// Follows the KV events of exactly these endpoints, by pool.
     pub(super) fn follow<'a>(&self, pools: impl Iterator<Item = (&'a Arc<str>, Vec<Publisher>)>) {
         for (pool, publishers) in pools {
-            if let Some((_, Guide { kv_events: Some(events), .. })) = self.pools.get(pool) {
+            if let Some((
+                _,
+                Guide {
+                    kv_events: Some(events),
+                    ..
+                },
+            )) = self.pools.get(pool)
+            {
                 events.set(publishers);
             }
         }
@@ -64,26 +96,62 @@ impl Guides {
 
     /// The guide of a pool; one that nothing was configured for is guided by nothing.
     pub(super) fn of(&self, pool: &str) -> Guide {
-        self.pools.get(pool).map(|(_, guide)| guide.clone()).unwrap_or_default()
+        self.pools
+            .get(pool)
+            .map(|(_, guide)| guide.clone())
+            .unwrap_or_default()
     }
 
     /// What `wanted` asks for, and of `guide` what was wanted before already.
-    fn guide(&self, pool: &Arc<str>, wanted: &Wanted, known: Option<&Wanted>, guide: Guide) -> Guide {
-        let Wanted { kv_manager, kv_events, tokenizer } = wanted;
+    fn guide(
+        &self,
+        pool: &Arc<str>,
+        wanted: &Wanted,
+        known: Option<&Wanted>,
+        guide: Guide,
+    ) -> Guide {
+        let Wanted {
+            kv_manager,
+            kv_events,
+            tokenizer,
+        } = wanted;
         let kept = known.is_some_and(|known| known.kv_manager == *kv_manager);
-        let manager = if kept { guide.kv_manager } else { kv_manager.as_ref().and_then(|it| self.connect(pool, it)) };
+        let manager = if kept {
+            guide.kv_manager
+        } else {
+            kv_manager.as_ref().and_then(|it| self.connect(pool, it))
+        };
         let kept = known.is_some_and(|known| known.kv_events == *kv_events);
-        let events = if kept { guide.kv_events } else { kv_events.as_ref().and_then(|it| self.listen(pool, it)) };
+        let events = if kept {
+            guide.kv_events
+        } else {
+            kv_events.as_ref().and_then(|it| self.listen(pool, it))
+        };
         let kept = known.is_some_and(|known| known.tokenizer == *tokenizer);
-        let tokens = if kept { guide.tokens } else { tokenizer.as_ref().and_then(|it| self.tokens(pool, it)) };
+        let tokens = if kept {
+            guide.tokens
+        } else {
+            tokenizer.as_ref().and_then(|it| self.tokens(pool, it))
+        };
         if known.is_some_and(|known| known.kv_events.is_some()) && events.is_none() {
             self.events.forget(pool);
         }
-        Guide { stale_after: guide.stale_after, kv_manager: manager, kv_events: events, tokens }
+        Guide {
+            stale_after: guide.stale_after,
+            kv_manager: manager,
+            kv_events: events,
+            tokens,
+        }
     }
 
     fn connect(&self, pool: &str, config: &KvManagerConfig) -> Option<Arc<KvManager>> {
-        let KvManagerConfig { dialect, url, timeout, budget, cache } = config;
+        let KvManagerConfig {
+            dialect,
+            url,
+            timeout,
+            budget,
+            cache,
+        } = config;
         let settings = KvManagerSettings {
             url: Arc::clone(url),
             path: "".into(),

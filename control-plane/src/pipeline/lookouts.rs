@@ -47,7 +47,12 @@ impl Lookouts {
     #[must_use]
     pub fn new(updates: mpsc::Sender<Update>, client: Option<Client>) -> Self {
         let client = Arc::new(OnceCell::new_with(client));
-        Self { updates, client, running: BTreeMap::new(), board: Board::default() }
+        Self {
+            updates,
+            client,
+            running: BTreeMap::new(),
+            board: Board::default(),
+        }
     }
 
     /// Where their health can be read.
@@ -60,25 +65,49 @@ impl Lookouts {
     pub(super) fn set(&mut self, lookouts: Vec<Lookout>) {
         let mut before = std::mem::take(&mut self.running);
         for lookout in lookouts {
-            let kept = before.remove(&lookout.source).filter(|running| !running.task.is_finished());
+            let kept = before
+                .remove(&lookout.source)
+                .filter(|running| !running.task.is_finished());
             let running = kept.unwrap_or_else(|| self.start(lookout));
             self.running.insert(running.lookout.source, running);
         }
-        self.board.0.lock().retain(|source, _| self.running.contains_key(source));
+        self.board
+            .0
+            .lock()
+            .retain(|source, _| self.running.contains_key(source));
     }
 
     fn start(&self, lookout: Lookout) -> Running {
         tracing::info!(pool = &*lookout.pool, watched = ?lookout.watched, "discovery begins");
-        let task = discover(Arc::clone(&self.client), lookout.clone(), self.updates.clone(), self.board.clone());
-        Running { task: AbortOnDropHandle::new(tokio::spawn(task)), lookout }
+        let task = discover(
+            Arc::clone(&self.client),
+            lookout.clone(),
+            self.updates.clone(),
+            self.board.clone(),
+        );
+        Running {
+            task: AbortOnDropHandle::new(tokio::spawn(task)),
+            lookout,
+        }
     }
 }
 
 /// Runs one discovery until it is dropped.
-async fn discover(client: Arc<OnceCell<Client>>, lookout: Lookout, updates: mpsc::Sender<Update>, board: Board) {
-    let Lookout { source, pool, watched } = lookout;
+async fn discover(
+    client: Arc<OnceCell<Client>>,
+    lookout: Lookout,
+    updates: mpsc::Sender<Update>,
+    board: Board,
+) {
+    let Lookout {
+        source,
+        pool,
+        watched,
+    } = lookout;
     let client = connect(&client, &pool).await;
-    let Some(kubernetes) = kubernetes(&watched, client.default_namespace()) else { return };
+    let Some(kubernetes) = kubernetes(&watched, client.default_namespace()) else {
+        return;
+    };
     let (discovery, status) = KubernetesDiscovery::new(kubernetes);
     board.0.lock().insert(source, (pool, status));
     let sink = |endpoints| {
@@ -111,8 +140,18 @@ fn kubernetes(source: &Source, home: &str) -> Option<KubernetesSource> {
         Source::Services(selection) => (selection, Selection::Services),
         Source::Pods(selection) => (selection, Selection::Pods),
     };
-    let config::Selection { namespace, labels, port, resync, timeout, event_ports } = selection;
-    let labels = labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let config::Selection {
+        namespace,
+        labels,
+        port,
+        resync,
+        timeout,
+        event_ports,
+    } = selection;
+    let labels = labels
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .collect();
     Some(KubernetesSource {
         namespace: namespace.as_deref().unwrap_or(home).to_owned(),
         selection: by(labels),
@@ -125,7 +164,9 @@ fn kubernetes(source: &Source, home: &str) -> Option<KubernetesSource> {
 
 fn discovery_port(port: &config::Port) -> Option<discovery::Port> {
     match port {
-        config::Port::Number(number) => std::num::NonZeroU16::new(*number).map(discovery::Port::Number),
+        config::Port::Number(number) => {
+            std::num::NonZeroU16::new(*number).map(discovery::Port::Number)
+        }
         config::Port::Name(name) => Some(discovery::Port::Name(name.to_string())),
     }
 }
@@ -137,6 +178,9 @@ impl Board {
     #[must_use]
     pub fn read(&self) -> Vec<(Arc<str>, DiscoveryStatus)> {
         let board = self.0.lock();
-        board.values().map(|(pool, status)| (Arc::clone(pool), status.borrow().clone())).collect()
+        board
+            .values()
+            .map(|(pool, status)| (Arc::clone(pool), status.borrow().clone()))
+            .collect()
     }
 }

@@ -28,10 +28,16 @@ impl Gates {
     /// Two gates of `readiness`, shut.
     #[must_use]
     pub fn new(readiness: &Readiness) -> Self {
-        let (configuration, discovery) = (readiness.gate("configuration"), readiness.gate("discovery"));
+        let (configuration, discovery) =
+            (readiness.gate("configuration"), readiness.gate("discovery"));
         configuration.close("no usable configuration yet");
         discovery.close("waits for a configuration");
-        Self { configuration, discovery, patience: None, configured: false }
+        Self {
+            configuration,
+            discovery,
+            patience: None,
+            configured: false,
+        }
     }
 
     /// Opens what `cluster` fulfils. A gate that was opened stays open: what is known does not get worse by a pool that
@@ -50,7 +56,8 @@ impl Gates {
             self.discovery.open();
             return;
         };
-        self.discovery.close(format!("the endpoints of pool `{pool}` are not known yet"));
+        self.discovery
+            .close(format!("the endpoints of pool `{pool}` are not known yet"));
     }
 
     /// Resolves when discovery was waited for long enough; never when nothing waits.
@@ -68,6 +75,9 @@ impl Gates {
         self.patience = None;
         self.discovery.open();
         let pools: Vec<&str> = cluster.unheard().map(|pool| &**pool).collect();
-        tracing::warn!(?pools, "discovery has not answered for {PATIENCE:?}, serving without these pools' endpoints");
+        tracing::warn!(
+            ?pools,
+            "discovery has not answered for {PATIENCE:?}, serving without these pools' endpoints"
+        );
     }
 }

@@ -34,8 +34,12 @@ impl Running {
         let (observations, seen) = mpsc::channel(QUEUE);
         let readiness = Readiness::default();
         let reins = Reins {
-            collector: Collector::new(Settings::default(), CollectorMetrics::register(&mut registry), observations)
-                .expect("TLS is set up"),
+            collector: Collector::new(
+                Settings::default(),
+                CollectorMetrics::register(&mut registry),
+                observations,
+            )
+            .expect("TLS is set up"),
             lookouts: Lookouts::new(updates.clone(), None),
             guides: Guides::new(
                 KvMetrics::register(&mut registry),
@@ -46,28 +50,45 @@ impl Running {
         };
         let (pipeline, newest) = Pipeline::new(Epoch(1), Arc::clone(&brains), reins, metrics);
         let _task = AbortOnDropHandle::new(tokio::spawn(pipeline.run(told, seen)));
-        Self { updates, newest, brains, readiness, _task }
+        Self {
+            updates,
+            newest,
+            brains,
+            readiness,
+            _task,
+        }
     }
 
     /// A configuration with endpoints at these ports of a host that does not exist.
     async fn configure(&self, ports: &[u16]) {
-        let urls: Vec<String> = ports.iter().map(|port| format!("'http://host.invalid:{port}'")).collect();
+        let urls: Vec<String> = ports
+            .iter()
+            .map(|port| format!("'http://host.invalid:{port}'"))
+            .collect();
         let text = format!(
             "pools: [{{name: chat, models: [m], metrics: {{enabled: false}}, endpoints: [{}]}}]",
             urls.join(", ")
         );
         let config = Config::parse(&text).expect("a configuration of this test");
-        self.updates.send(Update::Config(Arc::new(config))).await.expect("the pipeline runs");
+        self.updates
+            .send(Update::Config(Arc::new(config)))
+            .await
+            .expect("the pipeline runs");
     }
 
     async fn next(&mut self) -> Arc<Snapshot> {
         let changed = time::timeout(Duration::from_secs(1), self.newest.changed()).await;
-        changed.expect("a snapshot within a second").expect("the pipeline runs");
+        changed
+            .expect("a snapshot within a second")
+            .expect("the pipeline runs");
         Arc::clone(&self.newest.borrow_and_update())
     }
 
     async fn nothing_for(&mut self, span: Duration) {
-        assert!(time::timeout(span, self.newest.changed()).await.is_err(), "nothing should be published");
+        assert!(
+            time::timeout(span, self.newest.changed()).await.is_err(),
+            "nothing should be published"
+        );
     }
 }
 
@@ -77,7 +98,11 @@ async fn the_first_change_goes_out_at_once() {
     let start = Instant::now();
     pipeline.configure(&[1]).await;
     assert_eq!(pipeline.next().await.version, Version(1));
-    assert!(start.elapsed() < Duration::from_millis(5), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(5),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,8 +116,15 @@ async fn a_burst_is_one_snapshot_and_the_last_word_counts() {
         time::sleep(Duration::from_millis(1)).await;
     }
     let snapshot = pipeline.next().await;
-    assert_eq!((snapshot.version, snapshot.pools[0].endpoints.len()), (Version(2), 28));
-    assert!(start.elapsed() <= SETTLE + Duration::from_millis(2), "{:?}", start.elapsed());
+    assert_eq!(
+        (snapshot.version, snapshot.pools[0].endpoints.len()),
+        (Version(2), 28)
+    );
+    assert!(
+        start.elapsed() <= SETTLE + Duration::from_millis(2),
+        "{:?}",
+        start.elapsed()
+    );
     pipeline.nothing_for(SETTLE * 4).await;
 }
 
@@ -107,7 +139,10 @@ async fn a_steady_flood_is_published_all_along() {
         versions += usize::from(pipeline.newest.has_changed().expect("the pipeline runs"));
         pipeline.newest.mark_unchanged();
     }
-    assert!((10..=21).contains(&versions), "{versions} in a second, where {SETTLE:?} allow 20");
+    assert!(
+        (10..=21).contains(&versions),
+        "{versions} in a second, where {SETTLE:?} allow 20"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +160,12 @@ async fn the_brains_know_a_version_before_its_subscribers_do() {
     for ports in [&[1][..], &[1, 2], &[3]] {
         pipeline.configure(ports).await;
         let snapshot = pipeline.next().await;
-        let known = pipeline.brains.pool("chat").expect("the pool has a brain").brain.pool();
+        let known = pipeline
+            .brains
+            .pool("chat")
+            .expect("the pool has a brain")
+            .brain
+            .pool();
         assert_eq!(known.endpoints, snapshot.pools[0].endpoints);
     }
 }
@@ -142,12 +182,23 @@ async fn static_pools_are_ready_as_soon_as_they_are_configured() {
 #[tokio::test(start_paused = true)]
 async fn discovery_is_waited_for_and_not_for_ever() {
     let pipeline = Running::start();
-    let text = "pools: [{name: chat, kubernetes: {namespace: ai, services: {app: vllm}, port: 8000}}]";
+    let text =
+        "pools: [{name: chat, kubernetes: {namespace: ai, services: {app: vllm}, port: 8000}}]";
     let config = Config::parse(text).expect("a configuration of this test");
-    pipeline.updates.send(Update::Config(Arc::new(config))).await.expect("the pipeline runs");
+    pipeline
+        .updates
+        .send(Update::Config(Arc::new(config)))
+        .await
+        .expect("the pipeline runs");
     let start = Instant::now();
-    time::timeout(Duration::from_secs(60), pipeline.readiness.ready()).await.expect("ready in the end");
-    assert!((Duration::from_secs(9)..Duration::from_secs(11)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    time::timeout(Duration::from_secs(60), pipeline.readiness.ready())
+        .await
+        .expect("ready in the end");
+    assert!(
+        (Duration::from_secs(9)..Duration::from_secs(11)).contains(&start.elapsed()),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -162,15 +213,34 @@ async fn publishers_of_kv_events_are_followed_for_as_long_as_the_configuration_s
     };
     let configure = async |text: String| {
         let config = Config::parse(&text).expect("a configuration of this test");
-        pipeline.updates.send(Update::Config(Arc::new(config))).await.expect("the pipeline runs");
+        pipeline
+            .updates
+            .send(Update::Config(Arc::new(config)))
+            .await
+            .expect("the pipeline runs");
     };
     configure(text(format!(", kvEvents: {{port: {port}, replayPort: 0}}"))).await;
     let soon = Duration::from_secs(10);
-    let (mut follower, _) = time::timeout(soon, publisher.accept()).await.expect("soon").expect("a follower");
+    let (mut follower, _) = time::timeout(soon, publisher.accept())
+        .await
+        .expect("soon")
+        .expect("a follower");
     let mut greeting = [0; 64];
-    follower.read_exact(&mut greeting).await.expect("a greeting");
+    follower
+        .read_exact(&mut greeting)
+        .await
+        .expect("a greeting");
     configure(text(String::new())).await;
-    let left = time::timeout(soon, follower.read(&mut greeting)).await.expect("soon");
+    let left = time::timeout(soon, follower.read(&mut greeting))
+        .await
+        .expect("soon");
     assert_eq!(left.expect("the connection ends in order"), 0);
-    assert!(pipeline.brains.pool("chat").expect("the pool stays").kv_events.is_none());
+    assert!(
+        pipeline
+            .brains
+            .pool("chat")
+            .expect("the pool stays")
+            .kv_events
+            .is_none()
+    );
 }

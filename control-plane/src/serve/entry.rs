@@ -51,7 +51,9 @@ pub(super) type Handshakes = Family<HandshakeLabels, Counter>;
 
 /// Connections as they come.
 pub(super) fn plain(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(PING_INTERVAL))
+    TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(PING_INTERVAL))
 }
 
 /// Those whose handshake succeeds, in the order in which it does.
@@ -60,12 +62,19 @@ pub(super) fn secured(
     tls: Tls,
     handshakes: Handshakes,
 ) -> impl Stream<Item = io::Result<Secured>> {
-    let shaken = connections.map(move |connection| shake(connection, tls.clone(), handshakes.clone()));
-    shaken.buffer_unordered(AT_ONCE).filter_map(std::future::ready)
+    let shaken =
+        connections.map(move |connection| shake(connection, tls.clone(), handshakes.clone()));
+    shaken
+        .buffer_unordered(AT_ONCE)
+        .filter_map(std::future::ready)
 }
 
 /// One handshake, by the newest certificates; `None` when it fails, which is the peer's loss.
-async fn shake(connection: io::Result<TcpStream>, tls: Tls, handshakes: Handshakes) -> Option<io::Result<Secured>> {
+async fn shake(
+    connection: io::Result<TcpStream>,
+    tls: Tls,
+    handshakes: Handshakes,
+) -> Option<io::Result<Secured>> {
     let connection = match connection {
         Ok(connection) => connection,
         Err(error) => return Some(Err(error)),
@@ -81,13 +90,19 @@ async fn shake(connection: io::Result<TcpStream>, tls: Tls, handshakes: Handshak
         }
         Err(_) => (Handshake::Late, None),
     };
-    handshakes.get_or_create(&HandshakeLabels { outcome: outcome.name() }).inc();
+    handshakes
+        .get_or_create(&HandshakeLabels {
+            outcome: outcome.name(),
+        })
+        .inc();
     stream
 }
 
 /// What kind of failure it was.
 fn outcome_of(error: &io::Error) -> Handshake {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {
         Some(rustls::Error::NoCertificatesPresented) => Handshake::NoCertificate,
         Some(rustls::Error::InvalidCertificate(_)) => Handshake::BadCertificate,
@@ -104,13 +119,21 @@ impl Connected for Secured {
 }
 
 impl AsyncRead for Secured {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Secured {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().0).poll_write(cx, bytes)
     }
 

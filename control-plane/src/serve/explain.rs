@@ -16,13 +16,31 @@ use crate::brain::Brains;
 
 /// Explains the choice for `request`.
 pub(super) async fn explain(brains: &Brains, request: ScoreRequest) -> Result<Explanation, Status> {
-    let mut ask = Ask::try_from(request).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
-    let home = brains.pool(&ask.pool).ok_or_else(|| Status::not_found(format!("no pool is named `{}`", ask.pool)))?;
+    let mut ask =
+        Ask::try_from(request).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
+    let home = brains
+        .pool(&ask.pool)
+        .ok_or_else(|| Status::not_found(format!("no pool is named `{}`", ask.pool)))?;
     let hits: Vec<Hit> = find_hits(&home, &mut ask).await;
-    let key = Key { proxy: ProxyId(ask.proxy), request: RequestId(ask.id) };
+    let key = Key {
+        proxy: ProxyId(ask.proxy),
+        request: RequestId(ask.id),
+    };
     let (model, waited) = (ask.model.as_deref(), ask.waited);
-    let arrival = Arrival { key, query: &ask.query, model, hits: &hits, waited, may_wait: true };
+    let arrival = Arrival {
+        key,
+        query: &ask.query,
+        model,
+        hits: &hits,
+        waited,
+        may_wait: true,
+    };
     let explanation = home.brain.explain(arrival, brains.now());
-    let json = serde_json::to_string(&explanation).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(Explanation { pool: explanation.pool.to_string(), strategy: explanation.strategy.to_owned(), json })
+    let json =
+        serde_json::to_string(&explanation).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(Explanation {
+        pool: explanation.pool.to_string(),
+        strategy: explanation.strategy.to_owned(),
+        json,
+    })
 }

@@ -36,16 +36,30 @@ impl Proxies {
     /// A stream of `proxy` begins.
     pub fn enter(&self, proxy: ProxyId) -> Present {
         let mut proxies = self.0.lock();
-        proxies.entry(proxy).or_insert_with(|| Presence { streams: 0, left: Instant::now() }).streams += 1;
-        Present { proxies: self.clone(), proxy }
+        proxies
+            .entry(proxy)
+            .or_insert_with(|| Presence {
+                streams: 0,
+                left: Instant::now(),
+            })
+            .streams += 1;
+        Present {
+            proxies: self.clone(),
+            proxy,
+        }
     }
 
     /// Those that left for good since this was asked last.
     pub fn departed(&self) -> Vec<ProxyId> {
         let now = Instant::now();
-        let gone =
-            |_: &ProxyId, presence: &mut Presence| presence.streams == 0 && now.duration_since(presence.left) >= GRACE;
-        self.0.lock().extract_if(gone).map(|(proxy, _)| proxy).collect()
+        let gone = |_: &ProxyId, presence: &mut Presence| {
+            presence.streams == 0 && now.duration_since(presence.left) >= GRACE
+        };
+        self.0
+            .lock()
+            .extract_if(gone)
+            .map(|(proxy, _)| proxy)
+            .collect()
     }
 }
 
@@ -86,7 +100,11 @@ mod tests {
         let second = proxies.enter(PROXY);
         drop(first);
         time::advance(GRACE * 2).await;
-        assert_eq!(proxies.departed(), [], "the new stream was open before the old one ended");
+        assert_eq!(
+            proxies.departed(),
+            [],
+            "the new stream was open before the old one ended"
+        );
         drop(second);
         time::advance(GRACE / 2).await;
         let third = proxies.enter(PROXY);

@@ -144,7 +144,12 @@ impl Scoring {
             answers.extend(self.request(request, since));
         }
         if let Some(proxy) = self.proxy {
-            cancels.into_iter().for_each(|request| self.cancel(Key { proxy, request: RequestId(request) }));
+            cancels.into_iter().for_each(|request| {
+                self.cancel(Key {
+                    proxy,
+                    request: RequestId(request),
+                })
+            });
         }
         answers
     }
@@ -160,7 +165,10 @@ impl Scoring {
                 return Some(answer::refused(id, Reason::Invalid));
             }
         };
-        let key = Key { proxy: ProxyId(ask.proxy), request: RequestId(id) };
+        let key = Key {
+            proxy: ProxyId(ask.proxy),
+            request: RequestId(id),
+        };
         self.proxy = Some(key.proxy);
         let Some(home) = self.brains.pool(&ask.pool) else {
             self.metrics.unknown_pool();
@@ -169,7 +177,13 @@ impl Scoring {
         if let Some(answer) = self.stored(&ask, key, &home) {
             return Some(answer);
         }
-        let pending = Pending { key, span: trace::span(&ask), ask, home, since };
+        let pending = Pending {
+            key,
+            span: trace::span(&ask),
+            ask,
+            home,
+            since,
+        };
         if self.waiting.len() >= MAX_LOOKUPS || !lookup::is_worthwhile(&pending) {
             return Some(self.choose(pending, &[]));
         }
@@ -187,7 +201,11 @@ impl Scoring {
                 let queued = answer::queued(id, &wait);
                 self.brains.somebody_waits();
                 let (key, brain) = (pending.key, Arc::clone(&pending.home.brain));
-                self.step(key, brain, Box::pin(async move { (pending, Done::Settled(wait.end.await.ok())) }));
+                self.step(
+                    key,
+                    brain,
+                    Box::pin(async move { (pending, Done::Settled(wait.end.await.ok())) }),
+                );
                 queued
             }
         }
@@ -203,8 +221,10 @@ impl Scoring {
     fn stored(&self, ask: &Ask, key: Key, home: &Home) -> Option<ScoreResponse> {
         let (response, only) = ask.response?;
         let endpoint = self.brains.response(response);
-        let binding =
-            endpoint.and_then(|endpoint| home.brain.choose_only(key, endpoint, &ask.query, self.brains.now()));
+        let binding = endpoint.and_then(|endpoint| {
+            home.brain
+                .choose_only(key, endpoint, &ask.query, self.brains.now())
+        });
         match binding {
             Some(binding) => Some(answer::chosen(ask.id, &binding)),
             None => only.then(|| answer::refused(ask.id, Reason::UnknownResponse)),
@@ -251,7 +271,9 @@ impl Drop for Scoring {
     /// Whoever still waits is asked for elsewhere.
     fn drop(&mut self) {
         let now = self.brains.now();
-        self.waiting.drain().for_each(|(key, (_, brain))| _ = brain.cancel(key, now));
+        self.waiting
+            .drain()
+            .for_each(|(key, (_, brain))| _ = brain.cancel(key, now));
     }
 }
 
@@ -259,18 +281,40 @@ impl Drop for Scoring {
 
 impl Pending {
     fn arrival<'a>(&'a self, hits: &'a [Hit]) -> Arrival<'a> {
-        let Ask { query, model, waited, may_wait, .. } = &self.ask;
-        Arrival { key: self.key, query, model: model.as_deref(), hits, waited: *waited, may_wait: *may_wait }
+        let Ask {
+            query,
+            model,
+            waited,
+            may_wait,
+            ..
+        } = &self.ask;
+        Arrival {
+            key: self.key,
+            query,
+            model: model.as_deref(),
+            hits,
+            waited: *waited,
+            may_wait: *may_wait,
+        }
     }
 
     /// The final answer.
     fn answer(self, end: Option<Result<Binding, Refusal>>) -> ScoreResponse {
-        let Self { key, home, span, since, .. } = self;
+        let Self {
+            key,
+            home,
+            span,
+            since,
+            ..
+        } = self;
         let id = key.request.0;
         if !span.is_disabled() {
             trace::record(&span, &home.brain.pool(), end.as_ref());
         }
-        home.brain.metrics().score_seconds.observe(since.elapsed().as_secs_f64());
+        home.brain
+            .metrics()
+            .score_seconds
+            .observe(since.elapsed().as_secs_f64());
         match end {
             Some(Ok(binding)) => answer::chosen(id, &binding),
             Some(Err(refusal)) => answer::refusal(id, refusal),

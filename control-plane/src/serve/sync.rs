@@ -15,7 +15,9 @@ mod uplink;
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::{ledger::ProxyId, snapshot::Snapshot};
-use hermes_proto::v1::{self, FromControlPlane, FromDataPlane, from_control_plane, from_data_plane};
+use hermes_proto::v1::{
+    self, FromControlPlane, FromDataPlane, from_control_plane, from_data_plane,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{self, Instant},
@@ -65,7 +67,9 @@ impl Subscriber {
         let (out, messages) = mpsc::channel(OUT);
         desk.subscribers.clone().spawn(async move {
             let closing = desk.closing.clone();
-            closing.run_until_cancelled_owned(welcome(desk, inbound, out)).await;
+            closing
+                .run_until_cancelled_owned(welcome(desk, inbound, out))
+                .await;
         });
         ReceiverStream::new(messages)
     }
@@ -140,15 +144,25 @@ impl Subscriber {
         if news.is_empty() {
             return None;
         }
-        let row =
-            |row: crate::brain::Row| v1::EndpointLoad::row(row.endpoint, &row.load, row.own.requests, row.own.tokens);
+        let row = |row: crate::brain::Row| {
+            v1::EndpointLoad::row(row.endpoint, &row.load, row.own.requests, row.own.tokens)
+        };
         let loads = news.into_iter().map(row).collect();
-        Some(self.outgoing("load", from_control_plane::Message::Load(v1::LoadUpdate { loads })))
+        Some(self.outgoing(
+            "load",
+            from_control_plane::Message::Load(v1::LoadUpdate { loads }),
+        ))
     }
 
-    fn outgoing(&self, kind: &'static str, message: from_control_plane::Message) -> FromControlPlane {
+    fn outgoing(
+        &self,
+        kind: &'static str,
+        message: from_control_plane::Message,
+    ) -> FromControlPlane {
         self.metrics.sent.get_or_create(&SentLabels { kind }).inc();
-        FromControlPlane { message: Some(message) }
+        FromControlPlane {
+            message: Some(message),
+        }
     }
 
     fn hear(&mut self, message: FromDataPlane) {
@@ -163,7 +177,9 @@ impl Subscriber {
                 self.structure.reject(&reject, self.proxy);
             }
             Some(from_data_plane::Message::Taught(taught)) => self.uplink.taught(taught),
-            Some(from_data_plane::Message::Hello(_)) | None => self.uplink.odd("a message that is not understood here"),
+            Some(from_data_plane::Message::Hello(_)) | None => {
+                self.uplink.odd("a message that is not understood here")
+            }
         }
     }
 }
@@ -178,11 +194,17 @@ async fn welcome(desk: Desk, mut inbound: Streaming<FromDataPlane>, out: Out) {
             return;
         }
     };
-    let v1::Hello { proxy, name, release } = &hello;
+    let v1::Hello {
+        proxy,
+        name,
+        release,
+    } = &hello;
     tracing::info!(proxy, name, release, "proxy subscribed");
     desk.metrics.subscribers.inc();
     let _gauge = Counted(&desk.metrics);
-    let ended = Subscriber::new(&desk, &hello).run(inbound, out, desk.snapshots.clone()).await;
+    let ended = Subscriber::new(&desk, &hello)
+        .run(inbound, out, desk.snapshots.clone())
+        .await;
     match ended {
         Ok(()) => tracing::info!(proxy, name, "proxy unsubscribed"),
         Err(status) => tracing::info!(proxy, name, code = ?status.code(), "proxy lost"),
@@ -192,9 +214,15 @@ async fn welcome(desk: Desk, mut inbound: Streaming<FromDataPlane>, out: Out) {
 async fn hello(inbound: &mut Streaming<FromDataPlane>) -> Result<v1::Hello, Status> {
     let first = time::timeout(HELLO, inbound.message()).await;
     match first.map_err(|_elapsed| Status::deadline_exceeded("no hello within 5 s"))?? {
-        Some(FromDataPlane { message: Some(from_data_plane::Message::Hello(hello)) }) => Ok(hello),
-        Some(_) => Err(Status::failed_precondition("the first message must be hello")),
-        None => Err(Status::failed_precondition("the stream ended before its hello")),
+        Some(FromDataPlane {
+            message: Some(from_data_plane::Message::Hello(hello)),
+        }) => Ok(hello),
+        Some(_) => Err(Status::failed_precondition(
+            "the first message must be hello",
+        )),
+        None => Err(Status::failed_precondition(
+            "the stream ended before its hello",
+        )),
     }
 }
 

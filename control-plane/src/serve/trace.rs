@@ -49,7 +49,10 @@ pub(super) fn span(ask: &Ask) -> Span {
 /// Writes down what was chosen in `pool`, and among how many.
 pub(super) fn record(span: &Span, pool: &Pool, end: Option<&Result<Binding, Refusal>>) {
     span.record("hermes.strategy", pool.spec.policy.strategy.name());
-    span.record("hermes.candidates", i64::try_from(pool.endpoints.len()).unwrap_or(i64::MAX));
+    span.record(
+        "hermes.candidates",
+        i64::try_from(pool.endpoints.len()).unwrap_or(i64::MAX),
+    );
     match end {
         Some(Ok(binding)) => bound(span, pool, binding),
         Some(Err(refusal)) => _ = span.record("error.type", Outcome::from(refusal).name()),
@@ -59,13 +62,28 @@ pub(super) fn record(span: &Span, pool: &Pool, end: Option<&Result<Binding, Refu
 
 fn bound(span: &Span, pool: &Pool, binding: &Binding) {
     // The pool may have changed since.
-    let name = |endpoint| pool.position(endpoint).map(|position| &*pool.endpoints[position].name);
+    let name = |endpoint| {
+        pool.position(endpoint)
+            .map(|position| &*pool.endpoints[position].name)
+    };
     let first = binding.choice.ranked[0];
     span.record("hermes.endpoint", name(first.endpoint));
-    span.record("hermes.expected.cached_tokens", i64::from(first.cached_tokens));
+    span.record(
+        "hermes.expected.cached_tokens",
+        i64::from(first.cached_tokens),
+    );
     span.record("hermes.expected.source", binding.source.map(Source::name));
     span.record("hermes.waited", binding.waited.as_secs_f64());
-    let Some(Costs { ahead, ttft, gamma, runner_up, .. }) = binding.costs else { return };
+    let Some(Costs {
+        ahead,
+        ttft,
+        gamma,
+        runner_up,
+        ..
+    }) = binding.costs
+    else {
+        return;
+    };
     span.record("hermes.expected.wait", ahead.as_secs_f64());
     span.record("hermes.expected.time_to_first_token", ttft.as_secs_f64());
     span.record("hermes.gamma", f64::from(gamma));
@@ -73,7 +91,9 @@ fn bound(span: &Span, pool: &Pool, binding: &Binding) {
 }
 
 fn is_sampled(traceparent: &str) -> bool {
-    let flags = traceparent.get(FLAGS..FLAGS + 2).and_then(|flags| u8::from_str_radix(flags, 16).ok());
+    let flags = traceparent
+        .get(FLAGS..FLAGS + 2)
+        .and_then(|flags| u8::from_str_radix(flags, 16).ok());
     flags.is_some_and(|flags| flags & 1 == 1)
 }
 
@@ -83,7 +103,8 @@ mod tests {
 
     #[test]
     fn only_a_sampled_parent_is_worth_a_span() {
-        let parent = |flags: &str| format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
+        let parent =
+            |flags: &str| format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
         assert!(is_sampled(&parent("01")) && is_sampled(&parent("03")));
         assert!(!is_sampled(&parent("00")) && !is_sampled(&parent("02")));
         assert!(!is_sampled("") && !is_sampled(&parent("é")) && !is_sampled("00"));

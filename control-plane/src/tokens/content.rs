@@ -33,9 +33,11 @@ impl ContentFormat {
         let statements: Vec<Statement<'_>> = statements(template).collect();
         let lists = aliases("messages", &statements);
         let loops = || statements.iter().filter(|statement| statement.is_loop);
-        let items = loops().filter(|outer| lists.iter().any(|list| reads(outer.source, list, None)));
+        let items =
+            loops().filter(|outer| lists.iter().any(|list| reads(outer.source, list, None)));
         let mut messages = items.map(|outer| outer.target);
-        let has_parts = messages.any(|item| loops().any(|inner| reads(inner.source, item, Some("content"))));
+        let has_parts =
+            messages.any(|item| loops().any(|inner| reads(inner.source, item, Some("content"))));
         if has_parts { Self::Parts } else { Self::Text }
     }
 }
@@ -45,7 +47,9 @@ fn aliases<'a>(name: &'a str, statements: &[Statement<'a>]) -> Vec<&'a str> {
     let mut names = vec![name];
     let mut at = 0;
     while let Some(known) = names.get(at).copied() {
-        let sets = statements.iter().filter(|statement| !statement.is_loop && reads(statement.source, known, None));
+        let sets = statements
+            .iter()
+            .filter(|statement| !statement.is_loop && reads(statement.source, known, None));
         for set in sets {
             if !names.contains(&set.target) {
                 names.push(set.target);
@@ -58,7 +62,13 @@ fn aliases<'a>(name: &'a str, statements: &[Statement<'a>]) -> Vec<&'a str> {
 
 /// Whether an expression is the variable `name` (or its attribute `key`), sliced, filtered or tested at most.
 fn reads(expression: &str, name: &str, key: Option<&str>) -> bool {
-    let Some(mut rest) = expression.trim_start_matches('(').trim_start().strip_prefix(name) else { return false };
+    let Some(mut rest) = expression
+        .trim_start_matches('(')
+        .trim_start()
+        .strip_prefix(name)
+    else {
+        return false;
+    };
     if let Some(key) = key {
         let quoted = |quote: char| rest.strip_prefix(&*format!("[{quote}{key}{quote}]"));
         let Some(after) = rest
@@ -75,8 +85,9 @@ fn reads(expression: &str, name: &str, key: Option<&str>) -> bool {
         return false;
     }
     let rest = rest.trim_start();
-    let is_slice =
-        rest.strip_prefix('[').is_some_and(|inside| inside.split(']').next().unwrap_or_default().contains(':'));
+    let is_slice = rest
+        .strip_prefix('[')
+        .is_some_and(|inside| inside.split(']').next().unwrap_or_default().contains(':'));
     let goes_on = ["|", "is ", "if ", "recursive", ")"];
     rest.is_empty() || is_slice || goes_on.iter().any(|word| rest.starts_with(word))
 }
@@ -84,7 +95,10 @@ fn reads(expression: &str, name: &str, key: Option<&str>) -> bool {
 /// The loops and assignments of a template, in order.
 fn statements(template: &str) -> impl Iterator<Item = Statement<'_>> {
     template.split("{%").skip(1).filter_map(|from| {
-        let statement = from.split("%}").next()?.trim_matches(['-', '+', ' ', '\t', '\r', '\n']);
+        let statement = from
+            .split("%}")
+            .next()?
+            .trim_matches(['-', '+', ' ', '\t', '\r', '\n']);
         let (word, rest) = statement.split_once(char::is_whitespace)?;
         let (is_loop, between) = match word {
             "for" => (true, " in "),
@@ -92,7 +106,11 @@ fn statements(template: &str) -> impl Iterator<Item = Statement<'_>> {
             _ => return None,
         };
         let (target, source) = rest.split_once(between)?;
-        Some(Statement { is_loop, target: target.trim(), source: source.trim() })
+        Some(Statement {
+            is_loop,
+            target: target.trim(),
+            source: source.trim(),
+        })
     })
 }
 
@@ -110,7 +128,11 @@ mod tests {
             "{% set loop_messages = messages[1:] %}{% set rest = loop_messages %}\n{%- for m in rest %}{% for c in m[\"content\"] %}",
             "{% for message in messages if message.role != 'system' %}{% for c in message.content if c %}",
         ] {
-            assert_eq!(ContentFormat::of(template), ContentFormat::Parts, "{template}");
+            assert_eq!(
+                ContentFormat::of(template),
+                ContentFormat::Parts,
+                "{template}"
+            );
         }
     }
 
@@ -124,7 +146,11 @@ mod tests {
             "{% for message in messages %}{% set content = message.content %}{% for c in content %}{% endfor %}{% endfor %}",
             "{% for message in messages_of(x) %}{% for c in message.contents %}{% endfor %}{% endfor %}",
         ] {
-            assert_eq!(ContentFormat::of(template), ContentFormat::Text, "{template}");
+            assert_eq!(
+                ContentFormat::of(template),
+                ContentFormat::Text,
+                "{template}"
+            );
         }
     }
 

@@ -15,32 +15,54 @@ pub(super) fn json(raw: &[u8]) -> Result<Value, Failure> {
 
 /// The messages for the template.
 pub(super) fn messages(raw: &Value, format: ContentFormat) -> Result<Vec<Value>, Failure> {
-    items(raw)?.iter().map(|message| self::message(message, format)).collect()
+    items(raw)?
+        .iter()
+        .map(|message| self::message(message, format))
+        .collect()
 }
 
 /// The tools for the template: each field of a function is there, even when the client left it out.
 pub(super) fn tools(raw: &Value) -> Result<Value, Failure> {
-    let tools = items(raw)?.into_iter().map(|tool| -> Result<Value, Failure> {
-        let function = attribute(&tool, "function").ok_or(Failure::Malformed)?;
-        let name = attribute(&function, "name").filter(is_text).ok_or(Failure::Malformed)?;
-        let mut fields = vec![("name", name)];
-        fields.extend(["description", "parameters"].map(|key| (key, attribute(&function, key).unwrap_or_else(none))));
-        let optional = ["strict", "defer_loading"].map(|key| attribute(&function, key).map(|value| (key, value)));
-        fields.extend(optional.into_iter().flatten());
-        Ok(map([("type", Value::from("function")), ("function", map(fields))]))
-    });
+    let tools = items(raw)?
+        .into_iter()
+        .map(|tool| -> Result<Value, Failure> {
+            let function = attribute(&tool, "function").ok_or(Failure::Malformed)?;
+            let name = attribute(&function, "name")
+                .filter(is_text)
+                .ok_or(Failure::Malformed)?;
+            let mut fields = vec![("name", name)];
+            fields.extend(
+                ["description", "parameters"]
+                    .map(|key| (key, attribute(&function, key).unwrap_or_else(none))),
+            );
+            let optional = ["strict", "defer_loading"]
+                .map(|key| attribute(&function, key).map(|value| (key, value)));
+            fields.extend(optional.into_iter().flatten());
+            Ok(map([
+                ("type", Value::from("function")),
+                ("function", map(fields)),
+            ]))
+        });
     Ok(Value::from(tools.collect::<Result<Vec<_>, _>>()?))
 }
 
 fn message(raw: &Value, format: ContentFormat) -> Result<Value, Failure> {
-    let role = attribute(raw, "role").filter(is_text).ok_or(Failure::Malformed)?;
+    let role = attribute(raw, "role")
+        .filter(is_text)
+        .ok_or(Failure::Malformed)?;
     let role = role.as_str().unwrap_or_default();
-    let mut fields = vec![("role", Value::from(role)), ("content", content(raw, role, format)?)];
+    let mut fields = vec![
+        ("role", Value::from(role)),
+        ("content", content(raw, role, format)?),
+    ];
     match role {
         "assistant" => {
-            let calls = attribute(raw, "tool_calls").map(|calls| tool_calls(&calls)).transpose()?;
+            let calls = attribute(raw, "tool_calls")
+                .map(|calls| tool_calls(&calls))
+                .transpose()?;
             fields.extend(calls.flatten().map(|calls| ("tool_calls", calls)));
-            let reasoning = attribute(raw, "reasoning").or_else(|| attribute(raw, "reasoning_content"));
+            let reasoning =
+                attribute(raw, "reasoning").or_else(|| attribute(raw, "reasoning_content"));
             if let Some(reasoning) = reasoning {
                 // Templates know it by any of these names.
                 let names = ["reasoning", "reasoning_content", "thinking"];
@@ -51,7 +73,11 @@ fn message(raw: &Value, format: ContentFormat) -> Result<Value, Failure> {
         "developer" => fields.extend(attribute(raw, "tools").map(|tools| ("tools", tools))),
         _ => {}
     }
-    fields.extend(attribute(raw, "name").filter(is_text).map(|name| ("name", name)));
+    fields.extend(
+        attribute(raw, "name")
+            .filter(is_text)
+            .map(|name| ("name", name)),
+    );
     Ok(map(fields))
 }
 
@@ -62,7 +88,10 @@ fn content(raw: &Value, role: &str, format: ContentFormat) -> Result<Value, Fail
         Some(text) if is_text(&text) => vec![text],
         Some(parts) => {
             let parts = items(&parts)?;
-            parts.iter().filter_map(|part| part_text(part).transpose()).collect::<Result<_, _>>()?
+            parts
+                .iter()
+                .filter_map(|part| part_text(part).transpose())
+                .collect::<Result<_, _>>()?
         }
     };
     if format == ContentFormat::Parts && role != "tool" {
@@ -73,8 +102,11 @@ fn content(raw: &Value, role: &str, format: ContentFormat) -> Result<Value, Fail
         return Ok(text.clone());
     }
     let keeps_empty = format == ContentFormat::Parts;
-    let texts: Vec<&str> =
-        texts.iter().filter_map(Value::as_str).filter(|text| keeps_empty || !text.is_empty()).collect();
+    let texts: Vec<&str> = texts
+        .iter()
+        .filter_map(Value::as_str)
+        .filter(|text| keeps_empty || !text.is_empty())
+        .collect();
     Ok(Value::from(texts.join("\n")))
 }
 
@@ -100,14 +132,20 @@ fn part_text(part: &Value) -> Result<Option<Value>, Failure> {
 /// The calls with their arguments as objects; none when the list is empty.
 fn tool_calls(raw: &Value) -> Result<Option<Value>, Failure> {
     let calls = items(raw)?.into_iter().map(|call| {
-        let is_function = attribute(&call, "type").is_none_or(|kind| kind.as_str() == Some("function"));
-        let function = attribute(&call, "function").filter(|function| is_function && function.kind() == ValueKind::Map);
+        let is_function =
+            attribute(&call, "type").is_none_or(|kind| kind.as_str() == Some("function"));
+        let function = attribute(&call, "function")
+            .filter(|function| is_function && function.kind() == ValueKind::Map);
         let function = function.ok_or(Failure::Malformed)?;
         let arguments = arguments(attribute(&function, "arguments"));
         with(&call, "function", with(&function, "arguments", arguments)?)
     });
     let calls: Vec<Value> = calls.collect::<Result<_, Failure>>()?;
-    Ok(if calls.is_empty() { None } else { Some(Value::from(calls)) })
+    Ok(if calls.is_empty() {
+        None
+    } else {
+        Some(Value::from(calls))
+    })
 }
 
 /// Arguments come as JSON in a string. What is no object becomes an empty one: it is history, and nobody can mend it.
@@ -116,7 +154,9 @@ fn arguments(raw: Option<Value>) -> Value {
         Some(text) => serde_json::from_str(text).ok(),
         None => Some(raw),
     });
-    parsed.filter(|value: &Value| value.kind() == ValueKind::Map).unwrap_or_else(|| map([] as [(&str, Value); 0]))
+    parsed
+        .filter(|value: &Value| value.kind() == ValueKind::Map)
+        .unwrap_or_else(|| map([] as [(&str, Value); 0]))
 }
 
 // === Values ===
@@ -132,7 +172,11 @@ pub(super) fn with(map: &Value, key: &str, value: Value) -> Result<Value, Failur
     let mut fields: Vec<(Value, Value)> = Vec::new();
     for known in map.try_iter().map_err(|_| Failure::Malformed)? {
         let is_it = known.as_str() == Some(key);
-        let held = if is_it { value.take() } else { map.get_item(&known).ok() };
+        let held = if is_it {
+            value.take()
+        } else {
+            map.get_item(&known).ok()
+        };
         fields.extend(held.map(|held| (known, held)));
     }
     fields.extend(value.map(|value| (Value::from(key), value)));
@@ -144,7 +188,10 @@ pub(super) fn attribute(value: &Value, key: &str) -> Option<Value> {
     if value.kind() != ValueKind::Map {
         return None;
     }
-    value.get_attr(key).ok().filter(|found| !found.is_undefined() && !found.is_none())
+    value
+        .get_attr(key)
+        .ok()
+        .filter(|found| !found.is_undefined() && !found.is_none())
 }
 
 /// The items of a list.

@@ -46,7 +46,12 @@ impl Encoder {
         // None is always possible: only a truncation that is too short for its stride is refused.
         let _off = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
-        Self { cuts: Cuts::of(&tokenizer), tokenizer, template, seed }
+        Self {
+            cuts: Cuts::of(&tokenizer),
+            tokenizer,
+            template,
+            seed,
+        }
     }
 
     /// Keeps what it makes apart from what others make.
@@ -70,9 +75,17 @@ impl Encoder {
     }
 
     /// The tokens of `wanted`, with the help of `memo`. `goes_on` is asked now and then whether they are still wanted.
-    pub(super) fn ids(&self, wanted: &Wanted, memo: &Memo, goes_on: impl Fn() -> bool) -> Result<Made, Failure> {
+    pub(super) fn ids(
+        &self,
+        wanted: &Wanted,
+        memo: &Memo,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<Made, Failure> {
         match wanted {
-            Wanted::Ids(ids) => Ok(Made { ids: ids.to_vec(), remembered: 0 }),
+            Wanted::Ids(ids) => Ok(Made {
+                ids: ids.to_vec(),
+                remembered: 0,
+            }),
             Wanted::Text { text, special } => self.encode(text, *special, memo, goes_on),
             Wanted::Chat(chat) => self.encode(&self.render(chat)?, chat.special, memo, goes_on),
         }
@@ -80,12 +93,24 @@ impl Encoder {
 
     /// The text that the engine would make of a conversation.
     fn render(&self, chat: &Chat) -> Result<String, Failure> {
-        self.template.as_ref().ok_or(Failure::Template)?.render(chat)
+        self.template
+            .as_ref()
+            .ok_or(Failure::Template)?
+            .render(chat)
     }
 
-    fn encode(&self, text: &str, special: bool, memo: &Memo, goes_on: impl Fn() -> bool) -> Result<Made, Failure> {
+    fn encode(
+        &self,
+        text: &str,
+        special: bool,
+        memo: &Memo,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<Made, Failure> {
         let Some(cuts) = self.cuts.as_ref().filter(|_| !special) else {
-            return Ok(Made { ids: self.whole(text, special)?, remembered: 0 });
+            return Ok(Made {
+                ids: self.whole(text, special)?,
+                remembered: 0,
+            });
         };
         let mut made = Made::default();
         for piece in cuts.pieces(text) {
@@ -115,7 +140,10 @@ impl Encoder {
     }
 
     fn whole(&self, text: &str, special: bool) -> Result<Vec<u32>, Failure> {
-        let encoding = self.tokenizer.encode_fast(text, special).map_err(|_| Failure::Tokenizer)?;
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, special)
+            .map_err(|_| Failure::Tokenizer)?;
         Ok(encoding.get_ids().to_vec())
     }
 }
@@ -136,7 +164,11 @@ mod tests {
 
     fn chat(messages: &serde_json::Value) -> Wanted {
         let messages = messages.to_string().into();
-        Wanted::Chat(Box::new(Chat { messages, generates: true, ..Chat::default() }))
+        Wanted::Chat(Box::new(Chat {
+            messages,
+            generates: true,
+            ..Chat::default()
+        }))
     }
 
     fn made(encoder: &Encoder, wanted: &Wanted, memo: &Memo) -> Made {
@@ -146,8 +178,15 @@ mod tests {
     #[test]
     fn a_plain_text_gets_the_tokenizers_special_tokens_and_a_chat_does_not() {
         let (encoder, memo) = (encoder(), Memo::new(0));
-        let text = |special| Wanted::Text { text: "hello world".into(), special };
-        assert_eq!(made(&encoder, &text(true), &memo).ids, [302, 259, 264], "<s>, hello, world");
+        let text = |special| Wanted::Text {
+            text: "hello world".into(),
+            special,
+        };
+        assert_eq!(
+            made(&encoder, &text(true), &memo).ids,
+            [302, 259, 264],
+            "<s>, hello, world"
+        );
         assert_eq!(made(&encoder, &text(false), &memo).ids, [259, 264]);
         let asked = chat(&json!([{"role": "user", "content": "hello world"}]));
         let newline = 198;
@@ -158,21 +197,38 @@ mod tests {
 
     #[test]
     fn a_file_that_asks_for_truncation_is_not_obeyed() {
-        let text = Wanted::Text { text: "hello ".repeat(100), special: false };
-        assert!(made(&encoder(), &text, &Memo::new(0)).ids.len() > 100, "the file says 16");
+        let text = Wanted::Text {
+            text: "hello ".repeat(100),
+            special: false,
+        };
+        assert!(
+            made(&encoder(), &text, &Memo::new(0)).ids.len() > 100,
+            "the file says 16"
+        );
     }
 
     #[test]
     fn the_next_turn_of_a_conversation_costs_that_turn() {
         let (encoder, memo) = (encoder(), Memo::new(1 << 20));
-        let mut turns = vec![json!({"role": "user", "content": "tell me something about routers, please"})];
+        let mut turns =
+            vec![json!({"role": "user", "content": "tell me something about routers, please"})];
         let first = made(&encoder, &chat(&json!(turns)), &memo);
         assert_eq!(first.remembered, 0);
-        turns.push(json!({"role": "assistant", "content": "they send requests where the cache is"}));
+        turns
+            .push(json!({"role": "assistant", "content": "they send requests where the cache is"}));
         turns.push(json!({"role": "user", "content": "and then what happens to the cache?"}));
         let second = made(&encoder, &chat(&json!(turns)), &memo);
-        let shared = first.ids.iter().zip(&second.ids).take_while(|(a, b)| a == b).count();
-        assert!(shared > 20 && second.remembered >= shared - 8, "{shared} shared, {} remembered", second.remembered);
+        let shared = first
+            .ids
+            .iter()
+            .zip(&second.ids)
+            .take_while(|(a, b)| a == b)
+            .count();
+        assert!(
+            shared > 20 && second.remembered >= shared - 8,
+            "{shared} shared, {} remembered",
+            second.remembered
+        );
         assert_eq!(
             second.ids,
             made(&encoder, &chat(&json!(turns)), &Memo::new(0)).ids,
@@ -183,7 +239,10 @@ mod tests {
     #[test]
     fn a_prompt_that_nobody_waits_for_is_given_up() {
         let wanted = chat(&json!([{"role": "user", "content": "hello"}]));
-        assert_eq!(encoder().ids(&wanted, &Memo::new(0), || false), Err(Failure::Late));
+        assert_eq!(
+            encoder().ids(&wanted, &Memo::new(0), || false),
+            Err(Failure::Late)
+        );
     }
 
     proptest! {

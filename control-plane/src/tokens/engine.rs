@@ -81,7 +81,12 @@ impl Engine {
     /// When the process has no usable TLS configuration.
     pub(super) fn new(limits: Limits) -> Result<Self, reqwest::Error> {
         let client = inquiry::client(limits.connect, "http")?;
-        Ok(Self { client, limits, endpoints: ArcSwap::default(), turn: AtomicUsize::new(0) })
+        Ok(Self {
+            client,
+            limits,
+            endpoints: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
+        })
     }
 
     /// These base URLs may be asked from now on. What is known about those that stay is kept.
@@ -90,21 +95,30 @@ impl Engine {
         if before.iter().map(|known| &known.base).eq(bases.clone()) {
             return;
         }
-        let known: HashMap<&str, &Endpoint> = before.iter().map(|known| (&*known.base, known)).collect();
+        let known: HashMap<&str, &Endpoint> =
+            before.iter().map(|known| (&*known.base, known)).collect();
         let endpoints = bases.filter_map(|base| {
             if let Some(known) = known.get(&**base) {
                 return Some((*known).clone());
             }
             let url = Url::parse(&format!("{base}/tokenize")).ok()?;
             let inquiry = Arc::new(Inquiry::with(self.client.clone(), self.limits));
-            Some(Endpoint { base: Arc::clone(base), url, inquiry })
+            Some(Endpoint {
+                base: Arc::clone(base),
+                url,
+                inquiry,
+            })
         });
         let endpoints = endpoints.collect();
         self.endpoints.store(Arc::new(endpoints));
     }
 
     /// The ids that an engine makes of `wanted`.
-    pub(super) async fn ids(&self, wanted: &Wanted, model: Option<&str>) -> Result<Vec<u32>, Failure> {
+    pub(super) async fn ids(
+        &self,
+        wanted: &Wanted,
+        model: Option<&str>,
+    ) -> Result<Vec<u32>, Failure> {
         if let Wanted::Ids(ids) = wanted {
             return Ok(ids.to_vec());
         }
@@ -112,8 +126,11 @@ impl Engine {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut tries = 0;
         let mut failure = Failure::Absent;
-        for endpoint in (0..endpoints.len()).map(|step| &endpoints[(first + step) % endpoints.len()]) {
-            let question = || body(wanted, model).map(|body| Question::json(endpoint.url.clone(), body));
+        for endpoint in
+            (0..endpoints.len()).map(|step| &endpoints[(first + step) % endpoints.len()])
+        {
+            let question =
+                || body(wanted, model).map(|body| Question::json(endpoint.url.clone(), body));
             match endpoint.inquiry.ask(question).await {
                 Ok(answer) => return read(&answer),
                 Err(found) => failure = found,
@@ -211,21 +228,36 @@ mod tests {
 
     #[test]
     fn a_prompt_is_asked_as_it_is() {
-        let wanted = Wanted::Text { text: "a \"b\"".into(), special: true };
-        assert_eq!(asked(&wanted), json!({"model": "m", "prompt": "a \"b\"", "add_special_tokens": true}));
+        let wanted = Wanted::Text {
+            text: "a \"b\"".into(),
+            special: true,
+        };
+        assert_eq!(
+            asked(&wanted),
+            json!({"model": "m", "prompt": "a \"b\"", "add_special_tokens": true})
+        );
     }
 
     #[test]
     fn a_conversation_cannot_add_fields_to_the_question() {
-        let smuggled = Chat { messages: Bytes::from_static(br#"[],"model":"other""#), ..Chat::default() };
-        assert_eq!(body(&Wanted::Chat(Box::new(smuggled)), None), Err(Failure::Malformed));
+        let smuggled = Chat {
+            messages: Bytes::from_static(br#"[],"model":"other""#),
+            ..Chat::default()
+        };
+        assert_eq!(
+            body(&Wanted::Chat(Box::new(smuggled)), None),
+            Err(Failure::Malformed)
+        );
     }
 
     #[test]
     fn the_answer_of_a_real_engine_is_read() {
         let answer = br#"{"count":5,"max_model_len":4096,"tokens":[284,80,333,1235,1396],"token_strs":null}"#;
         assert_eq!(read(answer), Ok(vec![284, 80, 333, 1235, 1396]));
-        assert_eq!(read(br#"{"tokens":[-1]}"#), Err(Failure::Engine(Fault::Garbage)));
+        assert_eq!(
+            read(br#"{"tokens":[-1]}"#),
+            Err(Failure::Engine(Fault::Garbage))
+        );
     }
 
     proptest! {

@@ -49,10 +49,20 @@ impl Followed {
     pub(super) fn begin(pool: &str, files: TokenizerFiles, seed: u64) -> Self {
         let encoder = Arc::new(ArcSwapOption::empty());
         let (sender, settled) = watch::channel(false);
-        let follower =
-            Follower { pool: pool.to_owned(), files, seed, encoder: Arc::clone(&encoder), settled: sender, told: None };
+        let follower = Follower {
+            pool: pool.to_owned(),
+            files,
+            seed,
+            encoder: Arc::clone(&encoder),
+            settled: sender,
+            told: None,
+        };
         let following = AbortOnDropHandle::new(tokio::spawn(follower.run()));
-        Self { encoder, settled, _following: following }
+        Self {
+            encoder,
+            settled,
+            _following: following,
+        }
     }
 
     /// The newest usable version.
@@ -121,7 +131,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("tokenizer.json");
         write(&file, "{}").expect("written");
-        let files = TokenizerFiles { path: folder.path().to_owned(), ..fixture::files() };
+        let files = TokenizerFiles {
+            path: folder.path().to_owned(),
+            ..fixture::files()
+        };
         let followed = Followed::begin("chat", files, 1);
         followed.settled().await;
         assert!(followed.encoder().is_none());
@@ -132,7 +145,11 @@ mod tests {
         write(folder.path().join("chat_template.jinja"), "{{ bos_token }}").expect("written");
         let second = loaded(&followed, Some(&first)).await;
         assert!(second.has_template() && !first.has_template());
-        assert_ne!(second.seed(), first.seed(), "what one made is of no use for the other");
+        assert_ne!(
+            second.seed(),
+            first.seed(),
+            "what one made is of no use for the other"
+        );
     }
 
     /// Another version than `before`, as soon as there is one.
@@ -140,7 +157,9 @@ mod tests {
         let limit = Instant::now() + Duration::from_secs(60);
         while Instant::now() < limit {
             match followed.encoder() {
-                Some(encoder) if before.is_none_or(|before| !Arc::ptr_eq(before, &encoder)) => return encoder,
+                Some(encoder) if before.is_none_or(|before| !Arc::ptr_eq(before, &encoder)) => {
+                    return encoder;
+                }
                 _ => sleep(Duration::from_millis(50)).await,
             }
         }

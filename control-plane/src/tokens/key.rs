@@ -8,11 +8,18 @@ use super::memo::Key;
 /// The key of `text` for `model`. Seeded, so that no client can aim at what is remembered of another's prompt.
 pub(super) fn key(text: &LookupText, model: Option<&str>, seed: u64) -> Key {
     let mut hash = Xxh3::with_seed(seed);
-    for part in parts(text).into_iter().chain([model.unwrap_or_default().as_bytes()]) {
+    for part in parts(text)
+        .into_iter()
+        .chain([model.unwrap_or_default().as_bytes()])
+    {
         hash.update(&(part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    let flags = [text.add_generation_prompt, text.continue_final_message, text.add_special_tokens];
+    let flags = [
+        text.add_generation_prompt,
+        text.continue_final_message,
+        text.add_special_tokens,
+    ];
     hash.update(&flags.map(|flag| flag.map_or(2, u8::from)));
     hash.update(&[u8::from(text.incomplete)]);
     hash.update(&text.kind.to_le_bytes());
@@ -27,7 +34,15 @@ pub(super) fn length(text: &LookupText) -> usize {
 
 /// All but the salt, of which no token is made.
 fn parts(text: &LookupText) -> [&[u8]; 6] {
-    let LookupText { json, tools, system, template_kwargs, documents, reasoning, .. } = text;
+    let LookupText {
+        json,
+        tools,
+        system,
+        template_kwargs,
+        documents,
+        reasoning,
+        ..
+    } = text;
     [json, tools, system, template_kwargs, documents, reasoning]
 }
 
@@ -43,24 +58,62 @@ mod tests {
         let plain = LookupText::default;
         let texts = [
             plain(),
-            LookupText { json: x(), ..plain() },
-            LookupText { tools: x(), ..plain() },
-            LookupText { system: x(), ..plain() },
-            LookupText { template_kwargs: x(), ..plain() },
-            LookupText { documents: x(), ..plain() },
-            LookupText { reasoning: x(), ..plain() },
+            LookupText {
+                json: x(),
+                ..plain()
+            },
+            LookupText {
+                tools: x(),
+                ..plain()
+            },
+            LookupText {
+                system: x(),
+                ..plain()
+            },
+            LookupText {
+                template_kwargs: x(),
+                ..plain()
+            },
+            LookupText {
+                documents: x(),
+                ..plain()
+            },
+            LookupText {
+                reasoning: x(),
+                ..plain()
+            },
             LookupText { kind: 1, ..plain() },
             LookupText { api: 1, ..plain() },
-            LookupText { add_generation_prompt: Some(false), ..plain() },
-            LookupText { add_generation_prompt: Some(true), ..plain() },
-            LookupText { continue_final_message: Some(true), ..plain() },
-            LookupText { add_special_tokens: Some(true), ..plain() },
-            LookupText { incomplete: true, ..plain() },
+            LookupText {
+                add_generation_prompt: Some(false),
+                ..plain()
+            },
+            LookupText {
+                add_generation_prompt: Some(true),
+                ..plain()
+            },
+            LookupText {
+                continue_final_message: Some(true),
+                ..plain()
+            },
+            LookupText {
+                add_special_tokens: Some(true),
+                ..plain()
+            },
+            LookupText {
+                incomplete: true,
+                ..plain()
+            },
         ];
         let keys: HashSet<Key> = texts.iter().map(|text| key(text, None, 7)).collect();
         assert_eq!(keys.len(), texts.len());
-        assert!(!keys.contains(&key(&plain(), Some("m"), 7)) && !keys.contains(&key(&plain(), None, 8)));
-        let salted = LookupText { cache_salt: x(), ..plain() };
+        assert!(
+            !keys.contains(&key(&plain(), Some("m"), 7)) && !keys.contains(&key(&plain(), None, 8))
+        );
+        let salted = LookupText {
+            cache_salt: x(),
+            ..plain()
+        };
         assert_eq!(key(&salted, None, 7), key(&plain(), None, 7));
     }
 }

@@ -35,7 +35,10 @@ struct Generations {
 impl Memo {
     /// An empty one that will take at most `bytes`.
     pub(super) fn new(bytes: usize) -> Self {
-        Self { half: bytes / 2, generations: Mutex::default() }
+        Self {
+            half: bytes / 2,
+            generations: Mutex::default(),
+        }
     }
 
     /// The ids under `key`.

@@ -67,13 +67,21 @@ impl TokenMetrics {
             tokens: Family::default(),
             duration: Histogram::new(exponential_buckets(0.000_1, 2.0, 14)),
         };
-        let Self { prompts, tokens, duration } = metrics.clone();
+        let Self {
+            prompts,
+            tokens,
+            duration,
+        } = metrics.clone();
         registry.register(
             "hermes_tokenizer_prompts",
             "Prompts whose token ids were wanted, by how they were had",
             prompts,
         );
-        registry.register("hermes_tokenizer_tokens", "Token ids that were handed out, made or remembered", tokens);
+        registry.register(
+            "hermes_tokenizer_tokens",
+            "Token ids that were handed out, made or remembered",
+            tokens,
+        );
         registry.register(
             "hermes_tokenizer_duration_seconds",
             "Time from wanting the token ids of a prompt to having them, or to giving up",
@@ -85,11 +93,19 @@ impl TokenMetrics {
     /// How many prompts ended so.
     #[must_use]
     pub fn count(&self, outcome: Outcome) -> u64 {
-        self.prompts.get_or_create(&Labels { outcome: outcome.name() }).get()
+        self.prompts
+            .get_or_create(&Labels {
+                outcome: outcome.name(),
+            })
+            .get()
     }
 
     pub(super) fn observe(&self, outcome: Outcome, took: Duration) {
-        self.prompts.get_or_create(&Labels { outcome: outcome.name() }).inc();
+        self.prompts
+            .get_or_create(&Labels {
+                outcome: outcome.name(),
+            })
+            .inc();
         self.duration.observe(took.as_secs_f64());
     }
 
@@ -97,7 +113,11 @@ impl TokenMetrics {
     pub(super) fn observe_tokens(&self, all: usize, remembered: usize) {
         let add = |outcome: Outcome, count: usize| {
             if count > 0 {
-                self.tokens.get_or_create(&Labels { outcome: outcome.name() }).inc_by(count as u64);
+                self.tokens
+                    .get_or_create(&Labels {
+                        outcome: outcome.name(),
+                    })
+                    .inc_by(count as u64);
             }
         };
         add(Outcome::Made, all.saturating_sub(remembered));

@@ -34,14 +34,23 @@ impl Cuts {
             return None;
         }
         let contents = found.iter().map(|token| &token.content);
-        let finder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(contents).ok()?;
+        let finder = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(contents)
+            .ok()?;
         Some(Self { finder, begins })
     }
 
     /// The pieces of `text`, in order; together they are the whole of it.
     pub(super) fn pieces<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a str> {
-        let starts = self.finder.find_iter(text).filter(|found| self.begins[found.pattern().as_usize()]);
-        let ends = starts.map(|found| found.start()).filter(|start| *start > 0).chain([text.len()]);
+        let starts = self
+            .finder
+            .find_iter(text)
+            .filter(|found| self.begins[found.pattern().as_usize()]);
+        let ends = starts
+            .map(|found| found.start())
+            .filter(|start| *start > 0)
+            .chain([text.len()]);
         let mut from = 0;
         ends.map(move |end| {
             let piece = &text[from..end];
@@ -53,7 +62,8 @@ impl Cuts {
 
 fn may_begin(token: &AddedToken) -> bool {
     let first = token.content.chars().next();
-    let stands_alone = first.is_some_and(|first| !first.is_alphanumeric() && !first.is_whitespace() && first != '_');
+    let stands_alone = first
+        .is_some_and(|first| !first.is_alphanumeric() && !first.is_whitespace() && first != '_');
     stands_alone && !token.lstrip && !token.single_word
 }
 
@@ -71,7 +81,10 @@ mod tests {
         let cuts = Cuts::of(&fixture::tokenizer()).expect("it has special tokens");
         let text = "so<|im_start|>user\nhi<|im_end|>\n<|im_start|>";
         let pieces: Vec<&str> = cuts.pieces(text).collect();
-        assert_eq!(pieces, ["so", "<|im_start|>user\nhi", "<|im_end|>\n", "<|im_start|>"]);
+        assert_eq!(
+            pieces,
+            ["so", "<|im_start|>user\nhi", "<|im_end|>\n", "<|im_start|>"]
+        );
         assert_eq!(cuts.pieces("").collect::<Vec<_>>(), [""]);
     }
 

@@ -19,8 +19,12 @@ const MAX_DEPTH: usize = 200;
 pub(super) fn add_to(environment: &mut Environment<'_>) {
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_formatter(|out, _, value| print(out, value));
-    environment.add_filter("tojson", |x: &Value, rest: Rest<Value>, named: Kwargs| dumps::tojson(x, &rest, &named));
-    environment.add_filter("indent", |text: &str, rest: Rest<Value>, named: Kwargs| indent(text, &rest, &named));
+    environment.add_filter("tojson", |x: &Value, rest: Rest<Value>, named: Kwargs| {
+        dumps::tojson(x, &rest, &named)
+    });
+    environment.add_filter("indent", |text: &str, rest: Rest<Value>, named: Kwargs| {
+        indent(text, &rest, &named)
+    });
     environment.add_filter("string", |value: &Value| text_of(value));
     environment.add_function("raise_exception", |_: Rest<Value>| raise_exception());
     environment.add_function("strftime_now", |format: &str| strftime_now(format));
@@ -31,18 +35,25 @@ pub(super) fn add_to(environment: &mut Environment<'_>) {
 /// The function `strftime_now(format)`. Containers of engines live in UTC, and so does this.
 fn strftime_now(format: &str) -> Result<String, Error> {
     let now = Timestamp::now().to_zoned(TimeZone::UTC);
-    strtime::format(format, &now).map_err(|_| Error::new(ErrorKind::InvalidOperation, "not a time format"))
+    strtime::format(format, &now)
+        .map_err(|_| Error::new(ErrorKind::InvalidOperation, "not a time format"))
 }
 
 /// The function `raise_exception(text)`: the template refuses the conversation. What it says may quote the prompt, so
 /// it is not kept.
 fn raise_exception() -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, "the template refuses this conversation"))
+    Err(Error::new(
+        ErrorKind::InvalidOperation,
+        "the template refuses this conversation",
+    ))
 }
 
 /// The test `sequence`: strings and mappings have a length and items too, and so has what is undefined.
 fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined)
+    matches!(
+        value.kind(),
+        ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined
+    )
 }
 
 /// The test `iterable`.
@@ -60,7 +71,11 @@ fn indent(text: &str, positional: &[Value], named: &Kwargs) -> Result<String, Er
         if index > 0 {
             out.push('\n');
         }
-        let indents = if index == 0 { first } else { blank || !line.is_empty() };
+        let indents = if index == 0 {
+            first
+        } else {
+            blank || !line.is_empty()
+        };
         out.extend([if indents { &*width } else { "" }, line]);
     }
     Ok(out)
@@ -91,9 +106,11 @@ fn has_float(value: &Value, depth: usize) -> bool {
         ValueKind::Number => !value.is_integer(),
         // Nothing that deep is written out either.
         ValueKind::Seq if depth < MAX_DEPTH => items().any(|item| has_float(&item, depth + 1)),
-        ValueKind::Map if depth < MAX_DEPTH => {
-            items().any(|key| value.get_item(&key).is_ok_and(|item| has_float(&item, depth + 1)))
-        }
+        ValueKind::Map if depth < MAX_DEPTH => items().any(|key| {
+            value
+                .get_item(&key)
+                .is_ok_and(|item| has_float(&item, depth + 1))
+        }),
         _ => false,
     }
 }
@@ -115,7 +132,13 @@ fn write_repr(value: &Value, out: &mut String) {
     }
 }
 
-fn list<T>(out: &mut String, open: char, close: char, items: impl Iterator<Item = T>, write: impl Fn(T, &mut String)) {
+fn list<T>(
+    out: &mut String,
+    open: char,
+    close: char,
+    items: impl Iterator<Item = T>,
+    write: impl Fn(T, &mut String),
+) {
     out.push(open);
     for (index, item) in items.enumerate() {
         if index > 0 {
@@ -131,11 +154,18 @@ fn float(number: f64) -> String {
     let text = format!("{number:?}");
     match text.split_once('e') {
         Some((digits, exponent)) => {
-            let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
+            let (sign, exponent) = exponent
+                .strip_prefix('-')
+                .map_or(('+', exponent), |exponent| ('-', exponent));
             format!("{digits}e{sign}{exponent:0>2}")
         }
         None if number.is_nan() => "NaN".to_owned(),
-        None if number.is_infinite() => if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
+        None if number.is_infinite() => if number > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .to_owned(),
         None => text,
     }
 }
@@ -149,7 +179,9 @@ fn arguments<const N: usize>(
     let mut found = [const { None }; N];
     for (index, name) in names.into_iter().enumerate() {
         let by_name: Option<Value> = named.get(name)?;
-        found[index] = by_name.or_else(|| positional.get(index).cloned()).filter(|value| !value.is_none());
+        found[index] = by_name
+            .or_else(|| positional.get(index).cloned())
+            .filter(|value| !value.is_none());
     }
     named.assert_all_used()?;
     Ok(found)
@@ -174,7 +206,8 @@ mod tests {
         let mut env = minijinja::Environment::new();
         add_to(&mut env);
         let value: Value = serde_json::from_str(json).expect("JSON");
-        env.render_str(template, minijinja::context! { x => value }).expect("it renders")
+        env.render_str(template, minijinja::context! { x => value })
+            .expect("it renders")
     }
 
     #[test]
@@ -182,15 +215,27 @@ mod tests {
         let json = r#"["a'b",null,true,1,1.0,{"k":[2.5e-7,1e20]}]"#;
         let expected = r#"["a'b", None, True, 1, 1.0, {'k': [2.5e-07, 1e+20]}]"#;
         assert_eq!(prints("{{ x }}", json), expected);
-        assert_eq!(prints("{{ x | string ~ '!' }}", json), format!("{expected}!"));
-        assert_eq!(prints("{{ x[3] }} {{ x[4] }} {{ x[5].k[0] }} {{ x.y }}", json), "1 1.0 2.5e-07 ");
+        assert_eq!(
+            prints("{{ x | string ~ '!' }}", json),
+            format!("{expected}!")
+        );
+        assert_eq!(
+            prints("{{ x[3] }} {{ x[4] }} {{ x[5].k[0] }} {{ x.y }}", json),
+            "1 1.0 2.5e-07 "
+        );
     }
 
     #[test]
     fn lines_are_indented_and_the_last_line_feed_stays() {
-        assert_eq!(prints("{{ '{\\n' | indent(4, first=true) }}|", "0"), "    {\n|");
+        assert_eq!(
+            prints("{{ '{\\n' | indent(4, first=true) }}|", "0"),
+            "    {\n|"
+        );
         assert_eq!(prints("{{ 'a\\n\\nb' | indent }}", "0"), "a\n\n    b");
-        assert_eq!(prints("{{ 'a\\n\\nb' | indent(width='> ', blank=true) }}", "0"), "a\n> \n> b");
+        assert_eq!(
+            prints("{{ 'a\\n\\nb' | indent(width='> ', blank=true) }}", "0"),
+            "a\n> \n> b"
+        );
     }
 
     #[test]

@@ -13,7 +13,9 @@ pub(super) fn normal(template: &str) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = &*template;
     while let Some((before, from)) = rest.split_once("{%") {
-        let Some((statement, after)) = from.split_once("%}") else { break };
+        let Some((statement, after)) = from.split_once("%}") else {
+            break;
+        };
         let statement = match statement.trim_matches(['-', '+', ' ']) {
             "generation" => statement.replace("generation", "if true"),
             "endgeneration" => statement.replace("endgeneration", "endif"),
@@ -27,7 +29,11 @@ pub(super) fn normal(template: &str) -> String {
 
 /// Whether it marks a text as safe and adds another: Jinja then escapes the other one.
 pub(super) fn escapes(template: &str) -> bool {
-    let is_safe = |code: &str| code.split('|').skip(1).any(|filter| word(filter.trim_start()) == "safe");
+    let is_safe = |code: &str| {
+        code.split('|')
+            .skip(1)
+            .any(|filter| word(filter.trim_start()) == "safe")
+    };
     codes(template).any(|code| code.contains('+') && is_safe(code))
 }
 
@@ -45,7 +51,9 @@ fn codes(template: &str) -> impl Iterator<Item = &str> {
     let mut rest = template;
     iter::from_fn(move || {
         let open = rest.match_indices('{').map(|(at, _)| &rest[at + 1..]);
-        let inside = open.into_iter().find(|inside| inside.starts_with(['{', '%']))?;
+        let inside = open
+            .into_iter()
+            .find(|inside| inside.starts_with(['{', '%']))?;
         let close = if inside.starts_with('{') { "}}" } else { "%}" };
         let (code, after) = inside[1..].split_once(close).unwrap_or((&inside[1..], ""));
         rest = after;
@@ -55,7 +63,9 @@ fn codes(template: &str) -> impl Iterator<Item = &str> {
 
 /// The name that `text` begins with.
 fn word(text: &str) -> &str {
-    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .unwrap_or(text.len());
     &text[..end]
 }
 
@@ -68,15 +78,22 @@ mod tests {
     #[test]
     fn marks_for_training_and_line_ends_are_put_right() {
         let template = "a\r\n{%- generation -%}\r{{ x }}{% endgeneration %}{% if generation %}";
-        assert_eq!(normal(template), "a\n{%- if true -%}\n{{ x }}{% endif %}{% if generation %}");
+        assert_eq!(
+            normal(template),
+            "a\n{%- if true -%}\n{{ x }}{% endif %}{% if generation %}"
+        );
     }
 
     #[test]
     fn what_cannot_be_followed_is_found() {
         assert!(escapes("{% if a %}{{ 'a'|safe + x }}") && escapes("{{- y + x | safe }}"));
-        assert!(!escapes("{{ x | safe }} {{ a + b }} {{ x + y | safely }} | safe +"));
+        assert!(!escapes(
+            "{{ x | safe }} {{ a + b }} {{ x + y | safely }} | safe +"
+        ));
         assert!(takes_methods("{%- if spec.items %}") && takes_methods("{{ f(spec.items) }}"));
-        assert!(!takes_methods("{% for k, v in spec.items() %} {{ spec.get ('x') }} a.items {{ x.items_of }}"));
+        assert!(!takes_methods(
+            "{% for k, v in spec.items() %} {{ spec.get ('x') }} a.items {{ x.items_of }}"
+        ));
     }
 
     proptest! {

@@ -23,12 +23,21 @@ pub(super) fn read(text: &LookupText) -> Result<Chat, Failure> {
     }
     match parse(&text.json)? {
         Value::String(input) => messages.push(json!({"role": "user", "content": input})),
-        Value::Array(items) => items.into_iter().try_for_each(|item| add(&mut messages, item))?,
+        Value::Array(items) => items
+            .into_iter()
+            .try_for_each(|item| add(&mut messages, item))?,
         _ => return Err(Failure::Malformed),
     }
     let messages = serde_json::to_vec(&messages).map_err(|_| Failure::Malformed)?;
-    let tools = if text.tools.is_empty() { None } else { tools(&text.tools)? };
-    Ok(Chat { tools, ..Chat::of(text, messages.into()) })
+    let tools = if text.tools.is_empty() {
+        None
+    } else {
+        tools(&text.tools)?
+    };
+    Ok(Chat {
+        tools,
+        ..Chat::of(text, messages.into())
+    })
 }
 
 fn parse<'a, T: serde::Deserialize<'a>>(raw: &'a [u8]) -> Result<T, Failure> {
@@ -36,14 +45,28 @@ fn parse<'a, T: serde::Deserialize<'a>>(raw: &'a [u8]) -> Result<T, Failure> {
 }
 
 fn add(messages: &mut Vec<Value>, item: Value) -> Result<(), Failure> {
-    let Value::Object(item) = item else { return Err(Failure::Malformed) };
+    let Value::Object(item) = item else {
+        return Err(Failure::Malformed);
+    };
     // A partial answer that is to be continued.
-    if item.get("status").and_then(Value::as_str).is_some_and(|status| status != "completed") {
+    if item
+        .get("status")
+        .and_then(Value::as_str)
+        .is_some_and(|status| status != "completed")
+    {
         return Err(Failure::Unsupported);
     }
-    match item.get("type").and_then(Value::as_str).unwrap_or("message") {
+    match item
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or("message")
+    {
         "message" if item.get("role").and_then(Value::as_str) == Some("assistant") => {
-            join(messages, "content", first_text(item.get("content")).unwrap_or_default().into());
+            join(
+                messages,
+                "content",
+                first_text(item.get("content")).unwrap_or_default().into(),
+            );
         }
         "message" if item.contains_key("role") => messages.push(Value::Object(item)),
         "function_call_output" => {
@@ -62,7 +85,8 @@ fn add(messages: &mut Vec<Value>, item: Value) -> Result<(), Failure> {
 
 /// Sets `key` of the assistant's message that is last; of a new one when there is none, or it has one already.
 fn join(messages: &mut Vec<Value>, key: &str, value: Value) {
-    if let Some(last) = assistant(messages).filter(|last| last.get(key).is_none_or(Value::is_null)) {
+    if let Some(last) = assistant(messages).filter(|last| last.get(key).is_none_or(Value::is_null))
+    {
         last.insert(key.to_owned(), value);
         return;
     }
@@ -72,7 +96,9 @@ fn join(messages: &mut Vec<Value>, key: &str, value: Value) {
 fn add_call(messages: &mut Vec<Value>, item: &Map<String, Value>) {
     let function = json!({"name": item.get("name"), "arguments": item.get("arguments")});
     let call = json!({"id": item.get("call_id"), "function": function, "type": "function"});
-    if let Some(calls) = assistant(messages).and_then(|last| last.get_mut("tool_calls")?.as_array_mut()) {
+    if let Some(calls) =
+        assistant(messages).and_then(|last| last.get_mut("tool_calls")?.as_array_mut())
+    {
         calls.push(call);
         return;
     }
@@ -133,15 +159,23 @@ mod tests {
     }
 
     fn messages(input: &Value) -> Value {
-        serde_json::from_slice(&chat(input, "", "").expect("a conversation").messages).expect("JSON")
+        serde_json::from_slice(&chat(input, "", "").expect("a conversation").messages)
+            .expect("JSON")
     }
 
     #[test]
     fn instructions_and_input_are_the_first_messages() {
         let chat = chat(&json!("hi"), r#""be kind""#, "").expect("a conversation");
-        let expected = json!([{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]);
-        assert_eq!(serde_json::from_slice::<Value>(&chat.messages).expect("JSON"), expected);
-        assert_eq!((chat.generates, chat.continues, chat.special), (true, false, false));
+        let expected =
+            json!([{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]);
+        assert_eq!(
+            serde_json::from_slice::<Value>(&chat.messages).expect("JSON"),
+            expected
+        );
+        assert_eq!(
+            (chat.generates, chat.continues, chat.special),
+            (true, false, false)
+        );
     }
 
     #[test]
@@ -154,8 +188,7 @@ mod tests {
             {"type": "function_call", "call_id": "b", "name": "g", "arguments": "{}"},
             {"type": "function_call_output", "call_id": "a", "output": "sun"},
         ]);
-        let call =
-            |id: &str, name: &str| json!({"id": id, "function": {"name": name, "arguments": "{}"}, "type": "function"});
+        let call = |id: &str, name: &str| json!({"id": id, "function": {"name": name, "arguments": "{}"}, "type": "function"});
         let expected = json!([
             {"role": "user", "content": [{"type": "input_text", "text": "weather?"}]},
             {"role": "assistant", "reasoning": "hm", "content": "I look", "tool_calls": [call("a", "f"), call("b", "g")]},
@@ -170,17 +203,33 @@ mod tests {
             json!({"type": "item_reference", "id": "x"}),
             json!({"role": "assistant", "content": "", "status": "incomplete"}),
         ] {
-            assert_eq!(chat(&json!([item]), "", "").err(), Some(Failure::Unsupported), "{item}");
+            assert_eq!(
+                chat(&json!([item]), "", "").err(),
+                Some(Failure::Unsupported),
+                "{item}"
+            );
         }
-        assert_eq!(chat(&json!("x"), "", r#"[{"type":"web_search"}]"#).err(), Some(Failure::Unsupported));
+        assert_eq!(
+            chat(&json!("x"), "", r#"[{"type":"web_search"}]"#).err(),
+            Some(Failure::Unsupported)
+        );
     }
 
     #[test]
     fn tools_keep_their_bytes() {
         let tool = r#"{"type":"function","name":"f","parameters":{"z":1,"a":2}}"#;
-        let tools = chat(&json!("x"), "", &format!("[{tool}]")).expect("a conversation").tools.expect("tools");
-        assert_eq!(tools, format!(r#"[{{"type":"function","function":{tool}}}]"#));
-        assert_eq!(chat(&json!("x"), "", "[]").expect("a conversation").tools, None);
+        let tools = chat(&json!("x"), "", &format!("[{tool}]"))
+            .expect("a conversation")
+            .tools
+            .expect("tools");
+        assert_eq!(
+            tools,
+            format!(r#"[{{"type":"function","function":{tool}}}]"#)
+        );
+        assert_eq!(
+            chat(&json!("x"), "", "[]").expect("a conversation").tools,
+            None
+        );
     }
 
     proptest! {

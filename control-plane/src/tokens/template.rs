@@ -62,15 +62,28 @@ impl ChatTemplate {
         let format = format.unwrap_or_else(|| ContentFormat::of(&default));
         let any = |has: fn(&str) -> bool| has(&default) || tool_use.as_deref().is_some_and(has);
         if any(quirks::escapes) {
-            return Err(Error::new(ErrorKind::InvalidOperation, "the filter `safe` makes Jinja escape what is added"));
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "the filter `safe` makes Jinja escape what is added",
+            ));
         }
-        let (tells_time, misreads_tools) = (any(|text| text.contains("strftime_now")), any(quirks::takes_methods));
+        let (tells_time, misreads_tools) = (
+            any(|text| text.contains("strftime_now")),
+            any(quirks::takes_methods),
+        );
         let has_tool_use = tool_use.is_some();
         environment.add_template_owned(DEFAULT, quirks::normal(&default))?;
         if let Some(tool_use) = tool_use {
             environment.add_template_owned(TOOL_USE, quirks::normal(&tool_use))?;
         }
-        Ok(Self { environment, format, has_tool_use, tells_time, misreads_tools, known })
+        Ok(Self {
+            environment,
+            format,
+            has_tool_use,
+            tells_time,
+            misreads_tools,
+            known,
+        })
     }
 
     /// Whether the same conversation may be another text tomorrow.
@@ -80,7 +93,8 @@ impl ChatTemplate {
 
     /// The text of the whole conversation.
     pub(super) fn render(&self, chat: &Chat) -> Result<String, Failure> {
-        let mut messages = conversation::messages(&conversation::json(&chat.messages)?, self.format)?;
+        let mut messages =
+            conversation::messages(&conversation::json(&chat.messages)?, self.format)?;
         let tools = match &chat.tools {
             Some(raw) => Some(conversation::tools(&conversation::json(raw)?)?),
             None => None,
@@ -92,10 +106,21 @@ impl ChatTemplate {
         if tools.is_some() && self.misreads_tools {
             return Err(Failure::Template);
         }
-        let last = if chat.continues { Some(open_end(&mut messages)?) } else { None };
-        let name = if self.has_tool_use && tools.is_some() { TOOL_USE } else { DEFAULT };
+        let last = if chat.continues {
+            Some(open_end(&mut messages)?)
+        } else {
+            None
+        };
+        let name = if self.has_tool_use && tools.is_some() {
+            TOOL_USE
+        } else {
+            DEFAULT
+        };
         let context = self.context(chat, messages, tools)?;
-        let template = self.environment.get_template(name).map_err(|_| Failure::Template)?;
+        let template = self
+            .environment
+            .get_template(name)
+            .map_err(|_| Failure::Template)?;
         let text = template.render(context).map_err(|_| Failure::Template)?;
         match last {
             Some(last) => until_tag(text, &last),
@@ -104,10 +129,19 @@ impl ChatTemplate {
     }
 
     /// Everything that the template is told.
-    fn context(&self, chat: &Chat, messages: Vec<Value>, tools: Option<Value>) -> Result<Value, Failure> {
+    fn context(
+        &self,
+        chat: &Chat,
+        messages: Vec<Value>,
+        tools: Option<Value>,
+    ) -> Result<Value, Failure> {
         let nothing = Value::from(());
         let mut fields = vec![(Value::from("documents"), nothing.clone())];
-        fields.extend(self.known.iter().map(|(name, value)| (Value::from(name.as_str()), value.clone())));
+        fields.extend(
+            self.known
+                .iter()
+                .map(|(name, value)| (Value::from(name.as_str()), value.clone())),
+        );
         fields.extend(chat.kwargs()?);
         let own = [
             ("messages", Value::from(messages)),
@@ -131,8 +165,13 @@ fn open_end(messages: &mut [Value]) -> Result<String, Failure> {
     }
     let mut parts = conversation::items(&content)?;
     let part = parts.last_mut().ok_or(Failure::Malformed)?;
-    let text = attribute(part, "text").map(|text| text.to_string()).ok_or(Failure::Malformed)?;
-    *part = map([("type", Value::from("text")), ("text", Value::from(format!("{text}{TAG}")))]);
+    let text = attribute(part, "text")
+        .map(|text| text.to_string())
+        .ok_or(Failure::Malformed)?;
+    *part = map([
+        ("type", Value::from("text")),
+        ("text", Value::from(format!("{text}{TAG}"))),
+    ]);
     *last = with(last, "content", Value::from(parts))?;
     Ok(text)
 }
@@ -153,7 +192,10 @@ fn until_tag(mut text: String, last: &str) -> Result<String, Failure> {
 
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
     // Only delimiters of one's own can be wrong.
     environment.set_syntax(syntax.unwrap_or_default());
     environment.set_fuel(Some(FUEL));

@@ -71,20 +71,26 @@ impl Wanted {
         }
         match (text.api(), text.kind()) {
             (Api::Completions, Kind::Prompt) => Self::prompt(text),
-            (Api::Chat, Kind::Messages) => Ok(Self::Chat(Box::new(Chat::of(text, text.json.clone())))),
-            (Api::Responses, Kind::Prompt) => responses::read(text).map(|chat| Self::Chat(Box::new(chat))),
+            (Api::Chat, Kind::Messages) => {
+                Ok(Self::Chat(Box::new(Chat::of(text, text.json.clone()))))
+            }
+            (Api::Responses, Kind::Prompt) => {
+                responses::read(text).map(|chat| Self::Chat(Box::new(chat)))
+            }
             _ => Err(Failure::Unsupported),
         }
     }
 
     fn prompt(text: &LookupText) -> Result<Self, Failure> {
         // Several prompts in one request are several requests to the engine.
-        let prompt: Prompt = serde_json::from_slice(&text.json).map_err(|_| Failure::Unsupported)?;
+        let prompt: Prompt =
+            serde_json::from_slice(&text.json).map_err(|_| Failure::Unsupported)?;
         match prompt {
             Prompt::Ids(ids) | Prompt::Lists([ids]) => Ok(Self::Ids(ids.into())),
-            Prompt::Text(prompt) | Prompt::Texts([prompt]) => {
-                Ok(Self::Text { text: prompt, special: text.add_special_tokens.unwrap_or(true) })
-            }
+            Prompt::Text(prompt) | Prompt::Texts([prompt]) => Ok(Self::Text {
+                text: prompt,
+                special: text.add_special_tokens.unwrap_or(true),
+            }),
         }
     }
 }
@@ -128,10 +134,17 @@ impl Chat {
         }
         if let Some(effort) = &self.effort {
             // Asking for an effort switches thinking on in templates that have it off.
-            let thinks =
-                (!has("enable_thinking")).then(|| (Value::from("enable_thinking"), Value::from(effort != "none")));
+            let thinks = (!has("enable_thinking")).then(|| {
+                (
+                    Value::from("enable_thinking"),
+                    Value::from(effort != "none"),
+                )
+            });
             fields.extend(thinks);
-            fields.push((Value::from("reasoning_effort"), Value::from(effort.as_str())));
+            fields.push((
+                Value::from("reasoning_effort"),
+                Value::from(effort.as_str()),
+            ));
         }
         if let Some(raw) = &self.documents {
             fields.push((Value::from("documents"), conversation::json(raw)?));
@@ -143,7 +156,9 @@ impl Chat {
 /// The conversation is not shown.
 impl std::fmt::Debug for Chat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Chat").field("bytes", &self.messages.len()).finish_non_exhaustive()
+        f.debug_struct("Chat")
+            .field("bytes", &self.messages.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -168,7 +183,11 @@ mod tests {
     use super::*;
 
     fn text(api: Api, json: &str) -> LookupText {
-        let kind = if api == Api::Chat { Kind::Messages } else { Kind::Prompt };
+        let kind = if api == Api::Chat {
+            Kind::Messages
+        } else {
+            Kind::Prompt
+        };
         LookupText {
             api: api.into(),
             kind: kind.into(),
@@ -180,7 +199,10 @@ mod tests {
     #[test]
     fn a_prompt_is_a_text_or_tokens_and_there_is_one() {
         let read = |json| Wanted::read(&text(Api::Completions, json));
-        let hello = Wanted::Text { text: "hello".into(), special: true };
+        let hello = Wanted::Text {
+            text: "hello".into(),
+            special: true,
+        };
         assert_eq!(read(r#""hello""#), Ok(hello.clone()));
         assert_eq!(read(r#"["hello"]"#), Ok(hello));
         assert_eq!(read("[1,2]"), Ok(Wanted::Ids([1, 2].into())));
@@ -192,10 +214,16 @@ mod tests {
 
     #[test]
     fn what_is_not_all_there_is_left_to_the_engine() {
-        let incomplete = LookupText { incomplete: true, ..text(Api::Chat, "[]") };
+        let incomplete = LookupText {
+            incomplete: true,
+            ..text(Api::Chat, "[]")
+        };
         assert_eq!(Wanted::read(&incomplete), Err(Failure::Unsupported));
         for api in [Api::Unspecified, Api::Embeddings, Api::Messages] {
-            assert_eq!(Wanted::read(&text(api, r#""x""#)), Err(Failure::Unsupported));
+            assert_eq!(
+                Wanted::read(&text(api, r#""x""#)),
+                Err(Failure::Unsupported)
+            );
         }
     }
 
@@ -207,19 +235,33 @@ mod tests {
                 reasoning: Bytes::from_static(reasoning.as_bytes()),
                 ..text(Api::Chat, "[]")
             };
-            let Ok(Wanted::Chat(chat)) = Wanted::read(&asked) else { panic!("a chat") };
+            let Ok(Wanted::Chat(chat)) = Wanted::read(&asked) else {
+                panic!("a chat")
+            };
             let fields = Value::from_pairs(chat.kwargs().expect("an object"));
             fields.to_string()
         };
-        assert_eq!(told("", r#""low""#), "{'enable_thinking': True, 'reasoning_effort': 'low'}");
-        assert_eq!(told("", r#""none""#), "{'enable_thinking': False, 'reasoning_effort': 'none'}");
+        assert_eq!(
+            told("", r#""low""#),
+            "{'enable_thinking': True, 'reasoning_effort': 'low'}"
+        );
+        assert_eq!(
+            told("", r#""none""#),
+            "{'enable_thinking': False, 'reasoning_effort': 'none'}"
+        );
         let off = told(r#"{"enable_thinking":false,"x":1}"#, r#""high""#);
-        assert_eq!(off, "{'enable_thinking': False, 'x': 1, 'reasoning_effort': 'high'}");
+        assert_eq!(
+            off,
+            "{'enable_thinking': False, 'x': 1, 'reasoning_effort': 'high'}"
+        );
     }
 
     #[test]
     fn a_template_cannot_come_with_the_request() {
-        let chat = Chat { template_kwargs: Some(Bytes::from_static(br#"{"chat_template":"x"}"#)), ..Chat::default() };
+        let chat = Chat {
+            template_kwargs: Some(Bytes::from_static(br#"{"chat_template":"x"}"#)),
+            ..Chat::default()
+        };
         assert_eq!(chat.kwargs().err(), Some(Failure::Unsupported));
     }
 

@@ -39,7 +39,10 @@ impl Workshop {
     }
 
     fn with(threads: usize) -> Self {
-        Self { threads: Arc::new(Semaphore::new(threads)), waiting: AtomicUsize::new(0) }
+        Self {
+            threads: Arc::new(Semaphore::new(threads)),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// Does `work` on a thread of its own, when one is free. Work that has begun goes on when nobody waits any more;
@@ -47,10 +50,16 @@ impl Workshop {
     ///
     /// # Errors
     /// [`Failure::Saturated`] when too much waits, [`Failure::Tokenizer`] when `work` panics.
-    pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
         let waiting = Waiting::begin(&self.waiting).ok_or(Failure::Saturated)?;
         // It is never closed.
-        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| Failure::Saturated)?;
+        let thread = Arc::clone(&self.threads)
+            .acquire_owned()
+            .await
+            .map_err(|_| Failure::Saturated)?;
         drop(waiting);
         let done = spawn_blocking(move || {
             let _thread = thread;
@@ -91,11 +100,16 @@ mod tests {
         let first = workshop.run(move || gate.recv().is_ok());
         let mut first = Box::pin(first);
         assert!((&mut first).now_or_never().is_none(), "it has the thread");
-        let mut line: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(workshop.run(|| ()))).collect();
+        let mut line: Vec<_> = (0..MAX_WAITING)
+            .map(|_| Box::pin(workshop.run(|| ())))
+            .collect();
         assert!(line.iter_mut().all(|waits| waits.now_or_never().is_none()));
         assert_eq!(workshop.run(|| ()).await, Err(Failure::Saturated));
         line.pop();
-        assert!(Box::pin(workshop.run(|| ())).now_or_never().is_none(), "who leaves makes room");
+        assert!(
+            Box::pin(workshop.run(|| ())).now_or_never().is_none(),
+            "who leaves makes room"
+        );
         go.send(()).expect("the first waits for it");
         assert_eq!(first.await, Ok(true));
         assert!(join_all(line).await.iter().all(Result::is_ok));

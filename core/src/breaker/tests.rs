@@ -20,7 +20,12 @@ fn secs(seconds: u64) -> Duration {
 fn opened(now: Duration) -> Breaker {
     let mut breaker = Breaker::new(POLICY);
     (0..3).for_each(|_| breaker.on_failure(now, BROKEN));
-    assert_eq!(breaker.state(), State::Open { until: now + secs(1) });
+    assert_eq!(
+        breaker.state(),
+        State::Open {
+            until: now + secs(1)
+        }
+    );
     breaker
 }
 
@@ -70,7 +75,12 @@ fn every_failed_trial_doubles_the_time_out_up_to_the_longest() {
     for out in [2, 4, 4, 4] {
         assert!(breaker.try_trial(now));
         breaker.on_failure(now, Failure::Timeout);
-        assert_eq!(breaker.state(), State::Open { until: now + secs(out) });
+        assert_eq!(
+            breaker.state(),
+            State::Open {
+                until: now + secs(out)
+            }
+        );
         now += secs(out);
     }
 }
@@ -81,7 +91,12 @@ fn a_failure_while_warming_opens_it_again_for_longer() {
     assert!(breaker.try_trial(secs(1)));
     breaker.on_success(secs(1));
     breaker.on_failure(secs(3), BROKEN);
-    assert_eq!(breaker.state(), State::Open { until: secs(3) + secs(2) });
+    assert_eq!(
+        breaker.state(),
+        State::Open {
+            until: secs(3) + secs(2)
+        }
+    );
 }
 
 #[test]
@@ -96,7 +111,13 @@ fn mistakes_of_clients_and_backpressure_never_open_it() {
 #[test]
 fn backpressure_does_not_forgive_failures() {
     let mut breaker = Breaker::new(POLICY);
-    for failure in [BROKEN, Failure::Status(503), BROKEN, Failure::Status(429), BROKEN] {
+    for failure in [
+        BROKEN,
+        Failure::Status(503),
+        BROKEN,
+        Failure::Status(429),
+        BROKEN,
+    ] {
         breaker.on_failure(secs(0), failure);
     }
     assert_eq!(breaker.health(secs(0)), Health::Down);
@@ -147,13 +168,24 @@ fn answers_to_older_requests_do_not_close_it() {
 fn two_refused_probes_take_it_out_and_an_answered_one_brings_it_back() {
     let mut breaker = Breaker::new(POLICY);
     breaker.probe_failed();
-    assert_eq!(breaker.health(secs(0)), Health::Up, "one may be an accident");
+    assert_eq!(
+        breaker.health(secs(0)),
+        Health::Up,
+        "one may be an accident"
+    );
     breaker.probe_ok(secs(0));
     breaker.probe_failed();
-    assert_eq!(breaker.health(secs(0)), Health::Up, "two in a row are needed");
+    assert_eq!(
+        breaker.health(secs(0)),
+        Health::Up,
+        "two in a row are needed"
+    );
     breaker.probe_failed();
     assert_eq!(breaker.health(secs(100)), Health::Down);
-    assert!(!breaker.try_trial(secs(100)), "requests are not spent on a closed port");
+    assert!(
+        !breaker.try_trial(secs(100)),
+        "requests are not spent on a closed port"
+    );
     breaker.probe_ok(secs(100));
     assert_eq!(breaker.health(secs(105)), Health::Warming(0.5));
 }
@@ -167,7 +199,10 @@ fn probes_do_not_mend_what_requests_broke() {
 
 #[test]
 fn without_a_slow_start_it_is_back_at_once() {
-    let mut breaker = Breaker::new(BreakerPolicy { warm_up: Duration::ZERO, ..POLICY });
+    let mut breaker = Breaker::new(BreakerPolicy {
+        warm_up: Duration::ZERO,
+        ..POLICY
+    });
     breaker.probe_failed();
     breaker.probe_failed();
     breaker.probe_ok(secs(1));

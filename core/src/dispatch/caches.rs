@@ -105,11 +105,16 @@ impl Caches {
     /// cache `usual_capacity` tokens.
     pub(super) fn apply(&mut self, pool: &Pool, usual_capacity: u32) {
         self.usual_capacity = usual_capacity;
-        self.index.retain(|endpoint| pool.position(endpoint).is_some());
-        let before = std::mem::take(&mut self.holders).into_iter().map(|holder| (holder.endpoint, holder));
+        self.index
+            .retain(|endpoint| pool.position(endpoint).is_some());
+        let before = std::mem::take(&mut self.holders)
+            .into_iter()
+            .map(|holder| (holder.endpoint, holder));
         let mut before: HashMap<EndpointId, Holder> = before.collect();
         let ids = pool.endpoints.iter().map(|endpoint| endpoint.id);
-        self.holders = ids.map(|id| before.remove(&id).unwrap_or_else(|| Holder::new(id))).collect();
+        self.holders = ids
+            .map(|id| before.remove(&id).unwrap_or_else(|| Holder::new(id)))
+            .collect();
         self.resize();
     }
 
@@ -124,14 +129,17 @@ impl Caches {
     ) -> Beliefs {
         let mut claims = self.learned(query);
         for hit in others {
-            let Some(position) = position(hit.endpoint) else { continue };
-            let at = match claims.binary_search_by_key(&(position as u32), |(position, _)| *position) {
-                Ok(at) => at,
-                Err(at) => {
-                    claims.insert(at, (position as u32, Claims::default()));
-                    at
-                }
+            let Some(position) = position(hit.endpoint) else {
+                continue;
             };
+            let at =
+                match claims.binary_search_by_key(&(position as u32), |(position, _)| *position) {
+                    Ok(at) => at,
+                    Err(at) => {
+                        claims.insert(at, (position as u32, Claims::default()));
+                        at
+                    }
+                };
             claims[at].1.note(*hit);
         }
         // The last token is always computed: its answer is wanted.
@@ -148,36 +156,83 @@ impl Caches {
         let per_block = tokens_per_block(query);
         let tokens = |depth: u32| (f64::from(depth) * per_block) as u32;
         let matches = self.index.lookup(&query.blocks);
-        let claim = |(position, depth)| (position, Claims { learned: tokens(depth), ..Claims::default() });
+        let claim = |(position, depth)| {
+            (
+                position,
+                Claims {
+                    learned: tokens(depth),
+                    ..Claims::default()
+                },
+            )
+        };
         let at = |slot: Slot| self.positions[usize::from(slot)];
         if matches.len() <= FEW {
-            let mut few: SmallVec<[(u32, u32); FEW]> = matches.iter().map(|&(slot, depth)| (at(slot), depth)).collect();
+            let mut few: SmallVec<[(u32, u32); FEW]> = matches
+                .iter()
+                .map(|&(slot, depth)| (at(slot), depth))
+                .collect();
             few.sort_unstable();
             return few.into_iter().map(claim).collect();
         }
         // Where a beginning is shared by many endpoints, writing all positions down is cheaper than sorting.
         let mut depths = vec![0; self.holders.len()];
-        matches.iter().for_each(|&(slot, depth)| depths[at(slot) as usize] = depth);
-        let held = depths.into_iter().enumerate().filter(|(_, depth)| *depth > 0);
-        held.map(|(position, depth)| claim((position as u32, depth))).collect()
+        matches
+            .iter()
+            .for_each(|&(slot, depth)| depths[at(slot) as usize] = depth);
+        let held = depths
+            .into_iter()
+            .enumerate()
+            .filter(|(_, depth)| *depth > 0);
+        held.map(|(position, depth)| claim((position as u32, depth)))
+            .collect()
     }
 
     /// Events tell what is stored, not what is being computed: the latest prompts, as many as are not answered yet, are
     /// cached by the time that another one which begins alike gets its turn there.
-    fn with_coming(&self, position: usize, claims: Claims, query: &Query, computing: impl Fn(usize) -> u32) -> Claims {
-        let Some(stored) = claims.events.filter(|stored| !claims.events_in_part && claims.learned > *stored) else {
+    fn with_coming(
+        &self,
+        position: usize,
+        claims: Claims,
+        query: &Query,
+        computing: impl Fn(usize) -> u32,
+    ) -> Claims {
+        let Some(stored) = claims
+            .events
+            .filter(|stored| !claims.events_in_part && claims.learned > *stored)
+        else {
             return claims;
         };
-        let Some(slot) = self.index.slot(self.holders[position].endpoint) else { return claims };
-        let depth = self.index.depth_of_latest(slot, &query.blocks, computing(position));
+        let Some(slot) = self.index.slot(self.holders[position].endpoint) else {
+            return claims;
+        };
+        let depth = self
+            .index
+            .depth_of_latest(slot, &query.blocks, computing(position));
         let coming = (f64::from(depth) * tokens_per_block(query)) as u32;
-        if coming > stored { Claims { learned: coming, events_in_part: true, ..claims } } else { claims }
+        if coming > stored {
+            Claims {
+                learned: coming,
+                events_in_part: true,
+                ..claims
+            }
+        } else {
+            claims
+        }
     }
 
     /// What the index knows of one endpoint now, in place of what it knew.
-    pub(super) fn relearn(&self, beliefs: &mut Beliefs, position: usize, query: &Query, computing: u32) {
+    pub(super) fn relearn(
+        &self,
+        beliefs: &mut Beliefs,
+        position: usize,
+        query: &Query,
+        computing: u32,
+    ) {
         let holder = &self.holders[position];
-        let depth = self.index.slot(holder.endpoint).map_or(0, |slot| self.index.depth(slot, &query.blocks));
+        let depth = self
+            .index
+            .slot(holder.endpoint)
+            .map_or(0, |slot| self.index.depth(slot, &query.blocks));
         let learned = (f64::from(depth) * tokens_per_block(query)) as u32;
         let most = query.prompt_tokens.saturating_sub(1);
         let at = beliefs.binary_search_by_key(&(position as u32), |belief| belief.position);
@@ -209,7 +264,9 @@ impl Caches {
     pub(super) fn reported(&mut self, position: usize, claims: Claims, cached: u32) {
         let holder = &mut self.holders[position];
         let before = holder.trust.size();
-        holder.trust.reported(claims, cached, self.tokens_per_block as u32);
+        holder
+            .trust
+            .reported(claims, cached, self.tokens_per_block as u32);
         if holder.trust.size() != before {
             self.resize_one(position);
         }
@@ -243,7 +300,14 @@ impl Caches {
         if expected > 0 {
             let learned = u32::try_from(expected).unwrap_or(u32::MAX);
             let found = u32::try_from(found).unwrap_or(u32::MAX);
-            holder.trust.reported(Claims { learned, ..Claims::default() }, found, self.tokens_per_block as u32);
+            holder.trust.reported(
+                Claims {
+                    learned,
+                    ..Claims::default()
+                },
+                found,
+                self.tokens_per_block as u32,
+            );
             self.resize_one(position);
         }
     }
@@ -260,7 +324,8 @@ impl Caches {
         }
         let factor = f64::from(prompt_tokens) / f64::from(query.prompt_tokens.max(1));
         let (least, most) = RATIO;
-        self.ratio = (self.ratio * (1.0 + FOLLOW * (factor.clamp(least, most) - 1.0))).clamp(least, most);
+        self.ratio =
+            (self.ratio * (1.0 + FOLLOW * (factor.clamp(least, most) - 1.0))).clamp(least, most);
     }
 
     /// A query as it would be had its proxy counted tokens, and not bytes.
@@ -269,7 +334,10 @@ impl Caches {
             return query.clone();
         }
         let tokens = f64::from(query.prompt_tokens) * self.ratio;
-        Query { prompt_tokens: (tokens.round() as u32).max(1), ..query.clone() }
+        Query {
+            prompt_tokens: (tokens.round() as u32).max(1),
+            ..query.clone()
+        }
     }
 
     /// Who holds what, as routed.
@@ -291,9 +359,12 @@ impl Caches {
 
     fn resize_one(&mut self, position: usize) {
         let holder = &self.holders[position];
-        let tokens = holder.capacity.unwrap_or(self.usual_capacity.into()) as f64 * f64::from(holder.trust.size());
+        let tokens = holder.capacity.unwrap_or(self.usual_capacity.into()) as f64
+            * f64::from(holder.trust.size());
         let blocks = (tokens / self.tokens_per_block.max(1.0)) as usize;
-        let Some(slot) = self.index.set_capacity(holder.endpoint, blocks.max(1)) else { return };
+        let Some(slot) = self.index.set_capacity(holder.endpoint, blocks.max(1)) else {
+            return;
+        };
         let slot = usize::from(slot);
         if self.positions.len() <= slot {
             self.positions.resize(slot + 1, u32::MAX);
@@ -305,7 +376,8 @@ impl Caches {
 /// Tokens in one block of this prompt.
 fn tokens_per_block(query: &Query) -> f64 {
     let blocks = (query.blocks.len() as f64).max(1.0);
-    let hashed = (query.blocks.len() as u64 * u64::from(query.block_bytes)).min(query.prompt_bytes.max(1)) as f64;
+    let hashed = (query.blocks.len() as u64 * u64::from(query.block_bytes))
+        .min(query.prompt_bytes.max(1)) as f64;
     f64::from(query.prompt_tokens) * (hashed / query.prompt_bytes.max(1) as f64) / blocks
 }
 
@@ -343,7 +415,12 @@ impl Claims {
 
 impl Holder {
     fn new(endpoint: EndpointId) -> Self {
-        Self { endpoint, capacity: None, trust: Trust::default(), unreported: 0 }
+        Self {
+            endpoint,
+            capacity: None,
+            trust: Trust::default(),
+            unreported: 0,
+        }
     }
 
     fn believe(&self, position: u32, claims: Claims, most: u32) -> Belief {
@@ -355,13 +432,22 @@ impl Holder {
         let exact = believed(Source::Events).filter(|_| overrule);
         let best = exact.or_else(|| Source::ALL.into_iter().filter_map(believed).max());
         let (tokens, source) = best.unwrap_or((0, Source::Learned));
-        Belief { position, tokens: tokens.min(most), source, claims }
+        Belief {
+            position,
+            tokens: tokens.min(most),
+            source,
+            claims,
+        }
     }
 }
 
 /// What costs are made of.
 pub(super) fn worth(beliefs: &Beliefs) -> Hits {
-    beliefs.iter().filter(|belief| belief.tokens > 0).map(|belief| (belief.position, belief.tokens)).collect()
+    beliefs
+        .iter()
+        .filter(|belief| belief.tokens > 0)
+        .map(|belief| (belief.position, belief.tokens))
+        .collect()
 }
 
 /// What pickers read.
@@ -372,5 +458,9 @@ pub(super) fn as_hits(beliefs: &Beliefs, pool: &Pool) -> Vec<Hit> {
         source: belief.source,
         at_least: false,
     };
-    beliefs.iter().filter(|belief| belief.tokens > 0).map(hit).collect()
+    beliefs
+        .iter()
+        .filter(|belief| belief.tokens > 0)
+        .map(hit)
+        .collect()
 }

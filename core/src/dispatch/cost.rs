@@ -82,8 +82,15 @@ pub(super) type Ranking = SmallVec<[Cost; MAX_RANKED]>;
 impl Sites {
     pub(super) fn new(sites: Vec<Site>) -> Self {
         let rates: f64 = sites.iter().map(|site| 1.0 / site.per_token).sum();
-        let mean_per_token = if rates > 0.0 { sites.len() as f64 / rates } else { 0.0 };
-        Self { sites, mean_per_token }
+        let mean_per_token = if rates > 0.0 {
+            sites.len() as f64 / rates
+        } else {
+            0.0
+        };
+        Self {
+            sites,
+            mean_per_token,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -109,12 +116,30 @@ impl Sites {
         self.stretches(prompt.hits, |stretch, cached| {
             let uncached = f64::from(prompt.tokens.saturating_sub(cached));
             let waste = f64::from(most.saturating_sub(cached)) * self.mean_per_token;
-            for (site, &Site { in_flight, lately, ahead, base, per_token, .. }) in
-                stretch.clone().zip(&self.sites[stretch])
+            for (
+                site,
+                &Site {
+                    in_flight,
+                    lately,
+                    ahead,
+                    base,
+                    per_token,
+                    ..
+                },
+            ) in stretch.clone().zip(&self.sites[stretch])
             {
                 let finish = ahead + base + uncached * per_token;
-                let total = finish + gamma * waste + PER_REQUEST * f64::from(in_flight) + PER_SECOND * lately;
-                each(Cost { site, total, finish, waste, cached });
+                let total = finish
+                    + gamma * waste
+                    + PER_REQUEST * f64::from(in_flight)
+                    + PER_SECOND * lately;
+                each(Cost {
+                    site,
+                    total,
+                    finish,
+                    waste,
+                    cached,
+                });
             }
         });
     }
@@ -136,7 +161,10 @@ impl Sites {
         let mut from = 0;
         for &(position, cached) in hits {
             let at = self.first_from(from, position);
-            let is_site = self.sites.get(at).is_some_and(|site| site.position == position);
+            let is_site = self
+                .sites
+                .get(at)
+                .is_some_and(|site| site.position == position);
             let after = at + usize::from(is_site);
             each(from..at, 0);
             each(at..after, cached);
@@ -149,7 +177,9 @@ impl Sites {
     fn first_from(&self, from: usize, position: u32) -> usize {
         let rest = &self.sites[from..];
         // Where all endpoints are sites, it is as far behind the next one as their positions say.
-        let skip = rest.first().map_or(0, |next| position.saturating_sub(next.position) as usize);
+        let skip = rest
+            .first()
+            .map_or(0, |next| position.saturating_sub(next.position) as usize);
         if rest.get(skip).is_some_and(|site| site.position == position) {
             return from + skip;
         }
@@ -175,16 +205,35 @@ mod tests {
     }
 
     fn cheapest(sites: &Sites, tokens: u32, hits: &[(u32, u32)], gamma: f64) -> usize {
-        sites.ranking(Prompt { tokens, hits: &hits.into() }, gamma)[0].site
+        sites.ranking(
+            Prompt {
+                tokens,
+                hits: &hits.into(),
+            },
+            gamma,
+        )[0]
+        .site
     }
 
     #[test]
     fn a_cache_is_worth_waiting_for_as_long_as_others_pay_for_its_loss() {
         // A second of prefill is cached at the first endpoint, which has two seconds of work ahead.
         let sites = sites(&[2.0, 0.0]);
-        assert_eq!(cheapest(&sites, 9_000, &[(0, 8_000)], 0.5), 1, "done half a second sooner");
-        assert_eq!(cheapest(&sites, 9_000, &[(0, 8_000)], 1.5), 0, "but others would lose more than that");
-        assert_eq!(cheapest(&sites, 9_000, &[(0, 8_000), (7, 9_000)], 0.5), 1, "hits elsewhere do not count");
+        assert_eq!(
+            cheapest(&sites, 9_000, &[(0, 8_000)], 0.5),
+            1,
+            "done half a second sooner"
+        );
+        assert_eq!(
+            cheapest(&sites, 9_000, &[(0, 8_000)], 1.5),
+            0,
+            "but others would lose more than that"
+        );
+        assert_eq!(
+            cheapest(&sites, 9_000, &[(0, 8_000), (7, 9_000)], 0.5),
+            1,
+            "hits elsewhere do not count"
+        );
     }
 
     #[test]
@@ -198,9 +247,23 @@ mod tests {
     #[test]
     fn among_equals_the_one_with_fewer_requests_wins() {
         let mut sites = sites(&[0.0, 0.0, 0.0]);
-        (sites.sites[0].in_flight, sites.sites[1].in_flight, sites.sites[2].in_flight) = (3, 1, 2);
+        (
+            sites.sites[0].in_flight,
+            sites.sites[1].in_flight,
+            sites.sites[2].in_flight,
+        ) = (3, 1, 2);
         assert_eq!(cheapest(&sites, 100, &[], 1.0), 1);
-        assert!(Sites::default().ranking(Prompt { tokens: 1, hits: &Hits::new() }, 1.0).is_empty());
+        assert!(
+            Sites::default()
+                .ranking(
+                    Prompt {
+                        tokens: 1,
+                        hits: &Hits::new()
+                    },
+                    1.0
+                )
+                .is_empty()
+        );
     }
 
     proptest! {

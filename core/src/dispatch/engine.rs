@@ -55,7 +55,13 @@ impl Engine {
     }
 
     /// A prompt goes there; `before` is what was in flight there.
-    pub(super) fn sent(&mut self, prompt_tokens: u32, seconds: f64, before: InFlight, now: Duration) {
+    pub(super) fn sent(
+        &mut self,
+        prompt_tokens: u32,
+        seconds: f64,
+        before: InFlight,
+        now: Duration,
+    ) {
         self.lately += seconds;
         if before.unanswered == 0 {
             self.busy_since = now;
@@ -91,7 +97,9 @@ impl Engine {
 
     /// Seconds until it has computed what we sent there.
     pub(super) fn pending(&self, in_flight: InFlight, fit: Fit, now: Duration) -> f64 {
-        let InFlight { tokens, unanswered, .. } = in_flight;
+        let InFlight {
+            tokens, unanswered, ..
+        } = in_flight;
         if unanswered == 0 {
             return 0.0;
         }
@@ -103,8 +111,14 @@ impl Engine {
 
     /// Whether its memory takes this prompt without taking it from what runs. Unknown memory does.
     pub(super) fn fits(&self, prompt_tokens: u32) -> bool {
-        let Memory { capacity, used, added } = self.memory;
-        let (Some(capacity), Some(used)) = (capacity, used) else { return true };
+        let Memory {
+            capacity,
+            used,
+            added,
+        } = self.memory;
+        let (Some(capacity), Some(used)) = (capacity, used) else {
+            return true;
+        };
         let wanted = used + added + u64::from(prompt_tokens);
         // Alone it goes anywhere: nothing that runs could be hurt.
         used + added == 0 || wanted as f64 <= capacity as f64 * FULL
@@ -115,9 +129,14 @@ impl Engine {
         // Somebody else uses the engine too, or it took back what it had begun.
         let waiting = sample.and_then(|sample| sample.waiting).unwrap_or(0);
         self.foreign = waiting.saturating_sub(ours.unanswered);
-        let usage = sample.and_then(|sample| sample.kv_usage).filter(|usage| (0.0..=1.0).contains(usage));
-        self.memory.used =
-            self.memory.capacity.zip(usage).map(|(capacity, usage)| (capacity as f64 * f64::from(usage)) as u64);
+        let usage = sample
+            .and_then(|sample| sample.kv_usage)
+            .filter(|usage| (0.0..=1.0).contains(usage));
+        self.memory.used = self
+            .memory
+            .capacity
+            .zip(usage)
+            .map(|(capacity, usage)| (capacity as f64 * f64::from(usage)) as u64);
         self.memory.added = ours.tokens;
     }
 
@@ -129,6 +148,9 @@ impl Engine {
     /// Another process answers at its address now.
     pub(super) fn restarted(&mut self) {
         self.prefill.clear();
-        self.memory = Memory { capacity: self.memory.capacity, ..Memory::default() };
+        self.memory = Memory {
+            capacity: self.memory.capacity,
+            ..Memory::default()
+        };
     }
 }

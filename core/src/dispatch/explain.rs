@@ -82,10 +82,21 @@ impl Dispatcher {
         let query = &self.caches.in_true_tokens(arrival.query);
         let known = self.known(query, arrival.hits, now);
         let hits = caches::as_hits(&known.beliefs, self.pool());
-        let Self { fleet, turn, dice, .. } = self;
+        let Self {
+            fleet, turn, dice, ..
+        } = self;
         let total_in_flight = Some(fleet.ledger.len() as u64);
-        let ask = Ask { query, model: arrival.model, hits: &hits, turn: *turn, total_in_flight };
-        let explanation = fleet.picker.explain(&ask, |position| fleet.loads[position], &mut dice.clone());
+        let ask = Ask {
+            query,
+            model: arrival.model,
+            hits: &hits,
+            turn: *turn,
+            total_in_flight,
+        };
+        let explanation =
+            fleet
+                .picker
+                .explain(&ask, |position| fleet.loads[position], &mut dice.clone());
         let weighing = self.weighing(Arrival { query, ..arrival }, &known, now);
         match weighing {
             Some(weighing) if !weighing.sites.is_empty() => explanation.weighed(weighing),
@@ -93,20 +104,46 @@ impl Dispatcher {
         }
     }
 
-    fn weighing(&self, arrival: Arrival<'_>, known: &super::Known, now: Duration) -> Option<Weighing> {
+    fn weighing(
+        &self,
+        arrival: Arrival<'_>,
+        known: &super::Known,
+        now: Duration,
+    ) -> Option<Weighing> {
         let rules = self.rules()?;
-        let Arrival { query, model, waited, .. } = arrival;
-        let need = Need { prompt: query.prompt_tokens, waited };
-        let sites = self.fleet.sites(model, query, &self.queued, 0.0, now).ok()?;
+        let Arrival {
+            query,
+            model,
+            waited,
+            ..
+        } = arrival;
+        let need = Need {
+            prompt: query.prompt_tokens,
+            waited,
+        };
+        let sites = self
+            .fleet
+            .sites(model, query, &self.queued, 0.0, now)
+            .ok()?;
         let utilization = self.fleet.utilization.at(now);
         let gamma = rules.gamma(utilization, self.queue.len(), sites.len());
         let mut costs: Vec<Cost> = Vec::with_capacity(sites.len());
-        sites.for_each(Prompt { tokens: query.prompt_tokens, hits: &known.hits }, gamma, |cost| costs.push(cost));
+        sites.for_each(
+            Prompt {
+                tokens: query.prompt_tokens,
+                hits: &known.hits,
+            },
+            gamma,
+            |cost| costs.push(cost),
+        );
         costs.sort_by(|one, other| one.total.total_cmp(&other.total));
         let weighed = |cost: &Cost| {
             let site = sites.sites[cost.site];
             let position = site.position as usize;
-            let belief = known.beliefs.iter().find(|belief| belief.position == site.position);
+            let belief = known
+                .beliefs
+                .iter()
+                .find(|belief| belief.position == site.position);
             let endpoint = &self.pool().endpoints[position];
             let trust = self.caches.trust(position);
             Weighed {
@@ -125,8 +162,21 @@ impl Dispatcher {
             }
         };
         let sites: Vec<Weighed> = costs.iter().map(weighed).collect();
-        let wanted = |weighed: &Weighed| self.fleet.position(weighed.endpoint).is_some_and(|at| self.queued[at] > 0.0);
-        let binds = !rules.late || sites.first().is_some_and(|first| first.has_room && !wanted(first));
-        Some(Weighing { gamma: gamma as f32, utilization: utilization as f32, waiting: self.queue.len(), binds, sites })
+        let wanted = |weighed: &Weighed| {
+            self.fleet
+                .position(weighed.endpoint)
+                .is_some_and(|at| self.queued[at] > 0.0)
+        };
+        let binds = !rules.late
+            || sites
+                .first()
+                .is_some_and(|first| first.has_room && !wanted(first));
+        Some(Weighing {
+            gamma: gamma as f32,
+            utilization: utilization as f32,
+            waiting: self.queue.len(),
+            binds,
+            sites,
+        })
     }
 }

@@ -94,7 +94,11 @@ impl Fleet {
     pub(super) fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
         let before = Arc::clone(self.pool());
         let mut engines = std::mem::take(&mut self.engines);
-        let mut kept = |id| before.position(id).map(|position| (std::mem::take(&mut engines[position]), position));
+        let mut kept = |id| {
+            before
+                .position(id)
+                .map(|position| (std::mem::take(&mut engines[position]), position))
+        };
         let (mut next, mut loads) = (Vec::new(), Vec::new());
         for endpoint in &pool.endpoints {
             let (engine, position) = kept(endpoint.id).unzip();
@@ -106,7 +110,8 @@ impl Fleet {
         self.busy = 0;
         self.picker = Picker::build(Arc::clone(pool));
         let open = self.ledger.len();
-        self.ledger.retain_endpoints(|id| pool.position(id).is_some());
+        self.ledger
+            .retain_endpoints(|id| pool.position(id).is_some());
         self.recount_all(now);
         open - self.ledger.len()
     }
@@ -137,9 +142,15 @@ impl Fleet {
         let members = self.picker.members(model)?;
         let endpoints = &self.pool().endpoints;
         let tried = |position: usize| query.exclude.contains(&endpoints[position].id);
-        let chosen = members.from(0).filter(|&position| self.loads[position].health.admits(draw));
+        let chosen = members
+            .from(0)
+            .filter(|&position| self.loads[position].health.admits(draw));
         let chosen = chosen.filter(|&position| query.exclude.is_empty() || !tried(position));
-        Ok(Sites::new(chosen.map(|position| self.site(position, queued[position], now)).collect()))
+        Ok(Sites::new(
+            chosen
+                .map(|position| self.site(position, queued[position], now))
+                .collect(),
+        ))
     }
 
     pub(super) fn site(&self, position: usize, queued: f64, now: Duration) -> Site {
@@ -159,15 +170,23 @@ impl Fleet {
     ///
     /// What others sent makes an endpoint cost more and is not waited for: they would go on, and we never begin. Nor is
     /// memory waited for without end, see [`PATIENCE`].
-    pub(super) fn has_room(&self, position: usize, need: Need, rules: &KvAware, now: Duration) -> bool {
+    pub(super) fn has_room(
+        &self,
+        position: usize,
+        need: Need,
+        rules: &KvAware,
+        now: Duration,
+    ) -> bool {
         let patience = PATIENCE.min(rules.queue.wait / 2);
-        self.is_free(position, rules, now) && (need.waited >= patience || self.engines[position].fits(need.prompt))
+        self.is_free(position, rules, now)
+            && (need.waited >= patience || self.engines[position].fits(need.prompt))
     }
 
     /// Whether what we sent there is begun within the window.
     pub(super) fn is_free(&self, position: usize, rules: &KvAware, now: Duration) -> bool {
         let engine = &self.engines[position];
-        engine.pending(self.flights[position], engine.fit(self.prior), now) < rules.window.as_secs_f64()
+        engine.pending(self.flights[position], engine.fit(self.prior), now)
+            < rules.window.as_secs_f64()
     }
 
     /// Whether anybody may take a request now: because there is room, or because nobody is up and waiting is of no use.
@@ -187,7 +206,13 @@ impl Fleet {
     }
 
     /// A proxy sent a request there. False if the booking stood there already.
-    pub(super) fn started(&mut self, key: Key, endpoint: EndpointId, work: Work, now: Duration) -> bool {
+    pub(super) fn started(
+        &mut self,
+        key: Key,
+        endpoint: EndpointId,
+        work: Work,
+        now: Duration,
+    ) -> bool {
         let moved = self.ledger.get(key);
         let booked = moved.filter(|open| open.endpoint == endpoint);
         // What was booked was worked out with more knowledge than the proxy has.
@@ -201,12 +226,18 @@ impl Fleet {
     }
 
     fn send(&mut self, key: Key, position: usize, work: Work, now: Duration) {
-        let Work { prompt, uncached, unary } = work;
+        let Work {
+            prompt,
+            uncached,
+            unary,
+        } = work;
         let before = self.flights[position];
         let fit = self.engines[position].fit(self.prior);
         if unary {
-            let seconds = self.engines[position].ahead(before, fit, now) + fit.seconds(uncached.into());
-            let due = now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
+            let seconds =
+                self.engines[position].ahead(before, fit, now) + fit.seconds(uncached.into());
+            let due =
+                now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
             self.silent.insert((due, key));
         }
         self.engines[position].sent(prompt, f64::from(uncached) / fit.rate, before, now);
@@ -226,7 +257,12 @@ impl Fleet {
     }
 
     /// The first byte came, `ttft` after the request was sent, if that is known.
-    pub(super) fn first_byte(&mut self, key: Key, ttft: Option<Duration>, now: Duration) -> Option<Open> {
+    pub(super) fn first_byte(
+        &mut self,
+        key: Key,
+        ttft: Option<Duration>,
+        now: Duration,
+    ) -> Option<Open> {
         let before = self.ledger.first_byte(key)?;
         if let Some(position) = self.position(before.endpoint) {
             let ttft = ttft.unwrap_or_else(|| now.saturating_sub(before.since));
@@ -237,7 +273,11 @@ impl Fleet {
     }
 
     /// Takes a request out of the ledger by `take`.
-    pub(super) fn release(&mut self, take: impl FnOnce(&mut Ledger) -> Option<Open>, now: Duration) -> Option<Open> {
+    pub(super) fn release(
+        &mut self,
+        take: impl FnOnce(&mut Ledger) -> Option<Open>,
+        now: Duration,
+    ) -> Option<Open> {
         let open = take(&mut self.ledger)?;
         if let Some(position) = self.position(open.endpoint) {
             self.recount(position, now);
@@ -262,16 +302,26 @@ impl Fleet {
     pub(super) fn tick(&mut self, usual_rate: f32, now: Duration) -> usize {
         let elapsed = now.saturating_sub(self.ticked);
         self.ticked = self.ticked.max(now);
-        self.engines.iter_mut().for_each(|engine| engine.fade(elapsed));
-        let mut fits: Vec<Fit> = self.engines.iter().filter_map(|engine| engine.prefill.fit()).collect();
+        self.engines
+            .iter_mut()
+            .for_each(|engine| engine.fade(elapsed));
+        let mut fits: Vec<Fit> = self
+            .engines
+            .iter()
+            .filter_map(|engine| engine.prefill.fit())
+            .collect();
         fits.sort_unstable_by(|one, other| one.rate.total_cmp(&other.rate));
-        let median = fits.get(fits.len() / 2).map(|median| median.scaled(OPTIMISM));
+        let median = fits
+            .get(fits.len() / 2)
+            .map(|median| median.scaled(OPTIMISM));
         self.prior = median.unwrap_or(Fit::prior(usual_rate.into()));
         self.change(|ledger| _ = ledger.expire(now), now)
     }
 
     fn recount_moved(&mut self, before: Option<Open>, endpoint: EndpointId, now: Duration) {
-        let left = before.map(|open| open.endpoint).filter(|before| *before != endpoint);
+        let left = before
+            .map(|open| open.endpoint)
+            .filter(|before| *before != endpoint);
         for endpoint in std::iter::once(endpoint).chain(left) {
             if let Some(position) = self.position(endpoint) {
                 self.recount(position, now);
@@ -287,8 +337,10 @@ impl Fleet {
     fn recount(&mut self, position: usize, now: Duration) {
         let flight = self.ledger.in_flight(self.pool().endpoints[position].id);
         let before = std::mem::replace(&mut self.flights[position], flight);
-        self.busy = self.busy + usize::from(flight.unanswered > 0) - usize::from(before.unanswered > 0);
-        self.utilization.set(self.busy as f64 / self.flights.len() as f64, now);
+        self.busy =
+            self.busy + usize::from(flight.unanswered > 0) - usize::from(before.unanswered > 0);
+        self.utilization
+            .set(self.busy as f64 / self.flights.len() as f64, now);
         let load = &mut self.loads[position];
         (load.in_flight, load.pending_tokens) = (flight.requests, flight.tokens);
     }

@@ -32,7 +32,9 @@ impl Dispatcher {
             return;
         }
         self.fleet.assume_done(now);
-        let Some(rules) = self.rules() else { return self.release_all(now, released) };
+        let Some(rules) = self.rules() else {
+            return self.release_all(now, released);
+        };
         self.give_up(now, released);
         if !rules.late || self.fleet.may_take(&rules, now) {
             self.plan(&rules, now, released);
@@ -42,7 +44,12 @@ impl Dispatcher {
     fn give_up(&mut self, now: Duration, released: &mut Vec<Release>) {
         for key in self.queue.late(now) {
             self.take_out(key);
-            released.push(Release { key, end: End::TimedOut { retry_after: self.retry_after() } });
+            released.push(Release {
+                key,
+                end: End::TimedOut {
+                    retry_after: self.retry_after(),
+                },
+            });
         }
     }
 
@@ -54,18 +61,29 @@ impl Dispatcher {
         // Most requests may go anywhere: their sites are worked out once, and mended where something changes.
         let mut anywhere: Option<Sites> = None;
         for (place, &key) in order.iter().enumerate() {
-            let Some(mut waiting) = self.queue.lift(key) else { continue };
+            let Some(mut waiting) = self.queue.lift(key) else {
+                continue;
+            };
             self.refresh(&mut waiting, now);
             let special = waiting.model.is_some() || !waiting.query.exclude.is_empty();
             let found = match anywhere.take().filter(|_| !special) {
                 Some(sites) => Ok(sites),
-                None => self.fleet.sites(waiting.model.as_deref(), &waiting.query, &self.queued, draw, now),
+                None => self.fleet.sites(
+                    waiting.model.as_deref(),
+                    &waiting.query,
+                    &self.queued,
+                    draw,
+                    now,
+                ),
             };
             let mut sites = match found {
                 Ok(sites) => sites,
                 Err(nobody) => {
                     self.queue.let_go(&waiting);
-                    released.push(Release { key, end: End::Nobody(nobody) });
+                    released.push(Release {
+                        key,
+                        end: End::Nobody(nobody),
+                    });
                     continue;
                 }
             };
@@ -86,8 +104,15 @@ impl Dispatcher {
         now: Duration,
         released: &mut Vec<Release>,
     ) -> Option<usize> {
-        let gamma = rules.gamma(self.fleet.utilization.at(now), self.queue.len(), sites.len());
-        let prompt = Prompt { tokens: waiting.query.prompt_tokens, hits: &waiting.known.hits };
+        let gamma = rules.gamma(
+            self.fleet.utilization.at(now),
+            self.queue.len(),
+            sites.len(),
+        );
+        let prompt = Prompt {
+            tokens: waiting.query.prompt_tokens,
+            hits: &waiting.known.hits,
+        };
         let ranking = sites.ranking(prompt, gamma);
         let Some(cost) = ranking.first().copied() else {
             self.queue.let_go(&waiting);
@@ -97,14 +122,26 @@ impl Dispatcher {
         let position = sites.sites[cost.site].position as usize;
         let is_wanted = self.queued[position] > 0.0;
         let waited = now.saturating_sub(waiting.since);
-        let need = Need { prompt: waiting.query.prompt_tokens, waited };
+        let need = Need {
+            prompt: waiting.query.prompt_tokens,
+            waited,
+        };
         let has_room = self.fleet.has_room(position, need, rules, now);
         let bound = !is_wanted && (has_room || !rules.late);
         if bound {
             self.queue.let_go(&waiting);
-            let wish = Wish { key: waiting.key, query: &waiting.query, known: &waiting.known, waited, gamma };
+            let wish = Wish {
+                key: waiting.key,
+                query: &waiting.query,
+                known: &waiting.known,
+                waited,
+                gamma,
+            };
             let binding = self.bind(wish, sites, &ranking, now);
-            released.push(Release { key: waiting.key, end: End::Bound(binding) });
+            released.push(Release {
+                key: waiting.key,
+                end: End::Bound(binding),
+            });
         } else {
             let service = cost.finish - sites.sites[cost.site].ahead;
             waiting.weigh(service, &self.shares);
@@ -129,26 +166,56 @@ impl Dispatcher {
     fn try_anyone(&mut self, waiting: &Waiting, now: Duration, released: &mut Vec<Release>) {
         let known = self.known(&waiting.query, &waiting.others, now);
         let waited = now.saturating_sub(waiting.since);
-        let wish = Wish { key: waiting.key, query: &waiting.query, known: &known, waited, gamma: 0.0 };
-        let end = self.pick(wish, waiting.model.as_deref(), now).map_or_else(End::Nobody, End::Bound);
-        released.push(Release { key: waiting.key, end });
+        let wish = Wish {
+            key: waiting.key,
+            query: &waiting.query,
+            known: &known,
+            waited,
+            gamma: 0.0,
+        };
+        let end = self
+            .pick(wish, waiting.model.as_deref(), now)
+            .map_or_else(End::Nobody, End::Bound);
+        released.push(Release {
+            key: waiting.key,
+            end,
+        });
     }
 
     /// Finds out anew what is known of a request's caches, when that may have changed.
     fn refresh(&self, waiting: &mut Waiting, now: Duration) {
-        if waiting.known.at.is_none_or(|at| now.saturating_sub(at) >= FRESH) {
+        if waiting
+            .known
+            .at
+            .is_none_or(|at| now.saturating_sub(at) >= FRESH)
+        {
             waiting.known = self.known(&waiting.query, &waiting.others, now);
         }
     }
 
     /// A prompt was just bound: those next in turn that begin alike have to know.
     fn tell_neighbors(&mut self, next: &[Key], head: Option<u64>, position: usize) {
-        let Self { queue, caches, fleet, .. } = self;
+        let Self {
+            queue,
+            caches,
+            fleet,
+            ..
+        } = self;
         let computing = fleet.flight(position).unanswered;
         for &key in next.iter().take(NEIGHBORS) {
-            let Some(waiting) = queue.get_mut(key) else { continue };
-            if head.is_some() && waiting.query.blocks.first().copied() == head && waiting.known.at.is_some() {
-                caches.relearn(&mut waiting.known.beliefs, position, &waiting.query, computing);
+            let Some(waiting) = queue.get_mut(key) else {
+                continue;
+            };
+            if head.is_some()
+                && waiting.query.blocks.first().copied() == head
+                && waiting.known.at.is_some()
+            {
+                caches.relearn(
+                    &mut waiting.known.beliefs,
+                    position,
+                    &waiting.query,
+                    computing,
+                );
                 waiting.known.hits = caches::worth(&waiting.known.beliefs);
             }
         }

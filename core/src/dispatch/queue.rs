@@ -104,9 +104,19 @@ impl Queue {
     /// Who gives way to one more request of this tenant when there is no room: the newest one of the tenant that has the
     /// most, as long as that leaves it no fewer than the other gets. So no tenant fills the queue for the others.
     pub(super) fn gives_way(&self, tenant: Option<u64>) -> Option<Key> {
-        let own = self.tenants.get(&tenant.unwrap_or_default()).copied().unwrap_or(0);
-        let (&crowd, &most) = self.tenants.iter().max_by_key(|(tenant, count)| (**count, **tenant))?;
-        let theirs = self.ranks.iter().filter(|rank| rank.tenant == crowd && most > own + 1);
+        let own = self
+            .tenants
+            .get(&tenant.unwrap_or_default())
+            .copied()
+            .unwrap_or(0);
+        let (&crowd, &most) = self
+            .tenants
+            .iter()
+            .max_by_key(|(tenant, count)| (**count, **tenant))?;
+        let theirs = self
+            .ranks
+            .iter()
+            .filter(|rank| rank.tenant == crowd && most > own + 1);
         theirs.max_by_key(|rank| rank.since).map(|rank| rank.key)
     }
 
@@ -119,7 +129,10 @@ impl Queue {
     pub(super) fn push(&mut self, waiting: Waiting) {
         self.remove(waiting.key);
         self.bytes += waiting.query.prompt_bytes;
-        *self.tenants.entry(waiting.query.tenant.unwrap_or_default()).or_default() += 1;
+        *self
+            .tenants
+            .entry(waiting.query.tenant.unwrap_or_default())
+            .or_default() += 1;
         self.places.insert(waiting.key, self.ranks.len() as u32);
         self.ranks.push(Rank::of(&waiting));
         self.waiting.push(Some(Box::new(waiting)));
@@ -162,24 +175,39 @@ impl Queue {
 
     /// Those whose time is over.
     pub(super) fn late(&self, now: Duration) -> Vec<Key> {
-        self.ranks.iter().filter(|rank| rank.until <= now).map(|rank| rank.key).collect()
+        self.ranks
+            .iter()
+            .filter(|rank| rank.until <= now)
+            .map(|rank| rank.key)
+            .collect()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
-        self.waiting.iter_mut().flatten().map(|waiting| &mut **waiting)
+        self.waiting
+            .iter_mut()
+            .flatten()
+            .map(|waiting| &mut **waiting)
     }
 
     /// The `most` most urgent, the most urgent first.
     pub(super) fn order(&self, most: usize, now: Duration) -> Vec<Key> {
-        let urgencies = self.ranks.iter().enumerate().map(|(place, rank)| (rank.urgency(now), place as u32));
+        let urgencies = self
+            .ranks
+            .iter()
+            .enumerate()
+            .map(|(place, rank)| (rank.urgency(now), place as u32));
         let mut order: Vec<(f64, u32)> = urgencies.collect();
-        let before = |(a, one): &(f64, u32), (b, other): &(f64, u32)| b.total_cmp(a).then(one.cmp(other));
+        let before =
+            |(a, one): &(f64, u32), (b, other): &(f64, u32)| b.total_cmp(a).then(one.cmp(other));
         if order.len() > most {
             order.select_nth_unstable_by(most, before);
             order.truncate(most);
         }
         order.sort_unstable_by(before);
-        order.into_iter().map(|(_, place)| self.ranks[place as usize].key).collect()
+        order
+            .into_iter()
+            .map(|(_, place)| self.ranks[place as usize].key)
+            .collect()
     }
 
     fn leave(&mut self, place: usize, gone: &Waiting) {
@@ -190,7 +218,9 @@ impl Queue {
             self.places.insert(moved.key, place as u32);
         }
         self.bytes -= gone.query.prompt_bytes;
-        if let Entry::Occupied(mut count) = self.tenants.entry(gone.query.tenant.unwrap_or_default()) {
+        if let Entry::Occupied(mut count) =
+            self.tenants.entry(gone.query.tenant.unwrap_or_default())
+        {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -203,8 +233,22 @@ impl Queue {
 
 impl Rank {
     fn of(waiting: &Waiting) -> Self {
-        let &Waiting { key, since, until, service, weight, .. } = waiting;
-        Self { key, tenant: waiting.query.tenant.unwrap_or_default(), since, until, service, weight }
+        let &Waiting {
+            key,
+            since,
+            until,
+            service,
+            weight,
+            ..
+        } = waiting;
+        Self {
+            key,
+            tenant: waiting.query.tenant.unwrap_or_default(),
+            since,
+            until,
+            service,
+            weight,
+        }
     }
 
     fn urgency(&self, now: Duration) -> f64 {
@@ -220,7 +264,8 @@ impl Waiting {
     pub(super) fn weigh(&mut self, service: f64, shares: &Shares) {
         self.service = service;
         let priority = 2f64.powi(self.query.priority.clamp(-MOST_PRIORITY, MOST_PRIORITY));
-        self.weight = priority * shares.weight(self.query.tenant) / service.max(LEAST_SERVICE).powf(EXPONENT);
+        self.weight =
+            priority * shares.weight(self.query.tenant) / service.max(LEAST_SERVICE).powf(EXPONENT);
     }
 }
 
@@ -234,7 +279,10 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn key(request: u64) -> Key {
-        Key { proxy: ProxyId(1), request: RequestId(request) }
+        Key {
+            proxy: ProxyId(1),
+            request: RequestId(request),
+        }
     }
 
     fn waiting(request: u64, since: u64, service: f64, query: Query) -> Waiting {
@@ -254,7 +302,11 @@ mod tests {
     }
 
     fn order(queue: &Queue, now: u64) -> Vec<u64> {
-        queue.order(usize::MAX, Duration::from_secs(now)).into_iter().map(|key| key.request.0).collect()
+        queue
+            .order(usize::MAX, Duration::from_secs(now))
+            .into_iter()
+            .map(|key| key.request.0)
+            .collect()
     }
 
     #[test]
@@ -264,14 +316,26 @@ mod tests {
         queue.push(waiting(2, 9, 0.5, Query::default()));
         assert_eq!(order(&queue, 10), [2, 1]);
         queue.push(waiting(3, 300, 0.5, Query::default()));
-        assert_eq!(order(&queue, 300), [2, 1, 3], "five minutes of waiting outweigh a short service");
+        assert_eq!(
+            order(&queue, 300),
+            [2, 1, 3],
+            "five minutes of waiting outweigh a short service"
+        );
     }
 
     #[test]
     fn priority_and_fair_shares_weigh() {
         let mut queue = Queue::default();
         queue.push(waiting(1, 0, 1.0, Query::default()));
-        queue.push(waiting(2, 0, 1.0, Query { priority: 1, ..Query::default() }));
+        queue.push(waiting(
+            2,
+            0,
+            1.0,
+            Query {
+                priority: 1,
+                ..Query::default()
+            },
+        ));
         assert_eq!(order(&queue, 5), [2, 1]);
         let mut shares = Shares::default();
         shares.spend(Some(7), 100_000, SECOND);
@@ -282,12 +346,19 @@ mod tests {
             waiting.weigh(1.0, &shares);
             queue.push(*waiting);
         }
-        assert_eq!(order(&queue, 5), [1, 2], "one step of priority does not outweigh a hundredfold share");
+        assert_eq!(
+            order(&queue, 5),
+            [1, 2],
+            "one step of priority does not outweigh a hundredfold share"
+        );
     }
 
     #[test]
     fn the_newest_of_whoever_has_the_most_gives_way_to_those_with_less() {
-        let of = |tenant| Query { tenant: Some(tenant), ..Query::default() };
+        let of = |tenant| Query {
+            tenant: Some(tenant),
+            ..Query::default()
+        };
         let mut queue = Queue::default();
         assert_eq!(queue.gives_way(Some(1)), None);
         for request in 1..=4 {
@@ -295,10 +366,17 @@ mod tests {
         }
         queue.push(waiting(5, 5, 1.0, of(2)));
         assert_eq!(queue.gives_way(Some(1)), None, "not to itself");
-        assert_eq!((queue.gives_way(Some(2)), queue.gives_way(None)), (Some(key(4)), Some(key(4))));
+        assert_eq!(
+            (queue.gives_way(Some(2)), queue.gives_way(None)),
+            (Some(key(4)), Some(key(4)))
+        );
         queue.remove(key(4));
         queue.push(waiting(6, 6, 1.0, of(2)));
-        assert_eq!(queue.gives_way(Some(2)), None, "three and two: they would only change places");
+        assert_eq!(
+            queue.gives_way(Some(2)),
+            None,
+            "three and two: they would only change places"
+        );
         assert_eq!(queue.gives_way(Some(3)), Some(key(3)));
     }
 

@@ -37,11 +37,29 @@ pub struct Calibration {
 impl Dispatcher {
     /// A proxy sent a request to an endpoint, where `uncached` tokens are to be prefilled by its reckoning.
     /// `unary`: its answer comes as a whole.
-    pub fn started(&mut self, key: Key, endpoint: EndpointId, uncached: u32, unary: bool, now: Duration) {
+    pub fn started(
+        &mut self,
+        key: Key,
+        endpoint: EndpointId,
+        uncached: u32,
+        unary: bool,
+        now: Duration,
+    ) {
         self.take_out(key);
-        let prompt = self.notes.get(&key).map_or(uncached, |note| note.query.prompt_tokens);
-        if self.fleet.started(key, endpoint, Work { prompt, uncached, unary }, now)
-            && let Some(note) = self.notes.get_mut(&key)
+        let prompt = self
+            .notes
+            .get(&key)
+            .map_or(uncached, |note| note.query.prompt_tokens);
+        if self.fleet.started(
+            key,
+            endpoint,
+            Work {
+                prompt,
+                uncached,
+                unary,
+            },
+            now,
+        ) && let Some(note) = self.notes.get_mut(&key)
         {
             // A retry elsewhere: what was expected of the first endpoint says nothing of this one.
             (note.claims, note.believed) = (Claims::default(), None);
@@ -55,15 +73,24 @@ impl Dispatcher {
     }
 
     /// A request is over. Its entry, the first time only, and how its cache turned out.
-    pub fn finished(&mut self, key: Key, ended: Ended, now: Duration) -> (Option<Open>, Option<Calibration>) {
+    pub fn finished(
+        &mut self,
+        key: Key,
+        ended: Ended,
+        now: Duration,
+    ) -> (Option<Open>, Option<Calibration>) {
         self.take_out(key);
         self.fleet.assume_done(now);
         let open = self.fleet.release(|ledger| ledger.finish(key), now);
         let note = self.notes.remove(&key);
         let position = open.and_then(|open| self.fleet.position(open.endpoint));
         let calibration = position.and_then(|position| self.learn(position, note?, ended));
-        if let (Some(position), Some(decoding), Some(tokens)) = (position, ended.decoding, ended.completion_tokens) {
-            self.fleet.engines[position].decode.answered(decoding, tokens);
+        if let (Some(position), Some(decoding), Some(tokens)) =
+            (position, ended.decoding, ended.completion_tokens)
+        {
+            self.fleet.engines[position]
+                .decode
+                .answered(decoding, tokens);
         }
         (open, calibration)
     }
@@ -87,8 +114,11 @@ impl Dispatcher {
         now: Duration,
     ) {
         let pool = Arc::clone(self.pool());
-        let open = open.into_iter().filter(|(_, endpoint, ..)| pool.position(*endpoint).is_some());
-        self.fleet.change(|ledger| ledger.replace_proxy(proxy, open, now), now);
+        let open = open
+            .into_iter()
+            .filter(|(_, endpoint, ..)| pool.position(*endpoint).is_some());
+        self.fleet
+            .change(|ledger| ledger.replace_proxy(proxy, open, now), now);
     }
 
     /// A proxy is gone for good, and with it what it had open or waiting. How many open requests that were.
@@ -131,7 +161,9 @@ impl Dispatcher {
     pub fn restarted(&mut self, position: usize) {
         self.fleet.engines[position].restarted();
         self.caches.clear(position);
-        self.queue.iter_mut().for_each(|waiting| waiting.known.at = None);
+        self.queue
+            .iter_mut()
+            .for_each(|waiting| waiting.known.at = None);
     }
 
     /// How an engine's counters of looked up and found prompt tokens moved: for engines that tell it of no request.
@@ -141,15 +173,24 @@ impl Dispatcher {
 
     /// What came true of what was believed of a request's cache.
     fn learn(&mut self, position: usize, note: Note, ended: Ended) -> Option<Calibration> {
-        let Note { query, claims, believed } = note;
+        let Note {
+            query,
+            claims,
+            believed,
+        } = note;
         if let Some(prompt_tokens) = ended.prompt_tokens {
             self.caches.measured(&query, prompt_tokens);
         }
         let Some(reported) = ended.cached_tokens else {
-            self.caches.unreported(position, believed.map_or(0, |(_, tokens)| tokens));
+            self.caches
+                .unreported(position, believed.map_or(0, |(_, tokens)| tokens));
             return None;
         };
         self.caches.reported(position, claims, reported);
-        believed.map(|(source, expected)| Calibration { source, expected, reported })
+        believed.map(|(source, expected)| Calibration {
+            source,
+            expected,
+            reported,
+        })
     }
 }

@@ -91,9 +91,17 @@ mod tests {
         shares.spend(Some(1), 90_000, SECOND);
         shares.spend(Some(2), 10_000, SECOND);
         assert!(shares.weight(Some(1)) < 0.6 && shares.weight(Some(2)) > 4.0);
-        assert_eq!(shares.weight(Some(3)), WIDEST, "who got nothing yet is the most urgent");
+        assert_eq!(
+            shares.weight(Some(3)),
+            WIDEST,
+            "who got nothing yet is the most urgent"
+        );
         shares.spend(Some(2), 1, 3_600 * SECOND);
-        assert_eq!(shares.weight(Some(1)), shares.weight(Some(3)), "a minute halves it, an hour forgets it");
+        assert_eq!(
+            shares.weight(Some(1)),
+            shares.weight(Some(3)),
+            "a minute halves it, an hour forgets it"
+        );
     }
 
     #[test]

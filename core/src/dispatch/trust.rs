@@ -23,7 +23,10 @@ pub(super) struct Trust {
 
 impl Default for Trust {
     fn default() -> Self {
-        Self { shares: [1.0; 3], size: 1.0 }
+        Self {
+            shares: [1.0; 3],
+            size: 1.0,
+        }
     }
 }
 
@@ -47,7 +50,10 @@ impl Trust {
         }
         // A miss that was none, where somebody knew better: events that overrule others answer for misses, too.
         let missed = |claimed: &u32| claims.best_of_others().min(cached) > claimed + tolerance;
-        if let Some(claimed) = claims.events.filter(|claimed| !claims.events_in_part && missed(claimed)) {
+        if let Some(claimed) = claims
+            .events
+            .filter(|claimed| !claims.events_in_part && missed(claimed))
+        {
             self.judge(Source::Events, (claimed + tolerance) as f32 / cached as f32);
         }
         if claims.learned > tolerance {
@@ -70,34 +76,83 @@ mod tests {
     #[test]
     fn a_source_that_lies_loses_its_word_and_one_that_mends_itself_gets_it_back() {
         let mut trust = Trust::default();
-        let claims = Claims { manager: Some(1_000), ..Claims::default() };
+        let claims = Claims {
+            manager: Some(1_000),
+            ..Claims::default()
+        };
         (0..40).for_each(|_| trust.reported(claims, 0, 16));
         assert!(trust.of(Source::Manager) < 0.05);
-        assert_eq!((trust.of(Source::Events), trust.of(Source::Learned)), (1.0, 1.0), "others keep theirs");
+        assert_eq!(
+            (trust.of(Source::Events), trust.of(Source::Learned)),
+            (1.0, 1.0),
+            "others keep theirs"
+        );
         (0..40).for_each(|_| trust.reported(claims, 1_000, 16));
         assert!(trust.of(Source::Manager) > 0.9);
     }
 
     #[test]
     fn events_that_miss_what_others_know_lose_their_word() {
-        let misses = Claims { learned: 1_000, events: Some(0), ..Claims::default() };
+        let misses = Claims {
+            learned: 1_000,
+            events: Some(0),
+            ..Claims::default()
+        };
         let mut trust = Trust::default();
         (0..10).for_each(|_| trust.reported(misses, 0, 16));
         assert_eq!(trust.of(Source::Events), 1.0, "they were right");
-        (0..10).for_each(|_| trust.reported(Claims { learned: 0, ..misses }, 1_000, 16));
+        (0..10).for_each(|_| {
+            trust.reported(
+                Claims {
+                    learned: 0,
+                    ..misses
+                },
+                1_000,
+                16,
+            )
+        });
         assert_eq!(trust.of(Source::Events), 1.0, "nobody knew better");
-        (0..10).for_each(|_| trust.reported(Claims { events_in_part: true, ..misses }, 1_000, 16));
-        assert_eq!(trust.of(Source::Events), 1.0, "they did not say that there was no more");
+        (0..10).for_each(|_| {
+            trust.reported(
+                Claims {
+                    events_in_part: true,
+                    ..misses
+                },
+                1_000,
+                16,
+            )
+        });
+        assert_eq!(
+            trust.of(Source::Events),
+            1.0,
+            "they did not say that there was no more"
+        );
         (0..10).for_each(|_| trust.reported(misses, 1_000, 16));
-        assert!(trust.of(Source::Events) < 0.4, "{}", trust.of(Source::Events));
-        (0..40).for_each(|_| trust.reported(Claims { events: Some(1_000), ..misses }, 1_000, 16));
+        assert!(
+            trust.of(Source::Events) < 0.4,
+            "{}",
+            trust.of(Source::Events)
+        );
+        (0..40).for_each(|_| {
+            trust.reported(
+                Claims {
+                    events: Some(1_000),
+                    ..misses
+                },
+                1_000,
+                16,
+            )
+        });
         assert!(trust.of(Source::Events) > 0.9);
     }
 
     #[test]
     fn the_index_shrinks_when_the_engine_evicts_sooner_and_grows_again() {
         let mut trust = Trust::default();
-        let claims = Claims { learned: 1_000, ..Claims::default() };
+        let claims = Claims {
+            learned: 1_000,
+            ..Claims::default()
+        };
         (0..20).for_each(|_| trust.reported(claims, 0, 16));
         assert!((0.5..0.6).contains(&trust.size()), "{}", trust.size());
         (0..1_000).for_each(|_| trust.reported(claims, 990, 16));

@@ -83,8 +83,16 @@ impl Blocks {
     /// Adds a block after another, without holders yet.
     pub(super) fn insert(&mut self, hash: u64, parent: Option<BlockId>) -> BlockId {
         let parent = parent.map_or(NOWHERE, |parent| parent.0);
-        let page = self.open.first().copied().unwrap_or_else(|| self.open_page());
-        let (at, full) = self.page_mut(page).take(Block { hash, parent, holders: Holders::NOBODY });
+        let page = self
+            .open
+            .first()
+            .copied()
+            .unwrap_or_else(|| self.open_page());
+        let (at, full) = self.page_mut(page).take(Block {
+            hash,
+            parent,
+            holders: Holders::NOBODY,
+        });
         if full {
             self.open.remove(&page);
         }
@@ -108,16 +116,31 @@ impl Blocks {
     pub(super) fn touch_one(&mut self, at: Option<BlockId>, slot: Slot, touch: u32) -> usize {
         let Some(BlockId(id)) = at else { return 0 };
         let Self { pages, lists, .. } = self;
-        let Some(page) = &mut pages[id as usize / PAGE] else { return 0 };
-        usize::from(page.blocks[id as usize % PAGE].holders.touch(slot, touch, lists))
+        let Some(page) = &mut pages[id as usize / PAGE] else {
+            return 0;
+        };
+        usize::from(
+            page.blocks[id as usize % PAGE]
+                .holders
+                .touch(slot, touch, lists),
+        )
     }
 
     /// The endpoint holds this block no more; without holders it is gone.
     pub(super) fn release(&mut self, id: BlockId, slot: Slot) {
         let (page, at) = (id.0 as usize / PAGE, id.0 as usize % PAGE);
-        let Self { table, pages, open, lists } = self;
+        let Self {
+            table,
+            pages,
+            open,
+            lists,
+        } = self;
         let Some(home) = &mut pages[page] else { return };
-        let Block { hash, ref mut holders, .. } = home.blocks[at];
+        let Block {
+            hash,
+            ref mut holders,
+            ..
+        } = home.blocks[at];
         if !holders.release(slot, lists) {
             return;
         }
@@ -149,8 +172,16 @@ impl Blocks {
 
     /// Whether this record is in use, and was not given to another block since.
     pub(super) fn holds(&self, id: BlockId, slot: Slot, touch: u32) -> bool {
-        let page = self.pages.get(id.0 as usize / PAGE).and_then(Option::as_ref);
-        page.is_some_and(|page| page.blocks[id.0 as usize % PAGE].holders.touch_of(slot, &self.lists) == Some(touch))
+        let page = self
+            .pages
+            .get(id.0 as usize / PAGE)
+            .and_then(Option::as_ref);
+        page.is_some_and(|page| {
+            page.blocks[id.0 as usize % PAGE]
+                .holders
+                .touch_of(slot, &self.lists)
+                == Some(touch)
+        })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -159,11 +190,17 @@ impl Blocks {
 
     pub(super) fn bytes(&self) -> usize {
         let pages = self.pages.iter().flatten().count() * PAGE * size_of::<Block>();
-        pages + self.pages.capacity() * size_of::<Option<Page>>() + self.table.allocation_size() + self.lists.bytes()
+        pages
+            + self.pages.capacity() * size_of::<Option<Page>>()
+            + self.table.allocation_size()
+            + self.lists.bytes()
     }
 
     fn find(&self, hash: u64) -> Option<BlockId> {
-        self.table.find(hash, |&id| block(&self.pages, id).hash == hash).copied().map(BlockId)
+        self.table
+            .find(hash, |&id| block(&self.pages, id).hash == hash)
+            .copied()
+            .map(BlockId)
     }
 
     fn open_page(&mut self) -> u32 {
@@ -197,16 +234,32 @@ impl Blocks {
 /// The record of a block that exists. Whoever has an id of a live block may ask; ids of dead ones are asked about by
 /// [`Blocks::holds`] only.
 fn block(pages: &[Option<Page>], id: u32) -> &Block {
-    static NOBODY: Block = Block { hash: 0, parent: NOWHERE, holders: Holders::NOBODY };
-    pages.get(id as usize / PAGE).and_then(Option::as_ref).map_or(&NOBODY, |page| &page.blocks[id as usize % PAGE])
+    static NOBODY: Block = Block {
+        hash: 0,
+        parent: NOWHERE,
+        holders: Holders::NOBODY,
+    };
+    pages
+        .get(id as usize / PAGE)
+        .and_then(Option::as_ref)
+        .map_or(&NOBODY, |page| &page.blocks[id as usize % PAGE])
 }
 
 // === Page ===
 
 impl Page {
     fn new() -> Self {
-        let empty = Block { hash: 0, parent: NOWHERE, holders: Holders::NOBODY };
-        Self { blocks: Box::new([empty; PAGE]), used: 0, fresh: 0, free: NOWHERE }
+        let empty = Block {
+            hash: 0,
+            parent: NOWHERE,
+            holders: Holders::NOBODY,
+        };
+        Self {
+            blocks: Box::new([empty; PAGE]),
+            used: 0,
+            fresh: 0,
+            free: NOWHERE,
+        }
     }
 
     /// Puts a block somewhere; where, and whether the page is full now.
@@ -225,7 +278,11 @@ impl Page {
     }
 
     fn give_back(&mut self, at: usize) {
-        self.blocks[at] = Block { hash: 0, parent: self.free, holders: Holders::NOBODY };
+        self.blocks[at] = Block {
+            hash: 0,
+            parent: self.free,
+            holders: Holders::NOBODY,
+        };
         self.free = at as u32;
         self.used -= 1;
     }

@@ -37,10 +37,16 @@ pub(super) struct View<'a>(&'a [Holder]);
 // === Holder ===
 
 impl Holder {
-    const NOBODY: Self = Self { slot: NONE, touch: [0; 2] };
+    const NOBODY: Self = Self {
+        slot: NONE,
+        touch: [0; 2],
+    };
 
     fn new(slot: Slot, touch: u32) -> Self {
-        Self { slot, touch: [touch as u16, (touch >> 16) as u16] }
+        Self {
+            slot,
+            touch: [touch as u16, (touch >> 16) as u16],
+        }
     }
 
     fn touch(self) -> u32 {
@@ -69,7 +75,10 @@ impl Holders {
         let found = if holders.len() <= 2 {
             holders.iter().find(|holder| holder.slot == slot)
         } else {
-            holders.binary_search_by_key(&slot, |holder| holder.slot).ok().map(|at| &holders[at])
+            holders
+                .binary_search_by_key(&slot, |holder| holder.slot)
+                .ok()
+                .map(|at| &holders[at])
         };
         found.map(|holder| holder.touch())
     }
@@ -126,8 +135,14 @@ impl View<'_> {
 
 impl Lists {
     pub(super) fn bytes(&self) -> usize {
-        let lists = self.lists.iter().map(|list| list.capacity() * size_of::<Holder>()).sum::<usize>();
-        lists + self.lists.capacity() * size_of::<Vec<Holder>>() + self.free.capacity() * size_of::<u32>()
+        let lists = self
+            .lists
+            .iter()
+            .map(|list| list.capacity() * size_of::<Holder>())
+            .sum::<usize>();
+        lists
+            + self.lists.capacity() * size_of::<Vec<Holder>>()
+            + self.free.capacity() * size_of::<u32>()
     }
 
     fn open(&mut self, mut holders: [Holder; 3]) -> u32 {
@@ -159,7 +174,9 @@ impl Lists {
     /// Takes a holder out of a list; when two are left, they need no list any more and are handed out.
     fn release(&mut self, list: u32, slot: Slot) -> Option<[Holder; 2]> {
         let holders = &mut self.lists[list as usize];
-        let at = holders.binary_search_by_key(&slot, |known| known.slot).ok()?;
+        let at = holders
+            .binary_search_by_key(&slot, |known| known.slot)
+            .ok()?;
         holders.remove(at);
         let &[first, second] = holders.as_slice() else {
             if holders.capacity() > 2 * holders.len() {

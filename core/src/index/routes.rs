@@ -45,7 +45,9 @@ impl Routes {
     /// Lets the oldest go until the capacity suffices.
     pub(super) fn evict(&mut self, slot: Slot, blocks: &mut Blocks) {
         while self.held > self.capacity {
-            let Some(oldest) = self.queue.front_mut() else { return };
+            let Some(oldest) = self.queue.front_mut() else {
+                return;
+            };
             // What a later route touched is that route's to evict, and so is everything before it.
             if !blocks.holds(oldest.tail, slot, oldest.touch) {
                 self.queue.pop_front();
@@ -64,7 +66,8 @@ impl Routes {
     /// Drops routes that evict nothing any more, once they are the most.
     pub(super) fn compact(&mut self, slot: Slot, blocks: &Blocks) {
         if self.queue.len() > 64 + 2 * self.held {
-            self.queue.retain(|route| blocks.holds(route.tail, slot, route.touch));
+            self.queue
+                .retain(|route| blocks.holds(route.tail, slot, route.touch));
         }
     }
 

@@ -12,7 +12,9 @@ const B: EndpointId = EndpointId(2);
 fn index(capacity: usize) -> Index {
     let mut index = Index::default();
     for endpoint in [A, B] {
-        index.set_capacity(endpoint, capacity).expect("room for two");
+        index
+            .set_capacity(endpoint, capacity)
+            .expect("room for two");
     }
     index
 }
@@ -63,7 +65,11 @@ fn the_least_recently_used_prompt_goes_first_and_its_tail_before_its_head() {
     index.insert(A, &chain(2, 0, 5));
     index.insert(A, &chain(1, 0, 2));
     index.insert(A, &chain(3, 0, 4));
-    assert_eq!(depths(&index, &chain(1, 0, 5)).0, 2, "the head was used again, the tail was not");
+    assert_eq!(
+        depths(&index, &chain(1, 0, 5)).0,
+        2,
+        "the head was used again, the tail was not"
+    );
     assert_eq!(depths(&index, &chain(2, 0, 5)).0, 4);
     assert_eq!(depths(&index, &chain(3, 0, 4)).0, 4);
 }
@@ -87,7 +93,11 @@ fn the_same_prompt_again_and_again_costs_no_memory() {
     index.insert(A, &chain(1, 0, 100));
     let before = index.bytes();
     (0..10_000).for_each(|_| index.insert(A, &chain(1, 0, 100)));
-    assert!(index.bytes() < before + 8_192, "{} after {before}", index.bytes());
+    assert!(
+        index.bytes() < before + 8_192,
+        "{} after {before}",
+        index.bytes()
+    );
 }
 
 /// The bound that the documents give, and that memory comes back.
@@ -95,15 +105,31 @@ fn the_same_prompt_again_and_again_costs_no_memory() {
 fn a_million_blocks_take_at_most_48_bytes_each_and_give_them_back() {
     let mut index = Index::default();
     let endpoints: Vec<EndpointId> = (0..100).map(EndpointId).collect();
-    endpoints.iter().for_each(|&endpoint| _ = index.set_capacity(endpoint, 10_000));
+    endpoints
+        .iter()
+        .for_each(|&endpoint| _ = index.set_capacity(endpoint, 10_000));
     for conversation in 0..10_000 {
-        index.insert(endpoints[conversation as usize % 100], &chain(conversation, 0, 100));
+        index.insert(
+            endpoints[conversation as usize % 100],
+            &chain(conversation, 0, 100),
+        );
     }
     assert_eq!(index.len(), 1_000_000);
-    assert!(index.bytes() <= 48 * index.len(), "{} bytes a block", index.bytes() / index.len());
-    endpoints.iter().skip(1).for_each(|&endpoint| index.clear(endpoint));
+    assert!(
+        index.bytes() <= 48 * index.len(),
+        "{} bytes a block",
+        index.bytes() / index.len()
+    );
+    endpoints
+        .iter()
+        .skip(1)
+        .for_each(|&endpoint| index.clear(endpoint));
     assert_eq!(index.len(), 10_000);
-    assert!(index.bytes() < 4 << 20, "{} bytes for what is left", index.bytes());
+    assert!(
+        index.bytes() < 4 << 20,
+        "{} bytes for what is left",
+        index.bytes()
+    );
 }
 
 /// A naive index: for each endpoint, blocks by their last use, evicted one by one.
@@ -121,14 +147,21 @@ impl Model {
             held.insert(hash, (self.clock, -(depth as i64)));
         }
         while held.len() > capacity {
-            let oldest = held.iter().min_by_key(|(_, age)| **age).map(|(&hash, _)| hash).expect("not empty");
+            let oldest = held
+                .iter()
+                .min_by_key(|(_, age)| **age)
+                .map(|(&hash, _)| hash)
+                .expect("not empty");
             held.remove(&oldest);
         }
     }
 
     fn depth(&self, endpoint: EndpointId, chain: &[u64]) -> u32 {
         let held = self.held.get(&endpoint);
-        chain.iter().take_while(|hash| held.is_some_and(|held| held.contains_key(hash))).count() as u32
+        chain
+            .iter()
+            .take_while(|hash| held.is_some_and(|held| held.contains_key(hash)))
+            .count() as u32
     }
 }
 

@@ -23,7 +23,10 @@ struct Deadline {
 
 impl Deadlines {
     pub(super) fn new(ttl: Duration) -> Self {
-        Self { ttl, queue: VecDeque::new() }
+        Self {
+            ttl,
+            queue: VecDeque::new(),
+        }
     }
 
     /// Adds the deadline of an entry that began now. `live` entries need one; if there are far more, the others go.
@@ -38,11 +41,19 @@ impl Deadlines {
         is_live: impl Fn(Key, u64) -> bool,
     ) {
         if self.queue.len() > 2 * live + SLACK {
-            self.queue.retain(|deadline| is_live(deadline.key, deadline.generation));
+            self.queue
+                .retain(|deadline| is_live(deadline.key, deadline.generation));
         }
         // A clock that stepped back must not unsort the queue.
-        let last = self.queue.back().map_or(Duration::ZERO, |deadline| deadline.at);
-        self.queue.push_back(Deadline { at: now.saturating_add(self.ttl).max(last), key, generation });
+        let last = self
+            .queue
+            .back()
+            .map_or(Duration::ZERO, |deadline| deadline.at);
+        self.queue.push_back(Deadline {
+            at: now.saturating_add(self.ttl).max(last),
+            key,
+            generation,
+        });
     }
 
     /// The next entry whose time is over, if any; taken out.

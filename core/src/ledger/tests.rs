@@ -10,7 +10,10 @@ const A: EndpointId = EndpointId(1);
 const B: EndpointId = EndpointId(2);
 
 fn key(proxy: u64, request: u64) -> Key {
-    Key { proxy: ProxyId(proxy), request: RequestId(request) }
+    Key {
+        proxy: ProxyId(proxy),
+        request: RequestId(request),
+    }
 }
 
 fn secs(seconds: u64) -> Duration {
@@ -19,7 +22,11 @@ fn secs(seconds: u64) -> Duration {
 
 /// Requests of which all, or none when there are no tokens, wait for their first byte.
 fn in_flight(requests: u32, tokens: u64) -> InFlight {
-    InFlight { requests, tokens, unanswered: if tokens > 0 { requests } else { 0 } }
+    InFlight {
+        requests,
+        tokens,
+        unanswered: if tokens > 0 { requests } else { 0 },
+    }
 }
 
 #[test]
@@ -84,9 +91,17 @@ fn bookings_and_requests_end_at_their_deadlines() {
     ledger.book(key(1, 2), A, 1, secs(0));
     ledger.started(key(1, 2), A, 1, secs(1));
     assert_eq!(ledger.expire(Duration::from_millis(4_999)), 0);
-    assert_eq!(ledger.expire(secs(5)), 1, "the booking that nobody confirmed");
+    assert_eq!(
+        ledger.expire(secs(5)),
+        1,
+        "the booking that nobody confirmed"
+    );
     assert_eq!(ledger.expire(secs(7_200)), 0);
-    assert_eq!(ledger.expire(secs(7_201)), 1, "the request whose end nobody reported");
+    assert_eq!(
+        ledger.expire(secs(7_201)),
+        1,
+        "the request whose end nobody reported"
+    );
     assert_eq!(ledger.in_flight(A), InFlight::default());
 }
 
@@ -102,11 +117,17 @@ fn a_request_whose_start_was_not_reported_lives_on_after_its_first_byte() {
 
 #[test]
 fn a_full_ledger_says_so_and_still_follows_what_it_knows() {
-    let mut ledger = Ledger::new(Bounds { entries: 2, ..Bounds::default() });
+    let mut ledger = Ledger::new(Bounds {
+        entries: 2,
+        ..Bounds::default()
+    });
     assert!(ledger.book(key(1, 1), A, 1, secs(0)) && ledger.book(key(1, 2), A, 1, secs(0)));
     assert!(!ledger.book(key(1, 3), A, 1, secs(0)));
     assert!(!ledger.started(key(1, 3), A, 1, secs(0)));
-    assert!(ledger.started(key(1, 2), B, 1, secs(0)), "a known request can always move");
+    assert!(
+        ledger.started(key(1, 2), B, 1, secs(0)),
+        "a known request can always move"
+    );
     ledger.finish(key(1, 1));
     assert!(ledger.book(key(1, 3), A, 1, secs(0)));
 }
@@ -127,7 +148,11 @@ fn a_proxy_can_tell_its_own_part_of_what_is_open() {
     ledger.book(key(1, 2), A, 20, secs(0));
     ledger.started(key(2, 1), A, 40, secs(0));
     ledger.first_byte(key(1, 1));
-    let own = InFlight { requests: 2, tokens: 20, unanswered: 1 };
+    let own = InFlight {
+        requests: 2,
+        tokens: 20,
+        unanswered: 1,
+    };
     assert_eq!(ledger.own(ProxyId(1)), [(A, own)].into());
     assert!(ledger.own(ProxyId(3)).is_empty());
 }
@@ -139,14 +164,21 @@ fn a_proxy_that_lost_reports_corrects_what_is_open() {
     ledger.started(key(1, 1), A, 10, secs(1));
     ledger.started(key(1, 2), A, 10, secs(1));
     ledger.book(key(1, 3), B, 10, secs(9));
-    let truth = [(RequestId(2), A, 10, Phase::Answering), (RequestId(4), B, 30, Phase::Sent)];
+    let truth = [
+        (RequestId(2), A, 10, Phase::Answering),
+        (RequestId(4), B, 30, Phase::Sent),
+    ];
     ledger.replace_proxy(ProxyId(1), truth, secs(10));
 
     assert_eq!(ledger.get(key(1, 1)), None);
     assert_eq!(ledger.in_flight(A), in_flight(1, 0));
     assert_eq!(ledger.get(key(1, 2)).map(|open| open.since), Some(secs(1)));
     assert_eq!(ledger.in_flight(B), in_flight(2, 40));
-    assert_eq!(ledger.expire(secs(14)), 1, "the booking is still unconfirmed");
+    assert_eq!(
+        ledger.expire(secs(14)),
+        1,
+        "the booking is still unconfirmed"
+    );
     assert_eq!(ledger.in_flight(B), in_flight(1, 30));
 }
 
@@ -156,7 +188,10 @@ fn a_request_may_finish_after_its_endpoint_is_gone() {
     ledger.started(key(1, 1), A, 10, secs(0));
     ledger.started(key(1, 2), B, 10, secs(0));
     ledger.retain_endpoints(|endpoint| endpoint == B);
-    assert_eq!((ledger.in_flight(A), ledger.len()), (InFlight::default(), 1));
+    assert_eq!(
+        (ledger.in_flight(A), ledger.len()),
+        (InFlight::default(), 1)
+    );
     assert_eq!(ledger.first_byte(key(1, 1)), None);
     assert_eq!(ledger.finish(key(1, 1)), None);
     assert!(ledger.finish(key(1, 2)).is_some());
@@ -170,7 +205,11 @@ fn deadlines_of_ended_requests_do_not_pile_up() {
         ledger.started(key(1, request), A, 1, secs(0));
         ledger.finish(key(1, request));
     }
-    assert!(ledger.unconfirmed.len() < 2_000, "{}", ledger.unconfirmed.len());
+    assert!(
+        ledger.unconfirmed.len() < 2_000,
+        "{}",
+        ledger.unconfirmed.len()
+    );
     assert!(ledger.confirmed.len() < 2_000, "{}", ledger.confirmed.len());
 }
 

@@ -7,7 +7,9 @@ const NOW: Duration = Duration::from_secs(100);
 /// A conversation's chain: the same beginning is the same hashes.
 fn chain(steps: &[u64]) -> Arc<[u64]> {
     let next = |hash: &mut u64, step: &u64| {
-        *hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(step + 1);
+        *hash = hash
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .wrapping_add(step + 1);
         Some(*hash)
     };
     steps.iter().scan(0, next).collect()
@@ -33,7 +35,11 @@ fn memory(decisions: usize, hashes: usize) -> Memory {
 }
 
 fn known(memory: &Memory, blocks: &Arc<[u64]>) -> Vec<(u64, u32)> {
-    let mut known: Vec<_> = memory.hits(&query(blocks)).iter().map(|hit| (hit.endpoint.0, hit.cached.gpu)).collect();
+    let mut known: Vec<_> = memory
+        .hits(&query(blocks))
+        .iter()
+        .map(|hit| (hit.endpoint.0, hit.cached.gpu))
+        .collect();
     known.sort_unstable();
     known
 }
@@ -60,7 +66,11 @@ fn each_endpoint_is_known_for_the_longest_that_it_got() {
 fn a_tail_that_fills_no_block_counts_for_the_proportion() {
     let mut memory = memory(10, 1_000);
     memory.remember(EndpointId(1), &conversation(7, 1), 100, NOW);
-    let asked = Query { prompt_bytes: 512 + 128, prompt_tokens: 250, ..query(&conversation(7, 2)) };
+    let asked = Query {
+        prompt_bytes: 512 + 128,
+        prompt_tokens: 250,
+        ..query(&conversation(7, 2))
+    };
     assert_eq!(memory.hits(&asked)[0].cached, Cached::on_gpu(100));
 }
 
@@ -72,7 +82,9 @@ fn later_turns_take_the_place_of_earlier_ones() {
     }
     assert_eq!(memory.hashes, 100);
     let taught: Vec<Decision> = memory.newest(NOW + Duration::from_secs(2)).collect();
-    let [only] = &taught[..] else { panic!("the last turn says it all") };
+    let [only] = &taught[..] else {
+        panic!("the last turn says it all")
+    };
     assert_eq!((only.blocks.len(), only.age), (100, Duration::from_secs(2)));
 }
 
@@ -82,7 +94,13 @@ fn the_newest_are_told_first_and_what_is_too_much_is_forgotten() {
     for name in 1..=5 {
         memory.remember(EndpointId(name), &conversation(name, 9), 9, NOW);
     }
-    assert_eq!(memory.newest(NOW).map(|decision| decision.endpoint.0).collect::<Vec<_>>(), [5, 4, 3]);
+    assert_eq!(
+        memory
+            .newest(NOW)
+            .map(|decision| decision.endpoint.0)
+            .collect::<Vec<_>>(),
+        [5, 4, 3]
+    );
     assert_eq!(known(&memory, &conversation(1, 9)), []);
     assert_eq!(memory.marks.len(), 3 * marks(9).count());
 }
@@ -95,7 +113,12 @@ fn of_a_beginning_that_everybody_got_the_most_recent_holders_are_known() {
         memory.remember(EndpointId(endpoint), &system_prompt_and_more, 9, NOW);
     }
     let known = known(&memory, &conversation(1, 12));
-    assert_eq!(known, (68..100).map(|endpoint| (endpoint, 1_000)).collect::<Vec<_>>());
+    assert_eq!(
+        known,
+        (68..100)
+            .map(|endpoint| (endpoint, 1_000))
+            .collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -108,8 +131,16 @@ fn prompts_without_a_whole_block_are_not_remembered() {
 
 /// What an endless memory that compares everything would know.
 fn longest(sent: &[(u64, Arc<[u64]>)], endpoint: u64, blocks: &[u64]) -> usize {
-    let same = |chain: &Arc<[u64]>| iter::zip(chain.iter(), blocks).take_while(|(a, b)| a == b).count();
-    sent.iter().filter(|(to, _)| *to == endpoint).map(|(_, chain)| same(chain)).max().unwrap_or(0)
+    let same = |chain: &Arc<[u64]>| {
+        iter::zip(chain.iter(), blocks)
+            .take_while(|(a, b)| a == b)
+            .count()
+    };
+    sent.iter()
+        .filter(|(to, _)| *to == endpoint)
+        .map(|(_, chain)| same(chain))
+        .max()
+        .unwrap_or(0)
 }
 
 proptest! {

@@ -91,9 +91,13 @@ impl Explanation {
     ) -> Self {
         let pool = &picker.pool;
         let made = decision.as_ref().ok();
-        let candidates = (0..pool.endpoints.len()).map(|position| Candidate::new(picker, ask, position, load, made));
+        let candidates = (0..pool.endpoints.len())
+            .map(|position| Candidate::new(picker, ask, position, load, made));
         let candidates: Vec<Candidate> = candidates.collect();
-        let ranked = decision.iter().flat_map(|made| &made.ranking.ranked).map(|&position| pool.endpoints[position].id);
+        let ranked = decision
+            .iter()
+            .flat_map(|made| &made.ranking.ranked)
+            .map(|&position| pool.endpoints[position].id);
         Self {
             pool: Arc::clone(&pool.spec.name),
             strategy: pool.spec.policy.strategy.name(),
@@ -111,17 +115,35 @@ impl Explanation {
     /// The same choice as it was made by weighing costs.
     pub(crate) fn weighed(mut self, weighing: Weighing) -> Self {
         let first = &weighing.sites[0];
-        let Site { name, cached_tokens, ttft_s, ahead_s, .. } = first;
-        let verdict = if weighing.binds { "and has room" } else { "and has no room yet, so that the request waits" };
+        let Site {
+            name,
+            cached_tokens,
+            ttft_s,
+            ahead_s,
+            ..
+        } = first;
+        let verdict = if weighing.binds {
+            "and has room"
+        } else {
+            "and has no room yet, so that the request waits"
+        };
         self.reason = format!(
             "{name} costs least, {:.3} s, of {} compared, {verdict}: first token in {ttft_s:.3} s, of which {ahead_s:.3} s \
              are before its turn, with {cached_tokens} prompt tokens cached",
             first.cost_s,
             weighing.sites.len(),
         );
-        self.ranked = weighing.sites.iter().take(MAX_RANKED).map(|site| site.endpoint).collect();
+        self.ranked = weighing
+            .sites
+            .iter()
+            .take(MAX_RANKED)
+            .map(|site| site.endpoint)
+            .collect();
         for candidate in &mut self.candidates {
-            let place = weighing.sites.iter().position(|site| site.endpoint == candidate.endpoint);
+            let place = weighing
+                .sites
+                .iter()
+                .position(|site| site.endpoint == candidate.endpoint);
             let Some(place) = place else { continue };
             candidate.rank = (place < MAX_RANKED).then_some(place);
             candidate.score = Some(weighing.sites[place].cost_s as f32);
@@ -145,10 +167,20 @@ impl Candidate {
         let weighed = made.and_then(|made| made.weighed(position));
         // What was compared, and not what may have changed since.
         let load = weighed.map_or_else(|| load(position), |weighed| weighed.load);
-        let rank = made.and_then(|made| made.ranking.ranked.iter().position(|&ranked| ranked == position));
+        let rank = made.and_then(|made| {
+            made.ranking
+                .ranked
+                .iter()
+                .position(|&ranked| ranked == position)
+        });
         let candidate = rank.is_some() || weighed.is_some();
         let classic = matches!(picker.pool.spec.policy.strategy, Strategy::HermesClassic(_));
-        let Load { in_flight, pending_tokens, sample, health } = load;
+        let Load {
+            in_flight,
+            pending_tokens,
+            sample,
+            health,
+        } = load;
         Self {
             endpoint: endpoint.id,
             name: Arc::clone(&endpoint.name),
@@ -170,29 +202,43 @@ impl Candidate {
 
 impl Decision {
     fn weighed(&self, position: usize) -> Option<&Weighed> {
-        self.ranking.weighed.iter().find(|weighed| weighed.position == position)
+        self.ranking
+            .weighed
+            .iter()
+            .find(|weighed| weighed.position == position)
     }
 
     /// One sentence about the first of the ranked.
     fn reason(&self, ask: &Ask<'_>, strategy: &Strategy, candidates: &[Candidate]) -> String {
         let chosen = &candidates[self.ranking.ranked[0]];
-        let Candidate { name, cached_tokens, in_flight, .. } = chosen;
+        let Candidate {
+            name,
+            cached_tokens,
+            in_flight,
+            ..
+        } = chosen;
         let compared = self.ranking.weighed.len();
         let score = chosen.score.unwrap_or_default();
         let why = match strategy {
             Strategy::RoundRobin => format!("{name} is next in turn"),
             Strategy::Random => format!("{name} was drawn at random"),
             Strategy::SessionAffinity(_) if ask.query.session.is_some() => {
-                format!("{name} is the first endpoint with room from the session's place on the ring")
+                format!(
+                    "{name} is the first endpoint with room from the session's place on the ring"
+                )
             }
             Strategy::LeastRequest | Strategy::PowerOfTwo | Strategy::SessionAffinity(_) => {
-                format!("{name} has the fewest requests in flight, {in_flight}, of {compared} compared")
+                format!(
+                    "{name} has the fewest requests in flight, {in_flight}, of {compared} compared"
+                )
             }
-            Strategy::PrefixCache(_) | Strategy::KvAware(_) | Strategy::HermesClassic(_) => format!(
-                "{name} has the lowest score, {score:.3}, of {compared} compared, \
+            Strategy::PrefixCache(_) | Strategy::KvAware(_) | Strategy::HermesClassic(_) => {
+                format!(
+                    "{name} has the lowest score, {score:.3}, of {compared} compared, \
                  with {cached_tokens} of {} prompt tokens cached",
-                ask.query.prompt_tokens
-            ),
+                    ask.query.prompt_tokens
+                )
+            }
         };
         match self.gate {
             Gate::Healthy => why,
@@ -206,16 +252,28 @@ impl Decision {
 
 impl Picker {
     /// Why an endpoint that was neither ranked nor compared was not.
-    fn excluded(&self, ask: &Ask<'_>, position: usize, load: Load, decision: Option<&Decision>) -> Excluded {
+    fn excluded(
+        &self,
+        ask: &Ask<'_>,
+        position: usize,
+        load: Load,
+        decision: Option<&Decision>,
+    ) -> Excluded {
         let Endpoint { id, role, .. } = *self.pool.endpoints[position];
-        let holds = self.members(ask.model).is_ok_and(|members| members.contains(position));
+        let holds = self
+            .members(ask.model)
+            .is_ok_and(|members| members.contains(position));
         match load.health {
             _ if role != Role::Aggregate => Excluded::Role,
             _ if !holds => Excluded::Model,
             _ if ask.query.exclude.contains(&id) => Excluded::Tried,
             // Past a gate, neither health nor turns exclude anyone.
-            Health::Down if decision.is_some_and(|made| made.gate != Gate::Anyone) => Excluded::Down,
-            Health::Warming(_) if decision.is_some_and(|made| made.gate == Gate::Healthy) => Excluded::Warming,
+            Health::Down if decision.is_some_and(|made| made.gate != Gate::Anyone) => {
+                Excluded::Down
+            }
+            Health::Warming(_) if decision.is_some_and(|made| made.gate == Gate::Healthy) => {
+                Excluded::Warming
+            }
             Health::Up | Health::Warming(_) | Health::Down => Excluded::NotSampled,
         }
     }
@@ -223,5 +281,9 @@ impl Picker {
 
 /// Tokens of the prompt that an endpoint is believed to hold.
 pub(super) fn cached(hits: &[Hit], endpoint: EndpointId) -> u32 {
-    hits.iter().filter(|hit| hit.endpoint == endpoint).map(|hit| hit.cached.worth()).max().unwrap_or(0)
+    hits.iter()
+        .filter(|hit| hit.endpoint == endpoint)
+        .map(|hit| hit.cached.worth())
+        .max()
+        .unwrap_or(0)
 }

@@ -66,7 +66,9 @@ impl<L: Fn(usize) -> Load> Field<'_, L> {
             }
         }
         let start = dice.below(self.members.len());
-        self.members.from(start).find_map(|position| Some((position, self.admitted(position, || dice.unit())?)))
+        self.members
+            .from(start)
+            .find_map(|position| Some((position, self.admitted(position, || dice.unit())?)))
     }
 
     /// Fills up a ranking with others near a random place; the rest of the members stays unseen.
@@ -74,11 +76,17 @@ impl<L: Fn(usize) -> Load> Field<'_, L> {
         if ranking.ranked.is_empty() {
             return;
         }
-        for position in self.members.from(dice.below(self.members.len())).take(NEIGHBORS) {
+        for position in self
+            .members
+            .from(dice.below(self.members.len()))
+            .take(NEIGHBORS)
+        {
             if ranking.ranked.len() == MAX_RANKED {
                 return;
             }
-            if !ranking.ranked.contains(&position) && self.admitted(position, || dice.unit()).is_some() {
+            if !ranking.ranked.contains(&position)
+                && self.admitted(position, || dice.unit()).is_some()
+            {
                 ranking.ranked.push(position);
             }
         }
@@ -91,8 +99,10 @@ impl<L: Fn(usize) -> Load> Field<'_, L> {
         let all = self.members.len() <= MAX_WEIGHED;
         if !all {
             for &(position, cached) in &hits {
-                weighed
-                    .extend(self.admitted(position, || dice.unit()).map(|load| Weighed::new(position, load, cached)));
+                weighed.extend(
+                    self.admitted(position, || dice.unit())
+                        .map(|load| Weighed::new(position, load, cached)),
+                );
             }
         }
         // Members are sorted by a hash, so neighbors from a random place on are as good as drawn one by one.
@@ -103,7 +113,11 @@ impl<L: Fn(usize) -> Load> Field<'_, L> {
                 continue;
             }
             if let Some(load) = self.admitted(position, || dice.unit()) {
-                weighed.push(Weighed::new(position, load, hit.map_or(0, |found| hits[found].1)));
+                weighed.push(Weighed::new(
+                    position,
+                    load,
+                    hit.map_or(0, |found| hits[found].1),
+                ));
             }
             if weighed.len() == room {
                 return;
@@ -113,10 +127,14 @@ impl<L: Fn(usize) -> Load> Field<'_, L> {
 
     /// Members with hits and their cached tokens, sorted by position; the [`MAX_WEIGHED`] best if there are more.
     fn hits(&self) -> SmallVec<[(usize, u32); MAX_WEIGHED]> {
-        let known =
-            self.ask.hits.iter().filter_map(|hit| Some((self.pool.position(hit.endpoint)?, hit.cached.worth())));
-        let mut hits: SmallVec<[_; MAX_WEIGHED]> =
-            known.filter(|&(position, _)| self.members.contains(position)).collect();
+        let known = self
+            .ask
+            .hits
+            .iter()
+            .filter_map(|hit| Some((self.pool.position(hit.endpoint)?, hit.cached.worth())));
+        let mut hits: SmallVec<[_; MAX_WEIGHED]> = known
+            .filter(|&(position, _)| self.members.contains(position))
+            .collect();
         if hits.len() > MAX_WEIGHED {
             hits.select_nth_unstable_by_key(MAX_WEIGHED - 1, |&(_, tokens)| Reverse(tokens));
             hits.truncate(MAX_WEIGHED);

@@ -38,15 +38,20 @@ pub(super) fn rank<L: Fn(usize) -> Load>(
 fn weigh(weights: &Weights, prompt_tokens: u32, candidates: &mut [Weighed]) {
     let largest = |count: fn(&Weighed) -> f32| candidates.iter().map(count).fold(0.0, f32::max);
     let (waiting_unit, token_unit) = match weights.scale {
-        Scale::Max => (largest(|one| waiting(one).unwrap_or(0.0)), largest(|one| one.load.pending_tokens as f32)),
+        Scale::Max => (
+            largest(|one| waiting(one).unwrap_or(0.0)),
+            largest(|one| one.load.pending_tokens as f32),
+        ),
         Scale::Raw => (1.0, RAW_TOKENS),
     };
     let (mean_usage, mean_waiting) = (mean(candidates, usage), mean(candidates, waiting));
     for candidate in candidates {
         let terms = Terms {
-            miss: weights.miss * (1.0 - ratio(candidate.cached as f32, prompt_tokens as f32).min(1.0)),
+            miss: weights.miss
+                * (1.0 - ratio(candidate.cached as f32, prompt_tokens as f32).min(1.0)),
             usage: weights.usage * usage(candidate).unwrap_or(mean_usage),
-            waiting: weights.waiting * ratio(waiting(candidate).unwrap_or(mean_waiting), waiting_unit),
+            waiting: weights.waiting
+                * ratio(waiting(candidate).unwrap_or(mean_waiting), waiting_unit),
             in_flight: weights.in_flight * ratio(candidate.load.pending_tokens as f32, token_unit),
         };
         candidate.terms = terms;
@@ -58,7 +63,9 @@ fn weigh(weights: &Weights, prompt_tokens: u32, candidates: &mut [Weighed]) {
 
 fn usage(candidate: &Weighed) -> Option<f32> {
     let Sample { kv_usage, .. } = candidate.load.sample?;
-    kv_usage.filter(|usage| !usage.is_nan()).map(|usage| usage.clamp(0.0, 1.0))
+    kv_usage
+        .filter(|usage| !usage.is_nan())
+        .map(|usage| usage.clamp(0.0, 1.0))
 }
 
 fn waiting(candidate: &Weighed) -> Option<f32> {
@@ -68,8 +75,10 @@ fn waiting(candidate: &Weighed) -> Option<f32> {
 
 /// Of those who have the figure; 0 if nobody has.
 fn mean(candidates: &[Weighed], figure: fn(&Weighed) -> Option<f32>) -> f32 {
-    let (sum, count) =
-        candidates.iter().filter_map(figure).fold((0.0, 0.0), |(sum, count), one| (sum + one, count + 1.0));
+    let (sum, count) = candidates
+        .iter()
+        .filter_map(figure)
+        .fold((0.0, 0.0), |(sum, count), one| (sum + one, count + 1.0));
     ratio(sum, count)
 }
 

@@ -19,12 +19,18 @@ pub(super) fn rank<L: Fn(usize) -> Load>(
 ) {
     field.survey(dice, ranking);
     let prompt = field.ask.query.prompt_tokens;
-    let most = ranking.weighed.iter().map(|one| one.cached).max().unwrap_or(0);
+    let most = ranking
+        .weighed
+        .iter()
+        .map(|one| one.cached)
+        .max()
+        .unwrap_or(0);
     for candidate in &mut ranking.weighed {
         let uncached = prompt.saturating_sub(candidate.cached) as f32;
         let wasted = (most - candidate.cached) as f32;
         let tokens = candidate.load.pending_tokens as f32 + uncached + rules.gamma * wasted;
-        candidate.score = tokens / rules.usual_rate.max(1.0) + PER_REQUEST * candidate.load.in_flight as f32;
+        candidate.score =
+            tokens / rules.usual_rate.max(1.0) + PER_REQUEST * candidate.load.in_flight as f32;
     }
     ranking.rank_lowest(dice);
 }

@@ -16,7 +16,10 @@ pub(crate) struct Members {
 impl Members {
     /// Of positions in ascending order.
     pub(crate) fn new(positions: impl Iterator<Item = usize>) -> Self {
-        Self { positions: positions.map(|position| position as u32).collect(), ring: OnceLock::new() }
+        Self {
+            positions: positions.map(|position| position as u32).collect(),
+            ring: OnceLock::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -39,10 +42,18 @@ impl Members {
     /// All positions once, beginning at this index.
     pub(crate) fn from(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         let (before, after) = self.positions.split_at(index);
-        after.iter().chain(before).map(|&position| position as usize)
+        after
+            .iter()
+            .chain(before)
+            .map(|&position| position as usize)
     }
 
     pub(super) fn ring(&self, pool: &Pool) -> &Ring {
-        self.ring.get_or_init(|| Ring::new(self.from(0).map(|position| (position, pool.endpoints[position].id))))
+        self.ring.get_or_init(|| {
+            Ring::new(
+                self.from(0)
+                    .map(|position| (position, pool.endpoints[position].id)),
+            )
+        })
     }
 }

@@ -20,12 +20,21 @@ pub(super) fn rank<L: Fn(usize) -> Load>(
     field.survey(dice, ranking);
     let prompt = field.ask.query.prompt_tokens.max(1) as f32;
     let candidates = ranking.weighed.len().max(1) as f32;
-    let mean = ranking.weighed.iter().map(|one| one.load.in_flight as f32).sum::<f32>() / candidates;
+    let mean = ranking
+        .weighed
+        .iter()
+        .map(|one| one.load.in_flight as f32)
+        .sum::<f32>()
+        / candidates;
     for candidate in &mut ranking.weighed {
         let busy = candidate.load.in_flight as f32;
         let counts = candidate.cached as f32 / prompt > rules.threshold;
         let overloaded = busy > mean * rules.load_factor + PrefixCache::SLACK;
-        candidate.score = if counts && !overloaded { busy } else { BEHIND + busy };
+        candidate.score = if counts && !overloaded {
+            busy
+        } else {
+            BEHIND + busy
+        };
     }
     ranking.rank_lowest(dice);
 }

@@ -11,7 +11,9 @@ pub(super) struct Ring(Box<[(u64, u32)]>);
 
 impl Ring {
     pub(super) fn new(endpoints: impl Iterator<Item = (usize, EndpointId)>) -> Self {
-        let points = |(position, id): (usize, EndpointId)| (0..POINTS).map(move |n| (mix(id.0, n), position as u32));
+        let points = |(position, id): (usize, EndpointId)| {
+            (0..POINTS).map(move |n| (mix(id.0, n), position as u32))
+        };
         let mut points: Box<[(u64, u32)]> = endpoints.flat_map(points).collect();
         points.sort_unstable();
         Self(points)
@@ -23,7 +25,10 @@ impl Ring {
         let place = mix(session, POINTS);
         let first = self.0.partition_point(|&(point, _)| point < place);
         let (before, after) = self.0.split_at(first);
-        after.iter().chain(before).map(|&(_, position)| position as usize)
+        after
+            .iter()
+            .chain(before)
+            .map(|&(_, position)| position as usize)
     }
 }
 

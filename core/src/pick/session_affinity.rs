@@ -26,14 +26,24 @@ pub(super) fn rank<L: Fn(usize) -> Load>(
     }
     let room = room(field, affinity, in_service);
     let has_room = |candidate: &&Weighed| f64::from(candidate.load.in_flight) < room;
-    let (free, full) = (looks.iter().filter(has_room), looks.iter().filter(|candidate| !has_room(candidate)));
+    let (free, full) = (
+        looks.iter().filter(has_room),
+        looks.iter().filter(|candidate| !has_room(candidate)),
+    );
     // If all are full then the figures are odd, or everyone else is down: the session's own endpoint it is.
-    ranking.ranked.extend(free.chain(full).map(|candidate| candidate.position).take(MAX_RANKED));
+    ranking.ranked.extend(
+        free.chain(full)
+            .map(|candidate| candidate.position)
+            .take(MAX_RANKED),
+    );
     ranking.weighed.extend(looks);
 }
 
 /// The next endpoints on the ring that may be chosen, and how many members are in service, as far as that shows.
-fn look<L: Fn(usize) -> Load>(field: &Field<'_, L>, session: u64) -> (SmallVec<[Weighed; LOOKS]>, f64) {
+fn look<L: Fn(usize) -> Load>(
+    field: &Field<'_, L>,
+    session: u64,
+) -> (SmallVec<[Weighed; LOOKS]>, f64) {
     let mut seen: SmallVec<[usize; LOOKS]> = SmallVec::new();
     let mut looks = SmallVec::new();
     let enough = field.members.len().min(LOOKS);
@@ -43,8 +53,14 @@ fn look<L: Fn(usize) -> Load>(field: &Field<'_, L>, session: u64) -> (SmallVec<[
         }
         seen.push(position);
         // Not by the dice: a session that went back to an endpoint that warms up has to stay there.
-        let draw = || (mix(session, field.pool.endpoints[position].id.0) >> 40) as f32 / (1u32 << 24) as f32;
-        looks.extend(field.admitted(position, draw).map(|load| Weighed::new(position, load, 0).by_requests()));
+        let draw = || {
+            (mix(session, field.pool.endpoints[position].id.0) >> 40) as f32 / (1u32 << 24) as f32
+        };
+        looks.extend(
+            field
+                .admitted(position, draw)
+                .map(|load| Weighed::new(position, load, 0).by_requests()),
+        );
         if seen.len() == enough {
             break;
         }
@@ -55,7 +71,13 @@ fn look<L: Fn(usize) -> Load>(field: &Field<'_, L>, session: u64) -> (SmallVec<[
 
 /// Requests that an endpoint may have in flight, this one included.
 fn room<L: Fn(usize) -> Load>(field: &Field<'_, L>, affinity: &Affinity, in_service: f64) -> f64 {
-    let count = || field.members.from(0).map(|position| u64::from((field.load)(position).in_flight)).sum();
+    let count = || {
+        field
+            .members
+            .from(0)
+            .map(|position| u64::from((field.load)(position).in_flight))
+            .sum()
+    };
     let total: u64 = field.ask.total_in_flight.unwrap_or_else(count);
     (f64::from(affinity.load_factor) * (total as f64 + 1.0) / in_service).ceil()
 }

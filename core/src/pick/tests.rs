@@ -20,15 +20,36 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
     let endpoint = |position: usize| {
         let name: Arc<str> = format!("server-{position}").into();
         let id = EndpointId(position as u64);
-        Arc::new(Endpoint { id, url: Arc::clone(&name), name, role: Role::Aggregate, group: None })
+        Arc::new(Endpoint {
+            id,
+            url: Arc::clone(&name),
+            name,
+            role: Role::Aggregate,
+            group: None,
+        })
     };
-    let policy = Policy { strategy, ..Policy::default() };
-    let spec = PoolSpec { name: "chat".into(), models: Vec::new(), policy };
-    Pool { spec: Arc::new(spec), endpoints: (0..n).map(endpoint).collect() }
+    let policy = Policy {
+        strategy,
+        ..Policy::default()
+    };
+    let spec = PoolSpec {
+        name: "chat".into(),
+        models: Vec::new(),
+        policy,
+    };
+    Pool {
+        spec: Arc::new(spec),
+        endpoints: (0..n).map(endpoint).collect(),
+    }
 }
 
 fn hit(endpoint: u64, tokens: u32) -> Hit {
-    Hit { endpoint: EndpointId(endpoint), cached: Cached::on_gpu(tokens), source: Source::Learned, at_least: false }
+    Hit {
+        endpoint: EndpointId(endpoint),
+        cached: Cached::on_gpu(tokens),
+        source: Source::Learned,
+        at_least: false,
+    }
 }
 
 fn picker(strategy: Strategy, n: usize) -> Picker {
@@ -49,15 +70,24 @@ fn every_strategy() -> [Strategy; 8] {
 }
 
 fn busy(in_flight: u32) -> Load {
-    Load { in_flight, ..Load::default() }
+    Load {
+        in_flight,
+        ..Load::default()
+    }
 }
 
 fn sick(health: Health) -> Load {
-    Load { health, ..Load::default() }
+    Load {
+        health,
+        ..Load::default()
+    }
 }
 
 fn with_role(mut pool: Pool, position: usize, role: Role) -> Pool {
-    let endpoint = Endpoint { role, ..(*pool.endpoints[position]).clone() };
+    let endpoint = Endpoint {
+        role,
+        ..(*pool.endpoints[position]).clone()
+    };
     pool.endpoints[position] = Arc::new(endpoint);
     pool
 }
@@ -69,12 +99,20 @@ fn with_models(mut pool: Pool, models: &[(&str, Holders)]) -> Pool {
         max_model_len: None,
         holders: holders.clone(),
     };
-    pool.spec = Arc::new(PoolSpec { models: models.iter().map(model).collect(), ..(*pool.spec).clone() });
+    pool.spec = Arc::new(PoolSpec {
+        models: models.iter().map(model).collect(),
+        ..(*pool.spec).clone()
+    });
     pool
 }
 
 /// Positions of the choice.
-fn picked(picker: &Picker, ask: &Ask<'_>, load: impl Fn(usize) -> Load, dice: &mut Dice) -> Vec<usize> {
+fn picked(
+    picker: &Picker,
+    ask: &Ask<'_>,
+    load: impl Fn(usize) -> Load,
+    dice: &mut Dice,
+) -> Vec<usize> {
     let choice = picker.pick(ask, load, dice).expect("somebody is left");
     choice.ranked.iter().map(|ranked| ranked.position).collect()
 }
@@ -82,17 +120,33 @@ fn picked(picker: &Picker, ask: &Ask<'_>, load: impl Fn(usize) -> Load, dice: &m
 #[test]
 fn an_empty_pool_has_nobody() {
     let query = Query::default();
-    let nobody = picker(Strategy::Random, 0).pick(&Ask::new(&query), |_| Load::default(), &mut Dice::new(1));
+    let nobody =
+        picker(Strategy::Random, 0).pick(&Ask::new(&query), |_| Load::default(), &mut Dice::new(1));
     assert_eq!(nobody, Err(Nobody::Empty));
 }
 
 #[test]
 fn prefill_and_decode_endpoints_are_never_chosen_alone() {
-    let query = Query { session: Some(3), ..Query::default() };
+    let query = Query {
+        session: Some(3),
+        ..Query::default()
+    };
     for strategy in every_strategy() {
-        let pool = with_role(with_role(pool(strategy, 3), 0, Role::Prefill), 1, Role::Decode);
+        let pool = with_role(
+            with_role(pool(strategy, 3), 0, Role::Prefill),
+            1,
+            Role::Decode,
+        );
         let picker = Picker::build(Arc::new(pool.clone()));
-        assert_eq!(picked(&picker, &Ask::new(&query), |_| Load::default(), &mut Dice::new(1)), [2]);
+        assert_eq!(
+            picked(
+                &picker,
+                &Ask::new(&query),
+                |_| Load::default(),
+                &mut Dice::new(1)
+            ),
+            [2]
+        );
         let picker = Picker::build(Arc::new(with_role(pool, 2, Role::Decode)));
         let nobody = picker.pick(&Ask::new(&query), |_| Load::default(), &mut Dice::new(1));
         assert_eq!(nobody, Err(Nobody::OnlyDisaggregated));
@@ -102,12 +156,22 @@ fn prefill_and_decode_endpoints_are_never_chosen_alone() {
 #[test]
 fn an_adapter_goes_only_where_it_is_loaded() {
     let loaded = Holders::Some([1, 4].map(EndpointId).into());
-    let models = [("base", Holders::All), ("sql", loaded), ("unloaded", Holders::Some(Arc::default()))];
-    let query = Query { session: Some(3), ..Query::default() };
+    let models = [
+        ("base", Holders::All),
+        ("sql", loaded),
+        ("unloaded", Holders::Some(Arc::default())),
+    ];
+    let query = Query {
+        session: Some(3),
+        ..Query::default()
+    };
     for strategy in every_strategy() {
         let picker = Picker::build(Arc::new(with_models(pool(strategy, 6), &models)));
         let mut dice = Dice::new(1);
-        let mut ask = Ask { model: Some("sql"), ..Ask::new(&query) };
+        let mut ask = Ask {
+            model: Some("sql"),
+            ..Ask::new(&query)
+        };
         let mut ranked = picked(&picker, &ask, |_| Load::default(), &mut dice);
         ranked.sort_unstable();
         assert_eq!(ranked, [1, 4]);
@@ -122,8 +186,19 @@ fn an_adapter_goes_only_where_it_is_loaded() {
 #[test]
 fn a_pool_that_does_not_know_its_models_takes_any() {
     let query = Query::default();
-    let ask = Ask { model: Some("whatever"), ..Ask::new(&query) };
-    assert_eq!(picked(&picker(Strategy::Random, 1), &ask, |_| Load::default(), &mut Dice::new(1)), [0]);
+    let ask = Ask {
+        model: Some("whatever"),
+        ..Ask::new(&query)
+    };
+    assert_eq!(
+        picked(
+            &picker(Strategy::Random, 1),
+            &ask,
+            |_| Load::default(),
+            &mut Dice::new(1)
+        ),
+        [0]
+    );
 }
 
 #[test]
@@ -131,7 +206,10 @@ fn what_was_tried_is_not_tried_again() {
     for strategy in every_strategy() {
         let picker = picker(strategy, 4);
         let mut dice = Dice::new(5);
-        let mut query = Query { session: Some(1), ..Query::default() };
+        let mut query = Query {
+            session: Some(1),
+            ..Query::default()
+        };
         for tried in 0..4 {
             let first = picked(&picker, &Ask::new(&query), |_| Load::default(), &mut dice);
             assert_eq!(first.len(), 4 - tried);
@@ -144,20 +222,40 @@ fn what_was_tried_is_not_tried_again() {
 
 #[test]
 fn a_sick_endpoint_is_chosen_only_when_nothing_better_is_left() {
-    let query = Query { session: Some(1), ..Query::default() };
+    let query = Query {
+        session: Some(1),
+        ..Query::default()
+    };
     for strategy in every_strategy() {
         let picker = picker(strategy, 100);
         let mut dice = Dice::new(5);
         for turn in 0..50 {
-            let ask = Ask { turn, ..Ask::new(&query) };
-            let one_up = |position| if position == 71 { Load::default() } else { sick(Health::Down) };
+            let ask = Ask {
+                turn,
+                ..Ask::new(&query)
+            };
+            let one_up = |position| {
+                if position == 71 {
+                    Load::default()
+                } else {
+                    sick(Health::Down)
+                }
+            };
             assert_eq!(picked(&picker, &ask, one_up, &mut dice), [71]);
 
-            let one_warm = |position| sick(if position == 71 { Health::Warming(0.0) } else { Health::Down });
+            let one_warm = |position| {
+                sick(if position == 71 {
+                    Health::Warming(0.0)
+                } else {
+                    Health::Down
+                })
+            };
             let choice = picker.pick(&ask, one_warm, &mut dice).expect("one is warm");
             assert_eq!((choice.ranked[0].position, choice.desperate), (71, false));
 
-            let choice = picker.pick(&ask, |_| sick(Health::Down), &mut dice).expect("any will do");
+            let choice = picker
+                .pick(&ask, |_| sick(Health::Down), &mut dice)
+                .expect("any will do");
             assert!(choice.desperate);
         }
     }
@@ -168,25 +266,60 @@ fn an_endpoint_that_warms_up_takes_its_share_of_turns() {
     for strategy in every_strategy() {
         let picker = picker(strategy, 4);
         let mut dice = Dice::new(11);
-        let load = |position| sick(if position == 2 { Health::Warming(0.2) } else { Health::Up });
+        let load = |position| {
+            sick(if position == 2 {
+                Health::Warming(0.2)
+            } else {
+                Health::Up
+            })
+        };
         let mut turns = 0;
         for turn in 0..8_000 {
-            let query = Query { session: Some(dice.roll()), ..Query::default() };
-            turns += usize::from(picked(&picker, &Ask { turn, ..Ask::new(&query) }, load, &mut dice)[0] == 2);
+            let query = Query {
+                session: Some(dice.roll()),
+                ..Query::default()
+            };
+            turns += usize::from(
+                picked(
+                    &picker,
+                    &Ask {
+                        turn,
+                        ..Ask::new(&query)
+                    },
+                    load,
+                    &mut dice,
+                )[0] == 2,
+            );
         }
         // A fifth of a quarter, give or take what the others' strategies make of it.
-        assert!((200..700).contains(&turns), "{turns} of 8000 with {}", picker.pool().spec.policy.strategy.name());
+        assert!(
+            (200..700).contains(&turns),
+            "{turns} of 8000 with {}",
+            picker.pool().spec.policy.strategy.name()
+        );
     }
 }
 
 #[test]
 fn a_choice_names_what_is_cached_where() {
     let hits = [hit(1, 700)];
-    let query = Query { prompt_tokens: 1_000, ..Query::default() };
-    let ask = Ask { hits: &hits, ..Ask::new(&query) };
+    let query = Query {
+        prompt_tokens: 1_000,
+        ..Query::default()
+    };
+    let ask = Ask {
+        hits: &hits,
+        ..Ask::new(&query)
+    };
     let picker = picker(Strategy::HermesClassic(Weights::default()), 3);
-    let choice = picker.pick(&ask, |_| Load::default(), &mut Dice::new(1)).expect("all are up");
-    let cached: Vec<_> = choice.ranked.iter().map(|ranked| (ranked.endpoint.0, ranked.cached_tokens)).collect();
+    let choice = picker
+        .pick(&ask, |_| Load::default(), &mut Dice::new(1))
+        .expect("all are up");
+    let cached: Vec<_> = choice
+        .ranked
+        .iter()
+        .map(|ranked| (ranked.endpoint.0, ranked.cached_tokens))
+        .collect();
     assert_eq!(cached[0], (1, 700));
     assert!(cached[1..].iter().all(|&(_, tokens)| tokens == 0));
 }
@@ -197,14 +330,26 @@ fn any_load() -> impl proptest::strategy::Strategy<Value = Load> {
         1 => (0.0..1.0f32).prop_map(Health::Warming),
         1 => Just(Health::Down),
     ];
-    let usage = proptest::option::of(prop_oneof![5 => 0.0..1.0f32, 1 => Just(f32::NAN), 1 => Just(f32::INFINITY)]);
+    let usage = proptest::option::of(
+        prop_oneof![5 => 0.0..1.0f32, 1 => Just(f32::NAN), 1 => Just(f32::INFINITY)],
+    );
     let sample = (proptest::option::of(0..50u32), usage).prop_map(|(waiting, kv_usage)| Sample {
         waiting,
         running: waiting,
         kv_usage,
     });
-    (any::<u32>(), any::<u64>(), proptest::option::of(sample), health)
-        .prop_map(|(in_flight, pending_tokens, sample, health)| Load { in_flight, pending_tokens, sample, health })
+    (
+        any::<u32>(),
+        any::<u64>(),
+        proptest::option::of(sample),
+        health,
+    )
+        .prop_map(|(in_flight, pending_tokens, sample, health)| Load {
+            in_flight,
+            pending_tokens,
+            sample,
+            health,
+        })
 }
 
 proptest! {

@@ -45,12 +45,21 @@ pub struct Terms {
 
 impl Weighed {
     pub(super) fn new(position: usize, load: Load, cached: u32) -> Self {
-        Self { position, load, cached, score: 0.0, terms: Terms::default() }
+        Self {
+            position,
+            load,
+            cached,
+            score: 0.0,
+            terms: Terms::default(),
+        }
     }
 
     /// With the requests in flight as its score.
     pub(super) fn by_requests(self) -> Self {
-        Self { score: self.load.in_flight as f32, ..self }
+        Self {
+            score: self.load.in_flight as f32,
+            ..self
+        }
     }
 }
 
@@ -60,10 +69,14 @@ impl Ranking {
     /// Ranks the lowest scores; equal scores in random order.
     pub(super) fn rank_lowest(&mut self, dice: &mut Dice) {
         let mut best: SmallVec<[(f32, u64, usize); MAX_RANKED + 1]> = SmallVec::new();
-        for Weighed { position, score, .. } in &self.weighed {
+        for Weighed {
+            position, score, ..
+        } in &self.weighed
+        {
             let (score, tie) = (*score, dice.roll());
-            let place = best
-                .partition_point(|&(other, other_tie, _)| other.total_cmp(&score).then(other_tie.cmp(&tie)).is_lt());
+            let place = best.partition_point(|&(other, other_tie, _)| {
+                other.total_cmp(&score).then(other_tie.cmp(&tie)).is_lt()
+            });
             if place < MAX_RANKED {
                 best.insert(place, (score, tie, *position));
                 best.truncate(MAX_RANKED);

@@ -66,10 +66,21 @@ pub fn content(tokens: &[u32]) -> u64 {
     let (pieces, rest) = tokens.as_chunks::<8>();
     for piece in pieces {
         let [t0, t1, t2, t3, t4, t5, t6, t7] = *piece;
-        (a, b, c, d) = (mix(a, pair(t0, t1)), mix(b, pair(t2, t3)), mix(c, pair(t4, t5)), mix(d, pair(t6, t7)));
+        (a, b, c, d) = (
+            mix(a, pair(t0, t1)),
+            mix(b, pair(t2, t3)),
+            mix(c, pair(t4, t5)),
+            mix(d, pair(t6, t7)),
+        );
     }
-    for (lane, tokens) in [&mut a, &mut b, &mut c, &mut d].into_iter().zip(rest.chunks(2)) {
-        *lane = mix(*lane, pair(tokens[0], tokens.get(1).copied().unwrap_or_default()));
+    for (lane, tokens) in [&mut a, &mut b, &mut c, &mut d]
+        .into_iter()
+        .zip(rest.chunks(2))
+    {
+        *lane = mix(
+            *lane,
+            pair(tokens[0], tokens.get(1).copied().unwrap_or_default()),
+        );
     }
     mix(mix(mix(a, b), mix(c, d)), tokens.len() as u64)
 }
@@ -123,7 +134,11 @@ impl Extras {
     /// `content`, told apart from the same tokens under other keys.
     #[must_use]
     pub fn apply(self, content: u64) -> u64 {
-        if self.any { mix(content, self.hash) } else { content }
+        if self.any {
+            mix(content, self.hash)
+        } else {
+            content
+        }
     }
 
     fn push(&mut self, key: u64) {
@@ -140,18 +155,27 @@ mod tests {
 
     fn chain(size: u32, adapter: Adapter<'_>, salt: Option<&str>, tokens: &[u32]) -> Vec<u64> {
         let mut parent = root(size, adapter);
-        let blocks = tokens.chunks_exact(size as usize).enumerate().map(|(at, block)| {
-            let extras = salt.filter(|_| at == 0).map(Extras::salt).unwrap_or_default();
-            parent = link(parent, extras.apply(content(block)));
-            parent
-        });
+        let blocks = tokens
+            .chunks_exact(size as usize)
+            .enumerate()
+            .map(|(at, block)| {
+                let extras = salt
+                    .filter(|_| at == 0)
+                    .map(Extras::salt)
+                    .unwrap_or_default();
+                parent = link(parent, extras.apply(content(block)));
+                parent
+            });
         blocks.collect()
     }
 
     #[test]
     fn names_are_as_documented() {
         let golden = [0x3634_e6e8_15b1_db40, 0xef0d_3cad_24d9_dd58];
-        assert_eq!(chain(4, Adapter::None, None, &[1, 2, 3, 4, 5, 6, 7, 8]), golden);
+        assert_eq!(
+            chain(4, Adapter::None, None, &[1, 2, 3, 4, 5, 6, 7, 8]),
+            golden
+        );
         let lanes = [mix(0, pair(1, 2)), mix(1, pair(3, 4)), 2, 3];
         let first = mix(mix(mix(lanes[0], lanes[1]), mix(lanes[2], lanes[3])), 4);
         assert_eq!(golden[0], mix(mix(mix(1, 4), 0), first) & !7);

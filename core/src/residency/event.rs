@@ -80,7 +80,11 @@ impl Stored {
     /// Says with which weights and in which size the blocks were computed.
     #[must_use]
     pub fn rooted(self, block_tokens: u32, adapter: Adapter<'_>) -> Self {
-        Self { block_tokens, root: super::root(block_tokens, adapter), ..self }
+        Self {
+            block_tokens,
+            root: super::root(block_tokens, adapter),
+            ..self
+        }
     }
 }
 

@@ -107,10 +107,22 @@ impl Rank {
     /// # Errors
     /// When there are too many of them.
     pub fn store(&mut self, stored: &Stored, changes: &mut Vec<Change>) -> Result<Tally, Overfull> {
-        let Stored { names, contents, parent, root, block_tokens, tier, group, attention } = stored;
+        let Stored {
+            names,
+            contents,
+            parent,
+            root,
+            block_tokens,
+            tier,
+            group,
+            attention,
+        } = stored;
         let told = names.len() as u64;
         if !self.counts(*group, *attention) {
-            return Ok(Tally { skipped: told, ..Tally::default() });
+            return Ok(Tally {
+                skipped: told,
+                ..Tally::default()
+            });
         }
         if contents.is_empty() {
             return Ok(self.spread(names, *tier, changes));
@@ -119,22 +131,36 @@ impl Rank {
             None => Some(*root),
             Some(name) => self.names.get(*name).map(Held::block),
         };
-        let Some(mut block) = parent else { return Ok(Tally { orphans: told, ..Tally::default() }) };
+        let Some(mut block) = parent else {
+            return Ok(Tally {
+                orphans: told,
+                ..Tally::default()
+            });
+        };
         if !self.knows_size(*block_tokens) {
-            return Ok(Tally { skipped: told, ..Tally::default() });
+            return Ok(Tally {
+                skipped: told,
+                ..Tally::default()
+            });
         }
         for (name, content) in names.iter().zip(contents) {
             block = link(block, *content);
             self.hold(*name, block, *tier, changes)?;
         }
-        Ok(Tally { taken: told, ..Tally::default() })
+        Ok(Tally {
+            taken: told,
+            ..Tally::default()
+        })
     }
 
     /// Takes in removed blocks, and adds to `changes` what that means for the index.
     pub fn remove(&mut self, removed: &Removed, changes: &mut Vec<Change>) -> Tally {
         let Removed { names, tier, group } = removed;
         if group.is_some() && self.group.is_some() && *group != self.group {
-            return Tally { skipped: names.len() as u64, ..Tally::default() };
+            return Tally {
+                skipped: names.len() as u64,
+                ..Tally::default()
+            };
         }
         let mut tally = Tally::default();
         for name in names {
@@ -157,7 +183,9 @@ impl Rank {
     /// Whether blocks of this group count. The first group whose layers look at everything does, and no other: a hybrid
     /// model tells the same blocks once for each group.
     fn counts(&mut self, group: Option<u32>, attention: Attention) -> bool {
-        let Some(group) = group else { return attention != Attention::Partial };
+        let Some(group) = group else {
+            return attention != Attention::Partial;
+        };
         match attention {
             Attention::Partial => false,
             Attention::Unsaid if self.group.is_none() && group != 0 => false,
@@ -189,7 +217,13 @@ impl Rank {
         tally
     }
 
-    fn hold(&mut self, name: u64, block: u64, tier: Tier, changes: &mut Vec<Change>) -> Result<(), Overfull> {
+    fn hold(
+        &mut self,
+        name: u64,
+        block: u64,
+        tier: Tier,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Overfull> {
         match self.names.get(name) {
             Some(held) if held.block() == block => self.add_copy(name, held, tier, changes),
             // A name that stands for something else now: what it stood for is gone.
@@ -211,7 +245,11 @@ impl Rank {
             let copies = self.copies.entry(copy(name, tier)).or_default();
             *copies = copies.saturating_add(1);
         } else {
-            self.set(name, Held::new(held.block(), held.tiers().with(tier)), changes);
+            self.set(
+                name,
+                Held::new(held.block(), held.tiers().with(tier)),
+                changes,
+            );
         }
     }
 
@@ -253,7 +291,9 @@ impl Iterator for Rest {
     type Item = Change;
 
     fn next(&mut self) -> Option<Change> {
-        self.0.next().map(|(_, held)| Change::new(held.block(), Tiers::default()))
+        self.0
+            .next()
+            .map(|(_, held)| Change::new(held.block(), Tiers::default()))
     }
 }
 
@@ -298,7 +338,12 @@ impl Change {
 
 impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        let Self { taken, skipped, orphans, unknown } = other;
+        let Self {
+            taken,
+            skipped,
+            orphans,
+            unknown,
+        } = other;
         self.taken += taken;
         self.skipped += skipped;
         self.orphans += orphans;

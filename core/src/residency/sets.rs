@@ -69,7 +69,12 @@ impl Value for SetId {
 impl Sets {
     /// The set that a block has instead of `before` (nothing: nobody holds it yet) once `seat` holds it in exactly these
     /// tiers; nothing when nobody is left. One use of `before` ends and one of the answer begins.
-    pub(super) fn change(&mut self, before: Option<SetId>, seat: Seat, tiers: Tiers) -> Option<SetId> {
+    pub(super) fn change(
+        &mut self,
+        before: Option<SetId>,
+        seat: Seat,
+        tiers: Tiers,
+    ) -> Option<SetId> {
         let mut members = std::mem::take(&mut self.scratch);
         members.clear();
         if let Some(before) = before {
@@ -99,7 +104,10 @@ impl Sets {
             return tell(Holder(set.0));
         }
         if let Some(Some(interned)) = self.places.get((set.0 & !INTERNED) as usize) {
-            interned.members.iter().for_each(|member| tell(Holder(*member)));
+            interned
+                .members
+                .iter()
+                .for_each(|member| tell(Holder(*member)));
         }
     }
 
@@ -112,13 +120,16 @@ impl Sets {
     /// About how many bytes the interned sets take.
     pub(super) fn bytes(&self) -> usize {
         let each = |set: &Interned| 2 * size_of::<usize>() + set.members.len() * size_of::<u32>();
-        let places = self.places.capacity() * size_of::<Option<Interned>>() + self.free.capacity() * size_of::<u32>();
+        let places = self.places.capacity() * size_of::<Option<Interned>>()
+            + self.free.capacity() * size_of::<u32>();
         let map = self.by_members.capacity() * (size_of::<(Arc<[u32]>, u32)>() + 1);
         places + map + self.places.iter().flatten().map(each).sum::<usize>()
     }
 
     fn intern(&mut self, members: &[u32]) -> Option<SetId> {
-        let [_, _, ..] = members else { return members.first().map(|only| SetId(*only)) };
+        let [_, _, ..] = members else {
+            return members.first().map(|only| SetId(*only));
+        };
         if let Some(place) = self.by_members.get(members) {
             if let Some(Some(interned)) = self.places.get_mut(*place as usize) {
                 interned.users += 1;
@@ -126,7 +137,10 @@ impl Sets {
             return Some(SetId(INTERNED | place));
         }
         let members: Arc<[u32]> = members.into();
-        let interned = Some(Interned { members: Arc::clone(&members), users: 1 });
+        let interned = Some(Interned {
+            members: Arc::clone(&members),
+            users: 1,
+        });
         let place = match self.free.pop() {
             Some(place) => {
                 self.places[place as usize] = interned;
@@ -146,7 +160,9 @@ impl Sets {
             return;
         }
         let place = set.0 & !INTERNED;
-        let Some(slot) = self.places.get_mut(place as usize) else { return };
+        let Some(slot) = self.places.get_mut(place as usize) else {
+            return;
+        };
         let Some(interned) = slot else { return };
         interned.users -= 1;
         if interned.users == 0 {
@@ -161,8 +177,13 @@ impl Sets {
     /// Gives memory back when nearly all places are free.
     fn tidy(&mut self) {
         if self.by_members.is_empty() {
-            *self = Self { scratch: std::mem::take(&mut self.scratch), ..Self::default() };
-        } else if self.by_members.capacity() > 64 && self.by_members.len() * 8 < self.by_members.capacity() {
+            *self = Self {
+                scratch: std::mem::take(&mut self.scratch),
+                ..Self::default()
+            };
+        } else if self.by_members.capacity() > 64
+            && self.by_members.len() * 8 < self.by_members.capacity()
+        {
             self.by_members.shrink_to(self.by_members.len() * 2);
         }
     }
@@ -181,7 +202,9 @@ mod tests {
     fn holders(sets: &Sets, set: Option<SetId>) -> BTreeMap<u32, u8> {
         let mut holders = BTreeMap::new();
         if let Some(set) = set {
-            sets.read(set, |holder| assert_eq!(holders.insert(holder.seat().0, holder.tiers().0), None));
+            sets.read(set, |holder| {
+                assert_eq!(holders.insert(holder.seat().0, holder.tiers().0), None)
+            });
         }
         holders
     }
@@ -191,7 +214,9 @@ mod tests {
         let mut sets = Sets::default();
         let mut blocks = [None; 100];
         for seat in 0..3 {
-            blocks.iter_mut().for_each(|block| *block = sets.change(*block, Seat(seat), GPU));
+            blocks
+                .iter_mut()
+                .for_each(|block| *block = sets.change(*block, Seat(seat), GPU));
         }
         assert!(blocks.iter().all(|block| *block == blocks[0]));
         assert_eq!(sets.interned(), 1, "the sets on the way are gone");
@@ -204,7 +229,10 @@ mod tests {
         let two = sets.change(one, Seat(3), GPU);
         assert_eq!((holders(&sets, two).len(), sets.interned()), (2, 1));
         let one = sets.change(two, Seat(3), Tiers::default());
-        assert_eq!((holders(&sets, one), sets.bytes()), (BTreeMap::from([(7, 1)]), 0));
+        assert_eq!(
+            (holders(&sets, one), sets.bytes()),
+            (BTreeMap::from([(7, 1)]), 0)
+        );
         assert_eq!(sets.change(one, Seat(7), Tiers::default()), None);
     }
 

@@ -50,9 +50,19 @@ pub(super) struct Entries<V> {
 impl<V: Value> Table<V> {
     /// An empty table of `shards` shards, a power of two. It allocates nothing else yet.
     pub(super) fn new(shards: usize) -> Self {
-        debug_assert!(shards.is_power_of_two(), "shards are picked by the low bits of a hash");
-        let shard = Shard { keys: Vec::new(), values: Vec::new(), len: 0 };
-        Self { shards: vec![shard; shards].into(), len: 0 }
+        debug_assert!(
+            shards.is_power_of_two(),
+            "shards are picked by the low bits of a hash"
+        );
+        let shard = Shard {
+            keys: Vec::new(),
+            values: Vec::new(),
+            len: 0,
+        };
+        Self {
+            shards: vec![shard; shards].into(),
+            len: 0,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -92,7 +102,9 @@ impl<V: Value> Table<V> {
 
     /// Its entries in no order, each taken out and its memory given back on the way.
     pub(super) fn into_entries(self) -> Entries<V> {
-        Entries { shards: self.shards.into() }
+        Entries {
+            shards: self.shards.into(),
+        }
     }
 
     fn shard(&self, hash: u64) -> usize {
@@ -164,7 +176,11 @@ impl<V: Value> Shard<V> {
         let mut place = self.after(hole);
         while self.values[place] != V::FREE {
             let home = self.home(mix(self.keys[place], 0));
-            let stays = if hole < place { hole < home && home <= place } else { hole < home || home <= place };
+            let stays = if hole < place {
+                hole < home && home <= place
+            } else {
+                hole < home || home <= place
+            };
             if !stays {
                 (self.keys[hole], self.values[hole]) = (self.keys[place], self.values[place]);
                 hole = place;
@@ -202,7 +218,11 @@ impl<V: Value> Shard<V> {
     }
 
     fn after(&self, place: usize) -> usize {
-        if place + 1 == self.keys.len() { 0 } else { place + 1 }
+        if place + 1 == self.keys.len() {
+            0
+        } else {
+            place + 1
+        }
     }
 }
 
@@ -232,12 +252,18 @@ mod tests {
         for key in 0..20_000 {
             table.insert(key, 0);
             let each = (table.bytes() - shards) as f64 / table.len() as f64;
-            assert!(table.len() < 100 || each < 12.0 * 1.7, "{each} bytes at {key}");
+            assert!(
+                table.len() < 100 || each < 12.0 * 1.7,
+                "{each} bytes at {key}"
+            );
         }
         for key in 0..20_000 {
             table.remove(key);
             let each = (table.bytes() - shards) as f64 / table.len().max(1) as f64;
-            assert!(table.len() < 100 || each < 12.0 * 1.9, "{each} bytes at {key}");
+            assert!(
+                table.len() < 100 || each < 12.0 * 1.9,
+                "{each} bytes at {key}"
+            );
         }
         assert_eq!(table.bytes(), shards, "all is given back");
     }

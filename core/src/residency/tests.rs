@@ -10,11 +10,22 @@ type Key = (Option<&'static str>, Option<&'static str>);
 
 /// Prompts of two tokens that begin alike now and then.
 fn prompt(number: usize) -> Vec<u32> {
-    (0..16).map(|at| if at < 4 + number % 3 * 4 { 7 } else { (number as u32 >> (at % 4)) & 1 }).collect()
+    (0..16)
+        .map(|at| {
+            if at < 4 + number % 3 * 4 {
+                7
+            } else {
+                (number as u32 >> (at % 4)) & 1
+            }
+        })
+        .collect()
 }
 
 fn identity((adapter, salt): Key) -> Identity {
-    Identity { adapter: adapter.map(Into::into), salt: salt.map(Into::into) }
+    Identity {
+        adapter: adapter.map(Into::into),
+        salt: salt.map(Into::into),
+    }
 }
 
 /// An engine's events about the blocks `from..to` of a prompt.
@@ -28,7 +39,10 @@ fn stored(
 ) -> Stored {
     let (adapter, salt) = key;
     let contents = blocks.clone().map(|at| {
-        let extras = salt.filter(|_| at == 0).map(Extras::salt).unwrap_or_default();
+        let extras = salt
+            .filter(|_| at == 0)
+            .map(Extras::salt)
+            .unwrap_or_default();
         extras.apply(content(&tokens[at * size..(at + 1) * size]))
     });
     let contents = contents.collect();
@@ -36,7 +50,13 @@ fn stored(
     let parent = (blocks.start > 0).then(|| name(blocks.start));
     let names = blocks.map(|at| name(at + 1)).collect();
     let adapter = adapter.map_or(Adapter::None, Adapter::Name);
-    Stored { names, contents, parent, ..Stored::default() }.rooted(size as u32, adapter)
+    Stored {
+        names,
+        contents,
+        parent,
+        ..Stored::default()
+    }
+    .rooted(size as u32, adapter)
 }
 
 /// An engine's names: a number for each prefix, other ones in each engine.
@@ -46,7 +66,10 @@ struct Names(HashMap<(u32, Key, Vec<u32>, usize), u64>);
 impl Names {
     fn of(&mut self, seed: u32, key: Key, prefix: &[u32], size: usize) -> u64 {
         let next = self.0.len() as u64;
-        *self.0.entry((seed, key, prefix.to_vec(), size)).or_insert(next)
+        *self
+            .0
+            .entry((seed, key, prefix.to_vec(), size))
+            .or_insert(next)
     }
 }
 
@@ -58,8 +81,19 @@ type Prefix = (Key, Vec<u32>, usize);
 struct Model(BTreeMap<u64, ([u32; 3], Prefix)>);
 
 impl Model {
-    fn store(&mut self, stored: &Stored, tier: usize, key: Key, tokens: &[u32], size: usize, from: usize) {
-        if stored.parent.is_some_and(|parent| !self.0.contains_key(&parent)) {
+    fn store(
+        &mut self,
+        stored: &Stored,
+        tier: usize,
+        key: Key,
+        tokens: &[u32],
+        size: usize,
+        from: usize,
+    ) {
+        if stored
+            .parent
+            .is_some_and(|parent| !self.0.contains_key(&parent))
+        {
             return;
         }
         for (at, name) in stored.names.iter().enumerate() {
@@ -69,7 +103,9 @@ impl Model {
     }
 
     fn remove(&mut self, name: u64, tier: usize) {
-        let Some((copies, _)) = self.0.get_mut(&name) else { return };
+        let Some((copies, _)) = self.0.get_mut(&name) else {
+            return;
+        };
         copies[tier] = copies[tier].saturating_sub(1);
         if *copies == [0; 3] {
             self.0.remove(&name);
@@ -78,11 +114,15 @@ impl Model {
 
     fn cached(&self, tokens: &[u32], key: Key, size: usize) -> Cached {
         let held = |end: usize| {
-            let found = self.0.values().find(|(_, what)| *what == (key, tokens[..end * size].to_vec(), size));
+            let found = self
+                .0
+                .values()
+                .find(|(_, what)| *what == (key, tokens[..end * size].to_vec(), size));
             found.map_or([false; 3], |(copies, _)| copies.map(|copies| copies > 0))
         };
         let usable = (tokens.len() - 1) / size;
-        let reach = |holds: fn([bool; 3]) -> bool| (1..=usable).take_while(|end| holds(held(*end))).count();
+        let reach =
+            |holds: fn([bool; 3]) -> bool| (1..=usable).take_while(|end| holds(held(*end))).count();
         let tokens = |blocks: usize| (blocks * size) as u32;
         Cached {
             gpu: tokens(reach(|[gpu, _, _]| gpu)),
@@ -92,7 +132,12 @@ impl Model {
     }
 }
 
-const KEYS: [Key; 4] = [(None, None), (Some("a"), None), (None, Some("s")), (Some("a"), Some("s"))];
+const KEYS: [Key; 4] = [
+    (None, None),
+    (Some("a"), None),
+    (None, Some("s")),
+    (Some("a"), Some("s")),
+];
 const SIZES: [usize; 2] = [2, 4];
 const TIERS: [Tier; 3] = [Tier::Gpu, Tier::Host, Tier::Disk];
 /// Two ranks of one endpoint, and one of another.
@@ -100,16 +145,53 @@ const RANKS: [u64; 3] = [1, 1, 2];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Store { rank: usize, prompt: usize, key: usize, size: usize, from: usize, count: usize, tier: usize },
-    Move { rank: usize, prompt: usize, key: usize, size: usize, at: usize, tier: usize },
-    Remove { rank: usize, prompt: usize, key: usize, size: usize, at: usize, tier: usize },
-    Clear { rank: usize },
-    Close { rank: usize },
-    Sweep { blocks: usize },
+    Store {
+        rank: usize,
+        prompt: usize,
+        key: usize,
+        size: usize,
+        from: usize,
+        count: usize,
+        tier: usize,
+    },
+    Move {
+        rank: usize,
+        prompt: usize,
+        key: usize,
+        size: usize,
+        at: usize,
+        tier: usize,
+    },
+    Remove {
+        rank: usize,
+        prompt: usize,
+        key: usize,
+        size: usize,
+        at: usize,
+        tier: usize,
+    },
+    Clear {
+        rank: usize,
+    },
+    Close {
+        rank: usize,
+    },
+    Sweep {
+        blocks: usize,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let block = || (0..3usize, 0..6usize, 0..4usize, 0..2usize, 0..8usize, 0..3usize);
+    let block = || {
+        (
+            0..3usize,
+            0..6usize,
+            0..4usize,
+            0..2usize,
+            0..8usize,
+            0..3usize,
+        )
+    };
     let step = prop_oneof![
         6 => (block(), 1..6usize).prop_map(|((rank, prompt, key, size, from, tier), count)| Step::Store {
             rank, prompt, key, size, from: if count > 3 { 0 } else { from }, count, tier: tier / 2,
@@ -128,39 +210,81 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn run(steps: Vec<Step>) -> (Residency, Vec<Rank>, Vec<Model>) {
     let mut names = Names::default();
     let mut index = Residency::default();
-    let mut ranks: Vec<Rank> = RANKS.iter().map(|endpoint| index.open(EndpointId(*endpoint))).collect();
-    ranks.iter().for_each(|rank| index.stand(rank, Standing::Whole));
+    let mut ranks: Vec<Rank> = RANKS
+        .iter()
+        .map(|endpoint| index.open(EndpointId(*endpoint)))
+        .collect();
+    ranks
+        .iter()
+        .for_each(|rank| index.stand(rank, Standing::Whole));
     let mut models: Vec<Model> = RANKS.iter().map(|_| Model::default()).collect();
     let mut changes = Vec::new();
     for step in steps {
         match step {
-            Step::Store { rank, prompt: number, key, size, from, count, tier } => {
+            Step::Store {
+                rank,
+                prompt: number,
+                key,
+                size,
+                from,
+                count,
+                tier,
+            } => {
                 let (tokens, size) = (prompt(number), SIZES[size]);
                 let most = tokens.len() / size;
                 let from = from.min(most - 1);
                 let blocks = from..(from + count).min(most);
                 let stored = stored(&mut names, rank as u32, KEYS[key], &tokens, size, blocks);
-                let stored = Stored { tier: TIERS[tier], ..stored };
-                ranks[rank].store(&stored, &mut changes).expect("few blocks");
+                let stored = Stored {
+                    tier: TIERS[tier],
+                    ..stored
+                };
+                ranks[rank]
+                    .store(&stored, &mut changes)
+                    .expect("few blocks");
                 index.apply(&ranks[rank], &changes);
                 models[rank].store(&stored, tier, KEYS[key], &tokens, size, from);
             }
-            Step::Move { rank, prompt: number, key, size, at, tier } => {
+            Step::Move {
+                rank,
+                prompt: number,
+                key,
+                size,
+                at,
+                tier,
+            } => {
                 let (tokens, size) = (prompt(number), SIZES[size]);
                 let end = (at + 1).min(tokens.len() / size) * size;
                 let name = names.of(rank as u32, KEYS[key], &tokens[..end], size);
-                let stored = Stored { names: vec![name], tier: TIERS[tier], ..Stored::default() };
-                ranks[rank].store(&stored, &mut changes).expect("few blocks");
+                let stored = Stored {
+                    names: vec![name],
+                    tier: TIERS[tier],
+                    ..Stored::default()
+                };
+                ranks[rank]
+                    .store(&stored, &mut changes)
+                    .expect("few blocks");
                 index.apply(&ranks[rank], &changes);
                 if let Some((copies, _)) = models[rank].0.get_mut(&name) {
                     copies[tier] += 1;
                 }
             }
-            Step::Remove { rank, prompt: number, key, size, at, tier } => {
+            Step::Remove {
+                rank,
+                prompt: number,
+                key,
+                size,
+                at,
+                tier,
+            } => {
                 let (tokens, size) = (prompt(number), SIZES[size]);
                 let end = (at + 1).min(tokens.len() / size) * size;
                 let name = names.of(rank as u32, KEYS[key], &tokens[..end], size);
-                let removed = Removed { names: vec![name], tier: TIERS[tier], group: None };
+                let removed = Removed {
+                    names: vec![name],
+                    tier: TIERS[tier],
+                    group: None,
+                };
                 ranks[rank].remove(&removed, &mut changes);
                 index.apply(&ranks[rank], &changes);
                 models[rank].remove(name, tier);
@@ -229,7 +353,10 @@ fn one(blocks: usize) -> (Residency, Rank, Stored) {
 }
 
 fn gpu(index: &Residency) -> Option<u32> {
-    index.hits(&prompt(0), &Identity::default()).first().map(|hit| hit.cached.gpu)
+    index
+        .hits(&prompt(0), &Identity::default())
+        .first()
+        .map(|hit| hit.cached.gpu)
 }
 
 #[test]
@@ -238,7 +365,10 @@ fn a_dark_rank_says_nothing_a_partial_one_what_it_holds_and_a_whole_one_everythi
     assert_eq!(gpu(&index), None);
     index.stand(&rank, Standing::Partial);
     assert_eq!(gpu(&index), Some(6));
-    assert!(index.hits(&prompt(0), &Identity::default())[0].at_least, "there may be more");
+    assert!(
+        index.hits(&prompt(0), &Identity::default())[0].at_least,
+        "there may be more"
+    );
     let other = index.hits(&[1, 2, 3, 4, 5], &Identity::default());
     assert!(other.is_empty(), "whether it holds this is not known");
     index.stand(&rank, Standing::Whole);
@@ -253,7 +383,11 @@ fn one_rank_in_the_dark_leaves_a_miss_of_its_endpoint_unknown() {
     index.stand(&rank, Standing::Whole);
     let dark = index.open(EndpointId(1));
     assert_eq!(gpu(&index), Some(6));
-    assert!(index.hits(&[1, 2, 3, 4, 5], &Identity::default()).is_empty());
+    assert!(
+        index
+            .hits(&[1, 2, 3, 4, 5], &Identity::default())
+            .is_empty()
+    );
     index.stand(&dark, Standing::Whole);
     assert_eq!(index.hits(&[1, 2, 3, 4, 5], &Identity::default()).len(), 1);
 }
@@ -274,24 +408,51 @@ fn the_block_stays_until_its_last_copy_is_gone() {
     index.stand(&rank, Standing::Whole);
     let mut changes = Vec::new();
     rank.store(&stored, &mut changes).expect("few blocks");
-    assert!(changes.is_empty(), "a second copy changes nothing for the index");
-    let removed = Removed { names: stored.names.clone(), ..Removed::default() };
+    assert!(
+        changes.is_empty(),
+        "a second copy changes nothing for the index"
+    );
+    let removed = Removed {
+        names: stored.names.clone(),
+        ..Removed::default()
+    };
     rank.remove(&removed, &mut changes);
     index.apply(&rank, &changes);
     assert_eq!(gpu(&index), Some(4));
     rank.remove(&removed, &mut changes);
     index.apply(&rank, &changes);
-    assert_eq!((gpu(&index), rank.blocks(), index.blocks()), (Some(0), 0, 0));
+    assert_eq!(
+        (gpu(&index), rank.blocks(), index.blocks()),
+        (Some(0), 0, 0)
+    );
 }
 
 #[test]
 fn what_follows_an_unknown_parent_is_counted_and_ignored() {
     let (_, mut rank, stored) = one(2);
     let mut changes = Vec::new();
-    let orphan = Stored { parent: Some(999), ..stored };
-    assert_eq!(rank.store(&orphan, &mut changes), Ok(Tally { orphans: 2, ..Tally::default() }));
-    let removed = Removed { names: vec![999], ..Removed::default() };
-    assert_eq!(rank.remove(&removed, &mut changes), Tally { unknown: 1, ..Tally::default() });
+    let orphan = Stored {
+        parent: Some(999),
+        ..stored
+    };
+    assert_eq!(
+        rank.store(&orphan, &mut changes),
+        Ok(Tally {
+            orphans: 2,
+            ..Tally::default()
+        })
+    );
+    let removed = Removed {
+        names: vec![999],
+        ..Removed::default()
+    };
+    assert_eq!(
+        rank.remove(&removed, &mut changes),
+        Tally {
+            unknown: 1,
+            ..Tally::default()
+        }
+    );
     assert!(changes.is_empty());
 }
 
@@ -301,14 +462,26 @@ fn only_one_group_that_looks_at_everything_counts() {
     let mut rank = Rank::new(Seat(0));
     let mut changes = Vec::new();
     let mut taken = |group, attention| {
-        let stored = Stored { group, attention, ..stored.clone() };
+        let stored = Stored {
+            group,
+            attention,
+            ..stored.clone()
+        };
         rank.store(&stored, &mut changes).expect("few blocks").taken
     };
     assert_eq!(taken(Some(0), Attention::Partial), 0, "a sliding window");
     assert_eq!(taken(Some(1), Attention::Full), 2);
-    assert_eq!(taken(Some(2), Attention::Full), 0, "the same blocks once more");
+    assert_eq!(
+        taken(Some(2), Attention::Full),
+        0,
+        "the same blocks once more"
+    );
     assert_eq!(taken(Some(1), Attention::Unsaid), 2);
-    let removed = |group| Removed { names: stored.names.clone(), group, ..Removed::default() };
+    let removed = |group| Removed {
+        names: stored.names.clone(),
+        group,
+        ..Removed::default()
+    };
     assert_eq!(rank.remove(&removed(Some(0)), &mut changes).skipped, 2);
     assert_eq!(rank.remove(&removed(Some(1)), &mut changes).taken, 2);
 }
@@ -324,8 +497,14 @@ fn a_rank_with_too_many_blocks_is_not_believed() {
 fn more_block_sizes_than_a_rank_may_have_are_skipped() {
     let mut rank = Rank::new(Seat(0));
     let sizes = (1..=MAX_SIZES as u32 + 1).map(|size| {
-        let stored = Stored { names: vec![size.into()], contents: vec![1], ..Stored::default() };
-        rank.store(&stored.rooted(size, Adapter::None), &mut Vec::new()).expect("few blocks").skipped
+        let stored = Stored {
+            names: vec![size.into()],
+            contents: vec![1],
+            ..Stored::default()
+        };
+        rank.store(&stored.rooted(size, Adapter::None), &mut Vec::new())
+            .expect("few blocks")
+            .skipped
     });
     assert_eq!(sizes.sum::<u64>(), 1);
 }

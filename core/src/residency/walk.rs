@@ -43,8 +43,12 @@ pub(super) fn walk(
             holders.clear();
             sets.read(set, |holder| holders.push(holder));
             if last.is_none() {
-                active
-                    .extend(holders.iter().filter(|holder| is_live(holder.seat())).map(|holder| Active::new(*holder)));
+                active.extend(
+                    holders
+                        .iter()
+                        .filter(|holder| is_live(holder.seat()))
+                        .map(|holder| Active::new(*holder)),
+                );
             } else {
                 narrow(&mut active, &holders, at, &mut done);
             }
@@ -63,9 +67,15 @@ pub(super) fn walk(
 fn narrow(active: &mut Vec<Active>, holders: &[Holder], at: u32, done: &mut Vec<Reach>) {
     let mut rest = holders;
     active.retain_mut(|active| {
-        let skipped = rest.iter().take_while(|holder| holder.seat() < active.reach.seat).count();
+        let skipped = rest
+            .iter()
+            .take_while(|holder| holder.seat() < active.reach.seat)
+            .count();
         rest = &rest[skipped..];
-        match rest.first().filter(|holder| holder.seat() == active.reach.seat) {
+        match rest
+            .first()
+            .filter(|holder| holder.seat() == active.reach.seat)
+        {
             Some(holder) => {
                 active.sees(holder.tiers(), at);
                 true
@@ -82,8 +92,17 @@ fn narrow(active: &mut Vec<Active>, holders: &[Holder], at: u32, done: &mut Vec<
 
 impl Active {
     fn new(holder: Holder) -> Self {
-        let reach = Reach { seat: holder.seat(), gpu: 0, host: 0, disk: 0 };
-        let mut active = Self { reach, on_gpu: true, on_host: true };
+        let reach = Reach {
+            seat: holder.seat(),
+            gpu: 0,
+            host: 0,
+            disk: 0,
+        };
+        let mut active = Self {
+            reach,
+            on_gpu: true,
+            on_host: true,
+        };
         active.sees(holder.tiers(), 0);
         active
     }
@@ -100,7 +119,14 @@ impl Active {
 
     /// Block number `at` is not held, or was not asked for.
     fn ends(&self, at: u32) -> Reach {
-        let Reach { seat, gpu, host, .. } = self.reach;
-        Reach { seat, gpu: if self.on_gpu { at } else { gpu }, host: if self.on_host { at } else { host }, disk: at }
+        let Reach {
+            seat, gpu, host, ..
+        } = self.reach;
+        Reach {
+            seat,
+            gpu: if self.on_gpu { at } else { gpu },
+            host: if self.on_host { at } else { host },
+            disk: at,
+        }
     }
 }

@@ -47,7 +47,11 @@ type Scored = (SmallVec<[Target; MAX_RANKED]>, Why);
 
 impl Chooser {
     /// Asks the replica that owns the pool. `waited` tells how long the request waited there, however that ended.
-    pub(super) async fn score(&self, wanted: &Wanted<'_>, waited: &mut Duration) -> Result<Scored, Unanswered> {
+    pub(super) async fn score(
+        &self,
+        wanted: &Wanted<'_>,
+        waited: &mut Duration,
+    ) -> Result<Scored, Unanswered> {
         let pool = wanted.pool;
         let mut asker = self.owner(pool.name()).ok_or(ScoreFailure::Away)?;
         let mut asked_anew = 0;
@@ -71,8 +75,15 @@ impl Chooser {
 
     /// The pool as it is by now, if a request that waited is bound to an endpoint that came meanwhile. The replica knows
     /// of that endpoint a moment sooner than the proxy, which is worth a moment's wait.
-    async fn newer(&self, pool: &PoolView, answer: Option<&Answer>, waited: Duration) -> Option<Arc<PoolView>> {
-        let Some(Answer::Chosen(Chosen { ranked, .. })) = answer else { return None };
+    async fn newer(
+        &self,
+        pool: &PoolView,
+        answer: Option<&Answer>,
+        waited: Duration,
+    ) -> Option<Arc<PoolView>> {
+        let Some(Answer::Chosen(Chosen { ranked, .. })) = answer else {
+            return None;
+        };
         let first = ranked.first()?.endpoint;
         if waited.is_zero() || pool.pool.position(first).is_some() {
             return None;
@@ -80,7 +91,11 @@ impl Chooser {
         let known = || {
             let view = self.knowledge.view.load();
             let newer = view.as_ref()?.pool(pool.name())?;
-            newer.pool.position(first).is_some().then(|| Arc::clone(newer))
+            newer
+                .pool
+                .position(first)
+                .is_some()
+                .then(|| Arc::clone(newer))
         };
         let comes = async {
             loop {
@@ -92,16 +107,27 @@ impl Chooser {
                 changed.await;
             }
         };
-        timeout(pool.pool.spec.policy.score_deadline, comes).await.ok()
+        timeout(pool.pool.spec.policy.score_deadline, comes)
+            .await
+            .ok()
     }
 
     /// The final answer of one replica.
-    async fn ask(&self, asker: &Asker, wanted: &Wanted<'_>, waited: &mut Duration) -> Result<Answer, NoAnswer> {
+    async fn ask(
+        &self,
+        asker: &Asker,
+        wanted: &Wanted<'_>,
+        waited: &mut Duration,
+    ) -> Result<Answer, NoAnswer> {
         let deadline = wanted.pool.pool.spec.policy.score_deadline;
         let asked_at = Instant::now();
         let mut asked = asker.ask(self.question(wanted, *waited))?;
         let answer = asked.answer(deadline).await?;
-        wanted.pool.metrics.score.observe(asked_at.elapsed().as_secs_f64());
+        wanted
+            .pool
+            .metrics
+            .score
+            .observe(asked_at.elapsed().as_secs_f64());
         match answer {
             Answer::Queued(place) => wait(asked, place, deadline, wanted.pool, waited).await,
             Answer::Chosen(_) | Answer::Refused { .. } => Ok(answer),
@@ -116,11 +142,19 @@ impl Chooser {
         }
         let whole = || replicas.iter().filter(|replica| !replica.asker.is_broken());
         let name = owner(pool, whole().map(|replica| &*replica.name))?;
-        whole().find(|replica| *replica.name == *name).map(|replica| replica.asker.clone())
+        whole()
+            .find(|replica| *replica.name == *name)
+            .map(|replica| replica.asker.clone())
     }
 
     fn question(&self, wanted: &Wanted<'_>, waited: Duration) -> v1::ScoreRequest {
-        let Wanted { pool, call, id, query, context } = wanted;
+        let Wanted {
+            pool,
+            call,
+            id,
+            query,
+            context,
+        } = wanted;
         let policy = &pool.pool.spec.policy;
         let (traceparent, tracestate) = propagation::inject_pair(context);
         let response_only = call.api == Api::StoredResponse;
@@ -131,7 +165,11 @@ impl Chooser {
             model: call.model.clone().unwrap_or_default(),
             prompt_bytes: query.prompt_bytes,
             prompt_tokens: query.prompt_tokens,
-            blocks: if policy.strategy.needs_prefix() { query.blocks.to_vec() } else { Vec::new() },
+            blocks: if policy.strategy.needs_prefix() {
+                query.blocks.to_vec()
+            } else {
+                Vec::new()
+            },
             block_bytes: policy.block_bytes,
             priority: query.priority,
             session: query.session,
@@ -143,7 +181,10 @@ impl Chooser {
             exclude: Vec::new(),
             response: call.response.as_ref().map(|response| response.key.0),
             response_only,
-            lookup: policy.lookup_text.then(|| call.prompt.lookup_text(call.api)).flatten(),
+            lookup: policy
+                .lookup_text
+                .then(|| call.prompt.lookup_text(call.api))
+                .flatten(),
             traceparent,
             tracestate,
         }
@@ -176,39 +217,74 @@ async fn wait(
 }
 
 /// Makes endpoints of an answer.
-fn read(pool: &PoolView, answer: Result<Answer, NoAnswer>, waited: Duration) -> Result<Scored, Unanswered> {
+fn read(
+    pool: &PoolView,
+    answer: Result<Answer, NoAnswer>,
+    waited: Duration,
+) -> Result<Scored, Unanswered> {
     let answer = answer.map_err(|no_answer| match no_answer {
         NoAnswer::Late => ScoreFailure::Late,
         NoAnswer::Broken | NoAnswer::Full => ScoreFailure::Broken,
     })?;
     match answer {
         Answer::Chosen(chosen) => known(pool, chosen, waited).ok_or(ScoreFailure::Refused.into()),
-        Answer::Refused { reason: Reason::QueueFull, retry_after } => {
-            Err(Unanswered::Refused(Refusal::QueueFull(retry_after)))
-        }
-        Answer::Refused { reason: Reason::QueueTimeout, retry_after } => {
-            Err(Unanswered::Refused(Refusal::QueueTimeout { waited, retry_after }))
-        }
+        Answer::Refused {
+            reason: Reason::QueueFull,
+            retry_after,
+        } => Err(Unanswered::Refused(Refusal::QueueFull(retry_after))),
+        Answer::Refused {
+            reason: Reason::QueueTimeout,
+            retry_after,
+        } => Err(Unanswered::Refused(Refusal::QueueTimeout {
+            waited,
+            retry_after,
+        })),
         Answer::Refused { .. } | Answer::Queued(_) => Err(ScoreFailure::Refused.into()),
     }
 }
 
 /// The chosen endpoints that this snapshot has: the replica may have seen a change before, or after, this proxy.
 fn known(pool: &PoolView, chosen: Chosen, waited: Duration) -> Option<Scored> {
-    let Chosen { ranked, waited: said, expected_wait, gamma, runner_up, source, prompt_tokens } = chosen;
+    let Chosen {
+        ranked,
+        waited: said,
+        expected_wait,
+        gamma,
+        runner_up,
+        source,
+        prompt_tokens,
+    } = chosen;
     let upstream = |id| Some(&pool.upstreams[pool.pool.position(id)?]);
     let expected_ttft = ranked.first().and_then(|first| first.expected_ttft);
     let target = |candidate: Candidate| {
-        let Candidate { endpoint, cached_tokens, expected_ttft: _ } = candidate;
+        let Candidate {
+            endpoint,
+            cached_tokens,
+            expected_ttft: _,
+        } = candidate;
         let source = source.filter(|_| cached_tokens > 0);
-        Some(Target { upstream: Arc::clone(upstream(endpoint)?), cached_tokens, source })
+        Some(Target {
+            upstream: Arc::clone(upstream(endpoint)?),
+            cached_tokens,
+            source,
+        })
     };
     let ranked: SmallVec<_> = ranked.into_iter().filter_map(target).collect();
     if ranked.is_empty() {
         return None;
     }
     let runner_up = runner_up.and_then(upstream).cloned();
-    Some((ranked, Why { waited: said.max(waited), expected_wait, expected_ttft, gamma, runner_up, prompt_tokens }))
+    Some((
+        ranked,
+        Why {
+            waited: said.max(waited),
+            expected_wait,
+            expected_ttft,
+            gamma,
+            runner_up,
+            prompt_tokens,
+        },
+    ))
 }
 
 /// Counts a request that waits, for as long as it does.
@@ -221,7 +297,11 @@ struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     fn begin(now: &'a Gauge, times: &'a Histogram) -> Self {
         now.inc();
-        Self { since: Instant::now(), now, times }
+        Self {
+            since: Instant::now(),
+            now,
+            times,
+        }
     }
 }
 

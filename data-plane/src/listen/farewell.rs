@@ -55,7 +55,10 @@ impl Exchanges {
             self.multiplexed.store(true, Ordering::Relaxed);
         }
         self.open.send_modify(|open| *open += 1);
-        Exchange { open: Arc::clone(&self.open), persistent }
+        Exchange {
+            open: Arc::clone(&self.open),
+            persistent,
+        }
     }
 
     /// Resolves when the connection may be closed without doing harm, once its proxy drains.
@@ -81,9 +84,14 @@ impl Exchange {
     /// The answer, told to be the connection's last one if the proxy drains.
     pub(super) fn answer<B>(self, mut response: Response<B>, drain: &Drain) -> Response<Held<B>> {
         if self.persistent && drain.is_draining() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response.map(|body| Held { body, _exchange: self })
+        response.map(|body| Held {
+            body,
+            _exchange: self,
+        })
     }
 }
 

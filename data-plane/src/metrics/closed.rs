@@ -108,8 +108,12 @@ impl Rung {
 }
 
 impl ScoreFailure {
-    pub(super) const ALL: [(Self, &'static str); 4] =
-        [(Self::Away, "away"), (Self::Late, "late"), (Self::Broken, "broken"), (Self::Refused, "refused")];
+    pub(super) const ALL: [(Self, &'static str); 4] = [
+        (Self::Away, "away"),
+        (Self::Late, "late"),
+        (Self::Broken, "broken"),
+        (Self::Refused, "refused"),
+    ];
 }
 
 impl Attempt {
@@ -123,7 +127,8 @@ impl Attempt {
 }
 
 impl Arrival {
-    pub(super) const ALL: [(Self, &'static str); 2] = [(Self::Accepted, "accepted"), (Self::Rejected, "rejected")];
+    pub(super) const ALL: [(Self, &'static str); 2] =
+        [(Self::Accepted, "accepted"), (Self::Rejected, "rejected")];
 
     pub(super) const fn name(self) -> &'static str {
         Self::ALL[self as usize].1
@@ -136,10 +141,35 @@ mod tests {
 
     #[test]
     fn closed_sets_stand_in_the_order_of_their_variants() {
-        assert!(Ended::ALL.iter().enumerate().all(|(index, (ended, _))| *ended as usize == index));
-        assert!(Rung::ALL.iter().enumerate().all(|(index, (rung, _))| *rung as usize == index));
-        assert!(ScoreFailure::ALL.iter().enumerate().all(|(index, (why, _))| *why as usize == index));
-        assert!(Attempt::ALL.iter().enumerate().all(|(index, (how, _))| *how as usize == index));
-        assert!(Arrival::ALL.iter().enumerate().all(|(index, (how, _))| *how as usize == index));
+        assert!(
+            Ended::ALL
+                .iter()
+                .enumerate()
+                .all(|(index, (ended, _))| *ended as usize == index)
+        );
+        assert!(
+            Rung::ALL
+                .iter()
+                .enumerate()
+                .all(|(index, (rung, _))| *rung as usize == index)
+        );
+        assert!(
+            ScoreFailure::ALL
+                .iter()
+                .enumerate()
+                .all(|(index, (why, _))| *why as usize == index)
+        );
+        assert!(
+            Attempt::ALL
+                .iter()
+                .enumerate()
+                .all(|(index, (how, _))| *how as usize == index)
+        );
+        assert!(
+            Arrival::ALL
+                .iter()
+                .enumerate()
+                .all(|(index, (how, _))| *how as usize == index)
+        );
     }
 }

@@ -38,7 +38,16 @@ struct Kinds {
 impl Forecasts {
     pub(super) fn of(family: &Family<ForecastLabels, Counter>, pool: &Arc<str>) -> Self {
         let kinds = |source| {
-            let handle = |kind| super::handle(family, &ForecastLabels { pool: Arc::clone(pool), source, kind });
+            let handle = |kind| {
+                super::handle(
+                    family,
+                    &ForecastLabels {
+                        pool: Arc::clone(pool),
+                        source,
+                        kind,
+                    },
+                )
+            };
             Kinds {
                 expected: handle("expected"),
                 reported: handle("reported"),
@@ -46,7 +55,10 @@ impl Forecasts {
                 under: handle("under"),
             }
         };
-        Self { nobody: kinds("none"), sources: Source::ALL.map(|source| kinds(source.name())) }
+        Self {
+            nobody: kinds("none"),
+            sources: Source::ALL.map(|source| kinds(source.name())),
+        }
     }
 
     /// An engine reported so many cached tokens where so many were expected.
@@ -57,8 +69,12 @@ impl Forecasts {
         };
         kinds.expected.inc_by(u64::from(expected));
         kinds.reported.inc_by(u64::from(reported));
-        kinds.over.inc_by(u64::from(expected.saturating_sub(reported)));
-        kinds.under.inc_by(u64::from(reported.saturating_sub(expected)));
+        kinds
+            .over
+            .inc_by(u64::from(expected.saturating_sub(reported)));
+        kinds
+            .under
+            .inc_by(u64::from(reported.saturating_sub(expected)));
     }
 }
 
@@ -73,7 +89,13 @@ mod tests {
             forecasts.observe(Some(source), 100, 70);
             forecasts.observe(Some(source), 10, 30);
         }
-        for Kinds { expected, reported, over, under } in &forecasts.sources {
+        for Kinds {
+            expected,
+            reported,
+            over,
+            under,
+        } in &forecasts.sources
+        {
             let counted = [expected, reported, over, under].map(Counter::get);
             assert_eq!(counted, [110, 100, 30, 20]);
         }

@@ -36,9 +36,12 @@ pub(super) struct FailedOnDrop(pub(super) Arc<Mutex<Waiters>>);
 /// Carries questions and answers until the stream breaks; then everybody who waits is told.
 pub(crate) async fn run(questions: Questions, channel: Channel) -> tonic::Status {
     let Questions { outbound, waiters } = questions;
-    let mut client =
-        v1::router_client::RouterClient::new(channel).max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
-    let opening = client.score(Batches { outbound, batch: Vec::with_capacity(BATCH) });
+    let mut client = v1::router_client::RouterClient::new(channel)
+        .max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
+    let opening = client.score(Batches {
+        outbound,
+        batch: Vec::with_capacity(BATCH),
+    });
     let mut answers = match timeout(OPEN, opening).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return status,
@@ -81,13 +84,19 @@ pub(super) struct Batches {
 impl Stream for Batches {
     type Item = v1::ScoreRequests;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<v1::ScoreRequests>> {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<v1::ScoreRequests>> {
         let this = &mut *self;
         let received = std::task::ready!(this.outbound.poll_recv_many(cx, &mut this.batch, BATCH));
         if received == 0 {
             return Poll::Ready(None);
         }
-        let mut message = v1::ScoreRequests { requests: Vec::with_capacity(received), cancels: Vec::new() };
+        let mut message = v1::ScoreRequests {
+            requests: Vec::with_capacity(received),
+            cancels: Vec::new(),
+        };
         for outbound in this.batch.drain(..) {
             match outbound {
                 Outbound::Ask(request) => message.requests.push(*request),

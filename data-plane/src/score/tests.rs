@@ -9,17 +9,38 @@ use super::{
 const SOON: Duration = Duration::from_millis(20);
 
 fn question(id: u64) -> v1::ScoreRequest {
-    v1::ScoreRequest { id, pool: "p".into(), may_wait: true, ..Default::default() }
+    v1::ScoreRequest {
+        id,
+        pool: "p".into(),
+        may_wait: true,
+        ..Default::default()
+    }
 }
 
 fn chosen(id: u64) -> v1::ScoreResponse {
-    let ranked = vec![v1::Candidate { endpoint: 9, ..Default::default() }];
-    v1::ScoreResponse { id, answer: Some(WireAnswer::Chosen(v1::Chosen { ranked, ..Default::default() })) }
+    let ranked = vec![v1::Candidate {
+        endpoint: 9,
+        ..Default::default()
+    }];
+    v1::ScoreResponse {
+        id,
+        answer: Some(WireAnswer::Chosen(v1::Chosen {
+            ranked,
+            ..Default::default()
+        })),
+    }
 }
 
 fn queued(id: u64) -> v1::ScoreResponse {
-    let queued = v1::Queued { expected_ms: Some(700), limit_ms: 30_000, position: 3 };
-    v1::ScoreResponse { id, answer: Some(WireAnswer::Queued(queued)) }
+    let queued = v1::Queued {
+        expected_ms: Some(700),
+        limit_ms: 30_000,
+        position: 3,
+    };
+    v1::ScoreResponse {
+        id,
+        answer: Some(WireAnswer::Queued(queued)),
+    }
 }
 
 /// What was put on the way to the replica: questions by their id, and cancels by the negative of theirs.
@@ -35,9 +56,14 @@ fn sent(questions: &mut Questions) -> Vec<i64> {
 #[tokio::test]
 async fn what_waits_goes_out_as_one_message() {
     let (asker, questions) = channel();
-    let asked: Vec<Asked> = (0..5).map(|id| asker.ask(question(id)).expect("room")).collect();
+    let asked: Vec<Asked> = (0..5)
+        .map(|id| asker.ask(question(id)).expect("room"))
+        .collect();
     drop(asked);
-    let mut batches = Batches { outbound: questions.outbound, batch: Vec::new() };
+    let mut batches = Batches {
+        outbound: questions.outbound,
+        batch: Vec::new(),
+    };
     let message = batches.next().await.expect("a message");
     assert_eq!(message.requests.len(), 5);
     assert_eq!(message.cancels, [0, 1, 2, 3, 4]);
@@ -46,7 +72,10 @@ async fn what_waits_goes_out_as_one_message() {
 #[tokio::test]
 async fn answers_find_their_askers_in_any_order() {
     let (asker, questions) = channel();
-    let (first, second) = (asker.ask(question(1)).expect("room"), asker.ask(question(2)).expect("room"));
+    let (first, second) = (
+        asker.ask(question(1)).expect("room"),
+        asker.ask(question(2)).expect("room"),
+    );
     deliver(&questions.waiters.0, vec![chosen(2), chosen(1)]);
     for mut asked in [first, second] {
         assert!(matches!(asked.answer(SOON).await, Ok(Answer::Chosen(_))));
@@ -68,7 +97,9 @@ async fn whoever_waits_in_the_queue_gets_the_final_answer_as_late_as_it_comes() 
     let (asker, mut questions) = channel();
     let mut asked = asker.ask(question(1)).expect("room");
     deliver(&questions.waiters.0, vec![queued(1)]);
-    let Ok(Answer::Queued(place)) = asked.answer(SOON).await else { panic!("the request waits") };
+    let Ok(Answer::Queued(place)) = asked.answer(SOON).await else {
+        panic!("the request waits")
+    };
     let waiters = Arc::clone(&questions.waiters.0);
     let bind = async {
         tokio::time::sleep(Duration::from_secs(29)).await;
@@ -89,34 +120,51 @@ async fn a_client_that_leaves_the_queue_gives_its_place_up_at_once() {
     drop(asked);
     assert_eq!(sent(&mut questions), [1, -1]);
     deliver(&questions.waiters.0, vec![queued(1), chosen(1)]);
-    assert!(questions.waiters.0.lock().by_id.is_empty(), "what comes too late is for nobody");
+    assert!(
+        questions.waiters.0.lock().by_id.is_empty(),
+        "what comes too late is for nobody"
+    );
 }
 
 #[tokio::test]
 async fn a_broken_stream_fails_all_who_wait_at_once() {
     let (asker, questions) = channel();
-    let (mut asked, mut waits) = (asker.ask(question(1)).expect("room"), asker.ask(question(2)).expect("room"));
+    let (mut asked, mut waits) = (
+        asker.ask(question(1)).expect("room"),
+        asker.ask(question(2)).expect("room"),
+    );
     deliver(&questions.waiters.0, vec![queued(2)]);
     assert!(matches!(waits.answer(SOON).await, Ok(Answer::Queued(_))));
     drop(questions);
     let long = Duration::from_secs(3_600);
     assert_eq!(asked.answer(long).await, Err(NoAnswer::Broken));
     assert_eq!(waits.answer(long).await, Err(NoAnswer::Broken));
-    assert!(matches!(asker.ask(question(3)), Err(NoAnswer::Broken)), "and nobody else begins to wait");
+    assert!(
+        matches!(asker.ask(question(3)), Err(NoAnswer::Broken)),
+        "and nobody else begins to wait"
+    );
 }
 
 #[tokio::test]
 async fn an_answer_that_cannot_be_used_is_none() {
     let (asker, questions) = channel();
     let mut asked = asker.ask(question(1)).expect("room");
-    deliver(&questions.waiters.0, vec![v1::ScoreResponse { id: 1, answer: None }]);
+    deliver(
+        &questions.waiters.0,
+        vec![v1::ScoreResponse {
+            id: 1,
+            answer: None,
+        }],
+    );
     assert_eq!(asked.answer(SOON).await, Err(NoAnswer::Broken));
 }
 
 #[tokio::test]
 async fn a_full_queue_answers_at_once() {
     let (asker, _questions) = channel();
-    let asked: Vec<_> = (0..QUEUE as u64).map(|id| asker.ask(question(id)).expect("room")).collect();
+    let asked: Vec<_> = (0..QUEUE as u64)
+        .map(|id| asker.ask(question(id)).expect("room"))
+        .collect();
     assert!(matches!(asker.ask(question(u64::MAX)), Err(NoAnswer::Full)));
     assert_eq!(asker.waiters.lock().by_id.len(), asked.len());
 }

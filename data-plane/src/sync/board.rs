@@ -86,8 +86,19 @@ fn millis(now: Duration) -> u64 {
 
 impl Known {
     fn pupil(&self) -> Pupil<'_> {
-        let Self { from, name, snapshot, asker: _, upwards } = self;
-        Pupil { from: *from, name, epoch: snapshot.epoch, upwards }
+        let Self {
+            from,
+            name,
+            snapshot,
+            asker: _,
+            upwards,
+        } = self;
+        Pupil {
+            from: *from,
+            name,
+            epoch: snapshot.epoch,
+            upwards,
+        }
     }
 }
 
@@ -95,7 +106,14 @@ impl Known {
 
 impl Board {
     pub(super) fn new(knowledge: Knowledge, metrics: Arc<Metrics>, ready: Gate) -> Self {
-        Self { knowledge, metrics, ready, replicas: Vec::new(), followed: None, teaching: Teaching::default() }
+        Self {
+            knowledge,
+            metrics,
+            ready,
+            replicas: Vec::new(),
+            followed: None,
+            teaching: Teaching::default(),
+        }
     }
 
     /// Folds news until every sender is gone.
@@ -115,9 +133,21 @@ impl Board {
 
     fn fold(&mut self, news: News) {
         match news {
-            News::Snapshot { from, name, snapshot, asker, upwards } => {
+            News::Snapshot {
+                from,
+                name,
+                snapshot,
+                asker,
+                upwards,
+            } => {
                 self.metrics.snapshot(Arrival::Accepted);
-                self.learn(Known { from, name, snapshot, asker, upwards });
+                self.learn(Known {
+                    from,
+                    name,
+                    snapshot,
+                    asker,
+                    upwards,
+                });
             }
             News::Loads { from, rows } => self.load(from, &rows),
             News::Rejected => self.metrics.snapshot(Arrival::Rejected),
@@ -127,7 +157,11 @@ impl Board {
 
     fn learn(&mut self, known: Known) {
         let from = known.from;
-        match self.replicas.iter_mut().find(|replica| replica.from == from) {
+        match self
+            .replicas
+            .iter_mut()
+            .find(|replica| replica.from == from)
+        {
             Some(replica) => *replica = known,
             None => self.replicas.push(known),
         }
@@ -167,13 +201,22 @@ impl Board {
             return;
         };
         let previous = self.knowledge.view.load_full();
-        if previous.as_ref().is_some_and(|view| Arc::ptr_eq(&view.snapshot, &replica.snapshot)) {
+        if previous
+            .as_ref()
+            .is_some_and(|view| Arc::ptr_eq(&view.snapshot, &replica.snapshot))
+        {
             return;
         }
-        let view = View::build(Arc::clone(&replica.snapshot), previous.as_deref(), &self.metrics);
+        let view = View::build(
+            Arc::clone(&replica.snapshot),
+            previous.as_deref(),
+            &self.metrics,
+        );
         let version = view.snapshot.version.0;
         tracing::info!(replica = %replica.name, version, pools = view.pools.len(), "routing by a new snapshot");
-        self.metrics.snapshot_version.set(i64::try_from(version).unwrap_or(i64::MAX));
+        self.metrics
+            .snapshot_version
+            .set(i64::try_from(version).unwrap_or(i64::MAX));
         self.knowledge.view.store(Some(Arc::new(view)));
         self.knowledge.changed.notify_waiters();
         self.ready.open();
@@ -181,14 +224,21 @@ impl Board {
 
     /// Tells owners of pools that became so what this proxy remembers.
     fn teach(&mut self) {
-        let Some(view) = self.knowledge.view.load_full() else { return };
+        let Some(view) = self.knowledge.view.load_full() else {
+            return;
+        };
         let pupils: Vec<Pupil<'_>> = self.replicas.iter().map(Known::pupil).collect();
         self.teaching.teach(&view, &pupils);
     }
 
     fn publish_replicas(&self) {
-        let ready = |known: &Known| Ready { name: Arc::clone(&known.name), asker: known.asker.clone() };
-        self.knowledge.replicas.store(Arc::new(self.replicas.iter().map(ready).collect()));
+        let ready = |known: &Known| Ready {
+            name: Arc::clone(&known.name),
+            asker: known.asker.clone(),
+        };
+        self.knowledge
+            .replicas
+            .store(Arc::new(self.replicas.iter().map(ready).collect()));
         self.metrics.control_planes.set(self.replicas.len() as i64);
     }
 
@@ -216,18 +266,33 @@ impl Board {
             // A quiet fleet sends no load; its stream is alive, or it would be lost.
             self.knowledge.freshness.renew(now);
         }
-        self.metrics.load_age.set(self.knowledge.freshness.age(now).map_or(-1.0, |age| age.as_secs_f64()));
+        self.metrics.load_age.set(
+            self.knowledge
+                .freshness
+                .age(now)
+                .map_or(-1.0, |age| age.as_secs_f64()),
+        );
         let Some(view) = self.knowledge.view.load_full() else {
             return;
         };
         let mut idle = 0;
         for pool in &view.pools {
-            let healths: Vec<&str> = pool.upstreams.iter().map(|upstream| upstream.load(now).health.name()).collect();
+            let healths: Vec<&str> = pool
+                .upstreams
+                .iter()
+                .map(|upstream| upstream.load(now).health.name())
+                .collect();
             for (state, gauge) in &pool.metrics.endpoints {
                 gauge.set(healths.iter().filter(|health| *health == state).count() as i64);
             }
-            idle += pool.upstreams.iter().map(|upstream| upstream.sweep(Instant::now())).sum::<usize>();
+            idle += pool
+                .upstreams
+                .iter()
+                .map(|upstream| upstream.sweep(Instant::now()))
+                .sum::<usize>();
         }
-        self.metrics.idle_connections.set(i64::try_from(idle).unwrap_or(i64::MAX));
+        self.metrics
+            .idle_connections
+            .set(i64::try_from(idle).unwrap_or(i64::MAX));
     }
 }

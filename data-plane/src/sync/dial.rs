@@ -53,9 +53,13 @@ impl TryFrom<String> for Target {
     type Error = String;
 
     fn try_from(authority: String) -> Result<Self, String> {
-        let host = authority.rsplit_once(':').map(|(host, _port)| host.trim_matches(['[', ']']).to_owned());
+        let host = authority
+            .rsplit_once(':')
+            .map(|(host, _port)| host.trim_matches(['[', ']']).to_owned());
         let name = host.and_then(|host| ServerName::try_from(host).ok());
-        let Some(name) = name else { return Err(authority) };
+        let Some(name) = name else {
+            return Err(authority);
+        };
         Ok(Self { authority, name })
     }
 }
@@ -85,7 +89,8 @@ impl Dialer {
                 endpoint.connect_with_connector(dial).await
             }
         };
-        connected.map_err(|error| Status::unavailable(format!("cannot connect: {}", causes(&error))))
+        connected
+            .map_err(|error| Status::unavailable(format!("cannot connect: {}", causes(&error))))
     }
 }
 
@@ -93,7 +98,9 @@ impl Dialer {
 async fn secured(tls: &Tls, place: Place) -> io::Result<TlsStream<TcpStream>> {
     let connection = TcpStream::connect(place.address).await?;
     connection.set_nodelay(true)?;
-    TlsConnector::from(tls.client()).connect(place.name, connection).await
+    TlsConnector::from(tls.client())
+        .connect(place.name, connection)
+        .await
 }
 
 /// An error and what is behind it: the outermost says `transport error`, and the certificate's mistake is the last.
@@ -114,9 +121,13 @@ mod tests {
 
     #[test]
     fn certificates_are_checked_for_the_host_that_was_named() {
-        let host =
-            |authority: &str| Target::try_from(authority.to_owned()).map(|target| target.name.to_str().into_owned());
-        assert_eq!(host("hermes-control-plane.ai.svc:7070").expect("a name"), "hermes-control-plane.ai.svc");
+        let host = |authority: &str| {
+            Target::try_from(authority.to_owned()).map(|target| target.name.to_str().into_owned())
+        };
+        assert_eq!(
+            host("hermes-control-plane.ai.svc:7070").expect("a name"),
+            "hermes-control-plane.ai.svc"
+        );
         assert_eq!(host("10.0.0.7:7070").expect("an address"), "10.0.0.7");
         assert_eq!(host("[fd00::7]:7070").expect("an address"), "fd00::7");
         for wrong in ["not a name:7070", "hermes", ":7070"] {

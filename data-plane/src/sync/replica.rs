@@ -46,7 +46,10 @@ pub(super) enum News {
         upwards: mpsc::Sender<v1::FromDataPlane>,
     },
     /// Load rows.
-    Loads { from: SocketAddr, rows: Vec<v1::EndpointLoad> },
+    Loads {
+        from: SocketAddr,
+        rows: Vec<v1::EndpointLoad>,
+    },
     /// A message that could not be used.
     Rejected,
     /// The stream broke.
@@ -72,7 +75,10 @@ struct Taught {
 impl Replica {
     /// Keeps both streams open until the task is aborted.
     pub(super) async fn follow(self) {
-        let lost = LostOnDrop { from: self.place.address, news: self.news.clone() };
+        let lost = LostOnDrop {
+            from: self.place.address,
+            news: self.news.clone(),
+        };
         let mut dice = Dice::new(self.identity.proxy ^ u64::from(self.place.address.port()));
         let mut wait = BACKOFF.0;
         let mut told = String::new();
@@ -89,7 +95,14 @@ impl Replica {
                 tracing::warn!(%address, reason, "a control-plane replica cannot be reached");
                 told = reason;
             }
-            if self.news.send(News::Lost { from: self.place.address }).await.is_err() {
+            if self
+                .news
+                .send(News::Lost {
+                    from: self.place.address,
+                })
+                .await
+                .is_err()
+            {
                 break;
             }
             sleep(wait.mul_f32(0.5 + dice.unit())).await;
@@ -100,19 +113,26 @@ impl Replica {
 
     /// One life of the pair of streams; returns why it ended.
     async fn stream(&self, taught: &mut Option<Taught>) -> Status {
-        let (channel, score_channel) =
-            match (self.dialer.connect(&self.place).await, self.dialer.connect(&self.place).await) {
-                (Ok(channel), Ok(score_channel)) => (channel, score_channel),
-                (Err(status), _) | (_, Err(status)) => return status,
-            };
+        let (channel, score_channel) = match (
+            self.dialer.connect(&self.place).await,
+            self.dialer.connect(&self.place).await,
+        ) {
+            (Ok(channel), Ok(score_channel)) => (channel, score_channel),
+            (Err(status), _) | (_, Err(status)) => return status,
+        };
         let (upwards, outbound) = mpsc::channel(UPWARDS);
         let registration = self.outbox.register(upwards.clone());
         let mut client = v1::router_client::RouterClient::new(channel)
             .max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
-        for message in [Up::Hello(self.identity.hello()), Up::Open(self.reporter.open_requests())] {
+        for message in [
+            Up::Hello(self.identity.hello()),
+            Up::Open(self.reporter.open_requests()),
+        ] {
             // The channel is new and holds more than these two.
-            let _ = upwards.try_send(v1::FromDataPlane { message: Some(message) });
+            let _ = upwards.try_send(v1::FromDataPlane {
+                message: Some(message),
+            });
         }
         let mut down = match timeout(OPEN, client.sync(ReceiverStream::new(outbound))).await {
             Ok(Ok(response)) => response.into_inner(),
@@ -131,7 +151,10 @@ impl Replica {
                 Some(Err(status)) => return status,
                 None => return Status::unavailable("the control plane ended the Sync stream"),
             };
-            if let Err(status) = self.learn(message, taught, &asker, &upwards, &registration).await {
+            if let Err(status) = self
+                .learn(message, taught, &asker, &upwards, &registration)
+                .await
+            {
                 return status;
             }
         }
@@ -148,13 +171,22 @@ impl Replica {
     ) -> Result<(), Status> {
         let next = match (message, taught.as_ref()) {
             (Some(Down::Load(v1::LoadUpdate { loads: rows })), Some(_)) => {
-                return self.tell(News::Loads { from: self.place.address, rows }).await;
+                return self
+                    .tell(News::Loads {
+                        from: self.place.address,
+                        rows,
+                    })
+                    .await;
             }
             (Some(Down::Snapshot(wire)), _) => whole(wire),
             (Some(Down::Delta(wire)), Some(taught)) => changed(wire, taught),
             // Load before structure says nothing; a kind of message that this release does not know is skipped.
             (Some(Down::Load(_)) | None, _) => return Ok(()),
-            (Some(Down::Delta(_)), None) => return Err(Status::failed_precondition("a delta came before a snapshot")),
+            (Some(Down::Delta(_)), None) => {
+                return Err(Status::failed_precondition(
+                    "a delta came before a snapshot",
+                ));
+            }
         };
         match next {
             Ok(next) => {
@@ -168,20 +200,40 @@ impl Replica {
                 };
                 *taught = Some(next);
                 self.tell(news).await?;
-                registration.say(upwards, Up::Ack(v1::Ack { epoch: epoch.0, version: version.0 }));
+                registration.say(
+                    upwards,
+                    Up::Ack(v1::Ack {
+                        epoch: epoch.0,
+                        version: version.0,
+                    }),
+                );
                 Ok(())
             }
-            Err(Unusable { epoch, version, reason }) => {
+            Err(Unusable {
+                epoch,
+                version,
+                reason,
+            }) => {
                 tracing::warn!(address = %self.place.address, version = version.0, reason, "a snapshot cannot be used; the last good one stays");
                 self.tell(News::Rejected).await?;
-                registration.say(upwards, Up::Reject(v1::Reject { epoch: epoch.0, version: version.0, reason }));
+                registration.say(
+                    upwards,
+                    Up::Reject(v1::Reject {
+                        epoch: epoch.0,
+                        version: version.0,
+                        reason,
+                    }),
+                );
                 Ok(())
             }
         }
     }
 
     async fn tell(&self, news: News) -> Result<(), Status> {
-        self.news.send(news).await.map_err(|_| Status::cancelled("the proxy is shutting down"))
+        self.news
+            .send(news)
+            .await
+            .map_err(|_| Status::cancelled("the proxy is shutting down"))
     }
 }
 
@@ -204,17 +256,33 @@ fn whole(wire: v1::Snapshot) -> Result<Taught, Unusable> {
     let (epoch, version) = (Epoch(wire.epoch), Version(wire.version));
     let name = Arc::from(wire.replica.as_str());
     match Snapshot::try_from(wire) {
-        Ok(snapshot) => Ok(Taught { name, snapshot: Arc::new(snapshot) }),
-        Err(invalid) => Err(Unusable { epoch, version, reason: invalid.to_string() }),
+        Ok(snapshot) => Ok(Taught {
+            name,
+            snapshot: Arc::new(snapshot),
+        }),
+        Err(invalid) => Err(Unusable {
+            epoch,
+            version,
+            reason: invalid.to_string(),
+        }),
     }
 }
 
 fn changed(wire: v1::Delta, taught: &Taught) -> Result<Taught, Unusable> {
     let (epoch, version) = (Epoch(wire.epoch), Version(wire.version));
-    let unusable = |reason: String| Unusable { epoch, version, reason };
+    let unusable = |reason: String| Unusable {
+        epoch,
+        version,
+        reason,
+    };
     let delta = Delta::try_from(wire).map_err(|invalid| unusable(invalid.to_string()))?;
-    let snapshot = delta.apply(&taught.snapshot).map_err(|wrong| unusable(wrong.to_string()))?;
-    Ok(Taught { name: Arc::clone(&taught.name), snapshot: Arc::new(snapshot) })
+    let snapshot = delta
+        .apply(&taught.snapshot)
+        .map_err(|wrong| unusable(wrong.to_string()))?;
+    Ok(Taught {
+        name: Arc::clone(&taught.name),
+        snapshot: Arc::new(snapshot),
+    })
 }
 
 /// Says that the replica is lost even when its task is aborted.

@@ -42,7 +42,10 @@ impl Outbox {
     /// Reports go to this stream too, until its receiver is dropped.
     pub(super) fn register(&self, upwards: mpsc::Sender<v1::FromDataPlane>) -> Registration {
         let needs_resync = Arc::new(AtomicBool::new(false));
-        self.0.lock().push(Stream { upwards, needs_resync: Arc::clone(&needs_resync) });
+        self.0.lock().push(Stream {
+            upwards,
+            needs_resync: Arc::clone(&needs_resync),
+        });
         Registration { needs_resync }
     }
 
@@ -64,10 +67,18 @@ impl Stream {
     fn send(&self, reports: Vec<v1::Report>, resync: bool, open: &impl Fn() -> v1::OpenRequests) {
         let resync = self.needs_resync.swap(false, Ordering::Relaxed) || resync;
         let message = Message::Reports(v1::Reports { reports });
-        let mut lost = self.upwards.try_send(v1::FromDataPlane { message: Some(message) }).is_err();
+        let mut lost = self
+            .upwards
+            .try_send(v1::FromDataPlane {
+                message: Some(message),
+            })
+            .is_err();
         if resync && !lost {
             let message = Some(Message::Open(open()));
-            lost = self.upwards.try_send(v1::FromDataPlane { message }).is_err();
+            lost = self
+                .upwards
+                .try_send(v1::FromDataPlane { message })
+                .is_err();
         }
         if lost {
             self.needs_resync.store(true, Ordering::Relaxed);
@@ -78,7 +89,12 @@ impl Stream {
 impl Registration {
     /// Sends a message that is worth no waiting; a full stream gets a resync later.
     pub(super) fn say(&self, upwards: &mpsc::Sender<v1::FromDataPlane>, message: Message) {
-        if upwards.try_send(v1::FromDataPlane { message: Some(message) }).is_err() {
+        if upwards
+            .try_send(v1::FromDataPlane {
+                message: Some(message),
+            })
+            .is_err()
+        {
             self.needs_resync.store(true, Ordering::Relaxed);
         }
     }
@@ -105,7 +121,9 @@ pub(super) async fn run(
         }
         fold(&mut batch);
         let losses = reporter.lost();
-        metrics.reports_lost.set(i64::try_from(losses).unwrap_or(i64::MAX));
+        metrics
+            .reports_lost
+            .set(i64::try_from(losses).unwrap_or(i64::MAX));
         outbox.send(batch, losses != known_losses, || reporter.open_requests());
         known_losses = losses;
     }
@@ -137,7 +155,11 @@ mod tests {
         assert_eq!(sent(&mut quick_end), ["reports", "reports"]);
 
         outbox.send(Vec::new(), false, v1::OpenRequests::default);
-        assert_eq!(sent(&mut slow_end), ["reports"], "the resync did not fit beside the reports");
+        assert_eq!(
+            sent(&mut slow_end),
+            ["reports"],
+            "the resync did not fit beside the reports"
+        );
         let (wide, mut wide_end) = mpsc::channel(8);
         let _wide = outbox.register(wide);
         outbox.send(Vec::new(), true, v1::OpenRequests::default);

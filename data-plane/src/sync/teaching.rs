@@ -35,7 +35,9 @@ impl Teaching {
         self.taught.retain(|pool, _| view.pool(pool).is_some());
         for pool in &view.pools {
             let name = owner(pool.name(), pupils.iter().map(|pupil| &**pupil.name));
-            let Some(pupil) = name.and_then(|name| pupils.iter().find(|pupil| &**pupil.name == name)) else {
+            let Some(pupil) =
+                name.and_then(|name| pupils.iter().find(|pupil| &**pupil.name == name))
+            else {
                 continue;
             };
             let identity = (pupil.from, pupil.epoch);
@@ -55,12 +57,16 @@ fn tell(pupil: &Pupil<'_>, pool: &PoolView) {
     let Some(recall) = &pool.recall else { return };
     // What is cached on an endpoint that is gone helps nobody.
     let decisions = recall.decisions();
-    let known = decisions.into_iter().filter(|decision| pool.pool.position(decision.endpoint).is_some());
+    let known = decisions
+        .into_iter()
+        .filter(|decision| pool.pool.position(decision.endpoint).is_some());
     let (mut told, mut lost) = (0, 0);
     for taught in taught_to_wire(pool.name(), recall.block_bytes(), known) {
         let count = taught.decisions.len();
         // Like reports, it is worth no waiting: what does not fit is learned anew.
-        match pupil.upwards.try_send(FromDataPlane { message: Some(Message::Taught(taught)) }) {
+        match pupil.upwards.try_send(FromDataPlane {
+            message: Some(Message::Taught(taught)),
+        }) {
             Ok(()) => told += count,
             Err(_) => lost += count,
         }
@@ -85,15 +91,38 @@ mod tests {
 
     /// A pool of one endpoint that got one prompt.
     fn view(strategy: Strategy) -> View {
-        let policy = Policy { strategy, ..Policy::default() };
-        let spec = Arc::new(PoolSpec { name: "chat".into(), models: Vec::new(), policy });
+        let policy = Policy {
+            strategy,
+            ..Policy::default()
+        };
+        let spec = Arc::new(PoolSpec {
+            name: "chat".into(),
+            models: Vec::new(),
+            policy,
+        });
         let url: Arc<str> = "http://h:1".into();
         let id = EndpointId(7);
-        let endpoint = Endpoint { id, name: "e".into(), role: Default::default(), group: None, url };
-        let pool = Arc::new(Pool { spec, endpoints: vec![Arc::new(endpoint)] });
-        let snapshot = Arc::new(Snapshot { pools: vec![pool], ..Snapshot::default() });
+        let endpoint = Endpoint {
+            id,
+            name: "e".into(),
+            role: Default::default(),
+            group: None,
+            url,
+        };
+        let pool = Arc::new(Pool {
+            spec,
+            endpoints: vec![Arc::new(endpoint)],
+        });
+        let snapshot = Arc::new(Snapshot {
+            pools: vec![pool],
+            ..Snapshot::default()
+        });
         let view = View::build(snapshot, None, &Metrics::register(&mut Registry::default()));
-        let query = Query { prompt_tokens: 100, blocks: [1, 2].into(), ..Query::default() };
+        let query = Query {
+            prompt_tokens: 100,
+            blocks: [1, 2].into(),
+            ..Query::default()
+        };
         for endpoint in [id, EndpointId(8)] {
             if let Some(recall) = &view.pools[0].recall {
                 recall.remember(endpoint, &query);
@@ -112,7 +141,12 @@ mod tests {
     impl Replica {
         fn new(name: &str, port: u16) -> Self {
             let (upwards, heard) = mpsc::channel(8);
-            Self { name: name.into(), port, upwards, heard }
+            Self {
+                name: name.into(),
+                port,
+                upwards,
+                heard,
+            }
         }
 
         fn from(&self) -> SocketAddr {
@@ -120,7 +154,12 @@ mod tests {
         }
 
         fn pupil(&self, epoch: u64) -> Pupil<'_> {
-            Pupil { from: self.from(), name: &self.name, epoch: Epoch(epoch), upwards: &self.upwards }
+            Pupil {
+                from: self.from(),
+                name: &self.name,
+                epoch: Epoch(epoch),
+                upwards: &self.upwards,
+            }
         }
 
         /// Endpoints of the decisions that it heard of.
@@ -141,7 +180,8 @@ mod tests {
 
     #[test]
     fn an_owner_is_taught_once_of_endpoints_that_exist() {
-        let (view, mut replica, mut teaching) = (view(kv_aware()), Replica::new("a", 1), Teaching::default());
+        let (view, mut replica, mut teaching) =
+            (view(kv_aware()), Replica::new("a", 1), Teaching::default());
         teaching.teach(&view, &[replica.pupil(1)]);
         teaching.teach(&view, &[replica.pupil(1)]);
         assert_eq!(replica.heard(), [7]);
@@ -150,7 +190,8 @@ mod tests {
 
     #[test]
     fn an_owner_that_restarted_or_came_back_is_taught_again() {
-        let (view, mut replica, mut teaching) = (view(kv_aware()), Replica::new("a", 1), Teaching::default());
+        let (view, mut replica, mut teaching) =
+            (view(kv_aware()), Replica::new("a", 1), Teaching::default());
         teaching.teach(&view, &[replica.pupil(1)]);
         teaching.teach(&view, &[replica.pupil(2)]);
         assert_eq!(replica.heard(), [7, 7], "it restarted");
@@ -165,7 +206,10 @@ mod tests {
         let (view, mut teaching) = (view(kv_aware()), Teaching::default());
         let mut replicas = [Replica::new("a", 1), Replica::new("b", 2)];
         teaching.teach(&view, &[replicas[0].pupil(1), replicas[1].pupil(1)]);
-        let first = replicas.iter_mut().position(|replica| replica.heard() == [7]).expect("one owns the pool");
+        let first = replicas
+            .iter_mut()
+            .position(|replica| replica.heard() == [7])
+            .expect("one owns the pool");
         assert!(replicas[1 - first].heard().is_empty());
         teaching.lose(replicas[first].from());
         teaching.teach(&view, &[replicas[1 - first].pupil(1)]);
@@ -174,7 +218,11 @@ mod tests {
 
     #[test]
     fn a_strategy_that_reads_no_hashes_teaches_nothing() {
-        let (view, mut replica, mut teaching) = (view(Strategy::Random), Replica::new("a", 1), Teaching::default());
+        let (view, mut replica, mut teaching) = (
+            view(Strategy::Random),
+            Replica::new("a", 1),
+            Teaching::default(),
+        );
         teaching.teach(&view, &[replica.pupil(1)]);
         assert!(replica.heard().is_empty());
     }

@@ -65,15 +65,21 @@ pub(crate) struct Answer {
 
 impl Connection {
     pub(crate) async fn open(authority: &str, limit: Duration) -> Result<Self, SendError> {
-        let stream =
-            timeout(limit, TcpStream::connect(authority)).await.map_err(|_| SendError::ConnectTimeout(limit))??;
+        let stream = timeout(limit, TcpStream::connect(authority))
+            .await
+            .map_err(|_| SendError::ConnectTimeout(limit))??;
         stream.set_nodelay(true)?;
         let (sender, driver) = http1::Builder::new()
             .max_headers(256)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(SendError::Handshake)?;
-        Ok(Self { sender, driver, idle_since: Instant::now(), reused: false })
+        Ok(Self {
+            sender,
+            driver,
+            idle_since: Instant::now(),
+            reused: false,
+        })
     }
 
     /// Sends a request and waits for the head of its answer. There is no deadline here: the caller has one.
@@ -93,9 +99,18 @@ impl Connection {
             Ok(response) => {
                 let (parts, incoming) = response.into_parts();
                 let connection = (!driver_done).then_some(self);
-                Ok(Response::from_parts(parts, Answer { incoming, connection }))
+                Ok(Response::from_parts(
+                    parts,
+                    Answer {
+                        incoming,
+                        connection,
+                    },
+                ))
             }
-            Err(error) => Err(SendError::Broken { error, reused: self.reused }),
+            Err(error) => Err(SendError::Broken {
+                error,
+                reused: self.reused,
+            }),
         }
     }
 
@@ -136,7 +151,10 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
             return Poll::Ready(frame);

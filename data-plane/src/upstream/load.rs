@@ -38,9 +38,21 @@ impl Default for LoadCell {
 
 impl LoadCell {
     pub(super) fn set(&self, load: &Load) {
-        let Load { in_flight, pending_tokens, sample, health } = *load;
-        let Sample { waiting, running, kv_usage } =
-            sample.unwrap_or(Sample { waiting: None, running: None, kv_usage: None });
+        let Load {
+            in_flight,
+            pending_tokens,
+            sample,
+            health,
+        } = *load;
+        let Sample {
+            waiting,
+            running,
+            kv_usage,
+        } = sample.unwrap_or(Sample {
+            waiting: None,
+            running: None,
+            kv_usage: None,
+        });
         let share = match health {
             Health::Up => 1.0,
             Health::Warming(share) => share.clamp(f32::MIN_POSITIVE, 1.0),
@@ -48,21 +60,26 @@ impl LoadCell {
         };
         self.in_flight.store(in_flight, Ordering::Relaxed);
         self.pending_tokens.store(pending_tokens, Ordering::Relaxed);
-        self.waiting.store(waiting.unwrap_or(ABSENT), Ordering::Relaxed);
-        self.running.store(running.unwrap_or(ABSENT), Ordering::Relaxed);
-        self.kv_usage.store(kv_usage.unwrap_or(f32::NAN).to_bits(), Ordering::Relaxed);
+        self.waiting
+            .store(waiting.unwrap_or(ABSENT), Ordering::Relaxed);
+        self.running
+            .store(running.unwrap_or(ABSENT), Ordering::Relaxed);
+        self.kv_usage
+            .store(kv_usage.unwrap_or(f32::NAN).to_bits(), Ordering::Relaxed);
         self.share.store(share.to_bits(), Ordering::Relaxed);
     }
 
     pub(super) fn get(&self) -> Load {
-        let count = |cell: &AtomicU32| Some(cell.load(Ordering::Relaxed)).filter(|&count| count != ABSENT);
+        let count =
+            |cell: &AtomicU32| Some(cell.load(Ordering::Relaxed)).filter(|&count| count != ABSENT);
         let usage = f32::from_bits(self.kv_usage.load(Ordering::Relaxed));
         let sample = Sample {
             waiting: count(&self.waiting),
             running: count(&self.running),
             kv_usage: Some(usage).filter(|usage| !usage.is_nan()),
         };
-        let known = sample.waiting.is_some() || sample.running.is_some() || sample.kv_usage.is_some();
+        let known =
+            sample.waiting.is_some() || sample.running.is_some() || sample.kv_usage.is_some();
         Load {
             in_flight: self.in_flight.load(Ordering::Relaxed),
             pending_tokens: self.pending_tokens.load(Ordering::Relaxed),

@@ -15,14 +15,21 @@ const MAX_NAMED: usize = 8;
 
 impl fmt::Display for Meaning<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Config { pools, settings, warnings } = self.0;
+        let Config {
+            pools,
+            settings,
+            warnings,
+        } = self.0;
         for (index, pool) in pools.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
             write!(f, "{separator}pool {}", pool.name)?;
             write_pool(f, pool)?;
         }
         let (body, requests) = (settings.max_body_bytes >> 10, settings.max_concurrent);
-        write!(f, "\nlimits: bodies up to {body} KiB, {requests} requests at once in each proxy")?;
+        write!(
+            f,
+            "\nlimits: bodies up to {body} KiB, {requests} requests at once in each proxy"
+        )?;
         for warning in warnings {
             write!(f, "\nwarning: {warning}")?;
         }
@@ -31,8 +38,23 @@ impl fmt::Display for Meaning<'_> {
 }
 
 fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
-    let PoolConfig { name: _, models, engine, sources, policy, collector, kv_manager, kv_events, tokenizer } = pool;
-    write!(f, ": engine {}, strategy {}", engine.name(), policy.strategy.name())?;
+    let PoolConfig {
+        name: _,
+        models,
+        engine,
+        sources,
+        policy,
+        collector,
+        kv_manager,
+        kv_events,
+        tokenizer,
+    } = pool;
+    write!(
+        f,
+        ": engine {}, strategy {}",
+        engine.name(),
+        policy.strategy.name()
+    )?;
     match &models[..] {
         [] => write!(f, "\n  models: what the engines answer on /v1/models")?,
         named => write!(f, "\n  models: {}", named.join(", "))?,
@@ -41,21 +63,34 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         write_source(f, source)?;
     }
     if collector.enabled {
-        write!(f, "\n  metrics: {} every {:?}", collector.path, collector.interval)?;
+        write!(
+            f,
+            "\n  metrics: {} every {:?}",
+            collector.path, collector.interval
+        )?;
     } else {
         write!(f, "\n  metrics: not collected")?;
     }
     if let Some(manager) = kv_manager {
         let (language, url, budget) = (manager.dialect.name(), &manager.url, manager.budget);
-        write!(f, "\n  KV manager: {language} at {url}, given {budget:?} per request")?;
+        write!(
+            f,
+            "\n  KV manager: {language} at {url}, given {budget:?} per request"
+        )?;
     }
     if let Some(tokenizer) = tokenizer {
         write_tokenizer(f, tokenizer)?;
     }
     if let Some(events) = kv_events {
         match events.port {
-            Some(port) => write!(f, "\n  KV events: from port {port} of each endpoint, unless its pod says another")?,
-            None => write!(f, "\n  KV events: from where each pod or engine says that it publishes them")?,
+            Some(port) => write!(
+                f,
+                "\n  KV events: from port {port} of each endpoint, unless its pod says another"
+            )?,
+            None => write!(
+                f,
+                "\n  KV events: from where each pod or engine says that it publishes them"
+            )?,
         }
     }
     let (timeouts, retry) = (policy.timeouts, policy.retry);
@@ -68,12 +103,21 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
 }
 
 fn write_tokenizer(f: &mut fmt::Formatter<'_>, tokenizer: &TokenizerSettings) -> fmt::Result {
-    let TokenizerSettings { way, cache, timeout, longest: _ } = tokenizer;
+    let TokenizerSettings {
+        way,
+        cache,
+        timeout,
+        longest: _,
+    } = tokenizer;
     match way {
         Way::Files(files) => write!(f, "\n  token ids: by the files of {}", files.path.display())?,
         Way::Engine => write!(f, "\n  token ids: by the engines' /tokenize")?,
     }
-    write!(f, ", given {timeout:?} per request; {} MiB remember them", cache >> 20)
+    write!(
+        f,
+        ", given {timeout:?} per request; {} MiB remember them",
+        cache >> 20
+    )
 }
 
 fn write_source(f: &mut fmt::Formatter<'_>, source: &Source) -> fmt::Result {
@@ -92,9 +136,20 @@ fn write_source(f: &mut fmt::Formatter<'_>, source: &Source) -> fmt::Result {
 }
 
 fn write_selection(f: &mut fmt::Formatter<'_>, kind: &str, selection: &Selection) -> fmt::Result {
-    let labels: Vec<String> = selection.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let namespace = selection.namespace.as_deref().unwrap_or("(the control plane's own)");
-    write!(f, "\n  endpoints: {kind} {} in namespace {namespace}, port ", labels.join(","))?;
+    let labels: Vec<String> = selection
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let namespace = selection
+        .namespace
+        .as_deref()
+        .unwrap_or("(the control plane's own)");
+    write!(
+        f,
+        "\n  endpoints: {kind} {} in namespace {namespace}, port ",
+        labels.join(",")
+    )?;
     match &selection.port {
         Port::Number(number) => write!(f, "{number}"),
         Port::Name(name) => write!(f, "{name}"),
@@ -146,7 +201,10 @@ mod tests {
     #[test]
     fn many_endpoints_are_counted() {
         let urls: Vec<String> = (1..=20).map(|port| format!("'http://a:{port}'")).collect();
-        let text = meaning(&format!("pools: [{{name: a, endpoints: [{}]}}]", urls.join(",")));
+        let text = meaning(&format!(
+            "pools: [{{name: a, endpoints: [{}]}}]",
+            urls.join(",")
+        ));
         assert!(text.contains("http://a:8, and 12 more"), "{text}");
     }
 }

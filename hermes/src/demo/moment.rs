@@ -42,7 +42,12 @@ pub(super) struct EngineRow {
 
 impl Moment {
     /// `now` is the strategy at work; `time` is how far its phase is, and how long it takes.
-    pub(super) fn of(now: Outcome, time: (Duration, Duration), scene: &Scene, before: &[Outcome]) -> Self {
+    pub(super) fn of(
+        now: Outcome,
+        time: (Duration, Duration),
+        scene: &Scene,
+        before: &[Outcome],
+    ) -> Self {
         let (elapsed, whole) = time;
         let part = (elapsed.as_secs_f64() / whole.as_secs_f64()).min(1.0);
         Self {
@@ -71,5 +76,9 @@ fn rows(engines: &[EngineHandle]) -> Vec<EngineRow> {
 }
 
 fn ratio(part: f64, whole: f64) -> f64 {
-    if whole > 0.0 { (part / whole).clamp(0.0, 1.0) } else { 0.0 }
+    if whole > 0.0 {
+        (part / whole).clamp(0.0, 1.0)
+    } else {
+        0.0
+    }
 }

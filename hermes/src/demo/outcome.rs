@@ -40,8 +40,17 @@ mod tests {
     #[test]
     fn requests_that_were_cut_off_are_no_errors() {
         let errors = BTreeMap::from([("interrupted".to_owned(), 3), ("status 503".to_owned(), 2)]);
-        let report = Report { requests: 10, ok: 5, errors, hit_rate: Some(0.5), ..Report::default() };
-        let outcome = Outcome { strategy: "kv-aware", report };
+        let report = Report {
+            requests: 10,
+            ok: 5,
+            errors,
+            hit_rate: Some(0.5),
+            ..Report::default()
+        };
+        let outcome = Outcome {
+            strategy: "kv-aware",
+            report,
+        };
         assert_eq!((outcome.unfinished(), outcome.errors()), (3, 2));
         assert!((outcome.hit_percent() - 50.0).abs() < 1e-9);
     }

@@ -35,10 +35,16 @@ pub(super) struct Plan {
 
 impl Plan {
     /// About a minute in all.
-    pub(super) const FULL: Self = Self { phase: Duration::from_secs(25), pace: 1.0 };
+    pub(super) const FULL: Self = Self {
+        phase: Duration::from_secs(25),
+        pace: 1.0,
+    };
 
     /// About ten seconds in all.
-    pub(super) const QUICK: Self = Self { phase: Duration::from_secs(4), pace: 0.3 };
+    pub(super) const QUICK: Self = Self {
+        phase: Duration::from_secs(4),
+        pace: 0.3,
+    };
 
     /// When a phase ends that has requests in flight.
     fn limit(self) -> Duration {
@@ -72,10 +78,18 @@ pub(super) async fn perform(
 ) -> Result<Outcome, Failure> {
     let scene = Scene::start(strategy, plan.pace).await?;
     let (chats, stop) = (plan.chats(), CancellationToken::new());
-    let bounds = Bounds { count: u64::MAX, duration: plan.phase, concurrency: chats.users };
+    let bounds = Bounds {
+        count: u64::MAX,
+        duration: plan.phase,
+        concurrency: chats.users,
+    };
     let run = Run::new(client(&scene)?, bounds, stop.clone());
     let watched = run.clone();
-    let shape = Shape { model: MODEL.to_owned(), stream: true, ignore_eos: false };
+    let shape = Shape {
+        model: MODEL.to_owned(),
+        stream: true,
+        ignore_eos: false,
+    };
     let mut driving = pin!(chats.drive(run, shape));
     let began = Instant::now();
     let mut ending = pin!(ends(drain, began + plan.limit()));
@@ -107,5 +121,8 @@ async fn ends(drain: &Drain, limit: Instant) {
 /// A client with the patience of a person.
 fn client(scene: &Scene) -> Result<Client, Failure> {
     let target = Target::parse(&scene.router()).map_err(LoadError::from)?;
-    Ok(Client::new(target, Limits::answer_within(Duration::from_secs(30))))
+    Ok(Client::new(
+        target,
+        Limits::answer_within(Duration::from_secs(30)),
+    ))
 }

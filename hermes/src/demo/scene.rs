@@ -71,7 +71,13 @@ impl Scene {
         let planes = Planes::start(options, shutdown.drain()).await?;
         let ready = tokio::time::timeout(READY, planes.readiness().ready());
         ready.await.map_err(|_elapsed| Failure::NotReady(READY))?;
-        Ok(Self { engines, _kv_manager: kv_manager, planes, shutdown, trigger })
+        Ok(Self {
+            engines,
+            _kv_manager: kv_manager,
+            planes,
+            shutdown,
+            trigger,
+        })
     }
 
     /// The engines, in order.
@@ -86,7 +92,13 @@ impl Scene {
 
     /// Ends everything, the router first.
     pub(super) async fn stop(self) {
-        let Self { engines, _kv_manager, planes, shutdown, trigger } = self;
+        let Self {
+            engines,
+            _kv_manager,
+            planes,
+            shutdown,
+            trigger,
+        } = self;
         trigger.fire();
         shutdown.run(GRACE).await;
         planes.stop().await;
@@ -115,7 +127,11 @@ async fn start_engines(pace: f64) -> Result<Arc<[EngineHandle]>, Failure> {
 }
 
 /// The configuration that an operator would write for this.
-fn configuration(engines: &[EngineHandle], strategy: &str, kv_manager: &str) -> Result<Config, Failure> {
+fn configuration(
+    engines: &[EngineHandle],
+    strategy: &str,
+    kv_manager: &str,
+) -> Result<Config, Failure> {
     let urls: Vec<String> = engines.iter().map(EngineHandle::url).collect();
     // Other strategies do not ask about caches, and the configuration would say so.
     let asked = match strategy {
@@ -131,10 +147,17 @@ fn configuration(engines: &[EngineHandle], strategy: &str, kv_manager: &str) -> 
 
 /// What the KV manager knows: which share of the prompt each engine holds at this moment.
 fn holders(engines: &[EngineHandle], question: &Question) -> Vec<(String, f64)> {
-    let Question { model, prompt, candidates: _ } = question;
+    let Question {
+        model,
+        prompt,
+        candidates: _,
+    } = question;
     let (json, tokens) = match prompt {
         Prompt::Messages(messages) => (messages.to_string(), tokens_of(messages)),
-        Prompt::Text(text) => (text.as_str().unwrap_or_default().to_owned(), tokens_of(text)),
+        Prompt::Text(text) => (
+            text.as_str().unwrap_or_default().to_owned(),
+            tokens_of(text),
+        ),
     };
     let prompt = match prompt {
         Prompt::Messages(_) => engine::Prompt::Messages(&json),
@@ -142,7 +165,10 @@ fn holders(engines: &[EngineHandle], question: &Question) -> Vec<(String, f64)> 
     };
     let share = |engine: &EngineHandle| {
         let held = engine.held_prefix_tokens(model, prompt);
-        (engine.addr().to_string(), (held as f64 / tokens.max(1) as f64).min(1.0))
+        (
+            engine.addr().to_string(),
+            (held as f64 / tokens.max(1) as f64).min(1.0),
+        )
     };
     engines.iter().map(share).collect()
 }
@@ -151,9 +177,11 @@ fn holders(engines: &[EngineHandle], question: &Question) -> Vec<(String, f64)> 
 fn tokens_of(prompt: &serde_json::Value) -> usize {
     match prompt {
         serde_json::Value::String(text) => text.len().div_ceil(TOKEN_BYTES),
-        serde_json::Value::Array(messages) => {
-            messages.iter().filter_map(|message| message.get("content")).map(tokens_of).sum()
-        }
+        serde_json::Value::Array(messages) => messages
+            .iter()
+            .filter_map(|message| message.get("content"))
+            .map(tokens_of)
+            .sum(),
         _ => 0,
     }
 }
@@ -166,17 +194,31 @@ mod tests {
     async fn the_kv_manager_knows_nothing_of_empty_engines_and_names_them_as_the_router_does() {
         let engines = start_engines(1.0).await.expect("free ports");
         let messages = serde_json::json!([{"role": "user", "content": "hello, hello"}]);
-        let question = Question { model: MODEL.to_owned(), prompt: Prompt::Messages(messages), candidates: Vec::new() };
+        let question = Question {
+            model: MODEL.to_owned(),
+            prompt: Prompt::Messages(messages),
+            candidates: Vec::new(),
+        };
         let known = holders(&engines, &question);
-        let names: Vec<String> = engines.iter().map(|engine| engine.addr().to_string()).collect();
-        assert_eq!(known, names.into_iter().map(|name| (name, 0.0)).collect::<Vec<_>>());
+        let names: Vec<String> = engines
+            .iter()
+            .map(|engine| engine.addr().to_string())
+            .collect();
+        assert_eq!(
+            known,
+            names
+                .into_iter()
+                .map(|name| (name, 0.0))
+                .collect::<Vec<_>>()
+        );
     }
 
     #[tokio::test]
     async fn the_configuration_of_every_strategy_is_right_and_without_warnings() {
         let engines = start_engines(1.0).await.expect("free ports");
         for strategy in super::super::STRATEGIES {
-            let config = configuration(&engines, strategy, "http://127.0.0.1:1").expect("a good configuration");
+            let config = configuration(&engines, strategy, "http://127.0.0.1:1")
+                .expect("a good configuration");
             assert_eq!(config.warnings, Vec::<String>::new());
             assert_eq!(config.pools[0].policy.strategy.name(), strategy);
         }

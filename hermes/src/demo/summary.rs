@@ -17,9 +17,15 @@ impl fmt::Display for Summary<'_> {
         row(f, "TTFT mean", outcomes, |one| ms(one.report.ttft.mean_ms))?;
         row(f, "TTFT p50", outcomes, |one| ms(one.report.ttft.p50_ms))?;
         row(f, "TTFT p99", outcomes, |one| ms(one.report.ttft.p99_ms))?;
-        row(f, "cache hit rate", outcomes, |one| format!("{:.0} %", one.hit_percent()))?;
-        row(f, "requests", outcomes, |one| one.report.requests.to_string())?;
-        row(f, "  unfinished", outcomes, |one| one.unfinished().to_string())?;
+        row(f, "cache hit rate", outcomes, |one| {
+            format!("{:.0} %", one.hit_percent())
+        })?;
+        row(f, "requests", outcomes, |one| {
+            one.report.requests.to_string()
+        })?;
+        row(f, "  unfinished", outcomes, |one| {
+            one.unfinished().to_string()
+        })?;
         row(f, "  errors", outcomes, |one| one.errors().to_string())?;
         write!(f, "\n\n")?;
         self.write_sentence(f)
@@ -59,7 +65,9 @@ fn row(
     cell: impl Fn(&Outcome) -> String,
 ) -> fmt::Result {
     write!(f, "\n{label:<16}")?;
-    outcomes.iter().try_for_each(|one| write!(f, "{:>14}", cell(one)))
+    outcomes
+        .iter()
+        .try_for_each(|one| write!(f, "{:>14}", cell(one)))
 }
 
 fn ms(time: f64) -> String {
@@ -73,21 +81,47 @@ mod tests {
     use super::*;
 
     fn outcome(strategy: &'static str, mean_ms: f64, hit_rate: f64) -> Outcome {
-        let ttft = Times { count: 9, mean_ms, ..Times::default() };
-        Outcome { strategy, report: Report { requests: 9, ok: 9, ttft, hit_rate: Some(hit_rate), ..Report::default() } }
+        let ttft = Times {
+            count: 9,
+            mean_ms,
+            ..Times::default()
+        };
+        Outcome {
+            strategy,
+            report: Report {
+                requests: 9,
+                ok: 9,
+                ttft,
+                hit_rate: Some(hit_rate),
+                ..Report::default()
+            },
+        }
     }
 
     #[test]
     fn a_gain_is_told_with_its_reason() {
-        let text = Summary(&[outcome("round-robin", 900.0, 0.25), outcome("kv-aware", 300.0, 0.9)]).to_string();
-        for part in ["900 ms        300 ms", "3.0 times as fast", "90 % of all prompt tokens", "instead of 25 %"] {
+        let text = Summary(&[
+            outcome("round-robin", 900.0, 0.25),
+            outcome("kv-aware", 300.0, 0.9),
+        ])
+        .to_string();
+        for part in [
+            "900 ms        300 ms",
+            "3.0 times as fast",
+            "90 % of all prompt tokens",
+            "instead of 25 %",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }
 
     #[test]
     fn no_gain_and_an_early_end_are_told_as_they_are() {
-        let text = Summary(&[outcome("round-robin", 300.0, 0.5), outcome("kv-aware", 300.0, 0.5)]).to_string();
+        let text = Summary(&[
+            outcome("round-robin", 300.0, 0.5),
+            outcome("kv-aware", 300.0, 0.5),
+        ])
+        .to_string();
         assert!(text.contains("no faster"), "{text}");
         let early = Summary(&[outcome("round-robin", 1.0, 0.0)]).to_string();
         assert!(early.contains("Ended before kv-aware"), "{early}");

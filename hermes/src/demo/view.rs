@@ -19,7 +19,11 @@ pub(super) enum View {
 impl View {
     /// Takes the screen if the view is `live`; `phase` is how long each phase takes.
     pub(super) fn open(live: bool, phase: Duration) -> io::Result<Self> {
-        Ok(if live { Self::Live(Live::open()?) } else { Self::Plain(Plain::every(phase / 5)) })
+        Ok(if live {
+            Self::Live(Live::open()?)
+        } else {
+            Self::Plain(Plain::every(phase / 5))
+        })
     }
 
     /// Shows a moment, if it is time.

@@ -54,14 +54,34 @@ impl Router {
         std::fs::write(&path, config.to_string()).expect("a directory to write to");
         let any = "127.0.0.1:0";
         let mut command = Command::new(env!("CARGO_BIN_EXE_hermes"));
-        command.args(["serve", "--listen", any, "--admin", any, "--config"]).arg(path).env_clear();
-        command.env("HERMES_LOG", "off").envs(variables.iter().copied());
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the binary is built");
+        command
+            .args(["serve", "--listen", any, "--admin", any, "--config"])
+            .arg(path)
+            .env_clear();
+        command
+            .env("HERMES_LOG", "off")
+            .envs(variables.iter().copied());
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary is built");
         let out = lines(child.stdout.take().expect("it is piped"));
         let line = out.recv_timeout(PATIENCE).expect("a first line");
-        let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("an address, not: {line}")).to_owned();
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_certs_only([]);
-        let router = Self { child, url, http: http.build().expect("a plain client"), _out: out };
+        let url = line
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("an address, not: {line}"))
+            .to_owned();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(PATIENCE)
+            .tls_certs_only([]);
+        let router = Self {
+            child,
+            url,
+            http: http.build().expect("a plain client"),
+            _out: out,
+        };
         router.ready().await;
         router
     }
@@ -70,9 +90,14 @@ impl Router {
     async fn ready(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let models = self.http.get(format!("{}/v1/models", self.url)).header("traceparent", UNSAMPLED);
+            let models = self
+                .http
+                .get(format!("{}/v1/models", self.url))
+                .header("traceparent", UNSAMPLED);
             let response = models.send().await.expect("an answer");
-            if response.status() == 200 && response.text().await.expect("a body").contains("\"sim\"") {
+            if response.status() == 200
+                && response.text().await.expect("a body").contains("\"sim\"")
+            {
                 return;
             }
             assert!(Instant::now() < deadline, "the router knows no model");
@@ -82,8 +107,16 @@ impl Router {
 
     /// A chat with secrets, as a part of the client's trace.
     pub(crate) async fn chat(&self, traceparent: &str, body: &Json) -> Response {
-        let chat = self.http.post(format!("{}/v1/chat/completions", self.url)).json(body).bearer_auth(KEY);
-        chat.header("traceparent", traceparent).header("tracestate", STATE).send().await.expect("an answer")
+        let chat = self
+            .http
+            .post(format!("{}/v1/chat/completions", self.url))
+            .json(body)
+            .bearer_auth(KEY);
+        chat.header("traceparent", traceparent)
+            .header("tracestate", STATE)
+            .send()
+            .await
+            .expect("an answer")
     }
 
     /// Asks it to end as an operator would, and answers how it ended, and how long that took.

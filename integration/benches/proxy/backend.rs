@@ -43,10 +43,19 @@ impl Backend {
     /// Starts this binary as a backend and waits until it listens.
     pub async fn start() -> Result<Self, BenchError> {
         let mut child = process::itself("backend").map_err(failed("start a backend"))?;
-        let stdout = child.stdout.take().expect("the output of this binary's roles is piped");
+        let stdout = child
+            .stdout
+            .take()
+            .expect("the output of this binary's roles is piped");
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).await.map_err(failed("read a backend's address"))?;
-        Ok(Self { url: format!("http://{}", line.trim()), _process: child })
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .await
+            .map_err(failed("read a backend's address"))?;
+        Ok(Self {
+            url: format!("http://{}", line.trim()),
+            _process: child,
+        })
     }
 
     /// `HOST:PORT`.
@@ -83,10 +92,15 @@ async fn converse(stream: TcpStream, held: Arc<AtomicUsize>) {
     }
     let service = service_fn(move |request| answer(request, Arc::clone(&held)));
     // A peer that goes away in the middle is no business of a backend.
-    _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
-async fn answer(request: Request<Incoming>, held: Arc<AtomicUsize>) -> Result<Response<Body>, hyper::Error> {
+async fn answer(
+    request: Request<Incoming>,
+    held: Arc<AtomicUsize>,
+) -> Result<Response<Body>, hyper::Error> {
     let (head, body) = request.into_parts();
     if head.method != Method::POST {
         return Ok(look_up(head.uri.path()));
@@ -94,7 +108,9 @@ async fn answer(request: Request<Incoming>, held: Arc<AtomicUsize>) -> Result<Re
     let body = body.collect().await?.to_bytes();
     if head.uri.path() == "/held" {
         let count = held.load(Ordering::Relaxed);
-        return Ok(json(Bytes::from(format!(r#"{{"choices":[{{"message":{{"content":"{count}"}}}}]}}"#))));
+        return Ok(json(Bytes::from(format!(
+            r#"{{"choices":[{{"message":{{"content":"{count}"}}}}]}}"#
+        ))));
     }
     let has = |text: &str| memchr::memmem::find(&body, text.as_bytes()).is_some();
     if !has(r#""stream":true"#) {
@@ -144,7 +160,10 @@ fn hold_open(held: Arc<AtomicUsize>) -> Response<Body> {
         let _open = open;
         std::future::pending().await
     });
-    respond("text/event-stream", StreamBody::new(first.chain(silence)).boxed_unsync())
+    respond(
+        "text/event-stream",
+        StreamBody::new(first.chain(silence)).boxed_unsync(),
+    )
 }
 
 /// Counts an open stream for as long as its body lives.
@@ -157,5 +176,8 @@ impl Drop for Held {
 }
 
 fn respond(kind: &'static str, body: Body) -> Response<Body> {
-    Response::builder().header("content-type", kind).body(body).expect("a constant header is valid")
+    Response::builder()
+        .header("content-type", kind)
+        .body(body)
+        .expect("a constant header is valid")
 }

@@ -24,10 +24,17 @@ pub struct Plan {
 
 impl Plan {
     /// Numbers to publish.
-    pub const FULL: Self = Self { rounds: 3, measurement: Duration::from_secs(3), warm_up: Duration::from_millis(500) };
+    pub const FULL: Self = Self {
+        rounds: 3,
+        measurement: Duration::from_secs(3),
+        warm_up: Duration::from_millis(500),
+    };
     /// Numbers to look at.
-    pub const QUICK: Self =
-        Self { rounds: 1, measurement: Duration::from_secs(1), warm_up: Duration::from_millis(200) };
+    pub const QUICK: Self = Self {
+        rounds: 1,
+        measurement: Duration::from_secs(1),
+        warm_up: Duration::from_millis(200),
+    };
 }
 
 /// A row of the table.
@@ -60,26 +67,51 @@ pub struct Sample {
 }
 
 impl Cell {
-    const SMALL_8: Self = Self { kind: Kind::Small, connections: 8 };
-    const STREAM_8: Self = Self { kind: Kind::Stream, connections: 8 };
-    const LONG_200: Self = Self { kind: Kind::Long, connections: 200 };
+    const SMALL_8: Self = Self {
+        kind: Kind::Small,
+        connections: 8,
+    };
+    const STREAM_8: Self = Self {
+        kind: Kind::Stream,
+        connections: 8,
+    };
+    const LONG_200: Self = Self {
+        kind: Kind::Long,
+        connections: 200,
+    };
 
     /// What is sent before anything is measured: memory that a proxy takes once for large bodies is not the cost of one.
     pub const WARM_UP: [Self; 3] = [Self::SMALL_8, Self::STREAM_8, Self::LONG_200];
 
     /// All rows.
     pub const ALL: [Self; 7] = [
-        Self { kind: Kind::Small, connections: 1 },
+        Self {
+            kind: Kind::Small,
+            connections: 1,
+        },
         Self::SMALL_8,
-        Self { kind: Kind::Small, connections: 64 },
-        Self { kind: Kind::Stream, connections: 1 },
+        Self {
+            kind: Kind::Small,
+            connections: 64,
+        },
+        Self {
+            kind: Kind::Stream,
+            connections: 1,
+        },
         Self::STREAM_8,
-        Self { kind: Kind::Stream, connections: 64 },
+        Self {
+            kind: Kind::Stream,
+            connections: 64,
+        },
         Self::LONG_200,
     ];
 
     /// Runs the load for `time` and reads what the contender's processes have used for it.
-    pub async fn measure(self, contender: &Contender, time: Duration) -> Result<Sample, BenchError> {
+    pub async fn measure(
+        self,
+        contender: &Contender,
+        time: Duration,
+    ) -> Result<Sample, BenchError> {
         let before = contender.usage();
         let report = self.load(&contender.url, time).await?;
         let cpu = contender.usage().cpu.saturating_sub(before.cpu);
@@ -100,7 +132,16 @@ impl Cell {
         };
         let own = std::env::current_exe().map_err(failed("find this binary"))?;
         let child = Command::new(own)
-            .args(["load", "--json", "--timeout", "20", "--target", url, "--workload", workload])
+            .args([
+                "load",
+                "--json",
+                "--timeout",
+                "20",
+                "--target",
+                url,
+                "--workload",
+                workload,
+            ])
             .args(["--connections", &self.connections.to_string()])
             .args(["--duration", &time.as_secs_f64().to_string()])
             .stdin(Stdio::null())

@@ -39,10 +39,13 @@ pub struct Contender {
 impl Contender {
     /// What all its processes have used.
     pub fn usage(&self) -> Usage {
-        self.processes.iter().map(Tree::usage).fold(Usage::default(), |sum, usage| Usage {
-            cpu: sum.cpu + usage.cpu,
-            resident_kib: sum.resident_kib + usage.resident_kib,
-        })
+        self.processes
+            .iter()
+            .map(Tree::usage)
+            .fold(Usage::default(), |sum, usage| Usage {
+                cpu: sum.cpu + usage.cpu,
+                resident_kib: sum.resident_kib + usage.resident_kib,
+            })
     }
 
     /// Whether this is no proxy at all, but the floor to compare with.
@@ -96,7 +99,12 @@ impl Wanted {
     /// Starts all that are wanted and installed, and waits until each serves.
     pub async fn start(&self, backends: &[Backend]) -> Result<Vec<Contender>, BenchError> {
         let hermes = self.hermes.clone().unwrap_or_else(hermes::default_binary);
-        let direct = Contender { name: "direct", url: backends[0].url.clone(), processes: Vec::new(), _files: None };
+        let direct = Contender {
+            name: "direct",
+            url: backends[0].url.clone(),
+            processes: Vec::new(),
+            _files: None,
+        };
         let mut contenders = vec![direct];
         for recipe in peers::RECIPES.iter().chain(hermes::RECIPES) {
             if !self.only.is_empty() && !self.only.iter().any(|name| name == recipe.name) {
@@ -111,33 +119,67 @@ impl Wanted {
     }
 }
 
-async fn start(recipe: &Recipe, hermes: &Path, backends: &[Backend]) -> Result<Contender, BenchError> {
+async fn start(
+    recipe: &Recipe,
+    hermes: &Path,
+    backends: &[Backend],
+) -> Result<Contender, BenchError> {
     let files = TempDir::new().map_err(failed("make a folder for its files"))?;
     let port = free_port().map_err(failed("find a free port"))?;
-    let site = Site { hermes, backends, folder: files.path(), port };
+    let site = Site {
+        hermes,
+        backends,
+        folder: files.path(),
+        port,
+    };
     let commands = (recipe.start)(&site).map_err(failed("prepare it"))?;
     if let Some(missing) = commands.iter().find(|command| !command.program.exists()) {
         let missing = missing.program.display();
-        return Err(failed("start it")(io::Error::other(format!("there is no {missing}"))));
+        return Err(failed("start it")(io::Error::other(format!(
+            "there is no {missing}"
+        ))));
     }
     let log = files.path().join("log");
-    let started = commands.iter().map(|command| Tree::start(&command.program, &command.args, &log));
-    let processes = started.collect::<io::Result<Vec<_>>>().map_err(failed("start it"))?;
+    let started = commands
+        .iter()
+        .map(|command| Tree::start(&command.program, &command.args, &log));
+    let processes = started
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(failed("start it"))?;
     let url = format!("http://{}", site.listen());
     if !serves(&url).await {
         let log = std::fs::read_to_string(&log).unwrap_or_default();
         let last: Vec<&str> = log.lines().rev().take(5).collect();
-        return Err(failed("get an answer from it")(io::Error::other(last.join(" | "))));
+        return Err(failed("get an answer from it")(io::Error::other(
+            last.join(" | "),
+        )));
     }
-    Ok(Contender { name: recipe.name, url, processes, _files: Some(files) })
+    Ok(Contender {
+        name: recipe.name,
+        url,
+        processes,
+        _files: Some(files),
+    })
 }
 
 /// Asks until a chat request is answered well.
 async fn serves(url: &str) -> bool {
-    let Ok(target) = Target::parse(url) else { return false };
+    let Ok(target) = Target::parse(url) else {
+        return false;
+    };
     let client = Client::new(target, Limits::answer_within(Duration::from_secs(5)));
-    let shape = Shape { model: "sim".to_owned(), stream: false, ignore_eos: false };
-    let call = shape.chat(&[Message { role: "user", content: "ready?".to_owned() }], 1);
+    let shape = Shape {
+        model: "sim".to_owned(),
+        stream: false,
+        ignore_eos: false,
+    };
+    let call = shape.chat(
+        &[Message {
+            role: "user",
+            content: "ready?".to_owned(),
+        }],
+        1,
+    );
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
         if client.send(call.clone(), Instant::now()).await.outcome == Outcome::Ok {

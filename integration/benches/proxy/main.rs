@@ -11,7 +11,10 @@
 //! peers with `benches/peers/install`.
 //!
 //! Run: `cargo bench -p hermes-integration --bench proxy -- [--quick] [--hermes target/release/hermes]`
-#![expect(unreachable_pub, reason = "a binary: its modules talk to each other and to nobody else")]
+#![expect(
+    unreachable_pub,
+    reason = "a binary: its modules talk to each other and to nobody else"
+)]
 
 mod backend;
 mod cell;
@@ -77,7 +80,10 @@ struct BenchArgs {
 #[derive(Debug, thiserror::Error)]
 enum BenchError {
     #[error("cannot {what}: {source}")]
-    Io { what: &'static str, source: io::Error },
+    Io {
+        what: &'static str,
+        source: io::Error,
+    },
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error("the load process ended without a report: {0}")]
@@ -104,7 +110,9 @@ async fn main() -> ExitCode {
             _ = tokio::signal::ctrl_c() => Ok(()),
         },
     };
-    let Err(error) = done else { return ExitCode::SUCCESS };
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
     say(&format!("proxy bench: {error}"));
     ExitCode::FAILURE
 }
@@ -123,13 +131,19 @@ fn say_address(address: SocketAddr) -> io::Result<()> {
 }
 
 async fn report(args: &LoadArgs) -> Result<(), BenchError> {
-    load(args).await?.write(true, &mut io::stdout()).map_err(failed("write the report"))
+    load(args)
+        .await?
+        .write(true, &mut io::stdout())
+        .map_err(failed("write the report"))
 }
 
 async fn compare(args: &BenchArgs) -> Result<(), BenchError> {
     let backends = [Backend::start().await?, Backend::start().await?];
     let plan = if args.quick { Plan::QUICK } else { Plan::FULL };
-    let wanted = Wanted { hermes: args.hermes.clone(), only: args.only.clone() };
+    let wanted = Wanted {
+        hermes: args.hermes.clone(),
+        only: args.only.clone(),
+    };
     let contenders = wanted.start(&backends).await?;
     if contenders.iter().all(Contender::is_direct) {
         return Err(BenchError::Nobody);
@@ -150,11 +164,17 @@ async fn compare(args: &BenchArgs) -> Result<(), BenchError> {
         for round in 1..=plan.rounds {
             say(&format!("{cell}, round {round} of {}", plan.rounds));
             for contender in &contenders {
-                results.sample(cell, contender, cell.measure(contender, plan.measurement).await?);
+                results.sample(
+                    cell,
+                    contender,
+                    cell.measure(contender, plan.measurement).await?,
+                );
             }
         }
     }
     write!(io::stdout(), "{results}").map_err(failed("write the table"))?;
-    let Some(path) = &args.json else { return Ok(()) };
+    let Some(path) = &args.json else {
+        return Ok(());
+    };
     std::fs::write(path, results.json()).map_err(failed("write the JSON file"))
 }

@@ -45,8 +45,24 @@ pub async fn measure(contender: &Contender, backends: &[Backend]) -> Result<Memo
     let _load = Command::new("/bin/sh")
         .args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#])
         .arg(own)
-        .args(["load", "--json", "--workload", "stream", "--timeout", "60", "--target", &contender.url])
-        .args(["--model", HELD_MODEL, "--connections", &STREAMS.to_string(), "--count", &STREAMS.to_string()])
+        .args([
+            "load",
+            "--json",
+            "--workload",
+            "stream",
+            "--timeout",
+            "60",
+            "--target",
+            &contender.url,
+        ])
+        .args([
+            "--model",
+            HELD_MODEL,
+            "--connections",
+            &STREAMS.to_string(),
+            "--count",
+            &STREAMS.to_string(),
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true)
@@ -60,7 +76,10 @@ pub async fn measure(contender: &Contender, backends: &[Backend]) -> Result<Memo
     }
     let open_kib = (open >= STREAMS).then(|| contender.usage().resident_kib);
     if open_kib.is_none() {
-        say(&format!("{}: only {open} of {STREAMS} streams opened within {DEADLINE:?}", contender.name));
+        say(&format!(
+            "{}: only {open} of {STREAMS} streams opened within {DEADLINE:?}",
+            contender.name
+        ));
     }
     Ok(Memory { idle_kib, open_kib })
 }
@@ -69,11 +88,20 @@ pub async fn measure(contender: &Contender, backends: &[Backend]) -> Result<Memo
 async fn held(backends: &[Backend]) -> u64 {
     let mut all = 0;
     for backend in backends {
-        let Ok(target) = Target::parse(&backend.url) else { continue };
+        let Ok(target) = Target::parse(&backend.url) else {
+            continue;
+        };
         let client = Client::new(target, Limits::answer_within(Duration::from_secs(5)));
-        let call = Call { path: "/held", body: bytes::Bytes::from_static(b"{}"), keep_text: true };
+        let call = Call {
+            path: "/held",
+            body: bytes::Bytes::from_static(b"{}"),
+            keep_text: true,
+        };
         let answer = client.send(call, Instant::now()).await;
-        all += answer.text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        all += answer
+            .text
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or(0);
     }
     all
 }

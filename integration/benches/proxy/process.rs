@@ -37,7 +37,10 @@ pub struct Usage {
 impl Tree {
     /// Starts `program`, its output going to `log`, with as many open files as the system grants.
     pub fn start(program: &Path, args: &[String], log: &Path) -> io::Result<Self> {
-        let log = std::fs::File::options().create(true).append(true).open(log)?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)?;
         let child = Command::new("/bin/sh")
             .args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#])
             .arg(program)
@@ -47,8 +50,13 @@ impl Tree {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()?;
-        let root = child.id().ok_or_else(|| io::Error::other("the process has no id"))?;
-        Ok(Self { root, _child: child })
+        let root = child
+            .id()
+            .ok_or_else(|| io::Error::other("the process has no id"))?;
+        Ok(Self {
+            root,
+            _child: child,
+        })
     }
 
     /// What the whole tree has used.
@@ -69,7 +77,11 @@ impl Drop for Tree {
         let pids = descendants(&Entry::all(), self.root);
         // Benches need no grace, and a parent that is killed first could not start more.
         let pids = pids.iter().map(u32::to_string);
-        _ = std::process::Command::new("kill").arg("-KILL").args(pids).stderr(Stdio::null()).status();
+        _ = std::process::Command::new("kill")
+            .arg("-KILL")
+            .args(pids)
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
@@ -81,8 +93,12 @@ struct Entry {
 
 impl Entry {
     fn all() -> BTreeMap<u32, Self> {
-        let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
-        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let Ok(entries) = std::fs::read_dir("/proc") else {
+            return BTreeMap::new();
+        };
+        let pids = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter_map(|pid: u32| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             Some((pid, Self::parse(&stat)?))
@@ -95,8 +111,15 @@ impl Entry {
     fn parse(stat: &str) -> Option<Self> {
         let (_, fields) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-        let ticks = fields.get(11..15)?.iter().filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
-        Some(Self { parent: fields.get(1)?.parse().ok()?, cpu: Duration::from_millis(ticks * MILLIS_PER_TICK) })
+        let ticks = fields
+            .get(11..15)?
+            .iter()
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum::<u64>();
+        Some(Self {
+            parent: fields.get(1)?.parse().ok()?,
+            cpu: Duration::from_millis(ticks * MILLIS_PER_TICK),
+        })
     }
 }
 
@@ -105,10 +128,18 @@ const MILLIS_PER_TICK: u64 = 10;
 
 /// `root` and all below it that are alive.
 fn descendants(all: &BTreeMap<u32, Entry>, root: u32) -> Vec<u32> {
-    let mut found: Vec<u32> = all.contains_key(&root).then_some(root).into_iter().collect();
+    let mut found: Vec<u32> = all
+        .contains_key(&root)
+        .then_some(root)
+        .into_iter()
+        .collect();
     let mut next = 0;
     while let Some(&parent) = found.get(next) {
-        found.extend(all.iter().filter(|(_, entry)| entry.parent == parent).map(|(&pid, _)| pid));
+        found.extend(
+            all.iter()
+                .filter(|(_, entry)| entry.parent == parent)
+                .map(|(&pid, _)| pid),
+        );
         next += 1;
     }
     found
@@ -117,5 +148,6 @@ fn descendants(all: &BTreeMap<u32, Entry>, root: u32) -> Vec<u32> {
 fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0)
+    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok())
+        .unwrap_or(0)
 }

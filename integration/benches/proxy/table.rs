@@ -21,12 +21,19 @@ impl Results {
     /// Nothing measured yet; columns are in the order of `contenders`.
     pub fn new(contenders: &[Contender]) -> Self {
         let names = contenders.iter().map(|contender| contender.name).collect();
-        Self { names, samples: BTreeMap::new(), memory: BTreeMap::new() }
+        Self {
+            names,
+            samples: BTreeMap::new(),
+            memory: BTreeMap::new(),
+        }
     }
 
     /// Adds a round's sample.
     pub fn sample(&mut self, cell: Cell, contender: &Contender, sample: Sample) {
-        self.samples.entry((cell, contender.name)).or_default().push(sample);
+        self.samples
+            .entry((cell, contender.name))
+            .or_default()
+            .push(sample);
     }
 
     /// Adds a contender's memory.
@@ -43,7 +50,8 @@ impl Results {
             json!({"proxy": name, "idle_kib": memory.idle_kib, "open_kib": memory.open_kib,
                    "per_stream_kib": memory.per_stream_kib()})
         });
-        let all = json!({"requests": samples.collect::<Vec<_>>(), "memory": memory.collect::<Vec<_>>()});
+        let all =
+            json!({"requests": samples.collect::<Vec<_>>(), "memory": memory.collect::<Vec<_>>()});
         format!("{all:#}\n")
     }
 
@@ -57,10 +65,18 @@ impl Results {
         for cell in Cell::ALL {
             write!(out, "| {cell} |")?;
             for &name in &self.names {
-                let samples = self.samples.get(&(cell, name)).map(Vec::as_slice).unwrap_or_default();
+                let samples = self
+                    .samples
+                    .get(&(cell, name))
+                    .map(Vec::as_slice)
+                    .unwrap_or_default();
                 let median = Sample::median(samples);
                 // A number got while requests failed is not the cost of serving them.
-                let mark = if median.failed > 0 { format!(" ({} failed)", median.failed) } else { String::new() };
+                let mark = if median.failed > 0 {
+                    format!(" ({} failed)", median.failed)
+                } else {
+                    String::new()
+                };
                 write!(out, " {}{mark} |", number(&median))?;
             }
             writeln!(out)?;
@@ -76,7 +92,14 @@ impl Results {
         let mib = |kib: u64| (kib > 0).then(|| format!("{:.1}", kib as f64 / 1024.0));
         write!(out, "| idle, MiB |")?;
         for name in &self.names {
-            write!(out, " {} |", self.memory.get(name).and_then(|memory| mib(memory.idle_kib)).unwrap_or_default())?;
+            write!(
+                out,
+                " {} |",
+                self.memory
+                    .get(name)
+                    .and_then(|memory| mib(memory.idle_kib))
+                    .unwrap_or_default()
+            )?;
         }
         write!(out, "\n| per open stream, KiB |")?;
         for name in &self.names {
@@ -94,9 +117,15 @@ impl Results {
 
 impl fmt::Display for Results {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write_table(out, "CPU µs per request", |sample| format!("{:.0}", sample.cpu_us))?;
-        self.write_table(out, "p50 / p99, ms", |sample| format!("{:.2} / {:.2}", sample.p50_ms, sample.p99_ms))?;
-        self.write_table(out, "requests per second", |sample| format!("{:.0}", sample.rps))?;
+        self.write_table(out, "CPU µs per request", |sample| {
+            format!("{:.0}", sample.cpu_us)
+        })?;
+        self.write_table(out, "p50 / p99, ms", |sample| {
+            format!("{:.2} / {:.2}", sample.p50_ms, sample.p99_ms)
+        })?;
+        self.write_table(out, "requests per second", |sample| {
+            format!("{:.0}", sample.rps)
+        })?;
         self.write_memory(out)
     }
 }

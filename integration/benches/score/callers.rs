@@ -12,7 +12,9 @@ use std::{
 
 use hdrhistogram::Histogram;
 use hermes_core::dice::Dice;
-use hermes_proto::v1::{ScoreRequest, ScoreRequests, router_client::RouterClient, score_response::Answer};
+use hermes_proto::v1::{
+    ScoreRequest, ScoreRequests, router_client::RouterClient, score_response::Answer,
+};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -71,14 +73,23 @@ pub(crate) async fn drive(replica: SocketAddr, callers: usize, prompts: Prompts)
         tokio::time::sleep(WARM_UP).await;
     }
     tokio::time::sleep(WARM_UP).await;
-    let (before, from) = (board.next.load(Ordering::Relaxed), (cpu(SERVER), cpu(CLIENT)));
+    let (before, from) = (
+        board.next.load(Ordering::Relaxed),
+        (cpu(SERVER), cpu(CLIENT)),
+    );
     let start = Instant::now();
     board.measuring.store(true, Ordering::Relaxed);
     tokio::time::sleep(MEASURED).await;
     let calls = board.next.load(Ordering::Relaxed) - before;
     let (server, client) = (cpu(SERVER) - from.0, cpu(CLIENT) - from.1);
     let latency = board.latency.lock().clone();
-    Figures { calls, took: start.elapsed(), latency, server, client }
+    Figures {
+        calls,
+        took: start.elapsed(),
+        latency,
+        server,
+        client,
+    }
 }
 
 /// One caller: asks, waits, asks again.
@@ -92,16 +103,25 @@ async fn call(calls: mpsc::Sender<Call>, board: Arc<Board>) {
             return;
         }
         if board.measuring.load(Ordering::Relaxed) {
-            board.latency.lock().saturating_record(start.elapsed().as_nanos() as u64 / 100);
+            board
+                .latency
+                .lock()
+                .saturating_record(start.elapsed().as_nanos() as u64 / 100);
         }
     }
 }
 
 /// Opens the stream: what is queued goes out as one batch, and answers find their callers by id.
 async fn connect(replica: SocketAddr, mut queue: mpsc::Receiver<Call>, tasks: &mut JoinSet<()>) {
-    let mut client = RouterClient::connect(format!("http://{replica}")).await.expect("the replica listens");
+    let mut client = RouterClient::connect(format!("http://{replica}"))
+        .await
+        .expect("the replica listens");
     let (batches, sent) = mpsc::channel(4);
-    let mut answers = client.score(ReceiverStream::new(sent)).await.expect("a score stream").into_inner();
+    let mut answers = client
+        .score(ReceiverStream::new(sent))
+        .await
+        .expect("a score stream")
+        .into_inner();
     let waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>> = Arc::default();
     let done: Arc<Mutex<Vec<u64>>> = Arc::default();
     let (callers, ended) = (Arc::clone(&waiting), Arc::clone(&done));
@@ -114,7 +134,11 @@ async fn connect(replica: SocketAddr, mut queue: mpsc::Receiver<Call>, tasks: &m
             };
             let requests = calls.drain(..).map(register).collect();
             let cancels = std::mem::take(&mut *ended.lock());
-            if batches.send(ScoreRequests { requests, cancels }).await.is_err() {
+            if batches
+                .send(ScoreRequests { requests, cancels })
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -122,7 +146,10 @@ async fn connect(replica: SocketAddr, mut queue: mpsc::Receiver<Call>, tasks: &m
     tasks.spawn(async move {
         while let Ok(Ok(Some(batch))) = timeout(SOON, answers.message()).await {
             for response in batch.responses {
-                assert!(matches!(response.answer, Some(Answer::Chosen(_))), "{response:?}");
+                assert!(
+                    matches!(response.answer, Some(Answer::Chosen(_))),
+                    "{response:?}"
+                );
                 done.lock().push(response.id);
                 if let Some(caller) = waiting.lock().remove(&response.id) {
                     // A caller that is gone needs no answer.
@@ -136,11 +163,16 @@ async fn connect(replica: SocketAddr, mut queue: mpsc::Receiver<Call>, tasks: &m
 impl Prompts {
     /// New ones for ever.
     pub(crate) const fn unseen(hashes: usize) -> Self {
-        Self { hashes, count: None }
+        Self {
+            hashes,
+            count: None,
+        }
     }
 
     fn request(self, id: u64) -> ScoreRequest {
-        let prompt = self.count.map_or(id, |count| id.wrapping_mul(STRIDE) % count as u64);
+        let prompt = self
+            .count
+            .map_or(id, |count| id.wrapping_mul(STRIDE) % count as u64);
         let mut dice = Dice::new(prompt);
         ScoreRequest {
             id,

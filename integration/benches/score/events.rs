@@ -34,7 +34,11 @@ impl Tellers {
     pub(crate) fn start(endpoints: usize) -> Self {
         let at = |address: IpAddr, port| {
             let publish = SocketAddr::new(address, port);
-            let config = KvEventsConfig { publish, replay: None, ..KvEventsConfig::default() };
+            let config = KvEventsConfig {
+                publish,
+                replay: None,
+                ..KvEventsConfig::default()
+            };
             LonePublisher::start(config, BLOCK_TOKENS).expect("a free port")
         };
         let first = at(address(0), 0);
@@ -54,7 +58,9 @@ impl Tellers {
                 tokio::time::sleep(ROUND).await;
             }
         };
-        timeout(CONNECT, all).await.expect("every endpoint's events are followed");
+        timeout(CONNECT, all)
+            .await
+            .expect("every endpoint's events are followed");
     }
 
     /// Store and remove in turn, at an even pace, for ever.
@@ -63,7 +69,10 @@ impl Tellers {
         let mut held = vec![VecDeque::<Vec<u64>>::new(); self.0.len()];
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let at_once = self.0.len().div_ceil((ROUND.as_micros() / TICK.as_micros()) as usize);
+        let at_once = self
+            .0
+            .len()
+            .div_ceil((ROUND.as_micros() / TICK.as_micros()) as usize);
         let tellers: Vec<usize> = (0..self.0.len()).collect();
         for some in tellers.chunks(at_once).cycle() {
             ticks.tick().await;
@@ -81,7 +90,9 @@ impl Tellers {
             return publisher.remove(&names);
         }
         let names: Vec<u64> = (0..BATCH).map(|_| dice.roll()).collect();
-        let tokens: Vec<u32> = (0..BATCH * BLOCK_TOKENS).map(|_| dice.below(150_000) as u32).collect();
+        let tokens: Vec<u32> = (0..BATCH * BLOCK_TOKENS)
+            .map(|_| dice.below(150_000) as u32)
+            .collect();
         publisher.store(&names, &tokens);
         held.push_back(names);
     }

@@ -19,7 +19,10 @@ pub(crate) fn cpu(name: &str) -> Duration {
     let of_thread = |folder: fs::DirEntry| {
         let read = |file: &str| fs::read_to_string(folder.path().join(file)).unwrap_or_default();
         // The first number of schedstat is time on the CPU in nanoseconds.
-        let nanos: Option<u64> = read("schedstat").split(' ').next().and_then(|nanos| nanos.parse().ok());
+        let nanos: Option<u64> = read("schedstat")
+            .split(' ')
+            .next()
+            .and_then(|nanos| nanos.parse().ok());
         nanos.filter(|_| read("comm").trim() == name)
     };
     Duration::from_nanos(threads.flatten().filter_map(of_thread).sum())
@@ -31,6 +34,11 @@ impl fmt::Display for Figures {
         let per_call = |cpu: Duration| cpu.as_secs_f64() * 1e6 / self.calls.max(1) as f64;
         let rate = self.calls as f64 / self.took.as_secs_f64();
         let (server, client) = (per_call(self.server), per_call(self.client));
-        write!(f, "{rate:.0} | {:.0} | {:.0} | {server:.1} | {client:.1}", micros(0.5), micros(0.99))
+        write!(
+            f,
+            "{rate:.0} | {:.0} | {:.0} | {server:.1} | {client:.1}",
+            micros(0.5),
+            micros(0.99)
+        )
     }
 }

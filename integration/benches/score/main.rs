@@ -36,17 +36,34 @@ fn main() {
     head("Prompts that nobody has seen, 100 endpoints", "hashes");
     for callers in [1, 8, 64, 512] {
         for hashes in [16, LONG] {
-            row(callers, hashes, &measure(100, Prompts::unseen(hashes), callers, false));
+            row(
+                callers,
+                hashes,
+                &measure(100, Prompts::unseen(hashes), callers, false),
+            );
         }
     }
-    let known = Prompts { hashes: LONG, count: Some(BLOCKS / LONG) };
-    head("Prompts of 8,192 tokens, an index of 1,000,000 blocks", "endpoints");
+    let known = Prompts {
+        hashes: LONG,
+        count: Some(BLOCKS / LONG),
+    };
+    head(
+        "Prompts of 8,192 tokens, an index of 1,000,000 blocks",
+        "endpoints",
+    );
     for endpoints in [100, 1_000] {
         for callers in [1, 8, 64] {
-            row(callers, endpoints, &measure(endpoints, known, callers, false));
+            row(
+                callers,
+                endpoints,
+                &measure(endpoints, known, callers, false),
+            );
         }
     }
-    head("The same, while 200,000 blocks a second come in as KV events", "endpoints");
+    head(
+        "The same, while 200,000 blocks a second come in as KV events",
+        "endpoints",
+    );
     for callers in [1, 8, 64] {
         row(callers, 100, &measure(100, known, callers, true));
     }
@@ -54,7 +71,9 @@ fn main() {
 
 fn head(title: &str, column: &str) {
     println!("\n{title}\n");
-    println!("| callers | {column} | calls/s | p50 µs | p99 µs | server CPU µs/call | client CPU µs/call |");
+    println!(
+        "| callers | {column} | calls/s | p50 µs | p99 µs | server CPU µs/call | client CPU µs/call |"
+    );
     println!("|---|---|---|---|---|---|---|");
 }
 
@@ -65,10 +84,17 @@ fn row(callers: usize, what: usize, figures: &Figures) {
 fn measure(endpoints: usize, prompts: Prompts, callers: usize, told: bool) -> Figures {
     let (server, client) = (worker(SERVER), worker(CLIENT));
     let tellers = told.then(|| client.block_on(async { Tellers::start(endpoints) }));
-    let stage = Stage::start(&server, endpoints, BLOCKS / endpoints, tellers.as_ref().map(Tellers::port));
+    let stage = Stage::start(
+        &server,
+        endpoints,
+        BLOCKS / endpoints,
+        tellers.as_ref().map(Tellers::port),
+    );
     if let Some(tellers) = tellers {
         client.block_on(tellers.heard());
         client.spawn(tellers.tell());
     }
-    client.block_on(client.spawn(callers::drive(stage.grpc(), callers, prompts))).expect("no panic")
+    client
+        .block_on(client.spawn(callers::drive(stage.grpc(), callers, prompts)))
+        .expect("no panic")
 }

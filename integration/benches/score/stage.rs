@@ -29,23 +29,41 @@ pub(crate) struct Stage {
 
 /// A runtime of one thread of this name.
 pub(crate) fn worker(name: &str) -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build().expect("a runtime")
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 impl Stage {
     /// Endpoints cache `blocks` blocks each, and publish KV events at `events`, if at all.
-    pub(crate) fn start(server: &Runtime, endpoints: usize, blocks: usize, events: Option<u16>) -> Self {
+    pub(crate) fn start(
+        server: &Runtime,
+        endpoints: usize,
+        blocks: usize,
+        events: Option<u16>,
+    ) -> Self {
         let listen = |endpoint| TcpListener::bind((address(endpoint), 0)).expect("a free port");
         let engines: Vec<TcpListener> = (0..endpoints).map(listen).collect();
-        let options = Options { admin: None, ..Options::local(ConfigSource::Value(config(&engines, blocks, events))) };
+        let options = Options {
+            admin: None,
+            ..Options::local(ConfigSource::Value(config(&engines, blocks, events)))
+        };
         let bound = server.block_on(async {
             let started = server.spawn(ControlPlane::start(options, Drain::default()));
             let bound = started.await.expect("no panic").expect("it starts");
-            timeout(START, bound.readiness.ready()).await.expect("static endpoints are known at once");
+            timeout(START, bound.readiness.ready())
+                .await
+                .expect("static endpoints are known at once");
             tokio::time::sleep(SETTLE).await;
             bound
         });
-        Self { bound, _engines: engines }
+        Self {
+            bound,
+            _engines: engines,
+        }
     }
 
     /// Where proxies connect.
@@ -61,11 +79,16 @@ pub(crate) fn address(endpoint: usize) -> IpAddr {
 }
 
 fn config(engines: &[TcpListener], blocks: usize, events: Option<u16>) -> Config {
-    let url = |engine: &TcpListener| format!("'http://{}'", engine.local_addr().expect("it is bound"));
+    let url =
+        |engine: &TcpListener| format!("'http://{}'", engine.local_addr().expect("it is bound"));
     let urls: Vec<String> = engines.iter().map(url).collect();
-    let strategy = format!("strategy: {{name: kv-aware, usualCache: {}}}", blocks * BLOCK_TOKENS);
-    let events =
-        events.map_or_else(String::new, |port| format!(", kvEvents: {{port: {port}, replayPort: 0, ranks: 1}}"));
+    let strategy = format!(
+        "strategy: {{name: kv-aware, usualCache: {}}}",
+        blocks * BLOCK_TOKENS
+    );
+    let events = events.map_or_else(String::new, |port| {
+        format!(", kvEvents: {{port: {port}, replayPort: 0, ranks: 1}}")
+    });
     let text = format!(
         "pools: [{{name: chat, models: [m], metrics: {{enabled: false}}, {strategy}{events}, endpoints: [{}]}}]",
         urls.join(", ")

@@ -16,7 +16,10 @@ impl Collection {
     pub fn of<K: k8s_openapi::Resource>() -> Self {
         let tree = if K::GROUP.is_empty() { "api" } else { "apis" };
         let root = format!("/{tree}/{}", K::API_VERSION);
-        Self { root, plural: K::URL_PATH_SEGMENT.to_owned() }
+        Self {
+            root,
+            plural: K::URL_PATH_SEGMENT.to_owned(),
+        }
     }
 
     /// Reads `ROOT/namespaces/NAMESPACE/PLURAL` and `ROOT/PLURAL`; the second means all namespaces.
@@ -33,7 +36,10 @@ impl Collection {
             [plural] => (None, plural),
             _ => return None,
         };
-        let collection = Self { root: format!("/{}", root.join("/")), plural: (*plural).to_owned() };
+        let collection = Self {
+            root: format!("/{}", root.join("/")),
+            plural: (*plural).to_owned(),
+        };
         Some((collection, namespace))
     }
 
@@ -44,7 +50,9 @@ impl Collection {
     /// `v1`, or `GROUP/VERSION`.
     pub(crate) fn api_version(&self) -> &str {
         let root = self.root.as_str();
-        root.strip_prefix("/apis/").or_else(|| root.strip_prefix("/api/")).unwrap_or(root)
+        root.strip_prefix("/apis/")
+            .or_else(|| root.strip_prefix("/api/"))
+            .unwrap_or(root)
     }
 }
 
@@ -58,18 +66,34 @@ mod tests {
     #[test]
     fn paths_name_collections() {
         let pods = Collection::of::<Pod>();
-        assert_eq!(Collection::parse("/api/v1/namespaces/ai/pods"), Some((pods.clone(), Some("ai".to_owned()))));
-        assert_eq!(Collection::parse("/api/v1/pods"), Some((pods.clone(), None)));
+        assert_eq!(
+            Collection::parse("/api/v1/namespaces/ai/pods"),
+            Some((pods.clone(), Some("ai".to_owned())))
+        );
+        assert_eq!(
+            Collection::parse("/api/v1/pods"),
+            Some((pods.clone(), None))
+        );
         assert_eq!(pods.api_version(), "v1");
 
         let slices = Collection::of::<EndpointSlice>();
-        assert_eq!(Collection::parse("/apis/discovery.k8s.io/v1/endpointslices"), Some((slices.clone(), None)));
+        assert_eq!(
+            Collection::parse("/apis/discovery.k8s.io/v1/endpointslices"),
+            Some((slices.clone(), None))
+        );
         assert_eq!(slices.api_version(), "discovery.k8s.io/v1");
     }
 
     #[test]
     fn other_paths_name_none() {
-        for path in ["", "/", "/api", "/healthz", "/apis/apps", "/api/v1/namespaces/ai/pods/a"] {
+        for path in [
+            "",
+            "/",
+            "/api",
+            "/healthz",
+            "/apis/apps",
+            "/api/v1/namespaces/ai/pods/a",
+        ] {
             assert_eq!(Collection::parse(path), None, "{path}");
         }
     }

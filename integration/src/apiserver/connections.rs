@@ -52,7 +52,11 @@ impl Drop for Connections {
     }
 }
 
-async fn run(listener: TcpListener, shared: Arc<Shared>, mut requests: mpsc::Receiver<oneshot::Sender<()>>) {
+async fn run(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    mut requests: mpsc::Receiver<oneshot::Sender<()>>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -46,11 +46,29 @@ impl Query {
     ///
     /// When the path names no collection or a parameter cannot be read.
     pub(crate) fn parse(uri: &Uri) -> Result<Self, Refusal> {
-        let (collection, namespace) = Collection::parse(uri.path()).ok_or_else(Refusal::not_found)?;
-        let scope = Scope { collection, namespace, selector: Selector::default() };
+        let (collection, namespace) =
+            Collection::parse(uri.path()).ok_or_else(Refusal::not_found)?;
+        let scope = Scope {
+            collection,
+            namespace,
+            selector: Selector::default(),
+        };
         let timeout = Duration::from_secs(1800);
-        let mut query = Self { scope, watch: false, bookmarks: false, version: None, timeout, limit: 0, page: None };
-        for pair in uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let mut query = Self {
+            scope,
+            watch: false,
+            bookmarks: false,
+            version: None,
+            timeout,
+            limit: 0,
+            page: None,
+        };
+        for pair in uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+        {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = decode(value).ok_or_else(|| Refusal::bad_parameter(name))?;
             query.set(name, &value)?;
@@ -65,12 +83,15 @@ impl Query {
             // Version zero means "any"; the newest is as good as any.
             "resourceVersion" if matches!(value, "" | "0") => {}
             "resourceVersion" => self.version = Some(read(name, value)?),
-            "timeoutSeconds" => self.timeout = Duration::from_secs(u64::from(read::<u32>(name, value)?)),
+            "timeoutSeconds" => {
+                self.timeout = Duration::from_secs(u64::from(read::<u32>(name, value)?))
+            }
             "limit" => self.limit = read(name, value)?,
             "continue" if value.is_empty() => {}
             "continue" => self.page = Some(read(name, value)?),
             "labelSelector" => {
-                self.scope.selector = Selector::parse(value).map_err(|_| Refusal::bad_parameter(name))?;
+                self.scope.selector =
+                    Selector::parse(value).map_err(|_| Refusal::bad_parameter(name))?;
             }
             "sendInitialEvents" if is_true(value) => return Err(Refusal::no_watch_list()),
             "fieldSelector" if !value.is_empty() => return Err(Refusal::bad_parameter(name)),
@@ -116,7 +137,8 @@ impl Scope {
     }
 
     pub(crate) fn spans(&self, collection: &Collection, namespace: &str) -> bool {
-        self.collection == *collection && self.namespace.as_deref().is_none_or(|own| own == namespace)
+        self.collection == *collection
+            && self.namespace.as_deref().is_none_or(|own| own == namespace)
     }
 }
 
@@ -124,7 +146,10 @@ impl Scope {
 
 impl Page {
     pub(crate) fn token(&self) -> String {
-        let Self { version, after: (namespace, name) } = self;
+        let Self {
+            version,
+            after: (namespace, name),
+        } = self;
         format!("{version}/{namespace}/{name}")
     }
 }
@@ -136,7 +161,10 @@ impl FromStr for Page {
         let mut parts = token.splitn(3, '/');
         let mut part = || parts.next().ok_or(());
         let version = part()?.parse().map_err(|_| ())?;
-        Ok(Self { version, after: (part()?.to_owned(), part()?.to_owned()) })
+        Ok(Self {
+            version,
+            after: (part()?.to_owned(), part()?.to_owned()),
+        })
     }
 }
 
@@ -156,14 +184,20 @@ mod tests {
                    &allowWatchBookmarks=true&resourceVersion=7";
         let query = parse(uri).unwrap();
         assert!(query.watch && query.bookmarks);
-        assert_eq!((query.version, query.timeout), (Some(7), Duration::from_secs(60)));
+        assert_eq!(
+            (query.version, query.timeout),
+            (Some(7), Duration::from_secs(60))
+        );
         assert_eq!(query.scope.selector, Selector::parse("app=vllm").unwrap());
         assert_eq!(query.scope.namespace.as_deref(), Some("ai"));
     }
 
     #[test]
     fn a_page_token_comes_back_as_it_went_out() {
-        let page = Page { version: 9, after: ("ai".to_owned(), "a".to_owned()) };
+        let page = Page {
+            version: 9,
+            after: ("ai".to_owned(), "a".to_owned()),
+        };
         let query = parse(&format!("/api/v1/pods?limit=2&continue={}", page.token())).unwrap();
         assert_eq!((query.limit, query.page), (2, Some(page)));
     }

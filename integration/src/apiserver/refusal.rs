@@ -15,28 +15,49 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status, reason, message: message.into() }
+        Self {
+            status,
+            reason,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "NotFound",
+            "the server could not find the requested resource",
+        )
     }
 
     pub(crate) fn read_only() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "this server only lists and watches")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            "this server only lists and watches",
+        )
     }
 
     pub(crate) fn bad_parameter(name: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "BadRequest", format!("unable to parse the parameter {name}"))
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "BadRequest",
+            format!("unable to parse the parameter {name}"),
+        )
     }
 
     pub(crate) fn no_watch_list() -> Self {
-        let message = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+        let message =
+            "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
     }
 
     pub(crate) fn forbidden(plural: &str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "Forbidden", format!("{plural} is forbidden: the role has no rule for it"))
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "Forbidden",
+            format!("{plural} is forbidden: the role has no rule for it"),
+        )
     }
 
     pub(crate) fn expired(version: u64, oldest: u64) -> Self {
@@ -50,7 +71,11 @@ impl Refusal {
 
     /// The `Status` object.
     pub(crate) fn object(&self) -> Value {
-        let Self { status, reason, message } = self;
+        let Self {
+            status,
+            reason,
+            message,
+        } = self;
         json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": message, "reason": reason, "code": status.as_u16(),

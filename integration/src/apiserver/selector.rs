@@ -23,8 +23,14 @@ impl Selector {
     ///
     /// Gives back the requirement that cannot be read.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let requirements = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        requirements.map(Requirement::parse).collect::<Result<_, _>>().map(Self)
+        let requirements = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        requirements
+            .map(Requirement::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     pub(crate) fn matches(&self, object: &Value) -> bool {
@@ -55,7 +61,10 @@ impl Requirement {
 
     fn name(&self) -> &str {
         match self {
-            Self::Equal(name, _) | Self::NotEqual(name, _) | Self::Exists(name) | Self::Absent(name) => name,
+            Self::Equal(name, _)
+            | Self::NotEqual(name, _)
+            | Self::Exists(name)
+            | Self::Absent(name) => name,
         }
     }
 
@@ -84,8 +93,15 @@ mod tests {
 
     #[test]
     fn every_requirement_must_hold() {
-        for selector in ["", "app=vllm", "app==vllm,tier", "app!=sglang", "!role", "role!=x", "app = vllm, tier = gold"]
-        {
+        for selector in [
+            "",
+            "app=vllm",
+            "app==vllm,tier",
+            "app!=sglang",
+            "!role",
+            "role!=x",
+            "app = vllm, tier = gold",
+        ] {
             assert!(matches(selector), "{selector}");
         }
         for selector in ["app=sglang", "app=vllm,role", "!app", "tier!=gold"] {

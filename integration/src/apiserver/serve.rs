@@ -9,7 +9,9 @@ use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::{Shared, collection::Collection, query::Query, refusal::Refusal, store::Listed, stream::events};
+use super::{
+    Shared, collection::Collection, query::Query, refusal::Refusal, store::Listed, stream::events,
+};
 
 /// Largest object that a client may create, in bytes.
 const LARGEST: usize = 1 << 20;
@@ -20,7 +22,10 @@ const LONGEST_NOTE: usize = 1_024;
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Answers one request; refusals are answers too.
-pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+pub(crate) async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let response = match *request.method() {
         Method::POST => create(&shared, request).await,
         _ => respond(shared, &request).await,
@@ -28,7 +33,10 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
     Ok(response.unwrap_or_else(|refusal| object(refusal.status(), &refusal.object())))
 }
 
-async fn respond(shared: Arc<Shared>, request: &Request<Incoming>) -> Result<Response<Body>, Refusal> {
+async fn respond(
+    shared: Arc<Shared>,
+    request: &Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
     if request.method() != Method::GET {
         return Err(Refusal::read_only());
     }
@@ -46,7 +54,10 @@ async fn respond(shared: Arc<Shared>, request: &Request<Incoming>) -> Result<Res
     if !delay.is_zero() {
         sleep(delay).await;
     }
-    let listed = shared.store.lock().list(&query.scope, query.limit, query.page.as_ref())?;
+    let listed = shared
+        .store
+        .lock()
+        .list(&query.scope, query.limit, query.page.as_ref())?;
     Ok(object(StatusCode::OK, &list_object(&query, &listed)))
 }
 
@@ -59,10 +70,16 @@ async fn create(shared: &Shared, request: Request<Incoming>) -> Result<Response<
     if shared.faults.lock().forbidden.contains(&scope.collection) {
         return Err(Refusal::forbidden(scope.collection.plural()));
     }
-    let body =
-        Limited::new(request.into_body(), LARGEST).collect().await.map_err(|_| Refusal::bad_parameter("body"))?;
-    let mut event: Value = serde_json::from_slice(&body.to_bytes()).map_err(|_| Refusal::bad_parameter("body"))?;
-    if event["note"].as_str().is_some_and(|note| note.len() > LONGEST_NOTE) {
+    let body = Limited::new(request.into_body(), LARGEST)
+        .collect()
+        .await
+        .map_err(|_| Refusal::bad_parameter("body"))?;
+    let mut event: Value =
+        serde_json::from_slice(&body.to_bytes()).map_err(|_| Refusal::bad_parameter("body"))?;
+    if event["note"]
+        .as_str()
+        .is_some_and(|note| note.len() > LONGEST_NOTE)
+    {
         return Err(Refusal::bad_parameter("note"));
     }
     event["metadata"]["namespace"] = json!(scope.namespace);
@@ -72,13 +89,21 @@ async fn create(shared: &Shared, request: Request<Incoming>) -> Result<Response<
 
 fn count(shared: &Shared, query: &Query) {
     let mut requests = shared.requests.lock();
-    let counter = if query.watch { &mut requests.watches } else { &mut requests.lists };
+    let counter = if query.watch {
+        &mut requests.watches
+    } else {
+        &mut requests.lists
+    };
     *counter += 1;
 }
 
 /// The list object. Its kind is the plural, as kinds are not known here and clients do not look at it.
 fn list_object(query: &Query, listed: &Listed) -> Value {
-    let Listed { version, items, next } = listed;
+    let Listed {
+        version,
+        items,
+        next,
+    } = listed;
     let collection = &query.scope.collection;
     let items: Vec<&Value> = items.iter().map(AsRef::as_ref).collect();
     let mut metadata = json!({"resourceVersion": version.to_string()});
@@ -94,13 +119,18 @@ fn list_object(query: &Query, listed: &Listed) -> Value {
 }
 
 fn object(status: StatusCode, object: &Value) -> Response<Body> {
-    json_response(status, BodyExt::boxed_unsync(Full::from(object.to_string())))
+    json_response(
+        status,
+        BodyExt::boxed_unsync(Full::from(object.to_string())),
+    )
 }
 
 fn json_response(status: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let json = hyper::header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, json);
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, json);
     response
 }

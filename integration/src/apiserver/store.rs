@@ -58,7 +58,12 @@ pub(crate) struct Event {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { version: 1, oldest: 1, objects: BTreeMap::new(), history: VecDeque::new() }
+        Self {
+            version: 1,
+            oldest: 1,
+            objects: BTreeMap::new(),
+            history: VecDeque::new(),
+        }
     }
 }
 
@@ -77,25 +82,40 @@ impl Store {
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let key = (text(&metadata["namespace"]), text(&metadata["name"]));
-        let before = self.objects.get(collection).and_then(|objects| objects.get(&key)).cloned();
+        let before = self
+            .objects
+            .get(collection)
+            .and_then(|objects| objects.get(&key))
+            .cloned();
         metadata["resourceVersion"] = json!(version.to_string());
-        for (field, fresh) in [("uid", format!("uid-{version}")), ("creationTimestamp", "2026-01-01T00:00:00Z".into())]
-        {
+        for (field, fresh) in [
+            ("uid", format!("uid-{version}")),
+            ("creationTimestamp", "2026-01-01T00:00:00Z".into()),
+        ] {
             if metadata[field].is_string() {
                 continue;
             }
-            let kept = before.as_ref().map(|before| before["metadata"][field].clone());
+            let kept = before
+                .as_ref()
+                .map(|before| before["metadata"][field].clone());
             metadata[field] = kept.unwrap_or(json!(fresh));
         }
         let after = Arc::new(object);
-        self.objects.entry(collection.clone()).or_default().insert(key.clone(), Arc::clone(&after));
+        self.objects
+            .entry(collection.clone())
+            .or_default()
+            .insert(key.clone(), Arc::clone(&after));
         self.remember(collection, key.0, before, Some(after));
     }
 
     /// Deletes an object; `false` when there was none.
     pub(crate) fn remove(&mut self, collection: &Collection, namespace: &str, name: &str) -> bool {
         let key = (namespace.to_owned(), name.to_owned());
-        let Some(before) = self.objects.get_mut(collection).and_then(|objects| objects.remove(&key)) else {
+        let Some(before) = self
+            .objects
+            .get_mut(collection)
+            .and_then(|objects| objects.remove(&key))
+        else {
             return false;
         };
         self.version += 1;
@@ -118,7 +138,13 @@ impl Store {
         after: Option<Arc<Value>>,
     ) {
         let (version, collection) = (self.version, collection.clone());
-        self.history.push_back(Change { version, collection, namespace, before, after });
+        self.history.push_back(Change {
+            version,
+            collection,
+            namespace,
+            before,
+            after,
+        });
         if self.history.len() > HISTORY
             && let Some(forgotten) = self.history.pop_front()
         {
@@ -128,7 +154,11 @@ impl Store {
 
     /// Every object of a collection, by namespace and name.
     pub(crate) fn all(&self, collection: &Collection) -> Vec<Value> {
-        let objects = self.objects.get(collection).into_iter().flat_map(BTreeMap::values);
+        let objects = self
+            .objects
+            .get(collection)
+            .into_iter()
+            .flat_map(BTreeMap::values);
         objects.map(|object| Value::clone(object)).collect()
     }
 
@@ -137,7 +167,12 @@ impl Store {
     /// # Errors
     ///
     /// When `page` continues a list that is older than the history.
-    pub(crate) fn list(&self, scope: &Scope, limit: usize, page: Option<&Page>) -> Result<Listed, Refusal> {
+    pub(crate) fn list(
+        &self,
+        scope: &Scope,
+        limit: usize,
+        page: Option<&Page>,
+    ) -> Result<Listed, Refusal> {
         let version = page.map_or(self.version, |page| page.version);
         if version < self.oldest {
             return Err(Refusal::expired(version, self.oldest));
@@ -147,15 +182,27 @@ impl Store {
         let mut selected = objects
             .into_iter()
             .flat_map(|objects| objects.range((from.clone(), Bound::Unbounded)))
-            .filter(|((namespace, _), object)| scope.spans(&scope.collection, namespace) && scope.selects(object));
+            .filter(|((namespace, _), object)| {
+                scope.spans(&scope.collection, namespace) && scope.selects(object)
+            });
         let most = if limit == 0 { usize::MAX } else { limit };
         let first: Vec<_> = selected.by_ref().take(most).collect();
         let next = match (first.last(), selected.next()) {
-            (Some((last, _)), Some(_)) => Some(Page { version, after: (*last).clone() }),
+            (Some((last, _)), Some(_)) => Some(Page {
+                version,
+                after: (*last).clone(),
+            }),
             _ => None,
         };
-        let items = first.into_iter().map(|(_, object)| Arc::clone(object)).collect();
-        Ok(Listed { version, items, next })
+        let items = first
+            .into_iter()
+            .map(|(_, object)| Arc::clone(object))
+            .collect();
+        Ok(Listed {
+            version,
+            items,
+            next,
+        })
     }
 
     /// What happened in `scope` after `version`.
@@ -167,7 +214,9 @@ impl Store {
         if version < self.oldest {
             return Err(Refusal::expired(version, self.oldest));
         }
-        let begin = self.history.partition_point(|change| change.version <= version);
+        let begin = self
+            .history
+            .partition_point(|change| change.version <= version);
         let changes = self.history.range(begin..);
         let spanned = changes.filter(|change| scope.spans(&change.collection, &change.namespace));
         Ok(spanned.filter_map(|change| change.event(scope)).collect())
@@ -179,7 +228,10 @@ impl Store {
 impl Listed {
     /// The list as the first events of a watch that begins at no particular version.
     pub(crate) fn into_events(self) -> Vec<Event> {
-        let added = |object: Arc<Value>| Event { kind: "ADDED", object: Value::clone(&object) };
+        let added = |object: Arc<Value>| Event {
+            kind: "ADDED",
+            object: Value::clone(&object),
+        };
         self.items.into_iter().map(added).collect()
     }
 }
@@ -216,7 +268,11 @@ mod tests {
 
     fn scope(selector: &str) -> Scope {
         let selector = Selector::parse(selector).unwrap();
-        Scope { collection: pods(), namespace: Some("ai".to_owned()), selector }
+        Scope {
+            collection: pods(),
+            namespace: Some("ai".to_owned()),
+            selector,
+        }
     }
 
     fn pod(name: &str, app: &str) -> Value {
@@ -224,7 +280,12 @@ mod tests {
     }
 
     fn seen(store: &Store, version: u64) -> Vec<&'static str> {
-        store.since(&scope("app=a"), version).unwrap().into_iter().map(|event| event.kind).collect()
+        store
+            .since(&scope("app=a"), version)
+            .unwrap()
+            .into_iter()
+            .map(|event| event.kind)
+            .collect()
     }
 
     #[test]
@@ -235,17 +296,25 @@ mod tests {
         store.put(&pods(), pod("x", "b"));
         store.put(&pods(), pod("x", "a"));
         assert!(store.remove(&pods(), "ai", "x"));
-        assert_eq!(seen(&store, 1), ["ADDED", "MODIFIED", "DELETED", "ADDED", "DELETED"]);
+        assert_eq!(
+            seen(&store, 1),
+            ["ADDED", "MODIFIED", "DELETED", "ADDED", "DELETED"]
+        );
         assert_eq!(seen(&store, 4), ["ADDED", "DELETED"]);
         let last = store.since(&scope("app=a"), 3).unwrap().remove(0);
-        assert_eq!(last.object["metadata"]["labels"]["app"], "a", "the last state that matched");
+        assert_eq!(
+            last.object["metadata"]["labels"]["app"], "a",
+            "the last state that matched"
+        );
         assert_eq!(last.object["metadata"]["resourceVersion"], "4");
     }
 
     #[test]
     fn an_updated_object_keeps_its_uid_and_a_recreated_one_does_not() {
         let mut store = Store::default();
-        let uid = |store: &Store| store.list(&scope(""), 0, None).unwrap().items[0]["metadata"]["uid"].clone();
+        let uid = |store: &Store| {
+            store.list(&scope(""), 0, None).unwrap().items[0]["metadata"]["uid"].clone()
+        };
         store.put(&pods(), pod("x", "a"));
         let first = uid(&store);
         store.put(&pods(), pod("x", "b"));
@@ -267,7 +336,12 @@ mod tests {
         loop {
             let listed = store.list(&scope("app=a"), 2, page.as_ref()).unwrap();
             assert_eq!(listed.version, 7);
-            names.extend(listed.items.iter().map(|object| object["metadata"]["name"].clone()));
+            names.extend(
+                listed
+                    .items
+                    .iter()
+                    .map(|object| object["metadata"]["name"].clone()),
+            );
             store.put(&pods(), pod("late", "b"));
             page = listed.next;
             if page.is_none() {
@@ -282,9 +356,22 @@ mod tests {
         let mut store = Store::default();
         store.put(&pods(), pod("x", "a"));
         store.expire();
-        assert_eq!(store.since(&scope(""), 2).unwrap_err().status().as_u16(), 410);
+        assert_eq!(
+            store.since(&scope(""), 2).unwrap_err().status().as_u16(),
+            410
+        );
         assert_eq!(store.since(&scope(""), store.version()).unwrap(), []);
-        let page = Page { version: 1, after: (String::new(), String::new()) };
-        assert_eq!(store.list(&scope(""), 0, Some(&page)).unwrap_err().status().as_u16(), 410);
+        let page = Page {
+            version: 1,
+            after: (String::new(), String::new()),
+        };
+        assert_eq!(
+            store
+                .list(&scope(""), 0, Some(&page))
+                .unwrap_err()
+                .status()
+                .as_u16(),
+            410
+        );
     }
 }

@@ -27,7 +27,10 @@ struct Watch {
 }
 
 /// The frames of the watch that `query` asks for.
-pub(crate) fn events(shared: Arc<Shared>, query: Query) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
+pub(crate) fn events(
+    shared: Arc<Shared>,
+    query: Query,
+) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> {
     let newest = shared.version.subscribe();
     let version = query.version;
     let (born, longest) = {
@@ -35,7 +38,15 @@ pub(crate) fn events(shared: Arc<Shared>, query: Query) -> impl Stream<Item = Re
         (faults.frozen, faults.longest_watch.unwrap_or(query.timeout))
     };
     let ends = Instant::now() + query.timeout.min(longest);
-    let watch = Watch { shared, query, version, newest, born, ends, ended: false };
+    let watch = Watch {
+        shared,
+        query,
+        version,
+        newest,
+        born,
+        ends,
+        ended: false,
+    };
     stream::unfold(watch, async |mut watch| {
         let lines = watch.next().await?;
         Some((Ok(Frame::data(Bytes::from(lines))), watch))
@@ -77,7 +88,9 @@ impl Watch {
         let told = self.version.replace(store.version());
         let events = match told {
             Some(version) => store.since(&self.query.scope, version),
-            None => store.list(&self.query.scope, 0, None).map(Listed::into_events),
+            None => store
+                .list(&self.query.scope, 0, None)
+                .map(Listed::into_events),
         };
         match events {
             Ok(events) => {

@@ -80,13 +80,22 @@ pub enum Value {
 pub(super) fn read(message: ExportTraceServiceRequest) -> Vec<Span> {
     let mut spans = Vec::new();
     for resource in message.resource_spans {
-        let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
-        let service = attributes.into_iter().map(attribute).find(|(name, _)| name == "service.name");
+        let attributes = resource
+            .resource
+            .map(|resource| resource.attributes)
+            .unwrap_or_default();
+        let service = attributes
+            .into_iter()
+            .map(attribute)
+            .find(|(name, _)| name == "service.name");
         let service = match service {
             Some((_, Value::Text(service))) => service,
             _ => String::new(),
         };
-        let of_resource = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
+        let of_resource = resource
+            .scope_spans
+            .into_iter()
+            .flat_map(|scope| scope.spans);
         spans.extend(of_resource.map(|span| Span::new(span, &service)));
     }
     spans
@@ -96,7 +105,15 @@ pub(super) fn read(message: ExportTraceServiceRequest) -> Vec<Span> {
 
 impl Span {
     fn new(span: v1::Span, service: &str) -> Self {
-        let v1::Span { trace_id, span_id, parent_span_id, name, attributes, status, .. } = span;
+        let v1::Span {
+            trace_id,
+            span_id,
+            parent_span_id,
+            name,
+            attributes,
+            status,
+            ..
+        } = span;
         Self {
             trace_id: hex(&trace_id),
             span_id: hex(&span_id),
@@ -114,7 +131,9 @@ impl Span {
     /// An attribute; the first when there are several of that name.
     #[must_use]
     pub fn attribute(&self, name: &str) -> Option<&Value> {
-        self.attributes.iter().find_map(|(other, value)| (other == name).then_some(value))
+        self.attributes
+            .iter()
+            .find_map(|(other, value)| (other == name).then_some(value))
     }
 
     /// From its start to its end.
@@ -165,9 +184,10 @@ fn attribute(pair: KeyValue) -> (String, Value) {
 }
 
 fn hex(id: &[u8]) -> String {
-    id.iter().fold(String::with_capacity(2 * id.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _written = write!(text, "{byte:02x}");
-        text
-    })
+    id.iter()
+        .fold(String::with_capacity(2 * id.len()), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _written = write!(text, "{byte:02x}");
+            text
+        })
 }

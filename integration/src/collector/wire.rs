@@ -32,7 +32,10 @@ enum Refused {
 }
 
 /// Answers one request.
-pub(super) async fn answer(request: Request<Incoming>, received: Arc<Received>) -> Result<Response<Body>, Infallible> {
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    received: Arc<Received>,
+) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let is_grpc = match head.uri.path() {
         HTTP_PATH => false,
@@ -40,16 +43,26 @@ pub(super) async fn answer(request: Request<Incoming>, received: Arc<Received>) 
         _ => return Ok(plain(StatusCode::NOT_FOUND)),
     };
     let taken = match Limited::new(body, MAX_BODY).collect().await {
-        Ok(body) if is_grpc => unframe(body.to_bytes()).and_then(|message| take(message, &received)),
+        Ok(body) if is_grpc => {
+            unframe(body.to_bytes()).and_then(|message| take(message, &received))
+        }
         Ok(body) => take(body.to_bytes(), &received),
         Err(_broken) => Err(Refused::Malformed),
     };
-    Ok(if is_grpc { grpc(taken) } else { plain(status(taken)) })
+    Ok(if is_grpc {
+        grpc(taken)
+    } else {
+        plain(status(taken))
+    })
 }
 
 fn take(bytes: Bytes, received: &Received) -> Result<(), Refused> {
-    let message = ExportTraceServiceRequest::decode(bytes.clone()).map_err(|_malformed| Refused::Malformed)?;
-    let export = Export { bytes, spans: span::read(message) };
+    let message = ExportTraceServiceRequest::decode(bytes.clone())
+        .map_err(|_malformed| Refused::Malformed)?;
+    let export = Export {
+        bytes,
+        spans: span::read(message),
+    };
     received.keep(export).then_some(()).ok_or(Refused::Full)
 }
 
@@ -59,7 +72,11 @@ fn unframe(mut bytes: Bytes) -> Result<Bytes, Refused> {
         return Err(Refused::Malformed);
     }
     let length = bytes.get_u32() as usize;
-    if bytes.len() == length { Ok(bytes) } else { Err(Refused::Malformed) }
+    if bytes.len() == length {
+        Ok(bytes)
+    } else {
+        Err(Refused::Malformed)
+    }
 }
 
 /// An exporter tries again later after 503, and never after 400.
@@ -75,7 +92,10 @@ const fn status(taken: Result<(), Refused>) -> StatusCode {
 fn plain(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Full::default().boxed_unsync());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-protobuf"),
+    );
     response
 }
 
@@ -89,9 +109,13 @@ fn grpc(taken: Result<(), Refused>) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     // Only metadata that is no header fails, and there is none.
     let _added = status.add_header(&mut trailers);
-    let body = Full::new(Bytes::from_static(&[0; FRAME])).with_trailers(async move { Some(Ok(trailers)) });
+    let body =
+        Full::new(Bytes::from_static(&[0; FRAME])).with_trailers(async move { Some(Ok(trailers)) });
     let mut response = Response::new(body.boxed_unsync());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
     response
 }
 
@@ -103,9 +127,22 @@ mod tests {
 
     #[test]
     fn a_frame_holds_exactly_one_message() {
-        assert_eq!(unframe(Bytes::from_static(&[0, 0, 0, 0, 2, 7, 8])), Ok(Bytes::from_static(&[7, 8])));
-        for wrong in [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 0, 3, 7, 8], &[0, 0, 0, 0, 1, 7, 8], &[1, 0, 0, 0, 1, 7]] {
-            assert_eq!(unframe(Bytes::copy_from_slice(wrong)), Err(Refused::Malformed), "{wrong:?}");
+        assert_eq!(
+            unframe(Bytes::from_static(&[0, 0, 0, 0, 2, 7, 8])),
+            Ok(Bytes::from_static(&[7, 8]))
+        );
+        for wrong in [
+            &[][..],
+            &[0, 0, 0, 0],
+            &[0, 0, 0, 0, 3, 7, 8],
+            &[0, 0, 0, 0, 1, 7, 8],
+            &[1, 0, 0, 0, 1, 7],
+        ] {
+            assert_eq!(
+                unframe(Bytes::copy_from_slice(wrong)),
+                Err(Refused::Malformed),
+                "{wrong:?}"
+            );
         }
     }
 

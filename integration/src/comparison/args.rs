@@ -42,10 +42,17 @@ impl ComparisonArgs {
     /// A page or an output that cannot be written.
     pub fn write(&self, comparison: &Comparison, out: &mut dyn Write) -> Result<(), WriteError> {
         if let Some(path) = &self.html {
-            let failed = |source| WriteError::Page { path: path.display().to_string(), source };
+            let failed = |source| WriteError::Page {
+                path: path.display().to_string(),
+                source,
+            };
             fs::write(path, comparison.page().to_string()).map_err(failed)?;
         }
-        let written = if self.json { comparison.write_json(out) } else { comparison.write_table(out) };
+        let written = if self.json {
+            comparison.write_json(out)
+        } else {
+            comparison.write_table(out)
+        };
         Ok(written?)
     }
 }

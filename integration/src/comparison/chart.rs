@@ -54,15 +54,30 @@ impl Chart {
         for tick in self.y.scale.ticks() {
             let (y, text) = (self.y(tick), label(tick));
             write!(out, "<path class=grid d='M{LEFT} {y:.1}H{right}'/>")?;
-            write!(out, "<text class=end x={:.1} y={:.1}>{text}{}</text>", LEFT - 7.0, y + 4.0, self.y.unit)?;
+            write!(
+                out,
+                "<text class=end x={:.1} y={:.1}>{text}{}</text>",
+                LEFT - 7.0,
+                y + 4.0,
+                self.y.unit
+            )?;
         }
         for tick in self.x.scale.ticks() {
             let (x, text) = (self.x(tick), label(tick));
             write!(out, "<path class=grid d='M{x:.1} {TOP}V{bottom}'/>")?;
-            write!(out, "<text class=middle x={x:.1} y={:.1}>{text}{}</text>", bottom + 17.0, self.x.unit)?;
+            write!(
+                out,
+                "<text class=middle x={x:.1} y={:.1}>{text}{}</text>",
+                bottom + 17.0,
+                self.x.unit
+            )?;
         }
         let (middle, below) = (f64::midpoint(LEFT, right), HEIGHT - 8.0);
-        write!(out, "<text class='middle name' x={middle:.1} y={below:.1}>{}</text>", self.x.label)?;
+        write!(
+            out,
+            "<text class='middle name' x={middle:.1} y={below:.1}>{}</text>",
+            self.x.label
+        )?;
         let middle = f64::midpoint(TOP, bottom);
         write!(
             out,
@@ -89,11 +104,18 @@ impl Chart {
 
 impl fmt::Display for Chart {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img aria-label='{}'>", escaped(&self.about))?;
+        write!(
+            out,
+            "<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img aria-label='{}'>",
+            escaped(&self.about)
+        )?;
         self.grid(out)?;
         for line in &self.lines {
             let (series, name, path) = (line.series, escaped(&line.name), self.path(line));
-            write!(out, "<path class='line s{series}' d='{path}'><title>{name}</title></path>")?;
+            write!(
+                out,
+                "<path class='line s{series}' d='{path}'><title>{name}</title></path>"
+            )?;
         }
         writeln!(out, "</svg>")
     }
@@ -121,13 +143,32 @@ mod tests {
 
     #[test]
     fn a_line_breaks_where_there_is_no_value() {
-        let axis = |label| Axis { label, scale: Scale::Linear { from: 0.0, to: 1.0 }, unit: "" };
+        let axis = |label| Axis {
+            label,
+            scale: Scale::Linear { from: 0.0, to: 1.0 },
+            unit: "",
+        };
         let points = vec![Some((0.0, 0.0)), Some((1.0, 1.0)), None, Some((0.5, 0.5))];
-        let line = Line { series: 3, name: "a's".to_owned(), points };
-        let chart = Chart { about: "<>".to_owned(), x: axis("x"), y: axis("y"), lines: vec![line] };
-        assert_eq!(chart.path(&chart.lines[0]), "M56.0 334.0L946.0 12.0M501.0 173.0");
+        let line = Line {
+            series: 3,
+            name: "a's".to_owned(),
+            points,
+        };
+        let chart = Chart {
+            about: "<>".to_owned(),
+            x: axis("x"),
+            y: axis("y"),
+            lines: vec![line],
+        };
+        assert_eq!(
+            chart.path(&chart.lines[0]),
+            "M56.0 334.0L946.0 12.0M501.0 173.0"
+        );
         let svg = chart.to_string();
-        assert!(svg.contains("class='line s3'") && svg.contains("<title>a&#39;s</title>"), "{svg}");
+        assert!(
+            svg.contains("class='line s3'") && svg.contains("<title>a&#39;s</title>"),
+            "{svg}"
+        );
         assert!(svg.contains("aria-label='&lt;&gt;'"));
     }
 }

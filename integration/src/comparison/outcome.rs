@@ -56,7 +56,11 @@ pub struct Quantiles {
 
 impl Served {
     pub(crate) fn arrived(now: Duration, prompt_tokens: usize) -> Self {
-        Self { arrived: now, prompt_tokens, ..Self::default() }
+        Self {
+            arrived: now,
+            prompt_tokens,
+            ..Self::default()
+        }
     }
 
     /// Seconds from arrival to first token.
@@ -106,12 +110,21 @@ impl Quantiles {
         values.sort_by(f64::total_cmp);
         let at = |quantile: f64| values[((values.len() - 1) as f64 * quantile).round() as usize];
         let mean = values.iter().sum::<f64>() / values.len() as f64;
-        Self { mean, p50: at(0.5), p90: at(0.9), p99: at(0.99) }
+        Self {
+            mean,
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+        }
     }
 }
 
 fn ratio(part: usize, whole: usize) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+    if whole == 0 {
+        0.0
+    } else {
+        part as f64 / whole as f64
+    }
 }
 
 #[cfg(test)]
@@ -135,8 +148,19 @@ mod tests {
     #[test]
     fn figures_are_those_of_the_requests() {
         let outcome = Outcome::new(vec![served(0, 1, 100, 40), served(1, 3, 100, 0)], 2);
-        assert_eq!((outcome.hit_rate, outcome.ttft.mean, outcome.ttft.p99, outcome.tpot.mean), (0.2, 2.0, 3.0, 0.5));
-        assert_eq!(outcome.hotspot, 1.25, "100 of 160 tokens on one of two servers");
+        assert_eq!(
+            (
+                outcome.hit_rate,
+                outcome.ttft.mean,
+                outcome.ttft.p99,
+                outcome.tpot.mean
+            ),
+            (0.2, 2.0, 3.0, 0.5)
+        );
+        assert_eq!(
+            outcome.hotspot, 1.25,
+            "100 of 160 tokens on one of two servers"
+        );
     }
 
     #[test]

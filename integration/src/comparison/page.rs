@@ -26,14 +26,38 @@ struct Column {
 }
 
 const COLUMNS: [Column; 8] = [
-    Column { value: |outcome| -100.0 * outcome.hit_rate, digits: 1 },
-    Column { value: |outcome| outcome.ttft.mean, digits: 3 },
-    Column { value: |outcome| outcome.ttft.p50, digits: 3 },
-    Column { value: |outcome| outcome.ttft.p90, digits: 3 },
-    Column { value: |outcome| outcome.ttft.p99, digits: 3 },
-    Column { value: |outcome| outcome.tpot.mean * 1e3, digits: 1 },
-    Column { value: |outcome| outcome.tpot.p99 * 1e3, digits: 1 },
-    Column { value: |outcome| outcome.hotspot, digits: 2 },
+    Column {
+        value: |outcome| -100.0 * outcome.hit_rate,
+        digits: 1,
+    },
+    Column {
+        value: |outcome| outcome.ttft.mean,
+        digits: 3,
+    },
+    Column {
+        value: |outcome| outcome.ttft.p50,
+        digits: 3,
+    },
+    Column {
+        value: |outcome| outcome.ttft.p90,
+        digits: 3,
+    },
+    Column {
+        value: |outcome| outcome.ttft.p99,
+        digits: 3,
+    },
+    Column {
+        value: |outcome| outcome.tpot.mean * 1e3,
+        digits: 1,
+    },
+    Column {
+        value: |outcome| outcome.tpot.p99 * 1e3,
+        digits: 1,
+    },
+    Column {
+        value: |outcome| outcome.hotspot,
+        digits: 2,
+    },
 ];
 
 pub(super) struct Page<'a>(pub(super) &'a Comparison);
@@ -42,7 +66,10 @@ impl fmt::Display for Page<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Comparison { title, facts, rows } = self.0;
         let title = escaped(title);
-        write!(out, "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<title>{title}</title>\n")?;
+        write!(
+            out,
+            "<!doctype html>\n<html lang=en>\n<meta charset=utf-8>\n<title>{title}</title>\n"
+        )?;
         write!(
             out,
             "<meta name=viewport content='width=device-width'>\n<style>{}</style>\n",
@@ -50,15 +77,26 @@ impl fmt::Display for Page<'_> {
         )?;
         write!(out, "<body>\n<main>\n<h1>{title}</h1>\n<p class=facts>")?;
         for (name, value) in facts {
-            write!(out, "<span>{} <b>{}</b></span>", escaped(name), escaped(value))?;
+            write!(
+                out,
+                "<span>{} <b>{}</b></span>",
+                escaped(name),
+                escaped(value)
+            )?;
         }
         write!(out, "</p>\n<section class='card scroll'>")?;
         figures(rows, out)?;
         write!(out, "</section>\n<section class=card>\n<div class=keys>")?;
         for (series, row) in rows.iter().enumerate() {
             let policy = escaped(&row.policy);
-            write!(out, "<label><input type=checkbox id=k{series} checked><svg viewBox='0 0 26 10'>")?;
-            write!(out, "<path class='line s{series}' d='M1 5H25'/></svg>{policy}</label>")?;
+            write!(
+                out,
+                "<label><input type=checkbox id=k{series} checked><svg viewBox='0 0 26 10'>"
+            )?;
+            write!(
+                out,
+                "<path class='line s{series}' d='M1 5H25'/></svg>{policy}</label>"
+            )?;
         }
         writeln!(out, "</div>\n<div class=charts>")?;
         section(
@@ -67,9 +105,22 @@ impl fmt::Display for Page<'_> {
             &first_tokens(rows),
             out,
         )?;
-        section("Waiting requests", "Requests without a first token, wherever they wait.", &waiting(rows), out)?;
-        section("Hit rate", "Prompt tokens found in a cache, by time of arrival.", &hit_rate(rows), out)?;
-        writeln!(out, "</div>\n</section>\n<footer>Made by hermes.</footer>\n</main>\n</body>\n</html>")
+        section(
+            "Waiting requests",
+            "Requests without a first token, wherever they wait.",
+            &waiting(rows),
+            out,
+        )?;
+        section(
+            "Hit rate",
+            "Prompt tokens found in a cache, by time of arrival.",
+            &hit_rate(rows),
+            out,
+        )?;
+        writeln!(
+            out,
+            "</div>\n</section>\n<footer>Made by hermes.</footer>\n</main>\n</body>\n</html>"
+        )
     }
 }
 
@@ -78,16 +129,34 @@ fn section(title: &str, about: &str, chart: &Chart, out: &mut fmt::Formatter<'_>
 }
 
 fn figures(rows: &[Row], out: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(out, "<table><tr><th><th><th colspan=4>time to first token, s<th colspan=2>time per token, ms<th>")?;
-    write!(out, "<tr><th>policy<th>hit rate<th>mean<th>p50<th>p90<th>p99<th>mean<th>p99<th>hotspot")?;
-    let best = COLUMNS.map(|column| rows.iter().map(|row| (column.value)(&row.outcome)).fold(f64::INFINITY, f64::min));
+    write!(
+        out,
+        "<table><tr><th><th><th colspan=4>time to first token, s<th colspan=2>time per token, ms<th>"
+    )?;
+    write!(
+        out,
+        "<tr><th>policy<th>hit rate<th>mean<th>p50<th>p90<th>p99<th>mean<th>p99<th>hotspot"
+    )?;
+    let best = COLUMNS.map(|column| {
+        rows.iter()
+            .map(|row| (column.value)(&row.outcome))
+            .fold(f64::INFINITY, f64::min)
+    });
     for Row { policy, outcome } in rows {
         write!(out, "<tr><td>{}", escaped(policy))?;
         for (Column { value, digits }, best) in COLUMNS.iter().zip(best) {
             let value = value(outcome);
-            let class = if rows.len() > 1 && value == best { " class=best" } else { "" };
+            let class = if rows.len() > 1 && value == best {
+                " class=best"
+            } else {
+                ""
+            };
             // The hit rate is the only figure of which more is better.
-            let (shown, unit) = if value < 0.0 { (-value, " %") } else { (value, "") };
+            let (shown, unit) = if value < 0.0 {
+                (-value, " %")
+            } else {
+                (value, "")
+            };
             write!(out, "<td{class}>{shown:.digits$}{unit}")?;
         }
     }
@@ -95,7 +164,10 @@ fn figures(rows: &[Row], out: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn first_tokens(rows: &[Row]) -> Chart {
-    let distributions: Vec<Vec<(f64, f64)>> = rows.iter().map(|row| distribution(&row.outcome.served)).collect();
+    let distributions: Vec<Vec<(f64, f64)>> = rows
+        .iter()
+        .map(|row| distribution(&row.outcome.served))
+        .collect();
     let all = || distributions.iter().flatten().map(|(seconds, _)| *seconds);
     let from = all().fold(f64::INFINITY, f64::min).clamp(1e-3, 1.0);
     let to = all().fold(0.0, f64::max).max(from * 10.0);
@@ -106,8 +178,19 @@ fn first_tokens(rows: &[Row]) -> Chart {
     };
     Chart {
         about: "distribution of the time to first token".to_owned(),
-        x: Axis { label: "time to first token", scale: Scale::Log { from, to }, unit: " s" },
-        y: Axis { label: "requests", scale: Scale::Linear { from: 0.0, to: 100.0 }, unit: " %" },
+        x: Axis {
+            label: "time to first token",
+            scale: Scale::Log { from, to },
+            unit: " s",
+        },
+        y: Axis {
+            label: "requests",
+            scale: Scale::Linear {
+                from: 0.0,
+                to: 100.0,
+            },
+            unit: " %",
+        },
         lines: distributions.into_iter().enumerate().map(line).collect(),
     }
 }
@@ -116,7 +199,9 @@ fn first_tokens(rows: &[Row]) -> Chart {
 fn distribution(served: &[Served]) -> Vec<(f64, f64)> {
     let mut times: Vec<f64> = served.iter().map(Served::ttft).collect();
     times.sort_by(f64::total_cmp);
-    let Some(last) = times.len().checked_sub(1) else { return Vec::new() };
+    let Some(last) = times.len().checked_sub(1) else {
+        return Vec::new();
+    };
     let at = |step: u32| {
         let share = f64::from(step) / f64::from(QUANTILES);
         (times[(last as f64 * share).round() as usize], share * 100.0)
@@ -130,7 +215,11 @@ fn waiting(rows: &[Row]) -> Chart {
     Chart {
         about: "waiting requests over time".to_owned(),
         x: minutes(rows),
-        y: Axis { label: "waiting", scale: Scale::Counts { to }, unit: "" },
+        y: Axis {
+            label: "waiting",
+            scale: Scale::Counts { to },
+            unit: "",
+        },
         lines,
     }
 }
@@ -141,14 +230,22 @@ fn hit_rate(rows: &[Row]) -> Chart {
     Chart {
         about: "hit rate over time".to_owned(),
         x: minutes(rows),
-        y: Axis { label: "hit rate", scale: Scale::Linear { from: 0.0, to }, unit: " %" },
+        y: Axis {
+            label: "hit rate",
+            scale: Scale::Linear { from: 0.0, to },
+            unit: " %",
+        },
         lines,
     }
 }
 
 /// The largest value of all lines.
 fn most(lines: &[Line]) -> f64 {
-    lines.iter().flat_map(|line| line.points.iter().flatten()).map(|(_, value)| *value).fold(0.0, f64::max)
+    lines
+        .iter()
+        .flat_map(|line| line.points.iter().flatten())
+        .map(|(_, value)| *value)
+        .fold(0.0, f64::max)
 }
 
 fn over_time(rows: &[Row], value: impl Fn(&Interval) -> Option<f64>) -> Vec<Line> {
@@ -157,19 +254,32 @@ fn over_time(rows: &[Row], value: impl Fn(&Interval) -> Option<f64>) -> Vec<Line
         let timeline = Timeline::of(&row.outcome.served, end, INTERVALS);
         let middle = |index: usize| (index as f64 + 0.5) * timeline.step.as_secs_f64() / 60.0;
         let points = timeline.intervals.iter().enumerate();
-        let points = points.map(|(index, interval)| value(interval).map(|value| (middle(index), value))).collect();
-        Line { series, name: row.policy.clone(), points }
+        let points = points
+            .map(|(index, interval)| value(interval).map(|value| (middle(index), value)))
+            .collect();
+        Line {
+            series,
+            name: row.policy.clone(),
+            points,
+        }
     };
     rows.iter().enumerate().map(line).collect()
 }
 
 fn minutes(rows: &[Row]) -> Axis {
     let to = (last_arrival(rows).as_secs_f64() / 60.0).max(0.01);
-    Axis { label: "minutes since the first arrival", scale: Scale::Linear { from: 0.0, to }, unit: "" }
+    Axis {
+        label: "minutes since the first arrival",
+        scale: Scale::Linear { from: 0.0, to },
+        unit: "",
+    }
 }
 
 /// Where the charts over time end: after the last arrival nothing new happens, and a bad policy drains for long.
 fn last_arrival(rows: &[Row]) -> Duration {
-    let arrivals = rows.iter().flat_map(|row| &row.outcome.served).map(|request| request.arrived);
+    let arrivals = rows
+        .iter()
+        .flat_map(|row| &row.outcome.served)
+        .map(|request| request.arrived);
     arrivals.max().unwrap_or_default() + Duration::from_millis(1)
 }

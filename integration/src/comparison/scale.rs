@@ -41,7 +41,10 @@ impl Scale {
             Self::Linear { from, to } => {
                 let step = round_step((to - from) / 5.0);
                 let first = (from / step).ceil();
-                (0..=12).map(|tick| (first + f64::from(tick)) * step).take_while(|tick| *tick <= to * 1.000_1).collect()
+                (0..=12)
+                    .map(|tick| (first + f64::from(tick)) * step)
+                    .take_while(|tick| *tick <= to * 1.000_1)
+                    .collect()
             }
             Self::Log { from, to } => powers(from, to),
             Self::Counts { to } => std::iter::once(0.0).chain(powers(1.0, to)).collect(),
@@ -52,9 +55,19 @@ impl Scale {
 /// Powers of ten between the bounds; if they are few, with 2 and 5 times each.
 fn powers(from: f64, to: f64) -> Vec<f64> {
     let decades = (from.log10().floor() as i32)..=(to.log10().ceil() as i32);
-    let factors: &[f64] = if to / from < 500.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
-    let values = decades.flat_map(|decade| factors.iter().map(move |factor| factor * 10f64.powi(decade)));
-    values.filter(|value| (from * 0.999..=to * 1.001).contains(value)).collect()
+    let factors: &[f64] = if to / from < 500.0 {
+        &[1.0, 2.0, 5.0]
+    } else {
+        &[1.0]
+    };
+    let values = decades.flat_map(|decade| {
+        factors
+            .iter()
+            .map(move |factor| factor * 10f64.powi(decade))
+    });
+    values
+        .filter(|value| (from * 0.999..=to * 1.001).contains(value))
+        .collect()
 }
 
 /// The next of 1, 2, 5 · 10ⁿ from `step` up.
@@ -89,20 +102,51 @@ mod tests {
 
     #[test]
     fn the_ends_of_an_axis_are_its_bounds() {
-        for scale in
-            [Scale::Linear { from: 2.0, to: 9.0 }, Scale::Log { from: 2.0, to: 9.0 }, Scale::Counts { to: 9.0 }]
-        {
-            assert_eq!((scale.place(0.0), scale.place(9.0), scale.place(1e9)), (0.0, 1.0, 1.0), "{scale:?}");
+        for scale in [
+            Scale::Linear { from: 2.0, to: 9.0 },
+            Scale::Log { from: 2.0, to: 9.0 },
+            Scale::Counts { to: 9.0 },
+        ] {
+            assert_eq!(
+                (scale.place(0.0), scale.place(9.0), scale.place(1e9)),
+                (0.0, 1.0, 1.0),
+                "{scale:?}"
+            );
         }
-        assert!((Scale::Log { from: 0.1, to: 10.0 }.place(1.0) - 0.5).abs() < 1e-9);
+        assert!(
+            (Scale::Log {
+                from: 0.1,
+                to: 10.0
+            }
+            .place(1.0)
+                - 0.5)
+                .abs()
+                < 1e-9
+        );
     }
 
     #[test]
     fn ticks_are_round_and_few() {
-        assert_eq!(Scale::Linear { from: 0.0, to: 60.0 }.ticks(), [0.0, 20.0, 40.0, 60.0]);
+        assert_eq!(
+            Scale::Linear {
+                from: 0.0,
+                to: 60.0
+            }
+            .ticks(),
+            [0.0, 20.0, 40.0, 60.0]
+        );
         let ticks = |scale: Scale| scale.ticks().into_iter().map(label).collect::<Vec<_>>();
-        assert_eq!(ticks(Scale::Log { from: 0.09, to: 25_000.0 }), ["0.1", "1", "10", "100", "1000", "10k"]);
+        assert_eq!(
+            ticks(Scale::Log {
+                from: 0.09,
+                to: 25_000.0
+            }),
+            ["0.1", "1", "10", "100", "1000", "10k"]
+        );
         assert_eq!(ticks(Scale::Log { from: 0.5, to: 4.0 }), ["0.5", "1", "2"]);
-        assert_eq!(ticks(Scale::Counts { to: 12.0 }), ["0", "1", "2", "5", "10"]);
+        assert_eq!(
+            ticks(Scale::Counts { to: 12.0 }),
+            ["0", "1", "2", "5", "10"]
+        );
     }
 }

@@ -64,8 +64,14 @@ pub(super) fn sheet(series: usize) -> String {
         let (light, on_dark) = COLORS[index % COLORS.len()];
         let dashes = DASHES[index / (COLORS.len() / 2) % DASHES.len()];
         // Writing to a string cannot fail.
-        let _ = writeln!(sheet, ".s{index}{{stroke:{light};stroke-dasharray:{dashes}}}");
-        let _ = writeln!(sheet, "main:has(#k{index}:not(:checked)) .charts .s{index}{{display:none}}");
+        let _ = writeln!(
+            sheet,
+            ".s{index}{{stroke:{light};stroke-dasharray:{dashes}}}"
+        );
+        let _ = writeln!(
+            sheet,
+            "main:has(#k{index}:not(:checked)) .charts .s{index}{{display:none}}"
+        );
         let _ = write!(dark, ".s{index}{{stroke:{on_dark}}}");
     }
     let _ = writeln!(sheet, "@media(prefers-color-scheme:dark){{{dark}}}");

@@ -10,9 +10,17 @@ pub(super) struct Table<'a>(pub(super) &'a Comparison);
 impl fmt::Display for Table<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Comparison { title, facts, rows } = self.0;
-        let facts: Vec<String> = facts.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        let facts: Vec<String> = facts
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
         writeln!(out, "{title}\n{}\n", facts.join(", "))?;
-        let name = rows.iter().map(|row| row.policy.len()).max().unwrap_or_default().max("policy".len());
+        let name = rows
+            .iter()
+            .map(|row| row.policy.len())
+            .max()
+            .unwrap_or_default()
+            .max("policy".len());
         let (ttft, tpot) = ("time to first token, s", "time per token, ms");
         writeln!(out, "{:name$} {:>9}  {ttft:^40}  {tpot:>20}", "", "")?;
         writeln!(
@@ -21,11 +29,30 @@ impl fmt::Display for Table<'_> {
             "policy", "hit rate", "mean", "p50", "p90", "p99", "mean", "p99", "hotspot",
         )?;
         for Row { policy, outcome } in rows {
-            let Outcome { hit_rate, ttft, tpot, hotspot, .. } = outcome;
-            let Quantiles { mean, p50, p90, p99 } = ttft;
+            let Outcome {
+                hit_rate,
+                ttft,
+                tpot,
+                hotspot,
+                ..
+            } = outcome;
+            let Quantiles {
+                mean,
+                p50,
+                p90,
+                p99,
+            } = ttft;
             let percent = hit_rate * 100.0;
-            write!(out, "{policy:name$} {percent:>7.1} %  {mean:>10.3}{p50:>10.3}{p90:>10.3}{p99:>10.3}")?;
-            writeln!(out, "  {:>10.1}{:>10.1} {hotspot:>9.2}", tpot.mean * 1e3, tpot.p99 * 1e3)?;
+            write!(
+                out,
+                "{policy:name$} {percent:>7.1} %  {mean:>10.3}{p50:>10.3}{p90:>10.3}{p99:>10.3}"
+            )?;
+            writeln!(
+                out,
+                "  {:>10.1}{:>10.1} {hotspot:>9.2}",
+                tpot.mean * 1e3,
+                tpot.p99 * 1e3
+            )?;
         }
         Ok(())
     }

@@ -26,7 +26,8 @@ impl Timeline {
     /// The timeline of `served` up to `end`, in at most `count` intervals.
     #[must_use]
     pub fn of(served: &[Served], end: Duration, count: usize) -> Self {
-        let step = (end / u32::try_from(count.max(1)).unwrap_or(u32::MAX)).max(Duration::from_millis(1));
+        let step =
+            (end / u32::try_from(count.max(1)).unwrap_or(u32::MAX)).max(Duration::from_millis(1));
         let mut waiting = vec![0.0; count];
         let mut tokens = vec![(0usize, 0usize); count];
         for request in served {
@@ -40,7 +41,10 @@ impl Timeline {
             waiting,
             hit_rate: (prompt > 0).then(|| cached as f64 / prompt as f64),
         };
-        Self { step, intervals: waiting.into_iter().zip(tokens).map(interval).collect() }
+        Self {
+            step,
+            intervals: waiting.into_iter().zip(tokens).map(interval).collect(),
+        }
     }
 }
 
@@ -75,16 +79,35 @@ mod tests {
             ..Served::default()
         };
         let timeline = Timeline::of(&[served], seconds(40), 4);
-        let waiting: Vec<f64> = timeline.intervals.iter().map(|interval| interval.waiting).collect();
-        assert_eq!((timeline.step, waiting), (seconds(10), vec![0.5, 1.0, 0.5, 0.0]));
-        assert_eq!((timeline.intervals[0].hit_rate, timeline.intervals[1].hit_rate), (Some(0.4), None));
+        let waiting: Vec<f64> = timeline
+            .intervals
+            .iter()
+            .map(|interval| interval.waiting)
+            .collect();
+        assert_eq!(
+            (timeline.step, waiting),
+            (seconds(10), vec![0.5, 1.0, 0.5, 0.0])
+        );
+        assert_eq!(
+            (
+                timeline.intervals[0].hit_rate,
+                timeline.intervals[1].hit_rate
+            ),
+            (Some(0.4), None)
+        );
     }
 
     #[test]
     fn what_happens_after_the_end_is_left_out() {
-        let late =
-            Served { arrived: Duration::from_secs(9), first_token: Duration::from_secs(99), ..Served::default() };
-        assert_eq!(Timeline::of(&[late], Duration::from_secs(4), 2).intervals, [Interval::default(); 2]);
+        let late = Served {
+            arrived: Duration::from_secs(9),
+            first_token: Duration::from_secs(99),
+            ..Served::default()
+        };
+        assert_eq!(
+            Timeline::of(&[late], Duration::from_secs(4), 2).intervals,
+            [Interval::default(); 2]
+        );
         assert!(Timeline::of(&[], Duration::ZERO, 0).intervals.is_empty());
     }
 }

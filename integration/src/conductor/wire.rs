@@ -7,7 +7,15 @@ use serde_json::{Map, Value, json};
 use super::{Dialect, Held, Query};
 
 /// Fields that `/query` in C++ knows.
-const QUERY: [&str; 7] = ["model", "block_size", "token_ids", "tenant_id", "lora_name", "cache_salt", "instance_id"];
+const QUERY: [&str; 7] = [
+    "model",
+    "block_size",
+    "token_ids",
+    "tenant_id",
+    "lora_name",
+    "cache_salt",
+    "instance_id",
+];
 
 /// Fields that `/register` in C++ knows.
 const REGISTER: [&str; 11] = [
@@ -25,7 +33,12 @@ const REGISTER: [&str; 11] = [
 ];
 
 /// The four fields of a hash profile, all needed.
-const PROFILE: [&str; 4] = ["strategy", "algorithm", "python_hash_seed", "index_projection"];
+const PROFILE: [&str; 4] = [
+    "strategy",
+    "algorithm",
+    "python_hash_seed",
+    "index_projection",
+];
 
 /// A body in msgpack whose ids are bytes, as a JSON value.
 #[derive(Deserialize)]
@@ -49,12 +62,18 @@ impl Dialect {
         if self == Self::Json {
             return serde_json::from_slice(body).ok();
         }
-        let fields: std::collections::BTreeMap<String, Packed> = rmp_serde::from_slice(body).ok()?;
+        let fields: std::collections::BTreeMap<String, Packed> =
+            rmp_serde::from_slice(body).ok()?;
         let value = |packed| match packed {
             Packed::Bytes(ids) => json!(ids),
             Packed::Value(value) => value,
         };
-        Some(Value::Object(fields.into_iter().map(|(key, packed)| (key, value(packed))).collect()))
+        Some(Value::Object(
+            fields
+                .into_iter()
+                .map(|(key, packed)| (key, value(packed)))
+                .collect(),
+        ))
     }
 
     pub(super) fn write(self, body: &Value) -> Bytes {
@@ -67,14 +86,34 @@ impl Dialect {
     /// A question, or why it is refused.
     pub(super) fn query(self, body: &Value) -> Result<Query, &'static str> {
         let fields = self.known(body, &QUERY)?;
-        let text = |key: &str| fields.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let ids = fields.get("token_ids").and_then(Value::as_array).ok_or("invalid_type")?;
-        let ids = ids.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect::<Option<_>>();
+        let text = |key: &str| {
+            fields
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let ids = fields
+            .get("token_ids")
+            .and_then(Value::as_array)
+            .ok_or("invalid_type")?;
+        let ids = ids
+            .iter()
+            .map(|id| u32::try_from(id.as_u64()?).ok())
+            .collect::<Option<_>>();
         let tenant = text("tenant_id");
         Ok(Query {
-            model: Some(text("model")).filter(|model| !model.is_empty()).ok_or("invalid_value")?,
-            tenant: if tenant.is_empty() { "default".to_owned() } else { tenant },
-            block_size: number(fields, "block_size").filter(|size| *size > 0).ok_or("out_of_range")? as u32,
+            model: Some(text("model"))
+                .filter(|model| !model.is_empty())
+                .ok_or("invalid_value")?,
+            tenant: if tenant.is_empty() {
+                "default".to_owned()
+            } else {
+                tenant
+            },
+            block_size: number(fields, "block_size")
+                .filter(|size| *size > 0)
+                .ok_or("out_of_range")? as u32,
             token_ids: ids.ok_or("invalid_value")?,
             lora: text("lora_name"),
             salt: text("cache_salt"),
@@ -92,7 +131,10 @@ impl Dialect {
                 "rank_matches": {"0": {"gpu": gpu, "cpu": cpu, "disk": disk}},
             }),
         };
-        let rows: Map<String, Value> = held.iter().map(|(instance, held)| (instance.clone(), row(held))).collect();
+        let rows: Map<String, Value> = held
+            .iter()
+            .map(|(instance, held)| (instance.clone(), row(held)))
+            .collect();
         match self {
             Self::Json if rows.is_empty() => json!({}),
             Self::Json => json!({ query.tenant.clone(): rows }),
@@ -104,7 +146,12 @@ impl Dialect {
     pub(super) fn registration(self, body: &Value) -> Result<(String, u64), &'static str> {
         let fields = self.known(body, &REGISTER)?;
         let needed = ["endpoint", "type", "modelname"];
-        if needed.iter().any(|key| fields.get(*key).and_then(Value::as_str).is_none_or(str::is_empty)) {
+        if needed.iter().any(|key| {
+            fields
+                .get(*key)
+                .and_then(Value::as_str)
+                .is_none_or(str::is_empty)
+        }) {
             return Err("invalid_registration");
         }
         if number(fields, "block_size").is_none_or(|size| size == 0) {
@@ -123,11 +170,18 @@ impl Dialect {
     /// The row that a body names.
     pub(super) fn row(self, body: &Value) -> Result<(String, u64), &'static str> {
         let instance = body["instance_id"].as_str().ok_or("invalid_type")?;
-        Ok((instance.to_owned(), body["dp_rank"].as_u64().ok_or("invalid_type")?))
+        Ok((
+            instance.to_owned(),
+            body["dp_rank"].as_u64().ok_or("invalid_type")?,
+        ))
     }
 
     /// The fields, if all are known to who reads them.
-    fn known<'a>(self, body: &'a Value, names: &[&str]) -> Result<&'a Map<String, Value>, &'static str> {
+    fn known<'a>(
+        self,
+        body: &'a Value,
+        names: &[&str],
+    ) -> Result<&'a Map<String, Value>, &'static str> {
         let fields = body.as_object().ok_or("invalid_type")?;
         let is_known = |name: &String| names.contains(&name.as_str());
         if self == Self::Msgpack && !fields.keys().all(is_known) {
@@ -157,7 +211,10 @@ mod words {
                 if !words.remainder().is_empty() {
                     return Err(E::custom("not whole words"));
                 }
-                Ok(words.filter_map(|word| word.try_into().ok()).map(u32::from_le_bytes).collect())
+                Ok(words
+                    .filter_map(|word| word.try_into().ok())
+                    .map(u32::from_le_bytes)
+                    .collect())
             }
         }
         from.deserialize_bytes(Reader)

@@ -15,7 +15,12 @@ use super::kv_events::{Encoding, KvEventsConfig};
 #[derive(Clone, Debug, Args)]
 pub struct EngineArgs {
     /// Where to listen; port 0 picks a free one.
-    #[arg(long, env = "HERMES_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8100")]
+    #[arg(
+        long,
+        env = "HERMES_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8100"
+    )]
     pub listen: SocketAddr,
     /// The name of the served model.
     #[arg(long, value_name = "NAME", default_value = "sim")]
@@ -51,7 +56,12 @@ pub struct EngineArgs {
     #[arg(long, value_name = "TOKENS", default_value_t = 16)]
     pub default_output: u32,
     /// Ask for this key on /v1, as `Authorization: Bearer KEY`.
-    #[arg(long, env = "HERMES_ENGINE_API_KEY", hide_env_values = true, value_name = "KEY")]
+    #[arg(
+        long,
+        env = "HERMES_ENGINE_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
     pub api_key: Option<String>,
     /// Leave `prompt_tokens_details` (cached tokens) out of usage, as vLLM does unless told otherwise.
     #[arg(long)]
@@ -78,7 +88,9 @@ impl EngineArgs {
         let host = self.listen.ip();
         Some(KvEventsConfig {
             publish: SocketAddr::new(host, self.kv_events_port?),
-            replay: self.kv_events_replay_port.map(|port| SocketAddr::new(host, port)),
+            replay: self
+                .kv_events_replay_port
+                .map(|port| SocketAddr::new(host, port)),
             topic: self.kv_events_topic.clone(),
             encoding: self.kv_events_encoding,
             ..KvEventsConfig::default()
@@ -89,7 +101,17 @@ impl EngineArgs {
 impl From<EngineArgs> for EngineConfig {
     fn from(args: EngineArgs) -> Self {
         let kv_events = args.kv_events();
-        let EngineArgs { listen, model, lora, block_size, blocks, prefill_rate, step_budget, max_running, .. } = args;
+        let EngineArgs {
+            listen,
+            model,
+            lora,
+            block_size,
+            blocks,
+            prefill_rate,
+            step_budget,
+            max_running,
+            ..
+        } = args;
         let EngineArgs {
             speed,
             time_scale,
@@ -140,11 +162,21 @@ mod tests {
     fn the_defaults_of_the_command_line_are_those_of_the_library() {
         let Command { engine } = Command::try_parse_from(["engine"]).unwrap();
         let (from_args, default) = (EngineConfig::from(engine), EngineConfig::default());
-        let machine =
-            |config: &EngineConfig| (config.limits().blocks, config.block_size, config.step_budget, config.max_running);
+        let machine = |config: &EngineConfig| {
+            (
+                config.limits().blocks,
+                config.block_size,
+                config.step_budget,
+                config.max_running,
+            )
+        };
         assert_eq!(machine(&from_args), machine(&default));
         assert_eq!(
-            (from_args.prefill_rate, from_args.speed, from_args.time_scale),
+            (
+                from_args.prefill_rate,
+                from_args.speed,
+                from_args.time_scale
+            ),
             (default.prefill_rate, default.speed, default.time_scale)
         );
         assert_eq!(
@@ -155,8 +187,16 @@ mod tests {
 
     #[test]
     fn adapters_can_be_given_several_times() {
-        let Command { engine } =
-            Command::try_parse_from(["engine", "--lora", "a", "--lora", "b", "--listen", "127.0.0.1:0"]).unwrap();
+        let Command { engine } = Command::try_parse_from([
+            "engine",
+            "--lora",
+            "a",
+            "--lora",
+            "b",
+            "--listen",
+            "127.0.0.1:0",
+        ])
+        .unwrap();
         assert_eq!(EngineConfig::from(engine).loras, ["a", "b"]);
     }
 }

@@ -27,7 +27,14 @@ struct Named {
 
 impl BlockCache {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, private: 0, named: HashMap::new(), idle: BTreeMap::new(), releases: 0, evicted: Vec::new() }
+        Self {
+            capacity,
+            private: 0,
+            named: HashMap::new(),
+            idle: BTreeMap::new(),
+            releases: 0,
+            evicted: Vec::new(),
+        }
     }
 
     /// How many of these blocks, from the first, are held. Changes nothing.
@@ -42,8 +49,14 @@ impl BlockCache {
 
     /// References the held blocks of `prefix` and allocates `fresh` private ones, or does nothing and answers `false`.
     pub(crate) fn admit(&mut self, prefix: &[u64], fresh: usize) -> bool {
-        let revived =
-            prefix.iter().filter(|hash| self.named.get(hash).is_some_and(|block| block.references == 0)).count();
+        let revived = prefix
+            .iter()
+            .filter(|hash| {
+                self.named
+                    .get(hash)
+                    .is_some_and(|block| block.references == 0)
+            })
+            .count();
         if fresh + revived > self.available() {
             return false;
         }
@@ -59,7 +72,9 @@ impl BlockCache {
             return false;
         }
         while self.private + self.named.len() + blocks > self.capacity {
-            let Some((_, hash)) = self.idle.pop_first() else { return false };
+            let Some((_, hash)) = self.idle.pop_first() else {
+                return false;
+            };
             self.named.remove(&hash);
             self.evicted.push(hash);
         }
@@ -73,7 +88,13 @@ impl BlockCache {
         self.private -= 1;
         let is_new = !self.reference(hash);
         if is_new {
-            self.named.insert(hash, Named { references: 1, released: 0 });
+            self.named.insert(
+                hash,
+                Named {
+                    references: 1,
+                    released: 0,
+                },
+            );
         }
         is_new
     }
@@ -97,7 +118,9 @@ impl BlockCache {
     pub(crate) fn release(&mut self, shared: &[u64], private: usize) {
         self.private -= private;
         for hash in shared.iter().rev() {
-            let Some(block) = self.named.get_mut(hash) else { continue };
+            let Some(block) = self.named.get_mut(hash) else {
+                continue;
+            };
             block.references -= 1;
             if block.references == 0 {
                 self.releases += 1;
@@ -126,7 +149,9 @@ impl BlockCache {
     }
 
     fn reference(&mut self, hash: u64) -> bool {
-        let Some(block) = self.named.get_mut(&hash) else { return false };
+        let Some(block) = self.named.get_mut(&hash) else {
+            return false;
+        };
         if block.references == 0 {
             self.idle.remove(&block.released);
         }
@@ -157,7 +182,14 @@ mod tests {
         assert!(cache.admit(&[1], 0), "a hit makes block 1 recent");
         cache.release(&[1], 0);
         assert!(cache.allocate(2));
-        assert_eq!((cache.prefix_len(&[1]), cache.prefix_len(&[2]), cache.prefix_len(&[3, 4])), (1, 0, 1));
+        assert_eq!(
+            (
+                cache.prefix_len(&[1]),
+                cache.prefix_len(&[2]),
+                cache.prefix_len(&[3, 4])
+            ),
+            (1, 0, 1)
+        );
     }
 
     #[test]
@@ -173,7 +205,10 @@ mod tests {
     fn an_admission_that_does_not_fit_changes_nothing() {
         let mut cache = BlockCache::new(3);
         filled(&mut cache, &[1, 2]);
-        assert!(!cache.admit(&[1, 2], 2), "the two hits are needed, so only one block is left");
+        assert!(
+            !cache.admit(&[1, 2], 2),
+            "the two hits are needed, so only one block is left"
+        );
         assert_eq!((cache.used(), cache.prefix_len(&[1, 2])), (0, 2));
     }
 

@@ -36,17 +36,32 @@ impl Chain {
                 last
             })
             .collect();
-        Self { block_size, hashes, open, last, kept: None }
+        Self {
+            block_size,
+            hashes,
+            open,
+            last,
+            kept: None,
+        }
     }
 
     /// Keeps the tokens and the salt of the prompt, which have to be those that it was made of.
     pub(crate) fn keep(self, tokens: &[u32], salt: Option<&str>) -> Self {
-        Self { kept: Some(Kept { tokens: tokens.to_vec(), salt: salt.map(Arc::from) }), ..self }
+        Self {
+            kept: Some(Kept {
+                tokens: tokens.to_vec(),
+                salt: salt.map(Arc::from),
+            }),
+            ..self
+        }
     }
 
     /// The tokens of a full block, if they were kept.
     pub(crate) fn block(&self, index: usize) -> Option<&[u32]> {
-        self.kept.as_ref()?.tokens.get(index * self.block_size..(index + 1) * self.block_size)
+        self.kept
+            .as_ref()?
+            .tokens
+            .get(index * self.block_size..(index + 1) * self.block_size)
     }
 
     /// The salt, if it was kept and there is one.
@@ -59,9 +74,17 @@ impl Chain {
     pub(crate) fn named(block_size: usize, blocks: &[u64], prompt_tokens: usize, own: u64) -> Self {
         let open = vec![0; prompt_tokens % block_size];
         let last = root("", None) ^ xxh3_64(&own.to_le_bytes());
-        let mut chain = Self { block_size, hashes: Vec::new(), open, last, kept: None };
+        let mut chain = Self {
+            block_size,
+            hashes: Vec::new(),
+            open,
+            last,
+            kept: None,
+        };
         let full = prompt_tokens / block_size;
-        chain.hashes.extend_from_slice(&blocks[..blocks.len().min(full)]);
+        chain
+            .hashes
+            .extend_from_slice(&blocks[..blocks.len().min(full)]);
         while chain.hashes.len() < full {
             chain.last = link(chain.last, &[]);
             chain.hashes.push(chain.last);
@@ -127,20 +150,33 @@ mod tests {
     fn model_and_salt_keep_chains_apart() {
         let tokens: Vec<u32> = (0..8).collect();
         let plain = Chain::new("m", None, 4, &tokens);
-        assert_ne!(plain.hashes(), Chain::new("lora", None, 4, &tokens).hashes());
-        assert_ne!(plain.hashes(), Chain::new("m", Some("tenant"), 4, &tokens).hashes());
+        assert_ne!(
+            plain.hashes(),
+            Chain::new("lora", None, 4, &tokens).hashes()
+        );
+        assert_ne!(
+            plain.hashes(),
+            Chain::new("m", Some("tenant"), 4, &tokens).hashes()
+        );
         assert_eq!(plain.hashes(), Chain::new("m", None, 4, &tokens).hashes());
     }
 
     #[test]
     fn named_blocks_are_shared_and_all_that_follows_is_not() {
         let [mut one, mut other] = [1, 2].map(|own| Chain::named(4, &[7, 8], 14, own));
-        assert_eq!((one.hashes()[..2].to_vec(), one.hashes().len()), (vec![7, 8], 3));
+        assert_eq!(
+            (one.hashes()[..2].to_vec(), one.hashes().len()),
+            (vec![7, 8], 3)
+        );
         for chain in [&mut one, &mut other] {
             (0..2).for_each(|token| chain.push(token));
         }
         assert_eq!(one.hashes().len(), 4);
-        assert!(one.hashes()[2..].iter().all(|hash| !other.hashes().contains(hash)));
+        assert!(
+            one.hashes()[2..]
+                .iter()
+                .all(|hash| !other.hashes().contains(hash))
+        );
     }
 
     proptest! {

@@ -56,24 +56,37 @@ struct Message {
 /// The whole answer as one JSON object.
 pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, Stopped> {
     let usage = generation.finish().await?;
-    let Generation { params, id, created, choices, output_tokens, finish_reason, .. } = &generation;
-    let messages = choices.iter().enumerate().map(|(index, choice)| ChatChoice {
-        index,
-        message: Message {
-            role: "assistant",
-            content: choice.answer.text(*output_tokens),
-            refusal: (),
-            annotations: (),
-            audio: (),
-            function_call: (),
-            reasoning: (),
-        },
-        logprobs: (),
+    let Generation {
+        params,
+        id,
+        created,
+        choices,
+        output_tokens,
         finish_reason,
-        stop_reason: (),
-        token_ids: params.return_token_ids.then(|| choice.token_ids(*output_tokens)),
-        routed_experts: (),
-    });
+        ..
+    } = &generation;
+    let messages = choices
+        .iter()
+        .enumerate()
+        .map(|(index, choice)| ChatChoice {
+            index,
+            message: Message {
+                role: "assistant",
+                content: choice.answer.text(*output_tokens),
+                refusal: (),
+                annotations: (),
+                audio: (),
+                function_call: (),
+                reasoning: (),
+            },
+            logprobs: (),
+            finish_reason,
+            stop_reason: (),
+            token_ids: params
+                .return_token_ids
+                .then(|| choice.token_ids(*output_tokens)),
+            routed_experts: (),
+        });
     let answer = ChatCompletion {
         id: &format!("chatcmpl-{id}"),
         object: "chat.completion",
@@ -107,7 +120,12 @@ pub(crate) struct ChatEvents {
 
 impl ChatEvents {
     pub(crate) fn new(generation: &Generation) -> Self {
-        let Generation { params, id, choices, .. } = generation;
+        let Generation {
+            params,
+            id,
+            choices,
+            ..
+        } = generation;
         let prompt = choices.first().and_then(|choice| choice.prompt.as_ref());
         Self {
             head: head("chatcmpl-", id, "chat.completion.chunk", generation),
@@ -135,21 +153,37 @@ impl Events for ChatEvents {
                 r#"{head}{{"index":{index},"delta":{{"role":"assistant","content":""}},"logprobs":null,"finish_reason":null}}]"#
             );
             self.usage(out, usage);
-            let _ = write!(out, r#","prompt_token_ids":{},"prompt_text":null}}"#, self.prompt_token_ids);
+            let _ = write!(
+                out,
+                r#","prompt_token_ids":{},"prompt_text":null}}"#,
+                self.prompt_token_ids
+            );
             out.push_str("\n\n");
         }
     }
 
     fn token(&mut self, out: &mut String, token: &Token) {
-        let Token { choice, word, id, finish, usage } = token;
+        let Token {
+            choice,
+            word,
+            id,
+            finish,
+            usage,
+        } = token;
         let head = &self.head;
-        let _ =
-            write!(out, r#"{head}{{"index":{choice},"delta":{{"content":"{word}"}},"logprobs":null,"finish_reason":"#);
+        let _ = write!(
+            out,
+            r#"{head}{{"index":{choice},"delta":{{"content":"{word}"}},"logprobs":null,"finish_reason":"#
+        );
         let _ = match finish {
             Some(reason) => write!(out, r#""{reason}","stop_reason":null,"token_ids":"#),
             None => write!(out, r#"null,"token_ids":"#),
         };
-        let _ = if self.return_token_ids { write!(out, "[{id}]}}]") } else { write!(out, "null}}]") };
+        let _ = if self.return_token_ids {
+            write!(out, "[{id}]}}]")
+        } else {
+            write!(out, "null}}]")
+        };
         self.usage(out, usage);
         if finish.is_some() && !self.include_usage {
             let _ = write!(out, r#","system_fingerprint":"{FINGERPRINT}""#);
@@ -164,16 +198,23 @@ impl Events for ChatEvents {
 
 /// The beginning that all events of one stream share.
 pub(crate) fn head(prefix: &str, id: &str, object: &str, generation: &Generation) -> String {
-    let Generation { params, created, .. } = generation;
+    let Generation {
+        params, created, ..
+    } = generation;
     let (id, model) = (text(&format!("{prefix}{id}")), text(&params.model.as_ref()));
-    format!(r#"data: {{"id":{id},"object":"{object}","created":{created},"model":{model},"choices":["#)
+    format!(
+        r#"data: {{"id":{id},"object":"{object}","created":{created},"model":{model},"choices":["#
+    )
 }
 
 /// The end of a chat or completion stream: usage if it was asked for, then `[DONE]`.
 pub(crate) fn close(out: &mut String, head: &str, include_usage: bool, usage: &Usage) {
     if include_usage {
         let usage = text(&usage.last_chunk());
-        let _ = write!(out, "{head}],\"usage\":{usage},\"system_fingerprint\":\"{FINGERPRINT}\"}}\n\n");
+        let _ = write!(
+            out,
+            "{head}],\"usage\":{usage},\"system_fingerprint\":\"{FINGERPRINT}\"}}\n\n"
+        );
     }
     out.push_str("data: [DONE]\n\n");
 }

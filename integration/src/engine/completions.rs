@@ -44,18 +44,31 @@ struct CompletionChoice<'a> {
 /// The whole answer as one JSON object.
 pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, Stopped> {
     let usage = generation.finish().await?;
-    let Generation { params, id, created, choices, output_tokens, finish_reason, .. } = &generation;
-    let texts = choices.iter().enumerate().map(|(index, choice)| CompletionChoice {
-        index,
-        text: choice.answer.text(*output_tokens),
-        logprobs: (),
+    let Generation {
+        params,
+        id,
+        created,
+        choices,
+        output_tokens,
         finish_reason,
-        stop_reason: (),
-        token_ids: params.return_token_ids.then(|| choice.token_ids(*output_tokens)),
-        prompt_logprobs: (),
-        prompt_token_ids: choice.prompt.as_deref(),
-        routed_experts: (),
-    });
+        ..
+    } = &generation;
+    let texts = choices
+        .iter()
+        .enumerate()
+        .map(|(index, choice)| CompletionChoice {
+            index,
+            text: choice.answer.text(*output_tokens),
+            logprobs: (),
+            finish_reason,
+            stop_reason: (),
+            token_ids: params
+                .return_token_ids
+                .then(|| choice.token_ids(*output_tokens)),
+            prompt_logprobs: (),
+            prompt_token_ids: choice.prompt.as_deref(),
+            routed_experts: (),
+        });
     let answer = Completion {
         id: &format!("cmpl-{id}"),
         object: "text_completion",
@@ -85,13 +98,21 @@ pub(crate) struct CompletionEvents {
 
 impl CompletionEvents {
     pub(crate) fn new(generation: &Generation) -> Self {
-        let Generation { params, id, choices, .. } = generation;
+        let Generation {
+            params,
+            id,
+            choices,
+            ..
+        } = generation;
         Self {
             head: head("cmpl-", id, "text_completion", generation),
             include_usage: params.include_usage,
             continuous_usage: params.continuous_usage,
             return_token_ids: params.return_token_ids,
-            prompts: choices.iter().map(|choice| choice.prompt.as_ref().map(text)).collect(),
+            prompts: choices
+                .iter()
+                .map(|choice| choice.prompt.as_ref().map(text))
+                .collect(),
         }
     }
 }
@@ -100,7 +121,13 @@ impl Events for CompletionEvents {
     fn opening(&mut self, _out: &mut String, _usage: &Usage) {}
 
     fn token(&mut self, out: &mut String, token: &Token) {
-        let Token { choice, word, id, finish, usage } = token;
+        let Token {
+            choice,
+            word,
+            id,
+            finish,
+            usage,
+        } = token;
         let head = &self.head;
         let _ = write!(
             out,
@@ -109,8 +136,15 @@ impl Events for CompletionEvents {
         );
         let prompt = self.prompts[*choice].take();
         let prompt = prompt.as_deref().unwrap_or("null");
-        let _ = write!(out, r#""stop_reason":null,"prompt_token_ids":{prompt},"token_ids":"#);
-        let _ = if self.return_token_ids { write!(out, "[{id}]}}]") } else { write!(out, "null}}]") };
+        let _ = write!(
+            out,
+            r#""stop_reason":null,"prompt_token_ids":{prompt},"token_ids":"#
+        );
+        let _ = if self.return_token_ids {
+            write!(out, "[{id}]}}]")
+        } else {
+            write!(out, "null}}]")
+        };
         if self.continuous_usage {
             let _ = write!(out, r#","usage":{}"#, text(&usage.running()));
         }

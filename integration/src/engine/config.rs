@@ -98,11 +98,23 @@ impl EngineConfig {
             (self.blocks > 0, "there must be at least 1 block"),
             (positive(self.prefill_rate), "prefill rate must be above 0"),
             (positive(self.speed), "speed must be above 0"),
-            (self.time_scale.is_finite() && self.time_scale >= 0.0, "time scale must be 0 or more"),
+            (
+                self.time_scale.is_finite() && self.time_scale >= 0.0,
+                "time scale must be 0 or more",
+            ),
             (self.step_budget > 0, "step budget must be at least 1 token"),
-            (self.max_running > 0, "at least 1 request must be able to run"),
-            (self.max_model_len > 1, "the context must hold at least 2 tokens"),
-            (self.default_output > 0, "default output must be at least 1 token"),
+            (
+                self.max_running > 0,
+                "at least 1 request must be able to run",
+            ),
+            (
+                self.max_model_len > 1,
+                "the context must hold at least 2 tokens",
+            ),
+            (
+                self.default_output > 0,
+                "default output must be at least 1 token",
+            ),
         ];
         match checks.iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err(io::Error::new(io::ErrorKind::InvalidInput, *message)),
@@ -112,7 +124,8 @@ impl EngineConfig {
 
     /// The context length that the memory allows.
     pub(crate) fn context(&self) -> usize {
-        self.max_model_len.min(self.blocks.saturating_mul(self.block_size))
+        self.max_model_len
+            .min(self.blocks.saturating_mul(self.block_size))
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -127,11 +140,15 @@ impl EngineConfig {
 
     /// How long this step takes on the wall clock, slowed down by `slow` (1 is as configured).
     pub(crate) fn duration(&self, step: Step, slow: f64) -> Duration {
-        let Step { prefill_tokens, decodes } = step;
+        let Step {
+            prefill_tokens,
+            decodes,
+        } = step;
         let seconds = self.step_base.as_secs_f64()
             + self.step_per_decode.as_secs_f64() * decodes as f64
             + prefill_tokens as f64 / self.prefill_rate;
-        Duration::try_from_secs_f64(seconds * slow * self.time_scale / self.speed).unwrap_or(Duration::MAX)
+        Duration::try_from_secs_f64(seconds * slow * self.time_scale / self.speed)
+            .unwrap_or(Duration::MAX)
     }
 
     /// Whether answers take no time at all.
@@ -147,20 +164,55 @@ mod tests {
     #[test]
     fn a_step_costs_its_base_its_decodes_and_its_prompt_tokens() {
         let config = EngineConfig::default();
-        assert_eq!(config.duration(Step { prefill_tokens: 800, decodes: 10 }, 1.0), Duration::from_millis(110));
-        let slow = EngineConfig { speed: 0.5, time_scale: 0.1, ..config };
-        assert_eq!(slow.duration(Step { prefill_tokens: 0, decodes: 10 }, 2.0), Duration::from_millis(4));
+        assert_eq!(
+            config.duration(
+                Step {
+                    prefill_tokens: 800,
+                    decodes: 10
+                },
+                1.0
+            ),
+            Duration::from_millis(110)
+        );
+        let slow = EngineConfig {
+            speed: 0.5,
+            time_scale: 0.1,
+            ..config
+        };
+        assert_eq!(
+            slow.duration(
+                Step {
+                    prefill_tokens: 0,
+                    decodes: 10
+                },
+                2.0
+            ),
+            Duration::from_millis(4)
+        );
     }
 
     #[test]
     fn a_machine_without_memory_is_refused() {
         assert!(EngineConfig::default().check().is_ok());
-        let error = EngineConfig { blocks: 0, ..EngineConfig::default() }.check().expect_err("no blocks");
+        let error = EngineConfig {
+            blocks: 0,
+            ..EngineConfig::default()
+        }
+        .check()
+        .expect_err("no blocks");
         assert_eq!(error.to_string(), "there must be at least 1 block");
     }
 
     #[test]
     fn the_context_is_bounded_by_the_memory() {
-        assert_eq!(EngineConfig { blocks: 2, block_size: 16, ..EngineConfig::default() }.context(), 32);
+        assert_eq!(
+            EngineConfig {
+                blocks: 2,
+                block_size: 16,
+                ..EngineConfig::default()
+            }
+            .context(),
+            32
+        );
     }
 }

@@ -61,13 +61,29 @@ enum TicketState {
 }
 
 impl Core {
-    pub(crate) fn new(config: Arc<EngineConfig>, faults: Arc<Faults>, publisher: Option<Arc<Publisher>>) -> Self {
+    pub(crate) fn new(
+        config: Arc<EngineConfig>,
+        faults: Arc<Faults>,
+        publisher: Option<Arc<Publisher>>,
+    ) -> Self {
         let mut scheduler = Scheduler::new(config.limits());
         if publisher.is_some() {
             scheduler.record();
         }
-        let state = State { scheduler, watchers: HashMap::new(), aborted: 0, stopped: false };
-        Self { config, faults, publisher, started: Instant::now(), state: Mutex::new(state), wake: Notify::new() }
+        let state = State {
+            scheduler,
+            watchers: HashMap::new(),
+            aborted: 0,
+            stopped: false,
+        };
+        Self {
+            config,
+            faults,
+            publisher,
+            started: Instant::now(),
+            state: Mutex::new(state),
+            wake: Notify::new(),
+        }
     }
 
     /// Queues a job.
@@ -78,7 +94,11 @@ impl Core {
         if self.config.is_instant() {
             let progress = run_to_end(&mut state.scheduler, now);
             self.publish(&mut state.scheduler);
-            return Ticket { core: Arc::clone(self), id, state: TicketState::Done(progress) };
+            return Ticket {
+                core: Arc::clone(self),
+                id,
+                state: TicketState::Done(progress),
+            };
         }
         let (sender, receiver) = watch::channel(Progress::default());
         if !state.stopped {
@@ -86,7 +106,11 @@ impl Core {
         }
         drop(state);
         self.wake.notify_one();
-        Ticket { core: Arc::clone(self), id, state: TicketState::Live(receiver) }
+        Ticket {
+            core: Arc::clone(self),
+            id,
+            state: TicketState::Live(receiver),
+        }
     }
 
     /// Steps the scheduler for ever. The caller owns the task; `close` ends what waits for it.
@@ -132,7 +156,11 @@ impl Core {
     fn commit(&self) {
         let now = self.started.elapsed();
         let mut state = self.state.lock();
-        let State { scheduler, watchers, .. } = &mut *state;
+        let State {
+            scheduler,
+            watchers,
+            ..
+        } = &mut *state;
         scheduler.commit(now, |id, progress| {
             if progress.done {
                 if let Some(watcher) = watchers.remove(&id) {
@@ -169,7 +197,9 @@ impl Ticket {
         match &mut self.state {
             TicketState::Done(progress) => Ok(*progress),
             TicketState::Live(receiver) => {
-                let progress = receiver.wait_for(|progress| progress.generated > seen || progress.done).await;
+                let progress = receiver
+                    .wait_for(|progress| progress.generated > seen || progress.done)
+                    .await;
                 progress.map(|progress| *progress).map_err(|_| Stopped)
             }
         }

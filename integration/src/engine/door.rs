@@ -115,7 +115,10 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         door.open().unwrap();
         let (client, server) = tokio::join!(TcpStream::connect(door.addr()), door.accept());
-        assert_eq!(client.unwrap().local_addr().unwrap(), server.unwrap().peer_addr().unwrap());
+        assert_eq!(
+            client.unwrap().local_addr().unwrap(),
+            server.unwrap().peer_addr().unwrap()
+        );
         door.shut();
         let refused = TcpStream::connect(door.addr()).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);

@@ -59,8 +59,16 @@ fn load(page: &mut Page, config: &EngineConfig, scheduler: &Scheduler) {
     let (running, waiting) = (scheduler.running() as f64, scheduler.waiting() as f64);
     let usage = scheduler.cache().used() as f64 / scheduler.cache().capacity() as f64;
     let one = |value| [(Label::None, value)];
-    page.gauge("vllm:num_requests_running", "Number of requests in model execution batches.", &one(running));
-    page.gauge("vllm:num_requests_waiting", "Number of requests waiting to be processed.", &one(waiting));
+    page.gauge(
+        "vllm:num_requests_running",
+        "Number of requests in model execution batches.",
+        &one(running),
+    );
+    page.gauge(
+        "vllm:num_requests_waiting",
+        "Number of requests waiting to be processed.",
+        &one(waiting),
+    );
     page.gauge(
         "vllm:num_requests_waiting_by_reason",
         "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; 'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked status). Sum of all reasons equals vllm:num_requests_waiting.",
@@ -72,9 +80,15 @@ fn load(page: &mut Page, config: &EngineConfig, scheduler: &Scheduler) {
         &[(Label::SleepState("awake"), 1.0), (Label::SleepState("weights_offloaded"), 0.0), (Label::SleepState("discard_all"), 0.0)],
     );
     let (name, help) = if config.legacy_metrics {
-        ("vllm:gpu_cache_usage_perc", "GPU KV-cache usage. 1 means 100 percent usage.")
+        (
+            "vllm:gpu_cache_usage_perc",
+            "GPU KV-cache usage. 1 means 100 percent usage.",
+        )
     } else {
-        ("vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.")
+        (
+            "vllm:kv_cache_usage_perc",
+            "KV-cache usage. 1 means 100 percent usage.",
+        )
     };
     page.gauge(name, help, &one(usage));
 }
@@ -105,35 +119,76 @@ fn prefix_cache(page: &mut Page, config: &EngineConfig, meters: &Meters) {
         );
     }
     let external = |what: &str| {
-        format!("External prefix cache {what} from KV connector cross-instance cache sharing, in terms of number of")
+        format!(
+            "External prefix cache {what} from KV connector cross-instance cache sharing, in terms of number of"
+        )
     };
-    page.counter("vllm:external_prefix_cache_queries", &format!("{} queried tokens.", external("queries")), &one(0));
-    page.counter("vllm:external_prefix_cache_hits", &format!("{} cached tokens.", external("hits")), &one(0));
-    page.counter("vllm:mm_cache_queries", "Multi-modal cache queries, in terms of number of queried items.", &one(0));
-    page.counter("vllm:mm_cache_hits", "Multi-modal cache hits, in terms of number of cached items.", &one(0));
+    page.counter(
+        "vllm:external_prefix_cache_queries",
+        &format!("{} queried tokens.", external("queries")),
+        &one(0),
+    );
+    page.counter(
+        "vllm:external_prefix_cache_hits",
+        &format!("{} cached tokens.", external("hits")),
+        &one(0),
+    );
+    page.counter(
+        "vllm:mm_cache_queries",
+        "Multi-modal cache queries, in terms of number of queried items.",
+        &one(0),
+    );
+    page.counter(
+        "vllm:mm_cache_hits",
+        "Multi-modal cache hits, in terms of number of cached items.",
+        &one(0),
+    );
 }
 
 fn tokens(page: &mut Page, meters: &Meters) {
     let one = |value| [(Label::None, value)];
     let computed = meters.prompt_tokens.saturating_sub(meters.prefix_hits);
-    page.counter("vllm:num_preemptions", "Cumulative number of preemption from the engine.", &one(meters.preemptions));
-    page.counter("vllm:prompt_tokens", "Number of prefill tokens processed.", &one(meters.prompt_tokens));
-    let sources = [("local_compute", computed), ("local_cache_hit", meters.prefix_hits), ("external_kv_transfer", 0)];
+    page.counter(
+        "vllm:num_preemptions",
+        "Cumulative number of preemption from the engine.",
+        &one(meters.preemptions),
+    );
+    page.counter(
+        "vllm:prompt_tokens",
+        "Number of prefill tokens processed.",
+        &one(meters.prompt_tokens),
+    );
+    let sources = [
+        ("local_compute", computed),
+        ("local_cache_hit", meters.prefix_hits),
+        ("external_kv_transfer", 0),
+    ];
     let sources = sources.map(|(source, tokens)| (Label::Source(source), tokens));
-    page.counter("vllm:prompt_tokens_by_source", "Number of prompt tokens by source.", &sources);
+    page.counter(
+        "vllm:prompt_tokens_by_source",
+        "Number of prompt tokens by source.",
+        &sources,
+    );
     page.counter(
         "vllm:prompt_tokens_cached",
         "Number of cached prompt tokens (local + external).",
         &one(meters.prefix_hits),
     );
-    let tiers = ["host", "p2p", "disk", "external_unspecified"].map(|tier| (Label::Source(tier), 0));
-    let tiers: Vec<_> = std::iter::once((Label::Source("device"), meters.prefix_hits)).chain(tiers).collect();
+    let tiers =
+        ["host", "p2p", "disk", "external_unspecified"].map(|tier| (Label::Source(tier), 0));
+    let tiers: Vec<_> = std::iter::once((Label::Source("device"), meters.prefix_hits))
+        .chain(tiers)
+        .collect();
     page.counter(
         "vllm:prompt_tokens_cached_by_source",
         "Prefix-cache hit tokens by the cache tier that supplied them: device (local HBM), host (offloaded to DRAM), disk, p2p (transferred from another vLLM instance) or external_unspecified. Counted at admission; sums to vllm:prefix_cache_hits + vllm:external_prefix_cache_hits.",
         &tiers,
     );
-    page.counter("vllm:generation_tokens", "Number of generation tokens processed.", &one(meters.generation_tokens));
+    page.counter(
+        "vllm:generation_tokens",
+        "Number of generation tokens processed.",
+        &one(meters.generation_tokens),
+    );
 }
 
 fn outcomes(page: &mut Page, meters: &Meters) {
@@ -145,8 +200,13 @@ fn outcomes(page: &mut Page, meters: &Meters) {
         ("repetition", 0),
     ];
     let reasons = reasons.map(|(reason, requests)| (Label::Finished(reason), requests));
-    page.counter("vllm:request_success", "Count of successfully processed requests.", &reasons);
-    let rejections = ["max_num_queued_reqs", "max_num_queued_tokens"].map(|reason| (Label::Rejection(reason), 0));
+    page.counter(
+        "vllm:request_success",
+        "Count of successfully processed requests.",
+        &reasons,
+    );
+    let rejections = ["max_num_queued_reqs", "max_num_queued_tokens"]
+        .map(|reason| (Label::Rejection(reason), 0));
     page.counter(
         "vllm:admission_rejections",
         "Number of admission attempts rejected by a queue limit, by reason.",
@@ -156,15 +216,31 @@ fn outcomes(page: &mut Page, meters: &Meters) {
 
 fn sizes(page: &mut Page, meters: &Meters) {
     let families = [
-        ("vllm:request_prompt_tokens", "Number of prefill tokens processed.", &meters.request_prompt_tokens),
-        ("vllm:request_generation_tokens", "Number of generation tokens processed.", &meters.request_generation_tokens),
-        ("vllm:iteration_tokens_total", "Histogram of number of tokens per engine_step.", &meters.iteration_tokens),
+        (
+            "vllm:request_prompt_tokens",
+            "Number of prefill tokens processed.",
+            &meters.request_prompt_tokens,
+        ),
+        (
+            "vllm:request_generation_tokens",
+            "Number of generation tokens processed.",
+            &meters.request_generation_tokens,
+        ),
+        (
+            "vllm:iteration_tokens_total",
+            "Histogram of number of tokens per engine_step.",
+            &meters.iteration_tokens,
+        ),
         (
             "vllm:request_max_num_generation_tokens",
             "Histogram of maximum number of requested generation tokens.",
             &meters.request_max_tokens,
         ),
-        ("vllm:request_params_n", "Histogram of the n request parameter.", &meters.request_choices),
+        (
+            "vllm:request_params_n",
+            "Histogram of the n request parameter.",
+            &meters.request_choices,
+        ),
         (
             "vllm:request_params_max_tokens",
             "Histogram of the max_tokens request parameter.",
@@ -193,7 +269,11 @@ fn latencies(page: &mut Page, meters: &Meters) {
             "Histogram of time_per_output_token_seconds per request.",
             &meters.time_per_output_token,
         ),
-        ("vllm:e2e_request_latency_seconds", "Histogram of e2e request latency in seconds.", &meters.e2e_latency),
+        (
+            "vllm:e2e_request_latency_seconds",
+            "Histogram of e2e request latency in seconds.",
+            &meters.e2e_latency,
+        ),
     ];
     for (name, help, histogram) in families {
         page.histogram(name, help, histogram);
@@ -209,29 +289,59 @@ fn phases(page: &mut Page, meters: &Meters) {
     ];
     for (name, phase, histogram) in phases {
         let help = format!("Histogram of time spent in {phase} phase for request.");
-        page.histogram(&format!("vllm:request_{name}_time_seconds"), &help, histogram);
+        page.histogram(
+            &format!("vllm:request_{name}_time_seconds"),
+            &help,
+            histogram,
+        );
     }
     let help = "Histogram of the number of times a request was preempted.";
-    page.histogram("vllm:request_num_preemptions", help, &meters.request_preemptions);
+    page.histogram(
+        "vllm:request_num_preemptions",
+        help,
+        &meters.request_preemptions,
+    );
     let help = "Histogram of new KV tokens computed during prefill (excluding cached tokens).";
-    page.histogram("vllm:request_prefill_kv_computed_tokens", help, &meters.request_computed_tokens);
+    page.histogram(
+        "vllm:request_prefill_kv_computed_tokens",
+        help,
+        &meters.request_computed_tokens,
+    );
 }
 
 fn cache_config(page: &mut Page, config: &EngineConfig) {
-    let EngineConfig { block_size, blocks, .. } = config;
+    let EngineConfig {
+        block_size, blocks, ..
+    } = config;
     let tokens = blocks * block_size;
     let concurrency = tokens as f64 / config.context() as f64;
     let labels = format!(
         r#"_block_size_resolved="True",block_size="{block_size}",cache_dtype="auto",cache_hit_alignment_tokens="None",effective_attention_block_size="{block_size}",enable_mamba_shared_prefix_checkpoint="False",enable_prefix_caching="True",engine="0",gpu_memory_utilization="0.92",hash_block_size="None",is_attention_free="False",kv_cache_dtype_skip_layers="[]",kv_cache_layout="None",kv_cache_max_concurrency="{concurrency:?}",kv_cache_memory_bytes="None",kv_cache_size_tokens="{tokens}",kv_offloading_backend="native",kv_offloading_size="None",kv_sharing_fast_prefill="False",mamba_block_size="None",mamba_cache_dtype="auto",mamba_cache_mode="none",mamba_page_size_padded="None",mamba_ssm_cache_dtype="float32",num_cpu_blocks="None",num_gpu_blocks="{blocks}",num_gpu_blocks_override="None",prefix_cache_retention_interval="0",prefix_caching_hash_algo="sha256",prefix_match_unit="None",replayssm_buffer_len="16",skip_page_size_padded="None",sliding_window="None",swa_bounded_replay="True",use_kda_recoverssm="False",use_replayssm="False",user_specified_block_size="True""#
     );
-    page.gauge("vllm:cache_config_info", "Information of the LLMEngine CacheConfig", &[(Label::Whole(&labels), 1.0)]);
+    page.gauge(
+        "vllm:cache_config_info",
+        "Information of the LLMEngine CacheConfig",
+        &[(Label::Whole(&labels), 1.0)],
+    );
 }
 
 fn lora(page: &mut Page, config: &EngineConfig, adapters: [BTreeSet<Arc<str>>; 2], now: f64) {
-    let [running, waiting] = adapters.map(|names| names.iter().map(|name| escape(name)).collect::<Vec<_>>().join(","));
+    let [running, waiting] = adapters.map(|names| {
+        names
+            .iter()
+            .map(|name| escape(name))
+            .collect::<Vec<_>>()
+            .join(",")
+    });
     let max = config.loras.len();
-    let labels = format!(r#"max_lora="{max}",running_lora_adapters="{running}",waiting_lora_adapters="{waiting}""#);
-    page.gauge("vllm:lora_requests_info", "Running stats on lora requests.", &[(Label::Whole(&labels), now)]);
+    let labels = format!(
+        r#"max_lora="{max}",running_lora_adapters="{running}",waiting_lora_adapters="{waiting}""#
+    );
+    page.gauge(
+        "vllm:lora_requests_info",
+        "Running stats on lora requests.",
+        &[(Label::Whole(&labels), now)],
+    );
 }
 
 #[cfg(test)]
@@ -249,25 +359,42 @@ mod tests {
             max_model_len: 4096,
             ..EngineConfig::default()
         };
-        render(&config, &Scheduler::new(config.limits()), 1.79e9, 1.79e9, BTreeMap::new())
+        render(
+            &config,
+            &Scheduler::new(config.limits()),
+            1.79e9,
+            1.79e9,
+            BTreeMap::new(),
+        )
     }
 
     /// The parts of an exposition that do not change from run to run: comments, and samples without their values.
     fn shape(text: &str) -> Vec<String> {
         let relevant = text.lines().filter(|line| line.contains("vllm:"));
         let shapes = relevant.map(|line| {
-            if line.starts_with('#') { line } else { line.rsplit_once(' ').map_or(line, |(series, _)| series) }
+            if line.starts_with('#') {
+                line
+            } else {
+                line.rsplit_once(' ').map_or(line, |(series, _)| series)
+            }
         });
         shapes.map(str::to_owned).collect()
     }
 
     #[test]
     fn families_labels_and_help_are_those_of_a_captured_vllm_in_its_order() {
-        let varies =
-            |line: &String| line.starts_with("vllm:lora_requests_info{") || line.starts_with("vllm:cache_config_info{");
-        let captured: Vec<String> = shape(CAPTURED).into_iter().filter(|line| !varies(line)).collect();
-        let ours: Vec<String> =
-            shape(&rendered(&["lora-a", "lora-b"])).into_iter().filter(|line| !varies(line)).collect();
+        let varies = |line: &String| {
+            line.starts_with("vllm:lora_requests_info{")
+                || line.starts_with("vllm:cache_config_info{")
+        };
+        let captured: Vec<String> = shape(CAPTURED)
+            .into_iter()
+            .filter(|line| !varies(line))
+            .collect();
+        let ours: Vec<String> = shape(&rendered(&["lora-a", "lora-b"]))
+            .into_iter()
+            .filter(|line| !varies(line))
+            .collect();
         for (ours, captured) in ours.iter().zip(&captured) {
             assert_eq!(ours, captured);
         }
@@ -277,7 +404,11 @@ mod tests {
     #[test]
     fn the_cache_configuration_has_the_captured_labels() {
         let labels = |text: &str| -> Vec<String> {
-            let line = text.lines().find(|line| line.starts_with("vllm:cache_config_info{")).unwrap().to_owned();
+            let line = text
+                .lines()
+                .find(|line| line.starts_with("vllm:cache_config_info{"))
+                .unwrap()
+                .to_owned();
             line.split(['{', ','])
                 .skip(1)
                 .filter_map(|label| label.split_once('='))

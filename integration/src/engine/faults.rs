@@ -115,15 +115,17 @@ impl Fault {
     fn place(&self) -> Place {
         match self {
             Self::RefuseConnections => Place::Port,
-            Self::ResetBeforeHeaders | Self::CloseBeforeHeaders | Self::StallBeforeHeaders | Self::Status { .. } => {
-                Place::Request
-            }
+            Self::ResetBeforeHeaders
+            | Self::CloseBeforeHeaders
+            | Self::StallBeforeHeaders
+            | Self::Status { .. } => Place::Request,
             Self::StallMidStream { .. } | Self::DieMidStream { .. } => Place::Stream,
             Self::Slow { .. } => Place::Speed,
             Self::Unhealthy => Place::Health,
-            Self::MetricsStatus { .. } | Self::MetricsGarbage | Self::MetricsHang | Self::MetricsValues { .. } => {
-                Place::Metrics
-            }
+            Self::MetricsStatus { .. }
+            | Self::MetricsGarbage
+            | Self::MetricsHang
+            | Self::MetricsValues { .. } => Place::Metrics,
             Self::KvEventsDrop
             | Self::KvEventsGarbage
             | Self::KvEventsHideRemovals
@@ -135,7 +137,12 @@ impl Fault {
 
 impl Faults {
     pub(crate) fn new(door: Arc<Door>) -> Self {
-        Self { armed: Mutex::default(), mask: AtomicU8::new(0), door, refusals: Notify::new() }
+        Self {
+            armed: Mutex::default(),
+            mask: AtomicU8::new(0),
+            door,
+            refusals: Notify::new(),
+        }
     }
 
     /// Sets a fault until it is cleared or replaced.
@@ -196,7 +203,10 @@ impl Faults {
             return 1.0;
         }
         match &self.armed.lock()[Place::Speed as usize] {
-            Some(Armed { fault: Fault::Slow { factor }, .. }) if factor.is_finite() => factor.max(0.0),
+            Some(Armed {
+                fault: Fault::Slow { factor },
+                ..
+            }) if factor.is_finite() => factor.max(0.0),
             _ => 1.0,
         }
     }
@@ -269,9 +279,18 @@ mod tests {
         let faults = faults();
         faults.set(Fault::Slow { factor: 3.0 });
         faults.set(Fault::StallMidStream { after_tokens: 1 });
-        faults.set(Fault::DieMidStream { after_tokens: 2, reset: true });
+        faults.set(Fault::DieMidStream {
+            after_tokens: 2,
+            reset: true,
+        });
         assert_eq!(faults.slow(), 3.0);
-        assert_eq!(faults.for_stream(), Some(Fault::DieMidStream { after_tokens: 2, reset: true }));
+        assert_eq!(
+            faults.for_stream(),
+            Some(Fault::DieMidStream {
+                after_tokens: 2,
+                reset: true
+            })
+        );
         assert_eq!(faults.for_request(), None);
         faults.clear();
         assert_eq!((faults.slow(), faults.for_stream()), (1.0, None));
@@ -279,9 +298,23 @@ mod tests {
 
     #[test]
     fn a_fault_reads_as_json_with_its_kind() {
-        let fault: Fault = serde_json::from_str(r#"{"kind":"status","code":503,"retry_after":2}"#).unwrap();
-        assert_eq!(fault, Fault::Status { code: 503, retry_after: Some(2) });
-        let fault: Fault = serde_json::from_str(r#"{"kind":"die_mid_stream","after_tokens":3}"#).unwrap();
-        assert_eq!(fault, Fault::DieMidStream { after_tokens: 3, reset: false });
+        let fault: Fault =
+            serde_json::from_str(r#"{"kind":"status","code":503,"retry_after":2}"#).unwrap();
+        assert_eq!(
+            fault,
+            Fault::Status {
+                code: 503,
+                retry_after: Some(2)
+            }
+        );
+        let fault: Fault =
+            serde_json::from_str(r#"{"kind":"die_mid_stream","after_tokens":3}"#).unwrap();
+        assert_eq!(
+            fault,
+            Fault::DieMidStream {
+                after_tokens: 3,
+                reset: false
+            }
+        );
     }
 }

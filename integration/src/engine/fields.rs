@@ -24,12 +24,26 @@ pub(crate) struct Expected {
     message: &'static str,
 }
 
-pub(crate) const LIST: Expected = Expected { kind: "list_type", message: "Input should be a valid list" };
-pub(crate) const STRING: Expected = Expected { kind: "string_type", message: "Input should be a valid string" };
-pub(crate) const INTEGER: Expected = Expected { kind: "int_type", message: "Input should be a valid integer" };
-pub(crate) const BOOLEAN: Expected = Expected { kind: "bool_type", message: "Input should be a valid boolean" };
-pub(crate) const OBJECT: Expected =
-    Expected { kind: "model_type", message: "Input should be a valid dictionary or object" };
+pub(crate) const LIST: Expected = Expected {
+    kind: "list_type",
+    message: "Input should be a valid list",
+};
+pub(crate) const STRING: Expected = Expected {
+    kind: "string_type",
+    message: "Input should be a valid string",
+};
+pub(crate) const INTEGER: Expected = Expected {
+    kind: "int_type",
+    message: "Input should be a valid integer",
+};
+pub(crate) const BOOLEAN: Expected = Expected {
+    kind: "bool_type",
+    message: "Input should be a valid boolean",
+};
+pub(crate) const OBJECT: Expected = Expected {
+    kind: "model_type",
+    message: "Input should be a valid dictionary or object",
+};
 
 impl<'a> Fields<'a> {
     /// Parses a body.
@@ -56,14 +70,27 @@ impl<'a> Fields<'a> {
     }
 
     /// A field that may be absent.
-    pub(crate) fn optional<T: Deserialize<'a>>(&self, name: &str, expected: Expected) -> Result<Option<T>, ApiError> {
-        let Some(raw) = self.raw(name) else { return Ok(None) };
-        serde_json::from_str(raw.get()).map(Some).map_err(|_| mismatch(name, expected, raw))
+    pub(crate) fn optional<T: Deserialize<'a>>(
+        &self,
+        name: &str,
+        expected: Expected,
+    ) -> Result<Option<T>, ApiError> {
+        let Some(raw) = self.raw(name) else {
+            return Ok(None);
+        };
+        serde_json::from_str(raw.get())
+            .map(Some)
+            .map_err(|_| mismatch(name, expected, raw))
     }
 
     /// A field that must be there.
-    pub(crate) fn required<T: Deserialize<'a>>(&self, name: &str, expected: Expected) -> Result<T, ApiError> {
-        self.optional(name, expected)?.ok_or_else(|| self.missing(name))
+    pub(crate) fn required<T: Deserialize<'a>>(
+        &self,
+        name: &str,
+        expected: Expected,
+    ) -> Result<T, ApiError> {
+        self.optional(name, expected)?
+            .ok_or_else(|| self.missing(name))
     }
 
     /// The error for a field that is not there.
@@ -116,13 +143,17 @@ pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 pub(crate) fn mismatch(name: &str, expected: Expected, raw: &RawValue) -> ApiError {
     let Expected { kind, message } = expected;
     let input = python(raw);
-    let detail = format!("{{'type': '{kind}', 'loc': 'body.{name}', 'msg': '{message}', 'input': {input}}}");
+    let detail =
+        format!("{{'type': '{kind}', 'loc': 'body.{name}', 'msg': '{message}', 'input': {input}}}");
     ApiError::invalid(Some(format!("body.{name}")), detail)
 }
 
 /// The error for a body that is not declared to be JSON; vLLM answers 400 here, not 415.
 pub(crate) fn wrong_content_type() -> ApiError {
-    let error = ApiError::invalid(None, "Unsupported Media Type: Only 'application/json' is allowed");
+    let error = ApiError::invalid(
+        None,
+        "Unsupported Media Type: Only 'application/json' is allowed",
+    );
     debug_assert_eq!(error.status, StatusCode::BAD_REQUEST);
     error
 }
@@ -131,11 +162,16 @@ pub(crate) fn wrong_content_type() -> ApiError {
 fn python(raw: &RawValue) -> String {
     let text = raw.get();
     match text.as_bytes().first() {
-        Some(b'"') => serde_json::from_str(text).map_or_else(|_| text.to_owned(), |text: String| format!("'{text}'")),
-        Some(b'{') => serde_json::from_str(text)
-            .map_or_else(|_| text.to_owned(), |Fields(items)| format!("'<dict of {} items>'", items.len())),
-        Some(b'[') => serde_json::from_str(text)
-            .map_or_else(|_| text.to_owned(), |items: Vec<&RawValue>| format!("'<list of {} items>'", items.len())),
+        Some(b'"') => serde_json::from_str(text)
+            .map_or_else(|_| text.to_owned(), |text: String| format!("'{text}'")),
+        Some(b'{') => serde_json::from_str(text).map_or_else(
+            |_| text.to_owned(),
+            |Fields(items)| format!("'<dict of {} items>'", items.len()),
+        ),
+        Some(b'[') => serde_json::from_str(text).map_or_else(
+            |_| text.to_owned(),
+            |items: Vec<&RawValue>| format!("'<list of {} items>'", items.len()),
+        ),
         Some(b't') => "True".to_owned(),
         Some(b'f') => "False".to_owned(),
         _ => text.to_owned(),
@@ -147,8 +183,11 @@ fn offset(body: &[u8], error: &serde_json::Error) -> usize {
     if error.is_eof() {
         return body.len();
     }
-    let before: usize =
-        body.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum();
+    let before: usize = body
+        .split_inclusive(|byte| *byte == b'\n')
+        .take(error.line().saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum();
     (before + error.column().saturating_sub(1)).min(body.len())
 }
 
@@ -171,9 +210,14 @@ mod tests {
 
     #[test]
     fn a_wrong_type_is_named_as_vllm_names_it() {
-        let error = parse(r#"{"messages":"x"}"#).required::<Vec<&RawValue>>("messages", LIST).unwrap_err();
+        let error = parse(r#"{"messages":"x"}"#)
+            .required::<Vec<&RawValue>>("messages", LIST)
+            .unwrap_err();
         let captured = "1 validation error:\n  {'type': 'list_type', 'loc': 'body.messages', 'msg': 'Input should be a valid list', 'input': 'x'}";
-        assert_eq!((error.message.as_str(), error.param.as_deref()), (captured, Some("body.messages")));
+        assert_eq!(
+            (error.message.as_str(), error.param.as_deref()),
+            (captured, Some("body.messages"))
+        );
     }
 
     #[test]

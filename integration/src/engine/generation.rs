@@ -63,16 +63,28 @@ pub(crate) struct Choice {
 
 impl Params {
     /// Reads the parameters and checks that the model is served.
-    pub(crate) fn read(service: &Service, fields: &Fields<'_>, limits: &[&'static str]) -> Result<Self, ApiError> {
+    pub(crate) fn read(
+        service: &Service,
+        fields: &Fields<'_>,
+        limits: &[&'static str],
+    ) -> Result<Self, ApiError> {
         let stream = fields.flag("stream")?;
         let options: Option<&RawValue> = fields.optional("stream_options", OBJECT)?;
         if options.is_some() && !stream {
-            let message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
+            let message =
+                "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
             return Err(ApiError::bad_request(Some("stream_options"), message));
         }
-        let options = options.map(|raw| Fields::parse(raw.get().as_bytes())).transpose()?;
-        let option = |name| options.as_ref().map_or(Ok(false), |options| options.flag(name));
-        let (include_usage, continuous_usage) = (option("include_usage")?, option("continuous_usage_stats")?);
+        let options = options
+            .map(|raw| Fields::parse(raw.get().as_bytes()))
+            .transpose()?;
+        let option = |name| {
+            options
+                .as_ref()
+                .map_or(Ok(false), |options| options.flag(name))
+        };
+        let (include_usage, continuous_usage) =
+            (option("include_usage")?, option("continuous_usage_stats")?);
         let mut max_tokens = None;
         for name in limits {
             if let Some(value) = fields.optional(name, INTEGER)? {
@@ -105,11 +117,16 @@ impl Params {
         let room = context.saturating_sub(prompt_tokens);
         let Some((name, wanted)) = self.max_tokens else {
             let natural = (service.config.default_output as usize).min(room);
-            return if room == 0 { Err(too_long(context, 1, prompt_tokens)) } else { Ok(natural as u32) };
+            return if room == 0 {
+                Err(too_long(context, 1, prompt_tokens))
+            } else {
+                Ok(natural as u32)
+            };
         };
         if wanted < 1 {
-            let message =
-                format!("max_tokens must be at least 1, got {wanted}. (parameter=max_tokens, value={wanted})");
+            let message = format!(
+                "max_tokens must be at least 1, got {wanted}. (parameter=max_tokens, value={wanted})"
+            );
             return Err(ApiError::bad_request(Some("max_tokens"), message));
         }
         let tokens = usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -135,11 +152,16 @@ impl Generation {
         prompts: Vec<Vec<u32>>,
     ) -> Result<Self, ApiError> {
         if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
-            return Err(ApiError::bad_request(Some("prompt"), "The decoder prompt cannot be empty"));
+            return Err(ApiError::bad_request(
+                Some("prompt"),
+                "The decoder prompt cannot be empty",
+            ));
         }
         if params.choices == 0 || params.choices.saturating_mul(prompts.len()) > MAX_SEQUENCES {
-            let message =
-                format!("n must be at least 1 and ask for at most {MAX_SEQUENCES} answers, got {}.", params.choices);
+            let message = format!(
+                "n must be at least 1 and ask for at most {MAX_SEQUENCES} answers, got {}.",
+                params.choices
+            );
             return Err(ApiError::bad_request(Some("n"), message));
         }
         let mut output_tokens = u32::MAX;
@@ -180,7 +202,12 @@ impl Generation {
     /// The usage before the first token, without cached tokens.
     pub(crate) fn usage(&self) -> Usage {
         let prompt_tokens = self.choices.iter().map(|choice| choice.prompt_tokens).sum();
-        Usage { prompt_tokens, completion_tokens: 0, cached_tokens: 0, details: self.details }
+        Usage {
+            prompt_tokens,
+            completion_tokens: 0,
+            cached_tokens: 0,
+            details: self.details,
+        }
     }
 }
 
@@ -192,11 +219,19 @@ impl Choice {
 
     /// The ids of its first `tokens` tokens.
     pub(crate) fn token_ids(&self, tokens: u32) -> Vec<u32> {
-        (0..tokens).map(|position| self.answer.token(position)).collect()
+        (0..tokens)
+            .map(|position| self.answer.token(position))
+            .collect()
     }
 }
 
-fn start_prompt(service: &Service, params: &Params, prompt: Vec<u32>, output_tokens: u32, choices: &mut Vec<Choice>) {
+fn start_prompt(
+    service: &Service,
+    params: &Params,
+    prompt: Vec<u32>,
+    output_tokens: u32,
+    choices: &mut Vec<Choice>,
+) {
     let salt = params.salt.as_deref();
     let mut chain = Chain::new(&params.model, salt, service.config.block_size, &prompt);
     if service.config.kv_events.is_some() {
@@ -216,7 +251,12 @@ fn start_prompt(service: &Service, params: &Params, prompt: Vec<u32>, output_tok
             adapter,
         };
         let prompt_tokens = if index == 0 { prompt_tokens } else { 0 };
-        choices.push(Choice { ticket: service.core.submit(job), answer, prompt_tokens, prompt: kept.clone() });
+        choices.push(Choice {
+            ticket: service.core.submit(job),
+            answer,
+            prompt_tokens,
+            prompt: kept.clone(),
+        });
     }
 }
 

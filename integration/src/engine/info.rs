@@ -82,7 +82,9 @@ pub(crate) fn answer(service: &Service, route: Route, request: &RecordedRequest)
         Route::CountTokens => count_tokens(service, request),
         Route::SimFaults => faults(service, request),
         Route::SimHeld => held(service, request),
-        Route::Run(_) | Route::Metrics => Err(ApiError::with_status(StatusCode::INTERNAL_SERVER_ERROR)),
+        Route::Run(_) | Route::Metrics => {
+            Err(ApiError::with_status(StatusCode::INTERNAL_SERVER_ERROR))
+        }
     };
     match answered {
         Ok(response) => response,
@@ -96,38 +98,65 @@ pub(crate) async fn metrics(service: &Service) -> Result<Response<Body>, Broken>
     let lies = match service.faults.for_metrics() {
         Some(Fault::MetricsStatus { code }) => return Ok(injected(code, None)),
         Some(Fault::MetricsGarbage) => {
-            return Ok(exposition("\u{1}{{{ not an exposition\n# TYPE\nvllm:num_requests_waiting{ nan nan\n"));
+            return Ok(exposition(
+                "\u{1}{{{ not an exposition\n# TYPE\nvllm:num_requests_waiting{ nan nan\n",
+            ));
         }
         Some(Fault::MetricsHang) => std::future::pending().await,
         Some(Fault::MetricsValues { values }) => values,
         _ => BTreeMap::new(),
     };
     let now = since_epoch().as_secs_f64();
-    let page = service.core.read(|scheduler| render(&service.config, scheduler, service.started, now, lies));
+    let page = service
+        .core
+        .read(|scheduler| render(&service.config, scheduler, service.started, now, lies));
     Ok(exposition(page))
 }
 
 fn exposition(text: impl Into<bytes::Bytes>) -> Response<Body> {
-    whole(StatusCode::OK, Some("text/plain; version=1.0.0; charset=utf-8"), text)
+    whole(
+        StatusCode::OK,
+        Some("text/plain; version=1.0.0; charset=utf-8"),
+        text,
+    )
 }
 
 fn health(service: &Service) -> Response<Body> {
-    let status = if service.faults.for_health() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = if service.faults.for_health() {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
     whole(status, None, "")
 }
 
 fn models(service: &Service) -> Response<Body> {
     let base = service.config.model.as_str();
-    let adapters = service.config.loras.iter().map(|name| model(service, name, Some(base)));
-    let data = std::iter::once(model(service, base, None)).chain(adapters).collect();
-    json(StatusCode::OK, &Models { object: "list", data })
+    let adapters = service
+        .config
+        .loras
+        .iter()
+        .map(|name| model(service, name, Some(base)));
+    let data = std::iter::once(model(service, base, None))
+        .chain(adapters)
+        .collect();
+    json(
+        StatusCode::OK,
+        &Models {
+            object: "list",
+            data,
+        },
+    )
 }
 
 fn model<'a>(service: &Service, id: &'a str, parent: Option<&'a str>) -> Model<'a> {
     let created = service.started as u64;
     let kind = if parent.is_some() { "loras" } else { "models" };
     let permission = Permission {
-        id: format!("modelperm-{:016x}", xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), created)),
+        id: format!(
+            "modelperm-{:016x}",
+            xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), created)
+        ),
         object: "model_permission",
         created,
         allow_create_engine: false,
@@ -154,7 +183,11 @@ fn model<'a>(service: &Service, id: &'a str, parent: Option<&'a str>) -> Model<'
 
 /// Where the only rank publishes, as vLLM says it since 0.32.
 fn kv_event_sources(service: &Service) -> Response<Body> {
-    let Some((doors, config)) = service.events.as_ref().zip(service.config.kv_events.as_ref()) else {
+    let Some((doors, config)) = service
+        .events
+        .as_ref()
+        .zip(service.config.kv_events.as_ref())
+    else {
         return json(StatusCode::OK, &serde_json::json!({}));
     };
     let endpoint = |port: u16| format!("tcp://*:{port}");
@@ -173,7 +206,11 @@ fn kv_event_sources(service: &Service) -> Response<Body> {
 
 /// vLLM has this route in its development mode only.
 fn reset_prefix_cache(service: &Service) -> Response<Body> {
-    let status = if service.core.reset_cache() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    let status = if service.core.reset_cache() {
+        StatusCode::OK
+    } else {
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
     whole(status, None, "")
 }
 
@@ -188,13 +225,24 @@ fn tokenized(service: &Service, request: &RecordedRequest) -> Result<Response<Bo
     let strings = || tokens.iter().map(|token| detokenize(&[*token])).collect();
     let token_strs = fields.flag("return_token_strs")?.then(strings);
     let max_model_len = service.config.context();
-    Ok(json(StatusCode::OK, &Tokenized { count: tokens.len(), max_model_len, tokens, token_strs }))
+    Ok(json(
+        StatusCode::OK,
+        &Tokenized {
+            count: tokens.len(),
+            max_model_len,
+            tokens,
+            token_strs,
+        },
+    ))
 }
 
 fn detokenized(request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
     require_json(request)?;
     let tokens: Vec<u32> = Fields::parse(&request.body)?.required("tokens", LIST)?;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "prompt": detokenize(&tokens) })))
+    Ok(json(
+        StatusCode::OK,
+        &serde_json::json!({ "prompt": detokenize(&tokens) }),
+    ))
 }
 
 fn count_tokens(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
@@ -204,20 +252,25 @@ fn count_tokens(service: &Service, request: &RecordedRequest) -> Result<Response
     let count = prompt::chat(&fields, "messages")?.len();
     Ok(raw_json(
         StatusCode::OK,
-        format!(r#"{{"input_tokens":{count},"context_management":{{"original_input_tokens":{count}}}}}"#),
+        format!(
+            r#"{{"input_tokens":{count},"context_management":{{"original_input_tokens":{count}}}}}"#
+        ),
     ))
 }
 
 fn check_model(service: &Service, fields: &Fields<'_>) -> Result<Arc<str>, ApiError> {
     let name: Option<Text<'_>> = fields.optional("model", STRING)?;
-    service.model(name.as_ref().map(|name| name.0.as_ref())).map(|(model, _)| model)
+    service
+        .model(name.as_ref().map(|name| name.0.as_ref()))
+        .map(|(model, _)| model)
 }
 
 /// The share of a prompt that is cached here, for the KV manager of trials: it takes the question that one is asked.
 fn held(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
     let question = Question::read(&request.body);
-    let question =
-        question.ok_or_else(|| ApiError::bad_request(None, "this is no question of a KV manager".to_owned()))?;
+    let question = question.ok_or_else(|| {
+        ApiError::bad_request(None, "this is no question of a KV manager".to_owned())
+    })?;
     let share = question.share(|model, prompt| service.held_prefix_tokens(model, prompt));
     Ok(raw_json(StatusCode::OK, share.to_string()))
 }

@@ -49,7 +49,10 @@ impl RecordedRequest {
 
 impl Journal {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity, kept: Mutex::default() }
+        Self {
+            capacity,
+            kept: Mutex::default(),
+        }
     }
 
     pub(crate) fn record(&self, request: &Arc<RecordedRequest>) {
@@ -60,7 +63,9 @@ impl Journal {
         kept.bytes += request.body.len();
         kept.requests.push_back(Arc::clone(request));
         while kept.requests.len() > self.capacity || kept.bytes > BODY_BYTES {
-            let Some(oldest) = kept.requests.pop_front() else { return };
+            let Some(oldest) = kept.requests.pop_front() else {
+                return;
+            };
             kept.bytes -= oldest.body.len();
         }
     }
@@ -91,7 +96,11 @@ mod tests {
         for body in ["1", "2", "3"] {
             journal.record(&request(body));
         }
-        let bodies: Vec<_> = journal.all().iter().map(|request| request.body.clone()).collect();
+        let bodies: Vec<_> = journal
+            .all()
+            .iter()
+            .map(|request| request.body.clone())
+            .collect();
         assert_eq!(bodies, ["2", "3"]);
     }
 

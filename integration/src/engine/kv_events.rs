@@ -82,7 +82,10 @@ impl Doors {
     /// Takes the ports, without listening yet.
     pub(crate) fn reserve(config: &KvEventsConfig) -> io::Result<Self> {
         let replay = config.replay.map(Door::reserve).transpose()?;
-        Ok(Self { publish: Arc::new(Door::reserve(config.publish)?), replay: replay.map(Arc::new) })
+        Ok(Self {
+            publish: Arc::new(Door::reserve(config.publish)?),
+            replay: replay.map(Arc::new),
+        })
     }
 
     pub(crate) fn open(&self) -> io::Result<()> {

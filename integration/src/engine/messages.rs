@@ -39,21 +39,36 @@ struct TokenCounts {
 
 impl From<&Usage> for TokenCounts {
     fn from(usage: &Usage) -> Self {
-        let Usage { prompt_tokens, completion_tokens, cached_tokens, details } = *usage;
+        let Usage {
+            prompt_tokens,
+            completion_tokens,
+            cached_tokens,
+            details,
+        } = *usage;
         let cache_read_input_tokens = (details && cached_tokens > 0).then_some(cached_tokens);
-        Self { input_tokens: prompt_tokens, output_tokens: completion_tokens, cache_read_input_tokens }
+        Self {
+            input_tokens: prompt_tokens,
+            output_tokens: completion_tokens,
+            cache_read_input_tokens,
+        }
     }
 }
 
 /// The whole answer as one JSON object.
 pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, Stopped> {
     let usage = generation.finish().await?;
-    let text = generation.choices.first().map(|choice| choice.answer.text(generation.output_tokens));
+    let text = generation
+        .choices
+        .first()
+        .map(|choice| choice.answer.text(generation.output_tokens));
     let answer = MessageAnswer {
         id: &format!("chatcmpl-{}", generation.id),
         r#type: "message",
         role: "assistant",
-        content: [TextBlock { r#type: "text", text: text.unwrap_or_default() }],
+        content: [TextBlock {
+            r#type: "text",
+            text: text.unwrap_or_default(),
+        }],
         model: &generation.params.model,
         stop_reason: stop_reason(&generation),
         usage: TokenCounts::from(&usage),
@@ -72,7 +87,11 @@ pub(crate) struct MessageEvents {
 impl MessageEvents {
     pub(crate) fn new(generation: &Generation) -> Self {
         let id = text(&format!("chatcmpl-{}", generation.id));
-        Self { id, model: text(&generation.params.model.as_ref()), stop_reason: stop_reason(generation) }
+        Self {
+            id,
+            model: text(&generation.params.model.as_ref()),
+            stop_reason: stop_reason(generation),
+        }
     }
 }
 
@@ -99,7 +118,9 @@ impl Events for MessageEvents {
 
     fn closing(&mut self, out: &mut String, usage: &Usage) {
         let (reason, usage) = (self.stop_reason, text(&TokenCounts::from(usage)));
-        out.push_str("event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n");
+        out.push_str(
+            "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
+        );
         let _ = write!(
             out,
             "event: message_delta\ndata: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":\"{reason}\",\"stop_sequence\":null}},\"usage\":{usage}}}\n\n"

@@ -7,23 +7,27 @@ use std::time::Duration;
 
 /// vLLM's buckets for times to first token, in seconds.
 const TTFT: &[f64] = &[
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
-    160.0, 640.0, 2560.0,
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
 /// vLLM's buckets for times per token, in seconds.
-const PER_TOKEN: &[f64] =
-    &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0];
+const PER_TOKEN: &[f64] = &[
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0,
+];
 /// vLLM's buckets for the phases of a request, in seconds.
 const PHASE: &[f64] = &[
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
-    1920.0, 7680.0,
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0, 7680.0,
 ];
 /// vLLM's buckets for tokens per step.
-const ITERATION: &[f64] = &[1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
+const ITERATION: &[f64] = &[
+    1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
+];
 /// Buckets in steps 1, 2, 5; vLLM ends them at `max_model_len`.
 const ONE_TWO_FIVE: &[f64] = &[
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6,
-    1e7,
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
+    5e5, 1e6, 2e6, 5e6, 1e7,
 ];
 const PREEMPTIONS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0];
 const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
@@ -81,7 +85,12 @@ pub(crate) struct Finished {
 
 impl Histogram {
     fn new(bounds: &'static [f64]) -> Self {
-        Self { bounds, counts: vec![0; bounds.len()], sum: 0.0, count: 0 }
+        Self {
+            bounds,
+            counts: vec![0; bounds.len()],
+            sum: 0.0,
+            count: 0,
+        }
     }
 
     /// A histogram of token counts: its last bucket is the largest step that a sequence of `max` tokens reaches.
@@ -101,10 +110,13 @@ impl Histogram {
 
     /// `(upper bound, observations up to it)`, without the last, infinite bucket, which is `count`.
     pub(crate) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
-        self.bounds.iter().zip(&self.counts).scan(0, |total, (bound, count)| {
-            *total += count;
-            Some((*bound, *total))
-        })
+        self.bounds
+            .iter()
+            .zip(&self.counts)
+            .scan(0, |total, (bound, count)| {
+                *total += count;
+                Some((*bound, *total))
+            })
     }
 
     pub(crate) fn sum(&self) -> f64 {
@@ -165,20 +177,26 @@ impl Meters {
             stopped,
         } = *finished;
         let between = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64();
-        let reason = if stopped { &mut self.finished_stop } else { &mut self.finished_length };
+        let reason = if stopped {
+            &mut self.finished_stop
+        } else {
+            &mut self.finished_length
+        };
         *reason += 1;
         self.e2e_latency.observe(between(arrived, now));
         self.queue_time.observe(between(arrived, admitted));
         self.prefill_time.observe(between(admitted, first_token));
         self.decode_time.observe(between(first_token, now));
         self.inference_time.observe(between(admitted, now));
-        self.time_per_output_token.observe(between(first_token, now) / f64::from(generated.max(2) - 1));
+        self.time_per_output_token
+            .observe(between(first_token, now) / f64::from(generated.max(2) - 1));
         self.request_prompt_tokens.observe(prompt_tokens as f64);
         self.request_generation_tokens.observe(f64::from(generated));
         self.request_max_tokens.observe(f64::from(max_tokens));
         self.request_choices.observe(1.0);
         self.request_preemptions.observe(f64::from(preemptions));
-        self.request_computed_tokens.observe((prompt_tokens - cached_tokens) as f64);
+        self.request_computed_tokens
+            .observe((prompt_tokens - cached_tokens) as f64);
     }
 }
 
@@ -193,13 +211,21 @@ mod tests {
             histogram.observe(value);
         }
         let buckets: Vec<_> = histogram.cumulative().collect();
-        assert_eq!(buckets, [(1.0, 1), (2.0, 2), (5.0, 3), (10.0, 3), (20.0, 3)]);
+        assert_eq!(
+            buckets,
+            [(1.0, 1), (2.0, 2), (5.0, 3), (10.0, 3), (20.0, 3)]
+        );
         assert_eq!((histogram.count(), histogram.sum()), (4, 106.0));
     }
 
     #[test]
     fn token_buckets_end_at_the_context_length_as_in_vllm() {
-        let bounds = |max| Histogram::tokens_up_to(max).cumulative().map(|(bound, _)| bound).last();
+        let bounds = |max| {
+            Histogram::tokens_up_to(max)
+                .cumulative()
+                .map(|(bound, _)| bound)
+                .last()
+        };
         assert_eq!(bounds(4096), Some(2000.0));
         assert_eq!(bounds(32_768), Some(20_000.0));
     }

@@ -38,7 +38,12 @@ pub(crate) enum Label<'a> {
 
 impl Page {
     pub(crate) fn new(model: &str, created: f64, lies: BTreeMap<String, f64>) -> Self {
-        Self { text: String::with_capacity(64 << 10), model: escape(model), created, lies }
+        Self {
+            text: String::with_capacity(64 << 10),
+            model: escape(model),
+            created,
+            lies,
+        }
     }
 
     pub(crate) fn into_text(self) -> String {
@@ -70,7 +75,11 @@ impl Page {
             self.bucket(&bucket, &number(bound), count);
         }
         self.bucket(&bucket, "+Inf", histogram.count());
-        self.sample(&format!("{name}_count"), Label::None, histogram.count() as f64);
+        self.sample(
+            &format!("{name}_count"),
+            Label::None,
+            histogram.count() as f64,
+        );
         self.sample(&format!("{name}_sum"), Label::None, histogram.sum());
         self.created(name, help, [Label::None].into_iter());
     }
@@ -90,28 +99,49 @@ impl Page {
     fn bucket(&mut self, name: &str, bound: &str, count: u64) {
         let model = &self.model;
         let count = number(count as f64);
-        let _ = writeln!(self.text, r#"{name}{{engine="0",le="{bound}",model_name="{model}"}} {count}"#);
+        let _ = writeln!(
+            self.text,
+            r#"{name}{{engine="0",le="{bound}",model_name="{model}"}} {count}"#
+        );
     }
 
     fn sample(&mut self, name: &str, label: Label<'_>, value: f64) {
         let value = number(self.lies.get(name).copied().unwrap_or(value));
         let model = &self.model;
         let _ = match label {
-            Label::None => writeln!(self.text, r#"{name}{{engine="0",model_name="{model}"}} {value}"#),
+            Label::None => writeln!(
+                self.text,
+                r#"{name}{{engine="0",model_name="{model}"}} {value}"#
+            ),
             Label::Reason(reason) => {
-                writeln!(self.text, r#"{name}{{engine="0",model_name="{model}",reason="{reason}"}} {value}"#)
+                writeln!(
+                    self.text,
+                    r#"{name}{{engine="0",model_name="{model}",reason="{reason}"}} {value}"#
+                )
             }
             Label::Source(source) => {
-                writeln!(self.text, r#"{name}{{engine="0",model_name="{model}",source="{source}"}} {value}"#)
+                writeln!(
+                    self.text,
+                    r#"{name}{{engine="0",model_name="{model}",source="{source}"}} {value}"#
+                )
             }
             Label::SleepState(state) => {
-                writeln!(self.text, r#"{name}{{engine="0",model_name="{model}",sleep_state="{state}"}} {value}"#)
+                writeln!(
+                    self.text,
+                    r#"{name}{{engine="0",model_name="{model}",sleep_state="{state}"}} {value}"#
+                )
             }
             Label::Finished(reason) => {
-                writeln!(self.text, r#"{name}{{engine="0",finished_reason="{reason}",model_name="{model}"}} {value}"#)
+                writeln!(
+                    self.text,
+                    r#"{name}{{engine="0",finished_reason="{reason}",model_name="{model}"}} {value}"#
+                )
             }
             Label::Rejection(reason) => {
-                writeln!(self.text, r#"{name}{{model_name="{model}",reason="{reason}"}} {value}"#)
+                writeln!(
+                    self.text,
+                    r#"{name}{{model_name="{model}",reason="{reason}"}} {value}"#
+                )
             }
             Label::Whole(labels) => writeln!(self.text, "{name}{{{labels}}} {value}"),
         };
@@ -120,7 +150,10 @@ impl Page {
 
 /// A label value with the escapes of the text format.
 pub(crate) fn escape(value: &str) -> String {
-    value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
+    value
+        .replace('\\', r"\\")
+        .replace('"', r#"\""#)
+        .replace('\n', r"\n")
 }
 
 /// A number as `prometheus_client` prints it: Python's `repr`, and from seven digits before the point on with an exponent.
@@ -136,8 +169,15 @@ fn number(value: f64) -> String {
         .to_owned();
     }
     let plain = format!("{value:?}");
-    let Some(point) = plain.find('.').filter(|point| value > 0.0 && *point > 6) else { return plain };
-    let digits = format!("{}.{}{}", &plain[..1], &plain[1..point], &plain[point + 1..]);
+    let Some(point) = plain.find('.').filter(|point| value > 0.0 && *point > 6) else {
+        return plain;
+    };
+    let digits = format!(
+        "{}.{}{}",
+        &plain[..1],
+        &plain[1..point],
+        &plain[point + 1..]
+    );
     let mantissa = digits.trim_end_matches(['0', '.']);
     format!("{mantissa}e+{:02}", point - 1)
 }
@@ -148,19 +188,42 @@ mod tests {
 
     #[test]
     fn numbers_look_as_python_prints_them() {
-        let printed = [0.0, 972.0, 0.5252525252525253, 13267.0, 1_795_320_072.343_682_3, 4_903_780_352.0].map(number);
+        let printed = [
+            0.0,
+            972.0,
+            0.5252525252525253,
+            13267.0,
+            1_795_320_072.343_682_3,
+            4_903_780_352.0,
+        ]
+        .map(number);
         assert_eq!(
             printed,
-            ["0.0", "972.0", "0.5252525252525253", "13267.0", "1.7953200723436823e+09", "4.903780352e+09"]
+            [
+                "0.0",
+                "972.0",
+                "0.5252525252525253",
+                "13267.0",
+                "1.7953200723436823e+09",
+                "4.903780352e+09"
+            ]
         );
-        assert_eq!(number(8.072e-05), "8.072e-5", "smaller than Python writes it, and the same number");
+        assert_eq!(
+            number(8.072e-05),
+            "8.072e-5",
+            "smaller than Python writes it, and the same number"
+        );
     }
 
     #[test]
     fn a_lie_replaces_every_sample_of_its_name() {
         let lies = BTreeMap::from([("vllm:x".to_owned(), 7.0)]);
         let mut page = Page::new("m", 0.0, lies);
-        page.gauge("vllm:x", "X.", &[(Label::None, 1.0), (Label::Reason("a"), 2.0)]);
+        page.gauge(
+            "vllm:x",
+            "X.",
+            &[(Label::None, 1.0), (Label::Reason("a"), 2.0)],
+        );
         let text = page.into_text();
         assert!(text.ends_with(
             "vllm:x{engine=\"0\",model_name=\"m\"} 7.0\nvllm:x{engine=\"0\",model_name=\"m\",reason=\"a\"} 7.0\n"

@@ -114,13 +114,20 @@ impl Pooling {
     }
 
     pub(crate) fn rerank(fields: &Fields<'_>) -> Result<Self, ApiError> {
-        Ok(Self::Rerank { query: fields.required("query", STRING)?, documents: fields.required("documents", LIST)? })
+        Ok(Self::Rerank {
+            query: fields.required("query", STRING)?,
+            documents: fields.required("documents", LIST)?,
+        })
     }
 
     pub(crate) fn score(fields: &Fields<'_>) -> Result<Self, ApiError> {
         let (left, right) = (texts(fields, "text_1")?, texts(fields, "text_2")?);
         let pairs = right.iter().enumerate().map(|(index, right)| {
-            let left = left.get(index).or(left.first()).cloned().unwrap_or_default();
+            let left = left
+                .get(index)
+                .or(left.first())
+                .cloned()
+                .unwrap_or_default();
             (left, right.clone())
         });
         Ok(Self::Score(pairs.collect()))
@@ -130,34 +137,90 @@ impl Pooling {
     pub(crate) fn prompts(&self) -> Vec<Vec<u32>> {
         match self {
             Self::Embed(inputs) => inputs.clone(),
-            Self::Rerank { query, documents } => documents.iter().map(|document| pair(query, document)).collect(),
-            Self::Score(pairs) => pairs.iter().map(|(left, right)| pair(left, right)).collect(),
+            Self::Rerank { query, documents } => documents
+                .iter()
+                .map(|document| pair(query, document))
+                .collect(),
+            Self::Score(pairs) => pairs
+                .iter()
+                .map(|(left, right)| pair(left, right))
+                .collect(),
         }
     }
 
     /// Waits for the prefill and answers.
-    pub(crate) async fn answer(self, mut generation: Generation) -> Result<Response<Body>, Stopped> {
-        let usage = Usage { completion_tokens: 0, ..generation.finish().await? };
-        let Generation { params, id, created, .. } = &generation;
+    pub(crate) async fn answer(
+        self,
+        mut generation: Generation,
+    ) -> Result<Response<Body>, Stopped> {
+        let usage = Usage {
+            completion_tokens: 0,
+            ..generation.finish().await?
+        };
+        let Generation {
+            params,
+            id,
+            created,
+            ..
+        } = &generation;
         let (model, created) = (params.model.as_ref(), *created);
         Ok(match self {
             Self::Embed(inputs) => {
-                let data = inputs.iter().enumerate().map(|(index, input)| embedding(index, input)).collect();
+                let data = inputs
+                    .iter()
+                    .enumerate()
+                    .map(|(index, input)| embedding(index, input))
+                    .collect();
                 let id = &format!("embd-{id}");
-                json(StatusCode::OK, &Embeddings { id, object: "list", created, model, data, usage: usage.whole() })
+                json(
+                    StatusCode::OK,
+                    &Embeddings {
+                        id,
+                        object: "list",
+                        created,
+                        model,
+                        data,
+                        usage: usage.whole(),
+                    },
+                )
             }
             Self::Rerank { query, documents } => {
-                let usage = TotalUsage { prompt_tokens: usage.prompt_tokens, total_tokens: usage.prompt_tokens };
+                let usage = TotalUsage {
+                    prompt_tokens: usage.prompt_tokens,
+                    total_tokens: usage.prompt_tokens,
+                };
                 let id = &format!("rerank-{id}");
-                json(StatusCode::OK, &Reranking { id, model, usage, results: ranked(&query, documents) })
+                json(
+                    StatusCode::OK,
+                    &Reranking {
+                        id,
+                        model,
+                        usage,
+                        results: ranked(&query, documents),
+                    },
+                )
             }
             Self::Score(pairs) => {
                 let scores = pairs.iter().enumerate();
                 let data = scores
-                    .map(|(index, (left, right))| Score { index, object: "score", score: relevance(left, right) })
+                    .map(|(index, (left, right))| Score {
+                        index,
+                        object: "score",
+                        score: relevance(left, right),
+                    })
                     .collect();
                 let id = &format!("score-{id}");
-                json(StatusCode::OK, &Scores { id, object: "list", created, model, data, usage: usage.whole() })
+                json(
+                    StatusCode::OK,
+                    &Scores {
+                        id,
+                        object: "list",
+                        created,
+                        model,
+                        data,
+                        usage: usage.whole(),
+                    },
+                )
             }
         })
     }
@@ -179,8 +242,14 @@ fn pair(left: &str, right: &str) -> Vec<u32> {
 
 fn embedding(index: usize, input: &[u32]) -> Embedding {
     let bytes: Vec<u8> = input.iter().flat_map(|token| token.to_le_bytes()).collect();
-    let embedding = (0..DIMENSIONS).map(|dimension| unit(&bytes, dimension) * 2.0 - 1.0).collect();
-    Embedding { index, object: "embedding", embedding }
+    let embedding = (0..DIMENSIONS)
+        .map(|dimension| unit(&bytes, dimension) * 2.0 - 1.0)
+        .collect();
+    Embedding {
+        index,
+        object: "embedding",
+        embedding,
+    }
 }
 
 /// Documents by falling relevance.
@@ -190,7 +259,14 @@ fn ranked(query: &str, documents: Vec<String>) -> Vec<Ranked> {
         .enumerate()
         .map(|(index, text)| {
             let relevance_score = relevance(query, &text);
-            Ranked { index, document: Document { text, multi_modal: () }, relevance_score }
+            Ranked {
+                index,
+                document: Document {
+                    text,
+                    multi_modal: (),
+                },
+                relevance_score,
+            }
         })
         .collect();
     results.sort_by(|a, b| b.relevance_score.total_cmp(&a.relevance_score));
@@ -213,8 +289,16 @@ mod tests {
     #[test]
     fn one_query_is_scored_against_each_text() {
         let fields = Fields::parse(br#"{"text_1":"q","text_2":["a","b"]}"#).unwrap();
-        let Pooling::Score(pairs) = Pooling::score(&fields).unwrap() else { panic!("a score request") };
-        assert_eq!(pairs, [("q".to_owned(), "a".to_owned()), ("q".to_owned(), "b".to_owned())]);
+        let Pooling::Score(pairs) = Pooling::score(&fields).unwrap() else {
+            panic!("a score request")
+        };
+        assert_eq!(
+            pairs,
+            [
+                ("q".to_owned(), "a".to_owned()),
+                ("q".to_owned(), "b".to_owned())
+            ]
+        );
     }
 
     #[test]

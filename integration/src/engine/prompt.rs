@@ -56,7 +56,9 @@ pub(crate) fn chat(fields: &Fields<'_>, name: &str) -> Result<Vec<u32>, ApiError
     let messages: Vec<&RawValue> = fields.required(name, LIST)?;
     let mut tokens = Vec::new();
     if let Some(tools) = fields.raw("tools") {
-        message("tools", &mut tokens, |tokens| tokenize_into(tools.get(), tokens));
+        message("tools", &mut tokens, |tokens| {
+            tokenize_into(tools.get(), tokens)
+        });
     }
     for field in ["system", "instructions"] {
         if let Some(system) = fields.raw(field) {
@@ -64,8 +66,12 @@ pub(crate) fn chat(fields: &Fields<'_>, name: &str) -> Result<Vec<u32>, ApiError
         }
     }
     for raw in messages {
-        let Ok(parsed) = Fields::parse(raw.get().as_bytes()) else { return Err(mismatch(name, OBJECT, raw)) };
-        let role: Text<'_> = parsed.optional("role", STRING)?.unwrap_or(Text(Cow::Borrowed("user")));
+        let Ok(parsed) = Fields::parse(raw.get().as_bytes()) else {
+            return Err(mismatch(name, OBJECT, raw));
+        };
+        let role: Text<'_> = parsed
+            .optional("role", STRING)?
+            .unwrap_or(Text(Cow::Borrowed("user")));
         message(&role.0, &mut tokens, |tokens| {
             for part in ["content", "tool_calls"] {
                 if let Some(value) = parsed.raw(part) {
@@ -93,7 +99,9 @@ pub(crate) fn completion(fields: &Fields<'_>) -> Result<Vec<Vec<u32>>, ApiError>
 
 /// The input of `/v1/responses`: a string or a list of items.
 pub(crate) fn response_input(fields: &Fields<'_>) -> Result<Vec<u32>, ApiError> {
-    let Some(input) = fields.raw("input") else { return Err(fields.missing("input")) };
+    let Some(input) = fields.raw("input") else {
+        return Err(fields.missing("input"));
+    };
     if input.get().starts_with('[') {
         return chat(fields, "input");
     }
@@ -121,10 +129,13 @@ fn content(raw: &RawValue, tokens: &mut Vec<u32>) {
     if let Ok(text) = serde_json::from_str::<Text<'_>>(raw.get()) {
         return tokenize_into(&text.0, tokens);
     }
-    let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else { return tokenize_into(raw.get(), tokens) };
+    let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else {
+        return tokenize_into(raw.get(), tokens);
+    };
     for part in parts {
         let fields = Fields::parse(part.get().as_bytes()).ok();
-        let text = fields.and_then(|fields| fields.optional::<Text<'_>>("text", STRING).ok().flatten());
+        let text =
+            fields.and_then(|fields| fields.optional::<Text<'_>>("text", STRING).ok().flatten());
         match text {
             Some(text) => tokenize_into(&text.0, tokens),
             None => tokenize_into(part.get(), tokens),
@@ -145,15 +156,24 @@ mod tests {
         let first = chat_tokens(r#"{"messages":[{"role":"user","content":"hello there"}]}"#);
         let body = r#"{"messages":[{"role":"user","content":"hello there"},{"role":"assistant","content":" the sun"},{"role":"user","content":"x"}]}"#;
         let second = chat_tokens(body);
-        assert_eq!(second[..first.len()], first, "the header of the answer included");
+        assert_eq!(
+            second[..first.len()],
+            first,
+            "the header of the answer included"
+        );
     }
 
     #[test]
     fn parts_and_plain_text_of_the_same_words_are_the_same_prompt() {
         let plain = chat_tokens(r#"{"messages":[{"role":"user","content":"hello"}]}"#);
-        let parts = chat_tokens(r#"{"messages":[{"role":"user","content":[{"type":"text","text":"hello"}]}]}"#);
+        let parts = chat_tokens(
+            r#"{"messages":[{"role":"user","content":[{"type":"text","text":"hello"}]}]}"#,
+        );
         assert_eq!(plain, parts);
-        assert_ne!(plain, chat_tokens(r#"{"tools":[{}],"messages":[{"role":"user","content":"hello"}]}"#));
+        assert_ne!(
+            plain,
+            chat_tokens(r#"{"tools":[{}],"messages":[{"role":"user","content":"hello"}]}"#)
+        );
     }
 
     #[test]

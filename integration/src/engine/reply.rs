@@ -67,18 +67,33 @@ impl ApiError {
     /// A value that is well-formed and makes no sense (400).
     pub(crate) fn bad_request(param: Option<&str>, message: impl Display) -> Self {
         let (message, param) = (message.to_string(), param.map(str::to_owned));
-        Self { status: StatusCode::BAD_REQUEST, kind: "BadRequestError", message, param }
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            kind: "BadRequestError",
+            message,
+            param,
+        }
     }
 
     /// A body that does not have the documented shape (400).
     pub(crate) fn invalid(param: Option<String>, detail: impl Display) -> Self {
         let message = format!("1 validation error:\n  {detail}");
-        Self { status: StatusCode::BAD_REQUEST, kind: "Bad Request", message, param }
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            kind: "Bad Request",
+            message,
+            param,
+        }
     }
 
     pub(crate) fn unknown_model(model: &str, aliases: &str) -> Self {
         let message = format!("The model `{model}` does not exist. Valid aliases: {aliases}.");
-        Self { status: StatusCode::NOT_FOUND, kind: "NotFoundError", message, param: Some("model".to_owned()) }
+        Self {
+            status: StatusCode::NOT_FOUND,
+            kind: "NotFoundError",
+            message,
+            param: Some("model".to_owned()),
+        }
     }
 
     pub(crate) fn with_status(status: StatusCode) -> Self {
@@ -87,20 +102,49 @@ impl ApiError {
             503 => ("Service Unavailable", "The simulated engine is overloaded."),
             _ => ("InternalServerError", "Internal server error"),
         };
-        Self { status, kind, message: message.to_owned(), param: None }
+        Self {
+            status,
+            kind,
+            message: message.to_owned(),
+            param: None,
+        }
     }
 
     /// The error as most routes answer it.
     pub(crate) fn into_response(self) -> Response<Body> {
-        let Self { status, kind, message, param } = &self;
-        let body = OpenAiErrorBody { message, r#type: kind, param: param.as_deref(), code: status.as_u16() };
+        let Self {
+            status,
+            kind,
+            message,
+            param,
+        } = &self;
+        let body = OpenAiErrorBody {
+            message,
+            r#type: kind,
+            param: param.as_deref(),
+            code: status.as_u16(),
+        };
         json(*status, &OpenAiError { error: body })
     }
 
     /// The error as `/v1/messages` answers it.
     pub(crate) fn into_anthropic(self) -> Response<Body> {
-        let Self { status, kind, message, param: _ } = &self;
-        json(*status, &AnthropicError { r#type: "error", error: AnthropicErrorBody { r#type: kind, message } })
+        let Self {
+            status,
+            kind,
+            message,
+            param: _,
+        } = &self;
+        json(
+            *status,
+            &AnthropicError {
+                r#type: "error",
+                error: AnthropicErrorBody {
+                    r#type: kind,
+                    message,
+                },
+            },
+        )
     }
 }
 
@@ -117,13 +161,21 @@ pub(crate) fn raw_json(status: StatusCode, body: impl Into<Bytes>) -> Response<B
 }
 
 /// An answer of any content type.
-pub(crate) fn whole(status: StatusCode, content_type: Option<&'static str>, body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn whole(
+    status: StatusCode,
+    content_type: Option<&'static str>,
+    body: impl Into<Bytes>,
+) -> Response<Body> {
     respond(status, content_type, Either::Left(Full::new(body.into())))
 }
 
 /// A 200 with server-sent events.
 pub(crate) fn events(frames: Frames) -> Response<Body> {
-    respond(StatusCode::OK, Some("text/event-stream; charset=utf-8"), Either::Right(StreamBody::new(frames)))
+    respond(
+        StatusCode::OK,
+        Some("text/event-stream; charset=utf-8"),
+        Either::Right(StreamBody::new(frames)),
+    )
 }
 
 /// The framework's own errors, such as 404 and 405.
@@ -134,7 +186,9 @@ pub(crate) fn detail(status: StatusCode, detail: &str) -> Response<Body> {
 /// 405 with the methods that would be right.
 pub(crate) fn method_not_allowed(allow: &'static str) -> Response<Body> {
     let mut response = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allow));
     response
 }
 

@@ -98,7 +98,11 @@ struct OutputDetails {
 
 impl From<&Usage> for ResponseUsage {
     fn from(usage: &Usage) -> Self {
-        let cached_tokens = if usage.details { usage.cached_tokens } else { 0 };
+        let cached_tokens = if usage.details {
+            usage.cached_tokens
+        } else {
+            0
+        };
         Self {
             input_tokens: usage.prompt_tokens,
             input_tokens_details: InputDetails {
@@ -152,7 +156,9 @@ impl Subject {
         ResponseObject {
             id: &self.id,
             created_at: self.created,
-            incomplete_details: (status == "incomplete").then_some(Incomplete { reason: "max_output_tokens" }),
+            incomplete_details: (status == "incomplete").then_some(Incomplete {
+                reason: "max_output_tokens",
+            }),
             instructions: (),
             metadata: (),
             model: &self.model,
@@ -186,23 +192,45 @@ impl Subject {
     }
 
     fn item<'a>(&'a self, said: Option<&'a str>) -> Item<'a> {
-        let status = if said.is_some() { "completed" } else { "in_progress" };
+        let status = if said.is_some() {
+            "completed"
+        } else {
+            "in_progress"
+        };
         let content = said.map(|text| part(text, None)).into_iter().collect();
-        Item { id: &self.item, content, role: "assistant", status, r#type: "message", phase: () }
+        Item {
+            id: &self.item,
+            content,
+            role: "assistant",
+            status,
+            r#type: "message",
+            phase: (),
+        }
     }
 }
 
 fn part(text: &str, logprobs: Option<[(); 0]>) -> Part<'_> {
-    Part { annotations: [], text, r#type: "output_text", logprobs }
+    Part {
+        annotations: [],
+        text,
+        r#type: "output_text",
+        logprobs,
+    }
 }
 
 /// The whole answer as one JSON object.
 pub(crate) async fn whole(mut generation: Generation) -> Result<http::Response<Body>, Stopped> {
     let usage = generation.finish().await?;
     let subject = Subject::new(&generation);
-    let said =
-        generation.choices.first().map(|choice| choice.answer.text(generation.output_tokens)).unwrap_or_default();
-    Ok(json(StatusCode::OK, &subject.object(vec![subject.item(Some(&said))], Some(&usage))))
+    let said = generation
+        .choices
+        .first()
+        .map(|choice| choice.answer.text(generation.output_tokens))
+        .unwrap_or_default();
+    Ok(json(
+        StatusCode::OK,
+        &subject.object(vec![subject.item(Some(&said))], Some(&usage)),
+    ))
 }
 
 /// The events of a streamed response; the last one is `response.completed`, and there is no `[DONE]`.
@@ -215,7 +243,11 @@ pub(crate) struct ResponseEvents {
 
 impl ResponseEvents {
     pub(crate) fn new(generation: &Generation) -> Self {
-        Self { subject: Subject::new(generation), said: String::new(), sequence: 0 }
+        Self {
+            subject: Subject::new(generation),
+            said: String::new(),
+            sequence: 0,
+        }
     }
 
     /// Appends one event: the fields before its sequence number, and those between the number and the type.
@@ -231,21 +263,29 @@ impl ResponseEvents {
 
 impl Events for ResponseEvents {
     fn opening(&mut self, out: &mut String, _usage: &Usage) {
-        let response = format!("\"response\":{},", text(&self.subject.object(Vec::new(), None)));
+        let response = format!(
+            "\"response\":{},",
+            text(&self.subject.object(Vec::new(), None))
+        );
         self.event(out, "response.created", &response, "");
         self.event(out, "response.in_progress", &response, "");
-        let item = format!("\"item\":{},\"output_index\":0,", text(&self.subject.item(None)));
+        let item = format!(
+            "\"item\":{},\"output_index\":0,",
+            text(&self.subject.item(None))
+        );
         self.event(out, "response.output_item.added", &item, "");
         let (id, part) = (text(&self.subject.item), text(&part("", Some([]))));
-        let added = format!("\"content_index\":0,\"item_id\":{id},\"output_index\":0,\"part\":{part},");
+        let added =
+            format!("\"content_index\":0,\"item_id\":{id},\"output_index\":0,\"part\":{part},");
         self.event(out, "response.content_part.added", &added, "");
     }
 
     fn token(&mut self, out: &mut String, token: &Token) {
         let (id, word) = (text(&self.subject.item), token.word);
         self.said.push_str(word);
-        let delta =
-            format!("\"content_index\":0,\"delta\":\"{word}\",\"item_id\":{id},\"logprobs\":[],\"output_index\":0,");
+        let delta = format!(
+            "\"content_index\":0,\"delta\":\"{word}\",\"item_id\":{id},\"logprobs\":[],\"output_index\":0,"
+        );
         self.event(out, "response.output_text.delta", &delta, "");
     }
 
@@ -254,12 +294,32 @@ impl Events for ResponseEvents {
         let id = text(&self.subject.item);
         let place = format!("\"content_index\":0,\"item_id\":{id},");
         let done = format!("{place}\"logprobs\":[],\"output_index\":0,");
-        self.event(out, "response.output_text.done", &done, &format!("\"text\":{},", text(&said)));
-        let done = format!("{place}\"output_index\":0,\"part\":{},", text(&part(&said, None)));
+        self.event(
+            out,
+            "response.output_text.done",
+            &done,
+            &format!("\"text\":{},", text(&said)),
+        );
+        let done = format!(
+            "{place}\"output_index\":0,\"part\":{},",
+            text(&part(&said, None))
+        );
         self.event(out, "response.content_part.done", &done, "");
-        let done = format!("\"item\":{},\"output_index\":0,", text(&self.subject.item(Some(&said))));
+        let done = format!(
+            "\"item\":{},\"output_index\":0,",
+            text(&self.subject.item(Some(&said)))
+        );
         self.event(out, "response.output_item.done", &done, "");
-        let object = text(&self.subject.object(vec![self.subject.item(Some(&said))], Some(usage)));
-        self.event(out, "response.completed", &format!("\"response\":{object},"), "");
+        let object = text(
+            &self
+                .subject
+                .object(vec![self.subject.item(Some(&said))], Some(usage)),
+        );
+        self.event(
+            out,
+            "response.completed",
+            &format!("\"response\":{object},"),
+            "",
+        );
     }
 }

@@ -80,11 +80,18 @@ impl Route {
             | Self::SimHeld => "POST",
             Self::Ping => "GET, POST",
             Self::SimFaults => "POST, DELETE",
-            Self::Models | Self::Health | Self::Version | Self::Load | Self::KvEventSources | Self::Metrics => "GET",
+            Self::Models
+            | Self::Health
+            | Self::Version
+            | Self::Load
+            | Self::KvEventSources
+            | Self::Metrics => "GET",
         }
     }
 
     pub(crate) fn allows(self, method: &Method) -> bool {
-        self.methods().split(", ").any(|allowed| allowed == method.as_str())
+        self.methods()
+            .split(", ")
+            .any(|allowed| allowed == method.as_str())
     }
 }

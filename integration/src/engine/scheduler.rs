@@ -90,9 +90,13 @@ impl Scheduler {
 
     /// Queues a job. It must fit the cache alone: `prompt + output ≤ blocks × block size`.
     pub(crate) fn submit(&mut self, job: Job, now: Duration) -> SequenceId {
-        debug_assert!(job.prompt_tokens + job.output_tokens as usize <= self.limits.blocks * self.limits.block_size);
+        debug_assert!(
+            job.prompt_tokens + job.output_tokens as usize
+                <= self.limits.blocks * self.limits.block_size
+        );
         self.submitted += 1;
-        self.waiting.push_back(Sequence::new(self.submitted, job, now));
+        self.waiting
+            .push_back(Sequence::new(self.submitted, job, now));
         self.submitted
     }
 
@@ -120,14 +124,36 @@ impl Scheduler {
         let mut computed = 0;
         for sequence in &mut self.running {
             computed += sequence.scheduled;
-            if advance(sequence, &mut self.cache, &mut self.tape, self.limits.block_size) {
+            if advance(
+                sequence,
+                &mut self.cache,
+                &mut self.tape,
+                self.limits.block_size,
+            ) {
                 count_token(sequence, &mut self.meters, now);
-                let Sequence { id, generated, cached, .. } = *sequence;
-                emit(id, Progress { generated, cached, done: sequence.is_done() });
+                let Sequence {
+                    id,
+                    generated,
+                    cached,
+                    ..
+                } = *sequence;
+                emit(
+                    id,
+                    Progress {
+                        generated,
+                        cached,
+                        done: sequence.is_done(),
+                    },
+                );
             }
         }
         self.meters.iteration_tokens.observe(computed as f64);
-        let Self { running, cache, meters, .. } = self;
+        let Self {
+            running,
+            cache,
+            meters,
+            ..
+        } = self;
         running.retain(|sequence| {
             if sequence.is_done() {
                 leave(sequence, cache);
@@ -164,15 +190,35 @@ impl Scheduler {
 
     /// Prompt tokens still to be computed: for what runs, what is left; for what waits, what `expected` says.
     pub(crate) fn pending_prefill(&self, expected: impl Fn(SequenceId) -> usize) -> usize {
-        let running = self.running.iter().filter(|sequence| !sequence.is_decoding());
-        let running: usize = running.map(|sequence| sequence.len() - sequence.computed).sum();
-        running + self.waiting.iter().map(|sequence| expected(sequence.id)).sum::<usize>()
+        let running = self
+            .running
+            .iter()
+            .filter(|sequence| !sequence.is_decoding());
+        let running: usize = running
+            .map(|sequence| sequence.len() - sequence.computed)
+            .sum();
+        running
+            + self
+                .waiting
+                .iter()
+                .map(|sequence| expected(sequence.id))
+                .sum::<usize>()
     }
 
     /// The adapters of running and of waiting sequences.
     pub(crate) fn adapters(&self) -> [BTreeSet<Arc<str>>; 2] {
-        let running = self.running.iter().filter_map(|sequence| sequence.job.adapter.clone()).collect();
-        [running, self.waiting.iter().filter_map(|sequence| sequence.job.adapter.clone()).collect()]
+        let running = self
+            .running
+            .iter()
+            .filter_map(|sequence| sequence.job.adapter.clone())
+            .collect();
+        [
+            running,
+            self.waiting
+                .iter()
+                .filter_map(|sequence| sequence.job.adapter.clone())
+                .collect(),
+        ]
     }
 
     /// Gives each running sequence its share of the step, oldest first. Answers whether one had to be preempted.
@@ -181,7 +227,10 @@ impl Scheduler {
         let mut index = 0;
         while index < self.running.len() {
             let sequence = &mut self.running[index];
-            let missing = sequence.len().div_ceil(self.limits.block_size).saturating_sub(sequence.held_blocks());
+            let missing = sequence
+                .len()
+                .div_ceil(self.limits.block_size)
+                .saturating_sub(sequence.held_blocks());
             if self.cache.allocate(missing) {
                 sequence.private += missing;
                 sequence.scheduled = (sequence.len() - sequence.computed).min(*budget);
@@ -211,7 +260,9 @@ impl Scheduler {
     /// Admits from the head of the queue while tokens, seats and blocks last; the head blocks those behind it.
     fn admit_waiting(&mut self, budget: &mut usize, now: Duration) {
         while *budget > 0 && self.running.len() < self.limits.max_running {
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            let Some(mut sequence) = self.waiting.pop_front() else {
+                return;
+            };
             let Limits { block_size, .. } = self.limits;
             let hit = self.cache.prefix_len(sequence.reusable(block_size));
             let fresh = sequence.len().div_ceil(block_size) - hit;
@@ -236,7 +287,12 @@ impl Scheduler {
 }
 
 /// Applies what the step computed. Answers whether a token came out.
-fn advance(sequence: &mut Sequence, cache: &mut BlockCache, tape: &mut Tape, block_size: usize) -> bool {
+fn advance(
+    sequence: &mut Sequence,
+    cache: &mut BlockCache,
+    tape: &mut Tape,
+    block_size: usize,
+) -> bool {
     let worked = std::mem::take(&mut sequence.scheduled);
     sequence.computed += worked;
     while sequence.shared < sequence.computed / block_size {
@@ -255,16 +311,24 @@ fn advance(sequence: &mut Sequence, cache: &mut BlockCache, tape: &mut Tape, blo
 }
 
 fn leave(sequence: &Sequence, cache: &mut BlockCache) {
-    cache.release(&sequence.job.chain.hashes()[..sequence.shared], sequence.private);
+    cache.release(
+        &sequence.job.chain.hashes()[..sequence.shared],
+        sequence.private,
+    );
 }
 
 fn count_token(sequence: &mut Sequence, meters: &mut Meters, now: Duration) {
     meters.generation_tokens += 1;
     if sequence.generated == 1 {
         sequence.first_token = now;
-        meters.first_token(now.saturating_sub(sequence.arrived), sequence.job.prompt_tokens);
+        meters.first_token(
+            now.saturating_sub(sequence.arrived),
+            sequence.job.prompt_tokens,
+        );
     } else {
-        meters.inter_token_latency.observe(now.saturating_sub(sequence.last_token).as_secs_f64());
+        meters
+            .inter_token_latency
+            .observe(now.saturating_sub(sequence.last_token).as_secs_f64());
     }
     sequence.last_token = now;
 }

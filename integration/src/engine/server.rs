@@ -73,8 +73,11 @@ impl Activity {
         loop {
             tokio::time::sleep_until(due).await;
             let idle_since = self.idle_since.load(Ordering::Relaxed);
-            due = if idle_since == BUSY { Instant::now() } else { self.born + Duration::from_millis(idle_since) }
-                + keep_alive;
+            due = if idle_since == BUSY {
+                Instant::now()
+            } else {
+                self.born + Duration::from_millis(idle_since)
+            } + keep_alive;
             if due <= Instant::now() {
                 return;
             }
@@ -128,8 +131,15 @@ impl Connection {
     fn new(service: &Arc<Service>, counts: &Arc<Connections>) -> Self {
         counts.accepted.fetch_add(1, Ordering::Relaxed);
         counts.open.fetch_add(1, Ordering::Relaxed);
-        let activity = Arc::new(Activity { born: Instant::now(), idle_since: AtomicU64::new(BUSY) });
-        Self { service: Arc::clone(service), activity, counts: Arc::clone(counts) }
+        let activity = Arc::new(Activity {
+            born: Instant::now(),
+            idle_since: AtomicU64::new(BUSY),
+        });
+        Self {
+            service: Arc::clone(service),
+            activity,
+            counts: Arc::clone(counts),
+        }
     }
 
     async fn run(self, stream: TcpStream, mut orders: watch::Receiver<Orders>) {
@@ -164,13 +174,26 @@ impl Connection {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, fuse: &Arc<Fuse>) -> Result<Response<Guarded>, Broken> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        fuse: &Arc<Fuse>,
+    ) -> Result<Response<Guarded>, Broken> {
         let busy = Busy::new(&self.activity);
         let (parts, body) = request.into_parts();
-        let body = if body.is_end_stream() { Ok(Bytes::new()) } else { self.read(body).await };
+        let body = if body.is_end_stream() {
+            Ok(Bytes::new())
+        } else {
+            self.read(body).await
+        };
         let response = match body {
             Ok(body) => {
-                let recorded = RecordedRequest { method: parts.method, uri: parts.uri, headers: parts.headers, body };
+                let recorded = RecordedRequest {
+                    method: parts.method,
+                    uri: parts.uri,
+                    headers: parts.headers,
+                    body,
+                };
                 self.service.answer(recorded, fuse).await?
             }
             Err(error) => {
@@ -182,7 +205,10 @@ impl Connection {
     }
 
     async fn read(&self, body: Incoming) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
-        Ok(Limited::new(body, self.service.config.max_body).collect().await?.to_bytes())
+        Ok(Limited::new(body, self.service.config.max_body)
+            .collect()
+            .await?
+            .to_bytes())
     }
 }
 
@@ -213,7 +239,10 @@ impl HttpBody for Guarded {
     type Data = Bytes;
     type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut self.body {
             Either::Left(whole) => Pin::new(whole).poll_frame(cx).map_err(Broken::from),
             Either::Right(stream) => Pin::new(stream).poll_frame(cx),

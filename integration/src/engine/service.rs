@@ -24,7 +24,9 @@ use super::kv_events::Doors;
 use super::messages::{self, MessageEvents};
 use super::pooling::Pooling;
 use super::prompt;
-use super::reply::{ApiError, Body, Broken, detail, events, injected, method_not_allowed, raw_json};
+use super::reply::{
+    ApiError, Body, Broken, detail, events, injected, method_not_allowed, raw_json,
+};
 use super::responses::{self, ResponseEvents};
 use super::route::{Route, Task};
 use super::socket::Fuse;
@@ -59,16 +61,34 @@ impl Service {
         events: Option<Doors>,
     ) -> Self {
         let base = Arc::from(config.model.as_str());
-        let adapters = config.loras.iter().map(|name| Arc::from(name.as_str())).collect();
+        let adapters = config
+            .loras
+            .iter()
+            .map(|name| Arc::from(name.as_str()))
+            .collect();
         let started = since_epoch().as_secs_f64();
-        Self { config, core, faults, journal, events, started, base, adapters, requests: AtomicU64::new(0) }
+        Self {
+            config,
+            core,
+            faults,
+            journal,
+            events,
+            started,
+            base,
+            adapters,
+            requests: AtomicU64::new(0),
+        }
     }
 
     /// How many leading tokens of this prompt are in the cache now. Changes nothing.
     pub(crate) fn held_prefix_tokens(&self, model: &str, prompt: prompt::Prompt<'_>) -> usize {
-        let Some(tokens) = prompt.tokens() else { return 0 };
+        let Some(tokens) = prompt.tokens() else {
+            return 0;
+        };
         let chain = Chain::new(model, None, self.config.block_size, &tokens);
-        self.core.read(|scheduler| scheduler.cache().prefix_len(chain.hashes())) * self.config.block_size
+        self.core
+            .read(|scheduler| scheduler.cache().prefix_len(chain.hashes()))
+            * self.config.block_size
     }
 
     /// Inference requests so far.
@@ -80,7 +100,11 @@ impl Service {
     ///
     /// # Errors
     /// `Broken` when the connection has to end without an answer.
-    pub(crate) async fn answer(&self, request: RecordedRequest, fuse: &Arc<Fuse>) -> Result<Response<Body>, Broken> {
+    pub(crate) async fn answer(
+        &self,
+        request: RecordedRequest,
+        fuse: &Arc<Fuse>,
+    ) -> Result<Response<Body>, Broken> {
         let request = Arc::new(request);
         self.journal.record(&request);
         let Some(route) = Route::find(request.uri.path()) else {
@@ -90,7 +114,10 @@ impl Service {
             return Ok(method_not_allowed(route.methods()));
         }
         if !self.is_authorized(&request) {
-            return Ok(raw_json(StatusCode::UNAUTHORIZED, r#"{"error":"Unauthorized"}"#));
+            return Ok(raw_json(
+                StatusCode::UNAUTHORIZED,
+                r#"{"error":"Unauthorized"}"#,
+            ));
         }
         match route {
             Route::Run(task) => self.infer(task, &request, fuse).await,
@@ -101,7 +128,9 @@ impl Service {
 
     /// The model of this name, and whether it is an adapter; the base model when no name is given.
     pub(crate) fn model(&self, name: Option<&str>) -> Result<(Arc<str>, bool), ApiError> {
-        let Some(name) = name.filter(|name| **name != *self.base) else { return Ok((Arc::clone(&self.base), false)) };
+        let Some(name) = name.filter(|name| **name != *self.base) else {
+            return Ok((Arc::clone(&self.base), false));
+        };
         if let Some(adapter) = self.adapters.iter().find(|adapter| ***adapter == *name) {
             return Ok((Arc::clone(adapter), true));
         }
@@ -113,12 +142,21 @@ impl Service {
     }
 
     fn is_authorized(&self, request: &RecordedRequest) -> bool {
-        let Some(key) = &self.config.api_key else { return true };
-        let given = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let Some(key) = &self.config.api_key else {
+            return true;
+        };
+        let given = request
+            .header("authorization")
+            .and_then(|value| value.strip_prefix("Bearer "));
         !request.uri.path().starts_with("/v1") || given == Some(key)
     }
 
-    async fn infer(&self, task: Task, request: &RecordedRequest, fuse: &Arc<Fuse>) -> Result<Response<Body>, Broken> {
+    async fn infer(
+        &self,
+        task: Task,
+        request: &RecordedRequest,
+        fuse: &Arc<Fuse>,
+    ) -> Result<Response<Body>, Broken> {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         match self.faults.for_request() {
             Some(Fault::Status { code, retry_after }) => return Ok(injected(code, retry_after)),
@@ -139,14 +177,21 @@ impl Service {
                 generation.span = trace::begin(request, &generation);
                 self.deliver(task, generation, fuse).await
             }
-            Ok(Running::Pooling(pooling, generation)) => pooling.answer(generation).await.map_err(|_| Broken),
+            Ok(Running::Pooling(pooling, generation)) => {
+                pooling.answer(generation).await.map_err(|_| Broken)
+            }
             Err(error) if task == Task::Messages => Ok(error.into_anthropic()),
             Err(error) => Ok(error.into_response()),
         }
     }
 
     /// Parses and checks a request, and starts its sequences.
-    fn start(&self, task: Task, request: &RecordedRequest, id: String) -> Result<Running, ApiError> {
+    fn start(
+        &self,
+        task: Task,
+        request: &RecordedRequest,
+        id: String,
+    ) -> Result<Running, ApiError> {
         require_json(request)?;
         let fields = Fields::parse(&request.body)?;
         if task.is_pooling() {
@@ -162,15 +207,26 @@ impl Service {
         }
         let (prompts, limits): (_, &[_]) = match task {
             Task::Completions => (prompt::completion(&fields)?, &["max_tokens"]),
-            Task::Responses => (vec![prompt::response_input(&fields)?], &["max_output_tokens"]),
+            Task::Responses => (
+                vec![prompt::response_input(&fields)?],
+                &["max_output_tokens"],
+            ),
             Task::Messages => (vec![prompt::chat(&fields, "messages")?], &["max_tokens"]),
-            _ => (vec![prompt::chat(&fields, "messages")?], &["max_completion_tokens", "max_tokens"]),
+            _ => (
+                vec![prompt::chat(&fields, "messages")?],
+                &["max_completion_tokens", "max_tokens"],
+            ),
         };
         let params = Params::read(self, &fields, limits)?;
         Generation::start(self, params, id, prompts).map(Running::Generation)
     }
 
-    async fn deliver(&self, task: Task, generation: Generation, fuse: &Arc<Fuse>) -> Result<Response<Body>, Broken> {
+    async fn deliver(
+        &self,
+        task: Task,
+        generation: Generation,
+        fuse: &Arc<Fuse>,
+    ) -> Result<Response<Body>, Broken> {
         if !generation.params.stream {
             let whole = match task {
                 Task::Completions => completions::whole(generation).await,
@@ -209,7 +265,10 @@ enum Running {
 
 /// vLLM reads bodies only when they are declared to be JSON.
 pub(crate) fn require_json(request: &RecordedRequest) -> Result<(), ApiError> {
-    let media = request.header("content-type").and_then(|value| value.split(';').next()).map(str::trim);
+    let media = request
+        .header("content-type")
+        .and_then(|value| value.split(';').next())
+        .map(str::trim);
     if media.is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
         Ok(())
     } else {
@@ -224,7 +283,9 @@ pub(crate) fn unix_seconds() -> u64 {
 
 /// Time since the Unix epoch; zero for a clock that is set before it.
 pub(crate) fn since_epoch() -> std::time::Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 /// An id that no other request of this engine has, and most likely none of another engine.

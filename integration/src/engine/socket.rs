@@ -31,7 +31,13 @@ impl Fuse {
 impl Socket {
     pub(crate) fn new(stream: TcpStream) -> (Self, Arc<Fuse>) {
         let fuse = Arc::new(Fuse::default());
-        (Self { stream, fuse: Arc::clone(&fuse) }, fuse)
+        (
+            Self {
+                stream,
+                fuse: Arc::clone(&fuse),
+            },
+            fuse,
+        )
     }
 }
 
@@ -46,13 +52,21 @@ impl Drop for Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -54,10 +54,23 @@ enum Stage {
 }
 
 /// The frames of this generation. A fault strikes once its number of tokens is out; `fuse` resets the connection.
-pub(crate) fn frames(generation: Generation, events: impl Events, fault: Option<Fault>, fuse: Arc<Fuse>) -> Frames {
+pub(crate) fn frames(
+    generation: Generation,
+    events: impl Events,
+    fault: Option<Fault>,
+    fuse: Arc<Fuse>,
+) -> Frames {
     let choices = vec![(0, Progress::default()); generation.choices.len()];
     let usage = generation.usage();
-    let stream = Stream { generation, events, choices, usage, stage: Stage::Opening, fault, fuse };
+    let stream = Stream {
+        generation,
+        events,
+        choices,
+        usage,
+        stage: Stage::Opening,
+        fault,
+        fuse,
+    };
     Box::pin(unfold(stream, |mut stream| async move {
         let frame = stream.next().await?;
         if frame.is_err() {
@@ -103,7 +116,10 @@ impl<E: Events> Stream<E> {
             Some(Fault::StallMidStream { after_tokens }) if sent >= after_tokens as usize => {
                 std::future::pending().await
             }
-            Some(Fault::DieMidStream { after_tokens, reset }) if sent >= after_tokens as usize => {
+            Some(Fault::DieMidStream {
+                after_tokens,
+                reset,
+            }) if sent >= after_tokens as usize => {
                 tokio::task::yield_now().await;
                 if reset {
                     self.fuse.burn();
@@ -117,7 +133,11 @@ impl<E: Events> Stream<E> {
     /// Writes the next token that is ready, waiting for one. Answers `false` when all are out.
     async fn token(&mut self, out: &mut String) -> Result<bool, Broken> {
         loop {
-            if let Some(choice) = self.choices.iter().position(|(sent, progress)| *sent < progress.generated) {
+            if let Some(choice) = self
+                .choices
+                .iter()
+                .position(|(sent, progress)| *sent < progress.generated)
+            {
                 self.write(choice, out);
                 return Ok(true);
             }
@@ -147,9 +167,15 @@ impl<E: Events> Stream<E> {
 
     /// Waits for a token of any choice.
     async fn wait(&mut self) -> Result<(), Broken> {
-        let unfinished = self.generation.choices.iter_mut().zip(&self.choices).enumerate();
-        let waits =
-            unfinished.filter(|(_, (_, (_, progress)))| !progress.done).map(|(index, (choice, (_, progress)))| {
+        let unfinished = self
+            .generation
+            .choices
+            .iter_mut()
+            .zip(&self.choices)
+            .enumerate();
+        let waits = unfinished
+            .filter(|(_, (_, (_, progress)))| !progress.done)
+            .map(|(index, (choice, (_, progress)))| {
                 let seen = progress.generated;
                 Box::pin(async move { (index, choice.ticket.beyond(seen).await) })
             });

@@ -7,9 +7,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The vocabulary: each entry is a space and three letters.
 const WORDS: [&str; 32] = [
-    " the", " sun", " sea", " sky", " red", " fox", " owl", " elm", " oak", " ivy", " bay", " fog", " ice", " map",
-    " key", " jar", " cup", " pen", " ink", " arc", " orb", " zen", " joy", " hue", " tin", " wax", " gem", " fur",
-    " dew", " mud", " bow", " hum",
+    " the", " sun", " sea", " sky", " red", " fox", " owl", " elm", " oak", " ivy", " bay", " fog",
+    " ice", " map", " key", " jar", " cup", " pen", " ink", " arc", " orb", " zen", " joy", " hue",
+    " tin", " wax", " gem", " fur", " dew", " mud", " bow", " hum",
 ];
 
 /// The answer to one prompt, of any length.
@@ -21,7 +21,9 @@ pub(crate) struct Answer {
 impl Answer {
     /// The answer to the prompt whose tokens hash to `seed`; `choice` tells several answers to one prompt apart.
     pub(crate) fn new(seed: u64, choice: u32) -> Self {
-        Self { seed: seed ^ u64::from(choice).wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+        Self {
+            seed: seed ^ u64::from(choice).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        }
     }
 
     /// The word at `position`.

@@ -39,7 +39,10 @@ pub(crate) fn detokenize(tokens: &[u32]) -> String {
 /// The largest number of whole characters that fit a token, in bytes: at least one, since a character has at most four.
 fn piece_len(text: &str) -> usize {
     let limit = text.len().min(TOKEN_BYTES);
-    (1..=limit).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(limit)
+    (1..=limit)
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(limit)
 }
 
 fn pack(piece: &[u8]) -> u32 {

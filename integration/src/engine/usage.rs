@@ -69,11 +69,17 @@ impl Usage {
 
     /// The usage that `continuous_usage_stats` adds to each chunk.
     pub(crate) fn running(&self) -> StreamUsage {
-        StreamUsage { prompt_tokens_details: None, completion_tokens_details: Some(()), ..self.last_chunk() }
+        StreamUsage {
+            prompt_tokens_details: None,
+            completion_tokens_details: Some(()),
+            ..self.last_chunk()
+        }
     }
 
     fn prompt_details(&self) -> Option<PromptDetails> {
-        self.details.then_some(PromptDetails { cached_tokens: self.cached_tokens })
+        self.details.then_some(PromptDetails {
+            cached_tokens: self.cached_tokens,
+        })
     }
 }
 
@@ -87,12 +93,19 @@ mod tests {
 
     #[test]
     fn without_details_the_bytes_are_those_of_a_captured_vllm() {
-        let usage = Usage { prompt_tokens: 11, completion_tokens: 2, cached_tokens: 0, details: false };
+        let usage = Usage {
+            prompt_tokens: 11,
+            completion_tokens: 2,
+            cached_tokens: 0,
+            details: false,
+        };
         let whole = r#"{"prompt_tokens":11,"total_tokens":13,"completion_tokens":2,"prompt_tokens_details":null,"completion_tokens_details":null}"#;
         assert_eq!(text(&usage.whole()), whole);
-        assert_eq!(text(&usage.last_chunk()), r#"{"prompt_tokens":11,"total_tokens":13,"completion_tokens":2}"#);
-        let running =
-            r#"{"prompt_tokens":11,"total_tokens":13,"completion_tokens":2,"completion_tokens_details":null}"#;
+        assert_eq!(
+            text(&usage.last_chunk()),
+            r#"{"prompt_tokens":11,"total_tokens":13,"completion_tokens":2}"#
+        );
+        let running = r#"{"prompt_tokens":11,"total_tokens":13,"completion_tokens":2,"completion_tokens_details":null}"#;
         assert_eq!(text(&usage.running()), running);
     }
 }

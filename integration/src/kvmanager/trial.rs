@@ -31,7 +31,12 @@ const AT_ONCE: usize = 64;
 #[derive(Clone, Debug, Args)]
 pub struct TrialArgs {
     /// Where to listen; port 0 picks a free one
-    #[arg(long, env = "HERMES_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "HERMES_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
     pub listen: SocketAddr,
 }
 
@@ -50,7 +55,9 @@ impl TrialServer {
     /// # Errors
     /// When the address cannot be listened on.
     pub async fn start(args: &TrialArgs) -> io::Result<Self> {
-        Ok(Self { server: StandIn::start_at(args.listen, Arc::new(Asking)).await? })
+        Ok(Self {
+            server: StandIn::start_at(args.listen, Arc::new(Asking)).await?,
+        })
     }
 
     /// Its base URL, without a path.
@@ -61,7 +68,10 @@ impl TrialServer {
 }
 
 impl Role for Asking {
-    fn answer(self: Arc<Self>, request: Request<Bytes>) -> BoxFuture<'static, Response<Full<Bytes>>> {
+    fn answer(
+        self: Arc<Self>,
+        request: Request<Bytes>,
+    ) -> BoxFuture<'static, Response<Full<Bytes>>> {
         async move { answer(&request).await }.boxed()
     }
 }
@@ -71,7 +81,10 @@ async fn answer(request: &Request<Bytes>) -> Response<Full<Bytes>> {
         (&Method::GET, "/health") => reply(StatusCode::OK, ""),
         (&Method::POST, "/match_sort") => match Question::read(request.body()) {
             Some(question) => answer_of(&shares(question, request.body()).await),
-            None => reply(StatusCode::BAD_REQUEST, r#"{"error":"a question has model, and prompt or messages"}"#),
+            None => reply(
+                StatusCode::BAD_REQUEST,
+                r#"{"error":"a question has model, and prompt or messages"}"#,
+            ),
         },
         _ => reply(StatusCode::NOT_FOUND, ""),
     }
@@ -81,9 +94,19 @@ async fn answer(request: &Request<Bytes>) -> Response<Full<Bytes>> {
 async fn shares(question: Question, body: &Bytes) -> Vec<(String, f64)> {
     let asked = question.candidates.into_iter().map(|engine| async move {
         let target = Target::parse(&format!("http://{engine}")).ok()?;
-        let client = Client::new(target, Limits { connect: PATIENCE, answer: PATIENCE });
+        let client = Client::new(
+            target,
+            Limits {
+                connect: PATIENCE,
+                answer: PATIENCE,
+            },
+        );
         let share = serde_json::from_slice(&client.post("/sim/held", body.clone()).await?).ok()?;
         Some((engine, share))
     });
-    stream::iter(asked).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+    stream::iter(asked)
+        .buffer_unordered(AT_ONCE)
+        .filter_map(std::future::ready)
+        .collect()
+        .await
 }

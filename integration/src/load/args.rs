@@ -94,18 +94,32 @@ impl LoadArgs {
         let stream = matches!(self.workload, Workload::Stream | Workload::Conversation);
         let model = match &self.model {
             Some(model) => model.clone(),
-            None => first_model(client).await.unwrap_or_else(|| "sim".to_owned()),
+            None => first_model(client)
+                .await
+                .unwrap_or_else(|| "sim".to_owned()),
         };
-        Shape { model, stream, ignore_eos: false }
+        Shape {
+            model,
+            stream,
+            ignore_eos: false,
+        }
     }
 
     fn prompt_bytes(&self) -> usize {
-        let default = if self.workload == Workload::Long { 220_000 } else { 800 };
+        let default = if self.workload == Workload::Long {
+            220_000
+        } else {
+            800
+        };
         self.prompt_bytes.unwrap_or(default)
     }
 
     fn bounds(&self) -> Bounds {
-        Bounds { count: self.count, duration: Duration::from_secs_f64(self.duration), concurrency: self.connections }
+        Bounds {
+            count: self.count,
+            duration: Duration::from_secs_f64(self.duration),
+            concurrency: self.connections,
+        }
     }
 
     fn conversations(&self) -> Conversations {
@@ -117,7 +131,9 @@ impl LoadArgs {
             question_tokens: self.prompt_bytes() / super::synthesis::BYTES_PER_TOKEN,
             answer_tokens: self.tokens,
             think: Duration::from_secs_f64(self.think),
-            stagger: self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)),
+            stagger: self
+                .rate
+                .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)),
             seed: self.seed,
         }
     }
@@ -129,14 +145,21 @@ impl LoadArgs {
         let calls = shape.fixed(self.prompt_bytes(), self.tokens, self.seed);
         match self.arrivals() {
             None => run.closed(Arc::from(calls)).await,
-            Some(arrivals) => run.open(arrivals.offsets().zip(calls.iter().cycle().cloned())).await,
+            Some(arrivals) => {
+                run.open(arrivals.offsets().zip(calls.iter().cycle().cloned()))
+                    .await
+            }
         }
     }
 
     fn arrivals(&self) -> Option<Arrivals> {
         let per_second = self.rate?;
         let seed = self.seed;
-        Some(if self.poisson { Arrivals::Poisson { per_second, seed } } else { Arrivals::Fixed { per_second } })
+        Some(if self.poisson {
+            Arrivals::Poisson { per_second, seed }
+        } else {
+            Arrivals::Fixed { per_second }
+        })
     }
 }
 
@@ -146,9 +169,15 @@ impl LoadArgs {
 /// # Errors
 /// A target that cannot be sent to.
 pub async fn load(args: &LoadArgs) -> Result<Report, LoadError> {
-    let client = Client::new(Target::parse(&args.target)?, Limits::answer_within(Duration::from_secs(args.timeout)));
+    let client = Client::new(
+        Target::parse(&args.target)?,
+        Limits::answer_within(Duration::from_secs(args.timeout)),
+    );
     let shape = args.shape(&client).await;
-    let run = async |stop, enough| args.drive(shape, Run::new(client, args.bounds(), stop).until(enough)).await;
+    let run = async |stop, enough| {
+        args.drive(shape, Run::new(client, args.bounds(), stop).until(enough))
+            .await
+    };
     Ok(until_enough(run).await)
 }
 
@@ -163,12 +192,17 @@ const MAX_NUMBER: f64 = 86_400e6;
 
 pub(crate) fn positive(given: &str) -> Result<f64, String> {
     let number = not_negative(given)?;
-    (number >= 1e-6).then_some(number).ok_or_else(|| "expected a number above zero".to_owned())
+    (number >= 1e-6)
+        .then_some(number)
+        .ok_or_else(|| "expected a number above zero".to_owned())
 }
 
 fn not_negative(given: &str) -> Result<f64, String> {
     let number = given.parse::<f64>().map_err(|error| error.to_string())?;
-    (0.0..=MAX_NUMBER).contains(&number).then_some(number).ok_or_else(|| "expected a number from zero up".to_owned())
+    (0.0..=MAX_NUMBER)
+        .contains(&number)
+        .then_some(number)
+        .ok_or_else(|| "expected a number from zero up".to_owned())
 }
 
 #[cfg(test)]
@@ -190,14 +224,31 @@ mod tests {
     #[test]
     fn a_rate_makes_an_open_loop() {
         assert_eq!(parse("load").unwrap().arrivals(), None);
-        assert_eq!(parse("load --rate 5").unwrap().arrivals(), Some(Arrivals::Fixed { per_second: 5.0 }));
-        let poisson = parse("load --rate 5 --poisson --seed 9").unwrap().arrivals();
-        assert_eq!(poisson, Some(Arrivals::Poisson { per_second: 5.0, seed: 9 }));
+        assert_eq!(
+            parse("load --rate 5").unwrap().arrivals(),
+            Some(Arrivals::Fixed { per_second: 5.0 })
+        );
+        let poisson = parse("load --rate 5 --poisson --seed 9")
+            .unwrap()
+            .arrivals();
+        assert_eq!(
+            poisson,
+            Some(Arrivals::Poisson {
+                per_second: 5.0,
+                seed: 9
+            })
+        );
     }
 
     #[test]
     fn numbers_that_no_clock_can_hold_are_refused() {
-        for line in ["load --rate 0", "load --rate -1", "load --rate nan", "load --duration 1e300", "load --poisson"] {
+        for line in [
+            "load --rate 0",
+            "load --rate -1",
+            "load --rate nan",
+            "load --duration 1e300",
+            "load --poisson",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -32,7 +32,12 @@ impl Arrivals {
             Self::Fixed { per_second } => (per_second, None),
             Self::Poisson { per_second, seed } => (per_second, Some(seed)),
         };
-        Offsets { mean: 1.0 / per_second.max(MIN_RATE), dice: seed.map(Dice::new), at: 0.0, index: 0 }
+        Offsets {
+            mean: 1.0 / per_second.max(MIN_RATE),
+            dice: seed.map(Dice::new),
+            at: 0.0,
+            index: 0,
+        }
     }
 }
 
@@ -79,24 +84,48 @@ mod tests {
 
     #[test]
     fn a_fixed_rate_is_evenly_spaced_and_does_not_drift() {
-        let offsets: Vec<_> = Arrivals::Fixed { per_second: 250.0 }.offsets().take(10_001).collect();
+        let offsets: Vec<_> = Arrivals::Fixed { per_second: 250.0 }
+            .offsets()
+            .take(10_001)
+            .collect();
         assert_eq!(offsets[1], Duration::from_millis(4));
         assert_eq!(offsets[10_000], Duration::from_secs(40));
     }
 
     #[test]
     fn poisson_gaps_have_the_mean_and_the_spread_of_an_exponential() {
-        let offsets: Vec<_> = Arrivals::Poisson { per_second: 100.0, seed: 3 }.offsets().take(20_000).collect();
-        let gaps: Vec<f64> = offsets.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        let offsets: Vec<_> = Arrivals::Poisson {
+            per_second: 100.0,
+            seed: 3,
+        }
+        .offsets()
+        .take(20_000)
+        .collect();
+        let gaps: Vec<f64> = offsets
+            .windows(2)
+            .map(|pair| (pair[1] - pair[0]).as_secs_f64())
+            .collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-        let deviation = (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
+        let deviation =
+            (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64).sqrt();
         assert!((mean - 0.01).abs() < 0.000_3, "{mean}");
-        assert!((deviation / mean - 1.0).abs() < 0.05, "{deviation} / {mean}");
+        assert!(
+            (deviation / mean - 1.0).abs() < 0.05,
+            "{deviation} / {mean}"
+        );
     }
 
     #[test]
     fn the_seed_decides_every_arrival() {
-        let draw = |seed| Arrivals::Poisson { per_second: 9.0, seed }.offsets().take(50).collect::<Vec<_>>();
+        let draw = |seed| {
+            Arrivals::Poisson {
+                per_second: 9.0,
+                seed,
+            }
+            .offsets()
+            .take(50)
+            .collect::<Vec<_>>()
+        };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
     }

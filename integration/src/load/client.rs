@@ -42,7 +42,9 @@ impl Target {
     /// # Errors
     /// [`BadTarget`] for anything else.
     pub fn parse(given: &str) -> Result<Self, BadTarget> {
-        let bad = || BadTarget { given: given.to_owned() };
+        let bad = || BadTarget {
+            given: given.to_owned(),
+        };
         let uri: Uri = given.parse().map_err(|_| bad())?;
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(bad)?;
         if uri.scheme_str() != Some("http") || uri.query().is_some() {
@@ -50,7 +52,10 @@ impl Target {
         }
         let prefix = uri.path().trim_end_matches('/');
         let prefix = prefix.strip_suffix("/v1").unwrap_or(prefix).to_owned();
-        Ok(Self { authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)), prefix })
+        Ok(Self {
+            authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
+            prefix,
+        })
     }
 
     /// `host:port`.
@@ -88,7 +93,10 @@ impl Limits {
     /// `answer`, and the usual ten seconds to connect.
     #[must_use]
     pub fn answer_within(answer: Duration) -> Self {
-        Self { connect: Duration::from_secs(10), answer }
+        Self {
+            connect: Duration::from_secs(10),
+            answer,
+        }
     }
 }
 
@@ -125,7 +133,11 @@ impl Client {
     /// A client without connections.
     #[must_use]
     pub fn new(target: Target, limits: Limits) -> Self {
-        Self { target, limits, idle: Mutex::default() }
+        Self {
+            target,
+            limits,
+            idle: Mutex::default(),
+        }
     }
 
     /// Sends `call`, which was meant to start at `intended`, and watches the answer to its end.
@@ -138,30 +150,54 @@ impl Client {
         let Ok(connection) = connection else {
             return exchange.ended(Outcome::Connect);
         };
-        let answered = timeout(self.limits.answer, self.exchange(connection, call, &mut exchange)).await;
+        let answered = timeout(
+            self.limits.answer,
+            self.exchange(connection, call, &mut exchange),
+        )
+        .await;
         let outcome = answered.unwrap_or(Outcome::TimedOut);
         exchange.ended(outcome)
     }
 
     /// What stands at `path`, if it can be had within the limits; on a connection of its own.
     pub(crate) async fn get(&self, path: &str) -> Option<Bytes> {
-        self.page(self.to(Request::get(self.target.path(path))).body(Full::default()).ok()?).await
+        self.page(
+            self.to(Request::get(self.target.path(path)))
+                .body(Full::default())
+                .ok()?,
+        )
+        .await
     }
 
     /// What `path` answers to this JSON, likewise.
     pub(crate) async fn post(&self, path: &str, body: Bytes) -> Option<Bytes> {
-        let request = self.to(Request::post(self.target.path(path))).header(header::CONTENT_TYPE, "application/json");
+        let request = self
+            .to(Request::post(self.target.path(path)))
+            .header(header::CONTENT_TYPE, "application/json");
         self.page(request.body(Full::new(body)).ok()?).await
     }
 
     async fn page(&self, request: Request<Full<Bytes>>) -> Option<Bytes> {
-        let Connection { mut sender, mut driver, .. } = self.connect().await.ok()?;
+        let Connection {
+            mut sender,
+            mut driver,
+            ..
+        } = self.connect().await.ok()?;
         let answer = async {
             sender.ready().await.ok()?;
-            let response = sender.send_request(request).await.ok().filter(|response| response.status().is_success())?;
-            Limited::new(response.into_body(), MAX_PAGE).collect().await.ok()
+            let response = sender
+                .send_request(request)
+                .await
+                .ok()
+                .filter(|response| response.status().is_success())?;
+            Limited::new(response.into_body(), MAX_PAGE)
+                .collect()
+                .await
+                .ok()
         };
-        let (page, _open) = timeout(self.limits.answer, driven(answer, &mut driver)).await.ok()?;
+        let (page, _open) = timeout(self.limits.answer, driven(answer, &mut driver))
+            .await
+            .ok()?;
         Some(page?.to_bytes())
     }
 
@@ -177,13 +213,28 @@ impl Client {
     }
 
     async fn connect(&self) -> std::io::Result<Connection> {
-        let stream = timeout(self.limits.connect, TcpStream::connect(&self.target.authority)).await??;
+        let stream = timeout(
+            self.limits.connect,
+            TcpStream::connect(&self.target.authority),
+        )
+        .await??;
         stream.set_nodelay(true)?;
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
-        Ok(Connection { sender, driver, idle_since: Instant::now() })
+        let (sender, driver) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
+        Ok(Connection {
+            sender,
+            driver,
+            idle_since: Instant::now(),
+        })
     }
 
-    async fn exchange(&self, connection: Connection, call: Call, exchange: &mut Exchange) -> Outcome {
+    async fn exchange(
+        &self,
+        connection: Connection,
+        call: Call,
+        exchange: &mut Exchange,
+    ) -> Outcome {
         let connection = match connection.alive().await {
             Some(connection) => connection,
             None => match self.connect().await {
@@ -191,9 +242,15 @@ impl Client {
                 Err(_) => return Outcome::Connect,
             },
         };
-        let Connection { mut sender, mut driver, .. } = connection;
+        let Connection {
+            mut sender,
+            mut driver,
+            ..
+        } = connection;
         let keep_text = call.keep_text;
-        let Ok(request) = self.request(call) else { return Outcome::Broken };
+        let Ok(request) = self.request(call) else {
+            return Outcome::Broken;
+        };
         let answer = async {
             sender.ready().await?;
             let response: Response<Incoming> = sender.send_request(request).await?;
@@ -202,7 +259,11 @@ impl Client {
         let (outcome, open) = driven(answer, &mut driver).await;
         let outcome = outcome.unwrap_or(Outcome::Broken);
         if open && outcome.leaves_connection_usable() {
-            self.idle.lock().push(Connection { sender, driver, idle_since: Instant::now() });
+            self.idle.lock().push(Connection {
+                sender,
+                driver,
+                idle_since: Instant::now(),
+            });
         }
         outcome
     }
@@ -214,7 +275,9 @@ impl Client {
     }
 
     fn to(&self, request: http::request::Builder) -> http::request::Builder {
-        request.header(header::HOST, &self.target.authority).header(header::USER_AGENT, USER_AGENT)
+        request
+            .header(header::HOST, &self.target.authority)
+            .header(header::USER_AGENT, USER_AGENT)
     }
 }
 
@@ -222,7 +285,9 @@ impl Connection {
     /// The connection, unless its peer has closed it meanwhile: nobody polls an idle connection, so this is the moment
     /// to look.
     async fn alive(mut self) -> Option<Self> {
-        let closed = poll_fn(|context| Poll::Ready(Pin::new(&mut self.driver).poll(context).is_ready())).await;
+        let closed =
+            poll_fn(|context| Poll::Ready(Pin::new(&mut self.driver).poll(context).is_ready()))
+                .await;
         (!closed).then_some(self)
     }
 }
@@ -252,16 +317,29 @@ mod tests {
 
     #[test]
     fn a_target_is_a_host_with_an_optional_port_and_prefix() {
-        let read = |given: &str| Target::parse(given).map(|target| (target.authority, target.prefix)).ok();
+        let read = |given: &str| {
+            Target::parse(given)
+                .map(|target| (target.authority, target.prefix))
+                .ok()
+        };
         let of = |authority: &str, prefix: &str| Some((authority.to_owned(), prefix.to_owned()));
         assert_eq!(read("http://router:8000"), of("router:8000", ""));
         assert_eq!(read("http://router/v1/"), of("router:80", ""));
-        assert_eq!(read("http://[::1]:9/rest/v1beta1/v1"), of("[::1]:9", "/rest/v1beta1"));
+        assert_eq!(
+            read("http://[::1]:9/rest/v1beta1/v1"),
+            of("[::1]:9", "/rest/v1beta1")
+        );
     }
 
     #[test]
     fn a_target_that_cannot_be_reached_this_way_says_what_would_be_right() {
-        for given in ["https://router", "router:8000", "", "http://", "http://router?x=1"] {
+        for given in [
+            "https://router",
+            "router:8000",
+            "",
+            "http://",
+            "http://router?x=1",
+        ] {
             let error = Target::parse(given).expect_err(given).to_string();
             assert!(error.contains("http://HOST"), "{error}");
         }

@@ -40,20 +40,26 @@ pub struct Conversations {
 impl Conversations {
     /// Runs all conversations through `run`.
     pub async fn drive(self, run: Run, shape: Shape) -> Report {
-        run.users(self.users, |run, user| self.talk(run, shape.clone(), user)).await
+        run.users(self.users, |run, user| self.talk(run, shape.clone(), user))
+            .await
     }
 
     /// One user's conversation; ends early when a turn fails, as there is no answer to go on from.
     async fn talk(self, run: Run, shape: Shape, user: usize) {
         let mut history = self.opening(user);
-        let stagger = self.stagger.saturating_mul(u32::try_from(user).unwrap_or(u32::MAX));
+        let stagger = self
+            .stagger
+            .saturating_mul(u32::try_from(user).unwrap_or(u32::MAX));
         let mut intended = run.began() + stagger;
         for round in 0..self.rounds {
             sleep_until(intended).await;
             if !run.has_time() {
                 return;
             }
-            history.push(Message { role: "user", content: self.question(user, round) });
+            history.push(Message {
+                role: "user",
+                content: self.question(user, round),
+            });
             let mut call = shape.chat(&history, self.answer_tokens);
             call.keep_text = true;
             let exchange = run.one(call, intended).await;
@@ -61,22 +67,35 @@ impl Conversations {
                 return;
             }
             let content = exchange.text.unwrap_or_default();
-            history.push(Message { role: "assistant", content });
+            history.push(Message {
+                role: "assistant",
+                content,
+            });
             intended = Instant::now() + self.think;
         }
     }
 
     fn opening(&self, user: usize) -> Vec<Message> {
-        let mut messages = vec![Message { role: "system", content: text(self.seed, 0, self.system_tokens) }];
+        let mut messages = vec![Message {
+            role: "system",
+            content: text(self.seed, 0, self.system_tokens),
+        }];
         if self.history_tokens > 0 {
             let content = text(self.seed, user as u64 + 1, self.history_tokens);
-            messages.push(Message { role: "user", content });
+            messages.push(Message {
+                role: "user",
+                content,
+            });
         }
         messages
     }
 
     fn question(&self, user: usize, round: usize) -> String {
-        text(self.seed, ((user as u64 + 1) << 32) | (round as u64 + 1), self.question_tokens)
+        text(
+            self.seed,
+            ((user as u64 + 1) << 32) | (round as u64 + 1),
+            self.question_tokens,
+        )
     }
 }
 

@@ -114,7 +114,11 @@ impl Exchange {
 }
 
 /// Reads `response` to its end, noting what arrives when.
-pub(crate) async fn watch(response: Response<Incoming>, keep_text: bool, exchange: &mut Exchange) -> Outcome {
+pub(crate) async fn watch(
+    response: Response<Incoming>,
+    keep_text: bool,
+    exchange: &mut Exchange,
+) -> Outcome {
     let (head, body) = response.into_parts();
     exchange.endpoint = head.headers.get(ENDPOINT_HEADER).cloned();
     let success = head.status.is_success();
@@ -123,7 +127,11 @@ pub(crate) async fn watch(response: Response<Incoming>, keep_text: bool, exchang
     } else {
         watch_answer(body, keep_text, exchange).await
     };
-    if success { outcome } else { Outcome::Status(head.status.as_u16()) }
+    if success {
+        outcome
+    } else {
+        Outcome::Status(head.status.as_u16())
+    }
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -142,7 +150,9 @@ async fn watch_stream(mut body: Incoming, keep_text: bool, exchange: &mut Exchan
             whole = false;
             break;
         };
-        let Ok(bytes) = frame.into_data() else { continue };
+        let Ok(bytes) = frame.into_data() else {
+            continue;
+        };
         let before = events.seen;
         events.feed(&bytes);
         let now = Instant::now();
@@ -170,8 +180,12 @@ async fn watch_stream(mut body: Incoming, keep_text: bool, exchange: &mut Exchan
 async fn watch_answer(mut body: Incoming, keep_text: bool, exchange: &mut Exchange) -> Outcome {
     let mut kept = Vec::new();
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return Outcome::Truncated };
-        let Ok(bytes) = frame.into_data() else { continue };
+        let Ok(frame) = frame else {
+            return Outcome::Truncated;
+        };
+        let Ok(bytes) = frame.into_data() else {
+            continue;
+        };
         let now = Instant::now();
         exchange.first_byte.get_or_insert(now);
         exchange.first_token.get_or_insert(now);

@@ -65,13 +65,25 @@ pub struct ReplayArgs {
 /// A target that cannot be sent to, or a trace that cannot be read: the first record is read before anything is sent,
 /// and a bad line later ends the run.
 pub async fn replay(args: ReplayArgs) -> Result<Report, LoadError> {
-    let client = Client::new(Target::parse(&args.target)?, Limits::answer_within(Duration::from_secs(args.timeout)));
+    let client = Client::new(
+        Target::parse(&args.target)?,
+        Limits::answer_within(Duration::from_secs(args.timeout)),
+    );
     let limit = args.limit.unwrap_or(u64::MAX);
-    let bounds = Bounds { count: limit, duration: Duration::from_secs(args.duration), concurrency: args.concurrency };
+    let bounds = Bounds {
+        count: limit,
+        duration: Duration::from_secs(args.duration),
+        concurrency: args.concurrency,
+    };
     let mut calls = Calls::open(&args)?;
     let total = args.limit;
-    let run =
-        async |stop, enough| Run::new(client, bounds, stop).until(enough).with_progress(total).open(&mut calls).await;
+    let run = async |stop, enough| {
+        Run::new(client, bounds, stop)
+            .until(enough)
+            .with_progress(total)
+            .open(&mut calls)
+            .await
+    };
     let report = until_enough(run).await;
     match calls.failed {
         Some(error) => Err(error.into()),
@@ -95,10 +107,24 @@ impl Calls<Trace<std::io::BufReader<std::fs::File>>> {
         let mut records = Trace::open(&args.trace)?.peekable();
         let origin = match records.next_if(Result::is_err) {
             Some(Err(error)) => return Err(error.into()),
-            _ => records.peek().and_then(|record| record.as_ref().ok()).map_or(0, |record| record.timestamp),
+            _ => records
+                .peek()
+                .and_then(|record| record.as_ref().ok())
+                .map_or(0, |record| record.timestamp),
         };
-        let shape = Shape { model: args.model.clone(), stream: true, ignore_eos: args.ignore_eos };
-        Ok(Self { records, shape, scale: args.scale, shrink: usize::from(args.shrink), origin, failed: None })
+        let shape = Shape {
+            model: args.model.clone(),
+            stream: true,
+            ignore_eos: args.ignore_eos,
+        };
+        Ok(Self {
+            records,
+            shape,
+            scale: args.scale,
+            shrink: usize::from(args.shrink),
+            origin,
+            failed: None,
+        })
     }
 }
 
@@ -109,7 +135,10 @@ impl<I: Iterator<Item = Result<super::trace::Record, TraceError>>> Iterator for 
         match self.records.next()? {
             Ok(record) => {
                 let since = record.timestamp.saturating_sub(self.origin);
-                Some((arrivals::scaled(since, self.scale), self.shape.traced(&record, self.shrink)))
+                Some((
+                    arrivals::scaled(since, self.scale),
+                    self.shape.traced(&record, self.shrink),
+                ))
             }
             Err(error) => {
                 self.failed = Some(error);

@@ -87,8 +87,18 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requests, ok, duration_s, rps, .. } = self;
-        writeln!(out, "requests {requests}   ok {ok}   failed {}   {duration_s:.1} s   {rps:.1}/s", requests - ok)?;
+        let Self {
+            requests,
+            ok,
+            duration_s,
+            rps,
+            ..
+        } = self;
+        writeln!(
+            out,
+            "requests {requests}   ok {ok}   failed {}   {duration_s:.1} s   {rps:.1}/s",
+            requests - ok
+        )?;
         for (kind, count) in &self.errors {
             writeln!(out, "  {kind}: {count}")?;
         }
@@ -103,20 +113,50 @@ impl fmt::Display for Report {
 
 impl Report {
     fn write_times(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "\n{:<10}{:>10}{:>10}{:>10}{:>10}{:>10}", "ms", "mean", "p50", "p90", "p99", "max")?;
-        let rows =
-            [("ttft", self.ttft), ("latency", self.latency), ("tpot", self.tpot), ("gap", self.gap), ("lag", self.lag)];
-        for (name, Summary { count, mean_ms, p50_ms, p90_ms, p99_ms, max_ms }) in rows {
+        writeln!(
+            out,
+            "\n{:<10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "ms", "mean", "p50", "p90", "p99", "max"
+        )?;
+        let rows = [
+            ("ttft", self.ttft),
+            ("latency", self.latency),
+            ("tpot", self.tpot),
+            ("gap", self.gap),
+            ("lag", self.lag),
+        ];
+        for (
+            name,
+            Summary {
+                count,
+                mean_ms,
+                p50_ms,
+                p90_ms,
+                p99_ms,
+                max_ms,
+            },
+        ) in rows
+        {
             if count > 0 {
-                writeln!(out, "{name:<10}{mean_ms:>10.2}{p50_ms:>10.2}{p90_ms:>10.2}{p99_ms:>10.2}{max_ms:>10.2}")?;
+                writeln!(
+                    out,
+                    "{name:<10}{mean_ms:>10.2}{p50_ms:>10.2}{p90_ms:>10.2}{p99_ms:>10.2}{max_ms:>10.2}"
+                )?;
             }
         }
         Ok(())
     }
 
     fn write_tokens(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(hit_rate) = self.hit_rate else { return Ok(()) };
-        let Self { prompt_tokens, cached_tokens, completion_tokens, .. } = self;
+        let Some(hit_rate) = self.hit_rate else {
+            return Ok(());
+        };
+        let Self {
+            prompt_tokens,
+            cached_tokens,
+            completion_tokens,
+            ..
+        } = self;
         writeln!(
             out,
             "\nprompt tokens {prompt_tokens}   cached {cached_tokens} ({:.1} %)   answer tokens {completion_tokens}",
@@ -134,11 +174,21 @@ mod tests {
             requests: 10,
             ok: 9,
             errors: BTreeMap::from([("status 503".to_owned(), 1)]),
-            ttft: Summary { count: 9, p50_ms: 12.5, ..Summary::default() },
+            ttft: Summary {
+                count: 9,
+                p50_ms: 12.5,
+                ..Summary::default()
+            },
             prompt_tokens: 1_000,
             cached_tokens: 250,
             hit_rate: Some(0.25),
-            endpoints: BTreeMap::from([("10.0.0.7:8000".to_owned(), Share { requests: 9, share: 1.0 })]),
+            endpoints: BTreeMap::from([(
+                "10.0.0.7:8000".to_owned(),
+                Share {
+                    requests: 9,
+                    share: 1.0,
+                },
+            )]),
             ..Report::default()
         }
     }
@@ -146,10 +196,19 @@ mod tests {
     #[test]
     fn the_table_shows_failures_times_hit_rate_and_shares() {
         let table = sample().to_string();
-        for part in ["failed 1", "status 503: 1", "12.50", "cached 250 (25.0 %)", "10.0.0.7:8000"] {
+        for part in [
+            "failed 1",
+            "status 503: 1",
+            "12.50",
+            "cached 250 (25.0 %)",
+            "10.0.0.7:8000",
+        ] {
             assert!(table.contains(part), "{part} in\n{table}");
         }
-        assert!(!table.contains("tpot"), "a row without measurements\n{table}");
+        assert!(
+            !table.contains("tpot"),
+            "a row without measurements\n{table}"
+        );
     }
 
     #[test]

@@ -87,11 +87,18 @@ impl Run {
     /// Sends each call at its offset from now, whether or not earlier ones were answered.
     pub async fn open(mut self, calls: impl Iterator<Item = (Duration, Call)>) -> Report {
         self.began = Instant::now();
-        let slots = Arc::new(Semaphore::new(self.bounds.concurrency.clamp(1, Semaphore::MAX_PERMITS)));
+        let slots = Arc::new(Semaphore::new(
+            self.bounds.concurrency.clamp(1, Semaphore::MAX_PERMITS),
+        ));
         let mut tasks = JoinSet::new();
-        let end = self.began.checked_add(self.bounds.duration).unwrap_or(self.began + LONGEST);
+        let end = self
+            .began
+            .checked_add(self.bounds.duration)
+            .unwrap_or(self.began + LONGEST);
         for (offset, call) in calls.take(usize::try_from(self.bounds.count).unwrap_or(usize::MAX)) {
-            let Some(intended) = self.began.checked_add(offset) else { break };
+            let Some(intended) = self.began.checked_add(offset) else {
+                break;
+            };
             let slot = async {
                 sleep_until(intended).await;
                 Arc::clone(&slots).acquire_owned().await

@@ -32,7 +32,9 @@ impl Usage {
     /// Prompt tokens that came from a cache: `prompt_tokens_details.cached_tokens`, zero when not told.
     #[must_use]
     pub fn cached_tokens(&self) -> u64 {
-        self.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0)
+        self.prompt_tokens_details
+            .and_then(|details| details.cached_tokens)
+            .unwrap_or(0)
     }
 }
 
@@ -101,7 +103,10 @@ pub(crate) struct Seen {
 impl EventReader {
     /// A reader that keeps the answer's text when `keep_text`.
     pub(crate) fn new(keep_text: bool) -> Self {
-        Self { collect: keep_text.then(String::new), ..Self::default() }
+        Self {
+            collect: keep_text.then(String::new),
+            ..Self::default()
+        }
     }
 
     /// Takes the next bytes of the body.
@@ -135,7 +140,9 @@ impl EventReader {
         if line == b"event: error" {
             self.seen.error = true;
         }
-        let Some(data) = line.strip_prefix(b"data:") else { return };
+        let Some(data) = line.strip_prefix(b"data:") else {
+            return;
+        };
         let data = data.trim_ascii();
         if data == b"[DONE]" {
             self.seen.done = true;
@@ -195,7 +202,10 @@ mod tests {
 
     #[test]
     fn an_error_event_is_an_error_in_both_spellings() {
-        for text in ["data: {\"error\":{\"message\":\"x\"}}\n\n", "event: error\ndata: {\"choices\":[]}\n\n"] {
+        for text in [
+            "data: {\"error\":{\"message\":\"x\"}}\n\n",
+            "event: error\ndata: {\"choices\":[]}\n\n",
+        ] {
             let mut reader = EventReader::new(false);
             reader.feed(text.as_bytes());
             assert!(reader.seen.error, "{text}");
@@ -204,7 +214,10 @@ mod tests {
 
     #[test]
     fn text_of_a_whole_answer_and_of_a_completion_is_found_too() {
-        for body in ["{\"choices\":[{\"message\":{\"content\":\"hi\"}}]}", "{\"choices\":[{\"text\":\"hi\"}]}"] {
+        for body in [
+            "{\"choices\":[{\"message\":{\"content\":\"hi\"}}]}",
+            "{\"choices\":[{\"text\":\"hi\"}]}",
+        ] {
             let answer: Answer = serde_json::from_str(body).unwrap();
             assert_eq!(answer.text(), Some("hi"));
         }

@@ -67,8 +67,15 @@ mod tests {
     fn a_full_block_is_2048_bytes_of_plain_words() {
         let text = prompt(&[7], 512, TOKENS_PER_BLOCK);
         assert_eq!(text.len(), 2_048);
-        assert!(text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b' '));
-        assert!(text.as_bytes().chunks(4).all(|word| word[3] == b' ' && !word[..3].contains(&b' ')));
+        assert!(
+            text.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b' ')
+        );
+        assert!(
+            text.as_bytes()
+                .chunks(4)
+                .all(|word| word[3] == b' ' && !word[..3].contains(&b' '))
+        );
     }
 
     #[test]

@@ -42,11 +42,15 @@ struct Times(Histogram<u64>);
 
 impl Times {
     fn new() -> Self {
-        Self(Histogram::new_with_bounds(1, MAX_MICROS, 3).expect("bounds and digits are within the histogram's range"))
+        Self(
+            Histogram::new_with_bounds(1, MAX_MICROS, 3)
+                .expect("bounds and digits are within the histogram's range"),
+        )
     }
 
     fn add(&mut self, time: Duration) {
-        self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(MAX_MICROS));
+        self.0
+            .saturating_record(u64::try_from(time.as_micros()).unwrap_or(MAX_MICROS));
     }
 
     fn summary(&self) -> Summary {
@@ -92,7 +96,8 @@ impl Tally {
     pub fn add(&mut self, exchange: &Exchange) {
         *self.outcomes.entry(exchange.outcome).or_default() += 1;
         self.chunks += u64::from(exchange.chunks);
-        self.lag.add(exchange.sent.duration_since(exchange.intended));
+        self.lag
+            .add(exchange.sent.duration_since(exchange.intended));
         self.add_endpoint(exchange);
         if let Some(usage) = &exchange.usage {
             self.reported += 1;
@@ -117,21 +122,33 @@ impl Tally {
     /// Requests that have ended so far: successful ones and all.
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
-        (self.outcomes.get(&Outcome::Ok).copied().unwrap_or(0), self.outcomes.values().sum())
+        (
+            self.outcomes.get(&Outcome::Ok).copied().unwrap_or(0),
+            self.outcomes.values().sum(),
+        )
     }
 
     /// The report of a run that took `duration`.
     #[must_use]
     pub fn report(&self, duration: Duration) -> Report {
         let (ok, requests) = self.progress();
-        let errors = self.outcomes.iter().filter(|&(&outcome, _)| outcome != Outcome::Ok);
+        let errors = self
+            .outcomes
+            .iter()
+            .filter(|&(&outcome, _)| outcome != Outcome::Ok);
         let seconds = duration.as_secs_f64();
         Report {
             requests,
             ok,
-            errors: errors.map(|(outcome, &count)| (outcome.to_string(), count)).collect(),
+            errors: errors
+                .map(|(outcome, &count)| (outcome.to_string(), count))
+                .collect(),
             duration_s: seconds,
-            rps: if seconds > 0.0 { requests as f64 / seconds } else { 0.0 },
+            rps: if seconds > 0.0 {
+                requests as f64 / seconds
+            } else {
+                0.0
+            },
             ttft: self.ttft.summary(),
             latency: self.latency.summary(),
             tpot: self.tpot.summary(),
@@ -141,14 +158,21 @@ impl Tally {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
             completion_tokens: self.completion_tokens,
-            hit_rate: (self.prompt_tokens > 0).then(|| self.cached_tokens as f64 / self.prompt_tokens as f64),
+            hit_rate: (self.prompt_tokens > 0)
+                .then(|| self.cached_tokens as f64 / self.prompt_tokens as f64),
             usage_reported: self.reported,
             endpoints: self.shares(),
         }
     }
 
     fn add_endpoint(&mut self, exchange: &Exchange) {
-        let Some(name) = exchange.endpoint.as_ref().and_then(|value| value.to_str().ok()) else { return };
+        let Some(name) = exchange
+            .endpoint
+            .as_ref()
+            .and_then(|value| value.to_str().ok())
+        else {
+            return;
+        };
         let known = self.endpoints.contains_key(name) || self.endpoints.len() < MAX_NAMES;
         let name = if known { name } else { "other" };
         *self.endpoints.entry(name.to_owned()).or_default() += 1;
@@ -171,7 +195,10 @@ impl Tally {
         if exchange.chunks == 0 {
             return;
         }
-        let told = exchange.usage.map(|usage| usage.completion_tokens).filter(|&tokens| tokens > 0);
+        let told = exchange
+            .usage
+            .map(|usage| usage.completion_tokens)
+            .filter(|&tokens| tokens > 0);
         let tokens = told.unwrap_or(u64::from(exchange.chunks));
         let rest = u32::try_from(tokens.saturating_sub(1)).unwrap_or(u32::MAX);
         if let Some(tpot) = exchange.ended.duration_since(first).checked_div(rest) {
@@ -181,8 +208,14 @@ impl Tally {
 
     fn shares(&self) -> BTreeMap<String, Share> {
         let total: u64 = self.endpoints.values().sum();
-        let share = |requests: u64| Share { requests, share: requests as f64 / total as f64 };
-        self.endpoints.iter().map(|(name, &requests)| (name.clone(), share(requests))).collect()
+        let share = |requests: u64| Share {
+            requests,
+            share: requests as f64 / total as f64,
+        };
+        self.endpoints
+            .iter()
+            .map(|(name, &requests)| (name.clone(), share(requests)))
+            .collect()
     }
 }
 
@@ -211,8 +244,14 @@ mod tests {
         tally.add(&exchange(Outcome::Status(503), 5_000));
         tally.add_interrupted();
         let report = tally.report(Duration::from_secs(2));
-        assert_eq!((report.requests, report.ok, report.latency.count), (4, 1, 1));
-        assert_eq!(report.errors, BTreeMap::from([("status 503".to_owned(), 1), ("interrupted".to_owned(), 2)]));
+        assert_eq!(
+            (report.requests, report.ok, report.latency.count),
+            (4, 1, 1)
+        );
+        assert_eq!(
+            report.errors,
+            BTreeMap::from([("status 503".to_owned(), 1), ("interrupted".to_owned(), 2)])
+        );
         assert!(report.latency.max_ms < 11.0);
         assert!((report.rps - 2.0).abs() < 1e-9);
     }
@@ -239,6 +278,9 @@ mod tests {
         }
         tally.add(&exchange(Outcome::Ok, 1));
         let shares = tally.report(Duration::from_secs(1)).endpoints;
-        assert!((shares["a"].share - 0.75).abs() < 1e-9 && shares["b"].requests == 1, "{shares:?}");
+        assert!(
+            (shares["a"].share - 0.75).abs() < 1e-9 && shares["b"].requests == 1,
+            "{shares:?}"
+        );
     }
 }

@@ -86,7 +86,9 @@ pub enum TraceError {
         line: usize,
     },
     /// A line is not a record.
-    #[error("line {line} of the trace is not {{timestamp, input_length, output_length, hash_ids}}: {source}")]
+    #[error(
+        "line {line} of the trace is not {{timestamp, input_length, output_length, hash_ids}}: {source}"
+    )]
     Parse {
         /// From one.
         line: usize,
@@ -108,7 +110,10 @@ impl Trace<BufReader<File>> {
     /// # Errors
     /// [`TraceError::Open`] when the file is not there or not readable.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
-        let file = File::open(path).map_err(|source| TraceError::Open { path: path.display().to_string(), source })?;
+        let file = File::open(path).map_err(|source| TraceError::Open {
+            path: path.display().to_string(),
+            source,
+        })?;
         Ok(Self::new(BufReader::new(file)))
     }
 }
@@ -124,7 +129,10 @@ impl<R: BufRead> Trace<R> {
         self.line += 1;
         let read = std::io::Read::take(&mut self.reader, MAX_LINE as u64 + 1)
             .read_line(&mut text)
-            .map_err(|source| TraceError::Read { line: self.line, source })?;
+            .map_err(|source| TraceError::Read {
+                line: self.line,
+                source,
+            })?;
         match read {
             0 => Ok(None),
             read if read > MAX_LINE => Err(TraceError::TooLong { line: self.line }),
@@ -146,7 +154,9 @@ impl<R: BufRead> Iterator for Trace<R> {
                 continue;
             }
             let line = self.line;
-            return Some(serde_json::from_str(&text).map_err(|source| TraceError::Parse { line, source }));
+            return Some(
+                serde_json::from_str(&text).map_err(|source| TraceError::Parse { line, source }),
+            );
         }
     }
 }
@@ -163,8 +173,9 @@ mod tests {
 
     #[test]
     fn a_published_line_is_read_field_by_field() {
-        let records =
-            read("{\"timestamp\": 3000, \"input_length\": 1030, \"output_length\": 5, \"hash_ids\": [0, 46, 9]}\n\n");
+        let records = read(
+            "{\"timestamp\": 3000, \"input_length\": 1030, \"output_length\": 5, \"hash_ids\": [0, 46, 9]}\n\n",
+        );
         let expected = Record {
             timestamp: 3_000,
             input_length: 1_030,
@@ -178,15 +189,24 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named_by_its_number() {
-        let records = read("{\"timestamp\":0,\"input_length\":1,\"output_length\":1}\n{\"timestamp\":\"soon\"}\n");
+        let records = read(
+            "{\"timestamp\":0,\"input_length\":1,\"output_length\":1}\n{\"timestamp\":\"soon\"}\n",
+        );
         assert!(records[0].is_ok());
-        assert!(records[1].as_ref().is_err_and(|error| error.to_string().starts_with("line 2 ")));
+        assert!(
+            records[1]
+                .as_ref()
+                .is_err_and(|error| error.to_string().starts_with("line 2 "))
+        );
     }
 
     #[test]
     fn a_line_without_end_is_refused_instead_of_filling_memory() {
         let endless = "1".repeat(MAX_LINE + 10);
-        assert!(matches!(read(&endless)[0], Err(TraceError::TooLong { line: 1 })));
+        assert!(matches!(
+            read(&endless)[0],
+            Err(TraceError::TooLong { line: 1 })
+        ));
     }
 
     proptest! {

@@ -54,17 +54,28 @@ impl Shape {
     /// The call for a chat of `messages` with an answer of at most `max_tokens`.
     #[must_use]
     pub fn chat(&self, messages: &[Message], max_tokens: usize) -> Call {
-        let Self { model, stream, ignore_eos } = self;
+        let Self {
+            model,
+            stream,
+            ignore_eos,
+        } = self;
         let body = Body {
             model,
             messages,
             max_tokens: max_tokens.max(1),
             stream: *stream,
-            stream_options: stream.then_some(StreamOptions { include_usage: true }),
+            stream_options: stream.then_some(StreamOptions {
+                include_usage: true,
+            }),
             ignore_eos: *ignore_eos,
         };
-        let body = serde_json::to_vec(&body).expect("strings, numbers and booleans always have a JSON form");
-        Call { path: "/v1/chat/completions", body: Bytes::from(body), keep_text: false }
+        let body = serde_json::to_vec(&body)
+            .expect("strings, numbers and booleans always have a JSON form");
+        Call {
+            path: "/v1/chat/completions",
+            body: Bytes::from(body),
+            keep_text: false,
+        }
     }
 
     /// The call for one request of a trace, whose lengths are divided by `shrink`.
@@ -76,7 +87,13 @@ impl Shape {
         let shrink = shrink.clamp(1, block_tokens);
         let input = record.input_length.div_ceil(shrink);
         let content = synthesis::prompt(&record.hash_ids, input, block_tokens / shrink);
-        self.chat(&[Message { role: "user", content }], record.output_length.div_ceil(shrink))
+        self.chat(
+            &[Message {
+                role: "user",
+                content,
+            }],
+            record.output_length.div_ceil(shrink),
+        )
     }
 
     /// A few calls of the same size and different prompts, of about `prompt_bytes` each, to cycle through.
@@ -85,8 +102,18 @@ impl Shape {
         let tokens = prompt_bytes / synthesis::BYTES_PER_TOKEN;
         let of = |variant: u64| {
             let mut content = String::with_capacity(prompt_bytes);
-            synthesis::push_block(&mut content, seed.wrapping_mul(VARIANTS).wrapping_add(variant), tokens);
-            self.chat(&[Message { role: "user", content }], max_tokens)
+            synthesis::push_block(
+                &mut content,
+                seed.wrapping_mul(VARIANTS).wrapping_add(variant),
+                tokens,
+            );
+            self.chat(
+                &[Message {
+                    role: "user",
+                    content,
+                }],
+                max_tokens,
+            )
         };
         (0..VARIANTS).map(of).collect()
     }
@@ -99,7 +126,11 @@ mod tests {
     use super::*;
 
     fn shape(stream: bool) -> Shape {
-        Shape { model: "m".to_owned(), stream, ignore_eos: false }
+        Shape {
+            model: "m".to_owned(),
+            stream,
+            ignore_eos: false,
+        }
     }
 
     fn read(call: &Call) -> Value {
@@ -116,14 +147,25 @@ mod tests {
             ..Record::default()
         };
         let body = read(&shape(true).traced(&record, 1));
-        assert_eq!(body["messages"][0]["content"].as_str().unwrap().len(), 1_030 * 4);
-        assert_eq!((&body["max_tokens"], &body["stream"]), (&Value::from(52), &Value::from(true)));
+        assert_eq!(
+            body["messages"][0]["content"].as_str().unwrap().len(),
+            1_030 * 4
+        );
+        assert_eq!(
+            (&body["max_tokens"], &body["stream"]),
+            (&Value::from(52), &Value::from(true))
+        );
         assert_eq!(body["stream_options"]["include_usage"], true);
     }
 
     #[test]
     fn shrinking_keeps_shared_prefixes_shared() {
-        let of = |hash_ids| Record { input_length: 1_536, output_length: 80, hash_ids, ..Record::default() };
+        let of = |hash_ids| Record {
+            input_length: 1_536,
+            output_length: 80,
+            hash_ids,
+            ..Record::default()
+        };
         let text = |record: &Record| {
             let body = read(&shape(true).traced(record, 8));
             body["messages"][0]["content"].as_str().unwrap().to_owned()
@@ -138,7 +180,12 @@ mod tests {
     fn fixed_calls_have_one_size_and_different_prompts() {
         let calls = shape(false).fixed(220_000, 16, 1);
         let sizes: Vec<usize> = calls.iter().map(|call| call.body.len()).collect();
-        assert!(sizes.iter().all(|&size| size == sizes[0] && (220_000..221_000).contains(&size)), "{sizes:?}");
+        assert!(
+            sizes
+                .iter()
+                .all(|&size| size == sizes[0] && (220_000..221_000).contains(&size)),
+            "{sizes:?}"
+        );
         assert_ne!(calls[0].body, calls[1].body);
         assert!(read(&calls[0]).get("stream_options").is_none());
     }

@@ -69,24 +69,51 @@ impl Listener {
     /// Asks the proxy behind this admin port for its records.
     pub(super) async fn open(admin: &str) -> Result<Self, RecordError> {
         let target = Target::parse(admin)?;
-        let opened = timeout(BEGIN, ask(&target)).await.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
-        let (response, driver) = opened.map_err(|source| RecordError::Connect { admin: admin.to_owned(), source })?;
+        let opened = timeout(BEGIN, ask(&target))
+            .await
+            .unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
+        let (response, driver) = opened.map_err(|source| RecordError::Connect {
+            admin: admin.to_owned(),
+            source,
+        })?;
         let status = response.status();
         if status != StatusCode::OK {
-            let body = timeout(BEGIN, Limited::new(response.into_body(), MAX_MESSAGE).collect()).await;
-            let message = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            let body = timeout(
+                BEGIN,
+                Limited::new(response.into_body(), MAX_MESSAGE).collect(),
+            )
+            .await;
+            let message = body
+                .ok()
+                .and_then(Result::ok)
+                .map(http_body_util::Collected::to_bytes)
+                .unwrap_or_default();
             let message = String::from_utf8_lossy(&message).trim().to_owned();
-            return Err(RecordError::Refused { admin: admin.to_owned(), status: status.as_u16(), message });
+            return Err(RecordError::Refused {
+                admin: admin.to_owned(),
+                status: status.as_u16(),
+                message,
+            });
         }
-        Ok(Self { admin: admin.to_owned(), body: response.into_body(), driver })
+        Ok(Self {
+            admin: admin.to_owned(),
+            body: response.into_body(),
+            driver,
+        })
     }
 
     /// Hands out lines until the proxy, or whoever takes them, ends.
     pub(super) async fn run(self, into: mpsc::Sender<Line>) {
-        let Self { admin, mut body, driver } = self;
+        let Self {
+            admin,
+            mut body,
+            driver,
+        } = self;
         let mut lines = Lines::default();
         while let Some(Ok(frame)) = body.frame().await {
-            let Ok(bytes) = frame.into_data() else { continue };
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
             for line in lines.take(&bytes) {
                 if into.send(line).await.is_err() {
                     return;
@@ -102,7 +129,9 @@ impl Listener {
 /// Connects and asks.
 async fn ask(target: &Target) -> io::Result<(Response<Incoming>, AbortOnDropHandle<()>)> {
     let stream = TcpStream::connect(target.authority()).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
     let driver = AbortOnDropHandle::new(tokio::spawn(async move {
         // How the connection ended, the body's reader sees.
         let _ended = connection.await;
@@ -111,7 +140,10 @@ async fn ask(target: &Target) -> io::Result<(Response<Incoming>, AbortOnDropHand
         .header(header::HOST, target.authority())
         .body(Empty::<Bytes>::new())
         .map_err(io::Error::other)?;
-    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(io::Error::other)?;
     Ok((response, driver))
 }
 

@@ -49,7 +49,14 @@ impl Output<'_> {
     /// A recording in a new file; one that is there is replaced.
     pub(super) fn file(path: &Path) -> io::Result<Self> {
         let file = BufWriter::new(File::create(path)?);
-        Ok(Self::File(Trace { path: path.to_owned(), file, lines: Vec::new(), length: 0, tokens: 0, bytes: 0 }))
+        Ok(Self::File(Trace {
+            path: path.to_owned(),
+            file,
+            lines: Vec::new(),
+            length: 0,
+            tokens: 0,
+            bytes: 0,
+        }))
     }
 
     /// Writes a line, with its end.
@@ -83,7 +90,10 @@ impl Output<'_> {
 impl Trace {
     fn write(&mut self, facts: Facts, line: &[u8]) -> io::Result<()> {
         self.file.write_all(line)?;
-        self.lines.push(Written { timestamp: facts.timestamp, offset: self.length });
+        self.lines.push(Written {
+            timestamp: facts.timestamp,
+            offset: self.length,
+        });
         self.length += line.len() as u64;
         self.tokens = self.tokens.saturating_add(facts.input_length);
         self.bytes = self.bytes.saturating_add(facts.prompt_bytes);
@@ -94,10 +104,17 @@ impl Trace {
     fn finish(mut self) -> io::Result<()> {
         self.lines.sort_unstable();
         // How many times the tokens that proxies assume a prompt really has.
-        let factor = if self.bytes == 0 { 1.0 } else { self.tokens as f64 * BYTES_PER_TOKEN / self.bytes as f64 };
+        let factor = if self.bytes == 0 {
+            1.0
+        } else {
+            self.tokens as f64 * BYTES_PER_TOKEN / self.bytes as f64
+        };
         let mut name = self.path.clone().into_os_string();
         name.push(".sorting");
-        let (mut from, mut to) = (BufReader::new(File::open(&self.path)?), BufWriter::new(File::create(&name)?));
+        let (mut from, mut to) = (
+            BufReader::new(File::open(&self.path)?),
+            BufWriter::new(File::create(&name)?),
+        );
         let mut line = Vec::new();
         for Written { offset, .. } in &self.lines {
             line.clear();
@@ -112,11 +129,20 @@ impl Trace {
 
 /// Writes a line with its blocks `factor` times as long; every other byte stays.
 fn write_with_blocks(to: &mut impl Write, line: &[u8], factor: f64) -> io::Result<()> {
-    let Some(key) = memchr::memmem::find(line, BLOCK_TOKENS) else { return to.write_all(line) };
+    let Some(key) = memchr::memmem::find(line, BLOCK_TOKENS) else {
+        return to.write_all(line);
+    };
     let (before, number) = line.split_at(key + BLOCK_TOKENS.len());
-    let digits = number.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let assumed = str::from_utf8(&number[..digits]).ok().and_then(|digits| digits.parse::<u32>().ok());
-    let Some(assumed) = assumed else { return to.write_all(line) };
+    let digits = number
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    let assumed = str::from_utf8(&number[..digits])
+        .ok()
+        .and_then(|digits| digits.parse::<u32>().ok());
+    let Some(assumed) = assumed else {
+        return to.write_all(line);
+    };
     let tokens = (f64::from(assumed) * factor).round().max(1.0) as u64;
     to.write_all(before)?;
     write!(to, "{tokens}")?;
@@ -128,7 +154,10 @@ mod tests {
     use super::*;
 
     fn facts(timestamp: u64) -> Facts {
-        Facts { timestamp, ..Facts::default() }
+        Facts {
+            timestamp,
+            ..Facts::default()
+        }
     }
 
     /// What a file holds in the end.
@@ -140,25 +169,54 @@ mod tests {
             output.write(*facts, line.as_bytes()).expect("written");
         }
         output.finish().expect("finished");
-        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "nothing else is left");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).expect("a folder").count(),
+            1,
+            "nothing else is left"
+        );
         std::fs::read_to_string(&path).expect("a file")
     }
 
     #[test]
     fn a_file_is_in_order_of_arrival_and_equal_times_stay_as_they_came() {
-        let lines = [(5, "five\n"), (2, "two\n"), (9, "nine\n"), (2, "two again\n")];
-        assert_eq!(recorded(&lines.map(|(at, line)| (facts(at), line))), "two\ntwo again\nfive\nnine\n");
+        let lines = [
+            (5, "five\n"),
+            (2, "two\n"),
+            (9, "nine\n"),
+            (2, "two again\n"),
+        ];
+        assert_eq!(
+            recorded(&lines.map(|(at, line)| (facts(at), line))),
+            "two\ntwo again\nfive\nnine\n"
+        );
     }
 
     #[test]
     fn blocks_are_as_long_as_the_engines_tokens_say_and_equally_long() {
-        let of = |input_length, prompt_bytes| Facts { timestamp: 1, input_length, prompt_bytes };
+        let of = |input_length, prompt_bytes| Facts {
+            timestamp: 1,
+            input_length,
+            prompt_bytes,
+        };
         let text = recorded(&[
-            (of(300, 1_000), "{\"block_tokens\":64,\"model\":\"\\\"block_tokens\\\":1\"}\n"),
-            (of(200, 1_000), "{\"model\":\"\\\"block_tokens\\\":1\",\"block_tokens\":64}\n"),
+            (
+                of(300, 1_000),
+                "{\"block_tokens\":64,\"model\":\"\\\"block_tokens\\\":1\"}\n",
+            ),
+            (
+                of(200, 1_000),
+                "{\"model\":\"\\\"block_tokens\\\":1\",\"block_tokens\":64}\n",
+            ),
         ]);
-        assert_eq!(text.matches("\"block_tokens\":64").count(), 2, "four bytes a token on average: {text}");
-        let text = recorded(&[(of(500, 1_000), "{\"block_tokens\":64,\"x\":1}\n"), (of(0, 0), "{}\n")]);
+        assert_eq!(
+            text.matches("\"block_tokens\":64").count(),
+            2,
+            "four bytes a token on average: {text}"
+        );
+        let text = recorded(&[
+            (of(500, 1_000), "{\"block_tokens\":64,\"x\":1}\n"),
+            (of(0, 0), "{}\n"),
+        ]);
         assert_eq!(text, "{\"block_tokens\":128,\"x\":1}\n{}\n");
     }
 

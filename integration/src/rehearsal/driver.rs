@@ -54,7 +54,12 @@ struct StreamOptions {
 }
 
 impl<'a> Driver<'a> {
-    pub(super) fn new(fleet: &Fleet, traffic: &'a Traffic, settings: &Settings, pace: Pace) -> Result<Self, BadTarget> {
+    pub(super) fn new(
+        fleet: &Fleet,
+        traffic: &'a Traffic,
+        settings: &Settings,
+        pace: Pace,
+    ) -> Result<Self, BadTarget> {
         let client = |url: String| Ok(Arc::new(Client::new(Target::parse(&url)?, pace.limits)));
         let addresses = fleet.engines.iter().map(|engine| engine.addr().to_string());
         Ok(Self {
@@ -62,14 +67,22 @@ impl<'a> Driver<'a> {
             pace,
             scale: settings.scale,
             memory: settings.blocks(traffic.block_tokens()) * traffic.block_tokens(),
-            proxies: fleet.proxies.iter().map(|proxy| client(proxy.url())).collect::<Result<_, _>>()?,
+            proxies: fleet
+                .proxies
+                .iter()
+                .map(|proxy| client(proxy.url()))
+                .collect::<Result<_, _>>()?,
             servers: addresses.zip(0..).collect(),
             dice: Dice::new(settings.seed),
         })
     }
 
     /// Sends everything. Answers what was served, and how many requests failed.
-    pub(super) async fn run(mut self, policy: &str, stop: CancellationToken) -> (Vec<Served>, usize) {
+    pub(super) async fn run(
+        mut self,
+        policy: &str,
+        stop: CancellationToken,
+    ) -> (Vec<Served>, usize) {
         let progress = progress_bar(self.traffic.requests().len(), policy);
         let began = Instant::now();
         let exchanges = self.send_all(began, &progress, &stop).await;
@@ -84,13 +97,17 @@ impl<'a> Driver<'a> {
         progress: &ProgressBar,
         stop: &CancellationToken,
     ) -> Vec<(usize, Exchange)> {
-        let slots = Arc::new(Semaphore::new(self.pace.concurrency.clamp(1, Semaphore::MAX_PERMITS)));
+        let slots = Arc::new(Semaphore::new(
+            self.pace.concurrency.clamp(1, Semaphore::MAX_PERMITS),
+        ));
         let (mut sent, mut exchanges) = (JoinSet::new(), Vec::new());
         for (index, request) in self.traffic.requests().iter().enumerate() {
             // Made ahead of its time: a long text takes a while.
             let call = self.call(index, request);
             let intended = began + request.arrival(self.scale).div_f64(self.pace.compress);
-            let Some(slot) = slot_at(intended, &slots, stop).await else { break };
+            let Some(slot) = slot_at(intended, &slots, stop).await else {
+                break;
+            };
             let client = Arc::clone(&self.proxies[self.dice.below(self.proxies.len())]);
             sent.spawn(async move {
                 let exchange = client.send(call, intended).await;
@@ -122,25 +139,45 @@ impl<'a> Driver<'a> {
             max_tokens,
             ignore_eos: true,
             stream: true,
-            stream_options: StreamOptions { include_usage: true },
+            stream_options: StreamOptions {
+                include_usage: true,
+            },
         };
-        let body = serde_json::to_vec(&body).expect("strings, numbers and booleans always have a JSON form");
-        Call { path: "/v1/completions", body: Bytes::from(body), keep_text: false }
+        let body = serde_json::to_vec(&body)
+            .expect("strings, numbers and booleans always have a JSON form");
+        Call {
+            path: "/v1/completions",
+            body: Bytes::from(body),
+            keep_text: false,
+        }
     }
 
     /// In order of arrival, without those that failed.
-    fn served(&self, mut exchanges: Vec<(usize, Exchange)>, began: Instant) -> (Vec<Served>, usize) {
+    fn served(
+        &self,
+        mut exchanges: Vec<(usize, Exchange)>,
+        began: Instant,
+    ) -> (Vec<Served>, usize) {
         exchanges.sort_by_key(|(index, _)| *index);
         let all = exchanges.len();
-        let served: Vec<Served> = exchanges.iter().filter_map(|(_, exchange)| self.one(exchange, began)).collect();
+        let served: Vec<Served> = exchanges
+            .iter()
+            .filter_map(|(_, exchange)| self.one(exchange, began))
+            .collect();
         let failed = all - served.len();
         (served, failed)
     }
 
     fn one(&self, exchange: &Exchange, began: Instant) -> Option<Served> {
         let usage = exchange.usage.filter(|_| exchange.outcome == Outcome::Ok)?;
-        let traced = |at: Instant| at.saturating_duration_since(began).mul_f64(self.pace.compress);
-        let endpoint = exchange.endpoint.as_ref().and_then(|endpoint| endpoint.to_str().ok());
+        let traced = |at: Instant| {
+            at.saturating_duration_since(began)
+                .mul_f64(self.pace.compress)
+        };
+        let endpoint = exchange
+            .endpoint
+            .as_ref()
+            .and_then(|endpoint| endpoint.to_str().ok());
         Some(Served {
             arrived: traced(exchange.intended),
             placed: traced(exchange.sent),
@@ -155,13 +192,20 @@ impl<'a> Driver<'a> {
 
     /// The router may name an endpoint by its address or by its URL.
     fn server(&self, endpoint: &str) -> Option<usize> {
-        let address = endpoint.strip_prefix("http://").unwrap_or(endpoint).trim_end_matches('/');
+        let address = endpoint
+            .strip_prefix("http://")
+            .unwrap_or(endpoint)
+            .trim_end_matches('/');
         self.servers.get(address).copied()
     }
 }
 
 /// A place among the requests in flight, once the time has come; `None` when the run is stopped first.
-async fn slot_at(intended: Instant, slots: &Arc<Semaphore>, stop: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+async fn slot_at(
+    intended: Instant,
+    slots: &Arc<Semaphore>,
+    stop: &CancellationToken,
+) -> Option<OwnedSemaphorePermit> {
     let slot = async {
         sleep_until(intended).await;
         Arc::clone(slots).acquire_owned().await.ok()
@@ -172,8 +216,15 @@ async fn slot_at(intended: Instant, slots: &Arc<Semaphore>, stop: &CancellationT
 /// All blocks of a prompt: those that the trace names, and names of its own for the others.
 fn blocks(index: usize, request: &Request, prompt_tokens: usize, block_tokens: usize) -> Vec<u64> {
     let own = UNNAMED + ((index as u64) << 20);
-    let named = request.blocks.iter().copied().take(prompt_tokens / block_tokens);
-    named.chain(own..).take(prompt_tokens.div_ceil(block_tokens)).collect()
+    let named = request
+        .blocks
+        .iter()
+        .copied()
+        .take(prompt_tokens / block_tokens);
+    named
+        .chain(own..)
+        .take(prompt_tokens.div_ceil(block_tokens))
+        .collect()
 }
 
 fn progress_bar(requests: usize, policy: &str) -> ProgressBar {
@@ -192,13 +243,23 @@ mod tests {
     fn a_prompt_has_the_blocks_of_the_trace_and_then_its_own() {
         let of = |index, prompt_tokens| {
             let blocks = Box::from([4, 5]);
-            let request = Request { at_ms: 0, prompt_tokens, output_tokens: 1, blocks, tenant: None };
+            let request = Request {
+                at_ms: 0,
+                prompt_tokens,
+                output_tokens: 1,
+                blocks,
+                tenant: None,
+            };
             super::blocks(index, &request, prompt_tokens, 512)
         };
         assert_eq!(of(0, 1_024), [4, 5]);
         let (one, other) = (of(1, 1_600), of(2, 1_600));
         assert_eq!((&one[..2], one.len()), (&[4, 5][..], 4));
         assert!(one[2..].iter().all(|block| !other.contains(block)));
-        assert_eq!(of(0, 600), [4, UNNAMED], "a clipped prompt has fewer full blocks");
+        assert_eq!(
+            of(0, 600),
+            [4, UNNAMED],
+            "a clipped prompt has fewer full blocks"
+        );
     }
 }

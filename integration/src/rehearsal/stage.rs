@@ -19,9 +19,17 @@ pub(super) async fn stage(
     proxies: usize,
     compress: f64,
 ) -> Result<Fleet, FleetError> {
-    let engine = |config: EngineConfig| EngineConfig { time_scale: 1.0 / compress, journal: 0, ..config };
+    let engine = |config: EngineConfig| EngineConfig {
+        time_scale: 1.0 / compress,
+        journal: 0,
+        ..config
+    };
     let scene = Scene {
-        engines: settings.engines(block_tokens).into_iter().map(engine).collect(),
+        engines: settings
+            .engines(block_tokens)
+            .into_iter()
+            .map(engine)
+            .collect(),
         proxies,
         pool: pool(strategy),
         top: TOP.to_owned(),
@@ -32,7 +40,11 @@ pub(super) async fn stage(
 
 /// The whole configuration, to check a strategy before anything starts.
 pub(super) fn yaml(strategy: &str, endpoints: &[String]) -> String {
-    format!("{TOP}pools:\n- name: chat\n  endpoints: [{}]\n{}", endpoints.join(", "), pool(strategy))
+    format!(
+        "{TOP}pools:\n- name: chat\n  endpoints: [{}]\n{}",
+        endpoints.join(", "),
+        pool(strategy)
+    )
 }
 
 fn pool(strategy: &str) -> String {

@@ -66,24 +66,48 @@ pub enum SimulateError {
 /// # Errors
 /// A trace that cannot be read, servers that cannot be, or an `out` that fails.
 pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), SimulateError> {
-    let SimulateArgs { trace, scale, limit, model, proxies, seed, fleet, output, .. } = args;
+    let SimulateArgs {
+        trace,
+        scale,
+        limit,
+        model,
+        proxies,
+        seed,
+        fleet,
+        output,
+        ..
+    } = args;
     let traffic = Traffic::open(trace, model.as_deref(), limit.unwrap_or(usize::MAX))?;
     let settings = fleet.settings(*scale, *seed);
     settings.engine.check().map_err(SimulateError::Server)?;
-    let policies = if args.policies.is_empty() { POLICIES } else { &args.policies };
+    let policies = if args.policies.is_empty() {
+        POLICIES
+    } else {
+        &args.policies
+    };
     let bar = progress_bar(traffic.requests().len() * policies.len());
-    let rows = race(&settings, &traffic, policies, *proxies, &|served| bar.inc(served as u64));
+    let rows = race(&settings, &traffic, policies, *proxies, &|served| {
+        bar.inc(served as u64)
+    });
     bar.finish_and_clear();
     let mut facts = traffic.facts(*scale);
     facts.extend(fleet.facts());
     facts.extend([("proxies", proxies.to_string()), ("seed", seed.to_string())]);
-    let comparison = Comparison { title: format!("{}, simulated", title(trace)), facts, rows: rows? };
+    let comparison = Comparison {
+        title: format!("{}, simulated", title(trace)),
+        facts,
+        rows: rows?,
+    };
     Ok(output.write(&comparison, out)?)
 }
 
 /// The file name alone: a report is shown to others.
 pub(crate) fn title(trace: &Path) -> String {
-    trace.file_name().unwrap_or(trace.as_os_str()).to_string_lossy().into_owned()
+    trace
+        .file_name()
+        .unwrap_or(trace.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn progress_bar(requests: usize) -> ProgressBar {
@@ -95,7 +119,8 @@ fn progress_bar(requests: usize) -> ProgressBar {
 }
 
 fn policies() -> String {
-    let mut help = "The policies to compare, separated by commas; all of them if not given:".to_owned();
+    let mut help =
+        "The policies to compare, separated by commas; all of them if not given:".to_owned();
     for Policy { name, about, .. } in POLICIES {
         help.push_str(&format!("\n  {name:<16}{about}"));
     }
@@ -103,7 +128,13 @@ fn policies() -> String {
 }
 
 fn policy(name: &str) -> Result<Policy, String> {
-    let names = || POLICIES.iter().map(|policy| policy.name).collect::<Vec<_>>().join(", ");
+    let names = || {
+        POLICIES
+            .iter()
+            .map(|policy| policy.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     Policy::named(name).ok_or_else(|| format!("expected one of {}", names()))
 }
 
@@ -120,20 +151,43 @@ mod tests {
     }
 
     fn parse(line: &str) -> Result<SimulateArgs, String> {
-        let line = ["simulate", "trace.jsonl"].into_iter().chain(line.split_whitespace());
-        Command::try_parse_from(line).map(|command| command.simulate).map_err(|error| error.to_string())
+        let line = ["simulate", "trace.jsonl"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        Command::try_parse_from(line)
+            .map(|command| command.simulate)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn policies_are_named_and_a_wrong_name_lists_the_right_ones() {
-        let names = |args: SimulateArgs| args.policies.iter().map(|policy| policy.name).collect::<Vec<_>>();
-        assert_eq!(names(parse("--policies llm-d,omniscient").unwrap()), ["llm-d", "omniscient"]);
-        assert!(parse("--policies best").unwrap_err().contains("expected one of round-robin, "));
+        let names = |args: SimulateArgs| {
+            args.policies
+                .iter()
+                .map(|policy| policy.name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(parse("--policies llm-d,omniscient").unwrap()),
+            ["llm-d", "omniscient"]
+        );
+        assert!(
+            parse("--policies best")
+                .unwrap_err()
+                .contains("expected one of round-robin, ")
+        );
     }
 
     #[test]
     fn numbers_that_describe_nothing_are_refused() {
-        for wrong in ["--servers 0", "--scale 0", "--proxies 0", "--limit 0", "--prefill-rate -1", "--blocks x"] {
+        for wrong in [
+            "--servers 0",
+            "--scale 0",
+            "--proxies 0",
+            "--limit 0",
+            "--prefill-rate -1",
+            "--blocks x",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

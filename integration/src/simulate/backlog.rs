@@ -30,12 +30,20 @@ impl Backlog {
         for block in blocks {
             *self.promised.entry(*block).or_default() += 1;
         }
-        self.prompts.insert(id, Prompt { blocks: blocks.into(), uncached_tokens });
+        self.prompts.insert(
+            id,
+            Prompt {
+                blocks: blocks.into(),
+                uncached_tokens,
+            },
+        );
     }
 
     /// The prompt is computed: its first token is out.
     pub(super) fn remove(&mut self, id: SequenceId) {
-        let Some(Prompt { blocks, .. }) = self.prompts.remove(&id) else { return };
+        let Some(Prompt { blocks, .. }) = self.prompts.remove(&id) else {
+            return;
+        };
         for block in &blocks {
             if let Some(prompts) = self.promised.get_mut(block) {
                 *prompts -= 1;
@@ -48,12 +56,19 @@ impl Backlog {
 
     /// How many of these blocks, from the first, are cached or will be.
     pub(super) fn prefix_len(&self, blocks: &[u64], cache: &BlockCache) -> usize {
-        blocks.iter().take_while(|block| self.promised.contains_key(block) || cache.holds(**block)).count()
+        blocks
+            .iter()
+            .take_while(|block| self.promised.contains_key(block) || cache.holds(**block))
+            .count()
     }
 
     /// Tokens still to be computed.
     pub(super) fn tokens(&self, scheduler: &Scheduler) -> usize {
-        scheduler.pending_prefill(|id| self.prompts.get(&id).map_or(0, |prompt| prompt.uncached_tokens))
+        scheduler.pending_prefill(|id| {
+            self.prompts
+                .get(&id)
+                .map_or(0, |prompt| prompt.uncached_tokens)
+        })
     }
 }
 
@@ -67,7 +82,13 @@ mod tests {
         backlog.add(1, &[5, 6], 8);
         backlog.add(2, &[5], 1);
         backlog.remove(1);
-        assert_eq!((backlog.prefix_len(&[5, 6], &cache), backlog.prefix_len(&[6], &cache)), (1, 0));
+        assert_eq!(
+            (
+                backlog.prefix_len(&[5, 6], &cache),
+                backlog.prefix_len(&[6], &cache)
+            ),
+            (1, 0)
+        );
         backlog.remove(2);
         assert_eq!(backlog.prefix_len(&[5], &cache), 0);
         assert!(backlog.promised.is_empty());

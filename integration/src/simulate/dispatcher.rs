@@ -16,7 +16,13 @@ pub trait Dispatcher {
     fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>);
 
     /// The first token of a request passed the router.
-    fn first_token(&mut self, _at: Moment<'_>, _seen: FirstToken, _placements: &mut Vec<Placement>) {}
+    fn first_token(
+        &mut self,
+        _at: Moment<'_>,
+        _seen: FirstToken,
+        _placements: &mut Vec<Placement>,
+    ) {
+    }
 
     /// The last token of a request passed the router; comes after its first token, at the same time if it has only one.
     fn finished(&mut self, _at: Moment<'_>, _seen: Finished, _placements: &mut Vec<Placement>) {}

@@ -43,12 +43,20 @@ mod tests {
     fn equal_times_keep_the_order_of_scheduling() {
         let mut events = Events::default();
         let second = Duration::from_secs(1);
-        for (at, event) in
-            [(second, Event::Wake), (second, Event::Arrival), (Duration::ZERO, Event::Sample), (second, Event::Step(3))]
-        {
+        for (at, event) in [
+            (second, Event::Wake),
+            (second, Event::Arrival),
+            (Duration::ZERO, Event::Sample),
+            (second, Event::Step(3)),
+        ] {
             events.schedule(at, event);
         }
-        let order: Vec<Event> = std::iter::from_fn(|| events.next()).map(|(_, event)| event).collect();
-        assert_eq!(order, [Event::Sample, Event::Wake, Event::Arrival, Event::Step(3)]);
+        let order: Vec<Event> = std::iter::from_fn(|| events.next())
+            .map(|(_, event)| event)
+            .collect();
+        assert_eq!(
+            order,
+            [Event::Sample, Event::Wake, Event::Arrival, Event::Step(3)]
+        );
     }
 }

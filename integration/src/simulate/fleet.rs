@@ -26,7 +26,11 @@ impl Fleet {
     pub(super) fn new(settings: &Settings, block_tokens: usize) -> Self {
         let configs = settings.engines(block_tokens);
         let blocks = settings.blocks(block_tokens);
-        Self { servers: configs.into_iter().map(Server::new).collect(), block_tokens, blocks }
+        Self {
+            servers: configs.into_iter().map(Server::new).collect(),
+            block_tokens,
+            blocks,
+        }
     }
 
     /// How many servers there are.
@@ -59,7 +63,10 @@ impl Fleet {
     pub fn prospect(&self, server: usize, blocks: &[u64], prompt_tokens: usize) -> Prospect {
         let (server, blocks) = (&self.servers[server], self.reusable(blocks, prompt_tokens));
         let held = server.promised_prefix(blocks) * self.block_tokens;
-        Prospect { pending_tokens: server.pending_prefill(), uncached_tokens: prompt_tokens - held }
+        Prospect {
+            pending_tokens: server.pending_prefill(),
+            uncached_tokens: prompt_tokens - held,
+        }
     }
 
     /// Truth: prompt tokens a second that a server computes.

@@ -46,8 +46,21 @@ impl FleetArgs {
     /// What is to be simulated with these servers.
     #[must_use]
     pub fn settings(&self, scale: f64, seed: u64) -> Settings {
-        let Self { servers, slow, prefill_rate, step, step_per_decode, .. } = *self;
-        let Self { step_budget, max_running, blocks, block_size, .. } = *self;
+        let Self {
+            servers,
+            slow,
+            prefill_rate,
+            step,
+            step_per_decode,
+            ..
+        } = *self;
+        let Self {
+            step_budget,
+            max_running,
+            blocks,
+            block_size,
+            ..
+        } = *self;
         let milliseconds = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).unwrap_or(Duration::MAX);
         let engine = EngineConfig {
             prefill_rate,
@@ -61,34 +74,59 @@ impl FleetArgs {
             max_model_len: usize::MAX,
             ..EngineConfig::default()
         };
-        Settings { servers, engine, slow, scale, seed }
+        Settings {
+            servers,
+            engine,
+            slow,
+            scale,
+            seed,
+        }
     }
 
     /// The servers in words, for a report.
     #[must_use]
     pub fn facts(&self) -> Vec<(&'static str, String)> {
-        let Self { servers, slow, prefill_rate, blocks, block_size, .. } = *self;
+        let Self {
+            servers,
+            slow,
+            prefill_rate,
+            blocks,
+            block_size,
+            ..
+        } = *self;
         let servers = match slow {
             None => servers.to_string(),
-            Some(Slow { share, factor }) => format!("{servers} ({:.0} % at {factor} speed)", share * 100.0),
+            Some(Slow { share, factor }) => {
+                format!("{servers} ({:.0} % at {factor} speed)", share * 100.0)
+            }
         };
         let memory = format!("{} tokens each", grouped(blocks.saturating_mul(block_size)));
-        vec![("servers", servers), ("prefill", format!("{prefill_rate} tokens/s")), ("memory", memory)]
+        vec![
+            ("servers", servers),
+            ("prefill", format!("{prefill_rate} tokens/s")),
+            ("memory", memory),
+        ]
     }
 }
 
 /// Reads a number above zero.
 pub(crate) fn count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a number above 0".to_owned())
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 fn slow(text: &str) -> Result<Slow, String> {
     let parse = || {
         let (share, factor) = text.split_once(':')?;
         let (share, factor) = (share.parse().ok()?, factor.parse().ok()?);
-        ((0.0..=1.0).contains(&share) && (1e-3..=1e3).contains(&factor)).then_some(Slow { share, factor })
+        ((0.0..=1.0).contains(&share) && (1e-3..=1e3).contains(&factor))
+            .then_some(Slow { share, factor })
     };
-    parse().ok_or_else(|| "expected SHARE:FACTOR, such as 0.5:0.4, with a share from 0 to 1".to_owned())
+    parse().ok_or_else(|| {
+        "expected SHARE:FACTOR, such as 0.5:0.4, with a share from 0 to 1".to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -109,8 +147,18 @@ mod tests {
         let (given, default) = (settings.engine, EngineConfig::default());
         assert_eq!(settings.servers, Settings::default().servers);
         assert_eq!(
-            (given.prefill_rate, given.step_base, given.step_per_decode, given.step_budget),
-            (default.prefill_rate, default.step_base, default.step_per_decode, default.step_budget)
+            (
+                given.prefill_rate,
+                given.step_base,
+                given.step_per_decode,
+                given.step_budget
+            ),
+            (
+                default.prefill_rate,
+                default.step_base,
+                default.step_per_decode,
+                default.step_budget
+            )
         );
         assert_eq!(
             (given.max_running, given.blocks, given.block_size),
@@ -120,7 +168,13 @@ mod tests {
 
     #[test]
     fn a_share_of_slow_servers_is_read_or_refused() {
-        assert_eq!(slow("0.5:0.4"), Ok(Slow { share: 0.5, factor: 0.4 }));
+        assert_eq!(
+            slow("0.5:0.4"),
+            Ok(Slow {
+                share: 0.5,
+                factor: 0.4
+            })
+        );
         for wrong in ["", "0.5", "2:0.4", "0.5:0", "a:b", "0.5:NaN"] {
             assert!(slow(wrong).is_err(), "{wrong}");
         }

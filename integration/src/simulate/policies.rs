@@ -121,7 +121,14 @@ impl Policy {
             return (self.make)(setup);
         }
         let mut dice = Dice::new(setup.seed);
-        let each = (0..proxies).map(|_| (self.make)(Setup { seed: dice.roll(), ..setup })).collect();
+        let each = (0..proxies)
+            .map(|_| {
+                (self.make)(Setup {
+                    seed: dice.roll(),
+                    ..setup
+                })
+            })
+            .collect();
         Box::new(Proxies::new(each, dice.roll()))
     }
 }

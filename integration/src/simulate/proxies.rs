@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use hermes_core::dice::Dice;
 
-use super::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
+use super::dispatcher::{
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
+};
 
 /// Dispatchers with separate knowledge. Each request reaches one of them, by lot, and stays with it.
 pub struct Proxies {
@@ -18,7 +20,11 @@ impl Proxies {
     /// Spreads requests over `each`, which must not be empty.
     #[must_use]
     pub fn new(each: Vec<Box<dyn Dispatcher>>, seed: u64) -> Self {
-        Self { each, dice: Dice::new(seed), owners: Vec::new() }
+        Self {
+            each,
+            dice: Dice::new(seed),
+            owners: Vec::new(),
+        }
     }
 
     fn owner(&mut self, request: RequestIndex) -> &mut dyn Dispatcher {
@@ -41,7 +47,10 @@ impl Dispatcher for Proxies {
     }
 
     fn sample_interval(&self) -> Option<Duration> {
-        self.each.iter().filter_map(|proxy| proxy.sample_interval()).min()
+        self.each
+            .iter()
+            .filter_map(|proxy| proxy.sample_interval())
+            .min()
     }
 
     fn sampled(&mut self, at: Moment<'_>, samples: &[Sample], placements: &mut Vec<Placement>) {

@@ -32,14 +32,19 @@ pub fn race(
     proxies: usize,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Row>, RaceError> {
-    let lanes: Vec<Mutex<Option<Result<Row, RaceError>>>> = policies.iter().map(|_| Mutex::default()).collect();
+    let lanes: Vec<Mutex<Option<Result<Row, RaceError>>>> =
+        policies.iter().map(|_| Mutex::default()).collect();
     let next = AtomicUsize::new(0);
     let racer = || {
-        while let Some((policy, lane)) = take(&next, policies).map(|index| (policies[index], &lanes[index])) {
+        while let Some((policy, lane)) =
+            take(&next, policies).map(|index| (policies[index], &lanes[index]))
+        {
             *lane.lock() = Some(one(settings, traffic, policy, proxies, progress));
         }
     };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(policies.len());
+    let threads = thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(policies.len());
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(racer);
@@ -62,13 +67,24 @@ fn one(
 ) -> Result<Row, RaceError> {
     let block_tokens = traffic.block_tokens();
     let Settings { servers, seed, .. } = *settings;
-    let setup = Setup { servers, block_tokens, blocks: settings.blocks(block_tokens), seed };
+    let setup = Setup {
+        servers,
+        block_tokens,
+        blocks: settings.blocks(block_tokens),
+        seed,
+    };
     let mut dispatcher = policy.dispatcher(setup, proxies);
     let mut told = 0;
     let outcome = run(settings, traffic, &mut *dispatcher, &mut |served| {
         progress(served - told);
         told = served;
     });
-    let outcome = outcome.map_err(|error| RaceError { policy: policy.name, error })?;
-    Ok(Row { policy: policy.name.to_owned(), outcome })
+    let outcome = outcome.map_err(|error| RaceError {
+        policy: policy.name,
+        error,
+    })?;
+    Ok(Row {
+        policy: policy.name.to_owned(),
+        outcome,
+    })
 }

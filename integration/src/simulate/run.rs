@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
+use super::dispatcher::{
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
+};
 use super::events::{Event, Events};
 use super::fleet::Fleet;
 use super::server::Work;
@@ -20,7 +22,9 @@ const REST: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
     /// It placed what was not waiting, or on no server.
-    #[error("request {request} was placed on server {server}, but it does not wait or there is no such server")]
+    #[error(
+        "request {request} was placed on server {server}, but it does not wait or there is no such server"
+    )]
     Misplaced {
         /// Which request.
         request: RequestIndex,
@@ -105,7 +109,9 @@ impl<'a> Run<'a> {
 
     /// Lets the next event happen.
     fn next(&mut self) -> Result<(), RunError> {
-        let Some((now, event)) = self.events.next() else { return Err(self.stuck()) };
+        let Some((now, event)) = self.events.next() else {
+            return Err(self.stuck());
+        };
         match event {
             Event::Arrival => self.arrive(now),
             Event::Step(server) => self.step(now, server),
@@ -125,7 +131,8 @@ impl<'a> Run<'a> {
         let (prompt_tokens, _) = request.clipped(self.memory);
         self.served.push(Served::arrived(now, prompt_tokens));
         if let Some(next) = self.traffic.requests().get(index + 1) {
-            self.events.schedule(next.arrival(self.scale), Event::Arrival);
+            self.events
+                .schedule(next.arrival(self.scale), Event::Arrival);
         }
         let blocks = prompt_tokens / self.fleet.block_tokens();
         let arrival = Arrival {
@@ -134,7 +141,14 @@ impl<'a> Run<'a> {
             blocks: &request.blocks[..request.blocks.len().min(blocks)],
             tenant: request.tenant.as_deref(),
         };
-        self.dispatcher.arrived(Moment { now, fleet: &self.fleet }, &arrival, &mut self.placements);
+        self.dispatcher.arrived(
+            Moment {
+                now,
+                fleet: &self.fleet,
+            },
+            &arrival,
+            &mut self.placements,
+        );
     }
 
     fn step(&mut self, now: Duration, server: usize) {
@@ -146,20 +160,32 @@ impl<'a> Run<'a> {
             }
         });
         for (request, progress) in tokens {
-            let at = Moment { now, fleet: &self.fleet };
+            let at = Moment {
+                now,
+                fleet: &self.fleet,
+            };
             let served = &mut self.served[request];
             if progress.generated == 1 {
                 served.first_token = now;
                 served.cached_tokens = progress.cached;
                 let (after, cached_tokens) = (now - served.placed, progress.cached);
-                let seen = FirstToken { request, server, after, cached_tokens };
+                let seen = FirstToken {
+                    request,
+                    server,
+                    after,
+                    cached_tokens,
+                };
                 self.dispatcher.first_token(at, seen, &mut self.placements);
             }
             if progress.done {
                 served.finished = now;
                 served.output_tokens = progress.generated;
                 self.finished += 1;
-                let seen = Finished { request, server, output_tokens: progress.generated };
+                let seen = Finished {
+                    request,
+                    server,
+                    output_tokens: progress.generated,
+                };
                 self.dispatcher.finished(at, seen, &mut self.placements);
             }
         }
@@ -168,10 +194,20 @@ impl<'a> Run<'a> {
 
     fn sample(&mut self, now: Duration) -> Result<(), RunError> {
         self.check_patience(now)?;
-        let samples: Vec<Sample> = (0..self.fleet.servers()).map(|server| self.fleet.sample(server)).collect();
-        self.dispatcher.sampled(Moment { now, fleet: &self.fleet }, &samples, &mut self.placements);
+        let samples: Vec<Sample> = (0..self.fleet.servers())
+            .map(|server| self.fleet.sample(server))
+            .collect();
+        self.dispatcher.sampled(
+            Moment {
+                now,
+                fleet: &self.fleet,
+            },
+            &samples,
+            &mut self.placements,
+        );
         if let Some(interval) = self.dispatcher.sample_interval() {
-            self.events.schedule(now + interval.max(REST), Event::Sample);
+            self.events
+                .schedule(now + interval.max(REST), Event::Sample);
         }
         Ok(())
     }
@@ -179,7 +215,13 @@ impl<'a> Run<'a> {
     fn wake(&mut self, now: Duration) -> Result<(), RunError> {
         self.check_patience(now)?;
         (self.wake, self.woken) = (None, now);
-        self.dispatcher.wake(Moment { now, fleet: &self.fleet }, &mut self.placements);
+        self.dispatcher.wake(
+            Moment {
+                now,
+                fleet: &self.fleet,
+            },
+            &mut self.placements,
+        );
         Ok(())
     }
 
@@ -187,7 +229,10 @@ impl<'a> Run<'a> {
     fn place(&mut self, now: Duration) -> Result<(), RunError> {
         let mut placements = std::mem::take(&mut self.placements);
         for Placement { request, server } in placements.drain(..) {
-            let waits = self.served.get(request).is_some_and(|served| served.server.is_none());
+            let waits = self
+                .served
+                .get(request)
+                .is_some_and(|served| served.server.is_none());
             if !waits || server >= self.fleet.servers() {
                 return Err(RunError::Misplaced { request, server });
             }
@@ -196,7 +241,12 @@ impl<'a> Run<'a> {
             self.placed += 1;
             let record = &self.traffic.requests()[request];
             let (prompt_tokens, output_tokens) = record.clipped(self.memory);
-            let work = Work { request, prompt_tokens, output_tokens, blocks: &record.blocks };
+            let work = Work {
+                request,
+                prompt_tokens,
+                output_tokens,
+                blocks: &record.blocks,
+            };
             self.fleet.servers[server].submit(work, now);
             self.start(now, server);
         }
@@ -211,7 +261,10 @@ impl<'a> Run<'a> {
     }
 
     fn set_alarm(&mut self, now: Duration) {
-        let wanted = self.dispatcher.wake_at().map(|at| at.max(now).max(self.woken + REST));
+        let wanted = self
+            .dispatcher
+            .wake_at()
+            .map(|at| at.max(now).max(self.woken + REST));
         if wanted != self.wake {
             self.wake = wanted;
             if let Some(at) = wanted {
@@ -223,10 +276,16 @@ impl<'a> Run<'a> {
     /// Timers alone must not keep a simulation alive for ever.
     fn check_patience(&self, now: Duration) -> Result<(), RunError> {
         let over = self.served.len() == self.traffic.requests().len() && self.fleet.is_idle();
-        if over && now > self.active + PATIENCE { Err(self.stuck()) } else { Ok(()) }
+        if over && now > self.active + PATIENCE {
+            Err(self.stuck())
+        } else {
+            Ok(())
+        }
     }
 
     fn stuck(&self) -> RunError {
-        RunError::Stuck { waiting: self.served.len() - self.placed }
+        RunError::Stuck {
+            waiting: self.served.len() - self.placed,
+        }
     }
 }

@@ -33,12 +33,23 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn new(config: EngineConfig) -> Self {
         let scheduler = Scheduler::new(config.limits());
-        Self { config, scheduler, backlog: Backlog::default(), requests: Vec::new(), stepping: false }
+        Self {
+            config,
+            scheduler,
+            backlog: Backlog::default(),
+            requests: Vec::new(),
+            stepping: false,
+        }
     }
 
     /// Takes a request into its queue.
     pub(super) fn submit(&mut self, work: Work<'_>, now: Duration) {
-        let Work { request, prompt_tokens, output_tokens, blocks } = work;
+        let Work {
+            request,
+            prompt_tokens,
+            output_tokens,
+            blocks,
+        } = work;
         let own = request as u64;
         let job = Job {
             chain: Chain::named(self.config.block_size, blocks, prompt_tokens, own),
@@ -51,7 +62,11 @@ impl Server {
         let id = self.scheduler.submit(job, now);
         let block_size = self.config.block_size;
         let held = self.promised_prefix(reusable(blocks, prompt_tokens, block_size)) * block_size;
-        self.backlog.add(id, &blocks[..blocks.len().min(prompt_tokens / block_size)], prompt_tokens - held);
+        self.backlog.add(
+            id,
+            &blocks[..blocks.len().min(prompt_tokens / block_size)],
+            prompt_tokens - held,
+        );
         self.requests.push(request);
     }
 
@@ -67,7 +82,13 @@ impl Server {
 
     /// Ends the step: `emit` hears of each request that got a token.
     pub(super) fn end(&mut self, now: Duration, mut emit: impl FnMut(RequestIndex, Progress)) {
-        let Self { scheduler, requests, stepping, backlog, .. } = self;
+        let Self {
+            scheduler,
+            requests,
+            stepping,
+            backlog,
+            ..
+        } = self;
         *stepping = false;
         scheduler.commit(now, |id, progress| {
             if progress.generated == 1 {
@@ -113,5 +134,7 @@ impl Server {
 
 /// The blocks of a prompt that may come from a cache: the last token of a prompt is always computed.
 pub(super) fn reusable(blocks: &[u64], prompt_tokens: usize, block_size: usize) -> &[u64] {
-    &blocks[..blocks.len().min(prompt_tokens.saturating_sub(1) / block_size)]
+    &blocks[..blocks
+        .len()
+        .min(prompt_tokens.saturating_sub(1) / block_size)]
 }

@@ -28,7 +28,13 @@ pub struct Slow {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { servers: 8, engine: EngineConfig::default(), slow: None, scale: 1.0, seed: 7 }
+        Self {
+            servers: 8,
+            engine: EngineConfig::default(),
+            slow: None,
+            scale: 1.0,
+            seed: 7,
+        }
     }
 }
 
@@ -36,7 +42,10 @@ impl Settings {
     /// The configuration of each server for traffic in blocks of `block_tokens`: the memory stays the same in tokens.
     #[must_use]
     pub fn engines(&self, block_tokens: usize) -> Vec<EngineConfig> {
-        let Slow { share, factor } = self.slow.unwrap_or(Slow { share: 0.0, factor: 1.0 });
+        let Slow { share, factor } = self.slow.unwrap_or(Slow {
+            share: 0.0,
+            factor: 1.0,
+        });
         let slow = (self.servers as f64 * share).round() as usize;
         let engine = |server| {
             let mut engine = self.engine.clone();
@@ -63,8 +72,19 @@ mod tests {
 
     #[test]
     fn the_last_servers_are_the_slow_ones() {
-        let settings = Settings { servers: 5, slow: Some(Slow { share: 0.4, factor: 0.5 }), ..Settings::default() };
-        let speeds: Vec<f64> = settings.engines(512).iter().map(|engine| engine.speed).collect();
+        let settings = Settings {
+            servers: 5,
+            slow: Some(Slow {
+                share: 0.4,
+                factor: 0.5,
+            }),
+            ..Settings::default()
+        };
+        let speeds: Vec<f64> = settings
+            .engines(512)
+            .iter()
+            .map(|engine| engine.speed)
+            .collect();
         assert_eq!(speeds, [1.0, 1.0, 1.0, 0.5, 0.5]);
     }
 

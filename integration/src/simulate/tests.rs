@@ -36,15 +36,33 @@ fn traffic(requests: usize, seed: u64) -> Traffic {
 }
 
 fn settings() -> Settings {
-    let engine = EngineConfig { blocks: 60, ..EngineConfig::default() };
-    Settings { servers: 3, engine, ..Settings::default() }
+    let engine = EngineConfig {
+        blocks: 60,
+        ..EngineConfig::default()
+    };
+    Settings {
+        servers: 3,
+        engine,
+        ..Settings::default()
+    }
 }
 
 fn served(settings: &Settings, traffic: &Traffic, policy: Policy, proxies: usize) -> Outcome {
     let Settings { servers, seed, .. } = *settings;
     let block_tokens = traffic.block_tokens();
-    let setup = Setup { servers, block_tokens, blocks: settings.blocks(block_tokens), seed };
-    run(settings, traffic, &mut *policy.dispatcher(setup, proxies), &mut |_| ()).unwrap()
+    let setup = Setup {
+        servers,
+        block_tokens,
+        blocks: settings.blocks(block_tokens),
+        seed,
+    };
+    run(
+        settings,
+        traffic,
+        &mut *policy.dispatcher(setup, proxies),
+        &mut |_| (),
+    )
+    .unwrap()
 }
 
 fn named(name: &str) -> Policy {
@@ -62,7 +80,10 @@ fn every_policy_serves_every_request_once_and_in_order_of_cause() {
             assert!(request.server.is_some_and(|server| server < 3));
             assert!(request.arrived <= request.placed && request.placed < request.first_token);
             assert!(request.first_token <= request.finished);
-            assert_eq!((request.output_tokens, request.prompt_tokens), (trace.output_tokens, trace.prompt_tokens));
+            assert_eq!(
+                (request.output_tokens, request.prompt_tokens),
+                (trace.output_tokens, trace.prompt_tokens)
+            );
             assert!(request.cached_tokens < request.prompt_tokens);
         }
     }
@@ -73,11 +94,22 @@ fn the_same_seed_gives_the_same_figures_and_another_seed_others() {
     let traffic = traffic(200, 2);
     for policy in POLICIES {
         let once = served(&settings(), &traffic, *policy, 3);
-        assert_eq!(once, served(&settings(), &traffic, *policy, 3), "{}", policy.name);
+        assert_eq!(
+            once,
+            served(&settings(), &traffic, *policy, 3),
+            "{}",
+            policy.name
+        );
     }
-    let other = Settings { seed: 8, ..settings() };
+    let other = Settings {
+        seed: 8,
+        ..settings()
+    };
     let lots = named("power-of-two");
-    assert_ne!(served(&settings(), &traffic, lots, 1), served(&other, &traffic, lots, 1));
+    assert_ne!(
+        served(&settings(), &traffic, lots, 1),
+        served(&other, &traffic, lots, 1)
+    );
 }
 
 #[test]
@@ -85,7 +117,10 @@ fn a_race_gives_each_policy_what_it_gets_alone() {
     let traffic = traffic(150, 3);
     let rows = race(&settings(), &traffic, POLICIES, 1, &|_| ()).unwrap();
     for (row, policy) in rows.iter().zip(POLICIES) {
-        assert_eq!((row.policy.as_str(), &row.outcome), (policy.name, &served(&settings(), &traffic, *policy, 1)));
+        assert_eq!(
+            (row.policy.as_str(), &row.outcome),
+            (policy.name, &served(&settings(), &traffic, *policy, 1))
+        );
     }
 }
 
@@ -95,10 +130,22 @@ fn knowing_caches_beats_turns_and_a_lone_request_takes_its_prefill_and_a_step() 
     let of = |name| served(&settings(), &traffic, named(name), 1);
     let (turns, known) = (of("round-robin"), of("omniscient"));
     assert!(known.hit_rate > turns.hit_rate && known.ttft.mean < turns.ttft.mean);
-    let lone = Record { input_length: 4_000, output_length: 3, ..Record::default() };
-    let lone = served(&settings(), &Traffic::new(vec![lone]).unwrap(), named("omniscient"), 1);
+    let lone = Record {
+        input_length: 4_000,
+        output_length: 3,
+        ..Record::default()
+    };
+    let lone = served(
+        &settings(),
+        &Traffic::new(vec![lone]).unwrap(),
+        named("omniscient"),
+        1,
+    );
     assert_eq!(lone.served[0].first_token, Duration::from_millis(8 + 500));
-    assert_eq!(lone.served[0].finished, Duration::from_millis(8 + 500) + 2 * Duration::from_micros(8_200));
+    assert_eq!(
+        lone.served[0].finished,
+        Duration::from_millis(8 + 500) + 2 * Duration::from_micros(8_200)
+    );
 }
 
 #[test]
@@ -111,9 +158,24 @@ fn separate_knowledge_costs_hits_and_shared_knowledge_does_not() {
 
 #[test]
 fn a_prompt_beyond_the_memory_is_served_cut() {
-    let record = Record { input_length: 1_000_000, output_length: 10, ..Record::default() };
-    let outcome = served(&settings(), &Traffic::new(vec![record]).unwrap(), named("round-robin"), 1);
-    assert_eq!((outcome.served[0].prompt_tokens, outcome.served[0].output_tokens), (60 * 512 - 10, 10));
+    let record = Record {
+        input_length: 1_000_000,
+        output_length: 10,
+        ..Record::default()
+    };
+    let outcome = served(
+        &settings(),
+        &Traffic::new(vec![record]).unwrap(),
+        named("round-robin"),
+        1,
+    );
+    assert_eq!(
+        (
+            outcome.served[0].prompt_tokens,
+            outcome.served[0].output_tokens
+        ),
+        (60 * 512 - 10, 10)
+    );
 }
 
 /// Keeps every request, or places it where none can go.
@@ -121,7 +183,10 @@ struct Broken(Option<usize>);
 
 impl Dispatcher for Broken {
     fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
-        placements.extend(self.0.map(|server| Placement { request: arrival.request, server }));
+        placements.extend(self.0.map(|server| Placement {
+            request: arrival.request,
+            server,
+        }));
     }
 
     fn sample_interval(&self) -> Option<Duration> {
@@ -132,9 +197,17 @@ impl Dispatcher for Broken {
 #[test]
 fn a_dispatcher_that_breaks_its_contract_is_an_error_and_no_hang() {
     let traffic = traffic(10, 6);
-    let run = |mut dispatcher: Broken| run(&settings(), &traffic, &mut dispatcher, &mut |_| ()).unwrap_err();
+    let run = |mut dispatcher: Broken| {
+        run(&settings(), &traffic, &mut dispatcher, &mut |_| ()).unwrap_err()
+    };
     assert_eq!(run(Broken(None)), RunError::Stuck { waiting: 10 });
-    assert_eq!(run(Broken(Some(3))), RunError::Misplaced { request: 0, server: 3 });
+    assert_eq!(
+        run(Broken(Some(3))),
+        RunError::Misplaced {
+            request: 0,
+            server: 3
+        }
+    );
 }
 
 /// Holds requests and lets one go at each waking.
@@ -144,7 +217,12 @@ struct Metronome {
 }
 
 impl Dispatcher for Metronome {
-    fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, _placements: &mut Vec<Placement>) {
+    fn arrived(
+        &mut self,
+        _at: Moment<'_>,
+        arrival: &Arrival<'_>,
+        _placements: &mut Vec<Placement>,
+    ) {
         self.held.push(arrival.request);
     }
 
@@ -153,7 +231,10 @@ impl Dispatcher for Metronome {
     }
 
     fn wake(&mut self, at: Moment<'_>, placements: &mut Vec<Placement>) {
-        placements.push(Placement { request: self.held.remove(0), server: 0 });
+        placements.push(Placement {
+            request: self.held.remove(0),
+            server: 0,
+        });
         self.due = at.now + Duration::from_secs(2);
     }
 }
@@ -161,11 +242,23 @@ impl Dispatcher for Metronome {
 #[test]
 fn waiting_inside_a_dispatcher_counts_as_time_to_first_token() {
     let traffic = traffic(3, 7);
-    let mut metronome = Metronome { held: Vec::new(), due: Duration::from_secs(1) };
+    let mut metronome = Metronome {
+        held: Vec::new(),
+        due: Duration::from_secs(1),
+    };
     let outcome = run(&settings(), &traffic, &mut metronome, &mut |_| ()).unwrap();
-    let placed: Vec<u64> = outcome.served.iter().map(|request| request.placed.as_secs()).collect();
+    let placed: Vec<u64> = outcome
+        .served
+        .iter()
+        .map(|request| request.placed.as_secs())
+        .collect();
     assert_eq!(placed, [1, 3, 5]);
-    assert!(outcome.served.iter().all(|request| request.ttft() > request.placed.as_secs_f64()));
+    assert!(
+        outcome
+            .served
+            .iter()
+            .all(|request| request.ttft() > request.placed.as_secs_f64())
+    );
 }
 
 proptest! {
@@ -193,7 +286,10 @@ impl Watched {
     fn look(&self, at: Moment<'_>) {
         for server in 0..at.fleet.servers() {
             let sample = at.fleet.sample(server);
-            assert!(sample.running <= self.max_running && sample.kv_usage <= 1.0, "{sample:?}");
+            assert!(
+                sample.running <= self.max_running && sample.kv_usage <= 1.0,
+                "{sample:?}"
+            );
         }
     }
 }

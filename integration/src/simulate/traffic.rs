@@ -41,7 +41,9 @@ pub enum TrafficError {
     #[error("the trace holds no request, or none for that model")]
     Empty,
     /// Blocks of very different sizes cannot be compared.
-    #[error("request {request} has blocks of {found} tokens, the mean is {expected}; a trace has one size of blocks")]
+    #[error(
+        "request {request} has blocks of {found} tokens, the mean is {expected}; a trace has one size of blocks"
+    )]
     MixedBlocks {
         /// From one, in the order of the file.
         request: usize,
@@ -65,7 +67,11 @@ impl Traffic {
     ///
     /// # Errors
     /// As of [`Traffic::open`].
-    pub fn read<R: BufRead>(trace: Trace<R>, model: Option<&str>, limit: usize) -> Result<Self, TrafficError> {
+    pub fn read<R: BufRead>(
+        trace: Trace<R>,
+        model: Option<&str>,
+        limit: usize,
+    ) -> Result<Self, TrafficError> {
         let mut records = Vec::new();
         for record in trace {
             let record = record?;
@@ -93,14 +99,24 @@ impl Traffic {
         for (index, record) in records.iter().enumerate() {
             let found = record.block_tokens();
             if !(0.5..=2.0).contains(&(found / block_tokens as f64)) {
-                return Err(TrafficError::MixedBlocks { request: index + 1, found, expected: block_tokens });
+                return Err(TrafficError::MixedBlocks {
+                    request: index + 1,
+                    found,
+                    expected: block_tokens,
+                });
             }
         }
         // Stable: requests of one moment keep their order in the file.
         records.sort_by_key(|record| record.timestamp);
         let start = records.first().map_or(0, |record| record.timestamp);
-        let requests = records.into_iter().map(|record| Request::new(record, start, block_tokens)).collect();
-        Ok(Self { requests, block_tokens })
+        let requests = records
+            .into_iter()
+            .map(|record| Request::new(record, start, block_tokens))
+            .collect();
+        Ok(Self {
+            requests,
+            block_tokens,
+        })
     }
 
     /// The requests, the first one first.
@@ -112,10 +128,20 @@ impl Traffic {
     /// The traffic in words, for a report.
     #[must_use]
     pub fn facts(&self, scale: f64) -> Vec<(&'static str, String)> {
-        let minutes = self.requests.last().map_or(0.0, |last| last.arrival(scale).as_secs_f64() / 60.0);
-        let tokens: usize = self.requests.iter().map(|request| request.prompt_tokens).sum();
+        let minutes = self
+            .requests
+            .last()
+            .map_or(0.0, |last| last.arrival(scale).as_secs_f64() / 60.0);
+        let tokens: usize = self
+            .requests
+            .iter()
+            .map(|request| request.prompt_tokens)
+            .sum();
         vec![
-            ("requests", format!("{} in {minutes:.1} min", grouped(self.requests.len()))),
+            (
+                "requests",
+                format!("{} in {minutes:.1} min", grouped(self.requests.len())),
+            ),
             ("prompts", format!("{:.1} M tokens", tokens as f64 / 1e6)),
             ("scale", scale.to_string()),
         ]
@@ -131,7 +157,14 @@ impl Traffic {
 impl Request {
     fn new(record: Record, start_ms: u64, block_tokens: usize) -> Self {
         let scale = block_tokens as f64 / record.block_tokens();
-        let Record { timestamp, input_length, output_length, mut hash_ids, tenant, .. } = record;
+        let Record {
+            timestamp,
+            input_length,
+            output_length,
+            mut hash_ids,
+            tenant,
+            ..
+        } = record;
         let input_length = (input_length as f64 * scale).round() as usize;
         hash_ids.truncate(input_length / block_tokens);
         Self {
@@ -150,7 +183,9 @@ impl Request {
     #[must_use]
     pub fn clipped(&self, memory: usize) -> (usize, u32) {
         let output = (self.output_tokens as usize).clamp(1, (memory / 2).max(1));
-        let prompt = self.prompt_tokens.clamp(1, memory.saturating_sub(output).max(1));
+        let prompt = self
+            .prompt_tokens
+            .clamp(1, memory.saturating_sub(output).max(1));
         (prompt, output.try_into().unwrap_or(u32::MAX))
     }
 
@@ -176,28 +211,51 @@ mod tests {
             "{\"timestamp\":6000,\"input_length\":100,\"output_length\":0,\"hash_ids\":[4],\"tenant\":\"a\"}\n",
         ))
         .unwrap();
-        let [first, second] = traffic.requests() else { panic!("two requests") };
-        assert_eq!((first.at_ms, first.blocks.len(), first.tenant.as_deref()), (0, 0, Some("a")));
+        let [first, second] = traffic.requests() else {
+            panic!("two requests")
+        };
+        assert_eq!(
+            (first.at_ms, first.blocks.len(), first.tenant.as_deref()),
+            (0, 0, Some("a"))
+        );
         assert_eq!((second.at_ms, second.blocks.to_vec()), (3_000, vec![1, 2]));
         assert_eq!(second.arrival(2.0), Duration::from_millis(1_500));
     }
 
     #[test]
     fn one_model_of_a_trace_can_be_taken() {
-        let line =
-            |model: &str| format!("{{\"timestamp\":1,\"input_length\":9,\"output_length\":1,\"model\":\"{model}\"}}\n");
+        let line = |model: &str| {
+            format!(
+                "{{\"timestamp\":1,\"input_length\":9,\"output_length\":1,\"model\":\"{model}\"}}\n"
+            )
+        };
         let text = line("a") + &line("b") + &line("a");
-        let of = |limit| Traffic::read(Trace::new(text.as_bytes()), Some("a"), limit).unwrap().requests().len();
+        let of = |limit| {
+            Traffic::read(Trace::new(text.as_bytes()), Some("a"), limit)
+                .unwrap()
+                .requests()
+                .len()
+        };
         assert_eq!((of(usize::MAX), of(1)), (2, 1));
-        assert!(matches!(Traffic::read(Trace::new(text.as_bytes()), Some("c"), 9), Err(TrafficError::Empty)));
+        assert!(matches!(
+            Traffic::read(Trace::new(text.as_bytes()), Some("c"), 9),
+            Err(TrafficError::Empty)
+        ));
     }
 
     #[test]
     fn what_cannot_be_simulated_says_why() {
         assert!(matches!(read(""), Err(TrafficError::Empty)));
-        let line = |more: &str| format!("{{\"timestamp\":0,\"input_length\":1,\"output_length\":1{more}}}\n");
+        let line = |more: &str| {
+            format!("{{\"timestamp\":0,\"input_length\":1,\"output_length\":1{more}}}\n")
+        };
         let mixed = read(&(line("") + &line(",\"block_tokens\":64"))).unwrap_err();
-        assert!(mixed.to_string().starts_with("request 2 has blocks of 64 tokens, the mean is 288"), "{mixed}");
+        assert!(
+            mixed
+                .to_string()
+                .starts_with("request 2 has blocks of 64 tokens, the mean is 288"),
+            "{mixed}"
+        );
         let wrong = read(&(line("") + &line(",\"block_tokens\":0"))).unwrap_err();
         assert!(wrong.to_string().starts_with("line 2 "), "{wrong}");
     }
@@ -205,8 +263,18 @@ mod tests {
     #[test]
     fn what_is_too_long_for_the_memory_is_cut() {
         let of = |prompt_tokens, output_tokens| {
-            Request { at_ms: 0, prompt_tokens, output_tokens, blocks: Box::default(), tenant: None }.clipped(100)
+            Request {
+                at_ms: 0,
+                prompt_tokens,
+                output_tokens,
+                blocks: Box::default(),
+                tenant: None,
+            }
+            .clipped(100)
         };
-        assert_eq!([of(80, 10), of(500, 10), of(500, 500), of(0, 0)], [(80, 10), (90, 10), (50, 50), (1, 1)]);
+        assert_eq!(
+            [of(80, 10), of(500, 10), of(500, 500), of(0, 0)],
+            [(80, 10), (90, 10), (50, 50), (1, 1)]
+        );
     }
 }

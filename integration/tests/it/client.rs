@@ -13,7 +13,12 @@ const LONG: Duration = Duration::from_secs(20);
 /// A client without pooling surprises: its own connections, no proxy of the environment.
 pub(crate) fn client() -> Client {
     hermes_runtime::crypto::install_default_crypto();
-    Client::builder().no_proxy().timeout(LONG).tls_certs_only([]).build().expect("a plain client")
+    Client::builder()
+        .no_proxy()
+        .timeout(LONG)
+        .tls_certs_only([])
+        .build()
+        .expect("a plain client")
 }
 
 /// A chat request.
@@ -29,12 +34,17 @@ pub(crate) fn chat(url: &str, stream: bool, tokens: u32) -> RequestBuilder {
 
 /// Any chat body.
 pub(crate) fn ask(url: &str, body: &Value) -> RequestBuilder {
-    client().post(format!("{url}/v1/chat/completions")).json(body)
+    client()
+        .post(format!("{url}/v1/chat/completions"))
+        .json(body)
 }
 
 /// Sends and expects an answer, whatever its status.
 pub(crate) async fn send(request: RequestBuilder) -> Response {
-    timeout(LONG, request.send()).await.expect("in time").expect("an answer")
+    timeout(LONG, request.send())
+        .await
+        .expect("in time")
+        .expect("an answer")
 }
 
 /// Status and JSON body.
@@ -67,7 +77,10 @@ where
     async move {
         let began = Instant::now();
         while !holds().await {
-            assert!(began.elapsed() < LONG, "{caller}: never became true: {what}");
+            assert!(
+                began.elapsed() < LONG,
+                "{caller}: never became true: {what}"
+            );
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -75,7 +88,16 @@ where
 
 /// The value of one metric line that begins with `series`, 0 when it is not there.
 pub(crate) async fn metric(admin_url: &str, series: &str) -> f64 {
-    let page = client().get(format!("{admin_url}/metrics")).send().await.expect("metrics").text().await.expect("text");
-    let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
+    let page = client()
+        .get(format!("{admin_url}/metrics"))
+        .send()
+        .await
+        .expect("metrics")
+        .text()
+        .await
+        .expect("text");
+    let value = page
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
     value.unwrap_or(0.0)
 }

@@ -9,7 +9,8 @@ use hermes_control_plane::{
     config::Config,
 };
 use hermes_proto::v1::{
-    self, Outcome, from_data_plane::Message as Up, refused::Reason, report::Event, score_response::Answer,
+    self, Outcome, from_data_plane::Message as Up, refused::Reason, report::Event,
+    score_response::Answer,
 };
 use hermes_runtime::shutdown::{Shutdown, Trigger};
 use tokio::{task::JoinSet, time::timeout};
@@ -30,21 +31,33 @@ struct Replica {
 impl Replica {
     async fn start(config: ConfigSource) -> Self {
         let (shutdown, trigger) = Shutdown::manual();
-        let bound = ControlPlane::start(Options::local(config), shutdown.drain()).await.expect("a replica starts");
+        let bound = ControlPlane::start(Options::local(config), shutdown.drain())
+            .await
+            .expect("a replica starts");
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             shutdown.run(SOON).await;
         });
-        Self { bound, trigger, _shutdown: tasks, _engines: Vec::new() }
+        Self {
+            bound,
+            trigger,
+            _shutdown: tasks,
+            _engines: Vec::new(),
+        }
     }
 
     /// One pool, `chat`, of so many silent engines.
     async fn of(engines: usize) -> Self {
         let listen = || TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let engines: Vec<TcpListener> = (0..engines).map(|_| listen()).collect();
-        let ports = engines.iter().map(|engine| engine.local_addr().expect("it is bound").port());
+        let ports = engines
+            .iter()
+            .map(|engine| engine.local_addr().expect("it is bound").port());
         let config = Config::parse(&pool(ports)).expect("a configuration of this test");
-        Self { _engines: engines, ..Self::start(ConfigSource::Value(config)).await }
+        Self {
+            _engines: engines,
+            ..Self::start(ConfigSource::Value(config)).await
+        }
     }
 
     async fn proxy(&self, id: u64) -> Proxy {
@@ -53,7 +66,8 @@ impl Replica {
 }
 
 fn pool(ports: impl Iterator<Item = u16>) -> String {
-    let mut text = "pools:\n- name: chat\n  strategy: least-request\n  models: [m]\n  endpoints:\n".to_owned();
+    let mut text =
+        "pools:\n- name: chat\n  strategy: least-request\n  models: [m]\n  endpoints:\n".to_owned();
     for port in ports {
         writeln!(text, "  - http://127.0.0.1:{port}").expect("a string takes all text");
     }
@@ -72,7 +86,11 @@ fn request(id: u64) -> v1::ScoreRequest {
 }
 
 fn started(endpoint: u64) -> Event {
-    Event::Started(v1::Started { endpoint, uncached_tokens: 100, unary: false })
+    Event::Started(v1::Started {
+        endpoint,
+        uncached_tokens: 100,
+        unary: false,
+    })
 }
 
 fn finished(endpoint: u64) -> Event {
@@ -108,9 +126,16 @@ async fn a_change_of_the_file_reaches_a_subscriber_as_a_delta_within_a_second() 
     let snapshot = proxy.snapshot().await;
 
     std::fs::write(&file, pool([2, 3].into_iter())).expect("the file is written");
-    let delta = timeout(Duration::from_secs(1), proxy.delta()).await.expect("within a second");
-    assert_eq!((delta.epoch, delta.from_version), (snapshot.epoch, snapshot.version));
-    let [pool] = &delta.pools[..] else { panic!("one pool changed") };
+    let delta = timeout(Duration::from_secs(1), proxy.delta())
+        .await
+        .expect("within a second");
+    assert_eq!(
+        (delta.epoch, delta.from_version),
+        (snapshot.epoch, snapshot.version)
+    );
+    let [pool] = &delta.pools[..] else {
+        panic!("one pool changed")
+    };
     assert!(pool.spec.is_none(), "only its endpoints did");
     assert_eq!((pool.endpoints.len(), pool.endpoints_gone.len()), (1, 1));
     assert_eq!(pool.endpoints[0].url, "http://127.0.0.1:3");
@@ -127,9 +152,18 @@ async fn a_proxy_that_rejects_a_delta_gets_the_whole_cluster() {
     std::fs::write(&file, pool([1, 2].into_iter())).expect("the file is written");
     let delta = proxy.delta().await;
     let reason = "pools[0]: is not liked".into();
-    proxy.say(Up::Reject(v1::Reject { epoch: delta.epoch, version: delta.version, reason })).await;
+    proxy
+        .say(Up::Reject(v1::Reject {
+            epoch: delta.epoch,
+            version: delta.version,
+            reason,
+        }))
+        .await;
     let snapshot = proxy.snapshot().await;
-    assert_eq!((snapshot.version, snapshot.pools[0].endpoints.len()), (delta.version, 2));
+    assert_eq!(
+        (snapshot.version, snapshot.pools[0].endpoints.len()),
+        (delta.version, 2)
+    );
 }
 
 #[tokio::test]
@@ -149,12 +183,23 @@ async fn a_booking_ends_with_the_report_of_its_end() {
     proxy.snapshot().await;
     let endpoint = proxy.chosen(request(7)).await;
     proxy.report(7, started(endpoint)).await;
-    proxy.report(7, Event::FirstByte(v1::FirstByte { ttft_us: 5 })).await;
-    let seen =
-        proxy.load_where(|load| load.endpoint == endpoint && load.in_flight == 1 && load.pending_tokens == 0).await;
-    assert_eq!((seen.own_in_flight, seen.own_pending_tokens), (1, 0), "its own part is told apart");
+    proxy
+        .report(7, Event::FirstByte(v1::FirstByte { ttft_us: 5 }))
+        .await;
+    let seen = proxy
+        .load_where(|load| {
+            load.endpoint == endpoint && load.in_flight == 1 && load.pending_tokens == 0
+        })
+        .await;
+    assert_eq!(
+        (seen.own_in_flight, seen.own_pending_tokens),
+        (1, 0),
+        "its own part is told apart"
+    );
     proxy.report(7, finished(endpoint)).await;
-    proxy.load_where(|load| load.endpoint == endpoint && load.in_flight == 0).await;
+    proxy
+        .load_where(|load| load.endpoint == endpoint && load.in_flight == 0)
+        .await;
     assert_eq!(proxy.booked().await, 0);
 }
 
@@ -201,10 +246,18 @@ async fn a_proxy_that_dies_takes_its_open_requests_with_it_after_a_grace() {
     let mut dying = replica.proxy(2).await;
     let endpoint = dying.chosen(request(1)).await;
     dying.report(1, started(endpoint)).await;
-    dying.report(1, Event::FirstByte(v1::FirstByte { ttft_us: 5 })).await;
-    survivor.load_where(|load| load.in_flight == 1 && load.own_in_flight == 0 && load.pending_tokens == 0).await;
+    dying
+        .report(1, Event::FirstByte(v1::FirstByte { ttft_us: 5 }))
+        .await;
+    survivor
+        .load_where(|load| {
+            load.in_flight == 1 && load.own_in_flight == 0 && load.pending_tokens == 0
+        })
+        .await;
     drop(dying);
-    timeout(SOON * 2, survivor.load_where(|load| load.in_flight == 0)).await.expect("after ten seconds");
+    timeout(SOON * 2, survivor.load_where(|load| load.in_flight == 0))
+        .await
+        .expect("after ten seconds");
 }
 
 #[tokio::test]
@@ -214,9 +267,20 @@ async fn what_a_proxy_says_is_open_replaces_what_was_believed() {
     let endpoint = proxy.snapshot().await.pools[0].endpoints[0].id;
     proxy.report(1, started(endpoint)).await;
     proxy.load_where(|load| load.in_flight == 1).await;
-    let open = |request| v1::OpenRequest { request, endpoint, uncached_tokens: 5, answered: false };
-    proxy.say(Up::Open(v1::OpenRequests { requests: vec![open(2), open(3), open(4)] })).await;
-    proxy.load_where(|load| load.in_flight == 3 && load.pending_tokens == 15).await;
+    let open = |request| v1::OpenRequest {
+        request,
+        endpoint,
+        uncached_tokens: 5,
+        answered: false,
+    };
+    proxy
+        .say(Up::Open(v1::OpenRequests {
+            requests: vec![open(2), open(3), open(4)],
+        }))
+        .await;
+    proxy
+        .load_where(|load| load.in_flight == 3 && load.pending_tokens == 15)
+        .await;
     proxy.report(2, finished(endpoint)).await;
     proxy.load_where(|load| load.in_flight == 2).await;
 }
@@ -237,7 +301,10 @@ async fn explaining_books_nothing() {
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;
     let explanation = proxy.explain(request(1)).await;
-    assert_eq!((&*explanation.pool, &*explanation.strategy), ("chat", "least-request"));
+    assert_eq!(
+        (&*explanation.pool, &*explanation.strategy),
+        ("chat", "least-request")
+    );
     assert_eq!(proxy.booked().await, 0);
 }
 
@@ -246,13 +313,26 @@ async fn a_request_that_cannot_be_answered_is_refused_and_the_stream_lives_on() 
     let replica = Replica::of(1).await;
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;
-    let nameless = v1::ScoreRequest { pool: String::new(), ..request(1) };
-    let unknown = v1::ScoreRequest { pool: "other".into(), ..request(2) };
-    let unloaded = v1::ScoreRequest { model: "other".into(), ..request(3) };
-    for (asked, reason) in
-        [(nameless, Reason::Invalid), (unknown, Reason::UnknownPool), (unloaded, Reason::ModelNotLoaded)]
-    {
-        let Some(Answer::Refused(refused)) = proxy.ask(asked).await.answer else { panic!("refused") };
+    let nameless = v1::ScoreRequest {
+        pool: String::new(),
+        ..request(1)
+    };
+    let unknown = v1::ScoreRequest {
+        pool: "other".into(),
+        ..request(2)
+    };
+    let unloaded = v1::ScoreRequest {
+        model: "other".into(),
+        ..request(3)
+    };
+    for (asked, reason) in [
+        (nameless, Reason::Invalid),
+        (unknown, Reason::UnknownPool),
+        (unloaded, Reason::ModelNotLoaded),
+    ] {
+        let Some(Answer::Refused(refused)) = proxy.ask(asked).await.answer else {
+            panic!("refused")
+        };
         assert_eq!(refused.reason(), reason);
     }
     proxy.chosen(request(4)).await;
@@ -264,7 +344,10 @@ async fn one_batch_is_answered_by_one_batch() {
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;
     let answers = proxy.ask_all((1..=100).map(request).collect()).await;
-    assert_eq!(answers.iter().map(|answer| answer.id).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+    assert_eq!(
+        answers.iter().map(|answer| answer.id).collect::<Vec<_>>(),
+        (1..=100).collect::<Vec<_>>()
+    );
     assert_eq!(proxy.booked().await, 100);
 }
 
@@ -272,8 +355,15 @@ async fn one_batch_is_answered_by_one_batch() {
 async fn whoever_does_not_say_hello_first_is_sent_away() {
     let replica = Replica::of(1).await;
     let mut rude = Proxy::silent(replica.bound.grpc, 1).await;
-    rude.say(Up::Ack(v1::Ack { epoch: 1, version: 1 })).await;
-    let status = timeout(SOON, rude.down()).await.expect("an answer").expect_err("a refusal");
+    rude.say(Up::Ack(v1::Ack {
+        epoch: 1,
+        version: 1,
+    }))
+    .await;
+    let status = timeout(SOON, rude.down())
+        .await
+        .expect("an answer")
+        .expect_err("a refusal");
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
 }
 
@@ -287,7 +377,9 @@ async fn streams_end_with_the_drain_and_the_replica_with_them() {
     trigger.fire();
     timeout(SOON, proxy.ends()).await.expect("both streams end");
     drop(proxy);
-    timeout(SOON, bound.join(SOON / 2)).await.expect("the replica ends");
+    timeout(SOON, bound.join(SOON / 2))
+        .await
+        .expect("the replica ends");
 }
 
 #[tokio::test]
@@ -297,6 +389,8 @@ async fn a_port_that_is_taken_fails_the_start_and_names_the_flag() {
     let mut options = Options::local(ConfigSource::Value(config));
     options.listen = taken.local_addr().expect("it is bound");
     let (shutdown, _trigger) = Shutdown::manual();
-    let error = ControlPlane::start(options, shutdown.drain()).await.expect_err("the port is taken");
+    let error = ControlPlane::start(options, shutdown.drain())
+        .await
+        .expect_err("the port is taken");
     assert!(error.to_string().contains("--listen"), "{error}");
 }

@@ -28,7 +28,12 @@ struct Asker {
 impl Asker {
     /// Nothing is remembered, so that every question is asked.
     fn new(url: &str, budget: Duration) -> Self {
-        Self::with(KvManagerSettings { url: url.into(), budget, cache: Duration::ZERO, ..KvManagerSettings::default() })
+        Self::with(KvManagerSettings {
+            url: url.into(),
+            budget,
+            cache: Duration::ZERO,
+            ..KvManagerSettings::default()
+        })
     }
 
     fn with(settings: KvManagerSettings) -> Self {
@@ -43,8 +48,16 @@ impl Asker {
     }
 
     async fn ask_about(&self, lookup: Lookup) -> Vec<(u64, u32)> {
-        let hits = timeout(PATIENCE, self.manager.lookup(lookup)).await.expect("a lookup ends by itself");
-        hits.iter().map(|Hit { endpoint, cached, .. }| (endpoint.0, cached.gpu)).collect()
+        let hits = timeout(PATIENCE, self.manager.lookup(lookup))
+            .await
+            .expect("a lookup ends by itself");
+        hits.iter()
+            .map(
+                |Hit {
+                     endpoint, cached, ..
+                 }| (endpoint.0, cached.gpu),
+            )
+            .collect()
     }
 }
 
@@ -65,12 +78,17 @@ fn lookup() -> Lookup {
 
 /// A question about another prompt than any other number's.
 fn numbered(number: usize) -> Lookup {
-    Lookup { text: Text::Prompt(format!("\"prompt number {number}\"").into()), ..lookup() }
+    Lookup {
+        text: Text::Prompt(format!("\"prompt number {number}\"").into()),
+        ..lookup()
+    }
 }
 
 /// A manager that knows that the first candidate holds half of every prompt.
 async fn server() -> KvManagerServer {
-    let know = |question: &hermes_integration::kvmanager::Question| vec![(question.candidates[0].clone(), 0.5)];
+    let know = |question: &hermes_integration::kvmanager::Question| {
+        vec![(question.candidates[0].clone(), 0.5)]
+    };
     KvManagerServer::start(know).await.expect("a port")
 }
 
@@ -78,8 +96,14 @@ async fn server() -> KvManagerServer {
 async fn a_manager_sees_the_clients_messages_and_the_candidates_and_its_answer_becomes_hits() {
     let know = |question: &hermes_integration::kvmanager::Question| {
         assert_eq!(question.model, "m");
-        assert_eq!(question.prompt, Prompt::Messages(json!([{"role": "user", "content": "hello"}])));
-        assert_eq!(question.candidates, ["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"]);
+        assert_eq!(
+            question.prompt,
+            Prompt::Messages(json!([{"role": "user", "content": "hello"}]))
+        );
+        assert_eq!(
+            question.candidates,
+            ["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"]
+        );
         vec![
             ("10.0.0.2:8000".into(), 0.75),
             ("chat-3".into(), 0.25),
@@ -132,7 +156,11 @@ async fn a_dead_manager_is_left_alone_and_found_again() {
     for _ in 0..20 {
         assert_eq!(asker.ask().await, []);
     }
-    assert!(server.questions() < 20, "it was asked {} times", server.questions());
+    assert!(
+        server.questions() < 20,
+        "it was asked {} times",
+        server.questions()
+    );
     assert!(asker.metrics.count(Outcome::Open) > 0);
 
     server.set_fault(Fault::None);
@@ -141,7 +169,9 @@ async fn a_dead_manager_is_left_alone_and_found_again() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, found).await.expect("a trial is let through after the time out");
+    timeout(PATIENCE, found)
+        .await
+        .expect("a trial is let through after the time out");
 }
 
 #[tokio::test]
@@ -149,7 +179,9 @@ async fn questions_over_the_limit_are_not_asked() {
     let server = server().await;
     server.set_fault(Fault::Hang);
     let asker = Asker::new(&server.url(), Duration::from_secs(2));
-    let asked = futures::future::join_all((0..MAX_IN_FLIGHT + 10).map(|number| asker.ask_about(numbered(number))));
+    let asked = futures::future::join_all(
+        (0..MAX_IN_FLIGHT + 10).map(|number| asker.ask_about(numbered(number))),
+    );
     assert!(asked.await.iter().all(Vec::is_empty));
     assert_eq!(asker.metrics.count(Outcome::Saturated), 10);
 }
@@ -176,7 +208,12 @@ async fn a_request_that_goes_away_in_a_trial_leaves_the_trial_to_the_next() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, futures::future::select(Box::pin(trial), Box::pin(sent))).await.expect("a trial is sent");
+    timeout(
+        PATIENCE,
+        futures::future::select(Box::pin(trial), Box::pin(sent)),
+    )
+    .await
+    .expect("a trial is sent");
 
     server.set_fault(Fault::None);
     assert_eq!(asker.ask().await, [(1, 500)]);
@@ -191,5 +228,7 @@ async fn a_manager_that_is_not_there_is_refused() {
             asker.ask().await;
         }
     };
-    timeout(PATIENCE, refused).await.expect("nobody listens there any more");
+    timeout(PATIENCE, refused)
+        .await
+        .expect("nobody listens there any more");
 }

@@ -44,12 +44,18 @@ async fn without_any_control_plane_the_last_snapshot_serves_on() {
     let mut fleet = Scene::of(3, "kv-aware").start().await.expect("starts");
     fleet.control_planes.clear();
     connected(&fleet, 0.0).await;
-    assert!(is_ready(&fleet).await, "a proxy that lost its control plane stays ready");
+    assert!(
+        is_ready(&fleet).await,
+        "a proxy that lost its control plane stays ready"
+    );
     for _ in 0..5 {
         assert_eq!(send(chat(&fleet.url(), false, 1)).await.status(), 200);
     }
     assert_eq!(chosen_by(&fleet, "score").await, 0.0);
-    assert_eq!(chosen_by(&fleet, "local").await + chosen_by(&fleet, "power-of-two").await, 5.0);
+    assert_eq!(
+        chosen_by(&fleet, "local").await + chosen_by(&fleet, "power-of-two").await,
+        5.0
+    );
 
     // Its figures grow old: from then on only what the proxy itself has in flight counts.
     eventually("old load is not trusted", || async {
@@ -80,13 +86,26 @@ async fn when_every_endpoint_seems_down_any_is_tried() {
 
 #[tokio::test]
 async fn before_its_first_snapshot_a_proxy_is_not_ready_and_says_so() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
     let proxy = fleet::proxy(&[nobody]).await.expect("starts");
-    let ready = client().get(format!("{}/readyz", proxy.admin_url())).send().await.expect("answers");
+    let ready = client()
+        .get(format!("{}/readyz", proxy.admin_url()))
+        .send()
+        .await
+        .expect("answers");
     assert_eq!(ready.status(), 503);
     assert!(ready.text().await.expect("text").contains("snapshot"));
     let refused = send(chat(&proxy.url(), false, 1)).await;
-    assert_eq!((refused.status().as_u16(), refused.headers().contains_key("retry-after")), (503, true));
+    assert_eq!(
+        (
+            refused.status().as_u16(),
+            refused.headers().contains_key("retry-after")
+        ),
+        (503, true)
+    );
 }
 
 #[tokio::test]
@@ -96,9 +115,14 @@ async fn a_restarted_control_plane_is_found_again_and_routes() {
     let urls: Vec<String> = fleet.engines.iter().map(|engine| engine.url()).collect();
     fleet.control_planes.clear();
     connected(&fleet, 0.0).await;
-    let yaml = format!("pools: [{{name: chat, endpoints: [{}], strategy: kv-aware}}]", urls.join(", "));
+    let yaml = format!(
+        "pools: [{{name: chat, endpoints: [{}], strategy: kv-aware}}]",
+        urls.join(", ")
+    );
     let config = ConfigSource::Value(Config::parse(&yaml).expect("valid"));
-    let again = fleet::control_plane_at(config, address).await.expect("the port is free again");
+    let again = fleet::control_plane_at(config, address)
+        .await
+        .expect("the port is free again");
     connected(&fleet, 1.0).await;
     let before = chosen_by(&fleet, "score").await;
     assert_eq!(send(chat(&fleet.url(), false, 1)).await.status(), 200);
@@ -114,7 +138,12 @@ async fn under_load(urls: Vec<String>) -> usize {
         let batch = (0..8).map(|_| async {
             for url in &urls {
                 // A connection that ends before an answer began is what SDKs retry, and then reach another proxy.
-                if let Ok(response) = client.post(format!("{url}/v1/chat/completions")).json(&body).send().await {
+                if let Ok(response) = client
+                    .post(format!("{url}/v1/chat/completions"))
+                    .json(&body)
+                    .send()
+                    .await
+                {
                     return response.status().as_u16();
                 }
             }
@@ -129,11 +158,17 @@ async fn under_load(urls: Vec<String>) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_killed_under_load_costs_no_request() {
-    let scene = Scene { control_planes: 3, ..Scene::of(3, "kv-aware") };
+    let scene = Scene {
+        control_planes: 3,
+        ..Scene::of(3, "kv-aware")
+    };
     let mut fleet = scene.start().await.expect("starts");
     connected(&fleet, 3.0).await;
     let load = tokio::spawn(under_load(vec![fleet.url()]));
-    eventually("the load runs", || async { chosen_by(&fleet, "score").await > 20.0 }).await;
+    eventually("the load runs", || async {
+        chosen_by(&fleet, "score").await > 20.0
+    })
+    .await;
     fleet.control_planes.pop();
     connected(&fleet, 2.0).await;
     fleet.control_planes.pop();
@@ -145,18 +180,31 @@ async fn a_replica_killed_under_load_costs_no_request() {
 async fn an_engine_killed_under_load_costs_no_request() {
     let fleet = Scene::of(3, "kv-aware").start().await.expect("starts");
     let load = tokio::spawn(under_load(vec![fleet.url()]));
-    eventually("the load runs", || async { fleet.engines[0].stats().requests > 10 }).await;
+    eventually("the load runs", || async {
+        fleet.engines[0].stats().requests > 10
+    })
+    .await;
     fleet.engines[0].kill().await;
     assert!(load.await.expect("every request was answered") > 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_is_terminated_under_load_costs_no_request() {
-    let scene = Scene { proxies: 2, ..Scene::of(3, "kv-aware") };
+    let scene = Scene {
+        proxies: 2,
+        ..Scene::of(3, "kv-aware")
+    };
     let mut fleet = scene.start().await.expect("starts");
-    let urls = fleet.proxies.iter().map(hermes_integration::fleet::Plane::url).collect();
+    let urls = fleet
+        .proxies
+        .iter()
+        .map(hermes_integration::fleet::Plane::url)
+        .collect();
     let load = tokio::spawn(under_load(urls));
-    eventually("the load runs", || async { chosen_by(&fleet, "score").await > 20.0 }).await;
+    eventually("the load runs", || async {
+        chosen_by(&fleet, "score").await > 20.0
+    })
+    .await;
     fleet.proxies.remove(0).stop().await;
     assert!(load.await.expect("every request was answered") > 50);
 }

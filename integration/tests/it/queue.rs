@@ -33,7 +33,9 @@ async fn waiting_becomes(proxy: &Plane<data::Bound>, count: f64) {
 #[tokio::test]
 async fn a_queued_request_goes_where_it_is_bound_in_the_end() {
     let world = World::of(2).await;
-    let mut replica = Replica::start("a", world.snapshot.clone()).await.expect("starts");
+    let mut replica = Replica::start("a", world.snapshot.clone())
+        .await
+        .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
     let answer = asking(&proxy);
     let question = replica.question().await;
@@ -45,13 +47,22 @@ async fn a_queued_request_goes_where_it_is_bound_in_the_end() {
     assert_eq!(answer.await.expect("answered"), 200);
     waiting_becomes(&proxy, 0.0).await;
     assert_eq!(chosen_by(&proxy, "score").await, 1.0);
-    assert_eq!(metric(&proxy.admin_url(), "hermes_wait_seconds_count{pool=\"chat\"}").await, 1.0);
+    assert_eq!(
+        metric(
+            &proxy.admin_url(),
+            "hermes_wait_seconds_count{pool=\"chat\"}"
+        )
+        .await,
+        1.0
+    );
 }
 
 #[tokio::test]
 async fn when_the_stream_breaks_all_who_wait_are_served_at_once_without_the_brain() {
     let world = World::of(2).await;
-    let mut replica = Replica::start("a", world.snapshot.clone()).await.expect("starts");
+    let mut replica = Replica::start("a", world.snapshot.clone())
+        .await
+        .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
     let answers: Vec<_> = (0..5).map(|_| asking(&proxy)).collect();
     for _ in 0..5 {
@@ -64,9 +75,19 @@ async fn when_the_stream_breaks_all_who_wait_are_served_at_once_without_the_brai
     for answer in answers {
         assert_eq!(answer.await.expect("answered"), 200);
     }
-    assert!(broken.elapsed() < Duration::from_secs(5), "nobody waits for a deadline");
+    assert!(
+        broken.elapsed() < Duration::from_secs(5),
+        "nobody waits for a deadline"
+    );
     assert_eq!(chosen_by(&proxy, "local").await, 5.0);
-    assert_eq!(metric(&proxy.admin_url(), "hermes_score_failures_total{pool=\"chat\",reason=\"broken\"}").await, 5.0);
+    assert_eq!(
+        metric(
+            &proxy.admin_url(),
+            "hermes_score_failures_total{pool=\"chat\",reason=\"broken\"}"
+        )
+        .await,
+        5.0
+    );
 }
 
 #[tokio::test]
@@ -74,12 +95,21 @@ async fn whoever_waits_where_the_owner_dies_keeps_the_time_waited_at_the_next_ow
     let world = World::of(1).await;
     let mut replicas = Vec::new();
     for name in ["a", "b"] {
-        replicas.push(Replica::start(name, world.snapshot.clone()).await.expect("starts"));
+        replicas.push(
+            Replica::start(name, world.snapshot.clone())
+                .await
+                .expect("starts"),
+        );
     }
     let proxy = proxy_of(&replicas.iter().collect::<Vec<_>>()).await;
     let names = ["a", "b"];
     let owner = hermes_core::rendezvous::owner("chat", names).expect("one of the two");
-    let mut owner = replicas.remove(names.iter().position(|name| *name == owner).expect("it is one of them"));
+    let mut owner = replicas.remove(
+        names
+            .iter()
+            .position(|name| *name == owner)
+            .expect("it is one of them"),
+    );
     let mut heir = replicas.remove(0);
 
     let answer = asking(&proxy);
@@ -87,7 +117,10 @@ async fn whoever_waits_where_the_owner_dies_keeps_the_time_waited_at_the_next_ow
     owner.queue(question.id, LONG);
     waiting_becomes(&proxy, 1.0).await;
     let since = Instant::now();
-    eventually("it has waited a while", || async { since.elapsed() > Duration::from_millis(1) }).await;
+    eventually("it has waited a while", || async {
+        since.elapsed() > Duration::from_millis(1)
+    })
+    .await;
     drop(owner);
     let again = heir.question().await;
     assert!(again.id == question.id && again.waited_ms > 0, "{again:?}");
@@ -99,7 +132,9 @@ async fn whoever_waits_where_the_owner_dies_keeps_the_time_waited_at_the_next_ow
 #[tokio::test]
 async fn a_client_that_leaves_the_queue_is_taken_out_of_it() {
     let world = World::of(1).await;
-    let mut replica = Replica::start("a", world.snapshot.clone()).await.expect("starts");
+    let mut replica = Replica::start("a", world.snapshot.clone())
+        .await
+        .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
     let client = asking(&proxy);
     let question = replica.question().await;
@@ -114,7 +149,9 @@ async fn a_client_that_leaves_the_queue_is_taken_out_of_it() {
 #[tokio::test]
 async fn a_full_queue_is_the_clients_to_hear_and_no_engines() {
     let world = World::of(1).await;
-    let mut replica = Replica::start("a", world.snapshot.clone()).await.expect("starts");
+    let mut replica = Replica::start("a", world.snapshot.clone())
+        .await
+        .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
     let request = chat(&proxy.url(), false, 1);
     let answer = tokio::spawn(send(request));
@@ -123,16 +160,28 @@ async fn a_full_queue_is_the_clients_to_hear_and_no_engines() {
     let answer = answer.await.expect("answered");
     assert_eq!(answer.headers()["retry-after"], "7", "rounded up");
     let (status, body) = json_of(answer).await;
-    assert_eq!((status, &body["error"]["code"]), (429, &"queue_full".into()));
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (429, &"queue_full".into())
+    );
     assert_eq!(body["error"]["type"], "rate_limit_error");
     assert_eq!(world.engines[0].stats().requests, 0);
-    assert_eq!(metric(&proxy.admin_url(), "hermes_refusals_total{code=\"queue_full\"}").await, 1.0);
+    assert_eq!(
+        metric(
+            &proxy.admin_url(),
+            "hermes_refusals_total{code=\"queue_full\"}"
+        )
+        .await,
+        1.0
+    );
 }
 
 #[tokio::test]
 async fn who_waited_in_vain_is_told_so_and_not_sent_to_an_engine() {
     let world = World::of(1).await;
-    let mut replica = Replica::start("a", world.snapshot.clone()).await.expect("starts");
+    let mut replica = Replica::start("a", world.snapshot.clone())
+        .await
+        .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
     let answer = tokio::spawn(send(chat(&proxy.url(), true, 1)));
     let question = replica.question().await;
@@ -141,15 +190,23 @@ async fn who_waited_in_vain_is_told_so_and_not_sent_to_an_engine() {
     let answer = answer.await.expect("answered");
     assert_eq!(answer.headers()["retry-after"], "1", "nobody knows better");
     let (status, body) = json_of(answer).await;
-    assert_eq!((status, &body["error"]["code"]), (503, &"queue_timeout".into()));
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (503, &"queue_timeout".into())
+    );
     assert_eq!(world.engines[0].stats().requests, 0);
 }
 
 #[tokio::test]
 async fn a_replica_that_forgets_who_waits_costs_what_it_said_and_no_more() {
-    let policy = Policy { score_deadline: Duration::from_millis(500), ..Policy::default() };
+    let policy = Policy {
+        score_deadline: Duration::from_millis(500),
+        ..Policy::default()
+    };
     let world = World::with(1, policy).await;
-    let mut replica = Replica::start("a", world.snapshot.clone()).await.expect("starts");
+    let mut replica = Replica::start("a", world.snapshot.clone())
+        .await
+        .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
     let answer = asking(&proxy);
     let question = replica.question().await;
@@ -162,7 +219,9 @@ async fn a_replica_that_forgets_who_waits_costs_what_it_said_and_no_more() {
 #[tokio::test]
 async fn the_brain_is_told_of_the_tenant_only_what_tells_tenants_apart() {
     let world = World::of(1).await;
-    let mut replica = Replica::start("a", world.snapshot.clone()).await.expect("starts");
+    let mut replica = Replica::start("a", world.snapshot.clone())
+        .await
+        .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
     let mut tenants = Vec::new();
     for key in ["sk-one", "sk-two", "sk-one"] {

@@ -25,7 +25,10 @@ pub(crate) struct World {
 impl World {
     /// The pool `chat`, asked about with a patience that slow machines do not exhaust.
     pub(crate) async fn of(engines: usize) -> Self {
-        let policy = Policy { score_deadline: Duration::from_secs(5), ..Policy::default() };
+        let policy = Policy {
+            score_deadline: Duration::from_secs(5),
+            ..Policy::default()
+        };
         Self::with(engines, policy).await
     }
 
@@ -37,19 +40,40 @@ impl World {
         let endpoint = |engine: &EngineHandle| {
             let url: Arc<str> = engine.url().into();
             let id = EndpointId::of("chat", &url, "");
-            Arc::new(Endpoint { id, name: engine.addr().to_string().into(), role: Role::Aggregate, group: None, url })
+            Arc::new(Endpoint {
+                id,
+                name: engine.addr().to_string().into(),
+                role: Role::Aggregate,
+                group: None,
+                url,
+            })
         };
         let mut endpoints: Vec<_> = handles.iter().map(endpoint).collect();
         endpoints.sort_by_key(|endpoint| endpoint.id);
-        let spec = Arc::new(PoolSpec { name: "chat".into(), models: Vec::new(), policy });
+        let spec = Arc::new(PoolSpec {
+            name: "chat".into(),
+            models: Vec::new(),
+            policy,
+        });
         let pools = vec![Arc::new(Pool { spec, endpoints })];
-        let snapshot = Snapshot { epoch: Epoch(1), version: Version(1), pools, ..Snapshot::default() };
-        Self { engines: handles, snapshot }
+        let snapshot = Snapshot {
+            epoch: Epoch(1),
+            version: Version(1),
+            pools,
+            ..Snapshot::default()
+        };
+        Self {
+            engines: handles,
+            snapshot,
+        }
     }
 
     /// The same, as a replica that has restarted teaches it.
     pub(crate) fn restarted(&self) -> Snapshot {
-        Snapshot { epoch: Epoch(self.snapshot.epoch.0 + 1), ..self.snapshot.clone() }
+        Snapshot {
+            epoch: Epoch(self.snapshot.epoch.0 + 1),
+            ..self.snapshot.clone()
+        }
     }
 
     /// The id of the first endpoint in the snapshot's order.
@@ -64,7 +88,14 @@ pub(crate) async fn proxy_of(replicas: &[&Replica]) -> Plane<data::Bound> {
     follows(&proxy, targets.len() as f64).await;
     let page = format!("{}/debug/snapshot", proxy.admin_url());
     eventually("it knows the endpoints' load", || async {
-        let page: Value = client().get(&page).send().await.expect("answers").json().await.expect("JSON");
+        let page: Value = client()
+            .get(&page)
+            .send()
+            .await
+            .expect("answers")
+            .json()
+            .await
+            .expect("JSON");
         page["load_is_fresh"] == true
     })
     .await;
@@ -72,7 +103,11 @@ pub(crate) async fn proxy_of(replicas: &[&Replica]) -> Plane<data::Bound> {
 }
 
 pub(crate) async fn chosen_by(proxy: &Plane<data::Bound>, rung: &str) -> f64 {
-    metric(&proxy.admin_url(), &format!("hermes_choices_total{{pool=\"chat\",rung=\"{rung}\"}}")).await
+    metric(
+        &proxy.admin_url(),
+        &format!("hermes_choices_total{{pool=\"chat\",rung=\"{rung}\"}}"),
+    )
+    .await
 }
 
 /// Waits until the proxy follows so many replicas.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use hermes_core::{
     policy::Settings,
-    snapshot::{Endpoint, EndpointId, Epoch, Holders, Model, Pool, PoolSpec, Role, Snapshot, Version},
+    snapshot::{
+        Endpoint, EndpointId, Epoch, Holders, Model, Pool, PoolSpec, Role, Snapshot, Version,
+    },
 };
 
 use super::{Invalid, each, required, sorted};
@@ -13,7 +15,12 @@ use crate::v1;
 /// A whole snapshot as the replica named `replica` sends it.
 #[must_use]
 pub fn snapshot_to_wire(snapshot: &Snapshot, replica: &str) -> v1::Snapshot {
-    let Snapshot { epoch, version, pools, settings } = snapshot;
+    let Snapshot {
+        epoch,
+        version,
+        pools,
+        settings,
+    } = snapshot;
     v1::Snapshot {
         epoch: epoch.0,
         version: version.0,
@@ -29,11 +36,26 @@ impl TryFrom<v1::Snapshot> for Snapshot {
     type Error = Invalid;
 
     fn try_from(wire: v1::Snapshot) -> Result<Self, Invalid> {
-        let v1::Snapshot { epoch, version, replica: _, pools, settings } = wire;
-        let pools: Vec<Arc<Pool>> = each::<_, Pool>(pools, "pools")?.into_iter().map(Arc::new).collect();
+        let v1::Snapshot {
+            epoch,
+            version,
+            replica: _,
+            pools,
+            settings,
+        } = wire;
+        let pools: Vec<Arc<Pool>> = each::<_, Pool>(pools, "pools")?
+            .into_iter()
+            .map(Arc::new)
+            .collect();
         sorted(&pools, "pools", |pool| Arc::clone(&pool.spec.name))?;
-        let settings = Settings::try_from(required(settings, "settings")?).map_err(|e| e.inside("settings"))?;
-        Ok(Self { epoch: Epoch(epoch), version: Version(version), pools, settings: Arc::new(settings) })
+        let settings = Settings::try_from(required(settings, "settings")?)
+            .map_err(|e| e.inside("settings"))?;
+        Ok(Self {
+            epoch: Epoch(epoch),
+            version: Version(version),
+            pools,
+            settings: Arc::new(settings),
+        })
     }
 }
 
@@ -44,7 +66,10 @@ impl From<&Pool> for v1::Pool {
         let Pool { spec, endpoints } = pool;
         Self {
             spec: Some(v1::PoolSpec::from(&**spec)),
-            endpoints: endpoints.iter().map(|endpoint| v1::Endpoint::from(&**endpoint)).collect(),
+            endpoints: endpoints
+                .iter()
+                .map(|endpoint| v1::Endpoint::from(&**endpoint))
+                .collect(),
         }
     }
 }
@@ -55,10 +80,15 @@ impl TryFrom<v1::Pool> for Pool {
     fn try_from(wire: v1::Pool) -> Result<Self, Invalid> {
         let v1::Pool { spec, endpoints } = wire;
         let spec = PoolSpec::try_from(required(spec, "spec")?).map_err(|e| e.inside("spec"))?;
-        let endpoints: Vec<Arc<Endpoint>> =
-            each::<_, Endpoint>(endpoints, "endpoints")?.into_iter().map(Arc::new).collect();
+        let endpoints: Vec<Arc<Endpoint>> = each::<_, Endpoint>(endpoints, "endpoints")?
+            .into_iter()
+            .map(Arc::new)
+            .collect();
         sorted(&endpoints, "endpoints", |endpoint| endpoint.id)?;
-        Ok(Self { spec: Arc::new(spec), endpoints })
+        Ok(Self {
+            spec: Arc::new(spec),
+            endpoints,
+        })
     }
 }
 
@@ -66,7 +96,11 @@ impl TryFrom<v1::Pool> for Pool {
 
 impl From<&PoolSpec> for v1::PoolSpec {
     fn from(spec: &PoolSpec) -> Self {
-        let PoolSpec { name, models, policy } = spec;
+        let PoolSpec {
+            name,
+            models,
+            policy,
+        } = spec;
         Self {
             name: name.to_string(),
             models: models.iter().map(v1::Model::from).collect(),
@@ -79,14 +113,24 @@ impl TryFrom<v1::PoolSpec> for PoolSpec {
     type Error = Invalid;
 
     fn try_from(wire: v1::PoolSpec) -> Result<Self, Invalid> {
-        let v1::PoolSpec { name, models, policy } = wire;
+        let v1::PoolSpec {
+            name,
+            models,
+            policy,
+        } = wire;
         if name.is_empty() {
             return Err(Invalid::new("name", "is empty; a pool needs a name"));
         }
         let models: Vec<Model> = each(models, "models")?;
         sorted(&models, "models", |model| Arc::clone(&model.name))?;
-        let policy = required(policy, "policy")?.try_into().map_err(|e: Invalid| e.inside("policy"))?;
-        Ok(Self { name: name.into(), models, policy })
+        let policy = required(policy, "policy")?
+            .try_into()
+            .map_err(|e: Invalid| e.inside("policy"))?;
+        Ok(Self {
+            name: name.into(),
+            models,
+            policy,
+        })
     }
 }
 
@@ -94,7 +138,13 @@ impl TryFrom<v1::PoolSpec> for PoolSpec {
 
 impl From<&Endpoint> for v1::Endpoint {
     fn from(endpoint: &Endpoint) -> Self {
-        let Endpoint { id, url, name, role, group } = endpoint;
+        let Endpoint {
+            id,
+            url,
+            name,
+            role,
+            group,
+        } = endpoint;
         let role = match role {
             Role::Aggregate => v1::Role::Aggregate,
             Role::Prefill => v1::Role::Prefill,
@@ -114,10 +164,19 @@ impl TryFrom<v1::Endpoint> for Endpoint {
     type Error = Invalid;
 
     fn try_from(wire: v1::Endpoint) -> Result<Self, Invalid> {
-        let v1::Endpoint { id, url, name, role, group } = wire;
+        let v1::Endpoint {
+            id,
+            url,
+            name,
+            role,
+            group,
+        } = wire;
         let authority = url.strip_prefix("http://").unwrap_or_default();
         if authority.is_empty() || authority.contains('/') {
-            return Err(Invalid::new("url", "must be http://host:port without a path"));
+            return Err(Invalid::new(
+                "url",
+                "must be http://host:port without a path",
+            ));
         }
         let role = match v1::Role::try_from(role) {
             Ok(v1::Role::Aggregate) => Role::Aggregate,
@@ -125,7 +184,13 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             Ok(v1::Role::Decode) => Role::Decode,
             Err(_) => return Err(Invalid::new("role", "is not one that this release knows")),
         };
-        Ok(Self { id: EndpointId(id), url: url.into(), name: name.into(), role, group: group.map(Into::into) })
+        Ok(Self {
+            id: EndpointId(id),
+            url: url.into(),
+            name: name.into(),
+            role,
+            group: group.map(Into::into),
+        })
     }
 }
 
@@ -133,10 +198,17 @@ impl TryFrom<v1::Endpoint> for Endpoint {
 
 impl From<&Model> for v1::Model {
     fn from(model: &Model) -> Self {
-        let Model { name, parent, max_model_len, holders } = model;
+        let Model {
+            name,
+            parent,
+            max_model_len,
+            holders,
+        } = model;
         let holders = match holders {
             Holders::All => None,
-            Holders::Some(ids) => Some(v1::Holders { endpoints: ids.iter().map(|id| id.0).collect() }),
+            Holders::Some(ids) => Some(v1::Holders {
+                endpoints: ids.iter().map(|id| id.0).collect(),
+            }),
         };
         Self {
             name: name.to_string(),
@@ -151,7 +223,12 @@ impl TryFrom<v1::Model> for Model {
     type Error = Invalid;
 
     fn try_from(wire: v1::Model) -> Result<Self, Invalid> {
-        let v1::Model { name, parent, max_model_len, holders } = wire;
+        let v1::Model {
+            name,
+            parent,
+            max_model_len,
+            holders,
+        } = wire;
         if name.is_empty() {
             return Err(Invalid::new("name", "is empty; a model needs a name"));
         }
@@ -162,6 +239,11 @@ impl TryFrom<v1::Model> for Model {
                 Holders::Some(endpoints.into_iter().map(EndpointId).collect())
             }
         };
-        Ok(Self { name: name.into(), parent: parent.map(Into::into), max_model_len, holders })
+        Ok(Self {
+            name: name.into(),
+            parent: parent.map(Into::into),
+            max_model_len,
+            holders,
+        })
     }
 }

@@ -15,7 +15,14 @@ use crate::v1;
 
 impl From<&Delta> for v1::Delta {
     fn from(delta: &Delta) -> Self {
-        let Delta { epoch, from, to, settings, pools, gone } = delta;
+        let Delta {
+            epoch,
+            from,
+            to,
+            settings,
+            pools,
+            gone,
+        } = delta;
         Self {
             epoch: epoch.0,
             from_version: from.0,
@@ -31,8 +38,18 @@ impl TryFrom<v1::Delta> for Delta {
     type Error = Invalid;
 
     fn try_from(wire: v1::Delta) -> Result<Self, Invalid> {
-        let v1::Delta { epoch, from_version, version, pools, pools_gone, settings } = wire;
-        let settings = settings.map(Settings::try_from).transpose().map_err(|e| e.inside("settings"))?;
+        let v1::Delta {
+            epoch,
+            from_version,
+            version,
+            pools,
+            pools_gone,
+            settings,
+        } = wire;
+        let settings = settings
+            .map(Settings::try_from)
+            .transpose()
+            .map_err(|e| e.inside("settings"))?;
         Ok(Self {
             epoch: Epoch(epoch),
             from: Version(from_version),
@@ -48,11 +65,19 @@ impl TryFrom<v1::Delta> for Delta {
 
 impl From<&PoolDelta> for v1::PoolDelta {
     fn from(delta: &PoolDelta) -> Self {
-        let PoolDelta { name, spec, set, gone } = delta;
+        let PoolDelta {
+            name,
+            spec,
+            set,
+            gone,
+        } = delta;
         Self {
             name: name.to_string(),
             spec: spec.as_deref().map(v1::PoolSpec::from),
-            endpoints: set.iter().map(|endpoint| v1::Endpoint::from(&**endpoint)).collect(),
+            endpoints: set
+                .iter()
+                .map(|endpoint| v1::Endpoint::from(&**endpoint))
+                .collect(),
             endpoints_gone: gone.iter().map(|id| id.0).collect(),
         }
     }
@@ -62,10 +87,21 @@ impl TryFrom<v1::PoolDelta> for PoolDelta {
     type Error = Invalid;
 
     fn try_from(wire: v1::PoolDelta) -> Result<Self, Invalid> {
-        let v1::PoolDelta { name, spec, endpoints, endpoints_gone } = wire;
-        let spec = spec.map(PoolSpec::try_from).transpose().map_err(|e| e.inside("spec"))?;
+        let v1::PoolDelta {
+            name,
+            spec,
+            endpoints,
+            endpoints_gone,
+        } = wire;
+        let spec = spec
+            .map(PoolSpec::try_from)
+            .transpose()
+            .map_err(|e| e.inside("spec"))?;
         if spec.as_ref().is_some_and(|spec| *spec.name != *name) {
-            return Err(Invalid::new("spec.name", "must be the name of the pool that changes"));
+            return Err(Invalid::new(
+                "spec.name",
+                "must be the name of the pool that changes",
+            ));
         }
         sorted(&endpoints, "endpoints", |endpoint| endpoint.id)?;
         let set: Vec<Endpoint> = each(endpoints, "endpoints")?;

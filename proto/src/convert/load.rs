@@ -17,7 +17,12 @@ impl v1::EndpointLoad {
         own_in_flight: u32,
         own_pending: u64,
     ) -> Self {
-        let Load { in_flight, pending_tokens, sample, health } = *fleet;
+        let Load {
+            in_flight,
+            pending_tokens,
+            sample,
+            health,
+        } = *fleet;
         Self {
             endpoint: endpoint.0,
             in_flight,
@@ -48,8 +53,16 @@ impl TryFrom<&v1::EndpointLoad> for Load {
 
 impl From<Sample> for v1::Sample {
     fn from(sample: Sample) -> Self {
-        let Sample { waiting, running, kv_usage } = sample;
-        Self { waiting, running, kv_usage }
+        let Sample {
+            waiting,
+            running,
+            kv_usage,
+        } = sample;
+        Self {
+            waiting,
+            running,
+            kv_usage,
+        }
     }
 }
 
@@ -57,11 +70,19 @@ impl TryFrom<v1::Sample> for Sample {
     type Error = Invalid;
 
     fn try_from(wire: v1::Sample) -> Result<Self, Invalid> {
-        let v1::Sample { waiting, running, kv_usage } = wire;
+        let v1::Sample {
+            waiting,
+            running,
+            kv_usage,
+        } = wire;
         if kv_usage.is_some_and(|usage| !(0.0..=1.0).contains(&usage)) {
             return Err(Invalid::new("sample.kv_usage", "must be within 0..=1"));
         }
-        Ok(Self { waiting, running, kv_usage })
+        Ok(Self {
+            waiting,
+            running,
+            kv_usage,
+        })
     }
 }
 

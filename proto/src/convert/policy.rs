@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::policy::{
-    Affinity, BreakerPolicy, KvAware, Policy, PrefixCache, Queue, Retry, Scale, SessionKey, Settings, Strategy,
-    TenantKey, Timeouts, Weights,
+    Affinity, BreakerPolicy, KvAware, Policy, PrefixCache, Queue, Retry, Scale, SessionKey,
+    Settings, Strategy, TenantKey, Timeouts, Weights,
 };
 
 use super::{Invalid, each, required};
-use crate::v1::{self, policy::Strategy as WireStrategy, session_key::Key, tenant_key::Key as Tenant};
+use crate::v1::{
+    self, policy::Strategy as WireStrategy, session_key::Key, tenant_key::Key as Tenant,
+};
 
 /// Durations travel as whole milliseconds; what does not fit is as good as for ever.
 fn millis(duration: Duration) -> u64 {
@@ -27,10 +29,22 @@ fn weight(value: f32, field: &str) -> Result<f32, Invalid> {
 
 impl From<&Policy> for v1::Policy {
     fn from(policy: &Policy) -> Self {
-        let Policy { strategy, timeouts, retry, breaker, block_bytes, score_deadline, lookup_text, tenant } = policy;
+        let Policy {
+            strategy,
+            timeouts,
+            retry,
+            breaker,
+            block_bytes,
+            score_deadline,
+            lookup_text,
+            tenant,
+        } = policy;
         Self {
             timeouts: Some(timeouts.into()),
-            retry: Some(v1::Retry { attempts: retry.attempts, budget: retry.budget }),
+            retry: Some(v1::Retry {
+                attempts: retry.attempts,
+                budget: retry.budget,
+            }),
             breaker: Some(breaker.into()),
             block_bytes: *block_bytes,
             score_deadline_ms: u32::try_from(score_deadline.as_millis()).unwrap_or(u32::MAX),
@@ -45,19 +59,33 @@ impl TryFrom<v1::Policy> for Policy {
     type Error = Invalid;
 
     fn try_from(wire: v1::Policy) -> Result<Self, Invalid> {
-        let v1::Policy { timeouts, retry, breaker, block_bytes, score_deadline_ms, lookup_text, strategy, tenant } =
-            wire;
+        let v1::Policy {
+            timeouts,
+            retry,
+            breaker,
+            block_bytes,
+            score_deadline_ms,
+            lookup_text,
+            strategy,
+            tenant,
+        } = wire;
         if block_bytes == 0 {
             return Err(Invalid::new("block_bytes", "must be at least 1"));
         }
         let v1::Retry { attempts, budget } = required(retry, "retry")?;
         if attempts == 0 {
-            return Err(Invalid::new("retry.attempts", "must be at least 1: the first attempt counts"));
+            return Err(Invalid::new(
+                "retry.attempts",
+                "must be at least 1: the first attempt counts",
+            ));
         }
         Ok(Self {
             strategy: required(strategy, "strategy")?.try_into()?,
             timeouts: required(timeouts, "timeouts")?.into(),
-            retry: Retry { attempts, budget: weight(budget, "retry.budget")? },
+            retry: Retry {
+                attempts,
+                budget: weight(budget, "retry.budget")?,
+            },
             breaker: required(breaker, "breaker")?.into(),
             block_bytes,
             score_deadline: Duration::from_millis(u64::from(score_deadline_ms)),
@@ -76,13 +104,19 @@ impl From<&Strategy> for WireStrategy {
             Strategy::Random => Self::Random(v1::Random {}),
             Strategy::LeastRequest => Self::LeastRequest(v1::LeastRequest {}),
             Strategy::PowerOfTwo => Self::PowerOfTwo(v1::PowerOfTwo {}),
-            Strategy::SessionAffinity(Affinity { keys, load_factor }) => Self::SessionAffinity(v1::SessionAffinity {
-                keys: keys.iter().map(v1::SessionKey::from).collect(),
+            Strategy::SessionAffinity(Affinity { keys, load_factor }) => {
+                Self::SessionAffinity(v1::SessionAffinity {
+                    keys: keys.iter().map(v1::SessionKey::from).collect(),
+                    load_factor: *load_factor,
+                })
+            }
+            Strategy::PrefixCache(PrefixCache {
+                threshold,
+                load_factor,
+            }) => Self::PrefixCache(v1::PrefixCache {
+                threshold: *threshold,
                 load_factor: *load_factor,
             }),
-            Strategy::PrefixCache(PrefixCache { threshold, load_factor }) => {
-                Self::PrefixCache(v1::PrefixCache { threshold: *threshold, load_factor: *load_factor })
-            }
             Strategy::KvAware(rules) => Self::KvAware(rules.into()),
             Strategy::HermesClassic(weights) => Self::HermesClassic(weights.into()),
         }
@@ -112,9 +146,15 @@ impl TryFrom<v1::SessionAffinity> for Affinity {
     fn try_from(wire: v1::SessionAffinity) -> Result<Self, Invalid> {
         let v1::SessionAffinity { keys, load_factor } = wire;
         if !(load_factor.is_finite() && load_factor > 1.0) {
-            return Err(Invalid::new("session_affinity.load_factor", "must be a finite number above 1"));
+            return Err(Invalid::new(
+                "session_affinity.load_factor",
+                "must be a finite number above 1",
+            ));
         }
-        Ok(Self { keys: each(keys, "session_affinity.keys")?, load_factor })
+        Ok(Self {
+            keys: each(keys, "session_affinity.keys")?,
+            load_factor,
+        })
     }
 }
 
@@ -145,18 +185,39 @@ impl TryFrom<v1::PrefixCache> for PrefixCache {
     type Error = Invalid;
 
     fn try_from(wire: v1::PrefixCache) -> Result<Self, Invalid> {
-        let v1::PrefixCache { threshold, load_factor } = wire;
+        let v1::PrefixCache {
+            threshold,
+            load_factor,
+        } = wire;
         if !(load_factor.is_finite() && load_factor >= 1.0) {
-            return Err(Invalid::new("prefix_cache.load_factor", "must be a finite number, at least 1"));
+            return Err(Invalid::new(
+                "prefix_cache.load_factor",
+                "must be a finite number, at least 1",
+            ));
         }
-        Ok(Self { threshold: weight(threshold, "prefix_cache.threshold")?, load_factor })
+        Ok(Self {
+            threshold: weight(threshold, "prefix_cache.threshold")?,
+            load_factor,
+        })
     }
 }
 
 impl From<&KvAware> for v1::KvAware {
     fn from(rules: &KvAware) -> Self {
-        let KvAware { late, window, gamma, gamma_waiting, usual_rate, usual_cache, queue } = *rules;
-        let Queue { requests, bytes, wait } = queue;
+        let KvAware {
+            late,
+            window,
+            gamma,
+            gamma_waiting,
+            usual_rate,
+            usual_cache,
+            queue,
+        } = *rules;
+        let Queue {
+            requests,
+            bytes,
+            wait,
+        } = queue;
         Self {
             late,
             window_ms: millis(window),
@@ -164,7 +225,11 @@ impl From<&KvAware> for v1::KvAware {
             gamma_waiting,
             usual_rate,
             usual_cache,
-            queue: Some(v1::Queue { requests, bytes, wait_ms: millis(wait) }),
+            queue: Some(v1::Queue {
+                requests,
+                bytes,
+                wait_ms: millis(wait),
+            }),
         }
     }
 }
@@ -173,10 +238,25 @@ impl TryFrom<v1::KvAware> for KvAware {
     type Error = Invalid;
 
     fn try_from(wire: v1::KvAware) -> Result<Self, Invalid> {
-        let v1::KvAware { late, window_ms, gamma, gamma_waiting, usual_rate, queue, usual_cache } = wire;
-        let v1::Queue { requests, bytes, wait_ms } = required(queue, "kv_aware.queue")?;
+        let v1::KvAware {
+            late,
+            window_ms,
+            gamma,
+            gamma_waiting,
+            usual_rate,
+            queue,
+            usual_cache,
+        } = wire;
+        let v1::Queue {
+            requests,
+            bytes,
+            wait_ms,
+        } = required(queue, "kv_aware.queue")?;
         if !(usual_rate.is_finite() && usual_rate > 0.0) {
-            return Err(Invalid::new("kv_aware.usual_rate", "must be a finite number above 0"));
+            return Err(Invalid::new(
+                "kv_aware.usual_rate",
+                "must be a finite number above 0",
+            ));
         }
         Ok(Self {
             late,
@@ -185,19 +265,35 @@ impl TryFrom<v1::KvAware> for KvAware {
             gamma_waiting: weight(gamma_waiting, "kv_aware.gamma_waiting")?,
             usual_rate,
             usual_cache,
-            queue: Queue { requests, bytes, wait: Duration::from_millis(wait_ms) },
+            queue: Queue {
+                requests,
+                bytes,
+                wait: Duration::from_millis(wait_ms),
+            },
         })
     }
 }
 
 impl From<&Weights> for v1::HermesClassic {
     fn from(weights: &Weights) -> Self {
-        let Weights { miss, usage, waiting, in_flight, scale } = *weights;
+        let Weights {
+            miss,
+            usage,
+            waiting,
+            in_flight,
+            scale,
+        } = *weights;
         let scale = match scale {
             Scale::Max => v1::Scale::Max,
             Scale::Raw => v1::Scale::Raw,
         };
-        Self { miss, usage, waiting, in_flight, scale: scale.into() }
+        Self {
+            miss,
+            usage,
+            waiting,
+            in_flight,
+            scale: scale.into(),
+        }
     }
 }
 
@@ -205,11 +301,22 @@ impl TryFrom<v1::HermesClassic> for Weights {
     type Error = Invalid;
 
     fn try_from(wire: v1::HermesClassic) -> Result<Self, Invalid> {
-        let v1::HermesClassic { miss, usage, waiting, in_flight, scale } = wire;
+        let v1::HermesClassic {
+            miss,
+            usage,
+            waiting,
+            in_flight,
+            scale,
+        } = wire;
         let scale = match v1::Scale::try_from(scale) {
             Ok(v1::Scale::Max) => Scale::Max,
             Ok(v1::Scale::Raw) => Scale::Raw,
-            Err(_) => return Err(Invalid::new("hermes_classic.scale", "is not one that this release knows")),
+            Err(_) => {
+                return Err(Invalid::new(
+                    "hermes_classic.scale",
+                    "is not one that this release knows",
+                ));
+            }
         };
         Ok(Self {
             miss: weight(miss, "hermes_classic.miss")?,
@@ -249,7 +356,12 @@ impl From<v1::TenantKey> for TenantKey {
 
 impl From<&Timeouts> for v1::Timeouts {
     fn from(timeouts: &Timeouts) -> Self {
-        let Timeouts { connect, request, first_byte, idle } = *timeouts;
+        let Timeouts {
+            connect,
+            request,
+            first_byte,
+            idle,
+        } = *timeouts;
         Self {
             connect_ms: millis(connect),
             request_ms: millis(request),
@@ -261,7 +373,12 @@ impl From<&Timeouts> for v1::Timeouts {
 
 impl From<v1::Timeouts> for Timeouts {
     fn from(wire: v1::Timeouts) -> Self {
-        let v1::Timeouts { connect_ms, request_ms, first_byte_ms, idle_ms } = wire;
+        let v1::Timeouts {
+            connect_ms,
+            request_ms,
+            first_byte_ms,
+            idle_ms,
+        } = wire;
         Self {
             connect: Duration::from_millis(connect_ms),
             request: Duration::from_millis(request_ms),
@@ -275,14 +392,29 @@ impl From<v1::Timeouts> for Timeouts {
 
 impl From<&BreakerPolicy> for v1::Breaker {
     fn from(policy: &BreakerPolicy) -> Self {
-        let BreakerPolicy { failures, base, longest, warm_up } = *policy;
-        Self { failures, base_ms: millis(base), longest_ms: millis(longest), warm_up_ms: millis(warm_up) }
+        let BreakerPolicy {
+            failures,
+            base,
+            longest,
+            warm_up,
+        } = *policy;
+        Self {
+            failures,
+            base_ms: millis(base),
+            longest_ms: millis(longest),
+            warm_up_ms: millis(warm_up),
+        }
     }
 }
 
 impl From<v1::Breaker> for BreakerPolicy {
     fn from(wire: v1::Breaker) -> Self {
-        let v1::Breaker { failures, base_ms, longest_ms, warm_up_ms } = wire;
+        let v1::Breaker {
+            failures,
+            base_ms,
+            longest_ms,
+            warm_up_ms,
+        } = wire;
         Self {
             failures,
             base: Duration::from_millis(base_ms),
@@ -296,7 +428,13 @@ impl From<v1::Breaker> for BreakerPolicy {
 
 impl From<&Settings> for v1::Settings {
     fn from(settings: &Settings) -> Self {
-        let Settings { max_body_bytes, max_concurrent, client_timeout, expose_endpoint, extra_paths } = settings;
+        let Settings {
+            max_body_bytes,
+            max_concurrent,
+            client_timeout,
+            expose_endpoint,
+            extra_paths,
+        } = settings;
         Self {
             max_body_bytes: *max_body_bytes,
             max_concurrent: *max_concurrent,
@@ -311,9 +449,18 @@ impl TryFrom<v1::Settings> for Settings {
     type Error = Invalid;
 
     fn try_from(wire: v1::Settings) -> Result<Self, Invalid> {
-        let v1::Settings { max_body_bytes, max_concurrent, client_timeout_ms, expose_endpoint, extra_paths } = wire;
+        let v1::Settings {
+            max_body_bytes,
+            max_concurrent,
+            client_timeout_ms,
+            expose_endpoint,
+            extra_paths,
+        } = wire;
         if let Some(index) = extra_paths.iter().position(|path| !path.starts_with('/')) {
-            return Err(Invalid::new(&format!("extra_paths[{index}]"), "must begin with /"));
+            return Err(Invalid::new(
+                &format!("extra_paths[{index}]"),
+                "must begin with /",
+            ));
         }
         Ok(Self {
             max_body_bytes,

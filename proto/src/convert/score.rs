@@ -176,9 +176,15 @@ impl TryFrom<v1::ScoreResponse> for Answer {
             WireAnswer::Chosen(chosen) => Self::Chosen(chosen.try_into()?),
             WireAnswer::Queued(queued) => Self::Queued(queued.into()),
             WireAnswer::Refused(refused) => {
-                let v1::Refused { reason: _, retry_after_ms } = refused;
+                let v1::Refused {
+                    reason: _,
+                    retry_after_ms,
+                } = refused;
                 let retry_after = (retry_after_ms > 0).then(|| millis(retry_after_ms));
-                Self::Refused { reason: refused.reason(), retry_after }
+                Self::Refused {
+                    reason: refused.reason(),
+                    retry_after,
+                }
             }
         })
     }
@@ -192,9 +198,20 @@ impl TryFrom<v1::Chosen> for Chosen {
     /// What only explains the choice is dropped where it cannot be read: it must not cost the choice.
     fn try_from(wire: v1::Chosen) -> Result<Self, Invalid> {
         let source = wire.source();
-        let v1::Chosen { ranked, waited_ms, expected_wait_ms, gamma, runner_up, source: _, prompt_tokens } = wire;
+        let v1::Chosen {
+            ranked,
+            waited_ms,
+            expected_wait_ms,
+            gamma,
+            runner_up,
+            source: _,
+            prompt_tokens,
+        } = wire;
         if ranked.is_empty() {
-            return Err(Invalid::new("chosen.ranked", "is empty; a choice names at least one endpoint"));
+            return Err(Invalid::new(
+                "chosen.ranked",
+                "is empty; a choice names at least one endpoint",
+            ));
         }
         Ok(Self {
             ranked: ranked.into_iter().map(Candidate::from).collect(),
@@ -211,8 +228,17 @@ impl TryFrom<v1::Chosen> for Chosen {
 impl From<v1::Candidate> for Candidate {
     fn from(wire: v1::Candidate) -> Self {
         // Pairs are not asked for yet.
-        let v1::Candidate { endpoint, prefill: _, cached_tokens, expected_ttft_ms } = wire;
-        Self { endpoint: EndpointId(endpoint), cached_tokens, expected_ttft: expected_ttft_ms.map(millis) }
+        let v1::Candidate {
+            endpoint,
+            prefill: _,
+            cached_tokens,
+            expected_ttft_ms,
+        } = wire;
+        Self {
+            endpoint: EndpointId(endpoint),
+            cached_tokens,
+            expected_ttft: expected_ttft_ms.map(millis),
+        }
     }
 }
 
@@ -242,8 +268,16 @@ impl From<v1::Source> for Option<Source> {
 
 impl From<v1::Queued> for Queued {
     fn from(wire: v1::Queued) -> Self {
-        let v1::Queued { expected_ms, limit_ms, position } = wire;
-        Self { expected: expected_ms.map(millis), limit: millis(limit_ms), position }
+        let v1::Queued {
+            expected_ms,
+            limit_ms,
+            position,
+        } = wire;
+        Self {
+            expected: expected_ms.map(millis),
+            limit: millis(limit_ms),
+            position,
+        }
     }
 }
 
@@ -260,23 +294,46 @@ mod tests {
     use super::*;
 
     fn response(answer: WireAnswer) -> v1::ScoreResponse {
-        v1::ScoreResponse { id: 1, answer: Some(answer) }
+        v1::ScoreResponse {
+            id: 1,
+            answer: Some(answer),
+        }
     }
 
     #[test]
     fn a_choice_of_an_older_replica_explains_nothing() {
-        let ranked = vec![v1::Candidate { endpoint: 7, cached_tokens: 5, ..Default::default() }];
-        let wire = response(WireAnswer::Chosen(v1::Chosen { ranked, ..Default::default() }));
-        let first = Candidate { endpoint: EndpointId(7), cached_tokens: 5, expected_ttft: None };
-        let expected = Chosen { ranked: smallvec![first], ..Default::default() };
+        let ranked = vec![v1::Candidate {
+            endpoint: 7,
+            cached_tokens: 5,
+            ..Default::default()
+        }];
+        let wire = response(WireAnswer::Chosen(v1::Chosen {
+            ranked,
+            ..Default::default()
+        }));
+        let first = Candidate {
+            endpoint: EndpointId(7),
+            cached_tokens: 5,
+            expected_ttft: None,
+        };
+        let expected = Chosen {
+            ranked: smallvec![first],
+            ..Default::default()
+        };
         assert_eq!(Answer::try_from(wire), Ok(Answer::Chosen(expected)));
     }
 
     #[test]
     fn an_explanation_that_cannot_be_read_does_not_cost_the_choice() {
         let ranked = vec![v1::Candidate::default()];
-        let chosen = v1::Chosen { ranked, gamma: Some(f32::NAN), source: 99, ..Default::default() };
-        let Ok(Answer::Chosen(chosen)) = Answer::try_from(response(WireAnswer::Chosen(chosen))) else {
+        let chosen = v1::Chosen {
+            ranked,
+            gamma: Some(f32::NAN),
+            source: 99,
+            ..Default::default()
+        };
+        let Ok(Answer::Chosen(chosen)) = Answer::try_from(response(WireAnswer::Chosen(chosen)))
+        else {
             panic!("the choice is good");
         };
         assert_eq!((chosen.gamma, chosen.source), (None, None));
@@ -284,11 +341,27 @@ mod tests {
 
     #[test]
     fn a_refusal_says_when_to_come_back_if_anybody_knows() {
-        let refused = |retry_after_ms| v1::Refused { reason: v1::refused::Reason::QueueFull.into(), retry_after_ms };
-        let read = |refused| Answer::try_from(response(WireAnswer::Refused(refused))).expect("valid");
+        let refused = |retry_after_ms| v1::Refused {
+            reason: v1::refused::Reason::QueueFull.into(),
+            retry_after_ms,
+        };
+        let read =
+            |refused| Answer::try_from(response(WireAnswer::Refused(refused))).expect("valid");
         let reason = v1::refused::Reason::QueueFull;
-        assert_eq!(read(refused(0)), Answer::Refused { reason, retry_after: None });
-        assert_eq!(read(refused(1_500)), Answer::Refused { reason, retry_after: Some(millis(1_500)) });
+        assert_eq!(
+            read(refused(0)),
+            Answer::Refused {
+                reason,
+                retry_after: None
+            }
+        );
+        assert_eq!(
+            read(refused(1_500)),
+            Answer::Refused {
+                reason,
+                retry_after: Some(millis(1_500))
+            }
+        );
     }
 
     proptest! {

@@ -38,10 +38,16 @@ pub struct Taught {
 
 /// The messages that teach `decisions`, which come newest first; what does not fit into 8 of them is left out.
 #[must_use]
-pub fn taught_to_wire(pool: &str, block_bytes: u32, decisions: impl IntoIterator<Item = Decision>) -> Vec<v1::Taught> {
+pub fn taught_to_wire(
+    pool: &str,
+    block_bytes: u32,
+    decisions: impl IntoIterator<Item = Decision>,
+) -> Vec<v1::Taught> {
     let mut messages = Vec::new();
-    let mut decisions =
-        decisions.into_iter().filter(|decision| (1..=MAX_BLOCKS).contains(&decision.blocks.len())).peekable();
+    let mut decisions = decisions
+        .into_iter()
+        .filter(|decision| (1..=MAX_BLOCKS).contains(&decision.blocks.len()))
+        .peekable();
     while messages.len() < MESSAGES && decisions.peek().is_some() {
         let mut hashes = 0;
         let mut fits = |decision: &Decision| {
@@ -54,7 +60,11 @@ pub fn taught_to_wire(pool: &str, block_bytes: u32, decisions: impl IntoIterator
         {
             batch.push(decision);
         }
-        messages.push(v1::Taught { pool: pool.to_owned(), block_bytes, decisions: pack(batch) });
+        messages.push(v1::Taught {
+            pool: pool.to_owned(),
+            block_bytes,
+            decisions: pack(batch),
+        });
     }
     messages
 }
@@ -70,8 +80,17 @@ fn pack(mut batch: Vec<Decision>) -> Vec<v1::Decision> {
     batch.sort_unstable_by_key(key);
     let mut before: Arc<[u64]> = Arc::default();
     let pack = |decision: Decision| {
-        let Decision { endpoint, prompt_tokens, blocks, age } = decision;
-        let shared = before.iter().zip(&*blocks).take_while(|(a, b)| a == b).count();
+        let Decision {
+            endpoint,
+            prompt_tokens,
+            blocks,
+            age,
+        } = decision;
+        let shared = before
+            .iter()
+            .zip(&*blocks)
+            .take_while(|(a, b)| a == b)
+            .count();
         let wire = v1::Decision {
             endpoint: endpoint.0,
             prompt_tokens,
@@ -91,7 +110,11 @@ impl TryFrom<v1::Taught> for Taught {
     type Error = Invalid;
 
     fn try_from(wire: v1::Taught) -> Result<Self, Invalid> {
-        let v1::Taught { pool, block_bytes, decisions } = wire;
+        let v1::Taught {
+            pool,
+            block_bytes,
+            decisions,
+        } = wire;
         required((!pool.is_empty()).then_some(()), "pool")?;
         if block_bytes == 0 {
             return Err(Invalid::new("block_bytes", "must be at least 1"));
@@ -100,31 +123,60 @@ impl TryFrom<v1::Taught> for Taught {
         let mut hashes = 0;
         let mut unpacked = Vec::with_capacity(decisions.len().min(DECISIONS_A_MESSAGE));
         for (index, packed) in decisions.into_iter().enumerate() {
-            let decision = unpack(packed, &before).map_err(|invalid| invalid.at("decisions", index))?;
+            let decision =
+                unpack(packed, &before).map_err(|invalid| invalid.at("decisions", index))?;
             hashes += decision.blocks.len();
             if hashes > MAX_HASHES {
-                return Err(Invalid::new("decisions", "unpack to more than 262144 hashes"));
+                return Err(Invalid::new(
+                    "decisions",
+                    "unpack to more than 262144 hashes",
+                ));
             }
             before = Arc::clone(&decision.blocks);
             unpacked.push(decision);
         }
-        Ok(Self { pool, block_bytes, decisions: unpacked })
+        Ok(Self {
+            pool,
+            block_bytes,
+            decisions: unpacked,
+        })
     }
 }
 
 fn unpack(packed: v1::Decision, before: &Arc<[u64]>) -> Result<Decision, Invalid> {
-    let v1::Decision { endpoint, prompt_tokens, shared, blocks: rest, age_ms } = packed;
+    let v1::Decision {
+        endpoint,
+        prompt_tokens,
+        shared,
+        blocks: rest,
+        age_ms,
+    } = packed;
     let Some(beginning) = before.get(..shared as usize) else {
-        return Err(Invalid::new("shared", "is more than the decision before it has"));
+        return Err(Invalid::new(
+            "shared",
+            "is more than the decision before it has",
+        ));
     };
     let length = beginning.len() + rest.len();
     if length == 0 || length > MAX_BLOCKS {
-        return Err(Invalid::new("blocks", "must be 1 to 8192 hashes, the shared ones included"));
+        return Err(Invalid::new(
+            "blocks",
+            "must be 1 to 8192 hashes, the shared ones included",
+        ));
     }
     let same = length == before.len() && rest.is_empty();
-    let blocks = if same { Arc::clone(before) } else { beginning.iter().chain(&rest).copied().collect() };
+    let blocks = if same {
+        Arc::clone(before)
+    } else {
+        beginning.iter().chain(&rest).copied().collect()
+    };
     let age = Duration::from_millis(u64::from(age_ms));
-    Ok(Decision { endpoint: EndpointId(endpoint), prompt_tokens, blocks, age })
+    Ok(Decision {
+        endpoint: EndpointId(endpoint),
+        prompt_tokens,
+        blocks,
+        age,
+    })
 }
 
 #[cfg(test)]
@@ -143,19 +195,32 @@ mod tests {
             };
             steps.into_iter().scan(root, next).collect()
         });
-        let decision = (0..5_u64, any::<u32>(), chain, 0..1_000_u64).prop_map(|(endpoint, tokens, blocks, age)| {
-            Decision { endpoint: EndpointId(endpoint), prompt_tokens: tokens, blocks, age: Duration::from_millis(age) }
-        });
+        let decision = (0..5_u64, any::<u32>(), chain, 0..1_000_u64).prop_map(
+            |(endpoint, tokens, blocks, age)| Decision {
+                endpoint: EndpointId(endpoint),
+                prompt_tokens: tokens,
+                blocks,
+                age: Duration::from_millis(age),
+            },
+        );
         vec(decision, 0..50)
     }
 
     fn decision(blocks: impl IntoIterator<Item = u64>) -> Decision {
         let blocks = blocks.into_iter().collect();
-        Decision { endpoint: EndpointId(1), prompt_tokens: 9, blocks, age: Duration::ZERO }
+        Decision {
+            endpoint: EndpointId(1),
+            prompt_tokens: 9,
+            blocks,
+            age: Duration::ZERO,
+        }
     }
 
     fn heard(messages: Vec<v1::Taught>) -> Vec<Decision> {
-        messages.into_iter().flat_map(|message| Taught::try_from(message).expect("valid").decisions).collect()
+        messages
+            .into_iter()
+            .flat_map(|message| Taught::try_from(message).expect("valid").decisions)
+            .collect()
     }
 
     fn in_order(mut decisions: Vec<Decision>) -> Vec<Decision> {
@@ -189,8 +254,17 @@ mod tests {
     #[test]
     fn turns_of_one_conversation_cost_what_its_last_turn_costs() {
         let turns = (1..=100).rev().map(|turn| decision(0..turn * 10));
-        let [message] = &taught_to_wire("chat", 256, turns)[..] else { panic!("one message") };
-        assert_eq!(message.decisions.iter().map(|d| d.blocks.len()).sum::<usize>(), 1_000);
+        let [message] = &taught_to_wire("chat", 256, turns)[..] else {
+            panic!("one message")
+        };
+        assert_eq!(
+            message
+                .decisions
+                .iter()
+                .map(|d| d.blocks.len())
+                .sum::<usize>(),
+            1_000
+        );
         assert!(message.encoded_len() < 8 * 1_000 + 100 * 40);
     }
 
@@ -202,17 +276,45 @@ mod tests {
         });
         let messages = taught_to_wire("chat", 256, many);
         assert_eq!(messages.len(), MESSAGES);
-        assert!(messages.iter().all(|message| message.encoded_len() <= 1_200_000));
-        let oldest = |message: &v1::Taught| message.decisions.iter().map(|d| d.age_ms).max().expect("not empty");
-        assert!(messages.windows(2).all(|pair| oldest(&pair[0]) < oldest(&pair[1])));
+        assert!(
+            messages
+                .iter()
+                .all(|message| message.encoded_len() <= 1_200_000)
+        );
+        let oldest = |message: &v1::Taught| {
+            message
+                .decisions
+                .iter()
+                .map(|d| d.age_ms)
+                .max()
+                .expect("not empty")
+        };
+        assert!(
+            messages
+                .windows(2)
+                .all(|pair| oldest(&pair[0]) < oldest(&pair[1]))
+        );
     }
 
     #[test]
     fn a_few_bytes_cannot_claim_many_hashes() {
-        let first = v1::Decision { blocks: (0..8_192).collect(), ..Default::default() };
-        let echo = v1::Decision { shared: 8_191, blocks: vec![7], ..Default::default() };
-        let decisions = std::iter::once(first).chain(std::iter::repeat_n(echo, 1_000)).collect();
-        let refused = Taught::try_from(v1::Taught { pool: "p".into(), block_bytes: 1, decisions });
+        let first = v1::Decision {
+            blocks: (0..8_192).collect(),
+            ..Default::default()
+        };
+        let echo = v1::Decision {
+            shared: 8_191,
+            blocks: vec![7],
+            ..Default::default()
+        };
+        let decisions = std::iter::once(first)
+            .chain(std::iter::repeat_n(echo, 1_000))
+            .collect();
+        let refused = Taught::try_from(v1::Taught {
+            pool: "p".into(),
+            block_bytes: 1,
+            decisions,
+        });
         assert_eq!(refused.expect_err("too many").field, "decisions");
     }
 }

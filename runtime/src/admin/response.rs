@@ -43,13 +43,21 @@ impl AdminResponse {
     #[must_use]
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let message = format!("method not allowed: use {allow}\n");
-        Self { allow: Some(allow), ..Self::error(StatusCode::METHOD_NOT_ALLOWED, message) }
+        Self {
+            allow: Some(allow),
+            ..Self::error(StatusCode::METHOD_NOT_ALLOWED, message)
+        }
     }
 
     /// Any status and content type.
     #[must_use]
     pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type, allow: None, body: Either::Left(Full::new(body.into())) }
+        Self {
+            status,
+            content_type,
+            allow: None,
+            body: Either::Left(Full::new(body.into())),
+        }
     }
 
     /// 200 with a body that goes on for as long as it, or its reader, wants. Whoever makes it bounds how many there are
@@ -59,7 +67,12 @@ impl AdminResponse {
     where
         B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
     {
-        Self { status: StatusCode::OK, content_type, allow: None, body: Either::Right(body.boxed_unsync()) }
+        Self {
+            status: StatusCode::OK,
+            content_type,
+            allow: None,
+            body: Either::Right(body.boxed_unsync()),
+        }
     }
 
     /// Whether it may go on for longer than other answers.
@@ -68,7 +81,12 @@ impl AdminResponse {
     }
 
     pub(super) fn into_http(self) -> Response<AdminBody> {
-        let Self { status, content_type, allow, body } = self;
+        let Self {
+            status,
+            content_type,
+            allow,
+            body,
+        } = self;
         let mut response = Response::new(body);
         *response.status_mut() = status;
         let headers = response.headers_mut();

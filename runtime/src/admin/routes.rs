@@ -35,7 +35,12 @@ pub(super) struct Routes {
 
 impl Routes {
     pub(super) fn new(readiness: Readiness, registry: Arc<Registry>) -> Self {
-        Self { readiness, liveness: Liveness::default(), registry, added: BTreeMap::new() }
+        Self {
+            readiness,
+            liveness: Liveness::default(),
+            registry,
+            added: BTreeMap::new(),
+        }
     }
 
     pub(super) fn set_liveness(&mut self, liveness: Liveness) {
@@ -63,7 +68,10 @@ impl Routes {
             path => {
                 return match self.added.get(path) {
                     Some(handler) => call(handler, request).await,
-                    None => AdminResponse::error(StatusCode::NOT_FOUND, "not found: / lists the paths\n"),
+                    None => AdminResponse::error(
+                        StatusCode::NOT_FOUND,
+                        "not found: / lists the paths\n",
+                    ),
                 };
             }
         };
@@ -77,7 +85,9 @@ impl Routes {
     fn health(&self) -> AdminResponse {
         match self.liveness.failure() {
             None => AdminResponse::text("ok\n"),
-            Some(reason) => AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+            Some(reason) => {
+                AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
+            }
         }
     }
 
@@ -98,17 +108,26 @@ impl Routes {
     }
 
     fn metrics<B>(&self, request: &Request<B>) -> AdminResponse {
-        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+        let accept = request
+            .headers()
+            .get(ACCEPT)
+            .and_then(|value| value.to_str().ok());
         let format = Exposition::accepted(accept);
         match format.encode(&self.registry) {
             Ok(text) => AdminResponse::new(StatusCode::OK, format.content_type(), text),
-            Err(_) => AdminResponse::error(StatusCode::INTERNAL_SERVER_ERROR, "a metric collector failed\n"),
+            Err(_) => AdminResponse::error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a metric collector failed\n",
+            ),
         }
     }
 
     fn index(&self) -> AdminResponse {
         let built_in = ["/healthz", "/metrics", "/readyz"];
-        let mut paths: Vec<&str> = built_in.into_iter().chain(self.added.keys().copied()).collect();
+        let mut paths: Vec<&str> = built_in
+            .into_iter()
+            .chain(self.added.keys().copied())
+            .collect();
         paths.sort_unstable();
         AdminResponse::text(paths.join("\n") + "\n")
     }
@@ -128,9 +147,14 @@ where
         },
         _ => return AdminResponse::method_not_allowed("GET, HEAD, POST"),
     };
-    tokio::time::timeout(STEP_LIMIT, handler(query, body)).await.unwrap_or_else(|_elapsed| {
-        AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, "the answer took longer than 10 s\n")
-    })
+    tokio::time::timeout(STEP_LIMIT, handler(query, body))
+        .await
+        .unwrap_or_else(|_elapsed| {
+            AdminResponse::error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the answer took longer than 10 s\n",
+            )
+        })
 }
 
 async fn read<B>(body: B) -> Result<Bytes, AdminResponse>
@@ -141,11 +165,18 @@ where
     let whole = tokio::time::timeout(STEP_LIMIT, Limited::new(body, BODY_LIMIT).collect()).await;
     match whole {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(AdminResponse::error(StatusCode::PAYLOAD_TOO_LARGE, "the body may have at most 1 MiB\n"))
-        }
-        Ok(Err(_)) => Err(AdminResponse::error(StatusCode::BAD_REQUEST, "the body broke off\n")),
-        Err(_elapsed) => Err(AdminResponse::error(StatusCode::REQUEST_TIMEOUT, "the body took longer than 10 s\n")),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(AdminResponse::error(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body may have at most 1 MiB\n",
+        )),
+        Ok(Err(_)) => Err(AdminResponse::error(
+            StatusCode::BAD_REQUEST,
+            "the body broke off\n",
+        )),
+        Err(_elapsed) => Err(AdminResponse::error(
+            StatusCode::REQUEST_TIMEOUT,
+            "the body took longer than 10 s\n",
+        )),
     }
 }
 
@@ -166,13 +197,29 @@ mod tests {
         routes
     }
 
-    async fn send(routes: &Routes, method: Method, target: &str, body: impl Into<Bytes>) -> Response<AdminBody> {
-        let request = Request::builder().method(method).uri(target).body(Full::new(body.into()));
-        routes.answer(request.expect("a well-formed request")).await.into_http()
+    async fn send(
+        routes: &Routes,
+        method: Method,
+        target: &str,
+        body: impl Into<Bytes>,
+    ) -> Response<AdminBody> {
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .body(Full::new(body.into()));
+        routes
+            .answer(request.expect("a well-formed request"))
+            .await
+            .into_http()
     }
 
     async fn text(response: Response<AdminBody>) -> String {
-        let body = response.into_body().collect().await.expect("a body in memory").to_bytes();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .expect("a body in memory")
+            .to_bytes();
         String::from_utf8(body.to_vec()).expect("text")
     }
 
@@ -185,7 +232,10 @@ mod tests {
         assert_eq!(text(response).await, "snapshot: not yet\n");
 
         gate.open();
-        assert_eq!(send(&routes, Method::GET, "/readyz", "").await.status(), StatusCode::OK);
+        assert_eq!(
+            send(&routes, Method::GET, "/readyz", "").await.status(),
+            StatusCode::OK
+        );
     }
 
     #[tokio::test]
@@ -194,7 +244,10 @@ mod tests {
         let liveness = Liveness::default();
         routes.set_liveness(liveness.clone());
         let _shut = routes.readiness.gate("snapshot");
-        assert_eq!(send(&routes, Method::HEAD, "/healthz", "").await.status(), StatusCode::OK);
+        assert_eq!(
+            send(&routes, Method::HEAD, "/healthz", "").await.status(),
+            StatusCode::OK
+        );
 
         liveness.fail("background task `sync` panicked");
         let response = send(&routes, Method::GET, "/healthz", "").await;
@@ -222,12 +275,21 @@ mod tests {
         let response = send(&routes, Method::GET, "/debug", "").await;
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
         let index = send(&routes, Method::GET, "/", "").await;
-        assert_eq!(text(index).await, "/debug/echo\n/debug/stuck\n/healthz\n/metrics\n/readyz\n");
+        assert_eq!(
+            text(index).await,
+            "/debug/echo\n/debug/stuck\n/healthz\n/metrics\n/readyz\n"
+        );
     }
 
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused() {
-        let response = send(&routes(), Method::POST, "/debug/echo", vec![b' '; BODY_LIMIT + 1]).await;
+        let response = send(
+            &routes(),
+            Method::POST,
+            "/debug/echo",
+            vec![b' '; BODY_LIMIT + 1],
+        )
+        .await;
         assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 

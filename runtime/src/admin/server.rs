@@ -58,7 +58,11 @@ pub struct BindError {
 
 impl BoundAdmin {
     pub(super) fn new(listener: TcpListener, address: SocketAddr, routes: Arc<Routes>) -> Self {
-        Self { listener, address, routes }
+        Self {
+            listener,
+            address,
+            routes,
+        }
     }
 
     /// The address with the port that was taken, when port 0 asked for any.
@@ -69,7 +73,11 @@ impl BoundAdmin {
 
     /// Serves until `stop`, then lets answers in flight finish for a second. Dropping the future cuts everything off.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
-        let Self { listener, address: _, routes } = self;
+        let Self {
+            listener,
+            address: _,
+            routes,
+        } = self;
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let closing = CancellationToken::new();
         let mut connections = JoinSet::new();
@@ -83,7 +91,12 @@ impl BoundAdmin {
             };
             match accepted {
                 Ok((stream, slot)) => {
-                    connections.spawn(serve_connection(stream, Arc::clone(&routes), closing.clone(), slot));
+                    connections.spawn(serve_connection(
+                        stream,
+                        Arc::clone(&routes),
+                        closing.clone(),
+                        slot,
+                    ));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin port could not accept a connection");
@@ -99,8 +112,14 @@ impl BoundAdmin {
 }
 
 /// Takes a slot before it accepts. Cancel safe: a slot without a connection goes back.
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
     let (stream, _client) = listener.accept().await?;
     Ok((stream, slot))
 }
@@ -169,7 +188,10 @@ mod tests {
 
     async fn bound() -> BoundAdmin {
         let admin = Admin::new(Readiness::default(), Registry::default());
-        admin.bind(any_port(), "--admin").await.expect("a free port")
+        admin
+            .bind(any_port(), "--admin")
+            .await
+            .expect("a free port")
     }
 
     /// Sends raw bytes and reads until the server closes.
@@ -177,7 +199,10 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.expect("connects");
         stream.write_all(bytes.as_bytes()).await.expect("writes");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("reads to the end");
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .expect("reads to the end");
         answer
     }
 
@@ -187,21 +212,33 @@ mod tests {
         let admin = bound().await;
         let address = admin.local_addr();
         let server = tokio::spawn(admin.serve(shutdown.drain().draining()));
-        assert!(exchange(address, GET).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(
+            exchange(address, GET)
+                .await
+                .starts_with("HTTP/1.1 200 OK\r\n")
+        );
 
         trigger.fire();
         shutdown.run(Duration::ZERO).await;
         server.await.expect("the server ends without panic");
-        TcpStream::connect(address).await.expect_err("the port is free again");
+        TcpStream::connect(address)
+            .await
+            .expect_err("the port is free again");
     }
 
     #[tokio::test]
     async fn a_taken_port_is_an_error_that_names_address_and_flag() {
         let first = bound().await;
         let second = Admin::new(Readiness::default(), Registry::default());
-        let error = second.bind(first.local_addr(), "--admin").await.map(|bound| bound.local_addr());
+        let error = second
+            .bind(first.local_addr(), "--admin")
+            .await
+            .map(|bound| bound.local_addr());
         let message = error.expect_err("the port is taken").to_string();
-        assert!(message.contains(&first.local_addr().to_string()) && message.contains("--admin"), "{message}");
+        assert!(
+            message.contains(&first.local_addr().to_string()) && message.contains("--admin"),
+            "{message}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -220,15 +257,24 @@ mod tests {
     async fn a_stream_outlives_other_answers_and_ends_with_its_reader() {
         let (written, reads) = tokio::sync::mpsc::channel::<bytes::Bytes>(1);
         let reads = parking_lot::Mutex::new(Some(reads));
-        let admin = Admin::new(Readiness::default(), Registry::default()).route("/debug/tail", move |_, _| {
-            let reads = reads.lock().take().expect("asked once");
-            async { AdminResponse::stream("text/plain", Tail(reads)) }
-        });
-        let admin = admin.bind(any_port(), "--admin").await.expect("a free port");
+        let admin = Admin::new(Readiness::default(), Registry::default()).route(
+            "/debug/tail",
+            move |_, _| {
+                let reads = reads.lock().take().expect("asked once");
+                async { AdminResponse::stream("text/plain", Tail(reads)) }
+            },
+        );
+        let admin = admin
+            .bind(any_port(), "--admin")
+            .await
+            .expect("a free port");
         let address = admin.local_addr();
         let server = tokio::spawn(admin.serve(std::future::pending()));
         let mut stream = TcpStream::connect(address).await.expect("connects");
-        stream.write_all(b"GET /debug/tail HTTP/1.1\r\nhost: admin\r\n\r\n").await.expect("writes");
+        stream
+            .write_all(b"GET /debug/tail HTTP/1.1\r\nhost: admin\r\n\r\n")
+            .await
+            .expect("writes");
         tokio::time::sleep(LIFE_LIMIT * 3).await;
         written.send("late".into()).await.expect("somebody reads");
         let mut answer = String::new();
@@ -254,19 +300,33 @@ mod tests {
             mut self: std::pin::Pin<&mut Self>,
             cx: &mut std::task::Context<'_>,
         ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-            self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(hyper::body::Frame::data(bytes))))
+            self.0
+                .poll_recv(cx)
+                .map(|bytes| bytes.map(|bytes| Ok(hyper::body::Frame::data(bytes))))
         }
     }
 
     #[tokio::test]
     async fn a_panicking_handler_costs_its_connection_and_nothing_else() {
         let admin = Admin::new(Readiness::default(), Registry::default())
-            .route("/debug/boom", |_, _| async { panic!("an index out of bounds") });
-        let admin = admin.bind(any_port(), "--admin").await.expect("a free port");
+            .route("/debug/boom", |_, _| async {
+                panic!("an index out of bounds")
+            });
+        let admin = admin
+            .bind(any_port(), "--admin")
+            .await
+            .expect("a free port");
         let address = admin.local_addr();
         let server = tokio::spawn(admin.serve(std::future::pending()));
-        assert_eq!(exchange(address, "GET /debug/boom HTTP/1.1\r\nhost: admin\r\n\r\n").await, "");
-        assert!(exchange(address, GET).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!(
+            exchange(address, "GET /debug/boom HTTP/1.1\r\nhost: admin\r\n\r\n").await,
+            ""
+        );
+        assert!(
+            exchange(address, GET)
+                .await
+                .starts_with("HTTP/1.1 200 OK\r\n")
+        );
         server.abort();
     }
 
@@ -274,16 +334,25 @@ mod tests {
     async fn an_answer_in_flight_survives_the_stop() {
         static ENTERED: Notify = Notify::const_new();
         static RELEASED: Notify = Notify::const_new();
-        let admin = Admin::new(Readiness::default(), Registry::default()).route("/debug/slow", |_, _| async {
-            ENTERED.notify_one();
-            RELEASED.notified().await;
-            AdminResponse::text("whole answer")
-        });
-        let admin = admin.bind(any_port(), "--admin").await.expect("a free port");
+        let admin = Admin::new(Readiness::default(), Registry::default()).route(
+            "/debug/slow",
+            |_, _| async {
+                ENTERED.notify_one();
+                RELEASED.notified().await;
+                AdminResponse::text("whole answer")
+            },
+        );
+        let admin = admin
+            .bind(any_port(), "--admin")
+            .await
+            .expect("a free port");
         let address = admin.local_addr();
         let (shutdown, trigger) = Shutdown::manual();
         let server = tokio::spawn(admin.serve(shutdown.drain().draining()));
-        let client = tokio::spawn(exchange(address, "GET /debug/slow HTTP/1.1\r\nhost: admin\r\n\r\n"));
+        let client = tokio::spawn(exchange(
+            address,
+            "GET /debug/slow HTTP/1.1\r\nhost: admin\r\n\r\n",
+        ));
 
         ENTERED.notified().await;
         trigger.fire();

@@ -47,8 +47,13 @@ impl Exposition {
     /// The format that an `Accept` header asks for; Prometheus text when it does not say.
     #[must_use]
     pub fn accepted(accept: Option<&str>) -> Self {
-        let takes_openmetrics = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
-        if takes_openmetrics { Self::OpenMetrics } else { Self::Prometheus }
+        let takes_openmetrics =
+            accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
+        if takes_openmetrics {
+            Self::OpenMetrics
+        } else {
+            Self::Prometheus
+        }
     }
 
     /// The value of the `Content-Type` header.
@@ -104,7 +109,11 @@ fn headers(openmetrics: &str) -> impl Iterator<Item = Description> {
             "unknown" => ("", "untyped"),
             other => ("", other),
         };
-        Some(Description { name: format!("{name}{suffix}"), kind: kind.to_owned(), help: last_help.to_owned() })
+        Some(Description {
+            name: format!("{name}{suffix}"),
+            kind: kind.to_owned(),
+            help: last_help.to_owned(),
+        })
     })
 }
 
@@ -136,9 +145,19 @@ mod tests {
     fn registry() -> Registry {
         let mut registry = Registry::default();
         registry.register("requests", "Requests taken", Counter::<u64>::default());
-        registry.register("build", "The build", Info::new([("note", "a \" # {quote}")]));
-        registry.register_with_unit("memory", "Memory in use", Unit::Bytes, Gauge::<i64>::default());
-        let wait = HistogramWithExemplars::<[(&'static str, &'static str); 1]>::new([1.0].into_iter());
+        registry.register(
+            "build",
+            "The build",
+            Info::new([("note", "a \" # {quote}")]),
+        );
+        registry.register_with_unit(
+            "memory",
+            "Memory in use",
+            Unit::Bytes,
+            Gauge::<i64>::default(),
+        );
+        let wait =
+            HistogramWithExemplars::<[(&'static str, &'static str); 1]>::new([1.0].into_iter());
         wait.observe(0.5, Some([("trace_id", "abc")]), None);
         registry.register("wait", "Time in queue", wait);
         registry
@@ -172,24 +191,42 @@ mod tests {
 
     #[test]
     fn openmetrics_text_keeps_exemplars_and_ends_with_its_marker() {
-        let text = Exposition::OpenMetrics.encode(&registry()).expect("encodes");
-        assert!(text.contains("wait_bucket{le=\"1.0\"} 1 # {trace_id=\"abc\"} 0.5"), "{text}");
+        let text = Exposition::OpenMetrics
+            .encode(&registry())
+            .expect("encodes");
+        assert!(
+            text.contains("wait_bucket{le=\"1.0\"} 1 # {trace_id=\"abc\"} 0.5"),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"));
     }
 
     #[test]
     fn the_accept_header_chooses_the_format() {
-        let prometheus = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        assert_eq!(Exposition::accepted(Some(prometheus)), Exposition::OpenMetrics);
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        assert_eq!(
+            Exposition::accepted(Some(prometheus)),
+            Exposition::OpenMetrics
+        );
         assert_eq!(Exposition::accepted(Some("*/*")), Exposition::Prometheus);
         assert_eq!(Exposition::accepted(None), Exposition::Prometheus);
     }
 
     #[test]
     fn descriptions_name_every_metric_with_kind_and_help() {
-        let names: Vec<String> = describe(&registry()).into_iter().map(|metric| metric.name).collect();
-        assert_eq!(names, ["build_info", "memory_bytes", "requests_total", "wait"]);
+        let names: Vec<String> = describe(&registry())
+            .into_iter()
+            .map(|metric| metric.name)
+            .collect();
+        assert_eq!(
+            names,
+            ["build_info", "memory_bytes", "requests_total", "wait"]
+        );
         let requests = &describe(&registry())[2];
-        assert_eq!((requests.kind.as_str(), requests.help.as_str()), ("counter", "Requests taken."));
+        assert_eq!(
+            (requests.kind.as_str(), requests.help.as_str()),
+            ("counter", "Requests taken.")
+        );
     }
 }

@@ -25,19 +25,39 @@ impl Collector for ProcessCollector {
             put(&mut encoder, "process_cpu_seconds", help, &counter)?;
         }
         if let Some(bytes) = read("status").as_deref().and_then(resident_bytes) {
-            put(&mut encoder, "process_resident_memory_bytes", "Resident memory, in bytes", &ConstGauge::new(bytes))?;
+            put(
+                &mut encoder,
+                "process_resident_memory_bytes",
+                "Resident memory, in bytes",
+                &ConstGauge::new(bytes),
+            )?;
         }
         if let Some(count) = open_descriptors() {
-            put(&mut encoder, "process_open_fds", "Open file descriptors", &ConstGauge::new(count))?;
+            put(
+                &mut encoder,
+                "process_open_fds",
+                "Open file descriptors",
+                &ConstGauge::new(count),
+            )?;
         }
         if let Some(limit) = read("limits").as_deref().and_then(descriptor_limit) {
-            put(&mut encoder, "process_max_fds", "The limit on open file descriptors", &ConstGauge::new(limit))?;
+            put(
+                &mut encoder,
+                "process_max_fds",
+                "The limit on open file descriptors",
+                &ConstGauge::new(limit),
+            )?;
         }
         Ok(())
     }
 }
 
-fn put(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+fn put(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> fmt::Result {
     metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }
 
@@ -57,14 +77,18 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 
 /// `VmRSS:     1234 kB`.
 fn resident_bytes(status: &str) -> Option<i64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: i64 = line.split_ascii_whitespace().next()?.parse().ok()?;
     kibibytes.checked_mul(1024)
 }
 
 /// `Max open files   1024   1048576   files`: the soft limit is the one that hits. `None` when there is no limit.
 fn descriptor_limit(limits: &str) -> Option<i64> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -86,10 +110,17 @@ mod tests {
 
     #[test]
     fn memory_and_limits_are_read() {
-        assert_eq!(resident_bytes("Name:\thermes\nVmRSS:\t   20480 kB\nThreads:\t4\n"), Some(20 * 1024 * 1024));
-        let limits = "Limit   Soft Limit   Hard Limit   Units\nMax open files   1024   1048576   files\n";
+        assert_eq!(
+            resident_bytes("Name:\thermes\nVmRSS:\t   20480 kB\nThreads:\t4\n"),
+            Some(20 * 1024 * 1024)
+        );
+        let limits =
+            "Limit   Soft Limit   Hard Limit   Units\nMax open files   1024   1048576   files\n";
         assert_eq!(descriptor_limit(limits), Some(1024));
-        assert_eq!(descriptor_limit("Max open files   unlimited   unlimited   files\n"), None);
+        assert_eq!(
+            descriptor_limit("Max open files   unlimited   unlimited   files\n"),
+            None
+        );
     }
 
     #[test]

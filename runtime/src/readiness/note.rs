@@ -23,7 +23,9 @@ impl Note {
 
     /// Says this on `/readyz`, so it must not hold a secret.
     pub fn say(&self, text: impl Into<Arc<str>>) {
-        self.notes.lock().insert(Arc::clone(&self.name), text.into());
+        self.notes
+            .lock()
+            .insert(Arc::clone(&self.name), text.into());
     }
 
     /// Says nothing any more.

@@ -22,7 +22,10 @@ pub(super) fn provider(settings: &Settings) -> Result<SdkTracerProvider, Telemet
         Protocol::Grpc => grpc(settings)?,
         Protocol::HttpProtobuf => http(settings)?,
     };
-    let exporter = Reported { inner, failing: AtomicBool::new(false) };
+    let exporter = Reported {
+        inner,
+        failing: AtomicBool::new(false),
+    };
     let provider = SdkTracerProvider::builder()
         .with_sampler(settings.sampler.clone())
         .with_resource(settings.resource.clone())
@@ -64,10 +67,16 @@ fn http(settings: &Settings) -> Result<opentelemetry_otlp::SpanExporter, Telemet
 /// next to it.
 fn http_client(settings: &Settings) -> Result<reqwest::blocking::Client, TelemetryError> {
     let builder = reqwest::blocking::Client::builder().timeout(settings.timeout);
-    let builder = if settings.endpoint.scheme() == Some(&Scheme::HTTP) { builder.tls_certs_only([]) } else { builder };
+    let builder = if settings.endpoint.scheme() == Some(&Scheme::HTTP) {
+        builder.tls_certs_only([])
+    } else {
+        builder
+    };
     // The blocking client has a runtime of its own, which must not be made inside another one.
     let built = std::thread::spawn(move || builder.build()).join();
-    built.map_err(|_panic| TelemetryError::NoClient(None))?.map_err(|error| TelemetryError::NoClient(Some(error)))
+    built
+        .map_err(|_panic| TelemetryError::NoClient(None))?
+        .map_err(|error| TelemetryError::NoClient(Some(error)))
 }
 
 /// Gives every attribute one value, and logs when exports begin to fail and when they work again, and nothing in between: a collector that is away for an

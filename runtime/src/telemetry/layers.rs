@@ -19,7 +19,9 @@ type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
 /// The directives of `HERMES_LOG`; `info` when unset.
 pub(super) fn log_filter(environment: &impl Environment) -> Result<EnvFilter, TelemetryError> {
     let directives = environment.value(LOG).unwrap_or_default();
-    Ok(EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse(directives)?)
+    Ok(EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(directives)?)
 }
 
 /// Log lines to `writer`, trace spans to `traces` when there is one.
@@ -43,12 +45,21 @@ where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     // The hint keeps the maximum level that the directives allow, which `and` would otherwise forget.
-    let not_a_trace = FilterFn::new(|metadata| !is_trace(metadata)).with_max_level_hint(LevelFilter::TRACE);
+    let not_a_trace =
+        FilterFn::new(|metadata| !is_trace(metadata)).with_max_level_hint(LevelFilter::TRACE);
     let filter = filter.and(not_a_trace);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
-        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_filter(filter).boxed(),
+        LogFormat::Text => layer
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_filter(filter)
+            .boxed(),
+        LogFormat::Json => layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_filter(filter)
+            .boxed(),
     }
 }
 
@@ -104,7 +115,9 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let exporter = InMemorySpanExporter::default();
-        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(exporter.clone())
+            .build();
         let traces = traces.then_some(&provider);
         let subscriber = subscriber(LogFormat::Json, filter, move || writer.clone(), traces);
         tracing::subscriber::with_default(subscriber, story);
@@ -126,8 +139,10 @@ mod tests {
     fn without_an_exporter_trace_call_sites_are_off_for_good_and_levels_are_bounded() {
         let filter = log_filter(&|_: &str| None).expect("directives");
         let subscriber = subscriber(LogFormat::Text, filter, io::sink, None);
-        let span =
-            tracing::subscriber::with_default(Registry::default(), || info_span!(target: TRACE_TARGET, "request"));
+        let span = tracing::subscriber::with_default(
+            Registry::default(),
+            || info_span!(target: TRACE_TARGET, "request"),
+        );
         let metadata = span.metadata().expect("an enabled span has metadata");
         assert!(subscriber.register_callsite(metadata).is_never());
         assert_eq!(subscriber.max_level_hint(), Some(LevelFilter::INFO));
@@ -145,7 +160,10 @@ mod tests {
             tracing::debug!(target: "hermes_loud", "and this");
         });
         assert_eq!(log.lines().count(), 2, "{log}");
-        assert!(log.contains("but this") && log.contains("and this"), "{log}");
+        assert!(
+            log.contains("but this") && log.contains("and this"),
+            "{log}"
+        );
     }
 
     #[test]
@@ -155,7 +173,10 @@ mod tests {
             tracing::info!(answer = 42, "but this");
         });
         assert_eq!(log.lines().count(), 1, "{log}");
-        assert!(log.contains("\"message\":\"but this\"") && log.contains("\"answer\":42"), "{log}");
+        assert!(
+            log.contains("\"message\":\"but this\"") && log.contains("\"answer\":42"),
+            "{log}"
+        );
     }
 
     #[test]
@@ -166,7 +187,10 @@ mod tests {
             let h2 = info_span!(target: "h2::client", "handshake");
             h2.in_scope(|| tracing::info!("a line"));
         });
-        assert!(log.contains("a line") && log.contains("handshake") && !log.contains("request"), "{log}");
+        assert!(
+            log.contains("a line") && log.contains("handshake") && !log.contains("request"),
+            "{log}"
+        );
         let names: Vec<&str> = spans.iter().map(|span| span.name.as_ref()).collect();
         assert_eq!(names, ["request"]);
     }
@@ -188,16 +212,32 @@ mod tests {
             let client = info_span!(target: TRACE_TARGET, "attempt", otel.kind = "client");
             (onward, state) = propagation::inject_pair(&propagation::egress(&client, &incoming));
         });
-        let [client, server] = &spans[..] else { panic!("two spans: {spans:?}") };
-        assert_eq!((server.name.as_ref(), &server.span_kind), ("POST /v1/chat/completions", &SpanKind::Server));
-        assert_eq!(server.parent_span_id, SpanId::from_hex("b7ad6b7169203331").expect("hex"));
+        let [client, server] = &spans[..] else {
+            panic!("two spans: {spans:?}")
+        };
+        assert_eq!(
+            (server.name.as_ref(), &server.span_kind),
+            ("POST /v1/chat/completions", &SpanKind::Server)
+        );
+        assert_eq!(
+            server.parent_span_id,
+            SpanId::from_hex("b7ad6b7169203331").expect("hex")
+        );
         assert!(server.parent_span_is_remote);
-        let status =
-            server.attributes.iter().find(|pair| pair.key == Key::from_static_str("http.response.status_code"));
+        let status = server
+            .attributes
+            .iter()
+            .find(|pair| pair.key == Key::from_static_str("http.response.status_code"));
         assert_eq!(status.map(|pair| &pair.value), Some(&Value::I64(200)));
 
-        assert_eq!((&client.span_kind, client.parent_span_id), (&SpanKind::Client, server.span_context.span_id()));
-        let expected = format!("00-0af7651916cd43dd8448eb211c80319c-{}-01", client.span_context.span_id());
+        assert_eq!(
+            (&client.span_kind, client.parent_span_id),
+            (&SpanKind::Client, server.span_context.span_id())
+        );
+        let expected = format!(
+            "00-0af7651916cd43dd8448eb211c80319c-{}-01",
+            client.span_context.span_id()
+        );
         assert_eq!((onward, state), (expected, "vendor=1".to_owned()));
     }
 
@@ -206,7 +246,11 @@ mod tests {
         let (_, spans) = record("off", true, || {
             info_span!(target: TRACE_TARGET, "route", candidates = 8_i64).in_scope(|| {});
         });
-        let keys: Vec<&str> = spans[0].attributes.iter().map(|pair| pair.key.as_str()).collect();
+        let keys: Vec<&str> = spans[0]
+            .attributes
+            .iter()
+            .map(|pair| pair.key.as_str())
+            .collect();
         assert_eq!(keys, ["candidates"]);
     }
 }

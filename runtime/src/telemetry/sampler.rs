@@ -25,7 +25,11 @@ pub(super) fn read(environment: &impl Environment) -> Result<Sampler, TelemetryE
             });
         }
     };
-    Ok(if follows_parent { Sampler::ParentBased(Box::new(root)) } else { root })
+    Ok(if follows_parent {
+        Sampler::ParentBased(Box::new(root))
+    } else {
+        root
+    })
 }
 
 /// The share of traces to sample; all of them when unset, as the specification says.
@@ -33,8 +37,15 @@ fn ratio(environment: &impl Environment) -> Result<f64, TelemetryError> {
     let Some(value) = environment.value(SAMPLER_ARG) else {
         return Ok(1.0);
     };
-    let ratio = value.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
-    ratio.ok_or(TelemetryError::Invalid { variable: SAMPLER_ARG, value, expected: "a number from 0 to 1" })
+    let ratio = value
+        .parse()
+        .ok()
+        .filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or(TelemetryError::Invalid {
+        variable: SAMPLER_ARG,
+        value,
+        expected: "a number from 0 to 1",
+    })
 }
 
 #[cfg(test)]
@@ -47,7 +58,9 @@ mod tests {
             SAMPLER_ARG => Some(arg.to_owned()),
             _ => None,
         };
-        read(&environment).map(|sampler| format!("{sampler:?}")).map_err(|error| error.to_string())
+        read(&environment)
+            .map(|sampler| format!("{sampler:?}"))
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -55,16 +68,31 @@ mod tests {
         assert_eq!(sampler("", "").as_deref(), Ok("ParentBased(AlwaysOn)"));
         assert_eq!(sampler("always_on", "").as_deref(), Ok("AlwaysOn"));
         assert_eq!(sampler("always_off", "").as_deref(), Ok("AlwaysOff"));
-        assert_eq!(sampler("traceidratio", "0.25").as_deref(), Ok("TraceIdRatioBased(0.25)"));
-        assert_eq!(sampler("traceidratio", "").as_deref(), Ok("TraceIdRatioBased(1.0)"));
-        assert_eq!(sampler("parentbased_always_off", "").as_deref(), Ok("ParentBased(AlwaysOff)"));
-        assert_eq!(sampler("parentbased_traceidratio", "0").as_deref(), Ok("ParentBased(TraceIdRatioBased(0.0))"));
+        assert_eq!(
+            sampler("traceidratio", "0.25").as_deref(),
+            Ok("TraceIdRatioBased(0.25)")
+        );
+        assert_eq!(
+            sampler("traceidratio", "").as_deref(),
+            Ok("TraceIdRatioBased(1.0)")
+        );
+        assert_eq!(
+            sampler("parentbased_always_off", "").as_deref(),
+            Ok("ParentBased(AlwaysOff)")
+        );
+        assert_eq!(
+            sampler("parentbased_traceidratio", "0").as_deref(),
+            Ok("ParentBased(TraceIdRatioBased(0.0))")
+        );
     }
 
     #[test]
     fn unknown_names_and_broken_ratios_are_errors_that_name_the_variable() {
         let error = sampler("ratio", "").expect_err("not a sampler");
-        assert!(error.starts_with("OTEL_TRACES_SAMPLER=`ratio` is not understood"), "{error}");
+        assert!(
+            error.starts_with("OTEL_TRACES_SAMPLER=`ratio` is not understood"),
+            "{error}"
+        );
         for broken in ["1.5", "-0.1", "NaN", "half"] {
             let error = sampler("traceidratio", broken).expect_err("not a ratio");
             assert!(error.starts_with("OTEL_TRACES_SAMPLER_ARG="), "{error}");

@@ -13,11 +13,26 @@ use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::Sampler;
 use std::time::Duration;
 
-const ENDPOINT: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-const PROTOCOL: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
-const TIMEOUT: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
-const COMPRESSION: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"];
+const ENDPOINT: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
+const PROTOCOL: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+];
+const HEADERS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+];
+const TIMEOUT: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+];
+const COMPRESSION: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+];
 const EXPORTER: &str = "OTEL_TRACES_EXPORTER";
 const DISABLED: &str = "OTEL_SDK_DISABLED";
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
@@ -55,9 +70,13 @@ pub(super) enum Protocol {
 
 impl Settings {
     /// `None` when the environment asks for no traces: it names no endpoint, or switches the export off.
-    pub(super) fn read(environment: &impl Environment, service: Service) -> Result<Option<Self>, TelemetryError> {
+    pub(super) fn read(
+        environment: &impl Environment,
+        service: Service,
+    ) -> Result<Option<Self>, TelemetryError> {
         let switched_off = is_disabled(environment)? | is_exporter_none(environment)?;
-        let Some((variable, endpoint)) = first(environment, ENDPOINT).filter(|_| !switched_off) else {
+        let Some((variable, endpoint)) = first(environment, ENDPOINT).filter(|_| !switched_off)
+        else {
             return Ok(None);
         };
         refuse_compression(environment)?;
@@ -77,7 +96,14 @@ impl Settings {
 
     /// Says once where spans go. Header values stay untold.
     pub(super) fn log(&self) {
-        let Self { endpoint, protocol, headers, timeout, sampler, .. } = self;
+        let Self {
+            endpoint,
+            protocol,
+            headers,
+            timeout,
+            sampler,
+            ..
+        } = self;
         let headers: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         tracing::info!(%endpoint, ?protocol, ?headers, ?timeout, ?sampler, "exporting traces over OTLP");
         if self.doubtful_protocol {
@@ -90,8 +116,13 @@ impl Settings {
 }
 
 /// The first variable that is set, and its value.
-fn first(environment: &impl Environment, names: [&'static str; 2]) -> Option<(&'static str, String)> {
-    names.into_iter().find_map(|name| Some((name, environment.value(name)?)))
+fn first(
+    environment: &impl Environment,
+    names: [&'static str; 2],
+) -> Option<(&'static str, String)> {
+    names
+        .into_iter()
+        .find_map(|name| Some((name, environment.value(name)?)))
 }
 
 fn is_disabled(environment: &impl Environment) -> Result<bool, TelemetryError> {
@@ -101,7 +132,11 @@ fn is_disabled(environment: &impl Environment) -> Result<bool, TelemetryError> {
     match value.to_ascii_lowercase().as_str() {
         "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err(TelemetryError::Invalid { variable: DISABLED, value, expected: "`true` or `false`" }),
+        _ => Err(TelemetryError::Invalid {
+            variable: DISABLED,
+            value,
+            expected: "`true` or `false`",
+        }),
     }
 }
 
@@ -112,7 +147,11 @@ fn is_exporter_none(environment: &impl Environment) -> Result<bool, TelemetryErr
     match value.as_str() {
         "none" => Ok(true),
         "otlp" => Ok(false),
-        _ => Err(TelemetryError::Invalid { variable: EXPORTER, value, expected: "`otlp` or `none`" }),
+        _ => Err(TelemetryError::Invalid {
+            variable: EXPORTER,
+            value,
+            expected: "`otlp` or `none`",
+        }),
     }
 }
 
@@ -123,24 +162,38 @@ fn named_protocol(environment: &impl Environment) -> Result<Option<Protocol>, Te
     match value.as_str() {
         "grpc" => Ok(Some(Protocol::Grpc)),
         "http/protobuf" => Ok(Some(Protocol::HttpProtobuf)),
-        _ => Err(TelemetryError::Invalid { variable, value, expected: "`grpc` or `http/protobuf`" }),
+        _ => Err(TelemetryError::Invalid {
+            variable,
+            value,
+            expected: "`grpc` or `http/protobuf`",
+        }),
     }
 }
 
 fn refuse_compression(environment: &impl Environment) -> Result<(), TelemetryError> {
     match first(environment, COMPRESSION) {
         Some((variable, value)) if !value.eq_ignore_ascii_case("none") => {
-            Err(TelemetryError::Invalid { variable, value, expected: "`none`: compression is not built in" })
+            Err(TelemetryError::Invalid {
+                variable,
+                value,
+                expected: "`none`: compression is not built in",
+            })
         }
         _ => Ok(()),
     }
 }
 
 /// The general endpoint of HTTP is a base to which the path of the signal is added; that of the signal is used as it is.
-fn parse_endpoint(variable: &'static str, value: &str, protocol: Protocol) -> Result<Uri, TelemetryError> {
+fn parse_endpoint(
+    variable: &'static str,
+    value: &str,
+    protocol: Protocol,
+) -> Result<Uri, TelemetryError> {
     let invalid = |expected| TelemetryError::InvalidSecret { variable, expected };
     let whole = match protocol {
-        Protocol::HttpProtobuf if variable == ENDPOINT[1] => format!("{}/v1/traces", value.trim_end_matches('/')),
+        Protocol::HttpProtobuf if variable == ENDPOINT[1] => {
+            format!("{}/v1/traces", value.trim_end_matches('/'))
+        }
         Protocol::HttpProtobuf | Protocol::Grpc => value.to_owned(),
     };
     let expected_url = "a URL such as http://collector:4318";
@@ -152,10 +205,14 @@ fn parse_endpoint(variable: &'static str, value: &str, protocol: Protocol) -> Re
         return Err(invalid("http:// or https://"));
     }
     if protocol == Protocol::Grpc && *scheme == Scheme::HTTPS {
-        return Err(invalid("http:// for gRPC, whose TLS is not built in; https:// works with http/protobuf"));
+        return Err(invalid(
+            "http:// for gRPC, whose TLS is not built in; https:// works with http/protobuf",
+        ));
     }
     if authority.as_str().contains('@') {
-        return Err(invalid("a URL without credentials; OTEL_EXPORTER_OTLP_HEADERS takes them"));
+        return Err(invalid(
+            "a URL without credentials; OTEL_EXPORTER_OTLP_HEADERS takes them",
+        ));
     }
     Ok(uri)
 }
@@ -164,7 +221,10 @@ fn headers(environment: &impl Environment) -> Result<HeaderMap, TelemetryError> 
     let Some((variable, value)) = first(environment, HEADERS) else {
         return Ok(HeaderMap::new());
     };
-    let invalid = || TelemetryError::InvalidSecret { variable, expected: "`name=value,name=value`, percent-encoded" };
+    let invalid = || TelemetryError::InvalidSecret {
+        variable,
+        expected: "`name=value,name=value`, percent-encoded",
+    };
     let mut headers = HeaderMap::new();
     for pair in pairs(&value) {
         let (name, value) = pair.ok_or_else(invalid)?;
@@ -182,35 +242,52 @@ fn timeout(environment: &impl Environment) -> Result<Duration, TelemetryError> {
     };
     match value.parse() {
         Ok(milliseconds) if milliseconds > 0 => Ok(Duration::from_millis(milliseconds)),
-        Ok(_) | Err(_) => Err(TelemetryError::Invalid { variable, value, expected: "milliseconds, at least 1" }),
+        Ok(_) | Err(_) => Err(TelemetryError::Invalid {
+            variable,
+            value,
+            expected: "milliseconds, at least 1",
+        }),
     }
 }
 
 /// Who sends the spans. `OTEL_SERVICE_NAME` wins over `OTEL_RESOURCE_ATTRIBUTES`, which wins over the built-in name.
 fn resource(environment: &impl Environment, service: Service) -> Result<Resource, TelemetryError> {
-    let mut attributes =
-        vec![KeyValue::new("service.name", service.name), KeyValue::new("service.version", service.version)];
+    let mut attributes = vec![
+        KeyValue::new("service.name", service.name),
+        KeyValue::new("service.version", service.version),
+    ];
     if let Some(value) = environment.value(RESOURCE_ATTRIBUTES) {
         for pair in pairs(&value) {
             let Some((name, value)) = pair else {
                 let expected = "`name=value,name=value`, percent-encoded";
-                return Err(TelemetryError::Invalid { variable: RESOURCE_ATTRIBUTES, value: value.clone(), expected });
+                return Err(TelemetryError::Invalid {
+                    variable: RESOURCE_ATTRIBUTES,
+                    value: value.clone(),
+                    expected,
+                });
             };
             attributes.push(KeyValue::new(name, value));
         }
     }
-    attributes.extend(environment.value(SERVICE_NAME).map(|name| KeyValue::new("service.name", name)));
+    attributes.extend(
+        environment
+            .value(SERVICE_NAME)
+            .map(|name| KeyValue::new("service.name", name)),
+    );
     let builder = Resource::builder_empty().with_detector(Box::new(TelemetryResourceDetector));
     Ok(builder.with_attributes(attributes).build())
 }
 
 /// `name=value` pairs between commas; `None` for one that has no name or no `=`, or whose value is badly encoded.
 fn pairs(list: &str) -> impl Iterator<Item = Option<(String, String)>> {
-    list.split(',').map(str::trim).filter(|pair| !pair.is_empty()).map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        let name = percent::decode(name.trim()).filter(|name| !name.is_empty())?;
-        Some((name, percent::decode(value.trim())?))
-    })
+    list.split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            let name = percent::decode(name.trim()).filter(|name| !name.is_empty())?;
+            Some((name, percent::decode(value.trim())?))
+        })
 }
 
 #[cfg(test)]

@@ -53,7 +53,9 @@ impl TlsFolder {
         registry: &mut Registry,
         tasks: &Tasks,
     ) -> Result<Option<Tls>, TlsError> {
-        let Some(folder) = folder else { return Ok(None) };
+        let Some(folder) = folder else {
+            return Ok(None);
+        };
         let folder = Self::open(folder, registry).await?;
         let tls = folder.tls.clone();
         tasks.spawn("tls", folder.watch());
@@ -66,13 +68,25 @@ impl TlsFolder {
     /// A file cannot be read within ten seconds, or does not hold what it should.
     async fn open(path: impl Into<PathBuf>, registry: &mut Registry) -> Result<Self, TlsError> {
         let path = path.into();
-        let late = |_| Err(TlsError::Read { path: path.clone(), source: io::ErrorKind::TimedOut.into() });
-        let content = time::timeout(OPEN_TIMEOUT, read(path.clone())).await.unwrap_or_else(late)?;
+        let late = |_| {
+            Err(TlsError::Read {
+                path: path.clone(),
+                source: io::ErrorKind::TimedOut.into(),
+            })
+        };
+        let content = time::timeout(OPEN_TIMEOUT, read(path.clone()))
+            .await
+            .unwrap_or_else(late)?;
         let identity = identify(&path, &content)?;
         let metrics = TlsMetrics::register(registry);
         metrics.accepted(&identity);
         log_accepted(&path, &identity);
-        Ok(Self { tls: Tls::new(&identity), path, seen: Some(content), metrics })
+        Ok(Self {
+            tls: Tls::new(&identity),
+            path,
+            seen: Some(content),
+            metrics,
+        })
     }
 
     /// Follows the folder for ever.
@@ -119,12 +133,18 @@ impl TlsFolder {
 }
 
 fn identify(folder: &Path, content: &Content) -> Result<Identity, TlsError> {
-    let named = |(file, problem)| TlsError::Content { folder: folder.to_owned(), file, problem };
+    let named = |(file, problem)| TlsError::Content {
+        folder: folder.to_owned(),
+        file,
+        problem,
+    };
     Identity::read(content, &provider()).map_err(named)
 }
 
 fn log_accepted(folder: &Path, identity: &Identity) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| age.as_secs());
     let days_left = (identity.expires - i64::try_from(now).unwrap_or(i64::MAX)) / (24 * 60 * 60);
     let folder = folder.display();
     if identity.expires <= i64::try_from(now).unwrap_or(i64::MAX) {
@@ -137,10 +157,20 @@ fn log_accepted(folder: &Path, identity: &Identity) {
 async fn read(folder: PathBuf) -> Result<Content, TlsError> {
     let path = folder.clone();
     let read = task::spawn_blocking(move || {
-        let [authority, certificate, key] = [AUTHORITY, CERTIFICATE, KEY].map(|name| read_file(folder.join(name)));
-        Ok(Content { authority: authority?, certificate: certificate?, key: key? })
+        let [authority, certificate, key] =
+            [AUTHORITY, CERTIFICATE, KEY].map(|name| read_file(folder.join(name)));
+        Ok(Content {
+            authority: authority?,
+            certificate: certificate?,
+            key: key?,
+        })
     });
-    read.await.unwrap_or_else(|error| Err(TlsError::Read { path, source: io::Error::other(error) }))
+    read.await.unwrap_or_else(|error| {
+        Err(TlsError::Read {
+            path,
+            source: io::Error::other(error),
+        })
+    })
 }
 
 fn read_file(path: PathBuf) -> Result<Vec<u8>, TlsError> {
@@ -151,7 +181,10 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for a writer.
     let metadata = path.metadata()?;
     if !metadata.is_file() || metadata.len() > LARGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file of at most 1 MiB"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a file of at most 1 MiB",
+        ));
     }
     let mut content = Vec::new();
     File::open(path)?.take(LARGEST).read_to_end(&mut content)?;
@@ -174,7 +207,11 @@ mod tests {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(vec!["hermes".to_owned()]).expect("a name");
         let certificate = params.self_signed(&key).expect("signed").pem();
-        for (file, text) in [(AUTHORITY, &certificate), (CERTIFICATE, &certificate), (KEY, &key.serialize_pem())] {
+        for (file, text) in [
+            (AUTHORITY, &certificate),
+            (CERTIFICATE, &certificate),
+            (KEY, &key.serialize_pem()),
+        ] {
             fs::write(folder.join(file), text).expect("written");
         }
     }
@@ -191,7 +228,9 @@ mod tests {
         let folder = TempDir::new().expect("a folder");
         renew(folder.path());
         let mut registry = Registry::default();
-        let watched = TlsFolder::open(folder.path(), &mut registry).await.expect("good");
+        let watched = TlsFolder::open(folder.path(), &mut registry)
+            .await
+            .expect("good");
         let (tls, mut tasks) = (watched.tls.clone(), JoinSet::new());
         tasks.spawn(watched.watch());
         let first = tls.server();
@@ -200,10 +239,15 @@ mod tests {
 
         fs::remove_file(folder.path().join(KEY)).expect("removed");
         time::sleep(INTERVAL * 5).await;
-        assert!(Arc::ptr_eq(&tls.server(), &first), "the last good ones stay");
+        assert!(
+            Arc::ptr_eq(&tls.server(), &first),
+            "the last good ones stay"
+        );
 
         renew(folder.path());
-        time::timeout(INTERVAL * 1_000, replaced(&tls, &first)).await.expect("noticed");
+        time::timeout(INTERVAL * 1_000, replaced(&tls, &first))
+            .await
+            .expect("noticed");
     }
 
     #[tokio::test]
@@ -211,11 +255,17 @@ mod tests {
         let folder = TempDir::new().expect("a folder");
         renew(folder.path());
         fs::write(folder.path().join(KEY), vec![b'#'; 2 << 20]).expect("written");
-        let error = TlsFolder::open(folder.path(), &mut Registry::default()).await.err().expect("too large");
+        let error = TlsFolder::open(folder.path(), &mut Registry::default())
+            .await
+            .err()
+            .expect("too large");
         assert!(error.to_string().contains("tls.key"), "{error}");
         fs::remove_file(folder.path().join(AUTHORITY)).expect("removed");
         fs::create_dir(folder.path().join(AUTHORITY)).expect("a folder");
-        let error = TlsFolder::open(folder.path(), &mut Registry::default()).await.err().expect("a folder");
+        let error = TlsFolder::open(folder.path(), &mut Registry::default())
+            .await
+            .err()
+            .expect("a folder");
         assert!(error.to_string().contains("ca.crt"), "{error}");
     }
 }

@@ -39,22 +39,36 @@ impl Identity {
     /// Checks everything that can be known without a peer: that each file holds what it should, and that the key is the
     /// certificate's. A certificate that has ended is not refused: the peer will, and the metric tells.
     pub(super) fn read(content: &Content, provider: &CryptoProvider) -> Result<Self, Mistake> {
-        let authorities = certificates(&content.authority).map_err(|problem| (AUTHORITY, problem))?;
+        let authorities =
+            certificates(&content.authority).map_err(|problem| (AUTHORITY, problem))?;
         let chain = certificates(&content.certificate).map_err(|problem| (CERTIFICATE, problem))?;
-        let authority_expires = authorities.iter().map(end_of).try_fold(i64::MIN, |last, end| Ok(last.max(end?)));
+        let authority_expires = authorities
+            .iter()
+            .map(end_of)
+            .try_fold(i64::MIN, |last, end| Ok(last.max(end?)));
         let authority_expires = authority_expires.map_err(|problem| (AUTHORITY, problem))?;
         let own = chain.first().ok_or((CERTIFICATE, Problem::NoCertificate))?;
         let expires = end_of(own).map_err(|problem| (CERTIFICATE, problem))?;
 
         let mut authority = RootCertStore::empty();
         for certificate in authorities {
-            authority.add(certificate).map_err(|_| (AUTHORITY, Problem::BrokenCertificate))?;
+            authority
+                .add(certificate)
+                .map_err(|_| (AUTHORITY, Problem::BrokenCertificate))?;
         }
         let key = PrivateKeyDer::from_pem_slice(&content.key).map_err(|_| (KEY, Problem::NoKey))?;
-        let key = provider.key_provider.load_private_key(key).map_err(|_| (KEY, Problem::NoKey))?;
+        let key = provider
+            .key_provider
+            .load_private_key(key)
+            .map_err(|_| (KEY, Problem::NoKey))?;
         let own = CertifiedKey::new(chain, key);
         own.keys_match().map_err(|_| (KEY, Problem::OtherKey))?;
-        Ok(Self { own: Arc::new(own), authority: Arc::new(authority), expires, authority_expires })
+        Ok(Self {
+            own: Arc::new(own),
+            authority: Arc::new(authority),
+            expires,
+            authority_expires,
+        })
     }
 }
 
@@ -62,12 +76,17 @@ impl Identity {
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let certificates = certificates.map_err(|_| Problem::BrokenPem)?;
-    if certificates.is_empty() { Err(Problem::NoCertificate) } else { Ok(certificates) }
+    if certificates.is_empty() {
+        Err(Problem::NoCertificate)
+    } else {
+        Ok(certificates)
+    }
 }
 
 /// When a certificate ends, as Unix time in seconds.
 fn end_of(certificate: &CertificateDer<'_>) -> Result<i64, Problem> {
-    let (_rest, certificate) = parse_x509_certificate(certificate).map_err(|_| Problem::BrokenCertificate)?;
+    let (_rest, certificate) =
+        parse_x509_certificate(certificate).map_err(|_| Problem::BrokenCertificate)?;
     Ok(certificate.validity().not_after.timestamp())
 }
 
@@ -85,7 +104,10 @@ mod tests {
         params.not_after = rcgen::date_time_ymd(year, 12, 31);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("signed");
-        (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
+        (
+            certificate.pem().into_bytes(),
+            key.serialize_pem().into_bytes(),
+        )
     }
 
     fn read(content: &Content) -> Result<Identity, Mistake> {
@@ -97,9 +119,21 @@ mod tests {
         let (certificate, key) = pair(2040);
         let (other, _) = pair(2050);
         let authority = [certificate.clone(), other].concat();
-        let identity = read(&Content { authority, certificate, key }).expect("good");
-        assert_eq!(identity.authority.len(), 2, "a new authority beside the old one");
-        assert_eq!((identity.expires, identity.authority_expires), (2_240_524_800, 2_556_057_600));
+        let identity = read(&Content {
+            authority,
+            certificate,
+            key,
+        })
+        .expect("good");
+        assert_eq!(
+            identity.authority.len(),
+            2,
+            "a new authority beside the old one"
+        );
+        assert_eq!(
+            (identity.expires, identity.authority_expires),
+            (2_240_524_800, 2_556_057_600)
+        );
     }
 
     #[test]
@@ -108,16 +142,39 @@ mod tests {
         let (_, other_key) = pair(2040);
         let content = |authority: &[u8], certificate: &[u8], key: &[u8]| {
             let [authority, certificate, key] = [authority, certificate, key].map(<[u8]>::to_vec);
-            read(&Content { authority, certificate, key }).err()
+            read(&Content {
+                authority,
+                certificate,
+                key,
+            })
+            .err()
         };
-        assert_eq!(content(b"", &certificate, &key), Some((AUTHORITY, Problem::NoCertificate)));
-        assert_eq!(content(&certificate, &key, &key), Some((CERTIFICATE, Problem::NoCertificate)));
-        assert_eq!(content(&certificate, &certificate, &certificate), Some((KEY, Problem::NoKey)));
-        assert_eq!(content(&certificate, &certificate, &other_key), Some((KEY, Problem::OtherKey)));
+        assert_eq!(
+            content(b"", &certificate, &key),
+            Some((AUTHORITY, Problem::NoCertificate))
+        );
+        assert_eq!(
+            content(&certificate, &key, &key),
+            Some((CERTIFICATE, Problem::NoCertificate))
+        );
+        assert_eq!(
+            content(&certificate, &certificate, &certificate),
+            Some((KEY, Problem::NoKey))
+        );
+        assert_eq!(
+            content(&certificate, &certificate, &other_key),
+            Some((KEY, Problem::OtherKey))
+        );
         let half = &certificate[..certificate.len() / 2];
-        assert_eq!(content(&certificate, half, &key), Some((CERTIFICATE, Problem::BrokenPem)));
+        assert_eq!(
+            content(&certificate, half, &key),
+            Some((CERTIFICATE, Problem::BrokenPem))
+        );
         let empty = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert_eq!(content(empty, &certificate, &key), Some((AUTHORITY, Problem::BrokenCertificate)));
+        assert_eq!(
+            content(empty, &certificate, &key),
+            Some((AUTHORITY, Problem::BrokenCertificate))
+        );
     }
 
     proptest! {

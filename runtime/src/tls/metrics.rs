@@ -27,7 +27,12 @@ struct ReloadLabels {
 impl TlsMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let Self { expiry, authority_expiry, in_force, reloads } = &metrics;
+        let Self {
+            expiry,
+            authority_expiry,
+            in_force,
+            reloads,
+        } = &metrics;
         let registry = registry.sub_registry_with_prefix("hermes_tls");
         registry.register(
             "certificate_expiry_timestamp_seconds",

@@ -33,7 +33,9 @@ struct Parties {
 
 impl Tls {
     pub(super) fn new(identity: &Identity) -> Self {
-        Self { newest: Arc::new(ArcSwap::from_pointee(Parties::of(identity))) }
+        Self {
+            newest: Arc::new(ArcSwap::from_pointee(Parties::of(identity))),
+        }
     }
 
     /// Connections that begin from now on go by this identity.
@@ -65,7 +67,10 @@ impl fmt::Debug for Tls {
 
 impl Parties {
     fn of(identity: &Identity) -> Self {
-        Self { server: Arc::new(server(identity)), client: Arc::new(client(identity)) }
+        Self {
+            server: Arc::new(server(identity)),
+            client: Arc::new(client(identity)),
+        }
     }
 }
 
@@ -75,12 +80,16 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 }
 
 fn server(identity: &Identity) -> ServerConfig {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&identity.authority), provider()).build();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&identity.authority), provider())
+            .build();
     // Fails for an authority without certificates, which `Identity` never holds.
     let verifier = verifier.expect("an identity has an authority");
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]);
     let builder = builder.expect("ring has cipher suites of TLS 1.3");
-    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(shown(&identity.own));
+    let mut config = builder
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(shown(&identity.own));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![PROTOCOL.to_vec()];

@@ -7,17 +7,28 @@ fn read(page: &str) -> Scraped {
 }
 
 fn sample(waiting: u32, running: u32, kv_usage: impl Into<Option<f32>>) -> Sample {
-    Sample { waiting: Some(waiting), running: Some(running), kv_usage: kv_usage.into() }
+    Sample {
+        waiting: Some(waiting),
+        running: Some(running),
+        kv_usage: kv_usage.into(),
+    }
 }
 
 fn cache(block_size: u32, num_blocks: u64) -> CacheInfo {
-    CacheInfo { block_size: Some(block_size), num_blocks: Some(num_blocks) }
+    CacheInfo {
+        block_size: Some(block_size),
+        num_blocks: Some(num_blocks),
+    }
 }
 
 /// A page of this crate's test data.
 macro_rules! page {
     ($name:literal) => {
-        read(include_str!(concat!("../../../testdata/metrics/", $name, ".txt")))
+        read(include_str!(concat!(
+            "../../../testdata/metrics/",
+            $name,
+            ".txt"
+        )))
     };
 }
 
@@ -26,16 +37,31 @@ fn an_idle_vllm_says_so() {
     let scraped = page!("vllm-0.32");
     assert_eq!(scraped.sample, sample(0, 0, 0.0));
     assert_eq!(scraped.cache, cache(32, 16_384));
-    assert_eq!((scraped.prefix_queries, scraped.prefix_hits), (Some(972.0), Some(320.0)));
+    assert_eq!(
+        (scraped.prefix_queries, scraped.prefix_hits),
+        (Some(972.0), Some(320.0))
+    );
     assert_eq!(scraped.asleep, Some(false));
     assert_eq!(scraped.started, Some(1_795_319_958.59));
-    assert_eq!((scraped.adapters, scraped.refused, scraped.skipped_lines), (None, 0, 0));
+    assert_eq!(
+        (scraped.adapters, scraped.refused, scraped.skipped_lines),
+        (None, 0, 0)
+    );
 }
 
 #[test]
 fn of_the_states_of_adapters_the_newest_is_true() {
-    let adapters = page!("vllm-0.32-lora").adapters.expect("it serves adapters");
-    assert_eq!(adapters, Adapters { running: vec![], waiting: vec![], max: Some(2) });
+    let adapters = page!("vllm-0.32-lora")
+        .adapters
+        .expect("it serves adapters");
+    assert_eq!(
+        adapters,
+        Adapters {
+            running: vec![],
+            waiting: vec![],
+            max: Some(2)
+        }
+    );
 
     let page = "vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"a, b\",waiting_lora_adapters=\"c\"} 9\n\
                 vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"old\",waiting_lora_adapters=\"\"} 8\n";
@@ -50,7 +76,10 @@ fn data_parallel_ranks_of_an_old_vllm_make_one_server() {
     assert_eq!(scraped.sample, sample(2, 8, 0.5));
     // The second rank has not measured its memory yet.
     assert_eq!(scraped.cache, cache(16, 2_000));
-    assert_eq!((scraped.prefix_queries, scraped.prefix_hits), (Some(4_000.0), Some(1_000.0)));
+    assert_eq!(
+        (scraped.prefix_queries, scraped.prefix_hits),
+        (Some(4_000.0), Some(1_000.0))
+    );
 }
 
 #[test]
@@ -58,17 +87,29 @@ fn ranks_of_one_sglang_scheduler_and_its_priorities_are_not_counted_twice() {
     let scraped = page!("sglang");
     assert_eq!(scraped.sample, sample(1, 10, 0.375));
     assert_eq!(scraped.cache, cache(64, 2_048));
-    assert_eq!((scraped.prefix_queries, scraped.prefix_hits), (Some(900.0), Some(300.0)));
+    assert_eq!(
+        (scraped.prefix_queries, scraped.prefix_hits),
+        (Some(900.0), Some(300.0))
+    );
 }
 
 #[test]
 fn every_other_engine_is_read() {
     let old_sglang = page!("sglang-old");
-    assert_eq!((old_sglang.sample, old_sglang.cache), (sample(7, 2, 0.125), cache(1, 512)));
+    assert_eq!(
+        (old_sglang.sample, old_sglang.cache),
+        (sample(7, 2, 0.125), cache(1, 512))
+    );
     let trtllm = page!("trtllm");
-    assert_eq!((trtllm.sample, trtllm.cache), (sample(3, 8, 0.4), cache(32, 4_096)));
+    assert_eq!(
+        (trtllm.sample, trtllm.cache),
+        (sample(3, 8, 0.4), cache(32, 4_096))
+    );
     let triton = page!("triton");
-    assert_eq!((triton.sample, triton.cache), (sample(2, 6, 0.0625), cache(64, 160)));
+    assert_eq!(
+        (triton.sample, triton.cache),
+        (sample(2, 6, 0.0625), cache(64, 160))
+    );
     assert_eq!(page!("tgi").sample, sample(5, 12, None));
     assert_eq!(page!("llamacpp").sample, sample(4, 1, 0.5));
 }
@@ -79,7 +120,11 @@ fn an_old_name_beside_the_new_one_is_not_counted_twice() {
     let old = "vllm:gpu_cache_usage_perc{engine=\"0\"} 0.4\nvllm:gpu_prefix_cache_hits_total{engine=\"0\"} 7\n";
     for page in [format!("{new}{old}"), format!("{old}{new}")] {
         let scraped = read(&page);
-        assert_eq!((scraped.sample.kv_usage, scraped.prefix_hits), (Some(0.2), Some(5.0)), "{page}");
+        assert_eq!(
+            (scraped.sample.kv_usage, scraped.prefix_hits),
+            (Some(0.2), Some(5.0)),
+            "{page}"
+        );
     }
 }
 
@@ -90,10 +135,24 @@ fn a_value_that_cannot_be_true_takes_its_whole_signal_away_and_no_other() {
             "vllm:num_requests_waiting{{engine=\"0\"}} 3\nvllm:num_requests_waiting{{engine=\"1\"}} {lie}\nvllm:num_requests_running 2\n"
         );
         let scraped = read(&page);
-        assert_eq!((scraped.sample.waiting, scraped.sample.running, scraped.refused), (None, Some(2), 1), "{lie}");
+        assert_eq!(
+            (
+                scraped.sample.waiting,
+                scraped.sample.running,
+                scraped.refused
+            ),
+            (None, Some(2), 1),
+            "{lie}"
+        );
     }
-    assert_eq!(read("vllm:kv_cache_usage_perc 1.0000001\n").sample.kv_usage, Some(1.0));
-    assert_eq!(read("vllm:kv_cache_usage_perc 52.5\n").sample.kv_usage, None);
+    assert_eq!(
+        read("vllm:kv_cache_usage_perc 1.0000001\n").sample.kv_usage,
+        Some(1.0)
+    );
+    assert_eq!(
+        read("vllm:kv_cache_usage_perc 52.5\n").sample.kv_usage,
+        None
+    );
 }
 
 #[test]
@@ -106,7 +165,10 @@ fn a_sleeping_engine_is_seen() {
 fn pages_without_known_metrics_say_nothing_and_other_documents_are_errors() {
     assert_eq!(read(""), Scraped::default());
     assert_eq!(read("# HELP x y\nother_metric 1\n"), Scraped::default());
-    assert_eq!(Scraped::read(b"<html>\n<body>not here</body>\n</html>\n"), Err(NotAnExposition));
+    assert_eq!(
+        Scraped::read(b"<html>\n<body>not here</body>\n</html>\n"),
+        Err(NotAnExposition)
+    );
     assert_eq!(Scraped::read(b"[{\"iter\": 1}]"), Err(NotAnExposition));
 }
 

@@ -25,9 +25,14 @@ fn section(path: &str) -> Option<Value> {
     let mut properties = Map::new();
     for key in section.keys {
         let schema = described(value(section, key), key.meaning);
-        properties.extend(key.spellings().map(|name| (name.to_owned(), schema.clone())));
+        properties.extend(
+            key.spellings()
+                .map(|name| (name.to_owned(), schema.clone())),
+        );
     }
-    Some(json!({"type": ["object", "null"], "additionalProperties": false, "properties": properties}))
+    Some(
+        json!({"type": ["object", "null"], "additionalProperties": false, "properties": properties}),
+    )
 }
 
 fn described(mut schema: Value, meaning: &str) -> Value {
@@ -40,13 +45,24 @@ fn value(section: &Section, key: &Key) -> Value {
     let dot = if section.path.is_empty() { "" } else { "." };
     let path = format!("{}{dot}{}", section.path, key.name);
     match &key.kind {
-        Kind::Duration(..) => json!({"type": ["string", "number", "null"], "pattern": DURATION, "minimum": 0}),
-        Kind::Size(..) => json!({"type": ["string", "integer", "null"], "pattern": SIZE, "minimum": 0}),
-        Kind::Count(min, max) => json!({"type": ["integer", "null"], "minimum": min, "maximum": max}),
-        Kind::Number(min, max) => json!({"type": ["number", "null"], "minimum": min, "maximum": max}),
+        Kind::Duration(..) => {
+            json!({"type": ["string", "number", "null"], "pattern": DURATION, "minimum": 0})
+        }
+        Kind::Size(..) => {
+            json!({"type": ["string", "integer", "null"], "pattern": SIZE, "minimum": 0})
+        }
+        Kind::Count(min, max) => {
+            json!({"type": ["integer", "null"], "minimum": min, "maximum": max})
+        }
+        Kind::Number(min, max) => {
+            json!({"type": ["number", "null"], "minimum": min, "maximum": max})
+        }
         Kind::Flag => json!({"type": ["boolean", "null"]}),
         Kind::OneOf(words) => {
-            let words = words.iter().map(|word| Value::from(*word)).chain([Value::Null]);
+            let words = words
+                .iter()
+                .map(|word| Value::from(*word))
+                .chain([Value::Null]);
             json!({"enum": words.collect::<Vec<_>>()})
         }
         Kind::Text(_) => json!({"type": ["string", "null"]}),
@@ -94,16 +110,23 @@ mod tests {
     /// With `WRITE_DOCS=1` in the environment the chart is brought up to date instead.
     #[test]
     fn the_chart_refuses_what_the_reader_would_refuse() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/hermes-router/values.schema.json");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../charts/hermes-router/values.schema.json");
         let file = fs::read_to_string(&path).expect("the chart has a schema");
-        let (before, _) = file.split_once(BEGIN).expect("the schema ends with definitions");
-        let definitions = serde_json::to_string_pretty(&json!({"config": schema()})).expect("a value is JSON");
+        let (before, _) = file
+            .split_once(BEGIN)
+            .expect("the schema ends with definitions");
+        let definitions =
+            serde_json::to_string_pretty(&json!({"config": schema()})).expect("a value is JSON");
         let wanted = format!("{before}{BEGIN}{}\n}}\n", definitions.replace('\n', "\n  "));
         if env::var_os("WRITE_DOCS").is_some() {
             fs::write(&path, &wanted).expect("the schema can be written");
             return;
         }
-        assert!(file == wanted, "run this test with WRITE_DOCS=1 to bring the chart's schema up to date");
+        assert!(
+            file == wanted,
+            "run this test with WRITE_DOCS=1 to bring the chart's schema up to date"
+        );
     }
 
     #[test]
@@ -111,7 +134,12 @@ mod tests {
         let text = schema().to_string();
         for section in ALL {
             for key in section.keys {
-                assert!(text.contains(&format!("\"{}\":", key.name)), "{}.{}", section.path, key.name);
+                assert!(
+                    text.contains(&format!("\"{}\":", key.name)),
+                    "{}.{}",
+                    section.path,
+                    key.name
+                );
             }
         }
     }
@@ -121,10 +149,22 @@ mod tests {
         let pool = &schema()["properties"]["pools"]["items"]["properties"];
         let kinds = |pointer: &str| pool.pointer(pointer).expect(pointer).clone();
         assert_eq!(kinds("/strategy/type"), json!(["object", "string", "null"]));
-        assert_eq!(kinds("/kubernetes/properties/port/type"), json!(["integer", "string", "null"]));
-        assert_eq!(kinds("/kvManager/properties/conductor/properties/register/type/1"), json!("boolean"));
+        assert_eq!(
+            kinds("/kubernetes/properties/port/type"),
+            json!(["integer", "string", "null"])
+        );
+        assert_eq!(
+            kinds("/kvManager/properties/conductor/properties/register/type/1"),
+            json!("boolean")
+        );
         let app = &schema()["properties"]["app"]["properties"];
-        assert_eq!(app["strategy"]["properties"], pool["strategy"]["properties"]);
-        assert_eq!(app["weights"]["properties"], pool["strategy"]["properties"]["weights"]["properties"]);
+        assert_eq!(
+            app["strategy"]["properties"],
+            pool["strategy"]["properties"]
+        );
+        assert_eq!(
+            app["weights"]["properties"],
+            pool["strategy"]["properties"]["weights"]["properties"]
+        );
     }
 }

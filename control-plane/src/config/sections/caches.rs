@@ -62,15 +62,30 @@ pub(in super::super) static KV_MANAGER: Section = Section {
 pub(in super::super) static CONDUCTOR: Section = Section {
     path: "pools[].kvManager.conductor",
     keys: &[
-        Key::new("tenantId", Kind::Text("a tenant's name"), "default", "Whose caches are asked about."),
+        Key::new(
+            "tenantId",
+            Kind::Text("a tenant's name"),
+            "default",
+            "Whose caches are asked about.",
+        ),
         Key::new(
             "model",
             Kind::Text("a model's name"),
             "(the request's, or its base model)",
             "The name of the model at the conductor.",
         ),
-        Key::new("loraName", Kind::Text("an adapter's name"), "(none)", "The adapter of requests that name none."),
-        Key::new("cacheSalt", Kind::Text("a salt"), "(none)", "The salt of requests that have none."),
+        Key::new(
+            "loraName",
+            Kind::Text("an adapter's name"),
+            "(none)",
+            "The adapter of requests that name none.",
+        ),
+        Key::new(
+            "cacheSalt",
+            Kind::Text("a salt"),
+            "(none)",
+            "The salt of requests that have none.",
+        ),
         Key::new(
             "blockSize",
             Kind::Count(1, 65_536),
@@ -79,7 +94,9 @@ pub(in super::super) static CONDUCTOR: Section = Section {
         ),
         Key::new(
             "instances",
-            Kind::Mapping("a mapping of the conductor's instance names to addresses such as 10.0.0.7:8000"),
+            Kind::Mapping(
+                "a mapping of the conductor's instance names to addresses such as 10.0.0.7:8000",
+            ),
             "",
             "Whom the conductor's names mean. Addresses, hosts and pods are understood without.",
         ),
@@ -101,9 +118,24 @@ pub(in super::super) static REGISTER: Section = Section {
             "5557",
             "The port at which the first rank of each endpoint publishes its KV events; each further rank has the next.",
         ),
-        Key::new("replayPort", Kind::Count(1, 65_535), "(none)", "The port of the first rank's replay socket."),
-        Key::new("ranks", Kind::Count(1, 1_024), "1", "Data-parallel ranks of each endpoint."),
-        Key::new("source", Kind::OneOf(&["vllm", "sglang"]), "vllm", "Whose events they are."),
+        Key::new(
+            "replayPort",
+            Kind::Count(1, 65_535),
+            "(none)",
+            "The port of the first rank's replay socket.",
+        ),
+        Key::new(
+            "ranks",
+            Kind::Count(1, 1_024),
+            "1",
+            "Data-parallel ranks of each endpoint.",
+        ),
+        Key::new(
+            "source",
+            Kind::OneOf(&["vllm", "sglang"]),
+            "vllm",
+            "Whose events they are.",
+        ),
         Key::new(
             "algorithm",
             Kind::Text("an algorithm's name"),
@@ -146,9 +178,24 @@ pub(in super::super) static TOKENIZER: Section = Section {
             "",
             "What the template is told besides: the engines' `--default-chat-template-kwargs`.",
         ),
-        Key::new("engine", Kind::Flag, "false", "Asks the engines at `/tokenize` (vLLM) instead of reading files."),
-        Key::new("timeout", millis(1, 5 * SECOND), "20ms", "How long a request waits for its token ids."),
-        Key::new("cache", Kind::Size(1 << 10, 16 << 30), "64MiB", "Memory for token ids that were made lately."),
+        Key::new(
+            "engine",
+            Kind::Flag,
+            "false",
+            "Asks the engines at `/tokenize` (vLLM) instead of reading files.",
+        ),
+        Key::new(
+            "timeout",
+            millis(1, 5 * SECOND),
+            "20ms",
+            "How long a request waits for its token ids.",
+        ),
+        Key::new(
+            "cache",
+            Kind::Size(1 << 10, 16 << 30),
+            "64MiB",
+            "Memory for token ids that were made lately.",
+        ),
         Key::new(
             "longest",
             Kind::Size(1 << 10, 1 << 20),

@@ -23,17 +23,42 @@ pub(in super::super) static APP: Section = Section {
             "",
             "Weights under the names of `pools[].strategy.weights`; others than the defaults choose `hermes-classic`.",
         ),
-        Key::new("timeout", millis(10, 24 * HOUR), "120s", "A whole request that does not stream."),
-        Key::new("discovery", Kind::Mapping("a mapping"), "", "Which Services to take."),
-        Key::new("collector", Kind::Mapping("a mapping"), "", "How metrics are collected."),
-        Key::new("kvmanager", Kind::Mapping("a mapping"), "(none)", "The global KV-cache manager."),
+        Key::new(
+            "timeout",
+            millis(10, 24 * HOUR),
+            "120s",
+            "A whole request that does not stream.",
+        ),
+        Key::new(
+            "discovery",
+            Kind::Mapping("a mapping"),
+            "",
+            "Which Services to take.",
+        ),
+        Key::new(
+            "collector",
+            Kind::Mapping("a mapping"),
+            "",
+            "How metrics are collected.",
+        ),
+        Key::new(
+            "kvmanager",
+            Kind::Mapping("a mapping"),
+            "(none)",
+            "The global KV-cache manager.",
+        ),
     ],
 };
 
 pub(in super::super) static DISCOVERY: Section = Section {
     path: "app.discovery",
     keys: &[
-        Key::new("type", Kind::OneOf(&["k8s-service"]), "k8s-service", "What is discovered."),
+        Key::new(
+            "type",
+            Kind::OneOf(&["k8s-service"]),
+            "k8s-service",
+            "What is discovered.",
+        ),
         Key::new(
             "interval",
             millis(SECOND, 24 * HOUR),
@@ -52,7 +77,12 @@ pub(in super::super) static DISCOVERY: Section = Section {
             "8000",
             "The port that serves inference.",
         ),
-        Key::new("timeout", millis(100, 10 * MINUTE), "10s", "How long one answer of the Kubernetes API may take."),
+        Key::new(
+            "timeout",
+            millis(100, 10 * MINUTE),
+            "10s",
+            "How long one answer of the Kubernetes API may take.",
+        ),
     ],
 };
 
@@ -65,8 +95,18 @@ pub(in super::super) static COLLECTOR: Section = Section {
             "vllm",
             "The engine; the original knew only `vllm`.",
         ),
-        Key::new("interval", millis(100, 10 * MINUTE), "5s", "How often each endpoint is asked."),
-        Key::new("timeout", millis(10, 5 * MINUTE), "10s", "How long one answer may take."),
+        Key::new(
+            "interval",
+            millis(100, 10 * MINUTE),
+            "5s",
+            "How often each endpoint is asked.",
+        ),
+        Key::new(
+            "timeout",
+            millis(10, 5 * MINUTE),
+            "10s",
+            "How long one answer may take.",
+        ),
         Key::new(
             "metrics",
             Kind::List("at most 100 metric names"),
@@ -79,7 +119,12 @@ pub(in super::super) static COLLECTOR: Section = Section {
 pub(in super::super) static KVMANAGER: Section = Section {
     path: "app.kvmanager",
     keys: &[
-        Key::new("protocol", Kind::OneOf(&["match-sort", "match_sort"]), "match-sort", "What it speaks."),
+        Key::new(
+            "protocol",
+            Kind::OneOf(&["match-sort", "match_sort"]),
+            "match-sort",
+            "What it speaks.",
+        ),
         Key::new(
             "url",
             Kind::Text("a URL such as http://cache-indexer-service"),
@@ -87,7 +132,12 @@ pub(in super::super) static KVMANAGER: Section = Section {
             "Scheme and host.",
         ),
         Key::new("port", Kind::Count(1, 65_535), "8080", "Its port."),
-        Key::new("matchPath", Kind::Text("a path such as /match_sort"), "/match_sort", "The path of its lookup."),
+        Key::new(
+            "matchPath",
+            Kind::Text("a path such as /match_sort"),
+            "/match_sort",
+            "The path of its lookup.",
+        ),
         Key::new(
             "timeout",
             millis(10, 5 * MINUTE),

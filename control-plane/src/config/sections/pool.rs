@@ -29,14 +29,24 @@ pub(in super::super) static POOL: Section = Section {
             "[]",
             "Static endpoints: `http://host:port`, without path and credentials. A pool needs these, or `kubernetes`, or both.",
         ),
-        Key::new("kubernetes", Kind::Mapping("a mapping"), "", "Endpoints that Kubernetes knows."),
+        Key::new(
+            "kubernetes",
+            Kind::Mapping("a mapping"),
+            "",
+            "Endpoints that Kubernetes knows.",
+        ),
         Key::new(
             "strategy",
             Kind::Mapping("a strategy's name, or a mapping with `name`"),
             "kv-aware",
             "How an endpoint is chosen: a name, or a mapping with the name and its settings.",
         ),
-        Key::new("metrics", Kind::Mapping("a mapping"), "", "How the engines' metrics are collected."),
+        Key::new(
+            "metrics",
+            Kind::Mapping("a mapping"),
+            "",
+            "How the engines' metrics are collected.",
+        ),
         Key::new(
             "kvManager",
             Kind::Mapping("a mapping"),
@@ -55,17 +65,42 @@ pub(in super::super) static POOL: Section = Section {
             "",
             "How prompts become the engines' token ids, for what goes by them.",
         ),
-        Key::new("timeouts", Kind::Mapping("a mapping"), "", "How long each step of a request may take."),
-        Key::new("retry", Kind::Mapping("a mapping"), "", "What happens when an attempt fails before its first byte."),
-        Key::new("breaker", Kind::Mapping("a mapping"), "", "When a failing endpoint is left alone."),
-        Key::new("prefix", Kind::Mapping("a mapping"), "", "How prompts are hashed."),
+        Key::new(
+            "timeouts",
+            Kind::Mapping("a mapping"),
+            "",
+            "How long each step of a request may take.",
+        ),
+        Key::new(
+            "retry",
+            Kind::Mapping("a mapping"),
+            "",
+            "What happens when an attempt fails before its first byte.",
+        ),
+        Key::new(
+            "breaker",
+            Kind::Mapping("a mapping"),
+            "",
+            "When a failing endpoint is left alone.",
+        ),
+        Key::new(
+            "prefix",
+            Kind::Mapping("a mapping"),
+            "",
+            "How prompts are hashed.",
+        ),
         Key::new(
             "scoreDeadline",
             millis(1, 10 * SECOND),
             "20ms",
             "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` and the tokenizer's `timeout` are added to it.",
         ),
-        Key::new("queue", Kind::Mapping("a mapping"), "", "How much may wait in the control plane, under `kv-aware`."),
+        Key::new(
+            "queue",
+            Kind::Mapping("a mapping"),
+            "",
+            "How much may wait in the control plane, under `kv-aware`.",
+        ),
         Key::new(
             "tenant",
             Kind::Text("`key`, `model` or `header:NAME`"),
@@ -90,7 +125,12 @@ pub(in super::super) static KUBERNETES: Section = Section {
             "",
             "Labels of the Services whose endpoints are taken. Either this or `pods`.",
         ),
-        Key::new("pods", Kind::Mapping("a mapping of label names to values"), "", "Labels of the pods that are taken."),
+        Key::new(
+            "pods",
+            Kind::Mapping("a mapping of label names to values"),
+            "",
+            "Labels of the pods that are taken.",
+        ),
         Key::new(
             "port",
             Kind::Mapping("a port from 1 to 65535, or a port's name"),
@@ -103,7 +143,12 @@ pub(in super::super) static KUBERNETES: Section = Section {
             "5m",
             "How often everything is listed again, in case a watch has missed something.",
         ),
-        Key::new("timeout", millis(100, 10 * MINUTE), "10s", "How long one answer of the Kubernetes API may take."),
+        Key::new(
+            "timeout",
+            millis(100, 10 * MINUTE),
+            "10s",
+            "How long one answer of the Kubernetes API may take.",
+        ),
     ],
 };
 
@@ -154,7 +199,12 @@ pub(in super::super) static STRATEGY: Section = Section {
             "400000",
             "Of `kv-aware`: tokens that an endpoint is taken to cache when its engine does not tell.",
         ),
-        Key::new("weights", Kind::Mapping("a mapping"), "", "Of `hermes-classic`: what counts how much."),
+        Key::new(
+            "weights",
+            Kind::Mapping("a mapping"),
+            "",
+            "Of `hermes-classic`: what counts how much.",
+        ),
         Key::new(
             "scale",
             Kind::OneOf(&["max", "raw"]),
@@ -197,19 +247,39 @@ pub(in super::super) static QUEUE: Section = Section {
             "1GiB",
             "Bytes of the prompts that wait at most, which proxies hold meanwhile; over it the answer is 429.",
         ),
-        Key::new("wait", millis(1, HOUR), "30s", "Longest wait; after it the answer is 503."),
+        Key::new(
+            "wait",
+            millis(1, HOUR),
+            "30s",
+            "Longest wait; after it the answer is 503.",
+        ),
     ],
 };
 
 pub(in super::super) static WEIGHTS: Section = Section {
     path: "pools[].strategy.weights",
     keys: &[
-        Key::new("miss", Kind::Number(0.0, 1_000.0), "1", "Times the share of the prompt that is not cached there.")
-            .also(&["kvCacheHitNotRateWeight", "kvCacheNotHitRateWeight"]),
-        Key::new("usage", Kind::Number(0.0, 1_000.0), "1", "Times the usage of the KV cache.")
-            .also(&["xpuCacheUsageWeight"]),
-        Key::new("waiting", Kind::Number(0.0, 1_000.0), "1", "Times the requests that wait in the engine.")
-            .also(&["waitingRequestWeight"]),
+        Key::new(
+            "miss",
+            Kind::Number(0.0, 1_000.0),
+            "1",
+            "Times the share of the prompt that is not cached there.",
+        )
+        .also(&["kvCacheHitNotRateWeight", "kvCacheNotHitRateWeight"]),
+        Key::new(
+            "usage",
+            Kind::Number(0.0, 1_000.0),
+            "1",
+            "Times the usage of the KV cache.",
+        )
+        .also(&["xpuCacheUsageWeight"]),
+        Key::new(
+            "waiting",
+            Kind::Number(0.0, 1_000.0),
+            "1",
+            "Times the requests that wait in the engine.",
+        )
+        .also(&["waitingRequestWeight"]),
         Key::new(
             "inFlight",
             Kind::Number(0.0, 1_000.0),
@@ -229,8 +299,18 @@ pub(in super::super) static METRICS: Section = Section {
             "(true; false for the engine `openai`)",
             "Whether metrics are collected at all.",
         ),
-        Key::new("interval", millis(100, 10 * MINUTE), "1s", "How often each endpoint is asked."),
-        Key::new("timeout", millis(10, 5 * MINUTE), "2s", "How long one answer may take."),
+        Key::new(
+            "interval",
+            millis(100, 10 * MINUTE),
+            "1s",
+            "How often each endpoint is asked.",
+        ),
+        Key::new(
+            "timeout",
+            millis(10, 5 * MINUTE),
+            "2s",
+            "How long one answer may take.",
+        ),
         Key::new(
             "path",
             Kind::Text("a path such as /metrics"),
@@ -274,7 +354,12 @@ pub(in super::super) static KV_EVENTS: Section = Section {
             "(`zmq-replay`, else `kv-replay`)",
             "In Kubernetes: the port where rank 0 replays.",
         ),
-        Key::new("topic", Kind::Text("the beginning of a topic"), "(every topic)", "What is subscribed to."),
+        Key::new(
+            "topic",
+            Kind::Text("the beginning of a topic"),
+            "(every topic)",
+            "What is subscribed to.",
+        ),
         Key::new(
             "ranks",
             Kind::Count(1, 64),
@@ -287,32 +372,72 @@ pub(in super::super) static KV_EVENTS: Section = Section {
 pub(in super::super) static TIMEOUTS: Section = Section {
     path: "pools[].timeouts",
     keys: &[
-        Key::new("connect", millis(1, MINUTE), "2s", "Opening a connection to an endpoint."),
-        Key::new("request", millis(10, 24 * HOUR), "120s", "A whole request that does not stream."),
+        Key::new(
+            "connect",
+            millis(1, MINUTE),
+            "2s",
+            "Opening a connection to an endpoint.",
+        ),
+        Key::new(
+            "request",
+            millis(10, 24 * HOUR),
+            "120s",
+            "A whole request that does not stream.",
+        ),
         Key::new(
             "firstByte",
             millis(10, 24 * HOUR),
             "60s",
             "From sending a streaming request to the first byte of its answer.",
         ),
-        Key::new("idle", millis(10, 24 * HOUR), "300s", "Silence inside a streamed answer."),
+        Key::new(
+            "idle",
+            millis(10, 24 * HOUR),
+            "300s",
+            "Silence inside a streamed answer.",
+        ),
     ],
 };
 
 pub(in super::super) static RETRY: Section = Section {
     path: "pools[].retry",
     keys: &[
-        Key::new("attempts", Kind::Count(1, 10), "3", "Attempts for one request, the first included."),
-        Key::new("budget", Kind::Number(0.0, 1.0), "0.2", "Retries as a share of all requests."),
+        Key::new(
+            "attempts",
+            Kind::Count(1, 10),
+            "3",
+            "Attempts for one request, the first included.",
+        ),
+        Key::new(
+            "budget",
+            Kind::Number(0.0, 1.0),
+            "0.2",
+            "Retries as a share of all requests.",
+        ),
     ],
 };
 
 pub(in super::super) static BREAKER: Section = Section {
     path: "pools[].breaker",
     keys: &[
-        Key::new("failures", Kind::Count(1, 1_000), "3", "Failures in a row that take an endpoint out."),
-        Key::new("base", millis(10, 10 * MINUTE), "1s", "First time out; doubles with every failed trial."),
-        Key::new("longest", millis(10, HOUR), "30s", "Longest time out; not under `base`."),
+        Key::new(
+            "failures",
+            Kind::Count(1, 1_000),
+            "3",
+            "Failures in a row that take an endpoint out.",
+        ),
+        Key::new(
+            "base",
+            millis(10, 10 * MINUTE),
+            "1s",
+            "First time out; doubles with every failed trial.",
+        ),
+        Key::new(
+            "longest",
+            millis(10, HOUR),
+            "30s",
+            "Longest time out; not under `base`.",
+        ),
         Key::new(
             "warmUp",
             millis(0, 10 * MINUTE),

@@ -5,14 +5,24 @@ use super::{HOUR, Key, Kind, Section, millis};
 pub(in super::super) static TOP: Section = Section {
     path: "",
     keys: &[
-        Key::new("pools", Kind::List("pools"), "", "Sets of interchangeable endpoints, at most 256."),
+        Key::new(
+            "pools",
+            Kind::List("pools"),
+            "",
+            "Sets of interchangeable endpoints, at most 256.",
+        ),
         Key::new(
             "app",
             Kind::Mapping("the block `app` of the original"),
             "",
             "The original hermes-router's block; it becomes the pool `default`.",
         ),
-        Key::new("limits", Kind::Mapping("a mapping"), "", "What one proxy accepts."),
+        Key::new(
+            "limits",
+            Kind::Mapping("a mapping"),
+            "",
+            "What one proxy accepts.",
+        ),
         Key::new(
             "exposeEndpoint",
             Kind::Flag,

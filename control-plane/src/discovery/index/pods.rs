@@ -31,13 +31,20 @@ impl PodIndex {
     /// An empty index whose endpoints listen on `port` of their pod.
     #[must_use]
     pub fn new(port: Port) -> Self {
-        Self { port, event_ports: None, pods: BTreeMap::new() }
+        Self {
+            port,
+            event_ports: None,
+            pods: BTreeMap::new(),
+        }
     }
 
     /// Looks for ports for KV events, too.
     #[must_use]
     pub fn with_event_ports(self, names: Option<EventPortNames>) -> Self {
-        Self { event_ports: names, ..self }
+        Self {
+            event_ports: names,
+            ..self
+        }
     }
 }
 
@@ -76,10 +83,17 @@ fn address(pod: &Pod) -> Option<(IpAddr, bool)> {
 
 fn is_ready(status: &PodStatus) -> bool {
     let conditions = status.conditions.as_deref().unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn endpoint(pod: &Pod, address: IpAddr, port: &Port, events: Option<&EventPortNames>) -> Option<Discovered> {
+fn endpoint(
+    pod: &Pod,
+    address: IpAddr,
+    port: &Port,
+    events: Option<&EventPortNames>,
+) -> Option<Discovered> {
     let metadata = &pod.metadata;
     let Placement { role, group } = placement(metadata.labels.as_ref()).ok()?;
     let number = match port {
@@ -101,7 +115,10 @@ fn endpoint(pod: &Pod, address: IpAddr, port: &Port, events: Option<&EventPortNa
 
 /// The number of the container port called `name`; sidecars (restartable init containers) count like containers.
 fn container_port(spec: &PodSpec, name: &str) -> Option<NonZeroU16> {
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
     let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
     let named = ports.find(|port| port.name.as_deref() == Some(name))?;
     port::number(named.container_port)

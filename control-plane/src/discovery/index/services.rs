@@ -76,13 +76,21 @@ impl ServiceIndex {
     /// stands for itself, on the pod's address.
     #[must_use]
     pub fn new(port: Port) -> Self {
-        Self { port, event_ports: None, services: BTreeMap::new(), slices: BTreeMap::new() }
+        Self {
+            port,
+            event_ports: None,
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+        }
     }
 
     /// Looks for ports for KV events, too.
     #[must_use]
     pub fn with_event_ports(self, names: Option<EventPortNames>) -> Self {
-        Self { event_ports: names, ..self }
+        Self {
+            event_ports: names,
+            ..self
+        }
     }
 
     fn target(&self, service: &Selected, slice: &Slice) -> Option<NonZeroU16> {
@@ -126,12 +134,17 @@ impl Endpoints for ServiceIndex {
             let Some(service) = self.services.get(&slice.service) else {
                 continue;
             };
-            if service.family.as_ref().is_some_and(|family| *family != slice.family) {
+            if service
+                .family
+                .as_ref()
+                .is_some_and(|family| *family != slice.family)
+            {
                 continue;
             }
             let target = self.target(service, slice).zip(service.placement.as_ref());
             let named = |name: &str| slice.ports.get(name).copied();
-            let events = EventPorts::find(self.event_ports.as_ref(), service.events.as_deref(), named);
+            let events =
+                EventPorts::find(self.event_ports.as_ref(), service.events.as_deref(), named);
             candidates.extend(slice.addresses.iter().map(|address| Candidate {
                 ready: address.ready,
                 endpoint: target.map(|(port, placement)| address.endpoint(port, placement, events)),
@@ -146,14 +159,25 @@ impl Endpoints for ServiceIndex {
 impl Selected {
     fn new(service: &Service, port: &Port) -> Self {
         let spec = service.spec.as_ref();
-        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-        let asked = ports.iter().filter(|of| is_tcp(of.protocol.as_deref())).find(|of| is_asked(of, port));
-        let families = spec.and_then(|spec| spec.ip_families.as_deref()).unwrap_or_default();
+        let ports = spec
+            .and_then(|spec| spec.ports.as_deref())
+            .unwrap_or_default();
+        let asked = ports
+            .iter()
+            .filter(|of| is_tcp(of.protocol.as_deref()))
+            .find(|of| is_asked(of, port));
+        let families = spec
+            .and_then(|spec| spec.ip_families.as_deref())
+            .unwrap_or_default();
         Self {
             placement: placement(service.metadata.labels.as_ref()).ok(),
             events: annotation(service.metadata.annotations.as_ref()).map(str::to_owned),
             port: asked.map(|of| of.name.clone().unwrap_or_default()),
-            family: if families.len() > 1 { families.first().cloned() } else { None },
+            family: if families.len() > 1 {
+                families.first().cloned()
+            } else {
+                None
+            },
         }
     }
 }
@@ -174,7 +198,12 @@ fn is_tcp(protocol: Option<&str>) -> bool {
 impl Slice {
     /// `None` for a slice that is being deleted or belongs to no Service.
     fn new(slice: EndpointSlice) -> Option<Self> {
-        let EndpointSlice { address_type, endpoints, metadata, ports } = slice;
+        let EndpointSlice {
+            address_type,
+            endpoints,
+            metadata,
+            ports,
+        } = slice;
         if metadata.deletion_timestamp.is_some() {
             return None;
         }
@@ -184,7 +213,10 @@ impl Slice {
             service,
             family: address_type,
             ports: ports.into_iter().flatten().filter_map(slice_port).collect(),
-            addresses: endpoints.into_iter().filter_map(|endpoint| Address::new(endpoint, &namespace)).collect(),
+            addresses: endpoints
+                .into_iter()
+                .filter_map(|endpoint| Address::new(endpoint, &namespace))
+                .collect(),
         })
     }
 }
@@ -199,7 +231,12 @@ fn slice_port(of: EndpointPort) -> Option<(String, NonZeroU16)> {
 impl Address {
     /// `None` for an endpoint that is leaving, or whose address is no IP address.
     fn new(endpoint: Endpoint, namespace: &str) -> Option<Self> {
-        let Endpoint { addresses, conditions, target_ref, .. } = endpoint;
+        let Endpoint {
+            addresses,
+            conditions,
+            target_ref,
+            ..
+        } = endpoint;
         let conditions = conditions.unwrap_or_default();
         if conditions.terminating.unwrap_or(false) {
             return None;
@@ -209,20 +246,37 @@ impl Address {
         let ready = conditions.ready.unwrap_or(true) && conditions.serving.unwrap_or(true);
         // More addresses than the first have no defined meaning.
         let ip = addresses.first()?.parse().ok()?;
-        let pod = target_ref.filter(|target| target.kind.as_deref() == Some("Pod")).map(|target| {
-            let namespace = target.namespace.as_deref().unwrap_or(namespace);
-            let name = target.name.unwrap_or_default();
-            (target.uid.unwrap_or_default(), format!("{namespace}/{name}"))
-        });
+        let pod = target_ref
+            .filter(|target| target.kind.as_deref() == Some("Pod"))
+            .map(|target| {
+                let namespace = target.namespace.as_deref().unwrap_or(namespace);
+                let name = target.name.unwrap_or_default();
+                (
+                    target.uid.unwrap_or_default(),
+                    format!("{namespace}/{name}"),
+                )
+            });
         Some(Self { ip, ready, pod })
     }
 
-    fn endpoint(&self, port: NonZeroU16, placement: &Placement, kv_events: Option<EventPorts>) -> Discovered {
+    fn endpoint(
+        &self,
+        port: NonZeroU16,
+        placement: &Placement,
+        kv_events: Option<EventPorts>,
+    ) -> Discovered {
         let authority = SocketAddr::new(self.ip, port.get()).to_string();
         let url = format!("http://{authority}");
         let (uid, name) = self.pod.clone().unwrap_or((String::new(), authority));
         let Placement { role, group } = placement.clone();
-        Discovered { url, uid, name, role, group, kv_events }
+        Discovered {
+            url,
+            uid,
+            name,
+            role,
+            group,
+            kv_events,
+        }
     }
 }
 

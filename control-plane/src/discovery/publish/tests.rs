@@ -42,7 +42,10 @@ impl Endpoints for Names {
             group: None,
             kv_events: None,
         };
-        Found { endpoints: self.0.iter().map(endpoint).collect(), ..Found::default() }
+        Found {
+            endpoints: self.0.iter().map(endpoint).collect(),
+            ..Found::default()
+        }
     }
 }
 
@@ -62,7 +65,8 @@ async fn published(state: &State<Names>, story: impl Future<Output = ()>) -> Vec
     let began = Instant::now();
     let sets = RefCell::new(Vec::new());
     let sink = |set: Vec<Discovered>| {
-        sets.borrow_mut().push((began.elapsed().as_millis(), set.len()));
+        sets.borrow_mut()
+            .push((began.elapsed().as_millis(), set.len()));
         async {}
     };
     let both = futures::future::join(publish(state, sink), story);

@@ -13,16 +13,26 @@ fn endpoint(name: &str, role: Role) -> Discovered {
 
 /// Endpoints of one role by their names.
 fn named(names: &str) -> Vec<Discovered> {
-    names.chars().map(|name| endpoint(&name.to_string(), Role::Aggregate)).collect()
+    names
+        .chars()
+        .map(|name| endpoint(&name.to_string(), Role::Aggregate))
+        .collect()
 }
 
 fn found(ready: &str, unready: &str) -> Found {
-    Found { endpoints: named(ready), unready: named(unready), left_out: 0 }
+    Found {
+        endpoints: named(ready),
+        unready: named(unready),
+        left_out: 0,
+    }
 }
 
 /// The names of those that are used, and how many of them are doubted.
 fn used(believed: &Believed) -> (String, usize) {
-    let names = believed.endpoints.iter().map(|endpoint| endpoint.name.trim_start_matches("ai/"));
+    let names = believed
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.name.trim_start_matches("ai/"));
     (names.collect(), believed.doubted)
 }
 
@@ -30,8 +40,14 @@ fn used(believed: &Believed) -> (String, usize) {
 fn an_endpoint_that_is_not_ready_gets_nothing_while_half_of_its_peers_are() {
     let mut readiness = Readiness::default();
     readiness.believe(found("abcd", ""));
-    assert_eq!(used(&readiness.believe(found("abc", "d"))), ("abc".to_owned(), 0));
-    assert_eq!(used(&readiness.believe(found("ab", "cd"))), ("ab".to_owned(), 0));
+    assert_eq!(
+        used(&readiness.believe(found("abc", "d"))),
+        ("abc".to_owned(), 0)
+    );
+    assert_eq!(
+        used(&readiness.believe(found("ab", "cd"))),
+        ("ab".to_owned(), 0)
+    );
 }
 
 #[test]
@@ -39,25 +55,48 @@ fn when_most_are_called_not_ready_all_that_once_were_stay() {
     let mut readiness = Readiness::default();
     readiness.believe(found("abcd", ""));
     readiness.believe(found("abc", "d"));
-    assert_eq!(used(&readiness.believe(found("a", "bcd"))), ("abcd".to_owned(), 3));
-    assert_eq!(used(&readiness.believe(found("", "abcd"))), ("abcd".to_owned(), 4));
-    assert_eq!(used(&readiness.believe(found("abc", "d"))), ("abc".to_owned(), 0), "Kubernetes hears them again");
+    assert_eq!(
+        used(&readiness.believe(found("a", "bcd"))),
+        ("abcd".to_owned(), 3)
+    );
+    assert_eq!(
+        used(&readiness.believe(found("", "abcd"))),
+        ("abcd".to_owned(), 4)
+    );
+    assert_eq!(
+        used(&readiness.believe(found("abc", "d"))),
+        ("abc".to_owned(), 0),
+        "Kubernetes hears them again"
+    );
 }
 
 #[test]
 fn who_never_was_ready_is_not_used_however_few_there_are() {
     let mut readiness = Readiness::default();
-    assert_eq!(used(&readiness.believe(found("", "ab"))), (String::new(), 0));
-    assert_eq!(used(&readiness.believe(found("a", "bcd"))), ("a".to_owned(), 0));
+    assert_eq!(
+        used(&readiness.believe(found("", "ab"))),
+        (String::new(), 0)
+    );
+    assert_eq!(
+        used(&readiness.believe(found("a", "bcd"))),
+        ("a".to_owned(), 0)
+    );
 }
 
 #[test]
 fn who_leaves_is_gone_whatever_it_was() {
     let mut readiness = Readiness::default();
     readiness.believe(found("abc", ""));
-    assert_eq!(used(&readiness.believe(found("", "ab"))), ("ab".to_owned(), 2));
+    assert_eq!(
+        used(&readiness.believe(found("", "ab"))),
+        ("ab".to_owned(), 2)
+    );
     assert_eq!(used(&readiness.believe(found("", ""))), (String::new(), 0));
-    assert_eq!(used(&readiness.believe(found("", "ab"))), (String::new(), 0), "they come back as strangers");
+    assert_eq!(
+        used(&readiness.believe(found("", "ab"))),
+        (String::new(), 0),
+        "they come back as strangers"
+    );
 }
 
 #[test]
@@ -75,8 +114,15 @@ fn peers_are_counted_by_role_and_group() {
     let decode = vec![endpoint("x", Role::Decode), endpoint("y", Role::Decode)];
     let prefill = vec![endpoint("p", Role::Prefill)];
     let all = [decode.clone(), prefill.clone()].concat();
-    readiness.believe(Found { endpoints: all, ..Found::default() });
-    let believed = readiness.believe(Found { endpoints: decode, unready: prefill, left_out: 0 });
+    readiness.believe(Found {
+        endpoints: all,
+        ..Found::default()
+    });
+    let believed = readiness.believe(Found {
+        endpoints: decode,
+        unready: prefill,
+        left_out: 0,
+    });
     assert_eq!(
         (believed.endpoints.len(), believed.doubted),
         (3, 1),

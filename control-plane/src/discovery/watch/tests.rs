@@ -8,7 +8,10 @@ use super::*;
 use crate::discovery::status::DiscoveryStatus;
 
 const KIND: &str = "configmaps";
-const PACE: Pace = Pace { list: Duration::from_secs(10), resync: Duration::from_secs(300) };
+const PACE: Pace = Pace {
+    list: Duration::from_secs(10),
+    resync: Duration::from_secs(300),
+};
 
 type Item = watcher::Result<Event<DeserializeGuard<ConfigMap>>>;
 
@@ -62,10 +65,15 @@ async fn failures_are_spaced_out_up_to_three_seconds() {
     assert!((0.1..=0.2).contains(&gaps[0]), "{gaps:?}");
     assert!(gaps.iter().all(|gap| *gap <= 3.01), "{gaps:?}");
     assert!(gaps[6..].iter().all(|gap| *gap >= 1.5), "{gaps:?}");
-    let failing = status.failure().map(|(kind, failure)| (kind, failure.since.elapsed()));
+    let failing = status
+        .failure()
+        .map(|(kind, failure)| (kind, failure.since.elapsed()));
     let (kind, lasts) = failing.unwrap();
     assert_eq!(kind, KIND);
-    assert!(lasts >= Duration::from_secs(59), "since the first failure, not the last: {lasts:?}");
+    assert!(
+        lasts >= Duration::from_secs(59),
+        "since the first failure, not the last: {lasts:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +96,11 @@ async fn a_watch_that_held_for_a_while_is_taken_up_again_quickly() {
     let (began, _) = begun(Duration::from_secs(200), holds).await;
     let gaps = began.windows(2).map(|pair| pair[1] - pair[0]);
     assert!(gaps.clone().count() >= 8);
-    assert!(gaps.clone().all(|gap| gap < 20.5), "{:?}", gaps.collect::<Vec<_>>());
+    assert!(
+        gaps.clone().all(|gap| gap < 20.5),
+        "{:?}",
+        gaps.collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -118,11 +118,16 @@ impl<'a> Kind<'a> {
             let name = event.next()?;
             let value = event.skip()?;
             let Plain::Text(name) = name else { continue };
-            if let Some(field) = Field::ALL.into_iter().find(|field| field.name().as_bytes() == name) {
+            if let Some(field) = Field::ALL
+                .into_iter()
+                .find(|field| field.name().as_bytes() == name)
+            {
                 fields.0[field as usize] = Some(value);
             }
         }
-        let tag = fields.get(Field::Type).and_then(|mut tag| tag.text().ok().flatten());
+        let tag = fields
+            .get(Field::Type)
+            .and_then(|mut tag| tag.text().ok().flatten());
         Ok(Self::tagged(tag, |_| fields))
     }
 
@@ -164,7 +169,9 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn group(&self) -> Result<Option<u32>, Malformed> {
-        self.int(Field::Group)?.map(|group| u32::try_from(group).map_err(|_| Malformed)).transpose()
+        self.int(Field::Group)?
+            .map(|group| u32::try_from(group).map_err(|_| Malformed))
+            .transpose()
     }
 
     /// Where the blocks are. Old engines do not say, and know one tier. What nobody has heard of is far away.
@@ -178,7 +185,8 @@ impl<'a> Fields<'a> {
 
     /// The engine's name of the block before the first.
     pub(super) fn parent(&self) -> Result<Option<u64>, Malformed> {
-        self.get(Field::Parent).map_or(Ok(None), |mut parent| name(parent.next()?))
+        self.get(Field::Parent)
+            .map_or(Ok(None), |mut parent| name(parent.next()?))
     }
 
     /// The engine's names of all blocks.

@@ -10,7 +10,11 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Meant {
     Stored(MeantStored),
-    Removed { names: Vec<u64>, medium: Option<&'static str>, group: Option<u32> },
+    Removed {
+        names: Vec<u64>,
+        medium: Option<&'static str>,
+        group: Option<u32>,
+    },
     Cleared,
 }
 
@@ -81,10 +85,12 @@ impl Style {
         if self.named {
             fields.retain(|(_, _, default)| !(self.terse && *default));
             encode::write_map_len(out, fields.len() as u32 + 2).unwrap();
-            [("type", tag), ("session_id", "a field of tomorrow")].iter().for_each(|(name, value)| {
-                text(out, Some(name));
-                text(out, Some(value));
-            });
+            [("type", tag), ("session_id", "a field of tomorrow")]
+                .iter()
+                .for_each(|(name, value)| {
+                    text(out, Some(name));
+                    text(out, Some(value));
+                });
             fields.iter().for_each(|(name, value, _)| {
                 text(out, Some(name));
                 out.extend(value);
@@ -112,7 +118,11 @@ impl Style {
         };
         match meant {
             Meant::Cleared => self.event(out, "AllBlocksCleared", Vec::new()),
-            Meant::Removed { names, medium, group } => {
+            Meant::Removed {
+                names,
+                medium,
+                group,
+            } => {
                 let group_bytes = optional_number(group.map(u64::from));
                 let fields = vec![
                     ("block_hashes", self.names(names), false),
@@ -122,7 +132,17 @@ impl Style {
                 self.event(out, "BlockRemoved", fields);
             }
             Meant::Stored(stored) => {
-                let MeantStored { names, parent, tokens, block_size, lora, medium, group, kind, .. } = stored;
+                let MeantStored {
+                    names,
+                    parent,
+                    tokens,
+                    block_size,
+                    lora,
+                    medium,
+                    group,
+                    kind,
+                    ..
+                } = stored;
                 let mut parent_bytes = Vec::new();
                 match parent {
                     Some(parent) => self.name(&mut parent_bytes, *parent),
@@ -138,12 +158,24 @@ impl Style {
                     ("block_hashes", self.names(names), false),
                     ("parent_block_hash", parent_bytes, false),
                     ("token_ids", token_bytes, false),
-                    ("block_size", optional_number(Some((*block_size).into())), false),
+                    (
+                        "block_size",
+                        optional_number(Some((*block_size).into())),
+                        false,
+                    ),
                     ("lora_id", lora_id, false),
                     ("medium", optional_text(*medium), false),
-                    ("lora_name", optional_text(lora.as_ref().map(|(_, name)| &**name)), false),
+                    (
+                        "lora_name",
+                        optional_text(lora.as_ref().map(|(_, name)| &**name)),
+                        false,
+                    ),
                     ("extra_keys", stored.extra_keys(), false),
-                    ("group_idx", optional_number(group.map(u64::from)), group.is_none()),
+                    (
+                        "group_idx",
+                        optional_number(group.map(u64::from)),
+                        group.is_none(),
+                    ),
                     ("kv_cache_spec_kind", optional_text(*kind), kind.is_none()),
                 ];
                 self.event(out, "BlockStored", fields);
@@ -159,8 +191,14 @@ impl MeantStored {
         encode::write_array_len(&mut out, self.names.len() as u32).unwrap();
         for at in 0..self.names.len() {
             let image = self.image.as_ref().filter(|_| at + 1 == self.names.len());
-            let salt = self.salt.as_deref().filter(|_| at == 0 && self.parent.is_none());
-            let keys = [self.lora.is_some(), image.is_some(), salt.is_some()].iter().filter(|there| **there).count();
+            let salt = self
+                .salt
+                .as_deref()
+                .filter(|_| at == 0 && self.parent.is_none());
+            let keys = [self.lora.is_some(), image.is_some(), salt.is_some()]
+                .iter()
+                .filter(|there| **there)
+                .count();
             if keys == 0 {
                 encode::write_nil(&mut out).unwrap();
                 continue;
@@ -182,19 +220,32 @@ impl MeantStored {
     }
 
     fn expected(&self) -> Stored {
-        let contents = self.tokens.chunks_exact(self.block_size as usize).enumerate().map(|(at, tokens)| {
-            let mut extras = Extras::default();
-            if let Some((hash, offset)) = self.image.as_ref().filter(|_| at + 1 == self.names.len()) {
-                extras.list(2);
-                extras.text(hash.as_bytes());
-                extras.number((*offset).into());
-            }
-            if let Some(salt) = self.salt.as_deref().filter(|_| at == 0 && self.parent.is_none()) {
-                extras.text(salt.as_bytes());
-            }
-            extras.apply(content(tokens))
-        });
-        let adapter = self.lora.as_ref().map_or(Adapter::None, |(_, name)| Adapter::Name(name));
+        let contents = self
+            .tokens
+            .chunks_exact(self.block_size as usize)
+            .enumerate()
+            .map(|(at, tokens)| {
+                let mut extras = Extras::default();
+                if let Some((hash, offset)) =
+                    self.image.as_ref().filter(|_| at + 1 == self.names.len())
+                {
+                    extras.list(2);
+                    extras.text(hash.as_bytes());
+                    extras.number((*offset).into());
+                }
+                if let Some(salt) = self
+                    .salt
+                    .as_deref()
+                    .filter(|_| at == 0 && self.parent.is_none())
+                {
+                    extras.text(salt.as_bytes());
+                }
+                extras.apply(content(tokens))
+            });
+        let adapter = self
+            .lora
+            .as_ref()
+            .map_or(Adapter::None, |(_, name)| Adapter::Name(name));
         let stored = Stored {
             names: self.names.clone(),
             contents: contents.collect(),
@@ -235,9 +286,15 @@ fn payload(style: Style, events: &[Meant], rank: Option<Option<u64>>) -> Vec<u8>
 fn expected(events: &[Meant]) -> Vec<Event> {
     let event = |meant: &Meant| match meant {
         Meant::Stored(stored) => Event::Stored(stored.expected()),
-        Meant::Removed { names, medium, group } => {
-            Event::Removed(Removed { names: names.clone(), tier: tier(*medium), group: *group })
-        }
+        Meant::Removed {
+            names,
+            medium,
+            group,
+        } => Event::Removed(Removed {
+            names: names.clone(),
+            tier: tier(*medium),
+            group: *group,
+        }),
         Meant::Cleared => Event::Cleared,
     };
     events.iter().map(event).collect()
@@ -261,17 +318,44 @@ fn meant() -> impl Strategy<Value = Meant> {
         let tokens = proptest::collection::vec(any::<u32>(), blocks * block_size as usize);
         let lora = proptest::option::of((1..100i64, "[a-z]{1,40}"));
         let image = proptest::option::of(("[0-9a-f]{8}", any::<u32>()));
-        let kinds = proptest::sample::select(vec![None, Some("full_attention"), Some("sliding_window")]);
+        let kinds =
+            proptest::sample::select(vec![None, Some("full_attention"), Some("sliding_window")]);
         let group = proptest::option::of(0..3u32);
-        let named = (names, tokens, proptest::option::of(any::<u64>()), lora, media());
-        (named, proptest::option::of("[a-z]{1,9}"), image, group, kinds).prop_map(
-            move |(named, salt, image, group, kind)| {
-                let (names, tokens, parent, lora, medium) = named;
-                Meant::Stored(MeantStored { names, parent, tokens, block_size, lora, medium, salt, image, group, kind })
-            },
+        let named = (
+            names,
+            tokens,
+            proptest::option::of(any::<u64>()),
+            lora,
+            media(),
+        );
+        (
+            named,
+            proptest::option::of("[a-z]{1,9}"),
+            image,
+            group,
+            kinds,
         )
+            .prop_map(move |(named, salt, image, group, kind)| {
+                let (names, tokens, parent, lora, medium) = named;
+                Meant::Stored(MeantStored {
+                    names,
+                    parent,
+                    tokens,
+                    block_size,
+                    lora,
+                    medium,
+                    salt,
+                    image,
+                    group,
+                    kind,
+                })
+            })
     });
-    let removed = (proptest::collection::vec(any::<u64>(), 0..5), media(), proptest::option::of(0..3u32));
+    let removed = (
+        proptest::collection::vec(any::<u64>(), 0..5),
+        media(),
+        proptest::option::of(0..3u32),
+    );
     prop_oneof![
         4 => stored,
         3 => removed.prop_map(|(names, medium, group)| Meant::Removed { names, medium, group }),
@@ -280,7 +364,11 @@ fn meant() -> impl Strategy<Value = Meant> {
 }
 
 fn style() -> impl Strategy<Value = Style> {
-    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(named, digests, terse)| Style { named, digests, terse })
+    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(named, digests, terse)| Style {
+        named,
+        digests,
+        terse,
+    })
 }
 
 proptest! {
@@ -324,7 +412,16 @@ proptest! {
 }
 
 fn one(meant: Meant, named: bool) -> Batch {
-    batch(&payload(Style { named, digests: false, terse: true }, &[meant], None)).expect("a batch")
+    batch(&payload(
+        Style {
+            named,
+            digests: false,
+            terse: true,
+        },
+        &[meant],
+        None,
+    ))
+    .expect("a batch")
 }
 
 fn simple() -> MeantStored {
@@ -354,27 +451,56 @@ fn the_very_old_form_ends_early() {
     encode::write_array_len(&mut bytes, 2).unwrap();
     text(&mut bytes, Some("BlockRemoved"));
     bytes.extend([0x91, 11]);
-    let removed = Removed { names: vec![11], tier: Tier::Gpu, group: None };
-    assert_eq!(batch(&bytes).expect("a batch").events, [Event::Stored(simple().expected()), Event::Removed(removed)]);
+    let removed = Removed {
+        names: vec![11],
+        tier: Tier::Gpu,
+        group: None,
+    };
+    assert_eq!(
+        batch(&bytes).expect("a batch").events,
+        [Event::Stored(simple().expected()), Event::Removed(removed)]
+    );
 }
 
 #[test]
 fn an_adapter_of_which_only_a_number_is_told_matches_no_name() {
-    let stored = MeantStored { lora: Some((7, "seven".to_owned())), ..simple() };
+    let stored = MeantStored {
+        lora: Some((7, "seven".to_owned())),
+        ..simple()
+    };
     let named = stored.expected();
     assert_eq!(named.root, root(2, Adapter::Name("seven")));
-    let mut bytes = payload(Style { named: true, digests: false, terse: true }, &[Meant::Stored(stored)], None);
+    let mut bytes = payload(
+        Style {
+            named: true,
+            digests: false,
+            terse: true,
+        },
+        &[Meant::Stored(stored)],
+        None,
+    );
     // The field's name is spoiled, as if the engine had none such.
-    let at = bytes.windows(9).position(|window| window == b"lora_name").expect("the field");
+    let at = bytes
+        .windows(9)
+        .position(|window| window == b"lora_name")
+        .expect("the field");
     bytes[at] = b'x';
     let read = batch(&bytes).expect("a batch");
-    let [Event::Stored(stored)] = &read.events[..] else { panic!("{read:?}") };
+    let [Event::Stored(stored)] = &read.events[..] else {
+        panic!("{read:?}")
+    };
     assert_eq!(stored.root, root(2, Adapter::Number(7)));
 }
 
 #[test]
 fn a_salt_counts_wherever_an_engine_puts_it() {
-    let salted = one(Meant::Stored(MeantStored { salt: Some("tenant".to_owned()), ..simple() }), true);
+    let salted = one(
+        Meant::Stored(MeantStored {
+            salt: Some("tenant".to_owned()),
+            ..simple()
+        }),
+        true,
+    );
     let mut sglang = Vec::new();
     encode::write_array_len(&mut sglang, 2).unwrap();
     encode::write_f64(&mut sglang, 1.0).unwrap();
@@ -394,9 +520,14 @@ fn a_salt_counts_wherever_an_engine_puts_it() {
     text(&mut sglang, Some("tenant"));
     assert_eq!(batch(&sglang).expect("a batch"), salted);
     let first = Extras::salt("tenant").apply(content(&[1, 2]));
-    let [Event::Stored(stored)] = &salted.events[..] else { panic!("{salted:?}") };
+    let [Event::Stored(stored)] = &salted.events[..] else {
+        panic!("{salted:?}")
+    };
     assert_eq!(stored.contents, [first, content(&[3, 4])]);
-    assert_ne!(link(stored.root, first), link(stored.root, content(&[1, 2])));
+    assert_ne!(
+        link(stored.root, first),
+        link(stored.root, content(&[1, 2]))
+    );
 }
 
 #[test]
@@ -405,8 +536,16 @@ fn events_of_tomorrow_are_skipped_and_what_cannot_be_understood_is_counted() {
     encode::write_array_len(&mut bytes, 2).unwrap();
     encode::write_f64(&mut bytes, 1.0).unwrap();
     encode::write_array_len(&mut bytes, 5).unwrap();
-    let style = Style { named: true, digests: false, terse: true };
-    style.event(&mut bytes, "BlockMoved", vec![("block_hashes", style.names(&[1]), false)]);
+    let style = Style {
+        named: true,
+        digests: false,
+        terse: true,
+    };
+    style.event(
+        &mut bytes,
+        "BlockMoved",
+        vec![("block_hashes", style.names(&[1]), false)],
+    );
     // Pairs of tokens, as with speculative decoding in SGLang.
     let pairs = vec![
         ("block_hashes", style.names(&[1]), false),
@@ -418,32 +557,62 @@ fn events_of_tomorrow_are_skipped_and_what_cannot_be_understood_is_counted() {
     bytes.push(0xc0);
     style.write(&mut bytes, &Meant::Cleared);
     let read = batch(&bytes).expect("a batch");
-    assert_eq!(read, Batch { events: vec![Event::Cleared], unknown: 2, unread_stored: 1, unread_removed: 1 });
+    assert_eq!(
+        read,
+        Batch {
+            events: vec![Event::Cleared],
+            unknown: 2,
+            unread_stored: 1,
+            unread_removed: 1
+        }
+    );
 }
 
 #[test]
 fn tokens_that_do_not_fill_their_blocks_are_not_understood() {
-    let stored = MeantStored { tokens: vec![1, 2, 3], ..simple() };
+    let stored = MeantStored {
+        tokens: vec![1, 2, 3],
+        ..simple()
+    };
     assert_eq!(one(Meant::Stored(stored), false).unread_stored, 1);
-    let huge = MeantStored { block_size: u32::MAX, ..simple() };
+    let huge = MeantStored {
+        block_size: u32::MAX,
+        ..simple()
+    };
     assert_eq!(one(Meant::Stored(huge), true).unread_stored, 1);
 }
 
 #[test]
 fn blocks_without_tokens_have_no_content() {
-    let stored = MeantStored { tokens: Vec::new(), medium: Some("CPU"), block_size: 0, ..simple() };
+    let stored = MeantStored {
+        tokens: Vec::new(),
+        medium: Some("CPU"),
+        block_size: 0,
+        ..simple()
+    };
     let read = one(Meant::Stored(stored), true);
-    let [Event::Stored(stored)] = &read.events[..] else { panic!("{read:?}") };
-    assert_eq!((stored.names.len(), stored.contents.len(), stored.tier), (2, 0, Tier::Host));
+    let [Event::Stored(stored)] = &read.events[..] else {
+        panic!("{read:?}")
+    };
+    assert_eq!(
+        (stored.names.len(), stored.contents.len(), stored.tier),
+        (2, 0, Tier::Host)
+    );
 }
 
 /// What a running vLLM published.
 fn captured(label: &str) -> Batch {
     let lines = include_str!("vllm-0.32.0.hex").lines();
-    let line = lines.filter_map(|line| line.strip_prefix(label)).find(|rest| rest.starts_with(' ')).expect("captured");
+    let line = lines
+        .filter_map(|line| line.strip_prefix(label))
+        .find(|rest| rest.starts_with(' '))
+        .expect("captured");
     let hex = line.rsplit(' ').next().expect("a payload").as_bytes();
     let digit = |digit: u8| char::from(digit).to_digit(16).expect("a hex digit") as u8;
-    let payload: Vec<u8> = hex.chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+    let payload: Vec<u8> = hex
+        .chunks_exact(2)
+        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+        .collect();
     batch(&payload).expect("a batch")
 }
 
@@ -451,20 +620,44 @@ fn captured(label: &str) -> Batch {
 fn what_a_real_vllm_published_is_understood() {
     let tokens: Vec<u32> = (100..164).collect();
     let expected = |names: [u64; 2], adapter: Adapter<'_>, salt: Option<&str>| {
-        let first = salt.map(Extras::salt).unwrap_or_default().apply(content(&tokens[..32]));
+        let first = salt
+            .map(Extras::salt)
+            .unwrap_or_default()
+            .apply(content(&tokens[..32]));
         let contents = vec![first, content(&tokens[32..])];
-        let stored =
-            Stored { names: names.to_vec(), contents, group: Some(0), attention: Attention::Full, ..Stored::default() };
+        let stored = Stored {
+            names: names.to_vec(),
+            contents,
+            group: Some(0),
+            attention: Attention::Full,
+            ..Stored::default()
+        };
         Event::Stored(stored.rooted(32, adapter))
     };
-    let plain = expected([5_112_245_858_541_826_925, 2_169_733_828_878_548_103], Adapter::None, None);
+    let plain = expected(
+        [5_112_245_858_541_826_925, 2_169_733_828_878_548_103],
+        Adapter::None,
+        None,
+    );
     assert_eq!(captured("plain").events, std::slice::from_ref(&plain));
-    let salted = expected([8_619_098_860_538_018_033, 11_594_349_764_229_991_644], Adapter::None, Some("s1"));
+    let salted = expected(
+        [8_619_098_860_538_018_033, 11_594_349_764_229_991_644],
+        Adapter::None,
+        Some("s1"),
+    );
     assert_eq!(captured("salt").events, [salted]);
     let adapter = Adapter::Name("tiny-lora");
-    let adapted = expected([1_167_260_533_311_686_955, 1_073_450_225_715_591_625], adapter, None);
+    let adapted = expected(
+        [1_167_260_533_311_686_955, 1_073_450_225_715_591_625],
+        adapter,
+        None,
+    );
     assert_eq!(captured("lora").events, [adapted]);
-    let both = expected([11_511_274_554_140_595_079, 7_382_935_055_135_278_889], adapter, Some("s1"));
+    let both = expected(
+        [11_511_274_554_140_595_079, 7_382_935_055_135_278_889],
+        adapter,
+        Some("s1"),
+    );
     assert_eq!(captured("lora+salt").events, [both]);
     assert_eq!(captured("after-reset").events, [Event::Cleared, plain]);
 }

@@ -136,7 +136,11 @@ impl Stream {
 
     fn no_replay(&self, failure: Failure) {
         self.counters.replayed(Replayed::Failed);
-        tracing::debug!(rank = self.status.rank, reason = failure.name(), "no replay of KV events");
+        tracing::debug!(
+            rank = self.status.rank,
+            reason = failure.name(),
+            "no replay of KV events"
+        );
     }
 }
 

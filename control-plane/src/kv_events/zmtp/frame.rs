@@ -64,7 +64,10 @@ pub(super) fn check_greeting(greeting: &[u8; GREETING]) -> Result<(), ZmtpError>
     if greeting[10] < 3 {
         return Err(ZmtpError::Protocol("the peer speaks a ZMTP older than 3.0"));
     }
-    let mechanism = greeting[12..32].split(|byte| *byte == 0).next().unwrap_or_default();
+    let mechanism = greeting[12..32]
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
     if mechanism != b"NULL" {
         return Err(ZmtpError::Protocol("the peer wants authentication"));
     }
@@ -133,13 +136,22 @@ impl Assembly {
     /// What the bytes so far make whole; nothing when more are needed.
     pub(super) fn next(&mut self, inbox: &mut BytesMut) -> Result<Option<Incoming>, ZmtpError> {
         loop {
-            let Some((flags, header, length)) = head(inbox) else { return Ok(None) };
+            let Some((flags, header, length)) = head(inbox) else {
+                return Ok(None);
+            };
             let is_command = flags & COMMAND != 0;
             if flags > MORE | LONG | COMMAND || is_command && flags & MORE != 0 {
                 return Err(ZmtpError::Protocol("a frame has flags that do not exist"));
             }
-            let room = if is_command { MAX_COMMAND } else { MAX_MESSAGE.saturating_sub(self.size) };
-            let length = usize::try_from(length).ok().filter(|length| *length <= room).ok_or(ZmtpError::TooLarge)?;
+            let room = if is_command {
+                MAX_COMMAND
+            } else {
+                MAX_MESSAGE.saturating_sub(self.size)
+            };
+            let length = usize::try_from(length)
+                .ok()
+                .filter(|length| *length <= room)
+                .ok_or(ZmtpError::TooLarge)?;
             if inbox.len() < header + length {
                 return Ok(None);
             }
@@ -200,24 +212,42 @@ mod tests {
         let mut curve = greeting();
         curve[12..17].copy_from_slice(b"CURVE");
         assert!(check_greeting(&curve).is_err());
-        assert!(check_greeting(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n                 ").is_err());
+        assert!(
+            check_greeting(
+                b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n                 "
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn a_socket_says_what_it_is() {
         let data = ready("SUB").freeze();
-        assert_eq!(property(data.clone(), "socket-type").as_deref(), Some(&b"SUB"[..]));
+        assert_eq!(
+            property(data.clone(), "socket-type").as_deref(),
+            Some(&b"SUB"[..])
+        );
         assert_eq!(property(data.clone(), "other"), None);
-        assert_eq!(property(data.slice(..data.len() - 1), "other"), None, "cut off");
+        assert_eq!(
+            property(data.slice(..data.len() - 1), "other"),
+            None,
+            "cut off"
+        );
     }
 
     #[test]
     fn a_length_beyond_the_limit_is_refused_before_its_bytes_come() {
         let mut inbox = BytesMut::from(&[LONG, 0, 0, 0, 1, 0, 0, 0, 0][..]);
-        assert!(matches!(Assembly::default().next(&mut inbox), Err(ZmtpError::TooLarge)));
+        assert!(matches!(
+            Assembly::default().next(&mut inbox),
+            Err(ZmtpError::TooLarge)
+        ));
         let mut inbox = BytesMut::new();
         (0..=MAX_FRAMES).for_each(|_| inbox.put_slice(&[MORE, 0]));
-        assert!(matches!(Assembly::default().next(&mut inbox), Err(ZmtpError::TooLarge)));
+        assert!(matches!(
+            Assembly::default().next(&mut inbox),
+            Err(ZmtpError::TooLarge)
+        ));
     }
 
     proptest! {

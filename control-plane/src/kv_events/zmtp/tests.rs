@@ -21,20 +21,30 @@ async fn scripted<F: Future<Output = ()> + Send + 'static>(
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.expect("a client");
-        script(Scripted { stream, inbox: BytesMut::new(), assembly: Assembly::default() }).await;
+        script(Scripted {
+            stream,
+            inbox: BytesMut::new(),
+            assembly: Assembly::default(),
+        })
+        .await;
     });
     address
 }
 
 impl Scripted {
     async fn shake_hands(&mut self, socket: &str) {
-        self.stream.write_all(&frame::greeting()).await.expect("sent");
+        self.stream
+            .write_all(&frame::greeting())
+            .await
+            .expect("sent");
         while self.inbox.len() < GREETING {
             self.stream.read_buf(&mut self.inbox).await.expect("read");
         }
         let _greeting = self.inbox.split_to(GREETING);
         self.command("READY", &frame::ready(socket)).await;
-        let Incoming::Command(name, _) = self.next().await else { panic!("READY") };
+        let Incoming::Command(name, _) = self.next().await else {
+            panic!("READY")
+        };
         assert_eq!(&name[..], b"READY");
     }
 
@@ -55,13 +65,21 @@ impl Scripted {
             if let Some(incoming) = self.assembly.next(&mut self.inbox).expect("well formed") {
                 return incoming;
             }
-            assert!(self.stream.read_buf(&mut self.inbox).await.expect("read") > 0, "the client left");
+            assert!(
+                self.stream.read_buf(&mut self.inbox).await.expect("read") > 0,
+                "the client left"
+            );
         }
     }
 
     /// Waits until the client leaves.
     async fn linger(mut self) {
-        while self.stream.read_buf(&mut self.inbox).await.is_ok_and(|read| read > 0) {}
+        while self
+            .stream
+            .read_buf(&mut self.inbox)
+            .await
+            .is_ok_and(|read| read > 0)
+        {}
     }
 }
 
@@ -73,11 +91,18 @@ async fn subscriber(address: SocketAddr) -> Result<Peer, ZmtpError> {
 async fn a_subscriber_gets_messages_and_signs_of_life() {
     let address = scripted(|mut peer| async move {
         peer.shake_hands("PUB").await;
-        let Incoming::Message(subscription) = peer.next().await else { panic!("a subscription") };
+        let Incoming::Message(subscription) = peer.next().await else {
+            panic!("a subscription")
+        };
         assert_eq!(subscription[..], [Bytes::from_static(b"\x01kv@")]);
         peer.message(&[b"kv@a", &[7; 300], b""]).await;
-        let Incoming::Command(name, data) = peer.next().await else { panic!("a ping") };
-        assert_eq!((&name[..], &data[..]), (&b"PING"[..], &TTL.to_be_bytes()[..]));
+        let Incoming::Command(name, data) = peer.next().await else {
+            panic!("a ping")
+        };
+        assert_eq!(
+            (&name[..], &data[..]),
+            (&b"PING"[..], &TTL.to_be_bytes()[..])
+        );
         peer.command("PONG", b"").await;
         peer.linger().await;
     })
@@ -85,7 +110,10 @@ async fn a_subscriber_gets_messages_and_signs_of_life() {
     let mut peer = subscriber(address).await.expect("a publisher");
     peer.subscribe(b"kv@").await.expect("sent");
     let message = peer.next().await.expect("connected").expect("a message");
-    assert_eq!(message[..], [&b"kv@a"[..], &[7; 300], b""].map(Bytes::copy_from_slice));
+    assert_eq!(
+        message[..],
+        [&b"kv@a"[..], &[7; 300], b""].map(Bytes::copy_from_slice)
+    );
     assert!(!peer.answers_pings());
     peer.ping().await.expect("sent");
     assert_eq!(peer.next().await.expect("connected"), None);
@@ -97,14 +125,23 @@ async fn a_ping_of_the_peer_is_answered() {
     let address = scripted(|mut peer| async move {
         peer.shake_hands("PUB").await;
         peer.command("PING", b"\x00\x0acontext").await;
-        let Incoming::Command(name, data) = peer.next().await else { panic!("a pong") };
+        let Incoming::Command(name, data) = peer.next().await else {
+            panic!("a pong")
+        };
         assert_eq!((&name[..], &data[..]), (&b"PONG"[..], &b"context"[..]));
         peer.message(&[b"done"]).await;
         peer.linger().await;
     })
     .await;
     let mut peer = subscriber(address).await.expect("a publisher");
-    assert_eq!(peer.next().await.expect("connected").expect("a message").len(), 1);
+    assert_eq!(
+        peer.next()
+            .await
+            .expect("connected")
+            .expect("a message")
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -114,21 +151,31 @@ async fn what_is_no_publisher_is_told_from_one() {
         peer.linger().await;
     })
     .await;
-    assert!(matches!(subscriber(router).await, Err(ZmtpError::WrongSocket(socket)) if socket == "ROUTER"));
+    assert!(
+        matches!(subscriber(router).await, Err(ZmtpError::WrongSocket(socket)) if socket == "ROUTER")
+    );
     let http = scripted(|mut peer| async move {
         let answer = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
         peer.stream.write_all(answer).await.expect("sent");
         peer.linger().await;
     })
     .await;
-    assert!(matches!(subscriber(http).await, Err(ZmtpError::Protocol(_))));
+    assert!(matches!(
+        subscriber(http).await,
+        Err(ZmtpError::Protocol(_))
+    ));
     let refusing = scripted(|mut peer| async move {
-        peer.stream.write_all(&frame::greeting()).await.expect("sent");
+        peer.stream
+            .write_all(&frame::greeting())
+            .await
+            .expect("sent");
         peer.command("ERROR", b"\x07go away").await;
         peer.linger().await;
     })
     .await;
-    assert!(matches!(subscriber(refusing).await, Err(ZmtpError::Refused(reason)) if reason == "go away"));
+    assert!(
+        matches!(subscriber(refusing).await, Err(ZmtpError::Refused(reason)) if reason == "go away")
+    );
 }
 
 #[tokio::test]
@@ -152,7 +199,18 @@ async fn waiting_can_be_given_up_in_the_middle_of_a_message() {
     })
     .await;
     let mut peer = subscriber(address).await.expect("a publisher");
-    assert!(tokio::time::timeout(Duration::from_millis(20), peer.next()).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(20), peer.next())
+            .await
+            .is_err()
+    );
     tell.send(()).expect("the peer waits");
-    assert_eq!(peer.next().await.expect("connected").expect("a message").len(), 2);
+    assert_eq!(
+        peer.next()
+            .await
+            .expect("connected")
+            .expect("a message")
+            .len(),
+        2
+    );
 }

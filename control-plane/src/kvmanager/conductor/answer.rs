@@ -52,12 +52,17 @@ pub(super) fn hits(
     blocks: Blocks<'_>,
 ) -> Result<Vec<Hit>, Outcome> {
     let answer: Plain = conductor.encoding.read(answer)?;
-    let Some((rows, meaning)) = rows(&answer, &conductor.tenant)? else { return Ok(Vec::new()) };
+    let Some((rows, meaning)) = rows(&answer, &conductor.tenant)? else {
+        return Ok(Vec::new());
+    };
     let names = Names::of(&lookup.candidates).with(&conductor.instances);
     let (mut hits, mut known) = (Vec::new(), false);
     for (instance, row) in rows {
-        let cached = cached(row, meaning, blocks.ids.len() as u32).map_err(|Implausible| Outcome::Implausible)?;
-        let Some(position) = names.find(instance) else { continue };
+        let cached = cached(row, meaning, blocks.ids.len() as u32)
+            .map_err(|Implausible| Outcome::Implausible)?;
+        let Some(position) = names.find(instance) else {
+            continue;
+        };
         known = true;
         if cached.disk > 0 {
             hits.push(Hit {
@@ -68,14 +73,24 @@ pub(super) fn hits(
             });
         }
     }
-    if known || rows.is_empty() { Ok(hits) } else { Err(Outcome::Unknown) }
+    if known || rows.is_empty() {
+        Ok(hits)
+    } else {
+        Err(Outcome::Unknown)
+    }
 }
 
 /// The rows and what they mean; none when nobody holds anything.
 fn rows<'a>(answer: &'a Plain, tenant: &str) -> Result<Option<Rows<'a>>, Outcome> {
     let all = answer.fields().ok_or(Outcome::Garbage)?;
-    let places = [("instances", Meaning::Boundaries), (tenant, Meaning::Counts), ("data", Meaning::Counts)];
-    let found = places.iter().find_map(|(place, meaning)| Some((answer.get(&[place])?.fields()?, *meaning)));
+    let places = [
+        ("instances", Meaning::Boundaries),
+        (tenant, Meaning::Counts),
+        ("data", Meaning::Counts),
+    ];
+    let found = places
+        .iter()
+        .find_map(|(place, meaning)| Some((answer.get(&[place])?.fields()?, *meaning)));
     match found {
         Some(found) => Ok(Some(found)),
         None if all.is_empty() => Ok(None),
@@ -101,10 +116,18 @@ fn cached(row: &Plain, meaning: Meaning, asked: u32) -> Result<Cached, Implausib
             let (gpu, cpu, disk) = (gpu.unwrap_or(0), cpu.unwrap_or(0), disk.unwrap_or(0));
             let longest = longest.unwrap_or(gpu.max(cpu).max(disk));
             let host = if disk == 0 { longest } else { gpu.max(cpu) };
-            Cached { gpu: gpu.min(longest), host: host.min(longest), disk: longest }
+            Cached {
+                gpu: gpu.min(longest),
+                host: host.min(longest),
+                disk: longest,
+            }
         }
     };
-    if cached.disk > asked { Err(Implausible) } else { Ok(cached) }
+    if cached.disk > asked {
+        Err(Implausible)
+    } else {
+        Ok(cached)
+    }
 }
 
 /// A count, or the most of several ranks; none when it is not there.
@@ -122,7 +145,9 @@ fn tokens(row: &Plain, names: &[&str]) -> Result<Option<u32>, Implausible> {
 
 /// Where ranks are told twice, both have to say the same.
 fn check_ranks(row: &Plain) -> Result<(), Implausible> {
-    let (Some(dp), Some(matches)) = (row.get(&["dp", "DP"]), row.get(&["rank_matches"])) else { return Ok(()) };
+    let (Some(dp), Some(matches)) = (row.get(&["dp", "DP"]), row.get(&["rank_matches"])) else {
+        return Ok(());
+    };
     for (rank, count) in dp.fields().unwrap_or_default() {
         let told = matches.get(&[rank]).and_then(|rank| rank.get(&GPU));
         if told.is_some_and(|told| told != count) {

@@ -26,7 +26,10 @@ impl Plain {
     /// What stands under the first of these names that is there.
     pub(super) fn get(&self, names: &[&str]) -> Option<&Plain> {
         let Self::Map(fields) = self else { return None };
-        names.iter().find_map(|name| fields.iter().find(|(key, _)| key == name)).map(|(_, value)| value)
+        names
+            .iter()
+            .find_map(|name| fields.iter().find(|(key, _)| key == name))
+            .map(|(_, value)| value)
     }
 
     /// The fields of a map.
@@ -63,7 +66,11 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_f64<E>(self, number: f64) -> Result<Plain, E> {
         let is_count = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-        Ok(if is_count { Plain::Count(number as u32) } else { Plain::Odd })
+        Ok(if is_count {
+            Plain::Count(number as u32)
+        } else {
+            Plain::Odd
+        })
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Plain, E> {

@@ -35,13 +35,23 @@ enum Ids<'a> {
 ///
 /// # Errors
 /// [`Outcome::TooLarge`].
-pub(super) fn body(conductor: &Conductor, lookup: &Lookup, blocks: Blocks<'_>) -> Result<Bytes, Outcome> {
+pub(super) fn body(
+    conductor: &Conductor,
+    lookup: &Lookup,
+    blocks: Blocks<'_>,
+) -> Result<Bytes, Outcome> {
     let token_ids = match conductor.encoding {
         Encoding::Json => Ids::List(blocks.ids),
-        Encoding::Msgpack => Ids::Words(blocks.ids.iter().flat_map(|id| id.to_le_bytes()).collect()),
+        Encoding::Msgpack => {
+            Ids::Words(blocks.ids.iter().flat_map(|id| id.to_le_bytes()).collect())
+        }
     };
-    let given = |own: &'_ Option<_>, configured: &'_ Option<_>| own.clone().or_else(|| configured.clone());
-    let (lora, salt) = (given(&lookup.lora, &conductor.lora), given(&lookup.cache_salt, &conductor.cache_salt));
+    let given =
+        |own: &'_ Option<_>, configured: &'_ Option<_>| own.clone().or_else(|| configured.clone());
+    let (lora, salt) = (
+        given(&lookup.lora, &conductor.lora),
+        given(&lookup.cache_salt, &conductor.cache_salt),
+    );
     let question = Question {
         model: conductor.model.as_deref().unwrap_or(&lookup.model),
         tenant_id: &conductor.tenant,
@@ -51,7 +61,11 @@ pub(super) fn body(conductor: &Conductor, lookup: &Lookup, blocks: Blocks<'_>) -
         cache_salt: salt.as_deref(),
     };
     let body = conductor.encoding.write(&question)?;
-    if body.len() > MAX_REQUEST { Err(Outcome::TooLarge) } else { Ok(body) }
+    if body.len() > MAX_REQUEST {
+        Err(Outcome::TooLarge)
+    } else {
+        Ok(body)
+    }
 }
 
 impl Serialize for Ids<'_> {
@@ -78,44 +92,88 @@ mod tests {
 
     #[test]
     fn whole_blocks_are_asked_about_in_json() {
-        let lookup = Lookup { token_ids: Some((1..=35).collect()), ..fixture::lookup() };
-        let body: Value = serde_json::from_slice(&asked(&Conductor::default(), &lookup)).expect("JSON");
+        let lookup = Lookup {
+            token_ids: Some((1..=35).collect()),
+            ..fixture::lookup()
+        };
+        let body: Value =
+            serde_json::from_slice(&asked(&Conductor::default(), &lookup)).expect("JSON");
         let ids: Vec<u32> = (1..=32).collect();
-        assert_eq!(body, json!({"model": "m", "tenant_id": "default", "block_size": 16, "token_ids": ids}));
+        assert_eq!(
+            body,
+            json!({"model": "m", "tenant_id": "default", "block_size": 16, "token_ids": ids})
+        );
     }
 
     #[test]
     fn in_msgpack_the_ids_are_words_of_four_bytes() {
-        let lookup = Lookup { token_ids: Some([1, 258].into()), block_size: Some(2), ..fixture::lookup() };
-        let conductor = Conductor { encoding: Encoding::Msgpack, ..Conductor::default() };
+        let lookup = Lookup {
+            token_ids: Some([1, 258].into()),
+            block_size: Some(2),
+            ..fixture::lookup()
+        };
+        let conductor = Conductor {
+            encoding: Encoding::Msgpack,
+            ..Conductor::default()
+        };
         let body = asked(&conductor, &lookup);
         // A map of four; token_ids is `bin 8` of eight bytes.
         assert_eq!(body[0], 0x84);
-        assert!(body.ends_with(b"\xa9token_ids\xc4\x08\x01\x00\x00\x00\x02\x01\x00\x00"), "{body:?}");
+        assert!(
+            body.ends_with(b"\xa9token_ids\xc4\x08\x01\x00\x00\x00\x02\x01\x00\x00"),
+            "{body:?}"
+        );
     }
 
     #[test]
     fn what_the_request_says_of_adapter_and_salt_counts_before_what_is_configured() {
         let some = |text: &str| Some(Arc::from(text));
-        let conductor =
-            Conductor { lora: some("base"), cache_salt: some("all"), model: some("there"), ..Conductor::default() };
-        let read = |lookup| serde_json::from_slice::<Value>(&asked(&conductor, &lookup)).expect("JSON");
+        let conductor = Conductor {
+            lora: some("base"),
+            cache_salt: some("all"),
+            model: some("there"),
+            ..Conductor::default()
+        };
+        let read =
+            |lookup| serde_json::from_slice::<Value>(&asked(&conductor, &lookup)).expect("JSON");
         let plain = read(fixture::lookup());
         assert_eq!(
             (&plain["lora_name"], &plain["cache_salt"], &plain["model"]),
             (&json!("base"), &json!("all"), &json!("there"))
         );
-        let own = read(Lookup { lora: some("sql"), cache_salt: some("t1"), ..fixture::lookup() });
-        assert_eq!((&own["lora_name"], &own["cache_salt"]), (&json!("sql"), &json!("t1")));
+        let own = read(Lookup {
+            lora: some("sql"),
+            cache_salt: some("t1"),
+            ..fixture::lookup()
+        });
+        assert_eq!(
+            (&own["lora_name"], &own["cache_salt"]),
+            (&json!("sql"), &json!("t1"))
+        );
     }
 
     #[test]
     fn without_tokens_or_their_blocks_there_is_no_question() {
         let conductor = Conductor::default();
         let ask = |lookup: Lookup| conductor.question(&lookup);
-        assert_eq!(ask(Lookup { token_ids: None, ..fixture::lookup() }), Err(Outcome::NoTokens));
-        assert_eq!(ask(Lookup { block_size: None, ..fixture::lookup() }), Err(Outcome::NoBlockSize));
-        let short = Lookup { token_ids: Some([1].into()), ..fixture::lookup() };
+        assert_eq!(
+            ask(Lookup {
+                token_ids: None,
+                ..fixture::lookup()
+            }),
+            Err(Outcome::NoTokens)
+        );
+        assert_eq!(
+            ask(Lookup {
+                block_size: None,
+                ..fixture::lookup()
+            }),
+            Err(Outcome::NoBlockSize)
+        );
+        let short = Lookup {
+            token_ids: Some([1].into()),
+            ..fixture::lookup()
+        };
         assert_eq!(conductor.has_question(&short), Ok(false));
     }
 }

@@ -138,7 +138,14 @@ impl Registrar {
             mine: BTreeMap::new(),
             complained: false,
         };
-        (Self { conductor, registration, wanted: sender }, clerk.run())
+        (
+            Self {
+                conductor,
+                registration,
+                wanted: sender,
+            },
+            clerk.run(),
+        )
     }
 
     /// The endpoints of `pool` are to be registered, and no others. Nothing is while model or block size are unknown.
@@ -154,21 +161,42 @@ impl Registrar {
     }
 
     fn wanted_of(&self, pool: &Pool, block_size: Option<u32>) -> Option<Wanted> {
-        let base = || pool.spec.models.iter().find(|model| model.parent.is_none()).map(|model| Arc::clone(&model.name));
+        let base = || {
+            pool.spec
+                .models
+                .iter()
+                .find(|model| model.parent.is_none())
+                .map(|model| Arc::clone(&model.name))
+        };
         let model = self.conductor.model.clone().or_else(base)?;
         let block_size = self.conductor.block_size.or(block_size)?;
         let mut rows = BTreeMap::new();
         for endpoint in &pool.endpoints {
-            let authority = endpoint.url.strip_prefix("http://").unwrap_or(&endpoint.url);
-            let alias = self.conductor.instances.iter().find(|(_, known)| **known == *authority);
-            let instance: Arc<str> = alias.map_or_else(|| authority.into(), |(alias, _)| Arc::clone(alias));
+            let authority = endpoint
+                .url
+                .strip_prefix("http://")
+                .unwrap_or(&endpoint.url);
+            let alias = self
+                .conductor
+                .instances
+                .iter()
+                .find(|(_, known)| **known == *authority);
+            let instance: Arc<str> =
+                alias.map_or_else(|| authority.into(), |(alias, _)| Arc::clone(alias));
             let host: Arc<str> = host(authority).into();
-            rows.extend((0..self.registration.ranks).map(|rank| ((Arc::clone(&instance), rank), Arc::clone(&host))));
+            rows.extend(
+                (0..self.registration.ranks)
+                    .map(|rank| ((Arc::clone(&instance), rank), Arc::clone(&host))),
+            );
         }
         if rows.len() > MAX_ROWS {
             return None;
         }
-        Some(Wanted { model, block_size, rows })
+        Some(Wanted {
+            model,
+            block_size,
+            rows,
+        })
     }
 }
 
@@ -196,7 +224,9 @@ impl Clerk {
             return Ok(());
         }
         if let Some(known) = self.services().await? {
-            self.mine.iter_mut().for_each(|(row, taken)| *taken = known.contains(row));
+            self.mine
+                .iter_mut()
+                .for_each(|(row, taken)| *taken = known.contains(row));
         }
         for (row, host) in &wanted.rows {
             if self.mine.get(row) != Some(&true) {
@@ -204,7 +234,12 @@ impl Clerk {
                 self.mine.insert(row.clone(), true);
             }
         }
-        let gone: Vec<Row> = self.mine.keys().filter(|row| !wanted.rows.contains_key(*row)).cloned().collect();
+        let gone: Vec<Row> = self
+            .mine
+            .keys()
+            .filter(|row| !wanted.rows.contains_key(*row))
+            .cloned()
+            .collect();
         for row in gone {
             if self.mine.get(&row) == Some(&true) {
                 self.unregister(&row).await?;
@@ -216,10 +251,15 @@ impl Clerk {
 
     /// What the conductor knows; `None` when it does not tell.
     async fn services(&self) -> Result<Option<BTreeSet<Row>>, Outcome> {
-        let request = self.client.get(self.neighbor("services")).header(header::ACCEPT, self.conductor.content_type());
+        let request = self
+            .client
+            .get(self.neighbor("services"))
+            .header(header::ACCEPT, self.conductor.content_type());
         let (status, answer) = call(request).await?;
         match status {
-            StatusCode::OK => wire::services(self.conductor.encoding, &self.conductor.tenant, &answer).map(Some),
+            StatusCode::OK => {
+                wire::services(self.conductor.encoding, &self.conductor.tenant, &answer).map(Some)
+            }
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
             other => Err(Outcome::Status(other.as_u16())),
         }
@@ -244,7 +284,11 @@ impl Clerk {
 
     async fn post(&self, name: &str, body: bytes::Bytes) -> Result<StatusCode, Outcome> {
         let content_type = self.conductor.content_type();
-        let request = self.client.post(self.neighbor(name)).header(header::CONTENT_TYPE, content_type).body(body);
+        let request = self
+            .client
+            .post(self.neighbor(name))
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body);
         call(request).await.map(|(status, _)| status)
     }
 
@@ -257,9 +301,16 @@ impl Clerk {
     fn tell(&mut self, round: Result<(), Outcome>, rows: usize) {
         let url = self.url.as_str();
         match round {
-            Ok(()) if self.complained => tracing::info!(url, rows, "event publishers are registered again"),
+            Ok(()) if self.complained => {
+                tracing::info!(url, rows, "event publishers are registered again")
+            }
             Err(outcome) if !self.complained => {
-                tracing::warn!(url, rows, why = outcome.name(), "event publishers cannot be registered; trying again");
+                tracing::warn!(
+                    url,
+                    rows,
+                    why = outcome.name(),
+                    "event publishers cannot be registered; trying again"
+                );
             }
             Ok(()) | Err(_) => {}
         }
@@ -270,9 +321,16 @@ impl Clerk {
 /// Status and body of an answer.
 async fn call(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>), Outcome> {
     let answered = async {
-        let mut response = request.send().await.map_err(|error| Outcome::from(Fault::of(&error)))?;
+        let mut response = request
+            .send()
+            .await
+            .map_err(|error| Outcome::from(Fault::of(&error)))?;
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| Outcome::from(Fault::of(&error)))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| Outcome::from(Fault::of(&error)))?
+        {
             if body.len() + chunk.len() > MAX_ANSWER {
                 return Err(Outcome::Garbage);
             }
@@ -280,5 +338,7 @@ async fn call(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>),
         }
         Ok((response.status(), body))
     };
-    timeout(PATIENCE, answered).await.unwrap_or(Err(Outcome::Timeout))
+    timeout(PATIENCE, answered)
+        .await
+        .unwrap_or(Err(Outcome::Timeout))
 }

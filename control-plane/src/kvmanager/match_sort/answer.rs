@@ -26,12 +26,27 @@ use super::{MatchSort, Outcome};
 use crate::kvmanager::{Candidate, Lookup, names::Names};
 
 /// Keys that name an endpoint, unless others are configured.
-pub const DEFAULT_ID_KEYS: [&str; 9] =
-    ["pod_ip", "podIP", "ip", "address", "endpoint", "instance", "instance_id", "name", "pod"];
+pub const DEFAULT_ID_KEYS: [&str; 9] = [
+    "pod_ip",
+    "podIP",
+    "ip",
+    "address",
+    "endpoint",
+    "instance",
+    "instance_id",
+    "name",
+    "pod",
+];
 
 /// Keys that hold a score, unless others are configured.
-pub const DEFAULT_SCORE_KEYS: [&str; 6] =
-    ["match_rate", "hit_rate", "score", "match", "longest_matched", "matched_tokens"];
+pub const DEFAULT_SCORE_KEYS: [&str; 6] = [
+    "match_rate",
+    "hit_rate",
+    "score",
+    "match",
+    "longest_matched",
+    "matched_tokens",
+];
 
 /// Keys under which the rows may stand.
 const ENVELOPES: [&str; 5] = ["data", "matches", "results", "pods", "instances"];
@@ -47,7 +62,11 @@ const MAX_ROWS: usize = 10_000;
 /// # Errors
 /// [`Outcome::Garbage`] when it is no JSON or has no row in a known shape, [`Outcome::Unknown`] when it has rows and
 /// none is about a candidate. An empty list or map is no error: nobody holds anything.
-pub(super) fn hits(answer: &[u8], lookup: &Lookup, settings: &MatchSort) -> Result<Vec<Hit>, Outcome> {
+pub(super) fn hits(
+    answer: &[u8],
+    lookup: &Lookup,
+    settings: &MatchSort,
+) -> Result<Vec<Hit>, Outcome> {
     let answer: Value = serde_json::from_slice(answer).map_err(|_| Outcome::Garbage)?;
     let mut reader = Reader {
         id_keys: keys(&settings.id_keys, &DEFAULT_ID_KEYS),
@@ -62,7 +81,11 @@ pub(super) fn hits(answer: &[u8], lookup: &Lookup, settings: &MatchSort) -> Resu
 }
 
 fn keys<'a>(configured: &'a [Arc<str>], default: &[&'static str]) -> Vec<&'a str> {
-    if configured.is_empty() { default.to_vec() } else { configured.iter().map(|key| &**key).collect() }
+    if configured.is_empty() {
+        default.to_vec()
+    } else {
+        configured.iter().map(|key| &**key).collect()
+    }
 }
 
 /// Whether there is not one row: `[]`, `{}`, `null`, or an envelope around one of them.
@@ -77,7 +100,10 @@ fn is_empty(answer: &Value) -> bool {
 
 /// What stands in the first envelope of `map`.
 fn envelope(map: &Map<String, Value>) -> Option<&Value> {
-    ENVELOPES.iter().find_map(|key| map.get(*key).filter(|rows| rows.is_array() || rows.is_object()))
+    ENVELOPES.iter().find_map(|key| {
+        map.get(*key)
+            .filter(|rows| rows.is_array() || rows.is_object())
+    })
 }
 
 /// One pass over an answer.
@@ -139,7 +165,9 @@ impl Reader<'_> {
 
     /// The score of a row, and under which key it stands.
     fn score(&self, row: &Map<String, Value>) -> Option<(String, f64)> {
-        self.score_keys.iter().find_map(|key| Some(((*key).to_owned(), number(row.get(*key)?)?)))
+        self.score_keys
+            .iter()
+            .find_map(|key| Some(((*key).to_owned(), number(row.get(*key)?)?)))
     }
 
     fn row(&mut self, id: &str, key: &str, score: f64) {
@@ -147,7 +175,9 @@ impl Reader<'_> {
             return;
         }
         self.rows += 1;
-        let (Some(candidate), Some(tokens)) = (self.names.find(id), tokens(key, score, self.prompt_tokens)) else {
+        let (Some(candidate), Some(tokens)) =
+            (self.names.find(id), tokens(key, score, self.prompt_tokens))
+        else {
             return;
         };
         let best = &mut self.best[candidate];
@@ -159,10 +189,16 @@ impl Reader<'_> {
             return Ok(Vec::new());
         }
         if self.best.iter().all(Option::is_none) {
-            return Err(if self.rows == 0 { Outcome::Garbage } else { Outcome::Unknown });
+            return Err(if self.rows == 0 {
+                Outcome::Garbage
+            } else {
+                Outcome::Unknown
+            });
         }
-        let held =
-            candidates.iter().zip(self.best).filter_map(|(candidate, tokens)| Some((candidate.endpoint, tokens?)));
+        let held = candidates
+            .iter()
+            .zip(self.best)
+            .filter_map(|(candidate, tokens)| Some((candidate.endpoint, tokens?)));
         Ok(held
             .filter(|(_, tokens)| *tokens > 0)
             .map(|(endpoint, tokens)| Hit {

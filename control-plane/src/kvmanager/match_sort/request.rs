@@ -20,7 +20,13 @@ use crate::kvmanager::MAX_REQUEST;
 /// [`Outcome::TooLarge`], or [`Outcome::Malformed`] when the prompt is not exactly one JSON value, so that no prompt
 /// can add fields of its own to the question.
 pub(super) fn body(lookup: &Lookup) -> Result<Bytes, Outcome> {
-    let Lookup { model, text, candidates, token_ids, .. } = lookup;
+    let Lookup {
+        model,
+        text,
+        candidates,
+        token_ids,
+        ..
+    } = lookup;
     let (key, raw) = match text {
         Text::Prompt(raw) => ("prompt", raw),
         Text::Messages(raw) => ("messages", raw),
@@ -29,10 +35,21 @@ pub(super) fn body(lookup: &Lookup) -> Result<Bytes, Outcome> {
         return Err(Outcome::TooLarge);
     }
     let value: &RawValue = serde_json::from_slice(raw).map_err(|_| Outcome::Malformed)?;
-    let authorities: Vec<&str> = candidates.iter().map(|candidate| &*candidate.authority).collect();
+    let authorities: Vec<&str> = candidates
+        .iter()
+        .map(|candidate| &*candidate.authority)
+        .collect();
 
     let mut body = String::with_capacity(raw.len() + model.len() + 32 * authorities.len() + 64);
-    for part in [r#"{"model":"#, &json(&**model)?, r#",""#, key, r#"":"#, value.get(), r#","candidates":"#] {
+    for part in [
+        r#"{"model":"#,
+        &json(&**model)?,
+        r#",""#,
+        key,
+        r#"":"#,
+        value.get(),
+        r#","candidates":"#,
+    ] {
         body.push_str(part);
     }
     body.push_str(&json(&authorities)?);
@@ -60,9 +77,18 @@ mod tests {
     use crate::kvmanager::Candidate;
 
     fn lookup(text: Text) -> Lookup {
-        let candidates =
-            vec![Candidate { endpoint: EndpointId(1), authority: "10.0.0.7:8000".into(), name: "".into() }];
-        Lookup { model: "a \"model\"".into(), text, candidates, prompt_tokens: 10, ..Lookup::default() }
+        let candidates = vec![Candidate {
+            endpoint: EndpointId(1),
+            authority: "10.0.0.7:8000".into(),
+            name: "".into(),
+        }];
+        Lookup {
+            model: "a \"model\"".into(),
+            text,
+            candidates,
+            prompt_tokens: 10,
+            ..Lookup::default()
+        }
     }
 
     #[test]
@@ -70,12 +96,18 @@ mod tests {
         let raw = r#"[ {"role":"user", "content":"hé\u0301 \n 1.0e5"} ]"#;
         let body = body(&lookup(Text::Messages(raw.into()))).expect("a question");
         let text = std::str::from_utf8(&body).expect("text");
-        assert_eq!(text, format!(r#"{{"model":"a \"model\"","messages":{raw},"candidates":["10.0.0.7:8000"]}}"#));
+        assert_eq!(
+            text,
+            format!(r#"{{"model":"a \"model\"","messages":{raw},"candidates":["10.0.0.7:8000"]}}"#)
+        );
     }
 
     #[test]
     fn token_ids_are_in_the_question_when_they_are_known() {
-        let asked = Lookup { token_ids: Some([1, 2].into()), ..lookup(Text::Prompt("\"p\"".into())) };
+        let asked = Lookup {
+            token_ids: Some([1, 2].into()),
+            ..lookup(Text::Prompt("\"p\"".into()))
+        };
         let text = String::from_utf8(body(&asked).expect("a question").to_vec()).expect("text");
         assert!(text.ends_with(r#","token_ids":[1,2]}"#), "{text}");
     }
@@ -83,13 +115,19 @@ mod tests {
     #[test]
     fn a_prompt_cannot_add_fields_to_the_question() {
         let smuggled = r#""hello","candidates":["10.9.9.9:1"],"x":1"#;
-        assert_eq!(body(&lookup(Text::Prompt(smuggled.into()))), Err(Outcome::Malformed));
+        assert_eq!(
+            body(&lookup(Text::Prompt(smuggled.into()))),
+            Err(Outcome::Malformed)
+        );
     }
 
     #[test]
     fn a_question_over_the_limit_is_not_asked() {
         let long = format!("\"{}\"", "x".repeat(MAX_REQUEST - 2));
-        assert_eq!(body(&lookup(Text::Prompt(long.into()))), Err(Outcome::TooLarge));
+        assert_eq!(
+            body(&lookup(Text::Prompt(long.into()))),
+            Err(Outcome::TooLarge)
+        );
     }
 
     proptest! {

@@ -8,14 +8,21 @@ use hermes_core::{
     query::{Ranked, Source},
 };
 use hermes_proto::v1::{
-    self, Candidate, Chosen, Queued, Refused, ScoreResponse, refused::Reason, score_response::Answer,
+    self, Candidate, Chosen, Queued, Refused, ScoreResponse, refused::Reason,
+    score_response::Answer,
 };
 
 use crate::brain::{Refusal, Wait};
 
 /// Where request `id` goes.
 pub(super) fn chosen(id: u64, binding: &Binding) -> ScoreResponse {
-    let Binding { choice, prompt_tokens, source, waited, costs } = binding;
+    let Binding {
+        choice,
+        prompt_tokens,
+        source,
+        waited,
+        costs,
+    } = binding;
     let ttft = costs.map(|Costs { ttft, .. }| millis(ttft));
     let candidate = |(rank, ranked): (usize, &Ranked)| Candidate {
         endpoint: ranked.endpoint.0,
@@ -28,11 +35,16 @@ pub(super) fn chosen(id: u64, binding: &Binding) -> ScoreResponse {
         waited_ms: millis(*waited),
         expected_wait_ms: costs.map(|Costs { ahead, .. }| millis(ahead)),
         gamma: costs.map(|Costs { gamma, .. }| gamma),
-        runner_up: costs.and_then(|Costs { runner_up, .. }| runner_up).map(|endpoint| endpoint.0),
+        runner_up: costs
+            .and_then(|Costs { runner_up, .. }| runner_up)
+            .map(|endpoint| endpoint.0),
         source: wire(*source).into(),
         prompt_tokens: *prompt_tokens,
     };
-    ScoreResponse { id, answer: Some(Answer::Chosen(chosen)) }
+    ScoreResponse {
+        id,
+        answer: Some(Answer::Chosen(chosen)),
+    }
 }
 
 /// Request `id` waits.
@@ -42,26 +54,43 @@ pub(super) fn queued(id: u64, wait: &Wait) -> ScoreResponse {
         limit_ms: millis(wait.limit),
         position: u32::try_from(wait.position).unwrap_or(u32::MAX),
     };
-    ScoreResponse { id, answer: Some(Answer::Queued(queued)) }
+    ScoreResponse {
+        id,
+        answer: Some(Answer::Queued(queued)),
+    }
 }
 
 /// A refusal of request `id` by the brain.
 pub(super) fn refusal(id: u64, refusal: Refusal) -> ScoreResponse {
     let (reason, retry_after) = match refusal {
-        Refusal::Nobody(Nobody::Empty | Nobody::OnlyDisaggregated) => (Reason::Empty, Duration::ZERO),
+        Refusal::Nobody(Nobody::Empty | Nobody::OnlyDisaggregated) => {
+            (Reason::Empty, Duration::ZERO)
+        }
         Refusal::Nobody(Nobody::AllTried) => (Reason::AllTried, Duration::ZERO),
         Refusal::Nobody(Nobody::ModelNotLoaded) => (Reason::ModelNotLoaded, Duration::ZERO),
         Refusal::Full { retry_after } => (Reason::QueueFull, retry_after),
         Refusal::TimedOut { retry_after } => (Reason::QueueTimeout, retry_after),
     };
-    let refused = Refused { reason: reason.into(), retry_after_ms: millis(retry_after) };
-    ScoreResponse { id, answer: Some(Answer::Refused(refused)) }
+    let refused = Refused {
+        reason: reason.into(),
+        retry_after_ms: millis(retry_after),
+    };
+    ScoreResponse {
+        id,
+        answer: Some(Answer::Refused(refused)),
+    }
 }
 
 /// A refusal of request `id` before it came to a brain.
 pub(super) fn refused(id: u64, reason: Reason) -> ScoreResponse {
-    let refused = Refused { reason: reason.into(), retry_after_ms: 0 };
-    ScoreResponse { id, answer: Some(Answer::Refused(refused)) }
+    let refused = Refused {
+        reason: reason.into(),
+        retry_after_ms: 0,
+    };
+    ScoreResponse {
+        id,
+        answer: Some(Answer::Refused(refused)),
+    }
 }
 
 const fn wire(source: Option<Source>) -> v1::Source {

@@ -54,14 +54,24 @@ pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<Hit> {
     let (model, lora) = model(&pool, ask.model.as_deref());
     let salt: Option<Arc<str>> = serde_json::from_slice(&text.cache_salt).ok();
     let token_ids = match &home.tokens {
-        Some(tokens) => timeout_at(deadline, tokens.ids(&text, ask.model.as_deref())).await.ok().flatten(),
+        Some(tokens) => timeout_at(deadline, tokens.ids(&text, ask.model.as_deref()))
+            .await
+            .ok()
+            .flatten(),
         None => None,
     };
     let mut hits = Vec::new();
     if let Some(ids) = &token_ids {
-        (ask.query.prompt_tokens, ask.query.counted) = (u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1), true);
+        (ask.query.prompt_tokens, ask.query.counted) =
+            (u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1), true);
         if let Some(events) = &home.kv_events {
-            hits = events.hits(ids, &Identity { adapter: lora.clone(), salt: salt.clone() });
+            hits = events.hits(
+                ids,
+                &Identity {
+                    adapter: lora.clone(),
+                    salt: salt.clone(),
+                },
+            );
         }
     }
     if let Some(manager) = &home.kv_manager {
@@ -76,7 +86,12 @@ pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<Hit> {
             candidates: candidates(&pool),
             prompt_tokens: ask.query.prompt_tokens,
         };
-        hits.extend(timeout_at(deadline, manager.lookup(lookup)).await.iter().flat_map(|found| found.iter()));
+        hits.extend(
+            timeout_at(deadline, manager.lookup(lookup))
+                .await
+                .iter()
+                .flat_map(|found| found.iter()),
+        );
     }
     hits
 }
@@ -100,7 +115,11 @@ fn read(text: &LookupText) -> Text {
 fn candidates(pool: &Pool) -> Vec<Candidate> {
     let candidate = |endpoint: &Arc<hermes_core::snapshot::Endpoint>| Candidate {
         endpoint: endpoint.id,
-        authority: endpoint.url.strip_prefix("http://").unwrap_or(&endpoint.url).into(),
+        authority: endpoint
+            .url
+            .strip_prefix("http://")
+            .unwrap_or(&endpoint.url)
+            .into(),
         name: Arc::clone(&endpoint.name),
     };
     pool.endpoints.iter().map(candidate).collect()

@@ -28,7 +28,12 @@ pub(super) struct Structure {
 
 impl Structure {
     pub(super) fn new(replica: Arc<str>) -> Self {
-        Self { replica, newest: None, sent: None, whole: None }
+        Self {
+            replica,
+            newest: None,
+            sent: None,
+            whole: None,
+        }
     }
 
     pub(super) fn learn(&mut self, newest: Arc<Snapshot>) {
@@ -42,8 +47,12 @@ impl Structure {
 
     /// Whether there is something to send.
     pub(super) fn is_due(&self) -> bool {
-        let Some(newest) = &self.newest else { return false };
-        self.sent.as_ref().is_none_or(|sent| sent.version != newest.version)
+        let Some(newest) = &self.newest else {
+            return false;
+        };
+        self.sent
+            .as_ref()
+            .is_none_or(|sent| sent.version != newest.version)
     }
 
     /// Whether the subscriber has the newest.
@@ -68,8 +77,17 @@ impl Structure {
     /// The subscriber cannot use a version. It gets the newest one whole; if that is what it cannot use, the same once
     /// more would not help, and it waits for the next.
     pub(super) fn reject(&mut self, reject: &v1::Reject, proxy: ProxyId) {
-        let v1::Reject { epoch: _, version, reason } = reject;
-        tracing::warn!(proxy = proxy.0, version, reason, "proxy cannot use a snapshot");
+        let v1::Reject {
+            epoch: _,
+            version,
+            reason,
+        } = reject;
+        tracing::warn!(
+            proxy = proxy.0,
+            version,
+            reason,
+            "proxy cannot use a snapshot"
+        );
         if self.whole != Some(Version(*version)) {
             self.sent = None;
         }
@@ -81,11 +99,18 @@ mod tests {
     use super::*;
 
     fn version(number: u64) -> Arc<Snapshot> {
-        Arc::new(Snapshot { version: Version(number), ..Snapshot::default() })
+        Arc::new(Snapshot {
+            version: Version(number),
+            ..Snapshot::default()
+        })
     }
 
     fn reject(number: u64) -> v1::Reject {
-        v1::Reject { epoch: 0, version: number, reason: "pools[0].spec: is missing".into() }
+        v1::Reject {
+            epoch: 0,
+            version: number,
+            reason: "pools[0].spec: is missing".into(),
+        }
     }
 
     fn structure(first: u64) -> Structure {
@@ -102,11 +127,15 @@ mod tests {
     #[test]
     fn a_whole_snapshot_comes_first_and_then_one_delta_over_all_that_was_missed() {
         let mut structure = structure(3);
-        assert!(matches!(structure.next(), Some(Message::Snapshot(snapshot)) if snapshot.version == 3));
+        assert!(
+            matches!(structure.next(), Some(Message::Snapshot(snapshot)) if snapshot.version == 3)
+        );
         assert!(!structure.is_due());
         structure.learn(version(4));
         structure.learn(version(9));
-        let Some(Message::Delta(delta)) = structure.next() else { panic!("a delta") };
+        let Some(Message::Delta(delta)) = structure.next() else {
+            panic!("a delta")
+        };
         assert_eq!((delta.from_version, delta.version), (3, 9));
         assert!(structure.is_current());
     }
@@ -118,9 +147,14 @@ mod tests {
         structure.learn(version(2));
         structure.next();
         structure.reject(&reject(2), ProxyId(7));
-        assert!(matches!(structure.next(), Some(Message::Snapshot(snapshot)) if snapshot.version == 2));
+        assert!(
+            matches!(structure.next(), Some(Message::Snapshot(snapshot)) if snapshot.version == 2)
+        );
         structure.reject(&reject(2), ProxyId(7));
-        assert!(!structure.is_due(), "the same snapshot once more would be rejected once more");
+        assert!(
+            !structure.is_due(),
+            "the same snapshot once more would be rejected once more"
+        );
         structure.learn(version(3));
         assert!(structure.is_due());
     }

@@ -39,7 +39,13 @@ pub(super) struct Uplink {
 
 impl Uplink {
     pub(super) fn new(proxy: ProxyId, brains: Arc<Brains>, metrics: Metrics) -> Self {
-        Self { proxy, brains, open: HashMap::new(), said: false, metrics }
+        Self {
+            proxy,
+            brains,
+            open: HashMap::new(),
+            said: false,
+            metrics,
+        }
     }
 
     pub(super) fn reports(&mut self, reports: v1::Reports) {
@@ -47,7 +53,9 @@ impl Uplink {
             let request = RequestId(request);
             let name = match event {
                 Some(Event::Started(started)) => self.started(request, started),
-                Some(Event::FirstByte(v1::FirstByte { ttft_us })) => self.first_byte(request, ttft_us),
+                Some(Event::FirstByte(v1::FirstByte { ttft_us })) => {
+                    self.first_byte(request, ttft_us)
+                }
                 Some(Event::AttemptFailed(failed)) => self.attempt_failed(failed),
                 Some(Event::Finished(finished)) => self.finished(request, &finished),
                 None => {
@@ -55,7 +63,10 @@ impl Uplink {
                     "unknown"
                 }
             };
-            self.metrics.reports.get_or_create(&ReportLabels { event: name }).inc();
+            self.metrics
+                .reports
+                .get_or_create(&ReportLabels { event: name })
+                .inc();
         }
     }
 
@@ -63,12 +74,22 @@ impl Uplink {
     pub(super) fn open(&mut self, open: v1::OpenRequests) {
         self.open.clear();
         let mut requests = Vec::with_capacity(open.requests.len());
-        for v1::OpenRequest { request, endpoint, uncached_tokens, answered } in open.requests {
+        for v1::OpenRequest {
+            request,
+            endpoint,
+            uncached_tokens,
+            answered,
+        } in open.requests
+        {
             let (request, endpoint) = (RequestId(request), EndpointId(endpoint));
             if let Some(brain) = self.brains.of(endpoint) {
                 self.remember(request, brain);
             }
-            let phase = if answered { Phase::Answering } else { Phase::Sent };
+            let phase = if answered {
+                Phase::Answering
+            } else {
+                Phase::Sent
+            };
             requests.push((request, endpoint, tokens(uncached_tokens), phase));
         }
         self.brains.replace_proxy(self.proxy, requests);
@@ -77,15 +98,29 @@ impl Uplink {
     /// Logs what is odd, once.
     pub(super) fn odd(&mut self, what: &'static str) {
         if !std::mem::replace(&mut self.said, true) {
-            tracing::warn!(proxy = self.proxy.0, what, "ignored, and what is like it will be without a word");
+            tracing::warn!(
+                proxy = self.proxy.0,
+                what,
+                "ignored, and what is like it will be without a word"
+            );
         }
     }
 
     fn started(&mut self, request: RequestId, started: v1::Started) -> &'static str {
-        let v1::Started { endpoint, uncached_tokens, unary } = started;
+        let v1::Started {
+            endpoint,
+            uncached_tokens,
+            unary,
+        } = started;
         let endpoint = EndpointId(endpoint);
         if let Some(brain) = self.brain_of(endpoint) {
-            brain.started(self.key(request), endpoint, tokens(uncached_tokens), unary, self.brains.now());
+            brain.started(
+                self.key(request),
+                endpoint,
+                tokens(uncached_tokens),
+                unary,
+                self.brains.now(),
+            );
             self.remember(request, brain);
         }
         "started"
@@ -93,7 +128,11 @@ impl Uplink {
 
     fn first_byte(&mut self, request: RequestId, ttft_us: u64) -> &'static str {
         if let Some(brain) = self.open.get(&request) {
-            brain.first_byte(self.key(request), Duration::from_micros(ttft_us), self.brains.now());
+            brain.first_byte(
+                self.key(request),
+                Duration::from_micros(ttft_us),
+                self.brains.now(),
+            );
         }
         "first_byte"
     }
@@ -109,9 +148,13 @@ impl Uplink {
     fn finished(&mut self, request: RequestId, finished: &v1::Finished) -> &'static str {
         let endpoint = finished.endpoint.map(EndpointId);
         if let (Some(response), Some(endpoint)) = (finished.stored_response, endpoint) {
-            self.brains.remember_response(ResponseKey(response), endpoint);
+            self.brains
+                .remember_response(ResponseKey(response), endpoint);
         }
-        let brain = self.open.remove(&request).or_else(|| self.brains.of(endpoint?));
+        let brain = self
+            .open
+            .remove(&request)
+            .or_else(|| self.brains.of(endpoint?));
         let finish = Finish {
             endpoint,
             outcome: finished.outcome(),
@@ -128,7 +171,11 @@ impl Uplink {
     /// What the proxy sent where before this replica knew of it.
     pub(super) fn taught(&mut self, taught: v1::Taught) {
         match Taught::try_from(taught) {
-            Ok(Taught { pool, block_bytes, decisions }) => {
+            Ok(Taught {
+                pool,
+                block_bytes,
+                decisions,
+            }) => {
                 if let Some(home) = self.brains.pool(&pool) {
                     home.brain.taught(&decisions, block_bytes);
                 }
@@ -155,7 +202,10 @@ impl Uplink {
     }
 
     fn key(&self, request: RequestId) -> Key {
-        Key { proxy: self.proxy, request }
+        Key {
+            proxy: self.proxy,
+            request,
+        }
     }
 }
 
@@ -163,7 +213,9 @@ impl Uplink {
 fn ended(finished: &v1::Finished) -> Ended {
     let usage = finished.usage.as_ref();
     Ended {
-        prompt_tokens: usage.map(|usage| usage.prompt_tokens).filter(|tokens| *tokens > 0),
+        prompt_tokens: usage
+            .map(|usage| usage.prompt_tokens)
+            .filter(|tokens| *tokens > 0),
         cached_tokens: usage.and_then(|usage| usage.cached_tokens),
         completion_tokens: usage.map(|usage| usage.completion_tokens),
         decoding: finished.decoding_us.map(Duration::from_micros),

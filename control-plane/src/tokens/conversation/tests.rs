@@ -5,7 +5,11 @@ use super::*;
 
 fn read(json: &serde_json::Value, format: ContentFormat) -> Result<String, Failure> {
     let raw = super::json(json.to_string().as_bytes())?;
-    Ok(messages(&raw, format)?.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    Ok(messages(&raw, format)?
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n"))
 }
 
 fn text(json: &serde_json::Value) -> Result<String, Failure> {
@@ -14,17 +18,23 @@ fn text(json: &serde_json::Value) -> Result<String, Failure> {
 
 #[test]
 fn content_becomes_what_the_template_was_written_for() {
-    let parts =
-        json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": ""}, "b"]}]);
-    assert_eq!(text(&parts).expect("text"), r"{'role': 'user', 'content': 'a\nb'}");
+    let parts = json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": ""}, "b"]}]);
+    assert_eq!(
+        text(&parts).expect("text"),
+        r"{'role': 'user', 'content': 'a\nb'}"
+    );
     let plain = json!([{"role": "user", "content": "a"}]);
     assert_eq!(
         read(&plain, ContentFormat::Parts).expect("parts"),
         "{'role': 'user', 'content': [{'type': 'text', 'text': 'a'}]}"
     );
     let empty = json!([{"role": "user", "content": null}]);
-    assert_eq!(text(&empty).expect("text"), "{'role': 'user', 'content': ''}");
-    let answer = json!([{"role": "tool", "content": [{"type": "text", "text": "a"}], "tool_call_id": "c"}]);
+    assert_eq!(
+        text(&empty).expect("text"),
+        "{'role': 'user', 'content': ''}"
+    );
+    let answer =
+        json!([{"role": "tool", "content": [{"type": "text", "text": "a"}], "tool_call_id": "c"}]);
     assert_eq!(
         read(&answer, ContentFormat::Parts).expect("text"),
         "{'role': 'tool', 'content': 'a', 'tool_call_id': 'c'}"
@@ -36,7 +46,9 @@ fn calls_of_tools_have_their_arguments_as_objects() {
     let call = |arguments: &str| {
         let arguments = json!(arguments);
         let call = format!(r#"{{"id":"c","function":{{"name":"f","arguments":{arguments}}}}}"#);
-        let raw = super::json(format!(r#"[{{"role":"assistant","tool_calls":[{call}]}}]"#).as_bytes()).expect("JSON");
+        let raw =
+            super::json(format!(r#"[{{"role":"assistant","tool_calls":[{call}]}}]"#).as_bytes())
+                .expect("JSON");
         messages(&raw, ContentFormat::Text).expect("messages")[0].to_string()
     };
     let expected = "{'role': 'assistant', 'content': '', 'tool_calls': [{'id': 'c', 'function': {'name': 'f', 'arguments': {'b': 1, 'a': 2}}}]}";
@@ -45,15 +57,17 @@ fn calls_of_tools_have_their_arguments_as_objects() {
         assert!(call(broken).contains("'arguments': {}"), "{broken}");
     }
     let none = json!([{"role": "assistant", "content": "a", "tool_calls": []}]);
-    assert_eq!(text(&none).expect("text"), "{'role': 'assistant', 'content': 'a'}");
+    assert_eq!(
+        text(&none).expect("text"),
+        "{'role': 'assistant', 'content': 'a'}"
+    );
 }
 
 #[test]
 fn reasoning_is_known_by_all_of_its_names() {
     for name in ["reasoning", "reasoning_content"] {
         let message = json!([{"role": "assistant", "content": "a", name: "r"}]);
-        let expected =
-            "{'role': 'assistant', 'content': 'a', 'reasoning': 'r', 'reasoning_content': 'r', 'thinking': 'r'}";
+        let expected = "{'role': 'assistant', 'content': 'a', 'reasoning': 'r', 'reasoning_content': 'r', 'thinking': 'r'}";
         assert_eq!(text(&message).expect("text"), expected);
     }
 }
@@ -108,7 +122,8 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
     leaf.prop_recursive(4, 40, 5, move |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..5).prop_map(|items| json!(items)),
-            proptest::collection::btree_map(key.clone(), inner, 0..5).prop_map(|fields| json!(fields)),
+            proptest::collection::btree_map(key.clone(), inner, 0..5)
+                .prop_map(|fields| json!(fields)),
         ]
     })
 }

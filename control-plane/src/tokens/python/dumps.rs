@@ -26,11 +26,21 @@ pub(super) fn tojson(value: &Value, positional: &[Value], named: &Kwargs) -> Res
     let indent = indent.map(|indent| spaces(&indent)).transpose()?;
     let (comma, colon) = match separators {
         Some(pair) => (text(&pair, 0)?, text(&pair, 1)?),
-        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+        None => (
+            if indent.is_some() { "," } else { ", " }.to_owned(),
+            ": ".to_owned(),
+        ),
     };
     let (ascii, sort_keys) = (is_true(ascii.as_ref()), is_true(sort_keys.as_ref()));
     let mut out = String::new();
-    Dumps { ascii, sort_keys, indent, comma, colon }.write(value, 0, &mut out)?;
+    Dumps {
+        ascii,
+        sort_keys,
+        indent,
+        comma,
+        colon,
+    }
+    .write(value, 0, &mut out)?;
     Ok(Value::from(out))
 }
 
@@ -43,7 +53,10 @@ fn text(pair: &Value, index: usize) -> Result<String, Error> {
 impl Dumps {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
         if depth > MAX_DEPTH {
-            return Err(Error::new(ErrorKind::InvalidOperation, "nested too deeply for JSON"));
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                "nested too deeply for JSON",
+            ));
         }
         match value.kind() {
             ValueKind::None | ValueKind::Undefined => out.push_str("null"),
@@ -136,7 +149,11 @@ mod tests {
         let mut env = minijinja::Environment::new();
         super::super::add_to(&mut env);
         let value: Value = serde_json::from_str(json).expect("JSON");
-        env.render_str(&format!("{{{{ x | {call} }}}}"), minijinja::context! { x => value }).expect("it renders")
+        env.render_str(
+            &format!("{{{{ x | {call} }}}}"),
+            minijinja::context! { x => value },
+        )
+        .expect("it renders")
     }
 
     #[test]
@@ -146,8 +163,20 @@ mod tests {
             dumps("tojson", json),
             r#"{"z": 1, "a": ["<é'\n", null, true, 1.0, 1e+20, 1e-07, 0.0001, -2], "e": {}, "l": []}"#
         );
-        assert_eq!(dumps("tojson(ensure_ascii=True)", r#"["é\u007f😀"]"#), r#"["\u00e9\u007f\ud83d\ude00"]"#);
-        assert_eq!(dumps("tojson(indent=2)", r#"{"a":[1,{}]}"#), "{\n  \"a\": [\n    1,\n    {}\n  ]\n}");
-        assert_eq!(dumps("tojson(separators=(',', ':'), sort_keys=true)", r#"{"b":1,"a":2}"#), r#"{"a":2,"b":1}"#);
+        assert_eq!(
+            dumps("tojson(ensure_ascii=True)", r#"["é\u007f😀"]"#),
+            r#"["\u00e9\u007f\ud83d\ude00"]"#
+        );
+        assert_eq!(
+            dumps("tojson(indent=2)", r#"{"a":[1,{}]}"#),
+            "{\n  \"a\": [\n    1,\n    {}\n  ]\n}"
+        );
+        assert_eq!(
+            dumps(
+                "tojson(separators=(',', ':'), sort_keys=true)",
+                r#"{"b":1,"a":2}"#
+            ),
+            r#"{"a":2,"b":1}"#
+        );
     }
 }

@@ -67,19 +67,29 @@ const PARTS: &str = "{% for message in messages %}
 {% endfor %}";
 
 fn compile(source: &str) -> ChatTemplate {
-    let known =
-        vec![("bos_token".to_owned(), Value::from("<s>")), ("date_string".to_owned(), Value::from("26 Jul 2024"))];
-    let source = Source { default: source.to_owned(), tool_use: None };
+    let known = vec![
+        ("bos_token".to_owned(), Value::from("<s>")),
+        ("date_string".to_owned(), Value::from("26 Jul 2024")),
+    ];
+    let source = Source {
+        default: source.to_owned(),
+        tool_use: None,
+    };
     ChatTemplate::compile(source, None, known).expect("a good template")
 }
 
 fn chat(messages: &serde_json::Value) -> Chat {
-    Chat { messages: messages.to_string().into(), generates: true, ..Chat::default() }
+    Chat {
+        messages: messages.to_string().into(),
+        generates: true,
+        ..Chat::default()
+    }
 }
 
 #[test]
 fn a_conversation_with_tools_is_rendered_in_the_style_of_llama() {
-    let tools = r#"[{"type":"function","function":{"name":"f","parameters":{"type":"object","a":[]}}}]"#;
+    let tools =
+        r#"[{"type":"function","function":{"name":"f","parameters":{"type":"object","a":[]}}}]"#;
     let arguments = r#"{"city":"Köln"}"#;
     let asked = Chat {
         tools: Some(Bytes::from_static(tools.as_bytes())),
@@ -101,9 +111,11 @@ fn a_conversation_with_tools_is_rendered_in_the_style_of_llama() {
 
 #[test]
 fn a_template_that_wants_parts_gets_parts_and_lines_are_trimmed_as_in_transformers() {
-    let messages =
-        json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": [{"type": "text", "text": "b"}]}]);
-    assert_eq!(compile(PARTS).render(&chat(&messages)).expect("rendered"), "user:[a]\nassistant:[b]done\n");
+    let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": [{"type": "text", "text": "b"}]}]);
+    assert_eq!(
+        compile(PARTS).render(&chat(&messages)).expect("rendered"),
+        "user:[a]\nassistant:[b]done\n"
+    );
 }
 
 #[test]
@@ -111,16 +123,30 @@ fn a_last_message_that_goes_on_has_no_end() {
     let asked = Chat {
         generates: false,
         continues: true,
-        ..chat(&json!([{"role": "user", "content": "count"}, {"role": "assistant", "content": "one, two "}]))
+        ..chat(
+            &json!([{"role": "user", "content": "count"}, {"role": "assistant", "content": "one, two "}]),
+        )
     };
     let keeps = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}";
-    assert_eq!(compile(keeps).render(&asked).expect("rendered"), "<user>count</><assistant>one, two ");
-    let trims = keeps.replace("m.content", "m.content | trim");
-    assert_eq!(compile(&trims).render(&asked).expect("rendered"), "<user>count</><assistant>one, two");
-    let parts = "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{{ p.text }}{% endfor %}</>{% endfor %}";
-    assert_eq!(compile(parts).render(&asked).expect("rendered"), "<user>count</><assistant>one, two ");
     assert_eq!(
-        compile(keeps).render(&Chat { generates: true, ..asked }),
+        compile(keeps).render(&asked).expect("rendered"),
+        "<user>count</><assistant>one, two "
+    );
+    let trims = keeps.replace("m.content", "m.content | trim");
+    assert_eq!(
+        compile(&trims).render(&asked).expect("rendered"),
+        "<user>count</><assistant>one, two"
+    );
+    let parts = "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{{ p.text }}{% endfor %}</>{% endfor %}";
+    assert_eq!(
+        compile(parts).render(&asked).expect("rendered"),
+        "<user>count</><assistant>one, two "
+    );
+    assert_eq!(
+        compile(keeps).render(&Chat {
+            generates: true,
+            ..asked
+        }),
         Err(Failure::Malformed),
         "engines refuse both"
     );
@@ -130,26 +156,43 @@ fn a_last_message_that_goes_on_has_no_end() {
 fn of_equal_names_that_of_the_request_counts() {
     let template = compile("{{ date_string }} {{ enable_thinking }} {{ messages | length }}");
     let kwargs = br#"{"date_string":"now","enable_thinking":false,"messages":"none"}"#;
-    let asked = Chat { template_kwargs: Some(Bytes::from_static(kwargs)), ..chat(&json!([])) };
+    let asked = Chat {
+        template_kwargs: Some(Bytes::from_static(kwargs)),
+        ..chat(&json!([]))
+    };
     assert_eq!(template.render(&asked).expect("rendered"), "now False 0");
-    assert_eq!(template.render(&chat(&json!([]))).expect("rendered"), "26 Jul 2024  0");
+    assert_eq!(
+        template.render(&chat(&json!([]))).expect("rendered"),
+        "26 Jul 2024  0"
+    );
 }
 
 #[test]
 fn requests_with_tools_get_the_template_for_tools() {
-    let source = Source { default: "plain".into(), tool_use: Some("tools".into()) };
+    let source = Source {
+        default: "plain".into(),
+        tool_use: Some("tools".into()),
+    };
     let template = ChatTemplate::compile(source, None, Vec::new()).expect("two templates");
     let asked = chat(&json!([]));
     assert_eq!(template.render(&asked).expect("rendered"), "plain");
-    let with_tools = Chat { tools: Some(Bytes::from_static(b"[]")), ..asked };
+    let with_tools = Chat {
+        tools: Some(Bytes::from_static(b"[]")),
+        ..asked
+    };
     assert_eq!(template.render(&with_tools).expect("rendered"), "tools");
 }
 
 #[test]
 fn a_refusal_and_a_rendering_without_an_end_are_errors() {
     let refuses = compile("{{ raise_exception('no: ' + messages[0].content) }}");
-    assert_eq!(refuses.render(&chat(&json!([{"role": "user", "content": "secret"}]))), Err(Failure::Template));
-    let endless = compile("{% for a in range(10000) %}{% for b in range(10000) %}{{ a * b }}{% endfor %}{% endfor %}");
+    assert_eq!(
+        refuses.render(&chat(&json!([{"role": "user", "content": "secret"}]))),
+        Err(Failure::Template)
+    );
+    let endless = compile(
+        "{% for a in range(10000) %}{% for b in range(10000) %}{{ a * b }}{% endfor %}{% endfor %}",
+    );
     assert_eq!(endless.render(&chat(&json!([]))), Err(Failure::Template));
 }
 

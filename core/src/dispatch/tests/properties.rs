@@ -2,22 +2,44 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proptest::prelude::{Just, Strategy as Generator, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{
+    Just, Strategy as Generator, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
 
 use super::*;
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
 enum Event {
-    Arrive { name: u64, tokens: u32, priority: i32, tenant: u64 },
+    Arrive {
+        name: u64,
+        tokens: u32,
+        priority: i32,
+        tenant: u64,
+    },
     FirstByte,
-    Finish { cached: Option<u32> },
-    Cancel { nth: usize },
-    ProxyGone { proxy: u64 },
-    Restart { position: usize },
-    Pool { endpoints: u64 },
-    Sample { position: usize, usage: Option<f32> },
-    Wait { ms: u64 },
+    Finish {
+        cached: Option<u32>,
+    },
+    Cancel {
+        nth: usize,
+    },
+    ProxyGone {
+        proxy: u64,
+    },
+    Restart {
+        position: usize,
+    },
+    Pool {
+        endpoints: u64,
+    },
+    Sample {
+        position: usize,
+        usage: Option<f32>,
+    },
+    Wait {
+        ms: u64,
+    },
 }
 
 fn event() -> impl Generator<Value = Event> {
@@ -49,8 +71,15 @@ struct World {
 const QUEUE: usize = 5;
 
 fn rules() -> KvAware {
-    let queue = crate::policy::Queue { requests: QUEUE as u32, wait: ms(20_000), ..crate::policy::Queue::default() };
-    KvAware { queue, ..KvAware::default() }
+    let queue = crate::policy::Queue {
+        requests: QUEUE as u32,
+        wait: ms(20_000),
+        ..crate::policy::Queue::default()
+    };
+    KvAware {
+        queue,
+        ..KvAware::default()
+    }
 }
 
 impl World {
@@ -79,7 +108,11 @@ impl World {
             Outcome::Bound(binding) => self.send(key(self.next), &binding, dispatcher),
             Outcome::Waits { displaced, .. } => {
                 if let Some(Displaced { key, .. }) = displaced {
-                    assert_eq!(self.waiting.len(), QUEUE, "nobody is displaced while there is room");
+                    assert_eq!(
+                        self.waiting.len(),
+                        QUEUE,
+                        "nobody is displaced while there is room"
+                    );
                     assert!(self.waiting.remove(&key), "displaced without having waited");
                 }
                 self.waiting.insert(key(self.next));
@@ -95,21 +128,54 @@ impl World {
     fn happen(&mut self, event: &Event, dispatcher: &mut Dispatcher) {
         let endpoints = dispatcher.pool().endpoints.len();
         match *event {
-            Event::Arrive { name, tokens, priority, tenant } => {
-                self.arrive(&Query { priority, tenant: Some(tenant), ..prompt(name, tokens) }, dispatcher);
+            Event::Arrive {
+                name,
+                tokens,
+                priority,
+                tenant,
+            } => {
+                self.arrive(
+                    &Query {
+                        priority,
+                        tenant: Some(tenant),
+                        ..prompt(name, tokens)
+                    },
+                    dispatcher,
+                );
             }
             Event::FirstByte => {
-                if let Some((&key, (_, answered))) = self.open.iter_mut().find(|(_, (_, answered))| !answered) {
+                if let Some((&key, (_, answered))) =
+                    self.open.iter_mut().find(|(_, (_, answered))| !answered)
+                {
                     *answered = true;
-                    assert!(dispatcher.first_byte(key, Some(ms(200)), self.now).is_some());
-                    assert!(dispatcher.first_byte(key, Some(ms(200)), self.now).is_none(), "the first time only");
+                    assert!(
+                        dispatcher
+                            .first_byte(key, Some(ms(200)), self.now)
+                            .is_some()
+                    );
+                    assert!(
+                        dispatcher
+                            .first_byte(key, Some(ms(200)), self.now)
+                            .is_none(),
+                        "the first time only"
+                    );
                 }
             }
             Event::Finish { cached } => {
                 if let Some((key, _)) = self.open.pop_first() {
-                    let ended = Ended { cached_tokens: cached, prompt_tokens: Some(4_000), ..Ended::default() };
-                    assert!(dispatcher.finished(key, ended, self.now).0.is_some(), "a booking is released");
-                    assert!(dispatcher.finished(key, ended, self.now).0.is_none(), "once");
+                    let ended = Ended {
+                        cached_tokens: cached,
+                        prompt_tokens: Some(4_000),
+                        ..Ended::default()
+                    };
+                    assert!(
+                        dispatcher.finished(key, ended, self.now).0.is_some(),
+                        "a booking is released"
+                    );
+                    assert!(
+                        dispatcher.finished(key, ended, self.now).0.is_none(),
+                        "once"
+                    );
                 }
             }
             Event::Cancel { nth } => {
@@ -129,7 +195,10 @@ impl World {
                 self.open.retain(|_, (endpoint, _)| endpoint.0 < endpoints);
             }
             Event::Sample { position, usage } if position < endpoints => {
-                let sample = usage.map(|usage| Sample { kv_usage: Some(usage), ..Sample::default() });
+                let sample = usage.map(|usage| Sample {
+                    kv_usage: Some(usage),
+                    ..Sample::default()
+                });
                 dispatcher.set_capacity(position, Some(50_000));
                 dispatcher.set_sample(position, sample);
             }

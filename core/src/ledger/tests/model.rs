@@ -44,10 +44,16 @@ pub(super) struct Model {
 
 impl Act {
     pub(super) fn on(&self, ledger: &mut Ledger, now: Duration) -> Outcome {
-        let found = |open: Option<Open>| Outcome::Found(open.map(|open| (open.endpoint, open.tokens, open.phase)));
+        let found = |open: Option<Open>| {
+            Outcome::Found(open.map(|open| (open.endpoint, open.tokens, open.phase)))
+        };
         match self {
-            Self::Book(key, endpoint, tokens) => Outcome::Counted(ledger.book(*key, *endpoint, *tokens, now)),
-            Self::Started(key, endpoint, tokens) => Outcome::Counted(ledger.started(*key, *endpoint, *tokens, now)),
+            Self::Book(key, endpoint, tokens) => {
+                Outcome::Counted(ledger.book(*key, *endpoint, *tokens, now))
+            }
+            Self::Started(key, endpoint, tokens) => {
+                Outcome::Counted(ledger.started(*key, *endpoint, *tokens, now))
+            }
             Self::FirstByte(key) => found(ledger.first_byte(*key)),
             Self::Finish(key) => found(ledger.finish(*key)),
             Self::Cancel(key) => found(ledger.cancel(*key)),
@@ -69,7 +75,11 @@ impl Act {
 
 impl Model {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, entries: BTreeMap::new(), latest: Duration::ZERO }
+        Self {
+            bounds,
+            entries: BTreeMap::new(),
+            latest: Duration::ZERO,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -81,30 +91,54 @@ impl Model {
     }
 
     pub(super) fn in_flight(&self, endpoint: EndpointId) -> InFlight {
-        let there = self.entries.values().map(|(open, _)| open).filter(|open| open.endpoint == endpoint);
+        let there = self
+            .entries
+            .values()
+            .map(|(open, _)| open)
+            .filter(|open| open.endpoint == endpoint);
         there.fold(InFlight::default(), |sum, open| InFlight {
             requests: sum.requests + 1,
-            tokens: sum.tokens + if open.phase == Phase::Answering { 0 } else { u64::from(open.tokens) },
+            tokens: sum.tokens
+                + if open.phase == Phase::Answering {
+                    0
+                } else {
+                    u64::from(open.tokens)
+                },
             unanswered: sum.unanswered + u32::from(open.phase != Phase::Answering),
         })
     }
 
     pub(super) fn act(&mut self, act: &Act, now: Duration) -> Outcome {
-        let found = |open: Option<Open>| Outcome::Found(open.map(|open| (open.endpoint, open.tokens, open.phase)));
+        let found = |open: Option<Open>| {
+            Outcome::Found(open.map(|open| (open.endpoint, open.tokens, open.phase)))
+        };
         match act {
             Act::Book(key, endpoint, tokens) => {
-                let open = Open { endpoint: *endpoint, tokens: *tokens, phase: Phase::Booked, since: now };
+                let open = Open {
+                    endpoint: *endpoint,
+                    tokens: *tokens,
+                    phase: Phase::Booked,
+                    since: now,
+                };
                 Outcome::Counted(self.put(*key, open, now))
             }
             Act::Started(key, endpoint, tokens) => {
-                let answers = |open: Open| open.phase == Phase::Answering && open.endpoint == *endpoint;
-                let open = Open { endpoint: *endpoint, tokens: *tokens, phase: Phase::Sent, since: now };
+                let answers =
+                    |open: Open| open.phase == Phase::Answering && open.endpoint == *endpoint;
+                let open = Open {
+                    endpoint: *endpoint,
+                    tokens: *tokens,
+                    phase: Phase::Sent,
+                    since: now,
+                };
                 Outcome::Counted(self.get(*key).is_some_and(answers) || self.put(*key, open, now))
             }
             Act::FirstByte(key) => found(self.first_byte(*key)),
             Act::Finish(key) => found(self.entries.remove(key).map(|(open, _)| open)),
             Act::Cancel(key) => match self.get(*key) {
-                Some(open) if open.phase == Phase::Booked => found(self.entries.remove(key).map(|(open, _)| open)),
+                Some(open) if open.phase == Phase::Booked => {
+                    found(self.entries.remove(key).map(|(open, _)| open))
+                }
                 _ => Outcome::Found(None),
             },
             Act::Forget(proxy) => self.drop_if(|key, _, _| key.proxy == *proxy),
@@ -126,7 +160,11 @@ impl Model {
             return false;
         }
         let booked = open.phase == Phase::Booked;
-        let ttl = if booked { self.bounds.unconfirmed } else { self.bounds.confirmed };
+        let ttl = if booked {
+            self.bounds.unconfirmed
+        } else {
+            self.bounds.confirmed
+        };
         self.entries.insert(key, (open, now + ttl));
         if !booked {
             self.latest = now + ttl;
@@ -145,20 +183,35 @@ impl Model {
         (before.phase != Phase::Answering).then_some(before)
     }
 
-    fn replace(&mut self, proxy: ProxyId, truth: &[(RequestId, EndpointId, u32, Phase)], now: Duration) -> Outcome {
+    fn replace(
+        &mut self,
+        proxy: ProxyId,
+        truth: &[(RequestId, EndpointId, u32, Phase)],
+        now: Duration,
+    ) -> Outcome {
         let before = self.entries.clone();
         self.drop_if(|key, open, _| key.proxy == proxy && open.phase != Phase::Booked);
         for &(request, endpoint, tokens, phase) in truth {
             let key = Key { proxy, request };
             let since = before.get(&key).map_or(now, |(open, _)| open.since);
-            self.put(key, Open { endpoint, tokens, phase, since }, now);
+            self.put(
+                key,
+                Open {
+                    endpoint,
+                    tokens,
+                    phase,
+                    since,
+                },
+                now,
+            );
         }
         Outcome::Nothing
     }
 
     fn drop_if(&mut self, gone: impl Fn(Key, Open, Duration) -> bool) -> Outcome {
         let before = self.len();
-        self.entries.retain(|key, (open, deadline)| !gone(*key, *open, *deadline));
+        self.entries
+            .retain(|key, (open, deadline)| !gone(*key, *open, *deadline));
         Outcome::Many(before - self.len())
     }
 }
@@ -167,9 +220,15 @@ impl Model {
 pub(super) fn step() -> impl Strategy<Value = Step> {
     let key = || (0..3u64, 0..6u64).prop_map(|(proxy, request)| super::key(proxy, request));
     let endpoint = || (0..4u64).prop_map(EndpointId);
-    let phase = prop_oneof![Just(Phase::Booked), Just(Phase::Sent), Just(Phase::Answering)];
-    let open = (0..6u64, endpoint(), 0..100u32, phase)
-        .prop_map(|(request, endpoint, tokens, phase)| (RequestId(request), endpoint, tokens, phase));
+    let phase = prop_oneof![
+        Just(Phase::Booked),
+        Just(Phase::Sent),
+        Just(Phase::Answering)
+    ];
+    let open =
+        (0..6u64, endpoint(), 0..100u32, phase).prop_map(|(request, endpoint, tokens, phase)| {
+            (RequestId(request), endpoint, tokens, phase)
+        });
     let act = prop_oneof![
         6 => (key(), endpoint(), 0..100u32).prop_map(|(key, endpoint, tokens)| Act::Book(key, endpoint, tokens)),
         6 => (key(), endpoint(), 0..100u32).prop_map(|(key, endpoint, tokens)| Act::Started(key, endpoint, tokens)),

@@ -5,27 +5,80 @@ use super::*;
 #[test]
 fn it_names_the_choice_its_numbers_and_who_was_left_out() {
     let hits = [hit(0, 800)];
-    let mut query = Query { prompt_tokens: 1_000, ..Query::default() };
+    let mut query = Query {
+        prompt_tokens: 1_000,
+        ..Query::default()
+    };
     query.exclude.push(EndpointId(3));
-    let pool = with_role(pool(Strategy::HermesClassic(Weights::default()), 5), 4, Role::Decode);
+    let pool = with_role(
+        pool(Strategy::HermesClassic(Weights::default()), 5),
+        4,
+        Role::Decode,
+    );
     let picker = Picker::build(Arc::new(pool));
-    let sample = Some(Sample { waiting: Some(2), running: Some(8), kv_usage: Some(0.5) });
+    let sample = Some(Sample {
+        waiting: Some(2),
+        running: Some(8),
+        kv_usage: Some(0.5),
+    });
     let load = |position| match position {
         2 => sick(Health::Down),
-        _ => Load { in_flight: 3, pending_tokens: 100, sample, health: Health::Up },
+        _ => Load {
+            in_flight: 3,
+            pending_tokens: 100,
+            sample,
+            health: Health::Up,
+        },
     };
-    let ask = Ask { hits: &hits, ..Ask::new(&query) };
+    let ask = Ask {
+        hits: &hits,
+        ..Ask::new(&query)
+    };
     let explanation = picker.explain(&ask, load, &mut Dice::new(1));
 
-    let Explanation { strategy, reason, ranked, desperate, candidates, .. } = &explanation;
+    let Explanation {
+        strategy,
+        reason,
+        ranked,
+        desperate,
+        candidates,
+        ..
+    } = &explanation;
     assert_eq!((*strategy, *desperate), ("hermes-classic", false));
     assert_eq!(*ranked, [EndpointId(0), EndpointId(1)]);
-    assert_eq!(reason, "server-0 has the lowest score, 2.700, of 2 compared, with 800 of 1000 prompt tokens cached");
-    let excluded: Vec<_> = candidates.iter().map(|candidate| candidate.excluded).collect();
-    assert_eq!(excluded, [None, None, Some(Excluded::Down), Some(Excluded::Tried), Some(Excluded::Role)]);
-    let Candidate { cached_tokens, waiting, rank, score, terms, .. } = &candidates[0];
+    assert_eq!(
+        reason,
+        "server-0 has the lowest score, 2.700, of 2 compared, with 800 of 1000 prompt tokens cached"
+    );
+    let excluded: Vec<_> = candidates
+        .iter()
+        .map(|candidate| candidate.excluded)
+        .collect();
+    assert_eq!(
+        excluded,
+        [
+            None,
+            None,
+            Some(Excluded::Down),
+            Some(Excluded::Tried),
+            Some(Excluded::Role)
+        ]
+    );
+    let Candidate {
+        cached_tokens,
+        waiting,
+        rank,
+        score,
+        terms,
+        ..
+    } = &candidates[0];
     assert_eq!((*cached_tokens, *waiting, *rank), (800, Some(2), Some(0)));
-    let Terms { miss, usage, waiting, in_flight } = terms.expect("hermes-classic has terms");
+    let Terms {
+        miss,
+        usage,
+        waiting,
+        in_flight,
+    } = terms.expect("hermes-classic has terms");
     assert_eq!(*score, Some(miss + usage + waiting + in_flight));
 
     let json = serde_json::to_value(&explanation).expect("it is plain data");
@@ -35,9 +88,19 @@ fn it_names_the_choice_its_numbers_and_who_was_left_out() {
 
 #[test]
 fn it_says_why_there_is_nobody() {
-    let query = Query { exclude: [EndpointId(0)].into_iter().collect(), ..Query::default() };
-    let explanation = picker(Strategy::Random, 1).explain(&Ask::new(&query), |_| Load::default(), &mut Dice::new(1));
-    assert_eq!(explanation.reason, "every endpoint that has the model was tried");
+    let query = Query {
+        exclude: [EndpointId(0)].into_iter().collect(),
+        ..Query::default()
+    };
+    let explanation = picker(Strategy::Random, 1).explain(
+        &Ask::new(&query),
+        |_| Load::default(),
+        &mut Dice::new(1),
+    );
+    assert_eq!(
+        explanation.reason,
+        "every endpoint that has the model was tried"
+    );
     assert!(explanation.ranked.is_empty());
     assert_eq!(explanation.candidates[0].excluded, Some(Excluded::Tried));
 }
@@ -45,17 +108,30 @@ fn it_says_why_there_is_nobody() {
 #[test]
 fn it_admits_despair() {
     let query = Query::default();
-    let explanation =
-        picker(Strategy::RoundRobin, 2).explain(&Ask::new(&query), |_| sick(Health::Down), &mut Dice::new(1));
+    let explanation = picker(Strategy::RoundRobin, 2).explain(
+        &Ask::new(&query),
+        |_| sick(Health::Down),
+        &mut Dice::new(1),
+    );
     assert!(explanation.desperate);
-    assert_eq!(explanation.reason, "server-0 is next in turn; only endpoints that are down were left");
+    assert_eq!(
+        explanation.reason,
+        "server-0 is next in turn; only endpoints that are down were left"
+    );
 }
 
 #[test]
 fn a_large_pool_shows_who_was_not_looked_at() {
     let query = Query::default();
-    let explanation = picker(Strategy::LeastRequest, 200).explain(&Ask::new(&query), |_| busy(1), &mut Dice::new(1));
-    let skipped = explanation.candidates.iter().filter(|candidate| candidate.excluded == Some(Excluded::NotSampled));
+    let explanation = picker(Strategy::LeastRequest, 200).explain(
+        &Ask::new(&query),
+        |_| busy(1),
+        &mut Dice::new(1),
+    );
+    let skipped = explanation
+        .candidates
+        .iter()
+        .filter(|candidate| candidate.excluded == Some(Excluded::NotSampled));
     assert_eq!(skipped.count(), 200 - MAX_WEIGHED);
 }
 

@@ -42,7 +42,9 @@ impl Live {
 
     /// Draws the moment.
     pub(crate) fn show(&mut self, moment: &Moment) -> io::Result<()> {
-        self.terminal.draw(|frame| draw(frame, moment)).map(|_completed| ())
+        self.terminal
+            .draw(|frame| draw(frame, moment))
+            .map(|_completed| ())
     }
 }
 
@@ -59,7 +61,13 @@ fn draw(frame: &mut Frame<'_>, moment: &Moment) {
     let [title, progress, engines, outcomes] = Layout::vertical(heights).areas(frame.area());
     let head = vec![
         Line::from("Hermes: the same chats, two ways to choose an engine".bold()),
-        Line::from(format!("{} chooses among four simulated engines; Ctrl-C ends it early", moment.router).dim()),
+        Line::from(
+            format!(
+                "{} chooses among four simulated engines; Ctrl-C ends it early",
+                moment.router
+            )
+            .dim(),
+        ),
     ];
     frame.render_widget(Paragraph::new(head), title);
     draw_progress(frame, progress, moment);
@@ -69,8 +77,13 @@ fn draw(frame: &mut Frame<'_>, moment: &Moment) {
 
 fn draw_progress(frame: &mut Frame<'_>, area: Rect, moment: &Moment) {
     let label = format!("{}, {:.0} s", moment.strategy, moment.elapsed.as_secs_f64());
-    let gauge = Gauge::default().block(Block::bordered()).gauge_style(Style::new().cyan());
-    frame.render_widget(gauge.label(label).ratio(moment.progress.clamp(0.0, 1.0)), area);
+    let gauge = Gauge::default()
+        .block(Block::bordered())
+        .gauge_style(Style::new().cyan());
+    frame.render_widget(
+        gauge.label(label).ratio(moment.progress.clamp(0.0, 1.0)),
+        area,
+    );
 }
 
 fn engine_table(engines: &[EngineRow]) -> Table<'static> {
@@ -86,7 +99,17 @@ fn engine_table(engines: &[EngineRow]) -> Table<'static> {
     };
     let widths = [22, 6, 10, 10, 10, 24].map(Constraint::Length);
     Table::new(engines.iter().map(row), widths)
-        .header(Row::new(["engine", "speed", "in flight", " KV usage", " hit rate", "share of requests"]).bold())
+        .header(
+            Row::new([
+                "engine",
+                "speed",
+                "in flight",
+                " KV usage",
+                " hit rate",
+                "share of requests",
+            ])
+            .bold(),
+        )
         .block(Block::bordered())
 }
 
@@ -104,7 +127,17 @@ fn outcome_table(outcomes: &[Outcome]) -> Table<'static> {
     };
     let widths = [22, 10, 10, 10, 9, 7].map(Constraint::Length);
     Table::new(outcomes.iter().map(row), widths)
-        .header(Row::new(["strategy", " TTFT p50", " TTFT p99", " hit rate", " answers", "errors"]).bold())
+        .header(
+            Row::new([
+                "strategy",
+                " TTFT p50",
+                " TTFT p99",
+                " hit rate",
+                " answers",
+                "errors",
+            ])
+            .bold(),
+        )
         .block(Block::bordered())
 }
 
@@ -131,21 +164,38 @@ mod tests {
             hit_rate: 0.87,
             share,
         };
-        let ttft = Summary { count: 1, p50_ms: 123.0, p99_ms: 4_567.0, ..Summary::default() };
-        let report = Report { requests: 90, ok: 88, ttft, hit_rate: Some(0.31), ..Report::default() };
+        let ttft = Summary {
+            count: 1,
+            p50_ms: 123.0,
+            p99_ms: 4_567.0,
+            ..Summary::default()
+        };
+        let report = Report {
+            requests: 90,
+            ok: 88,
+            ttft,
+            hit_rate: Some(0.31),
+            ..Report::default()
+        };
         Moment {
             strategy: "kv-aware",
             elapsed: Duration::from_secs(12),
             progress: 0.75,
             router: "http://127.0.0.1:8000".to_owned(),
             engines: vec![engine("127.0.0.1:1", 0.5), engine("127.0.0.1:2", 0.5)],
-            outcomes: vec![Outcome { strategy: "round-robin", report }],
+            outcomes: vec![Outcome {
+                strategy: "round-robin",
+                report,
+            }],
         }
     }
 
     fn drawn(width: u16, height: u16) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a screen in memory");
-        terminal.draw(|frame| draw(frame, &moment())).expect("a screen in memory");
+        let mut terminal =
+            Terminal::new(TestBackend::new(width, height)).expect("a screen in memory");
+        terminal
+            .draw(|frame| draw(frame, &moment()))
+            .expect("a screen in memory");
         terminal.backend().to_string()
     }
 

@@ -22,7 +22,11 @@ struct Line<'a>(&'a Moment);
 impl Plain {
     /// A line each `period`.
     pub(crate) const fn every(period: Duration) -> Self {
-        Self { period, strategy: "", due: Duration::ZERO }
+        Self {
+            period,
+            strategy: "",
+            due: Duration::ZERO,
+        }
     }
 
     /// Prints the moment if a line is due.
@@ -50,7 +54,13 @@ impl Plain {
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Moment { strategy, elapsed, engines, outcomes, .. } = self.0;
+        let Moment {
+            strategy,
+            elapsed,
+            engines,
+            outcomes,
+            ..
+        } = self.0;
         write!(f, "{strategy:<12} {:>5.1} s", elapsed.as_secs_f64())?;
         if let Some(now) = outcomes.last() {
             let (report, hits) = (&now.report, now.hit_percent());
@@ -61,7 +71,10 @@ impl fmt::Display for Line<'_> {
                 report.requests
             )?;
         }
-        let in_flight: Vec<String> = engines.iter().map(|engine| engine.in_flight.to_string()).collect();
+        let in_flight: Vec<String> = engines
+            .iter()
+            .map(|engine| engine.in_flight.to_string())
+            .collect();
         write!(f, "   in flight {}", in_flight.join(" "))
     }
 }
@@ -72,13 +85,22 @@ mod tests {
 
     fn moment(strategy: &'static str, seconds: u64) -> Moment {
         let elapsed = Duration::from_secs(seconds);
-        Moment { strategy, elapsed, progress: 0.0, router: String::new(), engines: Vec::new(), outcomes: Vec::new() }
+        Moment {
+            strategy,
+            elapsed,
+            progress: 0.0,
+            router: String::new(),
+            engines: Vec::new(),
+            outcomes: Vec::new(),
+        }
     }
 
     #[test]
     fn lines_are_a_period_apart_and_each_strategy_begins_anew() {
         let mut plain = Plain::every(Duration::from_secs(5));
-        let due: Vec<u64> = (0..=11).filter(|&second| plain.is_due(&moment("first", second))).collect();
+        let due: Vec<u64> = (0..=11)
+            .filter(|&second| plain.is_due(&moment("first", second)))
+            .collect();
         assert_eq!(due, [5, 10]);
         assert!(!plain.is_due(&moment("second", 4)));
         assert!(plain.is_due(&moment("second", 5)));

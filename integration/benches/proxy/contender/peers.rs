@@ -7,21 +7,44 @@ use super::{Command, Recipe, Site, free_port, strings};
 
 /// In the order of the table's columns.
 pub const RECIPES: &[Recipe] = &[
-    Recipe { name: "nginx", start: nginx },
-    Recipe { name: "envoy", start: envoy },
-    Recipe { name: "vllm-router", start: vllm_router },
-    Recipe { name: "vllm-router-cache", start: vllm_router_cache },
-    Recipe { name: "sglang-router", start: sglang_router },
+    Recipe {
+        name: "nginx",
+        start: nginx,
+    },
+    Recipe {
+        name: "envoy",
+        start: envoy,
+    },
+    Recipe {
+        name: "vllm-router",
+        start: vllm_router,
+    },
+    Recipe {
+        name: "vllm-router-cache",
+        start: vllm_router_cache,
+    },
+    Recipe {
+        name: "sglang-router",
+        start: sglang_router,
+    },
 ];
 
 fn installed(name: &str) -> PathBuf {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let cache = set("HERMES_CACHE").or_else(|| set("HOME").map(|home| home.join(".cache/hermes")));
     cache.unwrap_or_default().join("peers/bin").join(name)
 }
 
 fn nginx(site: &Site<'_>) -> io::Result<Vec<Command>> {
-    let servers: String = site.backends.iter().map(|backend| format!("server {};", backend.authority())).collect();
+    let servers: String = site
+        .backends
+        .iter()
+        .map(|backend| format!("server {};", backend.authority()))
+        .collect();
     let config = format!(
         "daemon off; worker_processes auto; pid nginx.pid; error_log stderr error;
 events {{ worker_connections 8192; }}
@@ -43,20 +66,41 @@ http {{
     );
     let config = site.write("nginx.conf", &config)?;
     let folder = site.folder.display().to_string();
-    Ok(vec![Command { program: installed("nginx"), args: strings(["-p", &folder, "-e", "stderr", "-c", &config]) }])
+    Ok(vec![Command {
+        program: installed("nginx"),
+        args: strings(["-p", &folder, "-e", "stderr", "-c", &config]),
+    }])
 }
 
 fn envoy(site: &Site<'_>) -> io::Result<Vec<Command>> {
     let config = site.write("envoy.json", &envoy_config(site).to_string())?;
     let workers = std::thread::available_parallelism()?.to_string();
-    let args = strings(["-c", &config, "--concurrency", &workers, "--use-dynamic-base-id", "-l", "error"]);
-    Ok(vec![Command { program: installed("envoy"), args }])
+    let args = strings([
+        "-c",
+        &config,
+        "--concurrency",
+        &workers,
+        "--use-dynamic-base-id",
+        "-l",
+        "error",
+    ]);
+    Ok(vec![Command {
+        program: installed("envoy"),
+        args,
+    }])
 }
 
 fn envoy_config(site: &Site<'_>) -> serde_json::Value {
     use serde_json::json;
-    let address = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
-    let port = |authority: &str| authority.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(0);
+    let address =
+        |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
+    let port = |authority: &str| {
+        authority
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse().ok())
+            .unwrap_or(0)
+    };
     let endpoints: Vec<_> = site
         .backends
         .iter()
@@ -97,8 +141,28 @@ fn sglang_router(site: &Site<'_>) -> io::Result<Vec<Command>> {
 fn router(site: &Site<'_>, name: &str, command: &[&str], policy: &str) -> io::Result<Vec<Command>> {
     let (port, metrics) = (site.port.to_string(), free_port()?.to_string());
     let mut args: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
-    args.extend(strings(["--host", "127.0.0.1", "--port", &port, "--policy", policy, "--prometheus-port", &metrics]));
-    args.extend(strings(["--log-level", if name == "vllm-router" { "error" } else { "warn" }, "--worker-urls"]));
+    args.extend(strings([
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--policy",
+        policy,
+        "--prometheus-port",
+        &metrics,
+    ]));
+    args.extend(strings([
+        "--log-level",
+        if name == "vllm-router" {
+            "error"
+        } else {
+            "warn"
+        },
+        "--worker-urls",
+    ]));
     args.extend(site.backends.iter().map(|backend| backend.url.clone()));
-    Ok(vec![Command { program: installed(name), args }])
+    Ok(vec![Command {
+        program: installed(name),
+        args,
+    }])
 }

@@ -28,9 +28,17 @@ impl LonePublisher {
         doors.open()?;
         let faults = Arc::new(Faults::new(Arc::clone(&doors.publish)));
         let publisher = Arc::new(Publisher::new(config, block_size, faults));
-        let sockets = doors.all().map(|(door, role)| serve(Arc::clone(door), Arc::clone(&publisher), role));
-        let serving = sockets.map(|socket| AbortOnDropHandle::new(tokio::spawn(socket))).collect();
-        Ok(Self { addr: doors.publish.addr(), publisher, _serving: serving })
+        let sockets = doors
+            .all()
+            .map(|(door, role)| serve(Arc::clone(door), Arc::clone(&publisher), role));
+        let serving = sockets
+            .map(|socket| AbortOnDropHandle::new(tokio::spawn(socket)))
+            .collect();
+        Ok(Self {
+            addr: doors.publish.addr(),
+            publisher,
+            _serving: serving,
+        })
     }
 
     /// Where it publishes.
@@ -48,12 +56,19 @@ impl LonePublisher {
     /// One batch: the blocks of a prompt are cached now, under these names.
     pub fn store(&self, names: &[u64], tokens: &[u32]) {
         let (hashes, tokens) = (names.to_vec(), tokens.to_vec());
-        let stored = Stored { hashes, parent: None, tokens, adapter: None, salt: None };
+        let stored = Stored {
+            hashes,
+            parent: None,
+            tokens,
+            adapter: None,
+            salt: None,
+        };
         self.publisher.publish(vec![CacheEvent::Stored(stored)]);
     }
 
     /// One batch: they are not any more.
     pub fn remove(&self, names: &[u64]) {
-        self.publisher.publish(names.iter().copied().map(CacheEvent::Removed).collect());
+        self.publisher
+            .publish(names.iter().copied().map(CacheEvent::Removed).collect());
     }
 }

@@ -8,7 +8,12 @@ use super::{
 };
 
 /// The payload of one batch: `[timestamp, [event, …], rank]`.
-pub(super) fn payload(encoding: Encoding, timestamp: f64, block_size: usize, events: &[CacheEvent]) -> Vec<u8> {
+pub(super) fn payload(
+    encoding: Encoding,
+    timestamp: f64,
+    block_size: usize,
+    events: &[CacheEvent],
+) -> Vec<u8> {
     let mut out = Writer(Vec::new());
     out.array(3);
     out.float(timestamp);
@@ -41,14 +46,22 @@ impl Writer {
                 self.field("group_idx", |out| out.number(0));
             }
             CacheEvent::Stored(stored) => {
-                let Stored { hashes, parent, tokens, adapter, .. } = stored;
+                let Stored {
+                    hashes,
+                    parent,
+                    tokens,
+                    adapter,
+                    ..
+                } = stored;
                 self.map(11);
                 self.field("type", |out| out.text("BlockStored"));
                 self.field("block_hashes", |out| out.numbers(hashes));
                 self.field("parent_block_hash", |out| out.optional_number(*parent));
                 self.field("token_ids", |out| out.tokens(tokens));
                 self.field("block_size", |out| out.number(block_size as u64));
-                self.field("lora_id", |out| out.optional_number(adapter.as_ref().map(|_| 1)));
+                self.field("lora_id", |out| {
+                    out.optional_number(adapter.as_ref().map(|_| 1))
+                });
                 self.field("medium", |out| out.text("GPU"));
                 self.field("lora_name", |out| out.optional_text(adapter.as_deref()));
                 self.field("extra_keys", |out| out.extra_keys(stored));
@@ -71,7 +84,13 @@ impl Writer {
                 self.text("GPU");
             }
             CacheEvent::Stored(stored) => {
-                let Stored { hashes, parent, tokens, adapter, .. } = stored;
+                let Stored {
+                    hashes,
+                    parent,
+                    tokens,
+                    adapter,
+                    ..
+                } = stored;
                 self.array(9);
                 self.text("BlockStored");
                 self.numbers(hashes);
@@ -88,7 +107,13 @@ impl Writer {
 
     /// One list for each block, or nil: the adapter's name, and the salt in the first block of a prompt.
     fn extra_keys(&mut self, stored: &Stored) {
-        let Stored { hashes, parent, adapter, salt, .. } = stored;
+        let Stored {
+            hashes,
+            parent,
+            adapter,
+            salt,
+            ..
+        } = stored;
         self.array(hashes.len());
         for block in 0..hashes.len() {
             let salt = salt.as_deref().filter(|_| block == 0 && parent.is_none());
@@ -172,15 +197,33 @@ mod tests {
             adapter: Some("adapter".into()),
             salt: Some("salt".into()),
         };
-        let events = [CacheEvent::Stored(stored), CacheEvent::Removed(7), CacheEvent::Cleared];
+        let events = [
+            CacheEvent::Stored(stored),
+            CacheEvent::Removed(7),
+            CacheEvent::Cleared,
+        ];
         for encoding in [Encoding::Maps, Encoding::Arrays] {
             let batch = decode::batch(&payload(encoding, 1.5, 2, &events)).expect("a batch");
-            let [Event::Stored(stored), Event::Removed(removed), Event::Cleared] = &batch.events[..] else {
+            let [
+                Event::Stored(stored),
+                Event::Removed(removed),
+                Event::Cleared,
+            ] = &batch.events[..]
+            else {
                 panic!("{batch:?}")
             };
             assert_eq!(stored.root, root(2, Adapter::Name("adapter")));
-            assert_eq!(stored.contents, [Extras::salt("salt").apply(content(&[1, 2])), content(&[3, 4])]);
-            assert_eq!((&stored.names[..], &removed.names[..]), (&[u64::MAX, 7][..], &[7][..]));
+            assert_eq!(
+                stored.contents,
+                [
+                    Extras::salt("salt").apply(content(&[1, 2])),
+                    content(&[3, 4])
+                ]
+            );
+            assert_eq!(
+                (&stored.names[..], &removed.names[..]),
+                (&[u64::MAX, 7][..], &[7][..])
+            );
         }
     }
 }

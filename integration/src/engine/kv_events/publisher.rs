@@ -68,9 +68,18 @@ impl Publisher {
         let mut log = self.log.lock();
         let payload = match fault {
             Some(Fault::KvEventsGarbage) => Bytes::from_static(b"\xc1 these are no events"),
-            _ => payload(self.config.encoding, since_epoch().as_secs_f64(), self.block_size, &events).into(),
+            _ => payload(
+                self.config.encoding,
+                since_epoch().as_secs_f64(),
+                self.block_size,
+                &events,
+            )
+            .into(),
         };
-        let batch = Batch { number: log.next, payload };
+        let batch = Batch {
+            number: log.next,
+            payload,
+        };
         log.next += 1;
         log.newest.push_back(batch.clone());
         if log.newest.len() > self.config.buffer {
@@ -108,7 +117,9 @@ impl Publisher {
     /// A batch as its subscribers get it, if its topic is among theirs.
     pub(super) fn message(&self, batch: &Batch, subscriptions: &[Vec<u8>]) -> Option<Vec<u8>> {
         let topic = self.config.topic.as_bytes();
-        let is_wanted = subscriptions.iter().any(|subscription| topic.starts_with(subscription));
+        let is_wanted = subscriptions
+            .iter()
+            .any(|subscription| topic.starts_with(subscription));
         is_wanted.then(|| zmtp::message(&[topic, &batch.number.to_be_bytes(), &batch.payload]))
     }
 
@@ -117,8 +128,12 @@ impl Publisher {
         let topic = self.config.topic.as_bytes();
         let log = self.log.lock();
         let wanted = log.newest.iter().filter(|batch| batch.number >= first);
-        let told = wanted.map(|batch| zmtp::message(&[b"", topic, &batch.number.to_be_bytes(), &batch.payload]));
+        let told = wanted
+            .map(|batch| zmtp::message(&[b"", topic, &batch.number.to_be_bytes(), &batch.payload]));
         let end = zmtp::message(&[b"", b"", &u64::MAX.to_be_bytes(), b""]);
-        told.chain([end]).take(self.config.replay_queue).flatten().collect()
+        told.chain([end])
+            .take(self.config.replay_queue)
+            .flatten()
+            .collect()
     }
 }

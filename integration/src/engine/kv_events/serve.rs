@@ -121,9 +121,15 @@ async fn replay(mut stream: TcpStream, publisher: &Publisher) -> io::Result<()> 
             }
             // As vLLM: a question of another form is dropped.
             Received::Message(frames) => {
-                let [empty, first] = &frames[..] else { continue };
-                let Some(first) = first.first_chunk().filter(|_| empty.is_empty()) else { continue };
-                stream.write_all(&publisher.replay(u64::from_be_bytes(*first))).await?;
+                let [empty, first] = &frames[..] else {
+                    continue;
+                };
+                let Some(first) = first.first_chunk().filter(|_| empty.is_empty()) else {
+                    continue;
+                };
+                stream
+                    .write_all(&publisher.replay(u64::from_be_bytes(*first)))
+                    .await?;
             }
         }
     }

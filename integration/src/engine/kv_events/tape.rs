@@ -38,7 +38,9 @@ impl Tape {
 
     /// Block number `index` of this chain is in the cache now.
     pub(crate) fn stored(&mut self, chain: &Chain, index: usize, adapter: Option<&Arc<str>>) {
-        let (Some(hash), Some(tokens)) = (chain.hashes().get(index), chain.block(index)) else { return };
+        let (Some(hash), Some(tokens)) = (chain.hashes().get(index), chain.block(index)) else {
+            return;
+        };
         if !self.runs {
             return;
         }
@@ -63,7 +65,8 @@ impl Tape {
     /// Blocks made room for others.
     pub(crate) fn removed(&mut self, hashes: impl IntoIterator<Item = u64>) {
         if self.runs {
-            self.events.extend(hashes.into_iter().map(CacheEvent::Removed));
+            self.events
+                .extend(hashes.into_iter().map(CacheEvent::Removed));
         }
     }
 
@@ -92,15 +95,27 @@ mod tests {
         tape.stored(&chain, 0, None);
         assert!(tape.take().is_empty(), "nobody listens");
         tape.start();
-        [0, 1, 3].iter().for_each(|index| tape.stored(&chain, *index, None));
+        [0, 1, 3]
+            .iter()
+            .for_each(|index| tape.stored(&chain, *index, None));
         tape.removed([7, 8]);
         let events = tape.take();
-        let [CacheEvent::Stored(first), CacheEvent::Stored(second), CacheEvent::Removed(7), CacheEvent::Removed(8)] =
-            &events[..]
+        let [
+            CacheEvent::Stored(first),
+            CacheEvent::Stored(second),
+            CacheEvent::Removed(7),
+            CacheEvent::Removed(8),
+        ] = &events[..]
         else {
             panic!("{events:?}")
         };
-        assert_eq!((&first.hashes[..], first.parent, &first.tokens[..]), (&chain.hashes()[..2], None, &tokens[..4]));
-        assert_eq!((second.parent, &second.tokens[..]), (Some(chain.hashes()[2]), &tokens[6..8]));
+        assert_eq!(
+            (&first.hashes[..], first.parent, &first.tokens[..]),
+            (&chain.hashes()[..2], None, &tokens[..4])
+        );
+        assert_eq!(
+            (second.parent, &second.tokens[..]),
+            (Some(chain.hashes()[2]), &tokens[6..8])
+        );
     }
 }

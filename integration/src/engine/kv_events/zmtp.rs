@@ -34,7 +34,10 @@ pub(super) async fn shake_hands(stream: &mut TcpStream, socket: &str) -> io::Res
     stream.write_all(&frame(COMMAND, &ready)).await?;
     match receive(stream).await? {
         Received::Command(command) if command.starts_with(b"\x05READY") => Ok(()),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not shake hands")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the client does not shake hands",
+        )),
     }
 }
 
@@ -43,9 +46,16 @@ pub(super) async fn receive<R: AsyncReadExt + Unpin>(stream: &mut R) -> io::Resu
     let mut frames = Vec::new();
     loop {
         let flags = stream.read_u8().await?;
-        let length = if flags & LONG != 0 { stream.read_u64().await? } else { stream.read_u8().await?.into() };
+        let length = if flags & LONG != 0 {
+            stream.read_u64().await?
+        } else {
+            stream.read_u8().await?.into()
+        };
         if length > MAX_FRAME || frames.len() > 8 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the client sends too much"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the client sends too much",
+            ));
         }
         let mut body = vec![0; length as usize];
         stream.read_exact(&mut body).await?;
@@ -62,7 +72,11 @@ pub(super) async fn receive<R: AsyncReadExt + Unpin>(stream: &mut R) -> io::Resu
 /// A message as bytes.
 pub(super) fn message(frames: &[&[u8]]) -> Vec<u8> {
     let last = frames.len() - 1;
-    frames.iter().enumerate().flat_map(|(at, body)| frame(if at < last { MORE } else { 0 }, body)).collect()
+    frames
+        .iter()
+        .enumerate()
+        .flat_map(|(at, body)| frame(if at < last { MORE } else { 0 }, body))
+        .collect()
 }
 
 /// The answer to a command, if it wants one.

@@ -8,12 +8,25 @@ use super::*;
 use crate::engine::chain::Chain;
 use crate::engine::text::Answer;
 
-const LIMITS: Limits = Limits { blocks: 8, block_size: 4, step_budget: 16, max_running: 4, max_model_len: 32 };
+const LIMITS: Limits = Limits {
+    blocks: 8,
+    block_size: 4,
+    step_budget: 16,
+    max_running: 4,
+    max_model_len: 32,
+};
 
 fn job(tokens: &[u32], output_tokens: u32) -> Job {
     let chain = Chain::new("m", None, LIMITS.block_size, tokens);
     let answer = Answer::new(chain.digest(), 0);
-    Job { chain, prompt_tokens: tokens.len(), output_tokens, stops: false, answer, adapter: None }
+    Job {
+        chain,
+        prompt_tokens: tokens.len(),
+        output_tokens,
+        stops: false,
+        answer,
+        adapter: None,
+    }
 }
 
 fn run_to_idle(scheduler: &mut Scheduler) -> HashMap<SequenceId, Progress> {
@@ -34,11 +47,31 @@ fn a_prompt_is_prefilled_in_pieces_of_the_budget_and_then_decodes() {
     let mut scheduler = Scheduler::new(LIMITS);
     let tokens: Vec<u32> = (0..20).collect();
     scheduler.submit(job(&tokens, 2), Duration::ZERO);
-    assert_eq!(scheduler.plan(Duration::ZERO), Some(Step { prefill_tokens: 16, decodes: 0 }));
+    assert_eq!(
+        scheduler.plan(Duration::ZERO),
+        Some(Step {
+            prefill_tokens: 16,
+            decodes: 0
+        })
+    );
     scheduler.commit(Duration::ZERO, |_, _| panic!("the prompt is not whole yet"));
-    assert_eq!(scheduler.plan(Duration::ZERO), Some(Step { prefill_tokens: 4, decodes: 0 }));
-    scheduler.commit(Duration::ZERO, |_, progress| assert_eq!(progress.generated, 1));
-    assert_eq!(scheduler.plan(Duration::ZERO), Some(Step { prefill_tokens: 0, decodes: 1 }));
+    assert_eq!(
+        scheduler.plan(Duration::ZERO),
+        Some(Step {
+            prefill_tokens: 4,
+            decodes: 0
+        })
+    );
+    scheduler.commit(Duration::ZERO, |_, progress| {
+        assert_eq!(progress.generated, 1)
+    });
+    assert_eq!(
+        scheduler.plan(Duration::ZERO),
+        Some(Step {
+            prefill_tokens: 0,
+            decodes: 1
+        })
+    );
     scheduler.commit(Duration::ZERO, |_, progress| assert!(progress.done));
     assert_eq!(scheduler.plan(Duration::ZERO), None);
     assert_eq!(scheduler.cache().used(), 0);
@@ -51,8 +84,20 @@ fn a_prefix_hit_shortens_prefill_but_never_covers_the_last_token() {
     scheduler.submit(job(&tokens, 1), Duration::ZERO);
     run_to_idle(&mut scheduler);
     scheduler.submit(job(&tokens, 1), Duration::ZERO);
-    assert_eq!(scheduler.plan(Duration::ZERO), Some(Step { prefill_tokens: 4, decodes: 0 }));
-    assert_eq!((scheduler.meters().prefix_queries, scheduler.meters().prefix_hits), (16, 4));
+    assert_eq!(
+        scheduler.plan(Duration::ZERO),
+        Some(Step {
+            prefill_tokens: 4,
+            decodes: 0
+        })
+    );
+    assert_eq!(
+        (
+            scheduler.meters().prefix_queries,
+            scheduler.meters().prefix_hits
+        ),
+        (16, 4)
+    );
 }
 
 #[test]
@@ -65,7 +110,11 @@ fn the_answer_of_one_turn_is_a_hit_in_the_next() {
     run_to_idle(&mut scheduler);
     history.push(99);
     let id = scheduler.submit(job(&history, 1), Duration::ZERO);
-    assert_eq!(run_to_idle(&mut scheduler)[&id].cached, 12, "two prompt blocks and one generated block");
+    assert_eq!(
+        run_to_idle(&mut scheduler)[&id].cached,
+        12,
+        "two prompt blocks and one generated block"
+    );
 }
 
 #[test]
@@ -90,10 +139,17 @@ fn a_request_waits_for_blocks_and_the_queue_keeps_its_order() {
 
 #[test]
 fn what_is_left_to_prefill_is_exact_for_what_runs_and_expected_for_what_waits() {
-    let mut scheduler = Scheduler::new(Limits { max_running: 1, ..LIMITS });
+    let mut scheduler = Scheduler::new(Limits {
+        max_running: 1,
+        ..LIMITS
+    });
     let tokens: Vec<u32> = (0..20).collect();
-    let ids = [scheduler.submit(job(&tokens, 2), Duration::ZERO), scheduler.submit(job(&tokens, 2), Duration::ZERO)];
-    let pending = |scheduler: &Scheduler| scheduler.pending_prefill(|id| if id == ids[1] { 4 } else { 20 });
+    let ids = [
+        scheduler.submit(job(&tokens, 2), Duration::ZERO),
+        scheduler.submit(job(&tokens, 2), Duration::ZERO),
+    ];
+    let pending =
+        |scheduler: &Scheduler| scheduler.pending_prefill(|id| if id == ids[1] { 4 } else { 20 });
     assert_eq!(pending(&scheduler), 24);
     scheduler.plan(Duration::ZERO);
     scheduler.commit(Duration::ZERO, |_, _| ());
@@ -102,14 +158,22 @@ fn what_is_left_to_prefill_is_exact_for_what_runs_and_expected_for_what_waits() 
 
 #[test]
 fn a_decode_without_a_free_block_preempts_the_newest_and_both_finish() {
-    let mut scheduler = Scheduler::new(Limits { blocks: 6, ..LIMITS });
+    let mut scheduler = Scheduler::new(Limits {
+        blocks: 6,
+        ..LIMITS
+    });
     let ids = [0, 100].map(|family| {
         let tokens: Vec<u32> = (0..8).map(|token| token + family).collect();
         scheduler.submit(job(&tokens, 16), Duration::ZERO)
     });
     let last = run_to_idle(&mut scheduler);
     assert!(scheduler.meters().preemptions > 0);
-    assert!(ids.iter().all(|id| last[id] == Progress { generated: 16, cached: 0, done: true }));
+    assert!(ids.iter().all(|id| last[id]
+        == Progress {
+            generated: 16,
+            cached: 0,
+            done: true
+        }));
 }
 
 proptest! {

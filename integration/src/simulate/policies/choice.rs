@@ -3,7 +3,10 @@
 use hermes_core::dice::Dice;
 
 /// The candidate with the least cost; among equals each is as likely.
-pub(super) fn least(candidates: impl IntoIterator<Item = (usize, f64)>, dice: &mut Dice) -> Option<usize> {
+pub(super) fn least(
+    candidates: impl IntoIterator<Item = (usize, f64)>,
+    dice: &mut Dice,
+) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     let mut equals = 0;
     for (server, cost) in candidates {
@@ -32,6 +35,9 @@ mod tests {
         for _ in 0..3_000 {
             wins[least([(0, 1.0), (1, 1.0), (2, 1.0)], &mut dice).unwrap()] += 1;
         }
-        assert!(wins.iter().all(|wins| (850..1_150).contains(wins)), "{wins:?}");
+        assert!(
+            wins.iter().all(|wins| (850..1_150).contains(wins)),
+            "{wins:?}"
+        );
     }
 }

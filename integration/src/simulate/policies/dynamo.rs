@@ -14,7 +14,9 @@ use hermes_core::dice::Dice;
 use super::Setup;
 use super::choice::least;
 use super::inflight::InFlight;
-use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex};
+use crate::simulate::dispatcher::{
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex,
+};
 
 /// Counts blocks of prefill and of decode alike.
 #[derive(Debug)]
@@ -38,21 +40,38 @@ impl Dynamo {
     }
 
     fn cost(&self, at: Moment<'_>, server: usize, arrival: &Arrival<'_>) -> f64 {
-        let Arrival { prompt_tokens, blocks, .. } = *arrival;
+        let Arrival {
+            prompt_tokens,
+            blocks,
+            ..
+        } = *arrival;
         let block_tokens = at.fleet.block_tokens();
         let pending = self.inflight.loads()[server].tokens + prompt_tokens;
         let cached = at.fleet.cached_tokens(server, blocks, prompt_tokens) / block_tokens;
         let active = &self.active[server];
-        let joining = blocks.iter().filter(|block| !active.contains_key(block)).count();
-        (pending as f64 / block_tokens as f64 - cached as f64).max(0.0) + (active.len() + joining) as f64
+        let joining = blocks
+            .iter()
+            .filter(|block| !active.contains_key(block))
+            .count();
+        (pending as f64 / block_tokens as f64 - cached as f64).max(0.0)
+            + (active.len() + joining) as f64
     }
 }
 
 impl Dispatcher for Dynamo {
     fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
-        let Arrival { request, prompt_tokens, blocks, .. } = *arrival;
-        let costs: Vec<f64> = (0..at.fleet.servers()).map(|server| self.cost(at, server, arrival)).collect();
-        let Some(server) = least(costs.into_iter().enumerate(), &mut self.dice) else { return };
+        let Arrival {
+            request,
+            prompt_tokens,
+            blocks,
+            ..
+        } = *arrival;
+        let costs: Vec<f64> = (0..at.fleet.servers())
+            .map(|server| self.cost(at, server, arrival))
+            .collect();
+        let Some(server) = least(costs.into_iter().enumerate(), &mut self.dice) else {
+            return;
+        };
         let uncached = prompt_tokens - at.fleet.cached_tokens(server, blocks, prompt_tokens);
         self.inflight.sent(request, server, uncached);
         for block in blocks {

@@ -50,8 +50,14 @@ impl Gie {
         let waiting = |sample: &Sample| sample.waiting;
         let most = self.samples.iter().map(waiting).max().unwrap_or_default();
         let fewest = self.samples.iter().map(waiting).min().unwrap_or_default();
-        let Sample { waiting, kv_usage, .. } = self.samples[server];
-        let queue = if most == fewest { 1.0 } else { (most - waiting) as f64 / (most - fewest) as f64 };
+        let Sample {
+            waiting, kv_usage, ..
+        } = self.samples[server];
+        let queue = if most == fewest {
+            1.0
+        } else {
+            (most - waiting) as f64 / (most - fewest) as f64
+        };
         let prefix = self.prefixes.matched(server, blocks) as f64 / blocks.len().max(1) as f64;
         QUEUE_WEIGHT * queue + KV_WEIGHT * (1.0 - kv_usage) + PREFIX_WEIGHT * prefix
     }
@@ -60,10 +66,17 @@ impl Gie {
 impl Dispatcher for Gie {
     fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
         let blocks = &arrival.blocks[..arrival.blocks.len().min(self.matched_blocks)];
-        let costs: Vec<f64> = (0..self.samples.len()).map(|server| -self.score(server, blocks)).collect();
-        let Some(server) = least(costs.into_iter().enumerate(), &mut self.dice) else { return };
+        let costs: Vec<f64> = (0..self.samples.len())
+            .map(|server| -self.score(server, blocks))
+            .collect();
+        let Some(server) = least(costs.into_iter().enumerate(), &mut self.dice) else {
+            return;
+        };
         self.prefixes.learn(server, blocks);
-        placements.push(Placement { request: arrival.request, server });
+        placements.push(Placement {
+            request: arrival.request,
+            server,
+        });
     }
 
     fn sample_interval(&self) -> Option<Duration> {

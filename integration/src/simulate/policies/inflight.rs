@@ -24,7 +24,10 @@ pub(super) struct Load {
 
 impl InFlight {
     pub(super) fn new(servers: usize) -> Self {
-        Self { servers: vec![Load::default(); servers], requests: HashMap::new() }
+        Self {
+            servers: vec![Load::default(); servers],
+            requests: HashMap::new(),
+        }
     }
 
     /// A request goes to `server`, where it costs so many prompt tokens.
@@ -65,7 +68,13 @@ mod tests {
         inflight.sent(4, 0, 100);
         inflight.sent(5, 0, 10);
         inflight.first_token(4, 0);
-        assert_eq!(inflight.loads(), [Load { requests: 2, tokens: 10 }]);
+        assert_eq!(
+            inflight.loads(),
+            [Load {
+                requests: 2,
+                tokens: 10
+            }]
+        );
         inflight.finished(4, 0);
         inflight.finished(5, 0);
         assert_eq!(inflight.loads(), [Load::default()]);

@@ -14,7 +14,9 @@ use hermes_core::{
 };
 
 use super::Setup;
-use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample};
+use crate::simulate::dispatcher::{
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
+};
 
 /// How often those who wait are looked at while nothing happens.
 const TICK: Duration = Duration::from_millis(10);
@@ -33,17 +35,37 @@ impl KvAware {
     pub(super) fn new(setup: Setup, late: bool) -> Self {
         let strategy = Strategy::KvAware(policy::KvAware {
             late,
-            queue: policy::Queue { requests: u32::MAX, bytes: u64::MAX, wait: Duration::from_secs(86_400) },
+            queue: policy::Queue {
+                requests: u32::MAX,
+                bytes: u64::MAX,
+                wait: Duration::from_secs(86_400),
+            },
             ..policy::KvAware::default()
         });
         let endpoint = |server: usize| {
             let name: Arc<str> = format!("server-{server}").into();
             let id = EndpointId(server as u64);
-            Arc::new(Endpoint { id, url: Arc::clone(&name), name, role: Role::Aggregate, group: None })
+            Arc::new(Endpoint {
+                id,
+                url: Arc::clone(&name),
+                name,
+                role: Role::Aggregate,
+                group: None,
+            })
         };
-        let policy = policy::Policy { strategy, ..policy::Policy::default() };
-        let spec = Arc::new(PoolSpec { name: "simulated".into(), models: Vec::new(), policy });
-        let pool = Arc::new(Pool { spec, endpoints: (0..setup.servers).map(endpoint).collect() });
+        let policy = policy::Policy {
+            strategy,
+            ..policy::Policy::default()
+        };
+        let spec = Arc::new(PoolSpec {
+            name: "simulated".into(),
+            models: Vec::new(),
+            policy,
+        });
+        let pool = Arc::new(Pool {
+            spec,
+            endpoints: (0..setup.servers).map(endpoint).collect(),
+        });
         let mut dispatcher = dispatch::Dispatcher::new(&pool, Dice::new(setup.seed));
         for server in 0..setup.servers {
             dispatcher.set_capacity(server, Some((setup.blocks * setup.block_tokens) as u64));
@@ -68,15 +90,28 @@ impl KvAware {
     }
 
     /// What a proxy does with its answer: sends the request, and says so.
-    fn send(&mut self, request: RequestIndex, binding: &Binding, now: Duration, placements: &mut Vec<Placement>) {
+    fn send(
+        &mut self,
+        request: RequestIndex,
+        binding: &Binding,
+        now: Duration,
+        placements: &mut Vec<Placement>,
+    ) {
         let first = binding.choice.ranked[0];
-        self.dispatcher.started(key(request), first.endpoint, 0, false, now);
-        placements.push(Placement { request, server: first.position });
+        self.dispatcher
+            .started(key(request), first.endpoint, 0, false, now);
+        placements.push(Placement {
+            request,
+            server: first.position,
+        });
     }
 }
 
 fn key(request: RequestIndex) -> Key {
-    Key { proxy: ProxyId(0), request: RequestId(request as u64) }
+    Key {
+        proxy: ProxyId(0),
+        request: RequestId(request as u64),
+    }
 }
 
 impl Dispatcher for KvAware {
@@ -105,12 +140,16 @@ impl Dispatcher for KvAware {
 
     fn first_token(&mut self, at: Moment<'_>, seen: FirstToken, placements: &mut Vec<Placement>) {
         self.reported[seen.request] = seen.cached_tokens as u32;
-        self.dispatcher.first_byte(key(seen.request), Some(seen.after), at.now);
+        self.dispatcher
+            .first_byte(key(seen.request), Some(seen.after), at.now);
         self.release(at.now, placements);
     }
 
     fn finished(&mut self, at: Moment<'_>, seen: Finished, placements: &mut Vec<Placement>) {
-        let ended = Ended { cached_tokens: Some(self.reported[seen.request]), ..Ended::default() };
+        let ended = Ended {
+            cached_tokens: Some(self.reported[seen.request]),
+            ..Ended::default()
+        };
         self.dispatcher.finished(key(seen.request), ended, at.now);
         self.release(at.now, placements);
     }

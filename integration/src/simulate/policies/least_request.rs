@@ -16,16 +16,30 @@ pub(super) struct LeastRequest {
 
 impl LeastRequest {
     pub(super) fn new(setup: Setup) -> Self {
-        Self { inflight: InFlight::new(setup.servers), dice: Dice::new(setup.seed) }
+        Self {
+            inflight: InFlight::new(setup.servers),
+            dice: Dice::new(setup.seed),
+        }
     }
 }
 
 impl Dispatcher for LeastRequest {
     fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
-        let loads = self.inflight.loads().iter().map(|load| load.requests as f64).enumerate();
-        let Some(server) = least(loads, &mut self.dice) else { return };
-        self.inflight.sent(arrival.request, server, arrival.prompt_tokens);
-        placements.push(Placement { request: arrival.request, server });
+        let loads = self
+            .inflight
+            .loads()
+            .iter()
+            .map(|load| load.requests as f64)
+            .enumerate();
+        let Some(server) = least(loads, &mut self.dice) else {
+            return;
+        };
+        self.inflight
+            .sent(arrival.request, server, arrival.prompt_tokens);
+        placements.push(Placement {
+            request: arrival.request,
+            server,
+        });
     }
 
     fn finished(&mut self, _at: Moment<'_>, seen: Finished, _placements: &mut Vec<Placement>) {

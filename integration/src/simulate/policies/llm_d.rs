@@ -44,7 +44,12 @@ impl LlmD {
     /// Whether only servers that hold the prompt, told by `sticky`, are candidates.
     fn sticks(&self, sticky: &[bool]) -> bool {
         let least = |wanted: bool| {
-            let loads = self.inflight.loads().iter().zip(sticky).filter(|(_, sticky)| **sticky == wanted);
+            let loads = self
+                .inflight
+                .loads()
+                .iter()
+                .zip(sticky)
+                .filter(|(_, sticky)| **sticky == wanted);
             loads.map(|(load, _)| load.tokens).min()
         };
         match (least(true), least(false)) {
@@ -56,19 +61,33 @@ impl LlmD {
 
 impl Dispatcher for LlmD {
     fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
-        let Arrival { request, prompt_tokens, blocks, .. } = *arrival;
+        let Arrival {
+            request,
+            prompt_tokens,
+            blocks,
+            ..
+        } = *arrival;
         let servers = at.fleet.servers();
-        let matched: Vec<usize> = (0..servers).map(|server| self.prefixes.matched(server, blocks)).collect();
+        let matched: Vec<usize> = (0..servers)
+            .map(|server| self.prefixes.matched(server, blocks))
+            .collect();
         let total = blocks.len().max(1) as f64;
-        let sticky: Vec<bool> = matched.iter().map(|matched| *matched as f64 / total >= AFFINITY).collect();
+        let sticky: Vec<bool> = matched
+            .iter()
+            .map(|matched| *matched as f64 / total >= AFFINITY)
+            .collect();
         let sticks = self.sticks(&sticky);
         let uncached = |server: usize| prompt_tokens - matched[server] * at.fleet.block_tokens();
         let load = |server: usize| {
             let tokens = self.inflight.loads()[server].tokens + uncached(server);
             (server, (tokens as f64 / FULL_TOKENS).min(1.0))
         };
-        let candidates = (0..servers).filter(|server| !sticks || sticky[*server]).map(load);
-        let Some(server) = least(candidates, &mut self.dice) else { return };
+        let candidates = (0..servers)
+            .filter(|server| !sticks || sticky[*server])
+            .map(load);
+        let Some(server) = least(candidates, &mut self.dice) else {
+            return;
+        };
         self.prefixes.learn(server, blocks);
         self.inflight.sent(request, server, uncached(server));
         placements.push(Placement { request, server });

@@ -13,13 +13,23 @@ pub(super) struct Omniscient;
 
 impl Dispatcher for Omniscient {
     fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
-        let Arrival { request, prompt_tokens, blocks, .. } = *arrival;
+        let Arrival {
+            request,
+            prompt_tokens,
+            blocks,
+            ..
+        } = *arrival;
         let Moment { fleet, .. } = at;
         let wait = |server| {
-            let Prospect { pending_tokens, uncached_tokens } = fleet.prospect(server, blocks, prompt_tokens);
+            let Prospect {
+                pending_tokens,
+                uncached_tokens,
+            } = fleet.prospect(server, blocks, prompt_tokens);
             (pending_tokens + uncached_tokens) as f64 / fleet.prefill_rate(server)
         };
-        let best = (0..fleet.servers()).map(|server| (wait(server), server)).min_by(|a, b| a.0.total_cmp(&b.0));
+        let best = (0..fleet.servers())
+            .map(|server| (wait(server), server))
+            .min_by(|a, b| a.0.total_cmp(&b.0));
         placements.extend(best.map(|(_, server)| Placement { request, server }));
     }
 }

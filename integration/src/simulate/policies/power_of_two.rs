@@ -18,17 +18,32 @@ pub(super) struct PowerOfTwo {
 
 impl PowerOfTwo {
     pub(super) fn new(setup: Setup) -> Self {
-        Self { inflight: InFlight::new(setup.servers), dice: Dice::new(setup.seed) }
+        Self {
+            inflight: InFlight::new(setup.servers),
+            dice: Dice::new(setup.seed),
+        }
     }
 }
 
 impl Dispatcher for PowerOfTwo {
     fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
         let loads = self.inflight.loads();
-        let (one, other) = if loads.len() > 1 { self.dice.pair(loads.len()) } else { (0, 0) };
-        let server = if loads[other].requests < loads[one].requests { other } else { one };
-        self.inflight.sent(arrival.request, server, arrival.prompt_tokens);
-        placements.push(Placement { request: arrival.request, server });
+        let (one, other) = if loads.len() > 1 {
+            self.dice.pair(loads.len())
+        } else {
+            (0, 0)
+        };
+        let server = if loads[other].requests < loads[one].requests {
+            other
+        } else {
+            one
+        };
+        self.inflight
+            .sent(arrival.request, server, arrival.prompt_tokens);
+        placements.push(Placement {
+            request: arrival.request,
+            server,
+        });
     }
 
     fn finished(&mut self, _at: Moment<'_>, seen: Finished, _placements: &mut Vec<Placement>) {

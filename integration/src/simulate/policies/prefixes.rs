@@ -23,14 +23,24 @@ struct LruBlocks {
 impl Prefixes {
     /// Empty sets of at most `capacity` blocks.
     pub(super) fn new(servers: usize, capacity: usize) -> Self {
-        let empty = || LruBlocks { capacity, used: HashMap::new(), order: BTreeMap::new(), clock: 0 };
-        Self { servers: (0..servers).map(|_| empty()).collect() }
+        let empty = || LruBlocks {
+            capacity,
+            used: HashMap::new(),
+            order: BTreeMap::new(),
+            clock: 0,
+        };
+        Self {
+            servers: (0..servers).map(|_| empty()).collect(),
+        }
     }
 
     /// How many of these blocks, from the first, a server is believed to hold.
     pub(super) fn matched(&self, server: usize, blocks: &[u64]) -> usize {
         let held = &self.servers[server].used;
-        blocks.iter().take_while(|block| held.contains_key(block)).count()
+        blocks
+            .iter()
+            .take_while(|block| held.contains_key(block))
+            .count()
     }
 
     /// A prompt of these blocks went to a server.
@@ -50,7 +60,9 @@ impl LruBlocks {
             self.order.insert(self.clock, *block);
         }
         while self.used.len() > self.capacity {
-            let Some((_, block)) = self.order.pop_first() else { return };
+            let Some((_, block)) = self.order.pop_first() else {
+                return;
+            };
             self.used.remove(&block);
         }
     }
@@ -65,7 +77,13 @@ mod tests {
         let mut prefixes = Prefixes::new(2, 3);
         prefixes.learn(0, &[1, 2, 3]);
         prefixes.learn(0, &[1, 9]);
-        assert_eq!((prefixes.matched(0, &[1, 2, 3]), prefixes.matched(0, &[1, 9])), (2, 2));
+        assert_eq!(
+            (
+                prefixes.matched(0, &[1, 2, 3]),
+                prefixes.matched(0, &[1, 9])
+            ),
+            (2, 2)
+        );
         assert_eq!(prefixes.matched(1, &[1]), 0);
     }
 }

@@ -14,13 +14,19 @@ pub(super) struct RoundRobin {
 
 impl RoundRobin {
     pub(super) fn new(setup: Setup) -> Self {
-        Self { next: Dice::new(setup.seed).below(setup.servers), servers: setup.servers }
+        Self {
+            next: Dice::new(setup.seed).below(setup.servers),
+            servers: setup.servers,
+        }
     }
 }
 
 impl Dispatcher for RoundRobin {
     fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
-        placements.push(Placement { request: arrival.request, server: self.next });
+        placements.push(Placement {
+            request: arrival.request,
+            server: self.next,
+        });
         self.next = (self.next + 1) % self.servers;
     }
 }

@@ -37,24 +37,42 @@ impl Sglang {
 
     /// `block_share` is the part of the prompt that is one block.
     fn choose(&self, blocks: &[u64], block_share: f64) -> Option<usize> {
-        let requests: Vec<usize> = self.inflight.loads().iter().map(|load| load.requests).collect();
+        let requests: Vec<usize> = self
+            .inflight
+            .loads()
+            .iter()
+            .map(|load| load.requests)
+            .collect();
         let (most, fewest) = (*requests.iter().max()?, *requests.iter().min()?);
         let idlest = requests.iter().position(|requests| *requests == fewest);
         if most - fewest > ABSOLUTE && most as f64 > RELATIVE * fewest as f64 {
             return idlest;
         }
-        let matches: Vec<usize> = (0..requests.len()).map(|server| self.tree.matched(server, blocks)).collect();
+        let matches: Vec<usize> = (0..requests.len())
+            .map(|server| self.tree.matched(server, blocks))
+            .collect();
         let longest = *matches.iter().max()?;
         let hits = longest as f64 * block_share > CACHE_THRESHOLD;
-        if hits { matches.iter().position(|matched| *matched == longest) } else { idlest }
+        if hits {
+            matches.iter().position(|matched| *matched == longest)
+        } else {
+            idlest
+        }
     }
 }
 
 impl Dispatcher for Sglang {
     fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
-        let Arrival { request, prompt_tokens, blocks, .. } = *arrival;
+        let Arrival {
+            request,
+            prompt_tokens,
+            blocks,
+            ..
+        } = *arrival;
         let block_share = at.fleet.block_tokens() as f64 / prompt_tokens as f64;
-        let Some(server) = self.choose(blocks, block_share) else { return };
+        let Some(server) = self.choose(blocks, block_share) else {
+            return;
+        };
         self.tree.learn(server, blocks);
         self.inflight.sent(request, server, prompt_tokens);
         placements.push(Placement { request, server });

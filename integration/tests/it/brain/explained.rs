@@ -6,18 +6,34 @@ use super::stage::{Stall, answered, explained, fleet, question, text};
 async fn the_page_shows_how_costs_are_weighed() {
     let fleet = fleet(2, "").await;
     for number in 0..2 {
-        answered(&fleet.url(), &question(text(&format!("user {number}"), 400))).await;
+        answered(
+            &fleet.url(),
+            &question(text(&format!("user {number}"), 400)),
+        )
+        .await;
     }
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
     assert_eq!(explanation["strategy"], "kv-aware");
     let weighing = &explanation["weighing"];
-    assert_eq!((&weighing["binds"], &weighing["waiting"]), (&true.into(), &0.into()));
+    assert_eq!(
+        (&weighing["binds"], &weighing["waiting"]),
+        (&true.into(), &0.into())
+    );
     let sites = weighing["sites"].as_array().expect("sites");
     assert_eq!(sites.len(), 2);
     for site in sites {
-        assert_eq!((&site["has_room"], &site["cached_tokens"]), (&true.into(), &0.into()));
-        assert!(site["ttft_s"].as_f64().is_some_and(|ttft| ttft > 0.05), "{site}");
-        assert!(site["rate"].as_f64().is_some_and(|rate| rate > 100.0), "{site}");
+        assert_eq!(
+            (&site["has_room"], &site["cached_tokens"]),
+            (&true.into(), &0.into())
+        );
+        assert!(
+            site["ttft_s"].as_f64().is_some_and(|ttft| ttft > 0.05),
+            "{site}"
+        );
+        assert!(
+            site["rate"].as_f64().is_some_and(|rate| rate > 100.0),
+            "{site}"
+        );
         assert_eq!(site["trust"], serde_json::json!([1.0, 1.0, 1.0]));
     }
     let cost = |at: usize| sites[at]["cost_s"].as_f64().expect("a cost");
@@ -32,7 +48,20 @@ async fn the_page_says_when_a_request_would_wait_and_behind_how_many() {
     super::stage::becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
     let weighing = &explanation["weighing"];
-    assert_eq!((&weighing["binds"], &weighing["waiting"]), (&false.into(), &1.into()));
-    assert!(weighing["sites"][0]["ahead_s"].as_f64().is_some_and(|ahead| ahead > 0.1), "{weighing}");
-    assert!(explanation["reason"].as_str().is_some_and(|reason| reason.contains("no room")), "{explanation}");
+    assert_eq!(
+        (&weighing["binds"], &weighing["waiting"]),
+        (&false.into(), &1.into())
+    );
+    assert!(
+        weighing["sites"][0]["ahead_s"]
+            .as_f64()
+            .is_some_and(|ahead| ahead > 0.1),
+        "{weighing}"
+    );
+    assert!(
+        explanation["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("no room")),
+        "{explanation}"
+    );
 }

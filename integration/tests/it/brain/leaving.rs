@@ -25,15 +25,30 @@ async fn a_client_that_leaves_frees_its_place_and_no_engine_ever_sees_its_reques
     assert_eq!(staying.await.expect("answered"), 200);
     assert_eq!(requests(&fleet), 2);
     becomes(plane, "bookings", 0.0).await;
-    assert_eq!(metric(&fleet.proxies[0].admin_url(), "hermes_waiting_requests{pool=\"chat\"}").await, 0.0);
+    assert_eq!(
+        metric(
+            &fleet.proxies[0].admin_url(),
+            "hermes_waiting_requests{pool=\"chat\"}"
+        )
+        .await,
+        0.0
+    );
 }
 
 #[tokio::test]
 async fn a_proxy_that_dies_leaves_nobody_behind_in_the_queue() {
-    let mut fleet = Scene { proxies: 2, ..scene(1, "") }.start().await.expect("starts");
+    let mut fleet = Scene {
+        proxies: 2,
+        ..scene(1, "")
+    }
+    .start()
+    .await
+    .expect("starts");
     let stall = Stall::all(&fleet).await.remove(0);
     let dying = fleet.proxies.remove(1);
-    let abandoned: Vec<_> = (0..3).map(|number| asking(&dying.url(), &short(&format!("leaves {number}")))).collect();
+    let abandoned: Vec<_> = (0..3)
+        .map(|number| asking(&dying.url(), &short(&format!("leaves {number}"))))
+        .collect();
     let staying = asking(&fleet.url(), &short("stays"));
     becomes(&fleet.control_planes[0], "waiting_requests", 4.0).await;
     abandoned.iter().for_each(tokio::task::JoinHandle::abort);
@@ -46,10 +61,18 @@ async fn a_proxy_that_dies_leaves_nobody_behind_in_the_queue() {
 
 #[tokio::test]
 async fn a_proxy_that_drains_stays_for_whoever_waits() {
-    let mut fleet = Scene { proxies: 2, ..scene(1, "") }.start().await.expect("starts");
+    let mut fleet = Scene {
+        proxies: 2,
+        ..scene(1, "")
+    }
+    .start()
+    .await
+    .expect("starts");
     let stall = Stall::all(&fleet).await.remove(0);
     let leaving = fleet.proxies.remove(1);
-    let waiting: Vec<_> = (0..3).map(|number| asking(&leaving.url(), &short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..3)
+        .map(|number| asking(&leaving.url(), &short(&format!("waits {number}"))))
+        .collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
     leaving.terminate();
     stall.end();
@@ -64,7 +87,9 @@ async fn a_proxy_that_drains_stays_for_whoever_waits() {
 async fn an_engine_that_dies_costs_no_request_that_waits() {
     let fleet = fleet(2, "").await;
     let stalls = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..4).map(|number| asking(&fleet.url(), &short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..4)
+        .map(|number| asking(&fleet.url(), &short(&format!("waits {number}"))))
+        .collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 4.0).await;
     fleet.engines[0].kill().await;
     drop(stalls);
@@ -76,7 +101,13 @@ async fn an_engine_that_dies_costs_no_request_that_waits() {
 
 /// One engine, in front of which planes follow a file.
 async fn following(file: &Path) -> Fleet {
-    Scene { file: Some(file.to_owned()), ..scene(1, "") }.start().await.expect("starts")
+    Scene {
+        file: Some(file.to_owned()),
+        ..scene(1, "")
+    }
+    .start()
+    .await
+    .expect("starts")
 }
 
 #[tokio::test]
@@ -101,10 +132,13 @@ async fn who_waits_goes_on_where_the_pool_is_given_another_engine() {
     let fleet = following(&file).await;
     let another = Engine::start(engine()).await.expect("starts");
     let _stall = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), &short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..3)
+        .map(|number| asking(&fleet.url(), &short(&format!("waits {number}"))))
+        .collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
-    let moved =
-        std::fs::read_to_string(&file).expect("it was written").replace(&fleet.engines[0].url(), &another.url());
+    let moved = std::fs::read_to_string(&file)
+        .expect("it was written")
+        .replace(&fleet.engines[0].url(), &another.url());
     std::fs::write(&file, moved).expect("the file is written");
     for answer in waiting {
         assert_eq!(answer.await.expect("answered"), 200);
@@ -118,9 +152,13 @@ async fn who_waits_is_bound_at_once_by_a_strategy_that_never_waits() {
     let file = folder.path().join("hermes.yaml");
     let fleet = following(&file).await;
     let _stall = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..3).map(|number| asking(&fleet.url(), &short(&format!("waits {number}")))).collect();
+    let waiting: Vec<_> = (0..3)
+        .map(|number| asking(&fleet.url(), &short(&format!("waits {number}"))))
+        .collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
-    let changed = std::fs::read_to_string(&file).expect("it was written").replace("kv-aware", "round-robin");
+    let changed = std::fs::read_to_string(&file)
+        .expect("it was written")
+        .replace("kv-aware", "round-robin");
     std::fs::write(&file, changed).expect("the file is written");
     for answer in waiting {
         assert_eq!(answer.await.expect("answered"), 200);

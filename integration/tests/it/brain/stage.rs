@@ -22,12 +22,19 @@ const LINE: &str = "it rains on the just and on the unjust alike, but mostly on 
 
 /// An engine that computes 8,000 prompt tokens a second, in small blocks.
 pub(super) fn engine() -> EngineConfig {
-    EngineConfig { block_size: BLOCK, blocks: 20_000, ..EngineConfig::default() }
+    EngineConfig {
+        block_size: BLOCK,
+        blocks: 20_000,
+        ..EngineConfig::default()
+    }
 }
 
 /// `engines` of them under `kv-aware`, with further lines for the pool.
 pub(super) fn scene(engines: usize, pool: &str) -> Scene {
-    let mut scene = Scene { engines: vec![engine(); engines], ..Scene::of(0, "kv-aware") };
+    let mut scene = Scene {
+        engines: vec![engine(); engines],
+        ..Scene::of(0, "kv-aware")
+    };
     scene.pool.push_str(pool);
     scene
 }
@@ -58,8 +65,12 @@ pub(super) fn short(name: &str) -> Value {
 }
 
 fn chat(said: &[String], stream: bool, tokens: u32) -> Value {
-    let messages: Vec<Value> = said.iter().map(|text| json!({"role": "user", "content": text})).collect();
-    let mut body = json!({"model": "sim", "max_tokens": tokens, "messages": messages, "stream": stream});
+    let messages: Vec<Value> = said
+        .iter()
+        .map(|text| json!({"role": "user", "content": text}))
+        .collect();
+    let mut body =
+        json!({"model": "sim", "max_tokens": tokens, "messages": messages, "stream": stream});
     if stream {
         body["stream_options"] = json!({"include_usage": true});
     }
@@ -96,7 +107,10 @@ pub(super) async fn turn(proxies: &[String], users: Range<usize>, turn: usize) -
             let (_, cached) = answered(&proxy, &chat(&said, true, 2)).await;
             // The toy tokenizer's count of what was said before, but for the template's few tokens.
             let again: usize = said[..turn].iter().map(|text| text.len() / 4).sum();
-            Heard { again: again as u64, cached }
+            Heard {
+                again: again as u64,
+                cached,
+            }
         }
     };
     let mut all = Heard::default();
@@ -120,7 +134,9 @@ pub(super) async fn turns(proxies: &[String], users: Range<usize>, turns: Range<
 
 fn said(user: usize, turn: usize) -> Vec<String> {
     let tokens = |turn: usize| if turn == 0 { 1_500 } else { 100 };
-    (0..=turn).map(|turn| text(&format!("user {user} in turn {turn}"), tokens(turn))).collect()
+    (0..=turn)
+        .map(|turn| text(&format!("user {user} in turn {turn}"), tokens(turn)))
+        .collect()
 }
 
 /// Sends a request that must be answered to its end: tokens of its prompt, and how many of them were cached.
@@ -128,9 +144,16 @@ pub(super) async fn answered(proxy: &str, body: &Value) -> (u64, u64) {
     let response = send(ask(proxy, body)).await;
     assert_eq!(response.status(), 200, "{:?}", response.text().await);
     let text = response.text().await.expect("a whole answer");
-    let pieces = text.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
-    let usage = pieces.map(|piece| piece["usage"].clone()).rfind(|usage| !usage.is_null()).expect("usage");
-    let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
+    let pieces = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+    let usage = pieces
+        .map(|piece| piece["usage"].clone())
+        .rfind(|usage| !usage.is_null())
+        .expect("usage");
+    let cached = usage["prompt_tokens_details"]["cached_tokens"]
+        .as_u64()
+        .unwrap_or(0);
     (usage["prompt_tokens"].as_u64().expect("a count"), cached)
 }
 
@@ -146,11 +169,19 @@ impl Stall {
         let mut stalls = Vec::new();
         for (number, engine) in fleet.engines.iter().enumerate() {
             engine.faults().set_for(1, Fault::StallBeforeHeaders);
-            let (url, body) = (fleet.url(), question(text(&format!("stall {number}"), 16_000)));
-            stalls.push(Self(tokio::spawn(async move { _ = ask(&url, &body).send().await })));
+            let (url, body) = (
+                fleet.url(),
+                question(text(&format!("stall {number}"), 16_000)),
+            );
+            stalls.push(Self(tokio::spawn(async move {
+                _ = ask(&url, &body).send().await
+            })));
         }
         let engines = fleet.engines.len() as u64;
-        eventually("every engine is busy", || std::future::ready(requests(fleet) == before + engines)).await;
+        eventually("every engine is busy", || {
+            std::future::ready(requests(fleet) == before + engines)
+        })
+        .await;
         stalls
     }
 
@@ -168,7 +199,11 @@ impl Drop for Stall {
 
 /// Requests that all engines together were sent.
 pub(super) fn requests(fleet: &Fleet) -> u64 {
-    fleet.engines.iter().map(|engine| engine.stats().requests).sum()
+    fleet
+        .engines
+        .iter()
+        .map(|engine| engine.stats().requests)
+        .sum()
 }
 
 /// A request on its way, and the status of its answer.
@@ -194,17 +229,31 @@ pub(super) fn admin(plane: &Plane<control::Bound>) -> String {
 
 /// A figure of the pool, by the name that follows `hermes_control_plane_`.
 pub(super) async fn brain_says(plane: &Plane<control::Bound>, name: &str) -> f64 {
-    metric(&admin(plane), &format!("hermes_control_plane_{name}{{pool=\"chat\"}}")).await
+    metric(
+        &admin(plane),
+        &format!("hermes_control_plane_{name}{{pool=\"chat\"}}"),
+    )
+    .await
 }
 
 /// A figure of one source of knowledge about caches.
 pub(super) async fn source_says(plane: &Plane<control::Bound>, name: &str, source: &str) -> f64 {
-    metric(&admin(plane), &format!("hermes_control_plane_{name}{{pool=\"chat\",source=\"{source}\"}}")).await
+    metric(
+        &admin(plane),
+        &format!("hermes_control_plane_{name}{{pool=\"chat\",source=\"{source}\"}}"),
+    )
+    .await
 }
 
 #[track_caller]
-pub(super) fn becomes(plane: &Plane<control::Bound>, name: &'static str, value: f64) -> impl Future<Output = ()> {
-    eventually(name, move || async move { brain_says(plane, name).await == value })
+pub(super) fn becomes(
+    plane: &Plane<control::Bound>,
+    name: &'static str,
+    value: f64,
+) -> impl Future<Output = ()> {
+    eventually(name, move || async move {
+        brain_says(plane, name).await == value
+    })
 }
 
 /// Choices of all proxies by this step of the ladder.
@@ -219,7 +268,10 @@ pub(super) async fn chosen_by(proxies: &[Plane<data::Bound>], rung: &str) -> f64
 
 /// What a request of so many bytes would be told.
 pub(super) async fn explained(plane: &Plane<control::Bound>, prompt_bytes: usize) -> Value {
-    let page = format!("{}/debug/score?pool=chat&model=sim&prompt_bytes={prompt_bytes}", admin(plane));
+    let page = format!(
+        "{}/debug/score?pool=chat&model=sim&prompt_bytes={prompt_bytes}",
+        admin(plane)
+    );
     let (status, explanation) = json_of(send(client().get(page)).await).await;
     assert_eq!(status, 200, "{explanation}");
     explanation

@@ -5,7 +5,9 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use super::stage::{Stall, answered, asking, becomes, brain_says, chosen_by, fleet, question, requests, short, text};
+use super::stage::{
+    Stall, answered, asking, becomes, brain_says, chosen_by, fleet, question, requests, short, text,
+};
 use crate::client::{ask, eventually, json_of, send};
 
 #[tokio::test]
@@ -15,7 +17,10 @@ async fn an_idle_fleet_binds_at_once() {
         answered(&fleet.url(), &short(&format!("user {number}"))).await;
     }
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 5.0);
-    assert_eq!(brain_says(&fleet.control_planes[0], "queued_requests_total").await, 0.0);
+    assert_eq!(
+        brain_says(&fleet.control_planes[0], "queued_requests_total").await,
+        0.0
+    );
 }
 
 #[tokio::test]
@@ -23,10 +28,21 @@ async fn a_full_fleet_makes_requests_wait_and_first_bytes_let_them_go() {
     let fleet = fleet(2, "").await;
     let plane = &fleet.control_planes[0];
     // A second and a half of work for each engine.
-    let busy: Vec<_> =
-        (0..2).map(|number| asking(&fleet.url(), &question(text(&format!("busy {number}"), 12_000)))).collect();
-    eventually("both engines work", || std::future::ready(requests(&fleet) == 2)).await;
-    let late: Vec<_> = (0..4).map(|number| asking(&fleet.url(), &short(&format!("late {number}")))).collect();
+    let busy: Vec<_> = (0..2)
+        .map(|number| {
+            asking(
+                &fleet.url(),
+                &question(text(&format!("busy {number}"), 12_000)),
+            )
+        })
+        .collect();
+    eventually("both engines work", || {
+        std::future::ready(requests(&fleet) == 2)
+    })
+    .await;
+    let late: Vec<_> = (0..4)
+        .map(|number| asking(&fleet.url(), &short(&format!("late {number}"))))
+        .collect();
     becomes(plane, "waiting_requests", 4.0).await;
     assert!(brain_says(plane, "waiting_bytes").await > 4.0 * 1_600.0);
     assert_eq!(requests(&fleet), 2, "they wait here, and not in an engine");
@@ -35,7 +51,13 @@ async fn a_full_fleet_makes_requests_wait_and_first_bytes_let_them_go() {
     }
     assert_eq!(brain_says(plane, "queued_requests_total").await, 4.0);
     assert_eq!(brain_says(plane, "queue_wait_seconds_count").await, 4.0);
-    assert_eq!((brain_says(plane, "waiting_requests").await, brain_says(plane, "waiting_bytes").await), (0.0, 0.0));
+    assert_eq!(
+        (
+            brain_says(plane, "waiting_requests").await,
+            brain_says(plane, "waiting_bytes").await
+        ),
+        (0.0, 0.0)
+    );
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 6.0);
 }
 
@@ -45,9 +67,17 @@ async fn of_those_who_wait_the_one_with_the_higher_priority_goes_first() {
     let stall = Stall::all(&fleet).await.remove(0);
     let (url, mut answers) = (fleet.url(), Vec::new());
     for (number, priority) in ["0", "-3", "0", "8"].into_iter().enumerate() {
-        let request = ask(&url, &short(&format!("priority {priority}"))).header("x-hermes-priority", priority);
-        answers.push(tokio::spawn(async move { send(request).await.status().as_u16() }));
-        becomes(&fleet.control_planes[0], "waiting_requests", (number + 1) as f64).await;
+        let request = ask(&url, &short(&format!("priority {priority}")))
+            .header("x-hermes-priority", priority);
+        answers.push(tokio::spawn(async move {
+            send(request).await.status().as_u16()
+        }));
+        becomes(
+            &fleet.control_planes[0],
+            "waiting_requests",
+            (number + 1) as f64,
+        )
+        .await;
     }
     stall.end();
     for answer in answers {
@@ -55,7 +85,10 @@ async fn of_those_who_wait_the_one_with_the_higher_priority_goes_first() {
     }
     let order = order(&fleet);
     assert_eq!(order.len(), 5);
-    assert!(order[1].starts_with("priority 8:") && order[4].starts_with("priority -3:"), "{order:?}");
+    assert!(
+        order[1].starts_with("priority 8:") && order[4].starts_with("priority -3:"),
+        "{order:?}"
+    );
 }
 
 #[tokio::test]
@@ -63,16 +96,24 @@ async fn a_tenant_who_comes_for_the_first_time_goes_before_those_of_one_who_had_
     let fleet = fleet(1, "").await;
     // Nobody names a tenant here, which is a tenant, too.
     let stall = Stall::all(&fleet).await.remove(0);
-    let mut answers: Vec<_> = (0..3).map(|number| asking(&fleet.url(), &short(&format!("same {number}")))).collect();
+    let mut answers: Vec<_> = (0..3)
+        .map(|number| asking(&fleet.url(), &short(&format!("same {number}"))))
+        .collect();
     becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
     let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
-    answers.push(tokio::spawn(async move { send(other).await.status().as_u16() }));
+    answers.push(tokio::spawn(
+        async move { send(other).await.status().as_u16() },
+    ));
     becomes(&fleet.control_planes[0], "waiting_requests", 4.0).await;
     stall.end();
     for answer in answers {
         assert_eq!(answer.await.expect("answered"), 200);
     }
-    assert!(order(&fleet)[1].starts_with("other:"), "{:?}", order(&fleet));
+    assert!(
+        order(&fleet)[1].starts_with("other:"),
+        "{:?}",
+        order(&fleet)
+    );
 }
 
 #[tokio::test]
@@ -82,9 +123,18 @@ async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
     let mut crowd = Vec::new();
     for number in 0..3 {
         crowd.push(asking(&fleet.url(), &short(&format!("crowd {number}"))));
-        becomes(&fleet.control_planes[0], "waiting_requests", f64::from(number + 1)).await;
+        becomes(
+            &fleet.control_planes[0],
+            "waiting_requests",
+            f64::from(number + 1),
+        )
+        .await;
     }
-    assert_eq!(send(ask(&fleet.url(), &short("one more"))).await.status(), 429, "it is full of its own");
+    assert_eq!(
+        send(ask(&fleet.url(), &short("one more"))).await.status(),
+        429,
+        "it is full of its own"
+    );
     let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
     let other = tokio::spawn(async move { send(other).await.status().as_u16() });
     let newest = crowd.pop().expect("three of them").await.expect("answered");
@@ -97,8 +147,17 @@ async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
 
 /// How the prompts begin that the first engine was sent, in order.
 fn order(fleet: &hermes_integration::fleet::Fleet) -> Vec<String> {
-    let posts = fleet.engines[0].requests().into_iter().filter(|request| request.method == Method::POST);
-    let texts = posts.filter_map(|request| Some(request.json()["messages"][0]["content"].as_str()?.to_owned()));
+    let posts = fleet.engines[0]
+        .requests()
+        .into_iter()
+        .filter(|request| request.method == Method::POST);
+    let texts = posts.filter_map(|request| {
+        Some(
+            request.json()["messages"][0]["content"]
+                .as_str()?
+                .to_owned(),
+        )
+    });
     texts.map(|text| text.chars().take(12).collect()).collect()
 }
 
@@ -109,12 +168,24 @@ async fn one_more_than_may_wait_is_told_when_to_come_back() {
     let waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
     let refused = send(ask(&fleet.url(), &short("comes too late"))).await;
-    let after: u32 = refused.headers()["retry-after"].to_str().expect("ASCII").parse().expect("seconds");
+    let after: u32 = refused.headers()["retry-after"]
+        .to_str()
+        .expect("ASCII")
+        .parse()
+        .expect("seconds");
     assert!(after >= 1);
     let (status, body) = json_of(refused).await;
-    assert_eq!((status, &body["error"]["code"]), (429, &"queue_full".into()));
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (429, &"queue_full".into())
+    );
     assert_eq!(body["error"]["type"], "rate_limit_error");
-    assert!(body["error"]["message"].as_str().is_some_and(|message| message.contains("wait")), "{body}");
+    assert!(
+        body["error"]["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("wait")),
+        "{body}"
+    );
     stall.end();
     assert_eq!(waiting.await.expect("answered"), 200);
     assert_eq!(requests(&fleet), 2);
@@ -126,7 +197,12 @@ async fn more_bytes_than_may_wait_are_told_to_come_back() {
     let _stall = Stall::all(&fleet).await;
     let _waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
-    assert_eq!(send(ask(&fleet.url(), &question(text("is too long", 800)))).await.status(), 429);
+    assert_eq!(
+        send(ask(&fleet.url(), &question(text("is too long", 800))))
+            .await
+            .status(),
+        429
+    );
 }
 
 #[tokio::test]
@@ -138,9 +214,15 @@ async fn who_waits_in_vain_is_told_so_in_time() {
     assert!(since.elapsed() >= Duration::from_millis(200));
     assert!(refused.headers().contains_key("retry-after"));
     let (status, body) = json_of(refused).await;
-    assert_eq!((status, &body["error"]["code"]), (503, &"queue_timeout".into()));
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (503, &"queue_timeout".into())
+    );
     assert_eq!(requests(&fleet), 1);
-    assert_eq!(brain_says(&fleet.control_planes[0], "waiting_requests").await, 0.0);
+    assert_eq!(
+        brain_says(&fleet.control_planes[0], "waiting_requests").await,
+        0.0
+    );
 }
 
 #[tokio::test]
@@ -156,7 +238,10 @@ async fn an_answer_that_comes_as_a_whole_keeps_its_engine_only_while_its_prompt_
         asking(&fleet.url(), &body)
     };
     let answers = [whole("first"), whole("second"), whole("third")];
-    eventually("all three run side by side", || std::future::ready(fleet.engines[0].stats().running == 3)).await;
+    eventually("all three run side by side", || {
+        std::future::ready(fleet.engines[0].stats().running == 3)
+    })
+    .await;
     assert!(answers.iter().all(|answer| !answer.is_finished()));
     for answer in answers {
         assert_eq!(answer.await.expect("answered"), 200);

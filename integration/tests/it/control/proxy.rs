@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use hermes_proto::v1::{
-    Delta, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, Hello, LoadUpdate, Report, Reports,
-    ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, Snapshot, from_control_plane::Message as Down,
-    from_data_plane::Message as Up, report::Event, router_client::RouterClient, score_response::Answer,
+    Delta, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, Hello, LoadUpdate, Report,
+    Reports, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, Snapshot,
+    from_control_plane::Message as Down, from_data_plane::Message as Up, report::Event,
+    router_client::RouterClient, score_response::Answer,
 };
 use tokio::{
     sync::mpsc,
@@ -30,25 +31,59 @@ impl Proxy {
     /// A proxy that has said hello.
     pub(crate) async fn connect(replica: SocketAddr, id: u64) -> Self {
         let proxy = Self::silent(replica, id).await;
-        proxy.say(Up::Hello(Hello { proxy: id, name: format!("proxy-{id}"), release: "test".into() })).await;
+        proxy
+            .say(Up::Hello(Hello {
+                proxy: id,
+                name: format!("proxy-{id}"),
+                release: "test".into(),
+            }))
+            .await;
         proxy
     }
 
     /// A proxy with both streams open that has said nothing.
     pub(crate) async fn silent(replica: SocketAddr, id: u64) -> Self {
-        let mut client = RouterClient::connect(format!("http://{replica}")).await.expect("the replica listens");
+        let mut client = RouterClient::connect(format!("http://{replica}"))
+            .await
+            .expect("the replica listens");
         let ((up, said), (asks, asked)) = (mpsc::channel(16), mpsc::channel(16));
-        let down = client.sync(ReceiverStream::new(said)).await.expect("a subscription").into_inner();
-        let answers = client.score(ReceiverStream::new(asked)).await.expect("a score stream").into_inner();
-        Self { id, client, up, down, asks, answers }
+        let down = client
+            .sync(ReceiverStream::new(said))
+            .await
+            .expect("a subscription")
+            .into_inner();
+        let answers = client
+            .score(ReceiverStream::new(asked))
+            .await
+            .expect("a score stream")
+            .into_inner();
+        Self {
+            id,
+            client,
+            up,
+            down,
+            asks,
+            answers,
+        }
     }
 
     pub(crate) async fn say(&self, message: Up) {
-        self.up.send(FromDataPlane { message: Some(message) }).await.expect("the stream is open");
+        self.up
+            .send(FromDataPlane {
+                message: Some(message),
+            })
+            .await
+            .expect("the stream is open");
     }
 
     pub(crate) async fn report(&self, request: u64, event: Event) {
-        self.say(Up::Reports(Reports { reports: vec![Report { request, event: Some(event) }] })).await;
+        self.say(Up::Reports(Reports {
+            reports: vec![Report {
+                request,
+                event: Some(event),
+            }],
+        }))
+        .await;
     }
 
     /// The next message, whatever it is.
@@ -73,7 +108,9 @@ impl Proxy {
             match self.heard().await {
                 Down::Delta(delta) => return delta,
                 Down::Load(_) => {}
-                Down::Snapshot(snapshot) => panic!("a snapshot where a delta should come: {snapshot:?}"),
+                Down::Snapshot(snapshot) => {
+                    panic!("a snapshot where a delta should come: {snapshot:?}")
+                }
             }
         }
     }
@@ -87,7 +124,10 @@ impl Proxy {
     }
 
     /// Waits for a row like this.
-    pub(crate) async fn load_where(&mut self, wanted: impl Fn(&EndpointLoad) -> bool) -> EndpointLoad {
+    pub(crate) async fn load_where(
+        &mut self,
+        wanted: impl Fn(&EndpointLoad) -> bool,
+    ) -> EndpointLoad {
         loop {
             if let Some(found) = self.load().await.loads.into_iter().find(&wanted) {
                 return found;
@@ -96,10 +136,27 @@ impl Proxy {
     }
 
     pub(crate) async fn ask_all(&mut self, requests: Vec<ScoreRequest>) -> Vec<ScoreResponse> {
-        let requests = requests.into_iter().map(|request| ScoreRequest { proxy: self.id, ..request }).collect();
-        self.asks.send(ScoreRequests { requests, cancels: Vec::new() }).await.expect("the stream is open");
-        let answer = timeout(SOON, self.answers.message()).await.expect("an answer in time");
-        answer.expect("the stream is whole").expect("the stream goes on").responses
+        let requests = requests
+            .into_iter()
+            .map(|request| ScoreRequest {
+                proxy: self.id,
+                ..request
+            })
+            .collect();
+        self.asks
+            .send(ScoreRequests {
+                requests,
+                cancels: Vec::new(),
+            })
+            .await
+            .expect("the stream is open");
+        let answer = timeout(SOON, self.answers.message())
+            .await
+            .expect("an answer in time");
+        answer
+            .expect("the stream is whole")
+            .expect("the stream goes on")
+            .responses
     }
 
     pub(crate) async fn ask(&mut self, request: ScoreRequest) -> ScoreResponse {
@@ -115,21 +172,33 @@ impl Proxy {
     }
 
     pub(crate) async fn cancel(&self, request: u64) {
-        let cancels = ScoreRequests { requests: Vec::new(), cancels: vec![request] };
+        let cancels = ScoreRequests {
+            requests: Vec::new(),
+            cancels: vec![request],
+        };
         self.asks.send(cancels).await.expect("the stream is open");
     }
 
     pub(crate) async fn explain(&self, request: ScoreRequest) -> Explanation {
-        let answer = timeout(SOON, self.client.clone().explain(request)).await.expect("an answer in time");
+        let answer = timeout(SOON, self.client.clone().explain(request))
+            .await
+            .expect("an answer in time");
         answer.expect("an explanation").into_inner()
     }
 
     /// Requests that the replica believes to be booked or open in the pool `chat`.
     pub(crate) async fn booked(&self) -> u64 {
-        let request = ScoreRequest { pool: "chat".into(), ..ScoreRequest::default() };
-        let explanation: serde_json::Value = serde_json::from_str(&self.explain(request).await.json).expect("JSON");
+        let request = ScoreRequest {
+            pool: "chat".into(),
+            ..ScoreRequest::default()
+        };
+        let explanation: serde_json::Value =
+            serde_json::from_str(&self.explain(request).await.json).expect("JSON");
         let candidates = explanation["candidates"].as_array().expect("candidates");
-        candidates.iter().map(|candidate| candidate["in_flight"].as_u64().expect("a count")).sum()
+        candidates
+            .iter()
+            .map(|candidate| candidate["in_flight"].as_u64().expect("a count"))
+            .sum()
     }
 
     pub(crate) async fn booked_becomes(&self, wanted: u64) {
@@ -148,7 +217,9 @@ impl Proxy {
     }
 
     async fn heard(&mut self) -> Down {
-        let message = timeout(SOON * 2, self.down.message()).await.expect("a message in time");
+        let message = timeout(SOON * 2, self.down.message())
+            .await
+            .expect("a message in time");
         message
             .expect("the stream is whole")
             .expect("the stream goes on")

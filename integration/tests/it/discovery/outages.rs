@@ -29,13 +29,17 @@ async fn a_fleet_that_is_called_not_ready_as_a_whole_stays_and_the_status_says_s
     api.apply(&not_ready(pod("a", "10.0.0.1")));
     api.apply(&not_ready(pod("b", "10.0.0.2")));
     api.start_again().await.unwrap();
-    pool.reports("both stay in use", |status| status.doubted == 2 && status.endpoints == Some(2)).await;
+    pool.reports("both stay in use", |status| {
+        status.doubted == 2 && status.endpoints == Some(2)
+    })
+    .await;
     assert_eq!(pool.endpoints().len(), 2);
 
     api.delete::<Pod>(NAMESPACE, "a");
     pool.becomes(&[B]).await;
     api.apply(&pod("b", "10.0.0.2"));
-    pool.reports("nothing is doubted", |status| status.doubted == 0).await;
+    pool.reports("nothing is doubted", |status| status.doubted == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -95,17 +99,23 @@ async fn a_deletion_during_a_dropped_connection_is_noticed() {
 async fn while_the_server_is_away_the_last_set_stays_and_soon_after_it_is_right_again() {
     let (api, mut pool) = two_pods().await;
     api.stop().await;
-    pool.reports("several failures", |status| status.watches[0].failures >= 4).await;
+    pool.reports("several failures", |status| status.watches[0].failures >= 4)
+        .await;
     assert_eq!(pool.urls(), [A, B]);
     assert!(pool.status().synced(), "what was known once stays known");
-    let (kind, _) = pool.status().failure().map(|(kind, failure)| (kind, failure.clone())).unwrap();
+    let (kind, _) = pool
+        .status()
+        .failure()
+        .map(|(kind, failure)| (kind, failure.clone()))
+        .unwrap();
     assert_eq!(kind, "pods");
 
     api.delete::<Pod>(NAMESPACE, "a");
     api.start_again().await.unwrap();
     let delay = pool.becomes(&[B]).await;
     assert!(delay < Duration::from_secs(5), "{delay:?}");
-    pool.reports("no failure", |status| status.failure().is_none()).await;
+    pool.reports("no failure", |status| status.failure().is_none())
+        .await;
 }
 
 #[tokio::test]
@@ -115,8 +125,15 @@ async fn a_server_that_comes_up_late_is_found() {
     api.apply(&service("a"));
     api.apply(&slice("a-1", "a", &["10.0.0.1"]));
     let mut pool = Pool::of_services(&api);
-    pool.reports("both kinds failing", |status| status.watches.iter().all(|watch| watch.failures > 0)).await;
-    assert_eq!(pool.status().endpoints, None, "nothing is known, which is not the same as nothing there");
+    pool.reports("both kinds failing", |status| {
+        status.watches.iter().all(|watch| watch.failures > 0)
+    })
+    .await;
+    assert_eq!(
+        pool.status().endpoints,
+        None,
+        "nothing is known, which is not the same as nothing there"
+    );
     api.start_again().await.unwrap();
     pool.becomes(&[A]).await;
 }
@@ -129,9 +146,9 @@ async fn without_the_right_to_one_kind_nothing_is_published_and_the_reason_is_to
     api.apply(&slice("a-1", "a", &["10.0.0.1"]));
     let mut pool = Pool::of_services(&api);
     pool.reports("slices forbidden, services known", |status| {
-        let forbidden = status
-            .failure()
-            .is_some_and(|(kind, failure)| kind == "endpointslices" && failure.error.contains("forbidden"));
+        let forbidden = status.failure().is_some_and(|(kind, failure)| {
+            kind == "endpointslices" && failure.error.contains("forbidden")
+        });
         forbidden && status.watches[0].synced && !status.synced()
     })
     .await;
@@ -145,8 +162,15 @@ async fn a_slow_list_is_waited_for_and_an_endless_one_is_begun_anew() {
     let api = ApiServer::start().await.unwrap();
     api.apply(&pod("a", "10.0.0.1"));
     api.delay_lists(Duration::from_secs(3600));
-    let mut pool = Pool::start(&api, KubernetesSource { timeout: Duration::from_millis(500), ..pods() });
-    pool.reports("a list given up", |status| status.watches[0].failures > 0).await;
+    let mut pool = Pool::start(
+        &api,
+        KubernetesSource {
+            timeout: Duration::from_millis(500),
+            ..pods()
+        },
+    );
+    pool.reports("a list given up", |status| status.watches[0].failures > 0)
+        .await;
     api.delay_lists(Duration::from_millis(100));
     pool.becomes(&[A]).await;
 }
@@ -155,7 +179,13 @@ async fn a_slow_list_is_waited_for_and_an_endless_one_is_begun_anew() {
 async fn a_connection_that_is_silently_dead_is_repaired_by_the_resync() {
     let api = ApiServer::start().await.unwrap();
     api.apply(&pod("a", "10.0.0.1"));
-    let mut pool = Pool::start(&api, KubernetesSource { resync: Duration::from_secs(2), ..pods() });
+    let mut pool = Pool::start(
+        &api,
+        KubernetesSource {
+            resync: Duration::from_secs(2),
+            ..pods()
+        },
+    );
     pool.becomes(&[A]).await;
     api.freeze_watches();
     api.apply(&pod("b", "10.0.0.2"));

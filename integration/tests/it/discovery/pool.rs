@@ -46,7 +46,8 @@ impl Pool {
     pub(crate) fn start(api: &ApiServer, source: KubernetesSource) -> Self {
         hermes_runtime::crypto::install_default_crypto();
         let url = api.url().parse().expect("an address is a URL");
-        let client = client::connect(kube::Config::new(url)).expect("plain HTTP needs no credentials");
+        let client =
+            client::connect(kube::Config::new(url)).expect("plain HTTP needs no credentials");
         let (discovery, status) = KubernetesDiscovery::new(source);
         let (sink, sets) = watch::channel(None);
         let mut running = JoinSet::new();
@@ -54,7 +55,11 @@ impl Pool {
             sink.send_replace(Some(set));
             std::future::ready(())
         }));
-        Self { sets, status, _running: running }
+        Self {
+            sets,
+            status,
+            _running: running,
+        }
     }
 
     /// Waits until the set is exactly these URLs; gives back how long it took.
@@ -65,24 +70,41 @@ impl Pool {
         let place = std::panic::Location::caller();
         async move {
             let began = Instant::now();
-            let is_so = self.sets.wait_for(|set| set.as_deref().map(urls_of).as_ref() == Some(&expected));
+            let is_so = self
+                .sets
+                .wait_for(|set| set.as_deref().map(urls_of).as_ref() == Some(&expected));
             let in_time = timeout(PATIENCE, is_so).await.is_ok();
             let (set, status) = (self.urls(), self.status());
-            assert!(in_time, "{place}: expected {expected:?}, have {set:?} with {status:?}");
+            assert!(
+                in_time,
+                "{place}: expected {expected:?}, have {set:?} with {status:?}"
+            );
             began.elapsed()
         }
     }
 
     /// Waits until this many endpoints are there.
     pub(crate) async fn counts(&mut self, count: usize) {
-        let is_so = self.sets.wait_for(|set| set.as_ref().is_some_and(|set| set.len() == count));
+        let is_so = self
+            .sets
+            .wait_for(|set| set.as_ref().is_some_and(|set| set.len() == count));
         let in_time = timeout(PATIENCE, is_so).await.is_ok();
-        assert!(in_time, "expected {count} endpoints, have {}", self.urls().len());
+        assert!(
+            in_time,
+            "expected {count} endpoints, have {}",
+            self.urls().len()
+        );
     }
 
     /// Waits until the status is as `expected` says.
-    pub(crate) async fn reports(&mut self, what: &str, expected: impl FnMut(&DiscoveryStatus) -> bool) {
-        let in_time = timeout(PATIENCE, self.status.wait_for(expected)).await.is_ok();
+    pub(crate) async fn reports(
+        &mut self,
+        what: &str,
+        expected: impl FnMut(&DiscoveryStatus) -> bool,
+    ) {
+        let in_time = timeout(PATIENCE, self.status.wait_for(expected))
+            .await
+            .is_ok();
         assert!(in_time, "expected {what}, have {:?}", self.status());
     }
 
@@ -129,19 +151,31 @@ fn metadata(name: &str, labels: BTreeMap<String, String>) -> ObjectMeta {
 
 /// A ready pod labeled `app=vllm`.
 pub(crate) fn pod(name: &str, ip: &str) -> Pod {
-    let ready = PodCondition { type_: "Ready".to_owned(), status: "True".to_owned(), ..PodCondition::default() };
+    let ready = PodCondition {
+        type_: "Ready".to_owned(),
+        status: "True".to_owned(),
+        ..PodCondition::default()
+    };
     let status = PodStatus {
         phase: Some("Running".to_owned()),
         pod_ip: Some(ip.to_owned()),
         conditions: Some(vec![ready]),
         ..PodStatus::default()
     };
-    Pod { metadata: metadata(name, labels("vllm")), spec: None, status: Some(status) }
+    Pod {
+        metadata: metadata(name, labels("vllm")),
+        spec: None,
+        status: Some(status),
+    }
 }
 
 /// The same pod after its readiness probe failed.
 pub(crate) fn not_ready(mut pod: Pod) -> Pod {
-    for condition in pod.status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten()) {
+    for condition in pod
+        .status
+        .iter_mut()
+        .flat_map(|status| status.conditions.iter_mut().flatten())
+    {
         condition.status = "False".to_owned();
     }
     pod
@@ -149,20 +183,39 @@ pub(crate) fn not_ready(mut pod: Pod) -> Pod {
 
 /// A Service labeled `app=vllm` with port 80.
 pub(crate) fn service(name: &str) -> Service {
-    let port = ServicePort { name: Some("http".to_owned()), port: 80, ..ServicePort::default() };
-    let spec = ServiceSpec { ports: Some(vec![port]), ..ServiceSpec::default() };
-    Service { metadata: metadata(name, labels("vllm")), spec: Some(spec), status: None }
+    let port = ServicePort {
+        name: Some("http".to_owned()),
+        port: 80,
+        ..ServicePort::default()
+    };
+    let spec = ServiceSpec {
+        ports: Some(vec![port]),
+        ..ServiceSpec::default()
+    };
+    Service {
+        metadata: metadata(name, labels("vllm")),
+        spec: Some(spec),
+        status: None,
+    }
 }
 
 /// A slice of `service` whose pods are ready and listen on 8000.
 pub(crate) fn slice(name: &str, service: &str, ips: &[&str]) -> EndpointSlice {
-    let conditions = EndpointConditions { ready: Some(true), serving: Some(true), terminating: Some(false) };
+    let conditions = EndpointConditions {
+        ready: Some(true),
+        serving: Some(true),
+        terminating: Some(false),
+    };
     let endpoint = |ip: &&str| Endpoint {
         addresses: vec![(*ip).to_owned()],
         conditions: Some(conditions.clone()),
         ..Endpoint::default()
     };
-    let port = EndpointPort { name: Some("http".to_owned()), port: Some(8000), ..EndpointPort::default() };
+    let port = EndpointPort {
+        name: Some("http".to_owned()),
+        port: Some(8000),
+        ..EndpointPort::default()
+    };
     let owner = BTreeMap::from([("kubernetes.io/service-name".to_owned(), service.to_owned())]);
     EndpointSlice {
         address_type: "IPv4".to_owned(),

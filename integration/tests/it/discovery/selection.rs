@@ -24,13 +24,15 @@ async fn ready_pods_appear_and_leave_when_they_are_not_ready_or_terminating_or_d
 
     api.apply(&pod("b", "10.0.0.2"));
     api.apply(&not_ready(pod("c", "10.0.0.3")));
-    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"]).await;
+    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"])
+        .await;
 
     api.apply(&not_ready(pod("a", "10.0.0.1")));
     pool.becomes(&["http://10.0.0.2:8000"]).await;
 
     api.apply(&pod("c", "10.0.0.3"));
-    pool.becomes(&["http://10.0.0.2:8000", "http://10.0.0.3:8000"]).await;
+    pool.becomes(&["http://10.0.0.2:8000", "http://10.0.0.3:8000"])
+        .await;
 
     let mut terminating = pod("b", "10.0.0.2");
     terminating.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
@@ -56,7 +58,10 @@ async fn a_change_arrives_within_300_ms() {
     }
     // A busy machine may hold up a single one.
     delays.sort();
-    assert!(delays[delays.len() / 2] < Duration::from_millis(300), "{delays:?}");
+    assert!(
+        delays[delays.len() / 2] < Duration::from_millis(300),
+        "{delays:?}"
+    );
 }
 
 #[tokio::test]
@@ -82,7 +87,8 @@ async fn services_are_resolved_through_their_slices() {
     api.apply(&slice("a-1", "a", &["10.0.0.1", "10.0.0.2"]));
     api.apply(&slice("other-1", "other", &["10.0.0.9"]));
     let mut pool = Pool::of_services(&api);
-    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"]).await;
+    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"])
+        .await;
 
     let mut draining = slice("a-1", "a", &["10.0.0.1", "10.0.0.2"]);
     if let Some(conditions) = &mut draining.endpoints[0].conditions {
@@ -140,13 +146,20 @@ async fn a_malformed_object_is_skipped_and_ends_no_watch() {
 
     api.apply_value(&pods, malformed("in-the-watch"));
     api.apply(&pod("b", "10.0.0.2"));
-    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"]).await;
+    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"])
+        .await;
 
     api.apply_value(&pods, malformed("a"));
     api.apply(&pod("c", "10.0.0.3"));
-    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000", "http://10.0.0.3:8000"]).await;
+    pool.becomes(&[
+        "http://10.0.0.1:8000",
+        "http://10.0.0.2:8000",
+        "http://10.0.0.3:8000",
+    ])
+    .await;
     api.delete::<Pod>(NAMESPACE, "a");
-    pool.becomes(&["http://10.0.0.2:8000", "http://10.0.0.3:8000"]).await;
+    pool.becomes(&["http://10.0.0.2:8000", "http://10.0.0.3:8000"])
+        .await;
     assert_eq!(pool.status().failure(), None);
     assert_eq!(api.requests().lists, 1, "nothing had to be listed again");
 }
@@ -180,6 +193,7 @@ async fn what_cannot_be_used_is_counted_and_not_published() {
     api.apply(&service("a"));
     api.apply(&slice("a-1", "a", &["10.0.0.1"]));
     let mut pool = Pool::start(&api, source(Selection::Services(labels("vllm")), "grpc"));
-    pool.reports("one endpoint left out", |status| status.left_out == 1).await;
+    pool.reports("one endpoint left out", |status| status.left_out == 1)
+        .await;
     assert_eq!(pool.status().endpoints, Some(0));
 }

@@ -5,8 +5,17 @@ use std::{collections::HashSet, fs, path::Path};
 use super::pages::{self, Page};
 
 /// What a path in backticks begins with when it means a file or folder of this repository.
-const FOLDERS: [&str; 9] =
-    ["core/", "proto/", "runtime/", "control-plane/", "data-plane/", "integration/", "hermes/", "docs/", "charts/"];
+const FOLDERS: [&str; 9] = [
+    "core/",
+    "proto/",
+    "runtime/",
+    "control-plane/",
+    "data-plane/",
+    "integration/",
+    "hermes/",
+    "docs/",
+    "charts/",
+];
 
 #[test]
 fn links_lead_to_files_and_headings() {
@@ -17,7 +26,11 @@ fn links_lead_to_files_and_headings() {
             dead.extend(targets.map(|target| format!("{}:{line}: {target}", page.path)));
         }
     }
-    assert!(dead.is_empty(), "correct the link, or write what it promises:\n  {}", dead.join("\n  "));
+    assert!(
+        dead.is_empty(),
+        "correct the link, or write what it promises:\n  {}",
+        dead.join("\n  ")
+    );
 }
 
 #[test]
@@ -29,12 +42,19 @@ fn files_that_the_pages_name_exist() {
             gone.extend(paths.map(|path| format!("{}:{line}: {path}", page.path)));
         }
     }
-    assert!(gone.is_empty(), "say where it is now, or drop it:\n  {}", gone.join("\n  "));
+    assert!(
+        gone.is_empty(),
+        "say where it is now, or drop it:\n  {}",
+        gone.join("\n  ")
+    );
 }
 
 /// Targets of `[text](target)`.
 fn links(line: &str) -> impl Iterator<Item = &str> {
-    line.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target)
+    line.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target)
 }
 
 /// A link out of the repository is not followed.
@@ -42,12 +62,20 @@ fn leads_somewhere(page: &Page, target: &str) -> bool {
     if target.contains("://") || target.starts_with("mailto:") {
         return true;
     }
-    let (path, heading) = target.split_once('#').map_or((target, None), |(path, heading)| (path, Some(heading)));
+    let (path, heading) = target
+        .split_once('#')
+        .map_or((target, None), |(path, heading)| (path, Some(heading)));
     let here = pages::root().join(&page.path);
-    let there = if path.is_empty() { here } else { here.parent().unwrap_or(Path::new("")).join(path) };
+    let there = if path.is_empty() {
+        here
+    } else {
+        here.parent().unwrap_or(Path::new("")).join(path)
+    };
     match heading {
         None => there.exists(),
-        Some(heading) => fs::read_to_string(there).is_ok_and(|text| anchors(&text).contains(heading)),
+        Some(heading) => {
+            fs::read_to_string(there).is_ok_and(|text| anchors(&text).contains(heading))
+        }
     }
 }
 
@@ -55,8 +83,14 @@ fn leads_somewhere(page: &Page, target: &str) -> bool {
 fn anchors(text: &str) -> HashSet<String> {
     let headings = pages::prose(text).filter_map(|(_, line)| line.strip_prefix('#'));
     let anchor = |heading: &str| -> String {
-        let kept = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
-        kept.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_')).collect()
+        let kept = heading
+            .trim_start_matches('#')
+            .trim()
+            .to_lowercase()
+            .replace(' ', "-");
+        kept.chars()
+            .filter(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_'))
+            .collect()
     };
     headings.map(anchor).collect()
 }
@@ -65,15 +99,29 @@ fn anchors(text: &str) -> HashSet<String> {
 fn named(line: &str) -> impl Iterator<Item = &str> {
     let quoted = line.split('`').skip(1).step_by(2);
     let paths = quoted.filter(|text| FOLDERS.iter().any(|folder| text.starts_with(folder)));
-    paths.map(|text| text.split([' ', ':']).next().unwrap_or(text)).filter(|path| !path.contains(['*', '…', '{', '<']))
+    paths
+        .map(|text| text.split([' ', ':']).next().unwrap_or(text))
+        .filter(|path| !path.contains(['*', '…', '{', '<']))
 }
 
 #[test]
 fn the_check_itself_reads_links_paths_and_headings() {
-    assert_eq!(links("see [a](b.md) and [c](d.md#e)").collect::<Vec<_>>(), ["b.md", "d.md#e"]);
-    assert_eq!(named("`core/src/pick.rs`, `cargo test`, `docs/*.md`").collect::<Vec<_>>(), ["core/src/pick.rs"]);
+    assert_eq!(
+        links("see [a](b.md) and [c](d.md#e)").collect::<Vec<_>>(),
+        ["b.md", "d.md#e"]
+    );
+    assert_eq!(
+        named("`core/src/pick.rs`, `cargo test`, `docs/*.md`").collect::<Vec<_>>(),
+        ["core/src/pick.rs"]
+    );
     assert!(anchors("## The `pools[]` of it, all\n").contains("the-pools-of-it-all"));
-    let page = Page { path: "README.md".into(), text: String::new() };
+    let page = Page {
+        path: "README.md".into(),
+        text: String::new(),
+    };
     assert!(leads_somewhere(&page, "docs/configuration.md#strategies"));
-    assert!(!leads_somewhere(&page, "docs/configuration.md#nowhere") && !leads_somewhere(&page, "docs/nothing.md"));
+    assert!(
+        !leads_somewhere(&page, "docs/configuration.md#nowhere")
+            && !leads_somewhere(&page, "docs/nothing.md")
+    );
 }

@@ -13,7 +13,9 @@ pub(super) struct Page {
 
 /// The root of the repository.
 pub(super) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies in the repository")
 }
 
 /// Every page, by path.
@@ -33,14 +35,32 @@ pub(super) fn all() -> Vec<Page> {
 
 /// Every source file of the crates, by path, with its text.
 pub(super) fn sources() -> Vec<(String, String)> {
-    let crates = ["core", "proto", "runtime", "control-plane", "data-plane", "integration", "hermes"];
-    let mut folders: Vec<PathBuf> = crates.iter().map(|name| root().join(name).join("src")).collect();
+    let crates = [
+        "core",
+        "proto",
+        "runtime",
+        "control-plane",
+        "data-plane",
+        "integration",
+        "hermes",
+    ];
+    let mut folders: Vec<PathBuf> = crates
+        .iter()
+        .map(|name| root().join(name).join("src"))
+        .collect();
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
-        let (below, files): (Vec<_>, Vec<_>) = entries(&folder).into_iter().partition(|path| path.is_dir());
+        let (below, files): (Vec<_>, Vec<_>) =
+            entries(&folder).into_iter().partition(|path| path.is_dir());
         folders.extend(below);
-        let files = files.into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs"));
-        sources.extend(files.map(|path| Page::read(&path)).map(|Page { path, text }| (path, text)));
+        let files = files
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|ending| ending == "rs"));
+        sources.extend(
+            files
+                .map(|path| Page::read(&path))
+                .map(|Page { path, text }| (path, text)),
+        );
     }
     sources
 }
@@ -58,7 +78,11 @@ pub(super) fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
 impl Page {
     pub(super) fn read(path: &Path) -> Self {
         let text = fs::read_to_string(path).expect("a readable page");
-        let path = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+        let path = path
+            .strip_prefix(root())
+            .expect("below the root")
+            .to_string_lossy()
+            .into_owned();
         Self { path, text }
     }
 }
@@ -70,7 +94,9 @@ fn markdown(folder: &Path) -> Vec<PathBuf> {
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a readable folder");
-    entries.map(|entry| entry.expect("a readable entry").path()).collect()
+    entries
+        .map(|entry| entry.expect("a readable entry").path())
+        .collect()
 }
 
 #[test]

@@ -6,18 +6,29 @@ use super::pages;
 fn functions_that_the_walks_name_exist() {
     let sources = pages::sources();
     let mut gone = Vec::new();
-    for page in pages::all().into_iter().filter(|page| page.path.starts_with("docs/life-of-")) {
+    for page in pages::all()
+        .into_iter()
+        .filter(|page| page.path.starts_with("docs/life-of-"))
+    {
         for (at, line) in page.text.lines().enumerate() {
-            let unknown = items(line).filter(|item| !sources.iter().any(|(path, text)| holds(path, text, item)));
-            gone.extend(unknown.map(|item| format!("{}:{}: {}::{}", page.path, at + 1, item.0, item.1)));
+            let unknown = items(line)
+                .filter(|item| !sources.iter().any(|(path, text)| holds(path, text, item)));
+            gone.extend(
+                unknown.map(|item| format!("{}:{}: {}::{}", page.path, at + 1, item.0, item.1)),
+            );
         }
     }
-    assert!(gone.is_empty(), "say what it is called now:\n  {}", gone.join("\n  "));
+    assert!(
+        gone.is_empty(),
+        "say what it is called now:\n  {}",
+        gone.join("\n  ")
+    );
 }
 
 /// `Owner::item` pairs, diagrams included: the owner is a type or a module.
 fn items(line: &str) -> impl Iterator<Item = (&str, &str)> {
-    let words = line.split(|letter: char| !(letter.is_alphanumeric() || letter == '_' || letter == ':'));
+    let words =
+        line.split(|letter: char| !(letter.is_alphanumeric() || letter == '_' || letter == ':'));
     words.filter_map(|word| word.trim_matches(':').split_once("::"))
 }
 
@@ -26,8 +37,13 @@ fn holds(path: &str, text: &str, (owner, item): &(&str, &str)) -> bool {
     let is_module = path.ends_with(&format!("/{owner}.rs"));
     let implements = text.lines().any(|line| {
         line.trim_start().split(" {").next().is_some_and(|head| {
-            let defines = ["impl", "pub enum", "enum"].iter().any(|keyword| head.starts_with(keyword));
-            defines && head.split(|letter: char| !letter.is_alphanumeric()).any(|word| word == *owner)
+            let defines = ["impl", "pub enum", "enum"]
+                .iter()
+                .any(|keyword| head.starts_with(keyword));
+            defines
+                && head
+                    .split(|letter: char| !letter.is_alphanumeric())
+                    .any(|word| word == *owner)
         })
     });
     let is_variant = item.starts_with(char::is_uppercase);
@@ -43,9 +59,21 @@ fn holds(path: &str, text: &str, (owner, item): &(&str, &str)) -> bool {
 
 #[test]
 fn the_check_itself_tells_owners_apart() {
-    let text = "impl Pipeline {\n    fn settle(&mut self) {}\n}\npub enum Update {\n    Config(u8),\n}\n";
+    let text =
+        "impl Pipeline {\n    fn settle(&mut self) {}\n}\npub enum Update {\n    Config(u8),\n}\n";
     let is_held = |owner, item| holds("control-plane/src/pipeline.rs", text, &(owner, item));
-    assert!(is_held("Pipeline", "settle") && is_held("pipeline", "settle") && is_held("Update", "Config"));
-    assert!(!is_held("Cluster", "settle") && !is_held("Pipeline", "unsettle") && !is_held("Update", "Gone"));
-    assert_eq!(items("Note: read::whole, `Call::read`.").collect::<Vec<_>>(), [("read", "whole"), ("Call", "read")]);
+    assert!(
+        is_held("Pipeline", "settle")
+            && is_held("pipeline", "settle")
+            && is_held("Update", "Config")
+    );
+    assert!(
+        !is_held("Cluster", "settle")
+            && !is_held("Pipeline", "unsettle")
+            && !is_held("Update", "Gone")
+    );
+    assert_eq!(
+        items("Note: read::whole, `Call::read`.").collect::<Vec<_>>(),
+        [("read", "whole"), ("Call", "read")]
+    );
 }

@@ -26,23 +26,46 @@ impl Answer {
         let text = String::from_utf8_lossy(raw);
         let (head, body) = text.split_once("\r\n\r\n").expect("an answer has a head");
         let mut lines = head.lines();
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok());
-        let headers: Vec<_> =
-            lines.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let status = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1))
+            .and_then(|code| code.parse().ok());
+        let headers: Vec<_> = lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
         let chunked = headers.iter().any(|(name, _)| name == "transfer-encoding");
-        let length =
-            headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, length)| length.parse().ok());
-        let (body, complete) = if chunked { dechunk(body) } else { (body.to_owned(), length == Some(body.len())) };
-        Self { status: status.expect("a status line"), headers, body, complete }
+        let length = headers
+            .iter()
+            .find(|(name, _)| name == "content-length")
+            .and_then(|(_, length)| length.parse().ok());
+        let (body, complete) = if chunked {
+            dechunk(body)
+        } else {
+            (body.to_owned(), length == Some(body.len()))
+        };
+        Self {
+            status: status.expect("a status line"),
+            headers,
+            body,
+            complete,
+        }
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(super) fn header_names(&self) -> Vec<&str> {
-        let mut names: Vec<_> =
-            self.headers.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "connection").collect();
+        let mut names: Vec<_> = self
+            .headers
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| *name != "connection")
+            .collect();
         names.sort_unstable();
         names
     }
@@ -59,7 +82,9 @@ fn dechunk(mut rest: &str) -> (String, bool) {
         if size == 0 {
             return (body, true);
         }
-        let Some(chunk) = after.get(..size) else { break };
+        let Some(chunk) = after.get(..size) else {
+            break;
+        };
         body.push_str(chunk);
         rest = after.get(size + 2..).unwrap_or_default();
     }
@@ -92,7 +117,10 @@ pub(super) async fn send(
     body: &str,
 ) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(addr).await?;
-    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-length: {}\r\n", body.len());
+    let mut request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: engine\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     for header in headers {
         request.push_str(header);
         request.push_str("\r\n");
@@ -104,12 +132,25 @@ pub(super) async fn send(
 }
 
 /// Sends a request and reads until the engine closes.
-pub(super) async fn exchange(addr: SocketAddr, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+pub(super) async fn exchange(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> Answer {
     let headers = [headers, &["connection: close"]].concat();
-    let mut stream = send(addr, method, path, &headers, body).await.expect("the engine listens");
+    let mut stream = send(addr, method, path, &headers, body)
+        .await
+        .expect("the engine listens");
     let mut raw = Vec::new();
-    let read = timeout(PATIENCE, stream.read_to_end(&mut raw)).await.expect("the engine answers");
-    assert!(read.is_ok() || !raw.is_empty(), "reset before any byte: {read:?}");
+    let read = timeout(PATIENCE, stream.read_to_end(&mut raw))
+        .await
+        .expect("the engine answers");
+    assert!(
+        read.is_ok() || !raw.is_empty(),
+        "reset before any byte: {read:?}"
+    );
     Answer::parse(&raw)
 }
 
@@ -118,14 +159,27 @@ pub(super) async fn get(engine: &EngineHandle, path: &str) -> Answer {
 }
 
 pub(super) async fn post(engine: &EngineHandle, path: &str, body: &str) -> Answer {
-    exchange(engine.addr(), "POST", path, &["content-type: application/json"], body).await
+    exchange(
+        engine.addr(),
+        "POST",
+        path,
+        &["content-type: application/json"],
+        body,
+    )
+    .await
 }
 
 /// The value of one sample of `/metrics`.
 pub(super) async fn metric(engine: &EngineHandle, name: &str) -> f64 {
     let page = get(engine, "/metrics").await.body;
-    let line = page.lines().find(|line| line.starts_with(&format!("{name}{{"))).expect("the metric is exposed");
-    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+    let line = page
+        .lines()
+        .find(|line| line.starts_with(&format!("{name}{{")))
+        .expect("the metric is exposed");
+    line.rsplit(' ')
+        .next()
+        .and_then(|value| value.parse().ok())
+        .expect("a number")
 }
 
 /// Waits until `holds`; for what another task is about to do.
@@ -135,7 +189,10 @@ pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    assert!(timeout(PATIENCE, poll).await.is_ok(), "{what} did not come true");
+    assert!(
+        timeout(PATIENCE, poll).await.is_ok(),
+        "{what} did not come true"
+    );
 }
 
 /// The captured answer of this name.
@@ -143,17 +200,29 @@ pub(super) fn captured(name: &str) -> Answer {
     const HTTP: &str = include_str!("../../../fixtures/vllm-0.32.0-http.txt");
     const SSE: &str = include_str!("../../../fixtures/vllm-0.32.0-sse.txt");
     let sections = HTTP.split("### ").chain(SSE.split("### "));
-    let section =
-        sections.filter_map(|section| section.split_once('\n')).find(|(title, _)| *title == name).expect("a capture").1;
+    let section = sections
+        .filter_map(|section| section.split_once('\n'))
+        .find(|(title, _)| *title == name)
+        .expect("a capture")
+        .1;
     let (head, body) = section.split_once("\n\n").expect("head and body");
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .expect("a status");
     let headers = head
         .lines()
         .skip(1)
         .filter_map(|line| line.split_once(": "))
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .collect();
-    Answer { status, headers, body: body.trim_end().to_owned(), complete: true }
+    Answer {
+        status,
+        headers,
+        body: body.trim_end().to_owned(),
+        complete: true,
+    }
 }
 
 /// The keys of all objects in this text, in the order of their bytes.

@@ -36,14 +36,27 @@ pub(super) fn publishing(blocks: usize) -> EngineConfig {
 /// Prompts of 9 to 40 tokens. Below 100, every fourth has the same beginning; from there on each has its own.
 pub(super) fn prompt(number: u32) -> Vec<u32> {
     let length = 9 + number * 7 % 32;
-    let beginning = if number < 100 { 1_000 + number % 4 } else { 1_000 + number };
-    (0..length).map(|at| if at < 8 { beginning } else { number * 100 + at }).collect()
+    let beginning = if number < 100 {
+        1_000 + number % 4
+    } else {
+        1_000 + number
+    };
+    (0..length)
+        .map(|at| if at < 8 { beginning } else { number * 100 + at })
+        .collect()
 }
 
 /// How pools want to follow KV events: `{…}` as in a configuration.
 pub(super) fn wanted(yaml: &str) -> Wanted {
-    let config = Config::parse(&format!("pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]"));
-    config.expect("a good mapping").pools.swap_remove(0).kv_events.expect("switched on")
+    let config = Config::parse(&format!(
+        "pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]"
+    ));
+    config
+        .expect("a good mapping")
+        .pools
+        .swap_remove(0)
+        .kv_events
+        .expect("switched on")
 }
 
 impl Watched {
@@ -57,35 +70,54 @@ impl Watched {
     /// Starts it, and waits for nothing.
     pub(super) async fn start_unheard(config: EngineConfig, yaml: &str) -> Self {
         let engine = Engine::start(config).await.expect("starts");
-        let watched = Self { events: follower(yaml), engine };
+        let watched = Self {
+            events: follower(yaml),
+            engine,
+        };
         watched.follow();
         watched
     }
 
     /// Tells the follower where the engine is.
     pub(super) fn follow(&self) {
-        let publisher = Publisher { endpoint: EndpointId(1), url: self.engine.url().into(), ports: None };
+        let publisher = Publisher {
+            endpoint: EndpointId(1),
+            url: self.engine.url().into(),
+            ports: None,
+        };
         self.events.set([publisher]);
     }
 
     pub(super) fn standing(&self) -> &'static str {
-        self.events.view().streams.first().map_or("dark", |stream| stream.standing)
+        self.events
+            .view()
+            .streams
+            .first()
+            .map_or("dark", |stream| stream.standing)
     }
 
     /// What is believed of a prompt; nothing when nothing is known.
     pub(super) fn believed(&self, tokens: &[u32], identity: &Identity) -> Option<Cached> {
-        self.events.hits(tokens, identity).first().map(|hit| hit.cached)
+        self.events
+            .hits(tokens, identity)
+            .first()
+            .map(|hit| hit.cached)
     }
 
     /// What the engine would find in its cache.
     pub(super) fn truth(&self, model: &str, tokens: &[u32]) -> Cached {
-        let held = self.engine.held_prefix_tokens(model, Prompt::Tokens(tokens));
+        let held = self
+            .engine
+            .held_prefix_tokens(model, Prompt::Tokens(tokens));
         Cached::on_gpu(held.min((tokens.len() - 1) / BLOCK * BLOCK) as u32)
     }
 
     /// Waits until what is believed of all these prompts is true.
     #[track_caller]
-    pub(super) fn agrees(&self, prompts: impl Iterator<Item = u32> + Clone) -> impl Future<Output = ()> {
+    pub(super) fn agrees(
+        &self,
+        prompts: impl Iterator<Item = u32> + Clone,
+    ) -> impl Future<Output = ()> {
         eventually("the router agrees with the engine", move || {
             let agrees = prompts.clone().all(|number| {
                 let tokens = prompt(number);
@@ -98,11 +130,22 @@ impl Watched {
     /// Has the engine answer a prompt, and returns how much of it the engine says was cached.
     pub(super) async fn ask(&self, tokens: &[u32], fields: Value) -> u32 {
         let mut body = json!({"model": "sim", "prompt": tokens, "max_tokens": 1});
-        body.as_object_mut().expect("an object").extend(fields.as_object().cloned().unwrap_or_default());
-        let (status, answer) =
-            json_of(send(client().post(format!("{}/v1/completions", self.engine.url())).json(&body)).await).await;
+        body.as_object_mut()
+            .expect("an object")
+            .extend(fields.as_object().cloned().unwrap_or_default());
+        let (status, answer) = json_of(
+            send(
+                client()
+                    .post(format!("{}/v1/completions", self.engine.url()))
+                    .json(&body),
+            )
+            .await,
+        )
+        .await;
         assert_eq!(status, 200, "{answer}");
-        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count") as u32
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+            .as_u64()
+            .expect("a count") as u32
     }
 
     /// As [`Self::ask`], of plain prompts.

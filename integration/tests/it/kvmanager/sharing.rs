@@ -16,26 +16,52 @@ async fn the_same_prefix_is_asked_about_once_at_a_time() {
     let asked = futures::future::join_all((0..50).map(|_| asker.ask())).await;
     assert!(asked.iter().all(|hits| hits == &[(1, 500)]));
     assert_eq!(server.questions(), 1);
-    assert_eq!((asker.metrics.count_from(Origin::Asked), asker.metrics.count_from(Origin::Joined)), (1, 49));
+    assert_eq!(
+        (
+            asker.metrics.count_from(Origin::Asked),
+            asker.metrics.count_from(Origin::Joined)
+        ),
+        (1, 49)
+    );
 }
 
 #[tokio::test]
 async fn an_answer_serves_for_a_moment_and_other_prefixes_are_asked_about() {
     let server = server().await;
     let cache = Duration::from_secs(3_600);
-    let settings =
-        KvManagerSettings { url: server.url().into(), budget: PATIENCE, cache, ..KvManagerSettings::default() };
+    let settings = KvManagerSettings {
+        url: server.url().into(),
+        budget: PATIENCE,
+        cache,
+        ..KvManagerSettings::default()
+    };
     let asker = Asker::with(settings);
     for _ in 0..10 {
         assert_eq!(asker.ask().await, [(1, 500)]);
     }
-    assert_eq!((server.questions(), asker.metrics.count_from(Origin::Recalled)), (1, 9));
+    assert_eq!(
+        (
+            server.questions(),
+            asker.metrics.count_from(Origin::Recalled)
+        ),
+        (1, 9)
+    );
     asker.ask_about(numbered(1)).await;
-    asker.ask_about(Lookup { model: "other".into(), ..lookup() }).await;
+    asker
+        .ask_about(Lookup {
+            model: "other".into(),
+            ..lookup()
+        })
+        .await;
     assert_eq!(server.questions(), 3);
     // Prompts whose whole blocks are equal are one prefix.
     for rest in [2, 3] {
-        asker.ask_about(Lookup { prefix: Some(7), ..numbered(rest) }).await;
+        asker
+            .ask_about(Lookup {
+                prefix: Some(7),
+                ..numbered(rest)
+            })
+            .await;
     }
     assert_eq!(server.questions(), 4);
 }
@@ -43,8 +69,11 @@ async fn an_answer_serves_for_a_moment_and_other_prefixes_are_asked_about() {
 #[tokio::test]
 async fn a_failure_is_not_remembered() {
     let server = server().await;
-    let asker =
-        Asker::with(KvManagerSettings { url: server.url().into(), budget: PATIENCE, ..KvManagerSettings::default() });
+    let asker = Asker::with(KvManagerSettings {
+        url: server.url().into(),
+        budget: PATIENCE,
+        ..KvManagerSettings::default()
+    });
     server.set_fault(Fault::Status(500));
     assert_eq!(asker.ask().await, []);
     server.set_fault(Fault::None);

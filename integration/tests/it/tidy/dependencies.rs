@@ -12,8 +12,21 @@ const LAW: [(&str, &[&str]); 7] = [
     ("proto", &["core"]),
     ("control-plane", &["core", "proto", "runtime"]),
     ("data-plane", &["core", "proto", "runtime"]),
-    ("integration", &["core", "proto", "runtime", "control-plane", "data-plane"]),
-    ("hermes", &["core", "proto", "runtime", "control-plane", "data-plane", "integration"]),
+    (
+        "integration",
+        &["core", "proto", "runtime", "control-plane", "data-plane"],
+    ),
+    (
+        "hermes",
+        &[
+            "core",
+            "proto",
+            "runtime",
+            "control-plane",
+            "data-plane",
+            "integration",
+        ],
+    ),
 ];
 
 /// What must not be in the production tree below a crate, however deep, and why.
@@ -34,8 +47,16 @@ const BANS: [(&str, &[&str], &str); 4] = [
         ],
         "core is pure: callers pass ages, samples and randomness as arguments",
     ),
-    ("proto", &["kube", "k8s-openapi", "reqwest", "prometheus-client"], "proto is the contract and its conversions"),
-    ("runtime", &["kube", "k8s-openapi", "prost-build"], "runtime knows no domain"),
+    (
+        "proto",
+        &["kube", "k8s-openapi", "reqwest", "prometheus-client"],
+        "proto is the contract and its conversions",
+    ),
+    (
+        "runtime",
+        &["kube", "k8s-openapi", "prost-build"],
+        "runtime knows no domain",
+    ),
     (
         "data-plane",
         &["kube", "kube-client", "k8s-openapi"],
@@ -61,16 +82,25 @@ fn crates_depend_only_on_those_below_them() {
             }
         }
     }
-    none(&complaints, "move the code to the lower crate, or pass a value or closure down");
+    none(
+        &complaints,
+        "move the code to the lower crate, or pass a value or closure down",
+    );
 }
 
 #[test]
 fn every_member_of_the_workspace_has_a_place_in_the_law() {
     let manifest = read("Cargo.toml");
-    let members = manifest.lines().find(|line| line.starts_with("members")).expect("a workspace lists its members");
+    let members = manifest
+        .lines()
+        .find(|line| line.starts_with("members"))
+        .expect("a workspace lists its members");
     let members: BTreeSet<&str> = members.split('"').skip(1).step_by(2).collect();
     let known: BTreeSet<&str> = LAW.into_iter().map(|(name, _)| name).collect();
-    assert_eq!(members, known, "add the new member to LAW, below those that may use it");
+    assert_eq!(
+        members, known,
+        "add the new member to LAW, below those that may use it"
+    );
 }
 
 #[test]
@@ -82,18 +112,29 @@ fn banned_crates_are_nowhere_below() {
         let found = banned.iter().filter(|banned| below.contains(**banned));
         complaints.extend(found.map(|banned| format!("{name} pulls in {banned}: {why}")));
     }
-    none(&complaints, "drop the dependency; `cargo tree -e normal -p PACKAGE -i BANNED` shows the way it came");
+    none(
+        &complaints,
+        "drop the dependency; `cargo tree -e normal -p PACKAGE -i BANNED` shows the way it came",
+    );
 }
 
 #[test]
 fn every_member_obeys_the_lints_of_the_workspace() {
-    let careless = LAW.into_iter().map(|(name, _)| format!("{name}/Cargo.toml"));
-    let careless: Vec<String> = careless.filter(|path| !read(path).contains("[lints]\nworkspace = true")).collect();
+    let careless = LAW
+        .into_iter()
+        .map(|(name, _)| format!("{name}/Cargo.toml"));
+    let careless: Vec<String> = careless
+        .filter(|path| !read(path).contains("[lints]\nworkspace = true"))
+        .collect();
     none(&careless, "add `[lints]` with `workspace = true`");
 }
 
 fn package(directory: &str) -> String {
-    if directory == "hermes" { directory.to_owned() } else { format!("hermes-{directory}") }
+    if directory == "hermes" {
+        directory.to_owned()
+    } else {
+        format!("hermes-{directory}")
+    }
 }
 
 fn read(path: &str) -> String {
@@ -108,9 +149,16 @@ fn manifest(directory: &str) -> Manifest {
         if let Some(header) = line.strip_prefix('[') {
             section = header.trim_end_matches(']').to_owned();
         }
-        let (kind, named) = section.split_once("dependencies.").unwrap_or((section.as_str(), ""));
-        let name = if named.is_empty() { line.split(['=', '.']).next().unwrap_or_default().trim() } else { named };
-        let is_entry = section.contains("dependencies") && !name.is_empty() && !name.starts_with(['#', '[']);
+        let (kind, named) = section
+            .split_once("dependencies.")
+            .unwrap_or((section.as_str(), ""));
+        let name = if named.is_empty() {
+            line.split(['=', '.']).next().unwrap_or_default().trim()
+        } else {
+            named
+        };
+        let is_entry =
+            section.contains("dependencies") && !name.is_empty() && !name.starts_with(['#', '[']);
         if !is_entry {
             continue;
         }
@@ -127,10 +175,20 @@ fn manifest(directory: &str) -> Manifest {
 fn lock() -> BTreeMap<String, BTreeSet<String>> {
     let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for entry in read("Cargo.lock").split("[[package]]").skip(1) {
-        let name = entry.lines().find_map(|line| line.strip_prefix("name = ")).expect("a package has a name");
-        let needs = entry.lines().filter_map(|line| line.trim().strip_prefix('"'));
-        let needs = needs.filter_map(|need| need.split(['"', ' ']).next()).map(str::to_owned);
-        graph.entry(name.trim_matches('"').to_owned()).or_default().extend(needs);
+        let name = entry
+            .lines()
+            .find_map(|line| line.strip_prefix("name = "))
+            .expect("a package has a name");
+        let needs = entry
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix('"'));
+        let needs = needs
+            .filter_map(|need| need.split(['"', ' ']).next())
+            .map(str::to_owned);
+        graph
+            .entry(name.trim_matches('"').to_owned())
+            .or_default()
+            .extend(needs);
     }
     graph
 }
@@ -144,7 +202,10 @@ fn closure(lock: &BTreeMap<String, BTreeSet<String>>, roots: BTreeSet<String>) -
         if !seen.insert(name.clone()) {
             continue;
         }
-        match LAW.into_iter().find(|(directory, _)| package(directory) == name) {
+        match LAW
+            .into_iter()
+            .find(|(directory, _)| package(directory) == name)
+        {
             Some((directory, _)) => waiting.extend(manifest(directory).production),
             None => waiting.extend(lock.get(&name).cloned().unwrap_or_default()),
         }
@@ -156,6 +217,12 @@ fn closure(lock: &BTreeMap<String, BTreeSet<String>>, roots: BTreeSet<String>) -
 fn the_check_itself_sees_direct_and_deep_dependencies() {
     let control_plane = closure(&lock(), manifest("control-plane").production);
     assert!(control_plane.contains("kube") && control_plane.contains("hermes-core"));
-    assert!(control_plane.contains("kube-client"), "found only through the lock file");
-    assert!(!manifest("core").production.contains("proptest") && manifest("core").all.contains("proptest"));
+    assert!(
+        control_plane.contains("kube-client"),
+        "found only through the lock file"
+    );
+    assert!(
+        !manifest("core").production.contains("proptest")
+            && manifest("core").all.contains("proptest")
+    );
 }

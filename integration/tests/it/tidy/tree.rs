@@ -15,7 +15,10 @@ pub(super) struct File {
 /// The root of the repository.
 pub(super) fn root() -> PathBuf {
     let integration = Path::new(env!("CARGO_MANIFEST_DIR"));
-    integration.parent().expect("the crate lies in the repository").to_owned()
+    integration
+        .parent()
+        .expect("the crate lies in the repository")
+        .to_owned()
 }
 
 /// All text files whose name ends in `ending`, by path.
@@ -30,7 +33,11 @@ pub(super) fn files(ending: &str) -> Vec<File> {
 fn collect(root: &Path, directory: &Path, ending: &str, files: &mut Vec<File>) {
     for entry in fs::read_dir(directory).expect("a readable directory") {
         let path = entry.expect("a readable entry").path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() && !SKIPPED.contains(&name.as_str()) {
             collect(root, &path, ending, files);
         }
@@ -41,7 +48,11 @@ fn collect(root: &Path, directory: &Path, ending: &str, files: &mut Vec<File>) {
         let Ok(text) = fs::read_to_string(&path) else {
             continue;
         };
-        let path = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
+        let path = path
+            .strip_prefix(root)
+            .expect("below the root")
+            .to_string_lossy()
+            .into_owned();
         files.push(File { path, text });
     }
 }
@@ -49,7 +60,10 @@ fn collect(root: &Path, directory: &Path, ending: &str, files: &mut Vec<File>) {
 impl File {
     /// The part above the unit tests. By convention they come last in a file, or in a file of their own.
     pub(super) fn production(&self) -> &str {
-        if self.path.contains("/tests/") || self.path.ends_with("/tests.rs") || self.path.contains("/benches/") {
+        if self.path.contains("/tests/")
+            || self.path.ends_with("/tests.rs")
+            || self.path.contains("/benches/")
+        {
             return "";
         }
         self.text.split("#[cfg(test)]").next().unwrap_or_default()
@@ -64,12 +78,20 @@ pub(super) fn code(line: &str) -> &str {
 /// Fails with all complaints at once, and with what to do about them.
 #[track_caller]
 pub(super) fn none(complaints: &[String], remedy: &str) {
-    assert!(complaints.is_empty(), "{remedy}:\n  {}", complaints.join("\n  "));
+    assert!(
+        complaints.is_empty(),
+        "{remedy}:\n  {}",
+        complaints.join("\n  ")
+    );
 }
 
 #[test]
 fn the_walk_finds_this_very_file_and_nothing_that_is_built() {
     let paths: Vec<String> = files(".rs").into_iter().map(|file| file.path).collect();
-    assert!(paths.iter().any(|path| path == "integration/tests/it/tidy/tree.rs"));
+    assert!(
+        paths
+            .iter()
+            .any(|path| path == "integration/tests/it/tidy/tree.rs")
+    );
     assert!(!paths.iter().any(|path| path.starts_with("target/")));
 }

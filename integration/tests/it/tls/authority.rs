@@ -8,7 +8,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use tempfile::TempDir;
 
@@ -40,7 +41,10 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("signed").pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
     }
 
     /// Signs for these hosts, until the end of this year.
@@ -49,10 +53,16 @@ impl Authority {
         let mut params = CertificateParams::new(hosts).expect("names");
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(year, 12, 31);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed").pem();
-        Signed { certificate, key: key.serialize_pem() }
+        Signed {
+            certificate,
+            key: key.serialize_pem(),
+        }
     }
 
     /// For planes on the loopback.
@@ -65,7 +75,10 @@ impl Authority {
 
 impl Mounted {
     pub(crate) fn new(authorities: &[&Authority], own: &Signed) -> Self {
-        let mounted = Self { folder: TempDir::new().expect("a folder"), swaps: AtomicU64::new(0) };
+        let mounted = Self {
+            folder: TempDir::new().expect("a folder"),
+            swaps: AtomicU64::new(0),
+        };
         mounted.swap(authorities, own);
         for file in ["ca.crt", "tls.crt", "tls.key"] {
             symlink(Path::new("..data").join(file), mounted.path().join(file)).expect("a link");
@@ -82,8 +95,15 @@ impl Mounted {
         let name = format!("..{}", self.swaps.fetch_add(1, Ordering::Relaxed));
         let folder = self.path().join(&name);
         fs::create_dir(&folder).expect("a folder");
-        let authorities: String = authorities.iter().map(|authority| authority.pem.as_str()).collect();
-        for (file, text) in [("ca.crt", &authorities), ("tls.crt", &own.certificate), ("tls.key", &own.key)] {
+        let authorities: String = authorities
+            .iter()
+            .map(|authority| authority.pem.as_str())
+            .collect();
+        for (file, text) in [
+            ("ca.crt", &authorities),
+            ("tls.crt", &own.certificate),
+            ("tls.key", &own.key),
+        ] {
             fs::write(folder.join(file), text).expect("written");
         }
         symlink(&name, self.path().join("..new")).expect("a link");

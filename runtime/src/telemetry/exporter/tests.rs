@@ -33,12 +33,18 @@ struct Collector {
 
 impl Collector {
     async fn start(protocol: Protocol) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("a free port");
         let address = listener.local_addr().expect("an address");
         let received = Received::default();
         let mut server = JoinSet::new();
         server.spawn(accept(listener, protocol, Arc::clone(&received)));
-        Self { address, received, _server: server }
+        Self {
+            address,
+            received,
+            _server: server,
+        }
     }
 }
 
@@ -50,8 +56,16 @@ async fn accept(listener: TcpListener, protocol: Protocol, received: Received) {
             let service = service_fn(|request| take(request, protocol, Arc::clone(&received)));
             let stream = TokioIo::new(stream);
             let ended = match protocol {
-                Protocol::Grpc => http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await,
-                Protocol::HttpProtobuf => http1::Builder::new().serve_connection(stream, service).await,
+                Protocol::Grpc => {
+                    http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(stream, service)
+                        .await
+                }
+                Protocol::HttpProtobuf => {
+                    http1::Builder::new()
+                        .serve_connection(stream, service)
+                        .await
+                }
             };
             // The exporter leaves when it is shut down, in whatever state.
             let _gone = ended;
@@ -68,7 +82,9 @@ async fn take(
 ) -> Result<Response<Answer>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.expect("a whole body").to_bytes();
-    received.lock().push((head.uri.path().to_owned(), head.headers, body));
+    received
+        .lock()
+        .push((head.uri.path().to_owned(), head.headers, body));
     Ok(match protocol {
         Protocol::HttpProtobuf => Response::new(BodyExt::boxed(Full::default())),
         Protocol::Grpc => grpc_answer(),
@@ -77,11 +93,17 @@ async fn take(
 
 /// An empty message in its five byte frame, and the trailer that says that all is well.
 fn grpc_answer() -> Response<Answer> {
-    let status = (http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"));
+    let status = (
+        http::HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    );
     let trailers = HeaderMap::from_iter([status]);
-    let body = Full::new(Bytes::from_static(&[0; 5])).with_trailers(async move { Some(Ok(trailers)) });
+    let body =
+        Full::new(Bytes::from_static(&[0; 5])).with_trailers(async move { Some(Ok(trailers)) });
     let mut response = Response::new(BodyExt::boxed(body));
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
+        .headers_mut()
+        .insert("content-type", HeaderValue::from_static("application/grpc"));
     response
 }
 
@@ -94,8 +116,13 @@ fn settings(collector: &Collector, protocol: &'static str) -> Settings {
         "OTEL_SERVICE_NAME" => Some("service-under-test".to_owned()),
         _ => None,
     };
-    let service = Service { name: "hermes-test", version: "0.0.0" };
-    Settings::read(&environment, service).expect("understood").expect("traces are asked for")
+    let service = Service {
+        name: "hermes-test",
+        version: "0.0.0",
+    };
+    Settings::read(&environment, service)
+        .expect("understood")
+        .expect("traces are asked for")
 }
 
 /// Records one span under `settings`, shuts down, and answers what the collector got.
@@ -107,12 +134,17 @@ async fn export_one_span(collector: &Collector, settings: &Settings) -> (String,
     tracing::subscriber::with_default(subscriber, || {
         tracing::info_span!(target: TRACE_TARGET, "the-span-under-test").in_scope(|| {});
     });
-    Telemetry { traces: Some(provider) }.shutdown(PATIENCE).await;
+    Telemetry {
+        traces: Some(provider),
+    }
+    .shutdown(PATIENCE)
+    .await;
     collector.received.lock().pop().expect("one export")
 }
 
 fn holds(body: &Bytes, text: &str) -> bool {
-    body.windows(text.len()).any(|window| window == text.as_bytes())
+    body.windows(text.len())
+        .any(|window| window == text.as_bytes())
 }
 
 #[tokio::test]
@@ -131,7 +163,10 @@ async fn spans_reach_a_collector_over_grpc() {
     let collector = Collector::start(Protocol::Grpc).await;
     let settings = settings(&collector, "grpc");
     let (path, headers, body) = export_one_span(&collector, &settings).await;
-    assert_eq!(path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+    assert_eq!(
+        path,
+        "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+    );
     assert_eq!(headers["authorization"], "Bearer hunter2");
     assert!(holds(&body, "the-span-under-test") && holds(&body, "service-under-test"));
 }
@@ -143,9 +178,17 @@ fn grpc_outside_of_a_runtime_is_an_error() {
         "OTEL_EXPORTER_OTLP_PROTOCOL" => Some("grpc".to_owned()),
         _ => None,
     };
-    let service = Service { name: "hermes-test", version: "0.0.0" };
-    let settings = Settings::read(&environment, service).expect("understood").expect("traces are asked for");
-    assert!(matches!(provider(&settings), Err(TelemetryError::NoRuntime)));
+    let service = Service {
+        name: "hermes-test",
+        version: "0.0.0",
+    };
+    let settings = Settings::read(&environment, service)
+        .expect("understood")
+        .expect("traces are asked for");
+    assert!(matches!(
+        provider(&settings),
+        Err(TelemetryError::NoRuntime)
+    ));
 }
 
 /// Fails or takes spans, as it is told.
@@ -157,7 +200,9 @@ struct Moody {
 impl SpanExporter for Moody {
     async fn export(&self, _batch: Vec<SpanData>) -> OTelSdkResult {
         if self.fails.load(Ordering::Relaxed) {
-            return Err(OTelSdkError::InternalFailure("connection refused".to_owned()));
+            return Err(OTelSdkError::InternalFailure(
+                "connection refused".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -165,7 +210,10 @@ impl SpanExporter for Moody {
 
 #[tokio::test]
 async fn an_outage_of_the_collector_is_logged_once_at_each_end() {
-    let exporter = Reported { inner: Moody::default(), failing: AtomicBool::new(false) };
+    let exporter = Reported {
+        inner: Moody::default(),
+        failing: AtomicBool::new(false),
+    };
     let lines = Arc::new(Mutex::new(Vec::<u8>::new()));
     let filter = layers::log_filter(&|_: &str| None).expect("directives");
     let sink = Arc::clone(&lines);
@@ -180,7 +228,10 @@ async fn an_outage_of_the_collector_is_logged_once_at_each_end() {
     let text = String::from_utf8(lines.lock().clone()).expect("log lines are text");
     let told: Vec<&str> = text.lines().collect();
     assert_eq!(told.len(), 2, "{text}");
-    assert!(told[0].contains("trace export fails") && told[0].contains("connection refused"), "{text}");
+    assert!(
+        told[0].contains("trace export fails") && told[0].contains("connection refused"),
+        "{text}"
+    );
     assert!(told[1].contains("trace export works again"), "{text}");
 }
 
@@ -198,8 +249,20 @@ impl std::io::Write for Sink {
 
 #[test]
 fn an_attribute_has_the_value_that_was_set_last() {
-    let set = [("status", "200"), ("error.type", "failed"), ("error.type", "upstream_failed"), ("model", "m")];
+    let set = [
+        ("status", "200"),
+        ("error.type", "failed"),
+        ("error.type", "upstream_failed"),
+        ("model", "m"),
+    ];
     let kept = last_values(set.map(|(name, value)| KeyValue::new(name, value)).to_vec());
-    let expected = [("status", "200"), ("error.type", "upstream_failed"), ("model", "m")];
-    assert_eq!(kept, expected.map(|(name, value)| KeyValue::new(name, value)));
+    let expected = [
+        ("status", "200"),
+        ("error.type", "upstream_failed"),
+        ("model", "m"),
+    ];
+    assert_eq!(
+        kept,
+        expected.map(|(name, value)| KeyValue::new(name, value))
+    );
 }

@@ -4,16 +4,26 @@ use super::*;
 use opentelemetry::Key;
 use proptest::prelude::*;
 
-const SERVICE: Service = Service { name: "hermes-test", version: "1.2.3" };
+const SERVICE: Service = Service {
+    name: "hermes-test",
+    version: "1.2.3",
+};
 const COLLECTOR: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
 
 fn read(variables: &[(&str, &str)]) -> Result<Option<Settings>, TelemetryError> {
-    let environment = |name: &str| variables.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
+    let environment = |name: &str| {
+        variables
+            .iter()
+            .find(|(set, _)| *set == name)
+            .map(|(_, value)| (*value).to_owned())
+    };
     Settings::read(&environment, SERVICE)
 }
 
 fn settings(variables: &[(&str, &str)]) -> Settings {
-    read(variables).expect("understood").expect("traces are asked for")
+    read(variables)
+        .expect("understood")
+        .expect("traces are asked for")
 }
 
 fn error(variables: &[(&str, &str)]) -> String {
@@ -23,28 +33,52 @@ fn error(variables: &[(&str, &str)]) -> String {
 #[test]
 fn without_an_endpoint_there_are_no_traces() {
     assert!(read(&[]).expect("understood").is_none());
-    assert!(read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", " ")]).expect("understood").is_none());
+    assert!(
+        read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", " ")])
+            .expect("understood")
+            .is_none()
+    );
 }
 
 #[test]
 fn the_standard_switches_turn_traces_off() {
-    for switch in [("OTEL_SDK_DISABLED", "TRUE"), ("OTEL_TRACES_EXPORTER", "none")] {
-        assert!(read(&[COLLECTOR, switch]).expect("understood").is_none(), "{switch:?}");
+    for switch in [
+        ("OTEL_SDK_DISABLED", "TRUE"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+    ] {
+        assert!(
+            read(&[COLLECTOR, switch]).expect("understood").is_none(),
+            "{switch:?}"
+        );
     }
-    for switch in [("OTEL_SDK_DISABLED", "false"), ("OTEL_TRACES_EXPORTER", "otlp")] {
-        assert!(read(&[COLLECTOR, switch]).expect("understood").is_some(), "{switch:?}");
+    for switch in [
+        ("OTEL_SDK_DISABLED", "false"),
+        ("OTEL_TRACES_EXPORTER", "otlp"),
+    ] {
+        assert!(
+            read(&[COLLECTOR, switch]).expect("understood").is_some(),
+            "{switch:?}"
+        );
     }
 }
 
 #[test]
 fn the_general_endpoint_is_a_base_and_the_one_for_traces_is_whole() {
-    assert_eq!(settings(&[COLLECTOR]).endpoint, "http://collector:4318/v1/traces");
+    assert_eq!(
+        settings(&[COLLECTOR]).endpoint,
+        "http://collector:4318/v1/traces"
+    );
     let with_base = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector/base/");
-    assert_eq!(settings(&[with_base]).endpoint, "https://collector/base/v1/traces");
+    assert_eq!(
+        settings(&[with_base]).endpoint,
+        "https://collector/base/v1/traces"
+    );
     let whole = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces/in");
     assert_eq!(settings(&[COLLECTOR, whole]).endpoint, "http://traces/in");
-    let grpc =
-        settings(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
+    let grpc = settings(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+    ]);
     assert_eq!(grpc.endpoint, "http://collector:4317/");
 }
 
@@ -73,20 +107,37 @@ fn a_guessed_protocol_on_the_grpc_port_is_doubtful() {
 fn the_service_name_has_three_sources_in_order() {
     let name = |variables: &[(&str, &str)]| {
         let resource = settings(variables).resource;
-        resource.get(&Key::from_static_str("service.name")).map(|value| value.to_string())
+        resource
+            .get(&Key::from_static_str("service.name"))
+            .map(|value| value.to_string())
     };
-    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=from%20attributes,k8s.pod.name=p-0");
+    let attributes = (
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "service.name=from%20attributes,k8s.pod.name=p-0",
+    );
     assert_eq!(name(&[COLLECTOR]).as_deref(), Some("hermes-test"));
-    assert_eq!(name(&[COLLECTOR, attributes]).as_deref(), Some("from attributes"));
-    assert_eq!(name(&[COLLECTOR, attributes, ("OTEL_SERVICE_NAME", "own")]).as_deref(), Some("own"));
+    assert_eq!(
+        name(&[COLLECTOR, attributes]).as_deref(),
+        Some("from attributes")
+    );
+    assert_eq!(
+        name(&[COLLECTOR, attributes, ("OTEL_SERVICE_NAME", "own")]).as_deref(),
+        Some("own")
+    );
 
     let resource = settings(&[COLLECTOR, attributes]).resource;
     assert_eq!(
-        resource.get(&Key::from_static_str("k8s.pod.name")).map(|value| value.to_string()).as_deref(),
+        resource
+            .get(&Key::from_static_str("k8s.pod.name"))
+            .map(|value| value.to_string())
+            .as_deref(),
         Some("p-0")
     );
     assert_eq!(
-        resource.get(&Key::from_static_str("service.version")).map(|value| value.to_string()).as_deref(),
+        resource
+            .get(&Key::from_static_str("service.version"))
+            .map(|value| value.to_string())
+            .as_deref(),
         Some("1.2.3")
     );
 }
@@ -107,19 +158,28 @@ fn broken_values_are_errors_that_name_the_variable() {
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector"),
     ] {
         let message = error(&[COLLECTOR, (variable, broken)]);
-        assert!(message.starts_with(variable) && message.contains("expected"), "{message}");
+        assert!(
+            message.starts_with(variable) && message.contains("expected"),
+            "{message}"
+        );
     }
 }
 
 #[test]
 fn grpc_over_tls_is_refused_with_the_way_out() {
-    let message = error(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4317"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
+    let message = error(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4317"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+    ]);
     assert!(message.contains("http/protobuf"), "{message}");
 }
 
 #[test]
 fn secrets_are_in_no_message_and_no_debug_output() {
-    let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2, x-tenant=blue");
+    let headers = (
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "authorization=Bearer%20hunter2, x-tenant=blue",
+    );
     let read = settings(&[COLLECTOR, headers]);
     assert_eq!(read.headers["authorization"], "Bearer hunter2");
     assert_eq!(read.headers["x-tenant"], "blue");
@@ -127,10 +187,16 @@ fn secrets_are_in_no_message_and_no_debug_output() {
 
     let broken = [
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2%zz"),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://user:hunter2@collector"),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "http://user:hunter2@collector",
+        ),
     ];
     for variable in broken {
-        assert!(!error(&[COLLECTOR, variable]).contains("hunter2"), "{variable:?}");
+        assert!(
+            !error(&[COLLECTOR, variable]).contains("hunter2"),
+            "{variable:?}"
+        );
     }
 }
 

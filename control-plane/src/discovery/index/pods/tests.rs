@@ -24,14 +24,20 @@ fn index(port: &str) -> PodIndex {
 }
 
 fn urls(index: &PodIndex) -> Vec<String> {
-    index.endpoints().endpoints.into_iter().map(|endpoint| endpoint.url).collect()
+    index
+        .endpoints()
+        .endpoints
+        .into_iter()
+        .map(|endpoint| endpoint.url)
+        .collect()
 }
 
 #[test]
 fn a_ready_pod_is_an_endpoint() {
     let mut index = index("8000");
     let mut ready = pod("a");
-    ready["metadata"]["labels"] = json!({"openfuyao.com/pdRole": "prefill", "openfuyao.com/pdGroupID": "g1"});
+    ready["metadata"]["labels"] =
+        json!({"openfuyao.com/pdRole": "prefill", "openfuyao.com/pdGroupID": "g1"});
     assert!(index.apply(read(&ready)));
     let found = index.endpoints();
     let expected = Discovered {
@@ -42,19 +48,30 @@ fn a_ready_pod_is_an_endpoint() {
         group: Some("g1".to_owned()),
         kv_events: None,
     };
-    assert_eq!(found, Found { endpoints: vec![expected], ..Found::default() });
+    assert_eq!(
+        found,
+        Found {
+            endpoints: vec![expected],
+            ..Found::default()
+        }
+    );
 }
 
 #[test]
 fn where_a_pod_publishes_kv_events_is_found_if_anybody_asks() {
     let mut publishing = pod("a");
-    publishing["spec"]["containers"][0]["ports"] = json!([{"name": "zmq-pub", "containerPort": 5601}]);
+    publishing["spec"]["containers"][0]["ports"] =
+        json!([{"name": "zmq-pub", "containerPort": 5601}]);
     let mut silent = index("8000");
     silent.apply(read(&publishing));
     assert_eq!(silent.endpoints().endpoints[0].kv_events, None);
     let mut asking = index("8000").with_event_ports(Some(EventPortNames::default()));
     asking.apply(read(&publishing));
-    let found = |index: &PodIndex| index.endpoints().endpoints[0].kv_events.map(|ports| ports.publish.get());
+    let found = |index: &PodIndex| {
+        index.endpoints().endpoints[0]
+            .kv_events
+            .map(|ports| ports.publish.get())
+    };
     assert_eq!(found(&asking), Some(5601));
     publishing["metadata"]["annotations"] = json!({"hermes.ai/kv-events": "tcp://*:5557"});
     assert!(asking.apply(read(&publishing)), "an annotation is news");
@@ -92,7 +109,13 @@ fn a_pod_that_is_not_ready_is_told_apart() {
         let mut other = pod("a");
         other["status"]["conditions"] = conditions;
         assert!(index.apply(read(&other)));
-        assert_eq!(index.endpoints(), Found { unready: ready, ..Found::default() });
+        assert_eq!(
+            index.endpoints(),
+            Found {
+                unready: ready,
+                ..Found::default()
+            }
+        );
     }
 }
 
@@ -114,7 +137,8 @@ fn a_named_port_is_the_containers() {
 
     let mut sidecar = pod("a");
     sidecar["spec"]["containers"] = json!([{"name": "other"}]);
-    sidecar["spec"]["initContainers"] = json!([{"name": "s", "ports": [{"name": "http", "containerPort": 9000}]}]);
+    sidecar["spec"]["initContainers"] =
+        json!([{"name": "s", "ports": [{"name": "http", "containerPort": 9000}]}]);
     by_name.apply(read(&sidecar));
     assert_eq!(urls(&by_name), ["http://10.0.0.7:9000"]);
 }
@@ -123,13 +147,27 @@ fn a_named_port_is_the_containers() {
 fn a_ready_pod_that_cannot_be_used_is_counted() {
     let mut no_such_port = index("grpc");
     no_such_port.apply(read(&pod("a")));
-    assert_eq!(no_such_port.endpoints(), Found { endpoints: vec![], left_out: 1, ..Found::default() });
+    assert_eq!(
+        no_such_port.endpoints(),
+        Found {
+            endpoints: vec![],
+            left_out: 1,
+            ..Found::default()
+        }
+    );
 
     let mut leader = pod("a");
     leader["metadata"]["labels"] = json!({"openfuyao.com/pdRole": "leader"});
     let mut by_number = index("8000");
     by_number.apply(read(&leader));
-    assert_eq!(by_number.endpoints(), Found { endpoints: vec![], left_out: 1, ..Found::default() });
+    assert_eq!(
+        by_number.endpoints(),
+        Found {
+            endpoints: vec![],
+            left_out: 1,
+            ..Found::default()
+        }
+    );
 }
 
 #[test]

@@ -46,7 +46,12 @@ where
 }
 
 fn urls(index: &ServiceIndex) -> Vec<String> {
-    index.endpoints().endpoints.into_iter().map(|endpoint| endpoint.url).collect()
+    index
+        .endpoints()
+        .endpoints
+        .into_iter()
+        .map(|endpoint| endpoint.url)
+        .collect()
 }
 
 /// An index with one Service `a` and one slice of it with the pod at 10.0.0.1.
@@ -60,7 +65,10 @@ fn joined(port: &str) -> ServiceIndex {
 #[test]
 fn a_service_and_its_slice_make_endpoints_in_either_order() {
     let mut slice_first = index("80");
-    assert!(apply_slice(&mut slice_first, &slice("a-1", "a", &["10.0.0.1"])));
+    assert!(apply_slice(
+        &mut slice_first,
+        &slice("a-1", "a", &["10.0.0.1"])
+    ));
     assert!(urls(&slice_first).is_empty());
     assert!(apply_service(&mut slice_first, &service("a")));
 
@@ -72,7 +80,13 @@ fn a_service_and_its_slice_make_endpoints_in_either_order() {
         group: None,
         kv_events: None,
     };
-    assert_eq!(slice_first.endpoints(), Found { endpoints: vec![expected], ..Found::default() });
+    assert_eq!(
+        slice_first.endpoints(),
+        Found {
+            endpoints: vec![expected],
+            ..Found::default()
+        }
+    );
     assert_eq!(joined("80").endpoints(), slice_first.endpoints());
 }
 
@@ -83,7 +97,11 @@ fn where_pods_publish_kv_events_is_found_by_the_services_ports_or_its_annotation
     let mut slice = slice("a-1", "a", &["10.0.0.1"]);
     slice["ports"] = json!([{"name": "http", "port": 8000}, {"name": "kv-events", "port": 5601}]);
     apply_slice(&mut index, &slice);
-    let found = |index: &ServiceIndex| index.endpoints().endpoints[0].kv_events.map(|ports| ports.publish.get());
+    let found = |index: &ServiceIndex| {
+        index.endpoints().endpoints[0]
+            .kv_events
+            .map(|ports| ports.publish.get())
+    };
     assert_eq!(found(&index), Some(5601));
     let mut annotated = service("a");
     annotated["metadata"]["annotations"] = json!({"hermes.ai/kv-events": "5557,5558"});
@@ -95,13 +113,33 @@ fn where_pods_publish_kv_events_is_found_by_the_services_ports_or_its_annotation
 
 #[test]
 fn the_port_is_resolved_by_number_by_name_or_taken_as_it_is() {
-    assert_eq!(urls(&joined("80")), ["http://10.0.0.1:8000"], "a Service port's number");
-    assert_eq!(urls(&joined("metrics")), ["http://10.0.0.1:9090"], "a Service port's name");
-    assert_eq!(urls(&joined("8000")), ["http://10.0.0.1:8000"], "no Service port: the number on the pod");
-    assert_eq!(urls(&joined("1234")), ["http://10.0.0.1:1234"], "no Service port: the number on the pod");
+    assert_eq!(
+        urls(&joined("80")),
+        ["http://10.0.0.1:8000"],
+        "a Service port's number"
+    );
+    assert_eq!(
+        urls(&joined("metrics")),
+        ["http://10.0.0.1:9090"],
+        "a Service port's name"
+    );
+    assert_eq!(
+        urls(&joined("8000")),
+        ["http://10.0.0.1:8000"],
+        "no Service port: the number on the pod"
+    );
+    assert_eq!(
+        urls(&joined("1234")),
+        ["http://10.0.0.1:1234"],
+        "no Service port: the number on the pod"
+    );
     assert_eq!(
         joined("grpc").endpoints(),
-        Found { endpoints: vec![], left_out: 1, ..Found::default() },
+        Found {
+            endpoints: vec![],
+            left_out: 1,
+            ..Found::default()
+        },
         "no such name"
     );
 }
@@ -122,7 +160,8 @@ fn an_unnamed_port_resolves_too() {
 fn a_udp_port_of_the_same_number_is_not_meant() {
     let mut index = joined("80");
     let mut both = service("a");
-    both["spec"]["ports"] = json!([{"name": "quic", "port": 80, "protocol": "UDP"}, {"name": "http", "port": 80}]);
+    both["spec"]["ports"] =
+        json!([{"name": "quic", "port": 80, "protocol": "UDP"}, {"name": "http", "port": 80}]);
     apply_service(&mut index, &both);
     assert_eq!(urls(&index), ["http://10.0.0.1:8000"]);
 }
@@ -144,8 +183,14 @@ fn only_ready_serving_and_staying_endpoints_count() {
         (json!({"ready": true}), 1),
         (json!({"ready": false}), 0),
         (json!({"ready": true, "serving": false}), 0),
-        (json!({"ready": false, "serving": true, "terminating": true}), 0),
-        (json!({"ready": true, "serving": true, "terminating": true}), 0),
+        (
+            json!({"ready": false, "serving": true, "terminating": true}),
+            0,
+        ),
+        (
+            json!({"ready": true, "serving": true, "terminating": true}),
+            0,
+        ),
     ];
     for (conditions, expected) in cases {
         let mut index = joined("80");
@@ -174,7 +219,11 @@ fn a_service_that_is_deleted_or_being_deleted_takes_its_endpoints_along() {
 fn endpoints_move_between_slices_and_leave_with_them() {
     let mut index = joined("80");
     apply_slice(&mut index, &slice("a-2", "a", &["10.0.0.1", "10.0.0.2"]));
-    assert_eq!(urls(&index), ["http://10.0.0.1:8000", "http://10.0.0.2:8000"], "in two slices, and once");
+    assert_eq!(
+        urls(&index),
+        ["http://10.0.0.1:8000", "http://10.0.0.2:8000"],
+        "in two slices, and once"
+    );
     delete::<EndpointSlice>(&mut index, "a-1");
     assert_eq!(urls(&index).len(), 2);
     delete::<EndpointSlice>(&mut index, "a-2");
@@ -198,11 +247,21 @@ fn role_and_group_come_from_the_service() {
     decode["metadata"]["labels"] = json!({"hermes.ai/role": "decode", "hermes.ai/group": "g"});
     assert!(apply_service(&mut index, &decode));
     let endpoint = index.endpoints().endpoints.remove(0);
-    assert_eq!((endpoint.role, endpoint.group.as_deref()), (Role::Decode, Some("g")));
+    assert_eq!(
+        (endpoint.role, endpoint.group.as_deref()),
+        (Role::Decode, Some("g"))
+    );
 
     decode["metadata"]["labels"] = json!({"hermes.ai/role": "conductor"});
     apply_service(&mut index, &decode);
-    assert_eq!(index.endpoints(), Found { endpoints: vec![], left_out: 1, ..Found::default() });
+    assert_eq!(
+        index.endpoints(),
+        Found {
+            endpoints: vec![],
+            left_out: 1,
+            ..Found::default()
+        }
+    );
 }
 
 #[test]
@@ -241,7 +300,8 @@ fn what_is_no_address_or_no_port_is_skipped() {
 fn an_update_that_bears_on_nothing_is_no_change() {
     let mut index = joined("80");
     let mut touched = slice("a-1", "a", &["10.0.0.1"]);
-    touched["metadata"]["annotations"] = json!({"endpoints.kubernetes.io/last-change-trigger-time": "now"});
+    touched["metadata"]["annotations"] =
+        json!({"endpoints.kubernetes.io/last-change-trigger-time": "now"});
     touched["endpoints"][0]["zone"] = json!("z");
     assert!(!apply_slice(&mut index, &touched));
     let mut annotated = service("a");

@@ -5,9 +5,19 @@ use super::*;
 use crate::kvmanager::conductor::{Encoding, fixture};
 
 fn told(encoding: Encoding, answer: &[u8]) -> Result<Vec<(u64, [u32; 3])>, Outcome> {
-    let conductor = Conductor { encoding, ..Conductor::default() };
+    let conductor = Conductor {
+        encoding,
+        ..Conductor::default()
+    };
     let hits = conductor.hits(answer, &fixture::lookup())?;
-    Ok(hits.iter().map(|Hit { endpoint, cached, .. }| (endpoint.0, [cached.gpu, cached.host, cached.disk])).collect())
+    Ok(hits
+        .iter()
+        .map(
+            |Hit {
+                 endpoint, cached, ..
+             }| (endpoint.0, [cached.gpu, cached.host, cached.disk]),
+        )
+        .collect())
 }
 
 /// What is made of `answer`, which has to be the same in both encodings.
@@ -26,7 +36,10 @@ fn boundaries_are_taken_as_they_are() {
         "chat-2": {"longest_matched": 0, "gpu": 0, "cpu": 0, "disk": 0, "dp": {"0": 0}},
         "10.0.0.3": {"gpu": 160, "cpu": 160, "disk": 160},
     }});
-    assert_eq!(read(&answer), Ok(vec![(1, [32, 48, 64]), (3, [160, 160, 160])]));
+    assert_eq!(
+        read(&answer),
+        Ok(vec![(1, [32, 48, 64]), (3, [160, 160, 160])])
+    );
 }
 
 #[test]
@@ -35,7 +48,10 @@ fn counts_of_tiers_become_what_is_certain_of_them() {
         "ai/chat-1": {"longest_matched": 144, "GPU": 128, "DP": {"0": 128, "1": 144}, "CPU": 144, "DISK": 0},
         "ai/chat-2": {"longest_matched": 144, "GPU": 32, "CPU": 48, "DISK": 64},
     }});
-    assert_eq!(read(&answer), Ok(vec![(1, [128, 144, 144]), (2, [32, 48, 144])]));
+    assert_eq!(
+        read(&answer),
+        Ok(vec![(1, [128, 144, 144]), (2, [32, 48, 144])])
+    );
 }
 
 #[test]
@@ -46,7 +62,12 @@ fn the_first_draft_is_read_too() {
 
 #[test]
 fn nobody_holds_anything_is_an_answer_too() {
-    for answer in [json!({}), json!({"instances": {}}), json!({"default": {}}), json!({"data": {}})] {
+    for answer in [
+        json!({}),
+        json!({"instances": {}}),
+        json!({"default": {}}),
+        json!({"data": {}}),
+    ] {
         assert_eq!(read(&answer), Ok(vec![]), "{answer}");
     }
 }
@@ -63,7 +84,8 @@ fn numbers_that_cannot_be_true_make_an_answer_worthless() {
         json!({"gpu": 32, "cpu": 32, "disk": 32, "dp": {"0": 16}, "rank_matches": {"0": {"gpu": 32}}}),
     ];
     for lie in lies {
-        let answer = json!({"instances": {"chat-1": {"gpu": 16, "cpu": 16, "disk": 16}, "elsewhere": lie}});
+        let answer =
+            json!({"instances": {"chat-1": {"gpu": 16, "cpu": 16, "disk": 16}, "elsewhere": lie}});
         assert_eq!(read(&answer), Err(Outcome::Implausible), "{answer}");
     }
     let too_much = json!({"default": {"chat-1": {"longest_matched": 161, "GPU": 16}}});
@@ -72,8 +94,16 @@ fn numbers_that_cannot_be_true_make_an_answer_worthless() {
 
 #[test]
 fn strangers_and_nonsense_are_told_apart() {
-    assert_eq!(read(&json!({"instances": {"elsewhere": {"gpu": 16}}})), Err(Outcome::Unknown));
-    for nonsense in [json!({"error": "x"}), json!([]), json!("x"), json!({"other-tenant": {"i": {"GPU": 16}}})] {
+    assert_eq!(
+        read(&json!({"instances": {"elsewhere": {"gpu": 16}}})),
+        Err(Outcome::Unknown)
+    );
+    for nonsense in [
+        json!({"error": "x"}),
+        json!([]),
+        json!("x"),
+        json!({"other-tenant": {"i": {"GPU": 16}}}),
+    ] {
         assert_eq!(read(&nonsense), Err(Outcome::Garbage), "{nonsense}");
     }
     assert_eq!(told(Encoding::Json, b"<html>"), Err(Outcome::Garbage));

@@ -70,7 +70,11 @@ pub(super) fn register(
 ) -> Result<Bytes, Outcome> {
     let address = |port: u16| {
         let port = u32::from(port) + rank;
-        if host.contains(':') { format!("tcp://[{host}]:{port}") } else { format!("tcp://{host}:{port}") }
+        if host.contains(':') {
+            format!("tcp://[{host}]:{port}")
+        } else {
+            format!("tcp://{host}:{port}")
+        }
     };
     let is_json = conductor.encoding == Encoding::Json;
     conductor.encoding.write(&Register {
@@ -109,10 +113,18 @@ pub(super) fn unregister(
 }
 
 /// The rows of `tenant` that the conductor has.
-pub(super) fn services(encoding: Encoding, tenant: &str, answer: &[u8]) -> Result<BTreeSet<Row>, Outcome> {
+pub(super) fn services(
+    encoding: Encoding,
+    tenant: &str,
+    answer: &[u8],
+) -> Result<BTreeSet<Row>, Outcome> {
     let Services { services } = encoding.read(answer)?;
-    let own = services.into_iter().filter(|service| service.tenant_id == tenant);
-    Ok(own.map(|service| (service.instance_id, service.dp_rank)).collect())
+    let own = services
+        .into_iter()
+        .filter(|service| service.tenant_id == tenant);
+    Ok(own
+        .map(|service| (service.instance_id, service.dp_rank))
+        .collect())
 }
 
 // === Source ===
@@ -135,33 +147,62 @@ mod tests {
     use super::*;
 
     fn wanted() -> Wanted {
-        Wanted { model: "m".into(), block_size: 16, ..Wanted::default() }
+        Wanted {
+            model: "m".into(),
+            block_size: 16,
+            ..Wanted::default()
+        }
     }
 
     fn registration() -> Registration {
-        Registration { replay_port: Some(6000), ..Registration::default() }
+        Registration {
+            replay_port: Some(6000),
+            ..Registration::default()
+        }
     }
 
     #[test]
     fn in_json_the_fields_are_those_of_the_documented_api() {
         let row = ("10.0.0.7:8000".into(), 1);
-        let body = register(&Conductor::default(), &registration(), &wanted(), &row, "10.0.0.7").expect("a body");
+        let body = register(
+            &Conductor::default(),
+            &registration(),
+            &wanted(),
+            &row,
+            "10.0.0.7",
+        )
+        .expect("a body");
         let expected = json!({
             "endpoint": "tcp://10.0.0.7:5558", "replay_endpoint": "tcp://10.0.0.7:6001", "type": "vLLM", "modelname": "m",
             "lora_name": "", "tenant_id": "default", "instance_id": "10.0.0.7:8000", "block_size": 16, "dp_rank": 1,
             "additionalsalt": "",
         });
-        assert_eq!(serde_json::from_slice::<Value>(&body).expect("JSON"), expected);
+        assert_eq!(
+            serde_json::from_slice::<Value>(&body).expect("JSON"),
+            expected
+        );
         let body = unregister(&Conductor::default(), &registration(), &row).expect("a body");
         let expected = json!({"type": "vLLM", "tenant_id": "default", "instance_id": "10.0.0.7:8000", "dp_rank": 1});
-        assert_eq!(serde_json::from_slice::<Value>(&body).expect("JSON"), expected);
+        assert_eq!(
+            serde_json::from_slice::<Value>(&body).expect("JSON"),
+            expected
+        );
     }
 
     #[test]
     fn in_msgpack_the_hashes_are_described_and_nothing_unknown_is_there() {
-        let conductor = Conductor { encoding: Encoding::Msgpack, ..Conductor::default() };
-        let body =
-            register(&conductor, &Registration::default(), &wanted(), &("i".into(), 0), "fd00::1").expect("a body");
+        let conductor = Conductor {
+            encoding: Encoding::Msgpack,
+            ..Conductor::default()
+        };
+        let body = register(
+            &conductor,
+            &Registration::default(),
+            &wanted(),
+            &("i".into(), 0),
+            "fd00::1",
+        )
+        .expect("a body");
         let read: Value = rmp_serde::from_slice(&body).expect("msgpack");
         let expected = json!({
             "endpoint": "tcp://[fd00::1]:5557", "type": "vLLM", "modelname": "m", "lora_name": "", "tenant_id": "default",
@@ -178,7 +219,8 @@ mod tests {
             {"InstanceID": "i", "TenantID": "default", "DPRank": 1, "Endpoint": "tcp://x"},
             {"InstanceID": "j", "TenantID": "other", "DPRank": 0},
         ]});
-        let rows = services(Encoding::Json, "default", answer.to_string().as_bytes()).expect("rows");
+        let rows =
+            services(Encoding::Json, "default", answer.to_string().as_bytes()).expect("rows");
         assert_eq!(rows, BTreeSet::from([("i".into(), 1)]));
     }
 

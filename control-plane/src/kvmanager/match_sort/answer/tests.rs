@@ -16,11 +16,14 @@ fn lookup() -> Lookup {
         ("127.0.0.1:9002", ""),
         ("[fd00::1]:8000", ""),
     ];
-    let candidates = candidates.iter().zip(1..).map(|((authority, name), id)| Candidate {
-        endpoint: EndpointId(id),
-        authority: (*authority).into(),
-        name: (*name).into(),
-    });
+    let candidates = candidates
+        .iter()
+        .zip(1..)
+        .map(|((authority, name), id)| Candidate {
+            endpoint: EndpointId(id),
+            authority: (*authority).into(),
+            name: (*name).into(),
+        });
     Lookup {
         model: "m".into(),
         text: Text::Prompt("\"p\"".into()),
@@ -32,15 +35,21 @@ fn lookup() -> Lookup {
 
 /// The hits of an answer, as pairs of id and tokens.
 fn read(answer: &Value) -> Result<Vec<(u64, u32)>, Outcome> {
-    let hits = hits(answer.to_string().as_bytes(), &lookup(), &MatchSort::default())?;
-    Ok(hits.into_iter().map(|hit| (hit.endpoint.0, hit.cached.gpu)).collect())
+    let hits = hits(
+        answer.to_string().as_bytes(),
+        &lookup(),
+        &MatchSort::default(),
+    )?;
+    Ok(hits
+        .into_iter()
+        .map(|hit| (hit.endpoint.0, hit.cached.gpu))
+        .collect())
 }
 
 #[test]
 fn every_known_shape_says_the_same() {
     let rows = json!([{"pod_ip": "10.0.0.7", "match_rate": 0.5}, {"pod_ip": "10.0.0.8", "match_rate": 0.25}]);
-    let by_name =
-        json!({"chat-0": {"longest_matched": 500, "GPU": 500}, "chat-1": {"longest_matched": 250, "dp": {"0": 250}}});
+    let by_name = json!({"chat-0": {"longest_matched": 500, "GPU": 500}, "chat-1": {"longest_matched": 250, "dp": {"0": 250}}});
     let shapes = [
         rows.clone(),
         json!({"data": rows}),
@@ -60,12 +69,21 @@ fn every_known_shape_says_the_same() {
 
 #[test]
 fn one_row_alone_is_an_answer() {
-    assert_eq!(read(&json!({"endpoint": "10.0.0.8:8000", "score": 1})), Ok(vec![(2, 1_000)]));
+    assert_eq!(
+        read(&json!({"endpoint": "10.0.0.8:8000", "score": 1})),
+        Ok(vec![(2, 1_000)])
+    );
 }
 
 #[test]
 fn nobody_holds_anything_is_an_answer_too() {
-    for answer in [json!([]), json!({}), json!({"data": []}), json!({"instances": {}}), json!({"10.0.0.7": 0.0})] {
+    for answer in [
+        json!([]),
+        json!({}),
+        json!({"data": []}),
+        json!({"instances": {}}),
+        json!({"10.0.0.7": 0.0}),
+    ] {
         assert_eq!(read(&answer), Ok(vec![]), "{answer}");
     }
 }
@@ -73,9 +91,18 @@ fn nobody_holds_anything_is_an_answer_too() {
 #[test]
 fn strangers_and_nonsense_are_told_apart() {
     assert_eq!(read(&json!({"10.9.9.9": 0.5})), Err(Outcome::Unknown));
-    assert_eq!(read(&json!([{"pod_ip": "10.0.0.7", "match_rate": -0.5}])), Err(Outcome::Unknown));
-    assert_eq!(read(&json!({"error": "no such model"})), Err(Outcome::Garbage));
-    assert_eq!(hits(b"<html>", &lookup(), &MatchSort::default()), Err(Outcome::Garbage));
+    assert_eq!(
+        read(&json!([{"pod_ip": "10.0.0.7", "match_rate": -0.5}])),
+        Err(Outcome::Unknown)
+    );
+    assert_eq!(
+        read(&json!({"error": "no such model"})),
+        Err(Outcome::Garbage)
+    );
+    assert_eq!(
+        hits(b"<html>", &lookup(), &MatchSort::default()),
+        Err(Outcome::Garbage)
+    );
 }
 
 #[test]
@@ -87,8 +114,7 @@ fn a_host_that_two_candidates_share_names_neither() {
 
 #[test]
 fn of_several_ranks_the_best_counts() {
-    let ranks =
-        json!([{"ip": "10.0.0.7", "matched_tokens": 64, "dp": 0}, {"ip": "10.0.0.7", "matched_tokens": 128, "dp": 1}]);
+    let ranks = json!([{"ip": "10.0.0.7", "matched_tokens": 64, "dp": 0}, {"ip": "10.0.0.7", "matched_tokens": 128, "dp": 1}]);
     assert_eq!(read(&ranks), Ok(vec![(1, 128)]));
 }
 
@@ -113,9 +139,18 @@ fn a_score_means_what_its_key_and_size_say() {
 
 #[test]
 fn keys_can_be_configured() {
-    let settings = MatchSort { id_keys: vec!["who".into()], score_keys: vec!["warmth".into()] };
-    let answer = json!([{"who": "10.0.0.7", "warmth": 0.5, "ip": "10.0.0.8", "score": 1.0}]).to_string();
-    let hit = Hit { endpoint: EndpointId(1), cached: Cached::on_gpu(500), source: Source::Manager, at_least: false };
+    let settings = MatchSort {
+        id_keys: vec!["who".into()],
+        score_keys: vec!["warmth".into()],
+    };
+    let answer =
+        json!([{"who": "10.0.0.7", "warmth": 0.5, "ip": "10.0.0.8", "score": 1.0}]).to_string();
+    let hit = Hit {
+        endpoint: EndpointId(1),
+        cached: Cached::on_gpu(500),
+        source: Source::Manager,
+        at_least: false,
+    };
     assert_eq!(hits(answer.as_bytes(), &lookup(), &settings), Ok(vec![hit]));
 }
 
@@ -142,9 +177,14 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(6, 64, 6, move |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-            proptest::collection::vec((word.clone(), inner), 0..6).prop_map(|entries| Value::Object(
-                entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
-            )),
+            proptest::collection::vec((word.clone(), inner), 0..6).prop_map(|entries| {
+                Value::Object(
+                    entries
+                        .into_iter()
+                        .map(|(key, value)| (key.to_owned(), value))
+                        .collect(),
+                )
+            }),
         ]
     })
 }
