@@ -16,8 +16,8 @@ use hermes_runtime::shutdown::Tracked;
 use tokio::time::Instant;
 
 use crate::{
-    app::uptime,
     choose::{Plan, Target},
+    clock::uptime,
     gate::Permit,
     metrics::{Ended, ModelMetrics, Rung},
     read::Call,

@@ -10,7 +10,7 @@ use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
 use crate::{
-    app::uptime,
+    clock::uptime,
     records::{MAX_LISTENERS, Records},
     sync::Knowledge,
     view::PoolView,

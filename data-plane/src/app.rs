@@ -3,9 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, LazyLock, atomic::AtomicU64},
-    time::Duration,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use hermes_runtime::{
@@ -17,13 +15,15 @@ use hermes_runtime::{
     tls::{TlsError, TlsFolder},
 };
 use prometheus_client::registry::Registry;
-use tokio::time::Instant;
 
+pub use crate::options::{Options, cores};
 use crate::{
     admin,
     choose::Chooser,
+    clock::uptime,
     forward::Forwarder,
     gate::Gate,
+    identity::Identity,
     metrics::Metrics,
     proxy::Proxy,
     records::Records,
@@ -31,24 +31,6 @@ use crate::{
     sync::{self, ControlPlanes, Dialer, Knowledge, Target},
     workers::Door,
 };
-
-/// Everything that a data plane is told; the rest comes from the control plane.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where control planes are, as `host:port`; each name may stand for several replicas.
-    pub control_planes: Vec<String>,
-    /// A folder with `ca.crt`, `tls.crt` and `tls.key`: control planes are then reached by TLS, and must show a certificate
-    /// that this authority signed for the name by which they are dialed.
-    pub tls: Option<PathBuf>,
-    /// Where clients connect.
-    pub listen: SocketAddr,
-    /// Where operators and probes connect; `None` for no admin port.
-    pub admin: Option<SocketAddr>,
-    /// For people: the pod's name.
-    pub name: String,
-    /// Threads that serve clients; with 0 the runtime that starts the data plane serves them.
-    pub workers: usize,
-}
 
 /// A data plane that serves.
 #[derive(Debug)]
@@ -88,48 +70,6 @@ pub enum StartError {
     /// There is nobody to learn from.
     #[error("no control plane is named; --control-plane must be http://host:port")]
     NoControlPlane,
-}
-
-impl Options {
-    /// Any free ports on the loopback interface, and the caller's runtime: for tests.
-    #[must_use]
-    pub fn local(control_planes: Vec<String>) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self {
-            control_planes,
-            tls: None,
-            listen: any,
-            admin: Some(any),
-            name: "test".to_owned(),
-            workers: 0,
-        }
-    }
-}
-
-/// Who this proxy is, for the control plane.
-#[derive(Clone, Debug)]
-pub(crate) struct Identity {
-    /// This run; drawn at random.
-    pub(crate) proxy: u64,
-    name: String,
-}
-
-impl Identity {
-    pub(crate) fn hello(&self) -> hermes_proto::v1::Hello {
-        hermes_proto::v1::Hello {
-            proxy: self.proxy,
-            name: self.name.clone(),
-            release: env!("CARGO_PKG_VERSION").to_owned(),
-        }
-    }
-}
-
-/// The start of the process's clock: pure code takes times as durations since then.
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-/// Time since the start.
-pub(crate) fn uptime() -> Duration {
-    START.elapsed()
 }
 
 /// Starts a data plane; it serves until `drain` is over.
@@ -185,10 +125,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         None => None,
     };
 
-    let identity = Identity {
-        proxy: seed(),
-        name,
-    };
+    let identity = Identity::new(name);
     let (reporter, reports) = Reporter::new();
     let reporter = Arc::new(reporter);
     let proxy = Arc::new(Proxy {
@@ -245,16 +182,4 @@ fn not_ready_while_draining(readiness: &Readiness, tasks: &Tasks, drain: &Drain)
         gate.close("shutting down");
         forced.await;
     });
-}
-
-/// Cores that this process may use: as many threads serve clients unless told otherwise.
-#[must_use]
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
-}
-
-/// A number that no other run has: the hasher's keys are random.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }

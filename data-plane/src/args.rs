@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 use clap::Parser;
 use hermes_runtime::telemetry::LogFormat;
 
-use crate::app::Options;
+use crate::options::Options;
 
 /// The Hermes data plane: forwards OpenAI traffic to the model server that the control plane's knowledge favors.
 ///
@@ -99,7 +99,7 @@ impl Args {
             name: self.name.clone(),
             workers: self
                 .workers
-                .map_or_else(crate::app::cores, NonZeroUsize::get),
+                .map_or_else(crate::options::cores, NonZeroUsize::get),
         })
     }
 }

@@ -12,6 +12,7 @@
 //! engines, where it costs everybody.
 
 mod ask;
+mod selection;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,74 +21,29 @@ use hermes_core::{
     load::Load,
     pick::Ask,
     policy::Strategy,
-    query::{Choice, Hit, MAX_RANKED, Query, Source},
+    query::{Choice, Hit, Query, Source},
 };
 use opentelemetry::Context;
-use smallvec::SmallVec;
 
-use self::ask::Unanswered;
+use self::ask::{ScoreCaller, Unanswered};
+pub(crate) use self::selection::{Plan, Target, Wanted, Why};
 use crate::{
-    app::uptime, metrics::Rung, read::Call, refusal::Refusal, sync::Knowledge, upstream::Upstream,
-    view::PoolView,
+    clock::uptime, metrics::Rung, read::Call, refusal::Refusal, sync::Knowledge,
+    upstream::Upstream, view::PoolView,
 };
-
-/// Where to send a request, and how that was found.
-#[derive(Default)]
-pub(crate) struct Plan {
-    /// Best first.
-    pub(crate) ranked: SmallVec<[Target; MAX_RANKED]>,
-    pub(crate) rung: Rung,
-    pub(crate) why: Why,
-}
-
-/// One endpoint of a plan.
-#[derive(Clone)]
-pub(crate) struct Target {
-    pub(crate) upstream: Arc<Upstream>,
-    /// Prompt tokens that it is expected to have cached.
-    pub(crate) cached_tokens: u32,
-    /// Who says so.
-    pub(crate) source: Option<Source>,
-}
-
-/// What explains a choice, for traces and logs.
-#[derive(Default)]
-pub(crate) struct Why {
-    /// How long the request waited at the control plane.
-    pub(crate) waited: Duration,
-    /// How long it is expected to wait at its endpoint before its prompt is computed.
-    pub(crate) expected_wait: Option<Duration>,
-    /// Time to the first token expected there.
-    pub(crate) expected_ttft: Option<Duration>,
-    /// What wasted work was weighed with.
-    pub(crate) gamma: Option<f32>,
-    /// The endpoint that came closest to being chosen instead.
-    pub(crate) runner_up: Option<Arc<Upstream>>,
-    /// The prompt's length as the control plane reckons it, if it chose.
-    pub(crate) prompt_tokens: Option<u32>,
-}
-
-/// A request that needs an endpoint.
-pub(crate) struct Wanted<'a> {
-    pub(crate) pool: &'a PoolView,
-    pub(crate) call: &'a Call,
-    /// Unique in this run of the proxy.
-    pub(crate) id: u64,
-    pub(crate) query: &'a Query,
-    /// Trace context of the route span.
-    pub(crate) context: Context,
-}
 
 /// Chooses for one proxy.
 pub(crate) struct Chooser {
     knowledge: Knowledge,
-    /// Names this run of the proxy in `Score`.
-    proxy: u64,
+    score: ScoreCaller,
 }
 
 impl Chooser {
-    pub(crate) const fn new(knowledge: Knowledge, proxy: u64) -> Self {
-        Self { knowledge, proxy }
+    pub(crate) fn new(knowledge: Knowledge, proxy: u64) -> Self {
+        Self {
+            knowledge: knowledge.clone(),
+            score: ScoreCaller { knowledge, proxy },
+        }
     }
 
     /// Chooses an endpoint.
@@ -110,7 +66,7 @@ impl Chooser {
             });
         }
         let mut waited = Duration::ZERO;
-        match self.score(wanted, &mut waited).await {
+        match self.score.score(wanted, &mut waited).await {
             Ok((ranked, why)) => Ok(Plan {
                 ranked,
                 rung: Rung::Score,
@@ -141,7 +97,11 @@ impl Chooser {
             query: &query,
             context: Context::new(),
         };
-        let (ranked, why) = self.score(&wanted, &mut Duration::default()).await.ok()?;
+        let (ranked, why) = self
+            .score
+            .score(&wanted, &mut Duration::default())
+            .await
+            .ok()?;
         Some(Plan {
             ranked,
             rung: Rung::Score,

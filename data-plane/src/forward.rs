@@ -25,8 +25,8 @@ use tracing::Span;
 
 use crate::{
     account::Account,
-    app::uptime,
     choose::Plan,
+    clock::uptime,
     metrics::{self, Ended, Metrics},
     outgoing::Outgoing,
     read::Call,

@@ -24,7 +24,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     account::Account,
-    app::uptime,
+    clock::uptime,
     forward::Begun,
     headers,
     metrics::Ended,

@@ -11,21 +11,22 @@
 //! and a broken stream fails everybody who waits on it at once, so that they choose by themselves.
 
 mod stream;
+mod waiters;
 
-use std::{collections::HashMap, mem, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use hermes_proto::{
-    convert::{Answer, Queued},
-    v1,
-};
+use hermes_proto::{convert::Answer, v1};
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
 
-use self::stream::FailedOnDrop;
 pub(crate) use self::stream::{Questions, run};
+use self::{
+    stream::FailedOnDrop,
+    waiters::{Outbound, Reply, Waiters},
+};
 
 /// Questions that may wait to be sent.
 const QUEUE: usize = 8_192;
@@ -35,26 +36,6 @@ const QUEUE: usize = 8_192;
 pub(crate) struct Asker {
     queue: mpsc::Sender<Outbound>,
     waiters: Arc<Mutex<Waiters>>,
-}
-
-/// Who waits for which answer. Bounded by the requests in flight: each waits for one answer at most.
-#[derive(Default)]
-struct Waiters {
-    by_id: HashMap<u64, oneshot::Sender<Reply>>,
-    /// The stream is broken: nobody will be answered any more.
-    broken: bool,
-}
-
-/// What a waiter is told.
-enum Reply {
-    Final(Answer),
-    /// The request waits at the replica; the final answer comes on another channel, made only for those who wait.
-    Queued(Queued, oneshot::Receiver<Reply>),
-}
-
-enum Outbound {
-    Ask(Box<v1::ScoreRequest>),
-    Cancel(u64),
 }
 
 /// A question on its way. Dropped before its final answer came, it is taken back, and its booking or place with it.
@@ -158,38 +139,6 @@ impl Drop for Asked {
         self.asker.waiters.lock().by_id.remove(&self.id);
         // If even this does not fit, the booking falls with its time to live, and the place in the queue with its limit.
         let _ = self.asker.queue.try_send(Outbound::Cancel(self.id));
-    }
-}
-
-// === Waiters ===
-
-impl Waiters {
-    /// Hands an answer to whoever waits for it; he may have left.
-    fn tell(&mut self, id: u64, answer: Answer) {
-        let waiter = match answer {
-            Answer::Queued(queued) => {
-                let Some(waiter) = self.by_id.get_mut(&id) else {
-                    return;
-                };
-                let (next, reply) = oneshot::channel();
-                (mem::replace(waiter, next), Reply::Queued(queued, reply))
-            }
-            Answer::Chosen(_) | Answer::Refused { .. } => {
-                let Some(waiter) = self.by_id.remove(&id) else {
-                    return;
-                };
-                (waiter, Reply::Final(answer))
-            }
-        };
-        let (waiter, reply) = waiter;
-        // Whoever left meanwhile has taken the question back.
-        let _left = waiter.send(reply);
-    }
-
-    /// Nobody is answered any more: dropping the senders wakes their receivers with an error.
-    fn fail(&mut self) {
-        self.broken = true;
-        self.by_id = HashMap::new();
     }
 }
 

@@ -11,24 +11,27 @@
 
 mod board;
 mod dial;
+mod knowledge;
 mod replica;
 mod reports;
 mod teaching;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use hermes_runtime::readiness::Gate;
 use tokio::{
     net::lookup_host,
-    sync::{Notify, mpsc},
+    sync::mpsc,
     task::{AbortHandle, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
 
-pub(crate) use self::dial::{Dialer, Target};
 use self::{board::Board, dial::Place, replica::News, reports::Outbox};
-use crate::{app::Identity, metrics::Metrics, report::Reporter, score::Asker, view::View};
+pub(crate) use self::{
+    dial::{Dialer, Target},
+    knowledge::Knowledge,
+};
+use crate::{identity::Identity, metrics::Metrics, report::Reporter};
 
 /// How often the control plane's name is resolved: replicas come and go behind a headless Service.
 const RESOLVE: Duration = Duration::from_secs(5);
@@ -41,26 +44,6 @@ const MAX_REPLICAS: usize = 16;
 
 /// News of replicas that wait to be folded; a replica's stream waits when they are more.
 const NEWS: usize = 64;
-
-/// What requests read.
-#[derive(Clone, Default)]
-pub(crate) struct Knowledge {
-    /// The newest snapshot; `None` until the first came.
-    pub(crate) view: Arc<ArcSwapOption<View>>,
-    /// Replicas that can be asked.
-    pub(crate) replicas: Arc<ArcSwap<Vec<Ready>>>,
-    /// When load figures came last.
-    pub(crate) freshness: Arc<board::Freshness>,
-    /// Told of every new view.
-    pub(crate) changed: Arc<Notify>,
-}
-
-/// A replica that can be asked.
-pub(crate) struct Ready {
-    /// By which rendezvous hashing knows it.
-    pub(crate) name: Arc<str>,
-    pub(crate) asker: Asker,
-}
 
 /// Where control planes are, and how they are reached.
 pub(crate) struct ControlPlanes {

@@ -5,6 +5,7 @@
 
 mod connection;
 mod load;
+pub(crate) mod worker;
 
 use std::{
     sync::{
@@ -25,7 +26,6 @@ use tokio::time::Instant;
 
 pub(crate) use self::connection::{Answer, Connection, SendError};
 use self::load::LoadCell;
-use crate::workers;
 
 /// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a request must not be
 /// written to a connection that is just being closed.
@@ -170,7 +170,7 @@ impl Upstream {
     }
 
     fn shard(&self) -> &Mutex<Vec<Connection>> {
-        &self.idle[workers::index() % SHARDS]
+        &self.idle[worker::index() % SHARDS]
     }
 }
 

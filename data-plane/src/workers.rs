@@ -8,22 +8,13 @@
 //! A request stays on the thread that accepted its connection. With one runtime over all cores, each event that wakes
 //! a request wakes a second thread too, which finds nothing to do; at few connections that is half of the cost.
 
-use std::{cell::Cell, io, net::SocketAddr, sync::Arc, thread};
+use std::{io, net::SocketAddr, sync::Arc, thread};
 
 use hermes_runtime::shutdown::Drain;
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::{listen, proxy::Proxy};
-
-thread_local! {
-    static INDEX: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Which worker this thread is; 0 for every thread that is none.
-pub(crate) fn index() -> usize {
-    INDEX.get()
-}
+use crate::{listen, proxy::Proxy, upstream::worker};
 
 /// The port for clients: taken, and not served yet.
 pub(crate) struct Door {
@@ -84,7 +75,7 @@ async fn serve_by_threads(listeners: Vec<std::net::TcpListener>, proxy: Arc<Prox
         let (ended, end) = oneshot::channel();
         let (proxy, drain, stop) = (Arc::clone(&proxy), drain.clone(), stop.clone());
         let worker = move || {
-            INDEX.set(index);
+            worker::set_index(index);
             // Nobody waits any more when the data plane is being dropped.
             let _ = ended.send(run(listener, proxy, drain, stop));
         };

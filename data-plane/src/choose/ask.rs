@@ -19,12 +19,13 @@ use prometheus_client::metrics::{gauge::Gauge, histogram::Histogram};
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
-use super::{Chooser, Target, Wanted, Why};
+use super::selection::{Target, Wanted, Why};
 use crate::{
     api::Api,
     metrics::ScoreFailure,
     refusal::Refusal,
     score::{Asked, Asker, NoAnswer},
+    sync::Knowledge,
     view::PoolView,
 };
 
@@ -33,6 +34,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// A request that waited where the stream broke is asked anew so often. If that breaks too, the proxy chooses.
 const ASKED_ANEW: u32 = 1;
+
+/// Asks the replicas that [`Knowledge`] names.
+pub(super) struct ScoreCaller {
+    pub(super) knowledge: Knowledge,
+    /// Names this run of the proxy in `Score`.
+    pub(super) proxy: u64,
+}
 
 /// Why the control plane's answer names no endpoint.
 pub(super) enum Unanswered {
@@ -45,7 +53,7 @@ pub(super) enum Unanswered {
 /// Endpoints, best first, and why.
 type Scored = (SmallVec<[Target; MAX_RANKED]>, Why);
 
-impl Chooser {
+impl ScoreCaller {
     /// Asks the replica that owns the pool. `waited` tells how long the request waited there, however that ended.
     pub(super) async fn score(
         &self,

@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
-use super::{Outbound, Waiters};
+use super::waiters::{Outbound, Waiters};
 
 /// Questions in one message.
 pub(super) const BATCH: usize = 256;

@@ -1,13 +1,6 @@
 //! The one owner of what requests route by: folds the news of all replicas into one view.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hermes_core::{load::Load, snapshot::Snapshot};
 use hermes_proto::v1;
@@ -18,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    Knowledge, Ready,
+    knowledge::{Knowledge, Ready},
     replica::{News, endpoint_of},
     teaching::{Pupil, Teaching},
 };
@@ -30,16 +23,6 @@ use crate::{
 
 /// Idle connections are swept, and gauges set, this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-
-/// Load figures older than this are not trusted any more.
-const STALE: Duration = Duration::from_secs(3);
-
-/// When load figures came last, readable by every request.
-#[derive(Default)]
-pub(crate) struct Freshness {
-    /// Milliseconds since the process's start, plus one; 0 means never.
-    last: AtomicU64,
-}
 
 /// What is known of each replica, and which one is followed.
 pub(super) struct Board {
@@ -58,28 +41,6 @@ struct Known {
     asker: Asker,
     /// Where to say something to it.
     upwards: mpsc::Sender<v1::FromDataPlane>,
-}
-
-// === Freshness ===
-
-impl Freshness {
-    fn renew(&self, now: Duration) {
-        self.last.store(millis(now) + 1, Ordering::Relaxed);
-    }
-
-    /// Whether load figures may be trusted.
-    pub(crate) fn is_fresh(&self, now: Duration) -> bool {
-        self.age(now).is_some_and(|age| age < STALE)
-    }
-
-    fn age(&self, now: Duration) -> Option<Duration> {
-        let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(Duration::from_millis(millis(now).saturating_sub(last)))
-    }
-}
-
-fn millis(now: Duration) -> u64 {
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX - 1)
 }
 
 // === Known ===
@@ -248,7 +209,7 @@ impl Board {
         let (Some(view), true) = (view, self.followed == Some(from)) else {
             return;
         };
-        self.knowledge.freshness.renew(crate::app::uptime());
+        self.knowledge.freshness.renew(crate::clock::uptime());
         for row in rows {
             let Some((_, upstream)) = view.upstream(endpoint_of(row)) else {
                 continue;
@@ -261,7 +222,7 @@ impl Board {
     }
 
     fn keep_house(&self) {
-        let now = crate::app::uptime();
+        let now = crate::clock::uptime();
         if self.followed.is_some() {
             // A quiet fleet sends no load; its stream is alive, or it would be lost.
             self.knowledge.freshness.renew(now);

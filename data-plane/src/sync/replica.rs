@@ -20,7 +20,7 @@ use super::{
     reports::{Outbox, Registration},
 };
 use crate::{
-    app::Identity,
+    identity::Identity,
     report::Reporter,
     score::{self, Asker},
 };

@@ -1,0 +1,36 @@
+//! Who this proxy is, for the control plane.
+
+use std::hash::{BuildHasher, RandomState};
+
+use hermes_proto::v1::Hello;
+
+/// One run of one proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    /// This run; drawn at random.
+    pub(crate) proxy: u64,
+    name: String,
+}
+
+impl Identity {
+    /// A new run under this name.
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            proxy: seed(),
+            name,
+        }
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        Hello {
+            proxy: self.proxy,
+            name: self.name.clone(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// A number that no other run has: the hasher's keys are random.
+fn seed() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}

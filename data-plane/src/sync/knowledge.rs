@@ -1,0 +1,66 @@
+//! What requests read of what the control plane sent.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::Notify;
+
+use crate::{score::Asker, view::View};
+
+/// Load figures older than this are not trusted any more.
+const STALE: Duration = Duration::from_secs(3);
+
+/// What requests read.
+#[derive(Clone, Default)]
+pub(crate) struct Knowledge {
+    /// The newest snapshot; `None` until the first came.
+    pub(crate) view: Arc<ArcSwapOption<View>>,
+    /// Replicas that can be asked.
+    pub(crate) replicas: Arc<ArcSwap<Vec<Ready>>>,
+    /// When load figures came last.
+    pub(crate) freshness: Arc<Freshness>,
+    /// Told of every new view.
+    pub(crate) changed: Arc<Notify>,
+}
+
+/// A replica that can be asked.
+pub(crate) struct Ready {
+    /// By which rendezvous hashing knows it.
+    pub(crate) name: Arc<str>,
+    pub(crate) asker: Asker,
+}
+
+/// When load figures came last, readable by every request.
+#[derive(Default)]
+pub(crate) struct Freshness {
+    /// Milliseconds since the process's start, plus one; 0 means never.
+    last: AtomicU64,
+}
+
+// === Freshness ===
+
+impl Freshness {
+    pub(super) fn renew(&self, now: Duration) {
+        self.last.store(millis(now) + 1, Ordering::Relaxed);
+    }
+
+    /// Whether load figures may be trusted.
+    pub(crate) fn is_fresh(&self, now: Duration) -> bool {
+        self.age(now).is_some_and(|age| age < STALE)
+    }
+
+    pub(super) fn age(&self, now: Duration) -> Option<Duration> {
+        let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(millis(now).saturating_sub(last)))
+    }
+}
+
+fn millis(now: Duration) -> u64 {
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX - 1)
+}
