@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::uptime,
-    records::{MAX_LISTENERS, Records},
     sync::Knowledge,
+    telemetry::access_log::{MAX_LISTENERS, Records},
     view::PoolView,
 };
 

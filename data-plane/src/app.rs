@@ -21,15 +21,13 @@ use crate::{
     admin,
     choose::Chooser,
     clock::uptime,
-    forward::Forwarder,
-    gate::Gate,
-    identity::Identity,
-    metrics::Metrics,
+    exchange::forward::Forwarder,
+    link::{identity::Identity, report::Reporter},
     proxy::Proxy,
-    records::Records,
-    report::Reporter,
+    request::admission::Gate,
+    server::workers::Door,
     sync::{self, ControlPlanes, Dialer, Knowledge, Target},
-    workers::Door,
+    telemetry::{access_log::Records, metrics::Metrics},
 };
 
 /// A data plane that serves.

@@ -28,8 +28,12 @@ use opentelemetry::Context;
 use self::ask::{ScoreCaller, Unanswered};
 pub(crate) use self::selection::{Plan, Target, Wanted, Why};
 use crate::{
-    clock::uptime, metrics::Rung, read::Call, refusal::Refusal, sync::Knowledge,
-    upstream::Upstream, view::PoolView,
+    clock::uptime,
+    endpoint::Upstream,
+    request::{read::Call, refusal::Refusal},
+    sync::Knowledge,
+    telemetry::metrics::Rung,
+    view::PoolView,
 };
 
 /// Chooses for one proxy.

@@ -1,52 +1,37 @@
 //! The data plane of Hermes: a light proxy that forwards OpenAI traffic by the newest snapshot.
 //!
 //! ```text
-//!   client ─▶ workers ─▶ listen ─▶ proxy ★ ─┬─ api, read, body, prompt     what is asked
-//!                                           ├─ choose ─ score, recall      where it goes
-//!                                           ├─ forward ─ upstream          sending it there
-//!                                           └─ relay ─ account, usage      the answer, and what is counted
+//!   client ─▶ server ─▶ proxy ★ ─┬─ request      what is asked
+//!                                ├─ choose       where it goes
+//!                                └─ exchange     sending it there, relaying the answer, recording both
 //!
-//!   control plane ─▶ sync ─▶ view (one ArcSwap)                 what all of this goes by
-//!   account ─▶ report ─▶ sync ─▶ control plane                  what became of requests
-//!           ├▶ recall ─▶ sync ─▶ a pool's new owner             what was sent where
-//!           └▶ records ─▶ admin port                            the traffic as a trace, for whoever listens
+//!   control plane ─▶ sync ─▶ view ─▶ endpoint    what requests are routed by: one snapshot, its endpoints
+//!   exchange ─▶ link ─▶ sync ─▶ control plane    questions for a choice, reports of requests
+//!            └▶ telemetry ─▶ admin port          metrics, and the traffic as a trace
 //! ```
+//!
+//! No file imports from a room above its own, which is, from the top: server, proxy, exchange, choose, sync, view,
+//! endpoint, telemetry, link, request, clock.
 //!
 //! [`proxy`] is the spine: a request's whole path in one file.
 //!
 //! Invariants: no configuration but the control plane's address; no Kubernetes; a request sees one view; the body of
 //! an answer is never buffered; prompts and credentials reach no log, span or metric.
 
-mod account;
 mod admin;
-mod api;
 pub mod app;
 pub mod args;
-mod body;
 mod choose;
 mod clock;
-mod forward;
-mod gate;
-mod headers;
-mod identity;
-mod listen;
-pub mod lookup;
-mod metrics;
-mod models;
+mod endpoint;
+mod exchange;
+mod link;
 mod options;
-mod outgoing;
-mod prompt;
 mod proxy;
-mod read;
-mod recall;
-mod records;
-mod refusal;
-mod relay;
-mod report;
-mod score;
+mod request;
+mod server;
 mod sync;
-mod trace;
-mod upstream;
-mod usage;
+mod telemetry;
 mod view;
-mod workers;
+
+pub use self::request::lookup;

@@ -27,22 +27,24 @@ use smallvec::smallvec;
 use tokio::time::Instant;
 
 use crate::{
-    account::{Account, Arrival},
-    api::{self, Api, Unrouted},
     choose::{Chooser, Plan, Target, Wanted},
-    forward::Forwarder,
-    gate::Gate,
-    headers,
-    metrics::Metrics,
-    models, read,
-    read::Call,
-    records::Records,
-    refusal::{Refusal, echo},
-    relay::{Reply, relay},
-    report::Reporter,
+    exchange::{
+        account::{Account, Arrival},
+        forward::Forwarder,
+        relay::{Reply, relay},
+        trace::{self, Trace},
+    },
+    link::report::Reporter,
+    request::{
+        admission::Gate,
+        api::{self, Api, Unrouted},
+        headers,
+        read::{self, Call},
+        refusal::{Refusal, echo},
+    },
     sync::Knowledge,
-    trace::{self, Trace},
-    view::{PoolView, View},
+    telemetry::{access_log::Records, metrics::Metrics},
+    view::{PoolView, View, models},
 };
 
 /// What every request of this proxy shares.

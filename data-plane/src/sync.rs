@@ -31,7 +31,10 @@ pub(crate) use self::{
     dial::{Dialer, Target},
     knowledge::Knowledge,
 };
-use crate::{identity::Identity, metrics::Metrics, report::Reporter};
+use crate::{
+    link::{identity::Identity, report::Reporter},
+    telemetry::metrics::Metrics,
+};
 
 /// How often the control plane's name is resolved: replicas come and go behind a headless Service.
 const RESOLVE: Duration = Duration::from_secs(5);

@@ -3,6 +3,9 @@
 //! A request loads one [`View`] and sees that one cluster to its end. Views share what outlives a snapshot:
 //! connections and counts of endpoints, turns and budgets of pools.
 
+pub(crate) mod history;
+pub(crate) mod models;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -20,10 +23,10 @@ use hermes_core::{
 };
 
 use crate::{
-    metrics::{Metrics, PoolMetrics},
-    recall::Recall,
-    refusal::{Refusal, echo},
-    upstream::Upstream,
+    endpoint::Upstream,
+    request::refusal::{Refusal, echo},
+    telemetry::metrics::{Metrics, PoolMetrics},
+    view::history::Recall,
 };
 
 /// A snapshot with what routing by it needs.

@@ -21,11 +21,10 @@ use tokio::time::{Instant, timeout};
 
 use super::selection::{Target, Wanted, Why};
 use crate::{
-    api::Api,
-    metrics::ScoreFailure,
-    refusal::Refusal,
-    score::{Asked, Asker, NoAnswer},
+    link::score::{Asked, Asker, NoAnswer},
+    request::{api::Api, refusal::Refusal},
     sync::Knowledge,
+    telemetry::metrics::ScoreFailure,
     view::PoolView,
 };
 

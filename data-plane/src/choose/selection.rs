@@ -6,7 +6,7 @@ use hermes_core::query::{MAX_RANKED, Query, Source};
 use opentelemetry::Context;
 use smallvec::SmallVec;
 
-use crate::{metrics::Rung, read::Call, upstream::Upstream, view::PoolView};
+use crate::{endpoint::Upstream, request::read::Call, telemetry::metrics::Rung, view::PoolView};
 
 /// Where to send a request, and how that was found.
 #[derive(Default)]

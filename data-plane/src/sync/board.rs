@@ -16,8 +16,8 @@ use super::{
     teaching::{Pupil, Teaching},
 };
 use crate::{
-    metrics::{Arrival, Metrics},
-    score::Asker,
+    link::score::Asker,
+    telemetry::metrics::{Arrival, Metrics},
     view::View,
 };
 

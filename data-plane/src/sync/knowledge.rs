@@ -11,7 +11,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use crate::{score::Asker, view::View};
+use crate::{link::score::Asker, view::View};
 
 /// Load figures older than this are not trusted any more.
 const STALE: Duration = Duration::from_secs(3);

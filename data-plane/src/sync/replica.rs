@@ -19,7 +19,7 @@ use super::{
     dial::{Dialer, Place, causes},
     reports::{Outbox, Registration},
 };
-use crate::{
+use crate::link::{
     identity::Identity,
     report::Reporter,
     score::{self, Asker},

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
-    metrics::Metrics,
-    report::{Reporter, fold},
+    link::report::{Reporter, fold},
+    telemetry::metrics::Metrics,
 };
 
 /// Reports wait this long for others. Short enough that a freed server is known to be free.

@@ -87,7 +87,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::telemetry::metrics::Metrics;
 
     /// A pool of one endpoint that got one prompt.
     fn view(strategy: Strategy) -> View {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use hermes_proto::v1::LookupText;
 use http::Method;
 
-use crate::{api, body::Fields, prompt::Prompt};
+use crate::request::{api, body::Fields, prompt::Prompt};
 
 /// The lookup for a `POST` of `body` to `path`; none when it cannot be read, or there is nothing to look up.
 #[must_use]

@@ -18,15 +18,15 @@ use tokio::time::Instant;
 use crate::{
     choose::{Plan, Target},
     clock::uptime,
-    gate::Permit,
-    metrics::{Ended, ModelMetrics, Rung},
-    read::Call,
-    records::{Record, Records},
-    refusal::Refusal,
-    report::{Finished, Outcome, Reporter},
-    trace::Trace,
-    upstream::InFlight,
-    usage::Usage,
+    endpoint::InFlight,
+    exchange::trace::Trace,
+    link::report::{Finished, Outcome, Reporter},
+    request::{admission::Permit, read::Call, refusal::Refusal},
+    telemetry::{
+        access_log::{Record, Records},
+        metrics::{Ended, ModelMetrics, Rung},
+        usage::Usage,
+    },
     view::PoolView,
 };
 
@@ -122,7 +122,7 @@ impl Account {
         span.record("gen_ai.operation.name", call.api.operation());
         span.record(
             "gen_ai.request.model",
-            call.model.as_deref().map(crate::trace::bounded),
+            call.model.as_deref().map(crate::exchange::trace::bounded),
         );
         span.record("gen_ai.request.stream", call.stream);
         span.record(

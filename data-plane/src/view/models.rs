@@ -7,7 +7,7 @@ use hermes_core::{nearest::nearest, snapshot::Model};
 use serde_json::{Value, json};
 
 use crate::{
-    refusal::{Refusal, echo},
+    request::refusal::{Refusal, echo},
     view::View,
 };
 

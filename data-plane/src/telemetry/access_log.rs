@@ -24,7 +24,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::prompt::BYTES_PER_TOKEN;
+use crate::request::prompt::BYTES_PER_TOKEN;
 
 /// Records that may wait for the slowest listener. A record is a few hundred bytes and 8 for each block of its prompt.
 const RING: usize = 1_024;

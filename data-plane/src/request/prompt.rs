@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{api::Api, body::Fields};
+use crate::request::{api::Api, body::Fields};
 
 /// The format of the prompt's hash chain; a change of what is fed must change it.
 const CHAIN_FORMAT: &[u8] = b"hermes-prefix-1";

@@ -28,7 +28,7 @@ use self::{
         RequestLabels, ScoreLabels, SnapshotLabels, TokenLabels,
     },
 };
-use crate::refusal::Refusal;
+use crate::request::refusal::Refusal;
 
 /// Buckets of the GenAI conventions for whole requests, seconds.
 const DURATION: Bounds = Bounds(buckets::REQUEST_DURATION);

@@ -23,15 +23,12 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
-    account::Account,
     clock::uptime,
-    forward::Begun,
-    headers,
-    metrics::Ended,
-    read::Call,
-    report::Outcome,
-    upstream::{Answer, Upstream},
-    usage::Passing,
+    endpoint::{Answer, Upstream},
+    exchange::{account::Account, forward::Begun},
+    link::report::Outcome,
+    request::{headers, read::Call},
+    telemetry::{metrics::Ended, usage::Passing},
 };
 
 /// What the proxy answers: a response of its own, or an engine's.

@@ -14,7 +14,8 @@ use hermes_runtime::shutdown::Drain;
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::{listen, proxy::Proxy, upstream::worker};
+use super::http;
+use crate::{endpoint::worker, proxy::Proxy};
 
 /// The port for clients: taken, and not served yet.
 pub(crate) struct Door {
@@ -29,18 +30,18 @@ impl Door {
     pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Self> {
         if workers == 0 {
             return Ok(Self {
-                listeners: vec![listen::bind(address, false)?],
+                listeners: vec![http::bind(address, false)?],
                 threads: false,
             });
         }
         // A shared port can be taken twice, also by another process: whether it is free, only an unshared socket tells.
-        drop(listen::bind(address, false)?);
-        let first = listen::bind(address, true)?;
+        drop(http::bind(address, false)?);
+        let first = http::bind(address, true)?;
         // Port 0 is any free one, and then the same for all.
         let bound = first.local_addr()?;
         let mut listeners = vec![first];
         for _ in 1..workers {
-            listeners.push(listen::bind(bound, true)?);
+            listeners.push(http::bind(bound, true)?);
         }
         Ok(Self {
             listeners,
@@ -60,7 +61,7 @@ impl Door {
         }
         for listener in listeners {
             match TcpListener::from_std(listener) {
-                Ok(listener) => listen::serve(listener, Arc::clone(&proxy), drain.clone()).await,
+                Ok(listener) => http::serve(listener, Arc::clone(&proxy), drain.clone()).await,
                 Err(error) => tracing::error!(%error, "the port for clients cannot be served"),
             }
         }
@@ -108,7 +109,7 @@ fn run(
         .build()?;
     runtime.block_on(async move {
         let listener = TcpListener::from_std(listener)?;
-        stop.run_until_cancelled(listen::serve(listener, proxy, drain))
+        stop.run_until_cancelled(http::serve(listener, proxy, drain))
             .await;
         Ok(())
     })

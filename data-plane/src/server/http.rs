@@ -1,7 +1,5 @@
 //! Accepting clients: HTTP/1.1, and HTTP/2 with prior knowledge, on one port.
 
-mod farewell;
-
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hermes_runtime::shutdown::Drain;
@@ -18,7 +16,7 @@ use tokio::{
     time::sleep,
 };
 
-use self::farewell::Exchanges;
+use super::graceful_close::Exchanges;
 use crate::proxy::Proxy;
 
 /// Connections that wait to be accepted.

@@ -24,16 +24,13 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
 use crate::{
-    account::Account,
     choose::Plan,
     clock::uptime,
-    metrics::{self, Ended, Metrics},
-    outgoing::Outgoing,
-    read::Call,
-    refusal::Refusal,
-    report::Outcome,
-    trace,
-    upstream::{Answer, Connection, SendError, Upstream},
+    endpoint::{Answer, Connection, SendError, Upstream},
+    exchange::{account::Account, trace},
+    link::report::Outcome,
+    request::{outgoing::Outgoing, read::Call, refusal::Refusal},
+    telemetry::metrics::{self, Ended, Metrics},
     view::PoolView,
 };
 

@@ -9,10 +9,10 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use crate::{
+use crate::request::{
+    admission::Permit,
     api::{Api, Route},
     body::{Fields, strip},
-    gate::Permit,
     outgoing::Outgoing,
     prompt::Prompt,
     refusal::Refusal,
@@ -155,8 +155,8 @@ impl Call {
             ..
         } = head;
         let target = target(route.path, uri.query())?;
-        let priority = crate::headers::priority(&headers);
-        crate::headers::clean_request(&mut headers);
+        let priority = crate::request::headers::priority(&headers);
+        crate::request::headers::clean_request(&mut headers);
         let mut call = Self {
             api: route.api,
             method,
@@ -213,7 +213,9 @@ mod tests {
     use super::*;
 
     fn permit() -> Permit {
-        crate::gate::Gate::default().enter(1).expect("free")
+        crate::request::admission::Gate::default()
+            .enter(1)
+            .expect("free")
     }
 
     fn call(body: &str) -> Call {
@@ -222,8 +224,8 @@ mod tests {
 
     fn read(request: http::request::Builder, body: &str) -> Call {
         let (head, ()) = request.body(()).expect("valid").into_parts();
-        let route =
-            crate::api::route(&Method::POST, "/v1/chat/completions", &["/x"]).expect("served");
+        let route = crate::request::api::route(&Method::POST, "/v1/chat/completions", &["/x"])
+            .expect("served");
         Call::read(route, head, &Bytes::copy_from_slice(body.as_bytes())).expect("readable")
     }
 

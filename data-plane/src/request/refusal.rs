@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-use crate::api::Api;
+use crate::request::api::Api;
 
 /// Why the proxy answers by itself.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

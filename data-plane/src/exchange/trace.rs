@@ -13,10 +13,9 @@ use opentelemetry::Context;
 use tracing::{Span, field::Empty, info_span};
 
 use crate::{
-    api::Route,
     choose::{Plan, Target, Why},
-    refusal::Refusal,
-    upstream::Upstream,
+    endpoint::Upstream,
+    request::{api::Route, refusal::Refusal},
 };
 
 /// The most bytes of a client-made name that a span repeats.

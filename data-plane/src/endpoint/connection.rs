@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::outgoing::Outgoing;
+use crate::request::outgoing::Outgoing;
 
 type Driver = http1::Connection<TokioIo<TcpStream>, Outgoing>;
 

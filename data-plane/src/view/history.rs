@@ -11,7 +11,7 @@ use hermes_core::{
 };
 use parking_lot::Mutex;
 
-use crate::{clock::uptime, usage::Usage};
+use crate::{clock::uptime, telemetry::usage::Usage};
 
 /// See the module.
 pub(crate) struct Recall {
