@@ -259,7 +259,7 @@ mod tests {
         let text = "
 pools:
 - {name: Chat, endpoints: ['https://10.0.0.7:8000'], timeouts: {connect: fast}}
-- {name: b, endpoint: ['http://10.0.0.8:8000'], retry: {attempts: 0}}
+- {name: b, endpoint: ['http://10.0.0.8:8000'], retry: {maxAttempts: 0}}
 limits: {maxBodyByte: 1MiB}
 ";
         let mistakes = Config::parse(text).expect_err("six mistakes");
@@ -271,7 +271,7 @@ limits: {maxBodyByte: 1MiB}
             "pools[0].timeouts.connect",
             "pools[1].endpoint",
             "pools[1].endpoints",
-            "pools[1].retry.attempts",
+            "pools[1].retry.maxAttempts",
         ];
         for path in expected {
             assert!(paths.contains(&path), "{path} is not in {paths:?}");

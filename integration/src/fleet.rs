@@ -159,7 +159,7 @@ impl Scene {
         };
         if let Some(manager) = &kv_manager {
             pool.push_str(&format!(
-                "  kvManager: {{url: '{}', budget: 2s}}\n",
+                "  kvManager: {{url: '{}', lookupTimeout: 2s}}\n",
                 manager.url()
             ));
         }

@@ -66,8 +66,8 @@ pub(super) fn read(node: &Node<'_>) -> Option<KvManagerConfig> {
         dialect,
         url: Arc::default(),
         timeout: fields.duration("timeout").unwrap_or(TIMEOUT),
-        budget: fields.duration("budget").unwrap_or(BUDGET),
-        cache: fields.duration("cache").unwrap_or(CACHE),
+        budget: fields.duration("lookupTimeout").unwrap_or(BUDGET),
+        cache: fields.duration("cacheTtl").unwrap_or(CACHE),
     };
     Some(KvManagerConfig {
         url: url?,

@@ -147,7 +147,7 @@ const SPECIAL: [&str; 39] = [
     "pools: [{name: a, endpoints: ['http://h:1'], strategy: {name: hermes-classic, weights: {miss: 1, kvCacheHitNotRateWeight: 1}}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], strategy: {name: hermes-classic, weights: {miss: 0, usage: 0, waiting: 0, inFlight: 0}}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], strategy: {name: session-affinity, keys: [user, user, ip, 'header:a b', 'header:Authorization']}}]",
-    "pools: [{name: a, endpoints: ['http://h:1'], breaker: {base: 1m}, metrics: {path: metrics, staleAfter: 1s}}]",
+    "pools: [{name: a, endpoints: ['http://h:1'], ejection: {baseTime: 1m}, metrics: {path: metrics, staleAfter: 1s}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'https://m', protocol: conductor, kind: match-sort}}]",
     "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'http://m:1/a', port: 2, path: /b, idKeys: [x, x]}}]",

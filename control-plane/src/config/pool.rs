@@ -9,7 +9,7 @@ use super::{
     kv_events::{self, KvEventsConfig},
     kv_manager::{self, KvManagerConfig},
     reader::{Fields, Node},
-    sections::{BREAKER, METRICS, POOL, PREFIX, QUEUE, RETRY, TIMEOUTS},
+    sections::{EJECTION, METRICS, POOL, PREFIX, QUEUE, RETRY, TIMEOUTS},
     source::{self, Source},
     strategy, tenant, tokenizer,
 };
@@ -325,9 +325,9 @@ fn read_strategy(fields: &Fields<'_>) -> Option<Strategy> {
 fn read_queue(node: &Node<'_>) -> Option<Queue> {
     let (fields, defaults) = (node.fields(&QUEUE)?, Queue::default());
     Some(Queue {
-        requests: fields.count("requests").unwrap_or(defaults.requests),
-        bytes: fields.size("bytes").unwrap_or(defaults.bytes),
-        wait: fields.duration("wait").unwrap_or(defaults.wait),
+        requests: fields.count("maxRequests").unwrap_or(defaults.requests),
+        bytes: fields.size("maxBytes").unwrap_or(defaults.bytes),
+        wait: fields.duration("maxWait").unwrap_or(defaults.wait),
     })
 }
 
@@ -346,7 +346,7 @@ fn read_policy(fields: &Fields<'_>) -> Policy {
             .and_then(|node| read_retry(&node))
             .unwrap_or(defaults.retry),
         breaker: fields
-            .node("breaker")
+            .node("ejection")
             .and_then(|node| read_breaker(&node))
             .unwrap_or(defaults.breaker),
         block_bytes: block_bytes.unwrap_or(defaults.block_bytes),
@@ -374,24 +374,24 @@ fn read_timeouts(node: &Node<'_>) -> Option<Timeouts> {
 fn read_retry(node: &Node<'_>) -> Option<Retry> {
     let (fields, defaults) = (node.fields(&RETRY)?, Retry::default());
     Some(Retry {
-        attempts: fields.count("attempts").unwrap_or(defaults.attempts),
+        attempts: fields.count("maxAttempts").unwrap_or(defaults.attempts),
         budget: fields.number("budget").unwrap_or(defaults.budget),
     })
 }
 
 fn read_breaker(node: &Node<'_>) -> Option<BreakerPolicy> {
-    let (fields, defaults) = (node.fields(&BREAKER)?, BreakerPolicy::default());
+    let (fields, defaults) = (node.fields(&EJECTION)?, BreakerPolicy::default());
     let breaker = BreakerPolicy {
-        failures: fields.count("failures").unwrap_or(defaults.failures),
-        base: fields.duration("base").unwrap_or(defaults.base),
-        longest: fields.duration("longest").unwrap_or(defaults.longest),
-        warm_up: fields.duration("warmUp").unwrap_or(defaults.warm_up),
+        failures: fields.count("consecutiveFailures").unwrap_or(defaults.failures),
+        base: fields.duration("baseTime").unwrap_or(defaults.base),
+        longest: fields.duration("maxTime").unwrap_or(defaults.longest),
+        warm_up: fields.duration("slowStart").unwrap_or(defaults.warm_up),
     };
     if breaker.longest < breaker.base {
         fields.mistake(
-            "longest",
-            "shorter than `base`",
-            "give at least as much as `base`",
+            "maxTime",
+            "shorter than `baseTime`",
+            "give at least as much as `baseTime`",
         );
     }
     Some(breaker)

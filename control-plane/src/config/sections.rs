@@ -14,7 +14,7 @@ pub(super) use self::{
     caches::{CONDUCTOR, KV_MANAGER, REGISTER, TOKENIZER},
     original::{APP, COLLECTOR, DISCOVERY, KVMANAGER},
     pool::{
-        BREAKER, KUBERNETES, KV_EVENTS, METRICS, POOL, PREFIX, QUEUE, RETRY, STRATEGY, TIMEOUTS,
+        EJECTION, KUBERNETES, KV_EVENTS, METRICS, POOL, PREFIX, QUEUE, RETRY, STRATEGY, TIMEOUTS,
         WEIGHTS,
     },
     top::{LIMITS, TOP},
@@ -37,7 +37,7 @@ pub(super) static ALL: [&Section; 21] = [
     &TOKENIZER,
     &TIMEOUTS,
     &RETRY,
-    &BREAKER,
+    &EJECTION,
     &PREFIX,
     &APP,
     &DISCOVERY,

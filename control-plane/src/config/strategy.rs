@@ -39,8 +39,8 @@ const OWNERS: [(&str, &[&str]); 11] = [
     ("window", &["kv-aware"]),
     ("gamma", &["kv-aware"]),
     ("gammaWaiting", &["kv-aware"]),
-    ("usualRate", &["kv-aware"]),
-    ("usualCache", &["kv-aware"]),
+    ("defaultPrefillRate", &["kv-aware"]),
+    ("defaultCacheTokens", &["kv-aware"]),
 ];
 
 /// Most places to look for a session.
@@ -158,8 +158,8 @@ fn read_kv_aware(fields: &Fields<'_>, defaults: KvAware) -> KvAware {
         gamma_waiting: fields
             .number("gammaWaiting")
             .unwrap_or(defaults.gamma_waiting),
-        usual_rate: fields.number("usualRate").unwrap_or(defaults.usual_rate),
-        usual_cache: fields.count("usualCache").unwrap_or(defaults.usual_cache),
+        usual_rate: fields.number("defaultPrefillRate").unwrap_or(defaults.usual_rate),
+        usual_cache: fields.count("defaultCacheTokens").unwrap_or(defaults.usual_cache),
         queue: defaults.queue,
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn read(node: &Node<'_>, engine: Engine) -> Option<TokenizerSettings>
         .unwrap_or_default();
     let asks = fields.flag("engine").unwrap_or(false);
     let size = |key: &str, usual: u64| fields.size(key).unwrap_or(usual) as usize;
-    let (cache, longest) = (size("cache", CACHE), size("longest", LONGEST));
+    let (cache, longest) = (size("cacheSize", CACHE), size("maxPromptSize", LONGEST));
     let timeout = fields.duration("timeout").unwrap_or(TIMEOUT);
     let way = match (path, asks) {
         (Some(path), false) => Way::Files(TokenizerFiles {

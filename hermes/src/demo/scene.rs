@@ -135,7 +135,7 @@ fn configuration(
     let urls: Vec<String> = engines.iter().map(EngineHandle::url).collect();
     // Other strategies do not ask about caches, and the configuration would say so.
     let asked = match strategy {
-        "kv-aware" => format!("\n  kvManager: {{url: '{kv_manager}', budget: 100ms}}"),
+        "kv-aware" => format!("\n  kvManager: {{url: '{kv_manager}', lookupTimeout: 100ms}}"),
         _ => String::new(),
     };
     let text = format!(

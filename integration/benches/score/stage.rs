@@ -83,7 +83,7 @@ fn config(engines: &[TcpListener], blocks: usize, events: Option<u16>) -> Config
         |engine: &TcpListener| format!("'http://{}'", engine.local_addr().expect("it is bound"));
     let urls: Vec<String> = engines.iter().map(url).collect();
     let strategy = format!(
-        "strategy: {{name: kv-aware, usualCache: {}}}",
+        "strategy: {{name: kv-aware, defaultCacheTokens: {}}}",
         blocks * BLOCK_TOKENS
     );
     let events = events.map_or_else(String::new, |port| {

@@ -192,7 +192,7 @@ async fn a_dead_engine_is_left_alone_and_taken_back_when_it_lives_again() {
 
 #[tokio::test]
 async fn retries_stop_when_their_budget_is_spent() {
-    let fleet = two_engines("  retry: {attempts: 2, budget: 0.0}\n").await;
+    let fleet = two_engines("  retry: {maxAttempts: 2, budget: 0.0}\n").await;
     fleet.engines[0].faults().set(Fault::Status {
         code: 503,
         retry_after: None,

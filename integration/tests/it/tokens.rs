@@ -161,7 +161,7 @@ async fn a_fleet_makes_ids_from_files_and_asks_the_conductor_by_them() {
         .expect("a port");
     let mut scene = Scene::of(2, "kv-aware");
     scene.pool.push_str(&format!(
-        "  tokenizer: {{path: '{}', timeout: 5s}}\n  kvManager: {{protocol: conductor-msgpack, url: '{}', budget: 2s, conductor: {{blockSize: 2}}}}\n",
+        "  tokenizer: {{path: '{}', timeout: 5s}}\n  kvManager: {{protocol: conductor-msgpack, url: '{}', lookupTimeout: 2s, conductor: {{blockSize: 2}}}}\n",
         files().display(),
         server.url()
     ));

@@ -32,13 +32,13 @@ pub(in super::super) static KV_MANAGER: Section = Section {
             "How long a connection may take to open, and an answer may take before the connection is given up. No request waits for it.",
         ),
         Key::new(
-            "budget",
+            "lookupTimeout",
             millis(1, 5 * SECOND),
             "50ms",
             "How long a request waits for an answer; after it nothing is known of the cache.",
         ),
         Key::new(
-            "cache",
+            "cacheTtl",
             millis(0, MINUTE),
             "500ms",
             "How long an answer is used again for the same prefix; 0s asks every time.",
@@ -191,13 +191,13 @@ pub(in super::super) static TOKENIZER: Section = Section {
             "How long a request waits for its token ids.",
         ),
         Key::new(
-            "cache",
+            "cacheSize",
             Kind::Size(1 << 10, 16 << 30),
             "64MiB",
             "Memory for token ids that were made lately.",
         ),
         Key::new(
-            "longest",
+            "maxPromptSize",
             Kind::Size(1 << 10, 1 << 20),
             "512KiB",
             "Longer prompts, in bytes of JSON, are not made into tokens.",

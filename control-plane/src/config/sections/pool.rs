@@ -78,7 +78,7 @@ pub(in super::super) static POOL: Section = Section {
             "What happens when an attempt fails before its first byte.",
         ),
         Key::new(
-            "breaker",
+            "ejection",
             Kind::Mapping("a mapping"),
             "",
             "When a failing endpoint is left alone.",
@@ -93,7 +93,7 @@ pub(in super::super) static POOL: Section = Section {
             "scoreDeadline",
             millis(1, 10 * SECOND),
             "20ms",
-            "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `budget` and the tokenizer's `timeout` are added to it.",
+            "How long a proxy waits for the control plane's choice before it chooses by itself; the KV manager's `lookupTimeout` and the tokenizer's `timeout` are added to it.",
         ),
         Key::new(
             "queue",
@@ -188,13 +188,13 @@ pub(in super::super) static STRATEGY: Section = Section {
             "Of `kv-aware`: how much the delay counts that wasted prefill causes to those who wait already; 1 is what queueing theory says.",
         ),
         Key::new(
-            "usualRate",
+            "defaultPrefillRate",
             Kind::Number(1.0, 1e7),
             "8000",
             "Of `kv-aware`: prompt tokens a second of an endpoint until its own speed is learned.",
         ),
         Key::new(
-            "usualCache",
+            "defaultCacheTokens",
             Kind::Count(1_000, 1_000_000_000),
             "400000",
             "Of `kv-aware`: tokens that an endpoint is taken to cache when its engine does not tell.",
@@ -236,19 +236,19 @@ pub(in super::super) static QUEUE: Section = Section {
     path: "pools[].queue",
     keys: &[
         Key::new(
-            "requests",
+            "maxRequests",
             Kind::Count(1, 1_000_000),
             "10000",
             "Requests that wait at most; over it the answer is 429.",
         ),
         Key::new(
-            "bytes",
+            "maxBytes",
             Kind::Size(1 << 10, 1 << 40),
             "1GiB",
             "Bytes of the prompts that wait at most, which proxies hold meanwhile; over it the answer is 429.",
         ),
         Key::new(
-            "wait",
+            "maxWait",
             millis(1, HOUR),
             "30s",
             "Longest wait; after it the answer is 503.",
@@ -403,7 +403,7 @@ pub(in super::super) static RETRY: Section = Section {
     path: "pools[].retry",
     keys: &[
         Key::new(
-            "attempts",
+            "maxAttempts",
             Kind::Count(1, 10),
             "3",
             "Attempts for one request, the first included.",
@@ -417,29 +417,29 @@ pub(in super::super) static RETRY: Section = Section {
     ],
 };
 
-pub(in super::super) static BREAKER: Section = Section {
-    path: "pools[].breaker",
+pub(in super::super) static EJECTION: Section = Section {
+    path: "pools[].ejection",
     keys: &[
         Key::new(
-            "failures",
+            "consecutiveFailures",
             Kind::Count(1, 1_000),
             "3",
             "Failures in a row that take an endpoint out.",
         ),
         Key::new(
-            "base",
+            "baseTime",
             millis(10, 10 * MINUTE),
             "1s",
             "First time out; doubles with every failed trial.",
         ),
         Key::new(
-            "longest",
+            "maxTime",
             millis(10, HOUR),
             "30s",
-            "Longest time out; not under `base`.",
+            "Longest time out; not under `baseTime`.",
         ),
         Key::new(
-            "warmUp",
+            "slowStart",
             millis(0, 10 * MINUTE),
             "5s",
             "How long an endpoint that came back takes to get its whole share.",

@@ -12,7 +12,7 @@ use crate::client::metric;
 
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_place_and_no_engine_ever_sees_its_request() {
-    let fleet = fleet(1, "  queue: {requests: 1}\n").await;
+    let fleet = fleet(1, "  queue: {maxRequests: 1}\n").await;
     let plane = &fleet.control_planes[0];
     let stall = Stall::all(&fleet).await.remove(0);
     let leaving = asking(&fleet.url(), &short("leaves"));

@@ -118,7 +118,7 @@ async fn a_tenant_who_comes_for_the_first_time_goes_before_those_of_one_who_had_
 
 #[tokio::test]
 async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
-    let fleet = fleet(1, "  queue: {requests: 3}\n").await;
+    let fleet = fleet(1, "  queue: {maxRequests: 3}\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
     let mut crowd = Vec::new();
     for number in 0..3 {
@@ -163,7 +163,7 @@ fn order(fleet: &hermes_integration::fleet::Fleet) -> Vec<String> {
 
 #[tokio::test]
 async fn one_more_than_may_wait_is_told_when_to_come_back() {
-    let fleet = fleet(1, "  queue: {requests: 1}\n").await;
+    let fleet = fleet(1, "  queue: {maxRequests: 1}\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
     let waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
@@ -193,7 +193,7 @@ async fn one_more_than_may_wait_is_told_when_to_come_back() {
 
 #[tokio::test]
 async fn more_bytes_than_may_wait_are_told_to_come_back() {
-    let fleet = fleet(1, "  queue: {bytes: 4KiB}\n").await;
+    let fleet = fleet(1, "  queue: {maxBytes: 4KiB}\n").await;
     let _stall = Stall::all(&fleet).await;
     let _waiting = asking(&fleet.url(), &short("waits"));
     becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
@@ -207,7 +207,7 @@ async fn more_bytes_than_may_wait_are_told_to_come_back() {
 
 #[tokio::test]
 async fn who_waits_in_vain_is_told_so_in_time() {
-    let fleet = fleet(1, "  queue: {wait: 200ms}\n").await;
+    let fleet = fleet(1, "  queue: {maxWait: 200ms}\n").await;
     let _stall = Stall::all(&fleet).await;
     let since = Instant::now();
     let refused = send(ask(&fleet.url(), &short("waits in vain"))).await;

@@ -216,7 +216,7 @@ async fn fleet(spoken: Spoken) -> (Fleet, ConductorServer) {
         ..Scene::of(0, "{name: hermes-classic, weights: {inFlight: 0}}")
     };
     scene.pool.push_str(&format!(
-        "  metrics: {{interval: 1s}}\n  tokenizer: {{engine: true, timeout: 5s}}\n  kvManager: {{protocol: {protocol}, url: '{}', budget: 2s, conductor: {{blockSize: 16}}}}\n",
+        "  metrics: {{interval: 1s}}\n  tokenizer: {{engine: true, timeout: 5s}}\n  kvManager: {{protocol: {protocol}, url: '{}', lookupTimeout: 2s, conductor: {{blockSize: 16}}}}\n",
         server.url()
     ));
     let fleet = scene.start().await.expect("starts");
