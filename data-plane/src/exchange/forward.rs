@@ -86,7 +86,7 @@ impl Forwarder {
         let mut held: Option<Begun> = None;
         let (mut tried, mut suspicions) = (0, 0);
         pool.budget.deposit();
-        let attempts = plan.ranked.len().min(policy.retry.maxAttempts as usize);
+        let attempts = plan.ranked.len().min(policy.retry.attempts as usize);
         for (index, target) in plan.ranked.iter().enumerate() {
             let upstream = &target.upstream;
             let last = index + 1 == plan.ranked.len();
