@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use crate::{
     clock::uptime,
-    sync::Knowledge,
-    telemetry::access_log::{MAX_LISTENERS, Records},
-    view::PoolView,
+    sync::RoutingState,
+    telemetry::access_log::{AccessLog, MAX_LISTENERS},
+    view::RoutingPool,
 };
 
 /// Adds the routes.
-pub(crate) fn routes(admin: Admin, knowledge: Knowledge, records: Arc<Records>) -> Admin {
+pub(crate) fn routes(admin: Admin, knowledge: RoutingState, records: Arc<AccessLog>) -> Admin {
     let admin = admin.route("/debug/snapshot", move |_query, _body| {
         let answer = snapshot(&knowledge);
         async move { answer }
@@ -33,7 +33,7 @@ pub(crate) fn routes(admin: Admin, knowledge: Knowledge, records: Arc<Records>) 
 }
 
 /// One line a finished request, until the listener leaves.
-fn listen(records: &Arc<Records>) -> AdminResponse {
+fn listen(records: &Arc<AccessLog>) -> AdminResponse {
     let Some(lines) = records.listen() else {
         let message = format!("{MAX_LISTENERS} listen already; try again when one has left\n");
         return AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, message);
@@ -42,7 +42,7 @@ fn listen(records: &Arc<Records>) -> AdminResponse {
     AdminResponse::stream("application/x-ndjson", StreamBody::new(frames))
 }
 
-fn snapshot(knowledge: &Knowledge) -> AdminResponse {
+fn snapshot(knowledge: &RoutingState) -> AdminResponse {
     let Some(view) = knowledge.view.load_full() else {
         return AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, "no snapshot has come yet");
     };
@@ -62,7 +62,7 @@ fn snapshot(knowledge: &Knowledge) -> AdminResponse {
     AdminResponse::json(body.to_string())
 }
 
-fn loads(pool: &PoolView) -> Value {
+fn loads(pool: &RoutingPool) -> Value {
     let endpoints: Vec<Value> = pool
         .upstreams
         .iter()

@@ -19,15 +19,15 @@ use prometheus_client::registry::Registry;
 pub use crate::options::{Options, cores};
 use crate::{
     admin,
-    choose::Chooser,
+    choose::EndpointSelector,
     clock::uptime,
     exchange::forward::Forwarder,
-    link::{identity::Identity, report::Reporter},
+    link::{identity::ProxyIdentity, report::Reporter},
     proxy::Proxy,
-    request::admission::Gate,
+    request::admission::AdmissionLimit,
     server::workers::Door,
-    sync::{self, ControlPlanes, Dialer, Knowledge, Target},
-    telemetry::{access_log::Records, metrics::Metrics},
+    sync::{self, ControlPlaneTarget, ControlPlaneTargets, Dialer, RoutingState},
+    telemetry::{access_log::AccessLog, metrics::Metrics},
 };
 
 /// A data plane that serves.
@@ -43,7 +43,7 @@ pub struct Bound {
     pub tasks: Tasks,
 }
 
-/// Why a data plane cannot start.
+/// SelectionDetails a data plane cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The clients' port is taken, or may not be.
@@ -99,7 +99,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     };
     let targets = control_planes
         .into_iter()
-        .map(Target::try_from)
+        .map(ControlPlaneTarget::try_from)
         .collect::<Result<_, _>>()
         .map_err(StartError::Name)?;
     let door =
@@ -108,8 +108,8 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         .address()
         .map_err(|source| StartError::Listen { address, source })?;
 
-    let knowledge = Knowledge::default();
-    let records = Arc::new(Records::default());
+    let knowledge = RoutingState::default();
+    let records = Arc::new(AccessLog::default());
     let admin_bound = match admin_address {
         Some(address) => {
             let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
@@ -123,12 +123,12 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         None => None,
     };
 
-    let identity = Identity::new(name);
+    let identity = ProxyIdentity::new(name);
     let (reporter, reports) = Reporter::new();
     let reporter = Arc::new(reporter);
     let proxy = Arc::new(Proxy {
-        gate: Gate::default(),
-        chooser: Chooser::new(knowledge.clone(), identity.proxy),
+        gate: AdmissionLimit::default(),
+        chooser: EndpointSelector::new(knowledge.clone(), identity.proxy),
         forwarder: Forwarder {
             metrics: Arc::clone(&metrics),
         },
@@ -144,7 +144,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     let gate = readiness.gate("snapshot");
     let stop = drain.forced();
     let learning = sync::run(
-        ControlPlanes { targets, dialer },
+        ControlPlaneTargets { targets, dialer },
         identity,
         knowledge,
         reporter,

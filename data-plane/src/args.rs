@@ -17,7 +17,7 @@ pub struct Args {
     /// Where the control plane is: http://HOST:PORT, or https with --tls; several separated by commas. A name that
     /// stands for several addresses (a headless Service) stands for as many replicas.
     #[arg(long, env = "HERMES_CONTROL_PLANE", value_delimiter = ',', required = true, value_parser = target)]
-    pub control_plane: Vec<Target>,
+    pub control_plane: Vec<ControlPlaneUrl>,
 
     /// A folder with ca.crt, tls.crt and tls.key, read anew whenever they change: the control plane must then show a
     /// certificate that this authority signed for HOST, and is shown this proxy's.
@@ -51,7 +51,7 @@ pub struct Args {
 
 /// A control plane's address, and whether it is to be reached by TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct ControlPlaneUrl {
     /// `host:port`.
     pub authority: String,
     /// What the URL says; nothing when it has no scheme.
@@ -78,7 +78,7 @@ impl Args {
     /// When a control plane's URL and `--tls` do not go together.
     pub fn options(&self) -> Result<Options, SchemeMismatch> {
         let secured = self.tls.is_some();
-        for Target { authority, tls } in &self.control_plane {
+        for ControlPlaneUrl { authority, tls } in &self.control_plane {
             match tls {
                 Some(true) if !secured => {
                     return Err(SchemeMismatch::NoCertificates(authority.clone()));
@@ -105,7 +105,7 @@ impl Args {
 }
 
 /// An URL without a path.
-fn target(url: &str) -> Result<Target, String> {
+fn target(url: &str) -> Result<ControlPlaneUrl, String> {
     let wrong = || format!("must be http://host:port or https://host:port, not {url:?}");
     let (tls, authority) = match url.split_once("://") {
         Some(("http", authority)) => (Some(false), authority),
@@ -118,7 +118,7 @@ fn target(url: &str) -> Result<Target, String> {
     if host.is_empty() || authority.contains('/') || port.parse::<u16>().is_err() {
         return Err(wrong());
     }
-    Ok(Target {
+    Ok(ControlPlaneUrl {
         authority: authority.to_owned(),
         tls,
     })

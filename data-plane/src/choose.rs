@@ -11,7 +11,7 @@
 //! when the control plane says that too many wait already. Going down the ladder then would move the overload into the
 //! engines, where it costs everybody.
 
-mod ask;
+mod score_step;
 mod selection;
 
 use std::{sync::Arc, time::Duration};
@@ -25,28 +25,28 @@ use hermes_core::{
 };
 use opentelemetry::Context;
 
-use self::ask::{ScoreCaller, Unanswered};
-pub(crate) use self::selection::{Plan, Target, Wanted, Why};
+use self::score_step::{ScoreStep, ScoreStepError};
+pub(crate) use self::selection::{SelectedEndpoint, Selection, SelectionDetails, SelectionRequest};
 use crate::{
     clock::uptime,
     endpoint::Upstream,
-    request::{read::Call, refusal::Refusal},
-    sync::Knowledge,
+    request::{inference_request::InferenceRequest, local_reply::LocalReply},
+    sync::RoutingState,
     telemetry::metrics::Rung,
-    view::PoolView,
+    view::RoutingPool,
 };
 
 /// Chooses for one proxy.
-pub(crate) struct Chooser {
-    knowledge: Knowledge,
-    score: ScoreCaller,
+pub(crate) struct EndpointSelector {
+    knowledge: RoutingState,
+    score: ScoreStep,
 }
 
-impl Chooser {
-    pub(crate) fn new(knowledge: Knowledge, proxy: u64) -> Self {
+impl EndpointSelector {
+    pub(crate) fn new(knowledge: RoutingState, proxy: u64) -> Self {
         Self {
             knowledge: knowledge.clone(),
-            score: ScoreCaller { knowledge, proxy },
+            score: ScoreStep { knowledge, proxy },
         }
     }
 
@@ -54,14 +54,14 @@ impl Chooser {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NoEndpoint`] when there is none, or none has the model; [`Refusal::QueueFull`] and
-    /// [`Refusal::QueueTimeout`] when none has room and the request may not, or no longer, wait.
+    /// [`LocalReply::NoEndpoint`] when there is none, or none has the model; [`LocalReply::QueueFull`] and
+    /// [`LocalReply::QueueTimeout`] when none has room and the request may not, or no longer, wait.
     pub(crate) async fn choose(
         &self,
-        wanted: &Wanted<'_>,
+        wanted: &SelectionRequest<'_>,
         dice: &mut Dice,
-    ) -> Result<Plan, Refusal> {
-        let Wanted { pool, call, .. } = *wanted;
+    ) -> Result<Selection, LocalReply> {
+        let SelectionRequest { pool, call, .. } = *wanted;
         // Who made a stored response, only the control plane knows when this proxy does not.
         let scored = pool.pool.spec.policy.strategy.needs_score() || call.response.is_some();
         if !scored {
@@ -71,17 +71,17 @@ impl Chooser {
         }
         let mut waited = Duration::ZERO;
         match self.score.score(wanted, &mut waited).await {
-            Ok((ranked, why)) => Ok(Plan {
+            Ok((ranked, why)) => Ok(Selection {
                 ranked,
                 rung: Rung::Score,
                 why,
             }),
-            Err(Unanswered::Refused(refusal)) => Err(refusal),
-            Err(Unanswered::Failed(why)) => {
+            Err(ScoreStepError::Refused(refusal)) => Err(refusal),
+            Err(ScoreStepError::Failed(why)) => {
                 pool.metrics.score_failed(why);
                 let plan = self.without_score(wanted, dice)?;
-                Ok(Plan {
-                    why: Why { waited, ..plan.why },
+                Ok(Selection {
+                    why: SelectionDetails { waited, ..plan.why },
                     ..plan
                 })
             }
@@ -89,12 +89,17 @@ impl Chooser {
     }
 
     /// The endpoint in `pool` that holds the stored response which the request is about.
-    pub(crate) async fn locate(&self, pool: &PoolView, call: &Call, id: u64) -> Option<Plan> {
+    pub(crate) async fn locate(
+        &self,
+        pool: &RoutingPool,
+        call: &InferenceRequest,
+        id: u64,
+    ) -> Option<Selection> {
         let query = Query {
             prompt_tokens: 1,
             ..Query::default()
         };
-        let wanted = Wanted {
+        let wanted = SelectionRequest {
             pool,
             call,
             id,
@@ -106,7 +111,7 @@ impl Chooser {
             .score(&wanted, &mut Duration::default())
             .await
             .ok()?;
-        Some(Plan {
+        Some(Selection {
             ranked,
             rung: Rung::Score,
             why,
@@ -114,12 +119,16 @@ impl Chooser {
     }
 
     /// The steps below a score.
-    fn without_score(&self, wanted: &Wanted<'_>, dice: &mut Dice) -> Result<Plan, Refusal> {
+    fn without_score(
+        &self,
+        wanted: &SelectionRequest<'_>,
+        dice: &mut Dice,
+    ) -> Result<Selection, LocalReply> {
         let now = uptime();
         if self.knowledge.freshness.is_fresh(now) {
             let hits = wanted
                 .pool
-                .recall
+                .history
                 .as_ref()
                 .map(|recall| recall.hits(wanted.query))
                 .unwrap_or_default();
@@ -136,20 +145,20 @@ impl Chooser {
 
 /// Chooses by this proxy's own view of the pool.
 fn local(
-    wanted: &Wanted<'_>,
+    wanted: &SelectionRequest<'_>,
     hits: &[Hit],
     rung: Rung,
     dice: &mut Dice,
     load: impl Fn(&Upstream) -> Load,
-) -> Result<Plan, Refusal> {
-    let Wanted {
+) -> Result<Selection, LocalReply> {
+    let SelectionRequest {
         pool, call, query, ..
     } = *wanted;
     let ask = Ask {
         query,
         model: call.model.as_deref(),
         hits,
-        turn: pool.next_turn(),
+        turn: pool.next_round_robin(),
         total_in_flight: None,
     };
     let at = |position: usize| load(&pool.upstreams[position]);
@@ -159,22 +168,22 @@ fn local(
     };
     let Choice { ranked, desperate } = picked.map_err(|nobody| {
         tracing::debug!(pool = %pool.name(), %nobody, "no endpoint for a request");
-        Refusal::NoEndpoint
+        LocalReply::NoEndpoint
     })?;
     let target = |upstream: &Arc<Upstream>, cached_tokens| {
         let source = (cached_tokens > 0).then_some(Source::Learned);
-        Target {
+        SelectedEndpoint {
             upstream: Arc::clone(upstream),
             cached_tokens,
             source,
         }
     };
-    Ok(Plan {
+    Ok(Selection {
         ranked: ranked
             .iter()
             .map(|ranked| target(&pool.upstreams[ranked.position], ranked.cached_tokens))
             .collect(),
         rung: if desperate { Rung::Any } else { rung },
-        why: Why::default(),
+        why: SelectionDetails::default(),
     })
 }

@@ -54,7 +54,7 @@ pub(crate) struct Upstream {
 }
 
 /// One request in flight at one endpoint, counted exactly once and released when it is dropped.
-pub(crate) struct InFlight {
+pub(crate) struct InFlightGuard {
     upstream: Arc<Upstream>,
     pending_tokens: u64,
 }
@@ -110,11 +110,11 @@ impl Upstream {
     }
 
     /// Counts a request with this much prefill work until the guard is dropped.
-    pub(crate) fn enter(self: &Arc<Self>, uncached_tokens: u64) -> InFlight {
+    pub(crate) fn enter(self: &Arc<Self>, uncached_tokens: u64) -> InFlightGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.pending_tokens
             .fetch_add(uncached_tokens, Ordering::Relaxed);
-        InFlight {
+        InFlightGuard {
             upstream: Arc::clone(self),
             pending_tokens: uncached_tokens,
         }
@@ -193,9 +193,9 @@ fn authority(url: &str) -> &str {
     url.strip_prefix("http://").unwrap_or(url)
 }
 
-// === InFlight ===
+// === InFlightGuard ===
 
-impl InFlight {
+impl InFlightGuard {
     /// The first byte came: its prefill work is done.
     pub(crate) fn answered(&mut self) {
         let tokens = std::mem::take(&mut self.pending_tokens);
@@ -209,7 +209,7 @@ impl InFlight {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.answered();
         self.upstream.in_flight.fetch_sub(1, Ordering::Relaxed);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariants: one view for the whole request; nothing is sent twice after the first byte of an answer; whatever
-//! happens, the request's [`Account`] is closed exactly once, by whoever holds it last.
+//! happens, the request's [`RequestGuard`] is closed exactly once, by whoever holds it last.
 
 use std::{
     net::SocketAddr,
@@ -27,36 +27,36 @@ use smallvec::smallvec;
 use tokio::time::Instant;
 
 use crate::{
-    choose::{Chooser, Plan, Target, Wanted},
+    choose::{EndpointSelector, SelectedEndpoint, Selection, SelectionRequest},
     exchange::{
-        account::{Account, Arrival},
         forward::Forwarder,
-        relay::{Reply, relay},
-        trace::{self, Trace},
+        guard::{RequestGuard, RequestStart},
+        relay::{ResponseBody, relay},
+        trace::{self, RequestTrace},
     },
     link::report::Reporter,
     request::{
-        admission::Gate,
+        admission::AdmissionLimit,
         api::{self, Api, Unrouted},
         headers,
-        read::{self, Call},
-        refusal::{Refusal, echo},
+        inference_request::{self, InferenceRequest},
+        local_reply::{LocalReply, echo},
     },
-    sync::Knowledge,
-    telemetry::{access_log::Records, metrics::Metrics},
-    view::{PoolView, View, models},
+    sync::RoutingState,
+    telemetry::{access_log::AccessLog, metrics::Metrics},
+    view::{RoutingPool, RoutingView, models},
 };
 
 /// What every request of this proxy shares.
 pub(crate) struct Proxy {
-    pub(crate) knowledge: Knowledge,
-    pub(crate) gate: Gate,
-    pub(crate) chooser: Chooser,
+    pub(crate) knowledge: RoutingState,
+    pub(crate) gate: AdmissionLimit,
+    pub(crate) chooser: EndpointSelector,
     pub(crate) forwarder: Forwarder,
     /// Where stored responses live, as far as this proxy saw them made.
     pub(crate) responses: Arc<Mutex<Responses>>,
     pub(crate) reporter: Arc<Reporter>,
-    pub(crate) records: Arc<Records>,
+    pub(crate) records: Arc<AccessLog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: Drain,
     /// Requests count from here, so that their ids are unique in this run.
@@ -71,7 +71,7 @@ impl Proxy {
         &self,
         mut request: Request<Incoming>,
         client: SocketAddr,
-    ) -> Response<Reply> {
+    ) -> Response<ResponseBody> {
         let arrived = Instant::now();
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
         let request_id = headers::request_id(request.headers(), || {
@@ -81,7 +81,7 @@ impl Proxy {
         request
             .headers_mut()
             .insert(headers::REQUEST_ID, request_id.clone());
-        let trace = Trace::begin(&request);
+        let trace = RequestTrace::begin(&request);
         let server = trace.server.clone();
         trace::identify(&server, &request_id, client);
 
@@ -89,7 +89,7 @@ impl Proxy {
         let mut response = match self
             .route(
                 request,
-                Arrival {
+                RequestStart {
                     id,
                     at: arrived,
                     trace,
@@ -108,7 +108,7 @@ impl Proxy {
                 trace::refused(&server, &refusal);
                 refusal
                     .into_response(api, request_id.to_str().unwrap_or_default())
-                    .map(Reply::from)
+                    .map(ResponseBody::from)
             }
         };
         response
@@ -121,19 +121,23 @@ impl Proxy {
     async fn route(
         &self,
         request: Request<Incoming>,
-        arrival: Arrival,
+        arrival: RequestStart,
         api: &mut Option<Api>,
-    ) -> Result<Response<Reply>, Refusal> {
+    ) -> Result<Response<ResponseBody>, LocalReply> {
         // One load per request: every later step sees the same cluster.
-        let view = self.knowledge.view.load_full().ok_or(Refusal::NotReady)?;
+        let view = self
+            .knowledge
+            .view
+            .load_full()
+            .ok_or(LocalReply::NotReady)?;
         let settings = view.settings();
 
         // Admit.
         let mut permit = self
             .gate
             .enter(settings.max_concurrent)
-            .ok_or(Refusal::Overloaded)?;
-        read::check_head(request.headers())?;
+            .ok_or(LocalReply::Overloaded)?;
+        inference_request::check_head(request.headers())?;
 
         // Read.
         let (head, body) = request.into_parts();
@@ -146,14 +150,14 @@ impl Proxy {
             Api::Model => return models::one(&view, route.path).map(json),
             _ => {}
         }
-        let bytes = read::whole(
+        let bytes = inference_request::whole(
             body,
             settings.max_body_bytes,
             settings.client_timeout,
             &mut permit,
         )
         .await?;
-        let call = Call::read(route, head, &bytes)?;
+        let call = InferenceRequest::parse(route, head, &bytes)?;
         if call.stripped {
             self.metrics.stripped.inc();
         }
@@ -167,7 +171,7 @@ impl Proxy {
         let held = (permit, self.drain.track());
         let told = (Arc::clone(&self.reporter), Arc::clone(&self.records));
         let mut account =
-            Account::open(arrival, Arc::clone(pool), call.model.as_deref(), told, held);
+            RequestGuard::open(arrival, Arc::clone(pool), call.model.as_deref(), told, held);
         account.describe(&call, view.snapshot.version);
         let plan = match &pinned {
             Some((_, plan)) => {
@@ -214,10 +218,10 @@ impl Proxy {
 
     async fn choose(
         &self,
-        pool: &Arc<PoolView>,
-        call: &Call,
-        account: &mut Account,
-    ) -> Result<Plan, Refusal> {
+        pool: &Arc<RoutingPool>,
+        call: &InferenceRequest,
+        account: &mut RequestGuard,
+    ) -> Result<Selection, LocalReply> {
         let spec = &pool.pool.spec;
         let span = account.trace.route(
             &spec.name,
@@ -226,12 +230,12 @@ impl Proxy {
         );
         let context = propagation::egress(&span, &account.trace.incoming);
         let mut dice = Dice::new(self.run ^ account.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let hashed = self.records.are_heard();
+        let hashed = self.records.has_listeners();
         let query = call
             .prompt
             .query(&spec.policy, call.model.as_deref(), &call.headers, hashed);
         account.asks(&query, call);
-        let wanted = Wanted {
+        let wanted = SelectionRequest {
             pool,
             call,
             id: account.id,
@@ -252,10 +256,10 @@ impl Proxy {
     /// The endpoint that a stored response binds a request to, by what this proxy or the control plane saw.
     async fn pinned(
         &self,
-        view: &View,
-        call: &Call,
+        view: &RoutingView,
+        call: &InferenceRequest,
         id: u64,
-    ) -> Result<Option<(Arc<PoolView>, Plan)>, Refusal> {
+    ) -> Result<Option<(Arc<RoutingPool>, Selection)>, LocalReply> {
         let Some(response) = &call.response else {
             return Ok(None);
         };
@@ -265,16 +269,16 @@ impl Proxy {
             .endpoint(response.key)
             .and_then(|endpoint| view.upstream(endpoint));
         if let Some((pool, upstream)) = known {
-            let target = Target {
+            let target = SelectedEndpoint {
                 upstream: Arc::clone(upstream),
                 cached_tokens: 0,
                 source: None,
             };
             return Ok(Some((
                 Arc::clone(pool),
-                Plan {
+                Selection {
                     ranked: smallvec![target],
-                    ..Plan::default()
+                    ..Selection::default()
                 },
             )));
         }
@@ -287,19 +291,19 @@ impl Proxy {
                 return Ok(Some((Arc::clone(pool), plan)));
             }
         }
-        Err(Refusal::UnknownResponse(echo(&response.id)))
+        Err(LocalReply::UnknownResponse(echo(&response.id)))
     }
 }
 
-fn unrouted(why: Unrouted) -> Refusal {
+fn unrouted(why: Unrouted) -> LocalReply {
     match why {
-        Unrouted::Path => Refusal::UnknownPath,
-        Unrouted::Method(only) => Refusal::Method(only),
+        Unrouted::Path => LocalReply::UnknownPath,
+        Unrouted::Method(only) => LocalReply::Method(only),
     }
 }
 
-fn json(body: Bytes) -> Response<Reply> {
-    let mut response = Response::new(Reply::from(body));
+fn json(body: Bytes) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::from(body));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),

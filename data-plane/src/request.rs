@@ -2,10 +2,10 @@
 
 pub(crate) mod admission;
 pub(crate) mod api;
-pub(crate) mod body;
+pub(crate) mod fields;
 pub(crate) mod headers;
+pub(crate) mod inference_request;
+pub(crate) mod local_reply;
 pub mod lookup;
 pub(crate) mod outgoing;
 pub(crate) mod prompt;
-pub(crate) mod read;
-pub(crate) mod refusal;

@@ -1,7 +1,7 @@
 //! From the control plane's streams to the one view that requests route by.
 //!
 //! ```text
-//!   DNS ──▶ addresses ──▶ one task a replica ──news──▶ Board (one owner) ──▶ ArcSwap<View>, ready replicas
+//!   DNS ──▶ addresses ──▶ one task a replica ──news──▶ SnapshotStore (one owner) ──▶ ArcSwap<RoutingView>, ready replicas
 //!                              ▲                          │
 //!                              └── reports, in batches ◀──┘
 //! ```
@@ -9,12 +9,12 @@
 //! Replicas are equal and each knows everything; the proxy routes by the snapshot of one, and goes over to another
 //! when that one is lost. When all are lost the last view stays: a proxy without control plane goes on serving.
 
-mod board;
 mod dial;
-mod knowledge;
+mod history_replay;
 mod replica;
 mod reports;
-mod teaching;
+mod routing_state;
+mod snapshot_store;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,13 +26,16 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use self::{board::Board, dial::Place, replica::News, reports::Outbox};
+use self::{
+    dial::ReplicaAddress, replica::ReplicaEvent, reports::ReportOutbox,
+    snapshot_store::SnapshotStore,
+};
 pub(crate) use self::{
-    dial::{Dialer, Target},
-    knowledge::Knowledge,
+    dial::{ControlPlaneTarget, Dialer},
+    routing_state::RoutingState,
 };
 use crate::{
-    link::{identity::Identity, report::Reporter},
+    link::{identity::ProxyIdentity, report::Reporter},
     telemetry::metrics::Metrics,
 };
 
@@ -45,28 +48,28 @@ const LOOKUP: Duration = Duration::from_secs(2);
 /// Replicas that one proxy follows at most.
 const MAX_REPLICAS: usize = 16;
 
-/// News of replicas that wait to be folded; a replica's stream waits when they are more.
+/// ReplicaEvent of replicas that wait to be folded; a replica's stream waits when they are more.
 const NEWS: usize = 64;
 
 /// Where control planes are, and how they are reached.
-pub(crate) struct ControlPlanes {
-    pub(crate) targets: Vec<Target>,
+pub(crate) struct ControlPlaneTargets {
+    pub(crate) targets: Vec<ControlPlaneTarget>,
     pub(crate) dialer: Dialer,
 }
 
 /// Follows every replica of the control planes until it is dropped.
 pub(crate) async fn run(
-    control_planes: ControlPlanes,
-    identity: Identity,
-    knowledge: Knowledge,
+    control_planes: ControlPlaneTargets,
+    identity: ProxyIdentity,
+    knowledge: RoutingState,
     reporter: Arc<Reporter>,
     reports: mpsc::Receiver<hermes_proto::v1::Report>,
     metrics: Arc<Metrics>,
     ready: Gate,
 ) {
-    let ControlPlanes { targets, dialer } = control_planes;
+    let ControlPlaneTargets { targets, dialer } = control_planes;
     let (news, inbox) = mpsc::channel(NEWS);
-    let outbox = Outbox::default();
+    let outbox = ReportOutbox::default();
     let mut owners = JoinSet::new();
     owners.spawn(reports::run(
         reports,
@@ -74,10 +77,10 @@ pub(crate) async fn run(
         outbox.clone(),
         Arc::clone(&metrics),
     ));
-    owners.spawn(Board::new(knowledge, metrics, ready).run(inbox));
+    owners.spawn(SnapshotStore::new(knowledge, metrics, ready).run(inbox));
 
     let (tasks, by_address) = (JoinSet::new(), HashMap::new());
-    let mut followed = Followed {
+    let mut followed = ReplicaTasks {
         news,
         outbox,
         dialer,
@@ -97,19 +100,19 @@ pub(crate) async fn run(
 }
 
 /// The tasks that follow replicas, one an address.
-struct Followed {
-    news: mpsc::Sender<News>,
-    outbox: Outbox,
+struct ReplicaTasks {
+    news: mpsc::Sender<ReplicaEvent>,
+    outbox: ReportOutbox,
     dialer: Dialer,
-    identity: Identity,
+    identity: ProxyIdentity,
     reporter: Arc<Reporter>,
     tasks: JoinSet<()>,
     by_address: HashMap<SocketAddr, AbortHandle>,
 }
 
-impl Followed {
+impl ReplicaTasks {
     /// Follows the replicas at these places and no other.
-    fn follow(&mut self, places: Vec<Place>) {
+    fn follow(&mut self, places: Vec<ReplicaAddress>) {
         self.by_address.retain(|address, task| {
             let stays = places.iter().any(|place| place.address == *address);
             if !stays {
@@ -129,7 +132,7 @@ impl Followed {
                 ..
             } = self;
             self.by_address.entry(place.address).or_insert_with(|| {
-                let replica = replica::Replica {
+                let replica = replica::ReplicaFollower {
                     place,
                     dialer: dialer.clone(),
                     identity: identity.clone(),
@@ -145,10 +148,10 @@ impl Followed {
 }
 
 /// Every address behind the targets, or `None` when no look-up worked: then the known ones stay.
-async fn resolve(targets: &[Target]) -> Option<Vec<Place>> {
-    let mut places: Vec<Place> = Vec::new();
+async fn resolve(targets: &[ControlPlaneTarget]) -> Option<Vec<ReplicaAddress>> {
+    let mut places: Vec<ReplicaAddress> = Vec::new();
     let mut any = false;
-    for Target {
+    for ControlPlaneTarget {
         authority: target,
         name,
     } in targets
@@ -156,7 +159,7 @@ async fn resolve(targets: &[Target]) -> Option<Vec<Place>> {
         match timeout(LOOKUP, lookup_host(target)).await {
             Ok(Ok(found)) => {
                 any = true;
-                places.extend(found.map(|address| Place {
+                places.extend(found.map(|address| ReplicaAddress {
                     address,
                     name: name.clone(),
                 }));

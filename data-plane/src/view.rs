@@ -1,6 +1,6 @@
 //! The newest snapshot, ready to route by: everything that can be computed when it changes is not computed per request.
 //!
-//! A request loads one [`View`] and sees that one cluster to its end. Views share what outlives a snapshot:
+//! A request loads one [`RoutingView`] and sees that one cluster to its end. Views share what outlives a snapshot:
 //! connections and counts of endpoints, turns and budgets of pools.
 
 pub(crate) mod history;
@@ -24,22 +24,22 @@ use hermes_core::{
 
 use crate::{
     endpoint::Upstream,
-    request::refusal::{Refusal, echo},
+    request::local_reply::{LocalReply, echo},
     telemetry::metrics::{Metrics, PoolMetrics},
-    view::history::Recall,
+    view::history::PoolHistory,
 };
 
 /// A snapshot with what routing by it needs.
-pub(crate) struct View {
+pub(crate) struct RoutingView {
     pub(crate) snapshot: Arc<Snapshot>,
     /// In the snapshot's order.
-    pub(crate) pools: Vec<Arc<PoolView>>,
+    pub(crate) pools: Vec<Arc<RoutingPool>>,
     /// Position of the pool that serves a model.
     by_model: HashMap<Arc<str>, usize>,
 }
 
 /// A pool with what routing in it needs.
-pub(crate) struct PoolView {
+pub(crate) struct RoutingPool {
     pub(crate) pool: Arc<Pool>,
     pub(crate) picker: Picker,
     /// In the order of the pool's endpoints.
@@ -47,17 +47,17 @@ pub(crate) struct PoolView {
     pub(crate) metrics: Arc<PoolMetrics>,
     pub(crate) budget: Arc<RetryBudget>,
     /// Present if the strategy reads prompts' hashes.
-    pub(crate) recall: Option<Arc<Recall>>,
+    pub(crate) history: Option<Arc<PoolHistory>>,
     turn: Arc<AtomicU64>,
 }
 
-// === View ===
+// === RoutingView ===
 
-impl View {
+impl RoutingView {
     /// The view of `snapshot`, which takes over from `previous` whatever still exists.
     pub(crate) fn build(
         snapshot: Arc<Snapshot>,
-        previous: Option<&View>,
+        previous: Option<&RoutingView>,
         metrics: &Metrics,
     ) -> Self {
         let mut by_model = HashMap::new();
@@ -69,7 +69,7 @@ impl View {
             let before = previous.and_then(|view| view.pool(&pool.spec.name));
             pools.push(match before {
                 Some(before) if Arc::ptr_eq(&before.pool, pool) => Arc::clone(before),
-                _ => Arc::new(PoolView::build(Arc::clone(pool), before, metrics)),
+                _ => Arc::new(RoutingPool::build(Arc::clone(pool), before, metrics)),
             });
         }
         Self {
@@ -83,7 +83,7 @@ impl View {
         &self.snapshot.settings
     }
 
-    pub(crate) fn pool(&self, name: &str) -> Option<&Arc<PoolView>> {
+    pub(crate) fn pool(&self, name: &str) -> Option<&Arc<RoutingPool>> {
         let found = self
             .pools
             .binary_search_by(|pool| (*pool.pool.spec.name).cmp(name))
@@ -92,11 +92,11 @@ impl View {
     }
 
     /// The pool that serves a request for this model; with no model, the only pool.
-    pub(crate) fn route(&self, model: Option<&str>) -> Result<&Arc<PoolView>, Refusal> {
+    pub(crate) fn route(&self, model: Option<&str>) -> Result<&Arc<RoutingPool>, LocalReply> {
         let Some(model) = model else {
             return match self.pools.as_slice() {
                 [only] => Ok(only),
-                _ => Err(Refusal::NoModel(
+                _ => Err(LocalReply::NoModel(
                     self.model_names().take(20).map(str::to_owned).collect(),
                 )),
             };
@@ -116,14 +116,14 @@ impl View {
             .into_iter()
             .map(str::to_owned)
             .collect();
-        Err(Refusal::UnknownModel {
+        Err(LocalReply::UnknownModel {
             model: echo(model),
             nearest,
         })
     }
 
     /// The upstream of this endpoint, in whichever pool.
-    pub(crate) fn upstream(&self, id: EndpointId) -> Option<(&Arc<PoolView>, &Arc<Upstream>)> {
+    pub(crate) fn upstream(&self, id: EndpointId) -> Option<(&Arc<RoutingPool>, &Arc<Upstream>)> {
         self.pools
             .iter()
             .find_map(|pool| Some((pool, &pool.upstreams[pool.pool.position(id)?])))
@@ -136,10 +136,10 @@ impl View {
     }
 }
 
-// === PoolView ===
+// === RoutingPool ===
 
-impl PoolView {
-    fn build(pool: Arc<Pool>, before: Option<&Arc<PoolView>>, metrics: &Metrics) -> Self {
+impl RoutingPool {
+    fn build(pool: Arc<Pool>, before: Option<&Arc<RoutingPool>>, metrics: &Metrics) -> Self {
         let policy = &pool.spec.policy;
         let upstreams = pool
             .endpoints
@@ -162,7 +162,7 @@ impl PoolView {
                 || Arc::new(RetryBudget::new(policy.retry.budget)),
                 |before| Arc::clone(&before.budget),
             ),
-            recall: policy
+            history: policy
                 .strategy
                 .needs_prefix()
                 .then(|| recall(policy.block_bytes, before)),
@@ -176,15 +176,15 @@ impl PoolView {
     }
 
     /// Counts the turns of round robin.
-    pub(crate) fn next_turn(&self) -> u64 {
+    pub(crate) fn next_round_robin(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 }
 
 /// What is remembered of the pool, unless it is of hashes over other blocks.
-fn recall(block_bytes: u32, before: Option<&Arc<PoolView>>) -> Arc<Recall> {
+fn recall(block_bytes: u32, before: Option<&Arc<RoutingPool>>) -> Arc<PoolHistory> {
     let known = before
-        .and_then(|before| before.recall.as_ref())
+        .and_then(|before| before.history.as_ref())
         .filter(|recall| recall.block_bytes() == block_bytes);
-    known.map_or_else(|| Arc::new(Recall::new(block_bytes)), Arc::clone)
+    known.map_or_else(|| Arc::new(PoolHistory::new(block_bytes)), Arc::clone)
 }

@@ -382,7 +382,9 @@ fn read_retry(node: &Node<'_>) -> Option<Retry> {
 fn read_breaker(node: &Node<'_>) -> Option<BreakerPolicy> {
     let (fields, defaults) = (node.fields(&EJECTION)?, BreakerPolicy::default());
     let breaker = BreakerPolicy {
-        failures: fields.count("consecutiveFailures").unwrap_or(defaults.failures),
+        failures: fields
+            .count("consecutiveFailures")
+            .unwrap_or(defaults.failures),
         base: fields.duration("baseTime").unwrap_or(defaults.base),
         longest: fields.duration("maxTime").unwrap_or(defaults.longest),
         warm_up: fields.duration("slowStart").unwrap_or(defaults.warm_up),

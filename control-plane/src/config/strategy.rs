@@ -158,8 +158,12 @@ fn read_kv_aware(fields: &Fields<'_>, defaults: KvAware) -> KvAware {
         gamma_waiting: fields
             .number("gammaWaiting")
             .unwrap_or(defaults.gamma_waiting),
-        usual_rate: fields.number("defaultPrefillRate").unwrap_or(defaults.usual_rate),
-        usual_cache: fields.count("defaultCacheTokens").unwrap_or(defaults.usual_cache),
+        usual_rate: fields
+            .number("defaultPrefillRate")
+            .unwrap_or(defaults.usual_rate),
+        usual_cache: fields
+            .count("defaultCacheTokens")
+            .unwrap_or(defaults.usual_cache),
         queue: defaults.queue,
     }
 }

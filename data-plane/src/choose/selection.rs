@@ -6,20 +6,23 @@ use hermes_core::query::{MAX_RANKED, Query, Source};
 use opentelemetry::Context;
 use smallvec::SmallVec;
 
-use crate::{endpoint::Upstream, request::read::Call, telemetry::metrics::Rung, view::PoolView};
+use crate::{
+    endpoint::Upstream, request::inference_request::InferenceRequest, telemetry::metrics::Rung,
+    view::RoutingPool,
+};
 
 /// Where to send a request, and how that was found.
 #[derive(Default)]
-pub(crate) struct Plan {
+pub(crate) struct Selection {
     /// Best first.
-    pub(crate) ranked: SmallVec<[Target; MAX_RANKED]>,
+    pub(crate) ranked: SmallVec<[SelectedEndpoint; MAX_RANKED]>,
     pub(crate) rung: Rung,
-    pub(crate) why: Why,
+    pub(crate) why: SelectionDetails,
 }
 
 /// One endpoint of a plan.
 #[derive(Clone)]
-pub(crate) struct Target {
+pub(crate) struct SelectedEndpoint {
     pub(crate) upstream: Arc<Upstream>,
     /// Prompt tokens that it is expected to have cached.
     pub(crate) cached_tokens: u32,
@@ -29,7 +32,7 @@ pub(crate) struct Target {
 
 /// What explains a choice, for traces and logs.
 #[derive(Default)]
-pub(crate) struct Why {
+pub(crate) struct SelectionDetails {
     /// How long the request waited at the control plane.
     pub(crate) waited: Duration,
     /// How long it is expected to wait at its endpoint before its prompt is computed.
@@ -45,9 +48,9 @@ pub(crate) struct Why {
 }
 
 /// A request that needs an endpoint.
-pub(crate) struct Wanted<'a> {
-    pub(crate) pool: &'a PoolView,
-    pub(crate) call: &'a Call,
+pub(crate) struct SelectionRequest<'a> {
+    pub(crate) pool: &'a RoutingPool,
+    pub(crate) call: &'a InferenceRequest,
     /// Unique in this run of the proxy.
     pub(crate) id: u64,
     pub(crate) query: &'a Query,

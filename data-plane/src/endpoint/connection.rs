@@ -37,7 +37,7 @@ pub(crate) struct Connection {
     reused: bool,
 }
 
-/// Why no head came.
+/// SelectionDetails no head came.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
     /// Nothing was sent.

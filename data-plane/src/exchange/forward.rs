@@ -24,21 +24,21 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
 use crate::{
-    choose::Plan,
+    choose::Selection,
     clock::uptime,
     endpoint::{Answer, Connection, SendError, Upstream},
-    exchange::{account::Account, trace},
+    exchange::{guard::RequestGuard, trace},
     link::report::Outcome,
-    request::{outgoing::Outgoing, read::Call, refusal::Refusal},
+    request::{inference_request::InferenceRequest, local_reply::LocalReply, outgoing::Outgoing},
     telemetry::metrics::{self, Ended, Metrics},
-    view::PoolView,
+    view::RoutingPool,
 };
 
 /// Attempts that a request may survive when it may itself be the cause of the failure.
 const SUSPICIOUS_FAILURES: u32 = 2;
 
 /// An answer whose body has begun, if the client waits for a stream.
-pub(crate) struct Begun {
+pub(crate) struct UpstreamResponse {
     pub(crate) head: http::response::Parts,
     /// The first piece of the body, taken already.
     pub(crate) first: Option<Bytes>,
@@ -46,8 +46,8 @@ pub(crate) struct Begun {
     pub(crate) upstream: Arc<Upstream>,
 }
 
-/// Why an attempt came to nothing.
-enum Failed {
+/// SelectionDetails an attempt came to nothing.
+enum AttemptError {
     Unreachable(SendError),
     /// Something was sent and no answer came.
     Broken(String),
@@ -56,7 +56,7 @@ enum Failed {
 }
 
 /// What an attempt's answer means for the request.
-enum Verdict {
+enum RetryVerdict {
     PassOn,
     /// Another endpoint may do better; if none does, this is the answer.
     TryElsewhere {
@@ -77,13 +77,13 @@ impl Forwarder {
     /// When none of them gave an answer that can be passed on.
     pub(crate) async fn forward(
         &self,
-        call: &Call,
-        pool: &PoolView,
-        plan: &Plan,
-        account: &mut Account,
-    ) -> Result<Begun, Refusal> {
+        call: &InferenceRequest,
+        pool: &RoutingPool,
+        plan: &Selection,
+        account: &mut RequestGuard,
+    ) -> Result<UpstreamResponse, LocalReply> {
         let policy = &pool.pool.spec.policy;
-        let mut held: Option<Begun> = None;
+        let mut held: Option<UpstreamResponse> = None;
         let (mut tried, mut suspicions) = (0, 0);
         pool.budget.deposit();
         let attempts = plan.ranked.len().min(policy.retry.attempts as usize);
@@ -100,13 +100,13 @@ impl Forwarder {
             account.sending(target);
             match self.attempt(call, upstream, policy.timeouts, account).await {
                 Ok(begun) => match judge(&begun.head, pool, upstream, account) {
-                    Verdict::PassOn => return Ok(begun),
-                    Verdict::TryElsewhere { suspicious } => {
+                    RetryVerdict::PassOn => return Ok(begun),
+                    RetryVerdict::TryElsewhere { suspicious } => {
                         held = Some(begun);
                         suspicions += u32::from(suspicious);
                     }
                 },
-                Err(Failed::TimedOut(limit)) => {
+                Err(AttemptError::TimedOut(limit)) => {
                     failed(
                         pool,
                         upstream,
@@ -116,9 +116,9 @@ impl Forwarder {
                         Outcome::TimedOut,
                     );
                     account.failed(Ended::TimedOut);
-                    return Err(Refusal::TimedOut(limit));
+                    return Err(LocalReply::TimedOut(limit));
                 }
-                Err(Failed::Unreachable(error)) => {
+                Err(AttemptError::Unreachable(error)) => {
                     tracing::debug!(endpoint = %upstream.endpoint.name, %error, "an endpoint cannot be reached");
                     failed(
                         pool,
@@ -129,7 +129,7 @@ impl Forwarder {
                         Outcome::Unreachable,
                     );
                 }
-                Err(Failed::Broken(error)) => {
+                Err(AttemptError::Broken(error)) => {
                     tracing::debug!(endpoint = %upstream.endpoint.name, error, "an endpoint broke the connection");
                     failed(
                         pool,
@@ -148,18 +148,18 @@ impl Forwarder {
         }
         held.ok_or_else(|| {
             account.failed(Ended::Failed);
-            Refusal::Exhausted(tried)
+            LocalReply::Exhausted(tried)
         })
     }
 
     /// One attempt: connect, send, wait for the head, and for a stream's first piece.
     async fn attempt(
         &self,
-        call: &Call,
+        call: &InferenceRequest,
         upstream: &Arc<Upstream>,
         timeouts: Timeouts,
-        account: &mut Account,
-    ) -> Result<Begun, Failed> {
+        account: &mut RequestGuard,
+    ) -> Result<UpstreamResponse, AttemptError> {
         let span = account.trace.attempt(
             upstream,
             call.api.operation(),
@@ -174,7 +174,7 @@ impl Forwarder {
         let sending = self.send(call, upstream, timeouts.connect, account, &span);
         let sent = timeout_at(deadline, sending)
             .await
-            .map_err(|_| Failed::TimedOut(limit))
+            .map_err(|_| AttemptError::TimedOut(limit))
             .flatten();
         let (head, mut body) = match sent {
             Ok(response) => response.into_parts(),
@@ -188,12 +188,12 @@ impl Forwarder {
         if call.stream && head.status.is_success() {
             let piece = timeout_at(deadline, first_piece(&mut body))
                 .await
-                .map_err(|_| Failed::TimedOut(limit));
+                .map_err(|_| AttemptError::TimedOut(limit));
             first = piece
                 .flatten()
                 .inspect_err(|error| trace::failed(&span, error.name()))?;
         }
-        Ok(Begun {
+        Ok(UpstreamResponse {
             head,
             first,
             body,
@@ -204,12 +204,12 @@ impl Forwarder {
     /// Sends on an idle connection, or on a new one; an idle one that was just being closed is worth a second try.
     async fn send(
         &self,
-        call: &Call,
+        call: &InferenceRequest,
         upstream: &Upstream,
         connect: Duration,
-        account: &Account,
+        account: &RequestGuard,
         span: &Span,
-    ) -> Result<Response<Answer>, Failed> {
+    ) -> Result<Response<Answer>, AttemptError> {
         let headers = headers_for(call, upstream, account, span);
         while let Some(connection) = upstream.checkout() {
             match connection.send(request(call, headers.clone())).await {
@@ -220,21 +220,21 @@ impl Forwarder {
                 }) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
                     tracing::trace!(endpoint = %upstream.endpoint.name, "an idle connection was closed under a request");
                 }
-                Err(error) => return Err(Failed::Broken(error.to_string())),
+                Err(error) => return Err(AttemptError::Broken(error.to_string())),
             }
         }
         let connection = Connection::open(upstream.authority(), connect)
             .await
-            .map_err(Failed::Unreachable)?;
+            .map_err(AttemptError::Unreachable)?;
         self.metrics.connections_opened.inc();
         connection
             .send(request(call, headers))
             .await
-            .map_err(|error| Failed::Broken(error.to_string()))
+            .map_err(|error| AttemptError::Broken(error.to_string()))
     }
 }
 
-impl Failed {
+impl AttemptError {
     /// For spans.
     const fn name(&self) -> &'static str {
         match self {
@@ -245,7 +245,7 @@ impl Failed {
     }
 }
 
-fn request(call: &Call, headers: HeaderMap) -> Request<Outgoing> {
+fn request(call: &InferenceRequest, headers: HeaderMap) -> Request<Outgoing> {
     let mut request = Request::new(call.body.clone());
     *request.method_mut() = call.method.clone();
     *request.uri_mut() = Uri::from(call.target.clone());
@@ -254,7 +254,12 @@ fn request(call: &Call, headers: HeaderMap) -> Request<Outgoing> {
 }
 
 /// The client's headers, with this endpoint's host and this attempt's trace context.
-fn headers_for(call: &Call, upstream: &Upstream, account: &Account, span: &Span) -> HeaderMap {
+fn headers_for(
+    call: &InferenceRequest,
+    upstream: &Upstream,
+    account: &RequestGuard,
+    span: &Span,
+) -> HeaderMap {
     let mut headers = call.headers.clone();
     headers.insert(header::HOST, upstream.authority.clone());
     if !span.is_disabled() {
@@ -267,14 +272,14 @@ fn headers_for(call: &Call, upstream: &Upstream, account: &Account, span: &Span)
 }
 
 /// The first piece of a body that holds bytes; `None` when the body has none.
-async fn first_piece(body: &mut Answer) -> Result<Option<Bytes>, Failed> {
+async fn first_piece(body: &mut Answer) -> Result<Option<Bytes>, AttemptError> {
     loop {
         match body.frame().await {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
                 Ok(_) | Err(_) => {}
             },
-            Some(Err(error)) => return Err(Failed::Broken(error.to_string())),
+            Some(Err(error)) => return Err(AttemptError::Broken(error.to_string())),
             None => return Ok(None),
         }
     }
@@ -283,10 +288,10 @@ async fn first_piece(body: &mut Answer) -> Result<Option<Bytes>, Failed> {
 /// Tells the breaker, the metrics and the control plane about an answer, and says whether it may be passed on.
 fn judge(
     head: &http::response::Parts,
-    pool: &PoolView,
+    pool: &RoutingPool,
     upstream: &Upstream,
-    account: &mut Account,
-) -> Verdict {
+    account: &mut RequestGuard,
+) -> RetryVerdict {
     let status = head.status;
     match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
@@ -300,7 +305,7 @@ fn judge(
                 failure,
                 Outcome::Backpressure,
             );
-            Verdict::TryElsewhere { suspicious: false }
+            RetryVerdict::TryElsewhere { suspicious: false }
         }
         StatusCode::INTERNAL_SERVER_ERROR
         | StatusCode::BAD_GATEWAY
@@ -315,7 +320,7 @@ fn judge(
                 failure,
                 Outcome::Failed,
             );
-            Verdict::TryElsewhere {
+            RetryVerdict::TryElsewhere {
                 suspicious: status == StatusCode::INTERNAL_SERVER_ERROR,
             }
         }
@@ -326,15 +331,15 @@ fn judge(
                 _ => Ended::Ok,
             });
             pool.metrics.attempted(metrics::Attempt::Answered);
-            Verdict::PassOn
+            RetryVerdict::PassOn
         }
     }
 }
 
 fn failed(
-    pool: &PoolView,
+    pool: &RoutingPool,
     upstream: &Upstream,
-    account: &Account,
+    account: &RequestGuard,
     how: metrics::Attempt,
     failure: Failure,
     outcome: Outcome,

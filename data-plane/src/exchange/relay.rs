@@ -25,22 +25,22 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::{
     clock::uptime,
     endpoint::{Answer, Upstream},
-    exchange::{account::Account, forward::Begun},
+    exchange::{forward::UpstreamResponse, guard::RequestGuard},
     link::report::Outcome,
-    request::{headers, read::Call},
-    telemetry::{metrics::Ended, usage::Passing},
+    request::{headers, inference_request::InferenceRequest},
+    telemetry::{metrics::Ended, usage::UsageTap},
 };
 
 /// What the proxy answers: a response of its own, or an engine's.
-pub(crate) enum Reply {
+pub(crate) enum ResponseBody {
     Own(Option<Bytes>),
     Relayed(Box<Relay>),
 }
 
-/// Why an answer ends without its end. hyper cuts the client's connection (or stream) off, so that nobody takes what
+/// SelectionDetails an answer ends without its end. hyper cuts the client's connection (or stream) off, so that nobody takes what
 /// came for the whole.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CutOff {
+pub(crate) enum TruncatedResponse {
     #[error("the endpoint broke off its answer")]
     Broken(#[from] hyper::Error),
     #[error("the endpoint was silent for {0:?}")]
@@ -52,8 +52,8 @@ pub(crate) struct Relay {
     first: Option<Bytes>,
     body: Option<Answer>,
     upstream: Arc<Upstream>,
-    account: Account,
-    passing: Passing,
+    account: RequestGuard,
+    passing: UsageTap,
     /// How long the engine may be silent, and when that is checked next.
     patience: Duration,
     alarm: Pin<Box<Sleep>>,
@@ -63,16 +63,16 @@ pub(crate) struct Relay {
     /// Whether the last bytes ended an event.
     between_events: bool,
     /// The answer is being cut off.
-    ending: Option<Ending>,
+    ending: Option<TruncationStep>,
     /// Learns where a stored response lives.
     responses: Option<Arc<Mutex<Responses>>>,
 }
 
 /// The steps of cutting an answer off. hyper drops what it has not written when a body fails, so it gets a turn to
 /// write what the client was still to get.
-enum Ending {
-    Written(CutOff),
-    Final(CutOff),
+enum TruncationStep {
+    Written(TruncatedResponse),
+    Final(TruncatedResponse),
 }
 
 /// The error event for clients that read events: SDKs raise it.
@@ -81,13 +81,13 @@ const BROKEN_STREAM: &str = "data: {\"error\":{\"message\":\"the model server br
 
 /// The response for the client.
 pub(crate) fn relay(
-    begun: Begun,
-    account: Account,
-    call: &Call,
+    begun: UpstreamResponse,
+    account: RequestGuard,
+    call: &InferenceRequest,
     timeouts: Timeouts,
     responses: Option<Arc<Mutex<Responses>>>,
-) -> Response<Reply> {
-    let Begun {
+) -> Response<ResponseBody> {
+    let UpstreamResponse {
         mut head,
         first,
         body,
@@ -114,7 +114,7 @@ pub(crate) fn relay(
         body: Some(body),
         upstream,
         account,
-        passing: Passing::default(),
+        passing: UsageTap::default(),
         patience,
         alarm: Box::pin(sleep_until(last + patience)),
         last,
@@ -123,14 +123,17 @@ pub(crate) fn relay(
         ending: None,
         responses,
     };
-    let mut response = Response::new(Reply::Relayed(Box::new(relay)));
+    let mut response = Response::new(ResponseBody::Relayed(Box::new(relay)));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response
 }
 
 impl Relay {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         if let Some(first) = self.first.take() {
             self.pass(&first);
             return Poll::Ready(Some(Ok(Frame::data(first))));
@@ -149,7 +152,9 @@ impl Relay {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => self.broken(CutOff::Broken(error), Ended::Broken, cx),
+            Poll::Ready(Some(Err(error))) => {
+                self.broken(TruncatedResponse::Broken(error), Ended::Broken, cx)
+            }
             Poll::Ready(None) => {
                 self.complete();
                 Poll::Ready(None)
@@ -159,11 +164,18 @@ impl Relay {
     }
 
     /// The alarm is set once and looks back when it rings, so that a frame costs no timer.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+    fn poll_silence(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         while self.alarm.as_mut().poll(cx).is_ready() {
             let due = self.last + self.patience;
             if due <= Instant::now() {
-                return self.broken(CutOff::Silent(self.patience), Ended::TimedOut, cx);
+                return self.broken(
+                    TruncatedResponse::Silent(self.patience),
+                    Ended::TimedOut,
+                    cx,
+                );
             }
             self.alarm.as_mut().reset(due);
         }
@@ -203,16 +215,16 @@ impl Relay {
     /// The answer ends too early: an event that says so where clients read events, and then no proper end.
     fn broken(
         &mut self,
-        why: CutOff,
+        why: TruncatedResponse,
         ended: Ended,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         tracing::info!(endpoint = %self.upstream.endpoint.name, %why, "an answer was cut off");
         self.account.failed(ended);
         self.account.attempt_failed(Outcome::Failed);
         self.upstream.failed(uptime(), Failure::Reset);
         self.body = None;
-        let ending = Ending::Written(why);
+        let ending = TruncationStep::Written(why);
         if self.events && self.between_events {
             self.ending = Some(ending);
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(
@@ -224,28 +236,28 @@ impl Relay {
 
     fn poll_ending(
         &mut self,
-        ending: Ending,
+        ending: TruncationStep,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         match ending {
-            Ending::Written(why) => {
-                self.ending = Some(Ending::Final(why));
+            TruncationStep::Written(why) => {
+                self.ending = Some(TruncationStep::Final(why));
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Ending::Final(why) => Poll::Ready(Some(Err(why))),
+            TruncationStep::Final(why) => Poll::Ready(Some(Err(why))),
         }
     }
 }
 
-impl Body for Reply {
+impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = CutOff;
+    type Error = TruncatedResponse;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         match &mut *self {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Relayed(relay) => relay.poll(cx),
@@ -274,7 +286,7 @@ impl Body for Reply {
     }
 }
 
-impl From<Bytes> for Reply {
+impl From<Bytes> for ResponseBody {
     fn from(bytes: Bytes) -> Self {
         Self::Own(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }

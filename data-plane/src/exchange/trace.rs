@@ -13,16 +13,16 @@ use opentelemetry::Context;
 use tracing::{Span, field::Empty, info_span};
 
 use crate::{
-    choose::{Plan, Target, Why},
+    choose::{SelectedEndpoint, Selection, SelectionDetails},
     endpoint::Upstream,
-    request::{api::Route, refusal::Refusal},
+    request::{api::Route, local_reply::LocalReply},
 };
 
 /// The most bytes of a client-made name that a span repeats.
 const LONGEST_NAME: usize = 256;
 
 /// A request's spans, and the client's trace context.
-pub(crate) struct Trace {
+pub(crate) struct RequestTrace {
     pub(crate) server: Span,
     /// What the client sent: goes on to the endpoint even when nothing is recorded here.
     pub(crate) incoming: Context,
@@ -30,7 +30,7 @@ pub(crate) struct Trace {
     attempt: Span,
 }
 
-impl Trace {
+impl RequestTrace {
     /// The server span; it lives until the last byte of the answer.
     pub(crate) fn begin<B>(request: &Request<B>) -> Self {
         let incoming = propagation::extract(request.headers());
@@ -175,7 +175,7 @@ pub(crate) fn status(span: &Span, status: StatusCode) {
 }
 
 /// The proxy's own no, whose code says more than its status.
-pub(crate) fn refused(span: &Span, refusal: &Refusal) {
+pub(crate) fn refused(span: &Span, refusal: &LocalReply) {
     if span.is_disabled() {
         return;
     }
@@ -184,14 +184,14 @@ pub(crate) fn refused(span: &Span, refusal: &Refusal) {
 }
 
 /// What the route span says when the choice is made. Times are in seconds.
-pub(crate) fn chosen(span: &Span, plan: &Plan) {
+pub(crate) fn chosen(span: &Span, plan: &Selection) {
     if span.is_disabled() {
         return;
     }
-    let Plan {
+    let Selection {
         ranked, rung, why, ..
     } = plan;
-    let Why {
+    let SelectionDetails {
         waited,
         expected_wait,
         expected_ttft,
@@ -200,7 +200,7 @@ pub(crate) fn chosen(span: &Span, plan: &Plan) {
         prompt_tokens: _,
     } = why;
     span.record("hermes.decided_by", rung.name());
-    if let Some(Target {
+    if let Some(SelectedEndpoint {
         upstream,
         cached_tokens,
         source,

@@ -6,13 +6,13 @@ use hermes_proto::v1::Hello;
 
 /// One run of one proxy.
 #[derive(Clone, Debug)]
-pub(crate) struct Identity {
+pub(crate) struct ProxyIdentity {
     /// This run; drawn at random.
     pub(crate) proxy: u64,
     name: String,
 }
 
-impl Identity {
+impl ProxyIdentity {
     /// A new run under this name.
     pub(crate) fn new(name: String) -> Self {
         Self {

@@ -27,7 +27,7 @@ const SHARDS: usize = 16;
 
 /// Where requests report, and what is known of the open ones.
 pub(crate) struct Reporter {
-    open: [Mutex<HashMap<u64, Open>>; SHARDS],
+    open: [Mutex<HashMap<u64, UnfinishedRequest>>; SHARDS],
     queue: mpsc::Sender<v1::Report>,
     /// Reports dropped since the start: a replica that has seen fewer resyncs needs another.
     lost: AtomicU64,
@@ -35,7 +35,7 @@ pub(crate) struct Reporter {
 
 /// One request that was sent to an endpoint and is not over.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Open {
+struct UnfinishedRequest {
     endpoint: EndpointId,
     uncached_tokens: u64,
     answered: bool,
@@ -43,7 +43,7 @@ struct Open {
 
 /// What a request came to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Finished {
+pub(crate) struct RequestEnd {
     pub(crate) outcome: Outcome,
     pub(crate) usage: Option<v1::Usage>,
     /// From its last sending.
@@ -80,7 +80,7 @@ impl Reporter {
     ) {
         self.shard(request).lock().insert(
             request,
-            Open {
+            UnfinishedRequest {
                 endpoint,
                 uncached_tokens,
                 answered: false,
@@ -119,8 +119,8 @@ impl Reporter {
     }
 
     /// The request is over.
-    pub(crate) fn finished(&self, request: u64, ended: Finished) {
-        let Finished {
+    pub(crate) fn finished(&self, request: u64, ended: RequestEnd) {
+        let RequestEnd {
             outcome,
             usage,
             duration,
@@ -160,7 +160,7 @@ impl Reporter {
         self.lost.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, request: u64) -> &Mutex<HashMap<u64, Open>> {
+    fn shard(&self, request: u64) -> &Mutex<HashMap<u64, UnfinishedRequest>> {
         &self.open[request as usize % SHARDS]
     }
 
@@ -226,7 +226,7 @@ mod tests {
         let duration = Duration::from_millis(9);
         reporter.finished(
             2,
-            Finished {
+            RequestEnd {
                 outcome: Outcome::Ok,
                 usage: None,
                 duration,
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_request_that_began_and_ended_in_one_batch_is_told_by_one_report() {
         let (reporter, mut reports) = Reporter::new();
-        let finished = |outcome| Finished {
+        let finished = |outcome| RequestEnd {
             outcome,
             usage: None,
             duration: Duration::ZERO,

@@ -11,27 +11,27 @@ const MAX_HELD_BYTES: u64 = 2 << 30;
 
 /// Counts what is inside, from admission to the last byte of the answer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Gate(Arc<Inside>);
+pub(crate) struct AdmissionLimit(Arc<AdmittedTotals>);
 
 #[derive(Debug, Default)]
-struct Inside {
+struct AdmittedTotals {
     requests: AtomicU32,
     bytes: AtomicU64,
 }
 
 /// One request inside, with its body's bytes; leaves when dropped.
 #[derive(Debug)]
-pub(crate) struct Permit {
-    inside: Arc<Inside>,
+pub(crate) struct AdmissionPermit {
+    inside: Arc<AdmittedTotals>,
     bytes: u64,
 }
 
-impl Gate {
+impl AdmissionLimit {
     /// Lets a request in while fewer than `limit` are inside. The limit may change from call to call.
-    pub(crate) fn enter(&self, limit: u32) -> Option<Permit> {
+    pub(crate) fn enter(&self, limit: u32) -> Option<AdmissionPermit> {
         let inside = self.0.requests.fetch_add(1, Ordering::Relaxed);
         // Counted already: dropped again if it was one too many.
-        let permit = Permit {
+        let permit = AdmissionPermit {
             inside: Arc::clone(&self.0),
             bytes: 0,
         };
@@ -39,7 +39,7 @@ impl Gate {
     }
 }
 
-impl Permit {
+impl AdmissionPermit {
     /// Counts more bytes of the body; says whether all bodies together still fit.
     pub(crate) fn hold(&mut self, bytes: u64) -> bool {
         self.bytes += bytes;
@@ -47,7 +47,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for AdmissionPermit {
     fn drop(&mut self) {
         self.inside.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.inside.requests.fetch_sub(1, Ordering::Relaxed);
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_its_holder_leaves() {
-        let gate = Gate::default();
+        let gate = AdmissionLimit::default();
         let first = gate.enter(2).expect("free");
         let _second = gate.enter(2).expect("free");
         assert!(gate.enter(2).is_none());
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn bodies_that_do_not_fit_together_are_noticed_and_leave_with_their_requests() {
-        let gate = Gate::default();
+        let gate = AdmissionLimit::default();
         let mut large = gate.enter(9).expect("free");
         assert!(large.hold(MAX_HELD_BYTES - 10));
         let mut small = gate.enter(9).expect("free");

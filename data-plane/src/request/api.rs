@@ -40,7 +40,7 @@ pub(crate) struct Route<'a> {
     pub(crate) template: &'static str,
 }
 
-/// Why a path is not served.
+/// SelectionDetails a path is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unrouted {
     /// Nothing is served there.

@@ -5,13 +5,13 @@ use bytes::Bytes;
 use hermes_proto::v1::LookupText;
 use http::Method;
 
-use crate::request::{api, body::Fields, prompt::Prompt};
+use crate::request::{api, fields::BodyFields, prompt::Prompt};
 
 /// The lookup for a `POST` of `body` to `path`; none when it cannot be read, or there is nothing to look up.
 #[must_use]
 pub fn of(path: &str, body: &Bytes) -> Option<LookupText> {
     let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;
-    let fields = Fields::read(body).ok()?;
+    let fields = BodyFields::parse(body).ok()?;
     Prompt::of(&fields, body).lookup_text(route.api)
 }
 

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::request::{api::Api, body::Fields};
+use crate::request::{api::Api, fields::BodyFields};
 
 /// The format of the prompt's hash chain; a change of what is fed must change it.
 const CHAIN_FORMAT: &[u8] = b"hermes-prefix-1";
@@ -37,14 +37,14 @@ pub(crate) struct Prompt {
     /// The part that grows with a conversation.
     conversation: Bytes,
     kind: Kind,
-    template: Template,
+    template: PromptTemplate,
     priority: i32,
     user: Option<u64>,
 }
 
 /// What a chat template is told besides the conversation. Raw JSON, and the client's own settings where it has any.
 #[derive(Default)]
-struct Template {
+struct PromptTemplate {
     kwargs: Bytes,
     documents: Bytes,
     reasoning: Bytes,
@@ -65,14 +65,14 @@ impl Prompt {
             system: Bytes::new(),
             conversation: Bytes::new(),
             kind: Kind::Prompt,
-            template: Template::default(),
+            template: PromptTemplate::default(),
             priority: 0,
             user: None,
         }
     }
 
     /// The parts of `body` that `fields` found in it.
-    pub(crate) fn of(fields: &Fields<'_>, body: &Bytes) -> Self {
+    pub(crate) fn of(fields: &BodyFields<'_>, body: &Bytes) -> Self {
         let part = |raw: Option<&RawValue>| {
             raw.map(|raw| body.slice_ref(raw.get().as_bytes()))
                 .unwrap_or_default()
@@ -91,7 +91,7 @@ impl Prompt {
             } else {
                 Kind::Prompt
             },
-            template: Template {
+            template: PromptTemplate {
                 kwargs: part(fields.template.kwargs),
                 documents: part(fields.template.documents),
                 reasoning: part(fields.template.reasoning),
@@ -153,7 +153,7 @@ impl Prompt {
             template,
             ..
         } = self;
-        let Template {
+        let PromptTemplate {
             kwargs,
             documents,
             reasoning,
@@ -256,7 +256,7 @@ mod tests {
 
     fn prompt(body: &str) -> Prompt {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        Prompt::of(&Fields::read(&body).expect("valid"), &body)
+        Prompt::of(&BodyFields::parse(&body).expect("valid"), &body)
     }
 
     fn hashes(model: &str, body: &str) -> Arc<[u64]> {

@@ -31,7 +31,7 @@ pub(crate) struct Dialer {
 
 /// What control planes are called, as `host:port`; it may stand for several.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
+pub(crate) struct ControlPlaneTarget {
     /// As it is looked up.
     pub(super) authority: String,
     /// As it stands in certificates.
@@ -40,15 +40,15 @@ pub(crate) struct Target {
 
 /// One replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ReplicaAddress {
     pub(super) address: SocketAddr,
     /// What was looked up to find it.
     pub(super) name: ServerName<'static>,
 }
 
-// === Target ===
+// === ControlPlaneTarget ===
 
-impl TryFrom<String> for Target {
+impl TryFrom<String> for ControlPlaneTarget {
     /// What is no address.
     type Error = String;
 
@@ -68,7 +68,7 @@ impl TryFrom<String> for Target {
 
 impl Dialer {
     /// A connection for streams.
-    pub(super) async fn connect(&self, place: &Place) -> Result<Channel, Status> {
+    pub(super) async fn connect(&self, place: &ReplicaAddress) -> Result<Channel, Status> {
         let endpoint = Endpoint::from_shared(format!("http://{}", place.address))
             .map_err(|error| Status::invalid_argument(error.to_string()))?
             .connect_timeout(CONNECT)
@@ -95,7 +95,7 @@ impl Dialer {
 }
 
 /// Connects and shakes hands by the newest certificates.
-async fn secured(tls: &Tls, place: Place) -> io::Result<TlsStream<TcpStream>> {
+async fn secured(tls: &Tls, place: ReplicaAddress) -> io::Result<TlsStream<TcpStream>> {
     let connection = TcpStream::connect(place.address).await?;
     connection.set_nodelay(true)?;
     TlsConnector::from(tls.client())
@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn certificates_are_checked_for_the_host_that_was_named() {
         let host = |authority: &str| {
-            Target::try_from(authority.to_owned()).map(|target| target.name.to_str().into_owned())
+            ControlPlaneTarget::try_from(authority.to_owned())
+                .map(|target| target.name.to_str().into_owned())
         };
         assert_eq!(
             host("hermes-control-plane.ai.svc:7070").expect("a name"),

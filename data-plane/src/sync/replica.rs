@@ -16,13 +16,13 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Status;
 
 use super::{
-    dial::{Dialer, Place, causes},
-    reports::{Outbox, Registration},
+    dial::{Dialer, ReplicaAddress, causes},
+    reports::{ReportOutbox, StreamRegistration},
 };
 use crate::link::{
-    identity::Identity,
+    identity::ProxyIdentity,
     report::Reporter,
-    score::{self, Asker},
+    score::{self, ScoreClient},
 };
 
 /// Messages upwards that may wait; when they are more, reports are dropped and a resync follows.
@@ -31,17 +31,17 @@ const UPWARDS: usize = 64;
 /// Opening a stream takes this long at most.
 const OPEN: Duration = Duration::from_secs(5);
 
-/// Waiting between attempts: doubles from the first to the second, with jitter.
+/// QueueTimer between attempts: doubles from the first to the second, with jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// What a replica's task tells the board.
-pub(super) enum News {
+pub(super) enum ReplicaEvent {
     /// A usable snapshot; the first of a stream says that the replica can be asked.
     Snapshot {
         from: SocketAddr,
         name: Arc<str>,
         snapshot: Arc<Snapshot>,
-        asker: Asker,
+        asker: ScoreClient,
         /// Where to say something to the replica, while the stream lives.
         upwards: mpsc::Sender<v1::FromDataPlane>,
     },
@@ -57,22 +57,22 @@ pub(super) enum News {
 }
 
 /// One replica.
-pub(super) struct Replica {
-    pub(super) place: Place,
+pub(super) struct ReplicaFollower {
+    pub(super) place: ReplicaAddress,
     pub(super) dialer: Dialer,
-    pub(super) identity: Identity,
-    pub(super) news: mpsc::Sender<News>,
-    pub(super) outbox: Outbox,
+    pub(super) identity: ProxyIdentity,
+    pub(super) news: mpsc::Sender<ReplicaEvent>,
+    pub(super) outbox: ReportOutbox,
     pub(super) reporter: Arc<Reporter>,
 }
 
 /// What one stream has taught so far.
-struct Taught {
+struct SyncedSnapshot {
     name: Arc<str>,
     snapshot: Arc<Snapshot>,
 }
 
-impl Replica {
+impl ReplicaFollower {
     /// Keeps both streams open until the task is aborted.
     pub(super) async fn follow(self) {
         let lost = LostOnDrop {
@@ -97,7 +97,7 @@ impl Replica {
             }
             if self
                 .news
-                .send(News::Lost {
+                .send(ReplicaEvent::Lost {
                     from: self.place.address,
                 })
                 .await
@@ -112,7 +112,7 @@ impl Replica {
     }
 
     /// One life of the pair of streams; returns why it ended.
-    async fn stream(&self, taught: &mut Option<Taught>) -> Status {
+    async fn stream(&self, taught: &mut Option<SyncedSnapshot>) -> Status {
         let (channel, score_channel) = match (
             self.dialer.connect(&self.place).await,
             self.dialer.connect(&self.place).await,
@@ -164,15 +164,15 @@ impl Replica {
     async fn learn(
         &self,
         message: Option<Down>,
-        taught: &mut Option<Taught>,
-        asker: &Asker,
+        taught: &mut Option<SyncedSnapshot>,
+        asker: &ScoreClient,
         upwards: &mpsc::Sender<v1::FromDataPlane>,
-        registration: &Registration,
+        registration: &StreamRegistration,
     ) -> Result<(), Status> {
         let next = match (message, taught.as_ref()) {
             (Some(Down::Load(v1::LoadUpdate { loads: rows })), Some(_)) => {
                 return self
-                    .tell(News::Loads {
+                    .tell(ReplicaEvent::Loads {
                         from: self.place.address,
                         rows,
                     })
@@ -191,7 +191,7 @@ impl Replica {
         match next {
             Ok(next) => {
                 let Snapshot { epoch, version, .. } = *next.snapshot;
-                let news = News::Snapshot {
+                let news = ReplicaEvent::Snapshot {
                     from: self.place.address,
                     name: Arc::clone(&next.name),
                     snapshot: Arc::clone(&next.snapshot),
@@ -209,13 +209,13 @@ impl Replica {
                 );
                 Ok(())
             }
-            Err(Unusable {
+            Err(UnusableSnapshot {
                 epoch,
                 version,
                 reason,
             }) => {
                 tracing::warn!(address = %self.place.address, version = version.0, reason, "a snapshot cannot be used; the last good one stays");
-                self.tell(News::Rejected).await?;
+                self.tell(ReplicaEvent::Rejected).await?;
                 registration.say(
                     upwards,
                     Up::Reject(v1::Reject {
@@ -229,7 +229,7 @@ impl Replica {
         }
     }
 
-    async fn tell(&self, news: News) -> Result<(), Status> {
+    async fn tell(&self, news: ReplicaEvent) -> Result<(), Status> {
         self.news
             .send(news)
             .await
@@ -246,21 +246,21 @@ fn reason_of(status: &Status) -> String {
 }
 
 /// Which message cannot be used, and why.
-struct Unusable {
+struct UnusableSnapshot {
     epoch: Epoch,
     version: Version,
     reason: String,
 }
 
-fn whole(wire: v1::Snapshot) -> Result<Taught, Unusable> {
+fn whole(wire: v1::Snapshot) -> Result<SyncedSnapshot, UnusableSnapshot> {
     let (epoch, version) = (Epoch(wire.epoch), Version(wire.version));
     let name = Arc::from(wire.replica.as_str());
     match Snapshot::try_from(wire) {
-        Ok(snapshot) => Ok(Taught {
+        Ok(snapshot) => Ok(SyncedSnapshot {
             name,
             snapshot: Arc::new(snapshot),
         }),
-        Err(invalid) => Err(Unusable {
+        Err(invalid) => Err(UnusableSnapshot {
             epoch,
             version,
             reason: invalid.to_string(),
@@ -268,9 +268,9 @@ fn whole(wire: v1::Snapshot) -> Result<Taught, Unusable> {
     }
 }
 
-fn changed(wire: v1::Delta, taught: &Taught) -> Result<Taught, Unusable> {
+fn changed(wire: v1::Delta, taught: &SyncedSnapshot) -> Result<SyncedSnapshot, UnusableSnapshot> {
     let (epoch, version) = (Epoch(wire.epoch), Version(wire.version));
-    let unusable = |reason: String| Unusable {
+    let unusable = |reason: String| UnusableSnapshot {
         epoch,
         version,
         reason,
@@ -279,7 +279,7 @@ fn changed(wire: v1::Delta, taught: &Taught) -> Result<Taught, Unusable> {
     let snapshot = delta
         .apply(&taught.snapshot)
         .map_err(|wrong| unusable(wrong.to_string()))?;
-    Ok(Taught {
+    Ok(SyncedSnapshot {
         name: Arc::clone(&taught.name),
         snapshot: Arc::new(snapshot),
     })
@@ -288,13 +288,13 @@ fn changed(wire: v1::Delta, taught: &Taught) -> Result<Taught, Unusable> {
 /// Says that the replica is lost even when its task is aborted.
 struct LostOnDrop {
     from: SocketAddr,
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<ReplicaEvent>,
 }
 
 impl Drop for LostOnDrop {
     fn drop(&mut self) {
         // If the queue is full the board hears it from the broken stream's askers: they fail at once.
-        let _ = self.news.try_send(News::Lost { from: self.from });
+        let _ = self.news.try_send(ReplicaEvent::Lost { from: self.from });
     }
 }
 

@@ -25,28 +25,28 @@ const BATCH: usize = 4_096;
 
 /// The open streams upwards.
 #[derive(Clone, Default)]
-pub(super) struct Outbox(Arc<Mutex<Vec<Stream>>>);
+pub(super) struct ReportOutbox(Arc<Mutex<Vec<ReportStream>>>);
 
 /// One stream upwards, and whether something that should have gone there did not.
-struct Stream {
+struct ReportStream {
     upwards: mpsc::Sender<v1::FromDataPlane>,
     needs_resync: Arc<AtomicBool>,
 }
 
 /// Says when a message to a stream was lost.
-pub(super) struct Registration {
+pub(super) struct StreamRegistration {
     needs_resync: Arc<AtomicBool>,
 }
 
-impl Outbox {
+impl ReportOutbox {
     /// Reports go to this stream too, until its receiver is dropped.
-    pub(super) fn register(&self, upwards: mpsc::Sender<v1::FromDataPlane>) -> Registration {
+    pub(super) fn register(&self, upwards: mpsc::Sender<v1::FromDataPlane>) -> StreamRegistration {
         let needs_resync = Arc::new(AtomicBool::new(false));
-        self.0.lock().push(Stream {
+        self.0.lock().push(ReportStream {
             upwards,
             needs_resync: Arc::clone(&needs_resync),
         });
-        Registration { needs_resync }
+        StreamRegistration { needs_resync }
     }
 
     /// Sends one batch everywhere. `resync` says that reports were lost before they came here.
@@ -63,7 +63,7 @@ impl Outbox {
     }
 }
 
-impl Stream {
+impl ReportStream {
     fn send(&self, reports: Vec<v1::Report>, resync: bool, open: &impl Fn() -> v1::OpenRequests) {
         let resync = self.needs_resync.swap(false, Ordering::Relaxed) || resync;
         let message = Message::Reports(v1::Reports { reports });
@@ -86,7 +86,7 @@ impl Stream {
     }
 }
 
-impl Registration {
+impl StreamRegistration {
     /// Sends a message that is worth no waiting; a full stream gets a resync later.
     pub(super) fn say(&self, upwards: &mpsc::Sender<v1::FromDataPlane>, message: Message) {
         if upwards
@@ -100,11 +100,11 @@ impl Registration {
     }
 }
 
-/// Batches what requests report until the reporter is gone.
+/// RequestBatches what requests report until the reporter is gone.
 pub(super) async fn run(
     mut reports: mpsc::Receiver<v1::Report>,
     reporter: Arc<Reporter>,
-    outbox: Outbox,
+    outbox: ReportOutbox,
     metrics: Arc<Metrics>,
 ) {
     let mut known_losses = 0;
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_was_full_gets_a_resync_and_the_others_do_not() {
-        let outbox = Outbox::default();
+        let outbox = ReportOutbox::default();
         let (slow, mut slow_end) = mpsc::channel(1);
         let (quick, mut quick_end) = mpsc::channel(8);
         let _registrations = [outbox.register(slow), outbox.register(quick)];
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_closed_stream_is_forgotten() {
-        let outbox = Outbox::default();
+        let outbox = ReportOutbox::default();
         let (upwards, end) = mpsc::channel(1);
         let _registration = outbox.register(upwards);
         drop(end);

@@ -26,21 +26,21 @@ use tokio::{
 
 use crate::request::prompt::BYTES_PER_TOKEN;
 
-/// Records that may wait for the slowest listener. A record is a few hundred bytes and 8 for each block of its prompt.
+/// AccessLog that may wait for the slowest listener. A record is a few hundred bytes and 8 for each block of its prompt.
 const RING: usize = 1_024;
 
 /// Listeners at a time.
 pub(crate) const MAX_LISTENERS: usize = 4;
 
 /// Where finished requests are told.
-pub(crate) struct Records {
-    ring: broadcast::Sender<Arc<Record>>,
+pub(crate) struct AccessLog {
+    ring: broadcast::Sender<Arc<AccessRecord>>,
     listeners: AtomicUsize,
 }
 
 /// One finished request.
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct AccessRecord {
     pub(crate) arrived: Instant,
     /// As the client wrote it; empty when it wrote none.
     pub(crate) model: Box<str>,
@@ -62,11 +62,11 @@ pub(crate) struct Record {
 }
 
 /// A listener's place, given back when it leaves.
-struct Place(Arc<Records>);
+struct ListenerSlot(Arc<AccessLog>);
 
-// === Records ===
+// === AccessLog ===
 
-impl Default for Records {
+impl Default for AccessLog {
     fn default() -> Self {
         Self {
             ring: broadcast::Sender::new(RING),
@@ -75,14 +75,14 @@ impl Default for Records {
     }
 }
 
-impl Records {
+impl AccessLog {
     /// Whether anybody listens: else nothing has to be kept for a record.
-    pub(crate) fn are_heard(&self) -> bool {
+    pub(crate) fn has_listeners(&self) -> bool {
         self.listeners.load(Ordering::Relaxed) > 0
     }
 
     /// A request is over.
-    pub(crate) fn tell(&self, record: Record) {
+    pub(crate) fn tell(&self, record: AccessRecord) {
         // The last listener may just have left.
         let _nobody = self.ring.send(Arc::new(record));
     }
@@ -91,7 +91,7 @@ impl Records {
     ///
     /// Times count from now, so that the streams of several proxies that begin together can be merged.
     pub(crate) fn listen(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
-        let place = Place::take(self)?;
+        let place = ListenerSlot::take(self)?;
         let (began, ring) = (Instant::now(), self.ring.subscribe());
         Some(stream::unfold(
             (place, ring),
@@ -113,10 +113,10 @@ impl Records {
     }
 }
 
-// === Place ===
+// === ListenerSlot ===
 
-impl Place {
-    fn take(records: &Arc<Records>) -> Option<Self> {
+impl ListenerSlot {
+    fn take(records: &Arc<AccessLog>) -> Option<Self> {
         let taken = records.listeners.fetch_add(1, Ordering::Relaxed);
         // Counted already: given back again if it was one too many.
         let place = Self(Arc::clone(records));
@@ -124,15 +124,15 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ListenerSlot {
     fn drop(&mut self) {
         self.0.listeners.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-// === Record ===
+// === AccessRecord ===
 
-impl Record {
+impl AccessRecord {
     /// Its line, without the end of line; `None` if it arrived before `began`.
     fn line(&self, began: Instant) -> Option<String> {
         let timestamp = self.arrived.checked_duration_since(began)?.as_millis() as u64;
@@ -170,8 +170,8 @@ mod tests {
 
     use super::*;
 
-    fn record(prompt_tokens: u32) -> Record {
-        Record {
+    fn record(prompt_tokens: u32) -> AccessRecord {
+        AccessRecord {
             arrived: Instant::now(),
             model: "m".into(),
             pool: "chat".into(),
@@ -194,7 +194,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_line_is_a_record_of_the_trace_format_and_tells_no_text() {
-        let records = Arc::new(Records::default());
+        let records = Arc::new(AccessLog::default());
         records.tell(record(1));
         let mut lines = pin!(records.listen().expect("a place"));
         tokio::time::sleep(Duration::from_millis(1_500)).await;
@@ -211,7 +211,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_arrived_before_the_recording_began_is_left_out() {
-        let records = Arc::new(Records::default());
+        let records = Arc::new(AccessLog::default());
         let early = record(1);
         tokio::time::sleep(Duration::from_millis(1)).await;
         let mut lines = pin!(records.listen().expect("a place"));
@@ -222,7 +222,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_listener_is_told_how_much_it_lost() {
-        let records = Arc::new(Records::default());
+        let records = Arc::new(AccessLog::default());
         let mut lines = pin!(records.listen().expect("a place"));
         for number in 0..RING as u32 + 5 {
             records.tell(record(number));
@@ -233,11 +233,11 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_when_nobody_listens_and_few_may() {
-        let records = Arc::new(Records::default());
-        assert!(!records.are_heard());
+        let records = Arc::new(AccessLog::default());
+        assert!(!records.has_listeners());
         let listeners: Vec<_> = std::iter::from_fn(|| records.listen()).collect();
         assert_eq!(listeners.len(), MAX_LISTENERS);
         drop(listeners);
-        assert!(!records.are_heard());
+        assert!(!records.has_listeners());
     }
 }

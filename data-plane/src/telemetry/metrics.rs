@@ -28,7 +28,7 @@ use self::{
         RequestLabels, ScoreLabels, SnapshotLabels, TokenLabels,
     },
 };
-use crate::request::refusal::Refusal;
+use crate::request::local_reply::LocalReply;
 
 /// Buckets of the GenAI conventions for whole requests, seconds.
 const DURATION: Bounds = Bounds(buckets::REQUEST_DURATION);
@@ -41,12 +41,12 @@ const TTFT: Bounds = Bounds(&[
 const TPOT: Bounds = Bounds(&[
     0.001, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 ]);
-/// Waiting in the router: from far below a millisecond to seconds.
+/// QueueTimer in the router: from far below a millisecond to seconds.
 const QUEUE: Bounds = Bounds(&[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
 ]);
 
-/// Waiting for an endpoint with room, at the control plane: up to a minute.
+/// QueueTimer for an endpoint with room, at the control plane: up to a minute.
 const WAIT: Bounds = Bounds(&[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0,
 ]);
@@ -163,7 +163,7 @@ impl Metrics {
 
     /// Counters of closed sets begin at zero and not at their first event, which Prometheus' `rate` would not see.
     fn begin(&self) {
-        for code in Refusal::CODES {
+        for code in LocalReply::CODES {
             handle(&self.refusals, &RefusalLabels { code });
         }
         for (_, outcome) in Arrival::ALL {

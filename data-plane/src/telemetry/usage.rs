@@ -19,7 +19,7 @@ const HEAD: usize = 2 << 10;
 
 /// Token counts of one answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
+pub(crate) struct TokenUsage {
     pub(crate) prompt_tokens: u32,
     pub(crate) completion_tokens: u32,
     /// Prompt tokens that the engine found in its KV cache; `None` when it did not say.
@@ -28,13 +28,13 @@ pub(crate) struct Usage {
 
 /// The pieces of one answer that are worth reading.
 #[derive(Debug, Default)]
-pub(crate) struct Passing {
+pub(crate) struct UsageTap {
     first: Option<Bytes>,
     last: [Option<Bytes>; KEPT],
     next: usize,
 }
 
-impl Passing {
+impl UsageTap {
     /// A piece goes by.
     pub(crate) fn piece(&mut self, bytes: &Bytes) {
         if self.first.is_none() {
@@ -45,11 +45,11 @@ impl Passing {
     }
 
     /// What the answer used, if it said so.
-    pub(crate) fn usage(&self) -> Option<Usage> {
+    pub(crate) fn usage(&self) -> Option<TokenUsage> {
         let end = find_usage(&self.tail());
         let begin = self.first.as_deref().and_then(find_usage);
         match (begin, end) {
-            (Some(a), Some(b)) => Some(Usage {
+            (Some(a), Some(b)) => Some(TokenUsage {
                 prompt_tokens: a.prompt_tokens.max(b.prompt_tokens),
                 completion_tokens: a.completion_tokens.max(b.completion_tokens),
                 cached_tokens: a.cached_tokens.max(b.cached_tokens),
@@ -84,34 +84,34 @@ impl Passing {
 /// Both spellings: `prompt_tokens` of chat and completions, `input_tokens` of responses and messages.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Said {
+struct ReportedUsage {
     #[serde(alias = "input_tokens")]
     prompt_tokens: Option<u32>,
     #[serde(alias = "output_tokens")]
     completion_tokens: Option<u32>,
     #[serde(alias = "input_tokens_details")]
-    prompt_tokens_details: Option<Details>,
+    prompt_tokens_details: Option<PromptTokenDetails>,
     cache_read_input_tokens: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Details {
+struct PromptTokenDetails {
     cached_tokens: Option<u32>,
 }
 
 /// The last `"usage": {…}` in `text`. A prompt or answer cannot imitate it: inside JSON strings its quotes are escaped.
-fn find_usage(text: &[u8]) -> Option<Usage> {
+fn find_usage(text: &[u8]) -> Option<TokenUsage> {
     let mut end = text.len();
     while let Some(at) = memmem::rfind(&text[..end], b"\"usage\":") {
         let value = &text[at + b"\"usage\":".len()..];
         let said = serde_json::Deserializer::from_slice(value)
-            .into_iter::<Option<Said>>()
+            .into_iter::<Option<ReportedUsage>>()
             .next();
         if let Some(Ok(Some(said))) = said
             && (said.prompt_tokens.is_some() || said.completion_tokens.is_some())
         {
-            return Some(Usage {
+            return Some(TokenUsage {
                 prompt_tokens: said.prompt_tokens.unwrap_or(0),
                 completion_tokens: said.completion_tokens.unwrap_or(0),
                 cached_tokens: said
@@ -131,15 +131,15 @@ mod tests {
 
     use super::*;
 
-    fn read(pieces: &[&str]) -> Option<Usage> {
-        let mut passing = Passing::default();
+    fn read(pieces: &[&str]) -> Option<TokenUsage> {
+        let mut passing = UsageTap::default();
         for piece in pieces {
             passing.piece(&Bytes::copy_from_slice(piece.as_bytes()));
         }
         passing.usage()
     }
 
-    const USAGE: Usage = Usage {
+    const USAGE: TokenUsage = TokenUsage {
         prompt_tokens: 11,
         completion_tokens: 4,
         cached_tokens: Some(8),
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_id_of_a_stored_response_is_found_at_its_beginning() {
-        let mut passing = Passing::default();
+        let mut passing = UsageTap::default();
         passing.piece(&Bytes::from_static(
             b"event: response.created\ndata: {\"response\":{\"id\":\"resp_ab12\",\"object\":1",
         ));
@@ -192,7 +192,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..8)) {
-            let mut passing = Passing::default();
+            let mut passing = UsageTap::default();
             for piece in pieces {
                 passing.piece(&Bytes::from([&piece[..], b"\"usage\":"].concat()));
             }

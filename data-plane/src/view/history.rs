@@ -11,10 +11,10 @@ use hermes_core::{
 };
 use parking_lot::Mutex;
 
-use crate::{clock::uptime, telemetry::usage::Usage};
+use crate::{clock::uptime, telemetry::usage::TokenUsage};
 
 /// See the module.
-pub(crate) struct Recall {
+pub(crate) struct PoolHistory {
     /// Held for as long as it takes to enter or find one prompt, and a little longer when a new owner is taught.
     memory: Mutex<Memory>,
     block_bytes: u32,
@@ -22,7 +22,7 @@ pub(crate) struct Recall {
     tells_cached: AtomicBool,
 }
 
-impl Recall {
+impl PoolHistory {
     /// Remembers nothing yet. Prompts are hashed over blocks of `block_bytes`.
     pub(crate) fn new(block_bytes: u32) -> Self {
         let memory = Mutex::new(Memory::new(block_bytes, Limits::default()));
@@ -56,7 +56,7 @@ impl Recall {
 
     /// The cached tokens that this answer tells. Engines that tell them may leave them out where there are none; of
     /// those that never do, nothing is known.
-    pub(crate) fn cached_tokens(&self, usage: Usage) -> Option<u32> {
+    pub(crate) fn cached_tokens(&self, usage: TokenUsage) -> Option<u32> {
         if usage.cached_tokens.is_some() && !self.tells_cached.load(Ordering::Relaxed) {
             self.tells_cached.store(true, Ordering::Relaxed);
         }
@@ -72,10 +72,10 @@ mod tests {
 
     #[test]
     fn an_engine_that_told_cached_tokens_once_has_none_where_it_is_silent() {
-        let recall = Recall::new(256);
-        let usage = |cached_tokens| Usage {
+        let recall = PoolHistory::new(256);
+        let usage = |cached_tokens| TokenUsage {
             cached_tokens,
-            ..Usage::default()
+            ..TokenUsage::default()
         };
         assert_eq!(recall.cached_tokens(usage(None)), None);
         assert_eq!(recall.cached_tokens(usage(Some(7))), Some(7));

@@ -7,18 +7,18 @@ use hermes_core::{nearest::nearest, snapshot::Model};
 use serde_json::{Value, json};
 
 use crate::{
-    request::refusal::{Refusal, echo},
-    view::View,
+    request::local_reply::{LocalReply, echo},
+    view::RoutingView,
 };
 
 /// Every model once, LoRA adapters included; sorted by name.
-pub(crate) fn list(view: &View) -> Bytes {
+pub(crate) fn list(view: &RoutingView) -> Bytes {
     let data: Vec<Value> = all(view).into_values().map(card).collect();
     Bytes::from(json!({"object": "list", "data": data}).to_string())
 }
 
 /// One model. Names may contain slashes and arrive percent-encoded or not.
-pub(crate) fn one(view: &View, path: &str) -> Result<Bytes, Refusal> {
+pub(crate) fn one(view: &RoutingView, path: &str) -> Result<Bytes, LocalReply> {
     let asked = path.trim_start_matches("/v1/models/");
     let asked = decoded(asked);
     let models = all(view);
@@ -29,7 +29,7 @@ pub(crate) fn one(view: &View, path: &str) -> Result<Bytes, Refusal> {
                 .into_iter()
                 .map(str::to_owned)
                 .collect();
-            Err(Refusal::UnknownModel {
+            Err(LocalReply::UnknownModel {
                 model: echo(&asked),
                 nearest,
             })
@@ -37,7 +37,7 @@ pub(crate) fn one(view: &View, path: &str) -> Result<Bytes, Refusal> {
     }
 }
 
-fn all(view: &View) -> BTreeMap<&str, &Model> {
+fn all(view: &RoutingView) -> BTreeMap<&str, &Model> {
     let models = view.pools.iter().flat_map(|pool| &pool.pool.spec.models);
     // A name that two pools serve is routed to the first of them, so that one is listed.
     models.rev().map(|model| (&*model.name, model)).collect()

@@ -16,29 +16,29 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
-use super::waiters::{Outbound, Waiters};
+use super::pending::{PendingScores, ScoreMessage};
 
-/// Questions in one message.
+/// ScoreStream in one message.
 pub(super) const BATCH: usize = 256;
 
 /// Opening the stream takes this long at most.
 const OPEN: Duration = Duration::from_secs(5);
 
 /// The sending end of one stream.
-pub(crate) struct Questions {
-    pub(super) outbound: mpsc::Receiver<Outbound>,
-    pub(super) waiters: FailedOnDrop,
+pub(crate) struct ScoreStream {
+    pub(super) outbound: mpsc::Receiver<ScoreMessage>,
+    pub(super) waiters: FailPendingOnDrop,
 }
 
 /// Fails everybody who waits when the stream is over, also when its task is aborted.
-pub(super) struct FailedOnDrop(pub(super) Arc<Mutex<Waiters>>);
+pub(super) struct FailPendingOnDrop(pub(super) Arc<Mutex<PendingScores>>);
 
 /// Carries questions and answers until the stream breaks; then everybody who waits is told.
-pub(crate) async fn run(questions: Questions, channel: Channel) -> tonic::Status {
-    let Questions { outbound, waiters } = questions;
+pub(crate) async fn run(questions: ScoreStream, channel: Channel) -> tonic::Status {
+    let ScoreStream { outbound, waiters } = questions;
     let mut client = v1::router_client::RouterClient::new(channel)
         .max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
-    let opening = client.score(Batches {
+    let opening = client.score(RequestBatches {
         outbound,
         batch: Vec::with_capacity(BATCH),
     });
@@ -56,7 +56,7 @@ pub(crate) async fn run(questions: Questions, channel: Channel) -> tonic::Status
     }
 }
 
-pub(super) fn deliver(waiters: &Mutex<Waiters>, responses: Vec<v1::ScoreResponse>) {
+pub(super) fn deliver(waiters: &Mutex<PendingScores>, responses: Vec<v1::ScoreResponse>) {
     for response in responses {
         let id = response.id;
         match Answer::try_from(response) {
@@ -69,19 +69,19 @@ pub(super) fn deliver(waiters: &Mutex<Waiters>, responses: Vec<v1::ScoreResponse
     }
 }
 
-impl Drop for FailedOnDrop {
+impl Drop for FailPendingOnDrop {
     fn drop(&mut self) {
         self.0.lock().fail();
     }
 }
 
 /// The queue as a stream of messages, each holding all that waited.
-pub(super) struct Batches {
-    pub(super) outbound: mpsc::Receiver<Outbound>,
-    pub(super) batch: Vec<Outbound>,
+pub(super) struct RequestBatches {
+    pub(super) outbound: mpsc::Receiver<ScoreMessage>,
+    pub(super) batch: Vec<ScoreMessage>,
 }
 
-impl Stream for Batches {
+impl Stream for RequestBatches {
     type Item = v1::ScoreRequests;
 
     fn poll_next(
@@ -99,8 +99,8 @@ impl Stream for Batches {
         };
         for outbound in this.batch.drain(..) {
             match outbound {
-                Outbound::Ask(request) => message.requests.push(*request),
-                Outbound::Cancel(id) => message.cancels.push(id),
+                ScoreMessage::Ask(request) => message.requests.push(*request),
+                ScoreMessage::Cancel(id) => message.cancels.push(id),
             }
         }
         Poll::Ready(Some(message))

@@ -2,7 +2,7 @@ use hermes_proto::v1::score_response::Answer as WireAnswer;
 use tokio_stream::StreamExt;
 
 use super::{
-    stream::{Batches, deliver},
+    stream::{RequestBatches, deliver},
     *,
 };
 
@@ -44,11 +44,11 @@ fn queued(id: u64) -> v1::ScoreResponse {
 }
 
 /// What was put on the way to the replica: questions by their id, and cancels by the negative of theirs.
-fn sent(questions: &mut Questions) -> Vec<i64> {
+fn sent(questions: &mut ScoreStream) -> Vec<i64> {
     std::iter::from_fn(|| questions.outbound.try_recv().ok())
         .map(|outbound| match outbound {
-            Outbound::Ask(request) => request.id as i64,
-            Outbound::Cancel(id) => -(id as i64),
+            ScoreMessage::Ask(request) => request.id as i64,
+            ScoreMessage::Cancel(id) => -(id as i64),
         })
         .collect()
 }
@@ -56,11 +56,11 @@ fn sent(questions: &mut Questions) -> Vec<i64> {
 #[tokio::test]
 async fn what_waits_goes_out_as_one_message() {
     let (asker, questions) = channel();
-    let asked: Vec<Asked> = (0..5)
+    let asked: Vec<PendingScore> = (0..5)
         .map(|id| asker.ask(question(id)).expect("room"))
         .collect();
     drop(asked);
-    let mut batches = Batches {
+    let mut batches = RequestBatches {
         outbound: questions.outbound,
         batch: Vec::new(),
     };
@@ -86,7 +86,7 @@ async fn answers_find_their_askers_in_any_order() {
 async fn a_late_answer_is_taken_back() {
     let (asker, mut questions) = channel();
     let mut asked = asker.ask(question(1)).expect("room");
-    assert_eq!(asked.answer(SOON).await, Err(NoAnswer::Late));
+    assert_eq!(asked.answer(SOON).await, Err(ScoreClientError::Late));
     drop(asked);
     assert!(questions.waiters.0.lock().by_id.is_empty());
     assert_eq!(sent(&mut questions), [1, -1]);
@@ -137,10 +137,10 @@ async fn a_broken_stream_fails_all_who_wait_at_once() {
     assert!(matches!(waits.answer(SOON).await, Ok(Answer::Queued(_))));
     drop(questions);
     let long = Duration::from_secs(3_600);
-    assert_eq!(asked.answer(long).await, Err(NoAnswer::Broken));
-    assert_eq!(waits.answer(long).await, Err(NoAnswer::Broken));
+    assert_eq!(asked.answer(long).await, Err(ScoreClientError::Broken));
+    assert_eq!(waits.answer(long).await, Err(ScoreClientError::Broken));
     assert!(
-        matches!(asker.ask(question(3)), Err(NoAnswer::Broken)),
+        matches!(asker.ask(question(3)), Err(ScoreClientError::Broken)),
         "and nobody else begins to wait"
     );
 }
@@ -156,7 +156,7 @@ async fn an_answer_that_cannot_be_used_is_none() {
             answer: None,
         }],
     );
-    assert_eq!(asked.answer(SOON).await, Err(NoAnswer::Broken));
+    assert_eq!(asked.answer(SOON).await, Err(ScoreClientError::Broken));
 }
 
 #[tokio::test]
@@ -165,6 +165,9 @@ async fn a_full_queue_answers_at_once() {
     let asked: Vec<_> = (0..QUEUE as u64)
         .map(|id| asker.ask(question(id)).expect("room"))
         .collect();
-    assert!(matches!(asker.ask(question(u64::MAX)), Err(NoAnswer::Full)));
+    assert!(matches!(
+        asker.ask(question(u64::MAX)),
+        Err(ScoreClientError::Full)
+    ));
     assert_eq!(asker.waiters.lock().by_id.len(), asked.len());
 }

@@ -55,7 +55,10 @@ async fn failures(fleet: &Fleet) -> f64 {
 #[tokio::test]
 async fn a_kv_manager_that_is_slow_broken_or_gone_is_done_without() {
     use kvmanager::Fault;
-    let mut scene = scene(3, "  kvManager: {url: 'URL', lookupTimeout: 100ms, cacheTtl: 0s}\n");
+    let mut scene = scene(
+        3,
+        "  kvManager: {url: 'URL', lookupTimeout: 100ms, cacheTtl: 0s}\n",
+    );
     let manager = KvManagerServer::start(|_| Vec::new())
         .await
         .expect("a port");
@@ -97,7 +100,10 @@ async fn a_kv_manager_that_lies_is_believed_less_and_less() {
     };
     let scene = scene(
         0,
-        &format!("  kvManager: {{url: '{}', lookupTimeout: 5s}}\n", liar.url()),
+        &format!(
+            "  kvManager: {{url: '{}', lookupTimeout: 5s}}\n",
+            liar.url()
+        ),
     );
     let fleet = Scene {
         engines: vec![quick; 3],

@@ -6,7 +6,7 @@ use super::pages::{self, Page};
 
 #[test]
 fn every_code_of_a_refusal_is_documented() {
-    let source = Page::read(&pages::root().join("data-plane/src/request/refusal.rs")).text;
+    let source = Page::read(&pages::root().join("data-plane/src/request/local_reply.rs")).text;
     let (_, body) = source.split_once("fn code(").expect("refusals have codes");
     let (body, _) = body.split_once("\n    }\n").expect("a function ends");
     let codes: BTreeSet<&str> = body
@@ -27,6 +27,6 @@ fn every_code_of_a_refusal_is_documented() {
         .collect();
     assert_eq!(
         documented, codes,
-        "left: docs/metrics.md, right: data-plane/src/request/refusal.rs"
+        "left: docs/metrics.md, right: data-plane/src/request/local_reply.rs"
     );
 }

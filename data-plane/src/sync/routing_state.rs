@@ -11,41 +11,41 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use crate::{link::score::Asker, view::View};
+use crate::{link::score::ScoreClient, view::RoutingView};
 
 /// Load figures older than this are not trusted any more.
 const STALE: Duration = Duration::from_secs(3);
 
 /// What requests read.
 #[derive(Clone, Default)]
-pub(crate) struct Knowledge {
+pub(crate) struct RoutingState {
     /// The newest snapshot; `None` until the first came.
-    pub(crate) view: Arc<ArcSwapOption<View>>,
+    pub(crate) view: Arc<ArcSwapOption<RoutingView>>,
     /// Replicas that can be asked.
-    pub(crate) replicas: Arc<ArcSwap<Vec<Ready>>>,
+    pub(crate) replicas: Arc<ArcSwap<Vec<ReadyReplica>>>,
     /// When load figures came last.
-    pub(crate) freshness: Arc<Freshness>,
+    pub(crate) freshness: Arc<LoadFreshness>,
     /// Told of every new view.
     pub(crate) changed: Arc<Notify>,
 }
 
 /// A replica that can be asked.
-pub(crate) struct Ready {
+pub(crate) struct ReadyReplica {
     /// By which rendezvous hashing knows it.
     pub(crate) name: Arc<str>,
-    pub(crate) asker: Asker,
+    pub(crate) asker: ScoreClient,
 }
 
 /// When load figures came last, readable by every request.
 #[derive(Default)]
-pub(crate) struct Freshness {
+pub(crate) struct LoadFreshness {
     /// Milliseconds since the process's start, plus one; 0 means never.
     last: AtomicU64,
 }
 
-// === Freshness ===
+// === LoadFreshness ===
 
-impl Freshness {
+impl LoadFreshness {
     pub(super) fn renew(&self, now: Duration) {
         self.last.store(millis(now) + 1, Ordering::Relaxed);
     }

@@ -16,27 +16,29 @@ use hermes_runtime::shutdown::Tracked;
 use tokio::time::Instant;
 
 use crate::{
-    choose::{Plan, Target},
+    choose::{SelectedEndpoint, Selection},
     clock::uptime,
-    endpoint::InFlight,
-    exchange::trace::Trace,
-    link::report::{Finished, Outcome, Reporter},
-    request::{admission::Permit, read::Call, refusal::Refusal},
-    telemetry::{
-        access_log::{Record, Records},
-        metrics::{Ended, ModelMetrics, Rung},
-        usage::Usage,
+    endpoint::InFlightGuard,
+    exchange::trace::RequestTrace,
+    link::report::{Outcome, Reporter, RequestEnd},
+    request::{
+        admission::AdmissionPermit, inference_request::InferenceRequest, local_reply::LocalReply,
     },
-    view::PoolView,
+    telemetry::{
+        access_log::{AccessLog, AccessRecord},
+        metrics::{Ended, ModelMetrics, Rung},
+        usage::TokenUsage,
+    },
+    view::RoutingPool,
 };
 
 /// See the module.
-pub(crate) struct Account {
+pub(crate) struct RequestGuard {
     pub(crate) id: u64,
-    pub(crate) trace: Trace,
+    pub(crate) trace: RequestTrace,
     reporter: Arc<Reporter>,
-    records: Arc<Records>,
-    pool: Arc<PoolView>,
+    records: Arc<AccessLog>,
+    pool: Arc<RoutingPool>,
     model: Arc<ModelMetrics>,
     arrived: Instant,
     /// What the choice read of the request, and how it was made.
@@ -50,7 +52,7 @@ pub(crate) struct Account {
     first_byte: Option<Instant>,
     last_byte: Option<Instant>,
     frames: u64,
-    usage: Option<Usage>,
+    usage: Option<TokenUsage>,
     /// The response that the endpoint stored.
     stored_response: Option<ResponseKey>,
     /// What the answer at hand means, should it pass to its last byte.
@@ -58,35 +60,35 @@ pub(crate) struct Account {
     ended: Ended,
     resent: u32,
     /// A place behind the gate, and the drain's patience.
-    _held: (Permit, Tracked),
+    _held: (AdmissionPermit, Tracked),
 }
 
 /// A request as it comes in.
-pub(crate) struct Arrival {
+pub(crate) struct RequestStart {
     /// Unique in this run of the proxy.
     pub(crate) id: u64,
     pub(crate) at: Instant,
-    pub(crate) trace: Trace,
+    pub(crate) trace: RequestTrace,
 }
 
 /// A request that was sent, or is about to be, to one endpoint.
 struct Attempt {
     sent: Instant,
-    in_flight: InFlight,
+    in_flight: InFlightGuard,
     /// Prompt tokens that the endpoint was expected to have cached, and who said so.
     cached_tokens: u32,
     source: Option<Source>,
 }
 
-impl Account {
+impl RequestGuard {
     pub(crate) fn open(
-        arrival: Arrival,
-        pool: Arc<PoolView>,
+        arrival: RequestStart,
+        pool: Arc<RoutingPool>,
         model: Option<&str>,
-        (reporter, records): (Arc<Reporter>, Arc<Records>),
-        held: (Permit, Tracked),
+        (reporter, records): (Arc<Reporter>, Arc<AccessLog>),
+        held: (AdmissionPermit, Tracked),
     ) -> Self {
-        let Arrival { id, at, trace } = arrival;
+        let RequestStart { id, at, trace } = arrival;
         pool.metrics.in_flight.inc();
         Self {
             id,
@@ -114,7 +116,7 @@ impl Account {
     }
 
     /// Tells the server span what is asked.
-    pub(crate) fn describe(&self, call: &Call, version: Version) {
+    pub(crate) fn describe(&self, call: &InferenceRequest, version: Version) {
         let span = &self.trace.server;
         if span.is_disabled() {
             return;
@@ -136,19 +138,19 @@ impl Account {
     }
 
     /// This is what a choice may read of the request.
-    pub(crate) fn asks(&mut self, query: &Query, call: &Call) {
+    pub(crate) fn asks(&mut self, query: &Query, call: &InferenceRequest) {
         self.query = Query {
             unary: call.is_unary(),
             ..query.clone()
         };
         self.recorded = self
             .records
-            .are_heard()
+            .has_listeners()
             .then(|| call.model.as_deref().unwrap_or_default().into());
     }
 
     /// Where the request goes was found.
-    pub(crate) const fn planned(&mut self, plan: &Plan) {
+    pub(crate) const fn planned(&mut self, plan: &Selection) {
         if let Some(prompt_tokens) = plan.why.prompt_tokens {
             self.query.prompt_tokens = prompt_tokens;
         }
@@ -157,8 +159,8 @@ impl Account {
     }
 
     /// The request goes to this endpoint now; an attempt before it is over.
-    pub(crate) fn sending(&mut self, target: &Target) {
-        let Target {
+    pub(crate) fn sending(&mut self, target: &SelectedEndpoint) {
+        let SelectedEndpoint {
             upstream,
             cached_tokens,
             source,
@@ -173,7 +175,7 @@ impl Account {
             self.resent += 1;
             self.pool.metrics.retries.inc();
         }
-        if let Some(recall) = &self.pool.recall {
+        if let Some(recall) = &self.pool.history {
             recall.remember(upstream.endpoint.id, &self.query);
         }
         self.reporter.started(
@@ -224,7 +226,7 @@ impl Account {
         self.model.ttft.observe((now - self.arrived).as_secs_f64());
     }
 
-    pub(crate) const fn used(&mut self, usage: Usage) {
+    pub(crate) const fn used(&mut self, usage: TokenUsage) {
         self.usage = Some(usage);
     }
 
@@ -244,8 +246,8 @@ impl Account {
     }
 
     /// No endpoint was found.
-    pub(crate) const fn refused(&mut self, refusal: &Refusal) {
-        self.ended = if refusal.is_backpressure() {
+    pub(crate) const fn refused(&mut self, refusal: &LocalReply) {
+        self.ended = if refusal.is_overload() {
             Ended::Busy
         } else {
             Ended::Failed
@@ -292,9 +294,9 @@ impl Account {
     }
 
     /// Cached tokens, if the engine tells of them.
-    fn cached_tokens(&self, usage: Usage) -> Option<u32> {
+    fn cached_tokens(&self, usage: TokenUsage) -> Option<u32> {
         self.pool
-            .recall
+            .history
             .as_ref()
             .map_or(usage.cached_tokens, |recall| recall.cached_tokens(usage))
     }
@@ -306,13 +308,13 @@ impl Account {
     }
 
     /// Compares what was expected to be cached with what the engine says.
-    fn check_forecast(&self, usage: Usage) {
+    fn check_forecast(&self, usage: TokenUsage) {
         let (Ended::Ok, Some(attempt)) = (self.ended, &self.attempt) else {
             return;
         };
         let Some(reported) = self
             .cached_tokens(usage)
-            .filter(|_| self.pool.recall.is_some())
+            .filter(|_| self.pool.history.is_some())
         else {
             return;
         };
@@ -335,9 +337,9 @@ impl Account {
     }
 
     /// The answer as those who record see it.
-    fn record(&self, model: Box<str>) -> Record {
+    fn record(&self, model: Box<str>) -> AccessRecord {
         let told = self.usage;
-        Record {
+        AccessRecord {
             arrived: self.arrived,
             model,
             pool: Arc::clone(self.pool.name()),
@@ -424,7 +426,7 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         let now = Instant::now();
         self.pool.metrics.in_flight.dec();
@@ -453,7 +455,7 @@ impl Drop for Account {
             cached_tokens: self.cached_tokens(usage),
         });
         let duration = self.duration_since_sent(now);
-        let finished = Finished {
+        let finished = RequestEnd {
             outcome: self.ended.outcome(),
             usage,
             duration,

@@ -10,19 +10,19 @@ use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use crate::request::{
-    admission::Permit,
+    admission::AdmissionPermit,
     api::{Api, Route},
-    body::{Fields, strip},
+    fields::{BodyFields, strip},
+    local_reply::LocalReply,
     outgoing::Outgoing,
     prompt::Prompt,
-    refusal::Refusal,
 };
 
 /// Bytes of a request's headers at most.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// A client's request, read and not yet placed.
-pub(crate) struct Call {
+pub(crate) struct InferenceRequest {
     pub(crate) api: Api,
     pub(crate) method: Method,
     /// Path and query as the engine knows them.
@@ -36,12 +36,12 @@ pub(crate) struct Call {
     /// What a choice may read of the body.
     pub(crate) prompt: Prompt,
     /// The stored response that this one continues, or asks about.
-    pub(crate) response: Option<StoredResponse>,
-    /// Fields were cut.
+    pub(crate) response: Option<ResponseReference>,
+    /// BodyFields were cut.
     pub(crate) stripped: bool,
 }
 
-impl Call {
+impl InferenceRequest {
     /// Whether the first byte of the answer comes only after its last token was generated.
     pub(crate) const fn is_unary(&self) -> bool {
         !self.stream
@@ -53,12 +53,12 @@ impl Call {
 }
 
 /// A reference to a stored response.
-pub(crate) struct StoredResponse {
+pub(crate) struct ResponseReference {
     pub(crate) id: String,
     pub(crate) key: ResponseKey,
 }
 
-impl From<&str> for StoredResponse {
+impl From<&str> for ResponseReference {
     fn from(id: &str) -> Self {
         Self {
             id: id.to_owned(),
@@ -76,31 +76,31 @@ pub(crate) async fn whole<B>(
     mut body: B,
     limit: u64,
     patience: Duration,
-    permit: &mut Permit,
-) -> Result<Bytes, Refusal>
+    permit: &mut AdmissionPermit,
+) -> Result<Bytes, LocalReply>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let hint = body.size_hint();
     if hint.lower() > limit {
-        return Err(Refusal::TooLarge(limit));
+        return Err(LocalReply::TooLarge(limit));
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
         let frame = timeout(patience, body.frame())
             .await
-            .map_err(|_| Refusal::SlowClient)?;
+            .map_err(|_| LocalReply::SlowClient)?;
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| Refusal::BadBody("the body broke off".to_owned()))?;
+        let frame = frame.map_err(|_| LocalReply::BadBody("the body broke off".to_owned()))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
         if (first.len() + rest.len() + data.len()) as u64 > limit {
-            return Err(Refusal::TooLarge(limit));
+            return Err(LocalReply::TooLarge(limit));
         }
         if !permit.hold(data.len() as u64) {
-            return Err(Refusal::Overloaded);
+            return Err(LocalReply::Overloaded);
         }
         if first.is_empty() && rest.is_empty() {
             first = data;
@@ -127,13 +127,13 @@ where
 }
 
 /// Refuses a head that is too large, however it is spread over names and values.
-pub(crate) fn check_head(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check_head(headers: &HeaderMap) -> Result<(), LocalReply> {
     let bytes: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
     if bytes > MAX_HEAD_BYTES {
-        Err(Refusal::HeadTooLarge(MAX_HEAD_BYTES))
+        Err(LocalReply::HeadTooLarge(MAX_HEAD_BYTES))
     } else {
         Ok(())
     }
@@ -141,13 +141,13 @@ pub(crate) fn check_head(headers: &HeaderMap) -> Result<(), Refusal> {
 
 // === The call ===
 
-impl Call {
+impl InferenceRequest {
     /// Reads what routing needs from a request whose body is complete.
-    pub(crate) fn read(
+    pub(crate) fn parse(
         route: Route<'_>,
         head: http::request::Parts,
         bytes: &Bytes,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, LocalReply> {
         let http::request::Parts {
             method,
             uri,
@@ -171,17 +171,17 @@ impl Call {
         };
         if route.api == Api::StoredResponse {
             let below = route.path.trim_start_matches("/v1/responses/");
-            call.response = below.split('/').next().map(StoredResponse::from);
+            call.response = below.split('/').next().map(ResponseReference::from);
         }
         if route.api.reads_json() {
-            let fields = Fields::read(bytes)
-                .map_err(|unreadable| Refusal::BadBody(unreadable.to_string()))?;
+            let fields = BodyFields::parse(bytes)
+                .map_err(|unreadable| LocalReply::BadBody(unreadable.to_string()))?;
             call.model = fields.model.as_deref().map(str::to_owned);
             call.stream = fields.stream;
             call.response = fields
                 .previous_response_id
                 .as_deref()
-                .map(StoredResponse::from);
+                .map(ResponseReference::from);
             call.prompt = Prompt::of(&fields, bytes);
             call.stripped = fields.has_control_fields;
             if call.stripped {
@@ -195,12 +195,12 @@ impl Call {
     }
 }
 
-fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, Refusal> {
+fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, LocalReply> {
     let target = match query {
         Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
         None => PathAndQuery::try_from(path),
     };
-    target.map_err(|_| Refusal::UnknownPath)
+    target.map_err(|_| LocalReply::UnknownPath)
 }
 
 #[cfg(test)]
@@ -212,21 +212,22 @@ mod tests {
 
     use super::*;
 
-    fn permit() -> Permit {
-        crate::request::admission::Gate::default()
+    fn permit() -> AdmissionPermit {
+        crate::request::admission::AdmissionLimit::default()
             .enter(1)
             .expect("free")
     }
 
-    fn call(body: &str) -> Call {
+    fn call(body: &str) -> InferenceRequest {
         read(http::Request::post("/v1/chat/completions"), body)
     }
 
-    fn read(request: http::request::Builder, body: &str) -> Call {
+    fn read(request: http::request::Builder, body: &str) -> InferenceRequest {
         let (head, ()) = request.body(()).expect("valid").into_parts();
         let route = crate::request::api::route(&Method::POST, "/v1/chat/completions", &["/x"])
             .expect("served");
-        Call::read(route, head, &Bytes::copy_from_slice(body.as_bytes())).expect("readable")
+        InferenceRequest::parse(route, head, &Bytes::copy_from_slice(body.as_bytes()))
+            .expect("readable")
     }
 
     #[tokio::test]
@@ -257,7 +258,7 @@ mod tests {
         assert_eq!((read.len(), read[99]), (100, 9));
         assert_eq!(
             whole(pieces(), 99, Duration::from_secs(1), &mut permit()).await,
-            Err(Refusal::TooLarge(99))
+            Err(LocalReply::TooLarge(99))
         );
         assert_eq!(
             whole(
@@ -267,7 +268,7 @@ mod tests {
                 &mut permit()
             )
             .await,
-            Err(Refusal::TooLarge(10))
+            Err(LocalReply::TooLarge(10))
         );
     }
 
@@ -278,7 +279,7 @@ mod tests {
         >());
         assert_eq!(
             whole(body, 10, Duration::from_secs(30), &mut permit()).await,
-            Err(Refusal::SlowClient)
+            Err(LocalReply::SlowClient)
         );
     }
 

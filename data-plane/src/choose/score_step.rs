@@ -19,13 +19,13 @@ use prometheus_client::metrics::{gauge::Gauge, histogram::Histogram};
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
-use super::selection::{Target, Wanted, Why};
+use super::selection::{SelectedEndpoint, SelectionDetails, SelectionRequest};
 use crate::{
-    link::score::{Asked, Asker, NoAnswer},
-    request::{api::Api, refusal::Refusal},
-    sync::Knowledge,
+    link::score::{PendingScore, ScoreClient, ScoreClientError},
+    request::{api::Api, local_reply::LocalReply},
+    sync::RoutingState,
     telemetry::metrics::ScoreFailure,
-    view::PoolView,
+    view::RoutingPool,
 };
 
 /// No request waits longer in one queue, whatever a control plane says.
@@ -34,31 +34,31 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// A request that waited where the stream broke is asked anew so often. If that breaks too, the proxy chooses.
 const ASKED_ANEW: u32 = 1;
 
-/// Asks the replicas that [`Knowledge`] names.
-pub(super) struct ScoreCaller {
-    pub(super) knowledge: Knowledge,
+/// Asks the replicas that [`RoutingState`] names.
+pub(super) struct ScoreStep {
+    pub(super) knowledge: RoutingState,
     /// Names this run of the proxy in `Score`.
     pub(super) proxy: u64,
 }
 
-/// Why the control plane's answer names no endpoint.
-pub(super) enum Unanswered {
+/// SelectionDetails the control plane's answer names no endpoint.
+pub(super) enum ScoreStepError {
     /// The ladder goes on.
     Failed(ScoreFailure),
     /// The client is told.
-    Refused(Refusal),
+    Refused(LocalReply),
 }
 
 /// Endpoints, best first, and why.
-type Scored = (SmallVec<[Target; MAX_RANKED]>, Why);
+type ScoredEndpoints = (SmallVec<[SelectedEndpoint; MAX_RANKED]>, SelectionDetails);
 
-impl ScoreCaller {
+impl ScoreStep {
     /// Asks the replica that owns the pool. `waited` tells how long the request waited there, however that ended.
     pub(super) async fn score(
         &self,
-        wanted: &Wanted<'_>,
+        wanted: &SelectionRequest<'_>,
         waited: &mut Duration,
-    ) -> Result<Scored, Unanswered> {
+    ) -> Result<ScoredEndpoints, ScoreStepError> {
         let pool = wanted.pool;
         let mut asker = self.owner(pool.name()).ok_or(ScoreFailure::Away)?;
         let mut asked_anew = 0;
@@ -66,7 +66,7 @@ impl ScoreCaller {
             let before = *waited;
             let answer = self.ask(&asker, wanted, waited).await;
             // Whoever waited keeps its turn at the new owner, if there is one; a crowd that chose by itself would herd.
-            if answer == Err(NoAnswer::Broken)
+            if answer == Err(ScoreClientError::Broken)
                 && *waited > before
                 && asked_anew < ASKED_ANEW
                 && let Some(other) = self.owner(pool.name())
@@ -84,10 +84,10 @@ impl ScoreCaller {
     /// of that endpoint a moment sooner than the proxy, which is worth a moment's wait.
     async fn newer(
         &self,
-        pool: &PoolView,
+        pool: &RoutingPool,
         answer: Option<&Answer>,
         waited: Duration,
-    ) -> Option<Arc<PoolView>> {
+    ) -> Option<Arc<RoutingPool>> {
         let Some(Answer::Chosen(Chosen { ranked, .. })) = answer else {
             return None;
         };
@@ -122,10 +122,10 @@ impl ScoreCaller {
     /// The final answer of one replica.
     async fn ask(
         &self,
-        asker: &Asker,
-        wanted: &Wanted<'_>,
+        asker: &ScoreClient,
+        wanted: &SelectionRequest<'_>,
         waited: &mut Duration,
-    ) -> Result<Answer, NoAnswer> {
+    ) -> Result<Answer, ScoreClientError> {
         let deadline = wanted.pool.pool.spec.policy.score_deadline;
         let asked_at = Instant::now();
         let mut asked = asker.ask(self.question(wanted, *waited))?;
@@ -142,7 +142,7 @@ impl ScoreCaller {
     }
 
     /// The replica that owns the pool, among those whose stream is whole.
-    fn owner(&self, pool: &str) -> Option<Asker> {
+    fn owner(&self, pool: &str) -> Option<ScoreClient> {
         let replicas = self.knowledge.replicas.load();
         if let [only] = replicas.as_slice() {
             return Some(only.asker.clone());
@@ -154,8 +154,8 @@ impl ScoreCaller {
             .map(|replica| replica.asker.clone())
     }
 
-    fn question(&self, wanted: &Wanted<'_>, waited: Duration) -> v1::ScoreRequest {
-        let Wanted {
+    fn question(&self, wanted: &SelectionRequest<'_>, waited: Duration) -> v1::ScoreRequest {
+        let SelectionRequest {
             pool,
             call,
             id,
@@ -198,7 +198,7 @@ impl ScoreCaller {
     }
 }
 
-impl From<ScoreFailure> for Unanswered {
+impl From<ScoreFailure> for ScoreStepError {
     fn from(why: ScoreFailure) -> Self {
         Self::Failed(why)
     }
@@ -206,43 +206,43 @@ impl From<ScoreFailure> for Unanswered {
 
 /// Waits in the replica's queue. A client that leaves drops this, which gives the place up.
 async fn wait(
-    mut asked: Asked,
+    mut asked: PendingScore,
     place: Queued,
     deadline: Duration,
-    pool: &PoolView,
+    pool: &RoutingPool,
     waited: &mut Duration,
-) -> Result<Answer, NoAnswer> {
+) -> Result<Answer, ScoreClientError> {
     tracing::debug!(pool = %pool.name(), ?place, "a request waits for an endpoint with room");
-    let waiting = Waiting::begin(&pool.metrics.waiting, &pool.metrics.wait);
+    let waiting = QueueTimer::begin(&pool.metrics.waiting, &pool.metrics.wait);
     let answer = asked.answer(place.limit.min(LONGEST_WAIT) + deadline).await;
     *waited += waiting.since.elapsed();
     match answer {
         // Said once at most: whoever says it again makes nobody wait for ever.
-        Ok(Answer::Queued(_)) => Err(NoAnswer::Late),
+        Ok(Answer::Queued(_)) => Err(ScoreClientError::Late),
         answer => answer,
     }
 }
 
 /// Makes endpoints of an answer.
 fn read(
-    pool: &PoolView,
-    answer: Result<Answer, NoAnswer>,
+    pool: &RoutingPool,
+    answer: Result<Answer, ScoreClientError>,
     waited: Duration,
-) -> Result<Scored, Unanswered> {
+) -> Result<ScoredEndpoints, ScoreStepError> {
     let answer = answer.map_err(|no_answer| match no_answer {
-        NoAnswer::Late => ScoreFailure::Late,
-        NoAnswer::Broken | NoAnswer::Full => ScoreFailure::Broken,
+        ScoreClientError::Late => ScoreFailure::Late,
+        ScoreClientError::Broken | ScoreClientError::Full => ScoreFailure::Broken,
     })?;
     match answer {
         Answer::Chosen(chosen) => known(pool, chosen, waited).ok_or(ScoreFailure::Refused.into()),
         Answer::Refused {
             reason: Reason::QueueFull,
             retry_after,
-        } => Err(Unanswered::Refused(Refusal::QueueFull(retry_after))),
+        } => Err(ScoreStepError::Refused(LocalReply::QueueFull(retry_after))),
         Answer::Refused {
             reason: Reason::QueueTimeout,
             retry_after,
-        } => Err(Unanswered::Refused(Refusal::QueueTimeout {
+        } => Err(ScoreStepError::Refused(LocalReply::QueueTimeout {
             waited,
             retry_after,
         })),
@@ -251,7 +251,7 @@ fn read(
 }
 
 /// The chosen endpoints that this snapshot has: the replica may have seen a change before, or after, this proxy.
-fn known(pool: &PoolView, chosen: Chosen, waited: Duration) -> Option<Scored> {
+fn known(pool: &RoutingPool, chosen: Chosen, waited: Duration) -> Option<ScoredEndpoints> {
     let Chosen {
         ranked,
         waited: said,
@@ -270,7 +270,7 @@ fn known(pool: &PoolView, chosen: Chosen, waited: Duration) -> Option<Scored> {
             expected_ttft: _,
         } = candidate;
         let source = source.filter(|_| cached_tokens > 0);
-        Some(Target {
+        Some(SelectedEndpoint {
             upstream: Arc::clone(upstream(endpoint)?),
             cached_tokens,
             source,
@@ -283,7 +283,7 @@ fn known(pool: &PoolView, chosen: Chosen, waited: Duration) -> Option<Scored> {
     let runner_up = runner_up.and_then(upstream).cloned();
     Some((
         ranked,
-        Why {
+        SelectionDetails {
             waited: said.max(waited),
             expected_wait,
             expected_ttft,
@@ -295,13 +295,13 @@ fn known(pool: &PoolView, chosen: Chosen, waited: Duration) -> Option<Scored> {
 }
 
 /// Counts a request that waits, for as long as it does.
-struct Waiting<'a> {
+struct QueueTimer<'a> {
     since: Instant,
     now: &'a Gauge,
     times: &'a Histogram,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> QueueTimer<'a> {
     fn begin(now: &'a Gauge, times: &'a Histogram) -> Self {
         now.inc();
         Self {
@@ -312,7 +312,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueueTimer<'_> {
     fn drop(&mut self) {
         self.now.dec();
         self.times.observe(self.since.elapsed().as_secs_f64());

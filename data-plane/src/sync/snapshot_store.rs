@@ -11,42 +11,42 @@ use tokio::{
 };
 
 use super::{
-    knowledge::{Knowledge, Ready},
-    replica::{News, endpoint_of},
-    teaching::{Pupil, Teaching},
+    history_replay::{HistoryReplay, ReplayTarget},
+    replica::{ReplicaEvent, endpoint_of},
+    routing_state::{ReadyReplica, RoutingState},
 };
 use crate::{
-    link::score::Asker,
+    link::score::ScoreClient,
     telemetry::metrics::{Arrival, Metrics},
-    view::View,
+    view::RoutingView,
 };
 
 /// Idle connections are swept, and gauges set, this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// What is known of each replica, and which one is followed.
-pub(super) struct Board {
-    knowledge: Knowledge,
+pub(super) struct SnapshotStore {
+    knowledge: RoutingState,
     metrics: Arc<Metrics>,
     ready: Gate,
-    replicas: Vec<Known>,
+    replicas: Vec<ReplicaState>,
     followed: Option<SocketAddr>,
-    teaching: Teaching,
+    teaching: HistoryReplay,
 }
 
-struct Known {
+struct ReplicaState {
     from: SocketAddr,
     name: Arc<str>,
     snapshot: Arc<Snapshot>,
-    asker: Asker,
+    asker: ScoreClient,
     /// Where to say something to it.
     upwards: mpsc::Sender<v1::FromDataPlane>,
 }
 
-// === Known ===
+// === ReplicaState ===
 
-impl Known {
-    fn pupil(&self) -> Pupil<'_> {
+impl ReplicaState {
+    fn pupil(&self) -> ReplayTarget<'_> {
         let Self {
             from,
             name,
@@ -54,7 +54,7 @@ impl Known {
             asker: _,
             upwards,
         } = self;
-        Pupil {
+        ReplayTarget {
             from: *from,
             name,
             epoch: snapshot.epoch,
@@ -63,22 +63,22 @@ impl Known {
     }
 }
 
-// === Board ===
+// === SnapshotStore ===
 
-impl Board {
-    pub(super) fn new(knowledge: Knowledge, metrics: Arc<Metrics>, ready: Gate) -> Self {
+impl SnapshotStore {
+    pub(super) fn new(knowledge: RoutingState, metrics: Arc<Metrics>, ready: Gate) -> Self {
         Self {
             knowledge,
             metrics,
             ready,
             replicas: Vec::new(),
             followed: None,
-            teaching: Teaching::default(),
+            teaching: HistoryReplay::default(),
         }
     }
 
     /// Folds news until every sender is gone.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<News>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<ReplicaEvent>) {
         let mut tick = interval(HOUSEKEEPING);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -92,9 +92,9 @@ impl Board {
         }
     }
 
-    fn fold(&mut self, news: News) {
+    fn fold(&mut self, news: ReplicaEvent) {
         match news {
-            News::Snapshot {
+            ReplicaEvent::Snapshot {
                 from,
                 name,
                 snapshot,
@@ -102,7 +102,7 @@ impl Board {
                 upwards,
             } => {
                 self.metrics.snapshot(Arrival::Accepted);
-                self.learn(Known {
+                self.learn(ReplicaState {
                     from,
                     name,
                     snapshot,
@@ -110,13 +110,13 @@ impl Board {
                     upwards,
                 });
             }
-            News::Loads { from, rows } => self.load(from, &rows),
-            News::Rejected => self.metrics.snapshot(Arrival::Rejected),
-            News::Lost { from } => self.lose(from),
+            ReplicaEvent::Loads { from, rows } => self.load(from, &rows),
+            ReplicaEvent::Rejected => self.metrics.snapshot(Arrival::Rejected),
+            ReplicaEvent::Lost { from } => self.lose(from),
         }
     }
 
-    fn learn(&mut self, known: Known) {
+    fn learn(&mut self, known: ReplicaState) {
         let from = known.from;
         match self
             .replicas
@@ -168,7 +168,7 @@ impl Board {
         {
             return;
         }
-        let view = View::build(
+        let view = RoutingView::build(
             Arc::clone(&replica.snapshot),
             previous.as_deref(),
             &self.metrics,
@@ -188,12 +188,12 @@ impl Board {
         let Some(view) = self.knowledge.view.load_full() else {
             return;
         };
-        let pupils: Vec<Pupil<'_>> = self.replicas.iter().map(Known::pupil).collect();
+        let pupils: Vec<ReplayTarget<'_>> = self.replicas.iter().map(ReplicaState::pupil).collect();
         self.teaching.teach(&view, &pupils);
     }
 
     fn publish_replicas(&self) {
-        let ready = |known: &Known| Ready {
+        let ready = |known: &ReplicaState| ReadyReplica {
             name: Arc::clone(&known.name),
             asker: known.asker.clone(),
         };

@@ -10,27 +10,27 @@ use tokio::sync::oneshot;
 
 /// Who waits for which answer. Bounded by the requests in flight: each waits for one answer at most.
 #[derive(Default)]
-pub(super) struct Waiters {
-    pub(super) by_id: HashMap<u64, oneshot::Sender<Reply>>,
+pub(super) struct PendingScores {
+    pub(super) by_id: HashMap<u64, oneshot::Sender<ScoreReply>>,
     /// The stream is broken: nobody will be answered any more.
     pub(super) broken: bool,
 }
 
 /// What a waiter is told.
-pub(super) enum Reply {
+pub(super) enum ScoreReply {
     Final(Answer),
     /// The request waits at the replica; the final answer comes on another channel, made only for those who wait.
-    Queued(Queued, oneshot::Receiver<Reply>),
+    Queued(Queued, oneshot::Receiver<ScoreReply>),
 }
 
-pub(super) enum Outbound {
+pub(super) enum ScoreMessage {
     Ask(Box<v1::ScoreRequest>),
     Cancel(u64),
 }
 
-// === Waiters ===
+// === PendingScores ===
 
-impl Waiters {
+impl PendingScores {
     /// Hands an answer to whoever waits for it; he may have left.
     pub(super) fn tell(&mut self, id: u64, answer: Answer) {
         let waiter = match answer {
@@ -39,13 +39,16 @@ impl Waiters {
                     return;
                 };
                 let (next, reply) = oneshot::channel();
-                (mem::replace(waiter, next), Reply::Queued(queued, reply))
+                (
+                    mem::replace(waiter, next),
+                    ScoreReply::Queued(queued, reply),
+                )
             }
             Answer::Chosen(_) | Answer::Refused { .. } => {
                 let Some(waiter) = self.by_id.remove(&id) else {
                     return;
                 };
-                (waiter, Reply::Final(answer))
+                (waiter, ScoreReply::Final(answer))
             }
         };
         let (waiter, reply) = waiter;

@@ -13,10 +13,10 @@ use hermes_proto::{
 };
 use tokio::sync::mpsc;
 
-use crate::view::{PoolView, View};
+use crate::view::{RoutingPool, RoutingView};
 
 /// A replica that may own pools.
-pub(super) struct Pupil<'a> {
+pub(super) struct ReplayTarget<'a> {
     pub(super) from: SocketAddr,
     pub(super) name: &'a Arc<str>,
     pub(super) epoch: Epoch,
@@ -25,13 +25,13 @@ pub(super) struct Pupil<'a> {
 
 /// Who owns which pool and was told what is remembered of it.
 #[derive(Debug, Default)]
-pub(super) struct Teaching {
+pub(super) struct HistoryReplay {
     taught: HashMap<Arc<str>, (SocketAddr, Epoch)>,
 }
 
-impl Teaching {
+impl HistoryReplay {
     /// Teaches every owner that has not been taught yet. Cheap when nothing changed.
-    pub(super) fn teach(&mut self, view: &View, pupils: &[Pupil<'_>]) {
+    pub(super) fn teach(&mut self, view: &RoutingView, pupils: &[ReplayTarget<'_>]) {
         self.taught.retain(|pool, _| view.pool(pool).is_some());
         for pool in &view.pools {
             let name = owner(pool.name(), pupils.iter().map(|pupil| &**pupil.name));
@@ -53,8 +53,8 @@ impl Teaching {
     }
 }
 
-fn tell(pupil: &Pupil<'_>, pool: &PoolView) {
-    let Some(recall) = &pool.recall else { return };
+fn tell(pupil: &ReplayTarget<'_>, pool: &RoutingPool) {
+    let Some(recall) = &pool.history else { return };
     // What is cached on an endpoint that is gone helps nobody.
     let decisions = recall.decisions();
     let known = decisions
@@ -90,7 +90,7 @@ mod tests {
     use crate::telemetry::metrics::Metrics;
 
     /// A pool of one endpoint that got one prompt.
-    fn view(strategy: Strategy) -> View {
+    fn view(strategy: Strategy) -> RoutingView {
         let policy = Policy {
             strategy,
             ..Policy::default()
@@ -117,14 +117,14 @@ mod tests {
             pools: vec![pool],
             ..Snapshot::default()
         });
-        let view = View::build(snapshot, None, &Metrics::register(&mut Registry::default()));
+        let view = RoutingView::build(snapshot, None, &Metrics::register(&mut Registry::default()));
         let query = Query {
             prompt_tokens: 100,
             blocks: [1, 2].into(),
             ..Query::default()
         };
         for endpoint in [id, EndpointId(8)] {
-            if let Some(recall) = &view.pools[0].recall {
+            if let Some(recall) = &view.pools[0].history {
                 recall.remember(endpoint, &query);
             }
         }
@@ -153,8 +153,8 @@ mod tests {
             SocketAddr::from(([127, 0, 0, 1], self.port))
         }
 
-        fn pupil(&self, epoch: u64) -> Pupil<'_> {
-            Pupil {
+        fn pupil(&self, epoch: u64) -> ReplayTarget<'_> {
+            ReplayTarget {
                 from: self.from(),
                 name: &self.name,
                 epoch: Epoch(epoch),
@@ -180,8 +180,11 @@ mod tests {
 
     #[test]
     fn an_owner_is_taught_once_of_endpoints_that_exist() {
-        let (view, mut replica, mut teaching) =
-            (view(kv_aware()), Replica::new("a", 1), Teaching::default());
+        let (view, mut replica, mut teaching) = (
+            view(kv_aware()),
+            Replica::new("a", 1),
+            HistoryReplay::default(),
+        );
         teaching.teach(&view, &[replica.pupil(1)]);
         teaching.teach(&view, &[replica.pupil(1)]);
         assert_eq!(replica.heard(), [7]);
@@ -190,8 +193,11 @@ mod tests {
 
     #[test]
     fn an_owner_that_restarted_or_came_back_is_taught_again() {
-        let (view, mut replica, mut teaching) =
-            (view(kv_aware()), Replica::new("a", 1), Teaching::default());
+        let (view, mut replica, mut teaching) = (
+            view(kv_aware()),
+            Replica::new("a", 1),
+            HistoryReplay::default(),
+        );
         teaching.teach(&view, &[replica.pupil(1)]);
         teaching.teach(&view, &[replica.pupil(2)]);
         assert_eq!(replica.heard(), [7, 7], "it restarted");
@@ -203,7 +209,7 @@ mod tests {
 
     #[test]
     fn only_the_owner_is_taught_and_the_next_one_when_it_is_lost() {
-        let (view, mut teaching) = (view(kv_aware()), Teaching::default());
+        let (view, mut teaching) = (view(kv_aware()), HistoryReplay::default());
         let mut replicas = [Replica::new("a", 1), Replica::new("b", 2)];
         teaching.teach(&view, &[replicas[0].pupil(1), replicas[1].pupil(1)]);
         let first = replicas
@@ -221,7 +227,7 @@ mod tests {
         let (view, mut replica, mut teaching) = (
             view(Strategy::Random),
             Replica::new("a", 1),
-            Teaching::default(),
+            HistoryReplay::default(),
         );
         teaching.teach(&view, &[replica.pupil(1)]);
         assert!(replica.heard().is_empty());

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use crate::request::api::Api;
 
-/// Why the proxy answers by itself.
+/// SelectionDetails the proxy answers by itself.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum LocalReply {
     #[error("nothing is served at this path; see the list of APIs in the documentation")]
     UnknownPath,
     #[error("this path takes {0} only")]
@@ -54,7 +54,7 @@ pub(crate) enum Refusal {
 /// The longest client-made name that an error repeats.
 const LONGEST_ECHO: usize = 256;
 
-impl Refusal {
+impl LocalReply {
     pub(crate) const fn status(&self) -> StatusCode {
         match self {
             Self::UnknownPath | Self::UnknownModel { .. } | Self::UnknownResponse(_) => {
@@ -74,7 +74,7 @@ impl Refusal {
         }
     }
 
-    /// Every [`Refusal::code`].
+    /// Every [`LocalReply::code`].
     pub(crate) const CODES: [&str; 16] = [
         "unknown_url",
         "method_not_allowed",
@@ -149,7 +149,7 @@ impl Refusal {
     }
 
     /// Whether the pool is overloaded, and the client was told before anything was sent.
-    pub(crate) const fn is_backpressure(&self) -> bool {
+    pub(crate) const fn is_overload(&self) -> bool {
         matches!(self, Self::QueueFull(_) | Self::QueueTimeout { .. })
     }
 
@@ -233,13 +233,13 @@ fn hint(nearest: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn body(refusal: Refusal, api: Option<Api>) -> serde_json::Value {
+    fn body(refusal: LocalReply, api: Option<Api>) -> serde_json::Value {
         serde_json::from_slice(refusal.into_response(api, "req-1").body()).expect("JSON")
     }
 
     #[test]
     fn an_unknown_model_is_a_404_in_openais_shape_with_the_nearest_names() {
-        let refusal = Refusal::UnknownModel {
+        let refusal = LocalReply::UnknownModel {
             model: "qwen".into(),
             nearest: vec!["Qwen/Qwen3-8B".into()],
         };
@@ -256,35 +256,35 @@ mod tests {
     #[test]
     fn every_code_is_in_the_list_that_metrics_begin_with() {
         let all = [
-            Refusal::UnknownPath,
-            Refusal::Method("POST"),
-            Refusal::BadBody(String::new()),
-            Refusal::TooLarge(1),
-            Refusal::HeadTooLarge(1),
-            Refusal::SlowClient,
-            Refusal::NoModel(Vec::new()),
-            Refusal::UnknownModel {
+            LocalReply::UnknownPath,
+            LocalReply::Method("POST"),
+            LocalReply::BadBody(String::new()),
+            LocalReply::TooLarge(1),
+            LocalReply::HeadTooLarge(1),
+            LocalReply::SlowClient,
+            LocalReply::NoModel(Vec::new()),
+            LocalReply::UnknownModel {
                 model: String::new(),
                 nearest: Vec::new(),
             },
-            Refusal::Overloaded,
-            Refusal::NotReady,
-            Refusal::NoEndpoint,
-            Refusal::Exhausted(1),
-            Refusal::TimedOut(Duration::ZERO),
-            Refusal::QueueFull(None),
-            Refusal::QueueTimeout {
+            LocalReply::Overloaded,
+            LocalReply::NotReady,
+            LocalReply::NoEndpoint,
+            LocalReply::Exhausted(1),
+            LocalReply::TimedOut(Duration::ZERO),
+            LocalReply::QueueFull(None),
+            LocalReply::QueueTimeout {
                 waited: Duration::ZERO,
                 retry_after: None,
             },
-            Refusal::UnknownResponse(String::new()),
+            LocalReply::UnknownResponse(String::new()),
         ];
-        assert_eq!(all.map(|refusal| refusal.code()), Refusal::CODES);
+        assert_eq!(all.map(|refusal| refusal.code()), LocalReply::CODES);
     }
 
     #[test]
     fn clients_of_messages_get_anthropics_shape() {
-        let body = body(Refusal::NoEndpoint, Some(Api::Messages));
+        let body = body(LocalReply::NoEndpoint, Some(Api::Messages));
         assert_eq!(body["type"], "error");
         assert_eq!(body["error"]["type"], "overloaded_error");
         assert_eq!(body["request_id"], "req-1");
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn who_should_come_back_is_told_when() {
-        let after = |refusal: Refusal| {
+        let after = |refusal: LocalReply| {
             refusal
                 .into_response(None, "r")
                 .headers()
@@ -300,20 +300,20 @@ mod tests {
                 .cloned()
         };
         assert_eq!(
-            after(Refusal::Overloaded),
+            after(LocalReply::Overloaded),
             Some(HeaderValue::from_static("1"))
         );
         assert_eq!(
-            after(Refusal::NoEndpoint),
+            after(LocalReply::NoEndpoint),
             Some(HeaderValue::from_static("1"))
         );
-        assert_eq!(after(Refusal::UnknownPath), None);
+        assert_eq!(after(LocalReply::UnknownPath), None);
         assert_eq!(
-            after(Refusal::QueueFull(None)),
+            after(LocalReply::QueueFull(None)),
             Some(HeaderValue::from_static("1"))
         );
         assert_eq!(
-            after(Refusal::QueueFull(Some(Duration::from_millis(2_001)))),
+            after(LocalReply::QueueFull(Some(Duration::from_millis(2_001)))),
             Some(HeaderValue::from_static("3"))
         );
     }

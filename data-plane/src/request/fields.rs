@@ -1,7 +1,7 @@
 //! What routing reads from a JSON body: borrowed from its bytes, never encoded again.
 //!
 //! One pass over the top level. Values that only travel on (messages, tools) stay raw; the same key twice means its
-//! last value, as in the engines' own parser. Fields that steer an engine's internals are noticed here and cut out by
+//! last value, as in the engines' own parser. BodyFields that steer an engine's internals are noticed here and cut out by
 //! [`strip`] without touching any other byte.
 
 use std::{borrow::Cow, fmt};
@@ -37,7 +37,7 @@ const PROMPT_FIELDS: [&str; 5] = [
 
 /// A body's routing fields.
 #[derive(Debug, Default)]
-pub(crate) struct Fields<'a> {
+pub(crate) struct BodyFields<'a> {
     pub(crate) model: Option<Cow<'a, str>>,
     pub(crate) stream: bool,
     /// Parts of the prompt in the order in which chat templates put them.
@@ -50,7 +50,7 @@ pub(crate) struct Fields<'a> {
     /// Keeps the caches of tenants apart inside an engine.
     pub(crate) cache_salt: Option<&'a RawValue>,
     /// What else goes into the prompt.
-    pub(crate) template: Template<'a>,
+    pub(crate) template: TemplateFields<'a>,
     /// Who asks: `user`, or one of its newer names.
     pub(crate) user: Option<Cow<'a, str>>,
     pub(crate) previous_response_id: Option<Cow<'a, str>>,
@@ -62,7 +62,7 @@ pub(crate) struct Fields<'a> {
 
 /// What chat templates and tokenizers are told besides the conversation.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Template<'a> {
+pub(crate) struct TemplateFields<'a> {
     pub(crate) kwargs: Option<&'a RawValue>,
     pub(crate) documents: Option<&'a RawValue>,
     /// `reasoning_effort`, or `reasoning` of the Responses API.
@@ -74,16 +74,16 @@ pub(crate) struct Template<'a> {
     pub(crate) has_more: bool,
 }
 
-/// Why a body cannot be routed.
+/// SelectionDetails a body cannot be routed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unreadable {
+pub(crate) enum UnreadableBody {
     #[error("the body is not valid JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-impl<'a> Fields<'a> {
+impl<'a> BodyFields<'a> {
     /// Reads the top level of `body`, which must be a JSON object.
-    pub(crate) fn read(body: &'a [u8]) -> Result<Self, Unreadable> {
+    pub(crate) fn parse(body: &'a [u8]) -> Result<Self, UnreadableBody> {
         let mut json = serde_json::Deserializer::from_slice(body);
         let fields = json.deserialize_map(TopLevel)?;
         json.end()?;
@@ -94,17 +94,17 @@ impl<'a> Fields<'a> {
 struct TopLevel;
 
 impl<'de> Visitor<'de> for TopLevel {
-    type Value = Fields<'de>;
+    type Value = BodyFields<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(key) = map.next_key::<Key<'de>>()? {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BodyFields<'de>, A::Error> {
+        let mut fields = BodyFields::default();
+        while let Some(key) = map.next_key::<FieldName<'de>>()? {
             match &*key.0 {
-                "model" => fields.model = map.next_value::<Text<'de>>()?.0,
+                "model" => fields.model = map.next_value::<TextField<'de>>()?.0,
                 "stream" => fields.stream = map.next_value::<Option<bool>>()?.unwrap_or(false),
                 "tools" => fields.tools = map.next_value()?,
                 "instructions" => fields.instructions = map.next_value()?,
@@ -126,12 +126,12 @@ impl<'de> Visitor<'de> for TopLevel {
                     fields.template.add_special_tokens = flag(map.next_value()?)
                 }
                 "user" | "prompt_cache_key" | "safety_identifier" => {
-                    if let Text(Some(user)) = map.next_value()? {
+                    if let TextField(Some(user)) = map.next_value()? {
                         fields.user = Some(user);
                     }
                 }
                 "previous_response_id" => {
-                    fields.previous_response_id = map.next_value::<Text<'de>>()?.0
+                    fields.previous_response_id = map.next_value::<TextField<'de>>()?.0
                 }
                 "priority" => fields.priority = clamped(map.next_value()?),
                 name => {
@@ -164,48 +164,48 @@ fn flag(raw: Option<&RawValue>) -> Option<bool> {
 }
 
 /// A key, borrowed unless it has escapes.
-struct Key<'a>(Cow<'a, str>);
+struct FieldName<'a>(Cow<'a, str>);
 
 /// A string field; any other type of value reads as absent, because judging it is the engine's business.
 #[derive(Default)]
-struct Text<'a>(Option<Cow<'a, str>>);
+struct TextField<'a>(Option<Cow<'a, str>>);
 
-impl<'de> serde::Deserialize<'de> for Key<'de> {
+impl<'de> serde::Deserialize<'de> for FieldName<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Borrow;
         impl<'de> Visitor<'de> for Borrow {
-            type Value = Key<'de>;
+            type Value = FieldName<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Borrowed(text)))
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<FieldName<'de>, E> {
+                Ok(FieldName(Cow::Borrowed(text)))
             }
-            fn visit_str<E>(self, text: &str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Owned(text.to_owned())))
+            fn visit_str<E>(self, text: &str) -> Result<FieldName<'de>, E> {
+                Ok(FieldName(Cow::Owned(text.to_owned())))
             }
         }
         from.deserialize_str(Borrow)
     }
 }
 
-impl<'de> serde::Deserialize<'de> for Text<'de> {
+impl<'de> serde::Deserialize<'de> for TextField<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(from)?.get();
         if !raw.starts_with('"') {
             return Ok(Self(None));
         }
-        let Key(text) = serde_json::from_str(raw).map_err(serde::de::Error::custom)?;
+        let FieldName(text) = serde_json::from_str(raw).map_err(serde::de::Error::custom)?;
         Ok(Self(Some(text)))
     }
 }
 
 /// The body without its control fields, as slices of the original that follow one another.
 ///
-/// Every other byte stays as the client wrote it. The body must be one that [`Fields::read`] accepted.
+/// Every other byte stays as the client wrote it. The body must be one that [`BodyFields::read`] accepted.
 pub(crate) fn strip(body: &Bytes) -> Vec<Bytes> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let Ok(entries) = json.deserialize_map(Entries(body)) else {
+    let Ok(entries) = json.deserialize_map(BodyEntries(body)) else {
         return vec![body.clone()];
     };
     let kept = entries.iter().filter(|entry| !entry.control);
@@ -221,25 +221,27 @@ pub(crate) fn strip(body: &Bytes) -> Vec<Bytes> {
 }
 
 /// Where one `"key": value` stands in the body.
-struct Entry {
+struct BodyEntry {
     start: usize,
     end: usize,
     control: bool,
 }
 
-struct Entries<'a>(&'a [u8]);
+struct BodyEntries<'a>(&'a [u8]);
 
-impl<'de> Visitor<'de> for Entries<'de> {
-    type Value = Vec<Entry>;
+impl<'de> Visitor<'de> for BodyEntries<'de> {
+    type Value = Vec<BodyEntry>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Entry>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<BodyEntry>, A::Error> {
         let body = self.0;
-        let mut entries: Vec<Entry> = Vec::new();
-        while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+        let mut entries: Vec<BodyEntry> = Vec::new();
+        while let Some((FieldName(key), value)) =
+            map.next_entry::<FieldName<'de>, &'de RawValue>()?
+        {
             // The key begins after whatever separates it from the entry before it: `{` or `,`, and white space.
             let after = entries.last().map_or(0, |last| last.end);
             let gap = body[after..]
@@ -247,7 +249,7 @@ impl<'de> Visitor<'de> for Entries<'de> {
                 .position(|&byte| byte == b'"')
                 .unwrap_or(0);
             let end = value.get().as_ptr() as usize - body.as_ptr() as usize + value.get().len();
-            entries.push(Entry {
+            entries.push(BodyEntry {
                 start: after + gap,
                 end,
                 control: CONTROL_FIELDS.contains(&&*key),
@@ -272,7 +274,7 @@ mod tests {
     fn routing_fields_are_read_and_the_rest_is_left_alone() {
         let body =
             br#" {"model":"qwen","messages":[{"role":"user","content":"hi"}],"stream":true,"user":"u-1","x":1} "#;
-        let fields = Fields::read(body).expect("valid");
+        let fields = BodyFields::parse(body).expect("valid");
         assert_eq!(fields.model.as_deref(), Some("qwen"));
         assert!(fields.stream && !fields.has_control_fields);
         assert_eq!(
@@ -285,14 +287,14 @@ mod tests {
     #[test]
     fn an_escaped_model_name_is_the_same_model() {
         assert_eq!(
-            Fields::read(br#"{"model":"Qwen\/Qwen3"}"#)
+            BodyFields::parse(br#"{"model":"Qwen\/Qwen3"}"#)
                 .expect("valid")
                 .model
                 .as_deref(),
             Some("Qwen/Qwen3")
         );
         assert_eq!(
-            Fields::read(br#"{"mod\u0065l":"a"}"#)
+            BodyFields::parse(br#"{"mod\u0065l":"a"}"#)
                 .expect("valid")
                 .model
                 .as_deref(),
@@ -303,7 +305,7 @@ mod tests {
     #[test]
     fn the_last_of_two_equal_keys_counts_as_in_the_engine() {
         assert_eq!(
-            Fields::read(br#"{"model":"a","model":"b"}"#)
+            BodyFields::parse(br#"{"model":"a","model":"b"}"#)
                 .expect("valid")
                 .model
                 .as_deref(),
@@ -314,7 +316,7 @@ mod tests {
     #[test]
     fn a_model_that_is_no_string_is_left_to_the_engine() {
         assert!(
-            Fields::read(br#"{"model":7,"stream":null}"#)
+            BodyFields::parse(br#"{"model":7,"stream":null}"#)
                 .expect("valid")
                 .model
                 .is_none()
@@ -324,7 +326,7 @@ mod tests {
     #[test]
     fn what_is_no_json_object_is_refused() {
         for body in ["", "[]", "{", r#"{"model":"a"} x"#, "{\"model\":\"\u{7}\"}"] {
-            assert!(Fields::read(body.as_bytes()).is_err(), "{body:?}");
+            assert!(BodyFields::parse(body.as_bytes()).is_err(), "{body:?}");
         }
     }
 
@@ -349,12 +351,12 @@ mod tests {
     #[test]
     fn a_control_field_is_noticed_however_it_is_written() {
         assert!(
-            Fields::read(br#"{"kv_transfer\u005fparams":null}"#)
+            BodyFields::parse(br#"{"kv_transfer\u005fparams":null}"#)
                 .expect("valid")
                 .has_control_fields
         );
         assert!(
-            !Fields::read(br#"{"messages":[{"kv_transfer_params":1}]}"#)
+            !BodyFields::parse(br#"{"messages":[{"kv_transfer_params":1}]}"#)
                 .expect("valid")
                 .has_control_fields
         );
@@ -363,7 +365,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Fields::read(&body);
+            let _ = BodyFields::parse(&body);
             let _ = strip(&Bytes::from(body));
         }
 
