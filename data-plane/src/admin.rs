@@ -32,10 +32,12 @@ pub(crate) fn routes(admin: Admin, knowledge: RoutingState, records: Arc<AccessL
     })
 }
 
-/// One line a finished request, until the listener leaves.
+/// Streams one line per finished request until the listener disconnects.
 fn listen(records: &Arc<AccessLog>) -> AdminResponse {
     let Some(lines) = records.listen() else {
-        let message = format!("{MAX_LISTENERS} listen already; try again when one has left\n");
+        let message = format!(
+            "{MAX_LISTENERS} listeners are connected already; try again when one has left\n"
+        );
         return AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, message);
     };
     let frames = lines.map(|line| Ok::<_, Infallible>(Frame::data(line)));

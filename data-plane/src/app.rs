@@ -37,35 +37,35 @@ pub struct Bound {
     pub listen: SocketAddr,
     /// Where operators and probes connect.
     pub admin: Option<SocketAddr>,
-    /// Whether it has a snapshot.
+    /// Whether it has a snapshot and does not drain.
     pub readiness: Readiness,
     /// The tasks that serve; when it is dropped they end.
     pub tasks: Tasks,
 }
 
-/// SelectionDetails a data plane cannot start.
+/// Why a data plane cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The clients' port is taken, or may not be.
+    /// The clients' port is in use or not permitted.
     #[error("cannot listen on {address} (--listen): {source}")]
     Listen {
         /// The port.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The admin port is taken, or may not be.
+    /// The admin port is in use or not permitted.
     #[error(transparent)]
     Admin(#[from] BindError),
     /// The folder of certificates cannot be used.
     #[error("{0} (--tls)")]
     Tls(#[from] TlsError),
-    /// A control plane is named by what is no address.
+    /// The name of a control plane is not an address.
     #[error(
         "a control plane is host:port, with a DNS name or an IP address, not {0:?} (--control-plane)"
     )]
     Name(String),
-    /// There is nobody to learn from.
+    /// No control plane is named.
     #[error("no control plane is named; --control-plane must be http://host:port")]
     NoControlPlane,
 }
@@ -155,7 +155,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     tasks.spawn("sync", async move {
         tokio::select! {
             () = learning => {}
-            // Reports go on while requests finish: it ends last.
+            // Requests that finish during the drain still report: this task ends last.
             () = stop => {}
         }
     });
@@ -170,7 +170,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     })
 }
 
-/// Step one of a drain: no new traffic is wanted.
+/// Step one of a drain: readiness fails, so that load balancers send no new traffic.
 fn not_ready_while_draining(readiness: &Readiness, tasks: &Tasks, drain: &Drain) {
     let gate = readiness.gate("drain");
     gate.open();

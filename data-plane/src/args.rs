@@ -7,58 +7,58 @@ use hermes_runtime::telemetry::LogFormat;
 
 use crate::options::Options;
 
-/// The Hermes data plane: forwards OpenAI traffic to the model server that the control plane's knowledge favors.
+/// The Hermes data plane: a proxy that forwards OpenAI-compatible requests to the best model server.
 ///
-/// It has no configuration but these flags: pools, policies and endpoints come from the control plane. OpenTelemetry is
-/// configured by the standard OTEL_* variables, the log level by HERMES_LOG.
+/// The control plane supplies pools, policies and endpoints; these flags are the only local configuration. OpenTelemetry
+/// is configured by the standard OTEL_* variables, the log level by HERMES_LOG.
 #[derive(Debug, Parser)]
 #[command(name = "hermes-data-plane", version)]
 pub struct Args {
-    /// Where the control plane is: http://HOST:PORT, or https with --tls; several separated by commas. A name that
-    /// stands for several addresses (a headless Service) stands for as many replicas.
+    /// URL of the control plane: http://HOST:PORT, or https with --tls; several are separated by commas. Each address that
+    /// a name resolves to (a headless Service) is one replica.
     #[arg(long, env = "HERMES_CONTROL_PLANE", value_delimiter = ',', required = true, value_parser = target)]
     pub control_plane: Vec<ControlPlaneUrl>,
 
-    /// A folder with ca.crt, tls.crt and tls.key, read anew whenever they change: the control plane must then show a
-    /// certificate that this authority signed for HOST, and is shown this proxy's.
+    /// Directory with ca.crt, tls.crt and tls.key for mutual TLS with the control plane; changed files are reloaded. The
+    /// control plane's certificate must be signed by ca.crt for HOST.
     #[arg(long, env = "HERMES_TLS", value_name = "DIR")]
     pub tls: Option<PathBuf>,
 
-    /// Where clients connect.
+    /// Address on which clients are served.
     #[arg(long, env = "HERMES_LISTEN", default_value = "0.0.0.0:8000")]
     pub listen: SocketAddr,
 
-    /// Where operators and probes connect.
+    /// Address of the admin port: probes, metrics and debug pages.
     #[arg(long, env = "HERMES_ADMIN", default_value = "0.0.0.0:8001")]
     pub admin: SocketAddr,
 
-    /// This proxy's name in the control plane's logs, such as the pod's name.
+    /// Name of this proxy in the control plane's logs, such as the pod's name.
     #[arg(long, env = "HERMES_NAME", default_value = "data-plane")]
     pub name: String,
 
-    /// Threads that serve clients; one for each core unless set.
+    /// Threads that serve clients [default: one per core].
     #[arg(long, env = "HERMES_WORKERS")]
     pub workers: Option<NonZeroUsize>,
 
-    /// Seconds that requests may take to finish after SIGTERM.
+    /// Seconds that requests in flight may take to finish after SIGTERM.
     #[arg(long, env = "HERMES_DRAIN", default_value = "30", value_parser = seconds)]
     pub drain: Duration,
 
-    /// How logs are written: text or json.
+    /// Log format: text or json.
     #[arg(long, env = "HERMES_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
 
-/// A control plane's address, and whether it is to be reached by TLS.
+/// A control plane's address and the scheme of its URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlPlaneUrl {
     /// `host:port`.
     pub authority: String,
-    /// What the URL says; nothing when it has no scheme.
+    /// Whether the scheme is `https`; `None` for an URL without a scheme.
     pub tls: Option<bool>,
 }
 
-/// The control plane's URL says one thing, and `--tls` another.
+/// The scheme of the control plane's URL contradicts `--tls`.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemeMismatch {
     /// `https` without certificates.
@@ -72,10 +72,10 @@ pub enum SchemeMismatch {
 }
 
 impl Args {
-    /// What the data plane is told.
+    /// The options that these flags set.
     ///
     /// # Errors
-    /// When a control plane's URL and `--tls` do not go together.
+    /// When the scheme of a control plane's URL contradicts `--tls`.
     pub fn options(&self) -> Result<Options, SchemeMismatch> {
         let secured = self.tls.is_some();
         for ControlPlaneUrl { authority, tls } in &self.control_plane {

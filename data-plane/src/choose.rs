@@ -1,15 +1,15 @@
-//! Choosing where a request goes: the ladder.
+//! Choosing endpoints for a request: the fallback chain.
 //!
 //! ```text
 //!   strategy that needs no control plane ───────────────────────────────────────────▶ its choice
-//!   else: score, within its deadline ──late, broken, refused──▶ local ──load is stale──▶ power of two
-//!         │  └─ or it waits at the control plane, for as long as that says
-//!         └─ whichever step it is: when no endpoint seems healthy, any endpoint that is there
+//!   else: score, within its deadline ──timeout, failure──────▶ local ──load is stale──▶ power of two
+//!         │  └─ or the request waits in the control plane's queue, within the limit that the answer states
+//!         └─ panic mode at every level: when no endpoint is healthy, all endpoints are candidates
 //! ```
 //!
-//! Each step down costs quality, never an answer: a request is refused only when its pool has no endpoint at all, or
-//! when the control plane says that too many wait already. Going down the ladder then would move the overload into the
-//! engines, where it costs everybody.
+//! A lower level costs cache hits, never availability: a request is rejected only when its pool has no endpoint, or when
+//! the control plane rejects it because its queue is full. Falling back in that case would move the queue into the
+//! engines, where it slows every request.
 
 mod score_step;
 mod selection;
@@ -36,7 +36,7 @@ use crate::{
     view::RoutingPool,
 };
 
-/// Chooses for one proxy.
+/// Selects endpoints for one proxy.
 pub(crate) struct EndpointSelector {
     knowledge: RoutingState,
     score: ScoreStep,
@@ -50,19 +50,19 @@ impl EndpointSelector {
         }
     }
 
-    /// Chooses an endpoint.
+    /// Selects endpoints, best first.
     ///
     /// # Errors
     ///
-    /// [`LocalReply::NoEndpoint`] when there is none, or none has the model; [`LocalReply::QueueFull`] and
-    /// [`LocalReply::QueueTimeout`] when none has room and the request may not, or no longer, wait.
+    /// [`LocalReply::NoEndpoint`] when the pool has no endpoint, or none with the model; [`LocalReply::QueueFull`] and
+    /// [`LocalReply::QueueTimeout`] when no endpoint has room and the queue is full or the wait was too long.
     pub(crate) async fn choose(
         &self,
         wanted: &SelectionRequest<'_>,
         dice: &mut Dice,
     ) -> Result<Selection, LocalReply> {
         let SelectionRequest { pool, call, .. } = *wanted;
-        // Who made a stored response, only the control plane knows when this proxy does not.
+        // This proxy did not see the stored response being created, so only the control plane can locate it.
         let scored = pool.pool.spec.policy.strategy.needs_score() || call.response.is_some();
         if !scored {
             return local(wanted, &[], Rung::Strategy, dice, |upstream| {
@@ -118,7 +118,7 @@ impl EndpointSelector {
         })
     }
 
-    /// The steps below a score.
+    /// The levels below a score.
     fn without_score(
         &self,
         wanted: &SelectionRequest<'_>,
@@ -136,14 +136,14 @@ impl EndpointSelector {
                 upstream.load(now)
             });
         }
-        // What the control plane said of the others is too old; what this proxy has in flight is not.
+        // The reported load of other proxies' requests is stale; this proxy's own requests in flight are exact.
         local(wanted, &[], Rung::PowerOfTwo, dice, |upstream| {
             upstream.own_load(now)
         })
     }
 }
 
-/// Chooses by this proxy's own view of the pool.
+/// Selects by this proxy's own view of the pool.
 fn local(
     wanted: &SelectionRequest<'_>,
     hits: &[Hit],
@@ -166,8 +166,8 @@ fn local(
         Rung::PowerOfTwo => pool.picker.pick_by(&Strategy::PowerOfTwo, &ask, at, dice),
         Rung::Strategy | Rung::Score | Rung::Local | Rung::Any => pool.picker.pick(&ask, at, dice),
     };
-    let Choice { ranked, desperate } = picked.map_err(|nobody| {
-        tracing::debug!(pool = %pool.name(), %nobody, "no endpoint for a request");
+    let Choice { ranked, desperate } = picked.map_err(|no_endpoint| {
+        tracing::debug!(pool = %pool.name(), %no_endpoint, "no endpoint for a request");
         LocalReply::NoEndpoint
     })?;
     let target = |upstream: &Arc<Upstream>, cached_tokens| {

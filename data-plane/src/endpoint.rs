@@ -1,7 +1,7 @@
-//! One endpoint as this proxy knows it: its idle connections, what the proxy has in flight there, and its load.
+//! The proxy's state of one endpoint: idle connections, requests in flight, load and health.
 //!
-//! An [`Upstream`] lives as long as any view or request names its endpoint, so that a new snapshot neither drops
-//! connections nor forgets counts. Everything in it is atomic or behind a lock that is never held across an await.
+//! An [`Upstream`] lives as long as any view or request refers to it. A new snapshot takes it over while the endpoint is
+//! unchanged, so that connections and counts survive. No lock is held across an await.
 
 mod connection;
 mod load;
@@ -46,7 +46,7 @@ pub(crate) struct Upstream {
     in_flight: AtomicU32,
     /// Uncached prompt tokens of those not answered yet.
     pending_tokens: AtomicU64,
-    /// What others cause there, by the control plane's word.
+    /// Load caused by other proxies, as the control plane reports it.
     others: LoadCell,
     breaker: Mutex<Breaker>,
     /// By worker: a connection is used where its socket is polled.
@@ -81,7 +81,7 @@ impl Upstream {
         authority(&self.endpoint.url)
     }
 
-    /// The fleet's load: what the control plane says of the others, and what this proxy knows of itself.
+    /// The endpoint's load: what the control plane reports of other proxies, plus this proxy's own requests.
     pub(crate) fn load(&self, now: Duration) -> Load {
         let mut load = self.others.get();
         load.in_flight = load
@@ -94,7 +94,7 @@ impl Upstream {
         load
     }
 
-    /// This proxy's own requests there, when nothing else can be trusted.
+    /// The load of this proxy's own requests, for when the reported load is stale.
     pub(crate) fn own_load(&self, now: Duration) -> Load {
         Load {
             in_flight: self.in_flight.load(Ordering::Relaxed),
@@ -104,7 +104,7 @@ impl Upstream {
         }
     }
 
-    /// Takes over what the control plane says of the others.
+    /// Sets the load of other proxies.
     pub(crate) fn set_others(&self, load: &Load) {
         self.others.set(load);
     }
@@ -125,7 +125,7 @@ impl Upstream {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether a chosen request may go there now: one at a time while the endpoint is on trial.
+    /// Whether a request may be sent now: after an ejection, one probe at a time.
     pub(crate) fn admit(&self, now: Duration) -> bool {
         self.breaker.lock().try_trial(now)
     }
@@ -135,12 +135,12 @@ impl Upstream {
         self.breaker.lock().on_success(now);
     }
 
-    /// An attempt failed there; whose fault it is, the breaker knows.
+    /// An attempt failed.
     pub(crate) fn failed(&self, now: Duration, failure: Failure) {
         self.breaker.lock().on_failure(now, failure);
     }
 
-    /// An attempt ended before anything came of it, because its client left.
+    /// An attempt ended without a result, because its client disconnected.
     pub(crate) fn abandoned(&self, now: Duration) {
         self.breaker.lock().on_abandoned(now);
     }
@@ -174,7 +174,7 @@ impl Upstream {
     }
 }
 
-/// Drops a worker's connections that have been idle for too long; says how many are left.
+/// Drops a worker's connections that have been idle for too long; returns how many are left.
 fn sweep(shard: &Mutex<Vec<Connection>>, now: Instant) -> usize {
     let mut idle = shard.lock();
     let stale = idle
@@ -196,7 +196,7 @@ fn authority(url: &str) -> &str {
 // === InFlightGuard ===
 
 impl InFlightGuard {
-    /// The first byte came: its prefill work is done.
+    /// The answer has begun: the prefill is done.
     pub(crate) fn answered(&mut self) {
         let tokens = std::mem::take(&mut self.pending_tokens);
         self.upstream

@@ -1,4 +1,4 @@
-//! What goes to the control plane: questions for a choice, and reports of what became of requests.
+//! What goes to the control plane: Score requests and reports of requests.
 
 pub(crate) mod identity;
 pub(crate) mod report;

@@ -1,27 +1,27 @@
-//! What a data plane needs to know before it starts.
+//! The options of a data plane.
 
 use std::{net::SocketAddr, path::PathBuf};
 
-/// Everything that a data plane is told; the rest comes from the control plane.
+/// Local configuration; everything else comes from the control plane.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where control planes are, as `host:port`; each name may stand for several replicas.
+    /// Control planes as `host:port`; each name may resolve to several replicas.
     pub control_planes: Vec<String>,
-    /// A folder with `ca.crt`, `tls.crt` and `tls.key`: control planes are then reached by TLS, and must show a certificate
-    /// that this authority signed for the name by which they are dialed.
+    /// A directory with `ca.crt`, `tls.crt` and `tls.key`: control planes are then dialed by TLS, and their certificates
+    /// must be signed by this authority for the dialed name.
     pub tls: Option<PathBuf>,
-    /// Where clients connect.
+    /// Address for clients.
     pub listen: SocketAddr,
-    /// Where operators and probes connect; `None` for no admin port.
+    /// Address of the admin port; `None` for no admin port.
     pub admin: Option<SocketAddr>,
-    /// For people: the pod's name.
+    /// Name in logs of the control plane, such as the pod's name.
     pub name: String,
-    /// Threads that serve clients; with 0 the runtime that starts the data plane serves them.
+    /// Threads that serve clients; 0 serves them on the runtime of the caller.
     pub workers: usize,
 }
 
 impl Options {
-    /// Any free ports on the loopback interface, and the caller's runtime: for tests.
+    /// Free ports on the loopback interface and no threads of its own: for tests.
     #[must_use]
     pub fn local(control_planes: Vec<String>) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -36,7 +36,7 @@ impl Options {
     }
 }
 
-/// Cores that this process may use: as many threads serve clients unless told otherwise.
+/// Cores that this process may use, the default number of threads for clients.
 #[must_use]
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)

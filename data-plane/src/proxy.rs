@@ -39,7 +39,8 @@ use crate::{
         admission::AdmissionLimit,
         api::{self, Api, Unrouted},
         headers,
-        inference_request::{self, InferenceRequest},
+        inference_request::InferenceRequest,
+        intake,
         local_reply::{LocalReply, echo},
     },
     sync::RoutingState,
@@ -135,9 +136,9 @@ impl Proxy {
         // Admit.
         let mut permit = self
             .gate
-            .enter(settings.max_concurrent)
+            .try_acquire(settings.max_concurrent)
             .ok_or(LocalReply::Overloaded)?;
-        inference_request::check_head(request.headers())?;
+        intake::check_head(request.headers())?;
 
         // Read.
         let (head, body) = request.into_parts();
@@ -150,7 +151,7 @@ impl Proxy {
             Api::Model => return models::one(&view, route.path).map(json),
             _ => {}
         }
-        let bytes = inference_request::whole(
+        let bytes = intake::read_body(
             body,
             settings.max_body_bytes,
             settings.client_timeout,

@@ -1,13 +1,13 @@
-//! From the control plane's streams to the one view that requests route by.
+//! Following the control plane's replicas: from their streams to the one view that requests use.
 //!
 //! ```text
-//!   DNS ──▶ addresses ──▶ one task a replica ──news──▶ SnapshotStore (one owner) ──▶ ArcSwap<RoutingView>, ready replicas
+//!   DNS ──▶ addresses ──▶ one task per replica ──events──▶ SnapshotStore (one owner) ──▶ ArcSwap<RoutingView>, ready replicas
 //!                              ▲                          │
 //!                              └── reports, in batches ◀──┘
 //! ```
 //!
-//! Replicas are equal and each knows everything; the proxy routes by the snapshot of one, and goes over to another
-//! when that one is lost. When all are lost the last view stays: a proxy without control plane goes on serving.
+//! Every replica publishes the whole configuration. The proxy uses the snapshot of one replica and switches to another
+//! when that one is lost. When all are lost the last view stays in use.
 
 mod dial;
 mod history_replay;
@@ -42,16 +42,16 @@ use crate::{
 /// How often the control plane's name is resolved: replicas come and go behind a headless Service.
 const RESOLVE: Duration = Duration::from_secs(5);
 
-/// One look-up takes this long at most.
+/// Timeout of one DNS lookup.
 const LOOKUP: Duration = Duration::from_secs(2);
 
-/// Replicas that one proxy follows at most.
+/// Maximum number of replicas that one proxy follows.
 const MAX_REPLICAS: usize = 16;
 
-/// ReplicaEvent of replicas that wait to be folded; a replica's stream waits when they are more.
-const NEWS: usize = 64;
+/// Capacity of the queue of replica events; when it is full, a replica's stream is not read.
+const EVENTS: usize = 64;
 
-/// Where control planes are, and how they are reached.
+/// Names of control planes, and how their replicas are dialed.
 pub(crate) struct ControlPlaneTargets {
     pub(crate) targets: Vec<ControlPlaneTarget>,
     pub(crate) dialer: Dialer,
@@ -68,7 +68,7 @@ pub(crate) async fn run(
     ready: Gate,
 ) {
     let ControlPlaneTargets { targets, dialer } = control_planes;
-    let (news, inbox) = mpsc::channel(NEWS);
+    let (events, inbox) = mpsc::channel(EVENTS);
     let outbox = ReportOutbox::default();
     let mut owners = JoinSet::new();
     owners.spawn(reports::run(
@@ -81,7 +81,7 @@ pub(crate) async fn run(
 
     let (tasks, by_address) = (JoinSet::new(), HashMap::new());
     let mut followed = ReplicaTasks {
-        news,
+        events,
         outbox,
         dialer,
         identity,
@@ -93,15 +93,15 @@ pub(crate) async fn run(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Some(places) = resolve(&targets).await {
-            followed.follow(places);
+        if let Some(addresses) = resolve(&targets).await {
+            followed.follow(addresses);
         }
     }
 }
 
-/// The tasks that follow replicas, one an address.
+/// The tasks that follow replicas, one per address.
 struct ReplicaTasks {
-    news: mpsc::Sender<ReplicaEvent>,
+    events: mpsc::Sender<ReplicaEvent>,
     outbox: ReportOutbox,
     dialer: Dialer,
     identity: ProxyIdentity,
@@ -111,19 +111,19 @@ struct ReplicaTasks {
 }
 
 impl ReplicaTasks {
-    /// Follows the replicas at these places and no other.
-    fn follow(&mut self, places: Vec<ReplicaAddress>) {
+    /// Follows the replicas at these addresses; tasks of other addresses are aborted.
+    fn follow(&mut self, addresses: Vec<ReplicaAddress>) {
         self.by_address.retain(|address, task| {
-            let stays = places.iter().any(|place| place.address == *address);
+            let stays = addresses.iter().any(|target| target.socket == *address);
             if !stays {
-                tracing::info!(%address, "the control plane's name no longer names this replica");
+                tracing::info!(%address, "control-plane replica no longer in DNS; disconnecting");
                 task.abort();
             }
             stays
         });
-        for place in places {
+        for target in addresses {
             let Self {
-                news,
+                events,
                 outbox,
                 dialer,
                 identity,
@@ -131,12 +131,12 @@ impl ReplicaTasks {
                 tasks,
                 ..
             } = self;
-            self.by_address.entry(place.address).or_insert_with(|| {
+            self.by_address.entry(target.socket).or_insert_with(|| {
                 let replica = replica::ReplicaFollower {
-                    place,
+                    address: target,
                     dialer: dialer.clone(),
                     identity: identity.clone(),
-                    news: news.clone(),
+                    events: events.clone(),
                     outbox: outbox.clone(),
                     reporter: Arc::clone(reporter),
                 };
@@ -147,9 +147,9 @@ impl ReplicaTasks {
     }
 }
 
-/// Every address behind the targets, or `None` when no look-up worked: then the known ones stay.
+/// Every address of the targets, or `None` when no lookup succeeded: then the current replicas stay.
 async fn resolve(targets: &[ControlPlaneTarget]) -> Option<Vec<ReplicaAddress>> {
-    let mut places: Vec<ReplicaAddress> = Vec::new();
+    let mut addresses: Vec<ReplicaAddress> = Vec::new();
     let mut any = false;
     for ControlPlaneTarget {
         authority: target,
@@ -159,20 +159,20 @@ async fn resolve(targets: &[ControlPlaneTarget]) -> Option<Vec<ReplicaAddress>> 
         match timeout(LOOKUP, lookup_host(target)).await {
             Ok(Ok(found)) => {
                 any = true;
-                places.extend(found.map(|address| ReplicaAddress {
-                    address,
+                addresses.extend(found.map(|socket| ReplicaAddress {
+                    socket,
                     name: name.clone(),
                 }));
             }
             Ok(Err(error)) => {
-                tracing::warn!(target, %error, "the control plane's name does not resolve")
+                tracing::warn!(target, %error, "cannot resolve the control plane's name")
             }
-            Err(_) => tracing::warn!(target, "resolving the control plane's name takes too long"),
+            Err(_) => tracing::warn!(target, "resolving the control plane's name timed out"),
         }
     }
-    // One address is one replica, by the first of the names that stand for it.
-    places.sort_by_key(|place| place.address);
-    places.dedup_by_key(|place| place.address);
-    places.truncate(MAX_REPLICAS);
-    any.then_some(places)
+    // One address is one replica, even when several names resolve to it.
+    addresses.sort_by_key(|target| target.socket);
+    addresses.dedup_by_key(|target| target.socket);
+    addresses.truncate(MAX_REPLICAS);
+    any.then_some(addresses)
 }

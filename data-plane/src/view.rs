@@ -1,7 +1,7 @@
-//! The newest snapshot, ready to route by: everything that can be computed when it changes is not computed per request.
+//! The newest snapshot, prepared for routing: what depends on the snapshot alone is computed once per snapshot.
 //!
-//! A request loads one [`RoutingView`] and sees that one cluster to its end. Views share what outlives a snapshot:
-//! connections and counts of endpoints, turns and budgets of pools.
+//! A request loads one [`RoutingView`] and uses it to its end. Consecutive views share what outlives a snapshot:
+//! connections and in-flight counts of endpoints, round-robin counters and retry budgets of pools.
 
 pub(crate) mod history;
 pub(crate) mod models;
@@ -29,7 +29,7 @@ use crate::{
     view::history::PoolHistory,
 };
 
-/// A snapshot with what routing by it needs.
+/// A snapshot, prepared for routing.
 pub(crate) struct RoutingView {
     pub(crate) snapshot: Arc<Snapshot>,
     /// In the snapshot's order.
@@ -38,7 +38,7 @@ pub(crate) struct RoutingView {
     by_model: HashMap<Arc<str>, usize>,
 }
 
-/// A pool with what routing in it needs.
+/// A pool, prepared for routing.
 pub(crate) struct RoutingPool {
     pub(crate) pool: Arc<Pool>,
     pub(crate) picker: Picker,
@@ -48,13 +48,13 @@ pub(crate) struct RoutingPool {
     pub(crate) budget: Arc<RetryBudget>,
     /// Present if the strategy reads prompts' hashes.
     pub(crate) history: Option<Arc<PoolHistory>>,
-    turn: Arc<AtomicU64>,
+    round_robin_counter: Arc<AtomicU64>,
 }
 
 // === RoutingView ===
 
 impl RoutingView {
-    /// The view of `snapshot`, which takes over from `previous` whatever still exists.
+    /// Builds the view of `snapshot`; state of pools and endpoints that still exist is taken over from `previous`.
     pub(crate) fn build(
         snapshot: Arc<Snapshot>,
         previous: Option<&RoutingView>,
@@ -104,7 +104,7 @@ impl RoutingView {
         if let Some(&position) = self.by_model.get(model) {
             return Ok(&self.pools[position]);
         }
-        // A pool whose models nobody told takes any name: its engines will judge.
+        // A pool without a list of models accepts any name; its engines reject unknown ones.
         let mut open = self
             .pools
             .iter()
@@ -122,7 +122,7 @@ impl RoutingView {
         })
     }
 
-    /// The upstream of this endpoint, in whichever pool.
+    /// The upstream of this endpoint and its pool.
     pub(crate) fn upstream(&self, id: EndpointId) -> Option<(&Arc<RoutingPool>, &Arc<Upstream>)> {
         self.pools
             .iter()
@@ -165,8 +165,10 @@ impl RoutingPool {
             history: policy
                 .strategy
                 .needs_prefix()
-                .then(|| recall(policy.block_bytes, before)),
-            turn: before.map_or_else(Arc::default, |before| Arc::clone(&before.turn)),
+                .then(|| history(policy.block_bytes, before)),
+            round_robin_counter: before.map_or_else(Arc::default, |before| {
+                Arc::clone(&before.round_robin_counter)
+            }),
             pool,
         }
     }
@@ -175,16 +177,16 @@ impl RoutingPool {
         &self.pool.spec.name
     }
 
-    /// Counts the turns of round robin.
+    /// Advances the round-robin counter.
     pub(crate) fn next_round_robin(&self) -> u64 {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+        self.round_robin_counter.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// What is remembered of the pool, unless it is of hashes over other blocks.
-fn recall(block_bytes: u32, before: Option<&Arc<RoutingPool>>) -> Arc<PoolHistory> {
+/// The pool's history, unless its hashes are over blocks of another size.
+fn history(block_bytes: u32, before: Option<&Arc<RoutingPool>>) -> Arc<PoolHistory> {
     let known = before
         .and_then(|before| before.history.as_ref())
-        .filter(|recall| recall.block_bytes() == block_bytes);
+        .filter(|history| history.block_bytes() == block_bytes);
     known.map_or_else(|| Arc::new(PoolHistory::new(block_bytes)), Arc::clone)
 }

@@ -1,10 +1,10 @@
-//! Asking the control plane, and waiting there if it says so.
+//! The score level of the fallback chain: asking the pool's owner, and waiting in its queue.
 //!
 //! ```text
 //!   ask the pool's owner ─┬─▶ chosen, within the deadline
-//!                         ├─▶ queued ── within what the owner says ──▶ chosen, or refused: 429, 503
+//!                         ├─▶ queued ── within the owner's limit ──▶ chosen, or rejected: 429, 503
 //!                         │      └─ the stream breaks: once more, to the new owner, with the time waited
-//!                         └─▶ nothing that can be used ──▶ the next step of the ladder
+//!                         └─▶ no usable answer ──▶ the next level of the fallback chain
 //! ```
 
 use std::{sync::Arc, time::Duration};
@@ -28,60 +28,61 @@ use crate::{
     view::RoutingPool,
 };
 
-/// No request waits longer in one queue, whatever a control plane says.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// Upper bound of the wait in a control plane's queue, whatever limit its answer states.
+const MAX_QUEUE_WAIT: Duration = Duration::from_secs(600);
 
-/// A request that waited where the stream broke is asked anew so often. If that breaks too, the proxy chooses.
-const ASKED_ANEW: u32 = 1;
+/// How often a queued request is submitted again after its stream broke; after that the proxy falls back.
+const MAX_RESUBMISSIONS: u32 = 1;
 
-/// Asks the replicas that [`RoutingState`] names.
+/// Asks the replicas of a [`RoutingState`].
 pub(super) struct ScoreStep {
     pub(super) knowledge: RoutingState,
     /// Names this run of the proxy in `Score`.
     pub(super) proxy: u64,
 }
 
-/// SelectionDetails the control plane's answer names no endpoint.
+/// Why the control plane's answer names no endpoint.
 pub(super) enum ScoreStepError {
-    /// The ladder goes on.
+    /// The fallback chain continues.
     Failed(ScoreFailure),
-    /// The client is told.
+    /// The client gets this reply.
     Refused(LocalReply),
 }
 
-/// Endpoints, best first, and why.
+/// Endpoints, best first, and what explains their order.
 type ScoredEndpoints = (SmallVec<[SelectedEndpoint; MAX_RANKED]>, SelectionDetails);
 
 impl ScoreStep {
-    /// Asks the replica that owns the pool. `waited` tells how long the request waited there, however that ended.
+    /// Asks the replica that owns the pool. `waited` accumulates the time in the replica's queue, whatever the result.
     pub(super) async fn score(
         &self,
         wanted: &SelectionRequest<'_>,
         waited: &mut Duration,
     ) -> Result<ScoredEndpoints, ScoreStepError> {
         let pool = wanted.pool;
-        let mut asker = self.owner(pool.name()).ok_or(ScoreFailure::Away)?;
-        let mut asked_anew = 0;
+        let mut client = self.owner(pool.name()).ok_or(ScoreFailure::Away)?;
+        let mut resubmissions = 0;
         loop {
             let before = *waited;
-            let answer = self.ask(&asker, wanted, waited).await;
-            // Whoever waited keeps its turn at the new owner, if there is one; a crowd that chose by itself would herd.
+            let answer = self.ask(&client, wanted, waited).await;
+            // A queued request keeps its waiting time at the new owner. Without this, all queued requests would fall
+            // back in the same moment and pick the same endpoint.
             if answer == Err(ScoreClientError::Broken)
                 && *waited > before
-                && asked_anew < ASKED_ANEW
+                && resubmissions < MAX_RESUBMISSIONS
                 && let Some(other) = self.owner(pool.name())
             {
-                asked_anew += 1;
-                asker = other;
+                resubmissions += 1;
+                client = other;
                 continue;
             }
             let newer = self.newer(pool, answer.as_ref().ok(), *waited).await;
-            return read(newer.as_deref().unwrap_or(pool), answer, *waited);
+            return resolve_answer(newer.as_deref().unwrap_or(pool), answer, *waited);
         }
     }
 
-    /// The pool as it is by now, if a request that waited is bound to an endpoint that came meanwhile. The replica knows
-    /// of that endpoint a moment sooner than the proxy, which is worth a moment's wait.
+    /// The pool of a newer view, if the assigned endpoint was added while the request was queued. The replica sees a new
+    /// endpoint slightly before the proxy does, so this waits for the view that has it.
     async fn newer(
         &self,
         pool: &RoutingPool,
@@ -122,36 +123,40 @@ impl ScoreStep {
     /// The final answer of one replica.
     async fn ask(
         &self,
-        asker: &ScoreClient,
+        client: &ScoreClient,
         wanted: &SelectionRequest<'_>,
         waited: &mut Duration,
     ) -> Result<Answer, ScoreClientError> {
         let deadline = wanted.pool.pool.spec.policy.score_deadline;
-        let asked_at = Instant::now();
-        let mut asked = asker.ask(self.question(wanted, *waited))?;
-        let answer = asked.answer(deadline).await?;
+        let sent_at = Instant::now();
+        let mut pending = client.ask(self.question(wanted, *waited))?;
+        let answer = pending.answer(deadline).await?;
         wanted
             .pool
             .metrics
             .score
-            .observe(asked_at.elapsed().as_secs_f64());
+            .observe(sent_at.elapsed().as_secs_f64());
         match answer {
-            Answer::Queued(place) => wait(asked, place, deadline, wanted.pool, waited).await,
+            Answer::Queued(place) => wait(pending, place, deadline, wanted.pool, waited).await,
             Answer::Chosen(_) | Answer::Refused { .. } => Ok(answer),
         }
     }
 
-    /// The replica that owns the pool, among those whose stream is whole.
+    /// The replica that owns the pool, among those whose Score stream is open.
     fn owner(&self, pool: &str) -> Option<ScoreClient> {
         let replicas = self.knowledge.replicas.load();
         if let [only] = replicas.as_slice() {
-            return Some(only.asker.clone());
+            return Some(only.client.clone());
         }
-        let whole = || replicas.iter().filter(|replica| !replica.asker.is_broken());
+        let whole = || {
+            replicas
+                .iter()
+                .filter(|replica| !replica.client.is_broken())
+        };
         let name = owner(pool, whole().map(|replica| &*replica.name))?;
         whole()
             .find(|replica| *replica.name == *name)
-            .map(|replica| replica.asker.clone())
+            .map(|replica| replica.client.clone())
     }
 
     fn question(&self, wanted: &SelectionRequest<'_>, waited: Duration) -> v1::ScoreRequest {
@@ -183,7 +188,7 @@ impl ScoreStep {
             tenant: query.tenant,
             deadline_ms: millis(policy.score_deadline),
             waited_ms: millis(waited),
-            unary: call.is_unary(),
+            unary: call.is_non_streaming(),
             may_wait: policy.strategy.needs_score() && !response_only,
             exclude: Vec::new(),
             response: call.response.as_ref().map(|response| response.key.0),
@@ -204,27 +209,29 @@ impl From<ScoreFailure> for ScoreStepError {
     }
 }
 
-/// Waits in the replica's queue. A client that leaves drops this, which gives the place up.
+/// Waits in the replica's queue. When the client disconnects this future is dropped, which cancels the question.
 async fn wait(
-    mut asked: PendingScore,
+    mut pending: PendingScore,
     place: Queued,
     deadline: Duration,
     pool: &RoutingPool,
     waited: &mut Duration,
 ) -> Result<Answer, ScoreClientError> {
-    tracing::debug!(pool = %pool.name(), ?place, "a request waits for an endpoint with room");
+    tracing::debug!(pool = %pool.name(), ?place, "a request is queued until an endpoint has room");
     let waiting = QueueTimer::begin(&pool.metrics.waiting, &pool.metrics.wait);
-    let answer = asked.answer(place.limit.min(LONGEST_WAIT) + deadline).await;
+    let answer = pending
+        .answer(place.limit.min(MAX_QUEUE_WAIT) + deadline)
+        .await;
     *waited += waiting.since.elapsed();
     match answer {
-        // Said once at most: whoever says it again makes nobody wait for ever.
+        // An owner queues a request once; a second `Queued` would extend the wait without a bound.
         Ok(Answer::Queued(_)) => Err(ScoreClientError::Late),
         answer => answer,
     }
 }
 
-/// Makes endpoints of an answer.
-fn read(
+/// Resolves an answer to endpoints of this view.
+fn resolve_answer(
     pool: &RoutingPool,
     answer: Result<Answer, ScoreClientError>,
     waited: Duration,
@@ -234,7 +241,9 @@ fn read(
         ScoreClientError::Broken | ScoreClientError::Full => ScoreFailure::Broken,
     })?;
     match answer {
-        Answer::Chosen(chosen) => known(pool, chosen, waited).ok_or(ScoreFailure::Refused.into()),
+        Answer::Chosen(chosen) => {
+            known_endpoints(pool, chosen, waited).ok_or(ScoreFailure::Refused.into())
+        }
         Answer::Refused {
             reason: Reason::QueueFull,
             retry_after,
@@ -250,8 +259,12 @@ fn read(
     }
 }
 
-/// The chosen endpoints that this snapshot has: the replica may have seen a change before, or after, this proxy.
-fn known(pool: &RoutingPool, chosen: Chosen, waited: Duration) -> Option<ScoredEndpoints> {
+/// The chosen endpoints that this snapshot has: the replica may be ahead of this proxy, or behind it.
+fn known_endpoints(
+    pool: &RoutingPool,
+    chosen: Chosen,
+    waited: Duration,
+) -> Option<ScoredEndpoints> {
     let Chosen {
         ranked,
         waited: said,
@@ -294,7 +307,7 @@ fn known(pool: &RoutingPool, chosen: Chosen, waited: Duration) -> Option<ScoredE
     ))
 }
 
-/// Counts a request that waits, for as long as it does.
+/// Counts a queued request, and observes how long it was queued when dropped.
 struct QueueTimer<'a> {
     since: Instant,
     now: &'a Gauge,

@@ -1,4 +1,4 @@
-//! What is asked of a choice, and what it says.
+//! The input and the result of a selection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     view::RoutingPool,
 };
 
-/// Where to send a request, and how that was found.
+/// Endpoints for a request, and how they were selected.
 #[derive(Default)]
 pub(crate) struct Selection {
     /// Best first.
@@ -20,30 +20,30 @@ pub(crate) struct Selection {
     pub(crate) why: SelectionDetails,
 }
 
-/// One endpoint of a plan.
+/// One endpoint of a selection.
 #[derive(Clone)]
 pub(crate) struct SelectedEndpoint {
     pub(crate) upstream: Arc<Upstream>,
-    /// Prompt tokens that it is expected to have cached.
+    /// Prompt tokens that its cache is expected to hold.
     pub(crate) cached_tokens: u32,
-    /// Who says so.
+    /// The source of that expectation.
     pub(crate) source: Option<Source>,
 }
 
-/// What explains a choice, for traces and logs.
+/// What explains a selection, for traces and logs.
 #[derive(Default)]
 pub(crate) struct SelectionDetails {
-    /// How long the request waited at the control plane.
+    /// Time in the control plane's queue.
     pub(crate) waited: Duration,
-    /// How long it is expected to wait at its endpoint before its prompt is computed.
+    /// Expected time between sending and the start of the prefill.
     pub(crate) expected_wait: Option<Duration>,
     /// Time to the first token expected there.
     pub(crate) expected_ttft: Option<Duration>,
-    /// What wasted work was weighed with.
+    /// The weight of wasted prefill work in the cost.
     pub(crate) gamma: Option<f32>,
-    /// The endpoint that came closest to being chosen instead.
+    /// The second-best endpoint.
     pub(crate) runner_up: Option<Arc<Upstream>>,
-    /// The prompt's length as the control plane reckons it, if it chose.
+    /// The prompt's length as the control plane counts it, at level `score`.
     pub(crate) prompt_tokens: Option<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! Which worker this thread is: connections to endpoints are kept by worker.
+//! The index of this thread among the workers: idle connections are kept by worker.
 
 use std::cell::Cell;
 
@@ -6,12 +6,12 @@ thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Which worker this thread is; 0 for every thread that is none.
+/// The index of this thread's worker; 0 on a thread that is none.
 pub(crate) fn index() -> usize {
     INDEX.get()
 }
 
-/// This thread is that worker from now on.
+/// Sets the index of this thread's worker.
 pub(crate) fn set_index(index: usize) {
     INDEX.set(index);
 }

@@ -140,7 +140,7 @@ impl RequestGuard {
     /// This is what a choice may read of the request.
     pub(crate) fn asks(&mut self, query: &Query, call: &InferenceRequest) {
         self.query = Query {
-            unary: call.is_unary(),
+            unary: call.is_non_streaming(),
             ..query.clone()
         };
         self.recorded = self
@@ -447,7 +447,7 @@ impl Drop for RequestGuard {
             attempt.in_flight.upstream().abandoned(uptime());
         }
         if let Some(model) = self.recorded.take() {
-            self.records.tell(self.record(model));
+            self.records.publish(self.record(model));
         }
         let usage = self.usage.map(|usage| v1::Usage {
             prompt_tokens: usage.prompt_tokens,

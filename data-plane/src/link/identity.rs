@@ -1,4 +1,4 @@
-//! Who this proxy is, for the control plane.
+//! The proxy's identity toward the control plane.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -7,13 +7,13 @@ use hermes_proto::v1::Hello;
 /// One run of one proxy.
 #[derive(Clone, Debug)]
 pub(crate) struct ProxyIdentity {
-    /// This run; drawn at random.
+    /// Random id of this run.
     pub(crate) proxy: u64,
     name: String,
 }
 
 impl ProxyIdentity {
-    /// A new run under this name.
+    /// A new run with this name.
     pub(crate) fn new(name: String) -> Self {
         Self {
             proxy: seed(),
@@ -30,7 +30,7 @@ impl ProxyIdentity {
     }
 }
 
-/// A number that no other run has: the hasher's keys are random.
+/// A random number: the hasher's keys are random.
 fn seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }

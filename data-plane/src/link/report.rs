@@ -1,12 +1,12 @@
-//! What becomes of requests, told to every control-plane replica: at once, in batches, and never lost for good.
+//! Reports of requests to every control-plane replica: batched, and repaired after a loss.
 //!
 //! ```text
 //!   request ──started, first byte, finished──▶ queue (bounded) ──every few ms──▶ each replica's stream
-//!      └──────────▶ table of open requests (bounded by the requests in flight) ──▶ OpenRequests, when anything was lost
+//!      └──────────▶ table of open requests (bounded by the requests in flight) ──▶ OpenRequests, after a drop
 //! ```
 //!
-//! A full queue drops the report and asks for a resync: the whole table then replaces what the replicas believe, so
-//! that no lost report holds a booking.
+//! A full queue drops the report and causes a resync: the table of open requests then replaces the replicas' state, so
+//! that a dropped report cannot leave a booking behind.
 
 use std::{
     collections::HashMap,
@@ -19,21 +19,21 @@ use hermes_proto::v1::{self, report::Event};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-/// Reports that may wait to be sent.
+/// Capacity of the queue of reports.
 const QUEUE: usize = 16_384;
 
-/// Open requests are spread over this many locks.
+/// Number of locks that the table of open requests is divided over.
 const SHARDS: usize = 16;
 
-/// Where requests report, and what is known of the open ones.
+/// The queue of reports, and the table of open requests.
 pub(crate) struct Reporter {
     open: [Mutex<HashMap<u64, UnfinishedRequest>>; SHARDS],
     queue: mpsc::Sender<v1::Report>,
-    /// Reports dropped since the start: a replica that has seen fewer resyncs needs another.
-    lost: AtomicU64,
+    /// Reports dropped since the start; an increase causes a resync.
+    dropped: AtomicU64,
 }
 
-/// One request that was sent to an endpoint and is not over.
+/// One request that was sent to an endpoint and has not ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct UnfinishedRequest {
     endpoint: EndpointId,
@@ -41,31 +41,31 @@ struct UnfinishedRequest {
     answered: bool,
 }
 
-/// What a request came to.
+/// The end of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestEnd {
     pub(crate) outcome: Outcome,
     pub(crate) usage: Option<v1::Usage>,
-    /// From its last sending.
+    /// Since it was sent to its last endpoint.
     pub(crate) duration: Duration,
-    /// From the first byte of an answer in pieces to its last.
+    /// From the first byte of a streamed answer to its last.
     pub(crate) decoding: Option<Duration>,
     /// The response that the endpoint stored.
     pub(crate) stored_response: Option<ResponseKey>,
 }
 
-/// How a request, or an attempt, ended; see the contract for what each means.
+/// The outcome of a request or an attempt; the contract defines each.
 pub(crate) use hermes_proto::v1::Outcome;
 
 impl Reporter {
-    /// The reporter, and the queue that whoever sends reports drains.
+    /// The reporter, and the queue of its reports.
     pub(crate) fn new() -> (Self, mpsc::Receiver<v1::Report>) {
         let (queue, reports) = mpsc::channel(QUEUE);
         (
             Self {
                 open: Default::default(),
                 queue,
-                lost: AtomicU64::new(0),
+                dropped: AtomicU64::new(0),
             },
             reports,
         )
@@ -118,7 +118,7 @@ impl Reporter {
         );
     }
 
-    /// The request is over.
+    /// The request has ended.
     pub(crate) fn finished(&self, request: u64, ended: RequestEnd) {
         let RequestEnd {
             outcome,
@@ -141,7 +141,7 @@ impl Reporter {
         self.send(request, Event::Finished(finished));
     }
 
-    /// Every open request: what a replica has to believe from now on.
+    /// Every open request, for a resync.
     pub(crate) fn open_requests(&self) -> v1::OpenRequests {
         let mut requests = Vec::new();
         for shard in &self.open {
@@ -155,9 +155,9 @@ impl Reporter {
         v1::OpenRequests { requests }
     }
 
-    /// How many reports were dropped so far.
-    pub(crate) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+    /// Number of reports dropped so far.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     fn shard(&self, request: u64) -> &Mutex<HashMap<u64, UnfinishedRequest>> {
@@ -173,15 +173,14 @@ impl Reporter {
             })
             .is_err()
         {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// Leaves out the beginnings of requests whose end is in the same batch: short requests are told by one report.
+/// Removes the start of requests whose end is in the same batch: a short request is reported by one message.
 ///
-/// What the control plane would do at their start it would undo at once; the time to the first byte goes along with
-/// the end.
+/// The control plane would add and remove their bookings at once. The time to the first byte is moved into the end.
 pub(crate) fn fold(batch: &mut Vec<v1::Report>) {
     let mut over: HashMap<u64, Option<u64>> = batch
         .iter()
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_began_and_ended_in_one_batch_is_told_by_one_report() {
+    fn a_request_that_begins_and_ends_in_one_batch_is_one_report() {
         let (reporter, mut reports) = Reporter::new();
         let finished = |outcome| RequestEnd {
             outcome,
@@ -268,7 +267,7 @@ mod tests {
         reporter.finished(1, finished(Outcome::Ok));
         let mut batch: Vec<_> = std::iter::from_fn(|| reports.try_recv().ok()).collect();
         fold(&mut batch);
-        let told: Vec<(u64, &str)> = batch
+        let reports: Vec<(u64, &str)> = batch
             .iter()
             .map(|report| match &report.event {
                 Some(Event::Started(_)) => (report.request, "started"),
@@ -282,7 +281,7 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            told,
+            reports,
             [
                 (2, "started"),
                 (1, "attempt failed"),
@@ -293,11 +292,11 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_drops_reports_and_says_how_many() {
+    fn a_full_queue_drops_reports_and_counts_them() {
         let (reporter, _reports) = Reporter::new();
         for request in 0..QUEUE as u64 + 5 {
             reporter.first_byte(request, Duration::ZERO);
         }
-        assert_eq!(reporter.lost(), 5);
+        assert_eq!(reporter.dropped(), 5);
     }
 }

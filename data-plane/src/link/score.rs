@@ -1,14 +1,14 @@
-//! Asking a control-plane replica where a request should go: many requests over one stream.
+//! Score requests to one control-plane replica: many requests over one stream.
 //!
 //! ```text
-//!   request ──ask──▶ queue (bounded) ──▶ one message with all that waits ──▶ replica
+//!   request ──ask──▶ queue (bounded) ──▶ one message with all queued requests ──▶ replica
 //!      ▲                                                                       │
-//!      └──────────── oneshot, by id ◀── waiters ◀─ answers, any order: [queued,] chosen or refused
+//!      └──────────── oneshot, by id ◀── pending ◀─ answers, any order: [queued,] chosen or rejected
 //! ```
 //!
-//! What a unary call would give for free is done here: the caller has the deadline and its [`PendingScore`] takes the question
-//! back when dropped, whether it is on its way or waits in the replica's queue; the queue bounds what is outstanding;
-//! and a broken stream fails everybody who waits on it at once, so that they choose by themselves.
+//! One call per request would cost more, so this file provides what a call would: the caller has the deadline; a
+//! dropped [`PendingScore`] cancels the request, also in the replica's queue; the queue bounds outstanding requests; a
+//! broken stream fails all pending requests at once, so that they fall back without waiting.
 
 mod pending;
 mod stream;
@@ -28,29 +28,29 @@ use self::{
     stream::FailPendingOnDrop,
 };
 
-/// ScoreStream that may wait to be sent.
+/// Capacity of the queue of requests to send.
 const QUEUE: usize = 8_192;
 
-/// Where to put questions for one replica.
+/// Sends Score requests to one replica.
 #[derive(Clone)]
 pub(crate) struct ScoreClient {
     queue: mpsc::Sender<ScoreMessage>,
-    waiters: Arc<Mutex<PendingScores>>,
+    pending: Arc<Mutex<PendingScores>>,
 }
 
-/// A question on its way. Dropped before its final answer came, it is taken back, and its booking or place with it.
+/// A Score request without a final answer. Dropping it cancels the request, its booking and its place in the queue.
 pub(crate) struct PendingScore {
     id: u64,
     reply: oneshot::Receiver<ScoreReply>,
-    asker: ScoreClient,
-    /// Nothing is left to take back.
+    client: ScoreClient,
+    /// Nothing is left to cancel.
     over: bool,
 }
 
-/// SelectionDetails there is no answer.
+/// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ScoreClientError {
-    #[error("too many questions wait already")]
+    #[error("the queue of Score requests is full")]
     Full,
     #[error("the stream to the control plane broke")]
     Broken,
@@ -58,18 +58,18 @@ pub(crate) enum ScoreClientError {
     Late,
 }
 
-/// A stream's two ends before it is opened: where to ask, and what [`run`] needs.
+/// The two ends of a stream that is not open yet: the client, and what [`run`] needs.
 pub(crate) fn channel() -> (ScoreClient, ScoreStream) {
     let (queue, outbound) = mpsc::channel(QUEUE);
-    let waiters = Arc::<Mutex<PendingScores>>::default();
+    let pending = Arc::<Mutex<PendingScores>>::default();
     (
         ScoreClient {
             queue,
-            waiters: Arc::clone(&waiters),
+            pending: Arc::clone(&pending),
         },
         ScoreStream {
             outbound,
-            waiters: FailPendingOnDrop(waiters),
+            pending: FailPendingOnDrop(pending),
         },
     )
 }
@@ -77,48 +77,48 @@ pub(crate) fn channel() -> (ScoreClient, ScoreStream) {
 // === ScoreClient ===
 
 impl ScoreClient {
-    /// Asks; the answer is awaited separately.
+    /// Sends a request; the answer is awaited separately.
     pub(crate) fn ask(&self, request: v1::ScoreRequest) -> Result<PendingScore, ScoreClientError> {
         let id = request.id;
         let (waiter, reply) = oneshot::channel();
         {
-            let mut waiters = self.waiters.lock();
-            if waiters.broken {
+            let mut pending = self.pending.lock();
+            if pending.broken {
                 return Err(ScoreClientError::Broken);
             }
-            waiters.by_id.insert(id, waiter);
+            pending.by_id.insert(id, waiter);
         }
         if self
             .queue
             .try_send(ScoreMessage::Ask(Box::new(request)))
             .is_err()
         {
-            self.waiters.lock().by_id.remove(&id);
+            self.pending.lock().by_id.remove(&id);
             return Err(ScoreClientError::Full);
         }
         Ok(PendingScore {
             id,
             reply,
-            asker: self.clone(),
+            client: self.clone(),
             over: false,
         })
     }
 
-    /// Whether asking is in vain: the stream broke, and the news of it is on its way.
+    /// Whether the stream is broken, so that requests would fail.
     pub(crate) fn is_broken(&self) -> bool {
-        self.waiters.lock().broken
+        self.pending.lock().broken
     }
 }
 
 // === PendingScore ===
 
 impl PendingScore {
-    /// Waits for the next answer, at most this long. After [`Answer::Queued`] the final one is still to come.
+    /// Waits for the next answer, at most for `within`. After [`Answer::Queued`] the final one is still to come.
     pub(crate) async fn answer(&mut self, within: Duration) -> Result<Answer, ScoreClientError> {
         let reply = timeout(within, &mut self.reply)
             .await
             .map_err(|_| ScoreClientError::Late)?;
-        // Answered or broken: either way nothing is left to take back, but a place in the queue.
+        // Answered or broken: only a place in the replica's queue is left to cancel.
         self.over = true;
         match reply.map_err(|_| ScoreClientError::Broken)? {
             ScoreReply::Final(answer) => Ok(answer),
@@ -136,9 +136,9 @@ impl Drop for PendingScore {
         if self.over {
             return;
         }
-        self.asker.waiters.lock().by_id.remove(&self.id);
-        // If even this does not fit, the booking falls with its time to live, and the place in the queue with its limit.
-        let _ = self.asker.queue.try_send(ScoreMessage::Cancel(self.id));
+        self.client.pending.lock().by_id.remove(&self.id);
+        // When the queue is full the booking ends with its time to live, and the place in the queue with its limit.
+        let _ = self.client.queue.try_send(ScoreMessage::Cancel(self.id));
     }
 }
 

@@ -1,15 +1,15 @@
-//! How much a proxy takes on at once: requests, and bytes of their bodies.
+//! The limit of requests at once, and of the bytes of their bodies.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-/// Bytes of request bodies that one proxy holds at most. Bodies are held until their answer has begun, because they
-/// may have to be sent again.
+/// Limit of the bytes of request bodies. Bodies are kept for retries until an answer begins; their bytes are counted
+/// until the request ends.
 const MAX_HELD_BYTES: u64 = 2 << 30;
 
-/// Counts what is inside, from admission to the last byte of the answer.
+/// Counts admitted requests, from admission to the last byte of the answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AdmissionLimit(Arc<AdmittedTotals>);
 
@@ -19,38 +19,38 @@ struct AdmittedTotals {
     bytes: AtomicU64,
 }
 
-/// One request inside, with its body's bytes; leaves when dropped.
+/// One admitted request with its body's bytes; released when dropped.
 #[derive(Debug)]
 pub(crate) struct AdmissionPermit {
-    inside: Arc<AdmittedTotals>,
+    totals: Arc<AdmittedTotals>,
     bytes: u64,
 }
 
 impl AdmissionLimit {
-    /// Lets a request in while fewer than `limit` are inside. The limit may change from call to call.
-    pub(crate) fn enter(&self, limit: u32) -> Option<AdmissionPermit> {
-        let inside = self.0.requests.fetch_add(1, Ordering::Relaxed);
-        // Counted already: dropped again if it was one too many.
+    /// Admits a request while fewer than `limit` are admitted. The limit may change from call to call.
+    pub(crate) fn try_acquire(&self, limit: u32) -> Option<AdmissionPermit> {
+        let admitted = self.0.requests.fetch_add(1, Ordering::Relaxed);
+        // Counted already: dropping it undoes that if it was one too many.
         let permit = AdmissionPermit {
-            inside: Arc::clone(&self.0),
+            totals: Arc::clone(&self.0),
             bytes: 0,
         };
-        (inside < limit).then_some(permit)
+        (admitted < limit).then_some(permit)
     }
 }
 
 impl AdmissionPermit {
-    /// Counts more bytes of the body; says whether all bodies together still fit.
-    pub(crate) fn hold(&mut self, bytes: u64) -> bool {
+    /// Counts more bytes of the body; returns whether all bodies together are within the limit.
+    pub(crate) fn reserve_bytes(&mut self, bytes: u64) -> bool {
         self.bytes += bytes;
-        self.inside.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_HELD_BYTES
+        self.totals.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_HELD_BYTES
     }
 }
 
 impl Drop for AdmissionPermit {
     fn drop(&mut self) {
-        self.inside.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.inside.requests.fetch_sub(1, Ordering::Relaxed);
+        self.totals.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.totals.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -59,24 +59,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_free_again_when_its_holder_leaves() {
-        let gate = AdmissionLimit::default();
-        let first = gate.enter(2).expect("free");
-        let _second = gate.enter(2).expect("free");
-        assert!(gate.enter(2).is_none());
+    fn a_dropped_permit_can_be_acquired_again() {
+        let limit = AdmissionLimit::default();
+        let first = limit.try_acquire(2).expect("free");
+        let _second = limit.try_acquire(2).expect("free");
+        assert!(limit.try_acquire(2).is_none());
         drop(first);
-        assert!(gate.enter(2).is_some());
+        assert!(limit.try_acquire(2).is_some());
     }
 
     #[test]
-    fn bodies_that_do_not_fit_together_are_noticed_and_leave_with_their_requests() {
-        let gate = AdmissionLimit::default();
-        let mut large = gate.enter(9).expect("free");
-        assert!(large.hold(MAX_HELD_BYTES - 10));
-        let mut small = gate.enter(9).expect("free");
-        assert!(small.hold(10) && !small.hold(1));
+    fn bytes_of_bodies_are_limited_and_released_with_their_permits() {
+        let limit = AdmissionLimit::default();
+        let mut large = limit.try_acquire(9).expect("free");
+        assert!(large.reserve_bytes(MAX_HELD_BYTES - 10));
+        let mut small = limit.try_acquire(9).expect("free");
+        assert!(small.reserve_bytes(10) && !small.reserve_bytes(1));
         drop((large, small));
-        assert!(gate.enter(9).expect("free").hold(MAX_HELD_BYTES));
-        assert_eq!(gate.0.bytes.load(Ordering::Relaxed), 0);
+        assert!(
+            limit
+                .try_acquire(9)
+                .expect("free")
+                .reserve_bytes(MAX_HELD_BYTES)
+        );
+        assert_eq!(limit.0.bytes.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Which API a path means.
+//! The APIs, and the paths at which they are served.
 
 use http::Method;
 
@@ -20,7 +20,7 @@ pub(crate) enum Api {
     Messages,
     /// `POST /v1/embeddings`
     Embeddings,
-    /// `POST /v1/rerank`, `/v1/score`, `/tokenize`, `/detokenize`: routed by model, nothing more is known.
+    /// `POST /v1/rerank`, `/v1/score`, `/tokenize`, `/detokenize`: routed by model only.
     Plain,
     /// `GET /v1/models`, answered by the proxy itself.
     Models,
@@ -30,7 +30,7 @@ pub(crate) enum Api {
     Extra,
 }
 
-/// A path that is served: what it means, and how the engine calls it.
+/// A path that is served: its API, and its path at the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route<'a> {
     pub(crate) api: Api,
@@ -40,7 +40,7 @@ pub(crate) struct Route<'a> {
     pub(crate) template: &'static str,
 }
 
-/// SelectionDetails a path is not served.
+/// Why a path is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unrouted {
     /// Nothing is served there.
@@ -49,7 +49,7 @@ pub(crate) enum Unrouted {
     Method(&'static str),
 }
 
-/// Reads the path; `extra` are the paths that the operator added.
+/// Looks up the path; `extra` are the paths that the operator added.
 pub(crate) fn route<'a>(
     method: &Method,
     path: &'a str,
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_engine_serves_besides_is_routed_only_if_configured() {
+    fn other_paths_of_an_engine_are_routed_only_if_configured() {
         let post = |path, extra: &[&str]| route(&Method::POST, path, extra).map(|route| route.api);
         assert_eq!(post("/reset_prefix_cache", &[]), Err(Unrouted::Path));
         assert_eq!(post("/v1/load_lora_adapter", &[]), Err(Unrouted::Path));

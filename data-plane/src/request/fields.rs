@@ -1,8 +1,8 @@
-//! What routing reads from a JSON body: borrowed from its bytes, never encoded again.
+//! The fields of a JSON body that routing reads: borrowed from its bytes, never encoded again.
 //!
-//! One pass over the top level. Values that only travel on (messages, tools) stay raw; the same key twice means its
-//! last value, as in the engines' own parser. BodyFields that steer an engine's internals are noticed here and cut out by
-//! [`strip`] without touching any other byte.
+//! One pass over the top level. Values that are only forwarded (messages, tools) stay raw; of a key that appears twice
+//! the last value counts, as in the engines' parser. Fields that control an engine's internals are detected here and cut
+//! out by [`strip`], without touching any other byte.
 
 use std::{borrow::Cow, fmt};
 
@@ -26,7 +26,7 @@ const CONTROL_FIELDS: [&str; 9] = [
     "disagg_prefill_dp_rank",
 ];
 
-/// Top-level fields that change which tokens an engine makes of the prompt, and that nothing here understands.
+/// Top-level fields that change which tokens an engine makes of the prompt, and that the proxy does not interpret.
 const PROMPT_FIELDS: [&str; 5] = [
     "chat_template",
     "truncate_prompt_tokens",
@@ -49,18 +49,18 @@ pub(crate) struct BodyFields<'a> {
     pub(crate) input: Option<&'a RawValue>,
     /// Keeps the caches of tenants apart inside an engine.
     pub(crate) cache_salt: Option<&'a RawValue>,
-    /// What else goes into the prompt.
+    /// Other fields that go into the prompt.
     pub(crate) template: TemplateFields<'a>,
-    /// Who asks: `user`, or one of its newer names.
+    /// The end user: `user`, or one of its newer names.
     pub(crate) user: Option<Cow<'a, str>>,
     pub(crate) previous_response_id: Option<Cow<'a, str>>,
-    /// As clients of vLLM mean it: lower goes first.
+    /// vLLM's convention: lower goes first.
     pub(crate) priority: i32,
     /// Some [`CONTROL_FIELDS`] are there.
     pub(crate) has_control_fields: bool,
 }
 
-/// What chat templates and tokenizers are told besides the conversation.
+/// Parameters of chat templates and tokenizers besides the conversation.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TemplateFields<'a> {
     pub(crate) kwargs: Option<&'a RawValue>,
@@ -70,11 +70,11 @@ pub(crate) struct TemplateFields<'a> {
     pub(crate) add_generation_prompt: Option<bool>,
     pub(crate) continue_final_message: Option<bool>,
     pub(crate) add_special_tokens: Option<bool>,
-    /// Something changes the prompt that is not read here.
+    /// A field that changes the prompt is not read here.
     pub(crate) has_more: bool,
 }
 
-/// SelectionDetails a body cannot be routed.
+/// Why a body cannot be routed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UnreadableBody {
     #[error("the body is not valid JSON: {0}")]
@@ -149,8 +149,8 @@ impl<'de> Visitor<'de> for TopLevel {
     }
 }
 
-/// A client's number never overflows into another meaning; what is not a number means nothing here, and the engine
-/// will say so itself.
+/// Clamped, so that a client's number cannot overflow; a value that is not a number counts as 0 and is rejected by the
+/// engine.
 fn clamped(raw: Option<&RawValue>) -> i32 {
     let number = raw
         .and_then(|raw| raw.get().parse::<f64>().ok())
@@ -158,7 +158,7 @@ fn clamped(raw: Option<&RawValue>) -> i32 {
     number.clamp(-1_000_000.0, 1_000_000.0) as i32
 }
 
-/// True or false; any other type of value is the engine's business.
+/// A boolean; a value of another type reads as absent and is validated by the engine.
 fn flag(raw: Option<&RawValue>) -> Option<bool> {
     raw.and_then(|raw| raw.get().parse().ok())
 }
@@ -166,7 +166,7 @@ fn flag(raw: Option<&RawValue>) -> Option<bool> {
 /// A key, borrowed unless it has escapes.
 struct FieldName<'a>(Cow<'a, str>);
 
-/// A string field; any other type of value reads as absent, because judging it is the engine's business.
+/// A string field; any other type of value reads as absent and is validated by the engine.
 #[derive(Default)]
 struct TextField<'a>(Option<Cow<'a, str>>);
 
@@ -202,7 +202,7 @@ impl<'de> serde::Deserialize<'de> for TextField<'de> {
 
 /// The body without its control fields, as slices of the original that follow one another.
 ///
-/// Every other byte stays as the client wrote it. The body must be one that [`BodyFields::read`] accepted.
+/// Every other byte stays as the client wrote it. [`BodyFields::parse`] must have accepted the body.
 pub(crate) fn strip(body: &Bytes) -> Vec<Bytes> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let Ok(entries) = json.deserialize_map(BodyEntries(body)) else {
@@ -220,7 +220,7 @@ pub(crate) fn strip(body: &Bytes) -> Vec<Bytes> {
     pieces
 }
 
-/// Where one `"key": value` stands in the body.
+/// Position of one `"key": value` in the body.
 struct BodyEntry {
     start: usize,
     end: usize,
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn routing_fields_are_read_and_the_rest_is_left_alone() {
+    fn routing_fields_are_read_and_others_are_ignored() {
         let body =
             br#" {"model":"qwen","messages":[{"role":"user","content":"hi"}],"stream":true,"user":"u-1","x":1} "#;
         let fields = BodyFields::parse(body).expect("valid");
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_no_string_is_left_to_the_engine() {
+    fn a_model_that_is_not_a_string_is_forwarded() {
         assert!(
             BodyFields::parse(br#"{"model":7,"stream":null}"#)
                 .expect("valid")
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_object_is_refused() {
+    fn a_body_that_is_not_a_json_object_is_rejected() {
         for body in ["", "[]", "{", r#"{"model":"a"} x"#, "{\"model\":\"\u{7}\"}"] {
             assert!(BodyFields::parse(body.as_bytes()).is_err(), "{body:?}");
         }
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_field_is_noticed_however_it_is_written() {
+    fn a_control_field_is_detected_in_any_spelling() {
         assert!(
             BodyFields::parse(br#"{"kv_transfer\u005fparams":null}"#)
                 .expect("valid")

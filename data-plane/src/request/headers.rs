@@ -1,4 +1,4 @@
-//! Headers that do not pass, in both directions.
+//! Headers that are removed, in both directions.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
@@ -9,10 +9,10 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Which endpoint answered; only if the operator wants clients to know.
 pub(crate) const ENDPOINT: HeaderName = HeaderName::from_static("x-hermes-endpoint");
 
-/// How early a request's turn comes where requests wait: higher goes first, whatever the engine makes of numbers.
+/// Priority in queues: higher goes first, regardless of the engine's convention.
 const PRIORITY: HeaderName = HeaderName::from_static("x-hermes-priority");
 
-/// They concern one connection and not the request (RFC 9110, 7.6.1).
+/// Hop-by-hop headers (RFC 9110, 7.6.1).
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -28,8 +28,8 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// By these a router tells an engine, a sidecar or another router where a request belongs. From a client they would
-/// reach other hosts, or another tenant's rank.
+/// Routers use these to direct a request to a host or rank behind an engine, a sidecar or another router. Accepted from
+/// a client they would let it reach other hosts, or another tenant's rank.
 fn is_control(name: &str) -> bool {
     matches!(
         name,
@@ -50,7 +50,7 @@ fn is_control(name: &str) -> bool {
         || name.starts_with("x-hermes-")
 }
 
-/// These the sender to an endpoint writes itself.
+/// Set again for each endpoint.
 fn is_the_senders(name: &str) -> bool {
     matches!(name, "host" | "content-length" | "expect")
 }
@@ -58,14 +58,14 @@ fn is_the_senders(name: &str) -> bool {
 /// The longest request id of a client that is kept.
 const LONGEST_ID: usize = 128;
 
-/// Makes a client's headers fit for an endpoint. `Host`, `Content-Length` and the trace context are the sender's.
+/// Cleans a client's headers for an endpoint, which gets its own `Host`, `Content-Length` and trace context.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
     remove(headers, |name| {
         is_hop_by_hop(name) || is_control(name) || is_the_senders(name)
     });
 }
 
-/// Makes an endpoint's headers fit for a client.
+/// Cleans an endpoint's headers for a client.
 pub(crate) fn clean_response(headers: &mut HeaderMap) {
     remove(headers, |name| {
         is_hop_by_hop(name) || name == ENDPOINT.as_str()
@@ -78,9 +78,9 @@ pub(crate) fn priority(headers: &HeaderMap) -> Option<i32> {
     Some(number.clamp(-1_000_000, 1_000_000) as i32)
 }
 
-/// Removes what `drops` says, and what `Connection` names: those are of one connection too.
+/// Removes what `drops` selects, and what `Connection` names: hop-by-hop headers.
 fn remove(headers: &mut HeaderMap, drops: impl Fn(&str) -> bool) {
-    // One look at each of a handful of names is cheaper than a look-up of every name that may not pass.
+    // A request has few headers, so testing each is cheaper than looking up every name that must be removed.
     let mut dropped: SmallVec<[HeaderName; 8]> = headers
         .keys()
         .filter(|name| drops(name.as_str()))
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_one_connection_and_those_it_names_do_not_pass() {
+    fn hop_by_hop_headers_and_those_that_connection_names_are_removed() {
         assert_eq!(
             left(&[
                 ("connection", "close, x-secret-hop"),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn control_headers_of_clients_do_not_pass() {
+    fn control_headers_of_clients_are_removed() {
         assert_eq!(
             left(&[
                 ("x-prefiller-host-port", "10.0.0.1:80"),

@@ -1,16 +1,10 @@
-//! Taking in a request: its body whole, and of it what routing needs.
+//! A client's request with what routing reads of it.
 
-use std::time::Duration;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hermes_core::responses::ResponseKey;
 use http::{HeaderMap, Method, uri::PathAndQuery};
-use http_body::Body;
-use http_body_util::BodyExt;
-use tokio::time::timeout;
 
 use crate::request::{
-    admission::AdmissionPermit,
     api::{Api, Route},
     fields::{BodyFields, strip},
     local_reply::LocalReply,
@@ -18,24 +12,21 @@ use crate::request::{
     prompt::Prompt,
 };
 
-/// Bytes of a request's headers at most.
-const MAX_HEAD_BYTES: usize = 64 << 10;
-
-/// A client's request, read and not yet placed.
+/// A client's request, parsed and not routed yet.
 pub(crate) struct InferenceRequest {
     pub(crate) api: Api,
     pub(crate) method: Method,
-    /// Path and query as the engine knows them.
+    /// Path and query at the engine.
     pub(crate) target: PathAndQuery,
-    /// Cleaned for an endpoint.
+    /// The client's headers, cleaned for an endpoint.
     pub(crate) headers: HeaderMap,
-    /// What is sent: the client's bytes, or what is left of them after a cut.
+    /// The client's bytes, without control fields.
     pub(crate) body: Outgoing,
     pub(crate) model: Option<String>,
     pub(crate) stream: bool,
-    /// What a choice may read of the body.
+    /// The parts of the body that a selection uses.
     pub(crate) prompt: Prompt,
-    /// The stored response that this one continues, or asks about.
+    /// The stored response that this request continues or refers to.
     pub(crate) response: Option<ResponseReference>,
     /// BodyFields were cut.
     pub(crate) stripped: bool,
@@ -43,7 +34,7 @@ pub(crate) struct InferenceRequest {
 
 impl InferenceRequest {
     /// Whether the first byte of the answer comes only after its last token was generated.
-    pub(crate) const fn is_unary(&self) -> bool {
+    pub(crate) const fn is_non_streaming(&self) -> bool {
         !self.stream
             && matches!(
                 self.api,
@@ -67,82 +58,10 @@ impl From<&str> for ResponseReference {
     }
 }
 
-// === The body ===
-
-/// Reads the whole body, in bounded memory and time, and counts its bytes in `permit`.
-///
-/// `limit` is in bytes; `patience` is how long the client may pause.
-pub(crate) async fn whole<B>(
-    mut body: B,
-    limit: u64,
-    patience: Duration,
-    permit: &mut AdmissionPermit,
-) -> Result<Bytes, LocalReply>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let hint = body.size_hint();
-    if hint.lower() > limit {
-        return Err(LocalReply::TooLarge(limit));
-    }
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    loop {
-        let frame = timeout(patience, body.frame())
-            .await
-            .map_err(|_| LocalReply::SlowClient)?;
-        let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| LocalReply::BadBody("the body broke off".to_owned()))?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if (first.len() + rest.len() + data.len()) as u64 > limit {
-            return Err(LocalReply::TooLarge(limit));
-        }
-        if !permit.hold(data.len() as u64) {
-            return Err(LocalReply::Overloaded);
-        }
-        if first.is_empty() && rest.is_empty() {
-            first = data;
-            continue;
-        }
-        if rest.is_empty() {
-            // A second piece: from here on the pieces are copied together. The hint is the client's word, so that
-            // it may save growing, but not reserve what never comes.
-            rest.reserve(
-                usize::try_from(hint.lower())
-                    .unwrap_or(usize::MAX)
-                    .min(1 << 20),
-            );
-            rest.extend_from_slice(&first);
-            first = Bytes::new();
-        }
-        rest.extend_from_slice(&data);
-    }
-    Ok(if rest.is_empty() {
-        first
-    } else {
-        rest.freeze()
-    })
-}
-
-/// Refuses a head that is too large, however it is spread over names and values.
-pub(crate) fn check_head(headers: &HeaderMap) -> Result<(), LocalReply> {
-    let bytes: usize = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    if bytes > MAX_HEAD_BYTES {
-        Err(LocalReply::HeadTooLarge(MAX_HEAD_BYTES))
-    } else {
-        Ok(())
-    }
-}
-
-// === The call ===
+// === InferenceRequest ===
 
 impl InferenceRequest {
-    /// Reads what routing needs from a request whose body is complete.
+    /// Parses a request whose body is complete.
     pub(crate) fn parse(
         route: Route<'_>,
         head: http::request::Parts,
@@ -205,24 +124,13 @@ fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, LocalReply> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
-    use http_body::Frame;
-    use http_body_util::{Full, StreamBody};
-
     use super::*;
 
-    fn permit() -> AdmissionPermit {
-        crate::request::admission::AdmissionLimit::default()
-            .enter(1)
-            .expect("free")
-    }
-
     fn call(body: &str) -> InferenceRequest {
-        read(http::Request::post("/v1/chat/completions"), body)
+        parsed(http::Request::post("/v1/chat/completions"), body)
     }
 
-    fn read(request: http::request::Builder, body: &str) -> InferenceRequest {
+    fn parsed(request: http::request::Builder, body: &str) -> InferenceRequest {
         let (head, ()) = request.body(()).expect("valid").into_parts();
         let route = crate::request::api::route(&Method::POST, "/v1/chat/completions", &["/x"])
             .expect("served");
@@ -230,67 +138,14 @@ mod tests {
             .expect("readable")
     }
 
-    #[tokio::test]
-    async fn a_body_in_one_piece_is_not_copied() {
-        let bytes = Bytes::from(vec![7u8; 1000]);
-        let read = whole(
-            Full::new(bytes.clone()),
-            1000,
-            Duration::from_secs(1),
-            &mut permit(),
-        )
-        .await
-        .expect("fits");
-        assert_eq!(read.as_ptr(), bytes.as_ptr());
-    }
-
-    #[tokio::test]
-    async fn pieces_come_together_and_too_many_are_refused() {
-        let pieces = || {
-            let frames: VecDeque<_> = (0..10u8)
-                .map(|i| Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![i; 10]))))
-                .collect();
-            StreamBody::new(futures::stream::iter(frames))
-        };
-        let read = whole(pieces(), 100, Duration::from_secs(1), &mut permit())
-            .await
-            .expect("fits");
-        assert_eq!((read.len(), read[99]), (100, 9));
-        assert_eq!(
-            whole(pieces(), 99, Duration::from_secs(1), &mut permit()).await,
-            Err(LocalReply::TooLarge(99))
-        );
-        assert_eq!(
-            whole(
-                Full::new(Bytes::from(vec![0; 11])),
-                10,
-                Duration::ZERO,
-                &mut permit()
-            )
-            .await,
-            Err(LocalReply::TooLarge(10))
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_stalls_is_let_go() {
-        let body = StreamBody::new(futures::stream::pending::<
-            Result<Frame<Bytes>, std::io::Error>,
-        >());
-        assert_eq!(
-            whole(body, 10, Duration::from_secs(30), &mut permit()).await,
-            Err(LocalReply::SlowClient)
-        );
-    }
-
     #[test]
-    fn the_bodys_priority_is_lower_first_and_the_headers_is_higher_first_and_counts_more() {
+    fn the_bodys_priority_is_lower_first_and_the_headers_is_higher_first_and_takes_precedence() {
         let priority = |header: Option<&str>| {
             let request = http::Request::post("/v1/chat/completions");
             let request = header.into_iter().fold(request, |request, value| {
                 request.header("x-hermes-priority", value)
             });
-            let call = read(request, r#"{"priority":3}"#);
+            let call = parsed(request, r#"{"priority":3}"#);
             assert!(
                 call.headers.is_empty(),
                 "the header is for the router alone"

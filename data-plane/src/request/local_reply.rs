@@ -1,7 +1,7 @@
-//! Every way in which the proxy itself says no, and the one place where that becomes a response.
+//! Local replies: the errors that the proxy itself answers with, and the one place where they become responses.
 //!
-//! What a client may see is written here on purpose and holds nothing internal: no endpoint, no address, no error of a
-//! library. Engines' own errors are not refusals; they pass through untouched.
+//! The texts are for clients and contain nothing internal: no endpoint, no address, no error of a library. Errors of
+//! engines are not local replies; they are forwarded unchanged.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::request::api::Api;
 
-/// SelectionDetails the proxy answers by itself.
+/// Why the proxy answers by itself.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(crate) enum LocalReply {
     #[error("nothing is served at this path; see the list of APIs in the documentation")]
@@ -134,7 +134,7 @@ impl LocalReply {
         }
     }
 
-    /// When a client should come back: what it gets told by `Retry-After`.
+    /// The value of `Retry-After`.
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
             Self::Overloaded | Self::NotReady | Self::NoEndpoint => {
@@ -148,7 +148,7 @@ impl LocalReply {
         }
     }
 
-    /// Whether the pool is overloaded, and the client was told before anything was sent.
+    /// Whether the pool is overloaded, and the request was rejected before it was sent.
     pub(crate) const fn is_overload(&self) -> bool {
         matches!(self, Self::QueueFull(_) | Self::QueueTimeout { .. })
     }
@@ -195,7 +195,7 @@ impl LocalReply {
     }
 }
 
-/// Whole seconds to wait: at least one, also when nobody can say.
+/// Whole seconds to wait: at least one, also when the time is unknown.
 fn seconds(after: Option<Duration>) -> u64 {
     after
         .map_or(1, |after| {
@@ -208,7 +208,7 @@ fn seconds(after: Option<Duration>) -> u64 {
         .max(1)
 }
 
-/// A client's own word, short enough to repeat.
+/// Text of a client, cut to a length that an error may repeat.
 pub(crate) fn echo(text: &str) -> String {
     text.chars().take(LONGEST_ECHO).collect()
 }
@@ -233,19 +233,19 @@ fn hint(nearest: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn body(refusal: LocalReply, api: Option<Api>) -> serde_json::Value {
-        serde_json::from_slice(refusal.into_response(api, "req-1").body()).expect("JSON")
+    fn body(reply: LocalReply, api: Option<Api>) -> serde_json::Value {
+        serde_json::from_slice(reply.into_response(api, "req-1").body()).expect("JSON")
     }
 
     #[test]
     fn an_unknown_model_is_a_404_in_openais_shape_with_the_nearest_names() {
-        let refusal = LocalReply::UnknownModel {
+        let reply = LocalReply::UnknownModel {
             model: "qwen".into(),
             nearest: vec!["Qwen/Qwen3-8B".into()],
         };
-        assert_eq!(refusal.status(), StatusCode::NOT_FOUND);
+        assert_eq!(reply.status(), StatusCode::NOT_FOUND);
         assert_eq!(
-            body(refusal, Some(Api::Chat)),
+            body(reply, Some(Api::Chat)),
             json!({"error": {
                 "message": "the model `qwen` does not exist; did you mean Qwen/Qwen3-8B?",
                 "type": "invalid_request_error", "param": "model", "code": "model_not_found",
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_is_in_the_list_that_metrics_begin_with() {
+    fn every_code_is_in_the_list_of_codes() {
         let all = [
             LocalReply::UnknownPath,
             LocalReply::Method("POST"),
@@ -279,7 +279,7 @@ mod tests {
             },
             LocalReply::UnknownResponse(String::new()),
         ];
-        assert_eq!(all.map(|refusal| refusal.code()), LocalReply::CODES);
+        assert_eq!(all.map(|reply| reply.code()), LocalReply::CODES);
     }
 
     #[test]
@@ -291,9 +291,9 @@ mod tests {
     }
 
     #[test]
-    fn who_should_come_back_is_told_when() {
-        let after = |refusal: LocalReply| {
-            refusal
+    fn overload_and_missing_endpoints_set_retry_after() {
+        let after = |reply: LocalReply| {
+            reply
                 .into_response(None, "r")
                 .headers()
                 .get("retry-after")

@@ -1,5 +1,5 @@
-//! What a proxy would hand to sources of exact knowledge about caches for a request: for tools and tests that have to
-//! ask exactly as a proxy does. The proxy itself does not come this way.
+//! The prompt text that a proxy sends to exact cache sources for a request. For tools and tests that must build it
+//! exactly as the proxy does; the proxy itself does not use this file.
 
 use bytes::Bytes;
 use hermes_proto::v1::LookupText;
@@ -7,7 +7,7 @@ use http::Method;
 
 use crate::request::{api, fields::BodyFields, prompt::Prompt};
 
-/// The lookup for a `POST` of `body` to `path`; none when it cannot be read, or there is nothing to look up.
+/// The lookup for a `POST` of `body` to `path`; `None` when the body is invalid or has no prompt.
 #[must_use]
 pub fn of(path: &str, body: &Bytes) -> Option<LookupText> {
     let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_body_has_ended_before_it_began() {
+    fn an_empty_body_has_ended() {
         assert!(Outgoing::from(Bytes::new()).is_end_stream());
     }
 }

@@ -1,7 +1,7 @@
 //! A connection to one control-plane replica: plain, or by TLS with certificates of both sides.
 //!
 //! A replica is dialed at an address that its name resolved to, and its certificate is checked for the name: a headless
-//! Service has one name for all replicas, whose addresses no certificate can know.
+//! Service has one name for all replicas, and certificates cannot list their addresses.
 
 use std::{error::Error, io, net::SocketAddr, time::Duration};
 
@@ -16,40 +16,40 @@ use tonic::{
 };
 use tower::service_fn;
 
-/// A connection takes this long at most, its handshake included.
+/// Timeout of a connection attempt, including the TLS handshake.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// A vanished replica is noticed within the sum of the two.
+/// Interval and timeout of keep-alive pings: a vanished replica is detected within their sum.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(5));
 
-/// How replicas are reached.
+/// Dials replicas.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
-    /// By TLS, if at all.
+    /// Certificates, if TLS is configured.
     pub(crate) tls: Option<Tls>,
 }
 
-/// What control planes are called, as `host:port`; it may stand for several.
+/// Name of the control plane as `host:port`; it may resolve to several replicas.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlPlaneTarget {
-    /// As it is looked up.
+    /// `host:port` to resolve.
     pub(super) authority: String,
-    /// As it stands in certificates.
+    /// The name that certificates are verified for.
     pub(super) name: ServerName<'static>,
 }
 
-/// One replica.
+/// The address of one replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReplicaAddress {
-    pub(super) address: SocketAddr,
-    /// What was looked up to find it.
+    pub(super) socket: SocketAddr,
+    /// The name that was resolved to find it.
     pub(super) name: ServerName<'static>,
 }
 
 // === ControlPlaneTarget ===
 
 impl TryFrom<String> for ControlPlaneTarget {
-    /// What is no address.
+    /// The text that is not an address.
     type Error = String;
 
     fn try_from(authority: String) -> Result<Self, String> {
@@ -68,8 +68,8 @@ impl TryFrom<String> for ControlPlaneTarget {
 
 impl Dialer {
     /// A connection for streams.
-    pub(super) async fn connect(&self, place: &ReplicaAddress) -> Result<Channel, Status> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", place.address))
+    pub(super) async fn connect(&self, address: &ReplicaAddress) -> Result<Channel, Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", address.socket))
             .map_err(|error| Status::invalid_argument(error.to_string()))?
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
@@ -81,10 +81,10 @@ impl Dialer {
         let connected = match &self.tls {
             None => endpoint.connect().await,
             Some(tls) => {
-                let (tls, place) = (tls.clone(), place.clone());
+                let (tls, address) = (tls.clone(), address.clone());
                 let dial = service_fn(move |_uri| {
-                    let (tls, place) = (tls.clone(), place.clone());
-                    async move { secured(&tls, place).await.map(TokioIo::new) }
+                    let (tls, address) = (tls.clone(), address.clone());
+                    async move { secured(&tls, address).await.map(TokioIo::new) }
                 });
                 endpoint.connect_with_connector(dial).await
             }
@@ -94,16 +94,17 @@ impl Dialer {
     }
 }
 
-/// Connects and shakes hands by the newest certificates.
-async fn secured(tls: &Tls, place: ReplicaAddress) -> io::Result<TlsStream<TcpStream>> {
-    let connection = TcpStream::connect(place.address).await?;
+/// Connects and completes the TLS handshake with the newest certificates.
+async fn secured(tls: &Tls, address: ReplicaAddress) -> io::Result<TlsStream<TcpStream>> {
+    let connection = TcpStream::connect(address.socket).await?;
     connection.set_nodelay(true)?;
     TlsConnector::from(tls.client())
-        .connect(place.name, connection)
+        .connect(address.name, connection)
         .await
 }
 
-/// An error and what is behind it: the outermost says `transport error`, and the certificate's mistake is the last.
+/// An error with its chain of causes: the outermost is only `transport error`, the last one names the certificate's
+/// fault.
 pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificates_are_checked_for_the_host_that_was_named() {
+    fn certificates_are_verified_for_the_configured_host() {
         let host = |authority: &str| {
             ControlPlaneTarget::try_from(authority.to_owned())
                 .map(|target| target.name.to_str().into_owned())

@@ -1,8 +1,8 @@
-//! Telling the owner of a pool what this proxy remembers of its choices there.
+//! Replaying this proxy's routing history to the replica that owns a pool.
 //!
-//! Whatever a replica learned of caches goes when it does. Every proxy knows what it sent where, so whoever becomes the
-//! owner of a pool, or comes back as its owner, is told: before requests are asked of it, and bounded. A replica that
-//! hears what it knows already learns nothing wrong.
+//! A replica that restarts loses what it learned of caches. Every proxy has a bounded history of what it sent where, and
+//! sends it to a replica that becomes the owner of a pool, or returns as its owner, before the first Score request.
+//! Replaying an entry that the replica has already is harmless.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -23,57 +23,57 @@ pub(super) struct ReplayTarget<'a> {
     pub(super) upwards: &'a mpsc::Sender<FromDataPlane>,
 }
 
-/// Who owns which pool and was told what is remembered of it.
+/// The owner of each pool that got the pool's history.
 #[derive(Debug, Default)]
 pub(super) struct HistoryReplay {
-    taught: HashMap<Arc<str>, (SocketAddr, Epoch)>,
+    owners: HashMap<Arc<str>, (SocketAddr, Epoch)>,
 }
 
 impl HistoryReplay {
-    /// Teaches every owner that has not been taught yet. Cheap when nothing changed.
-    pub(super) fn teach(&mut self, view: &RoutingView, pupils: &[ReplayTarget<'_>]) {
-        self.taught.retain(|pool, _| view.pool(pool).is_some());
+    /// Replays histories to owners that did not get them yet. Cheap when nothing changed.
+    pub(super) fn replay(&mut self, view: &RoutingView, targets: &[ReplayTarget<'_>]) {
+        self.owners.retain(|pool, _| view.pool(pool).is_some());
         for pool in &view.pools {
-            let name = owner(pool.name(), pupils.iter().map(|pupil| &**pupil.name));
-            let Some(pupil) =
-                name.and_then(|name| pupils.iter().find(|pupil| &**pupil.name == name))
+            let name = owner(pool.name(), targets.iter().map(|target| &**target.name));
+            let Some(target) =
+                name.and_then(|name| targets.iter().find(|target| &**target.name == name))
             else {
                 continue;
             };
-            let identity = (pupil.from, pupil.epoch);
-            if self.taught.insert(Arc::clone(pool.name()), identity) != Some(identity) {
-                tell(pupil, pool);
+            let identity = (target.from, target.epoch);
+            if self.owners.insert(Arc::clone(pool.name()), identity) != Some(identity) {
+                send_history(target, pool);
             }
         }
     }
 
-    /// This replica was lost: should it come back it has missed something, or forgotten all.
+    /// Forgets a lost replica: when it returns, its history is incomplete or empty.
     pub(super) fn lose(&mut self, from: SocketAddr) {
-        self.taught.retain(|_, (taught, _)| *taught != from);
+        self.owners.retain(|_, (owner, _)| *owner != from);
     }
 }
 
-fn tell(pupil: &ReplayTarget<'_>, pool: &RoutingPool) {
-    let Some(recall) = &pool.history else { return };
-    // What is cached on an endpoint that is gone helps nobody.
-    let decisions = recall.decisions();
+fn send_history(target: &ReplayTarget<'_>, pool: &RoutingPool) {
+    let Some(history) = &pool.history else { return };
+    // Entries of removed endpoints are of no use.
+    let decisions = history.decisions();
     let known = decisions
         .into_iter()
         .filter(|decision| pool.pool.position(decision.endpoint).is_some());
-    let (mut told, mut lost) = (0, 0);
-    for taught in taught_to_wire(pool.name(), recall.block_bytes(), known) {
+    let (mut sent, mut dropped) = (0, 0);
+    for taught in taught_to_wire(pool.name(), history.block_bytes(), known) {
         let count = taught.decisions.len();
-        // Like reports, it is worth no waiting: what does not fit is learned anew.
-        match pupil.upwards.try_send(FromDataPlane {
+        // Sent without waiting, like reports: entries that do not fit are learned again from traffic.
+        match target.upwards.try_send(FromDataPlane {
             message: Some(Message::Taught(taught)),
         }) {
-            Ok(()) => told += count,
-            Err(_) => lost += count,
+            Ok(()) => sent += count,
+            Err(_) => dropped += count,
         }
     }
-    pool.metrics.taught.inc_by(told as u64);
-    if told + lost > 0 {
-        tracing::info!(pool = %pool.name(), replica = %pupil.name, told, lost, "taught the pool's owner");
+    pool.metrics.taught.inc_by(sent as u64);
+    if sent + dropped > 0 {
+        tracing::info!(pool = %pool.name(), replica = %target.name, sent, dropped, "replayed the routing history to the pool's owner");
     }
 }
 
@@ -124,8 +124,8 @@ mod tests {
             ..Query::default()
         };
         for endpoint in [id, EndpointId(8)] {
-            if let Some(recall) = &view.pools[0].history {
-                recall.remember(endpoint, &query);
+            if let Some(history) = &view.pools[0].history {
+                history.remember(endpoint, &query);
             }
         }
         view
@@ -135,17 +135,17 @@ mod tests {
         name: Arc<str>,
         port: u16,
         upwards: mpsc::Sender<FromDataPlane>,
-        heard: mpsc::Receiver<FromDataPlane>,
+        inbox: mpsc::Receiver<FromDataPlane>,
     }
 
     impl Replica {
         fn new(name: &str, port: u16) -> Self {
-            let (upwards, heard) = mpsc::channel(8);
+            let (upwards, inbox) = mpsc::channel(8);
             Self {
                 name: name.into(),
                 port,
                 upwards,
-                heard,
+                inbox,
             }
         }
 
@@ -153,7 +153,7 @@ mod tests {
             SocketAddr::from(([127, 0, 0, 1], self.port))
         }
 
-        fn pupil(&self, epoch: u64) -> ReplayTarget<'_> {
+        fn target(&self, epoch: u64) -> ReplayTarget<'_> {
             ReplayTarget {
                 from: self.from(),
                 name: &self.name,
@@ -162,12 +162,12 @@ mod tests {
             }
         }
 
-        /// Endpoints of the decisions that it heard of.
-        fn heard(&mut self) -> Vec<u64> {
-            std::iter::from_fn(|| self.heard.try_recv().ok())
+        /// Endpoints of the replayed entries that it received.
+        fn received(&mut self) -> Vec<u64> {
+            std::iter::from_fn(|| self.inbox.try_recv().ok())
                 .flat_map(|up| match up.message {
                     Some(Message::Taught(taught)) => taught.decisions,
-                    other => panic!("only teaching is sent: {other:?}"),
+                    other => panic!("only histories are sent: {other:?}"),
                 })
                 .map(|decision| decision.endpoint)
                 .collect()
@@ -179,57 +179,57 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_is_taught_once_of_endpoints_that_exist() {
-        let (view, mut replica, mut teaching) = (
+    fn a_history_is_replayed_once_and_without_removed_endpoints() {
+        let (view, mut replica, mut replay) = (
             view(kv_aware()),
             Replica::new("a", 1),
             HistoryReplay::default(),
         );
-        teaching.teach(&view, &[replica.pupil(1)]);
-        teaching.teach(&view, &[replica.pupil(1)]);
-        assert_eq!(replica.heard(), [7]);
+        replay.replay(&view, &[replica.target(1)]);
+        replay.replay(&view, &[replica.target(1)]);
+        assert_eq!(replica.received(), [7]);
         assert_eq!(view.pools[0].metrics.taught.get(), 1);
     }
 
     #[test]
-    fn an_owner_that_restarted_or_came_back_is_taught_again() {
-        let (view, mut replica, mut teaching) = (
+    fn an_owner_that_restarted_or_returned_gets_the_history_again() {
+        let (view, mut replica, mut replay) = (
             view(kv_aware()),
             Replica::new("a", 1),
             HistoryReplay::default(),
         );
-        teaching.teach(&view, &[replica.pupil(1)]);
-        teaching.teach(&view, &[replica.pupil(2)]);
-        assert_eq!(replica.heard(), [7, 7], "it restarted");
-        teaching.lose(replica.from());
-        teaching.teach(&view, &[]);
-        teaching.teach(&view, &[replica.pupil(2)]);
-        assert_eq!(replica.heard(), [7], "it came back");
+        replay.replay(&view, &[replica.target(1)]);
+        replay.replay(&view, &[replica.target(2)]);
+        assert_eq!(replica.received(), [7, 7], "it restarted");
+        replay.lose(replica.from());
+        replay.replay(&view, &[]);
+        replay.replay(&view, &[replica.target(2)]);
+        assert_eq!(replica.received(), [7], "it returned");
     }
 
     #[test]
-    fn only_the_owner_is_taught_and_the_next_one_when_it_is_lost() {
-        let (view, mut teaching) = (view(kv_aware()), HistoryReplay::default());
+    fn only_the_owner_gets_the_history_and_the_next_owner_when_it_is_lost() {
+        let (view, mut replay) = (view(kv_aware()), HistoryReplay::default());
         let mut replicas = [Replica::new("a", 1), Replica::new("b", 2)];
-        teaching.teach(&view, &[replicas[0].pupil(1), replicas[1].pupil(1)]);
+        replay.replay(&view, &[replicas[0].target(1), replicas[1].target(1)]);
         let first = replicas
             .iter_mut()
-            .position(|replica| replica.heard() == [7])
-            .expect("one owns the pool");
-        assert!(replicas[1 - first].heard().is_empty());
-        teaching.lose(replicas[first].from());
-        teaching.teach(&view, &[replicas[1 - first].pupil(1)]);
-        assert_eq!(replicas[1 - first].heard(), [7]);
+            .position(|replica| replica.received() == [7])
+            .expect("one replica owns the pool");
+        assert!(replicas[1 - first].received().is_empty());
+        replay.lose(replicas[first].from());
+        replay.replay(&view, &[replicas[1 - first].target(1)]);
+        assert_eq!(replicas[1 - first].received(), [7]);
     }
 
     #[test]
-    fn a_strategy_that_reads_no_hashes_teaches_nothing() {
-        let (view, mut replica, mut teaching) = (
+    fn a_strategy_without_prefix_hashes_replays_nothing() {
+        let (view, mut replica, mut replay) = (
             view(Strategy::Random),
             Replica::new("a", 1),
             HistoryReplay::default(),
         );
-        teaching.teach(&view, &[replica.pupil(1)]);
-        assert!(replica.heard().is_empty());
+        replay.replay(&view, &[replica.target(1)]);
+        assert!(replica.received().is_empty());
     }
 }

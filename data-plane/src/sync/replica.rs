@@ -25,24 +25,24 @@ use crate::link::{
     score::{self, ScoreClient},
 };
 
-/// Messages upwards that may wait; when they are more, reports are dropped and a resync follows.
-const UPWARDS: usize = 64;
+/// Capacity of the queue to the replica; when it is full, reports are dropped and a resync follows.
+const OUTBOUND: usize = 64;
 
-/// Opening a stream takes this long at most.
+/// Timeout of opening a stream.
 const OPEN: Duration = Duration::from_secs(5);
 
-/// QueueTimer between attempts: doubles from the first to the second, with jitter.
+/// Pause between attempts: doubles from the first to the second, with jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
-/// What a replica's task tells the board.
+/// What a replica's task sends to the snapshot store.
 pub(super) enum ReplicaEvent {
-    /// A usable snapshot; the first of a stream says that the replica can be asked.
+    /// A valid snapshot; after the first of a stream, the replica accepts Score requests.
     Snapshot {
         from: SocketAddr,
         name: Arc<str>,
         snapshot: Arc<Snapshot>,
-        asker: ScoreClient,
-        /// Where to say something to the replica, while the stream lives.
+        client: ScoreClient,
+        /// Messages to the replica, while the stream is open.
         upwards: mpsc::Sender<v1::FromDataPlane>,
     },
     /// Load rows.
@@ -50,23 +50,23 @@ pub(super) enum ReplicaEvent {
         from: SocketAddr,
         rows: Vec<v1::EndpointLoad>,
     },
-    /// A message that could not be used.
+    /// An invalid snapshot or delta.
     Rejected,
     /// The stream broke.
     Lost { from: SocketAddr },
 }
 
-/// One replica.
+/// Follows one replica.
 pub(super) struct ReplicaFollower {
-    pub(super) place: ReplicaAddress,
+    pub(super) address: ReplicaAddress,
     pub(super) dialer: Dialer,
     pub(super) identity: ProxyIdentity,
-    pub(super) news: mpsc::Sender<ReplicaEvent>,
+    pub(super) events: mpsc::Sender<ReplicaEvent>,
     pub(super) outbox: ReportOutbox,
     pub(super) reporter: Arc<Reporter>,
 }
 
-/// What one stream has taught so far.
+/// The newest snapshot of one stream.
 struct SyncedSnapshot {
     name: Arc<str>,
     snapshot: Arc<Snapshot>,
@@ -76,51 +76,51 @@ impl ReplicaFollower {
     /// Keeps both streams open until the task is aborted.
     pub(super) async fn follow(self) {
         let lost = LostOnDrop {
-            from: self.place.address,
-            news: self.news.clone(),
+            from: self.address.socket,
+            events: self.events.clone(),
         };
-        let mut dice = Dice::new(self.identity.proxy ^ u64::from(self.place.address.port()));
+        let mut rng = Dice::new(self.identity.proxy ^ u64::from(self.address.socket.port()));
         let mut wait = BACKOFF.0;
-        let mut told = String::new();
+        let mut last_reason = String::new();
         loop {
-            let mut taught = None;
-            let status = self.stream(&mut taught).await;
-            let (address, reason) = (self.place.address, reason_of(&status));
-            if taught.is_some() {
+            let mut synced = None;
+            let status = self.stream(&mut synced).await;
+            let (address, reason) = (self.address.socket, reason_of(&status));
+            if synced.is_some() {
                 tracing::info!(%address, reason, "lost a control-plane replica");
                 wait = BACKOFF.0;
-                told.clear();
-            } else if told != reason {
-                // Once for each reason: replicas that restart are away for a while, certificates may be wrong for days.
-                tracing::warn!(%address, reason, "a control-plane replica cannot be reached");
-                told = reason;
+                last_reason.clear();
+            } else if last_reason != reason {
+                // Logged once per reason: a replica restarts within seconds, but a wrong certificate may last for days.
+                tracing::warn!(%address, reason, "cannot reach a control-plane replica");
+                last_reason = reason;
             }
             if self
-                .news
+                .events
                 .send(ReplicaEvent::Lost {
-                    from: self.place.address,
+                    from: self.address.socket,
                 })
                 .await
                 .is_err()
             {
                 break;
             }
-            sleep(wait.mul_f32(0.5 + dice.unit())).await;
+            sleep(wait.mul_f32(0.5 + rng.unit())).await;
             wait = (wait * 2).min(BACKOFF.1);
         }
         drop(lost);
     }
 
-    /// One life of the pair of streams; returns why it ended.
-    async fn stream(&self, taught: &mut Option<SyncedSnapshot>) -> Status {
+    /// Opens the pair of streams and reads them until one ends; returns the reason.
+    async fn stream(&self, synced: &mut Option<SyncedSnapshot>) -> Status {
         let (channel, score_channel) = match (
-            self.dialer.connect(&self.place).await,
-            self.dialer.connect(&self.place).await,
+            self.dialer.connect(&self.address).await,
+            self.dialer.connect(&self.address).await,
         ) {
             (Ok(channel), Ok(score_channel)) => (channel, score_channel),
             (Err(status), _) | (_, Err(status)) => return status,
         };
-        let (upwards, outbound) = mpsc::channel(UPWARDS);
+        let (upwards, outbound) = mpsc::channel(OUTBOUND);
         let registration = self.outbox.register(upwards.clone());
         let mut client = v1::router_client::RouterClient::new(channel)
             .max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES)
@@ -129,7 +129,7 @@ impl ReplicaFollower {
             Up::Hello(self.identity.hello()),
             Up::Open(self.reporter.open_requests()),
         ] {
-            // The channel is new and holds more than these two.
+            // The channel is new and has room for both.
             let _ = upwards.try_send(v1::FromDataPlane {
                 message: Some(message),
             });
@@ -139,7 +139,7 @@ impl ReplicaFollower {
             Ok(Err(status)) => return status,
             Err(_) => return Status::deadline_exceeded("the Sync stream did not open"),
         };
-        let (asker, questions) = score::channel();
+        let (client, questions) = score::channel();
         let mut scoring = std::pin::pin!(score::run(questions, score_channel));
         loop {
             let message = tokio::select! {
@@ -152,7 +152,7 @@ impl ReplicaFollower {
                 None => return Status::unavailable("the control plane ended the Sync stream"),
             };
             if let Err(status) = self
-                .learn(message, taught, &asker, &upwards, &registration)
+                .handle(message, synced, &client, &upwards, &registration)
                 .await
             {
                 return status;
@@ -160,27 +160,27 @@ impl ReplicaFollower {
         }
     }
 
-    /// Takes in one message; an error ends the stream.
-    async fn learn(
+    /// Handles one message; an error ends the stream.
+    async fn handle(
         &self,
         message: Option<Down>,
-        taught: &mut Option<SyncedSnapshot>,
-        asker: &ScoreClient,
+        synced: &mut Option<SyncedSnapshot>,
+        client: &ScoreClient,
         upwards: &mpsc::Sender<v1::FromDataPlane>,
         registration: &StreamRegistration,
     ) -> Result<(), Status> {
-        let next = match (message, taught.as_ref()) {
+        let next = match (message, synced.as_ref()) {
             (Some(Down::Load(v1::LoadUpdate { loads: rows })), Some(_)) => {
                 return self
-                    .tell(ReplicaEvent::Loads {
-                        from: self.place.address,
+                    .send(ReplicaEvent::Loads {
+                        from: self.address.socket,
                         rows,
                     })
                     .await;
             }
-            (Some(Down::Snapshot(wire)), _) => whole(wire),
-            (Some(Down::Delta(wire)), Some(taught)) => changed(wire, taught),
-            // Load before structure says nothing; a kind of message that this release does not know is skipped.
+            (Some(Down::Snapshot(wire)), _) => from_full(wire),
+            (Some(Down::Delta(wire)), Some(synced)) => from_delta(wire, synced),
+            // Load without a snapshot has no endpoints to apply to; unknown kinds of messages are skipped.
             (Some(Down::Load(_)) | None, _) => return Ok(()),
             (Some(Down::Delta(_)), None) => {
                 return Err(Status::failed_precondition(
@@ -191,16 +191,16 @@ impl ReplicaFollower {
         match next {
             Ok(next) => {
                 let Snapshot { epoch, version, .. } = *next.snapshot;
-                let news = ReplicaEvent::Snapshot {
-                    from: self.place.address,
+                let event = ReplicaEvent::Snapshot {
+                    from: self.address.socket,
                     name: Arc::clone(&next.name),
                     snapshot: Arc::clone(&next.snapshot),
-                    asker: asker.clone(),
+                    client: client.clone(),
                     upwards: upwards.clone(),
                 };
-                *taught = Some(next);
-                self.tell(news).await?;
-                registration.say(
+                *synced = Some(next);
+                self.send(event).await?;
+                registration.send(
                     upwards,
                     Up::Ack(v1::Ack {
                         epoch: epoch.0,
@@ -214,9 +214,9 @@ impl ReplicaFollower {
                 version,
                 reason,
             }) => {
-                tracing::warn!(address = %self.place.address, version = version.0, reason, "a snapshot cannot be used; the last good one stays");
-                self.tell(ReplicaEvent::Rejected).await?;
-                registration.say(
+                tracing::warn!(address = %self.address.socket, version = version.0, reason, "rejected an invalid snapshot; the last valid one stays in use");
+                self.send(ReplicaEvent::Rejected).await?;
+                registration.send(
                     upwards,
                     Up::Reject(v1::Reject {
                         epoch: epoch.0,
@@ -229,15 +229,15 @@ impl ReplicaFollower {
         }
     }
 
-    async fn tell(&self, news: ReplicaEvent) -> Result<(), Status> {
-        self.news
-            .send(news)
+    async fn send(&self, event: ReplicaEvent) -> Result<(), Status> {
+        self.events
+            .send(event)
             .await
             .map_err(|_| Status::cancelled("the proxy is shutting down"))
     }
 }
 
-/// What a person needs to know of a failure: for a refused certificate it is the last of the causes.
+/// The text of an error for logs. The causes matter: only the last one names a rejected certificate's fault.
 fn reason_of(status: &Status) -> String {
     match status.source() {
         Some(cause) => format!("{}: {}", status.message(), causes(cause)),
@@ -245,14 +245,14 @@ fn reason_of(status: &Status) -> String {
     }
 }
 
-/// Which message cannot be used, and why.
+/// An invalid snapshot or delta, and the reason.
 struct UnusableSnapshot {
     epoch: Epoch,
     version: Version,
     reason: String,
 }
 
-fn whole(wire: v1::Snapshot) -> Result<SyncedSnapshot, UnusableSnapshot> {
+fn from_full(wire: v1::Snapshot) -> Result<SyncedSnapshot, UnusableSnapshot> {
     let (epoch, version) = (Epoch(wire.epoch), Version(wire.version));
     let name = Arc::from(wire.replica.as_str());
     match Snapshot::try_from(wire) {
@@ -268,7 +268,10 @@ fn whole(wire: v1::Snapshot) -> Result<SyncedSnapshot, UnusableSnapshot> {
     }
 }
 
-fn changed(wire: v1::Delta, taught: &SyncedSnapshot) -> Result<SyncedSnapshot, UnusableSnapshot> {
+fn from_delta(
+    wire: v1::Delta,
+    synced: &SyncedSnapshot,
+) -> Result<SyncedSnapshot, UnusableSnapshot> {
     let (epoch, version) = (Epoch(wire.epoch), Version(wire.version));
     let unusable = |reason: String| UnusableSnapshot {
         epoch,
@@ -277,24 +280,25 @@ fn changed(wire: v1::Delta, taught: &SyncedSnapshot) -> Result<SyncedSnapshot, U
     };
     let delta = Delta::try_from(wire).map_err(|invalid| unusable(invalid.to_string()))?;
     let snapshot = delta
-        .apply(&taught.snapshot)
+        .apply(&synced.snapshot)
         .map_err(|wrong| unusable(wrong.to_string()))?;
     Ok(SyncedSnapshot {
-        name: Arc::clone(&taught.name),
+        name: Arc::clone(&synced.name),
         snapshot: Arc::new(snapshot),
     })
 }
 
-/// Says that the replica is lost even when its task is aborted.
+/// Reports the replica as lost even when its task is aborted.
 struct LostOnDrop {
     from: SocketAddr,
-    news: mpsc::Sender<ReplicaEvent>,
+    events: mpsc::Sender<ReplicaEvent>,
 }
 
 impl Drop for LostOnDrop {
     fn drop(&mut self) {
-        // If the queue is full the board hears it from the broken stream's askers: they fail at once.
-        let _ = self.news.try_send(ReplicaEvent::Lost { from: self.from });
+        // A full queue drops this event: the store then keeps the replica until its address is followed again. Requests do
+        // not ask it, because its Score stream is broken.
+        let _ = self.events.try_send(ReplicaEvent::Lost { from: self.from });
     }
 }
 

@@ -17,29 +17,29 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Reports wait this long for others. Short enough that a freed server is known to be free.
+/// How long a batch is collected. Short, because a freed endpoint is available to the scheduler only after its report.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// Reports in one message at most.
+/// Maximum number of reports in one message.
 const BATCH: usize = 4_096;
 
-/// The open streams upwards.
+/// The open streams to replicas.
 #[derive(Clone, Default)]
 pub(super) struct ReportOutbox(Arc<Mutex<Vec<ReportStream>>>);
 
-/// One stream upwards, and whether something that should have gone there did not.
+/// One stream to a replica, and whether a message to it was dropped.
 struct ReportStream {
     upwards: mpsc::Sender<v1::FromDataPlane>,
     needs_resync: Arc<AtomicBool>,
 }
 
-/// Says when a message to a stream was lost.
+/// Records dropped messages of one stream.
 pub(super) struct StreamRegistration {
     needs_resync: Arc<AtomicBool>,
 }
 
 impl ReportOutbox {
-    /// Reports go to this stream too, until its receiver is dropped.
+    /// Adds a stream; it is removed when its receiver is dropped.
     pub(super) fn register(&self, upwards: mpsc::Sender<v1::FromDataPlane>) -> StreamRegistration {
         let needs_resync = Arc::new(AtomicBool::new(false));
         self.0.lock().push(ReportStream {
@@ -49,7 +49,7 @@ impl ReportOutbox {
         StreamRegistration { needs_resync }
     }
 
-    /// Sends one batch everywhere. `resync` says that reports were lost before they came here.
+    /// Sends one batch to every stream. `resync` is set when reports were dropped before they reached this queue.
     fn send(&self, reports: Vec<v1::Report>, resync: bool, open: impl Fn() -> v1::OpenRequests) {
         let mut streams = self.0.lock();
         streams.retain(|stream| !stream.upwards.is_closed());
@@ -87,8 +87,8 @@ impl ReportStream {
 }
 
 impl StreamRegistration {
-    /// Sends a message that is worth no waiting; a full stream gets a resync later.
-    pub(super) fn say(&self, upwards: &mpsc::Sender<v1::FromDataPlane>, message: Message) {
+    /// Sends without waiting; a stream that is full gets a resync later.
+    pub(super) fn send(&self, upwards: &mpsc::Sender<v1::FromDataPlane>, message: Message) {
         if upwards
             .try_send(v1::FromDataPlane {
                 message: Some(message),
@@ -100,14 +100,14 @@ impl StreamRegistration {
     }
 }
 
-/// RequestBatches what requests report until the reporter is gone.
+/// Batches reports and sends them until the reporter is dropped.
 pub(super) async fn run(
     mut reports: mpsc::Receiver<v1::Report>,
     reporter: Arc<Reporter>,
     outbox: ReportOutbox,
     metrics: Arc<Metrics>,
 ) {
-    let mut known_losses = 0;
+    let mut known_dropped = 0;
     loop {
         let mut batch = Vec::new();
         if reports.recv_many(&mut batch, BATCH).await == 0 {
@@ -120,12 +120,12 @@ pub(super) async fn run(
             batch.push(report);
         }
         fold(&mut batch);
-        let losses = reporter.lost();
+        let dropped = reporter.dropped();
         metrics
             .reports_lost
-            .set(i64::try_from(losses).unwrap_or(i64::MAX));
-        outbox.send(batch, losses != known_losses, || reporter.open_requests());
-        known_losses = losses;
+            .set(i64::try_from(dropped).unwrap_or(i64::MAX));
+        outbox.send(batch, dropped != known_dropped, || reporter.open_requests());
+        known_dropped = dropped;
     }
 }
 
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_stream_is_forgotten() {
+    fn a_closed_stream_is_removed() {
         let outbox = ReportOutbox::default();
         let (upwards, end) = mpsc::channel(1);
         let _registration = outbox.register(upwards);

@@ -1,4 +1,4 @@
-//! What requests read of what the control plane sent.
+//! What requests read of the control plane's messages: the view, the replicas, the age of load figures.
 
 use std::{
     sync::{
@@ -13,30 +13,30 @@ use tokio::sync::Notify;
 
 use crate::{link::score::ScoreClient, view::RoutingView};
 
-/// Load figures older than this are not trusted any more.
+/// Load figures older than this are stale.
 const STALE: Duration = Duration::from_secs(3);
 
-/// What requests read.
+/// The state that requests are routed by.
 #[derive(Clone, Default)]
 pub(crate) struct RoutingState {
     /// The newest snapshot; `None` until the first came.
     pub(crate) view: Arc<ArcSwapOption<RoutingView>>,
-    /// Replicas that can be asked.
+    /// Replicas with an open Score stream.
     pub(crate) replicas: Arc<ArcSwap<Vec<ReadyReplica>>>,
-    /// When load figures came last.
+    /// The age of the load figures.
     pub(crate) freshness: Arc<LoadFreshness>,
-    /// Told of every new view.
+    /// Notified of every new view.
     pub(crate) changed: Arc<Notify>,
 }
 
-/// A replica that can be asked.
+/// A replica with an open Score stream.
 pub(crate) struct ReadyReplica {
-    /// By which rendezvous hashing knows it.
+    /// Its name, which rendezvous hashing maps pools to.
     pub(crate) name: Arc<str>,
-    pub(crate) asker: ScoreClient,
+    pub(crate) client: ScoreClient,
 }
 
-/// When load figures came last, readable by every request.
+/// When load figures arrived last, readable by every request.
 #[derive(Default)]
 pub(crate) struct LoadFreshness {
     /// Milliseconds since the process's start, plus one; 0 means never.
@@ -50,7 +50,7 @@ impl LoadFreshness {
         self.last.store(millis(now) + 1, Ordering::Relaxed);
     }
 
-    /// Whether load figures may be trusted.
+    /// Whether load figures are recent enough to route by.
     pub(crate) fn is_fresh(&self, now: Duration) -> bool {
         self.age(now).is_some_and(|age| age < STALE)
     }

@@ -1,4 +1,4 @@
-//! The one owner of what requests route by: folds the news of all replicas into one view.
+//! The single writer of the routing state: folds the events of all replicas into one view.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,37 +21,37 @@ use crate::{
     view::RoutingView,
 };
 
-/// Idle connections are swept, and gauges set, this often.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Interval of closing idle connections and setting gauges.
+const MAINTENANCE: Duration = Duration::from_secs(1);
 
-/// What is known of each replica, and which one is followed.
+/// The state of each replica, and the one whose snapshot is in use.
 pub(super) struct SnapshotStore {
     knowledge: RoutingState,
     metrics: Arc<Metrics>,
     ready: Gate,
     replicas: Vec<ReplicaState>,
-    followed: Option<SocketAddr>,
-    teaching: HistoryReplay,
+    active: Option<SocketAddr>,
+    history_replay: HistoryReplay,
 }
 
 struct ReplicaState {
     from: SocketAddr,
     name: Arc<str>,
     snapshot: Arc<Snapshot>,
-    asker: ScoreClient,
-    /// Where to say something to it.
+    client: ScoreClient,
+    /// Messages to it.
     upwards: mpsc::Sender<v1::FromDataPlane>,
 }
 
 // === ReplicaState ===
 
 impl ReplicaState {
-    fn pupil(&self) -> ReplayTarget<'_> {
+    fn replay_target(&self) -> ReplayTarget<'_> {
         let Self {
             from,
             name,
             snapshot,
-            asker: _,
+            client: _,
             upwards,
         } = self;
         ReplayTarget {
@@ -72,41 +72,41 @@ impl SnapshotStore {
             metrics,
             ready,
             replicas: Vec::new(),
-            followed: None,
-            teaching: HistoryReplay::default(),
+            active: None,
+            history_replay: HistoryReplay::default(),
         }
     }
 
-    /// Folds news until every sender is gone.
+    /// Folds events until every sender is dropped.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<ReplicaEvent>) {
-        let mut tick = interval(HOUSEKEEPING);
+        let mut tick = interval(MAINTENANCE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                news = inbox.recv() => match news {
-                    Some(news) => self.fold(news),
+                event = inbox.recv() => match event {
+                    Some(event) => self.fold(event),
                     None => return,
                 },
-                _ = tick.tick() => self.keep_house(),
+                _ = tick.tick() => self.maintain(),
             }
         }
     }
 
-    fn fold(&mut self, news: ReplicaEvent) {
-        match news {
+    fn fold(&mut self, event: ReplicaEvent) {
+        match event {
             ReplicaEvent::Snapshot {
                 from,
                 name,
                 snapshot,
-                asker,
+                client,
                 upwards,
             } => {
                 self.metrics.snapshot(Arrival::Accepted);
-                self.learn(ReplicaState {
+                self.update(ReplicaState {
                     from,
                     name,
                     snapshot,
-                    asker,
+                    client,
                     upwards,
                 });
             }
@@ -116,22 +116,22 @@ impl SnapshotStore {
         }
     }
 
-    fn learn(&mut self, known: ReplicaState) {
-        let from = known.from;
+    fn update(&mut self, state: ReplicaState) {
+        let from = state.from;
         match self
             .replicas
             .iter_mut()
             .find(|replica| replica.from == from)
         {
-            Some(replica) => *replica = known,
-            None => self.replicas.push(known),
+            Some(replica) => *replica = state,
+            None => self.replicas.push(state),
         }
-        // An owner knows what its predecessor did before it is asked.
-        self.teach();
+        // A new owner gets the history before its first Score request.
+        self.replay();
         self.publish_replicas();
-        if *self.followed.get_or_insert(from) == from {
-            self.route_by(from);
-            self.teach();
+        if *self.active.get_or_insert(from) == from {
+            self.activate(from);
+            self.replay();
         }
     }
 
@@ -141,23 +141,23 @@ impl SnapshotStore {
         if self.replicas.len() == before {
             return;
         }
-        self.teaching.lose(from);
-        self.teach();
+        self.history_replay.lose(from);
+        self.replay();
         self.publish_replicas();
-        if self.followed != Some(from) {
+        if self.active != Some(from) {
             return;
         }
-        self.followed = self.replicas.first().map(|replica| replica.from);
-        match self.followed {
-            Some(other) => self.route_by(other),
+        self.active = self.replicas.first().map(|replica| replica.from);
+        match self.active {
+            Some(other) => self.activate(other),
             None => tracing::warn!(
-                "no control plane is left: routing goes on by the last snapshot; check the control plane's pods"
+                "lost every control-plane replica: routing continues with the last snapshot; check the control plane's pods"
             ),
         }
     }
 
-    /// Makes the snapshot of this replica the one that requests see.
-    fn route_by(&mut self, from: SocketAddr) {
+    /// Publishes the snapshot of this replica to requests.
+    fn activate(&mut self, from: SocketAddr) {
         let Some(replica) = self.replicas.iter().find(|replica| replica.from == from) else {
             return;
         };
@@ -174,7 +174,7 @@ impl SnapshotStore {
             &self.metrics,
         );
         let version = view.snapshot.version.0;
-        tracing::info!(replica = %replica.name, version, pools = view.pools.len(), "routing by a new snapshot");
+        tracing::info!(replica = %replica.name, version, pools = view.pools.len(), "using a new snapshot");
         self.metrics
             .snapshot_version
             .set(i64::try_from(version).unwrap_or(i64::MAX));
@@ -183,19 +183,23 @@ impl SnapshotStore {
         self.ready.open();
     }
 
-    /// Tells owners of pools that became so what this proxy remembers.
-    fn teach(&mut self) {
+    /// Replays this proxy's history to replicas that became owners of pools.
+    fn replay(&mut self) {
         let Some(view) = self.knowledge.view.load_full() else {
             return;
         };
-        let pupils: Vec<ReplayTarget<'_>> = self.replicas.iter().map(ReplicaState::pupil).collect();
-        self.teaching.teach(&view, &pupils);
+        let targets: Vec<ReplayTarget<'_>> = self
+            .replicas
+            .iter()
+            .map(ReplicaState::replay_target)
+            .collect();
+        self.history_replay.replay(&view, &targets);
     }
 
     fn publish_replicas(&self) {
         let ready = |known: &ReplicaState| ReadyReplica {
             name: Arc::clone(&known.name),
-            asker: known.asker.clone(),
+            client: known.client.clone(),
         };
         self.knowledge
             .replicas
@@ -203,10 +207,10 @@ impl SnapshotStore {
         self.metrics.control_planes.set(self.replicas.len() as i64);
     }
 
-    /// Load of the replica whose snapshot is in use; the others say the same a moment earlier or later.
+    /// Applies load rows of the active replica; other replicas report the same load slightly earlier or later.
     fn load(&self, from: SocketAddr, rows: &[v1::EndpointLoad]) {
         let view = self.knowledge.view.load_full();
-        let (Some(view), true) = (view, self.followed == Some(from)) else {
+        let (Some(view), true) = (view, self.active == Some(from)) else {
             return;
         };
         self.knowledge.freshness.renew(crate::clock::uptime());
@@ -216,15 +220,15 @@ impl SnapshotStore {
             };
             match Load::try_from(row) {
                 Ok(others) => upstream.set_others(&others),
-                Err(invalid) => tracing::debug!(%invalid, "a load row cannot be used"),
+                Err(invalid) => tracing::debug!(%invalid, "ignored an invalid load row"),
             }
         }
     }
 
-    fn keep_house(&self) {
+    fn maintain(&self) {
         let now = crate::clock::uptime();
-        if self.followed.is_some() {
-            // A quiet fleet sends no load; its stream is alive, or it would be lost.
+        if self.active.is_some() {
+            // A replica sends load rows only when load changes, so silence on an open stream does not age them.
             self.knowledge.freshness.renew(now);
         }
         self.metrics.load_age.set(

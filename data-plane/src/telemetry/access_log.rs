@@ -1,12 +1,12 @@
-//! Access records: one line of JSON for each finished request, for whoever listens on the admin port.
+//! The access log: one line of JSON for each finished request, for listeners on the admin port.
 //!
 //! ```text
-//!   account, when it is closed ──▶ ring (bounded) ──▶ one stream of lines for each listener (few)
+//!   request guard, when dropped ──▶ ring (bounded) ──▶ one stream of lines for each listener (few)
 //! ```
 //!
-//! The fields are those of the Mooncake trace format, so that what reads traces reads them, and a few more. Of a prompt
-//! there are sizes and block hashes, never text; of a tenant a hash. Nobody listening, a request pays one load of a
-//! counter. A listener that is too slow loses the oldest records, and is told how many.
+//! The fields are those of the Mooncake trace format, so that trace tools can read them, and a few more. A prompt is
+//! recorded as sizes and block hashes, never as text; a tenant as a hash. Without listeners a request costs one atomic
+//! load. A listener that is too slow loses the oldest records, and gets a line with their number.
 
 use std::{
     sync::{
@@ -26,13 +26,13 @@ use tokio::{
 
 use crate::request::prompt::BYTES_PER_TOKEN;
 
-/// AccessLog that may wait for the slowest listener. A record is a few hundred bytes and 8 for each block of its prompt.
+/// Records that are kept for the slowest listener. A record is a few hundred bytes, plus 8 for each block of its prompt.
 const RING: usize = 1_024;
 
-/// Listeners at a time.
+/// Maximum number of listeners.
 pub(crate) const MAX_LISTENERS: usize = 4;
 
-/// Where finished requests are told.
+/// Distributes records to listeners.
 pub(crate) struct AccessLog {
     ring: broadcast::Sender<Arc<AccessRecord>>,
     listeners: AtomicUsize,
@@ -45,23 +45,23 @@ pub(crate) struct AccessRecord {
     /// As the client wrote it; empty when it wrote none.
     pub(crate) model: Box<str>,
     pub(crate) pool: Arc<str>,
-    /// A hash.
+    /// Hash of the tenant.
     pub(crate) tenant: Option<u64>,
     pub(crate) block_bytes: u32,
     pub(crate) prompt_bytes: u64,
     pub(crate) blocks: Arc<[u64]>,
-    /// As the engine says, else estimated.
+    /// Reported by the engine, else estimated.
     pub(crate) prompt_tokens: u32,
-    /// As the engine says, else the pieces of its answer.
+    /// Reported by the engine, else the number of pieces of its answer.
     pub(crate) completion_tokens: u64,
     pub(crate) cached_tokens: Option<u32>,
-    /// Since it arrived.
+    /// Time from the arrival to the first byte.
     pub(crate) ttft: Option<Duration>,
     pub(crate) endpoint: Option<Arc<str>>,
     pub(crate) outcome: &'static str,
 }
 
-/// A listener's place, given back when it leaves.
+/// A listener's slot, released when dropped.
 struct ListenerSlot(Arc<AccessLog>);
 
 // === AccessLog ===
@@ -76,18 +76,18 @@ impl Default for AccessLog {
 }
 
 impl AccessLog {
-    /// Whether anybody listens: else nothing has to be kept for a record.
+    /// Whether a listener is connected; otherwise requests keep nothing for a record.
     pub(crate) fn has_listeners(&self) -> bool {
         self.listeners.load(Ordering::Relaxed) > 0
     }
 
-    /// A request is over.
-    pub(crate) fn tell(&self, record: AccessRecord) {
-        // The last listener may just have left.
-        let _nobody = self.ring.send(Arc::new(record));
+    /// Sends the record of a finished request to the listeners.
+    pub(crate) fn publish(&self, record: AccessRecord) {
+        // The last listener may just have disconnected.
+        let _no_listener = self.ring.send(Arc::new(record));
     }
 
-    /// The lines of requests that arrive from now on, until the listener leaves; `None` when too many listen already.
+    /// The lines of requests that arrive from now on, until the listener disconnects; `None` when there are too many listeners.
     ///
     /// Times count from now, so that the streams of several proxies that begin together can be merged.
     pub(crate) fn listen(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
@@ -100,7 +100,7 @@ impl AccessLog {
                     match ring.recv().await {
                         Ok(record) => match record.line(began) {
                             Some(line) => break line,
-                            // It had arrived when nobody wrote down its beginning.
+                            // It arrived before this listener: its time would be negative.
                             None => continue,
                         },
                         Err(RecvError::Lagged(lost)) => break json!({ "lost": lost }).to_string(),
@@ -118,7 +118,7 @@ impl AccessLog {
 impl ListenerSlot {
     fn take(records: &Arc<AccessLog>) -> Option<Self> {
         let taken = records.listeners.fetch_add(1, Ordering::Relaxed);
-        // Counted already: given back again if it was one too many.
+        // Counted already: released again if it was one too many.
         let place = Self(Arc::clone(records));
         (taken < MAX_LISTENERS).then_some(place)
     }
@@ -154,8 +154,8 @@ impl AccessRecord {
         Some(line.to_string())
     }
 
-    /// Tokens that one block is taken for. The same for every prompt, as blocks are compared between prompts; readers
-    /// that want it closer have the bytes and the tokens of each.
+    /// Tokens assumed per block. The same for every prompt, as blocks are compared between prompts; readers that need it
+    /// more exactly have the bytes and the tokens of each prompt.
     fn block_tokens(&self) -> u64 {
         (u64::from(self.block_bytes) / BYTES_PER_TOKEN).max(1)
     }
@@ -195,10 +195,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_line_is_a_record_of_the_trace_format_and_tells_no_text() {
         let records = Arc::new(AccessLog::default());
-        records.tell(record(1));
+        records.publish(record(1));
         let mut lines = pin!(records.listen().expect("a place"));
         tokio::time::sleep(Duration::from_millis(1_500)).await;
-        records.tell(record(160));
+        records.publish(record(160));
         assert_eq!(
             next(&mut lines).await,
             json!({
@@ -215,8 +215,8 @@ mod tests {
         let early = record(1);
         tokio::time::sleep(Duration::from_millis(1)).await;
         let mut lines = pin!(records.listen().expect("a place"));
-        records.tell(early);
-        records.tell(record(2));
+        records.publish(early);
+        records.publish(record(2));
         assert_eq!(next(&mut lines).await["input_length"], 2);
     }
 
@@ -225,14 +225,14 @@ mod tests {
         let records = Arc::new(AccessLog::default());
         let mut lines = pin!(records.listen().expect("a place"));
         for number in 0..RING as u32 + 5 {
-            records.tell(record(number));
+            records.publish(record(number));
         }
         assert_eq!(next(&mut lines).await, json!({ "lost": 5 }));
         assert_eq!(next(&mut lines).await["input_length"], 5);
     }
 
     #[test]
-    fn nothing_is_kept_when_nobody_listens_and_few_may() {
+    fn there_are_few_listeners_and_none_after_they_disconnect() {
         let records = Arc::new(AccessLog::default());
         assert!(!records.has_listeners());
         let listeners: Vec<_> = std::iter::from_fn(|| records.listen()).collect();

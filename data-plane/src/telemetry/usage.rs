@@ -1,8 +1,8 @@
-//! What an answer says it used, read in passing from the bytes that go by.
+//! Token usage that an answer reports, extracted from the relayed bytes.
 //!
-//! Engines say it near the end: in the last event of a stream, or the last fields of a JSON body. So a few last pieces
-//! are kept (reference counts, no copy) and read once, when the answer is over. Anthropic's streams say it in two
-//! places, so their first piece is kept too, and of every figure the larger counts.
+//! Engines report usage near the end: in the last event of a stream, or the last fields of a JSON body. So the last few
+//! pieces are kept (reference counts, no copy) and parsed once, when the answer has ended. Anthropic's streams report it
+//! in two places, so their first piece is kept too, and the larger of each figure counts.
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -11,10 +11,10 @@ use serde::Deserialize;
 /// Pieces kept from the end of an answer.
 const KEPT: usize = 4;
 
-/// No more than this is searched: what is said, is said near the end.
+/// Bytes of each kept piece that are searched.
 const TAIL: usize = 16 << 10;
 
-/// How far into an answer its id is looked for.
+/// Bytes of the first piece in which the id is searched.
 const HEAD: usize = 2 << 10;
 
 /// Token counts of one answer.
@@ -22,11 +22,11 @@ const HEAD: usize = 2 << 10;
 pub(crate) struct TokenUsage {
     pub(crate) prompt_tokens: u32,
     pub(crate) completion_tokens: u32,
-    /// Prompt tokens that the engine found in its KV cache; `None` when it did not say.
+    /// Prompt tokens that the engine found in its KV cache; `None` when it did not report them.
     pub(crate) cached_tokens: Option<u32>,
 }
 
-/// The pieces of one answer that are worth reading.
+/// The pieces of one answer that may hold its usage.
 #[derive(Debug, Default)]
 pub(crate) struct UsageTap {
     first: Option<Bytes>,
@@ -35,7 +35,7 @@ pub(crate) struct UsageTap {
 }
 
 impl UsageTap {
-    /// A piece goes by.
+    /// Keeps a piece that is relayed.
     pub(crate) fn piece(&mut self, bytes: &Bytes) {
         if self.first.is_none() {
             self.first = Some(bytes.clone());
@@ -44,7 +44,7 @@ impl UsageTap {
         self.next += 1;
     }
 
-    /// What the answer used, if it said so.
+    /// The usage, if the answer reports it.
     pub(crate) fn usage(&self) -> Option<TokenUsage> {
         let end = find_usage(&self.tail());
         let begin = self.first.as_deref().and_then(find_usage);
@@ -58,7 +58,7 @@ impl UsageTap {
         }
     }
 
-    /// The id of a stored response (`resp_…`), for what will refer to it.
+    /// The id of a stored response (`resp_…`), which later requests refer to.
     pub(crate) fn response_id(&self) -> Option<String> {
         let head = self.first.as_deref()?;
         let head = &head[..head.len().min(HEAD)];
@@ -69,7 +69,7 @@ impl UsageTap {
             .map(str::to_owned)
     }
 
-    /// The last pieces in one, in order.
+    /// The last pieces, joined in order.
     fn tail(&self) -> Vec<u8> {
         let mut tail = Vec::new();
         for offset in 0..KEPT {
@@ -105,19 +105,19 @@ fn find_usage(text: &[u8]) -> Option<TokenUsage> {
     let mut end = text.len();
     while let Some(at) = memmem::rfind(&text[..end], b"\"usage\":") {
         let value = &text[at + b"\"usage\":".len()..];
-        let said = serde_json::Deserializer::from_slice(value)
+        let reported = serde_json::Deserializer::from_slice(value)
             .into_iter::<Option<ReportedUsage>>()
             .next();
-        if let Some(Ok(Some(said))) = said
-            && (said.prompt_tokens.is_some() || said.completion_tokens.is_some())
+        if let Some(Ok(Some(reported))) = reported
+            && (reported.prompt_tokens.is_some() || reported.completion_tokens.is_some())
         {
             return Some(TokenUsage {
-                prompt_tokens: said.prompt_tokens.unwrap_or(0),
-                completion_tokens: said.completion_tokens.unwrap_or(0),
-                cached_tokens: said
+                prompt_tokens: reported.prompt_tokens.unwrap_or(0),
+                completion_tokens: reported.completion_tokens.unwrap_or(0),
+                cached_tokens: reported
                     .prompt_tokens_details
                     .and_then(|details| details.cached_tokens)
-                    .or(said.cache_read_input_tokens),
+                    .or(reported.cache_read_input_tokens),
             });
         }
         end = at;
@@ -132,11 +132,11 @@ mod tests {
     use super::*;
 
     fn read(pieces: &[&str]) -> Option<TokenUsage> {
-        let mut passing = UsageTap::default();
+        let mut tap = UsageTap::default();
         for piece in pieces {
-            passing.piece(&Bytes::copy_from_slice(piece.as_bytes()));
+            tap.piece(&Bytes::copy_from_slice(piece.as_bytes()));
         }
-        passing.usage()
+        tap.usage()
     }
 
     const USAGE: TokenUsage = TokenUsage {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_of_an_anthropic_stream_is_said_in_two_places() {
+    fn usage_of_an_anthropic_stream_is_merged_from_two_events() {
         let start = "event: message_start\ndata: {\"message\":{\"usage\":{\"input_tokens\":11,\"output_tokens\":0,\"cache_read_input_tokens\":8}}}\n\n";
         let delta = "event: message_delta\ndata: {\"usage\":{\"output_tokens\":4}}\n\n";
         assert_eq!(
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_usage_says_none() {
+    fn an_answer_without_usage_has_none() {
         assert_eq!(read(&["data: [DONE]\n\n"]), None);
         assert_eq!(read(&["{\"usage\":null}"]), None);
         assert_eq!(read(&["{\"usage\":{}}"]), None);
@@ -182,22 +182,22 @@ mod tests {
 
     #[test]
     fn the_id_of_a_stored_response_is_found_at_its_beginning() {
-        let mut passing = UsageTap::default();
-        passing.piece(&Bytes::from_static(
+        let mut tap = UsageTap::default();
+        tap.piece(&Bytes::from_static(
             b"event: response.created\ndata: {\"response\":{\"id\":\"resp_ab12\",\"object\":1",
         ));
-        assert_eq!(passing.response_id().as_deref(), Some("resp_ab12"));
+        assert_eq!(tap.response_id().as_deref(), Some("resp_ab12"));
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..8)) {
-            let mut passing = UsageTap::default();
+            let mut tap = UsageTap::default();
             for piece in pieces {
-                passing.piece(&Bytes::from([&piece[..], b"\"usage\":"].concat()));
+                tap.piece(&Bytes::from([&piece[..], b"\"usage\":"].concat()));
             }
-            prop_assert_eq!(passing.usage(), None);
-            let _ = passing.response_id();
+            prop_assert_eq!(tap.usage(), None);
+            let _ = tap.response_id();
         }
     }
 }

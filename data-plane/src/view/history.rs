@@ -1,6 +1,6 @@
-//! What this proxy remembers of one pool: its own choices, and whether the engines tell what they had cached.
+//! The routing history of one pool: which prompts this proxy sent where, and whether the engines report cached tokens.
 //!
-//! Lives as long as any snapshot has the pool. Only pools whose strategy reads prompts' hashes have one.
+//! It lives as long as snapshots contain the pool. Only pools whose strategy uses prefix hashes have one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,23 +13,23 @@ use parking_lot::Mutex;
 
 use crate::{clock::uptime, telemetry::usage::TokenUsage};
 
-/// See the module.
+/// Recent prompts of one pool by endpoint.
 pub(crate) struct PoolHistory {
-    /// Held for as long as it takes to enter or find one prompt, and a little longer when a new owner is taught.
-    memory: Mutex<Memory>,
+    /// Locked to insert or look up one prompt, and to copy the history for a replay.
+    entries: Mutex<Memory>,
     block_bytes: u32,
-    /// Some answer told its cached tokens.
-    tells_cached: AtomicBool,
+    /// Some answer reported cached tokens.
+    reports_cached_tokens: AtomicBool,
 }
 
 impl PoolHistory {
-    /// Remembers nothing yet. Prompts are hashed over blocks of `block_bytes`.
+    /// An empty history. Prompts are hashed over blocks of `block_bytes`.
     pub(crate) fn new(block_bytes: u32) -> Self {
-        let memory = Mutex::new(Memory::new(block_bytes, Limits::default()));
+        let entries = Mutex::new(Memory::new(block_bytes, Limits::default()));
         Self {
-            memory,
+            entries,
             block_bytes,
-            tells_cached: AtomicBool::new(false),
+            reports_cached_tokens: AtomicBool::new(false),
         }
     }
 
@@ -39,30 +39,32 @@ impl PoolHistory {
 
     /// The prompt is sent to `endpoint`.
     pub(crate) fn remember(&self, endpoint: EndpointId, query: &Query) {
-        self.memory
+        self.entries
             .lock()
             .remember(endpoint, &query.blocks, query.prompt_tokens, uptime());
     }
 
-    /// Who got the beginning of this prompt from this proxy.
+    /// Endpoints to which this proxy sent a prompt with the same beginning.
     pub(crate) fn hits(&self, query: &Query) -> Vec<Hit> {
-        self.memory.lock().hits(query)
+        self.entries.lock().hits(query)
     }
 
-    /// Every choice that is remembered, newest first.
+    /// All entries, newest first.
     pub(crate) fn decisions(&self) -> Vec<Decision> {
-        self.memory.lock().newest(uptime()).collect()
+        self.entries.lock().newest(uptime()).collect()
     }
 
-    /// The cached tokens that this answer tells. Engines that tell them may leave them out where there are none; of
-    /// those that never do, nothing is known.
+    /// Cached tokens of this answer. Engines that report them may omit them when there are none; for engines that never
+    /// report them the number is unknown.
     pub(crate) fn cached_tokens(&self, usage: TokenUsage) -> Option<u32> {
-        if usage.cached_tokens.is_some() && !self.tells_cached.load(Ordering::Relaxed) {
-            self.tells_cached.store(true, Ordering::Relaxed);
+        if usage.cached_tokens.is_some() && !self.reports_cached_tokens.load(Ordering::Relaxed) {
+            self.reports_cached_tokens.store(true, Ordering::Relaxed);
         }
-        usage
-            .cached_tokens
-            .or_else(|| self.tells_cached.load(Ordering::Relaxed).then_some(0))
+        usage.cached_tokens.or_else(|| {
+            self.reports_cached_tokens
+                .load(Ordering::Relaxed)
+                .then_some(0)
+        })
     }
 }
 
@@ -71,14 +73,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engine_that_told_cached_tokens_once_has_none_where_it_is_silent() {
-        let recall = PoolHistory::new(256);
+    fn omitted_cached_tokens_are_zero_once_an_engine_reported_some() {
+        let history = PoolHistory::new(256);
         let usage = |cached_tokens| TokenUsage {
             cached_tokens,
             ..TokenUsage::default()
         };
-        assert_eq!(recall.cached_tokens(usage(None)), None);
-        assert_eq!(recall.cached_tokens(usage(Some(7))), Some(7));
-        assert_eq!(recall.cached_tokens(usage(None)), Some(0));
+        assert_eq!(history.cached_tokens(usage(None)), None);
+        assert_eq!(history.cached_tokens(usage(Some(7))), Some(7));
+        assert_eq!(history.cached_tokens(usage(None)), Some(0));
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn one(view: &RoutingView, path: &str) -> Result<Bytes, LocalReply> {
 
 fn all(view: &RoutingView) -> BTreeMap<&str, &Model> {
     let models = view.pools.iter().flat_map(|pool| &pool.pool.spec.models);
-    // A name that two pools serve is routed to the first of them, so that one is listed.
+    // Requests for a name that two pools serve go to the first pool, so the first pool's model is listed.
     models.rev().map(|model| (&*model.name, model)).collect()
 }
 
@@ -56,7 +56,7 @@ fn card(model: &Model) -> Value {
     })
 }
 
-/// `%2F` and its like; what is malformed stays as it is.
+/// Decodes percent escapes; malformed ones are kept.
 fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());

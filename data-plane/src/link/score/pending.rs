@@ -1,4 +1,4 @@
-//! Who waits for which answer, and what goes to the replica.
+//! Requests that wait for an answer, and the messages to the replica.
 
 use std::{collections::HashMap, mem};
 
@@ -8,18 +8,18 @@ use hermes_proto::{
 };
 use tokio::sync::oneshot;
 
-/// Who waits for which answer. Bounded by the requests in flight: each waits for one answer at most.
+/// Senders of answers by request id. Bounded by the requests in flight: each waits for at most one answer.
 #[derive(Default)]
 pub(super) struct PendingScores {
     pub(super) by_id: HashMap<u64, oneshot::Sender<ScoreReply>>,
-    /// The stream is broken: nobody will be answered any more.
+    /// The stream is broken: no request is answered any more.
     pub(super) broken: bool,
 }
 
-/// What a waiter is told.
+/// An answer on its way to its request.
 pub(super) enum ScoreReply {
     Final(Answer),
-    /// The request waits at the replica; the final answer comes on another channel, made only for those who wait.
+    /// The request is in the replica's queue; the final answer comes on this channel, which only queued requests need.
     Queued(Queued, oneshot::Receiver<ScoreReply>),
 }
 
@@ -31,8 +31,8 @@ pub(super) enum ScoreMessage {
 // === PendingScores ===
 
 impl PendingScores {
-    /// Hands an answer to whoever waits for it; he may have left.
-    pub(super) fn tell(&mut self, id: u64, answer: Answer) {
+    /// Delivers an answer to its waiter; the waiter may have been dropped.
+    pub(super) fn deliver(&mut self, id: u64, answer: Answer) {
         let waiter = match answer {
             Answer::Queued(queued) => {
                 let Some(waiter) = self.by_id.get_mut(&id) else {
@@ -52,11 +52,11 @@ impl PendingScores {
             }
         };
         let (waiter, reply) = waiter;
-        // Whoever left meanwhile has taken the question back.
+        // A waiter that was dropped has cancelled its request.
         let _left = waiter.send(reply);
     }
 
-    /// Nobody is answered any more: dropping the senders wakes their receivers with an error.
+    /// Fails all pending requests: dropping the senders wakes their receivers with an error.
     pub(super) fn fail(&mut self) {
         self.broken = true;
         self.by_id = HashMap::new();

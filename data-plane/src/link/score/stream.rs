@@ -1,4 +1,4 @@
-//! One stream of questions and answers, until it breaks.
+//! One stream of Score requests and answers, until it breaks.
 //!
 //! An idle stream sends at once; a busy one batches by itself, without a timer.
 
@@ -18,24 +18,24 @@ use tonic::transport::Channel;
 
 use super::pending::{PendingScores, ScoreMessage};
 
-/// ScoreStream in one message.
+/// Maximum number of requests in one message.
 pub(super) const BATCH: usize = 256;
 
-/// Opening the stream takes this long at most.
+/// Timeout of opening the stream.
 const OPEN: Duration = Duration::from_secs(5);
 
 /// The sending end of one stream.
 pub(crate) struct ScoreStream {
     pub(super) outbound: mpsc::Receiver<ScoreMessage>,
-    pub(super) waiters: FailPendingOnDrop,
+    pub(super) pending: FailPendingOnDrop,
 }
 
-/// Fails everybody who waits when the stream is over, also when its task is aborted.
+/// Fails all pending requests when the stream ends, also when its task is aborted.
 pub(super) struct FailPendingOnDrop(pub(super) Arc<Mutex<PendingScores>>);
 
-/// Carries questions and answers until the stream breaks; then everybody who waits is told.
-pub(crate) async fn run(questions: ScoreStream, channel: Channel) -> tonic::Status {
-    let ScoreStream { outbound, waiters } = questions;
+/// Sends requests and delivers answers until the stream breaks; then all pending requests fail.
+pub(crate) async fn run(stream: ScoreStream, channel: Channel) -> tonic::Status {
+    let ScoreStream { outbound, pending } = stream;
     let mut client = v1::router_client::RouterClient::new(channel)
         .max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
     let opening = client.score(RequestBatches {
@@ -49,20 +49,20 @@ pub(crate) async fn run(questions: ScoreStream, channel: Channel) -> tonic::Stat
     };
     loop {
         match answers.next().await {
-            Some(Ok(v1::ScoreResponses { responses })) => deliver(&waiters.0, responses),
+            Some(Ok(v1::ScoreResponses { responses })) => deliver(&pending.0, responses),
             Some(Err(status)) => return status,
             None => return tonic::Status::unavailable("the control plane ended the Score stream"),
         }
     }
 }
 
-pub(super) fn deliver(waiters: &Mutex<PendingScores>, responses: Vec<v1::ScoreResponse>) {
+pub(super) fn deliver(pending: &Mutex<PendingScores>, responses: Vec<v1::ScoreResponse>) {
     for response in responses {
         let id = response.id;
         match Answer::try_from(response) {
-            Ok(answer) => waiters.lock().tell(id, answer),
+            Ok(answer) => pending.lock().deliver(id, answer),
             Err(invalid) => {
-                waiters.lock().by_id.remove(&id);
+                pending.lock().by_id.remove(&id);
                 tracing::warn!(%invalid, "the control plane sent an answer that cannot be used");
             }
         }
@@ -75,7 +75,7 @@ impl Drop for FailPendingOnDrop {
     }
 }
 
-/// The queue as a stream of messages, each holding all that waited.
+/// The queue as a stream of messages, each with all queued requests.
 pub(super) struct RequestBatches {
     pub(super) outbound: mpsc::Receiver<ScoreMessage>,
     pub(super) batch: Vec<ScoreMessage>,

@@ -8,7 +8,7 @@ use super::{
 
 const SOON: Duration = Duration::from_millis(20);
 
-fn question(id: u64) -> v1::ScoreRequest {
+fn request(id: u64) -> v1::ScoreRequest {
     v1::ScoreRequest {
         id,
         pool: "p".into(),
@@ -43,9 +43,9 @@ fn queued(id: u64) -> v1::ScoreResponse {
     }
 }
 
-/// What was put on the way to the replica: questions by their id, and cancels by the negative of theirs.
-fn sent(questions: &mut ScoreStream) -> Vec<i64> {
-    std::iter::from_fn(|| questions.outbound.try_recv().ok())
+/// Messages sent to the replica: requests as their id, cancels as the negative id.
+fn sent(stream: &mut ScoreStream) -> Vec<i64> {
+    std::iter::from_fn(|| stream.outbound.try_recv().ok())
         .map(|outbound| match outbound {
             ScoreMessage::Ask(request) => request.id as i64,
             ScoreMessage::Cancel(id) => -(id as i64),
@@ -54,14 +54,14 @@ fn sent(questions: &mut ScoreStream) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn what_waits_goes_out_as_one_message() {
-    let (asker, questions) = channel();
-    let asked: Vec<PendingScore> = (0..5)
-        .map(|id| asker.ask(question(id)).expect("room"))
+async fn queued_requests_are_sent_as_one_message() {
+    let (client, stream) = channel();
+    let pending_score: Vec<PendingScore> = (0..5)
+        .map(|id| client.ask(request(id)).expect("room"))
         .collect();
-    drop(asked);
+    drop(pending_score);
     let mut batches = RequestBatches {
-        outbound: questions.outbound,
+        outbound: stream.outbound,
         batch: Vec::new(),
     };
     let message = batches.next().await.expect("a message");
@@ -70,104 +70,119 @@ async fn what_waits_goes_out_as_one_message() {
 }
 
 #[tokio::test]
-async fn answers_find_their_askers_in_any_order() {
-    let (asker, questions) = channel();
+async fn answers_are_delivered_in_any_order() {
+    let (client, stream) = channel();
     let (first, second) = (
-        asker.ask(question(1)).expect("room"),
-        asker.ask(question(2)).expect("room"),
+        client.ask(request(1)).expect("room"),
+        client.ask(request(2)).expect("room"),
     );
-    deliver(&questions.waiters.0, vec![chosen(2), chosen(1)]);
-    for mut asked in [first, second] {
-        assert!(matches!(asked.answer(SOON).await, Ok(Answer::Chosen(_))));
+    deliver(&stream.pending.0, vec![chosen(2), chosen(1)]);
+    for mut pending_score in [first, second] {
+        assert!(matches!(
+            pending_score.answer(SOON).await,
+            Ok(Answer::Chosen(_))
+        ));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_answer_is_taken_back() {
-    let (asker, mut questions) = channel();
-    let mut asked = asker.ask(question(1)).expect("room");
-    assert_eq!(asked.answer(SOON).await, Err(ScoreClientError::Late));
-    drop(asked);
-    assert!(questions.waiters.0.lock().by_id.is_empty());
-    assert_eq!(sent(&mut questions), [1, -1]);
+async fn a_request_that_timed_out_is_cancelled() {
+    let (client, mut stream) = channel();
+    let mut pending_score = client.ask(request(1)).expect("room");
+    assert_eq!(
+        pending_score.answer(SOON).await,
+        Err(ScoreClientError::Late)
+    );
+    drop(pending_score);
+    assert!(stream.pending.0.lock().by_id.is_empty());
+    assert_eq!(sent(&mut stream), [1, -1]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_in_the_queue_gets_the_final_answer_as_late_as_it_comes() {
-    let (asker, mut questions) = channel();
-    let mut asked = asker.ask(question(1)).expect("room");
-    deliver(&questions.waiters.0, vec![queued(1)]);
-    let Ok(Answer::Queued(place)) = asked.answer(SOON).await else {
+async fn a_queued_request_gets_its_final_answer_however_late() {
+    let (client, mut stream) = channel();
+    let mut pending_score = client.ask(request(1)).expect("room");
+    deliver(&stream.pending.0, vec![queued(1)]);
+    let Ok(Answer::Queued(place)) = pending_score.answer(SOON).await else {
         panic!("the request waits")
     };
-    let waiters = Arc::clone(&questions.waiters.0);
+    let pending = Arc::clone(&stream.pending.0);
     let bind = async {
         tokio::time::sleep(Duration::from_secs(29)).await;
-        deliver(&waiters, vec![chosen(1)]);
+        deliver(&pending, vec![chosen(1)]);
     };
-    let (answer, ()) = tokio::join!(asked.answer(place.limit + SOON), bind);
+    let (answer, ()) = tokio::join!(pending_score.answer(place.limit + SOON), bind);
     assert!(matches!(answer, Ok(Answer::Chosen(_))));
-    drop(asked);
-    assert_eq!(sent(&mut questions), [1], "nothing is left to take back");
+    drop(pending_score);
+    assert_eq!(sent(&mut stream), [1], "nothing is left to cancel");
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_the_queue_gives_its_place_up_at_once() {
-    let (asker, mut questions) = channel();
-    let mut asked = asker.ask(question(1)).expect("room");
-    deliver(&questions.waiters.0, vec![queued(1)]);
-    assert!(matches!(asked.answer(SOON).await, Ok(Answer::Queued(_))));
-    drop(asked);
-    assert_eq!(sent(&mut questions), [1, -1]);
-    deliver(&questions.waiters.0, vec![queued(1), chosen(1)]);
+async fn dropping_a_queued_request_cancels_it_at_once() {
+    let (client, mut stream) = channel();
+    let mut pending_score = client.ask(request(1)).expect("room");
+    deliver(&stream.pending.0, vec![queued(1)]);
+    assert!(matches!(
+        pending_score.answer(SOON).await,
+        Ok(Answer::Queued(_))
+    ));
+    drop(pending_score);
+    assert_eq!(sent(&mut stream), [1, -1]);
+    deliver(&stream.pending.0, vec![queued(1), chosen(1)]);
     assert!(
-        questions.waiters.0.lock().by_id.is_empty(),
-        "what comes too late is for nobody"
+        stream.pending.0.lock().by_id.is_empty(),
+        "a late answer has no receiver"
     );
 }
 
 #[tokio::test]
-async fn a_broken_stream_fails_all_who_wait_at_once() {
-    let (asker, questions) = channel();
-    let (mut asked, mut waits) = (
-        asker.ask(question(1)).expect("room"),
-        asker.ask(question(2)).expect("room"),
+async fn a_broken_stream_fails_all_pending_requests_at_once() {
+    let (client, stream) = channel();
+    let (mut pending_score, mut waits) = (
+        client.ask(request(1)).expect("room"),
+        client.ask(request(2)).expect("room"),
     );
-    deliver(&questions.waiters.0, vec![queued(2)]);
+    deliver(&stream.pending.0, vec![queued(2)]);
     assert!(matches!(waits.answer(SOON).await, Ok(Answer::Queued(_))));
-    drop(questions);
+    drop(stream);
     let long = Duration::from_secs(3_600);
-    assert_eq!(asked.answer(long).await, Err(ScoreClientError::Broken));
+    assert_eq!(
+        pending_score.answer(long).await,
+        Err(ScoreClientError::Broken)
+    );
     assert_eq!(waits.answer(long).await, Err(ScoreClientError::Broken));
     assert!(
-        matches!(asker.ask(question(3)), Err(ScoreClientError::Broken)),
-        "and nobody else begins to wait"
+        matches!(client.ask(request(3)), Err(ScoreClientError::Broken)),
+        "and no other request begins to wait"
     );
 }
 
 #[tokio::test]
-async fn an_answer_that_cannot_be_used_is_none() {
-    let (asker, questions) = channel();
-    let mut asked = asker.ask(question(1)).expect("room");
+async fn an_invalid_answer_fails_its_request() {
+    let (client, stream) = channel();
+    let mut pending_score = client.ask(request(1)).expect("room");
     deliver(
-        &questions.waiters.0,
+        &stream.pending.0,
         vec![v1::ScoreResponse {
             id: 1,
             answer: None,
         }],
     );
-    assert_eq!(asked.answer(SOON).await, Err(ScoreClientError::Broken));
+    assert_eq!(
+        pending_score.answer(SOON).await,
+        Err(ScoreClientError::Broken)
+    );
 }
 
 #[tokio::test]
-async fn a_full_queue_answers_at_once() {
-    let (asker, _questions) = channel();
-    let asked: Vec<_> = (0..QUEUE as u64)
-        .map(|id| asker.ask(question(id)).expect("room"))
+async fn a_full_queue_rejects_at_once() {
+    let (client, _questions) = channel();
+    let pending_score: Vec<_> = (0..QUEUE as u64)
+        .map(|id| client.ask(request(id)).expect("room"))
         .collect();
     assert!(matches!(
-        asker.ask(question(u64::MAX)),
+        client.ask(request(u64::MAX)),
         Err(ScoreClientError::Full)
     ));
-    assert_eq!(asker.waiters.lock().by_id.len(), asked.len());
+    assert_eq!(client.pending.lock().by_id.len(), pending_score.len());
 }

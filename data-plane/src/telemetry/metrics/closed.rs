@@ -35,7 +35,7 @@ pub(crate) enum Rung {
     Any,
 }
 
-/// SelectionDetails the control plane's answer was not used.
+/// Why the control plane's answer was not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScoreFailure {
     /// No replica is connected.
