@@ -3,13 +3,11 @@
 use std::{num::NonZero, process::ExitCode, thread, time::Duration};
 
 use clap::{Parser, Subcommand};
-use hermes_integration::{
-    engine::EngineArgs,
-    kvmanager::trial::TrialArgs,
-    load::{LoadArgs, ReplayArgs},
-    record::RecordArgs,
-    simulate::SimulateArgs,
-};
+use hermes_bench::kv_manager::TrialArgs;
+use hermes_bench::load::{LoadArgs, ReplayArgs};
+use hermes_bench::record::RecordArgs;
+use hermes_bench::simulate::SimulateArgs;
+use hermes_engine_sim::EngineArgs;
 use hermes_runtime::telemetry::Service;
 
 use crate::{

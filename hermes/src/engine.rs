@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_integration::engine::{Engine, EngineArgs, EngineHandle};
+use hermes_engine_sim::{Engine, EngineArgs, EngineHandle};
 use hermes_runtime::{
     shutdown::{Drain, Shutdown},
     telemetry::{LogFormat, Service, Telemetry},

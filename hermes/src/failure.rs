@@ -2,12 +2,13 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
+use hermes_bench::comparison::WriteError;
+use hermes_bench::load::LoadError;
+use hermes_bench::record::RecordError;
+use hermes_bench::rehearsal::RehearsalError;
+use hermes_bench::simulate::SimulateError;
 use hermes_control_plane::{app as control_plane, config::Mistakes};
 use hermes_data_plane::app as data_plane;
-use hermes_integration::{
-    comparison::WriteError, load::LoadError, record::RecordError, rehearsal::RehearsalError,
-    simulate::SimulateError,
-};
 use hermes_runtime::telemetry::TelemetryError;
 
 /// Why a command fails. The texts name the flag to change, where there is one.

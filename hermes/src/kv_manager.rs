@@ -1,6 +1,6 @@
 //! `hermes kv-manager`: a global KV manager for trials with simulated engines, until a signal ends it.
 
-use hermes_integration::kvmanager::trial::{TrialArgs, TrialServer};
+use hermes_bench::kv_manager::{TrialArgs, TrialServer};
 use hermes_runtime::shutdown::Shutdown;
 
 use crate::{cli, failure::Failure, output};

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use hermes_integration::load::{LoadArgs, load};
+use hermes_bench::load::{LoadArgs, load};
 
 use crate::{failure::Failure, output};
 

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use hermes_integration::load::Report;
+use hermes_bench::load::Report;
 
 use crate::failure::Failure;
 

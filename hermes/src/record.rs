@@ -2,7 +2,7 @@
 
 use std::{io::stdout, process::ExitCode};
 
-use hermes_integration::record::{RecordArgs, RecordError, Recorded, Recording};
+use hermes_bench::record::{RecordArgs, RecordError, Recorded, Recording};
 
 use crate::failure::Failure;
 

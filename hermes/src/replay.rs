@@ -2,11 +2,10 @@
 
 use std::{io::stdout, process::ExitCode};
 
-use hermes_integration::{
-    comparison::WriteError,
-    load::{ReplayArgs, replay},
-    rehearsal::{self, rehearse},
-};
+use hermes_bench::comparison::WriteError;
+use hermes_bench::load::{ReplayArgs, replay};
+use hermes_bench::rehearsal;
+use hermes_bench::rehearsal::rehearse;
 
 use crate::{failure::Failure, output};
 

@@ -2,10 +2,8 @@
 
 use std::{io::stdout, process::ExitCode};
 
-use hermes_integration::{
-    comparison::WriteError,
-    simulate::{SimulateArgs, SimulateError, simulate},
-};
+use hermes_bench::comparison::WriteError;
+use hermes_bench::simulate::{SimulateArgs, SimulateError, simulate};
 
 use crate::failure::Failure;
 

@@ -8,11 +8,9 @@ use std::{
     time::Duration,
 };
 
-use hermes_integration::load::{
-    client::{Client, Limits, Target},
-    exchange::{Exchange, Outcome},
-    workload::{Message, Shape},
-};
+use hermes_bench::load::client::{Client, Limits, Target};
+use hermes_bench::load::exchange::{Exchange, Outcome};
+use hermes_bench::load::workload::{Message, Shape};
 use tokio::time::Instant;
 
 /// For what ends by itself, on a machine that has much else to do.

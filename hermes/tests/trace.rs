@@ -5,10 +5,8 @@ mod router;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use hermes_integration::{
-    collector::{Collector, Kind, Span, Status, Value},
-    engine::{Engine, EngineConfig, EngineHandle, Fault, RecordedRequest},
-};
+use hermes_engine_sim::{Engine, EngineConfig, EngineHandle, Fault, RecordedRequest};
+use hermes_testkit::collector::{Collector, Kind, Span, Status, Value};
 use reqwest::Response;
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_integration::engine::{EngineHandle, EngineStats};
+use hermes_engine_sim::{EngineHandle, EngineStats};
 
 use super::{STRATEGIES, outcome::Outcome, scene::Scene};
 

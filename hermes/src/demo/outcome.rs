@@ -1,6 +1,6 @@
 //! What one strategy achieved, so far or in the end.
 
-use hermes_integration::load::Report;
+use hermes_bench::load::Report;
 
 /// The kind under which a load counts requests that were cut off when it ended.
 const CUT_OFF: &str = "interrupted";

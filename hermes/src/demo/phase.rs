@@ -2,13 +2,11 @@
 
 use std::{pin::pin, time::Duration};
 
-use hermes_integration::load::{
-    LoadError,
-    client::{Client, Limits, Target},
-    conversation::Conversations,
-    run::{Bounds, Run},
-    workload::Shape,
-};
+use hermes_bench::load::LoadError;
+use hermes_bench::load::client::{Client, Limits, Target};
+use hermes_bench::load::conversation::Conversations;
+use hermes_bench::load::run::{Bounds, Run};
+use hermes_bench::load::workload::Shape;
 use hermes_runtime::shutdown::Drain;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;

@@ -7,10 +7,8 @@ use std::{
 };
 
 use hermes_control_plane::{app::ConfigSource, config::Config};
-use hermes_integration::{
-    engine::{self, Engine, EngineConfig, EngineHandle},
-    kvmanager::{KvManagerServer, Prompt, Question},
-};
+use hermes_engine_sim::kv_manager::{KvManagerServer, Prompt, Question};
+use hermes_engine_sim::{self as engine, Engine, EngineConfig, EngineHandle};
 use hermes_runtime::shutdown::{Shutdown, Trigger};
 
 use crate::{

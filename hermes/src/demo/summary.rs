@@ -76,7 +76,8 @@ fn ms(time: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hermes_integration::load::{Report, Summary as Times};
+    use hermes_bench::load::Report;
+    use hermes_bench::load::Summary as Times;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use hermes_integration::engine::EngineHandle;
+use hermes_engine_sim::EngineHandle;
 use reqwest::Response;
 use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep};

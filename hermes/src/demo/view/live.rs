@@ -150,7 +150,7 @@ fn bar(share: f64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use hermes_integration::load::{Report, Summary};
+    use hermes_bench::load::{Report, Summary};
     use ratatui::backend::TestBackend;
 
     use super::*;

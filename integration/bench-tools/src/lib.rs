@@ -1,0 +1,17 @@
+//! What people run around Hermes, as a library: load, recorded traces, replay, simulation and their reports.
+//!
+//! ```text
+//!   load, replay ──HTTP──▶ Hermes ([`fleet`]: both planes) ──HTTP──▶ simulated engines (`hermes-engine-sim`)
+//!        ▲                                       │
+//!     record                              [`kv_manager`]
+//! ```
+//!
+//! The `hermes` binary has a command for each of them. Nothing here is a mode of the planes.
+
+pub mod comparison;
+pub mod fleet;
+pub mod kv_manager;
+pub mod load;
+pub mod record;
+pub mod rehearsal;
+pub mod simulate;

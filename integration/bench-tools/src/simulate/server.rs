@@ -1,0 +1,140 @@
+//! One server of the fleet: the scheduler of the simulated engine, and the step that it computes.
+
+use std::time::Duration;
+
+use super::backlog::Backlog;
+use super::dispatcher::{RequestIndex, Sample};
+use hermes_engine_sim::EngineConfig;
+use hermes_engine_sim::chain::Chain;
+use hermes_engine_sim::scheduler::{Progress, Scheduler};
+use hermes_engine_sim::sequence::Job;
+use hermes_engine_sim::text::Answer;
+
+/// A request as a server gets it, lengths already clipped to its memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work<'a> {
+    pub(super) request: RequestIndex,
+    pub(super) prompt_tokens: usize,
+    pub(super) output_tokens: u32,
+    pub(super) blocks: &'a [u64],
+}
+
+/// A simulated engine without its sockets.
+#[derive(Debug)]
+pub(super) struct Server {
+    config: EngineConfig,
+    scheduler: Scheduler,
+    backlog: Backlog,
+    /// Requests by sequence id, which the scheduler counts from one.
+    requests: Vec<RequestIndex>,
+    stepping: bool,
+}
+
+impl Server {
+    pub(super) fn new(config: EngineConfig) -> Self {
+        let scheduler = Scheduler::new(config.limits());
+        Self {
+            config,
+            scheduler,
+            backlog: Backlog::default(),
+            requests: Vec::new(),
+            stepping: false,
+        }
+    }
+
+    /// Takes a request into its queue.
+    pub(super) fn submit(&mut self, work: Work<'_>, now: Duration) {
+        let Work {
+            request,
+            prompt_tokens,
+            output_tokens,
+            blocks,
+        } = work;
+        let own = request as u64;
+        let job = Job {
+            chain: Chain::named(self.config.block_size, blocks, prompt_tokens, own),
+            prompt_tokens,
+            output_tokens,
+            stops: false,
+            answer: Answer::new(own, 0),
+            adapter: None,
+        };
+        let id = self.scheduler.submit(job, now);
+        let block_size = self.config.block_size;
+        let held = self.promised_prefix(reusable(blocks, prompt_tokens, block_size)) * block_size;
+        self.backlog.add(
+            id,
+            &blocks[..blocks.len().min(prompt_tokens / block_size)],
+            prompt_tokens - held,
+        );
+        self.requests.push(request);
+    }
+
+    /// Begins a step if it is idle and has something to do. Answers how long the step takes.
+    pub(super) fn begin(&mut self, now: Duration) -> Option<Duration> {
+        if self.stepping {
+            return None;
+        }
+        let step = self.scheduler.plan(now)?;
+        self.stepping = true;
+        Some(self.config.duration(step, 1.0))
+    }
+
+    /// Ends the step: `emit` hears of each request that got a token.
+    pub(super) fn end(&mut self, now: Duration, mut emit: impl FnMut(RequestIndex, Progress)) {
+        let Self {
+            scheduler,
+            requests,
+            stepping,
+            backlog,
+            ..
+        } = self;
+        *stepping = false;
+        scheduler.commit(now, |id, progress| {
+            if progress.generated == 1 {
+                backlog.remove(id);
+            }
+            emit(requests[id as usize - 1], progress);
+        });
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        !self.stepping
+    }
+
+    pub(super) fn sample(&self) -> Sample {
+        let cache = self.scheduler.cache();
+        Sample {
+            waiting: self.scheduler.waiting(),
+            running: self.scheduler.running(),
+            kv_usage: cache.used() as f64 / cache.capacity() as f64,
+        }
+    }
+
+    /// How many of these blocks, from the first, are cached.
+    pub(super) fn cached_prefix(&self, blocks: &[u64]) -> usize {
+        self.scheduler.cache().prefix_len(blocks)
+    }
+
+    /// How many of these blocks, from the first, are cached or will be when a prompt that comes now has its turn.
+    pub(super) fn promised_prefix(&self, blocks: &[u64]) -> usize {
+        self.backlog.prefix_len(blocks, self.scheduler.cache())
+    }
+
+    /// Prompt tokens still to be computed.
+    pub(super) fn pending_prefill(&self) -> usize {
+        self.backlog.tokens(&self.scheduler)
+    }
+
+    /// Prompt tokens a second, by the configured rate and speed.
+    pub(super) fn prefill_rate(&self) -> f64 {
+        self.config.prefill_rate * self.config.speed
+    }
+}
+
+/// The blocks of a prompt that may come from a cache: the last token of a prompt is always computed.
+pub(super) fn reusable(blocks: &[u64], prompt_tokens: usize, block_size: usize) -> &[u64] {
+    &blocks[..blocks
+        .len()
+        .min(prompt_tokens.saturating_sub(1) / block_size)]
+}

@@ -1,0 +1,312 @@
+//! Whole simulations of small made-up traffic: what must hold whatever the policy.
+
+use std::time::Duration;
+
+use hermes_core::dice::Dice;
+use proptest::prelude::*;
+
+use super::policies::{POLICIES, Policy, Setup};
+use super::*;
+use crate::comparison::Outcome;
+use crate::load::trace::Record;
+use hermes_engine_sim::EngineConfig;
+
+/// Conversations of a few turns, in bursts: each turn brings back the prompt before it and adds to it.
+fn traffic(requests: usize, seed: u64) -> Traffic {
+    let mut dice = Dice::new(seed);
+    let mut talks: Vec<Vec<u64>> = (0..12).map(|talk| vec![0, 1_000 + talk]).collect();
+    let mut record = |index: usize| {
+        let talk = dice.below(talks.len());
+        let more = (0..=dice.below(4)).map(|_| dice.roll()).collect::<Vec<_>>();
+        talks[talk].extend(more);
+        if talks[talk].len() > 30 {
+            talks[talk].truncate(2);
+        }
+        let hash_ids = talks[talk].clone();
+        let input_length = hash_ids.len() * 512 - dice.below(500);
+        Record {
+            timestamp: (index / 3 * 400) as u64,
+            input_length,
+            output_length: 1 + dice.below(60),
+            hash_ids,
+            ..Record::default()
+        }
+    };
+    Traffic::new((0..requests).map(&mut record).collect()).unwrap()
+}
+
+fn settings() -> Settings {
+    let engine = EngineConfig {
+        blocks: 60,
+        ..EngineConfig::default()
+    };
+    Settings {
+        servers: 3,
+        engine,
+        ..Settings::default()
+    }
+}
+
+fn served(settings: &Settings, traffic: &Traffic, policy: Policy, proxies: usize) -> Outcome {
+    let Settings { servers, seed, .. } = *settings;
+    let block_tokens = traffic.block_tokens();
+    let setup = Setup {
+        servers,
+        block_tokens,
+        blocks: settings.blocks(block_tokens),
+        seed,
+    };
+    run(
+        settings,
+        traffic,
+        &mut *policy.dispatcher(setup, proxies),
+        &mut |_| (),
+    )
+    .unwrap()
+}
+
+fn named(name: &str) -> Policy {
+    Policy::named(name).unwrap()
+}
+
+#[test]
+fn every_policy_serves_every_request_once_and_in_order_of_cause() {
+    let traffic = traffic(300, 1);
+    for policy in POLICIES {
+        let outcome = served(&settings(), &traffic, *policy, 2);
+        assert_eq!(outcome.served.len(), 300, "{}", policy.name);
+        for (request, trace) in outcome.served.iter().zip(traffic.requests()) {
+            assert_eq!(request.arrived, trace.arrival(1.0));
+            assert!(request.server.is_some_and(|server| server < 3));
+            assert!(request.arrived <= request.placed && request.placed < request.first_token);
+            assert!(request.first_token <= request.finished);
+            assert_eq!(
+                (request.output_tokens, request.prompt_tokens),
+                (trace.output_tokens, trace.prompt_tokens)
+            );
+            assert!(request.cached_tokens < request.prompt_tokens);
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_figures_and_another_seed_others() {
+    let traffic = traffic(200, 2);
+    for policy in POLICIES {
+        let once = served(&settings(), &traffic, *policy, 3);
+        assert_eq!(
+            once,
+            served(&settings(), &traffic, *policy, 3),
+            "{}",
+            policy.name
+        );
+    }
+    let other = Settings {
+        seed: 8,
+        ..settings()
+    };
+    let lots = named("power-of-two");
+    assert_ne!(
+        served(&settings(), &traffic, lots, 1),
+        served(&other, &traffic, lots, 1)
+    );
+}
+
+#[test]
+fn a_race_gives_each_policy_what_it_gets_alone() {
+    let traffic = traffic(150, 3);
+    let rows = race(&settings(), &traffic, POLICIES, 1, &|_| ()).unwrap();
+    for (row, policy) in rows.iter().zip(POLICIES) {
+        assert_eq!(
+            (row.policy.as_str(), &row.outcome),
+            (policy.name, &served(&settings(), &traffic, *policy, 1))
+        );
+    }
+}
+
+#[test]
+fn knowing_caches_beats_turns_and_a_lone_request_takes_its_prefill_and_a_step() {
+    let traffic = traffic(400, 4);
+    let of = |name| served(&settings(), &traffic, named(name), 1);
+    let (turns, known) = (of("round-robin"), of("omniscient"));
+    assert!(known.hit_rate > turns.hit_rate && known.ttft.mean < turns.ttft.mean);
+    let lone = Record {
+        input_length: 4_000,
+        output_length: 3,
+        ..Record::default()
+    };
+    let lone = served(
+        &settings(),
+        &Traffic::new(vec![lone]).unwrap(),
+        named("omniscient"),
+        1,
+    );
+    assert_eq!(lone.served[0].first_token, Duration::from_millis(8 + 500));
+    assert_eq!(
+        lone.served[0].finished,
+        Duration::from_millis(8 + 500) + 2 * Duration::from_micros(8_200)
+    );
+}
+
+#[test]
+fn separate_knowledge_costs_hits_and_shared_knowledge_does_not() {
+    let traffic = traffic(400, 5);
+    let hits = |name, proxies| served(&settings(), &traffic, named(name), proxies).hit_rate;
+    assert!(hits("llm-d", 4) < hits("llm-d", 1));
+    assert_eq!(hits("omniscient", 4), hits("omniscient", 1));
+}
+
+#[test]
+fn a_prompt_beyond_the_memory_is_served_cut() {
+    let record = Record {
+        input_length: 1_000_000,
+        output_length: 10,
+        ..Record::default()
+    };
+    let outcome = served(
+        &settings(),
+        &Traffic::new(vec![record]).unwrap(),
+        named("round-robin"),
+        1,
+    );
+    assert_eq!(
+        (
+            outcome.served[0].prompt_tokens,
+            outcome.served[0].output_tokens
+        ),
+        (60 * 512 - 10, 10)
+    );
+}
+
+/// Keeps every request, or places it where none can go.
+struct Broken(Option<usize>);
+
+impl Dispatcher for Broken {
+    fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
+        placements.extend(self.0.map(|server| Placement {
+            request: arrival.request,
+            server,
+        }));
+    }
+
+    fn sample_interval(&self) -> Option<Duration> {
+        Some(Duration::from_secs(1))
+    }
+}
+
+#[test]
+fn a_dispatcher_that_breaks_its_contract_is_an_error_and_no_hang() {
+    let traffic = traffic(10, 6);
+    let run = |mut dispatcher: Broken| {
+        run(&settings(), &traffic, &mut dispatcher, &mut |_| ()).unwrap_err()
+    };
+    assert_eq!(run(Broken(None)), RunError::Stuck { waiting: 10 });
+    assert_eq!(
+        run(Broken(Some(3))),
+        RunError::Misplaced {
+            request: 0,
+            server: 3
+        }
+    );
+}
+
+/// Holds requests and lets one go at each waking.
+struct Metronome {
+    held: Vec<RequestIndex>,
+    due: Duration,
+}
+
+impl Dispatcher for Metronome {
+    fn arrived(
+        &mut self,
+        _at: Moment<'_>,
+        arrival: &Arrival<'_>,
+        _placements: &mut Vec<Placement>,
+    ) {
+        self.held.push(arrival.request);
+    }
+
+    fn wake_at(&self) -> Option<Duration> {
+        (!self.held.is_empty()).then_some(self.due)
+    }
+
+    fn wake(&mut self, at: Moment<'_>, placements: &mut Vec<Placement>) {
+        placements.push(Placement {
+            request: self.held.remove(0),
+            server: 0,
+        });
+        self.due = at.now + Duration::from_secs(2);
+    }
+}
+
+#[test]
+fn waiting_inside_a_dispatcher_counts_as_time_to_first_token() {
+    let traffic = traffic(3, 7);
+    let mut metronome = Metronome {
+        held: Vec::new(),
+        due: Duration::from_secs(1),
+    };
+    let outcome = run(&settings(), &traffic, &mut metronome, &mut |_| ()).unwrap();
+    let placed: Vec<u64> = outcome
+        .served
+        .iter()
+        .map(|request| request.placed.as_secs())
+        .collect();
+    assert_eq!(placed, [1, 3, 5]);
+    assert!(
+        outcome
+            .served
+            .iter()
+            .all(|request| request.ttft() > request.placed.as_secs_f64())
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn memory_and_seats_are_never_exceeded(
+        seed in any::<u64>(), blocks in 30usize..80, max_running in 1usize..8, policy in 0..POLICIES.len(),
+    ) {
+        let engine = EngineConfig { blocks, max_running, ..EngineConfig::default() };
+        let settings = Settings { engine, servers: 2, ..Settings::default() };
+        let traffic = traffic(60, seed);
+        let setup = Setup { servers: 2, block_tokens: 512, blocks, seed };
+        let mut watched = Watched { inner: POLICIES[policy].dispatcher(setup, 1), max_running };
+        prop_assert_eq!(run(&settings, &traffic, &mut watched, &mut |_| ()).unwrap().served.len(), 60);
+    }
+}
+
+/// Looks at the truth whenever something happens.
+struct Watched {
+    inner: Box<dyn Dispatcher>,
+    max_running: usize,
+}
+
+impl Watched {
+    fn look(&self, at: Moment<'_>) {
+        for server in 0..at.fleet.servers() {
+            let sample = at.fleet.sample(server);
+            assert!(
+                sample.running <= self.max_running && sample.kv_usage <= 1.0,
+                "{sample:?}"
+            );
+        }
+    }
+}
+
+impl Dispatcher for Watched {
+    fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
+        self.look(at);
+        self.inner.arrived(at, arrival, placements);
+    }
+
+    fn first_token(&mut self, at: Moment<'_>, seen: FirstToken, placements: &mut Vec<Placement>) {
+        self.look(at);
+        self.inner.first_token(at, seen, placements);
+    }
+
+    fn finished(&mut self, at: Moment<'_>, seen: Finished, placements: &mut Vec<Placement>) {
+        self.look(at);
+        self.inner.finished(at, seen, placements);
+    }
+}

@@ -1,0 +1,100 @@
+//! What one control-plane core answers on a Score stream: calls a second, latency, and CPU on both ends.
+//!
+//! One replica on one worker thread, one proxy on another, loopback between them; callers wait for their answers and
+//! ask again at once. Every booking is taken back with a later batch, as a proxy's reports would end it. First with
+//! prompts that nobody has seen, then with an index of a million blocks that holds all of them, then while engines tell
+//! the same core of 200,000 blocks a second. Run: `cargo bench -p hermes-e2e --bench score`.
+
+#![expect(clippy::print_stdout, reason = "the table is what this program is for")]
+
+mod callers;
+mod events;
+mod figures;
+mod stage;
+
+use self::{
+    callers::Prompts,
+    events::Tellers,
+    figures::Figures,
+    stage::{Stage, worker},
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Names of the two threads, by which their CPU time is found.
+const SERVER: &str = "server";
+const CLIENT: &str = "client";
+
+/// Pairs of a block and an endpoint in a full index.
+const BLOCKS: usize = 1_000_000;
+/// Blocks of a prompt of 8,192 tokens, 64 tokens each.
+const LONG: usize = 128;
+
+fn main() {
+    println!("kv-aware, one Score stream, one worker thread on each side\n");
+    head("Prompts that nobody has seen, 100 endpoints", "hashes");
+    for callers in [1, 8, 64, 512] {
+        for hashes in [16, LONG] {
+            row(
+                callers,
+                hashes,
+                &measure(100, Prompts::unseen(hashes), callers, false),
+            );
+        }
+    }
+    let known = Prompts {
+        hashes: LONG,
+        count: Some(BLOCKS / LONG),
+    };
+    head(
+        "Prompts of 8,192 tokens, an index of 1,000,000 blocks",
+        "endpoints",
+    );
+    for endpoints in [100, 1_000] {
+        for callers in [1, 8, 64] {
+            row(
+                callers,
+                endpoints,
+                &measure(endpoints, known, callers, false),
+            );
+        }
+    }
+    head(
+        "The same, while 200,000 blocks a second come in as KV events",
+        "endpoints",
+    );
+    for callers in [1, 8, 64] {
+        row(callers, 100, &measure(100, known, callers, true));
+    }
+}
+
+fn head(title: &str, column: &str) {
+    println!("\n{title}\n");
+    println!(
+        "| callers | {column} | calls/s | p50 µs | p99 µs | server CPU µs/call | client CPU µs/call |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+}
+
+fn row(callers: usize, what: usize, figures: &Figures) {
+    println!("| {callers} | {what} | {figures} |");
+}
+
+fn measure(endpoints: usize, prompts: Prompts, callers: usize, told: bool) -> Figures {
+    let (server, client) = (worker(SERVER), worker(CLIENT));
+    let tellers = told.then(|| client.block_on(async { Tellers::start(endpoints) }));
+    let stage = Stage::start(
+        &server,
+        endpoints,
+        BLOCKS / endpoints,
+        tellers.as_ref().map(Tellers::port),
+    );
+    if let Some(tellers) = tellers {
+        client.block_on(tellers.heard());
+        client.spawn(tellers.tell());
+    }
+    client
+        .block_on(client.spawn(callers::drive(stage.grpc(), callers, prompts)))
+        .expect("no panic")
+}

@@ -1,0 +1,171 @@
+//! Several brains: one owns the pool, until it dies; two that believe they do cost quality only.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use futures::future::join;
+use hermes_bench::fleet;
+use hermes_bench::fleet::{Fleet, Plane, Scene};
+use hermes_control_plane::app::Options;
+use hermes_core::rendezvous::owner;
+
+use super::stage::{
+    Stall, asking, becomes, brain_says, chosen_by, question, requests, scene, text, turn, turns,
+    urls,
+};
+use crate::{client::eventually, world::follows};
+
+/// Four engines, two proxies, two brains, and which of these owns the pool.
+async fn doubled(engines: usize) -> (Fleet, usize) {
+    let scene = Scene {
+        control_planes: 2,
+        proxies: 2,
+        ..scene(engines, "")
+    };
+    let fleet = scene.start().await.expect("starts");
+    for proxy in &fleet.proxies {
+        follows(proxy, 2.0).await;
+    }
+    let names: Vec<&str> = fleet
+        .control_planes
+        .iter()
+        .map(|plane| &*plane.bound.replica)
+        .collect();
+    let owner = owner("chat", names.iter().copied()).expect("one of them");
+    let owner = names
+        .iter()
+        .position(|name| *name == owner)
+        .expect("it is one of them");
+    (fleet, owner)
+}
+
+#[tokio::test]
+async fn when_the_owner_dies_under_load_no_request_fails_and_the_heir_knows_what_it_knew() {
+    let (mut fleet, owner) = doubled(4).await;
+    let proxies = urls(&fleet);
+    turns(&proxies, 0..6, 0..3).await;
+    let learned = brain_says(&fleet.control_planes[owner], "learned_blocks").await;
+    assert_eq!(
+        brain_says(&fleet.control_planes[1 - owner], "learned_blocks").await,
+        0.0,
+        "one brain has the pool"
+    );
+    let before = chosen_by(&fleet.proxies, "score").await;
+    let dying = fleet.control_planes.remove(owner);
+    let heir = &fleet.control_planes[0];
+    let dies = async {
+        eventually("the load runs", || async {
+            brain_says(&dying, "bookings").await > 0.0
+        })
+        .await;
+        drop(dying);
+    };
+    let (during, ()) = join(turns(&proxies, 0..6, 3..6), dies).await;
+    assert!(during.hit_rate() > 0.85, "{during:?}");
+    for proxy in &fleet.proxies {
+        follows(proxy, 1.0).await;
+    }
+    assert!(brain_says(heir, "learned_blocks").await >= learned);
+    let after = turn(&proxies, 0..6, 6).await.hit_rate();
+    assert!(after > 0.97, "{after}");
+    assert!(chosen_by(&fleet.proxies, "score").await >= before + 6.0);
+    becomes(heir, "bookings", 0.0).await;
+}
+
+#[tokio::test]
+async fn whoever_waits_when_the_owner_dies_waits_on_at_the_heir() {
+    let (mut fleet, owner) = doubled(1).await;
+    let stall = Stall::all(&fleet).await.remove(0);
+    let ask = |number: usize| {
+        let proxy = &fleet.proxies[number % 2];
+        asking(
+            &proxy.url(),
+            &question(text(&format!("user {number}"), 400)),
+        )
+    };
+    let waiting: Vec<_> = (0..6).map(ask).collect();
+    becomes(&fleet.control_planes[owner], "waiting_requests", 6.0).await;
+    assert_eq!(
+        brain_says(&fleet.control_planes[1 - owner], "waiting_requests").await,
+        0.0
+    );
+    drop(fleet.control_planes.remove(owner));
+    becomes(&fleet.control_planes[0], "waiting_requests", 6.0).await;
+    assert_eq!(requests(&fleet), 1, "nobody rushed at the engine");
+    stall.end();
+    for answer in waiting {
+        assert_eq!(answer.await.expect("answered"), 200);
+    }
+    assert_eq!(chosen_by(&fleet.proxies, "score").await, 7.0);
+}
+
+#[tokio::test]
+async fn an_owner_that_comes_back_is_taught_before_it_is_asked() {
+    let (mut fleet, owner) = doubled(4).await;
+    let proxies = urls(&fleet);
+    turns(&proxies, 0..6, 0..2).await;
+    let Plane { bound, .. } = &fleet.control_planes[owner];
+    let (listen, name) = (bound.grpc, Arc::clone(&bound.replica));
+    drop(fleet.control_planes.remove(owner));
+    for proxy in &fleet.proxies {
+        follows(proxy, 1.0).await;
+    }
+    turns(&proxies, 0..6, 2..4).await;
+    let learned = brain_says(&fleet.control_planes[0], "learned_blocks").await;
+
+    let again = Options {
+        listen,
+        replica: Some(name),
+        ..Options::local(fleet.config.clone())
+    };
+    let again = fleet::control_plane_with(again)
+        .await
+        .expect("the port is free again");
+    eventually("it is taught", || async {
+        brain_says(&again, "learned_blocks").await >= learned
+    })
+    .await;
+    let back = turn(&proxies, 0..6, 4).await.hit_rate();
+    assert!(back > 0.97, "{back}");
+    let heir = &fleet.control_planes[0];
+    assert_eq!(
+        brain_says(heir, "learned_blocks").await,
+        learned,
+        "it was asked no more"
+    );
+    becomes(&again, "bookings", 0.0).await;
+    becomes(heir, "bookings", 0.0).await;
+}
+
+#[tokio::test]
+async fn two_owners_at_once_cost_quality_only() {
+    let mut fleet = Scene {
+        control_planes: 2,
+        proxies: 0,
+        ..scene(3, "")
+    }
+    .start()
+    .await
+    .expect("starts");
+    let addresses: Vec<SocketAddr> = fleet
+        .control_planes
+        .iter()
+        .map(|plane| plane.bound.grpc)
+        .collect();
+    for address in addresses {
+        // Each proxy sees one brain, which so owns every pool.
+        let proxy = fleet::proxy(&[address]).await.expect("starts");
+        proxy.bound.readiness.ready().await;
+        fleet.proxies.push(proxy);
+    }
+    let heard = turns(&urls(&fleet), 0..8, 0..5).await;
+    assert!(heard.hit_rate() > 0.5, "{heard:?}");
+    for plane in &fleet.control_planes {
+        assert!(
+            brain_says(plane, "learned_blocks").await > 0.0,
+            "both chose"
+        );
+        becomes(plane, "bookings", 0.0).await;
+        becomes(plane, "waiting_requests", 0.0).await;
+    }
+    assert_eq!(chosen_by(&fleet.proxies, "score").await, 40.0);
+}

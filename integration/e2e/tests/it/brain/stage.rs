@@ -1,0 +1,276 @@
+//! What these stories share: engines, conversations, a request that keeps an engine busy, and what planes say of
+//! themselves.
+
+use std::ops::Range;
+
+use hermes_bench::fleet::{Fleet, Plane, Scene};
+use hermes_control_plane::app as control;
+use hermes_data_plane::app as data;
+use hermes_engine_sim::{EngineConfig, Fault};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::client::{ask, client, eventually, json_of, metric, send};
+
+/// Tokens of an engine's block.
+const BLOCK: usize = 16;
+
+/// A line of 64 bytes, which the simulated tokenizer makes 16 tokens of.
+const LINE: &str = "it rains on the just and on the unjust alike, but mostly on me.\n";
+
+/// An engine that computes 8,000 prompt tokens a second, in small blocks.
+pub(super) fn engine() -> EngineConfig {
+    EngineConfig {
+        block_size: BLOCK,
+        blocks: 20_000,
+        ..EngineConfig::default()
+    }
+}
+
+/// `engines` of them under `kv-aware`, with further lines for the pool.
+pub(super) fn scene(engines: usize, pool: &str) -> Scene {
+    let mut scene = Scene {
+        engines: vec![engine(); engines],
+        ..Scene::of(0, "kv-aware")
+    };
+    scene.pool.push_str(pool);
+    scene
+}
+
+pub(super) async fn fleet(engines: usize, pool: &str) -> Fleet {
+    scene(engines, pool).start().await.expect("starts")
+}
+
+// === Prompts ===
+
+/// About so many tokens that begin as nobody else's.
+pub(super) fn text(name: &str, tokens: usize) -> String {
+    let mut text = format!("{name}: ");
+    while text.len() < 4 * tokens {
+        text.push_str(LINE);
+    }
+    text
+}
+
+/// A chat about one text, with a short answer in pieces.
+pub(super) fn question(text: String) -> Value {
+    chat(&[text], true, 2)
+}
+
+/// A twentieth of a second of work.
+pub(super) fn short(name: &str) -> Value {
+    question(text(name, 400))
+}
+
+fn chat(said: &[String], stream: bool, tokens: u32) -> Value {
+    let messages: Vec<Value> = said
+        .iter()
+        .map(|text| json!({"role": "user", "content": text}))
+        .collect();
+    let mut body =
+        json!({"model": "sim", "max_tokens": tokens, "messages": messages, "stream": stream});
+    if stream {
+        body["stream_options"] = json!({"include_usage": true});
+    }
+    body
+}
+
+// === Conversations ===
+
+/// What engines said of the prompts that they were sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Heard {
+    /// Prompt tokens that the same user had sent before: what a cache that forgets nothing would find.
+    pub(super) again: u64,
+    /// Prompt tokens that were found in caches.
+    pub(super) cached: u64,
+}
+
+impl Heard {
+    /// The share of what could be found that was.
+    pub(super) fn hit_rate(self) -> f64 {
+        self.cached as f64 / self.again as f64
+    }
+}
+
+/// One turn of many conversations at once, over all proxies: each user goes on with another proxy than before. A turn
+/// takes along all that was said before it; the first has 1,500 tokens, each later one adds a hundred.
+///
+/// Every request must be answered, and to its end.
+pub(super) async fn turn(proxies: &[String], users: Range<usize>, turn: usize) -> Heard {
+    let one = |user: usize| {
+        let proxy = proxies[(user + turn) % proxies.len()].clone();
+        async move {
+            let said = said(user, turn);
+            let (_, cached) = answered(&proxy, &chat(&said, true, 2)).await;
+            // The toy tokenizer's count of what was said before, but for the template's few tokens.
+            let again: usize = said[..turn].iter().map(|text| text.len() / 4).sum();
+            Heard {
+                again: again as u64,
+                cached,
+            }
+        }
+    };
+    let mut all = Heard::default();
+    for heard in futures::future::join_all(users.map(one)).await {
+        all.again += heard.again;
+        all.cached += heard.cached;
+    }
+    all
+}
+
+/// Turns of many conversations, one after the other.
+pub(super) async fn turns(proxies: &[String], users: Range<usize>, turns: Range<usize>) -> Heard {
+    let mut all = Heard::default();
+    for number in turns {
+        let heard = turn(proxies, users.clone(), number).await;
+        all.again += heard.again;
+        all.cached += heard.cached;
+    }
+    all
+}
+
+fn said(user: usize, turn: usize) -> Vec<String> {
+    let tokens = |turn: usize| if turn == 0 { 1_500 } else { 100 };
+    (0..=turn)
+        .map(|turn| text(&format!("user {user} in turn {turn}"), tokens(turn)))
+        .collect()
+}
+
+/// Sends a request that must be answered to its end: tokens of its prompt, and how many of them were cached.
+pub(super) async fn answered(proxy: &str, body: &Value) -> (u64, u64) {
+    let response = send(ask(proxy, body)).await;
+    assert_eq!(response.status(), 200, "{:?}", response.text().await);
+    let text = response.text().await.expect("a whole answer");
+    let pieces = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+    let usage = pieces
+        .map(|piece| piece["usage"].clone())
+        .rfind(|usage| !usage.is_null())
+        .expect("usage");
+    let cached = usage["prompt_tokens_details"]["cached_tokens"]
+        .as_u64()
+        .unwrap_or(0);
+    (usage["prompt_tokens"].as_u64().expect("a count"), cached)
+}
+
+// === Busy engines ===
+
+/// A request that an engine takes and never answers, so that the engine has no room until the client leaves.
+pub(super) struct Stall(JoinHandle<()>);
+
+impl Stall {
+    /// Keeps every engine of the fleet busy.
+    pub(super) async fn all(fleet: &Fleet) -> Vec<Self> {
+        let before = requests(fleet);
+        let mut stalls = Vec::new();
+        for (number, engine) in fleet.engines.iter().enumerate() {
+            engine.faults().set_for(1, Fault::StallBeforeHeaders);
+            let (url, body) = (
+                fleet.url(),
+                question(text(&format!("stall {number}"), 16_000)),
+            );
+            stalls.push(Self(tokio::spawn(async move {
+                _ = ask(&url, &body).send().await
+            })));
+        }
+        let engines = fleet.engines.len() as u64;
+        eventually("every engine is busy", || {
+            std::future::ready(requests(fleet) == before + engines)
+        })
+        .await;
+        stalls
+    }
+
+    /// The client leaves.
+    pub(super) fn end(self) {
+        self.0.abort();
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Requests that all engines together were sent.
+pub(super) fn requests(fleet: &Fleet) -> u64 {
+    fleet
+        .engines
+        .iter()
+        .map(|engine| engine.stats().requests)
+        .sum()
+}
+
+/// A request on its way, and the status of its answer.
+pub(super) fn asking(proxy: &str, body: &Value) -> JoinHandle<u16> {
+    let request = ask(proxy, body);
+    tokio::spawn(async move {
+        let response = send(request).await;
+        let status = response.status().as_u16();
+        response.bytes().await.expect("a whole answer");
+        status
+    })
+}
+
+// === What planes say ===
+
+pub(super) fn urls(fleet: &Fleet) -> Vec<String> {
+    fleet.proxies.iter().map(Plane::url).collect()
+}
+
+pub(super) fn admin(plane: &Plane<control::Bound>) -> String {
+    format!("http://{}", plane.bound.admin.expect("an admin port"))
+}
+
+/// A figure of the pool, by the name that follows `hermes_control_plane_`.
+pub(super) async fn brain_says(plane: &Plane<control::Bound>, name: &str) -> f64 {
+    metric(
+        &admin(plane),
+        &format!("hermes_control_plane_{name}{{pool=\"chat\"}}"),
+    )
+    .await
+}
+
+/// A figure of one source of knowledge about caches.
+pub(super) async fn source_says(plane: &Plane<control::Bound>, name: &str, source: &str) -> f64 {
+    metric(
+        &admin(plane),
+        &format!("hermes_control_plane_{name}{{pool=\"chat\",source=\"{source}\"}}"),
+    )
+    .await
+}
+
+#[track_caller]
+pub(super) fn becomes(
+    plane: &Plane<control::Bound>,
+    name: &'static str,
+    value: f64,
+) -> impl Future<Output = ()> {
+    eventually(name, move || async move {
+        brain_says(plane, name).await == value
+    })
+}
+
+/// Choices of all proxies by this step of the ladder.
+pub(super) async fn chosen_by(proxies: &[Plane<data::Bound>], rung: &str) -> f64 {
+    let series = format!("hermes_choices_total{{pool=\"chat\",rung=\"{rung}\"}}");
+    let mut all = 0.0;
+    for proxy in proxies {
+        all += metric(&proxy.admin_url(), &series).await;
+    }
+    all
+}
+
+/// What a request of so many bytes would be told.
+pub(super) async fn explained(plane: &Plane<control::Bound>, prompt_bytes: usize) -> Value {
+    let page = format!(
+        "{}/debug/score?pool=chat&model=sim&prompt_bytes={prompt_bytes}",
+        admin(plane)
+    );
+    let (status, explanation) = json_of(send(client().get(page)).await).await;
+    assert_eq!(status, 200, "{explanation}");
+    explanation
+}

@@ -1,0 +1,249 @@
+//! Requests that wait in the control plane until an engine has room for them.
+
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::stage::{
+    Stall, answered, asking, becomes, brain_says, chosen_by, fleet, question, requests, short, text,
+};
+use crate::client::{ask, eventually, json_of, send};
+
+#[tokio::test]
+async fn an_idle_fleet_binds_at_once() {
+    let fleet = fleet(2, "").await;
+    for number in 0..5 {
+        answered(&fleet.url(), &short(&format!("user {number}"))).await;
+    }
+    assert_eq!(chosen_by(&fleet.proxies, "score").await, 5.0);
+    assert_eq!(
+        brain_says(&fleet.control_planes[0], "queued_requests_total").await,
+        0.0
+    );
+}
+
+#[tokio::test]
+async fn a_full_fleet_makes_requests_wait_and_first_bytes_let_them_go() {
+    let fleet = fleet(2, "").await;
+    let plane = &fleet.control_planes[0];
+    // A second and a half of work for each engine.
+    let busy: Vec<_> = (0..2)
+        .map(|number| {
+            asking(
+                &fleet.url(),
+                &question(text(&format!("busy {number}"), 12_000)),
+            )
+        })
+        .collect();
+    eventually("both engines work", || {
+        std::future::ready(requests(&fleet) == 2)
+    })
+    .await;
+    let late: Vec<_> = (0..4)
+        .map(|number| asking(&fleet.url(), &short(&format!("late {number}"))))
+        .collect();
+    becomes(plane, "waiting_requests", 4.0).await;
+    assert!(brain_says(plane, "waiting_bytes").await > 4.0 * 1_600.0);
+    assert_eq!(requests(&fleet), 2, "they wait here, and not in an engine");
+    for answer in busy.into_iter().chain(late) {
+        assert_eq!(answer.await.expect("answered"), 200);
+    }
+    assert_eq!(brain_says(plane, "queued_requests_total").await, 4.0);
+    assert_eq!(brain_says(plane, "queue_wait_seconds_count").await, 4.0);
+    assert_eq!(
+        (
+            brain_says(plane, "waiting_requests").await,
+            brain_says(plane, "waiting_bytes").await
+        ),
+        (0.0, 0.0)
+    );
+    assert_eq!(chosen_by(&fleet.proxies, "score").await, 6.0);
+}
+
+#[tokio::test]
+async fn of_those_who_wait_the_one_with_the_higher_priority_goes_first() {
+    let fleet = fleet(1, "").await;
+    let stall = Stall::all(&fleet).await.remove(0);
+    let (url, mut answers) = (fleet.url(), Vec::new());
+    for (number, priority) in ["0", "-3", "0", "8"].into_iter().enumerate() {
+        let request = ask(&url, &short(&format!("priority {priority}")))
+            .header("x-hermes-priority", priority);
+        answers.push(tokio::spawn(async move {
+            send(request).await.status().as_u16()
+        }));
+        becomes(
+            &fleet.control_planes[0],
+            "waiting_requests",
+            (number + 1) as f64,
+        )
+        .await;
+    }
+    stall.end();
+    for answer in answers {
+        assert_eq!(answer.await.expect("answered"), 200);
+    }
+    let order = order(&fleet);
+    assert_eq!(order.len(), 5);
+    assert!(
+        order[1].starts_with("priority 8:") && order[4].starts_with("priority -3:"),
+        "{order:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_tenant_who_comes_for_the_first_time_goes_before_those_of_one_who_had_much() {
+    let fleet = fleet(1, "").await;
+    // Nobody names a tenant here, which is a tenant, too.
+    let stall = Stall::all(&fleet).await.remove(0);
+    let mut answers: Vec<_> = (0..3)
+        .map(|number| asking(&fleet.url(), &short(&format!("same {number}"))))
+        .collect();
+    becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
+    let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
+    answers.push(tokio::spawn(
+        async move { send(other).await.status().as_u16() },
+    ));
+    becomes(&fleet.control_planes[0], "waiting_requests", 4.0).await;
+    stall.end();
+    for answer in answers {
+        assert_eq!(answer.await.expect("answered"), 200);
+    }
+    assert!(
+        order(&fleet)[1].starts_with("other:"),
+        "{:?}",
+        order(&fleet)
+    );
+}
+
+#[tokio::test]
+async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
+    let fleet = fleet(1, "  queue: {maxRequests: 3}\n").await;
+    let stall = Stall::all(&fleet).await.remove(0);
+    let mut crowd = Vec::new();
+    for number in 0..3 {
+        crowd.push(asking(&fleet.url(), &short(&format!("crowd {number}"))));
+        becomes(
+            &fleet.control_planes[0],
+            "waiting_requests",
+            f64::from(number + 1),
+        )
+        .await;
+    }
+    assert_eq!(
+        send(ask(&fleet.url(), &short("one more"))).await.status(),
+        429,
+        "it is full of its own"
+    );
+    let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
+    let other = tokio::spawn(async move { send(other).await.status().as_u16() });
+    let newest = crowd.pop().expect("three of them").await.expect("answered");
+    assert_eq!(newest, 429);
+    stall.end();
+    for answer in crowd.into_iter().chain([other]) {
+        assert_eq!(answer.await.expect("answered"), 200);
+    }
+}
+
+/// How the prompts begin that the first engine was sent, in order.
+fn order(fleet: &hermes_bench::fleet::Fleet) -> Vec<String> {
+    let posts = fleet.engines[0]
+        .requests()
+        .into_iter()
+        .filter(|request| request.method == Method::POST);
+    let texts = posts.filter_map(|request| {
+        Some(
+            request.json()["messages"][0]["content"]
+                .as_str()?
+                .to_owned(),
+        )
+    });
+    texts.map(|text| text.chars().take(12).collect()).collect()
+}
+
+#[tokio::test]
+async fn one_more_than_may_wait_is_told_when_to_come_back() {
+    let fleet = fleet(1, "  queue: {maxRequests: 1}\n").await;
+    let stall = Stall::all(&fleet).await.remove(0);
+    let waiting = asking(&fleet.url(), &short("waits"));
+    becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
+    let refused = send(ask(&fleet.url(), &short("comes too late"))).await;
+    let after: u32 = refused.headers()["retry-after"]
+        .to_str()
+        .expect("ASCII")
+        .parse()
+        .expect("seconds");
+    assert!(after >= 1);
+    let (status, body) = json_of(refused).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (429, &"queue_full".into())
+    );
+    assert_eq!(body["error"]["type"], "rate_limit_error");
+    assert!(
+        body["error"]["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("wait")),
+        "{body}"
+    );
+    stall.end();
+    assert_eq!(waiting.await.expect("answered"), 200);
+    assert_eq!(requests(&fleet), 2);
+}
+
+#[tokio::test]
+async fn more_bytes_than_may_wait_are_told_to_come_back() {
+    let fleet = fleet(1, "  queue: {maxBytes: 4KiB}\n").await;
+    let _stall = Stall::all(&fleet).await;
+    let _waiting = asking(&fleet.url(), &short("waits"));
+    becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
+    assert_eq!(
+        send(ask(&fleet.url(), &question(text("is too long", 800))))
+            .await
+            .status(),
+        429
+    );
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_is_told_so_in_time() {
+    let fleet = fleet(1, "  queue: {maxWait: 200ms}\n").await;
+    let _stall = Stall::all(&fleet).await;
+    let since = Instant::now();
+    let refused = send(ask(&fleet.url(), &short("waits in vain"))).await;
+    assert!(since.elapsed() >= Duration::from_millis(200));
+    assert!(refused.headers().contains_key("retry-after"));
+    let (status, body) = json_of(refused).await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (503, &"queue_timeout".into())
+    );
+    assert_eq!(requests(&fleet), 1);
+    assert_eq!(
+        brain_says(&fleet.control_planes[0], "waiting_requests").await,
+        0.0
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_as_a_whole_keeps_its_engine_only_while_its_prompt_is_computed() {
+    let fleet = fleet(1, "").await;
+    let whole = |name: &str| {
+        let mut body = short(name);
+        body["stream"] = false.into();
+        body["stream_options"].take();
+        // More than a second of answering.
+        body["max_tokens"] = 150.into();
+        body["ignore_eos"] = true.into();
+        asking(&fleet.url(), &body)
+    };
+    let answers = [whole("first"), whole("second"), whole("third")];
+    eventually("all three run side by side", || {
+        std::future::ready(fleet.engines[0].stats().running == 3)
+    })
+    .await;
+    assert!(answers.iter().all(|answer| !answer.is_finished()));
+    for answer in answers {
+        assert_eq!(answer.await.expect("answered"), 200);
+    }
+}

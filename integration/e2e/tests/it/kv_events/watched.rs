@@ -1,0 +1,164 @@
+//! One engine, and what a router knows of its cache by its KV events.
+
+use std::sync::Arc;
+
+use hermes_control_plane::{
+    config::{Config, KvEventsConfig as Wanted},
+    kv_events::{KvEvents, KvEventsMetrics, Publisher},
+};
+use hermes_core::{query::Cached, residency::Identity, snapshot::EndpointId};
+use hermes_engine_sim::{Engine, EngineConfig, EngineHandle, KvEventsConfig, Prompt};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+
+use crate::client::{client, eventually, json_of, send};
+
+/// Tokens of a block.
+pub(super) const BLOCK: usize = 4;
+
+pub(super) struct Watched {
+    pub(super) engine: EngineHandle,
+    pub(super) events: KvEvents,
+}
+
+/// An engine that answers at once, has so many blocks, and publishes.
+pub(super) fn publishing(blocks: usize) -> EngineConfig {
+    EngineConfig {
+        block_size: BLOCK,
+        blocks,
+        time_scale: 0.0,
+        loras: vec!["adapter".to_owned()],
+        kv_events: Some(KvEventsConfig::default()),
+        ..EngineConfig::default()
+    }
+}
+
+/// Prompts of 9 to 40 tokens. Below 100, every fourth has the same beginning; from there on each has its own.
+pub(super) fn prompt(number: u32) -> Vec<u32> {
+    let length = 9 + number * 7 % 32;
+    let beginning = if number < 100 {
+        1_000 + number % 4
+    } else {
+        1_000 + number
+    };
+    (0..length)
+        .map(|at| if at < 8 { beginning } else { number * 100 + at })
+        .collect()
+}
+
+/// How pools want to follow KV events: `{…}` as in a configuration.
+pub(super) fn wanted(yaml: &str) -> Wanted {
+    let config = Config::parse(&format!(
+        "pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]"
+    ));
+    config
+        .expect("a good mapping")
+        .pools
+        .swap_remove(0)
+        .kv_events
+        .expect("switched on")
+}
+
+impl Watched {
+    /// Starts it, and follows it as soon as it knows everything.
+    pub(super) async fn start(config: EngineConfig) -> Self {
+        let watched = Self::start_unheard(config, "{}").await;
+        eventually("all is known", || async { watched.standing() == "whole" }).await;
+        watched
+    }
+
+    /// Starts it, and waits for nothing.
+    pub(super) async fn start_unheard(config: EngineConfig, yaml: &str) -> Self {
+        let engine = Engine::start(config).await.expect("starts");
+        let watched = Self {
+            events: follower(yaml),
+            engine,
+        };
+        watched.follow();
+        watched
+    }
+
+    /// Tells the follower where the engine is.
+    pub(super) fn follow(&self) {
+        let publisher = Publisher {
+            endpoint: EndpointId(1),
+            url: self.engine.url().into(),
+            ports: None,
+        };
+        self.events.set([publisher]);
+    }
+
+    pub(super) fn standing(&self) -> &'static str {
+        self.events
+            .view()
+            .streams
+            .first()
+            .map_or("dark", |stream| stream.standing)
+    }
+
+    /// What is believed of a prompt; nothing when nothing is known.
+    pub(super) fn believed(&self, tokens: &[u32], identity: &Identity) -> Option<Cached> {
+        self.events
+            .hits(tokens, identity)
+            .first()
+            .map(|hit| hit.cached)
+    }
+
+    /// What the engine would find in its cache.
+    pub(super) fn truth(&self, model: &str, tokens: &[u32]) -> Cached {
+        let held = self
+            .engine
+            .held_prefix_tokens(model, Prompt::Tokens(tokens));
+        Cached::on_gpu(held.min((tokens.len() - 1) / BLOCK * BLOCK) as u32)
+    }
+
+    /// Waits until what is believed of all these prompts is true.
+    #[track_caller]
+    pub(super) fn agrees(
+        &self,
+        prompts: impl Iterator<Item = u32> + Clone,
+    ) -> impl Future<Output = ()> {
+        eventually("the router agrees with the engine", move || {
+            let agrees = prompts.clone().all(|number| {
+                let tokens = prompt(number);
+                self.believed(&tokens, &Identity::default()) == Some(self.truth("sim", &tokens))
+            });
+            std::future::ready(agrees)
+        })
+    }
+
+    /// Has the engine answer a prompt, and returns how much of it the engine says was cached.
+    pub(super) async fn ask(&self, tokens: &[u32], fields: Value) -> u32 {
+        let mut body = json!({"model": "sim", "prompt": tokens, "max_tokens": 1});
+        body.as_object_mut()
+            .expect("an object")
+            .extend(fields.as_object().cloned().unwrap_or_default());
+        let (status, answer) = json_of(
+            send(
+                client()
+                    .post(format!("{}/v1/completions", self.engine.url()))
+                    .json(&body),
+            )
+            .await,
+        )
+        .await;
+        assert_eq!(status, 200, "{answer}");
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+            .as_u64()
+            .expect("a count") as u32
+    }
+
+    /// As [`Self::ask`], of plain prompts.
+    pub(super) async fn ask_all(&self, prompts: impl IntoIterator<Item = u32>) {
+        for number in prompts {
+            self.ask(&prompt(number), Value::Null).await;
+        }
+    }
+}
+
+/// Follows nobody yet.
+pub(super) fn follower(yaml: &str) -> KvEvents {
+    hermes_runtime::crypto::install_default_crypto();
+    let metrics = KvEventsMetrics::register(&mut Registry::default());
+    KvEvents::new(&Arc::from("a"), wanted(yaml), &metrics).expect("TLS is set up")
+}

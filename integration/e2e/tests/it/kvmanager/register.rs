@@ -1,0 +1,147 @@
+//! Publishers of events are registered at the conductor, stay so when it restarts, and are taken back when they go.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use hermes_control_plane::kvmanager::{
+    Conductor, Dialect, Encoding, KvManager, KvManagerSettings, KvMetrics, Registration,
+};
+use hermes_core::snapshot::{Endpoint, EndpointId, Holders, Model, Pool, PoolSpec, Role};
+use hermes_testkit::conductor::ConductorServer;
+use hermes_testkit::conductor::Dialect as Spoken;
+use hermes_testkit::conductor::Fault;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+use crate::client::eventually;
+
+fn pool(hosts: &[u64]) -> Pool {
+    let model = Model {
+        name: "m".into(),
+        parent: None,
+        max_model_len: None,
+        holders: Holders::All,
+    };
+    let spec = PoolSpec {
+        name: "chat".into(),
+        models: vec![model],
+        policy: hermes_core::policy::Policy::default(),
+    };
+    let endpoint = |host: &u64| {
+        let url: Arc<str> = format!("http://10.0.0.{host}:8000").into();
+        Arc::new(Endpoint {
+            id: EndpointId(*host),
+            url,
+            name: "".into(),
+            role: Role::Aggregate,
+            group: None,
+        })
+    };
+    Pool {
+        spec: Arc::new(spec),
+        endpoints: hosts.iter().map(endpoint).collect(),
+    }
+}
+
+fn manager(server: &ConductorServer, encoding: Encoding, ranks: u32) -> KvManager {
+    hermes_runtime::crypto::install_default_crypto();
+    let registration = Registration {
+        ranks,
+        ..Registration::default()
+    };
+    let conductor = Conductor {
+        encoding,
+        register: Some(registration),
+        ..Conductor::default()
+    };
+    let settings = KvManagerSettings {
+        url: server.url().into(),
+        path: "/query".into(),
+        dialect: Dialect::Conductor(Box::new(conductor)),
+        ..KvManagerSettings::default()
+    };
+    KvManager::new(settings, KvMetrics::register(&mut Registry::default())).expect("a valid URL")
+}
+
+/// Registered instances and ranks.
+fn rows(server: &ConductorServer) -> BTreeSet<(String, u64)> {
+    server.publishers().into_keys().collect()
+}
+
+fn of(instances: &[(u64, u64)]) -> BTreeSet<(String, u64)> {
+    instances
+        .iter()
+        .map(|(host, rank)| (format!("10.0.0.{host}:8000"), *rank))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_endpoints_of_a_pool_are_registered_and_those_that_go_are_taken_back() {
+    for (spoken, encoding) in [
+        (Spoken::Json, Encoding::Json),
+        (Spoken::Msgpack, Encoding::Msgpack),
+    ] {
+        let server = ConductorServer::start(spoken, |_| Vec::new())
+            .await
+            .expect("a port");
+        let manager = manager(&server, encoding, 2);
+        manager.follow(&pool(&[1, 2]), Some(16));
+        eventually("all are registered", || async {
+            rows(&server) == of(&[(1, 0), (1, 1), (2, 0), (2, 1)])
+        })
+        .await;
+        let publisher = &server.publishers()[&("10.0.0.1:8000".to_owned(), 1)];
+        assert_eq!(
+            publisher.endpoint, "tcp://10.0.0.1:5558",
+            "each rank has a port of its own"
+        );
+        assert_eq!(
+            (&publisher.body["modelname"], &publisher.body["block_size"]),
+            (&json!("m"), &json!(16))
+        );
+        manager.follow(&pool(&[2]), Some(16));
+        eventually("the one that went is taken back", || async {
+            rows(&server) == of(&[(2, 0), (2, 1)])
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_registered_before_the_size_of_blocks_is_known() {
+    let server = ConductorServer::start(Spoken::Json, |_| Vec::new())
+        .await
+        .expect("a port");
+    let manager = manager(&server, Encoding::Json, 1);
+    manager.follow(&pool(&[1]), None);
+    manager.follow(&pool(&[1]), Some(32));
+    eventually("it is registered", || async {
+        rows(&server) == of(&[(1, 0)])
+    })
+    .await;
+    assert_eq!(
+        server.publishers()[&("10.0.0.1:8000".to_owned(), 0)].body["block_size"],
+        json!(32)
+    );
+}
+
+#[tokio::test]
+async fn a_conductor_that_restarts_is_told_again() {
+    let server = ConductorServer::start(Spoken::Msgpack, |_| Vec::new())
+        .await
+        .expect("a port");
+    let manager = manager(&server, Encoding::Msgpack, 1);
+    manager.follow(&pool(&[1]), Some(16));
+    eventually("it is registered", || async {
+        rows(&server) == of(&[(1, 0)])
+    })
+    .await;
+    server.set_fault(Fault::Refuse);
+    server.forget();
+    server.set_fault(Fault::None);
+    // A change of the pool begins a round at once; without one there is a round every ten seconds.
+    manager.follow(&pool(&[1, 2]), Some(16));
+    eventually("both are registered", || async {
+        rows(&server) == of(&[(1, 0), (2, 0)])
+    })
+    .await;
+}

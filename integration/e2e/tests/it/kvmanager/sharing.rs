@@ -1,0 +1,120 @@
+//! One question for many who want to know the same.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use hermes_control_plane::kvmanager::{KvManagerSettings, Lookup, Origin};
+use hermes_engine_sim::kv_manager::Fault;
+
+use super::{Asker, PATIENCE, lookup, numbered, server};
+use crate::client::eventually;
+
+#[tokio::test]
+async fn the_same_prefix_is_asked_about_once_at_a_time() {
+    let server = server().await;
+    let asker = Asker::new(&server.url(), PATIENCE);
+    let asked = futures::future::join_all((0..50).map(|_| asker.ask())).await;
+    assert!(asked.iter().all(|hits| hits == &[(1, 500)]));
+    assert_eq!(server.questions(), 1);
+    assert_eq!(
+        (
+            asker.metrics.count_from(Origin::Asked),
+            asker.metrics.count_from(Origin::Joined)
+        ),
+        (1, 49)
+    );
+}
+
+#[tokio::test]
+async fn an_answer_serves_for_a_moment_and_other_prefixes_are_asked_about() {
+    let server = server().await;
+    let cache = Duration::from_secs(3_600);
+    let settings = KvManagerSettings {
+        url: server.url().into(),
+        budget: PATIENCE,
+        cache,
+        ..KvManagerSettings::default()
+    };
+    let asker = Asker::with(settings);
+    for _ in 0..10 {
+        assert_eq!(asker.ask().await, [(1, 500)]);
+    }
+    assert_eq!(
+        (
+            server.questions(),
+            asker.metrics.count_from(Origin::Recalled)
+        ),
+        (1, 9)
+    );
+    asker.ask_about(numbered(1)).await;
+    asker
+        .ask_about(Lookup {
+            model: "other".into(),
+            ..lookup()
+        })
+        .await;
+    assert_eq!(server.questions(), 3);
+    // Prompts whose whole blocks are equal are one prefix.
+    for rest in [2, 3] {
+        asker
+            .ask_about(Lookup {
+                prefix: Some(7),
+                ..numbered(rest)
+            })
+            .await;
+    }
+    assert_eq!(server.questions(), 4);
+}
+
+#[tokio::test]
+async fn a_failure_is_not_remembered() {
+    let server = server().await;
+    let asker = Asker::with(KvManagerSettings {
+        url: server.url().into(),
+        budget: PATIENCE,
+        ..KvManagerSettings::default()
+    });
+    server.set_fault(Fault::Status(500));
+    assert_eq!(asker.ask().await, []);
+    server.set_fault(Fault::None);
+    assert_eq!(asker.ask().await, [(1, 500)]);
+}
+
+#[tokio::test]
+async fn one_who_asked_first_and_leaves_strands_nobody() {
+    let server = server().await;
+    server.set_fault(Fault::Slow(Duration::from_secs(1)));
+    let asker = Asker::new(&server.url(), PATIENCE);
+    let second = asker.ask();
+    tokio::pin!(second);
+    {
+        let first = asker.ask();
+        tokio::pin!(first);
+        assert!((&mut first).now_or_never().is_none(), "it has begun");
+        assert!((&mut second).now_or_never().is_none(), "it has joined");
+        tokio::select! {
+            _ = &mut first => panic!("it is answered too early"),
+            () = eventually("the question is asked", || async { server.questions() == 1 }) => {}
+        }
+    }
+    assert_eq!(second.await, [(1, 500)]);
+    assert_eq!(server.questions(), 1);
+}
+
+#[tokio::test]
+async fn when_all_have_left_the_question_is_dropped_and_may_be_asked_again() {
+    let server = server().await;
+    server.set_fault(Fault::Hang);
+    let asker = Asker::new(&server.url(), PATIENCE);
+    {
+        let left = asker.ask();
+        tokio::pin!(left);
+        tokio::select! {
+            _ = &mut left => panic!("nobody answers"),
+            () = eventually("the question is asked", || async { server.questions() == 1 }) => {}
+        }
+    }
+    server.set_fault(Fault::None);
+    assert_eq!(asker.ask().await, [(1, 500)]);
+    assert_eq!(server.questions(), 2);
+}

@@ -1,0 +1,180 @@
+//! Token ids as engines make them, asked of engines over real sockets, and made from a model's files by a whole fleet.
+
+use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use hermes_bench::fleet::{Scene, instant};
+use hermes_control_plane::tokens::{
+    Failure, Outcome, TokenMetrics, TokenizerSettings, Tokens, Way,
+};
+use hermes_core::{
+    policy::Policy,
+    snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
+};
+use hermes_engine_sim::{Engine, EngineHandle};
+use hermes_proto::v1::LookupText;
+use hermes_testkit::conductor::{ConductorServer, Dialect, Query};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::client::{ask, client, send};
+
+/// Far over any time limit.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn tokens(limit: Duration, endpoints: &[&str]) -> (Tokens, TokenMetrics) {
+    hermes_runtime::crypto::install_default_crypto();
+    let metrics = TokenMetrics::register(&mut Registry::default());
+    let settings = TokenizerSettings {
+        way: Way::Engine,
+        cache: 1 << 20,
+        timeout: limit,
+        longest: 1 << 20,
+    };
+    let tokens = Tokens::new("chat", settings, metrics.clone()).expect("a client");
+    let spec = PoolSpec {
+        name: "chat".into(),
+        models: Vec::new(),
+        policy: Policy::default(),
+    };
+    let endpoint = |(id, url): (u64, &&str)| {
+        let url = Arc::from(*url);
+        Arc::new(Endpoint {
+            id: EndpointId(id),
+            url,
+            name: "".into(),
+            role: Role::Aggregate,
+            group: None,
+        })
+    };
+    tokens.follow(&Pool {
+        spec: Arc::new(spec),
+        endpoints: (1..).zip(endpoints).map(endpoint).collect(),
+    });
+    (tokens, metrics)
+}
+
+async fn engine() -> EngineHandle {
+    Engine::start(instant()).await.expect("a port")
+}
+
+fn lookup(path: &str, body: &Value) -> LookupText {
+    hermes_data_plane::lookup::of(path, &Bytes::from(body.to_string())).expect("there is a prompt")
+}
+
+fn turn(number: usize) -> Value {
+    json!({"model": "sim", "messages": [{"role": "user", "content": format!("question number {number}")}]})
+}
+
+#[tokio::test]
+async fn ids_are_those_of_the_engines_own_tokenize() {
+    let engine = engine().await;
+    let (tokens, _) = tokens(PATIENCE, &[&engine.url()]);
+    let bodies = [
+        ("/v1/chat/completions", turn(1)),
+        (
+            "/v1/completions",
+            json!({"model": "sim", "prompt": "hello world"}),
+        ),
+    ];
+    for (path, body) in bodies {
+        let url = format!("{}/tokenize", engine.url());
+        let answer: Value = client()
+            .post(url)
+            .json(&body)
+            .send()
+            .await
+            .expect("an answer")
+            .json()
+            .await
+            .expect("JSON");
+        let ids = tokens
+            .ids(&lookup(path, &body), Some("sim"))
+            .await
+            .expect("ids");
+        assert_eq!(json!(ids), answer["tokens"], "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_is_gone_is_passed_over() {
+    let (alive, gone) = (engine().await, engine().await);
+    let url = gone.url();
+    drop(gone);
+    let (tokens, metrics) = tokens(PATIENCE, &[&url, &alive.url()]);
+    for number in 0..20 {
+        let found = tokens
+            .ids(&lookup("/v1/chat/completions", &turn(number)), Some("sim"))
+            .await;
+        assert!(found.is_some(), "{number}");
+    }
+    assert_eq!(metrics.count(Outcome::Made), 20);
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_costs_no_more_than_the_limit() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let url = format!("http://{}", silent.local_addr().expect("it is bound"));
+    let (tokens, metrics) = tokens(Duration::from_millis(50), &[&url]);
+    let text = lookup("/v1/chat/completions", &turn(1));
+    assert_eq!(
+        timeout(PATIENCE, tokens.ids(&text, Some("sim")))
+            .await
+            .expect("in time"),
+        None
+    );
+    assert_eq!(metrics.count(Outcome::Failed(Failure::Late)), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_list_of_ids_is_none() {
+    let engine = engine().await;
+    let (tokens, metrics) = tokens(PATIENCE, &[&format!("{}/health?", engine.url())]);
+    assert_eq!(
+        tokens
+            .ids(&lookup("/v1/chat/completions", &turn(1)), Some("sim"))
+            .await,
+        None
+    );
+    assert_eq!(metrics.count(Outcome::Made), 0);
+}
+
+/// The fixture's files: a byte-level vocabulary of 306 tokens and a ChatML template.
+fn files() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../control-plane/testdata/tokenizer")
+}
+
+#[tokio::test]
+async fn a_fleet_makes_ids_from_files_and_asks_the_conductor_by_them() {
+    let asked: Arc<Mutex<Vec<Query>>> = Arc::default();
+    let seen = Arc::clone(&asked);
+    let know = move |query: &Query| {
+        seen.lock().push(query.clone());
+        Vec::new()
+    };
+    let server = ConductorServer::start(Dialect::Msgpack, know)
+        .await
+        .expect("a port");
+    let mut scene = Scene::of(2, "kv-aware");
+    scene.pool.push_str(&format!(
+        "  tokenizer: {{path: '{}', timeout: 5s}}\n  kvManager: {{protocol: conductor-msgpack, url: '{}', lookupTimeout: 2s, conductor: {{blockSize: 2}}}}\n",
+        files().display(),
+        server.url()
+    ));
+    let fleet = scene.start().await.expect("starts");
+    let body = json!({"model": "sim", "max_tokens": 1, "cache_salt": "t1", "messages": [{"role": "user", "content": "hello world"}]});
+    // The files may be read a moment after the fleet is ready.
+    crate::client::eventually("the conductor is asked", || async {
+        assert_eq!(send(ask(&fleet.url(), &body)).await.status(), 200);
+        !asked.lock().is_empty()
+    })
+    .await;
+    let query = asked.lock()[0].clone();
+    assert_eq!(
+        query.token_ids,
+        [300, 267, 198, 259, 264, 301, 198, 300, 280, 198]
+    );
+    assert_eq!((&*query.model, &*query.salt), ("sim", "t1"));
+}

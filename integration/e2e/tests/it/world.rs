@@ -1,0 +1,119 @@
+//! A real proxy between simulated engines and replicas that a story scripts.
+
+use std::{sync::Arc, time::Duration};
+
+use hermes_bench::fleet;
+use hermes_bench::fleet::{Plane, instant};
+use hermes_core::{
+    policy::Policy,
+    snapshot::{Endpoint, EndpointId, Epoch, Pool, PoolSpec, Role, Snapshot, Version},
+};
+use hermes_data_plane::app as data;
+use hermes_engine_sim::{Engine, EngineHandle};
+use hermes_testkit::replica::Replica;
+use serde_json::Value;
+
+use crate::client::{client, eventually, metric};
+
+/// A pool of simulated engines, and what a proxy is taught of it.
+pub(crate) struct World {
+    pub(crate) engines: Vec<EngineHandle>,
+    pub(crate) snapshot: Snapshot,
+}
+
+impl World {
+    /// The pool `chat`, asked about with a patience that slow machines do not exhaust.
+    pub(crate) async fn of(engines: usize) -> Self {
+        let policy = Policy {
+            score_deadline: Duration::from_secs(5),
+            ..Policy::default()
+        };
+        Self::with(engines, policy).await
+    }
+
+    pub(crate) async fn with(engines: usize, policy: Policy) -> Self {
+        let mut handles = Vec::new();
+        for _ in 0..engines {
+            handles.push(Engine::start(instant()).await.expect("an engine starts"));
+        }
+        let endpoint = |engine: &EngineHandle| {
+            let url: Arc<str> = engine.url().into();
+            let id = EndpointId::of("chat", &url, "");
+            Arc::new(Endpoint {
+                id,
+                name: engine.addr().to_string().into(),
+                role: Role::Aggregate,
+                group: None,
+                url,
+            })
+        };
+        let mut endpoints: Vec<_> = handles.iter().map(endpoint).collect();
+        endpoints.sort_by_key(|endpoint| endpoint.id);
+        let spec = Arc::new(PoolSpec {
+            name: "chat".into(),
+            models: Vec::new(),
+            policy,
+        });
+        let pools = vec![Arc::new(Pool { spec, endpoints })];
+        let snapshot = Snapshot {
+            epoch: Epoch(1),
+            version: Version(1),
+            pools,
+            ..Snapshot::default()
+        };
+        Self {
+            engines: handles,
+            snapshot,
+        }
+    }
+
+    /// The same, as a replica that has restarted teaches it.
+    pub(crate) fn restarted(&self) -> Snapshot {
+        Snapshot {
+            epoch: Epoch(self.snapshot.epoch.0 + 1),
+            ..self.snapshot.clone()
+        }
+    }
+
+    /// The id of the first endpoint in the snapshot's order.
+    pub(crate) fn first(&self) -> u64 {
+        self.snapshot.pools[0].endpoints[0].id.0
+    }
+}
+
+pub(crate) async fn proxy_of(replicas: &[&Replica]) -> Plane<data::Bound> {
+    let targets: Vec<_> = replicas.iter().map(|replica| replica.grpc).collect();
+    let proxy = fleet::proxy(&targets).await.expect("a proxy starts");
+    follows(&proxy, targets.len() as f64).await;
+    let page = format!("{}/debug/snapshot", proxy.admin_url());
+    eventually("it knows the endpoints' load", || async {
+        let page: Value = client()
+            .get(&page)
+            .send()
+            .await
+            .expect("answers")
+            .json()
+            .await
+            .expect("JSON");
+        page["load_is_fresh"] == true
+    })
+    .await;
+    proxy
+}
+
+pub(crate) async fn chosen_by(proxy: &Plane<data::Bound>, rung: &str) -> f64 {
+    metric(
+        &proxy.admin_url(),
+        &format!("hermes_choices_total{{pool=\"chat\",rung=\"{rung}\"}}"),
+    )
+    .await
+}
+
+/// Waits until the proxy follows so many replicas.
+pub(crate) async fn follows(proxy: &Plane<data::Bound>, replicas: f64) {
+    let admin = proxy.admin_url();
+    eventually("the number of replicas that the proxy follows", || async {
+        metric(&admin, "hermes_control_planes").await == replicas
+    })
+    .await;
+}

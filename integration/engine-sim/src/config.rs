@@ -1,0 +1,219 @@
+//! What a simulated engine is: its model, its speed, its memory, its manners on the wire.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::kv_events::KvEventsConfig;
+use super::scheduler::{Limits, Step};
+
+/// The configuration of one engine. The defaults resemble one mid-size model on one data-center GPU.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The name of the base model, which is also the label `model_name` of the metrics.
+    pub model: String,
+    /// Names of LoRA adapters on the base model.
+    pub loras: Vec<String>,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// KV blocks in memory.
+    pub blocks: usize,
+    /// Prompt tokens computed per second.
+    pub prefill_rate: f64,
+    /// The fixed part of a step's duration.
+    pub step_base: Duration,
+    /// What each decoding request adds to a step's duration.
+    pub step_per_decode: Duration,
+    /// Most tokens computed in one step.
+    pub step_budget: usize,
+    /// Most requests in one step; more wait.
+    pub max_running: usize,
+    /// Speed relative to the rates above; 0.4 is a slower GPU.
+    pub speed: f64,
+    /// Factor on all simulated durations: 0.1 runs ten times faster than life, 0 answers at once.
+    pub time_scale: f64,
+    /// Most tokens of prompt and answer together; also bounded by the size of the cache.
+    pub max_model_len: usize,
+    /// Tokens after which the model ends by itself when a request sets no limit.
+    pub default_output: u32,
+    /// How long an idle connection stays open after a response (uvicorn as vLLM runs it: 5 s).
+    pub keep_alive: Duration,
+    /// When set, `/v1` wants `Authorization: Bearer` with this key.
+    pub api_key: Option<String>,
+    /// Whether usage says how many prompt tokens came from the cache (`--enable-prompt-tokens-details`).
+    pub prompt_tokens_details: bool,
+    /// Expose KV usage and prefix counters under their names before vLLM 0.10 (`gpu_cache_usage_perc`, …).
+    pub legacy_metrics: bool,
+    /// How it publishes KV events, if at all.
+    pub kv_events: Option<KvEventsConfig>,
+    /// How many requests the journal remembers; 0 turns it off.
+    pub journal: usize,
+    /// Largest request body in bytes. vLLM has no limit; this one only protects the simulator.
+    pub max_body: usize,
+    /// How long `stop` waits for open requests before it cuts them off.
+    pub grace: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            model: "sim".to_owned(),
+            loras: Vec::new(),
+            block_size: 512,
+            blocks: 2000,
+            prefill_rate: 8000.0,
+            step_base: Duration::from_millis(8),
+            step_per_decode: Duration::from_micros(200),
+            step_budget: 8192,
+            max_running: 256,
+            speed: 1.0,
+            time_scale: 1.0,
+            max_model_len: 131_072,
+            default_output: 16,
+            keep_alive: Duration::from_secs(5),
+            api_key: None,
+            prompt_tokens_details: true,
+            legacy_metrics: false,
+            kv_events: None,
+            journal: 1024,
+            max_body: 256 << 20,
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Checks that the numbers describe a machine.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming the first setting that does not.
+    pub fn check(&self) -> io::Result<()> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let checks = [
+            (!self.model.is_empty(), "model must not be empty"),
+            (self.block_size > 0, "block size must be at least 1 token"),
+            (self.blocks > 0, "there must be at least 1 block"),
+            (positive(self.prefill_rate), "prefill rate must be above 0"),
+            (positive(self.speed), "speed must be above 0"),
+            (
+                self.time_scale.is_finite() && self.time_scale >= 0.0,
+                "time scale must be 0 or more",
+            ),
+            (self.step_budget > 0, "step budget must be at least 1 token"),
+            (
+                self.max_running > 0,
+                "at least 1 request must be able to run",
+            ),
+            (
+                self.max_model_len > 1,
+                "the context must hold at least 2 tokens",
+            ),
+            (
+                self.default_output > 0,
+                "default output must be at least 1 token",
+            ),
+        ];
+        match checks.iter().find(|(holds, _)| !holds) {
+            Some((_, message)) => Err(io::Error::new(io::ErrorKind::InvalidInput, *message)),
+            None => Ok(()),
+        }
+    }
+
+    /// The context length that the memory allows.
+    pub(crate) fn context(&self) -> usize {
+        self.max_model_len
+            .min(self.blocks.saturating_mul(self.block_size))
+    }
+
+    /// What the scheduler may hold and compute.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            blocks: self.blocks,
+            block_size: self.block_size,
+            step_budget: self.step_budget,
+            max_running: self.max_running,
+            max_model_len: self.context(),
+        }
+    }
+
+    /// How long this step takes on the wall clock, slowed down by `slow` (1 is as configured).
+    pub fn duration(&self, step: Step, slow: f64) -> Duration {
+        let Step {
+            prefill_tokens,
+            decodes,
+        } = step;
+        let seconds = self.step_base.as_secs_f64()
+            + self.step_per_decode.as_secs_f64() * decodes as f64
+            + prefill_tokens as f64 / self.prefill_rate;
+        Duration::try_from_secs_f64(seconds * slow * self.time_scale / self.speed)
+            .unwrap_or(Duration::MAX)
+    }
+
+    /// Whether answers take no time at all.
+    pub(crate) fn is_instant(&self) -> bool {
+        self.time_scale == 0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_costs_its_base_its_decodes_and_its_prompt_tokens() {
+        let config = EngineConfig::default();
+        assert_eq!(
+            config.duration(
+                Step {
+                    prefill_tokens: 800,
+                    decodes: 10
+                },
+                1.0
+            ),
+            Duration::from_millis(110)
+        );
+        let slow = EngineConfig {
+            speed: 0.5,
+            time_scale: 0.1,
+            ..config
+        };
+        assert_eq!(
+            slow.duration(
+                Step {
+                    prefill_tokens: 0,
+                    decodes: 10
+                },
+                2.0
+            ),
+            Duration::from_millis(4)
+        );
+    }
+
+    #[test]
+    fn a_machine_without_memory_is_refused() {
+        assert!(EngineConfig::default().check().is_ok());
+        let error = EngineConfig {
+            blocks: 0,
+            ..EngineConfig::default()
+        }
+        .check()
+        .expect_err("no blocks");
+        assert_eq!(error.to_string(), "there must be at least 1 block");
+    }
+
+    #[test]
+    fn the_context_is_bounded_by_the_memory() {
+        assert_eq!(
+            EngineConfig {
+                blocks: 2,
+                block_size: 16,
+                ..EngineConfig::default()
+            }
+            .context(),
+            32
+        );
+    }
+}

@@ -1,0 +1,269 @@
+//! What all generating routes share: the common parameters, their checks, and the sequences that run for one request.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use tracing::Span;
+
+use super::chain::Chain;
+use super::engine_core::{Stopped, Ticket};
+use super::fields::{BOOLEAN, Fields, INTEGER, OBJECT, STRING, Text};
+use super::reply::ApiError;
+use super::sequence::Job;
+use super::service::Service;
+use super::text::Answer;
+use super::usage::Usage;
+
+/// Most sequences that one request may start (prompts × n).
+const MAX_SEQUENCES: usize = 1024;
+
+/// Parameters that mean the same on every route.
+#[derive(Debug)]
+pub(crate) struct Params {
+    /// The model as named in the request, or the base model.
+    pub(crate) model: Arc<str>,
+    pub(crate) adapter: bool,
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    pub(crate) continuous_usage: bool,
+    pub(crate) return_token_ids: bool,
+    /// The limit on the answer, with the name of its field.
+    pub(crate) max_tokens: Option<(&'static str, i64)>,
+    choices: usize,
+    salt: Option<String>,
+}
+
+/// The running sequences of one request. Dropping it aborts what has not finished.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    pub(crate) params: Params,
+    /// The part of the answer's id behind its prefix.
+    pub(crate) id: String,
+    /// Seconds since the Unix epoch.
+    pub(crate) created: u64,
+    pub(crate) choices: Vec<Choice>,
+    pub(crate) output_tokens: u32,
+    /// Why the answers end: `length` or `stop`.
+    pub(crate) finish_reason: &'static str,
+    /// The engine's part of the request's trace.
+    pub(crate) span: Span,
+    details: bool,
+}
+
+/// One answer that is being generated.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) ticket: Ticket,
+    pub(crate) answer: Answer,
+    /// Tokens of its prompt; 0 for the second and later answers to one prompt, so that prompts count once.
+    prompt_tokens: usize,
+    /// The prompt itself, kept only when the client wants it back.
+    pub(crate) prompt: Option<Vec<u32>>,
+}
+
+impl Params {
+    /// Reads the parameters and checks that the model is served.
+    pub(crate) fn read(
+        service: &Service,
+        fields: &Fields<'_>,
+        limits: &[&'static str],
+    ) -> Result<Self, ApiError> {
+        let stream = fields.flag("stream")?;
+        let options: Option<&RawValue> = fields.optional("stream_options", OBJECT)?;
+        if options.is_some() && !stream {
+            let message =
+                "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
+            return Err(ApiError::bad_request(Some("stream_options"), message));
+        }
+        let options = options
+            .map(|raw| Fields::parse(raw.get().as_bytes()))
+            .transpose()?;
+        let option = |name| {
+            options
+                .as_ref()
+                .map_or(Ok(false), |options| options.flag(name))
+        };
+        let (include_usage, continuous_usage) =
+            (option("include_usage")?, option("continuous_usage_stats")?);
+        let mut max_tokens = None;
+        for name in limits {
+            if let Some(value) = fields.optional(name, INTEGER)? {
+                max_tokens = Some((*name, value));
+                break;
+            }
+        }
+        fields.optional::<i64>("min_tokens", INTEGER)?;
+        fields.optional::<bool>("ignore_eos", BOOLEAN)?;
+        let choices: i64 = fields.optional("n", INTEGER)?.unwrap_or(1);
+        let model: Option<Text<'_>> = fields.optional("model", STRING)?;
+        let (model, adapter) = service.model(model.as_ref().map(|model| model.0.as_ref()))?;
+        let salt: Option<Text<'_>> = fields.optional("cache_salt", STRING)?;
+        Ok(Self {
+            model,
+            adapter,
+            stream,
+            include_usage: include_usage || continuous_usage,
+            continuous_usage,
+            return_token_ids: fields.flag("return_token_ids")?,
+            max_tokens,
+            choices: usize::try_from(choices).unwrap_or(0),
+            salt: salt.map(|salt| salt.0.into_owned()),
+        })
+    }
+
+    /// How many tokens to generate for a prompt of this length, or why that cannot be.
+    fn output_tokens(&self, service: &Service, prompt_tokens: usize) -> Result<u32, ApiError> {
+        let context = service.config.context();
+        let room = context.saturating_sub(prompt_tokens);
+        let Some((name, wanted)) = self.max_tokens else {
+            let natural = (service.config.default_output as usize).min(room);
+            return if room == 0 {
+                Err(too_long(context, 1, prompt_tokens))
+            } else {
+                Ok(natural as u32)
+            };
+        };
+        if wanted < 1 {
+            let message = format!(
+                "max_tokens must be at least 1, got {wanted}. (parameter=max_tokens, value={wanted})"
+            );
+            return Err(ApiError::bad_request(Some("max_tokens"), message));
+        }
+        let tokens = usize::try_from(wanted).unwrap_or(usize::MAX);
+        if tokens > context {
+            let message = format!(
+                "{name}={wanted} cannot be greater than max_model_len={context}. Please request fewer output tokens. (parameter={name}, value={wanted})"
+            );
+            return Err(ApiError::bad_request(Some(name), message));
+        }
+        if tokens > room {
+            return Err(too_long(context, tokens, prompt_tokens));
+        }
+        Ok(tokens as u32)
+    }
+}
+
+impl Generation {
+    /// Checks the prompts against the context and starts all of them.
+    pub(crate) fn start(
+        service: &Service,
+        params: Params,
+        id: String,
+        prompts: Vec<Vec<u32>>,
+    ) -> Result<Self, ApiError> {
+        if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
+            return Err(ApiError::bad_request(
+                Some("prompt"),
+                "The decoder prompt cannot be empty",
+            ));
+        }
+        if params.choices == 0 || params.choices.saturating_mul(prompts.len()) > MAX_SEQUENCES {
+            let message = format!(
+                "n must be at least 1 and ask for at most {MAX_SEQUENCES} answers, got {}.",
+                params.choices
+            );
+            return Err(ApiError::bad_request(Some("n"), message));
+        }
+        let mut output_tokens = u32::MAX;
+        for prompt in &prompts {
+            output_tokens = output_tokens.min(params.output_tokens(service, prompt.len())?);
+        }
+        let stops = params.max_tokens.is_none();
+        let mut choices = Vec::with_capacity(prompts.len() * params.choices);
+        for prompt in prompts {
+            start_prompt(service, &params, prompt, output_tokens, &mut choices);
+        }
+        Ok(Self {
+            params,
+            id,
+            created: super::service::unix_seconds(),
+            choices,
+            output_tokens,
+            finish_reason: if stops { "stop" } else { "length" },
+            span: Span::none(),
+            details: service.config.prompt_tokens_details,
+        })
+    }
+
+    /// Waits for all answers.
+    ///
+    /// # Errors
+    /// `Stopped` when the engine ends first.
+    pub(crate) async fn finish(&mut self) -> Result<Usage, Stopped> {
+        let mut usage = self.usage();
+        usage.completion_tokens = self.output_tokens as usize * self.choices.len();
+        for choice in &mut self.choices {
+            let progress = choice.ticket.done().await?;
+            usage.cached_tokens += choice.cached(progress.cached);
+        }
+        Ok(usage)
+    }
+
+    /// The usage before the first token, without cached tokens.
+    pub(crate) fn usage(&self) -> Usage {
+        let prompt_tokens = self.choices.iter().map(|choice| choice.prompt_tokens).sum();
+        Usage {
+            prompt_tokens,
+            completion_tokens: 0,
+            cached_tokens: 0,
+            details: self.details,
+        }
+    }
+}
+
+impl Choice {
+    /// What this answer adds to the request's cached tokens: nothing if its prompt has been counted already.
+    pub(crate) fn cached(&self, cached: usize) -> usize {
+        if self.prompt_tokens > 0 { cached } else { 0 }
+    }
+
+    /// The ids of its first `tokens` tokens.
+    pub(crate) fn token_ids(&self, tokens: u32) -> Vec<u32> {
+        (0..tokens)
+            .map(|position| self.answer.token(position))
+            .collect()
+    }
+}
+
+fn start_prompt(
+    service: &Service,
+    params: &Params,
+    prompt: Vec<u32>,
+    output_tokens: u32,
+    choices: &mut Vec<Choice>,
+) {
+    let salt = params.salt.as_deref();
+    let mut chain = Chain::new(&params.model, salt, service.config.block_size, &prompt);
+    if service.config.kv_events.is_some() {
+        chain = chain.keep(&prompt, salt);
+    }
+    let prompt_tokens = prompt.len();
+    let kept = params.return_token_ids.then_some(prompt);
+    for index in 0..params.choices {
+        let answer = Answer::new(chain.digest(), index as u32);
+        let adapter = params.adapter.then(|| Arc::clone(&params.model));
+        let job = Job {
+            chain: chain.clone(),
+            prompt_tokens,
+            output_tokens,
+            stops: params.max_tokens.is_none(),
+            answer,
+            adapter,
+        };
+        let prompt_tokens = if index == 0 { prompt_tokens } else { 0 };
+        choices.push(Choice {
+            ticket: service.core.submit(job),
+            answer,
+            prompt_tokens,
+            prompt: kept.clone(),
+        });
+    }
+}
+
+fn too_long(context: usize, output: usize, prompt: usize) -> ApiError {
+    let message = format!(
+        "This model's maximum context length is {context} tokens. However, you requested {output} output tokens and your prompt contains {prompt} input tokens, for a total of {} tokens. Please reduce the length of the input prompt or the number of requested output tokens. (parameter=input_tokens, value={prompt})",
+        output.saturating_add(prompt)
+    );
+    ApiError::bad_request(Some("input_tokens"), message)
+}

@@ -1,0 +1,291 @@
+//! The routes that answer at once: models, health, tokens, metrics, and the simulator's own `/sim/faults`, `/sim/held`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{Method, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::exposition::render;
+use super::faults::Fault;
+use super::fields::{Fields, LIST, STRING, Text};
+use super::journal::RecordedRequest;
+use super::prompt;
+use super::reply::{ApiError, Body, Broken, injected, json, raw_json, whole};
+use super::route::Route;
+use super::service::{Service, require_json, since_epoch};
+use super::tokenizer::{detokenize, tokenize};
+use crate::kv_manager::Question;
+
+#[derive(Serialize)]
+struct Models<'a> {
+    object: &'static str,
+    data: Vec<Model<'a>>,
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    root: String,
+    parent: Option<&'a str>,
+    max_model_len: Option<usize>,
+    permission: [Permission; 1],
+}
+
+#[derive(Serialize)]
+struct Permission {
+    id: String,
+    object: &'static str,
+    created: u64,
+    allow_create_engine: bool,
+    allow_sampling: bool,
+    allow_logprobs: bool,
+    allow_search_indices: bool,
+    allow_view: bool,
+    allow_fine_tuning: bool,
+    organization: &'static str,
+    group: (),
+    is_blocking: bool,
+}
+
+#[derive(Serialize)]
+struct Tokenized {
+    count: usize,
+    max_model_len: usize,
+    tokens: Vec<u32>,
+    token_strs: Option<Vec<String>>,
+}
+
+/// A fault as `POST /sim/faults` takes it: the fault's own fields, and how many requests it strikes.
+#[derive(Deserialize)]
+struct FaultOrder {
+    #[serde(flatten)]
+    fault: Fault,
+    requests: Option<u32>,
+}
+
+/// Answers a route that is neither inference nor metrics.
+pub(crate) fn answer(service: &Service, route: Route, request: &RecordedRequest) -> Response<Body> {
+    let answered = match route {
+        Route::Models => Ok(models(service)),
+        Route::Health | Route::Ping => Ok(health(service)),
+        Route::Version => Ok(raw_json(StatusCode::OK, r#"{"version":"0.32.0"}"#)),
+        // vLLM counts here only with `--enable-server-load-tracking`.
+        Route::Load => Ok(raw_json(StatusCode::OK, r#"{"server_load":0}"#)),
+        Route::KvEventSources => Ok(kv_event_sources(service)),
+        Route::ResetPrefixCache => Ok(reset_prefix_cache(service)),
+        Route::Tokenize => tokenized(service, request),
+        Route::Detokenize => detokenized(request),
+        Route::CountTokens => count_tokens(service, request),
+        Route::SimFaults => faults(service, request),
+        Route::SimHeld => held(service, request),
+        Route::Run(_) | Route::Metrics => {
+            Err(ApiError::with_status(StatusCode::INTERNAL_SERVER_ERROR))
+        }
+    };
+    match answered {
+        Ok(response) => response,
+        Err(error) if route == Route::CountTokens => error.into_anthropic(),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Answers a scrape, or misbehaves as told.
+pub(crate) async fn metrics(service: &Service) -> Result<Response<Body>, Broken> {
+    let lies = match service.faults.for_metrics() {
+        Some(Fault::MetricsStatus { code }) => return Ok(injected(code, None)),
+        Some(Fault::MetricsGarbage) => {
+            return Ok(exposition(
+                "\u{1}{{{ not an exposition\n# TYPE\nvllm:num_requests_waiting{ nan nan\n",
+            ));
+        }
+        Some(Fault::MetricsHang) => std::future::pending().await,
+        Some(Fault::MetricsValues { values }) => values,
+        _ => BTreeMap::new(),
+    };
+    let now = since_epoch().as_secs_f64();
+    let page = service
+        .core
+        .read(|scheduler| render(&service.config, scheduler, service.started, now, lies));
+    Ok(exposition(page))
+}
+
+fn exposition(text: impl Into<bytes::Bytes>) -> Response<Body> {
+    whole(
+        StatusCode::OK,
+        Some("text/plain; version=1.0.0; charset=utf-8"),
+        text,
+    )
+}
+
+fn health(service: &Service) -> Response<Body> {
+    let status = if service.faults.for_health() {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    whole(status, None, "")
+}
+
+fn models(service: &Service) -> Response<Body> {
+    let base = service.config.model.as_str();
+    let adapters = service
+        .config
+        .loras
+        .iter()
+        .map(|name| model(service, name, Some(base)));
+    let data = std::iter::once(model(service, base, None))
+        .chain(adapters)
+        .collect();
+    json(
+        StatusCode::OK,
+        &Models {
+            object: "list",
+            data,
+        },
+    )
+}
+
+fn model<'a>(service: &Service, id: &'a str, parent: Option<&'a str>) -> Model<'a> {
+    let created = service.started as u64;
+    let kind = if parent.is_some() { "loras" } else { "models" };
+    let permission = Permission {
+        id: format!(
+            "modelperm-{:016x}",
+            xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), created)
+        ),
+        object: "model_permission",
+        created,
+        allow_create_engine: false,
+        allow_sampling: true,
+        allow_logprobs: true,
+        allow_search_indices: false,
+        allow_view: true,
+        allow_fine_tuning: false,
+        organization: "*",
+        group: (),
+        is_blocking: false,
+    };
+    Model {
+        id,
+        object: "model",
+        created,
+        owned_by: "vllm",
+        root: format!("/{kind}/{id}"),
+        parent,
+        max_model_len: parent.is_none().then(|| service.config.context()),
+        permission: [permission],
+    }
+}
+
+/// Where the only rank publishes, as vLLM says it since 0.32.
+fn kv_event_sources(service: &Service) -> Response<Body> {
+    let Some((doors, config)) = service
+        .events
+        .as_ref()
+        .zip(service.config.kv_events.as_ref())
+    else {
+        return json(StatusCode::OK, &serde_json::json!({}));
+    };
+    let endpoint = |port: u16| format!("tcp://*:{port}");
+    let source = serde_json::json!({
+        "enable_kv_cache_events": true,
+        "publisher": "zmq",
+        "endpoint": endpoint(doors.publish.addr().port()),
+        "replay_endpoint": doors.replay.as_ref().map(|door| endpoint(door.addr().port())),
+        "buffer_steps": config.buffer,
+        "hwm": 100_000,
+        "max_queue_size": 100_000,
+        "topic": config.topic,
+    });
+    json(StatusCode::OK, &serde_json::json!({ "0": source }))
+}
+
+/// vLLM has this route in its development mode only.
+fn reset_prefix_cache(service: &Service) -> Response<Body> {
+    let status = if service.core.reset_cache() {
+        StatusCode::OK
+    } else {
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    whole(status, None, "")
+}
+
+fn tokenized(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+    require_json(request)?;
+    let fields = Fields::parse(&request.body)?;
+    check_model(service, &fields)?;
+    let tokens = match fields.optional::<Text<'_>>("prompt", STRING)? {
+        Some(text) => tokenize(&text.0),
+        None => prompt::chat(&fields, "messages")?,
+    };
+    let strings = || tokens.iter().map(|token| detokenize(&[*token])).collect();
+    let token_strs = fields.flag("return_token_strs")?.then(strings);
+    let max_model_len = service.config.context();
+    Ok(json(
+        StatusCode::OK,
+        &Tokenized {
+            count: tokens.len(),
+            max_model_len,
+            tokens,
+            token_strs,
+        },
+    ))
+}
+
+fn detokenized(request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+    require_json(request)?;
+    let tokens: Vec<u32> = Fields::parse(&request.body)?.required("tokens", LIST)?;
+    Ok(json(
+        StatusCode::OK,
+        &serde_json::json!({ "prompt": detokenize(&tokens) }),
+    ))
+}
+
+fn count_tokens(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+    require_json(request)?;
+    let fields = Fields::parse(&request.body)?;
+    check_model(service, &fields)?;
+    let count = prompt::chat(&fields, "messages")?.len();
+    Ok(raw_json(
+        StatusCode::OK,
+        format!(
+            r#"{{"input_tokens":{count},"context_management":{{"original_input_tokens":{count}}}}}"#
+        ),
+    ))
+}
+
+fn check_model(service: &Service, fields: &Fields<'_>) -> Result<Arc<str>, ApiError> {
+    let name: Option<Text<'_>> = fields.optional("model", STRING)?;
+    service
+        .model(name.as_ref().map(|name| name.0.as_ref()))
+        .map(|(model, _)| model)
+}
+
+/// The share of a prompt that is cached here, for the KV manager of trials: it takes the question that one is asked.
+fn held(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+    let question = Question::read(&request.body);
+    let question = question.ok_or_else(|| {
+        ApiError::bad_request(None, "this is no question of a KV manager".to_owned())
+    })?;
+    let share = question.share(|model, prompt| service.held_prefix_tokens(model, prompt));
+    Ok(raw_json(StatusCode::OK, share.to_string()))
+}
+
+fn faults(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+    if request.method == Method::DELETE {
+        service.faults.clear();
+        return Ok(raw_json(StatusCode::OK, "{}"));
+    }
+    let order = serde_json::from_slice(&request.body);
+    let FaultOrder { fault, requests } =
+        order.map_err(|error| ApiError::bad_request(None, format!("this is no fault: {error}")))?;
+    match requests {
+        Some(requests) => service.faults.set_for(requests, fault),
+        None => service.faults.set(fault),
+    }
+    Ok(raw_json(StatusCode::OK, "{}"))
+}

@@ -1,0 +1,136 @@
+//! The two sockets of a publisher: PUB for subscribers, ROUTER for those who missed something.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::publisher::Publisher;
+use super::zmtp::{self, Received};
+use crate::door::Door;
+
+/// How long to wait after a failed `accept`.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// What clients may say before they are listened to.
+const UNREAD: usize = 16;
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Role {
+    Publish,
+    Replay,
+}
+
+/// Accepts for ever; dropping the future ends all connections.
+pub(crate) async fn serve(door: Arc<Door>, publisher: Arc<Publisher>, role: Role) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = door.accept() => match accepted {
+                Ok(stream) => {
+                    let publisher = Arc::clone(&publisher);
+                    connections.spawn(async move {
+                        if let Err(error) = connection(stream, &publisher, role).await {
+                            tracing::trace!(%error, "a client of the simulated publisher left");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the simulated publisher could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_ended) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connection(mut stream: TcpStream, publisher: &Publisher, role: Role) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    match role {
+        Role::Publish => {
+            zmtp::shake_hands(&mut stream, "PUB").await?;
+            publish(stream, publisher).await
+        }
+        Role::Replay => {
+            zmtp::shake_hands(&mut stream, "ROUTER").await?;
+            replay(stream, publisher).await
+        }
+    }
+}
+
+async fn publish(stream: TcpStream, publisher: &Publisher) -> io::Result<()> {
+    let (mut reader, mut writer) = stream.into_split();
+    let (said, mut heard) = mpsc::channel(UNREAD);
+    let _reading = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok(received) = zmtp::receive(&mut reader).await {
+            if said.send(received).await.is_err() {
+                return;
+            }
+        }
+    }));
+    let (mut live, mut disconnects) = (publisher.subscribe(), publisher.disconnects());
+    let mut subscriptions: Vec<Vec<u8>> = Vec::new();
+    loop {
+        if publisher.is_mute() {
+            return pending().await;
+        }
+        tokio::select! {
+            received = heard.recv() => match received {
+                None => return Ok(()),
+                Some(Received::Command(command)) => {
+                    if let Some(answer) = zmtp::answer(&command) {
+                        writer.write_all(&answer).await?;
+                    }
+                }
+                Some(Received::Message(frames)) => match frames.first().and_then(|frame| frame.split_first()) {
+                    Some((1, topic)) => subscriptions.push(topic.to_vec()),
+                    Some((0, topic)) => subscriptions.retain(|known| known != topic),
+                    _ => {}
+                }
+            },
+            batch = live.recv() => match batch {
+                Ok(batch) => {
+                    if let Some(message) = publisher.message(&batch, &subscriptions) {
+                        writer.write_all(&message).await?;
+                    }
+                }
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Ok(()),
+            },
+            _ = disconnects.changed() => return Ok(()),
+        }
+    }
+}
+
+async fn replay(mut stream: TcpStream, publisher: &Publisher) -> io::Result<()> {
+    loop {
+        match zmtp::receive(&mut stream).await? {
+            Received::Command(command) => {
+                if let Some(answer) = zmtp::answer(&command) {
+                    stream.write_all(&answer).await?;
+                }
+            }
+            // As vLLM: a question of another form is dropped.
+            Received::Message(frames) => {
+                let [empty, first] = &frames[..] else {
+                    continue;
+                };
+                let Some(first) = first.first_chunk().filter(|_| empty.is_empty()) else {
+                    continue;
+                };
+                stream
+                    .write_all(&publisher.replay(u64::from_be_bytes(*first)))
+                    .await?;
+            }
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! A simulated model server: real HTTP and vLLM's bytes in front of a simulated GPU.
+//!
+//! ```text
+//! connection ─▶ service ─▶ generation ─▶ scheduler + block cache      (one lock, stepped by one task)
+//!  (server)     (routes)   (parse, check)        │ tokens
+//!      ◀──────── chat, completions, … ◀──────────┘
+//! ```
+//!
+//! It models what a router can observe: time to first token grows with the uncached prompt and with what else runs, memory
+//! bounds what runs at once, prefixes hit until they are evicted, `/metrics` says what vLLM's says, and a client that leaves
+//! frees its blocks. The pure parts (`scheduler`, `cache`, `chain`, `tokenizer`, `text`, `meters`, `page`) know neither clock
+//! nor socket. It does not model KV transfer between engines, sampling, or a model that says anything sensible.
+//!
+//! Everything of an engine ends when its [`EngineHandle`] is dropped.
+
+mod args;
+pub mod cache;
+pub mod chain;
+mod chat;
+mod completions;
+mod config;
+
+mod door;
+mod engine_core;
+mod exposition;
+mod faults;
+mod fields;
+mod generation;
+pub mod http_server;
+mod info;
+mod journal;
+mod kv_events;
+pub mod kv_manager;
+mod messages;
+mod meters;
+mod page;
+mod pooling;
+mod prompt;
+mod reply;
+mod responses;
+mod route;
+pub mod scheduler;
+pub mod sequence;
+mod server;
+mod service;
+mod socket;
+mod stream;
+pub mod text;
+mod tokenizer;
+mod trace;
+mod usage;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use self::args::EngineArgs;
+pub use self::config::EngineConfig;
+pub use self::faults::{Fault, Faults};
+pub use self::journal::RecordedRequest;
+pub use self::kv_events::{Encoding, KvEventsConfig, LonePublisher};
+pub use self::prompt::Prompt;
+
+use self::door::Door;
+use self::engine_core::EngineCore;
+use self::journal::Journal;
+use self::kv_events::{Doors, Publisher};
+use self::server::{Connections, Orders, serve};
+use self::service::Service;
+
+/// Starts simulated engines.
+#[derive(Clone, Copy, Debug)]
+pub struct Engine;
+
+/// A running simulated engine. Dropping it kills the engine.
+#[derive(Debug)]
+pub struct EngineHandle {
+    config: Arc<EngineConfig>,
+    door: Arc<Door>,
+    events: Option<Doors>,
+    faults: Arc<Faults>,
+    journal: Arc<Journal>,
+    runtime: Handle,
+    running: Mutex<Option<Incarnation>>,
+}
+
+/// What one engine is doing and has done since it (re)started. All zero while it is stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Inference requests received, faulty ones included.
+    pub requests: u64,
+    /// Sequences in the current batch.
+    pub running: usize,
+    /// Sequences that wait for a seat or for memory.
+    pub waiting: usize,
+    /// Sequences whose client left before the end.
+    pub aborted: u64,
+    /// Sequences that lost their memory to older ones, counted each time.
+    pub preemptions: u64,
+    /// KV blocks held by running sequences.
+    pub used_blocks: usize,
+    /// KV blocks whose content a later prompt can hit, running or not.
+    pub cached_blocks: usize,
+    /// Prompt tokens processed, cached ones included.
+    pub prompt_tokens: u64,
+    /// Prompt tokens found in the cache.
+    pub cached_tokens: u64,
+    /// Tokens generated.
+    pub generation_tokens: u64,
+    /// Connections accepted.
+    pub accepted_connections: u64,
+    /// Connections open now.
+    pub open_connections: usize,
+}
+
+/// One life of an engine, from start to stop; a restart begins another one with an empty cache.
+#[derive(Debug)]
+struct Incarnation {
+    service: Arc<Service>,
+    connections: Arc<Connections>,
+    orders: watch::Sender<Orders>,
+    /// The accept loop, which owns the connections.
+    server: JoinSet<()>,
+    /// The scheduler's task, the publisher's, and the one that drains connections when the port refuses.
+    background: JoinSet<()>,
+}
+
+impl Engine {
+    /// Starts an engine; it listens when this returns.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a configuration that describes no machine; otherwise what `bind` says, such as `AddrInUse`.
+    pub async fn start(config: EngineConfig) -> io::Result<EngineHandle> {
+        config.check()?;
+        let door = Arc::new(Door::reserve(config.listen)?);
+        let events = config.kv_events.as_ref().map(Doors::reserve).transpose()?;
+        let engine = EngineHandle {
+            events,
+            faults: Arc::new(Faults::new(Arc::clone(&door))),
+            journal: Arc::new(Journal::new(config.journal)),
+            config: Arc::new(config),
+            door,
+            runtime: Handle::current(),
+            running: Mutex::new(None),
+        };
+        engine.begin()?;
+        Ok(engine)
+    }
+}
+
+impl EngineHandle {
+    /// The address on which the engine listens, also after a restart.
+    pub fn addr(&self) -> SocketAddr {
+        self.door.addr()
+    }
+
+    /// `http://` and the address.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr())
+    }
+
+    /// Where it publishes KV events, and where it replays them.
+    pub fn kv_events_addrs(&self) -> Option<(SocketAddr, Option<SocketAddr>)> {
+        let Doors { publish, replay } = self.events.as_ref()?;
+        Some((publish.addr(), replay.as_ref().map(|door| door.addr())))
+    }
+
+    /// The configuration with which it was started.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// The switchboard for faults.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// The requests that arrived, oldest first, as far as the journal remembers; they outlive a restart.
+    pub fn requests(&self) -> Vec<Arc<RecordedRequest>> {
+        self.journal.all()
+    }
+
+    /// What the engine is doing and has done.
+    pub fn stats(&self) -> EngineStats {
+        let running = self.running.lock();
+        let Some(Incarnation {
+            service,
+            connections,
+            ..
+        }) = running.as_ref()
+        else {
+            return EngineStats::default();
+        };
+        let scheduled = service.core.read(|scheduler| {
+            let (cache, meters) = (scheduler.cache(), scheduler.meters());
+            EngineStats {
+                running: scheduler.running(),
+                waiting: scheduler.waiting(),
+                preemptions: meters.preemptions,
+                used_blocks: cache.used(),
+                cached_blocks: cache.named(),
+                prompt_tokens: meters.prompt_tokens,
+                cached_tokens: meters.prefix_hits,
+                generation_tokens: meters.generation_tokens,
+                ..EngineStats::default()
+            }
+        });
+        EngineStats {
+            requests: service.requests(),
+            aborted: service.core.aborted(),
+            accepted_connections: connections.accepted.load(Ordering::Relaxed),
+            open_connections: connections.open.load(Ordering::Relaxed),
+            ..scheduled
+        }
+    }
+
+    /// How many leading tokens of this prompt are in the cache now. `model` is the base model or an adapter. Changes nothing.
+    pub fn held_prefix_tokens(&self, model: &str, prompt: Prompt<'_>) -> usize {
+        let running = self.running.lock();
+        running.as_ref().map_or(0, |incarnation| {
+            incarnation.service.held_prefix_tokens(model, prompt)
+        })
+    }
+
+    /// Stops in order: refuses connections, lets open requests finish for the configured grace, then cuts them off.
+    pub async fn stop(&self) {
+        let Some(mut incarnation) = self.end() else {
+            return;
+        };
+        incarnation.orders.send_modify(|orders| {
+            orders.drains += 1;
+            orders.stopped = true;
+        });
+        let drained = async { while incarnation.server.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.config.grace, drained)
+            .await
+            .is_err()
+        {
+            incarnation.kill().await;
+        }
+    }
+
+    /// Dies: the port refuses and every connection is reset, in the middle of whatever it was doing.
+    pub async fn kill(&self) {
+        if let Some(incarnation) = self.end() {
+            incarnation.kill().await;
+        }
+    }
+
+    /// Starts again on the same port with an empty cache, fresh counters and no faults; kills what still runs first.
+    ///
+    /// # Errors
+    /// What `bind` says.
+    pub async fn restart(&self) -> io::Result<()> {
+        self.kill().await;
+        self.faults.clear();
+        self.begin()
+    }
+
+    fn begin(&self) -> io::Result<()> {
+        let events = self.config.kv_events.clone();
+        let publisher = events
+            .map(|events| Publisher::new(events, self.config.block_size, Arc::clone(&self.faults)));
+        let publisher = publisher.map(Arc::new);
+        let core = Arc::new(EngineCore::new(
+            Arc::clone(&self.config),
+            Arc::clone(&self.faults),
+            publisher.clone(),
+        ));
+        let (config, faults, journal) = (
+            Arc::clone(&self.config),
+            Arc::clone(&self.faults),
+            Arc::clone(&self.journal),
+        );
+        let service = Arc::new(Service::new(
+            config,
+            Arc::clone(&core),
+            faults,
+            journal,
+            self.events.clone(),
+        ));
+        let connections = Arc::new(Connections::default());
+        let (orders, told) = watch::channel(Orders::default());
+        self.door.open()?;
+        if let Some(doors) = &self.events {
+            doors.open()?;
+        }
+        let mut server = JoinSet::new();
+        server.spawn_on(
+            serve(
+                Arc::clone(&self.door),
+                Arc::clone(&service),
+                Arc::clone(&connections),
+                told,
+            ),
+            &self.runtime,
+        );
+        let mut background = JoinSet::new();
+        if let (Some(doors), Some(publisher)) = (&self.events, &publisher) {
+            for (door, role) in doors.all() {
+                let serving = kv_events::serve(Arc::clone(door), Arc::clone(publisher), role);
+                background.spawn_on(serving, &self.runtime);
+            }
+        }
+        background.spawn_on(async move { core.run().await }, &self.runtime);
+        background.spawn_on(
+            drain_refused(Arc::clone(&self.faults), orders.clone()),
+            &self.runtime,
+        );
+        *self.running.lock() = Some(Incarnation {
+            service,
+            connections,
+            orders,
+            server,
+            background,
+        });
+        Ok(())
+    }
+
+    fn end(&self) -> Option<Incarnation> {
+        self.door.shut();
+        if let Some(doors) = &self.events {
+            doors.shut();
+        }
+        self.running.lock().take()
+    }
+}
+
+impl Drop for EngineHandle {
+    fn drop(&mut self) {
+        // The incarnation's tasks are aborted with it; the reservation of the port goes with the door.
+        drop(self.end());
+    }
+}
+
+impl Incarnation {
+    async fn kill(mut self) {
+        self.orders.send_modify(|orders| {
+            orders.stopped = true;
+            orders.killed = true;
+        });
+        while self.server.join_next().await.is_some() {}
+        self.background.shutdown().await;
+        self.service.core.close();
+    }
+}
+
+impl Drop for Incarnation {
+    fn drop(&mut self) {
+        self.service.core.close();
+    }
+}
+
+/// Ends connections, after their current request, each time the port begins to refuse.
+async fn drain_refused(faults: Arc<Faults>, orders: watch::Sender<Orders>) {
+    loop {
+        faults.refused().await;
+        orders.send_modify(|orders| orders.drains += 1);
+    }
+}

@@ -1,0 +1,13 @@
+//! Fakes of the servers around Hermes, for tests. None of it is shipped.
+//!
+//! Each is a real server over real sockets, scripted by the test that owns it; none is a flag or a mode of the planes.
+//!
+//! * [`apiserver`]: the part of the Kubernetes API that discovery uses.
+//! * [`collector`]: an OpenTelemetry collector.
+//! * [`conductor`]: a Mooncake Conductor.
+//! * [`replica`]: a control-plane replica that answers what the test orders.
+
+pub mod apiserver;
+pub mod collector;
+pub mod conductor;
+pub mod replica;
