@@ -10,7 +10,7 @@ use std::{
 };
 
 use divan::{Bencher, counter::ItemsCount};
-use hermes_control_plane::kv_events::decode;
+use hermes_control_plane::cache_sources::kv_events::decode;
 use hermes_core::{
     dice::Dice,
     residency::{Change, Event, Identity, Rank, Residency, Standing},

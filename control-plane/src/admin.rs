@@ -10,6 +10,7 @@
 //! Probes and metrics are `hermes_runtime`'s. No page holds a secret: URLs carry no credentials, and prompts are not
 //! here.
 
+mod census;
 mod kv_events;
 
 use std::{sync::Arc, time::Duration};
@@ -25,17 +26,19 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::brain::Brains;
+use crate::pools::Brains;
+
+pub(crate) use self::census::WorldCensus;
 
 /// What the pages show.
 #[derive(Clone, Debug)]
-pub struct Pages {
+pub(crate) struct Pages {
     /// The newest snapshot.
-    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Loads and choices.
-    pub brains: Arc<Brains>,
+    pub(crate) brains: Arc<Brains>,
     /// This replica's name.
-    pub replica: Arc<str>,
+    pub(crate) replica: Arc<str>,
 }
 
 #[derive(Serialize)]
@@ -54,7 +57,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 impl Pages {
     /// Adds the pages to `admin`.
     #[must_use]
-    pub fn add_to(self, admin: Admin) -> Admin {
+    pub(crate) fn add_to(self, admin: Admin) -> Admin {
         let (world, score, events) = (self.clone(), self.clone(), self);
         admin
             .route("/debug/snapshot", move |_query, _body| {

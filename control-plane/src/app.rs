@@ -8,7 +8,7 @@
 //! A configuration that is wrong, and a port that is taken, fail the start. Afterwards nothing does: what goes wrong
 //! is logged, counted and tried again.
 
-mod feed;
+mod config_feed;
 mod options;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -34,19 +34,17 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use self::feed::Feed;
+use self::config_feed::Feed;
 pub use self::options::{ConfigSource, Options, StartError};
 use crate::{
-    admin::Pages,
-    announce::Announcer,
-    brain::Brains,
-    collector::{self, Collector, CollectorMetrics},
-    kv_events::KvEventsMetrics,
-    kvmanager::KvMetrics,
-    metrics::{Metrics, census::WorldCensus},
-    pipeline::{Gates, Guides, Lookouts, Pipeline, QUEUE, Reins},
+    admin::{Pages, WorldCensus},
+    cache_sources::{kv_events::KvEventsMetrics, kv_manager::KvMetrics, tokenizer::TokenMetrics},
+    engines::{self, Collector, CollectorMetrics},
+    events::Announcer,
+    metrics::Metrics,
+    pipeline::{Gates, Lookouts, Pipeline, QUEUE, Reins},
+    pools::{Brains, Guides},
     serve::{self, Desk, Entry, Proxies},
-    tokens::TokenMetrics,
 };
 
 /// How often time passes for bookings, figures and endpoints that warm up.
@@ -244,9 +242,9 @@ impl Parts {
     ) -> Result<watch::Receiver<Arc<Snapshot>>, StartError> {
         let (updates, told) = mpsc::channel(QUEUE);
         let (observations, seen) = mpsc::channel(QUEUE);
-        let settings = collector::Settings {
+        let settings = engines::Settings {
             seed: self.epoch.0,
-            ..collector::Settings::default()
+            ..engines::Settings::default()
         };
         let lookouts = Lookouts::new(updates.clone(), kube);
         self.registry.register_collector(Box::new(WorldCensus {

@@ -16,11 +16,10 @@
 //! * [`Cluster::publish`] answers nothing when nothing that a proxy can see has changed, and shares every pool that
 //!   did not change with the snapshot before.
 //!
-//! How busy and how healthy endpoints are is not here but in [`crate::brain`]: that changes many times a second.
+//! How busy and how healthy endpoints are is not here but in [`crate::pools`]: that changes many times a second.
 
 mod members;
 mod models;
-mod origin;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,15 +33,15 @@ use hermes_core::{
 
 use self::members::Members;
 use crate::{
-    collector::{ModelCard, Target},
+    cache_sources::kv_events::Publisher,
     config::{Config, PoolConfig, Source},
-    discovery::Discovered,
-    kv_events::Publisher,
+    discovery::{Discovered, static_endpoints},
+    engines::{ModelCard, Target},
 };
 
 /// One thing that a source learned.
 #[derive(Clone, Debug)]
-pub enum Update {
+pub(crate) enum Update {
     /// The operator's configuration, whole.
     Config(Arc<Config>),
     /// The endpoints that one source sees now, whole.
@@ -63,34 +62,34 @@ pub enum Update {
 
 /// What a fold may have changed. It may say too much: [`Cluster::publish`] has the last word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Changed {
+pub(crate) struct Changed {
     /// Something that a proxy sees.
-    pub visible: bool,
+    pub(crate) visible: bool,
     /// Whom the collector asks, or how.
-    pub targets: bool,
+    pub(crate) targets: bool,
     /// What the operator wants: where discovery looks, whom to ask about caches.
-    pub configuration: bool,
+    pub(crate) configuration: bool,
 }
 
 /// Names one source of one pool for as long as its configuration stays the same. Never used twice, so that a late word
 /// of a source that was removed can be told from its successor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SourceId(u64);
+pub(crate) struct SourceId(u64);
 
 /// Where discovery looks for one pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lookout {
+pub(crate) struct Lookout {
     /// Its name.
-    pub source: SourceId,
+    pub(crate) source: SourceId,
     /// The pool that it feeds.
-    pub pool: Arc<str>,
+    pub(crate) pool: Arc<str>,
     /// What to watch; never static.
-    pub watched: Source,
+    pub(crate) watched: Source,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// `None` until the first configuration.
     settings: Option<Arc<Settings>>,
     pools: BTreeMap<Arc<str>, PoolState>,
@@ -146,7 +145,7 @@ impl Changed {
 
     /// What either of two folds changed.
     #[must_use]
-    pub fn or(self, other: Self) -> Self {
+    pub(crate) fn or(self, other: Self) -> Self {
         Self {
             visible: self.visible | other.visible,
             targets: self.targets | other.targets,
@@ -160,7 +159,7 @@ impl Changed {
 impl Cluster {
     /// An empty world whose snapshots belong to `epoch`.
     #[must_use]
-    pub fn new(epoch: Epoch) -> Self {
+    pub(crate) fn new(epoch: Epoch) -> Self {
         let published = Arc::new(Snapshot {
             epoch,
             ..Snapshot::default()
@@ -175,7 +174,7 @@ impl Cluster {
     }
 
     /// Takes in one update.
-    pub fn fold(&mut self, update: Update) -> Changed {
+    pub(crate) fn fold(&mut self, update: Update) -> Changed {
         match update {
             Update::Config(config) => self.configure(&config),
             Update::Discovered { source, endpoints } => self.discover(source, endpoints),
@@ -184,7 +183,7 @@ impl Cluster {
     }
 
     /// The next snapshot, or nothing when no proxy could tell it from the last one.
-    pub fn publish(&mut self) -> Option<Arc<Snapshot>> {
+    pub(crate) fn publish(&mut self) -> Option<Arc<Snapshot>> {
         let settings = Arc::clone(self.settings.as_ref()?);
         let last = Arc::clone(&self.published);
         let pools: Vec<Arc<Pool>> = self
@@ -212,23 +211,23 @@ impl Cluster {
 
     /// The newest snapshot that was published.
     #[must_use]
-    pub fn newest(&self) -> &Arc<Snapshot> {
+    pub(crate) fn newest(&self) -> &Arc<Snapshot> {
         &self.published
     }
 
     /// What the operator wants of every pool.
-    pub fn configs(&self) -> impl Iterator<Item = &PoolConfig> {
+    pub(crate) fn configs(&self) -> impl Iterator<Item = &PoolConfig> {
         self.pools.values().map(|pool| &pool.config)
     }
 
     /// Whom the collector asks.
     #[must_use]
-    pub fn targets(&self) -> Vec<Target> {
+    pub(crate) fn targets(&self) -> Vec<Target> {
         self.pools.values().flat_map(PoolState::targets).collect()
     }
 
     /// Who may publish KV events, by pool; only pools that follow them.
-    pub fn publishers(&self) -> impl Iterator<Item = (&Arc<str>, Vec<Publisher>)> {
+    pub(crate) fn publishers(&self) -> impl Iterator<Item = (&Arc<str>, Vec<Publisher>)> {
         let following = self
             .pools
             .values()
@@ -238,18 +237,18 @@ impl Cluster {
 
     /// Where discovery looks.
     #[must_use]
-    pub fn sources(&self) -> Vec<Lookout> {
+    pub(crate) fn sources(&self) -> Vec<Lookout> {
         self.pools.values().flat_map(PoolState::lookouts).collect()
     }
 
     /// Whether a configuration is there.
     #[must_use]
-    pub fn is_configured(&self) -> bool {
+    pub(crate) fn is_configured(&self) -> bool {
         self.settings.is_some()
     }
 
     /// Pools of which some source was not heard of yet.
-    pub fn unheard(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub(crate) fn unheard(&self) -> impl Iterator<Item = &Arc<str>> {
         self.pools
             .values()
             .filter(|pool| !pool.is_heard_of())
@@ -430,7 +429,7 @@ impl PoolState {
         let watched = self
             .sources
             .iter()
-            .filter(|state| origin::fixed(&state.source).is_none());
+            .filter(|state| !matches!(state.source, Source::Static(_)));
         watched.map(|SourceState { id, source, .. }| Lookout {
             source: *id,
             pool: Arc::clone(&self.config.name),
@@ -449,8 +448,16 @@ impl SourceState {
         Self {
             id,
             source: source.clone(),
-            found: origin::fixed(source),
+            found: known_at_once(source),
         }
+    }
+}
+
+/// The endpoints of a static source; nothing when it has to be watched.
+fn known_at_once(source: &Source) -> Option<Vec<Discovered>> {
+    match source {
+        Source::Static(urls) => Some(static_endpoints(urls.iter().map(|url| &**url))),
+        Source::Services(_) | Source::Pods(_) => None,
     }
 }
 

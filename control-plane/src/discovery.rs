@@ -19,27 +19,16 @@
 //!
 //! It does not ask whether an endpoint answers: probing and metrics are the collector's.
 
-pub mod client;
-mod event_ports;
-pub mod index;
-pub mod kubernetes;
-mod labels;
-pub mod port;
-mod publish;
-mod readiness;
-mod relist;
-mod state;
-pub mod status;
-mod watch;
+mod kubernetes;
+mod static_urls;
 
 use hermes_core::snapshot::Role;
 
-pub use self::{
-    event_ports::{EventPortNames, EventPorts},
-    kubernetes::{KubernetesDiscovery, KubernetesSource, Selection},
-    port::Port,
-    status::DiscoveryStatus,
+pub use self::kubernetes::{
+    DiscoveryStatus, EventPortNames, EventPorts, KubernetesDiscovery, KubernetesSource, Port,
+    Selection, client,
 };
+pub(crate) use self::static_urls::static_endpoints;
 
 /// One endpoint as discovered, before it is checked or probed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,36 +1,42 @@
-//! The control plane: knows which model servers exist, how busy they are and what is in their caches, streams that to
-//! every proxy, and answers where each request should go.
+//! The control plane: discovers model servers, measures their load, indexes their KV caches, streams that state to every
+//! proxy, and answers which endpoint a request should go to.
 //!
 //! ```text
 //!   config ────┐
 //!   discovery ─┼─▶ pipeline ─▶ cluster ─▶ snapshot ─▶ serve::sync ──▶ proxies
-//!   collector ─┘      └─────▶ brains ◀─▶ serve::score, reports ◀────▶ proxies
-//!                                          ▲
-//!               tokens ─▶  kvmanager ──────┘ (cache hits, when asked in time)
+//!   engines ───┘      └─────▶ pools ◀──▶ serve::score, reports ◀─────▶ proxies
+//!                               ▲
+//!   cache_sources ──────────────┘   (cache hits: KV events, KV manager, tokenizer)
 //! ```
 //!
-//! Read [`pipeline`] first: an update's whole path, top to bottom. Then [`brain`]: what a choice reads and books.
+//! | folder | owns |
+//! |---|---|
+//! | [`app`] | wiring: ports, tasks, drain |
+//! | `pipeline`, `cluster` | an update's whole path; start reading there |
+//! | `pools` | choices, bookings and queues, one lock per pool |
+//! | `serve` | the gRPC calls of proxies |
+//! | `admin` | debug pages and the gauges that are computed per scrape |
+//! | [`discovery`], [`engines`], [`cache_sources`] | what Kubernetes, engines and cache indexes report |
+//! | [`config`] | the configuration file |
+//! | [`events`] | Kubernetes Events about the configuration |
 //!
 //! Invariants:
-//! * it serves no user's traffic: when it is gone, proxies go on with what they know;
+//! * no user traffic passes through it: while it is down, proxies go on with their last snapshot;
 //! * replicas are equal and do not talk: each has all inputs, and numbers its own snapshots;
 //! * one owner per state, every queue bounded, every task owned; nothing is kept on disk.
 
-pub mod admin;
-pub mod announce;
 pub mod app;
 pub mod args;
-pub mod brain;
-pub mod cluster;
-pub mod collector;
+pub mod cache_sources;
 pub mod config;
 pub mod discovery;
-mod flights;
-pub mod inquiry;
-pub mod kv_events;
-pub mod kvmanager;
+pub mod engines;
+pub mod events;
 pub mod metrics;
-pub mod pipeline;
 pub mod process;
-pub mod serve;
-pub mod tokens;
+
+mod admin;
+mod cluster;
+mod pipeline;
+mod pools;
+mod serve;

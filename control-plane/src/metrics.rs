@@ -2,9 +2,7 @@
 //!
 //! Families are declared once, here, and handles are resolved when a pool appears, not per request. Labels are names of
 //! pools (at most 256 at a time, chosen by the operator) and members of small closed sets. What can be read off the
-//! world at any moment (endpoints, bookings) is read when it is scraped, by [`census`].
-
-pub mod census;
+//! world at any moment (endpoints, bookings) is read when it is scraped, by `admin::census`.
 
 use std::sync::Arc;
 

@@ -15,9 +15,8 @@
 //!
 //! It does not know gRPC: subscribers watch, and each computes for itself what it still lacks ([`crate::serve`]).
 
-mod guides;
-mod lookouts;
-mod readiness;
+mod discovery_supervisor;
+mod readiness_gates;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,29 +26,28 @@ use tokio::{
     time::{self, Instant},
 };
 
-pub use self::{
-    guides::Guides,
-    lookouts::{Board, Lookouts},
-    readiness::Gates,
+pub(crate) use self::{
+    discovery_supervisor::{Board, Lookouts},
+    readiness_gates::Gates,
 };
 use crate::{
-    brain::Brains,
     cluster::{Changed, Cluster, Update},
-    collector::{Collector, Observation},
+    engines::{Collector, Observation},
     metrics::Metrics,
+    pools::{Brains, Guides},
 };
 
 /// How long changes gather after a snapshot was published.
-pub const SETTLE: Duration = Duration::from_millis(50);
+pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 
 /// Updates that may wait for the owner.
-pub const QUEUE: usize = 1_024;
+pub(crate) const QUEUE: usize = 1_024;
 
 /// Updates that are folded in one go.
 const BATCH: usize = 256;
 
 /// The owner of the cluster.
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     cluster: Cluster,
     brains: Arc<Brains>,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -61,15 +59,15 @@ pub struct Pipeline {
 }
 
 /// What a pipeline steers besides the brains.
-pub struct Reins {
+pub(crate) struct Reins {
     /// Asks endpoints how they are.
-    pub collector: Collector,
+    pub(crate) collector: Collector,
     /// Watches for endpoints.
-    pub lookouts: Lookouts,
+    pub(crate) lookouts: Lookouts,
     /// What brains need besides snapshots.
-    pub guides: Guides,
+    pub(crate) guides: Guides,
     /// Readiness.
-    pub gates: Gates,
+    pub(crate) gates: Gates,
 }
 
 // === Pipeline ===
@@ -78,7 +76,7 @@ impl Pipeline {
     /// A pipeline whose snapshots belong to `epoch`, and the view of the newest one. Before the first it is empty and
     /// its version zero, which no proxy is ever sent.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         epoch: Epoch,
         brains: Arc<Brains>,
         reins: Reins,
@@ -110,7 +108,7 @@ impl Pipeline {
     }
 
     /// Runs until every sender of updates is gone.
-    pub async fn run(
+    pub(crate) async fn run(
         mut self,
         mut updates: mpsc::Receiver<Update>,
         mut observations: mpsc::Receiver<Observation>,

@@ -8,9 +8,9 @@ use hermes_runtime::{
 };
 
 use crate::{
-    announce::Pod,
     app::{ConfigSource, ControlPlane, Options, StartError},
     args::Args,
+    events::Pod,
 };
 
 /// How long what is left may take once the drain is over.

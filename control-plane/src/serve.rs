@@ -32,9 +32,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-pub use self::{entry::Entry, proxies::Proxies};
+pub(crate) use self::{entry::Entry, proxies::Proxies};
 use self::{score::Scoring, sync::Subscriber};
-use crate::{brain::Brains, metrics::Metrics};
+use crate::{metrics::Metrics, pools::Brains};
 
 /// How often an idle peer is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -48,28 +48,28 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// Everything that the calls need. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Desk {
+pub(crate) struct Desk {
     /// Who chooses.
-    pub brains: Arc<Brains>,
+    pub(crate) brains: Arc<Brains>,
     /// The newest snapshot.
-    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Who is subscribed.
-    pub proxies: Proxies,
+    pub(crate) proxies: Proxies,
     /// This replica's name, for rendezvous hashing.
-    pub replica: Arc<str>,
+    pub(crate) replica: Arc<str>,
     /// Counters.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// Resolves when streams have to end.
-    pub closing: CancellationToken,
+    pub(crate) closing: CancellationToken,
     /// Owns the subscribers' tasks.
-    pub subscribers: TaskTracker,
+    pub(crate) subscribers: TaskTracker,
 }
 
 /// Serves until `desk.closing`, then until the last connection has ended.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(entry: Entry, desk: Desk) -> Result<(), tonic::transport::Error> {
+pub(crate) async fn serve(entry: Entry, desk: Desk) -> Result<(), tonic::transport::Error> {
     let closing = desk.closing.clone().cancelled_owned();
     let handshakes = desk.metrics.handshakes.clone();
     let service = RouterServer::new(desk)

@@ -11,8 +11,8 @@ use std::{
 
 use clap::Args;
 use hermes_control_plane::{
+    cache_sources::tokenizer::{Way, describe},
     config::{Config, MAX_BYTES},
-    tokens::{Way, describe},
 };
 
 use self::meaning::Meaning;

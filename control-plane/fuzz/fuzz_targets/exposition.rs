@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use hermes_control_plane::collector::{Scraped, exposition};
+use hermes_control_plane::engines::{Scraped, exposition};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|page: &[u8]| {

@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use hermes_control_plane::kv_events::decode;
+use hermes_control_plane::cache_sources::kv_events::decode;
 use hermes_core::{
     residency::{Event, Identity, Residency, Standing},
     snapshot::EndpointId,

@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use hermes_control_plane::kvmanager::{Candidate, Conductor, Dialect, Encoding, Lookup, MatchSort};
+use hermes_control_plane::cache_sources::kv_manager::{Candidate, Conductor, Dialect, Encoding, Lookup, MatchSort};
 use hermes_core::snapshot::EndpointId;
 use libfuzzer_sys::fuzz_target;
 

@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{bad_request, json};
-use crate::brain::Brains;
+use crate::pools::Brains;
 
 /// A prompt as an engine sees it.
 #[derive(Deserialize)]

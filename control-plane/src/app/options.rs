@@ -11,8 +11,8 @@ use std::{
 use hermes_runtime::{admin::BindError, tls::TlsError};
 
 use crate::{
-    announce::Pod,
     config::{Config, watch::LoadError},
+    events::Pod,
 };
 
 /// What a control plane is started with.

@@ -8,9 +8,9 @@ use std::{
 use hermes_core::snapshot::{Endpoint, EndpointId};
 
 use crate::{
-    collector::ModelCard,
+    cache_sources::kv_events::Publisher,
     discovery::{Discovered, EventPorts},
-    kv_events::Publisher,
+    engines::ModelCard,
 };
 
 /// The endpoints of one pool, sorted by id.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use hermes_core::snapshot::{EndpointId, Holders, Model};
 
 use super::members::Members;
-use crate::collector::ModelCard;
+use crate::engines::ModelCard;
 
 /// Most models of one pool.
 const MAX_MODELS: usize = 4_096;

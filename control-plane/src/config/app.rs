@@ -160,7 +160,7 @@ mod tests {
     use hermes_core::policy::Scale;
 
     use super::*;
-    use crate::{config::Config, kvmanager::Dialect};
+    use crate::{cache_sources::kv_manager::Dialect, config::Config};
 
     fn pool(text: &str) -> PoolConfig {
         let config = Config::parse(text).expect("a good block");

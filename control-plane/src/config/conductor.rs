@@ -6,7 +6,7 @@ use super::{
     reader::Node,
     sections::{CONDUCTOR, REGISTER},
 };
-use crate::kvmanager::{Conductor, EventSource, Registration};
+use crate::cache_sources::kv_manager::{Conductor, EventSource, Registration};
 
 /// Most names of instances in one mapping.
 const MAX_INSTANCES: usize = 10_000;

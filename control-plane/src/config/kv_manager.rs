@@ -8,7 +8,7 @@ use super::{
     reader::{Fields, Node},
     sections::{KV_MANAGER, KVMANAGER},
 };
-use crate::kvmanager::{
+use crate::cache_sources::kv_manager::{
     Conductor, DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, Dialect, Encoding, MatchSort,
 };
 
@@ -256,7 +256,7 @@ mod tests {
         );
         assert_eq!(
             conductor.register,
-            Some(crate::kvmanager::Registration::default())
+            Some(crate::cache_sources::kv_manager::Registration::default())
         );
         assert!(notes.into_mistakes().is_empty());
     }

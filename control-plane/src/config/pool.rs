@@ -13,7 +13,7 @@ use super::{
     source::{self, Source},
     strategy, tenant, tokenizer,
 };
-use crate::tokens::TokenizerSettings;
+use crate::cache_sources::tokenizer::TokenizerSettings;
 
 /// Most models that one pool may name.
 const MAX_MODELS: usize = 1_000;
@@ -441,9 +441,11 @@ mod tests {
 
     use super::*;
     use crate::{
+        cache_sources::{
+            kv_manager::{Conductor, Dialect, Encoding, EventSource, Registration},
+            tokenizer::{ContentFormat, TokenizerFiles, Way},
+        },
         config::{Config, Port},
-        kvmanager::{Conductor, Dialect, Encoding, EventSource, Registration},
-        tokens::{ContentFormat, TokenizerFiles, Way},
     };
 
     fn full() -> Config {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{pool::Engine, reader::Node, sections::TOKENIZER};
-use crate::tokens::{ContentFormat, TokenizerFiles, TokenizerSettings, Way};
+use crate::cache_sources::tokenizer::{ContentFormat, TokenizerFiles, TokenizerSettings, Way};
 
 /// How long a request waits when nothing else is configured.
 const TIMEOUT: Duration = Duration::from_millis(20);

@@ -1,5 +1,17 @@
 //! Runs the watches of one pool.
 
+pub mod client;
+mod event_ports;
+mod index;
+mod labels;
+mod port;
+mod publish;
+mod readiness;
+mod relist;
+mod state;
+mod status;
+mod watch_loop;
+
 use std::{collections::BTreeMap, convert::Infallible, fmt::Debug, future::Future, time::Duration};
 
 use k8s_openapi::{
@@ -17,14 +29,18 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::{
-    Discovered, EventPortNames, Port,
+pub use self::{
+    event_ports::{EventPortNames, EventPorts},
+    port::Port,
+    status::DiscoveryStatus,
+};
+use self::{
     index::{Index, PodIndex, SERVICE_NAME, ServiceIndex},
     publish::publish,
     state::State,
-    status::DiscoveryStatus,
-    watch::{Pace, follow},
+    watch_loop::{Pace, follow},
 };
+use super::Discovered;
 
 /// Seconds after which the server ends a watch and the watcher resumes it. A connection that is silently dead is
 /// noticed 5 s later at the latest.

@@ -8,11 +8,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
-    collector::{CollectorMetrics, Settings},
+    cache_sources::{kv_events::KvEventsMetrics, kv_manager::KvMetrics, tokenizer::TokenMetrics},
     config::Config,
-    kv_events::KvEventsMetrics,
-    kvmanager::KvMetrics,
-    tokens::TokenMetrics,
+    engines::{CollectorMetrics, Settings},
 };
 
 /// A pipeline that runs, and both its ends.

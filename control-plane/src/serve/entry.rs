@@ -36,11 +36,11 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where proxies connect.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The port, taken.
-    pub listener: TcpListener,
+    pub(crate) listener: TcpListener,
     /// How connections are secured, if they are.
-    pub tls: Option<Tls>,
+    pub(crate) tls: Option<Tls>,
 }
 
 /// A connection after its handshake.

@@ -12,7 +12,7 @@ use hermes_proto::{
 use tonic::Status;
 
 use super::score::find_hits;
-use crate::brain::Brains;
+use crate::pools::Brains;
 
 /// Explains the choice for `request`.
 pub(super) async fn explain(brains: &Brains, request: ScoreRequest) -> Result<Explanation, Status> {

@@ -13,12 +13,12 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// The proxies of this replica. Clones share them. Bounded by those that were connected within [`GRACE`].
 #[derive(Clone, Debug, Default)]
-pub struct Proxies(Arc<Mutex<HashMap<ProxyId, Presence>>>);
+pub(crate) struct Proxies(Arc<Mutex<HashMap<ProxyId, Presence>>>);
 
 /// One stream of one proxy, until it is dropped.
 #[derive(Debug)]
 #[must_use = "a proxy is present only while this is held"]
-pub struct Present {
+pub(crate) struct Present {
     proxies: Proxies,
     proxy: ProxyId,
 }
@@ -34,7 +34,7 @@ struct Presence {
 
 impl Proxies {
     /// A stream of `proxy` begins.
-    pub fn enter(&self, proxy: ProxyId) -> Present {
+    pub(crate) fn enter(&self, proxy: ProxyId) -> Present {
         let mut proxies = self.0.lock();
         proxies
             .entry(proxy)
@@ -50,7 +50,7 @@ impl Proxies {
     }
 
     /// Those that left for good since this was asked last.
-    pub fn departed(&self) -> Vec<ProxyId> {
+    pub(crate) fn departed(&self) -> Vec<ProxyId> {
         let now = Instant::now();
         let gone = |_: &ProxyId, presence: &mut Presence| {
             presence.streams == 0 && now.duration_since(presence.left) >= GRACE

@@ -37,8 +37,8 @@ use tracing::Span;
 pub(super) use self::lookup::find as find_hits;
 use super::{Desk, trace};
 use crate::{
-    brain::{Brain, Brains, Home, Refusal, Verdict},
     metrics::{Metrics, Outcome},
+    pools::{Brain, Brains, Home, Refusal, Verdict},
 };
 
 /// Lookups of one stream that may be open. Beyond it a request is answered without one.

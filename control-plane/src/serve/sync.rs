@@ -28,8 +28,8 @@ use tonic::{Status, Streaming};
 use self::{structure::Structure, uplink::Uplink};
 use super::{Desk, proxies::Present};
 use crate::{
-    brain::{Brains, Rows},
     metrics::{Metrics, SentLabels},
+    pools::{Brains, Rows},
 };
 
 /// How long a subscriber may take to say who it is.
@@ -144,7 +144,7 @@ impl Subscriber {
         if news.is_empty() {
             return None;
         }
-        let row = |row: crate::brain::Row| {
+        let row = |row: crate::pools::Row| {
             v1::EndpointLoad::row(row.endpoint, &row.load, row.own.requests, row.own.tokens)
         };
         let loads = news.into_iter().map(row).collect();

@@ -15,7 +15,7 @@ use hermes_runtime::{
 };
 use tracing::{Span, field::Empty, info_span};
 
-use crate::{brain::Refusal, metrics::Outcome};
+use crate::{metrics::Outcome, pools::Refusal};
 
 /// Where the flags begin in `version-trace-parent-flags`.
 const FLAGS: usize = 53;

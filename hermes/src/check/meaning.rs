@@ -3,8 +3,8 @@
 use std::fmt;
 
 use hermes_control_plane::{
+    cache_sources::tokenizer::{TokenizerSettings, Way},
     config::{Config, PoolConfig, Port, Selection, Source},
-    tokens::{TokenizerSettings, Way},
 };
 
 /// Shows a configuration to the person who wrote it.

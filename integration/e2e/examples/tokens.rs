@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use clap::Parser;
-use hermes_control_plane::tokens::{
+use hermes_control_plane::cache_sources::tokenizer::{
     ContentFormat, Failure, Outcome, TokenMetrics, TokenizerFiles, TokenizerSettings, Tokens, Way,
     describe,
 };

@@ -12,7 +12,7 @@ use hermes_proto::v1::{
     score_response::Answer,
 };
 
-use crate::brain::{Refusal, Wait};
+use crate::pools::{Refusal, Wait};
 
 /// Where request `id` goes.
 pub(super) fn chosen(id: u64, binding: &Binding) -> ScoreResponse {

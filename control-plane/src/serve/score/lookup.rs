@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Done, Pending, Step};
 use crate::{
-    brain::Home,
-    kvmanager::{self, Candidate, Text},
+    cache_sources::kv_manager::{self, Candidate, Text},
+    pools::Home,
 };
 
 /// How long people who ask for an explanation wait.
@@ -75,7 +75,7 @@ pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<Hit> {
         }
     }
     if let Some(manager) = &home.kv_manager {
-        let lookup = kvmanager::Lookup {
+        let lookup = kv_manager::Lookup {
             model,
             lora,
             text: read(&text),

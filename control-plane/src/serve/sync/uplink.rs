@@ -18,8 +18,8 @@ use hermes_proto::{
 };
 
 use crate::{
-    brain::{Brain, Brains, Finish},
     metrics::{Metrics, ReportLabels},
+    pools::{Brain, Brains, Finish},
 };
 
 /// Open requests of one proxy that are remembered. Beyond it a report without an endpoint asks every brain.

@@ -4,9 +4,9 @@ use std::{fs, path::Path};
 
 use hermes_bench::fleet::{Plane, control_plane_with};
 use hermes_control_plane::{
-    announce::Pod,
     app::{Bound, ConfigSource, Options},
     discovery::client,
+    events::Pod,
 };
 use hermes_testkit::apiserver::ApiServer;
 use k8s_openapi::api::events::v1::Event;

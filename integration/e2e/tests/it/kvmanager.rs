@@ -8,7 +8,7 @@ mod trial;
 
 use std::time::Duration;
 
-use hermes_control_plane::kvmanager::{
+use hermes_control_plane::cache_sources::kv_manager::{
     Candidate, KvManager, KvManagerSettings, KvMetrics, Lookup, MAX_IN_FLIGHT, Outcome, Text,
 };
 use hermes_core::{query::Hit, snapshot::EndpointId};

@@ -4,7 +4,7 @@ use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hermes_bench::fleet::{Scene, instant};
-use hermes_control_plane::tokens::{
+use hermes_control_plane::cache_sources::tokenizer::{
     Failure, Outcome, TokenMetrics, TokenizerSettings, Tokens, Way,
 };
 use hermes_core::{

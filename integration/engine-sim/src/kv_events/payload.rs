@@ -183,7 +183,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use hermes_control_plane::kv_events::decode;
+    use hermes_control_plane::cache_sources::kv_events::decode;
     use hermes_core::residency::{Adapter, Event, Extras, content, root};
 
     use super::*;

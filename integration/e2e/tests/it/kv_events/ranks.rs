@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hermes_control_plane::kv_events::{KvEvents, Publisher};
+use hermes_control_plane::cache_sources::kv_events::{KvEvents, Publisher};
 use hermes_core::{query::Cached, residency::Identity, snapshot::EndpointId};
 use hermes_engine_sim::{Engine, EngineHandle};
 use parking_lot::Mutex;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hermes_control_plane::{
+    cache_sources::kv_events::{KvEvents, KvEventsMetrics, Publisher},
     config::{Config, KvEventsConfig as Wanted},
-    kv_events::{KvEvents, KvEventsMetrics, Publisher},
 };
 use hermes_core::{query::Cached, residency::Identity, snapshot::EndpointId};
 use hermes_engine_sim::{Engine, EngineConfig, EngineHandle, KvEventsConfig, Prompt};

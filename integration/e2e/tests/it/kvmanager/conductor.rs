@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hermes_bench::fleet::{Fleet, Scene, instant};
-use hermes_control_plane::kvmanager::{
+use hermes_control_plane::cache_sources::kv_manager::{
     Conductor, Dialect, Encoding, KvManagerSettings, Lookup, Outcome,
 };
 use hermes_core::query::{Cached, Hit};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use hermes_control_plane::kvmanager::{
+use hermes_control_plane::cache_sources::kv_manager::{
     Conductor, Dialect, Encoding, KvManager, KvManagerSettings, KvMetrics, Registration,
 };
 use hermes_core::snapshot::{Endpoint, EndpointId, Holders, Model, Pool, PoolSpec, Role};

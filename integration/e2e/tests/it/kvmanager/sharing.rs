@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use hermes_control_plane::kvmanager::{KvManagerSettings, Lookup, Origin};
+use hermes_control_plane::cache_sources::kv_manager::{KvManagerSettings, Lookup, Origin};
 use hermes_engine_sim::kv_manager::Fault;
 
 use super::{Asker, PATIENCE, lookup, numbered, server};

@@ -1,0 +1,181 @@
+//! What the caches of a pool hold, learned from its engines' KV events.
+//!
+//! ```text
+//!   endpoints ──set──▶ one task each ──▶ one stream per data-parallel rank     zmtp: bytes   sequence: what is missing
+//!                                           │ decode ─▶ ingest, in slices      replay: asks for it
+//!   Score ──hits(token ids)──▶ Residency ◀──┘
+//! ```
+//!
+//! Exact where it works, and silent where it does not: an endpoint whose stream is broken, was never there or cannot be
+//! believed is not among the hits, and other sources count for it.
+//!
+//! Invariants:
+//! * a prompt's tokens are compared and not kept; neither they nor an engine's reach a log, an error or a metric;
+//! * a lookup waits for a writer at most some tens of microseconds at a time;
+//! * every endpoint has one task and no queue: an engine that tells faster than it is listened to is slowed down by TCP, and
+//!   what its publisher drops is asked for again;
+//! * dropping the [`KvEvents`] ends everything.
+//!
+//! Which endpoints there are, and what of their publishers Kubernetes tells, is the cluster's business.
+
+pub mod decode;
+mod follow;
+mod ingest;
+mod metrics;
+mod msgpack;
+mod replay;
+mod sequence;
+mod source;
+mod stream;
+mod view;
+mod zmtp;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hermes_core::{query::Hit, residency::Identity, snapshot::EndpointId};
+use parking_lot::Mutex;
+use reqwest::Client;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+pub(crate) use self::view::{STANDINGS, standing_name};
+use self::{
+    follow::{Follower, Ranks},
+    ingest::Shared,
+    metrics::PoolCounters,
+    source::Whereabouts,
+};
+pub use self::{
+    metrics::KvEventsMetrics,
+    view::{PoolStreams, StreamView},
+};
+use crate::{config::KvEventsConfig, discovery::EventPorts, engines::fetch};
+
+/// The KV events of one pool; see the module.
+#[derive(Debug)]
+pub struct KvEvents {
+    config: KvEventsConfig,
+    shared: Arc<Shared>,
+    counters: PoolCounters,
+    client: Client,
+    following: Mutex<BTreeMap<EndpointId, Following>>,
+    _sweeper: AbortOnDropHandle<()>,
+}
+
+/// An endpoint that may publish KV events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publisher {
+    /// Whose cache they tell of.
+    pub endpoint: EndpointId,
+    /// The endpoint's URL, whose host the publisher shares.
+    pub url: Arc<str>,
+    /// What Kubernetes tells of its ports.
+    pub ports: Option<EventPorts>,
+}
+
+/// One endpoint that is followed.
+#[derive(Debug)]
+struct Following {
+    publisher: Publisher,
+    ranks: Ranks,
+    _task: AbortOnDropHandle<()>,
+}
+
+// === KvEvents ===
+
+impl KvEvents {
+    /// The KV events of a pool, of which no endpoint is known yet. Belongs into a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the TLS configuration of the process is unusable.
+    pub fn new(
+        pool: &Arc<str>,
+        config: KvEventsConfig,
+        metrics: &KvEventsMetrics,
+    ) -> Result<Self, reqwest::Error> {
+        let shared = Arc::new(Shared::default());
+        let sweeping = Arc::clone(&shared);
+        let sweeper = tokio::spawn(async move { sweeping.sweep().await });
+        Ok(Self {
+            config,
+            shared,
+            counters: metrics.pool(pool),
+            client: fetch::client()?,
+            following: Mutex::default(),
+            _sweeper: AbortOnDropHandle::new(sweeper),
+        })
+    }
+
+    /// Follows exactly these endpoints from now on. Those that stay are not disturbed.
+    pub fn set(&self, publishers: impl IntoIterator<Item = Publisher>) {
+        let mut following = self.following.lock();
+        let mut before = std::mem::take(&mut *following);
+        for publisher in publishers {
+            let kept = before
+                .remove(&publisher.endpoint)
+                .filter(|known| known.publisher == publisher);
+            if let Some(known) = kept.or_else(|| self.follow(publisher)) {
+                following.insert(known.publisher.endpoint, known);
+            }
+        }
+    }
+
+    /// How much of this prompt every endpoint has cached whose stream can be believed, those with nothing included; see
+    /// [`Residency::hits`](hermes_core::residency::Residency::hits).
+    #[must_use]
+    pub fn hits(&self, tokens: &[u32], identity: &Identity) -> Vec<Hit> {
+        let began = Instant::now();
+        let hits = self.shared.residency.read().hits(tokens, identity);
+        self.counters.lookups.observe(began.elapsed().as_secs_f64());
+        hits
+    }
+
+    /// How its streams are doing.
+    #[must_use]
+    pub fn view(&self) -> PoolStreams {
+        let mut streams = Vec::new();
+        for Following {
+            publisher, ranks, ..
+        } in self.following.lock().values()
+        {
+            let views = ranks
+                .lock()
+                .iter()
+                .map(|rank| StreamView::of(publisher.endpoint, &publisher.url, rank))
+                .collect::<Vec<_>>();
+            streams.extend(views);
+        }
+        let residency = self.shared.residency.read();
+        let (blocks, index) = (residency.blocks(), residency.bytes() as u64);
+        drop(residency);
+        PoolStreams {
+            blocks,
+            bytes: index + streams.iter().map(|stream| stream.bytes).sum::<u64>(),
+            streams,
+        }
+    }
+
+    fn follow(&self, publisher: Publisher) -> Option<Following> {
+        let Publisher {
+            endpoint,
+            url,
+            ports,
+        } = &publisher;
+        let whereabouts = Whereabouts::new(url, *ports, &self.config, self.client.clone())?;
+        let ranks = Ranks::default();
+        let follower = Follower {
+            endpoint: *endpoint,
+            whereabouts,
+            shared: Arc::clone(&self.shared),
+            counters: self.counters.clone(),
+            topic: self.config.topic.as_bytes().into(),
+            ranks: Arc::clone(&ranks),
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
+        Some(Following {
+            publisher,
+            ranks,
+            _task: task,
+        })
+    }
+}

@@ -1,0 +1,257 @@
+//! Where an endpoint publishes its KV events.
+//!
+//! In this order: what Kubernetes tells of the pod (an annotation, or ports by name), the configured port, what the engine
+//! itself says at `/kv_event_sources` (vLLM since 0.32), and the ports that vLLM's and SGLang's documents use, 5557 and 5558.
+//! The host is always the endpoint's own, and rank `r` has both ports moved up by `r`, as engines do it.
+
+use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
+
+use reqwest::{Client, Url};
+use serde::Deserialize;
+
+use crate::{
+    config::KvEventsConfig,
+    discovery::EventPorts,
+    engines::fetch::{self, Failure},
+};
+
+/// The ports of publisher and replay when nobody says anything else.
+const DEFAULT_PORTS: (u16, u16) = (5557, 5558);
+
+/// How long the engine may take to say where its publisher is.
+const ASK: Duration = Duration::from_secs(2);
+
+/// Longest answer that is read.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Most ranks of one endpoint.
+pub(super) const MAX_RANKS: u32 = 64;
+
+/// The publisher of one rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// `host:port`.
+    pub(super) publisher: Arc<str>,
+    /// `host:port`, if there may be one.
+    pub(super) replay: Option<Arc<str>>,
+}
+
+/// Where the ranks of one endpoint are.
+#[derive(Debug)]
+pub(super) struct Whereabouts {
+    host: Arc<str>,
+    /// What is known without asking.
+    fixed: Option<(u16, Option<u16>)>,
+    ranks: u32,
+    /// Whom to ask otherwise.
+    engine: Url,
+    client: Client,
+}
+
+/// The engine has another number of ranks than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Resized;
+
+/// The ports of every rank.
+type Ports = Vec<(u16, Option<u16>)>;
+
+/// What vLLM says of one rank.
+#[derive(Deserialize)]
+struct Source {
+    publisher: Option<String>,
+    endpoint: Option<String>,
+    replay_endpoint: Option<String>,
+}
+
+// === Whereabouts ===
+
+impl Whereabouts {
+    /// Of the endpoint at this URL; nothing when the URL has no host.
+    pub(super) fn new(
+        url: &str,
+        told: Option<EventPorts>,
+        config: &KvEventsConfig,
+        client: Client,
+    ) -> Option<Self> {
+        let url = Url::parse(url).ok()?;
+        let host = url.host_str()?.into();
+        let replay = match config.replay_port {
+            Some(0) => None,
+            Some(port) => Some(port),
+            None => Some(DEFAULT_PORTS.1),
+        };
+        let fixed = match told {
+            Some(EventPorts {
+                publish,
+                replay: told,
+            }) => Some((publish.get(), told.map(NonZeroU16::get).or(replay))),
+            None => config.port.map(|port| (port, replay)),
+        };
+        let engine = url.join("/kv_event_sources").ok()?;
+        Some(Self {
+            host,
+            fixed,
+            ranks: config.ranks.unwrap_or(1),
+            engine,
+            client,
+        })
+    }
+
+    /// How many ranks there are; nothing while nobody can tell.
+    pub(super) async fn ranks(&self) -> Option<u32> {
+        match self.fixed {
+            Some(_) => Some(self.ranks),
+            None => Some(self.ask().await?.len() as u32),
+        }
+    }
+
+    /// Where a rank is of an endpoint that has `of` ranks; nothing while nobody can tell.
+    pub(super) async fn place(&self, rank: u32, of: u32) -> Result<Option<Place>, Resized> {
+        let ports = match self.fixed {
+            Some(ports) => Some(moved(ports, rank)),
+            None => match self.ask().await {
+                Some(ports) if ports.len() as u32 != of => return Err(Resized),
+                Some(ports) => ports.get(rank as usize).copied(),
+                None => None,
+            },
+        };
+        Ok(ports.map(|(publisher, replay)| Place {
+            publisher: self.authority(publisher),
+            replay: replay.map(|port| self.authority(port)),
+        }))
+    }
+
+    /// Asks the engine. One that does not know the question has its publishers at the usual ports.
+    async fn ask(&self) -> Option<Ports> {
+        match fetch::get(&self.client, &self.engine, ASK, MAX_ANSWER).await {
+            Ok(body) => read(&body),
+            Err(Failure::Status(400..=499)) => {
+                let ports = (DEFAULT_PORTS.0, Some(DEFAULT_PORTS.1));
+                Some((0..self.ranks).map(|rank| moved(ports, rank)).collect())
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn authority(&self, port: u16) -> Arc<str> {
+        format!("{}:{port}", self.host).into()
+    }
+}
+
+fn moved((publisher, replay): (u16, Option<u16>), rank: u32) -> (u16, Option<u16>) {
+    let up = |port: u16| port.saturating_add(rank as u16);
+    (up(publisher), replay.map(up))
+}
+
+/// The ports of all ranks, if all of them publish.
+fn read(body: &[u8]) -> Option<Ports> {
+    let sources: BTreeMap<u32, Source> = serde_json::from_slice(body).ok()?;
+    let publishes = |source: &Source| source.publisher.as_deref() == Some("zmq");
+    let are_ranks =
+        sources.keys().copied().eq(0..sources.len() as u32) && sources.len() as u32 <= MAX_RANKS;
+    if sources.is_empty() || !are_ranks || !sources.values().all(publishes) {
+        return None;
+    }
+    let ports = |source: &Source| {
+        Some((
+            port(source.endpoint.as_deref()?)?,
+            source.replay_endpoint.as_deref().and_then(port),
+        ))
+    };
+    sources.values().map(ports).collect()
+}
+
+/// The port of `tcp://host:port`; other transports do not leave the engine's host.
+fn port(endpoint: &str) -> Option<u16> {
+    endpoint
+        .strip_prefix("tcp://")?
+        .rsplit_once(':')?
+        .1
+        .parse()
+        .ok()
+        .filter(|port| *port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use hermes_runtime::crypto::install_default_crypto;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn whereabouts(yaml: &str, told: Option<(u16, Option<u16>)>) -> Whereabouts {
+        install_default_crypto();
+        let text = format!("pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]");
+        let config = Config::parse(&text)
+            .expect("a good mapping")
+            .pools
+            .swap_remove(0)
+            .kv_events
+            .expect("switched on");
+        let port = |port| NonZeroU16::new(port).expect("not zero");
+        let told = told.map(|(publish, replay)| EventPorts {
+            publish: port(publish),
+            replay: replay.map(port),
+        });
+        let client = fetch::client().expect("TLS is set up");
+        Whereabouts::new("http://10.0.0.7:8000", told, &config, client).expect("a host")
+    }
+
+    async fn place(whereabouts: &Whereabouts, rank: u32) -> (String, Option<String>) {
+        let place = whereabouts
+            .place(rank, 2)
+            .await
+            .expect("as many ranks as before")
+            .expect("known");
+        (
+            place.publisher.to_string(),
+            place.replay.map(|replay| replay.to_string()),
+        )
+    }
+
+    #[tokio::test]
+    async fn what_kubernetes_tells_goes_before_what_is_configured() {
+        let both = whereabouts("{port: 6000, replayPort: 6001}", Some((7000, Some(7001))));
+        assert_eq!(
+            place(&both, 0).await,
+            ("10.0.0.7:7000".to_owned(), Some("10.0.0.7:7001".to_owned()))
+        );
+        let half = whereabouts("{port: 6000, replayPort: 6001}", Some((7000, None)));
+        assert_eq!(place(&half, 0).await.1.as_deref(), Some("10.0.0.7:6001"));
+        let configured = whereabouts("{port: 6000}", None);
+        assert_eq!(
+            place(&configured, 0).await,
+            ("10.0.0.7:6000".to_owned(), Some("10.0.0.7:5558".to_owned()))
+        );
+        let alone = whereabouts("{port: 6000, replayPort: 0}", None);
+        assert_eq!(place(&alone, 0).await.1, None);
+    }
+
+    #[tokio::test]
+    async fn each_rank_has_ports_of_its_own() {
+        let ranks = whereabouts("{port: 6000, replayPort: 6100, ranks: 2}", None);
+        assert_eq!(ranks.ranks().await, Some(2));
+        assert_eq!(
+            place(&ranks, 1).await,
+            ("10.0.0.7:6001".to_owned(), Some("10.0.0.7:6101".to_owned()))
+        );
+    }
+
+    #[test]
+    fn what_an_engine_says_is_read() {
+        let vllm = br#"{"0":{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:5601","replay_endpoint":"tcp://*:5602","topic":"kv@"},
+            "1":{"publisher":"zmq","endpoint":"tcp://[::1]:5701","replay_endpoint":null}}"#;
+        assert_eq!(read(vllm), Some(vec![(5601, Some(5602)), (5701, None)]));
+        let useless = [
+            "{}",
+            "[]",
+            r#"{"0":{"publisher":"null","endpoint":"tcp://*:5557"}}"#,
+            r#"{"0":{"publisher":"zmq","endpoint":"ipc:///run/kv"}}"#,
+            r#"{"1":{"publisher":"zmq","endpoint":"tcp://*:5557"}}"#,
+            r#"{"0":{"publisher":"zmq","endpoint":"tcp://*:0"}}"#,
+        ];
+        for answer in useless {
+            assert_eq!(read(answer.as_bytes()), None, "{answer}");
+        }
+    }
+}

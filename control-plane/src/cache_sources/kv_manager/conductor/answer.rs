@@ -1,0 +1,161 @@
+//! Reads what a conductor answers. Its relatives differ in what is around the rows, and in what a row's numbers mean:
+//!
+//! ```text
+//!   {"instances": {"i": {"longest_matched":64, "gpu":32, "cpu":48, "disk":64, "dp":{"0":32}, "rank_matches":{…}}}}
+//!       boundaries: gpu <= cpu <= disk = longest_matched              (C++, Dynamo)
+//!   {"TENANT": {"i": {"longest_matched":256, "GPU":128, "CPU":256, "DISK":0, "DP":{"0":128}}}}
+//!   {"data": {"i": {"matched_tokens":100, "L1":{"dp0":10,"dp1":20}, "L2":60, "L3":10}}}
+//!       counts of each tier for itself                                (Go, and the first draft)
+//! ```
+//!
+//! Counts of tiers say how much of the prompt each holds, not where. What is certain of them becomes boundaries: the
+//! accelerator's count begins the prompt, the longest match is its end, and without anything on disk all of that is in
+//! memory; with something there, the larger of the other two counts is.
+//!
+//! Numbers that cannot be true (more tokens than the prompt has, boundaries out of order, ranks that contradict their
+//! sum) make the whole answer worthless: whoever counts wrong once is not believed about the rest.
+
+use hermes_core::query::{Cached, Hit, Source};
+
+use super::{Blocks, Conductor, Lookup, Outcome, plain::Plain};
+use crate::cache_sources::kv_manager::names::Names;
+
+const LONGEST: [&str; 2] = ["longest_matched", "matched_tokens"];
+const GPU: [&str; 4] = ["gpu", "GPU", "L1", "G1"];
+const CPU: [&str; 4] = ["cpu", "CPU", "L2", "G2"];
+const DISK: [&str; 4] = ["disk", "DISK", "L3", "G3"];
+
+/// What the numbers of a row are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// How far into the prompt each tier reaches, faster ones included.
+    Boundaries,
+    /// How much each tier holds.
+    Counts,
+}
+
+/// Rows by the names of their instances, and what their numbers are.
+type Rows<'a> = (&'a [(String, Plain)], Meaning);
+
+/// A number cannot be true.
+struct Implausible;
+
+/// Reads `answer` to `lookup`, whose `blocks` were asked about.
+///
+/// # Errors
+/// [`Outcome::Garbage`] when it has no rows in a known place, [`Outcome::Implausible`] when a number cannot be true,
+/// [`Outcome::Unknown`] when it has rows and none is about a candidate.
+pub(super) fn hits(
+    conductor: &Conductor,
+    answer: &[u8],
+    lookup: &Lookup,
+    blocks: Blocks<'_>,
+) -> Result<Vec<Hit>, Outcome> {
+    let answer: Plain = conductor.encoding.read(answer)?;
+    let Some((rows, meaning)) = rows(&answer, &conductor.tenant)? else {
+        return Ok(Vec::new());
+    };
+    let names = Names::of(&lookup.candidates).with(&conductor.instances);
+    let (mut hits, mut known) = (Vec::new(), false);
+    for (instance, row) in rows {
+        let cached = cached(row, meaning, blocks.ids.len() as u32)
+            .map_err(|Implausible| Outcome::Implausible)?;
+        let Some(position) = names.find(instance) else {
+            continue;
+        };
+        known = true;
+        if cached.disk > 0 {
+            hits.push(Hit {
+                endpoint: lookup.candidates[position].endpoint,
+                cached,
+                source: Source::Manager,
+                at_least: false,
+            });
+        }
+    }
+    if known || rows.is_empty() {
+        Ok(hits)
+    } else {
+        Err(Outcome::Unknown)
+    }
+}
+
+/// The rows and what they mean; none when nobody holds anything.
+fn rows<'a>(answer: &'a Plain, tenant: &str) -> Result<Option<Rows<'a>>, Outcome> {
+    let all = answer.fields().ok_or(Outcome::Garbage)?;
+    let places = [
+        ("instances", Meaning::Boundaries),
+        (tenant, Meaning::Counts),
+        ("data", Meaning::Counts),
+    ];
+    let found = places
+        .iter()
+        .find_map(|(place, meaning)| Some((answer.get(&[place])?.fields()?, *meaning)));
+    match found {
+        Some(found) => Ok(Some(found)),
+        None if all.is_empty() => Ok(None),
+        None => Err(Outcome::Garbage),
+    }
+}
+
+fn cached(row: &Plain, meaning: Meaning, asked: u32) -> Result<Cached, Implausible> {
+    let longest = tokens(row, &LONGEST)?;
+    let (gpu, cpu, disk) = (tokens(row, &GPU)?, tokens(row, &CPU)?, tokens(row, &DISK)?);
+    let cached = match meaning {
+        Meaning::Boundaries => {
+            check_ranks(row)?;
+            let gpu = gpu.unwrap_or(0);
+            let host = cpu.unwrap_or(gpu);
+            let disk = disk.or(longest).unwrap_or(host);
+            if gpu > host || host > disk || longest.is_some_and(|longest| longest != disk) {
+                return Err(Implausible);
+            }
+            Cached { gpu, host, disk }
+        }
+        Meaning::Counts => {
+            let (gpu, cpu, disk) = (gpu.unwrap_or(0), cpu.unwrap_or(0), disk.unwrap_or(0));
+            let longest = longest.unwrap_or(gpu.max(cpu).max(disk));
+            let host = if disk == 0 { longest } else { gpu.max(cpu) };
+            Cached {
+                gpu: gpu.min(longest),
+                host: host.min(longest),
+                disk: longest,
+            }
+        }
+    };
+    if cached.disk > asked {
+        Err(Implausible)
+    } else {
+        Ok(cached)
+    }
+}
+
+/// A count, or the most of several ranks; none when it is not there.
+fn tokens(row: &Plain, names: &[&str]) -> Result<Option<u32>, Implausible> {
+    match row.get(names) {
+        None | Some(Plain::Other) => Ok(None),
+        Some(Plain::Odd) => Err(Implausible),
+        Some(Plain::Count(count)) => Ok(Some(*count)),
+        Some(Plain::Map(ranks)) => ranks.iter().try_fold(None, |most, (_, rank)| match rank {
+            Plain::Count(count) => Ok(most.max(Some(*count))),
+            Plain::Odd | Plain::Map(_) | Plain::Other => Err(Implausible),
+        }),
+    }
+}
+
+/// Where ranks are told twice, both have to say the same.
+fn check_ranks(row: &Plain) -> Result<(), Implausible> {
+    let (Some(dp), Some(matches)) = (row.get(&["dp", "DP"]), row.get(&["rank_matches"])) else {
+        return Ok(());
+    };
+    for (rank, count) in dp.fields().unwrap_or_default() {
+        let told = matches.get(&[rank]).and_then(|rank| rank.get(&GPU));
+        if told.is_some_and(|told| told != count) {
+            return Err(Implausible);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,348 @@
+//! Tells a conductor where the engines of a pool publish their events, and keeps that true.
+//!
+//! ```text
+//!   endpoints of the pool ─▶ wanted ─┐
+//!                                    ├─▶ what is missing: POST /register     what is gone: POST /unregister
+//!   GET /services ─────────▶ known ──┘
+//! ```
+//!
+//! Asked again every so often, because a conductor that was restarted has forgotten everything. Only what this process
+//! once wanted is ever unregistered: other pools, and people, have rows of their own there. Replicas of the control
+//! plane want the same and do not get in each other's way.
+//!
+//! It runs beside everything else, with a time limit for each call. No request waits for it.
+
+mod wire;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use hermes_core::snapshot::Pool;
+use reqwest::{Client, StatusCode, Url, header};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{Conductor, Encoding, Outcome};
+use crate::cache_sources::{kv_manager::names::host, lookup_client::Fault};
+
+/// How often all is compared.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long one call may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most rows of one pool: endpoints times ranks.
+const MAX_ROWS: usize = 10_000;
+
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER: usize = 8 << 20;
+
+/// Where engines publish their events, and what a conductor has to know of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Port of the first rank's publisher; each further rank has the next one.
+    pub port: u16,
+    /// Port of the first rank's replay socket, if there is one.
+    pub replay_port: Option<u16>,
+    /// Data-parallel ranks of each endpoint.
+    pub ranks: u32,
+    /// Whose events.
+    pub source: Source,
+    /// The algorithm of the engine's block hashes; only the msgpack dialect tells it.
+    pub algorithm: Arc<str>,
+    /// The engine's `PYTHONHASHSEED`; only the msgpack dialect tells it.
+    pub hash_seed: Arc<str>,
+}
+
+/// Whose events a conductor is to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// vLLM.
+    #[default]
+    Vllm,
+    /// SGLang.
+    Sglang,
+}
+
+/// A row of the conductor's table: an instance and a rank.
+type Row = (Arc<str>, u32);
+
+/// The rows that are wanted, each with the host that publishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    model: Arc<str>,
+    block_size: u32,
+    rows: BTreeMap<Row, Arc<str>>,
+}
+
+/// The pool's side of a [`Registrar`]'s work.
+#[derive(Debug)]
+pub(in crate::cache_sources::kv_manager) struct Registrar {
+    conductor: Conductor,
+    registration: Registration,
+    wanted: watch::Sender<Arc<Wanted>>,
+}
+
+/// The task.
+struct Clerk {
+    client: Client,
+    /// Of the lookup; the other calls are its neighbors.
+    url: Url,
+    conductor: Conductor,
+    registration: Registration,
+    wanted: watch::Receiver<Arc<Wanted>>,
+    /// Rows that this process wanted at some time, and whether the conductor took them.
+    mine: BTreeMap<Row, bool>,
+    /// The last round failed, and that was told.
+    complained: bool,
+}
+
+// === Registration ===
+
+impl Default for Registration {
+    fn default() -> Self {
+        Self {
+            port: 5557,
+            replay_port: None,
+            ranks: 1,
+            source: Source::Vllm,
+            algorithm: "sha256_cbor".into(),
+            hash_seed: "0".into(),
+        }
+    }
+}
+
+// === Registrar ===
+
+impl Registrar {
+    /// A registrar for the conductor whose lookup is at `url`, and its work: it ends when the registrar is dropped.
+    pub(in crate::cache_sources::kv_manager) fn new(
+        conductor: &Conductor,
+        registration: &Registration,
+        client: Client,
+        url: Url,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (sender, wanted) = watch::channel(Arc::default());
+        let (conductor, registration) = (conductor.clone(), registration.clone());
+        let clerk = Clerk {
+            client,
+            url,
+            conductor: conductor.clone(),
+            registration: registration.clone(),
+            wanted,
+            mine: BTreeMap::new(),
+            complained: false,
+        };
+        (
+            Self {
+                conductor,
+                registration,
+                wanted: sender,
+            },
+            clerk.run(),
+        )
+    }
+
+    /// The endpoints of `pool` are to be registered, and no others. Nothing is while model or block size are unknown.
+    pub(in crate::cache_sources::kv_manager) fn follow(
+        &self,
+        pool: &Pool,
+        block_size: Option<u32>,
+    ) {
+        let wanted = self.wanted_of(pool, block_size).unwrap_or_default();
+        self.wanted.send_if_modified(|known| {
+            let changed = **known != wanted;
+            if changed {
+                *known = Arc::new(wanted);
+            }
+            changed
+        });
+    }
+
+    fn wanted_of(&self, pool: &Pool, block_size: Option<u32>) -> Option<Wanted> {
+        let base = || {
+            pool.spec
+                .models
+                .iter()
+                .find(|model| model.parent.is_none())
+                .map(|model| Arc::clone(&model.name))
+        };
+        let model = self.conductor.model.clone().or_else(base)?;
+        let block_size = self.conductor.block_size.or(block_size)?;
+        let mut rows = BTreeMap::new();
+        for endpoint in &pool.endpoints {
+            let authority = endpoint
+                .url
+                .strip_prefix("http://")
+                .unwrap_or(&endpoint.url);
+            let alias = self
+                .conductor
+                .instances
+                .iter()
+                .find(|(_, known)| **known == *authority);
+            let instance: Arc<str> =
+                alias.map_or_else(|| authority.into(), |(alias, _)| Arc::clone(alias));
+            let host: Arc<str> = host(authority).into();
+            rows.extend(
+                (0..self.registration.ranks)
+                    .map(|rank| ((Arc::clone(&instance), rank), Arc::clone(&host))),
+            );
+        }
+        if rows.len() > MAX_ROWS {
+            return None;
+        }
+        Some(Wanted {
+            model,
+            block_size,
+            rows,
+        })
+    }
+}
+
+// === Clerk ===
+
+impl Clerk {
+    async fn run(mut self) {
+        loop {
+            let wanted = Arc::clone(&self.wanted.borrow_and_update());
+            let round = self.reconcile(&wanted).await;
+            self.tell(round, wanted.rows.len());
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                () = sleep(INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Makes the conductor's table right, as far as it lets us; gives up at the first call that fails.
+    async fn reconcile(&mut self, wanted: &Wanted) -> Result<(), Outcome> {
+        for row in wanted.rows.keys() {
+            self.mine.entry(row.clone()).or_insert(false);
+        }
+        if self.mine.is_empty() {
+            return Ok(());
+        }
+        if let Some(known) = self.services().await? {
+            self.mine
+                .iter_mut()
+                .for_each(|(row, taken)| *taken = known.contains(row));
+        }
+        for (row, host) in &wanted.rows {
+            if self.mine.get(row) != Some(&true) {
+                self.register(wanted, row, host).await?;
+                self.mine.insert(row.clone(), true);
+            }
+        }
+        let gone: Vec<Row> = self
+            .mine
+            .keys()
+            .filter(|row| !wanted.rows.contains_key(*row))
+            .cloned()
+            .collect();
+        for row in gone {
+            if self.mine.get(&row) == Some(&true) {
+                self.unregister(&row).await?;
+            }
+            self.mine.remove(&row);
+        }
+        Ok(())
+    }
+
+    /// What the conductor knows; `None` when it does not tell.
+    async fn services(&self) -> Result<Option<BTreeSet<Row>>, Outcome> {
+        let request = self
+            .client
+            .get(self.neighbor("services"))
+            .header(header::ACCEPT, self.conductor.content_type());
+        let (status, answer) = call(request).await?;
+        match status {
+            StatusCode::OK => {
+                wire::services(self.conductor.encoding, &self.conductor.tenant, &answer).map(Some)
+            }
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
+            other => Err(Outcome::Status(other.as_u16())),
+        }
+    }
+
+    async fn register(&self, wanted: &Wanted, row: &Row, host: &str) -> Result<(), Outcome> {
+        let body = wire::register(&self.conductor, &self.registration, wanted, row, host)?;
+        match self.post("register", body).await? {
+            StatusCode::OK => Ok(()),
+            other => Err(Outcome::Status(other.as_u16())),
+        }
+    }
+
+    async fn unregister(&self, row: &Row) -> Result<(), Outcome> {
+        let body = wire::unregister(&self.conductor, &self.registration, row)?;
+        match self.post("unregister", body).await? {
+            // Somebody else was faster.
+            StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
+            other => Err(Outcome::Status(other.as_u16())),
+        }
+    }
+
+    async fn post(&self, name: &str, body: bytes::Bytes) -> Result<StatusCode, Outcome> {
+        let content_type = self.conductor.content_type();
+        let request = self
+            .client
+            .post(self.neighbor(name))
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body);
+        call(request).await.map(|(status, _)| status)
+    }
+
+    /// The call of this name beside the lookup.
+    fn neighbor(&self, name: &str) -> Url {
+        self.url.join(name).unwrap_or_else(|_| self.url.clone())
+    }
+
+    /// Says once that it fails, and once that it works again.
+    fn tell(&mut self, round: Result<(), Outcome>, rows: usize) {
+        let url = self.url.as_str();
+        match round {
+            Ok(()) if self.complained => {
+                tracing::info!(url, rows, "event publishers are registered again")
+            }
+            Err(outcome) if !self.complained => {
+                tracing::warn!(
+                    url,
+                    rows,
+                    why = outcome.name(),
+                    "event publishers cannot be registered; trying again"
+                );
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.complained = round.is_err();
+    }
+}
+
+/// Status and body of an answer.
+async fn call(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>), Outcome> {
+    let answered = async {
+        let mut response = request
+            .send()
+            .await
+            .map_err(|error| Outcome::from(Fault::of(&error)))?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| Outcome::from(Fault::of(&error)))?
+        {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                return Err(Outcome::Garbage);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((response.status(), body))
+    };
+    timeout(PATIENCE, answered)
+        .await
+        .unwrap_or(Err(Outcome::Timeout))
+}

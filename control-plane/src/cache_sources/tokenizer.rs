@@ -1,0 +1,306 @@
+//! Prompts to the token ids that the engine will make of them: what an exact index of caches, and a KV manager that
+//! matches on tokens, go by.
+//!
+//! ```text
+//!   LookupText ─▶ known? ─▶ under way? ─▶ wanted ─┬─ files:  template ─▶ text ─▶ tokenizer   (a few threads of their own)
+//!                  (memo)    (flights)            └─ engine: POST /tokenize                  (any endpoint of the pool)
+//! ```
+//!
+//! Invariants:
+//! * ids are exact or there are none: what cannot be made as the engine makes it is left alone, and counted by why;
+//! * nobody waits longer than the pool's time limit, and no longer than the request can;
+//! * identical prompts are made into tokens once, at the same time or one after the other; old turns of a conversation
+//!   are made once too ([`pieces`]);
+//! * memory is bounded in bytes, work in threads, and what waits for them in number;
+//! * prompts reach no log, no error and no metric.
+//!
+//! What ids are good for is decided elsewhere.
+
+mod chat;
+mod content;
+mod conversation;
+mod encoder;
+mod engine;
+mod failure;
+mod files;
+#[cfg(test)]
+mod fixture;
+mod follow;
+mod key;
+mod memo;
+mod metrics;
+mod pieces;
+mod python;
+mod quirks;
+mod responses;
+mod template;
+mod wanted;
+mod workshop;
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use hermes_core::snapshot::Pool;
+use hermes_proto::v1::LookupText;
+use tokio::time::{Instant, timeout};
+
+pub use self::{
+    content::ContentFormat,
+    failure::Failure,
+    files::{TokenizerFiles, Unusable, describe},
+    metrics::{Outcome, TokenMetrics},
+    workshop::MAX_WAITING,
+};
+use self::{
+    encoder::{Encoder, Made},
+    engine::Engine,
+    follow::Followed,
+    memo::{Key, Memo},
+    wanted::Wanted,
+    workshop::Workshop,
+};
+use crate::cache_sources::{lookup_client::Limits, single_flight::Flights};
+
+/// Longest list of ids that is read from an engine, in bytes of JSON.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// How many times the limit work goes on that was begun.
+const PERSISTENCE: u32 = 25;
+
+/// How prompts of a pool become token ids.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenizerSettings {
+    /// Who makes them.
+    pub way: Way,
+    /// Bytes that remembered ids may take.
+    pub cache: usize,
+    /// How long a request may wait for them.
+    pub timeout: Duration,
+    /// Longer lookups, in bytes of JSON, are not made.
+    pub longest: usize,
+}
+
+/// Who makes token ids.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Way {
+    /// This process, from the model's files.
+    Files(TokenizerFiles),
+    /// The engines, at `/tokenize`.
+    Engine,
+}
+
+/// Token ids for the prompts of one pool. Dropping it ends what it does in the background.
+#[derive(Debug)]
+pub struct Tokens {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: TokenizerSettings,
+    maker: Maker,
+    workshop: Workshop,
+    memo: Memo,
+    flights: Flights<Key, Result<Arc<[u32]>, Failure>>,
+    metrics: TokenMetrics,
+}
+
+#[derive(Debug)]
+enum Maker {
+    Files(Followed),
+    /// With a seed for the keys of what is remembered.
+    Engine(Engine, u64),
+}
+
+/// A maker as it is at one moment.
+enum Ready {
+    Files(Arc<Encoder>),
+    Engine(u64),
+}
+
+// === Tokens ===
+
+impl Tokens {
+    /// Begins to read the files, if there are any. `pool` is for the log.
+    ///
+    /// # Errors
+    /// When the process has no usable TLS configuration.
+    pub fn new(
+        pool: &str,
+        settings: TokenizerSettings,
+        metrics: TokenMetrics,
+    ) -> Result<Self, reqwest::Error> {
+        let seed = RandomState::new().build_hasher().finish();
+        let maker = match &settings.way {
+            Way::Files(files) => Maker::Files(Followed::begin(pool, files.clone(), seed)),
+            Way::Engine => Maker::Engine(Engine::new(limits(settings.timeout))?, seed),
+        };
+        let (memo, flights) = (Memo::new(settings.cache), Flights::default());
+        let shared = Shared {
+            settings,
+            maker,
+            workshop: Workshop::new(),
+            memo,
+            flights,
+            metrics,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The endpoints of `pool` may be asked from now on.
+    pub fn follow(&self, pool: &Pool) {
+        if let Maker::Engine(engine, _) = &self.shared.maker {
+            engine.follow(pool.endpoints.iter().map(|endpoint| &endpoint.url));
+        }
+    }
+
+    /// Waits until the files were read once, whether they are usable or not. Engines need no waiting.
+    pub async fn settled(&self) {
+        if let Maker::Files(followed) = &self.shared.maker {
+            followed.settled().await;
+        }
+    }
+
+    /// The ids that the engine will make of `text`, if they can be known, and in time.
+    pub async fn ids(&self, text: &LookupText, model: Option<&str>) -> Option<Arc<[u32]>> {
+        let started = Instant::now();
+        let (outcome, ids) = match self.find(text, model).await {
+            Ok((outcome, ids)) => (outcome, Some(ids)),
+            Err(failure) => (Outcome::Failed(failure), None),
+        };
+        self.shared.metrics.observe(outcome, started.elapsed());
+        ids
+    }
+
+    async fn find(
+        &self,
+        text: &LookupText,
+        model: Option<&str>,
+    ) -> Result<(Outcome, Arc<[u32]>), Failure> {
+        let shared = &self.shared;
+        if key::length(text) > shared.settings.longest {
+            return Err(Failure::TooLong);
+        }
+        let ready = shared.maker.ready().ok_or(Failure::Absent)?;
+        let key = key::key(text, model, ready.seed());
+        if let Some(ids) = shared.memo.get(key) {
+            shared.metrics.observe_tokens(ids.len(), ids.len());
+            return Ok((Outcome::Remembered, ids));
+        }
+        let work = || Arc::clone(shared).work(ready, key, text.clone(), model.map(Arc::from));
+        let (flight, joined) = shared.flights.join(key, work);
+        let made = timeout(shared.settings.timeout, flight)
+            .await
+            .unwrap_or(Err(Failure::Late));
+        Ok((
+            if joined {
+                Outcome::Joined
+            } else {
+                Outcome::Made
+            },
+            made?,
+        ))
+    }
+}
+
+// === Shared ===
+
+impl Shared {
+    /// Makes the ids of `text` and remembers them.
+    fn work(
+        self: Arc<Self>,
+        ready: Ready,
+        key: Key,
+        text: LookupText,
+        model: Option<Arc<str>>,
+    ) -> BoxFuture<'static, Result<Arc<[u32]>, Failure>> {
+        async move {
+            match ready {
+                Ready::Files(encoder) => Arc::clone(&self).encode(encoder, key, text).await,
+                Ready::Engine(_) => self.ask(key, &text, model.as_deref()).await,
+            }
+        }
+        .boxed()
+    }
+
+    async fn encode(
+        self: Arc<Self>,
+        encoder: Arc<Encoder>,
+        key: Key,
+        text: LookupText,
+    ) -> Result<Arc<[u32]>, Failure> {
+        let shared = Arc::clone(&self);
+        let work = move || {
+            // Nobody waits that long, but prompts and their old turns come back, and then this was not in vain.
+            let deadline = Instant::now() + shared.settings.timeout * PERSISTENCE;
+            let made = encoder.ids(&Wanted::read(&text)?, &shared.memo, || {
+                Instant::now() < deadline
+            })?;
+            Ok(shared.keep(key, made, !encoder.tells_time()))
+        };
+        self.workshop.run(work).await?
+    }
+
+    async fn ask(
+        &self,
+        key: Key,
+        text: &LookupText,
+        model: Option<&str>,
+    ) -> Result<Arc<[u32]>, Failure> {
+        let Maker::Engine(engine, _) = &self.maker else {
+            return Err(Failure::Absent);
+        };
+        let ids = engine.ids(&Wanted::read(text)?, model).await?;
+        Ok(self.keep(key, Made { ids, remembered: 0 }, true))
+    }
+
+    /// Counts what was made, and remembers it as a whole unless it will be other ids tomorrow.
+    fn keep(&self, key: Key, Made { ids, remembered }: Made, keeps: bool) -> Arc<[u32]> {
+        self.metrics.observe_tokens(ids.len(), remembered);
+        let ids = ids.into();
+        if keeps {
+            self.memo.put(key, &ids);
+        }
+        ids
+    }
+}
+
+// === Maker ===
+
+impl Maker {
+    /// What it is now; `None` while it can make nothing.
+    fn ready(&self) -> Option<Ready> {
+        match self {
+            Self::Files(followed) => followed.encoder().map(Ready::Files),
+            Self::Engine(_, seed) => Some(Ready::Engine(*seed)),
+        }
+    }
+}
+
+impl Ready {
+    /// Keeps what is made of one version of the files apart from what is made of the next.
+    fn seed(&self) -> u64 {
+        match self {
+            Self::Files(encoder) => encoder.seed(),
+            Self::Engine(seed) => *seed,
+        }
+    }
+}
+
+fn limits(budget: Duration) -> Limits {
+    Limits {
+        in_flight: MAX_WAITING,
+        budget,
+        connect: budget,
+        answer: MAX_ANSWER,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! Token ids as the engine itself makes them: vLLM's `POST /tokenize`.
+//!
+//! ```json
+//! {"model":"m","prompt":"…","add_special_tokens":true}
+//! {"model":"m","messages":[…],"tools":[…],"chat_template_kwargs":{…},"add_generation_prompt":true, …}
+//! ```
+//!
+//! The answer is `{"count":5,"max_model_len":4096,"tokens":[284,80]}`. Any endpoint of the pool may be asked, as all
+//! serve the same model; each has a breaker of its own, so that one that is down is passed over.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use minijinja::Value;
+use reqwest::{Client, Url};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Failure, chat::Chat, wanted::Wanted};
+use crate::cache_sources::lookup_client::{self, Fault, Inquiry, Limits, Question};
+
+/// Endpoints that are tried for one prompt, of those that are not left alone.
+const TRIES: usize = 2;
+
+/// Asks the engines of one pool.
+#[derive(Debug)]
+pub(super) struct Engine {
+    client: Client,
+    limits: Limits,
+    endpoints: ArcSwap<Vec<Endpoint>>,
+    turn: AtomicUsize,
+}
+
+#[derive(Clone, Debug)]
+struct Endpoint {
+    base: Arc<str>,
+    url: Url,
+    inquiry: Arc<Inquiry>,
+}
+
+/// What is asked, of either kind.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tools: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chat_template_kwargs: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    add_generation_prompt: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    continue_final_message: Option<bool>,
+    add_special_tokens: bool,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    tokens: Vec<u32>,
+}
+
+// === Engine ===
+
+impl Engine {
+    /// Asks nobody yet: [`Engine::follow`] says whom.
+    ///
+    /// # Errors
+    /// When the process has no usable TLS configuration.
+    pub(super) fn new(limits: Limits) -> Result<Self, reqwest::Error> {
+        let client = lookup_client::client(limits.connect, "http")?;
+        Ok(Self {
+            client,
+            limits,
+            endpoints: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
+        })
+    }
+
+    /// These base URLs may be asked from now on. What is known about those that stay is kept.
+    pub(super) fn follow<'a>(&self, bases: impl Iterator<Item = &'a Arc<str>> + Clone) {
+        let before = self.endpoints.load();
+        if before.iter().map(|known| &known.base).eq(bases.clone()) {
+            return;
+        }
+        let known: HashMap<&str, &Endpoint> =
+            before.iter().map(|known| (&*known.base, known)).collect();
+        let endpoints = bases.filter_map(|base| {
+            if let Some(known) = known.get(&**base) {
+                return Some((*known).clone());
+            }
+            let url = Url::parse(&format!("{base}/tokenize")).ok()?;
+            let inquiry = Arc::new(Inquiry::with(self.client.clone(), self.limits));
+            Some(Endpoint {
+                base: Arc::clone(base),
+                url,
+                inquiry,
+            })
+        });
+        let endpoints = endpoints.collect();
+        self.endpoints.store(Arc::new(endpoints));
+    }
+
+    /// The ids that an engine makes of `wanted`.
+    pub(super) async fn ids(
+        &self,
+        wanted: &Wanted,
+        model: Option<&str>,
+    ) -> Result<Vec<u32>, Failure> {
+        if let Wanted::Ids(ids) = wanted {
+            return Ok(ids.to_vec());
+        }
+        let endpoints = self.endpoints.load_full();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut tries = 0;
+        let mut failure = Failure::Absent;
+        for endpoint in
+            (0..endpoints.len()).map(|step| &endpoints[(first + step) % endpoints.len()])
+        {
+            let question =
+                || body(wanted, model).map(|body| Question::json(endpoint.url.clone(), body));
+            match endpoint.inquiry.ask(question).await {
+                Ok(answer) => return read(&answer),
+                Err(found) => failure = found,
+            }
+            // One that is left alone costs nothing; after another kind of failure there is seldom time for many more.
+            tries += usize::from(failure != Failure::Engine(Fault::Open));
+            if tries == TRIES || !matches!(failure, Failure::Engine(_)) {
+                break;
+            }
+        }
+        Err(failure)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Engine(fault)
+    }
+}
+
+// === Steps ===
+
+fn body(wanted: &Wanted, model: Option<&str>) -> Result<Vec<u8>, Failure> {
+    let body = match wanted {
+        Wanted::Ids(_) => return Err(Failure::Unsupported),
+        Wanted::Text { text, special } => Body {
+            model,
+            prompt: Some(text),
+            messages: None,
+            tools: None,
+            chat_template_kwargs: None,
+            add_generation_prompt: None,
+            continue_final_message: None,
+            add_special_tokens: *special,
+        },
+        Wanted::Chat(chat) => of_chat(chat, model)?,
+    };
+    serde_json::to_vec(&body).map_err(|_| Failure::Malformed)
+}
+
+/// `/tokenize` has no fields for an effort and for documents, but its `chat_template_kwargs` reach the same variables.
+fn of_chat<'a>(chat: &'a Chat, model: Option<&'a str>) -> Result<Body<'a>, Failure> {
+    let kwargs = chat.kwargs()?;
+    Ok(Body {
+        model,
+        prompt: None,
+        messages: Some(raw(&chat.messages)?),
+        tools: chat.tools.as_deref().map(raw).transpose()?,
+        chat_template_kwargs: (!kwargs.is_empty()).then(|| Value::from_pairs(kwargs)),
+        add_generation_prompt: Some(chat.generates),
+        continue_final_message: Some(chat.continues),
+        add_special_tokens: chat.special,
+    })
+}
+
+/// Exactly one JSON value, so that no prompt can add fields of its own to the question.
+fn raw(json: &[u8]) -> Result<&RawValue, Failure> {
+    serde_json::from_slice(json).map_err(|_| Failure::Malformed)
+}
+
+fn read(answer: &[u8]) -> Result<Vec<u32>, Failure> {
+    let answer: Answer = serde_json::from_slice(answer).map_err(|_| Fault::Garbage)?;
+    Ok(answer.tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+
+    fn asked(wanted: &Wanted) -> Json {
+        serde_json::from_slice(&body(wanted, Some("m")).expect("a question")).expect("JSON")
+    }
+
+    #[test]
+    fn a_chat_is_asked_with_everything_that_its_template_is_told() {
+        let chat = Chat {
+            messages: Bytes::from_static(br#"[ {"role":"user","content":"hi"} ]"#),
+            tools: Some(Bytes::from_static(b"[]")),
+            template_kwargs: Some(Bytes::from_static(br#"{"x":1}"#)),
+            effort: Some("low".into()),
+            generates: true,
+            ..Chat::default()
+        };
+        let expected = json!({
+            "model": "m", "messages": [{"role": "user", "content": "hi"}], "tools": [],
+            "chat_template_kwargs": {"x": 1, "enable_thinking": true, "reasoning_effort": "low"},
+            "add_generation_prompt": true, "continue_final_message": false, "add_special_tokens": false,
+        });
+        assert_eq!(asked(&Wanted::Chat(Box::new(chat))), expected);
+    }
+
+    #[test]
+    fn a_prompt_is_asked_as_it_is() {
+        let wanted = Wanted::Text {
+            text: "a \"b\"".into(),
+            special: true,
+        };
+        assert_eq!(
+            asked(&wanted),
+            json!({"model": "m", "prompt": "a \"b\"", "add_special_tokens": true})
+        );
+    }
+
+    #[test]
+    fn a_conversation_cannot_add_fields_to_the_question() {
+        let smuggled = Chat {
+            messages: Bytes::from_static(br#"[],"model":"other""#),
+            ..Chat::default()
+        };
+        assert_eq!(
+            body(&Wanted::Chat(Box::new(smuggled)), None),
+            Err(Failure::Malformed)
+        );
+    }
+
+    #[test]
+    fn the_answer_of_a_real_engine_is_read() {
+        let answer = br#"{"count":5,"max_model_len":4096,"tokens":[284,80,333,1235,1396],"token_strs":null}"#;
+        assert_eq!(read(answer), Ok(vec![284, 80, 333, 1235, 1396]));
+        assert_eq!(
+            read(br#"{"tokens":[-1]}"#),
+            Err(Failure::Engine(Fault::Garbage))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_is_read_or_refused(answer in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = read(&answer);
+        }
+    }
+}

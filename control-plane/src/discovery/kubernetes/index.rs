@@ -1,0 +1,107 @@
+//! What the watched objects say, joined into endpoints: pure, synchronous, without a client.
+//!
+//! An index keeps of every object only what bears on endpoints. So an update that changes nothing visible (a
+//! heartbeat, an annotation, another condition) is recognized at once, and full objects are never held.
+//!
+//! Its size is bounded by what the API server holds of the watched kinds in one namespace.
+
+mod pods;
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use self::services::SERVICE_NAME;
+pub(crate) use self::{pods::PodIndex, services::ServiceIndex};
+use crate::discovery::Discovered;
+
+/// Takes in objects of one kind. Every method says whether anything that bears on endpoints changed.
+///
+/// Objects are named without their namespace, as an index never sees more than one.
+pub(crate) trait Index<K> {
+    /// An object exists and looks like this now.
+    fn apply(&mut self, object: K) -> bool;
+
+    /// An object is gone.
+    fn delete(&mut self, name: &str) -> bool;
+
+    /// A whole list came: `listed` exist, and `gone` were known and are not listed anymore.
+    fn reset(&mut self, listed: Vec<K>, gone: &BTreeSet<String>) -> bool {
+        let mut changed = false;
+        for name in gone {
+            changed |= self.delete(name);
+        }
+        for object in listed {
+            changed |= self.apply(object);
+        }
+        changed
+    }
+}
+
+/// Answers which endpoints there are.
+pub(crate) trait Endpoints {
+    /// The whole current set.
+    fn endpoints(&self) -> Found;
+}
+
+/// The endpoints of one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Those that are ready, sorted by URL, each URL once.
+    pub(crate) endpoints: Vec<Discovered>,
+    /// Those that exist, are not told to leave, and are not ready; as sorted.
+    pub(crate) unready: Vec<Discovered>,
+    /// Ready addresses that could not be used: no port matches, or the role label is not understood.
+    pub(crate) left_out: usize,
+}
+
+/// Something with an address, whether it can be used or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Candidate {
+    ready: bool,
+    /// `None`: no port matches, or the role label is not understood.
+    endpoint: Option<Discovered>,
+}
+
+/// Stores what is left of an object after reading; `None` means that it does not count. Says whether that is news.
+fn keep<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, entry: Option<T>) -> bool {
+    let Some(entry) = entry else {
+        return map.remove(&name).is_some();
+    };
+    if map.get(&name) == Some(&entry) {
+        return false;
+    }
+    map.insert(name, entry);
+    true
+}
+
+// === impl Found ===
+
+impl Found {
+    /// Sorts, and keeps one endpoint per URL: the same pod behind two Services is one server.
+    fn new(candidates: impl IntoIterator<Item = Candidate>) -> Self {
+        let mut found = Self::default();
+        for Candidate { ready, endpoint } in candidates {
+            match endpoint {
+                Some(endpoint) if ready => found.endpoints.push(endpoint),
+                Some(endpoint) => found.unready.push(endpoint),
+                None => found.left_out += usize::from(ready),
+            }
+        }
+        unique(&mut found.endpoints);
+        unique(&mut found.unready);
+        let ready: BTreeSet<&str> = found
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.url.as_str())
+            .collect();
+        found
+            .unready
+            .retain(|endpoint| !ready.contains(endpoint.url.as_str()));
+        found
+    }
+}
+
+fn unique(endpoints: &mut Vec<Discovered>) {
+    endpoints.sort_unstable();
+    endpoints.dedup_by(|later, earlier| later.url == earlier.url);
+}

@@ -1,0 +1,128 @@
+//! Pods by label: each pod with an address is one endpoint, ready or not.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+};
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+
+use super::{Candidate, Endpoints, Found, Index, keep};
+use crate::discovery::kubernetes::{
+    Discovered, EventPortNames, EventPorts, Port,
+    event_ports::annotation,
+    labels::{Placement, placement},
+    port,
+};
+
+/// Pods that run, by name.
+#[derive(Debug)]
+pub(crate) struct PodIndex {
+    port: Port,
+    /// Whether ports for KV events are looked for, and by which names.
+    event_ports: Option<EventPortNames>,
+    pods: BTreeMap<String, Candidate>,
+}
+
+// === impl PodIndex ===
+
+impl PodIndex {
+    /// An empty index whose endpoints listen on `port` of their pod.
+    #[must_use]
+    pub(crate) fn new(port: Port) -> Self {
+        Self {
+            port,
+            event_ports: None,
+            pods: BTreeMap::new(),
+        }
+    }
+
+    /// Looks for ports for KV events, too.
+    #[must_use]
+    pub(crate) fn with_event_ports(self, names: Option<EventPortNames>) -> Self {
+        Self {
+            event_ports: names,
+            ..self
+        }
+    }
+}
+
+impl Index<Pod> for PodIndex {
+    fn apply(&mut self, pod: Pod) -> bool {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let entry = address(&pod).map(|(address, ready)| {
+            let endpoint = endpoint(&pod, address, &self.port, self.event_ports.as_ref());
+            Candidate { ready, endpoint }
+        });
+        keep(&mut self.pods, name, entry)
+    }
+
+    fn delete(&mut self, name: &str) -> bool {
+        self.pods.remove(name).is_some()
+    }
+}
+
+impl Endpoints for PodIndex {
+    fn endpoints(&self) -> Found {
+        Found::new(self.pods.values().cloned())
+    }
+}
+
+/// The address of a pod that has not ended and is not being deleted, and whether it is ready.
+fn address(pod: &Pod) -> Option<(IpAddr, bool)> {
+    let status = pod.status.as_ref()?;
+    let ended = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    if ended || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    // An evicted pod can keep its conditions while its address is taken away or empty.
+    let address = status.pod_ip.as_deref()?.parse().ok()?;
+    Some((address, is_ready(status)))
+}
+
+fn is_ready(status: &PodStatus) -> bool {
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn endpoint(
+    pod: &Pod,
+    address: IpAddr,
+    port: &Port,
+    events: Option<&EventPortNames>,
+) -> Option<Discovered> {
+    let metadata = &pod.metadata;
+    let Placement { role, group } = placement(metadata.labels.as_ref()).ok()?;
+    let number = match port {
+        Port::Number(number) => *number,
+        Port::Name(name) => container_port(pod.spec.as_ref()?, name)?,
+    };
+    let named = |name: &str| container_port(pod.spec.as_ref()?, name);
+    let kv_events = EventPorts::find(events, annotation(metadata.annotations.as_ref()), named);
+    let (namespace, name) = (metadata.namespace.as_deref()?, metadata.name.as_deref()?);
+    Some(Discovered {
+        url: format!("http://{}", SocketAddr::new(address, number.get())),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        name: format!("{namespace}/{name}"),
+        role,
+        group,
+        kv_events,
+    })
+}
+
+/// The number of the container port called `name`; sidecars (restartable init containers) count like containers.
+fn container_port(spec: &PodSpec, name: &str) -> Option<NonZeroU16> {
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let named = ports.find(|port| port.name.as_deref() == Some(name))?;
+    port::number(named.container_port)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+use std::{cell::RefCell, time::Duration};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{core::DeserializeGuard, runtime::watcher::Event};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+use super::*;
+use crate::discovery::kubernetes::{
+    index::{Found, Index},
+    relist::Relist,
+    status::DiscoveryStatus,
+};
+
+const KIND: &str = "configmaps";
+
+/// Every object is an endpoint.
+#[derive(Default)]
+struct Names(Vec<String>);
+
+impl Index<ConfigMap> for Names {
+    fn apply(&mut self, object: ConfigMap) -> bool {
+        self.0.extend(object.metadata.name);
+        true
+    }
+
+    fn delete(&mut self, name: &str) -> bool {
+        self.0.retain(|known| known != name);
+        true
+    }
+}
+
+impl Endpoints for Names {
+    fn endpoints(&self) -> Found {
+        let endpoint = |url: &String| Discovered {
+            url: url.clone(),
+            uid: String::new(),
+            name: url.clone(),
+            role: hermes_core::snapshot::Role::Aggregate,
+            group: None,
+            kv_events: None,
+        };
+        Found {
+            endpoints: self.0.iter().map(endpoint).collect(),
+            ..Found::default()
+        }
+    }
+}
+
+fn state() -> (State<Names>, watch::Receiver<DiscoveryStatus>) {
+    let (status, view) = watch::channel(DiscoveryStatus::new(&[KIND]));
+    (State::new(Names::default(), status), view)
+}
+
+fn object(name: &str) -> DeserializeGuard<ConfigMap> {
+    let mut object = ConfigMap::default();
+    object.metadata.name = Some(name.to_owned());
+    DeserializeGuard(Ok(object))
+}
+
+/// Runs `story` beside the publisher; gives back when each set came and how large it was.
+async fn published(state: &State<Names>, story: impl Future<Output = ()>) -> Vec<(u128, usize)> {
+    let began = Instant::now();
+    let sets = RefCell::new(Vec::new());
+    let sink = |set: Vec<Discovered>| {
+        sets.borrow_mut()
+            .push((began.elapsed().as_millis(), set.len()));
+        async {}
+    };
+    let both = futures::future::join(publish(state, sink), story);
+    let forever = timeout(Duration::from_secs(5), both).await;
+    assert!(forever.is_err(), "the publisher never ends");
+    sets.into_inner()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_change_goes_out_at_once_and_a_burst_as_one() {
+    let (state, view) = state();
+    let mut relist = Relist::default();
+    let sets = published(&state, async {
+        state.fold(KIND, &mut relist, Event::Init);
+        state.fold(KIND, &mut relist, Event::InitDone);
+        sleep(Duration::from_secs(1)).await;
+        for n in 0..1000 {
+            state.fold(KIND, &mut relist, Event::Apply(object(&n.to_string())));
+            if n == 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    });
+    assert_eq!(sets.await, [(0, 0), (1000, 1), (1050, 1000)]);
+    assert_eq!(view.borrow().endpoints, Some(1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_published_before_the_first_list_is_complete() {
+    let (state, view) = state();
+    let mut relist = Relist::default();
+    let sets = published(&state, async {
+        state.fold(KIND, &mut relist, Event::Init);
+        state.fold(KIND, &mut relist, Event::InitApply(object("a")));
+        state.failed(KIND, "refused");
+    });
+    assert!(sets.await.is_empty());
+    assert_eq!(view.borrow().endpoints, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_finds_the_same_set_publishes_nothing() {
+    let (state, _view) = state();
+    let mut relist = Relist::default();
+    let sets = published(&state, async {
+        for _ in 0..3 {
+            state.fold(KIND, &mut relist, Event::Init);
+            state.fold(KIND, &mut relist, Event::InitDone);
+            sleep(Duration::from_millis(500)).await;
+        }
+    });
+    assert_eq!(sets.await, [(0, 0)]);
+}

@@ -1,0 +1,176 @@
+//! Asks every endpoint how it is: load, cache, models, and whether it answers at all.
+//!
+//! ```text
+//!   targets ─▶ Collector ─▶ one Probe per endpoint ─▶ Observation ─▶ bounded channel ─▶ the cluster's owner
+//!                                   │
+//!                     fetch ─▶ exposition ─▶ signals (by the table in engines)
+//! ```
+//!
+//! Invariants:
+//! * an endpoint has at most one question open, and all together at most [`Settings::concurrency`];
+//! * a signal that is missing, refused or unreadable is absent and never zero;
+//! * nothing is decided here: whether two refused connections take an endpoint out is for the reader to say.
+
+pub mod exposition;
+pub(crate) mod fetch;
+mod metric_names;
+mod metrics;
+pub mod models;
+mod probe;
+mod signals;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use hermes_core::snapshot::EndpointId;
+use reqwest::Client;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::probe::{Probe, Shared};
+pub use self::{
+    fetch::Failure,
+    metrics::CollectorMetrics,
+    models::ModelCard,
+    signals::{Adapters, CacheInfo, NotAnExposition, Scraped},
+};
+
+/// Keeps one probe running for every endpoint that it was told of. Dropping it ends them all.
+#[derive(Debug)]
+pub struct Collector {
+    shared: Shared,
+    seed: u64,
+    running: HashMap<EndpointId, Running>,
+}
+
+/// How a collector works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Questions that are open at once; at least 1.
+    pub concurrency: usize,
+    /// Decides the jitter of all schedules.
+    pub seed: u64,
+}
+
+/// One endpoint to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Whose answers these will be.
+    pub id: EndpointId,
+    /// Base URL, with or without a trailing slash.
+    pub url: Arc<str>,
+    /// Where its metrics are, beginning with a slash; `None` when it has none.
+    pub metrics_path: Option<Arc<str>>,
+    /// From one question to the next.
+    pub interval: Duration,
+    /// How long one question may take.
+    pub timeout: Duration,
+}
+
+/// What one turn at one endpoint brought.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// Who was asked.
+    pub endpoint: EndpointId,
+    /// When the answer, or its failure, was known.
+    pub at: Instant,
+    /// What it said about itself; all absent for a server without metrics, which is healthy as long as it answers.
+    pub outcome: Result<Scraped, Failure>,
+    /// Its models, when they were asked for in this turn and it told them. `None` says nothing about them.
+    pub models: Option<Vec<ModelCard>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    target: Target,
+    task: AbortOnDropHandle<()>,
+}
+
+// === Collector ===
+
+impl Collector {
+    /// A collector without targets that sends what it learns to `sink`.
+    ///
+    /// # Errors
+    /// When the process has no usable TLS configuration.
+    pub fn new(
+        settings: Settings,
+        metrics: CollectorMetrics,
+        sink: mpsc::Sender<Observation>,
+    ) -> Result<Self, reqwest::Error> {
+        let client: Client = fetch::client()?;
+        let slots = Arc::new(Semaphore::new(
+            settings.concurrency.clamp(1, Semaphore::MAX_PERMITS),
+        ));
+        let shared = Shared {
+            client,
+            slots,
+            sink,
+            metrics,
+        };
+        Ok(Self {
+            shared,
+            seed: settings.seed,
+            running: HashMap::new(),
+        })
+    }
+
+    /// Asks exactly these from now on. Probes of targets that did not change go on undisturbed; one that has ended
+    /// (it panicked) is started anew.
+    ///
+    /// Must be called inside a Tokio runtime.
+    pub fn set(&mut self, targets: Vec<Target>) {
+        let mut before = std::mem::take(&mut self.running);
+        for target in targets {
+            let kept = before
+                .remove(&target.id)
+                .filter(|running| running.target == target && !running.task.is_finished());
+            let Some(running) = kept.or_else(|| self.start(target)) else {
+                continue;
+            };
+            self.running.insert(running.target.id, running);
+        }
+        for gone in before.into_values() {
+            self.shared.metrics.forget(&gone.target.url);
+        }
+    }
+
+    /// How many endpoints are asked.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Whether there is none to ask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    fn start(&self, target: Target) -> Option<Running> {
+        let Some(probe) = Probe::new(self.shared.clone(), target.clone(), self.seed) else {
+            tracing::warn!(endpoint = %target.id, url = %target.url, "endpoint is not asked for its state, its URL is none");
+            return None;
+        };
+        Some(Running {
+            target,
+            task: AbortOnDropHandle::new(tokio::spawn(probe.run())),
+        })
+    }
+}
+
+// === Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            concurrency: 64,
+            seed: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! Keeps one discovery running for every source that has to be watched.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use kube::Client;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OnceCell, mpsc, watch},
+    time,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    cluster::{Lookout, SourceId, Update},
+    config::{self, Source},
+    discovery::{self, DiscoveryStatus, KubernetesDiscovery, KubernetesSource, Selection},
+};
+
+/// The pause after the API server's address could not be found out.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// All running discoveries. Dropping it ends them.
+pub(crate) struct Lookouts {
+    updates: mpsc::Sender<Update>,
+    client: Arc<OnceCell<Client>>,
+    running: BTreeMap<SourceId, Running>,
+    board: Board,
+}
+
+/// How every discovery is doing, for metrics. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Board(Arc<Mutex<BTreeMap<SourceId, Report>>>);
+
+/// A discovery's pool and its health.
+type Report = (Arc<str>, watch::Receiver<DiscoveryStatus>);
+
+#[derive(Debug)]
+struct Running {
+    task: AbortOnDropHandle<()>,
+    lookout: Lookout,
+}
+
+// === Lookouts ===
+
+impl Lookouts {
+    /// None yet. They send to `updates`, and ask the API server that the environment names unless `client` is given.
+    #[must_use]
+    pub(crate) fn new(updates: mpsc::Sender<Update>, client: Option<Client>) -> Self {
+        let client = Arc::new(OnceCell::new_with(client));
+        Self {
+            updates,
+            client,
+            running: BTreeMap::new(),
+            board: Board::default(),
+        }
+    }
+
+    /// Where their health can be read.
+    #[must_use]
+    pub(crate) fn board(&self) -> Board {
+        self.board.clone()
+    }
+
+    /// Looks exactly there from now on. A discovery that stays is not disturbed; one that has ended begins anew.
+    pub(super) fn set(&mut self, lookouts: Vec<Lookout>) {
+        let mut before = std::mem::take(&mut self.running);
+        for lookout in lookouts {
+            let kept = before
+                .remove(&lookout.source)
+                .filter(|running| !running.task.is_finished());
+            let running = kept.unwrap_or_else(|| self.start(lookout));
+            self.running.insert(running.lookout.source, running);
+        }
+        self.board
+            .0
+            .lock()
+            .retain(|source, _| self.running.contains_key(source));
+    }
+
+    fn start(&self, lookout: Lookout) -> Running {
+        tracing::info!(pool = &*lookout.pool, watched = ?lookout.watched, "discovery begins");
+        let task = discover(
+            Arc::clone(&self.client),
+            lookout.clone(),
+            self.updates.clone(),
+            self.board.clone(),
+        );
+        Running {
+            task: AbortOnDropHandle::new(tokio::spawn(task)),
+            lookout,
+        }
+    }
+}
+
+/// Runs one discovery until it is dropped.
+async fn discover(
+    client: Arc<OnceCell<Client>>,
+    lookout: Lookout,
+    updates: mpsc::Sender<Update>,
+    board: Board,
+) {
+    let Lookout {
+        source,
+        pool,
+        watched,
+    } = lookout;
+    let client = connect(&client, &pool).await;
+    let Some(kubernetes) = kubernetes(&watched, client.default_namespace()) else {
+        return;
+    };
+    let (discovery, status) = KubernetesDiscovery::new(kubernetes);
+    board.0.lock().insert(source, (pool, status));
+    let sink = |endpoints| {
+        let updates = updates.clone();
+        async move {
+            // Closed means that the pipeline has ended, and this task is about to.
+            let _closed = updates.send(Update::Discovered { source, endpoints }).await;
+        }
+    };
+    discovery.run(client, sink).await;
+}
+
+/// The client that all discoveries share, as soon as there is one.
+async fn connect(client: &OnceCell<Client>, pool: &str) -> Client {
+    loop {
+        match client.get_or_try_init(discovery::client::infer).await {
+            Ok(client) => return client.clone(),
+            Err(error) => {
+                tracing::warn!(pool, %error, "discovery cannot begin, trying again in {RETRY:?}");
+                time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// What to watch, in the words of discovery; nothing for a static source. `home` is the namespace of this process.
+fn kubernetes(source: &Source, home: &str) -> Option<KubernetesSource> {
+    let (selection, by): (_, fn(_) -> Selection) = match source {
+        Source::Static(_) => return None,
+        Source::Services(selection) => (selection, Selection::Services),
+        Source::Pods(selection) => (selection, Selection::Pods),
+    };
+    let config::Selection {
+        namespace,
+        labels,
+        port,
+        resync,
+        timeout,
+        event_ports,
+    } = selection;
+    let labels = labels
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .collect();
+    Some(KubernetesSource {
+        namespace: namespace.as_deref().unwrap_or(home).to_owned(),
+        selection: by(labels),
+        port: discovery_port(port)?,
+        resync: *resync,
+        timeout: *timeout,
+        event_ports: event_ports.clone(),
+    })
+}
+
+fn discovery_port(port: &config::Port) -> Option<discovery::Port> {
+    match port {
+        config::Port::Number(number) => {
+            std::num::NonZeroU16::new(*number).map(discovery::Port::Number)
+        }
+        config::Port::Name(name) => Some(discovery::Port::Name(name.to_string())),
+    }
+}
+
+// === Board ===
+
+impl Board {
+    /// Every discovery's pool and health.
+    #[must_use]
+    pub(crate) fn read(&self) -> Vec<(Arc<str>, DiscoveryStatus)> {
+        let board = self.0.lock();
+        board
+            .values()
+            .map(|(pool, status)| (Arc::clone(pool), status.borrow().clone()))
+            .collect()
+    }
+}

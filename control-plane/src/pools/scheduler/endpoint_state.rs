@@ -1,0 +1,162 @@
+//! What is known about one endpoint between two choices, besides what the dispatcher learns.
+
+use std::time::Duration;
+
+use hermes_core::{
+    breaker::Breaker,
+    load::{Health, Sample},
+    policy::BreakerPolicy,
+};
+
+use crate::engines::{Failure, Scraped};
+
+/// Start times that differ by less are one start: engines round them.
+const SAME_START: f64 = 1.0;
+
+/// One endpoint.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) breaker: Breaker,
+    /// The newest figures, and when they came.
+    newest: Option<(Sample, Duration)>,
+    /// The engine says that it sleeps: a request would fail, or wake it.
+    asleep: bool,
+    /// Unix time at which its process started, if it told.
+    started: Option<f64>,
+    /// Prompt tokens that it looked up in its cache since then, and found there.
+    counters: Option<(f64, f64)>,
+    /// Tokens in a block of its KV cache, since it told.
+    pub(super) block_size: Option<u32>,
+}
+
+/// What a scrape says that has to be acted upon.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct News {
+    /// Another process answers: its start time changed, or its counters went back.
+    pub(super) restarted: bool,
+    /// Tokens that its KV cache holds.
+    pub(super) capacity: Option<u64>,
+    /// Prompt tokens that it found in its cache since the last scrape.
+    pub(super) found: Option<u64>,
+}
+
+// === Slot ===
+
+impl Slot {
+    pub(super) fn new(policy: BreakerPolicy) -> Self {
+        Self {
+            breaker: Breaker::new(policy),
+            newest: None,
+            asleep: false,
+            started: None,
+            counters: None,
+            block_size: None,
+        }
+    }
+
+    /// Takes in what one scrape brought.
+    pub(super) fn observe(&mut self, outcome: &Result<Scraped, Failure>, now: Duration) -> News {
+        match outcome {
+            Ok(scraped) => {
+                self.breaker.probe_ok(now);
+                self.asleep = scraped.asleep == Some(true);
+                self.block_size = scraped.cache.block_size.or(self.block_size);
+                self.newest =
+                    (scraped.sample != Sample::default()).then_some((scraped.sample, now));
+                self.news(scraped)
+            }
+            Err(failure) => {
+                // Else it answers, if not as it should: its figures grow stale by themselves.
+                if *failure == Failure::Refused {
+                    self.breaker.probe_failed();
+                }
+                News::default()
+            }
+        }
+    }
+
+    /// Its figures, unless they are too old.
+    pub(super) fn sample(&self, now: Duration, stale_after: Duration) -> Option<Sample> {
+        let (sample, at) = self.newest?;
+        (now.saturating_sub(at) <= stale_after).then_some(sample)
+    }
+
+    pub(super) fn sample_age(&self, now: Duration) -> Option<Duration> {
+        self.newest.map(|(_, at)| now.saturating_sub(at))
+    }
+
+    pub(super) fn health(&self, now: Duration) -> Health {
+        if self.asleep {
+            Health::Down
+        } else {
+            self.breaker.health(now)
+        }
+    }
+
+    fn news(&mut self, scraped: &Scraped) -> News {
+        let counters = scraped.prefix_queries.zip(scraped.prefix_hits);
+        let (before, began) = (self.counters, self.started);
+        self.counters = counters.or(before);
+        self.started = scraped.started.or(began);
+        let moved = began
+            .zip(scraped.started)
+            .is_some_and(|(before, now)| (now - before).abs() > SAME_START);
+        let both = before.zip(counters);
+        let went_back =
+            both.is_some_and(|((queries, hits), (now, found))| now < queries || found < hits);
+        let restarted = moved || went_back;
+        let found = both
+            .filter(|_| !restarted)
+            .map(|((_, hits), (_, found))| (found - hits) as u64);
+        let cache = scraped.cache;
+        let capacity = cache
+            .block_size
+            .zip(cache.num_blocks)
+            .map(|(size, blocks)| u64::from(size).saturating_mul(blocks));
+        News {
+            restarted,
+            capacity,
+            found,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engines::CacheInfo;
+
+    fn scraped(started: Option<f64>, queries: f64, hits: f64) -> Result<Scraped, Failure> {
+        let cache = CacheInfo {
+            block_size: Some(16),
+            num_blocks: Some(100),
+        };
+        Ok(Scraped {
+            started,
+            prefix_queries: Some(queries),
+            prefix_hits: Some(hits),
+            cache,
+            ..Scraped::default()
+        })
+    }
+
+    #[test]
+    fn a_restart_shows_in_the_start_time_or_in_counters_that_went_back() {
+        let mut slot = Slot::new(BreakerPolicy::default());
+        let mut observe =
+            |started, queries, hits| slot.observe(&scraped(started, queries, hits), Duration::ZERO);
+        let first = observe(Some(1e9), 100.0, 40.0);
+        assert_eq!(
+            first,
+            News {
+                restarted: false,
+                capacity: Some(1_600),
+                found: None
+            }
+        );
+        assert_eq!(observe(Some(1e9 + 0.4), 300.0, 90.0).found, Some(50));
+        assert!(observe(Some(1e9 + 60.0), 400.0, 95.0).restarted);
+        assert!(observe(None, 10.0, 0.0).restarted);
+        assert!(!observe(None, 10.0, 0.0).restarted);
+    }
+}

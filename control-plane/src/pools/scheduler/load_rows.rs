@@ -1,0 +1,114 @@
+//! The loads of a pool as one subscriber sees them, and as people do.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use hermes_core::{
+    ledger::{InFlight, ProxyId},
+    load::Load,
+    snapshot::{EndpointId, Pool},
+};
+use serde::Serialize;
+
+use super::Brain;
+
+/// One endpoint's load, for one proxy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Row {
+    /// Which endpoint.
+    pub(crate) endpoint: EndpointId,
+    /// Of the whole fleet.
+    pub(crate) load: Load,
+    /// The proxy's own part of it.
+    pub(crate) own: InFlight,
+}
+
+/// What one proxy was told last, to tell it only what differs.
+#[derive(Debug, Default)]
+pub(crate) struct Rows(HashMap<EndpointId, Row>);
+
+/// One endpoint, for people.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct View {
+    id: String,
+    url: Arc<str>,
+    name: Arc<str>,
+    load: Load,
+    /// Milliseconds since the engine's figures came; absent when they never did.
+    sample_age_ms: Option<u64>,
+}
+
+// === Brain ===
+
+impl Brain {
+    /// Appends the rows of the endpoints that are in `known` too, as `proxy` is to see them.
+    pub(crate) fn rows(&self, proxy: ProxyId, known: &Pool, rows: &mut Vec<Row>) {
+        let state = self.state.lock();
+        let own = state.dispatcher.own(proxy);
+        let loads = state
+            .dispatcher
+            .pool()
+            .endpoints
+            .iter()
+            .zip(state.dispatcher.loads());
+        let loads = loads.filter(|(endpoint, _)| known.position(endpoint.id).is_some());
+        rows.extend(loads.map(|(endpoint, load)| {
+            let own = own.get(&endpoint.id).copied().unwrap_or_default();
+            Row {
+                endpoint: endpoint.id,
+                load: *load,
+                own,
+            }
+        }));
+    }
+
+    /// All endpoints, for people.
+    pub(crate) fn view(&self, now: Duration) -> Vec<View> {
+        let state = self.state.lock();
+        let loads = state
+            .dispatcher
+            .pool()
+            .endpoints
+            .iter()
+            .zip(state.dispatcher.loads());
+        let endpoints = loads.zip(&state.slots);
+        let view = endpoints.map(|((endpoint, load), slot)| View {
+            id: endpoint.id.to_string(),
+            url: Arc::clone(&endpoint.url),
+            name: Arc::clone(&endpoint.name),
+            load: *load,
+            sample_age_ms: slot
+                .sample_age(now)
+                .and_then(|age| age.as_millis().try_into().ok()),
+        });
+        view.collect()
+    }
+}
+
+// === Rows ===
+
+impl Rows {
+    /// Takes in the newest rows, all of them, and answers those that the proxy does not know yet.
+    pub(crate) fn news(&mut self, newest: &[Row]) -> Vec<Row> {
+        let mut news = Vec::new();
+        for row in newest {
+            if self.0.insert(row.endpoint, *row) != Some(*row) {
+                news.push(*row);
+            }
+        }
+        // Endpoints that are gone must not stay here for ever.
+        if self.0.len() > newest.len() {
+            let known: HashSet<EndpointId> = newest.iter().map(|row| row.endpoint).collect();
+            self.0.retain(|endpoint, _| known.contains(endpoint));
+        }
+        news
+    }
+
+    /// Forgets what the proxy knows: it began anew.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+}

@@ -1,0 +1,209 @@
+//! What proxies and the collector say, into one brain.
+//!
+//! Three things follow from an event: the dispatcher moves, the endpoint's breaker learns, and those who wait may get
+//! their turn. A breaker learns from what an endpoint did (answered, failed), never from what a client did or from
+//! backpressure.
+
+use std::time::Duration;
+
+use hermes_core::{
+    breaker::Failure,
+    dispatch::{Calibration, Ended},
+    ledger::{Key, Phase, ProxyId, RequestId},
+    memory::Decision,
+    snapshot::EndpointId,
+};
+use hermes_proto::v1::Outcome;
+
+use super::{Brain, State};
+use crate::{engines::Observation, metrics::Cause};
+
+/// Taught decisions that are taken in under one lock: a thousand of them hold a choice up for about a millisecond.
+const LESSON: usize = 256;
+
+/// How a request ended, as its proxy reported.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Finish {
+    /// Where it was sent last, if anywhere.
+    pub(crate) endpoint: Option<EndpointId>,
+    /// How it went.
+    pub(crate) outcome: Outcome,
+    /// What the engine told.
+    pub(crate) ended: Ended,
+    /// From sending to the first byte, when all reports of the request came as one.
+    pub(crate) ttft: Option<Duration>,
+}
+
+impl Brain {
+    /// The request was sent to `endpoint`; `unary`: its answer comes as a whole.
+    pub(crate) fn started(
+        &self,
+        key: Key,
+        endpoint: EndpointId,
+        uncached_tokens: u32,
+        unary: bool,
+        now: Duration,
+    ) {
+        let mut state = self.state.lock();
+        // A proxy that chose by itself waits for no answer any more.
+        state.replies.remove(&key);
+        state
+            .dispatcher
+            .started(key, endpoint, uncached_tokens, unary, now);
+        self.release(&mut state, now);
+    }
+
+    /// The first byte of its answer came, `ttft` after it was sent.
+    pub(crate) fn first_byte(&self, key: Key, ttft: Duration, now: Duration) {
+        let mut state = self.state.lock();
+        let Some(before) = state.dispatcher.first_byte(key, Some(ttft), now) else {
+            return;
+        };
+        state.judge(before.endpoint, now, |breaker| breaker.on_success(now));
+        self.release(&mut state, now);
+    }
+
+    /// An attempt failed before its first byte, and the request goes on elsewhere.
+    pub(crate) fn attempt_failed(&self, endpoint: EndpointId, outcome: Outcome, now: Duration) {
+        self.state.lock().blame(endpoint, outcome, now);
+    }
+
+    /// The request is over.
+    pub(crate) fn finished(&self, key: Key, finish: Finish, now: Duration) {
+        let Finish {
+            endpoint,
+            outcome,
+            ended,
+            ttft,
+        } = finish;
+        let mut state = self.state.lock();
+        state.replies.remove(&key);
+        if let Some(ttft) = ttft.filter(|_| outcome == Outcome::Ok) {
+            _ = state.dispatcher.first_byte(key, Some(ttft), now);
+        }
+        let (open, calibration) = state.dispatcher.finished(key, ended, now);
+        if open.is_some() {
+            self.metrics.released(Cause::Report, 1);
+        }
+        if let Some(Calibration {
+            source,
+            expected,
+            reported,
+        }) = calibration
+        {
+            self.metrics.calibrated(source, expected, reported);
+        }
+        if let Some(endpoint) = endpoint {
+            let answered =
+                ttft.is_none() && open.is_some_and(|open| open.phase == Phase::Answering);
+            match outcome {
+                // Its first byte said so already, and what ends now may have begun before the endpoint failed.
+                Outcome::Ok | Outcome::Cancelled if answered => {}
+                Outcome::Ok => state.judge(endpoint, now, |breaker| breaker.on_success(now)),
+                outcome => state.blame(endpoint, outcome, now),
+            }
+        }
+        self.release(&mut state, now);
+    }
+
+    /// The proxy does not want its answer any more. A request that was sent stays. Whether it waited.
+    pub(crate) fn cancel(&self, key: Key, now: Duration) -> bool {
+        let mut state = self.state.lock();
+        state.replies.remove(&key);
+        let (open, waited) = state.dispatcher.cancel(key, now);
+        if waited {
+            self.metrics.scored(crate::metrics::Outcome::Cancelled);
+        }
+        if let Some(open) = open {
+            state.judge(open.endpoint, now, |breaker| breaker.on_abandoned(now));
+            self.metrics.released(Cause::Cancel, 1);
+            self.release(&mut state, now);
+        }
+        waited
+    }
+
+    /// A proxy says what it really has open in this pool.
+    pub(crate) fn replace_proxy(
+        &self,
+        proxy: ProxyId,
+        open: Vec<(RequestId, EndpointId, u32, Phase)>,
+        now: Duration,
+    ) {
+        let mut state = self.state.lock();
+        state.dispatcher.replace_proxy(proxy, open, now);
+        self.release(&mut state, now);
+    }
+
+    /// A proxy is gone for good.
+    pub(crate) fn forget_proxy(&self, proxy: ProxyId, now: Duration) {
+        let mut state = self.state.lock();
+        state.replies.retain(|key, _| key.proxy != proxy);
+        let released = state.dispatcher.forget_proxy(proxy, now);
+        self.metrics.released(Cause::ProxyGone, released);
+        self.release(&mut state, now);
+    }
+
+    /// A proxy remembers what was sent where before this replica knew of it; blocks of another size mean nothing here.
+    pub(crate) fn taught(&self, decisions: &[Decision], block_bytes: u32) {
+        for lesson in decisions.chunks(LESSON) {
+            let mut state = self.state.lock();
+            if state.dispatcher.pool().spec.policy.block_bytes != block_bytes {
+                return;
+            }
+            for decision in lesson {
+                state.dispatcher.taught(decision.endpoint, &decision.blocks);
+            }
+        }
+    }
+
+    /// The collector asked an endpoint.
+    pub(crate) fn observe(&self, observation: &Observation, now: Duration) {
+        let mut state = self.state.lock();
+        let Some(position) = state.dispatcher.pool().position(observation.endpoint) else {
+            return;
+        };
+        let news = state.slots[position].observe(&observation.outcome, now);
+        if news.restarted {
+            state.dispatcher.restarted(position);
+        }
+        if let Some(capacity) = news.capacity {
+            state.dispatcher.set_capacity(position, Some(capacity));
+        }
+        if let Some(found) = news.found {
+            state.dispatcher.counted(position, found);
+        }
+        let sample = state.slots[position].sample(now, state.stale_after);
+        state.dispatcher.set_sample(position, sample);
+        state.reassess(position, now);
+        self.release(&mut state, now);
+    }
+}
+
+impl State {
+    fn blame(&mut self, endpoint: EndpointId, outcome: Outcome, now: Duration) {
+        let failure = match outcome {
+            Outcome::Unreachable => Failure::Connect,
+            Outcome::Failed => Failure::Reset,
+            Outcome::TimedOut => Failure::Timeout,
+            Outcome::Backpressure => Failure::Status(503),
+            Outcome::Ok | Outcome::Cancelled | Outcome::Unspecified => {
+                return self.judge(endpoint, now, |breaker| breaker.on_abandoned(now));
+            }
+        };
+        self.judge(endpoint, now, |breaker| breaker.on_failure(now, failure));
+    }
+
+    fn judge(
+        &mut self,
+        endpoint: EndpointId,
+        now: Duration,
+        verdict: impl FnOnce(&mut hermes_core::breaker::Breaker),
+    ) {
+        let Some(position) = self.dispatcher.pool().position(endpoint) else {
+            return;
+        };
+        verdict(&mut self.slots[position].breaker);
+        self.dispatcher
+            .set_health(position, self.slots[position].health(now));
+    }
+}

@@ -1,0 +1,407 @@
+//! Stories of [`Brain`]: time is an argument.
+
+use hermes_core::{
+    dispatch::Ended,
+    ledger::{Phase, ProxyId, RequestId},
+    load::Sample,
+    policy::{Policy, Strategy},
+    snapshot::{Endpoint, PoolSpec, Role},
+};
+use hermes_proto::v1::Outcome as Report;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use super::*;
+use crate::{
+    engines::{Failure, Observation, Scraped},
+    metrics::Metrics,
+};
+
+const STALE: Duration = Duration::from_secs(5);
+const TTFT: Duration = Duration::from_millis(5);
+const ONE: ProxyId = ProxyId(1);
+const TWO: ProxyId = ProxyId(2);
+
+fn pool(endpoints: usize) -> Arc<Pool> {
+    let endpoint = |index: usize| {
+        let url = format!("http://10.0.0.{index}:8000");
+        Arc::new(Endpoint {
+            id: EndpointId::of("chat", &url, ""),
+            name: url.as_str().into(),
+            url: url.into(),
+            role: Role::Aggregate,
+            group: None,
+        })
+    };
+    let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
+    endpoints.sort_by_key(|endpoint| endpoint.id);
+    let policy = Policy {
+        strategy: Strategy::LeastRequest,
+        ..Policy::default()
+    };
+    Arc::new(Pool {
+        spec: Arc::new(PoolSpec {
+            name: "chat".into(),
+            models: Vec::new(),
+            policy,
+        }),
+        endpoints,
+    })
+}
+
+fn brain(endpoints: usize) -> Brain {
+    let metrics = Metrics::register(&mut Registry::default());
+    Brain::new(&pool(endpoints), STALE, metrics.pool(&"chat".into()), 7)
+}
+
+fn key(proxy: ProxyId, request: u64) -> Key {
+    Key {
+        proxy,
+        request: RequestId(request),
+    }
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn arrival(key: Key, query: &Query) -> Arrival<'_> {
+    Arrival {
+        key,
+        query,
+        model: None,
+        hits: &[],
+        waited: Duration::ZERO,
+        may_wait: true,
+    }
+}
+
+impl Brain {
+    fn first(&self, key: Key, now: Duration) -> EndpointId {
+        let query = Query {
+            prompt_tokens: 100,
+            ..Query::default()
+        };
+        match self.choose(arrival(key, &query), now) {
+            Verdict::Bound(binding) => binding.choice.ranked[0].endpoint,
+            other => panic!("nobody: {other:?}"),
+        }
+    }
+
+    fn load(&self, endpoint: EndpointId) -> Load {
+        let state = self.state.lock();
+        state.dispatcher.loads()[state
+            .dispatcher
+            .pool()
+            .position(endpoint)
+            .expect("the endpoint is there")]
+    }
+
+    fn scrape(&self, endpoint: EndpointId, outcome: Result<Scraped, Failure>, now: Duration) {
+        self.observe(
+            &Observation {
+                endpoint,
+                at: Instant::now(),
+                outcome,
+                models: None,
+            },
+            now,
+        );
+    }
+
+    fn ends(&self, key: Key, endpoint: EndpointId, outcome: Report, now: Duration) {
+        self.finished(
+            key,
+            Finish {
+                endpoint: Some(endpoint),
+                outcome,
+                ended: Ended::default(),
+                ttft: None,
+            },
+            now,
+        );
+    }
+
+    /// Health and figures are what the breakers and the samples say.
+    fn assert_loads_are_true(&self, now: Duration) {
+        let mut state = self.state.lock();
+        let kept = state.dispatcher.loads().to_vec();
+        state.reassess_all(now);
+        assert_eq!(kept, state.dispatcher.loads());
+    }
+}
+
+#[test]
+fn a_choice_is_booked_before_the_next_one_so_two_proxies_do_not_herd() {
+    let brain = brain(2);
+    let first = brain.first(key(ONE, 1), at(0));
+    let second = brain.first(key(TWO, 1), at(0));
+    assert_ne!(first, second);
+    assert_eq!(
+        (
+            brain.load(first).in_flight,
+            brain.load(first).pending_tokens
+        ),
+        (1, 100)
+    );
+    brain.assert_loads_are_true(at(0));
+}
+
+#[test]
+fn a_request_is_followed_from_booking_to_its_end() {
+    let brain = brain(1);
+    let (request, now) = (key(ONE, 1), at(0));
+    let endpoint = brain.first(request, now);
+    brain.started(request, endpoint, 60, false, now);
+    assert_eq!(
+        (
+            brain.load(endpoint).in_flight,
+            brain.load(endpoint).pending_tokens
+        ),
+        (1, 100),
+        "what was booked"
+    );
+    brain.first_byte(request, TTFT, now);
+    assert_eq!(
+        (
+            brain.load(endpoint).in_flight,
+            brain.load(endpoint).pending_tokens
+        ),
+        (1, 0)
+    );
+    brain.ends(request, endpoint, Report::Ok, now);
+    brain.ends(request, endpoint, Report::Ok, now);
+    assert_eq!(brain.load(endpoint), Load::default());
+}
+
+#[test]
+fn a_retry_elsewhere_moves_the_booking() {
+    let brain = brain(2);
+    let (request, now) = (key(ONE, 1), at(0));
+    let failed = brain.first(request, now);
+    let other = brain
+        .pool()
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.id)
+        .find(|&id| id != failed)
+        .expect("two endpoints");
+    brain.attempt_failed(failed, Report::Unreachable, now);
+    brain.started(request, other, 100, false, now);
+    assert_eq!(
+        (brain.load(failed).in_flight, brain.load(other).in_flight),
+        (0, 1)
+    );
+    brain.assert_loads_are_true(now);
+}
+
+#[test]
+fn a_second_choice_for_a_request_replaces_the_first() {
+    let brain = brain(2);
+    brain.first(key(ONE, 1), at(0));
+    brain.first(key(ONE, 1), at(0));
+    assert_eq!(brain.census().bookings, 1);
+    brain.assert_loads_are_true(at(0));
+}
+
+#[test]
+fn a_cancel_takes_back_what_was_not_sent_and_nothing_else() {
+    let brain = brain(1);
+    let endpoint = brain.first(key(ONE, 1), at(0));
+    brain.cancel(key(ONE, 1), at(0));
+    assert_eq!(brain.load(endpoint).in_flight, 0);
+    brain.first(key(ONE, 2), at(0));
+    brain.started(key(ONE, 2), endpoint, 100, false, at(0));
+    brain.cancel(key(ONE, 2), at(0));
+    assert_eq!(brain.load(endpoint).in_flight, 1);
+}
+
+#[test]
+fn a_dead_proxy_takes_its_requests_with_it_and_silence_its_bookings() {
+    let brain = brain(1);
+    let endpoint = brain.first(key(ONE, 1), at(0));
+    brain.started(key(ONE, 1), endpoint, 100, false, at(0));
+    brain.first(key(TWO, 1), at(0));
+    brain.forget_proxy(ONE, at(1));
+    assert_eq!(brain.load(endpoint).in_flight, 1);
+    brain.tick(at(60));
+    assert_eq!(
+        brain.load(endpoint).in_flight,
+        0,
+        "nobody said that the booked request was sent"
+    );
+}
+
+#[test]
+fn a_proxy_corrects_what_was_believed_of_it() {
+    let brain = brain(1);
+    let endpoint = brain.first(key(ONE, 1), at(0));
+    brain.started(key(ONE, 1), endpoint, 100, false, at(0));
+    brain.replace_proxy(
+        ONE,
+        vec![
+            (RequestId(9), endpoint, 30, Phase::Answering),
+            (RequestId(8), EndpointId(0), 5, Phase::Sent),
+        ],
+        at(1),
+    );
+    assert_eq!(
+        (
+            brain.load(endpoint).in_flight,
+            brain.load(endpoint).pending_tokens
+        ),
+        (1, 0)
+    );
+    assert_eq!(
+        brain.census().bookings,
+        1,
+        "what it has open at an endpoint that is gone counts nowhere"
+    );
+}
+
+#[test]
+fn failures_take_an_endpoint_out_and_the_choice_goes_elsewhere() {
+    let brain = brain(2);
+    let bad = brain.pool().endpoints[0].id;
+    for _ in 0..3 {
+        brain.attempt_failed(bad, Report::Failed, at(0));
+    }
+    assert_eq!(brain.load(bad).health, Health::Down);
+    for request in 0..10 {
+        assert_ne!(brain.first(key(ONE, request), at(0)), bad);
+    }
+}
+
+#[test]
+fn backpressure_and_clients_who_leave_are_no_failures() {
+    let brain = brain(1);
+    let endpoint = brain.pool().endpoints[0].id;
+    for request in 0..20 {
+        brain.first(key(ONE, request), at(0));
+        brain.attempt_failed(endpoint, Report::Backpressure, at(0));
+        brain.ends(key(ONE, request), endpoint, Report::Cancelled, at(0));
+    }
+    assert_eq!(brain.load(endpoint).health, Health::Up);
+}
+
+#[test]
+fn two_refused_probes_take_an_endpoint_out_and_an_answer_brings_it_back_slowly() {
+    let brain = brain(2);
+    let endpoint = brain.pool().endpoints[0].id;
+    brain.scrape(endpoint, Err(Failure::Refused), at(0));
+    assert_eq!(brain.load(endpoint).health, Health::Up);
+    brain.scrape(endpoint, Err(Failure::Refused), at(1));
+    assert_eq!(brain.load(endpoint).health, Health::Down);
+    brain.scrape(endpoint, Ok(Scraped::default()), at(2));
+    assert!(matches!(brain.load(endpoint).health, Health::Warming(_)));
+    brain.tick(at(30));
+    assert_eq!(brain.load(endpoint).health, Health::Up);
+}
+
+#[test]
+fn figures_that_grow_old_are_absent_and_not_zero() {
+    let brain = brain(1);
+    let endpoint = brain.pool().endpoints[0].id;
+    let sample = Sample {
+        waiting: Some(3),
+        ..Sample::default()
+    };
+    brain.scrape(
+        endpoint,
+        Ok(Scraped {
+            sample,
+            ..Scraped::default()
+        }),
+        at(1),
+    );
+    assert_eq!(brain.load(endpoint).sample, Some(sample));
+    brain.tick(at(1) + STALE);
+    assert_eq!(brain.load(endpoint).sample, Some(sample));
+    brain.tick(at(2) + STALE);
+    assert_eq!(brain.load(endpoint).sample, None);
+}
+
+#[test]
+fn an_engine_that_sleeps_is_left_alone() {
+    let brain = brain(2);
+    let endpoint = brain.pool().endpoints[0].id;
+    brain.scrape(
+        endpoint,
+        Ok(Scraped {
+            asleep: Some(true),
+            ..Scraped::default()
+        }),
+        at(0),
+    );
+    assert_ne!(brain.first(key(ONE, 1), at(0)), endpoint);
+}
+
+#[test]
+fn endpoints_that_stay_keep_their_state_and_those_that_go_their_bookings_no_more() {
+    let brain = brain(2);
+    let (a, b) = (
+        brain.first(key(ONE, 1), at(0)),
+        brain.first(key(ONE, 2), at(0)),
+    );
+    let mut smaller = (*brain.pool()).clone();
+    smaller.endpoints.retain(|endpoint| endpoint.id == b);
+    brain.apply(&Arc::new(smaller), STALE, at(1));
+    assert_eq!((brain.load(b).in_flight, brain.census().bookings), (1, 1));
+    brain.ends(key(ONE, 1), a, Report::Ok, at(1));
+    brain.assert_loads_are_true(at(1));
+}
+
+#[test]
+fn an_endpoint_on_trial_gets_one_request_at_a_time() {
+    let brain = brain(2);
+    let bad = brain.pool().endpoints[0].id;
+    for _ in 0..3 {
+        brain.attempt_failed(bad, Report::Failed, at(0));
+    }
+    let due = at(2);
+    brain.tick(due);
+    let turns = (0..200)
+        .map(|request| brain.first(key(ONE, request), due))
+        .filter(|&endpoint| endpoint == bad)
+        .count();
+    assert_eq!(turns, 1, "until it is known what became of it");
+}
+
+#[test]
+fn explaining_books_nothing_and_turns_no_dice() {
+    let brain = brain(3);
+    let query = Query::default();
+    let first = brain.explain(arrival(key(ONE, 1), &query), at(0));
+    assert_eq!(brain.explain(arrival(key(ONE, 1), &query), at(0)), first);
+    assert_eq!(brain.census().bookings, 0);
+}
+
+#[test]
+fn a_proxy_sees_the_whole_fleet_and_its_own_part_of_it() {
+    let brain = brain(1);
+    let endpoint = brain.first(key(ONE, 1), at(0));
+    brain.first(key(TWO, 1), at(0));
+    let mut rows = Vec::new();
+    brain.rows(ONE, &brain.pool(), &mut rows);
+    let [row] = rows[..] else {
+        panic!("one endpoint")
+    };
+    assert_eq!(
+        (
+            row.endpoint,
+            row.load.in_flight,
+            row.own.requests,
+            row.own.tokens
+        ),
+        (endpoint, 2, 1, 100)
+    );
+    let mut told = Rows::default();
+    assert_eq!(told.news(&rows).len(), 1);
+    assert_eq!(told.news(&rows), [], "nothing new");
+    assert_eq!(told.news(&[]), []);
+    assert_eq!(
+        told.news(&rows).len(),
+        1,
+        "what is gone is told anew when it is back"
+    );
+}
