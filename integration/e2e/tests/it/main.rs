@@ -20,7 +20,6 @@ mod records;
 mod retry;
 mod route;
 mod stream;
-mod tidy;
 mod tls;
 mod tokens;
 mod world;

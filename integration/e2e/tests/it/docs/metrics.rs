@@ -6,7 +6,7 @@ use hermes_bench::fleet::{Fleet, Scene, instant};
 use hermes_engine_sim::kv_manager::KvManagerServer;
 use hermes_engine_sim::{EngineConfig, Fault, KvEventsConfig};
 
-use super::pages::{self, Page};
+use super::pages;
 use crate::{
     client::{chat, client, eventually, metric, send},
     tls::authority::{Authority, Mounted},
@@ -32,11 +32,11 @@ async fn the_metrics_page_lists_what_both_planes_expose() {
     let control_plane = admin_of_control_plane(&fleet);
     let data_plane = fleet.proxies[0].admin_url();
 
-    let page = Page::read(&pages::root().join("docs/metrics.md"));
+    let page = pages::read("metrics");
     let mut complaints = Vec::new();
     for (title, admin) in [("Data plane", data_plane), ("Control plane", control_plane)] {
-        let mut documented = table(&page.text, "Both planes");
-        documented.extend(table(&page.text, title));
+        let mut documented = table(&page, "Both planes");
+        documented.extend(table(&page, title));
         let text = client()
             .get(format!("{admin}/metrics"))
             .send()
@@ -52,44 +52,6 @@ async fn the_metrics_page_lists_what_both_planes_expose() {
         "correct docs/metrics.md:\n  {}",
         complaints.join("\n  ")
     );
-}
-
-#[test]
-fn metrics_that_other_pages_name_are_in_the_tables() {
-    let known = documented();
-    let mut unknown = Vec::new();
-    for page in pages::all() {
-        for (line, text) in pages::prose(&page.text) {
-            let names = text
-                .split('`')
-                .skip(1)
-                .step_by(2)
-                .filter(|name| is_metric(name) && !known.contains_key(*name));
-            unknown.extend(names.map(|name| format!("{}:{line}: {name}", page.path)));
-        }
-    }
-    assert!(
-        unknown.is_empty(),
-        "write the name as docs/metrics.md has it:\n  {}",
-        unknown.join("\n  ")
-    );
-}
-
-/// The name of every metric in the tables, and its type.
-pub(super) fn documented() -> BTreeMap<String, String> {
-    let page = Page::read(&pages::root().join("docs/metrics.md"));
-    page.text
-        .lines()
-        .filter_map(row)
-        .map(|(name, metric)| (name, metric.kind))
-        .collect()
-}
-
-fn is_metric(name: &str) -> bool {
-    name.starts_with("hermes_")
-        && name
-            .chars()
-            .all(|letter| letter.is_ascii_lowercase() || letter == '_')
 }
 
 /// Families show only once they have a series: a refusal, a choice, a lookup, a scrape that works and one that fails.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hermes_bench::fleet::Scene;
 use serde_json::Value;
 
-use super::pages::{self, Page};
+use super::pages;
 use crate::client::{client, json_of, send};
 
 #[tokio::test]
@@ -34,9 +34,8 @@ async fn every_strategy_that_is_documented_is_accepted() {
 
 /// The first cells of the table whose head begins so.
 fn fields_below(head: &str) -> BTreeSet<String> {
-    let page = Page::read(&pages::root().join("docs/policies.md"));
+    let page = pages::read("policies");
     let rows = page
-        .text
         .lines()
         .skip_while(|line| !line.starts_with(head))
         .skip(2);

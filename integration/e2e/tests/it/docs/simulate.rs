@@ -2,13 +2,12 @@
 
 use hermes_bench::simulate::policies::POLICIES;
 
-use super::pages::{self, Page};
+use super::pages;
 
 #[test]
 fn every_policy_that_can_be_simulated_is_documented() {
-    let page = Page::read(&pages::root().join("docs/simulate.md"));
+    let page = pages::read("simulate");
     let rows = page
-        .text
         .lines()
         .skip_while(|line| !line.starts_with("| Policy | "))
         .skip(2);

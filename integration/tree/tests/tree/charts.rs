@@ -1,13 +1,12 @@
 //! What the charts ask Prometheus for: alerts and dashboard name metrics that exist, and every alert an action.
 
-use std::{collections::BTreeSet, fs};
+use std::collections::BTreeSet;
 
-use super::{
-    metrics::documented,
-    pages::{Page, root},
-};
+use hermes_tree::files;
 
-/// Where queries stand.
+use super::metric_names::documented;
+
+/// The files with queries.
 const FILES: [&str; 2] = [
     "charts/hermes-router/alerts/hermes.yaml",
     "charts/hermes-router/dashboards/hermes.json",
@@ -25,8 +24,8 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
         base.is_some_and(is_histogram) || known.contains_key(name) && !is_histogram(name)
     };
     for file in FILES {
-        let page = Page::read(&root().join(file));
-        let named = names(&page.text);
+        let text = files::read(file);
+        let named = names(&text);
         assert!(named.len() > 10, "{file} has queries");
         let unknown: Vec<_> = named.iter().filter(|name| !exists(name)).collect();
         assert!(
@@ -38,7 +37,7 @@ fn alerts_and_dashboard_name_metrics_that_exist() {
 
 #[test]
 fn every_alert_says_what_to_do() {
-    let rules = fs::read_to_string(root().join(FILES[0])).expect("the chart has alerts");
+    let rules = files::read(FILES[0]);
     let (_, rules) = rules.split_once("- alert: ").expect("there is an alert");
     for rule in rules.split("- alert: ") {
         let name = rule.lines().next().unwrap_or_default();

@@ -1,8 +1,12 @@
-//! Links and paths in the pages lead somewhere.
+//! Links and paths in the pages lead to files and headings that exist.
 
 use std::{collections::HashSet, fs, path::Path};
 
-use super::pages::{self, Page};
+use hermes_tree::{
+    assert_none,
+    files::{File, root},
+    pages,
+};
 
 /// What a path in backticks begins with when it means a file or folder of this repository.
 const FOLDERS: [&str; 9] = [
@@ -26,10 +30,9 @@ fn links_lead_to_files_and_headings() {
             dead.extend(targets.map(|target| format!("{}:{line}: {target}", page.path)));
         }
     }
-    assert!(
-        dead.is_empty(),
-        "correct the link, or write what it promises:\n  {}",
-        dead.join("\n  ")
+    assert_none(
+        &dead,
+        "correct the link, or write the page or heading that it names",
     );
 }
 
@@ -38,15 +41,11 @@ fn files_that_the_pages_name_exist() {
     let mut gone = Vec::new();
     for page in pages::all() {
         for (line, text) in pages::prose(&page.text) {
-            let paths = named(text).filter(|path| !pages::root().join(path).exists());
+            let paths = named(text).filter(|path| !root().join(path).exists());
             gone.extend(paths.map(|path| format!("{}:{line}: {path}", page.path)));
         }
     }
-    assert!(
-        gone.is_empty(),
-        "say where it is now, or drop it:\n  {}",
-        gone.join("\n  ")
-    );
+    assert_none(&gone, "name the new path, or drop it");
 }
 
 /// Targets of `[text](target)`.
@@ -58,14 +57,14 @@ fn links(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// A link out of the repository is not followed.
-fn leads_somewhere(page: &Page, target: &str) -> bool {
+fn leads_somewhere(page: &File, target: &str) -> bool {
     if target.contains("://") || target.starts_with("mailto:") {
         return true;
     }
     let (path, heading) = target
         .split_once('#')
         .map_or((target, None), |(path, heading)| (path, Some(heading)));
-    let here = pages::root().join(&page.path);
+    let here = root().join(&page.path);
     let there = if path.is_empty() {
         here
     } else {
@@ -97,8 +96,8 @@ fn anchors(text: &str) -> HashSet<String> {
 
 /// Paths in backticks; one with a placeholder or a wildcard names nothing in particular.
 fn named(line: &str) -> impl Iterator<Item = &str> {
-    let quoted = line.split('`').skip(1).step_by(2);
-    let paths = quoted.filter(|text| FOLDERS.iter().any(|folder| text.starts_with(folder)));
+    let paths =
+        pages::quoted(line).filter(|text| FOLDERS.iter().any(|folder| text.starts_with(folder)));
     paths
         .map(|text| text.split([' ', ':']).next().unwrap_or(text))
         .filter(|path| !path.contains(['*', '…', '{', '<']))
@@ -115,7 +114,7 @@ fn the_check_itself_reads_links_paths_and_headings() {
         ["core/src/pick.rs"]
     );
     assert!(anchors("## The `pools[]` of it, all\n").contains("the-pools-of-it-all"));
-    let page = Page {
+    let page = File {
         path: "README.md".into(),
         text: String::new(),
     };

@@ -1,0 +1,24 @@
+//! The tree checks itself: what reviews would otherwise repeat. Each message says what to do.
+//!
+//! Code:
+//! * [`dependencies`]: which crate may depend on which, and what must not appear below a crate.
+//! * [`sizes`]: files and functions stay readable.
+//! * [`names`]: files are named for what they hold.
+//! * [`sources`]: orphans, clocks in `core`, detached tasks, and what must not be in any file.
+//!
+//! Documentation, as far as it can be checked without running anything:
+//! * [`charts`]: alerts and dashboard name metrics that exist.
+//! * [`links`]: links lead to files and headings, and files that are named exist.
+//! * [`metric_names`]: metrics that pages name are in the tables of `docs/metrics.md`.
+//! * [`local_replies`]: every code by which a proxy answers itself is documented.
+//! * [`walks`]: functions that the walks through the code name exist.
+
+mod charts;
+mod dependencies;
+mod links;
+mod local_replies;
+mod metric_names;
+mod names;
+mod sizes;
+mod sources;
+mod walks;
