@@ -17,24 +17,24 @@ use crate::{
 };
 
 /// Adds the routes.
-pub(crate) fn routes(admin: Admin, knowledge: RoutingState, records: Arc<AccessLog>) -> Admin {
+pub(crate) fn routes(admin: Admin, routing: RoutingState, access_log: Arc<AccessLog>) -> Admin {
     let admin = admin.route("/debug/snapshot", move |_query, _body| {
-        let answer = snapshot(&knowledge);
+        let answer = snapshot(&routing);
         async move { answer }
     });
     admin.route("/debug/records", move |_query, body| {
         let answer = if body.is_some() {
             AdminResponse::method_not_allowed("GET")
         } else {
-            listen(&records)
+            listen(&access_log)
         };
         async move { answer }
     })
 }
 
 /// Streams one line per finished request until the listener disconnects.
-fn listen(records: &Arc<AccessLog>) -> AdminResponse {
-    let Some(lines) = records.listen() else {
+fn listen(access_log: &Arc<AccessLog>) -> AdminResponse {
+    let Some(lines) = access_log.listen() else {
         let message = format!(
             "{MAX_LISTENERS} listeners are connected already; try again when one has left\n"
         );
@@ -44,11 +44,11 @@ fn listen(records: &Arc<AccessLog>) -> AdminResponse {
     AdminResponse::stream("application/x-ndjson", StreamBody::new(frames))
 }
 
-fn snapshot(knowledge: &RoutingState) -> AdminResponse {
-    let Some(view) = knowledge.view.load_full() else {
+fn snapshot(routing: &RoutingState) -> AdminResponse {
+    let Some(view) = routing.view.load_full() else {
         return AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, "no snapshot has come yet");
     };
-    let replicas: Vec<Arc<str>> = knowledge
+    let replicas: Vec<Arc<str>> = routing
         .replicas
         .load()
         .iter()
@@ -58,7 +58,7 @@ fn snapshot(knowledge: &RoutingState) -> AdminResponse {
     let body = json!({
         "snapshot": &*view.snapshot,
         "replicas": replicas,
-        "load_is_fresh": knowledge.freshness.is_fresh(uptime()),
+        "load_is_fresh": routing.freshness.is_fresh(uptime()),
         "pools": loads,
     });
     AdminResponse::json(body.to_string())

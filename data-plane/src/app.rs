@@ -108,12 +108,12 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         .address()
         .map_err(|source| StartError::Listen { address, source })?;
 
-    let knowledge = RoutingState::default();
-    let records = Arc::new(AccessLog::default());
+    let routing = RoutingState::default();
+    let access_log = Arc::new(AccessLog::default());
     let admin_bound = match admin_address {
         Some(address) => {
             let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
-            let admin = admin::routes(admin, knowledge.clone(), Arc::clone(&records))
+            let admin = admin::routes(admin, routing.clone(), Arc::clone(&access_log))
                 .bind(address, "--admin")
                 .await?;
             let bound = admin.local_addr();
@@ -127,26 +127,26 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     let (reporter, reports) = Reporter::new();
     let reporter = Arc::new(reporter);
     let proxy = Arc::new(Proxy {
-        gate: AdmissionLimit::default(),
-        chooser: EndpointSelector::new(knowledge.clone(), identity.proxy),
+        admission: AdmissionLimit::default(),
+        selector: EndpointSelector::new(routing.clone(), identity.proxy),
         forwarder: Forwarder {
             metrics: Arc::clone(&metrics),
         },
         responses: Arc::default(),
         reporter: Arc::clone(&reporter),
-        records,
+        access_log,
         metrics: Arc::clone(&metrics),
         drain: drain.clone(),
-        requests: AtomicU64::new(1),
+        next_id: AtomicU64::new(1),
         run: identity.proxy,
-        knowledge: knowledge.clone(),
+        routing: routing.clone(),
     });
     let gate = readiness.gate("snapshot");
     let stop = drain.forced();
     let learning = sync::run(
         ControlPlaneTargets { targets, dialer },
         identity,
-        knowledge,
+        routing,
         reporter,
         reports,
         metrics,

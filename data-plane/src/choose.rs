@@ -38,15 +38,15 @@ use crate::{
 
 /// Selects endpoints for one proxy.
 pub(crate) struct EndpointSelector {
-    knowledge: RoutingState,
+    routing: RoutingState,
     score: ScoreStep,
 }
 
 impl EndpointSelector {
-    pub(crate) fn new(knowledge: RoutingState, proxy: u64) -> Self {
+    pub(crate) fn new(routing: RoutingState, proxy: u64) -> Self {
         Self {
-            knowledge: knowledge.clone(),
-            score: ScoreStep { knowledge, proxy },
+            routing: routing.clone(),
+            score: ScoreStep { routing, proxy },
         }
     }
 
@@ -61,9 +61,9 @@ impl EndpointSelector {
         wanted: &SelectionRequest<'_>,
         dice: &mut Dice,
     ) -> Result<Selection, LocalReply> {
-        let SelectionRequest { pool, call, .. } = *wanted;
+        let SelectionRequest { pool, request, .. } = *wanted;
         // This proxy did not see the stored response being created, so only the control plane can locate it.
-        let scored = pool.pool.spec.policy.strategy.needs_score() || call.response.is_some();
+        let scored = pool.pool.spec.policy.strategy.needs_score() || request.response.is_some();
         if !scored {
             return local(wanted, &[], Rung::Strategy, dice, |upstream| {
                 upstream.load(uptime())
@@ -92,7 +92,7 @@ impl EndpointSelector {
     pub(crate) async fn locate(
         &self,
         pool: &RoutingPool,
-        call: &InferenceRequest,
+        request: &InferenceRequest,
         id: u64,
     ) -> Option<Selection> {
         let query = Query {
@@ -101,7 +101,7 @@ impl EndpointSelector {
         };
         let wanted = SelectionRequest {
             pool,
-            call,
+            request,
             id,
             query: &query,
             context: Context::new(),
@@ -125,7 +125,7 @@ impl EndpointSelector {
         dice: &mut Dice,
     ) -> Result<Selection, LocalReply> {
         let now = uptime();
-        if self.knowledge.freshness.is_fresh(now) {
+        if self.routing.freshness.is_fresh(now) {
             let hits = wanted
                 .pool
                 .history
@@ -152,11 +152,14 @@ fn local(
     load: impl Fn(&Upstream) -> Load,
 ) -> Result<Selection, LocalReply> {
     let SelectionRequest {
-        pool, call, query, ..
+        pool,
+        request,
+        query,
+        ..
     } = *wanted;
     let ask = Ask {
         query,
-        model: call.model.as_deref(),
+        model: request.model.as_deref(),
         hits,
         turn: pool.next_round_robin(),
         total_in_flight: None,

@@ -203,10 +203,6 @@ impl InFlightGuard {
             .pending_tokens
             .fetch_sub(tokens, Ordering::Relaxed);
     }
-
-    pub(crate) fn upstream(&self) -> &Arc<Upstream> {
-        &self.upstream
-    }
 }
 
 impl Drop for InFlightGuard {

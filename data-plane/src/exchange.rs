@@ -1,6 +1,22 @@
-//! Sending a request to an endpoint, relaying the answer, and what is recorded of both.
+//! Exchanges with endpoints: sending a request, relaying the answer, and what is recorded of both.
+//!
+//! ```text
+//!   forward ─▶ leg ─▶ endpoint        one attempt after another, by the decisions of retry
+//!   relay ─▶ meter ─▶ guard           the answer's pieces, their times and usage
+//!   guard, when dropped ─▶ summary ─▶ observers: metrics, span, log, access record, report, endpoint health
+//! ```
 
+mod attempt;
 pub(crate) mod forward;
 pub(crate) mod guard;
+mod leg;
+mod meter;
+mod observers;
 pub(crate) mod relay;
+mod retry;
+mod summary;
+mod timeline;
 pub(crate) mod trace;
+
+#[cfg(test)]
+mod tests;

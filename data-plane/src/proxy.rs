@@ -3,11 +3,11 @@
 //! ```text
 //!   client ─▶ admit ─▶ read ─▶ choose ─▶ forward ─▶ relay ─▶ client
 //!               │        │        │         │          │
-//!             gate     read     choose   upstream   account     (each verb is another file)
+//!           admission  intake   choose   endpoint    meter     (each verb is another file)
 //! ```
 //!
-//! Invariants: one view for the whole request; nothing is sent twice after the first byte of an answer; whatever
-//! happens, the request's [`RequestGuard`] is closed exactly once, by whoever holds it last.
+//! Invariants: one view for the whole request; nothing is sent twice after the first byte of an answer; the request's
+//! [`RequestGuard`] is dropped exactly once, by its last owner.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use hermes_core::{dice::Dice, query::Query, responses::Responses};
 use hermes_runtime::{propagation, shutdown::Drain};
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use smallvec::smallvec;
@@ -36,8 +36,8 @@ use crate::{
     },
     link::report::Reporter,
     request::{
-        admission::AdmissionLimit,
-        api::{self, Api, Unrouted},
+        admission::{AdmissionLimit, AdmissionPermit},
+        api::{self, Api, Route, Unrouted},
         headers,
         inference_request::InferenceRequest,
         intake,
@@ -50,19 +50,19 @@ use crate::{
 
 /// What every request of this proxy shares.
 pub(crate) struct Proxy {
-    pub(crate) knowledge: RoutingState,
-    pub(crate) gate: AdmissionLimit,
-    pub(crate) chooser: EndpointSelector,
+    pub(crate) routing: RoutingState,
+    pub(crate) admission: AdmissionLimit,
+    pub(crate) selector: EndpointSelector,
     pub(crate) forwarder: Forwarder,
-    /// Where stored responses live, as far as this proxy saw them made.
+    /// The endpoints of stored responses that passed this proxy.
     pub(crate) responses: Arc<Mutex<Responses>>,
     pub(crate) reporter: Arc<Reporter>,
-    pub(crate) records: Arc<AccessLog>,
+    pub(crate) access_log: Arc<AccessLog>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: Drain,
-    /// Requests count from here, so that their ids are unique in this run.
-    pub(crate) requests: AtomicU64,
-    /// This run's name: part of fresh request ids, and of every choice's randomness.
+    /// The next request's id, unique in this run.
+    pub(crate) next_id: AtomicU64,
+    /// Random id of this run: part of generated request ids, and of the seed of every selection.
     pub(crate) run: u64,
 }
 
@@ -74,11 +74,11 @@ impl Proxy {
         client: SocketAddr,
     ) -> Response<ResponseBody> {
         let arrived = Instant::now();
-        let id = self.requests.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let request_id = headers::request_id(request.headers(), || {
             format!("req-{:012x}{id:06x}", self.run >> 16)
         });
-        // The engine, the logs and the client know the request by the same id.
+        // The engine, the logs and the client use the same id.
         request
             .headers_mut()
             .insert(headers::REQUEST_ID, request_id.clone());
@@ -86,30 +86,22 @@ impl Proxy {
         let server = trace.server.clone();
         trace::identify(&server, &request_id, client);
 
-        let mut api = None;
-        let mut response = match self
-            .route(
-                request,
-                RequestStart {
-                    id,
-                    at: arrived,
-                    trace,
-                },
-                &mut api,
-            )
-            .await
-        {
+        let start = RequestStart {
+            id,
+            at: arrived,
+            trace,
+        };
+        let mut response = match self.admit(request, start).await {
             Ok(response) => {
                 trace::status(&server, response.status());
                 response
             }
-            Err(refusal) => {
-                tracing::debug!(request = request_id.to_str().unwrap_or(""), %refusal, "refused");
-                self.metrics.refused(refusal.code());
-                trace::refused(&server, &refusal);
-                refusal
-                    .into_response(api, request_id.to_str().unwrap_or_default())
-                    .map(ResponseBody::from)
+            Err(Rejection { reply, api }) => {
+                let request_id = request_id.to_str().unwrap_or_default();
+                tracing::debug!(request = request_id, %reply, "local reply");
+                self.metrics.refused(reply.code());
+                trace::local_reply(&server, &reply);
+                reply.into_response(api, request_id).map(ResponseBody::from)
             }
         };
         response
@@ -118,159 +110,149 @@ impl Proxy {
         response
     }
 
-    /// The path itself. `api` tells the caller which error shape the client reads, as soon as that is known.
-    async fn route(
+    /// Admits the request and finds the API that it addresses.
+    async fn admit(
         &self,
         request: Request<Incoming>,
-        arrival: RequestStart,
-        api: &mut Option<Api>,
-    ) -> Result<Response<ResponseBody>, LocalReply> {
-        // One load per request: every later step sees the same cluster.
-        let view = self
-            .knowledge
-            .view
-            .load_full()
-            .ok_or(LocalReply::NotReady)?;
+        start: RequestStart,
+    ) -> Result<Response<ResponseBody>, Rejection> {
+        // One load per request: every later step uses the same snapshot.
+        let view = self.routing.view.load_full();
+        let view = view.ok_or(LocalReply::NotReady)?;
         let settings = view.settings();
-
-        // Admit.
-        let mut permit = self
-            .gate
-            .try_acquire(settings.max_concurrent)
-            .ok_or(LocalReply::Overloaded)?;
+        let permit = self.admission.try_acquire(settings.max_concurrent);
+        let permit = permit.ok_or(LocalReply::Overloaded)?;
         intake::check_head(request.headers())?;
 
-        // Read.
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
         let route = api::route(&head.method, &path, &settings.extra_paths).map_err(unrouted)?;
-        *api = Some(route.api);
-        trace::routed(&arrival.trace.server, route, &head.method);
-        match route.api {
-            Api::Models => return Ok(json(models::list(&view))),
-            Api::Model => return models::one(&view, route.path).map(json),
-            _ => {}
-        }
-        let bytes = intake::read_body(
-            body,
-            settings.max_body_bytes,
-            settings.client_timeout,
-            &mut permit,
-        )
-        .await?;
-        let call = InferenceRequest::parse(route, head, &bytes)?;
-        if call.stripped {
+        trace::routed(&start.trace.server, route, &head.method);
+        let response = match route.api {
+            Api::Models => Ok(json(models::list(&view))),
+            Api::Model => models::one(&view, route.path).map(json),
+            _ => {
+                self.forward(&view, route, (head, body), (start, permit))
+                    .await
+            }
+        };
+        response.map_err(|reply| Rejection {
+            reply,
+            api: Some(route.api),
+        })
+    }
+
+    /// Reads the request, chooses endpoints for it, forwards it and relays the answer.
+    async fn forward(
+        &self,
+        view: &RoutingView,
+        route: Route<'_>,
+        (head, body): (request::Parts, Incoming),
+        (start, mut permit): (RequestStart, AdmissionPermit),
+    ) -> Result<Response<ResponseBody>, LocalReply> {
+        // Read.
+        let settings = view.settings();
+        let (limit, timeout) = (settings.max_body_bytes, settings.client_timeout);
+        let bytes = intake::read_body(body, limit, timeout, &mut permit).await?;
+        let request = InferenceRequest::parse(route, head, &bytes)?;
+        if request.has_control_fields {
             self.metrics.stripped.inc();
         }
 
         // Choose.
-        let pinned = self.pinned(&view, &call, arrival.id).await?;
+        let pinned = self.pinned(view, &request, start.id).await?;
         let pool = match &pinned {
             Some((pool, _)) => pool,
-            None => view.route(call.model.as_deref())?,
+            None => view.route(request.model.as_deref())?,
         };
         let held = (permit, self.drain.track());
-        let told = (Arc::clone(&self.reporter), Arc::clone(&self.records));
-        let mut account =
-            RequestGuard::open(arrival, Arc::clone(pool), call.model.as_deref(), told, held);
-        account.describe(&call, view.snapshot.version);
-        let plan = match &pinned {
-            Some((_, plan)) => {
-                // Most of its prompt is not in its body, but in what the engine stored.
-                account.asks(
-                    &Query {
-                        prompt_tokens: 1,
-                        ..Query::default()
-                    },
-                    &call,
-                );
-                plan
+        let sinks = (Arc::clone(&self.reporter), Arc::clone(&self.access_log));
+        let model = request.model.as_deref();
+        let mut guard = RequestGuard::open(start, Arc::clone(pool), model, sinks, held);
+        guard.describe(&request, view.snapshot.version);
+        let selection = match &pinned {
+            Some((_, selection)) => {
+                guard.set_query(&stored_prompt(), &request);
+                selection
             }
             None => &self
-                .choose(pool, &call, &mut account)
+                .choose(pool, &request, &mut guard)
                 .await
-                .inspect_err(|refusal| account.refused(refusal))?,
+                .inspect_err(|reply| guard.selection_failed(reply))?,
         };
-        account.planned(plan);
+        guard.set_selection(selection);
 
         // Forward.
-        let begun = self
+        let answer = self
             .forwarder
-            .forward(&call, pool, plan, &mut account)
+            .forward(&request, pool, selection, &mut guard)
             .await?;
 
         // Relay.
         let endpoint = settings
             .expose_endpoint
-            .then(|| Arc::clone(&begun.upstream.endpoint.name));
-        let responses = (call.api == Api::Responses).then(|| Arc::clone(&self.responses));
-        let mut response = relay(
-            begun,
-            account,
-            &call,
-            pool.pool.spec.policy.timeouts,
-            responses,
-        );
+            .then(|| Arc::clone(&answer.attempt.upstream().endpoint.name));
+        let responses = (request.api == Api::Responses).then(|| Arc::clone(&self.responses));
+        let timeouts = pool.pool.spec.policy.timeouts;
+        let mut response = relay(answer, guard, &request, timeouts, responses);
         if let Some(name) = endpoint.and_then(|name| HeaderValue::from_str(&name).ok()) {
             response.headers_mut().insert(headers::ENDPOINT, name);
         }
         Ok(response)
     }
 
+    /// Selects endpoints of the pool, in a span of its own.
     async fn choose(
         &self,
         pool: &Arc<RoutingPool>,
-        call: &InferenceRequest,
-        account: &mut RequestGuard,
+        request: &InferenceRequest,
+        guard: &mut RequestGuard,
     ) -> Result<Selection, LocalReply> {
         let spec = &pool.pool.spec;
-        let span = account.trace.route(
-            &spec.name,
-            spec.policy.strategy.name(),
-            pool.upstreams.len(),
-        );
-        let context = propagation::egress(&span, &account.trace.incoming);
-        let mut dice = Dice::new(self.run ^ account.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let hashed = self.records.has_listeners();
-        let query = call
-            .prompt
-            .query(&spec.policy, call.model.as_deref(), &call.headers, hashed);
-        account.asks(&query, call);
+        let strategy = spec.policy.strategy.name();
+        let span = guard
+            .trace
+            .route(&spec.name, strategy, pool.upstreams.len());
+        let context = propagation::egress(&span, &guard.trace.incoming);
+        let mut rng = Dice::new(self.run ^ guard.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let hashed = self.access_log.has_listeners();
+        let query = request.query(&spec.policy, hashed);
+        guard.set_query(&query, request);
         let wanted = SelectionRequest {
             pool,
-            call,
-            id: account.id,
+            request,
+            id: guard.id,
             query: &query,
             context,
         };
-        let plan = self.chooser.choose(&wanted, &mut dice).await;
-        match &plan {
-            Ok(plan) => {
-                pool.metrics.chose(plan.rung);
-                trace::chosen(&span, plan);
+        let selection = self.selector.choose(&wanted, &mut rng).await;
+        match &selection {
+            Ok(selection) => {
+                pool.metrics.chose(selection.rung);
+                trace::selected(&span, selection);
             }
-            Err(refusal) => trace::failed(&span, refusal.code()),
+            Err(reply) => trace::failed(&span, reply.code()),
         }
-        plan
+        selection
     }
 
-    /// The endpoint that a stored response binds a request to, by what this proxy or the control plane saw.
+    /// The endpoint that created the stored response which the request refers to.
     async fn pinned(
         &self,
         view: &RoutingView,
-        call: &InferenceRequest,
+        request: &InferenceRequest,
         id: u64,
     ) -> Result<Option<(Arc<RoutingPool>, Selection)>, LocalReply> {
-        let Some(response) = &call.response else {
+        let Some(response) = &request.response else {
             return Ok(None);
         };
-        let known = self
+        let created_here = self
             .responses
             .lock()
             .endpoint(response.key)
             .and_then(|endpoint| view.upstream(endpoint));
-        if let Some((pool, upstream)) = known {
-            let target = SelectedEndpoint {
+        if let Some((pool, upstream)) = created_here {
+            let endpoint = SelectedEndpoint {
                 upstream: Arc::clone(upstream),
                 cached_tokens: 0,
                 source: None,
@@ -278,21 +260,41 @@ impl Proxy {
             return Ok(Some((
                 Arc::clone(pool),
                 Selection {
-                    ranked: smallvec![target],
+                    ranked: smallvec![endpoint],
                     ..Selection::default()
                 },
             )));
         }
-        if call.api != Api::StoredResponse {
-            // A conversation names its model: its pool's owner is asked when the endpoint is chosen.
+        if request.api != Api::StoredResponse {
+            // The request names a model: the owner of its pool locates the response when endpoints are chosen.
             return Ok(None);
         }
         for pool in &view.pools {
-            if let Some(plan) = self.chooser.locate(pool, call, id).await {
-                return Ok(Some((Arc::clone(pool), plan)));
+            if let Some(selection) = self.selector.locate(pool, request, id).await {
+                return Ok(Some((Arc::clone(pool), selection)));
             }
         }
         Err(LocalReply::UnknownResponse(echo(&response.id)))
+    }
+}
+
+/// A request that is answered locally, and the API whose error format its client reads, if it is known.
+struct Rejection {
+    reply: LocalReply,
+    api: Option<Api>,
+}
+
+impl From<LocalReply> for Rejection {
+    fn from(reply: LocalReply) -> Self {
+        Self { reply, api: None }
+    }
+}
+
+/// The query of a request to a stored response: most of its prompt is stored at the engine, not in its body.
+fn stored_prompt() -> Query {
+    Query {
+        prompt_tokens: 1,
+        ..Query::default()
     }
 }
 

@@ -1,9 +1,11 @@
-//! What a client asks: taking it in, reading what routing needs of it, and local replies to what cannot be served.
+//! A client's request: receiving it, parsing what routing needs, and local replies to what cannot be served.
 
 pub(crate) mod admission;
 pub(crate) mod api;
-pub(crate) mod fields;
+mod body_edit;
+mod fields;
 pub(crate) mod headers;
+mod identity;
 pub(crate) mod inference_request;
 pub(crate) mod intake;
 pub(crate) mod local_reply;

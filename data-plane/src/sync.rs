@@ -61,7 +61,7 @@ pub(crate) struct ControlPlaneTargets {
 pub(crate) async fn run(
     control_planes: ControlPlaneTargets,
     identity: ProxyIdentity,
-    knowledge: RoutingState,
+    routing: RoutingState,
     reporter: Arc<Reporter>,
     reports: mpsc::Receiver<hermes_proto::v1::Report>,
     metrics: Arc<Metrics>,
@@ -77,7 +77,7 @@ pub(crate) async fn run(
         outbox.clone(),
         Arc::clone(&metrics),
     ));
-    owners.spawn(SnapshotStore::new(knowledge, metrics, ready).run(inbox));
+    owners.spawn(SnapshotStore::new(routing, metrics, ready).run(inbox));
 
     let (tasks, by_address) = (JoinSet::new(), HashMap::new());
     let mut followed = ReplicaTasks {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::selection::{SelectedEndpoint, SelectionDetails, SelectionRequest};
 use crate::{
     link::score::{PendingScore, ScoreClient, ScoreClientError},
-    request::{api::Api, local_reply::LocalReply},
+    request::{api::Api, local_reply::LocalReply, lookup},
     sync::RoutingState,
     telemetry::metrics::ScoreFailure,
     view::RoutingPool,
@@ -36,7 +36,7 @@ const MAX_RESUBMISSIONS: u32 = 1;
 
 /// Asks the replicas of a [`RoutingState`].
 pub(super) struct ScoreStep {
-    pub(super) knowledge: RoutingState,
+    pub(super) routing: RoutingState,
     /// Names this run of the proxy in `Score`.
     pub(super) proxy: u64,
 }
@@ -97,7 +97,7 @@ impl ScoreStep {
             return None;
         }
         let known = || {
-            let view = self.knowledge.view.load();
+            let view = self.routing.view.load();
             let newer = view.as_ref()?.pool(pool.name())?;
             newer
                 .pool
@@ -107,7 +107,7 @@ impl ScoreStep {
         };
         let comes = async {
             loop {
-                let mut changed = std::pin::pin!(self.knowledge.changed.notified());
+                let mut changed = std::pin::pin!(self.routing.changed.notified());
                 changed.as_mut().enable();
                 if let Some(newer) = known() {
                     return newer;
@@ -144,7 +144,7 @@ impl ScoreStep {
 
     /// The replica that owns the pool, among those whose Score stream is open.
     fn owner(&self, pool: &str) -> Option<ScoreClient> {
-        let replicas = self.knowledge.replicas.load();
+        let replicas = self.routing.replicas.load();
         if let [only] = replicas.as_slice() {
             return Some(only.client.clone());
         }
@@ -162,19 +162,19 @@ impl ScoreStep {
     fn question(&self, wanted: &SelectionRequest<'_>, waited: Duration) -> v1::ScoreRequest {
         let SelectionRequest {
             pool,
-            call,
+            request,
             id,
             query,
             context,
         } = wanted;
         let policy = &pool.pool.spec.policy;
         let (traceparent, tracestate) = propagation::inject_pair(context);
-        let response_only = call.api == Api::StoredResponse;
+        let response_only = request.api == Api::StoredResponse;
         v1::ScoreRequest {
             id: *id,
             proxy: self.proxy,
             pool: pool.name().to_string(),
-            model: call.model.clone().unwrap_or_default(),
+            model: request.model.clone().unwrap_or_default(),
             prompt_bytes: query.prompt_bytes,
             prompt_tokens: query.prompt_tokens,
             blocks: if policy.strategy.needs_prefix() {
@@ -188,14 +188,14 @@ impl ScoreStep {
             tenant: query.tenant,
             deadline_ms: millis(policy.score_deadline),
             waited_ms: millis(waited),
-            unary: call.is_non_streaming(),
+            unary: request.is_non_streaming(),
             may_wait: policy.strategy.needs_score() && !response_only,
             exclude: Vec::new(),
-            response: call.response.as_ref().map(|response| response.key.0),
+            response: request.response.as_ref().map(|response| response.key.0),
             response_only,
             lookup: policy
                 .lookup_text
-                .then(|| call.prompt.lookup_text(call.api))
+                .then(|| lookup::lookup_text(&request.prompt, request.api))
                 .flatten(),
             traceparent,
             tracestate,

@@ -50,7 +50,7 @@ pub(crate) struct SelectionDetails {
 /// A request that needs an endpoint.
 pub(crate) struct SelectionRequest<'a> {
     pub(crate) pool: &'a RoutingPool,
-    pub(crate) call: &'a InferenceRequest,
+    pub(crate) request: &'a InferenceRequest,
     /// Unique in this run of the proxy.
     pub(crate) id: u64,
     pub(crate) query: &'a Query,

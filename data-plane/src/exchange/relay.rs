@@ -1,7 +1,8 @@
-//! An answer on its way to the client: the engine's frames as they come, and the account that ends with the last one.
+//! Relaying an answer: the engine's frames as they arrive, each passed to the [`Meter`].
 //!
-//! No buffer and no task stands between the two connections: a client that reads slowly slows the engine's connection
-//! down, and a client that leaves drops this body, and with it the connection to the engine, which cancels the request.
+//! The relay holds no buffer. Over HTTP/1.1 no task stands between the two connections either (over HTTP/2 hyper spawns
+//! one per stream): a client that reads slowly slows the engine's connection down, and a client that disconnects drops
+//! this body, and with it the connection to the engine, which cancels the request.
 
 use std::{
     future::Future,
@@ -12,28 +13,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{
-    breaker::Failure,
-    policy::Timeouts,
-    responses::{ResponseKey, Responses},
-};
+use hermes_core::{policy::Timeouts, responses::Responses};
 use http::{HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::{forward::UpstreamResponse, guard::RequestGuard, meter::Meter, retry};
 use crate::{
-    clock::uptime,
-    endpoint::{Answer, Upstream},
-    exchange::{forward::UpstreamResponse, guard::RequestGuard},
-    link::report::Outcome,
+    endpoint::Answer,
     request::{headers, inference_request::InferenceRequest},
-    telemetry::{metrics::Ended, usage::UsageTap},
+    telemetry::metrics::Ended,
 };
 
-/// What the proxy answers: a response of its own, or an engine's.
+/// The body of a response: the proxy's own, or an engine's.
 pub(crate) enum ResponseBody {
-    Own(Option<Bytes>),
+    Local(Full<Bytes>),
     Relayed(Box<Relay>),
 }
 
@@ -51,39 +47,36 @@ pub(crate) enum TruncatedResponse {
 pub(crate) struct Relay {
     first: Option<Bytes>,
     body: Option<Answer>,
-    upstream: Arc<Upstream>,
-    account: RequestGuard,
-    passing: UsageTap,
-    /// How long the engine may be silent, and when that is checked next.
-    patience: Duration,
-    alarm: Pin<Box<Sleep>>,
-    last: Instant,
-    /// The answer is a stream of events that ends with an error event when the engine breaks it off.
+    meter: Meter,
+    /// How long the engine may send nothing.
+    idle_timeout: Duration,
+    /// Fires at the earliest time at which the engine may have been silent for too long.
+    idle_timer: Pin<Box<Sleep>>,
+    last_frame: Instant,
+    /// The answer is an event stream: a truncated one ends with an error event.
     events: bool,
-    /// Whether the last bytes ended an event.
+    /// Whether the last bytes completed an event.
     between_events: bool,
-    /// The answer is being cut off.
+    /// The answer is being truncated.
     ending: Option<TruncationStep>,
-    /// Learns where a stored response lives.
-    responses: Option<Arc<Mutex<Responses>>>,
 }
 
-/// The steps of cutting an answer off. hyper drops what it has not written when a body fails, so it gets a turn to
-/// write what the client was still to get.
+/// The steps of truncating an answer. hyper discards its write buffer when a body fails, so the body returns `Pending`
+/// once before it fails: hyper flushes the buffer whenever a body is pending.
 enum TruncationStep {
-    Written(TruncatedResponse),
-    Final(TruncatedResponse),
+    Flush(TruncatedResponse),
+    Fail(TruncatedResponse),
 }
 
-/// The error event for clients that read events: SDKs raise it.
-const BROKEN_STREAM: &str = "data: {\"error\":{\"message\":\"the model server broke off its answer\",\
+/// The error event of a truncated event stream; SDKs raise it.
+const TRUNCATED_STREAM: &str = "data: {\"error\":{\"message\":\"the model server broke off its answer\",\
 \"type\":\"server_error\",\"param\":null,\"code\":\"upstream_died\"}}\n\n";
 
 /// The response for the client.
 pub(crate) fn relay(
-    begun: UpstreamResponse,
-    account: RequestGuard,
-    call: &InferenceRequest,
+    answer: UpstreamResponse,
+    guard: RequestGuard,
+    request: &InferenceRequest,
     timeouts: Timeouts,
     responses: Option<Arc<Mutex<Responses>>>,
 ) -> Response<ResponseBody> {
@@ -91,8 +84,8 @@ pub(crate) fn relay(
         mut head,
         first,
         body,
-        upstream,
-    } = begun;
+        attempt,
+    } = answer;
     headers::clean_response(&mut head.headers);
     if matches!(head.status.as_u16(), 429 | 503) && !head.headers.contains_key(header::RETRY_AFTER)
     {
@@ -103,25 +96,23 @@ pub(crate) fn relay(
         .headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-    let last = Instant::now();
-    let patience = if call.stream {
+    let now = Instant::now();
+    let idle_timeout = if request.stream {
         timeouts.idle
     } else {
-        (account.arrived() + timeouts.request).saturating_duration_since(last)
+        (guard.arrived() + timeouts.request).saturating_duration_since(now)
     };
+    let outcome = retry::outcome_of(head.status);
     let relay = Relay {
         first,
         body: Some(body),
-        upstream,
-        account,
-        passing: UsageTap::default(),
-        patience,
-        alarm: Box::pin(sleep_until(last + patience)),
-        last,
+        meter: Meter::begin(guard, attempt, outcome, responses),
+        idle_timeout,
+        idle_timer: Box::pin(sleep_until(now + idle_timeout)),
+        last_frame: now,
         events,
         between_events: true,
         ending: None,
-        responses,
     };
     let mut response = Response::new(ResponseBody::Relayed(Box::new(relay)));
     *response.status_mut() = head.status;
@@ -135,7 +126,7 @@ impl Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         if let Some(first) = self.first.take() {
-            self.pass(&first);
+            self.relay_piece(&first);
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         if let Some(ending) = self.ending.take() {
@@ -148,87 +139,74 @@ impl Relay {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(bytes) = frame.data_ref() {
                     let bytes = bytes.clone();
-                    self.pass(&bytes);
+                    self.relay_piece(&bytes);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.broken(TruncatedResponse::Broken(error), Ended::Broken, cx)
+                self.truncate(TruncatedResponse::Broken(error), Ended::Broken, cx)
             }
             Poll::Ready(None) => {
                 self.complete();
                 Poll::Ready(None)
             }
-            Poll::Pending => self.poll_silence(cx),
+            Poll::Pending => self.poll_idle(cx),
         }
     }
 
-    /// The alarm is set once and looks back when it rings, so that a frame costs no timer.
-    fn poll_silence(
+    /// The idle timer is re-armed only when it fires, so frames do not touch it.
+    fn poll_idle(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
-        while self.alarm.as_mut().poll(cx).is_ready() {
-            let due = self.last + self.patience;
+        while self.idle_timer.as_mut().poll(cx).is_ready() {
+            let due = self.last_frame + self.idle_timeout;
             if due <= Instant::now() {
-                return self.broken(
-                    TruncatedResponse::Silent(self.patience),
+                return self.truncate(
+                    TruncatedResponse::Silent(self.idle_timeout),
                     Ended::TimedOut,
                     cx,
                 );
             }
-            self.alarm.as_mut().reset(due);
+            self.idle_timer.as_mut().reset(due);
         }
         Poll::Pending
     }
 
-    fn pass(&mut self, bytes: &Bytes) {
+    fn relay_piece(&mut self, bytes: &Bytes) {
         let now = Instant::now();
-        self.account.frame(now);
-        self.last = now;
-        self.passing.piece(bytes);
+        self.last_frame = now;
+        self.meter.piece(bytes, now);
         self.between_events = bytes.ends_with(b"\n\n");
-        // hyper asks no further than the length that the head told, so that the end may never be polled.
+        // hyper stops polling at the head's content length, so the end of the body may never be polled.
         if self.body.as_ref().is_some_and(Body::is_end_stream) {
             self.complete();
         }
     }
 
-    /// The whole answer has passed.
+    /// The answer was relayed to its end.
     fn complete(&mut self) {
         if let Some(connection) = self.body.take().and_then(Answer::into_connection) {
-            self.upstream.checkin(connection);
+            self.meter.upstream().checkin(connection);
         }
-        if let Some(usage) = self.passing.usage() {
-            self.account.used(usage);
-        }
-        self.account.whole();
-        if let (Some(responses), Some(id)) = (&self.responses, self.passing.response_id()) {
-            let response = ResponseKey::of(&id);
-            responses
-                .lock()
-                .remember(response, self.upstream.endpoint.id);
-            self.account.stored(response);
-        }
+        self.meter.complete();
     }
 
-    /// The answer ends too early: an event that says so where clients read events, and then no proper end.
-    fn broken(
+    /// Truncates the answer: an error event where the client reads events, then an abort instead of a proper end.
+    fn truncate(
         &mut self,
         why: TruncatedResponse,
         ended: Ended,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
-        tracing::info!(endpoint = %self.upstream.endpoint.name, %why, "an answer was cut off");
-        self.account.failed(ended);
-        self.account.attempt_failed(Outcome::Failed);
-        self.upstream.failed(uptime(), Failure::Reset);
+        tracing::info!(endpoint = %self.meter.upstream().endpoint.name, %why, "an answer was truncated");
+        self.meter.truncate(ended);
         self.body = None;
-        let ending = TruncationStep::Written(why);
+        let ending = TruncationStep::Flush(why);
         if self.events && self.between_events {
             self.ending = Some(ending);
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(
-                BROKEN_STREAM.as_bytes(),
+                TRUNCATED_STREAM.as_bytes(),
             )))));
         }
         self.poll_ending(ending, cx)
@@ -240,12 +218,12 @@ impl Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         match ending {
-            TruncationStep::Written(why) => {
-                self.ending = Some(TruncationStep::Final(why));
+            TruncationStep::Flush(why) => {
+                self.ending = Some(TruncationStep::Fail(why));
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            TruncationStep::Final(why) => Poll::Ready(Some(Err(why))),
+            TruncationStep::Fail(why) => Poll::Ready(Some(Err(why))),
         }
     }
 }
@@ -259,14 +237,16 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         match &mut *self {
-            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Local(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Self::Relayed(relay) => relay.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Own(bytes) => bytes.is_none(),
+            Self::Local(body) => body.is_end_stream(),
             Self::Relayed(relay) => {
                 relay.body.is_none() && relay.first.is_none() && relay.ending.is_none()
             }
@@ -275,9 +255,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
+            Self::Local(body) => body.size_hint(),
             Self::Relayed(relay) => match (&relay.first, &relay.body) {
                 (None, Some(body)) => body.size_hint(),
                 _ => SizeHint::default(),
@@ -288,6 +266,6 @@ impl Body for ResponseBody {
 
 impl From<Bytes> for ResponseBody {
     fn from(bytes: Bytes) -> Self {
-        Self::Own(Some(bytes).filter(|bytes| !bytes.is_empty()))
+        Self::Local(Full::new(bytes))
     }
 }

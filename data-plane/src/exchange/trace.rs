@@ -1,12 +1,12 @@
-//! The spans of one request: server, route, and one client span an attempt.
+//! The spans of one request: server, route, and one client span per attempt.
 //!
-//! They exist only when traces are exported (see [`hermes_runtime::telemetry`]); else every function here returns a
-//! disabled span and costs a branch. No prompt, credential or header value of a client is ever an attribute, but the
-//! model's name.
+//! They exist only when traces are exported (see [`hermes_runtime::telemetry`]); otherwise every function here returns a
+//! disabled span and costs a branch. Of a client's request only the model's name is an attribute; prompts, credentials
+//! and header values are not.
 
 use std::net::SocketAddr;
 
-use hermes_core::query::Source;
+use hermes_core::{query::Source, snapshot::Version};
 use hermes_runtime::{propagation, telemetry::TRACE_TARGET};
 use http::{HeaderValue, Method, Request, StatusCode};
 use opentelemetry::Context;
@@ -15,7 +15,7 @@ use tracing::{Span, field::Empty, info_span};
 use crate::{
     choose::{SelectedEndpoint, Selection, SelectionDetails},
     endpoint::Upstream,
-    request::{api::Route, local_reply::LocalReply},
+    request::{api::Route, inference_request::InferenceRequest, local_reply::LocalReply},
 };
 
 /// The most bytes of a client-made name that a span repeats.
@@ -24,10 +24,8 @@ const LONGEST_NAME: usize = 256;
 /// A request's spans, and the client's trace context.
 pub(crate) struct RequestTrace {
     pub(crate) server: Span,
-    /// What the client sent: goes on to the endpoint even when nothing is recorded here.
+    /// The client's trace context: forwarded to the endpoint even when nothing is exported here.
     pub(crate) incoming: Context,
-    /// The newest attempt. It ends when another one begins, or with the last byte of the answer.
-    attempt: Span,
 }
 
 impl RequestTrace {
@@ -37,7 +35,7 @@ impl RequestTrace {
         let server = info_span!(
             target: TRACE_TARGET,
             "request",
-            // Until a route is known, if ever: a path that nobody serves is no name.
+            // Until the route is known: the path of a client would be an unbounded name.
             otel.name = method_name(request.method(), "HTTP"),
             otel.kind = "server",
             otel.status_code = Empty,
@@ -64,14 +62,10 @@ impl RequestTrace {
             gen_ai.usage.cache_read.input_tokens = Empty,
         );
         propagation::adopt(&server, &incoming);
-        Self {
-            server,
-            incoming,
-            attempt: Span::none(),
-        }
+        Self { server, incoming }
     }
 
-    /// The choice of an endpoint.
+    /// The selection of endpoints.
     pub(crate) fn route(&self, pool: &str, strategy: &str, candidates: usize) -> Span {
         info_span!(
             target: TRACE_TARGET,
@@ -95,12 +89,13 @@ impl RequestTrace {
 
     /// One attempt; siblings under the server span.
     pub(crate) fn attempt(
-        &mut self,
+        &self,
         upstream: &Upstream,
-        operation: &str,
-        model: Option<&str>,
+        request: &InferenceRequest,
         resend: u32,
     ) -> Span {
+        let operation = request.api.operation();
+        let model = request.model.as_deref();
         let span = info_span!(
             target: TRACE_TARGET,
             parent: &self.server,
@@ -134,18 +129,11 @@ impl RequestTrace {
         if resend > 0 {
             span.record("http.request.resend_count", i64::from(resend));
         }
-        self.attempt = span.clone();
         span
-    }
-
-    /// The answer did not come to its end.
-    pub(crate) fn cut_off(&self, error_type: &str) {
-        failed(&self.attempt, error_type);
-        failed(&self.server, error_type);
     }
 }
 
-/// Who asks, as the server span tells it.
+/// Records the client and the request's id in the server span.
 pub(crate) fn identify(span: &Span, request_id: &HeaderValue, client: SocketAddr) {
     if span.is_disabled() {
         return;
@@ -154,7 +142,7 @@ pub(crate) fn identify(span: &Span, request_id: &HeaderValue, client: SocketAddr
     span.record("client.address", client.ip().to_string());
 }
 
-/// What the path means.
+/// Records the route in the server span.
 pub(crate) fn routed(span: &Span, route: Route<'_>, method: &Method) {
     if span.is_disabled() {
         return;
@@ -163,7 +151,25 @@ pub(crate) fn routed(span: &Span, route: Route<'_>, method: &Method) {
     span.record("http.route", route.template);
 }
 
-/// The status that the client gets: an error of the server only from 500 on, as the conventions want it.
+/// Describes the request in the server span.
+pub(super) fn describe(span: &Span, request: &InferenceRequest, strategy: &str, version: Version) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("gen_ai.operation.name", request.api.operation());
+    span.record(
+        "gen_ai.request.model",
+        request.model.as_deref().map(bounded),
+    );
+    span.record("gen_ai.request.stream", request.stream);
+    span.record("hermes.strategy", strategy);
+    span.record(
+        "hermes.snapshot.version",
+        i64::try_from(version.0).unwrap_or(i64::MAX),
+    );
+}
+
+/// Records the status of the response: by the conventions, only 5xx is an error of a server span.
 pub(crate) fn status(span: &Span, status: StatusCode) {
     if span.is_disabled() {
         return;
@@ -174,23 +180,23 @@ pub(crate) fn status(span: &Span, status: StatusCode) {
     }
 }
 
-/// The proxy's own no, whose code says more than its status.
-pub(crate) fn refused(span: &Span, refusal: &LocalReply) {
+/// Records a local reply, whose code is more specific than its status.
+pub(crate) fn local_reply(span: &Span, reply: &LocalReply) {
     if span.is_disabled() {
         return;
     }
-    status(span, refusal.status());
-    span.record("error.type", refusal.code());
+    status(span, reply.status());
+    span.record("error.type", reply.code());
 }
 
-/// What the route span says when the choice is made. Times are in seconds.
-pub(crate) fn chosen(span: &Span, plan: &Selection) {
+/// Records the selection in the route span. Times are in seconds.
+pub(crate) fn selected(span: &Span, selection: &Selection) {
     if span.is_disabled() {
         return;
     }
     let Selection {
         ranked, rung, why, ..
-    } = plan;
+    } = selection;
     let SelectionDetails {
         waited,
         expected_wait,
@@ -229,7 +235,7 @@ pub(crate) fn chosen(span: &Span, plan: &Selection) {
     );
 }
 
-/// What an attempt's span says when its head came.
+/// Records the status of an answer in the span of its attempt.
 pub(crate) fn answered(span: &Span, status: StatusCode) {
     if span.is_disabled() {
         return;
@@ -241,7 +247,7 @@ pub(crate) fn answered(span: &Span, status: StatusCode) {
     }
 }
 
-/// What a span says when no answer came.
+/// Records a failure.
 pub(crate) fn failed(span: &Span, error_type: &str) {
     if span.is_disabled() {
         return;
@@ -250,12 +256,12 @@ pub(crate) fn failed(span: &Span, error_type: &str) {
     span.record("error.type", error_type);
 }
 
-/// The beginning of a model's name that is longer than any: a pool of any model takes whatever a client makes up.
-pub(crate) fn bounded(model: &str) -> &str {
+/// A model's name, cut to a bounded length: pools without a list of models accept any name from a client.
+fn bounded(model: &str) -> &str {
     &model[..model.floor_char_boundary(LONGEST_NAME)]
 }
 
-/// A method of HTTP; anything else is what a client made up, and `other` stands for it.
+/// A method of HTTP; `other` for any other method that a client sent.
 fn method_name<'m>(method: &'m Method, other: &'m str) -> &'m str {
     match *method {
         Method::GET

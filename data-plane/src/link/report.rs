@@ -44,6 +44,8 @@ struct UnfinishedRequest {
 /// The end of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestEnd {
+    /// The endpoint of the relayed answer, or of the last attempt.
+    pub(crate) endpoint: Option<EndpointId>,
     pub(crate) outcome: Outcome,
     pub(crate) usage: Option<v1::Usage>,
     /// Since it was sent to its last endpoint.
@@ -121,16 +123,16 @@ impl Reporter {
     /// The request has ended.
     pub(crate) fn finished(&self, request: u64, ended: RequestEnd) {
         let RequestEnd {
+            endpoint,
             outcome,
             usage,
             duration,
             decoding,
             stored_response,
         } = ended;
-        let open = self.shard(request).lock().remove(&request);
-        let endpoint = open.map(|open| open.endpoint.0);
+        self.shard(request).lock().remove(&request);
         let finished = v1::Finished {
-            endpoint,
+            endpoint: endpoint.map(|endpoint| endpoint.0),
             outcome: outcome.into(),
             usage,
             duration_us: micros(duration),
@@ -226,6 +228,7 @@ mod tests {
         reporter.finished(
             2,
             RequestEnd {
+                endpoint: Some(ENDPOINT),
                 outcome: Outcome::Ok,
                 usage: None,
                 duration,
@@ -253,6 +256,7 @@ mod tests {
     fn a_request_that_begins_and_ends_in_one_batch_is_one_report() {
         let (reporter, mut reports) = Reporter::new();
         let finished = |outcome| RequestEnd {
+            endpoint: Some(ENDPOINT),
             outcome,
             usage: None,
             duration: Duration::ZERO,

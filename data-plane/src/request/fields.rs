@@ -2,11 +2,10 @@
 //!
 //! One pass over the top level. Values that are only forwarded (messages, tools) stay raw; of a key that appears twice
 //! the last value counts, as in the engines' parser. Fields that control an engine's internals are detected here and cut
-//! out by [`strip`], without touching any other byte.
+//! out in [`super::body_edit`].
 
 use std::{borrow::Cow, fmt};
 
-use bytes::Bytes;
 use serde::{
     Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -14,7 +13,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 /// Top-level fields that clients must not set: they can crash an engine, or make it reach other hosts.
-const CONTROL_FIELDS: [&str; 9] = [
+pub(super) const CONTROL_FIELDS: [&str; 9] = [
     "kv_transfer_params",
     "ec_transfer_params",
     "disaggregated_params",
@@ -164,7 +163,7 @@ fn flag(raw: Option<&RawValue>) -> Option<bool> {
 }
 
 /// A key, borrowed unless it has escapes.
-struct FieldName<'a>(Cow<'a, str>);
+pub(super) struct FieldName<'a>(pub(super) Cow<'a, str>);
 
 /// A string field; any other type of value reads as absent and is validated by the engine.
 #[derive(Default)]
@@ -200,75 +199,11 @@ impl<'de> serde::Deserialize<'de> for TextField<'de> {
     }
 }
 
-/// The body without its control fields, as slices of the original that follow one another.
-///
-/// Every other byte stays as the client wrote it. [`BodyFields::parse`] must have accepted the body.
-pub(crate) fn strip(body: &Bytes) -> Vec<Bytes> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let Ok(entries) = json.deserialize_map(BodyEntries(body)) else {
-        return vec![body.clone()];
-    };
-    let kept = entries.iter().filter(|entry| !entry.control);
-    let mut pieces = vec![Bytes::from_static(b"{")];
-    for (index, entry) in kept.enumerate() {
-        if index > 0 {
-            pieces.push(Bytes::from_static(b","));
-        }
-        pieces.push(body.slice(entry.start..entry.end));
-    }
-    pieces.push(Bytes::from_static(b"}"));
-    pieces
-}
-
-/// Position of one `"key": value` in the body.
-struct BodyEntry {
-    start: usize,
-    end: usize,
-    control: bool,
-}
-
-struct BodyEntries<'a>(&'a [u8]);
-
-impl<'de> Visitor<'de> for BodyEntries<'de> {
-    type Value = Vec<BodyEntry>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<BodyEntry>, A::Error> {
-        let body = self.0;
-        let mut entries: Vec<BodyEntry> = Vec::new();
-        while let Some((FieldName(key), value)) =
-            map.next_entry::<FieldName<'de>, &'de RawValue>()?
-        {
-            // The key begins after whatever separates it from the entry before it: `{` or `,`, and white space.
-            let after = entries.last().map_or(0, |last| last.end);
-            let gap = body[after..]
-                .iter()
-                .position(|&byte| byte == b'"')
-                .unwrap_or(0);
-            let end = value.get().as_ptr() as usize - body.as_ptr() as usize + value.get().len();
-            entries.push(BodyEntry {
-                start: after + gap,
-                end,
-                control: CONTROL_FIELDS.contains(&&*key),
-            });
-        }
-        Ok(entries)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn stripped(body: &str) -> String {
-        let pieces = strip(&Bytes::copy_from_slice(body.as_bytes()));
-        String::from_utf8(pieces.concat()).expect("slices of UTF-8 at JSON borders")
-    }
 
     #[test]
     fn routing_fields_are_read_and_others_are_ignored() {
@@ -331,24 +266,6 @@ mod tests {
     }
 
     #[test]
-    fn control_fields_are_cut_and_no_other_byte_changes() {
-        assert_eq!(
-            stripped(
-                r#"{ "model" : "a" , "kv_transfer_params":{"do_remote_prefill":true}, "n": 1 }"#
-            ),
-            r#"{"model" : "a","n": 1}"#
-        );
-        assert_eq!(
-            stripped(r#"{"bootstrap_host":"h","bootstrap_room":1}"#),
-            "{}"
-        );
-        assert_eq!(
-            stripped(r#"{"kv_transfer\u005fparams":1,"a":"\"kv_transfer_params\":1,"}"#),
-            r#"{"a":"\"kv_transfer_params\":1,"}"#
-        );
-    }
-
-    #[test]
     fn a_control_field_is_detected_in_any_spelling() {
         assert!(
             BodyFields::parse(br#"{"kv_transfer\u005fparams":null}"#)
@@ -364,23 +281,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_parsed_or_rejected(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = BodyFields::parse(&body);
-            let _ = strip(&Bytes::from(body));
-        }
-
-        #[test]
-        fn stripping_keeps_every_other_entry(
-            keys in proptest::collection::vec(prop_oneof![Just("kv_transfer_params"), Just("bootstrap_room"), Just("a"), Just("\\u0062"), Just("c\\\"")], 0..8),
-            space in "[ \n\t]{0,2}",
-        ) {
-            let entries = |keys: Vec<&str>| keys.iter().map(|key| format!("{space}\"{key}\"{space}:{space}[1,{{\"x\":\"}},\"}}]")).collect::<Vec<_>>().join(&format!("{space},"));
-            let body = format!("{{{}{space}}}", entries(keys.clone()));
-            let kept = keys.iter().filter(|key| !CONTROL_FIELDS.contains(key)).count();
-            let value: serde_json::Value = serde_json::from_str(&stripped(&body)).expect("still valid");
-            let distinct: std::collections::BTreeSet<_> = keys.iter().filter(|key| !CONTROL_FIELDS.contains(key)).collect();
-            prop_assert_eq!(value.as_object().expect("an object").len(), distinct.len());
-            prop_assert_eq!(stripped(&body).matches("[1,").count(), kept);
         }
     }
 }

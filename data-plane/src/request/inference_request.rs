@@ -1,12 +1,21 @@
 //! A client's request with what routing reads of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use hermes_core::responses::ResponseKey;
+use hermes_core::{
+    policy::{Policy, Strategy},
+    query::Query,
+    responses::ResponseKey,
+};
 use http::{HeaderMap, Method, uri::PathAndQuery};
 
 use crate::request::{
     api::{Api, Route},
-    fields::{BodyFields, strip},
+    body_edit::remove_control_fields,
+    fields::BodyFields,
+    headers,
+    identity::{self, ClientIdentity},
     local_reply::LocalReply,
     outgoing::Outgoing,
     prompt::Prompt,
@@ -20,16 +29,17 @@ pub(crate) struct InferenceRequest {
     pub(crate) target: PathAndQuery,
     /// The client's headers, cleaned for an endpoint.
     pub(crate) headers: HeaderMap,
-    /// The client's bytes, without control fields.
-    pub(crate) body: Outgoing,
+    /// The client's bytes.
+    body: Bytes,
     pub(crate) model: Option<String>,
     pub(crate) stream: bool,
     /// The parts of the body that a selection uses.
     pub(crate) prompt: Prompt,
     /// The stored response that this request continues or refers to.
     pub(crate) response: Option<ResponseReference>,
-    /// BodyFields were cut.
-    pub(crate) stripped: bool,
+    /// The body has fields that must not reach an endpoint.
+    pub(crate) has_control_fields: bool,
+    client: ClientIdentity,
 }
 
 impl InferenceRequest {
@@ -40,6 +50,39 @@ impl InferenceRequest {
                 self.api,
                 Api::Chat | Api::Completions | Api::Responses | Api::Messages
             )
+    }
+
+    /// What a selection under `policy` reads. `hashed` forces the prompt's hashes.
+    pub(crate) fn query(&self, policy: &Policy, hashed: bool) -> Query {
+        let model = self.model.as_deref();
+        let session = match &policy.strategy {
+            Strategy::SessionAffinity(affinity) => self.client.session(affinity, &self.headers),
+            _ => None,
+        };
+        let blocks = if hashed || policy.strategy.needs_prefix() {
+            self.prompt
+                .blocks(model.unwrap_or_default(), policy.block_bytes)
+        } else {
+            Arc::default()
+        };
+        Query {
+            prompt_bytes: self.prompt.bytes(),
+            prompt_tokens: self.prompt.estimated_tokens(),
+            blocks,
+            session,
+            priority: self.client.priority,
+            tenant: identity::tenant(&policy.tenant, model, &self.headers),
+            ..Query::default()
+        }
+    }
+
+    /// The body for an endpoint: the client's bytes without control fields.
+    pub(crate) fn endpoint_body(&self) -> Outgoing {
+        if self.has_control_fields {
+            Outgoing::from(remove_control_fields(&self.body))
+        } else {
+            Outgoing::from(self.body.clone())
+        }
     }
 }
 
@@ -70,47 +113,41 @@ impl InferenceRequest {
         let http::request::Parts {
             method,
             uri,
-            mut headers,
+            headers: mut head_headers,
             ..
         } = head;
         let target = target(route.path, uri.query())?;
-        let priority = crate::request::headers::priority(&headers);
-        crate::request::headers::clean_request(&mut headers);
-        let mut call = Self {
+        let priority = headers::priority(&head_headers);
+        headers::clean_request(&mut head_headers);
+        let mut request = Self {
             api: route.api,
             method,
             target,
-            headers,
-            body: Outgoing::from(bytes.clone()),
+            headers: head_headers,
+            body: bytes.clone(),
             model: None,
             stream: false,
-            prompt: Prompt::unread(bytes.len()),
+            prompt: Prompt::unparsed(bytes.len()),
             response: None,
-            stripped: false,
+            has_control_fields: false,
+            client: ClientIdentity::of(&BodyFields::default(), priority),
         };
         if route.api == Api::StoredResponse {
             let below = route.path.trim_start_matches("/v1/responses/");
-            call.response = below.split('/').next().map(ResponseReference::from);
+            request.response = below.split('/').next().map(ResponseReference::from);
         }
         if route.api.reads_json() {
-            let fields = BodyFields::parse(bytes)
-                .map_err(|unreadable| LocalReply::BadBody(unreadable.to_string()))?;
-            call.model = fields.model.as_deref().map(str::to_owned);
-            call.stream = fields.stream;
-            call.response = fields
-                .previous_response_id
-                .as_deref()
-                .map(ResponseReference::from);
-            call.prompt = Prompt::of(&fields, bytes);
-            call.stripped = fields.has_control_fields;
-            if call.stripped {
-                call.body = Outgoing::from(strip(bytes));
-            }
+            let fields =
+                BodyFields::parse(bytes).map_err(|error| LocalReply::BadBody(error.to_string()))?;
+            request.model = fields.model.as_deref().map(str::to_owned);
+            request.stream = fields.stream;
+            let response = fields.previous_response_id.as_deref();
+            request.response = response.map(ResponseReference::from);
+            request.prompt = Prompt::of(&fields, bytes);
+            request.has_control_fields = fields.has_control_fields;
+            request.client = ClientIdentity::of(&fields, priority);
         }
-        if let Some(priority) = priority {
-            call.prompt.prioritize(priority);
-        }
-        Ok(call)
+        Ok(request)
     }
 }
 
@@ -150,14 +187,7 @@ mod tests {
                 call.headers.is_empty(),
                 "the header is for the router alone"
             );
-            call.prompt
-                .query(
-                    &hermes_core::policy::Policy::default(),
-                    None,
-                    &call.headers,
-                    false,
-                )
-                .priority
+            call.query(&Policy::default(), false).priority
         };
         assert_eq!(
             (priority(None), priority(Some("5")), priority(Some("soon"))),
@@ -169,10 +199,21 @@ mod tests {
     fn control_fields_are_cut_from_what_is_sent() {
         let call =
             call(r#"{"model":"m","kv_transfer_params":{"remote_host":"evil"},"messages":[]}"#);
-        assert!(call.stripped);
+        assert!(call.has_control_fields);
         assert_eq!(
-            call.body.len(),
+            call.endpoint_body().len(),
             r#"{"model":"m","messages":[]}"#.len() as u64
         );
+    }
+
+    #[test]
+    fn a_strategy_without_prefix_hashes_gets_them_only_on_demand() {
+        let request = call(&format!(r#"{{"prompt":"{}"}}"#, "x".repeat(600)));
+        let policy = Policy {
+            strategy: Strategy::Random,
+            ..Policy::default()
+        };
+        let blocks = |hashed| request.query(&policy, hashed).blocks.len();
+        assert_eq!((blocks(false), blocks(true)), (0, 2));
     }
 }

@@ -26,7 +26,7 @@ const MAINTENANCE: Duration = Duration::from_secs(1);
 
 /// The state of each replica, and the one whose snapshot is in use.
 pub(super) struct SnapshotStore {
-    knowledge: RoutingState,
+    routing: RoutingState,
     metrics: Arc<Metrics>,
     ready: Gate,
     replicas: Vec<ReplicaState>,
@@ -66,9 +66,9 @@ impl ReplicaState {
 // === SnapshotStore ===
 
 impl SnapshotStore {
-    pub(super) fn new(knowledge: RoutingState, metrics: Arc<Metrics>, ready: Gate) -> Self {
+    pub(super) fn new(routing: RoutingState, metrics: Arc<Metrics>, ready: Gate) -> Self {
         Self {
-            knowledge,
+            routing,
             metrics,
             ready,
             replicas: Vec::new(),
@@ -161,7 +161,7 @@ impl SnapshotStore {
         let Some(replica) = self.replicas.iter().find(|replica| replica.from == from) else {
             return;
         };
-        let previous = self.knowledge.view.load_full();
+        let previous = self.routing.view.load_full();
         if previous
             .as_ref()
             .is_some_and(|view| Arc::ptr_eq(&view.snapshot, &replica.snapshot))
@@ -178,14 +178,14 @@ impl SnapshotStore {
         self.metrics
             .snapshot_version
             .set(i64::try_from(version).unwrap_or(i64::MAX));
-        self.knowledge.view.store(Some(Arc::new(view)));
-        self.knowledge.changed.notify_waiters();
+        self.routing.view.store(Some(Arc::new(view)));
+        self.routing.changed.notify_waiters();
         self.ready.open();
     }
 
     /// Replays this proxy's history to replicas that became owners of pools.
     fn replay(&mut self) {
-        let Some(view) = self.knowledge.view.load_full() else {
+        let Some(view) = self.routing.view.load_full() else {
             return;
         };
         let targets: Vec<ReplayTarget<'_>> = self
@@ -201,7 +201,7 @@ impl SnapshotStore {
             name: Arc::clone(&known.name),
             client: known.client.clone(),
         };
-        self.knowledge
+        self.routing
             .replicas
             .store(Arc::new(self.replicas.iter().map(ready).collect()));
         self.metrics.control_planes.set(self.replicas.len() as i64);
@@ -209,11 +209,11 @@ impl SnapshotStore {
 
     /// Applies load rows of the active replica; other replicas report the same load slightly earlier or later.
     fn load(&self, from: SocketAddr, rows: &[v1::EndpointLoad]) {
-        let view = self.knowledge.view.load_full();
+        let view = self.routing.view.load_full();
         let (Some(view), true) = (view, self.active == Some(from)) else {
             return;
         };
-        self.knowledge.freshness.renew(crate::clock::uptime());
+        self.routing.freshness.renew(crate::clock::uptime());
         for row in rows {
             let Some((_, upstream)) = view.upstream(endpoint_of(row)) else {
                 continue;
@@ -229,15 +229,15 @@ impl SnapshotStore {
         let now = crate::clock::uptime();
         if self.active.is_some() {
             // A replica sends load rows only when load changes, so silence on an open stream does not age them.
-            self.knowledge.freshness.renew(now);
+            self.routing.freshness.renew(now);
         }
         self.metrics.load_age.set(
-            self.knowledge
+            self.routing
                 .freshness
                 .age(now)
                 .map_or(-1.0, |age| age.as_secs_f64()),
         );
-        let Some(view) = self.knowledge.view.load_full() else {
+        let Some(view) = self.routing.view.load_full() else {
             return;
         };
         let mut idle = 0;

@@ -1,0 +1,74 @@
+//! A request at one endpoint.
+
+use std::{sync::Arc, time::Duration};
+
+use hermes_core::query::Source;
+use tokio::time::Instant;
+use tracing::Span;
+
+use crate::{
+    choose::SelectedEndpoint,
+    endpoint::{InFlightGuard, Upstream},
+};
+
+/// A request that was sent to one endpoint, or is about to be. It is in flight there until this is dropped, and travels
+/// with the endpoint's answer.
+pub(crate) struct Attempt {
+    facts: AttemptFacts,
+    in_flight: InFlightGuard,
+}
+
+/// What observers need to know of an attempt, which may have ended.
+#[derive(Clone)]
+pub(super) struct AttemptFacts {
+    pub(super) upstream: Arc<Upstream>,
+    sent: Instant,
+    /// Prompt tokens that the endpoint's cache was expected to hold, and the source of that expectation.
+    pub(super) cached_tokens: u32,
+    pub(super) source: Option<Source>,
+    pub(super) span: Span,
+}
+
+impl Attempt {
+    pub(super) fn begin(
+        endpoint: &SelectedEndpoint,
+        uncached_tokens: u64,
+        span: Span,
+        sent: Instant,
+    ) -> Self {
+        let SelectedEndpoint {
+            upstream,
+            cached_tokens,
+            source,
+        } = endpoint;
+        Self {
+            in_flight: upstream.enter(uncached_tokens),
+            facts: AttemptFacts {
+                upstream: Arc::clone(upstream),
+                sent,
+                cached_tokens: *cached_tokens,
+                source: *source,
+                span,
+            },
+        }
+    }
+
+    pub(super) const fn facts(&self) -> &AttemptFacts {
+        &self.facts
+    }
+
+    pub(crate) const fn upstream(&self) -> &Arc<Upstream> {
+        &self.facts.upstream
+    }
+
+    /// The endpoint has begun its answer: its prefill is done.
+    pub(super) fn prefill_done(&mut self) {
+        self.in_flight.answered();
+    }
+}
+
+impl AttemptFacts {
+    pub(super) fn since_sent(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.sent)
+    }
+}

@@ -1,0 +1,196 @@
+//! One leg: a request as it is sent to one endpoint, until its answer has begun.
+//!
+//! For a stream, the head is held back until the body begins: until then a failure can be retried elsewhere.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hermes_core::policy::Timeouts;
+use hermes_runtime::propagation;
+use http::{HeaderMap, Request, Response, header, response, uri::Uri};
+use http_body_util::BodyExt;
+use opentelemetry::Context;
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::{Instant, timeout_at};
+use tracing::Span;
+
+use super::{retry::AttemptEnd, trace};
+use crate::{
+    endpoint::{Answer, Connection, SendError, Upstream},
+    request::{inference_request::InferenceRequest, outgoing::Outgoing},
+};
+
+/// A request for one endpoint.
+pub(super) struct Leg<'a> {
+    pub(super) request: &'a InferenceRequest,
+    pub(super) upstream: &'a Upstream,
+    /// The client's headers, with this endpoint's host and this attempt's trace context.
+    pub(super) headers: HeaderMap,
+    pub(super) body: Outgoing,
+    pub(super) deadline: Deadline,
+    pub(super) connect_timeout: Duration,
+}
+
+/// The time by which an answer must have begun.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    pub(super) at: Instant,
+    /// The configured limit, for the error.
+    pub(super) limit: Duration,
+}
+
+/// An answer that has begun.
+pub(super) struct LegAnswer {
+    pub(super) head: response::Parts,
+    /// The first piece of a stream's body, taken already.
+    pub(super) first: Option<Bytes>,
+    pub(super) body: Answer,
+}
+
+/// Why no answer began.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LegError {
+    /// Nothing was sent.
+    #[error("{0}")]
+    Unreachable(SendError),
+    /// Something was sent.
+    #[error("{0}")]
+    Broken(String),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+// === Deadline ===
+
+impl Deadline {
+    /// A stream must begin within the time to first byte from now, another answer within the whole limit from arrival.
+    pub(super) fn of(request: &InferenceRequest, timeouts: Timeouts, arrived: Instant) -> Self {
+        let (since, limit) = if request.stream {
+            (Instant::now(), timeouts.first_byte)
+        } else {
+            (arrived, timeouts.request)
+        };
+        Self {
+            at: since + limit,
+            limit,
+        }
+    }
+
+    async fn bound<T>(
+        self,
+        work: impl Future<Output = Result<T, LegError>>,
+    ) -> Result<T, LegError> {
+        timeout_at(self.at, work)
+            .await
+            .unwrap_or(Err(LegError::TimedOut(self.limit)))
+    }
+}
+
+// === Leg ===
+
+impl Leg<'_> {
+    /// Sends the request and waits for the head, and for a stream's first piece.
+    pub(super) async fn exchange(
+        &self,
+        span: &Span,
+        connections_opened: &Counter,
+    ) -> Result<LegAnswer, LegError> {
+        let sent = self.deadline.bound(self.send(connections_opened)).await;
+        let (head, mut body) = sent
+            .inspect_err(|error| trace::failed(span, error.name()))?
+            .into_parts();
+        trace::answered(span, head.status);
+        let mut first = None;
+        if self.request.stream && head.status.is_success() {
+            first = self
+                .deadline
+                .bound(first_piece(&mut body))
+                .await
+                .inspect_err(|error| trace::failed(span, error.name()))?;
+        }
+        Ok(LegAnswer { head, first, body })
+    }
+
+    /// Sends on an idle connection, or on a new one. An idle connection that the endpoint was just closing is replaced.
+    async fn send(&self, connections_opened: &Counter) -> Result<Response<Answer>, LegError> {
+        while let Some(connection) = self.upstream.checkout() {
+            match connection.send(self.http_request()).await {
+                Ok(response) => return Ok(response),
+                Err(SendError::Broken {
+                    reused: true,
+                    error,
+                }) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
+                    tracing::trace!(endpoint = %self.upstream.endpoint.name, "an idle connection was closed under a request");
+                }
+                Err(error) => return Err(LegError::Broken(error.to_string())),
+            }
+        }
+        let connection = Connection::open(self.upstream.authority(), self.connect_timeout)
+            .await
+            .map_err(LegError::Unreachable)?;
+        connections_opened.inc();
+        connection
+            .send(self.http_request())
+            .await
+            .map_err(|error| LegError::Broken(error.to_string()))
+    }
+
+    fn http_request(&self) -> Request<Outgoing> {
+        let mut request = Request::new(self.body.clone());
+        *request.method_mut() = self.request.method.clone();
+        *request.uri_mut() = Uri::from(self.request.target.clone());
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+/// The client's headers, with this endpoint's host and this attempt's trace context.
+pub(super) fn headers_for(
+    request: &InferenceRequest,
+    upstream: &Upstream,
+    span: &Span,
+    incoming: &Context,
+) -> HeaderMap {
+    let mut headers = request.headers.clone();
+    headers.insert(header::HOST, upstream.authority.clone());
+    if !span.is_disabled() {
+        propagation::inject(&propagation::egress(span, incoming), &mut headers);
+    }
+    headers
+}
+
+/// The first piece of a body that holds bytes; `None` when the body has none.
+async fn first_piece(body: &mut Answer) -> Result<Option<Bytes>, LegError> {
+    loop {
+        match body.frame().await {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
+                Ok(_) | Err(_) => {}
+            },
+            Some(Err(error)) => return Err(LegError::Broken(error.to_string())),
+            None => return Ok(None),
+        }
+    }
+}
+
+// === LegError ===
+
+impl LegError {
+    /// `error.type` in spans.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Broken(_) => "connection_broken",
+            Self::TimedOut(_) => "timeout",
+        }
+    }
+
+    /// What the retry decision needs to know.
+    pub(super) const fn end(&self) -> AttemptEnd {
+        match self {
+            Self::Unreachable(_) => AttemptEnd::Unreachable,
+            Self::Broken(_) => AttemptEnd::Broken,
+            Self::TimedOut(_) => AttemptEnd::TimedOut,
+        }
+    }
+}

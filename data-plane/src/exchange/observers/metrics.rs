@@ -1,0 +1,58 @@
+//! Counts a finished request in the metrics of its model and pool.
+
+use hermes_core::query::Source;
+
+use crate::{
+    exchange::{attempt::AttemptFacts, summary::RequestSummary},
+    telemetry::{
+        metrics::{Ended, ModelMetrics},
+        usage::TokenUsage,
+    },
+};
+
+pub(super) fn observe(summary: &RequestSummary<'_>, model: &ModelMetrics) {
+    summary.pool.metrics.in_flight.dec();
+    model.ended(summary.outcome);
+    model.duration.observe(summary.duration().as_secs_f64());
+    let tokens = summary.output_tokens();
+    if let Some(seconds) = summary.timeline.time_per_output_token(tokens) {
+        model.tpot.observe(seconds);
+    }
+    let Some(usage) = summary.usage else {
+        if summary.outcome == Ended::Ok {
+            model.usage_missing.inc();
+        }
+        return;
+    };
+    model.prompt_tokens.inc_by(u64::from(usage.prompt_tokens));
+    model
+        .completion_tokens
+        .inc_by(u64::from(usage.completion_tokens));
+    model
+        .cached_tokens
+        .inc_by(u64::from(usage.cached_tokens.unwrap_or(0)));
+    if let (Ended::Ok, Some(attempt)) = (summary.outcome, summary.attempt) {
+        compare_cached_tokens(summary, attempt, usage);
+    }
+}
+
+/// Compares the cached tokens that were expected with those that the engine reports.
+fn compare_cached_tokens(summary: &RequestSummary<'_>, attempt: &AttemptFacts, usage: TokenUsage) {
+    let pool = summary.pool;
+    let Some(reported) = summary.cached_tokens.filter(|_| pool.history.is_some()) else {
+        return;
+    };
+    let cached_tokens = attempt.cached_tokens;
+    let expected = match attempt.source {
+        // Counted in the engine's own tokens.
+        Some(Source::Events) => cached_tokens,
+        // Counted in estimated tokens: the expectation is a share of the prompt.
+        Some(Source::Learned | Source::Manager) | None => {
+            let estimated = u64::from(summary.query.prompt_tokens).max(1);
+            (u64::from(cached_tokens) * u64::from(usage.prompt_tokens) / estimated) as u32
+        }
+    };
+    pool.metrics
+        .forecasts
+        .observe(attempt.source, expected, reported);
+}

@@ -1,0 +1,42 @@
+//! Reports the end of a request to the control plane.
+
+use std::time::Duration;
+
+use hermes_proto::v1;
+
+use crate::{
+    exchange::summary::RequestSummary,
+    link::report::{Outcome, Reporter, RequestEnd},
+    telemetry::metrics::Ended,
+};
+
+pub(super) fn observe(summary: &RequestSummary<'_>, reporter: &Reporter) {
+    let usage = summary.usage.map(|usage| v1::Usage {
+        prompt_tokens: usage.prompt_tokens,
+        completion_tokens: usage.completion_tokens,
+        cached_tokens: summary.cached_tokens,
+    });
+    let non_streaming = summary.query.unary;
+    let end = RequestEnd {
+        endpoint: summary.attempt.map(|attempt| attempt.upstream.endpoint.id),
+        outcome: outcome(summary.outcome),
+        usage,
+        duration: summary.attempt.map_or(Duration::ZERO, |attempt| {
+            attempt.since_sent(summary.ended_at)
+        }),
+        decoding: summary.timeline.decoding().filter(|_| !non_streaming),
+        stored_response: summary.stored_response,
+    };
+    reporter.finished(summary.id, end);
+}
+
+/// The contract's outcome.
+const fn outcome(ended: Ended) -> Outcome {
+    match ended {
+        Ended::Ok | Ended::ClientError => Outcome::Ok,
+        Ended::Busy => Outcome::Backpressure,
+        Ended::Cancelled => Outcome::Cancelled,
+        Ended::TimedOut => Outcome::TimedOut,
+        Ended::Failed | Ended::Broken => Outcome::Failed,
+    }
+}
