@@ -4,6 +4,7 @@
 //! * [`dependencies`]: which crate may depend on which, and what must not appear below a crate.
 //! * [`sizes`]: files and functions stay readable.
 //! * [`names`]: files are named for what they hold.
+//! * [`commits`]: messages of commits have the form that is asked for.
 //! * [`sources`]: orphans, clocks in `core`, detached tasks, and what must not be in any file.
 //!
 //! Documentation, as far as it can be checked without running anything:
@@ -14,6 +15,7 @@
 //! * [`walks`]: functions that the walks through the code name exist.
 
 mod charts;
+mod commits;
 mod dependencies;
 mod links;
 mod local_replies;
