@@ -12,8 +12,8 @@ use std::{
 use divan::{Bencher, counter::ItemsCount};
 use hermes_control_plane::cache_sources::kv_events::decode;
 use hermes_core::{
-    dice::Dice,
-    residency::{Change, Event, Identity, Rank, Residency, Standing},
+    block_index::{BlockChange, BlockEvent, BlockIndex, CacheIdentity, RankBlocks, SyncState},
+    rng::SeededRng,
     snapshot::EndpointId,
 };
 use parking_lot::RwLock;
@@ -30,13 +30,16 @@ fn main() {
     divan::main();
 }
 
-fn prompt(dice: &mut Dice, tokens: usize) -> Vec<u32> {
+fn prompt(dice: &mut SeededRng, tokens: usize) -> Vec<u32> {
     (0..tokens).map(|_| dice.below(150_000) as u32).collect()
 }
 
 /// One message of vLLM 0.32: the blocks of a prompt are stored. Names are random, as digests are.
-fn stored(dice: &mut Dice, prompt: &[u32]) -> (Vec<u8>, Vec<u64>) {
-    let names: Vec<u64> = prompt.chunks_exact(BLOCK).map(|_| dice.roll()).collect();
+fn stored(dice: &mut SeededRng, prompt: &[u32]) -> (Vec<u8>, Vec<u64>) {
+    let names: Vec<u64> = prompt
+        .chunks_exact(BLOCK)
+        .map(|_| dice.next_u64())
+        .collect();
     let mut out = batch(1);
     map(&mut out, "BlockStored", 10);
     field(&mut out, "block_hashes", |out| numbers(out, &names));
@@ -116,12 +119,17 @@ fn numbers(out: &mut Vec<u8>, numbers: &[u64]) {
 }
 
 /// From the payload to the index, as the plane does it.
-fn take(index: &RwLock<Residency>, rank: &mut Rank, payload: &[u8], changes: &mut Vec<Change>) {
+fn take(
+    index: &RwLock<BlockIndex>,
+    rank: &mut RankBlocks,
+    payload: &[u8],
+    changes: &mut Vec<BlockChange>,
+) {
     for event in decode::batch(payload).expect("a batch").events {
         match event {
-            Event::Stored(stored) => drop(rank.store(&stored, changes).expect("few blocks")),
-            Event::Removed(removed) => drop(rank.remove(&removed, changes)),
-            Event::Cleared => {}
+            BlockEvent::Stored(stored) => drop(rank.store(&stored, changes).expect("few blocks")),
+            BlockEvent::Removed(removed) => drop(rank.remove(&removed, changes)),
+            BlockEvent::Cleared => {}
         }
         if changes.len() >= SLICE {
             flush(index, rank, changes);
@@ -130,7 +138,7 @@ fn take(index: &RwLock<Residency>, rank: &mut Rank, payload: &[u8], changes: &mu
     flush(index, rank, changes);
 }
 
-fn flush(index: &RwLock<Residency>, rank: &Rank, changes: &mut Vec<Change>) {
+fn flush(index: &RwLock<BlockIndex>, rank: &RankBlocks, changes: &mut Vec<BlockChange>) {
     changes
         .chunks(SLICE)
         .for_each(|slice| index.write().apply(rank, slice));
@@ -139,14 +147,17 @@ fn flush(index: &RwLock<Residency>, rank: &Rank, changes: &mut Vec<Change>) {
 
 /// An index with a hundred whole endpoints and a million blocks, and a prompt of 8,192 tokens that the first one holds, and
 /// of which the others hold a quarter.
-fn full() -> (RwLock<Residency>, Vec<Rank>, Vec<u32>) {
-    let (index, mut dice, mut changes) =
-        (RwLock::new(Residency::default()), Dice::new(1), Vec::new());
+fn full() -> (RwLock<BlockIndex>, Vec<RankBlocks>, Vec<u32>) {
+    let (index, mut dice, mut changes) = (
+        RwLock::new(BlockIndex::default()),
+        SeededRng::new(1),
+        Vec::new(),
+    );
     let common = prompt(&mut dice, 8_192);
     let mut ranks = Vec::new();
     for number in 0..100 {
         let mut rank = index.write().open(EndpointId(number));
-        index.write().stand(&rank, Standing::Whole);
+        index.write().set_sync_state(&rank, SyncState::Synced);
         let share = if number == 0 {
             common.len()
         } else {
@@ -177,7 +188,7 @@ fn full() -> (RwLock<Residency>, Vec<Rank>, Vec<u32>) {
 fn in_and_out(bencher: Bencher<'_, '_>, blocks: usize) {
     let (index, _ranks, _) = full();
     let mut rank = index.write().open(EndpointId(7));
-    let mut dice = Dice::new(2);
+    let mut dice = SeededRng::new(2);
     let tokens = prompt(&mut dice, blocks * BLOCK);
     let (stored, names) = stored(&mut dice, &tokens);
     let removed = removed(&names);
@@ -194,14 +205,14 @@ fn in_and_out(bencher: Bencher<'_, '_>, blocks: usize) {
 fn beside_lookups() {
     let (index, _ranks, asked) = full();
     let stop = AtomicBool::new(false);
-    let identity = Identity::default();
+    let identity = CacheIdentity::default();
     let mut alone = lookups(&index, &asked, &identity);
     let mut blocks = 0;
     let mut beside = Vec::new();
     let mut took = Duration::ZERO;
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let (mut dice, mut changes, mut blocks) = (Dice::new(3), Vec::new(), 0);
+            let (mut dice, mut changes, mut blocks) = (SeededRng::new(3), Vec::new(), 0);
             let mut rank = index.write().open(EndpointId(200));
             let prompts: Vec<_> = (0..64).map(|_| prompt(&mut dice, 8_192)).collect();
             let messages: Vec<_> = prompts
@@ -229,7 +240,7 @@ fn beside_lookups() {
     );
 }
 
-fn lookups(index: &RwLock<Residency>, prompt: &[u32], identity: &Identity) -> Vec<Duration> {
+fn lookups(index: &RwLock<BlockIndex>, prompt: &[u32], identity: &CacheIdentity) -> Vec<Duration> {
     (0..20_000)
         .map(|_| timed(|| drop(black_box(index.read().hits(black_box(prompt), identity)))))
         .collect()

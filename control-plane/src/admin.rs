@@ -16,9 +16,9 @@ mod kv_events;
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::{
-    dispatch::Arrival,
-    ledger::{Key, ProxyId, RequestId},
+    ledger::{ProxyId, RequestId, RequestKey},
     query::Query as ScoreQuery,
+    scheduler::ScheduleRequest,
     snapshot::Snapshot,
 };
 use hermes_runtime::admin::{Admin, AdminResponse, Query};
@@ -102,12 +102,12 @@ impl Pages {
             prompt_tokens,
             ..ScoreQuery::default()
         };
-        let key = Key {
+        let key = RequestKey {
             proxy: ProxyId(0),
             request: RequestId(0),
         };
         let (model, waited) = (query.get("model"), Duration::ZERO);
-        let arrival = Arrival {
+        let arrival = ScheduleRequest {
             key,
             query: &asked,
             model,

@@ -27,7 +27,7 @@ use std::{
 };
 
 use hermes_core::{
-    policy::Settings,
+    policy::ProxySettings,
     snapshot::{EndpointId, Epoch, Pool, PoolSpec, Snapshot, Version},
 };
 
@@ -91,7 +91,7 @@ pub(crate) struct Lookout {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     /// `None` until the first configuration.
-    settings: Option<Arc<Settings>>,
+    settings: Option<Arc<ProxySettings>>,
     pools: BTreeMap<Arc<str>, PoolState>,
     /// The pool of every endpoint.
     homes: HashMap<EndpointId, Arc<str>>,

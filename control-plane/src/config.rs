@@ -40,7 +40,7 @@ pub mod watch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hermes_core::policy::{Policy, Settings};
+use hermes_core::policy::{PoolPolicy, ProxySettings};
 use serde_json::{Value, json};
 
 pub use self::{
@@ -73,7 +73,7 @@ pub struct Config {
     /// At least one, at most [`MAX_POOLS`], sorted by name, each name once.
     pub pools: Vec<PoolConfig>,
     /// What applies to every request before its pool is known.
-    pub settings: Settings,
+    pub settings: ProxySettings,
     /// What is accepted but probably not meant; one sentence each, for the log.
     pub warnings: Vec<String>,
 }
@@ -118,18 +118,18 @@ impl Config {
         let strategy = Some(&name).filter(|name| !name.is_null());
         let strategy =
             strategy.and_then(|name| strategy::read(&Node::new(name, "--strategy", &notes)));
-        let strategy = strategy.unwrap_or_else(|| Policy::default().strategy);
+        let strategy = strategy.unwrap_or_else(|| PoolPolicy::default().strategy);
         let pool = PoolConfig {
             sources: source.into_iter().collect(),
-            policy: Policy {
+            policy: PoolPolicy {
                 strategy,
-                ..Policy::default()
+                ..PoolPolicy::default()
             },
             ..PoolConfig::new(DEFAULT_POOL.into())
         };
         notes.finish(Some(Self {
             pools: vec![pool],
-            settings: Settings::default(),
+            settings: ProxySettings::default(),
             warnings: Vec::new(),
         }))
     }
@@ -246,12 +246,12 @@ mod tests {
         let [pool] = &config.pools[..] else {
             panic!("one pool")
         };
-        assert_eq!(pool.policy, Policy::default());
+        assert_eq!(pool.policy, PoolPolicy::default());
         assert_eq!(
             pool.sources,
             [Source::Static(vec!["http://10.0.0.7:8000".into()])]
         );
-        assert_eq!(config.settings, Settings::default());
+        assert_eq!(config.settings, ProxySettings::default());
     }
 
     #[test]

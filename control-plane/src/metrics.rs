@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hermes_core::query::Source;
+use hermes_core::query::CacheSource;
 use hermes_runtime::metrics::{Bounds, HistogramFamily};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -68,7 +68,7 @@ pub struct PoolMetrics {
     /// How long those waited who were bound in the end.
     pub waited_seconds: Histogram,
     /// By source.
-    calibration: [CalibrationMetrics; Source::ALL.len()],
+    calibration: [CalibrationMetrics; CacheSource::ALL.len()],
 }
 
 /// What one source expected to be cached, and what came of it.
@@ -362,7 +362,7 @@ impl Metrics {
                     pool: Arc::clone(pool),
                 })
                 .clone(),
-            calibration: Source::ALL.map(|source| {
+            calibration: CacheSource::ALL.map(|source| {
                 let labels = SourceLabels {
                     pool: Arc::clone(pool),
                     source: source.name(),
@@ -396,7 +396,7 @@ impl Metrics {
         self.score_seconds.remove(&labels);
         self.queued.remove(&labels);
         self.waited_seconds.remove(&labels);
-        for source in Source::ALL {
+        for source in CacheSource::ALL {
             let labels = SourceLabels {
                 pool: Arc::clone(pool),
                 source: source.name(),
@@ -436,7 +436,7 @@ impl PoolMetrics {
     }
 
     /// Counts what came of what one source said.
-    pub fn calibrated(&self, source: Source, expected: u32, reported: u32) {
+    pub fn calibrated(&self, source: CacheSource, expected: u32, reported: u32) {
         let metrics = &self.calibration[source as usize];
         metrics.expected.inc_by(expected.into());
         metrics.reported.inc_by(reported.into());

@@ -4,14 +4,14 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use divan::{Bencher, counter::BytesCount};
 use hermes_core::{
-    delta::Delta,
-    dice::Dice,
-    ledger::{Key, Ledger, ProxyId, RequestId},
-    load::{Health, Load, Sample},
-    pick::{Ask, Picker},
-    policy::{Affinity, Policy, Strategy, Weights},
-    prefix::Chain,
-    query::{Cached, Hit, Query, Source},
+    delta::SnapshotDelta,
+    ledger::{Ledger, ProxyId, RequestId, RequestKey},
+    load::{EngineSample, Health, Load},
+    pick::{PickRequest, Picker},
+    policy::{ClassicWeights, PoolPolicy, SessionAffinity, Strategy},
+    prefix::HashChain,
+    query::{CacheHit, CacheSource, CachedTokens, Query},
+    rng::SeededRng,
     snapshot::{Endpoint, EndpointId, Epoch, Pool, PoolSpec, Role, Snapshot, Version},
 };
 
@@ -35,8 +35,8 @@ fn strategy(name: &str) -> Strategy {
         "random" => Strategy::Random,
         "least-request" => Strategy::LeastRequest,
         "power-of-two" => Strategy::PowerOfTwo,
-        "session-affinity" => Strategy::SessionAffinity(Affinity::default()),
-        _ => Strategy::HermesClassic(Weights::default()),
+        "session-affinity" => Strategy::SessionAffinity(SessionAffinity::default()),
+        _ => Strategy::HermesClassic(ClassicWeights::default()),
     }
 }
 
@@ -57,9 +57,9 @@ fn pool(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
     let spec = PoolSpec {
         name: "chat".into(),
         models: Vec::new(),
-        policy: Policy {
+        policy: PoolPolicy {
             strategy,
-            ..Policy::default()
+            ..PoolPolicy::default()
         },
     };
     Arc::new(Pool {
@@ -69,14 +69,14 @@ fn pool(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
 }
 
 fn loads(endpoints: usize) -> Vec<Load> {
-    let mut dice = Dice::new(1);
+    let mut rng = SeededRng::new(1);
     let load = |_| Load {
-        in_flight: dice.below(40) as u32,
-        pending_tokens: dice.below(20_000) as u64,
-        sample: Some(Sample {
-            waiting: Some(dice.below(4) as u32),
-            running: Some(dice.below(40) as u32),
-            kv_usage: Some(dice.unit()),
+        in_flight: rng.below(40) as u32,
+        pending_tokens: rng.below(20_000) as u64,
+        sample: Some(EngineSample {
+            waiting: Some(rng.below(4) as u32),
+            running: Some(rng.below(40) as u32),
+            kv_usage: Some(rng.unit()),
         }),
         health: Health::Up,
     };
@@ -90,11 +90,11 @@ fn pick<const N: usize>(bencher: Bencher<'_, '_>, name: &str) {
     let loads = loads(N);
     let total = loads.iter().map(|load| u64::from(load.in_flight)).sum();
     let holders = picker.pool().endpoints.iter().step_by(N / 8).take(8);
-    let hits: Vec<Hit> = holders
-        .map(|endpoint| Hit {
+    let hits: Vec<CacheHit> = holders
+        .map(|endpoint| CacheHit {
             endpoint: endpoint.id,
-            cached: Cached::on_gpu(900),
-            source: Source::Learned,
+            cached: CachedTokens::on_gpu(900),
+            source: CacheSource::Learned,
             at_least: false,
         })
         .collect();
@@ -103,26 +103,26 @@ fn pick<const N: usize>(bencher: Bencher<'_, '_>, name: &str) {
         session: Some(0),
         ..Query::default()
     };
-    let mut dice = Dice::new(7);
+    let mut rng = SeededRng::new(7);
     bencher.bench_local(|| {
-        query.session = Some(dice.roll());
-        let ask = Ask {
+        query.session = Some(rng.next_u64());
+        let ask = PickRequest {
             hits: &hits,
-            turn: dice.roll(),
+            round_robin_counter: rng.next_u64(),
             total_in_flight: Some(total),
-            ..Ask::new(&query)
+            ..PickRequest::new(&query)
         };
-        picker.pick(&ask, |position| loads[position], &mut dice)
+        picker.pick(&ask, |position| loads[position], &mut rng)
     });
 }
 
 /// The hashes of a prompt in blocks of 256 bytes.
 #[divan::bench(args = [1_000, 16_000, 220_000])]
 fn hash(bencher: Bencher<'_, '_>, bytes: usize) {
-    let mut dice = Dice::new(3);
-    let prompt: Vec<u8> = (0..bytes).map(|_| dice.roll() as u8).collect();
+    let mut rng = SeededRng::new(3);
+    let prompt: Vec<u8> = (0..bytes).map(|_| rng.next_u64() as u8).collect();
     bencher.counter(BytesCount::new(bytes)).bench(|| {
-        let mut chain = Chain::new(&[b"1", b"model", b"", b""], 256);
+        let mut chain = HashChain::new(&[b"1", b"model", b"", b""], 256);
         chain.section(b"");
         chain.section(b"You are a helpful assistant.");
         chain.section(black_box(&prompt));
@@ -134,7 +134,7 @@ fn hash(bencher: Bencher<'_, '_>, bytes: usize) {
 #[divan::bench]
 fn book_start_first_byte_finish(bencher: Bencher<'_, '_>) {
     let mut ledger = Ledger::default();
-    let key = |request| Key {
+    let key = |request| RequestKey {
         proxy: ProxyId(request % 4),
         request: RequestId(request),
     };
@@ -155,7 +155,9 @@ fn book_start_first_byte_finish(bencher: Bencher<'_, '_>) {
 
 /// One endpoint of a thousand changed.
 mod delta {
-    use super::{Arc, Bencher, Delta, Epoch, Picker, Pool, Snapshot, Strategy, Version, pool};
+    use super::{
+        Arc, Bencher, Epoch, Picker, Pool, Snapshot, SnapshotDelta, Strategy, Version, pool,
+    };
 
     fn snapshots() -> (Snapshot, Snapshot) {
         let whole = pool(Strategy::Random, 1_000);
@@ -175,13 +177,13 @@ mod delta {
     #[divan::bench]
     fn between(bencher: Bencher<'_, '_>) {
         let (old, new) = snapshots();
-        bencher.bench(|| Delta::between(&old, &new));
+        bencher.bench(|| SnapshotDelta::between(&old, &new));
     }
 
     #[divan::bench]
     fn apply(bencher: Bencher<'_, '_>) {
         let (old, new) = snapshots();
-        let delta = Delta::between(&old, &new);
+        let delta = SnapshotDelta::between(&old, &new);
         bencher.bench(|| delta.apply(&old));
     }
 

@@ -8,13 +8,13 @@
 use std::sync::Arc;
 
 use crate::{
-    policy::Settings,
+    policy::ProxySettings,
     snapshot::{Endpoint, EndpointId, Epoch, Pool, PoolSpec, Snapshot, Version},
 };
 
 /// What happened to a snapshot between two versions.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Delta {
+pub struct SnapshotDelta {
     /// Of both snapshots.
     pub epoch: Epoch,
     /// The version it applies to.
@@ -22,7 +22,7 @@ pub struct Delta {
     /// The version it makes.
     pub to: Version,
     /// The new settings, if they changed.
-    pub settings: Option<Arc<Settings>>,
+    pub settings: Option<Arc<ProxySettings>>,
     /// Pools that are new or changed.
     pub pools: Vec<PoolDelta>,
     /// Names of pools that are gone.
@@ -62,7 +62,7 @@ pub enum WrongBase {
 
 // === Delta ===
 
-impl Delta {
+impl SnapshotDelta {
     /// What turns `old` into `new`.
     ///
     /// Between two epochs there is no such thing: the result then applies to neither, see [`Self::apply`].

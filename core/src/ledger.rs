@@ -24,7 +24,7 @@ use std::{collections::HashMap, time::Duration};
 
 use serde::Serialize;
 
-use crate::{mix::ByMix, snapshot::EndpointId};
+use crate::{hash::MixBuildHasher, snapshot::EndpointId};
 
 mod deadlines;
 
@@ -40,7 +40,7 @@ pub struct RequestId(pub u64);
 
 /// A request, fleet-wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct Key {
+pub struct RequestKey {
     /// Who serves it.
     pub proxy: ProxyId,
     /// Which of its requests.
@@ -50,7 +50,7 @@ pub struct Key {
 /// How far a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub enum RequestPhase {
     /// Chosen; the proxy has not said that it sent it.
     Booked,
     /// Sent; nothing came back yet.
@@ -61,20 +61,20 @@ pub enum Phase {
 
 /// One open request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Open {
+pub struct LedgerEntry {
     /// Where it was sent, or will be.
     pub endpoint: EndpointId,
     /// Uncached prompt tokens: what the endpoint has, or had, to prefill for it.
     pub tokens: u32,
     /// How far it is.
-    pub phase: Phase,
+    pub phase: RequestPhase,
     /// When it was booked, or sent if that was reported.
     pub since: Duration,
 }
 
 /// What is open at one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct InFlight {
+pub struct InFlightTotals {
     /// Requests booked or sent, and not ended.
     pub requests: u32,
     /// Uncached prompt tokens of those whose first byte has not come.
@@ -85,23 +85,23 @@ pub struct InFlight {
 
 /// How much, and for how long, a ledger remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct LedgerLimits {
     /// Open entries at most.
-    pub entries: usize,
+    pub max_entries: usize,
     /// How long a booking waits for its confirmation.
-    pub unconfirmed: Duration,
+    pub booking_ttl: Duration,
     /// How long a request may last before its proxy is taken to have forgotten it.
-    pub confirmed: Duration,
+    pub request_ttl: Duration,
 }
 
 /// The open requests of one pool.
 #[derive(Debug)]
 pub struct Ledger {
-    bounds: Bounds,
+    bounds: LedgerLimits,
     /// Never holds an empty inner map.
-    proxies: HashMap<ProxyId, Requests, ByMix>,
+    proxies: HashMap<ProxyId, ProxyRequests, MixBuildHasher>,
     /// Never holds an endpoint without requests.
-    endpoints: HashMap<EndpointId, InFlight, ByMix>,
+    endpoints: HashMap<EndpointId, InFlightTotals, MixBuildHasher>,
     /// Entries in `proxies`.
     len: usize,
     /// Those of them that are booked only.
@@ -112,22 +112,22 @@ pub struct Ledger {
     confirmed: Deadlines,
 }
 
-type Requests = HashMap<RequestId, Entry, ByMix>;
+type ProxyRequests = HashMap<RequestId, StoredEntry, MixBuildHasher>;
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    open: Open,
+struct StoredEntry {
+    open: LedgerEntry,
     generation: u64,
 }
 
 // === Bounds ===
 
-impl Default for Bounds {
+impl Default for LedgerLimits {
     fn default() -> Self {
         Self {
-            entries: 1_000_000,
-            unconfirmed: Duration::from_secs(5),
-            confirmed: Duration::from_secs(2 * 60 * 60),
+            max_entries: 1_000_000,
+            booking_ttl: Duration::from_secs(5),
+            request_ttl: Duration::from_secs(2 * 60 * 60),
         }
     }
 }
@@ -137,10 +137,10 @@ impl Default for Bounds {
 impl Ledger {
     /// An empty ledger.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: LedgerLimits) -> Self {
         let (unconfirmed, confirmed) = (
-            Deadlines::new(bounds.unconfirmed),
-            Deadlines::new(bounds.confirmed),
+            Deadlines::new(bounds.booking_ttl),
+            Deadlines::new(bounds.request_ttl),
         );
         Self {
             bounds,
@@ -157,13 +157,19 @@ impl Ledger {
     /// Notes a choice before anyone acted on it; a second booking of a request replaces the first.
     ///
     /// False when the ledger is full: the request is served all the same, it is only not counted.
-    pub fn book(&mut self, key: Key, endpoint: EndpointId, tokens: u32, now: Duration) -> bool {
+    pub fn book(
+        &mut self,
+        key: RequestKey,
+        endpoint: EndpointId,
+        tokens: u32,
+        now: Duration,
+    ) -> bool {
         self.put(
             key,
-            Open {
+            LedgerEntry {
                 endpoint,
                 tokens,
-                phase: Phase::Booked,
+                phase: RequestPhase::Booked,
                 since: now,
             },
             now,
@@ -173,18 +179,25 @@ impl Ledger {
     /// A proxy sent the request: confirms its booking, perhaps on another endpoint, or notes it if there is none.
     ///
     /// A repeated report about a request that answers already changes nothing. False when the ledger is full.
-    pub fn started(&mut self, key: Key, endpoint: EndpointId, tokens: u32, now: Duration) -> bool {
-        let answering =
-            |entry: &Entry| entry.open.phase == Phase::Answering && entry.open.endpoint == endpoint;
+    pub fn started(
+        &mut self,
+        key: RequestKey,
+        endpoint: EndpointId,
+        tokens: u32,
+        now: Duration,
+    ) -> bool {
+        let answering = |entry: &StoredEntry| {
+            entry.open.phase == RequestPhase::Answering && entry.open.endpoint == endpoint
+        };
         if self.entry(key).is_some_and(answering) {
             return true;
         }
         self.put(
             key,
-            Open {
+            LedgerEntry {
                 endpoint,
                 tokens,
-                phase: Phase::Sent,
+                phase: RequestPhase::Sent,
                 since: now,
             },
             now,
@@ -192,17 +205,17 @@ impl Ledger {
     }
 
     /// The first byte came: the request's prompt is done. Its entry as it was before, the first time only.
-    pub fn first_byte(&mut self, key: Key) -> Option<Open> {
+    pub fn first_byte(&mut self, key: RequestKey) -> Option<LedgerEntry> {
         let before = self.get(key)?;
         match before.phase {
-            Phase::Answering => return None,
-            Phase::Sent => {}
+            RequestPhase::Answering => return None,
+            RequestPhase::Sent => {}
             // The report that it was sent is lost or late: it needs the longer deadline all the same.
-            Phase::Booked => {
+            RequestPhase::Booked => {
                 _ = self.put(
                     key,
-                    Open {
-                        phase: Phase::Sent,
+                    LedgerEntry {
+                        phase: RequestPhase::Sent,
                         ..before
                     },
                     before.since,
@@ -210,7 +223,7 @@ impl Ledger {
             }
         }
         let entry = self.proxies.get_mut(&key.proxy)?.get_mut(&key.request)?;
-        entry.open.phase = Phase::Answering;
+        entry.open.phase = RequestPhase::Answering;
         let sums = self.endpoints.get_mut(&before.endpoint)?;
         sums.tokens -= before.pending();
         sums.unanswered -= 1;
@@ -218,9 +231,9 @@ impl Ledger {
     }
 
     /// The request ended, however it did. Its entry, the first time only.
-    pub fn finish(&mut self, key: Key) -> Option<Open> {
+    pub fn finish(&mut self, key: RequestKey) -> Option<LedgerEntry> {
         let requests = self.proxies.get_mut(&key.proxy)?;
-        let Entry { open, .. } = requests.remove(&key.request)?;
+        let StoredEntry { open, .. } = requests.remove(&key.request)?;
         if requests.is_empty() {
             self.proxies.remove(&key.proxy);
         }
@@ -230,8 +243,8 @@ impl Ledger {
     }
 
     /// Takes back a booking that nobody acted on; a confirmed request stays.
-    pub fn cancel(&mut self, key: Key) -> Option<Open> {
-        let booked = self.entry(key)?.open.phase == Phase::Booked;
+    pub fn cancel(&mut self, key: RequestKey) -> Option<LedgerEntry> {
+        let booked = self.entry(key)?.open.phase == RequestPhase::Booked;
         if booked { self.finish(key) } else { None }
     }
 
@@ -250,20 +263,20 @@ impl Ledger {
     pub fn replace_proxy(
         &mut self,
         proxy: ProxyId,
-        open: impl IntoIterator<Item = (RequestId, EndpointId, u32, Phase)>,
+        open: impl IntoIterator<Item = (RequestId, EndpointId, u32, RequestPhase)>,
         now: Duration,
     ) {
         let before = self.proxies.get(&proxy).cloned().unwrap_or_default();
         for (&request, entry) in &before {
-            if entry.open.phase != Phase::Booked {
-                self.finish(Key { proxy, request });
+            if entry.open.phase != RequestPhase::Booked {
+                self.finish(RequestKey { proxy, request });
             }
         }
         for (request, endpoint, tokens, phase) in open {
             let since = before.get(&request).map_or(now, |entry| entry.open.since);
             self.put(
-                Key { proxy, request },
-                Open {
+                RequestKey { proxy, request },
+                LedgerEntry {
                     endpoint,
                     tokens,
                     phase,
@@ -312,15 +325,15 @@ impl Ledger {
 
     /// What is open at one endpoint.
     #[must_use]
-    pub fn in_flight(&self, endpoint: EndpointId) -> InFlight {
+    pub fn in_flight(&self, endpoint: EndpointId) -> InFlightTotals {
         self.endpoints.get(&endpoint).copied().unwrap_or_default()
     }
 
     /// What one proxy has open, by endpoint: its own part of [`Ledger::in_flight`]. Linear in its open requests.
     #[must_use]
-    pub fn own(&self, proxy: ProxyId) -> HashMap<EndpointId, InFlight> {
-        let mut own: HashMap<EndpointId, InFlight> = HashMap::new();
-        for Entry { open, .. } in self
+    pub fn open_by_endpoint(&self, proxy: ProxyId) -> HashMap<EndpointId, InFlightTotals> {
+        let mut own: HashMap<EndpointId, InFlightTotals> = HashMap::new();
+        for StoredEntry { open, .. } in self
             .proxies
             .get(&proxy)
             .into_iter()
@@ -334,7 +347,7 @@ impl Ledger {
 
     /// The entry of one request.
     #[must_use]
-    pub fn get(&self, key: Key) -> Option<Open> {
+    pub fn get(&self, key: RequestKey) -> Option<LedgerEntry> {
         self.entry(key).map(|entry| entry.open)
     }
 
@@ -350,19 +363,19 @@ impl Ledger {
         self.len == 0
     }
 
-    fn entry(&self, key: Key) -> Option<&Entry> {
+    fn entry(&self, key: RequestKey) -> Option<&StoredEntry> {
         self.proxies.get(&key.proxy)?.get(&key.request)
     }
 
     /// Writes an entry and its deadline, in place of the request's old one. False when there is no room.
-    fn put(&mut self, key: Key, open: Open, now: Duration) -> bool {
+    fn put(&mut self, key: RequestKey, open: LedgerEntry, now: Duration) -> bool {
         let old = self.entry(key).map(|entry| entry.open);
-        if old.is_none() && self.len >= self.bounds.entries {
+        if old.is_none() && self.len >= self.bounds.max_entries {
             return false;
         }
         // Between the two phases of a confirmed request nothing about its deadline changes, but a new one is harmless.
         self.generation += 1;
-        let entry = Entry {
+        let entry = StoredEntry {
             open,
             generation: self.generation,
         };
@@ -379,10 +392,12 @@ impl Ledger {
         true
     }
 
-    fn await_end(&mut self, key: Key, entry: Entry, now: Duration) {
+    fn await_end(&mut self, key: RequestKey, entry: StoredEntry, now: Duration) {
         let (queue, live) = match entry.open.phase {
-            Phase::Booked => (&mut self.unconfirmed, self.booked),
-            Phase::Sent | Phase::Answering => (&mut self.confirmed, self.len - self.booked),
+            RequestPhase::Booked => (&mut self.unconfirmed, self.booked),
+            RequestPhase::Sent | RequestPhase::Answering => {
+                (&mut self.confirmed, self.len - self.booked)
+            }
         };
         let proxies = &self.proxies;
         queue.push(key, entry.generation, now, live, |key, generation| {
@@ -393,21 +408,21 @@ impl Ledger {
         });
     }
 
-    fn charge(&mut self, open: Open) {
+    fn charge(&mut self, open: LedgerEntry) {
         let sums = self.endpoints.entry(open.endpoint).or_default();
         sums.add(open);
-        self.booked += usize::from(open.phase == Phase::Booked);
+        self.booked += usize::from(open.phase == RequestPhase::Booked);
     }
 
-    fn release(&mut self, open: Open) {
-        self.booked -= usize::from(open.phase == Phase::Booked);
+    fn release(&mut self, open: LedgerEntry) {
+        self.booked -= usize::from(open.phase == RequestPhase::Booked);
         let Some(sums) = self.endpoints.get_mut(&open.endpoint) else {
             debug_assert!(false, "an open request is counted at its endpoint");
             return;
         };
         sums.requests -= 1;
         sums.tokens -= open.pending();
-        sums.unanswered -= u32::from(open.phase != Phase::Answering);
+        sums.unanswered -= u32::from(open.phase != RequestPhase::Answering);
         if sums.requests == 0 {
             self.endpoints.remove(&open.endpoint);
         }
@@ -416,28 +431,28 @@ impl Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self::new(Bounds::default())
+        Self::new(LedgerLimits::default())
     }
 }
 
 // === InFlight ===
 
-impl InFlight {
-    fn add(&mut self, open: Open) {
+impl InFlightTotals {
+    fn add(&mut self, open: LedgerEntry) {
         self.requests += 1;
         self.tokens += open.pending();
-        self.unanswered += u32::from(open.phase != Phase::Answering);
+        self.unanswered += u32::from(open.phase != RequestPhase::Answering);
     }
 }
 
 // === Open ===
 
-impl Open {
+impl LedgerEntry {
     /// Tokens still to prefill.
     fn pending(&self) -> u64 {
         match self.phase {
-            Phase::Booked | Phase::Sent => self.tokens.into(),
-            Phase::Answering => 0,
+            RequestPhase::Booked | RequestPhase::Sent => self.tokens.into(),
+            RequestPhase::Answering => 0,
         }
     }
 }

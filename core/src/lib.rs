@@ -15,23 +15,23 @@
 //! * a missing or stale signal is `None`, never zero: it switches a term off and never excludes an endpoint;
 //! * every collection that outside input can grow has a bound, stated where it is declared.
 
-pub mod breaker;
-pub mod budget;
+pub mod block_index;
 pub mod delta;
-pub mod dice;
-pub mod dispatch;
-pub mod index;
+pub mod ejection;
+mod hash;
+pub mod history;
+pub mod learned_index;
 pub mod ledger;
 pub mod load;
-pub mod memory;
-mod mix;
 pub mod nearest;
 pub mod pick;
 pub mod policy;
 pub mod prefix;
 pub mod query;
 pub mod rendezvous;
-pub mod residency;
-pub mod responses;
+pub mod retry_budget;
+pub mod rng;
+pub mod scheduler;
 pub mod snapshot;
 pub mod speed;
+pub mod stored_responses;

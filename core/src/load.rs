@@ -12,14 +12,14 @@ pub struct Load {
     /// Uncached prompt tokens of those requests whose first byte has not come: prefill work still to do there.
     pub pending_tokens: u64,
     /// Fresh figures from the engine itself; `None` when it gives none or they are too old to trust.
-    pub sample: Option<Sample>,
+    pub sample: Option<EngineSample>,
     /// Whether it may be chosen.
     pub health: Health,
 }
 
 /// What an engine says about itself in its metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Sample {
+pub struct EngineSample {
     /// Requests in the engine's own queue.
     pub waiting: Option<u32>,
     /// Requests in the running batch.

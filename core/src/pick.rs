@@ -9,7 +9,7 @@
 //!
 //! Candidates are the endpoints that hold the model, were not tried yet, and are up; an endpoint that warms up takes
 //! its share of turns. If that leaves nobody, those that warm up without their turn count too, and if still nobody,
-//! those that are down: a doubtful endpoint is better than a certain error ([`Choice::desperate`]).
+//! those that are down: a doubtful endpoint is better than a certain error ([`EndpointChoice::panic_mode`]).
 //!
 //! Costs: round-robin, random, power-of-two and session-affinity look at a handful of endpoints, whatever their
 //! number, and look further only while those they meet are down. Least-request and kv-aware weigh everyone up to 64
@@ -23,11 +23,11 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::{
-    dice::Dice,
     load::Load,
     policy::Strategy,
-    query::{Choice, Hit, MAX_RANKED, Query, Ranked},
-    snapshot::{Holders, Pool, Role},
+    query::{CacheHit, EndpointChoice, MAX_RANKED, Query, RankedEndpoint},
+    rng::SeededRng,
+    snapshot::{ModelHolders, Pool, Role},
 };
 
 mod explain;
@@ -45,40 +45,40 @@ mod session_affinity;
 mod weighed;
 
 use explain::cached;
-pub use explain::{Candidate, Excluded, Explanation};
-use field::{Field, Gate};
-pub(crate) use members::Members;
-pub use weighed::Terms;
-use weighed::{MAX_WEIGHED, Ranking};
+pub use explain::{CandidateExplanation, ExclusionReason, Explanation};
+use field::{Candidates, HealthTier};
+pub(crate) use members::EligibleSet;
+pub use weighed::ScoreTerms;
+use weighed::{MAX_WEIGHED, PickRanking};
 
 /// One pool, prepared for choosing; built whenever the pool changes.
 #[derive(Debug)]
 pub struct Picker {
     pool: Arc<Pool>,
     /// Every endpoint that serves alone.
-    everyone: Members,
+    everyone: EligibleSet,
     /// Parallel to the pool's models; `None` where everyone holds the model.
-    holders: Vec<Option<Members>>,
+    holders: Vec<Option<EligibleSet>>,
 }
 
 /// What is asked of a [`Picker`].
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct PickRequest<'a> {
     /// The request.
     pub query: &'a Query,
     /// The model it names; `None` for requests that name none.
     pub model: Option<&'a str>,
     /// Who is believed to have how much of its prompt cached, in any order.
-    pub hits: &'a [Hit],
+    pub hits: &'a [CacheHit],
     /// The caller's count of choices: round-robin goes by it.
-    pub turn: u64,
+    pub round_robin_counter: u64,
     /// Requests in flight over the pool, for session affinity; counted by a scan when the caller does not know.
     pub total_in_flight: Option<u64>,
 }
 
 /// Why there is no choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Nobody {
+pub enum NoEndpoint {
     /// The pool has no endpoints at all.
     #[error("the pool has no endpoints")]
     Empty,
@@ -94,14 +94,14 @@ pub enum Nobody {
 }
 
 /// A choice with everything that led to it.
-struct Decision {
-    gate: Gate,
-    ranking: Ranking,
+struct PickDecision {
+    gate: HealthTier,
+    ranking: PickRanking,
 }
 
 // === Ask ===
 
-impl<'a> Ask<'a> {
+impl<'a> PickRequest<'a> {
     /// Asks for `query` on any endpoint, with nothing else known.
     #[must_use]
     pub const fn new(query: &'a Query) -> Self {
@@ -109,7 +109,7 @@ impl<'a> Ask<'a> {
             query,
             model: None,
             hits: &[],
-            turn: 0,
+            round_robin_counter: 0,
             total_in_flight: None,
         }
     }
@@ -122,13 +122,13 @@ impl Picker {
     #[must_use]
     pub fn build(pool: Arc<Pool>) -> Self {
         let alone = |position: &usize| pool.endpoints[*position].role == Role::Aggregate;
-        let everyone = Members::new((0..pool.endpoints.len()).filter(alone));
+        let everyone = EligibleSet::new((0..pool.endpoints.len()).filter(alone));
         if matches!(pool.spec.policy.strategy, Strategy::SessionAffinity(_)) {
             everyone.ring(&pool);
         }
         let holders = pool.spec.models.iter().map(|model| match &model.holders {
-            Holders::All => None,
-            Holders::Some(ids) => Some(Members::new(
+            ModelHolders::All => None,
+            ModelHolders::Some(ids) => Some(EligibleSet::new(
                 ids.iter().filter_map(|&id| pool.position(id)).filter(alone),
             )),
         });
@@ -152,11 +152,11 @@ impl Picker {
     /// When no endpoint may serve it.
     pub fn pick(
         &self,
-        ask: &Ask<'_>,
+        ask: &PickRequest<'_>,
         load: impl Fn(usize) -> Load,
-        dice: &mut Dice,
-    ) -> Result<Choice, Nobody> {
-        self.pick_by(&self.pool.spec.policy.strategy, ask, load, dice)
+        rng: &mut SeededRng,
+    ) -> Result<EndpointChoice, NoEndpoint> {
+        self.pick_by(&self.pool.spec.policy.strategy, ask, load, rng)
     }
 
     /// Chooses as [`Self::pick`] does, by another strategy than the pool's: for when what that one reads is not known.
@@ -166,68 +166,68 @@ impl Picker {
     pub fn pick_by(
         &self,
         strategy: &Strategy,
-        ask: &Ask<'_>,
+        ask: &PickRequest<'_>,
         load: impl Fn(usize) -> Load,
-        dice: &mut Dice,
-    ) -> Result<Choice, Nobody> {
-        let Decision { gate, ranking } = self.decide(strategy, ask, &load, dice)?;
+        rng: &mut SeededRng,
+    ) -> Result<EndpointChoice, NoEndpoint> {
+        let PickDecision { gate, ranking } = self.decide(strategy, ask, &load, rng)?;
         let ranked = ranking.ranked.iter().map(|&position| {
             let endpoint = self.pool.endpoints[position].id;
-            Ranked {
+            RankedEndpoint {
                 position,
                 endpoint,
                 cached_tokens: cached(ask.hits, endpoint),
             }
         });
-        Ok(Choice {
+        Ok(EndpointChoice {
             ranked: ranked.collect(),
-            desperate: gate == Gate::Anyone,
+            panic_mode: gate == HealthTier::Any,
         })
     }
 
     /// Chooses as [`Self::pick`] does, and tells how: for people and tests.
     pub fn explain(
         &self,
-        ask: &Ask<'_>,
+        ask: &PickRequest<'_>,
         load: impl Fn(usize) -> Load,
-        dice: &mut Dice,
+        rng: &mut SeededRng,
     ) -> Explanation {
-        let decision = self.decide(&self.pool.spec.policy.strategy, ask, &load, dice);
+        let decision = self.decide(&self.pool.spec.policy.strategy, ask, &load, rng);
         Explanation::of(self, ask, &load, decision)
     }
 
     fn decide(
         &self,
         strategy: &Strategy,
-        ask: &Ask<'_>,
+        ask: &PickRequest<'_>,
         load: &impl Fn(usize) -> Load,
-        dice: &mut Dice,
-    ) -> Result<Decision, Nobody> {
+        rng: &mut SeededRng,
+    ) -> Result<PickDecision, NoEndpoint> {
         let members = self.members(ask.model)?;
-        let mut ranking = Ranking::default();
-        for gate in [Gate::Healthy, Gate::Warm, Gate::Anyone] {
-            let field = Field {
+        let mut ranking = PickRanking::default();
+        for gate in [HealthTier::Healthy, HealthTier::Warming, HealthTier::Any] {
+            let field = Candidates {
                 pool: &self.pool,
                 members,
                 ask,
                 load,
                 gate,
             };
-            rank(&field, strategy, dice, &mut ranking);
+            rank(&field, strategy, rng, &mut ranking);
             if !ranking.ranked.is_empty() {
-                return Ok(Decision { gate, ranking });
+                return Ok(PickDecision { gate, ranking });
             }
         }
-        Err(Nobody::AllTried)
+        Err(NoEndpoint::AllTried)
     }
 
     /// Who holds the model; never empty.
-    pub(crate) fn members(&self, model: Option<&str>) -> Result<&Members, Nobody> {
+    pub(crate) fn members(&self, model: Option<&str>) -> Result<&EligibleSet, NoEndpoint> {
         if self.pool.endpoints.is_empty() {
-            return Err(Nobody::Empty);
+            return Err(NoEndpoint::Empty);
         }
         if self.everyone.is_empty() {
-            return Err(Nobody::OnlyDisaggregated);
+            return Err(NoEndpoint::OnlyDisaggregated);
         }
         let models = &self.pool.spec.models;
         let Some(name) = model.filter(|_| !models.is_empty()) else {
@@ -235,10 +235,10 @@ impl Picker {
         };
         let found = models
             .binary_search_by(|model| (*model.name).cmp(name))
-            .map_err(|_| Nobody::ModelNotLoaded)?;
+            .map_err(|_| NoEndpoint::ModelNotLoaded)?;
         let members = self.holders[found].as_ref().unwrap_or(&self.everyone);
         if members.is_empty() {
-            Err(Nobody::ModelNotLoaded)
+            Err(NoEndpoint::ModelNotLoaded)
         } else {
             Ok(members)
         }
@@ -247,22 +247,22 @@ impl Picker {
 
 /// Asks a strategy; it ranks nobody only if nobody passes the gate.
 fn rank<L: Fn(usize) -> Load>(
-    field: &Field<'_, L>,
+    field: &Candidates<'_, L>,
     strategy: &Strategy,
-    dice: &mut Dice,
-    ranking: &mut Ranking,
+    rng: &mut SeededRng,
+    ranking: &mut PickRanking,
 ) {
     match strategy {
-        Strategy::RoundRobin => round_robin::rank(field, dice, ranking),
-        Strategy::Random => random::rank(field, dice, ranking),
-        Strategy::LeastRequest => least_request::rank(field, dice, ranking),
-        Strategy::PowerOfTwo => power_of_two::rank(field, dice, ranking),
+        Strategy::RoundRobin => round_robin::rank(field, rng, ranking),
+        Strategy::Random => random::rank(field, rng, ranking),
+        Strategy::LeastRequest => least_request::rank(field, rng, ranking),
+        Strategy::PowerOfTwo => power_of_two::rank(field, rng, ranking),
         Strategy::SessionAffinity(affinity) => {
-            session_affinity::rank(field, affinity, dice, ranking)
+            session_affinity::rank(field, affinity, rng, ranking)
         }
-        Strategy::PrefixCache(rules) => prefix_cache::rank(field, rules, dice, ranking),
-        Strategy::KvAware(rules) => kv_aware::rank(field, rules, dice, ranking),
-        Strategy::HermesClassic(weights) => hermes_classic::rank(field, weights, dice, ranking),
+        Strategy::PrefixCache(rules) => prefix_cache::rank(field, rules, rng, ranking),
+        Strategy::KvAware(rules) => kv_aware::rank(field, rules, rng, ranking),
+        Strategy::HermesClassic(weights) => hermes_classic::rank(field, weights, rng, ranking),
     }
 }
 

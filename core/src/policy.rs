@@ -9,15 +9,15 @@ use serde::Serialize;
 
 /// How requests of one pool are handled.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Policy {
+pub struct PoolPolicy {
     /// How an endpoint is chosen.
     pub strategy: Strategy,
     /// How long each step may take.
     pub timeouts: Timeouts,
     /// What happens when an attempt fails before its first byte.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// When a failing endpoint is left alone.
-    pub breaker: BreakerPolicy,
+    pub ejection: EjectionPolicy,
     /// Size in bytes of the chunks over which prompts are hashed.
     pub block_bytes: u32,
     /// How long a proxy waits for a `Score` answer before it chooses by itself.
@@ -41,18 +41,18 @@ pub enum Strategy {
     /// Two at random, and of those the one with fewer requests in flight.
     PowerOfTwo,
     /// The same session to the same endpoint while it is not overloaded.
-    SessionAffinity(Affinity),
+    SessionAffinity(SessionAffinity),
     /// Among the endpoints that have most of the prompt cached the least busy one, while none of them is overloaded.
-    PrefixCache(PrefixCache),
+    PrefixCache(PrefixCacheRules),
     /// Least expected cost: what the request waits, and what it makes others wait.
     KvAware(KvAware),
     /// Least weighted sum of KV miss rate, cache usage, queue and booked work: the original hermes-router's score.
-    HermesClassic(Weights),
+    HermesClassic(ClassicWeights),
 }
 
 /// Where a session's key comes from, and how far affinity may overload an endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Affinity {
+pub struct SessionAffinity {
     /// Tried in order; a request with none of them is placed by power of two.
     pub keys: Vec<SessionKey>,
     /// An endpoint takes at most this multiple of the mean load (consistent hashing with bounded loads,
@@ -74,7 +74,7 @@ pub enum SessionKey {
 
 /// When a cached prefix decides, and when load does.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct PrefixCache {
+pub struct PrefixCacheRules {
     /// Share of the prompt that has to be cached at an endpoint for its cache to count, 0..1.
     pub threshold: f32,
     /// An endpoint is overloaded with more than this multiple of the mean requests in flight (and
@@ -107,27 +107,27 @@ pub struct KvAware {
     /// How much the delay counts that it causes to those who wait already; 1 is what queueing theory says.
     pub gamma_waiting: f32,
     /// Prefill rate of an endpoint in tokens a second until its own, or its pool's, is learned.
-    pub usual_rate: f32,
+    pub default_prefill_rate: f32,
     /// Tokens that an endpoint is taken to cache when its engine does not tell.
-    pub usual_cache: u32,
+    pub default_cache_tokens: u32,
     /// How much may wait.
-    pub queue: Queue,
+    pub queue: QueueLimits,
 }
 
 /// Bounds of the requests that wait in the control plane for one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Queue {
+pub struct QueueLimits {
     /// Requests at most; over it 429.
-    pub requests: u32,
+    pub max_requests: u32,
     /// Bytes of their prompts at most, held in the proxies meanwhile; over it 429.
-    pub bytes: u64,
+    pub max_bytes: u64,
     /// The longest wait; after it 503.
-    pub wait: Duration,
+    pub max_wait: Duration,
 }
 
 /// Weights of the classic score; lower is better. The names in brackets are the original hermes-router's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Weights {
+pub struct ClassicWeights {
     /// Times `1 - hit rate` of the prompt there (`kvCacheNotHitRateWeight`, `kvCacheHitNotRateWeight`).
     pub miss: f32,
     /// Times the KV-cache usage, 0..=1 (`xpuCacheUsageWeight`).
@@ -137,13 +137,13 @@ pub struct Weights {
     /// Times the prefill tokens booked and not yet answered there, scaled by `scale` (`inflightWeight`).
     pub in_flight: f32,
     /// How counts become comparable with rates.
-    pub scale: Scale,
+    pub scale: CountScale,
 }
 
 /// How a count (waiting requests, tokens) enters a weighted sum of rates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Scale {
+pub enum CountScale {
     /// Divided by the largest among the candidates: 0..=1.
     #[default]
     Max,
@@ -166,29 +166,29 @@ pub struct Timeouts {
 
 /// How often, and how much, failed attempts are repeated on another endpoint; only before the first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Retry {
+pub struct RetryPolicy {
     /// Attempts for one request, the first included; at least 1.
-    pub attempts: u32,
+    pub max_attempts: u32,
     /// Retries as a share of requests: a failing fleet must not be multiplied by its own retries.
     pub budget: f32,
 }
 
 /// When an endpoint that fails is taken out of choices, and how it comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct BreakerPolicy {
+pub struct EjectionPolicy {
     /// Failures in a row that open it.
-    pub failures: u32,
+    pub consecutive_failures: u32,
     /// First time out; doubles with every failed trial up to `longest`.
-    pub base: Duration,
+    pub base_time: Duration,
     /// Longest time out.
-    pub longest: Duration,
+    pub max_time: Duration,
     /// Slow start: how long the share of turns takes to grow to all of them.
-    pub warm_up: Duration,
+    pub slow_start: Duration,
 }
 
 /// What applies to every request before its pool is known.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Settings {
+pub struct ProxySettings {
     /// Largest request body in bytes; over it 413.
     pub max_body_bytes: u64,
     /// Requests that one proxy serves at once; over it 429.
@@ -242,7 +242,7 @@ impl Strategy {
 
 // === PrefixCache ===
 
-impl PrefixCache {
+impl PrefixCacheRules {
     /// Requests in flight above the mean that are no overload, however small the mean.
     pub const SLACK: f32 = 4.0;
 }
@@ -268,13 +268,13 @@ impl KvAware {
 
 // === Defaults ===
 
-impl Default for Policy {
+impl Default for PoolPolicy {
     fn default() -> Self {
         Self {
             strategy: Strategy::KvAware(KvAware::default()),
             timeouts: Timeouts::default(),
-            retry: Retry::default(),
-            breaker: BreakerPolicy::default(),
+            retry: RetryPolicy::default(),
+            ejection: EjectionPolicy::default(),
             block_bytes: 256,
             score_deadline: Duration::from_millis(20),
             lookup_text: false,
@@ -283,7 +283,7 @@ impl Default for Policy {
     }
 }
 
-impl Default for Affinity {
+impl Default for SessionAffinity {
     fn default() -> Self {
         Self {
             keys: vec![
@@ -296,7 +296,7 @@ impl Default for Affinity {
     }
 }
 
-impl Default for PrefixCache {
+impl Default for PrefixCacheRules {
     fn default() -> Self {
         Self {
             threshold: 0.5,
@@ -312,31 +312,31 @@ impl Default for KvAware {
             window: Duration::from_millis(50),
             gamma: 1.0,
             gamma_waiting: 1.0,
-            usual_rate: 8_000.0,
-            usual_cache: 400_000,
-            queue: Queue::default(),
+            default_prefill_rate: 8_000.0,
+            default_cache_tokens: 400_000,
+            queue: QueueLimits::default(),
         }
     }
 }
 
-impl Default for Queue {
+impl Default for QueueLimits {
     fn default() -> Self {
         Self {
-            requests: 10_000,
-            bytes: 1 << 30,
-            wait: Duration::from_secs(30),
+            max_requests: 10_000,
+            max_bytes: 1 << 30,
+            max_wait: Duration::from_secs(30),
         }
     }
 }
 
-impl Default for Weights {
+impl Default for ClassicWeights {
     fn default() -> Self {
         Self {
             miss: 1.0,
             usage: 1.0,
             waiting: 1.0,
             in_flight: 1.0,
-            scale: Scale::Max,
+            scale: CountScale::Max,
         }
     }
 }
@@ -352,27 +352,27 @@ impl Default for Timeouts {
     }
 }
 
-impl Default for Retry {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
-            attempts: 3,
+            max_attempts: 3,
             budget: 0.2,
         }
     }
 }
 
-impl Default for BreakerPolicy {
+impl Default for EjectionPolicy {
     fn default() -> Self {
         Self {
-            failures: 3,
-            base: Duration::from_secs(1),
-            longest: Duration::from_secs(30),
-            warm_up: Duration::from_secs(5),
+            consecutive_failures: 3,
+            base_time: Duration::from_secs(1),
+            max_time: Duration::from_secs(30),
+            slow_start: Duration::from_secs(5),
         }
     }
 }
 
-impl Default for Settings {
+impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             max_body_bytes: 64 << 20,

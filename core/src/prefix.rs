@@ -8,7 +8,7 @@
 //!           h0 ──mix──▶ h1 ──mix────▶ h2 ──mix────▶ h3                 h3 stands for seed + chunks 1..=3
 //! ```
 //!
-//! `h(i) = mix(h(i-1), xxh3_64(chunk(i)))`, where `mix` folds a 128-bit product. So equal hashes mean equal seeds and
+//! `h(i) = hash_mix(h(i-1), xxh3_64(chunk(i)))`, where `hash_mix` folds a 128-bit product. So equal hashes mean equal seeds and
 //! equal bytes up to the end of that chunk, and a longer prompt begins with the hashes of a shorter one.
 //!
 //! # Canonical form
@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::mix::mix;
+use crate::hash::hash_mix;
 
 /// Blocks of one prompt at most; what comes after them is not hashed. 2 MiB of prompt at 256 bytes a block.
 pub const MAX_BLOCKS: usize = 8_192;
@@ -39,7 +39,7 @@ const SEPARATOR: u8 = 0xff;
 
 /// Hashes one prompt while it is fed.
 #[derive(Clone, Debug)]
-pub struct Chain {
+pub struct HashChain {
     block_bytes: usize,
     /// The hash of everything before `rest`.
     previous: u64,
@@ -49,7 +49,7 @@ pub struct Chain {
     fed: u64,
 }
 
-impl Chain {
+impl HashChain {
     /// A chain for prompts under this seed, cut every `block_bytes` (at least 1).
     ///
     /// The parts stay apart: `["ab", "c"]` and `["a", "bc"]` are different seeds.
@@ -58,7 +58,7 @@ impl Chain {
         let previous = seed_parts
             .iter()
             .fold(seed_parts.len() as u64, |seed, part| {
-                mix(seed, xxh3_64(part))
+                hash_mix(seed, xxh3_64(part))
             });
         Self {
             block_bytes: block_bytes.max(1),
@@ -124,7 +124,7 @@ impl Chain {
     }
 
     fn push(&mut self, chunk: u64) {
-        self.previous = mix(self.previous, chunk);
+        self.previous = hash_mix(self.previous, chunk);
         self.blocks.push(self.previous);
     }
 
@@ -142,14 +142,14 @@ mod tests {
     const SEED: [&[u8]; 4] = [b"1", b"model", b"", b"tenant"];
 
     fn hashes(seed: &[&[u8]], prompt: &[u8], block_bytes: usize) -> Arc<[u64]> {
-        let mut chain = Chain::new(seed, block_bytes);
+        let mut chain = HashChain::new(seed, block_bytes);
         chain.feed(prompt);
         chain.finish()
     }
 
     #[test]
     fn hashes_never_change_between_releases() {
-        let mut chain = Chain::new(&SEED, 16);
+        let mut chain = HashChain::new(&SEED, 16);
         chain.section(b"[]");
         chain.section(b"You are terse.");
         chain.section(br#"{"role":"user","content":"Why is the sky blue?"}"#);
@@ -168,7 +168,7 @@ mod tests {
         let turn = br#"{"role":"user","content":"Why is the sky blue?"}"#;
         let next =
             br#",{"role":"assistant","content":"Rayleigh scattering."},{"role":"user","content":"And sunsets?"}"#;
-        let (mut short, mut long) = (Chain::new(&SEED, 8), Chain::new(&SEED, 8));
+        let (mut short, mut long) = (HashChain::new(&SEED, 8), HashChain::new(&SEED, 8));
         for chain in [&mut short, &mut long] {
             chain.section(b"[]");
             chain.section(turn);
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn text_that_moves_to_another_section_is_another_prompt() {
-        let (mut one, mut other) = (Chain::new(&SEED, 4), Chain::new(&SEED, 4));
+        let (mut one, mut other) = (HashChain::new(&SEED, 4), HashChain::new(&SEED, 4));
         one.section(b"ab");
         one.section(b"cd");
         other.section(b"abc");
@@ -208,7 +208,7 @@ mod tests {
     fn a_prompt_beyond_the_bound_is_hashed_up_to_it() {
         let bound = hashes(&SEED, &vec![1; MAX_BLOCKS * 2], 2);
         assert_eq!(bound.len(), MAX_BLOCKS);
-        let mut pieces = Chain::new(&SEED, 2);
+        let mut pieces = HashChain::new(&SEED, 2);
         (0..MAX_BLOCKS + 10).for_each(|_| pieces.feed(&[1, 1, 1]));
         assert_eq!(pieces.blocks(), &*bound);
         assert!(pieces.rest.len() < 2);
@@ -225,7 +225,7 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(prompt.len() + 1)).collect();
             cuts.sort_unstable();
             cuts.push(prompt.len());
-            let mut chain = Chain::new(&SEED, block_bytes);
+            let mut chain = HashChain::new(&SEED, block_bytes);
             let mut start = 0;
             for cut in cuts {
                 chain.feed(&prompt[start..cut]);

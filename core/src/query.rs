@@ -18,7 +18,7 @@ pub struct Query {
     /// Prompt length in tokens.
     pub prompt_tokens: u32,
     /// They were counted, and not estimated from bytes.
-    pub counted: bool,
+    pub exact_tokens: bool,
     /// Chained hashes of the prompt's whole blocks, see [`crate::prefix`]; empty when no strategy asks for them.
     pub blocks: Arc<[u64]>,
     /// Bytes of one block.
@@ -30,20 +30,20 @@ pub struct Query {
     /// Hash of the tenant among whom waiting is shared fairly; `None` is a tenant of its own.
     pub tenant: Option<u64>,
     /// The answer comes as a whole: its first byte does not tell when the prompt was done.
-    pub unary: bool,
+    pub non_streaming: bool,
     /// Endpoints that were tried already and failed.
     pub exclude: SmallVec<[EndpointId; MAX_RANKED]>,
 }
 
 /// What one source believes that one endpoint has cached of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Hit {
+pub struct CacheHit {
     /// Where.
     pub endpoint: EndpointId,
     /// How much of the prompt.
-    pub cached: Cached,
+    pub cached: CachedTokens,
     /// Who says so.
-    pub source: Source,
+    pub source: CacheSource,
     /// It may be more: the source knows only a part of what is there.
     pub at_least: bool,
 }
@@ -52,7 +52,7 @@ pub struct Hit {
 ///
 /// Boundaries, not amounts: `gpu <= host <= disk`, and what lies between two of them is in the slower tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Cached {
+pub struct CachedTokens {
     /// In the accelerator's memory.
     pub gpu: u32,
     /// There, or in the host's memory.
@@ -63,28 +63,28 @@ pub struct Cached {
 
 /// Who says what is cached; the more exact is the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
+#[serde(rename_all = "snake_case")]
+pub enum CacheSource {
     /// Learned from what was routed there.
     Learned,
     /// A global KV manager.
-    Manager,
+    KvManager,
     /// The engine's own KV events.
-    Events,
+    KvEvents,
 }
 
 /// The endpoints to try, best first. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct EndpointChoice {
     /// At most [`MAX_RANKED`], each once.
-    pub ranked: SmallVec<[Ranked; MAX_RANKED]>,
+    pub ranked: SmallVec<[RankedEndpoint; MAX_RANKED]>,
     /// No endpoint that holds the model was healthy, so these were chosen although they are down.
-    pub desperate: bool,
+    pub panic_mode: bool,
 }
 
 /// One endpoint of a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Ranked {
+pub struct RankedEndpoint {
     /// Position in the pool's endpoints.
     pub position: usize,
     /// Its id.
@@ -95,7 +95,7 @@ pub struct Ranked {
 
 // === Cached ===
 
-impl Cached {
+impl CachedTokens {
     /// `tokens` in the accelerator's memory, and no more in slower tiers.
     #[must_use]
     pub const fn on_gpu(tokens: u32) -> Self {
@@ -108,7 +108,7 @@ impl Cached {
 
     /// From amounts that may not be in order: each tier reaches at least as far as the faster one.
     #[must_use]
-    pub fn reaching(gpu: u32, host: u32, disk: u32) -> Self {
+    pub fn cumulative(gpu: u32, host: u32, disk: u32) -> Self {
         let host = host.max(gpu);
         Self {
             gpu,
@@ -120,7 +120,7 @@ impl Cached {
     /// Tokens of prefill that this saves: a token in host memory counts three quarters, one on disk a quarter, because
     /// loading it costs time too (the weights of Dynamo's and Mooncake's routers).
     #[must_use]
-    pub fn worth(self) -> u32 {
+    pub fn saved_tokens(self) -> u32 {
         let host = u64::from(self.host.saturating_sub(self.gpu)) * 3 / 4;
         let disk = u64::from(self.disk.saturating_sub(self.host)) / 4;
         self.gpu.saturating_add((host + disk) as u32)
@@ -129,17 +129,17 @@ impl Cached {
 
 // === Source ===
 
-impl Source {
+impl CacheSource {
     /// Every source, the least exact first.
-    pub const ALL: [Self; 3] = [Self::Learned, Self::Manager, Self::Events];
+    pub const ALL: [Self; 3] = [Self::Learned, Self::KvManager, Self::KvEvents];
 
     /// Its name in metrics and explanations.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Learned => "learned",
-            Self::Manager => "manager",
-            Self::Events => "events",
+            Self::KvManager => "kv_manager",
+            Self::KvEvents => "kv_events",
         }
     }
 }
@@ -150,16 +150,19 @@ mod tests {
 
     #[test]
     fn slower_tiers_are_worth_less() {
-        assert_eq!(Cached::on_gpu(100).worth(), 100);
+        assert_eq!(CachedTokens::on_gpu(100).saved_tokens(), 100);
         assert_eq!(
-            Cached {
+            CachedTokens {
                 gpu: 100,
                 host: 200,
                 disk: 300
             }
-            .worth(),
+            .saved_tokens(),
             100 + 75 + 25
         );
-        assert_eq!(Cached::reaching(100, 40, 0), Cached::on_gpu(100));
+        assert_eq!(
+            CachedTokens::cumulative(100, 40, 0),
+            CachedTokens::on_gpu(100)
+        );
     }
 }

@@ -5,7 +5,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::mix::mix;
+use crate::hash::hash_mix;
 
 /// The owner of `pool` among `replicas`, in whatever order they come; `None` when there are none.
 pub fn owner<'a, R: AsRef<[u8]> + ?Sized>(
@@ -16,7 +16,7 @@ pub fn owner<'a, R: AsRef<[u8]> + ?Sized>(
     // Equal weights of different replicas are next to impossible; the name decides, so that all still agree.
     let weighed = replicas.into_iter().map(|replica| {
         (
-            mix(pool, xxh3_64(replica.as_ref())),
+            hash_mix(pool, xxh3_64(replica.as_ref())),
             replica.as_ref(),
             replica,
         )

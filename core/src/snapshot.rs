@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
-use crate::policy::{Policy, Settings};
+use crate::policy::{PoolPolicy, ProxySettings};
 
 /// Which run of which control-plane replica numbered a snapshot; drawn anew at every start.
 ///
@@ -65,13 +65,13 @@ pub struct Model {
     /// Longest prompt plus answer in tokens, when an engine told.
     pub max_model_len: Option<u32>,
     /// Which endpoints serve it.
-    pub holders: Holders,
+    pub holders: ModelHolders,
 }
 
 /// Which endpoints of a pool serve a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Holders {
+pub enum ModelHolders {
     /// Every endpoint of the pool.
     All,
     /// Only these, sorted: a LoRA adapter that some servers have loaded.
@@ -86,7 +86,7 @@ pub struct PoolSpec {
     /// Sorted by name. Empty when neither the operator nor the engines said: then any model name is forwarded.
     pub models: Vec<Model>,
     /// How to choose, wait and retry here.
-    pub policy: Policy,
+    pub policy: PoolPolicy,
 }
 
 /// A set of endpoints that are interchangeable for a model.
@@ -108,7 +108,7 @@ pub struct Snapshot {
     /// Sorted by name, each name once.
     pub pools: Vec<Arc<Pool>>,
     /// What applies to every request before its pool is known.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<ProxySettings>,
 }
 
 // === EndpointId ===

@@ -34,19 +34,19 @@ const FASTEST: f64 = 1e-7;
 
 /// How one endpoint computes prompts.
 #[derive(Clone, Debug, Default)]
-pub struct Prefill {
+pub struct PrefillSpeed {
     /// Oldest first.
-    samples: Vec<Service>,
+    samples: Vec<PrefillSample>,
     /// When the latest first byte came.
     latest: Option<Duration>,
-    fit: Option<Fit>,
+    fit: Option<PrefillFit>,
     /// Samples since the fit was made.
     news: usize,
 }
 
 /// `seconds = base + tokens / rate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Fit {
+pub struct PrefillFit {
     /// Seconds that even an empty prompt takes.
     pub base: f64,
     /// Prompt tokens a second.
@@ -55,20 +55,20 @@ pub struct Fit {
 
 /// How one endpoint generates: the median of its latest times per output token.
 #[derive(Clone, Debug, Default)]
-pub struct Decode {
+pub struct DecodeSpeed {
     samples: Vec<f32>,
 }
 
 /// One prompt, or several that were computed together.
 #[derive(Clone, Copy, Debug)]
-struct Service {
+struct PrefillSample {
     tokens: f64,
     seconds: f64,
 }
 
 // === Prefill ===
 
-impl Prefill {
+impl PrefillSpeed {
     /// The first byte of an answer came at `now`, `ttft` after the request was sent with `tokens` uncached tokens.
     ///
     /// `now` must not go backwards.
@@ -83,7 +83,7 @@ impl Prefill {
             Some(last) => last.tokens += f64::from(tokens),
             None => {
                 let seconds = now.saturating_sub(begun).as_secs_f64();
-                self.add(Service {
+                self.add(PrefillSample {
                     tokens: tokens.into(),
                     seconds,
                 });
@@ -93,7 +93,7 @@ impl Prefill {
 
     /// What is known; `None` until a few prompts of different lengths have passed.
     #[must_use]
-    pub const fn fit(&self) -> Option<Fit> {
+    pub const fn fit(&self) -> Option<PrefillFit> {
         self.fit
     }
 
@@ -102,7 +102,7 @@ impl Prefill {
         *self = Self::default();
     }
 
-    fn add(&mut self, sample: Service) {
+    fn add(&mut self, sample: PrefillSample) {
         if self.samples.len() == WINDOW {
             self.samples.remove(0);
         }
@@ -110,14 +110,14 @@ impl Prefill {
         self.news += 1;
         if self.samples.len() >= FEWEST && self.news * 8 >= self.samples.len() {
             self.news = 0;
-            self.fit = Some(Fit::of(&self.samples));
+            self.fit = Some(PrefillFit::of(&self.samples));
         }
     }
 }
 
 // === Fit ===
 
-impl Fit {
+impl PrefillFit {
     /// An endpoint of which nothing is known but a usual rate, in tokens a second.
     #[must_use]
     pub const fn prior(rate: f64) -> Self {
@@ -139,7 +139,7 @@ impl Fit {
         self.base + tokens / self.rate
     }
 
-    fn of(samples: &[Service]) -> Self {
+    fn of(samples: &[PrefillSample]) -> Self {
         let mut slopes = Vec::with_capacity(samples.len() * samples.len() / 2);
         for (at, one) in samples.iter().enumerate() {
             for other in &samples[at + 1..] {
@@ -172,7 +172,7 @@ impl Fit {
 
 // === Decode ===
 
-impl Decode {
+impl DecodeSpeed {
     /// An answer of `tokens` tokens came in `duration` after its first.
     pub fn answered(&mut self, duration: Duration, tokens: u32) {
         if tokens < 2 {
@@ -211,13 +211,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::dice::Dice;
+    use crate::rng::SeededRng;
 
     const MS: Duration = Duration::from_millis(1);
 
     /// Sends prompts one at a time to an endpoint of `rate` tokens a second, with 20 ms of base.
     fn serve(
-        prefill: &mut Prefill,
+        prefill: &mut PrefillSpeed,
         now: &mut Duration,
         rate: f64,
         prompts: impl IntoIterator<Item = u32>,
@@ -230,19 +230,19 @@ mod tests {
     }
 
     fn prompts(seed: u64, count: usize) -> impl Iterator<Item = u32> {
-        let mut dice = Dice::new(seed);
-        std::iter::repeat_with(move || 50 + dice.below(12_000) as u32).take(count)
+        let mut rng = SeededRng::new(seed);
+        std::iter::repeat_with(move || 50 + rng.below(12_000) as u32).take(count)
     }
 
-    fn rate(prefill: &Prefill) -> f64 {
+    fn rate(prefill: &PrefillSpeed) -> f64 {
         prefill.fit().expect("enough samples").rate
     }
 
     #[test]
     fn ten_requests_are_enough() {
-        let (mut prefill, mut now) = (Prefill::default(), Duration::ZERO);
+        let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
         serve(&mut prefill, &mut now, 8_000.0, prompts(1, 10));
-        let Fit { base, rate } = prefill.fit().expect("ten samples");
+        let PrefillFit { base, rate } = prefill.fit().expect("ten samples");
         assert!(
             (rate / 8_000.0 - 1.0).abs() < 0.02 && (base - 0.02).abs() < 0.002,
             "{rate} {base}"
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_queue_in_the_engine_is_no_slowness() {
-        let mut prefill = Prefill::default();
+        let mut prefill = PrefillSpeed::default();
         let mut now = Duration::ZERO;
         // All at once: the last one waits for all others.
         for tokens in prompts(2, 12) {
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_throttled_gpu_is_noticed_within_thirty_requests() {
-        let (mut prefill, mut now) = (Prefill::default(), Duration::ZERO);
+        let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
         serve(&mut prefill, &mut now, 8_000.0, prompts(3, 100));
         serve(&mut prefill, &mut now, 3_200.0, prompts(4, 30));
         assert!(
@@ -279,9 +279,10 @@ mod tests {
 
     #[test]
     fn one_answer_in_six_may_be_nonsense() {
-        let (mut prefill, mut now, mut dice) = (Prefill::default(), Duration::ZERO, Dice::new(5));
+        let (mut prefill, mut now, mut rng) =
+            (PrefillSpeed::default(), Duration::ZERO, SeededRng::new(5));
         for (turn, tokens) in prompts(6, 60).enumerate() {
-            let late = Duration::from_millis(dice.below(30_000) as u64);
+            let late = Duration::from_millis(rng.below(30_000) as u64);
             let speed = if turn % 6 == 0 { 200.0 } else { 8_000.0 };
             if turn % 6 == 0 {
                 now += late;
@@ -297,7 +298,7 @@ mod tests {
 
     #[test]
     fn prompts_that_are_all_alike_still_tell_a_rate() {
-        let (mut prefill, mut now) = (Prefill::default(), Duration::ZERO);
+        let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
         serve(&mut prefill, &mut now, 8_000.0, [1_000; 10]);
         assert!(
             (rate(&prefill) / 6_900.0 - 1.0).abs() < 0.05,
@@ -308,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_time_per_token_is_the_median_of_the_latest() {
-        let mut decode = Decode::default();
+        let mut decode = DecodeSpeed::default();
         assert_eq!(decode.seconds_per_token(), None);
         (0..40).for_each(|turn| {
             decode.answered(
@@ -329,12 +330,12 @@ mod tests {
         fn whatever_comes_a_fit_is_a_finite_positive_speed(
             answers in proptest::collection::vec((0u64..1_000_000, 0u64..10_000_000, any::<u32>()), 4..80),
         ) {
-            let (mut prefill, mut now) = (Prefill::default(), Duration::ZERO);
+            let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
             for (gap, ttft, tokens) in answers {
                 now += Duration::from_micros(gap);
                 prefill.answered(now, Duration::from_micros(ttft), tokens);
             }
-            if let Some(Fit { base, rate }) = prefill.fit() {
+            if let Some(PrefillFit { base, rate }) = prefill.fit() {
                 prop_assert!(base.is_finite() && base >= 0.0);
                 prop_assert!((1.0 / SLOWEST..=1.01 / FASTEST).contains(&rate));
             }

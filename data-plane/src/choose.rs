@@ -17,11 +17,11 @@ mod selection;
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::{
-    dice::Dice,
     load::Load,
-    pick::Ask,
+    pick::PickRequest,
     policy::Strategy,
-    query::{Choice, Hit, Query, Source},
+    query::{CacheHit, CacheSource, EndpointChoice, Query},
+    rng::SeededRng,
 };
 use opentelemetry::Context;
 
@@ -59,7 +59,7 @@ impl EndpointSelector {
     pub(crate) async fn choose(
         &self,
         wanted: &SelectionRequest<'_>,
-        dice: &mut Dice,
+        dice: &mut SeededRng,
     ) -> Result<Selection, LocalReply> {
         let SelectionRequest { pool, request, .. } = *wanted;
         // This proxy did not see the stored response being created, so only the control plane can locate it.
@@ -122,7 +122,7 @@ impl EndpointSelector {
     fn without_score(
         &self,
         wanted: &SelectionRequest<'_>,
-        dice: &mut Dice,
+        dice: &mut SeededRng,
     ) -> Result<Selection, LocalReply> {
         let now = uptime();
         if self.routing.freshness.is_fresh(now) {
@@ -146,9 +146,9 @@ impl EndpointSelector {
 /// Selects by this proxy's own view of the pool.
 fn local(
     wanted: &SelectionRequest<'_>,
-    hits: &[Hit],
+    hits: &[CacheHit],
     rung: Rung,
-    dice: &mut Dice,
+    dice: &mut SeededRng,
     load: impl Fn(&Upstream) -> Load,
 ) -> Result<Selection, LocalReply> {
     let SelectionRequest {
@@ -157,11 +157,11 @@ fn local(
         query,
         ..
     } = *wanted;
-    let ask = Ask {
+    let ask = PickRequest {
         query,
         model: request.model.as_deref(),
         hits,
-        turn: pool.next_round_robin(),
+        round_robin_counter: pool.next_round_robin(),
         total_in_flight: None,
     };
     let at = |position: usize| load(&pool.upstreams[position]);
@@ -169,12 +169,15 @@ fn local(
         Rung::PowerOfTwo => pool.picker.pick_by(&Strategy::PowerOfTwo, &ask, at, dice),
         Rung::Strategy | Rung::Score | Rung::Local | Rung::Any => pool.picker.pick(&ask, at, dice),
     };
-    let Choice { ranked, desperate } = picked.map_err(|no_endpoint| {
+    let EndpointChoice {
+        ranked,
+        panic_mode: desperate,
+    } = picked.map_err(|no_endpoint| {
         tracing::debug!(pool = %pool.name(), %no_endpoint, "no endpoint for a request");
         LocalReply::NoEndpoint
     })?;
     let target = |upstream: &Arc<Upstream>, cached_tokens| {
-        let source = (cached_tokens > 0).then_some(Source::Learned);
+        let source = (cached_tokens > 0).then_some(CacheSource::Learned);
         SelectedEndpoint {
             upstream: Arc::clone(upstream),
             cached_tokens,

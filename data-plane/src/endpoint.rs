@@ -16,9 +16,9 @@ use std::{
 };
 
 use hermes_core::{
-    breaker::{Breaker, Failure},
+    ejection::{EndpointFailure, EndpointHealth},
     load::Load,
-    policy::BreakerPolicy,
+    policy::EjectionPolicy,
     snapshot::Endpoint,
 };
 use parking_lot::Mutex;
@@ -48,7 +48,7 @@ pub(crate) struct Upstream {
     pending_tokens: AtomicU64,
     /// Load caused by other proxies, as the control plane reports it.
     others: LoadCell,
-    breaker: Mutex<Breaker>,
+    breaker: Mutex<EndpointHealth>,
     /// By worker: a connection is used where its socket is polled.
     idle: [Mutex<Vec<Connection>>; SHARDS],
 }
@@ -62,7 +62,7 @@ pub(crate) struct InFlightGuard {
 // === Upstream ===
 
 impl Upstream {
-    pub(crate) fn new(endpoint: Arc<Endpoint>, breaker: BreakerPolicy) -> Self {
+    pub(crate) fn new(endpoint: Arc<Endpoint>, breaker: EjectionPolicy) -> Self {
         let authority = http::HeaderValue::from_str(authority(&endpoint.url))
             .unwrap_or_else(|_| http::HeaderValue::from_static("invalid"));
         Self {
@@ -71,7 +71,7 @@ impl Upstream {
             in_flight: AtomicU32::new(0),
             pending_tokens: AtomicU64::new(0),
             others: LoadCell::default(),
-            breaker: Mutex::new(Breaker::new(breaker)),
+            breaker: Mutex::new(EndpointHealth::new(breaker)),
             idle: Default::default(),
         }
     }
@@ -136,7 +136,7 @@ impl Upstream {
     }
 
     /// An attempt failed.
-    pub(crate) fn failed(&self, now: Duration, failure: Failure) {
+    pub(crate) fn failed(&self, now: Duration, failure: EndpointFailure) {
         self.breaker.lock().on_failure(now, failure);
     }
 

@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{dice::Dice, query::Query, responses::Responses};
+use hermes_core::{query::Query, rng::SeededRng, stored_responses::ResponseLocations};
 use hermes_runtime::{propagation, shutdown::Drain};
 use http::{HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
@@ -55,7 +55,7 @@ pub(crate) struct Proxy {
     pub(crate) selector: EndpointSelector,
     pub(crate) forwarder: Forwarder,
     /// The endpoints of stored responses that passed this proxy.
-    pub(crate) responses: Arc<Mutex<Responses>>,
+    pub(crate) responses: Arc<Mutex<ResponseLocations>>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) access_log: Arc<AccessLog>,
     pub(crate) metrics: Arc<Metrics>,
@@ -214,7 +214,7 @@ impl Proxy {
             .trace
             .route(&spec.name, strategy, pool.upstreams.len());
         let context = propagation::egress(&span, &guard.trace.incoming);
-        let mut rng = Dice::new(self.run ^ guard.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut rng = SeededRng::new(self.run ^ guard.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let hashed = self.access_log.has_listeners();
         let query = request.query(&spec.policy, hashed);
         guard.set_query(&query, request);

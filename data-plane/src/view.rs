@@ -15,10 +15,10 @@ use std::{
 };
 
 use hermes_core::{
-    budget::RetryBudget,
     nearest::nearest,
     pick::Picker,
-    policy::Settings,
+    policy::ProxySettings,
+    retry_budget::RetryBudget,
     snapshot::{EndpointId, Pool, Snapshot},
 };
 
@@ -79,7 +79,7 @@ impl RoutingView {
         }
     }
 
-    pub(crate) fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &ProxySettings {
         &self.snapshot.settings
     }
 
@@ -149,7 +149,7 @@ impl RoutingPool {
                     .and_then(|before| Some(&before.upstreams[before.pool.position(endpoint.id)?]));
                 match known {
                     Some(known) if known.endpoint == *endpoint => Arc::clone(known),
-                    _ => Arc::new(Upstream::new(Arc::clone(endpoint), policy.breaker)),
+                    _ => Arc::new(Upstream::new(Arc::clone(endpoint), policy.ejection)),
                 }
             })
             .collect();

@@ -6,32 +6,32 @@
 
 use hermes_control_plane::cache_sources::kv_events::decode;
 use hermes_core::{
-    residency::{Event, Identity, Residency, Standing},
+    block_index::{BlockEvent, CacheIdentity, BlockIndex, SyncState},
     snapshot::EndpointId,
 };
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|payload: &[u8]| {
     let Ok(batch) = decode::batch(payload) else { return };
-    let mut index = Residency::default();
+    let mut index = BlockIndex::default();
     let mut rank = index.open(EndpointId(1));
-    index.stand(&rank, Standing::Whole);
+    index.stand(&rank, SyncState::Synced);
     for event in batch.events {
         let mut changes = Vec::new();
         match event {
-            Event::Stored(stored) => {
+            BlockEvent::Stored(stored) => {
                 assert!(stored.contents.is_empty() || stored.contents.len() == stored.names.len());
                 let _tally = rank.store(&stored, &mut changes);
             }
-            Event::Removed(removed) => {
+            BlockEvent::Removed(removed) => {
                 let _tally = rank.remove(&removed, &mut changes);
             }
-            Event::Cleared => index.clear(&mut rank, Standing::Whole),
+            BlockEvent::Cleared => index.clear(&mut rank, SyncState::Synced),
         }
         index.apply(&rank, &changes);
     }
     let tokens = [1; 64];
-    assert!(index.hits(&tokens, &Identity::default()).iter().all(|hit| hit.cached.disk < 64));
+    assert!(index.hits(&tokens, &CacheIdentity::default()).iter().all(|hit| hit.cached.disk < 64));
     index.close(&mut rank);
     while index.sweep(16) {}
     assert_eq!(index.blocks(), 0);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use hermes_core::{query::Hit, residency::Identity};
+use hermes_core::{block_index::CacheIdentity, query::CacheHit};
 use hermes_runtime::admin::{AdminResponse, Query};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ struct Question {
 
 #[derive(Serialize)]
 struct Answer {
-    hits: Vec<Hit>,
+    hits: Vec<CacheHit>,
 }
 
 /// The streams of all pools, or what those of one pool know of the prompt in `body`.
@@ -55,6 +55,6 @@ pub(super) fn page(brains: &Brains, query: &Query, body: Option<&Bytes>) -> Admi
         );
     };
     json(&Answer {
-        hits: events.hits(&tokens, &Identity { adapter, salt }),
+        hits: events.hits(&tokens, &CacheIdentity { adapter, salt }),
     })
 }

@@ -32,7 +32,7 @@ mod zmtp;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hermes_core::{query::Hit, residency::Identity, snapshot::EndpointId};
+use hermes_core::{block_index::CacheIdentity, query::CacheHit, snapshot::EndpointId};
 use parking_lot::Mutex;
 use reqwest::Client;
 use tokio::time::Instant;
@@ -123,7 +123,7 @@ impl KvEvents {
     /// How much of this prompt every endpoint has cached whose stream can be believed, those with nothing included; see
     /// [`Residency::hits`](hermes_core::residency::Residency::hits).
     #[must_use]
-    pub fn hits(&self, tokens: &[u32], identity: &Identity) -> Vec<Hit> {
+    pub fn hits(&self, tokens: &[u32], identity: &CacheIdentity) -> Vec<CacheHit> {
         let began = Instant::now();
         let hits = self.shared.residency.read().hits(tokens, identity);
         self.counters.lookups.observe(began.elapsed().as_secs_f64());

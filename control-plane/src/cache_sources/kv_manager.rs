@@ -28,7 +28,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use hermes_core::{
-    query::Hit,
+    query::CacheHit,
     snapshot::{EndpointId, Pool},
 };
 use reqwest::Url;
@@ -63,7 +63,7 @@ type Key = u128;
 #[derive(Debug)]
 pub struct KvManager {
     asker: Arc<Asker>,
-    flights: Flights<Key, Result<Arc<[Hit]>, Outcome>>,
+    flights: Flights<Key, Result<Arc<[CacheHit]>, Outcome>>,
     recall: Arc<Recall>,
     registrar: Option<Registrar>,
     _registering: Option<AbortOnDropHandle<()>>,
@@ -214,7 +214,7 @@ impl KvManager {
 
     /// Who holds how much of the prompt, as far as the manager tells within its budget. Endpoints that hold nothing
     /// are left out.
-    pub async fn lookup(&self, lookup: Lookup) -> Arc<[Hit]> {
+    pub async fn lookup(&self, lookup: Lookup) -> Arc<[CacheHit]> {
         let Asker {
             dialect, metrics, ..
         } = &*self.asker;
@@ -240,7 +240,11 @@ impl KvManager {
         flight.await.unwrap_or_default()
     }
 
-    fn ask(&self, key: Key, lookup: Lookup) -> BoxFuture<'static, Result<Arc<[Hit]>, Outcome>> {
+    fn ask(
+        &self,
+        key: Key,
+        lookup: Lookup,
+    ) -> BoxFuture<'static, Result<Arc<[CacheHit]>, Outcome>> {
         let (asker, recall) = (Arc::clone(&self.asker), Arc::clone(&self.recall));
         async move {
             let hits = asker.ask(&lookup).await?.into();
@@ -254,7 +258,7 @@ impl KvManager {
 // === Asker ===
 
 impl Asker {
-    async fn ask(&self, lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
+    async fn ask(&self, lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
         let started = Instant::now();
         let result = self.attempt(lookup).await;
         let outcome = match &result {
@@ -266,7 +270,7 @@ impl Asker {
         result
     }
 
-    async fn attempt(&self, lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
+    async fn attempt(&self, lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
         let question = || {
             let body = self.dialect.question(lookup)?;
             Ok::<_, Outcome>(Question {

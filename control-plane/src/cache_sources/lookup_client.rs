@@ -14,8 +14,8 @@ use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use hermes_core::{
-    breaker::{Breaker, Failure},
-    policy::BreakerPolicy,
+    ejection::{EndpointFailure, EndpointHealth},
+    policy::EjectionPolicy,
 };
 use parking_lot::Mutex;
 use reqwest::{Client, StatusCode, Url, header, redirect};
@@ -25,11 +25,11 @@ use tokio::{
 };
 
 /// A server that fails this often in a row is left alone for a second, then for twice as long, up to half a minute.
-const BREAKER: BreakerPolicy = BreakerPolicy {
-    failures: 5,
-    base: Duration::from_secs(1),
-    longest: Duration::from_secs(30),
-    warm_up: Duration::ZERO,
+const BREAKER: EjectionPolicy = EjectionPolicy {
+    consecutive_failures: 5,
+    base_time: Duration::from_secs(1),
+    max_time: Duration::from_secs(30),
+    slow_start: Duration::ZERO,
 };
 
 /// Asks one server.
@@ -38,7 +38,7 @@ pub struct Inquiry {
     client: Client,
     limits: Limits,
     slots: Semaphore,
-    breaker: Mutex<Breaker>,
+    breaker: Mutex<EndpointHealth>,
     /// The breaker counts time from here.
     start: Instant,
 }
@@ -103,7 +103,7 @@ impl Inquiry {
             client,
             limits,
             slots: Semaphore::new(limits.in_flight),
-            breaker: Mutex::new(Breaker::new(BREAKER)),
+            breaker: Mutex::new(EndpointHealth::new(BREAKER)),
             start: Instant::now(),
         }
     }
@@ -193,10 +193,10 @@ impl<'a> Attempt<'a> {
         let mut breaker = self.inquiry.breaker.lock();
         match &result {
             Ok(_) => breaker.on_success(now),
-            Err(Fault::Timeout) => breaker.on_failure(now, Failure::Timeout),
-            Err(Fault::Refused) => breaker.on_failure(now, Failure::Connect),
-            Err(Fault::Status(status)) => breaker.on_failure(now, Failure::Status(*status)),
-            Err(_) => breaker.on_failure(now, Failure::Reset),
+            Err(Fault::Timeout) => breaker.on_failure(now, EndpointFailure::Timeout),
+            Err(Fault::Refused) => breaker.on_failure(now, EndpointFailure::Connect),
+            Err(Fault::Status(status)) => breaker.on_failure(now, EndpointFailure::Status(*status)),
+            Err(_) => breaker.on_failure(now, EndpointFailure::Reset),
         }
         result
     }

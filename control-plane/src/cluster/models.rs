@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hermes_core::snapshot::{EndpointId, Holders, Model};
+use hermes_core::snapshot::{EndpointId, Model, ModelHolders};
 
 use super::members::Members;
 use crate::engines::ModelCard;
@@ -80,7 +80,7 @@ fn model(heard: Option<Heard>, name: Arc<str>, members: &Members) -> Model {
             name,
             parent: None,
             max_model_len: None,
-            holders: Holders::All,
+            holders: ModelHolders::All,
         };
     };
     if parent.is_none() {
@@ -94,9 +94,9 @@ fn model(heard: Option<Heard>, name: Arc<str>, members: &Members) -> Model {
     }
     let everywhere = holders.len() == members.iter().count();
     let holders = if everywhere {
-        Holders::All
+        ModelHolders::All
     } else {
-        Holders::Some(holders.into())
+        ModelHolders::Some(holders.into())
     };
     Model {
         name,
@@ -151,8 +151,8 @@ mod tests {
             .expect("the model is there")
             .holders
         {
-            Holders::All => None,
-            Holders::Some(some) => Some(some.len()),
+            ModelHolders::All => None,
+            ModelHolders::Some(some) => Some(some.len()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Stories of [`Cluster`].
 
-use hermes_core::snapshot::{Holders, Role};
+use hermes_core::snapshot::{ModelHolders, Role};
 
 use super::*;
 
@@ -246,11 +246,11 @@ fn models_are_learned_and_an_adapter_is_known_by_its_holders() {
     let pool = Arc::clone(&cluster.publish().expect("the models").pools[0]);
     assert_eq!(
         pool.model("base").expect("the base model").holders,
-        Holders::All
+        ModelHolders::All
     );
     assert_eq!(
         pool.model("lora").expect("the adapter").holders,
-        Holders::Some([one].into())
+        ModelHolders::Some([one].into())
     );
 }
 

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hermes_core::policy::{Policy, Strategy, Timeouts, Weights};
+use hermes_core::policy::{ClassicWeights, PoolPolicy, Strategy, Timeouts};
 
 use super::{
     DEFAULT_POOL, kv_manager,
@@ -44,8 +44,8 @@ pub(super) fn read(node: &Node<'_>) -> Option<PoolConfig> {
     Some(pool.with_kv_manager(kv_manager, &fields, "kvmanager"))
 }
 
-fn read_policy(fields: &Fields<'_>) -> Policy {
-    let defaults = Policy::default();
+fn read_policy(fields: &Fields<'_>) -> PoolPolicy {
+    let defaults = PoolPolicy::default();
     let strategy = fields
         .node("strategy")
         .and_then(|node| strategy::read(&node))
@@ -54,7 +54,7 @@ fn read_policy(fields: &Fields<'_>) -> Policy {
     let request = fields
         .duration("timeout")
         .unwrap_or(defaults.timeouts.request);
-    Policy {
+    PoolPolicy {
         strategy: weighted(fields, strategy),
         timeouts: Timeouts {
             request,
@@ -80,10 +80,12 @@ fn weighted(fields: &Fields<'_>, strategy: Strategy) -> Strategy {
             "give them once",
         );
     }
-    let weights = strategy::read_weights(&node, Weights::default()).unwrap_or_default();
+    let weights = strategy::read_weights(&node, ClassicWeights::default()).unwrap_or_default();
     match strategy {
         Strategy::HermesClassic(_) => Strategy::HermesClassic(weights),
-        Strategy::KvAware(_) if weights != Weights::default() => Strategy::HermesClassic(weights),
+        Strategy::KvAware(_) if weights != ClassicWeights::default() => {
+            Strategy::HermesClassic(weights)
+        }
         other => other,
     }
 }
@@ -157,7 +159,7 @@ fn warn_unread(node: &Node<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use hermes_core::policy::Scale;
+    use hermes_core::policy::CountScale;
 
     use super::*;
     use crate::{cache_sources::kv_manager::Dialect, config::Config};
@@ -239,12 +241,12 @@ mod tests {
     #[test]
     fn weights_bear_the_original_names() {
         let text = "app: {weights: {kvCacheHitNotRateWeight: 2, xpuCacheUsageWeight: 3, waitingRequestWeight: 4, inflightWeight: 5}}";
-        let weights = Weights {
+        let weights = ClassicWeights {
             miss: 2.0,
             usage: 3.0,
             waiting: 4.0,
             in_flight: 5.0,
-            scale: Scale::Max,
+            scale: CountScale::Max,
         };
         assert_eq!(pool(text).policy.strategy, Strategy::HermesClassic(weights));
     }

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use hermes_core::policy::{BreakerPolicy, KvAware, Policy, Queue, Retry, Strategy, Timeouts};
+use hermes_core::policy::{
+    EjectionPolicy, KvAware, PoolPolicy, QueueLimits, RetryPolicy, Strategy, Timeouts,
+};
 
 use super::{
     address::is_path,
@@ -30,7 +32,7 @@ pub struct PoolConfig {
     /// Where the endpoints come from; at least one.
     pub sources: Vec<Source>,
     /// How requests are handled; travels to the proxies.
-    pub policy: Policy,
+    pub policy: PoolPolicy,
     /// How metrics are collected.
     pub collector: CollectorConfig,
     /// Whom to ask about caches; present only when the strategy reads the answer.
@@ -85,7 +87,7 @@ impl PoolConfig {
             models: Vec::new(),
             engine,
             sources: Vec::new(),
-            policy: Policy::default(),
+            policy: PoolPolicy::default(),
             collector: CollectorConfig::new(engine, Duration::from_secs(1), Duration::from_secs(2)),
             kv_manager: None,
             kv_events: None,
@@ -322,20 +324,20 @@ fn read_strategy(fields: &Fields<'_>) -> Option<Strategy> {
     }
 }
 
-fn read_queue(node: &Node<'_>) -> Option<Queue> {
-    let (fields, defaults) = (node.fields(&QUEUE)?, Queue::default());
-    Some(Queue {
-        requests: fields.count("maxRequests").unwrap_or(defaults.requests),
-        bytes: fields.size("maxBytes").unwrap_or(defaults.bytes),
-        wait: fields.duration("maxWait").unwrap_or(defaults.wait),
+fn read_queue(node: &Node<'_>) -> Option<QueueLimits> {
+    let (fields, defaults) = (node.fields(&QUEUE)?, QueueLimits::default());
+    Some(QueueLimits {
+        max_requests: fields.count("maxRequests").unwrap_or(defaults.max_requests),
+        max_bytes: fields.size("maxBytes").unwrap_or(defaults.max_bytes),
+        max_wait: fields.duration("maxWait").unwrap_or(defaults.max_wait),
     })
 }
 
-fn read_policy(fields: &Fields<'_>) -> Policy {
-    let defaults = Policy::default();
+fn read_policy(fields: &Fields<'_>) -> PoolPolicy {
+    let defaults = PoolPolicy::default();
     let prefix = fields.node("prefix").and_then(|node| node.fields(&PREFIX));
     let block_bytes = prefix.and_then(|prefix| u32::try_from(prefix.size("blockBytes")?).ok());
-    Policy {
+    PoolPolicy {
         strategy: read_strategy(fields).unwrap_or(defaults.strategy),
         timeouts: fields
             .node("timeouts")
@@ -345,10 +347,10 @@ fn read_policy(fields: &Fields<'_>) -> Policy {
             .node("retry")
             .and_then(|node| read_retry(&node))
             .unwrap_or(defaults.retry),
-        breaker: fields
+        ejection: fields
             .node("ejection")
             .and_then(|node| read_breaker(&node))
-            .unwrap_or(defaults.breaker),
+            .unwrap_or(defaults.ejection),
         block_bytes: block_bytes.unwrap_or(defaults.block_bytes),
         score_deadline: fields
             .duration("scoreDeadline")
@@ -371,25 +373,25 @@ fn read_timeouts(node: &Node<'_>) -> Option<Timeouts> {
     })
 }
 
-fn read_retry(node: &Node<'_>) -> Option<Retry> {
-    let (fields, defaults) = (node.fields(&RETRY)?, Retry::default());
-    Some(Retry {
-        attempts: fields.count("maxAttempts").unwrap_or(defaults.attempts),
+fn read_retry(node: &Node<'_>) -> Option<RetryPolicy> {
+    let (fields, defaults) = (node.fields(&RETRY)?, RetryPolicy::default());
+    Some(RetryPolicy {
+        max_attempts: fields.count("maxAttempts").unwrap_or(defaults.max_attempts),
         budget: fields.number("budget").unwrap_or(defaults.budget),
     })
 }
 
-fn read_breaker(node: &Node<'_>) -> Option<BreakerPolicy> {
-    let (fields, defaults) = (node.fields(&EJECTION)?, BreakerPolicy::default());
-    let breaker = BreakerPolicy {
-        failures: fields
+fn read_breaker(node: &Node<'_>) -> Option<EjectionPolicy> {
+    let (fields, defaults) = (node.fields(&EJECTION)?, EjectionPolicy::default());
+    let breaker = EjectionPolicy {
+        consecutive_failures: fields
             .count("consecutiveFailures")
-            .unwrap_or(defaults.failures),
-        base: fields.duration("baseTime").unwrap_or(defaults.base),
-        longest: fields.duration("maxTime").unwrap_or(defaults.longest),
-        warm_up: fields.duration("slowStart").unwrap_or(defaults.warm_up),
+            .unwrap_or(defaults.consecutive_failures),
+        base_time: fields.duration("baseTime").unwrap_or(defaults.base_time),
+        max_time: fields.duration("maxTime").unwrap_or(defaults.max_time),
+        slow_start: fields.duration("slowStart").unwrap_or(defaults.slow_start),
     };
-    if breaker.longest < breaker.base {
+    if breaker.max_time < breaker.base_time {
         fields.mistake(
             "maxTime",
             "shorter than `baseTime`",
@@ -437,7 +439,9 @@ fn read_collector(fields: &Fields<'_>, engine: Engine) -> CollectorConfig {
 
 #[cfg(test)]
 mod tests {
-    use hermes_core::policy::{PrefixCache, Scale, Settings, TenantKey, Weights};
+    use hermes_core::policy::{
+        ClassicWeights, CountScale, PrefixCacheRules, ProxySettings, TenantKey,
+    };
 
     use super::*;
     use crate::{
@@ -459,14 +463,14 @@ mod tests {
             panic!("five pools, by name")
         };
         let millis = Duration::from_millis;
-        let weights = Weights {
+        let weights = ClassicWeights {
             miss: 2.0,
             usage: 0.5,
             waiting: 1.5,
             in_flight: 0.8,
-            scale: Scale::Raw,
+            scale: CountScale::Raw,
         };
-        let policy = Policy {
+        let policy = PoolPolicy {
             strategy: Strategy::HermesClassic(weights),
             timeouts: Timeouts {
                 connect: millis(1_000),
@@ -474,15 +478,15 @@ mod tests {
                 first_byte: millis(30_000),
                 idle: millis(90_000),
             },
-            retry: Retry {
-                attempts: 2,
+            retry: RetryPolicy {
+                max_attempts: 2,
                 budget: 0.1,
             },
-            breaker: BreakerPolicy {
-                failures: 5,
-                base: millis(500),
-                longest: millis(60_000),
-                warm_up: millis(10_000),
+            ejection: EjectionPolicy {
+                consecutive_failures: 5,
+                base_time: millis(500),
+                max_time: millis(60_000),
+                slow_start: millis(10_000),
             },
             block_bytes: 512,
             score_deadline: millis(15 + 30 + 20),
@@ -530,22 +534,22 @@ mod tests {
             Some(&Way::Engine)
         );
         assert_conductor(code);
-        let queue = Queue {
-            requests: 500,
-            bytes: 256 << 20,
-            wait: millis(10_000),
+        let queue = QueueLimits {
+            max_requests: 500,
+            max_bytes: 256 << 20,
+            max_wait: millis(10_000),
         };
         let rules = KvAware {
             late: false,
             window: millis(100),
             gamma: 2.0,
             gamma_waiting: 4.0,
-            usual_rate: 12_000.0,
-            usual_cache: 900_000,
+            default_prefill_rate: 12_000.0,
+            default_cache_tokens: 900_000,
             queue,
         };
         assert_eq!(code.policy.strategy, Strategy::KvAware(rules));
-        let rules = PrefixCache {
+        let rules = PrefixCacheRules {
             threshold: 0.4,
             load_factor: 2.0,
         };
@@ -561,7 +565,7 @@ mod tests {
         );
         assert_eq!(
             config.settings,
-            Settings {
+            ProxySettings {
                 max_body_bytes: 16 << 20,
                 max_concurrent: 2_000,
                 client_timeout: millis(10_000),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use hermes_core::policy::Settings;
+use hermes_core::policy::ProxySettings;
 
 use super::{
     address::is_path,
@@ -14,11 +14,11 @@ use super::{
 const MAX_PATHS: usize = 64;
 
 /// The settings among the keys of the top level.
-pub(super) fn read(top: &Fields<'_>) -> Settings {
-    let defaults = Settings::default();
+pub(super) fn read(top: &Fields<'_>) -> ProxySettings {
+    let defaults = ProxySettings::default();
     let limits = top.node("limits").and_then(|node| node.fields(&LIMITS));
     let limits = limits.as_ref();
-    Settings {
+    ProxySettings {
         max_body_bytes: limits
             .and_then(|l| l.size("maxBodyBytes"))
             .unwrap_or(defaults.max_body_bytes),

@@ -1,6 +1,8 @@
 //! A strategy by its name, or a mapping with the name and what that strategy takes.
 
-use hermes_core::policy::{Affinity, KvAware, PrefixCache, Scale, SessionKey, Strategy, Weights};
+use hermes_core::policy::{
+    ClassicWeights, CountScale, KvAware, PrefixCacheRules, SessionAffinity, SessionKey, Strategy,
+};
 
 use super::{
     nearest::nearest,
@@ -60,7 +62,7 @@ pub(super) fn read(node: &Node<'_>) -> Option<Strategy> {
     refuse_foreign(&fields, strategy.as_ref());
     match strategy? {
         Strategy::KvAware(defaults) => Some(Strategy::KvAware(read_kv_aware(&fields, defaults))),
-        Strategy::PrefixCache(defaults) => Some(Strategy::PrefixCache(PrefixCache {
+        Strategy::PrefixCache(defaults) => Some(Strategy::PrefixCache(PrefixCacheRules {
             threshold: fields.number("threshold").unwrap_or(defaults.threshold),
             load_factor: fields.number("loadFactor").unwrap_or(defaults.load_factor),
         })),
@@ -78,9 +80,9 @@ pub(super) fn read(node: &Node<'_>) -> Option<Strategy> {
 }
 
 /// The mapping `weights`; what is absent keeps its default.
-pub(super) fn read_weights(node: &Node<'_>, defaults: Weights) -> Option<Weights> {
+pub(super) fn read_weights(node: &Node<'_>, defaults: ClassicWeights) -> Option<ClassicWeights> {
     let fields = node.fields(&WEIGHTS)?;
-    let weights = Weights {
+    let weights = ClassicWeights {
         miss: fields.number("miss").unwrap_or(defaults.miss),
         usage: fields.number("usage").unwrap_or(defaults.usage),
         waiting: fields.number("waiting").unwrap_or(defaults.waiting),
@@ -117,9 +119,9 @@ fn by_name(node: &Node<'_>) -> Option<Strategy> {
         Some("random") => Strategy::Random,
         Some("least-request") => Strategy::LeastRequest,
         Some("power-of-two") => Strategy::PowerOfTwo,
-        Some("prefix-cache") => Strategy::PrefixCache(PrefixCache::default()),
-        Some("hermes-classic") => Strategy::HermesClassic(Weights::default()),
-        Some("session-affinity") => Strategy::SessionAffinity(Affinity::default()),
+        Some("prefix-cache") => Strategy::PrefixCache(PrefixCacheRules::default()),
+        Some("hermes-classic") => Strategy::HermesClassic(ClassicWeights::default()),
+        Some("session-affinity") => Strategy::SessionAffinity(SessionAffinity::default()),
         Some(_) | None => {
             let names = NAMES.iter().map(|(name, _)| *name);
             let meant = nearest(typed, names).map(|name| format!("did you mean {name}? Else "));
@@ -158,34 +160,34 @@ fn read_kv_aware(fields: &Fields<'_>, defaults: KvAware) -> KvAware {
         gamma_waiting: fields
             .number("gammaWaiting")
             .unwrap_or(defaults.gamma_waiting),
-        usual_rate: fields
+        default_prefill_rate: fields
             .number("defaultPrefillRate")
-            .unwrap_or(defaults.usual_rate),
-        usual_cache: fields
+            .unwrap_or(defaults.default_prefill_rate),
+        default_cache_tokens: fields
             .count("defaultCacheTokens")
-            .unwrap_or(defaults.usual_cache),
+            .unwrap_or(defaults.default_cache_tokens),
         queue: defaults.queue,
     }
 }
 
-fn read_classic(fields: &Fields<'_>, defaults: Weights) -> Weights {
+fn read_classic(fields: &Fields<'_>, defaults: ClassicWeights) -> ClassicWeights {
     let weights = fields
         .node("weights")
         .and_then(|node| read_weights(&node, defaults))
         .unwrap_or(defaults);
     let scale = match fields.one_of("scale") {
-        Some("raw") => Scale::Raw,
-        Some(_) | None => Scale::Max,
+        Some("raw") => CountScale::Raw,
+        Some(_) | None => CountScale::Max,
     };
-    Weights { scale, ..weights }
+    ClassicWeights { scale, ..weights }
 }
 
-fn read_affinity(fields: &Fields<'_>, defaults: Affinity) -> Affinity {
+fn read_affinity(fields: &Fields<'_>, defaults: SessionAffinity) -> SessionAffinity {
     let keys = fields
         .node("keys")
         .and_then(|node| read_keys(&node))
         .unwrap_or(defaults.keys);
-    Affinity {
+    SessionAffinity {
         keys,
         load_factor: fields.number("loadFactor").unwrap_or(defaults.load_factor),
     }
@@ -248,9 +250,9 @@ mod tests {
             let read = read_value(&json!({"name": "hermes-classic", "weights": {name: 2.5}}));
             assert_eq!(
                 read,
-                Some(Strategy::HermesClassic(Weights {
+                Some(Strategy::HermesClassic(ClassicWeights {
                     miss: 2.5,
-                    ..Weights::default()
+                    ..ClassicWeights::default()
                 })),
                 "{name}"
             );
@@ -265,7 +267,7 @@ mod tests {
         let keys = vec![SessionKey::Header("x-user".into()), SessionKey::Key];
         assert_eq!(
             read,
-            Some(Strategy::SessionAffinity(Affinity {
+            Some(Strategy::SessionAffinity(SessionAffinity {
                 keys,
                 load_factor: 2.0
             }))

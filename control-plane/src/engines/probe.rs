@@ -12,7 +12,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 use reqwest::{Client, Url};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -58,7 +58,7 @@ pub(super) struct Probe {
     metrics_again: Instant,
     models_due: Instant,
     timeouts: u32,
-    dice: Dice,
+    dice: SeededRng,
 }
 
 /// Where the endpoint answers.
@@ -86,7 +86,7 @@ impl Probe {
         let now = Instant::now();
         Some(Self {
             shared,
-            dice: Dice::new(seed ^ target.id.0),
+            dice: SeededRng::new(seed ^ target.id.0),
             question: Question::first(&pages),
             pages,
             target,

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use hermes_core::load::Sample;
+use hermes_core::load::EngineSample;
 
 use super::{
     exposition::{self, Labels},
@@ -36,7 +36,7 @@ const SAME_SCHEDULER: [&str; 3] = ["tp_rank", "pp_rank", "moe_ep_rank"];
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scraped {
     /// The figures that choices read.
-    pub sample: Sample,
+    pub sample: EngineSample,
     /// The shape of its KV cache.
     pub cache: CacheInfo,
     /// Prompt tokens looked up in its prefix cache since it started.
@@ -184,7 +184,7 @@ impl Tally {
                 .map(|sum| sum.min(f64::from(u32::MAX)) as u32)
         };
         Scraped {
-            sample: Sample {
+            sample: EngineSample {
                 waiting: count(Signal::Waiting),
                 running: count(Signal::Running),
                 kv_usage: of(Signal::KvUsage).mean().map(|mean| mean.min(1.0) as f32),

@@ -8,10 +8,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hermes_core::{
-    dispatch::Ended,
-    ledger::{Key, Phase, ProxyId, RequestId},
-    responses::{ResponseKey, Responses},
+    ledger::{ProxyId, RequestId, RequestKey, RequestPhase},
+    scheduler::ReportedUsage,
     snapshot::{EndpointId, Snapshot},
+    stored_responses::{ResponseKey, ResponseLocations},
 };
 use hermes_proto::v1::Outcome;
 use parking_lot::Mutex;
@@ -39,7 +39,7 @@ pub(crate) struct Brains {
     start: Instant,
     seed: u64,
     /// Where stored responses live, by the word of every proxy.
-    responses: Mutex<Responses>,
+    responses: Mutex<ResponseLocations>,
     metrics: Metrics,
     /// Told when somebody begins to wait.
     waits: Notify,
@@ -169,7 +169,7 @@ impl Brains {
 
     /// An endpoint stored a response.
     pub(crate) fn remember_response(&self, response: ResponseKey, endpoint: EndpointId) {
-        self.responses.lock().remember(response, endpoint);
+        self.responses.lock().insert(response, endpoint);
     }
 
     /// Where a stored response lives, as far as any proxy told.
@@ -220,7 +220,7 @@ impl Brains {
     }
 
     /// A proxy does not want the answer to a request any more.
-    pub(crate) fn cancel(&self, key: Key) {
+    pub(crate) fn cancel(&self, key: RequestKey) {
         let now = self.now();
         self.all().for_each(|brain| _ = brain.cancel(key, now));
     }
@@ -235,7 +235,7 @@ impl Brains {
     pub(crate) fn replace_proxy(
         &self,
         proxy: ProxyId,
-        open: impl IntoIterator<Item = (RequestId, EndpointId, u32, Phase)>,
+        open: impl IntoIterator<Item = (RequestId, EndpointId, u32, RequestPhase)>,
     ) {
         let (directory, now) = (self.directory.load_full(), self.now());
         let mut shares: HashMap<*const Brain, Vec<_>> = HashMap::new();
@@ -254,9 +254,9 @@ impl Brains {
     }
 
     /// A request is over that was never sent anywhere: its booking is wherever it was made.
-    pub(crate) fn finished_unsent(&self, key: Key) {
+    pub(crate) fn finished_unsent(&self, key: RequestKey) {
         let now = self.now();
-        let (outcome, ended) = (Outcome::Unspecified, Ended::default());
+        let (outcome, ended) = (Outcome::Unspecified, ReportedUsage::default());
         let finish = Finish {
             endpoint: None,
             outcome,

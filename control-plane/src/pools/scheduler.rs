@@ -1,4 +1,4 @@
-//! The brain of one pool: [`Dispatcher`] behind a lock, with what only this plane knows of endpoints.
+//! The brain of one pool: [`Scheduler`] behind a lock, with what only this plane knows of endpoints.
 //!
 //! ```text
 //!   Score ──choose──▶ ┌────────────── one lock ───────────────┐ ──▶ bound, already booked; or a place in the queue
@@ -25,12 +25,15 @@ mod reports;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
-    dice::Dice,
-    dispatch::{Arrival, Binding, Dispatcher, Displaced, End, Outcome as Dispatched, Release},
-    ledger::Key,
+    ledger::RequestKey,
     load::{Health, Load},
     pick::Explanation,
-    query::{Choice, Query, Ranked},
+    query::{EndpointChoice, Query, RankedEndpoint},
+    rng::SeededRng,
+    scheduler::{
+        Assignment, Dequeued, EvictedRequest, QueueExit, ScheduleOutcome as Dispatched,
+        ScheduleRequest, Scheduler,
+    },
     snapshot::{EndpointId, Pool},
 };
 use parking_lot::Mutex;
@@ -54,10 +57,10 @@ pub(crate) struct Brain {
 
 #[derive(Debug)]
 struct State {
-    dispatcher: Dispatcher,
+    dispatcher: Scheduler,
     slots: Vec<Slot>,
     /// Of those who wait. Bounded by the queue.
-    replies: HashMap<Key, oneshot::Sender<Result<Binding, Refusal>>>,
+    replies: HashMap<RequestKey, oneshot::Sender<Result<Assignment, Refusal>>>,
     /// Samples older than this are not used.
     stale_after: Duration,
     /// The pool is gone.
@@ -102,9 +105,9 @@ impl Brain {
             slots: pool
                 .endpoints
                 .iter()
-                .map(|_| Slot::new(pool.spec.policy.breaker))
+                .map(|_| Slot::new(pool.spec.policy.ejection))
                 .collect(),
-            dispatcher: Dispatcher::new(pool, Dice::new(seed)),
+            dispatcher: Scheduler::new(pool, SeededRng::new(seed)),
             replies: HashMap::new(),
             stale_after,
             closed: false,
@@ -128,11 +131,11 @@ impl Brain {
     }
 
     /// Chooses for a request and books the first choice in one step, or gives it a place among those who wait.
-    pub(crate) fn choose(&self, arrival: Arrival<'_>, now: Duration) -> Verdict {
+    pub(crate) fn choose(&self, arrival: ScheduleRequest<'_>, now: Duration) -> Verdict {
         let mut state = self.state.lock();
         let may_wait = arrival.may_wait && !state.closed;
-        let outcome = state.dispatcher.arrive(
-            Arrival {
+        let outcome = state.dispatcher.schedule(
+            ScheduleRequest {
                 may_wait,
                 ..arrival
             },
@@ -142,20 +145,20 @@ impl Brain {
             Dispatched::Bound(binding) => {
                 state.sent_to(binding.choice.ranked[0].position, now);
                 drop(state);
-                self.metrics.scored(if binding.choice.desperate {
+                self.metrics.scored(if binding.choice.panic_mode {
                     Outcome::Desperate
                 } else {
                     Outcome::Chosen
                 });
                 Verdict::Bound(binding)
             }
-            Dispatched::Waits {
+            Dispatched::Queued {
                 expected,
                 limit,
                 position,
-                displaced,
+                evicted: displaced,
             } => {
-                if let Some(Displaced { key, retry_after }) = displaced {
+                if let Some(EvictedRequest { key, retry_after }) = displaced {
                     self.displace(&mut state, key, retry_after);
                 }
                 let (reply, end) = oneshot::channel();
@@ -168,32 +171,32 @@ impl Brain {
                     end,
                 })
             }
-            Dispatched::Full { retry_after } => self.refuse(Refusal::Full { retry_after }),
-            Dispatched::Nobody(nobody) => self.refuse(Refusal::Nobody(nobody)),
+            Dispatched::QueueFull { retry_after } => self.refuse(Refusal::Full { retry_after }),
+            Dispatched::NoEndpoint(nobody) => self.refuse(Refusal::NoEndpoint(nobody)),
         }
     }
 
     /// Books this endpoint, because nothing but it will do; nothing when the pool does not have it.
     pub(crate) fn choose_only(
         &self,
-        key: Key,
+        key: RequestKey,
         endpoint: EndpointId,
         query: &Query,
         now: Duration,
-    ) -> Option<Binding> {
+    ) -> Option<Assignment> {
         let mut state = self.state.lock();
         let position = state.dispatcher.pool().position(endpoint)?;
-        state.dispatcher.book_only(key, position, query, now);
+        state.dispatcher.book_fixed(key, position, query, now);
         self.metrics.scored(Outcome::Chosen);
-        let choice = Choice {
-            ranked: smallvec![Ranked {
+        let choice = EndpointChoice {
+            ranked: smallvec![RankedEndpoint {
                 position,
                 endpoint,
                 cached_tokens: 0
             }],
-            desperate: false,
+            panic_mode: false,
         };
-        Some(Binding {
+        Some(Assignment {
             choice,
             prompt_tokens: query.prompt_tokens,
             source: None,
@@ -204,7 +207,7 @@ impl Brain {
 
     /// What [`Brain::choose`] would say, with every number, and nothing booked.
     #[must_use]
-    pub(crate) fn explain(&self, arrival: Arrival<'_>, now: Duration) -> Explanation {
+    pub(crate) fn explain(&self, arrival: ScheduleRequest<'_>, now: Duration) -> Explanation {
         self.state.lock().dispatcher.explain(arrival, now)
     }
 
@@ -235,7 +238,7 @@ impl Brain {
     pub(crate) fn turn(&self, now: Duration) -> bool {
         let mut state = self.state.lock();
         self.release(&mut state, now);
-        state.dispatcher.waiting() > 0
+        state.dispatcher.queued_requests() > 0
     }
 
     /// Tokens in a block of the endpoints' KV caches, if those that told agree.
@@ -252,11 +255,11 @@ impl Brain {
     pub(crate) fn census(&self) -> Census {
         let state = self.state.lock();
         let dispatcher = &state.dispatcher;
-        let (learned_blocks, learned_bytes) = dispatcher.learned();
+        let (learned_blocks, learned_bytes) = dispatcher.learned_index_size();
         let mut census = Census {
-            bookings: dispatcher.open(),
-            waiting: dispatcher.waiting(),
-            waiting_bytes: dispatcher.waiting_bytes(),
+            bookings: dispatcher.open_requests(),
+            waiting: dispatcher.queued_requests(),
+            waiting_bytes: dispatcher.queued_bytes(),
             learned_blocks,
             learned_bytes,
             ..Census::default()
@@ -269,7 +272,7 @@ impl Brain {
     }
 
     /// Tells a request that another tenant's has its place now.
-    fn displace(&self, state: &mut State, key: Key, retry_after: Duration) {
+    fn displace(&self, state: &mut State, key: RequestKey, retry_after: Duration) {
         let refusal = Refusal::Full { retry_after };
         self.metrics.scored(Outcome::from(&refusal));
         if let Some(reply) = state.replies.remove(&key) {
@@ -285,21 +288,21 @@ impl Brain {
 
     /// Answers those who are bound now, or give up.
     fn release(&self, state: &mut State, now: Duration) {
-        if state.dispatcher.waiting() == 0 {
+        if state.dispatcher.queued_requests() == 0 {
             return;
         }
         let mut released = Vec::new();
-        state.dispatcher.release(now, &mut released);
-        for Release { key, end } in released {
+        state.dispatcher.dequeue(now, &mut released);
+        for Dequeued { key, exit: end } in released {
             let result = match end {
-                End::Bound(binding) => {
+                QueueExit::Bound(binding) => {
                     self.metrics
                         .waited_seconds
                         .observe(binding.waited.as_secs_f64());
                     Ok(binding)
                 }
-                End::TimedOut { retry_after } => Err(Refusal::TimedOut { retry_after }),
-                End::Nobody(nobody) => Err(Refusal::Nobody(nobody)),
+                QueueExit::TimedOut { retry_after } => Err(Refusal::TimedOut { retry_after }),
+                QueueExit::NoEndpoint(nobody) => Err(Refusal::NoEndpoint(nobody)),
             };
             self.metrics.scored(
                 result
@@ -335,7 +338,7 @@ impl State {
     }
 
     fn apply(&mut self, pool: &Arc<Pool>, stale_after: Duration, now: Duration) -> usize {
-        let policy = pool.spec.policy.breaker;
+        let policy = pool.spec.policy.ejection;
         let before = Arc::clone(self.dispatcher.pool());
         let mut slots: Vec<Slot> = Vec::with_capacity(pool.endpoints.len());
         for endpoint in &pool.endpoints {

@@ -1,9 +1,9 @@
 //! What Score would answer, with every candidate's numbers; nothing is booked.
 
 use hermes_core::{
-    dispatch::Arrival,
-    ledger::{Key, ProxyId, RequestId},
-    query::Hit,
+    ledger::{ProxyId, RequestId, RequestKey},
+    query::CacheHit,
+    scheduler::ScheduleRequest,
 };
 use hermes_proto::{
     convert::Ask,
@@ -21,13 +21,13 @@ pub(super) async fn explain(brains: &Brains, request: ScoreRequest) -> Result<Ex
     let home = brains
         .pool(&ask.pool)
         .ok_or_else(|| Status::not_found(format!("no pool is named `{}`", ask.pool)))?;
-    let hits: Vec<Hit> = find_hits(&home, &mut ask).await;
-    let key = Key {
+    let hits: Vec<CacheHit> = find_hits(&home, &mut ask).await;
+    let key = RequestKey {
         proxy: ProxyId(ask.proxy),
         request: RequestId(ask.id),
     };
     let (model, waited) = (ask.model.as_deref(), ask.waited);
-    let arrival = Arrival {
+    let arrival = ScheduleRequest {
         key,
         query: &ask.query,
         model,

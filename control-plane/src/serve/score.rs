@@ -21,9 +21,9 @@ use futures::{
     stream::{self, FuturesUnordered},
 };
 use hermes_core::{
-    dispatch::{Arrival, Binding},
-    ledger::{Key, ProxyId, RequestId},
-    query::Hit,
+    ledger::{ProxyId, RequestId, RequestKey},
+    query::CacheHit,
+    scheduler::{Assignment, ScheduleRequest},
 };
 use hermes_proto::{
     convert::Ask,
@@ -57,13 +57,13 @@ pub(super) struct Scoring {
     /// Lookups, at most [`MAX_LOOKUPS`], and waits, bounded by the queues of the pools.
     steps: FuturesUnordered<Abortable<Step>>,
     /// The handles of `steps`, by request, and whose choice each of them is.
-    waiting: HashMap<Key, (AbortHandle, Arc<Brain>)>,
+    waiting: HashMap<RequestKey, (AbortHandle, Arc<Brain>)>,
     _open: Open,
 }
 
 /// A request on its way to an answer.
 pub(super) struct Pending {
-    key: Key,
+    key: RequestKey,
     ask: Ask,
     home: Home,
     span: Span,
@@ -76,9 +76,9 @@ type Step = Pin<Box<dyn Future<Output = (Pending, Done)> + Send>>;
 /// What came of it.
 enum Done {
     /// The lookup is over, and this was found.
-    Found(Vec<Hit>),
+    Found(Vec<CacheHit>),
     /// It was bound, or gave up; nothing when its pool is gone.
-    Settled(Option<Result<Binding, Refusal>>),
+    Settled(Option<Result<Assignment, Refusal>>),
 }
 
 /// Counts a stream while it is open.
@@ -145,7 +145,7 @@ impl Scoring {
         }
         if let Some(proxy) = self.proxy {
             cancels.into_iter().for_each(|request| {
-                self.cancel(Key {
+                self.cancel(RequestKey {
                     proxy,
                     request: RequestId(request),
                 })
@@ -165,7 +165,7 @@ impl Scoring {
                 return Some(answer::refused(id, Reason::Invalid));
             }
         };
-        let key = Key {
+        let key = RequestKey {
             proxy: ProxyId(ask.proxy),
             request: RequestId(id),
         };
@@ -192,7 +192,7 @@ impl Scoring {
     }
 
     /// Chooses for a request. One that waits is answered twice: that it does, and how it ended.
-    fn choose(&mut self, pending: Pending, hits: &[Hit]) -> ScoreResponse {
+    fn choose(&mut self, pending: Pending, hits: &[CacheHit]) -> ScoreResponse {
         let (now, id) = (self.brains.now(), pending.ask.id);
         match pending.home.brain.choose(pending.arrival(hits), now) {
             Verdict::Bound(binding) => pending.answer(Some(Ok(binding))),
@@ -211,14 +211,14 @@ impl Scoring {
         }
     }
 
-    fn step(&mut self, key: Key, brain: Arc<Brain>, step: Step) {
+    fn step(&mut self, key: RequestKey, brain: Arc<Brain>, step: Step) {
         let (handle, registration) = AbortHandle::new_pair();
         self.waiting.insert(key, (handle, brain));
         self.steps.push(Abortable::new(step, registration));
     }
 
     /// The answer to a request that refers to a stored response, if that settles it.
-    fn stored(&self, ask: &Ask, key: Key, home: &Home) -> Option<ScoreResponse> {
+    fn stored(&self, ask: &Ask, key: RequestKey, home: &Home) -> Option<ScoreResponse> {
         let (response, only) = ask.response?;
         let endpoint = self.brains.response(response);
         let binding = endpoint.and_then(|endpoint| {
@@ -253,7 +253,7 @@ impl Scoring {
         answers
     }
 
-    fn cancel(&mut self, key: Key) {
+    fn cancel(&mut self, key: RequestKey) {
         match self.waiting.remove(&key) {
             Some((step, brain)) => {
                 step.abort();
@@ -280,7 +280,7 @@ impl Drop for Scoring {
 // === Pending ===
 
 impl Pending {
-    fn arrival<'a>(&'a self, hits: &'a [Hit]) -> Arrival<'a> {
+    fn arrival<'a>(&'a self, hits: &'a [CacheHit]) -> ScheduleRequest<'a> {
         let Ask {
             query,
             model,
@@ -288,7 +288,7 @@ impl Pending {
             may_wait,
             ..
         } = &self.ask;
-        Arrival {
+        ScheduleRequest {
             key: self.key,
             query,
             model: model.as_deref(),
@@ -299,7 +299,7 @@ impl Pending {
     }
 
     /// The final answer.
-    fn answer(self, end: Option<Result<Binding, Refusal>>) -> ScoreResponse {
+    fn answer(self, end: Option<Result<Assignment, Refusal>>) -> ScoreResponse {
         let Self {
             key,
             home,

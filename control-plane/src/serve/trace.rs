@@ -4,8 +4,8 @@
 //! collector is configured: the span's call site is disabled then.
 
 use hermes_core::{
-    dispatch::{Binding, Costs},
-    query::Source,
+    query::CacheSource,
+    scheduler::{Assignment, ExpectedCosts},
     snapshot::Pool,
 };
 use hermes_proto::convert::Ask;
@@ -47,7 +47,7 @@ pub(super) fn span(ask: &Ask) -> Span {
 }
 
 /// Writes down what was chosen in `pool`, and among how many.
-pub(super) fn record(span: &Span, pool: &Pool, end: Option<&Result<Binding, Refusal>>) {
+pub(super) fn record(span: &Span, pool: &Pool, end: Option<&Result<Assignment, Refusal>>) {
     span.record("hermes.strategy", pool.spec.policy.strategy.name());
     span.record(
         "hermes.candidates",
@@ -60,7 +60,7 @@ pub(super) fn record(span: &Span, pool: &Pool, end: Option<&Result<Binding, Refu
     }
 }
 
-fn bound(span: &Span, pool: &Pool, binding: &Binding) {
+fn bound(span: &Span, pool: &Pool, binding: &Assignment) {
     // The pool may have changed since.
     let name = |endpoint| {
         pool.position(endpoint)
@@ -72,10 +72,13 @@ fn bound(span: &Span, pool: &Pool, binding: &Binding) {
         "hermes.expected.cached_tokens",
         i64::from(first.cached_tokens),
     );
-    span.record("hermes.expected.source", binding.source.map(Source::name));
+    span.record(
+        "hermes.expected.source",
+        binding.source.map(CacheSource::name),
+    );
     span.record("hermes.waited", binding.waited.as_secs_f64());
-    let Some(Costs {
-        ahead,
+    let Some(ExpectedCosts {
+        queue_delay: ahead,
         ttft,
         gamma,
         runner_up,

@@ -1,9 +1,9 @@
-//! Stories and properties of [`Delta`].
+//! Stories and properties of [`SnapshotDelta`].
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::Policy;
+use crate::policy::PoolPolicy;
 
 fn endpoint(pool: &str, number: u32) -> Arc<Endpoint> {
     let url: Arc<str> = format!("http://10.0.0.{number}:8000").into();
@@ -18,9 +18,9 @@ fn endpoint(pool: &str, number: u32) -> Arc<Endpoint> {
 }
 
 fn pool(name: &str, block_bytes: u32, numbers: impl IntoIterator<Item = u32>) -> Arc<Pool> {
-    let policy = Policy {
+    let policy = PoolPolicy {
         block_bytes,
-        ..Policy::default()
+        ..PoolPolicy::default()
     };
     let mut endpoints: Vec<_> = numbers
         .into_iter()
@@ -55,7 +55,7 @@ fn one_new_endpoint_of_a_thousand_is_one_endpoint_in_the_delta() {
         vec![pool("chat", 256, 0..1_000), pool("code", 256, 0..10)],
     );
 
-    let delta = Delta::between(&old, &new);
+    let delta = SnapshotDelta::between(&old, &new);
     assert_eq!(delta.pools.len(), 1);
     let PoolDelta {
         name,
@@ -83,7 +83,7 @@ fn one_new_endpoint_of_a_thousand_is_one_endpoint_in_the_delta() {
 #[test]
 fn a_delta_refuses_another_version_and_another_epoch() {
     let (old, new) = (snapshot(1, vec![]), snapshot(2, vec![]));
-    let delta = Delta::between(&old, &new);
+    let delta = SnapshotDelta::between(&old, &new);
     assert!(delta.is_empty());
     let refused = WrongBase::Version {
         epoch: Epoch(1),
@@ -105,7 +105,7 @@ fn a_delta_refuses_another_version_and_another_epoch() {
 fn a_change_of_a_pool_that_is_not_there_is_refused() {
     let old = snapshot(1, vec![pool("chat", 256, 0..2)]);
     let new = snapshot(2, vec![pool("chat", 256, 0..3)]);
-    let delta = Delta::between(&old, &new);
+    let delta = SnapshotDelta::between(&old, &new);
     assert_eq!(
         delta.apply(&snapshot(1, vec![])),
         Err(WrongBase::Pool("chat".into()))
@@ -115,15 +115,15 @@ fn a_change_of_a_pool_that_is_not_there_is_refused() {
 #[test]
 fn changed_settings_travel() {
     let old = snapshot(1, vec![]);
-    let settings = Settings {
+    let settings = ProxySettings {
         max_concurrent: 7,
-        ..Settings::default()
+        ..ProxySettings::default()
     };
     let new = Snapshot {
         settings: Arc::new(settings),
         ..snapshot(2, vec![])
     };
-    assert_eq!(Delta::between(&old, &new).apply(&old), Ok(new));
+    assert_eq!(SnapshotDelta::between(&old, &new).apply(&old), Ok(new));
 }
 
 fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
@@ -144,7 +144,7 @@ fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
 proptest! {
     #[test]
     fn applying_the_difference_makes_the_new_snapshot(old in any_snapshot(1), new in any_snapshot(2)) {
-        let delta = Delta::between(&old, &new);
+        let delta = SnapshotDelta::between(&old, &new);
         prop_assert_eq!(delta.apply(&old), Ok(new));
     }
 
@@ -154,7 +154,7 @@ proptest! {
             snapshot.pools.iter().flat_map(|pool| &pool.endpoints).map(|endpoint| endpoint.id).collect()
         };
         let (before, after) = (ids(&old), ids(&new));
-        let delta = Delta::between(&old, &new);
+        let delta = SnapshotDelta::between(&old, &new);
         let set: usize = delta.pools.iter().map(|pool| pool.set.len()).sum();
         prop_assert_eq!(set, after.difference(&before).count());
     }

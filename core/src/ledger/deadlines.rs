@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::Key;
+use super::RequestKey;
 
 /// Deadlines of entries that ended early, kept without complaint.
 const SLACK: usize = 1_024;
@@ -17,7 +17,7 @@ pub(super) struct Deadlines {
 #[derive(Clone, Copy, Debug)]
 struct Deadline {
     at: Duration,
-    key: Key,
+    key: RequestKey,
     generation: u64,
 }
 
@@ -34,11 +34,11 @@ impl Deadlines {
     /// Constant time, amortized: a cleaning costs what was pushed since the last.
     pub(super) fn push(
         &mut self,
-        key: Key,
+        key: RequestKey,
         generation: u64,
         now: Duration,
         live: usize,
-        is_live: impl Fn(Key, u64) -> bool,
+        is_live: impl Fn(RequestKey, u64) -> bool,
     ) {
         if self.queue.len() > 2 * live + SLACK {
             self.queue
@@ -57,7 +57,7 @@ impl Deadlines {
     }
 
     /// The next entry whose time is over, if any; taken out.
-    pub(super) fn due(&mut self, now: Duration) -> Option<(Key, u64)> {
+    pub(super) fn due(&mut self, now: Duration) -> Option<(RequestKey, u64)> {
         let due = self.queue.pop_front_if(|deadline| deadline.at <= now)?;
         Some((due.key, due.generation))
     }

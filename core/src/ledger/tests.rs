@@ -9,8 +9,8 @@ mod model;
 const A: EndpointId = EndpointId(1);
 const B: EndpointId = EndpointId(2);
 
-fn key(proxy: u64, request: u64) -> Key {
-    Key {
+fn key(proxy: u64, request: u64) -> RequestKey {
+    RequestKey {
         proxy: ProxyId(proxy),
         request: RequestId(request),
     }
@@ -21,8 +21,8 @@ fn secs(seconds: u64) -> Duration {
 }
 
 /// Requests of which all, or none when there are no tokens, wait for their first byte.
-fn in_flight(requests: u32, tokens: u64) -> InFlight {
-    InFlight {
+fn in_flight(requests: u32, tokens: u64) -> InFlightTotals {
+    InFlightTotals {
         requests,
         tokens,
         unanswered: if tokens > 0 { requests } else { 0 },
@@ -43,14 +43,14 @@ fn a_request_is_counted_from_its_booking_to_its_end() {
 
     // Its first byte ends its prefill, once.
     let sent = ledger.first_byte(request).expect("it was sent");
-    assert_eq!((sent.phase, sent.since), (Phase::Sent, secs(1)));
+    assert_eq!((sent.phase, sent.since), (RequestPhase::Sent, secs(1)));
     assert_eq!(ledger.first_byte(request), None);
     assert_eq!(ledger.in_flight(A), in_flight(1, 0));
 
     // So does its end.
     assert_eq!(ledger.finish(request).map(|open| open.endpoint), Some(A));
     assert_eq!(ledger.finish(request), None);
-    assert_eq!(ledger.in_flight(A), InFlight::default());
+    assert_eq!(ledger.in_flight(A), InFlightTotals::default());
     assert!(ledger.is_empty());
 }
 
@@ -59,7 +59,7 @@ fn a_retry_moves_the_request_to_its_new_endpoint() {
     let mut ledger = Ledger::default();
     ledger.book(key(1, 1), A, 500, secs(0));
     ledger.started(key(1, 1), B, 700, secs(1));
-    assert_eq!(ledger.in_flight(A), InFlight::default());
+    assert_eq!(ledger.in_flight(A), InFlightTotals::default());
     assert_eq!(ledger.in_flight(B), in_flight(1, 700));
 }
 
@@ -102,7 +102,7 @@ fn bookings_and_requests_end_at_their_deadlines() {
         1,
         "the request whose end nobody reported"
     );
-    assert_eq!(ledger.in_flight(A), InFlight::default());
+    assert_eq!(ledger.in_flight(A), InFlightTotals::default());
 }
 
 #[test]
@@ -117,9 +117,9 @@ fn a_request_whose_start_was_not_reported_lives_on_after_its_first_byte() {
 
 #[test]
 fn a_full_ledger_says_so_and_still_follows_what_it_knows() {
-    let mut ledger = Ledger::new(Bounds {
-        entries: 2,
-        ..Bounds::default()
+    let mut ledger = Ledger::new(LedgerLimits {
+        max_entries: 2,
+        ..LedgerLimits::default()
     });
     assert!(ledger.book(key(1, 1), A, 1, secs(0)) && ledger.book(key(1, 2), A, 1, secs(0)));
     assert!(!ledger.book(key(1, 3), A, 1, secs(0)));
@@ -148,13 +148,13 @@ fn a_proxy_can_tell_its_own_part_of_what_is_open() {
     ledger.book(key(1, 2), A, 20, secs(0));
     ledger.started(key(2, 1), A, 40, secs(0));
     ledger.first_byte(key(1, 1));
-    let own = InFlight {
+    let own = InFlightTotals {
         requests: 2,
         tokens: 20,
         unanswered: 1,
     };
-    assert_eq!(ledger.own(ProxyId(1)), [(A, own)].into());
-    assert!(ledger.own(ProxyId(3)).is_empty());
+    assert_eq!(ledger.open_by_endpoint(ProxyId(1)), [(A, own)].into());
+    assert!(ledger.open_by_endpoint(ProxyId(3)).is_empty());
 }
 
 #[test]
@@ -165,8 +165,8 @@ fn a_proxy_that_lost_reports_corrects_what_is_open() {
     ledger.started(key(1, 2), A, 10, secs(1));
     ledger.book(key(1, 3), B, 10, secs(9));
     let truth = [
-        (RequestId(2), A, 10, Phase::Answering),
-        (RequestId(4), B, 30, Phase::Sent),
+        (RequestId(2), A, 10, RequestPhase::Answering),
+        (RequestId(4), B, 30, RequestPhase::Sent),
     ];
     ledger.replace_proxy(ProxyId(1), truth, secs(10));
 
@@ -190,7 +190,7 @@ fn a_request_may_finish_after_its_endpoint_is_gone() {
     ledger.retain_endpoints(|endpoint| endpoint == B);
     assert_eq!(
         (ledger.in_flight(A), ledger.len()),
-        (InFlight::default(), 1)
+        (InFlightTotals::default(), 1)
     );
     assert_eq!(ledger.first_byte(key(1, 1)), None);
     assert_eq!(ledger.finish(key(1, 1)), None);
@@ -216,7 +216,7 @@ fn deadlines_of_ended_requests_do_not_pile_up() {
 proptest! {
     #[test]
     fn it_agrees_with_a_naive_model(steps in proptest::collection::vec(model::step(), 1..300)) {
-        let bounds = Bounds { entries: 12, unconfirmed: secs(5), confirmed: secs(40) };
+        let bounds = LedgerLimits { max_entries: 12, booking_ttl: secs(5), request_ttl: secs(40) };
         let mut ledger = Ledger::new(bounds);
         let mut model = model::Model::new(bounds);
         let mut now = Duration::ZERO;

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Ask, Decision, Gate, MAX_RANKED, Nobody, Picker, Terms, weighed::Weighed};
+use super::{
+    HealthTier, MAX_RANKED, NoEndpoint, PickDecision, PickRequest, Picker, ScoreTerms,
+    weighed::ScoredCandidate,
+};
 use crate::{
-    dispatch::{Weighed as Site, Weighing},
     load::{Health, Load},
     policy::Strategy,
-    query::Hit,
+    query::CacheHit,
+    scheduler::{CandidateCosts as Site, QueueExplanation},
     snapshot::{Endpoint, EndpointId, Role},
 };
 
@@ -25,17 +28,17 @@ pub struct Explanation {
     /// Ids of the chosen, best first; empty when nobody was.
     pub ranked: Vec<EndpointId>,
     /// Only endpoints that are down were left.
-    pub desperate: bool,
+    pub panic_mode: bool,
     /// Every endpoint of the pool, in its order.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<CandidateExplanation>,
     /// How costs were weighed; only of `kv-aware` in the control plane.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub weighing: Option<Weighing>,
+    pub queue: Option<QueueExplanation>,
 }
 
 /// One endpoint in an [`Explanation`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Candidate {
+pub struct CandidateExplanation {
     /// Which.
     pub endpoint: EndpointId,
     /// Its name for people.
@@ -55,17 +58,17 @@ pub struct Candidate {
     /// What it was compared by, lower is better; `None` if it was not.
     pub score: Option<f32>,
     /// What the score is made of, for `hermes-classic`.
-    pub terms: Option<Terms>,
+    pub terms: Option<ScoreTerms>,
     /// Its place in the choice, from 0.
     pub rank: Option<usize>,
     /// Why it was no candidate; `None` if it was one.
-    pub excluded: Option<Excluded>,
+    pub excluded: Option<ExclusionReason>,
 }
 
 /// Why an endpoint was no candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Excluded {
+pub enum ExclusionReason {
     /// It does prefill or decode only.
     Role,
     /// It does not hold the model.
@@ -85,15 +88,15 @@ pub enum Excluded {
 impl Explanation {
     pub(super) fn of(
         picker: &Picker,
-        ask: &Ask<'_>,
+        ask: &PickRequest<'_>,
         load: &impl Fn(usize) -> Load,
-        decision: Result<Decision, Nobody>,
+        decision: Result<PickDecision, NoEndpoint>,
     ) -> Self {
         let pool = &picker.pool;
         let made = decision.as_ref().ok();
         let candidates = (0..pool.endpoints.len())
-            .map(|position| Candidate::new(picker, ask, position, load, made));
-        let candidates: Vec<Candidate> = candidates.collect();
+            .map(|position| CandidateExplanation::new(picker, ask, position, load, made));
+        let candidates: Vec<CandidateExplanation> = candidates.collect();
         let ranked = decision
             .iter()
             .flat_map(|made| &made.ranking.ranked)
@@ -106,62 +109,62 @@ impl Explanation {
                 Err(nobody) => nobody.to_string(),
             },
             ranked: ranked.collect(),
-            desperate: decision.is_ok_and(|made| made.gate == Gate::Anyone),
+            panic_mode: decision.is_ok_and(|made| made.gate == HealthTier::Any),
             candidates,
-            weighing: None,
+            queue: None,
         }
     }
 
     /// The same choice as it was made by weighing costs.
-    pub(crate) fn weighed(mut self, weighing: Weighing) -> Self {
-        let first = &weighing.sites[0];
+    pub(crate) fn weighed(mut self, queue: QueueExplanation) -> Self {
+        let first = &queue.candidates[0];
         let Site {
             name,
             cached_tokens,
             ttft_s,
-            ahead_s,
+            queue_delay_s,
             ..
         } = first;
-        let verdict = if weighing.binds {
+        let verdict = if queue.binds_now {
             "and has room"
         } else {
             "and has no room yet, so that the request waits"
         };
         self.reason = format!(
-            "{name} costs least, {:.3} s, of {} compared, {verdict}: first token in {ttft_s:.3} s, of which {ahead_s:.3} s \
+            "{name} costs least, {:.3} s, of {} compared, {verdict}: first token in {ttft_s:.3} s, of which {queue_delay_s:.3} s \
              are before its turn, with {cached_tokens} prompt tokens cached",
             first.cost_s,
-            weighing.sites.len(),
+            queue.candidates.len(),
         );
-        self.ranked = weighing
-            .sites
+        self.ranked = queue
+            .candidates
             .iter()
             .take(MAX_RANKED)
             .map(|site| site.endpoint)
             .collect();
         for candidate in &mut self.candidates {
-            let place = weighing
-                .sites
+            let place = queue
+                .candidates
                 .iter()
                 .position(|site| site.endpoint == candidate.endpoint);
             let Some(place) = place else { continue };
             candidate.rank = (place < MAX_RANKED).then_some(place);
-            candidate.score = Some(weighing.sites[place].cost_s as f32);
-            candidate.cached_tokens = weighing.sites[place].cached_tokens;
+            candidate.score = Some(queue.candidates[place].cost_s as f32);
+            candidate.cached_tokens = queue.candidates[place].cached_tokens;
             candidate.excluded = None;
         }
-        self.weighing = Some(weighing);
+        self.queue = Some(queue);
         self
     }
 }
 
-impl Candidate {
+impl CandidateExplanation {
     fn new(
         picker: &Picker,
-        ask: &Ask<'_>,
+        ask: &PickRequest<'_>,
         position: usize,
         load: &impl Fn(usize) -> Load,
-        made: Option<&Decision>,
+        made: Option<&PickDecision>,
     ) -> Self {
         let endpoint = &picker.pool.endpoints[position];
         let weighed = made.and_then(|made| made.weighed(position));
@@ -200,8 +203,8 @@ impl Candidate {
 
 // === Decision ===
 
-impl Decision {
-    fn weighed(&self, position: usize) -> Option<&Weighed> {
+impl PickDecision {
+    fn weighed(&self, position: usize) -> Option<&ScoredCandidate> {
         self.ranking
             .weighed
             .iter()
@@ -209,9 +212,14 @@ impl Decision {
     }
 
     /// One sentence about the first of the ranked.
-    fn reason(&self, ask: &Ask<'_>, strategy: &Strategy, candidates: &[Candidate]) -> String {
+    fn reason(
+        &self,
+        ask: &PickRequest<'_>,
+        strategy: &Strategy,
+        candidates: &[CandidateExplanation],
+    ) -> String {
         let chosen = &candidates[self.ranking.ranked[0]];
-        let Candidate {
+        let CandidateExplanation {
             name,
             cached_tokens,
             in_flight,
@@ -241,9 +249,9 @@ impl Decision {
             }
         };
         match self.gate {
-            Gate::Healthy => why,
-            Gate::Warm => format!("{why}; only endpoints that warm up were left"),
-            Gate::Anyone => format!("{why}; only endpoints that are down were left"),
+            HealthTier::Healthy => why,
+            HealthTier::Warming => format!("{why}; only endpoints that warm up were left"),
+            HealthTier::Any => format!("{why}; only endpoints that are down were left"),
         }
     }
 }
@@ -254,36 +262,36 @@ impl Picker {
     /// Why an endpoint that was neither ranked nor compared was not.
     fn excluded(
         &self,
-        ask: &Ask<'_>,
+        ask: &PickRequest<'_>,
         position: usize,
         load: Load,
-        decision: Option<&Decision>,
-    ) -> Excluded {
+        decision: Option<&PickDecision>,
+    ) -> ExclusionReason {
         let Endpoint { id, role, .. } = *self.pool.endpoints[position];
         let holds = self
             .members(ask.model)
             .is_ok_and(|members| members.contains(position));
         match load.health {
-            _ if role != Role::Aggregate => Excluded::Role,
-            _ if !holds => Excluded::Model,
-            _ if ask.query.exclude.contains(&id) => Excluded::Tried,
+            _ if role != Role::Aggregate => ExclusionReason::Role,
+            _ if !holds => ExclusionReason::Model,
+            _ if ask.query.exclude.contains(&id) => ExclusionReason::Tried,
             // Past a gate, neither health nor turns exclude anyone.
-            Health::Down if decision.is_some_and(|made| made.gate != Gate::Anyone) => {
-                Excluded::Down
+            Health::Down if decision.is_some_and(|made| made.gate != HealthTier::Any) => {
+                ExclusionReason::Down
             }
-            Health::Warming(_) if decision.is_some_and(|made| made.gate == Gate::Healthy) => {
-                Excluded::Warming
+            Health::Warming(_) if decision.is_some_and(|made| made.gate == HealthTier::Healthy) => {
+                ExclusionReason::Warming
             }
-            Health::Up | Health::Warming(_) | Health::Down => Excluded::NotSampled,
+            Health::Up | Health::Warming(_) | Health::Down => ExclusionReason::NotSampled,
         }
     }
 }
 
 /// Tokens of the prompt that an endpoint is believed to hold.
-pub(super) fn cached(hits: &[Hit], endpoint: EndpointId) -> u32 {
+pub(super) fn cached(hits: &[CacheHit], endpoint: EndpointId) -> u32 {
     hits.iter()
         .filter(|hit| hit.endpoint == endpoint)
-        .map(|hit| hit.cached.worth())
+        .map(|hit| hit.cached.saved_tokens())
         .max()
         .unwrap_or(0)
 }

@@ -7,46 +7,47 @@
 //!         + in_flight · scaled(prefill tokens booked there and not yet answered)
 //! ```
 //!
-//! Lower is better, ties are random. Counts are scaled as [`Scale`] says; with `Max` by the largest among those
+//! Lower is better, ties are random. Counts are scaled as [`CountScale`] says; with `Max` by the largest among those
 //! weighed.
 //!
 //! An endpoint without a figure gets the mean of the others' term for it: silence is neither a virtue nor a fault. If
 //! nobody has the figure, the term is 0 for all. A figure that is no number counts as missing.
 
-use super::{Field, Ranking, Terms, weighed::Weighed};
+use super::{Candidates, PickRanking, ScoreTerms, weighed::ScoredCandidate};
 use crate::{
-    dice::Dice,
-    load::{Load, Sample},
-    policy::{Scale, Weights},
+    load::{EngineSample, Load},
+    policy::{ClassicWeights, CountScale},
+    rng::SeededRng,
 };
 
 /// Tokens in one unit of a raw term.
 const RAW_TOKENS: f32 = 1_000.0;
 
 pub(super) fn rank<L: Fn(usize) -> Load>(
-    field: &Field<'_, L>,
-    weights: &Weights,
-    dice: &mut Dice,
-    ranking: &mut Ranking,
+    field: &Candidates<'_, L>,
+    weights: &ClassicWeights,
+    rng: &mut SeededRng,
+    ranking: &mut PickRanking,
 ) {
-    field.survey(dice, ranking);
+    field.survey(rng, ranking);
     weigh(weights, field.ask.query.prompt_tokens, &mut ranking.weighed);
-    ranking.rank_lowest(dice);
+    ranking.rank_lowest(rng);
 }
 
 /// Gives every candidate its terms and its score.
-fn weigh(weights: &Weights, prompt_tokens: u32, candidates: &mut [Weighed]) {
-    let largest = |count: fn(&Weighed) -> f32| candidates.iter().map(count).fold(0.0, f32::max);
+fn weigh(weights: &ClassicWeights, prompt_tokens: u32, candidates: &mut [ScoredCandidate]) {
+    let largest =
+        |count: fn(&ScoredCandidate) -> f32| candidates.iter().map(count).fold(0.0, f32::max);
     let (waiting_unit, token_unit) = match weights.scale {
-        Scale::Max => (
+        CountScale::Max => (
             largest(|one| waiting(one).unwrap_or(0.0)),
             largest(|one| one.load.pending_tokens as f32),
         ),
-        Scale::Raw => (1.0, RAW_TOKENS),
+        CountScale::Raw => (1.0, RAW_TOKENS),
     };
     let (mean_usage, mean_waiting) = (mean(candidates, usage), mean(candidates, waiting));
     for candidate in candidates {
-        let terms = Terms {
+        let terms = ScoreTerms {
             miss: weights.miss
                 * (1.0 - ratio(candidate.cached as f32, prompt_tokens as f32).min(1.0)),
             usage: weights.usage * usage(candidate).unwrap_or(mean_usage),
@@ -61,20 +62,20 @@ fn weigh(weights: &Weights, prompt_tokens: u32, candidates: &mut [Weighed]) {
     }
 }
 
-fn usage(candidate: &Weighed) -> Option<f32> {
-    let Sample { kv_usage, .. } = candidate.load.sample?;
+fn usage(candidate: &ScoredCandidate) -> Option<f32> {
+    let EngineSample { kv_usage, .. } = candidate.load.sample?;
     kv_usage
         .filter(|usage| !usage.is_nan())
         .map(|usage| usage.clamp(0.0, 1.0))
 }
 
-fn waiting(candidate: &Weighed) -> Option<f32> {
-    let Sample { waiting, .. } = candidate.load.sample?;
+fn waiting(candidate: &ScoredCandidate) -> Option<f32> {
+    let EngineSample { waiting, .. } = candidate.load.sample?;
     waiting.map(|waiting| waiting as f32)
 }
 
 /// Of those who have the figure; 0 if nobody has.
-fn mean(candidates: &[Weighed], figure: fn(&Weighed) -> Option<f32>) -> f32 {
+fn mean(candidates: &[ScoredCandidate], figure: fn(&ScoredCandidate) -> Option<f32>) -> f32 {
     let (sum, count) = candidates
         .iter()
         .filter_map(figure)

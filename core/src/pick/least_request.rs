@@ -1,17 +1,17 @@
 //! Fewest requests in flight, fleet-wide.
 
-use super::{Field, Ranking, weighed::Weighed};
-use crate::{dice::Dice, load::Load};
+use super::{Candidates, PickRanking, weighed::ScoredCandidate};
+use crate::{load::Load, rng::SeededRng};
 
 pub(super) fn rank<L: Fn(usize) -> Load>(
-    field: &Field<'_, L>,
-    dice: &mut Dice,
-    ranking: &mut Ranking,
+    field: &Candidates<'_, L>,
+    rng: &mut SeededRng,
+    ranking: &mut PickRanking,
 ) {
-    field.survey(dice, ranking);
+    field.survey(rng, ranking);
     ranking
         .weighed
         .iter_mut()
-        .for_each(|candidate| *candidate = Weighed::by_requests(*candidate));
-    ranking.rank_lowest(dice);
+        .for_each(|candidate| *candidate = ScoredCandidate::by_requests(*candidate));
+    ranking.rank_lowest(rng);
 }

@@ -2,18 +2,18 @@
 
 use std::sync::OnceLock;
 
-use super::ring::Ring;
+use super::ring::HashRing;
 use crate::snapshot::Pool;
 
 /// A set of positions, sorted, with its hash ring.
 #[derive(Debug)]
-pub(crate) struct Members {
+pub(crate) struct EligibleSet {
     positions: Box<[u32]>,
     /// Built on first use: a pool may serve a thousand adapters, each on a few endpoints of their own.
-    ring: OnceLock<Ring>,
+    ring: OnceLock<HashRing>,
 }
 
-impl Members {
+impl EligibleSet {
     /// Of positions in ascending order.
     pub(crate) fn new(positions: impl Iterator<Item = usize>) -> Self {
         Self {
@@ -48,9 +48,9 @@ impl Members {
             .map(|&position| position as usize)
     }
 
-    pub(super) fn ring(&self, pool: &Pool) -> &Ring {
+    pub(super) fn ring(&self, pool: &Pool) -> &HashRing {
         self.ring.get_or_init(|| {
-            Ring::new(
+            HashRing::new(
                 self.from(0)
                     .map(|position| (position, pool.endpoints[position].id)),
             )

@@ -1,31 +1,34 @@
 //! Two at random, and of those the one with fewer requests in flight (Mitzenmacher 2001).
 
-use super::{Field, Ranking, weighed::Weighed};
-use crate::{dice::Dice, load::Load};
+use super::{Candidates, PickRanking, weighed::ScoredCandidate};
+use crate::{load::Load, rng::SeededRng};
 
 /// Draws of a second candidate before the first is taken alone.
 const DRAWS: usize = 4;
 
 pub(super) fn rank<L: Fn(usize) -> Load>(
-    field: &Field<'_, L>,
-    dice: &mut Dice,
-    ranking: &mut Ranking,
+    field: &Candidates<'_, L>,
+    rng: &mut SeededRng,
+    ranking: &mut PickRanking,
 ) {
-    let pair = two(field, dice).into_iter().flatten();
+    let pair = two(field, rng).into_iter().flatten();
     ranking
         .weighed
-        .extend(pair.map(|(position, load)| Weighed::new(position, load, 0).by_requests()));
-    ranking.rank_lowest(dice);
-    field.fill(dice, ranking);
+        .extend(pair.map(|(position, load)| ScoredCandidate::new(position, load, 0).by_requests()));
+    ranking.rank_lowest(rng);
+    field.fill(rng, ranking);
 }
 
 /// Two different ones; one only if there is just one, or hardly another is up.
-fn two<L: Fn(usize) -> Load>(field: &Field<'_, L>, dice: &mut Dice) -> [Option<(usize, Load)>; 2] {
-    let first = field.draw(dice);
+fn two<L: Fn(usize) -> Load>(
+    field: &Candidates<'_, L>,
+    rng: &mut SeededRng,
+) -> [Option<(usize, Load)>; 2] {
+    let first = field.draw(rng);
     let Some((taken, _)) = first else {
         return [None, None];
     };
     let second =
-        (0..DRAWS).find_map(|_| field.draw(dice).filter(|&(position, _)| position != taken));
+        (0..DRAWS).find_map(|_| field.draw(rng).filter(|&(position, _)| position != taken));
     [first, second]
 }

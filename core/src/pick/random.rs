@@ -1,15 +1,15 @@
 //! At random.
 
-use super::{Field, Ranking};
-use crate::{dice::Dice, load::Load};
+use super::{Candidates, PickRanking};
+use crate::{load::Load, rng::SeededRng};
 
 pub(super) fn rank<L: Fn(usize) -> Load>(
-    field: &Field<'_, L>,
-    dice: &mut Dice,
-    ranking: &mut Ranking,
+    field: &Candidates<'_, L>,
+    rng: &mut SeededRng,
+    ranking: &mut PickRanking,
 ) {
     ranking
         .ranked
-        .extend(field.draw(dice).map(|(position, _)| position));
-    field.fill(dice, ranking);
+        .extend(field.draw(rng).map(|(position, _)| position));
+    field.fill(rng, ranking);
 }

@@ -1,18 +1,18 @@
 //! A consistent hash ring: a session finds the same endpoint while the set changes around it.
 
-use crate::{mix::mix, snapshot::EndpointId};
+use crate::{hash::hash_mix, snapshot::EndpointId};
 
 /// Points of one endpoint: enough that shares differ by an eighth or so, which the bound on loads evens out.
 const POINTS: u64 = 64;
 
 /// Points on a circle of 64 bits, sorted, each with the position of its endpoint.
 #[derive(Debug)]
-pub(super) struct Ring(Box<[(u64, u32)]>);
+pub(super) struct HashRing(Box<[(u64, u32)]>);
 
-impl Ring {
+impl HashRing {
     pub(super) fn new(endpoints: impl Iterator<Item = (usize, EndpointId)>) -> Self {
         let points = |(position, id): (usize, EndpointId)| {
-            (0..POINTS).map(move |n| (mix(id.0, n), position as u32))
+            (0..POINTS).map(move |n| (hash_mix(id.0, n), position as u32))
         };
         let mut points: Box<[(u64, u32)]> = endpoints.flat_map(points).collect();
         points.sort_unstable();
@@ -22,7 +22,7 @@ impl Ring {
     /// Positions in the order in which a session tries them; each endpoint comes as often as it has points.
     pub(super) fn walk(&self, session: u64) -> impl Iterator<Item = usize> + '_ {
         // Mixed once more: whoever hashed the session may have left bits out.
-        let place = mix(session, POINTS);
+        let place = hash_mix(session, POINTS);
         let first = self.0.partition_point(|&(point, _)| point < place);
         let (before, after) = self.0.split_at(first);
         after
@@ -40,11 +40,14 @@ mod tests {
 
     const SESSIONS: u64 = 4_000;
 
-    fn ring(ids: &[u64]) -> Ring {
-        Ring::new(ids.iter().map(|&id| (id as usize, EndpointId(mix(id, 1)))))
+    fn ring(ids: &[u64]) -> HashRing {
+        HashRing::new(
+            ids.iter()
+                .map(|&id| (id as usize, EndpointId(hash_mix(id, 1)))),
+        )
     }
 
-    fn home(ring: &Ring, session: u64) -> usize {
+    fn home(ring: &HashRing, session: u64) -> usize {
         ring.walk(session).next().expect("the ring has points")
     }
 

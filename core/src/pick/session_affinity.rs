@@ -5,27 +5,27 @@
 
 use smallvec::SmallVec;
 
-use super::{Field, MAX_RANKED, Ranking, power_of_two, weighed::Weighed};
-use crate::{dice::Dice, load::Load, mix::mix, policy::Affinity};
+use super::{Candidates, MAX_RANKED, PickRanking, power_of_two, weighed::ScoredCandidate};
+use crate::{hash::hash_mix, load::Load, policy::SessionAffinity, rng::SeededRng};
 
 /// Different endpoints looked at along the ring.
 const LOOKS: usize = 16;
 
 pub(super) fn rank<L: Fn(usize) -> Load>(
-    field: &Field<'_, L>,
-    affinity: &Affinity,
-    dice: &mut Dice,
-    ranking: &mut Ranking,
+    field: &Candidates<'_, L>,
+    affinity: &SessionAffinity,
+    rng: &mut SeededRng,
+    ranking: &mut PickRanking,
 ) {
     let Some(session) = field.ask.query.session else {
-        return power_of_two::rank(field, dice, ranking);
+        return power_of_two::rank(field, rng, ranking);
     };
     let (looks, in_service) = look(field, session);
     if looks.is_empty() {
-        return power_of_two::rank(field, dice, ranking);
+        return power_of_two::rank(field, rng, ranking);
     }
     let room = room(field, affinity, in_service);
-    let has_room = |candidate: &&Weighed| f64::from(candidate.load.in_flight) < room;
+    let has_room = |candidate: &&ScoredCandidate| f64::from(candidate.load.in_flight) < room;
     let (free, full) = (
         looks.iter().filter(has_room),
         looks.iter().filter(|candidate| !has_room(candidate)),
@@ -41,9 +41,9 @@ pub(super) fn rank<L: Fn(usize) -> Load>(
 
 /// The next endpoints on the ring that may be chosen, and how many members are in service, as far as that shows.
 fn look<L: Fn(usize) -> Load>(
-    field: &Field<'_, L>,
+    field: &Candidates<'_, L>,
     session: u64,
-) -> (SmallVec<[Weighed; LOOKS]>, f64) {
+) -> (SmallVec<[ScoredCandidate; LOOKS]>, f64) {
     let mut seen: SmallVec<[usize; LOOKS]> = SmallVec::new();
     let mut looks = SmallVec::new();
     let enough = field.members.len().min(LOOKS);
@@ -54,12 +54,13 @@ fn look<L: Fn(usize) -> Load>(
         seen.push(position);
         // Not by the dice: a session that went back to an endpoint that warms up has to stay there.
         let draw = || {
-            (mix(session, field.pool.endpoints[position].id.0) >> 40) as f32 / (1u32 << 24) as f32
+            (hash_mix(session, field.pool.endpoints[position].id.0) >> 40) as f32
+                / (1u32 << 24) as f32
         };
         looks.extend(
             field
                 .admitted(position, draw)
-                .map(|load| Weighed::new(position, load, 0).by_requests()),
+                .map(|load| ScoredCandidate::new(position, load, 0).by_requests()),
         );
         if seen.len() == enough {
             break;
@@ -70,7 +71,11 @@ fn look<L: Fn(usize) -> Load>(
 }
 
 /// Requests that an endpoint may have in flight, this one included.
-fn room<L: Fn(usize) -> Load>(field: &Field<'_, L>, affinity: &Affinity, in_service: f64) -> f64 {
+fn room<L: Fn(usize) -> Load>(
+    field: &Candidates<'_, L>,
+    affinity: &SessionAffinity,
+    in_service: f64,
+) -> f64 {
     let count = || {
         field
             .members

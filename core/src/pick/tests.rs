@@ -6,9 +6,9 @@ use proptest::{prelude::*, strategy::Strategy as _};
 
 use super::*;
 use crate::{
-    load::{Health, Sample},
-    policy::{Affinity, KvAware, Policy, PrefixCache, Strategy, Weights},
-    query::{Cached, Source},
+    load::{EngineSample, Health},
+    policy::{ClassicWeights, KvAware, PoolPolicy, PrefixCacheRules, SessionAffinity, Strategy},
+    query::{CacheSource, CachedTokens},
     snapshot::{Endpoint, EndpointId, Model, PoolSpec},
 };
 
@@ -28,9 +28,9 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
             group: None,
         })
     };
-    let policy = Policy {
+    let policy = PoolPolicy {
         strategy,
-        ..Policy::default()
+        ..PoolPolicy::default()
     };
     let spec = PoolSpec {
         name: "chat".into(),
@@ -43,11 +43,11 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
     }
 }
 
-fn hit(endpoint: u64, tokens: u32) -> Hit {
-    Hit {
+fn hit(endpoint: u64, tokens: u32) -> CacheHit {
+    CacheHit {
         endpoint: EndpointId(endpoint),
-        cached: Cached::on_gpu(tokens),
-        source: Source::Learned,
+        cached: CachedTokens::on_gpu(tokens),
+        source: CacheSource::Learned,
         at_least: false,
     }
 }
@@ -62,10 +62,10 @@ fn every_strategy() -> [Strategy; 8] {
         Strategy::Random,
         Strategy::LeastRequest,
         Strategy::PowerOfTwo,
-        Strategy::SessionAffinity(Affinity::default()),
-        Strategy::HermesClassic(Weights::default()),
+        Strategy::SessionAffinity(SessionAffinity::default()),
+        Strategy::HermesClassic(ClassicWeights::default()),
         Strategy::KvAware(KvAware::default()),
-        Strategy::PrefixCache(PrefixCache::default()),
+        Strategy::PrefixCache(PrefixCacheRules::default()),
     ]
 }
 
@@ -92,8 +92,8 @@ fn with_role(mut pool: Pool, position: usize, role: Role) -> Pool {
     pool
 }
 
-fn with_models(mut pool: Pool, models: &[(&str, Holders)]) -> Pool {
-    let model = |(name, holders): &(&str, Holders)| Model {
+fn with_models(mut pool: Pool, models: &[(&str, ModelHolders)]) -> Pool {
+    let model = |(name, holders): &(&str, ModelHolders)| Model {
         name: (*name).into(),
         parent: None,
         max_model_len: None,
@@ -109,20 +109,23 @@ fn with_models(mut pool: Pool, models: &[(&str, Holders)]) -> Pool {
 /// Positions of the choice.
 fn picked(
     picker: &Picker,
-    ask: &Ask<'_>,
+    ask: &PickRequest<'_>,
     load: impl Fn(usize) -> Load,
-    dice: &mut Dice,
+    rng: &mut SeededRng,
 ) -> Vec<usize> {
-    let choice = picker.pick(ask, load, dice).expect("somebody is left");
+    let choice = picker.pick(ask, load, rng).expect("somebody is left");
     choice.ranked.iter().map(|ranked| ranked.position).collect()
 }
 
 #[test]
 fn an_empty_pool_has_nobody() {
     let query = Query::default();
-    let nobody =
-        picker(Strategy::Random, 0).pick(&Ask::new(&query), |_| Load::default(), &mut Dice::new(1));
-    assert_eq!(nobody, Err(Nobody::Empty));
+    let nobody = picker(Strategy::Random, 0).pick(
+        &PickRequest::new(&query),
+        |_| Load::default(),
+        &mut SeededRng::new(1),
+    );
+    assert_eq!(nobody, Err(NoEndpoint::Empty));
 }
 
 #[test]
@@ -141,25 +144,29 @@ fn prefill_and_decode_endpoints_are_never_chosen_alone() {
         assert_eq!(
             picked(
                 &picker,
-                &Ask::new(&query),
+                &PickRequest::new(&query),
                 |_| Load::default(),
-                &mut Dice::new(1)
+                &mut SeededRng::new(1)
             ),
             [2]
         );
         let picker = Picker::build(Arc::new(with_role(pool, 2, Role::Decode)));
-        let nobody = picker.pick(&Ask::new(&query), |_| Load::default(), &mut Dice::new(1));
-        assert_eq!(nobody, Err(Nobody::OnlyDisaggregated));
+        let nobody = picker.pick(
+            &PickRequest::new(&query),
+            |_| Load::default(),
+            &mut SeededRng::new(1),
+        );
+        assert_eq!(nobody, Err(NoEndpoint::OnlyDisaggregated));
     }
 }
 
 #[test]
 fn an_adapter_goes_only_where_it_is_loaded() {
-    let loaded = Holders::Some([1, 4].map(EndpointId).into());
+    let loaded = ModelHolders::Some([1, 4].map(EndpointId).into());
     let models = [
-        ("base", Holders::All),
+        ("base", ModelHolders::All),
         ("sql", loaded),
-        ("unloaded", Holders::Some(Arc::default())),
+        ("unloaded", ModelHolders::Some(Arc::default())),
     ];
     let query = Query {
         session: Some(3),
@@ -167,18 +174,18 @@ fn an_adapter_goes_only_where_it_is_loaded() {
     };
     for strategy in every_strategy() {
         let picker = Picker::build(Arc::new(with_models(pool(strategy, 6), &models)));
-        let mut dice = Dice::new(1);
-        let mut ask = Ask {
+        let mut rng = SeededRng::new(1);
+        let mut ask = PickRequest {
             model: Some("sql"),
-            ..Ask::new(&query)
+            ..PickRequest::new(&query)
         };
-        let mut ranked = picked(&picker, &ask, |_| Load::default(), &mut dice);
+        let mut ranked = picked(&picker, &ask, |_| Load::default(), &mut rng);
         ranked.sort_unstable();
         assert_eq!(ranked, [1, 4]);
         for model in ["unloaded", "unknown"] {
             ask.model = Some(model);
-            let nobody = picker.pick(&ask, |_| Load::default(), &mut dice);
-            assert_eq!(nobody, Err(Nobody::ModelNotLoaded), "{model}");
+            let nobody = picker.pick(&ask, |_| Load::default(), &mut rng);
+            assert_eq!(nobody, Err(NoEndpoint::ModelNotLoaded), "{model}");
         }
     }
 }
@@ -186,16 +193,16 @@ fn an_adapter_goes_only_where_it_is_loaded() {
 #[test]
 fn a_pool_that_does_not_know_its_models_takes_any() {
     let query = Query::default();
-    let ask = Ask {
+    let ask = PickRequest {
         model: Some("whatever"),
-        ..Ask::new(&query)
+        ..PickRequest::new(&query)
     };
     assert_eq!(
         picked(
             &picker(Strategy::Random, 1),
             &ask,
             |_| Load::default(),
-            &mut Dice::new(1)
+            &mut SeededRng::new(1)
         ),
         [0]
     );
@@ -205,18 +212,23 @@ fn a_pool_that_does_not_know_its_models_takes_any() {
 fn what_was_tried_is_not_tried_again() {
     for strategy in every_strategy() {
         let picker = picker(strategy, 4);
-        let mut dice = Dice::new(5);
+        let mut rng = SeededRng::new(5);
         let mut query = Query {
             session: Some(1),
             ..Query::default()
         };
         for tried in 0..4 {
-            let first = picked(&picker, &Ask::new(&query), |_| Load::default(), &mut dice);
+            let first = picked(
+                &picker,
+                &PickRequest::new(&query),
+                |_| Load::default(),
+                &mut rng,
+            );
             assert_eq!(first.len(), 4 - tried);
             query.exclude.push(EndpointId(first[0] as u64));
         }
-        let nobody = picker.pick(&Ask::new(&query), |_| Load::default(), &mut dice);
-        assert_eq!(nobody, Err(Nobody::AllTried));
+        let nobody = picker.pick(&PickRequest::new(&query), |_| Load::default(), &mut rng);
+        assert_eq!(nobody, Err(NoEndpoint::AllTried));
     }
 }
 
@@ -228,11 +240,11 @@ fn a_sick_endpoint_is_chosen_only_when_nothing_better_is_left() {
     };
     for strategy in every_strategy() {
         let picker = picker(strategy, 100);
-        let mut dice = Dice::new(5);
+        let mut rng = SeededRng::new(5);
         for turn in 0..50 {
-            let ask = Ask {
-                turn,
-                ..Ask::new(&query)
+            let ask = PickRequest {
+                round_robin_counter: turn,
+                ..PickRequest::new(&query)
             };
             let one_up = |position| {
                 if position == 71 {
@@ -241,7 +253,7 @@ fn a_sick_endpoint_is_chosen_only_when_nothing_better_is_left() {
                     sick(Health::Down)
                 }
             };
-            assert_eq!(picked(&picker, &ask, one_up, &mut dice), [71]);
+            assert_eq!(picked(&picker, &ask, one_up, &mut rng), [71]);
 
             let one_warm = |position| {
                 sick(if position == 71 {
@@ -250,13 +262,13 @@ fn a_sick_endpoint_is_chosen_only_when_nothing_better_is_left() {
                     Health::Down
                 })
             };
-            let choice = picker.pick(&ask, one_warm, &mut dice).expect("one is warm");
-            assert_eq!((choice.ranked[0].position, choice.desperate), (71, false));
+            let choice = picker.pick(&ask, one_warm, &mut rng).expect("one is warm");
+            assert_eq!((choice.ranked[0].position, choice.panic_mode), (71, false));
 
             let choice = picker
-                .pick(&ask, |_| sick(Health::Down), &mut dice)
+                .pick(&ask, |_| sick(Health::Down), &mut rng)
                 .expect("any will do");
-            assert!(choice.desperate);
+            assert!(choice.panic_mode);
         }
     }
 }
@@ -265,7 +277,7 @@ fn a_sick_endpoint_is_chosen_only_when_nothing_better_is_left() {
 fn an_endpoint_that_warms_up_takes_its_share_of_turns() {
     for strategy in every_strategy() {
         let picker = picker(strategy, 4);
-        let mut dice = Dice::new(11);
+        let mut rng = SeededRng::new(11);
         let load = |position| {
             sick(if position == 2 {
                 Health::Warming(0.2)
@@ -276,18 +288,18 @@ fn an_endpoint_that_warms_up_takes_its_share_of_turns() {
         let mut turns = 0;
         for turn in 0..8_000 {
             let query = Query {
-                session: Some(dice.roll()),
+                session: Some(rng.next_u64()),
                 ..Query::default()
             };
             turns += usize::from(
                 picked(
                     &picker,
-                    &Ask {
-                        turn,
-                        ..Ask::new(&query)
+                    &PickRequest {
+                        round_robin_counter: turn,
+                        ..PickRequest::new(&query)
                     },
                     load,
-                    &mut dice,
+                    &mut rng,
                 )[0] == 2,
             );
         }
@@ -307,13 +319,13 @@ fn a_choice_names_what_is_cached_where() {
         prompt_tokens: 1_000,
         ..Query::default()
     };
-    let ask = Ask {
+    let ask = PickRequest {
         hits: &hits,
-        ..Ask::new(&query)
+        ..PickRequest::new(&query)
     };
-    let picker = picker(Strategy::HermesClassic(Weights::default()), 3);
+    let picker = picker(Strategy::HermesClassic(ClassicWeights::default()), 3);
     let choice = picker
-        .pick(&ask, |_| Load::default(), &mut Dice::new(1))
+        .pick(&ask, |_| Load::default(), &mut SeededRng::new(1))
         .expect("all are up");
     let cached: Vec<_> = choice
         .ranked
@@ -333,11 +345,12 @@ fn any_load() -> impl proptest::strategy::Strategy<Value = Load> {
     let usage = proptest::option::of(
         prop_oneof![5 => 0.0..1.0f32, 1 => Just(f32::NAN), 1 => Just(f32::INFINITY)],
     );
-    let sample = (proptest::option::of(0..50u32), usage).prop_map(|(waiting, kv_usage)| Sample {
-        waiting,
-        running: waiting,
-        kv_usage,
-    });
+    let sample =
+        (proptest::option::of(0..50u32), usage).prop_map(|(waiting, kv_usage)| EngineSample {
+            waiting,
+            running: waiting,
+            kv_usage,
+        });
     (
         any::<u32>(),
         any::<u64>(),
@@ -362,14 +375,14 @@ proptest! {
         (seed, session, prompt_tokens) in any::<(u64, Option<u64>, u32)>(),
     ) {
         let picker = picker(every_strategy()[strategy].clone(), loads.len());
-        let hits: Vec<Hit> = hits.iter().map(|&(id, tokens)| hit(id, tokens)).collect();
+        let hits: Vec<CacheHit> = hits.iter().map(|&(id, tokens)| hit(id, tokens)).collect();
         let exclude = exclude.into_iter().map(EndpointId).collect();
         let query = Query { prompt_tokens, session, exclude, ..Query::default() };
-        let ask = Ask { hits: &hits, turn: seed, ..Ask::new(&query) };
+        let ask = PickRequest { hits: &hits, round_robin_counter: seed, ..PickRequest::new(&query) };
         let left: Vec<usize> =
             (0..loads.len()).filter(|&position| !query.exclude.contains(&EndpointId(position as u64))).collect();
 
-        let Ok(choice) = picker.pick(&ask, |position| loads[position], &mut Dice::new(seed)) else {
+        let Ok(choice) = picker.pick(&ask, |position| loads[position], &mut SeededRng::new(seed)) else {
             prop_assert!(left.is_empty());
             return Ok(());
         };
@@ -379,7 +392,7 @@ proptest! {
         let distinct: std::collections::BTreeSet<_> = ranked.iter().collect();
         prop_assert_eq!(distinct.len(), ranked.len());
         let down = |position: &usize| loads[*position].health == Health::Down;
-        prop_assert_eq!(choice.desperate, left.iter().all(down));
-        prop_assert!(choice.desperate || !ranked.iter().any(down));
+        prop_assert_eq!(choice.panic_mode, left.iter().all(down));
+        prop_assert!(choice.panic_mode || !ranked.iter().any(down));
     }
 }

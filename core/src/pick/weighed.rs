@@ -3,34 +3,34 @@
 use serde::Serialize;
 
 use super::{MAX_RANKED, SmallVec};
-use crate::{dice::Dice, load::Load};
+use crate::{load::Load, rng::SeededRng};
 
 /// Candidates that are weighed without hits; as many more may have hits.
 pub(super) const MAX_WEIGHED: usize = 64;
 
 /// What a strategy found.
 #[derive(Default)]
-pub(super) struct Ranking {
+pub(super) struct PickRanking {
     /// Positions, best first, each once.
     pub(super) ranked: SmallVec<[usize; MAX_RANKED]>,
     /// Those that were compared by a score; empty for strategies that compare nothing.
-    pub(super) weighed: SmallVec<[Weighed; MAX_WEIGHED]>,
+    pub(super) weighed: SmallVec<[ScoredCandidate; MAX_WEIGHED]>,
 }
 
 /// One candidate that was compared.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Weighed {
+pub(super) struct ScoredCandidate {
     pub(super) position: usize,
     pub(super) load: Load,
     pub(super) cached: u32,
     /// Lower is better.
     pub(super) score: f32,
-    pub(super) terms: Terms,
+    pub(super) terms: ScoreTerms,
 }
 
 /// The weighted terms of a classic score, which is their sum; all zero for other strategies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Terms {
+pub struct ScoreTerms {
     /// For what is not cached there.
     pub miss: f32,
     /// For the use of its KV cache.
@@ -43,14 +43,14 @@ pub struct Terms {
 
 // === Weighed ===
 
-impl Weighed {
+impl ScoredCandidate {
     pub(super) fn new(position: usize, load: Load, cached: u32) -> Self {
         Self {
             position,
             load,
             cached,
             score: 0.0,
-            terms: Terms::default(),
+            terms: ScoreTerms::default(),
         }
     }
 
@@ -65,15 +65,15 @@ impl Weighed {
 
 // === Ranking ===
 
-impl Ranking {
+impl PickRanking {
     /// Ranks the lowest scores; equal scores in random order.
-    pub(super) fn rank_lowest(&mut self, dice: &mut Dice) {
+    pub(super) fn rank_lowest(&mut self, rng: &mut SeededRng) {
         let mut best: SmallVec<[(f32, u64, usize); MAX_RANKED + 1]> = SmallVec::new();
-        for Weighed {
+        for ScoredCandidate {
             position, score, ..
         } in &self.weighed
         {
-            let (score, tie) = (*score, dice.roll());
+            let (score, tie) = (*score, rng.next_u64());
             let place = best.partition_point(|&(other, other_tie, _)| {
                 other.total_cmp(&score).then(other_tie.cmp(&tie)).is_lt()
             });

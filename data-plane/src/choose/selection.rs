@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::query::{MAX_RANKED, Query, Source};
+use hermes_core::query::{CacheSource, MAX_RANKED, Query};
 use opentelemetry::Context;
 use smallvec::SmallVec;
 
@@ -27,7 +27,7 @@ pub(crate) struct SelectedEndpoint {
     /// Prompt tokens that its cache is expected to hold.
     pub(crate) cached_tokens: u32,
     /// The source of that expectation.
-    pub(crate) source: Option<Source>,
+    pub(crate) source: Option<CacheSource>,
 }
 
 /// What explains a selection, for traces and logs.

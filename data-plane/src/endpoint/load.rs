@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use hermes_core::load::{Health, Load, Sample};
+use hermes_core::load::{EngineSample, Health, Load};
 
 /// "Not known" for a count that travels as `u32`.
 const ABSENT: u32 = u32::MAX;
@@ -44,11 +44,11 @@ impl LoadCell {
             sample,
             health,
         } = *load;
-        let Sample {
+        let EngineSample {
             waiting,
             running,
             kv_usage,
-        } = sample.unwrap_or(Sample {
+        } = sample.unwrap_or(EngineSample {
             waiting: None,
             running: None,
             kv_usage: None,
@@ -73,7 +73,7 @@ impl LoadCell {
         let count =
             |cell: &AtomicU32| Some(cell.load(Ordering::Relaxed)).filter(|&count| count != ABSENT);
         let usage = f32::from_bits(self.kv_usage.load(Ordering::Relaxed));
-        let sample = Sample {
+        let sample = EngineSample {
             waiting: count(&self.waiting),
             running: count(&self.running),
             kv_usage: Some(usage).filter(|usage| !usage.is_nan()),
@@ -107,7 +107,7 @@ mod tests {
             kv_usage in proptest::option::of(0.0f32..=1.0), share in 0.01f32..0.99, state in 0..3,
         ) {
             let health = [Health::Up, Health::Down, Health::Warming(share)][state as usize];
-            let sample = Sample { waiting, running, kv_usage };
+            let sample = EngineSample { waiting, running, kv_usage };
             let known = waiting.is_some() || running.is_some() || kv_usage.is_some();
             let load = Load { in_flight, pending_tokens, sample: known.then_some(sample), health };
             let cell = LoadCell::default();

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::query::Source;
+use hermes_core::query::CacheSource;
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -25,7 +25,7 @@ pub(super) struct AttemptFacts {
     sent: Instant,
     /// Prompt tokens that the endpoint's cache was expected to hold, and the source of that expectation.
     pub(super) cached_tokens: u32,
-    pub(super) source: Option<Source>,
+    pub(super) source: Option<CacheSource>,
     pub(super) span: Span,
 }
 

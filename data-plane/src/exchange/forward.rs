@@ -52,7 +52,7 @@ impl Forwarder {
         guard: &mut RequestGuard,
     ) -> Result<UpstreamResponse, LocalReply> {
         let mut held = None;
-        let mut attempts = Attempts::up_to(pool.pool.spec.policy.retry.attempts);
+        let mut attempts = Attempts::up_to(pool.pool.spec.policy.retry.max_attempts);
         let body = request.endpoint_body();
         pool.budget.deposit();
         for (index, endpoint) in selection.ranked.iter().enumerate() {

@@ -12,10 +12,10 @@
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::{
-    breaker::Failure,
+    ejection::EndpointFailure,
     query::Query,
-    responses::ResponseKey,
     snapshot::{EndpointId, Version},
+    stored_responses::ResponseKey,
 };
 use hermes_runtime::shutdown::Tracked;
 use tokio::time::Instant;
@@ -119,7 +119,7 @@ impl RequestGuard {
     /// Sets what the selection reads of the request.
     pub(crate) fn set_query(&mut self, query: &Query, request: &InferenceRequest) {
         self.query = Query {
-            unary: request.is_non_streaming(),
+            non_streaming: request.is_non_streaming(),
             ..query.clone()
         };
         let model = || request.model.as_deref().unwrap_or_default().into();
@@ -170,7 +170,7 @@ impl RequestGuard {
             .attempt(&endpoint.upstream, request, self.attempts);
         self.sinks
             .reporter
-            .started(self.id, id, uncached.into(), self.query.unary);
+            .started(self.id, id, uncached.into(), self.query.non_streaming);
         self.attempts += 1;
         let attempt = Attempt::begin(endpoint, uncached.into(), span, sent);
         self.attempt = Some(attempt.facts().clone());
@@ -227,7 +227,7 @@ impl RequestGuard {
         self.outcome = outcome;
         if let Some(attempt) = &self.attempt {
             self.attempt_failed(attempt.upstream.endpoint.id, Outcome::Failed);
-            attempt.upstream.failed(uptime(), Failure::Reset);
+            attempt.upstream.failed(uptime(), EndpointFailure::Reset);
         }
     }
 

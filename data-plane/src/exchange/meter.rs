@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hermes_core::responses::{ResponseKey, Responses};
+use hermes_core::stored_responses::{ResponseKey, ResponseLocations};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ pub(crate) struct Meter {
     /// Outcome to record if the answer completes.
     if_complete: Ended,
     /// Locations of stored responses, if the answer may be one.
-    responses: Option<Arc<Mutex<Responses>>>,
+    responses: Option<Arc<Mutex<ResponseLocations>>>,
 }
 
 impl Meter {
@@ -32,7 +32,7 @@ impl Meter {
         mut guard: RequestGuard,
         attempt: Attempt,
         if_complete: Ended,
-        responses: Option<Arc<Mutex<Responses>>>,
+        responses: Option<Arc<Mutex<ResponseLocations>>>,
     ) -> Self {
         guard.relay(&attempt);
         Self {
@@ -74,7 +74,7 @@ impl Meter {
         let responses = self.responses.as_ref()?;
         let key = ResponseKey::of(&self.tap.response_id()?);
         let endpoint = self.attempt.upstream().endpoint.id;
-        responses.lock().remember(key, endpoint);
+        responses.lock().insert(key, endpoint);
         Some(key)
     }
 }

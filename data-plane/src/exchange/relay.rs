@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{policy::Timeouts, responses::Responses};
+use hermes_core::{policy::Timeouts, stored_responses::ResponseLocations};
 use http::{HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
@@ -78,7 +78,7 @@ pub(crate) fn relay(
     guard: RequestGuard,
     request: &InferenceRequest,
     timeouts: Timeouts,
-    responses: Option<Arc<Mutex<Responses>>>,
+    responses: Option<Arc<Mutex<ResponseLocations>>>,
 ) -> Response<ResponseBody> {
     let UpstreamResponse {
         mut head,

@@ -9,7 +9,7 @@
 //! | any other status | passed on |
 //! | a deadline passed | 504: the time is used up |
 
-use hermes_core::breaker::Failure;
+use hermes_core::ejection::EndpointFailure;
 use http::StatusCode;
 
 use crate::{
@@ -47,7 +47,7 @@ pub(super) enum RetryVerdict {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct AttemptFailure {
     pub(super) metric: metrics::Attempt,
-    pub(super) health: Failure,
+    pub(super) health: EndpointFailure,
     pub(super) report: Outcome,
 }
 
@@ -81,17 +81,21 @@ impl AttemptEnd {
         let (metric, health, report) = match self {
             Self::Unreachable => (
                 metrics::Attempt::Unreachable,
-                Failure::Connect,
+                EndpointFailure::Connect,
                 Outcome::Unreachable,
             ),
-            Self::Broken => (metrics::Attempt::Failed, Failure::Reset, Outcome::Failed),
+            Self::Broken => (
+                metrics::Attempt::Failed,
+                EndpointFailure::Reset,
+                Outcome::Failed,
+            ),
             Self::TimedOut => (
                 metrics::Attempt::TimedOut,
-                Failure::Timeout,
+                EndpointFailure::Timeout,
                 Outcome::TimedOut,
             ),
             Self::Answered(status) => {
-                let health = Failure::Status(status.as_u16());
+                let health = EndpointFailure::Status(status.as_u16());
                 match status.as_u16() {
                     429 | 503 => (metrics::Attempt::Busy, health, Outcome::Backpressure),
                     500 | 502 | 504 => (metrics::Attempt::Failed, health, Outcome::Failed),

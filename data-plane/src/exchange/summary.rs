@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_core::{query::Query, responses::ResponseKey};
+use hermes_core::{query::Query, stored_responses::ResponseKey};
 use tokio::time::Instant;
 
 use super::{attempt::AttemptFacts, timeline::Timeline, trace::RequestTrace};

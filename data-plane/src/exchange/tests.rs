@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use hermes_core::{
-    policy::{Policy, Strategy},
+    policy::{PoolPolicy, Strategy},
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
 };
 use hermes_proto::v1::{self, report::Event};
@@ -42,9 +42,9 @@ struct Exchange {
 
 impl Exchange {
     fn with(endpoints: &[SocketAddr]) -> Self {
-        let policy = Policy {
+        let policy = PoolPolicy {
             strategy: Strategy::RoundRobin,
-            ..Policy::default()
+            ..PoolPolicy::default()
         };
         let endpoint = |(index, address): (usize, &SocketAddr)| {
             Arc::new(Endpoint {

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use hermes_core::{query::Source, snapshot::Version};
+use hermes_core::{query::CacheSource, snapshot::Version};
 use hermes_runtime::{propagation, telemetry::TRACE_TARGET};
 use http::{HeaderValue, Method, Request, StatusCode};
 use opentelemetry::Context;
@@ -216,7 +216,7 @@ pub(crate) fn selected(span: &Span, selection: &Selection) {
         span.record("hermes.expected.cached_tokens", i64::from(*cached_tokens));
         span.record(
             "hermes.expected.source",
-            source.map_or("none", Source::name),
+            source.map_or("none", CacheSource::name),
         );
     }
     span.record("hermes.waited", waited.as_secs_f64());

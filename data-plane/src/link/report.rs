@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use hermes_core::{responses::ResponseKey, snapshot::EndpointId};
+use hermes_core::{snapshot::EndpointId, stored_responses::ResponseKey};
 use hermes_proto::v1::{self, report::Event};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;

@@ -1,6 +1,6 @@
 //! Who sends a request: its session, its tenant and its priority. Only hashes of a client's values are kept.
 
-use hermes_core::policy::{Affinity, SessionKey, TenantKey};
+use hermes_core::policy::{SessionAffinity, SessionKey, TenantKey};
 use http::{HeaderMap, HeaderValue, header};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -25,7 +25,7 @@ impl ClientIdentity {
     }
 
     /// A hash of the first session key that the request has.
-    pub(crate) fn session(&self, affinity: &Affinity, headers: &HeaderMap) -> Option<u64> {
+    pub(crate) fn session(&self, affinity: &SessionAffinity, headers: &HeaderMap) -> Option<u64> {
         affinity.keys.iter().find_map(|key| {
             let value = match key {
                 SessionKey::Header(name) => headers.get(&**name),
@@ -60,7 +60,7 @@ mod tests {
     fn session_keys_are_tried_in_order_and_only_hashes_are_kept() {
         let fields = BodyFields::parse(br#"{"user":"alice","messages":[]}"#).expect("valid");
         let client = ClientIdentity::of(&fields, None);
-        let session = |headers: &HeaderMap| client.session(&Affinity::default(), headers);
+        let session = |headers: &HeaderMap| client.session(&SessionAffinity::default(), headers);
         assert_eq!(session(&HeaderMap::new()), Some(xxh3_64(b"alice")));
         let headers = HeaderMap::from_iter([(
             http::HeaderName::from_static("x-session-id"),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hermes_core::{
-    policy::{Policy, Strategy},
+    policy::{PoolPolicy, Strategy},
     query::Query,
-    responses::ResponseKey,
+    stored_responses::ResponseKey,
 };
 use http::{HeaderMap, Method, uri::PathAndQuery};
 
@@ -53,7 +53,7 @@ impl InferenceRequest {
     }
 
     /// What a selection under `policy` reads. `hashed` forces the prompt's hashes.
-    pub(crate) fn query(&self, policy: &Policy, hashed: bool) -> Query {
+    pub(crate) fn query(&self, policy: &PoolPolicy, hashed: bool) -> Query {
         let model = self.model.as_deref();
         let session = match &policy.strategy {
             Strategy::SessionAffinity(affinity) => self.client.session(affinity, &self.headers),
@@ -187,7 +187,7 @@ mod tests {
                 call.headers.is_empty(),
                 "the header is for the router alone"
             );
-            call.query(&Policy::default(), false).priority
+            call.query(&PoolPolicy::default(), false).priority
         };
         assert_eq!(
             (priority(None), priority(Some("5")), priority(Some("soon"))),
@@ -209,9 +209,9 @@ mod tests {
     #[test]
     fn a_strategy_without_prefix_hashes_gets_them_only_on_demand() {
         let request = call(&format!(r#"{{"prompt":"{}"}}"#, "x".repeat(600)));
-        let policy = Policy {
+        let policy = PoolPolicy {
             strategy: Strategy::Random,
-            ..Policy::default()
+            ..PoolPolicy::default()
         };
         let blocks = |hashed| request.query(&policy, hashed).blocks.len();
         assert_eq!((blocks(false), blocks(true)), (0, 2));

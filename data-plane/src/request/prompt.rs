@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hermes_core::prefix::Chain;
+use hermes_core::prefix::HashChain;
 use serde_json::value::RawValue;
 
 use crate::request::fields::BodyFields;
@@ -91,7 +91,7 @@ impl Prompt {
 
     /// The prompt's chained block hashes; [`hermes_core::prefix`] defines the canonical form.
     pub(crate) fn blocks(&self, model: &str, block_bytes: u32) -> Arc<[u64]> {
-        let mut chain = Chain::new(
+        let mut chain = HashChain::new(
             &[CHAIN_FORMAT, model.as_bytes(), &self.salt],
             block_bytes as usize,
         );

@@ -80,7 +80,7 @@ fn send_history(target: &ReplayTarget<'_>, pool: &RoutingPool) {
 #[cfg(test)]
 mod tests {
     use hermes_core::{
-        policy::{Policy, Strategy},
+        policy::{PoolPolicy, Strategy},
         query::Query,
         snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
     };
@@ -91,9 +91,9 @@ mod tests {
 
     /// A pool of one endpoint that got one prompt.
     fn view(strategy: Strategy) -> RoutingView {
-        let policy = Policy {
+        let policy = PoolPolicy {
             strategy,
-            ..Policy::default()
+            ..PoolPolicy::default()
         };
         let spec = Arc::new(PoolSpec {
             name: "chat".into(),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn kv_aware() -> Strategy {
-        Policy::default().strategy
+        PoolPolicy::default().strategy
     }
 
     #[test]

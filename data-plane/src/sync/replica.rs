@@ -3,8 +3,8 @@
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use hermes_core::{
-    delta::Delta,
-    dice::Dice,
+    delta::SnapshotDelta,
+    rng::SeededRng,
     snapshot::{EndpointId, Epoch, Snapshot, Version},
 };
 use hermes_proto::v1::{self, from_control_plane::Message as Down, from_data_plane::Message as Up};
@@ -79,7 +79,7 @@ impl ReplicaFollower {
             from: self.address.socket,
             events: self.events.clone(),
         };
-        let mut rng = Dice::new(self.identity.proxy ^ u64::from(self.address.socket.port()));
+        let mut rng = SeededRng::new(self.identity.proxy ^ u64::from(self.address.socket.port()));
         let mut wait = BACKOFF.0;
         let mut last_reason = String::new();
         loop {
@@ -278,7 +278,7 @@ fn from_delta(
         version,
         reason,
     };
-    let delta = Delta::try_from(wire).map_err(|invalid| unusable(invalid.to_string()))?;
+    let delta = SnapshotDelta::try_from(wire).map_err(|invalid| unusable(invalid.to_string()))?;
     let snapshot = delta
         .apply(&synced.snapshot)
         .map_err(|wrong| unusable(wrong.to_string()))?;

@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hermes_core::{
-    memory::{Decision, Limits, Memory},
-    query::{Hit, Query},
+    history::{HistoryLimits, RoutedPrompt, RoutingHistory},
+    query::{CacheHit, Query},
     snapshot::EndpointId,
 };
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use crate::{clock::uptime, telemetry::usage::TokenUsage};
 /// Recent prompts of one pool by endpoint.
 pub(crate) struct PoolHistory {
     /// Locked to insert or look up one prompt, and to copy the history for a replay.
-    entries: Mutex<Memory>,
+    entries: Mutex<RoutingHistory>,
     block_bytes: u32,
     /// Some answer reported cached tokens.
     reports_cached_tokens: AtomicBool,
@@ -25,7 +25,7 @@ pub(crate) struct PoolHistory {
 impl PoolHistory {
     /// An empty history. Prompts are hashed over blocks of `block_bytes`.
     pub(crate) fn new(block_bytes: u32) -> Self {
-        let entries = Mutex::new(Memory::new(block_bytes, Limits::default()));
+        let entries = Mutex::new(RoutingHistory::new(block_bytes, HistoryLimits::default()));
         Self {
             entries,
             block_bytes,
@@ -41,17 +41,17 @@ impl PoolHistory {
     pub(crate) fn remember(&self, endpoint: EndpointId, query: &Query) {
         self.entries
             .lock()
-            .remember(endpoint, &query.blocks, query.prompt_tokens, uptime());
+            .record(endpoint, &query.blocks, query.prompt_tokens, uptime());
     }
 
     /// Endpoints to which this proxy sent a prompt with the same beginning.
-    pub(crate) fn hits(&self, query: &Query) -> Vec<Hit> {
+    pub(crate) fn hits(&self, query: &Query) -> Vec<CacheHit> {
         self.entries.lock().hits(query)
     }
 
     /// All entries, newest first.
-    pub(crate) fn decisions(&self) -> Vec<Decision> {
-        self.entries.lock().newest(uptime()).collect()
+    pub(crate) fn decisions(&self) -> Vec<RoutedPrompt> {
+        self.entries.lock().newest_first(uptime()).collect()
     }
 
     /// Cached tokens of this answer. Engines that report them may omit them when there are none; for engines that never

@@ -99,7 +99,7 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         "\n  timeouts: connect {:?}, request {:?}, first byte {:?}, idle {:?}",
         timeouts.connect, timeouts.request, timeouts.first_byte, timeouts.idle
     )?;
-    write!(f, "\n  attempts: {}", retry.attempts)
+    write!(f, "\n  attempts: {}", retry.max_attempts)
 }
 
 fn write_tokenizer(f: &mut fmt::Formatter<'_>, tokenizer: &TokenizerSettings) -> fmt::Result {

@@ -23,7 +23,7 @@ use hermes_control_plane::cache_sources::tokenizer::{
     describe,
 };
 use hermes_core::{
-    policy::Policy,
+    policy::PoolPolicy,
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
 };
 use prometheus_client::registry::Registry;
@@ -111,7 +111,7 @@ fn pool(engine: Option<&str>) -> Pool {
     let spec = PoolSpec {
         name: "example".into(),
         models: Vec::new(),
-        policy: Policy::default(),
+        policy: PoolPolicy::default(),
     };
     let endpoint = |url: &str| {
         let (id, url) = (EndpointId(1), url.trim_end_matches('/').into());

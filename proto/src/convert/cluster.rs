@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use hermes_core::{
-    policy::Settings,
+    policy::ProxySettings,
     snapshot::{
-        Endpoint, EndpointId, Epoch, Holders, Model, Pool, PoolSpec, Role, Snapshot, Version,
+        Endpoint, EndpointId, Epoch, Model, ModelHolders, Pool, PoolSpec, Role, Snapshot, Version,
     },
 };
 
@@ -48,7 +48,7 @@ impl TryFrom<v1::Snapshot> for Snapshot {
             .map(Arc::new)
             .collect();
         sorted(&pools, "pools", |pool| Arc::clone(&pool.spec.name))?;
-        let settings = Settings::try_from(required(settings, "settings")?)
+        let settings = ProxySettings::try_from(required(settings, "settings")?)
             .map_err(|e| e.inside("settings"))?;
         Ok(Self {
             epoch: Epoch(epoch),
@@ -205,8 +205,8 @@ impl From<&Model> for v1::Model {
             holders,
         } = model;
         let holders = match holders {
-            Holders::All => None,
-            Holders::Some(ids) => Some(v1::Holders {
+            ModelHolders::All => None,
+            ModelHolders::Some(ids) => Some(v1::Holders {
                 endpoints: ids.iter().map(|id| id.0).collect(),
             }),
         };
@@ -233,10 +233,10 @@ impl TryFrom<v1::Model> for Model {
             return Err(Invalid::new("name", "is empty; a model needs a name"));
         }
         let holders = match holders {
-            None => Holders::All,
+            None => ModelHolders::All,
             Some(v1::Holders { endpoints }) => {
                 sorted(&endpoints, "holders.endpoints", |id| *id)?;
-                Holders::Some(endpoints.into_iter().map(EndpointId).collect())
+                ModelHolders::Some(endpoints.into_iter().map(EndpointId).collect())
             }
         };
         Ok(Self {

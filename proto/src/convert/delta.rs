@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hermes_core::{
-    delta::{Delta, PoolDelta},
-    policy::Settings,
+    delta::{PoolDelta, SnapshotDelta},
+    policy::ProxySettings,
     snapshot::{Endpoint, EndpointId, Epoch, PoolSpec, Version},
 };
 
@@ -13,9 +13,9 @@ use crate::v1;
 
 // === Delta ===
 
-impl From<&Delta> for v1::Delta {
-    fn from(delta: &Delta) -> Self {
-        let Delta {
+impl From<&SnapshotDelta> for v1::Delta {
+    fn from(delta: &SnapshotDelta) -> Self {
+        let SnapshotDelta {
             epoch,
             from,
             to,
@@ -34,7 +34,7 @@ impl From<&Delta> for v1::Delta {
     }
 }
 
-impl TryFrom<v1::Delta> for Delta {
+impl TryFrom<v1::Delta> for SnapshotDelta {
     type Error = Invalid;
 
     fn try_from(wire: v1::Delta) -> Result<Self, Invalid> {
@@ -47,7 +47,7 @@ impl TryFrom<v1::Delta> for Delta {
             settings,
         } = wire;
         let settings = settings
-            .map(Settings::try_from)
+            .map(ProxySettings::try_from)
             .transpose()
             .map_err(|e| e.inside("settings"))?;
         Ok(Self {

@@ -1,6 +1,6 @@
 //! Load rows.
 
-use hermes_core::load::{Health, Load, Sample};
+use hermes_core::load::{EngineSample, Health, Load};
 
 use super::Invalid;
 use crate::v1::{self, health::State};
@@ -43,7 +43,7 @@ impl TryFrom<&v1::EndpointLoad> for Load {
         Ok(Self {
             in_flight: wire.in_flight.saturating_sub(wire.own_in_flight),
             pending_tokens: wire.pending_tokens.saturating_sub(wire.own_pending_tokens),
-            sample: wire.sample.map(Sample::try_from).transpose()?,
+            sample: wire.sample.map(EngineSample::try_from).transpose()?,
             health: wire.health.map_or(Ok(Health::Up), Health::try_from)?,
         })
     }
@@ -51,9 +51,9 @@ impl TryFrom<&v1::EndpointLoad> for Load {
 
 // === Sample ===
 
-impl From<Sample> for v1::Sample {
-    fn from(sample: Sample) -> Self {
-        let Sample {
+impl From<EngineSample> for v1::Sample {
+    fn from(sample: EngineSample) -> Self {
+        let EngineSample {
             waiting,
             running,
             kv_usage,
@@ -66,7 +66,7 @@ impl From<Sample> for v1::Sample {
     }
 }
 
-impl TryFrom<v1::Sample> for Sample {
+impl TryFrom<v1::Sample> for EngineSample {
     type Error = Invalid;
 
     fn try_from(wire: v1::Sample) -> Result<Self, Invalid> {

@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::policy::{
-    Affinity, BreakerPolicy, KvAware, Policy, PrefixCache, Queue, Retry, Scale, SessionKey,
-    Settings, Strategy, TenantKey, Timeouts, Weights,
+    ClassicWeights, CountScale, EjectionPolicy, KvAware, PoolPolicy, PrefixCacheRules,
+    ProxySettings, QueueLimits, RetryPolicy, SessionAffinity, SessionKey, Strategy, TenantKey,
+    Timeouts,
 };
 
 use super::{Invalid, each, required};
@@ -27,13 +28,13 @@ fn weight(value: f32, field: &str) -> Result<f32, Invalid> {
 
 // === Policy ===
 
-impl From<&Policy> for v1::Policy {
-    fn from(policy: &Policy) -> Self {
-        let Policy {
+impl From<&PoolPolicy> for v1::Policy {
+    fn from(policy: &PoolPolicy) -> Self {
+        let PoolPolicy {
             strategy,
             timeouts,
             retry,
-            breaker,
+            ejection: breaker,
             block_bytes,
             score_deadline,
             lookup_text,
@@ -42,7 +43,7 @@ impl From<&Policy> for v1::Policy {
         Self {
             timeouts: Some(timeouts.into()),
             retry: Some(v1::Retry {
-                attempts: retry.attempts,
+                attempts: retry.max_attempts,
                 budget: retry.budget,
             }),
             breaker: Some(breaker.into()),
@@ -55,7 +56,7 @@ impl From<&Policy> for v1::Policy {
     }
 }
 
-impl TryFrom<v1::Policy> for Policy {
+impl TryFrom<v1::Policy> for PoolPolicy {
     type Error = Invalid;
 
     fn try_from(wire: v1::Policy) -> Result<Self, Invalid> {
@@ -82,11 +83,11 @@ impl TryFrom<v1::Policy> for Policy {
         Ok(Self {
             strategy: required(strategy, "strategy")?.try_into()?,
             timeouts: required(timeouts, "timeouts")?.into(),
-            retry: Retry {
-                attempts,
+            retry: RetryPolicy {
+                max_attempts: attempts,
                 budget: weight(budget, "retry.budget")?,
             },
-            breaker: required(breaker, "breaker")?.into(),
+            ejection: required(breaker, "breaker")?.into(),
             block_bytes,
             score_deadline: Duration::from_millis(u64::from(score_deadline_ms)),
             lookup_text,
@@ -104,13 +105,13 @@ impl From<&Strategy> for WireStrategy {
             Strategy::Random => Self::Random(v1::Random {}),
             Strategy::LeastRequest => Self::LeastRequest(v1::LeastRequest {}),
             Strategy::PowerOfTwo => Self::PowerOfTwo(v1::PowerOfTwo {}),
-            Strategy::SessionAffinity(Affinity { keys, load_factor }) => {
+            Strategy::SessionAffinity(SessionAffinity { keys, load_factor }) => {
                 Self::SessionAffinity(v1::SessionAffinity {
                     keys: keys.iter().map(v1::SessionKey::from).collect(),
                     load_factor: *load_factor,
                 })
             }
-            Strategy::PrefixCache(PrefixCache {
+            Strategy::PrefixCache(PrefixCacheRules {
                 threshold,
                 load_factor,
             }) => Self::PrefixCache(v1::PrefixCache {
@@ -140,7 +141,7 @@ impl TryFrom<WireStrategy> for Strategy {
     }
 }
 
-impl TryFrom<v1::SessionAffinity> for Affinity {
+impl TryFrom<v1::SessionAffinity> for SessionAffinity {
     type Error = Invalid;
 
     fn try_from(wire: v1::SessionAffinity) -> Result<Self, Invalid> {
@@ -181,7 +182,7 @@ impl TryFrom<v1::SessionKey> for SessionKey {
     }
 }
 
-impl TryFrom<v1::PrefixCache> for PrefixCache {
+impl TryFrom<v1::PrefixCache> for PrefixCacheRules {
     type Error = Invalid;
 
     fn try_from(wire: v1::PrefixCache) -> Result<Self, Invalid> {
@@ -209,14 +210,14 @@ impl From<&KvAware> for v1::KvAware {
             window,
             gamma,
             gamma_waiting,
-            usual_rate,
-            usual_cache,
+            default_prefill_rate: usual_rate,
+            default_cache_tokens: usual_cache,
             queue,
         } = *rules;
-        let Queue {
-            requests,
-            bytes,
-            wait,
+        let QueueLimits {
+            max_requests: requests,
+            max_bytes: bytes,
+            max_wait: wait,
         } = queue;
         Self {
             late,
@@ -263,20 +264,20 @@ impl TryFrom<v1::KvAware> for KvAware {
             window: Duration::from_millis(window_ms),
             gamma: weight(gamma, "kv_aware.gamma")?,
             gamma_waiting: weight(gamma_waiting, "kv_aware.gamma_waiting")?,
-            usual_rate,
-            usual_cache,
-            queue: Queue {
-                requests,
-                bytes,
-                wait: Duration::from_millis(wait_ms),
+            default_prefill_rate: usual_rate,
+            default_cache_tokens: usual_cache,
+            queue: QueueLimits {
+                max_requests: requests,
+                max_bytes: bytes,
+                max_wait: Duration::from_millis(wait_ms),
             },
         })
     }
 }
 
-impl From<&Weights> for v1::HermesClassic {
-    fn from(weights: &Weights) -> Self {
-        let Weights {
+impl From<&ClassicWeights> for v1::HermesClassic {
+    fn from(weights: &ClassicWeights) -> Self {
+        let ClassicWeights {
             miss,
             usage,
             waiting,
@@ -284,8 +285,8 @@ impl From<&Weights> for v1::HermesClassic {
             scale,
         } = *weights;
         let scale = match scale {
-            Scale::Max => v1::Scale::Max,
-            Scale::Raw => v1::Scale::Raw,
+            CountScale::Max => v1::Scale::Max,
+            CountScale::Raw => v1::Scale::Raw,
         };
         Self {
             miss,
@@ -297,7 +298,7 @@ impl From<&Weights> for v1::HermesClassic {
     }
 }
 
-impl TryFrom<v1::HermesClassic> for Weights {
+impl TryFrom<v1::HermesClassic> for ClassicWeights {
     type Error = Invalid;
 
     fn try_from(wire: v1::HermesClassic) -> Result<Self, Invalid> {
@@ -309,8 +310,8 @@ impl TryFrom<v1::HermesClassic> for Weights {
             scale,
         } = wire;
         let scale = match v1::Scale::try_from(scale) {
-            Ok(v1::Scale::Max) => Scale::Max,
-            Ok(v1::Scale::Raw) => Scale::Raw,
+            Ok(v1::Scale::Max) => CountScale::Max,
+            Ok(v1::Scale::Raw) => CountScale::Raw,
             Err(_) => {
                 return Err(Invalid::new(
                     "hermes_classic.scale",
@@ -390,13 +391,13 @@ impl From<v1::Timeouts> for Timeouts {
 
 // === BreakerPolicy ===
 
-impl From<&BreakerPolicy> for v1::Breaker {
-    fn from(policy: &BreakerPolicy) -> Self {
-        let BreakerPolicy {
-            failures,
-            base,
-            longest,
-            warm_up,
+impl From<&EjectionPolicy> for v1::Breaker {
+    fn from(policy: &EjectionPolicy) -> Self {
+        let EjectionPolicy {
+            consecutive_failures: failures,
+            base_time: base,
+            max_time: longest,
+            slow_start: warm_up,
         } = *policy;
         Self {
             failures,
@@ -407,7 +408,7 @@ impl From<&BreakerPolicy> for v1::Breaker {
     }
 }
 
-impl From<v1::Breaker> for BreakerPolicy {
+impl From<v1::Breaker> for EjectionPolicy {
     fn from(wire: v1::Breaker) -> Self {
         let v1::Breaker {
             failures,
@@ -416,19 +417,19 @@ impl From<v1::Breaker> for BreakerPolicy {
             warm_up_ms,
         } = wire;
         Self {
-            failures,
-            base: Duration::from_millis(base_ms),
-            longest: Duration::from_millis(longest_ms),
-            warm_up: Duration::from_millis(warm_up_ms),
+            consecutive_failures: failures,
+            base_time: Duration::from_millis(base_ms),
+            max_time: Duration::from_millis(longest_ms),
+            slow_start: Duration::from_millis(warm_up_ms),
         }
     }
 }
 
 // === Settings ===
 
-impl From<&Settings> for v1::Settings {
-    fn from(settings: &Settings) -> Self {
-        let Settings {
+impl From<&ProxySettings> for v1::Settings {
+    fn from(settings: &ProxySettings) -> Self {
+        let ProxySettings {
             max_body_bytes,
             max_concurrent,
             client_timeout,
@@ -445,7 +446,7 @@ impl From<&Settings> for v1::Settings {
     }
 }
 
-impl TryFrom<v1::Settings> for Settings {
+impl TryFrom<v1::Settings> for ProxySettings {
     type Error = Invalid;
 
     fn try_from(wire: v1::Settings) -> Result<Self, Invalid> {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use hermes_core::{
     prefix::MAX_BLOCKS,
-    query::{MAX_RANKED, Query, Source},
-    responses::ResponseKey,
+    query::{CacheSource, MAX_RANKED, Query},
     snapshot::EndpointId,
+    stored_responses::ResponseKey,
 };
 use smallvec::SmallVec;
 
@@ -72,7 +72,7 @@ pub struct Chosen {
     /// The endpoint that came closest to being chosen instead.
     pub runner_up: Option<EndpointId>,
     /// Who says that the first endpoint has the tokens cached.
-    pub source: Option<Source>,
+    pub source: Option<CacheSource>,
     /// The prompt's length in the tokens in which the cached ones are counted, if the replica knows it better.
     pub prompt_tokens: Option<u32>,
 }
@@ -137,13 +137,13 @@ impl TryFrom<v1::ScoreRequest> for Ask {
         let query = Query {
             prompt_bytes,
             prompt_tokens,
-            counted: false,
+            exact_tokens: false,
             blocks: blocks.into(),
             block_bytes,
             session,
             priority,
             tenant,
-            unary,
+            non_streaming: unary,
             exclude: exclude.into_iter().map(EndpointId).collect(),
         };
         let model = (!model.is_empty()).then_some(model);
@@ -242,24 +242,24 @@ impl From<v1::Candidate> for Candidate {
     }
 }
 
-impl From<Option<Source>> for v1::Source {
-    fn from(source: Option<Source>) -> Self {
+impl From<Option<CacheSource>> for v1::Source {
+    fn from(source: Option<CacheSource>) -> Self {
         match source {
             None => Self::None,
-            Some(Source::Learned) => Self::Learned,
-            Some(Source::Manager) => Self::Manager,
-            Some(Source::Events) => Self::Events,
+            Some(CacheSource::Learned) => Self::Learned,
+            Some(CacheSource::KvManager) => Self::Manager,
+            Some(CacheSource::KvEvents) => Self::Events,
         }
     }
 }
 
-impl From<v1::Source> for Option<Source> {
+impl From<v1::Source> for Option<CacheSource> {
     fn from(wire: v1::Source) -> Self {
         match wire {
             v1::Source::None => None,
-            v1::Source::Learned => Some(Source::Learned),
-            v1::Source::Manager => Some(Source::Manager),
-            v1::Source::Events => Some(Source::Events),
+            v1::Source::Learned => Some(CacheSource::Learned),
+            v1::Source::Manager => Some(CacheSource::KvManager),
+            v1::Source::Events => Some(CacheSource::KvEvents),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::{memory::Decision, prefix::MAX_BLOCKS, snapshot::EndpointId};
+use hermes_core::{history::RoutedPrompt, prefix::MAX_BLOCKS, snapshot::EndpointId};
 
 use super::{Invalid, required};
 use crate::v1;
@@ -31,7 +31,7 @@ pub struct Taught {
     /// Bytes of one block of their hashes.
     pub block_bytes: u32,
     /// In any order.
-    pub decisions: Vec<Decision>,
+    pub decisions: Vec<RoutedPrompt>,
 }
 
 // === Out of core ===
@@ -41,7 +41,7 @@ pub struct Taught {
 pub fn taught_to_wire(
     pool: &str,
     block_bytes: u32,
-    decisions: impl IntoIterator<Item = Decision>,
+    decisions: impl IntoIterator<Item = RoutedPrompt>,
 ) -> Vec<v1::Taught> {
     let mut messages = Vec::new();
     let mut decisions = decisions
@@ -50,7 +50,7 @@ pub fn taught_to_wire(
         .peekable();
     while messages.len() < MESSAGES && decisions.peek().is_some() {
         let mut hashes = 0;
-        let mut fits = |decision: &Decision| {
+        let mut fits = |decision: &RoutedPrompt| {
             hashes += decision.blocks.len();
             hashes <= HASHES_A_MESSAGE
         };
@@ -70,17 +70,17 @@ pub fn taught_to_wire(
 }
 
 /// Each decision without the hashes that it shares with the one before.
-fn pack(mut batch: Vec<Decision>) -> Vec<v1::Decision> {
+fn pack(mut batch: Vec<RoutedPrompt>) -> Vec<v1::Decision> {
     // Chains that are equal at some depth are equal before it: comparing some depths puts those that share much side by
     // side, at a fraction of the cost of comparing chains to the block.
-    let key = |decision: &Decision| {
+    let key = |decision: &RoutedPrompt| {
         let blocks = &decision.blocks;
         (DEPTHS.map(|depth| blocks.get(depth).copied()), blocks.len())
     };
     batch.sort_unstable_by_key(key);
     let mut before: Arc<[u64]> = Arc::default();
-    let pack = |decision: Decision| {
-        let Decision {
+    let pack = |decision: RoutedPrompt| {
+        let RoutedPrompt {
             endpoint,
             prompt_tokens,
             blocks,
@@ -143,7 +143,7 @@ impl TryFrom<v1::Taught> for Taught {
     }
 }
 
-fn unpack(packed: v1::Decision, before: &Arc<[u64]>) -> Result<Decision, Invalid> {
+fn unpack(packed: v1::Decision, before: &Arc<[u64]>) -> Result<RoutedPrompt, Invalid> {
     let v1::Decision {
         endpoint,
         prompt_tokens,
@@ -171,7 +171,7 @@ fn unpack(packed: v1::Decision, before: &Arc<[u64]>) -> Result<Decision, Invalid
         beginning.iter().chain(&rest).copied().collect()
     };
     let age = Duration::from_millis(u64::from(age_ms));
-    Ok(Decision {
+    Ok(RoutedPrompt {
         endpoint: EndpointId(endpoint),
         prompt_tokens,
         blocks,
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     /// Chains that share prefixes, as conversations do.
-    fn decisions() -> impl Strategy<Value = Vec<Decision>> {
+    fn decisions() -> impl Strategy<Value = Vec<RoutedPrompt>> {
         let chain = (0..4_u64, vec(0..3_u64, 1..20)).prop_map(|(root, steps)| {
             let next = |hash: &mut u64, step: u64| {
                 *hash = hash.wrapping_mul(31) + step + 1;
@@ -196,7 +196,7 @@ mod tests {
             steps.into_iter().scan(root, next).collect()
         });
         let decision = (0..5_u64, any::<u32>(), chain, 0..1_000_u64).prop_map(
-            |(endpoint, tokens, blocks, age)| Decision {
+            |(endpoint, tokens, blocks, age)| RoutedPrompt {
                 endpoint: EndpointId(endpoint),
                 prompt_tokens: tokens,
                 blocks,
@@ -206,9 +206,9 @@ mod tests {
         vec(decision, 0..50)
     }
 
-    fn decision(blocks: impl IntoIterator<Item = u64>) -> Decision {
+    fn decision(blocks: impl IntoIterator<Item = u64>) -> RoutedPrompt {
         let blocks = blocks.into_iter().collect();
-        Decision {
+        RoutedPrompt {
             endpoint: EndpointId(1),
             prompt_tokens: 9,
             blocks,
@@ -216,14 +216,14 @@ mod tests {
         }
     }
 
-    fn heard(messages: Vec<v1::Taught>) -> Vec<Decision> {
+    fn heard(messages: Vec<v1::Taught>) -> Vec<RoutedPrompt> {
         messages
             .into_iter()
             .flat_map(|message| Taught::try_from(message).expect("valid").decisions)
             .collect()
     }
 
-    fn in_order(mut decisions: Vec<Decision>) -> Vec<Decision> {
+    fn in_order(mut decisions: Vec<RoutedPrompt>) -> Vec<RoutedPrompt> {
         decisions.sort_by_key(|d| (d.blocks.clone(), d.endpoint, d.prompt_tokens, d.age));
         decisions
     }
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_newest_go_first_and_the_oldest_are_left_out() {
-        let many = (0..20_000).map(|age| Decision {
+        let many = (0..20_000).map(|age| RoutedPrompt {
             age: Duration::from_millis(age),
             ..decision((0..100).map(|block| age * 1_000 + block))
         });

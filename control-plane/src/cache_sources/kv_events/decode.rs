@@ -19,7 +19,9 @@
 
 mod fields;
 
-use hermes_core::residency::{self, Adapter, Attention, Event, Extras, Removed, Stored};
+use hermes_core::block_index::{
+    self, Adapter, Attention, BlockEvent, ExtraKeys, RemovedBlocks, StoredBlocks,
+};
 
 use self::fields::{Field, Fields, Kind};
 pub use super::msgpack::Malformed;
@@ -29,7 +31,7 @@ use super::msgpack::{Plain, Reader};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// In order.
-    pub events: Vec<Event>,
+    pub events: Vec<BlockEvent>,
     /// Events of types that are not known.
     pub unknown: u32,
     /// Stored blocks that could not be understood: they are missing.
@@ -57,25 +59,25 @@ pub fn batch(payload: &[u8]) -> Result<Batch, Malformed> {
     for _ in 0..events {
         match Kind::read(&mut reader)? {
             Kind::Stored(fields) => match stored(&fields) {
-                Ok(stored) => batch.events.push(Event::Stored(stored)),
+                Ok(stored) => batch.events.push(BlockEvent::Stored(stored)),
                 Err(Malformed) => batch.unread_stored += 1,
             },
             Kind::Removed(fields) => match removed(&fields) {
-                Ok(removed) => batch.events.push(Event::Removed(removed)),
+                Ok(removed) => batch.events.push(BlockEvent::Removed(removed)),
                 Err(Malformed) => batch.unread_removed += 1,
             },
-            Kind::Cleared => batch.events.push(Event::Cleared),
+            Kind::Cleared => batch.events.push(BlockEvent::Cleared),
             Kind::Unknown => batch.unknown += 1,
         }
     }
     Ok(batch)
 }
 
-fn stored(fields: &Fields<'_>) -> Result<Stored, Malformed> {
+fn stored(fields: &Fields<'_>) -> Result<StoredBlocks, Malformed> {
     let names = fields.names()?;
     let group = fields.group()?;
     let attention = match fields.text(Field::SpecKind)? {
-        None => Attention::Unsaid,
+        None => Attention::Unspecified,
         Some("full_attention" | "mla_attention" | "sink_full_attention") => Attention::Full,
         Some(_) => Attention::Partial,
     };
@@ -91,20 +93,20 @@ fn stored(fields: &Fields<'_>) -> Result<Stored, Malformed> {
         (None, None) => Adapter::None,
     };
     let contents = contents(fields, names.len(), block_tokens, adapter, parent.is_none())?;
-    let stored = Stored {
+    let stored = StoredBlocks {
         names,
         contents,
         parent,
         tier: fields.tier()?,
         group,
         attention,
-        ..Stored::default()
+        ..StoredBlocks::default()
     };
     Ok(stored.rooted(block_tokens as u32, adapter))
 }
 
-fn removed(fields: &Fields<'_>) -> Result<Removed, Malformed> {
-    Ok(Removed {
+fn removed(fields: &Fields<'_>) -> Result<RemovedBlocks, Malformed> {
+    Ok(RemovedBlocks {
         names: fields.names()?,
         tier: fields.tier()?,
         group: fields.group()?,
@@ -137,7 +139,7 @@ fn contents(
             let token = reader.int()?.and_then(|token| u32::try_from(token).ok());
             tokens.push(token.ok_or(Malformed)?);
         }
-        contents.push(residency::content(&tokens));
+        contents.push(block_index::content(&tokens));
     }
     apply_extra_keys(fields, &mut contents, adapter, is_first)?;
     Ok(contents)
@@ -161,7 +163,7 @@ fn apply_extra_keys(
             None
         };
         if let (Some(salt), Some(first)) = (salt, contents.first_mut()) {
-            *first = Extras::salt(salt).apply(*first);
+            *first = ExtraKeys::salt(salt).apply(*first);
         }
         return Ok(());
     };
@@ -175,8 +177,8 @@ fn apply_extra_keys(
 }
 
 /// The extra keys of one block: nil, or a list in which the adapter's name comes first if there is one.
-fn extras(reader: &mut Reader<'_>, adapter: Adapter<'_>) -> Result<Extras, Malformed> {
-    let mut extras = Extras::default();
+fn extras(reader: &mut Reader<'_>, adapter: Adapter<'_>) -> Result<ExtraKeys, Malformed> {
+    let mut extras = ExtraKeys::default();
     let Some(keys) = reader.array()? else {
         return Ok(extras);
     };

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::select_all;
-use hermes_core::{dice::Dice, snapshot::EndpointId};
+use hermes_core::{rng::SeededRng, snapshot::EndpointId};
 use parking_lot::Mutex;
 use tokio::time;
 
@@ -37,10 +37,10 @@ pub(super) type Ranks = Arc<Mutex<Vec<Arc<Status>>>>;
 impl Follower {
     /// Follows all ranks for ever.
     pub(super) async fn run(self) {
-        let mut dice = Dice::new(self.endpoint.0);
+        let mut dice = SeededRng::new(self.endpoint.0);
         loop {
             let ranks = self.count(&mut dice).await;
-            let streams = (0..ranks).map(|rank| self.stream(rank, dice.roll()));
+            let streams = (0..ranks).map(|rank| self.stream(rank, dice.next_u64()));
             let streams: Vec<Stream> = streams.collect();
             let following = streams
                 .into_iter()
@@ -52,7 +52,7 @@ impl Follower {
     }
 
     /// How many ranks there are, as soon as anybody can tell.
-    async fn count(&self, dice: &mut Dice) -> u32 {
+    async fn count(&self, dice: &mut SeededRng) -> u32 {
         let (mut pause, longest) = BACKOFF;
         loop {
             if let Some(ranks) = self.whereabouts.ranks().await {

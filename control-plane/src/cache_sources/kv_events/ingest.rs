@@ -12,7 +12,7 @@ use std::sync::{
 };
 
 use hermes_core::{
-    residency::{Change, Event, Rank, Residency, Standing, Tally, Tier},
+    block_index::{BlockChange, BlockCounts, BlockEvent, BlockIndex, RankBlocks, SyncState, Tier},
     snapshot::EndpointId,
 };
 use parking_lot::{Mutex, RwLock};
@@ -32,7 +32,7 @@ const TURN: usize = 4_096;
 /// The index of a pool, and who cleans it up.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    pub(super) residency: RwLock<Residency>,
+    pub(super) residency: RwLock<BlockIndex>,
     leftovers: Notify,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Status {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Now {
     pub(super) publisher: Arc<str>,
-    pub(super) standing: Standing,
+    pub(super) standing: SyncState,
     /// Why the last stream ended.
     pub(super) failure: Option<String>,
 }
@@ -60,9 +60,9 @@ pub(super) struct Now {
 #[derive(Debug)]
 pub(super) struct Ingest {
     shared: Arc<Shared>,
-    rank: Rank,
-    changes: Vec<Change>,
-    standing: Standing,
+    rank: RankBlocks,
+    changes: Vec<BlockChange>,
+    standing: SyncState,
     /// The stream works.
     lit: bool,
     /// All that the engine told since it started, or since its cache was cleared, is known.
@@ -101,7 +101,7 @@ impl Ingest {
             shared,
             rank,
             changes: Vec::new(),
-            standing: Standing::Dark,
+            standing: SyncState::Unsynced,
             lit: false,
             whole: false,
             distrusted: false,
@@ -191,14 +191,14 @@ impl Ingest {
     }
 
     /// Takes in one event, and answers how many blocks it told of.
-    fn take_event(&mut self, event: &Event) -> usize {
+    fn take_event(&mut self, event: &BlockEvent) -> usize {
         match event {
-            Event::Cleared => {
+            BlockEvent::Cleared => {
                 self.clear(Cleared::Told, true);
                 1
             }
             _ if self.distrusted => 1,
-            Event::Stored(stored) => {
+            BlockEvent::Stored(stored) => {
                 match self.rank.store(stored, &mut self.changes) {
                     Ok(tally) => self.count(tally, Fate::Stored, stored.tier),
                     Err(overfull) => {
@@ -209,7 +209,7 @@ impl Ingest {
                 self.flush_when_full();
                 stored.names.len()
             }
-            Event::Removed(removed) => {
+            BlockEvent::Removed(removed) => {
                 let tally = self.rank.remove(removed, &mut self.changes);
                 self.count(tally, Fate::Removed, removed.tier);
                 self.flush_when_full();
@@ -218,11 +218,11 @@ impl Ingest {
         }
     }
 
-    fn count(&mut self, tally: Tally, fate: Fate, tier: Tier) {
-        let Tally {
-            taken,
+    fn count(&mut self, tally: BlockCounts, fate: Fate, tier: Tier) {
+        let BlockCounts {
+            applied: taken,
             skipped,
-            orphans,
+            orphaned: orphans,
             unknown,
         } = tally;
         for (fate, blocks) in [
@@ -266,13 +266,16 @@ impl Ingest {
     /// Lets the standing follow what is known.
     fn refresh(&mut self) {
         let standing = match (self.lit && !self.distrusted, self.whole) {
-            (false, _) => Standing::Dark,
-            (true, true) => Standing::Whole,
-            (true, false) => Standing::Partial,
+            (false, _) => SyncState::Unsynced,
+            (true, true) => SyncState::Synced,
+            (true, false) => SyncState::Partial,
         };
         if self.standing != standing {
             self.standing = standing;
-            self.shared.residency.write().stand(&self.rank, standing);
+            self.shared
+                .residency
+                .write()
+                .set_sync_state(&self.rank, standing);
             self.status.now.lock().standing = standing;
         }
     }

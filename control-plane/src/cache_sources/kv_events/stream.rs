@@ -14,7 +14,7 @@ mod catch_up;
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 use tokio::time::{self, Instant, MissedTickBehavior, timeout};
 
 use super::{
@@ -49,7 +49,7 @@ pub(super) struct Stream {
     sequence: Sequence,
     counters: PoolCounters,
     topic: Arc<[u8]>,
-    dice: Dice,
+    dice: SeededRng,
     /// Nothing is wrong that was not told yet.
     quiet: bool,
 }
@@ -69,7 +69,7 @@ impl Stream {
         topic: Arc<[u8]>,
         seed: u64,
     ) -> Self {
-        let (sequence, dice) = (Sequence::default(), Dice::new(seed));
+        let (sequence, dice) = (Sequence::default(), SeededRng::new(seed));
         Self {
             ingest,
             status,

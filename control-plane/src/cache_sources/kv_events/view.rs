@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use hermes_core::{residency::Standing, snapshot::EndpointId};
+use hermes_core::{block_index::SyncState, snapshot::EndpointId};
 use serde::Serialize;
 
 use super::ingest::Status;
@@ -42,7 +42,8 @@ pub struct StreamView {
 }
 
 /// Standings in the order of their names in metrics.
-pub(crate) const STANDINGS: [Standing; 3] = [Standing::Whole, Standing::Partial, Standing::Dark];
+pub(crate) const STANDINGS: [SyncState; 3] =
+    [SyncState::Synced, SyncState::Partial, SyncState::Unsynced];
 
 // === StreamView ===
 
@@ -64,10 +65,10 @@ impl StreamView {
 }
 
 /// Its name in metrics and on pages.
-pub(crate) const fn standing_name(standing: Standing) -> &'static str {
+pub(crate) const fn standing_name(standing: SyncState) -> &'static str {
     match standing {
-        Standing::Whole => "whole",
-        Standing::Partial => "partial",
-        Standing::Dark => "dark",
+        SyncState::Synced => "whole",
+        SyncState::Partial => "partial",
+        SyncState::Unsynced => "dark",
     }
 }

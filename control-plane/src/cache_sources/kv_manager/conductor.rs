@@ -16,7 +16,7 @@ mod register;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hermes_core::query::Hit;
+use hermes_core::query::CacheHit;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Lookup, Outcome};
@@ -96,7 +96,7 @@ impl Conductor {
         question::body(self, lookup, blocks)
     }
 
-    pub(super) fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
+    pub(super) fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
         let blocks = self.blocks(lookup)?.ok_or(Outcome::NoTokens)?;
         answer::hits(self, answer, lookup, blocks)
     }

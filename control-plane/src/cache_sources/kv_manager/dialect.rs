@@ -2,7 +2,7 @@
 //! the same for all.
 
 use bytes::Bytes;
-use hermes_core::query::Hit;
+use hermes_core::query::CacheHit;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Conductor, Encoding, Key, Lookup, MatchSort, Outcome};
@@ -70,7 +70,7 @@ impl Dialect {
     ///
     /// # Errors
     /// Why it says nothing.
-    pub fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
+    pub fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
         match self {
             Self::MatchSort(match_sort) => match_sort.hits(answer, lookup),
             Self::Conductor(conductor) => conductor.hits(answer, lookup),

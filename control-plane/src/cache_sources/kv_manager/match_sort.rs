@@ -6,7 +6,7 @@ mod request;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hermes_core::query::Hit;
+use hermes_core::query::CacheHit;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Lookup, Outcome, Text};
@@ -49,7 +49,7 @@ impl MatchSort {
         request::body(lookup)
     }
 
-    pub(super) fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<Hit>, Outcome> {
+    pub(super) fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
         answer::hits(answer, lookup, self)
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hermes_core::query::Hit;
+use hermes_core::query::CacheHit;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ pub(super) struct Recall {
 
 #[derive(Debug, Default)]
 struct Answers {
-    by_key: HashMap<Key, (Arc<[Hit]>, Instant)>,
+    by_key: HashMap<Key, (Arc<[CacheHit]>, Instant)>,
     /// In the order in which they came, and so in which they grow old.
     order: VecDeque<(Key, Instant)>,
 }
@@ -42,14 +42,14 @@ impl Recall {
     }
 
     /// The answer to the question under `key`, if it is fresh.
-    pub(super) fn get(&self, key: Key) -> Option<Arc<[Hit]>> {
+    pub(super) fn get(&self, key: Key) -> Option<Arc<[CacheHit]>> {
         let answers = self.answers.lock();
         let (hits, since) = answers.by_key.get(&key)?;
         (since.elapsed() < self.keeps).then(|| Arc::clone(hits))
     }
 
     /// An answer has come.
-    pub(super) fn put(&self, key: Key, hits: &Arc<[Hit]>) {
+    pub(super) fn put(&self, key: Key, hits: &Arc<[CacheHit]>) {
         if self.keeps.is_zero() {
             return;
         }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 use kube::{
     Resource,
     core::DeserializeGuard,
@@ -54,7 +54,7 @@ pub(crate) struct Pace {
 #[derive(Debug)]
 struct Backoff {
     next: Duration,
-    dice: Dice,
+    dice: SeededRng,
 }
 
 /// Follows one kind for ever. `open` begins a watch with a fresh list.
@@ -128,7 +128,7 @@ impl Backoff {
     fn new(seed: u64) -> Self {
         Self {
             next: FIRST_DELAY,
-            dice: Dice::new(seed),
+            dice: SeededRng::new(seed),
         }
     }
 

@@ -6,8 +6,8 @@ fn read(page: &str) -> Scraped {
     Scraped::read(page.as_bytes()).expect("an exposition")
 }
 
-fn sample(waiting: u32, running: u32, kv_usage: impl Into<Option<f32>>) -> Sample {
-    Sample {
+fn sample(waiting: u32, running: u32, kv_usage: impl Into<Option<f32>>) -> EngineSample {
+    EngineSample {
         waiting: Some(waiting),
         running: Some(running),
         kv_usage: kv_usage.into(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_core::{dispatch::Binding, pick::Nobody};
+use hermes_core::{pick::NoEndpoint, scheduler::Assignment};
 use tokio::sync::oneshot;
 
 use crate::metrics::Outcome;
@@ -11,7 +11,7 @@ use crate::metrics::Outcome;
 #[derive(Debug)]
 pub(crate) enum Verdict {
     /// It is booked.
-    Bound(Binding),
+    Bound(Assignment),
     /// It waits.
     Waits(Wait),
     /// It is refused.
@@ -28,14 +28,14 @@ pub(crate) struct Wait {
     /// How many waited before it came.
     pub(crate) position: usize,
     /// How it ends. Nothing comes when the pool is gone, or the request was cancelled.
-    pub(crate) end: oneshot::Receiver<Result<Binding, Refusal>>,
+    pub(crate) end: oneshot::Receiver<Result<Assignment, Refusal>>,
 }
 
 /// Why a request gets no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// There is nobody to choose from.
-    Nobody(Nobody),
+    NoEndpoint(NoEndpoint),
     /// Too much waits already.
     Full {
         /// When there may be room.
@@ -51,9 +51,9 @@ pub(crate) enum Refusal {
 impl From<&Refusal> for Outcome {
     fn from(refusal: &Refusal) -> Self {
         match refusal {
-            Refusal::Nobody(Nobody::Empty | Nobody::OnlyDisaggregated) => Self::Empty,
-            Refusal::Nobody(Nobody::AllTried) => Self::AllTried,
-            Refusal::Nobody(Nobody::ModelNotLoaded) => Self::ModelNotLoaded,
+            Refusal::NoEndpoint(NoEndpoint::Empty | NoEndpoint::OnlyDisaggregated) => Self::Empty,
+            Refusal::NoEndpoint(NoEndpoint::AllTried) => Self::AllTried,
+            Refusal::NoEndpoint(NoEndpoint::ModelNotLoaded) => Self::ModelNotLoaded,
             Refusal::Full { .. } => Self::QueueFull,
             Refusal::TimedOut { .. } => Self::QueueTimeout,
         }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use hermes_core::{
-    breaker::Breaker,
-    load::{Health, Sample},
-    policy::BreakerPolicy,
+    ejection::EndpointHealth,
+    load::{EngineSample, Health},
+    policy::EjectionPolicy,
 };
 
 use crate::engines::{Failure, Scraped};
@@ -16,9 +16,9 @@ const SAME_START: f64 = 1.0;
 /// One endpoint.
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub(super) breaker: Breaker,
+    pub(super) breaker: EndpointHealth,
     /// The newest figures, and when they came.
-    newest: Option<(Sample, Duration)>,
+    newest: Option<(EngineSample, Duration)>,
     /// The engine says that it sleeps: a request would fail, or wake it.
     asleep: bool,
     /// Unix time at which its process started, if it told.
@@ -43,9 +43,9 @@ pub(super) struct News {
 // === Slot ===
 
 impl Slot {
-    pub(super) fn new(policy: BreakerPolicy) -> Self {
+    pub(super) fn new(policy: EjectionPolicy) -> Self {
         Self {
-            breaker: Breaker::new(policy),
+            breaker: EndpointHealth::new(policy),
             newest: None,
             asleep: false,
             started: None,
@@ -62,7 +62,7 @@ impl Slot {
                 self.asleep = scraped.asleep == Some(true);
                 self.block_size = scraped.cache.block_size.or(self.block_size);
                 self.newest =
-                    (scraped.sample != Sample::default()).then_some((scraped.sample, now));
+                    (scraped.sample != EngineSample::default()).then_some((scraped.sample, now));
                 self.news(scraped)
             }
             Err(failure) => {
@@ -76,7 +76,7 @@ impl Slot {
     }
 
     /// Its figures, unless they are too old.
-    pub(super) fn sample(&self, now: Duration, stale_after: Duration) -> Option<Sample> {
+    pub(super) fn sample(&self, now: Duration, stale_after: Duration) -> Option<EngineSample> {
         let (sample, at) = self.newest?;
         (now.saturating_sub(at) <= stale_after).then_some(sample)
     }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_restart_shows_in_the_start_time_or_in_counters_that_went_back() {
-        let mut slot = Slot::new(BreakerPolicy::default());
+        let mut slot = Slot::new(EjectionPolicy::default());
         let mut observe =
             |started, queries, hits| slot.observe(&scraped(started, queries, hits), Duration::ZERO);
         let first = observe(Some(1e9), 100.0, 40.0);

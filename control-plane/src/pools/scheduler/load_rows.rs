@@ -7,7 +7,7 @@ use std::{
 };
 
 use hermes_core::{
-    ledger::{InFlight, ProxyId},
+    ledger::{InFlightTotals, ProxyId},
     load::Load,
     snapshot::{EndpointId, Pool},
 };
@@ -23,7 +23,7 @@ pub(crate) struct Row {
     /// Of the whole fleet.
     pub(crate) load: Load,
     /// The proxy's own part of it.
-    pub(crate) own: InFlight,
+    pub(crate) own: InFlightTotals,
 }
 
 /// What one proxy was told last, to tell it only what differs.
@@ -47,7 +47,7 @@ impl Brain {
     /// Appends the rows of the endpoints that are in `known` too, as `proxy` is to see them.
     pub(crate) fn rows(&self, proxy: ProxyId, known: &Pool, rows: &mut Vec<Row>) {
         let state = self.state.lock();
-        let own = state.dispatcher.own(proxy);
+        let own = state.dispatcher.open_by_endpoint(proxy);
         let loads = state
             .dispatcher
             .pool()

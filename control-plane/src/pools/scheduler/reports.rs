@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use hermes_core::{
-    breaker::Failure,
-    dispatch::{Calibration, Ended},
-    ledger::{Key, Phase, ProxyId, RequestId},
-    memory::Decision,
+    ejection::EndpointFailure,
+    history::RoutedPrompt,
+    ledger::{ProxyId, RequestId, RequestKey, RequestPhase},
+    scheduler::{CachePrediction, ReportedUsage},
     snapshot::EndpointId,
 };
 use hermes_proto::v1::Outcome;
@@ -29,7 +29,7 @@ pub(crate) struct Finish {
     /// How it went.
     pub(crate) outcome: Outcome,
     /// What the engine told.
-    pub(crate) ended: Ended,
+    pub(crate) ended: ReportedUsage,
     /// From sending to the first byte, when all reports of the request came as one.
     pub(crate) ttft: Option<Duration>,
 }
@@ -38,7 +38,7 @@ impl Brain {
     /// The request was sent to `endpoint`; `unary`: its answer comes as a whole.
     pub(crate) fn started(
         &self,
-        key: Key,
+        key: RequestKey,
         endpoint: EndpointId,
         uncached_tokens: u32,
         unary: bool,
@@ -54,7 +54,7 @@ impl Brain {
     }
 
     /// The first byte of its answer came, `ttft` after it was sent.
-    pub(crate) fn first_byte(&self, key: Key, ttft: Duration, now: Duration) {
+    pub(crate) fn first_byte(&self, key: RequestKey, ttft: Duration, now: Duration) {
         let mut state = self.state.lock();
         let Some(before) = state.dispatcher.first_byte(key, Some(ttft), now) else {
             return;
@@ -69,7 +69,7 @@ impl Brain {
     }
 
     /// The request is over.
-    pub(crate) fn finished(&self, key: Key, finish: Finish, now: Duration) {
+    pub(crate) fn finished(&self, key: RequestKey, finish: Finish, now: Duration) {
         let Finish {
             endpoint,
             outcome,
@@ -85,7 +85,7 @@ impl Brain {
         if open.is_some() {
             self.metrics.released(Cause::Report, 1);
         }
-        if let Some(Calibration {
+        if let Some(CachePrediction {
             source,
             expected,
             reported,
@@ -95,7 +95,7 @@ impl Brain {
         }
         if let Some(endpoint) = endpoint {
             let answered =
-                ttft.is_none() && open.is_some_and(|open| open.phase == Phase::Answering);
+                ttft.is_none() && open.is_some_and(|open| open.phase == RequestPhase::Answering);
             match outcome {
                 // Its first byte said so already, and what ends now may have begun before the endpoint failed.
                 Outcome::Ok | Outcome::Cancelled if answered => {}
@@ -107,7 +107,7 @@ impl Brain {
     }
 
     /// The proxy does not want its answer any more. A request that was sent stays. Whether it waited.
-    pub(crate) fn cancel(&self, key: Key, now: Duration) -> bool {
+    pub(crate) fn cancel(&self, key: RequestKey, now: Duration) -> bool {
         let mut state = self.state.lock();
         state.replies.remove(&key);
         let (open, waited) = state.dispatcher.cancel(key, now);
@@ -126,7 +126,7 @@ impl Brain {
     pub(crate) fn replace_proxy(
         &self,
         proxy: ProxyId,
-        open: Vec<(RequestId, EndpointId, u32, Phase)>,
+        open: Vec<(RequestId, EndpointId, u32, RequestPhase)>,
         now: Duration,
     ) {
         let mut state = self.state.lock();
@@ -144,14 +144,16 @@ impl Brain {
     }
 
     /// A proxy remembers what was sent where before this replica knew of it; blocks of another size mean nothing here.
-    pub(crate) fn taught(&self, decisions: &[Decision], block_bytes: u32) {
+    pub(crate) fn taught(&self, decisions: &[RoutedPrompt], block_bytes: u32) {
         for lesson in decisions.chunks(LESSON) {
             let mut state = self.state.lock();
             if state.dispatcher.pool().spec.policy.block_bytes != block_bytes {
                 return;
             }
             for decision in lesson {
-                state.dispatcher.taught(decision.endpoint, &decision.blocks);
+                state
+                    .dispatcher
+                    .replay_history(decision.endpoint, &decision.blocks);
             }
         }
     }
@@ -170,7 +172,7 @@ impl Brain {
             state.dispatcher.set_capacity(position, Some(capacity));
         }
         if let Some(found) = news.found {
-            state.dispatcher.counted(position, found);
+            state.dispatcher.hit_tokens_counted(position, found);
         }
         let sample = state.slots[position].sample(now, state.stale_after);
         state.dispatcher.set_sample(position, sample);
@@ -182,10 +184,10 @@ impl Brain {
 impl State {
     fn blame(&mut self, endpoint: EndpointId, outcome: Outcome, now: Duration) {
         let failure = match outcome {
-            Outcome::Unreachable => Failure::Connect,
-            Outcome::Failed => Failure::Reset,
-            Outcome::TimedOut => Failure::Timeout,
-            Outcome::Backpressure => Failure::Status(503),
+            Outcome::Unreachable => EndpointFailure::Connect,
+            Outcome::Failed => EndpointFailure::Reset,
+            Outcome::TimedOut => EndpointFailure::Timeout,
+            Outcome::Backpressure => EndpointFailure::Status(503),
             Outcome::Ok | Outcome::Cancelled | Outcome::Unspecified => {
                 return self.judge(endpoint, now, |breaker| breaker.on_abandoned(now));
             }
@@ -197,7 +199,7 @@ impl State {
         &mut self,
         endpoint: EndpointId,
         now: Duration,
-        verdict: impl FnOnce(&mut hermes_core::breaker::Breaker),
+        verdict: impl FnOnce(&mut hermes_core::ejection::EndpointHealth),
     ) {
         let Some(position) = self.dispatcher.pool().position(endpoint) else {
             return;

@@ -1,10 +1,10 @@
 //! Stories of [`Brain`]: time is an argument.
 
 use hermes_core::{
-    dispatch::Ended,
-    ledger::{Phase, ProxyId, RequestId},
-    load::Sample,
-    policy::{Policy, Strategy},
+    ledger::{ProxyId, RequestId, RequestPhase},
+    load::EngineSample,
+    policy::{PoolPolicy, Strategy},
+    scheduler::ReportedUsage,
     snapshot::{Endpoint, PoolSpec, Role},
 };
 use hermes_proto::v1::Outcome as Report;
@@ -35,9 +35,9 @@ fn pool(endpoints: usize) -> Arc<Pool> {
     };
     let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
     endpoints.sort_by_key(|endpoint| endpoint.id);
-    let policy = Policy {
+    let policy = PoolPolicy {
         strategy: Strategy::LeastRequest,
-        ..Policy::default()
+        ..PoolPolicy::default()
     };
     Arc::new(Pool {
         spec: Arc::new(PoolSpec {
@@ -54,8 +54,8 @@ fn brain(endpoints: usize) -> Brain {
     Brain::new(&pool(endpoints), STALE, metrics.pool(&"chat".into()), 7)
 }
 
-fn key(proxy: ProxyId, request: u64) -> Key {
-    Key {
+fn key(proxy: ProxyId, request: u64) -> RequestKey {
+    RequestKey {
         proxy,
         request: RequestId(request),
     }
@@ -65,8 +65,8 @@ fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn arrival(key: Key, query: &Query) -> Arrival<'_> {
-    Arrival {
+fn arrival(key: RequestKey, query: &Query) -> ScheduleRequest<'_> {
+    ScheduleRequest {
         key,
         query,
         model: None,
@@ -77,7 +77,7 @@ fn arrival(key: Key, query: &Query) -> Arrival<'_> {
 }
 
 impl Brain {
-    fn first(&self, key: Key, now: Duration) -> EndpointId {
+    fn first(&self, key: RequestKey, now: Duration) -> EndpointId {
         let query = Query {
             prompt_tokens: 100,
             ..Query::default()
@@ -109,13 +109,13 @@ impl Brain {
         );
     }
 
-    fn ends(&self, key: Key, endpoint: EndpointId, outcome: Report, now: Duration) {
+    fn ends(&self, key: RequestKey, endpoint: EndpointId, outcome: Report, now: Duration) {
         self.finished(
             key,
             Finish {
                 endpoint: Some(endpoint),
                 outcome,
-                ended: Ended::default(),
+                ended: ReportedUsage::default(),
                 ttft: None,
             },
             now,
@@ -240,8 +240,8 @@ fn a_proxy_corrects_what_was_believed_of_it() {
     brain.replace_proxy(
         ONE,
         vec![
-            (RequestId(9), endpoint, 30, Phase::Answering),
-            (RequestId(8), EndpointId(0), 5, Phase::Sent),
+            (RequestId(9), endpoint, 30, RequestPhase::Answering),
+            (RequestId(8), EndpointId(0), 5, RequestPhase::Sent),
         ],
         at(1),
     );
@@ -302,9 +302,9 @@ fn two_refused_probes_take_an_endpoint_out_and_an_answer_brings_it_back_slowly()
 fn figures_that_grow_old_are_absent_and_not_zero() {
     let brain = brain(1);
     let endpoint = brain.pool().endpoints[0].id;
-    let sample = Sample {
+    let sample = EngineSample {
         waiting: Some(3),
-        ..Sample::default()
+        ..EngineSample::default()
     };
     brain.scrape(
         endpoint,

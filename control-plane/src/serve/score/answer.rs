@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use hermes_core::{
-    dispatch::{Binding, Costs},
-    pick::Nobody,
-    query::{Ranked, Source},
+    pick::NoEndpoint,
+    query::{CacheSource, RankedEndpoint},
+    scheduler::{Assignment, ExpectedCosts},
 };
 use hermes_proto::v1::{
     self, Candidate, Chosen, Queued, Refused, ScoreResponse, refused::Reason,
@@ -15,16 +15,16 @@ use hermes_proto::v1::{
 use crate::pools::{Refusal, Wait};
 
 /// Where request `id` goes.
-pub(super) fn chosen(id: u64, binding: &Binding) -> ScoreResponse {
-    let Binding {
+pub(super) fn chosen(id: u64, binding: &Assignment) -> ScoreResponse {
+    let Assignment {
         choice,
         prompt_tokens,
         source,
         waited,
         costs,
     } = binding;
-    let ttft = costs.map(|Costs { ttft, .. }| millis(ttft));
-    let candidate = |(rank, ranked): (usize, &Ranked)| Candidate {
+    let ttft = costs.map(|ExpectedCosts { ttft, .. }| millis(ttft));
+    let candidate = |(rank, ranked): (usize, &RankedEndpoint)| Candidate {
         endpoint: ranked.endpoint.0,
         prefill: None,
         cached_tokens: ranked.cached_tokens,
@@ -33,10 +33,14 @@ pub(super) fn chosen(id: u64, binding: &Binding) -> ScoreResponse {
     let chosen = Chosen {
         ranked: choice.ranked.iter().enumerate().map(candidate).collect(),
         waited_ms: millis(*waited),
-        expected_wait_ms: costs.map(|Costs { ahead, .. }| millis(ahead)),
-        gamma: costs.map(|Costs { gamma, .. }| gamma),
+        expected_wait_ms: costs.map(
+            |ExpectedCosts {
+                 queue_delay: ahead, ..
+             }| millis(ahead),
+        ),
+        gamma: costs.map(|ExpectedCosts { gamma, .. }| gamma),
         runner_up: costs
-            .and_then(|Costs { runner_up, .. }| runner_up)
+            .and_then(|ExpectedCosts { runner_up, .. }| runner_up)
             .map(|endpoint| endpoint.0),
         source: wire(*source).into(),
         prompt_tokens: *prompt_tokens,
@@ -63,11 +67,11 @@ pub(super) fn queued(id: u64, wait: &Wait) -> ScoreResponse {
 /// A refusal of request `id` by the brain.
 pub(super) fn refusal(id: u64, refusal: Refusal) -> ScoreResponse {
     let (reason, retry_after) = match refusal {
-        Refusal::Nobody(Nobody::Empty | Nobody::OnlyDisaggregated) => {
+        Refusal::NoEndpoint(NoEndpoint::Empty | NoEndpoint::OnlyDisaggregated) => {
             (Reason::Empty, Duration::ZERO)
         }
-        Refusal::Nobody(Nobody::AllTried) => (Reason::AllTried, Duration::ZERO),
-        Refusal::Nobody(Nobody::ModelNotLoaded) => (Reason::ModelNotLoaded, Duration::ZERO),
+        Refusal::NoEndpoint(NoEndpoint::AllTried) => (Reason::AllTried, Duration::ZERO),
+        Refusal::NoEndpoint(NoEndpoint::ModelNotLoaded) => (Reason::ModelNotLoaded, Duration::ZERO),
         Refusal::Full { retry_after } => (Reason::QueueFull, retry_after),
         Refusal::TimedOut { retry_after } => (Reason::QueueTimeout, retry_after),
     };
@@ -93,12 +97,12 @@ pub(super) fn refused(id: u64, reason: Reason) -> ScoreResponse {
     }
 }
 
-const fn wire(source: Option<Source>) -> v1::Source {
+const fn wire(source: Option<CacheSource>) -> v1::Source {
     match source {
         None => v1::Source::None,
-        Some(Source::Learned) => v1::Source::Learned,
-        Some(Source::Manager) => v1::Source::Manager,
-        Some(Source::Events) => v1::Source::Events,
+        Some(CacheSource::Learned) => v1::Source::Learned,
+        Some(CacheSource::KvManager) => v1::Source::Manager,
+        Some(CacheSource::KvEvents) => v1::Source::Events,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::{query::Hit, residency::Identity, snapshot::Pool};
+use hermes_core::{block_index::CacheIdentity, query::CacheHit, snapshot::Pool};
 use hermes_proto::{
     convert::Ask,
     v1::{LookupText, lookup_text::Kind},
@@ -41,7 +41,7 @@ pub(super) fn begin(mut pending: Pending) -> Step {
 
 /// What is known of the prompt of `ask`, whose length is counted where its tokens are. Nothing known, an error and a
 /// deadline are the same: no hint.
-pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<Hit> {
+pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<CacheHit> {
     let Some(text) = ask.lookup.take().filter(|_| has_sources(home)) else {
         return Vec::new();
     };
@@ -62,12 +62,12 @@ pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<Hit> {
     };
     let mut hits = Vec::new();
     if let Some(ids) = &token_ids {
-        (ask.query.prompt_tokens, ask.query.counted) =
+        (ask.query.prompt_tokens, ask.query.exact_tokens) =
             (u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1), true);
         if let Some(events) = &home.kv_events {
             hits = events.hits(
                 ids,
-                &Identity {
+                &CacheIdentity {
                     adapter: lora.clone(),
                     salt: salt.clone(),
                 },

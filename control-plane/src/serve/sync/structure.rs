@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hermes_core::{
-    delta::Delta,
+    delta::SnapshotDelta,
     ledger::ProxyId,
     snapshot::{Snapshot, Version},
 };
@@ -64,7 +64,7 @@ impl Structure {
     pub(super) fn next(&mut self) -> Option<Message> {
         let newest = Arc::clone(self.newest.as_ref()?);
         let message = match self.sent.take() {
-            Some(sent) => Message::Delta(v1::Delta::from(&Delta::between(&sent, &newest))),
+            Some(sent) => Message::Delta(v1::Delta::from(&SnapshotDelta::between(&sent, &newest))),
             None => {
                 self.whole = Some(newest.version);
                 Message::Snapshot(convert::snapshot_to_wire(&newest, &self.replica))

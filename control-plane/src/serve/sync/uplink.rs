@@ -7,10 +7,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
-    dispatch::Ended,
-    ledger::{Key, Phase, ProxyId, RequestId},
-    responses::ResponseKey,
+    ledger::{ProxyId, RequestId, RequestKey, RequestPhase},
+    scheduler::ReportedUsage,
     snapshot::EndpointId,
+    stored_responses::ResponseKey,
 };
 use hermes_proto::{
     convert::Taught,
@@ -86,9 +86,9 @@ impl Uplink {
                 self.remember(request, brain);
             }
             let phase = if answered {
-                Phase::Answering
+                RequestPhase::Answering
             } else {
-                Phase::Sent
+                RequestPhase::Sent
             };
             requests.push((request, endpoint, tokens(uncached_tokens), phase));
         }
@@ -201,8 +201,8 @@ impl Uplink {
         }
     }
 
-    fn key(&self, request: RequestId) -> Key {
-        Key {
+    fn key(&self, request: RequestId) -> RequestKey {
+        RequestKey {
             proxy: self.proxy,
             request,
         }
@@ -210,9 +210,9 @@ impl Uplink {
 }
 
 /// What the engine told of a request.
-fn ended(finished: &v1::Finished) -> Ended {
+fn ended(finished: &v1::Finished) -> ReportedUsage {
     let usage = finished.usage.as_ref();
-    Ended {
+    ReportedUsage {
         prompt_tokens: usage
             .map(|usage| usage.prompt_tokens)
             .filter(|tokens| *tokens > 0),

@@ -13,13 +13,13 @@ pub(super) struct Step {
 
 #[derive(Clone, Debug)]
 pub(super) enum Act {
-    Book(Key, EndpointId, u32),
-    Started(Key, EndpointId, u32),
-    FirstByte(Key),
-    Finish(Key),
-    Cancel(Key),
+    Book(RequestKey, EndpointId, u32),
+    Started(RequestKey, EndpointId, u32),
+    FirstByte(RequestKey),
+    Finish(RequestKey),
+    Cancel(RequestKey),
     Forget(ProxyId),
-    Replace(ProxyId, Vec<(RequestId, EndpointId, u32, Phase)>),
+    Replace(ProxyId, Vec<(RequestId, EndpointId, u32, RequestPhase)>),
     Retain(EndpointId),
     Expire,
 }
@@ -28,14 +28,14 @@ pub(super) enum Act {
 #[derive(Debug, PartialEq)]
 pub(super) enum Outcome {
     Counted(bool),
-    Found(Option<(EndpointId, u32, Phase)>),
+    Found(Option<(EndpointId, u32, RequestPhase)>),
     Many(usize),
     Nothing,
 }
 
 pub(super) struct Model {
-    bounds: Bounds,
-    entries: BTreeMap<Key, (Open, Duration)>,
+    bounds: LedgerLimits,
+    entries: BTreeMap<RequestKey, (LedgerEntry, Duration)>,
     /// The last deadline of a confirmed request: deadlines are queued, so no later one is earlier.
     latest: Duration,
 }
@@ -44,7 +44,7 @@ pub(super) struct Model {
 
 impl Act {
     pub(super) fn on(&self, ledger: &mut Ledger, now: Duration) -> Outcome {
-        let found = |open: Option<Open>| {
+        let found = |open: Option<LedgerEntry>| {
             Outcome::Found(open.map(|open| (open.endpoint, open.tokens, open.phase)))
         };
         match self {
@@ -74,7 +74,7 @@ impl Act {
 // === Model ===
 
 impl Model {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: LedgerLimits) -> Self {
         Self {
             bounds,
             entries: BTreeMap::new(),
@@ -86,49 +86,50 @@ impl Model {
         self.entries.len()
     }
 
-    pub(super) fn keys(&self) -> Vec<Key> {
+    pub(super) fn keys(&self) -> Vec<RequestKey> {
         self.entries.keys().copied().collect()
     }
 
-    pub(super) fn in_flight(&self, endpoint: EndpointId) -> InFlight {
+    pub(super) fn in_flight(&self, endpoint: EndpointId) -> InFlightTotals {
         let there = self
             .entries
             .values()
             .map(|(open, _)| open)
             .filter(|open| open.endpoint == endpoint);
-        there.fold(InFlight::default(), |sum, open| InFlight {
+        there.fold(InFlightTotals::default(), |sum, open| InFlightTotals {
             requests: sum.requests + 1,
             tokens: sum.tokens
-                + if open.phase == Phase::Answering {
+                + if open.phase == RequestPhase::Answering {
                     0
                 } else {
                     u64::from(open.tokens)
                 },
-            unanswered: sum.unanswered + u32::from(open.phase != Phase::Answering),
+            unanswered: sum.unanswered + u32::from(open.phase != RequestPhase::Answering),
         })
     }
 
     pub(super) fn act(&mut self, act: &Act, now: Duration) -> Outcome {
-        let found = |open: Option<Open>| {
+        let found = |open: Option<LedgerEntry>| {
             Outcome::Found(open.map(|open| (open.endpoint, open.tokens, open.phase)))
         };
         match act {
             Act::Book(key, endpoint, tokens) => {
-                let open = Open {
+                let open = LedgerEntry {
                     endpoint: *endpoint,
                     tokens: *tokens,
-                    phase: Phase::Booked,
+                    phase: RequestPhase::Booked,
                     since: now,
                 };
                 Outcome::Counted(self.put(*key, open, now))
             }
             Act::Started(key, endpoint, tokens) => {
-                let answers =
-                    |open: Open| open.phase == Phase::Answering && open.endpoint == *endpoint;
-                let open = Open {
+                let answers = |open: LedgerEntry| {
+                    open.phase == RequestPhase::Answering && open.endpoint == *endpoint
+                };
+                let open = LedgerEntry {
                     endpoint: *endpoint,
                     tokens: *tokens,
-                    phase: Phase::Sent,
+                    phase: RequestPhase::Sent,
                     since: now,
                 };
                 Outcome::Counted(self.get(*key).is_some_and(answers) || self.put(*key, open, now))
@@ -136,7 +137,7 @@ impl Model {
             Act::FirstByte(key) => found(self.first_byte(*key)),
             Act::Finish(key) => found(self.entries.remove(key).map(|(open, _)| open)),
             Act::Cancel(key) => match self.get(*key) {
-                Some(open) if open.phase == Phase::Booked => {
+                Some(open) if open.phase == RequestPhase::Booked => {
                     found(self.entries.remove(key).map(|(open, _)| open))
                 }
                 _ => Outcome::Found(None),
@@ -151,19 +152,19 @@ impl Model {
         }
     }
 
-    fn get(&self, key: Key) -> Option<Open> {
+    fn get(&self, key: RequestKey) -> Option<LedgerEntry> {
         self.entries.get(&key).map(|(open, _)| *open)
     }
 
-    fn put(&mut self, key: Key, open: Open, now: Duration) -> bool {
-        if !self.entries.contains_key(&key) && self.entries.len() >= self.bounds.entries {
+    fn put(&mut self, key: RequestKey, open: LedgerEntry, now: Duration) -> bool {
+        if !self.entries.contains_key(&key) && self.entries.len() >= self.bounds.max_entries {
             return false;
         }
-        let booked = open.phase == Phase::Booked;
+        let booked = open.phase == RequestPhase::Booked;
         let ttl = if booked {
-            self.bounds.unconfirmed
+            self.bounds.booking_ttl
         } else {
-            self.bounds.confirmed
+            self.bounds.request_ttl
         };
         self.entries.insert(key, (open, now + ttl));
         if !booked {
@@ -172,31 +173,31 @@ impl Model {
         true
     }
 
-    fn first_byte(&mut self, key: Key) -> Option<Open> {
+    fn first_byte(&mut self, key: RequestKey) -> Option<LedgerEntry> {
         let (open, deadline) = self.entries.get_mut(&key)?;
         let before = *open;
-        open.phase = Phase::Answering;
-        if before.phase == Phase::Booked {
-            *deadline = self.latest.max(before.since + self.bounds.confirmed);
+        open.phase = RequestPhase::Answering;
+        if before.phase == RequestPhase::Booked {
+            *deadline = self.latest.max(before.since + self.bounds.request_ttl);
             self.latest = *deadline;
         }
-        (before.phase != Phase::Answering).then_some(before)
+        (before.phase != RequestPhase::Answering).then_some(before)
     }
 
     fn replace(
         &mut self,
         proxy: ProxyId,
-        truth: &[(RequestId, EndpointId, u32, Phase)],
+        truth: &[(RequestId, EndpointId, u32, RequestPhase)],
         now: Duration,
     ) -> Outcome {
         let before = self.entries.clone();
-        self.drop_if(|key, open, _| key.proxy == proxy && open.phase != Phase::Booked);
+        self.drop_if(|key, open, _| key.proxy == proxy && open.phase != RequestPhase::Booked);
         for &(request, endpoint, tokens, phase) in truth {
-            let key = Key { proxy, request };
+            let key = RequestKey { proxy, request };
             let since = before.get(&key).map_or(now, |(open, _)| open.since);
             self.put(
                 key,
-                Open {
+                LedgerEntry {
                     endpoint,
                     tokens,
                     phase,
@@ -208,7 +209,7 @@ impl Model {
         Outcome::Nothing
     }
 
-    fn drop_if(&mut self, gone: impl Fn(Key, Open, Duration) -> bool) -> Outcome {
+    fn drop_if(&mut self, gone: impl Fn(RequestKey, LedgerEntry, Duration) -> bool) -> Outcome {
         let before = self.len();
         self.entries
             .retain(|key, (open, deadline)| !gone(*key, *open, *deadline));
@@ -221,9 +222,9 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     let key = || (0..3u64, 0..6u64).prop_map(|(proxy, request)| super::key(proxy, request));
     let endpoint = || (0..4u64).prop_map(EndpointId);
     let phase = prop_oneof![
-        Just(Phase::Booked),
-        Just(Phase::Sent),
-        Just(Phase::Answering)
+        Just(RequestPhase::Booked),
+        Just(RequestPhase::Sent),
+        Just(RequestPhase::Answering)
     ];
     let open =
         (0..6u64, endpoint(), 0..100u32, phase).prop_map(|(request, endpoint, tokens, phase)| {

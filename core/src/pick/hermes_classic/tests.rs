@@ -2,12 +2,12 @@
 
 use super::*;
 
-const ALL_ONE: Weights = Weights {
+const ALL_ONE: ClassicWeights = ClassicWeights {
     miss: 1.0,
     usage: 1.0,
     waiting: 1.0,
     in_flight: 1.0,
-    scale: Scale::Max,
+    scale: CountScale::Max,
 };
 
 fn candidate(
@@ -15,13 +15,13 @@ fn candidate(
     pending_tokens: u64,
     kv_usage: Option<f32>,
     waiting: Option<u32>,
-) -> Weighed {
-    let sample = Some(Sample {
+) -> ScoredCandidate {
+    let sample = Some(EngineSample {
         waiting,
         running: None,
         kv_usage,
     });
-    Weighed::new(
+    ScoredCandidate::new(
         0,
         Load {
             pending_tokens,
@@ -32,7 +32,11 @@ fn candidate(
     )
 }
 
-fn scores(weights: &Weights, prompt_tokens: u32, mut candidates: Vec<Weighed>) -> Vec<f32> {
+fn scores(
+    weights: &ClassicWeights,
+    prompt_tokens: u32,
+    mut candidates: Vec<ScoredCandidate>,
+) -> Vec<f32> {
     weigh(weights, prompt_tokens, &mut candidates);
     candidates.iter().map(|candidate| candidate.score).collect()
 }
@@ -49,8 +53,8 @@ fn counts_are_scaled_by_the_largest_among_the_candidates() {
 
 #[test]
 fn raw_counts_enter_as_they_are_and_tokens_in_thousands() {
-    let raw = Weights {
-        scale: Scale::Raw,
+    let raw = ClassicWeights {
+        scale: CountScale::Raw,
         ..ALL_ONE
     };
     let candidates = vec![
@@ -65,12 +69,12 @@ fn raw_counts_enter_as_they_are_and_tokens_in_thousands() {
 
 #[test]
 fn every_weight_weighs_its_own_term() {
-    let weights = Weights {
+    let weights = ClassicWeights {
         miss: 2.0,
         usage: 4.0,
         waiting: 8.0,
         in_flight: 16.0,
-        scale: Scale::Max,
+        scale: CountScale::Max,
     };
     let mut candidates = [
         candidate(250, 50, Some(0.5), Some(1)),
@@ -79,7 +83,7 @@ fn every_weight_weighs_its_own_term() {
     weigh(&weights, 1_000, &mut candidates);
     assert_eq!(
         candidates[0].terms,
-        Terms {
+        ScoreTerms {
             miss: 1.5,
             usage: 2.0,
             waiting: 2.0,
@@ -88,7 +92,7 @@ fn every_weight_weighs_its_own_term() {
     );
     assert_eq!(
         candidates[1].terms,
-        Terms {
+        ScoreTerms {
             miss: 2.0,
             usage: 0.0,
             waiting: 8.0,
@@ -99,7 +103,7 @@ fn every_weight_weighs_its_own_term() {
 
 #[test]
 fn silence_costs_what_the_others_cost_on_average() {
-    let silent = Weighed::new(0, Load::default(), 0);
+    let silent = ScoredCandidate::new(0, Load::default(), 0);
     let candidates = vec![
         candidate(0, 0, Some(0.2), Some(4)),
         silent,
@@ -116,7 +120,7 @@ fn silence_costs_what_the_others_cost_on_average() {
 
 #[test]
 fn a_figure_that_nobody_has_does_not_count() {
-    let silent = Weighed::new(0, Load::default(), 0);
+    let silent = ScoredCandidate::new(0, Load::default(), 0);
     assert_eq!(scores(&ALL_ONE, 1_000, vec![silent, silent]), [1.0, 1.0]);
 }
 
@@ -137,7 +141,7 @@ fn figures_that_are_no_numbers_count_as_missing() {
 
 #[test]
 fn a_score_that_is_no_number_never_wins() {
-    let odd = Weights {
+    let odd = ClassicWeights {
         usage: f32::INFINITY,
         ..ALL_ONE
     };

@@ -11,12 +11,12 @@ fn it_names_the_choice_its_numbers_and_who_was_left_out() {
     };
     query.exclude.push(EndpointId(3));
     let pool = with_role(
-        pool(Strategy::HermesClassic(Weights::default()), 5),
+        pool(Strategy::HermesClassic(ClassicWeights::default()), 5),
         4,
         Role::Decode,
     );
     let picker = Picker::build(Arc::new(pool));
-    let sample = Some(Sample {
+    let sample = Some(EngineSample {
         waiting: Some(2),
         running: Some(8),
         kv_usage: Some(0.5),
@@ -30,21 +30,21 @@ fn it_names_the_choice_its_numbers_and_who_was_left_out() {
             health: Health::Up,
         },
     };
-    let ask = Ask {
+    let ask = PickRequest {
         hits: &hits,
-        ..Ask::new(&query)
+        ..PickRequest::new(&query)
     };
-    let explanation = picker.explain(&ask, load, &mut Dice::new(1));
+    let explanation = picker.explain(&ask, load, &mut SeededRng::new(1));
 
     let Explanation {
         strategy,
         reason,
         ranked,
-        desperate,
+        panic_mode,
         candidates,
         ..
     } = &explanation;
-    assert_eq!((*strategy, *desperate), ("hermes-classic", false));
+    assert_eq!((*strategy, *panic_mode), ("hermes-classic", false));
     assert_eq!(*ranked, [EndpointId(0), EndpointId(1)]);
     assert_eq!(
         reason,
@@ -59,12 +59,12 @@ fn it_names_the_choice_its_numbers_and_who_was_left_out() {
         [
             None,
             None,
-            Some(Excluded::Down),
-            Some(Excluded::Tried),
-            Some(Excluded::Role)
+            Some(ExclusionReason::Down),
+            Some(ExclusionReason::Tried),
+            Some(ExclusionReason::Role)
         ]
     );
-    let Candidate {
+    let CandidateExplanation {
         cached_tokens,
         waiting,
         rank,
@@ -73,7 +73,7 @@ fn it_names_the_choice_its_numbers_and_who_was_left_out() {
         ..
     } = &candidates[0];
     assert_eq!((*cached_tokens, *waiting, *rank), (800, Some(2), Some(0)));
-    let Terms {
+    let ScoreTerms {
         miss,
         usage,
         waiting,
@@ -93,27 +93,30 @@ fn it_says_why_there_is_nobody() {
         ..Query::default()
     };
     let explanation = picker(Strategy::Random, 1).explain(
-        &Ask::new(&query),
+        &PickRequest::new(&query),
         |_| Load::default(),
-        &mut Dice::new(1),
+        &mut SeededRng::new(1),
     );
     assert_eq!(
         explanation.reason,
         "every endpoint that has the model was tried"
     );
     assert!(explanation.ranked.is_empty());
-    assert_eq!(explanation.candidates[0].excluded, Some(Excluded::Tried));
+    assert_eq!(
+        explanation.candidates[0].excluded,
+        Some(ExclusionReason::Tried)
+    );
 }
 
 #[test]
 fn it_admits_despair() {
     let query = Query::default();
     let explanation = picker(Strategy::RoundRobin, 2).explain(
-        &Ask::new(&query),
+        &PickRequest::new(&query),
         |_| sick(Health::Down),
-        &mut Dice::new(1),
+        &mut SeededRng::new(1),
     );
-    assert!(explanation.desperate);
+    assert!(explanation.panic_mode);
     assert_eq!(
         explanation.reason,
         "server-0 is next in turn; only endpoints that are down were left"
@@ -124,14 +127,14 @@ fn it_admits_despair() {
 fn a_large_pool_shows_who_was_not_looked_at() {
     let query = Query::default();
     let explanation = picker(Strategy::LeastRequest, 200).explain(
-        &Ask::new(&query),
+        &PickRequest::new(&query),
         |_| busy(1),
-        &mut Dice::new(1),
+        &mut SeededRng::new(1),
     );
     let skipped = explanation
         .candidates
         .iter()
-        .filter(|candidate| candidate.excluded == Some(Excluded::NotSampled));
+        .filter(|candidate| candidate.excluded == Some(ExclusionReason::NotSampled));
     assert_eq!(skipped.count(), 200 - MAX_WEIGHED);
 }
 
@@ -140,10 +143,10 @@ proptest! {
     fn it_tells_of_the_same_choice_that_is_made(strategy in 0..6usize, n in 1..150usize, seed: u64, session: Option<u64>) {
         let picker = picker(every_strategy()[strategy].clone(), n);
         let query = Query { session, prompt_tokens: 100, ..Query::default() };
-        let ask = Ask { turn: seed, ..Ask::new(&query) };
+        let ask = PickRequest { round_robin_counter: seed, ..PickRequest::new(&query) };
         let load = |position: usize| busy((position as u32).wrapping_mul(seed as u32) % 7);
-        let choice = picker.pick(&ask, load, &mut Dice::new(seed)).expect("all are up");
-        let explanation = picker.explain(&ask, load, &mut Dice::new(seed));
+        let choice = picker.pick(&ask, load, &mut SeededRng::new(seed)).expect("all are up");
+        let explanation = picker.explain(&ask, load, &mut SeededRng::new(seed));
         let picked: Vec<_> = choice.ranked.iter().map(|ranked| ranked.endpoint).collect();
         prop_assert_eq!(picked, explanation.ranked);
     }

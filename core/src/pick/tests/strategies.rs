@@ -3,19 +3,19 @@
 use super::*;
 
 fn counts(picker: &Picker, rounds: u64, load: impl Fn(usize) -> Load) -> HashMap<usize, u64> {
-    let (query, mut dice) = (Query::default(), Dice::new(9));
+    let (query, mut rng) = (Query::default(), SeededRng::new(9));
     let mut counts = HashMap::new();
     for turn in 0..rounds {
         *counts
             .entry(
                 picked(
                     picker,
-                    &Ask {
-                        turn,
-                        ..Ask::new(&query)
+                    &PickRequest {
+                        round_robin_counter: turn,
+                        ..PickRequest::new(&query)
                     },
                     &load,
-                    &mut dice,
+                    &mut rng,
                 )[0],
             )
             .or_default() += 1;
@@ -27,16 +27,16 @@ fn counts(picker: &Picker, rounds: u64, load: impl Fn(usize) -> Load) -> HashMap
 fn round_robin_goes_round_and_names_the_next_ones_to_try() {
     let picker = picker(Strategy::RoundRobin, 5);
     let query = Query::default();
-    let mut dice = Dice::new(1);
+    let mut rng = SeededRng::new(1);
     let mut at = |turn| {
         picked(
             &picker,
-            &Ask {
-                turn,
-                ..Ask::new(&query)
+            &PickRequest {
+                round_robin_counter: turn,
+                ..PickRequest::new(&query)
             },
             |_| Load::default(),
-            &mut dice,
+            &mut rng,
         )
     };
     assert_eq!(at(0), [0, 1, 2, 3]);
@@ -59,7 +59,12 @@ fn least_request_finds_the_idlest_and_ranks_the_next() {
     let load = |position| busy([5, 3, 9, 1, 7, 2][position]);
     let query = Query::default();
     assert_eq!(
-        picked(&picker, &Ask::new(&query), load, &mut Dice::new(1)),
+        picked(
+            &picker,
+            &PickRequest::new(&query),
+            load,
+            &mut SeededRng::new(1)
+        ),
         [3, 5, 1, 0]
     );
 }
@@ -69,7 +74,7 @@ fn equals_are_chosen_at_random() {
     for strategy in [
         Strategy::LeastRequest,
         Strategy::PowerOfTwo,
-        Strategy::HermesClassic(Weights::default()),
+        Strategy::HermesClassic(ClassicWeights::default()),
     ] {
         let counts = counts(&picker(strategy, 8), 8_000, |_| busy(3));
         assert!(
@@ -100,62 +105,59 @@ fn in_a_large_pool_least_request_is_among_the_best_few() {
 
 #[test]
 fn in_a_large_pool_hermes_classic_still_finds_the_only_hit() {
-    let picker = picker(Strategy::HermesClassic(Weights::default()), 1_000);
+    let picker = picker(Strategy::HermesClassic(ClassicWeights::default()), 1_000);
     let hits = [hit(613, 900)];
     let query = Query {
         prompt_tokens: 1_000,
         ..Query::default()
     };
-    let mut dice = Dice::new(2);
+    let mut rng = SeededRng::new(2);
     for _ in 0..100 {
-        let ask = Ask {
+        let ask = PickRequest {
             hits: &hits,
-            ..Ask::new(&query)
+            ..PickRequest::new(&query)
         };
-        assert_eq!(
-            picked(&picker, &ask, |_| Load::default(), &mut dice)[0],
-            613
-        );
+        assert_eq!(picked(&picker, &ask, |_| Load::default(), &mut rng)[0], 613);
     }
 }
 
 #[test]
 fn of_very_many_hits_hermes_classic_weighs_the_longest() {
-    let picker = picker(Strategy::HermesClassic(Weights::default()), 1_000);
-    let hits: Vec<Hit> = (0..1_000)
+    let picker = picker(Strategy::HermesClassic(ClassicWeights::default()), 1_000);
+    let hits: Vec<CacheHit> = (0..1_000)
         .map(|id| hit(id, if id == 613 { 900 } else { 100 }))
         .collect();
     let query = Query {
         prompt_tokens: 1_000,
         ..Query::default()
     };
-    let ask = Ask {
+    let ask = PickRequest {
         hits: &hits,
-        ..Ask::new(&query)
+        ..PickRequest::new(&query)
     };
     assert_eq!(
-        picked(&picker, &ask, |_| Load::default(), &mut Dice::new(2))[0],
+        picked(&picker, &ask, |_| Load::default(), &mut SeededRng::new(2))[0],
         613
     );
 }
 
 #[test]
 fn hermes_classic_leaves_a_hit_that_is_too_busy() {
-    let picker = picker(Strategy::HermesClassic(Weights::default()), 2);
+    let picker = picker(Strategy::HermesClassic(ClassicWeights::default()), 2);
     let hits = [hit(0, 300)];
     let query = Query {
         prompt_tokens: 1_000,
         ..Query::default()
     };
-    let ask = Ask {
+    let ask = PickRequest {
         hits: &hits,
-        ..Ask::new(&query)
+        ..PickRequest::new(&query)
     };
     let load = |position| Load {
         pending_tokens: [30_000, 1_000][position],
         ..Load::default()
     };
-    assert_eq!(picked(&picker, &ask, load, &mut Dice::new(2)), [1, 0]);
+    assert_eq!(picked(&picker, &ask, load, &mut SeededRng::new(2)), [1, 0]);
 }
 
 #[test]
@@ -165,15 +167,15 @@ fn another_strategy_can_stand_in_for_the_pools_own() {
     let load = |position| busy([5, 3, 9, 1, 7, 2][position]);
     let choice = picker.pick_by(
         &Strategy::LeastRequest,
-        &Ask::new(&query),
+        &PickRequest::new(&query),
         load,
-        &mut Dice::new(1),
+        &mut SeededRng::new(1),
     );
     assert_eq!(choice.expect("all are up").ranked[0].position, 3);
 }
 
 fn affinity(n: usize) -> Picker {
-    picker(Strategy::SessionAffinity(Affinity::default()), n)
+    picker(Strategy::SessionAffinity(SessionAffinity::default()), n)
 }
 
 fn home(picker: &Picker, session: u64, load: impl Fn(usize) -> Load) -> usize {
@@ -181,7 +183,12 @@ fn home(picker: &Picker, session: u64, load: impl Fn(usize) -> Load) -> usize {
         session: Some(session),
         ..Query::default()
     };
-    picked(picker, &Ask::new(&query), load, &mut Dice::new(session))[0]
+    picked(
+        picker,
+        &PickRequest::new(&query),
+        load,
+        &mut SeededRng::new(session),
+    )[0]
 }
 
 #[test]
@@ -211,23 +218,23 @@ fn a_session_leaves_an_overloaded_endpoint_and_only_that() {
 fn no_endpoint_exceeds_its_bound_while_sessions_pile_up() {
     let picker = affinity(10);
     let mut in_flight = [0u32; 10];
-    let mut dice = Dice::new(4);
+    let mut rng = SeededRng::new(4);
     for total in 0..2_000u32 {
         // A few sessions make nearly all requests.
-        let session = dice.below(dice.clone().below(30) + 1) as u64;
+        let session = rng.below(rng.clone().below(30) + 1) as u64;
         let query = Query {
             session: Some(session),
             ..Query::default()
         };
-        let ask = Ask {
+        let ask = PickRequest {
             total_in_flight: Some(total.into()),
-            ..Ask::new(&query)
+            ..PickRequest::new(&query)
         };
         in_flight[picked(
             &picker,
             &ask,
             |position| busy(in_flight[position]),
-            &mut dice,
+            &mut rng,
         )[0]] += 1;
         let bound = (1.25 * f64::from(total + 1) / 10.0).ceil();
         assert!(
@@ -269,20 +276,20 @@ fn sessions_come_back_to_an_endpoint_that_warms_up_and_stay() {
     assert_eq!(back, ours.len());
 }
 
-fn prefix_cache(hits: &[Hit], load: impl Fn(usize) -> Load) -> usize {
-    let picker = picker(Strategy::PrefixCache(PrefixCache::default()), 4);
+fn prefix_cache(hits: &[CacheHit], load: impl Fn(usize) -> Load) -> usize {
+    let picker = picker(Strategy::PrefixCache(PrefixCacheRules::default()), 4);
     let query = Query {
         prompt_tokens: 1_000,
         ..Query::default()
     };
     picked(
         &picker,
-        &Ask {
+        &PickRequest {
             hits,
-            ..Ask::new(&query)
+            ..PickRequest::new(&query)
         },
         load,
-        &mut Dice::new(3),
+        &mut SeededRng::new(3),
     )[0]
 }
 
@@ -316,7 +323,7 @@ fn kv_aware_without_a_queue_weighs_what_is_pending_against_what_is_cached() {
         prompt_tokens: 8_000,
         ..Query::default()
     };
-    let (hits, mut dice) = ([hit(0, 7_000)], Dice::new(1));
+    let (hits, mut rng) = ([hit(0, 7_000)], SeededRng::new(1));
     let mut first = |pending: u64| {
         let load = |position| Load {
             pending_tokens: if position == 0 { pending } else { 0 },
@@ -324,12 +331,12 @@ fn kv_aware_without_a_queue_weighs_what_is_pending_against_what_is_cached() {
         };
         picked(
             &picker,
-            &Ask {
+            &PickRequest {
                 hits: &hits,
-                ..Ask::new(&query)
+                ..PickRequest::new(&query)
             },
             load,
-            &mut dice,
+            &mut rng,
         )[0]
     };
     assert_eq!((first(10_000), first(16_000)), (0, 1));

@@ -1,6 +1,6 @@
 //! Logs a finished request.
 
-use hermes_core::query::Source;
+use hermes_core::query::CacheSource;
 
 use crate::exchange::summary::RequestSummary;
 
@@ -12,7 +12,7 @@ pub(super) fn observe(summary: &RequestSummary<'_>) {
         level = summary.level.name(),
         queued = ?summary.queued,
         expected_cached_tokens = summary.attempt.map(|attempt| attempt.cached_tokens),
-        expected_by = summary.attempt.and_then(|attempt| attempt.source).map(Source::name),
+        expected_by = summary.attempt.and_then(|attempt| attempt.source).map(CacheSource::name),
         cached_tokens = summary.usage.and_then(|usage| usage.cached_tokens),
         outcome = summary.outcome.name(),
         ttft = ?summary.timeline.time_to_first_token(),

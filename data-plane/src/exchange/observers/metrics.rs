@@ -1,6 +1,6 @@
 //! Counts a finished request in the metrics of its model and pool.
 
-use hermes_core::query::Source;
+use hermes_core::query::CacheSource;
 
 use crate::{
     exchange::{attempt::AttemptFacts, summary::RequestSummary},
@@ -45,9 +45,9 @@ fn compare_cached_tokens(summary: &RequestSummary<'_>, attempt: &AttemptFacts, u
     let cached_tokens = attempt.cached_tokens;
     let expected = match attempt.source {
         // Counted in the engine's own tokens.
-        Some(Source::Events) => cached_tokens,
+        Some(CacheSource::KvEvents) => cached_tokens,
         // Counted in estimated tokens: the expectation is a share of the prompt.
-        Some(Source::Learned | Source::Manager) | None => {
+        Some(CacheSource::Learned | CacheSource::KvManager) | None => {
             let estimated = u64::from(summary.query.prompt_tokens).max(1);
             (u64::from(cached_tokens) * u64::from(usage.prompt_tokens) / estimated) as u32
         }

@@ -16,7 +16,7 @@ pub(super) fn observe(summary: &RequestSummary<'_>, reporter: &Reporter) {
         completion_tokens: usage.completion_tokens,
         cached_tokens: summary.cached_tokens,
     });
-    let non_streaming = summary.query.unary;
+    let non_streaming = summary.query.non_streaming;
     let end = RequestEnd {
         endpoint: summary.attempt.map(|attempt| attempt.upstream.endpoint.id),
         outcome: outcome(summary.outcome),

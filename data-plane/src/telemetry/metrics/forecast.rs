@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hermes_core::query::Source;
+use hermes_core::query::CacheSource;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -19,7 +19,7 @@ pub(super) struct ForecastLabels {
 /// One pool's handles, by who made the forecast.
 pub(crate) struct Forecasts {
     nobody: Kinds,
-    /// In the order of [`Source::ALL`].
+    /// In the order of [`CacheSource::ALL`].
     sources: [Kinds; 3],
 }
 
@@ -57,12 +57,12 @@ impl Forecasts {
         };
         Self {
             nobody: kinds("none"),
-            sources: Source::ALL.map(|source| kinds(source.name())),
+            sources: CacheSource::ALL.map(|source| kinds(source.name())),
         }
     }
 
     /// An engine reported so many cached tokens where so many were expected.
-    pub(crate) fn observe(&self, source: Option<Source>, expected: u32, reported: u32) {
+    pub(crate) fn observe(&self, source: Option<CacheSource>, expected: u32, reported: u32) {
         let kinds = match source {
             Some(source) => &self.sources[source as usize],
             None => &self.nobody,
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn errors_in_both_directions_are_told_apart_and_by_source() {
         let forecasts = Forecasts::of(&Family::default(), &"chat".into());
-        for source in Source::ALL {
+        for source in CacheSource::ALL {
             forecasts.observe(Some(source), 100, 70);
             forecasts.observe(Some(source), 10, 30);
         }

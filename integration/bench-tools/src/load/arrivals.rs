@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 /// An arrival process of an open loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +34,7 @@ impl Arrivals {
         };
         Offsets {
             mean: 1.0 / per_second.max(MIN_RATE),
-            dice: seed.map(Dice::new),
+            dice: seed.map(SeededRng::new),
             at: 0.0,
             index: 0,
         }
@@ -48,7 +48,7 @@ const MIN_RATE: f64 = 1.0 / 86_400.0;
 #[derive(Debug)]
 pub struct Offsets {
     mean: f64,
-    dice: Option<Dice>,
+    dice: Option<SeededRng>,
     at: f64,
     index: u32,
 }
@@ -61,7 +61,7 @@ impl Iterator for Offsets {
             // A product instead of a running sum: a million additions of 1 ms would drift.
             None => self.mean * f64::from(self.index),
             Some(dice) => {
-                let uniform = (dice.roll() >> 11) as f64 / (1u64 << 53) as f64;
+                let uniform = (dice.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
                 self.at += -self.mean * (1.0 - uniform).ln();
                 self.at
             }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,7 +35,7 @@ pub(super) struct Driver<'a> {
     proxies: Vec<Arc<Client>>,
     /// Which server listens where.
     servers: HashMap<String, usize>,
-    dice: Dice,
+    dice: SeededRng,
 }
 
 #[derive(Serialize)]
@@ -73,7 +73,7 @@ impl<'a> Driver<'a> {
                 .map(|proxy| client(proxy.url()))
                 .collect::<Result<_, _>>()?,
             servers: addresses.zip(0..).collect(),
-            dice: Dice::new(settings.seed),
+            dice: SeededRng::new(settings.seed),
         })
     }
 

@@ -13,7 +13,7 @@ mod prefixes;
 mod round_robin;
 mod sglang;
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 use super::dispatcher::Dispatcher;
 use super::proxies::Proxies;
@@ -120,15 +120,15 @@ impl Policy {
         if self.shared || proxies < 2 {
             return (self.make)(setup);
         }
-        let mut dice = Dice::new(setup.seed);
+        let mut dice = SeededRng::new(setup.seed);
         let each = (0..proxies)
             .map(|_| {
                 (self.make)(Setup {
-                    seed: dice.roll(),
+                    seed: dice.next_u64(),
                     ..setup
                 })
             })
             .collect();
-        Box::new(Proxies::new(each, dice.roll()))
+        Box::new(Proxies::new(each, dice.next_u64()))
     }
 }

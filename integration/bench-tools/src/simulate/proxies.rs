@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 use super::dispatcher::{
     Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
@@ -11,7 +11,7 @@ use super::dispatcher::{
 /// Dispatchers with separate knowledge. Each request reaches one of them, by lot, and stays with it.
 pub struct Proxies {
     each: Vec<Box<dyn Dispatcher>>,
-    dice: Dice,
+    dice: SeededRng,
     /// Which proxy has a request, by request.
     owners: Vec<usize>,
 }
@@ -22,7 +22,7 @@ impl Proxies {
     pub fn new(each: Vec<Box<dyn Dispatcher>>, seed: u64) -> Self {
         Self {
             each,
-            dice: Dice::new(seed),
+            dice: SeededRng::new(seed),
             owners: Vec::new(),
         }
     }

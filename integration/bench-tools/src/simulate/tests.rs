@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 use proptest::prelude::*;
 
 use super::policies::{POLICIES, Policy, Setup};
@@ -13,11 +13,13 @@ use hermes_engine_sim::EngineConfig;
 
 /// Conversations of a few turns, in bursts: each turn brings back the prompt before it and adds to it.
 fn traffic(requests: usize, seed: u64) -> Traffic {
-    let mut dice = Dice::new(seed);
+    let mut dice = SeededRng::new(seed);
     let mut talks: Vec<Vec<u64>> = (0..12).map(|talk| vec![0, 1_000 + talk]).collect();
     let mut record = |index: usize| {
         let talk = dice.below(talks.len());
-        let more = (0..=dice.below(4)).map(|_| dice.roll()).collect::<Vec<_>>();
+        let more = (0..=dice.below(4))
+            .map(|_| dice.next_u64())
+            .collect::<Vec<_>>();
         talks[talk].extend(more);
         if talks[talk].len() > 30 {
             talks[talk].truncate(2);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 use hermes_proto::v1::{
     ScoreRequest, ScoreRequests, router_client::RouterClient, score_response::Answer,
 };
@@ -173,7 +173,7 @@ impl Prompts {
         let prompt = self
             .count
             .map_or(id, |count| id.wrapping_mul(STRIDE) % count as u64);
-        let mut dice = Dice::new(prompt);
+        let mut dice = SeededRng::new(prompt);
         ScoreRequest {
             id,
             proxy: 1,
@@ -181,7 +181,7 @@ impl Prompts {
             model: "m".into(),
             prompt_bytes: (self.hashes * BLOCK) as u64,
             prompt_tokens: (self.hashes * BLOCK / 4) as u32,
-            blocks: (0..self.hashes).map(|_| dice.roll()).collect(),
+            blocks: (0..self.hashes).map(|_| dice.next_u64()).collect(),
             block_bytes: BLOCK as u32,
             deadline_ms: 1_000,
             ..ScoreRequest::default()

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 use hermes_engine_sim::{KvEventsConfig, LonePublisher};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -65,7 +65,7 @@ impl Tellers {
 
     /// Store and remove in turn, at an even pace, for ever.
     pub(crate) async fn tell(self) {
-        let mut dice = Dice::new(1);
+        let mut dice = SeededRng::new(1);
         let mut held = vec![VecDeque::<Vec<u64>>::new(); self.0.len()];
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,14 +82,14 @@ impl Tellers {
         }
     }
 
-    fn tell_one(&self, teller: usize, held: &mut VecDeque<Vec<u64>>, dice: &mut Dice) {
+    fn tell_one(&self, teller: usize, held: &mut VecDeque<Vec<u64>>, dice: &mut SeededRng) {
         let publisher = &self.0[teller];
         if held.len() > HELD
             && let Some(names) = held.pop_front()
         {
             return publisher.remove(&names);
         }
-        let names: Vec<u64> = (0..BATCH).map(|_| dice.roll()).collect();
+        let names: Vec<u64> = (0..BATCH).map(|_| dice.next_u64()).collect();
         let tokens: Vec<u32> = (0..BATCH * BLOCK_TOKENS)
             .map(|_| dice.below(150_000) as u32)
             .collect();

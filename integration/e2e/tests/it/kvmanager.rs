@@ -11,7 +11,7 @@ use std::time::Duration;
 use hermes_control_plane::cache_sources::kv_manager::{
     Candidate, KvManager, KvManagerSettings, KvMetrics, Lookup, MAX_IN_FLIGHT, Outcome, Text,
 };
-use hermes_core::{query::Hit, snapshot::EndpointId};
+use hermes_core::{query::CacheHit, snapshot::EndpointId};
 use hermes_engine_sim::kv_manager::{Fault, KvManagerServer, Prompt};
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -53,7 +53,7 @@ impl Asker {
             .expect("a lookup ends by itself");
         hits.iter()
             .map(
-                |Hit {
+                |CacheHit {
                      endpoint, cached, ..
                  }| (endpoint.0, cached.gpu),
             )

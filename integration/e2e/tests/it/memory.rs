@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hermes_bench::fleet::Plane;
-use hermes_core::{policy::Policy, rendezvous::owner};
+use hermes_core::{policy::PoolPolicy, rendezvous::owner};
 use hermes_data_plane::app as data;
 use hermes_proto::v1::ScoreRequest;
 use hermes_testkit::replica::Replica;
@@ -178,9 +178,9 @@ async fn the_next_owner_of_a_pool_is_taught_and_before_that_only_the_owner_is_as
 
 #[tokio::test]
 async fn a_pool_whose_strategy_reads_no_prompts_teaches_nothing() {
-    let policy = Policy {
+    let policy = PoolPolicy {
         strategy: hermes_core::policy::Strategy::LeastRequest,
-        ..Policy::default()
+        ..PoolPolicy::default()
     };
     let world = World::with(1, policy).await;
     let mut replica = Replica::start("a", world.snapshot.clone())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hermes_bench::fleet::Plane;
-use hermes_core::policy::Policy;
+use hermes_core::policy::PoolPolicy;
 use hermes_data_plane::app as data;
 use hermes_proto::v1::refused::Reason;
 use hermes_testkit::replica::Replica;
@@ -200,9 +200,9 @@ async fn who_waited_in_vain_is_told_so_and_not_sent_to_an_engine() {
 
 #[tokio::test]
 async fn a_replica_that_forgets_who_waits_costs_what_it_said_and_no_more() {
-    let policy = Policy {
+    let policy = PoolPolicy {
         score_deadline: Duration::from_millis(500),
-        ..Policy::default()
+        ..PoolPolicy::default()
     };
     let world = World::with(1, policy).await;
     let mut replica = Replica::start("a", world.snapshot.clone())

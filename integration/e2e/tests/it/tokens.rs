@@ -8,7 +8,7 @@ use hermes_control_plane::cache_sources::tokenizer::{
     Failure, Outcome, TokenMetrics, TokenizerSettings, Tokens, Way,
 };
 use hermes_core::{
-    policy::Policy,
+    policy::PoolPolicy,
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
 };
 use hermes_engine_sim::{Engine, EngineHandle};
@@ -37,7 +37,7 @@ fn tokens(limit: Duration, endpoints: &[&str]) -> (Tokens, TokenMetrics) {
     let spec = PoolSpec {
         name: "chat".into(),
         models: Vec::new(),
-        policy: Policy::default(),
+        policy: PoolPolicy::default(),
     };
     let endpoint = |(id, url): (u64, &&str)| {
         let url = Arc::from(*url);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hermes_bench::fleet;
 use hermes_bench::fleet::{Plane, instant};
 use hermes_core::{
-    policy::Policy,
+    policy::PoolPolicy,
     snapshot::{Endpoint, EndpointId, Epoch, Pool, PoolSpec, Role, Snapshot, Version},
 };
 use hermes_data_plane::app as data;
@@ -24,14 +24,14 @@ pub(crate) struct World {
 impl World {
     /// The pool `chat`, asked about with a patience that slow machines do not exhaust.
     pub(crate) async fn of(engines: usize) -> Self {
-        let policy = Policy {
+        let policy = PoolPolicy {
             score_deadline: Duration::from_secs(5),
-            ..Policy::default()
+            ..PoolPolicy::default()
         };
         Self::with(engines, policy).await
     }
 
-    pub(crate) async fn with(engines: usize, policy: Policy) -> Self {
+    pub(crate) async fn with(engines: usize, policy: PoolPolicy) -> Self {
         let mut handles = Vec::new();
         for _ in 0..engines {
             handles.push(Engine::start(instant()).await.expect("an engine starts"));

@@ -184,7 +184,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use hermes_control_plane::cache_sources::kv_events::decode;
-    use hermes_core::residency::{Adapter, Event, Extras, content, root};
+    use hermes_core::block_index::{Adapter, BlockEvent, ExtraKeys, content, root};
 
     use super::*;
 
@@ -205,9 +205,9 @@ mod tests {
         for encoding in [Encoding::Maps, Encoding::Arrays] {
             let batch = decode::batch(&payload(encoding, 1.5, 2, &events)).expect("a batch");
             let [
-                Event::Stored(stored),
-                Event::Removed(removed),
-                Event::Cleared,
+                BlockEvent::Stored(stored),
+                BlockEvent::Removed(removed),
+                BlockEvent::Cleared,
             ] = &batch.events[..]
             else {
                 panic!("{batch:?}")
@@ -216,7 +216,7 @@ mod tests {
             assert_eq!(
                 stored.contents,
                 [
-                    Extras::salt("salt").apply(content(&[1, 2])),
+                    ExtraKeys::salt("salt").apply(content(&[1, 2])),
                     content(&[3, 4])
                 ]
             );

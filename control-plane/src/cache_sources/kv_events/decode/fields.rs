@@ -1,6 +1,6 @@
 //! One event, in either form: what it is, and where its fields stand. Nothing is decoded before somebody wants it.
 
-use hermes_core::residency::Tier;
+use hermes_core::block_index::Tier;
 
 use super::{Malformed, Plain, Reader};
 

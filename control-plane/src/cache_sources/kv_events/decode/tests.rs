@@ -3,7 +3,7 @@
 mod cases;
 mod engine_encoder;
 
-use hermes_core::residency::Event;
+use hermes_core::block_index::BlockEvent;
 use proptest::prelude::*;
 
 use self::engine_encoder::{expected, meant, payload, style};
@@ -37,7 +37,7 @@ proptest! {
         bytes[at] = byte;
         if let Ok(batch) = batch(&bytes) {
             for event in batch.events {
-                let Event::Stored(stored) = event else { continue };
+                let BlockEvent::Stored(stored) = event else { continue };
                 prop_assert!(stored.contents.is_empty() || stored.contents.len() == stored.names.len());
             }
         }

@@ -15,7 +15,7 @@
 //! Numbers that cannot be true (more tokens than the prompt has, boundaries out of order, ranks that contradict their
 //! sum) make the whole answer worthless: whoever counts wrong once is not believed about the rest.
 
-use hermes_core::query::{Cached, Hit, Source};
+use hermes_core::query::{CacheHit, CacheSource, CachedTokens};
 
 use super::{Blocks, Conductor, Lookup, Outcome, plain::Plain};
 use crate::cache_sources::kv_manager::names::Names;
@@ -50,7 +50,7 @@ pub(super) fn hits(
     answer: &[u8],
     lookup: &Lookup,
     blocks: Blocks<'_>,
-) -> Result<Vec<Hit>, Outcome> {
+) -> Result<Vec<CacheHit>, Outcome> {
     let answer: Plain = conductor.encoding.read(answer)?;
     let Some((rows, meaning)) = rows(&answer, &conductor.tenant)? else {
         return Ok(Vec::new());
@@ -65,10 +65,10 @@ pub(super) fn hits(
         };
         known = true;
         if cached.disk > 0 {
-            hits.push(Hit {
+            hits.push(CacheHit {
                 endpoint: lookup.candidates[position].endpoint,
                 cached,
-                source: Source::Manager,
+                source: CacheSource::KvManager,
                 at_least: false,
             });
         }
@@ -98,7 +98,7 @@ fn rows<'a>(answer: &'a Plain, tenant: &str) -> Result<Option<Rows<'a>>, Outcome
     }
 }
 
-fn cached(row: &Plain, meaning: Meaning, asked: u32) -> Result<Cached, Implausible> {
+fn cached(row: &Plain, meaning: Meaning, asked: u32) -> Result<CachedTokens, Implausible> {
     let longest = tokens(row, &LONGEST)?;
     let (gpu, cpu, disk) = (tokens(row, &GPU)?, tokens(row, &CPU)?, tokens(row, &DISK)?);
     let cached = match meaning {
@@ -110,13 +110,13 @@ fn cached(row: &Plain, meaning: Meaning, asked: u32) -> Result<Cached, Implausib
             if gpu > host || host > disk || longest.is_some_and(|longest| longest != disk) {
                 return Err(Implausible);
             }
-            Cached { gpu, host, disk }
+            CachedTokens { gpu, host, disk }
         }
         Meaning::Counts => {
             let (gpu, cpu, disk) = (gpu.unwrap_or(0), cpu.unwrap_or(0), disk.unwrap_or(0));
             let longest = longest.unwrap_or(gpu.max(cpu).max(disk));
             let host = if disk == 0 { longest } else { gpu.max(cpu) };
-            Cached {
+            CachedTokens {
                 gpu: gpu.min(longest),
                 host: host.min(longest),
                 disk: longest,

@@ -19,7 +19,7 @@
 
 use std::sync::Arc;
 
-use hermes_core::query::{Cached, Hit, Source};
+use hermes_core::query::{CacheHit, CacheSource, CachedTokens};
 use serde_json::{Map, Value};
 
 use super::{MatchSort, Outcome};
@@ -66,7 +66,7 @@ pub(super) fn hits(
     answer: &[u8],
     lookup: &Lookup,
     settings: &MatchSort,
-) -> Result<Vec<Hit>, Outcome> {
+) -> Result<Vec<CacheHit>, Outcome> {
     let answer: Value = serde_json::from_slice(answer).map_err(|_| Outcome::Garbage)?;
     let mut reader = Reader {
         id_keys: keys(&settings.id_keys, &DEFAULT_ID_KEYS),
@@ -184,7 +184,7 @@ impl Reader<'_> {
         *best = Some(best.map_or(tokens, |known| known.max(tokens)));
     }
 
-    fn finish(self, candidates: &[Candidate], was_empty: bool) -> Result<Vec<Hit>, Outcome> {
+    fn finish(self, candidates: &[Candidate], was_empty: bool) -> Result<Vec<CacheHit>, Outcome> {
         if was_empty {
             return Ok(Vec::new());
         }
@@ -201,10 +201,10 @@ impl Reader<'_> {
             .filter_map(|(candidate, tokens)| Some((candidate.endpoint, tokens?)));
         Ok(held
             .filter(|(_, tokens)| *tokens > 0)
-            .map(|(endpoint, tokens)| Hit {
+            .map(|(endpoint, tokens)| CacheHit {
                 endpoint,
-                cached: Cached::on_gpu(tokens),
-                source: Source::Manager,
+                cached: CachedTokens::on_gpu(tokens),
+                source: CacheSource::KvManager,
                 at_least: false,
             })
             .collect())

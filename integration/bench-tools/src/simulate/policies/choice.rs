@@ -1,11 +1,11 @@
 //! Picking the best of several servers, by lot where several are best.
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 /// The candidate with the least cost; among equals each is as likely.
 pub(super) fn least(
     candidates: impl IntoIterator<Item = (usize, f64)>,
-    dice: &mut Dice,
+    dice: &mut SeededRng,
 ) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     let mut equals = 0;
@@ -28,7 +28,7 @@ mod tests {
 
     #[test]
     fn the_least_wins_and_equals_share() {
-        let mut dice = Dice::new(1);
+        let mut dice = SeededRng::new(1);
         assert_eq!(least([(0, 2.0), (1, 1.0), (2, 3.0)], &mut dice), Some(1));
         assert_eq!(least([], &mut dice), None);
         let mut wins = [0; 3];

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 use super::Setup;
 use super::choice::least;
@@ -26,7 +26,7 @@ pub(super) struct Dynamo {
     active: Vec<HashMap<u64, u32>>,
     /// The blocks of unfinished requests.
     blocks: HashMap<RequestIndex, Box<[u64]>>,
-    dice: Dice,
+    dice: SeededRng,
 }
 
 impl Dynamo {
@@ -35,7 +35,7 @@ impl Dynamo {
             inflight: InFlight::new(setup.servers),
             active: vec![HashMap::new(); setup.servers],
             blocks: HashMap::new(),
-            dice: Dice::new(setup.seed),
+            dice: SeededRng::new(setup.seed),
         }
     }
 

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 use super::Setup;
 use super::choice::least;
@@ -33,7 +33,7 @@ pub(super) struct Gie {
     samples: Vec<Sample>,
     prefixes: Prefixes,
     matched_blocks: usize,
-    dice: Dice,
+    dice: SeededRng,
 }
 
 impl Gie {
@@ -42,7 +42,7 @@ impl Gie {
             samples: vec![Sample::default(); setup.servers],
             prefixes: Prefixes::new(setup.servers, INDEX_TOKENS / setup.block_tokens),
             matched_blocks: (MATCHED_TOKENS / setup.block_tokens).max(1),
-            dice: Dice::new(setup.seed),
+            dice: SeededRng::new(setup.seed),
         }
     }
 

@@ -1,15 +1,15 @@
-//! Hermes' own `kv-aware`: the code that the control plane runs, [`hermes_core::dispatch`], behind any number of proxies.
+//! Hermes' own `kv-aware`: the code that the control plane runs, [`hermes_core::scheduler`], behind any number of proxies.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hermes_core::{
-    dice::Dice,
-    dispatch::{self, Binding, End, Ended, Outcome, Release},
-    ledger::{Key, ProxyId, RequestId},
+    ledger::{ProxyId, RequestId, RequestKey},
     load,
     policy::{self, Strategy},
     query::Query,
+    rng::SeededRng,
+    scheduler::{self, Assignment, Dequeued, QueueExit, ReportedUsage, ScheduleOutcome},
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
 };
 
@@ -23,9 +23,9 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// See the module.
 pub(super) struct KvAware {
-    dispatcher: dispatch::Dispatcher,
+    dispatcher: scheduler::Scheduler,
     block_tokens: usize,
-    released: Vec<Release>,
+    released: Vec<Dequeued>,
     last: Duration,
     /// By request: cached tokens that the engine reported.
     reported: Vec<u32>,
@@ -35,10 +35,10 @@ impl KvAware {
     pub(super) fn new(setup: Setup, late: bool) -> Self {
         let strategy = Strategy::KvAware(policy::KvAware {
             late,
-            queue: policy::Queue {
-                requests: u32::MAX,
-                bytes: u64::MAX,
-                wait: Duration::from_secs(86_400),
+            queue: policy::QueueLimits {
+                max_requests: u32::MAX,
+                max_bytes: u64::MAX,
+                max_wait: Duration::from_secs(86_400),
             },
             ..policy::KvAware::default()
         });
@@ -53,9 +53,9 @@ impl KvAware {
                 group: None,
             })
         };
-        let policy = policy::Policy {
+        let policy = policy::PoolPolicy {
             strategy,
-            ..policy::Policy::default()
+            ..policy::PoolPolicy::default()
         };
         let spec = Arc::new(PoolSpec {
             name: "simulated".into(),
@@ -66,7 +66,7 @@ impl KvAware {
             spec,
             endpoints: (0..setup.servers).map(endpoint).collect(),
         });
-        let mut dispatcher = dispatch::Dispatcher::new(&pool, Dice::new(setup.seed));
+        let mut dispatcher = scheduler::Scheduler::new(&pool, SeededRng::new(setup.seed));
         for server in 0..setup.servers {
             dispatcher.set_capacity(server, Some((setup.blocks * setup.block_tokens) as u64));
         }
@@ -81,9 +81,9 @@ impl KvAware {
 
     fn release(&mut self, now: Duration, placements: &mut Vec<Placement>) {
         self.last = now;
-        self.dispatcher.release(now, &mut self.released);
-        for Release { key, end } in std::mem::take(&mut self.released) {
-            if let End::Bound(binding) = end {
+        self.dispatcher.dequeue(now, &mut self.released);
+        for Dequeued { key, exit: end } in std::mem::take(&mut self.released) {
+            if let QueueExit::Bound(binding) = end {
                 self.send(key.request.0 as usize, &binding, now, placements);
             }
         }
@@ -93,7 +93,7 @@ impl KvAware {
     fn send(
         &mut self,
         request: RequestIndex,
-        binding: &Binding,
+        binding: &Assignment,
         now: Duration,
         placements: &mut Vec<Placement>,
     ) {
@@ -107,8 +107,8 @@ impl KvAware {
     }
 }
 
-fn key(request: RequestIndex) -> Key {
-    Key {
+fn key(request: RequestIndex) -> RequestKey {
+    RequestKey {
         proxy: ProxyId(0),
         request: RequestId(request as u64),
     }
@@ -125,7 +125,7 @@ impl Dispatcher for KvAware {
             ..Query::default()
         };
         self.reported.push(0);
-        let asked = dispatch::Arrival {
+        let asked = scheduler::ScheduleRequest {
             key: key(arrival.request),
             query: &query,
             model: None,
@@ -133,7 +133,7 @@ impl Dispatcher for KvAware {
             waited: Duration::ZERO,
             may_wait: true,
         };
-        if let Outcome::Bound(binding) = self.dispatcher.arrive(asked, at.now) {
+        if let ScheduleOutcome::Bound(binding) = self.dispatcher.schedule(asked, at.now) {
             self.send(arrival.request, &binding, at.now, placements);
         }
     }
@@ -146,9 +146,9 @@ impl Dispatcher for KvAware {
     }
 
     fn finished(&mut self, at: Moment<'_>, seen: Finished, placements: &mut Vec<Placement>) {
-        let ended = Ended {
+        let ended = ReportedUsage {
             cached_tokens: Some(self.reported[seen.request]),
-            ..Ended::default()
+            ..ReportedUsage::default()
         };
         self.dispatcher.finished(key(seen.request), ended, at.now);
         self.release(at.now, placements);
@@ -161,7 +161,7 @@ impl Dispatcher for KvAware {
     fn sampled(&mut self, at: Moment<'_>, samples: &[Sample], placements: &mut Vec<Placement>) {
         self.dispatcher.tick(at.now);
         for (server, sample) in samples.iter().enumerate() {
-            let sample = load::Sample {
+            let sample = load::EngineSample {
                 waiting: Some(sample.waiting as u32),
                 running: Some(sample.running as u32),
                 kv_usage: Some(sample.kv_usage as f32),
@@ -172,7 +172,7 @@ impl Dispatcher for KvAware {
     }
 
     fn wake_at(&self) -> Option<Duration> {
-        (self.dispatcher.waiting() > 0).then_some(self.last + TICK)
+        (self.dispatcher.queued_requests() > 0).then_some(self.last + TICK)
     }
 
     fn wake(&mut self, at: Moment<'_>, placements: &mut Vec<Placement>) {

@@ -1,6 +1,6 @@
 //! `least-request`: the server with the fewest requests in flight from this router, by lot among equals.
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 use super::Setup;
 use super::choice::least;
@@ -11,14 +11,14 @@ use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, Moment, Placeme
 #[derive(Debug)]
 pub(super) struct LeastRequest {
     inflight: InFlight,
-    dice: Dice,
+    dice: SeededRng,
 }
 
 impl LeastRequest {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
             inflight: InFlight::new(setup.servers),
-            dice: Dice::new(setup.seed),
+            dice: SeededRng::new(setup.seed),
         }
     }
 }

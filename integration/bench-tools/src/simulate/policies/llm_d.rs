@@ -10,7 +10,7 @@
 //! 15928`), `token-load-scorer` (saturates at 4,194,304 tokens), `approx-prefix-cache-producer` and
 //! `inflight-load-producer` of llm-d-router 0.10.
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 use super::Setup;
 use super::choice::least;
@@ -29,7 +29,7 @@ const FULL_TOKENS: f64 = 4_194_304.0;
 pub(super) struct LlmD {
     inflight: InFlight,
     prefixes: Prefixes,
-    dice: Dice,
+    dice: SeededRng,
 }
 
 impl LlmD {
@@ -37,7 +37,7 @@ impl LlmD {
         Self {
             inflight: InFlight::new(setup.servers),
             prefixes: Prefixes::new(setup.servers, setup.blocks),
-            dice: Dice::new(setup.seed),
+            dice: SeededRng::new(setup.seed),
         }
     }
 

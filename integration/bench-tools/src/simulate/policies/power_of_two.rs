@@ -3,7 +3,7 @@
 //! Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001; Envoy's `LEAST_REQUEST` with its
 //! default `choice_count` of 2.
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 use super::Setup;
 use super::inflight::InFlight;
@@ -13,14 +13,14 @@ use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, Moment, Placeme
 #[derive(Debug)]
 pub(super) struct PowerOfTwo {
     inflight: InFlight,
-    dice: Dice,
+    dice: SeededRng,
 }
 
 impl PowerOfTwo {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
             inflight: InFlight::new(setup.servers),
-            dice: Dice::new(setup.seed),
+            dice: SeededRng::new(setup.seed),
         }
     }
 }

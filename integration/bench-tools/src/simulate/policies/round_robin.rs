@@ -1,6 +1,6 @@
 //! `round-robin`: servers in turn, from one drawn by lot.
 
-use hermes_core::dice::Dice;
+use hermes_core::rng::SeededRng;
 
 use super::Setup;
 use crate::simulate::dispatcher::{Arrival, Dispatcher, Moment, Placement};
@@ -15,7 +15,7 @@ pub(super) struct RoundRobin {
 impl RoundRobin {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
-            next: Dice::new(setup.seed).below(setup.servers),
+            next: SeededRng::new(setup.seed).below(setup.servers),
             servers: setup.servers,
         }
     }

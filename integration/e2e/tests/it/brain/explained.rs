@@ -14,12 +14,12 @@ async fn the_page_shows_how_costs_are_weighed() {
     }
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
     assert_eq!(explanation["strategy"], "kv-aware");
-    let weighing = &explanation["weighing"];
+    let weighing = &explanation["queue"];
     assert_eq!(
-        (&weighing["binds"], &weighing["waiting"]),
+        (&weighing["binds_now"], &weighing["queued_requests"]),
         (&true.into(), &0.into())
     );
-    let sites = weighing["sites"].as_array().expect("sites");
+    let sites = weighing["candidates"].as_array().expect("sites");
     assert_eq!(sites.len(), 2);
     for site in sites {
         assert_eq!(
@@ -34,7 +34,7 @@ async fn the_page_shows_how_costs_are_weighed() {
             site["rate"].as_f64().is_some_and(|rate| rate > 100.0),
             "{site}"
         );
-        assert_eq!(site["trust"], serde_json::json!([1.0, 1.0, 1.0]));
+        assert_eq!(site["confidence"], serde_json::json!([1.0, 1.0, 1.0]));
     }
     let cost = |at: usize| sites[at]["cost_s"].as_f64().expect("a cost");
     assert!(cost(0) <= cost(1), "the cheapest first");
@@ -47,13 +47,13 @@ async fn the_page_says_when_a_request_would_wait_and_behind_how_many() {
     let _waiting = super::stage::asking(&fleet.url(), &question(text("waits", 400)));
     super::stage::becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
-    let weighing = &explanation["weighing"];
+    let weighing = &explanation["queue"];
     assert_eq!(
-        (&weighing["binds"], &weighing["waiting"]),
+        (&weighing["binds_now"], &weighing["queued_requests"]),
         (&false.into(), &1.into())
     );
     assert!(
-        weighing["sites"][0]["ahead_s"]
+        weighing["candidates"][0]["queue_delay_s"]
             .as_f64()
             .is_some_and(|ahead| ahead > 0.1),
         "{weighing}"

@@ -19,7 +19,7 @@ use crate::client::{client, eventually, json_of, metric, send};
 /// How far one source is believed, of the endpoint of this address: learned, manager, events.
 async fn trust(fleet: &Fleet, address: &str) -> Vec<f64> {
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
-    let sites = explanation["weighing"]["sites"]
+    let sites = explanation["queue"]["candidates"]
         .as_array()
         .expect("sites")
         .clone();
@@ -27,7 +27,7 @@ async fn trust(fleet: &Fleet, address: &str) -> Vec<f64> {
         .into_iter()
         .find(|site| site["name"] == address)
         .expect("the endpoint");
-    serde_json::from_value(site["trust"].clone()).expect("three shares")
+    serde_json::from_value(site["confidence"].clone()).expect("three shares")
 }
 
 /// How many requests of the pool ended other than well.
@@ -128,12 +128,12 @@ async fn a_kv_manager_that_lies_is_believed_less_and_less() {
         trust(&fleet, &believed).await[1] < 0.3
     })
     .await;
-    assert!(source_says(plane, "expected_cached_tokens_total", "manager").await > 1_000.0);
+    assert!(source_says(plane, "expected_cached_tokens_total", "kv_manager").await > 1_000.0);
     assert_eq!(
-        source_says(plane, "reported_cached_tokens_total", "manager").await,
+        source_says(plane, "reported_cached_tokens_total", "kv_manager").await,
         0.0
     );
-    assert!(source_says(plane, "cached_tokens_error_total", "manager").await > 1_000.0);
+    assert!(source_says(plane, "cached_tokens_error_total", "kv_manager").await > 1_000.0);
     let before = favorite.stats().requests;
     let bodies: Vec<Value> = (0..9)
         .map(|number| question(text(&format!("late user {number}"), 400)))
@@ -184,7 +184,7 @@ async fn kv_events_that_fail_in_any_way_are_done_without() {
         source_says(
             &fleet.control_planes[0],
             "expected_cached_tokens_total",
-            "events",
+            "kv_events",
         )
         .await
             > 6.0 * 1_400.0

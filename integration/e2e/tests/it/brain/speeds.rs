@@ -21,7 +21,7 @@ async fn waves(fleet: &Fleet, name: &str, waves: usize) {
 /// Prompt tokens a second, by the engine's place in the fleet, as the control plane has learned them.
 async fn rates(fleet: &Fleet) -> Vec<f64> {
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
-    let sites = explanation["weighing"]["sites"]
+    let sites = explanation["queue"]["candidates"]
         .as_array()
         .expect("sites")
         .clone();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hermes_control_plane::cache_sources::kv_events::{KvEvents, Publisher};
-use hermes_core::{query::Cached, residency::Identity, snapshot::EndpointId};
+use hermes_core::{block_index::CacheIdentity, query::CachedTokens, snapshot::EndpointId};
 use hermes_engine_sim::{Engine, EngineHandle};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ async fn the_best_rank_counts_and_a_lost_one_leaves_misses_unknown() {
     ranks[1].ask_all([100, 101]).await;
     let believed = |number| {
         events
-            .hits(&prompt(number), &Identity::default())
+            .hits(&prompt(number), &CacheIdentity::default())
             .first()
             .map(|hit| hit.cached)
     };
@@ -107,7 +107,11 @@ async fn the_best_rank_counts_and_a_lost_one_leaves_misses_unknown() {
             .all(|number| believed(*number) == Some(ranks[1].truth("sim", &prompt(*number))))
     })
     .await;
-    assert_eq!(believed(102), Some(Cached::default()), "neither has it");
+    assert_eq!(
+        believed(102),
+        Some(CachedTokens::default()),
+        "neither has it"
+    );
 
     ranks[1].engine.kill().await;
     eventually("a miss is no longer known", || async {
@@ -126,5 +130,5 @@ async fn the_best_rank_counts_and_a_lost_one_leaves_misses_unknown() {
         standings(&events) == ["whole"]
     })
     .await;
-    assert_eq!(believed(102), Some(Cached::default()));
+    assert_eq!(believed(102), Some(CachedTokens::default()));
 }

@@ -1,14 +1,14 @@
 //! Where streams work, the router knows exactly what engines hold.
 
-use hermes_core::{query::Cached, residency::Identity};
+use hermes_core::{block_index::CacheIdentity, query::CachedTokens};
 use hermes_engine_sim::{Encoding, EngineConfig, KvEventsConfig};
 use serde_json::{Value, json};
 
 use super::watched::{Watched, prompt, publishing};
 use crate::client::{client, eventually, send};
 
-fn identity(adapter: Option<&str>, salt: Option<&str>) -> Identity {
-    Identity {
+fn identity(adapter: Option<&str>, salt: Option<&str>) -> CacheIdentity {
+    CacheIdentity {
         adapter: adapter.map(Into::into),
         salt: salt.map(Into::into),
     }
@@ -18,8 +18,8 @@ fn identity(adapter: Option<&str>, salt: Option<&str>) -> Identity {
 async fn an_engine_that_has_only_begun_is_known_to_hold_nothing() {
     let watched = Watched::start(publishing(100)).await;
     assert_eq!(
-        watched.believed(&prompt(1), &Identity::default()),
-        Some(Cached::default())
+        watched.believed(&prompt(1), &CacheIdentity::default()),
+        Some(CachedTokens::default())
     );
 }
 
@@ -37,7 +37,7 @@ async fn what_an_engine_stores_is_believed_in_either_encoding() {
         watched.agrees(0..24).await;
         let tokens = prompt(7);
         let believed = watched
-            .believed(&tokens, &Identity::default())
+            .believed(&tokens, &CacheIdentity::default())
             .expect("known")
             .gpu;
         assert_eq!(
@@ -90,7 +90,11 @@ async fn adapters_and_salts_never_meet() {
         .await;
         for (other, (adapter, salt)) in kinds.into_iter().enumerate().skip(asked + 1) {
             let believed = watched.believed(&tokens, &identity(adapter, salt));
-            assert_eq!(believed, Some(Cached::default()), "{other} after {asked}");
+            assert_eq!(
+                believed,
+                Some(CachedTokens::default()),
+                "{other} after {asked}"
+            );
         }
     }
 }
@@ -157,7 +161,7 @@ async fn what_an_answer_adds_is_cached_too() {
         .expect("the answer's ids");
     let next = [tokens, said, vec![7; 9]].concat();
     eventually("the turn is known", || async {
-        watched.believed(&next, &Identity::default()) == Some(watched.truth("sim", &next))
+        watched.believed(&next, &CacheIdentity::default()) == Some(watched.truth("sim", &next))
     })
     .await;
     assert!(watched.truth("sim", &next).gpu > 30);

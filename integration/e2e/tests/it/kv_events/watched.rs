@@ -6,7 +6,7 @@ use hermes_control_plane::{
     cache_sources::kv_events::{KvEvents, KvEventsMetrics, Publisher},
     config::{Config, KvEventsConfig as Wanted},
 };
-use hermes_core::{query::Cached, residency::Identity, snapshot::EndpointId};
+use hermes_core::{block_index::CacheIdentity, query::CachedTokens, snapshot::EndpointId};
 use hermes_engine_sim::{Engine, EngineConfig, EngineHandle, KvEventsConfig, Prompt};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -97,7 +97,11 @@ impl Watched {
     }
 
     /// What is believed of a prompt; nothing when nothing is known.
-    pub(super) fn believed(&self, tokens: &[u32], identity: &Identity) -> Option<Cached> {
+    pub(super) fn believed(
+        &self,
+        tokens: &[u32],
+        identity: &CacheIdentity,
+    ) -> Option<CachedTokens> {
         self.events
             .hits(tokens, identity)
             .first()
@@ -105,11 +109,11 @@ impl Watched {
     }
 
     /// What the engine would find in its cache.
-    pub(super) fn truth(&self, model: &str, tokens: &[u32]) -> Cached {
+    pub(super) fn truth(&self, model: &str, tokens: &[u32]) -> CachedTokens {
         let held = self
             .engine
             .held_prefix_tokens(model, Prompt::Tokens(tokens));
-        Cached::on_gpu(held.min((tokens.len() - 1) / BLOCK * BLOCK) as u32)
+        CachedTokens::on_gpu(held.min((tokens.len() - 1) / BLOCK * BLOCK) as u32)
     }
 
     /// Waits until what is believed of all these prompts is true.
@@ -121,7 +125,8 @@ impl Watched {
         eventually("the router agrees with the engine", move || {
             let agrees = prompts.clone().all(|number| {
                 let tokens = prompt(number);
-                self.believed(&tokens, &Identity::default()) == Some(self.truth("sim", &tokens))
+                self.believed(&tokens, &CacheIdentity::default())
+                    == Some(self.truth("sim", &tokens))
             });
             std::future::ready(agrees)
         })

@@ -1,6 +1,6 @@
 //! Streams that lose, break, restart, fall silent and lie: what cannot be known is not claimed.
 
-use hermes_core::{query::Cached, residency::Identity};
+use hermes_core::{block_index::CacheIdentity, query::CachedTokens};
 use hermes_engine_sim::{EngineConfig, Fault, KvEventsConfig};
 use serde_json::Value;
 
@@ -20,8 +20,8 @@ async fn a_batch_that_was_lost_is_asked_for_again() {
     watched.engine.faults().set_for(2, Fault::KvEventsDrop);
     watched.ask_all(0..2).await;
     assert_eq!(
-        watched.believed(&prompt(0), &Identity::default()),
-        Some(Cached::default()),
+        watched.believed(&prompt(0), &CacheIdentity::default()),
+        Some(CachedTokens::default()),
         "nobody knows yet"
     );
     watched.ask_all(2..3).await;
@@ -50,14 +50,14 @@ async fn what_is_lost_for_good_empties_what_was_known() {
         watched.engine.faults().set_for(2, Fault::KvEventsDrop);
         watched.ask_all(100..104).await;
         eventually("what came after is known", || async {
-            watched.believed(&prompt(103), &Identity::default())
+            watched.believed(&prompt(103), &CacheIdentity::default())
                 == Some(watched.truth("sim", &prompt(103)))
         })
         .await;
         assert_eq!(watched.standing(), "partial");
         for number in (0..3).chain(100..104) {
             let believed = watched
-                .believed(&prompt(number), &Identity::default())
+                .believed(&prompt(number), &CacheIdentity::default())
                 .unwrap_or_default();
             assert!(
                 believed.gpu <= watched.truth("sim", &prompt(number)).gpu,
@@ -85,7 +85,9 @@ async fn a_dead_publisher_is_believed_nothing_until_it_is_back() {
     watched.agrees(0..5).await;
     watched.engine.kill().await;
     eventually("no claims", || async {
-        watched.believed(&prompt(0), &Identity::default()).is_none()
+        watched
+            .believed(&prompt(0), &CacheIdentity::default())
+            .is_none()
     })
     .await;
     assert_eq!(watched.standing(), "dark");
@@ -139,7 +141,7 @@ async fn a_connection_that_broke_without_a_replay_starts_from_nothing() {
     })
     .await;
     assert_eq!(
-        watched.believed(&prompt(0), &Identity::default()),
+        watched.believed(&prompt(0), &CacheIdentity::default()),
         None,
         "not even a miss is known"
     );
@@ -153,13 +155,15 @@ async fn what_cannot_be_read_empties_what_was_known() {
     watched.engine.faults().set_for(1, Fault::KvEventsGarbage);
     watched.ask_all(3..4).await;
     eventually("nothing is claimed", || async {
-        watched.believed(&prompt(0), &Identity::default()).is_none()
+        watched
+            .believed(&prompt(0), &CacheIdentity::default())
+            .is_none()
     })
     .await;
     assert_eq!(watched.standing(), "partial");
     watched.ask_all(100..101).await;
     eventually("what came after is known", || async {
-        watched.believed(&prompt(100), &Identity::default())
+        watched.believed(&prompt(100), &CacheIdentity::default())
             == Some(watched.truth("sim", &prompt(100)))
     })
     .await;
@@ -176,7 +180,10 @@ async fn a_publisher_that_answers_no_pings_is_gone() {
         watched.standing() == "dark"
     })
     .await;
-    assert_eq!(watched.believed(&prompt(0), &Identity::default()), None);
+    assert_eq!(
+        watched.believed(&prompt(0), &CacheIdentity::default()),
+        None
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use hermes_bench::fleet::{Fleet, Scene, instant};
 use hermes_control_plane::cache_sources::kv_manager::{
     Conductor, Dialect, Encoding, KvManagerSettings, Lookup, Outcome,
 };
-use hermes_core::query::{Cached, Hit};
+use hermes_core::query::{CacheHit, CachedTokens};
 use hermes_engine_sim::{EngineConfig, EngineHandle, Prompt};
 use hermes_testkit::conductor::ConductorServer;
 use hermes_testkit::conductor::Dialect as Spoken;
@@ -91,10 +91,10 @@ async fn what_instances_hold_becomes_hits_by_tier() {
         let server = ConductorServer::start(spoken, knows).await.expect("a port");
         let asker = asker(&server, encoding, PATIENCE);
         let hits = asker.manager.lookup(question()).await;
-        let cached: Vec<(u64, Cached)> = hits
+        let cached: Vec<(u64, CachedTokens)> = hits
             .iter()
             .map(
-                |Hit {
+                |CacheHit {
                      endpoint, cached, ..
                  }| (endpoint.0, *cached),
             )
@@ -102,13 +102,13 @@ async fn what_instances_hold_becomes_hits_by_tier() {
         let expected = [
             (
                 1,
-                Cached {
+                CachedTokens {
                     gpu: 32,
                     host: 48,
                     disk: 64,
                 },
             ),
-            (2, Cached::on_gpu(160)),
+            (2, CachedTokens::on_gpu(160)),
         ];
         assert_eq!(cached, expected, "{spoken:?}");
         assert_eq!(asker.metrics.count(Outcome::Hit), 1);

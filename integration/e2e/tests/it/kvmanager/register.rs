@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use hermes_control_plane::cache_sources::kv_manager::{
     Conductor, Dialect, Encoding, KvManager, KvManagerSettings, KvMetrics, Registration,
 };
-use hermes_core::snapshot::{Endpoint, EndpointId, Holders, Model, Pool, PoolSpec, Role};
+use hermes_core::snapshot::{Endpoint, EndpointId, Model, ModelHolders, Pool, PoolSpec, Role};
 use hermes_testkit::conductor::ConductorServer;
 use hermes_testkit::conductor::Dialect as Spoken;
 use hermes_testkit::conductor::Fault;
@@ -19,12 +19,12 @@ fn pool(hosts: &[u64]) -> Pool {
         name: "m".into(),
         parent: None,
         max_model_len: None,
-        holders: Holders::All,
+        holders: ModelHolders::All,
     };
     let spec = PoolSpec {
         name: "chat".into(),
         models: vec![model],
-        policy: hermes_core::policy::Policy::default(),
+        policy: hermes_core::policy::PoolPolicy::default(),
     };
     let endpoint = |host: &u64| {
         let url: Arc<str> = format!("http://10.0.0.{host}:8000").into();

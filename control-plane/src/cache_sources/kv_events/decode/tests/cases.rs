@@ -1,7 +1,8 @@
 //! Single payloads: old forms, unknown events, unusable blocks, and what a real vLLM published.
 
-use hermes_core::residency::{
-    Adapter, Attention, Event, Extras, Removed, Stored, Tier, content, link, root,
+use hermes_core::block_index::{
+    Adapter, Attention, BlockEvent, ExtraKeys, RemovedBlocks, StoredBlocks, Tier, content, link,
+    root,
 };
 use rmp::encode;
 
@@ -50,14 +51,17 @@ fn the_very_old_form_ends_early() {
     encode::write_array_len(&mut bytes, 2).unwrap();
     text(&mut bytes, Some("BlockRemoved"));
     bytes.extend([0x91, 11]);
-    let removed = Removed {
+    let removed = RemovedBlocks {
         names: vec![11],
         tier: Tier::Gpu,
         group: None,
     };
     assert_eq!(
         batch(&bytes).expect("a batch").events,
-        [Event::Stored(simple().expected()), Event::Removed(removed)]
+        [
+            BlockEvent::Stored(simple().expected()),
+            BlockEvent::Removed(removed)
+        ]
     );
 }
 
@@ -85,7 +89,7 @@ fn an_adapter_of_which_only_a_number_is_told_matches_no_name() {
         .expect("the field");
     bytes[at] = b'x';
     let read = batch(&bytes).expect("a batch");
-    let [Event::Stored(stored)] = &read.events[..] else {
+    let [BlockEvent::Stored(stored)] = &read.events[..] else {
         panic!("{read:?}")
     };
     assert_eq!(stored.root, root(2, Adapter::Number(7)));
@@ -118,8 +122,8 @@ fn a_salt_counts_wherever_an_engine_puts_it() {
     text(&mut sglang, Some("cache_salt"));
     text(&mut sglang, Some("tenant"));
     assert_eq!(batch(&sglang).expect("a batch"), salted);
-    let first = Extras::salt("tenant").apply(content(&[1, 2]));
-    let [Event::Stored(stored)] = &salted.events[..] else {
+    let first = ExtraKeys::salt("tenant").apply(content(&[1, 2]));
+    let [BlockEvent::Stored(stored)] = &salted.events[..] else {
         panic!("{salted:?}")
     };
     assert_eq!(stored.contents, [first, content(&[3, 4])]);
@@ -159,7 +163,7 @@ fn events_of_tomorrow_are_skipped_and_what_cannot_be_understood_is_counted() {
     assert_eq!(
         read,
         Batch {
-            events: vec![Event::Cleared],
+            events: vec![BlockEvent::Cleared],
             unknown: 2,
             unread_stored: 1,
             unread_removed: 1
@@ -190,7 +194,7 @@ fn blocks_without_tokens_have_no_content() {
         ..simple()
     };
     let read = one(Meant::Stored(stored), true);
-    let [Event::Stored(stored)] = &read.events[..] else {
+    let [BlockEvent::Stored(stored)] = &read.events[..] else {
         panic!("{read:?}")
     };
     assert_eq!(
@@ -220,18 +224,18 @@ fn what_a_real_vllm_published_is_understood() {
     let tokens: Vec<u32> = (100..164).collect();
     let expected = |names: [u64; 2], adapter: Adapter<'_>, salt: Option<&str>| {
         let first = salt
-            .map(Extras::salt)
+            .map(ExtraKeys::salt)
             .unwrap_or_default()
             .apply(content(&tokens[..32]));
         let contents = vec![first, content(&tokens[32..])];
-        let stored = Stored {
+        let stored = StoredBlocks {
             names: names.to_vec(),
             contents,
             group: Some(0),
             attention: Attention::Full,
-            ..Stored::default()
+            ..StoredBlocks::default()
         };
-        Event::Stored(stored.rooted(32, adapter))
+        BlockEvent::Stored(stored.rooted(32, adapter))
     };
     let plain = expected(
         [5_112_245_858_541_826_925, 2_169_733_828_878_548_103],
@@ -258,5 +262,5 @@ fn what_a_real_vllm_published_is_understood() {
         Some("s1"),
     );
     assert_eq!(captured("lora+salt").events, [both]);
-    assert_eq!(captured("after-reset").events, [Event::Cleared, plain]);
+    assert_eq!(captured("after-reset").events, [BlockEvent::Cleared, plain]);
 }

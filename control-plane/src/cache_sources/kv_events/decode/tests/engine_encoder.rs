@@ -1,6 +1,8 @@
 //! An engine's side: events as it means them, and every form in which it may write them.
 
-use hermes_core::residency::{Adapter, Attention, Event, Extras, Removed, Stored, Tier, content};
+use hermes_core::block_index::{
+    Adapter, Attention, BlockEvent, ExtraKeys, RemovedBlocks, StoredBlocks, Tier, content,
+};
 use proptest::prelude::*;
 use rmp::encode;
 
@@ -222,13 +224,13 @@ impl MeantStored {
         out
     }
 
-    pub(super) fn expected(&self) -> Stored {
+    pub(super) fn expected(&self) -> StoredBlocks {
         let contents = self
             .tokens
             .chunks_exact(self.block_size as usize)
             .enumerate()
             .map(|(at, tokens)| {
-                let mut extras = Extras::default();
+                let mut extras = ExtraKeys::default();
                 if let Some((hash, offset)) =
                     self.image.as_ref().filter(|_| at + 1 == self.names.len())
                 {
@@ -249,18 +251,18 @@ impl MeantStored {
             .lora
             .as_ref()
             .map_or(Adapter::None, |(_, name)| Adapter::Name(name));
-        let stored = Stored {
+        let stored = StoredBlocks {
             names: self.names.clone(),
             contents: contents.collect(),
             parent: self.parent,
             tier: tier(self.medium),
             group: self.group,
             attention: match self.kind {
-                None => Attention::Unsaid,
+                None => Attention::Unspecified,
                 Some("full_attention") => Attention::Full,
                 Some(_) => Attention::Partial,
             },
-            ..Stored::default()
+            ..StoredBlocks::default()
         };
         stored.rooted(self.block_size, adapter)
     }
@@ -286,19 +288,19 @@ pub(super) fn payload(style: Style, events: &[Meant], rank: Option<Option<u64>>)
     out
 }
 
-pub(super) fn expected(events: &[Meant]) -> Vec<Event> {
+pub(super) fn expected(events: &[Meant]) -> Vec<BlockEvent> {
     let event = |meant: &Meant| match meant {
-        Meant::Stored(stored) => Event::Stored(stored.expected()),
+        Meant::Stored(stored) => BlockEvent::Stored(stored.expected()),
         Meant::Removed {
             names,
             medium,
             group,
-        } => Event::Removed(Removed {
+        } => BlockEvent::Removed(RemovedBlocks {
             names: names.clone(),
             tier: tier(*medium),
             group: *group,
         }),
-        Meant::Cleared => Event::Cleared,
+        Meant::Cleared => BlockEvent::Cleared,
     };
     events.iter().map(event).collect()
 }

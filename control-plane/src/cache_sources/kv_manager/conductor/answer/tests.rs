@@ -13,7 +13,7 @@ fn told(encoding: Encoding, answer: &[u8]) -> Result<Vec<(u64, [u32; 3])>, Outco
     Ok(hits
         .iter()
         .map(
-            |Hit {
+            |CacheHit {
                  endpoint, cached, ..
              }| (endpoint.0, [cached.gpu, cached.host, cached.disk]),
         )

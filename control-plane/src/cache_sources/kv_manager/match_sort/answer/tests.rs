@@ -145,10 +145,10 @@ fn keys_can_be_configured() {
     };
     let answer =
         json!([{"who": "10.0.0.7", "warmth": 0.5, "ip": "10.0.0.8", "score": 1.0}]).to_string();
-    let hit = Hit {
+    let hit = CacheHit {
         endpoint: EndpointId(1),
-        cached: Cached::on_gpu(500),
-        source: Source::Manager,
+        cached: CachedTokens::on_gpu(500),
+        source: CacheSource::KvManager,
         at_least: false,
     };
     assert_eq!(hits(answer.as_bytes(), &lookup(), &settings), Ok(vec![hit]));

@@ -1,0 +1,188 @@
+//! What the brain of a pool costs: finding caches, choosing and booking among them, and deciding for many who wait.
+
+use std::{hint::black_box, sync::Arc, time::Duration};
+
+use divan::Bencher;
+use hermes_core::{
+    learned_index::LearnedIndex,
+    ledger::{ProxyId, RequestId, RequestKey},
+    policy::{KvAware, PoolPolicy, QueueLimits, Strategy},
+    query::Query,
+    rng::SeededRng,
+    scheduler::{ScheduleOutcome, ScheduleRequest, Scheduler},
+    snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
+};
+
+/// Pairs of a block and an endpoint in the index.
+const BLOCKS: usize = 1_000_000;
+/// Blocks of a prompt of 8,192 tokens, 64 each.
+const PROMPT: usize = 128;
+/// Of them, those that many prompts share.
+const SYSTEM: usize = 16;
+
+fn main() {
+    divan::main();
+}
+
+fn pool(endpoints: usize) -> Arc<Pool> {
+    let endpoint = |number: usize| {
+        let url: Arc<str> = format!("http://10.0.{}.{}:8000", number / 250, number % 250).into();
+        let id = EndpointId::of("chat", &url, "");
+        Arc::new(Endpoint {
+            id,
+            name: Arc::clone(&url),
+            url,
+            role: Role::Aggregate,
+            group: None,
+        })
+    };
+    let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
+    endpoints.sort_by_key(|endpoint| endpoint.id);
+    let queue = QueueLimits {
+        max_requests: 1_000_000,
+        max_bytes: u64::MAX,
+        max_wait: Duration::from_secs(3_600),
+    };
+    let strategy = Strategy::KvAware(KvAware {
+        queue,
+        ..KvAware::default()
+    });
+    let policy = PoolPolicy {
+        strategy,
+        ..PoolPolicy::default()
+    };
+    Arc::new(Pool {
+        spec: Arc::new(PoolSpec {
+            name: "chat".into(),
+            models: Vec::new(),
+            policy,
+        }),
+        endpoints,
+    })
+}
+
+/// The prompt of one conversation: one of eight system prompts, then its own words.
+fn query(conversation: u64) -> Query {
+    let mut last = 0u64;
+    let chain = (0..PROMPT).map(|block| {
+        let content = if block < SYSTEM {
+            conversation % 8
+        } else {
+            conversation + 1_000
+        };
+        last = SeededRng::new(last ^ content.rotate_left(17)).next_u64();
+        last
+    });
+    let blocks = chain.collect();
+    let (prompt_bytes, prompt_tokens) = (PROMPT as u64 * 256, PROMPT as u32 * 64);
+    Query {
+        prompt_bytes,
+        prompt_tokens,
+        blocks,
+        block_bytes: 256,
+        ..Query::default()
+    }
+}
+
+fn key(request: u64) -> RequestKey {
+    RequestKey {
+        proxy: ProxyId(1),
+        request: RequestId(request),
+    }
+}
+
+/// A dispatcher whose endpoints hold a million blocks, and the prompts that they hold.
+fn full(endpoints: usize) -> (Scheduler, Vec<Query>) {
+    let pool = pool(endpoints);
+    let mut dispatcher = Scheduler::new(&pool, SeededRng::new(1));
+    for position in 0..endpoints {
+        dispatcher.set_capacity(position, Some((BLOCKS / endpoints) as u64 * 64));
+    }
+    let queries: Vec<Query> = (0..(BLOCKS / PROMPT) as u64).map(query).collect();
+    for (number, query) in queries.iter().enumerate() {
+        dispatcher.replay_history(pool.endpoints[number % endpoints].id, &query.blocks);
+    }
+    (dispatcher, queries)
+}
+
+fn schedule(
+    dispatcher: &mut Scheduler,
+    request: u64,
+    query: &Query,
+    now: Duration,
+) -> ScheduleOutcome {
+    let arrival = ScheduleRequest {
+        key: key(request),
+        query,
+        model: None,
+        hits: &[],
+        waited: Duration::ZERO,
+        may_wait: true,
+    };
+    dispatcher.schedule(arrival, now)
+}
+
+/// Choosing and booking with an index of a million blocks, and taking the booking back.
+#[divan::bench(args = [10, 100, 1_000])]
+fn arrival(bencher: Bencher<'_, '_>, endpoints: usize) {
+    let (mut dispatcher, queries) = full(endpoints);
+    let (mut request, mut now) = (0u64, Duration::ZERO);
+    bencher.bench_local(|| {
+        request += 1;
+        now += Duration::from_micros(20);
+        let query = &queries[(request as usize * 7_919) % queries.len()];
+        black_box(schedule(&mut dispatcher, request, query, now));
+        dispatcher.cancel(key(request), now);
+    });
+}
+
+/// One decision while many wait: a first byte comes, and somebody is bound there.
+#[divan::bench(args = [(8, 10_000), (100, 1_000), (100, 10_000), (1_000, 10_000)])]
+fn binding(bencher: Bencher<'_, '_>, (endpoints, waiting): (usize, usize)) {
+    let (mut dispatcher, queries) = full(endpoints);
+    let mut now = Duration::from_secs(1);
+    let (mut request, mut open) = (0u64, std::collections::VecDeque::new());
+    let mut dequeued = Vec::new();
+    while dispatcher.queued_requests() < waiting {
+        request += 1;
+        let query = &queries[(request as usize * 7_919) % queries.len()];
+        if let ScheduleOutcome::Bound(_) = schedule(&mut dispatcher, request, query, now) {
+            open.push_back(request);
+        }
+    }
+    bencher.bench_local(|| {
+        now += Duration::from_millis(10);
+        if let Some(done) = open.pop_front() {
+            dispatcher.first_byte(key(done), Some(Duration::from_millis(500)), now);
+        }
+        dispatcher.dequeue(now, &mut dequeued);
+        open.extend(dequeued.drain(..).map(|release| release.key.request.0));
+        // As many wait as before.
+        while dispatcher.queued_requests() < waiting {
+            request += 1;
+            schedule(
+                &mut dispatcher,
+                request,
+                &queries[(request as usize * 7_919) % queries.len()],
+                now,
+            );
+        }
+    });
+}
+
+/// The index alone.
+#[divan::bench(args = [100, 1_000])]
+fn lookup(bencher: Bencher<'_, '_>, endpoints: u64) {
+    let mut index = LearnedIndex::default();
+    (0..endpoints)
+        .for_each(|id| _ = index.set_capacity(EndpointId(id), BLOCKS / endpoints as usize));
+    let queries: Vec<Query> = (0..(BLOCKS / PROMPT) as u64).map(query).collect();
+    for (number, query) in queries.iter().enumerate() {
+        index.insert(EndpointId(number as u64 % endpoints), &query.blocks);
+    }
+    let mut next = 0;
+    bencher.bench_local(|| {
+        next += 7_919;
+        index.lookup(black_box(&queries[next % queries.len()].blocks))
+    });
+}

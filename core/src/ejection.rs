@@ -1,0 +1,291 @@
+//! When an endpoint that fails is left alone, and how it comes back.
+//!
+//! ```text
+//!            failures in a row                until is over,
+//!   Closed ────────────────────▶ Open ───────────────────────▶ Trial (one request)
+//!     ▲                           ▲ ▲ failure: out twice as long   │
+//!     │ warm_up is over           │ └──────────────────────────────┤
+//!     └──────────── Warming ◀─────┼────────────────── success ─────┘
+//!                     ▲    └──────┘ failure
+//!                     └──────────── Unreachable ◀── two probes refused, from any state
+//!                        probe answered
+//! ```
+//!
+//! A pure state machine for one endpoint: `now` is the time since any fixed start, and must not go backwards.
+//! It never stops traffic by itself: when nothing better is left, a choice takes endpoints that are down.
+
+use std::time::Duration;
+
+use crate::{load::Health, policy::EjectionPolicy};
+
+/// Refused probes in a row that make an endpoint unreachable.
+const REFUSED_PROBES: u32 = 2;
+/// Share of its turns that an endpoint takes as soon as it comes back.
+const FIRST_SHARE: f32 = 0.1;
+
+/// How an attempt failed before the first byte of its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointFailure {
+    /// The connection was refused, or its host is unknown or unreachable.
+    Connect,
+    /// The connection, or the first byte, took longer than allowed.
+    Timeout,
+    /// The connection broke.
+    Reset,
+    /// An answer with this status came.
+    Status(u16),
+}
+
+/// What a failure says about the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureBlame {
+    /// It is broken.
+    Endpoint,
+    /// It is alive and has enough to do: 429, 503.
+    Overload,
+    /// It is alive and the request was wrong.
+    Request,
+}
+
+/// One endpoint's breaker.
+#[derive(Clone, Debug)]
+pub struct EndpointHealth {
+    policy: EjectionPolicy,
+    state: EjectionState,
+    /// Times out in a row: every further one lasts longer.
+    ejections: u32,
+    /// Probes in a row that were refused.
+    refused: u32,
+}
+
+/// Where a [`EndpointHealth`] stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EjectionState {
+    /// In service.
+    InService {
+        /// Failures in a row so far.
+        failures: u32,
+    },
+    /// Left alone.
+    Ejected {
+        /// When a trial is due.
+        until: Duration,
+    },
+    /// One request is finding out.
+    Trial {
+        /// When it was let through.
+        since: Duration,
+    },
+    /// Back, with a growing share of turns.
+    SlowStart {
+        /// When it came back.
+        since: Duration,
+    },
+    /// Nothing listens there; only an answered probe, or request, ends this.
+    Unreachable,
+}
+
+// === Failure ===
+
+impl EndpointFailure {
+    /// Whose fault it is.
+    #[must_use]
+    pub const fn blame(self) -> FailureBlame {
+        match self {
+            Self::Connect | Self::Timeout | Self::Reset | Self::Status(500 | 502 | 504) => {
+                FailureBlame::Endpoint
+            }
+            Self::Status(429 | 503) => FailureBlame::Overload,
+            Self::Status(_) => FailureBlame::Request,
+        }
+    }
+}
+
+// === Breaker ===
+
+impl EndpointHealth {
+    /// A closed breaker.
+    #[must_use]
+    pub const fn new(policy: EjectionPolicy) -> Self {
+        Self {
+            policy,
+            state: EjectionState::InService { failures: 0 },
+            ejections: 0,
+            refused: 0,
+        }
+    }
+
+    /// Follows a changed policy from now on.
+    pub fn set_policy(&mut self, policy: EjectionPolicy) {
+        self.policy = policy;
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub const fn state(&self) -> EjectionState {
+        self.state
+    }
+
+    /// Whether, and how much, the endpoint takes part in choices.
+    ///
+    /// When a trial is due it takes a small share of turns; [`Self::try_trial`] then lets one of them through.
+    #[must_use]
+    pub fn health(&self, now: Duration) -> Health {
+        match self.state {
+            EjectionState::InService { .. } => Health::Up,
+            EjectionState::Ejected { until } if now >= until => Health::Warming(FIRST_SHARE),
+            EjectionState::Trial { since } if self.is_lost(since, now) => {
+                Health::Warming(FIRST_SHARE)
+            }
+            EjectionState::Ejected { .. }
+            | EjectionState::Trial { .. }
+            | EjectionState::Unreachable => Health::Down,
+            EjectionState::SlowStart { since } => match self.share(since, now) {
+                share if share < 1.0 => Health::Warming(share),
+                _ => Health::Up,
+            },
+        }
+    }
+
+    /// Whether a chosen request may go there now: at most one at a time while the endpoint is on trial.
+    ///
+    /// Every request that was let through must report what became of it.
+    pub fn try_trial(&mut self, now: Duration) -> bool {
+        match self.state {
+            EjectionState::InService { .. } | EjectionState::SlowStart { .. } => true,
+            EjectionState::Ejected { until: due } if now < due => false,
+            EjectionState::Trial { since } if !self.is_lost(since, now) => false,
+            EjectionState::Unreachable => false,
+            EjectionState::Ejected { .. } | EjectionState::Trial { .. } => {
+                self.state = EjectionState::Trial { since: now };
+                true
+            }
+        }
+    }
+
+    /// An attempt got its first byte, with a status that is nobody's failure.
+    pub fn on_success(&mut self, now: Duration) {
+        match self.state {
+            EjectionState::InService { .. } => {
+                self.state = EjectionState::InService { failures: 0 }
+            }
+            EjectionState::SlowStart { since } if self.share(since, now) >= 1.0 => self.close(),
+            EjectionState::SlowStart { .. } => {}
+            // Sent before it opened: that says nothing new.
+            EjectionState::Ejected { until } if now < until => {}
+            EjectionState::Ejected { .. }
+            | EjectionState::Trial { .. }
+            | EjectionState::Unreachable => self.warm(now),
+        }
+        self.refused = 0;
+    }
+
+    /// An attempt failed before its first byte. Failures that are not the endpoint's are no failures here.
+    pub fn on_failure(&mut self, now: Duration, failure: EndpointFailure) {
+        match failure.blame() {
+            FailureBlame::Endpoint => self.count(now),
+            FailureBlame::Overload => self.postpone(now),
+            FailureBlame::Request => self.on_success(now),
+        }
+    }
+
+    /// An attempt ended before anything came of it: its client went away. The next request may try.
+    pub fn on_abandoned(&mut self, now: Duration) {
+        if matches!(self.state, EjectionState::Trial { .. }) {
+            self.state = EjectionState::Ejected { until: now };
+        }
+    }
+
+    /// An active probe, such as a scrape of metrics, was answered.
+    pub fn probe_ok(&mut self, now: Duration) {
+        self.refused = 0;
+        // An engine can answer probes and fail requests: only what a probe ended, a probe mends.
+        if self.state == EjectionState::Unreachable {
+            self.warm(now);
+        }
+    }
+
+    /// An active probe's connection was refused. Slow or wrong answers to probes do not count.
+    pub fn probe_failed(&mut self) {
+        self.refused = self.refused.saturating_add(1);
+        if self.refused >= REFUSED_PROBES {
+            self.state = EjectionState::Unreachable;
+        }
+    }
+
+    /// One failure of the endpoint itself.
+    fn count(&mut self, now: Duration) {
+        match self.state {
+            EjectionState::InService { failures }
+                if failures + 1 < self.policy.consecutive_failures =>
+            {
+                self.state = EjectionState::InService {
+                    failures: failures + 1,
+                };
+            }
+            EjectionState::SlowStart { since } if self.share(since, now) >= 1.0 => {
+                self.close();
+                self.count(now);
+            }
+            EjectionState::InService { .. }
+            | EjectionState::SlowStart { .. }
+            | EjectionState::Trial { .. } => self.open(now),
+            // Due, and tried without asking because nothing else was left.
+            EjectionState::Ejected { until } if now >= until => self.open(now),
+            EjectionState::Ejected { .. } | EjectionState::Unreachable => {}
+        }
+    }
+
+    /// A trial that met a full endpoint proves nothing: the same time out again.
+    fn postpone(&mut self, now: Duration) {
+        if matches!(self.state, EjectionState::Trial { .. }) {
+            self.state = EjectionState::Ejected {
+                until: now + self.ejection_time(),
+            };
+        }
+    }
+
+    fn open(&mut self, now: Duration) {
+        self.ejections = self.ejections.saturating_add(1);
+        self.state = EjectionState::Ejected {
+            until: now + self.ejection_time(),
+        };
+    }
+
+    fn warm(&mut self, now: Duration) {
+        self.state = EjectionState::SlowStart { since: now };
+    }
+
+    fn close(&mut self) {
+        self.ejections = 0;
+        self.state = EjectionState::InService { failures: 0 };
+    }
+
+    /// How long the current time out lasts.
+    fn ejection_time(&self) -> Duration {
+        let doublings = self.ejections.saturating_sub(1).min(31);
+        self.policy
+            .base_time
+            .saturating_mul(1 << doublings)
+            .min(self.policy.max_time)
+    }
+
+    /// The share of turns of an endpoint that came back at `since`.
+    fn share(&self, since: Duration, now: Duration) -> f32 {
+        let warm_up = self.policy.slow_start.as_secs_f32();
+        let warm = now.saturating_sub(since).as_secs_f32();
+        if warm >= warm_up {
+            1.0
+        } else {
+            (warm / warm_up).max(FIRST_SHARE)
+        }
+    }
+
+    /// A trial of which nobody ever reported must not keep the endpoint out for good.
+    fn is_lost(&self, since: Duration, now: Duration) -> bool {
+        now.saturating_sub(since) >= self.policy.max_time.max(self.policy.base_time)
+    }
+}
+
+#[cfg(test)]
+mod tests;

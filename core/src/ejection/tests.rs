@@ -1,0 +1,243 @@
+//! Every transition of a [`EndpointHealth`], told as stories.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const POLICY: EjectionPolicy = EjectionPolicy {
+    consecutive_failures: 3,
+    base_time: Duration::from_secs(1),
+    max_time: Duration::from_secs(4),
+    slow_start: Duration::from_secs(10),
+};
+const BROKEN: EndpointFailure = EndpointFailure::Status(500);
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A breaker that opened at this moment for the first time.
+fn opened(now: Duration) -> EndpointHealth {
+    let mut breaker = EndpointHealth::new(POLICY);
+    (0..3).for_each(|_| breaker.on_failure(now, BROKEN));
+    assert_eq!(
+        breaker.state(),
+        EjectionState::Ejected {
+            until: now + secs(1)
+        }
+    );
+    breaker
+}
+
+#[test]
+fn failures_in_a_row_open_it_and_a_success_starts_the_count_again() {
+    let mut breaker = EndpointHealth::new(POLICY);
+    breaker.on_failure(secs(0), BROKEN);
+    breaker.on_failure(secs(0), EndpointFailure::Timeout);
+    breaker.on_success(secs(0));
+    breaker.on_failure(secs(0), EndpointFailure::Connect);
+    breaker.on_failure(secs(0), EndpointFailure::Reset);
+    assert_eq!(breaker.health(secs(0)), Health::Up);
+    breaker.on_failure(secs(0), EndpointFailure::Status(502));
+    assert_eq!(breaker.health(secs(0)), Health::Down);
+}
+
+#[test]
+fn it_comes_back_by_one_trial_and_a_slow_start() {
+    let mut breaker = opened(secs(0));
+
+    // For a second nobody goes there.
+    assert_eq!(breaker.health(Duration::from_millis(999)), Health::Down);
+    assert!(!breaker.try_trial(Duration::from_millis(999)));
+
+    // Then a trial is due: some choices fall on it, and one request is let through.
+    assert_eq!(breaker.health(secs(1)), Health::Warming(0.1));
+    assert!(breaker.try_trial(secs(1)));
+    assert!(!breaker.try_trial(secs(1)));
+    assert_eq!(breaker.health(secs(1)), Health::Down);
+
+    // It succeeds, and the endpoint's share grows for ten seconds.
+    breaker.on_success(secs(2));
+    assert_eq!(breaker.health(secs(2)), Health::Warming(0.1));
+    assert_eq!(breaker.health(secs(7)), Health::Warming(0.5));
+    assert!(breaker.try_trial(secs(7)));
+    assert_eq!(breaker.health(secs(12)), Health::Up);
+
+    // From then on it is as good as new: one failure does not open it.
+    breaker.on_failure(secs(12), BROKEN);
+    assert_eq!(breaker.state(), EjectionState::InService { failures: 1 });
+}
+
+#[test]
+fn every_failed_trial_doubles_the_time_out_up_to_the_longest() {
+    let mut breaker = opened(secs(0));
+    let mut now = secs(1);
+    for ejection_time in [2, 4, 4, 4] {
+        assert!(breaker.try_trial(now));
+        breaker.on_failure(now, EndpointFailure::Timeout);
+        assert_eq!(
+            breaker.state(),
+            EjectionState::Ejected {
+                until: now + secs(ejection_time)
+            }
+        );
+        now += secs(ejection_time);
+    }
+}
+
+#[test]
+fn a_failure_while_warming_opens_it_again_for_longer() {
+    let mut breaker = opened(secs(0));
+    assert!(breaker.try_trial(secs(1)));
+    breaker.on_success(secs(1));
+    breaker.on_failure(secs(3), BROKEN);
+    assert_eq!(
+        breaker.state(),
+        EjectionState::Ejected {
+            until: secs(3) + secs(2)
+        }
+    );
+}
+
+#[test]
+fn mistakes_of_clients_and_backpressure_never_open_it() {
+    let mut breaker = EndpointHealth::new(POLICY);
+    for status in [400, 404, 408, 413, 422, 429, 501, 503].repeat(10) {
+        breaker.on_failure(secs(0), EndpointFailure::Status(status));
+        assert_eq!(
+            breaker.state(),
+            EjectionState::InService { failures: 0 },
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn backpressure_does_not_forgive_failures() {
+    let mut breaker = EndpointHealth::new(POLICY);
+    for failure in [
+        BROKEN,
+        EndpointFailure::Status(503),
+        BROKEN,
+        EndpointFailure::Status(429),
+        BROKEN,
+    ] {
+        breaker.on_failure(secs(0), failure);
+    }
+    assert_eq!(breaker.health(secs(0)), Health::Down);
+}
+
+#[test]
+fn a_trial_that_met_a_full_endpoint_waits_as_long_again() {
+    let mut breaker = opened(secs(0));
+    assert!(breaker.try_trial(secs(1)));
+    breaker.on_failure(secs(1), EndpointFailure::Status(429));
+    assert_eq!(breaker.state(), EjectionState::Ejected { until: secs(2) });
+}
+
+#[test]
+fn a_trial_that_met_a_wrong_request_succeeded() {
+    let mut breaker = opened(secs(0));
+    assert!(breaker.try_trial(secs(1)));
+    breaker.on_failure(secs(1), EndpointFailure::Status(400));
+    assert_eq!(breaker.state(), EjectionState::SlowStart { since: secs(1) });
+}
+
+#[test]
+fn a_trial_whose_client_left_leaves_room_for_the_next() {
+    let mut breaker = opened(secs(0));
+    assert!(breaker.try_trial(secs(1)));
+    breaker.on_abandoned(secs(2));
+    assert!(breaker.try_trial(secs(2)));
+}
+
+#[test]
+fn a_trial_that_nobody_reported_does_not_last_forever() {
+    let mut breaker = opened(secs(0));
+    assert!(breaker.try_trial(secs(1)));
+    assert!(!breaker.try_trial(secs(4)));
+    assert_eq!(breaker.health(secs(5)), Health::Warming(0.1));
+    assert!(breaker.try_trial(secs(5)));
+}
+
+#[test]
+fn answers_to_older_requests_do_not_close_it() {
+    let mut breaker = opened(secs(0));
+    breaker.on_success(Duration::from_millis(10));
+    breaker.on_failure(Duration::from_millis(20), BROKEN);
+    assert_eq!(breaker.state(), EjectionState::Ejected { until: secs(1) });
+}
+
+#[test]
+fn two_refused_probes_take_it_out_and_an_answered_one_brings_it_back() {
+    let mut breaker = EndpointHealth::new(POLICY);
+    breaker.probe_failed();
+    assert_eq!(
+        breaker.health(secs(0)),
+        Health::Up,
+        "one may be an accident"
+    );
+    breaker.probe_ok(secs(0));
+    breaker.probe_failed();
+    assert_eq!(
+        breaker.health(secs(0)),
+        Health::Up,
+        "two in a row are needed"
+    );
+    breaker.probe_failed();
+    assert_eq!(breaker.health(secs(100)), Health::Down);
+    assert!(
+        !breaker.try_trial(secs(100)),
+        "requests are not spent on a closed port"
+    );
+    breaker.probe_ok(secs(100));
+    assert_eq!(breaker.health(secs(105)), Health::Warming(0.5));
+}
+
+#[test]
+fn probes_do_not_mend_what_requests_broke() {
+    let mut breaker = opened(secs(0));
+    breaker.probe_ok(secs(0));
+    assert_eq!(breaker.health(secs(0)), Health::Down);
+}
+
+#[test]
+fn without_a_slow_start_it_is_back_at_once() {
+    let mut breaker = EndpointHealth::new(EjectionPolicy {
+        slow_start: Duration::ZERO,
+        ..POLICY
+    });
+    breaker.probe_failed();
+    breaker.probe_failed();
+    breaker.probe_ok(secs(1));
+    assert_eq!(breaker.health(secs(1)), Health::Up);
+}
+
+proptest! {
+    #[test]
+    fn whatever_happened_a_healthy_endpoint_is_back_in_the_end(
+        events in proptest::collection::vec((0..9u8, 0..3_000u64), 0..200),
+    ) {
+        let mut breaker = EndpointHealth::new(POLICY);
+        let mut now = Duration::ZERO;
+        for (event, pause) in events {
+            now += Duration::from_millis(pause);
+            match event {
+                0 => breaker.on_success(now),
+                1..=3 => breaker.on_failure(now, BROKEN),
+                4 => breaker.on_failure(now, EndpointFailure::Status(429)),
+                5 => breaker.on_abandoned(now),
+                6 => breaker.probe_ok(now),
+                7 => breaker.probe_failed(),
+                _ => _ = breaker.try_trial(now),
+            }
+        }
+        // Its probes are answered, its longest time out passes, and the next request that may go there succeeds.
+        breaker.probe_ok(now);
+        now += POLICY.max_time;
+        prop_assert!(breaker.try_trial(now));
+        breaker.on_success(now);
+        now += POLICY.slow_start;
+        prop_assert_eq!(breaker.health(now), Health::Up);
+    }
+}

@@ -1,0 +1,199 @@
+//! Binding: a request gets its endpoint, is booked there, and everybody learns from it.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::{
+    Assignment, ExpectedCosts, RequestMetadata, Scheduler, caches,
+    cost::{CandidateSet, CostRanking, EndpointCost},
+    fleet::PrefillWork,
+    queue::CacheLookup,
+    seconds,
+};
+use crate::{
+    ledger::RequestKey,
+    pick::{NoEndpoint, PickRequest},
+    query::{CacheSource, EndpointChoice, MAX_RANKED, Query, RankedEndpoint},
+};
+
+/// Notes on requests that ended unheard, kept without complaint.
+const SLACK: usize = 1_024;
+
+/// A request that is to be bound.
+#[derive(Clone, Copy)]
+pub(super) struct PendingBinding<'a> {
+    pub(super) key: RequestKey,
+    pub(super) query: &'a Query,
+    pub(super) known: &'a CacheLookup,
+    pub(super) waited: Duration,
+    pub(super) gamma: f64,
+}
+
+impl Scheduler {
+    /// Books the request where it costs least, the first of `ranking`, which is not empty.
+    pub(super) fn bind(
+        &mut self,
+        wish: PendingBinding<'_>,
+        sites: &CandidateSet,
+        ranking: &CostRanking,
+        now: Duration,
+    ) -> Assignment {
+        let PendingBinding {
+            key,
+            query,
+            known,
+            waited,
+            gamma,
+        } = wish;
+        let (cost, site) = (ranking[0], sites.sites[ranking[0].site]);
+        let ranked: SmallVec<[RankedEndpoint; MAX_RANKED]> = ranking
+            .iter()
+            .map(|cost| self.ranked(sites, cost))
+            .collect();
+        let costs = ExpectedCosts {
+            queue_delay: seconds(site.queue_delay),
+            ttft: seconds(cost.finish),
+            wasted_prefill: seconds(cost.wasted_prefill),
+            gamma: gamma as f32,
+            runner_up: ranked.get(1).map(|second| second.endpoint),
+        };
+        let source = self.book(key, ranked[0], query, known, now);
+        let choice = EndpointChoice {
+            ranked,
+            panic_mode: false,
+        };
+        Assignment {
+            choice,
+            prompt_tokens: query.prompt_tokens,
+            source,
+            waited,
+            costs: Some(costs),
+        }
+    }
+
+    /// Books what the pool's strategy picks.
+    ///
+    /// # Errors
+    /// When nobody may serve the request.
+    pub(super) fn pick(
+        &mut self,
+        wish: PendingBinding<'_>,
+        model: Option<&str>,
+        now: Duration,
+    ) -> Result<Assignment, NoEndpoint> {
+        let PendingBinding {
+            key,
+            query,
+            known,
+            waited,
+            ..
+        } = wish;
+        let hits = caches::as_hits(&known.beliefs, self.pool());
+        let Self {
+            fleet,
+            round_robin_counter: turn,
+            rng,
+            ..
+        } = self;
+        let total_in_flight = Some(fleet.ledger.len() as u64);
+        let ask = PickRequest {
+            query,
+            model,
+            hits: &hits,
+            round_robin_counter: *turn,
+            total_in_flight,
+        };
+        let choice = fleet
+            .picker
+            .pick(&ask, |position| fleet.loads[position], rng)?;
+        let source = self.book(key, choice.ranked[0], query, known, now);
+        Ok(Assignment {
+            choice,
+            prompt_tokens: query.prompt_tokens,
+            source,
+            waited,
+            costs: None,
+        })
+    }
+
+    /// Books one endpoint because nothing but it will do, whatever it costs.
+    pub fn book_fixed(&mut self, key: RequestKey, position: usize, query: &Query, now: Duration) {
+        let query = &self.caches.in_true_tokens(query);
+        let endpoint = self.pool().endpoints[position].id;
+        self.book(
+            key,
+            RankedEndpoint {
+                position,
+                endpoint,
+                cached_tokens: 0,
+            },
+            query,
+            &CacheLookup::default(),
+            now,
+        );
+    }
+
+    /// Books a choice and learns from it. Who said what is cached there.
+    pub(super) fn book(
+        &mut self,
+        key: RequestKey,
+        first: RankedEndpoint,
+        query: &Query,
+        known: &CacheLookup,
+        now: Duration,
+    ) -> Option<CacheSource> {
+        let RankedEndpoint {
+            position,
+            endpoint,
+            cached_tokens,
+        } = first;
+        let uncached = query.prompt_tokens.saturating_sub(cached_tokens);
+        self.fleet.book(
+            key,
+            position,
+            PrefillWork {
+                prompt: query.prompt_tokens,
+                uncached,
+                non_streaming: query.non_streaming,
+            },
+            now,
+        );
+        self.caches.routed(endpoint, query);
+        self.shares.spend(query.tenant, uncached, now);
+        self.round_robin_counter = self.round_robin_counter.wrapping_add(1);
+        let belief = known
+            .beliefs
+            .iter()
+            .find(|belief| belief.position as usize == position);
+        let believed = belief.map(|belief| (belief.source, belief.tokens));
+        let claims = belief.map(|belief| belief.claims).unwrap_or_default();
+        self.note(
+            key,
+            RequestMetadata {
+                query: query.clone(),
+                claims,
+                believed,
+            },
+        );
+        believed.map(|(source, _)| source)
+    }
+
+    fn ranked(&self, sites: &CandidateSet, cost: &EndpointCost) -> RankedEndpoint {
+        let position = sites.sites[cost.site].position as usize;
+        RankedEndpoint {
+            position,
+            endpoint: self.pool().endpoints[position].id,
+            cached_tokens: cost.cached,
+        }
+    }
+
+    fn note(&mut self, key: RequestKey, note: RequestMetadata) {
+        // Requests may end without a word: their notes go when they are more than those of open requests.
+        if self.notes.len() > 2 * self.fleet.ledger.len() + SLACK {
+            let ledger = &self.fleet.ledger;
+            self.notes.retain(|&key, _| ledger.get(key).is_some());
+        }
+        self.notes.insert(key, note);
+    }
+}

@@ -1,0 +1,297 @@
+//! What a request costs on each endpoint, and where it costs least: the rules of `kv-aware`, as arithmetic.
+//!
+//! ```text
+//!   finish(k) = ahead(k) + base(k) + uncached(k) / rate(k)        when its first token would come out
+//!   waste(k)  = (uncached(k) − least uncached) / mean rate        prefill that another endpoint would be spared
+//!   cost(k)   = finish(k) + γ · waste(k)
+//! ```
+//!
+//! The endpoint with the least cost is the request's. So an endpoint without the prompt's cache gets it only if it is
+//! done sooner by γ times the work that this wastes ([`KvAware::gamma`](crate::policy::KvAware::gamma)), and a slow
+//! endpoint is left alone while a fast one will be done sooner. Waste is valued at the mean rate of all: a second of a
+//! slow endpoint is worth less than one of a fast one. Among equals the one wins with fewer requests in flight, as each
+//! decoding request slows the next prefill down a little, and with less prefill lately, as its cache has the oldest
+//! content to lose.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use crate::query::MAX_RANKED;
+
+/// Seconds that one more request in flight is worth: only decides between equals.
+const PER_REQUEST: f64 = 1e-3;
+/// Seconds that a second of recent prefill is worth: likewise.
+const PER_SECOND: f64 = 1e-3;
+
+/// One endpoint, as a choice sees it at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CandidateEndpoint {
+    /// Position in the pool.
+    pub(super) position: u32,
+    /// Requests in flight there.
+    pub(super) in_flight: u32,
+    /// Seconds of prefill that it was given lately.
+    pub(super) recent_prefill: f64,
+    /// Seconds until a prompt that is sent now begins, those included who wait for it and go before.
+    pub(super) queue_delay: f64,
+    /// Seconds that any prompt takes.
+    pub(super) base: f64,
+    /// Seconds per uncached token.
+    pub(super) per_token: f64,
+}
+
+/// The endpoints that a request may go to, in ascending order of position.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CandidateSet {
+    pub(super) sites: Vec<CandidateEndpoint>,
+    /// Seconds per token at the mean rate.
+    mean_per_token: f64,
+}
+
+/// Where how much of a prompt is cached: positions in ascending order, and tokens.
+pub(super) type PositionHits = SmallVec<[(u32, u32); 8]>;
+
+/// A prompt, as costs see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PromptHits<'a> {
+    pub(super) tokens: u32,
+    pub(super) hits: &'a PositionHits,
+}
+
+/// What a request costs on one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct EndpointCost {
+    /// Index among the sites.
+    pub(super) site: usize,
+    /// What endpoints are compared by, in seconds.
+    pub(super) total: f64,
+    /// Seconds until its first token.
+    pub(super) finish: f64,
+    /// Seconds of prefill, at the mean rate, that another endpoint would be spared.
+    pub(super) wasted_prefill: f64,
+    /// Prompt tokens cached there.
+    pub(super) cached: u32,
+}
+
+/// The least costs, the least first.
+pub(super) type CostRanking = SmallVec<[EndpointCost; MAX_RANKED]>;
+
+// === Sites ===
+
+impl CandidateSet {
+    pub(super) fn new(sites: Vec<CandidateEndpoint>) -> Self {
+        let rates: f64 = sites.iter().map(|site| 1.0 / site.per_token).sum();
+        let mean_per_token = if rates > 0.0 {
+            sites.len() as f64 / rates
+        } else {
+            0.0
+        };
+        Self {
+            sites,
+            mean_per_token,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// Where the request costs least; empty when there are no sites.
+    pub(super) fn ranking(&self, prompt: PromptHits<'_>, gamma: f64) -> CostRanking {
+        let mut ranking = CostRanking::new();
+        self.for_each(prompt, gamma, |cost| {
+            if ranking.len() < MAX_RANKED || cost.total < ranking[MAX_RANKED - 1].total {
+                ranking.truncate(MAX_RANKED - 1);
+                let place = ranking.partition_point(|other| other.total <= cost.total);
+                ranking.insert(place, cost);
+            }
+        });
+        ranking
+    }
+
+    /// The cost at every site, in their order.
+    pub(super) fn for_each(
+        &self,
+        prompt: PromptHits<'_>,
+        gamma: f64,
+        mut each: impl FnMut(EndpointCost),
+    ) {
+        let most = self.most_cached(prompt.hits);
+        self.stretches(prompt.hits, |stretch, cached| {
+            let uncached = f64::from(prompt.tokens.saturating_sub(cached));
+            let wasted_prefill = f64::from(most.saturating_sub(cached)) * self.mean_per_token;
+            for (
+                site,
+                &CandidateEndpoint {
+                    in_flight,
+                    recent_prefill,
+                    queue_delay,
+                    base,
+                    per_token,
+                    ..
+                },
+            ) in stretch.clone().zip(&self.sites[stretch])
+            {
+                let finish = queue_delay + base + uncached * per_token;
+                let total = finish
+                    + gamma * wasted_prefill
+                    + PER_REQUEST * f64::from(in_flight)
+                    + PER_SECOND * recent_prefill;
+                each(EndpointCost {
+                    site,
+                    total,
+                    finish,
+                    wasted_prefill,
+                    cached,
+                });
+            }
+        });
+    }
+
+    /// The longest hit at any of the sites.
+    fn most_cached(&self, hits: &PositionHits) -> u32 {
+        let mut most = 0;
+        self.stretches(hits, |stretch, cached| {
+            if !stretch.is_empty() {
+                most = most.max(cached);
+            }
+        });
+        most
+    }
+
+    /// All sites in order, in stretches that have the same part of the prompt cached: one site with a hit, or as many as
+    /// there are without one until the next. So what is computed for each of a thousand sites has no branch in it.
+    fn stretches(&self, hits: &PositionHits, mut each: impl FnMut(Range<usize>, u32)) {
+        let mut from = 0;
+        for &(position, cached) in hits {
+            let at = self.first_from(from, position);
+            let is_site = self
+                .sites
+                .get(at)
+                .is_some_and(|site| site.position == position);
+            let after = at + usize::from(is_site);
+            each(from..at, 0);
+            each(at..after, cached);
+            from = after;
+        }
+        each(from..self.sites.len(), 0);
+    }
+
+    /// The first site at this position or behind it, from `from` on.
+    fn first_from(&self, from: usize, position: u32) -> usize {
+        let rest = &self.sites[from..];
+        // Where all endpoints are sites, it is as far behind the next one as their positions say.
+        let skip = rest
+            .first()
+            .map_or(0, |next| position.saturating_sub(next.position) as usize);
+        if rest.get(skip).is_some_and(|site| site.position == position) {
+            return from + skip;
+        }
+        from + rest.partition_point(|site| site.position < position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Endpoints of 8,000 tokens a second with so many seconds of work ahead.
+    fn sites(queue_delay: &[f64]) -> CandidateSet {
+        let site = |(position, &queue_delay): (usize, &f64)| CandidateEndpoint {
+            position: position as u32,
+            queue_delay,
+            per_token: 1.0 / 8_000.0,
+            ..CandidateEndpoint::default()
+        };
+        CandidateSet::new(queue_delay.iter().enumerate().map(site).collect())
+    }
+
+    fn cheapest(sites: &CandidateSet, tokens: u32, hits: &[(u32, u32)], gamma: f64) -> usize {
+        sites.ranking(
+            PromptHits {
+                tokens,
+                hits: &hits.into(),
+            },
+            gamma,
+        )[0]
+        .site
+    }
+
+    #[test]
+    fn a_cache_is_worth_waiting_for_as_long_as_others_pay_for_its_loss() {
+        // A second of prefill is cached at the first endpoint, which has two seconds of work ahead.
+        let sites = sites(&[2.0, 0.0]);
+        assert_eq!(
+            cheapest(&sites, 9_000, &[(0, 8_000)], 0.5),
+            1,
+            "done half a second sooner"
+        );
+        assert_eq!(
+            cheapest(&sites, 9_000, &[(0, 8_000)], 1.5),
+            0,
+            "but others would lose more than that"
+        );
+        assert_eq!(
+            cheapest(&sites, 9_000, &[(0, 8_000), (7, 9_000)], 0.5),
+            1,
+            "hits elsewhere do not count"
+        );
+    }
+
+    #[test]
+    fn a_slow_endpoint_is_left_alone_while_a_fast_one_will_be_done_sooner() {
+        let mut sites = sites(&[1.0, 0.0]);
+        sites.sites[1].per_token *= 2.5;
+        assert_eq!(cheapest(&sites, 8_000, &[], 3.0), 0);
+        assert_eq!(cheapest(&sites, 2_000, &[], 3.0), 1);
+    }
+
+    #[test]
+    fn among_equals_the_one_with_fewer_requests_wins() {
+        let mut sites = sites(&[0.0, 0.0, 0.0]);
+        (
+            sites.sites[0].in_flight,
+            sites.sites[1].in_flight,
+            sites.sites[2].in_flight,
+        ) = (3, 1, 2);
+        assert_eq!(cheapest(&sites, 100, &[], 1.0), 1);
+        assert!(
+            CandidateSet::default()
+                .ranking(
+                    PromptHits {
+                        tokens: 1,
+                        hits: &PositionHits::new()
+                    },
+                    1.0
+                )
+                .is_empty()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_site_is_weighed_with_its_own_hit_and_the_least_come_first(
+            positions in proptest::collection::btree_set(0u32..20, 0..12),
+            hits in proptest::collection::btree_map(0u32..20, 1u32..5_000, 0..12),
+            queue_delay in proptest::collection::vec(0u32..50, 20),
+        ) {
+            let mut sites = sites(&vec![0.0; positions.len()]);
+            for (site, &position) in sites.sites.iter_mut().zip(&positions) {
+                (site.position, site.queue_delay) = (position, f64::from(queue_delay[position as usize]) / 10.0);
+            }
+            let known: PositionHits = hits.iter().map(|(position, cached)| (*position, *cached)).collect();
+            let prompt = PromptHits { tokens: 6_000, hits: &known };
+            let mut costs = Vec::new();
+            sites.for_each(prompt, 1.5, |cost| costs.push(cost));
+            let cached: Vec<u32> = positions.iter().map(|position| hits.get(position).copied().unwrap_or(0)).collect();
+            prop_assert_eq!(costs.iter().map(|cost| cost.cached).collect::<Vec<_>>(), cached);
+            prop_assert!(costs.iter().map(|cost| cost.site).eq(0..positions.len()));
+            costs.sort_by(|one, other| one.total.total_cmp(&other.total));
+            costs.truncate(MAX_RANKED);
+            prop_assert_eq!(sites.ranking(prompt, 1.5).to_vec(), costs);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Whom to bind now, of those who wait: one pass over the most urgent.
+//!
+//! Each in turn gets the endpoint where it costs least, given what is sent and what those before it will add there. If
+//! that endpoint has room and nobody before wants it, the request is bound; else its work is added to what waits for the
+//! endpoint. Bounded: so many requests are looked at that their number times that of the endpoints stays in
+//! [`EFFORT`]; who stands behind them is not urgent enough to be bound now.
+
+use std::time::Duration;
+
+use super::{
+    Dequeued, QueueExit, QueuedRequest, Scheduler,
+    bind::PendingBinding,
+    caches,
+    cost::{CandidateSet, PromptHits},
+    fleet::RoomRequirement,
+};
+use crate::{ledger::RequestKey, policy::KvAware};
+
+/// Costs that one pass computes at most, about.
+const EFFORT: usize = 4_096;
+/// Requests that a pass looks at, at least and at most.
+const HORIZON: (usize, usize) = (16, 128);
+/// What is known of a waiting request's caches is found out anew after this time.
+const FRESH: Duration = Duration::from_millis(200);
+/// Those who wait and begin like a prompt that was just bound are told so at once; so many of them.
+const NEIGHBORS: usize = 64;
+
+impl Scheduler {
+    /// Binds what can be bound, and gives up on those whose time is over.
+    pub fn dequeue(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        self.fleet.assume_done(now);
+        let Some(rules) = self.rules() else {
+            return self.release_all(now, dequeued);
+        };
+        self.give_up(now, dequeued);
+        if !rules.late || self.fleet.may_take(&rules, now) {
+            self.plan(&rules, now, dequeued);
+        }
+    }
+
+    fn give_up(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
+        for key in self.queue.late(now) {
+            self.take_out(key);
+            dequeued.push(Dequeued {
+                key,
+                exit: QueueExit::TimedOut {
+                    retry_after: self.retry_after(),
+                },
+            });
+        }
+    }
+
+    fn plan(&mut self, rules: &KvAware, now: Duration, dequeued: &mut Vec<Dequeued>) {
+        self.queued.fill(0.0);
+        let draw = self.rng.unit();
+        let horizon = (EFFORT / self.queued.len().max(1)).clamp(HORIZON.0, HORIZON.1);
+        let order = self.queue.order(horizon, now);
+        // Most requests may go anywhere: their sites are worked out once, and mended where something changes.
+        let mut anywhere: Option<CandidateSet> = None;
+        for (place, &key) in order.iter().enumerate() {
+            let Some(mut waiting) = self.queue.lift(key) else {
+                continue;
+            };
+            self.refresh(&mut waiting, now);
+            let special = waiting.model.is_some() || !waiting.query.exclude.is_empty();
+            let found = match anywhere.take().filter(|_| !special) {
+                Some(sites) => Ok(sites),
+                None => self.fleet.sites(
+                    waiting.model.as_deref(),
+                    &waiting.query,
+                    &self.queued,
+                    draw,
+                    now,
+                ),
+            };
+            let mut sites = match found {
+                Ok(sites) => sites,
+                Err(nobody) => {
+                    self.queue.let_go(&waiting);
+                    dequeued.push(Dequeued {
+                        key,
+                        exit: QueueExit::NoEndpoint(nobody),
+                    });
+                    continue;
+                }
+            };
+            let head = waiting.query.blocks.first().copied();
+            if let Some(position) = self.place(waiting, &mut sites, rules, now, dequeued) {
+                self.tell_neighbors(&order[place + 1..], head, position);
+            }
+            anywhere = Some(sites).filter(|_| !special);
+        }
+    }
+
+    /// Binds one request, or puts it back with its work added to what waits. Where it was bound.
+    fn place(
+        &mut self,
+        mut waiting: Box<QueuedRequest>,
+        sites: &mut CandidateSet,
+        rules: &KvAware,
+        now: Duration,
+        dequeued: &mut Vec<Dequeued>,
+    ) -> Option<usize> {
+        let gamma = rules.gamma(
+            self.fleet.utilization.at(now),
+            self.queue.len(),
+            sites.len(),
+        );
+        let prompt = PromptHits {
+            tokens: waiting.query.prompt_tokens,
+            hits: &waiting.known.hits,
+        };
+        let ranking = sites.ranking(prompt, gamma);
+        let Some(cost) = ranking.first().copied() else {
+            self.queue.let_go(&waiting);
+            self.try_anyone(&waiting, now, dequeued);
+            return None;
+        };
+        let position = sites.sites[cost.site].position as usize;
+        let is_wanted = self.queued[position] > 0.0;
+        let waited = now.saturating_sub(waiting.since);
+        let need = RoomRequirement {
+            prompt: waiting.query.prompt_tokens,
+            waited,
+        };
+        let has_room = self.fleet.has_room(position, need, rules, now);
+        let bound = !is_wanted && (has_room || !rules.late);
+        if bound {
+            self.queue.let_go(&waiting);
+            let wish = PendingBinding {
+                key: waiting.key,
+                query: &waiting.query,
+                known: &waiting.known,
+                waited,
+                gamma,
+            };
+            let binding = self.bind(wish, sites, &ranking, now);
+            dequeued.push(Dequeued {
+                key: waiting.key,
+                exit: QueueExit::Bound(binding),
+            });
+        } else {
+            let service = cost.finish - sites.sites[cost.site].queue_delay;
+            waiting.weigh(service, &self.shares);
+            self.queued[position] += service;
+            self.queue.put_back(waiting);
+        }
+        sites.sites[cost.site] = self.fleet.site(position, self.queued[position], now);
+        bound.then_some(position)
+    }
+
+    /// The strategy changed to one that never waits: everybody is bound by it.
+    fn release_all(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
+        let keys: Vec<RequestKey> = self.queue.keys().collect();
+        for key in keys {
+            if let Some(waiting) = self.queue.remove(key) {
+                self.try_anyone(&waiting, now, dequeued);
+            }
+        }
+    }
+
+    /// Waiting is of no use, as nobody is up or nobody has to wait: the picker knows whom to try all the same.
+    fn try_anyone(&mut self, waiting: &QueuedRequest, now: Duration, dequeued: &mut Vec<Dequeued>) {
+        let known = self.known(&waiting.query, &waiting.others, now);
+        let waited = now.saturating_sub(waiting.since);
+        let wish = PendingBinding {
+            key: waiting.key,
+            query: &waiting.query,
+            known: &known,
+            waited,
+            gamma: 0.0,
+        };
+        let end = self
+            .pick(wish, waiting.model.as_deref(), now)
+            .map_or_else(QueueExit::NoEndpoint, QueueExit::Bound);
+        dequeued.push(Dequeued {
+            key: waiting.key,
+            exit: end,
+        });
+    }
+
+    /// Finds out anew what is known of a request's caches, when that may have changed.
+    fn refresh(&self, waiting: &mut QueuedRequest, now: Duration) {
+        if waiting
+            .known
+            .at
+            .is_none_or(|at| now.saturating_sub(at) >= FRESH)
+        {
+            waiting.known = self.known(&waiting.query, &waiting.others, now);
+        }
+    }
+
+    /// A prompt was just bound: those next in turn that begin alike have to know.
+    fn tell_neighbors(&mut self, next: &[RequestKey], head: Option<u64>, position: usize) {
+        let Self {
+            queue,
+            caches,
+            fleet,
+            ..
+        } = self;
+        let computing = fleet.flight(position).unanswered;
+        for &key in next.iter().take(NEIGHBORS) {
+            let Some(waiting) = queue.get_mut(key) else {
+                continue;
+            };
+            if head.is_some()
+                && waiting.query.blocks.first().copied() == head
+                && waiting.known.at.is_some()
+            {
+                caches.relearn(
+                    &mut waiting.known.beliefs,
+                    position,
+                    &waiting.query,
+                    computing,
+                );
+                waiting.known.hits = caches::worth(&waiting.known.beliefs);
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Whatever happens, in whatever order: bookings are neither lost nor doubled, queues stay bounded, nobody starves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::{
+    Just, Strategy as Generator, any, prop_assert, prop_assert_eq, prop_oneof, proptest,
+};
+
+use super::*;
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Event {
+    Arrive {
+        name: u64,
+        tokens: u32,
+        priority: i32,
+        tenant: u64,
+    },
+    FirstByte,
+    Finish {
+        cached: Option<u32>,
+    },
+    Cancel {
+        nth: usize,
+    },
+    ProxyGone {
+        proxy: u64,
+    },
+    Restart {
+        position: usize,
+    },
+    Pool {
+        endpoints: u64,
+    },
+    Sample {
+        position: usize,
+        usage: Option<f32>,
+    },
+    Wait {
+        ms: u64,
+    },
+}
+
+fn event() -> impl Generator<Value = Event> {
+    let schedule = (0u64..6, 1u32..20_000, -2i32..3, 0u64..3);
+    prop_oneof![
+        6 => schedule.prop_map(|(name, tokens, priority, tenant)| Event::Arrive { name, tokens, priority, tenant }),
+        4 => Just(Event::FirstByte),
+        4 => proptest::option::of(0u32..20_000).prop_map(|cached| Event::Finish { cached }),
+        1 => (0usize..8).prop_map(|nth| Event::Cancel { nth }),
+        1 => (0u64..3).prop_map(|proxy| Event::ProxyGone { proxy }),
+        1 => (0usize..3).prop_map(|position| Event::Restart { position }),
+        1 => (1u64..4).prop_map(|endpoints| Event::Pool { endpoints }),
+        1 => (0usize..3, proptest::option::of(0.0f32..1.0))
+            .prop_map(|(position, usage)| Event::Sample { position, usage }),
+        4 => (1u64..3_000).prop_map(|ms| Event::Wait { ms }),
+    ]
+}
+
+/// What requests are where, by what the dispatcher told.
+#[derive(Default)]
+struct World {
+    waiting: BTreeSet<RequestKey>,
+    /// Bound, and whether the first byte came.
+    open: BTreeMap<RequestKey, (EndpointId, bool)>,
+    next: u64,
+    now: Duration,
+}
+
+const QUEUE: usize = 5;
+
+fn rules() -> KvAware {
+    let queue = crate::policy::QueueLimits {
+        max_requests: QUEUE as u32,
+        max_wait: ms(20_000),
+        ..crate::policy::QueueLimits::default()
+    };
+    KvAware {
+        queue,
+        ..KvAware::default()
+    }
+}
+
+impl World {
+    /// The proxy sends a bound request and says so, or its booking would expire.
+    fn send(&mut self, key: RequestKey, binding: &Assignment, dispatcher: &mut Scheduler) {
+        assert!(!self.open.contains_key(&key), "bound twice");
+        let endpoint = binding.choice.ranked[0].endpoint;
+        dispatcher.started(key, endpoint, 1, false, self.now);
+        self.open.insert(key, (endpoint, false));
+    }
+
+    fn release(&mut self, dispatcher: &mut Scheduler) {
+        let mut dequeued = Vec::new();
+        dispatcher.dequeue(self.now, &mut dequeued);
+        for Dequeued { key, exit: end } in dequeued {
+            assert!(self.waiting.remove(&key), "dequeued without having waited");
+            if let QueueExit::Bound(binding) = &end {
+                self.send(key, binding, dispatcher);
+            }
+        }
+    }
+
+    fn schedule(&mut self, query: &Query, dispatcher: &mut Scheduler) {
+        self.next += 1;
+        match schedule(dispatcher, self.next, query, self.now) {
+            ScheduleOutcome::Bound(binding) => self.send(key(self.next), &binding, dispatcher),
+            ScheduleOutcome::Queued { evicted, .. } => {
+                if let Some(EvictedRequest { key, .. }) = evicted {
+                    assert_eq!(
+                        self.waiting.len(),
+                        QUEUE,
+                        "nobody is evicted while there is room"
+                    );
+                    assert!(self.waiting.remove(&key), "evicted without having waited");
+                }
+                self.waiting.insert(key(self.next));
+            }
+            ScheduleOutcome::QueueFull { retry_after } => {
+                assert_eq!(self.waiting.len(), QUEUE, "full only when it is");
+                assert!(retry_after >= ms(1_000));
+            }
+            ScheduleOutcome::NoEndpoint(nobody) => panic!("{nobody}"),
+        }
+    }
+
+    fn happen(&mut self, event: &Event, dispatcher: &mut Scheduler) {
+        let endpoints = dispatcher.pool().endpoints.len();
+        match *event {
+            Event::Arrive {
+                name,
+                tokens,
+                priority,
+                tenant,
+            } => {
+                self.schedule(
+                    &Query {
+                        priority,
+                        tenant: Some(tenant),
+                        ..prompt(name, tokens)
+                    },
+                    dispatcher,
+                );
+            }
+            Event::FirstByte => {
+                if let Some((&key, (_, answered))) =
+                    self.open.iter_mut().find(|(_, (_, answered))| !answered)
+                {
+                    *answered = true;
+                    assert!(
+                        dispatcher
+                            .first_byte(key, Some(ms(200)), self.now)
+                            .is_some()
+                    );
+                    assert!(
+                        dispatcher
+                            .first_byte(key, Some(ms(200)), self.now)
+                            .is_none(),
+                        "the first time only"
+                    );
+                }
+            }
+            Event::Finish { cached } => {
+                if let Some((key, _)) = self.open.pop_first() {
+                    let ended = ReportedUsage {
+                        cached_tokens: cached,
+                        prompt_tokens: Some(4_000),
+                        ..ReportedUsage::default()
+                    };
+                    assert!(
+                        dispatcher.finished(key, ended, self.now).0.is_some(),
+                        "a booking is dequeued"
+                    );
+                    assert!(
+                        dispatcher.finished(key, ended, self.now).0.is_none(),
+                        "once"
+                    );
+                }
+            }
+            Event::Cancel { nth } => {
+                if let Some(&key) = self.waiting.iter().nth(nth) {
+                    self.waiting.remove(&key);
+                    assert_eq!(dispatcher.cancel(key, self.now), (None, true));
+                }
+            }
+            Event::ProxyGone { proxy } => {
+                dispatcher.forget_proxy(ProxyId(proxy), self.now);
+                self.open.retain(|key, _| key.proxy != ProxyId(proxy));
+                self.waiting.retain(|key| key.proxy != ProxyId(proxy));
+            }
+            Event::Restart { position } if position < endpoints => dispatcher.restarted(position),
+            Event::Pool { endpoints } => {
+                dispatcher.apply(&pool(rules(), endpoints), self.now);
+                self.open.retain(|_, (endpoint, _)| endpoint.0 < endpoints);
+            }
+            Event::Sample { position, usage } if position < endpoints => {
+                let sample = usage.map(|usage| EngineSample {
+                    kv_usage: Some(usage),
+                    ..EngineSample::default()
+                });
+                dispatcher.set_capacity(position, Some(50_000));
+                dispatcher.set_sample(position, sample);
+            }
+            Event::Wait { ms } => {
+                self.now += Duration::from_millis(ms);
+                dispatcher.tick(self.now);
+            }
+            Event::Restart { .. } | Event::Sample { .. } => {}
+        }
+        self.release(dispatcher);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_booking_is_lost_or_doubled_and_the_queue_is_bounded(events in proptest::collection::vec(event(), 1..120)) {
+        let mut dispatcher = Scheduler::new(&pool(rules(), 2), SeededRng::new(7));
+        let mut world = World::default();
+        for event in events {
+            world.happen(&event, &mut dispatcher);
+            prop_assert_eq!(dispatcher.queued_requests(), world.waiting.len());
+            prop_assert!(dispatcher.queued_requests() <= QUEUE);
+            prop_assert_eq!(dispatcher.fleet.ledger.len(), world.open.len());
+            for (position, endpoint) in dispatcher.pool().endpoints.iter().enumerate() {
+                let there = world.open.values().filter(|(at, _)| *at == endpoint.id);
+                let unanswered = there.clone().filter(|(_, answered)| !answered).count();
+                let flight = dispatcher.fleet.flight(position);
+                prop_assert_eq!((flight.requests as usize, flight.unanswered as usize), (there.count(), unanswered));
+            }
+            prop_assert!(dispatcher.notes.len() <= 2 * world.open.len() + 2_048);
+        }
+    }
+
+    /// One endpoint, and nearly as much work as it can do: the longest wait stays within what the backlog explains.
+    #[test]
+    fn nobody_starves(seed in any::<u64>()) {
+        let queue = crate::policy::QueueLimits { max_requests: 100_000, max_wait: ms(3_600_000), ..crate::policy::QueueLimits::default() };
+        let mut dispatcher = Scheduler::new(&pool(KvAware { queue, ..KvAware::default() }, 1), SeededRng::new(1));
+        let mut rng = SeededRng::new(seed);
+        // Prompts are a second of work, or a twentieth of one; the second in every ten is long.
+        let length = |request: u64| if request % 10 == 1 { 8_000 } else { 400 };
+        let (mut now, mut serving) = (ms(0), None::<(u64, Duration)>);
+        let (mut arrived, mut longest) = (BTreeMap::new(), Duration::ZERO);
+        for request in 0..300 {
+            now += ms(rng.below(320) as u64);
+            while let Some((done, since)) = serving.filter(|(done, since)| *since + ms(u64::from(length(*done)) / 8) <= now) {
+                let end = since + ms(u64::from(length(done)) / 8);
+                answer(&mut dispatcher, done, end - since, end);
+                dispatcher.finished(key(done), ReportedUsage::default(), end);
+                serving = dequeued(&mut dispatcher, end).first().map(|&(next, _)| (next, end));
+                if let Some((next, _)) = serving {
+                    longest = longest.max(end - arrived[&next]);
+                }
+            }
+            arrived.insert(request, now);
+            if let ScheduleOutcome::Bound(_) = schedule(&mut dispatcher, request, &prompt(request + 10, length(request)), now) {
+                serving = Some((request, now));
+            }
+        }
+        prop_assert!(longest < ms(30_000), "{:?}", longest);
+    }
+}
