@@ -47,9 +47,11 @@ pub(crate) enum SendError {
     ConnectTimeout(Duration),
     #[error("the handshake failed: {0}")]
     Handshake(hyper::Error),
-    /// Something may have been sent.
+    #[error("the connection was closed before the request was written: {0}")]
+    NotWritten(hyper::Error),
+    /// The endpoint may have seen the request.
     #[error("the connection broke before the answer's head: {error}")]
-    Broken { error: hyper::Error, reused: bool },
+    MaybeSeen { error: hyper::Error, reused: bool },
 }
 
 /// An answer's head, and the connection on which its body comes.
@@ -84,7 +86,7 @@ impl Connection {
 
     /// Sends a request and waits for the head of its answer. There is no deadline here: the caller has one.
     pub(crate) async fn send(mut self, request: Request<Outgoing>) -> Result<Sent, SendError> {
-        let mut head = std::pin::pin!(self.sender.send_request(request));
+        let mut head = std::pin::pin!(self.sender.try_send_request(request));
         let mut driver_done = false;
         let driver = &mut self.driver;
         let result = std::future::poll_fn(|cx| {
@@ -107,9 +109,13 @@ impl Connection {
                     },
                 ))
             }
-            Err(error) => Err(SendError::Broken {
-                error,
-                reused: self.reused,
+            // hyper returns a request of which it has written nothing.
+            Err(mut error) => Err(match error.take_message() {
+                Some(_) => SendError::NotWritten(error.into_error()),
+                None => SendError::MaybeSeen {
+                    error: error.into_error(),
+                    reused: self.reused,
+                },
             }),
         }
     }

@@ -11,7 +11,7 @@ use http::response;
 use super::{
     attempt::Attempt,
     guard::RequestGuard,
-    leg::{Deadline, Leg, LegAnswer, LegError, headers_for},
+    leg::{Deadline, Leg, LegAnswer, LegError, LegResult, headers_for},
     retry::{AttemptEnd, Attempts, RetryVerdict},
 };
 use crate::{
@@ -64,7 +64,13 @@ impl Forwarder {
                 continue;
             }
             attempts.begin();
-            let mut answer = self.attempt((request, &body), pool, endpoint, guard).await;
+            let (mut answer, repeated) =
+                self.attempt((request, &body), pool, endpoint, guard).await;
+            if repeated {
+                // The first sending was unanswered: the request may be the cause, whatever came of the repetition.
+                pool.metrics.attempted(metrics::Attempt::Failed);
+                attempts.failed(true);
+            }
             let end = match &answer {
                 Ok(answer) => AttemptEnd::Answered(answer.head.status),
                 Err(error) => error.end(),
@@ -85,14 +91,15 @@ impl Forwarder {
         })
     }
 
-    /// One attempt: connect, send, wait for the head, and for a stream's first piece.
+    /// One attempt: connect, send, wait for the head, and for a stream's first piece. Returns also whether the request
+    /// was sent twice.
     async fn attempt(
         &self,
         (request, body): (&InferenceRequest, &Outgoing),
         pool: &RoutingPool,
         endpoint: &SelectedEndpoint,
         guard: &mut RequestGuard,
-    ) -> Result<UpstreamResponse, LegError> {
+    ) -> (Result<UpstreamResponse, LegError>, bool) {
         let upstream = &endpoint.upstream;
         let timeouts = pool.pool.spec.policy.timeouts;
         let attempt = guard.begin_attempt(endpoint, request);
@@ -105,16 +112,21 @@ impl Forwarder {
             deadline: Deadline::of(request, timeouts, guard.arrived()),
             connect_timeout: timeouts.connect,
         };
-        let answer = leg.exchange(span, &self.metrics.connections_opened).await;
-        let LegAnswer { head, first, body } = answer.inspect_err(|error| {
-            tracing::debug!(endpoint = %upstream.endpoint.name, %error, "an attempt failed");
-        })?;
-        Ok(UpstreamResponse {
-            head,
-            first,
-            body,
-            attempt,
-        })
+        let LegResult { answer, repeated } =
+            leg.exchange(span, &self.metrics.connections_opened).await;
+        let answer = match answer {
+            Ok(LegAnswer { head, first, body }) => Ok(UpstreamResponse {
+                head,
+                first,
+                body,
+                attempt,
+            }),
+            Err(error) => {
+                tracing::debug!(endpoint = %upstream.endpoint.name, %error, "an attempt failed");
+                Err(error)
+            }
+        };
+        (answer, repeated)
     }
 }
 

@@ -39,6 +39,13 @@ pub(super) struct Deadline {
     pub(super) limit: Duration,
 }
 
+/// How a leg ended, up to the beginning of its answer.
+pub(super) struct LegResult {
+    pub(super) answer: Result<LegAnswer, LegError>,
+    /// The request was sent twice: the first time the endpoint may have seen it, and did not answer.
+    pub(super) repeated: bool,
+}
+
 /// An answer that has begun.
 pub(super) struct LegAnswer {
     pub(super) head: response::Parts,
@@ -50,10 +57,10 @@ pub(super) struct LegAnswer {
 /// Why no answer began.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LegError {
-    /// Nothing was sent.
+    /// The request was not written.
     #[error("{0}")]
     Unreachable(SendError),
-    /// Something was sent.
+    /// The endpoint may have seen the request.
     #[error("{0}")]
     Broken(String),
     #[error("no answer within {0:?}")]
@@ -90,49 +97,58 @@ impl Deadline {
 
 impl Leg<'_> {
     /// Sends the request and waits for the head, and for a stream's first piece.
-    pub(super) async fn exchange(
+    pub(super) async fn exchange(&self, span: &Span, connections_opened: &Counter) -> LegResult {
+        let mut repeated = false;
+        let sending = self.send(connections_opened, &mut repeated);
+        let sent = self.deadline.bound(sending).await;
+        let answer = match sent {
+            Ok(response) => self.begin_answer(response, span).await,
+            Err(error) => Err(error),
+        };
+        LegResult {
+            answer: answer.inspect_err(|error| trace::failed(span, error.name())),
+            repeated,
+        }
+    }
+
+    async fn begin_answer(
         &self,
+        response: Response<Answer>,
         span: &Span,
-        connections_opened: &Counter,
     ) -> Result<LegAnswer, LegError> {
-        let sent = self.deadline.bound(self.send(connections_opened)).await;
-        let (head, mut body) = sent
-            .inspect_err(|error| trace::failed(span, error.name()))?
-            .into_parts();
+        let (head, mut body) = response.into_parts();
         trace::answered(span, head.status);
         let mut first = None;
         if self.request.stream && head.status.is_success() {
-            first = self
-                .deadline
-                .bound(first_piece(&mut body))
-                .await
-                .inspect_err(|error| trace::failed(span, error.name()))?;
+            first = self.deadline.bound(first_piece(&mut body)).await?;
         }
         Ok(LegAnswer { head, first, body })
     }
 
-    /// Sends on an idle connection, or on a new one. An idle connection that the endpoint was just closing is replaced.
-    async fn send(&self, connections_opened: &Counter) -> Result<Response<Answer>, LegError> {
+    /// Sends on an idle connection, or on a new one.
+    ///
+    /// The endpoint may be closing an idle connection. A request that was not written is sent on the next one. One that
+    /// the endpoint may have seen is repeated once, on a new connection: whether the endpoint closed an idle connection
+    /// or died of this request, hyper reports the same error.
+    async fn send(
+        &self,
+        connections_opened: &Counter,
+        repeated: &mut bool,
+    ) -> Result<Response<Answer>, LegError> {
         while let Some(connection) = self.upstream.checkout() {
             match connection.send(self.http_request()).await {
-                Ok(response) => return Ok(response),
-                Err(SendError::Broken {
-                    reused: true,
-                    error,
-                }) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
-                    tracing::trace!(endpoint = %self.upstream.endpoint.name, "an idle connection was closed under a request");
+                Err(SendError::NotWritten(_)) => {}
+                Err(SendError::MaybeSeen { reused: true, .. }) => {
+                    *repeated = true;
+                    break;
                 }
-                Err(error) => return Err(LegError::Broken(error.to_string())),
+                result => return result.map_err(LegError::from),
             }
         }
-        let connection = Connection::open(self.upstream.authority(), self.connect_timeout)
-            .await
-            .map_err(LegError::Unreachable)?;
+        let timeout = self.connect_timeout;
+        let connection = Connection::open(self.upstream.authority(), timeout).await?;
         connections_opened.inc();
-        connection
-            .send(self.http_request())
-            .await
-            .map_err(|error| LegError::Broken(error.to_string()))
+        Ok(connection.send(self.http_request()).await?)
     }
 
     fn http_request(&self) -> Request<Outgoing> {
@@ -174,6 +190,18 @@ async fn first_piece(body: &mut Answer) -> Result<Option<Bytes>, LegError> {
 }
 
 // === LegError ===
+
+impl From<SendError> for LegError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::MaybeSeen { error, .. } => Self::Broken(error.to_string()),
+            SendError::Connect(_)
+            | SendError::ConnectTimeout(_)
+            | SendError::Handshake(_)
+            | SendError::NotWritten(_) => Self::Unreachable(error),
+        }
+    }
+}
 
 impl LegError {
     /// `error.type` in spans.

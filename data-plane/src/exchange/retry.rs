@@ -2,8 +2,10 @@
 //!
 //! | what happened | what follows |
 //! |---|---|
-//! | cannot connect | next endpoint |
-//! | the connection broke after the request was sent, or 500 | next endpoint, at most once: the request may be the cause |
+//! | cannot connect, or nothing was written | next endpoint |
+//! | a reused connection broke after the request was written | once more on a new connection; counts as suspicious |
+//! | a new connection broke after the request was written, or 500 | next endpoint; suspicious |
+//! | two suspicious failures | the end: the request may be the cause |
 //! | 502, 504 | next endpoint |
 //! | 429, 503 | next endpoint; if every endpoint is overloaded, the last such answer is passed on |
 //! | any other status | passed on |
@@ -25,9 +27,9 @@ const MAX_SUSPICIOUS_FAILURES: u32 = 2;
 pub(super) enum AttemptEnd {
     /// A head came.
     Answered(StatusCode),
-    /// Nothing was sent.
+    /// The request was not written.
     Unreachable,
-    /// Something was sent and no answer came.
+    /// The endpoint may have seen the request, and did not answer.
     Broken,
     /// A deadline passed.
     TimedOut,

@@ -1,6 +1,12 @@
 //! Exchanges with endpoints over real sockets.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use hermes_core::{
@@ -10,24 +16,30 @@ use hermes_core::{
 use hermes_proto::v1::{self, report::Event};
 use hermes_runtime::shutdown::Drain;
 use http::{Method, Request};
+use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::JoinHandle,
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     forward::Forwarder,
     guard::{RequestGuard, RequestStart},
-    relay::relay,
+    relay::{ResponseBody, relay},
     trace::RequestTrace,
 };
 use crate::{
     choose::{SelectedEndpoint, Selection},
     link::report::Reporter,
-    request::{admission::AdmissionLimit, api, inference_request::InferenceRequest},
+    request::{
+        admission::AdmissionLimit, api, inference_request::InferenceRequest,
+        local_reply::LocalReply,
+    },
     telemetry::{access_log::AccessLog, metrics::Metrics},
     view::{RoutingPool, RoutingView},
 };
@@ -107,8 +119,90 @@ impl Exchange {
         }
     }
 
+    /// Forwards a request; the whole answer is to be read.
+    async fn answer(&self, selection: &Selection) -> Result<ResponseBody, LocalReply> {
+        let (request, mut guard) = (request(), self.guard());
+        let answer = self
+            .forwarder
+            .forward(&request, &self.pool, selection, &mut guard)
+            .await?;
+        let timeouts = self.pool.pool.spec.policy.timeouts;
+        Ok(relay(answer, guard, &request, timeouts, None).into_body())
+    }
+
+    /// Leaves this many idle connections to each endpoint.
+    async fn warm_up(&self, connections: usize) {
+        for endpoint in self.selection().ranked {
+            let only = Selection {
+                ranked: [endpoint].into_iter().collect(),
+                ..Selection::default()
+            };
+            let mut bodies = Vec::new();
+            for _ in 0..connections {
+                bodies.push(self.answer(&only).await.expect("the engine answers"));
+            }
+            for body in bodies {
+                assert_eq!(body.collect().await.expect("whole").to_bytes(), "ok");
+            }
+        }
+    }
+
     fn events(&mut self) -> Vec<Event> {
         std::iter::from_fn(|| self.reports.try_recv().ok()?.event).collect()
+    }
+}
+
+/// An engine that answers, until it is killed: then each connection ends with the next request that it reads, and no
+/// new one is accepted unless `accepts` says so.
+struct Engine {
+    address: SocketAddr,
+    connection: EngineConnection,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Clone, Default)]
+struct EngineConnection {
+    /// Requests that were read after the kill.
+    seen: Arc<AtomicUsize>,
+    killed: CancellationToken,
+}
+
+impl Engine {
+    async fn start(accepts_when_killed: bool) -> Self {
+        let (listener, address) = listen().await;
+        let connection = EngineConnection::default();
+        let serving = connection.clone();
+        let accepting = tokio::spawn(async move {
+            loop {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => accepted.expect("a connection").0,
+                    () = serving.killed.cancelled(), if !accepts_when_killed => return,
+                };
+                tokio::spawn(serving.clone().serve(stream));
+            }
+        });
+        Self {
+            address,
+            connection,
+            accepting,
+        }
+    }
+
+    fn seen(&self) -> usize {
+        self.connection.seen.load(Ordering::Relaxed)
+    }
+}
+
+impl EngineConnection {
+    async fn serve(self, mut stream: TcpStream) {
+        while read_request(&mut stream).await {
+            if self.killed.is_cancelled() {
+                self.seen.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            stream.write_all(answer).await.expect("open");
+        }
     }
 }
 
@@ -170,4 +264,57 @@ async fn a_held_answer_that_is_passed_on_is_accounted_to_its_own_endpoint() {
         })
         .collect();
     assert_eq!(finished, [Some(0)], "the endpoint that answered 503");
+}
+
+#[tokio::test]
+async fn a_request_that_kills_engines_is_seen_by_two_also_on_reused_connections() {
+    let mut engines = Vec::new();
+    for _ in 0..4 {
+        engines.push(Engine::start(false).await);
+    }
+    let addresses: Vec<SocketAddr> = engines.iter().map(|engine| engine.address).collect();
+    let exchange = Exchange::with(&addresses);
+    exchange.warm_up(1).await;
+    for engine in &mut engines {
+        engine.connection.killed.cancel();
+        (&mut engine.accepting).await.expect("no new connection");
+    }
+    let answer = exchange.answer(&exchange.selection()).await;
+    assert_eq!(answer.err(), Some(LocalReply::Exhausted(2)));
+    assert_eq!(engines.iter().map(Engine::seen).sum::<usize>(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_is_never_answered_is_repeated_once_however_many_connections_are_idle() {
+    let engine = Engine::start(true).await;
+    let exchange = Exchange::with(&[engine.address]);
+    exchange.warm_up(8).await;
+    engine.connection.killed.cancel();
+    let answer = exchange.answer(&exchange.selection()).await;
+    assert_eq!(answer.err(), Some(LocalReply::Exhausted(1)));
+    assert_eq!(engine.seen(), 2);
+}
+
+#[tokio::test]
+async fn a_request_on_a_connection_that_the_engine_was_just_closing_is_repeated() {
+    let (listener, address) = listen().await;
+    let exchange = Exchange::with(&[address]);
+    tokio::spawn(async move {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        let (mut first, _) = listener.accept().await.expect("a connection");
+        assert!(read_request(&mut first).await);
+        first.write_all(answer).await.expect("open");
+        assert!(read_request(&mut first).await);
+        drop(first);
+        let (mut second, _) = listener.accept().await.expect("a connection");
+        assert!(read_request(&mut second).await);
+        second.write_all(answer).await.expect("open");
+        second.read_u8().await.expect_err("no other request");
+    });
+    exchange.warm_up(1).await;
+    let body = exchange
+        .answer(&exchange.selection())
+        .await
+        .expect("an answer");
+    assert_eq!(body.collect().await.expect("whole").to_bytes(), "ok");
 }
