@@ -183,7 +183,7 @@ fn full() -> (RwLock<BlockIndex>, Vec<RankBlocks>, Vec<u32>) {
     (index, ranks, [&common[..], &[1]].concat())
 }
 
-/// Blocks stored by messages of so many, and removed by one event each.
+/// Messages of a number of stored blocks each, and one removal event per block.
 #[divan::bench(args = [1, 16, 512])]
 fn in_and_out(bencher: Bencher<'_, '_>, blocks: usize) {
     let (index, _ranks, _) = full();

@@ -26,23 +26,23 @@ use http::StatusCode;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::pools::Brains;
+use crate::pools::PoolDirectory;
 
 pub(crate) use self::census::WorldCensus;
 
 /// What the pages show.
 #[derive(Clone, Debug)]
-pub(crate) struct Pages {
+pub(crate) struct DebugPages {
     /// The newest snapshot.
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Loads and choices.
-    pub(crate) brains: Arc<Brains>,
+    pub(crate) pools: Arc<PoolDirectory>,
     /// This replica's name.
     pub(crate) replica: Arc<str>,
 }
 
 #[derive(Serialize)]
-struct World<'a, V> {
+struct SnapshotPage<'a, V> {
     replica: &'a str,
     snapshot: &'a Snapshot,
     /// How busy and how healthy, by pool.
@@ -52,9 +52,9 @@ struct World<'a, V> {
 /// Bytes of text per token, roughly: enough for a page that people ask.
 const BYTES_PER_TOKEN: u64 = 4;
 
-// === Pages ===
+// === DebugPages ===
 
-impl Pages {
+impl DebugPages {
     /// Adds the pages to `admin`.
     #[must_use]
     pub(crate) fn add_to(self, admin: Admin) -> Admin {
@@ -67,16 +67,16 @@ impl Pages {
                 std::future::ready(score.score(&query))
             })
             .route("/debug/kv-events", move |query, body| {
-                std::future::ready(kv_events::page(&events.brains, &query, body.as_ref()))
+                std::future::ready(kv_events::page(&events.pools, &query, body.as_ref()))
             })
     }
 
     fn snapshot(&self) -> AdminResponse {
         let snapshot = Arc::clone(&self.snapshots.borrow());
-        let world = World {
+        let world = SnapshotPage {
             replica: &self.replica,
             snapshot: &snapshot,
-            loads: self.brains.view(),
+            loads: self.pools.view(),
         };
         json(&world)
     }
@@ -87,7 +87,7 @@ impl Pages {
                 "name a pool: /debug/score?pool=NAME[&model=NAME][&prompt_bytes=N]\n",
             );
         };
-        let Some(home) = self.brains.pool(pool) else {
+        let Some(pool_handle) = self.pools.pool(pool) else {
             return AdminResponse::error(
                 StatusCode::NOT_FOUND,
                 format!("no pool is named `{pool}`\n"),
@@ -115,7 +115,7 @@ impl Pages {
             waited,
             may_wait: true,
         };
-        json(&home.brain.explain(arrival, self.brains.now()))
+        json(&pool_handle.scheduler.explain(arrival, self.pools.now()))
     }
 }
 

@@ -1,12 +1,11 @@
 //! The control plane as a whole: takes its ports, starts its tasks, and ends with the drain.
 //!
 //! ```text
-//!   start: configuration ─▶ ports ─▶ tasks: config · pipeline · clock · turns · grpc · admin      (all addresses known)
+//!   start: configuration ─▶ ports ─▶ tasks: config · pipeline · clock · queue ticker · grpc · admin   (all addresses known)
 //!   drain: streams end ─▶ connections close ─▶ join
 //! ```
 //!
-//! A configuration that is wrong, and a port that is taken, fail the start. Afterwards nothing does: what goes wrong
-//! is logged, counted and tried again.
+//! An invalid configuration, or a port in use, fails the start. Later errors are logged, counted and retried.
 
 mod config_feed;
 mod options;
@@ -34,36 +33,32 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use self::config_feed::Feed;
+use self::config_feed::ConfigFeed;
 pub use self::options::{ConfigSource, Options, StartError};
 use crate::{
-    admin::{Pages, WorldCensus},
+    admin::{DebugPages, WorldCensus},
     cache_sources::{kv_events::KvEventsMetrics, kv_manager::KvMetrics, tokenizer::TokenMetrics},
-    engines::{self, Collector, CollectorMetrics},
-    events::Announcer,
+    engines::{self, CollectorMetrics, EngineProbes},
+    events::EventRecorder,
     metrics::Metrics,
-    pipeline::{Gates, Lookouts, Pipeline, QUEUE, Reins},
-    pools::{Brains, Guides},
-    serve::{self, Desk, Entry, Proxies},
+    pipeline::{DiscoverySupervisor, Pipeline, PipelineHandles, QUEUE, ReadinessGates},
+    pools::{PoolDirectory, PoolResourceRegistry, queue_ticker},
+    serve::{self, ConnectedProxies, GrpcListener, GrpcState},
 };
 
-/// How often time passes for bookings, figures and endpoints that warm up.
+/// How often bookings expire, samples grow stale and endpoints leave slow start.
 const TICK: Duration = Duration::from_millis(100);
-
-/// The control plane.
-#[derive(Debug)]
-pub struct ControlPlane;
 
 /// A control plane that runs. Dropping it cuts everything off, as if the process had died.
 #[derive(Debug)]
-pub struct Bound {
+pub struct ControlPlane {
     /// Where proxies connect.
     pub grpc: SocketAddr,
     /// Where probes and metrics are, if they were asked for.
     pub admin: Option<SocketAddr>,
     /// The replica's name.
     pub replica: Arc<str>,
-    /// Whether it may be asked.
+    /// Whether proxies should use it.
     pub readiness: Readiness,
     tasks: Tasks,
     subscribers: TaskTracker,
@@ -71,121 +66,128 @@ pub struct Bound {
 }
 
 /// Everything that is made before anything runs.
-struct Parts {
+struct StartupParts {
     epoch: Epoch,
     replica: Arc<str>,
     readiness: Readiness,
     registry: Registry,
     metrics: Metrics,
-    brains: Arc<Brains>,
+    pools: Arc<PoolDirectory>,
 }
 
-// === ControlPlane ===
+/// Starts a control plane that ends with `drain`.
+///
+/// # Errors
+/// When the configuration is wrong or unreadable, or a port is taken.
+pub async fn start(options: Options, drain: Drain) -> Result<ControlPlane, StartError> {
+    install_default_crypto();
+    let Options {
+        config,
+        listen,
+        tls,
+        admin,
+        replica,
+        kube,
+        pod,
+    } = options;
+    let recorder = pod.map(|pod| EventRecorder::new(pod, kube.clone()));
+    let (feed, recorder) = open(config, recorder).await?;
+    let listener = bind(listen).await?;
+    let grpc = listener.local_addr().map_err(|source| StartError::Listen {
+        address: listen,
+        source,
+    })?;
+    let mut parts = StartupParts::new(replica);
 
-impl ControlPlane {
-    /// Starts a control plane that ends with `drain`.
-    ///
-    /// # Errors
-    /// When the configuration is wrong or unreadable, or a port is taken.
-    pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
-        install_default_crypto();
-        let Options {
-            config,
-            listen,
-            tls,
-            admin,
-            replica,
-            kube,
-            pod,
-        } = options;
-        let announcer = pod.map(|pod| Announcer::new(pod, kube.clone()));
-        let (feed, announcer) = open(config, announcer).await?;
-        let listener = bind(listen).await?;
-        let grpc = listener.local_addr().map_err(|source| StartError::Listen {
-            address: listen,
-            source,
-        })?;
-        let mut parts = Parts::new(replica);
-
-        let liveness = Liveness::default();
-        let tasks = Tasks::new(liveness.clone(), drain.clone());
-        let closing = CancellationToken::new();
-        let subscribers = TaskTracker::new();
-        let entry = Entry {
-            listener,
-            tls: TlsFolder::follow(tls, &mut parts.registry, &tasks).await?,
-        };
-        let mutual_tls = entry.tls.is_some();
-        if let (Some(announcer), Some(status)) = (announcer, feed.status()) {
-            tasks.spawn(
-                "announcer",
-                until_drain(drain.clone(), announcer.follow(status)),
-            );
-        }
-        let snapshots = parts.run_pipeline(feed, kube, &tasks, &drain)?;
-        let desk = parts.desk(snapshots.clone(), closing.clone(), subscribers.clone());
-        let proxies = desk.proxies.clone();
-        let pages = Pages {
-            snapshots,
-            brains: Arc::clone(&parts.brains),
-            replica: Arc::clone(&parts.replica),
-        };
-        let Parts {
-            replica,
-            readiness,
-            registry,
-            brains,
-            ..
-        } = parts;
-        let admin = match admin {
-            Some(address) => Some(
-                pages
-                    .add_to(Admin::new(readiness.clone(), registry).with_liveness(liveness))
-                    .bind(address, "--admin")
-                    .await?,
-            ),
-            None => None,
-        };
-        let admin_address = admin.as_ref().map(BoundAdmin::local_addr);
-
-        let turns = Arc::clone(&brains);
+    let liveness = Liveness::default();
+    let tasks = Tasks::new(liveness.clone(), drain.clone());
+    let closing = CancellationToken::new();
+    let subscribers = TaskTracker::new();
+    let listener = GrpcListener {
+        listener,
+        tls: TlsFolder::follow(tls, &mut parts.registry, &tasks).await?,
+    };
+    let mutual_tls = listener.tls.is_some();
+    if let (Some(recorder), Some(status)) = (recorder, feed.status()) {
         tasks.spawn(
-            "turns",
-            until_drain(drain.clone(), async move { turns.give_turns().await }),
+            "recorder",
+            until_drain(drain.clone(), recorder.follow(status)),
         );
-        tasks.spawn("clock", pass_time(brains, proxies, drain.clone()));
-        tasks.spawn("grpc", serve_until_closed(entry, desk, drain.clone()));
-        if let Some(admin) = admin {
-            tasks.spawn("admin", admin.serve(drain.forced()));
+    }
+    let snapshots = parts.run_pipeline(feed, kube, &tasks, &drain)?;
+    let state = parts.state(snapshots.clone(), closing.clone(), subscribers.clone());
+    let pages = DebugPages {
+        snapshots,
+        pools: Arc::clone(&parts.pools),
+        replica: Arc::clone(&parts.replica),
+    };
+    let StartupParts {
+        replica,
+        readiness,
+        registry,
+        pools,
+        ..
+    } = parts;
+    let admin = match admin {
+        Some(address) => {
+            let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
+            Some(pages.add_to(admin).bind(address, "--admin").await?)
         }
-        let cut_off = closing.clone().drop_guard();
-        tasks.spawn("drain", async move {
-            drain.draining().await;
-            closing.cancel();
-        });
-        tracing::info!(%grpc, mutual_tls, admin = ?admin_address, replica = &*replica, "control plane started");
-        Ok(Bound {
-            grpc,
-            admin: admin_address,
-            replica,
-            readiness,
-            tasks,
-            subscribers,
-            _cut_off: cut_off,
-        })
+        None => None,
+    };
+    let admin_address = admin.as_ref().map(BoundAdmin::local_addr);
+    spawn_servers(&tasks, &drain, pools, (listener, state), admin);
+    let cut_off = closing.clone().drop_guard();
+    tasks.spawn("drain", async move {
+        drain.draining().await;
+        closing.cancel();
+    });
+    tracing::info!(%grpc, mutual_tls, admin = ?admin_address, replica = &*replica, "control plane started");
+    Ok(ControlPlane {
+        grpc,
+        admin: admin_address,
+        replica,
+        readiness,
+        tasks,
+        subscribers,
+        _cut_off: cut_off,
+    })
+}
+
+/// Spawns what answers proxies, operators and the clock.
+fn spawn_servers(
+    tasks: &Tasks,
+    drain: &Drain,
+    pools: Arc<PoolDirectory>,
+    (listener, state): (GrpcListener, GrpcState),
+    admin: Option<BoundAdmin>,
+) {
+    let queues = Arc::clone(&pools);
+    tasks.spawn(
+        "queue ticker",
+        until_drain(
+            drain.clone(),
+            async move { queue_ticker::run(&queues).await },
+        ),
+    );
+    let proxies = state.proxies.clone();
+    tasks.spawn("clock", pass_time(pools, proxies, drain.clone()));
+    tasks.spawn("grpc", serve_until_closed(listener, state, drain.clone()));
+    if let Some(admin) = admin {
+        tasks.spawn("admin", admin.serve(drain.forced()));
     }
 }
 
-/// Reads the configuration for the first time. A refusal is announced by whoever would have followed it.
+/// Loads the initial configuration. If it is invalid, a Kubernetes Event is recorded before the error is returned.
 async fn open(
     config: ConfigSource,
-    announcer: Option<Announcer>,
-) -> Result<(Feed, Option<Announcer>), StartError> {
-    match Feed::open(config).await {
-        Ok(feed) => Ok((feed, announcer)),
+    recorder: Option<EventRecorder>,
+) -> Result<(ConfigFeed, Option<EventRecorder>), StartError> {
+    match ConfigFeed::open(config).await {
+        Ok(feed) => Ok((feed, recorder)),
         Err(error) => {
-            if let Some(announcer) = announcer {
-                announcer.tell_refusal(&error).await;
+            if let Some(recorder) = recorder {
+                recorder.record_rejection(&error).await;
             }
             Err(error.into())
         }
@@ -198,9 +200,9 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
         .map_err(|source| StartError::Listen { address, source })
 }
 
-// === Bound ===
+// === ControlPlane ===
 
-impl Bound {
+impl ControlPlane {
     /// Waits at most `limit` for everything to end, which it does once the drain has begun, and cuts off the rest.
     pub async fn join(self, limit: Duration) {
         let Self {
@@ -212,63 +214,63 @@ impl Bound {
     }
 }
 
-// === Parts ===
+// === StartupParts ===
 
-impl Parts {
+impl StartupParts {
     fn new(replica: Option<Arc<str>>) -> Self {
         let epoch = Epoch(options::at_random());
         let replica = replica.unwrap_or_else(|| format!("replica-{:016x}", epoch.0).into());
         let mut registry = Registry::default();
         register_process(&mut registry, "control-plane", env!("CARGO_PKG_VERSION"));
         let metrics = Metrics::register(&mut registry);
-        let brains = Arc::new(Brains::new(epoch.0, metrics.clone()));
+        let pools = Arc::new(PoolDirectory::new(epoch.0, metrics.clone()));
         Self {
             epoch,
             replica,
             readiness: Readiness::default(),
             registry,
             metrics,
-            brains,
+            pools,
         }
     }
 
     /// Starts the sources and the owner of the cluster.
     fn run_pipeline(
         &mut self,
-        feed: Feed,
+        feed: ConfigFeed,
         kube: Option<kube::Client>,
         tasks: &Tasks,
         drain: &Drain,
     ) -> Result<watch::Receiver<Arc<Snapshot>>, StartError> {
-        let (updates, told) = mpsc::channel(QUEUE);
-        let (observations, seen) = mpsc::channel(QUEUE);
+        let (updates, queued_updates) = mpsc::channel(QUEUE);
+        let (results, queued_results) = mpsc::channel(QUEUE);
         let settings = engines::Settings {
             seed: self.epoch.0,
             ..engines::Settings::default()
         };
-        let lookouts = Lookouts::new(updates.clone(), kube);
+        let discovery = DiscoverySupervisor::new(updates.clone(), kube);
         self.registry.register_collector(Box::new(WorldCensus {
-            brains: Arc::clone(&self.brains),
-            board: lookouts.board(),
+            pools: Arc::clone(&self.pools),
+            board: discovery.board(),
         }));
-        let reins = Reins {
-            collector: Collector::new(
+        let handles = PipelineHandles {
+            probes: EngineProbes::new(
                 settings,
                 CollectorMetrics::register(&mut self.registry),
-                observations,
+                results,
             )?,
-            lookouts,
-            guides: Guides::new(
+            discovery,
+            resources: PoolResourceRegistry::new(
                 KvMetrics::register(&mut self.registry),
                 KvEventsMetrics::register(&mut self.registry),
                 TokenMetrics::register(&mut self.registry),
             ),
-            gates: Gates::new(&self.readiness),
+            gates: ReadinessGates::new(&self.readiness),
         };
         let (pipeline, snapshots) = Pipeline::new(
             self.epoch,
-            Arc::clone(&self.brains),
-            reins,
+            Arc::clone(&self.pools),
+            handles,
             self.metrics.clone(),
         );
         tasks.spawn(
@@ -284,21 +286,21 @@ impl Parts {
         );
         tasks.spawn(
             "pipeline",
-            until_drain(drain.clone(), pipeline.run(told, seen)),
+            until_drain(drain.clone(), pipeline.run(queued_updates, queued_results)),
         );
         Ok(snapshots)
     }
 
-    fn desk(
+    fn state(
         &self,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         closing: CancellationToken,
         subscribers: TaskTracker,
-    ) -> Desk {
-        Desk {
-            brains: Arc::clone(&self.brains),
+    ) -> GrpcState {
+        GrpcState {
+            pools: Arc::clone(&self.pools),
             snapshots,
-            proxies: Proxies::default(),
+            proxies: ConnectedProxies::default(),
             replica: Arc::clone(&self.replica),
             metrics: self.metrics.clone(),
             closing,
@@ -314,27 +316,27 @@ async fn until_drain(drain: Drain, task: impl Future<Output = ()>) {
     }
 }
 
-/// Lets time pass for the brains, and forgets proxies that are gone for good.
-async fn pass_time(brains: Arc<Brains>, proxies: Proxies, drain: Drain) {
+/// Ticks the pools, and removes proxies that did not reconnect.
+async fn pass_time(pools: Arc<PoolDirectory>, proxies: ConnectedProxies, drain: Drain) {
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     until_drain(drain, async {
         loop {
             ticks.tick().await;
-            brains.tick();
+            pools.tick();
             for proxy in proxies.departed() {
                 tracing::info!(proxy = proxy.0, "proxy forgotten");
-                brains.forget_proxy(proxy);
+                pools.forget_proxy(proxy);
             }
         }
     })
     .await;
 }
 
-async fn serve_until_closed(entry: Entry, desk: Desk, drain: Drain) {
+async fn serve_until_closed(listener: GrpcListener, state: GrpcState, drain: Drain) {
     // A drain waits for the connections.
     let _open = drain.track();
-    if let Err(error) = serve::serve(entry, desk).await {
+    if let Err(error) = serve::serve(listener, state).await {
         tracing::error!(%error, "the gRPC listener failed");
     }
 }

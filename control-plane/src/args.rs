@@ -7,11 +7,11 @@ use hermes_runtime::telemetry::LogFormat;
 
 use crate::config::duration;
 
-/// Knows the model servers, and tells every proxy where requests should go.
+/// Discovers model servers and tracks their load and caches; proxies ask it where to send each request.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "hermes-control-plane", version, about)]
 pub struct Args {
-    /// The configuration file (YAML), read anew whenever it changes
+    /// The configuration file (YAML), reloaded when it changes
     #[arg(long, env = "HERMES_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
 
@@ -24,8 +24,8 @@ pub struct Args {
     )]
     pub listen: SocketAddr,
 
-    /// A folder with ca.crt, tls.crt and tls.key, read anew whenever they change: proxies must then connect by TLS and
-    /// show a certificate that this authority signed
+    /// A folder with ca.crt, tls.crt and tls.key, reloaded when they change: proxies must then connect by TLS with a
+    /// client certificate of this authority
     #[arg(long, env = "HERMES_TLS", value_name = "DIR")]
     pub tls: Option<PathBuf>,
 
@@ -38,7 +38,7 @@ pub struct Args {
     )]
     pub admin: SocketAddr,
 
-    /// How log lines look: text or json
+    /// Log format: text or json
     #[arg(
         long,
         env = "HERMES_LOG_FORMAT",

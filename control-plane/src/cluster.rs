@@ -1,22 +1,21 @@
-//! The mutable world behind every snapshot: what the operator configured, what was discovered, which models engines
-//! serve.
+//! The mutable state behind every snapshot: configuration, discovered endpoints, and the models that engines serve.
 //!
 //! ```text
 //!   Update ──fold──▶ Cluster { pools: { config, sources: [found], members } } ──publish──▶ Arc<Snapshot>
 //!                       │
-//!                       ├─ targets(): whom the collector asks
-//!                       ├─ publishers(): whose KV events are followed
-//!                       └─ sources(): where discovery looks
+//!                       ├─ targets(): which endpoints are probed
+//!                       ├─ publishers(): which KV events are followed
+//!                       └─ sources(): what discovery watches
 //! ```
 //!
 //! Invariants:
 //! * synchronous and without I/O: it has one owner, [`crate::pipeline`], and never waits;
-//! * a pool that is told to look elsewhere keeps what it has until it has looked there;
+//! * when a pool's sources change, its endpoints are kept until the new sources have listed;
 //! * an endpoint that two sources found is one endpoint; the source that stands first in the configuration names it;
-//! * [`Cluster::publish`] answers nothing when nothing that a proxy can see has changed, and shares every pool that
-//!   did not change with the snapshot before.
+//! * [`Cluster::publish`] returns nothing when nothing that is visible to a proxy has changed, and shares every pool that
+//!   did not change with the previous snapshot.
 //!
-//! How busy and how healthy endpoints are is not here but in [`crate::pools`]: that changes many times a second.
+//! Load and health of endpoints are in [`crate::pools`]: they change many times a second.
 
 mod members;
 mod models;
@@ -31,54 +30,54 @@ use hermes_core::{
     snapshot::{EndpointId, Epoch, Pool, PoolSpec, Snapshot, Version},
 };
 
-use self::members::Members;
+use self::members::PoolMembers;
 use crate::{
     cache_sources::kv_events::Publisher,
     config::{Config, PoolConfig, Source},
-    discovery::{Discovered, static_endpoints},
-    engines::{ModelCard, Target},
+    discovery::{DiscoveredEndpoint, static_endpoints},
+    engines::{ModelCard, ProbeTarget},
 };
 
-/// One thing that a source learned.
+/// What one source reports.
 #[derive(Clone, Debug)]
 pub(crate) enum Update {
     /// The operator's configuration, whole.
     Config(Arc<Config>),
-    /// The endpoints that one source sees now, whole.
+    /// The endpoints of one source, whole.
     Discovered {
-        /// Who says so.
+        /// The source.
         source: SourceId,
-        /// All that it sees.
-        endpoints: Vec<Discovered>,
+        /// All of its endpoints.
+        endpoints: Vec<DiscoveredEndpoint>,
     },
     /// The models that an endpoint serves, whole.
     Models {
         /// Which endpoint.
         endpoint: EndpointId,
-        /// All that it answers to.
+        /// All models that it lists.
         models: Vec<ModelCard>,
     },
 }
 
-/// What a fold may have changed. It may say too much: [`Cluster::publish`] has the last word.
+/// What a fold may have changed. It may overestimate: [`Cluster::publish`] compares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Changed {
-    /// Something that a proxy sees.
+pub(crate) struct ChangeSet {
+    /// Something that is visible to proxies.
     pub(crate) visible: bool,
-    /// Whom the collector asks, or how.
+    /// Which endpoints are probed, or how.
     pub(crate) targets: bool,
-    /// What the operator wants: where discovery looks, whom to ask about caches.
+    /// The configuration: sources of discovery, cache sources.
     pub(crate) configuration: bool,
 }
 
-/// Names one source of one pool for as long as its configuration stays the same. Never used twice, so that a late word
-/// of a source that was removed can be told from its successor's.
+/// Identifies one source of one pool while its configuration stays the same. Never used twice, so that a late update of
+/// a removed source is not taken for its successor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SourceId(u64);
 
-/// Where discovery looks for one pool.
+/// A source of one pool that discovery watches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Lookout {
+pub(crate) struct WatchedSource {
     /// Its name.
     pub(crate) source: SourceId,
     /// The pool that it feeds.
@@ -94,7 +93,7 @@ pub(crate) struct Cluster {
     settings: Option<Arc<ProxySettings>>,
     pools: BTreeMap<Arc<str>, PoolState>,
     /// The pool of every endpoint.
-    homes: HashMap<EndpointId, Arc<str>>,
+    pool_of: HashMap<EndpointId, Arc<str>>,
     next_source: u64,
     /// The newest snapshot that was published.
     published: Arc<Snapshot>,
@@ -105,9 +104,9 @@ pub(crate) struct Cluster {
 struct PoolState {
     config: PoolConfig,
     sources: Vec<SourceState>,
-    /// What sources had found that are gone: stays until all that are there now were heard of.
-    outgoing: Vec<Discovered>,
-    members: Members,
+    /// What sources had found that are gone: stays until all current sources have listed.
+    outgoing: Vec<DiscoveredEndpoint>,
+    members: PoolMembers,
     /// Whether [`Pool`] may differ from the published one.
     dirty: bool,
 }
@@ -116,13 +115,13 @@ struct PoolState {
 struct SourceState {
     id: SourceId,
     source: Source,
-    /// `None` until it was heard of.
-    found: Option<Vec<Discovered>>,
+    /// `None` until it has listed.
+    found: Option<Vec<DiscoveredEndpoint>>,
 }
 
-// === Changed ===
+// === ChangeSet ===
 
-impl Changed {
+impl ChangeSet {
     const NOTHING: Self = Self {
         visible: false,
         targets: false,
@@ -167,14 +166,14 @@ impl Cluster {
         Self {
             settings: None,
             pools: BTreeMap::new(),
-            homes: HashMap::new(),
+            pool_of: HashMap::new(),
             next_source: 0,
             published,
         }
     }
 
     /// Takes in one update.
-    pub(crate) fn fold(&mut self, update: Update) -> Changed {
+    pub(crate) fn fold(&mut self, update: Update) -> ChangeSet {
         match update {
             Update::Config(config) => self.configure(&config),
             Update::Discovered { source, endpoints } => self.discover(source, endpoints),
@@ -182,7 +181,7 @@ impl Cluster {
         }
     }
 
-    /// The next snapshot, or nothing when no proxy could tell it from the last one.
+    /// The next snapshot, or nothing when it equals the last one.
     pub(crate) fn publish(&mut self) -> Option<Arc<Snapshot>> {
         let settings = Arc::clone(self.settings.as_ref()?);
         let last = Arc::clone(&self.published);
@@ -215,18 +214,18 @@ impl Cluster {
         &self.published
     }
 
-    /// What the operator wants of every pool.
+    /// The configuration of every pool.
     pub(crate) fn configs(&self) -> impl Iterator<Item = &PoolConfig> {
         self.pools.values().map(|pool| &pool.config)
     }
 
-    /// Whom the collector asks.
+    /// The endpoints to probe.
     #[must_use]
-    pub(crate) fn targets(&self) -> Vec<Target> {
+    pub(crate) fn targets(&self) -> Vec<ProbeTarget> {
         self.pools.values().flat_map(PoolState::targets).collect()
     }
 
-    /// Who may publish KV events, by pool; only pools that follow them.
+    /// The endpoints that may publish KV events, by pool; only pools that follow them.
     pub(crate) fn publishers(&self) -> impl Iterator<Item = (&Arc<str>, Vec<Publisher>)> {
         let following = self
             .pools
@@ -235,10 +234,13 @@ impl Cluster {
         following.map(|pool| (&pool.config.name, pool.members.publishers().collect()))
     }
 
-    /// Where discovery looks.
+    /// The sources that discovery watches.
     #[must_use]
-    pub(crate) fn sources(&self) -> Vec<Lookout> {
-        self.pools.values().flat_map(PoolState::lookouts).collect()
+    pub(crate) fn sources(&self) -> Vec<WatchedSource> {
+        self.pools
+            .values()
+            .flat_map(PoolState::watched_sources)
+            .collect()
     }
 
     /// Whether a configuration is there.
@@ -247,15 +249,15 @@ impl Cluster {
         self.settings.is_some()
     }
 
-    /// Pools of which some source was not heard of yet.
-    pub(crate) fn unheard(&self) -> impl Iterator<Item = &Arc<str>> {
+    /// Pools with a source that has not listed yet.
+    pub(crate) fn unlisted(&self) -> impl Iterator<Item = &Arc<str>> {
         self.pools
             .values()
-            .filter(|pool| !pool.is_heard_of())
+            .filter(|pool| !pool.has_listed())
             .map(|pool| &pool.config.name)
     }
 
-    fn configure(&mut self, config: &Config) -> Changed {
+    fn configure(&mut self, config: &Config) -> ChangeSet {
         let mut before = std::mem::take(&mut self.pools);
         for pool in &config.pools {
             let old = before.remove(&pool.name);
@@ -265,11 +267,11 @@ impl Cluster {
         if self.settings.as_deref() != Some(&config.settings) {
             self.settings = Some(Arc::new(config.settings.clone()));
         }
-        self.settle_in();
-        Changed::EVERYTHING
+        self.index_endpoints();
+        ChangeSet::EVERYTHING
     }
 
-    fn discover(&mut self, source: SourceId, endpoints: Vec<Discovered>) -> Changed {
+    fn discover(&mut self, source: SourceId, endpoints: Vec<DiscoveredEndpoint>) -> ChangeSet {
         let sources = self.pools.values_mut().map(|pool| {
             (
                 pool.sources.iter().position(|known| known.id == source),
@@ -280,33 +282,33 @@ impl Cluster {
             .filter_map(|(position, pool)| Some((position?, pool)))
             .next()
         else {
-            // The last word of a source that the operator removed.
-            return Changed::NOTHING;
+            // A late update of a source that was removed from the configuration.
+            return ChangeSet::NOTHING;
         };
         pool.sources[position].found = Some(endpoints);
         if !pool.gather() {
-            return Changed::NOTHING;
+            return ChangeSet::NOTHING;
         }
-        self.settle_in();
-        Changed::ENDPOINTS
+        self.index_endpoints();
+        ChangeSet::ENDPOINTS
     }
 
-    fn learn(&mut self, endpoint: EndpointId, models: Vec<ModelCard>) -> Changed {
+    fn learn(&mut self, endpoint: EndpointId, models: Vec<ModelCard>) -> ChangeSet {
         let home = self
-            .homes
+            .pool_of
             .get(&endpoint)
             .and_then(|pool| self.pools.get_mut(pool));
         let Some(pool) = home else {
-            return Changed::NOTHING;
+            return ChangeSet::NOTHING;
         };
         if !pool.members.learn(endpoint, models) {
-            return Changed::NOTHING;
+            return ChangeSet::NOTHING;
         }
         pool.dirty = true;
-        Changed::MODELS
+        ChangeSet::MODELS
     }
 
-    fn settle_in(&mut self) {
+    fn index_endpoints(&mut self) {
         let residents = |pool: &PoolState| {
             let name = Arc::clone(&pool.config.name);
             pool.members
@@ -314,7 +316,7 @@ impl Cluster {
                 .map(|id| (id, Arc::clone(&name)))
                 .collect::<Vec<_>>()
         };
-        self.homes = self.pools.values().flat_map(residents).collect();
+        self.pool_of = self.pools.values().flat_map(residents).collect();
     }
 }
 
@@ -353,7 +355,7 @@ impl PoolState {
 
     /// Joins what the sources found. Answers whether the endpoints changed.
     fn gather(&mut self) -> bool {
-        if self.is_heard_of() {
+        if self.has_listed() {
             self.outgoing.clear();
         }
         let found = self
@@ -368,8 +370,8 @@ impl PoolState {
         changed
     }
 
-    /// Whether every source has said what it sees.
-    fn is_heard_of(&self) -> bool {
+    /// Whether every source has listed.
+    fn has_listed(&self) -> bool {
         self.sources.iter().all(|source| source.found.is_some())
     }
 
@@ -410,13 +412,13 @@ impl PoolState {
         }
     }
 
-    fn targets(&self) -> impl Iterator<Item = Target> {
+    fn targets(&self) -> impl Iterator<Item = ProbeTarget> {
         let collector = &self.config.collector;
         let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
         self.members
             .endpoints()
             .into_iter()
-            .map(move |endpoint| Target {
+            .map(move |endpoint| ProbeTarget {
                 id: endpoint.id,
                 url: Arc::clone(&endpoint.url),
                 metrics_path: metrics_path.clone(),
@@ -425,12 +427,12 @@ impl PoolState {
             })
     }
 
-    fn lookouts(&self) -> impl Iterator<Item = Lookout> {
+    fn watched_sources(&self) -> impl Iterator<Item = WatchedSource> {
         let watched = self
             .sources
             .iter()
             .filter(|state| !matches!(state.source, Source::Static(_)));
-        watched.map(|SourceState { id, source, .. }| Lookout {
+        watched.map(|SourceState { id, source, .. }| WatchedSource {
             source: *id,
             pool: Arc::clone(&self.config.name),
             watched: source.clone(),
@@ -441,7 +443,7 @@ impl PoolState {
 // === SourceState ===
 
 impl SourceState {
-    /// A static source is heard of at once.
+    /// A static source has listed from the start.
     fn new(source: &Source, next: &mut u64) -> Self {
         let id = SourceId(*next);
         *next += 1;
@@ -454,7 +456,7 @@ impl SourceState {
 }
 
 /// The endpoints of a static source; nothing when it has to be watched.
-fn known_at_once(source: &Source) -> Option<Vec<Discovered>> {
+fn known_at_once(source: &Source) -> Option<Vec<DiscoveredEndpoint>> {
     match source {
         Source::Static(urls) => Some(static_endpoints(urls.iter().map(|url| &**url))),
         Source::Services(_) | Source::Pods(_) => None,

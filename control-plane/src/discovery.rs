@@ -17,7 +17,7 @@
 //! * nothing is published before every kind was listed once, so that half a picture never looks like a scale-down;
 //! * an object that cannot be parsed is skipped with a warning, and its last good version stays.
 //!
-//! It does not ask whether an endpoint answers: probing and metrics are the collector's.
+//! It does not check whether an endpoint answers: [`crate::engines`] probes them.
 
 mod kubernetes;
 mod static_urls;
@@ -32,10 +32,10 @@ pub(crate) use self::static_urls::static_endpoints;
 
 /// One endpoint as discovered, before it is checked or probed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Discovered {
+pub struct DiscoveredEndpoint {
     /// Base URL without a trailing slash: `http://10.0.0.7:8000`.
     pub url: String,
-    /// What tells two incarnations at one address apart: the pod's UID, or empty where there is no pod.
+    /// Distinguishes two incarnations at one address: the pod's UID, or empty where there is no pod.
     pub uid: String,
     /// For people: `namespace/name` of the pod, or the URL's authority where there is no pod.
     pub name: String,
@@ -43,6 +43,6 @@ pub struct Discovered {
     pub role: Role,
     /// Prefill and decode endpoints are paired inside one group only.
     pub group: Option<String>,
-    /// Where it publishes KV events, if that was asked for and Kubernetes tells.
+    /// Where it publishes KV events, if that is configured and Kubernetes has its ports.
     pub kv_events: Option<EventPorts>,
 }

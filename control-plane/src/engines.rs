@@ -1,7 +1,7 @@
-//! Asks every endpoint how it is: load, cache, models, and whether it answers at all.
+//! Probes every endpoint: load, cache, models, and whether it answers at all.
 //!
 //! ```text
-//!   targets ─▶ Collector ─▶ one Probe per endpoint ─▶ Observation ─▶ bounded channel ─▶ the cluster's owner
+//!   targets ─▶ EngineProbes ─▶ one Probe per endpoint ─▶ ProbeResult ─▶ bounded channel ─▶ the cluster's owner
 //!                                   │
 //!                     fetch ─▶ exposition ─▶ signals (by the table in engines)
 //! ```
@@ -29,20 +29,20 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::probe::{Probe, Shared};
+use self::probe::{Probe, ProbeContext};
 pub use self::{
-    fetch::Failure,
+    fetch::ProbeFailure,
     metrics::CollectorMetrics,
     models::ModelCard,
     signals::{Adapters, CacheInfo, NotAnExposition, Scraped},
 };
 
-/// Keeps one probe running for every endpoint that it was told of. Dropping it ends them all.
+/// Runs one probe per endpoint. Dropping it ends them all.
 #[derive(Debug)]
-pub struct Collector {
-    shared: Shared,
+pub struct EngineProbes {
+    shared: ProbeContext,
     seed: u64,
-    running: HashMap<EndpointId, Running>,
+    running: HashMap<EndpointId, RunningProbe>,
 }
 
 /// How a collector works.
@@ -56,7 +56,7 @@ pub struct Settings {
 
 /// One endpoint to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct ProbeTarget {
     /// Whose answers these will be.
     pub id: EndpointId,
     /// Base URL, with or without a trailing slash.
@@ -71,26 +71,26 @@ pub struct Target {
 
 /// What one turn at one endpoint brought.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Observation {
+pub struct ProbeResult {
     /// Who was asked.
     pub endpoint: EndpointId,
     /// When the answer, or its failure, was known.
     pub at: Instant,
     /// What it said about itself; all absent for a server without metrics, which is healthy as long as it answers.
-    pub outcome: Result<Scraped, Failure>,
-    /// Its models, when they were asked for in this turn and it told them. `None` says nothing about them.
+    pub outcome: Result<Scraped, ProbeFailure>,
+    /// Its models, if they were requested in this turn and it answered. `None` means neither.
     pub models: Option<Vec<ModelCard>>,
 }
 
 #[derive(Debug)]
-struct Running {
-    target: Target,
+struct RunningProbe {
+    target: ProbeTarget,
     task: AbortOnDropHandle<()>,
 }
 
-// === Collector ===
+// === EngineProbes ===
 
-impl Collector {
+impl EngineProbes {
     /// A collector without targets that sends what it learns to `sink`.
     ///
     /// # Errors
@@ -98,13 +98,13 @@ impl Collector {
     pub fn new(
         settings: Settings,
         metrics: CollectorMetrics,
-        sink: mpsc::Sender<Observation>,
+        sink: mpsc::Sender<ProbeResult>,
     ) -> Result<Self, reqwest::Error> {
         let client: Client = fetch::client()?;
         let slots = Arc::new(Semaphore::new(
             settings.concurrency.clamp(1, Semaphore::MAX_PERMITS),
         ));
-        let shared = Shared {
+        let shared = ProbeContext {
             client,
             slots,
             sink,
@@ -118,10 +118,10 @@ impl Collector {
     }
 
     /// Asks exactly these from now on. Probes of targets that did not change go on undisturbed; one that has ended
-    /// (it panicked) is started anew.
+    /// (it panicked) is started again.
     ///
     /// Must be called inside a Tokio runtime.
-    pub fn set(&mut self, targets: Vec<Target>) {
+    pub fn set(&mut self, targets: Vec<ProbeTarget>) {
         let mut before = std::mem::take(&mut self.running);
         for target in targets {
             let kept = before
@@ -149,12 +149,12 @@ impl Collector {
         self.running.is_empty()
     }
 
-    fn start(&self, target: Target) -> Option<Running> {
+    fn start(&self, target: ProbeTarget) -> Option<RunningProbe> {
         let Some(probe) = Probe::new(self.shared.clone(), target.clone(), self.seed) else {
             tracing::warn!(endpoint = %target.id, url = %target.url, "endpoint is not asked for its state, its URL is none");
             return None;
         };
-        Some(Running {
+        Some(RunningProbe {
             target,
             task: AbortOnDropHandle::new(tokio::spawn(probe.run())),
         })

@@ -1,14 +1,14 @@
-//! Tells Kubernetes of refused configurations: an Event on this replica's own pod, as `kubectl describe pod` shows it.
+//! Records rejected configurations as Kubernetes Events on this replica's own pod, where `kubectl describe pod` shows them.
 //!
 //! ```text
-//!   ConfigStatus ──changed──▶ refused?  Warning ConfigurationRefused, with the mistakes
+//!   ConfigStatus ──changed──▶ rejected? Warning ConfigurationRejected, with the errors
 //!                             accepted? Normal  ConfigurationAccepted
 //! ```
 //!
 //! Invariants:
-//! * nothing waits for it: it follows a watch, tells the newest, and skips what was overtaken meanwhile;
+//! * nothing waits for it: it follows a watch, records the newest status, and skips those that were replaced meanwhile;
 //! * an attempt has a deadline, attempts are few, and events are seconds apart;
-//! * an event holds what the log holds, cut to what the API takes.
+//! * an event holds what the log holds, truncated to the limit of the API.
 
 use std::{env, sync::Arc, time::Duration};
 
@@ -27,16 +27,16 @@ use crate::{
     discovery::client::{self, ConnectError},
 };
 
-/// Who writes the events.
+/// The reporting component of the events.
 const REPORTER: &str = "hermes-control-plane";
 
-/// Longest note in bytes that the API takes.
+/// Longest note that the API accepts, in bytes.
 const NOTE: usize = 1_024;
 
 /// How long one attempt may take, connecting included.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Waits before each attempt. The first keeps events apart while somebody edits.
+/// Waits before each attempt. The first coalesces the edits of one moment.
 const ATTEMPTS: [Duration; 3] = [
     Duration::from_secs(1),
     Duration::from_secs(4),
@@ -54,28 +54,28 @@ pub struct Pod {
     pub uid: Option<String>,
 }
 
-/// Writes events on one pod.
-pub(crate) struct Announcer {
+/// Records events on one pod.
+pub(crate) struct EventRecorder {
     pod: Pod,
     /// The client that was given, or found when it was needed first.
     client: Option<Client>,
 }
 
-/// What was last told, or was so from the start.
-struct Told {
+/// The status that was recorded last, or the one at the start.
+struct RecordedStatus {
     revision: u64,
     error: Option<Arc<LoadError>>,
 }
 
-/// Why an event was not written.
+/// Why an event was not recorded.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum EventError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
-    Refused(#[from] kube::Error),
+    Api(#[from] kube::Error),
     #[error("no answer within {DEADLINE:?}")]
-    Late,
+    Timeout,
 }
 
 // === Pod ===
@@ -105,26 +105,26 @@ impl Pod {
     }
 }
 
-// === Announcer ===
+// === EventRecorder ===
 
-impl Announcer {
+impl EventRecorder {
     pub(crate) fn new(pod: Pod, client: Option<Client>) -> Self {
         Self { pod, client }
     }
 
-    /// Tells of every change until nobody makes any, then waits to be dropped.
+    /// Records every change until the status has no sender, then waits to be dropped.
     pub(crate) async fn follow(mut self, mut status: watch::Receiver<ConfigStatus>) {
-        let mut told = Told::of(&status.borrow_and_update());
+        let mut recorded = RecordedStatus::of(&status.borrow_and_update());
         while status.changed().await.is_ok() {
             for wait in ATTEMPTS {
                 sleep(wait).await;
-                // What was overtaken meanwhile is not told any more.
-                let now = Told::of(&status.borrow_and_update());
-                let Some(event) = now.event_after(&told) else {
+                // A status that was replaced meanwhile is skipped.
+                let now = RecordedStatus::of(&status.borrow_and_update());
+                let Some(event) = now.event_after(&recorded) else {
                     break;
                 };
                 if self.write(&event).await {
-                    told = now;
+                    recorded = now;
                     break;
                 }
             }
@@ -132,23 +132,23 @@ impl Announcer {
         std::future::pending::<()>().await;
     }
 
-    /// Tells why the replica does not start, in one attempt.
-    pub(crate) async fn tell_refusal(mut self, error: &LoadError) {
-        self.write(&refusal(error)).await;
+    /// Records why the replica does not start, in one attempt.
+    pub(crate) async fn record_rejection(mut self, error: &LoadError) {
+        self.write(&rejection(error)).await;
     }
 
-    /// Whether the event was written.
+    /// Returns whether the event was recorded.
     async fn write(&mut self, event: &Event) -> bool {
         let written = timeout(DEADLINE, self.publish(event))
             .await
-            .unwrap_or(Err(Failure::Late));
+            .unwrap_or(Err(EventError::Timeout));
         if let Err(error) = &written {
-            tracing::warn!(reason = event.reason, %error, "a Kubernetes Event was not written");
+            tracing::warn!(reason = event.reason, %error, "failed to record a Kubernetes Event");
         }
         written.is_ok()
     }
 
-    async fn publish(&mut self, event: &Event) -> Result<(), Failure> {
+    async fn publish(&mut self, event: &Event) -> Result<(), EventError> {
         let client = match &self.client {
             Some(client) => client.clone(),
             None => self.client.insert(client::infer().await?).clone(),
@@ -165,9 +165,9 @@ impl Announcer {
     }
 }
 
-// === Told ===
+// === RecordedStatus ===
 
-impl Told {
+impl RecordedStatus {
     fn of(status: &ConfigStatus) -> Self {
         Self {
             revision: status.revision,
@@ -175,34 +175,31 @@ impl Told {
         }
     }
 
-    /// What there is to tell to somebody who was told `before`.
+    /// The event that this status is, if it differs from `before`.
     fn event_after(&self, before: &Self) -> Option<Event> {
         match (&self.error, &before.error) {
             (Some(error), Some(known)) if Arc::ptr_eq(error, known) => None,
-            (Some(error), _) => Some(refusal(error)),
+            (Some(error), _) => Some(rejection(error)),
             (None, None) if self.revision == before.revision => None,
             (None, _) => Some(event(
                 EventType::Normal,
                 "ConfigurationAccepted",
-                format!(
-                    "revision {} of the configuration is in force",
-                    self.revision
-                ),
+                format!("revision {} of the configuration is in use", self.revision),
             )),
         }
     }
 }
 
-fn refusal(error: &LoadError) -> Event {
+fn rejection(error: &LoadError) -> Event {
     event(
         EventType::Warning,
-        "ConfigurationRefused",
+        "ConfigurationRejected",
         error.to_string(),
     )
 }
 
 fn event(type_: EventType, reason: &str, note: String) -> Event {
-    let (reason, action) = (reason.to_owned(), "ReadConfiguration".to_owned());
+    let (reason, action) = (reason.to_owned(), "LoadConfiguration".to_owned());
     Event {
         type_,
         reason,
@@ -212,7 +209,7 @@ fn event(type_: EventType, reason: &str, note: String) -> Event {
     }
 }
 
-/// At most so many bytes of `text`, between characters.
+/// At most `limit` bytes of `text`, cut between characters.
 fn cut(mut text: String, limit: usize) -> String {
     const MORE: &str = "…";
     if text.len() > limit {
@@ -232,8 +229,8 @@ mod tests {
 
     use super::*;
 
-    fn told(revision: u64, error: Option<&Arc<LoadError>>) -> Told {
-        Told {
+    fn status(revision: u64, error: Option<&Arc<LoadError>>) -> RecordedStatus {
+        RecordedStatus {
             revision,
             error: error.cloned(),
         }
@@ -249,27 +246,29 @@ mod tests {
     #[test]
     fn each_refusal_and_each_acceptance_is_told_once() {
         let (first, second) = (unreadable(), unreadable());
-        let reason = |now: &Told, before: &Told| now.event_after(before).map(|event| event.reason);
-        let refused = told(1, Some(&first));
+        let reason = |now: &RecordedStatus, before: &RecordedStatus| {
+            now.event_after(before).map(|event| event.reason)
+        };
+        let rejected = status(1, Some(&first));
         assert_eq!(
-            reason(&refused, &told(1, None)).as_deref(),
-            Some("ConfigurationRefused")
+            reason(&rejected, &status(1, None)).as_deref(),
+            Some("ConfigurationRejected")
         );
-        assert_eq!(reason(&refused, &refused), None);
+        assert_eq!(reason(&rejected, &rejected), None);
         assert_eq!(
-            reason(&told(1, Some(&second)), &refused).as_deref(),
-            Some("ConfigurationRefused")
+            reason(&status(1, Some(&second)), &rejected).as_deref(),
+            Some("ConfigurationRejected")
         );
         assert_eq!(
-            reason(&told(1, None), &refused).as_deref(),
+            reason(&status(1, None), &rejected).as_deref(),
             Some("ConfigurationAccepted"),
             "the old one is back"
         );
         assert_eq!(
-            reason(&told(2, None), &told(1, None)).as_deref(),
+            reason(&status(2, None), &status(1, None)).as_deref(),
             Some("ConfigurationAccepted")
         );
-        assert_eq!(reason(&told(2, None), &told(2, None)), None);
+        assert_eq!(reason(&status(2, None), &status(2, None)), None);
     }
 
     #[test]

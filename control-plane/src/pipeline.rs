@@ -1,11 +1,11 @@
 //! An update's whole path: sources → fold → snapshot → subscribers.
 //!
 //! ```text
-//!   config file ─┐                                     ┌─▶ brains      (before any proxy sees the version)
+//!   config file ─┐                                     ┌─▶ pools      (before any proxy sees the version)
 //!   discovery ───┼─Update─▶ run ─fold─▶ Cluster ─publish┼─▶ subscribers (watch: latest wins)
-//!   collector ───┘            ▲                         ├─▶ collector   (whom to ask)
-//!       ▲                     └─ figures ─▶ brains      ├─▶ discovery   (where to look)
-//!       │                                               └─▶ KV events   (whom to follow)
+//!   probes ───┘            ▲                         ├─▶ probes   (which endpoints)
+//!       ▲                     └─ figures ─▶ pools      ├─▶ discovery   (where to look)
+//!       │                                               └─▶ KV events   (which endpoints)
 //!       └───────────────────────────────────────────────────┘
 //! ```
 //!
@@ -27,14 +27,14 @@ use tokio::{
 };
 
 pub(crate) use self::{
-    discovery_supervisor::{Board, Lookouts},
-    readiness_gates::Gates,
+    discovery_supervisor::{DiscoveryHealth, DiscoverySupervisor},
+    readiness_gates::ReadinessGates,
 };
 use crate::{
-    cluster::{Changed, Cluster, Update},
-    engines::{Collector, Observation},
+    cluster::{ChangeSet, Cluster, Update},
+    engines::{EngineProbes, ProbeResult},
     metrics::Metrics,
-    pools::{Brains, Guides},
+    pools::{PoolDirectory, PoolResourceRegistry},
 };
 
 /// How long changes gather after a snapshot was published.
@@ -49,25 +49,25 @@ const BATCH: usize = 256;
 /// The owner of the cluster.
 pub(crate) struct Pipeline {
     cluster: Cluster,
-    brains: Arc<Brains>,
+    pools: Arc<PoolDirectory>,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    collector: Collector,
-    lookouts: Lookouts,
-    guides: Guides,
-    gates: Gates,
+    probes: EngineProbes,
+    discovery: DiscoverySupervisor,
+    resources: PoolResourceRegistry,
+    gates: ReadinessGates,
     metrics: Metrics,
 }
 
-/// What a pipeline steers besides the brains.
-pub(crate) struct Reins {
+/// What a pipeline drives besides the pools.
+pub(crate) struct PipelineHandles {
     /// Asks endpoints how they are.
-    pub(crate) collector: Collector,
+    pub(crate) probes: EngineProbes,
     /// Watches for endpoints.
-    pub(crate) lookouts: Lookouts,
-    /// What brains need besides snapshots.
-    pub(crate) guides: Guides,
+    pub(crate) discovery: DiscoverySupervisor,
+    /// What pools need besides snapshots.
+    pub(crate) resources: PoolResourceRegistry,
     /// Readiness.
-    pub(crate) gates: Gates,
+    pub(crate) gates: ReadinessGates,
 }
 
 // === Pipeline ===
@@ -78,16 +78,16 @@ impl Pipeline {
     #[must_use]
     pub(crate) fn new(
         epoch: Epoch,
-        brains: Arc<Brains>,
-        reins: Reins,
+        pools: Arc<PoolDirectory>,
+        handles: PipelineHandles,
         metrics: Metrics,
     ) -> (Self, watch::Receiver<Arc<Snapshot>>) {
-        let Reins {
-            collector,
-            lookouts,
-            guides,
+        let PipelineHandles {
+            probes,
+            discovery,
+            resources,
             gates,
-        } = reins;
+        } = handles;
         let (snapshots, newest) = watch::channel(Arc::new(Snapshot {
             epoch,
             ..Snapshot::default()
@@ -95,11 +95,11 @@ impl Pipeline {
         (
             Self {
                 cluster: Cluster::new(epoch),
-                brains,
+                pools,
                 snapshots,
-                collector,
-                lookouts,
-                guides,
+                probes,
+                discovery,
+                resources,
                 gates,
                 metrics,
             },
@@ -110,33 +110,33 @@ impl Pipeline {
     /// Runs until every sender of updates is gone.
     pub(crate) async fn run(
         mut self,
-        mut updates: mpsc::Receiver<Update>,
-        mut observations: mpsc::Receiver<Observation>,
+        mut queued_updates: mpsc::Receiver<Update>,
+        mut queued_results: mpsc::Receiver<ProbeResult>,
     ) {
-        let (mut told, mut seen) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
-        let mut changed = Changed::default();
+        let (mut pending, mut results) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        let mut changed = ChangeSet::default();
         let mut due = Instant::now();
         loop {
             // Deliberately unbiased: neither a flood of updates nor a slow fold starves the others.
             tokio::select! {
-                received = updates.recv_many(&mut told, BATCH) => {
+                received = queued_updates.recv_many(&mut pending, BATCH) => {
                     if received == 0 {
                         return;
                     }
-                    for update in told.drain(..) {
+                    for update in pending.drain(..) {
                         changed = changed.or(self.cluster.fold(update));
                     }
-                    if changed == Changed::default() {
-                        // A source that found nothing was heard of all the same.
+                    if changed == ChangeSet::default() {
+                        // A source that found nothing has listed all the same.
                         self.gates.look(&self.cluster);
                     }
                 }
-                _received = observations.recv_many(&mut seen, BATCH) => {
-                    for observation in seen.drain(..) {
+                _received = queued_results.recv_many(&mut results, BATCH) => {
+                    for observation in results.drain(..) {
                         changed = changed.or(self.observe(observation));
                     }
                 }
-                () = time::sleep_until(due), if changed != Changed::default() => {
+                () = time::sleep_until(due), if changed != ChangeSet::default() => {
                     self.settle(std::mem::take(&mut changed));
                     due = Instant::now() + SETTLE;
                 }
@@ -145,42 +145,42 @@ impl Pipeline {
         }
     }
 
-    /// Figures and health go to the brains, models into the cluster.
-    fn observe(&mut self, observation: Observation) -> Changed {
-        self.brains.observe(&observation);
-        let Observation {
+    /// Figures and health go to the pools, models into the cluster.
+    fn observe(&mut self, observation: ProbeResult) -> ChangeSet {
+        self.pools.observe(&observation);
+        let ProbeResult {
             endpoint, models, ..
         } = observation;
-        models.map_or_else(Changed::default, |models| {
+        models.map_or_else(ChangeSet::default, |models| {
             self.cluster.fold(Update::Models { endpoint, models })
         })
     }
 
-    /// Lets everyone know what changed.
-    fn settle(&mut self, changed: Changed) {
+    /// Applies the changes: resources, schedulers, snapshot, probes, discovery, readiness.
+    fn settle(&mut self, changed: ChangeSet) {
         if changed.configuration {
-            self.guides.set(self.cluster.configs());
+            self.resources.configure(self.cluster.configs());
         }
         if changed.targets || changed.configuration {
-            self.guides.follow(self.cluster.publishers());
+            self.resources.follow(self.cluster.publishers());
         }
         let next = self.cluster.publish();
         if changed.configuration || next.is_some() {
-            // The brains first: a proxy may ask by the new version as soon as it has it.
-            self.brains
-                .apply(self.cluster.newest(), |pool| self.guides.of(pool));
+            // The pools first: a proxy may ask by the new version as soon as it has it.
+            self.pools
+                .apply(self.cluster.newest(), |pool| self.resources.of(pool));
         }
         if let Some(snapshot) = next {
             self.publish(snapshot);
         }
-        // Only now, so that what the collector learns finds its brain.
+        // Only now, so that what the probes learns finds its scheduler.
         if changed.targets {
-            self.collector.set(self.cluster.targets());
+            self.probes.set(self.cluster.targets());
         }
         if changed.configuration {
-            self.lookouts.set(self.cluster.sources());
+            self.discovery.set(self.cluster.sources());
         }
-        // Last: whoever is ready can answer by what was just published.
+        // Last: a ready replica answers by the snapshot that was just published.
         self.gates.look(&self.cluster);
     }
 

@@ -1,4 +1,4 @@
-//! The pools of this replica: who chooses for each, and what choosing needs besides the snapshot.
+//! The pools of this replica: what schedules the requests of each, and what that uses besides the snapshot.
 //!
 //! ```text
 //!   PoolDirectory ─▶ PoolHandle ┬▶ PoolScheduler   choice, booking and queue under one lock
@@ -6,11 +6,15 @@
 //! ```
 
 mod directory;
+pub(crate) mod queue_ticker;
 mod resources;
 mod scheduler;
 
 pub(crate) use self::{
-    directory::{Brains, Guide, Home},
-    resources::Guides,
-    scheduler::{Brain, Census, Finish, Refusal, Row, Rows, Verdict, Wait},
+    directory::{PoolDirectory, PoolHandle},
+    resources::{PoolResourceRegistry, PoolResources},
+    scheduler::{
+        FinishReport, LoadRow, PoolCensus, PoolScheduler, QueueTicket, ScoreDecision,
+        ScoreRejection, SentLoadRows,
+    },
 };

@@ -8,12 +8,12 @@ use hermes_runtime::{
 };
 
 use crate::{
-    app::{ConfigSource, ControlPlane, Options, StartError},
+    app::{self, ConfigSource, Options, StartError},
     args::Args,
     events::Pod,
 };
 
-/// How long what is left may take once the drain is over.
+/// Limit of the steps after the drain.
 const LAST: Duration = Duration::from_secs(2);
 
 /// Why the process fails.
@@ -74,7 +74,7 @@ async fn live(args: Args) -> Result<(), ProcessError> {
         kube: None,
         pod: Pod::from_environment(),
     };
-    let bound = ControlPlane::start(options, shutdown.drain()).await?;
+    let bound = app::start(options, shutdown.drain()).await?;
     shutdown.run(grace).await;
     bound.join(LAST).await;
     telemetry.shutdown(LAST).await;

@@ -1,4 +1,4 @@
-//! The gRPC side: what proxies ask of this replica.
+//! The gRPC calls of proxies.
 //!
 //! | call | file | answers |
 //! |---|---|---|
@@ -6,8 +6,8 @@
 //! | `Score` | [`score`] | where a request should go, booked |
 //! | `Explain` | [`explain`] | the same with every number, and nothing booked |
 //!
-//! Both streams end when the replica drains, so that they do not hold the server open: proxies open them anew at
-//! another replica. A peer that vanished without a word is noticed within 15 s by HTTP/2 pings.
+//! Both streams end when the replica drains, so that they do not hold the server open: proxies reopen them at
+//! another replica. HTTP/2 pings detect a vanished peer within 15 s.
 
 mod entry;
 mod explain;
@@ -32,9 +32,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-pub(crate) use self::{entry::Entry, proxies::Proxies};
-use self::{score::Scoring, sync::Subscriber};
-use crate::{metrics::Metrics, pools::Brains};
+pub(crate) use self::{entry::GrpcListener, proxies::ConnectedProxies};
+use self::{score::ScoreCalls, sync::Subscriber};
+use crate::{metrics::Metrics, pools::PoolDirectory};
 
 /// How often an idle peer is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -48,13 +48,13 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// Everything that the calls need. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Desk {
-    /// Who chooses.
-    pub(crate) brains: Arc<Brains>,
+pub(crate) struct GrpcState {
+    /// Choices and bookings.
+    pub(crate) pools: Arc<PoolDirectory>,
     /// The newest snapshot.
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// Who is subscribed.
-    pub(crate) proxies: Proxies,
+    /// The connected proxies.
+    pub(crate) proxies: ConnectedProxies,
     /// This replica's name, for rendezvous hashing.
     pub(crate) replica: Arc<str>,
     /// Counters.
@@ -65,14 +65,17 @@ pub(crate) struct Desk {
     pub(crate) subscribers: TaskTracker,
 }
 
-/// Serves until `desk.closing`, then until the last connection has ended.
+/// Serves until `state.closing`, then until the last connection has ended.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub(crate) async fn serve(entry: Entry, desk: Desk) -> Result<(), tonic::transport::Error> {
-    let closing = desk.closing.clone().cancelled_owned();
-    let handshakes = desk.metrics.handshakes.clone();
-    let service = RouterServer::new(desk)
+pub(crate) async fn serve(
+    entry: GrpcListener,
+    state: GrpcState,
+) -> Result<(), tonic::transport::Error> {
+    let closing = state.closing.clone().cancelled_owned();
+    let handshakes = state.metrics.handshakes.clone();
+    let service = RouterServer::new(state)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let server = Server::builder()
@@ -96,7 +99,7 @@ pub(crate) async fn serve(entry: Entry, desk: Desk) -> Result<(), tonic::transpo
 }
 
 #[tonic::async_trait]
-impl Router for Desk {
+impl Router for GrpcState {
     type SyncStream = ReceiverStream<Result<FromControlPlane, Status>>;
     type ScoreStream = Pin<Box<dyn Stream<Item = Result<ScoreResponses, Status>> + Send>>;
 
@@ -114,7 +117,7 @@ impl Router for Desk {
         &self,
         request: Request<Streaming<ScoreRequests>>,
     ) -> Result<Response<Self::ScoreStream>, Status> {
-        Ok(Response::new(Box::pin(Scoring::open(
+        Ok(Response::new(Box::pin(ScoreCalls::open(
             self,
             request.into_inner(),
         ))))
@@ -124,7 +127,7 @@ impl Router for Desk {
         &self,
         request: Request<ScoreRequest>,
     ) -> Result<Response<Explanation>, Status> {
-        explain::explain(&self.brains, request.into_inner())
+        explain::explain(&self.pools, request.into_inner())
             .await
             .map(Response::new)
     }

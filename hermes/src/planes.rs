@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use hermes_control_plane::app::{self as control_plane, ConfigSource, ControlPlane};
+use hermes_control_plane::app::{self as control_plane, ConfigSource};
 use hermes_data_plane::app as data_plane;
 use hermes_runtime::{
     readiness::Readiness,
@@ -39,7 +39,7 @@ pub(crate) struct Options {
 #[derive(Debug)]
 pub(crate) struct Planes {
     data_plane: data_plane::Bound,
-    control_plane: control_plane::Bound,
+    control_plane: control_plane::ControlPlane,
     shutdown: Shutdown,
     trigger: Trigger,
 }
@@ -64,7 +64,7 @@ impl Planes {
             kube: None,
             pod: None,
         };
-        let control_plane = ControlPlane::start(options, shutdown.drain()).await?;
+        let control_plane = control_plane::start(options, shutdown.drain()).await?;
         let options = data_plane::Options {
             control_planes: vec![reachable(control_plane.grpc).to_string()],
             tls: None,

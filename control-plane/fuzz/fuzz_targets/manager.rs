@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use hermes_control_plane::cache_sources::kv_manager::{Candidate, Conductor, Dialect, Encoding, Lookup, MatchSort};
+use hermes_control_plane::cache_sources::kv_manager::{LookupCandidate, Conductor, Dialect, Encoding, Lookup, MatchSort};
 use hermes_core::snapshot::EndpointId;
 use libfuzzer_sys::fuzz_target;
 
@@ -18,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
         1 => conductor(Encoding::Json),
         _ => conductor(Encoding::Msgpack),
     };
-    let candidate = |id: u64| Candidate {
+    let candidate = |id: u64| LookupCandidate {
         endpoint: EndpointId(id),
         authority: format!("10.0.0.{id}:8000").into(),
         name: format!("ai/chat-{id}").into(),

@@ -12,24 +12,24 @@ use tokio::time::Instant;
 use crate::{
     cache_sources::kv_events::{PoolStreams, STANDINGS, standing_name},
     discovery::DiscoveryStatus,
-    pipeline::Board,
-    pools::{Brains, Census},
+    pipeline::DiscoveryHealth,
+    pools::{PoolCensus, PoolDirectory},
 };
 
 /// Counts on every scrape.
 #[derive(Debug)]
 pub(crate) struct WorldCensus {
     /// Whose endpoints and bookings.
-    pub(crate) brains: Arc<Brains>,
+    pub(crate) pools: Arc<PoolDirectory>,
     /// Whose discoveries.
-    pub(crate) board: Board,
+    pub(crate) board: DiscoveryHealth,
 }
 
 type Samples = Vec<(Vec<(&'static str, String)>, f64)>;
 
 impl Collector for WorldCensus {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let census = self.brains.census();
+        let census = self.pools.census();
         write(
             &mut encoder,
             "endpoints",
@@ -105,7 +105,7 @@ impl Collector for WorldCensus {
 impl WorldCensus {
     fn encode_kv_events(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let pools: Vec<(Arc<str>, PoolStreams)> = self
-            .brains
+            .pools
             .kv_events()
             .into_iter()
             .map(|(pool, events)| (pool, events.view()))
@@ -126,7 +126,7 @@ impl WorldCensus {
         write(
             encoder,
             "kv_event_blocks",
-            "Blocks that engines hold, as their KV events tell, by pool",
+            "Blocks in the index of KV events, by pool",
             &blocks,
         )?;
         let bytes = each(&pools, |streams| streams.bytes as usize);
@@ -141,7 +141,7 @@ impl WorldCensus {
 
 fn encode_waiting(
     encoder: &mut DescriptorEncoder<'_>,
-    census: &[(Arc<str>, Census)],
+    census: &[(Arc<str>, PoolCensus)],
 ) -> Result<(), fmt::Error> {
     let waiting = each(census, |census| census.waiting);
     write(
@@ -161,13 +161,13 @@ fn encode_waiting(
 
 fn encode_learned(
     encoder: &mut DescriptorEncoder<'_>,
-    census: &[(Arc<str>, Census)],
+    census: &[(Arc<str>, PoolCensus)],
 ) -> Result<(), fmt::Error> {
     let blocks = each(census, |census| census.learned_blocks);
     write(
         encoder,
         "learned_blocks",
-        "Pairs of a prompt's block and an endpoint that is believed to hold it, as learned from what was sent, by pool",
+        "Pairs of a prompt block and an endpoint in the learned index, by pool",
         &blocks,
     )?;
     let bytes = each(census, |census| census.learned_bytes);
@@ -193,8 +193,8 @@ fn write(
     Ok(())
 }
 
-fn endpoints(census: &[(Arc<str>, Census)]) -> Samples {
-    let of_pool = |(pool, census): &(Arc<str>, Census)| {
+fn endpoints(census: &[(Arc<str>, PoolCensus)]) -> Samples {
+    let of_pool = |(pool, census): &(Arc<str>, PoolCensus)| {
         let states = [
             ("up", census.up),
             ("warming", census.warming),

@@ -9,25 +9,29 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{bad_request, json};
-use crate::pools::Brains;
+use crate::pools::PoolDirectory;
 
 /// A prompt as an engine sees it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Question {
+struct PromptQuery {
     tokens: Vec<u32>,
     adapter: Option<Arc<str>>,
     salt: Option<Arc<str>>,
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct PromptHits {
     hits: Vec<CacheHit>,
 }
 
 /// The streams of all pools, or what those of one pool know of the prompt in `body`.
-pub(super) fn page(brains: &Brains, query: &Query, body: Option<&Bytes>) -> AdminResponse {
-    let pools: BTreeMap<_, _> = brains.kv_events().into_iter().collect();
+pub(super) fn page(
+    directory: &PoolDirectory,
+    query: &Query,
+    body: Option<&Bytes>,
+) -> AdminResponse {
+    let pools: BTreeMap<_, _> = directory.kv_events().into_iter().collect();
     let Some(body) = body else {
         let views: BTreeMap<_, _> = pools
             .iter()
@@ -44,7 +48,7 @@ pub(super) fn page(brains: &Brains, query: &Query, body: Option<&Bytes>) -> Admi
             format!("no pool `{pool}` follows KV events\n"),
         );
     };
-    let Ok(Question {
+    let Ok(PromptQuery {
         tokens,
         adapter,
         salt,
@@ -54,7 +58,7 @@ pub(super) fn page(brains: &Brains, query: &Query, body: Option<&Bytes>) -> Admi
             "send {\"tokens\": [1, 2, …]}, and \"adapter\" and \"salt\" if there are any\n",
         );
     };
-    json(&Answer {
+    json(&PromptHits {
         hits: events.hits(&tokens, &CacheIdentity { adapter, salt }),
     })
 }

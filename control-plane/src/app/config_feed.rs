@@ -16,8 +16,8 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A configuration that was read once, and is followed.
-pub(super) struct Feed {
+/// A configuration that was loaded, and is watched for changes.
+pub(super) struct ConfigFeed {
     config: watch::Receiver<Arc<Config>>,
     /// Of a file; a value has none, and never changes.
     file: Option<(watch::Receiver<ConfigStatus>, AbortOnDropHandle<()>)>,
@@ -25,10 +25,10 @@ pub(super) struct Feed {
     _value: Option<watch::Sender<Arc<Config>>>,
 }
 
-// === Feed ===
+// === ConfigFeed ===
 
-impl Feed {
-    /// Reads the configuration for the first time.
+impl ConfigFeed {
+    /// Loads the initial configuration.
     pub(super) async fn open(source: ConfigSource) -> Result<Self, LoadError> {
         match source {
             ConfigSource::Value(config) => {
@@ -52,12 +52,12 @@ impl Feed {
         }
     }
 
-    /// How the configuration in force came to be; a value has no such story.
+    /// The status of the configuration file; a value has none.
     pub(super) fn status(&self) -> Option<watch::Receiver<ConfigStatus>> {
         self.file.as_ref().map(|(status, _)| status.clone())
     }
 
-    /// Sends every configuration until the pipeline ends. `note` tells why the file's newest version is not in force.
+    /// Sends every configuration until the pipeline ends. `note` shows why the file's newest version is not in force.
     pub(super) async fn run(self, updates: mpsc::Sender<Update>, metrics: Metrics, note: Note) {
         let Self {
             mut config,

@@ -17,7 +17,7 @@ use crate::{
 
 /// What a control plane is started with.
 pub struct Options {
-    /// What to know.
+    /// The configuration.
     pub config: ConfigSource,
     /// Where proxies connect; port 0 takes any.
     pub listen: SocketAddr,
@@ -45,18 +45,18 @@ pub enum ConfigSource {
 /// Why a control plane does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration is wrong or unreadable.
+    /// The configuration is invalid or unreadable.
     #[error(transparent)]
     Config(#[from] LoadError),
-    /// The gRPC port is taken, or not ours to take.
+    /// The gRPC port cannot be bound.
     #[error("cannot listen on {address}, set by --listen: {source}")]
     Listen {
-        /// What was asked for.
+        /// The configured address.
         address: SocketAddr,
-        /// Why the system refused.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The admin port is taken, or not ours to take.
+    /// The admin port cannot be bound.
     #[error(transparent)]
     Admin(#[from] BindError),
     /// The folder of certificates cannot be used.
@@ -64,7 +64,7 @@ pub enum StartError {
     Tls(#[from] TlsError),
     /// The process has no usable TLS configuration.
     #[error("the client for engines' metrics cannot be built: {0}")]
-    Collector(#[from] reqwest::Error),
+    EngineProbes(#[from] reqwest::Error),
 }
 
 // === Options ===

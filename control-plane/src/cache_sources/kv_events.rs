@@ -6,17 +6,17 @@
 //!   Score ──hits(token ids)──▶ Residency ◀──┘
 //! ```
 //!
-//! Exact where it works, and silent where it does not: an endpoint whose stream is broken, was never there or cannot be
-//! believed is not among the hits, and other sources count for it.
+//! It reports an endpoint only while its stream is in sync: one whose stream is broken, absent or inconsistent is not among
+//! the hits, and other sources are used for it.
 //!
 //! Invariants:
 //! * a prompt's tokens are compared and not kept; neither they nor an engine's reach a log, an error or a metric;
 //! * a lookup waits for a writer at most some tens of microseconds at a time;
-//! * every endpoint has one task and no queue: an engine that tells faster than it is listened to is slowed down by TCP, and
-//!   what its publisher drops is asked for again;
+//! * every endpoint has one task and no queue: an engine that publishes faster than this reads is slowed down by TCP, and
+//!   batches that its publisher drops are requested again;
 //! * dropping the [`KvEvents`] ends everything.
 //!
-//! Which endpoints there are, and what of their publishers Kubernetes tells, is the cluster's business.
+//! The cluster decides which endpoints are followed, and passes on the ports that Kubernetes has.
 
 pub mod decode;
 mod follow;
@@ -40,10 +40,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::view::{STANDINGS, standing_name};
 use self::{
-    follow::{Follower, Ranks},
-    ingest::Shared,
+    follow::{EndpointFollower, RankStatuses},
+    ingest::SharedIndex,
     metrics::PoolCounters,
-    source::Whereabouts,
+    source::PublisherPorts,
 };
 pub use self::{
     metrics::KvEventsMetrics,
@@ -55,29 +55,29 @@ use crate::{config::KvEventsConfig, discovery::EventPorts, engines::fetch};
 #[derive(Debug)]
 pub struct KvEvents {
     config: KvEventsConfig,
-    shared: Arc<Shared>,
+    shared: Arc<SharedIndex>,
     counters: PoolCounters,
     client: Client,
-    following: Mutex<BTreeMap<EndpointId, Following>>,
+    following: Mutex<BTreeMap<EndpointId, FollowedEndpoint>>,
     _sweeper: AbortOnDropHandle<()>,
 }
 
 /// An endpoint that may publish KV events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publisher {
-    /// Whose cache they tell of.
+    /// The endpoint whose cache they describe.
     pub endpoint: EndpointId,
     /// The endpoint's URL, whose host the publisher shares.
     pub url: Arc<str>,
-    /// What Kubernetes tells of its ports.
+    /// Its ports, as far as Kubernetes has them.
     pub ports: Option<EventPorts>,
 }
 
 /// One endpoint that is followed.
 #[derive(Debug)]
-struct Following {
+struct FollowedEndpoint {
     publisher: Publisher,
-    ranks: Ranks,
+    ranks: RankStatuses,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -93,7 +93,7 @@ impl KvEvents {
         config: KvEventsConfig,
         metrics: &KvEventsMetrics,
     ) -> Result<Self, reqwest::Error> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SharedIndex::default());
         let sweeping = Arc::clone(&shared);
         let sweeper = tokio::spawn(async move { sweeping.sweep().await });
         Ok(Self {
@@ -120,7 +120,7 @@ impl KvEvents {
         }
     }
 
-    /// How much of this prompt every endpoint has cached whose stream can be believed, those with nothing included; see
+    /// How much of this prompt is cached at every endpoint whose stream is in sync, zero included; see
     /// [`Residency::hits`](hermes_core::residency::Residency::hits).
     #[must_use]
     pub fn hits(&self, tokens: &[u32], identity: &CacheIdentity) -> Vec<CacheHit> {
@@ -134,7 +134,7 @@ impl KvEvents {
     #[must_use]
     pub fn view(&self) -> PoolStreams {
         let mut streams = Vec::new();
-        for Following {
+        for FollowedEndpoint {
             publisher, ranks, ..
         } in self.following.lock().values()
         {
@@ -155,24 +155,24 @@ impl KvEvents {
         }
     }
 
-    fn follow(&self, publisher: Publisher) -> Option<Following> {
+    fn follow(&self, publisher: Publisher) -> Option<FollowedEndpoint> {
         let Publisher {
             endpoint,
             url,
             ports,
         } = &publisher;
-        let whereabouts = Whereabouts::new(url, *ports, &self.config, self.client.clone())?;
-        let ranks = Ranks::default();
-        let follower = Follower {
+        let publisher_ports = PublisherPorts::new(url, *ports, &self.config, self.client.clone())?;
+        let ranks = RankStatuses::default();
+        let follower = EndpointFollower {
             endpoint: *endpoint,
-            whereabouts,
+            ports: publisher_ports,
             shared: Arc::clone(&self.shared),
             counters: self.counters.clone(),
             topic: self.config.topic.as_bytes().into(),
             ranks: Arc::clone(&ranks),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
-        Some(Following {
+        Some(FollowedEndpoint {
             publisher,
             ranks,
             _task: task,

@@ -9,7 +9,7 @@
 //! Invariants:
 //! * an answer is a hint: whatever goes wrong, the result is no hits, a counter moves, and the request goes on;
 //! * one attempt, inside one budget that covers everything; at most [`MAX_IN_FLIGHT`] questions are open;
-//! * the same prefix is asked about once at a time, whoever of those who wait goes away, and not again for a moment;
+//! * the same prefix is asked about once at a time, even when some waiters leave, and the answer is reused for a short time;
 //! * a manager that is down costs nothing but a trial now and then (the breaker's);
 //! * prompts pass through as the bytes that came, and never reach a log, an error or a metric.
 //!
@@ -35,7 +35,7 @@ use reqwest::Url;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{conductor::Registrar, recall::Recall};
+use self::{conductor::EngineRegistration, recall::AnswerCache};
 pub use self::{
     conductor::{Conductor, Encoding, Registration, Source as EventSource},
     dialect::Dialect,
@@ -43,8 +43,8 @@ pub use self::{
     metrics::{KvMetrics, Origin, Outcome},
 };
 use crate::cache_sources::{
-    lookup_client::{self, Inquiry, Limits, Question},
-    single_flight::Flights,
+    lookup_client::{self, LookupClient, LookupLimits, LookupRequest},
+    single_flight::SingleFlight,
 };
 
 /// Questions that one manager is asked at once; over it there is no hint.
@@ -56,25 +56,25 @@ pub const MAX_REQUEST: usize = 4 << 20;
 /// Longest answer in bytes that is read.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// Names what a question is about.
-type Key = u128;
+/// Identifies the subject of a lookup.
+type LookupKey = u128;
 
 /// The client of one KV manager.
 #[derive(Debug)]
 pub struct KvManager {
-    asker: Arc<Asker>,
-    flights: Flights<Key, Result<Arc<[CacheHit]>, Outcome>>,
-    recall: Arc<Recall>,
-    registrar: Option<Registrar>,
+    asker: Arc<ManagerClient>,
+    flights: SingleFlight<LookupKey, Result<Arc<[CacheHit]>, Outcome>>,
+    recall: Arc<AnswerCache>,
+    registrar: Option<EngineRegistration>,
     _registering: Option<AbortOnDropHandle<()>>,
 }
 
 /// Asks the manager.
 #[derive(Debug)]
-struct Asker {
+struct ManagerClient {
     dialect: Dialect,
     url: Url,
-    inquiry: Inquiry,
+    inquiry: LookupClient,
     metrics: KvMetrics,
 }
 
@@ -112,8 +112,8 @@ pub struct Lookup {
     pub cache_salt: Option<Arc<str>>,
     /// Tokens in a block of the engines, as they say.
     pub block_size: Option<u32>,
-    /// Among whom.
-    pub candidates: Vec<Candidate>,
+    /// The endpoints in question.
+    pub candidates: Vec<LookupCandidate>,
     /// Length of the prompt in tokens, by which rates become tokens.
     pub prompt_tokens: u32,
 }
@@ -129,7 +129,7 @@ pub enum Text {
 
 /// One endpoint that a manager may know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct LookupCandidate {
     /// Ours.
     pub endpoint: EndpointId,
     /// `ip:port`.
@@ -168,7 +168,7 @@ impl KvManager {
             ..
         } = settings;
         let client = lookup_client::client(connect_timeout, url.scheme())?;
-        let limits = Limits {
+        let limits = LookupLimits {
             in_flight: MAX_IN_FLIGHT,
             budget,
             connect: connect_timeout,
@@ -177,19 +177,19 @@ impl KvManager {
         let (registrar, registering) = match &dialect {
             Dialect::Conductor(conductor) => conductor.register.as_ref().map(|registration| {
                 let (registrar, work) =
-                    Registrar::new(conductor, registration, client.clone(), url.clone());
+                    EngineRegistration::new(conductor, registration, client.clone(), url.clone());
                 (registrar, AbortOnDropHandle::new(tokio::spawn(work)))
             }),
             Dialect::MatchSort(_) => None,
         }
         .unzip();
-        let asker = Arc::new(Asker {
+        let asker = Arc::new(ManagerClient {
             dialect,
             url,
-            inquiry: Inquiry::with(client, limits),
+            inquiry: LookupClient::with(client, limits),
             metrics,
         });
-        let (flights, recall) = (Flights::default(), Arc::new(Recall::new(cache)));
+        let (flights, recall) = (SingleFlight::default(), Arc::new(AnswerCache::new(cache)));
         Ok(Self {
             asker,
             flights,
@@ -199,7 +199,7 @@ impl KvManager {
         })
     }
 
-    /// The endpoints of `pool`, whose caches have blocks of so many tokens, are the ones to know about from now on.
+    /// Sets the endpoints to look up, and the block size of their caches in tokens.
     pub fn follow(&self, pool: &Pool, block_size: Option<u32>) {
         if let Some(registrar) = &self.registrar {
             registrar.follow(pool, block_size);
@@ -212,10 +212,10 @@ impl KvManager {
         self.asker.dialect.needs_tokens()
     }
 
-    /// Who holds how much of the prompt, as far as the manager tells within its budget. Endpoints that hold nothing
+    /// How much of the prompt each endpoint holds, if the manager answers within its budget. Endpoints that hold nothing
     /// are left out.
     pub async fn lookup(&self, lookup: Lookup) -> Arc<[CacheHit]> {
-        let Asker {
+        let ManagerClient {
             dialect, metrics, ..
         } = &*self.asker;
         match dialect.has_question(&lookup) {
@@ -242,7 +242,7 @@ impl KvManager {
 
     fn ask(
         &self,
-        key: Key,
+        key: LookupKey,
         lookup: Lookup,
     ) -> BoxFuture<'static, Result<Arc<[CacheHit]>, Outcome>> {
         let (asker, recall) = (Arc::clone(&self.asker), Arc::clone(&self.recall));
@@ -255,9 +255,9 @@ impl KvManager {
     }
 }
 
-// === Asker ===
+// === ManagerClient ===
 
-impl Asker {
+impl ManagerClient {
     async fn ask(&self, lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
         let started = Instant::now();
         let result = self.attempt(lookup).await;
@@ -273,7 +273,7 @@ impl Asker {
     async fn attempt(&self, lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
         let question = || {
             let body = self.dialect.question(lookup)?;
-            Ok::<_, Outcome>(Question {
+            Ok::<_, Outcome>(LookupRequest {
                 url: self.url.clone(),
                 content_type: self.dialect.content_type(),
                 body,

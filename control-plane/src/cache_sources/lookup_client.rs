@@ -1,10 +1,10 @@
-//! One question to an HTTP server that helps with a choice: at most so long, at most so many at once, and not at all
+//! One request to an HTTP server that helps with a choice: with a time limit, a concurrency limit, and not at all
 //! while the server is down.
 //!
 //! ```text
 //!   may we ask? (slots, breaker) ─▶ POST ─▶ the answer's bytes
 //!        │ no                        │ error, late, not 200, too long
-//!        └─────────▶ a Fault ◀───────┘
+//!        └─────────▶ a LookupFault ◀───────┘
 //! ```
 //!
 //! Invariants: one attempt; the time limit covers everything; a server that fails is left alone but for a trial now and
@@ -34,9 +34,9 @@ const BREAKER: EjectionPolicy = EjectionPolicy {
 
 /// Asks one server.
 #[derive(Debug)]
-pub struct Inquiry {
+pub struct LookupClient {
     client: Client,
-    limits: Limits,
+    limits: LookupLimits,
     slots: Semaphore,
     breaker: Mutex<EndpointHealth>,
     /// The breaker counts time from here.
@@ -45,7 +45,7 @@ pub struct Inquiry {
 
 /// What an answer may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct LookupLimits {
     /// Questions that may be open at once.
     pub in_flight: usize,
     /// How long a question may take in all.
@@ -58,7 +58,7 @@ pub struct Limits {
 
 /// What is sent.
 #[derive(Clone)]
-pub struct Question {
+pub struct LookupRequest {
     /// Where to.
     pub url: Url,
     /// Of the body.
@@ -69,7 +69,7 @@ pub struct Question {
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum LookupFault {
     /// None within the budget.
     Timeout,
     /// No connection.
@@ -86,19 +86,19 @@ pub enum Fault {
     Open,
 }
 
-// === Inquiry ===
+// === LookupClient ===
 
-impl Inquiry {
+impl LookupClient {
     /// Nothing was asked yet. Connections are plain when `url` is.
     ///
     /// # Errors
     /// When the process has no usable TLS configuration.
-    pub fn new(limits: Limits, url: &Url) -> Result<Self, reqwest::Error> {
+    pub fn new(limits: LookupLimits, url: &Url) -> Result<Self, reqwest::Error> {
         Ok(Self::with(client(limits.connect, url.scheme())?, limits))
     }
 
-    /// As [`Inquiry::new`], over the connections of `client`.
-    pub(crate) fn with(client: Client, limits: Limits) -> Self {
+    /// As [`LookupClient::new`], over the connections of `client`.
+    pub(crate) fn with(client: Client, limits: LookupLimits) -> Self {
         Self {
             client,
             limits,
@@ -112,18 +112,21 @@ impl Inquiry {
     ///
     /// # Errors
     /// Why there is no answer, or no question.
-    pub async fn ask<E: From<Fault>>(
+    pub async fn ask<E: From<LookupFault>>(
         &self,
-        question: impl FnOnce() -> Result<Question, E>,
+        question: impl FnOnce() -> Result<LookupRequest, E>,
     ) -> Result<Vec<u8>, E> {
-        let _slot = self.slots.try_acquire().map_err(|_| Fault::Saturated)?;
-        let attempt = Attempt::begin(self).ok_or(Fault::Open)?;
+        let _slot = self
+            .slots
+            .try_acquire()
+            .map_err(|_| LookupFault::Saturated)?;
+        let attempt = LookupAttempt::begin(self).ok_or(LookupFault::Open)?;
         let answer = timeout(self.limits.budget, self.post(question()?)).await;
-        Ok(attempt.end(answer.unwrap_or(Err(Fault::Timeout)))?)
+        Ok(attempt.end(answer.unwrap_or(Err(LookupFault::Timeout)))?)
     }
 
-    async fn post(&self, question: Question) -> Result<Vec<u8>, Fault> {
-        let Question {
+    async fn post(&self, question: LookupRequest) -> Result<Vec<u8>, LookupFault> {
+        let LookupRequest {
             url,
             content_type,
             body,
@@ -133,14 +136,21 @@ impl Inquiry {
             .post(url)
             .header(header::CONTENT_TYPE, content_type)
             .body(body);
-        let mut response = request.send().await.map_err(|error| Fault::of(&error))?;
+        let mut response = request
+            .send()
+            .await
+            .map_err(|error| LookupFault::of(&error))?;
         if response.status() != StatusCode::OK {
-            return Err(Fault::Status(response.status().as_u16()));
+            return Err(LookupFault::Status(response.status().as_u16()));
         }
         let mut answer = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| Fault::of(&error))? {
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| LookupFault::of(&error))?
+        {
             if answer.len() + chunk.len() > self.limits.answer {
-                return Err(Fault::Garbage);
+                return Err(LookupFault::Garbage);
             }
             answer.extend_from_slice(&chunk);
         }
@@ -152,7 +162,7 @@ impl Inquiry {
     }
 }
 
-/// A client that goes straight to the server and follows nobody elsewhere.
+/// An HTTP client without proxy and redirects.
 pub(crate) fn client(connect: Duration, scheme: &str) -> Result<Client, reqwest::Error> {
     let builder = Client::builder()
         .no_proxy()
@@ -168,17 +178,17 @@ pub(crate) fn client(connect: Duration, scheme: &str) -> Result<Client, reqwest:
     builder.build()
 }
 
-// === Attempt ===
+// === LookupAttempt ===
 
-/// One question that the breaker let through. Dropped without an end (nobody waits any more), it leaves the trial to
+/// One question that the breaker let through. Dropped without a result (its waiters left), it leaves the trial to
 /// the next.
-struct Attempt<'a> {
-    inquiry: &'a Inquiry,
+struct LookupAttempt<'a> {
+    inquiry: &'a LookupClient,
     ended: bool,
 }
 
-impl<'a> Attempt<'a> {
-    fn begin(inquiry: &'a Inquiry) -> Option<Self> {
+impl<'a> LookupAttempt<'a> {
+    fn begin(inquiry: &'a LookupClient) -> Option<Self> {
         let allowed = inquiry.breaker.lock().try_trial(inquiry.now());
         allowed.then(|| Self {
             inquiry,
@@ -186,23 +196,25 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Tells the breaker how it went, and passes the result on.
-    fn end<T>(mut self, result: Result<T, Fault>) -> Result<T, Fault> {
+    /// Reports the result to the breaker, and returns it.
+    fn end<T>(mut self, result: Result<T, LookupFault>) -> Result<T, LookupFault> {
         self.ended = true;
         let now = self.inquiry.now();
         let mut breaker = self.inquiry.breaker.lock();
         match &result {
             Ok(_) => breaker.on_success(now),
-            Err(Fault::Timeout) => breaker.on_failure(now, EndpointFailure::Timeout),
-            Err(Fault::Refused) => breaker.on_failure(now, EndpointFailure::Connect),
-            Err(Fault::Status(status)) => breaker.on_failure(now, EndpointFailure::Status(*status)),
+            Err(LookupFault::Timeout) => breaker.on_failure(now, EndpointFailure::Timeout),
+            Err(LookupFault::Refused) => breaker.on_failure(now, EndpointFailure::Connect),
+            Err(LookupFault::Status(status)) => {
+                breaker.on_failure(now, EndpointFailure::Status(*status))
+            }
             Err(_) => breaker.on_failure(now, EndpointFailure::Reset),
         }
         result
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for LookupAttempt<'_> {
     fn drop(&mut self) {
         if !self.ended {
             let now = self.inquiry.now();
@@ -211,9 +223,9 @@ impl Drop for Attempt<'_> {
     }
 }
 
-// === Question ===
+// === LookupRequest ===
 
-impl Question {
+impl LookupRequest {
     /// A JSON body for `url`.
     pub fn json(url: Url, body: impl Into<Bytes>) -> Self {
         Self {
@@ -225,18 +237,18 @@ impl Question {
 }
 
 /// The body is not shown: it may hold a prompt.
-impl fmt::Debug for Question {
+impl fmt::Debug for LookupRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Question")
+        f.debug_struct("LookupRequest")
             .field("url", &self.url.as_str())
             .field("bytes", &self.body.len())
             .finish()
     }
 }
 
-// === Fault ===
+// === LookupFault ===
 
-impl Fault {
+impl LookupFault {
     /// Its name in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

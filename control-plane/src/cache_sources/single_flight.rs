@@ -1,12 +1,12 @@
-//! Work that many ask for at the same time and that is done once.
+//! Work that several callers need at the same time is done once.
 //!
 //! ```text
 //!   first  ─join─▶ starts the work ─┐
-//!   second ─join─────────────────────┼─▶ one future, polled by whoever waits ─▶ each gets a copy of the result
+//!   second ─join─────────────────────┼─▶ one future, polled by every waiter ─▶ each gets a copy of the result
 //!   third  ─join─────────────────────┘
 //! ```
 //!
-//! Nobody leads: whoever is still waiting drives the work, so one who leaves strands nobody. When all have left, the
+//! There is no leader: all waiters poll the shared future, so cancelling one does not cancel the others. When all have left, the
 //! work is dropped. How long each waits is its own business; finished work is forgotten at once, so what is to be kept
 //! is kept elsewhere.
 
@@ -18,25 +18,25 @@ use futures::{
 };
 use parking_lot::Mutex;
 
-/// Work under way that can be waited for.
+/// Work in progress that can be awaited.
 pub(crate) type Flight<T> = Shared<BoxFuture<'static, T>>;
 
 /// Entries at which those of ended work are looked for the first time.
 const FIRST_SWEEP: usize = 64;
 
-/// Work under way, by key. As many entries as there is work that someone waits for, and at most as many again.
-pub(crate) struct Flights<K, T> {
-    board: Mutex<Board<K, T>>,
+/// Work in progress, by key. As many entries as there is work that someone waits for, and at most as many again.
+pub(crate) struct SingleFlight<K, T> {
+    board: Mutex<FlightTable<K, T>>,
 }
 
-struct Board<K, T> {
+struct FlightTable<K, T> {
     open: HashMap<K, WeakShared<BoxFuture<'static, T>>>,
     sweep_at: usize,
 }
 
-// === Flights ===
+// === SingleFlight ===
 
-impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
+impl<K: Copy + Eq + Hash, T: Clone> SingleFlight<K, T> {
     /// The work under `key`, and whether it was under way already. If it was not, `work` is it.
     pub(crate) fn join(
         &self,
@@ -62,10 +62,10 @@ impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
     }
 }
 
-impl<K, T> Default for Flights<K, T> {
+impl<K, T> Default for SingleFlight<K, T> {
     fn default() -> Self {
         Self {
-            board: Mutex::new(Board {
+            board: Mutex::new(FlightTable {
                 open: HashMap::new(),
                 sweep_at: FIRST_SWEEP,
             }),
@@ -73,17 +73,17 @@ impl<K, T> Default for Flights<K, T> {
     }
 }
 
-impl<K, T> std::fmt::Debug for Flights<K, T> {
+impl<K, T> std::fmt::Debug for SingleFlight<K, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Flights")
+        f.debug_struct("SingleFlight")
             .field("open", &self.board.lock().open.len())
             .finish()
     }
 }
 
-// === Board ===
+// === FlightTable ===
 
-impl<K: Eq + Hash, T: Clone> Board<K, T> {
+impl<K: Eq + Hash, T: Clone> FlightTable<K, T> {
     /// Drops the entries of ended work, each time the board has doubled.
     fn sweep(&mut self) {
         if self.open.len() < self.sweep_at {
@@ -106,20 +106,20 @@ mod tests {
 
     use super::*;
 
-    /// Work that ends when it is told to, and counts how often it was begun.
-    struct Work {
+    /// Work that ends on a signal, and counts how often it was begun.
+    struct CountedWork {
         begun: AtomicUsize,
         go: Notify,
     }
 
-    fn work() -> Arc<Work> {
-        Arc::new(Work {
+    fn work() -> Arc<CountedWork> {
+        Arc::new(CountedWork {
             begun: AtomicUsize::new(0),
             go: Notify::new(),
         })
     }
 
-    fn begin(work: &Arc<Work>) -> BoxFuture<'static, usize> {
+    fn begin(work: &Arc<CountedWork>) -> BoxFuture<'static, usize> {
         let work = Arc::clone(work);
         async move {
             let count = work.begun.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_for_the_same_while_it_is_under_way_gets_the_same_result() {
-        let (flights, work) = (Flights::default(), work());
+        let (flights, work) = (SingleFlight::default(), work());
         let (first, joined) = flights.join(7, || begin(&work));
         let (second, also) = flights.join(7, || begin(&work));
         assert_eq!((joined, also), (false, true));
@@ -141,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_who_began_and_left_strands_nobody() {
-        let (flights, work) = (Flights::default(), work());
+        let (flights, work) = (SingleFlight::default(), work());
         let (mut first, _) = flights.join(7, || begin(&work));
         assert!((&mut first).now_or_never().is_none(), "it has begun");
         let (second, _) = flights.join(7, || begin(&work));
@@ -153,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_nobody_waits_for_is_dropped_and_ended_work_is_not_joined() {
-        let (flights, work) = (Flights::default(), work());
+        let (flights, work) = (SingleFlight::default(), work());
         let (mut first, _) = flights.join(7, || begin(&work));
         assert!((&mut first).now_or_never().is_none());
         drop(first);
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn entries_of_ended_work_do_not_pile_up() {
-        let flights: Flights<usize, ()> = Flights::default();
+        let flights: SingleFlight<usize, ()> = SingleFlight::default();
         for key in 0..100 * FIRST_SWEEP {
             let _left = flights.join(key, || futures::future::pending().boxed());
         }

@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! * ids are exact or there are none: what cannot be made as the engine makes it is left alone, and counted by why;
-//! * nobody waits longer than the pool's time limit, and no longer than the request can;
+//! * no request waits longer than the pool's time limit, or than its own deadline;
 //! * identical prompts are made into tokens once, at the same time or one after the other; old turns of a conversation
 //!   are made once too ([`pieces`]);
 //! * memory is bounded in bytes, work in threads, and what waits for them in number;
@@ -56,14 +56,14 @@ pub use self::{
     workshop::MAX_WAITING,
 };
 use self::{
-    encoder::{Encoder, Made},
-    engine::Engine,
-    follow::Followed,
-    memo::{Key, Memo},
-    wanted::Wanted,
-    workshop::Workshop,
+    encoder::{EncodedPrompt, Encoder},
+    engine::EngineTokenizer,
+    follow::FollowedFiles,
+    memo::{TokenCache, TokenKey},
+    wanted::TokenizeInput,
+    workshop::TokenizerWorkers,
 };
-use crate::cache_sources::{lookup_client::Limits, single_flight::Flights};
+use crate::cache_sources::{lookup_client::LookupLimits, single_flight::SingleFlight};
 
 /// Longest list of ids that is read from an engine, in bytes of JSON.
 const MAX_ANSWER: usize = 16 << 20;
@@ -95,36 +95,36 @@ pub enum Way {
 
 /// Token ids for the prompts of one pool. Dropping it ends what it does in the background.
 #[derive(Debug)]
-pub struct Tokens {
-    shared: Arc<Shared>,
+pub struct PoolTokenizer {
+    shared: Arc<TokenizerState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct TokenizerState {
     settings: TokenizerSettings,
-    maker: Maker,
-    workshop: Workshop,
-    memo: Memo,
-    flights: Flights<Key, Result<Arc<[u32]>, Failure>>,
+    maker: TokenizerBackend,
+    workshop: TokenizerWorkers,
+    memo: TokenCache,
+    flights: SingleFlight<TokenKey, Result<Arc<[u32]>, Failure>>,
     metrics: TokenMetrics,
 }
 
 #[derive(Debug)]
-enum Maker {
-    Files(Followed),
+enum TokenizerBackend {
+    Files(FollowedFiles),
     /// With a seed for the keys of what is remembered.
-    Engine(Engine, u64),
+    Engine(EngineTokenizer, u64),
 }
 
 /// A maker as it is at one moment.
-enum Ready {
+enum ReadyBackend {
     Files(Arc<Encoder>),
     Engine(u64),
 }
 
-// === Tokens ===
+// === PoolTokenizer ===
 
-impl Tokens {
+impl PoolTokenizer {
     /// Begins to read the files, if there are any. `pool` is for the log.
     ///
     /// # Errors
@@ -136,14 +136,18 @@ impl Tokens {
     ) -> Result<Self, reqwest::Error> {
         let seed = RandomState::new().build_hasher().finish();
         let maker = match &settings.way {
-            Way::Files(files) => Maker::Files(Followed::begin(pool, files.clone(), seed)),
-            Way::Engine => Maker::Engine(Engine::new(limits(settings.timeout))?, seed),
+            Way::Files(files) => {
+                TokenizerBackend::Files(FollowedFiles::begin(pool, files.clone(), seed))
+            }
+            Way::Engine => {
+                TokenizerBackend::Engine(EngineTokenizer::new(limits(settings.timeout))?, seed)
+            }
         };
-        let (memo, flights) = (Memo::new(settings.cache), Flights::default());
-        let shared = Shared {
+        let (memo, flights) = (TokenCache::new(settings.cache), SingleFlight::default());
+        let shared = TokenizerState {
             settings,
             maker,
-            workshop: Workshop::new(),
+            workshop: TokenizerWorkers::new(),
             memo,
             flights,
             metrics,
@@ -155,14 +159,14 @@ impl Tokens {
 
     /// The endpoints of `pool` may be asked from now on.
     pub fn follow(&self, pool: &Pool) {
-        if let Maker::Engine(engine, _) = &self.shared.maker {
+        if let TokenizerBackend::Engine(engine, _) = &self.shared.maker {
             engine.follow(pool.endpoints.iter().map(|endpoint| &endpoint.url));
         }
     }
 
     /// Waits until the files were read once, whether they are usable or not. Engines need no waiting.
     pub async fn settled(&self) {
-        if let Maker::Files(followed) = &self.shared.maker {
+        if let TokenizerBackend::Files(followed) = &self.shared.maker {
             followed.settled().await;
         }
     }
@@ -209,21 +213,21 @@ impl Tokens {
     }
 }
 
-// === Shared ===
+// === TokenizerState ===
 
-impl Shared {
+impl TokenizerState {
     /// Makes the ids of `text` and remembers them.
     fn work(
         self: Arc<Self>,
-        ready: Ready,
-        key: Key,
+        ready: ReadyBackend,
+        key: TokenKey,
         text: LookupText,
         model: Option<Arc<str>>,
     ) -> BoxFuture<'static, Result<Arc<[u32]>, Failure>> {
         async move {
             match ready {
-                Ready::Files(encoder) => Arc::clone(&self).encode(encoder, key, text).await,
-                Ready::Engine(_) => self.ask(key, &text, model.as_deref()).await,
+                ReadyBackend::Files(encoder) => Arc::clone(&self).encode(encoder, key, text).await,
+                ReadyBackend::Engine(_) => self.ask(key, &text, model.as_deref()).await,
             }
         }
         .boxed()
@@ -232,14 +236,14 @@ impl Shared {
     async fn encode(
         self: Arc<Self>,
         encoder: Arc<Encoder>,
-        key: Key,
+        key: TokenKey,
         text: LookupText,
     ) -> Result<Arc<[u32]>, Failure> {
         let shared = Arc::clone(&self);
         let work = move || {
-            // Nobody waits that long, but prompts and their old turns come back, and then this was not in vain.
+            // No request waits that long, but the same prompt and its earlier turns come again, and are cached then.
             let deadline = Instant::now() + shared.settings.timeout * PERSISTENCE;
-            let made = encoder.ids(&Wanted::read(&text)?, &shared.memo, || {
+            let made = encoder.ids(&TokenizeInput::read(&text)?, &shared.memo, || {
                 Instant::now() < deadline
             })?;
             Ok(shared.keep(key, made, !encoder.tells_time()))
@@ -249,19 +253,24 @@ impl Shared {
 
     async fn ask(
         &self,
-        key: Key,
+        key: TokenKey,
         text: &LookupText,
         model: Option<&str>,
     ) -> Result<Arc<[u32]>, Failure> {
-        let Maker::Engine(engine, _) = &self.maker else {
+        let TokenizerBackend::Engine(engine, _) = &self.maker else {
             return Err(Failure::Absent);
         };
-        let ids = engine.ids(&Wanted::read(text)?, model).await?;
-        Ok(self.keep(key, Made { ids, remembered: 0 }, true))
+        let ids = engine.ids(&TokenizeInput::read(text)?, model).await?;
+        Ok(self.keep(key, EncodedPrompt { ids, remembered: 0 }, true))
     }
 
     /// Counts what was made, and remembers it as a whole unless it will be other ids tomorrow.
-    fn keep(&self, key: Key, Made { ids, remembered }: Made, keeps: bool) -> Arc<[u32]> {
+    fn keep(
+        &self,
+        key: TokenKey,
+        EncodedPrompt { ids, remembered }: EncodedPrompt,
+        keeps: bool,
+    ) -> Arc<[u32]> {
         self.metrics.observe_tokens(ids.len(), remembered);
         let ids = ids.into();
         if keeps {
@@ -271,19 +280,19 @@ impl Shared {
     }
 }
 
-// === Maker ===
+// === TokenizerBackend ===
 
-impl Maker {
+impl TokenizerBackend {
     /// What it is now; `None` while it can make nothing.
-    fn ready(&self) -> Option<Ready> {
+    fn ready(&self) -> Option<ReadyBackend> {
         match self {
-            Self::Files(followed) => followed.encoder().map(Ready::Files),
-            Self::Engine(_, seed) => Some(Ready::Engine(*seed)),
+            Self::Files(followed) => followed.encoder().map(ReadyBackend::Files),
+            Self::Engine(_, seed) => Some(ReadyBackend::Engine(*seed)),
         }
     }
 }
 
-impl Ready {
+impl ReadyBackend {
     /// Keeps what is made of one version of the files apart from what is made of the next.
     fn seed(&self) -> u64 {
         match self {
@@ -293,8 +302,8 @@ impl Ready {
     }
 }
 
-fn limits(budget: Duration) -> Limits {
-    Limits {
+fn limits(budget: Duration) -> LookupLimits {
+    LookupLimits {
         in_flight: MAX_WAITING,
         budget,
         connect: budget,

@@ -9,34 +9,34 @@ use hermes_core::snapshot::{Endpoint, EndpointId};
 
 use crate::{
     cache_sources::kv_events::Publisher,
-    discovery::{Discovered, EventPorts},
+    discovery::{DiscoveredEndpoint, EventPorts},
     engines::ModelCard,
 };
 
 /// The endpoints of one pool, sorted by id.
 #[derive(Debug, Default)]
-pub(super) struct Members(BTreeMap<EndpointId, Member>);
+pub(super) struct PoolMembers(BTreeMap<EndpointId, PoolMember>);
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct PoolMember {
     pub(super) endpoint: Arc<Endpoint>,
-    /// Where it publishes KV events, as far as Kubernetes tells.
+    /// Where it publishes KV events, as far as Kubernetes has its ports.
     event_ports: Option<EventPorts>,
     /// What it answered on `/v1/models`; `None` until it did.
     pub(super) models: Option<Vec<ModelCard>>,
 }
 
-// === Members ===
+// === PoolMembers ===
 
-impl Members {
+impl PoolMembers {
     /// Makes these, in this order of precedence, the endpoints of `pool`. Answers whether that changed anything.
     ///
     /// One server has one place even when two sources found it: two would each count half of its load.
     pub(super) fn replace<'a>(
         &mut self,
         pool: &str,
-        found: impl Iterator<Item = &'a Discovered>,
+        found: impl Iterator<Item = &'a DiscoveredEndpoint>,
     ) -> bool {
         let mut before = std::mem::take(&mut self.0);
         let count = before.len();
@@ -47,12 +47,12 @@ impl Members {
             let old = before.remove(&endpoint.id);
             let event_ports = found.kv_events;
             let is_same =
-                |old: &Member| *old.endpoint == endpoint && old.event_ports == event_ports;
+                |old: &PoolMember| *old.endpoint == endpoint && old.event_ports == event_ports;
             let same = old.as_ref().is_some_and(is_same);
             changed |= !same;
             let member = match old {
                 Some(old) if same => old,
-                old => Member {
+                old => PoolMember {
                     endpoint: Arc::new(endpoint),
                     event_ports,
                     models: old.and_then(|old| old.models),
@@ -79,7 +79,7 @@ impl Members {
         self.0.keys().copied()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &PoolMember> {
         self.0.values()
     }
 
@@ -101,8 +101,8 @@ impl Members {
     }
 }
 
-fn endpoint(pool: &str, found: &Discovered) -> Endpoint {
-    let Discovered {
+fn endpoint(pool: &str, found: &DiscoveredEndpoint) -> Endpoint {
+    let DiscoveredEndpoint {
         url,
         uid,
         name,

@@ -1,22 +1,22 @@
 //! Which models a pool serves, and which of its endpoints serve each: from the configuration, or else from what the
 //! engines answer.
 //!
-//! An endpoint that has not told its models counts as serving the base models: traffic must not wait for a question.
+//! An endpoint that has not reported its models counts as serving the base models, so that traffic does not wait.
 //! It does not count as having an adapter loaded, because a request that names one there would fail.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use hermes_core::snapshot::{EndpointId, Model, ModelHolders};
 
-use super::members::Members;
+use super::members::PoolMembers;
 use crate::engines::ModelCard;
 
 /// Most models of one pool.
 const MAX_MODELS: usize = 4_096;
 
-/// What the engines said about one name.
+/// What engines reported about one name.
 #[derive(Debug, Default)]
-struct Heard {
+struct ReportedModel {
     parent: Option<Arc<str>>,
     /// The longest that any of them takes: nothing is refused that one endpoint would serve.
     max_model_len: Option<u32>,
@@ -26,10 +26,10 @@ struct Heard {
 
 /// The models of `pool`, sorted by name: those that the operator `named`, or, when there are none, those that its
 /// engines answer to.
-pub(super) fn of(pool: &str, named: &[Arc<str>], members: &Members) -> Vec<Model> {
-    let mut heard = listen(members);
+pub(super) fn of(pool: &str, named: &[Arc<str>], members: &PoolMembers) -> Vec<Model> {
+    let mut reported = reported_models(members);
     let names: Vec<Arc<str>> = if named.is_empty() {
-        heard.keys().cloned().collect()
+        reported.keys().cloned().collect()
     } else {
         named.to_vec()
     };
@@ -43,15 +43,15 @@ pub(super) fn of(pool: &str, named: &[Arc<str>], members: &Members) -> Vec<Model
     let mut models: Vec<Model> = names
         .into_iter()
         .take(MAX_MODELS)
-        .map(|name| model(heard.remove(&name), name, members))
+        .map(|name| model(reported.remove(&name), name, members))
         .collect();
     models.sort_by(|a, b| a.name.cmp(&b.name));
     models.dedup_by(|a, b| a.name == b.name);
     models
 }
 
-fn listen(members: &Members) -> BTreeMap<Arc<str>, Heard> {
-    let mut heard: BTreeMap<Arc<str>, Heard> = BTreeMap::new();
+fn reported_models(members: &PoolMembers) -> BTreeMap<Arc<str>, ReportedModel> {
+    let mut reported: BTreeMap<Arc<str>, ReportedModel> = BTreeMap::new();
     for member in members.iter() {
         for ModelCard {
             name,
@@ -59,22 +59,22 @@ fn listen(members: &Members) -> BTreeMap<Arc<str>, Heard> {
             max_model_len,
         } in member.models.iter().flatten()
         {
-            let model = heard.entry(Arc::clone(name)).or_default();
+            let model = reported.entry(Arc::clone(name)).or_default();
             model.parent = model.parent.take().or_else(|| parent.clone());
             model.max_model_len = model.max_model_len.max(*max_model_len);
             model.holders.push(member.endpoint.id);
         }
     }
-    heard
+    reported
 }
 
-fn model(heard: Option<Heard>, name: Arc<str>, members: &Members) -> Model {
-    // The operator knows names that engines do not tell, such as one that an engine takes for any.
-    let Some(Heard {
+fn model(reported: Option<ReportedModel>, name: Arc<str>, members: &PoolMembers) -> Model {
+    // The operator may configure names that engines do not list, such as one that an engine accepts as any.
+    let Some(ReportedModel {
         parent,
         max_model_len,
         mut holders,
-    }) = heard
+    }) = reported
     else {
         return Model {
             name,
@@ -111,14 +111,14 @@ mod tests {
     use hermes_core::snapshot::Role;
 
     use super::*;
-    use crate::discovery::Discovered;
+    use crate::discovery::DiscoveredEndpoint;
 
-    /// Names of models, each with its parent; nothing for an endpoint that has not told.
-    type Told<'a> = Option<&'a [(&'a str, Option<&'a str>)]>;
+    /// Names of models, each with its parent; `None` for an endpoint that has not reported.
+    type Reported<'a> = Option<&'a [(&'a str, Option<&'a str>)]>;
 
-    fn members(models: &[Told<'_>]) -> Members {
-        let found: Vec<Discovered> = (0..models.len())
-            .map(|index| Discovered {
+    fn members(models: &[Reported<'_>]) -> PoolMembers {
+        let found: Vec<DiscoveredEndpoint> = (0..models.len())
+            .map(|index| DiscoveredEndpoint {
                 url: format!("http://10.0.0.{index}:8000"),
                 uid: String::new(),
                 name: index.to_string(),
@@ -127,7 +127,7 @@ mod tests {
                 kv_events: None,
             })
             .collect();
-        let mut members = Members::default();
+        let mut members = PoolMembers::default();
         members.replace("chat", found.iter());
         for (found, models) in found.iter().zip(models) {
             let Some(models) = models else { continue };
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_has_not_told_serves_the_base_model_and_no_adapter() {
+    fn an_endpoint_without_reported_models_serves_the_base_model_and_no_adapter() {
         let members = members(&[Some(&[("base", None), ("lora", Some("base"))]), None]);
         let models = of("chat", &[], &members);
         assert_eq!(
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operator_names_models_that_no_engine_tells() {
+    fn configured_models_need_not_be_reported() {
         let named = ["alias".into(), "base".into()];
         let models = of(
             "chat",
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_said_anything_so_any_name_is_forwarded() {
+    fn without_reported_or_configured_models_any_name_is_forwarded() {
         assert_eq!(of("chat", &[], &members(&[None, None])), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Stories of [`Cluster`].
+//! Scenarios of [`Cluster`].
 
 use hermes_core::snapshot::{ModelHolders, Role};
 
@@ -14,8 +14,8 @@ const STATIC: &str =
     "pools: [{name: chat, endpoints: ['http://10.0.0.1:8000', 'http://10.0.0.2:8000']}]";
 const WATCHED: &str = "pools: [{name: chat, kubernetes: {services: {app: vllm}, port: 8000}}]";
 
-fn pod(uid: &str) -> Discovered {
-    Discovered {
+fn pod(uid: &str) -> DiscoveredEndpoint {
+    DiscoveredEndpoint {
         url: "http://10.0.0.7:8000".into(),
         uid: uid.into(),
         name: "ai/pod".into(),
@@ -47,7 +47,7 @@ fn static_endpoints_are_there_at_once() {
             .endpoints
             .is_sorted_by_key(|endpoint| endpoint.id)
     );
-    assert_eq!(cluster.unheard().count(), 0);
+    assert_eq!(cluster.unlisted().count(), 0);
     assert_eq!(cluster.targets().len(), 2);
 }
 
@@ -85,14 +85,14 @@ fn a_pool_that_did_not_change_is_shared_with_the_snapshot_before() {
 #[test]
 fn a_restarted_pod_is_another_endpoint() {
     let mut cluster = cluster(WATCHED);
-    assert_eq!(cluster.unheard().count(), 1);
+    assert_eq!(cluster.unlisted().count(), 1);
     let source = cluster.sources()[0].source;
     cluster.fold(Update::Discovered {
         source,
         endpoints: vec![pod("1")],
     });
     let before = cluster.publish().expect("the pod came");
-    assert_eq!(cluster.unheard().count(), 0);
+    assert_eq!(cluster.unlisted().count(), 0);
     assert!(
         !cluster
             .fold(Update::Discovered {
@@ -125,7 +125,7 @@ fn the_last_word_of_a_removed_source_is_not_heard() {
             source: removed,
             endpoints: vec![pod("1")]
         }),
-        Changed::NOTHING
+        ChangeSet::NOTHING
     );
     assert_eq!(cluster.publish(), None);
 }
@@ -165,7 +165,7 @@ fn a_pool_that_is_told_to_look_elsewhere_keeps_what_it_has_until_it_has_looked()
             .endpoints
             .len(),
         1,
-        "nobody has looked yet"
+        "no source has listed yet"
     );
 
     let source = cluster.sources()[0].source;
@@ -239,7 +239,7 @@ fn models_are_learned_and_an_adapter_is_known_by_its_holders() {
         );
         assert_eq!(
             cluster.fold(Update::Models { endpoint, models }),
-            Changed::NOTHING,
+            ChangeSet::NOTHING,
             "the same again"
         );
     }
@@ -266,6 +266,6 @@ fn a_removed_pool_is_gone_with_its_endpoints() {
             endpoint,
             models: Vec::new()
         }),
-        Changed::NOTHING
+        ChangeSet::NOTHING
     );
 }

@@ -35,12 +35,12 @@ pub use self::{
     status::DiscoveryStatus,
 };
 use self::{
-    index::{Index, PodIndex, SERVICE_NAME, ServiceIndex},
+    index::{ObjectIndex, PodIndex, SERVICE_NAME, ServiceIndex},
     publish::publish,
-    state::State,
+    state::SourceIndex,
     watch_loop::{Pace, follow},
 };
-use super::Discovered;
+use super::DiscoveredEndpoint;
 
 /// Seconds after which the server ends a watch and the watcher resumes it. A connection that is silently dead is
 /// noticed 5 s later at the latest.
@@ -58,10 +58,10 @@ pub struct KubernetesSource {
     pub selection: Selection,
     /// Where inference requests go.
     pub port: Port,
-    /// How often everything is listed anew although watches run, at least every second. Watches tell changes at
-    /// once; this only bounds how long a change could stay unseen if a watch lost it.
+    /// How often everything is listed again although watches run, at least every second. Watches report changes at
+    /// once; this only bounds how long a change that a watch lost stays unnoticed.
     pub resync: Duration,
-    /// Longest silence while a list is under way, and then it is begun anew.
+    /// Longest silence during a list, after which it is started again.
     pub timeout: Duration,
     /// Whether ports for KV events are looked for, and by which names.
     pub event_ports: Option<EventPortNames>,
@@ -86,7 +86,7 @@ pub struct KubernetesDiscovery {
 // === impl KubernetesSource ===
 
 impl KubernetesSource {
-    /// A source that lists anew every five minutes and gives up a list after ten silent seconds.
+    /// A source that lists every five minutes and gives up a list after ten seconds of silence.
     #[must_use]
     pub fn new(namespace: impl Into<String>, selection: Selection, port: Port) -> Self {
         let (resync, timeout) = (Duration::from_secs(300), Duration::from_secs(10));
@@ -128,7 +128,7 @@ impl KubernetesDiscovery {
     /// whenever it changed: the first change at once, a burst as one. While it is awaited, changes gather.
     pub async fn run<S, F>(self, client: Client, sink: S)
     where
-        S: FnMut(Vec<Discovered>) -> F,
+        S: FnMut(Vec<DiscoveredEndpoint>) -> F,
         F: Future<Output = ()>,
     {
         let Self { source, status } = self;
@@ -147,7 +147,7 @@ impl KubernetesDiscovery {
         let (client, namespace) = (&client, namespace.as_str());
         match selection {
             Selection::Services(labels) => {
-                let state = State::new(
+                let state = SourceIndex::new(
                     ServiceIndex::new(port).with_event_ports(event_ports),
                     status,
                 );
@@ -165,7 +165,8 @@ impl KubernetesDiscovery {
                 );
             }
             Selection::Pods(labels) => {
-                let state = State::new(PodIndex::new(port).with_event_ports(event_ports), status);
+                let state =
+                    SourceIndex::new(PodIndex::new(port).with_event_ports(event_ports), status);
                 tokio::join!(
                     objects::<Pod, _>(
                         &state,
@@ -183,14 +184,14 @@ impl KubernetesDiscovery {
 
 /// Watches the objects of one kind that `selector` selects.
 async fn objects<K, I>(
-    state: &State<I>,
+    state: &SourceIndex<I>,
     client: &Client,
     namespace: &str,
     selector: Selector,
     pace: Pace,
 ) -> Infallible
 where
-    I: Index<K>,
+    I: ObjectIndex<K>,
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + k8s_openapi::Resource,
     K: Clone + Debug + DeserializeOwned + Send + 'static,
 {

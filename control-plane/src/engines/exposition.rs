@@ -22,7 +22,7 @@ pub const MAX_LABELS: usize = 128;
 
 /// The samples of a page whose names are wanted, in the page's order.
 #[derive(Debug)]
-pub struct Samples<'a, W> {
+pub struct ExpositionSamples<'a, W> {
     rest: &'a [u8],
     wanted: W,
     named: u64,
@@ -31,22 +31,22 @@ pub struct Samples<'a, W> {
 
 /// One line of a page: `name{label="value",…} value`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample<'a> {
+pub struct ExpositionSample<'a> {
     /// The metric's name.
     pub name: &'a str,
     /// Its labels.
-    pub labels: Labels<'a>,
+    pub labels: SampleLabels<'a>,
     /// Its value; may be infinite or not a number.
     pub value: f64,
 }
 
 /// The labels of one sample, checked once and read on demand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Labels<'a>(&'a str);
+pub struct SampleLabels<'a>(&'a str);
 
 /// Reads `page`, and of it only the lines whose name `wanted` accepts.
-pub fn samples<W: Fn(&str) -> bool>(page: &[u8], wanted: W) -> Samples<'_, W> {
-    Samples {
+pub fn samples<W: Fn(&str) -> bool>(page: &[u8], wanted: W) -> ExpositionSamples<'_, W> {
+    ExpositionSamples {
         rest: page,
         wanted,
         named: 0,
@@ -54,9 +54,9 @@ pub fn samples<W: Fn(&str) -> bool>(page: &[u8], wanted: W) -> Samples<'_, W> {
     }
 }
 
-// === Samples ===
+// === ExpositionSamples ===
 
-impl<W> Samples<'_, W> {
+impl<W> ExpositionSamples<'_, W> {
     /// Lines so far that begin as a sample does, wanted or not. Zero for a page in another format.
     pub fn named(&self) -> u64 {
         self.named
@@ -68,10 +68,10 @@ impl<W> Samples<'_, W> {
     }
 }
 
-impl<'a, W: Fn(&str) -> bool> Iterator for Samples<'a, W> {
-    type Item = Sample<'a>;
+impl<'a, W: Fn(&str) -> bool> Iterator for ExpositionSamples<'a, W> {
+    type Item = ExpositionSample<'a>;
 
-    fn next(&mut self) -> Option<Sample<'a>> {
+    fn next(&mut self) -> Option<ExpositionSample<'a>> {
         while !self.rest.is_empty() {
             let line = take_line(&mut self.rest).trim_ascii();
             if line.is_empty() || line[0] == b'#' {
@@ -85,7 +85,7 @@ impl<'a, W: Fn(&str) -> bool> Iterator for Samples<'a, W> {
             if !(self.wanted)(name) {
                 continue;
             }
-            let read = read_tail(tail).map(|(labels, value)| Sample {
+            let read = read_tail(tail).map(|(labels, value)| ExpositionSample {
                 name,
                 labels,
                 value,
@@ -99,9 +99,9 @@ impl<'a, W: Fn(&str) -> bool> Iterator for Samples<'a, W> {
     }
 }
 
-// === Labels ===
+// === SampleLabels ===
 
-impl<'a> Labels<'a> {
+impl<'a> SampleLabels<'a> {
     /// The value of the first label of this name.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Cow<'a, str>> {
@@ -165,12 +165,12 @@ fn is_name(name: &[u8]) -> bool {
             .all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':')
 }
 
-/// Labels, if any, and the value. What follows the value (a timestamp, an exemplar) is ignored.
-fn read_tail(tail: &[u8]) -> Option<(Labels<'_>, f64)> {
+/// SampleLabels, if any, and the value. What follows the value (a timestamp, an exemplar) is ignored.
+fn read_tail(tail: &[u8]) -> Option<(SampleLabels<'_>, f64)> {
     let tail = std::str::from_utf8(tail).ok()?.trim_start();
     let (labels, after) = match tail.strip_prefix('{') {
-        Some(inner) => Labels::split(inner)?,
-        None => (Labels::default(), tail),
+        Some(inner) => SampleLabels::split(inner)?,
+        None => (SampleLabels::default(), tail),
     };
     let value = after.split_ascii_whitespace().next()?;
     // Rust reads `NaN`, `Inf`, `+Inf` and `-Inf` as Prometheus writes them.
@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    fn all(page: &str) -> Vec<Sample<'_>> {
+    fn all(page: &str) -> Vec<ExpositionSample<'_>> {
         samples(page.as_bytes(), |_| true).collect()
     }
 

@@ -1,7 +1,7 @@
 //! One bounded `GET` to an engine.
 //!
 //! A client is shared by all endpoints and keeps one connection to each. It ignores proxies of the environment, never
-//! leaves the host that it was sent to, and reads no more than it was told to.
+//! leaves the host that it was sent to, and reads no more than its limit.
 
 use std::{error::Error, io, time::Duration};
 
@@ -17,8 +17,8 @@ const MAX_REDIRECTS: usize = 2;
 
 /// Why there is no answer, or none that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// No connection: nobody listens there, or no route leads there.
+pub enum ProbeFailure {
+    /// No connection: the port is closed, or there is no route.
     #[error("connection refused or unreachable")]
     Refused,
     /// The answer was not complete in time.
@@ -60,31 +60,34 @@ pub(crate) async fn get(
     url: &Url,
     limit: Duration,
     max_bytes: usize,
-) -> Result<Bytes, Failure> {
+) -> Result<Bytes, ProbeFailure> {
     let answered = timeout(limit, async {
         let request = client.get(url.clone()).header(header::ACCEPT, "*/*");
-        let response = request.send().await.map_err(|error| Failure::of(&error))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| ProbeFailure::of(&error))?;
         if response.status() != StatusCode::OK {
-            return Err(Failure::Status(response.status().as_u16()));
+            return Err(ProbeFailure::Status(response.status().as_u16()));
         }
         read_body(response, max_bytes).await
     });
-    answered.await.unwrap_or(Err(Failure::Timeout))
+    answered.await.unwrap_or(Err(ProbeFailure::Timeout))
 }
 
-async fn read_body(mut response: Response, max_bytes: usize) -> Result<Bytes, Failure> {
+async fn read_body(mut response: Response, max_bytes: usize) -> Result<Bytes, ProbeFailure> {
     let announced = response.content_length().unwrap_or(0);
     if announced > max_bytes as u64 {
-        return Err(Failure::TooLarge);
+        return Err(ProbeFailure::TooLarge);
     }
     let mut body = BytesMut::with_capacity(announced as usize);
     while let Some(chunk) = response
         .chunk()
         .await
-        .map_err(|error| Failure::of(&error))?
+        .map_err(|error| ProbeFailure::of(&error))?
     {
         if body.len() + chunk.len() > max_bytes {
-            return Err(Failure::TooLarge);
+            return Err(ProbeFailure::TooLarge);
         }
         body.extend_from_slice(&chunk);
     }
@@ -102,9 +105,9 @@ fn same_host(attempt: redirect::Attempt<'_>) -> redirect::Action {
     attempt.follow()
 }
 
-// === Failure ===
+// === ProbeFailure ===
 
-impl Failure {
+impl ProbeFailure {
     /// Its name in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -36,7 +36,7 @@ impl Signal {
 
 /// Where in a sample a signal's number stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum SampleValue {
     /// It is the sample's value.
     Value,
     /// It is the text of this label; the value is a constant 1.
@@ -45,7 +45,7 @@ pub(crate) enum Place {
 
 /// One generation of one metric of one engine.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Row {
+pub(crate) struct MetricRow {
     /// The metric's name.
     pub(crate) name: &'static str,
     /// Only samples with this label and value, where several things share a name.
@@ -53,39 +53,44 @@ pub(crate) struct Row {
     /// What it says.
     pub(crate) signal: Signal,
     /// Where it says it.
-    pub(crate) place: Place,
+    pub(crate) place: SampleValue,
 }
 
-const fn row(name: &'static str, signal: Signal) -> Row {
-    Row {
+const fn row(name: &'static str, signal: Signal) -> MetricRow {
+    MetricRow {
         name,
         only: None,
         signal,
-        place: Place::Value,
+        place: SampleValue::Value,
     }
 }
 
-const fn label(name: &'static str, label: &'static str, signal: Signal) -> Row {
-    Row {
+const fn label(name: &'static str, label: &'static str, signal: Signal) -> MetricRow {
+    MetricRow {
         name,
         only: None,
         signal,
-        place: Place::Label(label),
+        place: SampleValue::Label(label),
     }
 }
 
-const fn only(name: &'static str, label: &'static str, value: &'static str, signal: Signal) -> Row {
-    Row {
+const fn only(
+    name: &'static str,
+    label: &'static str,
+    value: &'static str,
+    signal: Signal,
+) -> MetricRow {
+    MetricRow {
         name,
         only: Some((label, value)),
         signal,
-        place: Place::Value,
+        place: SampleValue::Value,
     }
 }
 
 /// All engines. Among rows for the same signal the first that a page has is read and the others are ignored.
 #[rustfmt::skip]
-pub(crate) const TABLE: &[Row] = &[
+pub(crate) const TABLE: &[MetricRow] = &[
     // vLLM. `gpu_*` are the names before 0.10, gone in 0.12.
     row("vllm:num_requests_waiting", Signal::Waiting),
     row("vllm:num_requests_running", Signal::Running),

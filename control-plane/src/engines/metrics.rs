@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use std::sync::atomic::AtomicU64;
 
-use super::fetch::Failure;
+use super::fetch::ProbeFailure;
 
 /// Metric families of the collector; cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct CollectorMetrics {
 struct FailureLabels {
     /// What was asked for: `metrics`, `health` or `models`.
     what: &'static str,
-    /// [`Failure::name`].
+    /// [`ProbeFailure::name`].
     kind: &'static str,
 }
 
@@ -109,7 +109,7 @@ impl CollectorMetrics {
             .set(now.as_secs_f64());
     }
 
-    pub(super) fn failed(&self, what: &'static str, failure: Failure) {
+    pub(super) fn failed(&self, what: &'static str, failure: ProbeFailure) {
         self.failures
             .get_or_create(&FailureLabels {
                 what,

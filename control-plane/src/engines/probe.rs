@@ -1,7 +1,7 @@
 //! The task that keeps asking one endpoint how it is.
 //!
 //! ```text
-//!   wait (jittered) ─▶ slot ─▶ metrics ─404─▶ health ─404─▶ models ─▶ Observation ─▶ reader
+//!   wait (jittered) ─▶ slot ─▶ metrics ─404─▶ health ─404─▶ models ─▶ ProbeResult ─▶ reader
 //!        ▲                        └── 200 ────────────────────▲                        │
 //!        └────────────────────────────────────────────────────────────────────────────┘
 //! ```
@@ -19,7 +19,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{CollectorMetrics, Failure, ModelCard, Observation, Scraped, Target, fetch, models};
+use super::{
+    CollectorMetrics, ModelCard, ProbeFailure, ProbeResult, ProbeTarget, Scraped, fetch, models,
+};
 
 /// Largest metrics page in bytes. A server with hundreds of ranks stays far below.
 const MAX_PAGE: usize = 4 << 20;
@@ -41,20 +43,20 @@ const MAX_STRETCH: u32 = 8;
 
 /// What all probes share.
 #[derive(Clone, Debug)]
-pub(super) struct Shared {
+pub(super) struct ProbeContext {
     pub(super) client: Client,
     pub(super) slots: Arc<Semaphore>,
-    pub(super) sink: mpsc::Sender<Observation>,
+    pub(super) sink: mpsc::Sender<ProbeResult>,
     pub(super) metrics: CollectorMetrics,
 }
 
 /// The state of one endpoint's questions.
 #[derive(Debug)]
 pub(super) struct Probe {
-    shared: Shared,
-    target: Target,
-    pages: Pages,
-    question: Question,
+    shared: ProbeContext,
+    target: ProbeTarget,
+    pages: ProbeUrls,
+    question: ProbePage,
     metrics_again: Instant,
     models_due: Instant,
     timeouts: u32,
@@ -63,7 +65,7 @@ pub(super) struct Probe {
 
 /// Where the endpoint answers.
 #[derive(Debug)]
-struct Pages {
+struct ProbeUrls {
     metrics: Option<Url>,
     health: Url,
     models: Url,
@@ -71,7 +73,7 @@ struct Pages {
 
 /// What is asked at every turn: the first that the endpoint knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Question {
+enum ProbePage {
     Metrics,
     Health,
     Models,
@@ -81,13 +83,13 @@ enum Question {
 
 impl Probe {
     /// `None` when the target's URL is none: its owner has checked it, and there is nothing to ask.
-    pub(super) fn new(shared: Shared, target: Target, seed: u64) -> Option<Self> {
-        let pages = Pages::of(&target)?;
+    pub(super) fn new(shared: ProbeContext, target: ProbeTarget, seed: u64) -> Option<Self> {
+        let pages = ProbeUrls::of(&target)?;
         let now = Instant::now();
         Some(Self {
             shared,
             dice: SeededRng::new(seed ^ target.id.0),
-            question: Question::first(&pages),
+            question: ProbePage::first(&pages),
             pages,
             target,
             metrics_again: now,
@@ -96,7 +98,7 @@ impl Probe {
         })
     }
 
-    /// Asks until it is aborted or nobody reads the answers.
+    /// Probes until it is aborted or the receiver is gone.
     pub(super) async fn run(mut self) {
         let mut next = Instant::now() + SPREAD.min(self.target.interval).mul_f32(self.dice.unit());
         loop {
@@ -107,14 +109,14 @@ impl Probe {
             let started = Instant::now();
             let observation = self.observe(started).await;
             drop(slot);
-            if !self.tell(observation) {
+            if !self.send(observation) {
                 return;
             }
             next = started + self.pause();
         }
     }
 
-    async fn observe(&mut self, started: Instant) -> Observation {
+    async fn observe(&mut self, started: Instant) -> ProbeResult {
         let outcome = self.ask().await;
         let at = Instant::now();
         match &outcome {
@@ -130,7 +132,7 @@ impl Probe {
             Err(failure) => {
                 // It may come back as another server with other models.
                 self.models_due = at;
-                self.timeouts = if *failure == Failure::Timeout {
+                self.timeouts = if *failure == ProbeFailure::Timeout {
                     self.timeouts + 1
                 } else {
                     0
@@ -142,7 +144,7 @@ impl Probe {
         } else {
             None
         };
-        Observation {
+        ProbeResult {
             endpoint: self.target.id,
             at,
             outcome,
@@ -151,9 +153,9 @@ impl Probe {
     }
 
     /// Asks the first question that the endpoint knows.
-    async fn ask(&mut self) -> Result<Scraped, Failure> {
-        if self.question != Question::Metrics && Instant::now() >= self.metrics_again {
-            self.question = Question::first(&self.pages);
+    async fn ask(&mut self) -> Result<Scraped, ProbeFailure> {
+        if self.question != ProbePage::Metrics && Instant::now() >= self.metrics_again {
+            self.question = ProbePage::first(&self.pages);
         }
         loop {
             let answer = self.ask_once(self.question).await;
@@ -164,33 +166,35 @@ impl Probe {
                 self.shared.metrics.failed(self.question.name(), failure);
                 return Err(failure);
             };
-            if self.question == Question::Metrics {
+            if self.question == ProbePage::Metrics {
                 self.metrics_again = Instant::now() + METRICS_AGAIN;
             }
             self.question = next;
         }
     }
 
-    async fn ask_once(&self, question: Question) -> Result<Scraped, Failure> {
+    async fn ask_once(&self, question: ProbePage) -> Result<Scraped, ProbeFailure> {
         let (url, max_bytes) = match (question, &self.pages.metrics) {
-            (Question::Metrics, Some(url)) => (url, MAX_PAGE),
-            (Question::Metrics, None) => return Err(Failure::Status(404)),
-            (Question::Health, _) => (&self.pages.health, MAX_LIST),
-            (Question::Models, _) => (&self.pages.models, MAX_LIST),
+            (ProbePage::Metrics, Some(url)) => (url, MAX_PAGE),
+            (ProbePage::Metrics, None) => return Err(ProbeFailure::Status(404)),
+            (ProbePage::Health, _) => (&self.pages.health, MAX_LIST),
+            (ProbePage::Models, _) => (&self.pages.models, MAX_LIST),
         };
         let body = fetch::get(&self.shared.client, url, self.target.timeout, max_bytes).await;
         match (question, body) {
-            (Question::Metrics, Ok(page)) => Scraped::read(&page).map_err(|_| Failure::Garbage),
-            (Question::Health | Question::Models, Ok(_)) => Ok(Scraped::default()),
-            // It wants a key that nobody gave the control plane; but it is there.
-            (Question::Models, Err(Failure::Status(status))) if status < 500 => {
+            (ProbePage::Metrics, Ok(page)) => {
+                Scraped::read(&page).map_err(|_| ProbeFailure::Garbage)
+            }
+            (ProbePage::Health | ProbePage::Models, Ok(_)) => Ok(Scraped::default()),
+            // It requires a key that the control plane does not have; but it answers.
+            (ProbePage::Models, Err(ProbeFailure::Status(status))) if status < 500 => {
                 Ok(Scraped::default())
             }
             (_, Err(failure)) => Err(failure),
         }
     }
 
-    /// The endpoint's models, when it is time to ask and it tells.
+    /// The endpoint's models, when they are due and it answers.
     async fn models(&mut self, now: Instant) -> Option<Vec<ModelCard>> {
         if now < self.models_due {
             return None;
@@ -203,17 +207,19 @@ impl Probe {
             MAX_LIST,
         )
         .await;
-        match body.and_then(|body| models::read(&body).map_err(|_| Failure::Garbage)) {
+        match body.and_then(|body| models::read(&body).map_err(|_| ProbeFailure::Garbage)) {
             Ok(cards) => Some(cards),
             Err(failure) => {
-                self.shared.metrics.failed(Question::Models.name(), failure);
+                self.shared
+                    .metrics
+                    .failed(ProbePage::Models.name(), failure);
                 None
             }
         }
     }
 
-    /// Whether anybody still listens. A reader that is behind loses this observation, not the next.
-    fn tell(&mut self, observation: Observation) -> bool {
+    /// Sends the result. Returns whether the receiver still exists; one that is behind loses this result, not the next.
+    fn send(&mut self, observation: ProbeResult) -> bool {
         let had_models = observation.models.is_some();
         match self.shared.sink.try_send(observation) {
             Ok(()) => true,
@@ -236,10 +242,10 @@ impl Probe {
     }
 }
 
-// === Pages ===
+// === ProbeUrls ===
 
-impl Pages {
-    fn of(target: &Target) -> Option<Self> {
+impl ProbeUrls {
+    fn of(target: &ProbeTarget) -> Option<Self> {
         let base = target.url.trim_end_matches('/');
         let page = |path: &str| Url::parse(&format!("{base}{path}")).ok();
         Some(Self {
@@ -253,10 +259,10 @@ impl Pages {
     }
 }
 
-// === Question ===
+// === ProbePage ===
 
-impl Question {
-    fn first(pages: &Pages) -> Self {
+impl ProbePage {
+    fn first(pages: &ProbeUrls) -> Self {
         if pages.metrics.is_some() {
             Self::Metrics
         } else {
@@ -265,9 +271,9 @@ impl Question {
     }
 
     /// What to ask instead, when `failure` says that the endpoint does not know this question.
-    fn instead(self, failure: Failure) -> Option<Self> {
+    fn instead(self, failure: ProbeFailure) -> Option<Self> {
         // llama.cpp without --metrics answers 501; a gateway in front may guard the page.
-        let Failure::Status(401 | 403 | 404 | 405 | 501) = failure else {
+        let ProbeFailure::Status(401 | 403 | 404 | 405 | 501) = failure else {
             return None;
         };
         match self {

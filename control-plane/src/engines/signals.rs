@@ -6,7 +6,7 @@
 //! differ in nothing else the largest counts.
 //!
 //! A value that cannot be true (a negative count, a usage above 1, NaN) takes its whole signal away, because a sum
-//! without one of its parts is a lie too. It is counted in [`Scraped::refused`].
+//! without one of its parts is wrong too. It is counted in [`Scraped::refused`].
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -16,8 +16,8 @@ use std::{
 use hermes_core::load::EngineSample;
 
 use super::{
-    exposition::{self, Labels},
-    metric_names::{Place, Row, Signal, TABLE, is_wanted},
+    exposition::{self, SampleLabels},
+    metric_names::{MetricRow, SampleValue, Signal, TABLE, is_wanted},
 };
 
 /// Most series of one signal in a page. The largest data-parallel servers have fewer ranks than that.
@@ -29,7 +29,7 @@ const MAX_ADAPTERS: usize = 256;
 /// Usage above 1 by no more than this is rounding.
 const ROUNDING: f64 = 1e-3;
 
-/// Labels that only tell apart ranks of one scheduler.
+/// Labels that only distinguish ranks of one scheduler.
 const SAME_SCHEDULER: [&str; 3] = ["tp_rank", "pp_rank", "moe_ep_rank"];
 
 /// What one server said about itself in its metrics. All absent for a server that gives none.
@@ -88,7 +88,7 @@ struct Series {
 
 /// Everything of one page, while it is read.
 #[derive(Debug, Default)]
-struct Tally {
+struct SignalTotals {
     series: [Series; Signal::COUNT],
     adapters: Option<(f64, Adapters)>,
 }
@@ -106,7 +106,7 @@ impl Scraped {
     /// # Errors
     /// When the page has lines, and not one of them is a sample: HTML or JSON at the same path.
     pub fn read(page: &[u8]) -> Result<Self, NotAnExposition> {
-        let mut tally = Tally::default();
+        let mut tally = SignalTotals::default();
         let mut lines = exposition::samples(page, is_wanted);
         for sample in lines.by_ref() {
             for (at, row) in TABLE
@@ -127,10 +127,10 @@ impl Scraped {
     }
 }
 
-// === Tally ===
+// === SignalTotals ===
 
-impl Tally {
-    fn add(&mut self, at: usize, row: &Row, sample: &exposition::Sample<'_>) {
+impl SignalTotals {
+    fn add(&mut self, at: usize, row: &MetricRow, sample: &exposition::ExpositionSample<'_>) {
         let labels = sample.labels;
         if row
             .only
@@ -143,9 +143,9 @@ impl Tally {
             return;
         }
         let value = match row.place {
-            Place::Value => Some(sample.value),
+            SampleValue::Value => Some(sample.value),
             // "None" while the engine still measures how much memory it has.
-            Place::Label(name) => labels.get(name).and_then(|text| text.parse().ok()),
+            SampleValue::Label(name) => labels.get(name).and_then(|text| text.parse().ok()),
         };
         if let Some(value) = value {
             self.series[row.signal as usize].add(at, row.signal, labels, value);
@@ -153,7 +153,7 @@ impl Tally {
     }
 
     /// Series of former states stay in the page: the newest is true.
-    fn adapters_at(&mut self, time: f64, labels: Labels<'_>) {
+    fn adapters_at(&mut self, time: f64, labels: SampleLabels<'_>) {
         if time.is_nan()
             || self
                 .adapters
@@ -209,7 +209,7 @@ impl Tally {
 // === Series ===
 
 impl Series {
-    fn add(&mut self, row: usize, signal: Signal, labels: Labels<'_>, value: f64) {
+    fn add(&mut self, row: usize, signal: Signal, labels: SampleLabels<'_>, value: f64) {
         // SGLang repeats its totals per priority.
         if labels
             .get("priority")
@@ -245,10 +245,10 @@ impl Series {
         self.figures.is_empty() && !self.refused
     }
 
-    /// The figures that may be believed: none when one of them may not.
+    /// The usable figures: none when one of them is invalid.
     fn values(&self) -> impl Iterator<Item = f64> {
-        let believed: &[_] = if self.refused { &[] } else { &self.figures };
-        believed.iter().map(|(_, value)| *value)
+        let usable: &[_] = if self.refused { &[] } else { &self.figures };
+        usable.iter().map(|(_, value)| *value)
     }
 
     fn sum(&self) -> Option<f64> {
@@ -290,7 +290,7 @@ impl Signal {
 // === Steps ===
 
 /// Names the scheduler that a sample speaks for: everything in its labels but ranks that share one.
-fn scheduler_of(labels: Labels<'_>) -> u64 {
+fn scheduler_of(labels: SampleLabels<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
     for (name, value) in labels
         .iter()

@@ -62,8 +62,8 @@ impl Server {
         self.seen.lock().iter().filter(|seen| *seen == path).count()
     }
 
-    fn target(&self, metrics_path: Option<&str>) -> Target {
-        Target {
+    fn target(&self, metrics_path: Option<&str>) -> ProbeTarget {
+        ProbeTarget {
             id: EndpointId(self.address.port().into()),
             url: format!("http://{}", self.address).into(),
             metrics_path: metrics_path.map(Into::into),
@@ -112,19 +112,19 @@ fn ok(body: &str) -> Reply {
     Reply::Answer(200, body.into())
 }
 
-fn collector() -> (Collector, mpsc::Receiver<Observation>, Registry) {
+fn collector() -> (EngineProbes, mpsc::Receiver<ProbeResult>, Registry) {
     hermes_runtime::crypto::install_default_crypto();
     let mut registry = Registry::default();
     let metrics = CollectorMetrics::register(&mut registry);
     let (sink, observations) = mpsc::channel(16);
     (
-        Collector::new(Settings::default(), metrics, sink).expect("a client"),
+        EngineProbes::new(Settings::default(), metrics, sink).expect("a client"),
         observations,
         registry,
     )
 }
 
-async fn next(observations: &mut mpsc::Receiver<Observation>) -> Observation {
+async fn next(observations: &mut mpsc::Receiver<ProbeResult>) -> ProbeResult {
     let observation = timeout(Duration::from_secs(10), observations.recv())
         .await
         .expect("an observation in time");
@@ -133,9 +133,9 @@ async fn next(observations: &mut mpsc::Receiver<Observation>) -> Observation {
 
 /// The first observation that satisfies `claim`.
 async fn next_where(
-    observations: &mut mpsc::Receiver<Observation>,
-    claim: impl Fn(&Observation) -> bool,
-) -> Observation {
+    observations: &mut mpsc::Receiver<ProbeResult>,
+    claim: impl Fn(&ProbeResult) -> bool,
+) -> ProbeResult {
     loop {
         let observation = next(observations).await;
         if claim(&observation) {
@@ -144,7 +144,7 @@ async fn next_where(
     }
 }
 
-fn waiting(observation: &Observation) -> Option<u32> {
+fn waiting(observation: &ProbeResult) -> Option<u32> {
     observation
         .outcome
         .as_ref()
@@ -206,7 +206,7 @@ async fn a_server_without_metrics_is_healthy_as_long_as_it_answers() {
         observation.outcome.is_err()
     })
     .await;
-    assert_eq!(sick.outcome, Err(Failure::Status(503)));
+    assert_eq!(sick.outcome, Err(ProbeFailure::Status(503)));
 }
 
 #[tokio::test]
@@ -227,21 +227,21 @@ async fn of_an_openai_server_the_model_list_shows_its_health_even_when_it_wants_
 async fn every_way_to_fail_has_its_name() {
     let long = "x".repeat((4 << 20) + 1);
     let cases = [
-        (Reply::Answer(500, String::new()), Failure::Status(500)),
-        (ok("<html>\n</html>"), Failure::Garbage),
-        (ok(&long), Failure::TooLarge),
-        (Reply::Cut, Failure::Broken),
-        (Reply::Hang, Failure::Timeout),
+        (Reply::Answer(500, String::new()), ProbeFailure::Status(500)),
+        (ok("<html>\n</html>"), ProbeFailure::Garbage),
+        (ok(&long), ProbeFailure::TooLarge),
+        (Reply::Cut, ProbeFailure::Broken),
+        (Reply::Hang, ProbeFailure::Timeout),
         // Other hosts are not for an engine to name.
         (
             Reply::Answer(307, "http://169.254.169.254/".into()),
-            Failure::Status(307),
+            ProbeFailure::Status(307),
         ),
     ];
     for (reply, expected) in cases {
         let server = Server::start(&[("/metrics", reply)]).await;
         let (mut collector, mut observations, registry) = collector();
-        collector.set(vec![Target {
+        collector.set(vec![ProbeTarget {
             timeout: Duration::from_secs(1),
             ..server.target(Some("/metrics"))
         }]);
@@ -293,7 +293,7 @@ async fn a_port_where_nobody_listens_is_refused() {
     let (mut collector, mut observations, _registry) = collector();
     collector.set(vec![target.clone()]);
     let refused = next_where(&mut observations, |observation| {
-        observation.outcome == Err(Failure::Refused)
+        observation.outcome == Err(ProbeFailure::Refused)
     })
     .await;
     assert_eq!((refused.endpoint, refused.models), (target.id, None));
@@ -327,15 +327,15 @@ async fn a_reader_that_is_behind_loses_observations_but_not_models() {
     let server = Server::start(&[("/metrics", ok(PAGE)), ("/v1/models", ok(MODELS))]).await;
     hermes_runtime::crypto::install_default_crypto();
     let (sink, mut observations) = mpsc::channel(1);
-    let filler = Observation {
+    let filler = ProbeResult {
         endpoint: EndpointId(0),
         at: Instant::now(),
-        outcome: Err(Failure::Refused),
+        outcome: Err(ProbeFailure::Refused),
         models: None,
     };
     sink.try_send(filler).expect("room for one");
     let metrics = CollectorMetrics::register(&mut Registry::default());
-    let mut collector = Collector::new(Settings::default(), metrics, sink).expect("a client");
+    let mut collector = EngineProbes::new(Settings::default(), metrics, sink).expect("a client");
     collector.set(vec![server.target(Some("/metrics"))]);
 
     // The first turn's observation has found the queue full when the list is asked for the second time.

@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    cluster::{Lookout, SourceId, Update},
+    cluster::{SourceId, Update, WatchedSource},
     config::{self, Source},
     discovery::{self, DiscoveryStatus, KubernetesDiscovery, KubernetesSource, Selection},
 };
@@ -19,31 +19,31 @@ use crate::{
 /// The pause after the API server's address could not be found out.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// All running discoveries. Dropping it ends them.
-pub(crate) struct Lookouts {
+/// One discovery task per watched source. Dropping it ends them.
+pub(crate) struct DiscoverySupervisor {
     updates: mpsc::Sender<Update>,
     client: Arc<OnceCell<Client>>,
-    running: BTreeMap<SourceId, Running>,
-    board: Board,
+    running: BTreeMap<SourceId, RunningDiscovery>,
+    board: DiscoveryHealth,
 }
 
 /// How every discovery is doing, for metrics. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Board(Arc<Mutex<BTreeMap<SourceId, Report>>>);
+pub(crate) struct DiscoveryHealth(Arc<Mutex<BTreeMap<SourceId, PoolDiscovery>>>);
 
 /// A discovery's pool and its health.
-type Report = (Arc<str>, watch::Receiver<DiscoveryStatus>);
+type PoolDiscovery = (Arc<str>, watch::Receiver<DiscoveryStatus>);
 
 #[derive(Debug)]
-struct Running {
+struct RunningDiscovery {
     task: AbortOnDropHandle<()>,
-    lookout: Lookout,
+    lookout: WatchedSource,
 }
 
-// === Lookouts ===
+// === DiscoverySupervisor ===
 
-impl Lookouts {
-    /// None yet. They send to `updates`, and ask the API server that the environment names unless `client` is given.
+impl DiscoverySupervisor {
+    /// No discovery yet. They send to `updates`, and use the API server of the environment unless `client` is given.
     #[must_use]
     pub(crate) fn new(updates: mpsc::Sender<Update>, client: Option<Client>) -> Self {
         let client = Arc::new(OnceCell::new_with(client));
@@ -51,18 +51,18 @@ impl Lookouts {
             updates,
             client,
             running: BTreeMap::new(),
-            board: Board::default(),
+            board: DiscoveryHealth::default(),
         }
     }
 
     /// Where their health can be read.
     #[must_use]
-    pub(crate) fn board(&self) -> Board {
+    pub(crate) fn board(&self) -> DiscoveryHealth {
         self.board.clone()
     }
 
-    /// Looks exactly there from now on. A discovery that stays is not disturbed; one that has ended begins anew.
-    pub(super) fn set(&mut self, lookouts: Vec<Lookout>) {
+    /// Runs discovery for exactly these sources. One that stays is not disturbed; one that has ended is started again.
+    pub(super) fn set(&mut self, lookouts: Vec<WatchedSource>) {
         let mut before = std::mem::take(&mut self.running);
         for lookout in lookouts {
             let kept = before
@@ -77,7 +77,7 @@ impl Lookouts {
             .retain(|source, _| self.running.contains_key(source));
     }
 
-    fn start(&self, lookout: Lookout) -> Running {
+    fn start(&self, lookout: WatchedSource) -> RunningDiscovery {
         tracing::info!(pool = &*lookout.pool, watched = ?lookout.watched, "discovery begins");
         let task = discover(
             Arc::clone(&self.client),
@@ -85,7 +85,7 @@ impl Lookouts {
             self.updates.clone(),
             self.board.clone(),
         );
-        Running {
+        RunningDiscovery {
             task: AbortOnDropHandle::new(tokio::spawn(task)),
             lookout,
         }
@@ -95,11 +95,11 @@ impl Lookouts {
 /// Runs one discovery until it is dropped.
 async fn discover(
     client: Arc<OnceCell<Client>>,
-    lookout: Lookout,
+    lookout: WatchedSource,
     updates: mpsc::Sender<Update>,
-    board: Board,
+    board: DiscoveryHealth,
 ) {
-    let Lookout {
+    let WatchedSource {
         source,
         pool,
         watched,
@@ -171,9 +171,9 @@ fn discovery_port(port: &config::Port) -> Option<discovery::Port> {
     }
 }
 
-// === Board ===
+// === DiscoveryHealth ===
 
-impl Board {
+impl DiscoveryHealth {
     /// Every discovery's pool and health.
     #[must_use]
     pub(crate) fn read(&self) -> Vec<(Arc<str>, DiscoveryStatus)> {

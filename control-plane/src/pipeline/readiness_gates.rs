@@ -1,4 +1,4 @@
-//! When this replica may be asked: it has a configuration, and every pool was heard of once or was waited for.
+//! Readiness: a configuration is loaded, and every pool has listed its endpoints once or timed out.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use tokio::time::{self, Instant};
 
 use crate::cluster::Cluster;
 
-/// How long a replica waits for discovery before it serves what it knows: an API server that is away must not keep
-/// static pools, or a restarted replica's other pools, from being served.
+/// How long readiness waits for discovery: an unreachable API server must not block static pools or pools that have
+/// listed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The gates that the pipeline holds.
 #[derive(Debug)]
-pub(crate) struct Gates {
+pub(crate) struct ReadinessGates {
     configuration: Gate,
     discovery: Gate,
     /// When the wait for discovery ends; `None` before a configuration is there, and after the gate was opened.
@@ -22,9 +22,9 @@ pub(crate) struct Gates {
     configured: bool,
 }
 
-// === Gates ===
+// === ReadinessGates ===
 
-impl Gates {
+impl ReadinessGates {
     /// Two gates of `readiness`, shut.
     #[must_use]
     pub(crate) fn new(readiness: &Readiness) -> Self {
@@ -40,8 +40,8 @@ impl Gates {
         }
     }
 
-    /// Opens what `cluster` fulfils. A gate that was opened stays open: what is known does not get worse by a pool that
-    /// is new.
+    /// Opens the gates whose condition `cluster` meets. An open gate stays open: a new pool does not make the replica
+    /// less ready.
     pub(super) fn look(&mut self, cluster: &Cluster) {
         if !self.configured && cluster.is_configured() {
             self.configured = true;
@@ -51,7 +51,7 @@ impl Gates {
         if self.patience.is_none() {
             return;
         }
-        let Some(pool) = cluster.unheard().next() else {
+        let Some(pool) = cluster.unlisted().next() else {
             self.patience = None;
             self.discovery.open();
             return;
@@ -74,7 +74,7 @@ impl Gates {
     pub(super) fn open_anyway(&mut self, cluster: &Cluster) {
         self.patience = None;
         self.discovery.open();
-        let pools: Vec<&str> = cluster.unheard().map(|pool| &**pool).collect();
+        let pools: Vec<&str> = cluster.unlisted().map(|pool| &**pool).collect();
         tracing::warn!(
             ?pools,
             "discovery has not answered for {PATIENCE:?}, serving without these pools' endpoints"

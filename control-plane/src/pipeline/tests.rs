@@ -1,4 +1,4 @@
-//! Stories of [`Pipeline`], in paused time.
+//! Scenarios of [`Pipeline`], in paused time.
 
 use hermes_core::snapshot::Version;
 use hermes_runtime::{crypto::install_default_crypto, readiness::Readiness};
@@ -17,7 +17,7 @@ use crate::{
 struct Running {
     updates: mpsc::Sender<Update>,
     newest: watch::Receiver<Arc<Snapshot>>,
-    brains: Arc<Brains>,
+    pools: Arc<PoolDirectory>,
     readiness: Readiness,
     _task: AbortOnDropHandle<()>,
 }
@@ -27,31 +27,32 @@ impl Running {
         install_default_crypto();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let brains = Arc::new(Brains::new(1, metrics.clone()));
-        let (updates, told) = mpsc::channel(QUEUE);
-        let (observations, seen) = mpsc::channel(QUEUE);
+        let pools = Arc::new(PoolDirectory::new(1, metrics.clone()));
+        let (updates, queued_updates) = mpsc::channel(QUEUE);
+        let (observations, queued_results) = mpsc::channel(QUEUE);
         let readiness = Readiness::default();
-        let reins = Reins {
-            collector: Collector::new(
+        let handles = PipelineHandles {
+            probes: EngineProbes::new(
                 Settings::default(),
                 CollectorMetrics::register(&mut registry),
                 observations,
             )
             .expect("TLS is set up"),
-            lookouts: Lookouts::new(updates.clone(), None),
-            guides: Guides::new(
+            discovery: DiscoverySupervisor::new(updates.clone(), None),
+            resources: PoolResourceRegistry::new(
                 KvMetrics::register(&mut registry),
                 KvEventsMetrics::register(&mut registry),
                 TokenMetrics::register(&mut registry),
             ),
-            gates: Gates::new(&readiness),
+            gates: ReadinessGates::new(&readiness),
         };
-        let (pipeline, newest) = Pipeline::new(Epoch(1), Arc::clone(&brains), reins, metrics);
-        let _task = AbortOnDropHandle::new(tokio::spawn(pipeline.run(told, seen)));
+        let (pipeline, newest) = Pipeline::new(Epoch(1), Arc::clone(&pools), handles, metrics);
+        let _task =
+            AbortOnDropHandle::new(tokio::spawn(pipeline.run(queued_updates, queued_results)));
         Self {
             updates,
             newest,
-            brains,
+            pools,
             readiness,
             _task,
         }
@@ -159,10 +160,10 @@ async fn the_brains_know_a_version_before_its_subscribers_do() {
         pipeline.configure(ports).await;
         let snapshot = pipeline.next().await;
         let known = pipeline
-            .brains
+            .pools
             .pool("chat")
-            .expect("the pool has a brain")
-            .brain
+            .expect("the pool has a scheduler")
+            .scheduler
             .pool();
         assert_eq!(known.endpoints, snapshot.pools[0].endpoints);
     }
@@ -235,9 +236,10 @@ async fn publishers_of_kv_events_are_followed_for_as_long_as_the_configuration_s
     assert_eq!(left.expect("the connection ends in order"), 0);
     assert!(
         pipeline
-            .brains
+            .pools
             .pool("chat")
             .expect("the pool stays")
+            .resources
             .kv_events
             .is_none()
     );

@@ -1,4 +1,4 @@
-//! All brains of this replica, and the way from a pool's name, or an endpoint, to its brain.
+//! The schedulers of this replica, by the name of their pool and by endpoint.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,79 +16,55 @@ use hermes_core::{
 use hermes_proto::v1::Outcome;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{
-    sync::Notify,
-    time::{self, Instant, MissedTickBehavior},
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    PoolResources,
+    scheduler::{EndpointLoadView, FinishReport, LoadRow, PoolCensus, PoolScheduler},
 };
+use crate::{cache_sources::kv_events::KvEvents, engines::ProbeResult, metrics::Metrics};
 
-use super::scheduler::{Brain, Census, Finish, Row, View};
-use crate::{
-    cache_sources::{kv_events::KvEvents, kv_manager::KvManager, tokenizer::Tokens},
-    engines::Observation,
-    metrics::Metrics,
-};
-
-/// How often those who wait are looked at while nothing happens: a tenth of what a person notices.
-const TURN: Duration = Duration::from_millis(10);
-
-/// Every pool's brain. Readers take no lock to find one.
+/// Every pool's scheduler. Readers take no lock to find one.
 #[derive(Debug)]
-pub(crate) struct Brains {
-    directory: ArcSwap<Directory>,
-    /// The clock of all brains counts from here.
+pub(crate) struct PoolDirectory {
+    directory: ArcSwap<DirectoryMaps>,
+    /// The clock of all schedulers counts from here.
     start: Instant,
     seed: u64,
-    /// Where stored responses live, by the word of every proxy.
+    /// The endpoints of stored responses, as proxies reported them.
     responses: Mutex<ResponseLocations>,
     metrics: Metrics,
-    /// Told when somebody begins to wait.
-    waits: Notify,
+    /// Notified when a request is queued.
+    queued: Notify,
 }
 
-/// What a pool needs besides what proxies see of it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Guide {
-    /// Samples older than this are not used.
-    pub(crate) stale_after: Duration,
-    /// Whom to ask about caches.
-    pub(crate) kv_manager: Option<Arc<KvManager>>,
-    /// What the engines tell of their caches.
-    pub(crate) kv_events: Option<Arc<KvEvents>>,
-    /// Makes token ids of prompts, for whoever goes by them.
-    pub(crate) tokens: Option<Arc<Tokens>>,
-}
-
-/// A pool's brain, and whom to ask before it chooses.
+/// A pool's scheduler and what it uses.
 #[derive(Clone, Debug)]
-pub(crate) struct Home {
-    /// The brain.
-    pub(crate) brain: Arc<Brain>,
-    /// Whom to ask about caches.
-    pub(crate) kv_manager: Option<Arc<KvManager>>,
-    /// What the engines tell of their caches.
-    pub(crate) kv_events: Option<Arc<KvEvents>>,
-    /// Makes token ids of prompts, for whoever goes by them.
-    pub(crate) tokens: Option<Arc<Tokens>>,
+pub(crate) struct PoolHandle {
+    /// Chooses, books and queues.
+    pub(crate) scheduler: Arc<PoolScheduler>,
+    /// Cache sources and the tokenizer.
+    pub(crate) resources: PoolResources,
 }
 
 #[derive(Debug, Default)]
-struct Directory {
-    pools: BTreeMap<Arc<str>, Home>,
-    endpoints: HashMap<EndpointId, Arc<Brain>>,
+struct DirectoryMaps {
+    pools: BTreeMap<Arc<str>, PoolHandle>,
+    endpoints: HashMap<EndpointId, Arc<PoolScheduler>>,
 }
 
 /// One pool's endpoints, for people.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct PoolView {
+pub(crate) struct PoolLoadView {
     pool: Arc<str>,
     bookings: usize,
-    endpoints: Vec<View>,
+    endpoints: Vec<EndpointLoadView>,
 }
 
-// === Brains ===
+// === PoolDirectory ===
 
-impl Brains {
-    /// No brains yet. `seed` decides what is left to chance.
+impl PoolDirectory {
+    /// No schedulers yet. `seed` decides what is left to chance.
     #[must_use]
     pub(crate) fn new(seed: u64, metrics: Metrics) -> Self {
         Self {
@@ -97,73 +73,64 @@ impl Brains {
             seed,
             responses: Mutex::default(),
             metrics,
-            waits: Notify::new(),
+            queued: Notify::new(),
         }
     }
 
-    /// The time, as brains count it.
+    /// The time, as schedulers count it.
     #[must_use]
     pub(crate) fn now(&self) -> Duration {
         self.start.elapsed()
     }
 
-    /// Makes the brains those of `snapshot`. One owner calls this; readers go on with the old directory meanwhile.
-    pub(crate) fn apply(&self, snapshot: &Snapshot, guide: impl Fn(&str) -> Guide) {
+    /// Makes the pools those of `snapshot`. It has one caller; readers use the old directory until it returns.
+    pub(crate) fn apply(&self, snapshot: &Snapshot, resources: impl Fn(&str) -> PoolResources) {
         let (before, now) = (self.directory.load_full(), self.now());
-        let mut next = Directory::default();
+        let mut next = DirectoryMaps::default();
         for pool in &snapshot.pools {
             let name = &pool.spec.name;
-            let Guide {
-                stale_after,
-                kv_manager,
-                kv_events,
-                tokens,
-            } = guide(name);
-            let brain = match before.pools.get(name) {
-                Some(home) => {
-                    home.brain.apply(pool, stale_after, now);
-                    Arc::clone(&home.brain)
+            let resources = resources(name);
+            let stale_after = resources.stale_after;
+            let scheduler = match before.pools.get(name) {
+                Some(handle) => {
+                    handle.scheduler.apply(pool, stale_after, now);
+                    Arc::clone(&handle.scheduler)
                 }
                 None => {
                     let seed = self.seed ^ EndpointId::of(name, "", "").0;
-                    Arc::new(Brain::new(pool, stale_after, self.metrics.pool(name), seed))
+                    let metrics = self.metrics.pool(name);
+                    Arc::new(PoolScheduler::new(pool, stale_after, metrics, seed))
                 }
             };
-            next.endpoints.extend(
-                pool.endpoints
-                    .iter()
-                    .map(|endpoint| (endpoint.id, Arc::clone(&brain))),
-            );
-            let home = Home {
-                brain,
-                kv_manager,
-                kv_events,
-                tokens,
+            for endpoint in &pool.endpoints {
+                next.endpoints.insert(endpoint.id, Arc::clone(&scheduler));
+            }
+            let handle = PoolHandle {
+                scheduler,
+                resources,
             };
-            home.follow();
-            next.pools.insert(Arc::clone(name), home);
+            handle.update_resources();
+            next.pools.insert(Arc::clone(name), handle);
         }
         let next = Arc::new(next);
         self.directory.store(Arc::clone(&next));
-        for (name, home) in before
-            .pools
-            .iter()
-            .filter(|(name, _)| !next.pools.contains_key(*name))
-        {
-            home.brain.close();
-            self.metrics.forget(name);
+        for (name, handle) in &before.pools {
+            if !next.pools.contains_key(name) {
+                handle.scheduler.close();
+                self.metrics.forget(name);
+            }
         }
     }
 
-    /// The brain of a pool.
+    /// The scheduler of a pool.
     #[must_use]
-    pub(crate) fn pool(&self, name: &str) -> Option<Home> {
+    pub(crate) fn pool(&self, name: &str) -> Option<PoolHandle> {
         self.directory.load().pools.get(name).cloned()
     }
 
-    /// The brain of an endpoint's pool.
+    /// The scheduler of an endpoint's pool.
     #[must_use]
-    pub(crate) fn of(&self, endpoint: EndpointId) -> Option<Arc<Brain>> {
+    pub(crate) fn of(&self, endpoint: EndpointId) -> Option<Arc<PoolScheduler>> {
         self.directory.load().endpoints.get(&endpoint).cloned()
     }
 
@@ -172,63 +139,61 @@ impl Brains {
         self.responses.lock().insert(response, endpoint);
     }
 
-    /// Where a stored response lives, as far as any proxy told.
+    /// The endpoint of a stored response, if a proxy reported it.
     #[must_use]
     pub(crate) fn response(&self, response: ResponseKey) -> Option<EndpointId> {
         self.responses.lock().endpoint(response)
     }
 
     /// The collector asked an endpoint.
-    pub(crate) fn observe(&self, observation: &Observation) {
-        if let Some(brain) = self.of(observation.endpoint) {
-            brain.observe(observation, self.now());
+    pub(crate) fn observe(&self, observation: &ProbeResult) {
+        if let Some(scheduler) = self.of(observation.endpoint) {
+            scheduler.observe(observation, self.now());
         }
     }
 
-    /// A request waits for an endpoint: turns have to be given until nobody does.
-    pub(crate) fn somebody_waits(&self) {
-        self.waits.notify_one();
+    /// A request was queued: the queue ticker runs until no request is queued.
+    pub(crate) fn request_queued(&self) {
+        self.queued.notify_one();
     }
 
-    /// Gives turns to those who wait, as often as that can make a difference, and rests while nobody does.
-    ///
-    /// Most turns come from events, such as a first byte; this is for what follows from time alone.
-    pub(crate) async fn give_turns(&self) {
-        loop {
-            self.waits.notified().await;
-            let mut turns = time::interval(TURN);
-            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                turns.tick().await;
-                let now = self.now();
-                // Every brain has its turn, so no short circuit.
-                if self.all().filter(|brain| brain.turn(now)).count() == 0 {
-                    break;
-                }
-            }
-        }
+    /// Resolves after a request was queued.
+    pub(super) async fn queued(&self) {
+        self.queued.notified().await;
+    }
+
+    /// Serves the queues of all pools once. Returns whether any request is still queued.
+    pub(super) fn serve_queues(&self) -> bool {
+        let now = self.now();
+        // Every queue is served, so no short circuit.
+        self.all()
+            .filter(|scheduler| scheduler.serve_queue(now))
+            .count()
+            > 0
     }
 
     /// Lets time pass in every pool.
     pub(crate) fn tick(&self) {
         let (directory, now) = (self.directory.load_full(), self.now());
-        for home in directory.pools.values() {
-            home.brain.tick(now);
-            // Engines tell the size of their blocks some time after they appear.
-            home.follow();
+        for handle in directory.pools.values() {
+            handle.scheduler.tick(now);
+            // The block size becomes known some time after an endpoint appears.
+            handle.update_resources();
         }
     }
 
     /// A proxy does not want the answer to a request any more.
     pub(crate) fn cancel(&self, key: RequestKey) {
         let now = self.now();
-        self.all().for_each(|brain| _ = brain.cancel(key, now));
+        self.all()
+            .for_each(|scheduler| _ = scheduler.cancel(key, now));
     }
 
     /// A proxy is gone for good.
     pub(crate) fn forget_proxy(&self, proxy: ProxyId) {
         let now = self.now();
-        self.all().for_each(|brain| brain.forget_proxy(proxy, now));
+        self.all()
+            .for_each(|scheduler| scheduler.forget_proxy(proxy, now));
     }
 
     /// A proxy says what it really has open, in all pools.
@@ -238,16 +203,19 @@ impl Brains {
         open: impl IntoIterator<Item = (RequestId, EndpointId, u32, RequestPhase)>,
     ) {
         let (directory, now) = (self.directory.load_full(), self.now());
-        let mut shares: HashMap<*const Brain, Vec<_>> = HashMap::new();
+        let mut shares: HashMap<*const PoolScheduler, Vec<_>> = HashMap::new();
         for request in open {
-            if let Some(brain) = directory.endpoints.get(&request.1) {
-                shares.entry(Arc::as_ptr(brain)).or_default().push(request);
+            if let Some(scheduler) = directory.endpoints.get(&request.1) {
+                shares
+                    .entry(Arc::as_ptr(scheduler))
+                    .or_default()
+                    .push(request);
             }
         }
-        for Home { brain, .. } in directory.pools.values() {
-            brain.replace_proxy(
+        for PoolHandle { scheduler, .. } in directory.pools.values() {
+            scheduler.replace_proxy(
                 proxy,
-                shares.remove(&Arc::as_ptr(brain)).unwrap_or_default(),
+                shares.remove(&Arc::as_ptr(scheduler)).unwrap_or_default(),
                 now,
             );
         }
@@ -257,24 +225,24 @@ impl Brains {
     pub(crate) fn finished_unsent(&self, key: RequestKey) {
         let now = self.now();
         let (outcome, ended) = (Outcome::Unspecified, ReportedUsage::default());
-        let finish = Finish {
+        let finish = FinishReport {
             endpoint: None,
             outcome,
             ended,
             ttft: None,
         };
         self.all()
-            .for_each(|brain| brain.finished(key, finish, now));
+            .for_each(|scheduler| scheduler.finished(key, finish, now));
     }
 
     /// The loads of all endpoints that `known` has, as `proxy` is to see them.
     #[must_use]
-    pub(crate) fn rows(&self, proxy: ProxyId, known: &Snapshot) -> Vec<Row> {
+    pub(crate) fn rows(&self, proxy: ProxyId, known: &Snapshot) -> Vec<LoadRow> {
         let directory = self.directory.load_full();
         let mut rows = Vec::new();
         for pool in &known.pools {
-            if let Some(home) = directory.pools.get(&pool.spec.name) {
-                home.brain.rows(proxy, pool, &mut rows);
+            if let Some(handle) = directory.pools.get(&pool.spec.name) {
+                handle.scheduler.rows(proxy, pool, &mut rows);
             }
         }
         rows
@@ -287,7 +255,7 @@ impl Brains {
         let followed = directory
             .pools
             .iter()
-            .filter_map(|(name, home)| Some((name, home.kv_events.as_ref()?)));
+            .filter_map(|(name, handle)| Some((name, handle.resources.kv_events.as_ref()?)));
         followed
             .map(|(name, events)| (Arc::clone(name), Arc::clone(events)))
             .collect()
@@ -295,54 +263,59 @@ impl Brains {
 
     /// How every pool stands.
     #[must_use]
-    pub(crate) fn census(&self) -> Vec<(Arc<str>, Census)> {
+    pub(crate) fn census(&self) -> Vec<(Arc<str>, PoolCensus)> {
         let directory = self.directory.load_full();
         directory
             .pools
             .iter()
-            .map(|(name, home)| (Arc::clone(name), home.brain.census()))
+            .map(|(name, handle)| (Arc::clone(name), handle.scheduler.census()))
             .collect()
     }
 
     /// Everything, for people.
-    pub(crate) fn view(&self) -> Vec<PoolView> {
+    pub(crate) fn view(&self) -> Vec<PoolLoadView> {
         let (directory, now) = (self.directory.load_full(), self.now());
         let pools = directory
             .pools
             .iter()
-            .map(|(name, Home { brain, .. })| PoolView {
+            .map(|(name, PoolHandle { scheduler, .. })| PoolLoadView {
                 pool: Arc::clone(name),
-                bookings: brain.census().bookings,
-                endpoints: brain.view(now),
+                bookings: scheduler.census().bookings,
+                endpoints: scheduler.view(now),
             });
         pools.collect()
     }
 
-    fn all(&self) -> impl Iterator<Item = Arc<Brain>> {
+    fn all(&self) -> impl Iterator<Item = Arc<PoolScheduler>> {
         let directory = self.directory.load_full();
-        let brains: Vec<_> = directory
+        let schedulers: Vec<_> = directory
             .pools
             .values()
-            .map(|home| Arc::clone(&home.brain))
+            .map(|handle| Arc::clone(&handle.scheduler))
             .collect();
-        brains.into_iter()
+        schedulers.into_iter()
     }
 }
 
-// === Home ===
+// === PoolHandle ===
 
-impl Home {
-    /// Tells those who are asked which endpoints there are.
-    fn follow(&self) {
-        if self.kv_manager.is_none() && self.tokens.is_none() {
+impl PoolHandle {
+    /// Passes the pool's endpoints and block size to the resources that need them.
+    fn update_resources(&self) {
+        let PoolResources {
+            kv_manager,
+            tokenizer,
+            ..
+        } = &self.resources;
+        if kv_manager.is_none() && tokenizer.is_none() {
             return;
         }
-        let pool = self.brain.pool();
-        if let Some(tokens) = &self.tokens {
-            tokens.follow(&pool);
+        let pool = self.scheduler.pool();
+        if let Some(tokenizer) = tokenizer {
+            tokenizer.follow(&pool);
         }
-        if let Some(manager) = &self.kv_manager {
-            manager.follow(&pool, self.brain.block_size());
+        if let Some(manager) = kv_manager {
+            manager.follow(&pool, self.scheduler.block_size());
         }
     }
 }

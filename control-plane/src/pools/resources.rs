@@ -1,197 +1,188 @@
-//! What brains need to know of the configuration that proxies do not: how old figures may be, whom to ask about caches,
-//! and whose KV events to follow.
+//! What a pool uses besides the snapshot: its KV manager, its KV event streams and its tokenizer.
+//!
+//! Each follows its own part of the configuration. A part that does not change keeps its connections and its state.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt::Display, sync::Arc, time::Duration};
 
 use crate::{
     cache_sources::{
         kv_events::{KvEvents, KvEventsMetrics, Publisher},
         kv_manager::{KvManager, KvManagerSettings, KvMetrics},
-        tokenizer::{TokenMetrics, TokenizerSettings, Tokens},
+        tokenizer::{PoolTokenizer, TokenMetrics, TokenizerSettings},
     },
     config::{KvEventsConfig, KvManagerConfig, PoolConfig},
-    pools::Guide,
 };
 
-/// One guide per configured pool.
+/// What one pool uses. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PoolResources {
+    /// Engine metrics older than this are ignored.
+    pub(crate) stale_after: Duration,
+    /// The external index that is asked for cache hits.
+    pub(crate) kv_manager: Option<Arc<KvManager>>,
+    /// The index that the engines' KV events are applied to.
+    pub(crate) kv_events: Option<Arc<KvEvents>>,
+    /// Computes the token ids that both need.
+    pub(crate) tokenizer: Option<Arc<PoolTokenizer>>,
+}
+
+/// The resources of every configured pool.
 #[derive(Debug)]
-pub(crate) struct Guides {
-    managers: KvMetrics,
-    events: KvEventsMetrics,
-    tokenizers: TokenMetrics,
-    pools: HashMap<Arc<str>, (Wanted, Guide)>,
+pub(crate) struct PoolResourceRegistry {
+    kv_manager_metrics: KvMetrics,
+    kv_events_metrics: KvEventsMetrics,
+    tokenizer_metrics: TokenMetrics,
+    pools: HashMap<Arc<str>, ConfiguredPool>,
 }
 
-/// What was configured.
-#[derive(Clone, Debug, PartialEq)]
-struct Wanted {
-    kv_manager: Option<KvManagerConfig>,
-    kv_events: Option<KvEventsConfig>,
-    tokenizer: Option<TokenizerSettings>,
+/// A pool's resources and the configuration that they were made from.
+#[derive(Debug, Default)]
+struct ConfiguredPool {
+    kv_manager: Configured<KvManagerConfig, KvManager>,
+    kv_events: Configured<KvEventsConfig, KvEvents>,
+    tokenizer: Configured<TokenizerSettings, PoolTokenizer>,
+    stale_after: Duration,
 }
 
-// === Guides ===
+/// One resource, and the configuration that it was made from.
+#[derive(Debug)]
+struct Configured<C, R> {
+    config: Option<C>,
+    resource: Option<Arc<R>>,
+}
 
-impl Guides {
+// === PoolResourceRegistry ===
+
+impl PoolResourceRegistry {
     /// No pools yet.
     #[must_use]
     pub(crate) fn new(
-        managers: KvMetrics,
-        events: KvEventsMetrics,
-        tokenizers: TokenMetrics,
+        kv_manager_metrics: KvMetrics,
+        kv_events_metrics: KvEventsMetrics,
+        tokenizer_metrics: TokenMetrics,
     ) -> Self {
         Self {
-            managers,
-            events,
-            tokenizers,
+            kv_manager_metrics,
+            kv_events_metrics,
+            tokenizer_metrics,
             pools: HashMap::new(),
         }
     }
 
-    /// Follows the configuration. What stays as it is configured keeps its connections and what it knows.
-    pub(crate) fn set<'a>(&mut self, pools: impl Iterator<Item = &'a PoolConfig>) {
+    /// Makes the resources those that `pools` configure.
+    pub(crate) fn configure<'a>(&mut self, pools: impl Iterator<Item = &'a PoolConfig>) {
         let mut before = std::mem::take(&mut self.pools);
-        for PoolConfig {
+        for config in pools {
+            let old = before.remove(&config.name).unwrap_or_default();
+            let pool = self.reconcile(config, old);
+            self.pools.insert(Arc::clone(&config.name), pool);
+        }
+        for (name, gone) in before {
+            if gone.kv_events.resource.is_some() {
+                self.kv_events_metrics.forget(&name);
+            }
+        }
+    }
+
+    /// Follows the KV events of exactly these endpoints, by pool.
+    pub(crate) fn follow<'a>(&self, pools: impl Iterator<Item = (&'a Arc<str>, Vec<Publisher>)>) {
+        for (name, publishers) in pools {
+            let pool = self.pools.get(name);
+            if let Some(events) = pool.and_then(|pool| pool.kv_events.resource.as_ref()) {
+                events.set(publishers);
+            }
+        }
+    }
+
+    /// The resources of a pool; none when nothing is configured for it.
+    pub(crate) fn of(&self, pool: &str) -> PoolResources {
+        let Some(pool) = self.pools.get(pool) else {
+            return PoolResources::default();
+        };
+        PoolResources {
+            stale_after: pool.stale_after,
+            kv_manager: pool.kv_manager.resource.clone(),
+            kv_events: pool.kv_events.resource.clone(),
+            tokenizer: pool.tokenizer.resource.clone(),
+        }
+    }
+
+    fn reconcile(&self, config: &PoolConfig, old: ConfiguredPool) -> ConfiguredPool {
+        let PoolConfig {
             name,
             collector,
             kv_manager,
             kv_events,
             tokenizer,
             ..
-        } in pools
-        {
-            let wanted = Wanted {
-                kv_manager: kv_manager.clone(),
-                kv_events: kv_events.clone(),
-                tokenizer: tokenizer.clone(),
-            };
-            let (known, guide) = before.remove(name).unzip();
-            let guide = self.guide(name, &wanted, known.as_ref(), guide.unwrap_or_default());
-            self.pools.insert(
-                Arc::clone(name),
-                (
-                    wanted,
-                    Guide {
-                        stale_after: collector.stale_after,
-                        ..guide
-                    },
-                ),
-            );
-        }
-        before
-            .into_iter()
-            .filter(|(_, (_, guide))| guide.kv_events.is_some())
-            .for_each(|(pool, _)| self.events.forget(&pool));
-    }
-
-    /// Follows the KV events of exactly these endpoints, by pool.
-    pub(crate) fn follow<'a>(&self, pools: impl Iterator<Item = (&'a Arc<str>, Vec<Publisher>)>) {
-        for (pool, publishers) in pools {
-            if let Some((
-                _,
-                Guide {
-                    kv_events: Some(events),
-                    ..
-                },
-            )) = self.pools.get(pool)
-            {
-                events.set(publishers);
-            }
-        }
-    }
-
-    /// The guide of a pool; one that nothing was configured for is guided by nothing.
-    pub(crate) fn of(&self, pool: &str) -> Guide {
-        self.pools
-            .get(pool)
-            .map(|(_, guide)| guide.clone())
-            .unwrap_or_default()
-    }
-
-    /// What `wanted` asks for, and of `guide` what was wanted before already.
-    fn guide(
-        &self,
-        pool: &Arc<str>,
-        wanted: &Wanted,
-        known: Option<&Wanted>,
-        guide: Guide,
-    ) -> Guide {
-        let Wanted {
-            kv_manager,
-            kv_events,
-            tokenizer,
-        } = wanted;
-        let kept = known.is_some_and(|known| known.kv_manager == *kv_manager);
-        let manager = if kept {
-            guide.kv_manager
-        } else {
-            kv_manager.as_ref().and_then(|it| self.connect(pool, it))
-        };
-        let kept = known.is_some_and(|known| known.kv_events == *kv_events);
-        let events = if kept {
-            guide.kv_events
-        } else {
-            kv_events.as_ref().and_then(|it| self.listen(pool, it))
-        };
-        let kept = known.is_some_and(|known| known.tokenizer == *tokenizer);
-        let tokens = if kept {
-            guide.tokens
-        } else {
-            tokenizer.as_ref().and_then(|it| self.tokens(pool, it))
-        };
-        if known.is_some_and(|known| known.kv_events.is_some()) && events.is_none() {
-            self.events.forget(pool);
-        }
-        Guide {
-            stale_after: guide.stale_after,
-            kv_manager: manager,
-            kv_events: events,
-            tokens,
-        }
-    }
-
-    fn connect(&self, pool: &str, config: &KvManagerConfig) -> Option<Arc<KvManager>> {
-        let KvManagerConfig {
-            dialect,
-            url,
-            timeout,
-            budget,
-            cache,
         } = config;
-        let settings = KvManagerSettings {
-            url: Arc::clone(url),
-            path: "".into(),
-            budget: *budget,
-            connect_timeout: (*timeout).min(*budget),
-            cache: *cache,
-            dialect: dialect.clone(),
-        };
-        match KvManager::new(settings, self.managers.clone()) {
-            Ok(manager) => Some(Arc::new(manager)),
-            Err(error) => {
-                tracing::warn!(pool, %error, "KV manager is not asked");
-                None
-            }
+        let had_events = old.kv_events.config.is_some();
+        let events = old.kv_events.reconcile(kv_events.as_ref(), |config| {
+            let made = KvEvents::new(name, config.clone(), &self.kv_events_metrics);
+            usable(made, name, "KV events are not followed")
+        });
+        if had_events && events.resource.is_none() {
+            self.kv_events_metrics.forget(name);
+        }
+        ConfiguredPool {
+            kv_manager: old.kv_manager.reconcile(kv_manager.as_ref(), |config| {
+                let made = KvManager::new(settings(config), self.kv_manager_metrics.clone());
+                usable(made, name, "KV manager is not used")
+            }),
+            kv_events: events,
+            tokenizer: old.tokenizer.reconcile(tokenizer.as_ref(), |config| {
+                let made = PoolTokenizer::new(name, config.clone(), self.tokenizer_metrics.clone());
+                usable(made, name, "prompts are not tokenized")
+            }),
+            stale_after: collector.stale_after,
         }
     }
+}
 
-    fn tokens(&self, pool: &str, settings: &TokenizerSettings) -> Option<Arc<Tokens>> {
-        match Tokens::new(pool, settings.clone(), self.tokenizers.clone()) {
-            Ok(tokens) => Some(Arc::new(tokens)),
-            Err(error) => {
-                tracing::warn!(pool, %error, "engines are not asked for token ids");
-                None
-            }
+// === Configured ===
+
+impl<C: Clone + PartialEq, R> Configured<C, R> {
+    /// Keeps the resource while its configuration is the same, and makes another one otherwise.
+    fn reconcile(self, config: Option<&C>, make: impl FnOnce(&C) -> Option<R>) -> Self {
+        if self.config.as_ref() == config {
+            return self;
+        }
+        Self {
+            config: config.cloned(),
+            resource: config.and_then(make).map(Arc::new),
         }
     }
+}
 
-    fn listen(&self, pool: &Arc<str>, config: &KvEventsConfig) -> Option<Arc<KvEvents>> {
-        match KvEvents::new(pool, config.clone(), &self.events) {
-            Ok(events) => Some(Arc::new(events)),
-            Err(error) => {
-                tracing::warn!(pool = &**pool, %error, "KV events are not followed");
-                None
-            }
+impl<C, R> Default for Configured<C, R> {
+    fn default() -> Self {
+        Self {
+            config: None,
+            resource: None,
         }
+    }
+}
+
+/// The resource, unless it could not be made: the pool then works without it.
+fn usable<R, E: Display>(made: Result<R, E>, pool: &str, consequence: &str) -> Option<R> {
+    made.inspect_err(|error| tracing::warn!(pool, %error, "{consequence}"))
+        .ok()
+}
+
+fn settings(config: &KvManagerConfig) -> KvManagerSettings {
+    let KvManagerConfig {
+        dialect,
+        url,
+        timeout,
+        budget,
+        cache,
+    } = config;
+    KvManagerSettings {
+        url: Arc::clone(url),
+        path: "".into(),
+        budget: *budget,
+        connect_timeout: (*timeout).min(*budget),
+        cache: *cache,
+        dialect: dialect.clone(),
     }
 }

@@ -1,20 +1,20 @@
-//! The brain of one pool: [`Scheduler`] behind a lock, with what only this plane knows of endpoints.
+//! The scheduler of one pool: [`Scheduler`] behind a lock, with the state of endpoints that only this plane has.
 //!
 //! ```text
-//!   Score ──choose──▶ ┌────────────── one lock ───────────────┐ ──▶ bound, already booked; or a place in the queue
-//!   reports ────────▶ │ dispatcher ◀─ slots (samples, breakers)│ ──▶ rows for each subscriber
-//!   scrapes, time ──▶ │     └──── replies of those who wait    │ ──▶ their answers, as they are bound
+//!   Score ──choose──▶ ┌─────────────── one lock ───────────────┐ ──▶ bound and booked; or a place in the queue
+//!   reports ────────▶ │ dispatcher ◀─ endpoints (samples, health)│ ──▶ load rows for each subscriber
+//!   scrapes, time ──▶ │     └──── replies of queued requests    │ ──▶ their responses, as they are bound
 //!   snapshots ──────▶ └───────────────────────────────────────┘
 //! ```
 //!
 //! A choice and its booking are one step under one lock, so that two proxies cannot herd onto the same idle endpoint
-//! between two samples. Whatever may give an endpoint room releases those who wait for it, under the same lock.
+//! between two samples. Every event that may free an endpoint also serves the queue, under the same lock.
 //!
 //! Invariants:
-//! * nothing here waits, and the lock is never held across an await;
-//! * `slots` and the pool's endpoints are parallel;
-//! * whoever waits has a reply, and a reply whose receiver is gone takes its booking back;
-//! * nobody waits in a pool that is gone;
+//! * no method waits, and the lock is never held across an await;
+//! * `endpoints` has the order of the pool's endpoints;
+//! * every queued request has a reply; when its receiver is gone, the booking is released;
+//! * a removed pool has no queued request;
 //! * a sample that is older than the pool's limit is absent from the loads, never zero.
 
 mod decision;
@@ -40,60 +40,60 @@ use parking_lot::Mutex;
 use smallvec::smallvec;
 use tokio::sync::oneshot;
 
-use self::endpoint_state::Slot;
+use self::endpoint_state::EndpointState;
 pub(crate) use self::{
-    decision::{Refusal, Verdict, Wait},
-    load_rows::{Row, Rows, View},
-    reports::Finish,
+    decision::{QueueTicket, ScoreDecision, ScoreRejection},
+    load_rows::{EndpointLoadView, LoadRow, SentLoadRows},
+    reports::FinishReport,
 };
 use crate::metrics::{Cause, Outcome, PoolMetrics};
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Brain {
+pub(crate) struct PoolScheduler {
     metrics: PoolMetrics,
-    state: Mutex<State>,
+    state: Mutex<SchedulerState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct SchedulerState {
     dispatcher: Scheduler,
-    slots: Vec<Slot>,
-    /// Of those who wait. Bounded by the queue.
-    replies: HashMap<RequestKey, oneshot::Sender<Result<Assignment, Refusal>>>,
+    endpoints: Vec<EndpointState>,
+    /// Of queued requests. Bounded by the queue.
+    replies: HashMap<RequestKey, oneshot::Sender<Result<Assignment, ScoreRejection>>>,
     /// Samples older than this are not used.
     stale_after: Duration,
     /// The pool is gone.
     closed: bool,
 }
 
-/// How a brain stands, for metrics.
+/// The state of a pool, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Census {
+pub(crate) struct PoolCensus {
     /// Endpoints that are up.
     pub(crate) up: usize,
     /// Endpoints that are coming back.
     pub(crate) warming: usize,
     /// Endpoints that are down.
     pub(crate) down: usize,
-    /// Endpoints without fresh figures.
+    /// Endpoints without fresh metrics.
     pub(crate) blind: usize,
     /// Requests that are booked or open.
     pub(crate) bookings: usize,
-    /// Requests that wait for an endpoint.
+    /// Queued requests.
     pub(crate) waiting: usize,
     /// Bytes of their prompts.
     pub(crate) waiting_bytes: u64,
-    /// Pairs of a prompt block and an endpoint that is believed to hold it, as learned.
+    /// Pairs of a prompt block and an endpoint in the learned index.
     pub(crate) learned_blocks: usize,
-    /// Memory of what was learned.
+    /// Memory of the learned index.
     pub(crate) learned_bytes: usize,
 }
 
-// === Brain ===
+// === PoolScheduler ===
 
-impl Brain {
-    /// A brain for `pool` that knows nothing yet.
+impl PoolScheduler {
+    /// A scheduler for `pool` without any state yet.
     #[must_use]
     pub(crate) fn new(
         pool: &Arc<Pool>,
@@ -101,11 +101,11 @@ impl Brain {
         metrics: PoolMetrics,
         seed: u64,
     ) -> Self {
-        let state = State {
-            slots: pool
+        let state = SchedulerState {
+            endpoints: pool
                 .endpoints
                 .iter()
-                .map(|_| Slot::new(pool.spec.policy.ejection))
+                .map(|_| EndpointState::new(pool.spec.policy.ejection))
                 .collect(),
             dispatcher: Scheduler::new(pool, SeededRng::new(seed)),
             replies: HashMap::new(),
@@ -130,8 +130,8 @@ impl Brain {
         &self.metrics
     }
 
-    /// Chooses for a request and books the first choice in one step, or gives it a place among those who wait.
-    pub(crate) fn choose(&self, arrival: ScheduleRequest<'_>, now: Duration) -> Verdict {
+    /// Chooses an endpoint and books it in one step, or queues the request.
+    pub(crate) fn choose(&self, arrival: ScheduleRequest<'_>, now: Duration) -> ScoreDecision {
         let mut state = self.state.lock();
         let may_wait = arrival.may_wait && !state.closed;
         let outcome = state.dispatcher.schedule(
@@ -150,7 +150,7 @@ impl Brain {
                 } else {
                     Outcome::Chosen
                 });
-                Verdict::Bound(binding)
+                ScoreDecision::Bound(binding)
             }
             Dispatched::Queued {
                 expected,
@@ -164,19 +164,23 @@ impl Brain {
                 let (reply, end) = oneshot::channel();
                 state.replies.insert(arrival.key, reply);
                 self.metrics.queued.inc();
-                Verdict::Waits(Wait {
+                ScoreDecision::Waits(QueueTicket {
                     expected,
                     limit,
                     position,
                     end,
                 })
             }
-            Dispatched::QueueFull { retry_after } => self.refuse(Refusal::Full { retry_after }),
-            Dispatched::NoEndpoint(nobody) => self.refuse(Refusal::NoEndpoint(nobody)),
+            Dispatched::QueueFull { retry_after } => {
+                self.refuse(ScoreRejection::Full { retry_after })
+            }
+            Dispatched::NoEndpoint(no_endpoint) => {
+                self.refuse(ScoreRejection::NoEndpoint(no_endpoint))
+            }
         }
     }
 
-    /// Books this endpoint, because nothing but it will do; nothing when the pool does not have it.
+    /// Books this endpoint, the only one that can serve the request; `None` when the pool does not have it.
     pub(crate) fn choose_only(
         &self,
         key: RequestKey,
@@ -205,7 +209,7 @@ impl Brain {
         })
     }
 
-    /// What [`Brain::choose`] would say, with every number, and nothing booked.
+    /// What [`PoolScheduler::choose`] would say, with every number, and nothing booked.
     #[must_use]
     pub(crate) fn explain(&self, arrival: ScheduleRequest<'_>, now: Duration) -> Explanation {
         self.state.lock().dispatcher.explain(arrival, now)
@@ -219,14 +223,14 @@ impl Brain {
         self.metrics.released(Cause::EndpointGone, released);
     }
 
-    /// The pool is gone: whoever waits is let go, and whoever comes late does not wait, for nobody would bind them.
+    /// The pool was removed: queued requests end, and later ones are not queued, as none would be bound.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
         state.replies.clear();
     }
 
-    /// Lets time pass: bookings expire, samples grow stale, endpoints warm up, and those who wait get their turn.
+    /// Expires bookings and samples, ends slow starts, and serves the queue.
     pub(crate) fn tick(&self, now: Duration) {
         let mut state = self.state.lock();
         let expired = state.tick(now);
@@ -234,35 +238,35 @@ impl Brain {
         self.metrics.released(Cause::Ttl, expired);
     }
 
-    /// Gives those who wait their turn; whether anybody still waits.
-    pub(crate) fn turn(&self, now: Duration) -> bool {
+    /// Binds the queued requests that can be bound, and ends those that waited too long. Returns whether any is left.
+    pub(crate) fn serve_queue(&self, now: Duration) -> bool {
         let mut state = self.state.lock();
         self.release(&mut state, now);
         state.dispatcher.queued_requests() > 0
     }
 
-    /// Tokens in a block of the endpoints' KV caches, if those that told agree.
+    /// Tokens in a block of the endpoints' KV caches, if all that report it agree.
     #[must_use]
     pub(crate) fn block_size(&self) -> Option<u32> {
         let state = self.state.lock();
-        let mut told = state.slots.iter().filter_map(|slot| slot.block_size);
-        let first = told.next()?;
-        told.all(|size| size == first).then_some(first)
+        let mut sizes = state.endpoints.iter().filter_map(|slot| slot.block_size);
+        let first = sizes.next()?;
+        sizes.all(|size| size == first).then_some(first)
     }
 
-    /// How it stands.
+    /// The state of the pool.
     #[must_use]
-    pub(crate) fn census(&self) -> Census {
+    pub(crate) fn census(&self) -> PoolCensus {
         let state = self.state.lock();
         let dispatcher = &state.dispatcher;
         let (learned_blocks, learned_bytes) = dispatcher.learned_index_size();
-        let mut census = Census {
+        let mut census = PoolCensus {
             bookings: dispatcher.open_requests(),
             waiting: dispatcher.queued_requests(),
             waiting_bytes: dispatcher.queued_bytes(),
             learned_blocks,
             learned_bytes,
-            ..Census::default()
+            ..PoolCensus::default()
         };
         dispatcher
             .loads()
@@ -271,9 +275,9 @@ impl Brain {
         census
     }
 
-    /// Tells a request that another tenant's has its place now.
-    fn displace(&self, state: &mut State, key: RequestKey, retry_after: Duration) {
-        let refusal = Refusal::Full { retry_after };
+    /// Rejects a queued request whose place another tenant's took.
+    fn displace(&self, state: &mut SchedulerState, key: RequestKey, retry_after: Duration) {
+        let refusal = ScoreRejection::Full { retry_after };
         self.metrics.scored(Outcome::from(&refusal));
         if let Some(reply) = state.replies.remove(&key) {
             // Its stream may have broken meanwhile.
@@ -281,13 +285,13 @@ impl Brain {
         }
     }
 
-    fn refuse(&self, refusal: Refusal) -> Verdict {
+    fn refuse(&self, refusal: ScoreRejection) -> ScoreDecision {
         self.metrics.scored(Outcome::from(&refusal));
-        Verdict::Refused(refusal)
+        ScoreDecision::Refused(refusal)
     }
 
-    /// Answers those who are bound now, or give up.
-    fn release(&self, state: &mut State, now: Duration) {
+    /// Binds the queued requests that can be bound, ends those that timed out, and replies to both.
+    fn release(&self, state: &mut SchedulerState, now: Duration) {
         if state.dispatcher.queued_requests() == 0 {
             return;
         }
@@ -301,8 +305,10 @@ impl Brain {
                         .observe(binding.waited.as_secs_f64());
                     Ok(binding)
                 }
-                QueueExit::TimedOut { retry_after } => Err(Refusal::TimedOut { retry_after }),
-                QueueExit::NoEndpoint(nobody) => Err(Refusal::NoEndpoint(nobody)),
+                QueueExit::TimedOut { retry_after } => {
+                    Err(ScoreRejection::TimedOut { retry_after })
+                }
+                QueueExit::NoEndpoint(no_endpoint) => Err(ScoreRejection::NoEndpoint(no_endpoint)),
             };
             self.metrics.scored(
                 result
@@ -313,13 +319,13 @@ impl Brain {
                 .as_ref()
                 .ok()
                 .map(|binding| binding.choice.ranked[0].position);
-            let told = state
+            let delivered = state
                 .replies
                 .remove(&key)
                 .is_some_and(|reply| reply.send(result).is_ok());
             match bound {
-                Some(position) if told => state.sent_to(position, now),
-                // Its stream broke meanwhile: nobody will act on the booking.
+                Some(position) if delivered => state.sent_to(position, now),
+                // Its stream broke meanwhile: the booking would not be used.
                 Some(_) => _ = state.dispatcher.cancel(key, now),
                 None => {}
             }
@@ -327,29 +333,30 @@ impl Brain {
     }
 }
 
-// === State ===
+// === SchedulerState ===
 
-impl State {
+impl SchedulerState {
     /// An endpoint on trial takes one request at a time.
     fn sent_to(&mut self, position: usize, now: Duration) {
-        self.slots[position].breaker.try_trial(now);
+        self.endpoints[position].breaker.try_trial(now);
         self.dispatcher
-            .set_health(position, self.slots[position].health(now));
+            .set_health(position, self.endpoints[position].health(now));
     }
 
     fn apply(&mut self, pool: &Arc<Pool>, stale_after: Duration, now: Duration) -> usize {
         let policy = pool.spec.policy.ejection;
         let before = Arc::clone(self.dispatcher.pool());
-        let mut slots: Vec<Slot> = Vec::with_capacity(pool.endpoints.len());
+        let mut slots: Vec<EndpointState> = Vec::with_capacity(pool.endpoints.len());
         for endpoint in &pool.endpoints {
             let kept = before.position(endpoint.id);
-            let kept = kept
-                .map(|position| std::mem::replace(&mut self.slots[position], Slot::new(policy)));
-            let mut slot = kept.unwrap_or_else(|| Slot::new(policy));
+            let kept = kept.map(|position| {
+                std::mem::replace(&mut self.endpoints[position], EndpointState::new(policy))
+            });
+            let mut slot = kept.unwrap_or_else(|| EndpointState::new(policy));
             slot.breaker.set_policy(policy);
             slots.push(slot);
         }
-        self.slots = slots;
+        self.endpoints = slots;
         self.stale_after = stale_after;
         let gone = self.dispatcher.apply(pool, now);
         self.reassess_all(now);
@@ -363,12 +370,12 @@ impl State {
     }
 
     fn reassess_all(&mut self, now: Duration) {
-        (0..self.slots.len()).for_each(|position| self.reassess(position, now));
+        (0..self.endpoints.len()).for_each(|position| self.reassess(position, now));
     }
 
-    /// What the endpoint's breaker says, and whether its figures are still fresh.
+    /// Updates the endpoint's health, and drops its sample when that is stale.
     fn reassess(&mut self, position: usize, now: Duration) {
-        let slot = &self.slots[position];
+        let slot = &self.endpoints[position];
         self.dispatcher.set_health(position, slot.health(now));
         if self.dispatcher.loads()[position].sample.is_some()
             && slot.sample(now, self.stale_after).is_none()
@@ -378,9 +385,9 @@ impl State {
     }
 }
 
-// === Census ===
+// === PoolCensus ===
 
-impl Census {
+impl PoolCensus {
     fn count(&mut self, load: &Load) {
         match load.health {
             Health::Up => self.up += 1,

@@ -5,7 +5,7 @@
 //!                                   └──bad──▶ closed, counted
 //! ```
 //!
-//! Whoever fails the handshake has cost one of the places for it, for its deadline at most, and nothing else.
+//! A failed handshake occupies one slot until its deadline.
 
 use std::{
     io,
@@ -36,7 +36,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where proxies connect.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct GrpcListener {
     /// The port, taken.
     pub(crate) listener: TcpListener,
     /// How connections are secured, if they are.

@@ -12,16 +12,19 @@ use hermes_proto::{
 use tonic::Status;
 
 use super::score::find_hits;
-use crate::pools::Brains;
+use crate::pools::PoolDirectory;
 
 /// Explains the choice for `request`.
-pub(super) async fn explain(brains: &Brains, request: ScoreRequest) -> Result<Explanation, Status> {
+pub(super) async fn explain(
+    pools: &PoolDirectory,
+    request: ScoreRequest,
+) -> Result<Explanation, Status> {
     let mut ask =
         Ask::try_from(request).map_err(|invalid| Status::invalid_argument(invalid.to_string()))?;
-    let home = brains
+    let pool_handle = pools
         .pool(&ask.pool)
         .ok_or_else(|| Status::not_found(format!("no pool is named `{}`", ask.pool)))?;
-    let hits: Vec<CacheHit> = find_hits(&home, &mut ask).await;
+    let hits: Vec<CacheHit> = find_hits(&pool_handle, &mut ask).await;
     let key = RequestKey {
         proxy: ProxyId(ask.proxy),
         request: RequestId(ask.id),
@@ -35,7 +38,7 @@ pub(super) async fn explain(brains: &Brains, request: ScoreRequest) -> Result<Ex
         waited,
         may_wait: true,
     };
-    let explanation = home.brain.explain(arrival, brains.now());
+    let explanation = pool_handle.scheduler.explain(arrival, pools.now());
     let json =
         serde_json::to_string(&explanation).map_err(|error| Status::internal(error.to_string()))?;
     Ok(Explanation {

@@ -13,37 +13,37 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// The proxies of this replica. Clones share them. Bounded by those that were connected within [`GRACE`].
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Proxies(Arc<Mutex<HashMap<ProxyId, Presence>>>);
+pub(crate) struct ConnectedProxies(Arc<Mutex<HashMap<ProxyId, ProxyPresence>>>);
 
 /// One stream of one proxy, until it is dropped.
 #[derive(Debug)]
 #[must_use = "a proxy is present only while this is held"]
-pub(crate) struct Present {
-    proxies: Proxies,
+pub(crate) struct ProxyConnection {
+    proxies: ConnectedProxies,
     proxy: ProxyId,
 }
 
 #[derive(Debug)]
-struct Presence {
+struct ProxyPresence {
     streams: usize,
     /// When the last stream ended.
     left: Instant,
 }
 
-// === Proxies ===
+// === ConnectedProxies ===
 
-impl Proxies {
+impl ConnectedProxies {
     /// A stream of `proxy` begins.
-    pub(crate) fn enter(&self, proxy: ProxyId) -> Present {
+    pub(crate) fn enter(&self, proxy: ProxyId) -> ProxyConnection {
         let mut proxies = self.0.lock();
         proxies
             .entry(proxy)
-            .or_insert_with(|| Presence {
+            .or_insert_with(|| ProxyPresence {
                 streams: 0,
                 left: Instant::now(),
             })
             .streams += 1;
-        Present {
+        ProxyConnection {
             proxies: self.clone(),
             proxy,
         }
@@ -52,7 +52,7 @@ impl Proxies {
     /// Those that left for good since this was asked last.
     pub(crate) fn departed(&self) -> Vec<ProxyId> {
         let now = Instant::now();
-        let gone = |_: &ProxyId, presence: &mut Presence| {
+        let gone = |_: &ProxyId, presence: &mut ProxyPresence| {
             presence.streams == 0 && now.duration_since(presence.left) >= GRACE
         };
         self.0
@@ -63,9 +63,9 @@ impl Proxies {
     }
 }
 
-// === Present ===
+// === ProxyConnection ===
 
-impl Drop for Present {
+impl Drop for ProxyConnection {
     fn drop(&mut self) {
         if let Some(presence) = self.proxies.0.lock().get_mut(&self.proxy) {
             presence.streams -= 1;
@@ -84,7 +84,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_proxy_departs_when_its_grace_is_over() {
-        let proxies = Proxies::default();
+        let proxies = ConnectedProxies::default();
         drop(proxies.enter(PROXY));
         time::advance(GRACE - Duration::from_millis(1)).await;
         assert_eq!(proxies.departed(), []);
@@ -95,7 +95,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_proxy_that_reconnects_in_time_never_departs() {
-        let proxies = Proxies::default();
+        let proxies = ConnectedProxies::default();
         let first = proxies.enter(PROXY);
         let second = proxies.enter(PROXY);
         drop(first);

@@ -8,7 +8,7 @@
 //!
 //! The stream is pulled by its connection: there is no task and no queue of its own, so a proxy that does not read its
 //! answers stops being read. Nothing that a request says can break the stream: one that cannot be read is refused. A
-//! stream that ends leaves nobody behind in the queue.
+//! stream that ends leaves no request in the queue.
 
 mod answer;
 mod lookup;
@@ -35,74 +35,74 @@ use tonic::{Status, Streaming};
 use tracing::Span;
 
 pub(super) use self::lookup::find as find_hits;
-use super::{Desk, trace};
+use super::{GrpcState, trace};
 use crate::{
     metrics::{Metrics, Outcome},
-    pools::{Brain, Brains, Home, Refusal, Verdict},
+    pools::{PoolDirectory, PoolHandle, PoolScheduler, ScoreDecision, ScoreRejection},
 };
 
 /// Lookups of one stream that may be open. Beyond it a request is answered without one.
 const MAX_LOOKUPS: usize = 4_096;
 
 /// One proxy's stream.
-pub(super) struct Scoring {
+pub(super) struct ScoreCalls {
     inbound: Streaming<ScoreRequests>,
     /// The proxy has said all that it will.
     ended: bool,
     /// The proxy, once it has named itself: cancels do not.
     proxy: Option<ProxyId>,
-    brains: Arc<Brains>,
+    pools: Arc<PoolDirectory>,
     metrics: Metrics,
     closing: CancellationToken,
     /// Lookups, at most [`MAX_LOOKUPS`], and waits, bounded by the queues of the pools.
     steps: FuturesUnordered<Abortable<Step>>,
     /// The handles of `steps`, by request, and whose choice each of them is.
-    waiting: HashMap<RequestKey, (AbortHandle, Arc<Brain>)>,
-    _open: Open,
+    waiting: HashMap<RequestKey, (AbortHandle, Arc<PoolScheduler>)>,
+    _open: StreamGuard,
 }
 
 /// A request on its way to an answer.
-pub(super) struct Pending {
+pub(super) struct PendingCall {
     key: RequestKey,
     ask: Ask,
-    home: Home,
+    pool_handle: PoolHandle,
     span: Span,
     since: Instant,
 }
 
 /// What a request waits for.
-type Step = Pin<Box<dyn Future<Output = (Pending, Done)> + Send>>;
+type Step = Pin<Box<dyn Future<Output = (PendingCall, CallEnd)> + Send>>;
 
 /// What came of it.
-enum Done {
+enum CallEnd {
     /// The lookup is over, and this was found.
     Found(Vec<CacheHit>),
     /// It was bound, or gave up; nothing when its pool is gone.
-    Settled(Option<Result<Assignment, Refusal>>),
+    Settled(Option<Result<Assignment, ScoreRejection>>),
 }
 
 /// Counts a stream while it is open.
-struct Open(Metrics);
+struct StreamGuard(Metrics);
 
-// === Scoring ===
+// === ScoreCalls ===
 
-impl Scoring {
+impl ScoreCalls {
     /// The answers to `inbound`.
     pub(super) fn open(
-        desk: &Desk,
+        state: &GrpcState,
         inbound: Streaming<ScoreRequests>,
     ) -> impl Stream<Item = Result<ScoreResponses, Status>> + Send + 'static {
-        desk.metrics.score_streams.inc();
+        state.metrics.score_streams.inc();
         let scoring = Self {
             inbound,
             ended: false,
             proxy: None,
-            brains: Arc::clone(&desk.brains),
-            metrics: desk.metrics.clone(),
-            closing: desk.closing.clone(),
+            pools: Arc::clone(&state.pools),
+            metrics: state.metrics.clone(),
+            closing: state.closing.clone(),
             steps: FuturesUnordered::new(),
             waiting: HashMap::new(),
-            _open: Open(desk.metrics.clone()),
+            _open: StreamGuard(state.metrics.clone()),
         };
         stream::unfold(scoring, |mut scoring| async move {
             let responses = scoring.next().await?;
@@ -124,7 +124,7 @@ impl Scoring {
                         self.ended = true;
                         continue;
                     }
-                    // Nobody is left to answer.
+                    // The proxy is gone.
                     Err(_broken) => return None,
                 },
                 Some(done) = self.steps.next(), if !self.steps.is_empty() => self.gather(done),
@@ -170,60 +170,74 @@ impl Scoring {
             request: RequestId(id),
         };
         self.proxy = Some(key.proxy);
-        let Some(home) = self.brains.pool(&ask.pool) else {
+        let Some(pool_handle) = self.pools.pool(&ask.pool) else {
             self.metrics.unknown_pool();
             return Some(answer::refused(id, Reason::UnknownPool));
         };
-        if let Some(answer) = self.stored(&ask, key, &home) {
+        if let Some(answer) = self.stored(&ask, key, &pool_handle) {
             return Some(answer);
         }
-        let pending = Pending {
+        let pending = PendingCall {
             key,
             span: trace::span(&ask),
             ask,
-            home,
+            pool_handle,
             since,
         };
         if self.waiting.len() >= MAX_LOOKUPS || !lookup::is_worthwhile(&pending) {
             return Some(self.choose(pending, &[]));
         }
-        self.step(key, Arc::clone(&pending.home.brain), lookup::begin(pending));
+        self.step(
+            key,
+            Arc::clone(&pending.pool_handle.scheduler),
+            lookup::begin(pending),
+        );
         None
     }
 
     /// Chooses for a request. One that waits is answered twice: that it does, and how it ended.
-    fn choose(&mut self, pending: Pending, hits: &[CacheHit]) -> ScoreResponse {
-        let (now, id) = (self.brains.now(), pending.ask.id);
-        match pending.home.brain.choose(pending.arrival(hits), now) {
-            Verdict::Bound(binding) => pending.answer(Some(Ok(binding))),
-            Verdict::Refused(refusal) => pending.answer(Some(Err(refusal))),
-            Verdict::Waits(wait) => {
+    fn choose(&mut self, pending: PendingCall, hits: &[CacheHit]) -> ScoreResponse {
+        let (now, id) = (self.pools.now(), pending.ask.id);
+        match pending
+            .pool_handle
+            .scheduler
+            .choose(pending.arrival(hits), now)
+        {
+            ScoreDecision::Bound(binding) => pending.answer(Some(Ok(binding))),
+            ScoreDecision::Refused(refusal) => pending.answer(Some(Err(refusal))),
+            ScoreDecision::Waits(wait) => {
                 let queued = answer::queued(id, &wait);
-                self.brains.somebody_waits();
-                let (key, brain) = (pending.key, Arc::clone(&pending.home.brain));
+                self.pools.request_queued();
+                let (key, scheduler) = (pending.key, Arc::clone(&pending.pool_handle.scheduler));
                 self.step(
                     key,
-                    brain,
-                    Box::pin(async move { (pending, Done::Settled(wait.end.await.ok())) }),
+                    scheduler,
+                    Box::pin(async move { (pending, CallEnd::Settled(wait.end.await.ok())) }),
                 );
                 queued
             }
         }
     }
 
-    fn step(&mut self, key: RequestKey, brain: Arc<Brain>, step: Step) {
+    fn step(&mut self, key: RequestKey, scheduler: Arc<PoolScheduler>, step: Step) {
         let (handle, registration) = AbortHandle::new_pair();
-        self.waiting.insert(key, (handle, brain));
+        self.waiting.insert(key, (handle, scheduler));
         self.steps.push(Abortable::new(step, registration));
     }
 
     /// The answer to a request that refers to a stored response, if that settles it.
-    fn stored(&self, ask: &Ask, key: RequestKey, home: &Home) -> Option<ScoreResponse> {
+    fn stored(
+        &self,
+        ask: &Ask,
+        key: RequestKey,
+        pool_handle: &PoolHandle,
+    ) -> Option<ScoreResponse> {
         let (response, only) = ask.response?;
-        let endpoint = self.brains.response(response);
+        let endpoint = self.pools.response(response);
         let binding = endpoint.and_then(|endpoint| {
-            home.brain
-                .choose_only(key, endpoint, &ask.query, self.brains.now())
+            pool_handle
+                .scheduler
+                .choose_only(key, endpoint, &ask.query, self.pools.now())
         });
         match binding {
             Some(binding) => Some(answer::chosen(ask.id, &binding)),
@@ -232,16 +246,19 @@ impl Scoring {
     }
 
     /// The answers that follow from the step that is done, and from the others that are done by now.
-    fn gather(&mut self, first: Result<(Pending, Done), stream::Aborted>) -> Vec<ScoreResponse> {
+    fn gather(
+        &mut self,
+        first: Result<(PendingCall, CallEnd), stream::Aborted>,
+    ) -> Vec<ScoreResponse> {
         let mut answers = Vec::new();
         let mut next = Some(first);
         while let Some(done) = next {
             match done {
-                Ok((pending, Done::Found(hits))) => {
+                Ok((pending, CallEnd::Found(hits))) => {
                     self.waiting.remove(&pending.key);
                     answers.push(self.choose(pending, &hits));
                 }
-                Ok((pending, Done::Settled(end))) => {
+                Ok((pending, CallEnd::Settled(end))) => {
                     self.waiting.remove(&pending.key);
                     answers.push(pending.answer(end));
                 }
@@ -255,31 +272,31 @@ impl Scoring {
 
     fn cancel(&mut self, key: RequestKey) {
         match self.waiting.remove(&key) {
-            Some((step, brain)) => {
+            Some((step, scheduler)) => {
                 step.abort();
-                if !brain.cancel(key, self.brains.now()) {
+                if !scheduler.cancel(key, self.pools.now()) {
                     // It had not got further than its lookup.
-                    brain.metrics().scored(Outcome::Cancelled);
+                    scheduler.metrics().scored(Outcome::Cancelled);
                 }
             }
-            None => self.brains.cancel(key),
+            None => self.pools.cancel(key),
         }
     }
 }
 
-impl Drop for Scoring {
-    /// Whoever still waits is asked for elsewhere.
+impl Drop for ScoreCalls {
+    /// The proxy sends the requests that are still queued to another replica.
     fn drop(&mut self) {
-        let now = self.brains.now();
+        let now = self.pools.now();
         self.waiting
             .drain()
-            .for_each(|(key, (_, brain))| _ = brain.cancel(key, now));
+            .for_each(|(key, (_, scheduler))| _ = scheduler.cancel(key, now));
     }
 }
 
-// === Pending ===
+// === PendingCall ===
 
-impl Pending {
+impl PendingCall {
     fn arrival<'a>(&'a self, hits: &'a [CacheHit]) -> ScheduleRequest<'a> {
         let Ask {
             query,
@@ -299,19 +316,20 @@ impl Pending {
     }
 
     /// The final answer.
-    fn answer(self, end: Option<Result<Assignment, Refusal>>) -> ScoreResponse {
+    fn answer(self, end: Option<Result<Assignment, ScoreRejection>>) -> ScoreResponse {
         let Self {
             key,
-            home,
+            pool_handle,
             span,
             since,
             ..
         } = self;
         let id = key.request.0;
         if !span.is_disabled() {
-            trace::record(&span, &home.brain.pool(), end.as_ref());
+            trace::record(&span, &pool_handle.scheduler.pool(), end.as_ref());
         }
-        home.brain
+        pool_handle
+            .scheduler
             .metrics()
             .score_seconds
             .observe(since.elapsed().as_secs_f64());
@@ -323,7 +341,7 @@ impl Pending {
     }
 }
 
-impl Drop for Open {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.0.score_streams.dec();
     }

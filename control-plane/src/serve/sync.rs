@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   watch<Snapshot> ─▶ what it lacks ─┐
-//!   brains ─────────▶ rows that differ ┼─▶ one message at a time ─▶ proxy
-//!   proxy ─▶ hello, acks, reports ─────┴─▶ brains
+//!   pools ─────────▶ rows that differ ┼─▶ one message at a time ─▶ proxy
+//!   proxy ─▶ hello, acks, reports ─────┴─▶ pools
 //! ```
 //!
 //! One task per subscriber. A message is computed when there is room to send it, from what this subscriber got last to
@@ -25,11 +25,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use self::{structure::Structure, uplink::Uplink};
-use super::{Desk, proxies::Present};
+use self::{structure::StructureCursor, uplink::ReportReader};
+use super::{GrpcState, proxies::ProxyConnection};
 use crate::{
     metrics::{Metrics, SentLabels},
-    pools::{Brains, Rows},
+    pools::{PoolDirectory, SentLoadRows},
 };
 
 /// How long a subscriber may take to say who it is.
@@ -46,45 +46,45 @@ type Out = mpsc::Sender<Result<FromControlPlane, Status>>;
 /// A proxy that said hello.
 pub(super) struct Subscriber {
     proxy: ProxyId,
-    structure: Structure,
-    rows: Rows,
+    structure: StructureCursor,
+    rows: SentLoadRows,
     /// When the next load update may go out.
     load_due: Instant,
-    uplink: Uplink,
-    brains: Arc<Brains>,
+    uplink: ReportReader,
+    pools: Arc<PoolDirectory>,
     metrics: Metrics,
-    _present: Present,
+    _present: ProxyConnection,
 }
 
 // === Subscriber ===
 
 impl Subscriber {
-    /// Begins a subscription; its task belongs to the desk.
+    /// Begins a subscription; its task belongs to the state.
     pub(super) fn open(
-        desk: Desk,
+        state: GrpcState,
         inbound: Streaming<FromDataPlane>,
     ) -> ReceiverStream<Result<FromControlPlane, Status>> {
         let (out, messages) = mpsc::channel(OUT);
-        desk.subscribers.clone().spawn(async move {
-            let closing = desk.closing.clone();
+        state.subscribers.clone().spawn(async move {
+            let closing = state.closing.clone();
             closing
-                .run_until_cancelled_owned(welcome(desk, inbound, out))
+                .run_until_cancelled_owned(welcome(state, inbound, out))
                 .await;
         });
         ReceiverStream::new(messages)
     }
 
-    fn new(desk: &Desk, hello: &v1::Hello) -> Self {
+    fn new(state: &GrpcState, hello: &v1::Hello) -> Self {
         let proxy = ProxyId(hello.proxy);
         Self {
             proxy,
-            structure: Structure::new(Arc::clone(&desk.replica)),
-            rows: Rows::default(),
+            structure: StructureCursor::new(Arc::clone(&state.replica)),
+            rows: SentLoadRows::default(),
             load_due: Instant::now(),
-            uplink: Uplink::new(proxy, Arc::clone(&desk.brains), desk.metrics.clone()),
-            brains: Arc::clone(&desk.brains),
-            metrics: desk.metrics.clone(),
-            _present: desk.proxies.enter(proxy),
+            uplink: ReportReader::new(proxy, Arc::clone(&state.pools), state.metrics.clone()),
+            pools: Arc::clone(&state.pools),
+            metrics: state.metrics.clone(),
+            _present: state.proxies.enter(proxy),
         }
     }
 
@@ -100,7 +100,7 @@ impl Subscriber {
             tokio::select! {
                 () = out.closed() => return Ok(()),
                 message = inbound.message() => match message? {
-                    Some(message) => self.hear(message),
+                    Some(message) => self.receive(message),
                     None => return Ok(()),
                 },
                 newest = snapshots.changed() => {
@@ -140,11 +140,11 @@ impl Subscriber {
     fn next_load(&mut self) -> Option<FromControlPlane> {
         self.load_due = Instant::now() + LOAD_INTERVAL;
         let known = self.structure.sent()?;
-        let news = self.rows.news(&self.brains.rows(self.proxy, known));
+        let news = self.rows.news(&self.pools.rows(self.proxy, known));
         if news.is_empty() {
             return None;
         }
-        let row = |row: crate::pools::Row| {
+        let row = |row: crate::pools::LoadRow| {
             v1::EndpointLoad::row(row.endpoint, &row.load, row.own.requests, row.own.tokens)
         };
         let loads = news.into_iter().map(row).collect();
@@ -165,7 +165,7 @@ impl Subscriber {
         }
     }
 
-    fn hear(&mut self, message: FromDataPlane) {
+    fn receive(&mut self, message: FromDataPlane) {
         match message.message {
             Some(from_data_plane::Message::Reports(reports)) => self.uplink.reports(reports),
             Some(from_data_plane::Message::Open(open)) => self.uplink.open(open),
@@ -185,11 +185,11 @@ impl Subscriber {
 }
 
 /// Waits for the hello, and then serves the subscriber to its end. What the proxy did wrong is its answer.
-async fn welcome(desk: Desk, mut inbound: Streaming<FromDataPlane>, out: Out) {
+async fn welcome(state: GrpcState, mut inbound: Streaming<FromDataPlane>, out: Out) {
     let hello = match hello(&mut inbound).await {
         Ok(hello) => hello,
         Err(status) => {
-            // The proxy may be gone already; then nobody is left to tell.
+            // The proxy may be gone already.
             let _gone = out.send_timeout(Err(status), HELLO).await;
             return;
         }
@@ -200,10 +200,10 @@ async fn welcome(desk: Desk, mut inbound: Streaming<FromDataPlane>, out: Out) {
         release,
     } = &hello;
     tracing::info!(proxy, name, release, "proxy subscribed");
-    desk.metrics.subscribers.inc();
-    let _gauge = Counted(&desk.metrics);
-    let ended = Subscriber::new(&desk, &hello)
-        .run(inbound, out, desk.snapshots.clone())
+    state.metrics.subscribers.inc();
+    let _gauge = SubscriberGuard(&state.metrics);
+    let ended = Subscriber::new(&state, &hello)
+        .run(inbound, out, state.snapshots.clone())
         .await;
     match ended {
         Ok(()) => tracing::info!(proxy, name, "proxy unsubscribed"),
@@ -236,9 +236,9 @@ async fn room_at(
 }
 
 /// Counts a subscriber down however its task ends.
-struct Counted<'a>(&'a Metrics);
+struct SubscriberGuard<'a>(&'a Metrics);
 
-impl Drop for Counted<'_> {
+impl Drop for SubscriberGuard<'_> {
     fn drop(&mut self) {
         self.0.subscribers.dec();
     }

@@ -15,12 +15,12 @@ use hermes_runtime::{
 };
 use tracing::{Span, field::Empty, info_span};
 
-use crate::{metrics::Outcome, pools::Refusal};
+use crate::{metrics::Outcome, pools::ScoreRejection};
 
 /// Where the flags begin in `version-trace-parent-flags`.
 const FLAGS: usize = 53;
 
-/// A span for `ask`, child of the proxy's; disabled when nobody records it.
+/// A span for `ask`, child of the proxy's; disabled when it is not recorded.
 pub(super) fn span(ask: &Ask) -> Span {
     if !is_sampled(&ask.traceparent) {
         return Span::none();
@@ -47,7 +47,7 @@ pub(super) fn span(ask: &Ask) -> Span {
 }
 
 /// Writes down what was chosen in `pool`, and among how many.
-pub(super) fn record(span: &Span, pool: &Pool, end: Option<&Result<Assignment, Refusal>>) {
+pub(super) fn record(span: &Span, pool: &Pool, end: Option<&Result<Assignment, ScoreRejection>>) {
     span.record("hermes.strategy", pool.spec.policy.strategy.name());
     span.record(
         "hermes.candidates",

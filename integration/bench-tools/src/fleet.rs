@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hermes_control_plane::{
-    app::{self as control, ConfigSource, ControlPlane},
+    app::{self as control, ConfigSource},
     config::{Config, Mistakes},
 };
 use hermes_data_plane::app as data;
@@ -50,7 +50,7 @@ pub struct Fleet {
     /// If the scene has one.
     pub kv_manager: Option<KvManagerServer>,
     /// In no particular order; each has all inputs.
-    pub control_planes: Vec<Plane<control::Bound>>,
+    pub control_planes: Vec<Plane<control::ControlPlane>>,
     /// Each follows every control plane.
     pub proxies: Vec<Plane<data::Bound>>,
     /// The configuration of its control planes.
@@ -233,7 +233,7 @@ async fn manager_of(engines: &[Arc<EngineHandle>]) -> std::io::Result<KvManagerS
 /// When it does not start.
 pub async fn control_plane(
     config: ConfigSource,
-) -> Result<Plane<control::Bound>, control::StartError> {
+) -> Result<Plane<control::ControlPlane>, control::StartError> {
     control_plane_at(config, SocketAddr::from(([127, 0, 0, 1], 0))).await
 }
 
@@ -245,7 +245,7 @@ pub async fn control_plane(
 pub async fn control_plane_at(
     config: ConfigSource,
     listen: SocketAddr,
-) -> Result<Plane<control::Bound>, control::StartError> {
+) -> Result<Plane<control::ControlPlane>, control::StartError> {
     control_plane_with(control::Options {
         listen,
         ..control::Options::local(config)
@@ -260,9 +260,9 @@ pub async fn control_plane_at(
 /// When it does not start.
 pub async fn control_plane_with(
     options: control::Options,
-) -> Result<Plane<control::Bound>, control::StartError> {
+) -> Result<Plane<control::ControlPlane>, control::StartError> {
     let (shutdown, trigger) = Shutdown::manual();
-    let bound = ControlPlane::start(options, shutdown.drain()).await?;
+    let bound = control::start(options, shutdown.drain()).await?;
     Ok(Plane {
         bound,
         trigger,

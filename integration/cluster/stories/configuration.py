@@ -65,7 +65,7 @@ def a_broken_edit_is_refused_and_seen_and_the_last_good_one_stays(world):
     for pod in world.control_plane_pods():
         assert "power-of-three" in world.cluster.log(pod, tailLines=200), f"the log of {pod} does not say what is wrong"
         assert "power-of-three" in world.cluster.inside(pod, 7071, "/readyz"), f"/readyz of {pod} does not say it"
-    until("an Event tells of the refusal", lambda: events(world, "ConfigurationRefused"), 20)
+    until("an Event tells of the refusal", lambda: events(world, "ConfigurationRejected"), 20)
     edit(world, lambda text: text.replace("power-of-three", "kv-aware"))
     until("all replicas take the next one", lambda: set(reloads(world).values()) == {1.0}, KUBELET)
     # Helm owns what it wrote, and says so when somebody else has changed it meanwhile.

@@ -19,8 +19,8 @@ use std::{
 use bytes::Bytes;
 use clap::Parser;
 use hermes_control_plane::cache_sources::tokenizer::{
-    ContentFormat, Failure, Outcome, TokenMetrics, TokenizerFiles, TokenizerSettings, Tokens, Way,
-    describe,
+    ContentFormat, Failure, Outcome, PoolTokenizer, TokenMetrics, TokenizerFiles,
+    TokenizerSettings, Way, describe,
 };
 use hermes_core::{
     policy::PoolPolicy,
@@ -87,7 +87,8 @@ async fn main() -> io::Result<ExitCode> {
         longest: 1 << 20,
     };
     let metrics = TokenMetrics::register(&mut Registry::default());
-    let tokens = Tokens::new("example", settings, metrics.clone()).map_err(io::Error::other)?;
+    let tokens =
+        PoolTokenizer::new("example", settings, metrics.clone()).map_err(io::Error::other)?;
     tokens.follow(&pool(args.engine.as_deref()));
     tokens.settled().await;
     let Some(ids) = tokens.ids(&text, args.model.as_deref()).await else {

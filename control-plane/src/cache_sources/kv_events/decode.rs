@@ -14,7 +14,7 @@
 //! | `AllBlocksCleared` | none |
 //!
 //! Hashes are numbers (SGLang's may be negative) or bytes, of which the last eight count. SGLang has a field `cache_salt` where
-//! vLLM puts the salt among the extra keys of the first block. Fields that are not in the table are skipped, and so are events
+//! vLLM puts the salt among the extra keys of the first block. EventFields that are not in the table are skipped, and so are events
 //! of other types. An event of a known type that cannot be understood is counted, and the rest of the batch is read on.
 
 mod fields;
@@ -23,9 +23,9 @@ use hermes_core::block_index::{
     self, Adapter, Attention, BlockEvent, ExtraKeys, RemovedBlocks, StoredBlocks,
 };
 
-use self::fields::{Field, Fields, Kind};
+use self::fields::{EventField, EventFields, EventKind};
 pub use super::msgpack::Malformed;
-use super::msgpack::{Plain, Reader};
+use super::msgpack::{MsgpackReader, MsgpackValue};
 
 /// What one message says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,11 +36,11 @@ pub struct Batch {
     pub unknown: u32,
     /// Stored blocks that could not be understood: they are missing.
     pub unread_stored: u32,
-    /// Removed blocks that could not be understood: something is believed that is not so.
+    /// Removed blocks that could not be decoded: the index may hold blocks that are gone.
     pub unread_removed: u32,
 }
 
-/// Largest block, in tokens, that is believed.
+/// Largest block, in tokens, that is accepted.
 const MAX_BLOCK: u64 = 1 << 20;
 
 /// Reads a payload.
@@ -48,7 +48,7 @@ const MAX_BLOCK: u64 = 1 << 20;
 /// # Errors
 /// When it is no batch at all, or breaks off.
 pub fn batch(payload: &[u8]) -> Result<Batch, Malformed> {
-    let mut reader = Reader::new(payload);
+    let mut reader = MsgpackReader::new(payload);
     let fields = reader.array()?.ok_or(Malformed)?;
     if fields < 2 {
         return Err(Malformed);
@@ -57,37 +57,37 @@ pub fn batch(payload: &[u8]) -> Result<Batch, Malformed> {
     let events = reader.array()?.ok_or(Malformed)?;
     let mut batch = Batch::default();
     for _ in 0..events {
-        match Kind::read(&mut reader)? {
-            Kind::Stored(fields) => match stored(&fields) {
+        match EventKind::read(&mut reader)? {
+            EventKind::Stored(fields) => match stored(&fields) {
                 Ok(stored) => batch.events.push(BlockEvent::Stored(stored)),
                 Err(Malformed) => batch.unread_stored += 1,
             },
-            Kind::Removed(fields) => match removed(&fields) {
+            EventKind::Removed(fields) => match removed(&fields) {
                 Ok(removed) => batch.events.push(BlockEvent::Removed(removed)),
                 Err(Malformed) => batch.unread_removed += 1,
             },
-            Kind::Cleared => batch.events.push(BlockEvent::Cleared),
-            Kind::Unknown => batch.unknown += 1,
+            EventKind::Cleared => batch.events.push(BlockEvent::Cleared),
+            EventKind::Unknown => batch.unknown += 1,
         }
     }
     Ok(batch)
 }
 
-fn stored(fields: &Fields<'_>) -> Result<StoredBlocks, Malformed> {
+fn stored(fields: &EventFields<'_>) -> Result<StoredBlocks, Malformed> {
     let names = fields.names()?;
     let group = fields.group()?;
-    let attention = match fields.text(Field::SpecKind)? {
+    let attention = match fields.text(EventField::SpecKind)? {
         None => Attention::Unspecified,
         Some("full_attention" | "mla_attention" | "sink_full_attention") => Attention::Full,
         Some(_) => Attention::Partial,
     };
     let parent = fields.parent()?;
     let block_tokens = fields
-        .int(Field::BlockSize)?
+        .int(EventField::BlockSize)?
         .filter(|size| *size <= MAX_BLOCK)
         .ok_or(Malformed)? as usize;
-    let lora_id = fields.int(Field::LoraId)?;
-    let adapter = match (fields.text(Field::LoraName)?, lora_id) {
+    let lora_id = fields.int(EventField::LoraId)?;
+    let adapter = match (fields.text(EventField::LoraName)?, lora_id) {
         (Some(name), _) => Adapter::Name(name),
         (None, Some(number)) => Adapter::Number(number.cast_signed()),
         (None, None) => Adapter::None,
@@ -105,7 +105,7 @@ fn stored(fields: &Fields<'_>) -> Result<StoredBlocks, Malformed> {
     Ok(stored.rooted(block_tokens as u32, adapter))
 }
 
-fn removed(fields: &Fields<'_>) -> Result<RemovedBlocks, Malformed> {
+fn removed(fields: &EventFields<'_>) -> Result<RemovedBlocks, Malformed> {
     Ok(RemovedBlocks {
         names: fields.names()?,
         tier: fields.tier()?,
@@ -113,22 +113,25 @@ fn removed(fields: &Fields<'_>) -> Result<RemovedBlocks, Malformed> {
     })
 }
 
-/// What each block holds; nothing when the event does not tell its tokens.
+/// What each block holds; nothing when the event has no tokens.
 fn contents(
-    fields: &Fields<'_>,
+    fields: &EventFields<'_>,
     blocks: usize,
     block_tokens: usize,
     adapter: Adapter<'_>,
     is_first: bool,
 ) -> Result<Vec<u64>, Malformed> {
-    let Some(mut reader) = fields.get(Field::TokenIds) else {
+    let Some(mut reader) = fields.get(EventField::TokenIds) else {
         return Ok(Vec::new());
     };
-    let told = reader.array()?.unwrap_or_default() as usize;
-    if told == 0 {
+    let listed = reader.array()?.unwrap_or_default() as usize;
+    if listed == 0 {
         return Ok(Vec::new());
     }
-    if block_tokens == 0 || blocks.checked_mul(block_tokens) != Some(told) || told > reader.left() {
+    if block_tokens == 0
+        || blocks.checked_mul(block_tokens) != Some(listed)
+        || listed > reader.left()
+    {
         return Err(Malformed);
     }
     let mut contents = Vec::with_capacity(blocks);
@@ -147,18 +150,18 @@ fn contents(
 
 /// Lets the extra keys of each block enter its content. The adapter's name is not one: it is in the chain's root.
 fn apply_extra_keys(
-    fields: &Fields<'_>,
+    fields: &EventFields<'_>,
     contents: &mut [u64],
     adapter: Adapter<'_>,
     is_first: bool,
 ) -> Result<(), Malformed> {
-    let lists = match fields.get(Field::ExtraKeys) {
+    let lists = match fields.get(EventField::ExtraKeys) {
         Some(mut reader) => reader.array()?.map(|lists| (reader, lists)),
         None => None,
     };
     let Some((mut reader, lists)) = lists else {
         let salt = if is_first {
-            fields.text(Field::CacheSalt)?
+            fields.text(EventField::CacheSalt)?
         } else {
             None
         };
@@ -177,7 +180,7 @@ fn apply_extra_keys(
 }
 
 /// The extra keys of one block: nil, or a list in which the adapter's name comes first if there is one.
-fn extras(reader: &mut Reader<'_>, adapter: Adapter<'_>) -> Result<ExtraKeys, Malformed> {
+fn extras(reader: &mut MsgpackReader<'_>, adapter: Adapter<'_>) -> Result<ExtraKeys, Malformed> {
     let mut extras = ExtraKeys::default();
     let Some(keys) = reader.array()? else {
         return Ok(extras);
@@ -189,17 +192,17 @@ fn extras(reader: &mut Reader<'_>, adapter: Adapter<'_>) -> Result<ExtraKeys, Ma
         let key = reader.next()?;
         if !(std::mem::take(&mut is_first) && is_adapter(key, adapter)) {
             match key {
-                Plain::Nil => extras.nil(),
-                Plain::Bool(value) => extras.number(value.into()),
-                Plain::Int(value) => extras.number(value),
-                Plain::Float(value) => extras.number(value.to_bits()),
-                Plain::Text(text) => extras.text(text),
-                Plain::Bytes(bytes) => extras.bytes(bytes),
-                Plain::Array(items) => {
+                MsgpackValue::Nil => extras.nil(),
+                MsgpackValue::Bool(value) => extras.number(value.into()),
+                MsgpackValue::Int(value) => extras.number(value),
+                MsgpackValue::Float(value) => extras.number(value.to_bits()),
+                MsgpackValue::Text(text) => extras.text(text),
+                MsgpackValue::Bytes(bytes) => extras.bytes(bytes),
+                MsgpackValue::Array(items) => {
                     extras.list(items.into());
                     left += u64::from(items);
                 }
-                Plain::Map(pairs) => {
+                MsgpackValue::Map(pairs) => {
                     extras.list(pairs.into());
                     left += 2 * u64::from(pairs);
                 }
@@ -209,10 +212,10 @@ fn extras(reader: &mut Reader<'_>, adapter: Adapter<'_>) -> Result<ExtraKeys, Ma
     Ok(extras)
 }
 
-fn is_adapter(key: Plain<'_>, adapter: Adapter<'_>) -> bool {
+fn is_adapter(key: MsgpackValue<'_>, adapter: Adapter<'_>) -> bool {
     match (key, adapter) {
-        (Plain::Text(text), Adapter::Name(name)) => text == name.as_bytes(),
-        (Plain::Int(bits), Adapter::Number(number)) => bits.cast_signed() == number,
+        (MsgpackValue::Text(text), Adapter::Name(name)) => text == name.as_bytes(),
+        (MsgpackValue::Int(bits), Adapter::Number(number)) => bits.cast_signed() == number,
         _ => false,
     }
 }

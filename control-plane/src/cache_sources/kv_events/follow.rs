@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use tokio::time;
 
 use super::{
-    ingest::{Ingest, Shared, Status},
+    ingest::{Ingest, SharedIndex, Status},
     metrics::{Failure, PoolCounters},
-    source::Whereabouts,
+    source::PublisherPorts,
     stream::Stream,
 };
 
@@ -19,22 +19,22 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 
 /// What it takes to follow one endpoint.
 #[derive(Debug)]
-pub(super) struct Follower {
+pub(super) struct EndpointFollower {
     pub(super) endpoint: EndpointId,
-    pub(super) whereabouts: Whereabouts,
-    pub(super) shared: Arc<Shared>,
+    pub(super) ports: PublisherPorts,
+    pub(super) shared: Arc<SharedIndex>,
     pub(super) counters: PoolCounters,
     pub(super) topic: Arc<[u8]>,
     /// How its ranks are doing, in order.
-    pub(super) ranks: Ranks,
+    pub(super) ranks: RankStatuses,
 }
 
 /// How the ranks of one endpoint are doing. Clones share it.
-pub(super) type Ranks = Arc<Mutex<Vec<Arc<Status>>>>;
+pub(super) type RankStatuses = Arc<Mutex<Vec<Arc<Status>>>>;
 
-// === Follower ===
+// === EndpointFollower ===
 
-impl Follower {
+impl EndpointFollower {
     /// Follows all ranks for ever.
     pub(super) async fn run(self) {
         let mut dice = SeededRng::new(self.endpoint.0);
@@ -44,18 +44,18 @@ impl Follower {
             let streams: Vec<Stream> = streams.collect();
             let following = streams
                 .into_iter()
-                .map(|stream| Box::pin(stream.follow(&self.whereabouts, ranks)));
-            // None ends before the engine has another number of ranks; then all begin anew.
+                .map(|stream| Box::pin(stream.follow(&self.ports, ranks)));
+            // None ends before the engine has another number of ranks; then all start again.
             let _resized = select_all(following).await;
             self.ranks.lock().clear();
         }
     }
 
-    /// How many ranks there are, as soon as anybody can tell.
+    /// The number of ranks, as soon as it is known.
     async fn count(&self, dice: &mut SeededRng) -> u32 {
         let (mut pause, longest) = BACKOFF;
         loop {
-            if let Some(ranks) = self.whereabouts.ranks().await {
+            if let Some(ranks) = self.ports.ranks().await {
                 return ranks.max(1);
             }
             self.counters.failed(Failure::Unlocated);

@@ -1,9 +1,9 @@
-//! Takes batches into the index, in slices, so that no lookup waits for long.
+//! Applies batches to the index, in slices, so that no lookup waits for long.
 //!
 //! Invariants:
 //! * the index is locked for [`SLICE`] changes at a time, and after some slices other tasks get their turn;
-//! * whatever was not understood makes a rank's knowledge partial; where something may be believed that is not so, the rank
-//!   is emptied;
+//! * an event that cannot be decoded makes a rank partial; where the index may hold blocks that are gone, the rank is
+//!   cleared;
 //! * when the last of it is dropped, the rank leaves the index.
 
 use std::sync::{
@@ -29,14 +29,14 @@ const SLICE: usize = 256;
 /// Blocks after which other tasks get their turn.
 const TURN: usize = 4_096;
 
-/// The index of a pool, and who cleans it up.
+/// The index of a pool, and the notification of its sweeper.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct SharedIndex {
     pub(super) residency: RwLock<BlockIndex>,
     leftovers: Notify,
 }
 
-/// How one rank's stream is doing, for people and metrics.
+/// The status of one rank's stream, for debug pages and metrics.
 #[derive(Debug, Default)]
 pub(super) struct Status {
     pub(super) rank: u32,
@@ -59,23 +59,23 @@ pub(super) struct Now {
 /// One rank's way into the index.
 #[derive(Debug)]
 pub(super) struct Ingest {
-    shared: Arc<Shared>,
+    shared: Arc<SharedIndex>,
     rank: RankBlocks,
     changes: Vec<BlockChange>,
     standing: SyncState,
     /// The stream works.
-    lit: bool,
-    /// All that the engine told since it started, or since its cache was cleared, is known.
+    live: bool,
+    /// Every event since the engine started, or since its cache was cleared, was applied.
     whole: bool,
-    /// Too much was told to believe anything.
-    distrusted: bool,
+    /// The rank exceeded the limit of blocks and is ignored.
+    over_limit: bool,
     counters: PoolCounters,
     status: Arc<Status>,
 }
 
-// === Shared ===
+// === SharedIndex ===
 
-impl Shared {
+impl SharedIndex {
     /// Sweeps up after ranks that were emptied, for ever.
     pub(super) async fn sweep(&self) {
         loop {
@@ -91,7 +91,7 @@ impl Shared {
 
 impl Ingest {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SharedIndex>,
         endpoint: EndpointId,
         counters: PoolCounters,
         status: Arc<Status>,
@@ -102,23 +102,23 @@ impl Ingest {
             rank,
             changes: Vec::new(),
             standing: SyncState::Unsynced,
-            lit: false,
+            live: false,
             whole: false,
-            distrusted: false,
+            over_limit: false,
             counters,
             status,
         }
     }
 
     /// The stream is broken: nothing is claimed, and what is known stays in case it goes on.
-    pub(super) fn darken(&mut self) {
-        self.lit = false;
+    pub(super) fn mark_unsynced(&mut self) {
+        self.live = false;
         self.refresh();
     }
 
     /// The stream goes on: what is known counts.
-    pub(super) fn enlighten(&mut self) {
-        self.lit = true;
+    pub(super) fn mark_live(&mut self) {
+        self.live = true;
         self.refresh();
     }
 
@@ -136,7 +136,7 @@ impl Ingest {
             .write()
             .clear(&mut self.rank, self.standing);
         self.shared.leftovers.notify_one();
-        (self.whole, self.distrusted) = (whole, cause == Cleared::Overfull);
+        (self.whole, self.over_limit) = (whole, cause == Cleared::Overfull);
         self.weigh();
         self.refresh();
     }
@@ -190,19 +190,19 @@ impl Ingest {
         }
     }
 
-    /// Takes in one event, and answers how many blocks it told of.
+    /// Applies one event. Returns how many blocks it lists.
     fn take_event(&mut self, event: &BlockEvent) -> usize {
         match event {
             BlockEvent::Cleared => {
                 self.clear(Cleared::Told, true);
                 1
             }
-            _ if self.distrusted => 1,
+            _ if self.over_limit => 1,
             BlockEvent::Stored(stored) => {
                 match self.rank.store(stored, &mut self.changes) {
                     Ok(tally) => self.count(tally, Fate::Stored, stored.tier),
                     Err(overfull) => {
-                        tracing::warn!(rank = self.status.rank, %overfull, "KV events are not believed until the engine restarts");
+                        tracing::warn!(rank = self.status.rank, %overfull, "ignoring KV events until the engine restarts");
                         self.clear(Cleared::Overfull, false);
                     }
                 }
@@ -265,7 +265,7 @@ impl Ingest {
 
     /// Lets the standing follow what is known.
     fn refresh(&mut self) {
-        let standing = match (self.lit && !self.distrusted, self.whole) {
+        let standing = match (self.live && !self.over_limit, self.whole) {
             (false, _) => SyncState::Unsynced,
             (true, true) => SyncState::Synced,
             (true, false) => SyncState::Partial,

@@ -1,6 +1,6 @@
 //! Reads MessagePack in place: what is wanted is read, and what is not is skipped.
 //!
-//! Invariants: no length that the bytes claim is believed before as many bytes are there, nothing recurses, and nothing
+//! Invariants: no length is used before as many bytes are there, nothing recurses, and nothing
 //! panics.
 
 use rmp::{Marker, decode};
@@ -14,13 +14,13 @@ type Result<T> = std::result::Result<T, Malformed>;
 
 /// Values that follow each other. A copy reads on by itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'a> {
+pub(super) struct MsgpackReader<'a> {
     rest: &'a [u8],
 }
 
 /// One value, if it is none that holds others.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Plain<'a> {
+pub(super) enum MsgpackValue<'a> {
     Nil,
     Bool(bool),
     /// The bits of an integer, whose sign is that of `i64` when it was negative.
@@ -28,15 +28,15 @@ pub(super) enum Plain<'a> {
     Float(f64),
     Text(&'a [u8]),
     Bytes(&'a [u8]),
-    /// An array of so many values, which follow.
+    /// An array and its length; its values follow.
     Array(u32),
-    /// A map of so many keys with a value each, which follow.
+    /// A map and its length; its keys and values follow.
     Map(u32),
 }
 
-// === Reader ===
+// === MsgpackReader ===
 
-impl<'a> Reader<'a> {
+impl<'a> MsgpackReader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
@@ -47,42 +47,44 @@ impl<'a> Reader<'a> {
     }
 
     /// The next value; what an array or a map holds comes after it.
-    pub(super) fn next(&mut self) -> Result<Plain<'a>> {
+    pub(super) fn next(&mut self) -> Result<MsgpackValue<'a>> {
         let marker = Marker::from_u8(*self.rest.first().ok_or(Malformed)?);
         Ok(match marker {
             Marker::Null => {
                 self.take(1)?;
-                Plain::Nil
+                MsgpackValue::Nil
             }
             Marker::True | Marker::False => {
-                Plain::Bool(decode::read_bool(&mut self.rest).map_err(|_| Malformed)?)
+                MsgpackValue::Bool(decode::read_bool(&mut self.rest).map_err(|_| Malformed)?)
             }
-            Marker::F32 => Plain::Float(
+            Marker::F32 => MsgpackValue::Float(
                 decode::read_f32(&mut self.rest)
                     .map_err(|_| Malformed)?
                     .into(),
             ),
-            Marker::F64 => Plain::Float(decode::read_f64(&mut self.rest).map_err(|_| Malformed)?),
+            Marker::F64 => {
+                MsgpackValue::Float(decode::read_f64(&mut self.rest).map_err(|_| Malformed)?)
+            }
             Marker::FixArray(_) | Marker::Array16 | Marker::Array32 => {
-                Plain::Array(decode::read_array_len(&mut self.rest).map_err(|_| Malformed)?)
+                MsgpackValue::Array(decode::read_array_len(&mut self.rest).map_err(|_| Malformed)?)
             }
             Marker::FixMap(_) | Marker::Map16 | Marker::Map32 => {
-                Plain::Map(decode::read_map_len(&mut self.rest).map_err(|_| Malformed)?)
+                MsgpackValue::Map(decode::read_map_len(&mut self.rest).map_err(|_| Malformed)?)
             }
             Marker::FixStr(_) | Marker::Str8 | Marker::Str16 | Marker::Str32 => {
                 let length = decode::read_str_len(&mut self.rest).map_err(|_| Malformed)?;
-                Plain::Text(self.take(length)?)
+                MsgpackValue::Text(self.take(length)?)
             }
             Marker::Bin8 | Marker::Bin16 | Marker::Bin32 => {
                 let length = decode::read_bin_len(&mut self.rest).map_err(|_| Malformed)?;
-                Plain::Bytes(self.take(length)?)
+                MsgpackValue::Bytes(self.take(length)?)
             }
             Marker::FixNeg(_) | Marker::I8 | Marker::I16 | Marker::I32 | Marker::I64 => {
                 let value: i64 = decode::read_int(&mut self.rest).map_err(|_| Malformed)?;
-                Plain::Int(value.cast_unsigned())
+                MsgpackValue::Int(value.cast_unsigned())
             }
             Marker::FixPos(_) | Marker::U8 | Marker::U16 | Marker::U32 | Marker::U64 => {
-                Plain::Int(decode::read_int(&mut self.rest).map_err(|_| Malformed)?)
+                MsgpackValue::Int(decode::read_int(&mut self.rest).map_err(|_| Malformed)?)
             }
             Marker::FixExt1
             | Marker::FixExt2
@@ -95,7 +97,7 @@ impl<'a> Reader<'a> {
                 let length = decode::read_ext_meta(&mut self.rest)
                     .map_err(|_| Malformed)?
                     .size;
-                Plain::Bytes(self.take(length)?)
+                MsgpackValue::Bytes(self.take(length)?)
             }
             Marker::Reserved => return Err(Malformed),
         })
@@ -108,8 +110,8 @@ impl<'a> Reader<'a> {
         while left > 0 {
             left -= 1;
             match self.next()? {
-                Plain::Array(values) => left += u64::from(values),
-                Plain::Map(pairs) => left += 2 * u64::from(pairs),
+                MsgpackValue::Array(values) => left += u64::from(values),
+                MsgpackValue::Map(pairs) => left += 2 * u64::from(pairs),
                 _ => {}
             }
         }
@@ -119,8 +121,8 @@ impl<'a> Reader<'a> {
     /// The length of an array; nothing when there is nil instead.
     pub(super) fn array(&mut self) -> Result<Option<u32>> {
         match self.next()? {
-            Plain::Array(values) => Ok(Some(values)),
-            Plain::Nil => Ok(None),
+            MsgpackValue::Array(values) => Ok(Some(values)),
+            MsgpackValue::Nil => Ok(None),
             _ => Err(Malformed),
         }
     }
@@ -128,8 +130,8 @@ impl<'a> Reader<'a> {
     /// An integer; nothing when there is nil instead.
     pub(super) fn int(&mut self) -> Result<Option<u64>> {
         match self.next()? {
-            Plain::Int(value) => Ok(Some(value)),
-            Plain::Nil => Ok(None),
+            MsgpackValue::Int(value) => Ok(Some(value)),
+            MsgpackValue::Nil => Ok(None),
             _ => Err(Malformed),
         }
     }
@@ -137,8 +139,8 @@ impl<'a> Reader<'a> {
     /// Text; nothing when there is nil instead.
     pub(super) fn text(&mut self) -> Result<Option<&'a str>> {
         match self.next()? {
-            Plain::Text(text) => std::str::from_utf8(text).map(Some).map_err(|_| Malformed),
-            Plain::Nil => Ok(None),
+            MsgpackValue::Text(text) => std::str::from_utf8(text).map(Some).map_err(|_| Malformed),
+            MsgpackValue::Nil => Ok(None),
             _ => Err(Malformed),
         }
     }
@@ -168,7 +170,7 @@ mod tests {
         }
         encode::write_sint(&mut bytes, -2).unwrap();
         encode::write_sint(&mut bytes, i64::MIN).unwrap();
-        let mut reader = Reader::new(&bytes);
+        let mut reader = MsgpackReader::new(&bytes);
         for value in [
             0,
             127,
@@ -190,7 +192,7 @@ mod tests {
             &[0xdd, 0xff, 0xff, 0xff, 0xff],
             &[0xc6, 0xff, 0xff, 0xff, 0xff, 1],
         ] {
-            assert!(Reader::new(bytes).skip().is_err(), "{bytes:x?}");
+            assert!(MsgpackReader::new(bytes).skip().is_err(), "{bytes:x?}");
         }
     }
 
@@ -198,7 +200,7 @@ mod tests {
     fn depth_costs_no_stack() {
         let nested = vec![0x91; 1_000_000];
         assert!(
-            Reader::new(&nested).skip().is_err(),
+            MsgpackReader::new(&nested).skip().is_err(),
             "the innermost value is missing"
         );
     }
@@ -206,7 +208,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let mut reader = Reader::new(&bytes);
+            let mut reader = MsgpackReader::new(&bytes);
             while let Ok(here) = reader.skip() {
                 prop_assert!(reader.left() < here.left());
             }

@@ -1,4 +1,4 @@
-//! Asks a publisher to tell again what it told before.
+//! Requests from a publisher the batches that it published before.
 //!
 //! ```text
 //!   DEALER ── ["", first number] ─────────────────────────▶ ROUTER
@@ -36,7 +36,7 @@ pub(super) struct Replay {
 
 /// One batch of an answer.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct ReplayedBatch {
     pub(super) number: u64,
     pub(super) payload: bytes::Bytes,
 }
@@ -61,7 +61,7 @@ impl Replay {
     }
 
     /// The next batch; nothing at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Told>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<ReplayedBatch>, Failure> {
         let message = async {
             loop {
                 if let Some(message) = self.peer.next().await? {
@@ -74,16 +74,16 @@ impl Replay {
             .map_err(|_| Failure::Timeout)?;
         let message = message.map_err(|error| Failure::of(&error))?;
         self.patience = SILENCE;
-        let Told { number, payload } = read(message).ok_or(Failure::Protocol)?;
-        Ok((number != END).then_some(Told { number, payload }))
+        let ReplayedBatch { number, payload } = read(message).ok_or(Failure::Protocol)?;
+        Ok((number != END).then_some(ReplayedBatch { number, payload }))
     }
 }
 
 /// The last two frames of a message: a number and a payload.
-pub(super) fn read(mut message: Message) -> Option<Told> {
+pub(super) fn read(mut message: Message) -> Option<ReplayedBatch> {
     let payload = message.pop()?;
     let number = message.pop()?;
-    Some(Told {
+    Some(ReplayedBatch {
         number: u64::from_be_bytes(number[..].try_into().ok()?),
         payload,
     })

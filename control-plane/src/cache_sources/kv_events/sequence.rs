@@ -1,6 +1,6 @@
-//! Where a stream of batches stands, by their sequence numbers. Pure.
+//! The position in a stream of batches, by their sequence numbers. Pure.
 //!
-//! A publisher numbers its batches from zero, without a gap, and anew when it restarts. Of what comes, a batch is the next,
+//! A publisher numbers its batches from zero, without a gap, and from zero again after a restart. A batch is the next,
 //! or known already (a replay has no upper end, so it repeats what is on its way), or there is a gap before it; and when the
 //! numbers of one connection go backwards, the publisher is another one.
 
@@ -26,7 +26,7 @@ pub(super) struct Mark {
 
 /// What a live batch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Arrival {
+pub(super) enum BatchOrder {
     /// The next one.
     Next,
     /// The first that is known of.
@@ -35,7 +35,7 @@ pub(super) enum Arrival {
     Known,
     /// One after others that are missing, from this number on.
     Gap(u64),
-    /// One of a publisher that has begun anew.
+    /// One of a publisher that restarted.
     Restart,
 }
 
@@ -58,20 +58,20 @@ impl Sequence {
     }
 
     /// Judges a batch that came live.
-    pub(super) fn judge(&mut self, number: u64) -> Arrival {
+    pub(super) fn judge(&mut self, number: u64) -> BatchOrder {
         if self.live.is_some_and(|live| number <= live) {
             *self = Self {
                 live: Some(number),
                 ..Self::default()
             };
-            return Arrival::Restart;
+            return BatchOrder::Restart;
         }
         self.live = Some(number);
         match self.next {
-            None => Arrival::First,
-            Some(next) if number == next => Arrival::Next,
-            Some(next) if number > next => Arrival::Gap(next),
-            Some(_) => Arrival::Known,
+            None => BatchOrder::First,
+            Some(next) if number == next => BatchOrder::Next,
+            Some(next) if number > next => BatchOrder::Gap(next),
+            Some(_) => BatchOrder::Known,
         }
     }
 
@@ -112,11 +112,11 @@ mod tests {
     #[test]
     fn a_late_join_is_no_gap_and_a_gap_is_told_from_its_beginning() {
         let mut sequence = Sequence::default();
-        assert_eq!(sequence.judge(7), Arrival::First);
+        assert_eq!(sequence.judge(7), BatchOrder::First);
         sequence.took(7, b"");
-        assert_eq!(sequence.judge(8), Arrival::Next);
+        assert_eq!(sequence.judge(8), BatchOrder::Next);
         sequence.took(8, b"");
-        assert_eq!(sequence.judge(11), Arrival::Gap(9));
+        assert_eq!(sequence.judge(11), BatchOrder::Gap(9));
     }
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
         (0..5).for_each(|number| sequence.took(number, b""));
         assert_eq!(
             [sequence.judge(3), sequence.judge(4), sequence.judge(5)],
-            [Arrival::Known, Arrival::Known, Arrival::Next]
+            [BatchOrder::Known, BatchOrder::Known, BatchOrder::Next]
         );
     }
 
@@ -136,10 +136,10 @@ mod tests {
             sequence.judge(number);
             sequence.took(number, b"");
         }
-        assert_eq!(sequence.judge(0), Arrival::Restart);
+        assert_eq!(sequence.judge(0), BatchOrder::Restart);
         assert_eq!((sequence.next(), sequence.newest()), (None, None));
         sequence.took(0, b"");
-        assert_eq!(sequence.judge(1), Arrival::Next);
+        assert_eq!(sequence.judge(1), BatchOrder::Next);
     }
 
     #[test]
@@ -152,18 +152,18 @@ mod tests {
         fn whatever_comes_each_batch_is_taken_in_once_and_in_order(
             lost in proptest::collection::vec(any::<bool>(), 1..60), ahead in 0..4u64,
         ) {
-            // A publisher sends 0, 1, 2, …; some are lost on the way. A replay tells all up to `ahead` beyond the present.
+            // A publisher sends 0, 1, 2, …; some are lost on the way. A replay repeats all up to `ahead` beyond the present.
             let mut sequence = Sequence::default();
             sequence.begins();
             let mut taken = Vec::new();
             for number in (0..lost.len() as u64).filter(|number| !lost[*number as usize]) {
                 match sequence.judge(number) {
-                    Arrival::Known => continue,
-                    Arrival::Gap(from) => for missed in from..(number + 1 + ahead).min(lost.len() as u64) {
+                    BatchOrder::Known => continue,
+                    BatchOrder::Gap(from) => for missed in from..(number + 1 + ahead).min(lost.len() as u64) {
                         sequence.took(missed, b"");
                         taken.push(missed);
                     }
-                    Arrival::Next => {
+                    BatchOrder::Next => {
                         sequence.took(number, b"");
                         taken.push(number);
                     }

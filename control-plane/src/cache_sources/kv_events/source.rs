@@ -1,7 +1,7 @@
 //! Where an endpoint publishes its KV events.
 //!
-//! In this order: what Kubernetes tells of the pod (an annotation, or ports by name), the configured port, what the engine
-//! itself says at `/kv_event_sources` (vLLM since 0.32), and the ports that vLLM's and SGLang's documents use, 5557 and 5558.
+//! In this order: the pod's object in Kubernetes (an annotation, or ports by name), the configured port, the engine's
+//! answer at `/kv_event_sources` (vLLM since 0.32), and the ports that vLLM's and SGLang's documents use, 5557 and 5558.
 //! The host is always the endpoint's own, and rank `r` has both ports moved up by `r`, as engines do it.
 
 use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
@@ -12,10 +12,10 @@ use serde::Deserialize;
 use crate::{
     config::KvEventsConfig,
     discovery::EventPorts,
-    engines::fetch::{self, Failure},
+    engines::fetch::{self, ProbeFailure},
 };
 
-/// The ports of publisher and replay when nobody says anything else.
+/// Default ports of publisher and replay.
 const DEFAULT_PORTS: (u16, u16) = (5557, 5558);
 
 /// How long the engine may take to say where its publisher is.
@@ -29,7 +29,7 @@ pub(super) const MAX_RANKS: u32 = 64;
 
 /// The publisher of one rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct PublisherAddress {
     /// `host:port`.
     pub(super) publisher: Arc<str>,
     /// `host:port`, if there may be one.
@@ -38,38 +38,38 @@ pub(super) struct Place {
 
 /// Where the ranks of one endpoint are.
 #[derive(Debug)]
-pub(super) struct Whereabouts {
+pub(super) struct PublisherPorts {
     host: Arc<str>,
     /// What is known without asking.
     fixed: Option<(u16, Option<u16>)>,
     ranks: u32,
-    /// Whom to ask otherwise.
+    /// The engine that is asked otherwise.
     engine: Url,
     client: Client,
 }
 
 /// The engine has another number of ranks than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Resized;
+pub(super) struct RankCountChanged;
 
 /// The ports of every rank.
 type Ports = Vec<(u16, Option<u16>)>;
 
 /// What vLLM says of one rank.
 #[derive(Deserialize)]
-struct Source {
+struct EventSourceReply {
     publisher: Option<String>,
     endpoint: Option<String>,
     replay_endpoint: Option<String>,
 }
 
-// === Whereabouts ===
+// === PublisherPorts ===
 
-impl Whereabouts {
+impl PublisherPorts {
     /// Of the endpoint at this URL; nothing when the URL has no host.
     pub(super) fn new(
         url: &str,
-        told: Option<EventPorts>,
+        discovered: Option<EventPorts>,
         config: &KvEventsConfig,
         client: Client,
     ) -> Option<Self> {
@@ -80,11 +80,11 @@ impl Whereabouts {
             Some(port) => Some(port),
             None => Some(DEFAULT_PORTS.1),
         };
-        let fixed = match told {
+        let fixed = match discovered {
             Some(EventPorts {
                 publish,
-                replay: told,
-            }) => Some((publish.get(), told.map(NonZeroU16::get).or(replay))),
+                replay: discovered,
+            }) => Some((publish.get(), discovered.map(NonZeroU16::get).or(replay))),
             None => config.port.map(|port| (port, replay)),
         };
         let engine = url.join("/kv_event_sources").ok()?;
@@ -97,7 +97,7 @@ impl Whereabouts {
         })
     }
 
-    /// How many ranks there are; nothing while nobody can tell.
+    /// The number of ranks, if it is known.
     pub(super) async fn ranks(&self) -> Option<u32> {
         match self.fixed {
             Some(_) => Some(self.ranks),
@@ -105,17 +105,21 @@ impl Whereabouts {
         }
     }
 
-    /// Where a rank is of an endpoint that has `of` ranks; nothing while nobody can tell.
-    pub(super) async fn place(&self, rank: u32, of: u32) -> Result<Option<Place>, Resized> {
+    /// The address of a rank of an endpoint with `of` ranks, if it is known.
+    pub(super) async fn place(
+        &self,
+        rank: u32,
+        of: u32,
+    ) -> Result<Option<PublisherAddress>, RankCountChanged> {
         let ports = match self.fixed {
             Some(ports) => Some(moved(ports, rank)),
             None => match self.ask().await {
-                Some(ports) if ports.len() as u32 != of => return Err(Resized),
+                Some(ports) if ports.len() as u32 != of => return Err(RankCountChanged),
                 Some(ports) => ports.get(rank as usize).copied(),
                 None => None,
             },
         };
-        Ok(ports.map(|(publisher, replay)| Place {
+        Ok(ports.map(|(publisher, replay)| PublisherAddress {
             publisher: self.authority(publisher),
             replay: replay.map(|port| self.authority(port)),
         }))
@@ -125,7 +129,7 @@ impl Whereabouts {
     async fn ask(&self) -> Option<Ports> {
         match fetch::get(&self.client, &self.engine, ASK, MAX_ANSWER).await {
             Ok(body) => read(&body),
-            Err(Failure::Status(400..=499)) => {
+            Err(ProbeFailure::Status(400..=499)) => {
                 let ports = (DEFAULT_PORTS.0, Some(DEFAULT_PORTS.1));
                 Some((0..self.ranks).map(|rank| moved(ports, rank)).collect())
             }
@@ -145,14 +149,14 @@ fn moved((publisher, replay): (u16, Option<u16>), rank: u32) -> (u16, Option<u16
 
 /// The ports of all ranks, if all of them publish.
 fn read(body: &[u8]) -> Option<Ports> {
-    let sources: BTreeMap<u32, Source> = serde_json::from_slice(body).ok()?;
-    let publishes = |source: &Source| source.publisher.as_deref() == Some("zmq");
+    let sources: BTreeMap<u32, EventSourceReply> = serde_json::from_slice(body).ok()?;
+    let publishes = |source: &EventSourceReply| source.publisher.as_deref() == Some("zmq");
     let are_ranks =
         sources.keys().copied().eq(0..sources.len() as u32) && sources.len() as u32 <= MAX_RANKS;
     if sources.is_empty() || !are_ranks || !sources.values().all(publishes) {
         return None;
     }
-    let ports = |source: &Source| {
+    let ports = |source: &EventSourceReply| {
         Some((
             port(source.endpoint.as_deref()?)?,
             source.replay_endpoint.as_deref().and_then(port),
@@ -179,7 +183,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn whereabouts(yaml: &str, told: Option<(u16, Option<u16>)>) -> Whereabouts {
+    fn ports_of(yaml: &str, discovered: Option<(u16, Option<u16>)>) -> PublisherPorts {
         install_default_crypto();
         let text = format!("pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]");
         let config = Config::parse(&text)
@@ -189,16 +193,16 @@ mod tests {
             .kv_events
             .expect("switched on");
         let port = |port| NonZeroU16::new(port).expect("not zero");
-        let told = told.map(|(publish, replay)| EventPorts {
+        let discovered = discovered.map(|(publish, replay)| EventPorts {
             publish: port(publish),
             replay: replay.map(port),
         });
         let client = fetch::client().expect("TLS is set up");
-        Whereabouts::new("http://10.0.0.7:8000", told, &config, client).expect("a host")
+        PublisherPorts::new("http://10.0.0.7:8000", discovered, &config, client).expect("a host")
     }
 
-    async fn place(whereabouts: &Whereabouts, rank: u32) -> (String, Option<String>) {
-        let place = whereabouts
+    async fn place(ports_of: &PublisherPorts, rank: u32) -> (String, Option<String>) {
+        let place = ports_of
             .place(rank, 2)
             .await
             .expect("as many ranks as before")
@@ -211,25 +215,25 @@ mod tests {
 
     #[tokio::test]
     async fn what_kubernetes_tells_goes_before_what_is_configured() {
-        let both = whereabouts("{port: 6000, replayPort: 6001}", Some((7000, Some(7001))));
+        let both = ports_of("{port: 6000, replayPort: 6001}", Some((7000, Some(7001))));
         assert_eq!(
             place(&both, 0).await,
             ("10.0.0.7:7000".to_owned(), Some("10.0.0.7:7001".to_owned()))
         );
-        let half = whereabouts("{port: 6000, replayPort: 6001}", Some((7000, None)));
+        let half = ports_of("{port: 6000, replayPort: 6001}", Some((7000, None)));
         assert_eq!(place(&half, 0).await.1.as_deref(), Some("10.0.0.7:6001"));
-        let configured = whereabouts("{port: 6000}", None);
+        let configured = ports_of("{port: 6000}", None);
         assert_eq!(
             place(&configured, 0).await,
             ("10.0.0.7:6000".to_owned(), Some("10.0.0.7:5558".to_owned()))
         );
-        let alone = whereabouts("{port: 6000, replayPort: 0}", None);
+        let alone = ports_of("{port: 6000, replayPort: 0}", None);
         assert_eq!(place(&alone, 0).await.1, None);
     }
 
     #[tokio::test]
     async fn each_rank_has_ports_of_its_own() {
-        let ranks = whereabouts("{port: 6000, replayPort: 6100, ranks: 2}", None);
+        let ranks = ports_of("{port: 6000, replayPort: 6100, ranks: 2}", None);
         assert_eq!(ranks.ranks().await, Some(2));
         assert_eq!(
             place(&ranks, 1).await,

@@ -20,9 +20,9 @@ use tokio::time::{self, Instant, MissedTickBehavior, timeout};
 use super::{
     ingest::{Ingest, Status},
     metrics::{Cleared, Failure, PoolCounters},
-    replay::{self, Told},
-    sequence::{Arrival, Sequence},
-    source::{Place, Resized, Whereabouts},
+    replay::{self, ReplayedBatch},
+    sequence::{BatchOrder, Sequence},
+    source::{PublisherAddress, PublisherPorts, RankCountChanged},
     zmtp::{Message, Peer, Socket, ZmtpError},
 };
 
@@ -32,7 +32,7 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// How often the publisher is asked for a sign of life.
 const PING: Duration = Duration::from_secs(2);
 
-/// A publisher that answers pings and has left so many unanswered, one after the other, is gone.
+/// Unanswered pings in a row after which a publisher that answers pings is gone.
 const UNANSWERED: u32 = 3;
 
 /// How long the publisher may take to notice the subscription before the replay is asked for.
@@ -50,13 +50,13 @@ pub(super) struct Stream {
     counters: PoolCounters,
     topic: Arc<[u8]>,
     dice: SeededRng,
-    /// Nothing is wrong that was not told yet.
+    /// The current failure was logged already.
     quiet: bool,
 }
 
 /// Why a stream is broken, for metrics and in words.
 #[derive(Debug)]
-struct Lost(Failure, String);
+struct StreamLoss(Failure, String);
 
 // === Stream ===
 
@@ -82,14 +82,18 @@ impl Stream {
     }
 
     /// Follows it until the engine says that it has another number of ranks than `of`.
-    pub(super) async fn follow(mut self, whereabouts: &Whereabouts, of: u32) -> Resized {
+    pub(super) async fn follow(
+        mut self,
+        whereabouts: &PublisherPorts,
+        of: u32,
+    ) -> RankCountChanged {
         let (shortest, longest) = BACKOFF;
         let mut pause = shortest;
         loop {
             let began = Instant::now();
             let lost = match whereabouts.place(self.status.rank, of).await {
                 Err(resized) => return resized,
-                Ok(None) => Lost(
+                Ok(None) => StreamLoss(
                     Failure::Unlocated,
                     "the engine does not say where its publisher is".to_owned(),
                 ),
@@ -105,7 +109,7 @@ impl Stream {
     }
 
     /// One connection, until it breaks.
-    async fn session(&mut self, place: &Place) -> Lost {
+    async fn session(&mut self, place: &PublisherAddress) -> StreamLoss {
         self.status.now.lock().publisher = Arc::clone(&place.publisher);
         let connected = timeout(CONNECT, async {
             let mut peer = Peer::connect(&place.publisher, Socket::Sub).await?;
@@ -115,7 +119,7 @@ impl Stream {
         });
         let mut peer = match connected.await {
             Err(_late) => {
-                return Lost(Failure::Timeout, format!("no handshake within {CONNECT:?}"));
+                return StreamLoss(Failure::Timeout, format!("no handshake within {CONNECT:?}"));
             }
             Ok(Err(error)) => return error.into(),
             Ok(Ok(peer)) => peer,
@@ -136,7 +140,7 @@ impl Stream {
     }
 
     /// Takes in what comes until the stream breaks.
-    async fn live(&mut self, peer: &mut Peer, place: &Place) -> Lost {
+    async fn live(&mut self, peer: &mut Peer, place: &PublisherAddress) -> StreamLoss {
         let mut pings = time::interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut asked, mut unanswered) = (Instant::now(), 0);
@@ -148,15 +152,15 @@ impl Stream {
                     Err(error) => return error.into(),
                 },
                 _ = pings.tick() => {
-                    unanswered = if peer.heard() >= asked { 0 } else { unanswered + 1 };
+                    unanswered = if peer.last_received() >= asked { 0 } else { unanswered + 1 };
                     if peer.answers_pings() && unanswered >= UNANSWERED {
-                        return Lost(Failure::Silent, format!("{unanswered} pings were not answered"));
+                        return StreamLoss(Failure::Silent, format!("{unanswered} pings were not answered"));
                     }
                     asked = Instant::now();
                     match timeout(PING, peer.ping()).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => return error.into(),
-                        Err(_late) => return Lost(Failure::Silent, "the publisher does not read".to_owned()),
+                        Err(_late) => return StreamLoss(Failure::Silent, "the publisher does not read".to_owned()),
                     }
                 }
             }
@@ -164,15 +168,15 @@ impl Stream {
     }
 
     /// One message of the publisher.
-    async fn arrives(&mut self, message: Message, place: &Place) {
-        let Some(Told { number, payload }) = replay::read(message) else {
+    async fn arrives(&mut self, message: Message, place: &PublisherAddress) {
+        let Some(ReplayedBatch { number, payload }) = replay::read(message) else {
             return;
         };
         match self.sequence.judge(number) {
-            Arrival::Known => return,
-            Arrival::Next => {}
-            Arrival::First => self.ingest.set_whole(number == 0),
-            Arrival::Gap(from) => {
+            BatchOrder::Known => return,
+            BatchOrder::Next => {}
+            BatchOrder::First => self.ingest.set_whole(number == 0),
+            BatchOrder::Gap(from) => {
                 self.counters.gaps.inc();
                 tracing::debug!(
                     rank = self.status.rank,
@@ -182,20 +186,20 @@ impl Stream {
                 );
                 self.fill(from, place).await;
             }
-            Arrival::Restart => {
+            BatchOrder::Restart => {
                 self.ingest.clear(Cleared::Restart, false);
                 self.catch_up(place).await;
             }
         }
-        // The replay may have told this one, too.
+        // The replay may have contained this one, too.
         if self.sequence.next().is_none_or(|next| number >= next) {
             self.take(number, &payload).await;
         }
     }
 
     /// The stream works.
-    fn begins(&mut self, place: &Place) {
-        let Place { publisher, replay } = place;
+    fn begins(&mut self, place: &PublisherAddress) {
+        let PublisherAddress { publisher, replay } = place;
         tracing::info!(
             publisher = &**publisher,
             ?replay,
@@ -204,13 +208,13 @@ impl Stream {
         );
         self.quiet = true;
         self.status.now.lock().failure = None;
-        self.ingest.enlighten();
+        self.ingest.mark_live();
     }
 
     /// It does not any more, or never did.
-    fn ends(&mut self, lost: Lost) {
-        let Lost(failure, words) = lost;
-        self.ingest.darken();
+    fn ends(&mut self, lost: StreamLoss) {
+        let StreamLoss(failure, words) = lost;
+        self.ingest.mark_unsynced();
         self.counters.failed(failure);
         let mut now = self.status.now.lock();
         if std::mem::take(&mut self.quiet) {
@@ -225,9 +229,9 @@ impl Stream {
     }
 }
 
-// === Lost ===
+// === StreamLoss ===
 
-impl From<ZmtpError> for Lost {
+impl From<ZmtpError> for StreamLoss {
     fn from(error: ZmtpError) -> Self {
         Self(Failure::of(&error), error.to_string())
     }

@@ -10,7 +10,7 @@ use super::ingest::Status;
 /// One pool's KV events.
 #[derive(Clone, Debug, Serialize)]
 pub struct PoolStreams {
-    /// Different blocks that anybody holds.
+    /// Distinct blocks in the index.
     pub blocks: usize,
     /// About how many bytes the index takes, all ranks included.
     pub bytes: u64,

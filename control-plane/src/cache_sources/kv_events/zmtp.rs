@@ -5,8 +5,8 @@
 //!                                              PING ─▶ PONG: the peer is there
 //! ```
 //!
-//! A library of our own, and a small one, because of what it has to tell and existing ones hide: that a connection broke, at
-//! once, so that what was known is not believed any longer (`docs/decisions/0010-own-zmtp-client.md`).
+//! Existing libraries reconnect by themselves and hide a broken connection; this one reports it at once, so that the index
+//! of that rank is not used any longer (`docs/decisions/0010-own-zmtp-client.md`).
 //!
 //! Invariants: one connection, no task, no queue but the bytes of the message that is being read; [`Peer::next`] may be
 //! dropped at any point and called again; nothing waits for longer than its caller allows.
@@ -48,7 +48,7 @@ pub(super) struct Peer {
     inbox: BytesMut,
     outbox: BytesMut,
     assembly: Assembly,
-    heard: Instant,
+    last_received: Instant,
     answers_pings: bool,
 }
 
@@ -102,7 +102,7 @@ impl Peer {
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
             assembly: Assembly::default(),
-            heard: Instant::now(),
+            last_received: Instant::now(),
             answers_pings: false,
         };
         peer.shake_hands(socket).await?;
@@ -127,8 +127,8 @@ impl Peer {
     }
 
     /// When the peer last said anything at all.
-    pub(super) fn heard(&self) -> Instant {
-        self.heard
+    pub(super) fn last_received(&self) -> Instant {
+        self.last_received
     }
 
     /// Whether it has answered a ping: only then does silence mean that it is gone.
@@ -208,7 +208,7 @@ impl Peer {
         if self.stream.read_buf(&mut self.inbox).await? == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        self.heard = Instant::now();
+        self.last_received = Instant::now();
         Ok(())
     }
 }

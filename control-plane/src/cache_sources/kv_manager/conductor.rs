@@ -6,7 +6,7 @@
 //! | `conductor-msgpack` | msgpack | the conductor in C++ |
 //!
 //! A conductor counts whole blocks of tokens. It knows servers by `instance_id`, which may be an address, a host, a pod,
-//! or whatever the operator called it. What one does not tell is not known: endpoints that are missing hold nothing.
+//! or whatever the operator called it. Endpoints that are missing from an answer hold nothing.
 
 mod answer;
 mod plain;
@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{Lookup, Outcome};
 
-pub(super) use self::register::Registrar;
+pub(super) use self::register::EngineRegistration;
 pub use self::register::{Registration, Source};
 
 /// How deep an answer in msgpack may be nested; the reader of JSON has a limit of its own.
@@ -44,7 +44,7 @@ pub struct Conductor {
     pub block_size: Option<u32>,
     /// Instances by their names there, each with the authority of its endpoint. The usual names need none.
     pub instances: Vec<(Arc<str>, Arc<str>)>,
-    /// Tells the conductor where the engines publish their events.
+    /// Registers at the conductor where the engines publish their events.
     pub register: Option<Registration>,
 }
 
@@ -60,7 +60,7 @@ pub enum Encoding {
 
 /// The part of a prompt that a conductor can know, and in which blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Blocks<'a> {
+struct PromptBlocks<'a> {
     /// Ids of whole blocks; not empty.
     ids: &'a [u32],
     /// Tokens in a block.
@@ -101,7 +101,7 @@ impl Conductor {
         answer::hits(self, answer, lookup, blocks)
     }
 
-    fn blocks<'a>(&self, lookup: &'a Lookup) -> Result<Option<Blocks<'a>>, Outcome> {
+    fn blocks<'a>(&self, lookup: &'a Lookup) -> Result<Option<PromptBlocks<'a>>, Outcome> {
         let ids = lookup.token_ids.as_deref().ok_or(Outcome::NoTokens)?;
         let size = self
             .block_size
@@ -109,7 +109,7 @@ impl Conductor {
             .filter(|size| *size > 0)
             .ok_or(Outcome::NoBlockSize)?;
         let whole = ids.len() - ids.len() % size as usize;
-        Ok((whole > 0).then(|| Blocks {
+        Ok((whole > 0).then(|| PromptBlocks {
             ids: &ids[..whole],
             size,
         }))

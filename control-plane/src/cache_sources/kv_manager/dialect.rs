@@ -5,7 +5,7 @@ use bytes::Bytes;
 use hermes_core::query::CacheHit;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Conductor, Encoding, Key, Lookup, MatchSort, Outcome};
+use super::{Conductor, Encoding, Lookup, LookupKey, MatchSort, Outcome};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub enum Dialect {
 // === Dialect ===
 
 impl Dialect {
-    /// Names the answer to `lookup`: questions of one key have the same.
-    pub(super) fn key(&self, lookup: &Lookup) -> Key {
+    /// Identifies the answer to `lookup`: questions of one key have the same.
+    pub(super) fn key(&self, lookup: &Lookup) -> LookupKey {
         let mut hash = Xxh3::new();
         for part in [
             &*lookup.model,

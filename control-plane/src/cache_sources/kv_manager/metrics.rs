@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::cache_sources::lookup_client::Fault;
+use crate::cache_sources::lookup_client::LookupFault;
 
 /// How one lookup ended. All but the first two mean "no hint".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,16 +113,16 @@ impl Outcome {
     }
 }
 
-impl From<Fault> for Outcome {
-    fn from(fault: Fault) -> Self {
+impl From<LookupFault> for Outcome {
+    fn from(fault: LookupFault) -> Self {
         match fault {
-            Fault::Timeout => Self::Timeout,
-            Fault::Refused => Self::Refused,
-            Fault::Broken => Self::Broken,
-            Fault::Status(status) => Self::Status(status),
-            Fault::Garbage => Self::Garbage,
-            Fault::Saturated => Self::Saturated,
-            Fault::Open => Self::Open,
+            LookupFault::Timeout => Self::Timeout,
+            LookupFault::Refused => Self::Refused,
+            LookupFault::Broken => Self::Broken,
+            LookupFault::Status(status) => Self::Status(status),
+            LookupFault::Garbage => Self::Garbage,
+            LookupFault::Saturated => Self::Saturated,
+            LookupFault::Open => Self::Open,
         }
     }
 }

@@ -2,20 +2,20 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::Candidate;
+use super::LookupCandidate;
 
 /// Names of candidates, each with the candidate's position. A name that fits two of them fits none.
-pub(super) struct Names<'a>(HashMap<&'a str, Option<usize>>);
+pub(super) struct InstanceNames<'a>(HashMap<&'a str, Option<usize>>);
 
-// === Names ===
+// === InstanceNames ===
 
-impl<'a> Names<'a> {
+impl<'a> InstanceNames<'a> {
     /// Authority, host, `namespace/pod` and pod of every candidate.
-    pub(super) fn of(candidates: &'a [Candidate]) -> Self {
+    pub(super) fn of(candidates: &'a [LookupCandidate]) -> Self {
         let mut names = HashMap::with_capacity(candidates.len() * 4);
         for (
             position,
-            Candidate {
+            LookupCandidate {
                 authority, name, ..
             },
         ) in candidates.iter().enumerate()
@@ -74,14 +74,14 @@ mod tests {
 
     use super::*;
 
-    fn candidates() -> Vec<Candidate> {
+    fn candidates() -> Vec<LookupCandidate> {
         let names = [
             ("10.0.0.7:8000", "ai/chat-0"),
             ("127.0.0.1:9001", ""),
             ("127.0.0.1:9002", ""),
             ("[fd00::1]:8000", ""),
         ];
-        let candidate = |(id, (authority, name)): (u64, (&str, &str))| Candidate {
+        let candidate = |(id, (authority, name)): (u64, (&str, &str))| LookupCandidate {
             endpoint: EndpointId(id),
             authority: authority.into(),
             name: name.into(),
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn an_endpoint_is_known_by_address_host_and_pod() {
         let candidates = candidates();
-        let names = Names::of(&candidates);
+        let names = InstanceNames::of(&candidates);
         for name in [
             "10.0.0.7:8000",
             "10.0.0.7",
@@ -116,7 +116,7 @@ mod tests {
             ("prefill-1".into(), "10.9.9.9:1".into()),
         ];
         let candidates = candidates();
-        let names = Names::of(&candidates).with(&aliases);
+        let names = InstanceNames::of(&candidates).with(&aliases);
         assert_eq!(
             (names.find("prefill-0"), names.find("prefill-1")),
             (Some(1), None)

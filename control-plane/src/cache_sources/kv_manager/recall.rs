@@ -1,4 +1,4 @@
-//! Answers that are still fresh, bounded in number. What is cached where changes by the second, so they are kept for a
+//! CachedAnswers that are still fresh, bounded in number. What is cached where changes by the second, so they are kept for a
 //! moment only: long enough for a burst of requests that share a prompt, and for the retries of one.
 
 use std::{
@@ -11,28 +11,28 @@ use hermes_core::query::CacheHit;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Key;
+use super::LookupKey;
 
-/// Answers that are kept at most; the oldest go first.
+/// CachedAnswers that are kept at most; the oldest go first.
 pub(super) const MAX_ANSWERS: usize = 4_096;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Recall {
+pub(super) struct AnswerCache {
     keeps: Duration,
-    answers: Mutex<Answers>,
+    answers: Mutex<CachedAnswers>,
 }
 
 #[derive(Debug, Default)]
-struct Answers {
-    by_key: HashMap<Key, (Arc<[CacheHit]>, Instant)>,
+struct CachedAnswers {
+    by_key: HashMap<LookupKey, (Arc<[CacheHit]>, Instant)>,
     /// In the order in which they came, and so in which they grow old.
-    order: VecDeque<(Key, Instant)>,
+    order: VecDeque<(LookupKey, Instant)>,
 }
 
-// === Recall ===
+// === AnswerCache ===
 
-impl Recall {
+impl AnswerCache {
     /// Keeps answers for so long; not at all when it is zero.
     pub(super) fn new(keeps: Duration) -> Self {
         Self {
@@ -42,14 +42,14 @@ impl Recall {
     }
 
     /// The answer to the question under `key`, if it is fresh.
-    pub(super) fn get(&self, key: Key) -> Option<Arc<[CacheHit]>> {
+    pub(super) fn get(&self, key: LookupKey) -> Option<Arc<[CacheHit]>> {
         let answers = self.answers.lock();
         let (hits, since) = answers.by_key.get(&key)?;
         (since.elapsed() < self.keeps).then(|| Arc::clone(hits))
     }
 
     /// An answer has come.
-    pub(super) fn put(&self, key: Key, hits: &Arc<[CacheHit]>) {
+    pub(super) fn put(&self, key: LookupKey, hits: &Arc<[CacheHit]>) {
         if self.keeps.is_zero() {
             return;
         }
@@ -61,9 +61,9 @@ impl Recall {
     }
 }
 
-// === Answers ===
+// === CachedAnswers ===
 
-impl Answers {
+impl CachedAnswers {
     /// Drops what is stale, and one more when there are too many.
     fn drop_old(&mut self, now: Instant, keeps: Duration) {
         while let Some((key, since)) = self.order.front().copied() {
@@ -90,7 +90,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_kept_for_a_moment() {
-        let recall = Recall::new(MOMENT);
+        let recall = AnswerCache::new(MOMENT);
         recall.put(1, &Arc::default());
         advance(MOMENT / 2).await;
         assert!(recall.get(1).is_some());
@@ -104,11 +104,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn they_are_bounded_in_number_and_old_ones_go() {
-        let recall = Recall::new(MOMENT);
+        let recall = AnswerCache::new(MOMENT);
         for key in 0..2 * MAX_ANSWERS as u128 {
             recall.put(key, &Arc::default());
         }
-        let sizes = |recall: &Recall| {
+        let sizes = |recall: &AnswerCache| {
             let answers = recall.answers.lock();
             (answers.by_key.len(), answers.order.len())
         };
@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_kept_for_no_time() {
-        let recall = Recall::new(Duration::ZERO);
+        let recall = AnswerCache::new(Duration::ZERO);
         recall.put(1, &Arc::default());
         assert!(recall.get(1).is_none());
     }

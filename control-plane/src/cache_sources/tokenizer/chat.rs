@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{Failure, conversation};
 
-/// A conversation and what its template is told. Raw JSON, not checked yet.
+/// A conversation and the arguments of its template. Raw JSON, not checked yet.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Chat {
     pub(super) messages: Bytes,
@@ -44,7 +44,7 @@ impl Chat {
         }
     }
 
-    /// What the request tells the template, besides messages and tools. The request's own fields come after its
+    /// The request's arguments of the template, besides messages and tools. The request's own fields come after its
     /// `chat_template_kwargs`, and so count.
     pub(super) fn kwargs(&self) -> Result<Vec<(Value, Value)>, Failure> {
         let mut fields = Vec::new();

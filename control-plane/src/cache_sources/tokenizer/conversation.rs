@@ -148,7 +148,7 @@ fn tool_calls(raw: &Value) -> Result<Option<Value>, Failure> {
     })
 }
 
-/// Arguments come as JSON in a string. What is no object becomes an empty one: it is history, and nobody can mend it.
+/// Arguments come as JSON in a string. What is no object becomes an empty one: it is history that cannot be corrected.
 fn arguments(raw: Option<Value>) -> Value {
     let parsed = raw.and_then(|raw| match raw.as_str() {
         Some(text) => serde_json::from_str(text).ok(),

@@ -10,10 +10,11 @@ use tokenizers::Tokenizer;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::{
-    Failure, chat::Chat, memo::Memo, pieces::Cuts, template::ChatTemplate, wanted::Wanted,
+    Failure, chat::Chat, memo::TokenCache, pieces::Cuts, template::ChatTemplate,
+    wanted::TokenizeInput,
 };
 
-/// Shorter pieces are made anew: that takes no longer than to remember them.
+/// Shorter pieces are encoded again: that takes no longer than a cache lookup.
 const WORTH_KEEPING: usize = 32;
 
 /// See the module.
@@ -28,7 +29,7 @@ pub(super) struct Encoder {
 
 /// What was made, and what of it had been made before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Made {
+pub(super) struct EncodedPrompt {
     pub(super) ids: Vec<u32>,
     /// Ids that came from memory.
     pub(super) remembered: usize,
@@ -73,17 +74,19 @@ impl Encoder {
     /// The tokens of `wanted`, with the help of `memo`. `goes_on` is asked now and then whether they are still wanted.
     pub(super) fn ids(
         &self,
-        wanted: &Wanted,
-        memo: &Memo,
+        wanted: &TokenizeInput,
+        memo: &TokenCache,
         goes_on: impl Fn() -> bool,
-    ) -> Result<Made, Failure> {
+    ) -> Result<EncodedPrompt, Failure> {
         match wanted {
-            Wanted::Ids(ids) => Ok(Made {
+            TokenizeInput::Ids(ids) => Ok(EncodedPrompt {
                 ids: ids.to_vec(),
                 remembered: 0,
             }),
-            Wanted::Text { text, special } => self.encode(text, *special, memo, goes_on),
-            Wanted::Chat(chat) => self.encode(&self.render(chat)?, chat.special, memo, goes_on),
+            TokenizeInput::Text { text, special } => self.encode(text, *special, memo, goes_on),
+            TokenizeInput::Chat(chat) => {
+                self.encode(&self.render(chat)?, chat.special, memo, goes_on)
+            }
         }
     }
 
@@ -99,16 +102,16 @@ impl Encoder {
         &self,
         text: &str,
         special: bool,
-        memo: &Memo,
+        memo: &TokenCache,
         goes_on: impl Fn() -> bool,
-    ) -> Result<Made, Failure> {
+    ) -> Result<EncodedPrompt, Failure> {
         let Some(cuts) = self.cuts.as_ref().filter(|_| !special) else {
-            return Ok(Made {
+            return Ok(EncodedPrompt {
                 ids: self.whole(text, special)?,
                 remembered: 0,
             });
         };
-        let mut made = Made::default();
+        let mut made = EncodedPrompt::default();
         for piece in cuts.pieces(text) {
             if !goes_on() {
                 return Err(Failure::Late);
@@ -118,7 +121,12 @@ impl Encoder {
         Ok(made)
     }
 
-    fn piece(&self, piece: &str, memo: &Memo, made: &mut Made) -> Result<(), Failure> {
+    fn piece(
+        &self,
+        piece: &str,
+        memo: &TokenCache,
+        made: &mut EncodedPrompt,
+    ) -> Result<(), Failure> {
         if piece.len() < WORTH_KEEPING {
             made.ids.extend(self.whole(piece, false)?);
             return Ok(());
@@ -158,23 +166,23 @@ mod tests {
         files::load(&fixture::files(), 1).expect("the fixture is usable")
     }
 
-    fn chat(messages: &serde_json::Value) -> Wanted {
+    fn chat(messages: &serde_json::Value) -> TokenizeInput {
         let messages = messages.to_string().into();
-        Wanted::Chat(Box::new(Chat {
+        TokenizeInput::Chat(Box::new(Chat {
             messages,
             generates: true,
             ..Chat::default()
         }))
     }
 
-    fn made(encoder: &Encoder, wanted: &Wanted, memo: &Memo) -> Made {
+    fn made(encoder: &Encoder, wanted: &TokenizeInput, memo: &TokenCache) -> EncodedPrompt {
         encoder.ids(wanted, memo, || true).expect("tokens")
     }
 
     #[test]
     fn a_plain_text_gets_the_tokenizers_special_tokens_and_a_chat_does_not() {
-        let (encoder, memo) = (encoder(), Memo::new(0));
-        let text = |special| Wanted::Text {
+        let (encoder, memo) = (encoder(), TokenCache::new(0));
+        let text = |special| TokenizeInput::Text {
             text: "hello world".into(),
             special,
         };
@@ -193,19 +201,19 @@ mod tests {
 
     #[test]
     fn a_file_that_asks_for_truncation_is_not_obeyed() {
-        let text = Wanted::Text {
+        let text = TokenizeInput::Text {
             text: "hello ".repeat(100),
             special: false,
         };
         assert!(
-            made(&encoder(), &text, &Memo::new(0)).ids.len() > 100,
+            made(&encoder(), &text, &TokenCache::new(0)).ids.len() > 100,
             "the file says 16"
         );
     }
 
     #[test]
     fn the_next_turn_of_a_conversation_costs_that_turn() {
-        let (encoder, memo) = (encoder(), Memo::new(1 << 20));
+        let (encoder, memo) = (encoder(), TokenCache::new(1 << 20));
         let mut turns =
             vec![json!({"role": "user", "content": "tell me something about routers, please"})];
         let first = made(&encoder, &chat(&json!(turns)), &memo);
@@ -227,7 +235,7 @@ mod tests {
         );
         assert_eq!(
             second.ids,
-            made(&encoder, &chat(&json!(turns)), &Memo::new(0)).ids,
+            made(&encoder, &chat(&json!(turns)), &TokenCache::new(0)).ids,
             "as if nothing were remembered"
         );
     }
@@ -236,7 +244,7 @@ mod tests {
     fn a_prompt_that_nobody_waits_for_is_given_up() {
         let wanted = chat(&json!([{"role": "user", "content": "hello"}]));
         assert_eq!(
-            encoder().ids(&wanted, &Memo::new(0), || false),
+            encoder().ids(&wanted, &TokenCache::new(0), || false),
             Err(Failure::Late)
         );
     }
@@ -250,11 +258,11 @@ mod tests {
             ),
         ) {
             static ENCODER: LazyLock<Encoder> = LazyLock::new(encoder);
-            let (encoder, memo) = (&*ENCODER, Memo::new(4_000));
+            let (encoder, memo) = (&*ENCODER, TokenCache::new(4_000));
             for turns in conversations {
                 let messages: Vec<_> = turns.iter().map(|(role, text)| json!({"role": role, "content": text})).collect();
                 let wanted = chat(&json!(messages));
-                prop_assert_eq!(made(encoder, &wanted, &memo).ids, made(encoder, &wanted, &Memo::new(0)).ids);
+                prop_assert_eq!(made(encoder, &wanted, &memo).ids, made(encoder, &wanted, &TokenCache::new(0)).ids);
             }
         }
     }

@@ -22,31 +22,33 @@ use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Failure, chat::Chat, wanted::Wanted};
-use crate::cache_sources::lookup_client::{self, Fault, Inquiry, Limits, Question};
+use super::{Failure, chat::Chat, wanted::TokenizeInput};
+use crate::cache_sources::lookup_client::{
+    self, LookupClient, LookupFault, LookupLimits, LookupRequest,
+};
 
 /// Endpoints that are tried for one prompt, of those that are not left alone.
 const TRIES: usize = 2;
 
 /// Asks the engines of one pool.
 #[derive(Debug)]
-pub(super) struct Engine {
+pub(super) struct EngineTokenizer {
     client: Client,
-    limits: Limits,
-    endpoints: ArcSwap<Vec<Endpoint>>,
+    limits: LookupLimits,
+    endpoints: ArcSwap<Vec<TokenizeEndpoint>>,
     turn: AtomicUsize,
 }
 
 #[derive(Clone, Debug)]
-struct Endpoint {
+struct TokenizeEndpoint {
     base: Arc<str>,
     url: Url,
-    inquiry: Arc<Inquiry>,
+    inquiry: Arc<LookupClient>,
 }
 
 /// What is asked, of either kind.
 #[derive(Serialize)]
-struct Body<'a> {
+struct TokenizeRequest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,18 +67,18 @@ struct Body<'a> {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct TokenizeResponse {
     tokens: Vec<u32>,
 }
 
-// === Engine ===
+// === EngineTokenizer ===
 
-impl Engine {
-    /// Asks nobody yet: [`Engine::follow`] says whom.
+impl EngineTokenizer {
+    /// Without endpoints until [`EngineTokenizer::follow`] sets them.
     ///
     /// # Errors
     /// When the process has no usable TLS configuration.
-    pub(super) fn new(limits: Limits) -> Result<Self, reqwest::Error> {
+    pub(super) fn new(limits: LookupLimits) -> Result<Self, reqwest::Error> {
         let client = lookup_client::client(limits.connect, "http")?;
         Ok(Self {
             client,
@@ -92,15 +94,15 @@ impl Engine {
         if before.iter().map(|known| &known.base).eq(bases.clone()) {
             return;
         }
-        let known: HashMap<&str, &Endpoint> =
+        let known: HashMap<&str, &TokenizeEndpoint> =
             before.iter().map(|known| (&*known.base, known)).collect();
         let endpoints = bases.filter_map(|base| {
             if let Some(known) = known.get(&**base) {
                 return Some((*known).clone());
             }
             let url = Url::parse(&format!("{base}/tokenize")).ok()?;
-            let inquiry = Arc::new(Inquiry::with(self.client.clone(), self.limits));
-            Some(Endpoint {
+            let inquiry = Arc::new(LookupClient::with(self.client.clone(), self.limits));
+            Some(TokenizeEndpoint {
                 base: Arc::clone(base),
                 url,
                 inquiry,
@@ -113,10 +115,10 @@ impl Engine {
     /// The ids that an engine makes of `wanted`.
     pub(super) async fn ids(
         &self,
-        wanted: &Wanted,
+        wanted: &TokenizeInput,
         model: Option<&str>,
     ) -> Result<Vec<u32>, Failure> {
-        if let Wanted::Ids(ids) = wanted {
+        if let TokenizeInput::Ids(ids) = wanted {
             return Ok(ids.to_vec());
         }
         let endpoints = self.endpoints.load_full();
@@ -127,13 +129,13 @@ impl Engine {
             (0..endpoints.len()).map(|step| &endpoints[(first + step) % endpoints.len()])
         {
             let question =
-                || body(wanted, model).map(|body| Question::json(endpoint.url.clone(), body));
+                || body(wanted, model).map(|body| LookupRequest::json(endpoint.url.clone(), body));
             match endpoint.inquiry.ask(question).await {
                 Ok(answer) => return read(&answer),
                 Err(found) => failure = found,
             }
             // One that is left alone costs nothing; after another kind of failure there is seldom time for many more.
-            tries += usize::from(failure != Failure::Engine(Fault::Open));
+            tries += usize::from(failure != Failure::Engine(LookupFault::Open));
             if tries == TRIES || !matches!(failure, Failure::Engine(_)) {
                 break;
             }
@@ -142,18 +144,18 @@ impl Engine {
     }
 }
 
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
+impl From<LookupFault> for Failure {
+    fn from(fault: LookupFault) -> Self {
         Self::Engine(fault)
     }
 }
 
 // === Steps ===
 
-fn body(wanted: &Wanted, model: Option<&str>) -> Result<Vec<u8>, Failure> {
+fn body(wanted: &TokenizeInput, model: Option<&str>) -> Result<Vec<u8>, Failure> {
     let body = match wanted {
-        Wanted::Ids(_) => return Err(Failure::Unsupported),
-        Wanted::Text { text, special } => Body {
+        TokenizeInput::Ids(_) => return Err(Failure::Unsupported),
+        TokenizeInput::Text { text, special } => TokenizeRequest {
             model,
             prompt: Some(text),
             messages: None,
@@ -163,15 +165,15 @@ fn body(wanted: &Wanted, model: Option<&str>) -> Result<Vec<u8>, Failure> {
             continue_final_message: None,
             add_special_tokens: *special,
         },
-        Wanted::Chat(chat) => of_chat(chat, model)?,
+        TokenizeInput::Chat(chat) => of_chat(chat, model)?,
     };
     serde_json::to_vec(&body).map_err(|_| Failure::Malformed)
 }
 
 /// `/tokenize` has no fields for an effort and for documents, but its `chat_template_kwargs` reach the same variables.
-fn of_chat<'a>(chat: &'a Chat, model: Option<&'a str>) -> Result<Body<'a>, Failure> {
+fn of_chat<'a>(chat: &'a Chat, model: Option<&'a str>) -> Result<TokenizeRequest<'a>, Failure> {
     let kwargs = chat.kwargs()?;
-    Ok(Body {
+    Ok(TokenizeRequest {
         model,
         prompt: None,
         messages: Some(raw(&chat.messages)?),
@@ -189,7 +191,8 @@ fn raw(json: &[u8]) -> Result<&RawValue, Failure> {
 }
 
 fn read(answer: &[u8]) -> Result<Vec<u32>, Failure> {
-    let answer: Answer = serde_json::from_slice(answer).map_err(|_| Fault::Garbage)?;
+    let answer: TokenizeResponse =
+        serde_json::from_slice(answer).map_err(|_| LookupFault::Garbage)?;
     Ok(answer.tokens)
 }
 
@@ -201,7 +204,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(wanted: &Wanted) -> Json {
+    fn asked(wanted: &TokenizeInput) -> Json {
         serde_json::from_slice(&body(wanted, Some("m")).expect("a question")).expect("JSON")
     }
 
@@ -220,12 +223,12 @@ mod tests {
             "chat_template_kwargs": {"x": 1, "enable_thinking": true, "reasoning_effort": "low"},
             "add_generation_prompt": true, "continue_final_message": false, "add_special_tokens": false,
         });
-        assert_eq!(asked(&Wanted::Chat(Box::new(chat))), expected);
+        assert_eq!(asked(&TokenizeInput::Chat(Box::new(chat))), expected);
     }
 
     #[test]
     fn a_prompt_is_asked_as_it_is() {
-        let wanted = Wanted::Text {
+        let wanted = TokenizeInput::Text {
             text: "a \"b\"".into(),
             special: true,
         };
@@ -242,7 +245,7 @@ mod tests {
             ..Chat::default()
         };
         assert_eq!(
-            body(&Wanted::Chat(Box::new(smuggled)), None),
+            body(&TokenizeInput::Chat(Box::new(smuggled)), None),
             Err(Failure::Malformed)
         );
     }
@@ -253,7 +256,7 @@ mod tests {
         assert_eq!(read(answer), Ok(vec![284, 80, 333, 1235, 1396]));
         assert_eq!(
             read(br#"{"tokens":[-1]}"#),
-            Err(Failure::Engine(Fault::Garbage))
+            Err(Failure::Engine(LookupFault::Garbage))
         );
     }
 

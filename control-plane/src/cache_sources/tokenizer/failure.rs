@@ -1,6 +1,6 @@
 //! Why the tokens of a prompt are not known.
 
-use crate::cache_sources::lookup_client::Fault;
+use crate::cache_sources::lookup_client::LookupFault;
 
 /// See the module. Each means "no exact knowledge of caches for this request", and nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum Failure {
     /// Not in time.
     Late,
     /// The engine was asked, and that failed.
-    Engine(Fault),
+    Engine(LookupFault),
 }
 
 impl Failure {
@@ -36,8 +36,8 @@ impl Failure {
             Self::TooLong => "too_long",
             Self::Template => "template",
             Self::Tokenizer => "tokenizer",
-            Self::Saturated | Self::Engine(Fault::Saturated) => "saturated",
-            Self::Late | Self::Engine(Fault::Timeout) => "timeout",
+            Self::Saturated | Self::Engine(LookupFault::Saturated) => "saturated",
+            Self::Late | Self::Engine(LookupFault::Timeout) => "timeout",
             Self::Engine(fault) => fault.name(),
         }
     }

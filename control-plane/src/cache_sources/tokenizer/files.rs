@@ -24,7 +24,7 @@ use tokenizers::Tokenizer;
 use super::{
     ContentFormat,
     encoder::Encoder,
-    template::{ChatTemplate, Source},
+    template::{ChatTemplate, TemplateSource},
 };
 
 /// Largest file that is read, in bytes. The largest vocabularies take a quarter of it.
@@ -55,7 +55,7 @@ pub struct TokenizerFiles {
     pub template: Option<PathBuf>,
     /// How the template wants a message's content; found in it when absent.
     pub content: Option<ContentFormat>,
-    /// What every rendering is told besides, a JSON object.
+    /// Default arguments of every rendering, a JSON object.
     pub kwargs: serde_json::Map<String, Json>,
 }
 
@@ -155,12 +155,15 @@ pub(super) fn load(files: &TokenizerFiles, seed: u64) -> Result<Encoder, Unusabl
 }
 
 /// The operator's template, or the model's, and where it stands.
-fn template(files: &TokenizerFiles, config: &Json) -> Result<Option<(PathBuf, Source)>, Unusable> {
+fn template(
+    files: &TokenizerFiles,
+    config: &Json,
+) -> Result<Option<(PathBuf, TemplateSource)>, Unusable> {
     if let Some(path) = &files.template {
         let default = read(path, "give a file with a Jinja template")?;
         return Ok(Some((
             path.clone(),
-            Source {
+            TemplateSource {
                 default,
                 tool_use: None,
             },
@@ -171,7 +174,7 @@ fn template(files: &TokenizerFiles, config: &Json) -> Result<Option<(PathBuf, So
         let default = read(&path, "let it be readable, or remove it")?;
         return Ok(Some((
             path,
-            Source {
+            TemplateSource {
                 default,
                 tool_use: None,
             },
@@ -186,9 +189,9 @@ fn template(files: &TokenizerFiles, config: &Json) -> Result<Option<(PathBuf, So
 }
 
 /// `chat_template` of a JSON file: a template, or a list of named ones.
-fn source(json: &Json) -> Option<Source> {
+fn source(json: &Json) -> Option<TemplateSource> {
     match json.get("chat_template")? {
-        Json::String(default) => Some(Source {
+        Json::String(default) => Some(TemplateSource {
             default: default.clone(),
             tool_use: None,
         }),
@@ -199,7 +202,7 @@ fn source(json: &Json) -> Option<Source> {
                     .find(|item| item.get("name").and_then(Json::as_str) == Some(wanted))?;
                 found.get("template")?.as_str().map(str::to_owned)
             };
-            Some(Source {
+            Some(TemplateSource {
                 default: named("default")?,
                 tool_use: named("tool_use"),
             })
@@ -340,7 +343,7 @@ mod tests {
             {"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]});
         assert_eq!(
             source(&json),
-            Some(Source {
+            Some(TemplateSource {
                 default: "a".into(),
                 tool_use: Some("b".into())
             })

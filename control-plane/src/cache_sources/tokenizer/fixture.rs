@@ -6,7 +6,7 @@ use tokenizers::Tokenizer;
 
 use super::TokenizerFiles;
 
-/// Where its files lie.
+/// Where its files are.
 pub(super) fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/tokenizer")
 }

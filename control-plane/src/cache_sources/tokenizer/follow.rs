@@ -1,7 +1,7 @@
 //! Keeps the newest usable version of a model's files loaded.
 //!
 //! Reading them takes up to a second, so it is done beside everything else, at the start and whenever a file changes.
-//! What was good stays until something better is: a broken file is told once, and costs nothing.
+//! The last good files stay in use: an invalid file is logged once and changes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// The files of one pool. Dropping it ends the following.
 #[derive(Debug)]
-pub(super) struct Followed {
+pub(super) struct FollowedFiles {
     encoder: Arc<ArcSwapOption<Encoder>>,
     /// Whether they were read once.
     settled: watch::Receiver<bool>,
@@ -32,30 +32,30 @@ pub(super) struct Followed {
 }
 
 /// The task that follows them.
-struct Follower {
+struct FilesFollower {
     pool: String,
     files: TokenizerFiles,
     seed: u64,
     encoder: Arc<ArcSwapOption<Encoder>>,
     settled: watch::Sender<bool>,
-    /// What was told of them last.
-    told: Option<Unusable>,
+    /// The error that was logged last.
+    logged: Option<Unusable>,
 }
 
-// === Followed ===
+// === FollowedFiles ===
 
-impl Followed {
+impl FollowedFiles {
     /// Begins to read. `seed` makes what is remembered of one version of the files useless for the next.
     pub(super) fn begin(pool: &str, files: TokenizerFiles, seed: u64) -> Self {
         let encoder = Arc::new(ArcSwapOption::empty());
         let (sender, settled) = watch::channel(false);
-        let follower = Follower {
+        let follower = FilesFollower {
             pool: pool.to_owned(),
             files,
             seed,
             encoder: Arc::clone(&encoder),
             settled: sender,
-            told: None,
+            logged: None,
         };
         let following = AbortOnDropHandle::new(tokio::spawn(follower.run()));
         Self {
@@ -78,9 +78,9 @@ impl Followed {
     }
 }
 
-// === Follower ===
+// === FilesFollower ===
 
-impl Follower {
+impl FilesFollower {
     async fn run(mut self) {
         let mut known: Option<Stamp> = None;
         loop {
@@ -108,12 +108,12 @@ impl Follower {
                 let (vocabulary, chats) = (encoder.vocabulary(), encoder.has_template());
                 tracing::info!(pool, path = %self.files.path.display(), vocabulary, chats, ?took, "tokenizer loaded");
                 self.encoder.store(Some(Arc::new(encoder)));
-                self.told = None;
+                self.logged = None;
             }
-            Err(unusable) if self.told.as_ref() == Some(&unusable) => {}
+            Err(unusable) if self.logged.as_ref() == Some(&unusable) => {}
             Err(unusable) => {
                 tracing::warn!(pool, %unusable, "tokenizer is not used");
-                self.told = Some(unusable);
+                self.logged = Some(unusable);
             }
         }
     }
@@ -135,7 +135,7 @@ mod tests {
             path: folder.path().to_owned(),
             ..fixture::files()
         };
-        let followed = Followed::begin("chat", files, 1);
+        let followed = FollowedFiles::begin("chat", files, 1);
         followed.settled().await;
         assert!(followed.encoder().is_none());
 
@@ -153,7 +153,7 @@ mod tests {
     }
 
     /// Another version than `before`, as soon as there is one.
-    async fn loaded(followed: &Followed, before: Option<&Arc<Encoder>>) -> Arc<Encoder> {
+    async fn loaded(followed: &FollowedFiles, before: Option<&Arc<Encoder>>) -> Arc<Encoder> {
         let limit = Instant::now() + Duration::from_secs(60);
         while Instant::now() < limit {
             match followed.encoder() {

@@ -3,10 +3,10 @@
 use hermes_proto::v1::LookupText;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::memo::Key;
+use super::memo::TokenKey;
 
 /// The key of `text` for `model`. Seeded, so that no client can aim at what is remembered of another's prompt.
-pub(super) fn key(text: &LookupText, model: Option<&str>, seed: u64) -> Key {
+pub(super) fn key(text: &LookupText, model: Option<&str>, seed: u64) -> TokenKey {
     let mut hash = Xxh3::with_seed(seed);
     for part in parts(text)
         .into_iter()
@@ -105,7 +105,7 @@ mod tests {
                 ..plain()
             },
         ];
-        let keys: HashSet<Key> = texts.iter().map(|text| key(text, None, 7)).collect();
+        let keys: HashSet<TokenKey> = texts.iter().map(|text| key(text, None, 7)).collect();
         assert_eq!(keys.len(), texts.len());
         assert!(
             !keys.contains(&key(&plain(), Some("m"), 7)) && !keys.contains(&key(&plain(), None, 8))

@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 const OVERHEAD: usize = 96;
 
 /// Names what was made into tokens: a hash that no client can aim at, because it is seeded at random.
-pub(super) type Key = u128;
+pub(super) type TokenKey = u128;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Memo {
+pub(super) struct TokenCache {
     /// Bytes of one generation.
     half: usize,
     generations: Mutex<Generations>,
@@ -24,15 +24,15 @@ pub(super) struct Memo {
 
 #[derive(Debug, Default)]
 struct Generations {
-    newer: HashMap<Key, Arc<[u32]>>,
-    older: HashMap<Key, Arc<[u32]>>,
+    newer: HashMap<TokenKey, Arc<[u32]>>,
+    older: HashMap<TokenKey, Arc<[u32]>>,
     /// Bytes of the newer.
     bytes: usize,
 }
 
-// === Memo ===
+// === TokenCache ===
 
-impl Memo {
+impl TokenCache {
     /// An empty one that will take at most `bytes`.
     pub(super) fn new(bytes: usize) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl Memo {
     }
 
     /// The ids under `key`.
-    pub(super) fn get(&self, key: Key) -> Option<Arc<[u32]>> {
+    pub(super) fn get(&self, key: TokenKey) -> Option<Arc<[u32]>> {
         let mut generations = self.generations.lock();
         if let Some(ids) = generations.newer.get(&key) {
             return Some(Arc::clone(ids));
@@ -53,7 +53,7 @@ impl Memo {
     }
 
     /// Keeps `ids` under `key`, unless they are more than fits.
-    pub(super) fn put(&self, key: Key, ids: &Arc<[u32]>) {
+    pub(super) fn put(&self, key: TokenKey, ids: &Arc<[u32]>) {
         self.generations.lock().put(key, ids, self.half);
     }
 
@@ -68,7 +68,7 @@ impl Memo {
 // === Generations ===
 
 impl Generations {
-    fn put(&mut self, key: Key, ids: &Arc<[u32]>, half: usize) {
+    fn put(&mut self, key: TokenKey, ids: &Arc<[u32]>, half: usize) {
         let weight = weight(ids);
         if weight > half {
             return;
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn what_is_read_stays_and_what_is_not_goes() {
-        let memo = Memo::new(10 * (OVERHEAD + 40));
+        let memo = TokenCache::new(10 * (OVERHEAD + 40));
         let ids: Arc<[u32]> = vec![7; 10].into();
         memo.put(0, &ids);
         for key in 1..100 {
@@ -113,7 +113,7 @@ mod tests {
             limit in 0..2_000_usize,
             steps in proptest::collection::vec((any::<bool>(), 0..20_u128, 0..200_usize), 0..200),
         ) {
-            let memo = Memo::new(limit);
+            let memo = TokenCache::new(limit);
             for (reads, key, length) in steps {
                 if reads {
                     memo.get(key);

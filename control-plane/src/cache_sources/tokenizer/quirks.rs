@@ -7,7 +7,7 @@ use std::iter;
 const METHODS: [&str; 5] = ["items", "keys", "values", "get", "copy"];
 
 /// A template as it is compiled. Jinja ends every line by a line feed, whatever its file has there, and what a model said
-/// may be marked for training by `{% generation %}`, which is nobody else's tag.
+/// may be marked for training by `{% generation %}`, a tag of no other engine.
 pub(super) fn normal(template: &str) -> String {
     let template = template.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(template.len());

@@ -13,7 +13,7 @@ use super::{Failure, chat::Chat};
 /// The conversation that `text` asks for.
 ///
 /// # Errors
-/// As [`super::wanted::Wanted::read`].
+/// As [`super::wanted::TokenizeInput::read`].
 pub(super) fn read(text: &LookupText) -> Result<Chat, Failure> {
     let mut messages = Vec::new();
     if !text.system.is_empty() {

@@ -1,6 +1,6 @@
 //! A model's chat template: Jinja as `transformers` sets it up, in Rust.
 //!
-//! What it is told; of equal names the first counts: the request's messages, tools and settings, the request's
+//! Its arguments; of equal names the first counts: the request's messages, tools and settings, the request's
 //! `chat_template_kwargs`, the operator's `templateKwargs`, the tokenizer's special tokens.
 //!
 //! Invariants:
@@ -34,13 +34,13 @@ pub(super) struct ChatTemplate {
     tells_time: bool,
     /// Tools are rendered in a way that cannot be followed.
     misreads_tools: bool,
-    /// What every rendering is told; of equal names the last counts.
+    /// Default arguments of every rendering; of equal names the last counts.
     known: Vec<(String, Value)>,
 }
 
 /// A template's text, and another one for requests with tools, if the model has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Source {
+pub(super) struct TemplateSource {
     pub(super) default: String,
     pub(super) tool_use: Option<String>,
 }
@@ -53,12 +53,12 @@ impl ChatTemplate {
     /// # Errors
     /// Where its text is wrong, or goes beyond what is understood.
     pub(super) fn compile(
-        source: Source,
+        source: TemplateSource,
         format: Option<ContentFormat>,
         known: Vec<(String, Value)>,
     ) -> Result<Self, Error> {
         let mut environment = environment();
-        let Source { default, tool_use } = source;
+        let TemplateSource { default, tool_use } = source;
         let format = format.unwrap_or_else(|| ContentFormat::of(&default));
         let any = |has: fn(&str) -> bool| has(&default) || tool_use.as_deref().is_some_and(has);
         if any(quirks::escapes) {
@@ -128,7 +128,7 @@ impl ChatTemplate {
         }
     }
 
-    /// Everything that the template is told.
+    /// All arguments of the template.
     fn context(
         &self,
         chat: &Chat,

@@ -19,15 +19,15 @@ fn settings(way: Way) -> TokenizerSettings {
     }
 }
 
-async fn tokens(settings: TokenizerSettings) -> (Tokens, TokenMetrics) {
+async fn tokens(settings: TokenizerSettings) -> (PoolTokenizer, TokenMetrics) {
     hermes_runtime::crypto::install_default_crypto();
     let metrics = TokenMetrics::register(&mut Registry::default());
-    let tokens = Tokens::new("chat", settings, metrics.clone()).expect("a client");
+    let tokens = PoolTokenizer::new("chat", settings, metrics.clone()).expect("a client");
     tokens.settled().await;
     (tokens, metrics)
 }
 
-async fn fixture() -> (Tokens, TokenMetrics) {
+async fn fixture() -> (PoolTokenizer, TokenMetrics) {
     tokens(settings(Way::Files(fixture::files()))).await
 }
 

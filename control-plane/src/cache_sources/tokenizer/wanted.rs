@@ -12,7 +12,7 @@ use super::{Failure, chat::Chat, responses};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum TokenizeInput {
     /// They are tokens already.
     Ids(Arc<[u32]>),
     /// A text.
@@ -29,16 +29,16 @@ pub(super) enum Wanted {
 /// The value of `prompt`.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Prompt {
+enum PromptField {
     Text(String),
     Ids(Vec<u32>),
     Texts([String; 1]),
     Lists([Vec<u32>; 1]),
 }
 
-// === Wanted ===
+// === TokenizeInput ===
 
-impl Wanted {
+impl TokenizeInput {
     /// What `text` asks for.
     ///
     /// # Errors
@@ -62,11 +62,11 @@ impl Wanted {
 
     fn prompt(text: &LookupText) -> Result<Self, Failure> {
         // Several prompts in one request are several requests to the engine.
-        let prompt: Prompt =
+        let prompt: PromptField =
             serde_json::from_slice(&text.json).map_err(|_| Failure::Unsupported)?;
         match prompt {
-            Prompt::Ids(ids) | Prompt::Lists([ids]) => Ok(Self::Ids(ids.into())),
-            Prompt::Text(prompt) | Prompt::Texts([prompt]) => Ok(Self::Text {
+            PromptField::Ids(ids) | PromptField::Lists([ids]) => Ok(Self::Ids(ids.into())),
+            PromptField::Text(prompt) | PromptField::Texts([prompt]) => Ok(Self::Text {
                 text: prompt,
                 special: text.add_special_tokens.unwrap_or(true),
             }),
@@ -98,15 +98,15 @@ mod tests {
 
     #[test]
     fn a_prompt_is_a_text_or_tokens_and_there_is_one() {
-        let read = |json| Wanted::read(&text(Api::Completions, json));
-        let hello = Wanted::Text {
+        let read = |json| TokenizeInput::read(&text(Api::Completions, json));
+        let hello = TokenizeInput::Text {
             text: "hello".into(),
             special: true,
         };
         assert_eq!(read(r#""hello""#), Ok(hello.clone()));
         assert_eq!(read(r#"["hello"]"#), Ok(hello));
-        assert_eq!(read("[1,2]"), Ok(Wanted::Ids([1, 2].into())));
-        assert_eq!(read("[[1,2]]"), Ok(Wanted::Ids([1, 2].into())));
+        assert_eq!(read("[1,2]"), Ok(TokenizeInput::Ids([1, 2].into())));
+        assert_eq!(read("[[1,2]]"), Ok(TokenizeInput::Ids([1, 2].into())));
         for several in [r#"["a","b"]"#, "[[1],[2]]", "{}", "[-1]", "7"] {
             assert_eq!(read(several), Err(Failure::Unsupported), "{several}");
         }
@@ -118,10 +118,10 @@ mod tests {
             incomplete: true,
             ..text(Api::Chat, "[]")
         };
-        assert_eq!(Wanted::read(&incomplete), Err(Failure::Unsupported));
+        assert_eq!(TokenizeInput::read(&incomplete), Err(Failure::Unsupported));
         for api in [Api::Unspecified, Api::Embeddings, Api::Messages] {
             assert_eq!(
-                Wanted::read(&text(api, r#""x""#)),
+                TokenizeInput::read(&text(api, r#""x""#)),
                 Err(Failure::Unsupported)
             );
         }
@@ -129,27 +129,27 @@ mod tests {
 
     #[test]
     fn an_effort_switches_thinking_on_unless_the_request_says_otherwise() {
-        let told = |kwargs: &'static str, reasoning: &'static str| {
+        let kwargs_of = |kwargs: &'static str, reasoning: &'static str| {
             let asked = LookupText {
                 template_kwargs: Bytes::from_static(kwargs.as_bytes()),
                 reasoning: Bytes::from_static(reasoning.as_bytes()),
                 ..text(Api::Chat, "[]")
             };
-            let Ok(Wanted::Chat(chat)) = Wanted::read(&asked) else {
+            let Ok(TokenizeInput::Chat(chat)) = TokenizeInput::read(&asked) else {
                 panic!("a chat")
             };
             let fields = Value::from_pairs(chat.kwargs().expect("an object"));
             fields.to_string()
         };
         assert_eq!(
-            told("", r#""low""#),
+            kwargs_of("", r#""low""#),
             "{'enable_thinking': True, 'reasoning_effort': 'low'}"
         );
         assert_eq!(
-            told("", r#""none""#),
+            kwargs_of("", r#""none""#),
             "{'enable_thinking': False, 'reasoning_effort': 'none'}"
         );
-        let off = told(r#"{"enable_thinking":false,"x":1}"#, r#""high""#);
+        let off = kwargs_of(r#"{"enable_thinking":false,"x":1}"#, r#""high""#);
         assert_eq!(
             off,
             "{'enable_thinking': False, 'x': 1, 'reasoning_effort': 'high'}"
@@ -169,7 +169,7 @@ mod tests {
         #[test]
         fn any_bytes_are_wanted_or_refused(json in proptest::collection::vec(any::<u8>(), 0..60), api in 0..7_i32) {
             let asked = LookupText { json: json.into(), api, kind: api % 2, ..LookupText::default() };
-            let _ = Wanted::read(&asked);
+            let _ = TokenizeInput::read(&asked);
         }
     }
 }

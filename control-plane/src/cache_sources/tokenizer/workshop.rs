@@ -21,17 +21,17 @@ const MAX_THREADS: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Workshop {
+pub(super) struct TokenizerWorkers {
     threads: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
 /// Counts one that waits, until it has a thread or goes away.
-struct Waiting<'a>(&'a AtomicUsize);
+struct QueuedJob<'a>(&'a AtomicUsize);
 
-// === Workshop ===
+// === TokenizerWorkers ===
 
-impl Workshop {
+impl TokenizerWorkers {
     /// With half of the cores: choices and streams need the other half.
     pub(super) fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
@@ -45,7 +45,7 @@ impl Workshop {
         }
     }
 
-    /// Does `work` on a thread of its own, when one is free. Work that has begun goes on when nobody waits any more;
+    /// Does `work` on a thread of its own, when one is free. Work that has begun goes on when its caller leaves;
     /// it has to watch the time itself.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Workshop {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Failure> {
-        let waiting = Waiting::begin(&self.waiting).ok_or(Failure::Saturated)?;
+        let waiting = QueuedJob::begin(&self.waiting).ok_or(Failure::Saturated)?;
         // It is never closed.
         let thread = Arc::clone(&self.threads)
             .acquire_owned()
@@ -70,16 +70,16 @@ impl Workshop {
     }
 }
 
-// === Waiting ===
+// === QueuedJob ===
 
-impl<'a> Waiting<'a> {
+impl<'a> QueuedJob<'a> {
     fn begin(count: &'a AtomicUsize) -> Option<Self> {
         let waiting = Self(count);
         (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(waiting)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedJob<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -95,7 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_line_of_bounded_length_stands_before_the_threads() {
-        let workshop = Workshop::with(1);
+        let workshop = TokenizerWorkers::with(1);
         let (go, gate) = mpsc::sync_channel::<()>(0);
         let first = workshop.run(move || gate.recv().is_ok());
         let mut first = Box::pin(first);
@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_costs_one_piece_of_work() {
-        let workshop = Workshop::with(1);
+        let workshop = TokenizerWorkers::with(1);
         let buggy = || -> u8 { panic!("a bug of a tokenizer") };
         assert_eq!(workshop.run(buggy).await, Err(Failure::Tokenizer));
         assert_eq!(workshop.run(|| 7).await, Ok(7));

@@ -1,4 +1,4 @@
-//! Where a pod publishes its KV events, as far as Kubernetes tells: an annotation, or ports by name.
+//! Where a pod publishes its KV events, by its Kubernetes object: an annotation, or named ports.
 //!
 //! The annotation `hermes.ai/kv-events` has the publisher's port and, after a comma, that of its replay socket: `5557` or
 //! `5557,5558`. Each may be written as engines want it, `tcp://*:5557`; the host is the pod's own whatever stands there. It is
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(
             EventPorts::find(None, Some("5557"), named),
             None,
-            "nobody asks"
+            "not configured"
         );
     }
 

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use self::services::SERVICE_NAME;
 pub(crate) use self::{pods::PodIndex, services::ServiceIndex};
-use crate::discovery::Discovered;
+use crate::discovery::DiscoveredEndpoint;
 
 /// Takes in objects of one kind. Every method says whether anything that bears on endpoints changed.
 ///
 /// Objects are named without their namespace, as an index never sees more than one.
-pub(crate) trait Index<K> {
+pub(crate) trait ObjectIndex<K> {
     /// An object exists and looks like this now.
     fn apply(&mut self, object: K) -> bool;
 
@@ -40,26 +40,26 @@ pub(crate) trait Index<K> {
 /// Answers which endpoints there are.
 pub(crate) trait Endpoints {
     /// The whole current set.
-    fn endpoints(&self) -> Found;
+    fn endpoints(&self) -> FoundEndpoints;
 }
 
 /// The endpoints of one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundEndpoints {
     /// Those that are ready, sorted by URL, each URL once.
-    pub(crate) endpoints: Vec<Discovered>,
-    /// Those that exist, are not told to leave, and are not ready; as sorted.
-    pub(crate) unready: Vec<Discovered>,
+    pub(crate) endpoints: Vec<DiscoveredEndpoint>,
+    /// Those that exist, are not terminating, and are not ready; sorted likewise.
+    pub(crate) unready: Vec<DiscoveredEndpoint>,
     /// Ready addresses that could not be used: no port matches, or the role label is not understood.
     pub(crate) left_out: usize,
 }
 
 /// Something with an address, whether it can be used or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Candidate {
+struct EndpointCandidate {
     ready: bool,
     /// `None`: no port matches, or the role label is not understood.
-    endpoint: Option<Discovered>,
+    endpoint: Option<DiscoveredEndpoint>,
 }
 
 /// Stores what is left of an object after reading; `None` means that it does not count. Says whether that is news.
@@ -74,13 +74,13 @@ fn keep<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, entry: Option
     true
 }
 
-// === impl Found ===
+// === impl FoundEndpoints ===
 
-impl Found {
+impl FoundEndpoints {
     /// Sorts, and keeps one endpoint per URL: the same pod behind two Services is one server.
-    fn new(candidates: impl IntoIterator<Item = Candidate>) -> Self {
+    fn new(candidates: impl IntoIterator<Item = EndpointCandidate>) -> Self {
         let mut found = Self::default();
-        for Candidate { ready, endpoint } in candidates {
+        for EndpointCandidate { ready, endpoint } in candidates {
             match endpoint {
                 Some(endpoint) if ready => found.endpoints.push(endpoint),
                 Some(endpoint) => found.unready.push(endpoint),
@@ -101,7 +101,7 @@ impl Found {
     }
 }
 
-fn unique(endpoints: &mut Vec<Discovered>) {
+fn unique(endpoints: &mut Vec<DiscoveredEndpoint>) {
     endpoints.sort_unstable();
     endpoints.dedup_by(|later, earlier| later.url == earlier.url);
 }

@@ -11,41 +11,41 @@ use std::{future::Future, time::Duration};
 use tokio::time;
 
 use super::{
-    Discovered,
+    DiscoveredEndpoint,
     index::Endpoints,
-    readiness::{Believed, Readiness},
-    state::State,
+    readiness::{PeerReadiness, UsableEndpoints},
+    state::SourceIndex,
 };
 
 /// How long changes gather after one was published. Far below the 300 ms within which a change must arrive.
 pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 
 /// Publishes for ever. While the sink is busy changes gather, and it gets the newest set next.
-pub(crate) async fn publish<I, S, F>(state: &State<I>, mut sink: S)
+pub(crate) async fn publish<I, S, F>(state: &SourceIndex<I>, mut sink: S)
 where
     I: Endpoints,
-    S: FnMut(Vec<Discovered>) -> F,
+    S: FnMut(Vec<DiscoveredEndpoint>) -> F,
     F: Future<Output = ()>,
 {
-    let mut readiness = Readiness::default();
-    let mut last: Option<Believed> = None;
+    let mut readiness = PeerReadiness::default();
+    let mut last: Option<UsableEndpoints> = None;
     loop {
         state.changed().await;
         let Some(found) = state.found() else {
             continue;
         };
-        let believed = readiness.believe(found);
-        if last.as_ref() == Some(&believed) {
+        let usable = readiness.apply(found);
+        if last.as_ref() == Some(&usable) {
             continue;
         }
         let news = last
             .as_ref()
-            .is_none_or(|last| last.endpoints != believed.endpoints);
-        state.published(&believed);
+            .is_none_or(|last| last.endpoints != usable.endpoints);
+        state.published(&usable);
         if news {
-            sink(believed.endpoints.clone()).await;
+            sink(usable.endpoints.clone()).await;
         }
-        last = Some(believed);
+        last = Some(usable);
         time::sleep(SETTLE).await;
     }
 }

@@ -1,49 +1,49 @@
-//! How far Kubernetes is believed when it calls endpoints not ready.
+//! The panic threshold of discovery: endpoints that are not ready stay in use while most of their peers are not either.
 //!
-//! Readiness is what Kubernetes last heard, and it can stop hearing. When its API server was away for longer than nodes
-//! may be silent (50 s), or nodes are cut off from it, it calls all pods on them not ready at once, while they serve as
-//! before. Taking them all out of the pool would turn a fault of bookkeeping into one of traffic.
+//! Readiness is the last status that nodes reported to Kubernetes. When its API server was unreachable for longer than
+//! nodes may be silent (50 s), or nodes are cut off from it, it marks all pods on them not ready at once, while they serve
+//! as before. Removing them all from the pool would turn a fault of the control plane into an outage.
 //!
-//! So when fewer than half of an endpoint's peers are left, those that were ready before, and that nobody has told to
-//! go, stay in use. What really is broken is found by asking it: by scrapes and by requests that fail. It is the panic
-//! threshold of Envoy's load balancer, with its usual value.
+//! So when fewer than half of an endpoint's peers are ready, those that were ready before, and are not terminating, stay
+//! in use. Scrapes and failing requests find the endpoints that are really down. It is the panic threshold of Envoy's
+//! load balancer, with its default value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hermes_core::snapshot::Role;
 
-use super::{Discovered, index::Found};
+use super::{DiscoveredEndpoint, index::FoundEndpoints};
 
-/// Who has been ready, among those that still exist: as many as the API server holds, at most.
+/// The endpoints that have been ready and still exist: at most as many as the API server holds.
 #[derive(Debug, Default)]
-pub(crate) struct Readiness {
+pub(crate) struct PeerReadiness {
     once: BTreeSet<(String, String)>,
 }
 
 /// Endpoints to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Believed {
+pub(crate) struct UsableEndpoints {
     /// Sorted by URL, each URL once.
-    pub(crate) endpoints: Vec<Discovered>,
-    /// How many of them Kubernetes calls not ready.
+    pub(crate) endpoints: Vec<DiscoveredEndpoint>,
+    /// How many of them are not ready.
     pub(crate) doubted: usize,
-    /// As [`Found::left_out`].
+    /// As [`FoundEndpoints::left_out`].
     pub(crate) left_out: usize,
 }
 
-/// Endpoints that can stand in for each other: of one role and group.
+/// Interchangeable endpoints: of one role and group.
 #[derive(Default)]
 struct Peers {
-    ready: Vec<Discovered>,
-    unready: Vec<Discovered>,
+    ready: Vec<DiscoveredEndpoint>,
+    unready: Vec<DiscoveredEndpoint>,
 }
 
-// === impl Readiness ===
+// === impl PeerReadiness ===
 
-impl Readiness {
-    /// Decides about the current set, and remembers who is ready in it.
-    pub(crate) fn believe(&mut self, found: Found) -> Believed {
-        let Found {
+impl PeerReadiness {
+    /// Applies the threshold to the current set, and records which of it are ready.
+    pub(crate) fn apply(&mut self, found: FoundEndpoints) -> UsableEndpoints {
+        let FoundEndpoints {
             endpoints,
             unready,
             left_out,
@@ -68,7 +68,7 @@ impl Readiness {
                 .unready
                 .push(endpoint);
         }
-        let mut believed = Believed {
+        let mut usable = UsableEndpoints {
             endpoints: Vec::new(),
             doubted: 0,
             left_out,
@@ -76,22 +76,22 @@ impl Readiness {
         for Peers { ready, unready } in peers.into_values() {
             // Fewer than half of ready + unready.
             if ready.len() < unready.len() {
-                believed.doubted += unready.len();
-                believed.endpoints.extend(unready);
+                usable.doubted += unready.len();
+                usable.endpoints.extend(unready);
             }
-            believed.endpoints.extend(ready);
+            usable.endpoints.extend(ready);
         }
-        believed.endpoints.sort_unstable();
-        believed
+        usable.endpoints.sort_unstable();
+        usable
     }
 }
 
 /// A pod that was replaced at its address has yet to become ready.
-fn identity(endpoint: &Discovered) -> (String, String) {
+fn identity(endpoint: &DiscoveredEndpoint) -> (String, String) {
     (endpoint.url.clone(), endpoint.uid.clone())
 }
 
-fn place(endpoint: &Discovered) -> (Role, Option<String>) {
+fn place(endpoint: &DiscoveredEndpoint) -> (Role, Option<String>) {
     (endpoint.role, endpoint.group.clone())
 }
 

@@ -1,4 +1,4 @@
-//! Turns the events of a kube watcher into the three calls of an [`Index`]: apply, delete, reset.
+//! Turns the events of a kube watcher into the three calls of an [`ObjectIndex`]: apply, delete, reset.
 //!
 //! The subtle part of every watcher is what vanished between two lists. It is computed here, once, for all kinds:
 //! the names that were known are kept, a list crosses off what it holds, and what is left over is gone.
@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 
 use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::watcher::Event};
 
-use super::index::Index;
+use super::index::ObjectIndex;
 
 /// What is known of one kind, and the list that is under way.
 #[derive(Debug)]
-pub(crate) struct Relist<K> {
+pub(crate) struct RelistDiff<K> {
     known: BTreeSet<String>,
     /// Known names that the list under way has not mentioned yet.
     unseen: BTreeSet<String>,
@@ -20,7 +20,7 @@ pub(crate) struct Relist<K> {
 
 /// What an event did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum RelistOutcome {
     /// A list is under way; the index will see it as a whole.
     Listing,
     /// The list is complete and in the index.
@@ -35,9 +35,9 @@ pub(crate) enum Outcome {
     },
 }
 
-// === impl Relist ===
+// === impl RelistDiff ===
 
-impl<K> Default for Relist<K> {
+impl<K> Default for RelistDiff<K> {
     fn default() -> Self {
         Self {
             known: BTreeSet::new(),
@@ -47,44 +47,44 @@ impl<K> Default for Relist<K> {
     }
 }
 
-impl<K: Resource<DynamicType = ()>> Relist<K> {
-    /// Takes in one event. `index` is only called when there is something to tell it.
+impl<K: Resource<DynamicType = ()>> RelistDiff<K> {
+    /// Applies one event. `index` is only called when an object changed.
     pub(crate) fn fold(
         &mut self,
         event: Event<DeserializeGuard<K>>,
-        index: &mut impl Index<K>,
-    ) -> Outcome {
+        index: &mut impl ObjectIndex<K>,
+    ) -> RelistOutcome {
         match event {
             Event::Init => {
                 // A list that broke off is forgotten as if it had never begun.
                 self.unseen.clone_from(&self.known);
                 self.listed.clear();
-                Outcome::Listing
+                RelistOutcome::Listing
             }
             Event::InitApply(object) => {
                 let name = object.name_any();
                 self.unseen.remove(&name);
                 self.known.insert(name);
                 self.listed.extend(parsed(object));
-                Outcome::Listing
+                RelistOutcome::Listing
             }
             Event::InitDone => {
                 let gone = std::mem::take(&mut self.unseen);
                 self.known.retain(|name| !gone.contains(name));
-                Outcome::Listed {
+                RelistOutcome::Listed {
                     changed: index.reset(std::mem::take(&mut self.listed), &gone),
                 }
             }
             Event::Apply(object) => {
                 self.known.insert(object.name_any());
-                Outcome::Updated {
+                RelistOutcome::Updated {
                     changed: parsed(object).is_some_and(|object| index.apply(object)),
                 }
             }
             Event::Delete(object) => {
                 let name = object.name_any();
                 self.known.remove(&name);
-                Outcome::Updated {
+                RelistOutcome::Updated {
                     changed: index.delete(&name),
                 }
             }
@@ -113,11 +113,11 @@ mod tests {
 
     use super::*;
 
-    /// Records what it is told; everything is news to it.
+    /// Records its calls; every one is a change.
     #[derive(Default)]
     struct Recorder(Vec<String>);
 
-    impl Index<ConfigMap> for Recorder {
+    impl ObjectIndex<ConfigMap> for Recorder {
         fn apply(&mut self, object: ConfigMap) -> bool {
             self.0.push(format!("+{}", object.name_any()));
             true
@@ -143,8 +143,8 @@ mod tests {
         }))
     }
 
-    fn told(
-        relist: &mut Relist<ConfigMap>,
+    fn calls(
+        relist: &mut RelistDiff<ConfigMap>,
         events: Vec<Event<DeserializeGuard<ConfigMap>>>,
     ) -> Vec<String> {
         let mut recorder = Recorder::default();
@@ -165,41 +165,41 @@ mod tests {
 
     #[test]
     fn a_list_reaches_the_index_only_as_a_whole() {
-        let mut relist = Relist::default();
-        assert!(told(&mut relist, vec![Event::Init, Event::InitApply(good("a"))]).is_empty());
-        assert_eq!(told(&mut relist, vec![Event::InitDone]), ["+a"]);
+        let mut relist = RelistDiff::default();
+        assert!(calls(&mut relist, vec![Event::Init, Event::InitApply(good("a"))]).is_empty());
+        assert_eq!(calls(&mut relist, vec![Event::InitDone]), ["+a"]);
     }
 
     #[test]
     fn what_a_later_list_does_not_mention_is_gone() {
-        let mut relist = Relist::default();
-        told(&mut relist, list(&["a", "b"]));
-        told(&mut relist, vec![Event::Apply(good("c"))]);
+        let mut relist = RelistDiff::default();
+        calls(&mut relist, list(&["a", "b"]));
+        calls(&mut relist, vec![Event::Apply(good("c"))]);
         assert_eq!(
-            told(&mut relist, list(&["b", "d"])),
+            calls(&mut relist, list(&["b", "d"])),
             ["-a", "-c", "+b", "+d"]
         );
         assert_eq!(
-            told(&mut relist, list(&["b", "d"])),
+            calls(&mut relist, list(&["b", "d"])),
             ["+b", "+d"],
-            "gone is told once"
+            "a removal is reported once"
         );
     }
 
     #[test]
     fn what_was_deleted_is_not_missed_by_the_next_list() {
-        let mut relist = Relist::default();
-        told(&mut relist, list(&["a", "b"]));
-        assert_eq!(told(&mut relist, vec![Event::Delete(good("a"))]), ["-a"]);
-        assert_eq!(told(&mut relist, list(&["b"])), ["+b"]);
+        let mut relist = RelistDiff::default();
+        calls(&mut relist, list(&["a", "b"]));
+        assert_eq!(calls(&mut relist, vec![Event::Delete(good("a"))]), ["-a"]);
+        assert_eq!(calls(&mut relist, list(&["b"])), ["+b"]);
     }
 
     #[test]
     fn a_list_that_breaks_off_takes_nothing_away() {
-        let mut relist = Relist::default();
-        told(&mut relist, list(&["a", "b"]));
-        assert!(told(&mut relist, vec![Event::Init, Event::InitApply(good("x"))]).is_empty());
-        let whole = told(&mut relist, list(&["b"]));
+        let mut relist = RelistDiff::default();
+        calls(&mut relist, list(&["a", "b"]));
+        assert!(calls(&mut relist, vec![Event::Init, Event::InitApply(good("x"))]).is_empty());
+        let whole = calls(&mut relist, list(&["b"]));
         assert_eq!(
             whole,
             ["-a", "-x", "+b"],
@@ -209,13 +209,13 @@ mod tests {
 
     #[test]
     fn an_object_that_cannot_be_parsed_keeps_its_last_good_version() {
-        let mut relist = Relist::default();
-        told(&mut relist, list(&["a"]));
-        assert!(told(&mut relist, vec![Event::Apply(bad("a"))]).is_empty());
+        let mut relist = RelistDiff::default();
+        calls(&mut relist, list(&["a"]));
+        assert!(calls(&mut relist, vec![Event::Apply(bad("a"))]).is_empty());
         let relisted = vec![Event::Init, Event::InitApply(bad("a")), Event::InitDone];
-        assert!(told(&mut relist, relisted).is_empty());
+        assert!(calls(&mut relist, relisted).is_empty());
         assert_eq!(
-            told(&mut relist, vec![Event::Delete(bad("a"))]),
+            calls(&mut relist, vec![Event::Delete(bad("a"))]),
             ["-a"],
             "and leaves when it is deleted"
         );

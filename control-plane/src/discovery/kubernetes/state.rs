@@ -8,23 +8,23 @@ use tokio::{
 };
 
 use super::{
-    index::{Endpoints, Found, Index},
-    readiness::Believed,
-    relist::{Outcome, Relist},
+    index::{Endpoints, FoundEndpoints, ObjectIndex},
+    readiness::UsableEndpoints,
+    relist::{RelistDiff, RelistOutcome},
     status::{DiscoveryStatus, WatchStatus},
 };
 
 /// One index and who is interested in it.
 #[derive(Debug)]
-pub(crate) struct State<I> {
+pub(crate) struct SourceIndex<I> {
     index: Mutex<I>,
     status: watch::Sender<DiscoveryStatus>,
     changed: Notify,
 }
 
-// === impl State ===
+// === impl SourceIndex ===
 
-impl<I> State<I> {
+impl<I> SourceIndex<I> {
     pub(crate) fn new(index: I, status: watch::Sender<DiscoveryStatus>) -> Self {
         Self {
             index: Mutex::new(index),
@@ -37,19 +37,19 @@ impl<I> State<I> {
     pub(crate) fn fold<K>(
         &self,
         kind: &'static str,
-        relist: &mut Relist<K>,
+        relist: &mut RelistDiff<K>,
         event: Event<DeserializeGuard<K>>,
-    ) -> Outcome
+    ) -> RelistOutcome
     where
-        I: Index<K>,
+        I: ObjectIndex<K>,
         K: Resource<DynamicType = ()>,
     {
         let outcome = relist.fold(event, &mut *self.index.lock());
         let news = match outcome {
-            Outcome::Listing => false,
+            RelistOutcome::Listing => false,
             // The first list of a kind is news even when it is empty: it completes the picture.
-            Outcome::Listed { changed } => self.works(kind) | changed,
-            Outcome::Updated { changed } => changed,
+            RelistOutcome::Listed { changed } => self.works(kind) | changed,
+            RelistOutcome::Updated { changed } => changed,
         };
         if news {
             self.changed.notify_one();
@@ -59,7 +59,7 @@ impl<I> State<I> {
 
     /// Notes that the watch on `kind` failed; what is known stays.
     pub(crate) fn failed(&self, kind: &'static str, error: &str) {
-        tracing::warn!(kind, error, "watch failed, keeping what is known");
+        tracing::warn!(kind, error, "watch failed, keeping the last known objects");
         self.with_watch(kind, |watch| {
             watch.fails(error, Instant::now());
             true
@@ -78,33 +78,36 @@ impl<I> State<I> {
     }
 }
 
-impl<I: Endpoints> State<I> {
+impl<I: Endpoints> SourceIndex<I> {
     /// Waits until something changed since the last call, however often.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
     /// The current set, or `None` until every kind was listed.
-    pub(crate) fn found(&self) -> Option<Found> {
+    pub(crate) fn found(&self) -> Option<FoundEndpoints> {
         let synced = self.status.borrow().synced();
         synced.then(|| self.index.lock().endpoints())
     }
 
     /// Notes what the sink got.
-    pub(crate) fn published(&self, believed: &Believed) {
-        let &Believed {
+    pub(crate) fn published(&self, usable: &UsableEndpoints) {
+        let &UsableEndpoints {
             ref endpoints,
             doubted,
             left_out,
-        } = believed;
+        } = usable;
         self.status.send_modify(|status| {
             if left_out > status.left_out {
-                tracing::warn!(left_out, "ready endpoints are left out: no such port, or a role label not understood");
+                tracing::warn!(
+                    left_out,
+                    "skipping ready endpoints: unknown port, or invalid role label"
+                );
             }
             if doubted > status.doubted {
                 tracing::warn!(
                     doubted,
-                    "endpoints stay in use although Kubernetes calls them, and most of their peers, not ready"
+                    "panic threshold reached: keeping endpoints that Kubernetes reports not ready"
                 );
             }
             status.endpoints = Some(endpoints.len());

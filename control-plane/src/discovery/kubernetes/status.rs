@@ -25,14 +25,14 @@ pub struct WatchStatus {
     /// Whether the kind was listed completely at least once.
     pub synced: bool,
     /// Set while the watch fails. What was known stays in force meanwhile.
-    pub failure: Option<Failure>,
+    pub failure: Option<WatchFailure>,
     /// Failures since the start, for a counter.
     pub failures: u64,
 }
 
 /// Why a watch does not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct WatchFailure {
     /// The last error.
     pub error: Arc<str>,
     /// When the first of the errors in a row happened.
@@ -65,7 +65,7 @@ impl DiscoveryStatus {
 
     /// The failure that has lasted longest, with the kind it concerns.
     #[must_use]
-    pub fn failure(&self) -> Option<(&'static str, &Failure)> {
+    pub fn failure(&self) -> Option<(&'static str, &WatchFailure)> {
         let failures = self
             .watches
             .iter()
@@ -85,7 +85,7 @@ impl WatchStatus {
 
     pub(crate) fn fails(&mut self, error: &str, now: Instant) {
         let since = self.failure.as_ref().map_or(now, |failure| failure.since);
-        self.failure = Some(Failure {
+        self.failure = Some(WatchFailure {
             error: error.into(),
             since,
         });

@@ -1,8 +1,8 @@
-//! Follows one kind: watch, and after any failure wait a little and list anew.
+//! Follows one kind: watch, and after any failure wait a little and list again.
 //!
 //! Invariants:
-//! * a list makes progress within [`Pace::list`], or it is given up and begun anew;
-//! * after any failure the kind is listed anew, so that nothing depends on how a server numbers its versions across a
+//! * a list makes progress within [`Pace::list`], or it is given up and started again;
+//! * after any failure the kind is listed again, so that nothing depends on how a server numbers its versions across a
 //!   restart or a restored backup, and so that success is always observed;
 //! * the delay between failures grows, and shrinks only after the watch has held for a while: a server that
 //!   lists well and then breaks every watch is not hammered.
@@ -26,9 +26,9 @@ use kube::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    index::Index,
-    relist::{Outcome, Relist},
-    state::State,
+    index::ObjectIndex,
+    relist::{RelistDiff, RelistOutcome},
+    state::SourceIndex,
 };
 
 /// Delay after the first failure.
@@ -45,7 +45,7 @@ const HOLDS: Duration = Duration::from_secs(10);
 pub(crate) struct Pace {
     /// Longest silence while a list is under way.
     pub(crate) list: Duration,
-    /// How often everything is listed anew although the watch works.
+    /// How often everything is listed again although the watch works.
     pub(crate) resync: Duration,
 }
 
@@ -59,17 +59,17 @@ struct Backoff {
 
 /// Follows one kind for ever. `open` begins a watch with a fresh list.
 pub(crate) async fn follow<K, I, S>(
-    state: &State<I>,
+    state: &SourceIndex<I>,
     kind: &'static str,
     pace: Pace,
     mut open: impl FnMut() -> S,
 ) -> Infallible
 where
-    I: Index<K>,
+    I: ObjectIndex<K>,
     K: Resource<DynamicType = ()>,
     S: Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
 {
-    let mut relist = Relist::default();
+    let mut relist = RelistDiff::default();
     let mut backoff = Backoff::new(RandomState::new().hash_one(kind));
     loop {
         let began = Instant::now();
@@ -84,16 +84,16 @@ where
     }
 }
 
-/// Lists and watches until a failure, or until it is time to list anew.
+/// Lists and watches until a failure, or until the next periodic list.
 async fn session<K, I>(
-    state: &State<I>,
+    state: &SourceIndex<I>,
     kind: &'static str,
     pace: Pace,
-    relist: &mut Relist<K>,
+    relist: &mut RelistDiff<K>,
     events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
 ) -> Result<(), String>
 where
-    I: Index<K>,
+    I: ObjectIndex<K>,
     K: Resource<DynamicType = ()>,
 {
     let mut events = pin!(events);
@@ -109,15 +109,15 @@ where
             Err(_) => return Ok(()),
         };
         match state.fold(kind, relist, event) {
-            Outcome::Listing => {
+            RelistOutcome::Listing => {
                 listing = true;
                 deadline = Instant::now() + pace.list;
             }
-            Outcome::Listed { .. } => {
+            RelistOutcome::Listed { .. } => {
                 listing = false;
                 deadline = Instant::now() + pace.resync;
             }
-            Outcome::Updated { .. } => {}
+            RelistOutcome::Updated { .. } => {}
         }
     }
 }

@@ -130,9 +130,9 @@ fn an_old_name_beside_the_new_one_is_not_counted_twice() {
 
 #[test]
 fn a_value_that_cannot_be_true_takes_its_whole_signal_away_and_no_other() {
-    for lie in ["-1", "NaN", "+Inf", "1e30"] {
+    for value in ["-1", "NaN", "+Inf", "1e30"] {
         let page = format!(
-            "vllm:num_requests_waiting{{engine=\"0\"}} 3\nvllm:num_requests_waiting{{engine=\"1\"}} {lie}\nvllm:num_requests_running 2\n"
+            "vllm:num_requests_waiting{{engine=\"0\"}} 3\nvllm:num_requests_waiting{{engine=\"1\"}} {value}\nvllm:num_requests_running 2\n"
         );
         let scraped = read(&page);
         assert_eq!(
@@ -142,7 +142,7 @@ fn a_value_that_cannot_be_true_takes_its_whole_signal_away_and_no_other() {
                 scraped.refused
             ),
             (None, Some(2), 1),
-            "{lie}"
+            "{value}"
         );
     }
     assert_eq!(

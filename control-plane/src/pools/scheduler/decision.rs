@@ -1,4 +1,4 @@
-//! What becomes of a score request.
+//! The outcome of a Score request.
 
 use std::time::Duration;
 
@@ -7,55 +7,57 @@ use tokio::sync::oneshot;
 
 use crate::metrics::Outcome;
 
-/// What becomes of it at once.
+/// The immediate outcome.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum ScoreDecision {
     /// It is booked.
     Bound(Assignment),
-    /// It waits.
-    Waits(Wait),
-    /// It is refused.
-    Refused(Refusal),
+    /// It is queued.
+    Waits(QueueTicket),
+    /// It is rejected.
+    Refused(ScoreRejection),
 }
 
-/// A place among those who wait.
+/// A place in the queue.
 #[derive(Debug)]
-pub(crate) struct Wait {
-    /// When it may be bound, as things stand.
+pub(crate) struct QueueTicket {
+    /// Expected time until it is bound.
     pub(crate) expected: Duration,
-    /// When it gives up.
+    /// When it times out.
     pub(crate) limit: Duration,
-    /// How many waited before it came.
+    /// Requests that were queued before it.
     pub(crate) position: usize,
-    /// How it ends. Nothing comes when the pool is gone, or the request was cancelled.
-    pub(crate) end: oneshot::Receiver<Result<Assignment, Refusal>>,
+    /// Its end. Closed without a value when the pool was removed, or the request was cancelled.
+    pub(crate) end: oneshot::Receiver<Result<Assignment, ScoreRejection>>,
 }
 
 /// Why a request gets no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// There is nobody to choose from.
+pub(crate) enum ScoreRejection {
+    /// No endpoint can be chosen.
     NoEndpoint(NoEndpoint),
-    /// Too much waits already.
+    /// The queue is full.
     Full {
         /// When there may be room.
         retry_after: Duration,
     },
-    /// It waited as long as it may.
+    /// It was queued for the longest time allowed.
     TimedOut {
         /// When there may be room.
         retry_after: Duration,
     },
 }
 
-impl From<&Refusal> for Outcome {
-    fn from(refusal: &Refusal) -> Self {
+impl From<&ScoreRejection> for Outcome {
+    fn from(refusal: &ScoreRejection) -> Self {
         match refusal {
-            Refusal::NoEndpoint(NoEndpoint::Empty | NoEndpoint::OnlyDisaggregated) => Self::Empty,
-            Refusal::NoEndpoint(NoEndpoint::AllTried) => Self::AllTried,
-            Refusal::NoEndpoint(NoEndpoint::ModelNotLoaded) => Self::ModelNotLoaded,
-            Refusal::Full { .. } => Self::QueueFull,
-            Refusal::TimedOut { .. } => Self::QueueTimeout,
+            ScoreRejection::NoEndpoint(NoEndpoint::Empty | NoEndpoint::OnlyDisaggregated) => {
+                Self::Empty
+            }
+            ScoreRejection::NoEndpoint(NoEndpoint::AllTried) => Self::AllTried,
+            ScoreRejection::NoEndpoint(NoEndpoint::ModelNotLoaded) => Self::ModelNotLoaded,
+            ScoreRejection::Full { .. } => Self::QueueFull,
+            ScoreRejection::TimedOut { .. } => Self::QueueTimeout,
         }
     }
 }

@@ -8,30 +8,30 @@ use hermes_core::{
     policy::EjectionPolicy,
 };
 
-use crate::engines::{Failure, Scraped};
+use crate::engines::{ProbeFailure, Scraped};
 
 /// Start times that differ by less are one start: engines round them.
 const SAME_START: f64 = 1.0;
 
 /// One endpoint.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct EndpointState {
     pub(super) breaker: EndpointHealth,
     /// The newest figures, and when they came.
     newest: Option<(EngineSample, Duration)>,
     /// The engine says that it sleeps: a request would fail, or wake it.
     asleep: bool,
-    /// Unix time at which its process started, if it told.
+    /// Unix time at which its process started, if it reports that.
     started: Option<f64>,
     /// Prompt tokens that it looked up in its cache since then, and found there.
     counters: Option<(f64, f64)>,
-    /// Tokens in a block of its KV cache, since it told.
+    /// Tokens in a block of its KV cache, once reported.
     pub(super) block_size: Option<u32>,
 }
 
-/// What a scrape says that has to be acted upon.
+/// What a scrape changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct News {
+pub(super) struct ScrapeChanges {
     /// Another process answers: its start time changed, or its counters went back.
     pub(super) restarted: bool,
     /// Tokens that its KV cache holds.
@@ -40,9 +40,9 @@ pub(super) struct News {
     pub(super) found: Option<u64>,
 }
 
-// === Slot ===
+// === EndpointState ===
 
-impl Slot {
+impl EndpointState {
     pub(super) fn new(policy: EjectionPolicy) -> Self {
         Self {
             breaker: EndpointHealth::new(policy),
@@ -55,7 +55,11 @@ impl Slot {
     }
 
     /// Takes in what one scrape brought.
-    pub(super) fn observe(&mut self, outcome: &Result<Scraped, Failure>, now: Duration) -> News {
+    pub(super) fn observe(
+        &mut self,
+        outcome: &Result<Scraped, ProbeFailure>,
+        now: Duration,
+    ) -> ScrapeChanges {
         match outcome {
             Ok(scraped) => {
                 self.breaker.probe_ok(now);
@@ -67,10 +71,10 @@ impl Slot {
             }
             Err(failure) => {
                 // Else it answers, if not as it should: its figures grow stale by themselves.
-                if *failure == Failure::Refused {
+                if *failure == ProbeFailure::Refused {
                     self.breaker.probe_failed();
                 }
-                News::default()
+                ScrapeChanges::default()
             }
         }
     }
@@ -93,7 +97,7 @@ impl Slot {
         }
     }
 
-    fn news(&mut self, scraped: &Scraped) -> News {
+    fn news(&mut self, scraped: &Scraped) -> ScrapeChanges {
         let counters = scraped.prefix_queries.zip(scraped.prefix_hits);
         let (before, began) = (self.counters, self.started);
         self.counters = counters.or(before);
@@ -113,7 +117,7 @@ impl Slot {
             .block_size
             .zip(cache.num_blocks)
             .map(|(size, blocks)| u64::from(size).saturating_mul(blocks));
-        News {
+        ScrapeChanges {
             restarted,
             capacity,
             found,
@@ -126,7 +130,7 @@ mod tests {
     use super::*;
     use crate::engines::CacheInfo;
 
-    fn scraped(started: Option<f64>, queries: f64, hits: f64) -> Result<Scraped, Failure> {
+    fn scraped(started: Option<f64>, queries: f64, hits: f64) -> Result<Scraped, ProbeFailure> {
         let cache = CacheInfo {
             block_size: Some(16),
             num_blocks: Some(100),
@@ -142,13 +146,13 @@ mod tests {
 
     #[test]
     fn a_restart_shows_in_the_start_time_or_in_counters_that_went_back() {
-        let mut slot = Slot::new(EjectionPolicy::default());
+        let mut slot = EndpointState::new(EjectionPolicy::default());
         let mut observe =
             |started, queries, hits| slot.observe(&scraped(started, queries, hits), Duration::ZERO);
         let first = observe(Some(1e9), 100.0, 40.0);
         assert_eq!(
             first,
-            News {
+            ScrapeChanges {
                 restarted: false,
                 capacity: Some(1_600),
                 found: None

@@ -13,11 +13,11 @@ use hermes_core::{
 };
 use serde::Serialize;
 
-use super::Brain;
+use super::PoolScheduler;
 
 /// One endpoint's load, for one proxy.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Row {
+pub(crate) struct LoadRow {
     /// Which endpoint.
     pub(crate) endpoint: EndpointId,
     /// Of the whole fleet.
@@ -26,13 +26,13 @@ pub(crate) struct Row {
     pub(crate) own: InFlightTotals,
 }
 
-/// What one proxy was told last, to tell it only what differs.
+/// The rows that one proxy was sent last, to send only those that differ.
 #[derive(Debug, Default)]
-pub(crate) struct Rows(HashMap<EndpointId, Row>);
+pub(crate) struct SentLoadRows(HashMap<EndpointId, LoadRow>);
 
 /// One endpoint, for people.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct View {
+pub(crate) struct EndpointLoadView {
     id: String,
     url: Arc<str>,
     name: Arc<str>,
@@ -41,11 +41,11 @@ pub(crate) struct View {
     sample_age_ms: Option<u64>,
 }
 
-// === Brain ===
+// === PoolScheduler ===
 
-impl Brain {
+impl PoolScheduler {
     /// Appends the rows of the endpoints that are in `known` too, as `proxy` is to see them.
-    pub(crate) fn rows(&self, proxy: ProxyId, known: &Pool, rows: &mut Vec<Row>) {
+    pub(crate) fn rows(&self, proxy: ProxyId, known: &Pool, rows: &mut Vec<LoadRow>) {
         let state = self.state.lock();
         let own = state.dispatcher.open_by_endpoint(proxy);
         let loads = state
@@ -57,7 +57,7 @@ impl Brain {
         let loads = loads.filter(|(endpoint, _)| known.position(endpoint.id).is_some());
         rows.extend(loads.map(|(endpoint, load)| {
             let own = own.get(&endpoint.id).copied().unwrap_or_default();
-            Row {
+            LoadRow {
                 endpoint: endpoint.id,
                 load: *load,
                 own,
@@ -66,7 +66,7 @@ impl Brain {
     }
 
     /// All endpoints, for people.
-    pub(crate) fn view(&self, now: Duration) -> Vec<View> {
+    pub(crate) fn view(&self, now: Duration) -> Vec<EndpointLoadView> {
         let state = self.state.lock();
         let loads = state
             .dispatcher
@@ -74,8 +74,8 @@ impl Brain {
             .endpoints
             .iter()
             .zip(state.dispatcher.loads());
-        let endpoints = loads.zip(&state.slots);
-        let view = endpoints.map(|((endpoint, load), slot)| View {
+        let endpoints = loads.zip(&state.endpoints);
+        let view = endpoints.map(|((endpoint, load), slot)| EndpointLoadView {
             id: endpoint.id.to_string(),
             url: Arc::clone(&endpoint.url),
             name: Arc::clone(&endpoint.name),
@@ -88,11 +88,11 @@ impl Brain {
     }
 }
 
-// === Rows ===
+// === SentLoadRows ===
 
-impl Rows {
+impl SentLoadRows {
     /// Takes in the newest rows, all of them, and answers those that the proxy does not know yet.
-    pub(crate) fn news(&mut self, newest: &[Row]) -> Vec<Row> {
+    pub(crate) fn news(&mut self, newest: &[LoadRow]) -> Vec<LoadRow> {
         let mut news = Vec::new();
         for row in newest {
             if self.0.insert(row.endpoint, *row) != Some(*row) {
@@ -107,7 +107,7 @@ impl Rows {
         news
     }
 
-    /// Forgets what the proxy knows: it began anew.
+    /// Forgets all rows: the proxy restarted its stream.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }

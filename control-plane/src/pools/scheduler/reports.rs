@@ -1,4 +1,4 @@
-//! What proxies and the collector say, into one brain.
+//! Reports of proxies and results of probes.
 //!
 //! Three things follow from an event: the dispatcher moves, the endpoint's breaker learns, and those who wait may get
 //! their turn. A breaker learns from what an endpoint did (answered, failed), never from what a client did or from
@@ -15,26 +15,26 @@ use hermes_core::{
 };
 use hermes_proto::v1::Outcome;
 
-use super::{Brain, State};
-use crate::{engines::Observation, metrics::Cause};
+use super::{PoolScheduler, SchedulerState};
+use crate::{engines::ProbeResult, metrics::Cause};
 
-/// Taught decisions that are taken in under one lock: a thousand of them hold a choice up for about a millisecond.
+/// Replayed prompts per lock: a thousand of them delay a choice by about a millisecond.
 const LESSON: usize = 256;
 
 /// How a request ended, as its proxy reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Finish {
+pub(crate) struct FinishReport {
     /// Where it was sent last, if anywhere.
     pub(crate) endpoint: Option<EndpointId>,
     /// How it went.
     pub(crate) outcome: Outcome,
-    /// What the engine told.
+    /// The usage that the engine reported.
     pub(crate) ended: ReportedUsage,
     /// From sending to the first byte, when all reports of the request came as one.
     pub(crate) ttft: Option<Duration>,
 }
 
-impl Brain {
+impl PoolScheduler {
     /// The request was sent to `endpoint`; `unary`: its answer comes as a whole.
     pub(crate) fn started(
         &self,
@@ -69,8 +69,8 @@ impl Brain {
     }
 
     /// The request is over.
-    pub(crate) fn finished(&self, key: RequestKey, finish: Finish, now: Duration) {
-        let Finish {
+    pub(crate) fn finished(&self, key: RequestKey, finish: FinishReport, now: Duration) {
+        let FinishReport {
             endpoint,
             outcome,
             ended,
@@ -159,12 +159,12 @@ impl Brain {
     }
 
     /// The collector asked an endpoint.
-    pub(crate) fn observe(&self, observation: &Observation, now: Duration) {
+    pub(crate) fn observe(&self, observation: &ProbeResult, now: Duration) {
         let mut state = self.state.lock();
         let Some(position) = state.dispatcher.pool().position(observation.endpoint) else {
             return;
         };
-        let news = state.slots[position].observe(&observation.outcome, now);
+        let news = state.endpoints[position].observe(&observation.outcome, now);
         if news.restarted {
             state.dispatcher.restarted(position);
         }
@@ -174,14 +174,14 @@ impl Brain {
         if let Some(found) = news.found {
             state.dispatcher.hit_tokens_counted(position, found);
         }
-        let sample = state.slots[position].sample(now, state.stale_after);
+        let sample = state.endpoints[position].sample(now, state.stale_after);
         state.dispatcher.set_sample(position, sample);
         state.reassess(position, now);
         self.release(&mut state, now);
     }
 }
 
-impl State {
+impl SchedulerState {
     fn blame(&mut self, endpoint: EndpointId, outcome: Outcome, now: Duration) {
         let failure = match outcome {
             Outcome::Unreachable => EndpointFailure::Connect,
@@ -204,8 +204,8 @@ impl State {
         let Some(position) = self.dispatcher.pool().position(endpoint) else {
             return;
         };
-        verdict(&mut self.slots[position].breaker);
+        verdict(&mut self.endpoints[position].breaker);
         self.dispatcher
-            .set_health(position, self.slots[position].health(now));
+            .set_health(position, self.endpoints[position].health(now));
     }
 }

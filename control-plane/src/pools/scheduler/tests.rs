@@ -1,4 +1,4 @@
-//! Stories of [`Brain`]: time is an argument.
+//! Scenarios of [`PoolScheduler`]: time is an argument.
 
 use hermes_core::{
     ledger::{ProxyId, RequestId, RequestPhase},
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    engines::{Failure, Observation, Scraped},
+    engines::{ProbeFailure, ProbeResult, Scraped},
     metrics::Metrics,
 };
 
@@ -49,9 +49,9 @@ fn pool(endpoints: usize) -> Arc<Pool> {
     })
 }
 
-fn brain(endpoints: usize) -> Brain {
+fn brain(endpoints: usize) -> PoolScheduler {
     let metrics = Metrics::register(&mut Registry::default());
-    Brain::new(&pool(endpoints), STALE, metrics.pool(&"chat".into()), 7)
+    PoolScheduler::new(&pool(endpoints), STALE, metrics.pool(&"chat".into()), 7)
 }
 
 fn key(proxy: ProxyId, request: u64) -> RequestKey {
@@ -76,15 +76,15 @@ fn arrival(key: RequestKey, query: &Query) -> ScheduleRequest<'_> {
     }
 }
 
-impl Brain {
+impl PoolScheduler {
     fn first(&self, key: RequestKey, now: Duration) -> EndpointId {
         let query = Query {
             prompt_tokens: 100,
             ..Query::default()
         };
         match self.choose(arrival(key, &query), now) {
-            Verdict::Bound(binding) => binding.choice.ranked[0].endpoint,
-            other => panic!("nobody: {other:?}"),
+            ScoreDecision::Bound(binding) => binding.choice.ranked[0].endpoint,
+            other => panic!("no endpoint: {other:?}"),
         }
     }
 
@@ -97,9 +97,9 @@ impl Brain {
             .expect("the endpoint is there")]
     }
 
-    fn scrape(&self, endpoint: EndpointId, outcome: Result<Scraped, Failure>, now: Duration) {
+    fn scrape(&self, endpoint: EndpointId, outcome: Result<Scraped, ProbeFailure>, now: Duration) {
         self.observe(
-            &Observation {
+            &ProbeResult {
                 endpoint,
                 at: Instant::now(),
                 outcome,
@@ -112,7 +112,7 @@ impl Brain {
     fn ends(&self, key: RequestKey, endpoint: EndpointId, outcome: Report, now: Duration) {
         self.finished(
             key,
-            Finish {
+            FinishReport {
                 endpoint: Some(endpoint),
                 outcome,
                 ended: ReportedUsage::default(),
@@ -228,7 +228,7 @@ fn a_dead_proxy_takes_its_requests_with_it_and_silence_its_bookings() {
     assert_eq!(
         brain.load(endpoint).in_flight,
         0,
-        "nobody said that the booked request was sent"
+        "no report that the booked request was sent"
     );
 }
 
@@ -288,9 +288,9 @@ fn backpressure_and_clients_who_leave_are_no_failures() {
 fn two_refused_probes_take_an_endpoint_out_and_an_answer_brings_it_back_slowly() {
     let brain = brain(2);
     let endpoint = brain.pool().endpoints[0].id;
-    brain.scrape(endpoint, Err(Failure::Refused), at(0));
+    brain.scrape(endpoint, Err(ProbeFailure::Refused), at(0));
     assert_eq!(brain.load(endpoint).health, Health::Up);
-    brain.scrape(endpoint, Err(Failure::Refused), at(1));
+    brain.scrape(endpoint, Err(ProbeFailure::Refused), at(1));
     assert_eq!(brain.load(endpoint).health, Health::Down);
     brain.scrape(endpoint, Ok(Scraped::default()), at(2));
     assert!(matches!(brain.load(endpoint).health, Health::Warming(_)));
@@ -395,13 +395,13 @@ fn a_proxy_sees_the_whole_fleet_and_its_own_part_of_it() {
         ),
         (endpoint, 2, 1, 100)
     );
-    let mut told = Rows::default();
-    assert_eq!(told.news(&rows).len(), 1);
-    assert_eq!(told.news(&rows), [], "nothing new");
-    assert_eq!(told.news(&[]), []);
+    let mut sent = SentLoadRows::default();
+    assert_eq!(sent.news(&rows).len(), 1);
+    assert_eq!(sent.news(&rows), [], "nothing new");
+    assert_eq!(sent.news(&[]), []);
     assert_eq!(
-        told.news(&rows).len(),
+        sent.news(&rows).len(),
         1,
-        "what is gone is told anew when it is back"
+        "an endpoint that returns is sent again"
     );
 }

@@ -1,4 +1,4 @@
-//! What a request is told, as it is sent.
+//! Score responses on the wire.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use hermes_proto::v1::{
     score_response::Answer,
 };
 
-use crate::pools::{Refusal, Wait};
+use crate::pools::{QueueTicket, ScoreRejection};
 
 /// Where request `id` goes.
 pub(super) fn chosen(id: u64, binding: &Assignment) -> ScoreResponse {
@@ -52,7 +52,7 @@ pub(super) fn chosen(id: u64, binding: &Assignment) -> ScoreResponse {
 }
 
 /// Request `id` waits.
-pub(super) fn queued(id: u64, wait: &Wait) -> ScoreResponse {
+pub(super) fn queued(id: u64, wait: &QueueTicket) -> ScoreResponse {
     let queued = Queued {
         expected_ms: Some(millis(wait.expected)),
         limit_ms: millis(wait.limit),
@@ -64,16 +64,18 @@ pub(super) fn queued(id: u64, wait: &Wait) -> ScoreResponse {
     }
 }
 
-/// A refusal of request `id` by the brain.
-pub(super) fn refusal(id: u64, refusal: Refusal) -> ScoreResponse {
+/// A refusal of request `id` by the scheduler.
+pub(super) fn refusal(id: u64, refusal: ScoreRejection) -> ScoreResponse {
     let (reason, retry_after) = match refusal {
-        Refusal::NoEndpoint(NoEndpoint::Empty | NoEndpoint::OnlyDisaggregated) => {
+        ScoreRejection::NoEndpoint(NoEndpoint::Empty | NoEndpoint::OnlyDisaggregated) => {
             (Reason::Empty, Duration::ZERO)
         }
-        Refusal::NoEndpoint(NoEndpoint::AllTried) => (Reason::AllTried, Duration::ZERO),
-        Refusal::NoEndpoint(NoEndpoint::ModelNotLoaded) => (Reason::ModelNotLoaded, Duration::ZERO),
-        Refusal::Full { retry_after } => (Reason::QueueFull, retry_after),
-        Refusal::TimedOut { retry_after } => (Reason::QueueTimeout, retry_after),
+        ScoreRejection::NoEndpoint(NoEndpoint::AllTried) => (Reason::AllTried, Duration::ZERO),
+        ScoreRejection::NoEndpoint(NoEndpoint::ModelNotLoaded) => {
+            (Reason::ModelNotLoaded, Duration::ZERO)
+        }
+        ScoreRejection::Full { retry_after } => (Reason::QueueFull, retry_after),
+        ScoreRejection::TimedOut { retry_after } => (Reason::QueueTimeout, retry_after),
     };
     let refused = Refused {
         reason: reason.into(),
@@ -85,7 +87,7 @@ pub(super) fn refusal(id: u64, refusal: Refusal) -> ScoreResponse {
     }
 }
 
-/// A refusal of request `id` before it came to a brain.
+/// A refusal of request `id` before it came to a scheduler.
 pub(super) fn refused(id: u64, reason: Reason) -> ScoreResponse {
     let refused = Refused {
         reason: reason.into(),

@@ -1,5 +1,5 @@
 //! What exact sources know about a prompt, asked before the choice and within the proxy's patience: its tokens first,
-//! because some sources go by them, then what KV events tell, then the pool's KV manager.
+//! because some sources go by them, then the index of KV events, then the pool's KV manager.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,10 +10,10 @@ use hermes_proto::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{Done, Pending, Step};
+use super::{CallEnd, PendingCall, Step};
 use crate::{
-    cache_sources::kv_manager::{self, Candidate, Text},
-    pools::Home,
+    cache_sources::kv_manager::{self, LookupCandidate, Text},
+    pools::PoolHandle,
 };
 
 /// How long people who ask for an explanation wait.
@@ -23,26 +23,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RESERVE: Duration = Duration::from_millis(5);
 
 /// Whether there is anyone to ask, and anything to ask with.
-pub(super) fn is_worthwhile(pending: &Pending) -> bool {
-    has_sources(&pending.home) && pending.ask.lookup.is_some()
+pub(super) fn is_worthwhile(pending: &PendingCall) -> bool {
+    has_sources(&pending.pool_handle) && pending.ask.lookup.is_some()
 }
 
-fn has_sources(home: &Home) -> bool {
-    home.kv_manager.is_some() || home.kv_events.is_some()
+fn has_sources(pool_handle: &PoolHandle) -> bool {
+    pool_handle.resources.kv_manager.is_some() || pool_handle.resources.kv_events.is_some()
 }
 
 /// Asks for `pending`, and gives it back with what was found in time.
-pub(super) fn begin(mut pending: Pending) -> Step {
+pub(super) fn begin(mut pending: PendingCall) -> Step {
     Box::pin(async move {
-        let found = find(&pending.home, &mut pending.ask).await;
-        (pending, Done::Found(found))
+        let found = find(&pending.pool_handle, &mut pending.ask).await;
+        (pending, CallEnd::Found(found))
     })
 }
 
 /// What is known of the prompt of `ask`, whose length is counted where its tokens are. Nothing known, an error and a
 /// deadline are the same: no hint.
-pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<CacheHit> {
-    let Some(text) = ask.lookup.take().filter(|_| has_sources(home)) else {
+pub(in crate::serve) async fn find(pool_handle: &PoolHandle, ask: &mut Ask) -> Vec<CacheHit> {
+    let Some(text) = ask.lookup.take().filter(|_| has_sources(pool_handle)) else {
         return Vec::new();
     };
     let deadline = match ask.deadline_ms {
@@ -50,10 +50,10 @@ pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<CacheHit> 
         0 => Instant::now() + PATIENCE,
         ms => Instant::now() + Duration::from_millis(ms.into()).saturating_sub(RESERVE),
     };
-    let pool = home.brain.pool();
+    let pool = pool_handle.scheduler.pool();
     let (model, lora) = model(&pool, ask.model.as_deref());
     let salt: Option<Arc<str>> = serde_json::from_slice(&text.cache_salt).ok();
-    let token_ids = match &home.tokens {
+    let token_ids = match &pool_handle.resources.tokenizer {
         Some(tokens) => timeout_at(deadline, tokens.ids(&text, ask.model.as_deref()))
             .await
             .ok()
@@ -64,7 +64,7 @@ pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<CacheHit> 
     if let Some(ids) = &token_ids {
         (ask.query.prompt_tokens, ask.query.exact_tokens) =
             (u32::try_from(ids.len()).unwrap_or(u32::MAX).max(1), true);
-        if let Some(events) = &home.kv_events {
+        if let Some(events) = &pool_handle.resources.kv_events {
             hits = events.hits(
                 ids,
                 &CacheIdentity {
@@ -74,7 +74,7 @@ pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<CacheHit> 
             );
         }
     }
-    if let Some(manager) = &home.kv_manager {
+    if let Some(manager) = &pool_handle.resources.kv_manager {
         let lookup = kv_manager::Lookup {
             model,
             lora,
@@ -82,7 +82,7 @@ pub(in crate::serve) async fn find(home: &Home, ask: &mut Ask) -> Vec<CacheHit> 
             token_ids,
             prefix: ask.query.blocks.last().copied(),
             cache_salt: salt,
-            block_size: home.brain.block_size(),
+            block_size: pool_handle.scheduler.block_size(),
             candidates: candidates(&pool),
             prompt_tokens: ask.query.prompt_tokens,
         };
@@ -112,8 +112,8 @@ fn read(text: &LookupText) -> Text {
     }
 }
 
-fn candidates(pool: &Pool) -> Vec<Candidate> {
-    let candidate = |endpoint: &Arc<hermes_core::snapshot::Endpoint>| Candidate {
+fn candidates(pool: &Pool) -> Vec<LookupCandidate> {
+    let candidate = |endpoint: &Arc<hermes_core::snapshot::Endpoint>| LookupCandidate {
         endpoint: endpoint.id,
         authority: endpoint
             .url

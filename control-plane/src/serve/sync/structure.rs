@@ -14,7 +14,7 @@ use hermes_proto::{
 
 /// One subscriber's view.
 #[derive(Debug)]
-pub(super) struct Structure {
+pub(super) struct StructureCursor {
     replica: Arc<str>,
     /// `None` until this replica has one.
     newest: Option<Arc<Snapshot>>,
@@ -24,9 +24,9 @@ pub(super) struct Structure {
     whole: Option<Version>,
 }
 
-// === Structure ===
+// === StructureCursor ===
 
-impl Structure {
+impl StructureCursor {
     pub(super) fn new(replica: Arc<str>) -> Self {
         Self {
             replica,
@@ -113,8 +113,8 @@ mod tests {
         }
     }
 
-    fn structure(first: u64) -> Structure {
-        let mut structure = Structure::new("replica".into());
+    fn structure(first: u64) -> StructureCursor {
+        let mut structure = StructureCursor::new("replica".into());
         structure.learn(version(first));
         structure
     }

@@ -1,6 +1,6 @@
-//! What a subscriber reports, into the brains.
+//! What a subscriber reports, into the pools.
 //!
-//! A report names its request, and not every one its endpoint, so the brain that each open request belongs to is
+//! A report names its request, and not every one its endpoint, so the scheduler that each open request belongs to is
 //! remembered here. What is odd (an unknown event, an endpoint that is gone) is said once per stream and ignored: a
 //! newer proxy must not lose its subscription over a word that this replica does not know.
 
@@ -19,29 +19,29 @@ use hermes_proto::{
 
 use crate::{
     metrics::{Metrics, ReportLabels},
-    pools::{Brain, Brains, Finish},
+    pools::{FinishReport, PoolDirectory, PoolScheduler},
 };
 
-/// Open requests of one proxy that are remembered. Beyond it a report without an endpoint asks every brain.
+/// Open requests of one proxy that are remembered. Beyond it a report without an endpoint asks every scheduler.
 const MAX_OPEN: usize = 65_536;
 
 /// One subscriber's reports.
-pub(super) struct Uplink {
+pub(super) struct ReportReader {
     proxy: ProxyId,
-    brains: Arc<Brains>,
-    open: HashMap<RequestId, Arc<Brain>>,
+    pools: Arc<PoolDirectory>,
+    open: HashMap<RequestId, Arc<PoolScheduler>>,
     /// Whether something odd was logged already.
     said: bool,
     metrics: Metrics,
 }
 
-// === Uplink ===
+// === ReportReader ===
 
-impl Uplink {
-    pub(super) fn new(proxy: ProxyId, brains: Arc<Brains>, metrics: Metrics) -> Self {
+impl ReportReader {
+    pub(super) fn new(proxy: ProxyId, pools: Arc<PoolDirectory>, metrics: Metrics) -> Self {
         Self {
             proxy,
-            brains,
+            pools,
             open: HashMap::new(),
             said: false,
             metrics,
@@ -70,7 +70,7 @@ impl Uplink {
         }
     }
 
-    /// Every open request of the proxy: what was believed before is replaced.
+    /// Every open request of the proxy: the previous set is replaced.
     pub(super) fn open(&mut self, open: v1::OpenRequests) {
         self.open.clear();
         let mut requests = Vec::with_capacity(open.requests.len());
@@ -82,8 +82,8 @@ impl Uplink {
         } in open.requests
         {
             let (request, endpoint) = (RequestId(request), EndpointId(endpoint));
-            if let Some(brain) = self.brains.of(endpoint) {
-                self.remember(request, brain);
+            if let Some(scheduler) = self.pools.of(endpoint) {
+                self.remember(request, scheduler);
             }
             let phase = if answered {
                 RequestPhase::Answering
@@ -92,7 +92,7 @@ impl Uplink {
             };
             requests.push((request, endpoint, tokens(uncached_tokens), phase));
         }
-        self.brains.replace_proxy(self.proxy, requests);
+        self.pools.replace_proxy(self.proxy, requests);
     }
 
     /// Logs what is odd, once.
@@ -113,25 +113,25 @@ impl Uplink {
             unary,
         } = started;
         let endpoint = EndpointId(endpoint);
-        if let Some(brain) = self.brain_of(endpoint) {
-            brain.started(
+        if let Some(scheduler) = self.brain_of(endpoint) {
+            scheduler.started(
                 self.key(request),
                 endpoint,
                 tokens(uncached_tokens),
                 unary,
-                self.brains.now(),
+                self.pools.now(),
             );
-            self.remember(request, brain);
+            self.remember(request, scheduler);
         }
         "started"
     }
 
     fn first_byte(&mut self, request: RequestId, ttft_us: u64) -> &'static str {
-        if let Some(brain) = self.open.get(&request) {
-            brain.first_byte(
+        if let Some(scheduler) = self.open.get(&request) {
+            scheduler.first_byte(
                 self.key(request),
                 Duration::from_micros(ttft_us),
-                self.brains.now(),
+                self.pools.now(),
             );
         }
         "first_byte"
@@ -139,8 +139,8 @@ impl Uplink {
 
     fn attempt_failed(&mut self, failed: v1::AttemptFailed) -> &'static str {
         let endpoint = EndpointId(failed.endpoint);
-        if let Some(brain) = self.brain_of(endpoint) {
-            brain.attempt_failed(endpoint, failed.outcome(), self.brains.now());
+        if let Some(scheduler) = self.brain_of(endpoint) {
+            scheduler.attempt_failed(endpoint, failed.outcome(), self.pools.now());
         }
         "attempt_failed"
     }
@@ -148,22 +148,22 @@ impl Uplink {
     fn finished(&mut self, request: RequestId, finished: &v1::Finished) -> &'static str {
         let endpoint = finished.endpoint.map(EndpointId);
         if let (Some(response), Some(endpoint)) = (finished.stored_response, endpoint) {
-            self.brains
+            self.pools
                 .remember_response(ResponseKey(response), endpoint);
         }
-        let brain = self
+        let scheduler = self
             .open
             .remove(&request)
-            .or_else(|| self.brains.of(endpoint?));
-        let finish = Finish {
+            .or_else(|| self.pools.of(endpoint?));
+        let finish = FinishReport {
             endpoint,
             outcome: finished.outcome(),
             ended: ended(finished),
             ttft: finished.ttft_us.map(Duration::from_micros),
         };
-        match brain {
-            Some(brain) => brain.finished(self.key(request), finish, self.brains.now()),
-            None => self.brains.finished_unsent(self.key(request)),
+        match scheduler {
+            Some(scheduler) => scheduler.finished(self.key(request), finish, self.pools.now()),
+            None => self.pools.finished_unsent(self.key(request)),
         }
         "finished"
     }
@@ -176,8 +176,8 @@ impl Uplink {
                 block_bytes,
                 decisions,
             }) => {
-                if let Some(home) = self.brains.pool(&pool) {
-                    home.brain.taught(&decisions, block_bytes);
+                if let Some(pool_handle) = self.pools.pool(&pool) {
+                    pool_handle.scheduler.taught(&decisions, block_bytes);
                 }
             }
             Err(invalid) => {
@@ -187,17 +187,17 @@ impl Uplink {
         }
     }
 
-    fn brain_of(&mut self, endpoint: EndpointId) -> Option<Arc<Brain>> {
-        let brain = self.brains.of(endpoint);
-        if brain.is_none() {
+    fn brain_of(&mut self, endpoint: EndpointId) -> Option<Arc<PoolScheduler>> {
+        let scheduler = self.pools.of(endpoint);
+        if scheduler.is_none() {
             tracing::debug!(proxy = self.proxy.0, %endpoint, "report about an endpoint that is gone");
         }
-        brain
+        scheduler
     }
 
-    fn remember(&mut self, request: RequestId, brain: Arc<Brain>) {
+    fn remember(&mut self, request: RequestId, scheduler: Arc<PoolScheduler>) {
         if self.open.len() < MAX_OPEN {
-            self.open.insert(request, brain);
+            self.open.insert(request, scheduler);
         }
     }
 
@@ -209,7 +209,7 @@ impl Uplink {
     }
 }
 
-/// What the engine told of a request.
+/// The usage that the engine reported for a request.
 fn ended(finished: &v1::Finished) -> ReportedUsage {
     let usage = finished.usage.as_ref();
     ReportedUsage {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use hermes_control_plane::{
-    app::{Bound, ConfigSource, ControlPlane, Options},
+    app::{self, ConfigSource, ControlPlane, Options},
     config::Config,
 };
 use hermes_runtime::shutdown::Drain;
@@ -23,7 +23,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// One replica and the ports of its endpoints, which nobody serves.
 pub(crate) struct Stage {
-    bound: Bound,
+    bound: ControlPlane,
     _engines: Vec<TcpListener>,
 }
 
@@ -52,7 +52,7 @@ impl Stage {
             ..Options::local(ConfigSource::Value(config(&engines, blocks, events)))
         };
         let bound = server.block_on(async {
-            let started = server.spawn(ControlPlane::start(options, Drain::default()));
+            let started = server.spawn(app::start(options, Drain::default()));
             let bound = started.await.expect("no panic").expect("it starts");
             timeout(START, bound.readiness.ready())
                 .await

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use hermes_bench::fleet::{Plane, control_plane_with};
 use hermes_control_plane::{
-    app::{Bound, ConfigSource, Options},
+    app::{ConfigSource, ControlPlane, Options},
     discovery::client,
     events::Pod,
 };
@@ -49,7 +49,7 @@ async fn told(api: &ApiServer, reason: &'static str, times: usize) {
     .await;
 }
 
-async fn readyz(plane: &Plane<Bound>) -> (u16, String) {
+async fn readyz(plane: &Plane<ControlPlane>) -> (u16, String) {
     let url = format!(
         "http://{}/readyz",
         plane.bound.admin.expect("an admin port")
@@ -78,7 +78,7 @@ async fn a_refused_version_is_an_event_on_the_pod_and_a_line_of_readyz_until_it_
     .await;
 
     fs::write(&file, BAD).expect("written");
-    told(&api, "ConfigurationRefused", 1).await;
+    told(&api, "ConfigurationRejected", 1).await;
     let event: Value = api.objects::<Event>().remove(0);
     assert_eq!(
         (&event["type"], &event["regarding"]["kind"]),
@@ -106,7 +106,7 @@ async fn a_refused_version_is_an_event_on_the_pod_and_a_line_of_readyz_until_it_
     assert_eq!(readyz(&plane).await, (200, "ready\n".to_owned()));
 
     fs::write(&file, BAD).expect("written");
-    told(&api, "ConfigurationRefused", 2).await;
+    told(&api, "ConfigurationRejected", 2).await;
 }
 
 #[tokio::test]
@@ -153,5 +153,5 @@ async fn a_refusal_at_the_start_is_told_before_the_process_ends() {
         .expect_err("refused")
         .to_string();
     assert!(error.contains("pools[0].name"), "{error}");
-    assert_eq!(reasons(&api), ["ConfigurationRefused"]);
+    assert_eq!(reasons(&api), ["ConfigurationRejected"]);
 }

@@ -5,7 +5,7 @@ mod proxy;
 use std::{fmt::Write, net::TcpListener, time::Duration};
 
 use hermes_control_plane::{
-    app::{Bound, ConfigSource, ControlPlane, Options},
+    app::{self, ConfigSource, ControlPlane, Options},
     config::Config,
 };
 use hermes_proto::v1::{
@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// A replica that runs.
 struct Replica {
-    bound: Bound,
+    bound: ControlPlane,
     trigger: Trigger,
     _shutdown: JoinSet<()>,
     /// Engines that take connections and say nothing: neither up nor refused, so that only bookings count.
@@ -31,7 +31,7 @@ struct Replica {
 impl Replica {
     async fn start(config: ConfigSource) -> Self {
         let (shutdown, trigger) = Shutdown::manual();
-        let bound = ControlPlane::start(Options::local(config), shutdown.drain())
+        let bound = app::start(Options::local(config), shutdown.drain())
             .await
             .expect("a replica starts");
         let mut tasks = JoinSet::new();
@@ -389,7 +389,7 @@ async fn a_port_that_is_taken_fails_the_start_and_names_the_flag() {
     let mut options = Options::local(ConfigSource::Value(config));
     options.listen = taken.local_addr().expect("it is bound");
     let (shutdown, _trigger) = Shutdown::manual();
-    let error = ControlPlane::start(options, shutdown.drain())
+    let error = app::start(options, shutdown.drain())
         .await
         .expect_err("the port is taken");
     assert!(error.to_string().contains("--listen"), "{error}");

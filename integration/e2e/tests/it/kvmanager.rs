@@ -9,7 +9,7 @@ mod trial;
 use std::time::Duration;
 
 use hermes_control_plane::cache_sources::kv_manager::{
-    Candidate, KvManager, KvManagerSettings, KvMetrics, Lookup, MAX_IN_FLIGHT, Outcome, Text,
+    KvManager, KvManagerSettings, KvMetrics, Lookup, LookupCandidate, MAX_IN_FLIGHT, Outcome, Text,
 };
 use hermes_core::{query::CacheHit, snapshot::EndpointId};
 use hermes_engine_sim::kv_manager::{Fault, KvManagerServer, Prompt};
@@ -62,7 +62,7 @@ impl Asker {
 }
 
 fn lookup() -> Lookup {
-    let candidate = |id: u64| Candidate {
+    let candidate = |id: u64| LookupCandidate {
         endpoint: EndpointId(id),
         authority: format!("10.0.0.{id}:8000").into(),
         name: format!("ai/chat-{id}").into(),

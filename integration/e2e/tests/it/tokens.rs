@@ -5,7 +5,7 @@ use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use hermes_bench::fleet::{Scene, instant};
 use hermes_control_plane::cache_sources::tokenizer::{
-    Failure, Outcome, TokenMetrics, TokenizerSettings, Tokens, Way,
+    Failure, Outcome, PoolTokenizer, TokenMetrics, TokenizerSettings, Way,
 };
 use hermes_core::{
     policy::PoolPolicy,
@@ -24,7 +24,7 @@ use crate::client::{ask, client, send};
 /// Far over any time limit.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn tokens(limit: Duration, endpoints: &[&str]) -> (Tokens, TokenMetrics) {
+fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenMetrics) {
     hermes_runtime::crypto::install_default_crypto();
     let metrics = TokenMetrics::register(&mut Registry::default());
     let settings = TokenizerSettings {
@@ -33,7 +33,7 @@ fn tokens(limit: Duration, endpoints: &[&str]) -> (Tokens, TokenMetrics) {
         timeout: limit,
         longest: 1 << 20,
     };
-    let tokens = Tokens::new("chat", settings, metrics.clone()).expect("a client");
+    let tokens = PoolTokenizer::new("chat", settings, metrics.clone()).expect("a client");
     let spec = PoolSpec {
         name: "chat".into(),
         models: Vec::new(),

@@ -1,13 +1,13 @@
-//! One event, in either form: what it is, and where its fields stand. Nothing is decoded before somebody wants it.
+//! One event, in either form: what it is, and where its fields stand. Fields are decoded on demand.
 
 use hermes_core::block_index::Tier;
 
-use super::{Malformed, Plain, Reader};
+use super::{Malformed, MsgpackReader, MsgpackValue};
 
 /// A field that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-pub(super) enum Field {
+pub(super) enum EventField {
     BlockHashes,
     Parent,
     TokenIds,
@@ -24,37 +24,41 @@ pub(super) enum Field {
 
 /// Where the fields of one event stand.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Fields<'a>([Option<Reader<'a>>; Field::ALL.len()]);
+pub(super) struct EventFields<'a>([Option<MsgpackReader<'a>>; EventField::ALL.len()]);
 
 /// The fields of one event, by its type.
-pub(super) enum Kind<'a> {
-    Stored(Fields<'a>),
-    Removed(Fields<'a>),
+pub(super) enum EventKind<'a> {
+    Stored(EventFields<'a>),
+    Removed(EventFields<'a>),
     Cleared,
     Unknown,
 }
 
 /// What the fields of the old form are, in order; those beyond are not read.
-const STORED: [Field; 10] = [
-    Field::BlockHashes,
-    Field::Parent,
-    Field::TokenIds,
-    Field::BlockSize,
-    Field::LoraId,
-    Field::Medium,
-    Field::LoraName,
-    Field::ExtraKeys,
-    Field::Group,
-    Field::SpecKind,
+const STORED: [EventField; 10] = [
+    EventField::BlockHashes,
+    EventField::Parent,
+    EventField::TokenIds,
+    EventField::BlockSize,
+    EventField::LoraId,
+    EventField::Medium,
+    EventField::LoraName,
+    EventField::ExtraKeys,
+    EventField::Group,
+    EventField::SpecKind,
 ];
-const REMOVED: [Field; 3] = [Field::BlockHashes, Field::Medium, Field::Group];
+const REMOVED: [EventField; 3] = [
+    EventField::BlockHashes,
+    EventField::Medium,
+    EventField::Group,
+];
 
 /// One of the engine's names: a number, or the last eight bytes of a digest.
-fn name(value: Plain<'_>) -> Result<Option<u64>, Malformed> {
+fn name(value: MsgpackValue<'_>) -> Result<Option<u64>, Malformed> {
     match value {
-        Plain::Nil => Ok(None),
-        Plain::Int(name) => Ok(Some(name)),
-        Plain::Bytes(digest) => match digest.last_chunk() {
+        MsgpackValue::Nil => Ok(None),
+        MsgpackValue::Int(name) => Ok(Some(name)),
+        MsgpackValue::Bytes(digest) => match digest.last_chunk() {
             Some(last) => Ok(Some(u64::from_be_bytes(*last))),
             None => Err(Malformed),
         },
@@ -62,9 +66,9 @@ fn name(value: Plain<'_>) -> Result<Option<u64>, Malformed> {
     }
 }
 
-// === Field ===
+// === EventField ===
 
-impl Field {
+impl EventField {
     const ALL: [Self; 12] = [
         Self::BlockHashes,
         Self::Parent,
@@ -99,26 +103,28 @@ impl Field {
     }
 }
 
-// === Kind ===
+// === EventKind ===
 
-impl<'a> Kind<'a> {
+impl<'a> EventKind<'a> {
     /// Skips the next event, and says what it is and where its fields stand.
-    pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
+    pub(super) fn read(reader: &mut MsgpackReader<'a>) -> Result<Self, Malformed> {
         let mut event = reader.skip()?;
         match event.next()? {
-            Plain::Map(pairs) => Self::of_map(event, pairs),
-            Plain::Array(values) if values > 0 => Self::of_array(event, values),
+            MsgpackValue::Map(pairs) => Self::of_map(event, pairs),
+            MsgpackValue::Array(values) if values > 0 => Self::of_array(event, values),
             _ => Ok(Self::Unknown),
         }
     }
 
-    fn of_map(mut event: Reader<'a>, pairs: u32) -> Result<Self, Malformed> {
-        let mut fields = Fields::default();
+    fn of_map(mut event: MsgpackReader<'a>, pairs: u32) -> Result<Self, Malformed> {
+        let mut fields = EventFields::default();
         for _ in 0..pairs {
             let name = event.next()?;
             let value = event.skip()?;
-            let Plain::Text(name) = name else { continue };
-            if let Some(field) = Field::ALL
+            let MsgpackValue::Text(name) = name else {
+                continue;
+            };
+            if let Some(field) = EventField::ALL
                 .into_iter()
                 .find(|field| field.name().as_bytes() == name)
             {
@@ -126,14 +132,14 @@ impl<'a> Kind<'a> {
             }
         }
         let tag = fields
-            .get(Field::Type)
+            .get(EventField::Type)
             .and_then(|mut tag| tag.text().ok().flatten());
         Ok(Self::tagged(tag, |_| fields))
     }
 
-    fn of_array(mut event: Reader<'a>, values: u32) -> Result<Self, Malformed> {
+    fn of_array(mut event: MsgpackReader<'a>, values: u32) -> Result<Self, Malformed> {
         let tag = event.skip()?.text().ok().flatten();
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         Ok(Self::tagged(tag, |order| {
             for field in order.iter().take(values as usize - 1) {
                 fields.0[*field as usize] = event.skip().ok();
@@ -142,7 +148,7 @@ impl<'a> Kind<'a> {
         }))
     }
 
-    fn tagged(tag: Option<&str>, fields: impl FnOnce(&[Field]) -> Fields<'a>) -> Self {
+    fn tagged(tag: Option<&str>, fields: impl FnOnce(&[EventField]) -> EventFields<'a>) -> Self {
         match tag {
             Some("BlockStored") => Self::Stored(fields(&STORED)),
             Some("BlockRemoved") => Self::Removed(fields(&REMOVED)),
@@ -152,31 +158,31 @@ impl<'a> Kind<'a> {
     }
 }
 
-// === Fields ===
+// === EventFields ===
 
-impl<'a> Fields<'a> {
+impl<'a> EventFields<'a> {
     /// Where a field stands.
-    pub(super) fn get(&self, field: Field) -> Option<Reader<'a>> {
+    pub(super) fn get(&self, field: EventField) -> Option<MsgpackReader<'a>> {
         self.0[field as usize]
     }
 
-    pub(super) fn int(&self, field: Field) -> Result<Option<u64>, Malformed> {
+    pub(super) fn int(&self, field: EventField) -> Result<Option<u64>, Malformed> {
         self.get(field).map_or(Ok(None), |mut reader| reader.int())
     }
 
-    pub(super) fn text(&self, field: Field) -> Result<Option<&'a str>, Malformed> {
+    pub(super) fn text(&self, field: EventField) -> Result<Option<&'a str>, Malformed> {
         self.get(field).map_or(Ok(None), |mut reader| reader.text())
     }
 
     pub(super) fn group(&self) -> Result<Option<u32>, Malformed> {
-        self.int(Field::Group)?
+        self.int(EventField::Group)?
             .map(|group| u32::try_from(group).map_err(|_| Malformed))
             .transpose()
     }
 
-    /// Where the blocks are. Old engines do not say, and know one tier. What nobody has heard of is far away.
+    /// Where the blocks are. Old engines do not report it, and have one tier. An unknown medium counts as disk.
     pub(super) fn tier(&self) -> Result<Tier, Malformed> {
-        Ok(match self.text(Field::Medium)? {
+        Ok(match self.text(EventField::Medium)? {
             None | Some("GPU" | "gpu") => Tier::Gpu,
             Some("CPU" | "cpu" | "CPU_PINNED" | "cpu_pinned") => Tier::Host,
             Some(_) => Tier::Disk,
@@ -185,13 +191,13 @@ impl<'a> Fields<'a> {
 
     /// The engine's name of the block before the first.
     pub(super) fn parent(&self) -> Result<Option<u64>, Malformed> {
-        self.get(Field::Parent)
+        self.get(EventField::Parent)
             .map_or(Ok(None), |mut parent| name(parent.next()?))
     }
 
     /// The engine's names of all blocks.
     pub(super) fn names(&self) -> Result<Vec<u64>, Malformed> {
-        let mut reader = self.get(Field::BlockHashes).ok_or(Malformed)?;
+        let mut reader = self.get(EventField::BlockHashes).ok_or(Malformed)?;
         let blocks = reader.array()?.ok_or(Malformed)? as usize;
         let mut names = Vec::with_capacity(blocks.min(reader.left()));
         for _ in 0..blocks {

@@ -1,21 +1,21 @@
-//! Learns by replay what a stream did not tell: what was before it, and what is missing from it.
+//! Requests by replay what a stream lacks: the batches before its start, and those that were dropped.
 
 use super::{
     super::{
         metrics::{Cleared, Failure, Replayed},
-        replay::{Replay, Told},
+        replay::{Replay, ReplayedBatch},
         sequence::Mark,
-        source::Place,
+        source::PublisherAddress,
     },
     Stream,
 };
 
-/// Times that one replay is asked for anew because it had holes.
+/// Retries of one replay that had gaps.
 const MAX_QUESTIONS: usize = 64;
 
 /// What a replay brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum CatchUpOutcome {
     /// Everything from where it was asked for.
     Whole,
     /// Less: the buffer is too short, or the publisher is another one.
@@ -24,7 +24,7 @@ enum Outcome {
 
 impl Stream {
     /// After a connect: learns what was published before.
-    pub(super) async fn catch_up(&mut self, place: &Place) {
+    pub(super) async fn catch_up(&mut self, place: &PublisherAddress) {
         let newest = self.sequence.newest();
         let resumed = match (newest, &place.replay) {
             (Some(newest), Some(replay)) => self.resume(newest, replay).await,
@@ -41,7 +41,7 @@ impl Stream {
         match self.replay(0, replay).await {
             Ok(outcome) => {
                 self.counters.replayed(outcome.into());
-                self.ingest.set_whole(outcome == Outcome::Whole);
+                self.ingest.set_whole(outcome == CatchUpOutcome::Whole);
             }
             Err(failure) => self.no_replay(failure),
         }
@@ -55,7 +55,7 @@ impl Stream {
         };
         let is_same = matches!(
             first.await,
-            Ok(Some(Told { number, ref payload })) if Mark::of(number, payload) == newest
+            Ok(Some(ReplayedBatch { number, ref payload })) if Mark::of(number, payload) == newest
         );
         if !is_same {
             return false;
@@ -63,7 +63,7 @@ impl Stream {
         match self.replay(newest.number.saturating_add(1), replay).await {
             Ok(outcome) => {
                 self.counters.replayed(outcome.into());
-                outcome == Outcome::Whole
+                outcome == CatchUpOutcome::Whole
             }
             Err(failure) => {
                 self.no_replay(failure);
@@ -73,10 +73,10 @@ impl Stream {
     }
 
     /// Learns what is missing from `from` on, or drops everything.
-    pub(super) async fn fill(&mut self, from: u64, place: &Place) {
+    pub(super) async fn fill(&mut self, from: u64, place: &PublisherAddress) {
         let outcome = match &place.replay {
             Some(replay) => self.replay(from, replay).await,
-            None => Ok(Outcome::Short),
+            None => Ok(CatchUpOutcome::Short),
         };
         // What is missing for good may have been removals.
         match outcome {
@@ -91,18 +91,18 @@ impl Stream {
 
     /// Takes in all batches from `from` on, as far as the publisher's buffer has them. When it begins later, what was known
     /// is dropped first, and what it has is taken in all the same.
-    async fn replay(&mut self, from: u64, replay: &str) -> Result<Outcome, Failure> {
-        let (mut next, mut outcome) = (from, Outcome::Whole);
+    async fn replay(&mut self, from: u64, replay: &str) -> Result<CatchUpOutcome, Failure> {
+        let (mut next, mut outcome) = (from, CatchUpOutcome::Whole);
         for _ in 0..MAX_QUESTIONS {
             let mut question = Replay::ask(replay, next).await?;
             let asked = next;
             loop {
-                let told = match question.next().await {
+                let batch = match question.next().await {
                     // The rest of the answer was dropped on the way, its end included.
                     Err(Failure::Timeout) if next > asked => break,
-                    told => told?,
+                    batch => batch?,
                 };
-                let Some(Told { number, payload }) = told else {
+                let Some(ReplayedBatch { number, payload }) = batch else {
                     if next == 0 {
                         self.sequence.begins();
                     }
@@ -116,7 +116,7 @@ impl Stream {
                     break;
                 }
                 if number > next {
-                    outcome = Outcome::Short;
+                    outcome = CatchUpOutcome::Short;
                     self.sequence.forget();
                     if from > 0 {
                         self.ingest.clear(Cleared::Lost, false);
@@ -144,13 +144,13 @@ impl Stream {
     }
 }
 
-// === Outcome ===
+// === CatchUpOutcome ===
 
-impl From<Outcome> for Replayed {
-    fn from(outcome: Outcome) -> Self {
+impl From<CatchUpOutcome> for Replayed {
+    fn from(outcome: CatchUpOutcome) -> Self {
         match outcome {
-            Outcome::Whole => Self::Whole,
-            Outcome::Short => Self::Short,
+            CatchUpOutcome::Whole => Self::Whole,
+            CatchUpOutcome::Short => Self::Short,
         }
     }
 }

@@ -187,13 +187,13 @@ async fn a_connection_that_ends_is_told_at_once() {
 
 #[tokio::test]
 async fn waiting_can_be_given_up_in_the_middle_of_a_message() {
-    let (tell, told) = tokio::sync::oneshot::channel();
+    let (signal, signalled) = tokio::sync::oneshot::channel();
     let address = scripted(|mut peer| async move {
         peer.shake_hands("PUB").await;
         let mut bytes = BytesMut::new();
         frame::write_message(&mut bytes, &[b"topic", b"payload"]);
         peer.stream.write_all(&bytes[..10]).await.expect("sent");
-        told.await.expect("the client says so");
+        signalled.await.expect("the client says so");
         peer.stream.write_all(&bytes[10..]).await.expect("sent");
         peer.linger().await;
     })
@@ -204,7 +204,7 @@ async fn waiting_can_be_given_up_in_the_middle_of_a_message() {
             .await
             .is_err()
     );
-    tell.send(()).expect("the peer waits");
+    signal.send(()).expect("the peer waits");
     assert_eq!(
         peer.next()
             .await

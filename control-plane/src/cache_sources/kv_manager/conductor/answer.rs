@@ -13,12 +13,12 @@
 //! memory; with something there, the larger of the other two counts is.
 //!
 //! Numbers that cannot be true (more tokens than the prompt has, boundaries out of order, ranks that contradict their
-//! sum) make the whole answer worthless: whoever counts wrong once is not believed about the rest.
+//! sum) make the whole answer invalid: its other counts are no more reliable.
 
 use hermes_core::query::{CacheHit, CacheSource, CachedTokens};
 
-use super::{Blocks, Conductor, Lookup, Outcome, plain::Plain};
-use crate::cache_sources::kv_manager::names::Names;
+use super::{Conductor, Lookup, Outcome, PromptBlocks, plain::AnswerValue};
+use crate::cache_sources::kv_manager::names::InstanceNames;
 
 const LONGEST: [&str; 2] = ["longest_matched", "matched_tokens"];
 const GPU: [&str; 4] = ["gpu", "GPU", "L1", "G1"];
@@ -27,7 +27,7 @@ const DISK: [&str; 4] = ["disk", "DISK", "L3", "G3"];
 
 /// What the numbers of a row are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
+enum RowMeaning {
     /// How far into the prompt each tier reaches, faster ones included.
     Boundaries,
     /// How much each tier holds.
@@ -35,7 +35,7 @@ enum Meaning {
 }
 
 /// Rows by the names of their instances, and what their numbers are.
-type Rows<'a> = (&'a [(String, Plain)], Meaning);
+type ConductorRows<'a> = (&'a [(String, AnswerValue)], RowMeaning);
 
 /// A number cannot be true.
 struct Implausible;
@@ -49,13 +49,13 @@ pub(super) fn hits(
     conductor: &Conductor,
     answer: &[u8],
     lookup: &Lookup,
-    blocks: Blocks<'_>,
+    blocks: PromptBlocks<'_>,
 ) -> Result<Vec<CacheHit>, Outcome> {
-    let answer: Plain = conductor.encoding.read(answer)?;
+    let answer: AnswerValue = conductor.encoding.read(answer)?;
     let Some((rows, meaning)) = rows(&answer, &conductor.tenant)? else {
         return Ok(Vec::new());
     };
-    let names = Names::of(&lookup.candidates).with(&conductor.instances);
+    let names = InstanceNames::of(&lookup.candidates).with(&conductor.instances);
     let (mut hits, mut known) = (Vec::new(), false);
     for (instance, row) in rows {
         let cached = cached(row, meaning, blocks.ids.len() as u32)
@@ -80,13 +80,13 @@ pub(super) fn hits(
     }
 }
 
-/// The rows and what they mean; none when nobody holds anything.
-fn rows<'a>(answer: &'a Plain, tenant: &str) -> Result<Option<Rows<'a>>, Outcome> {
+/// The rows and what they mean; none when no instance holds a block.
+fn rows<'a>(answer: &'a AnswerValue, tenant: &str) -> Result<Option<ConductorRows<'a>>, Outcome> {
     let all = answer.fields().ok_or(Outcome::Garbage)?;
     let places = [
-        ("instances", Meaning::Boundaries),
-        (tenant, Meaning::Counts),
-        ("data", Meaning::Counts),
+        ("instances", RowMeaning::Boundaries),
+        (tenant, RowMeaning::Counts),
+        ("data", RowMeaning::Counts),
     ];
     let found = places
         .iter()
@@ -98,11 +98,11 @@ fn rows<'a>(answer: &'a Plain, tenant: &str) -> Result<Option<Rows<'a>>, Outcome
     }
 }
 
-fn cached(row: &Plain, meaning: Meaning, asked: u32) -> Result<CachedTokens, Implausible> {
+fn cached(row: &AnswerValue, meaning: RowMeaning, asked: u32) -> Result<CachedTokens, Implausible> {
     let longest = tokens(row, &LONGEST)?;
     let (gpu, cpu, disk) = (tokens(row, &GPU)?, tokens(row, &CPU)?, tokens(row, &DISK)?);
     let cached = match meaning {
-        Meaning::Boundaries => {
+        RowMeaning::Boundaries => {
             check_ranks(row)?;
             let gpu = gpu.unwrap_or(0);
             let host = cpu.unwrap_or(gpu);
@@ -112,7 +112,7 @@ fn cached(row: &Plain, meaning: Meaning, asked: u32) -> Result<CachedTokens, Imp
             }
             CachedTokens { gpu, host, disk }
         }
-        Meaning::Counts => {
+        RowMeaning::Counts => {
             let (gpu, cpu, disk) = (gpu.unwrap_or(0), cpu.unwrap_or(0), disk.unwrap_or(0));
             let longest = longest.unwrap_or(gpu.max(cpu).max(disk));
             let host = if disk == 0 { longest } else { gpu.max(cpu) };
@@ -131,26 +131,28 @@ fn cached(row: &Plain, meaning: Meaning, asked: u32) -> Result<CachedTokens, Imp
 }
 
 /// A count, or the most of several ranks; none when it is not there.
-fn tokens(row: &Plain, names: &[&str]) -> Result<Option<u32>, Implausible> {
+fn tokens(row: &AnswerValue, names: &[&str]) -> Result<Option<u32>, Implausible> {
     match row.get(names) {
-        None | Some(Plain::Other) => Ok(None),
-        Some(Plain::Odd) => Err(Implausible),
-        Some(Plain::Count(count)) => Ok(Some(*count)),
-        Some(Plain::Map(ranks)) => ranks.iter().try_fold(None, |most, (_, rank)| match rank {
-            Plain::Count(count) => Ok(most.max(Some(*count))),
-            Plain::Odd | Plain::Map(_) | Plain::Other => Err(Implausible),
-        }),
+        None | Some(AnswerValue::Other) => Ok(None),
+        Some(AnswerValue::Odd) => Err(Implausible),
+        Some(AnswerValue::Count(count)) => Ok(Some(*count)),
+        Some(AnswerValue::Map(ranks)) => {
+            ranks.iter().try_fold(None, |most, (_, rank)| match rank {
+                AnswerValue::Count(count) => Ok(most.max(Some(*count))),
+                AnswerValue::Odd | AnswerValue::Map(_) | AnswerValue::Other => Err(Implausible),
+            })
+        }
     }
 }
 
-/// Where ranks are told twice, both have to say the same.
-fn check_ranks(row: &Plain) -> Result<(), Implausible> {
+/// Ranks that are listed twice must have equal counts.
+fn check_ranks(row: &AnswerValue) -> Result<(), Implausible> {
     let (Some(dp), Some(matches)) = (row.get(&["dp", "DP"]), row.get(&["rank_matches"])) else {
         return Ok(());
     };
     for (rank, count) in dp.fields().unwrap_or_default() {
-        let told = matches.get(&[rank]).and_then(|rank| rank.get(&GPU));
-        if told.is_some_and(|told| told != count) {
+        let listed = matches.get(&[rank]).and_then(|rank| rank.get(&GPU));
+        if listed.is_some_and(|listed| listed != count) {
             return Err(Implausible);
         }
     }

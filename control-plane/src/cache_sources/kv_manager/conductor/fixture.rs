@@ -1,15 +1,15 @@
-//! A question for tests: a prompt of so many tokens, and three instances that may hold it.
+//! A lookup for tests: a prompt, and three instances that may hold it.
 
 use hermes_core::snapshot::EndpointId;
 
-use crate::cache_sources::kv_manager::{Candidate, Lookup};
+use crate::cache_sources::kv_manager::{Lookup, LookupCandidate};
 
 /// Tokens in a block.
 pub(super) const BLOCK: u32 = 16;
 
 /// Ten whole blocks and a rest.
 pub(super) fn lookup() -> Lookup {
-    let candidate = |id: u64| Candidate {
+    let candidate = |id: u64| LookupCandidate {
         endpoint: EndpointId(id),
         authority: format!("10.0.0.{id}:8000").into(),
         name: format!("ai/chat-{id}").into(),

@@ -9,22 +9,22 @@ use serde::{
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Plain {
+pub(super) enum AnswerValue {
     /// A whole number that can be a count of tokens.
     Count(u32),
     /// Any other number.
     Odd,
     /// By name, as it came.
-    Map(Vec<(String, Plain)>),
+    Map(Vec<(String, AnswerValue)>),
     /// Text, lists, nothing.
     Other,
 }
 
-// === Plain ===
+// === AnswerValue ===
 
-impl Plain {
+impl AnswerValue {
     /// What stands under the first of these names that is there.
-    pub(super) fn get(&self, names: &[&str]) -> Option<&Plain> {
+    pub(super) fn get(&self, names: &[&str]) -> Option<&AnswerValue> {
         let Self::Map(fields) = self else { return None };
         names
             .iter()
@@ -33,7 +33,7 @@ impl Plain {
     }
 
     /// The fields of a map.
-    pub(super) fn fields(&self) -> Option<&[(String, Plain)]> {
+    pub(super) fn fields(&self) -> Option<&[(String, AnswerValue)]> {
         match self {
             Self::Map(fields) => Some(fields),
             Self::Count(_) | Self::Odd | Self::Other => None,
@@ -41,7 +41,7 @@ impl Plain {
     }
 }
 
-impl<'de> Deserialize<'de> for Plain {
+impl<'de> Deserialize<'de> for AnswerValue {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(Reader)
     }
@@ -50,69 +50,69 @@ impl<'de> Deserialize<'de> for Plain {
 struct Reader;
 
 impl<'de> Visitor<'de> for Reader {
-    type Value = Plain;
+    type Value = AnswerValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Plain, E> {
-        Ok(u32::try_from(number).map_or(Plain::Odd, Plain::Count))
+    fn visit_u64<E>(self, number: u64) -> Result<AnswerValue, E> {
+        Ok(u32::try_from(number).map_or(AnswerValue::Odd, AnswerValue::Count))
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Plain, E> {
-        Ok(u32::try_from(number).map_or(Plain::Odd, Plain::Count))
+    fn visit_i64<E>(self, number: i64) -> Result<AnswerValue, E> {
+        Ok(u32::try_from(number).map_or(AnswerValue::Odd, AnswerValue::Count))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Plain, E> {
+    fn visit_f64<E>(self, number: f64) -> Result<AnswerValue, E> {
         let is_count = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
         Ok(if is_count {
-            Plain::Count(number as u32)
+            AnswerValue::Count(number as u32)
         } else {
-            Plain::Odd
+            AnswerValue::Odd
         })
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Plain, E> {
-        Ok(Plain::Other)
+    fn visit_bool<E>(self, _: bool) -> Result<AnswerValue, E> {
+        Ok(AnswerValue::Other)
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Plain, E> {
-        Ok(Plain::Other)
+    fn visit_str<E>(self, _: &str) -> Result<AnswerValue, E> {
+        Ok(AnswerValue::Other)
     }
 
-    fn visit_bytes<E>(self, _: &[u8]) -> Result<Plain, E> {
-        Ok(Plain::Other)
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<AnswerValue, E> {
+        Ok(AnswerValue::Other)
     }
 
-    fn visit_unit<E>(self) -> Result<Plain, E> {
-        Ok(Plain::Other)
+    fn visit_unit<E>(self) -> Result<AnswerValue, E> {
+        Ok(AnswerValue::Other)
     }
 
-    fn visit_none<E>(self) -> Result<Plain, E> {
-        Ok(Plain::Other)
+    fn visit_none<E>(self) -> Result<AnswerValue, E> {
+        Ok(AnswerValue::Other)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<Plain, D::Error> {
-        Plain::deserialize(from)
+    fn visit_some<D: Deserializer<'de>>(self, from: D) -> Result<AnswerValue, D::Error> {
+        AnswerValue::deserialize(from)
     }
 
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, from: D) -> Result<Plain, D::Error> {
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, from: D) -> Result<AnswerValue, D::Error> {
         IgnoredAny::deserialize(from)?;
-        Ok(Plain::Other)
+        Ok(AnswerValue::Other)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Plain, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<AnswerValue, A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Plain::Other)
+        Ok(AnswerValue::Other)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Plain, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AnswerValue, A::Error> {
         let mut fields = Vec::new();
         while let Some((Name(name), value)) = map.next_entry()? {
             fields.push((name, value));
         }
-        Ok(Plain::Map(fields))
+        Ok(AnswerValue::Map(fields))
     }
 }
 

@@ -10,11 +10,11 @@
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
-use super::{Blocks, Conductor, Encoding, Lookup, Outcome};
+use super::{Conductor, Encoding, Lookup, Outcome, PromptBlocks};
 use crate::cache_sources::kv_manager::MAX_REQUEST;
 
 #[derive(Serialize)]
-struct Question<'a> {
+struct ConductorQuery<'a> {
     model: &'a str,
     tenant_id: &'a str,
     block_size: u32,
@@ -38,7 +38,7 @@ enum Ids<'a> {
 pub(super) fn body(
     conductor: &Conductor,
     lookup: &Lookup,
-    blocks: Blocks<'_>,
+    blocks: PromptBlocks<'_>,
 ) -> Result<Bytes, Outcome> {
     let token_ids = match conductor.encoding {
         Encoding::Json => Ids::List(blocks.ids),
@@ -52,7 +52,7 @@ pub(super) fn body(
         given(&lookup.lora, &conductor.lora),
         given(&lookup.cache_salt, &conductor.cache_salt),
     );
-    let question = Question {
+    let question = ConductorQuery {
         model: conductor.model.as_deref().unwrap_or(&lookup.model),
         tenant_id: &conductor.tenant,
         block_size: blocks.size,

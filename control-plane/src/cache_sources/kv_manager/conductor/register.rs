@@ -1,4 +1,4 @@
-//! Tells a conductor where the engines of a pool publish their events, and keeps that true.
+//! Registers at a conductor where the engines of a pool publish their events, and keeps the registrations current.
 //!
 //! ```text
 //!   endpoints of the pool ─▶ wanted ─┐
@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{Conductor, Encoding, Outcome};
-use crate::cache_sources::{kv_manager::names::host, lookup_client::Fault};
+use crate::cache_sources::{kv_manager::names::host, lookup_client::LookupFault};
 
 /// How often all is compared.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -53,9 +53,9 @@ pub struct Registration {
     pub ranks: u32,
     /// Whose events.
     pub source: Source,
-    /// The algorithm of the engine's block hashes; only the msgpack dialect tells it.
+    /// The algorithm of the engine's block hashes; sent by the msgpack dialect only.
     pub algorithm: Arc<str>,
-    /// The engine's `PYTHONHASHSEED`; only the msgpack dialect tells it.
+    /// The engine's `PYTHONHASHSEED`; sent by the msgpack dialect only.
     pub hash_seed: Arc<str>,
 }
 
@@ -70,35 +70,35 @@ pub enum Source {
 }
 
 /// A row of the conductor's table: an instance and a rank.
-type Row = (Arc<str>, u32);
+type RegistrationRow = (Arc<str>, u32);
 
 /// The rows that are wanted, each with the host that publishes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Wanted {
+struct WantedRows {
     model: Arc<str>,
     block_size: u32,
-    rows: BTreeMap<Row, Arc<str>>,
+    rows: BTreeMap<RegistrationRow, Arc<str>>,
 }
 
-/// The pool's side of a [`Registrar`]'s work.
+/// The pool's side of a [`EngineRegistration`]'s work.
 #[derive(Debug)]
-pub(in crate::cache_sources::kv_manager) struct Registrar {
+pub(in crate::cache_sources::kv_manager) struct EngineRegistration {
     conductor: Conductor,
     registration: Registration,
-    wanted: watch::Sender<Arc<Wanted>>,
+    wanted: watch::Sender<Arc<WantedRows>>,
 }
 
 /// The task.
-struct Clerk {
+struct RegistrationReconciler {
     client: Client,
     /// Of the lookup; the other calls are its neighbors.
     url: Url,
     conductor: Conductor,
     registration: Registration,
-    wanted: watch::Receiver<Arc<Wanted>>,
+    wanted: watch::Receiver<Arc<WantedRows>>,
     /// Rows that this process wanted at some time, and whether the conductor took them.
-    mine: BTreeMap<Row, bool>,
-    /// The last round failed, and that was told.
+    mine: BTreeMap<RegistrationRow, bool>,
+    /// The last round failed, and that was logged.
     complained: bool,
 }
 
@@ -117,9 +117,9 @@ impl Default for Registration {
     }
 }
 
-// === Registrar ===
+// === EngineRegistration ===
 
-impl Registrar {
+impl EngineRegistration {
     /// A registrar for the conductor whose lookup is at `url`, and its work: it ends when the registrar is dropped.
     pub(in crate::cache_sources::kv_manager) fn new(
         conductor: &Conductor,
@@ -129,7 +129,7 @@ impl Registrar {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, wanted) = watch::channel(Arc::default());
         let (conductor, registration) = (conductor.clone(), registration.clone());
-        let clerk = Clerk {
+        let clerk = RegistrationReconciler {
             client,
             url,
             conductor: conductor.clone(),
@@ -164,7 +164,7 @@ impl Registrar {
         });
     }
 
-    fn wanted_of(&self, pool: &Pool, block_size: Option<u32>) -> Option<Wanted> {
+    fn wanted_of(&self, pool: &Pool, block_size: Option<u32>) -> Option<WantedRows> {
         let base = || {
             pool.spec
                 .models
@@ -196,7 +196,7 @@ impl Registrar {
         if rows.len() > MAX_ROWS {
             return None;
         }
-        Some(Wanted {
+        Some(WantedRows {
             model,
             block_size,
             rows,
@@ -204,14 +204,14 @@ impl Registrar {
     }
 }
 
-// === Clerk ===
+// === RegistrationReconciler ===
 
-impl Clerk {
+impl RegistrationReconciler {
     async fn run(mut self) {
         loop {
             let wanted = Arc::clone(&self.wanted.borrow_and_update());
             let round = self.reconcile(&wanted).await;
-            self.tell(round, wanted.rows.len());
+            self.log(round, wanted.rows.len());
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
                 () = sleep(INTERVAL) => {}
@@ -220,7 +220,7 @@ impl Clerk {
     }
 
     /// Makes the conductor's table right, as far as it lets us; gives up at the first call that fails.
-    async fn reconcile(&mut self, wanted: &Wanted) -> Result<(), Outcome> {
+    async fn reconcile(&mut self, wanted: &WantedRows) -> Result<(), Outcome> {
         for row in wanted.rows.keys() {
             self.mine.entry(row.clone()).or_insert(false);
         }
@@ -238,7 +238,7 @@ impl Clerk {
                 self.mine.insert(row.clone(), true);
             }
         }
-        let gone: Vec<Row> = self
+        let gone: Vec<RegistrationRow> = self
             .mine
             .keys()
             .filter(|row| !wanted.rows.contains_key(*row))
@@ -253,8 +253,8 @@ impl Clerk {
         Ok(())
     }
 
-    /// What the conductor knows; `None` when it does not tell.
-    async fn services(&self) -> Result<Option<BTreeSet<Row>>, Outcome> {
+    /// The conductor's registrations; `None` when it has no such endpoint.
+    async fn services(&self) -> Result<Option<BTreeSet<RegistrationRow>>, Outcome> {
         let request = self
             .client
             .get(self.neighbor("services"))
@@ -269,7 +269,12 @@ impl Clerk {
         }
     }
 
-    async fn register(&self, wanted: &Wanted, row: &Row, host: &str) -> Result<(), Outcome> {
+    async fn register(
+        &self,
+        wanted: &WantedRows,
+        row: &RegistrationRow,
+        host: &str,
+    ) -> Result<(), Outcome> {
         let body = wire::register(&self.conductor, &self.registration, wanted, row, host)?;
         match self.post("register", body).await? {
             StatusCode::OK => Ok(()),
@@ -277,10 +282,10 @@ impl Clerk {
         }
     }
 
-    async fn unregister(&self, row: &Row) -> Result<(), Outcome> {
+    async fn unregister(&self, row: &RegistrationRow) -> Result<(), Outcome> {
         let body = wire::unregister(&self.conductor, &self.registration, row)?;
         match self.post("unregister", body).await? {
-            // Somebody else was faster.
+            // Another replica was faster.
             StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
             other => Err(Outcome::Status(other.as_u16())),
         }
@@ -302,7 +307,7 @@ impl Clerk {
     }
 
     /// Says once that it fails, and once that it works again.
-    fn tell(&mut self, round: Result<(), Outcome>, rows: usize) {
+    fn log(&mut self, round: Result<(), Outcome>, rows: usize) {
         let url = self.url.as_str();
         match round {
             Ok(()) if self.complained => {
@@ -328,12 +333,12 @@ async fn call(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>),
         let mut response = request
             .send()
             .await
-            .map_err(|error| Outcome::from(Fault::of(&error)))?;
+            .map_err(|error| Outcome::from(LookupFault::of(&error)))?;
         let mut body = Vec::new();
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| Outcome::from(Fault::of(&error)))?
+            .map_err(|error| Outcome::from(LookupFault::of(&error)))?
         {
             if body.len() + chunk.len() > MAX_ANSWER {
                 return Err(Outcome::Garbage);

@@ -23,7 +23,7 @@ use hermes_core::query::{CacheHit, CacheSource, CachedTokens};
 use serde_json::{Map, Value};
 
 use super::{MatchSort, Outcome};
-use crate::cache_sources::kv_manager::{Candidate, Lookup, names::Names};
+use crate::cache_sources::kv_manager::{Lookup, LookupCandidate, names::InstanceNames};
 
 /// Keys that name an endpoint, unless others are configured.
 pub const DEFAULT_ID_KEYS: [&str; 9] = [
@@ -61,17 +61,17 @@ const MAX_ROWS: usize = 10_000;
 ///
 /// # Errors
 /// [`Outcome::Garbage`] when it is no JSON or has no row in a known shape, [`Outcome::Unknown`] when it has rows and
-/// none is about a candidate. An empty list or map is no error: nobody holds anything.
+/// none is about a candidate. An empty list or map is no error: no endpoint holds a block.
 pub(super) fn hits(
     answer: &[u8],
     lookup: &Lookup,
     settings: &MatchSort,
 ) -> Result<Vec<CacheHit>, Outcome> {
     let answer: Value = serde_json::from_slice(answer).map_err(|_| Outcome::Garbage)?;
-    let mut reader = Reader {
+    let mut reader = MatchSortReader {
         id_keys: keys(&settings.id_keys, &DEFAULT_ID_KEYS),
         score_keys: keys(&settings.score_keys, &DEFAULT_SCORE_KEYS),
-        names: Names::of(&lookup.candidates),
+        names: InstanceNames::of(&lookup.candidates),
         prompt_tokens: lookup.prompt_tokens,
         rows: 0,
         best: vec![None; lookup.candidates.len()],
@@ -107,20 +107,20 @@ fn envelope(map: &Map<String, Value>) -> Option<&Value> {
 }
 
 /// One pass over an answer.
-struct Reader<'a> {
+struct MatchSortReader<'a> {
     id_keys: Vec<&'a str>,
     score_keys: Vec<&'a str>,
-    names: Names<'a>,
+    names: InstanceNames<'a>,
     prompt_tokens: u32,
-    /// Rows so far, whoever they are about.
+    /// Rows so far, of any endpoint.
     rows: usize,
     /// Tokens per candidate; the most of several rows about one (ranks of one server).
     best: Vec<Option<u32>>,
 }
 
-// === Reader ===
+// === MatchSortReader ===
 
-impl Reader<'_> {
+impl MatchSortReader<'_> {
     fn read(&mut self, value: &Value, depth: usize) {
         if depth == 0 {
             return;
@@ -184,7 +184,11 @@ impl Reader<'_> {
         *best = Some(best.map_or(tokens, |known| known.max(tokens)));
     }
 
-    fn finish(self, candidates: &[Candidate], was_empty: bool) -> Result<Vec<CacheHit>, Outcome> {
+    fn finish(
+        self,
+        candidates: &[LookupCandidate],
+        was_empty: bool,
+    ) -> Result<Vec<CacheHit>, Outcome> {
         if was_empty {
             return Ok(Vec::new());
         }
@@ -222,7 +226,7 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// Tokens of a prompt of `prompt_tokens` that a score stands for, by the table above; never more than the prompt has.
+/// Tokens of a prompt of `prompt_tokens` that a score means, by the table above; never more than the prompt has.
 fn tokens(key: &str, score: f64, prompt_tokens: u32) -> Option<u32> {
     if !score.is_finite() || score < 0.0 {
         return None;

@@ -74,10 +74,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cache_sources::kv_manager::Candidate;
+    use crate::cache_sources::kv_manager::LookupCandidate;
 
     fn lookup(text: Text) -> Lookup {
-        let candidates = vec![Candidate {
+        let candidates = vec![LookupCandidate {
             endpoint: EndpointId(1),
             authority: "10.0.0.7:8000".into(),
             name: "".into(),

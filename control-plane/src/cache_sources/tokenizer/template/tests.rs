@@ -71,7 +71,7 @@ fn compile(source: &str) -> ChatTemplate {
         ("bos_token".to_owned(), Value::from("<s>")),
         ("date_string".to_owned(), Value::from("26 Jul 2024")),
     ];
-    let source = Source {
+    let source = TemplateSource {
         default: source.to_owned(),
         tool_use: None,
     };
@@ -169,7 +169,7 @@ fn of_equal_names_that_of_the_request_counts() {
 
 #[test]
 fn requests_with_tools_get_the_template_for_tools() {
-    let source = Source {
+    let source = TemplateSource {
         default: "plain".into(),
         tool_use: Some("tools".into()),
     };

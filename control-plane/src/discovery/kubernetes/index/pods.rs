@@ -8,9 +8,9 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
-use super::{Candidate, Endpoints, Found, Index, keep};
+use super::{EndpointCandidate, Endpoints, FoundEndpoints, ObjectIndex, keep};
 use crate::discovery::kubernetes::{
-    Discovered, EventPortNames, EventPorts, Port,
+    DiscoveredEndpoint, EventPortNames, EventPorts, Port,
     event_ports::annotation,
     labels::{Placement, placement},
     port,
@@ -22,7 +22,7 @@ pub(crate) struct PodIndex {
     port: Port,
     /// Whether ports for KV events are looked for, and by which names.
     event_ports: Option<EventPortNames>,
-    pods: BTreeMap<String, Candidate>,
+    pods: BTreeMap<String, EndpointCandidate>,
 }
 
 // === impl PodIndex ===
@@ -48,12 +48,12 @@ impl PodIndex {
     }
 }
 
-impl Index<Pod> for PodIndex {
+impl ObjectIndex<Pod> for PodIndex {
     fn apply(&mut self, pod: Pod) -> bool {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let entry = address(&pod).map(|(address, ready)| {
             let endpoint = endpoint(&pod, address, &self.port, self.event_ports.as_ref());
-            Candidate { ready, endpoint }
+            EndpointCandidate { ready, endpoint }
         });
         keep(&mut self.pods, name, entry)
     }
@@ -64,8 +64,8 @@ impl Index<Pod> for PodIndex {
 }
 
 impl Endpoints for PodIndex {
-    fn endpoints(&self) -> Found {
-        Found::new(self.pods.values().cloned())
+    fn endpoints(&self) -> FoundEndpoints {
+        FoundEndpoints::new(self.pods.values().cloned())
     }
 }
 
@@ -93,7 +93,7 @@ fn endpoint(
     address: IpAddr,
     port: &Port,
     events: Option<&EventPortNames>,
-) -> Option<Discovered> {
+) -> Option<DiscoveredEndpoint> {
     let metadata = &pod.metadata;
     let Placement { role, group } = placement(metadata.labels.as_ref()).ok()?;
     let number = match port {
@@ -103,7 +103,7 @@ fn endpoint(
     let named = |name: &str| container_port(pod.spec.as_ref()?, name);
     let kv_events = EventPorts::find(events, annotation(metadata.annotations.as_ref()), named);
     let (namespace, name) = (metadata.namespace.as_deref()?, metadata.name.as_deref()?);
-    Some(Discovered {
+    Some(DiscoveredEndpoint {
         url: format!("http://{}", SocketAddr::new(address, number.get())),
         uid: metadata.uid.clone().unwrap_or_default(),
         name: format!("{namespace}/{name}"),

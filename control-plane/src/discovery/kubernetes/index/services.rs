@@ -15,9 +15,9 @@ use k8s_openapi::api::{
     discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
 };
 
-use super::{Candidate, Endpoints, Found, Index, keep};
+use super::{EndpointCandidate, Endpoints, FoundEndpoints, ObjectIndex, keep};
 use crate::discovery::kubernetes::{
-    Discovered, EventPortNames, EventPorts, Port,
+    DiscoveredEndpoint, EventPortNames, EventPorts, Port,
     event_ports::annotation,
     labels::{Placement, placement},
     port,
@@ -32,13 +32,13 @@ pub(crate) struct ServiceIndex {
     port: Port,
     /// Whether ports for KV events are looked for, and by which names.
     event_ports: Option<EventPortNames>,
-    services: BTreeMap<String, Selected>,
-    slices: BTreeMap<String, Slice>,
+    services: BTreeMap<String, SelectedService>,
+    slices: BTreeMap<String, SliceEndpoints>,
 }
 
 /// What bears on endpoints in a Service.
 #[derive(Debug, PartialEq, Eq)]
-struct Selected {
+struct SelectedService {
     /// `None`: the role label is not understood.
     placement: Option<Placement>,
     /// What its annotation says of KV events.
@@ -51,16 +51,16 @@ struct Selected {
 
 /// What bears on endpoints in a slice.
 #[derive(Debug, PartialEq, Eq)]
-struct Slice {
+struct SliceEndpoints {
     service: String,
     family: String,
     ports: BTreeMap<String, NonZeroU16>,
-    addresses: Vec<Address>,
+    addresses: Vec<SliceAddress>,
 }
 
 /// One endpoint of a slice that is not leaving.
 #[derive(Debug, PartialEq, Eq)]
-struct Address {
+struct SliceAddress {
     ip: IpAddr,
     ready: bool,
     /// UID and `namespace/name` of the pod behind it; slices that people write may have none.
@@ -72,8 +72,8 @@ struct Address {
 impl ServiceIndex {
     /// An empty index whose endpoints listen on what `port` means to their Service.
     ///
-    /// A number or a name that a Service port has stands for that port's target. A number that no Service port has
-    /// stands for itself, on the pod's address.
+    /// A number or a name of a Service port means that port's target. A number of no Service port means itself, on
+    /// the pod's address.
     #[must_use]
     pub(crate) fn new(port: Port) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl ServiceIndex {
         }
     }
 
-    fn target(&self, service: &Selected, slice: &Slice) -> Option<NonZeroU16> {
+    fn target(&self, service: &SelectedService, slice: &SliceEndpoints) -> Option<NonZeroU16> {
         let named = service.port.as_ref().and_then(|name| slice.ports.get(name));
         match &self.port {
             _ if named.is_some() => named.copied(),
@@ -103,11 +103,11 @@ impl ServiceIndex {
     }
 }
 
-impl Index<Service> for ServiceIndex {
+impl ObjectIndex<Service> for ServiceIndex {
     fn apply(&mut self, service: Service) -> bool {
         let name = service.metadata.name.clone().unwrap_or_default();
         let leaving = service.metadata.deletion_timestamp.is_some();
-        let entry = (!leaving).then(|| Selected::new(&service, &self.port));
+        let entry = (!leaving).then(|| SelectedService::new(&service, &self.port));
         keep(&mut self.services, name, entry)
     }
 
@@ -116,10 +116,10 @@ impl Index<Service> for ServiceIndex {
     }
 }
 
-impl Index<EndpointSlice> for ServiceIndex {
+impl ObjectIndex<EndpointSlice> for ServiceIndex {
     fn apply(&mut self, slice: EndpointSlice) -> bool {
         let name = slice.metadata.name.clone().unwrap_or_default();
-        keep(&mut self.slices, name, Slice::new(slice))
+        keep(&mut self.slices, name, SliceEndpoints::new(slice))
     }
 
     fn delete(&mut self, name: &str) -> bool {
@@ -128,7 +128,7 @@ impl Index<EndpointSlice> for ServiceIndex {
 }
 
 impl Endpoints for ServiceIndex {
-    fn endpoints(&self) -> Found {
+    fn endpoints(&self) -> FoundEndpoints {
         let mut candidates = Vec::new();
         for slice in self.slices.values() {
             let Some(service) = self.services.get(&slice.service) else {
@@ -145,18 +145,18 @@ impl Endpoints for ServiceIndex {
             let named = |name: &str| slice.ports.get(name).copied();
             let events =
                 EventPorts::find(self.event_ports.as_ref(), service.events.as_deref(), named);
-            candidates.extend(slice.addresses.iter().map(|address| Candidate {
+            candidates.extend(slice.addresses.iter().map(|address| EndpointCandidate {
                 ready: address.ready,
                 endpoint: target.map(|(port, placement)| address.endpoint(port, placement, events)),
             }));
         }
-        Found::new(candidates)
+        FoundEndpoints::new(candidates)
     }
 }
 
-// === impl Selected ===
+// === impl SelectedService ===
 
-impl Selected {
+impl SelectedService {
     fn new(service: &Service, port: &Port) -> Self {
         let spec = service.spec.as_ref();
         let ports = spec
@@ -193,9 +193,9 @@ fn is_tcp(protocol: Option<&str>) -> bool {
     matches!(protocol, None | Some("" | "TCP"))
 }
 
-// === impl Slice ===
+// === impl SliceEndpoints ===
 
-impl Slice {
+impl SliceEndpoints {
     /// `None` for a slice that is being deleted or belongs to no Service.
     fn new(slice: EndpointSlice) -> Option<Self> {
         let EndpointSlice {
@@ -215,7 +215,7 @@ impl Slice {
             ports: ports.into_iter().flatten().filter_map(slice_port).collect(),
             addresses: endpoints
                 .into_iter()
-                .filter_map(|endpoint| Address::new(endpoint, &namespace))
+                .filter_map(|endpoint| SliceAddress::new(endpoint, &namespace))
                 .collect(),
         })
     }
@@ -226,9 +226,9 @@ fn slice_port(of: EndpointPort) -> Option<(String, NonZeroU16)> {
     tcp.then_some((of.name.unwrap_or_default(), port::number(of.port?)?))
 }
 
-// === impl Address ===
+// === impl SliceAddress ===
 
-impl Address {
+impl SliceAddress {
     /// `None` for an endpoint that is leaving, or whose address is no IP address.
     fn new(endpoint: Endpoint, namespace: &str) -> Option<Self> {
         let Endpoint {
@@ -242,7 +242,7 @@ impl Address {
             return None;
         }
         // An absent `ready` means true. `serving` is the pod's own readiness: with `publishNotReadyAddresses` a
-        // Service calls every pod ready, and only `serving` still tells the truth.
+        // Service calls every pod ready, and only `serving` is still correct.
         let ready = conditions.ready.unwrap_or(true) && conditions.serving.unwrap_or(true);
         // More addresses than the first have no defined meaning.
         let ip = addresses.first()?.parse().ok()?;
@@ -264,12 +264,12 @@ impl Address {
         port: NonZeroU16,
         placement: &Placement,
         kv_events: Option<EventPorts>,
-    ) -> Discovered {
+    ) -> DiscoveredEndpoint {
         let authority = SocketAddr::new(self.ip, port.get()).to_string();
         let url = format!("http://{authority}");
         let (uid, name) = self.pod.clone().unwrap_or((String::new(), authority));
         let Placement { role, group } = placement.clone();
-        Discovered {
+        DiscoveredEndpoint {
             url,
             uid,
             name,

@@ -9,8 +9,8 @@ use tokio::{
 
 use super::*;
 use crate::discovery::kubernetes::{
-    index::{Found, Index},
-    relist::Relist,
+    index::{FoundEndpoints, ObjectIndex},
+    relist::RelistDiff,
     status::DiscoveryStatus,
 };
 
@@ -20,7 +20,7 @@ const KIND: &str = "configmaps";
 #[derive(Default)]
 struct Names(Vec<String>);
 
-impl Index<ConfigMap> for Names {
+impl ObjectIndex<ConfigMap> for Names {
     fn apply(&mut self, object: ConfigMap) -> bool {
         self.0.extend(object.metadata.name);
         true
@@ -33,8 +33,8 @@ impl Index<ConfigMap> for Names {
 }
 
 impl Endpoints for Names {
-    fn endpoints(&self) -> Found {
-        let endpoint = |url: &String| Discovered {
+    fn endpoints(&self) -> FoundEndpoints {
+        let endpoint = |url: &String| DiscoveredEndpoint {
             url: url.clone(),
             uid: String::new(),
             name: url.clone(),
@@ -42,16 +42,16 @@ impl Endpoints for Names {
             group: None,
             kv_events: None,
         };
-        Found {
+        FoundEndpoints {
             endpoints: self.0.iter().map(endpoint).collect(),
-            ..Found::default()
+            ..FoundEndpoints::default()
         }
     }
 }
 
-fn state() -> (State<Names>, watch::Receiver<DiscoveryStatus>) {
+fn state() -> (SourceIndex<Names>, watch::Receiver<DiscoveryStatus>) {
     let (status, view) = watch::channel(DiscoveryStatus::new(&[KIND]));
-    (State::new(Names::default(), status), view)
+    (SourceIndex::new(Names::default(), status), view)
 }
 
 fn object(name: &str) -> DeserializeGuard<ConfigMap> {
@@ -60,16 +60,19 @@ fn object(name: &str) -> DeserializeGuard<ConfigMap> {
     DeserializeGuard(Ok(object))
 }
 
-/// Runs `story` beside the publisher; gives back when each set came and how large it was.
-async fn published(state: &State<Names>, story: impl Future<Output = ()>) -> Vec<(u128, usize)> {
+/// Runs `scenario` beside the publisher; returns when each set came and its size.
+async fn published(
+    state: &SourceIndex<Names>,
+    scenario: impl Future<Output = ()>,
+) -> Vec<(u128, usize)> {
     let began = Instant::now();
     let sets = RefCell::new(Vec::new());
-    let sink = |set: Vec<Discovered>| {
+    let sink = |set: Vec<DiscoveredEndpoint>| {
         sets.borrow_mut()
             .push((began.elapsed().as_millis(), set.len()));
         async {}
     };
-    let both = futures::future::join(publish(state, sink), story);
+    let both = futures::future::join(publish(state, sink), scenario);
     let forever = timeout(Duration::from_secs(5), both).await;
     assert!(forever.is_err(), "the publisher never ends");
     sets.into_inner()
@@ -78,7 +81,7 @@ async fn published(state: &State<Names>, story: impl Future<Output = ()>) -> Vec
 #[tokio::test(start_paused = true)]
 async fn the_first_change_goes_out_at_once_and_a_burst_as_one() {
     let (state, view) = state();
-    let mut relist = Relist::default();
+    let mut relist = RelistDiff::default();
     let sets = published(&state, async {
         state.fold(KIND, &mut relist, Event::Init);
         state.fold(KIND, &mut relist, Event::InitDone);
@@ -97,7 +100,7 @@ async fn the_first_change_goes_out_at_once_and_a_burst_as_one() {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_published_before_the_first_list_is_complete() {
     let (state, view) = state();
-    let mut relist = Relist::default();
+    let mut relist = RelistDiff::default();
     let sets = published(&state, async {
         state.fold(KIND, &mut relist, Event::Init);
         state.fold(KIND, &mut relist, Event::InitApply(object("a")));
@@ -110,7 +113,7 @@ async fn nothing_is_published_before_the_first_list_is_complete() {
 #[tokio::test(start_paused = true)]
 async fn a_list_that_finds_the_same_set_publishes_nothing() {
     let (state, _view) = state();
-    let mut relist = Relist::default();
+    let mut relist = RelistDiff::default();
     let sets = published(&state, async {
         for _ in 0..3 {
             state.fold(KIND, &mut relist, Event::Init);

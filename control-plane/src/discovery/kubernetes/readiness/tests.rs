@@ -1,7 +1,7 @@
 use super::*;
 
-fn endpoint(name: &str, role: Role) -> Discovered {
-    Discovered {
+fn endpoint(name: &str, role: Role) -> DiscoveredEndpoint {
+    DiscoveredEndpoint {
         url: format!("http://{name}:8000"),
         uid: format!("uid-{name}"),
         name: format!("ai/{name}"),
@@ -12,15 +12,15 @@ fn endpoint(name: &str, role: Role) -> Discovered {
 }
 
 /// Endpoints of one role by their names.
-fn named(names: &str) -> Vec<Discovered> {
+fn named(names: &str) -> Vec<DiscoveredEndpoint> {
     names
         .chars()
         .map(|name| endpoint(&name.to_string(), Role::Aggregate))
         .collect()
 }
 
-fn found(ready: &str, unready: &str) -> Found {
-    Found {
+fn found(ready: &str, unready: &str) -> FoundEndpoints {
+    FoundEndpoints {
         endpoints: named(ready),
         unready: named(unready),
         left_out: 0,
@@ -28,72 +28,69 @@ fn found(ready: &str, unready: &str) -> Found {
 }
 
 /// The names of those that are used, and how many of them are doubted.
-fn used(believed: &Believed) -> (String, usize) {
-    let names = believed
+fn used(usable: &UsableEndpoints) -> (String, usize) {
+    let names = usable
         .endpoints
         .iter()
         .map(|endpoint| endpoint.name.trim_start_matches("ai/"));
-    (names.collect(), believed.doubted)
+    (names.collect(), usable.doubted)
 }
 
 #[test]
 fn an_endpoint_that_is_not_ready_gets_nothing_while_half_of_its_peers_are() {
-    let mut readiness = Readiness::default();
-    readiness.believe(found("abcd", ""));
+    let mut readiness = PeerReadiness::default();
+    readiness.apply(found("abcd", ""));
     assert_eq!(
-        used(&readiness.believe(found("abc", "d"))),
+        used(&readiness.apply(found("abc", "d"))),
         ("abc".to_owned(), 0)
     );
     assert_eq!(
-        used(&readiness.believe(found("ab", "cd"))),
+        used(&readiness.apply(found("ab", "cd"))),
         ("ab".to_owned(), 0)
     );
 }
 
 #[test]
 fn when_most_are_called_not_ready_all_that_once_were_stay() {
-    let mut readiness = Readiness::default();
-    readiness.believe(found("abcd", ""));
-    readiness.believe(found("abc", "d"));
+    let mut readiness = PeerReadiness::default();
+    readiness.apply(found("abcd", ""));
+    readiness.apply(found("abc", "d"));
     assert_eq!(
-        used(&readiness.believe(found("a", "bcd"))),
+        used(&readiness.apply(found("a", "bcd"))),
         ("abcd".to_owned(), 3)
     );
     assert_eq!(
-        used(&readiness.believe(found("", "abcd"))),
+        used(&readiness.apply(found("", "abcd"))),
         ("abcd".to_owned(), 4)
     );
     assert_eq!(
-        used(&readiness.believe(found("abc", "d"))),
+        used(&readiness.apply(found("abc", "d"))),
         ("abc".to_owned(), 0),
-        "Kubernetes hears them again"
+        "Kubernetes reports them ready again"
     );
 }
 
 #[test]
 fn who_never_was_ready_is_not_used_however_few_there_are() {
-    let mut readiness = Readiness::default();
+    let mut readiness = PeerReadiness::default();
+    assert_eq!(used(&readiness.apply(found("", "ab"))), (String::new(), 0));
     assert_eq!(
-        used(&readiness.believe(found("", "ab"))),
-        (String::new(), 0)
-    );
-    assert_eq!(
-        used(&readiness.believe(found("a", "bcd"))),
+        used(&readiness.apply(found("a", "bcd"))),
         ("a".to_owned(), 0)
     );
 }
 
 #[test]
 fn who_leaves_is_gone_whatever_it_was() {
-    let mut readiness = Readiness::default();
-    readiness.believe(found("abc", ""));
+    let mut readiness = PeerReadiness::default();
+    readiness.apply(found("abc", ""));
     assert_eq!(
-        used(&readiness.believe(found("", "ab"))),
+        used(&readiness.apply(found("", "ab"))),
         ("ab".to_owned(), 2)
     );
-    assert_eq!(used(&readiness.believe(found("", ""))), (String::new(), 0));
+    assert_eq!(used(&readiness.apply(found("", ""))), (String::new(), 0));
     assert_eq!(
-        used(&readiness.believe(found("", "ab"))),
+        used(&readiness.apply(found("", "ab"))),
         (String::new(), 0),
         "they come back as strangers"
     );
@@ -101,30 +98,30 @@ fn who_leaves_is_gone_whatever_it_was() {
 
 #[test]
 fn a_pod_that_is_replaced_at_its_address_has_to_become_ready_itself() {
-    let mut readiness = Readiness::default();
-    readiness.believe(found("a", ""));
+    let mut readiness = PeerReadiness::default();
+    readiness.apply(found("a", ""));
     let mut other = found("", "a");
     other.unready[0].uid = "uid-of-another".to_owned();
-    assert_eq!(used(&readiness.believe(other)), (String::new(), 0));
+    assert_eq!(used(&readiness.apply(other)), (String::new(), 0));
 }
 
 #[test]
 fn peers_are_counted_by_role_and_group() {
-    let mut readiness = Readiness::default();
+    let mut readiness = PeerReadiness::default();
     let decode = vec![endpoint("x", Role::Decode), endpoint("y", Role::Decode)];
     let prefill = vec![endpoint("p", Role::Prefill)];
     let all = [decode.clone(), prefill.clone()].concat();
-    readiness.believe(Found {
+    readiness.apply(FoundEndpoints {
         endpoints: all,
-        ..Found::default()
+        ..FoundEndpoints::default()
     });
-    let believed = readiness.believe(Found {
+    let usable = readiness.apply(FoundEndpoints {
         endpoints: decode,
         unready: prefill,
         left_out: 0,
     });
     assert_eq!(
-        (believed.endpoints.len(), believed.doubted),
+        (usable.endpoints.len(), usable.doubted),
         (3, 1),
         "the one prefill endpoint has no other in its place"
     );

@@ -19,7 +19,7 @@ type Item = watcher::Result<Event<DeserializeGuard<ConfigMap>>>;
 #[derive(Debug)]
 struct Names;
 
-impl Index<ConfigMap> for Names {
+impl ObjectIndex<ConfigMap> for Names {
     fn apply(&mut self, _: ConfigMap) -> bool {
         true
     }
@@ -35,7 +35,7 @@ where
     S: Stream<Item = Item>,
 {
     let (status, view) = watch::channel(DiscoveryStatus::new(&[KIND]));
-    let state = State::new(Names, status);
+    let state = SourceIndex::new(Names, status);
     let start = Instant::now();
     let began = RefCell::new(Vec::new());
     let counted = || {

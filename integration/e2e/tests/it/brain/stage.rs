@@ -221,12 +221,12 @@ pub(super) fn urls(fleet: &Fleet) -> Vec<String> {
     fleet.proxies.iter().map(Plane::url).collect()
 }
 
-pub(super) fn admin(plane: &Plane<control::Bound>) -> String {
+pub(super) fn admin(plane: &Plane<control::ControlPlane>) -> String {
     format!("http://{}", plane.bound.admin.expect("an admin port"))
 }
 
 /// A figure of the pool, by the name that follows `hermes_control_plane_`.
-pub(super) async fn brain_says(plane: &Plane<control::Bound>, name: &str) -> f64 {
+pub(super) async fn brain_says(plane: &Plane<control::ControlPlane>, name: &str) -> f64 {
     metric(
         &admin(plane),
         &format!("hermes_control_plane_{name}{{pool=\"chat\"}}"),
@@ -235,7 +235,11 @@ pub(super) async fn brain_says(plane: &Plane<control::Bound>, name: &str) -> f64
 }
 
 /// A figure of one source of knowledge about caches.
-pub(super) async fn source_says(plane: &Plane<control::Bound>, name: &str, source: &str) -> f64 {
+pub(super) async fn source_says(
+    plane: &Plane<control::ControlPlane>,
+    name: &str,
+    source: &str,
+) -> f64 {
     metric(
         &admin(plane),
         &format!("hermes_control_plane_{name}{{pool=\"chat\",source=\"{source}\"}}"),
@@ -245,7 +249,7 @@ pub(super) async fn source_says(plane: &Plane<control::Bound>, name: &str, sourc
 
 #[track_caller]
 pub(super) fn becomes(
-    plane: &Plane<control::Bound>,
+    plane: &Plane<control::ControlPlane>,
     name: &'static str,
     value: f64,
 ) -> impl Future<Output = ()> {
@@ -265,7 +269,7 @@ pub(super) async fn chosen_by(proxies: &[Plane<data::Bound>], rung: &str) -> f64
 }
 
 /// What a request of so many bytes would be told.
-pub(super) async fn explained(plane: &Plane<control::Bound>, prompt_bytes: usize) -> Value {
+pub(super) async fn explained(plane: &Plane<control::ControlPlane>, prompt_bytes: usize) -> Value {
     let page = format!(
         "{}/debug/score?pool=chat&model=sim&prompt_bytes={prompt_bytes}",
         admin(plane)

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hermes_control_plane::discovery::{
-    Discovered, DiscoveryStatus, KubernetesDiscovery, KubernetesSource, Selection, client,
+    DiscoveredEndpoint, DiscoveryStatus, KubernetesDiscovery, KubernetesSource, Selection, client,
 };
 use hermes_testkit::apiserver::ApiServer;
 use k8s_openapi::{
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A pool under discovery.
 pub(crate) struct Pool {
     /// `None` until the first set came.
-    sets: watch::Receiver<Option<Vec<Discovered>>>,
+    sets: watch::Receiver<Option<Vec<DiscoveredEndpoint>>>,
     status: watch::Receiver<DiscoveryStatus>,
     _running: JoinSet<()>,
 }
@@ -113,7 +113,7 @@ impl Pool {
     }
 
     /// The current set; empty when none came yet.
-    pub(crate) fn endpoints(&self) -> Vec<Discovered> {
+    pub(crate) fn endpoints(&self) -> Vec<DiscoveredEndpoint> {
         self.sets.borrow().clone().unwrap_or_default()
     }
 
@@ -132,7 +132,7 @@ pub(crate) fn pods() -> KubernetesSource {
     source(Selection::Pods(labels("vllm")), "8000")
 }
 
-fn urls_of(set: &[Discovered]) -> Vec<String> {
+fn urls_of(set: &[DiscoveredEndpoint]) -> Vec<String> {
     set.iter().map(|endpoint| endpoint.url.clone()).collect()
 }
 

@@ -66,7 +66,7 @@ fn the_very_old_form_ends_early() {
 }
 
 #[test]
-fn an_adapter_of_which_only_a_number_is_told_matches_no_name() {
+fn an_adapter_with_a_number_and_no_name_matches_no_name() {
     let stored = MeantStored {
         lora: Some((7, "seven".to_owned())),
         ..simple()

@@ -40,7 +40,7 @@ pub(super) struct Style {
     pub(super) named: bool,
     /// Names of blocks are digests of 32 bytes, not numbers.
     pub(super) digests: bool,
-    /// Fields at their defaults are left out.
+    /// EventFields at their defaults are left out.
     pub(super) terse: bool,
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::cache_sources::kv_manager::conductor::{Encoding, fixture};
 
-fn told(encoding: Encoding, answer: &[u8]) -> Result<Vec<(u64, [u32; 3])>, Outcome> {
+fn hits(encoding: Encoding, answer: &[u8]) -> Result<Vec<(u64, [u32; 3])>, Outcome> {
     let conductor = Conductor {
         encoding,
         ..Conductor::default()
@@ -22,9 +22,9 @@ fn told(encoding: Encoding, answer: &[u8]) -> Result<Vec<(u64, [u32; 3])>, Outco
 
 /// What is made of `answer`, which has to be the same in both encodings.
 fn read(answer: &Value) -> Result<Vec<(u64, [u32; 3])>, Outcome> {
-    let json = told(Encoding::Json, answer.to_string().as_bytes());
+    let json = hits(Encoding::Json, answer.to_string().as_bytes());
     let msgpack = rmp_serde::to_vec_named(answer).expect("msgpack has every JSON value");
-    assert_eq!(told(Encoding::Msgpack, &msgpack), json, "{answer}");
+    assert_eq!(hits(Encoding::Msgpack, &msgpack), json, "{answer}");
     json
 }
 
@@ -74,7 +74,7 @@ fn nobody_holds_anything_is_an_answer_too() {
 
 #[test]
 fn numbers_that_cannot_be_true_make_an_answer_worthless() {
-    let lies = [
+    let implausible = [
         json!({"gpu": 176, "cpu": 176, "disk": 176}),
         json!({"gpu": 32, "cpu": 16, "disk": 64}),
         json!({"gpu": 32, "cpu": 48, "disk": 40}),
@@ -83,9 +83,8 @@ fn numbers_that_cannot_be_true_make_an_answer_worthless() {
         json!({"gpu": 1.5, "cpu": 16, "disk": 16}),
         json!({"gpu": 32, "cpu": 32, "disk": 32, "dp": {"0": 16}, "rank_matches": {"0": {"gpu": 32}}}),
     ];
-    for lie in lies {
-        let answer =
-            json!({"instances": {"chat-1": {"gpu": 16, "cpu": 16, "disk": 16}, "elsewhere": lie}});
+    for value in implausible {
+        let answer = json!({"instances": {"chat-1": {"gpu": 16, "cpu": 16, "disk": 16}, "elsewhere": value}});
         assert_eq!(read(&answer), Err(Outcome::Implausible), "{answer}");
     }
     let too_much = json!({"default": {"chat-1": {"longest_matched": 161, "GPU": 16}}});
@@ -106,15 +105,15 @@ fn strangers_and_nonsense_are_told_apart() {
     ] {
         assert_eq!(read(&nonsense), Err(Outcome::Garbage), "{nonsense}");
     }
-    assert_eq!(told(Encoding::Json, b"<html>"), Err(Outcome::Garbage));
-    assert_eq!(told(Encoding::Msgpack, b"\xc1"), Err(Outcome::Garbage));
+    assert_eq!(hits(Encoding::Json, b"<html>"), Err(Outcome::Garbage));
+    assert_eq!(hits(Encoding::Msgpack, b"\xc1"), Err(Outcome::Garbage));
 }
 
 #[test]
 fn ranks_may_be_numbers_in_msgpack() {
     // {"instances": {"chat-1": {"gpu": 16, "dp": {0: 16}}}}
     let answer = b"\x81\xa9instances\x81\xa6chat-1\x82\xa3gpu\x10\xa2dp\x81\x00\x10";
-    assert_eq!(told(Encoding::Msgpack, answer), Ok(vec![(1, [16, 16, 16])]));
+    assert_eq!(hits(Encoding::Msgpack, answer), Ok(vec![(1, [16, 16, 16])]));
 }
 
 fn any_row() -> impl Strategy<Value = Value> {
@@ -152,7 +151,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(answer in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = told(Encoding::Json, &answer);
-        let _ = told(Encoding::Msgpack, &answer);
+        let _ = hits(Encoding::Json, &answer);
+        let _ = hits(Encoding::Msgpack, &answer);
     }
 }

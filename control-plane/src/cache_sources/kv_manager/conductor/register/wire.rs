@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Conductor, Encoding, Outcome, Registration, Row, Source, Wanted};
+use super::{Conductor, Encoding, Outcome, Registration, RegistrationRow, Source, WantedRows};
 
 #[derive(Serialize)]
 struct Register<'a> {
@@ -45,13 +45,13 @@ struct Unregister<'a> {
 }
 
 #[derive(Deserialize)]
-struct Services {
+struct RegisteredServices {
     #[serde(default)]
-    services: Vec<Service>,
+    services: Vec<RegisteredService>,
 }
 
 #[derive(Deserialize)]
-struct Service {
+struct RegisteredService {
     #[serde(alias = "InstanceID")]
     instance_id: Arc<str>,
     #[serde(alias = "TenantID", default)]
@@ -64,8 +64,8 @@ struct Service {
 pub(super) fn register(
     conductor: &Conductor,
     registration: &Registration,
-    wanted: &Wanted,
-    (instance, rank): &Row,
+    wanted: &WantedRows,
+    (instance, rank): &RegistrationRow,
     host: &str,
 ) -> Result<Bytes, Outcome> {
     let address = |port: u16| {
@@ -101,7 +101,7 @@ pub(super) fn register(
 pub(super) fn unregister(
     conductor: &Conductor,
     registration: &Registration,
-    (instance, rank): &Row,
+    (instance, rank): &RegistrationRow,
 ) -> Result<Bytes, Outcome> {
     let r#type = (conductor.encoding == Encoding::Json).then(|| registration.source.name());
     conductor.encoding.write(&Unregister {
@@ -117,8 +117,8 @@ pub(super) fn services(
     encoding: Encoding,
     tenant: &str,
     answer: &[u8],
-) -> Result<BTreeSet<Row>, Outcome> {
-    let Services { services } = encoding.read(answer)?;
+) -> Result<BTreeSet<RegistrationRow>, Outcome> {
+    let RegisteredServices { services } = encoding.read(answer)?;
     let own = services
         .into_iter()
         .filter(|service| service.tenant_id == tenant);
@@ -146,11 +146,11 @@ mod tests {
 
     use super::*;
 
-    fn wanted() -> Wanted {
-        Wanted {
+    fn wanted() -> WantedRows {
+        WantedRows {
             model: "m".into(),
             block_size: 16,
-            ..Wanted::default()
+            ..WantedRows::default()
         }
     }
 

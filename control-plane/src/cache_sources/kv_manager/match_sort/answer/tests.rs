@@ -19,7 +19,7 @@ fn lookup() -> Lookup {
     let candidates = candidates
         .iter()
         .zip(1..)
-        .map(|((authority, name), id)| Candidate {
+        .map(|((authority, name), id)| LookupCandidate {
             endpoint: EndpointId(id),
             authority: (*authority).into(),
             name: (*name).into(),

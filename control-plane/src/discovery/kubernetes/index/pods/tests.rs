@@ -40,7 +40,7 @@ fn a_ready_pod_is_an_endpoint() {
         json!({"openfuyao.com/pdRole": "prefill", "openfuyao.com/pdGroupID": "g1"});
     assert!(index.apply(read(&ready)));
     let found = index.endpoints();
-    let expected = Discovered {
+    let expected = DiscoveredEndpoint {
         url: "http://10.0.0.7:8000".to_owned(),
         uid: "uid-a".to_owned(),
         name: "ai/a".to_owned(),
@@ -50,9 +50,9 @@ fn a_ready_pod_is_an_endpoint() {
     };
     assert_eq!(
         found,
-        Found {
+        FoundEndpoints {
             endpoints: vec![expected],
-            ..Found::default()
+            ..FoundEndpoints::default()
         }
     );
 }
@@ -94,7 +94,11 @@ fn a_pod_that_leaves_or_has_ended_or_has_no_address_is_none() {
         let (parent, field) = path.rsplit_once('/').unwrap();
         unfit.pointer_mut(parent).unwrap()[field] = value.clone();
         assert!(index.apply(read(&unfit)), "{path} = {value} is a change");
-        assert_eq!(index.endpoints(), Found::default(), "{path} = {value}");
+        assert_eq!(
+            index.endpoints(),
+            FoundEndpoints::default(),
+            "{path} = {value}"
+        );
     }
 }
 
@@ -111,9 +115,9 @@ fn a_pod_that_is_not_ready_is_told_apart() {
         assert!(index.apply(read(&other)));
         assert_eq!(
             index.endpoints(),
-            Found {
+            FoundEndpoints {
                 unready: ready,
-                ..Found::default()
+                ..FoundEndpoints::default()
             }
         );
     }
@@ -149,10 +153,10 @@ fn a_ready_pod_that_cannot_be_used_is_counted() {
     no_such_port.apply(read(&pod("a")));
     assert_eq!(
         no_such_port.endpoints(),
-        Found {
+        FoundEndpoints {
             endpoints: vec![],
             left_out: 1,
-            ..Found::default()
+            ..FoundEndpoints::default()
         }
     );
 
@@ -162,10 +166,10 @@ fn a_ready_pod_that_cannot_be_used_is_counted() {
     by_number.apply(read(&leader));
     assert_eq!(
         by_number.endpoints(),
-        Found {
+        FoundEndpoints {
             endpoints: vec![],
             left_out: 1,
-            ..Found::default()
+            ..FoundEndpoints::default()
         }
     );
 }

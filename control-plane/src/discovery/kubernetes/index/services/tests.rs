@@ -40,9 +40,9 @@ fn apply_slice(index: &mut ServiceIndex, slice: &Value) -> bool {
 
 fn delete<K>(index: &mut ServiceIndex, name: &str) -> bool
 where
-    ServiceIndex: Index<K>,
+    ServiceIndex: ObjectIndex<K>,
 {
-    Index::<K>::delete(index, name)
+    ObjectIndex::<K>::delete(index, name)
 }
 
 fn urls(index: &ServiceIndex) -> Vec<String> {
@@ -72,7 +72,7 @@ fn a_service_and_its_slice_make_endpoints_in_either_order() {
     assert!(urls(&slice_first).is_empty());
     assert!(apply_service(&mut slice_first, &service("a")));
 
-    let expected = Discovered {
+    let expected = DiscoveredEndpoint {
         url: "http://10.0.0.1:8000".to_owned(),
         uid: "uid-10.0.0.1".to_owned(),
         name: "ai/pod-10.0.0.1".to_owned(),
@@ -82,9 +82,9 @@ fn a_service_and_its_slice_make_endpoints_in_either_order() {
     };
     assert_eq!(
         slice_first.endpoints(),
-        Found {
+        FoundEndpoints {
             endpoints: vec![expected],
-            ..Found::default()
+            ..FoundEndpoints::default()
         }
     );
     assert_eq!(joined("80").endpoints(), slice_first.endpoints());
@@ -135,10 +135,10 @@ fn the_port_is_resolved_by_number_by_name_or_taken_as_it_is() {
     );
     assert_eq!(
         joined("grpc").endpoints(),
-        Found {
+        FoundEndpoints {
             endpoints: vec![],
             left_out: 1,
-            ..Found::default()
+            ..FoundEndpoints::default()
         },
         "no such name"
     );
@@ -256,10 +256,10 @@ fn role_and_group_come_from_the_service() {
     apply_service(&mut index, &decode);
     assert_eq!(
         index.endpoints(),
-        Found {
+        FoundEndpoints {
             endpoints: vec![],
             left_out: 1,
-            ..Found::default()
+            ..FoundEndpoints::default()
         }
     );
 }
