@@ -9,7 +9,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -33,6 +33,7 @@ const BUFFER: usize = 256 << 10;
 const HEADERS: usize = 256;
 
 /// A client that takes no byte of its answer for this long is cut off, so that it cannot hold an engine.
+#[cfg(target_os = "linux")]
 const SLOW_READER: Duration = Duration::from_secs(60);
 
 /// HTTP/2: requests at once on one connection, and windows large enough that slow streams do not stall their
@@ -149,8 +150,11 @@ fn builder() -> auto::Builder<TokioExecutor> {
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // The kernel counts the time in which the client takes nothing, its window closed or its host gone.
-    SockRef::from(stream).set_tcp_user_timeout(Some(SLOW_READER))
+    // The kernel counts the time in which the client takes nothing, its window closed or its host gone. Systems other
+    // than Linux have no such option.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SLOW_READER))?;
+    Ok(())
 }
 
 /// A client's place in the gauge.
