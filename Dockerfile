@@ -16,9 +16,9 @@ COPY . .
 # collector's certificate may come from. The loader is at a fixed path.
 RUN set -eu; \
     if [ ! -d dist ]; then \
-        cargo build --locked --release -p hermes-control-plane -p hermes-data-plane -p hermes; \
+        cargo build --locked --profile dist -p hermes-control-plane -p hermes-data-plane -p hermes; \
         mkdir dist; \
-        cp target/release/hermes target/release/hermes-control-plane target/release/hermes-data-plane dist/; \
+        cp target/dist/hermes target/dist/hermes-control-plane target/dist/hermes-data-plane dist/; \
         strip dist/*; \
     fi; \
     for name in hermes hermes-control-plane hermes-data-plane; do \

@@ -10,7 +10,7 @@
 //! each number is the median over the rounds. A contender that is not installed is skipped with a message; install
 //! peers with `benches/peers/install`.
 //!
-//! Run: `cargo bench -p hermes-e2e --bench proxy -- [--quick] [--hermes target/release/hermes]`
+//! Run: `cargo bench -p hermes-e2e --bench proxy -- [--quick] [--hermes target/dist/hermes]`
 #![expect(
     unreachable_pub,
     reason = "a binary: its modules talk to each other and to nobody else"
@@ -56,7 +56,7 @@ enum Role {
 
 #[derive(Debug, Args)]
 struct BenchArgs {
-    /// The Hermes binary; its planes' own binaries are looked for beside it [default: target/release/hermes]
+    /// The Hermes binary; its planes' own binaries are looked for beside it [default: target/dist/hermes]
     #[arg(long, value_name = "PATH")]
     hermes: Option<PathBuf>,
     /// About a minute: one round of one second a measurement instead of three of three

@@ -18,13 +18,13 @@ pub const RECIPES: &[Recipe] = &[
     },
 ];
 
-/// `release/hermes` in the target folder that cargo builds into.
+/// `dist/hermes` in the target folder that cargo builds into.
 pub fn default_binary() -> PathBuf {
     let this_crate = Path::new(env!("CARGO_MANIFEST_DIR"));
     let workspace = this_crate.ancestors().nth(2).unwrap_or(this_crate);
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace.join("target"), PathBuf::from);
-    target.join("release").join("hermes")
+    target.join("dist").join("hermes")
 }
 
 fn local(site: &Site<'_>) -> io::Result<Vec<Command>> {
