@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use clap::Args;
 
-use super::config::EngineConfig;
-use super::kv_events::{Encoding, KvEventsConfig};
+use crate::config::EngineConfig;
+use crate::kv_events::{Encoding, KvEventsConfig};
 
 /// Run one simulated model server: real HTTP, vLLM's bytes, no GPU.
 ///

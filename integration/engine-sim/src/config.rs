@@ -4,8 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::kv_events::KvEventsConfig;
-use super::scheduler::{Limits, Step};
+use crate::kv_events::KvEventsConfig;
+use crate::model::scheduler::{Limits, Step};
 
 /// The configuration of one engine. The defaults resemble one mid-size model on one data-center GPU.
 #[derive(Clone, Debug)]

@@ -13,11 +13,11 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::config::EngineConfig;
-use super::faults::Faults;
-use super::kv_events::Publisher;
-use super::scheduler::{Progress, Scheduler};
-use super::sequence::{Job, SequenceId};
+use crate::config::EngineConfig;
+use crate::faults::Faults;
+use crate::kv_events::Publisher;
+use crate::model::scheduler::{Progress, Scheduler};
+use crate::model::sequence::{Job, SequenceId};
 
 /// How late a step may be before the simulation gives up catching up with the clock.
 const MAX_LAG: Duration = Duration::from_millis(50);

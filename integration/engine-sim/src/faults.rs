@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use super::door::Door;
+use crate::transport::port::Port;
 
 /// One way in which an engine misbehaves. In JSON an object whose `kind` is the name in snake case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ pub struct Faults {
     armed: Mutex<[Option<Armed>; PLACES]>,
     /// One bit for each place with a fault, so that a healthy request reads one number.
     mask: AtomicU8,
-    door: Arc<Door>,
+    port: Arc<Port>,
     refusals: Notify,
 }
 
@@ -136,11 +136,11 @@ impl Fault {
 }
 
 impl Faults {
-    pub(crate) fn new(door: Arc<Door>) -> Self {
+    pub(crate) fn new(port: Arc<Port>) -> Self {
         Self {
             armed: Mutex::default(),
             mask: AtomicU8::new(0),
-            door,
+            port,
             refusals: Notify::new(),
         }
     }
@@ -162,7 +162,7 @@ impl Faults {
         *armed = Default::default();
         self.mask.store(0, Ordering::Release);
         drop(armed);
-        if refused && let Err(error) = self.door.open() {
+        if refused && let Err(error) = self.port.open() {
             tracing::error!(%error, "the simulated engine cannot listen again");
         }
     }
@@ -225,7 +225,7 @@ impl Faults {
         self.armed.lock()[place] = Some(Armed { fault, left });
         self.mask.fetch_or(1 << place, Ordering::Release);
         if refuses {
-            self.door.shut();
+            self.port.shut();
             self.refusals.notify_one();
         }
     }
@@ -260,8 +260,8 @@ mod tests {
     use super::*;
 
     fn faults() -> Faults {
-        let door = Door::reserve((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        Faults::new(Arc::new(door))
+        let port = Port::reserve((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Faults::new(Arc::new(port))
     }
 
     #[tokio::test]

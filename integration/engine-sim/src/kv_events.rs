@@ -13,7 +13,6 @@ mod lone;
 mod payload;
 mod publisher;
 mod serve;
-mod tape;
 mod zmtp;
 
 use std::io;
@@ -25,8 +24,7 @@ use clap::ValueEnum;
 pub use self::lone::LonePublisher;
 pub(crate) use self::publisher::Publisher;
 pub(crate) use self::serve::{Role, serve};
-pub(crate) use self::tape::{CacheEvent, Tape};
-use super::door::Door;
+use crate::transport::port::Port;
 
 /// How an engine publishes KV events.
 #[derive(Clone, Debug)]
@@ -58,9 +56,9 @@ pub enum Encoding {
 
 /// The two ports, which outlive incarnations.
 #[derive(Clone, Debug)]
-pub(crate) struct Doors {
-    pub(crate) publish: Arc<Door>,
-    pub(crate) replay: Option<Arc<Door>>,
+pub(crate) struct EventPorts {
+    pub(crate) publish: Arc<Port>,
+    pub(crate) replay: Option<Arc<Port>>,
 }
 
 impl Default for KvEventsConfig {
@@ -78,26 +76,26 @@ impl Default for KvEventsConfig {
     }
 }
 
-impl Doors {
+impl EventPorts {
     /// Takes the ports, without listening yet.
     pub(crate) fn reserve(config: &KvEventsConfig) -> io::Result<Self> {
-        let replay = config.replay.map(Door::reserve).transpose()?;
+        let replay = config.replay.map(Port::reserve).transpose()?;
         Ok(Self {
-            publish: Arc::new(Door::reserve(config.publish)?),
+            publish: Arc::new(Port::reserve(config.publish)?),
             replay: replay.map(Arc::new),
         })
     }
 
     pub(crate) fn open(&self) -> io::Result<()> {
-        self.all().try_for_each(|(door, _)| door.open())
+        self.all().try_for_each(|(port, _)| port.open())
     }
 
     pub(crate) fn shut(&self) {
-        self.all().for_each(|(door, _)| door.shut());
+        self.all().for_each(|(port, _)| port.shut());
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&Arc<Door>, Role)> {
-        let replay = self.replay.iter().map(|door| (door, Role::Replay));
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Arc<Port>, Role)> {
+        let replay = self.replay.iter().map(|port| (port, Role::Replay));
         std::iter::once((&self.publish, Role::Publish)).chain(replay)
     }
 }

@@ -22,9 +22,10 @@ use futures::{FutureExt, future::BoxFuture};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::sleep;
 
+pub use crate::api::question::{Question, QuestionPrompt as Prompt};
 use crate::http_server::{Role, StandIn, reply};
 
 /// A running stand-in on an ephemeral port of the loopback; it ends when dropped.
@@ -32,26 +33,6 @@ use crate::http_server::{Role, StandIn, reply};
 pub struct KvManagerServer {
     server: StandIn,
     state: Arc<State>,
-}
-
-/// One question, as the server understood it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Question {
-    /// The model that was asked about.
-    pub model: String,
-    /// The prompt: a text, or the messages of a chat.
-    pub prompt: Prompt,
-    /// `ip:port` of the endpoints that may be named; empty when the question named none.
-    pub candidates: Vec<String>,
-}
-
-/// What a question is about.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Prompt {
-    /// `prompt`.
-    Text(Value),
-    /// `messages`.
-    Messages(Value),
 }
 
 /// How the server misbehaves.
@@ -127,51 +108,6 @@ impl std::fmt::Debug for State {
             .field("fault", &self.fault)
             .field("questions", &self.questions)
             .finish_non_exhaustive()
-    }
-}
-
-// === Question ===
-
-impl Question {
-    /// Reads a body in the documented shape; any other is `None`.
-    pub fn read(body: &[u8]) -> Option<Self> {
-        let mut body: Value = serde_json::from_slice(body).ok()?;
-        let prompt = match body.get_mut("prompt").map(Value::take) {
-            Some(text) => Prompt::Text(text),
-            None => Prompt::Messages(body.get_mut("messages")?.take()),
-        };
-        let candidates = match body.get("candidates") {
-            Some(named) => named
-                .as_array()?
-                .iter()
-                .map(|id| id.as_str().map(str::to_owned))
-                .collect::<Option<_>>()?,
-            None => Vec::new(),
-        };
-        Some(Self {
-            model: body.get("model")?.as_str()?.to_owned(),
-            prompt,
-            candidates,
-        })
-    }
-
-    /// The share of the prompt that an engine holds, which tells how many leading tokens of it those are. The simulated
-    /// tokenizer makes about four bytes a token.
-    pub fn share(&self, held: impl FnOnce(&str, crate::Prompt<'_>) -> usize) -> f64 {
-        let (tokens, bytes) = match &self.prompt {
-            Prompt::Text(text) => {
-                let text = text.as_str().unwrap_or_default();
-                (held(&self.model, crate::Prompt::Text(text)), text.len())
-            }
-            Prompt::Messages(messages) => {
-                let json = messages.to_string();
-                (
-                    held(&self.model, crate::Prompt::Messages(&json)),
-                    json.len(),
-                )
-            }
-        };
-        (tokens as f64 * 4.0 / bytes.max(1) as f64).min(1.0)
     }
 }
 

@@ -13,42 +13,19 @@
 //!
 //! Everything of an engine ends when its [`EngineHandle`] is dropped.
 
+mod api;
 mod args;
-pub mod cache;
-pub mod chain;
-mod chat;
-mod completions;
+mod clock;
 mod config;
-
-mod door;
 mod engine_core;
-mod exposition;
 mod faults;
-mod fields;
-mod generation;
 pub mod http_server;
-mod info;
 mod journal;
 mod kv_events;
 pub mod kv_manager;
-mod messages;
-mod meters;
-mod page;
-mod pooling;
-mod prompt;
-mod reply;
-mod responses;
-mod route;
-pub mod scheduler;
-pub mod sequence;
-mod server;
-mod service;
-mod socket;
-mod stream;
-pub mod text;
-mod tokenizer;
-mod trace;
-mod usage;
+pub mod model;
+mod serve;
+mod transport;
 
 use std::io;
 use std::net::SocketAddr;
@@ -60,19 +37,19 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use self::args::EngineArgs;
-pub use self::config::EngineConfig;
-pub use self::faults::{Fault, Faults};
-pub use self::journal::RecordedRequest;
-pub use self::kv_events::{Encoding, KvEventsConfig, LonePublisher};
-pub use self::prompt::Prompt;
+pub use crate::api::Prompt;
+pub use crate::args::EngineArgs;
+pub use crate::config::EngineConfig;
+pub use crate::faults::{Fault, Faults};
+pub use crate::journal::RecordedRequest;
+pub use crate::kv_events::{Encoding, KvEventsConfig, LonePublisher};
 
-use self::door::Door;
-use self::engine_core::EngineCore;
-use self::journal::Journal;
-use self::kv_events::{Doors, Publisher};
-use self::server::{Connections, Orders, serve};
-use self::service::Service;
+use crate::api::EngineContext;
+use crate::engine_core::EngineCore;
+use crate::journal::Journal;
+use crate::kv_events::{EventPorts, Publisher};
+use crate::serve::{Connections, Orders, Service, serve};
+use crate::transport::port::Port;
 
 /// Starts simulated engines.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +59,8 @@ pub struct Engine;
 #[derive(Debug)]
 pub struct EngineHandle {
     config: Arc<EngineConfig>,
-    door: Arc<Door>,
-    events: Option<Doors>,
+    port: Arc<Port>,
+    events: Option<EventPorts>,
     faults: Arc<Faults>,
     journal: Arc<Journal>,
     runtime: Handle,
@@ -138,14 +115,18 @@ impl Engine {
     /// `InvalidInput` for a configuration that describes no machine; otherwise what `bind` says, such as `AddrInUse`.
     pub async fn start(config: EngineConfig) -> io::Result<EngineHandle> {
         config.check()?;
-        let door = Arc::new(Door::reserve(config.listen)?);
-        let events = config.kv_events.as_ref().map(Doors::reserve).transpose()?;
+        let port = Arc::new(Port::reserve(config.listen)?);
+        let events = config
+            .kv_events
+            .as_ref()
+            .map(EventPorts::reserve)
+            .transpose()?;
         let engine = EngineHandle {
             events,
-            faults: Arc::new(Faults::new(Arc::clone(&door))),
+            faults: Arc::new(Faults::new(Arc::clone(&port))),
             journal: Arc::new(Journal::new(config.journal)),
             config: Arc::new(config),
-            door,
+            port,
             runtime: Handle::current(),
             running: Mutex::new(None),
         };
@@ -157,7 +138,7 @@ impl Engine {
 impl EngineHandle {
     /// The address on which the engine listens, also after a restart.
     pub fn addr(&self) -> SocketAddr {
-        self.door.addr()
+        self.port.addr()
     }
 
     /// `http://` and the address.
@@ -167,8 +148,8 @@ impl EngineHandle {
 
     /// Where it publishes KV events, and where it replays them.
     pub fn kv_events_addrs(&self) -> Option<(SocketAddr, Option<SocketAddr>)> {
-        let Doors { publish, replay } = self.events.as_ref()?;
-        Some((publish.addr(), replay.as_ref().map(|door| door.addr())))
+        let EventPorts { publish, replay } = self.events.as_ref()?;
+        Some((publish.addr(), replay.as_ref().map(|port| port.addr())))
     }
 
     /// The configuration with which it was started.
@@ -197,7 +178,7 @@ impl EngineHandle {
         else {
             return EngineStats::default();
         };
-        let scheduled = service.core.read(|scheduler| {
+        let scheduled = service.context.core.read(|scheduler| {
             let (cache, meters) = (scheduler.cache(), scheduler.meters());
             EngineStats {
                 running: scheduler.running(),
@@ -213,7 +194,7 @@ impl EngineHandle {
         });
         EngineStats {
             requests: service.requests(),
-            aborted: service.core.aborted(),
+            aborted: service.context.core.aborted(),
             accepted_connections: connections.accepted.load(Ordering::Relaxed),
             open_connections: connections.open.load(Ordering::Relaxed),
             ..scheduled
@@ -224,7 +205,10 @@ impl EngineHandle {
     pub fn held_prefix_tokens(&self, model: &str, prompt: Prompt<'_>) -> usize {
         let running = self.running.lock();
         running.as_ref().map_or(0, |incarnation| {
-            incarnation.service.held_prefix_tokens(model, prompt)
+            incarnation
+                .service
+                .context
+                .held_prefix_tokens(model, prompt)
         })
     }
 
@@ -278,23 +262,23 @@ impl EngineHandle {
             Arc::clone(&self.faults),
             Arc::clone(&self.journal),
         );
-        let service = Arc::new(Service::new(
+        let service = Arc::new(Service::new(EngineContext::new(
             config,
             Arc::clone(&core),
             faults,
             journal,
             self.events.clone(),
-        ));
+        )));
         let connections = Arc::new(Connections::default());
         let (orders, told) = watch::channel(Orders::default());
-        self.door.open()?;
-        if let Some(doors) = &self.events {
-            doors.open()?;
+        self.port.open()?;
+        if let Some(ports) = &self.events {
+            ports.open()?;
         }
         let mut server = JoinSet::new();
         server.spawn_on(
             serve(
-                Arc::clone(&self.door),
+                Arc::clone(&self.port),
                 Arc::clone(&service),
                 Arc::clone(&connections),
                 told,
@@ -302,9 +286,9 @@ impl EngineHandle {
             &self.runtime,
         );
         let mut background = JoinSet::new();
-        if let (Some(doors), Some(publisher)) = (&self.events, &publisher) {
-            for (door, role) in doors.all() {
-                let serving = kv_events::serve(Arc::clone(door), Arc::clone(publisher), role);
+        if let (Some(ports), Some(publisher)) = (&self.events, &publisher) {
+            for (port, role) in ports.all() {
+                let serving = kv_events::serve(Arc::clone(port), Arc::clone(publisher), role);
                 background.spawn_on(serving, &self.runtime);
             }
         }
@@ -324,9 +308,9 @@ impl EngineHandle {
     }
 
     fn end(&self) -> Option<Incarnation> {
-        self.door.shut();
-        if let Some(doors) = &self.events {
-            doors.shut();
+        self.port.shut();
+        if let Some(ports) = &self.events {
+            ports.shut();
         }
         self.running.lock().take()
     }
@@ -334,7 +318,7 @@ impl EngineHandle {
 
 impl Drop for EngineHandle {
     fn drop(&mut self) {
-        // The incarnation's tasks are aborted with it; the reservation of the port goes with the door.
+        // The incarnation's tasks are aborted with it; the reservation of the port goes with the port.
         drop(self.end());
     }
 }
@@ -347,13 +331,13 @@ impl Incarnation {
         });
         while self.server.join_next().await.is_some() {}
         self.background.shutdown().await;
-        self.service.core.close();
+        self.service.context.core.close();
     }
 }
 
 impl Drop for Incarnation {
     fn drop(&mut self) {
-        self.service.core.close();
+        self.service.context.core.close();
     }
 }
 

@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
-use hermes_engine_sim::cache::BlockCache;
-use hermes_engine_sim::scheduler::Scheduler;
-use hermes_engine_sim::sequence::SequenceId;
+use hermes_engine_sim::model::cache::BlockCache;
+use hermes_engine_sim::model::scheduler::Scheduler;
+use hermes_engine_sim::model::sequence::SequenceId;
 
 /// The prompts that a server has not finished computing.
 #[derive(Debug, Default)]

@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::backlog::Backlog;
 use super::dispatcher::{RequestIndex, Sample};
 use hermes_engine_sim::EngineConfig;
-use hermes_engine_sim::chain::Chain;
-use hermes_engine_sim::scheduler::{Progress, Scheduler};
-use hermes_engine_sim::sequence::Job;
-use hermes_engine_sim::text::Answer;
+use hermes_engine_sim::model::chain::Chain;
+use hermes_engine_sim::model::scheduler::{Progress, Scheduler};
+use hermes_engine_sim::model::sequence::Job;
+use hermes_engine_sim::model::text::Answer;
 
 /// A request as a server gets it, lengths already clipped to its memory.
 #[derive(Clone, Copy, Debug)]

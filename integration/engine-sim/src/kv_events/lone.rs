@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::tape::{CacheEvent, Stored};
-use super::{Doors, KvEventsConfig, Publisher, serve};
+use super::{EventPorts, KvEventsConfig, Publisher, serve};
 use crate::faults::Faults;
+use crate::model::cache_events::{CacheEvent, Stored};
 
 /// Publishes what its owner says, until it is dropped.
 #[derive(Debug)]
@@ -24,18 +24,18 @@ impl LonePublisher {
     /// # Errors
     /// When a port cannot be had.
     pub fn start(config: KvEventsConfig, block_size: usize) -> io::Result<Self> {
-        let doors = Doors::reserve(&config)?;
-        doors.open()?;
-        let faults = Arc::new(Faults::new(Arc::clone(&doors.publish)));
+        let ports = EventPorts::reserve(&config)?;
+        ports.open()?;
+        let faults = Arc::new(Faults::new(Arc::clone(&ports.publish)));
         let publisher = Arc::new(Publisher::new(config, block_size, faults));
-        let sockets = doors
+        let sockets = ports
             .all()
-            .map(|(door, role)| serve(Arc::clone(door), Arc::clone(&publisher), role));
+            .map(|(port, role)| serve(Arc::clone(port), Arc::clone(&publisher), role));
         let serving = sockets
             .map(|socket| AbortOnDropHandle::new(tokio::spawn(socket)))
             .collect();
         Ok(Self {
-            addr: doors.publish.addr(),
+            addr: ports.publish.addr(),
             publisher,
             _serving: serving,
         })

@@ -2,10 +2,8 @@
 
 use rmp::encode;
 
-use super::{
-    Encoding,
-    tape::{CacheEvent, Stored},
-};
+use super::Encoding;
+use crate::model::cache_events::{CacheEvent, Stored};
 
 /// The payload of one batch: `[timestamp, [event, …], rank]`.
 pub(super) fn payload(

@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
 use super::payload::payload;
-use super::tape::CacheEvent;
 use super::{KvEventsConfig, zmtp};
+use crate::clock::since_epoch;
 use crate::faults::{Fault, Faults};
-use crate::service::since_epoch;
+use crate::model::cache_events::CacheEvent;
 
 /// Batches that may wait for a slow subscriber; more are dropped, as by a PUB socket over its high-water mark.
 const HIGH_WATER_MARK: usize = 4_096;

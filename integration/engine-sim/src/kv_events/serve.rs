@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::publisher::Publisher;
 use super::zmtp::{self, Received};
-use crate::door::Door;
+use crate::transport::port::Port;
 
 /// How long to wait after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -30,11 +30,11 @@ pub(crate) enum Role {
 }
 
 /// Accepts for ever; dropping the future ends all connections.
-pub(crate) async fn serve(door: Arc<Door>, publisher: Arc<Publisher>, role: Role) {
+pub(crate) async fn serve(port: Arc<Port>, publisher: Arc<Publisher>, role: Role) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = door.accept() => match accepted {
+            accepted = port.accept() => match accepted {
                 Ok(stream) => {
                     let publisher = Arc::clone(&publisher);
                     connections.spawn(async move {

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use futures::stream::unfold;
 use http_body::Frame;
 
-use super::faults::Fault;
 use super::generation::Generation;
 use super::reply::{Broken, Frames};
-use super::scheduler::Progress;
-use super::socket::Fuse;
 use super::usage::Usage;
+use crate::faults::Fault;
+use crate::model::scheduler::Progress;
+use crate::transport::socket::Fuse;
 
 /// One token on its way out.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! The listening socket, which can be shut and opened again on the same port.
 //!
-//! The port is reserved by a socket that is bound and never listens, so that while the door is shut a client is refused at
+//! The port is reserved by a socket that is bound and never listens, so that while the port is shut a client is refused at
 //! once and nobody else can take the port. A port that somebody else has makes `reserve` fail.
 
 use std::io;
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 const BACKLOG: i32 = 4096;
 
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct Port {
     addr: SocketAddr,
     /// Keeps the port; never listens.
     _reservation: Socket,
@@ -26,7 +26,7 @@ pub(crate) struct Door {
     runtime: Handle,
 }
 
-impl Door {
+impl Port {
     /// Takes the port, without listening yet. Call it inside a Tokio runtime.
     pub(crate) fn reserve(addr: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
@@ -51,7 +51,7 @@ impl Door {
         self.addr
     }
 
-    /// Starts to listen; a door that is open stays so.
+    /// Starts to listen; a port that is open stays so.
     pub(crate) fn open(&self) -> io::Result<()> {
         let mut listener = self.listener.lock();
         if listener.is_some() {
@@ -81,7 +81,7 @@ impl Door {
         self.changed.notify_waiters();
     }
 
-    /// The next connection; waits while the door is shut.
+    /// The next connection; waits while the port is shut.
     pub(crate) async fn accept(&self) -> io::Result<TcpStream> {
         loop {
             let changed = self.changed.notified();
@@ -110,27 +110,27 @@ mod tests {
 
     #[tokio::test]
     async fn a_shut_door_refuses_and_an_opened_one_accepts_on_the_same_port() {
-        let door = Door::reserve((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let refused = TcpStream::connect(door.addr()).await.unwrap_err();
+        let port = Port::reserve((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let refused = TcpStream::connect(port.addr()).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        door.open().unwrap();
-        let (client, server) = tokio::join!(TcpStream::connect(door.addr()), door.accept());
+        port.open().unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(port.addr()), port.accept());
         assert_eq!(
             client.unwrap().local_addr().unwrap(),
             server.unwrap().peer_addr().unwrap()
         );
-        door.shut();
-        let refused = TcpStream::connect(door.addr()).await.unwrap_err();
+        port.shut();
+        let refused = TcpStream::connect(port.addr()).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        door.open().unwrap();
-        TcpStream::connect(door.addr()).await.unwrap();
+        port.open().unwrap();
+        TcpStream::connect(port.addr()).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_taken_port_is_an_error() {
-        let first = Door::reserve((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let first = Port::reserve((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         first.open().unwrap();
-        let error = Door::reserve(first.addr()).unwrap_err();
+        let error = Port::reserve(first.addr()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

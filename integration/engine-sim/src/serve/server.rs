@@ -24,11 +24,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::door::Door;
-use super::journal::RecordedRequest;
-use super::reply::{Body, Broken, detail};
 use super::service::Service;
-use super::socket::{Fuse, Socket};
+use crate::api::reply::{Body, Broken, detail};
+use crate::journal::RecordedRequest;
+use crate::transport::port::Port;
+use crate::transport::socket::{Fuse, Socket};
 
 /// How long to wait after a failed `accept`, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -93,7 +93,7 @@ impl Drop for Connection {
 
 /// Accepts until told to stop, then waits until all connections have ended.
 pub(crate) async fn serve(
-    door: Arc<Door>,
+    port: Arc<Port>,
     service: Arc<Service>,
     counts: Arc<Connections>,
     mut orders: watch::Receiver<Orders>,
@@ -102,7 +102,7 @@ pub(crate) async fn serve(
     let told = orders.clone();
     loop {
         tokio::select! {
-            accepted = door.accept() => match accepted {
+            accepted = port.accept() => match accepted {
                 Ok(stream) => {
                     connections.spawn(Connection::new(&service, &counts).run(stream, told.clone()));
                 }
@@ -149,7 +149,10 @@ impl Connection {
         let (socket, fuse) = Socket::new(stream);
         let handler = service_fn(|request| self.answer(request, &fuse));
         let mut http = pin!(http1::Builder::new().serve_connection(TokioIo::new(socket), handler));
-        let mut expired = pin!(self.activity.expired(self.service.config.keep_alive));
+        let mut expired = pin!(
+            self.activity
+                .expired(self.service.context.config.keep_alive)
+        );
         let drains = orders.borrow().drains;
         loop {
             tokio::select! {
@@ -205,7 +208,7 @@ impl Connection {
     }
 
     async fn read(&self, body: Incoming) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
-        Ok(Limited::new(body, self.service.config.max_body)
+        Ok(Limited::new(body, self.service.context.config.max_body)
             .collect()
             .await?
             .to_bytes())

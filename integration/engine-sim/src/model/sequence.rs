@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::chain::Chain;
-use super::text::Answer;
+use crate::model::chain::Chain;
+use crate::model::text::Answer;
 
 /// Names one sequence for the life of an engine.
 pub type SequenceId = u64;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::reply::ApiError;
+use crate::journal::RecordedRequest;
 
 /// A JSON object as its keys and untouched values.
 #[derive(Debug)]
@@ -148,8 +149,21 @@ pub(crate) fn mismatch(name: &str, expected: Expected, raw: &RawValue) -> ApiErr
     ApiError::invalid(Some(format!("body.{name}")), detail)
 }
 
+/// vLLM reads bodies only when they are declared to be JSON.
+pub(crate) fn require_json(request: &RecordedRequest) -> Result<(), ApiError> {
+    let media = request
+        .header("content-type")
+        .and_then(|value| value.split(';').next())
+        .map(str::trim);
+    if media.is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
+        Ok(())
+    } else {
+        Err(wrong_content_type())
+    }
+}
+
 /// The error for a body that is not declared to be JSON; vLLM answers 400 here, not 415.
-pub(crate) fn wrong_content_type() -> ApiError {
+fn wrong_content_type() -> ApiError {
     let error = ApiError::invalid(
         None,
         "Unsupported Media Type: Only 'application/json' is allowed",

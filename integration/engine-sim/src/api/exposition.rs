@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::config::EngineConfig;
-use super::meters::Meters;
 use super::page::{Label, Page, escape};
-use super::scheduler::Scheduler;
+use crate::config::EngineConfig;
+use crate::model::meters::Meters;
+use crate::model::scheduler::Scheduler;
 
 /// Renders the exposition. `started` and `now` are seconds since the Unix epoch.
 pub(crate) fn render(
@@ -348,7 +348,7 @@ fn lora(page: &mut Page, config: &EngineConfig, adapters: [BTreeSet<Arc<str>>; 2
 mod tests {
     use super::*;
 
-    const CAPTURED: &str = include_str!("../fixtures/vllm-0.32.0-metrics-lora.txt");
+    const CAPTURED: &str = include_str!("../../fixtures/vllm-0.32.0-metrics-lora.txt");
 
     fn rendered(loras: &[&str]) -> String {
         let config = EngineConfig {

@@ -49,7 +49,7 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::tokenize;
+    use crate::model::tokenizer::tokenize;
 
     #[test]
     fn each_word_is_one_token() {

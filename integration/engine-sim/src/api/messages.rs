@@ -6,11 +6,11 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 
 use super::chat::text;
-use super::engine_core::Stopped;
 use super::generation::Generation;
 use super::reply::{Body, json};
 use super::stream::{Events, Token};
 use super::usage::Usage;
+use crate::engine_core::Stopped;
 
 #[derive(Serialize)]
 struct MessageAnswer<'a> {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::chain::Chain;
-use crate::text::Answer;
+use crate::model::chain::Chain;
+use crate::model::text::Answer;
 
 const LIMITS: Limits = Limits {
     blocks: 8,

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::fields::{Fields, LIST, OBJECT, STRING, Text, mismatch};
 use super::reply::ApiError;
-use super::tokenizer::tokenize_into;
+use crate::model::tokenizer::tokenize_into;
 
 /// What ends a message; one token.
 const END: &str = "</s>";
@@ -87,7 +87,7 @@ pub(crate) fn chat(fields: &Fields<'_>, name: &str) -> Result<Vec<u32>, ApiError
 /// The prompts of `/v1/completions`: text, token ids, or a list of either.
 pub(crate) fn completion(fields: &Fields<'_>) -> Result<Vec<Vec<u32>>, ApiError> {
     let prompts: Prompts<'_> = fields.required("prompt", STRING)?;
-    let tokenized = |text: &Text<'_>| super::tokenizer::tokenize(&text.0);
+    let tokenized = |text: &Text<'_>| crate::model::tokenizer::tokenize(&text.0);
     Ok(match prompts {
         Prompts::Text(text) => vec![tokenized(&text)],
         Prompts::Tokens(tokens) if tokens.is_empty() => Vec::new(),

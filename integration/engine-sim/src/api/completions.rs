@@ -6,12 +6,12 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 
 use super::chat::{close, head, text};
-use super::engine_core::Stopped;
+use super::context::FINGERPRINT;
 use super::generation::Generation;
 use super::reply::{Body, json};
-use super::service::FINGERPRINT;
 use super::stream::{Events, Token};
 use super::usage::{Usage, WholeUsage};
+use crate::engine_core::Stopped;
 
 #[derive(Serialize)]
 struct Completion<'a> {

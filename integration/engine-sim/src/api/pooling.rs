@@ -6,12 +6,12 @@ use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::engine_core::Stopped;
 use super::fields::{Fields, LIST, STRING, Text};
 use super::generation::Generation;
 use super::reply::{ApiError, Body, json};
-use super::tokenizer::tokenize;
 use super::usage::{Usage, WholeUsage};
+use crate::engine_core::Stopped;
+use crate::model::tokenizer::tokenize;
 
 /// Numbers in an embedding.
 const DIMENSIONS: u64 = 8;

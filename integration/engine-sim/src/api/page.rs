@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::meters::Histogram;
+use crate::model::meters::Histogram;
 
 /// The text of an exposition while it is written.
 #[derive(Debug)]

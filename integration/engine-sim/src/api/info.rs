@@ -6,16 +6,17 @@ use std::sync::Arc;
 use http::{Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::context::EngineContext;
 use super::exposition::render;
-use super::faults::Fault;
-use super::fields::{Fields, LIST, STRING, Text};
-use super::journal::RecordedRequest;
+use super::fields::{Fields, LIST, STRING, Text, require_json};
 use super::prompt;
+use super::question::Question;
 use super::reply::{ApiError, Body, Broken, injected, json, raw_json, whole};
 use super::route::Route;
-use super::service::{Service, require_json, since_epoch};
-use super::tokenizer::{detokenize, tokenize};
-use crate::kv_manager::Question;
+use crate::clock::since_epoch;
+use crate::faults::Fault;
+use crate::journal::RecordedRequest;
+use crate::model::tokenizer::{detokenize, tokenize};
 
 #[derive(Serialize)]
 struct Models<'a> {
@@ -68,20 +69,24 @@ struct FaultOrder {
 }
 
 /// Answers a route that is neither inference nor metrics.
-pub(crate) fn answer(service: &Service, route: Route, request: &RecordedRequest) -> Response<Body> {
+pub(crate) fn answer(
+    context: &EngineContext,
+    route: Route,
+    request: &RecordedRequest,
+) -> Response<Body> {
     let answered = match route {
-        Route::Models => Ok(models(service)),
-        Route::Health | Route::Ping => Ok(health(service)),
+        Route::Models => Ok(models(context)),
+        Route::Health | Route::Ping => Ok(health(context)),
         Route::Version => Ok(raw_json(StatusCode::OK, r#"{"version":"0.32.0"}"#)),
         // vLLM counts here only with `--enable-server-load-tracking`.
         Route::Load => Ok(raw_json(StatusCode::OK, r#"{"server_load":0}"#)),
-        Route::KvEventSources => Ok(kv_event_sources(service)),
-        Route::ResetPrefixCache => Ok(reset_prefix_cache(service)),
-        Route::Tokenize => tokenized(service, request),
+        Route::KvEventSources => Ok(kv_event_sources(context)),
+        Route::ResetPrefixCache => Ok(reset_prefix_cache(context)),
+        Route::Tokenize => tokenized(context, request),
         Route::Detokenize => detokenized(request),
-        Route::CountTokens => count_tokens(service, request),
-        Route::SimFaults => faults(service, request),
-        Route::SimHeld => held(service, request),
+        Route::CountTokens => count_tokens(context, request),
+        Route::SimFaults => faults(context, request),
+        Route::SimHeld => held(context, request),
         Route::Run(_) | Route::Metrics => {
             Err(ApiError::with_status(StatusCode::INTERNAL_SERVER_ERROR))
         }
@@ -94,8 +99,8 @@ pub(crate) fn answer(service: &Service, route: Route, request: &RecordedRequest)
 }
 
 /// Answers a scrape, or misbehaves as told.
-pub(crate) async fn metrics(service: &Service) -> Result<Response<Body>, Broken> {
-    let lies = match service.faults.for_metrics() {
+pub(crate) async fn metrics(context: &EngineContext) -> Result<Response<Body>, Broken> {
+    let lies = match context.faults.for_metrics() {
         Some(Fault::MetricsStatus { code }) => return Ok(injected(code, None)),
         Some(Fault::MetricsGarbage) => {
             return Ok(exposition(
@@ -107,9 +112,9 @@ pub(crate) async fn metrics(service: &Service) -> Result<Response<Body>, Broken>
         _ => BTreeMap::new(),
     };
     let now = since_epoch().as_secs_f64();
-    let page = service
+    let page = context
         .core
-        .read(|scheduler| render(&service.config, scheduler, service.started, now, lies));
+        .read(|scheduler| render(&context.config, scheduler, context.started, now, lies));
     Ok(exposition(page))
 }
 
@@ -121,8 +126,8 @@ fn exposition(text: impl Into<bytes::Bytes>) -> Response<Body> {
     )
 }
 
-fn health(service: &Service) -> Response<Body> {
-    let status = if service.faults.for_health() {
+fn health(context: &EngineContext) -> Response<Body> {
+    let status = if context.faults.for_health() {
         StatusCode::SERVICE_UNAVAILABLE
     } else {
         StatusCode::OK
@@ -130,14 +135,14 @@ fn health(service: &Service) -> Response<Body> {
     whole(status, None, "")
 }
 
-fn models(service: &Service) -> Response<Body> {
-    let base = service.config.model.as_str();
-    let adapters = service
+fn models(context: &EngineContext) -> Response<Body> {
+    let base = context.config.model.as_str();
+    let adapters = context
         .config
         .loras
         .iter()
-        .map(|name| model(service, name, Some(base)));
-    let data = std::iter::once(model(service, base, None))
+        .map(|name| model(context, name, Some(base)));
+    let data = std::iter::once(model(context, base, None))
         .chain(adapters)
         .collect();
     json(
@@ -149,8 +154,8 @@ fn models(service: &Service) -> Response<Body> {
     )
 }
 
-fn model<'a>(service: &Service, id: &'a str, parent: Option<&'a str>) -> Model<'a> {
-    let created = service.started as u64;
+fn model<'a>(context: &EngineContext, id: &'a str, parent: Option<&'a str>) -> Model<'a> {
+    let created = context.started as u64;
     let kind = if parent.is_some() { "loras" } else { "models" };
     let permission = Permission {
         id: format!(
@@ -176,17 +181,17 @@ fn model<'a>(service: &Service, id: &'a str, parent: Option<&'a str>) -> Model<'
         owned_by: "vllm",
         root: format!("/{kind}/{id}"),
         parent,
-        max_model_len: parent.is_none().then(|| service.config.context()),
+        max_model_len: parent.is_none().then(|| context.config.context()),
         permission: [permission],
     }
 }
 
 /// Where the only rank publishes, as vLLM says it since 0.32.
-fn kv_event_sources(service: &Service) -> Response<Body> {
-    let Some((doors, config)) = service
+fn kv_event_sources(context: &EngineContext) -> Response<Body> {
+    let Some((ports, config)) = context
         .events
         .as_ref()
-        .zip(service.config.kv_events.as_ref())
+        .zip(context.config.kv_events.as_ref())
     else {
         return json(StatusCode::OK, &serde_json::json!({}));
     };
@@ -194,8 +199,8 @@ fn kv_event_sources(service: &Service) -> Response<Body> {
     let source = serde_json::json!({
         "enable_kv_cache_events": true,
         "publisher": "zmq",
-        "endpoint": endpoint(doors.publish.addr().port()),
-        "replay_endpoint": doors.replay.as_ref().map(|door| endpoint(door.addr().port())),
+        "endpoint": endpoint(ports.publish.addr().port()),
+        "replay_endpoint": ports.replay.as_ref().map(|port| endpoint(port.addr().port())),
         "buffer_steps": config.buffer,
         "hwm": 100_000,
         "max_queue_size": 100_000,
@@ -205,8 +210,8 @@ fn kv_event_sources(service: &Service) -> Response<Body> {
 }
 
 /// vLLM has this route in its development mode only.
-fn reset_prefix_cache(service: &Service) -> Response<Body> {
-    let status = if service.core.reset_cache() {
+fn reset_prefix_cache(context: &EngineContext) -> Response<Body> {
+    let status = if context.core.reset_cache() {
         StatusCode::OK
     } else {
         StatusCode::INTERNAL_SERVER_ERROR
@@ -214,17 +219,20 @@ fn reset_prefix_cache(service: &Service) -> Response<Body> {
     whole(status, None, "")
 }
 
-fn tokenized(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+fn tokenized(
+    context: &EngineContext,
+    request: &RecordedRequest,
+) -> Result<Response<Body>, ApiError> {
     require_json(request)?;
     let fields = Fields::parse(&request.body)?;
-    check_model(service, &fields)?;
+    check_model(context, &fields)?;
     let tokens = match fields.optional::<Text<'_>>("prompt", STRING)? {
         Some(text) => tokenize(&text.0),
         None => prompt::chat(&fields, "messages")?,
     };
     let strings = || tokens.iter().map(|token| detokenize(&[*token])).collect();
     let token_strs = fields.flag("return_token_strs")?.then(strings);
-    let max_model_len = service.config.context();
+    let max_model_len = context.config.context();
     Ok(json(
         StatusCode::OK,
         &Tokenized {
@@ -245,10 +253,13 @@ fn detokenized(request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
     ))
 }
 
-fn count_tokens(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+fn count_tokens(
+    context: &EngineContext,
+    request: &RecordedRequest,
+) -> Result<Response<Body>, ApiError> {
     require_json(request)?;
     let fields = Fields::parse(&request.body)?;
-    check_model(service, &fields)?;
+    check_model(context, &fields)?;
     let count = prompt::chat(&fields, "messages")?.len();
     Ok(raw_json(
         StatusCode::OK,
@@ -258,34 +269,34 @@ fn count_tokens(service: &Service, request: &RecordedRequest) -> Result<Response
     ))
 }
 
-fn check_model(service: &Service, fields: &Fields<'_>) -> Result<Arc<str>, ApiError> {
+fn check_model(context: &EngineContext, fields: &Fields<'_>) -> Result<Arc<str>, ApiError> {
     let name: Option<Text<'_>> = fields.optional("model", STRING)?;
-    service
+    context
         .model(name.as_ref().map(|name| name.0.as_ref()))
         .map(|(model, _)| model)
 }
 
 /// The share of a prompt that is cached here, for the KV manager of trials: it takes the question that one is asked.
-fn held(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+fn held(context: &EngineContext, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
     let question = Question::read(&request.body);
     let question = question.ok_or_else(|| {
         ApiError::bad_request(None, "this is no question of a KV manager".to_owned())
     })?;
-    let share = question.share(|model, prompt| service.held_prefix_tokens(model, prompt));
+    let share = question.share(|model, prompt| context.held_prefix_tokens(model, prompt));
     Ok(raw_json(StatusCode::OK, share.to_string()))
 }
 
-fn faults(service: &Service, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
+fn faults(context: &EngineContext, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
     if request.method == Method::DELETE {
-        service.faults.clear();
+        context.faults.clear();
         return Ok(raw_json(StatusCode::OK, "{}"));
     }
     let order = serde_json::from_slice(&request.body);
     let FaultOrder { fault, requests } =
         order.map_err(|error| ApiError::bad_request(None, format!("this is no fault: {error}")))?;
     match requests {
-        Some(requests) => service.faults.set_for(requests, fault),
-        None => service.faults.set(fault),
+        Some(requests) => context.faults.set_for(requests, fault),
+        None => context.faults.set(fault),
     }
     Ok(raw_json(StatusCode::OK, "{}"))
 }

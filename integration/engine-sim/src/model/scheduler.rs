@@ -14,10 +14,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cache::BlockCache;
-use super::kv_events::{CacheEvent, Tape};
-use super::meters::{Finished, Meters};
-use super::sequence::{Job, Sequence, SequenceId};
+use crate::model::cache::BlockCache;
+use crate::model::cache_events::{CacheEvent, CacheEventLog};
+use crate::model::meters::{Finished, Meters};
+use crate::model::sequence::{Job, Sequence, SequenceId};
 
 /// The size of the simulated machine.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ pub struct Scheduler {
     running: Vec<Sequence>,
     meters: Meters,
     submitted: SequenceId,
-    tape: Tape,
+    tape: CacheEventLog,
 }
 
 impl Scheduler {
@@ -76,7 +76,7 @@ impl Scheduler {
             running: Vec::new(),
             meters: Meters::new(limits.max_model_len),
             submitted: 0,
-            tape: Tape::default(),
+            tape: CacheEventLog::default(),
         }
     }
 
@@ -304,7 +304,7 @@ impl Scheduler {
 fn advance(
     sequence: &mut Sequence,
     cache: &mut BlockCache,
-    tape: &mut Tape,
+    tape: &mut CacheEventLog,
     block_size: usize,
 ) -> bool {
     let worked = std::mem::take(&mut sequence.scheduled);

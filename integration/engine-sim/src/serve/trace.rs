@@ -7,8 +7,8 @@ use hermes_runtime::propagation;
 use hermes_runtime::telemetry::TRACE_TARGET;
 use tracing::{Span, info_span};
 
-use super::generation::Generation;
-use super::journal::RecordedRequest;
+use crate::api::generation::Generation;
+use crate::journal::RecordedRequest;
 
 /// The span of a generation that has begun; it ends when it is dropped.
 pub(crate) fn begin(request: &RecordedRequest, generation: &Generation) -> Span {

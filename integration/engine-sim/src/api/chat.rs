@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use http::{Response, StatusCode};
 use serde::Serialize;
 
-use super::engine_core::Stopped;
+use super::context::FINGERPRINT;
 use super::generation::Generation;
 use super::reply::{Body, json};
-use super::service::FINGERPRINT;
 use super::stream::{Events, Token};
 use super::usage::{Usage, WholeUsage};
+use crate::engine_core::Stopped;
 
 #[derive(Serialize)]
 struct ChatCompletion<'a> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::chain::Chain;
+use crate::model::chain::Chain;
 
 /// One change of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +25,12 @@ pub(crate) struct Stored {
 
 /// The events since they were last taken. Does nothing while nobody listens.
 #[derive(Debug, Default)]
-pub(crate) struct Tape {
+pub(crate) struct CacheEventLog {
     runs: bool,
     events: Vec<CacheEvent>,
 }
 
-impl Tape {
+impl CacheEventLog {
     /// Begins to write.
     pub(crate) fn start(&mut self) {
         self.runs = true;
@@ -91,7 +91,7 @@ mod tests {
     fn blocks_that_follow_each_other_are_one_event() {
         let tokens: Vec<u32> = (0..9).collect();
         let chain = Chain::new("m", Some("s"), 2, &tokens).keep(&tokens, Some("s"));
-        let mut tape = Tape::default();
+        let mut tape = CacheEventLog::default();
         tape.stored(&chain, 0, None);
         assert!(tape.take().is_empty(), "nobody listens");
         tape.start();

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 use tracing::Span;
 
-use super::chain::Chain;
-use super::engine_core::{Stopped, Ticket};
+use super::context::EngineContext;
 use super::fields::{BOOLEAN, Fields, INTEGER, OBJECT, STRING, Text};
 use super::reply::ApiError;
-use super::sequence::Job;
-use super::service::Service;
-use super::text::Answer;
 use super::usage::Usage;
+use crate::engine_core::{Stopped, Ticket};
+use crate::model::chain::Chain;
+use crate::model::sequence::Job;
+use crate::model::text::Answer;
 
 /// Most sequences that one request may start (prompts × n).
 const MAX_SEQUENCES: usize = 1024;
@@ -64,7 +64,7 @@ pub(crate) struct Choice {
 impl Params {
     /// Reads the parameters and checks that the model is served.
     pub(crate) fn read(
-        service: &Service,
+        context: &EngineContext,
         fields: &Fields<'_>,
         limits: &[&'static str],
     ) -> Result<Self, ApiError> {
@@ -96,7 +96,7 @@ impl Params {
         fields.optional::<bool>("ignore_eos", BOOLEAN)?;
         let choices: i64 = fields.optional("n", INTEGER)?.unwrap_or(1);
         let model: Option<Text<'_>> = fields.optional("model", STRING)?;
-        let (model, adapter) = service.model(model.as_ref().map(|model| model.0.as_ref()))?;
+        let (model, adapter) = context.model(model.as_ref().map(|model| model.0.as_ref()))?;
         let salt: Option<Text<'_>> = fields.optional("cache_salt", STRING)?;
         Ok(Self {
             model,
@@ -112,13 +112,17 @@ impl Params {
     }
 
     /// How many tokens to generate for a prompt of this length, or why that cannot be.
-    fn output_tokens(&self, service: &Service, prompt_tokens: usize) -> Result<u32, ApiError> {
-        let context = service.config.context();
-        let room = context.saturating_sub(prompt_tokens);
+    fn output_tokens(
+        &self,
+        context: &EngineContext,
+        prompt_tokens: usize,
+    ) -> Result<u32, ApiError> {
+        let context_length = context.config.context();
+        let room = context_length.saturating_sub(prompt_tokens);
         let Some((name, wanted)) = self.max_tokens else {
-            let natural = (service.config.default_output as usize).min(room);
+            let natural = (context.config.default_output as usize).min(room);
             return if room == 0 {
-                Err(too_long(context, 1, prompt_tokens))
+                Err(too_long(context_length, 1, prompt_tokens))
             } else {
                 Ok(natural as u32)
             };
@@ -130,14 +134,14 @@ impl Params {
             return Err(ApiError::bad_request(Some("max_tokens"), message));
         }
         let tokens = usize::try_from(wanted).unwrap_or(usize::MAX);
-        if tokens > context {
+        if tokens > context_length {
             let message = format!(
-                "{name}={wanted} cannot be greater than max_model_len={context}. Please request fewer output tokens. (parameter={name}, value={wanted})"
+                "{name}={wanted} cannot be greater than max_model_len={context_length}. Please request fewer output tokens. (parameter={name}, value={wanted})"
             );
             return Err(ApiError::bad_request(Some(name), message));
         }
         if tokens > room {
-            return Err(too_long(context, tokens, prompt_tokens));
+            return Err(too_long(context_length, tokens, prompt_tokens));
         }
         Ok(tokens as u32)
     }
@@ -146,7 +150,7 @@ impl Params {
 impl Generation {
     /// Checks the prompts against the context and starts all of them.
     pub(crate) fn start(
-        service: &Service,
+        context: &EngineContext,
         params: Params,
         id: String,
         prompts: Vec<Vec<u32>>,
@@ -166,22 +170,22 @@ impl Generation {
         }
         let mut output_tokens = u32::MAX;
         for prompt in &prompts {
-            output_tokens = output_tokens.min(params.output_tokens(service, prompt.len())?);
+            output_tokens = output_tokens.min(params.output_tokens(context, prompt.len())?);
         }
         let stops = params.max_tokens.is_none();
         let mut choices = Vec::with_capacity(prompts.len() * params.choices);
         for prompt in prompts {
-            start_prompt(service, &params, prompt, output_tokens, &mut choices);
+            start_prompt(context, &params, prompt, output_tokens, &mut choices);
         }
         Ok(Self {
             params,
             id,
-            created: super::service::unix_seconds(),
+            created: crate::clock::unix_seconds(),
             choices,
             output_tokens,
             finish_reason: if stops { "stop" } else { "length" },
             span: Span::none(),
-            details: service.config.prompt_tokens_details,
+            details: context.config.prompt_tokens_details,
         })
     }
 
@@ -226,15 +230,15 @@ impl Choice {
 }
 
 fn start_prompt(
-    service: &Service,
+    context: &EngineContext,
     params: &Params,
     prompt: Vec<u32>,
     output_tokens: u32,
     choices: &mut Vec<Choice>,
 ) {
     let salt = params.salt.as_deref();
-    let mut chain = Chain::new(&params.model, salt, service.config.block_size, &prompt);
-    if service.config.kv_events.is_some() {
+    let mut chain = Chain::new(&params.model, salt, context.config.block_size, &prompt);
+    if context.config.kv_events.is_some() {
         chain = chain.keep(&prompt, salt);
     }
     let prompt_tokens = prompt.len();
@@ -252,7 +256,7 @@ fn start_prompt(
         };
         let prompt_tokens = if index == 0 { prompt_tokens } else { 0 };
         choices.push(Choice {
-            ticket: service.core.submit(job),
+            ticket: context.core.submit(job),
             answer,
             prompt_tokens,
             prompt: kept.clone(),
