@@ -1,14 +1,14 @@
 //! The command line, and the one place where commands begin and end.
 
-use std::{num::NonZero, process::ExitCode, thread, time::Duration};
+use std::{num::NonZero, process::ExitCode, thread};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use hermes_bench::kv_manager::TrialArgs;
-use hermes_bench::load::{LoadArgs, ReplayArgs};
+use hermes_bench::load::LoadArgs;
 use hermes_bench::record::RecordArgs;
+use hermes_bench::replay::ReplayArgs;
 use hermes_bench::simulate::SimulateArgs;
 use hermes_engine_sim::EngineArgs;
-use hermes_runtime::telemetry::Service;
 
 use crate::{
     check::{self, CheckArgs},
@@ -16,19 +16,12 @@ use crate::{
     demo::{self, DemoArgs},
     engine,
     failure::Failure,
-    kv_manager, load, record, replay,
+    kv_manager, load,
+    process::SHUTDOWN_GRACE,
+    record, replay,
     serve::{self, ServeArgs},
     simulate,
 };
-
-/// What this process calls itself in traces.
-pub(crate) const SERVICE: Service = Service {
-    name: "hermes",
-    version: env!("CARGO_PKG_VERSION"),
-};
-
-/// How long the last spans may take.
-pub(crate) const LAST: Duration = Duration::from_secs(2);
 
 /// Routes requests for language models to the server that answers them soonest.
 #[derive(Debug, Parser)]
@@ -176,7 +169,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Check(args) => check::run(&args),
         Command::Simulate(args) => simulate::run(&args),
-        Command::Completions(args) => completions::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Completions(args) => {
+            completions::run(&args, &mut Cli::command()).map(|()| ExitCode::SUCCESS)
+        }
         Command::Serve(args) => {
             within_runtime(async { serve::run(args).await.map(|()| ExitCode::SUCCESS) })
         }
@@ -207,7 +202,7 @@ fn within_runtime(
     let runtime = runtime.map_err(Failure::Process)?;
     let outcome = runtime.block_on(command);
     // A blocking read of a file system that hangs must not hold the process.
-    runtime.shutdown_timeout(LAST);
+    runtime.shutdown_timeout(SHUTDOWN_GRACE);
     outcome
 }
 

@@ -2,10 +2,10 @@
 
 use std::io::{Write, stdout};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::{cli::Cli, failure::Failure};
+use crate::failure::Failure;
 
 /// The command line of `hermes completions`.
 #[derive(Debug, Args)]
@@ -14,10 +14,10 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Prints the script that the shell has to read.
-pub(crate) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
+/// Prints the completion script of `command` for the shell.
+pub(crate) fn run(args: &CompletionsArgs, command: &mut Command) -> Result<(), Failure> {
     // Through memory: the generator panics when its writer fails, and a reader may be gone.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "hermes", &mut script);
+    clap_complete::generate(args.shell, command, "hermes", &mut script);
     stdout().lock().write_all(&script).map_err(Failure::Output)
 }

@@ -26,7 +26,7 @@ use hermes_runtime::{
 };
 
 use self::{outcome::Outcome, phase::Plan, summary::Summary, view::View};
-use crate::{cli, failure::Failure, output};
+use crate::{failure::Failure, output, process};
 
 /// How long a demo that was asked to end may take to do so.
 const GRACE: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let live = !args.plain && std::io::stdout().is_terminal();
     let telemetry = Telemetry::from_environment(
         &|name: &str| variable(name, live),
-        cli::SERVICE,
+        process::SERVICE,
         LogFormat::Text,
     )?;
     let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         _forced = shutdown.run(GRACE) => return Ok(ExitCode::FAILURE),
     };
     output::line(Summary(&outcomes))?;
-    telemetry.shutdown(cli::LAST).await;
+    telemetry.shutdown(process::SHUTDOWN_GRACE).await;
     Ok(verdict(&outcomes))
 }
 

@@ -8,12 +8,12 @@ use hermes_runtime::{
     telemetry::{LogFormat, Service, Telemetry},
 };
 
-use crate::{cli, failure::Failure, output};
+use crate::{failure::Failure, output, process};
 
 /// What a simulated engine calls itself in traces.
 const SERVICE: Service = Service {
     name: "hermes-engine",
-    ..cli::SERVICE
+    ..process::SERVICE
 };
 
 /// Over the engine's own grace for requests in flight, which is what decides.
@@ -37,7 +37,7 @@ pub(crate) async fn run(args: EngineArgs) -> Result<(), Failure> {
     ))?;
     let drain = shutdown.drain();
     tokio::join!(shutdown.run(GRACE), stop(&engine, drain));
-    telemetry.shutdown(cli::LAST).await;
+    telemetry.shutdown(process::SHUTDOWN_GRACE).await;
     Ok(())
 }
 

@@ -2,10 +2,10 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use hermes_bench::comparison::WriteError;
 use hermes_bench::load::LoadError;
 use hermes_bench::record::RecordError;
-use hermes_bench::rehearsal::RehearsalError;
+use hermes_bench::replay::live::LiveReplayError;
+use hermes_bench::report::WriteError;
 use hermes_bench::simulate::SimulateError;
 use hermes_control_plane::{app as control_plane, config::Mistakes};
 use hermes_data_plane::app as data_plane;
@@ -61,7 +61,7 @@ pub(crate) enum Failure {
     Simulate(#[from] SimulateError),
     /// A replay on a fleet of its own that comes to nothing.
     #[error(transparent)]
-    Rehearsal(#[from] RehearsalError),
+    Rehearsal(#[from] LiveReplayError),
     /// A report that cannot be written.
     #[error(transparent)]
     Page(WriteError),

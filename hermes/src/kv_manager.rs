@@ -3,7 +3,7 @@
 use hermes_bench::kv_manager::{TrialArgs, TrialServer};
 use hermes_runtime::shutdown::Shutdown;
 
-use crate::{cli, failure::Failure, output};
+use crate::{failure::Failure, output, process};
 
 /// Runs the manager.
 pub(crate) async fn run(args: TrialArgs) -> Result<(), Failure> {
@@ -15,6 +15,6 @@ pub(crate) async fn run(args: TrialArgs) -> Result<(), Failure> {
         source,
     })?;
     output::line(format_args!("listening on {}", server.url()))?;
-    shutdown.run(cli::LAST).await;
+    shutdown.run(process::SHUTDOWN_GRACE).await;
     Ok(())
 }

@@ -23,6 +23,7 @@ mod kv_manager;
 mod load;
 mod output;
 mod planes;
+mod process;
 mod record;
 mod replay;
 mod serve;

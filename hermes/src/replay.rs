@@ -2,22 +2,20 @@
 
 use std::{io::stdout, process::ExitCode};
 
-use hermes_bench::comparison::WriteError;
-use hermes_bench::load::{ReplayArgs, replay};
-use hermes_bench::rehearsal;
-use hermes_bench::rehearsal::rehearse;
+use hermes_bench::replay::{ReplayArgs, live, replay};
+use hermes_bench::report::WriteError;
 
 use crate::{failure::Failure, output};
 
 /// Replays the trace and prints what a client saw, or how the policies compare.
 pub(crate) async fn run(args: ReplayArgs) -> Result<ExitCode, Failure> {
-    if args.rehearsal.policies.is_empty() {
+    if args.live.policies.is_empty() {
         let json = args.json;
         let report = replay(args).await?;
         return output::report(&report, json);
     }
-    let comparison = rehearse(&args).await?;
-    match rehearsal::output(&args).write(&comparison, &mut stdout().lock()) {
+    let comparison = live::replay(&args).await?;
+    match live::output(&args).write(&comparison, &mut stdout().lock()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(WriteError::Output(error)) => Err(Failure::Output(error)),
         Err(error) => Err(Failure::Page(error)),

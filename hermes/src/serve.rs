@@ -13,10 +13,10 @@ use hermes_runtime::{
 };
 
 use crate::{
-    cli,
     failure::Failure,
     output,
     planes::{self, Planes},
+    process,
 };
 
 /// The command line of `hermes serve`.
@@ -119,13 +119,13 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let (grace, log_format) = (args.drain, args.log_format);
     // Flags that are wrong are told before any log line.
     let options = args.options()?;
-    let telemetry = Telemetry::init(cli::SERVICE, log_format)?;
+    let telemetry = Telemetry::init(process::SERVICE, log_format)?;
     let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
     let planes = Planes::start(options, shutdown.drain()).await?;
     announce(&planes)?;
     shutdown.run(grace).await;
     planes.stop().await;
-    telemetry.shutdown(cli::LAST).await;
+    telemetry.shutdown(process::SHUTDOWN_GRACE).await;
     Ok(())
 }
 

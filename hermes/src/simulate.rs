@@ -2,7 +2,7 @@
 
 use std::{io::stdout, process::ExitCode};
 
-use hermes_bench::comparison::WriteError;
+use hermes_bench::report::WriteError;
 use hermes_bench::simulate::{SimulateArgs, SimulateError, simulate};
 
 use crate::failure::Failure;

@@ -8,10 +8,10 @@
 //!
 //! The `hermes` binary has a command for each of them. Nothing here is a mode of the planes.
 
-pub mod comparison;
 pub mod fleet;
 pub mod kv_manager;
 pub mod load;
 pub mod record;
-pub mod rehearsal;
+pub mod replay;
+pub mod report;
 pub mod simulate;

@@ -15,7 +15,6 @@ pub mod arrivals;
 pub mod client;
 pub mod conversation;
 pub mod exchange;
-mod replay;
 mod report;
 pub mod run;
 pub mod sse;
@@ -31,7 +30,6 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::positive;
 pub use args::{LoadArgs, Workload, load};
-pub use replay::{ReplayArgs, replay};
 pub use report::{Report, Share, Summary};
 
 /// Why a load could not be run.

@@ -6,7 +6,7 @@
 //!               place  ▼ │ first token, finished, samples
 //!                     fleet = servers: the scheduler and block cache of the simulated engine, one event a step
 //!                      │
-//!                      └─▶ served requests ─▶ [`crate::comparison`]
+//!                      └─▶ served requests ─▶ [`crate::report`]
 //! ```
 //!
 //! The servers run the very code of [`hermes_engine_sim`], so that a simulation and a replay over HTTP agree. Time is a
@@ -27,6 +27,7 @@ pub mod policies;
 mod proxies;
 mod race;
 mod run;
+mod sample;
 mod server;
 mod settings;
 mod traffic;

@@ -10,8 +10,8 @@ use super::fleet_args::{FleetArgs, count};
 use super::policies::{POLICIES, Policy};
 use super::race::{RaceError, race};
 use super::traffic::{Traffic, TrafficError};
-use crate::comparison::{Comparison, ComparisonArgs, WriteError};
 use crate::load::positive;
+use crate::report::{Comparison, ComparisonArgs, WriteError};
 
 /// Simulates a fleet on a trace under several policies and compares them.
 #[derive(Clone, Debug, Args)]

@@ -6,9 +6,7 @@
 use std::time::Duration;
 
 use super::fleet::Fleet;
-
-/// Names a request: its position in order of arrival.
-pub type RequestIndex = usize;
+pub use super::sample::{RequestIndex, Sample};
 
 /// A policy at work.
 pub trait Dispatcher {
@@ -98,15 +96,4 @@ pub struct Finished {
     pub server: usize,
     /// Length of the answer.
     pub output_tokens: u32,
-}
-
-/// The metrics of one server, as a scrape reads them.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Sample {
-    /// `vllm:num_requests_waiting`.
-    pub waiting: usize,
-    /// `vllm:num_requests_running`.
-    pub running: usize,
-    /// `vllm:kv_cache_usage_perc`, `0.0..=1.0`.
-    pub kv_usage: f64,
 }

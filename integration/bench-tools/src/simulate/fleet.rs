@@ -1,6 +1,6 @@
 //! The servers as they truly are. Public facts are for every dispatcher; the rest only for the omniscient one.
 
-use super::dispatcher::Sample;
+use super::sample::Sample;
 use super::server::{Server, reusable};
 use super::settings::Settings;
 

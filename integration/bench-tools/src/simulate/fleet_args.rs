@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::settings::{Settings, Slow};
-use crate::comparison::grouped;
 use crate::load::positive;
+use crate::report::grouped;
 use hermes_engine_sim::EngineConfig;
 
 /// The servers; the defaults are those of `hermes engine`.

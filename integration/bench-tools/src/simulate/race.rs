@@ -10,7 +10,7 @@ use super::policies::{Policy, Setup};
 use super::run::{RunError, run};
 use super::settings::Settings;
 use super::traffic::Traffic;
-use crate::comparison::Row;
+use crate::report::Row;
 
 /// A policy broke its contract.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use super::fleet::Fleet;
 use super::server::Work;
 use super::settings::Settings;
 use super::traffic::Traffic;
-use crate::comparison::{Outcome, Served};
+use crate::report::{Outcome, Served};
 
 /// How long an idle fleet is simulated while requests still wait in a dispatcher.
 const PATIENCE: Duration = Duration::from_secs(600);

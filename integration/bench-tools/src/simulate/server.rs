@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::backlog::Backlog;
-use super::dispatcher::{RequestIndex, Sample};
+use super::sample::{RequestIndex, Sample};
 use hermes_engine_sim::EngineConfig;
 use hermes_engine_sim::model::chain::Chain;
 use hermes_engine_sim::model::scheduler::{Progress, Scheduler};

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::policies::{POLICIES, Policy, Setup};
 use super::*;
-use crate::comparison::Outcome;
 use crate::load::trace::Record;
+use crate::report::Outcome;
 use hermes_engine_sim::EngineConfig;
 
 /// Conversations of a few turns, in bursts: each turn brings back the prompt before it and adds to it.

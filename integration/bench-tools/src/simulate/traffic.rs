@@ -6,8 +6,8 @@ use std::io::BufRead;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::comparison::grouped;
 use crate::load::trace::{Record, Trace, TraceError};
+use crate::report::grouped;
 
 /// Requests in order of arrival.
 #[derive(Clone, Debug, Default)]

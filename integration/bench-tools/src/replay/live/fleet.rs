@@ -8,11 +8,11 @@ use hermes_engine_sim::EngineConfig;
 /// waits for its score, since this machine does the work of a whole fleet.
 const POOL: &str = "  scoreDeadline: 5s\n  timeouts: {request: 1h, firstByte: 1h, idle: 1h}\n";
 
-/// At the top level: answers say who gave them.
+/// At the top level: answers name the endpoint that gave them.
 const TOP: &str = "exposeEndpoint: true\n";
 
 /// Starts the servers of `settings`, `compress` times as fast as life, and the router in front of them.
-pub(super) async fn stage(
+pub(super) async fn start(
     settings: &Settings,
     block_tokens: usize,
     strategy: &str,

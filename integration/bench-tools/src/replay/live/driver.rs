@@ -16,11 +16,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Pace;
-use crate::comparison::Served;
 use crate::fleet::Fleet;
 use crate::load::client::{BadTarget, Call, Client, Target};
 use crate::load::exchange::{Exchange, Outcome};
 use crate::load::synthesis;
+use crate::report::Served;
 use crate::simulate::{Request, Settings, Traffic};
 
 /// Blocks that a trace does not name get names from here up, which no trace uses.

@@ -1,18 +1,21 @@
-//! `hermes replay`: drives real HTTP from a production trace.
+//! `hermes replay`: sends the requests of a recorded trace over HTTP, to a server that runs already, or, in [`live`], to a
+//! fleet that is started here once for each policy.
+
+pub mod live;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::arrivals;
-use super::client::{Call, Client, Limits, Target};
-use super::report::Report;
-use super::run::{Bounds, Run};
-use super::trace::{Trace, TraceError};
-use super::workload::Shape;
-use super::{LoadError, until_enough};
-use crate::rehearsal::RehearsalArgs;
+use self::live::LiveReplayArgs;
+use crate::load::Report;
+use crate::load::arrivals;
+use crate::load::client::{Call, Client, Limits, Target};
+use crate::load::run::{Bounds, Run};
+use crate::load::trace::{Trace, TraceError};
+use crate::load::workload::Shape;
+use crate::load::{LoadError, until_enough};
 
 /// Replays a trace of requests against an OpenAI-compatible server and reports what a client sees.
 ///
@@ -27,7 +30,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     pub target: String,
     /// Replay this many times as fast as the trace was recorded
-    #[arg(long, alias = "speed", value_name = "N", default_value_t = 1.0, value_parser = super::args::positive)]
+    #[arg(long, alias = "speed", value_name = "N", default_value_t = 1.0, value_parser = crate::load::positive)]
     pub scale: f64,
     /// Divide the lengths of prompts and answers by this
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
@@ -55,7 +58,7 @@ pub struct ReplayArgs {
     pub json: bool,
     /// Everything on this machine
     #[command(flatten)]
-    pub rehearsal: RehearsalArgs,
+    pub live: LiveReplayArgs,
 }
 
 /// Replays the trace; ends early, with the report so far, on Ctrl-C. After SIGTERM no more requests are started, and
@@ -128,7 +131,7 @@ impl Calls<Trace<std::io::BufReader<std::fs::File>>> {
     }
 }
 
-impl<I: Iterator<Item = Result<super::trace::Record, TraceError>>> Iterator for Calls<I> {
+impl<I: Iterator<Item = Result<crate::load::trace::Record, TraceError>>> Iterator for Calls<I> {
     type Item = (Duration, Call);
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -7,12 +7,12 @@
 //!            served         control plane                                the real one, over real gRPC
 //! ```
 //!
-//! Where a simulation tells what a rule would do, this tells what the router does: real code, real sockets and real
-//! time, made shorter by a factor. Servers, traffic and report are those of [`crate::simulate`], so that the two can be
-//! held against each other. Invariant: every policy begins with empty caches and with planes that know nothing.
+//! A simulation predicts what a rule would do; this measures what the router does: real code, real sockets and real
+//! time, divided by a factor. Servers, traffic and report are those of [`crate::simulate`], so that the two can be
+//! compared. Invariant: every policy begins with empty caches and freshly started planes.
 
 mod driver;
-mod stage;
+mod fleet;
 
 use std::time::Duration;
 
@@ -21,17 +21,18 @@ use hermes_control_plane::config::{Config, Mistakes};
 use tokio_util::sync::CancellationToken;
 
 use self::driver::Driver;
-use self::stage::stage;
-use crate::comparison::{Comparison, ComparisonArgs, Outcome, Row};
+
+use super::ReplayArgs;
 use crate::fleet::FleetError;
 use crate::load::client::{BadTarget, Limits};
-use crate::load::{ReplayArgs, positive, until_interrupted};
+use crate::load::{positive, until_interrupted};
+use crate::report::{Comparison, ComparisonArgs, Outcome, Row};
 use crate::simulate::{FleetArgs, Settings, Traffic, TrafficError, count, title};
 
-/// What a replay on this machine is told besides the trace.
+/// The arguments of a replay on this machine, besides the trace.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "With --policies")]
-pub struct RehearsalArgs {
+pub struct LiveReplayArgs {
     /// Start simulated engines and both planes here, once for each of these strategies of the router, separated by
     /// commas, and compare them
     #[arg(long, value_name = "NAMES", value_delimiter = ',',
@@ -54,9 +55,9 @@ pub struct RehearsalArgs {
     pub fleet: FleetArgs,
 }
 
-/// Why a rehearsal came to nothing.
+/// Why a live replay did not run.
 #[derive(Debug, thiserror::Error)]
-pub enum RehearsalError {
+pub enum LiveReplayError {
     /// The trace is not one.
     #[error(transparent)]
     Traffic(#[from] TrafficError),
@@ -71,7 +72,7 @@ pub enum RehearsalError {
     Target(#[from] BadTarget),
 }
 
-/// How a rehearsal goes, whatever the policy.
+/// What a live replay uses for every policy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     /// Simulated time over real time.
@@ -86,22 +87,25 @@ pub(crate) struct Pace {
 ///
 /// # Errors
 /// A trace that cannot be read, a strategy that the router does not have, or something that does not start.
-pub async fn rehearse(args: &ReplayArgs) -> Result<Comparison, RehearsalError> {
-    let RehearsalArgs {
+pub async fn replay(args: &ReplayArgs) -> Result<Comparison, LiveReplayError> {
+    let LiveReplayArgs {
         policies,
         compress,
         proxies,
         seed,
         fleet,
         ..
-    } = &args.rehearsal;
+    } = &args.live;
     let limit = args
         .limit
         .and_then(|limit| limit.try_into().ok())
         .unwrap_or(usize::MAX);
     let traffic = Traffic::open(&args.trace, None, limit)?;
     for policy in policies {
-        Config::parse(&stage::yaml(policy, &["http://127.0.0.1:1".to_owned()]))?;
+        Config::parse(&self::fleet::yaml(
+            policy,
+            &["http://127.0.0.1:1".to_owned()],
+        ))?;
     }
     let settings = fleet.settings(args.scale, *seed);
     let limits = Limits::answer_within(Duration::from_secs(args.timeout));
@@ -133,7 +137,7 @@ pub async fn rehearse(args: &ReplayArgs) -> Result<Comparison, RehearsalError> {
 pub fn output(args: &ReplayArgs) -> ComparisonArgs {
     ComparisonArgs {
         json: args.json,
-        html: args.rehearsal.html.clone(),
+        html: args.live.html.clone(),
     }
 }
 
@@ -145,13 +149,13 @@ async fn all(
     proxies: usize,
     pace: Pace,
     stop: CancellationToken,
-) -> Result<Vec<(Row, usize)>, RehearsalError> {
+) -> Result<Vec<(Row, usize)>, LiveReplayError> {
     let mut rows = Vec::new();
     for policy in policies {
         if stop.is_cancelled() {
             break;
         }
-        let fleet = stage(
+        let fleet = self::fleet::start(
             settings,
             traffic.block_tokens(),
             policy,

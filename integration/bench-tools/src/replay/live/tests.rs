@@ -42,11 +42,11 @@ fn args(trace: &tempfile::NamedTempFile, rest: &str) -> ReplayArgs {
 async fn the_router_serves_what_the_simulation_serves() {
     let trace = trace();
     let args = args(&trace, "--policies round-robin --servers 2 --compress 20");
-    let comparison = rehearse(&args).await.unwrap();
+    let comparison = replay(&args).await.unwrap();
     let [Row { policy, outcome }] = &comparison.rows[..] else {
         panic!("one policy")
     };
-    let settings = args.rehearsal.fleet.settings(1.0, 7);
+    let settings = args.live.fleet.settings(1.0, 7);
     let traffic = Traffic::open(trace.path(), None, usize::MAX).unwrap();
     let setup = Setup {
         servers: 2,
@@ -86,10 +86,10 @@ async fn the_router_serves_what_the_simulation_serves() {
 #[tokio::test]
 async fn a_strategy_that_the_router_does_not_have_is_refused_before_anything_starts() {
     let trace = trace();
-    let error = rehearse(&args(&trace, "--policies round-robin,best"))
+    let error = replay(&args(&trace, "--policies round-robin,best"))
         .await
         .unwrap_err();
-    assert!(matches!(error, RehearsalError::Policy(_)), "{error}");
+    assert!(matches!(error, LiveReplayError::Policy(_)), "{error}");
 }
 
 #[test]
