@@ -10,8 +10,8 @@
 //! Probes and metrics are `hermes_runtime`'s. No page holds a secret: URLs carry no credentials, and prompts are not
 //! here.
 
-mod census;
 mod kv_events;
+mod state_metrics;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use crate::pools::PoolDirectory;
 
-pub(crate) use self::census::WorldCensus;
+pub(crate) use self::state_metrics::StateCollector;
 
 /// What the pages show.
 #[derive(Clone, Debug)]

@@ -36,11 +36,13 @@ use tokio_util::{
 use self::config_feed::ConfigFeed;
 pub use self::options::{ConfigSource, Options, StartError};
 use crate::{
-    admin::{DebugPages, WorldCensus},
-    cache_sources::{kv_events::KvEventsMetrics, kv_manager::KvMetrics, tokenizer::TokenMetrics},
-    engines::{self, CollectorMetrics, EngineProbes},
+    admin::{DebugPages, StateCollector},
+    cache_sources::{
+        kv_events::KvEventsMetrics, kv_manager::KvManagerMetrics, tokenizer::TokenizerMetrics,
+    },
+    engines::{self, EngineProbes, ScrapeMetrics},
     events::EventRecorder,
-    metrics::Metrics,
+    metrics::ControlPlaneMetrics,
     pipeline::{DiscoverySupervisor, Pipeline, PipelineHandles, QUEUE, ReadinessGates},
     pools::{PoolDirectory, PoolResourceRegistry, queue_ticker},
     serve::{self, ConnectedProxies, GrpcListener, GrpcState},
@@ -71,7 +73,7 @@ struct StartupParts {
     replica: Arc<str>,
     readiness: Readiness,
     registry: Registry,
-    metrics: Metrics,
+    metrics: ControlPlaneMetrics,
     pools: Arc<PoolDirectory>,
 }
 
@@ -222,7 +224,7 @@ impl StartupParts {
         let replica = replica.unwrap_or_else(|| format!("replica-{:016x}", epoch.0).into());
         let mut registry = Registry::default();
         register_process(&mut registry, "control-plane", env!("CARGO_PKG_VERSION"));
-        let metrics = Metrics::register(&mut registry);
+        let metrics = ControlPlaneMetrics::register(&mut registry);
         let pools = Arc::new(PoolDirectory::new(epoch.0, metrics.clone()));
         Self {
             epoch,
@@ -249,21 +251,21 @@ impl StartupParts {
             ..engines::Settings::default()
         };
         let discovery = DiscoverySupervisor::new(updates.clone(), kube);
-        self.registry.register_collector(Box::new(WorldCensus {
+        self.registry.register_collector(Box::new(StateCollector {
             pools: Arc::clone(&self.pools),
             board: discovery.board(),
         }));
         let handles = PipelineHandles {
             probes: EngineProbes::new(
                 settings,
-                CollectorMetrics::register(&mut self.registry),
+                ScrapeMetrics::register(&mut self.registry),
                 results,
             )?,
             discovery,
             resources: PoolResourceRegistry::new(
-                KvMetrics::register(&mut self.registry),
+                KvManagerMetrics::register(&mut self.registry),
                 KvEventsMetrics::register(&mut self.registry),
-                TokenMetrics::register(&mut self.registry),
+                TokenizerMetrics::register(&mut self.registry),
             ),
             gates: ReadinessGates::new(&self.readiness),
         };

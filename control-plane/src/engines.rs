@@ -32,7 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::probe::{Probe, ProbeContext};
 pub use self::{
     fetch::ProbeFailure,
-    metrics::CollectorMetrics,
+    metrics::ScrapeMetrics,
     models::ModelCard,
     signals::{Adapters, CacheInfo, NotAnExposition, Scraped},
 };
@@ -97,7 +97,7 @@ impl EngineProbes {
     /// When the process has no usable TLS configuration.
     pub fn new(
         settings: Settings,
-        metrics: CollectorMetrics,
+        metrics: ScrapeMetrics,
         sink: mpsc::Sender<ProbeResult>,
     ) -> Result<Self, reqwest::Error> {
         let client: Client = fetch::client()?;

@@ -33,7 +33,7 @@ pub(crate) use self::{
 use crate::{
     cluster::{ChangeSet, Cluster, Update},
     engines::{EngineProbes, ProbeResult},
-    metrics::Metrics,
+    metrics::ControlPlaneMetrics,
     pools::{PoolDirectory, PoolResourceRegistry},
 };
 
@@ -55,7 +55,7 @@ pub(crate) struct Pipeline {
     discovery: DiscoverySupervisor,
     resources: PoolResourceRegistry,
     gates: ReadinessGates,
-    metrics: Metrics,
+    metrics: ControlPlaneMetrics,
 }
 
 /// What a pipeline drives besides the pools.
@@ -80,7 +80,7 @@ impl Pipeline {
         epoch: Epoch,
         pools: Arc<PoolDirectory>,
         handles: PipelineHandles,
-        metrics: Metrics,
+        metrics: ControlPlaneMetrics,
     ) -> (Self, watch::Receiver<Arc<Snapshot>>) {
         let PipelineHandles {
             probes,
@@ -186,6 +186,7 @@ impl Pipeline {
 
     fn publish(&self, snapshot: Arc<Snapshot>) {
         self.metrics
+            .streams
             .snapshot_version
             .set(i64::try_from(snapshot.version.0).unwrap_or(i64::MAX));
         let endpoints: usize = snapshot.pools.iter().map(|pool| pool.endpoints.len()).sum();

@@ -34,7 +34,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 pub(crate) use self::{entry::GrpcListener, proxies::ConnectedProxies};
 use self::{score::ScoreCalls, sync::Subscriber};
-use crate::{metrics::Metrics, pools::PoolDirectory};
+use crate::{metrics::ControlPlaneMetrics, pools::PoolDirectory};
 
 /// How often an idle peer is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ pub(crate) struct GrpcState {
     /// This replica's name, for rendezvous hashing.
     pub(crate) replica: Arc<str>,
     /// Counters.
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: ControlPlaneMetrics,
     /// Resolves when streams have to end.
     pub(crate) closing: CancellationToken,
     /// Owns the subscribers' tasks.
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
     state: GrpcState,
 ) -> Result<(), tonic::transport::Error> {
     let closing = state.closing.clone().cancelled_owned();
-    let handshakes = state.metrics.handshakes.clone();
+    let handshakes = state.metrics.streams.handshakes.clone();
     let service = RouterServer::new(state)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);

@@ -27,7 +27,7 @@ use crate::{
     request::admission::AdmissionLimit,
     server::workers::Door,
     sync::{self, ControlPlaneTarget, ControlPlaneTargets, Dialer, RoutingState},
-    telemetry::{access_log::AccessLog, metrics::Metrics},
+    telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
 };
 
 /// A data plane that serves.
@@ -90,7 +90,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     let _clock = uptime();
     let mut registry = Registry::default();
     register_process(&mut registry, "data-plane", env!("CARGO_PKG_VERSION"));
-    let metrics = Arc::new(Metrics::register(&mut registry));
+    let metrics = Arc::new(ProxyMetrics::register(&mut registry));
     let liveness = Liveness::default();
     let readiness = Readiness::default();
     let tasks = Tasks::new(liveness.clone(), drain.clone());

@@ -32,7 +32,7 @@ use crate::{
     endpoint::Upstream,
     request::{inference_request::InferenceRequest, local_reply::LocalReply},
     sync::RoutingState,
-    telemetry::metrics::Rung,
+    telemetry::metrics::FallbackLevel,
     view::RoutingPool,
 };
 
@@ -65,7 +65,7 @@ impl EndpointSelector {
         // This proxy did not see the stored response being created, so only the control plane can locate it.
         let scored = pool.pool.spec.policy.strategy.needs_score() || request.response.is_some();
         if !scored {
-            return local(wanted, &[], Rung::Strategy, dice, |upstream| {
+            return local(wanted, &[], FallbackLevel::Strategy, dice, |upstream| {
                 upstream.load(uptime())
             });
         }
@@ -73,12 +73,12 @@ impl EndpointSelector {
         match self.score.score(wanted, &mut waited).await {
             Ok((ranked, why)) => Ok(Selection {
                 ranked,
-                rung: Rung::Score,
+                level: FallbackLevel::Score,
                 why,
             }),
             Err(ScoreStepError::Refused(refusal)) => Err(refusal),
             Err(ScoreStepError::Failed(why)) => {
-                pool.metrics.score_failed(why);
+                pool.metrics.selections.score_failures[why].inc();
                 let plan = self.without_score(wanted, dice)?;
                 Ok(Selection {
                     why: SelectionDetails { waited, ..plan.why },
@@ -113,7 +113,7 @@ impl EndpointSelector {
             .ok()?;
         Some(Selection {
             ranked,
-            rung: Rung::Score,
+            level: FallbackLevel::Score,
             why,
         })
     }
@@ -132,12 +132,12 @@ impl EndpointSelector {
                 .as_ref()
                 .map(|recall| recall.hits(wanted.query))
                 .unwrap_or_default();
-            return local(wanted, &hits, Rung::Local, dice, |upstream| {
+            return local(wanted, &hits, FallbackLevel::Local, dice, |upstream| {
                 upstream.load(now)
             });
         }
         // The reported load of other proxies' requests is stale; this proxy's own requests in flight are exact.
-        local(wanted, &[], Rung::PowerOfTwo, dice, |upstream| {
+        local(wanted, &[], FallbackLevel::PowerOfTwo, dice, |upstream| {
             upstream.own_load(now)
         })
     }
@@ -147,7 +147,7 @@ impl EndpointSelector {
 fn local(
     wanted: &SelectionRequest<'_>,
     hits: &[CacheHit],
-    rung: Rung,
+    level: FallbackLevel,
     dice: &mut SeededRng,
     load: impl Fn(&Upstream) -> Load,
 ) -> Result<Selection, LocalReply> {
@@ -165,9 +165,12 @@ fn local(
         total_in_flight: None,
     };
     let at = |position: usize| load(&pool.upstreams[position]);
-    let picked = match rung {
-        Rung::PowerOfTwo => pool.picker.pick_by(&Strategy::PowerOfTwo, &ask, at, dice),
-        Rung::Strategy | Rung::Score | Rung::Local | Rung::Any => pool.picker.pick(&ask, at, dice),
+    let picked = match level {
+        FallbackLevel::PowerOfTwo => pool.picker.pick_by(&Strategy::PowerOfTwo, &ask, at, dice),
+        FallbackLevel::Strategy
+        | FallbackLevel::Score
+        | FallbackLevel::Local
+        | FallbackLevel::Panic => pool.picker.pick(&ask, at, dice),
     };
     let EndpointChoice {
         ranked,
@@ -189,7 +192,11 @@ fn local(
             .iter()
             .map(|ranked| target(&pool.upstreams[ranked.position], ranked.cached_tokens))
             .collect(),
-        rung: if desperate { Rung::Any } else { rung },
+        level: if desperate {
+            FallbackLevel::Panic
+        } else {
+            level
+        },
         why: SelectionDetails::default(),
     })
 }

@@ -44,7 +44,7 @@ use crate::{
         local_reply::{LocalReply, echo},
     },
     sync::RoutingState,
-    telemetry::{access_log::AccessLog, metrics::Metrics},
+    telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
     view::{RoutingPool, RoutingView, models},
 };
 
@@ -58,7 +58,7 @@ pub(crate) struct Proxy {
     pub(crate) responses: Arc<Mutex<ResponseLocations>>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) access_log: Arc<AccessLog>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) drain: Drain,
     /// The next request's id, unique in this run.
     pub(crate) next_id: AtomicU64,
@@ -99,7 +99,7 @@ impl Proxy {
             Err(Rejection { reply, api }) => {
                 let request_id = request_id.to_str().unwrap_or_default();
                 tracing::debug!(request = request_id, %reply, "local reply");
-                self.metrics.refused(reply.code());
+                self.metrics.requests.replied_locally(reply.code());
                 trace::local_reply(&server, &reply);
                 reply.into_response(api, request_id).map(ResponseBody::from)
             }
@@ -156,7 +156,7 @@ impl Proxy {
         let bytes = intake::read_body(body, limit, timeout, &mut permit).await?;
         let request = InferenceRequest::parse(route, head, &bytes)?;
         if request.has_control_fields {
-            self.metrics.stripped.inc();
+            self.metrics.requests.control_fields_stripped.inc();
         }
 
         // Choose.
@@ -228,7 +228,7 @@ impl Proxy {
         let selection = self.selector.choose(&wanted, &mut rng).await;
         match &selection {
             Ok(selection) => {
-                pool.metrics.chose(selection.rung);
+                pool.metrics.selections.levels[selection.level].inc();
                 trace::selected(&span, selection);
             }
             Err(reply) => trace::failed(&span, reply.code()),

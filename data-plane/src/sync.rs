@@ -36,7 +36,7 @@ pub(crate) use self::{
 };
 use crate::{
     link::{identity::ProxyIdentity, report::Reporter},
-    telemetry::metrics::Metrics,
+    telemetry::metrics::ProxyMetrics,
 };
 
 /// How often the control plane's name is resolved: replicas come and go behind a headless Service.
@@ -64,7 +64,7 @@ pub(crate) async fn run(
     routing: RoutingState,
     reporter: Arc<Reporter>,
     reports: mpsc::Receiver<hermes_proto::v1::Report>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ProxyMetrics>,
     ready: Gate,
 ) {
     let ControlPlaneTargets { targets, dialer } = control_planes;

@@ -22,10 +22,12 @@ use hermes_core::{
     snapshot::{EndpointId, Pool, Snapshot},
 };
 
+use hermes_runtime::metrics::Handles;
+
 use crate::{
     endpoint::Upstream,
     request::local_reply::{LocalReply, echo},
-    telemetry::metrics::{Metrics, PoolMetrics},
+    telemetry::metrics::{ModelTable, PoolMetrics, ProxyMetrics},
     view::history::PoolHistory,
 };
 
@@ -44,7 +46,8 @@ pub(crate) struct RoutingPool {
     pub(crate) picker: Picker,
     /// In the order of the pool's endpoints.
     pub(crate) upstreams: Vec<Arc<Upstream>>,
-    pub(crate) metrics: Arc<PoolMetrics>,
+    pub(crate) metrics: Arc<Handles<PoolMetrics>>,
+    pub(crate) models: ModelTable,
     pub(crate) budget: Arc<RetryBudget>,
     /// Present if the strategy reads prompts' hashes.
     pub(crate) history: Option<Arc<PoolHistory>>,
@@ -58,7 +61,7 @@ impl RoutingView {
     pub(crate) fn build(
         snapshot: Arc<Snapshot>,
         previous: Option<&RoutingView>,
-        metrics: &Metrics,
+        metrics: &ProxyMetrics,
     ) -> Self {
         let mut by_model = HashMap::new();
         let mut pools = Vec::with_capacity(snapshot.pools.len());
@@ -139,7 +142,7 @@ impl RoutingView {
 // === RoutingPool ===
 
 impl RoutingPool {
-    fn build(pool: Arc<Pool>, before: Option<&Arc<RoutingPool>>, metrics: &Metrics) -> Self {
+    fn build(pool: Arc<Pool>, before: Option<&Arc<RoutingPool>>, metrics: &ProxyMetrics) -> Self {
         let policy = &pool.spec.policy;
         let upstreams = pool
             .endpoints
@@ -157,7 +160,8 @@ impl RoutingPool {
         Self {
             picker: Picker::build(Arc::clone(&pool)),
             upstreams,
-            metrics: metrics.pool(&pool.spec),
+            metrics: metrics.pool(&pool.spec.name),
+            models: metrics.models(&pool.spec),
             budget: same_budget.map_or_else(
                 || Arc::new(RetryBudget::new(policy.retry.budget)),
                 |before| Arc::clone(&before.budget),

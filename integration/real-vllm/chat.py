@@ -94,9 +94,12 @@ def calibration(hermes: Hermes, source: str) -> tuple[float, float]:
     """Cached tokens that Hermes expected by this source, and those that the servers reported of the same requests."""
     lines = httpx.get(f"{hermes.control}/metrics").raise_for_status().text.splitlines()
     mine = [line for line in lines if f'source="{source}"' in line]
-    names = (f"hermes_control_plane_{kind}_cached_tokens_total" for kind in ("expected", "reported"))
-    expected, reported = (total(mine, name) for name in names)
-    return expected, reported
+
+    def tokens(kind: str) -> float:
+        name = "hermes_control_plane_cache_prediction_tokens_total"
+        return total([line for line in mine if f'kind="{kind}"' in line], name)
+
+    return tokens("expected"), tokens("reported")
 
 
 def run(binary: str, name: str, lines: str, engines: list[Vllm], logs: Path) -> str:
@@ -117,7 +120,7 @@ def run(binary: str, name: str, lines: str, engines: list[Vllm], logs: Path) -> 
         took = time.monotonic() - begun
         told = ""
         if "KV events" in name:
-            expected, reported = calibration(hermes, "events")
+            expected, reported = calibration(hermes, "kv_events")
             told = f"{expected:.0f} / {reported:.0f}"
     finally:
         hermes.kill()

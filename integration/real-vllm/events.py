@@ -48,10 +48,10 @@ class Trial:
         self.stack.callback(hermes.kill)
         return hermes
 
-    def told(self, fate: str) -> float:
-        """Blocks that vLLM told of, by what became of them."""
+    def told(self, result: str) -> float:
+        """Blocks in vLLM's events with this result."""
         lines = httpx.get(f"{self.hermes.control}/metrics").raise_for_status().text.splitlines()
-        return total([line for line in lines if f'fate="{fate}"' in line], "hermes_kv_events_blocks_total")
+        return total([line for line in lines if f'result="{result}"' in line], "hermes_kv_events_blocks_total")
 
     def tokens(self, request: dict) -> list[int]:
         fields = {key: request[key] for key in ("model", "messages", "prompt") if key in request}
@@ -93,7 +93,7 @@ def words(trial: Trial, count: int) -> str:
 
 
 def the_publisher_is_found_by_the_engines_word(trial: Trial) -> str:
-    took = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole")
+    took = wait_for(lambda: trial.hermes.stream()["standing"] == "synced", "the stream is whole")
     stream = trial.hermes.stream()
     assert stream["publisher"].endswith(f":{trial.ports[1]}")
     return f"`{stream['publisher']}`, all is known {took:.1f} s after the start, nothing configured but `kvEvents: {{}}`"
@@ -188,7 +188,7 @@ def a_router_that_restarts(trial: Trial) -> str:
     before = trial.hermes.stream()
     trial.hermes.kill()
     trial.hermes = trial.start_hermes()
-    took = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole")
+    took = wait_for(lambda: trial.hermes.stream()["standing"] == "synced", "the stream is whole")
     after = trial.hermes.stream()
     assert (after["blocks"], after["next"]) == (before["blocks"], before["next"]), f"{before} and {after}"
     seen = trial.agree([({"prompt": tokens}, None)])
@@ -203,7 +203,7 @@ def after_a_restart(trial: Trial) -> str:
     began = time.monotonic()
     trial.engine = trial.start_engine()
     ready = time.monotonic() - began
-    back = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole", 60)
+    back = wait_for(lambda: trial.hermes.stream()["standing"] == "synced", "the stream is whole", 60)
     seen = trial.agree([({"prompt": tokens}, None), ({"prompt": tokens}, None), ({"prompt": trial.numbers(200)}, None)])
     return f"killed: no claims after {gone:.1f} s; started again ({ready:.0f} s): known to be empty {back:.1f} s later; {seen}"
 

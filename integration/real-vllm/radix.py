@@ -120,7 +120,7 @@ class Trial:
 
 def the_stream_is_followed(trial: Trial) -> str:
     trial.engine.publish()
-    took = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole")
+    took = wait_for(lambda: trial.hermes.stream()["standing"] == "synced", "the stream is whole")
     return f"all is known {took:.1f} s after the start"
 
 
@@ -152,7 +152,7 @@ def a_router_that_restarts(trial: Trial) -> str:
     trial.settled()
     trial.hermes.kill()
     trial.hermes = trial.start_hermes()
-    took = wait_for(lambda: trial.hermes.stream()["standing"] == "whole", "the stream is whole")
+    took = wait_for(lambda: trial.hermes.stream()["standing"] == "synced", "the stream is whole")
     return f"{trial.hermes.stream()['next']} batches replayed, whole after {took:.1f} s; {trial.agree([(tokens, None)])}"
 
 

@@ -106,7 +106,7 @@ class Hermes(Server):
     def stream(self) -> dict:
         """How the KV events of the pool's first endpoint are followed."""
         streams = httpx.get(f"{self.control}/debug/kv-events").raise_for_status().json().get("chat", {"streams": []})["streams"]
-        return streams[0] if streams else {"standing": "dark", "blocks": 0, "next": 0}
+        return streams[0] if streams else {"standing": "unsynced", "blocks": 0, "next": 0}
 
     def settled(self) -> None:
         """Waits until no more KV events come: vLLM publishes up to 0.1 s after a step."""

@@ -1,43 +1,93 @@
-//! What every metric of the process needs: families with bucket bounds, build info, process numbers, text formats.
+//! Declaring metrics, and what every process exposes: build info, process numbers, both text formats.
 //!
-//! A plane declares its metrics as one struct of families, registers each of them once, and resolves handles outside
-//! the hot path. There are no global metrics. Which metrics there are is the planes' business.
+//! A plane declares its families in structs, one line a family with [`family`] or [`Bounds`], and resolves handles
+//! outside the hot path. There are no global metrics.
 
 mod exposition;
+mod label_set;
+mod prediction;
 mod process;
+mod series;
 
-pub use exposition::{Description, Exposition, describe};
-pub use process::ProcessCollector;
+use std::{fmt::Debug, hash::Hash, sync::Arc};
 
-use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        family::{Family, MetricConstructor},
+        histogram::Histogram,
+        info::Info,
+    },
+    registry::{Metric, Registry},
+};
+
+pub use self::{
+    exposition::{Description, Exposition, describe},
+    label_set::{LabelSet, PerValue},
+    prediction::{PredictionFamily, PredictionKind, PredictionLabels, PredictionTokens},
+    process::ProcessCollector,
+    series::{HandleCache, Handles, SeriesScope},
+};
 
 /// Upper bounds of a histogram's buckets, rising, without the infinite one.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds(pub &'static [f64]);
 
-/// A histogram per label set `L`, all with the same bounds. `HistogramFamily::new_with_constructor(Bounds(…))`.
+/// The label of a family that is counted per pool only.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct PoolLabels {
+    /// The pool's name.
+    pub pool: Arc<str>,
+}
+
+/// A histogram per label set `L`, all with the same bounds.
 pub type HistogramFamily<L> = Family<L, Histogram, Bounds>;
 
-impl Bounds {
-    /// One histogram without labels.
+// === PoolLabels ===
+
+impl PoolLabels {
+    /// The label of `pool`.
     #[must_use]
-    pub fn histogram(self) -> Histogram {
-        Histogram::new(self.0.iter().copied())
+    pub fn new(pool: &Arc<str>) -> Self {
+        let pool = Arc::clone(pool);
+        Self { pool }
+    }
+}
+
+// === Declarations ===
+
+/// Declares a counter, a gauge or a family of them. Counters get the suffix `_total` when they are exposed.
+#[must_use]
+pub fn family<M: Metric + Default + Clone>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+impl Bounds {
+    /// Declares one histogram.
+    #[must_use]
+    pub fn histogram(self, registry: &mut Registry, name: &str, help: &str) -> Histogram {
+        let histogram = self.new_metric();
+        registry.register(name, help, histogram.clone());
+        histogram
     }
 
-    /// One histogram per label set.
+    /// Declares one histogram per label set.
     #[must_use]
-    pub fn family<L: Clone + std::hash::Hash + Eq>(self) -> HistogramFamily<L> {
-        Family::new_with_constructor(self)
+    pub fn family<L>(self, registry: &mut Registry, name: &str, help: &str) -> HistogramFamily<L>
+    where
+        L: Clone + Hash + Eq + EncodeLabelSet + Debug + Send + Sync + 'static,
+    {
+        let family = Family::new_with_constructor(self);
+        registry.register(name, help, family.clone());
+        family
     }
 }
 
 impl MetricConstructor<Histogram> for Bounds {
     fn new_metric(&self) -> Histogram {
-        self.histogram()
+        Histogram::new(self.0.iter().copied())
     }
 }
 
@@ -48,7 +98,7 @@ pub fn register_process(registry: &mut Registry, component: &'static str, versio
     let build = Info::new([("component", component), ("version", version)]);
     registry.register(
         "hermes_build",
-        "Which component this process is, and its version",
+        "Component of this process, and its version",
         build,
     );
     registry.register_collector(Box::new(ProcessCollector));
@@ -65,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn every_process_tells_its_version_and_memory() {
+    fn every_process_exposes_its_version_and_memory() {
         let mut registry = Registry::default();
         register_process(&mut registry, "data-plane", "1.2.3");
         let text = text(&registry);
@@ -81,10 +131,9 @@ mod tests {
 
     #[test]
     fn histograms_of_a_family_share_their_bounds() {
-        let family: HistogramFamily<[(&'static str, &'static str); 1]> =
-            Bounds(&[0.5, 1.0]).family();
         let mut registry = Registry::default();
-        registry.register("wait", "Time in queue", family.clone());
+        let family: HistogramFamily<[(&'static str, &'static str); 1]> =
+            Bounds(&[0.5, 1.0]).family(&mut registry, "wait", "Time in queue");
         family.get_or_create(&[("pool", "chat")]).observe(0.7);
         let text = text(&registry);
         assert!(

@@ -13,7 +13,7 @@ use crate::{
         Config,
         watch::{ConfigFile, ConfigStatus, LoadError},
     },
-    metrics::Metrics,
+    metrics::ControlPlaneMetrics,
 };
 
 /// A configuration that was loaded, and is watched for changes.
@@ -58,7 +58,12 @@ impl ConfigFeed {
     }
 
     /// Sends every configuration until the pipeline ends. `note` shows why the file's newest version is not in force.
-    pub(super) async fn run(self, updates: mpsc::Sender<Update>, metrics: Metrics, note: Note) {
+    pub(super) async fn run(
+        self,
+        updates: mpsc::Sender<Update>,
+        metrics: ControlPlaneMetrics,
+        note: Note,
+    ) {
         let Self {
             mut config,
             file,
@@ -66,8 +71,8 @@ impl ConfigFeed {
         } = self;
         config.mark_changed();
         let (mut status, _follow) = file.unzip();
-        metrics.config_ok.set(1);
-        metrics.config_revision.set(1);
+        metrics.config.last_reload_successful.set(1);
+        metrics.config.revision.set(1);
         loop {
             tokio::select! {
                 changed = config.changed() => {
@@ -79,8 +84,8 @@ impl ConfigFeed {
                 Some(()) = news(status.as_mut()) => {
                     let Some(status) = &status else { continue };
                     let status = status.borrow();
-                    metrics.config_ok.set(i64::from(status.last_error.is_none()));
-                    metrics.config_revision.set(i64::try_from(status.revision).unwrap_or(i64::MAX));
+                    metrics.config.last_reload_successful.set(i64::from(status.last_error.is_none()));
+                    metrics.config.revision.set(i64::try_from(status.revision).unwrap_or(i64::MAX));
                     match &status.last_error {
                         Some(error) => note.say(format!("refused, the last good one stays: {error}")),
                         None => note.clear(),

@@ -33,6 +33,7 @@ mod zmtp;
 use std::{collections::BTreeMap, sync::Arc};
 
 use hermes_core::{block_index::CacheIdentity, query::CacheHit, snapshot::EndpointId};
+use hermes_runtime::metrics::Handles;
 use parking_lot::Mutex;
 use reqwest::Client;
 use tokio::time::Instant;
@@ -42,7 +43,7 @@ pub(crate) use self::view::{STANDINGS, standing_name};
 use self::{
     follow::{EndpointFollower, RankStatuses},
     ingest::SharedIndex,
-    metrics::PoolCounters,
+    metrics::KvEventsPoolMetrics,
     source::PublisherPorts,
 };
 pub use self::{
@@ -56,7 +57,7 @@ use crate::{config::KvEventsConfig, discovery::EventPorts, engines::fetch};
 pub struct KvEvents {
     config: KvEventsConfig,
     shared: Arc<SharedIndex>,
-    counters: PoolCounters,
+    counters: Arc<Handles<KvEventsPoolMetrics>>,
     client: Client,
     following: Mutex<BTreeMap<EndpointId, FollowedEndpoint>>,
     _sweeper: AbortOnDropHandle<()>,
@@ -126,7 +127,7 @@ impl KvEvents {
     pub fn hits(&self, tokens: &[u32], identity: &CacheIdentity) -> Vec<CacheHit> {
         let began = Instant::now();
         let hits = self.shared.residency.read().hits(tokens, identity);
-        self.counters.lookups.observe(began.elapsed().as_secs_f64());
+        self.counters.lookup.observe(began.elapsed().as_secs_f64());
         hits
     }
 

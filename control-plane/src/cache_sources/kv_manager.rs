@@ -40,7 +40,7 @@ pub use self::{
     conductor::{Conductor, Encoding, Registration, Source as EventSource},
     dialect::Dialect,
     match_sort::{DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, MatchSort},
-    metrics::{KvMetrics, Origin, Outcome},
+    metrics::{AnswerOrigin, KvManagerMetrics, LookupOutcome},
 };
 use crate::cache_sources::{
     lookup_client::{self, LookupClient, LookupLimits, LookupRequest},
@@ -63,7 +63,7 @@ type LookupKey = u128;
 #[derive(Debug)]
 pub struct KvManager {
     asker: Arc<ManagerClient>,
-    flights: SingleFlight<LookupKey, Result<Arc<[CacheHit]>, Outcome>>,
+    flights: SingleFlight<LookupKey, Result<Arc<[CacheHit]>, LookupOutcome>>,
     recall: Arc<AnswerCache>,
     registrar: Option<EngineRegistration>,
     _registering: Option<AbortOnDropHandle<()>>,
@@ -75,7 +75,7 @@ struct ManagerClient {
     dialect: Dialect,
     url: Url,
     inquiry: LookupClient,
-    metrics: KvMetrics,
+    metrics: KvManagerMetrics,
 }
 
 /// Where a KV manager is and how it is asked.
@@ -158,7 +158,10 @@ impl KvManager {
     ///
     /// # Errors
     /// When the URL is not a valid HTTP URL, or the process has no usable TLS configuration.
-    pub fn new(settings: KvManagerSettings, metrics: KvMetrics) -> Result<Self, KvManagerError> {
+    pub fn new(
+        settings: KvManagerSettings,
+        metrics: KvManagerMetrics,
+    ) -> Result<Self, KvManagerError> {
         let url = settings.endpoint()?;
         let KvManagerSettings {
             budget,
@@ -228,14 +231,14 @@ impl KvManager {
         }
         let key = dialect.key(&lookup);
         if let Some(hits) = self.recall.get(key) {
-            metrics.answered(Origin::Recalled);
+            metrics.answered(AnswerOrigin::Cache);
             return hits;
         }
         let (flight, joined) = self.flights.join(key, || self.ask(key, lookup));
         metrics.answered(if joined {
-            Origin::Joined
+            AnswerOrigin::Shared
         } else {
-            Origin::Asked
+            AnswerOrigin::Manager
         });
         flight.await.unwrap_or_default()
     }
@@ -244,7 +247,7 @@ impl KvManager {
         &self,
         key: LookupKey,
         lookup: Lookup,
-    ) -> BoxFuture<'static, Result<Arc<[CacheHit]>, Outcome>> {
+    ) -> BoxFuture<'static, Result<Arc<[CacheHit]>, LookupOutcome>> {
         let (asker, recall) = (Arc::clone(&self.asker), Arc::clone(&self.recall));
         async move {
             let hits = asker.ask(&lookup).await?.into();
@@ -258,22 +261,22 @@ impl KvManager {
 // === ManagerClient ===
 
 impl ManagerClient {
-    async fn ask(&self, lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
+    async fn ask(&self, lookup: &Lookup) -> Result<Vec<CacheHit>, LookupOutcome> {
         let started = Instant::now();
         let result = self.attempt(lookup).await;
         let outcome = match &result {
-            Ok(hits) if hits.is_empty() => Outcome::Miss,
-            Ok(_) => Outcome::Hit,
+            Ok(hits) if hits.is_empty() => LookupOutcome::Miss,
+            Ok(_) => LookupOutcome::Hit,
             Err(outcome) => *outcome,
         };
         self.metrics.observe(outcome, started.elapsed());
         result
     }
 
-    async fn attempt(&self, lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
+    async fn attempt(&self, lookup: &Lookup) -> Result<Vec<CacheHit>, LookupOutcome> {
         let question = || {
             let body = self.dialect.question(lookup)?;
-            Ok::<_, Outcome>(LookupRequest {
+            Ok::<_, LookupOutcome>(LookupRequest {
                 url: self.url.clone(),
                 content_type: self.dialect.content_type(),
                 body,

@@ -254,12 +254,12 @@ impl LookupFault {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
-            Self::Refused => "refused",
-            Self::Broken => "broken",
+            Self::Refused => "connect_failed",
+            Self::Broken => "connection_broken",
             Self::Status(_) => "status",
-            Self::Garbage => "garbage",
+            Self::Garbage => "invalid_response",
             Self::Saturated => "saturated",
-            Self::Open => "open",
+            Self::Open => "circuit_open",
         }
     }
 

@@ -52,7 +52,7 @@ pub use self::{
     content::ContentFormat,
     failure::Failure,
     files::{TokenizerFiles, Unusable, describe},
-    metrics::{Outcome, TokenMetrics},
+    metrics::{TokenizeOutcome, TokenizerMetrics},
     workshop::MAX_WAITING,
 };
 use self::{
@@ -106,7 +106,7 @@ struct TokenizerState {
     workshop: TokenizerWorkers,
     memo: TokenCache,
     flights: SingleFlight<TokenKey, Result<Arc<[u32]>, Failure>>,
-    metrics: TokenMetrics,
+    metrics: TokenizerMetrics,
 }
 
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl PoolTokenizer {
     pub fn new(
         pool: &str,
         settings: TokenizerSettings,
-        metrics: TokenMetrics,
+        metrics: TokenizerMetrics,
     ) -> Result<Self, reqwest::Error> {
         let seed = RandomState::new().build_hasher().finish();
         let maker = match &settings.way {
@@ -176,7 +176,7 @@ impl PoolTokenizer {
         let started = Instant::now();
         let (outcome, ids) = match self.find(text, model).await {
             Ok((outcome, ids)) => (outcome, Some(ids)),
-            Err(failure) => (Outcome::Failed(failure), None),
+            Err(failure) => (TokenizeOutcome::Failed(failure), None),
         };
         self.shared.metrics.observe(outcome, started.elapsed());
         ids
@@ -186,7 +186,7 @@ impl PoolTokenizer {
         &self,
         text: &LookupText,
         model: Option<&str>,
-    ) -> Result<(Outcome, Arc<[u32]>), Failure> {
+    ) -> Result<(TokenizeOutcome, Arc<[u32]>), Failure> {
         let shared = &self.shared;
         if key::length(text) > shared.settings.longest {
             return Err(Failure::TooLong);
@@ -195,7 +195,7 @@ impl PoolTokenizer {
         let key = key::key(text, model, ready.seed());
         if let Some(ids) = shared.memo.get(key) {
             shared.metrics.observe_tokens(ids.len(), ids.len());
-            return Ok((Outcome::Remembered, ids));
+            return Ok((TokenizeOutcome::Cached, ids));
         }
         let work = || Arc::clone(shared).work(ready, key, text.clone(), model.map(Arc::from));
         let (flight, joined) = shared.flights.join(key, work);
@@ -204,9 +204,9 @@ impl PoolTokenizer {
             .unwrap_or(Err(Failure::Late));
         Ok((
             if joined {
-                Outcome::Joined
+                TokenizeOutcome::Shared
             } else {
-                Outcome::Made
+                TokenizeOutcome::Tokenized
             },
             made?,
         ))

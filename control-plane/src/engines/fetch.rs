@@ -112,11 +112,11 @@ impl ProbeFailure {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Refused => "refused",
+            Self::Refused => "connect_failed",
             Self::Timeout => "timeout",
-            Self::Broken => "broken",
+            Self::Broken => "connection_broken",
             Self::Status(_) => "status",
-            Self::Garbage => "garbage",
+            Self::Garbage => "invalid_response",
             Self::TooLarge => "too_large",
         }
     }

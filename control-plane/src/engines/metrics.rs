@@ -1,100 +1,88 @@
-//! What the collector says about its own work.
+//! Metrics of scraping endpoints.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::AtomicU64,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+use hermes_runtime::metrics::{Bounds, family};
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use std::sync::atomic::AtomicU64;
 
 use super::fetch::ProbeFailure;
 
-/// Metric families of the collector; cheap to clone.
+/// In seconds: from an idle engine on the same network to longer than any sensible timeout.
+const DURATION: Bounds = Bounds(&[
+    0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096,
+]);
+
+/// Metric families of all scrapes; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct CollectorMetrics {
+pub struct ScrapeMetrics {
     duration: Histogram,
-    failures: Family<FailureLabels, Counter>,
-    last_success: Family<EndpointLabels, Gauge<f64, AtomicU64>>,
-    refused: Counter,
+    failures: Family<ScrapeFailureLabels, Counter>,
+    last_success: Family<ScrapeLabels, Gauge<f64, AtomicU64>>,
+    rejected: Counter,
     skipped: Counter,
     dropped: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FailureLabels {
-    /// What was asked for: `metrics`, `health` or `models`.
-    what: &'static str,
+struct ScrapeFailureLabels {
+    /// The requested page: `metrics`, `health` or `models`.
+    target: &'static str,
     /// [`ProbeFailure::name`].
-    kind: &'static str,
+    reason: &'static str,
 }
 
 /// One series per endpoint that is scraped, removed with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndpointLabels {
+struct ScrapeLabels {
     endpoint: String,
 }
 
-// === CollectorMetrics ===
+// === ScrapeMetrics ===
 
-impl CollectorMetrics {
+impl ScrapeMetrics {
     /// Declares the families in `registry`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            // 1 ms (an idle engine on the same network) to 4 s (longer than any sensible timeout).
-            duration: Histogram::new(exponential_buckets(0.001, 2.0, 13)),
-            failures: Family::default(),
-            last_success: Family::default(),
-            refused: Counter::default(),
-            skipped: Counter::default(),
-            dropped: Counter::default(),
-        };
-        let Self {
-            duration,
-            failures,
-            last_success,
-            refused,
-            skipped,
-            dropped,
-        } = metrics.clone();
-        registry.register(
-            "hermes_collector_scrape_duration_seconds",
-            "Time from asking an endpoint for its state to the end of its answer",
-            duration,
-        );
-        registry.register(
-            "hermes_collector_failures",
-            "Requests to endpoints for their state that failed, by what was asked for and how it failed",
-            failures,
-        );
-        registry.register(
-            "hermes_collector_last_success_timestamp_seconds",
-            "Unix time at which an endpoint last told its state",
-            last_success,
-        );
-        registry.register(
-            "hermes_collector_refused_signals",
-            "Signals of endpoints that were ignored because a value could not be true",
-            refused,
-        );
-        registry.register(
-            "hermes_collector_skipped_lines",
-            "Lines of metrics pages that were not understood",
-            skipped,
-        );
-        registry.register(
-            "hermes_collector_dropped_observations",
-            "Observations that were lost because their reader was behind",
-            dropped,
-        );
-        metrics
+        let registry = registry.sub_registry_with_prefix("hermes_scrape");
+        Self {
+            duration: DURATION.histogram(
+                registry,
+                "duration_seconds",
+                "Duration of successful scrapes",
+            ),
+            failures: family(
+                registry,
+                "failures",
+                "Failed requests to endpoints for their state, by target and reason",
+            ),
+            last_success: family(
+                registry,
+                "last_success_timestamp_seconds",
+                "Unix time of the last successful scrape of an endpoint",
+            ),
+            rejected: family(
+                registry,
+                "rejected_values",
+                "Values in metrics pages that were ignored because they are impossible",
+            ),
+            skipped: family(
+                registry,
+                "skipped_lines",
+                "Lines of metrics pages that could not be parsed",
+            ),
+            dropped: family(
+                registry,
+                "dropped_samples",
+                "Scrape results that were dropped because their reader was behind",
+            ),
+        }
     }
 
     pub(super) fn succeeded(&self, endpoint: &str, took: Duration) {
@@ -103,23 +91,23 @@ impl CollectorMetrics {
             .unwrap_or_default();
         self.duration.observe(took.as_secs_f64());
         self.last_success
-            .get_or_create(&EndpointLabels {
+            .get_or_create(&ScrapeLabels {
                 endpoint: endpoint.to_owned(),
             })
             .set(now.as_secs_f64());
     }
 
-    pub(super) fn failed(&self, what: &'static str, failure: ProbeFailure) {
+    pub(super) fn failed(&self, target: &'static str, failure: ProbeFailure) {
         self.failures
-            .get_or_create(&FailureLabels {
-                what,
-                kind: failure.name(),
+            .get_or_create(&ScrapeFailureLabels {
+                target,
+                reason: failure.name(),
             })
             .inc();
     }
 
-    pub(super) fn read(&self, refused_signals: u32, skipped_lines: u64) {
-        self.refused.inc_by(u64::from(refused_signals));
+    pub(super) fn read(&self, rejected_values: u32, skipped_lines: u64) {
+        self.rejected.inc_by(u64::from(rejected_values));
         self.skipped.inc_by(skipped_lines);
     }
 
@@ -128,7 +116,7 @@ impl CollectorMetrics {
     }
 
     pub(super) fn forget(&self, endpoint: &str) {
-        self.last_success.remove(&EndpointLabels {
+        self.last_success.remove(&ScrapeLabels {
             endpoint: endpoint.to_owned(),
         });
     }

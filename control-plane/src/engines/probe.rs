@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    CollectorMetrics, ModelCard, ProbeFailure, ProbeResult, ProbeTarget, Scraped, fetch, models,
+    ModelCard, ProbeFailure, ProbeResult, ProbeTarget, ScrapeMetrics, Scraped, fetch, models,
 };
 
 /// Largest metrics page in bytes. A server with hundreds of ranks stays far below.
@@ -47,7 +47,7 @@ pub(super) struct ProbeContext {
     pub(super) client: Client,
     pub(super) slots: Arc<Semaphore>,
     pub(super) sink: mpsc::Sender<ProbeResult>,
-    pub(super) metrics: CollectorMetrics,
+    pub(super) metrics: ScrapeMetrics,
 }
 
 /// The state of one endpoint's questions.

@@ -115,7 +115,7 @@ fn ok(body: &str) -> Reply {
 fn collector() -> (EngineProbes, mpsc::Receiver<ProbeResult>, Registry) {
     hermes_runtime::crypto::install_default_crypto();
     let mut registry = Registry::default();
-    let metrics = CollectorMetrics::register(&mut registry);
+    let metrics = ScrapeMetrics::register(&mut registry);
     let (sink, observations) = mpsc::channel(16);
     (
         EngineProbes::new(Settings::default(), metrics, sink).expect("a client"),
@@ -251,7 +251,7 @@ async fn every_way_to_fail_has_its_name() {
         prometheus_client::encoding::text::encode(&mut text, &registry)
             .expect("a string takes all text");
         let counted = format!(
-            "failures_total{{what=\"metrics\",kind=\"{}\"}}",
+            "failures_total{{target=\"metrics\",reason=\"{}\"}}",
             expected.name()
         );
         assert!(text.contains(&counted), "{counted} in {text}");
@@ -334,7 +334,7 @@ async fn a_reader_that_is_behind_loses_observations_but_not_models() {
         models: None,
     };
     sink.try_send(filler).expect("room for one");
-    let metrics = CollectorMetrics::register(&mut Registry::default());
+    let metrics = ScrapeMetrics::register(&mut Registry::default());
     let mut collector = EngineProbes::new(Settings::default(), metrics, sink).expect("a client");
     collector.set(vec![server.target(Some("/metrics"))]);
 

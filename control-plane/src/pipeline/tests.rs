@@ -8,9 +8,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
-    cache_sources::{kv_events::KvEventsMetrics, kv_manager::KvMetrics, tokenizer::TokenMetrics},
+    cache_sources::{
+        kv_events::KvEventsMetrics, kv_manager::KvManagerMetrics, tokenizer::TokenizerMetrics,
+    },
     config::Config,
-    engines::{CollectorMetrics, Settings},
+    engines::{ScrapeMetrics, Settings},
 };
 
 /// A pipeline that runs, and both its ends.
@@ -26,7 +28,7 @@ impl Running {
     fn start() -> Self {
         install_default_crypto();
         let mut registry = Registry::default();
-        let metrics = Metrics::register(&mut registry);
+        let metrics = ControlPlaneMetrics::register(&mut registry);
         let pools = Arc::new(PoolDirectory::new(1, metrics.clone()));
         let (updates, queued_updates) = mpsc::channel(QUEUE);
         let (observations, queued_results) = mpsc::channel(QUEUE);
@@ -34,15 +36,15 @@ impl Running {
         let handles = PipelineHandles {
             probes: EngineProbes::new(
                 Settings::default(),
-                CollectorMetrics::register(&mut registry),
+                ScrapeMetrics::register(&mut registry),
                 observations,
             )
             .expect("TLS is set up"),
             discovery: DiscoverySupervisor::new(updates.clone(), None),
             resources: PoolResourceRegistry::new(
-                KvMetrics::register(&mut registry),
+                KvManagerMetrics::register(&mut registry),
                 KvEventsMetrics::register(&mut registry),
-                TokenMetrics::register(&mut registry),
+                TokenizerMetrics::register(&mut registry),
             ),
             gates: ReadinessGates::new(&readiness),
         };

@@ -22,7 +22,9 @@ use super::{
     PoolResources,
     scheduler::{EndpointLoadView, FinishReport, LoadRow, PoolCensus, PoolScheduler},
 };
-use crate::{cache_sources::kv_events::KvEvents, engines::ProbeResult, metrics::Metrics};
+use crate::{
+    cache_sources::kv_events::KvEvents, engines::ProbeResult, metrics::ControlPlaneMetrics,
+};
 
 /// Every pool's scheduler. Readers take no lock to find one.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub(crate) struct PoolDirectory {
     seed: u64,
     /// The endpoints of stored responses, as proxies reported them.
     responses: Mutex<ResponseLocations>,
-    metrics: Metrics,
+    metrics: ControlPlaneMetrics,
     /// Notified when a request is queued.
     queued: Notify,
 }
@@ -66,7 +68,7 @@ pub(crate) struct PoolLoadView {
 impl PoolDirectory {
     /// No schedulers yet. `seed` decides what is left to chance.
     #[must_use]
-    pub(crate) fn new(seed: u64, metrics: Metrics) -> Self {
+    pub(crate) fn new(seed: u64, metrics: ControlPlaneMetrics) -> Self {
         Self {
             directory: ArcSwap::default(),
             start: Instant::now(),
@@ -117,7 +119,6 @@ impl PoolDirectory {
         for (name, handle) in &before.pools {
             if !next.pools.contains_key(name) {
                 handle.scheduler.close();
-                self.metrics.forget(name);
             }
         }
     }

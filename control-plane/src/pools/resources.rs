@@ -7,8 +7,8 @@ use std::{collections::HashMap, fmt::Display, sync::Arc, time::Duration};
 use crate::{
     cache_sources::{
         kv_events::{KvEvents, KvEventsMetrics, Publisher},
-        kv_manager::{KvManager, KvManagerSettings, KvMetrics},
-        tokenizer::{PoolTokenizer, TokenMetrics, TokenizerSettings},
+        kv_manager::{KvManager, KvManagerMetrics, KvManagerSettings},
+        tokenizer::{PoolTokenizer, TokenizerMetrics, TokenizerSettings},
     },
     config::{KvEventsConfig, KvManagerConfig, PoolConfig},
 };
@@ -29,9 +29,9 @@ pub(crate) struct PoolResources {
 /// The resources of every configured pool.
 #[derive(Debug)]
 pub(crate) struct PoolResourceRegistry {
-    kv_manager_metrics: KvMetrics,
+    kv_manager_metrics: KvManagerMetrics,
     kv_events_metrics: KvEventsMetrics,
-    tokenizer_metrics: TokenMetrics,
+    tokenizer_metrics: TokenizerMetrics,
     pools: HashMap<Arc<str>, ConfiguredPool>,
 }
 
@@ -57,9 +57,9 @@ impl PoolResourceRegistry {
     /// No pools yet.
     #[must_use]
     pub(crate) fn new(
-        kv_manager_metrics: KvMetrics,
+        kv_manager_metrics: KvManagerMetrics,
         kv_events_metrics: KvEventsMetrics,
-        tokenizer_metrics: TokenMetrics,
+        tokenizer_metrics: TokenizerMetrics,
     ) -> Self {
         Self {
             kv_manager_metrics,
@@ -76,11 +76,6 @@ impl PoolResourceRegistry {
             let old = before.remove(&config.name).unwrap_or_default();
             let pool = self.reconcile(config, old);
             self.pools.insert(Arc::clone(&config.name), pool);
-        }
-        for (name, gone) in before {
-            if gone.kv_events.resource.is_some() {
-                self.kv_events_metrics.forget(&name);
-            }
         }
     }
 
@@ -116,14 +111,10 @@ impl PoolResourceRegistry {
             tokenizer,
             ..
         } = config;
-        let had_events = old.kv_events.config.is_some();
         let events = old.kv_events.reconcile(kv_events.as_ref(), |config| {
             let made = KvEvents::new(name, config.clone(), &self.kv_events_metrics);
             usable(made, name, "KV events are not followed")
         });
-        if had_events && events.resource.is_none() {
-            self.kv_events_metrics.forget(name);
-        }
         ConfiguredPool {
             kv_manager: old.kv_manager.reconcile(kv_manager.as_ref(), |config| {
                 let made = KvManager::new(settings(config), self.kv_manager_metrics.clone());

@@ -36,6 +36,7 @@ use hermes_core::{
     },
     snapshot::{EndpointId, Pool},
 };
+use hermes_runtime::metrics::Handles;
 use parking_lot::Mutex;
 use smallvec::smallvec;
 use tokio::sync::oneshot;
@@ -46,12 +47,12 @@ pub(crate) use self::{
     load_rows::{EndpointLoadView, LoadRow, SentLoadRows},
     reports::FinishReport,
 };
-use crate::metrics::{Cause, Outcome, PoolMetrics};
+use crate::metrics::{ReleaseCause, SchedulerMetrics, ScoreOutcome};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct PoolScheduler {
-    metrics: PoolMetrics,
+    metrics: Arc<Handles<SchedulerMetrics>>,
     state: Mutex<SchedulerState>,
 }
 
@@ -98,7 +99,7 @@ impl PoolScheduler {
     pub(crate) fn new(
         pool: &Arc<Pool>,
         stale_after: Duration,
-        metrics: PoolMetrics,
+        metrics: Arc<Handles<SchedulerMetrics>>,
         seed: u64,
     ) -> Self {
         let state = SchedulerState {
@@ -126,7 +127,7 @@ impl PoolScheduler {
 
     /// Its counters.
     #[must_use]
-    pub(crate) fn metrics(&self) -> &PoolMetrics {
+    pub(crate) fn metrics(&self) -> &SchedulerMetrics {
         &self.metrics
     }
 
@@ -145,11 +146,12 @@ impl PoolScheduler {
             Dispatched::Bound(binding) => {
                 state.sent_to(binding.choice.ranked[0].position, now);
                 drop(state);
-                self.metrics.scored(if binding.choice.panic_mode {
-                    Outcome::Desperate
+                self.metrics.scores[if binding.choice.panic_mode {
+                    ScoreOutcome::Panic
                 } else {
-                    Outcome::Chosen
-                });
+                    ScoreOutcome::Selected
+                }]
+                .inc();
                 ScoreDecision::Bound(binding)
             }
             Dispatched::Queued {
@@ -163,7 +165,7 @@ impl PoolScheduler {
                 }
                 let (reply, end) = oneshot::channel();
                 state.replies.insert(arrival.key, reply);
-                self.metrics.queued.inc();
+                self.metrics.enqueued.inc();
                 ScoreDecision::Waits(QueueTicket {
                     expected,
                     limit,
@@ -191,7 +193,7 @@ impl PoolScheduler {
         let mut state = self.state.lock();
         let position = state.dispatcher.pool().position(endpoint)?;
         state.dispatcher.book_fixed(key, position, query, now);
-        self.metrics.scored(Outcome::Chosen);
+        self.metrics.scores[ScoreOutcome::Selected].inc();
         let choice = EndpointChoice {
             ranked: smallvec![RankedEndpoint {
                 position,
@@ -220,7 +222,7 @@ impl PoolScheduler {
         let mut state = self.state.lock();
         let released = state.apply(pool, stale_after, now);
         self.release(&mut state, now);
-        self.metrics.released(Cause::EndpointGone, released);
+        self.metrics.releases[ReleaseCause::EndpointGone].inc_by(released as u64);
     }
 
     /// The pool was removed: queued requests end, and later ones are not queued, as none would be bound.
@@ -235,7 +237,7 @@ impl PoolScheduler {
         let mut state = self.state.lock();
         let expired = state.tick(now);
         self.release(&mut state, now);
-        self.metrics.released(Cause::Ttl, expired);
+        self.metrics.releases[ReleaseCause::Ttl].inc_by(expired as u64);
     }
 
     /// Binds the queued requests that can be bound, and ends those that waited too long. Returns whether any is left.
@@ -278,7 +280,7 @@ impl PoolScheduler {
     /// Rejects a queued request whose place another tenant's took.
     fn displace(&self, state: &mut SchedulerState, key: RequestKey, retry_after: Duration) {
         let refusal = ScoreRejection::Full { retry_after };
-        self.metrics.scored(Outcome::from(&refusal));
+        self.metrics.scores[ScoreOutcome::from(&refusal)].inc();
         if let Some(reply) = state.replies.remove(&key) {
             // Its stream may have broken meanwhile.
             let _gone = reply.send(Err(refusal));
@@ -286,7 +288,7 @@ impl PoolScheduler {
     }
 
     fn refuse(&self, refusal: ScoreRejection) -> ScoreDecision {
-        self.metrics.scored(Outcome::from(&refusal));
+        self.metrics.scores[ScoreOutcome::from(&refusal)].inc();
         ScoreDecision::Refused(refusal)
     }
 
@@ -300,9 +302,7 @@ impl PoolScheduler {
         for Dequeued { key, exit: end } in released {
             let result = match end {
                 QueueExit::Bound(binding) => {
-                    self.metrics
-                        .waited_seconds
-                        .observe(binding.waited.as_secs_f64());
+                    self.metrics.queue.observe(binding.waited.as_secs_f64());
                     Ok(binding)
                 }
                 QueueExit::TimedOut { retry_after } => {
@@ -310,11 +310,10 @@ impl PoolScheduler {
                 }
                 QueueExit::NoEndpoint(no_endpoint) => Err(ScoreRejection::NoEndpoint(no_endpoint)),
             };
-            self.metrics.scored(
-                result
-                    .as_ref()
-                    .map_or_else(Outcome::from, |_| Outcome::Chosen),
-            );
+            self.metrics.scores[result
+                .as_ref()
+                .map_or_else(ScoreOutcome::from, |_| ScoreOutcome::Selected)]
+            .inc();
             let bound = result
                 .as_ref()
                 .ok()

@@ -15,8 +15,9 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
+use hermes_runtime::metrics::PerValue;
 use hermes_runtime::tls::Tls;
-use prometheus_client::metrics::{counter::Counter, family::Family};
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -26,7 +27,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::{Connected, TcpIncoming};
 
 use super::PING_INTERVAL;
-use crate::metrics::{Handshake, HandshakeLabels};
+use crate::metrics::HandshakeOutcome;
 
 /// Handshakes at once. More connections wait in the kernel.
 const AT_ONCE: usize = 256;
@@ -47,7 +48,7 @@ pub(crate) struct GrpcListener {
 pub(super) struct Secured(TlsStream<TcpStream>);
 
 /// Counts handshakes by how they ended.
-pub(super) type Handshakes = Family<HandshakeLabels, Counter>;
+pub(super) type Handshakes = PerValue<HandshakeOutcome, Counter>;
 
 /// Connections as they come.
 pub(super) fn plain(listener: TcpListener) -> TcpIncoming {
@@ -82,31 +83,27 @@ async fn shake(
     let peer = connection.peer_addr().ok();
     let shaken = timeout(DEADLINE, TlsAcceptor::from(tls.server()).accept(connection)).await;
     let (outcome, stream) = match shaken {
-        Ok(Ok(stream)) => (Handshake::Accepted, Some(Ok(Secured(stream)))),
+        Ok(Ok(stream)) => (HandshakeOutcome::Accepted, Some(Ok(Secured(stream)))),
         Ok(Err(error)) => {
             let outcome = outcome_of(&error);
             tracing::debug!(?peer, outcome = outcome.name(), %error, "a TLS handshake failed");
             (outcome, None)
         }
-        Err(_) => (Handshake::Late, None),
+        Err(_) => (HandshakeOutcome::Timeout, None),
     };
-    handshakes
-        .get_or_create(&HandshakeLabels {
-            outcome: outcome.name(),
-        })
-        .inc();
+    handshakes[outcome].inc();
     stream
 }
 
 /// What kind of failure it was.
-fn outcome_of(error: &io::Error) -> Handshake {
+fn outcome_of(error: &io::Error) -> HandshakeOutcome {
     let cause = error
         .get_ref()
         .and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {
-        Some(rustls::Error::NoCertificatesPresented) => Handshake::NoCertificate,
-        Some(rustls::Error::InvalidCertificate(_)) => Handshake::BadCertificate,
-        _ => Handshake::Broken,
+        Some(rustls::Error::NoCertificatesPresented) => HandshakeOutcome::NoCertificate,
+        Some(rustls::Error::InvalidCertificate(_)) => HandshakeOutcome::BadCertificate,
+        _ => HandshakeOutcome::Failed,
     }
 }
 

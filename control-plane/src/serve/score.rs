@@ -37,7 +37,7 @@ use tracing::Span;
 pub(super) use self::lookup::find as find_hits;
 use super::{GrpcState, trace};
 use crate::{
-    metrics::{Metrics, Outcome},
+    metrics::{ControlPlaneMetrics, ScoreOutcome},
     pools::{PoolDirectory, PoolHandle, PoolScheduler, ScoreDecision, ScoreRejection},
 };
 
@@ -52,7 +52,7 @@ pub(super) struct ScoreCalls {
     /// The proxy, once it has named itself: cancels do not.
     proxy: Option<ProxyId>,
     pools: Arc<PoolDirectory>,
-    metrics: Metrics,
+    metrics: ControlPlaneMetrics,
     closing: CancellationToken,
     /// Lookups, at most [`MAX_LOOKUPS`], and waits, bounded by the queues of the pools.
     steps: FuturesUnordered<Abortable<Step>>,
@@ -82,7 +82,7 @@ enum CallEnd {
 }
 
 /// Counts a stream while it is open.
-struct StreamGuard(Metrics);
+struct StreamGuard(ControlPlaneMetrics);
 
 // === ScoreCalls ===
 
@@ -92,7 +92,7 @@ impl ScoreCalls {
         state: &GrpcState,
         inbound: Streaming<ScoreRequests>,
     ) -> impl Stream<Item = Result<ScoreResponses, Status>> + Send + 'static {
-        state.metrics.score_streams.inc();
+        state.metrics.streams.score_streams.inc();
         let scoring = Self {
             inbound,
             ended: false,
@@ -161,7 +161,7 @@ impl ScoreCalls {
             Ok(ask) => ask,
             Err(invalid) => {
                 tracing::debug!(request = id, %invalid, "score request refused");
-                self.metrics.invalid();
+                self.metrics.invalid_request();
                 return Some(answer::refused(id, Reason::Invalid));
             }
         };
@@ -276,7 +276,7 @@ impl ScoreCalls {
                 step.abort();
                 if !scheduler.cancel(key, self.pools.now()) {
                     // It had not got further than its lookup.
-                    scheduler.metrics().scored(Outcome::Cancelled);
+                    scheduler.metrics().scores[ScoreOutcome::Cancelled].inc();
                 }
             }
             None => self.pools.cancel(key),
@@ -331,7 +331,7 @@ impl PendingCall {
         pool_handle
             .scheduler
             .metrics()
-            .score_seconds
+            .score
             .observe(since.elapsed().as_secs_f64());
         match end {
             Some(Ok(binding)) => answer::chosen(id, &binding),
@@ -343,6 +343,6 @@ impl PendingCall {
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.0.score_streams.dec();
+        self.0.streams.score_streams.dec();
     }
 }

@@ -28,7 +28,7 @@ use tonic::{Status, Streaming};
 use self::{structure::StructureCursor, uplink::ReportReader};
 use super::{GrpcState, proxies::ProxyConnection};
 use crate::{
-    metrics::{Metrics, SentLabels},
+    metrics::{ControlPlaneMetrics, MessageKind},
     pools::{PoolDirectory, SentLoadRows},
 };
 
@@ -52,7 +52,7 @@ pub(super) struct Subscriber {
     load_due: Instant,
     uplink: ReportReader,
     pools: Arc<PoolDirectory>,
-    metrics: Metrics,
+    metrics: ControlPlaneMetrics,
     _present: ProxyConnection,
 }
 
@@ -130,9 +130,9 @@ impl Subscriber {
                 // All rows follow a whole snapshot, and at once.
                 self.rows.clear();
                 self.load_due = Instant::now();
-                "snapshot"
+                MessageKind::Snapshot
             }
-            _ => "delta",
+            _ => MessageKind::Delta,
         };
         Some(self.outgoing(kind, message))
     }
@@ -149,17 +149,17 @@ impl Subscriber {
         };
         let loads = news.into_iter().map(row).collect();
         Some(self.outgoing(
-            "load",
+            MessageKind::Load,
             from_control_plane::Message::Load(v1::LoadUpdate { loads }),
         ))
     }
 
     fn outgoing(
         &self,
-        kind: &'static str,
+        kind: MessageKind,
         message: from_control_plane::Message,
     ) -> FromControlPlane {
-        self.metrics.sent.get_or_create(&SentLabels { kind }).inc();
+        self.metrics.streams.messages_sent[kind].inc();
         FromControlPlane {
             message: Some(message),
         }
@@ -173,7 +173,7 @@ impl Subscriber {
                 tracing::debug!(proxy = self.proxy.0, version, "snapshot in use");
             }
             Some(from_data_plane::Message::Reject(reject)) => {
-                self.metrics.rejected.inc();
+                self.metrics.streams.rejected_snapshots.inc();
                 self.structure.reject(&reject, self.proxy);
             }
             Some(from_data_plane::Message::Taught(taught)) => self.uplink.taught(taught),
@@ -200,7 +200,7 @@ async fn welcome(state: GrpcState, mut inbound: Streaming<FromDataPlane>, out: O
         release,
     } = &hello;
     tracing::info!(proxy, name, release, "proxy subscribed");
-    state.metrics.subscribers.inc();
+    state.metrics.streams.subscribers.inc();
     let _gauge = SubscriberGuard(&state.metrics);
     let ended = Subscriber::new(&state, &hello)
         .run(inbound, out, state.snapshots.clone())
@@ -236,10 +236,10 @@ async fn room_at(
 }
 
 /// Counts a subscriber down however its task ends.
-struct SubscriberGuard<'a>(&'a Metrics);
+struct SubscriberGuard<'a>(&'a ControlPlaneMetrics);
 
 impl Drop for SubscriberGuard<'_> {
     fn drop(&mut self) {
-        self.0.subscribers.dec();
+        self.0.streams.subscribers.dec();
     }
 }

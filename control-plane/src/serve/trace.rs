@@ -15,7 +15,7 @@ use hermes_runtime::{
 };
 use tracing::{Span, field::Empty, info_span};
 
-use crate::{metrics::Outcome, pools::ScoreRejection};
+use crate::{metrics::ScoreOutcome, pools::ScoreRejection};
 
 /// Where the flags begin in `version-trace-parent-flags`.
 const FLAGS: usize = 53;
@@ -55,7 +55,7 @@ pub(super) fn record(span: &Span, pool: &Pool, end: Option<&Result<Assignment, S
     );
     match end {
         Some(Ok(binding)) => bound(span, pool, binding),
-        Some(Err(refusal)) => _ = span.record("error.type", Outcome::from(refusal).name()),
+        Some(Err(refusal)) => _ = span.record("error.type", ScoreOutcome::from(refusal).name()),
         None => _ = span.record("error.type", "pool_gone"),
     }
 }

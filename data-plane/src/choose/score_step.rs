@@ -15,7 +15,6 @@ use hermes_proto::{
     v1::{self, refused::Reason},
 };
 use hermes_runtime::propagation;
-use prometheus_client::metrics::{gauge::Gauge, histogram::Histogram};
 use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
@@ -24,7 +23,7 @@ use crate::{
     link::score::{PendingScore, ScoreClient, ScoreClientError},
     request::{api::Api, local_reply::LocalReply, lookup},
     sync::RoutingState,
-    telemetry::metrics::ScoreFailure,
+    telemetry::metrics::{ScoreFailure, SelectionMetrics},
     view::RoutingPool,
 };
 
@@ -60,7 +59,7 @@ impl ScoreStep {
         waited: &mut Duration,
     ) -> Result<ScoredEndpoints, ScoreStepError> {
         let pool = wanted.pool;
-        let mut client = self.owner(pool.name()).ok_or(ScoreFailure::Away)?;
+        let mut client = self.owner(pool.name()).ok_or(ScoreFailure::Disconnected)?;
         let mut resubmissions = 0;
         loop {
             let before = *waited;
@@ -134,6 +133,7 @@ impl ScoreStep {
         wanted
             .pool
             .metrics
+            .selections
             .score
             .observe(sent_at.elapsed().as_secs_f64());
         match answer {
@@ -218,7 +218,7 @@ async fn wait(
     waited: &mut Duration,
 ) -> Result<Answer, ScoreClientError> {
     tracing::debug!(pool = %pool.name(), ?place, "a request is queued until an endpoint has room");
-    let waiting = QueueTimer::begin(&pool.metrics.waiting, &pool.metrics.wait);
+    let waiting = QueueTimer::begin(&pool.metrics.selections);
     let answer = pending
         .answer(place.limit.min(MAX_QUEUE_WAIT) + deadline)
         .await;
@@ -237,12 +237,12 @@ fn resolve_answer(
     waited: Duration,
 ) -> Result<ScoredEndpoints, ScoreStepError> {
     let answer = answer.map_err(|no_answer| match no_answer {
-        ScoreClientError::Late => ScoreFailure::Late,
-        ScoreClientError::Broken | ScoreClientError::Full => ScoreFailure::Broken,
+        ScoreClientError::Late => ScoreFailure::Timeout,
+        ScoreClientError::Broken | ScoreClientError::Full => ScoreFailure::StreamBroken,
     })?;
     match answer {
         Answer::Chosen(chosen) => {
-            known_endpoints(pool, chosen, waited).ok_or(ScoreFailure::Refused.into())
+            known_endpoints(pool, chosen, waited).ok_or(ScoreFailure::Rejected.into())
         }
         Answer::Refused {
             reason: Reason::QueueFull,
@@ -255,7 +255,7 @@ fn resolve_answer(
             waited,
             retry_after,
         })),
-        Answer::Refused { .. } | Answer::Queued(_) => Err(ScoreFailure::Refused.into()),
+        Answer::Refused { .. } | Answer::Queued(_) => Err(ScoreFailure::Rejected.into()),
     }
 }
 
@@ -310,25 +310,25 @@ fn known_endpoints(
 /// Counts a queued request, and observes how long it was queued when dropped.
 struct QueueTimer<'a> {
     since: Instant,
-    now: &'a Gauge,
-    times: &'a Histogram,
+    metrics: &'a SelectionMetrics,
 }
 
 impl<'a> QueueTimer<'a> {
-    fn begin(now: &'a Gauge, times: &'a Histogram) -> Self {
-        now.inc();
+    fn begin(metrics: &'a SelectionMetrics) -> Self {
+        metrics.queued.inc();
         Self {
             since: Instant::now(),
-            now,
-            times,
+            metrics,
         }
     }
 }
 
 impl Drop for QueueTimer<'_> {
     fn drop(&mut self) {
-        self.now.dec();
-        self.times.observe(self.since.elapsed().as_secs_f64());
+        self.metrics.queued.dec();
+        self.metrics
+            .queue
+            .observe(self.since.elapsed().as_secs_f64());
     }
 }
 

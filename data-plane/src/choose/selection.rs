@@ -7,8 +7,8 @@ use opentelemetry::Context;
 use smallvec::SmallVec;
 
 use crate::{
-    endpoint::Upstream, request::inference_request::InferenceRequest, telemetry::metrics::Rung,
-    view::RoutingPool,
+    endpoint::Upstream, request::inference_request::InferenceRequest,
+    telemetry::metrics::FallbackLevel, view::RoutingPool,
 };
 
 /// Endpoints for a request, and how they were selected.
@@ -16,7 +16,7 @@ use crate::{
 pub(crate) struct Selection {
     /// Best first.
     pub(crate) ranked: SmallVec<[SelectedEndpoint; MAX_RANKED]>,
-    pub(crate) rung: Rung,
+    pub(crate) level: FallbackLevel,
     pub(crate) why: SelectionDetails,
 }
 

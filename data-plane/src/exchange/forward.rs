@@ -19,7 +19,7 @@ use crate::{
     clock::uptime,
     endpoint::{Answer, Upstream},
     request::{inference_request::InferenceRequest, local_reply::LocalReply, outgoing::Outgoing},
-    telemetry::metrics::{self, Ended, Metrics},
+    telemetry::metrics::{AttemptOutcome, ProxyMetrics, RequestOutcome},
     view::RoutingPool,
 };
 
@@ -35,7 +35,7 @@ pub(crate) struct UpstreamResponse {
 
 /// Sends requests to endpoints.
 pub(crate) struct Forwarder {
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<ProxyMetrics>,
 }
 
 impl Forwarder {
@@ -68,7 +68,7 @@ impl Forwarder {
                 self.attempt((request, &body), pool, endpoint, guard).await;
             if repeated {
                 // The first sending was unanswered: the request may be the cause, whatever came of the repetition.
-                pool.metrics.attempted(metrics::Attempt::Failed);
+                pool.metrics.endpoints.attempts[AttemptOutcome::Failed].inc();
                 attempts.failed(true);
             }
             let end = match &answer {
@@ -86,7 +86,7 @@ impl Forwarder {
             held = answer.ok().or(held);
         }
         held.ok_or_else(|| {
-            guard.failed(Ended::Failed);
+            guard.failed(RequestOutcome::Failed);
             LocalReply::Exhausted(attempts.tried())
         })
     }
@@ -112,8 +112,9 @@ impl Forwarder {
             deadline: Deadline::of(request, timeouts, guard.arrived()),
             connect_timeout: timeouts.connect,
         };
-        let LegResult { answer, repeated } =
-            leg.exchange(span, &self.metrics.connections_opened).await;
+        let LegResult { answer, repeated } = leg
+            .exchange(span, &self.metrics.endpoints.connections_opened)
+            .await;
         let answer = match answer {
             Ok(LegAnswer { head, first, body }) => Ok(UpstreamResponse {
                 head,
@@ -133,9 +134,10 @@ impl Forwarder {
 /// Records the end of an attempt in the metrics, in the endpoint's health, and at the control plane.
 fn record(end: AttemptEnd, pool: &RoutingPool, upstream: &Upstream, guard: &RequestGuard) {
     let Some(failure) = end.failure() else {
-        return pool.metrics.attempted(metrics::Attempt::Answered);
+        pool.metrics.endpoints.attempts[AttemptOutcome::Answered].inc();
+        return;
     };
-    pool.metrics.attempted(failure.metric);
+    pool.metrics.endpoints.attempts[failure.metric].inc();
     upstream.failed(uptime(), failure.health);
     guard.attempt_failed(upstream.endpoint.id, failure.report);
 }
@@ -144,11 +146,11 @@ fn record(end: AttemptEnd, pool: &RoutingPool, upstream: &Upstream, guard: &Requ
 fn final_reply(error: &LegError, tried: u32, guard: &mut RequestGuard) -> LocalReply {
     match error {
         LegError::TimedOut(limit) => {
-            guard.failed(Ended::TimedOut);
+            guard.failed(RequestOutcome::TimedOut);
             LocalReply::TimedOut(*limit)
         }
         LegError::Unreachable(_) | LegError::Broken(_) => {
-            guard.failed(Ended::Failed);
+            guard.failed(RequestOutcome::Failed);
             LocalReply::Exhausted(tried)
         }
     }

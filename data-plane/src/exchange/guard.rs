@@ -36,7 +36,7 @@ use crate::{
     },
     telemetry::{
         access_log::AccessLog,
-        metrics::{Ended, Rung},
+        metrics::{FallbackLevel, RequestOutcome},
         usage::TokenUsage,
     },
     view::RoutingPool,
@@ -50,7 +50,7 @@ pub(crate) struct RequestGuard {
     pool: Arc<RoutingPool>,
     /// What the selection read of the request, and how it was made.
     query: Query,
-    level: Rung,
+    level: FallbackLevel,
     queued: Duration,
     /// The model's name, if a listener of the access log was connected when the endpoint was selected.
     recorded_model: Option<Box<str>>,
@@ -60,7 +60,7 @@ pub(crate) struct RequestGuard {
     attempts: u32,
     usage: Option<TokenUsage>,
     stored_response: Option<ResponseKey>,
-    outcome: Ended,
+    outcome: RequestOutcome,
     /// Admission, and the drain that waits for this request.
     _held: (AdmissionPermit, Tracked),
 }
@@ -89,11 +89,11 @@ impl RequestGuard {
             sinks: Sinks {
                 reporter,
                 access_log,
-                model: Arc::clone(pool.metrics.model(model)),
+                model: Arc::clone(pool.models.get(model)),
             },
             pool,
             query: Query::default(),
-            level: Rung::default(),
+            level: FallbackLevel::default(),
             queued: Duration::ZERO,
             recorded_model: None,
             timeline: Timeline::starting(at),
@@ -101,7 +101,7 @@ impl RequestGuard {
             attempts: 0,
             usage: None,
             stored_response: None,
-            outcome: Ended::Cancelled,
+            outcome: RequestOutcome::Cancelled,
             _held: held,
         }
     }
@@ -131,16 +131,16 @@ impl RequestGuard {
         if let Some(prompt_tokens) = selection.why.prompt_tokens {
             self.query.prompt_tokens = prompt_tokens;
         }
-        self.level = selection.rung;
+        self.level = selection.level;
         self.queued = selection.why.waited;
     }
 
     /// No endpoint was selected.
     pub(crate) const fn selection_failed(&mut self, reply: &LocalReply) {
         self.outcome = if reply.is_overload() {
-            Ended::Busy
+            RequestOutcome::Overloaded
         } else {
-            Ended::Failed
+            RequestOutcome::Failed
         };
     }
 
@@ -158,9 +158,9 @@ impl RequestGuard {
         let sent = Instant::now();
         if self.attempts == 0 {
             let routing = sent - self.timeline.arrived();
-            self.sinks.model.queue.observe(routing.as_secs_f64());
+            self.sinks.model.routing.observe(routing.as_secs_f64());
         } else {
-            self.pool.metrics.retries.inc();
+            self.pool.metrics.endpoints.retries.inc();
         }
         if let Some(history) = &self.pool.history {
             history.remember(id, &self.query);
@@ -185,7 +185,7 @@ impl RequestGuard {
     }
 
     /// No answer is relayed.
-    pub(crate) const fn failed(&mut self, outcome: Ended) {
+    pub(crate) const fn failed(&mut self, outcome: RequestOutcome) {
         self.outcome = outcome;
     }
 
@@ -205,7 +205,10 @@ impl RequestGuard {
                 .reporter
                 .first_byte(self.id, attempt.since_sent(now));
             let ttft = now - self.timeline.arrived();
-            self.sinks.model.ttft.observe(ttft.as_secs_f64());
+            self.sinks
+                .model
+                .time_to_first_token
+                .observe(ttft.as_secs_f64());
         }
         is_first
     }
@@ -213,7 +216,7 @@ impl RequestGuard {
     /// The answer was relayed to its last byte.
     pub(super) const fn completed(
         &mut self,
-        outcome: Ended,
+        outcome: RequestOutcome,
         usage: Option<TokenUsage>,
         stored_response: Option<ResponseKey>,
     ) {
@@ -223,7 +226,7 @@ impl RequestGuard {
     }
 
     /// The answer broke off.
-    pub(super) fn truncated(&mut self, outcome: Ended) {
+    pub(super) fn truncated(&mut self, outcome: RequestOutcome) {
         self.outcome = outcome;
         if let Some(attempt) = &self.attempt {
             self.attempt_failed(attempt.upstream.endpoint.id, Outcome::Failed);

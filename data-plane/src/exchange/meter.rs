@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{attempt::Attempt, guard::RequestGuard};
 use crate::{
     endpoint::Upstream,
-    telemetry::{metrics::Ended, usage::UsageTap},
+    telemetry::{metrics::RequestOutcome, usage::UsageTap},
 };
 
 /// See the module. Dropping it ends the request.
@@ -21,7 +21,7 @@ pub(crate) struct Meter {
     attempt: Attempt,
     tap: UsageTap,
     /// Outcome to record if the answer completes.
-    if_complete: Ended,
+    if_complete: RequestOutcome,
     /// Locations of stored responses, if the answer may be one.
     responses: Option<Arc<Mutex<ResponseLocations>>>,
 }
@@ -31,7 +31,7 @@ impl Meter {
     pub(crate) fn begin(
         mut guard: RequestGuard,
         attempt: Attempt,
-        if_complete: Ended,
+        if_complete: RequestOutcome,
         responses: Option<Arc<Mutex<ResponseLocations>>>,
     ) -> Self {
         guard.relay(&attempt);
@@ -65,7 +65,7 @@ impl Meter {
     }
 
     /// The answer broke off.
-    pub(crate) fn truncate(&mut self, outcome: Ended) {
+    pub(crate) fn truncate(&mut self, outcome: RequestOutcome) {
         self.guard.truncated(outcome);
     }
 

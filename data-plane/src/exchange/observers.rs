@@ -12,14 +12,14 @@ use std::sync::Arc;
 use super::summary::RequestSummary;
 use crate::{
     link::report::Reporter,
-    telemetry::{access_log::AccessLog, metrics::ModelMetrics},
+    telemetry::{access_log::AccessLog, metrics::ModelHandles},
 };
 
 /// Where observers write.
 pub(super) struct Sinks {
     pub(super) reporter: Arc<Reporter>,
     pub(super) access_log: Arc<AccessLog>,
-    pub(super) model: Arc<ModelMetrics>,
+    pub(super) model: Arc<ModelHandles>,
 }
 
 /// Passes the summary to every observer, once.

@@ -24,7 +24,7 @@ use super::{forward::UpstreamResponse, guard::RequestGuard, meter::Meter, retry}
 use crate::{
     endpoint::Answer,
     request::{headers, inference_request::InferenceRequest},
-    telemetry::metrics::Ended,
+    telemetry::metrics::RequestOutcome,
 };
 
 /// The body of a response: the proxy's own, or an engine's.
@@ -143,9 +143,11 @@ impl Relay {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                self.truncate(TruncatedResponse::Broken(error), Ended::Broken, cx)
-            }
+            Poll::Ready(Some(Err(error))) => self.truncate(
+                TruncatedResponse::Broken(error),
+                RequestOutcome::Truncated,
+                cx,
+            ),
             Poll::Ready(None) => {
                 self.complete();
                 Poll::Ready(None)
@@ -164,7 +166,7 @@ impl Relay {
             if due <= Instant::now() {
                 return self.truncate(
                     TruncatedResponse::Silent(self.idle_timeout),
-                    Ended::TimedOut,
+                    RequestOutcome::TimedOut,
                     cx,
                 );
             }
@@ -196,7 +198,7 @@ impl Relay {
     fn truncate(
         &mut self,
         why: TruncatedResponse,
-        ended: Ended,
+        ended: RequestOutcome,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         tracing::info!(endpoint = %self.meter.upstream().endpoint.name, %why, "an answer was truncated");

@@ -16,7 +16,7 @@ use http::StatusCode;
 
 use crate::{
     link::report::Outcome,
-    telemetry::metrics::{self, Ended},
+    telemetry::metrics::{AttemptOutcome, RequestOutcome},
 };
 
 /// Attempts that may fail suspiciously: the request itself may be the cause of such a failure.
@@ -48,7 +48,7 @@ pub(super) enum RetryVerdict {
 /// A failed attempt, as each sink names it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct AttemptFailure {
-    pub(super) metric: metrics::Attempt,
+    pub(super) metric: AttemptOutcome,
     pub(super) health: EndpointFailure,
     pub(super) report: Outcome,
 }
@@ -82,25 +82,25 @@ impl AttemptEnd {
     pub(super) fn failure(self) -> Option<AttemptFailure> {
         let (metric, health, report) = match self {
             Self::Unreachable => (
-                metrics::Attempt::Unreachable,
+                AttemptOutcome::Unreachable,
                 EndpointFailure::Connect,
                 Outcome::Unreachable,
             ),
             Self::Broken => (
-                metrics::Attempt::Failed,
+                AttemptOutcome::Failed,
                 EndpointFailure::Reset,
                 Outcome::Failed,
             ),
             Self::TimedOut => (
-                metrics::Attempt::TimedOut,
+                AttemptOutcome::TimedOut,
                 EndpointFailure::Timeout,
                 Outcome::TimedOut,
             ),
             Self::Answered(status) => {
                 let health = EndpointFailure::Status(status.as_u16());
                 match status.as_u16() {
-                    429 | 503 => (metrics::Attempt::Busy, health, Outcome::Backpressure),
-                    500 | 502 | 504 => (metrics::Attempt::Failed, health, Outcome::Failed),
+                    429 | 503 => (AttemptOutcome::Overloaded, health, Outcome::Backpressure),
+                    500 | 502 | 504 => (AttemptOutcome::Failed, health, Outcome::Failed),
                     _ => return None,
                 }
             }
@@ -114,12 +114,12 @@ impl AttemptEnd {
 }
 
 /// The outcome of a request whose answer with this status is relayed to its end.
-pub(super) fn outcome_of(status: StatusCode) -> Ended {
+pub(super) fn outcome_of(status: StatusCode) -> RequestOutcome {
     match status.as_u16() {
-        429 | 503 => Ended::Busy,
-        400..500 => Ended::ClientError,
-        500..600 => Ended::Failed,
-        _ => Ended::Ok,
+        429 | 503 => RequestOutcome::Overloaded,
+        400..500 => RequestOutcome::ClientError,
+        500..600 => RequestOutcome::Failed,
+        _ => RequestOutcome::Ok,
     }
 }
 
@@ -213,6 +213,9 @@ mod tests {
         assert_eq!(failure(StatusCode::BAD_REQUEST), None);
         let busy = failure(StatusCode::TOO_MANY_REQUESTS).expect("overload");
         assert_eq!(busy.report, Outcome::Backpressure);
-        assert_eq!(outcome_of(StatusCode::NOT_IMPLEMENTED), Ended::Failed);
+        assert_eq!(
+            outcome_of(StatusCode::NOT_IMPLEMENTED),
+            RequestOutcome::Failed
+        );
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{attempt::AttemptFacts, timeline::Timeline, trace::RequestTrace};
 use crate::{
     telemetry::{
-        metrics::{Ended, Rung},
+        metrics::{FallbackLevel, RequestOutcome},
         usage::TokenUsage,
     },
     view::RoutingPool,
@@ -21,12 +21,12 @@ pub(super) struct RequestSummary<'a> {
     pub(super) query: &'a Query,
     /// The model's name, if it is to be recorded.
     pub(super) recorded_model: Option<&'a str>,
-    pub(super) level: Rung,
+    pub(super) level: FallbackLevel,
     /// Time in the control plane's queue.
     pub(super) queued: Duration,
     pub(super) timeline: Timeline,
     pub(super) ended_at: Instant,
-    pub(super) outcome: Ended,
+    pub(super) outcome: RequestOutcome,
     /// The last attempt, or the one whose answer was relayed.
     pub(super) attempt: Option<&'a AttemptFacts>,
     /// Attempts after the first.
@@ -53,6 +53,6 @@ impl RequestSummary<'_> {
 
     /// Whether the client disconnected before anything of the answer was relayed.
     pub(super) fn was_abandoned(&self) -> bool {
-        self.outcome == Ended::Cancelled && self.timeline.time_to_first_token().is_none()
+        self.outcome == RequestOutcome::Cancelled && self.timeline.time_to_first_token().is_none()
     }
 }

@@ -40,7 +40,7 @@ use crate::{
         admission::AdmissionLimit, api, inference_request::InferenceRequest,
         local_reply::LocalReply,
     },
-    telemetry::{access_log::AccessLog, metrics::Metrics},
+    telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
     view::{RoutingPool, RoutingView},
 };
 
@@ -79,7 +79,7 @@ impl Exchange {
             pools: vec![pool],
             ..Snapshot::default()
         });
-        let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+        let metrics = Arc::new(ProxyMetrics::register(&mut Registry::default()));
         let view = RoutingView::build(snapshot, None, &metrics);
         let (reporter, reports) = Reporter::new();
         Self {

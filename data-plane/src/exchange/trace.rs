@@ -195,7 +195,7 @@ pub(crate) fn selected(span: &Span, selection: &Selection) {
         return;
     }
     let Selection {
-        ranked, rung, why, ..
+        ranked, level, why, ..
     } = selection;
     let SelectionDetails {
         waited,
@@ -205,7 +205,7 @@ pub(crate) fn selected(span: &Span, selection: &Selection) {
         runner_up,
         prompt_tokens: _,
     } = why;
-    span.record("hermes.decided_by", rung.name());
+    span.record("hermes.decided_by", level.name());
     if let Some(SelectedEndpoint {
         upstream,
         cached_tokens,

@@ -162,13 +162,13 @@ struct Counted<'a>(&'a Proxy);
 
 impl<'a> Counted<'a> {
     fn new(proxy: &'a Arc<Proxy>) -> Self {
-        proxy.metrics.clients.inc();
+        proxy.metrics.requests.client_connections.inc();
         Self(proxy)
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.metrics.clients.dec();
+        self.0.metrics.requests.client_connections.dec();
     }
 }

@@ -71,7 +71,7 @@ fn send_history(target: &ReplayTarget<'_>, pool: &RoutingPool) {
             Err(_) => dropped += count,
         }
     }
-    pool.metrics.taught.inc_by(sent as u64);
+    pool.metrics.selections.history_replayed.inc_by(sent as u64);
     if sent + dropped > 0 {
         tracing::info!(pool = %pool.name(), replica = %target.name, sent, dropped, "replayed the routing history to the pool's owner");
     }
@@ -87,7 +87,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::metrics::ProxyMetrics;
 
     /// A pool of one endpoint that got one prompt.
     fn view(strategy: Strategy) -> RoutingView {
@@ -117,7 +117,11 @@ mod tests {
             pools: vec![pool],
             ..Snapshot::default()
         });
-        let view = RoutingView::build(snapshot, None, &Metrics::register(&mut Registry::default()));
+        let view = RoutingView::build(
+            snapshot,
+            None,
+            &ProxyMetrics::register(&mut Registry::default()),
+        );
         let query = Query {
             prompt_tokens: 100,
             blocks: [1, 2].into(),
@@ -188,7 +192,7 @@ mod tests {
         replay.replay(&view, &[replica.target(1)]);
         replay.replay(&view, &[replica.target(1)]);
         assert_eq!(replica.received(), [7]);
-        assert_eq!(view.pools[0].metrics.taught.get(), 1);
+        assert_eq!(view.pools[0].metrics.selections.history_replayed.get(), 1);
     }
 
     #[test]

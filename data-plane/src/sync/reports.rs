@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
     link::report::{Reporter, fold},
-    telemetry::metrics::Metrics,
+    telemetry::metrics::ProxyMetrics,
 };
 
 /// How long a batch is collected. Short, because a freed endpoint is available to the scheduler only after its report.
@@ -105,7 +105,7 @@ pub(super) async fn run(
     mut reports: mpsc::Receiver<v1::Report>,
     reporter: Arc<Reporter>,
     outbox: ReportOutbox,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ProxyMetrics>,
 ) {
     let mut known_dropped = 0;
     loop {
@@ -121,9 +121,7 @@ pub(super) async fn run(
         }
         fold(&mut batch);
         let dropped = reporter.dropped();
-        metrics
-            .reports_lost
-            .set(i64::try_from(dropped).unwrap_or(i64::MAX));
+        metrics.sync.reports_dropped.inc_by(dropped - known_dropped);
         outbox.send(batch, dropped != known_dropped, || reporter.open_requests());
         known_dropped = dropped;
     }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     link::score::ScoreClient,
-    telemetry::metrics::{Arrival, Metrics},
+    telemetry::metrics::{ProxyMetrics, SnapshotResult},
     view::RoutingView,
 };
 
@@ -27,7 +27,7 @@ const MAINTENANCE: Duration = Duration::from_secs(1);
 /// The state of each replica, and the one whose snapshot is in use.
 pub(super) struct SnapshotStore {
     routing: RoutingState,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ProxyMetrics>,
     ready: Gate,
     replicas: Vec<ReplicaState>,
     active: Option<SocketAddr>,
@@ -66,7 +66,7 @@ impl ReplicaState {
 // === SnapshotStore ===
 
 impl SnapshotStore {
-    pub(super) fn new(routing: RoutingState, metrics: Arc<Metrics>, ready: Gate) -> Self {
+    pub(super) fn new(routing: RoutingState, metrics: Arc<ProxyMetrics>, ready: Gate) -> Self {
         Self {
             routing,
             metrics,
@@ -101,7 +101,7 @@ impl SnapshotStore {
                 client,
                 upwards,
             } => {
-                self.metrics.snapshot(Arrival::Accepted);
+                self.metrics.sync.snapshots[SnapshotResult::Accepted].inc();
                 self.update(ReplicaState {
                     from,
                     name,
@@ -111,7 +111,9 @@ impl SnapshotStore {
                 });
             }
             ReplicaEvent::Loads { from, rows } => self.load(from, &rows),
-            ReplicaEvent::Rejected => self.metrics.snapshot(Arrival::Rejected),
+            ReplicaEvent::Rejected => {
+                self.metrics.sync.snapshots[SnapshotResult::Rejected].inc();
+            }
             ReplicaEvent::Lost { from } => self.lose(from),
         }
     }
@@ -176,6 +178,7 @@ impl SnapshotStore {
         let version = view.snapshot.version.0;
         tracing::info!(replica = %replica.name, version, pools = view.pools.len(), "using a new snapshot");
         self.metrics
+            .sync
             .snapshot_version
             .set(i64::try_from(version).unwrap_or(i64::MAX));
         self.routing.view.store(Some(Arc::new(view)));
@@ -204,7 +207,8 @@ impl SnapshotStore {
         self.routing
             .replicas
             .store(Arc::new(self.replicas.iter().map(ready).collect()));
-        self.metrics.control_planes.set(self.replicas.len() as i64);
+        let connected = self.replicas.len() as i64;
+        self.metrics.sync.connected_control_planes.set(connected);
     }
 
     /// Applies load rows of the active replica; other replicas report the same load slightly earlier or later.
@@ -231,7 +235,7 @@ impl SnapshotStore {
             // A replica sends load rows only when load changes, so silence on an open stream does not age them.
             self.routing.freshness.renew(now);
         }
-        self.metrics.load_age.set(
+        self.metrics.sync.load_age.set(
             self.routing
                 .freshness
                 .age(now)
@@ -242,14 +246,10 @@ impl SnapshotStore {
         };
         let mut idle = 0;
         for pool in &view.pools {
-            let healths: Vec<&str> = pool
-                .upstreams
-                .iter()
-                .map(|upstream| upstream.load(now).health.name())
-                .collect();
-            for (state, gauge) in &pool.metrics.endpoints {
-                gauge.set(healths.iter().filter(|health| *health == state).count() as i64);
-            }
+            let loads = pool.upstreams.iter().map(|upstream| upstream.load(now));
+            pool.metrics
+                .endpoints
+                .set_health(loads.map(|load| load.health));
             idle += pool
                 .upstreams
                 .iter()
@@ -257,7 +257,8 @@ impl SnapshotStore {
                 .sum::<usize>();
         }
         self.metrics
-            .idle_connections
+            .endpoints
+            .connections_idle
             .set(i64::try_from(idle).unwrap_or(i64::MAX));
     }
 }

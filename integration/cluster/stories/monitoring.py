@@ -95,7 +95,7 @@ def prometheus_finds_both_planes_and_every_alert_and_panel_has_data(world):
         load.enough()
         world.cluster.scale(ENGINE, 0)
         edit(world, lambda text: text.replace("interval: 500ms", "interval: often"))
-        faults = {"HermesConfigurationRefused", "HermesPoolEmpty"}
+        faults = {"HermesConfigurationRejected", "HermesPoolEmpty"}
         until(lambda: f"{faults} are raised, and no others: {prometheus.raised()}", lambda: prometheus.raised() == faults,
               KUBELET, every=0.5)
 

@@ -36,7 +36,7 @@ def engines_that_kubernetes_calls_not_ready_all_at_once_still_serve(world):
         for pod in cluster.ready_pods(world.engines):
             status = {"conditions": [{"type": "Ready", "status": "False"}]}
             cluster.patch("pods", name_of(pod), {"status": status}, below="status", how="strategic-merge-patch")
-        return replicas.all("discovery_doubted") == [2, 2]
+        return replicas.all("discovery_panic_endpoints") == [2, 2]
 
     until("the router doubts it", doubted, RECOVERY, every=0.05)
     until("the kubelet says that they are ready", lambda: len(cluster.ready_pods(world.engines)) == 2, 90)
@@ -107,7 +107,7 @@ class Replicas:
         return [self.cluster.metrics(pod, 7071).sum(f"hermes_control_plane_{metric}") for pod in self.pods]
 
     def until_nothing_is_doubted(self, seconds):
-        until("the router believes Kubernetes again", lambda: not any(self.all("discovery_doubted")), seconds)
+        until("the router believes Kubernetes again", lambda: not any(self.all("discovery_panic_endpoints")), seconds)
 
 
 def outage(world):

@@ -86,7 +86,7 @@ def one_trace_leads_from_the_client_through_both_planes_to_the_engine(world):
 
 def asked(world):
     """How many replicas of the control plane each proxy is connected to."""
-    return [page.sum("hermes_control_planes") for page in world.data_plane_metrics().values()]
+    return [page.sum("hermes_connected_control_planes") for page in world.data_plane_metrics().values()]
 
 
 def endpoints(world):

@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use clap::Parser;
 use hermes_control_plane::cache_sources::tokenizer::{
-    ContentFormat, Failure, Outcome, PoolTokenizer, TokenMetrics, TokenizerFiles,
+    ContentFormat, Failure, PoolTokenizer, TokenizeOutcome, TokenizerFiles, TokenizerMetrics,
     TokenizerSettings, Way, describe,
 };
 use hermes_core::{
@@ -86,7 +86,7 @@ async fn main() -> io::Result<ExitCode> {
         timeout: Duration::from_secs(60),
         longest: 1 << 20,
     };
-    let metrics = TokenMetrics::register(&mut Registry::default());
+    let metrics = TokenizerMetrics::register(&mut Registry::default());
     let tokens =
         PoolTokenizer::new("example", settings, metrics.clone()).map_err(io::Error::other)?;
     tokens.follow(&pool(args.engine.as_deref()));
@@ -101,7 +101,7 @@ async fn main() -> io::Result<ExitCode> {
         ];
         let why = failures
             .into_iter()
-            .find(|failure| metrics.count(Outcome::Failed(*failure)) > 0);
+            .find(|failure| metrics.count(TokenizeOutcome::Failed(*failure)) > 0);
         return complain(why.map_or("the engine gave none", Failure::name));
     };
     writeln!(io::stdout().lock(), "{}", serde_json::to_string(&ids)?)?;

@@ -44,7 +44,7 @@ impl Collector for ProcessCollector {
             put(
                 &mut encoder,
                 "process_max_fds",
-                "The limit on open file descriptors",
+                "Limit on open file descriptors",
                 &ConstGauge::new(limit),
             )?;
         }

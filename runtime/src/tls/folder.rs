@@ -125,7 +125,7 @@ impl TlsFolder {
                 log_accepted(&self.path, &identity);
             }
             Err(error) => {
-                self.metrics.refused();
+                self.metrics.rejected();
                 tracing::warn!(%error, "certificates refused, the last good ones stay");
             }
         }

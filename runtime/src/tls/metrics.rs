@@ -1,4 +1,4 @@
-//! What a process tells of its certificates.
+//! Metrics of the process's certificates.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -7,69 +7,72 @@ use prometheus_client::{
 };
 
 use super::identity::Identity;
+use crate::metrics::{PerValue, family};
+
+crate::label_set! {
+    /// What became of the certificates in the folder.
+    enum ReloadOutcome {
+        /// They are in use.
+        Accepted = "accepted",
+        /// They are invalid or unreadable.
+        Rejected = "rejected",
+    }
+}
 
 /// The families, declared by a process that has a folder of certificates.
-#[derive(Default)]
 pub(super) struct TlsMetrics {
-    expiry: Gauge,
-    authority_expiry: Gauge,
-    in_force: Gauge,
-    reloads: Family<ReloadLabels, Counter>,
+    certificate_expiry: Gauge,
+    ca_expiry: Gauge,
+    last_reload_successful: Gauge,
+    reloads: PerValue<ReloadOutcome, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
-    outcome: &'static str,
+    outcome: ReloadOutcome,
 }
 
 // === TlsMetrics ===
 
 impl TlsMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        let Self {
-            expiry,
-            authority_expiry,
-            in_force,
-            reloads,
-        } = &metrics;
         let registry = registry.sub_registry_with_prefix("hermes_tls");
-        registry.register(
-            "certificate_expiry_timestamp_seconds",
-            "Unix time at which this process's certificate ends",
-            expiry.clone(),
-        );
-        registry.register(
-            "ca_expiry_timestamp_seconds",
-            "Unix time at which the last of the certificate authority's certificates ends",
-            authority_expiry.clone(),
-        );
-        registry.register(
-            "last_reload_successful",
-            "1 while the certificates in the folder are the ones in force, 0 while they are refused or unreadable",
-            in_force.clone(),
-        );
-        registry.register(
+        let reloads: Family<ReloadLabels, Counter> = family(
+            registry,
             "reloads",
-            "Times that the certificates were read, the start included, by outcome",
-            reloads.clone(),
+            "Reads of the certificates, the first one included, by outcome",
         );
-        metrics
+        Self {
+            certificate_expiry: family(
+                registry,
+                "certificate_expiry_timestamp_seconds",
+                "Unix time at which the certificate of this process expires",
+            ),
+            ca_expiry: family(
+                registry,
+                "ca_expiry_timestamp_seconds",
+                "Unix time at which the last certificate of the certificate authority expires",
+            ),
+            last_reload_successful: family(
+                registry,
+                "last_reload_successful",
+                "1 while the certificates in the folder are in use, 0 while they are invalid or unreadable",
+            ),
+            reloads: PerValue::new(|outcome| {
+                reloads.get_or_create_owned(&ReloadLabels { outcome })
+            }),
+        }
     }
 
     pub(super) fn accepted(&self, identity: &Identity) {
-        self.expiry.set(identity.expires);
-        self.authority_expiry.set(identity.authority_expires);
-        self.in_force.set(1);
-        self.count("accepted");
+        self.certificate_expiry.set(identity.expires);
+        self.ca_expiry.set(identity.authority_expires);
+        self.last_reload_successful.set(1);
+        self.reloads[ReloadOutcome::Accepted].inc();
     }
 
-    pub(super) fn refused(&self) {
-        self.in_force.set(0);
-        self.count("refused");
-    }
-
-    fn count(&self, outcome: &'static str) {
-        self.reloads.get_or_create(&ReloadLabels { outcome }).inc();
+    pub(super) fn rejected(&self) {
+        self.last_reload_successful.set(0);
+        self.reloads[ReloadOutcome::Rejected].inc();
     }
 }

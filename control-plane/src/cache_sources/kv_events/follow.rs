@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::select_all;
 use hermes_core::{rng::SeededRng, snapshot::EndpointId};
+use hermes_runtime::metrics::Handles;
 use parking_lot::Mutex;
 use tokio::time;
 
 use super::{
     ingest::{Ingest, SharedIndex, Status},
-    metrics::{Failure, PoolCounters},
+    metrics::{KvEventsPoolMetrics, StreamFailure},
     source::PublisherPorts,
     stream::Stream,
 };
@@ -23,7 +24,7 @@ pub(super) struct EndpointFollower {
     pub(super) endpoint: EndpointId,
     pub(super) ports: PublisherPorts,
     pub(super) shared: Arc<SharedIndex>,
-    pub(super) counters: PoolCounters,
+    pub(super) counters: Arc<Handles<KvEventsPoolMetrics>>,
     pub(super) topic: Arc<[u8]>,
     /// How its ranks are doing, in order.
     pub(super) ranks: RankStatuses,
@@ -58,7 +59,7 @@ impl EndpointFollower {
             if let Some(ranks) = self.ports.ranks().await {
                 return ranks.max(1);
             }
-            self.counters.failed(Failure::Unlocated);
+            self.counters.failures[StreamFailure::NoAddress].inc();
             time::sleep(pause.mul_f32(0.5 + dice.unit())).await;
             pause = (pause * 2).min(longest);
         }

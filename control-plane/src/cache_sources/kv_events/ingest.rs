@@ -15,12 +15,13 @@ use hermes_core::{
     block_index::{BlockChange, BlockCounts, BlockEvent, BlockIndex, RankBlocks, SyncState, Tier},
     snapshot::EndpointId,
 };
+use hermes_runtime::metrics::Handles;
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::Notify, task};
 
 use super::{
     decode::{self, Batch},
-    metrics::{Cleared, Fate, PoolCounters},
+    metrics::{BlockResult, ClearCause, KvEventsPoolMetrics},
 };
 
 /// Changes that are made under one lock: some tens of microseconds.
@@ -69,7 +70,7 @@ pub(super) struct Ingest {
     whole: bool,
     /// The rank exceeded the limit of blocks and is ignored.
     over_limit: bool,
-    counters: PoolCounters,
+    counters: Arc<Handles<KvEventsPoolMetrics>>,
     status: Arc<Status>,
 }
 
@@ -93,7 +94,7 @@ impl Ingest {
     pub(super) fn new(
         shared: Arc<SharedIndex>,
         endpoint: EndpointId,
-        counters: PoolCounters,
+        counters: Arc<Handles<KvEventsPoolMetrics>>,
         status: Arc<Status>,
     ) -> Self {
         let rank = shared.residency.write().open(endpoint);
@@ -123,20 +124,20 @@ impl Ingest {
     }
 
     /// Nothing is known any more, or everything if the engine has only begun.
-    pub(super) fn clear(&mut self, cause: Cleared, whole: bool) {
+    pub(super) fn clear(&mut self, cause: ClearCause, whole: bool) {
         tracing::debug!(
             rank = self.status.rank,
             cause = cause.name(),
             "all blocks of a rank are dropped"
         );
-        self.counters.cleared(cause);
+        self.counters.clears[cause].inc();
         self.changes.clear();
         self.shared
             .residency
             .write()
             .clear(&mut self.rank, self.standing);
         self.shared.leftovers.notify_one();
-        (self.whole, self.over_limit) = (whole, cause == Cleared::Overfull);
+        (self.whole, self.over_limit) = (whole, cause == ClearCause::Overflow);
         self.weigh();
         self.refresh();
     }
@@ -154,8 +155,8 @@ impl Ingest {
             Ok(batch) => self.take_batch(batch).await,
             Err(malformed) => {
                 tracing::warn!(number, %malformed, "a batch of KV events is lost");
-                self.counters.unread.inc();
-                self.clear(Cleared::Unread, false);
+                self.counters.undecodable.inc();
+                self.clear(ClearCause::Undecodable, false);
             }
         }
         self.status
@@ -181,10 +182,10 @@ impl Ingest {
         }
         self.flush();
         self.counters
-            .unread
+            .undecodable
             .inc_by((unread_stored + unread_removed).into());
         if unread_removed > 0 {
-            self.clear(Cleared::Unread, false);
+            self.clear(ClearCause::Undecodable, false);
         } else if unread_stored > 0 {
             self.set_whole(false);
         }
@@ -194,16 +195,16 @@ impl Ingest {
     fn take_event(&mut self, event: &BlockEvent) -> usize {
         match event {
             BlockEvent::Cleared => {
-                self.clear(Cleared::Told, true);
+                self.clear(ClearCause::Engine, true);
                 1
             }
             _ if self.over_limit => 1,
             BlockEvent::Stored(stored) => {
                 match self.rank.store(stored, &mut self.changes) {
-                    Ok(tally) => self.count(tally, Fate::Stored, stored.tier),
+                    Ok(tally) => self.count(tally, BlockResult::Stored, stored.tier),
                     Err(overfull) => {
                         tracing::warn!(rank = self.status.rank, %overfull, "ignoring KV events until the engine restarts");
-                        self.clear(Cleared::Overfull, false);
+                        self.clear(ClearCause::Overflow, false);
                     }
                 }
                 self.flush_when_full();
@@ -211,28 +212,28 @@ impl Ingest {
             }
             BlockEvent::Removed(removed) => {
                 let tally = self.rank.remove(removed, &mut self.changes);
-                self.count(tally, Fate::Removed, removed.tier);
+                self.count(tally, BlockResult::Removed, removed.tier);
                 self.flush_when_full();
                 removed.names.len()
             }
         }
     }
 
-    fn count(&mut self, tally: BlockCounts, fate: Fate, tier: Tier) {
+    fn count(&mut self, tally: BlockCounts, result: BlockResult, tier: Tier) {
         let BlockCounts {
             applied: taken,
             skipped,
             orphaned: orphans,
             unknown,
         } = tally;
-        for (fate, blocks) in [
-            (fate, taken),
-            (Fate::Skipped, skipped),
-            (Fate::Orphan, orphans),
-            (Fate::Unknown, unknown),
+        for (result, blocks) in [
+            (result, taken),
+            (BlockResult::Skipped, skipped),
+            (BlockResult::Orphan, orphans),
+            (BlockResult::Unknown, unknown),
         ] {
             if blocks > 0 {
-                self.counters.blocks(fate, blocks);
+                self.counters.blocks[result].inc_by(blocks);
             }
         }
         // It holds something that is not known.

@@ -1,19 +1,86 @@
-//! What the followers of KV events say about their work.
+//! Metrics of KV-event streams, and of lookups in the index that they fill.
 
 use std::sync::Arc;
 
-use hermes_runtime::metrics::{Bounds, HistogramFamily};
+use hermes_runtime::{
+    label_set,
+    metrics::{
+        Bounds, HandleCache, Handles, HistogramFamily, PerValue, PoolLabels, SeriesScope, family,
+    },
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::Registry,
 };
 
-/// From a prompt that nobody holds to a long one in a large fleet behind a writer.
-const LOOKUP_SECONDS: &[f64] = &[
+/// In seconds: from a prompt that is cached nowhere to a long one in a large fleet that waits for a writer.
+const LOOKUP: Bounds = Bounds(&[
     0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5,
     0.001, 0.002_5, 0.005,
-];
+]);
+
+label_set! {
+    /// What became of a block in an event.
+    pub(super) enum BlockResult {
+        /// Stored.
+        Stored = "stored",
+        /// Removed.
+        Removed = "removed",
+        /// Of a group or size that is not indexed.
+        Skipped = "skipped",
+        /// Stored after a parent that is not in the index.
+        Orphan = "orphan",
+        /// Removed, but not in the index.
+        Unknown = "unknown",
+    }
+}
+
+label_set! {
+    /// How a replay ended.
+    pub(super) enum ReplayOutcome {
+        /// Every batch from the requested number on arrived.
+        Complete = "complete",
+        /// The publisher's buffer did not go back far enough, or the publisher is another one.
+        Incomplete = "incomplete",
+        /// There was none.
+        Failed = "failed",
+    }
+}
+
+label_set! {
+    /// Why all blocks of a rank were dropped.
+    pub(super) enum ClearCause {
+        /// The engine cleared its cache.
+        Engine = "engine",
+        /// The engine restarted.
+        Restart = "restart",
+        /// Batches are missing and cannot be replayed.
+        Gap = "gap",
+        /// A batch or a removal could not be decoded.
+        Undecodable = "undecodable",
+        /// The engine stored more blocks than the index accepts for one rank.
+        Overflow = "overflow",
+    }
+}
+
+label_set! {
+    /// Why a stream ended, or could not be opened.
+    pub(super) enum StreamFailure {
+        /// The engine does not publish its publisher's address.
+        NoAddress = "no_address",
+        /// The address refused the connection.
+        ConnectFailed = "connect_failed",
+        /// No connection, or no handshake, in time.
+        Timeout = "timeout",
+        /// The connection ended.
+        ConnectionBroken = "connection_broken",
+        /// The publisher did not answer pings.
+        PingTimeout = "ping_timeout",
+        /// The peer is no publisher.
+        Protocol = "protocol",
+    }
+}
 
 /// The families of all pools; cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,112 +90,48 @@ pub struct KvEventsMetrics {
     gaps: Family<PoolLabels, Counter>,
     replays: Family<ReplayLabels, Counter>,
     clears: Family<ClearLabels, Counter>,
-    failures: Family<FailureLabels, Counter>,
-    unread: Family<PoolLabels, Counter>,
-    lookups: HistogramFamily<PoolLabels>,
+    failures: Family<StreamFailureLabels, Counter>,
+    undecodable: Family<PoolLabels, Counter>,
+    lookup: HistogramFamily<PoolLabels>,
+    pools: HandleCache<Arc<str>, KvEventsPoolMetrics>,
 }
 
 /// The handles of one pool.
-#[derive(Clone, Debug)]
-pub(super) struct PoolCounters {
+#[derive(Debug)]
+pub(super) struct KvEventsPoolMetrics {
     pub(super) batches: Counter,
-    /// Batches and events that could not be understood.
-    pub(super) unread: Counter,
+    /// Batches and events that could not be decoded.
+    pub(super) undecodable: Counter,
     pub(super) gaps: Counter,
-    pub(super) lookups: Histogram,
-    blocks: [Counter; Fate::ALL.len()],
-    replays: [Counter; Replayed::ALL.len()],
-    clears: [Counter; Cleared::ALL.len()],
-    failures: [Counter; Failure::ALL.len()],
-}
-
-/// What became of a block that an event told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum Fate {
-    Stored,
-    Removed,
-    /// Of a group or size that does not count.
-    Skipped,
-    /// Its parent was never heard of.
-    Orphan,
-    /// It was never heard of.
-    Unknown,
-}
-
-/// How a replay ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum Replayed {
-    /// It told everything that was asked for.
-    Whole,
-    /// Its buffer did not go back far enough, or the publisher is another one.
-    Short,
-    /// There was none.
-    Failed,
-}
-
-/// Why a rank was emptied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum Cleared {
-    /// The engine said so.
-    Told,
-    /// The engine restarted.
-    Restart,
-    /// Batches were lost for good.
-    Lost,
-    /// Something came that could not be understood.
-    Unread,
-    /// There were more blocks than one rank can have.
-    Overfull,
-}
-
-/// Why a stream broke, or did not come about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum Failure {
-    /// The engine does not say where its publisher is.
-    Unlocated,
-    /// Nobody listens there.
-    Refused,
-    /// No connection, or no handshake, in time.
-    Timeout,
-    /// The connection ended.
-    Broken,
-    /// The publisher did not answer a ping.
-    Silent,
-    /// Something else than a publisher is there.
-    Protocol,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PoolLabels {
-    pool: Arc<str>,
+    pub(super) lookup: Histogram,
+    pub(super) blocks: PerValue<BlockResult, Counter>,
+    pub(super) replays: PerValue<ReplayOutcome, Counter>,
+    pub(super) clears: PerValue<ClearCause, Counter>,
+    pub(super) failures: PerValue<StreamFailure, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BlockLabels {
     pool: Arc<str>,
-    fate: &'static str,
+    result: BlockResult,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReplayLabels {
     pool: Arc<str>,
-    outcome: &'static str,
+    outcome: ReplayOutcome,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClearLabels {
     pool: Arc<str>,
-    cause: &'static str,
+    cause: ClearCause,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FailureLabels {
+struct StreamFailureLabels {
     pool: Arc<str>,
-    kind: &'static str,
+    reason: StreamFailure,
 }
 
 // === KvEventsMetrics ===
@@ -137,239 +140,69 @@ impl KvEventsMetrics {
     /// Declares the families in `registry`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            batches: Family::default(),
-            blocks: Family::default(),
-            gaps: Family::default(),
-            replays: Family::default(),
-            clears: Family::default(),
-            failures: Family::default(),
-            unread: Family::default(),
-            lookups: Bounds(LOOKUP_SECONDS).family(),
-        };
-        let Self {
-            batches,
-            blocks,
-            gaps,
-            replays,
-            clears,
-            failures,
-            unread,
-            lookups,
-        } = metrics.clone();
-        registry.register(
-            "hermes_kv_events_batches",
-            "Batches of KV events that were taken in",
-            batches,
-        );
-        registry.register(
-            "hermes_kv_events_blocks",
-            "Blocks that KV events told of, by what became of them",
-            blocks,
-        );
-        registry.register(
-            "hermes_kv_events_gaps",
-            "Gaps in streams of KV events",
-            gaps,
-        );
-        registry.register(
-            "hermes_kv_events_replays",
-            "Replays that were asked for, by how they ended",
-            replays,
-        );
-        registry.register(
-            "hermes_kv_events_clears",
-            "Times that all blocks of a rank were dropped, by the cause",
-            clears,
-        );
-        registry.register(
-            "hermes_kv_events_failures",
-            "Streams of KV events that broke or did not come about, by the reason",
-            failures,
-        );
-        registry.register(
-            "hermes_kv_events_unread",
-            "Batches and events that were not understood",
-            unread,
-        );
-        registry.register(
-            "hermes_kv_events_lookup_duration_seconds",
-            "Time to look a prompt up in the index, waiting for its lock included",
-            lookups,
-        );
-        metrics
-    }
-
-    /// The handles of a pool.
-    pub(super) fn pool(&self, pool: &Arc<str>) -> PoolCounters {
-        let labels = PoolLabels {
-            pool: Arc::clone(pool),
-        };
-        let blocks = |fate: Fate| BlockLabels {
-            pool: Arc::clone(pool),
-            fate: fate.name(),
-        };
-        let replays = |outcome: Replayed| ReplayLabels {
-            pool: Arc::clone(pool),
-            outcome: outcome.name(),
-        };
-        let clears = |cause: Cleared| ClearLabels {
-            pool: Arc::clone(pool),
-            cause: cause.name(),
-        };
-        let failures = |kind: Failure| FailureLabels {
-            pool: Arc::clone(pool),
-            kind: kind.name(),
-        };
-        PoolCounters {
-            batches: self.batches.get_or_create(&labels).clone(),
-            unread: self.unread.get_or_create(&labels).clone(),
-            gaps: self.gaps.get_or_create(&labels).clone(),
-            lookups: self.lookups.get_or_create(&labels).clone(),
-            blocks: Fate::ALL.map(|fate| self.blocks.get_or_create(&blocks(fate)).clone()),
-            replays: Replayed::ALL
-                .map(|outcome| self.replays.get_or_create(&replays(outcome)).clone()),
-            clears: Cleared::ALL.map(|cause| self.clears.get_or_create(&clears(cause)).clone()),
-            failures: Failure::ALL.map(|kind| self.failures.get_or_create(&failures(kind)).clone()),
+        let registry = registry.sub_registry_with_prefix("hermes_kv_events");
+        Self {
+            batches: family(
+                registry,
+                "batches",
+                "Batches of KV events that were received",
+            ),
+            blocks: family(registry, "blocks", "Blocks in KV events, by result"),
+            gaps: family(registry, "gaps", "Gaps in streams of KV events"),
+            replays: family(registry, "replays", "Requested replays, by outcome"),
+            clears: family(
+                registry,
+                "clears",
+                "Times that all blocks of a rank were dropped, by cause",
+            ),
+            failures: family(
+                registry,
+                "failures",
+                "KV-event streams that ended or could not be opened, by reason",
+            ),
+            undecodable: family(
+                registry,
+                "undecodable",
+                "Batches and events that could not be decoded",
+            ),
+            lookup: LOOKUP.family(
+                registry,
+                "lookup_duration_seconds",
+                "Time to look a prompt up in the index, waiting for its lock included",
+            ),
+            pools: HandleCache::default(),
         }
     }
 
-    /// Ends the series of a pool that is gone.
-    pub(crate) fn forget(&self, pool: &Arc<str>) {
-        let labels = PoolLabels {
-            pool: Arc::clone(pool),
-        };
-        [&self.batches, &self.unread, &self.gaps]
-            .iter()
-            .for_each(|family| {
-                family.remove(&labels);
-            });
-        self.lookups.remove(&labels);
-        for fate in Fate::ALL {
-            self.blocks.remove(&BlockLabels {
-                pool: Arc::clone(pool),
-                fate: fate.name(),
-            });
-        }
-        for outcome in Replayed::ALL {
-            self.replays.remove(&ReplayLabels {
-                pool: Arc::clone(pool),
-                outcome: outcome.name(),
-            });
-        }
-        for cause in Cleared::ALL {
-            self.clears.remove(&ClearLabels {
-                pool: Arc::clone(pool),
-                cause: cause.name(),
-            });
-        }
-        for kind in Failure::ALL {
-            self.failures.remove(&FailureLabels {
-                pool: Arc::clone(pool),
-                kind: kind.name(),
-            });
-        }
-    }
-}
-
-// === PoolCounters ===
-
-impl PoolCounters {
-    pub(super) fn blocks(&self, fate: Fate, blocks: u64) {
-        self.blocks[fate as usize].inc_by(blocks);
+    /// The handles of a pool. Its series are removed when they are dropped.
+    pub(super) fn pool(&self, pool: &Arc<str>) -> Arc<Handles<KvEventsPoolMetrics>> {
+        self.pools.get(pool, |series| self.resolve(pool, series))
     }
 
-    pub(super) fn replayed(&self, outcome: Replayed) {
-        self.replays[outcome as usize].inc();
-    }
-
-    pub(super) fn cleared(&self, cause: Cleared) {
-        self.clears[cause as usize].inc();
-    }
-
-    pub(super) fn failed(&self, kind: Failure) {
-        self.failures[kind as usize].inc();
-    }
-}
-
-// === Fate ===
-
-impl Fate {
-    const ALL: [Self; 5] = [
-        Self::Stored,
-        Self::Removed,
-        Self::Skipped,
-        Self::Orphan,
-        Self::Unknown,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Stored => "stored",
-            Self::Removed => "removed",
-            Self::Skipped => "skipped",
-            Self::Orphan => "orphan",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-// === Replayed ===
-
-impl Replayed {
-    const ALL: [Self; 3] = [Self::Whole, Self::Short, Self::Failed];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Whole => "whole",
-            Self::Short => "short",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-// === Cleared ===
-
-impl Cleared {
-    const ALL: [Self; 5] = [
-        Self::Told,
-        Self::Restart,
-        Self::Lost,
-        Self::Unread,
-        Self::Overfull,
-    ];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Told => "told",
-            Self::Restart => "restart",
-            Self::Lost => "lost",
-            Self::Unread => "unread",
-            Self::Overfull => "overfull",
-        }
-    }
-}
-
-// === Failure ===
-
-impl Failure {
-    const ALL: [Self; 6] = [
-        Self::Unlocated,
-        Self::Refused,
-        Self::Timeout,
-        Self::Broken,
-        Self::Silent,
-        Self::Protocol,
-    ];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Unlocated => "unlocated",
-            Self::Refused => "refused",
-            Self::Timeout => "timeout",
-            Self::Broken => "broken",
-            Self::Silent => "silent",
-            Self::Protocol => "protocol",
+    fn resolve(&self, pool: &Arc<str>, series: &mut SeriesScope) -> KvEventsPoolMetrics {
+        let name = || Arc::clone(pool);
+        let labels = || PoolLabels::new(pool);
+        KvEventsPoolMetrics {
+            batches: series.handle(&self.batches, labels()),
+            undecodable: series.handle(&self.undecodable, labels()),
+            gaps: series.handle(&self.gaps, labels()),
+            lookup: series.handle(&self.lookup, labels()),
+            blocks: PerValue::new(|result| {
+                let pool = name();
+                series.handle(&self.blocks, BlockLabels { pool, result })
+            }),
+            replays: PerValue::new(|outcome| {
+                let pool = name();
+                series.handle(&self.replays, ReplayLabels { pool, outcome })
+            }),
+            clears: PerValue::new(|cause| {
+                let pool = name();
+                series.handle(&self.clears, ClearLabels { pool, cause })
+            }),
+            failures: PerValue::new(|reason| {
+                let pool = name();
+                series.handle(&self.failures, StreamFailureLabels { pool, reason })
+            }),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{
-    metrics::Failure,
+    metrics::StreamFailure,
     zmtp::{Message, Peer, Socket},
 };
 
@@ -45,7 +45,7 @@ pub(super) struct ReplayedBatch {
 
 impl Replay {
     /// Asks the replay socket at `authority` for all batches from `first` on.
-    pub(super) async fn ask(authority: &str, first: u64) -> Result<Self, Failure> {
+    pub(super) async fn ask(authority: &str, first: u64) -> Result<Self, StreamFailure> {
         let asked = async {
             let mut peer = Peer::connect(authority, Socket::Dealer).await?;
             peer.send(&[b"", &first.to_be_bytes()]).await?;
@@ -56,12 +56,12 @@ impl Replay {
         };
         timeout(PATIENCE, asked)
             .await
-            .map_err(|_| Failure::Timeout)?
-            .map_err(|error| Failure::of(&error))
+            .map_err(|_| StreamFailure::Timeout)?
+            .map_err(|error| StreamFailure::of(&error))
     }
 
     /// The next batch; nothing at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<ReplayedBatch>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<ReplayedBatch>, StreamFailure> {
         let message = async {
             loop {
                 if let Some(message) = self.peer.next().await? {
@@ -71,10 +71,10 @@ impl Replay {
         };
         let message = timeout(self.patience, message)
             .await
-            .map_err(|_| Failure::Timeout)?;
-        let message = message.map_err(|error| Failure::of(&error))?;
+            .map_err(|_| StreamFailure::Timeout)?;
+        let message = message.map_err(|error| StreamFailure::of(&error))?;
         self.patience = SILENCE;
-        let ReplayedBatch { number, payload } = read(message).ok_or(Failure::Protocol)?;
+        let ReplayedBatch { number, payload } = read(message).ok_or(StreamFailure::Protocol)?;
         Ok((number != END).then_some(ReplayedBatch { number, payload }))
     }
 }

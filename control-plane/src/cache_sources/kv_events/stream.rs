@@ -15,11 +15,12 @@ mod catch_up;
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::rng::SeededRng;
+use hermes_runtime::metrics::Handles;
 use tokio::time::{self, Instant, MissedTickBehavior, timeout};
 
 use super::{
     ingest::{Ingest, Status},
-    metrics::{Cleared, Failure, PoolCounters},
+    metrics::{ClearCause, KvEventsPoolMetrics, StreamFailure},
     replay::{self, ReplayedBatch},
     sequence::{BatchOrder, Sequence},
     source::{PublisherAddress, PublisherPorts, RankCountChanged},
@@ -47,7 +48,7 @@ pub(super) struct Stream {
     ingest: Ingest,
     status: Arc<Status>,
     sequence: Sequence,
-    counters: PoolCounters,
+    counters: Arc<Handles<KvEventsPoolMetrics>>,
     topic: Arc<[u8]>,
     dice: SeededRng,
     /// The current failure was logged already.
@@ -56,7 +57,7 @@ pub(super) struct Stream {
 
 /// Why a stream is broken, for metrics and in words.
 #[derive(Debug)]
-struct StreamLoss(Failure, String);
+struct StreamLoss(StreamFailure, String);
 
 // === Stream ===
 
@@ -65,7 +66,7 @@ impl Stream {
     pub(super) fn new(
         ingest: Ingest,
         status: Arc<Status>,
-        counters: PoolCounters,
+        counters: Arc<Handles<KvEventsPoolMetrics>>,
         topic: Arc<[u8]>,
         seed: u64,
     ) -> Self {
@@ -94,7 +95,7 @@ impl Stream {
             let lost = match whereabouts.place(self.status.rank, of).await {
                 Err(resized) => return resized,
                 Ok(None) => StreamLoss(
-                    Failure::Unlocated,
+                    StreamFailure::NoAddress,
                     "the engine does not say where its publisher is".to_owned(),
                 ),
                 Ok(Some(place)) => self.session(&place).await,
@@ -119,7 +120,10 @@ impl Stream {
         });
         let mut peer = match connected.await {
             Err(_late) => {
-                return StreamLoss(Failure::Timeout, format!("no handshake within {CONNECT:?}"));
+                return StreamLoss(
+                    StreamFailure::Timeout,
+                    format!("no handshake within {CONNECT:?}"),
+                );
             }
             Ok(Err(error)) => return error.into(),
             Ok(Ok(peer)) => peer,
@@ -154,13 +158,13 @@ impl Stream {
                 _ = pings.tick() => {
                     unanswered = if peer.last_received() >= asked { 0 } else { unanswered + 1 };
                     if peer.answers_pings() && unanswered >= UNANSWERED {
-                        return StreamLoss(Failure::Silent, format!("{unanswered} pings were not answered"));
+                        return StreamLoss(StreamFailure::PingTimeout, format!("{unanswered} pings were not answered"));
                     }
                     asked = Instant::now();
                     match timeout(PING, peer.ping()).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => return error.into(),
-                        Err(_late) => return StreamLoss(Failure::Silent, "the publisher does not read".to_owned()),
+                        Err(_late) => return StreamLoss(StreamFailure::PingTimeout, "the publisher does not read".to_owned()),
                     }
                 }
             }
@@ -187,7 +191,7 @@ impl Stream {
                 self.fill(from, place).await;
             }
             BatchOrder::Restart => {
-                self.ingest.clear(Cleared::Restart, false);
+                self.ingest.clear(ClearCause::Restart, false);
                 self.catch_up(place).await;
             }
         }
@@ -215,7 +219,7 @@ impl Stream {
     fn ends(&mut self, lost: StreamLoss) {
         let StreamLoss(failure, words) = lost;
         self.ingest.mark_unsynced();
-        self.counters.failed(failure);
+        self.counters.failures[failure].inc();
         let mut now = self.status.now.lock();
         if std::mem::take(&mut self.quiet) {
             tracing::warn!(
@@ -233,19 +237,19 @@ impl Stream {
 
 impl From<ZmtpError> for StreamLoss {
     fn from(error: ZmtpError) -> Self {
-        Self(Failure::of(&error), error.to_string())
+        Self(StreamFailure::of(&error), error.to_string())
     }
 }
 
-// === Failure ===
+// === StreamFailure ===
 
-impl Failure {
+impl StreamFailure {
     pub(super) fn of(error: &ZmtpError) -> Self {
         match error {
             ZmtpError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                Self::Refused
+                Self::ConnectFailed
             }
-            ZmtpError::Io(_) => Self::Broken,
+            ZmtpError::Io(_) => Self::ConnectionBroken,
             ZmtpError::Protocol(_)
             | ZmtpError::WrongSocket(_)
             | ZmtpError::Refused(_)

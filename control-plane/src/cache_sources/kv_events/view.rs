@@ -29,7 +29,7 @@ pub struct StreamView {
     pub rank: u32,
     /// `host:port`, once it is known.
     pub publisher: Arc<str>,
-    /// `whole` (all is known), `partial` (what is known is true), `dark` (no claims).
+    /// `synced` (every cached block is known), `partial` (some are), `unsynced` (none count).
     pub standing: &'static str,
     /// The sequence number that comes next.
     pub next: u64,
@@ -67,8 +67,8 @@ impl StreamView {
 /// Its name in metrics and on pages.
 pub(crate) const fn standing_name(standing: SyncState) -> &'static str {
     match standing {
-        SyncState::Synced => "whole",
+        SyncState::Synced => "synced",
         SyncState::Partial => "partial",
-        SyncState::Unsynced => "dark",
+        SyncState::Unsynced => "unsynced",
     }
 }

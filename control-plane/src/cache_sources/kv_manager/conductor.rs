@@ -19,7 +19,7 @@ use bytes::Bytes;
 use hermes_core::query::CacheHit;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Lookup, Outcome};
+use super::{Lookup, LookupOutcome};
 
 pub(super) use self::register::EngineRegistration;
 pub use self::register::{Registration, Source};
@@ -87,27 +87,31 @@ impl Conductor {
     }
 
     /// Whether there is anything to ask about: a prompt shorter than a block is cached nowhere.
-    pub(super) fn has_question(&self, lookup: &Lookup) -> Result<bool, Outcome> {
+    pub(super) fn has_question(&self, lookup: &Lookup) -> Result<bool, LookupOutcome> {
         self.blocks(lookup).map(|blocks| blocks.is_some())
     }
 
-    pub(super) fn question(&self, lookup: &Lookup) -> Result<Bytes, Outcome> {
-        let blocks = self.blocks(lookup)?.ok_or(Outcome::NoTokens)?;
+    pub(super) fn question(&self, lookup: &Lookup) -> Result<Bytes, LookupOutcome> {
+        let blocks = self.blocks(lookup)?.ok_or(LookupOutcome::NoTokens)?;
         question::body(self, lookup, blocks)
     }
 
-    pub(super) fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
-        let blocks = self.blocks(lookup)?.ok_or(Outcome::NoTokens)?;
+    pub(super) fn hits(
+        &self,
+        answer: &[u8],
+        lookup: &Lookup,
+    ) -> Result<Vec<CacheHit>, LookupOutcome> {
+        let blocks = self.blocks(lookup)?.ok_or(LookupOutcome::NoTokens)?;
         answer::hits(self, answer, lookup, blocks)
     }
 
-    fn blocks<'a>(&self, lookup: &'a Lookup) -> Result<Option<PromptBlocks<'a>>, Outcome> {
-        let ids = lookup.token_ids.as_deref().ok_or(Outcome::NoTokens)?;
+    fn blocks<'a>(&self, lookup: &'a Lookup) -> Result<Option<PromptBlocks<'a>>, LookupOutcome> {
+        let ids = lookup.token_ids.as_deref().ok_or(LookupOutcome::NoTokens)?;
         let size = self
             .block_size
             .or(lookup.block_size)
             .filter(|size| *size > 0)
-            .ok_or(Outcome::NoBlockSize)?;
+            .ok_or(LookupOutcome::NoBlockSize)?;
         let whole = ids.len() - ids.len() % size as usize;
         Ok((whole > 0).then(|| PromptBlocks {
             ids: &ids[..whole],
@@ -141,24 +145,24 @@ impl Encoding {
         }
     }
 
-    fn write(self, value: &impl serde::Serialize) -> Result<Bytes, Outcome> {
+    fn write(self, value: &impl serde::Serialize) -> Result<Bytes, LookupOutcome> {
         match self {
             Self::Json => serde_json::to_vec(value)
                 .map(Bytes::from)
-                .map_err(|_| Outcome::Malformed),
+                .map_err(|_| LookupOutcome::Malformed),
             Self::Msgpack => rmp_serde::to_vec_named(value)
                 .map(Bytes::from)
-                .map_err(|_| Outcome::Malformed),
+                .map_err(|_| LookupOutcome::Malformed),
         }
     }
 
-    fn read<'a, T: serde::Deserialize<'a>>(self, bytes: &'a [u8]) -> Result<T, Outcome> {
+    fn read<'a, T: serde::Deserialize<'a>>(self, bytes: &'a [u8]) -> Result<T, LookupOutcome> {
         match self {
-            Self::Json => serde_json::from_slice(bytes).map_err(|_| Outcome::Garbage),
+            Self::Json => serde_json::from_slice(bytes).map_err(|_| LookupOutcome::Garbage),
             Self::Msgpack => {
                 let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
                 reader.set_max_depth(MAX_DEPTH);
-                T::deserialize(&mut reader).map_err(|_| Outcome::Garbage)
+                T::deserialize(&mut reader).map_err(|_| LookupOutcome::Garbage)
             }
         }
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use hermes_core::query::CacheHit;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Conductor, Encoding, Lookup, LookupKey, MatchSort, Outcome};
+use super::{Conductor, Encoding, Lookup, LookupKey, LookupOutcome, MatchSort};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Dialect {
     ///
     /// # Errors
     /// What is missing.
-    pub(super) fn has_question(&self, lookup: &Lookup) -> Result<bool, Outcome> {
+    pub(super) fn has_question(&self, lookup: &Lookup) -> Result<bool, LookupOutcome> {
         match self {
             Self::MatchSort(_) => Ok(!lookup.candidates.is_empty()),
             Self::Conductor(conductor) => {
@@ -59,7 +59,7 @@ impl Dialect {
     }
 
     /// The body of the question.
-    pub(super) fn question(&self, lookup: &Lookup) -> Result<Bytes, Outcome> {
+    pub(super) fn question(&self, lookup: &Lookup) -> Result<Bytes, LookupOutcome> {
         match self {
             Self::MatchSort(_) => MatchSort::question(lookup),
             Self::Conductor(conductor) => conductor.question(lookup),
@@ -70,7 +70,7 @@ impl Dialect {
     ///
     /// # Errors
     /// Why it says nothing.
-    pub fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
+    pub fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<CacheHit>, LookupOutcome> {
         match self {
             Self::MatchSort(match_sort) => match_sort.hits(answer, lookup),
             Self::Conductor(conductor) => conductor.hits(answer, lookup),

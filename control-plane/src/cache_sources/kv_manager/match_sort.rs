@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hermes_core::query::CacheHit;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Lookup, Outcome, Text};
+use super::{Lookup, LookupOutcome, Text};
 
 pub use self::answer::{DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS};
 
@@ -45,11 +45,15 @@ impl MatchSort {
         }
     }
 
-    pub(super) fn question(lookup: &Lookup) -> Result<Bytes, Outcome> {
+    pub(super) fn question(lookup: &Lookup) -> Result<Bytes, LookupOutcome> {
         request::body(lookup)
     }
 
-    pub(super) fn hits(&self, answer: &[u8], lookup: &Lookup) -> Result<Vec<CacheHit>, Outcome> {
+    pub(super) fn hits(
+        &self,
+        answer: &[u8],
+        lookup: &Lookup,
+    ) -> Result<Vec<CacheHit>, LookupOutcome> {
         answer::hits(answer, lookup, self)
     }
 }

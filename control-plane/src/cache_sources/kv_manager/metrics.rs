@@ -1,101 +1,107 @@
-//! How lookups end.
+//! Metrics of lookups at KV managers.
 
 use std::time::Duration;
 
+use hermes_runtime::{
+    label_set,
+    metrics::{Bounds, PerValue, family},
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::Registry,
 };
 
 use crate::cache_sources::lookup_client::LookupFault;
 
-/// How one lookup ended. All but the first two mean "no hint".
+/// In seconds: from a manager on the same node to far over any sensible timeout.
+const DURATION: Bounds = Bounds(&[
+    0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512,
+]);
+
+/// How one lookup ended. All but the first two mean that nothing is known about caches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Some candidate holds a part of the prompt.
+pub enum LookupOutcome {
+    /// A candidate has a part of the prompt cached.
     Hit,
-    /// The manager knows candidates, or answered an empty list, and nobody holds anything.
+    /// No candidate has any part of the prompt cached, or the list is empty.
     Miss,
-    /// No answer within the budget.
+    /// No response in time.
     Timeout,
     /// No connection.
     Refused,
     /// The connection broke.
     Broken,
-    /// An answer with another status than 200.
+    /// A response with another status than 200.
     Status(u16),
-    /// An answer in no shape that is known, or over the size limit.
+    /// A response in no known format, or over the size limit.
     Garbage,
-    /// An answer that names none of the candidates.
+    /// A response that names none of the candidates.
     Unknown,
-    /// An answer with numbers that cannot be true.
+    /// A response with impossible numbers.
     Implausible,
-    /// Too many questions are open already.
+    /// Too many lookups are in flight.
     Saturated,
-    /// The manager failed too often and is left alone for a while.
+    /// The circuit breaker is open, because the manager failed too often.
     Open,
-    /// The question is over the size limit.
+    /// The request is over the size limit.
     TooLarge,
-    /// The prompt is no JSON value.
+    /// The prompt is not one JSON value.
     Malformed,
-    /// The manager goes by token ids, and they are not known.
+    /// The manager needs token ids, and there are none.
     NoTokens,
-    /// The manager goes by blocks, and their size is not known.
+    /// The manager needs the block size, which is unknown.
     NoBlockSize,
 }
 
-/// Where the answer to one lookup came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The manager was asked for it.
-    Asked,
-    /// The manager was being asked the same already.
-    Joined,
-    /// The manager was asked the same a moment ago.
-    Recalled,
+label_set! {
+    /// Where the answer to a request for cache knowledge came from.
+    pub enum AnswerOrigin {
+        /// From a lookup at the manager.
+        Manager = "manager",
+        /// From a lookup of the same prompt that was in flight already.
+        Shared = "shared",
+        /// From the answer to a recent lookup of the same prompt.
+        Cache = "cache",
+    }
 }
 
 /// Metric families of all KV managers; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct KvMetrics {
-    lookups: Family<Labels, Counter>,
-    answers: Family<OriginLabels, Counter>,
+pub struct KvManagerMetrics {
+    lookups: Family<LookupLabels, Counter>,
+    answers: PerValue<AnswerOrigin, Counter>,
     duration: Histogram,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct LookupLabels {
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OriginLabels {
-    from: &'static str,
+struct AnswerLabels {
+    origin: AnswerOrigin,
 }
 
-// === Outcome ===
+// === LookupOutcome ===
 
-impl Outcome {
-    /// Its name in metrics.
+impl LookupOutcome {
+    /// The label value.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Miss => "miss",
             Self::Timeout => "timeout",
-            Self::Refused => "refused",
-            Self::Broken => "broken",
+            Self::Refused => "connect_failed",
+            Self::Broken => "connection_broken",
             Self::Status(_) => "status",
-            Self::Garbage => "garbage",
-            Self::Unknown => "unknown",
+            Self::Garbage => "invalid_response",
+            Self::Unknown => "unknown_endpoints",
             Self::Implausible => "implausible",
             Self::Saturated => "saturated",
-            Self::Open => "open",
+            Self::Open => "circuit_open",
             Self::TooLarge => "too_large",
             Self::Malformed => "malformed",
             Self::NoTokens => "no_tokens",
@@ -103,9 +109,15 @@ impl Outcome {
         }
     }
 
-    /// Whether the manager was asked at all.
+    const fn labels(self) -> LookupLabels {
+        LookupLabels {
+            outcome: self.name(),
+        }
+    }
+
+    /// Whether a request was sent to the manager.
     const fn was_asked(self) -> bool {
-        use Outcome::{Malformed, NoBlockSize, NoTokens, Open, Saturated, TooLarge};
+        use LookupOutcome::{Malformed, NoBlockSize, NoTokens, Open, Saturated, TooLarge};
         !matches!(
             self,
             Saturated | Open | TooLarge | Malformed | NoTokens | NoBlockSize
@@ -113,7 +125,7 @@ impl Outcome {
     }
 }
 
-impl From<LookupFault> for Outcome {
+impl From<LookupFault> for LookupOutcome {
     fn from(fault: LookupFault) -> Self {
         match fault {
             LookupFault::Timeout => Self::Timeout,
@@ -127,85 +139,47 @@ impl From<LookupFault> for Outcome {
     }
 }
 
-// === Origin ===
+// === KvManagerMetrics ===
 
-impl Origin {
-    /// Its name in metrics.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Asked => "asked",
-            Self::Joined => "joined",
-            Self::Recalled => "recalled",
-        }
-    }
-}
-
-// === KvMetrics ===
-
-impl KvMetrics {
+impl KvManagerMetrics {
     /// Declares the families in `registry`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
-        // 0.25 ms (a manager on the same node) to 0.5 s (far over any sensible budget).
-        let metrics = Self {
-            lookups: Family::default(),
-            answers: Family::default(),
-            duration: Histogram::new(exponential_buckets(0.000_25, 2.0, 12)),
-        };
-        let Self {
-            lookups,
-            answers,
-            duration,
-        } = metrics.clone();
-        registry.register(
-            "hermes_kvmanager_lookups",
-            "Lookups at KV managers by how they ended",
-            lookups,
+        let registry = registry.sub_registry_with_prefix("hermes_kv_manager");
+        let answers: Family<AnswerLabels, Counter> = family(
+            registry,
+            "answers",
+            "Answers about caches that requests received from KV managers, by origin",
         );
-        registry.register(
-            "hermes_kvmanager_answers",
-            "Requests that wanted to know what a KV manager knows, by where the answer came from",
-            answers,
-        );
-        registry.register(
-            "hermes_kvmanager_lookup_duration_seconds",
-            "Time that lookups at KV managers took",
-            duration,
-        );
-        metrics
+        Self {
+            lookups: family(registry, "lookups", "Lookups at KV managers, by outcome"),
+            answers: PerValue::new(|origin| answers.get_or_create_owned(&AnswerLabels { origin })),
+            duration: DURATION.histogram(
+                registry,
+                "lookup_duration_seconds",
+                "Duration of lookups at KV managers",
+            ),
+        }
     }
 
-    /// How many lookups ended so.
+    /// Lookups that ended with `outcome`.
     #[must_use]
-    pub fn count(&self, outcome: Outcome) -> u64 {
-        self.lookups
-            .get_or_create(&Labels {
-                outcome: outcome.name(),
-            })
-            .get()
+    pub fn count(&self, outcome: LookupOutcome) -> u64 {
+        self.lookups.get_or_create(&outcome.labels()).get()
     }
 
-    /// How many lookups were answered from there.
+    /// Answers of `origin`.
     #[must_use]
-    pub fn count_from(&self, from: Origin) -> u64 {
-        self.answers
-            .get_or_create(&OriginLabels { from: from.name() })
-            .get()
+    pub fn count_from(&self, origin: AnswerOrigin) -> u64 {
+        self.answers[origin].get()
     }
 
-    pub(super) fn answered(&self, from: Origin) {
-        self.answers
-            .get_or_create(&OriginLabels { from: from.name() })
-            .inc();
+    pub(super) fn answered(&self, origin: AnswerOrigin) {
+        self.answers[origin].inc();
     }
 
-    pub(super) fn observe(&self, outcome: Outcome, took: Duration) {
-        self.lookups
-            .get_or_create(&Labels {
-                outcome: outcome.name(),
-            })
-            .inc();
+    pub(super) fn observe(&self, outcome: LookupOutcome, took: Duration) {
+        self.lookups.get_or_create(&outcome.labels()).inc();
         if outcome.was_asked() {
             self.duration.observe(took.as_secs_f64());
         }

@@ -30,7 +30,7 @@ impl Failure {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Absent => "absent",
+            Self::Absent => "unavailable",
             Self::Unsupported => "unsupported",
             Self::Malformed => "malformed",
             Self::TooLong => "too_long",

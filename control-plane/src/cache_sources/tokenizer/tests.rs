@@ -19,15 +19,15 @@ fn settings(way: Way) -> TokenizerSettings {
     }
 }
 
-async fn tokens(settings: TokenizerSettings) -> (PoolTokenizer, TokenMetrics) {
+async fn tokens(settings: TokenizerSettings) -> (PoolTokenizer, TokenizerMetrics) {
     hermes_runtime::crypto::install_default_crypto();
-    let metrics = TokenMetrics::register(&mut Registry::default());
+    let metrics = TokenizerMetrics::register(&mut Registry::default());
     let tokens = PoolTokenizer::new("chat", settings, metrics.clone()).expect("a client");
     tokens.settled().await;
     (tokens, metrics)
 }
 
-async fn fixture() -> (PoolTokenizer, TokenMetrics) {
+async fn fixture() -> (PoolTokenizer, TokenizerMetrics) {
     tokens(settings(Way::Files(fixture::files()))).await
 }
 
@@ -49,8 +49,8 @@ async fn a_chat_becomes_the_ids_of_its_rendered_text() {
     assert_eq!(tokens.ids(&text, Some("m")).await, Some(ids));
     assert_eq!(
         (
-            metrics.count(Outcome::Made),
-            metrics.count(Outcome::Remembered)
+            metrics.count(TokenizeOutcome::Tokenized),
+            metrics.count(TokenizeOutcome::Cached)
         ),
         (1, 1)
     );
@@ -104,7 +104,10 @@ async fn identical_prompts_are_made_into_tokens_once() {
     let ids = futures::future::join_all(asked).await;
     assert!(ids.iter().all(|found| found.is_some() && found == &ids[0]));
     assert_eq!(
-        (metrics.count(Outcome::Made), metrics.count(Outcome::Joined)),
+        (
+            metrics.count(TokenizeOutcome::Tokenized),
+            metrics.count(TokenizeOutcome::Shared)
+        ),
         (1, 19)
     );
 }
@@ -127,10 +130,10 @@ async fn what_has_no_exact_ids_has_none_and_says_why() {
         (chat("[]"), Failure::Template),
     ];
     for (text, failure) in cases {
-        let before = metrics.count(Outcome::Failed(failure));
+        let before = metrics.count(TokenizeOutcome::Failed(failure));
         assert_eq!(tokens.ids(&text, None).await, None);
         assert_eq!(
-            metrics.count(Outcome::Failed(failure)),
+            metrics.count(TokenizeOutcome::Failed(failure)),
             before + 1,
             "{failure:?}"
         );
@@ -145,7 +148,7 @@ async fn without_usable_files_there_are_no_ids() {
     };
     let (tokens, metrics) = tokens(settings(Way::Files(files))).await;
     assert_eq!(tokens.ids(&chat("[]"), None).await, None);
-    assert_eq!(metrics.count(Outcome::Failed(Failure::Absent)), 1);
+    assert_eq!(metrics.count(TokenizeOutcome::Failed(Failure::Absent)), 1);
 }
 
 #[tokio::test]
@@ -160,7 +163,7 @@ async fn a_request_waits_no_longer_than_the_limit_and_what_was_begun_is_remember
         "hello ".repeat(20_000)
     ));
     assert_eq!(tokens.ids(&text, None).await, None);
-    assert_eq!(metrics.count(Outcome::Failed(Failure::Late)), 1);
+    assert_eq!(metrics.count(TokenizeOutcome::Failed(Failure::Late)), 1);
     let limit = Instant::now() + PATIENCE;
     while tokens.ids(&text, None).await.is_none() {
         assert!(Instant::now() < limit, "nothing was remembered");
@@ -179,12 +182,12 @@ async fn one_who_leaves_does_not_take_the_work_away_from_those_who_wait() {
     let second = tokens.ids(&text, None);
     drop(first);
     assert!(second.await.is_some());
-    assert_eq!(metrics.count(Outcome::Failed(Failure::Late)), 0);
+    assert_eq!(metrics.count(TokenizeOutcome::Failed(Failure::Late)), 0);
 }
 
 #[tokio::test]
 async fn without_an_endpoint_no_engine_is_asked() {
     let (tokens, metrics) = tokens(settings(Way::Engine)).await;
     assert_eq!(tokens.ids(&chat("[]"), None).await, None);
-    assert_eq!(metrics.count(Outcome::Failed(Failure::Absent)), 1);
+    assert_eq!(metrics.count(TokenizeOutcome::Failed(Failure::Absent)), 1);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hermes_core::{pick::NoEndpoint, scheduler::Assignment};
 use tokio::sync::oneshot;
 
-use crate::metrics::Outcome;
+use crate::metrics::ScoreOutcome;
 
 /// The immediate outcome.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) enum ScoreRejection {
     },
 }
 
-impl From<&ScoreRejection> for Outcome {
+impl From<&ScoreRejection> for ScoreOutcome {
     fn from(refusal: &ScoreRejection) -> Self {
         match refusal {
             ScoreRejection::NoEndpoint(NoEndpoint::Empty | NoEndpoint::OnlyDisaggregated) => {

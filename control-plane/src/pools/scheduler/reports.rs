@@ -16,7 +16,10 @@ use hermes_core::{
 use hermes_proto::v1::Outcome;
 
 use super::{PoolScheduler, SchedulerState};
-use crate::{engines::ProbeResult, metrics::Cause};
+use crate::{
+    engines::ProbeResult,
+    metrics::{ReleaseCause, ScoreOutcome},
+};
 
 /// Replayed prompts per lock: a thousand of them delay a choice by about a millisecond.
 const LESSON: usize = 256;
@@ -83,7 +86,7 @@ impl PoolScheduler {
         }
         let (open, calibration) = state.dispatcher.finished(key, ended, now);
         if open.is_some() {
-            self.metrics.released(Cause::Report, 1);
+            self.metrics.releases[ReleaseCause::Report].inc();
         }
         if let Some(CachePrediction {
             source,
@@ -91,7 +94,7 @@ impl PoolScheduler {
             reported,
         }) = calibration
         {
-            self.metrics.calibrated(source, expected, reported);
+            self.metrics.predictions(source).observe(expected, reported);
         }
         if let Some(endpoint) = endpoint {
             let answered =
@@ -112,11 +115,11 @@ impl PoolScheduler {
         state.replies.remove(&key);
         let (open, waited) = state.dispatcher.cancel(key, now);
         if waited {
-            self.metrics.scored(crate::metrics::Outcome::Cancelled);
+            self.metrics.scores[ScoreOutcome::Cancelled].inc();
         }
         if let Some(open) = open {
             state.judge(open.endpoint, now, |breaker| breaker.on_abandoned(now));
-            self.metrics.released(Cause::Cancel, 1);
+            self.metrics.releases[ReleaseCause::Cancel].inc();
             self.release(&mut state, now);
         }
         waited
@@ -139,7 +142,7 @@ impl PoolScheduler {
         let mut state = self.state.lock();
         state.replies.retain(|key, _| key.proxy != proxy);
         let released = state.dispatcher.forget_proxy(proxy, now);
-        self.metrics.released(Cause::ProxyGone, released);
+        self.metrics.releases[ReleaseCause::ProxyGone].inc_by(released as u64);
         self.release(&mut state, now);
     }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     engines::{ProbeFailure, ProbeResult, Scraped},
-    metrics::Metrics,
+    metrics::ControlPlaneMetrics,
 };
 
 const STALE: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ fn pool(endpoints: usize) -> Arc<Pool> {
 }
 
 fn brain(endpoints: usize) -> PoolScheduler {
-    let metrics = Metrics::register(&mut Registry::default());
+    let metrics = ControlPlaneMetrics::register(&mut Registry::default());
     PoolScheduler::new(&pool(endpoints), STALE, metrics.pool(&"chat".into()), 7)
 }
 

@@ -18,7 +18,7 @@ use hermes_proto::{
 };
 
 use crate::{
-    metrics::{Metrics, ReportLabels},
+    metrics::{ControlPlaneMetrics, ReportEvent},
     pools::{FinishReport, PoolDirectory, PoolScheduler},
 };
 
@@ -32,13 +32,17 @@ pub(super) struct ReportReader {
     open: HashMap<RequestId, Arc<PoolScheduler>>,
     /// Whether something odd was logged already.
     said: bool,
-    metrics: Metrics,
+    metrics: ControlPlaneMetrics,
 }
 
 // === ReportReader ===
 
 impl ReportReader {
-    pub(super) fn new(proxy: ProxyId, pools: Arc<PoolDirectory>, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        proxy: ProxyId,
+        pools: Arc<PoolDirectory>,
+        metrics: ControlPlaneMetrics,
+    ) -> Self {
         Self {
             proxy,
             pools,
@@ -51,7 +55,7 @@ impl ReportReader {
     pub(super) fn reports(&mut self, reports: v1::Reports) {
         for v1::Report { request, event } in reports.reports {
             let request = RequestId(request);
-            let name = match event {
+            let event = match event {
                 Some(Event::Started(started)) => self.started(request, started),
                 Some(Event::FirstByte(v1::FirstByte { ttft_us })) => {
                     self.first_byte(request, ttft_us)
@@ -60,13 +64,10 @@ impl ReportReader {
                 Some(Event::Finished(finished)) => self.finished(request, &finished),
                 None => {
                     self.odd("a report without a known event");
-                    "unknown"
+                    ReportEvent::Unknown
                 }
             };
-            self.metrics
-                .reports
-                .get_or_create(&ReportLabels { event: name })
-                .inc();
+            self.metrics.streams.reports[event].inc();
         }
     }
 
@@ -106,7 +107,7 @@ impl ReportReader {
         }
     }
 
-    fn started(&mut self, request: RequestId, started: v1::Started) -> &'static str {
+    fn started(&mut self, request: RequestId, started: v1::Started) -> ReportEvent {
         let v1::Started {
             endpoint,
             uncached_tokens,
@@ -123,10 +124,10 @@ impl ReportReader {
             );
             self.remember(request, scheduler);
         }
-        "started"
+        ReportEvent::Started
     }
 
-    fn first_byte(&mut self, request: RequestId, ttft_us: u64) -> &'static str {
+    fn first_byte(&mut self, request: RequestId, ttft_us: u64) -> ReportEvent {
         if let Some(scheduler) = self.open.get(&request) {
             scheduler.first_byte(
                 self.key(request),
@@ -134,18 +135,18 @@ impl ReportReader {
                 self.pools.now(),
             );
         }
-        "first_byte"
+        ReportEvent::FirstByte
     }
 
-    fn attempt_failed(&mut self, failed: v1::AttemptFailed) -> &'static str {
+    fn attempt_failed(&mut self, failed: v1::AttemptFailed) -> ReportEvent {
         let endpoint = EndpointId(failed.endpoint);
         if let Some(scheduler) = self.brain_of(endpoint) {
             scheduler.attempt_failed(endpoint, failed.outcome(), self.pools.now());
         }
-        "attempt_failed"
+        ReportEvent::AttemptFailed
     }
 
-    fn finished(&mut self, request: RequestId, finished: &v1::Finished) -> &'static str {
+    fn finished(&mut self, request: RequestId, finished: &v1::Finished) -> ReportEvent {
         let endpoint = finished.endpoint.map(EndpointId);
         if let (Some(response), Some(endpoint)) = (finished.stored_response, endpoint) {
             self.pools
@@ -165,7 +166,7 @@ impl ReportReader {
             Some(scheduler) => scheduler.finished(self.key(request), finish, self.pools.now()),
             None => self.pools.finished_unsent(self.key(request)),
         }
-        "finished"
+        ReportEvent::Finished
     }
 
     /// What the proxy sent where before this replica knew of it.

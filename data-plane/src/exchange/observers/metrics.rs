@@ -5,21 +5,21 @@ use hermes_core::query::CacheSource;
 use crate::{
     exchange::{attempt::AttemptFacts, summary::RequestSummary},
     telemetry::{
-        metrics::{Ended, ModelMetrics},
+        metrics::{ModelMetrics, RequestOutcome},
         usage::TokenUsage,
     },
 };
 
 pub(super) fn observe(summary: &RequestSummary<'_>, model: &ModelMetrics) {
     summary.pool.metrics.in_flight.dec();
-    model.ended(summary.outcome);
+    model.requests[summary.outcome].inc();
     model.duration.observe(summary.duration().as_secs_f64());
     let tokens = summary.output_tokens();
     if let Some(seconds) = summary.timeline.time_per_output_token(tokens) {
-        model.tpot.observe(seconds);
+        model.time_per_output_token.observe(seconds);
     }
     let Some(usage) = summary.usage else {
-        if summary.outcome == Ended::Ok {
+        if summary.outcome == RequestOutcome::Ok {
             model.usage_missing.inc();
         }
         return;
@@ -31,7 +31,7 @@ pub(super) fn observe(summary: &RequestSummary<'_>, model: &ModelMetrics) {
     model
         .cached_tokens
         .inc_by(u64::from(usage.cached_tokens.unwrap_or(0)));
-    if let (Ended::Ok, Some(attempt)) = (summary.outcome, summary.attempt) {
+    if let (RequestOutcome::Ok, Some(attempt)) = (summary.outcome, summary.attempt) {
         compare_cached_tokens(summary, attempt, usage);
     }
 }
@@ -53,6 +53,7 @@ fn compare_cached_tokens(summary: &RequestSummary<'_>, attempt: &AttemptFacts, u
         }
     };
     pool.metrics
-        .forecasts
-        .observe(attempt.source, expected, reported);
+        .selections
+        .predictions(attempt.source)
+        .observe(expected, reported);
 }

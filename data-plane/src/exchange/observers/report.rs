@@ -7,7 +7,7 @@ use hermes_proto::v1;
 use crate::{
     exchange::summary::RequestSummary,
     link::report::{Outcome, Reporter, RequestEnd},
-    telemetry::metrics::Ended,
+    telemetry::metrics::RequestOutcome,
 };
 
 pub(super) fn observe(summary: &RequestSummary<'_>, reporter: &Reporter) {
@@ -31,12 +31,12 @@ pub(super) fn observe(summary: &RequestSummary<'_>, reporter: &Reporter) {
 }
 
 /// The contract's outcome.
-const fn outcome(ended: Ended) -> Outcome {
+const fn outcome(ended: RequestOutcome) -> Outcome {
     match ended {
-        Ended::Ok | Ended::ClientError => Outcome::Ok,
-        Ended::Busy => Outcome::Backpressure,
-        Ended::Cancelled => Outcome::Cancelled,
-        Ended::TimedOut => Outcome::TimedOut,
-        Ended::Failed | Ended::Broken => Outcome::Failed,
+        RequestOutcome::Ok | RequestOutcome::ClientError => Outcome::Ok,
+        RequestOutcome::Overloaded => Outcome::Backpressure,
+        RequestOutcome::Cancelled => Outcome::Cancelled,
+        RequestOutcome::TimedOut => Outcome::TimedOut,
+        RequestOutcome::Failed | RequestOutcome::Truncated => Outcome::Failed,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     exchange::{summary::RequestSummary, trace},
-    telemetry::metrics::Ended,
+    telemetry::metrics::RequestOutcome,
 };
 
 pub(super) fn observe(summary: &RequestSummary<'_>) {
@@ -35,7 +35,10 @@ pub(super) fn observe(summary: &RequestSummary<'_>) {
         );
     }
     // Other failures have set the status of their head or local reply.
-    if matches!(summary.outcome, Ended::TimedOut | Ended::Broken) {
+    if matches!(
+        summary.outcome,
+        RequestOutcome::TimedOut | RequestOutcome::Truncated
+    ) {
         if let Some(attempt) = summary.attempt {
             trace::failed(&attempt.span, outcome);
         }

@@ -9,7 +9,8 @@ mod trial;
 use std::time::Duration;
 
 use hermes_control_plane::cache_sources::kv_manager::{
-    KvManager, KvManagerSettings, KvMetrics, Lookup, LookupCandidate, MAX_IN_FLIGHT, Outcome, Text,
+    KvManager, KvManagerMetrics, KvManagerSettings, Lookup, LookupCandidate, LookupOutcome,
+    MAX_IN_FLIGHT, Text,
 };
 use hermes_core::{query::CacheHit, snapshot::EndpointId};
 use hermes_engine_sim::kv_manager::{Fault, KvManagerServer, Prompt};
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Asker {
     manager: KvManager,
-    metrics: KvMetrics,
+    metrics: KvManagerMetrics,
 }
 
 impl Asker {
@@ -38,7 +39,7 @@ impl Asker {
 
     fn with(settings: KvManagerSettings) -> Self {
         hermes_runtime::crypto::install_default_crypto();
-        let metrics = KvMetrics::register(&mut Registry::default());
+        let metrics = KvManagerMetrics::register(&mut Registry::default());
         let manager = KvManager::new(settings, metrics.clone()).expect("a valid URL");
         Self { manager, metrics }
     }
@@ -114,16 +115,16 @@ async fn a_manager_sees_the_clients_messages_and_the_candidates_and_its_answer_b
     let server = KvManagerServer::start(know).await.expect("a port");
     let asker = Asker::new(&server.url(), PATIENCE);
     assert_eq!(asker.ask().await, [(2, 750), (3, 250)]);
-    assert_eq!(asker.metrics.count(Outcome::Hit), 1);
+    assert_eq!(asker.metrics.count(LookupOutcome::Hit), 1);
 }
 
 #[tokio::test]
 async fn every_fault_means_no_hint_and_is_counted_by_its_name() {
     let faults = [
-        (Fault::Status(500), Outcome::Status(500)),
-        (Fault::Garbage, Outcome::Garbage),
-        (Fault::Empty, Outcome::Garbage),
-        (Fault::Refuse, Outcome::Broken),
+        (Fault::Status(500), LookupOutcome::Status(500)),
+        (Fault::Garbage, LookupOutcome::Garbage),
+        (Fault::Empty, LookupOutcome::Garbage),
+        (Fault::Refuse, LookupOutcome::Broken),
     ];
     for (fault, outcome) in faults {
         let server = server().await;
@@ -145,7 +146,7 @@ async fn a_manager_that_hangs_costs_no_more_than_the_budget() {
     let started = Instant::now();
     assert_eq!(asker.ask().await, []);
     assert!(started.elapsed() < PATIENCE / 4, "{:?}", started.elapsed());
-    assert_eq!(asker.metrics.count(Outcome::Timeout), 1);
+    assert_eq!(asker.metrics.count(LookupOutcome::Timeout), 1);
 }
 
 #[tokio::test]
@@ -161,7 +162,7 @@ async fn a_dead_manager_is_left_alone_and_found_again() {
         "it was asked {} times",
         server.questions()
     );
-    assert!(asker.metrics.count(Outcome::Open) > 0);
+    assert!(asker.metrics.count(LookupOutcome::Open) > 0);
 
     server.set_fault(Fault::None);
     let found = async {
@@ -183,7 +184,7 @@ async fn questions_over_the_limit_are_not_asked() {
         (0..MAX_IN_FLIGHT + 10).map(|number| asker.ask_about(numbered(number))),
     );
     assert!(asked.await.iter().all(Vec::is_empty));
-    assert_eq!(asker.metrics.count(Outcome::Saturated), 10);
+    assert_eq!(asker.metrics.count(LookupOutcome::Saturated), 10);
 }
 
 #[tokio::test]
@@ -191,7 +192,7 @@ async fn a_request_that_goes_away_in_a_trial_leaves_the_trial_to_the_next() {
     let server = server().await;
     let asker = Asker::new(&server.url(), PATIENCE);
     server.set_fault(Fault::Status(500));
-    while asker.metrics.count(Outcome::Open) == 0 {
+    while asker.metrics.count(LookupOutcome::Open) == 0 {
         asker.ask().await;
     }
     let asked = server.questions();
@@ -224,7 +225,7 @@ async fn a_manager_that_is_not_there_is_refused() {
     let url = server().await.url();
     let asker = Asker::new(&url, PATIENCE);
     let refused = async {
-        while asker.metrics.count(Outcome::Refused) == 0 {
+        while asker.metrics.count(LookupOutcome::Refused) == 0 {
             asker.ask().await;
         }
     };

@@ -11,15 +11,15 @@ use tokio::time::Instant;
 
 use crate::client::{chat, client, eventually, metric, send};
 
-async fn chosen_by(fleet: &Fleet, rung: &str) -> f64 {
-    let series = format!("hermes_choices_total{{pool=\"chat\",rung=\"{rung}\"}}");
+async fn chosen_by(fleet: &Fleet, level: &str) -> f64 {
+    let series = format!("hermes_endpoint_selections_total{{pool=\"chat\",level=\"{level}\"}}");
     metric(&fleet.proxies[0].admin_url(), &series).await
 }
 
 async fn connected(fleet: &Fleet, replicas: f64) {
     let admin = fleet.proxies[0].admin_url();
     eventually("the number of connected control planes", || async {
-        metric(&admin, "hermes_control_planes").await == replicas
+        metric(&admin, "hermes_connected_control_planes").await == replicas
     })
     .await;
 }
@@ -73,14 +73,14 @@ async fn when_every_endpoint_seems_down_any_is_tried() {
     let admin = fleet.proxies[0].admin_url();
     eventually("both are down", || async {
         assert_eq!(send(chat(&fleet.url(), false, 1)).await.status(), 502);
-        metric(&admin, "hermes_endpoints{pool=\"chat\",state=\"down\"}").await == 2.0
+        metric(&admin, "hermes_endpoints{pool=\"chat\",health=\"down\"}").await == 2.0
     })
     .await;
     for engine in &fleet.engines {
         engine.faults().clear();
     }
     assert_eq!(send(chat(&fleet.url(), false, 1)).await.status(), 200);
-    assert!(chosen_by(&fleet, "any").await > 0.0);
+    assert!(chosen_by(&fleet, "panic").await > 0.0);
 }
 
 #[tokio::test]

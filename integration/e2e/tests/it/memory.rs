@@ -92,7 +92,7 @@ async fn without_a_brain_conversations_return_to_where_this_proxy_sent_them() {
     assert_eq!(chosen_by(&proxy, "local").await, endpoints.len() as f64);
     assert_eq!(requests(&world).into_values().collect::<Vec<_>>(), [2; 4]);
     let expected =
-        "hermes_cache_forecast_tokens_total{pool=\"chat\",source=\"learned\",kind=\"expected\"}";
+        "hermes_cache_prediction_tokens_total{pool=\"chat\",source=\"learned\",kind=\"expected\"}";
     assert!(metric(&proxy.admin_url(), expected).await > 1_000.0);
 }
 
@@ -125,7 +125,7 @@ async fn a_brain_that_restarted_is_taught_what_was_sent_where() {
     assert_eq!(
         metric(
             &proxy.admin_url(),
-            "hermes_taught_decisions_total{pool=\"chat\"}"
+            "hermes_history_replayed_requests_total{pool=\"chat\"}"
         )
         .await,
         1.0

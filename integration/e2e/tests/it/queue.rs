@@ -26,7 +26,7 @@ fn asking(proxy: &Plane<data::Bound>) -> JoinHandle<u16> {
 async fn waiting_becomes(proxy: &Plane<data::Bound>, count: f64) {
     let admin = proxy.admin_url();
     eventually("the number of waiting requests", || async {
-        metric(&admin, "hermes_waiting_requests{pool=\"chat\"}").await == count
+        metric(&admin, "hermes_queued_requests{pool=\"chat\"}").await == count
     })
     .await;
 }
@@ -51,7 +51,7 @@ async fn a_queued_request_goes_where_it_is_bound_in_the_end() {
     assert_eq!(
         metric(
             &proxy.admin_url(),
-            "hermes_wait_seconds_count{pool=\"chat\"}"
+            "hermes_queue_duration_seconds_count{pool=\"chat\"}"
         )
         .await,
         1.0
@@ -84,7 +84,7 @@ async fn when_the_stream_breaks_all_who_wait_are_served_at_once_without_the_brai
     assert_eq!(
         metric(
             &proxy.admin_url(),
-            "hermes_score_failures_total{pool=\"chat\",reason=\"broken\"}"
+            "hermes_score_failures_total{pool=\"chat\",reason=\"stream_broken\"}"
         )
         .await,
         5.0
@@ -170,7 +170,7 @@ async fn a_full_queue_is_the_clients_to_hear_and_no_engines() {
     assert_eq!(
         metric(
             &proxy.admin_url(),
-            "hermes_refusals_total{code=\"queue_full\"}"
+            "hermes_local_replies_total{code=\"queue_full\"}"
         )
         .await,
         1.0

@@ -115,7 +115,7 @@ async fn backpressure_opens_no_breaker() {
     }
     let up = metric(
         &fleet.proxies[0].admin_url(),
-        "hermes_endpoints{pool=\"chat\",state=\"down\"}",
+        "hermes_endpoints{pool=\"chat\",health=\"down\"}",
     )
     .await;
     assert_eq!(up, 0.0);
@@ -174,7 +174,7 @@ async fn a_dead_engine_is_left_alone_and_taken_back_when_it_lives_again() {
     let fleet = two_engines("  metrics: {interval: 1s}\n").await;
     fleet.engines[0].kill().await;
     let admin = fleet.proxies[0].admin_url();
-    let down = "hermes_endpoints{pool=\"chat\",state=\"down\"}";
+    let down = "hermes_endpoints{pool=\"chat\",health=\"down\"}";
     eventually("the dead engine is out", || async {
         assert_eq!(send(chat(&fleet.url(), false, 1)).await.status(), 200);
         metric(&admin, down).await == 1.0

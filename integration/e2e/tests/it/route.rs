@@ -72,7 +72,7 @@ async fn round_robin_takes_turns() {
 
 #[tokio::test]
 async fn every_strategy_answers_and_says_by_which_step_it_chose() {
-    for (strategy, rung) in [
+    for (strategy, level) in [
         ("random", "strategy"),
         ("power-of-two", "strategy"),
         ("session-affinity", "strategy"),
@@ -87,7 +87,7 @@ async fn every_strategy_answers_and_says_by_which_step_it_chose() {
                 "{strategy}"
             );
         }
-        let series = format!("hermes_choices_total{{pool=\"chat\",rung=\"{rung}\"}}");
+        let series = format!("hermes_endpoint_selections_total{{pool=\"chat\",level=\"{level}\"}}");
         assert_eq!(
             metric(&fleet.proxies[0].admin_url(), &series).await,
             4.0,

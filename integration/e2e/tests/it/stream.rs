@@ -140,7 +140,7 @@ async fn an_engine_that_dies_in_mid_stream_never_looks_like_the_end() {
             text.contains("upstream_died"),
             "readers of events are told: {text}"
         );
-        ends_as(&fleet, "broken").await;
+        ends_as(&fleet, "truncated").await;
     }
 }
 
@@ -167,7 +167,7 @@ async fn connections_to_engines_are_used_again() {
     }
     let opened = metric(
         &fleet.proxies[0].admin_url(),
-        "hermes_connections_opened_total",
+        "hermes_endpoint_connections_opened_total",
     )
     .await;
     assert_eq!(opened, 1.0);

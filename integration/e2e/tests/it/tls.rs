@@ -25,7 +25,7 @@ async fn planes_with_certificates_of_one_authority_serve() {
         assert_eq!(send(chat(&proxy.url(), true, 4)).await.status(), 200);
     }
     let chosen: f64 = {
-        let series = "hermes_choices_total{pool=\"chat\",rung=\"score\"}";
+        let series = "hermes_endpoint_selections_total{pool=\"chat\",level=\"score\"}";
         metric(&fleet.proxies[0].admin_url(), series).await
             + metric(&fleet.proxies[1].admin_url(), series).await
     };
@@ -60,7 +60,7 @@ async fn a_certificate_is_checked_for_the_name_that_was_dialed_and_not_for_the_a
     })
     .await;
     let by_address = proxy_with(dialing("127.0.0.1")).await.expect("starts");
-    let refused = "hermes_control_plane_tls_handshakes_total{outcome=\"broken\"}";
+    let refused = "hermes_control_plane_tls_handshakes_total{outcome=\"failed\"}";
     eventually("its handshake broke", || async {
         metric(&admin_of(&fleet), refused).await > 0.0
     })

@@ -5,7 +5,7 @@ use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use hermes_bench::fleet::{Scene, instant};
 use hermes_control_plane::cache_sources::tokenizer::{
-    Failure, Outcome, PoolTokenizer, TokenMetrics, TokenizerSettings, Way,
+    Failure, PoolTokenizer, TokenizeOutcome, TokenizerMetrics, TokenizerSettings, Way,
 };
 use hermes_core::{
     policy::PoolPolicy,
@@ -24,9 +24,9 @@ use crate::client::{ask, client, send};
 /// Far over any time limit.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenMetrics) {
+fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenizerMetrics) {
     hermes_runtime::crypto::install_default_crypto();
-    let metrics = TokenMetrics::register(&mut Registry::default());
+    let metrics = TokenizerMetrics::register(&mut Registry::default());
     let settings = TokenizerSettings {
         way: Way::Engine,
         cache: 1 << 20,
@@ -110,7 +110,7 @@ async fn an_engine_that_is_gone_is_passed_over() {
             .await;
         assert!(found.is_some(), "{number}");
     }
-    assert_eq!(metrics.count(Outcome::Made), 20);
+    assert_eq!(metrics.count(TokenizeOutcome::Tokenized), 20);
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn an_engine_that_hangs_costs_no_more_than_the_limit() {
             .expect("in time"),
         None
     );
-    assert_eq!(metrics.count(Outcome::Failed(Failure::Late)), 1);
+    assert_eq!(metrics.count(TokenizeOutcome::Failed(Failure::Late)), 1);
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn an_answer_that_is_no_list_of_ids_is_none() {
             .await,
         None
     );
-    assert_eq!(metrics.count(Outcome::Made), 0);
+    assert_eq!(metrics.count(TokenizeOutcome::Tokenized), 0);
 }
 
 /// The fixture's files: a byte-level vocabulary of 306 tokens and a ChatML template.

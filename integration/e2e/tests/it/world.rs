@@ -101,10 +101,10 @@ pub(crate) async fn proxy_of(replicas: &[&Replica]) -> Plane<data::Bound> {
     proxy
 }
 
-pub(crate) async fn chosen_by(proxy: &Plane<data::Bound>, rung: &str) -> f64 {
+pub(crate) async fn chosen_by(proxy: &Plane<data::Bound>, level: &str) -> f64 {
     metric(
         &proxy.admin_url(),
-        &format!("hermes_choices_total{{pool=\"chat\",rung=\"{rung}\"}}"),
+        &format!("hermes_endpoint_selections_total{{pool=\"chat\",level=\"{level}\"}}"),
     )
     .await
 }
@@ -113,7 +113,7 @@ pub(crate) async fn chosen_by(proxy: &Plane<data::Bound>, rung: &str) -> f64 {
 pub(crate) async fn follows(proxy: &Plane<data::Bound>, replicas: f64) {
     let admin = proxy.admin_url();
     eventually("the number of replicas that the proxy follows", || async {
-        metric(&admin, "hermes_control_planes").await == replicas
+        metric(&admin, "hermes_connected_control_planes").await == replicas
     })
     .await;
 }

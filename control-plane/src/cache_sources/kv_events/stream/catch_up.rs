@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        metrics::{Cleared, Failure, Replayed},
+        metrics::{ClearCause, ReplayOutcome, StreamFailure},
         replay::{Replay, ReplayedBatch},
         sequence::Mark,
         source::PublisherAddress,
@@ -12,15 +12,6 @@ use super::{
 
 /// Retries of one replay that had gaps.
 const MAX_QUESTIONS: usize = 64;
-
-/// What a replay brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CatchUpOutcome {
-    /// Everything from where it was asked for.
-    Whole,
-    /// Less: the buffer is too short, or the publisher is another one.
-    Short,
-}
 
 impl Stream {
     /// After a connect: learns what was published before.
@@ -34,14 +25,14 @@ impl Stream {
             return;
         }
         if newest.is_some() {
-            self.ingest.clear(Cleared::Restart, false);
+            self.ingest.clear(ClearCause::Restart, false);
         }
         self.sequence.forget();
         let Some(replay) = &place.replay else { return };
         match self.replay(0, replay).await {
             Ok(outcome) => {
-                self.counters.replayed(outcome.into());
-                self.ingest.set_whole(outcome == CatchUpOutcome::Whole);
+                self.counters.replays[outcome].inc();
+                self.ingest.set_whole(outcome == ReplayOutcome::Complete);
             }
             Err(failure) => self.no_replay(failure),
         }
@@ -62,8 +53,8 @@ impl Stream {
         }
         match self.replay(newest.number.saturating_add(1), replay).await {
             Ok(outcome) => {
-                self.counters.replayed(outcome.into());
-                outcome == CatchUpOutcome::Whole
+                self.counters.replays[outcome].inc();
+                outcome == ReplayOutcome::Complete
             }
             Err(failure) => {
                 self.no_replay(failure);
@@ -76,30 +67,32 @@ impl Stream {
     pub(super) async fn fill(&mut self, from: u64, place: &PublisherAddress) {
         let outcome = match &place.replay {
             Some(replay) => self.replay(from, replay).await,
-            None => Ok(CatchUpOutcome::Short),
+            None => Ok(ReplayOutcome::Incomplete),
         };
         // What is missing for good may have been removals.
         match outcome {
-            Ok(outcome) if place.replay.is_some() => self.counters.replayed(outcome.into()),
-            Ok(_) => self.ingest.clear(Cleared::Lost, false),
+            Ok(outcome) if place.replay.is_some() => {
+                self.counters.replays[outcome].inc();
+            }
+            Ok(_) => self.ingest.clear(ClearCause::Gap, false),
             Err(failure) => {
                 self.no_replay(failure);
-                self.ingest.clear(Cleared::Lost, false);
+                self.ingest.clear(ClearCause::Gap, false);
             }
         }
     }
 
     /// Takes in all batches from `from` on, as far as the publisher's buffer has them. When it begins later, what was known
     /// is dropped first, and what it has is taken in all the same.
-    async fn replay(&mut self, from: u64, replay: &str) -> Result<CatchUpOutcome, Failure> {
-        let (mut next, mut outcome) = (from, CatchUpOutcome::Whole);
+    async fn replay(&mut self, from: u64, replay: &str) -> Result<ReplayOutcome, StreamFailure> {
+        let (mut next, mut outcome) = (from, ReplayOutcome::Complete);
         for _ in 0..MAX_QUESTIONS {
             let mut question = Replay::ask(replay, next).await?;
             let asked = next;
             loop {
                 let batch = match question.next().await {
                     // The rest of the answer was dropped on the way, its end included.
-                    Err(Failure::Timeout) if next > asked => break,
+                    Err(StreamFailure::Timeout) if next > asked => break,
                     batch => batch?,
                 };
                 let Some(ReplayedBatch { number, payload }) = batch else {
@@ -116,17 +109,17 @@ impl Stream {
                     break;
                 }
                 if number > next {
-                    outcome = CatchUpOutcome::Short;
+                    outcome = ReplayOutcome::Incomplete;
                     self.sequence.forget();
                     if from > 0 {
-                        self.ingest.clear(Cleared::Lost, false);
+                        self.ingest.clear(ClearCause::Gap, false);
                     }
                 }
                 self.take(number, &payload).await;
                 next = number.saturating_add(1);
             }
         }
-        Err(Failure::Broken)
+        Err(StreamFailure::ConnectionBroken)
     }
 
     pub(super) async fn take(&mut self, number: u64, payload: &[u8]) {
@@ -134,23 +127,12 @@ impl Stream {
         self.sequence.took(number, payload);
     }
 
-    fn no_replay(&self, failure: Failure) {
-        self.counters.replayed(Replayed::Failed);
+    fn no_replay(&self, failure: StreamFailure) {
+        self.counters.replays[ReplayOutcome::Failed].inc();
         tracing::debug!(
             rank = self.status.rank,
             reason = failure.name(),
             "no replay of KV events"
         );
-    }
-}
-
-// === CatchUpOutcome ===
-
-impl From<CatchUpOutcome> for Replayed {
-    fn from(outcome: CatchUpOutcome) -> Self {
-        match outcome {
-            CatchUpOutcome::Whole => Self::Whole,
-            CatchUpOutcome::Short => Self::Short,
-        }
     }
 }

@@ -17,7 +17,7 @@
 
 use hermes_core::query::{CacheHit, CacheSource, CachedTokens};
 
-use super::{Conductor, Lookup, Outcome, PromptBlocks, plain::AnswerValue};
+use super::{Conductor, Lookup, LookupOutcome, PromptBlocks, plain::AnswerValue};
 use crate::cache_sources::kv_manager::names::InstanceNames;
 
 const LONGEST: [&str; 2] = ["longest_matched", "matched_tokens"];
@@ -43,14 +43,14 @@ struct Implausible;
 /// Reads `answer` to `lookup`, whose `blocks` were asked about.
 ///
 /// # Errors
-/// [`Outcome::Garbage`] when it has no rows in a known place, [`Outcome::Implausible`] when a number cannot be true,
-/// [`Outcome::Unknown`] when it has rows and none is about a candidate.
+/// [`LookupOutcome::Garbage`] when it has no rows in a known place, [`LookupOutcome::Implausible`] when a number cannot be true,
+/// [`LookupOutcome::Unknown`] when it has rows and none is about a candidate.
 pub(super) fn hits(
     conductor: &Conductor,
     answer: &[u8],
     lookup: &Lookup,
     blocks: PromptBlocks<'_>,
-) -> Result<Vec<CacheHit>, Outcome> {
+) -> Result<Vec<CacheHit>, LookupOutcome> {
     let answer: AnswerValue = conductor.encoding.read(answer)?;
     let Some((rows, meaning)) = rows(&answer, &conductor.tenant)? else {
         return Ok(Vec::new());
@@ -59,7 +59,7 @@ pub(super) fn hits(
     let (mut hits, mut known) = (Vec::new(), false);
     for (instance, row) in rows {
         let cached = cached(row, meaning, blocks.ids.len() as u32)
-            .map_err(|Implausible| Outcome::Implausible)?;
+            .map_err(|Implausible| LookupOutcome::Implausible)?;
         let Some(position) = names.find(instance) else {
             continue;
         };
@@ -76,13 +76,16 @@ pub(super) fn hits(
     if known || rows.is_empty() {
         Ok(hits)
     } else {
-        Err(Outcome::Unknown)
+        Err(LookupOutcome::Unknown)
     }
 }
 
 /// The rows and what they mean; none when no instance holds a block.
-fn rows<'a>(answer: &'a AnswerValue, tenant: &str) -> Result<Option<ConductorRows<'a>>, Outcome> {
-    let all = answer.fields().ok_or(Outcome::Garbage)?;
+fn rows<'a>(
+    answer: &'a AnswerValue,
+    tenant: &str,
+) -> Result<Option<ConductorRows<'a>>, LookupOutcome> {
+    let all = answer.fields().ok_or(LookupOutcome::Garbage)?;
     let places = [
         ("instances", RowMeaning::Boundaries),
         (tenant, RowMeaning::Counts),
@@ -94,7 +97,7 @@ fn rows<'a>(answer: &'a AnswerValue, tenant: &str) -> Result<Option<ConductorRow
     match found {
         Some(found) => Ok(Some(found)),
         None if all.is_empty() => Ok(None),
-        None => Err(Outcome::Garbage),
+        None => Err(LookupOutcome::Garbage),
     }
 }
 

@@ -10,7 +10,7 @@
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
-use super::{Conductor, Encoding, Lookup, Outcome, PromptBlocks};
+use super::{Conductor, Encoding, Lookup, LookupOutcome, PromptBlocks};
 use crate::cache_sources::kv_manager::MAX_REQUEST;
 
 #[derive(Serialize)]
@@ -34,12 +34,12 @@ enum Ids<'a> {
 /// The body of the question about `lookup`.
 ///
 /// # Errors
-/// [`Outcome::TooLarge`].
+/// [`LookupOutcome::TooLarge`].
 pub(super) fn body(
     conductor: &Conductor,
     lookup: &Lookup,
     blocks: PromptBlocks<'_>,
-) -> Result<Bytes, Outcome> {
+) -> Result<Bytes, LookupOutcome> {
     let token_ids = match conductor.encoding {
         Encoding::Json => Ids::List(blocks.ids),
         Encoding::Msgpack => {
@@ -62,7 +62,7 @@ pub(super) fn body(
     };
     let body = conductor.encoding.write(&question)?;
     if body.len() > MAX_REQUEST {
-        Err(Outcome::TooLarge)
+        Err(LookupOutcome::TooLarge)
     } else {
         Ok(body)
     }
@@ -161,14 +161,14 @@ mod tests {
                 token_ids: None,
                 ..fixture::lookup()
             }),
-            Err(Outcome::NoTokens)
+            Err(LookupOutcome::NoTokens)
         );
         assert_eq!(
             ask(Lookup {
                 block_size: None,
                 ..fixture::lookup()
             }),
-            Err(Outcome::NoBlockSize)
+            Err(LookupOutcome::NoBlockSize)
         );
         let short = Lookup {
             token_ids: Some([1].into()),

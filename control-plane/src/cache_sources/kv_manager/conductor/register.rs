@@ -27,7 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Conductor, Encoding, Outcome};
+use super::{Conductor, Encoding, LookupOutcome};
 use crate::cache_sources::{kv_manager::names::host, lookup_client::LookupFault};
 
 /// How often all is compared.
@@ -220,7 +220,7 @@ impl RegistrationReconciler {
     }
 
     /// Makes the conductor's table right, as far as it lets us; gives up at the first call that fails.
-    async fn reconcile(&mut self, wanted: &WantedRows) -> Result<(), Outcome> {
+    async fn reconcile(&mut self, wanted: &WantedRows) -> Result<(), LookupOutcome> {
         for row in wanted.rows.keys() {
             self.mine.entry(row.clone()).or_insert(false);
         }
@@ -254,7 +254,7 @@ impl RegistrationReconciler {
     }
 
     /// The conductor's registrations; `None` when it has no such endpoint.
-    async fn services(&self) -> Result<Option<BTreeSet<RegistrationRow>>, Outcome> {
+    async fn services(&self) -> Result<Option<BTreeSet<RegistrationRow>>, LookupOutcome> {
         let request = self
             .client
             .get(self.neighbor("services"))
@@ -265,7 +265,7 @@ impl RegistrationReconciler {
                 wire::services(self.conductor.encoding, &self.conductor.tenant, &answer).map(Some)
             }
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
-            other => Err(Outcome::Status(other.as_u16())),
+            other => Err(LookupOutcome::Status(other.as_u16())),
         }
     }
 
@@ -274,24 +274,24 @@ impl RegistrationReconciler {
         wanted: &WantedRows,
         row: &RegistrationRow,
         host: &str,
-    ) -> Result<(), Outcome> {
+    ) -> Result<(), LookupOutcome> {
         let body = wire::register(&self.conductor, &self.registration, wanted, row, host)?;
         match self.post("register", body).await? {
             StatusCode::OK => Ok(()),
-            other => Err(Outcome::Status(other.as_u16())),
+            other => Err(LookupOutcome::Status(other.as_u16())),
         }
     }
 
-    async fn unregister(&self, row: &RegistrationRow) -> Result<(), Outcome> {
+    async fn unregister(&self, row: &RegistrationRow) -> Result<(), LookupOutcome> {
         let body = wire::unregister(&self.conductor, &self.registration, row)?;
         match self.post("unregister", body).await? {
             // Another replica was faster.
             StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
-            other => Err(Outcome::Status(other.as_u16())),
+            other => Err(LookupOutcome::Status(other.as_u16())),
         }
     }
 
-    async fn post(&self, name: &str, body: bytes::Bytes) -> Result<StatusCode, Outcome> {
+    async fn post(&self, name: &str, body: bytes::Bytes) -> Result<StatusCode, LookupOutcome> {
         let content_type = self.conductor.content_type();
         let request = self
             .client
@@ -307,7 +307,7 @@ impl RegistrationReconciler {
     }
 
     /// Says once that it fails, and once that it works again.
-    fn log(&mut self, round: Result<(), Outcome>, rows: usize) {
+    fn log(&mut self, round: Result<(), LookupOutcome>, rows: usize) {
         let url = self.url.as_str();
         match round {
             Ok(()) if self.complained => {
@@ -328,20 +328,20 @@ impl RegistrationReconciler {
 }
 
 /// Status and body of an answer.
-async fn call(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>), Outcome> {
+async fn call(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>), LookupOutcome> {
     let answered = async {
         let mut response = request
             .send()
             .await
-            .map_err(|error| Outcome::from(LookupFault::of(&error)))?;
+            .map_err(|error| LookupOutcome::from(LookupFault::of(&error)))?;
         let mut body = Vec::new();
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| Outcome::from(LookupFault::of(&error)))?
+            .map_err(|error| LookupOutcome::from(LookupFault::of(&error)))?
         {
             if body.len() + chunk.len() > MAX_ANSWER {
-                return Err(Outcome::Garbage);
+                return Err(LookupOutcome::Garbage);
             }
             body.extend_from_slice(&chunk);
         }
@@ -349,5 +349,5 @@ async fn call(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>),
     };
     timeout(PATIENCE, answered)
         .await
-        .unwrap_or(Err(Outcome::Timeout))
+        .unwrap_or(Err(LookupOutcome::Timeout))
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use hermes_core::query::{CacheHit, CacheSource, CachedTokens};
 use serde_json::{Map, Value};
 
-use super::{MatchSort, Outcome};
+use super::{LookupOutcome, MatchSort};
 use crate::cache_sources::kv_manager::{Lookup, LookupCandidate, names::InstanceNames};
 
 /// Keys that name an endpoint, unless others are configured.
@@ -60,14 +60,14 @@ const MAX_ROWS: usize = 10_000;
 /// Reads `answer` to `lookup`.
 ///
 /// # Errors
-/// [`Outcome::Garbage`] when it is no JSON or has no row in a known shape, [`Outcome::Unknown`] when it has rows and
+/// [`LookupOutcome::Garbage`] when it is no JSON or has no row in a known shape, [`LookupOutcome::Unknown`] when it has rows and
 /// none is about a candidate. An empty list or map is no error: no endpoint holds a block.
 pub(super) fn hits(
     answer: &[u8],
     lookup: &Lookup,
     settings: &MatchSort,
-) -> Result<Vec<CacheHit>, Outcome> {
-    let answer: Value = serde_json::from_slice(answer).map_err(|_| Outcome::Garbage)?;
+) -> Result<Vec<CacheHit>, LookupOutcome> {
+    let answer: Value = serde_json::from_slice(answer).map_err(|_| LookupOutcome::Garbage)?;
     let mut reader = MatchSortReader {
         id_keys: keys(&settings.id_keys, &DEFAULT_ID_KEYS),
         score_keys: keys(&settings.score_keys, &DEFAULT_SCORE_KEYS),
@@ -188,15 +188,15 @@ impl MatchSortReader<'_> {
         self,
         candidates: &[LookupCandidate],
         was_empty: bool,
-    ) -> Result<Vec<CacheHit>, Outcome> {
+    ) -> Result<Vec<CacheHit>, LookupOutcome> {
         if was_empty {
             return Ok(Vec::new());
         }
         if self.best.iter().all(Option::is_none) {
             return Err(if self.rows == 0 {
-                Outcome::Garbage
+                LookupOutcome::Garbage
             } else {
-                Outcome::Unknown
+                LookupOutcome::Unknown
             });
         }
         let held = candidates

@@ -11,15 +11,15 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{Lookup, Outcome, Text};
+use super::{Lookup, LookupOutcome, Text};
 use crate::cache_sources::kv_manager::MAX_REQUEST;
 
 /// The body of the question about `lookup`.
 ///
 /// # Errors
-/// [`Outcome::TooLarge`], or [`Outcome::Malformed`] when the prompt is not exactly one JSON value, so that no prompt
+/// [`LookupOutcome::TooLarge`], or [`LookupOutcome::Malformed`] when the prompt is not exactly one JSON value, so that no prompt
 /// can add fields of its own to the question.
-pub(super) fn body(lookup: &Lookup) -> Result<Bytes, Outcome> {
+pub(super) fn body(lookup: &Lookup) -> Result<Bytes, LookupOutcome> {
     let Lookup {
         model,
         text,
@@ -32,9 +32,9 @@ pub(super) fn body(lookup: &Lookup) -> Result<Bytes, Outcome> {
         Text::Messages(raw) => ("messages", raw),
     };
     if raw.len() > MAX_REQUEST {
-        return Err(Outcome::TooLarge);
+        return Err(LookupOutcome::TooLarge);
     }
-    let value: &RawValue = serde_json::from_slice(raw).map_err(|_| Outcome::Malformed)?;
+    let value: &RawValue = serde_json::from_slice(raw).map_err(|_| LookupOutcome::Malformed)?;
     let authorities: Vec<&str> = candidates
         .iter()
         .map(|candidate| &*candidate.authority)
@@ -58,13 +58,13 @@ pub(super) fn body(lookup: &Lookup) -> Result<Bytes, Outcome> {
     }
     body.push('}');
     if body.len() > MAX_REQUEST {
-        return Err(Outcome::TooLarge);
+        return Err(LookupOutcome::TooLarge);
     }
     Ok(Bytes::from(body))
 }
 
-fn json(value: &(impl serde::Serialize + ?Sized)) -> Result<String, Outcome> {
-    serde_json::to_string(value).map_err(|_| Outcome::Malformed)
+fn json(value: &(impl serde::Serialize + ?Sized)) -> Result<String, LookupOutcome> {
+    serde_json::to_string(value).map_err(|_| LookupOutcome::Malformed)
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
         let smuggled = r#""hello","candidates":["10.9.9.9:1"],"x":1"#;
         assert_eq!(
             body(&lookup(Text::Prompt(smuggled.into()))),
-            Err(Outcome::Malformed)
+            Err(LookupOutcome::Malformed)
         );
     }
 
@@ -126,7 +126,7 @@ mod tests {
         let long = format!("\"{}\"", "x".repeat(MAX_REQUEST - 2));
         assert_eq!(
             body(&lookup(Text::Prompt(long.into()))),
-            Err(Outcome::TooLarge)
+            Err(LookupOutcome::TooLarge)
         );
     }
 

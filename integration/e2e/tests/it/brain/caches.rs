@@ -4,7 +4,8 @@
 use futures::future::join_all;
 
 use super::stage::{
-    answered, becomes, brain_says, fleet, question, scene, source_says, text, turns, urls,
+    answered, becomes, fleet, pool_metric, predicted, prediction_error, question, scene, text,
+    turns, urls,
 };
 use crate::client::eventually;
 
@@ -32,7 +33,7 @@ async fn an_engine_that_restarts_has_nothing_that_is_claimed_and_is_learned_anew
     let (plane, engine) = (&fleet.control_planes[0], &fleet.engines[0]);
     let body = question(text("alice", 1_500));
     answered(&fleet.url(), &body).await;
-    assert!(brain_says(plane, "learned_blocks").await > 20.0);
+    assert!(pool_metric(plane, "hermes_learned_index_blocks").await > 20.0);
     // By its counters the control plane knows that this is another run.
     let scrapes = || {
         engine
@@ -48,10 +49,10 @@ async fn an_engine_that_restarts_has_nothing_that_is_claimed_and_is_learned_anew
     .await;
 
     engine.restart().await.expect("starts again");
-    becomes(plane, "learned_blocks", 0.0).await;
+    becomes(plane, "hermes_learned_index_blocks", 0.0).await;
     let (expected, error) = (
-        || source_says(plane, "expected_cached_tokens_total", "learned"),
-        || source_says(plane, "cached_tokens_error_total", "learned"),
+        || predicted(plane, "learned", "expected"),
+        || prediction_error(plane, "learned"),
     );
     assert_eq!(
         (answered(&fleet.url(), &body).await.1, expected().await),

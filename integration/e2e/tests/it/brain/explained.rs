@@ -45,7 +45,12 @@ async fn the_page_says_when_a_request_would_wait_and_behind_how_many() {
     let fleet = fleet(1, "").await;
     let _stall = Stall::all(&fleet).await;
     let _waiting = super::stage::asking(&fleet.url(), &question(text("waits", 400)));
-    super::stage::becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
+    super::stage::becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        1.0,
+    )
+    .await;
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
     let weighing = &explanation["queue"];
     assert_eq!(

@@ -14,11 +14,11 @@ async fn a_client_that_leaves_frees_its_place_and_no_engine_ever_sees_its_reques
     let plane = &fleet.control_planes[0];
     let stall = Stall::all(&fleet).await.remove(0);
     let leaving = asking(&fleet.url(), &short("leaves"));
-    becomes(plane, "waiting_requests", 1.0).await;
+    becomes(plane, "hermes_control_plane_queued_requests", 1.0).await;
     leaving.abort();
-    becomes(plane, "waiting_requests", 0.0).await;
+    becomes(plane, "hermes_control_plane_queued_requests", 0.0).await;
     let staying = asking(&fleet.url(), &short("stays"));
-    becomes(plane, "waiting_requests", 1.0).await;
+    becomes(plane, "hermes_control_plane_queued_requests", 1.0).await;
     stall.end();
     assert_eq!(staying.await.expect("answered"), 200);
     assert_eq!(requests(&fleet), 2);
@@ -26,7 +26,7 @@ async fn a_client_that_leaves_frees_its_place_and_no_engine_ever_sees_its_reques
     assert_eq!(
         metric(
             &fleet.proxies[0].admin_url(),
-            "hermes_waiting_requests{pool=\"chat\"}"
+            "hermes_queued_requests{pool=\"chat\"}"
         )
         .await,
         0.0
@@ -48,10 +48,20 @@ async fn a_proxy_that_dies_leaves_nobody_behind_in_the_queue() {
         .map(|number| asking(&dying.url(), &short(&format!("leaves {number}"))))
         .collect();
     let staying = asking(&fleet.url(), &short("stays"));
-    becomes(&fleet.control_planes[0], "waiting_requests", 4.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        4.0,
+    )
+    .await;
     abandoned.iter().for_each(tokio::task::JoinHandle::abort);
     drop(dying);
-    becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        1.0,
+    )
+    .await;
     stall.end();
     assert_eq!(staying.await.expect("answered"), 200);
     assert_eq!(requests(&fleet), 2);
@@ -71,7 +81,12 @@ async fn a_proxy_that_drains_stays_for_whoever_waits() {
     let waiting: Vec<_> = (0..3)
         .map(|number| asking(&leaving.url(), &short(&format!("waits {number}"))))
         .collect();
-    becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        3.0,
+    )
+    .await;
     leaving.terminate();
     stall.end();
     for answer in waiting {
@@ -88,7 +103,12 @@ async fn an_engine_that_dies_costs_no_request_that_waits() {
     let waiting: Vec<_> = (0..4)
         .map(|number| asking(&fleet.url(), &short(&format!("waits {number}"))))
         .collect();
-    becomes(&fleet.control_planes[0], "waiting_requests", 4.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        4.0,
+    )
+    .await;
     fleet.engines[0].kill().await;
     drop(stalls);
     for answer in waiting {
@@ -115,7 +135,12 @@ async fn who_waits_in_a_pool_that_is_taken_away_is_answered_at_once() {
     let fleet = following(&file).await;
     let _stall = Stall::all(&fleet).await;
     let waiting = asking(&fleet.url(), &short("waits"));
-    becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        1.0,
+    )
+    .await;
     let other = "pools: [{name: other, endpoints: ['http://127.0.0.1:9']}]";
     std::fs::write(&file, other).expect("the file is written");
     // The proxy knew the pool when the request came, and chooses by itself.
@@ -133,7 +158,12 @@ async fn who_waits_goes_on_where_the_pool_is_given_another_engine() {
     let waiting: Vec<_> = (0..3)
         .map(|number| asking(&fleet.url(), &short(&format!("waits {number}"))))
         .collect();
-    becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        3.0,
+    )
+    .await;
     let moved = std::fs::read_to_string(&file)
         .expect("it was written")
         .replace(&fleet.engines[0].url(), &another.url());
@@ -153,7 +183,12 @@ async fn who_waits_is_bound_at_once_by_a_strategy_that_never_waits() {
     let waiting: Vec<_> = (0..3)
         .map(|number| asking(&fleet.url(), &short(&format!("waits {number}"))))
         .collect();
-    becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        3.0,
+    )
+    .await;
     let changed = std::fs::read_to_string(&file)
         .expect("it was written")
         .replace("kv-aware", "round-robin");

@@ -11,8 +11,8 @@ use hermes_engine_sim::{EngineConfig, Fault, KvEventsConfig};
 use serde_json::Value;
 
 use super::stage::{
-    admin, answered, asking, becomes, brain_says, engine, explained, question, scene, source_says,
-    text, turn, turns, urls,
+    admin, answered, asking, becomes, engine, explained, pool_metric, predicted, prediction_error,
+    question, scene, text, turn, turns, urls,
 };
 use crate::client::{client, eventually, json_of, metric, send};
 
@@ -42,7 +42,7 @@ async fn failures(fleet: &Fleet) -> f64 {
     ] {
         failed += metric(
             &fleet.proxies[0].admin_url(),
-            &format!("hermes_refusals_total{{code=\"{code}\"}}"),
+            &format!("hermes_local_replies_total{{code=\"{code}\"}}"),
         )
         .await;
     }
@@ -128,12 +128,9 @@ async fn a_kv_manager_that_lies_is_believed_less_and_less() {
         trust(&fleet, &believed).await[1] < 0.3
     })
     .await;
-    assert!(source_says(plane, "expected_cached_tokens_total", "kv_manager").await > 1_000.0);
-    assert_eq!(
-        source_says(plane, "reported_cached_tokens_total", "kv_manager").await,
-        0.0
-    );
-    assert!(source_says(plane, "cached_tokens_error_total", "kv_manager").await > 1_000.0);
+    assert!(predicted(plane, "kv_manager", "expected").await > 1_000.0);
+    assert_eq!(predicted(plane, "kv_manager", "reported").await, 0.0);
+    assert!(prediction_error(plane, "kv_manager").await > 1_000.0);
     let before = favorite.stats().requests;
     let bodies: Vec<Value> = (0..9)
         .map(|number| question(text(&format!("late user {number}"), 400)))
@@ -166,7 +163,7 @@ async fn watched() -> Fleet {
         .pool
         .push_str("  tokenizer: {engine: true, timeout: 5s}\n");
     let fleet = scene.start().await.expect("starts");
-    let whole = "hermes_control_plane_kv_event_streams{pool=\"chat\",standing=\"whole\"}";
+    let whole = "hermes_kv_events_streams{pool=\"chat\",state=\"synced\"}";
     eventually("all streams work", || async {
         metric(&admin(&fleet.control_planes[0]), whole).await == 3.0
     })
@@ -181,13 +178,7 @@ async fn kv_events_that_fail_in_any_way_are_done_without() {
     turn(&proxies, 0..6, 0).await;
     turn(&proxies, 0..6, 1).await;
     eventually("what events say is believed", || async {
-        source_says(
-            &fleet.control_planes[0],
-            "expected_cached_tokens_total",
-            "kv_events",
-        )
-        .await
-            > 6.0 * 1_400.0
+        predicted(&fleet.control_planes[0], "kv_events", "expected").await > 6.0 * 1_400.0
     })
     .await;
     let faults = [
@@ -274,7 +265,11 @@ async fn serves(fleet: &Fleet) {
     assert_eq!(failures(fleet).await, 0.0);
     becomes(&fleet.control_planes[0], "bookings", 0.0).await;
     assert_eq!(
-        brain_says(&fleet.control_planes[0], "waiting_requests").await,
+        pool_metric(
+            &fleet.control_planes[0],
+            "hermes_control_plane_queued_requests"
+        )
+        .await,
         0.0
     );
 }
@@ -315,7 +310,7 @@ async fn engines_whose_counters_seem_to_restart_are_served_all_the_same() {
     lie(&fleet, &counters(1e9, 7.0));
     believes(&fleet, "running", |running| running == 7).await;
     lie(&fleet, &counters(1.0, 8.0));
-    becomes(&fleet.control_planes[0], "learned_blocks", 0.0).await;
+    becomes(&fleet.control_planes[0], "hermes_learned_index_blocks", 0.0).await;
     turn(&urls(&fleet), 0..4, 1).await;
     serves(&fleet).await;
 }

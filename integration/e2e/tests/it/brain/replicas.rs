@@ -9,7 +9,7 @@ use hermes_control_plane::app::Options;
 use hermes_core::rendezvous::owner;
 
 use super::stage::{
-    Stall, asking, becomes, brain_says, chosen_by, question, requests, scene, text, turn, turns,
+    Stall, asking, becomes, chosen_by, pool_metric, question, requests, scene, text, turn, turns,
     urls,
 };
 use crate::{client::eventually, world::follows};
@@ -43,9 +43,13 @@ async fn when_the_owner_dies_under_load_no_request_fails_and_the_heir_knows_what
     let (mut fleet, owner) = doubled(4).await;
     let proxies = urls(&fleet);
     turns(&proxies, 0..6, 0..3).await;
-    let learned = brain_says(&fleet.control_planes[owner], "learned_blocks").await;
+    let learned = pool_metric(&fleet.control_planes[owner], "hermes_learned_index_blocks").await;
     assert_eq!(
-        brain_says(&fleet.control_planes[1 - owner], "learned_blocks").await,
+        pool_metric(
+            &fleet.control_planes[1 - owner],
+            "hermes_learned_index_blocks"
+        )
+        .await,
         0.0,
         "one brain has the pool"
     );
@@ -54,7 +58,7 @@ async fn when_the_owner_dies_under_load_no_request_fails_and_the_heir_knows_what
     let heir = &fleet.control_planes[0];
     let dies = async {
         eventually("the load runs", || async {
-            brain_says(&dying, "bookings").await > 0.0
+            pool_metric(&dying, "bookings").await > 0.0
         })
         .await;
         drop(dying);
@@ -64,7 +68,7 @@ async fn when_the_owner_dies_under_load_no_request_fails_and_the_heir_knows_what
     for proxy in &fleet.proxies {
         follows(proxy, 1.0).await;
     }
-    assert!(brain_says(heir, "learned_blocks").await >= learned);
+    assert!(pool_metric(heir, "hermes_learned_index_blocks").await >= learned);
     let after = turn(&proxies, 0..6, 6).await.hit_rate();
     assert!(after > 0.97, "{after}");
     assert!(chosen_by(&fleet.proxies, "score").await >= before + 6.0);
@@ -83,13 +87,27 @@ async fn whoever_waits_when_the_owner_dies_waits_on_at_the_heir() {
         )
     };
     let waiting: Vec<_> = (0..6).map(ask).collect();
-    becomes(&fleet.control_planes[owner], "waiting_requests", 6.0).await;
+    becomes(
+        &fleet.control_planes[owner],
+        "hermes_control_plane_queued_requests",
+        6.0,
+    )
+    .await;
     assert_eq!(
-        brain_says(&fleet.control_planes[1 - owner], "waiting_requests").await,
+        pool_metric(
+            &fleet.control_planes[1 - owner],
+            "hermes_control_plane_queued_requests"
+        )
+        .await,
         0.0
     );
     drop(fleet.control_planes.remove(owner));
-    becomes(&fleet.control_planes[0], "waiting_requests", 6.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        6.0,
+    )
+    .await;
     assert_eq!(requests(&fleet), 1, "nobody rushed at the engine");
     stall.end();
     for answer in waiting {
@@ -110,7 +128,7 @@ async fn an_owner_that_comes_back_is_taught_before_it_is_asked() {
         follows(proxy, 1.0).await;
     }
     turns(&proxies, 0..6, 2..4).await;
-    let learned = brain_says(&fleet.control_planes[0], "learned_blocks").await;
+    let learned = pool_metric(&fleet.control_planes[0], "hermes_learned_index_blocks").await;
 
     let again = Options {
         listen,
@@ -121,14 +139,14 @@ async fn an_owner_that_comes_back_is_taught_before_it_is_asked() {
         .await
         .expect("the port is free again");
     eventually("it is taught", || async {
-        brain_says(&again, "learned_blocks").await >= learned
+        pool_metric(&again, "hermes_learned_index_blocks").await >= learned
     })
     .await;
     let back = turn(&proxies, 0..6, 4).await.hit_rate();
     assert!(back > 0.97, "{back}");
     let heir = &fleet.control_planes[0];
     assert_eq!(
-        brain_says(heir, "learned_blocks").await,
+        pool_metric(heir, "hermes_learned_index_blocks").await,
         learned,
         "it was asked no more"
     );
@@ -161,11 +179,11 @@ async fn two_owners_at_once_cost_quality_only() {
     assert!(heard.hit_rate() > 0.5, "{heard:?}");
     for plane in &fleet.control_planes {
         assert!(
-            brain_says(plane, "learned_blocks").await > 0.0,
+            pool_metric(plane, "hermes_learned_index_blocks").await > 0.0,
             "both chose"
         );
         becomes(plane, "bookings", 0.0).await;
-        becomes(plane, "waiting_requests", 0.0).await;
+        becomes(plane, "hermes_control_plane_queued_requests", 0.0).await;
     }
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 40.0);
 }

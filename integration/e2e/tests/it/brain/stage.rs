@@ -225,26 +225,25 @@ pub(super) fn admin(plane: &Plane<control::ControlPlane>) -> String {
     format!("http://{}", plane.bound.admin.expect("an admin port"))
 }
 
-/// A figure of the pool, by the name that follows `hermes_control_plane_`.
-pub(super) async fn brain_says(plane: &Plane<control::ControlPlane>, name: &str) -> f64 {
-    metric(
-        &admin(plane),
-        &format!("hermes_control_plane_{name}{{pool=\"chat\"}}"),
-    )
-    .await
+/// The value of this metric for the pool.
+pub(super) async fn pool_metric(plane: &Plane<control::ControlPlane>, name: &str) -> f64 {
+    metric(&admin(plane), &format!("{name}{{pool=\"chat\"}}")).await
 }
 
-/// A figure of one source of knowledge about caches.
-pub(super) async fn source_says(
+/// Prompt tokens that this source expected to be cached, or what came of the prediction.
+pub(super) async fn predicted(
     plane: &Plane<control::ControlPlane>,
-    name: &str,
     source: &str,
+    kind: &str,
 ) -> f64 {
-    metric(
-        &admin(plane),
-        &format!("hermes_control_plane_{name}{{pool=\"chat\",source=\"{source}\"}}"),
-    )
-    .await
+    let labels = format!("{{pool=\"chat\",source=\"{source}\",kind=\"{kind}\"}}");
+    let name = "hermes_control_plane_cache_prediction_tokens_total";
+    metric(&admin(plane), &format!("{name}{labels}")).await
+}
+
+/// Prompt tokens by which this source was wrong, in either direction.
+pub(super) async fn prediction_error(plane: &Plane<control::ControlPlane>, source: &str) -> f64 {
+    predicted(plane, source, "over").await + predicted(plane, source, "under").await
 }
 
 #[track_caller]
@@ -254,13 +253,13 @@ pub(super) fn becomes(
     value: f64,
 ) -> impl Future<Output = ()> {
     eventually(name, move || async move {
-        brain_says(plane, name).await == value
+        pool_metric(plane, name).await == value
     })
 }
 
-/// Choices of all proxies by this step of the ladder.
-pub(super) async fn chosen_by(proxies: &[Plane<data::Bound>], rung: &str) -> f64 {
-    let series = format!("hermes_choices_total{{pool=\"chat\",rung=\"{rung}\"}}");
+/// Selections of all proxies at this level of the fallback chain.
+pub(super) async fn chosen_by(proxies: &[Plane<data::Bound>], level: &str) -> f64 {
+    let series = format!("hermes_endpoint_selections_total{{pool=\"chat\",level=\"{level}\"}}");
     let mut all = 0.0;
     for proxy in proxies {
         all += metric(&proxy.admin_url(), &series).await;

@@ -6,7 +6,8 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::stage::{
-    Stall, answered, asking, becomes, brain_says, chosen_by, fleet, question, requests, short, text,
+    Stall, answered, asking, becomes, chosen_by, fleet, pool_metric, question, requests, short,
+    text,
 };
 use crate::client::{ask, eventually, json_of, send};
 
@@ -18,7 +19,11 @@ async fn an_idle_fleet_binds_at_once() {
     }
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 5.0);
     assert_eq!(
-        brain_says(&fleet.control_planes[0], "queued_requests_total").await,
+        pool_metric(
+            &fleet.control_planes[0],
+            "hermes_control_plane_enqueued_requests_total"
+        )
+        .await,
         0.0
     );
 }
@@ -43,18 +48,24 @@ async fn a_full_fleet_makes_requests_wait_and_first_bytes_let_them_go() {
     let late: Vec<_> = (0..4)
         .map(|number| asking(&fleet.url(), &short(&format!("late {number}"))))
         .collect();
-    becomes(plane, "waiting_requests", 4.0).await;
-    assert!(brain_says(plane, "waiting_bytes").await > 4.0 * 1_600.0);
+    becomes(plane, "hermes_control_plane_queued_requests", 4.0).await;
+    assert!(pool_metric(plane, "hermes_control_plane_queued_bytes").await > 4.0 * 1_600.0);
     assert_eq!(requests(&fleet), 2, "they wait here, and not in an engine");
     for answer in busy.into_iter().chain(late) {
         assert_eq!(answer.await.expect("answered"), 200);
     }
-    assert_eq!(brain_says(plane, "queued_requests_total").await, 4.0);
-    assert_eq!(brain_says(plane, "queue_wait_seconds_count").await, 4.0);
+    assert_eq!(
+        pool_metric(plane, "hermes_control_plane_enqueued_requests_total").await,
+        4.0
+    );
+    assert_eq!(
+        pool_metric(plane, "hermes_control_plane_queue_duration_seconds_count").await,
+        4.0
+    );
     assert_eq!(
         (
-            brain_says(plane, "waiting_requests").await,
-            brain_says(plane, "waiting_bytes").await
+            pool_metric(plane, "hermes_control_plane_queued_requests").await,
+            pool_metric(plane, "hermes_control_plane_queued_bytes").await
         ),
         (0.0, 0.0)
     );
@@ -74,7 +85,7 @@ async fn of_those_who_wait_the_one_with_the_higher_priority_goes_first() {
         }));
         becomes(
             &fleet.control_planes[0],
-            "waiting_requests",
+            "hermes_control_plane_queued_requests",
             (number + 1) as f64,
         )
         .await;
@@ -99,12 +110,22 @@ async fn a_tenant_who_comes_for_the_first_time_goes_before_those_of_one_who_had_
     let mut answers: Vec<_> = (0..3)
         .map(|number| asking(&fleet.url(), &short(&format!("same {number}"))))
         .collect();
-    becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        3.0,
+    )
+    .await;
     let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
     answers.push(tokio::spawn(
         async move { send(other).await.status().as_u16() },
     ));
-    becomes(&fleet.control_planes[0], "waiting_requests", 4.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        4.0,
+    )
+    .await;
     stall.end();
     for answer in answers {
         assert_eq!(answer.await.expect("answered"), 200);
@@ -125,7 +146,7 @@ async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
         crowd.push(asking(&fleet.url(), &short(&format!("crowd {number}"))));
         becomes(
             &fleet.control_planes[0],
-            "waiting_requests",
+            "hermes_control_plane_queued_requests",
             f64::from(number + 1),
         )
         .await;
@@ -166,7 +187,12 @@ async fn one_more_than_may_wait_is_told_when_to_come_back() {
     let fleet = fleet(1, "  queue: {maxRequests: 1}\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
     let waiting = asking(&fleet.url(), &short("waits"));
-    becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        1.0,
+    )
+    .await;
     let refused = send(ask(&fleet.url(), &short("comes too late"))).await;
     let after: u32 = refused.headers()["retry-after"]
         .to_str()
@@ -196,7 +222,12 @@ async fn more_bytes_than_may_wait_are_told_to_come_back() {
     let fleet = fleet(1, "  queue: {maxBytes: 4KiB}\n").await;
     let _stall = Stall::all(&fleet).await;
     let _waiting = asking(&fleet.url(), &short("waits"));
-    becomes(&fleet.control_planes[0], "waiting_requests", 1.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        1.0,
+    )
+    .await;
     assert_eq!(
         send(ask(&fleet.url(), &question(text("is too long", 800))))
             .await
@@ -220,7 +251,11 @@ async fn who_waits_in_vain_is_told_so_in_time() {
     );
     assert_eq!(requests(&fleet), 1);
     assert_eq!(
-        brain_says(&fleet.control_planes[0], "waiting_requests").await,
+        pool_metric(
+            &fleet.control_planes[0],
+            "hermes_control_plane_queued_requests"
+        )
+        .await,
         0.0
     );
 }

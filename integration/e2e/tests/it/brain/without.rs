@@ -4,7 +4,7 @@ use hermes_bench::fleet;
 use hermes_bench::fleet::Scene;
 
 use super::stage::{
-    Stall, asking, becomes, brain_says, chosen_by, fleet, question, requests, scene, text, turn,
+    Stall, asking, becomes, chosen_by, fleet, pool_metric, question, requests, scene, text, turn,
     turns, urls,
 };
 use crate::world::follows;
@@ -21,7 +21,12 @@ async fn when_the_brain_dies_whoever_waits_is_served_without_it() {
             )
         })
         .collect();
-    becomes(&fleet.control_planes[0], "waiting_requests", 6.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        6.0,
+    )
+    .await;
     fleet.control_planes.clear();
     for answer in waiting {
         assert_eq!(answer.await.expect("answered"), 200);
@@ -49,7 +54,12 @@ async fn a_brain_that_drains_lets_go_of_whoever_waits() {
             )
         })
         .collect();
-    becomes(&fleet.control_planes[0], "waiting_requests", 3.0).await;
+    becomes(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        3.0,
+    )
+    .await;
     fleet.control_planes.remove(0).stop().await;
     for answer in waiting {
         assert_eq!(answer.await.expect("answered"), 200);
@@ -67,7 +77,7 @@ async fn a_brain_that_comes_back_is_taught_and_conversations_go_on_where_they_we
     .expect("starts");
     let (address, proxies) = (fleet.control_planes[0].bound.grpc, urls(&fleet));
     turns(&proxies, 0..6, 0..3).await;
-    let learned = brain_says(&fleet.control_planes[0], "learned_blocks").await;
+    let learned = pool_metric(&fleet.control_planes[0], "hermes_learned_index_blocks").await;
     assert!(learned > 6.0 * 20.0);
     fleet.control_planes.clear();
     for proxy in &fleet.proxies {
@@ -86,7 +96,7 @@ async fn a_brain_that_comes_back_is_taught_and_conversations_go_on_where_they_we
     }
     let scored = chosen_by(&fleet.proxies, "score").await;
     crate::client::eventually("the brain is taught", || async {
-        brain_says(&fleet.control_planes[0], "learned_blocks").await >= learned
+        pool_metric(&fleet.control_planes[0], "hermes_learned_index_blocks").await >= learned
     })
     .await;
     let back = turn(&proxies, 0..6, 4).await.hit_rate();

@@ -75,7 +75,7 @@ async fn busy_fleet(manager: &KvManagerServer) -> Fleet {
     };
     let fleet = scene.start().await.expect("starts");
     let admin = admin_of_control_plane(&fleet);
-    let scraped = "hermes_collector_scrape_duration_seconds_count";
+    let scraped = "hermes_scrape_duration_seconds_count";
     eventually("an engine was scraped", || async {
         metric(&admin, scraped).await > 0.0
     })
@@ -83,7 +83,7 @@ async fn busy_fleet(manager: &KvManagerServer) -> Fleet {
     fleet.engines[0]
         .faults()
         .set(Fault::MetricsStatus { code: 500 });
-    let failed = "hermes_collector_failures_total{what=\"metrics\",kind=\"status\"}";
+    let failed = "hermes_scrape_failures_total{target=\"metrics\",reason=\"status\"}";
     eventually("a scrape failed", || async {
         metric(&admin, failed).await > 0.0
     })

@@ -35,7 +35,7 @@ async fn publishers_are_found_by_their_engines_word_and_their_knowledge_is_shown
     // The third engine does not publish at all.
     let fleet = fleet(vec![publishing(1_000), publishing(1_000), instant()]).await;
     let admin = admin(&fleet);
-    let whole = "hermes_control_plane_kv_event_streams{pool=\"chat\",standing=\"whole\"}";
+    let whole = "hermes_kv_events_streams{pool=\"chat\",state=\"synced\"}";
     eventually("two streams work", || async {
         metric(&admin, whole).await == 2.0
     })
@@ -70,7 +70,7 @@ async fn publishers_are_found_by_their_engines_word_and_their_knowledge_is_shown
         .map(|row| row["blocks"].as_u64().expect("a count"))
         .sum();
     assert_eq!(blocks, expected.iter().sum::<usize>() as u64);
-    let failed = "hermes_kv_events_failures_total{pool=\"chat\",kind=\"unlocated\"}";
+    let failed = "hermes_kv_events_failures_total{pool=\"chat\",reason=\"no_address\"}";
     assert!(
         metric(&admin, failed).await > 0.0,
         "the third is looked for in vain"

@@ -89,7 +89,7 @@ async fn the_best_rank_counts_and_a_lost_one_leaves_misses_unknown() {
         ports: None,
     }]);
     eventually("both ranks are known", || async {
-        standings(&events) == ["whole", "whole"]
+        standings(&events) == ["synced", "synced"]
     })
     .await;
 
@@ -127,7 +127,7 @@ async fn the_best_rank_counts_and_a_lost_one_leaves_misses_unknown() {
 
     front.tell(&[&ranks[0].engine]);
     eventually("the endpoint has one rank now", || async {
-        standings(&events) == ["whole"]
+        standings(&events) == ["synced"]
     })
     .await;
     assert_eq!(believed(102), Some(CachedTokens::default()));

@@ -109,7 +109,7 @@ async fn a_router_that_comes_late_learns_by_replay_what_was_stored_before() {
     };
     late.follow();
     late.agrees(0..12).await;
-    assert_eq!(late.standing(), "whole");
+    assert_eq!(late.standing(), "synced");
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn an_answer_that_was_cut_short_is_asked_for_again() {
     };
     late.follow();
     late.agrees(0..12).await;
-    eventually("all is known", || async { late.standing() == "whole" }).await;
+    eventually("all is known", || async { late.standing() == "synced" }).await;
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn a_cache_that_was_reset_is_known_to_be_empty() {
     // As vLLM, the engine tells it with its next step.
     watched.ask_all([9]).await;
     watched.agrees(0..10).await;
-    assert_eq!(watched.standing(), "whole");
+    assert_eq!(watched.standing(), "synced");
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ impl Watched {
     /// Starts it, and follows it as soon as it knows everything.
     pub(super) async fn start(config: EngineConfig) -> Self {
         let watched = Self::start_unheard(config, "{}").await;
-        eventually("all is known", || async { watched.standing() == "whole" }).await;
+        eventually("all is known", || async { watched.standing() == "synced" }).await;
         watched
     }
 
@@ -93,7 +93,7 @@ impl Watched {
             .view()
             .streams
             .first()
-            .map_or("dark", |stream| stream.standing)
+            .map_or("unsynced", |stream| stream.standing)
     }
 
     /// What is believed of a prompt; nothing when nothing is known.

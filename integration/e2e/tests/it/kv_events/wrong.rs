@@ -26,7 +26,7 @@ async fn a_batch_that_was_lost_is_asked_for_again() {
     );
     watched.ask_all(2..3).await;
     watched.agrees(0..5).await;
-    assert_eq!(watched.standing(), "whole");
+    assert_eq!(watched.standing(), "synced");
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn what_is_lost_for_good_empties_what_was_known() {
     for events in [short, none] {
         let watched = Watched::start_unheard(with_events(events), "{}").await;
         eventually("the stream works", || async {
-            watched.standing() != "dark"
+            watched.standing() != "unsynced"
         })
         .await;
         watched.ask_all(0..3).await;
@@ -75,7 +75,7 @@ async fn a_restarted_engine_is_known_to_have_an_empty_cache() {
     watched.engine.restart().await.expect("starts again");
     watched.ask_all(5..7).await;
     watched.agrees(0..8).await;
-    assert_eq!(watched.standing(), "whole");
+    assert_eq!(watched.standing(), "synced");
 }
 
 #[tokio::test]
@@ -90,10 +90,10 @@ async fn a_dead_publisher_is_believed_nothing_until_it_is_back() {
             .is_none()
     })
     .await;
-    assert_eq!(watched.standing(), "dark");
+    assert_eq!(watched.standing(), "unsynced");
     watched.engine.restart().await.expect("starts again");
     eventually("it is heard again", || async {
-        watched.standing() == "whole"
+        watched.standing() == "synced"
     })
     .await;
     watched.agrees(0..5).await;
@@ -110,7 +110,7 @@ async fn a_connection_that_broke_is_taken_up_where_it_was_lost() {
         .set_for(1, Fault::KvEventsDisconnect);
     watched.ask_all(5..7).await;
     watched.agrees(0..8).await;
-    assert_eq!(watched.standing(), "whole");
+    assert_eq!(watched.standing(), "synced");
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn a_connection_that_broke_without_a_replay_starts_from_nothing() {
     watched.agrees(0..3).await;
     assert_eq!(
         watched.standing(),
-        "whole",
+        "synced",
         "it was there from the first batch on"
     );
     watched
@@ -177,7 +177,7 @@ async fn a_publisher_that_answers_no_pings_is_gone() {
     watched.engine.faults().set_for(1, Fault::KvEventsMute);
     watched.ask_all(3..4).await;
     eventually("silence is noticed", || async {
-        watched.standing() == "dark"
+        watched.standing() == "unsynced"
     })
     .await;
     assert_eq!(
@@ -212,7 +212,7 @@ async fn a_liar_is_believed_until_it_restarts_and_no_longer() {
     );
     watched.engine.restart().await.expect("starts again");
     eventually("all lies are forgotten", || async {
-        claimed() == 0 && watched.standing() == "whole"
+        claimed() == 0 && watched.standing() == "synced"
     })
     .await;
 }

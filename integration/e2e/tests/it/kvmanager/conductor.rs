@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use hermes_bench::fleet::{Fleet, Scene, instant};
 use hermes_control_plane::cache_sources::kv_manager::{
-    Conductor, Dialect, Encoding, KvManagerSettings, Lookup, Outcome,
+    Conductor, Dialect, Encoding, KvManagerSettings, Lookup, LookupOutcome,
 };
 use hermes_core::query::{CacheHit, CachedTokens};
 use hermes_engine_sim::{EngineConfig, EngineHandle, Prompt};
@@ -111,17 +111,17 @@ async fn what_instances_hold_becomes_hits_by_tier() {
             (2, CachedTokens::on_gpu(160)),
         ];
         assert_eq!(cached, expected, "{spoken:?}");
-        assert_eq!(asker.metrics.count(Outcome::Hit), 1);
+        assert_eq!(asker.metrics.count(LookupOutcome::Hit), 1);
     }
 }
 
 #[tokio::test]
 async fn every_fault_means_no_hint_and_is_counted_by_its_name() {
     let faults = [
-        (Fault::Status(500), Outcome::Status(500)),
-        (Fault::Garbage, Outcome::Garbage),
-        (Fault::Lie, Outcome::Implausible),
-        (Fault::Refuse, Outcome::Broken),
+        (Fault::Status(500), LookupOutcome::Status(500)),
+        (Fault::Garbage, LookupOutcome::Garbage),
+        (Fault::Lie, LookupOutcome::Implausible),
+        (Fault::Refuse, LookupOutcome::Broken),
     ];
     for (spoken, encoding) in SPOKEN {
         for (fault, outcome) in faults {
@@ -156,7 +156,7 @@ async fn a_conductor_that_hangs_costs_no_more_than_the_budget() {
                 .expect("in time"),
             []
         );
-        assert_eq!(asker.metrics.count(Outcome::Timeout), 1);
+        assert_eq!(asker.metrics.count(LookupOutcome::Timeout), 1);
     }
 }
 
@@ -176,7 +176,10 @@ async fn without_tokens_a_conductor_is_not_asked() {
         []
     );
     assert_eq!(
-        (server.queries(), asker.metrics.count(Outcome::NoTokens)),
+        (
+            server.queries(),
+            asker.metrics.count(LookupOutcome::NoTokens)
+        ),
         (0, 1)
     );
 }
@@ -238,7 +241,11 @@ async fn conversations_return_to_the_engine_whose_blocks_the_conductor_knows() {
             "http://{}",
             fleet.control_planes[0].bound.admin.expect("an admin port")
         );
-        let made = metric(&admin, "hermes_tokenizer_prompts_total{outcome=\"made\"}").await;
+        let made = metric(
+            &admin,
+            "hermes_tokenizer_prompts_total{outcome=\"tokenized\"}",
+        )
+        .await;
         assert_eq!(made, 25.0, "each prompt is another one");
     }
 }

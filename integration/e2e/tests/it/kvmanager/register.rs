@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use hermes_control_plane::cache_sources::kv_manager::{
-    Conductor, Dialect, Encoding, KvManager, KvManagerSettings, KvMetrics, Registration,
+    Conductor, Dialect, Encoding, KvManager, KvManagerMetrics, KvManagerSettings, Registration,
 };
 use hermes_core::snapshot::{Endpoint, EndpointId, Model, ModelHolders, Pool, PoolSpec, Role};
 use hermes_testkit::conductor::ConductorServer;
@@ -59,7 +59,11 @@ fn manager(server: &ConductorServer, encoding: Encoding, ranks: u32) -> KvManage
         dialect: Dialect::Conductor(Box::new(conductor)),
         ..KvManagerSettings::default()
     };
-    KvManager::new(settings, KvMetrics::register(&mut Registry::default())).expect("a valid URL")
+    KvManager::new(
+        settings,
+        KvManagerMetrics::register(&mut Registry::default()),
+    )
+    .expect("a valid URL")
 }
 
 /// Registered instances and ranks.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use hermes_control_plane::cache_sources::kv_manager::{KvManagerSettings, Lookup, Origin};
+use hermes_control_plane::cache_sources::kv_manager::{AnswerOrigin, KvManagerSettings, Lookup};
 use hermes_engine_sim::kv_manager::Fault;
 
 use super::{Asker, PATIENCE, lookup, numbered, server};
@@ -18,8 +18,8 @@ async fn the_same_prefix_is_asked_about_once_at_a_time() {
     assert_eq!(server.questions(), 1);
     assert_eq!(
         (
-            asker.metrics.count_from(Origin::Asked),
-            asker.metrics.count_from(Origin::Joined)
+            asker.metrics.count_from(AnswerOrigin::Manager),
+            asker.metrics.count_from(AnswerOrigin::Shared)
         ),
         (1, 49)
     );
@@ -42,7 +42,7 @@ async fn an_answer_serves_for_a_moment_and_other_prefixes_are_asked_about() {
     assert_eq!(
         (
             server.questions(),
-            asker.metrics.count_from(Origin::Recalled)
+            asker.metrics.count_from(AnswerOrigin::Cache)
         ),
         (1, 9)
     );

@@ -77,7 +77,7 @@ async fn a_proxy_whose_certificate_has_expired_gets_nothing() {
 async fn a_proxy_that_does_not_believe_the_control_plane_tells_it_nothing() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (fleet, _mounted) = guarded(&authority).await;
-    turned_away(&fleet, &[&other], &authority.local(), "broken").await;
+    turned_away(&fleet, &[&other], &authority.local(), "failed").await;
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn a_proxy_without_tls_gets_nothing() {
         .await
         .expect("starts");
     eventually("its bytes are no handshake", || async {
-        handshakes(&fleet, "broken").await > 3.0
+        handshakes(&fleet, "failed").await > 3.0
     })
     .await;
     assert!(!proxy.bound.readiness.is_ready());

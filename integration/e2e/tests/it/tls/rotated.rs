@@ -11,7 +11,7 @@ use super::{
 use crate::client::{chat, eventually, metric, pieces, send};
 
 const READ: &str = "hermes_tls_reloads_total{outcome=\"accepted\"}";
-const REFUSED: &str = "hermes_tls_reloads_total{outcome=\"refused\"}";
+const REFUSED: &str = "hermes_tls_reloads_total{outcome=\"rejected\"}";
 const IN_FORCE: &str = "hermes_tls_last_reload_successful";
 
 async fn both_have(fleet: &Fleet, series: &'static str, count: f64) {

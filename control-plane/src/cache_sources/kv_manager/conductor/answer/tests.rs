@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::cache_sources::kv_manager::conductor::{Encoding, fixture};
 
-fn hits(encoding: Encoding, answer: &[u8]) -> Result<Vec<(u64, [u32; 3])>, Outcome> {
+fn hits(encoding: Encoding, answer: &[u8]) -> Result<Vec<(u64, [u32; 3])>, LookupOutcome> {
     let conductor = Conductor {
         encoding,
         ..Conductor::default()
@@ -21,7 +21,7 @@ fn hits(encoding: Encoding, answer: &[u8]) -> Result<Vec<(u64, [u32; 3])>, Outco
 }
 
 /// What is made of `answer`, which has to be the same in both encodings.
-fn read(answer: &Value) -> Result<Vec<(u64, [u32; 3])>, Outcome> {
+fn read(answer: &Value) -> Result<Vec<(u64, [u32; 3])>, LookupOutcome> {
     let json = hits(Encoding::Json, answer.to_string().as_bytes());
     let msgpack = rmp_serde::to_vec_named(answer).expect("msgpack has every JSON value");
     assert_eq!(hits(Encoding::Msgpack, &msgpack), json, "{answer}");
@@ -85,17 +85,17 @@ fn numbers_that_cannot_be_true_make_an_answer_worthless() {
     ];
     for value in implausible {
         let answer = json!({"instances": {"chat-1": {"gpu": 16, "cpu": 16, "disk": 16}, "elsewhere": value}});
-        assert_eq!(read(&answer), Err(Outcome::Implausible), "{answer}");
+        assert_eq!(read(&answer), Err(LookupOutcome::Implausible), "{answer}");
     }
     let too_much = json!({"default": {"chat-1": {"longest_matched": 161, "GPU": 16}}});
-    assert_eq!(read(&too_much), Err(Outcome::Implausible));
+    assert_eq!(read(&too_much), Err(LookupOutcome::Implausible));
 }
 
 #[test]
 fn strangers_and_nonsense_are_told_apart() {
     assert_eq!(
         read(&json!({"instances": {"elsewhere": {"gpu": 16}}})),
-        Err(Outcome::Unknown)
+        Err(LookupOutcome::Unknown)
     );
     for nonsense in [
         json!({"error": "x"}),
@@ -103,10 +103,13 @@ fn strangers_and_nonsense_are_told_apart() {
         json!("x"),
         json!({"other-tenant": {"i": {"GPU": 16}}}),
     ] {
-        assert_eq!(read(&nonsense), Err(Outcome::Garbage), "{nonsense}");
+        assert_eq!(read(&nonsense), Err(LookupOutcome::Garbage), "{nonsense}");
     }
-    assert_eq!(hits(Encoding::Json, b"<html>"), Err(Outcome::Garbage));
-    assert_eq!(hits(Encoding::Msgpack, b"\xc1"), Err(Outcome::Garbage));
+    assert_eq!(hits(Encoding::Json, b"<html>"), Err(LookupOutcome::Garbage));
+    assert_eq!(
+        hits(Encoding::Msgpack, b"\xc1"),
+        Err(LookupOutcome::Garbage)
+    );
 }
 
 #[test]

@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Conductor, Encoding, Outcome, Registration, RegistrationRow, Source, WantedRows};
+use super::{
+    Conductor, Encoding, LookupOutcome, Registration, RegistrationRow, Source, WantedRows,
+};
 
 #[derive(Serialize)]
 struct Register<'a> {
@@ -67,7 +69,7 @@ pub(super) fn register(
     wanted: &WantedRows,
     (instance, rank): &RegistrationRow,
     host: &str,
-) -> Result<Bytes, Outcome> {
+) -> Result<Bytes, LookupOutcome> {
     let address = |port: u16| {
         let port = u32::from(port) + rank;
         if host.contains(':') {
@@ -102,7 +104,7 @@ pub(super) fn unregister(
     conductor: &Conductor,
     registration: &Registration,
     (instance, rank): &RegistrationRow,
-) -> Result<Bytes, Outcome> {
+) -> Result<Bytes, LookupOutcome> {
     let r#type = (conductor.encoding == Encoding::Json).then(|| registration.source.name());
     conductor.encoding.write(&Unregister {
         r#type,
@@ -117,7 +119,7 @@ pub(super) fn services(
     encoding: Encoding,
     tenant: &str,
     answer: &[u8],
-) -> Result<BTreeSet<RegistrationRow>, Outcome> {
+) -> Result<BTreeSet<RegistrationRow>, LookupOutcome> {
     let RegisteredServices { services } = encoding.read(answer)?;
     let own = services
         .into_iter()

@@ -34,7 +34,7 @@ fn lookup() -> Lookup {
 }
 
 /// The hits of an answer, as pairs of id and tokens.
-fn read(answer: &Value) -> Result<Vec<(u64, u32)>, Outcome> {
+fn read(answer: &Value) -> Result<Vec<(u64, u32)>, LookupOutcome> {
     let hits = hits(
         answer.to_string().as_bytes(),
         &lookup(),
@@ -90,24 +90,27 @@ fn nobody_holds_anything_is_an_answer_too() {
 
 #[test]
 fn strangers_and_nonsense_are_told_apart() {
-    assert_eq!(read(&json!({"10.9.9.9": 0.5})), Err(Outcome::Unknown));
+    assert_eq!(read(&json!({"10.9.9.9": 0.5})), Err(LookupOutcome::Unknown));
     assert_eq!(
         read(&json!([{"pod_ip": "10.0.0.7", "match_rate": -0.5}])),
-        Err(Outcome::Unknown)
+        Err(LookupOutcome::Unknown)
     );
     assert_eq!(
         read(&json!({"error": "no such model"})),
-        Err(Outcome::Garbage)
+        Err(LookupOutcome::Garbage)
     );
     assert_eq!(
         hits(b"<html>", &lookup(), &MatchSort::default()),
-        Err(Outcome::Garbage)
+        Err(LookupOutcome::Garbage)
     );
 }
 
 #[test]
 fn a_host_that_two_candidates_share_names_neither() {
-    assert_eq!(read(&json!({"127.0.0.1": 0.5})), Err(Outcome::Unknown));
+    assert_eq!(
+        read(&json!({"127.0.0.1": 0.5})),
+        Err(LookupOutcome::Unknown)
+    );
     assert_eq!(read(&json!({"127.0.0.1:9002": 0.5})), Ok(vec![(4, 500)]));
     assert_eq!(read(&json!({"fd00::1": 0.5})), Ok(vec![(5, 500)]));
 }

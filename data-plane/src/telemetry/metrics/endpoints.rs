@@ -1,0 +1,148 @@
+//! Endpoints as this proxy sees them: attempts, retries, health, connections.
+
+use std::sync::Arc;
+
+use hermes_core::load::Health;
+use hermes_runtime::{
+    label_set,
+    metrics::{LabelSet, PerValue, PoolLabels, SeriesScope, family},
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+label_set! {
+    /// How one attempt ended.
+    pub(crate) enum AttemptOutcome {
+        /// With a response that is passed on.
+        Answered = "answered",
+        /// With 429 or 503.
+        Overloaded = "overloaded",
+        /// Without a connection.
+        Unreachable = "unreachable",
+        /// The connection broke, or the response was 500, 502 or 504.
+        Failed = "failed",
+        /// A deadline passed.
+        TimedOut = "timed_out",
+    }
+}
+
+label_set! {
+    /// [`Health`] as a label.
+    enum HealthLabel {
+        /// Selected freely.
+        Up = "up",
+        /// Slow start.
+        Warming = "warming",
+        /// Ejected.
+        Down = "down",
+    }
+}
+
+/// The families of endpoints.
+pub(crate) struct EndpointFamilies {
+    attempts: Family<AttemptLabels, Counter>,
+    retries: Family<PoolLabels, Counter>,
+    endpoints: Family<EndpointLabels, Gauge>,
+    pub(crate) connections_idle: Gauge,
+    pub(crate) connections_opened: Counter,
+}
+
+/// One pool's handles.
+pub(crate) struct EndpointMetrics {
+    pub(crate) attempts: PerValue<AttemptOutcome, Counter>,
+    pub(crate) retries: Counter,
+    by_health: PerValue<HealthLabel, Gauge>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AttemptLabels {
+    pool: Arc<str>,
+    outcome: AttemptOutcome,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EndpointLabels {
+    pool: Arc<str>,
+    health: HealthLabel,
+}
+
+// === EndpointFamilies ===
+
+impl EndpointFamilies {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        Self {
+            attempts: family(
+                registry,
+                "hermes_attempts",
+                "Requests sent to endpoints, by outcome",
+            ),
+            retries: family(registry, "hermes_retries", "Attempts after the first"),
+            endpoints: family(
+                registry,
+                "hermes_endpoints",
+                "Endpoints by health as this proxy sees it: up, warming (slow start) or down",
+            ),
+            connections_idle: family(
+                registry,
+                "hermes_endpoint_connections_idle",
+                "Idle connections to endpoints",
+            ),
+            connections_opened: family(
+                registry,
+                "hermes_endpoint_connections_opened",
+                "Connections opened to endpoints",
+            ),
+        }
+    }
+
+    pub(super) fn of_pool(&self, pool: &Arc<str>, series: &mut SeriesScope) -> EndpointMetrics {
+        let name = || Arc::clone(pool);
+        EndpointMetrics {
+            attempts: PerValue::new(|outcome| {
+                let labels = AttemptLabels {
+                    pool: name(),
+                    outcome,
+                };
+                series.handle(&self.attempts, labels)
+            }),
+            retries: series.handle(&self.retries, PoolLabels::new(pool)),
+            by_health: PerValue::new(|health| {
+                let labels = EndpointLabels {
+                    pool: name(),
+                    health,
+                };
+                series.handle(&self.endpoints, labels)
+            }),
+        }
+    }
+}
+
+// === EndpointMetrics ===
+
+impl EndpointMetrics {
+    /// Publishes how many endpoints have each health.
+    pub(crate) fn set_health(&self, endpoints: impl Iterator<Item = Health>) {
+        let mut counts = PerValue::new(|_| 0_i64);
+        for health in endpoints {
+            counts[HealthLabel::from(health)] += 1;
+        }
+        for &health in HealthLabel::ALL {
+            self.by_health[health].set(counts[health]);
+        }
+    }
+}
+
+// === HealthLabel ===
+
+impl From<Health> for HealthLabel {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Up => Self::Up,
+            Health::Warming(_) => Self::Warming,
+            Health::Down => Self::Down,
+        }
+    }
+}
