@@ -23,6 +23,7 @@ mod event;
 mod rank;
 mod sets;
 mod table;
+mod tier;
 mod walk;
 
 use std::{
@@ -34,14 +35,15 @@ use smallvec::SmallVec;
 
 pub use self::{
     content::{Adapter, ExtraKeys, content, link, root},
-    event::{Attention, BlockEvent, RemovedBlocks, StoredBlocks, Tier},
+    event::{Attention, BlockEvent, RemovedBlocks, StoredBlocks},
     rank::{BlockChange, BlockCounts, MAX_BLOCKS, MAX_SIZES, RankBlocks, TooManyBlocks},
+    tier::Tier,
 };
 use self::{
-    event::TierSet,
     rank::RemainingBlocks,
     sets::{HolderSetId, HolderSets, SlotTiers},
     table::ShardedTable,
+    tier::TierSet,
     walk::{RankReach, walk},
 };
 use crate::{

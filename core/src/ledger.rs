@@ -28,7 +28,7 @@ use crate::{hash::MixBuildHasher, snapshot::EndpointId};
 
 mod deadlines;
 
-use deadlines::Deadlines;
+use deadlines::EntryDeadlines;
 
 /// One run of one proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -108,8 +108,8 @@ pub struct Ledger {
     booked: usize,
     /// Grows with every deadline, so that an old one is told from a new one of the same request.
     generation: u64,
-    unconfirmed: Deadlines,
-    confirmed: Deadlines,
+    unconfirmed: EntryDeadlines,
+    confirmed: EntryDeadlines,
 }
 
 type ProxyRequests = HashMap<RequestId, StoredEntry, MixBuildHasher>;
@@ -139,8 +139,8 @@ impl Ledger {
     #[must_use]
     pub fn new(bounds: LedgerLimits) -> Self {
         let (unconfirmed, confirmed) = (
-            Deadlines::new(bounds.booking_ttl),
-            Deadlines::new(bounds.request_ttl),
+            EntryDeadlines::new(bounds.booking_ttl),
+            EntryDeadlines::new(bounds.request_ttl),
         );
         Self {
             bounds,

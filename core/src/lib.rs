@@ -18,6 +18,8 @@
 pub mod block_index;
 pub mod delta;
 pub mod ejection;
+mod estimate;
+pub mod explanation;
 mod hash;
 pub mod history;
 pub mod learned_index;
@@ -33,5 +35,4 @@ pub mod retry_budget;
 pub mod rng;
 pub mod scheduler;
 pub mod snapshot;
-pub mod speed;
 pub mod stored_responses;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::{
+    explanation::Explanation,
     load::Load,
     policy::Strategy,
     query::{CacheHit, EndpointChoice, MAX_RANKED, Query, RankedEndpoint},
@@ -45,10 +46,8 @@ mod session_affinity;
 mod weighed;
 
 use explain::cached;
-pub use explain::{CandidateExplanation, ExclusionReason, Explanation};
 use field::{Candidates, HealthTier};
 pub(crate) use members::EligibleSet;
-pub use weighed::ScoreTerms;
 use weighed::{MAX_WEIGHED, PickRanking};
 
 /// One pool, prepared for choosing; built whenever the pool changes.

@@ -24,6 +24,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
+    explanation::ExpectedCosts,
     hash::MixBuildHasher,
     ledger::{InFlightTotals, ProxyId, RequestKey},
     load::Load,
@@ -35,7 +36,7 @@ use crate::{
 };
 
 mod bind;
-mod caches;
+
 mod cost;
 mod engine;
 mod explain;
@@ -44,16 +45,16 @@ mod plan;
 mod queue;
 mod reports;
 mod shares;
-mod trust;
+mod speed;
+
 mod utilization;
 
+use crate::estimate::{self, CacheClaims, CacheEstimator};
 use bind::PendingBinding;
-use caches::{CacheClaims, CacheEstimator};
 use cost::PromptHits;
-pub use explain::{CandidateCosts, ExpectedCosts, QueueExplanation};
 use fleet::{Fleet, RoomRequirement};
 use queue::{CacheLookup, QueuedRequest, RequestQueue};
-pub use reports::{CachePrediction, ReportedUsage};
+pub use reports::{CachePrediction, EngineUsage};
 use shares::FairShares;
 
 /// See the module.
@@ -65,7 +66,7 @@ pub struct Scheduler {
     /// Seconds of waiting work that is meant for each position, as of the last plan.
     queued: Vec<f64>,
     shares: FairShares,
-    notes: HashMap<RequestKey, RequestMetadata, MixBuildHasher>,
+    metadata: HashMap<RequestKey, RequestMetadata, MixBuildHasher>,
     /// Choices so far.
     round_robin_counter: u64,
     rng: SeededRng,
@@ -78,7 +79,7 @@ struct RequestMetadata {
     /// Of the endpoint that was booked.
     claims: CacheClaims,
     /// What was believed of them.
-    believed: Option<(CacheSource, u32)>,
+    expected_cached: Option<(CacheSource, u32)>,
 }
 
 /// A request, on its way in.
@@ -177,16 +178,19 @@ impl Scheduler {
     #[must_use]
     pub fn new(pool: &Arc<Pool>, rng: SeededRng) -> Self {
         let mut caches = CacheEstimator::new();
-        caches.apply(pool, usual(pool).default_cache_tokens);
+        caches.apply(pool, kv_aware_or_default(pool).default_cache_tokens);
         Self {
             caches,
             queue: RequestQueue::default(),
             queued: vec![0.0; pool.endpoints.len()],
             shares: FairShares::default(),
-            notes: HashMap::default(),
+            metadata: HashMap::default(),
             round_robin_counter: 0,
             rng,
-            fleet: Fleet::new(Arc::clone(pool), usual(pool).default_prefill_rate),
+            fleet: Fleet::new(
+                Arc::clone(pool),
+                kv_aware_or_default(pool).default_prefill_rate,
+            ),
         }
     }
 
@@ -194,12 +198,13 @@ impl Scheduler {
     /// that are gone.
     pub fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
         let gone = self.fleet.apply(pool, now);
-        self.caches.apply(pool, usual(pool).default_cache_tokens);
+        self.caches
+            .apply(pool, kv_aware_or_default(pool).default_cache_tokens);
         self.queued = vec![0.0; pool.endpoints.len()];
         // Positions mean something else now.
         self.queue
             .iter_mut()
-            .for_each(|waiting| waiting.known = CacheLookup::default());
+            .for_each(|waiting| waiting.lookup = CacheLookup::default());
         gone
     }
 
@@ -210,16 +215,16 @@ impl Scheduler {
     }
 
     /// A request arrived.
-    pub fn schedule(&mut self, arrival: ScheduleRequest<'_>, now: Duration) -> ScheduleOutcome {
+    pub fn schedule(&mut self, request: ScheduleRequest<'_>, now: Duration) -> ScheduleOutcome {
         self.fleet.assume_done(now);
         // Asked anew before its first question was taken back, it must not be bound twice.
-        self.take_out(arrival.key);
-        let query = &self.caches.in_true_tokens(arrival.query);
-        let known = self.known(query, arrival.hits, now);
-        let arrival = ScheduleRequest { query, ..arrival };
+        self.remove_queued(request.key);
+        let query = &self.caches.corrected(request.query);
+        let lookup = self.lookup(query, request.hits, now);
+        let request = ScheduleRequest { query, ..request };
         match self.rules() {
-            Some(rules) => self.weigh(arrival, known, &rules, now),
-            None => self.choose(arrival, &known, now),
+            Some(rules) => self.weigh(request, lookup, &rules, now),
+            None => self.choose(request, &lookup, now),
         }
     }
 
@@ -271,8 +276,8 @@ impl Scheduler {
     /// An arrival under `kv-aware`: bound, or waiting.
     fn weigh(
         &mut self,
-        arrival: ScheduleRequest<'_>,
-        known: CacheLookup,
+        request: ScheduleRequest<'_>,
+        lookup: CacheLookup,
         rules: &KvAware,
         now: Duration,
     ) -> ScheduleOutcome {
@@ -283,29 +288,29 @@ impl Scheduler {
             hits,
             waited,
             may_wait,
-        } = arrival;
+        } = request;
         let draw = self.rng.unit();
-        let sites = match self.fleet.sites(model, query, &self.queued, draw, now) {
-            Ok(sites) => sites,
-            Err(nobody) => return ScheduleOutcome::NoEndpoint(nobody),
+        let candidates = match self.fleet.candidates(model, query, &self.queued, draw, now) {
+            Ok(candidates) => candidates,
+            Err(no_endpoint) => return ScheduleOutcome::NoEndpoint(no_endpoint),
         };
         let gamma = rules.gamma(
             self.fleet.utilization.at(now),
             self.queue.len(),
-            sites.len(),
+            candidates.len(),
         );
-        let ranking = sites.ranking(
+        let ranking = candidates.ranking(
             PromptHits {
                 tokens: query.prompt_tokens,
-                hits: &known.hits,
+                hits: &lookup.hits,
             },
             gamma,
         );
         let Some(cost) = ranking.first().copied() else {
             // Nobody is up: the picker knows whom to try all the same.
-            return self.choose(arrival, &known, now);
+            return self.choose(request, &lookup, now);
         };
-        let position = sites.sites[cost.site].position as usize;
+        let position = candidates.candidates[cost.candidate].position as usize;
         let is_wanted = self.queued[position] > 0.0;
         let has_room = self.fleet.has_room(
             position,
@@ -317,14 +322,14 @@ impl Scheduler {
             now,
         );
         if !may_wait || !rules.late || (has_room && !is_wanted) {
-            let wish = PendingBinding {
+            let pending = PendingBinding {
                 key,
                 query,
-                known: &known,
+                lookup: &lookup,
                 waited,
                 gamma,
             };
-            return ScheduleOutcome::Bound(self.bind(wish, &sites, &ranking, now));
+            return ScheduleOutcome::Bound(self.bind(pending, &candidates, &ranking, now));
         }
         let mut evicted = None;
         if !self.queue.has_room(&rules.queue, query.prompt_bytes) {
@@ -335,7 +340,7 @@ impl Scheduler {
                 };
             }
         }
-        let queue_delay = sites.sites[cost.site].queue_delay;
+        let queue_delay = candidates.candidates[cost.candidate].queue_delay;
         let service = cost.finish - queue_delay;
         let limit = rules.queue.max_wait.saturating_sub(waited);
         let waits = ScheduleOutcome::Queued {
@@ -358,7 +363,7 @@ impl Scheduler {
                 .collect(),
             since: now.saturating_sub(waited),
             until: now + limit,
-            known,
+            lookup,
             service,
             weight: 0.0,
         };
@@ -370,7 +375,7 @@ impl Scheduler {
 
     /// Displaces one request for one of this query's tenant, if that is fair and makes room.
     fn make_room(&mut self, query: &Query, limits: &policy::QueueLimits) -> Option<EvictedRequest> {
-        let key = self.queue.gives_way(query.tenant)?;
+        let key = self.queue.eviction_candidate(query.tenant)?;
         let gone = self.queue.remove(key)?;
         if self.queue.has_room(limits, query.prompt_bytes) {
             return Some(EvictedRequest {
@@ -385,8 +390,8 @@ impl Scheduler {
     /// An arrival under a strategy that never waits.
     fn choose(
         &mut self,
-        arrival: ScheduleRequest<'_>,
-        known: &CacheLookup,
+        request: ScheduleRequest<'_>,
+        lookup: &CacheLookup,
         now: Duration,
     ) -> ScheduleOutcome {
         let ScheduleRequest {
@@ -395,20 +400,20 @@ impl Scheduler {
             model,
             waited,
             ..
-        } = arrival;
-        let wish = PendingBinding {
+        } = request;
+        let pending = PendingBinding {
             key,
             query,
-            known,
+            lookup,
             waited,
             gamma: 0.0,
         };
-        self.pick(wish, model, now)
+        self.pick(pending, model, now)
             .map_or_else(ScheduleOutcome::NoEndpoint, ScheduleOutcome::Bound)
     }
 
     /// Whoever waits under this key waits no more.
-    fn take_out(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
+    fn remove_queued(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
         let waiting = self.queue.remove(key)?;
         if self.queue.is_empty() {
             // Nobody wants any endpoint now; else the next plan says who does.
@@ -417,18 +422,18 @@ impl Scheduler {
         Some(waiting)
     }
 
-    fn known(&self, query: &Query, others: &[CacheHit], now: Duration) -> CacheLookup {
+    fn lookup(&self, query: &Query, others: &[CacheHit], now: Duration) -> CacheLookup {
         let Self { caches, fleet, .. } = self;
         let computing = |position| fleet.flight(position).unanswered;
-        let beliefs = caches.beliefs(
+        let estimates = caches.estimate(
             query,
             others,
             |endpoint| fleet.position(endpoint),
             computing,
         );
-        let hits = caches::worth(&beliefs);
+        let hits = estimate::position_hits(&estimates);
         CacheLookup {
-            beliefs,
+            estimates,
             hits,
             at: Some(now),
         }
@@ -442,7 +447,7 @@ impl Scheduler {
 }
 
 /// What is usual in a pool while nothing is learned; strategies that do not say are given the defaults.
-fn usual(pool: &Pool) -> KvAware {
+fn kv_aware_or_default(pool: &Pool) -> KvAware {
     match pool.spec.policy.strategy {
         Strategy::KvAware(rules) => rules,
         _ => KvAware::default(),

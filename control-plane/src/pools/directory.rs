@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use hermes_core::{
     ledger::{ProxyId, RequestId, RequestKey, RequestPhase},
-    scheduler::ReportedUsage,
+    scheduler::EngineUsage,
     snapshot::{EndpointId, Snapshot},
     stored_responses::{ResponseKey, ResponseLocations},
 };
@@ -225,7 +225,7 @@ impl PoolDirectory {
     /// A request is over that was never sent anywhere: its booking is wherever it was made.
     pub(crate) fn finished_unsent(&self, key: RequestKey) {
         let now = self.now();
-        let (outcome, ended) = (Outcome::Unspecified, ReportedUsage::default());
+        let (outcome, ended) = (Outcome::Unspecified, EngineUsage::default());
         let finish = FinishReport {
             endpoint: None,
             outcome,

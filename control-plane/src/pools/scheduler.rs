@@ -25,9 +25,9 @@ mod reports;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
+    explanation::Explanation,
     ledger::RequestKey,
     load::{Health, Load},
-    pick::Explanation,
     query::{EndpointChoice, Query, RankedEndpoint},
     rng::SeededRng,
     scheduler::{

@@ -4,9 +4,7 @@
 //! collector is configured: the span's call site is disabled then.
 
 use hermes_core::{
-    query::CacheSource,
-    scheduler::{Assignment, ExpectedCosts},
-    snapshot::Pool,
+    explanation::ExpectedCosts, query::CacheSource, scheduler::Assignment, snapshot::Pool,
 };
 use hermes_proto::convert::Ask;
 use hermes_runtime::{

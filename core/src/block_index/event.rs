@@ -1,6 +1,6 @@
 //! What engines tell about their caches, free of how they encode it.
 
-use super::Adapter;
+use super::{Adapter, Tier};
 
 /// One change of one rank's cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,18 +46,6 @@ pub struct RemovedBlocks {
     pub group: Option<u32>,
 }
 
-/// How far away a block is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Tier {
-    /// In the accelerator's memory.
-    #[default]
-    Gpu,
-    /// In the host's memory.
-    Host,
-    /// On a disk, or in a store behind the network.
-    Disk,
-}
-
 /// What the layers of a KV-cache group look at. Only a group that looks at everything says how long a prefix is cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attention {
@@ -70,10 +58,6 @@ pub enum Attention {
     Partial,
 }
 
-/// A set of tiers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct TierSet(pub(super) u8);
-
 // === Stored ===
 
 impl StoredBlocks {
@@ -85,40 +69,5 @@ impl StoredBlocks {
             root: super::root(block_tokens, adapter),
             ..self
         }
-    }
-}
-
-// === Tier ===
-
-impl Tier {
-    const fn bit(self) -> u8 {
-        match self {
-            Self::Gpu => 1,
-            Self::Host => 2,
-            Self::Disk => 4,
-        }
-    }
-}
-
-// === Tiers ===
-
-impl TierSet {
-    /// The bits that a set of tiers may take, in the low end of a number.
-    pub(super) const MASK: u64 = 7;
-
-    pub(super) const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    pub(super) const fn has(self, tier: Tier) -> bool {
-        self.0 & tier.bit() != 0
-    }
-
-    pub(super) const fn with(self, tier: Tier) -> Self {
-        Self(self.0 | tier.bit())
-    }
-
-    pub(super) const fn without(self, tier: Tier) -> Self {
-        Self(self.0 & !tier.bit())
     }
 }

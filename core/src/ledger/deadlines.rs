@@ -4,24 +4,24 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::RequestKey;
 
-/// Deadlines of entries that ended early, kept without complaint.
+/// EntryDeadlines of entries that ended early, kept without complaint.
 const SLACK: usize = 1_024;
 
 /// A queue of deadlines. Those of entries that ended, or began anew, stay in it until they are due or too many.
 #[derive(Debug)]
-pub(super) struct Deadlines {
+pub(super) struct EntryDeadlines {
     ttl: Duration,
-    queue: VecDeque<Deadline>,
+    queue: VecDeque<EntryDeadline>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Deadline {
+struct EntryDeadline {
     at: Duration,
     key: RequestKey,
     generation: u64,
 }
 
-impl Deadlines {
+impl EntryDeadlines {
     pub(super) fn new(ttl: Duration) -> Self {
         Self {
             ttl,
@@ -49,7 +49,7 @@ impl Deadlines {
             .queue
             .back()
             .map_or(Duration::ZERO, |deadline| deadline.at);
-        self.queue.push_back(Deadline {
+        self.queue.push_back(EntryDeadline {
             at: now.saturating_add(self.ttl).max(last),
             key,
             generation,

@@ -1,87 +1,15 @@
-//! How a choice came about, in numbers and in one sentence: for people and tests.
+//! Fills an [`Explanation`] from a pick: every endpoint with its figures, and the reason in one sentence.
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
-use super::{
-    HealthTier, MAX_RANKED, NoEndpoint, PickDecision, PickRequest, Picker, ScoreTerms,
-    weighed::ScoredCandidate,
-};
+use super::{HealthTier, NoEndpoint, PickDecision, PickRequest, Picker, weighed::ScoredCandidate};
 use crate::{
+    explanation::{CandidateExplanation, ExclusionReason, Explanation},
     load::{Health, Load},
     policy::Strategy,
     query::CacheHit,
-    scheduler::{CandidateCosts as Site, QueueExplanation},
     snapshot::{Endpoint, EndpointId, Role},
 };
-
-/// A choice, and everything that led to it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Explanation {
-    /// The pool's name.
-    pub pool: Arc<str>,
-    /// The strategy's name.
-    pub strategy: &'static str,
-    /// Why the first of the ranked was chosen, or why nobody was, in one sentence.
-    pub reason: String,
-    /// Ids of the chosen, best first; empty when nobody was.
-    pub ranked: Vec<EndpointId>,
-    /// Only endpoints that are down were left.
-    pub panic_mode: bool,
-    /// Every endpoint of the pool, in its order.
-    pub candidates: Vec<CandidateExplanation>,
-    /// How costs were weighed; only of `kv-aware` in the control plane.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue: Option<QueueExplanation>,
-}
-
-/// One endpoint in an [`Explanation`].
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CandidateExplanation {
-    /// Which.
-    pub endpoint: EndpointId,
-    /// Its name for people.
-    pub name: Arc<str>,
-    /// Tokens of the prompt believed to be cached there.
-    pub cached_tokens: u32,
-    /// Share of its KV cache in use, 0..=1, if the engine says.
-    pub kv_usage: Option<f32>,
-    /// Requests in the engine's queue, if it says.
-    pub waiting: Option<u32>,
-    /// Requests in flight there, fleet-wide.
-    pub in_flight: u32,
-    /// Prefill tokens booked there and not yet answered.
-    pub pending_tokens: u64,
-    /// Whether it may be chosen.
-    pub health: Health,
-    /// What it was compared by, lower is better; `None` if it was not.
-    pub score: Option<f32>,
-    /// What the score is made of, for `hermes-classic`.
-    pub terms: Option<ScoreTerms>,
-    /// Its place in the choice, from 0.
-    pub rank: Option<usize>,
-    /// Why it was no candidate; `None` if it was one.
-    pub excluded: Option<ExclusionReason>,
-}
-
-/// Why an endpoint was no candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ExclusionReason {
-    /// It does prefill or decode only.
-    Role,
-    /// It does not hold the model.
-    Model,
-    /// It was tried for this request already.
-    Tried,
-    /// It is down.
-    Down,
-    /// It warms up, and it was not its turn.
-    Warming,
-    /// The strategy looks at some endpoints only, and not at this one.
-    NotSampled,
-}
 
 // === Explanation ===
 
@@ -113,48 +41,6 @@ impl Explanation {
             candidates,
             queue: None,
         }
-    }
-
-    /// The same choice as it was made by weighing costs.
-    pub(crate) fn weighed(mut self, queue: QueueExplanation) -> Self {
-        let first = &queue.candidates[0];
-        let Site {
-            name,
-            cached_tokens,
-            ttft_s,
-            queue_delay_s,
-            ..
-        } = first;
-        let verdict = if queue.binds_now {
-            "and has room"
-        } else {
-            "and has no room yet, so that the request waits"
-        };
-        self.reason = format!(
-            "{name} costs least, {:.3} s, of {} compared, {verdict}: first token in {ttft_s:.3} s, of which {queue_delay_s:.3} s \
-             are before its turn, with {cached_tokens} prompt tokens cached",
-            first.cost_s,
-            queue.candidates.len(),
-        );
-        self.ranked = queue
-            .candidates
-            .iter()
-            .take(MAX_RANKED)
-            .map(|site| site.endpoint)
-            .collect();
-        for candidate in &mut self.candidates {
-            let place = queue
-                .candidates
-                .iter()
-                .position(|site| site.endpoint == candidate.endpoint);
-            let Some(place) = place else { continue };
-            candidate.rank = (place < MAX_RANKED).then_some(place);
-            candidate.score = Some(queue.candidates[place].cost_s as f32);
-            candidate.cached_tokens = queue.candidates[place].cached_tokens;
-            candidate.excluded = None;
-        }
-        self.queue = Some(queue);
-        self
     }
 }
 

@@ -13,8 +13,9 @@
 //! An endpoint without a figure gets the mean of the others' term for it: silence is neither a virtue nor a fault. If
 //! nobody has the figure, the term is 0 for all. A figure that is no number counts as missing.
 
-use super::{Candidates, PickRanking, ScoreTerms, weighed::ScoredCandidate};
+use super::{Candidates, PickRanking, weighed::ScoredCandidate};
 use crate::{
+    explanation::ScoreTerms,
     load::{EngineSample, Load},
     policy::{ClassicWeights, CountScale},
     rng::SeededRng,

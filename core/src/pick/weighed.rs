@@ -1,9 +1,7 @@
 //! Candidates with their scores, and the best of them.
 
-use serde::Serialize;
-
 use super::{MAX_RANKED, SmallVec};
-use crate::{load::Load, rng::SeededRng};
+use crate::{explanation::ScoreTerms, load::Load, rng::SeededRng};
 
 /// Candidates that are weighed without hits; as many more may have hits.
 pub(super) const MAX_WEIGHED: usize = 64;
@@ -26,19 +24,6 @@ pub(super) struct ScoredCandidate {
     /// Lower is better.
     pub(super) score: f32,
     pub(super) terms: ScoreTerms,
-}
-
-/// The weighted terms of a classic score, which is their sum; all zero for other strategies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct ScoreTerms {
-    /// For what is not cached there.
-    pub miss: f32,
-    /// For the use of its KV cache.
-    pub usage: f32,
-    /// For its queue.
-    pub waiting: f32,
-    /// For prefill work booked there.
-    pub in_flight: f32,
 }
 
 // === Weighed ===

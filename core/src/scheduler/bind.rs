@@ -5,13 +5,15 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::{
-    Assignment, ExpectedCosts, RequestMetadata, Scheduler, caches,
+    Assignment, RequestMetadata, Scheduler,
     cost::{CandidateSet, CostRanking, EndpointCost},
     fleet::PrefillWork,
     queue::CacheLookup,
     seconds,
 };
 use crate::{
+    estimate,
+    explanation::ExpectedCosts,
     ledger::RequestKey,
     pick::{NoEndpoint, PickRequest},
     query::{CacheSource, EndpointChoice, MAX_RANKED, Query, RankedEndpoint},
@@ -25,7 +27,7 @@ const SLACK: usize = 1_024;
 pub(super) struct PendingBinding<'a> {
     pub(super) key: RequestKey,
     pub(super) query: &'a Query,
-    pub(super) known: &'a CacheLookup,
+    pub(super) lookup: &'a CacheLookup,
     pub(super) waited: Duration,
     pub(super) gamma: f64,
 }
@@ -34,31 +36,31 @@ impl Scheduler {
     /// Books the request where it costs least, the first of `ranking`, which is not empty.
     pub(super) fn bind(
         &mut self,
-        wish: PendingBinding<'_>,
-        sites: &CandidateSet,
+        pending: PendingBinding<'_>,
+        candidates: &CandidateSet,
         ranking: &CostRanking,
         now: Duration,
     ) -> Assignment {
         let PendingBinding {
             key,
             query,
-            known,
+            lookup,
             waited,
             gamma,
-        } = wish;
-        let (cost, site) = (ranking[0], sites.sites[ranking[0].site]);
+        } = pending;
+        let (cost, candidate) = (ranking[0], candidates.candidates[ranking[0].candidate]);
         let ranked: SmallVec<[RankedEndpoint; MAX_RANKED]> = ranking
             .iter()
-            .map(|cost| self.ranked(sites, cost))
+            .map(|cost| self.ranked(candidates, cost))
             .collect();
         let costs = ExpectedCosts {
-            queue_delay: seconds(site.queue_delay),
+            queue_delay: seconds(candidate.queue_delay),
             ttft: seconds(cost.finish),
             wasted_prefill: seconds(cost.wasted_prefill),
             gamma: gamma as f32,
             runner_up: ranked.get(1).map(|second| second.endpoint),
         };
-        let source = self.book(key, ranked[0], query, known, now);
+        let source = self.book(key, ranked[0], query, lookup, now);
         let choice = EndpointChoice {
             ranked,
             panic_mode: false,
@@ -78,18 +80,18 @@ impl Scheduler {
     /// When nobody may serve the request.
     pub(super) fn pick(
         &mut self,
-        wish: PendingBinding<'_>,
+        pending: PendingBinding<'_>,
         model: Option<&str>,
         now: Duration,
     ) -> Result<Assignment, NoEndpoint> {
         let PendingBinding {
             key,
             query,
-            known,
+            lookup,
             waited,
             ..
-        } = wish;
-        let hits = caches::as_hits(&known.beliefs, self.pool());
+        } = pending;
+        let hits = estimate::cache_hits(&lookup.estimates, self.pool());
         let Self {
             fleet,
             round_robin_counter: turn,
@@ -107,7 +109,7 @@ impl Scheduler {
         let choice = fleet
             .picker
             .pick(&ask, |position| fleet.loads[position], rng)?;
-        let source = self.book(key, choice.ranked[0], query, known, now);
+        let source = self.book(key, choice.ranked[0], query, lookup, now);
         Ok(Assignment {
             choice,
             prompt_tokens: query.prompt_tokens,
@@ -119,7 +121,7 @@ impl Scheduler {
 
     /// Books one endpoint because nothing but it will do, whatever it costs.
     pub fn book_fixed(&mut self, key: RequestKey, position: usize, query: &Query, now: Duration) {
-        let query = &self.caches.in_true_tokens(query);
+        let query = &self.caches.corrected(query);
         let endpoint = self.pool().endpoints[position].id;
         self.book(
             key,
@@ -140,7 +142,7 @@ impl Scheduler {
         key: RequestKey,
         first: RankedEndpoint,
         query: &Query,
-        known: &CacheLookup,
+        lookup: &CacheLookup,
         now: Duration,
     ) -> Option<CacheSource> {
         let RankedEndpoint {
@@ -162,25 +164,25 @@ impl Scheduler {
         self.caches.routed(endpoint, query);
         self.shares.spend(query.tenant, uncached, now);
         self.round_robin_counter = self.round_robin_counter.wrapping_add(1);
-        let belief = known
-            .beliefs
+        let estimate = lookup
+            .estimates
             .iter()
-            .find(|belief| belief.position as usize == position);
-        let believed = belief.map(|belief| (belief.source, belief.tokens));
-        let claims = belief.map(|belief| belief.claims).unwrap_or_default();
-        self.note(
+            .find(|estimate| estimate.position as usize == position);
+        let expected_cached = estimate.map(|estimate| (estimate.source, estimate.tokens));
+        let claims = estimate.map(|estimate| estimate.claims).unwrap_or_default();
+        self.metadata(
             key,
             RequestMetadata {
                 query: query.clone(),
                 claims,
-                believed,
+                expected_cached,
             },
         );
-        believed.map(|(source, _)| source)
+        expected_cached.map(|(source, _)| source)
     }
 
-    fn ranked(&self, sites: &CandidateSet, cost: &EndpointCost) -> RankedEndpoint {
-        let position = sites.sites[cost.site].position as usize;
+    fn ranked(&self, candidates: &CandidateSet, cost: &EndpointCost) -> RankedEndpoint {
+        let position = candidates.candidates[cost.candidate].position as usize;
         RankedEndpoint {
             position,
             endpoint: self.pool().endpoints[position].id,
@@ -188,12 +190,12 @@ impl Scheduler {
         }
     }
 
-    fn note(&mut self, key: RequestKey, note: RequestMetadata) {
+    fn metadata(&mut self, key: RequestKey, metadata: RequestMetadata) {
         // Requests may end without a word: their notes go when they are more than those of open requests.
-        if self.notes.len() > 2 * self.fleet.ledger.len() + SLACK {
+        if self.metadata.len() > 2 * self.fleet.ledger.len() + SLACK {
             let ledger = &self.fleet.ledger;
-            self.notes.retain(|&key, _| ledger.get(key).is_some());
+            self.metadata.retain(|&key, _| ledger.get(key).is_some());
         }
-        self.notes.insert(key, note);
+        self.metadata.insert(key, metadata);
     }
 }

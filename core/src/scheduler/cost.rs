@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::query::MAX_RANKED;
+use crate::{estimate::PositionHits, query::MAX_RANKED};
 
 /// Seconds that one more request in flight is worth: only decides between equals.
 const PER_REQUEST: f64 = 1e-3;
@@ -44,13 +44,10 @@ pub(super) struct CandidateEndpoint {
 /// The endpoints that a request may go to, in ascending order of position.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CandidateSet {
-    pub(super) sites: Vec<CandidateEndpoint>,
+    pub(super) candidates: Vec<CandidateEndpoint>,
     /// Seconds per token at the mean rate.
     mean_per_token: f64,
 }
-
-/// Where how much of a prompt is cached: positions in ascending order, and tokens.
-pub(super) type PositionHits = SmallVec<[(u32, u32); 8]>;
 
 /// A prompt, as costs see it.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +60,7 @@ pub(super) struct PromptHits<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct EndpointCost {
     /// Index among the sites.
-    pub(super) site: usize,
+    pub(super) candidate: usize,
     /// What endpoints are compared by, in seconds.
     pub(super) total: f64,
     /// Seconds until its first token.
@@ -80,21 +77,24 @@ pub(super) type CostRanking = SmallVec<[EndpointCost; MAX_RANKED]>;
 // === Sites ===
 
 impl CandidateSet {
-    pub(super) fn new(sites: Vec<CandidateEndpoint>) -> Self {
-        let rates: f64 = sites.iter().map(|site| 1.0 / site.per_token).sum();
+    pub(super) fn new(candidates: Vec<CandidateEndpoint>) -> Self {
+        let rates: f64 = candidates
+            .iter()
+            .map(|candidate| 1.0 / candidate.per_token)
+            .sum();
         let mean_per_token = if rates > 0.0 {
-            sites.len() as f64 / rates
+            candidates.len() as f64 / rates
         } else {
             0.0
         };
         Self {
-            sites,
+            candidates,
             mean_per_token,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.sites.len()
+        self.candidates.len()
     }
 
     /// Where the request costs least; empty when there are no sites.
@@ -122,7 +122,7 @@ impl CandidateSet {
             let uncached = f64::from(prompt.tokens.saturating_sub(cached));
             let wasted_prefill = f64::from(most.saturating_sub(cached)) * self.mean_per_token;
             for (
-                site,
+                candidate,
                 &CandidateEndpoint {
                     in_flight,
                     recent_prefill,
@@ -131,7 +131,7 @@ impl CandidateSet {
                     per_token,
                     ..
                 },
-            ) in stretch.clone().zip(&self.sites[stretch])
+            ) in stretch.clone().zip(&self.candidates[stretch])
             {
                 let finish = queue_delay + base + uncached * per_token;
                 let total = finish
@@ -139,7 +139,7 @@ impl CandidateSet {
                     + PER_REQUEST * f64::from(in_flight)
                     + PER_SECOND * recent_prefill;
                 each(EndpointCost {
-                    site,
+                    candidate,
                     total,
                     finish,
                     wasted_prefill,
@@ -167,28 +167,31 @@ impl CandidateSet {
         for &(position, cached) in hits {
             let at = self.first_from(from, position);
             let is_site = self
-                .sites
+                .candidates
                 .get(at)
-                .is_some_and(|site| site.position == position);
+                .is_some_and(|candidate| candidate.position == position);
             let after = at + usize::from(is_site);
             each(from..at, 0);
             each(at..after, cached);
             from = after;
         }
-        each(from..self.sites.len(), 0);
+        each(from..self.candidates.len(), 0);
     }
 
     /// The first site at this position or behind it, from `from` on.
     fn first_from(&self, from: usize, position: u32) -> usize {
-        let rest = &self.sites[from..];
+        let rest = &self.candidates[from..];
         // Where all endpoints are sites, it is as far behind the next one as their positions say.
         let skip = rest
             .first()
             .map_or(0, |next| position.saturating_sub(next.position) as usize);
-        if rest.get(skip).is_some_and(|site| site.position == position) {
+        if rest
+            .get(skip)
+            .is_some_and(|candidate| candidate.position == position)
+        {
             return from + skip;
         }
-        from + rest.partition_point(|site| site.position < position)
+        from + rest.partition_point(|candidate| candidate.position < position)
     }
 }
 
@@ -199,43 +202,43 @@ mod tests {
     use super::*;
 
     /// Endpoints of 8,000 tokens a second with so many seconds of work ahead.
-    fn sites(queue_delay: &[f64]) -> CandidateSet {
-        let site = |(position, &queue_delay): (usize, &f64)| CandidateEndpoint {
+    fn candidates(queue_delay: &[f64]) -> CandidateSet {
+        let candidate = |(position, &queue_delay): (usize, &f64)| CandidateEndpoint {
             position: position as u32,
             queue_delay,
             per_token: 1.0 / 8_000.0,
             ..CandidateEndpoint::default()
         };
-        CandidateSet::new(queue_delay.iter().enumerate().map(site).collect())
+        CandidateSet::new(queue_delay.iter().enumerate().map(candidate).collect())
     }
 
-    fn cheapest(sites: &CandidateSet, tokens: u32, hits: &[(u32, u32)], gamma: f64) -> usize {
-        sites.ranking(
+    fn cheapest(candidates: &CandidateSet, tokens: u32, hits: &[(u32, u32)], gamma: f64) -> usize {
+        candidates.ranking(
             PromptHits {
                 tokens,
                 hits: &hits.into(),
             },
             gamma,
         )[0]
-        .site
+        .candidate
     }
 
     #[test]
     fn a_cache_is_worth_waiting_for_as_long_as_others_pay_for_its_loss() {
         // A second of prefill is cached at the first endpoint, which has two seconds of work ahead.
-        let sites = sites(&[2.0, 0.0]);
+        let candidates = candidates(&[2.0, 0.0]);
         assert_eq!(
-            cheapest(&sites, 9_000, &[(0, 8_000)], 0.5),
+            cheapest(&candidates, 9_000, &[(0, 8_000)], 0.5),
             1,
             "done half a second sooner"
         );
         assert_eq!(
-            cheapest(&sites, 9_000, &[(0, 8_000)], 1.5),
+            cheapest(&candidates, 9_000, &[(0, 8_000)], 1.5),
             0,
             "but others would lose more than that"
         );
         assert_eq!(
-            cheapest(&sites, 9_000, &[(0, 8_000), (7, 9_000)], 0.5),
+            cheapest(&candidates, 9_000, &[(0, 8_000), (7, 9_000)], 0.5),
             1,
             "hits elsewhere do not count"
         );
@@ -243,21 +246,21 @@ mod tests {
 
     #[test]
     fn a_slow_endpoint_is_left_alone_while_a_fast_one_will_be_done_sooner() {
-        let mut sites = sites(&[1.0, 0.0]);
-        sites.sites[1].per_token *= 2.5;
-        assert_eq!(cheapest(&sites, 8_000, &[], 3.0), 0);
-        assert_eq!(cheapest(&sites, 2_000, &[], 3.0), 1);
+        let mut candidates = candidates(&[1.0, 0.0]);
+        candidates.candidates[1].per_token *= 2.5;
+        assert_eq!(cheapest(&candidates, 8_000, &[], 3.0), 0);
+        assert_eq!(cheapest(&candidates, 2_000, &[], 3.0), 1);
     }
 
     #[test]
     fn among_equals_the_one_with_fewer_requests_wins() {
-        let mut sites = sites(&[0.0, 0.0, 0.0]);
+        let mut candidates = candidates(&[0.0, 0.0, 0.0]);
         (
-            sites.sites[0].in_flight,
-            sites.sites[1].in_flight,
-            sites.sites[2].in_flight,
+            candidates.candidates[0].in_flight,
+            candidates.candidates[1].in_flight,
+            candidates.candidates[2].in_flight,
         ) = (3, 1, 2);
-        assert_eq!(cheapest(&sites, 100, &[], 1.0), 1);
+        assert_eq!(cheapest(&candidates, 100, &[], 1.0), 1);
         assert!(
             CandidateSet::default()
                 .ranking(
@@ -278,20 +281,20 @@ mod tests {
             hits in proptest::collection::btree_map(0u32..20, 1u32..5_000, 0..12),
             queue_delay in proptest::collection::vec(0u32..50, 20),
         ) {
-            let mut sites = sites(&vec![0.0; positions.len()]);
-            for (site, &position) in sites.sites.iter_mut().zip(&positions) {
-                (site.position, site.queue_delay) = (position, f64::from(queue_delay[position as usize]) / 10.0);
+            let mut candidates = candidates(&vec![0.0; positions.len()]);
+            for (candidate, &position) in candidates.candidates.iter_mut().zip(&positions) {
+                (candidate.position, candidate.queue_delay) = (position, f64::from(queue_delay[position as usize]) / 10.0);
             }
-            let known: PositionHits = hits.iter().map(|(position, cached)| (*position, *cached)).collect();
-            let prompt = PromptHits { tokens: 6_000, hits: &known };
+            let lookup: PositionHits = hits.iter().map(|(position, cached)| (*position, *cached)).collect();
+            let prompt = PromptHits { tokens: 6_000, hits: &lookup };
             let mut costs = Vec::new();
-            sites.for_each(prompt, 1.5, |cost| costs.push(cost));
+            candidates.for_each(prompt, 1.5, |cost| costs.push(cost));
             let cached: Vec<u32> = positions.iter().map(|position| hits.get(position).copied().unwrap_or(0)).collect();
             prop_assert_eq!(costs.iter().map(|cost| cost.cached).collect::<Vec<_>>(), cached);
-            prop_assert!(costs.iter().map(|cost| cost.site).eq(0..positions.len()));
+            prop_assert!(costs.iter().map(|cost| cost.candidate).eq(0..positions.len()));
             costs.sort_by(|one, other| one.total.total_cmp(&other.total));
             costs.truncate(MAX_RANKED);
-            prop_assert_eq!(sites.ranking(prompt, 1.5).to_vec(), costs);
+            prop_assert_eq!(candidates.ranking(prompt, 1.5).to_vec(), costs);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     ledger::InFlightTotals,
     load::EngineSample,
-    speed::{DecodeSpeed, PrefillFit, PrefillSpeed},
+    scheduler::speed::{DecodeSpeed, PrefillFit, PrefillSpeed},
 };
 
 /// Of the head of what an engine computes, this share may be believed to be done before its first byte says so. The rest

@@ -16,8 +16,8 @@ use crate::{
     pick::{NoEndpoint, Picker},
     policy::KvAware,
     query::Query,
+    scheduler::speed::PrefillFit,
     snapshot::{EndpointId, Pool},
-    speed::PrefillFit,
 };
 
 /// How long a request waits for memory alone. What engines say of it may be wrong, and what cannot be begun yet they
@@ -131,7 +131,7 @@ impl Fleet {
     /// Those who may be chosen for a request and are up, or warm up and have their turn by `draw`.
     ///
     /// `queued` has the seconds of work that wait for each position.
-    pub(super) fn sites(
+    pub(super) fn candidates(
         &self,
         model: Option<&str>,
         query: &Query,
@@ -148,12 +148,17 @@ impl Fleet {
         let chosen = chosen.filter(|&position| query.exclude.is_empty() || !tried(position));
         Ok(CandidateSet::new(
             chosen
-                .map(|position| self.site(position, queued[position], now))
+                .map(|position| self.candidate(position, queued[position], now))
                 .collect(),
         ))
     }
 
-    pub(super) fn site(&self, position: usize, queued: f64, now: Duration) -> CandidateEndpoint {
+    pub(super) fn candidate(
+        &self,
+        position: usize,
+        queued: f64,
+        now: Duration,
+    ) -> CandidateEndpoint {
         let (engine, flight) = (&self.engines[position], self.flights[position]);
         let fit = engine.fit(self.prior);
         CandidateEndpoint {

@@ -10,11 +10,10 @@ use std::time::Duration;
 use super::{
     Dequeued, QueueExit, QueuedRequest, Scheduler,
     bind::PendingBinding,
-    caches,
     cost::{CandidateSet, PromptHits},
     fleet::RoomRequirement,
 };
-use crate::{ledger::RequestKey, policy::KvAware};
+use crate::{estimate, ledger::RequestKey, policy::KvAware};
 
 /// Costs that one pass computes at most, about.
 const EFFORT: usize = 4_096;
@@ -43,7 +42,7 @@ impl Scheduler {
 
     fn give_up(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
         for key in self.queue.late(now) {
-            self.take_out(key);
+            self.remove_queued(key);
             dequeued.push(Dequeued {
                 key,
                 exit: QueueExit::TimedOut {
@@ -61,14 +60,14 @@ impl Scheduler {
         // Most requests may go anywhere: their sites are worked out once, and mended where something changes.
         let mut anywhere: Option<CandidateSet> = None;
         for (place, &key) in order.iter().enumerate() {
-            let Some(mut waiting) = self.queue.lift(key) else {
+            let Some(mut waiting) = self.queue.check_out(key) else {
                 continue;
             };
             self.refresh(&mut waiting, now);
             let special = waiting.model.is_some() || !waiting.query.exclude.is_empty();
             let found = match anywhere.take().filter(|_| !special) {
-                Some(sites) => Ok(sites),
-                None => self.fleet.sites(
+                Some(candidates) => Ok(candidates),
+                None => self.fleet.candidates(
                     waiting.model.as_deref(),
                     &waiting.query,
                     &self.queued,
@@ -76,22 +75,22 @@ impl Scheduler {
                     now,
                 ),
             };
-            let mut sites = match found {
-                Ok(sites) => sites,
-                Err(nobody) => {
-                    self.queue.let_go(&waiting);
+            let mut candidates = match found {
+                Ok(candidates) => candidates,
+                Err(no_endpoint) => {
+                    self.queue.discard(&waiting);
                     dequeued.push(Dequeued {
                         key,
-                        exit: QueueExit::NoEndpoint(nobody),
+                        exit: QueueExit::NoEndpoint(no_endpoint),
                     });
                     continue;
                 }
             };
             let head = waiting.query.blocks.first().copied();
-            if let Some(position) = self.place(waiting, &mut sites, rules, now, dequeued) {
-                self.tell_neighbors(&order[place + 1..], head, position);
+            if let Some(position) = self.place(waiting, &mut candidates, rules, now, dequeued) {
+                self.refresh_neighbors(&order[place + 1..], head, position);
             }
-            anywhere = Some(sites).filter(|_| !special);
+            anywhere = Some(candidates).filter(|_| !special);
         }
     }
 
@@ -99,7 +98,7 @@ impl Scheduler {
     fn place(
         &mut self,
         mut waiting: Box<QueuedRequest>,
-        sites: &mut CandidateSet,
+        candidates: &mut CandidateSet,
         rules: &KvAware,
         now: Duration,
         dequeued: &mut Vec<Dequeued>,
@@ -107,19 +106,19 @@ impl Scheduler {
         let gamma = rules.gamma(
             self.fleet.utilization.at(now),
             self.queue.len(),
-            sites.len(),
+            candidates.len(),
         );
         let prompt = PromptHits {
             tokens: waiting.query.prompt_tokens,
-            hits: &waiting.known.hits,
+            hits: &waiting.lookup.hits,
         };
-        let ranking = sites.ranking(prompt, gamma);
+        let ranking = candidates.ranking(prompt, gamma);
         let Some(cost) = ranking.first().copied() else {
-            self.queue.let_go(&waiting);
+            self.queue.discard(&waiting);
             self.try_anyone(&waiting, now, dequeued);
             return None;
         };
-        let position = sites.sites[cost.site].position as usize;
+        let position = candidates.candidates[cost.candidate].position as usize;
         let is_wanted = self.queued[position] > 0.0;
         let waited = now.saturating_sub(waiting.since);
         let need = RoomRequirement {
@@ -129,26 +128,27 @@ impl Scheduler {
         let has_room = self.fleet.has_room(position, need, rules, now);
         let bound = !is_wanted && (has_room || !rules.late);
         if bound {
-            self.queue.let_go(&waiting);
-            let wish = PendingBinding {
+            self.queue.discard(&waiting);
+            let pending = PendingBinding {
                 key: waiting.key,
                 query: &waiting.query,
-                known: &waiting.known,
+                lookup: &waiting.lookup,
                 waited,
                 gamma,
             };
-            let binding = self.bind(wish, sites, &ranking, now);
+            let binding = self.bind(pending, candidates, &ranking, now);
             dequeued.push(Dequeued {
                 key: waiting.key,
                 exit: QueueExit::Bound(binding),
             });
         } else {
-            let service = cost.finish - sites.sites[cost.site].queue_delay;
+            let service = cost.finish - candidates.candidates[cost.candidate].queue_delay;
             waiting.weigh(service, &self.shares);
             self.queued[position] += service;
-            self.queue.put_back(waiting);
+            self.queue.check_in(waiting);
         }
-        sites.sites[cost.site] = self.fleet.site(position, self.queued[position], now);
+        candidates.candidates[cost.candidate] =
+            self.fleet.candidate(position, self.queued[position], now);
         bound.then_some(position)
     }
 
@@ -164,17 +164,17 @@ impl Scheduler {
 
     /// Waiting is of no use, as nobody is up or nobody has to wait: the picker knows whom to try all the same.
     fn try_anyone(&mut self, waiting: &QueuedRequest, now: Duration, dequeued: &mut Vec<Dequeued>) {
-        let known = self.known(&waiting.query, &waiting.others, now);
+        let lookup = self.lookup(&waiting.query, &waiting.others, now);
         let waited = now.saturating_sub(waiting.since);
-        let wish = PendingBinding {
+        let pending = PendingBinding {
             key: waiting.key,
             query: &waiting.query,
-            known: &known,
+            lookup: &lookup,
             waited,
             gamma: 0.0,
         };
         let end = self
-            .pick(wish, waiting.model.as_deref(), now)
+            .pick(pending, waiting.model.as_deref(), now)
             .map_or_else(QueueExit::NoEndpoint, QueueExit::Bound);
         dequeued.push(Dequeued {
             key: waiting.key,
@@ -185,16 +185,16 @@ impl Scheduler {
     /// Finds out anew what is known of a request's caches, when that may have changed.
     fn refresh(&self, waiting: &mut QueuedRequest, now: Duration) {
         if waiting
-            .known
+            .lookup
             .at
             .is_none_or(|at| now.saturating_sub(at) >= FRESH)
         {
-            waiting.known = self.known(&waiting.query, &waiting.others, now);
+            waiting.lookup = self.lookup(&waiting.query, &waiting.others, now);
         }
     }
 
     /// A prompt was just bound: those next in turn that begin alike have to know.
-    fn tell_neighbors(&mut self, next: &[RequestKey], head: Option<u64>, position: usize) {
+    fn refresh_neighbors(&mut self, next: &[RequestKey], head: Option<u64>, position: usize) {
         let Self {
             queue,
             caches,
@@ -208,15 +208,15 @@ impl Scheduler {
             };
             if head.is_some()
                 && waiting.query.blocks.first().copied() == head
-                && waiting.known.at.is_some()
+                && waiting.lookup.at.is_some()
             {
-                caches.relearn(
-                    &mut waiting.known.beliefs,
+                caches.refresh_learned(
+                    &mut waiting.lookup.estimates,
                     position,
                     &waiting.query,
                     computing,
                 );
-                waiting.known.hits = caches::worth(&waiting.known.beliefs);
+                waiting.lookup.hits = estimate::position_hits(&waiting.lookup.estimates);
             }
         }
     }

@@ -13,8 +13,9 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::{caches::CacheEstimates, cost::PositionHits, shares::FairShares};
+use super::shares::FairShares;
 use crate::{
+    estimate::{CacheEstimates, PositionHits},
     hash::MixBuildHasher,
     ledger::RequestKey,
     policy,
@@ -40,7 +41,7 @@ pub(super) struct QueuedRequest {
     pub(super) since: Duration,
     /// When it gives up.
     pub(super) until: Duration,
-    pub(super) known: CacheLookup,
+    pub(super) lookup: CacheLookup,
     /// Seconds of prefill where it costs least.
     pub(super) service: f64,
     /// What its response time is multiplied by.
@@ -50,7 +51,7 @@ pub(super) struct QueuedRequest {
 /// What is known of where a prompt is cached.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CacheLookup {
-    pub(super) beliefs: CacheEstimates,
+    pub(super) estimates: CacheEstimates,
     pub(super) hits: PositionHits,
     /// When that was found out; `None` when it has to be found out anew.
     pub(super) at: Option<Duration>,
@@ -104,7 +105,7 @@ impl RequestQueue {
 
     /// Who gives way to one more request of this tenant when there is no room: the newest one of the tenant that has the
     /// most, as long as that leaves it no fewer than the other gets. So no tenant fills the queue for the others.
-    pub(super) fn gives_way(&self, tenant: Option<u64>) -> Option<RequestKey> {
+    pub(super) fn eviction_candidate(&self, tenant: Option<u64>) -> Option<RequestKey> {
         let own = self
             .tenants
             .get(&tenant.unwrap_or_default())
@@ -147,12 +148,12 @@ impl RequestQueue {
     }
 
     /// Takes a request out to look at it. It keeps its place until it is put back, or bound.
-    pub(super) fn lift(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
+    pub(super) fn check_out(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
         self.waiting[*self.places.get(&key)? as usize].take()
     }
 
     /// Puts back what was lifted, which may be weighed anew.
-    pub(super) fn put_back(&mut self, waiting: Box<QueuedRequest>) {
+    pub(super) fn check_in(&mut self, waiting: Box<QueuedRequest>) {
         if let Some(&place) = self.places.get(&waiting.key) {
             self.ranks[place as usize] = UrgencyEntry::of(&waiting);
             self.waiting[place as usize] = Some(waiting);
@@ -160,7 +161,7 @@ impl RequestQueue {
     }
 
     /// What was lifted does not come back.
-    pub(super) fn let_go(&mut self, waiting: &QueuedRequest) {
+    pub(super) fn discard(&mut self, waiting: &QueuedRequest) {
         if let Some(&place) = self.places.get(&waiting.key) {
             self.leave(place as usize, waiting);
         }
@@ -294,7 +295,7 @@ mod tests {
             others: SmallVec::new(),
             since: Duration::from_secs(since),
             until: Duration::MAX,
-            known: CacheLookup::default(),
+            lookup: CacheLookup::default(),
             service,
             weight: 0.0,
         };
@@ -361,24 +362,27 @@ mod tests {
             ..Query::default()
         };
         let mut queue = RequestQueue::default();
-        assert_eq!(queue.gives_way(Some(1)), None);
+        assert_eq!(queue.eviction_candidate(Some(1)), None);
         for request in 1..=4 {
             queue.push(waiting(request, request, 1.0, of(1)));
         }
         queue.push(waiting(5, 5, 1.0, of(2)));
-        assert_eq!(queue.gives_way(Some(1)), None, "not to itself");
+        assert_eq!(queue.eviction_candidate(Some(1)), None, "not to itself");
         assert_eq!(
-            (queue.gives_way(Some(2)), queue.gives_way(None)),
+            (
+                queue.eviction_candidate(Some(2)),
+                queue.eviction_candidate(None)
+            ),
             (Some(key(4)), Some(key(4)))
         );
         queue.remove(key(4));
         queue.push(waiting(6, 6, 1.0, of(2)));
         assert_eq!(
-            queue.gives_way(Some(2)),
+            queue.eviction_candidate(Some(2)),
             None,
             "three and two: they would only change places"
         );
-        assert_eq!(queue.gives_way(Some(3)), Some(key(3)));
+        assert_eq!(queue.eviction_candidate(Some(3)), Some(key(3)));
     }
 
     proptest! {

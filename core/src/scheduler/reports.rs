@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{RequestMetadata, Scheduler, caches::CacheClaims, fleet::PrefillWork};
+use super::{RequestMetadata, Scheduler, fleet::PrefillWork};
 use crate::{
+    estimate::CacheClaims,
     ledger::{LedgerEntry, ProxyId, RequestId, RequestKey, RequestPhase},
     load::{EngineSample, Health},
     query::CacheSource,
@@ -12,7 +13,7 @@ use crate::{
 
 /// What a request came to, as far as its engine told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReportedUsage {
+pub struct EngineUsage {
     /// Tokens of its prompt.
     pub prompt_tokens: Option<u32>,
     /// How many of them were cached.
@@ -45,11 +46,11 @@ impl Scheduler {
         non_streaming: bool,
         now: Duration,
     ) {
-        self.take_out(key);
+        self.remove_queued(key);
         let prompt = self
-            .notes
+            .metadata
             .get(&key)
-            .map_or(uncached, |note| note.query.prompt_tokens);
+            .map_or(uncached, |metadata| metadata.query.prompt_tokens);
         if self.fleet.started(
             key,
             endpoint,
@@ -59,11 +60,11 @@ impl Scheduler {
                 non_streaming,
             },
             now,
-        ) && let Some(note) = self.notes.get_mut(&key)
+        ) && let Some(metadata) = self.metadata.get_mut(&key)
         {
             // A retry elsewhere: what was expected of the first endpoint says nothing of this one.
-            (note.claims, note.believed) = (CacheClaims::default(), None);
-            self.caches.routed(endpoint, &note.query);
+            (metadata.claims, metadata.expected_cached) = (CacheClaims::default(), None);
+            self.caches.routed(endpoint, &metadata.query);
         }
     }
 
@@ -81,15 +82,15 @@ impl Scheduler {
     pub fn finished(
         &mut self,
         key: RequestKey,
-        ended: ReportedUsage,
+        ended: EngineUsage,
         now: Duration,
     ) -> (Option<LedgerEntry>, Option<CachePrediction>) {
-        self.take_out(key);
+        self.remove_queued(key);
         self.fleet.assume_done(now);
         let open = self.fleet.release(|ledger| ledger.finish(key), now);
-        let note = self.notes.remove(&key);
+        let metadata = self.metadata.remove(&key);
         let position = open.and_then(|open| self.fleet.position(open.endpoint));
-        let calibration = position.and_then(|position| self.learn(position, note?, ended));
+        let calibration = position.and_then(|position| self.learn(position, metadata?, ended));
         if let (Some(position), Some(decoding), Some(tokens)) =
             (position, ended.decoding, ended.completion_tokens)
         {
@@ -103,10 +104,10 @@ impl Scheduler {
     /// A proxy wants no answer any more: the request waits no longer, and a booking that nobody acted on is taken back.
     /// The booking, and whether the request waited.
     pub fn cancel(&mut self, key: RequestKey, now: Duration) -> (Option<LedgerEntry>, bool) {
-        let waited = self.take_out(key).is_some();
+        let waited = self.remove_queued(key).is_some();
         let open = self.fleet.release(|ledger| ledger.cancel(key), now);
         if open.is_some() {
-            self.notes.remove(&key);
+            self.metadata.remove(&key);
         }
         (open, waited)
     }
@@ -129,20 +130,24 @@ impl Scheduler {
     /// A proxy is gone for good, and with it what it had open or waiting. How many open requests that were.
     pub fn forget_proxy(&mut self, proxy: ProxyId, now: Duration) -> usize {
         let waiting: Vec<RequestKey> = self.queue.keys().filter(|key| key.proxy == proxy).collect();
-        waiting.into_iter().for_each(|key| _ = self.take_out(key));
+        waiting
+            .into_iter()
+            .for_each(|key| _ = self.remove_queued(key));
         self.fleet.forget_proxy(proxy, now)
     }
 
     /// A proxy remembers that a prompt of these blocks was sent there, before this dispatcher knew of it.
     pub fn replay_history(&mut self, endpoint: EndpointId, blocks: &[u64]) {
-        self.caches.taught(endpoint, blocks);
+        self.caches.replay(endpoint, blocks);
     }
 
     /// Lets time pass: bookings expire, and the pool's own speed becomes what is usual. How many bookings expired.
     pub fn tick(&mut self, now: Duration) -> usize {
         self.caches.settle();
-        self.fleet
-            .tick(super::usual(self.pool()).default_prefill_rate, now)
+        self.fleet.tick(
+            super::kv_aware_or_default(self.pool()).default_prefill_rate,
+            now,
+        )
     }
 
     /// An engine's own figures; `None` when they are missing or stale.
@@ -169,36 +174,36 @@ impl Scheduler {
         self.caches.clear(position);
         self.queue
             .iter_mut()
-            .for_each(|waiting| waiting.known.at = None);
+            .for_each(|waiting| waiting.lookup.at = None);
     }
 
     /// How an engine's counters of looked up and found prompt tokens moved: for engines that tell it of no request.
     pub fn hit_tokens_counted(&mut self, position: usize, found: u64) {
-        self.caches.counted(position, found);
+        self.caches.hit_tokens_counted(position, found);
     }
 
     /// What came true of what was believed of a request's cache.
     fn learn(
         &mut self,
         position: usize,
-        note: RequestMetadata,
-        ended: ReportedUsage,
+        metadata: RequestMetadata,
+        ended: EngineUsage,
     ) -> Option<CachePrediction> {
         let RequestMetadata {
             query,
             claims,
-            believed,
-        } = note;
+            expected_cached,
+        } = metadata;
         if let Some(prompt_tokens) = ended.prompt_tokens {
             self.caches.measured(&query, prompt_tokens);
         }
         let Some(reported) = ended.cached_tokens else {
             self.caches
-                .unreported(position, believed.map_or(0, |(_, tokens)| tokens));
+                .unreported(position, expected_cached.map_or(0, |(_, tokens)| tokens));
             return None;
         };
         self.caches.reported(position, claims, reported);
-        believed.map(|(source, expected)| CachePrediction {
+        expected_cached.map(|(source, expected)| CachePrediction {
             source,
             expected,
             reported,

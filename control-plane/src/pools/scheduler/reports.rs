@@ -10,7 +10,7 @@ use hermes_core::{
     ejection::EndpointFailure,
     history::RoutedPrompt,
     ledger::{ProxyId, RequestId, RequestKey, RequestPhase},
-    scheduler::{CachePrediction, ReportedUsage},
+    scheduler::{CachePrediction, EngineUsage},
     snapshot::EndpointId,
 };
 use hermes_proto::v1::Outcome;
@@ -32,7 +32,7 @@ pub(crate) struct FinishReport {
     /// How it went.
     pub(crate) outcome: Outcome,
     /// The usage that the engine reported.
-    pub(crate) ended: ReportedUsage,
+    pub(crate) ended: EngineUsage,
     /// From sending to the first byte, when all reports of the request came as one.
     pub(crate) ttft: Option<Duration>,
 }

@@ -4,7 +4,7 @@ use hermes_core::{
     ledger::{ProxyId, RequestId, RequestPhase},
     load::EngineSample,
     policy::{PoolPolicy, Strategy},
-    scheduler::ReportedUsage,
+    scheduler::EngineUsage,
     snapshot::{Endpoint, PoolSpec, Role},
 };
 use hermes_proto::v1::Outcome as Report;
@@ -115,7 +115,7 @@ impl PoolScheduler {
             FinishReport {
                 endpoint: Some(endpoint),
                 outcome,
-                ended: ReportedUsage::default(),
+                ended: EngineUsage::default(),
                 ttft: None,
             },
             now,

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use hermes_core::{
+    explanation::ExpectedCosts,
     pick::NoEndpoint,
     query::{CacheSource, RankedEndpoint},
-    scheduler::{Assignment, ExpectedCosts},
+    scheduler::Assignment,
 };
 use hermes_proto::v1::{
     self, Candidate, Chosen, Queued, Refused, ScoreResponse, refused::Reason,

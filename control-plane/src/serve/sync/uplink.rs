@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
     ledger::{ProxyId, RequestId, RequestKey, RequestPhase},
-    scheduler::ReportedUsage,
+    scheduler::EngineUsage,
     snapshot::EndpointId,
     stored_responses::ResponseKey,
 };
@@ -211,9 +211,9 @@ impl ReportReader {
 }
 
 /// The usage that the engine reported for a request.
-fn ended(finished: &v1::Finished) -> ReportedUsage {
+fn ended(finished: &v1::Finished) -> EngineUsage {
     let usage = finished.usage.as_ref();
-    ReportedUsage {
+    EngineUsage {
         prompt_tokens: usage
             .map(|usage| usage.prompt_tokens)
             .filter(|tokens| *tokens > 0),

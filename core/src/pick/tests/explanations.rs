@@ -1,6 +1,7 @@
 //! An explanation tells what a choice did.
 
 use super::*;
+use crate::explanation::{CandidateExplanation, ExclusionReason, ScoreTerms};
 
 #[test]
 fn it_names_the_choice_its_numbers_and_who_was_left_out() {

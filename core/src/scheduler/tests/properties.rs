@@ -84,34 +84,34 @@ fn rules() -> KvAware {
 
 impl World {
     /// The proxy sends a bound request and says so, or its booking would expire.
-    fn send(&mut self, key: RequestKey, binding: &Assignment, dispatcher: &mut Scheduler) {
+    fn send(&mut self, key: RequestKey, binding: &Assignment, scheduler: &mut Scheduler) {
         assert!(!self.open.contains_key(&key), "bound twice");
         let endpoint = binding.choice.ranked[0].endpoint;
-        dispatcher.started(key, endpoint, 1, false, self.now);
+        scheduler.started(key, endpoint, 1, false, self.now);
         self.open.insert(key, (endpoint, false));
     }
 
-    fn release(&mut self, dispatcher: &mut Scheduler) {
+    fn release(&mut self, scheduler: &mut Scheduler) {
         let mut dequeued = Vec::new();
-        dispatcher.dequeue(self.now, &mut dequeued);
+        scheduler.dequeue(self.now, &mut dequeued);
         for Dequeued { key, exit: end } in dequeued {
             assert!(self.waiting.remove(&key), "dequeued without having waited");
             if let QueueExit::Bound(binding) = &end {
-                self.send(key, binding, dispatcher);
+                self.send(key, binding, scheduler);
             }
         }
     }
 
-    fn schedule(&mut self, query: &Query, dispatcher: &mut Scheduler) {
+    fn schedule(&mut self, query: &Query, scheduler: &mut Scheduler) {
         self.next += 1;
-        match schedule(dispatcher, self.next, query, self.now) {
-            ScheduleOutcome::Bound(binding) => self.send(key(self.next), &binding, dispatcher),
+        match schedule(scheduler, self.next, query, self.now) {
+            ScheduleOutcome::Bound(binding) => self.send(key(self.next), &binding, scheduler),
             ScheduleOutcome::Queued { evicted, .. } => {
                 if let Some(EvictedRequest { key, .. }) = evicted {
                     assert_eq!(
                         self.waiting.len(),
                         QUEUE,
-                        "nobody is evicted while there is room"
+                        "no_endpoint is evicted while there is room"
                     );
                     assert!(self.waiting.remove(&key), "evicted without having waited");
                 }
@@ -121,12 +121,12 @@ impl World {
                 assert_eq!(self.waiting.len(), QUEUE, "full only when it is");
                 assert!(retry_after >= ms(1_000));
             }
-            ScheduleOutcome::NoEndpoint(nobody) => panic!("{nobody}"),
+            ScheduleOutcome::NoEndpoint(no_endpoint) => panic!("{no_endpoint}"),
         }
     }
 
-    fn happen(&mut self, event: &Event, dispatcher: &mut Scheduler) {
-        let endpoints = dispatcher.pool().endpoints.len();
+    fn happen(&mut self, event: &Event, scheduler: &mut Scheduler) {
+        let endpoints = scheduler.pool().endpoints.len();
         match *event {
             Event::Arrive {
                 name,
@@ -140,7 +140,7 @@ impl World {
                         tenant: Some(tenant),
                         ..prompt(name, tokens)
                     },
-                    dispatcher,
+                    scheduler,
                 );
             }
             Event::FirstByte => {
@@ -148,50 +148,41 @@ impl World {
                     self.open.iter_mut().find(|(_, (_, answered))| !answered)
                 {
                     *answered = true;
+                    assert!(scheduler.first_byte(key, Some(ms(200)), self.now).is_some());
                     assert!(
-                        dispatcher
-                            .first_byte(key, Some(ms(200)), self.now)
-                            .is_some()
-                    );
-                    assert!(
-                        dispatcher
-                            .first_byte(key, Some(ms(200)), self.now)
-                            .is_none(),
+                        scheduler.first_byte(key, Some(ms(200)), self.now).is_none(),
                         "the first time only"
                     );
                 }
             }
             Event::Finish { cached } => {
                 if let Some((key, _)) = self.open.pop_first() {
-                    let ended = ReportedUsage {
+                    let ended = EngineUsage {
                         cached_tokens: cached,
                         prompt_tokens: Some(4_000),
-                        ..ReportedUsage::default()
+                        ..EngineUsage::default()
                     };
                     assert!(
-                        dispatcher.finished(key, ended, self.now).0.is_some(),
+                        scheduler.finished(key, ended, self.now).0.is_some(),
                         "a booking is dequeued"
                     );
-                    assert!(
-                        dispatcher.finished(key, ended, self.now).0.is_none(),
-                        "once"
-                    );
+                    assert!(scheduler.finished(key, ended, self.now).0.is_none(), "once");
                 }
             }
             Event::Cancel { nth } => {
                 if let Some(&key) = self.waiting.iter().nth(nth) {
                     self.waiting.remove(&key);
-                    assert_eq!(dispatcher.cancel(key, self.now), (None, true));
+                    assert_eq!(scheduler.cancel(key, self.now), (None, true));
                 }
             }
             Event::ProxyGone { proxy } => {
-                dispatcher.forget_proxy(ProxyId(proxy), self.now);
+                scheduler.forget_proxy(ProxyId(proxy), self.now);
                 self.open.retain(|key, _| key.proxy != ProxyId(proxy));
                 self.waiting.retain(|key| key.proxy != ProxyId(proxy));
             }
-            Event::Restart { position } if position < endpoints => dispatcher.restarted(position),
+            Event::Restart { position } if position < endpoints => scheduler.restarted(position),
             Event::Pool { endpoints } => {
-                dispatcher.apply(&pool(rules(), endpoints), self.now);
+                scheduler.apply(&pool(rules(), endpoints), self.now);
                 self.open.retain(|_, (endpoint, _)| endpoint.0 < endpoints);
             }
             Event::Sample { position, usage } if position < endpoints => {
@@ -199,36 +190,36 @@ impl World {
                     kv_usage: Some(usage),
                     ..EngineSample::default()
                 });
-                dispatcher.set_capacity(position, Some(50_000));
-                dispatcher.set_sample(position, sample);
+                scheduler.set_capacity(position, Some(50_000));
+                scheduler.set_sample(position, sample);
             }
             Event::Wait { ms } => {
                 self.now += Duration::from_millis(ms);
-                dispatcher.tick(self.now);
+                scheduler.tick(self.now);
             }
             Event::Restart { .. } | Event::Sample { .. } => {}
         }
-        self.release(dispatcher);
+        self.release(scheduler);
     }
 }
 
 proptest! {
     #[test]
     fn no_booking_is_lost_or_doubled_and_the_queue_is_bounded(events in proptest::collection::vec(event(), 1..120)) {
-        let mut dispatcher = Scheduler::new(&pool(rules(), 2), SeededRng::new(7));
+        let mut scheduler = Scheduler::new(&pool(rules(), 2), SeededRng::new(7));
         let mut world = World::default();
         for event in events {
-            world.happen(&event, &mut dispatcher);
-            prop_assert_eq!(dispatcher.queued_requests(), world.waiting.len());
-            prop_assert!(dispatcher.queued_requests() <= QUEUE);
-            prop_assert_eq!(dispatcher.fleet.ledger.len(), world.open.len());
-            for (position, endpoint) in dispatcher.pool().endpoints.iter().enumerate() {
+            world.happen(&event, &mut scheduler);
+            prop_assert_eq!(scheduler.queued_requests(), world.waiting.len());
+            prop_assert!(scheduler.queued_requests() <= QUEUE);
+            prop_assert_eq!(scheduler.fleet.ledger.len(), world.open.len());
+            for (position, endpoint) in scheduler.pool().endpoints.iter().enumerate() {
                 let there = world.open.values().filter(|(at, _)| *at == endpoint.id);
                 let unanswered = there.clone().filter(|(_, answered)| !answered).count();
-                let flight = dispatcher.fleet.flight(position);
+                let flight = scheduler.fleet.flight(position);
                 prop_assert_eq!((flight.requests as usize, flight.unanswered as usize), (there.count(), unanswered));
             }
-            prop_assert!(dispatcher.notes.len() <= 2 * world.open.len() + 2_048);
+            prop_assert!(scheduler.metadata.len() <= 2 * world.open.len() + 2_048);
         }
     }
 
@@ -236,7 +227,7 @@ proptest! {
     #[test]
     fn nobody_starves(seed in any::<u64>()) {
         let queue = crate::policy::QueueLimits { max_requests: 100_000, max_wait: ms(3_600_000), ..crate::policy::QueueLimits::default() };
-        let mut dispatcher = Scheduler::new(&pool(KvAware { queue, ..KvAware::default() }, 1), SeededRng::new(1));
+        let mut scheduler = Scheduler::new(&pool(KvAware { queue, ..KvAware::default() }, 1), SeededRng::new(1));
         let mut rng = SeededRng::new(seed);
         // Prompts are a second of work, or a twentieth of one; the second in every ten is long.
         let length = |request: u64| if request % 10 == 1 { 8_000 } else { 400 };
@@ -246,15 +237,15 @@ proptest! {
             now += ms(rng.below(320) as u64);
             while let Some((done, since)) = serving.filter(|(done, since)| *since + ms(u64::from(length(*done)) / 8) <= now) {
                 let end = since + ms(u64::from(length(done)) / 8);
-                answer(&mut dispatcher, done, end - since, end);
-                dispatcher.finished(key(done), ReportedUsage::default(), end);
-                serving = dequeued(&mut dispatcher, end).first().map(|&(next, _)| (next, end));
+                answer(&mut scheduler, done, end - since, end);
+                scheduler.finished(key(done), EngineUsage::default(), end);
+                serving = dequeued(&mut scheduler, end).first().map(|&(next, _)| (next, end));
                 if let Some((next, _)) = serving {
                     longest = longest.max(end - arrived[&next]);
                 }
             }
             arrived.insert(request, now);
-            if let ScheduleOutcome::Bound(_) = schedule(&mut dispatcher, request, &prompt(request + 10, length(request)), now) {
+            if let ScheduleOutcome::Bound(_) = schedule(&mut scheduler, request, &prompt(request + 10, length(request)), now) {
                 serving = Some((request, now));
             }
         }

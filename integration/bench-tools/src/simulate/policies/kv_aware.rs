@@ -9,7 +9,7 @@ use hermes_core::{
     policy::{self, Strategy},
     query::Query,
     rng::SeededRng,
-    scheduler::{self, Assignment, Dequeued, QueueExit, ReportedUsage, ScheduleOutcome},
+    scheduler::{self, Assignment, Dequeued, EngineUsage, QueueExit, ScheduleOutcome},
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
 };
 
@@ -146,9 +146,9 @@ impl Dispatcher for KvAware {
     }
 
     fn finished(&mut self, at: Moment<'_>, seen: Finished, placements: &mut Vec<Placement>) {
-        let ended = ReportedUsage {
+        let ended = EngineUsage {
             cached_tokens: Some(self.reported[seen.request]),
-            ..ReportedUsage::default()
+            ..EngineUsage::default()
         };
         self.dispatcher.finished(key(seen.request), ended, at.now);
         self.release(at.now, placements);

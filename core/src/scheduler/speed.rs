@@ -34,7 +34,7 @@ const FASTEST: f64 = 1e-7;
 
 /// How one endpoint computes prompts.
 #[derive(Clone, Debug, Default)]
-pub struct PrefillSpeed {
+pub(super) struct PrefillSpeed {
     /// Oldest first.
     samples: Vec<PrefillSample>,
     /// When the latest first byte came.
@@ -46,7 +46,7 @@ pub struct PrefillSpeed {
 
 /// `seconds = base + tokens / rate`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PrefillFit {
+pub(super) struct PrefillFit {
     /// Seconds that even an empty prompt takes.
     pub base: f64,
     /// Prompt tokens a second.
@@ -55,7 +55,7 @@ pub struct PrefillFit {
 
 /// How one endpoint generates: the median of its latest times per output token.
 #[derive(Clone, Debug, Default)]
-pub struct DecodeSpeed {
+pub(super) struct DecodeSpeed {
     samples: Vec<f32>,
 }
 
@@ -72,7 +72,7 @@ impl PrefillSpeed {
     /// The first byte of an answer came at `now`, `ttft` after the request was sent with `tokens` uncached tokens.
     ///
     /// `now` must not go backwards.
-    pub fn answered(&mut self, now: Duration, ttft: Duration, tokens: u32) {
+    pub(super) fn answered(&mut self, now: Duration, ttft: Duration, tokens: u32) {
         let sent = now.saturating_sub(ttft);
         let begun = self.latest.map_or(sent, |latest| latest.max(sent));
         let together = self
@@ -93,12 +93,12 @@ impl PrefillSpeed {
 
     /// What is known; `None` until a few prompts of different lengths have passed.
     #[must_use]
-    pub const fn fit(&self) -> Option<PrefillFit> {
+    pub(super) const fn fit(&self) -> Option<PrefillFit> {
         self.fit
     }
 
     /// Forgets everything: another process answers now.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
@@ -120,13 +120,13 @@ impl PrefillSpeed {
 impl PrefillFit {
     /// An endpoint of which nothing is known but a usual rate, in tokens a second.
     #[must_use]
-    pub const fn prior(rate: f64) -> Self {
+    pub(super) const fn prior(rate: f64) -> Self {
         Self { base: 0.0, rate }
     }
 
     /// That of an endpoint which takes `share` of the time.
     #[must_use]
-    pub fn scaled(self, share: f64) -> Self {
+    pub(super) fn scaled(self, share: f64) -> Self {
         Self {
             base: self.base * share,
             rate: self.rate / share,
@@ -135,7 +135,7 @@ impl PrefillFit {
 
     /// Seconds that a prompt with so many uncached tokens takes.
     #[must_use]
-    pub fn seconds(&self, tokens: f64) -> f64 {
+    pub(super) fn seconds(&self, tokens: f64) -> f64 {
         self.base + tokens / self.rate
     }
 
@@ -174,7 +174,7 @@ impl PrefillFit {
 
 impl DecodeSpeed {
     /// An answer of `tokens` tokens came in `duration` after its first.
-    pub fn answered(&mut self, duration: Duration, tokens: u32) {
+    pub(super) fn answered(&mut self, duration: Duration, tokens: u32) {
         if tokens < 2 {
             return;
         }
@@ -187,7 +187,7 @@ impl DecodeSpeed {
 
     /// Seconds per output token.
     #[must_use]
-    pub fn seconds_per_token(&self) -> Option<f32> {
+    pub(super) fn seconds_per_token(&self) -> Option<f32> {
         let mut sorted: SmallVec<[f32; WINDOW]> = SmallVec::from_slice(&self.samples);
         sorted.sort_unstable_by(f32::total_cmp);
         sorted.get(sorted.len() / 2).copied()

@@ -1,0 +1,170 @@
+//! What cache sources report, and how it changes where requests go.
+
+use super::*;
+
+#[test]
+fn an_endpoint_that_restarts_has_lost_its_cache() {
+    let mut scheduler = scheduler(2);
+    let home = bound(schedule(&mut scheduler, 1, &prompt(7, 6_400), ms(0))).0;
+    answer(&mut scheduler, 1, ms(800), ms(800));
+    scheduler.restarted(home as usize);
+    assert_eq!(
+        bound(schedule(&mut scheduler, 2, &prompt(7, 6_400), ms(9_000))).1,
+        0
+    );
+    assert_eq!(scheduler.learned_index_size().0, 100, "what was just sent");
+}
+
+/// One source says this of endpoint 1.
+fn said(source: CacheSource, tokens: u32, at_least: bool) -> CacheHit {
+    CacheHit {
+        endpoint: EndpointId(1),
+        cached: CachedTokens::on_gpu(tokens),
+        source,
+        at_least,
+    }
+}
+
+/// Where a request is bound of which this is known.
+#[track_caller]
+fn told(
+    scheduler: &mut Scheduler,
+    request: u64,
+    query: &Query,
+    hit: CacheHit,
+    now: Duration,
+) -> RankedEndpoint {
+    let hits = [hit];
+    let request = ScheduleRequest {
+        key: key(request),
+        query,
+        model: None,
+        hits: &hits,
+        waited: Duration::ZERO,
+        may_wait: true,
+    };
+    let ScheduleOutcome::Bound(binding) = scheduler.schedule(request, now) else {
+        panic!("an idle fleet binds")
+    };
+    binding.choice.ranked[0]
+}
+
+#[test]
+fn events_overrule_what_was_learned_only_where_they_know_all() {
+    for (in_part, expected) in [(true, 6_399), (false, 1_000)] {
+        let mut scheduler = scheduler(2);
+        scheduler.replay_history(EndpointId(1), &prompt(7, 6_400).blocks);
+        let hit = said(CacheSource::KvEvents, 1_000, in_part);
+        let place = told(&mut scheduler, 1, &prompt(7, 6_400), hit, ms(0));
+        assert_eq!(
+            (place.position, place.cached_tokens),
+            (1, expected),
+            "in part: {in_part}"
+        );
+    }
+}
+
+#[test]
+fn a_prompt_that_is_being_computed_counts_although_events_do_not_tell_of_it_yet() {
+    let mut scheduler = scheduler(2);
+    scheduler.set_health(0, Health::Down);
+    let hit = said(CacheSource::KvEvents, 0, false);
+    assert_eq!(
+        told(&mut scheduler, 1, &prompt(7, 6_400), hit, ms(0)).cached_tokens,
+        0
+    );
+    let lookup = scheduler.lookup(&prompt(7, 6_400), &[hit], ms(10));
+    assert_eq!(lookup.hits.as_slice(), [(1, 6_399)], "it is on its way");
+    answer(&mut scheduler, 1, ms(800), ms(800));
+    let lookup = scheduler.lookup(&prompt(7, 6_400), &[hit], ms(900));
+    assert!(
+        lookup.hits.is_empty(),
+        "it is not there, say those who know"
+    );
+}
+
+#[test]
+fn who_waits_learns_of_a_prompt_that_was_sent_after_events_were_asked() {
+    let mut scheduler = scheduler(1);
+    bound(schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0)));
+    let hits = [CacheHit {
+        endpoint: EndpointId(0),
+        ..said(CacheSource::KvEvents, 0, false)
+    }];
+    let asked = |request, query| {
+        let key = key(request);
+        ScheduleRequest {
+            key,
+            query,
+            model: None,
+            hits: &hits,
+            waited: Duration::ZERO,
+            may_wait: true,
+        }
+    };
+    let (first, second) = (prompt(7, 4_000), prompt(7, 6_400));
+    for (request, query) in [(2, &first), (3, &second)] {
+        waits(&scheduler.schedule(asked(request, query), ms(request)));
+    }
+    answer(&mut scheduler, 1, ms(1_000), ms(1_000));
+    assert_eq!(dequeued(&mut scheduler, ms(1_000)), [(2, Some(0))]);
+    answer(&mut scheduler, 2, ms(500), ms(1_500));
+    let mut after = Vec::new();
+    scheduler.dequeue(ms(1_500), &mut after);
+    let [
+        Dequeued {
+            exit: QueueExit::Bound(binding),
+            ..
+        },
+    ] = &after[..]
+    else {
+        panic!("{after:?}")
+    };
+    assert!(
+        binding.choice.ranked[0].cached_tokens >= 3_900,
+        "{binding:?}"
+    );
+}
+
+#[test]
+fn a_source_that_lies_is_believed_less_and_less() {
+    let mut scheduler = scheduler(2);
+    let mut expected = Vec::new();
+    for request in 0..40 {
+        let now = ms(10_000 * (request + 1));
+        let query = prompt(1_000 + request, 6_400);
+        let place = told(
+            &mut scheduler,
+            request,
+            &query,
+            said(CacheSource::KvManager, 6_000, false),
+            now,
+        );
+        answer(&mut scheduler, request, ms(800), now + ms(800));
+        let ended = EngineUsage {
+            cached_tokens: Some(0),
+            ..EngineUsage::default()
+        };
+        scheduler.finished(key(request), ended, now + ms(900));
+        expected.extend((place.position == 1).then_some(place.cached_tokens));
+    }
+    assert_eq!(expected[0], 6_000);
+    assert!(
+        expected.is_sorted_by(|one, next| next < one),
+        "{expected:?}"
+    );
+    assert!(
+        expected.last().is_some_and(|last| *last < 300),
+        "{expected:?}"
+    );
+}
+
+#[test]
+fn what_proxies_remember_can_be_taught() {
+    let mut scheduler = scheduler(3);
+    scheduler.replay_history(EndpointId(2), &prompt(7, 6_400).blocks);
+    assert_eq!(
+        bound(schedule(&mut scheduler, 1, &prompt(7, 6_400), ms(0))),
+        (2, 6_399)
+    );
+}

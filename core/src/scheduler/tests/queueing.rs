@@ -1,0 +1,216 @@
+//! Requests that are queued: when they are bound, evicted, or given up.
+
+use super::*;
+
+#[test]
+fn a_full_fleet_lets_requests_wait_and_binds_them_as_endpoints_get_room() {
+    let mut scheduler = scheduler(2);
+    let first = bound(schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0))).0;
+    let second = bound(schedule(&mut scheduler, 2, &prompt(2, 16_000), ms(0))).0;
+    waits(&schedule(&mut scheduler, 3, &prompt(3, 8_000), ms(10)));
+    assert_eq!(
+        dequeued(&mut scheduler, ms(500)),
+        [],
+        "no_endpoint has room"
+    );
+    answer(&mut scheduler, 1, ms(1_000), ms(1_000));
+    assert_eq!(dequeued(&mut scheduler, ms(1_000)), [(3, Some(first))]);
+    assert_ne!(first, second);
+    assert_eq!(scheduler.queued_requests(), 0);
+}
+
+#[test]
+fn a_request_waits_for_its_cache_only_while_that_pays() {
+    let mut scheduler = scheduler(2);
+    let home = bound(schedule(&mut scheduler, 1, &prompt(7, 8_000), ms(0))).0;
+    answer(&mut scheduler, 1, ms(1_000), ms(1_000));
+    scheduler.finished(key(1), EngineUsage::default(), ms(2_000));
+    // Another prompt keeps the home busy for half a second; computing the cached one elsewhere takes a whole one.
+    let busy = |tokens, request, scheduler: &mut Scheduler| {
+        let query = prompt(1_000 + request, tokens);
+        scheduler.started(
+            key(request),
+            EndpointId(home),
+            query.prompt_tokens,
+            false,
+            ms(60_000),
+        );
+    };
+    busy(4_000, 2, &mut scheduler);
+    waits(&schedule(&mut scheduler, 3, &prompt(7, 8_000), ms(60_000)));
+    assert_eq!(
+        dequeued(&mut scheduler, ms(60_010)),
+        [],
+        "the other endpoint is idle and stays so"
+    );
+    // With two more seconds of work at the home it is done sooner elsewhere.
+    busy(16_000, 4, &mut scheduler);
+    assert_eq!(dequeued(&mut scheduler, ms(60_020)), [(3, Some(1 - home))]);
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_place_at_once() {
+    let mut scheduler = scheduler(1);
+    bound(schedule(&mut scheduler, 1, &prompt(1, 80_000), ms(0)));
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 800), ms(1)));
+    assert_eq!(scheduler.queued_bytes(), 3_200);
+    assert_eq!(scheduler.cancel(key(2), ms(2)), (None, true));
+    assert_eq!(
+        (scheduler.queued_requests(), scheduler.queued_bytes()),
+        (0, 0)
+    );
+    answer(&mut scheduler, 1, ms(10_000), ms(10_000));
+    bound(schedule(&mut scheduler, 3, &prompt(3, 800), ms(10_000)));
+    let (booking, waited) = scheduler.cancel(key(3), ms(10_001));
+    assert!(
+        booking.is_some() && !waited,
+        "a booking that no_endpoint acted on is taken back"
+    );
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_back_and_a_long_wait_ends() {
+    let queue = crate::policy::QueueLimits {
+        max_requests: 1,
+        max_wait: ms(5_000),
+        ..crate::policy::QueueLimits::default()
+    };
+    let mut scheduler = Scheduler::new(
+        &pool(
+            KvAware {
+                queue,
+                ..KvAware::default()
+            },
+            1,
+        ),
+        SeededRng::new(1),
+    );
+    bound(schedule(&mut scheduler, 1, &prompt(1, 800_000), ms(0)));
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 40_000), ms(0)));
+    let ScheduleOutcome::QueueFull { retry_after } =
+        schedule(&mut scheduler, 3, &prompt(3, 800), ms(0))
+    else {
+        panic!("there is room for one only")
+    };
+    assert_eq!(retry_after, ms(5_000), "the five seconds of work that wait");
+    assert_eq!(dequeued(&mut scheduler, ms(4_999)), []);
+    assert_eq!(dequeued(&mut scheduler, ms(5_000)), [(2, None)]);
+}
+
+#[test]
+fn an_answer_that_comes_as_a_whole_does_not_keep_its_endpoint_for_itself() {
+    let mut scheduler = scheduler(1);
+    bound(schedule(
+        &mut scheduler,
+        1,
+        &Query {
+            non_streaming: true,
+            ..prompt(1, 8_000)
+        },
+        ms(0),
+    ));
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(500)));
+    assert_eq!(dequeued(&mut scheduler, ms(900)), []);
+    assert_eq!(
+        dequeued(&mut scheduler, ms(1_000)),
+        [(2, Some(0))],
+        "its prompt is done, though nothing came yet"
+    );
+    assert_eq!(
+        scheduler.first_byte(key(1), Some(ms(9_000)), ms(9_000)),
+        None,
+        "and says nothing of the speed"
+    );
+}
+
+#[test]
+fn who_cannot_wait_is_bound_at_once() {
+    let mut scheduler = scheduler(1);
+    bound(schedule(&mut scheduler, 1, &prompt(1, 80_000), ms(0)));
+    let query = prompt(2, 800);
+    let request = ScheduleRequest {
+        key: key(2),
+        query: &query,
+        model: None,
+        hits: &[],
+        waited: Duration::ZERO,
+        may_wait: false,
+    };
+    assert_eq!(bound(scheduler.schedule(request, ms(0))).0, 0);
+}
+
+#[test]
+fn a_prompt_that_memory_cannot_take_waits_until_it_can() {
+    let mut scheduler = scheduler(1);
+    scheduler.set_capacity(0, Some(100_000));
+    let full = |usage| {
+        Some(EngineSample {
+            kv_usage: Some(usage),
+            ..EngineSample::default()
+        })
+    };
+    scheduler.set_sample(0, full(0.9));
+    waits(&schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0)));
+    assert_eq!(dequeued(&mut scheduler, ms(100)), []);
+    scheduler.set_sample(0, full(0.6));
+    assert_eq!(dequeued(&mut scheduler, ms(200)), [(1, Some(0))]);
+    // Figures that are missing switch the check off.
+    scheduler.set_sample(0, None);
+    answer(&mut scheduler, 1, ms(1_000), ms(1_200));
+    bound(schedule(&mut scheduler, 2, &prompt(2, 99_000), ms(1_300)));
+}
+
+#[test]
+fn memory_is_not_waited_for_without_end() {
+    let mut scheduler = scheduler(1);
+    scheduler.set_capacity(0, Some(100_000));
+    scheduler.set_sample(
+        0,
+        Some(EngineSample {
+            kv_usage: Some(1.0),
+            ..EngineSample::default()
+        }),
+    );
+    waits(&schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0)));
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(0)));
+    assert_eq!(dequeued(&mut scheduler, ms(1_999)), []);
+    assert_eq!(
+        dequeued(&mut scheduler, ms(2_000)).len(),
+        1,
+        "the other one waits for the first one's first byte"
+    );
+}
+
+#[test]
+fn what_others_send_to_an_endpoint_makes_it_cost_more_and_is_not_waited_for() {
+    let mut scheduler = scheduler(2);
+    let queue = |waiting| {
+        Some(EngineSample {
+            waiting: Some(waiting),
+            ..EngineSample::default()
+        })
+    };
+    scheduler.set_sample(0, queue(40));
+    scheduler.set_sample(1, queue(20));
+    assert_eq!(
+        bound(schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0))).0,
+        1
+    );
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(0)));
+}
+
+#[test]
+fn who_asks_again_before_the_first_question_is_taken_back_is_bound_once() {
+    let mut scheduler = scheduler(1);
+    bound(schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0)));
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(0)));
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(1)));
+    assert_eq!(scheduler.queued_requests(), 1);
+    answer(&mut scheduler, 1, ms(1_000), ms(1_000));
+    bound(schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(1_000)));
+    assert_eq!(
+        (scheduler.queued_requests(), scheduler.open_requests()),
+        (0, 2)
+    );
+    assert_eq!(dequeued(&mut scheduler, ms(9_000)), []);
+}
