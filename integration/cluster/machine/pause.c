@@ -1,4 +1,4 @@
-/* The process of a pod's sandbox: waits, buries what dies in its process namespace, and ends when told to. */
+/* The process of a pod's sandbox: waits, reaps zombies of its process namespace, and exits on SIGINT and SIGTERM. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>

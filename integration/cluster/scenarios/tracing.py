@@ -1,4 +1,4 @@
-"""One trace from the client to the engine, in a real collector and a real backend beside the cluster."""
+"""One trace from the client to the engine, in a real collector and a real backend outside the cluster."""
 
 import copy
 import os
@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import install
-from beside import document, page, start
+from local_process import document, page, start
 from kubernetes import until
-from story import LeftOut, story
-from world import ENGINE, ENGINES, PLANES, ROUTER
+from scenario import Skipped, scenario
+from context import ENGINE, ENGINES, PLANES, ROUTER
 
 # Ports on the node: of the collector, and of the backend.
 COLLECTOR, BACKEND = 4317, 6006
@@ -20,7 +20,7 @@ ERROR = 2
 
 
 class Backend:
-    """The collector Rotel, which writes down every span with its kind, and hands all on to Phoenix, which has a UI."""
+    """The collector Rotel, which logs every span with its kind and exports all spans to the backend Phoenix."""
 
     def __init__(self, tools, state, stack):
         self.log = state / "collector.log"
@@ -39,12 +39,12 @@ class Backend:
         ], self.log)
 
     def spans(self, trace):
-        """The spans of one trace, as Phoenix tells them."""
+        """The spans of one trace, as Phoenix returns them."""
         listed = document(BACKEND, "/v1/projects/default/spans/otlpv1?limit=1000")
         return [span for span in listed["data"] if span["trace_id"] == trace]
 
     def kinds(self):
-        """The kind of each span by its id, as the collector received it: Phoenix calls all of them internal."""
+        """The kind of each span by its id, as the collector received it: Phoenix reports all as internal."""
         text = re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(encoding="utf-8", errors="replace"))
         return dict(re.findall(r"^ +ID +: (\w{16})$.*?^ +Kind +: SPAN_KIND_(\w+)$", text, re.DOTALL | re.MULTILINE))
 
@@ -55,49 +55,50 @@ def traced(values, endpoint):
     return values
 
 
-@story
-def one_trace_leads_from_the_client_through_both_planes_to_the_engine(world):
+@scenario
+def one_trace_leads_from_the_client_through_both_planes_to_the_engine(context):
     tools = os.environ.get("HERMES_TRACING")
-    if not (world.own and tools):
-        raise LeftOut("it was not asked for, or no backend can run beside this cluster")
+    if not (context.own and tools):
+        raise Skipped("HERMES_TRACING is 0, or the cluster is not local")
     node = os.environ["HERMES_NODE"]
     with ExitStack() as stack:
         backend = Backend(Path(tools), Path(os.environ["HERMES_TRIAL_STATE"]), stack)
         collector = f"http://{node}:{COLLECTOR}"
-        world.install(ENGINES, traced(install.ENGINE_VALUES, collector), "--force-conflicts")
-        world.install(ROUTER, traced(install.ROUTER_VALUES, collector), "--force-conflicts")
-        world.rolled_out(ENGINE, *PLANES)
-        until("proxies ask all replicas", lambda: asked(world) == [2, 2], 30)
-        trace, client = ask(world, 200)
-        spans = until("the whole trace is at the backend", lambda: whole(backend.spans(trace)), 30, every=0.5)
+        context.install(ENGINES, traced(install.ENGINE_VALUES, collector), "--force-conflicts")
+        context.install(ROUTER, traced(install.ROUTER_VALUES, collector), "--force-conflicts")
+        context.rolled_out(ENGINE, *PLANES)
+        until("proxies are connected to all replicas", lambda: connected_replicas(context) == [2, 2], 30)
+        trace, client = send_chat(context, 200)
+        spans = until("the whole trace is at the backend", lambda: complete(backend.spans(trace)), 30, every=0.5)
         check(spans, client, backend.kinds())
-        world.figures.note("spans of one chat, client to engine", ", ".join(
+        context.figures.note("spans of one chat, client to engine", ", ".join(
             f"{span['name']} {1000 * duration(span):.1f} ms" for span in in_order(spans)))
 
-        # Nobody is there to answer, and the trace says so.
-        world.cluster.scale(ENGINE, 0)
-        until("all engines are gone", lambda: not world.cluster.list("pods", world.engines), 90)
-        until("proxies know it", lambda: endpoints(world) == [0, 0], 10)
-        trace, client = ask(world, 503)
+        # Without engines the server span records the error.
+        context.cluster.scale(ENGINE, 0)
+        until("all engines are deleted", lambda: not context.cluster.list("pods", context.engines), 90)
+        until("proxies have no endpoints", lambda: endpoints(context) == [0, 0], 10)
+        trace, client = send_chat(context, 503)
         failed = until("its trace is at the backend", lambda: server_of(backend.spans(trace)), 30, every=0.5)
-        status, told = failed["status"], attributes(failed)
-        assert (parent(failed), status["code"], told["error.type"]) == (client, ERROR, "no_healthy_upstream"), failed
+        status, reported = failed["status"], attributes(failed)
+        assert parent(failed) == client and status["code"] == ERROR, failed
+        assert reported["error.type"] == "no_healthy_upstream", failed
 
 
-def asked(world):
-    """How many replicas of the control plane each proxy is connected to."""
-    return [page.sum("hermes_connected_control_planes") for page in world.data_plane_metrics().values()]
+def connected_replicas(context):
+    """The number of control-plane replicas that each proxy is connected to."""
+    return [page.sum("hermes_connected_control_planes") for page in context.data_plane_metrics().values()]
 
 
-def endpoints(world):
-    """How many endpoints each proxy knows."""
-    return [sum(len(pool["endpoints"]) for pool in page["snapshot"]["pools"]) for page in world.snapshots()]
+def endpoints(context):
+    """The number of endpoints in each proxy's snapshot."""
+    return [sum(len(pool["endpoints"]) for pool in page["snapshot"]["pools"]) for page in context.snapshots()]
 
 
-def ask(world, expected):
-    """One chat with a trace of its own; the trace's id, and that of the client's span in it."""
+def send_chat(context, expected):
+    """Sends one chat with a new trace context. Returns the ids of the trace and of the client's span."""
     trace, client = secrets.token_hex(16), secrets.token_hex(8)
-    status, _ = world.chat("hello", stream=True, headers={"traceparent": f"00-{trace}-{client}-01"})
+    status, _ = context.chat("hello", stream=True, headers={"traceparent": f"00-{trace}-{client}-01"})
     assert status == expected, status
     return trace, client
 
@@ -106,12 +107,12 @@ def server_of(spans):
     return next((span for span in spans if span["name"].startswith("POST ")), None)
 
 
-def whole(spans):
+def complete(spans):
     return {"score", "llm_request"} <= {span["name"] for span in spans} and len(spans) == 5 and spans
 
 
 def attributes(span):
-    """Of a span in Phoenix's words: each value is a table with a key for each type, and all but one are null."""
+    """The attributes of a span in Phoenix's format: each value has a key for each type, all but one null."""
     def value(of):
         return next((one for one in of.values() if one is not None), None)
 
@@ -131,7 +132,7 @@ def duration(span):
 
 
 def check(spans, client, kinds):
-    """Parents, kinds and attributes: each span below the one that caused it."""
+    """Asserts the parent and kind of each span, and the attributes of the server, route and score spans."""
     named = {span["name"]: span for span in spans}
     server, route, attempt = named["POST /v1/chat/completions"], named["route"], named["chat sim"]
     score, engine = named["score"], named["llm_request"]
@@ -144,12 +145,13 @@ def check(spans, client, kinds):
         (engine, attempt["name"], "SERVER"),
     ]
     for span, above, kind in expected:
-        assert parent(span) == below[above], f"{span['name']} is not below {above}"
+        assert parent(span) == below[above], f"{span['name']} is not a child of {above}"
         assert kinds.get(span["span_id"]) == kind, f"{span['name']} is {kinds.get(span['span_id'])}, not {kind}"
         assert span["status"]["code"] != ERROR, span
-    told = attributes(server)
-    assert told["hermes.pool"] == told["gen_ai.request.model"] == "sim" and told["hermes.outcome"] == "ok", told
-    assert int(told["http.response.status_code"]) == 200 and float(told["gen_ai.response.time_to_first_chunk"]) > 0, told
+    reported = attributes(server)
+    assert reported["hermes.pool"] == reported["gen_ai.request.model"] == "sim", reported
+    assert reported["hermes.outcome"] == "ok" and int(reported["http.response.status_code"]) == 200, reported
+    assert float(reported["gen_ai.response.time_to_first_chunk"]) > 0, reported
     assert attributes(route)["hermes.decided_by"] == "score", attributes(route)
-    assert attributes(score)["hermes.endpoint"] == told["hermes.endpoint"], (attributes(score), told)
+    assert attributes(score)["hermes.endpoint"] == reported["hermes.endpoint"], (attributes(score), reported)
     assert "hello" not in str(spans), "a prompt is in a span"

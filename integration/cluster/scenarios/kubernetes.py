@@ -1,7 +1,7 @@
-"""A Kubernetes cluster: its API over `kubectl proxy`, and the two programs that people use, kubectl and helm.
+"""A Kubernetes cluster: its API over `kubectl proxy`, and the programs kubectl and helm.
 
-The API is asked without a client library: every object is the JSON that it is. Waits have deadlines and say what they
-waited for. Whatever KUBECONFIG names is the cluster; nothing here knows whether it is a machine's own or a cloud's.
+Objects are plain JSON; there is no client library. Every wait has a deadline, and its error names the condition. The
+cluster is the one that KUBECONFIG names, local or remote.
 """
 
 import http.client
@@ -33,13 +33,14 @@ class Refused(Exception):
 
 
 class TooLate(AssertionError):
-    """Something that was waited for did not come to pass."""
+    """A condition did not become true before its deadline."""
 
 
 def until(claim, look, seconds, every=0.1):
-    """What `look` returns as soon as it is something; fails with `claim`, a text or what makes one, after `seconds`.
+    """Calls `look` until it returns a true value, and returns that. After `seconds` it fails with `claim`, a text or a
+    function that makes one.
 
-    The API may be away, or an object may be missing, while one waits: such errors count as "not yet".
+    Errors of the API and missing objects count as "not yet".
     """
     deadline = time.monotonic() + seconds
     last = None
@@ -57,7 +58,7 @@ def until(claim, look, seconds, every=0.1):
 
 
 def run(*command, **options):
-    """Runs a program; its output. An error carries what it said."""
+    """Runs a program and returns its stdout. The error of a failure carries stdout and stderr."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=options.pop("timeout", 180), **options)
     if done.returncode != 0:
         raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
@@ -74,7 +75,7 @@ class Cluster:
     # === The API ===
 
     def request(self, method, path, body=None, kind="application/json", timeout=30, headers=None):
-        """Sends one request; status, headers and body of the answer."""
+        """Sends one request. Returns status, headers and body of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -85,7 +86,7 @@ class Cluster:
             connection.close()
 
     def ask(self, method, path, body=None, kind="application/json"):
-        """As `request`, for JSON, and an error unless the status says success."""
+        """As `request`, for JSON. Raises `Refused` for a status of 300 and above."""
         status, _, data = self.request(method, path, body, kind)
         if status >= 300:
             raise Refused(status, data.decode(errors="replace"))
@@ -118,7 +119,7 @@ class Cluster:
     # === Pods and Deployments ===
 
     def pods(self, labels):
-        """Those that are not on their way out."""
+        """The pods that are not being deleted."""
         return [pod for pod in self.list("pods", labels) if "deletionTimestamp" not in pod["metadata"]]
 
     def ready_pods(self, labels):
@@ -128,7 +129,7 @@ class Cluster:
         self.patch("deployments", deployment, {"spec": {"replicas": replicas}}, below="scale")
 
     def await_pods(self, labels, count, seconds=90):
-        """Waits until exactly `count` pods are there, and all are ready."""
+        """Waits until exactly `count` pods exist and all are ready."""
 
         def look():
             pods = self.list("pods", labels)
@@ -137,7 +138,7 @@ class Cluster:
         return until(f"{count} ready pods of {labels}", look, seconds)
 
     def inside(self, pod, port, path, method="GET", body=None, timeout=10):
-        """A request to a port of a pod, by way of the API server: it works wherever the API can be reached."""
+        """Sends a request to a port of a pod through the API server's proxy, so that it needs no route to the pod."""
         status, _, data = self.request(
             method, self.path("pods", f"{pod}:{port}", f"proxy{path}"), body, timeout=timeout
         )
@@ -175,7 +176,7 @@ class Metrics:
         ]
 
     def sum(self, name, **labels):
-        """Over all samples of `name` with these labels; zero when there is none."""
+        """The sum of all samples of `name` with these labels; zero if there are none."""
         return sum(
             value
             for sample, own, value in self.samples
@@ -212,5 +213,5 @@ def connected(namespace):
 
 
 def service_path(cluster, service, port, path):
-    """Where the API server leads to a port of a Service."""
+    """The API server's proxy path to a port of a Service."""
     return cluster.path("services", f"{service}:{port}", f"proxy{quote(path)}")

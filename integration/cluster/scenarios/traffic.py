@@ -1,10 +1,10 @@
-"""Traffic from inside the cluster: `hermes load` in a pod, and what its clients saw."""
+"""Traffic from inside the cluster: `hermes load` in a pod, and its report."""
 
 import json
 
 from kubernetes import is_ready, until
 
-# What a namespace that enforces the `restricted` standard asks of every pod.
+# What the Pod Security standard `restricted` requires of every pod.
 POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -14,15 +14,15 @@ CONTAINER_SECURITY = {
 
 
 class Load:
-    """A load that goes on until it is told that it is enough. Nothing that it sends is given up."""
+    """A load that runs until it is stopped. Requests in flight at that moment are completed."""
 
-    # Over any story, under the trial's own limit.
+    # Longer than any scenario, shorter than the limit of the whole run.
     LONGEST = 900
 
-    def __init__(self, world, name, *flags, labels=None, target=None):
-        self.cluster = world.cluster
+    def __init__(self, context, name, *flags, labels=None, target=None):
+        self.cluster = context.cluster
         self.name = f"load-{name}"
-        arguments = ["load", "--json", "--target", target or world.entry, "--model", world.model]
+        arguments = ["load", "--json", "--target", target or context.entry, "--model", context.model]
         if "--duration" not in flags:
             arguments += ["--duration", str(self.LONGEST)]
         self.cluster.create("pods", {
@@ -34,7 +34,7 @@ class Load:
                 "securityContext": POD_SECURITY,
                 "containers": [{
                     "name": "load",
-                    "image": world.image("hermes"),
+                    "image": context.image("hermes"),
                     "args": arguments + list(flags),
                     "securityContext": CONTAINER_SECURITY,
                 }],
@@ -48,21 +48,21 @@ class Load:
     def is_over(self):
         return self.pod()["status"]["phase"] in ("Succeeded", "Failed")
 
-    def enough(self):
-        """Ends the load gently; what its clients saw, as `hermes load --json` tells it."""
-        # Deleting the pod would delete its log. One that is over its deadline is ended by SIGTERM, and stays.
+    def stop(self):
+        """Stops the load gracefully. Returns the report of `hermes load --json`."""
+        # Deleting the pod would delete its log. A pod past its deadline gets SIGTERM and is kept.
         self.cluster.patch("pods", self.name, {"spec": {"activeDeadlineSeconds": 1}})
         return self.report(seconds=100)
 
     def report(self, seconds):
-        """Waits for the end; what clients saw."""
+        """Waits for the end of the load. Returns its report."""
         until(f"{self.name} ends", self.is_over, seconds, every=0.3)
         report = json.loads(self.cluster.log(self.name).strip().splitlines()[-1])
         self.cluster.delete("pods", self.name, gracePeriodSeconds=0)
         return report
 
 
-def all_well(report):
-    """Fails unless every request ended well: no error, no broken connection, no stream that was cut."""
-    assert report["ok"] > 0, f"nothing was answered: {report}"
+def assert_all_ok(report):
+    """Fails unless every request succeeded: no error, no broken connection, no truncated stream."""
+    assert report["ok"] > 0, f"no request succeeded: {report}"
     assert report["errors"] == {}, f"{report['errors']} of {report['requests']} requests"

@@ -1,27 +1,28 @@
-"""What the charts can render, a real API server accepts: with the schemas of the operators whose objects they make, too."""
+"""A real API server accepts every object that the charts render, custom resources of other operators included."""
 
 import json
 import os
 import re
 
 from kubernetes import run
-from story import LeftOut, story
-from world import CHARTS, ENGINES, ROUTER
+from scenario import Skipped, scenario
+from context import CHARTS, ENGINES, ROUTER
 
-# Of an object, and not of what it refers to.
+# The namespace of an object itself: references to others are indented deeper.
 NAMESPACE = re.compile(r"^  namespace: (\S+)$", re.MULTILINE)
 OWN = {"Deployment", "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy", "PodDisruptionBudget", "Role", "Secret"}
 FOREIGN = {"Certificate", "HTTPRoute", "Issuer", "PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 
 
-@story
-def every_object_that_the_charts_can_render_is_accepted_by_the_api_server(world):
+@scenario
+def every_object_that_the_charts_can_render_is_accepted_by_the_api_server(context):
     definitions = os.environ.get("HERMES_DEFINITIONS")
     if not definitions:
-        raise LeftOut("it would define kinds of other operators in somebody's cluster")
+        raise Skipped("it would install other operators' CustomResourceDefinitions in a cluster that is not its own")
     run("kubectl", "apply", "--server-side", "--filename", definitions)
     run("kubectl", "wait", "--for=condition=Established", "--filename", definitions, "--timeout=30s")
-    rendered = [world.cluster.helm("template", "trial", str(chart), "--values", str(values)) for chart, values in cases()]
+    template = ("template", "trial")
+    rendered = [context.cluster.helm(*template, str(chart), "--values", str(values)) for chart, values in cases()]
     for name in sorted({name for text in rendered for name in NAMESPACE.findall(text)}):
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
         run("kubectl", "apply", "--filename=-", input=json.dumps(namespace))
@@ -29,8 +30,8 @@ def every_object_that_the_charts_can_render_is_accepted_by_the_api_server(world)
     for text in rendered:
         accepted = run("kubectl", "apply", "--dry-run=server", "--output=json", "--filename=-", input=text)
         kinds |= {one["kind"] for one in json.loads(accepted)["items"]}
-    world.figures.note("accepted by the API server", f"{len(rendered)} renderings, objects of {len(kinds)} kinds")
-    assert OWN | FOREIGN <= kinds, f"nothing that is rendered has the kinds {(OWN | FOREIGN) - kinds}"
+    context.figures.note("accepted by the API server", f"{len(rendered)} renderings, objects of {len(kinds)} kinds")
+    assert OWN | FOREIGN <= kinds, f"no rendered object has the kinds {(OWN | FOREIGN) - kinds}"
 
 
 def cases():

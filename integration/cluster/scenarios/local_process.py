@@ -1,4 +1,4 @@
-"""Programs that run beside the cluster, in its network, while a story is told."""
+"""Programs that run outside the cluster, in its network, for the time of a scenario."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import urllib.request
 
 
 def start(stack, command, log, environment=None):
-    """Starts a program that ends with the stack."""
+    """Starts a program and ends it when the stack is closed."""
     output = stack.enter_context(open(log, "wb"))
     process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=output,
                                env={**os.environ, **(environment or {})}, start_new_session=True)
@@ -16,11 +16,11 @@ def start(stack, command, log, environment=None):
 
 
 def page(port, path):
-    """What a program says on a port of this machine."""
+    """The body of a GET response from a port of this machine."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
         return answer.read().decode()
 
 
 def document(port, path):
-    """The same, for JSON."""
+    """As `page`, decoded from JSON."""
     return json.loads(page(port, path))

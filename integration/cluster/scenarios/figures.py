@@ -1,19 +1,19 @@
-"""Figures that stories measured, as a table for people, and as the part of docs that holds them."""
+"""Figures that scenarios measured, as a Markdown table for docs/cluster.md."""
 
 
 class Figures:
-    """What was measured, in the order in which it was."""
+    """Named measurements, in the order in which they were made."""
 
     def __init__(self):
         self.rows = []
 
     def note(self, what, value):
-        """Adds a row, and shows it at once."""
+        """Adds a row and prints it."""
         self.rows.append((what, value))
         print(f"    {what}: {value}", flush=True)
 
     def write(self, path):
-        """As a Markdown table."""
+        """Writes the rows as a Markdown table."""
         lines = ["| What | Measured |", "|---|---|", *(f"| {what} | {value} |" for what, value in self.rows)]
         with open(path, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
@@ -24,7 +24,7 @@ def seconds(value):
 
 
 def load_line(report):
-    """What a load's clients saw, in a line."""
+    """One line with request counts and latencies of a load report."""
     failed = report["requests"] - report["ok"]
     return (
         f"{report['requests']} requests ({report['rps']:.0f}/s), {failed} failed; time to first token"

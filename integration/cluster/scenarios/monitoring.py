@@ -1,4 +1,4 @@
-"""A real Prometheus finds the pods by their annotations, and every alert and every panel has something to go by."""
+"""A real Prometheus discovers the pods by their annotations and has data for every alert and every panel."""
 
 import copy
 import json
@@ -10,16 +10,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 import install
-from beside import document, start
+from local_process import document, start
 from configuration import KUBELET, edit
 from kubernetes import until
-from story import LeftOut, story
+from scenario import Skipped, scenario
 from traffic import Load
-from world import CHARTS, ENGINE, ENGINES, PLANES, ROUTER
+from context import CHARTS, ENGINE, ENGINES, PLANES, ROUTER
 
 PROMETHEUS = 9090
 ALERTS = CHARTS / ROUTER / "alerts/hermes.yaml"
-# How Prometheus' own examples find annotated pods; only the interval is shorter than a user's.
+# The relabelling of Prometheus' own examples for annotated pods, with a shorter interval.
 CONFIGURATION = """
 global: {scrape_interval: 1s, evaluation_interval: 1s}
 rule_files: [%(rules)s]
@@ -39,14 +39,14 @@ scrape_configs:
 
 
 class Prometheus:
-    """A server that scrapes the trial's namespace and evaluates the chart's alerts."""
+    """A server that scrapes the namespace of the run and evaluates the chart's alerts."""
 
-    def __init__(self, world, stack):
+    def __init__(self, context, stack):
         state = Path(os.environ["HERMES_TRIAL_STATE"])
         shutil.rmtree(state / "prometheus", ignore_errors=True)
         configuration = state / "prometheus.yaml"
         configuration.write_text(CONFIGURATION % {
-            "rules": ALERTS, "kubeconfig": os.environ["KUBECONFIG"], "namespace": world.cluster.namespace,
+            "rules": ALERTS, "kubeconfig": os.environ["KUBECONFIG"], "namespace": context.cluster.namespace,
         }, encoding="utf-8")
         start(stack, [
             "prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={state / 'prometheus'}",
@@ -61,47 +61,50 @@ class Prometheus:
 
     def up(self):
         """The names of the pods that are scraped."""
-        return {one["labels"]["pod"] for one in self.ask("targets?state=active")["activeTargets"] if one["health"] == "up"}
+        targets = self.ask("targets?state=active")["activeTargets"]
+        return {target["labels"]["pod"] for target in targets if target["health"] == "up"}
 
     def rules(self):
         return [rule for group in self.ask("rules")["groups"] for rule in group["rules"]]
 
     def raised(self):
-        """Names of the alerts that fire, or will if things stay as they are."""
+        """Names of the alerts that are firing or pending."""
         return {alert["labels"]["alertname"] for alert in self.ask("alerts")["alerts"]}
 
 
-@story
-def prometheus_finds_both_planes_and_every_alert_and_panel_has_data(world):
-    if not world.own:
-        raise LeftOut("no Prometheus can run beside another machine's cluster")
+@scenario
+def prometheus_finds_both_planes_and_every_alert_and_panel_has_data(context):
+    if not context.own:
+        raise Skipped("Prometheus needs the network of a local cluster")
     with ExitStack() as stack:
-        world.install(ENGINES, engines(), "--force-conflicts")
-        world.install(ROUTER, router(), "--force-conflicts")
-        world.rolled_out(ENGINE, f"{ENGINES}-kv-manager", *PLANES)
-        prometheus = Prometheus(world, stack)
-        load = Load(world, "monitoring", "--workload", "conversation", "--users", "8", "--rate", "4", "--rounds", "500",
-                    "--system-tokens", "512", "--prompt-bytes", "400", "--tokens", "10", "--think", "0.2")
-        both_planes = set(world.control_plane_pods() + world.data_plane_pods())
+        context.install(ENGINES, engines(), "--force-conflicts")
+        context.install(ROUTER, router(), "--force-conflicts")
+        context.rolled_out(ENGINE, f"{ENGINES}-kv-manager", *PLANES)
+        prometheus = Prometheus(context, stack)
+        load = Load(context, "monitoring", "--workload", "conversation", "--users", "8", "--rate", "4",
+                    "--rounds", "500", "--system-tokens", "512", "--prompt-bytes", "400", "--tokens", "10",
+                    "--think", "0.2")
+        both_planes = set(context.control_plane_pods() + context.data_plane_pods())
         until("all pods of both planes are scraped", lambda: both_planes <= prometheus.up(), 60, every=0.5)
 
-        alerts, panels = watched(prometheus), drawn(world)
+        alerts, panels = alert_expressions(prometheus), panel_queries(context)
         all_have_data(prometheus, {**alerts, **panels})
-        world.figures.note("Prometheus has data for", f"{len(alerts)} alerts, {len(panels)} queries of panels")
-        # Engines were just replaced, which some alerts notice for a moment.
-        until(lambda: f"a fleet that is well raises no alert: {prometheus.raised()}", lambda: not prometheus.raised(),
+        context.figures.note("Prometheus has data for", f"{len(alerts)} alerts, {len(panels)} queries of panels")
+        # Engines were just replaced: some alerts are pending for a moment.
+        until(lambda: f"a healthy fleet raises no alert: {prometheus.raised()}", lambda: not prometheus.raised(),
               KUBELET, every=0.5)
 
-        load.enough()
-        world.cluster.scale(ENGINE, 0)
-        edit(world, lambda text: text.replace("interval: 500ms", "interval: often"))
+        load.stop()
+        context.cluster.scale(ENGINE, 0)
+        edit(context, lambda text: text.replace("interval: 500ms", "interval: often"))
         faults = {"HermesConfigurationRejected", "HermesPoolEmpty"}
-        until(lambda: f"{faults} are raised, and no others: {prometheus.raised()}", lambda: prometheus.raised() == faults,
-              KUBELET, every=0.5)
+        until(lambda: f"{faults} are raised, and no others: {prometheus.raised()}",
+              lambda: prometheus.raised() == faults, KUBELET, every=0.5)
 
 
 def all_have_data(prometheus, expressions):
-    """What nothing has happened to yet is a counter at zero, not a counter that is missing: `rate` needs the zero."""
+    """Fails unless every expression returns a sample. Counters must exist at zero: `rate` misses the first increment
+    of a counter that appears with it."""
     missing = dict(expressions)
 
     def look():
@@ -112,8 +115,8 @@ def all_have_data(prometheus, expressions):
     until(lambda: f"Prometheus has data for {sorted(missing)}", look, 30, every=0.5)
 
 
-def watched(prometheus):
-    """What each alert compares, by its name."""
+def alert_expressions(prometheus):
+    """The expression of each alert without its threshold, by alert name."""
     return {rule["name"]: without_threshold(rule["query"]) for rule in prometheus.rules()}
 
 
@@ -125,7 +128,7 @@ def engines():
 
 
 def router():
-    """Every source of knowledge is in use, so that none of its metrics is missing."""
+    """Values that enable every cache source, so that all metric families exist."""
     values = copy.deepcopy(install.ROUTER_VALUES)
     values["config"]["pools"][0] |= {
         "tokenizer": {"engine": True},
@@ -136,8 +139,8 @@ def router():
     return values
 
 
-def drawn(world):
-    """Every query of the installed dashboard with its variables filled in, by its panel's title and itself."""
+def panel_queries(context):
+    """Every query of the installed dashboard, with its variables substituted, by panel title and expression."""
     def queries(panels):
         for panel in panels:
             yield from ((panel["title"], target["expr"]) for target in panel.get("targets", []))
@@ -148,12 +151,12 @@ def drawn(world):
             expression = expression.replace(variable, value)
         return expression
 
-    dashboard = json.loads(world.cluster.get("configmaps", f"{ROUTER}-dashboard")["data"]["hermes.json"])
+    dashboard = json.loads(context.cluster.get("configmaps", f"{ROUTER}-dashboard")["data"]["hermes.json"])
     return {f"{title}: {expression}": filled_in(expression) for title, expression in queries(dashboard["panels"])}
 
 
 def without_threshold(expression):
-    """What an alert compares: its expression up to a comparison that is in no parentheses."""
+    """The part of an alert's expression before its first comparison outside parentheses."""
     depth = 0
     for at, character in enumerate(expression):
         depth += (character in "({") - (character in ")}")

@@ -1,7 +1,7 @@
-"""Runs the stories on the cluster that KUBECONFIG names: `python3 stories [NAME…]`.
+"""Runs the scenarios on the cluster that KUBECONFIG names: `python3 scenarios [NAME…]`.
 
-Stories build on each other's world and run in one order; `install` is always the first. A story that fails says why and
-shows what the cluster was doing, and the next one goes on. The last line is `N passed, N failed`.
+Scenarios share one installation and run in a fixed order, `install` always first. After a failure the traceback is
+printed, the state of the cluster is saved, and the next scenario runs. The last line is `N passed, N failed`.
 """
 
 import importlib
@@ -15,12 +15,12 @@ sys.dont_write_bytecode = True
 
 from figures import Figures
 from kubernetes import connected, run
-from story import LeftOut, stories_of
-from world import World
+from scenario import Skipped, scenarios_of
+from context import Context
 
 ORDER = [
-    "install", "manifests", "permissions", "configuration", "certificates", "scaling", "upgrades", "outages", "autoscaling",
-    "monitoring", "tracing",
+    "install", "manifests", "permissions", "configuration", "certificates", "scaling", "upgrades", "outages",
+    "autoscaling", "monitoring", "tracing",
 ]
 NAMESPACE = "hermes-trial"
 
@@ -28,16 +28,16 @@ NAMESPACE = "hermes-trial"
 def main(wanted):
     unknown = set(wanted) - set(ORDER)
     if unknown:
-        sys.exit(f"no such story: {', '.join(sorted(unknown))}; there are: {', '.join(ORDER)}")
+        sys.exit(f"no such scenario: {', '.join(sorted(unknown))}; there are: {', '.join(ORDER)}")
     state = Path(os.environ["HERMES_TRIAL_STATE"])
     figures = Figures()
     outcomes = []
     with connected(NAMESPACE) as cluster:
-        world = World(cluster, figures)
+        context = Context(cluster, figures)
         for name in ORDER:
             if name in wanted or not wanted or name == "install":
-                for story in stories_of(importlib.import_module(name)):
-                    outcomes.append(tell(story, world, state))
+                for scenario in scenarios_of(importlib.import_module(name)):
+                    outcomes.append(execute(scenario, context, state))
                 if name == "install" and False in outcomes:
                     break
     figures.write(state / "figures.md")
@@ -47,41 +47,41 @@ def main(wanted):
     return 1 if failed else 0
 
 
-def tell(story, world, state):
-    """Runs one story; whether it holds, and None if it is left out."""
-    title = story.__name__.replace("_", " ")
+def execute(scenario, context, state):
+    """Runs one scenario. Returns True if it passed, False if it failed, None if it was skipped."""
+    title = scenario.__name__.replace("_", " ")
     begun = time.monotonic()
     print(f"{title} …", flush=True)
     try:
-        story(world)
-    except LeftOut as reason:
-        print(f"  left out: {reason}", flush=True)
+        scenario(context)
+    except Skipped as reason:
+        print(f"  skipped: {reason}", flush=True)
         return None
     except Exception:
         print(f"  FAILED after {time.monotonic() - begun:.1f} s\n{traceback.format_exc()}", flush=True)
-        show(world.cluster, state / f"{story.__name__}.txt")
-        end_loads(world.cluster)
+        save_state(context.cluster, state / f"{scenario.__name__}.txt")
+        end_loads(context.cluster)
         return False
-    print(f"  holds, in {time.monotonic() - begun:.1f} s", flush=True)
+    print(f"  passed in {time.monotonic() - begun:.1f} s", flush=True)
     return True
 
 
 def end_loads(cluster):
-    """What a story that failed has left running would disturb the next one."""
+    """Deletes the load pods of a failed scenario, which would disturb the next one."""
     pods = cluster.path("pods", labelSelector="app=load", gracePeriodSeconds=0)
     try:
         cluster.ask("DELETE", pods)
     except Exception as error:
-        print(f"  its load goes on: {error}", flush=True)
+        print(f"  its load pods could not be deleted: {error}", flush=True)
 
 
-def show(cluster, path):
-    """Writes down what the cluster was doing, for whoever has to find out."""
+def save_state(cluster, path):
+    """Writes objects, events and logs of the namespace to a file, for the diagnosis of a failure."""
     commands = [
         ("get", "pods,deployments,services,endpointslices,hpa", "-o", "wide"),
         ("get", "events", "--sort-by=.lastTimestamp"),
-        ("logs", "--prefix", "--tail=60", "--selector", World.control_plane),
-        ("logs", "--prefix", "--tail=60", "--selector", World.data_plane),
+        ("logs", "--prefix", "--tail=60", "--selector", Context.control_plane),
+        ("logs", "--prefix", "--tail=60", "--selector", Context.data_plane),
     ]
     with open(path, "w", encoding="utf-8") as file:
         for command in commands:

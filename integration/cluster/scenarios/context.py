@@ -1,4 +1,4 @@
-"""What the stories are about: the two charts on a cluster, under names that all stories share."""
+"""The system under test: releases of both charts on a cluster, under names that all scenarios share."""
 
 import json
 import os
@@ -16,7 +16,7 @@ CONTROL_PLANE, DATA_PLANE = PLANES = (f"{ROUTER}-control-plane", f"{ROUTER}-data
 ENGINE = f"{ENGINES}-sim"
 
 
-class World:
+class Context:
     """The installed system."""
 
     def __init__(self, cluster, figures):
@@ -25,7 +25,7 @@ class World:
         self.model = "sim"
         self.registry = os.environ["HERMES_REGISTRY"]
         self.tag = os.environ["HERMES_TAG"]
-        # How often the kubelet looks at ConfigMaps: a minute and a bit, unless the cluster is ours.
+        # Whether the cluster was started by `machine/up`, so that its processes and its node can be reached.
         self.own = "HERMES_MACHINE" in os.environ
         self.entry = f"http://{ROUTER}-data-plane.{cluster.namespace}:8000"
 
@@ -45,7 +45,7 @@ class World:
     # === Charts ===
 
     def install(self, release, values, *flags):
-        """`helm upgrade --install`, with these values and the trial's images."""
+        """`helm upgrade --install`, with these values and the images of this run."""
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(values, file)
             file.flush()
@@ -58,10 +58,10 @@ class World:
         for deployment in deployments:
             self.cluster.kubectl("rollout", "status", f"deployment/{deployment}", f"--timeout={seconds}s")
 
-    # === What it does ===
+    # === Requests and state ===
 
     def chat(self, text="hello", stream=False, headers=None):
-        """One chat through the entry; status and body."""
+        """Sends one chat through the Service of the data plane. Returns status and body."""
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": 8, "stream": stream}
         path = service_path(self.cluster, DATA_PLANE, 8000, "/v1/chat/completions")
         status, _, data = self.cluster.request("POST", path, body, headers=headers)
@@ -74,14 +74,14 @@ class World:
         return [name_of(pod) for pod in self.cluster.ready_pods(self.data_plane)]
 
     def control_plane_metrics(self):
-        """The page of each replica, by its pod."""
+        """The metrics of each control-plane replica, by pod name."""
         return {pod: self.cluster.metrics(pod, 7071) for pod in self.control_plane_pods()}
 
     def data_plane_metrics(self):
-        """The page of each proxy, by its pod."""
+        """The metrics of each proxy, by pod name."""
         return {pod: self.cluster.metrics(pod, 8001) for pod in self.data_plane_pods()}
 
     def snapshots(self):
-        """What each proxy knows, from its debug page."""
+        """The snapshot that each proxy uses, from `/debug/snapshot`."""
         pages = [self.cluster.inside(pod, 8001, "/debug/snapshot") for pod in self.data_plane_pods()]
         return [json.loads(page) for page in pages]
