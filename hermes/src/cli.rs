@@ -56,10 +56,11 @@ Examples:
 
 It prints `listening on http://…` as its first line when clients may connect. Port 0 takes any free port.")]
     Serve(ServeArgs),
-    /// See it work: four simulated engines, chats with a growing history, and two strategies compared
+    /// See it work: four simulated engines, chats with a growing history, and three strategies compared
     ///
-    /// Everything runs in this process and nothing else is needed. First requests go to the engines in turn, then to
-    /// the one that holds most of the conversation in its cache and has time. It ends by itself, with a comparison.
+    /// Everything runs in this process and nothing else is needed. Requests go to the engines in turn, then to the one
+    /// with the fewest requests, then to the one that answers soonest, given its queue and how much of the conversation
+    /// is in its cache. It ends by itself, with a comparison.
     #[command(after_help = "\
 Examples:
   hermes demo               about a minute; Ctrl-C ends it early, with the comparison so far

@@ -7,8 +7,9 @@
 //!            control plane ─▶ KV manager
 //! ```
 //!
-//! The same chats run twice, each time on a fresh scene: first the engines take turns, then each request goes where its
-//! conversation is cached and there is time for it. It ends by itself, or at Ctrl-C with what was seen so far.
+//! The same chats run three times, each time with fresh engines and planes: with round robin, with the engine that has
+//! the fewest requests, and with `kv-aware`, which sends a request where its conversation is cached and the queue is
+//! short. It ends by itself, or at Ctrl-C with the results so far.
 
 mod moment;
 mod outcome;
@@ -28,16 +29,17 @@ use hermes_runtime::{
 use self::{outcome::Outcome, phase::Plan, summary::Summary, view::View};
 use crate::{failure::Failure, output, process};
 
-/// How long a demo that was asked to end may take to do so.
+/// Limit for the end of a demo after a signal.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What is compared, in this order.
-const STRATEGIES: [&str; 2] = ["round-robin", "kv-aware"];
+/// The strategies that are compared, in this order. Round robin ignores that one engine is slow; least-request does not,
+/// and so shows what knowing the caches adds.
+const STRATEGIES: [&str; 3] = ["round-robin", "least-request", "kv-aware"];
 
 /// The command line of `hermes demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Take ten seconds instead of a minute: people and engines are three times as fast
+    /// Take ten seconds instead of a minute: users and engines are three times as fast
     #[arg(long)]
     quick: bool,
 
@@ -66,7 +68,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     let outcomes = tokio::select! {
         biased;
         outcomes = show => outcomes?,
-        // A second Ctrl-C, or a scene that does not end.
+        // A second Ctrl-C, or a phase that does not end.
         _forced = shutdown.run(GRACE) => return Ok(ExitCode::FAILURE),
     };
     output::line(Summary(&outcomes))?;
@@ -74,7 +76,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     Ok(verdict(&outcomes))
 }
 
-/// Performs one phase for each strategy, until the drain begins.
+/// Runs one phase for each strategy, until the drain begins.
 async fn perform(plan: Plan, live: bool, drain: &Drain) -> Result<Vec<Outcome>, Failure> {
     let mut view = View::open(live, plan.phase).map_err(Failure::Output)?;
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(STRATEGIES.len());
@@ -88,7 +90,7 @@ async fn perform(plan: Plan, live: bool, drain: &Drain) -> Result<Vec<Outcome>, 
     Ok(outcomes)
 }
 
-/// Log lines would tear the live view apart, and would bury the plain one.
+/// The environment, with fewer log lines: they would break the live view, and hide the plain one.
 fn variable(name: &str, live: bool) -> Option<String> {
     match (name, live) {
         ("HERMES_LOG", true) => Some("off".to_owned()),
@@ -99,7 +101,7 @@ fn variable(name: &str, live: bool) -> Option<String> {
     }
 }
 
-/// A demo in which a phase got no answer at all has failed.
+/// The exit status: failure if any phase had no successful request.
 fn verdict(outcomes: &[Outcome]) -> ExitCode {
     let codes = outcomes
         .iter()

@@ -460,6 +460,7 @@ fn a_quick_demo_on_a_pipe_ends_with_a_comparison() {
     assert!(status.success(), "{out}{err}");
     for part in [
         "round-robin",
+        "least-request",
         "kv-aware",
         "TTFT p99",
         "cache hit rate",

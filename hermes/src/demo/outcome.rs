@@ -1,26 +1,26 @@
-//! What one strategy achieved, so far or in the end.
+//! The results of one strategy, so far or in the end.
 
 use hermes_bench::load::Report;
 
-/// The kind under which a load counts requests that were cut off when it ended.
+/// The error kind of requests that were cut off at the end of a load.
 const CUT_OFF: &str = "interrupted";
 
-/// A strategy and what its clients saw.
+/// A strategy and the measurements of its clients.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     /// Its name.
     pub(super) strategy: &'static str,
-    /// What the clients saw.
+    /// Latencies, errors and cached tokens, as the clients measured them.
     pub(super) report: Report,
 }
 
 impl Outcome {
-    /// Of all prompt tokens, those that were cached where they were sent, in percent.
+    /// Share of all prompt tokens that were cached on the engine that got them, in percent.
     pub(super) fn hit_percent(&self) -> f64 {
         self.report.hit_rate.unwrap_or(0.0) * 100.0
     }
 
-    /// Requests that had not ended when the phase did: nobody's error, and in no latency.
+    /// Requests in flight at the end of the phase: neither errors, nor part of a latency.
     pub(super) fn unfinished(&self) -> u64 {
         self.report.errors.get(CUT_OFF).copied().unwrap_or(0)
     }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_that_were_cut_off_are_no_errors() {
+    fn requests_cut_off_at_the_end_are_not_errors() {
         let errors = BTreeMap::from([("interrupted".to_owned(), 3), ("status 503".to_owned(), 2)]);
         let report = Report {
             requests: 10,

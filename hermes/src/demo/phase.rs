@@ -19,37 +19,37 @@ use super::{
 };
 use crate::failure::Failure;
 
-/// How often the view is renewed.
+/// Interval between two updates of the view.
 const RENEWAL: Duration = Duration::from_millis(250);
 
-/// How long a demo takes, and how fast its world is.
+/// How long each phase takes, and how fast its users and engines are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
-    /// In which requests are started, for each strategy.
+    /// Time in which requests are started, for each strategy.
     pub(super) phase: Duration,
-    /// What a second of the world takes: below 1, people and engines alike are faster than life.
+    /// Seconds of real time for one simulated second: below 1, users and engines are faster.
     pub(super) pace: f64,
 }
 
 impl Plan {
     /// About a minute in all.
     pub(super) const FULL: Self = Self {
-        phase: Duration::from_secs(25),
+        phase: Duration::from_secs(20),
         pace: 1.0,
     };
 
     /// About ten seconds in all.
     pub(super) const QUICK: Self = Self {
-        phase: Duration::from_secs(4),
+        phase: Duration::from_secs(3),
         pace: 0.3,
     };
 
-    /// When a phase ends that has requests in flight.
+    /// When the requests still in flight are cut off.
     fn limit(self) -> Duration {
         self.phase + self.phase / 8
     }
 
-    /// People who chat with an assistant that has a long system prompt, each with a history.
+    /// Users who chat with an assistant that has a long system prompt, each with a history.
     fn chats(self) -> Conversations {
         Conversations {
             users: 24,
@@ -66,7 +66,7 @@ impl Plan {
     }
 }
 
-/// Runs the plan on a fresh scene, and keeps the view up to date.
+/// Runs the plan on fresh engines and planes, and updates the view.
 pub(super) async fn perform(
     strategy: &'static str,
     plan: Plan,
@@ -108,7 +108,7 @@ pub(super) async fn perform(
     Ok(Outcome { strategy, report })
 }
 
-/// Resolves when somebody asks for the end, or when it is time.
+/// Resolves at a signal, or at the limit.
 async fn ends(drain: &Drain, limit: Instant) {
     tokio::select! {
         () = drain.draining() => {}
@@ -116,7 +116,7 @@ async fn ends(drain: &Drain, limit: Instant) {
     }
 }
 
-/// A client with the patience of a person.
+/// A client that waits as long as a user would.
 fn client(scene: &Scene) -> Result<Client, Failure> {
     let target = Target::parse(&scene.router()).map_err(LoadError::from)?;
     Ok(Client::new(

@@ -1,13 +1,13 @@
-//! The comparison at the end of a demo: a table and a sentence.
+//! The comparison at the end of a demo: a table and its reading.
 
 use std::fmt;
 
 use super::{STRATEGIES, outcome::Outcome};
 
-/// What all phases together show.
+/// The results of all phases.
 pub(super) struct Summary<'a>(pub(super) &'a [Outcome]);
 
-/// Mean TTFTs closer than this are called equal.
+/// Ratio of mean TTFTs up to which they are called equal.
 const NOTABLE: f64 = 1.05;
 
 impl fmt::Display for Summary<'_> {
@@ -33,27 +33,44 @@ impl fmt::Display for Summary<'_> {
 }
 
 impl Summary<'_> {
+    /// Compares the last strategy with each of the others.
     fn write_sentence(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [first, second] = self.0 else {
-            return write!(f, "Ended before {} could be compared.", STRATEGIES[1]);
+        let [others @ .., last] = self.0 else {
+            return write!(f, "Ended before there was enough to compare.");
         };
-        let (before, after) = (first.report.ttft, second.report.ttft);
-        if before.count == 0 || after.count == 0 {
+        if self.0.len() < STRATEGIES.len() {
+            let missing = STRATEGIES[STRATEGIES.len() - 1];
+            return write!(f, "Ended before {missing} could be compared.");
+        }
+        if self.0.iter().any(|one| one.report.ttft.count == 0) {
             return write!(f, "Ended before there was enough to compare.");
         }
-        let (name, other) = (second.strategy, first.strategy);
-        let (hits, hits_before) = (second.hit_percent(), first.hit_percent());
-        let gain = before.mean_ms / after.mean_ms.max(f64::MIN_POSITIVE);
-        if gain <= NOTABLE {
-            return write!(
-                f,
-                "This time {name} brought no faster first token than {other} (hit rate {hits:.0} % and {hits_before:.0} %)."
-            );
+        let name = last.strategy;
+        for (at, other) in others.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "\n" };
+            let gain = other.report.ttft.mean_ms / last.report.ttft.mean_ms.max(f64::MIN_POSITIVE);
+            let other = other.strategy;
+            if gain <= NOTABLE {
+                write!(
+                    f,
+                    "{separator}The first token was no faster with {name} than with {other}."
+                )?;
+            } else {
+                write!(
+                    f,
+                    "{separator}The first token was {gain:.1} times as fast with {name} as with {other}."
+                )?;
+            }
         }
+        let hits: Vec<String> = others
+            .iter()
+            .map(|other| format!("{:.0} % with {}", other.hit_percent(), other.strategy))
+            .collect();
         write!(
             f,
-            "With {name} the first token came {gain:.1} times as fast as with {other}: {hits:.0} % of all prompt tokens \
-             were already cached where they were sent, instead of {hits_before:.0} %."
+            "\n{:.0} % of all prompt tokens were cached on the engine that got them; {}.",
+            last.hit_percent(),
+            hits.join(", ")
         )
     }
 }
@@ -100,26 +117,29 @@ mod tests {
     }
 
     #[test]
-    fn a_gain_is_told_with_its_reason() {
+    fn a_gain_is_reported_for_each_other_strategy_with_the_hit_rates() {
         let text = Summary(&[
             outcome("round-robin", 900.0, 0.25),
+            outcome("least-request", 600.0, 0.3),
             outcome("kv-aware", 300.0, 0.9),
         ])
         .to_string();
         for part in [
-            "900 ms        300 ms",
-            "3.0 times as fast",
+            "900 ms        600 ms        300 ms",
+            "3.0 times as fast with kv-aware as with round-robin",
+            "2.0 times as fast with kv-aware as with least-request",
             "90 % of all prompt tokens",
-            "instead of 25 %",
+            "25 % with round-robin, 30 % with least-request",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
     }
 
     #[test]
-    fn no_gain_and_an_early_end_are_told_as_they_are() {
+    fn no_gain_and_an_early_end_are_reported() {
         let text = Summary(&[
             outcome("round-robin", 300.0, 0.5),
+            outcome("least-request", 300.0, 0.5),
             outcome("kv-aware", 300.0, 0.5),
         ])
         .to_string();

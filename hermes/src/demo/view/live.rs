@@ -1,7 +1,7 @@
 //! The whole screen, renewed in place.
 //!
 //! The terminal stays in its ordinary mode, so that Ctrl-C is the signal that it always is; only the alternate screen
-//! is taken, and given back whatever happens.
+//! is taken, and is restored when the view is dropped.
 
 use std::io::{self, Stdout, stdout};
 
@@ -20,6 +20,7 @@ use ratatui::{
 };
 
 use super::super::{
+    STRATEGIES,
     moment::{EngineRow, Moment},
     outcome::Outcome,
 };
@@ -57,10 +58,11 @@ impl Drop for Live {
 
 fn draw(frame: &mut Frame<'_>, moment: &Moment) {
     let engines = u16::try_from(moment.engines.len()).unwrap_or(u16::MAX);
-    let heights = [2, 3, engines.saturating_add(3), 5].map(Constraint::Length);
+    let heights =
+        [2, 3, engines.saturating_add(3), STRATEGIES.len() as u16 + 3].map(Constraint::Length);
     let [title, progress, engines, outcomes] = Layout::vertical(heights).areas(frame.area());
     let head = vec![
-        Line::from("Hermes: the same chats, two ways to choose an engine".bold()),
+        Line::from("Hermes: the same chats, three ways to choose an engine".bold()),
         Line::from(
             format!(
                 "{} chooses among four simulated engines; Ctrl-C ends it early",

@@ -61,7 +61,7 @@ impl fmt::Display for Line<'_> {
             outcomes,
             ..
         } = self.0;
-        write!(f, "{strategy:<12} {:>5.1} s", elapsed.as_secs_f64())?;
+        write!(f, "{strategy:<13} {:>5.1} s", elapsed.as_secs_f64())?;
         if let Some(now) = outcomes.last() {
             let (report, hits) = (&now.report, now.hit_percent());
             let (p50, p99) = (report.ttft.p50_ms, report.ttft.p99_ms);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_a_period_apart_and_each_strategy_begins_anew() {
+    fn lines_are_a_period_apart_and_each_strategy_restarts_the_period() {
         let mut plain = Plain::every(Duration::from_secs(5));
         let due: Vec<u64> = (0..=11)
             .filter(|&second| plain.is_due(&moment("first", second)))
