@@ -16,7 +16,7 @@ use hermes_runtime::{
 };
 use prometheus_client::registry::Registry;
 
-pub use crate::options::{Options, cores};
+pub use crate::options::{DataPlaneOptions, cores};
 use crate::{
     admin,
     choose::EndpointSelector,
@@ -32,7 +32,7 @@ use crate::{
 
 /// A data plane that serves.
 #[derive(Debug)]
-pub struct Bound {
+pub struct DataPlane {
     /// Where clients connect.
     pub listen: SocketAddr,
     /// Where operators and probes connect.
@@ -45,7 +45,7 @@ pub struct Bound {
 
 /// Why a data plane cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum DataPlaneStartError {
     /// The clients' port is in use or not permitted.
     #[error("cannot listen on {address} (--listen): {source}")]
     Listen {
@@ -75,8 +75,11 @@ pub enum StartError {
 /// # Errors
 ///
 /// When a port cannot be taken, or no control plane is named.
-pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> {
-    let Options {
+pub async fn start(
+    options: DataPlaneOptions,
+    drain: Drain,
+) -> Result<DataPlane, DataPlaneStartError> {
+    let DataPlaneOptions {
         control_planes,
         tls,
         listen: address,
@@ -85,7 +88,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         workers,
     } = options;
     if control_planes.is_empty() {
-        return Err(StartError::NoControlPlane);
+        return Err(DataPlaneStartError::NoControlPlane);
     }
     let _clock = uptime();
     let mut registry = Registry::default();
@@ -101,12 +104,12 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
         .into_iter()
         .map(ControlPlaneTarget::try_from)
         .collect::<Result<_, _>>()
-        .map_err(StartError::Name)?;
-    let door =
-        Door::bind(address, workers).map_err(|source| StartError::Listen { address, source })?;
+        .map_err(DataPlaneStartError::Name)?;
+    let door = Door::bind(address, workers)
+        .map_err(|source| DataPlaneStartError::Listen { address, source })?;
     let bound = door
         .address()
-        .map_err(|source| StartError::Listen { address, source })?;
+        .map_err(|source| DataPlaneStartError::Listen { address, source })?;
 
     let routing = RoutingState::default();
     let access_log = Arc::new(AccessLog::default());
@@ -162,7 +165,7 @@ pub async fn start(options: Options, drain: Drain) -> Result<Bound, StartError> 
     not_ready_while_draining(&readiness, &tasks, &drain);
     tasks.spawn("clients", door.serve(proxy, drain));
     tracing::info!(listen = %bound, admin = ?admin_bound, "the data plane listens");
-    Ok(Bound {
+    Ok(DataPlane {
         listen: bound,
         admin: admin_bound,
         readiness,

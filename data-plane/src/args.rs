@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 use clap::Parser;
 use hermes_runtime::telemetry::LogFormat;
 
-use crate::options::Options;
+use crate::options::DataPlaneOptions;
 
 /// The Hermes data plane: a proxy that forwards OpenAI-compatible requests to the best model server.
 ///
@@ -13,7 +13,7 @@ use crate::options::Options;
 /// is configured by the standard OTEL_* variables, the log level by HERMES_LOG.
 #[derive(Debug, Parser)]
 #[command(name = "hermes-data-plane", version)]
-pub struct Args {
+pub struct DataPlaneArgs {
     /// URL of the control plane: http://HOST:PORT, or https with --tls; several are separated by commas. Each address that
     /// a name resolves to (a headless Service) is one replica.
     #[arg(long, env = "HERMES_CONTROL_PLANE", value_delimiter = ',', required = true, value_parser = target)]
@@ -71,12 +71,12 @@ pub enum SchemeMismatch {
     Plain(String),
 }
 
-impl Args {
+impl DataPlaneArgs {
     /// The options that these flags set.
     ///
     /// # Errors
     /// When the scheme of a control plane's URL contradicts `--tls`.
-    pub fn options(&self) -> Result<Options, SchemeMismatch> {
+    pub fn options(&self) -> Result<DataPlaneOptions, SchemeMismatch> {
         let secured = self.tls.is_some();
         for ControlPlaneUrl { authority, tls } in &self.control_plane {
             match tls {
@@ -87,7 +87,7 @@ impl Args {
                 _ => {}
             }
         }
-        Ok(Options {
+        Ok(DataPlaneOptions {
             control_planes: self
                 .control_plane
                 .iter()
@@ -135,8 +135,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
-        Args::try_parse_from(["hermes-data-plane"].iter().chain(args))
+    fn parse(args: &[&str]) -> Result<DataPlaneArgs, clap::Error> {
+        DataPlaneArgs::try_parse_from(["hermes-data-plane"].iter().chain(args))
     }
 
     #[test]

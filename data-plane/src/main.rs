@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
-use hermes_data_plane::{app, args::Args};
+use hermes_data_plane::{app, args::DataPlaneArgs};
 use hermes_runtime::{
     shutdown::Shutdown,
     telemetry::{Service, Telemetry},
@@ -14,7 +14,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
+    match run(DataPlaneArgs::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hermes-data-plane: {error}");
@@ -23,7 +23,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
+async fn run(args: DataPlaneArgs) -> Result<(), Box<dyn std::error::Error>> {
     let service = Service {
         name: "hermes-data-plane",
         version: env!("CARGO_PKG_VERSION"),

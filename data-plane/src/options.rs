@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 /// Local configuration; everything else comes from the control plane.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct DataPlaneOptions {
     /// Control planes as `host:port`; each name may resolve to several replicas.
     pub control_planes: Vec<String>,
     /// A directory with `ca.crt`, `tls.crt` and `tls.key`: control planes are then dialed by TLS, and their certificates
@@ -20,7 +20,7 @@ pub struct Options {
     pub workers: usize,
 }
 
-impl Options {
+impl DataPlaneOptions {
     /// Free ports on the loopback interface and no threads of its own: for tests.
     #[must_use]
     pub fn local(control_planes: Vec<String>) -> Self {

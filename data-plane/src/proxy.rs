@@ -37,7 +37,7 @@ use crate::{
     link::report::Reporter,
     request::{
         admission::{AdmissionLimit, AdmissionPermit},
-        api::{self, Api, Route, Unrouted},
+        api::{self, Api, ApiRoute, Unrouted},
         headers,
         inference_request::InferenceRequest,
         intake,
@@ -146,7 +146,7 @@ impl Proxy {
     async fn forward(
         &self,
         view: &RoutingView,
-        route: Route<'_>,
+        route: ApiRoute<'_>,
         (head, body): (request::Parts, Incoming),
         (start, mut permit): (RequestStart, AdmissionPermit),
     ) -> Result<Response<ResponseBody>, LocalReply> {

@@ -49,7 +49,7 @@ pub(crate) enum Failure {
     ControlPlane(control_plane::StartError),
     /// The data plane does not start.
     #[error(transparent)]
-    DataPlane(#[from] data_plane::StartError),
+    DataPlane(#[from] data_plane::DataPlaneStartError),
     /// The planes run, and cannot serve.
     #[error("the router is not ready after {0:?}")]
     NotReady(Duration),

@@ -38,7 +38,7 @@ pub(crate) struct Options {
 /// Both planes, running. Dropping it cuts everything off.
 #[derive(Debug)]
 pub(crate) struct Planes {
-    data_plane: data_plane::Bound,
+    data_plane: data_plane::DataPlane,
     control_plane: control_plane::ControlPlane,
     shutdown: Shutdown,
     trigger: Trigger,
@@ -65,7 +65,7 @@ impl Planes {
             pod: None,
         };
         let control_plane = control_plane::start(options, shutdown.drain()).await?;
-        let options = data_plane::Options {
+        let options = data_plane::DataPlaneOptions {
             control_planes: vec![reachable(control_plane.grpc).to_string()],
             tls: None,
             listen,

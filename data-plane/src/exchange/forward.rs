@@ -11,7 +11,7 @@ use http::response;
 use super::{
     attempt::Attempt,
     guard::RequestGuard,
-    leg::{Deadline, Leg, LegAnswer, LegError, LegResult, headers_for},
+    leg::{Leg, LegAnswer, LegDeadline, LegError, LegResult, headers_for},
     retry::{AttemptEnd, Attempts, RetryVerdict},
 };
 use crate::{
@@ -109,7 +109,7 @@ impl Forwarder {
             upstream,
             headers: headers_for(request, upstream, span, &guard.trace.incoming),
             body: body.clone(),
-            deadline: Deadline::of(request, timeouts, guard.arrived()),
+            deadline: LegDeadline::of(request, timeouts, guard.arrived()),
             connect_timeout: timeouts.connect,
         };
         let LegResult { answer, repeated } = leg

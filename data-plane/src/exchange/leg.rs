@@ -27,13 +27,13 @@ pub(super) struct Leg<'a> {
     /// The client's headers, with this endpoint's host and this attempt's trace context.
     pub(super) headers: HeaderMap,
     pub(super) body: Outgoing,
-    pub(super) deadline: Deadline,
+    pub(super) deadline: LegDeadline,
     pub(super) connect_timeout: Duration,
 }
 
 /// The time by which an answer must have begun.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
+pub(super) struct LegDeadline {
     pub(super) at: Instant,
     /// The configured limit, for the error.
     pub(super) limit: Duration,
@@ -67,9 +67,9 @@ pub(super) enum LegError {
     TimedOut(Duration),
 }
 
-// === Deadline ===
+// === LegDeadline ===
 
-impl Deadline {
+impl LegDeadline {
     /// A stream must begin within the time to first byte from now, another answer within the whole limit from arrival.
     pub(super) fn of(request: &InferenceRequest, timeouts: Timeouts, arrived: Instant) -> Self {
         let (since, limit) = if request.stream {

@@ -33,8 +33,7 @@ pub(crate) enum ResponseBody {
     Relayed(Box<Relay>),
 }
 
-/// SelectionDetails an answer ends without its end. hyper cuts the client's connection (or stream) off, so that nobody takes what
-/// came for the whole.
+/// Why an answer was truncated. hyper then aborts the client's connection (or stream), so that the client detects it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TruncatedResponse {
     #[error("the endpoint broke off its answer")]

@@ -15,7 +15,7 @@ use tracing::{Span, field::Empty, info_span};
 use crate::{
     choose::{SelectedEndpoint, Selection, SelectionDetails},
     endpoint::Upstream,
-    request::{api::Route, inference_request::InferenceRequest, local_reply::LocalReply},
+    request::{api::ApiRoute, inference_request::InferenceRequest, local_reply::LocalReply},
 };
 
 /// The most bytes of a client-made name that a span repeats.
@@ -143,7 +143,7 @@ pub(crate) fn identify(span: &Span, request_id: &HeaderValue, client: SocketAddr
 }
 
 /// Records the route in the server span.
-pub(crate) fn routed(span: &Span, route: Route<'_>, method: &Method) {
+pub(crate) fn routed(span: &Span, route: ApiRoute<'_>, method: &Method) {
     if span.is_disabled() {
         return;
     }

@@ -32,7 +32,7 @@ pub(crate) enum Api {
 
 /// A path that is served: its API, and its path at the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route<'a> {
+pub(crate) struct ApiRoute<'a> {
     pub(crate) api: Api,
     /// Path for the engine, without the original's prefix and misspelling; no query.
     pub(crate) path: &'a str,
@@ -54,14 +54,14 @@ pub(crate) fn route<'a>(
     method: &Method,
     path: &'a str,
     extra: &[impl AsRef<str>],
-) -> Result<Route<'a>, Unrouted> {
+) -> Result<ApiRoute<'a>, Unrouted> {
     let path = match path.strip_prefix(ORIGINAL_PREFIX) {
         Some(rest) if rest.starts_with('/') => rest,
         _ => path,
     };
     let Some((api, path, template)) = known(path) else {
         return if extra.iter().any(|known| known.as_ref() == path) {
-            Ok(Route {
+            Ok(ApiRoute {
                 api: Api::Extra,
                 path,
                 template: "extra",
@@ -86,7 +86,7 @@ pub(crate) fn route<'a>(
         } else {
             "POST"
         })),
-        _ => Ok(Route {
+        _ => Ok(ApiRoute {
             api,
             path,
             template,
@@ -141,7 +141,7 @@ mod tests {
 
     const NONE: [&str; 0] = [];
 
-    fn chat(path: &str) -> Route<'_> {
+    fn chat(path: &str) -> ApiRoute<'_> {
         route(&Method::POST, path, &NONE).expect("served")
     }
 
@@ -153,7 +153,7 @@ mod tests {
             "/rest/hermes-router/v1beta1/v1/chat/completions",
             "/rest/hermes-router/v1beta1/v1/chat/completons",
         ] {
-            let Route {
+            let ApiRoute {
                 api,
                 path: upstream,
                 ..

@@ -11,14 +11,14 @@ use hermes_core::{
 use http::{HeaderMap, Method, uri::PathAndQuery};
 
 use crate::request::{
-    api::{Api, Route},
+    api::{Api, ApiRoute},
     body_edit::remove_control_fields,
     fields::BodyFields,
     headers,
     identity::{self, ClientIdentity},
     local_reply::LocalReply,
     outgoing::Outgoing,
-    prompt::Prompt,
+    prompt::RequestPrompt,
 };
 
 /// A client's request, parsed and not routed yet.
@@ -34,7 +34,7 @@ pub(crate) struct InferenceRequest {
     pub(crate) model: Option<String>,
     pub(crate) stream: bool,
     /// The parts of the body that a selection uses.
-    pub(crate) prompt: Prompt,
+    pub(crate) prompt: RequestPrompt,
     /// The stored response that this request continues or refers to.
     pub(crate) response: Option<ResponseReference>,
     /// The body has fields that must not reach an endpoint.
@@ -106,7 +106,7 @@ impl From<&str> for ResponseReference {
 impl InferenceRequest {
     /// Parses a request whose body is complete.
     pub(crate) fn parse(
-        route: Route<'_>,
+        route: ApiRoute<'_>,
         head: http::request::Parts,
         bytes: &Bytes,
     ) -> Result<Self, LocalReply> {
@@ -127,7 +127,7 @@ impl InferenceRequest {
             body: bytes.clone(),
             model: None,
             stream: false,
-            prompt: Prompt::unparsed(bytes.len()),
+            prompt: RequestPrompt::unparsed(bytes.len()),
             response: None,
             has_control_fields: false,
             client: ClientIdentity::of(&BodyFields::default(), priority),
@@ -143,7 +143,7 @@ impl InferenceRequest {
             request.stream = fields.stream;
             let response = fields.previous_response_id.as_deref();
             request.response = response.map(ResponseReference::from);
-            request.prompt = Prompt::of(&fields, bytes);
+            request.prompt = RequestPrompt::of(&fields, bytes);
             request.has_control_fields = fields.has_control_fields;
             request.client = ClientIdentity::of(&fields, priority);
         }

@@ -10,7 +10,7 @@ use http::Method;
 use crate::request::{
     api::{self, Api},
     fields::BodyFields,
-    prompt::{Prompt, PromptTemplate},
+    prompt::{PromptTemplate, RequestPrompt},
 };
 
 /// Limit of the bytes of a prompt that is looked up, with everything that goes into it.
@@ -22,12 +22,12 @@ const MAX_LOOKUP_BYTES: usize = 1 << 20;
 pub fn of(path: &str, body: &Bytes) -> Option<LookupText> {
     let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;
     let fields = BodyFields::parse(body).ok()?;
-    lookup_text(&Prompt::of(&fields, body), route.api)
+    lookup_text(&RequestPrompt::of(&fields, body), route.api)
 }
 
 /// The text of a prompt for exact cache sources, if there is one within the limit.
-pub(crate) fn lookup_text(prompt: &Prompt, api: Api) -> Option<LookupText> {
-    let Prompt {
+pub(crate) fn lookup_text(prompt: &RequestPrompt, api: Api) -> Option<LookupText> {
+    let RequestPrompt {
         salt,
         tools,
         system,
@@ -94,9 +94,9 @@ const fn wire(api: Api) -> Wire {
 mod tests {
     use super::*;
 
-    fn prompt(body: &str) -> Prompt {
+    fn prompt(body: &str) -> RequestPrompt {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        Prompt::of(&BodyFields::parse(&body).expect("valid"), &body)
+        RequestPrompt::of(&BodyFields::parse(&body).expect("valid"), &body)
     }
 
     #[test]

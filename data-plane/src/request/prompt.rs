@@ -16,7 +16,7 @@ pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 
 /// The parts of a body that become the prompt, as slices of its bytes: raw JSON, in the order of chat templates.
 #[derive(Default)]
-pub(crate) struct Prompt {
+pub(crate) struct RequestPrompt {
     /// Of all parts, or of the whole body where no part is known.
     bytes: u64,
     pub(super) salt: Bytes,
@@ -42,7 +42,7 @@ pub(super) struct PromptTemplate {
     pub(super) has_more: bool,
 }
 
-impl Prompt {
+impl RequestPrompt {
     /// The prompt of a body that is not parsed: only its length is known.
     pub(crate) fn unparsed(length: usize) -> Self {
         Self {
@@ -114,9 +114,9 @@ fn inside(json: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    fn prompt(body: &str) -> Prompt {
+    fn prompt(body: &str) -> RequestPrompt {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        Prompt::of(&BodyFields::parse(&body).expect("valid"), &body)
+        RequestPrompt::of(&BodyFields::parse(&body).expect("valid"), &body)
     }
 
     fn hashes(model: &str, body: &str) -> Arc<[u64]> {
@@ -127,11 +127,11 @@ mod tests {
     fn the_next_turn_of_a_conversation_begins_with_the_same_blocks() {
         let first = hashes(
             "m",
-            r#"{"messages":[{"role":"user","content":"tell me about routers, please"}]}"#,
+            r#"{"messages":[{"role":"user","content":"write about routers, please"}]}"#,
         );
         let second = hashes(
             "m",
-            r#"{"messages":[{"role":"user","content":"tell me about routers, please"},{"role":"assistant","content":"they route"}]}"#,
+            r#"{"messages":[{"role":"user","content":"write about routers, please"},{"role":"assistant","content":"they route"}]}"#,
         );
         assert!(first.len() >= 3 && second.len() > first.len());
         assert_eq!(second[..first.len()], first[..]);

@@ -169,14 +169,10 @@ impl ReplicaFollower {
         upwards: &mpsc::Sender<v1::FromDataPlane>,
         registration: &StreamRegistration,
     ) -> Result<(), Status> {
+        let from = self.address.socket;
         let next = match (message, synced.as_ref()) {
             (Some(Down::Load(v1::LoadUpdate { loads: rows })), Some(_)) => {
-                return self
-                    .send(ReplicaEvent::Loads {
-                        from: self.address.socket,
-                        rows,
-                    })
-                    .await;
+                return self.send(ReplicaEvent::Loads { from, rows }).await;
             }
             (Some(Down::Snapshot(wire)), _) => from_full(wire),
             (Some(Down::Delta(wire)), Some(synced)) => from_delta(wire, synced),
@@ -188,45 +184,30 @@ impl ReplicaFollower {
                 ));
             }
         };
-        match next {
+        let (event, answer) = match next {
             Ok(next) => {
-                let Snapshot { epoch, version, .. } = *next.snapshot;
                 let event = ReplicaEvent::Snapshot {
-                    from: self.address.socket,
+                    from,
                     name: Arc::clone(&next.name),
                     snapshot: Arc::clone(&next.snapshot),
                     client: client.clone(),
                     upwards: upwards.clone(),
                 };
+                let answer = next.ack();
                 *synced = Some(next);
-                self.send(event).await?;
-                registration.send(
-                    upwards,
-                    Up::Ack(v1::Ack {
-                        epoch: epoch.0,
-                        version: version.0,
-                    }),
-                );
-                Ok(())
+                (event, answer)
             }
-            Err(UnusableSnapshot {
-                epoch,
-                version,
-                reason,
-            }) => {
-                tracing::warn!(address = %self.address.socket, version = version.0, reason, "rejected an invalid snapshot; the last valid one stays in use");
-                self.send(ReplicaEvent::Rejected).await?;
-                registration.send(
-                    upwards,
-                    Up::Reject(v1::Reject {
-                        epoch: epoch.0,
-                        version: version.0,
-                        reason,
-                    }),
-                );
-                Ok(())
+            Err(unusable) => {
+                let UnusableSnapshot {
+                    version, reason, ..
+                } = &unusable;
+                tracing::warn!(address = %from, version = version.0, reason, "rejected an invalid snapshot; the last valid one stays in use");
+                (ReplicaEvent::Rejected, unusable.reject())
             }
-        }
+        };
+        self.send(event).await?;
+        registration.send(upwards, answer);
+        Ok(())
     }
 
     async fn send(&self, event: ReplicaEvent) -> Result<(), Status> {
@@ -250,6 +231,31 @@ struct UnusableSnapshot {
     epoch: Epoch,
     version: Version,
     reason: String,
+}
+
+impl SyncedSnapshot {
+    fn ack(&self) -> Up {
+        let Snapshot { epoch, version, .. } = *self.snapshot;
+        Up::Ack(v1::Ack {
+            epoch: epoch.0,
+            version: version.0,
+        })
+    }
+}
+
+impl UnusableSnapshot {
+    fn reject(self) -> Up {
+        let Self {
+            epoch,
+            version,
+            reason,
+        } = self;
+        Up::Reject(v1::Reject {
+            epoch: epoch.0,
+            version: version.0,
+            reason,
+        })
+    }
 }
 
 fn from_full(wire: v1::Snapshot) -> Result<SyncedSnapshot, UnusableSnapshot> {

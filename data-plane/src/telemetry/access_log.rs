@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_is_a_record_of_the_trace_format_and_tells_no_text() {
+    async fn a_line_is_a_record_of_the_trace_format_without_text() {
         let records = Arc::new(AccessLog::default());
         records.publish(record(1));
         let mut lines = pin!(records.listen().expect("a place"));
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_arrived_before_the_recording_began_is_left_out() {
+    async fn requests_that_arrived_before_the_listener_are_skipped() {
         let records = Arc::new(AccessLog::default());
         let early = record(1);
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_listener_is_told_how_much_it_lost() {
+    async fn a_slow_listener_gets_the_number_of_lost_records() {
         let records = Arc::new(AccessLog::default());
         let mut lines = pin!(records.listen().expect("a place"));
         for number in 0..RING as u32 + 5 {

@@ -52,7 +52,7 @@ pub struct Fleet {
     /// In no particular order; each has all inputs.
     pub control_planes: Vec<Plane<control::ControlPlane>>,
     /// Each follows every control plane.
-    pub proxies: Vec<Plane<data::Bound>>,
+    pub proxies: Vec<Plane<data::DataPlane>>,
     /// The configuration of its control planes.
     pub config: ConfigSource,
 }
@@ -83,7 +83,7 @@ pub enum FleetError {
     Control(#[from] control::StartError),
     /// A data plane does not start.
     #[error(transparent)]
-    Data(#[from] data::StartError),
+    Data(#[from] data::DataPlaneStartError),
     /// Everything started and something never became ready.
     #[error("not ready within {READY:?}: {0}")]
     NotReady(String),
@@ -189,10 +189,10 @@ impl Scene {
             .map(|plane| plane.bound.grpc.to_string())
             .collect();
         for _ in 0..proxies {
-            let options = data::Options {
+            let options = data::DataPlaneOptions {
                 tls: tls.clone(),
                 workers,
-                ..data::Options::local(targets.clone())
+                ..data::DataPlaneOptions::local(targets.clone())
             };
             fleet.proxies.push(proxy_with(options).await?);
         }
@@ -275,9 +275,11 @@ pub async fn control_plane_with(
 /// # Errors
 ///
 /// When it does not start.
-pub async fn proxy(control_planes: &[SocketAddr]) -> Result<Plane<data::Bound>, data::StartError> {
+pub async fn proxy(
+    control_planes: &[SocketAddr],
+) -> Result<Plane<data::DataPlane>, data::DataPlaneStartError> {
     let control_planes = control_planes.iter().map(ToString::to_string).collect();
-    proxy_with(data::Options::local(control_planes)).await
+    proxy_with(data::DataPlaneOptions::local(control_planes)).await
 }
 
 /// Starts one proxy.
@@ -285,7 +287,9 @@ pub async fn proxy(control_planes: &[SocketAddr]) -> Result<Plane<data::Bound>, 
 /// # Errors
 ///
 /// When it does not start.
-pub async fn proxy_with(options: data::Options) -> Result<Plane<data::Bound>, data::StartError> {
+pub async fn proxy_with(
+    options: data::DataPlaneOptions,
+) -> Result<Plane<data::DataPlane>, data::DataPlaneStartError> {
     let (shutdown, trigger) = Shutdown::manual();
     let bound = data::start(options, shutdown.drain()).await?;
     Ok(Plane {
@@ -341,7 +345,7 @@ impl<B> Plane<B> {
     }
 }
 
-impl Plane<data::Bound> {
+impl Plane<data::DataPlane> {
     /// Where clients connect.
     #[must_use]
     pub fn url(&self) -> String {

@@ -113,11 +113,11 @@ async fn a_taken_port_fails_the_start_and_names_the_flag() {
         .await
         .expect("starts");
         let taken = fleet.proxies[0].bound.listen;
-        let options = hermes_data_plane::app::Options {
+        let options = hermes_data_plane::app::DataPlaneOptions {
             listen: taken,
             admin: None,
             workers,
-            ..hermes_data_plane::app::Options::local(vec![
+            ..hermes_data_plane::app::DataPlaneOptions::local(vec![
                 fleet.control_planes[0].bound.grpc.to_string(),
             ])
         };

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A chat that grows: each turn begins with all that was said before.
-fn turn(proxy: &Plane<data::Bound>, user: &str, turns: usize) -> RequestBuilder {
+fn turn(proxy: &Plane<data::DataPlane>, user: &str, turns: usize) -> RequestBuilder {
     let text = |turn: usize| {
         format!(
             "{user} asks question number {turn}: {}",
@@ -34,7 +34,7 @@ fn turn(proxy: &Plane<data::Bound>, user: &str, turns: usize) -> RequestBuilder 
 
 /// One turn, sent where the owner says; returns what the owner was asked.
 async fn bound(
-    proxy: &Plane<data::Bound>,
+    proxy: &Plane<data::DataPlane>,
     owner: &mut Replica,
     user: &str,
     endpoint: u64,

@@ -18,12 +18,12 @@ use crate::{
 const LONG: Duration = Duration::from_secs(600);
 
 /// A request on its way, and the status of its answer.
-fn asking(proxy: &Plane<data::Bound>) -> JoinHandle<u16> {
+fn asking(proxy: &Plane<data::DataPlane>) -> JoinHandle<u16> {
     let request = chat(&proxy.url(), false, 1);
     tokio::spawn(async move { send(request).await.status().as_u16() })
 }
 
-async fn waiting_becomes(proxy: &Plane<data::Bound>, count: f64) {
+async fn waiting_becomes(proxy: &Plane<data::DataPlane>, count: f64) {
     let admin = proxy.admin_url();
     eventually("the number of waiting requests", || async {
         metric(&admin, "hermes_queued_requests{pool=\"chat\"}").await == count

@@ -50,9 +50,9 @@ async fn a_certificate_is_checked_for_the_name_that_was_dialed_and_not_for_the_a
     };
     let fleet = scene.start().await.expect("starts");
     let port = fleet.control_planes[0].bound.grpc.port();
-    let dialing = |host: &str| data::Options {
+    let dialing = |host: &str| data::DataPlaneOptions {
         tls: Some(named.path()),
-        ..data::Options::local(vec![format!("{host}:{port}")])
+        ..data::DataPlaneOptions::local(vec![format!("{host}:{port}")])
     };
     let by_name = proxy_with(dialing("localhost")).await.expect("starts");
     eventually("the proxy that dialed the name is ready", || async {
@@ -89,9 +89,9 @@ async fn a_folder_that_is_not_whole_fails_the_start_and_names_file_and_flag() {
         error.contains("tls.key") && error.contains("--tls"),
         "{error}"
     );
-    let options = data::Options {
+    let options = data::DataPlaneOptions {
         tls: Some("nowhere".into()),
-        ..data::Options::local(vec!["localhost:1".to_owned()])
+        ..data::DataPlaneOptions::local(vec!["localhost:1".to_owned()])
     };
     let error = proxy_with(options)
         .await

@@ -81,7 +81,7 @@ impl World {
     }
 }
 
-pub(crate) async fn proxy_of(replicas: &[&Replica]) -> Plane<data::Bound> {
+pub(crate) async fn proxy_of(replicas: &[&Replica]) -> Plane<data::DataPlane> {
     let targets: Vec<_> = replicas.iter().map(|replica| replica.grpc).collect();
     let proxy = fleet::proxy(&targets).await.expect("a proxy starts");
     follows(&proxy, targets.len() as f64).await;
@@ -101,7 +101,7 @@ pub(crate) async fn proxy_of(replicas: &[&Replica]) -> Plane<data::Bound> {
     proxy
 }
 
-pub(crate) async fn chosen_by(proxy: &Plane<data::Bound>, level: &str) -> f64 {
+pub(crate) async fn chosen_by(proxy: &Plane<data::DataPlane>, level: &str) -> f64 {
     metric(
         &proxy.admin_url(),
         &format!("hermes_endpoint_selections_total{{pool=\"chat\",level=\"{level}\"}}"),
@@ -110,7 +110,7 @@ pub(crate) async fn chosen_by(proxy: &Plane<data::Bound>, level: &str) -> f64 {
 }
 
 /// Waits until the proxy follows so many replicas.
-pub(crate) async fn follows(proxy: &Plane<data::Bound>, replicas: f64) {
+pub(crate) async fn follows(proxy: &Plane<data::DataPlane>, replicas: f64) {
     let admin = proxy.admin_url();
     eventually("the number of replicas that the proxy follows", || async {
         metric(&admin, "hermes_connected_control_planes").await == replicas

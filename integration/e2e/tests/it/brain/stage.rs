@@ -258,7 +258,7 @@ pub(super) fn becomes(
 }
 
 /// Selections of all proxies at this level of the fallback chain.
-pub(super) async fn chosen_by(proxies: &[Plane<data::Bound>], level: &str) -> f64 {
+pub(super) async fn chosen_by(proxies: &[Plane<data::DataPlane>], level: &str) -> f64 {
     let series = format!("hermes_endpoint_selections_total{{pool=\"chat\",level=\"{level}\"}}");
     let mut all = 0.0;
     for proxy in proxies {

@@ -37,9 +37,9 @@ async fn handshakes(fleet: &Fleet, outcome: &str) -> f64 {
 async fn turned_away(fleet: &Fleet, authorities: &[&Authority], own: &Signed, outcome: &str) {
     let mounted = Mounted::new(authorities, own);
     let target = fleet.control_planes[0].bound.grpc.to_string();
-    let options = data::Options {
+    let options = data::DataPlaneOptions {
         tls: Some(mounted.path()),
-        ..data::Options::local(vec![target])
+        ..data::DataPlaneOptions::local(vec![target])
     };
     let proxy = proxy_with(options).await.expect("starts");
     eventually("its handshakes fail, again and again", || async {

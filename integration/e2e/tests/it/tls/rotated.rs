@@ -70,9 +70,9 @@ async fn an_authority_is_replaced_step_by_step_and_no_stream_is_dropped() {
 
     let target = fleet.control_planes[0].bound.grpc.to_string();
     let late = Mounted::new(&[&new], &new.local());
-    let options = data::Options {
+    let options = data::DataPlaneOptions {
         tls: Some(late.path()),
-        ..data::Options::local(vec![target])
+        ..data::DataPlaneOptions::local(vec![target])
     };
     let proxy = proxy_with(options).await.expect("starts");
     eventually("a new proxy shakes hands by the new authority", || async {
@@ -97,9 +97,9 @@ async fn a_half_written_folder_changes_nothing_and_is_told() {
     both_have(&fleet, IN_FORCE, 0.0).await;
     let target = fleet.control_planes[0].bound.grpc.to_string();
     let other = Mounted::new(&[&authority], &authority.local());
-    let options = data::Options {
+    let options = data::DataPlaneOptions {
         tls: Some(other.path()),
-        ..data::Options::local(vec![target])
+        ..data::DataPlaneOptions::local(vec![target])
     };
     let proxy = proxy_with(options).await.expect("starts");
     eventually("the last good certificate is shown", || async {
