@@ -17,13 +17,14 @@
 //! * [`shutdown`]: signals to a drain in three steps.
 //! * [`tasks`]: an owner for background tasks; one that dies makes the process unhealthy.
 //! * [`metrics`]: families, build info, process numbers, both text formats.
+//! * [`percent`]: percent decoding of URLs and lists.
 //! * [`crypto`]: the one TLS provider of the process.
 //! * [`tls`]: mutual TLS between the planes, by a folder of certificates that may change.
 
 pub mod admin;
 pub mod crypto;
 pub mod metrics;
-mod percent;
+pub mod percent;
 pub mod propagation;
 pub mod readiness;
 pub mod semconv;

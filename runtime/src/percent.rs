@@ -1,7 +1,8 @@
-//! Percent decoding (RFC 3986 §2.1), as query strings and the `OTEL_*` lists use it.
+//! Percent decoding (RFC 3986 §2.1), as paths, query strings and the `OTEL_*` lists use it.
 
 /// Decodes `%XX` escapes. `None` when an escape is cut short or not hexadecimal, or the result is not UTF-8.
-pub(crate) fn decode(text: &str) -> Option<String> {
+#[must_use]
+pub fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
