@@ -87,9 +87,7 @@ pub async fn start(
         name,
         workers,
     } = options;
-    if control_planes.is_empty() {
-        return Err(DataPlaneStartError::NoControlPlane);
-    }
+    let targets = targets_of(control_planes)?;
     let _clock = uptime();
     let mut registry = Registry::default();
     register_process(&mut registry, "data-plane", env!("CARGO_PKG_VERSION"));
@@ -100,11 +98,6 @@ pub async fn start(
     let dialer = Dialer {
         tls: TlsFolder::follow(tls, &mut registry, &tasks).await?,
     };
-    let targets = control_planes
-        .into_iter()
-        .map(ControlPlaneTarget::try_from)
-        .collect::<Result<_, _>>()
-        .map_err(DataPlaneStartError::Name)?;
     let door = Door::bind(address, workers)
         .map_err(|source| DataPlaneStartError::Listen { address, source })?;
     let bound = door
@@ -113,18 +106,9 @@ pub async fn start(
 
     let routing = RoutingState::default();
     let access_log = Arc::new(AccessLog::default());
-    let admin_bound = match admin_address {
-        Some(address) => {
-            let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
-            let admin = admin::routes(admin, routing.clone(), Arc::clone(&access_log))
-                .bind(address, "--admin")
-                .await?;
-            let bound = admin.local_addr();
-            tasks.spawn("admin", admin.serve(drain.forced()));
-            Some(bound)
-        }
-        None => None,
-    };
+    let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
+    let admin = admin::routes(admin, routing.clone(), Arc::clone(&access_log));
+    let admin_bound = serve_admin(admin, admin_address, &tasks, &drain).await?;
 
     let identity = ProxyIdentity::new(name);
     let (reporter, reports) = Reporter::new();
@@ -145,7 +129,6 @@ pub async fn start(
         routing: routing.clone(),
     });
     let gate = readiness.gate("snapshot");
-    let stop = drain.forced();
     let learning = sync::run(
         ControlPlaneTargets { targets, dialer },
         identity,
@@ -155,13 +138,7 @@ pub async fn start(
         metrics,
         gate,
     );
-    tasks.spawn("sync", async move {
-        tokio::select! {
-            () = learning => {}
-            // Requests that finish during the drain still report: this task ends last.
-            () = stop => {}
-        }
-    });
+    spawn_sync(learning, &tasks, &drain);
     not_ready_while_draining(&readiness, &tasks, &drain);
     tasks.spawn("clients", door.serve(proxy, drain));
     tracing::info!(listen = %bound, admin = ?admin_bound, "the data plane listens");
@@ -171,6 +148,44 @@ pub async fn start(
         readiness,
         tasks,
     })
+}
+
+/// The names of control planes, at least one.
+fn targets_of(names: Vec<String>) -> Result<Vec<ControlPlaneTarget>, DataPlaneStartError> {
+    if names.is_empty() {
+        return Err(DataPlaneStartError::NoControlPlane);
+    }
+    names
+        .into_iter()
+        .map(|name| ControlPlaneTarget::try_from(name).map_err(DataPlaneStartError::Name))
+        .collect()
+}
+
+/// Serves the admin port, if there is one; returns its address.
+async fn serve_admin(
+    admin: Admin,
+    address: Option<SocketAddr>,
+    tasks: &Tasks,
+    drain: &Drain,
+) -> Result<Option<SocketAddr>, BindError> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let admin = admin.bind(address, "--admin").await?;
+    let bound = admin.local_addr();
+    tasks.spawn("admin", admin.serve(drain.forced()));
+    Ok(Some(bound))
+}
+
+/// Follows the control plane to the end of the drain: requests that finish during it still report.
+fn spawn_sync(learning: impl Future<Output = ()> + Send + 'static, tasks: &Tasks, drain: &Drain) {
+    let stop = drain.forced();
+    tasks.spawn("sync", async move {
+        tokio::select! {
+            () = learning => {}
+            () = stop => {}
+        }
+    });
 }
 
 /// Step one of a drain: readiness fails, so that load balancers send no new traffic.
