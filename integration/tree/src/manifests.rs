@@ -1,4 +1,4 @@
-//! What `Cargo.toml` and `Cargo.lock` say of who depends on whom.
+//! The dependencies between crates, from `Cargo.toml` and `Cargo.lock`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,7 +6,7 @@ use hermes_tree::{assert_none, files, source, tokens};
 
 const LINES_OF_A_FILE: usize = 500;
 
-/// `cargo fmt` ends a line at 100 columns: more closures than this on one line cannot be told apart at a glance.
+/// `cargo fmt` ends a line at 100 columns: more closures than this on one line are hard to read.
 const CLOSURES_ON_A_LINE: usize = 3;
 
 #[test]
