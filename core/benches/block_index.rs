@@ -34,7 +34,7 @@ fn main() {
 /// How a prompt is spread over a fleet.
 #[derive(Clone, Copy, Debug)]
 enum Spread {
-    /// Nobody has it.
+    /// No endpoint holds it.
     Nowhere,
     /// One endpoint has all of it, and all endpoints have its first quarter.
     Conversation,

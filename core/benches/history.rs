@@ -78,7 +78,7 @@ fn hits(bencher: Bencher<'_, '_>, length: usize) {
     });
 }
 
-/// What a new owner is taught, taken out of a full memory.
+/// The replay for a new owner, read from a full history.
 #[divan::bench(args = LENGTHS)]
 fn newest_first(bencher: Bencher<'_, '_>, length: usize) {
     let (memory, _) = full(length);

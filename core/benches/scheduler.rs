@@ -136,7 +136,7 @@ fn arrival(bencher: Bencher<'_, '_>, endpoints: usize) {
     });
 }
 
-/// One decision while many wait: a first byte comes, and somebody is bound there.
+/// One decision while many wait: a first byte comes, and an endpoint is bound there.
 #[divan::bench(args = [(8, 10_000), (100, 1_000), (100, 10_000), (1_000, 10_000)])]
 fn binding(bencher: Bencher<'_, '_>, (endpoints, waiting): (usize, usize)) {
     let (mut dispatcher, queries) = full(endpoints);

@@ -1,4 +1,4 @@
-//! What the caches of one pool hold, told by the engines themselves: an exact index of KV blocks.
+//! An exact index of the KV blocks that the engines of one pool hold, built from their KV events.
 //!
 //! ```text
 //!   stream of a rank ──▶ Rank ──changes──▶ Residency ◀── hits(tokens, identity)
@@ -8,11 +8,11 @@
 //!
 //! Blocks go by names of our own, chained over token ids ([`content`](mod@content)), so that engines with other hash
 //! algorithms, seeds and widths meet in one index. Adapter and salt are in the chain: no hit crosses them. A block counts for
-//! an endpoint only if that endpoint's own stream told of it, and all blocks before it.
+//! an endpoint only if that endpoint's own stream reported it and all blocks before it.
 //!
 //! Invariants:
-//! * pure: no clock, no lock, no I/O. The owner of a stream has its [`RankBlocks`]; whoever shares the index guards it with a lock,
-//!   applies changes in slices, and so keeps the lock for microseconds;
+//! * pure: no clock, no lock, no I/O. The owner of a stream has its [`RankBlocks`]; a shared index is
+//!   guarded by a lock, to which changes are applied in slices of microseconds;
 //! * clearing and closing a rank take constant time; what it held is swept away in slices and counts for nothing meanwhile;
 //! * bounded: at most [`MAX_BLOCKS`] blocks a rank, [`MAX_SIZES`] block sizes a rank; memory is given back with the blocks.
 //!
@@ -61,11 +61,11 @@ pub struct BlockIndex {
     sets: HolderSets,
     slots: Vec<Option<RankEntry>>,
     free: Vec<RankSlot>,
-    /// Whose ranks sit where, by endpoint.
+    /// The slots of each endpoint's ranks, sorted by endpoint.
     endpoint_ranks: Vec<(EndpointId, RankSlot)>,
     /// Block sizes in use, and by how many seats.
     sizes: BTreeMap<u32, usize>,
-    /// What ranks held that were cleared or closed.
+    /// Blocks of ranks that were cleared or closed, still in the map.
     pending_removals: VecDeque<(RankSlot, RemainingBlocks)>,
 }
 
@@ -78,23 +78,23 @@ pub struct CacheIdentity {
     pub salt: Option<Arc<str>>,
 }
 
-/// How much a rank's knowledge is worth.
+/// How complete the blocks of a rank are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SyncState {
-    /// Nothing: its stream is broken, or has only begun.
+    /// Not usable: its stream is broken, or has only begun.
     #[default]
     Unsynced,
-    /// What it holds is true, and there may be more: its stream was joined late, or has lost a part.
+    /// Its blocks are cached, and there may be more: the stream was joined late, or lost events.
     Partial,
-    /// It is the whole truth: what it does not hold is not there.
+    /// Complete: a block that is absent is not cached.
     Synced,
 }
 
-/// A rank's place among the holders of blocks. A rank that is cleared gets another.
+/// The number of a rank among the holders of blocks. A rank that is cleared gets another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RankSlot(u32);
 
-/// Who sits on a seat.
+/// The rank that uses a slot.
 #[derive(Debug)]
 struct RankEntry {
     endpoint: EndpointId,
@@ -124,14 +124,14 @@ impl BlockIndex {
         RankBlocks::new(self.allocate_slot(endpoint, SyncState::Unsynced))
     }
 
-    /// Says what a rank's knowledge is worth from now on.
+    /// Sets the sync state of a rank.
     pub fn set_sync_state(&mut self, rank: &RankBlocks, sync_state: SyncState) {
         if let Some(stand) = self.entry_mut(rank.slot) {
             stand.sync_state = sync_state;
         }
     }
 
-    /// Makes true what `rank` gave as changes. A lock around this index is held for as long: give it slices.
+    /// Applies the changes of `rank`. A lock around this index is held meanwhile: pass slices.
     pub fn apply(&mut self, rank: &RankBlocks, changes: &[BlockChange]) {
         if self.entry_mut(rank.slot).is_none() {
             return;
@@ -173,7 +173,7 @@ impl BlockIndex {
         self.pending_removals.push_back((slot, rank.into_rest()));
     }
 
-    /// Sweeps away at most so many blocks of ranks that were cleared or closed. Answers whether some are left.
+    /// Removes at most `blocks` blocks of ranks that were cleared or closed. Returns whether some are left.
     pub fn sweep(&mut self, blocks: usize) -> bool {
         let Some((slot, mut rest)) = self.pending_removals.pop_front() else {
             return false;
@@ -231,7 +231,7 @@ impl BlockIndex {
         hits
     }
 
-    /// How many ranks stand so.
+    /// The number of ranks in this state.
     #[must_use]
     pub fn ranks_in(&self, sync_state: SyncState) -> usize {
         self.slots
@@ -241,7 +241,7 @@ impl BlockIndex {
             .count()
     }
 
-    /// Different blocks that anybody holds.
+    /// Different blocks with at least one holder.
     #[must_use]
     pub fn blocks(&self) -> usize {
         self.blocks.len()

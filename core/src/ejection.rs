@@ -163,7 +163,7 @@ impl EndpointHealth {
         }
     }
 
-    /// An attempt got its first byte, with a status that is nobody's failure.
+    /// An attempt got its first byte, with a status that is no failure.
     pub fn on_success(&mut self, now: Duration) {
         match self.state {
             EjectionState::InService { .. } => {
@@ -199,7 +199,7 @@ impl EndpointHealth {
     /// An active probe, such as a scrape of metrics, was answered.
     pub fn probe_ok(&mut self, now: Duration) {
         self.refused = 0;
-        // An engine can answer probes and fail requests: only what a probe ended, a probe mends.
+        // An engine can answer probes and fail requests: only a state that a probe set is ended by one.
         if self.state == EjectionState::Unreachable {
             self.warm(now);
         }
@@ -281,7 +281,7 @@ impl EndpointHealth {
         }
     }
 
-    /// A trial of which nobody ever reported must not keep the endpoint out for good.
+    /// A trial without a report must not keep the endpoint ejected forever.
     fn is_lost(&self, since: Duration, now: Duration) -> bool {
         now.saturating_sub(since) >= self.policy.max_time.max(self.policy.base_time)
     }

@@ -20,9 +20,9 @@ pub struct Explanation {
     pub pool: Arc<str>,
     /// The strategy's name.
     pub strategy: &'static str,
-    /// Why the first of the ranked was chosen, or why nobody was, in one sentence.
+    /// Why the first endpoint was chosen, or why none was, in one sentence.
     pub reason: String,
-    /// Ids of the chosen, best first; empty when nobody was.
+    /// Ids of the chosen endpoints, best first; empty when there is none.
     pub ranked: Vec<EndpointId>,
     /// Only endpoints that are down were left.
     pub panic_mode: bool,
@@ -40,7 +40,7 @@ pub struct CandidateExplanation {
     pub endpoint: EndpointId,
     /// Its name for people.
     pub name: Arc<str>,
-    /// Tokens of the prompt believed to be cached there.
+    /// Prompt tokens expected to be cached there.
     pub cached_tokens: u32,
     /// Share of its KV cache in use, 0..=1, if the engine says.
     pub kv_usage: Option<f32>,
@@ -132,9 +132,9 @@ pub struct CandidateCosts {
     pub endpoint: EndpointId,
     /// Prompt tokens taken to be cached there.
     pub cached_tokens: u32,
-    /// Who says so; `null` when nobody says anything.
+    /// The source of that; `null` when no source reports this endpoint.
     pub source: Option<CacheSource>,
-    /// How far each source of it is believed, 0..=1: learned, manager, events.
+    /// Confidence in each source there, 0..=1: learned, KV manager, KV events.
     pub confidence: [f32; 3],
     /// Until a prompt that is sent now begins, those included who wait for the endpoint.
     pub queue_delay_s: f64,

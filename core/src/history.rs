@@ -1,4 +1,4 @@
-//! What a proxy remembers of its own choices: which endpoint got which prompt, recently.
+//! The recent routing decisions of one proxy: which endpoint got which prompt.
 //!
 //! ```text
 //!   decisions   ┌─ oldest ────────────────── newest ─┐     each with its prompt's chained hashes
@@ -7,14 +7,14 @@
 //! ```
 //!
 //! It serves two ends: a proxy that has to choose by itself knows where a prompt may be cached ([`RoutingHistory::hits`]), and
-//! the control-plane replica that newly owns a pool is taught what its predecessor knew ([`RoutingHistory::newest_first`]).
+//! the control-plane replica that newly owns a pool replays what its predecessor had learned ([`RoutingHistory::newest_first`]).
 //!
 //! Costs, because every request is remembered: a chain is entered at a few marks instead of at every block, and equal
-//! hashes mean equal prefixes, so that one comparison tells how long a prefix is shared. A hit may be up to
+//! hashes mean equal prefixes, so that one comparison finds the length of a shared prefix. A hit may be up to
 //! [`STRIDE`]` - 1` blocks shorter than what is shared, and never longer.
 //!
 //! Invariants:
-//! * at most so many decisions and so many hashes in all ([`HistoryLimits`]); the oldest go first;
+//! * decisions and hashes are bounded ([`HistoryLimits`]); the oldest are dropped first;
 //! * a decision whose prompt begins like a newer one's at the same endpoint keeps no hashes: the newer one says it all;
 //! * every mark leads to the newest decision of its endpoint that passed there, or to none.
 
@@ -33,7 +33,7 @@ use crate::{
     snapshot::EndpointId,
 };
 
-/// Blocks between two marks, after the first so many, of which each is a mark.
+/// Blocks between two marks; each of the first `STRIDE` blocks is a mark.
 pub const STRIDE: usize = 8;
 
 /// Endpoints that one mark remembers; of a beginning that all prompts share, those that got it most recently.
@@ -205,7 +205,7 @@ impl RoutingHistory {
             .get(usize::try_from(decision.checked_sub(self.oldest)?).ok()?)
     }
 
-    /// The share of the prompt's tokens that `blocks` of its blocks stand for.
+    /// The share of the prompt's tokens in `blocks` of its blocks.
     fn tokens(&self, query: &Query, blocks: usize) -> u32 {
         let shared = blocks as u64 * u64::from(self.block_bytes);
         let tokens = u64::from(query.prompt_tokens) * shared / query.prompt_bytes.max(1);
@@ -249,7 +249,7 @@ impl RoutingHistory {
     }
 }
 
-/// The depths at which a chain of so many blocks is entered, deepest first.
+/// The depths at which a chain of `blocks` blocks is entered, deepest first.
 fn marks(length: usize) -> impl Iterator<Item = usize> {
     let sparse = (2 * STRIDE..length + 1).step_by(STRIDE).rev();
     sparse.chain((1..=length.min(STRIDE)).rev())
@@ -271,7 +271,7 @@ fn enter(passed: &mut SmallVec<[MarkEntry; 1]>, newest: MarkEntry) -> Option<u64
     None
 }
 
-/// How many blocks two chains share that share `at_least` so many.
+/// Blocks that two chains share, given that they share `at_least`.
 fn shared(one: &[u64], other: &[u64], at_least: usize) -> usize {
     let more = iter::zip(&one[at_least..], &other[at_least..]).take_while(|(a, b)| a == b);
     at_least + more.count()

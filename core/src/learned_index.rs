@@ -1,4 +1,4 @@
-//! The learned index: which endpoint was sent which prompt, and so holds its KV cache, as far as one can tell.
+//! The learned index: which endpoint was sent which prompt, and so probably holds its KV cache.
 //!
 //! ```text
 //!   chain of a prompt     h1 ── h2 ── h3 ── h4            blocks: one record per hash, with its parent and its holders
@@ -16,7 +16,7 @@
 //! * a block without holders does not exist, and its memory is given back.
 //!
 //! Costs, for a chain of n blocks: `lookup` probes the hash table log2(n) times and then follows parents, looking at
-//! holders only where somebody new joins; `insert` touches n records. State: 24 bytes a block, 5 to 11 for its place in
+//! holders only where a new one appears; `insert` touches n records. State: 24 bytes a block, 5 to 11 for its place in
 //! the hash table, and 8 for every holder after the second; 8 bytes for each prompt that was routed.
 
 use std::collections::HashMap;
@@ -108,7 +108,7 @@ impl LearnedIndex {
         let mut seen = SlotSet::default();
         while let Some(id) = at {
             let holders = self.blocks.holders(id);
-            // Holders only grow towards the head: as many as were seen means that nobody is new.
+            // Holders only grow towards the head: an equal number means that none is new.
             if holders.len() > matches.len() {
                 holders.for_each(|slot| {
                     if seen.insert(slot) {
@@ -182,7 +182,7 @@ impl LearnedIndex {
         self.routes.iter().map(|routes| routes.held).sum()
     }
 
-    /// Whether nobody holds anything.
+    /// Whether no block has a holder.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.blocks.len() == 0

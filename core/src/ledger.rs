@@ -1,4 +1,4 @@
-//! Who has what open where, over the whole fleet of proxies: the in-flight figures of one pool.
+//! The open requests of all proxies by endpoint: the in-flight figures of one pool.
 //!
 //! ```text
 //!              book               started              first_byte            finish
@@ -106,7 +106,7 @@ pub struct Ledger {
     len: usize,
     /// Those of them that are booked only.
     booked: usize,
-    /// Grows with every deadline, so that an old one is told from a new one of the same request.
+    /// Grows with every deadline, so that an old one differs from a new one of the same request.
     generation: u64,
     unconfirmed: EntryDeadlines,
     confirmed: EntryDeadlines,
@@ -242,7 +242,7 @@ impl Ledger {
         Some(open)
     }
 
-    /// Takes back a booking that nobody acted on; a confirmed request stays.
+    /// Releases a booking that was not confirmed; a confirmed request stays.
     pub fn cancel(&mut self, key: RequestKey) -> Option<LedgerEntry> {
         let booked = self.entry(key)?.open.phase == RequestPhase::Booked;
         if booked { self.finish(key) } else { None }

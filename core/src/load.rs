@@ -1,4 +1,4 @@
-//! How busy and how healthy one endpoint is, as far as anyone knows.
+//! How busy and how healthy one endpoint is.
 
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ pub struct Load {
     pub health: Health,
 }
 
-/// What an engine says about itself in its metrics.
+/// Figures from an engine's own metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct EngineSample {
     /// Requests in the engine's own queue.
@@ -66,7 +66,7 @@ impl Health {
         }
     }
 
-    /// The less available of two opinions.
+    /// The less available of two states.
     #[must_use]
     pub const fn worse(self, other: Self) -> Self {
         match (self, other) {

@@ -1,4 +1,4 @@
-//! What a client may have meant by a name that nobody serves: for the text of a 404.
+//! What a client may have meant by an unknown name: for the text of an error.
 //!
 //! Bounded on both sides: the asked name comes from outside and may be long and hostile, and a cluster may serve
 //! thousands of adapters.

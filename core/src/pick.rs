@@ -3,12 +3,12 @@
 //! ```text
 //!   Pool ──build──▶ Picker                       once per change: members of each model, hash ring
 //!                     │
-//!   Ask, Load, Dice ──┴─▶ members ─▶ gate ─▶ strategy ─▶ Choice (best first, and what to try after it)
+//!   PickRequest, Load ┴─▶ members ─▶ tier ─▶ strategy ─▶ EndpointChoice (best first, then the fallbacks)
 //!                                      └──────── the same path ─▶ Explanation
 //! ```
 //!
 //! Candidates are the endpoints that hold the model, were not tried yet, and are up; an endpoint that warms up takes
-//! its share of turns. If that leaves nobody, those that warm up without their turn count too, and if still nobody,
+//! its share of turns. If that leaves no endpoint, those that warm up without their turn count too, and if still none,
 //! those that are down: a doubtful endpoint is better than a certain error ([`EndpointChoice::panic_mode`]).
 //!
 //! Costs: round-robin, random, power-of-two and session-affinity look at a handful of endpoints, whatever their
@@ -67,7 +67,7 @@ pub struct PickRequest<'a> {
     pub query: &'a Query,
     /// The model it names; `None` for requests that name none.
     pub model: Option<&'a str>,
-    /// Who is believed to have how much of its prompt cached, in any order.
+    /// Cache hits of its prompt, in any order.
     pub hits: &'a [CacheHit],
     /// The caller's count of choices: round-robin goes by it.
     pub round_robin_counter: u64,
@@ -145,7 +145,7 @@ impl Picker {
         &self.pool
     }
 
-    /// Chooses endpoints for a request; `load` tells the load at a position of the pool's endpoints.
+    /// Chooses endpoints for a request; `load` returns the load at a position of the pool's endpoints.
     ///
     /// # Errors
     /// When no endpoint may serve it.
@@ -184,7 +184,7 @@ impl Picker {
         })
     }
 
-    /// Chooses as [`Self::pick`] does, and tells how: for people and tests.
+    /// Chooses as [`Self::pick`] does, and returns the reasons: for people and tests.
     pub fn explain(
         &self,
         ask: &PickRequest<'_>,
@@ -244,7 +244,7 @@ impl Picker {
     }
 }
 
-/// Asks a strategy; it ranks nobody only if nobody passes the gate.
+/// Ranks by a strategy; the ranking is empty only if no endpoint passes the health tier.
 fn rank<L: Fn(usize) -> Load>(
     field: &Candidates<'_, L>,
     strategy: &Strategy,

@@ -24,7 +24,7 @@ pub struct PoolPolicy {
     pub score_deadline: Duration,
     /// The pool's KV manager matches on the prompt's text, so `Score` has to carry it.
     pub lookup_text: bool,
-    /// What tells tenants apart.
+    /// What identifies a tenant.
     pub tenant: TenantKey,
 }
 
@@ -82,7 +82,7 @@ pub struct PrefixCacheRules {
     pub load_factor: f32,
 }
 
-/// What tells the tenants of a pool apart, among whom waiting is shared fairly. A request without it has no tenant.
+/// What identifies the tenants of a pool, between which queueing is fair. A request without it has no tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TenantKey {
@@ -104,13 +104,13 @@ pub struct KvAware {
     pub window: Duration,
     /// How much the delay counts that wasted prefill causes to requests still to come; 1 is what queueing theory says.
     pub gamma: f32,
-    /// How much the delay counts that it causes to those who wait already; 1 is what queueing theory says.
+    /// How much the delay counts that it causes to requests in the queue; 1 is what queueing theory says.
     pub gamma_waiting: f32,
     /// Prefill rate of an endpoint in tokens a second until its own, or its pool's, is learned.
     pub default_prefill_rate: f32,
-    /// Tokens that an endpoint is taken to cache when its engine does not tell.
+    /// Cache capacity in tokens to assume when an engine does not report it.
     pub default_cache_tokens: u32,
-    /// How much may wait.
+    /// Bounds of the queue.
     pub queue: QueueLimits,
 }
 
@@ -252,7 +252,7 @@ impl PrefixCacheRules {
 impl KvAware {
     /// Seconds of delay that a wasted second of prefill causes to all others: γ.
     ///
-    /// Whoever waits for that endpoint waits a second longer, and so does everyone who comes before the endpoint is idle
+    /// Each request queued for that endpoint waits a second longer, and so does each that arrives before it is idle
     /// again: `ρ / (1 − ρ)` in the mean, where ρ is the share of time in which endpoints compute prompts (M/G/1). So waste
     /// costs nothing on an idle fleet and is out of the question on a full one, without a number to tune.
     #[must_use]
@@ -262,7 +262,7 @@ impl KvAware {
         f64::from(self.gamma) * busy / (1.0 - busy) + f64::from(self.gamma_waiting) * queue
     }
 
-    /// Utilization that is told from saturation; γ is 49 here.
+    /// Utilization above this counts as saturation; γ is 49 here.
     const BUSIEST: f64 = 0.98;
 }
 

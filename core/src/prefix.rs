@@ -5,7 +5,7 @@
 //!            │   ┌── chunk 1 ──┬── chunk 2 ──┬── chunk 3 ──┬─ rest ┐
 //!            │   │ tools ⟨sep⟩ system ⟨sep⟩ {"role":"user",…},{…    │   one stream of bytes
 //!            ▼   └──────┬──────┴──────┬──────┴──────┬──────┴───────┘
-//!           h0 ──mix──▶ h1 ──mix────▶ h2 ──mix────▶ h3                 h3 stands for seed + chunks 1..=3
+//!           h0 ──mix──▶ h1 ──mix────▶ h2 ──mix────▶ h3                 h3 covers seed + chunks 1..=3
 //! ```
 //!
 //! `h(i) = hash_mix(h(i-1), xxh3_64(chunk(i)))`, where `hash_mix` folds a 128-bit product. So equal hashes mean equal seeds and

@@ -1,4 +1,4 @@
-//! What a choice is asked, and what it answers.
+//! The request of a choice, and its result.
 
 use std::sync::Arc;
 
@@ -27,22 +27,22 @@ pub struct Query {
     pub session: Option<u64>,
     /// Higher goes first; 0 is ordinary.
     pub priority: i32,
-    /// Hash of the tenant among whom waiting is shared fairly; `None` is a tenant of its own.
+    /// Hash of the tenant, for fair queueing; all requests without one share a tenant.
     pub tenant: Option<u64>,
-    /// The answer comes as a whole: its first byte does not tell when the prompt was done.
+    /// The answer comes as a whole: its first byte does not show when prefill ended.
     pub non_streaming: bool,
     /// Endpoints that were tried already and failed.
     pub exclude: SmallVec<[EndpointId; MAX_RANKED]>,
 }
 
-/// What one source believes that one endpoint has cached of a prompt.
+/// What one source reports as cached of a prompt at one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct CacheHit {
     /// Where.
     pub endpoint: EndpointId,
     /// How much of the prompt.
     pub cached: CachedTokens,
-    /// Who says so.
+    /// The source that reports it.
     pub source: CacheSource,
     /// It may be more: the source knows only a part of what is there.
     pub at_least: bool,
@@ -61,7 +61,7 @@ pub struct CachedTokens {
     pub disk: u32,
 }
 
-/// Who says what is cached; the more exact is the greater.
+/// A source of cache hits; the more exact is the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheSource {

@@ -1,4 +1,4 @@
-//! Which control-plane replica is the brain of which pool, agreed without an election.
+//! Which control-plane replica schedules which pool, agreed without an election.
 //!
 //! Highest random weight (Thaler, Ravishankar 1998): everyone computes the same weight for every (pool, replica) and
 //! the highest wins. Losing a replica moves the pools it owned, and no others.
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_owns_a_pool_when_there_is_no_replica() {
+    fn a_pool_without_replicas_has_no_owner() {
         assert_eq!(owner::<str>("chat", []), None);
     }
 

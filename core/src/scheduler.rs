@@ -1,24 +1,24 @@
-//! The brain of one pool, as a state machine: who gets which endpoint, now or later.
+//! Schedules the requests of one pool: which endpoint each request gets, now or later, as a state machine.
 //!
 //! ```text
-//!            arrive ──▶ beliefs (caches) ─▶ costs ──room?──▶ bound: booked, learned
+//!          schedule ──▶ estimates (caches) ─▶ costs ──room?──▶ bound: booked, learned
 //!                                             │ no
 //!                                             ▼
-//!   first bytes, ends, ─▶ release ◀── queue (highest response ratio first)
+//!   first bytes, ends, ─▶ dequeue ◀── queue (highest response ratio first)
 //!   samples, time             └──▶ bound, one by one, as endpoints get room
 //! ```
 //!
 //! `kv-aware` binds late: a request waits here, not in an engine's queue, until the endpoint where it costs least has
-//! room. What arrives meanwhile may be more urgent, and what is learned meanwhile may change where it goes. An endpoint
-//! has room while what was sent there and is not answered is less than [`KvAware::window`] of work at its learned speed,
-//! and its memory takes the prompt. An idle fleet has room everywhere, and nothing waits. All other strategies, and
+//! room. More urgent requests may arrive meanwhile, and new information may change its endpoint. An endpoint
+//! has room while the unanswered prompts sent there are less than [`KvAware::window`] of work at its learned speed,
+//! and its memory takes the prompt. An idle fleet has room everywhere, and nothing is queued. All other strategies, and
 //! `kv-aware` bound early, are answered at once.
 //!
-//! Production, `hermes simulate` and the tests run this very code. Pure: time is an argument and must not go backwards.
+//! Production, `hermes simulate` and the tests run this code. Pure: time is an argument and must not go backwards.
 //!
 //! Invariants:
-//! * a request waits or is booked, never both, and is booked at most once;
-//! * the queue, the notes on open requests and the tenants' accounts are bounded;
+//! * a request is queued or booked, never both, and is booked at most once;
+//! * the queue, the metadata of open requests and the tenants' accounts are bounded;
 //! * positions are those of the pool that was applied last.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -51,7 +51,7 @@ mod utilization;
 
 use crate::estimate::{self, CacheClaims, CacheEstimator};
 use bind::PendingBinding;
-use cost::PromptHits;
+use cost::{CandidateEndpoint, EndpointCost, PromptHits};
 use fleet::{Fleet, RoomRequirement};
 use queue::{CacheLookup, QueuedRequest, RequestQueue};
 pub use reports::{CachePrediction, EngineUsage};
@@ -63,7 +63,8 @@ pub struct Scheduler {
     fleet: Fleet,
     caches: CacheEstimator,
     queue: RequestQueue,
-    /// Seconds of waiting work that is meant for each position, as of the last plan.
+    /// Seconds of queued work per position of the endpoint where it costs least, as of the last plan. Four places keep it up to
+    /// date between plans: enqueueing, removal, a changed pool, and the plan itself.
     queued: Vec<f64>,
     shares: FairShares,
     metadata: HashMap<RequestKey, RequestMetadata, MixBuildHasher>,
@@ -72,109 +73,109 @@ pub struct Scheduler {
     rng: SeededRng,
 }
 
-/// What has to be known of an open request when it moves or ends.
+/// The metadata of an open request, needed when it moves or ends.
 #[derive(Clone, Debug)]
 struct RequestMetadata {
     query: Query,
-    /// Of the endpoint that was booked.
+    /// The claims for the booked endpoint.
     claims: CacheClaims,
-    /// What was believed of them.
+    /// The source and the tokens that were expected from its cache.
     expected_cached: Option<(CacheSource, u32)>,
 }
 
-/// A request, on its way in.
+/// A request to be scheduled.
 #[derive(Clone, Copy, Debug)]
 pub struct ScheduleRequest<'a> {
-    /// Which.
+    /// Its key.
     pub key: RequestKey,
-    /// What a choice may read of it.
+    /// Its size, hashes and class.
     pub query: &'a Query,
     /// The model it names.
     pub model: Option<&'a str>,
-    /// What sources other than the index know of its prompt.
+    /// Cache hits from sources other than the learned index.
     pub hits: &'a [CacheHit],
-    /// How long it has waited elsewhere.
+    /// How long it has been queued elsewhere.
     pub waited: Duration,
-    /// Whether it can wait. If not, it is bound at once, to whoever costs least.
+    /// Whether it may be queued. If not, it is bound at once to the endpoint where it costs least.
     pub may_wait: bool,
 }
 
-/// What becomes of an arrival at once.
+/// The immediate result of scheduling a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ScheduleOutcome {
     /// It is booked.
     Bound(Assignment),
-    /// It waits; [`Scheduler::release`] will tell.
+    /// It is queued; [`Scheduler::dequeue`] will return it.
     Queued {
-        /// When it may be bound, as things stand.
+        /// The expected time until it is bound.
         expected: Duration,
-        /// When it gives up.
+        /// The time after which it leaves the queue unbound.
         limit: Duration,
-        /// How many waited before it came.
+        /// The number of requests queued before it.
         position: usize,
-        /// Who had to give it a place, and waits no more.
+        /// The queued request that was evicted for it.
         evicted: Option<EvictedRequest>,
     },
-    /// Too much waits already.
+    /// The queue is full.
     QueueFull {
-        /// When there may be room.
+        /// When to retry.
         retry_after: Duration,
     },
-    /// There is nobody to choose from.
+    /// No endpoint can serve it.
     NoEndpoint(NoEndpoint),
 }
 
-/// A request that waited, of a tenant that had more of those than another.
+/// A queued request that was evicted, of a tenant that had more of them than another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EvictedRequest {
-    /// Which.
+    /// Its key.
     pub key: RequestKey,
-    /// When there may be room.
+    /// When to retry.
     pub retry_after: Duration,
 }
 
-/// A choice that is booked, and what was expected of it.
+/// A booked choice, and what was expected of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assignment {
     /// Endpoints to try, best first.
     pub choice: EndpointChoice,
-    /// The prompt's length as it was reckoned with.
+    /// The prompt's length that costs were computed with.
     pub prompt_tokens: u32,
-    /// Who says what is cached at the first; `None` when nobody says anything.
+    /// The source of the cache estimate at the first endpoint; `None` when no source reports it.
     pub source: Option<CacheSource>,
-    /// How long the request waited for this.
+    /// How long the request was queued.
     pub waited: Duration,
-    /// What it cost, where costs were compared.
+    /// Its expected costs, where costs were compared.
     pub costs: Option<ExpectedCosts>,
 }
 
-/// A request that waited and waits no more.
+/// A request that left the queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dequeued {
-    /// Which.
+    /// Its key.
     pub key: RequestKey,
-    /// What became of it.
+    /// How it left.
     pub exit: QueueExit,
 }
 
-/// How a wait ends.
+/// How a request leaves the queue.
 #[derive(Clone, Debug, PartialEq)]
 pub enum QueueExit {
-    /// Well.
+    /// It is booked.
     Bound(Assignment),
-    /// Its time was over.
+    /// It was queued for too long.
     TimedOut {
-        /// When there may be room.
+        /// When to retry.
         retry_after: Duration,
     },
-    /// There is nobody to choose from any more.
+    /// No endpoint can serve it any more.
     NoEndpoint(NoEndpoint),
 }
 
-// === Dispatcher ===
+// === Scheduler ===
 
 impl Scheduler {
-    /// A dispatcher for `pool` that knows nothing yet.
+    /// A scheduler for `pool` without any history.
     #[must_use]
     pub fn new(pool: &Arc<Pool>, rng: SeededRng) -> Self {
         let mut caches = CacheEstimator::new();
@@ -194,14 +195,14 @@ impl Scheduler {
         }
     }
 
-    /// Follows a changed pool. Endpoints that stay keep what is known of them. How many open requests were at endpoints
-    /// that are gone.
+    /// Applies a changed pool. Endpoints that stay keep their state. Returns the number of open requests at endpoints that
+    /// were removed.
     pub fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
         let gone = self.fleet.apply(pool, now);
         self.caches
             .apply(pool, kv_aware_or_default(pool).default_cache_tokens);
         self.queued = vec![0.0; pool.endpoints.len()];
-        // Positions mean something else now.
+        // Estimates are by position, and positions have changed.
         self.queue
             .iter_mut()
             .for_each(|waiting| waiting.lookup = CacheLookup::default());
@@ -214,21 +215,21 @@ impl Scheduler {
         self.fleet.pool()
     }
 
-    /// A request arrived.
+    /// Schedules a request that arrives.
     pub fn schedule(&mut self, request: ScheduleRequest<'_>, now: Duration) -> ScheduleOutcome {
         self.fleet.assume_done(now);
-        // Asked anew before its first question was taken back, it must not be bound twice.
+        // A repeated question replaces the queued one: a request must not be bound twice.
         self.remove_queued(request.key);
         let query = &self.caches.corrected(request.query);
         let lookup = self.lookup(query, request.hits, now);
         let request = ScheduleRequest { query, ..request };
         match self.rules() {
-            Some(rules) => self.weigh(request, lookup, &rules, now),
+            Some(rules) => self.bind_or_queue(request, lookup, &rules, now),
             None => self.choose(request, &lookup, now),
         }
     }
 
-    /// How loaded and how healthy each endpoint is, by position.
+    /// The load and health of each endpoint, by position.
     #[must_use]
     pub fn loads(&self) -> &[Load] {
         &self.fleet.loads
@@ -240,19 +241,19 @@ impl Scheduler {
         self.fleet.ledger.len()
     }
 
-    /// What one proxy has open, by endpoint.
+    /// The open requests of one proxy, by endpoint.
     #[must_use]
     pub fn open_by_endpoint(&self, proxy: ProxyId) -> HashMap<EndpointId, InFlightTotals> {
         self.fleet.ledger.open_by_endpoint(proxy)
     }
 
-    /// Requests that wait.
+    /// Requests in the queue.
     #[must_use]
     pub fn queued_requests(&self) -> usize {
         self.queue.len()
     }
 
-    /// Bytes of the prompts of requests that wait.
+    /// Bytes of the prompts of queued requests.
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
         self.queue.bytes()
@@ -273,8 +274,8 @@ impl Scheduler {
         }
     }
 
-    /// An arrival under `kv-aware`: bound, or waiting.
-    fn weigh(
+    /// Schedules under `kv-aware`: binds or queues.
+    fn bind_or_queue(
         &mut self,
         request: ScheduleRequest<'_>,
         lookup: CacheLookup,
@@ -285,95 +286,104 @@ impl Scheduler {
             key,
             query,
             model,
-            hits,
             waited,
             may_wait,
+            ..
         } = request;
         let draw = self.rng.unit();
         let candidates = match self.fleet.candidates(model, query, &self.queued, draw, now) {
             Ok(candidates) => candidates,
             Err(no_endpoint) => return ScheduleOutcome::NoEndpoint(no_endpoint),
         };
-        let gamma = rules.gamma(
-            self.fleet.utilization.at(now),
-            self.queue.len(),
-            candidates.len(),
-        );
-        let ranking = candidates.ranking(
-            PromptHits {
-                tokens: query.prompt_tokens,
-                hits: &lookup.hits,
-            },
-            gamma,
-        );
+        let utilization = self.fleet.utilization.at(now);
+        let gamma = rules.gamma(utilization, self.queue.len(), candidates.len());
+        let prompt = PromptHits {
+            tokens: query.prompt_tokens,
+            hits: &lookup.hits,
+        };
+        let ranking = candidates.ranking(prompt, gamma);
         let Some(cost) = ranking.first().copied() else {
-            // Nobody is up: the picker knows whom to try all the same.
+            // No endpoint is up: the picker chooses among those that are not.
             return self.choose(request, &lookup, now);
         };
-        let position = candidates.candidates[cost.candidate].position as usize;
+        let candidate = candidates.candidates[cost.candidate];
+        let position = candidate.position as usize;
+        let requirement = RoomRequirement {
+            prompt: query.prompt_tokens,
+            waited,
+        };
         let is_wanted = self.queued[position] > 0.0;
-        let has_room = self.fleet.has_room(
-            position,
-            RoomRequirement {
-                prompt: query.prompt_tokens,
-                waited,
-            },
-            rules,
-            now,
-        );
-        if !may_wait || !rules.late || (has_room && !is_wanted) {
-            let pending = PendingBinding {
-                key,
-                query,
-                lookup: &lookup,
-                waited,
-                gamma,
-            };
-            return ScheduleOutcome::Bound(self.bind(pending, &candidates, &ranking, now));
+        let has_room = self.fleet.has_room(position, requirement, rules, now);
+        if may_wait && rules.late && (is_wanted || !has_room) {
+            return self.enqueue(request, lookup, candidate, cost, rules, now);
         }
+        let pending = PendingBinding {
+            key,
+            query,
+            lookup: &lookup,
+            waited,
+            gamma,
+        };
+        ScheduleOutcome::Bound(self.bind(pending, &candidates, &ranking, now))
+    }
+
+    /// Queues a request whose cheapest endpoint has no room, in place of another one if the queue is full.
+    fn enqueue(
+        &mut self,
+        request: ScheduleRequest<'_>,
+        lookup: CacheLookup,
+        cheapest: CandidateEndpoint,
+        cost: EndpointCost,
+        rules: &KvAware,
+        now: Duration,
+    ) -> ScheduleOutcome {
+        let ScheduleRequest {
+            key,
+            query,
+            model,
+            hits,
+            waited,
+            ..
+        } = request;
         let mut evicted = None;
         if !self.queue.has_room(&rules.queue, query.prompt_bytes) {
             evicted = self.make_room(query, &rules.queue);
             if evicted.is_none() {
-                return ScheduleOutcome::QueueFull {
-                    retry_after: self.retry_after(),
-                };
+                let retry_after = self.retry_after();
+                return ScheduleOutcome::QueueFull { retry_after };
             }
         }
-        let queue_delay = candidates.candidates[cost.candidate].queue_delay;
-        let service = cost.finish - queue_delay;
+        let service = cost.finish - cheapest.queue_delay;
         let limit = rules.queue.max_wait.saturating_sub(waited);
-        let waits = ScheduleOutcome::Queued {
-            expected: seconds(queue_delay),
+        let outcome = ScheduleOutcome::Queued {
+            expected: seconds(cheapest.queue_delay),
             limit,
             position: self.queue.len(),
             evicted,
         };
-        let mut waiting = QueuedRequest {
+        // Blocks may be stored while it is queued, so these hits are lower bounds.
+        let others = hits.iter().map(|hit| CacheHit {
+            at_least: true,
+            ..*hit
+        });
+        let mut queued = QueuedRequest {
             key,
             query: query.clone(),
             model: model.map(Box::from),
-            // They may not stand for what is sent and stored while it waits.
-            others: hits
-                .iter()
-                .map(|hit| CacheHit {
-                    at_least: true,
-                    ..*hit
-                })
-                .collect(),
+            others: others.collect(),
             since: now.saturating_sub(waited),
             until: now + limit,
             lookup,
             service,
             weight: 0.0,
         };
-        waiting.weigh(service, &self.shares);
-        self.queued[position] += service;
-        self.queue.push(waiting);
-        waits
+        queued.set_service(service, &self.shares);
+        self.queued[cheapest.position as usize] += service;
+        self.queue.push(queued);
+        outcome
     }
 
-    /// Displaces one request for one of this query's tenant, if that is fair and makes room.
+    /// Evicts one request in favor of this query's tenant, if that is fair and makes room.
     fn make_room(&mut self, query: &Query, limits: &policy::QueueLimits) -> Option<EvictedRequest> {
         let key = self.queue.eviction_candidate(query.tenant)?;
         let gone = self.queue.remove(key)?;
@@ -387,7 +397,7 @@ impl Scheduler {
         None
     }
 
-    /// An arrival under a strategy that never waits.
+    /// Schedules under a strategy that never queues.
     fn choose(
         &mut self,
         request: ScheduleRequest<'_>,
@@ -412,11 +422,11 @@ impl Scheduler {
             .map_or_else(ScheduleOutcome::NoEndpoint, ScheduleOutcome::Bound)
     }
 
-    /// Whoever waits under this key waits no more.
+    /// Removes the queued request with this key, if any.
     fn remove_queued(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
         let waiting = self.queue.remove(key)?;
         if self.queue.is_empty() {
-            // Nobody wants any endpoint now; else the next plan says who does.
+            // No endpoint has queued work; with others left, the next plan recomputes it.
             self.queued.fill(0.0);
         }
         Some(waiting)
@@ -439,14 +449,14 @@ impl Scheduler {
         }
     }
 
-    /// When what waits now may be gone: honest as far as anyone can say, within bounds that a client can use.
+    /// An estimate of when the queue will have drained, 1 to 60 seconds.
     fn retry_after(&self) -> Duration {
         let endpoints = self.pool().endpoints.len().max(1) as f64;
         seconds((self.queue.service() / endpoints).clamp(1.0, 60.0))
     }
 }
 
-/// What is usual in a pool while nothing is learned; strategies that do not say are given the defaults.
+/// The pool's settings of `kv-aware`; the defaults under other strategies.
 fn kv_aware_or_default(pool: &Pool) -> KvAware {
     match pool.spec.policy.strategy {
         Strategy::KvAware(rules) => rules,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::policy::{PoolPolicy, ProxySettings};
 
-/// Which run of which control-plane replica numbered a snapshot; drawn anew at every start.
+/// Which run of which control-plane replica numbered a snapshot; random at every start.
 ///
 /// Versions compare only inside one epoch: a restarted control plane counts from one again and must not look older.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
@@ -22,7 +22,7 @@ pub struct Version(pub u64);
 
 /// Names one incarnation of one endpoint in one pool, equally in every control-plane replica.
 ///
-/// A hash of pool, URL and incarnation, so that replicas agree without talking. A pod that restarts at the same
+/// A hash of pool, URL and incarnation, so that replicas agree without communication. A pod that restarts at the same
 /// address is another endpoint: nothing learned about its predecessor's cache applies to it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct EndpointId(pub u64);
@@ -62,7 +62,7 @@ pub struct Model {
     pub name: Arc<str>,
     /// The base model, when this is a LoRA adapter.
     pub parent: Option<Arc<str>>,
-    /// Longest prompt plus answer in tokens, when an engine told.
+    /// Longest prompt plus answer in tokens, when an engine reports it.
     pub max_model_len: Option<u32>,
     /// Which endpoints serve it.
     pub holders: ModelHolders,
@@ -83,7 +83,7 @@ pub enum ModelHolders {
 pub struct PoolSpec {
     /// Unique in a snapshot.
     pub name: Arc<str>,
-    /// Sorted by name. Empty when neither the operator nor the engines said: then any model name is forwarded.
+    /// Sorted by name. Empty when neither configuration nor engines name any: then every model name is forwarded.
     pub models: Vec<Model>,
     /// How to choose, wait and retry here.
     pub policy: PoolPolicy,

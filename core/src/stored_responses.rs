@@ -13,7 +13,7 @@ use crate::snapshot::EndpointId;
 /// Entries of one generation; 16 bytes each, and what the map adds.
 pub const GENERATION: usize = 100_000;
 
-/// Names a stored response (`resp_…`) without telling its id.
+/// Names a stored response (`resp_…`) without disclosing its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ResponseKey(pub u64);
 

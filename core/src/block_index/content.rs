@@ -36,7 +36,7 @@ pub enum Adapter<'a> {
     None,
     /// A LoRA adapter, by the name that clients use.
     Name(&'a str),
-    /// A LoRA adapter of which an old engine tells only a number: no prompt ever matches it.
+    /// A LoRA adapter that an old engine reports by number only: no prompt ever matches it.
     Number(i64),
 }
 
@@ -129,12 +129,12 @@ impl ExtraKeys {
         self.push(4);
     }
 
-    /// The next key is a list or a mapping of so many keys and values, which follow.
+    /// The next key is a list or a mapping; its `items` keys and values follow.
     pub fn list(&mut self, items: u64) {
         self.push(hash_mix(5, items));
     }
 
-    /// `content`, told apart from the same tokens under other keys.
+    /// `content`, distinct from that of the same tokens under other keys.
     #[must_use]
     pub fn apply(self, content: u64) -> u64 {
         if self.any {

@@ -1,4 +1,4 @@
-//! What engines tell about their caches, free of how they encode it.
+//! Changes of an engine's cache, independent of their encoding.
 
 use super::{Adapter, Tier};
 
@@ -18,7 +18,7 @@ pub enum BlockEvent {
 pub struct StoredBlocks {
     /// The engine's names of the blocks, in order.
     pub names: Vec<u64>,
-    /// [`content`](super::content()) of each block, its extra keys applied; empty when the engine tells none, because they
+    /// [`content`](super::content()) of each block, its extra keys applied; empty when the engine reports none, because they
     /// were stored in another tier before.
     pub contents: Vec<u64>,
     /// The engine's name of the block before the first; nothing at a prompt's start.
@@ -29,7 +29,7 @@ pub struct StoredBlocks {
     pub block_tokens: u32,
     /// Where they are.
     pub tier: Tier,
-    /// Which of the engine's KV-cache groups they belong to, if it tells.
+    /// Which of the engine's KV-cache groups they belong to, if it reports them.
     pub group: Option<u32>,
     /// What that group's layers look at.
     pub attention: Attention,
@@ -42,7 +42,7 @@ pub struct RemovedBlocks {
     pub names: Vec<u64>,
     /// Where they were.
     pub tier: Tier,
-    /// The group that they belonged to, if the engine tells.
+    /// The group that they belonged to, if the engine reports it.
     pub group: Option<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! One stream's own knowledge: which of the engine's names stands for which of our blocks.
+//! The blocks of one stream: maps the engine's names of blocks to ours.
 //!
 //! ```text
 //!   Stored, Removed (engine's names) ──▶ Rank ──▶ changes (our names) ──▶ Residency, in slices
@@ -7,10 +7,10 @@
 //! Removals and parents come by the engine's names alone, and every process of an engine may have names of its own (a seed
 //! at random). So each rank keeps a map from them, outside the index and its lock.
 //!
-//! Engines tell every copy of a block. When a prompt is cached to its end, vLLM computes its last block anew and stores it once
-//! more, and each copy is removed by an event of its own. Copies are counted here, and a block stays until its last one is gone.
+//! Engines report every copy of a block. When a prompt is cached to its end, vLLM computes its last block again and stores it
+//! once more, and each copy is removed by an event of its own. Copies are counted here, and a block stays until its last one is gone.
 //!
-//! Invariant: at most [`MAX_BLOCKS`] names; a rank that is told more cannot be trusted.
+//! Invariant: at most [`MAX_BLOCKS`] names; a rank with more of them is cleared.
 
 use std::collections::HashMap;
 
@@ -44,7 +44,7 @@ pub struct RankBlocks {
     limit: usize,
 }
 
-/// A block and the tiers that it is in: what a name stands for.
+/// A block and its tiers, by the engine's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TieredBlock(u64);
 
@@ -59,13 +59,13 @@ pub struct BlockCounts {
     pub applied: u64,
     /// Of another group than the one that counts, or of one block size too many.
     pub skipped: u64,
-    /// Stored after a parent, or in another tier than a block, that was never heard of.
+    /// Stored after a parent, or as a copy of a block, that is not known.
     pub orphaned: u64,
     /// Removed and not known.
     pub unknown: u64,
 }
 
-/// The rank was told of more than [`MAX_BLOCKS`] blocks: it is to be cleared and not to be believed.
+/// The rank would hold more than [`MAX_BLOCKS`] blocks: its owner has to clear it and set it unsynced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {MAX_BLOCKS} blocks in one rank")]
 pub struct TooManyBlocks;
@@ -121,10 +121,10 @@ impl RankBlocks {
             group,
             attention,
         } = stored;
-        let told = names.len() as u64;
+        let blocks = names.len() as u64;
         if !self.counts(*group, *attention) {
             return Ok(BlockCounts {
-                skipped: told,
+                skipped: blocks,
                 ..BlockCounts::default()
             });
         }
@@ -137,13 +137,13 @@ impl RankBlocks {
         };
         let Some(mut block) = parent else {
             return Ok(BlockCounts {
-                orphaned: told,
+                orphaned: blocks,
                 ..BlockCounts::default()
             });
         };
         if !self.knows_size(*block_tokens) {
             return Ok(BlockCounts {
-                skipped: told,
+                skipped: blocks,
                 ..BlockCounts::default()
             });
         }
@@ -152,7 +152,7 @@ impl RankBlocks {
             self.hold(*name, block, *tier, changes)?;
         }
         Ok(BlockCounts {
-            applied: told,
+            applied: blocks,
             ..BlockCounts::default()
         })
     }
@@ -189,7 +189,7 @@ impl RankBlocks {
     }
 
     /// Whether blocks of this group count. The first group whose layers look at everything does, and no other: a hybrid
-    /// model tells the same blocks once for each group.
+    /// model reports the same blocks once for each group.
     fn counts(&mut self, group: Option<u32>, attention: Attention) -> bool {
         let Some(group) = group else {
             return attention != Attention::Partial;
@@ -234,7 +234,7 @@ impl RankBlocks {
     ) -> Result<(), TooManyBlocks> {
         match self.names.get(name) {
             Some(held) if held.block() == block => self.add_copy(name, held, tier, changes),
-            // A name that stands for something else now: what it stood for is gone.
+            // The engine reuses the name for another block: the old one is gone.
             Some(held) => {
                 changes.push(BlockChange::new(held.block(), TierSet::default()));
                 for tier in [Tier::Gpu, Tier::Host, Tier::Disk] {

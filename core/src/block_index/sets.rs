@@ -67,8 +67,8 @@ impl TableValue for HolderSetId {
 // === Sets ===
 
 impl HolderSets {
-    /// The set that a block has instead of `before` (nothing: nobody holds it yet) once `slot` holds it in exactly these
-    /// tiers; nothing when nobody is left. One use of `before` ends and one of the answer begins.
+    /// The set that a block has instead of `before` (`None`: without holders) once `slot` holds it in exactly these
+    /// tiers; `None` when no holder is left. One use of `before` ends and one of the result begins.
     pub(super) fn change(
         &mut self,
         before: Option<HolderSetId>,
@@ -98,16 +98,16 @@ impl HolderSets {
         after
     }
 
-    /// Tells every holder of a set, in order of their seats.
-    pub(super) fn read(&self, set: HolderSetId, mut tell: impl FnMut(SlotTiers)) {
+    /// Calls `each` with every holder of a set, in order of their slots.
+    pub(super) fn read(&self, set: HolderSetId, mut each: impl FnMut(SlotTiers)) {
         if set.0 & INTERNED == 0 {
-            return tell(SlotTiers(set.0));
+            return each(SlotTiers(set.0));
         }
         if let Some(Some(interned)) = self.places.get((set.0 & !INTERNED) as usize) {
             interned
                 .members
                 .iter()
-                .for_each(|member| tell(SlotTiers(*member)));
+                .for_each(|member| each(SlotTiers(*member)));
         }
     }
 

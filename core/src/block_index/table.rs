@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_given_up_tells_every_entry_once() {
+    fn a_dropped_table_yields_every_entry_once() {
         let mut table: ShardedTable<u32> = ShardedTable::new(8);
         (0..1_000).for_each(|key| assert_eq!(table.insert(key, key as u32), None));
         let mut seen: Vec<u64> = table.into_entries().map(|(key, _)| key).collect();

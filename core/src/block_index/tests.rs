@@ -75,10 +75,10 @@ impl Names {
     }
 }
 
-/// What a name stands for: identity, tokens up to its end, block size.
+/// What a name means: identity, tokens up to its end, block size.
 type Prefix = (Key, Vec<u32>, usize);
 
-/// The reference: copies by tier of every name of one rank, and what it stands for.
+/// The reference: copies by tier of every name of one rank, and its meaning.
 #[derive(Default)]
 struct Model(BTreeMap<u64, ([u32; 3], Prefix)>);
 

@@ -1,4 +1,4 @@
-//! A walk along a prompt's blocks: how far each seat holds them without a gap, tier by tier.
+//! A walk along a prompt's blocks: how far each rank holds them without a gap, tier by tier.
 
 use smallvec::SmallVec;
 
@@ -8,7 +8,7 @@ use super::{
     table::ShardedTable,
 };
 
-/// How many blocks from the first one seat holds, by how far down one has to reach for them.
+/// How many blocks from the first one rank holds, by how far down one has to reach for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RankReach {
     pub(super) slot: RankSlot,
@@ -17,7 +17,7 @@ pub(super) struct RankReach {
     pub(super) disk: u32,
 }
 
-/// A seat that has held every block so far.
+/// A rank that has held every block so far.
 #[derive(Clone, Copy, Debug)]
 struct ActiveRank {
     reach: RankReach,
@@ -27,7 +27,7 @@ struct ActiveRank {
     on_host: bool,
 }
 
-/// Walks until nobody is left who holds everything so far.
+/// Walks until no rank is left that holds everything so far.
 pub(super) fn walk(
     blocks: impl Iterator<Item = u64>,
     table: &ShardedTable<HolderSetId>,
@@ -63,7 +63,7 @@ pub(super) fn walk(
     done
 }
 
-/// Keeps those of `active` that are among `holders`; both are in order of their seats.
+/// Keeps those of `active` that are among `holders`; both are in order of their slots.
 fn narrow(active: &mut Vec<ActiveRank>, holders: &[SlotTiers], at: u32, done: &mut Vec<RankReach>) {
     let mut rest = holders;
     active.retain_mut(|active| {

@@ -1,4 +1,4 @@
-//! Stories and properties of [`SnapshotDelta`].
+//! Scenarios and properties of [`SnapshotDelta`].
 
 use proptest::prelude::*;
 

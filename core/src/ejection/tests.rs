@@ -1,4 +1,4 @@
-//! Every transition of a [`EndpointHealth`], told as stories.
+//! Every transition of an [`EndpointHealth`], as scenarios.
 
 use proptest::prelude::*;
 
@@ -46,7 +46,7 @@ fn failures_in_a_row_open_it_and_a_success_starts_the_count_again() {
 fn it_comes_back_by_one_trial_and_a_slow_start() {
     let mut breaker = opened(secs(0));
 
-    // For a second nobody goes there.
+    // For a second no request goes there.
     assert_eq!(breaker.health(Duration::from_millis(999)), Health::Down);
     assert!(!breaker.try_trial(Duration::from_millis(999)));
 
@@ -63,7 +63,7 @@ fn it_comes_back_by_one_trial_and_a_slow_start() {
     assert!(breaker.try_trial(secs(7)));
     assert_eq!(breaker.health(secs(12)), Health::Up);
 
-    // From then on it is as good as new: one failure does not open it.
+    // From then on it counts from zero: one failure does not eject it.
     breaker.on_failure(secs(12), BROKEN);
     assert_eq!(breaker.state(), EjectionState::InService { failures: 1 });
 }
@@ -152,7 +152,7 @@ fn a_trial_whose_client_left_leaves_room_for_the_next() {
 }
 
 #[test]
-fn a_trial_that_nobody_reported_does_not_last_forever() {
+fn a_trial_without_a_report_does_not_last_forever() {
     let mut breaker = opened(secs(0));
     assert!(breaker.try_trial(secs(1)));
     assert!(!breaker.try_trial(secs(4)));
@@ -195,7 +195,7 @@ fn two_refused_probes_take_it_out_and_an_answered_one_brings_it_back() {
 }
 
 #[test]
-fn probes_do_not_mend_what_requests_broke() {
+fn successful_probes_do_not_end_an_ejection_by_requests() {
     let mut breaker = opened(secs(0));
     breaker.probe_ok(secs(0));
     assert_eq!(breaker.health(secs(0)), Health::Down);

@@ -87,15 +87,15 @@ fn later_turns_take_the_place_of_earlier_ones() {
         memory.record(EndpointId(1), &conversation(7, turn * 2), 9, NOW);
     }
     assert_eq!(memory.hashes, 100);
-    let taught: Vec<RoutedPrompt> = memory.newest_first(NOW + Duration::from_secs(2)).collect();
-    let [only] = &taught[..] else {
+    let replayed: Vec<RoutedPrompt> = memory.newest_first(NOW + Duration::from_secs(2)).collect();
+    let [only] = &replayed[..] else {
         panic!("the last turn says it all")
     };
     assert_eq!((only.blocks.len(), only.age), (100, Duration::from_secs(2)));
 }
 
 #[test]
-fn the_newest_are_told_first_and_what_is_too_much_is_forgotten() {
+fn the_newest_come_first_and_the_oldest_are_dropped_over_the_limits() {
     let mut memory = memory(3, 1_000);
     for name in 1..=5 {
         memory.record(EndpointId(name), &conversation(name, 9), 9, NOW);

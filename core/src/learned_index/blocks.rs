@@ -91,7 +91,7 @@ impl BlockTable {
         let (at, full) = self.page_mut(page).take(BlockRecord {
             hash,
             parent,
-            holders: BlockHolders::NOBODY,
+            holders: BlockHolders::EMPTY,
         });
         if full {
             self.open.remove(&page);
@@ -241,18 +241,18 @@ impl BlockTable {
     }
 }
 
-/// The record of a block that exists. Whoever has an id of a live block may ask; ids of dead ones are asked about by
+/// The record of a block that exists. Valid for ids of live blocks; ids of removed ones are looked up by
 /// [`BlockTable::holds`] only.
 fn block(pages: &[Option<BlockPage>], id: u32) -> &BlockRecord {
-    static NOBODY: BlockRecord = BlockRecord {
+    static MISSING: BlockRecord = BlockRecord {
         hash: 0,
         parent: NOWHERE,
-        holders: BlockHolders::NOBODY,
+        holders: BlockHolders::EMPTY,
     };
     pages
         .get(id as usize / PAGE)
         .and_then(Option::as_ref)
-        .map_or(&NOBODY, |page| &page.blocks[id as usize % PAGE])
+        .map_or(&MISSING, |page| &page.blocks[id as usize % PAGE])
 }
 
 // === Page ===
@@ -262,7 +262,7 @@ impl BlockPage {
         let empty = BlockRecord {
             hash: 0,
             parent: NOWHERE,
-            holders: BlockHolders::NOBODY,
+            holders: BlockHolders::EMPTY,
         };
         Self {
             blocks: Box::new([empty; PAGE]),
@@ -291,7 +291,7 @@ impl BlockPage {
         self.blocks[at] = BlockRecord {
             hash: 0,
             parent: self.free,
-            holders: BlockHolders::NOBODY,
+            holders: BlockHolders::EMPTY,
         };
         self.free = at as u32;
         self.used -= 1;

@@ -37,7 +37,7 @@ pub(super) struct HolderSlice<'a>(&'a [BlockHolder]);
 // === Holder ===
 
 impl BlockHolder {
-    const NOBODY: Self = Self {
+    const EMPTY: Self = Self {
         slot: NONE,
         touch: [0; 2],
     };
@@ -57,7 +57,7 @@ impl BlockHolder {
 // === Holders ===
 
 impl BlockHolders {
-    pub(super) const NOBODY: Self = Self([BlockHolder::NOBODY; 2]);
+    pub(super) const EMPTY: Self = Self([BlockHolder::EMPTY; 2]);
 
     pub(super) fn view<'a>(&'a self, lists: &'a HolderLists) -> HolderSlice<'a> {
         let Self([first, second]) = self;
@@ -102,13 +102,13 @@ impl BlockHolders {
             Some(place) => *place = holder,
             None => {
                 let list = lists.open([self.0[0], self.0[1], holder]);
-                self.0 = [BlockHolder::new(WIDE, list), BlockHolder::NOBODY];
+                self.0 = [BlockHolder::new(WIDE, list), BlockHolder::EMPTY];
             }
         }
         true
     }
 
-    /// Takes a holder away; true when nobody is left.
+    /// Takes a holder away; true when none is left.
     pub(super) fn release(&mut self, slot: EndpointSlot, lists: &mut HolderLists) -> bool {
         if self.0[0].slot == WIDE {
             let list = self.0[0].touch();
@@ -116,9 +116,9 @@ impl BlockHolders {
                 self.0 = pair;
             }
         } else if self.0[0].slot == slot {
-            self.0 = [self.0[1], BlockHolder::NOBODY];
+            self.0 = [self.0[1], BlockHolder::EMPTY];
         } else if self.0[1].slot == slot {
-            self.0[1] = BlockHolder::NOBODY;
+            self.0[1] = BlockHolder::EMPTY;
         }
         self.0[0].slot == NONE
     }
@@ -213,7 +213,7 @@ mod tests {
         fn it_is_a_map_from_endpoints_to_their_last_touch(
             steps in proptest::collection::vec((0u16..8, any::<u32>(), any::<bool>()), 0..60),
         ) {
-            let (mut holders, mut lists, mut model) = (BlockHolders::NOBODY, HolderLists::default(), BTreeMap::new());
+            let (mut holders, mut lists, mut model) = (BlockHolders::EMPTY, HolderLists::default(), BTreeMap::new());
             for (slot, touch, release) in steps {
                 if release {
                     model.remove(&slot);

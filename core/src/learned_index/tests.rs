@@ -1,4 +1,4 @@
-//! Stories of [`LearnedIndex`], and a model of it.
+//! Scenarios of [`LearnedIndex`], and a model of it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -48,7 +48,7 @@ fn a_routed_prompt_is_found_as_far_as_it_is_shared() {
 }
 
 #[test]
-fn what_was_routed_last_can_be_told_from_what_was_routed_before() {
+fn the_latest_routes_are_distinguished_from_earlier_ones() {
     let mut index = index(100);
     index.insert(A, &chain(1, 2, 10));
     index.insert(A, &chain(2, 2, 6));

@@ -7,7 +7,7 @@ use super::RequestKey;
 /// EntryDeadlines of entries that ended early, kept without complaint.
 const SLACK: usize = 1_024;
 
-/// A queue of deadlines. Those of entries that ended, or began anew, stay in it until they are due or too many.
+/// A queue of deadlines. Those of entries that ended or were replaced stay in it until they are due or too many.
 #[derive(Debug)]
 pub(super) struct EntryDeadlines {
     ttl: Duration,

@@ -1,4 +1,4 @@
-//! Stories and properties of [`Ledger`].
+//! Scenarios and properties of [`Ledger`].
 
 use proptest::prelude::*;
 
@@ -91,16 +91,12 @@ fn bookings_and_requests_end_at_their_deadlines() {
     ledger.book(key(1, 2), A, 1, secs(0));
     ledger.started(key(1, 2), A, 1, secs(1));
     assert_eq!(ledger.expire(Duration::from_millis(4_999)), 0);
-    assert_eq!(
-        ledger.expire(secs(5)),
-        1,
-        "the booking that nobody confirmed"
-    );
+    assert_eq!(ledger.expire(secs(5)), 1, "the unconfirmed booking");
     assert_eq!(ledger.expire(secs(7_200)), 0);
     assert_eq!(
         ledger.expire(secs(7_201)),
         1,
-        "the request whose end nobody reported"
+        "the request whose end was not reported"
     );
     assert_eq!(ledger.in_flight(A), InFlightTotals::default());
 }
@@ -142,7 +138,7 @@ fn a_proxy_that_is_gone_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_proxy_can_tell_its_own_part_of_what_is_open() {
+fn a_proxy_finds_its_own_share_of_the_open_requests() {
     let mut ledger = Ledger::default();
     ledger.started(key(1, 1), A, 10, secs(0));
     ledger.book(key(1, 2), A, 20, secs(0));

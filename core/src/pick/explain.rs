@@ -34,7 +34,7 @@ impl Explanation {
             strategy: pool.spec.policy.strategy.name(),
             reason: match &decision {
                 Ok(made) => made.reason(ask, &pool.spec.policy.strategy, &candidates),
-                Err(nobody) => nobody.to_string(),
+                Err(no_endpoint) => no_endpoint.to_string(),
             },
             ranked: ranked.collect(),
             panic_mode: decision.is_ok_and(|made| made.gate == HealthTier::Any),
@@ -173,7 +173,7 @@ impl Picker {
     }
 }
 
-/// Tokens of the prompt that an endpoint is believed to hold.
+/// Prompt tokens expected to be cached at an endpoint.
 pub(super) fn cached(hits: &[CacheHit], endpoint: EndpointId) -> u32 {
     hits.iter()
         .filter(|hit| hit.endpoint == endpoint)

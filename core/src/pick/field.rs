@@ -1,4 +1,4 @@
-//! Who may be chosen for one request, and ways to look at some of them.
+//! The endpoints that may be chosen for one request, and ways to sample them.
 
 use std::cmp::Reverse;
 
@@ -94,7 +94,7 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         }
     }
 
-    /// Whom to weigh: everyone up to [`MAX_WEIGHED`] members; above, the holders of the best hits and a sample.
+    /// The candidates to score: all up to [`MAX_WEIGHED`] members; above, the holders of the best hits and a sample.
     pub(super) fn survey(&self, rng: &mut SeededRng, ranking: &mut PickRanking) {
         let weighed = &mut ranking.weighed;
         let hits = self.hits();
@@ -107,7 +107,7 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
                 );
             }
         }
-        // Members are sorted by a hash, so neighbors from a random place on are as good as drawn one by one.
+        // Members are sorted by a hash, so neighbors from a random place on are a random sample.
         let room = weighed.len() + MAX_WEIGHED;
         for position in self.members.from(rng.below(self.members.len())) {
             let hit = hits.binary_search_by_key(&position, |&(position, _)| position);

@@ -11,7 +11,7 @@
 //! weighed.
 //!
 //! An endpoint without a figure gets the mean of the others' term for it: silence is neither a virtue nor a fault. If
-//! nobody has the figure, the term is 0 for all. A figure that is no number counts as missing.
+//! no candidate has the figure, the term is 0 for all. A figure that is no number counts as missing.
 
 use super::{Candidates, PickRanking, weighed::ScoredCandidate};
 use crate::{
@@ -75,7 +75,7 @@ fn waiting(candidate: &ScoredCandidate) -> Option<f32> {
     waiting.map(|waiting| waiting as f32)
 }
 
-/// Of those who have the figure; 0 if nobody has.
+/// Of the candidates that have the figure; 0 if none has.
 fn mean(candidates: &[ScoredCandidate], figure: fn(&ScoredCandidate) -> Option<f32>) -> f32 {
     let (sum, count) = candidates
         .iter()

@@ -21,7 +21,7 @@ impl HashRing {
 
     /// Positions in the order in which a session tries them; each endpoint comes as often as it has points.
     pub(super) fn walk(&self, session: u64) -> impl Iterator<Item = usize> + '_ {
-        // Mixed once more: whoever hashed the session may have left bits out.
+        // Mixed once more: the hash of the session may not use all bits.
         let place = hash_mix(session, POINTS);
         let first = self.0.partition_point(|&(point, _)| point < place);
         let (before, after) = self.0.split_at(first);

@@ -52,7 +52,7 @@ fn look<L: Fn(usize) -> Load>(
             continue;
         }
         seen.push(position);
-        // Not by the dice: a session that went back to an endpoint that warms up has to stay there.
+        // Not at random: a session that went back to an endpoint that warms up has to stay there.
         let draw = || {
             (hash_mix(session, field.pool.endpoints[position].id.0) >> 40) as f32
                 / (1u32 << 24) as f32

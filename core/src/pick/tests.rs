@@ -1,4 +1,4 @@
-//! Stories of [`Picker`]: who is a candidate, in what order, and what each strategy does with them.
+//! Scenarios of [`Picker`]: which endpoints are candidates, in what order, and what each strategy does with them.
 
 use std::collections::HashMap;
 
@@ -113,19 +113,19 @@ fn picked(
     load: impl Fn(usize) -> Load,
     rng: &mut SeededRng,
 ) -> Vec<usize> {
-    let choice = picker.pick(ask, load, rng).expect("somebody is left");
+    let choice = picker.pick(ask, load, rng).expect("an endpoint is left");
     choice.ranked.iter().map(|ranked| ranked.position).collect()
 }
 
 #[test]
-fn an_empty_pool_has_nobody() {
+fn an_empty_pool_has_no_endpoint() {
     let query = Query::default();
-    let nobody = picker(Strategy::Random, 0).pick(
+    let result = picker(Strategy::Random, 0).pick(
         &PickRequest::new(&query),
         |_| Load::default(),
         &mut SeededRng::new(1),
     );
-    assert_eq!(nobody, Err(NoEndpoint::Empty));
+    assert_eq!(result, Err(NoEndpoint::Empty));
 }
 
 #[test]
@@ -151,12 +151,12 @@ fn prefill_and_decode_endpoints_are_never_chosen_alone() {
             [2]
         );
         let picker = Picker::build(Arc::new(with_role(pool, 2, Role::Decode)));
-        let nobody = picker.pick(
+        let result = picker.pick(
             &PickRequest::new(&query),
             |_| Load::default(),
             &mut SeededRng::new(1),
         );
-        assert_eq!(nobody, Err(NoEndpoint::OnlyDisaggregated));
+        assert_eq!(result, Err(NoEndpoint::OnlyDisaggregated));
     }
 }
 
@@ -184,8 +184,8 @@ fn an_adapter_goes_only_where_it_is_loaded() {
         assert_eq!(ranked, [1, 4]);
         for model in ["unloaded", "unknown"] {
             ask.model = Some(model);
-            let nobody = picker.pick(&ask, |_| Load::default(), &mut rng);
-            assert_eq!(nobody, Err(NoEndpoint::ModelNotLoaded), "{model}");
+            let result = picker.pick(&ask, |_| Load::default(), &mut rng);
+            assert_eq!(result, Err(NoEndpoint::ModelNotLoaded), "{model}");
         }
     }
 }
@@ -227,8 +227,8 @@ fn what_was_tried_is_not_tried_again() {
             assert_eq!(first.len(), 4 - tried);
             query.exclude.push(EndpointId(first[0] as u64));
         }
-        let nobody = picker.pick(&PickRequest::new(&query), |_| Load::default(), &mut rng);
-        assert_eq!(nobody, Err(NoEndpoint::AllTried));
+        let result = picker.pick(&PickRequest::new(&query), |_| Load::default(), &mut rng);
+        assert_eq!(result, Err(NoEndpoint::AllTried));
     }
 }
 

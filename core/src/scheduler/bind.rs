@@ -1,4 +1,4 @@
-//! Binding: a request gets its endpoint, is booked there, and everybody learns from it.
+//! Binding: books a request at its endpoint and updates the ledger, the learned index and the fair shares.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     query::{CacheSource, EndpointChoice, MAX_RANKED, Query, RankedEndpoint},
 };
 
-/// Notes on requests that ended unheard, kept without complaint.
+/// Metadata of requests that ended without a report, kept at most.
 const SLACK: usize = 1_024;
 
 /// A request that is to be bound.
@@ -77,7 +77,7 @@ impl Scheduler {
     /// Books what the pool's strategy picks.
     ///
     /// # Errors
-    /// When nobody may serve the request.
+    /// When no endpoint may serve the request.
     pub(super) fn pick(
         &mut self,
         pending: PendingBinding<'_>,
@@ -119,7 +119,7 @@ impl Scheduler {
         })
     }
 
-    /// Books one endpoint because nothing but it will do, whatever it costs.
+    /// Books a fixed endpoint, regardless of cost: only it can serve the request.
     pub fn book_fixed(&mut self, key: RequestKey, position: usize, query: &Query, now: Duration) {
         let query = &self.caches.corrected(query);
         let endpoint = self.pool().endpoints[position].id;
@@ -136,7 +136,7 @@ impl Scheduler {
         );
     }
 
-    /// Books a choice and learns from it. Who said what is cached there.
+    /// Books a choice and updates the learned index. Returns the source of its estimate.
     pub(super) fn book(
         &mut self,
         key: RequestKey,
@@ -191,7 +191,7 @@ impl Scheduler {
     }
 
     fn metadata(&mut self, key: RequestKey, metadata: RequestMetadata) {
-        // Requests may end without a word: their notes go when they are more than those of open requests.
+        // Requests may end without a report: their metadata is dropped when it outnumbers that of open requests.
         if self.metadata.len() > 2 * self.fleet.ledger.len() + SLACK {
             let ledger = &self.fleet.ledger;
             self.metadata.retain(|&key, _| ledger.get(key).is_some());

@@ -6,7 +6,7 @@
 //!   cost(k)   = finish(k) + γ · waste(k)
 //! ```
 //!
-//! The endpoint with the least cost is the request's. So an endpoint without the prompt's cache gets it only if it is
+//! The request goes to the endpoint with the least cost. So an endpoint without the prompt's cache gets it only if it is
 //! done sooner by γ times the work that this wastes ([`KvAware::gamma`](crate::policy::KvAware::gamma)), and a slow
 //! endpoint is left alone while a fast one will be done sooner. Waste is valued at the mean rate of all: a second of a
 //! slow endpoint is worth less than one of a fast one. Among equals the one wins with fewer requests in flight, as each
@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// Endpoints of 8,000 tokens a second with so many seconds of work ahead.
+    /// Endpoints of 8,000 tokens a second with these seconds of work ahead.
     fn candidates(queue_delay: &[f64]) -> CandidateSet {
         let candidate = |(position, &queue_delay): (usize, &f64)| CandidateEndpoint {
             position: position as u32,

@@ -1,4 +1,4 @@
-//! One endpoint as a machine: how fast it is, how far it is with what was sent there, and what its memory holds.
+//! One endpoint as a machine: its speed, its progress with the prompts sent there, and its memory.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use crate::{
     scheduler::speed::{DecodeSpeed, PrefillFit, PrefillSpeed},
 };
 
-/// Of the head of what an engine computes, this share may be believed to be done before its first byte says so. The rest
-/// keeps an engine that stands still from looking idle.
+/// Maximum share of the first prompt that is assumed to be computed before its first byte is reported. The rest
+/// keeps a stalled engine from looking idle.
 const MOST_DONE: f64 = 0.9;
 
-/// How far back [`EngineModel::recent_prefill`] looks: older work counts for less, by a factor e.
+/// Time constant of [`EngineModel::recent_prefill`]: older work counts for less, by a factor e.
 const LATELY: Duration = Duration::from_secs(60);
 
-/// What a request in an engine's queue that is not ours is taken to have, in uncached tokens.
+/// Assumed uncached tokens of a request of another client in an engine's queue.
 const FOREIGN_TOKENS: f64 = 1_000.0;
 
 /// Share of the KV cache that may be full before a prompt has to wait: beyond it engines preempt what runs.
@@ -26,35 +26,35 @@ const FULL: f64 = 0.95;
 pub(super) struct EngineModel {
     pub(super) prefill: PrefillSpeed,
     pub(super) decode: DecodeSpeed,
-    /// Since when it computes the prompt that it computes now: the latest first byte, or the first prompt after idling.
+    /// Start of the present prompt: the latest first byte, or the first prompt after idling.
     busy_since: Duration,
     memory: KvMemory,
-    /// Requests in its queue that are not ours, when it told last.
+    /// Requests of other clients in its queue, as of the last sample.
     foreign: u32,
-    /// Seconds of prefill that it was given lately: fades, and says whose cache was overwritten most.
+    /// Seconds of recent prefill, with exponential decay: shows whose cache was overwritten most.
     recent_prefill: f64,
 }
 
 /// The KV cache's memory, in tokens.
 #[derive(Clone, Copy, Debug, Default)]
 struct KvMemory {
-    /// All of it, if the engine told.
+    /// Its size, if the engine reports it.
     capacity: Option<u64>,
-    /// Tokens in use when the engine told last; `None` when its figures are missing or stale.
+    /// Tokens in use as of the last sample; `None` when figures are missing or stale.
     used: Option<u64>,
-    /// Tokens of prompts sent since, or sent before and not yet begun then.
+    /// Tokens of prompts sent since, or sent before and not begun at that time.
     added: u64,
 }
 
 // === Engine ===
 
 impl EngineModel {
-    /// What is known of its speed, or the usual.
+    /// Its learned speed, or `prior`.
     pub(super) fn fit(&self, prior: PrefillFit) -> PrefillFit {
         self.prefill.fit().unwrap_or(prior)
     }
 
-    /// A prompt goes there; `before` is what was in flight there.
+    /// A prompt is sent there; `before` is what was in flight there.
     pub(super) fn sent(
         &mut self,
         prompt_tokens: u32,
@@ -69,12 +69,12 @@ impl EngineModel {
         self.memory.added += u64::from(prompt_tokens);
     }
 
-    /// Seconds of prefill that it was given within the last minute or so.
+    /// Seconds of prefill within about the last minute.
     pub(super) const fn recent_prefill(&self) -> f64 {
         self.recent_prefill
     }
 
-    /// Lets so much time pass for what was lately.
+    /// Decays the recent prefill.
     pub(super) fn fade(&mut self, elapsed: Duration) {
         self.recent_prefill *= (-elapsed.as_secs_f64() / LATELY.as_secs_f64()).exp();
     }
@@ -85,12 +85,12 @@ impl EngineModel {
         self.busy_since = self.busy_since.max(now);
     }
 
-    /// A prompt is taken to be done, of which nothing was heard.
+    /// A prompt without a report is assumed to be computed.
     pub(super) fn done(&mut self, now: Duration) {
         self.busy_since = self.busy_since.max(now);
     }
 
-    /// Seconds until it has computed what it was sent, by us and by others.
+    /// Seconds until it has computed its prompts, ours and those of other clients.
     pub(super) fn queue_delay(
         &self,
         in_flight: InFlightTotals,
@@ -100,7 +100,7 @@ impl EngineModel {
         self.pending(in_flight, fit, now) + f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate
     }
 
-    /// Seconds until it has computed what we sent there.
+    /// Seconds until it has computed our prompts.
     pub(super) fn pending(&self, in_flight: InFlightTotals, fit: PrefillFit, now: Duration) -> f64 {
         let InFlightTotals {
             tokens, unanswered, ..
@@ -114,7 +114,7 @@ impl EngineModel {
         whole - done.min(head * MOST_DONE)
     }
 
-    /// Whether its memory takes this prompt without taking it from what runs. Unknown memory does.
+    /// Whether its memory takes this prompt without preempting others. True if its memory is unknown.
     pub(super) fn fits(&self, prompt_tokens: u32) -> bool {
         let KvMemory {
             capacity,
@@ -125,13 +125,13 @@ impl EngineModel {
             return true;
         };
         let wanted = used + added + u64::from(prompt_tokens);
-        // Alone it goes anywhere: nothing that runs could be hurt.
+        // An otherwise empty engine takes any prompt: no other request could be preempted.
         used + added == 0 || wanted as f64 <= capacity as f64 * FULL
     }
 
-    /// The engine's own figures, and what was in flight there by our own count.
+    /// The engine's own figures, and our own count of what is in flight there.
     pub(super) fn sampled(&mut self, sample: Option<EngineSample>, ours: InFlightTotals) {
-        // Somebody else uses the engine too, or it took back what it had begun.
+        // Other clients use the engine too, or it preempted what it had begun.
         let waiting = sample.and_then(|sample| sample.waiting).unwrap_or(0);
         self.foreign = waiting.saturating_sub(ours.unanswered);
         let usage = sample
@@ -150,7 +150,7 @@ impl EngineModel {
         self.memory.capacity = tokens.filter(|tokens| *tokens > 0);
     }
 
-    /// Another process answers at its address now.
+    /// The process at its address was replaced.
     pub(super) fn restarted(&mut self) {
         self.prefill.clear();
         self.memory = KvMemory {

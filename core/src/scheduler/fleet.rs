@@ -1,7 +1,7 @@
-//! The endpoints of a pool as machines, and what is in flight at each: everything that a choice reads but caches.
+//! The endpoints of a pool as machines, and what is in flight at each: everything that a choice reads except caches.
 //!
 //! Owns the ledger. Invariant: `loads`, `flights`, `engines` and the pool's endpoints are parallel, and `flights` is
-//! what the ledger says.
+//! what the ledger sums up.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -20,34 +20,34 @@ use crate::{
     snapshot::{EndpointId, Pool},
 };
 
-/// How long a request waits for memory alone. What engines say of it may be wrong, and what cannot be begun yet they
-/// queue themselves: so much patience spares them preemptions, and wrong figures cost no more than this.
+/// How long a request waits for memory alone. Engines' memory figures may be wrong, and engines queue what does not fit
+/// themselves: this wait avoids preemptions, and a wrong figure costs no more than this.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Seconds after which any prompt is taken to be done of which nothing was heard.
+/// Seconds after which any prompt without a report is assumed to be computed.
 const LONGEST_SILENCE: f64 = 60.0;
 
-/// The share of the usual time that an endpoint is thought to need while its own speed is not known. Were it the whole,
-/// a new one would get nothing as long as others are free that are known to be a little faster than the median.
+/// Factor of the default prefill time for an endpoint whose speed is not known yet. With 1 a new endpoint would get nothing
+/// while others are free that are known to be a little faster than the median.
 const OPTIMISM: f64 = 0.75;
 
-/// What a request asks of an endpoint.
+/// The work of a request at an endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PrefillWork {
     /// Tokens of its prompt.
     pub(super) prompt: u32,
-    /// How many of them have to be computed.
+    /// Uncached ones among them.
     pub(super) uncached: u32,
-    /// Nothing is heard until its last token is out: that its prompt is done has to be assumed.
+    /// Its first byte comes with its last token, so that the end of its prefill has to be assumed.
     pub(super) non_streaming: bool,
 }
 
-/// What a request that looks for room needs.
+/// The requirements of a request for room.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoomRequirement {
     /// Tokens of its prompt.
     pub(super) prompt: u32,
-    /// How long it has waited.
+    /// How long it has been queued.
     pub(super) waited: Duration,
 }
 
@@ -62,12 +62,12 @@ pub(super) struct Fleet {
     /// Engines that compute prompts.
     busy: usize,
     pub(super) utilization: Utilization,
-    /// Of an engine whose own speed is not known.
+    /// For an engine whose own speed is not known.
     prior: PrefillFit,
-    /// When time passed last.
+    /// The time of the last tick.
     ticked: Duration,
-    /// When prompts are taken to be done of which nothing will be heard before the whole answer. Those of requests that
-    /// ended meanwhile stay until they are due.
+    /// Times at which the prefill of non-streaming requests is assumed to be complete. Those of requests that ended
+    /// stay until they are due.
     silent: BTreeSet<(Duration, RequestKey)>,
 }
 
@@ -90,7 +90,7 @@ impl Fleet {
         }
     }
 
-    /// Follows a changed pool; endpoints that stay keep what is known of them. How many open requests went.
+    /// Applies a changed pool; endpoints that stay keep their state. Returns the number of open requests that were removed.
     pub(super) fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
         let before = Arc::clone(self.pool());
         let mut engines = std::mem::take(&mut self.engines);
@@ -128,9 +128,9 @@ impl Fleet {
         self.flights[position]
     }
 
-    /// Those who may be chosen for a request and are up, or warm up and have their turn by `draw`.
+    /// The endpoints that may be chosen for a request and are up, or warm up and take their turn by `draw`.
     ///
-    /// `queued` has the seconds of work that wait for each position.
+    /// `queued` has the seconds of queued work per position.
     pub(super) fn candidates(
         &self,
         model: Option<&str>,
@@ -171,10 +171,10 @@ impl Fleet {
         }
     }
 
-    /// Whether a prompt may be sent there: what we sent is begun within the window, and its memory takes the prompt.
+    /// Whether a prompt may be sent there: our own prompts begin within the window, and its memory takes the prompt.
     ///
-    /// What others sent makes an endpoint cost more and is not waited for: they would go on, and we never begin. Nor is
-    /// memory waited for without end, see [`PATIENCE`].
+    /// Work of other clients raises the cost of an endpoint and is not waited for: it might never end. Nor is
+    /// memory waited for forever, see [`PATIENCE`].
     pub(super) fn has_room(
         &self,
         position: usize,
@@ -187,14 +187,14 @@ impl Fleet {
             && (need.waited >= patience || self.engines[position].fits(need.prompt))
     }
 
-    /// Whether what we sent there is begun within the window.
+    /// Whether our own prompts begin there within the window.
     pub(super) fn is_free(&self, position: usize, rules: &KvAware, now: Duration) -> bool {
         let engine = &self.engines[position];
         engine.pending(self.flights[position], engine.fit(self.prior), now)
             < rules.window.as_secs_f64()
     }
 
-    /// Whether anybody may take a request now: because there is room, or because nobody is up and waiting is of no use.
+    /// Whether any endpoint may take a request now, or none is up so that queueing does not help.
     pub(super) fn may_take(&self, rules: &KvAware, now: Duration) -> bool {
         let up = |position: &usize| self.loads[*position].health != Health::Down;
         let mut up = (0..self.loads.len()).filter(up).peekable();
@@ -216,7 +216,7 @@ impl Fleet {
         self.recount_moved(moved, endpoint, now);
     }
 
-    /// A proxy sent a request there. False if the booking stood there already.
+    /// A proxy sent a request there. Returns false if it was booked there already.
     pub(super) fn started(
         &mut self,
         key: RequestKey,
@@ -226,7 +226,7 @@ impl Fleet {
     ) -> bool {
         let moved = self.ledger.get(key);
         let booked = moved.filter(|open| open.endpoint == endpoint);
-        // What was booked was worked out with more knowledge than the proxy has.
+        // A booking was computed with more information than the proxy has.
         let tokens = booked.map_or(work.uncached, |open| open.tokens);
         if let (None, Some(position)) = (booked, self.position(endpoint)) {
             self.send(key, position, work, now);
@@ -254,7 +254,7 @@ impl Fleet {
         self.engines[position].sent(prompt, f64::from(uncached) / fit.rate, before, now);
     }
 
-    /// Takes the prompts to be done that nothing is heard of and whose time has come.
+    /// Assumes the due prompts to be computed whose first byte is not reported.
     pub(super) fn assume_done(&mut self, now: Duration) {
         while let Some((_, key)) = self.silent.first().copied().filter(|(due, _)| *due <= now) {
             self.silent.pop_first();
@@ -267,7 +267,7 @@ impl Fleet {
         }
     }
 
-    /// The first byte came, `ttft` after the request was sent, if that is known.
+    /// The first byte came, `ttft` after the request was sent, if that was measured.
     pub(super) fn first_byte(
         &mut self,
         key: RequestKey,
@@ -283,7 +283,7 @@ impl Fleet {
         Some(before)
     }
 
-    /// Takes a request out of the ledger by `take`.
+    /// Removes a request from the ledger by `take`.
     pub(super) fn release(
         &mut self,
         take: impl FnOnce(&mut Ledger) -> Option<LedgerEntry>,
@@ -296,7 +296,7 @@ impl Fleet {
         Some(open)
     }
 
-    /// Changes the ledger in many places at once; how many entries fewer there are.
+    /// Changes many entries of the ledger at once; returns by how many there are fewer.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Ledger), now: Duration) -> usize {
         let before = self.ledger.len();
         change(&mut self.ledger);
@@ -309,7 +309,7 @@ impl Fleet {
         self.change(|ledger| _ = ledger.forget_proxy(proxy), now)
     }
 
-    /// Lets time pass: bookings expire, and the pool's own speed becomes the usual one.
+    /// Advances time: bookings expire, and the pool's median speed becomes the prior.
     pub(super) fn tick(&mut self, default_prefill_rate: f32, now: Duration) -> usize {
         let elapsed = now.saturating_sub(self.ticked);
         self.ticked = self.ticked.max(now);
@@ -344,7 +344,7 @@ impl Fleet {
         (0..self.flights.len()).for_each(|position| self.recount(position, now));
     }
 
-    /// What the ledger says of one endpoint.
+    /// Copies the ledger's sums of one endpoint.
     fn recount(&mut self, position: usize, now: Duration) {
         let flight = self.ledger.in_flight(self.pool().endpoints[position].id);
         let before = std::mem::replace(&mut self.flights[position], flight);

@@ -1,9 +1,9 @@
-//! Whom to bind now, of those who wait: one pass over the most urgent.
+//! One pass over the most urgent queued requests: which of them are bound now.
 //!
-//! Each in turn gets the endpoint where it costs least, given what is sent and what those before it will add there. If
-//! that endpoint has room and nobody before wants it, the request is bound; else its work is added to what waits for the
-//! endpoint. Bounded: so many requests are looked at that their number times that of the endpoints stays in
-//! [`EFFORT`]; who stands behind them is not urgent enough to be bound now.
+//! Each in turn gets the endpoint where it costs least, given the work that is sent and the queued work before it. If
+//! that endpoint has room and no earlier request wants it, the request is bound; else its work is added to the endpoint's
+//! queued work. Bounded: the number of requests times that of endpoints stays within
+//! [`EFFORT`]; requests behind that horizon are not examined in this pass.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use super::{
 };
 use crate::{estimate, ledger::RequestKey, policy::KvAware};
 
-/// Costs that one pass computes at most, about.
+/// Approximate maximum of costs computed in one pass.
 const EFFORT: usize = 4_096;
-/// Requests that a pass looks at, at least and at most.
+/// Minimum and maximum number of requests in one pass.
 const HORIZON: (usize, usize) = (16, 128);
-/// What is known of a waiting request's caches is found out anew after this time.
+/// Cache estimates of a queued request are repeated after this time.
 const FRESH: Duration = Duration::from_millis(200);
-/// Those who wait and begin like a prompt that was just bound are told so at once; so many of them.
+/// When a prompt is bound, at most this many queued requests with the same beginning are updated at once.
 const NEIGHBORS: usize = 64;
 
 impl Scheduler {
-    /// Binds what can be bound, and gives up on those whose time is over.
+    /// Binds the requests that can be bound, and removes those that were queued for too long.
     pub fn dequeue(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
         if self.queue.is_empty() {
             return;
@@ -57,7 +57,7 @@ impl Scheduler {
         let draw = self.rng.unit();
         let horizon = (EFFORT / self.queued.len().max(1)).clamp(HORIZON.0, HORIZON.1);
         let order = self.queue.order(horizon, now);
-        // Most requests may go anywhere: their sites are worked out once, and mended where something changes.
+        // Most requests may go anywhere: their candidates are computed once, and updated where something changes.
         let mut anywhere: Option<CandidateSet> = None;
         for (place, &key) in order.iter().enumerate() {
             let Some(mut waiting) = self.queue.check_out(key) else {
@@ -94,7 +94,7 @@ impl Scheduler {
         }
     }
 
-    /// Binds one request, or puts it back with its work added to what waits. Where it was bound.
+    /// Binds one request, or returns it to the queue and counts its work there. Returns the position where it was bound.
     fn place(
         &mut self,
         mut waiting: Box<QueuedRequest>,
@@ -143,7 +143,7 @@ impl Scheduler {
             });
         } else {
             let service = cost.finish - candidates.candidates[cost.candidate].queue_delay;
-            waiting.weigh(service, &self.shares);
+            waiting.set_service(service, &self.shares);
             self.queued[position] += service;
             self.queue.check_in(waiting);
         }
@@ -152,7 +152,7 @@ impl Scheduler {
         bound.then_some(position)
     }
 
-    /// The strategy changed to one that never waits: everybody is bound by it.
+    /// The strategy changed to one that never queues: binds all requests by it.
     fn release_all(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
         let keys: Vec<RequestKey> = self.queue.keys().collect();
         for key in keys {
@@ -162,7 +162,7 @@ impl Scheduler {
         }
     }
 
-    /// Waiting is of no use, as nobody is up or nobody has to wait: the picker knows whom to try all the same.
+    /// Queueing does not help, because no endpoint is up or the strategy does not queue: binds by the picker.
     fn try_anyone(&mut self, waiting: &QueuedRequest, now: Duration, dequeued: &mut Vec<Dequeued>) {
         let lookup = self.lookup(&waiting.query, &waiting.others, now);
         let waited = now.saturating_sub(waiting.since);
@@ -182,7 +182,7 @@ impl Scheduler {
         });
     }
 
-    /// Finds out anew what is known of a request's caches, when that may have changed.
+    /// Repeats the cache estimates of a request when they may be outdated.
     fn refresh(&self, waiting: &mut QueuedRequest, now: Duration) {
         if waiting
             .lookup
@@ -193,7 +193,7 @@ impl Scheduler {
         }
     }
 
-    /// A prompt was just bound: those next in turn that begin alike have to know.
+    /// A prompt was just bound: updates the estimates of the next requests that begin with the same block.
     fn refresh_neighbors(&mut self, next: &[RequestKey], head: Option<u64>, position: usize) {
         let Self {
             queue,

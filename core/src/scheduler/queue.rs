@@ -1,10 +1,10 @@
-//! Requests that wait for an endpoint, as descriptors: their bodies stay in their proxies.
+//! Queued requests, as descriptors: their bodies stay in their proxies.
 //!
 //! Ordered by highest response ratio, `(wait + service) / service^0.9`, times the weights of priority and of fair shares.
-//! Short work goes first while all are new, and whoever waits long enough goes first whatever its work, so nobody
-//! starves. With an exponent of 1 it would be the classic ratio; a little less costs the mean nothing and spares the
-//! longest prompts. Bounded by count, bytes and time; a request leaves in constant time, wherever it stands. When it is
-//! full, the tenant with the most gives way to those with less.
+//! Short work goes first while all are new, and a request that was queued for long enough goes first whatever its work,
+//! so none starves. With an exponent of 1 it would be the classic ratio; a little less costs the mean nothing and spares the
+//! longest prompts. Bounded by count, bytes and time; removal takes constant time at any place. When the queue is
+//! full, the tenant with the most requests loses one in favor of those with less.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -24,53 +24,53 @@ use crate::{
 
 /// See the module.
 const EXPONENT: f64 = 0.9;
-/// Service that a ratio counts at least, in seconds: a prompt that is cached as a whole must not be infinitely urgent.
+/// Minimum service in the ratio, in seconds: a fully cached prompt must not be infinitely urgent.
 const LEAST_SERVICE: f64 = 0.05;
-/// Steps of priority that are told apart, up and down; each doubles, or halves, how urgent a request is.
+/// Range of priorities, up and down; each step doubles, or halves, the urgency of a request.
 const MOST_PRIORITY: i32 = 8;
 
-/// One request that waits.
+/// One queued request.
 #[derive(Clone, Debug)]
 pub(super) struct QueuedRequest {
     pub(super) key: RequestKey,
     pub(super) query: Query,
     pub(super) model: Option<Box<str>>,
-    /// What sources other than the index said of its prompt.
+    /// Cache hits from sources other than the learned index.
     pub(super) others: SmallVec<[CacheHit; 1]>,
-    /// When it began to wait, here or elsewhere.
+    /// When it was queued, here or elsewhere.
     pub(super) since: Duration,
-    /// When it gives up.
+    /// When it leaves the queue unbound.
     pub(super) until: Duration,
     pub(super) lookup: CacheLookup,
     /// Seconds of prefill where it costs least.
     pub(super) service: f64,
-    /// What its response time is multiplied by.
+    /// The factor of its response time.
     pub(super) weight: f64,
 }
 
-/// What is known of where a prompt is cached.
+/// The cache estimates of one prompt.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CacheLookup {
     pub(super) estimates: CacheEstimates,
     pub(super) hits: PositionHits,
-    /// When that was found out; `None` when it has to be found out anew.
+    /// When they were computed; `None` when they are outdated.
     pub(super) at: Option<Duration>,
 }
 
 /// See the module. One per pool.
 #[derive(Debug, Default)]
 pub(super) struct RequestQueue {
-    /// `None` while somebody has lifted it out, to look at it.
+    /// `None` while a request is checked out.
     waiting: Vec<Option<Box<QueuedRequest>>>,
-    /// Parallel: what the order is made of, side by side, because all of it is read for every decision.
+    /// Parallel: the fields of the order, contiguous, because all of them are read for every decision.
     ranks: Vec<UrgencyEntry>,
     places: HashMap<RequestKey, u32, MixBuildHasher>,
-    /// How many of them each tenant has; nobody has none.
+    /// The number of requests per tenant; requests without one share an entry.
     tenants: HashMap<u64, u32, MixBuildHasher>,
     bytes: u64,
 }
 
-/// What says how urgent one request is.
+/// The fields that decide how urgent a request is.
 #[derive(Clone, Copy, Debug)]
 struct UrgencyEntry {
     key: RequestKey,
@@ -92,7 +92,7 @@ impl RequestQueue {
         self.ranks.is_empty()
     }
 
-    /// Bytes of the prompts that wait.
+    /// Bytes of the queued prompts.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -103,7 +103,7 @@ impl RequestQueue {
             && self.bytes.saturating_add(bytes) <= limits.max_bytes
     }
 
-    /// Who gives way to one more request of this tenant when there is no room: the newest one of the tenant that has the
+    /// The request that is evicted for one more of this tenant when there is no room: the newest one of the tenant with the
     /// most, as long as that leaves it no fewer than the other gets. So no tenant fills the queue for the others.
     pub(super) fn eviction_candidate(&self, tenant: Option<u64>) -> Option<RequestKey> {
         let own = self
@@ -122,12 +122,12 @@ impl RequestQueue {
         theirs.max_by_key(|rank| rank.since).map(|rank| rank.key)
     }
 
-    /// Seconds of prefill that wait.
+    /// Seconds of queued prefill.
     pub(super) fn service(&self) -> f64 {
         self.ranks.iter().map(|rank| rank.service).sum()
     }
 
-    /// A request that waits already begins anew, with the time that it waited.
+    /// Adds a request; one with the same key is replaced.
     pub(super) fn push(&mut self, waiting: QueuedRequest) {
         self.remove(waiting.key);
         self.bytes += waiting.query.prompt_bytes;
@@ -147,12 +147,12 @@ impl RequestQueue {
         Some(gone)
     }
 
-    /// Takes a request out to look at it. It keeps its place until it is put back, or bound.
+    /// Checks a request out. It keeps its place until it is checked in or discarded.
     pub(super) fn check_out(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
         self.waiting[*self.places.get(&key)? as usize].take()
     }
 
-    /// Puts back what was lifted, which may be weighed anew.
+    /// Checks a request in again, with its present urgency.
     pub(super) fn check_in(&mut self, waiting: Box<QueuedRequest>) {
         if let Some(&place) = self.places.get(&waiting.key) {
             self.ranks[place as usize] = UrgencyEntry::of(&waiting);
@@ -160,7 +160,7 @@ impl RequestQueue {
         }
     }
 
-    /// What was lifted does not come back.
+    /// Removes a request that is checked out.
     pub(super) fn discard(&mut self, waiting: &QueuedRequest) {
         if let Some(&place) = self.places.get(&waiting.key) {
             self.leave(place as usize, waiting);
@@ -175,7 +175,7 @@ impl RequestQueue {
         self.ranks.iter().map(|rank| rank.key)
     }
 
-    /// Those whose time is over.
+    /// Requests past their time limit.
     pub(super) fn late(&self, now: Duration) -> Vec<RequestKey> {
         self.ranks
             .iter()
@@ -191,7 +191,7 @@ impl RequestQueue {
             .map(|waiting| &mut **waiting)
     }
 
-    /// The `most` most urgent, the most urgent first.
+    /// The `most` most urgent requests, the most urgent first.
     pub(super) fn order(&self, most: usize, now: Duration) -> Vec<RequestKey> {
         let urgencies = self
             .ranks
@@ -231,7 +231,7 @@ impl RequestQueue {
     }
 }
 
-// === Rank ===
+// === UrgencyEntry ===
 
 impl UrgencyEntry {
     fn of(waiting: &QueuedRequest) -> Self {
@@ -259,11 +259,11 @@ impl UrgencyEntry {
     }
 }
 
-// === Waiting ===
+// === QueuedRequest ===
 
 impl QueuedRequest {
-    /// Notes the service that it needs, and how much its tenant got meanwhile.
-    pub(super) fn weigh(&mut self, service: f64, shares: &FairShares) {
+    /// Updates its service and its weight, which includes the share of its tenant.
+    pub(super) fn set_service(&mut self, service: f64, shares: &FairShares) {
         self.service = service;
         let priority = 2f64.powi(self.query.priority.clamp(-MOST_PRIORITY, MOST_PRIORITY));
         self.weight =
@@ -299,7 +299,7 @@ mod tests {
             service,
             weight: 0.0,
         };
-        waiting.weigh(service, &FairShares::default());
+        waiting.set_service(service, &FairShares::default());
         waiting
     }
 
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(
             order(&queue, 300),
             [2, 1, 3],
-            "five minutes of waiting outweigh a short service"
+            "five minutes in the queue outweigh a short service"
         );
     }
 
@@ -345,7 +345,7 @@ mod tests {
         for (request, tenant) in [(1, 8), (2, 7)] {
             let mut waiting = queue.remove(key(request)).expect("it waits");
             waiting.query.tenant = Some(tenant);
-            waiting.weigh(1.0, &shares);
+            waiting.set_service(1.0, &shares);
             queue.push(*waiting);
         }
         assert_eq!(
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_whoever_has_the_most_gives_way_to_those_with_less() {
+    fn the_newest_request_of_the_largest_tenant_is_evicted_for_smaller_ones() {
         let of = |tenant| Query {
             tenant: Some(tenant),
             ..Query::default()
@@ -380,14 +380,14 @@ mod tests {
         assert_eq!(
             queue.eviction_candidate(Some(2)),
             None,
-            "three and two: they would only change places"
+            "three and two: eviction would only swap them"
         );
         assert_eq!(queue.eviction_candidate(Some(3)), Some(key(3)));
     }
 
     proptest! {
         #[test]
-        fn count_and_bytes_follow_whoever_comes_and_leaves(
+        fn count_and_bytes_follow_every_push_and_removal(
             steps in proptest::collection::vec((0u64..20, 0u64..1_000, 0u64..3, any::<bool>()), 0..100),
         ) {
             let (mut queue, mut model) = (RequestQueue::default(), HashMap::new());

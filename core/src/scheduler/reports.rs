@@ -1,4 +1,4 @@
-//! What a dispatcher hears: from proxies about requests, from engines about themselves, from time.
+//! Reports to the scheduler: from proxies about requests, from engines about themselves, and the passing of time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     snapshot::EndpointId,
 };
 
-/// What a request came to, as far as its engine told.
+/// The usage of a finished request, as far as its engine reported it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineUsage {
     /// Tokens of its prompt.
@@ -24,10 +24,10 @@ pub struct EngineUsage {
     pub decoding: Option<Duration>,
 }
 
-/// What was expected of a cache and what came of it.
+/// The expected and the reported cached tokens of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CachePrediction {
-    /// Who was believed.
+    /// The source of the expectation.
     pub source: CacheSource,
     /// Tokens expected to be cached.
     pub expected: u32,
@@ -36,7 +36,7 @@ pub struct CachePrediction {
 }
 
 impl Scheduler {
-    /// A proxy sent a request to an endpoint, where `uncached` tokens are to be prefilled by its reckoning.
+    /// A proxy sent a request to an endpoint, with `uncached` tokens to prefill by its own estimate.
     /// `non_streaming`: its answer comes as a whole.
     pub fn started(
         &mut self,
@@ -62,13 +62,13 @@ impl Scheduler {
             now,
         ) && let Some(metadata) = self.metadata.get_mut(&key)
         {
-            // A retry elsewhere: what was expected of the first endpoint says nothing of this one.
+            // A retry elsewhere: the expectations were for the first endpoint.
             (metadata.claims, metadata.expected_cached) = (CacheClaims::default(), None);
             self.caches.routed(endpoint, &metadata.query);
         }
     }
 
-    /// The first byte of an answer came, `ttft` after the request was sent. The entry as it was before, the first time.
+    /// The first byte of an answer came, `ttft` after the request was sent. Returns the entry before that, the first time.
     pub fn first_byte(
         &mut self,
         key: RequestKey,
@@ -78,7 +78,7 @@ impl Scheduler {
         self.fleet.first_byte(key, ttft, now)
     }
 
-    /// A request is over. Its entry, the first time only, and how its cache turned out.
+    /// A request ended. Returns its entry, the first time only, and how its cache estimate compares.
     pub fn finished(
         &mut self,
         key: RequestKey,
@@ -101,8 +101,8 @@ impl Scheduler {
         (open, calibration)
     }
 
-    /// A proxy wants no answer any more: the request waits no longer, and a booking that nobody acted on is taken back.
-    /// The booking, and whether the request waited.
+    /// A proxy cancels a request: it leaves the queue, and an unconfirmed booking is released.
+    /// Returns the booking, and whether the request was queued.
     pub fn cancel(&mut self, key: RequestKey, now: Duration) -> (Option<LedgerEntry>, bool) {
         let waited = self.remove_queued(key).is_some();
         let open = self.fleet.release(|ledger| ledger.cancel(key), now);
@@ -112,7 +112,7 @@ impl Scheduler {
         (open, waited)
     }
 
-    /// A proxy says what it really has open here.
+    /// A proxy reports all its open requests.
     pub fn replace_proxy(
         &mut self,
         proxy: ProxyId,
@@ -127,7 +127,7 @@ impl Scheduler {
             .change(|ledger| ledger.replace_proxy(proxy, open, now), now);
     }
 
-    /// A proxy is gone for good, and with it what it had open or waiting. How many open requests that were.
+    /// A proxy is gone for good, with its open and queued requests. Returns the number of open ones.
     pub fn forget_proxy(&mut self, proxy: ProxyId, now: Duration) -> usize {
         let waiting: Vec<RequestKey> = self.queue.keys().filter(|key| key.proxy == proxy).collect();
         waiting
@@ -136,12 +136,12 @@ impl Scheduler {
         self.fleet.forget_proxy(proxy, now)
     }
 
-    /// A proxy remembers that a prompt of these blocks was sent there, before this dispatcher knew of it.
+    /// A prompt of these blocks was sent there before this scheduler existed, by a proxy's routing history.
     pub fn replay_history(&mut self, endpoint: EndpointId, blocks: &[u64]) {
         self.caches.replay(endpoint, blocks);
     }
 
-    /// Lets time pass: bookings expire, and the pool's own speed becomes what is usual. How many bookings expired.
+    /// Advances time: bookings expire, and the pool's median speed becomes the prior. Returns the number of expired bookings.
     pub fn tick(&mut self, now: Duration) -> usize {
         self.caches.settle();
         self.fleet.tick(
@@ -157,18 +157,18 @@ impl Scheduler {
         self.fleet.engines[position].sampled(sample, ours);
     }
 
-    /// Whether an endpoint may be chosen.
+    /// Sets the health of an endpoint.
     pub fn set_health(&mut self, position: usize, health: Health) {
         self.fleet.loads[position].health = health;
     }
 
-    /// The size of an engine's KV cache in tokens, if it told.
+    /// The size of an engine's KV cache in tokens, if it reports it.
     pub fn set_capacity(&mut self, position: usize, tokens: Option<u64>) {
         self.fleet.engines[position].set_capacity(tokens);
         self.caches.set_capacity(position, tokens);
     }
 
-    /// Another process answers at an endpoint now: its cache is empty, and its speed another.
+    /// The process at an endpoint was replaced: its cache is empty, and its speed unknown.
     pub fn restarted(&mut self, position: usize) {
         self.fleet.engines[position].restarted();
         self.caches.clear(position);
@@ -177,12 +177,12 @@ impl Scheduler {
             .for_each(|waiting| waiting.lookup.at = None);
     }
 
-    /// How an engine's counters of looked up and found prompt tokens moved: for engines that tell it of no request.
+    /// An engine's counter of cache-hit tokens grew: for engines that report no usage per request.
     pub fn hit_tokens_counted(&mut self, position: usize, found: u64) {
         self.caches.hit_tokens_counted(position, found);
     }
 
-    /// What came true of what was believed of a request's cache.
+    /// Compares the reported usage with the expectations.
     fn learn(
         &mut self,
         position: usize,

@@ -1,4 +1,4 @@
-//! Fair shares between tenants: who was served more than the others lately goes later.
+//! Fair shares between tenants: those served more than the others recently go later.
 //!
 //! Least attained service: each tenant's account holds the prefill tokens that were spent on it, fading by half every
 //! [`HALF_LIFE`]. The weight of a tenant is the mean of all accounts over its own, within bounds, so that one busy
@@ -72,7 +72,7 @@ impl FairShares {
         let mean = self.total / self.accounts.len() as f64;
         self.accounts.retain(|_, account| *account >= mean);
         if self.accounts.len() >= MAX_TENANTS {
-            // All alike: begin anew.
+            // All accounts are equal: reset them.
             self.accounts.clear();
         }
         self.total = self.accounts.values().sum();
@@ -86,7 +86,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn whoever_got_more_goes_later_until_that_is_forgotten() {
+    fn tenants_with_more_service_go_later_until_it_decays() {
         let mut shares = FairShares::default();
         shares.spend(Some(1), 90_000, SECOND);
         shares.spend(Some(2), 10_000, SECOND);

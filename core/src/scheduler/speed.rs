@@ -14,7 +14,7 @@
 //! slopes of all pairs (Theil 1950, Sen 1968, weighted by distance), the base the median of what is left. Up to about
 //! a quarter of the samples may be nonsense without effect, and a change of speed shows once the window has turned over.
 //!
-//! Costs: a few microseconds for a fit, which is made anew for every eighth of a window that is new.
+//! Costs: a few microseconds for a fit, which is repeated whenever an eighth of the window is new.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ use smallvec::SmallVec;
 
 /// Samples that are remembered.
 const WINDOW: usize = 24;
-/// Fewer say nothing.
+/// Minimum number of samples before a fit is reported.
 const FEWEST: usize = 4;
 /// First bytes closer than this were computed together.
 const TOGETHER: Duration = Duration::from_millis(2);
 /// Pairs of samples that differ by fewer tokens say nothing about the slope.
 const APART: f64 = 32.0;
-/// Seconds per prompt token between which every engine lies.
+/// Bounds of seconds per prompt token of any engine.
 const SLOWEST: f64 = 0.1;
 const FASTEST: f64 = 1e-7;
 
@@ -133,7 +133,7 @@ impl PrefillFit {
         }
     }
 
-    /// Seconds that a prompt with so many uncached tokens takes.
+    /// Prefill seconds of a prompt with `tokens` uncached tokens.
     #[must_use]
     pub(super) fn seconds(&self, tokens: f64) -> f64 {
         self.base + tokens / self.rate
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_that_are_all_alike_still_tell_a_rate() {
+    fn prompts_of_equal_length_still_give_a_rate() {
         let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
         serve(&mut prefill, &mut now, 8_000.0, [1_000; 10]);
         assert!(

@@ -57,7 +57,7 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// A prompt of the conversation `name` with so many tokens.
+/// A prompt of the conversation `name` of `tokens` tokens.
 fn prompt(name: u64, tokens: u32) -> Query {
     let chain = (1..=u64::from(tokens / BLOCK)).scan(name, |last, block| {
         *last = crate::hash::hash_mix(*last, block);
@@ -112,13 +112,13 @@ fn waits(outcome: &ScheduleOutcome) {
 fn dequeued(scheduler: &mut Scheduler, now: Duration) -> Vec<(u64, Option<u64>)> {
     let mut dequeued = Vec::new();
     scheduler.dequeue(now, &mut dequeued);
-    let told = dequeued
+    let exits = dequeued
         .into_iter()
         .map(|Dequeued { key, exit: end }| match end {
             QueueExit::Bound(binding) => (key.request.0, Some(binding.choice.ranked[0].endpoint.0)),
             QueueExit::TimedOut { .. } | QueueExit::NoEndpoint(_) => (key.request.0, None),
         });
-    told.collect()
+    exits.collect()
 }
 
 /// The request is answered: its first byte came at `now`, `ttft` after it was sent.
@@ -212,7 +212,7 @@ fn a_slow_endpoint_is_left_alone_once_it_is_known() {
 }
 
 #[test]
-fn who_waits_goes_on_waiting_when_the_pool_changes() {
+fn queued_requests_stay_queued_when_the_pool_changes() {
     let mut scheduler = scheduler(1);
     bound(schedule(&mut scheduler, 1, &prompt(1, 80_000), ms(0)));
     waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(0)));
@@ -226,7 +226,7 @@ fn who_waits_goes_on_waiting_when_the_pool_changes() {
 }
 
 #[test]
-fn who_waits_in_a_pool_that_loses_its_last_endpoint_is_told_at_once() {
+fn queued_requests_end_at_once_when_the_pool_loses_its_last_endpoint() {
     let mut scheduler = scheduler(1);
     bound(schedule(&mut scheduler, 1, &prompt(1, 80_000), ms(0)));
     waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(0)));
@@ -265,7 +265,7 @@ fn a_choice_can_be_explained_and_the_explanation_changes_nothing() {
 }
 
 #[test]
-fn who_waits_is_sent_to_anyone_when_nobody_is_up_any_more() {
+fn queued_requests_go_to_any_endpoint_when_none_is_up() {
     let mut scheduler = scheduler(1);
     bound(schedule(&mut scheduler, 1, &prompt(1, 80_000), ms(0)));
     waits(&schedule(&mut scheduler, 2, &prompt(2, 800), ms(0)));
@@ -274,7 +274,7 @@ fn who_waits_is_sent_to_anyone_when_nobody_is_up_any_more() {
 }
 
 #[test]
-fn down_endpoints_are_tried_only_when_nobody_is_up() {
+fn down_endpoints_are_tried_only_when_none_is_up() {
     let mut scheduler = scheduler(2);
     scheduler.set_health(0, Health::Down);
     assert_eq!(
@@ -284,7 +284,7 @@ fn down_endpoints_are_tried_only_when_nobody_is_up() {
     scheduler.set_health(1, Health::Down);
     let ScheduleOutcome::Bound(binding) = schedule(&mut scheduler, 2, &prompt(2, 800), ms(0))
     else {
-        panic!("somebody is tried")
+        panic!("an endpoint is tried")
     };
     assert!(binding.choice.panic_mode);
 }

@@ -21,7 +21,7 @@ fn gpu(index: &BlockIndex) -> Option<u32> {
 }
 
 #[test]
-fn a_dark_rank_says_nothing_a_partial_one_what_it_holds_and_a_whole_one_everything() {
+fn unsynced_ranks_report_nothing_partial_ones_their_hits_and_synced_ones_misses_too() {
     let (mut index, rank, _) = one(3);
     assert_eq!(gpu(&index), None);
     index.set_sync_state(&rank, SyncState::Partial);
@@ -39,17 +39,17 @@ fn a_dark_rank_says_nothing_a_partial_one_what_it_holds_and_a_whole_one_everythi
 }
 
 #[test]
-fn one_rank_in_the_dark_leaves_a_miss_of_its_endpoint_unknown() {
+fn one_unsynced_rank_leaves_misses_of_its_endpoint_unknown() {
     let (mut index, rank, _) = one(3);
     index.set_sync_state(&rank, SyncState::Synced);
-    let dark = index.open(EndpointId(1));
+    let unsynced = index.open(EndpointId(1));
     assert_eq!(gpu(&index), Some(6));
     assert!(
         index
             .hits(&[1, 2, 3, 4, 5], &CacheIdentity::default())
             .is_empty()
     );
-    index.set_sync_state(&dark, SyncState::Synced);
+    index.set_sync_state(&unsynced, SyncState::Synced);
     assert_eq!(
         index
             .hits(&[1, 2, 3, 4, 5], &CacheIdentity::default())
@@ -158,7 +158,7 @@ fn only_one_group_that_looks_at_everything_counts() {
 }
 
 #[test]
-fn a_rank_with_too_many_blocks_is_not_believed() {
+fn a_rank_with_too_many_blocks_is_refused() {
     let (_, _, stored) = one(4);
     let mut rank = RankBlocks::new(RankSlot(0)).limited(3);
     assert_eq!(rank.store(&stored, &mut Vec::new()), Err(TooManyBlocks));

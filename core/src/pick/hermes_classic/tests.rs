@@ -119,7 +119,7 @@ fn silence_costs_what_the_others_cost_on_average() {
 }
 
 #[test]
-fn a_figure_that_nobody_has_does_not_count() {
+fn a_figure_that_no_candidate_has_does_not_count() {
     let silent = ScoredCandidate::new(0, Load::default(), 0);
     assert_eq!(scores(&ALL_ONE, 1_000, vec![silent, silent]), [1.0, 1.0]);
 }

@@ -1,4 +1,4 @@
-//! An explanation tells what a choice did.
+//! An explanation reports the choice that is made.
 
 use super::*;
 use crate::explanation::{CandidateExplanation, ExclusionReason, ScoreTerms};
@@ -88,7 +88,7 @@ fn it_names_the_choice_its_numbers_and_who_was_left_out() {
 }
 
 #[test]
-fn it_says_why_there_is_nobody() {
+fn it_says_why_there_is_no_endpoint() {
     let query = Query {
         exclude: [EndpointId(0)].into_iter().collect(),
         ..Query::default()
@@ -141,7 +141,7 @@ fn a_large_pool_shows_who_was_not_looked_at() {
 
 proptest! {
     #[test]
-    fn it_tells_of_the_same_choice_that_is_made(strategy in 0..6usize, n in 1..150usize, seed: u64, session: Option<u64>) {
+    fn it_reports_the_same_choice_that_is_made(strategy in 0..6usize, n in 1..150usize, seed: u64, session: Option<u64>) {
         let picker = picker(every_strategy()[strategy].clone(), n);
         let query = Query { session, prompt_tokens: 100, ..Query::default() };
         let ask = PickRequest { round_robin_counter: seed, ..PickRequest::new(&query) };

@@ -27,7 +27,7 @@ fn said(source: CacheSource, tokens: u32, at_least: bool) -> CacheHit {
 
 /// Where a request is bound of which this is known.
 #[track_caller]
-fn told(
+fn assigned(
     scheduler: &mut Scheduler,
     request: u64,
     query: &Query,
@@ -50,12 +50,12 @@ fn told(
 }
 
 #[test]
-fn events_overrule_what_was_learned_only_where_they_know_all() {
+fn kv_events_overrule_the_learned_index_only_where_they_are_complete() {
     for (in_part, expected) in [(true, 6_399), (false, 1_000)] {
         let mut scheduler = scheduler(2);
         scheduler.replay_history(EndpointId(1), &prompt(7, 6_400).blocks);
         let hit = said(CacheSource::KvEvents, 1_000, in_part);
-        let place = told(&mut scheduler, 1, &prompt(7, 6_400), hit, ms(0));
+        let place = assigned(&mut scheduler, 1, &prompt(7, 6_400), hit, ms(0));
         assert_eq!(
             (place.position, place.cached_tokens),
             (1, expected),
@@ -65,12 +65,12 @@ fn events_overrule_what_was_learned_only_where_they_know_all() {
 }
 
 #[test]
-fn a_prompt_that_is_being_computed_counts_although_events_do_not_tell_of_it_yet() {
+fn a_prompt_that_is_being_computed_counts_before_kv_events_report_it() {
     let mut scheduler = scheduler(2);
     scheduler.set_health(0, Health::Down);
     let hit = said(CacheSource::KvEvents, 0, false);
     assert_eq!(
-        told(&mut scheduler, 1, &prompt(7, 6_400), hit, ms(0)).cached_tokens,
+        assigned(&mut scheduler, 1, &prompt(7, 6_400), hit, ms(0)).cached_tokens,
         0
     );
     let lookup = scheduler.lookup(&prompt(7, 6_400), &[hit], ms(10));
@@ -84,7 +84,7 @@ fn a_prompt_that_is_being_computed_counts_although_events_do_not_tell_of_it_yet(
 }
 
 #[test]
-fn who_waits_learns_of_a_prompt_that_was_sent_after_events_were_asked() {
+fn queued_requests_see_prompts_that_were_sent_after_their_kv_events_lookup() {
     let mut scheduler = scheduler(1);
     bound(schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0)));
     let hits = [CacheHit {
@@ -127,13 +127,13 @@ fn who_waits_learns_of_a_prompt_that_was_sent_after_events_were_asked() {
 }
 
 #[test]
-fn a_source_that_lies_is_believed_less_and_less() {
+fn confidence_in_a_wrong_source_falls() {
     let mut scheduler = scheduler(2);
     let mut expected = Vec::new();
     for request in 0..40 {
         let now = ms(10_000 * (request + 1));
         let query = prompt(1_000 + request, 6_400);
-        let place = told(
+        let place = assigned(
             &mut scheduler,
             request,
             &query,
@@ -160,7 +160,7 @@ fn a_source_that_lies_is_believed_less_and_less() {
 }
 
 #[test]
-fn what_proxies_remember_can_be_taught() {
+fn routing_history_of_proxies_can_be_replayed() {
     let mut scheduler = scheduler(3);
     scheduler.replay_history(EndpointId(2), &prompt(7, 6_400).blocks);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Whatever happens, in whatever order: bookings are neither lost nor doubled, queues stay bounded, nobody starves.
+//! For any sequence of events: bookings are neither lost nor doubled, queues stay bounded, no request starves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,7 +58,7 @@ fn event() -> impl Generator<Value = Event> {
     ]
 }
 
-/// What requests are where, by what the dispatcher told.
+/// What requests are where, by what the scheduler returned.
 #[derive(Default)]
 struct World {
     waiting: BTreeSet<RequestKey>,
@@ -225,7 +225,7 @@ proptest! {
 
     /// One endpoint, and nearly as much work as it can do: the longest wait stays within what the backlog explains.
     #[test]
-    fn nobody_starves(seed in any::<u64>()) {
+    fn no_request_starves(seed in any::<u64>()) {
         let queue = crate::policy::QueueLimits { max_requests: 100_000, max_wait: ms(3_600_000), ..crate::policy::QueueLimits::default() };
         let mut scheduler = Scheduler::new(&pool(KvAware { queue, ..KvAware::default() }, 1), SeededRng::new(1));
         let mut rng = SeededRng::new(seed);

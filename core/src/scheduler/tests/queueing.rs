@@ -124,7 +124,7 @@ fn an_answer_that_comes_as_a_whole_does_not_keep_its_endpoint_for_itself() {
 }
 
 #[test]
-fn who_cannot_wait_is_bound_at_once() {
+fn requests_that_cannot_wait_are_bound_at_once() {
     let mut scheduler = scheduler(1);
     bound(schedule(&mut scheduler, 1, &prompt(1, 80_000), ms(0)));
     let query = prompt(2, 800);
@@ -200,7 +200,7 @@ fn what_others_send_to_an_endpoint_makes_it_cost_more_and_is_not_waited_for() {
 }
 
 #[test]
-fn who_asks_again_before_the_first_question_is_taken_back_is_bound_once() {
+fn a_repeated_question_binds_its_request_once() {
     let mut scheduler = scheduler(1);
     bound(schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0)));
     waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(0)));
