@@ -12,7 +12,9 @@ use hermes_runtime::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
+// Clients have threads of their own. One more is enough for the streams to control planes: with one
+// for each core, every message would wake a second thread that finds nothing to do.
+#[tokio::main(worker_threads = 1)]
 async fn main() -> ExitCode {
     match run(DataPlaneArgs::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

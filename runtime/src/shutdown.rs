@@ -10,6 +10,8 @@
 //! The admin port answers until step 3, so that an operator can watch a drain. This module decides when; what to stop
 //! belongs to whoever holds a [`Drain`].
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -31,6 +33,8 @@ pub struct Shutdown {
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
     draining: CancellationToken,
+    /// As `draining`, for those who ask at every request: a token's answer takes its lock.
+    has_begun: Arc<AtomicBool>,
     forced: CancellationToken,
     work: TaskTracker,
 }
@@ -115,6 +119,7 @@ impl Shutdown {
         } = self;
         let Drain {
             draining,
+            has_begun,
             forced,
             work,
         } = drain;
@@ -124,6 +129,7 @@ impl Shutdown {
             ?grace,
             "draining: no new work is taken"
         );
+        has_begun.store(true, Ordering::Release);
         draining.cancel();
         work.close();
 
@@ -156,7 +162,7 @@ impl Drain {
     /// Whether step 1 has begun.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.is_cancelled()
+        self.has_begun.load(Ordering::Acquire)
     }
 
     /// Resolves at step 3, and at once when it has begun. The future owns what it needs.

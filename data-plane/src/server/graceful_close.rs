@@ -1,16 +1,20 @@
-//! How a connection of a client ends when its proxy drains: without a request getting lost on the way.
+//! Closes a client's connection during a drain without losing a request.
 //!
-//! HTTP/1.1 has no word for "I am about to close". A server that closes an idle connection may meet a request that was
-//! just sent, and whoever sent it has to guess whether it was heard. So a connection says so in the answer to its next
-//! request (`connection: close`), and is closed unasked only after it has been idle for [`FAREWELL`]. HTTP/2 has such a
-//! word, and is told at once.
+//! HTTP/1.1 has no frame that announces a close. A server that closes an idle connection can race
+//! with a request that was just sent, and the client cannot tell whether it was processed. So a
+//! draining proxy announces the close in the answer to the connection's next request
+//! (`connection: close`), and closes without an announcement only after [`IDLE_GRACE`] of idleness.
+//! HTTP/2 has GOAWAY, which is sent at once.
 //!
-//! Invariant: a request counts from its head to the last byte of its answer, or until either side gives up.
+//! Invariant: a request counts from its head to the last byte of its answer, or until either side
+//! gives up.
 
 use std::{
     pin::Pin,
-    sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,91 +23,113 @@ use hermes_runtime::shutdown::Drain;
 use http::{HeaderValue, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::{sync::watch, time::sleep};
+use tokio::{sync::Notify, time::sleep};
 
 /// How long an idle connection stays open after the drain began, or after its last answer.
-const FAREWELL: Duration = Duration::from_secs(2);
+const IDLE_GRACE: Duration = Duration::from_secs(2);
 
-/// The requests of one connection.
+/// The requests of one connection. A clone counts the same requests.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Exchanges {
-    open: Arc<watch::Sender<usize>>,
-    multiplexed: Arc<AtomicBool>,
+pub(super) struct ClientRequests(Arc<ClientRequestCount>);
+
+/// Touched by the connection's own tasks only, so that counting costs no shared cache line.
+#[derive(Debug, Default)]
+struct ClientRequestCount {
+    open: AtomicUsize,
+    /// HTTP/2.
+    multiplexed: AtomicBool,
+    /// Set while [`ClientRequests::may_close`] waits: only then a change of `open` is notified.
+    closing: AtomicBool,
+    changed: Notify,
 }
 
-/// One request of a connection, until it is dropped.
+/// One open request of a connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Exchange {
-    open: Arc<watch::Sender<usize>>,
+pub(super) struct OpenClientRequest {
+    count: Arc<ClientRequestCount>,
     persistent: bool,
 }
 
-/// The body of an answer, which holds its exchange open.
+/// The body of an answer, which keeps its request open.
 #[derive(Debug)]
-pub(super) struct Held<B> {
+pub(super) struct CountedBody<B> {
     body: B,
-    _exchange: Exchange,
+    _open: OpenClientRequest,
 }
 
-// === impl Exchanges ===
+// === impl ClientRequests ===
 
-impl Exchanges {
-    /// Counts a request that has come.
-    pub(super) fn begin(&self, request: &Request<Incoming>) -> Exchange {
+impl ClientRequests {
+    /// Counts a request whose head has arrived.
+    pub(super) fn begin(&self, request: &Request<Incoming>) -> OpenClientRequest {
         let persistent = request.version() < Version::HTTP_2;
         if !persistent {
-            self.multiplexed.store(true, Ordering::Relaxed);
+            self.0.multiplexed.store(true, Ordering::Relaxed);
         }
-        self.open.send_modify(|open| *open += 1);
-        Exchange {
-            open: Arc::clone(&self.open),
+        self.0.open.fetch_add(1, Ordering::SeqCst);
+        self.0.notify();
+        OpenClientRequest {
+            count: Arc::clone(&self.0),
             persistent,
         }
     }
 
-    /// Resolves when the connection may be closed without doing harm, once its proxy drains.
-    pub(super) async fn may_close(&self, drain: &Drain) {
+    /// Resolves when the connection can be closed without losing a request, once its proxy drains.
+    pub(super) async fn may_close(self, drain: Drain) {
         drain.draining().await;
-        let mut open = self.open.subscribe();
-        while !self.multiplexed.load(Ordering::Relaxed) {
-            // The sender lives as long as this connection.
-            if open.wait_for(|open| *open == 0).await.is_err() {
-                return;
+        let count = &*self.0;
+        count.closing.store(true, Ordering::SeqCst);
+        while !count.multiplexed.load(Ordering::Relaxed) {
+            if count.open.load(Ordering::SeqCst) > 0 {
+                count.changed.notified().await;
+                continue;
             }
             tokio::select! {
-                () = sleep(FAREWELL) => return,
-                _ = open.changed() => {}
+                () = sleep(IDLE_GRACE) => return,
+                () = count.changed.notified() => {}
             }
         }
     }
 }
 
-// === impl Exchange ===
+// === impl ClientRequestCount ===
 
-impl Exchange {
-    /// The answer, told to be the connection's last one if the proxy drains.
-    pub(super) fn answer<B>(self, mut response: Response<B>, drain: &Drain) -> Response<Held<B>> {
-        if self.persistent && drain.is_draining() {
-            response
-                .headers_mut()
-                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+impl ClientRequestCount {
+    /// A notification that comes before the wait is kept for it.
+    fn notify(&self) {
+        if self.closing.load(Ordering::SeqCst) {
+            self.changed.notify_one();
         }
-        response.map(|body| Held {
-            body,
-            _exchange: self,
-        })
     }
 }
 
-impl Drop for Exchange {
+// === impl OpenClientRequest ===
+
+impl OpenClientRequest {
+    /// The answer, announced as the connection's last one if the proxy drains.
+    pub(super) fn answer<B>(
+        self,
+        mut response: Response<B>,
+        drain: &Drain,
+    ) -> Response<CountedBody<B>> {
+        if self.persistent && drain.is_draining() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response.map(|body| CountedBody { body, _open: self })
+    }
+}
+
+impl Drop for OpenClientRequest {
     fn drop(&mut self) {
-        self.open.send_modify(|open| *open -= 1);
+        self.count.open.fetch_sub(1, Ordering::SeqCst);
+        self.count.notify();
     }
 }
 
-// === impl Held ===
+// === impl CountedBody ===
 
-impl<B: Body + Unpin> Body for Held<B> {
+impl<B: Body + Unpin> Body for CountedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

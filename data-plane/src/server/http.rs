@@ -1,7 +1,8 @@
 //! Accepting clients: HTTP/1.1, and HTTP/2 with prior knowledge, on one port.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use hermes_runtime::shutdown::Drain;
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
@@ -16,7 +17,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::graceful_close::Exchanges;
+use super::graceful_close::ClientRequests;
 use crate::proxy::Proxy;
 
 /// Connections that wait to be accepted.
@@ -25,12 +26,10 @@ const BACKLOG: i32 = 4_096;
 /// A head must arrive within this time, counted from the connection or from the request before it.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// What hyper buffers of one connection, in bytes. A head above the proxy's own limit still fits, so that it gets a
-/// proper answer.
+/// What hyper buffers of one connection, in bytes. A head above the proxy's own limit still fits, so
+/// that it gets the proxy's own answer. hyper's limit of 100 fields in a head stays: up to it, the
+/// parsed fields are on the stack.
 const BUFFER: usize = 256 << 10;
-
-/// Headers that a head may have.
-const HEADERS: usize = 256;
 
 /// A client that takes no byte of its answer for this long is cut off, so that it cannot hold an engine.
 #[cfg(target_os = "linux")]
@@ -73,7 +72,7 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain
             Some(_) = clients.join_next(), if !clients.is_empty() => {}
             accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
                 Ok((stream, address)) => {
-                    clients.spawn(client(stream, address, Arc::clone(&proxy), drain.clone()));
+                    clients.spawn(client(stream, address, Arc::clone(&proxy)));
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: a moment later some are free again.
@@ -95,30 +94,33 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain
     }
 }
 
-async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>, drain: Drain) {
+async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>) {
     let _counted = Counted::new(&proxy);
     // An idle connection is work, too, until it may be closed: the process waits for it.
-    let _work = drain.track();
+    let _work = proxy.drain.track();
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, "a client's socket cannot be prepared");
         return;
     }
-    let exchanges = Exchanges::default();
+    let requests = ClientRequests::default();
     let service = service_fn(|request: Request<Incoming>| {
-        let (proxy, drain, exchange) =
-            (Arc::clone(&proxy), drain.clone(), exchanges.begin(&request));
+        let (proxy, open) = (Arc::clone(&proxy), requests.begin(&request));
         async move {
             let answer = proxy.serve(request, address).await;
-            Ok::<_, std::convert::Infallible>(exchange.answer(answer, &drain))
+            Ok::<_, std::convert::Infallible>(open.answer(answer, &proxy.drain))
         }
     });
     let builder = builder();
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    // A set polls its future only when that future was woken, so that the events of the connection
+    // do not touch the drain, which all connections of the process share.
+    let mut may_close: FuturesUnordered<_> =
+        iter::once(requests.clone().may_close(proxy.drain.clone())).collect();
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = exchanges.may_close(&drain) => {
-            // Finishes what is under way, refuses what is new.
+        _ = may_close.next() => {
+            // Finishes the open requests and accepts no further one.
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -134,8 +136,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .max_buf_size(BUFFER)
-        .max_headers(HEADERS);
+        .max_buf_size(BUFFER);
     builder
         .http2()
         .timer(TokioTimer::new())
