@@ -1,16 +1,21 @@
 //! One HTTP/1.1 connection to an endpoint, driven by the task that uses it.
 //!
-//! hyper splits a connection into a handle and a future that does the I/O. Usually that future is spawned, and every
-//! chunk of an answer then wakes one task to wake another. Here the pair stays together: while a request waits for its
-//! head, and while its body is read, the request's own task polls the I/O (half the cost of a streamed answer). What
-//! follows from it: an idle pair is polled by nobody, so that its closing is noticed at check-out; and dropping the
-//! pair closes the socket, which is how a request is cancelled.
+//! hyper splits a connection into a handle and a driver, the future that does the I/O. Usually the
+//! driver is spawned, and every chunk of an answer then wakes one task to wake another. Here the
+//! pair stays together: while a request waits for the head of its answer, and while the body is
+//! read, the request's own task polls the driver (half the cost of a streamed answer).
+//!
+//! Consequences:
+//! * Nothing polls an idle pair, so its closing is noticed at check-out.
+//! * Dropping the pair closes the socket, which is how a request is cancelled.
+//! * Only the driver completes the handle's futures, and it is polled right before them. They are
+//!   polled with a no-op waker: with the task's own, each frame would wake the task that just read it.
 
 use std::{
     future::Future,
     io,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -28,12 +33,12 @@ use crate::request::outgoing::Outgoing;
 
 type Driver = http1::Connection<TokioIo<TcpStream>, Outgoing>;
 
-/// A connection with no request on it.
+/// A connection without a request on it.
 pub(crate) struct Connection {
     sender: http1::SendRequest<Outgoing>,
     driver: Driver,
     idle_since: Instant,
-    /// A request was answered on it before: the endpoint may close it at any moment.
+    /// A request was answered on it before, so the endpoint can close it at any moment.
     reused: bool,
 }
 
@@ -54,11 +59,8 @@ pub(crate) enum SendError {
     MaybeSeen { error: hyper::Error, reused: bool },
 }
 
-/// An answer's head, and the connection on which its body comes.
-pub(crate) type Sent = Response<Answer>;
-
-/// An answer's body, together with the connection that it drives.
-pub(crate) struct Answer {
+/// The body of an endpoint's answer, with the connection that polling it drives.
+pub(crate) struct UpstreamBody {
     incoming: Incoming,
     connection: Option<Connection>,
 }
@@ -72,7 +74,6 @@ impl Connection {
             .map_err(|_| SendError::ConnectTimeout(limit))??;
         stream.set_nodelay(true)?;
         let (sender, driver) = http1::Builder::new()
-            .max_headers(256)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(SendError::Handshake)?;
@@ -84,17 +85,20 @@ impl Connection {
         })
     }
 
-    /// Sends a request and waits for the head of its answer. There is no deadline here: the caller has one.
-    pub(crate) async fn send(mut self, request: Request<Outgoing>) -> Result<Sent, SendError> {
+    /// Sends a request and waits for the head of its answer. The caller sets the deadline.
+    pub(crate) async fn send(
+        mut self,
+        request: Request<Outgoing>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
         let mut head = std::pin::pin!(self.sender.try_send_request(request));
         let mut driver_done = false;
         let driver = &mut self.driver;
         let result = std::future::poll_fn(|cx| {
             if !driver_done {
-                // What the driver returns when it is done, the head's future reports too.
+                // Its result is not lost: hyper hands an error to the future of the head too.
                 driver_done = Pin::new(&mut *driver).poll(cx).is_ready();
             }
-            head.as_mut().poll(cx)
+            head.as_mut().poll(&mut Context::from_waker(Waker::noop()))
         })
         .await;
         match result {
@@ -103,7 +107,7 @@ impl Connection {
                 let connection = (!driver_done).then_some(self);
                 Ok(Response::from_parts(
                     parts,
-                    Answer {
+                    UpstreamBody {
                         incoming,
                         connection,
                     },
@@ -125,7 +129,7 @@ impl Connection {
         if self.idle_for(Instant::now()) >= limit {
             return false;
         }
-        // Nobody polled it while it was idle: one poll notices that the endpoint has closed it.
+        // It was not polled while it was idle: one poll notices that the endpoint closed it.
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(&mut self.driver).poll(&mut cx).is_pending() && self.sender.is_ready()
     }
@@ -141,9 +145,9 @@ impl Connection {
     }
 }
 
-// === Answer ===
+// === UpstreamBody ===
 
-impl Answer {
+impl UpstreamBody {
     /// The connection, once the whole body was read and if the endpoint keeps it open.
     pub(crate) fn into_connection(mut self) -> Option<Connection> {
         let mut connection = self.connection.take()?;
@@ -153,7 +157,7 @@ impl Answer {
     }
 }
 
-impl Body for Answer {
+impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -162,18 +166,18 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+        let mut noop = Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(&mut noop) {
             return Poll::Ready(frame);
         }
         let Some(connection) = &mut this.connection else {
             return Poll::Pending;
         };
         if Pin::new(&mut connection.driver).poll(cx).is_ready() {
-            // The connection is over; what it read before, or why it broke, the body still has to say.
+            // The connection has ended; the body still returns what it read, or why it broke.
             this.connection = None;
         }
-        let frame = ready!(Pin::new(&mut this.incoming).poll_frame(cx));
-        Poll::Ready(frame)
+        Pin::new(&mut this.incoming).poll_frame(&mut noop)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     choose::{SelectedEndpoint, Selection},
     clock::uptime,
-    endpoint::{Answer, Upstream},
+    endpoint::{Upstream, UpstreamBody},
     request::{inference_request::InferenceRequest, local_reply::LocalReply, outgoing::Outgoing},
     telemetry::metrics::{AttemptOutcome, ProxyMetrics, RequestOutcome},
     view::RoutingPool,
@@ -28,7 +28,7 @@ pub(crate) struct UpstreamResponse {
     pub(crate) head: response::Parts,
     /// The first piece of the body, taken already.
     pub(crate) first: Option<Bytes>,
-    pub(crate) body: Answer,
+    pub(crate) body: UpstreamBody,
     /// The attempt that it answers.
     pub(crate) attempt: Attempt,
 }

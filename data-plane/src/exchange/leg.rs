@@ -16,7 +16,7 @@ use tracing::Span;
 
 use super::{retry::AttemptEnd, trace};
 use crate::{
-    endpoint::{Answer, Connection, SendError, Upstream},
+    endpoint::{Connection, SendError, Upstream, UpstreamBody},
     request::{inference_request::InferenceRequest, outgoing::Outgoing},
 };
 
@@ -51,7 +51,7 @@ pub(super) struct LegAnswer {
     pub(super) head: response::Parts,
     /// The first piece of a stream's body, taken already.
     pub(super) first: Option<Bytes>,
-    pub(super) body: Answer,
+    pub(super) body: UpstreamBody,
 }
 
 /// Why no answer began.
@@ -113,7 +113,7 @@ impl Leg<'_> {
 
     async fn begin_answer(
         &self,
-        response: Response<Answer>,
+        response: Response<UpstreamBody>,
         span: &Span,
     ) -> Result<LegAnswer, LegError> {
         let (head, mut body) = response.into_parts();
@@ -134,7 +134,7 @@ impl Leg<'_> {
         &self,
         connections_opened: &Counter,
         repeated: &mut bool,
-    ) -> Result<Response<Answer>, LegError> {
+    ) -> Result<Response<UpstreamBody>, LegError> {
         while let Some(connection) = self.upstream.checkout() {
             match connection.send(self.http_request()).await {
                 Err(SendError::NotWritten(_)) => {}
@@ -176,7 +176,7 @@ pub(super) fn headers_for(
 }
 
 /// The first piece of a body that holds bytes; `None` when the body has none.
-async fn first_piece(body: &mut Answer) -> Result<Option<Bytes>, LegError> {
+async fn first_piece(body: &mut UpstreamBody) -> Result<Option<Bytes>, LegError> {
     loop {
         match body.frame().await {
             Some(Ok(frame)) => match frame.into_data() {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{forward::UpstreamResponse, guard::RequestGuard, meter::Meter, retry};
 use crate::{
-    endpoint::Answer,
+    endpoint::UpstreamBody,
     request::{headers, inference_request::InferenceRequest},
     telemetry::metrics::RequestOutcome,
 };
@@ -45,7 +45,7 @@ pub(crate) enum TruncatedResponse {
 /// An engine's answer.
 pub(crate) struct Relay {
     first: Option<Bytes>,
-    body: Option<Answer>,
+    body: Option<UpstreamBody>,
     meter: Meter,
     /// How long the engine may send nothing.
     idle_timeout: Duration,
@@ -187,7 +187,7 @@ impl Relay {
 
     /// The answer was relayed to its end.
     fn complete(&mut self) {
-        if let Some(connection) = self.body.take().and_then(Answer::into_connection) {
+        if let Some(connection) = self.body.take().and_then(UpstreamBody::into_connection) {
             self.meter.upstream().checkin(connection);
         }
         self.meter.complete();
