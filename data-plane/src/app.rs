@@ -25,8 +25,8 @@ use crate::{
     link::{identity::ProxyIdentity, report::Reporter},
     proxy::Proxy,
     request::admission::AdmissionLimit,
-    server::workers::Door,
-    sync::{self, ControlPlaneTarget, ControlPlaneTargets, Dialer, RoutingState},
+    server::workers::Listeners,
+    sync::{self, ControlPlaneTarget, ControlPlaneTargets, Dialer, RoutingState, SnapshotStore},
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
 };
 
@@ -98,11 +98,9 @@ pub async fn start(
     let dialer = Dialer {
         tls: TlsFolder::follow(tls, &mut registry, &tasks).await?,
     };
-    let door = Door::bind(address, workers)
-        .map_err(|source| DataPlaneStartError::Listen { address, source })?;
-    let bound = door
-        .address()
-        .map_err(|source| DataPlaneStartError::Listen { address, source })?;
+    let cannot_listen = |source| DataPlaneStartError::Listen { address, source };
+    let listeners = Listeners::bind(address, workers).map_err(cannot_listen)?;
+    let bound = listeners.address().map_err(cannot_listen)?;
 
     let routing = RoutingState::default();
     let access_log = Arc::new(AccessLog::default());
@@ -128,19 +126,28 @@ pub async fn start(
         run: identity.proxy,
         routing: routing.clone(),
     });
-    let gate = readiness.gate("snapshot");
+    let snapshots = SnapshotStore::new(
+        routing,
+        Arc::clone(&metrics),
+        readiness.gate("snapshot"),
+        workers,
+    );
     let learning = sync::run(
         ControlPlaneTargets { targets, dialer },
         identity,
-        routing,
+        snapshots,
         reporter,
         reports,
         metrics,
-        gate,
     );
     spawn_sync(learning, &tasks, &drain);
     not_ready_while_draining(&readiness, &tasks, &drain);
-    tasks.spawn("clients", door.serve(proxy, drain));
+    for worker in listeners.into_workers() {
+        tasks.spawn(
+            worker.name(),
+            worker.serve(Arc::clone(&proxy), drain.clone()),
+        );
+    }
     tracing::info!(listen = %bound, admin = ?admin_bound, "the data plane listens");
     Ok(DataPlane {
         listen: bound,

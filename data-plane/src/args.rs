@@ -97,9 +97,7 @@ impl DataPlaneArgs {
             listen: self.listen,
             admin: Some(self.admin),
             name: self.name.clone(),
-            workers: self
-                .workers
-                .map_or_else(crate::options::cores, NonZeroUsize::get),
+            workers: self.workers.unwrap_or_else(crate::options::cores),
         })
     }
 }

@@ -8,6 +8,7 @@ mod load;
 pub(crate) mod worker;
 
 use std::{
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -24,7 +25,7 @@ use hermes_core::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub(crate) use self::connection::{Answer, Connection, SendError};
+pub(crate) use self::connection::{Connection, SendError, UpstreamBody};
 use self::load::LoadCell;
 
 /// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a request must not be
@@ -33,9 +34,6 @@ pub(crate) const IDLE: Duration = Duration::from_secs(4);
 
 /// Idle connections that one worker keeps for one endpoint; more than this many in flight at once is a burst.
 const MAX_IDLE: usize = 1_024;
-
-/// Workers with idle connections of their own; above this number some share.
-const SHARDS: usize = 16;
 
 /// One endpoint.
 pub(crate) struct Upstream {
@@ -48,9 +46,9 @@ pub(crate) struct Upstream {
     pending_tokens: AtomicU64,
     /// Load caused by other proxies, as the control plane reports it.
     others: LoadCell,
-    breaker: Mutex<EndpointHealth>,
+    health: Mutex<EndpointHealth>,
     /// By worker: a connection is used where its socket is polled.
-    idle: [Mutex<Vec<Connection>>; SHARDS],
+    idle: Box<[Mutex<Vec<Connection>>]>,
 }
 
 /// One request in flight at one endpoint, counted exactly once and released when it is dropped.
@@ -62,7 +60,12 @@ pub(crate) struct InFlightGuard {
 // === Upstream ===
 
 impl Upstream {
-    pub(crate) fn new(endpoint: Arc<Endpoint>, breaker: EjectionPolicy) -> Self {
+    /// `workers` is the number of threads that will send requests.
+    pub(crate) fn new(
+        endpoint: Arc<Endpoint>,
+        ejection: EjectionPolicy,
+        workers: NonZeroUsize,
+    ) -> Self {
         let authority = http::HeaderValue::from_str(authority(&endpoint.url))
             .unwrap_or_else(|_| http::HeaderValue::from_static("invalid"));
         Self {
@@ -71,8 +74,8 @@ impl Upstream {
             in_flight: AtomicU32::new(0),
             pending_tokens: AtomicU64::new(0),
             others: LoadCell::default(),
-            breaker: Mutex::new(EndpointHealth::new(breaker)),
-            idle: Default::default(),
+            health: Mutex::new(EndpointHealth::new(ejection)),
+            idle: (0..workers.get()).map(|_| Mutex::default()).collect(),
         }
     }
 
@@ -90,7 +93,7 @@ impl Upstream {
         load.pending_tokens = load
             .pending_tokens
             .saturating_add(self.pending_tokens.load(Ordering::Relaxed));
-        load.health = load.health.worse(self.breaker.lock().health(now));
+        load.health = load.health.worse(self.health.lock().health(now));
         load
     }
 
@@ -100,7 +103,7 @@ impl Upstream {
             in_flight: self.in_flight.load(Ordering::Relaxed),
             pending_tokens: self.pending_tokens.load(Ordering::Relaxed),
             sample: None,
-            health: self.breaker.lock().health(now),
+            health: self.health.lock().health(now),
         }
     }
 
@@ -127,22 +130,22 @@ impl Upstream {
 
     /// Whether a request may be sent now: after an ejection, one probe at a time.
     pub(crate) fn admit(&self, now: Duration) -> bool {
-        self.breaker.lock().try_trial(now)
+        self.health.lock().try_trial(now)
     }
 
     /// The endpoint answered.
     pub(crate) fn succeeded(&self, now: Duration) {
-        self.breaker.lock().on_success(now);
+        self.health.lock().on_success(now);
     }
 
     /// An attempt failed.
     pub(crate) fn failed(&self, now: Duration, failure: EndpointFailure) {
-        self.breaker.lock().on_failure(now, failure);
+        self.health.lock().on_failure(now, failure);
     }
 
     /// An attempt ended without a result, because its client disconnected.
     pub(crate) fn abandoned(&self, now: Duration) {
-        self.breaker.lock().on_abandoned(now);
+        self.health.lock().on_abandoned(now);
     }
 
     /// The newest idle connection that is still open.
@@ -170,7 +173,7 @@ impl Upstream {
     }
 
     fn shard(&self) -> &Mutex<Vec<Connection>> {
-        &self.idle[worker::index() % SHARDS]
+        &self.idle[worker::index() % self.idle.len()]
     }
 }
 

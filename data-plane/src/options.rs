@@ -1,6 +1,6 @@
 //! The options of a data plane.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread};
 
 /// Local configuration; everything else comes from the control plane.
 #[derive(Clone, Debug)]
@@ -16,12 +16,12 @@ pub struct DataPlaneOptions {
     pub admin: Option<SocketAddr>,
     /// Name in logs of the control plane, such as the pod's name.
     pub name: String,
-    /// Threads that serve clients; 0 serves them on the runtime of the caller.
-    pub workers: usize,
+    /// Threads that serve clients.
+    pub workers: NonZeroUsize,
 }
 
 impl DataPlaneOptions {
-    /// Free ports on the loopback interface and no threads of its own: for tests.
+    /// Free ports on the loopback interface and two workers: for tests.
     #[must_use]
     pub fn local(control_planes: Vec<String>) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -31,13 +31,13 @@ impl DataPlaneOptions {
             listen: any,
             admin: Some(any),
             name: "test".to_owned(),
-            workers: 0,
+            workers: const { NonZeroUsize::new(2).expect("two is not zero") },
         }
     }
 }
 
-/// Cores that this process may use, the default number of threads for clients.
+/// Cores that this process may use, the default number of workers.
 #[must_use]
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+pub fn cores() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }

@@ -18,7 +18,6 @@ mod snapshot_store;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use hermes_runtime::readiness::Gate;
 use tokio::{
     net::lookup_host,
     sync::mpsc,
@@ -26,13 +25,11 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use self::{
-    dial::ReplicaAddress, replica::ReplicaEvent, reports::ReportOutbox,
-    snapshot_store::SnapshotStore,
-};
+use self::{dial::ReplicaAddress, replica::ReplicaEvent, reports::ReportOutbox};
 pub(crate) use self::{
     dial::{ControlPlaneTarget, Dialer},
     routing_state::RoutingState,
+    snapshot_store::SnapshotStore,
 };
 use crate::{
     link::{identity::ProxyIdentity, report::Reporter},
@@ -61,11 +58,10 @@ pub(crate) struct ControlPlaneTargets {
 pub(crate) async fn run(
     control_planes: ControlPlaneTargets,
     identity: ProxyIdentity,
-    routing: RoutingState,
+    snapshots: SnapshotStore,
     reporter: Arc<Reporter>,
     reports: mpsc::Receiver<hermes_proto::v1::Report>,
     metrics: Arc<ProxyMetrics>,
-    ready: Gate,
 ) {
     let ControlPlaneTargets { targets, dialer } = control_planes;
     let (events, inbox) = mpsc::channel(EVENTS);
@@ -75,9 +71,9 @@ pub(crate) async fn run(
         reports,
         Arc::clone(&reporter),
         outbox.clone(),
-        Arc::clone(&metrics),
+        metrics,
     ));
-    owners.spawn(SnapshotStore::new(routing, metrics, ready).run(inbox));
+    owners.spawn(snapshots.run(inbox));
 
     let (tasks, by_address) = (JoinSet::new(), HashMap::new());
     let mut followed = ReplicaTasks {

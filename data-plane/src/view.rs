@@ -8,6 +8,7 @@ pub(crate) mod models;
 
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -57,11 +58,13 @@ pub(crate) struct RoutingPool {
 // === RoutingView ===
 
 impl RoutingView {
-    /// Builds the view of `snapshot`; state of pools and endpoints that still exist is taken over from `previous`.
+    /// Builds the view of `snapshot`; state of pools and endpoints that still exist is taken over from
+    /// `previous`. `workers` is the number of threads that will send requests.
     pub(crate) fn build(
         snapshot: Arc<Snapshot>,
         previous: Option<&RoutingView>,
         metrics: &ProxyMetrics,
+        workers: NonZeroUsize,
     ) -> Self {
         let mut by_model = HashMap::new();
         let mut pools = Vec::with_capacity(snapshot.pools.len());
@@ -72,7 +75,12 @@ impl RoutingView {
             let before = previous.and_then(|view| view.pool(&pool.spec.name));
             pools.push(match before {
                 Some(before) if Arc::ptr_eq(&before.pool, pool) => Arc::clone(before),
-                _ => Arc::new(RoutingPool::build(Arc::clone(pool), before, metrics)),
+                _ => Arc::new(RoutingPool::build(
+                    Arc::clone(pool),
+                    before,
+                    metrics,
+                    workers,
+                )),
             });
         }
         Self {
@@ -142,7 +150,12 @@ impl RoutingView {
 // === RoutingPool ===
 
 impl RoutingPool {
-    fn build(pool: Arc<Pool>, before: Option<&Arc<RoutingPool>>, metrics: &ProxyMetrics) -> Self {
+    fn build(
+        pool: Arc<Pool>,
+        before: Option<&Arc<RoutingPool>>,
+        metrics: &ProxyMetrics,
+        workers: NonZeroUsize,
+    ) -> Self {
         let policy = &pool.spec.policy;
         let upstreams = pool
             .endpoints
@@ -152,7 +165,11 @@ impl RoutingPool {
                     .and_then(|before| Some(&before.upstreams[before.pool.position(endpoint.id)?]));
                 match known {
                     Some(known) if known.endpoint == *endpoint => Arc::clone(known),
-                    _ => Arc::new(Upstream::new(Arc::clone(endpoint), policy.ejection)),
+                    _ => Arc::new(Upstream::new(
+                        Arc::clone(endpoint),
+                        policy.ejection,
+                        workers,
+                    )),
                 }
             })
             .collect();

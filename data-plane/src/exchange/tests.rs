@@ -80,7 +80,7 @@ impl Exchange {
             ..Snapshot::default()
         });
         let metrics = Arc::new(ProxyMetrics::register(&mut Registry::default()));
-        let view = RoutingView::build(snapshot, None, &metrics);
+        let view = RoutingView::build(snapshot, None, &metrics, std::num::NonZeroUsize::MIN);
         let (reporter, reports) = Reporter::new();
         Self {
             pool: Arc::clone(&view.pools[0]),

@@ -121,6 +121,7 @@ mod tests {
             snapshot,
             None,
             &ProxyMetrics::register(&mut Registry::default()),
+            std::num::NonZeroUsize::MIN,
         );
         let query = Query {
             prompt_tokens: 100,

@@ -1,6 +1,6 @@
 //! The single writer of the routing state: folds the events of all replicas into one view.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use hermes_core::{load::Load, snapshot::Snapshot};
 use hermes_proto::v1;
@@ -25,10 +25,11 @@ use crate::{
 const MAINTENANCE: Duration = Duration::from_secs(1);
 
 /// The state of each replica, and the one whose snapshot is in use.
-pub(super) struct SnapshotStore {
+pub(crate) struct SnapshotStore {
     routing: RoutingState,
     metrics: Arc<ProxyMetrics>,
     ready: Gate,
+    workers: NonZeroUsize,
     replicas: Vec<ReplicaState>,
     active: Option<SocketAddr>,
     history_replay: HistoryReplay,
@@ -66,11 +67,18 @@ impl ReplicaState {
 // === SnapshotStore ===
 
 impl SnapshotStore {
-    pub(super) fn new(routing: RoutingState, metrics: Arc<ProxyMetrics>, ready: Gate) -> Self {
+    /// `ready` opens with the first view; `workers` is the number of threads that will send requests.
+    pub(crate) fn new(
+        routing: RoutingState,
+        metrics: Arc<ProxyMetrics>,
+        ready: Gate,
+        workers: NonZeroUsize,
+    ) -> Self {
         Self {
             routing,
             metrics,
             ready,
+            workers,
             replicas: Vec::new(),
             active: None,
             history_replay: HistoryReplay::default(),
@@ -174,6 +182,7 @@ impl SnapshotStore {
             Arc::clone(&replica.snapshot),
             previous.as_deref(),
             &self.metrics,
+            self.workers,
         );
         let version = view.snapshot.version.0;
         tracing::info!(replica = %replica.name, version, pools = view.pools.len(), "using a new snapshot");

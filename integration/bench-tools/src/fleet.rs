@@ -28,8 +28,6 @@ pub struct Scene {
     pub control_planes: usize,
     /// Data planes.
     pub proxies: usize,
-    /// Threads that serve clients in each proxy; with 0 the caller's runtime serves them.
-    pub workers: usize,
     /// The certificates of all planes, which then talk by TLS.
     pub tls: Option<PathBuf>,
     /// A KV manager that knows what the engines hold.
@@ -96,7 +94,6 @@ impl Default for Scene {
             engines: vec![instant()],
             control_planes: 1,
             proxies: 1,
-            workers: 0,
             tls: None,
             kv_manager: false,
             pool: String::new(),
@@ -139,7 +136,6 @@ impl Scene {
             engines: configs,
             control_planes,
             proxies,
-            workers,
             tls,
             kv_manager,
             mut pool,
@@ -191,7 +187,6 @@ impl Scene {
         for _ in 0..proxies {
             let options = data::DataPlaneOptions {
                 tls: tls.clone(),
-                workers,
                 ..data::DataPlaneOptions::local(targets.clone())
             };
             fleet.proxies.push(proxy_with(options).await?);

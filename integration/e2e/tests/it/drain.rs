@@ -104,39 +104,28 @@ async fn an_idle_proxy_ends_soon() {
 
 #[tokio::test]
 async fn a_taken_port_fails_the_start_and_names_the_flag() {
-    for workers in [0, 2] {
-        let fleet = Scene {
-            workers,
-            ..Scene::default()
-        }
-        .start()
-        .await
-        .expect("starts");
-        let taken = fleet.proxies[0].bound.listen;
-        let options = hermes_data_plane::app::DataPlaneOptions {
-            listen: taken,
-            admin: None,
-            workers,
-            ..hermes_data_plane::app::DataPlaneOptions::local(vec![
-                fleet.control_planes[0].bound.grpc.to_string(),
-            ])
-        };
-        let error =
-            hermes_data_plane::app::start(options, hermes_runtime::shutdown::Drain::default())
-                .await;
-        let message = error.expect_err("the port is taken").to_string();
-        assert!(
-            message.contains("--listen") && message.contains(&taken.to_string()),
-            "{message}"
-        );
-    }
+    let fleet = Scene::default().start().await.expect("starts");
+    let taken = fleet.proxies[0].bound.listen;
+    let options = hermes_data_plane::app::DataPlaneOptions {
+        listen: taken,
+        admin: None,
+        ..hermes_data_plane::app::DataPlaneOptions::local(vec![
+            fleet.control_planes[0].bound.grpc.to_string(),
+        ])
+    };
+    let drain = hermes_runtime::shutdown::Drain::default();
+    let error = hermes_data_plane::app::start(options, drain).await;
+    let message = error.expect_err("the port is taken").to_string();
+    assert!(
+        message.contains("--listen") && message.contains(&taken.to_string()),
+        "{message}"
+    );
 }
 
 #[tokio::test]
 async fn a_proxy_with_threads_of_its_own_serves_streams_and_drains() {
     let scene = Scene {
         engines: vec![EngineConfig::default(); 2],
-        workers: 2,
         ..Scene::of(0, "kv-aware")
     };
     let mut fleet = scene.start().await.expect("starts");

@@ -161,8 +161,12 @@ async fn an_engine_that_falls_silent_is_given_up_after_the_idle_timeout() {
 #[tokio::test]
 async fn connections_to_engines_are_used_again() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
+    // One connection of a client stays with one worker, whose connections are its own.
+    let client = client();
     for stream in [true, false, true, false, true] {
-        let response = send(chat(&fleet.url(), stream, 3)).await;
+        let (_, chat) = chat(&fleet.url(), stream, 3).build_split();
+        let chat = chat.expect("a request");
+        let response = client.execute(chat).await.expect("an answer");
         response.bytes().await.expect("a whole answer");
     }
     let opened = metric(
