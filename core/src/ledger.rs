@@ -219,7 +219,7 @@ impl Ledger {
                         ..before
                     },
                     before.since,
-                )
+                );
             }
         }
         let entry = self.proxies.get_mut(&key.proxy)?.get_mut(&key.request)?;

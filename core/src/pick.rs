@@ -257,7 +257,7 @@ fn rank<L: Fn(usize) -> Load>(
         Strategy::LeastRequest => least_request::rank(field, rng, ranking),
         Strategy::PowerOfTwo => power_of_two::rank(field, rng, ranking),
         Strategy::SessionAffinity(affinity) => {
-            session_affinity::rank(field, affinity, rng, ranking)
+            session_affinity::rank(field, affinity, rng, ranking);
         }
         Strategy::PrefixCache(rules) => prefix_cache::rank(field, rules, rng, ranking),
         Strategy::KvAware(rules) => kv_aware::rank(field, rules, rng, ranking),

@@ -204,7 +204,7 @@ mod tests {
         let mut holders = BTreeMap::new();
         if let Some(set) = set {
             sets.read(set, |holder| {
-                assert_eq!(holders.insert(holder.slot().0, holder.tiers().0), None)
+                assert_eq!(holders.insert(holder.slot().0, holder.tiers().0), None);
             });
         }
         holders

@@ -120,7 +120,7 @@ mod tests {
                 },
                 1_000,
                 16,
-            )
+            );
         });
         assert_eq!(
             confidence.of(CacheSource::KvEvents),
@@ -135,7 +135,7 @@ mod tests {
                 },
                 1_000,
                 16,
-            )
+            );
         });
         assert_eq!(
             confidence.of(CacheSource::KvEvents),
@@ -156,7 +156,7 @@ mod tests {
                 },
                 1_000,
                 16,
-            )
+            );
         });
         assert!(confidence.of(CacheSource::KvEvents) > 0.9);
     }

@@ -319,7 +319,7 @@ mod tests {
                     99 * 10 * MS
                 },
                 100,
-            )
+            );
         });
         decode.answered(500 * MS, 1);
         assert!((decode.seconds_per_token().expect("samples") - 0.01).abs() < 1e-4);
