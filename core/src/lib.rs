@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   prompt ──▶ prefix ──▶ Query ─┐
-//!   Snapshot (pools, endpoints) ─┼─▶ pick ──▶ Choice ──▶ Ledger (bookings)
-//!   Load (samples, health) ──────┘     │
-//!                                      └──▶ Explanation (for people)
+//!   Snapshot (pools, endpoints) ─┼─▶ scheduler ──▶ Assignment ──▶ Ledger (bookings)
+//!   Load (samples, health) ──────┤
+//!                                └─▶ pick ──▶ EndpointChoice
+//!   both fill an Explanation, for people
 //! ```
 //!
 //! Both planes call the same code: the control plane's scorer for every `Score`, and the data plane when the
@@ -16,23 +17,22 @@
 //! * every collection that outside input can grow has a bound, stated where it is declared.
 
 pub mod block_index;
-pub mod delta;
-pub mod ejection;
+mod cluster;
 mod estimate;
 pub mod explanation;
 mod hash;
+mod health;
 pub mod history;
 pub mod learned_index;
 pub mod ledger;
-pub mod load;
 pub mod nearest;
 pub mod pick;
 pub mod policy;
 pub mod prefix;
 pub mod query;
-pub mod rendezvous;
-pub mod retry_budget;
 pub mod rng;
 pub mod scheduler;
-pub mod snapshot;
 pub mod stored_responses;
+
+pub use cluster::{delta, load, rendezvous, snapshot};
+pub use health::{ejection, retry_budget};

@@ -51,7 +51,7 @@ mod utilization;
 
 use crate::estimate::{self, CacheClaims, CacheEstimator};
 use bind::PendingBinding;
-use cost::{CandidateEndpoint, EndpointCost, PromptHits};
+use cost::{CandidateEndpoint, CostedPrompt, EndpointCost};
 use fleet::{Fleet, RoomRequirement};
 use queue::{CacheLookup, QueuedRequest, RequestQueue};
 pub use reports::{CachePrediction, EngineUsage};
@@ -297,7 +297,7 @@ impl Scheduler {
         };
         let utilization = self.fleet.utilization.at(now);
         let gamma = rules.gamma(utilization, self.queue.len(), candidates.len());
-        let prompt = PromptHits {
+        let prompt = CostedPrompt {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
         };

@@ -51,7 +51,7 @@ pub(super) struct CandidateSet {
 
 /// A prompt, as costs see it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PromptHits<'a> {
+pub(super) struct CostedPrompt<'a> {
     pub(super) tokens: u32,
     pub(super) hits: &'a PositionHits,
 }
@@ -98,7 +98,7 @@ impl CandidateSet {
     }
 
     /// Where the request costs least; empty when there are no sites.
-    pub(super) fn ranking(&self, prompt: PromptHits<'_>, gamma: f64) -> CostRanking {
+    pub(super) fn ranking(&self, prompt: CostedPrompt<'_>, gamma: f64) -> CostRanking {
         let mut ranking = CostRanking::new();
         self.for_each(prompt, gamma, |cost| {
             if ranking.len() < MAX_RANKED || cost.total < ranking[MAX_RANKED - 1].total {
@@ -113,7 +113,7 @@ impl CandidateSet {
     /// The cost at every site, in their order.
     pub(super) fn for_each(
         &self,
-        prompt: PromptHits<'_>,
+        prompt: CostedPrompt<'_>,
         gamma: f64,
         mut each: impl FnMut(EndpointCost),
     ) {
@@ -214,7 +214,7 @@ mod tests {
 
     fn cheapest(candidates: &CandidateSet, tokens: u32, hits: &[(u32, u32)], gamma: f64) -> usize {
         candidates.ranking(
-            PromptHits {
+            CostedPrompt {
                 tokens,
                 hits: &hits.into(),
             },
@@ -264,7 +264,7 @@ mod tests {
         assert!(
             CandidateSet::default()
                 .ranking(
-                    PromptHits {
+                    CostedPrompt {
                         tokens: 1,
                         hits: &PositionHits::new()
                     },
@@ -286,7 +286,7 @@ mod tests {
                 (candidate.position, candidate.queue_delay) = (position, f64::from(queue_delay[position as usize]) / 10.0);
             }
             let lookup: PositionHits = hits.iter().map(|(position, cached)| (*position, *cached)).collect();
-            let prompt = PromptHits { tokens: 6_000, hits: &lookup };
+            let prompt = CostedPrompt { tokens: 6_000, hits: &lookup };
             let mut costs = Vec::new();
             candidates.for_each(prompt, 1.5, |cost| costs.push(cost));
             let cached: Vec<u32> = positions.iter().map(|position| hits.get(position).copied().unwrap_or(0)).collect();

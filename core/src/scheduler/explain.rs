@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     ScheduleRequest, Scheduler,
-    cost::{EndpointCost, PromptHits},
+    cost::{CostedPrompt, EndpointCost},
     fleet::RoomRequirement,
 };
 use crate::{
@@ -74,7 +74,7 @@ impl Scheduler {
         let gamma = rules.gamma(utilization, self.queue.len(), candidates.len());
         let mut costs: Vec<EndpointCost> = Vec::with_capacity(candidates.len());
         candidates.for_each(
-            PromptHits {
+            CostedPrompt {
                 tokens: query.prompt_tokens,
                 hits: &lookup.hits,
             },

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{
     Dequeued, QueueExit, QueuedRequest, Scheduler,
     bind::PendingBinding,
-    cost::{CandidateSet, PromptHits},
+    cost::{CandidateSet, CostedPrompt},
     fleet::RoomRequirement,
 };
 use crate::{estimate, ledger::RequestKey, policy::KvAware};
@@ -108,7 +108,7 @@ impl Scheduler {
             self.queue.len(),
             candidates.len(),
         );
-        let prompt = PromptHits {
+        let prompt = CostedPrompt {
             tokens: waiting.query.prompt_tokens,
             hits: &waiting.lookup.hits,
         };
