@@ -33,7 +33,7 @@ use hermes_core::{
 use self::members::PoolMembers;
 use crate::{
     cache_sources::kv_events::Publisher,
-    config::{Config, PoolConfig, Source},
+    config::{Config, EndpointSource, PoolConfig},
     discovery::{DiscoveredEndpoint, static_endpoints},
     engines::{ModelCard, ProbeTarget},
 };
@@ -83,7 +83,7 @@ pub(crate) struct WatchedSource {
     /// The pool that it feeds.
     pub(crate) pool: Arc<str>,
     /// What to watch; never static.
-    pub(crate) watched: Source,
+    pub(crate) watched: EndpointSource,
 }
 
 /// See the module.
@@ -114,7 +114,7 @@ struct PoolState {
 #[derive(Debug)]
 struct SourceState {
     id: SourceId,
-    source: Source,
+    source: EndpointSource,
     /// `None` until it has listed.
     found: Option<Vec<DiscoveredEndpoint>>,
 }
@@ -431,7 +431,7 @@ impl PoolState {
         let watched = self
             .sources
             .iter()
-            .filter(|state| !matches!(state.source, Source::Static(_)));
+            .filter(|state| !matches!(state.source, EndpointSource::Static(_)));
         watched.map(|SourceState { id, source, .. }| WatchedSource {
             source: *id,
             pool: Arc::clone(&self.config.name),
@@ -444,7 +444,7 @@ impl PoolState {
 
 impl SourceState {
     /// A static source has listed from the start.
-    fn new(source: &Source, next: &mut u64) -> Self {
+    fn new(source: &EndpointSource, next: &mut u64) -> Self {
         let id = SourceId(*next);
         *next += 1;
         Self {
@@ -456,10 +456,10 @@ impl SourceState {
 }
 
 /// The endpoints of a static source; nothing when it has to be watched.
-fn known_at_once(source: &Source) -> Option<Vec<DiscoveredEndpoint>> {
+fn known_at_once(source: &EndpointSource) -> Option<Vec<DiscoveredEndpoint>> {
     match source {
-        Source::Static(urls) => Some(static_endpoints(urls.iter().map(|url| &**url))),
-        Source::Services(_) | Source::Pods(_) => None,
+        EndpointSource::Static(urls) => Some(static_endpoints(urls.iter().map(|url| &**url))),
+        EndpointSource::Services(_) | EndpointSource::Pods(_) => None,
     }
 }
 

@@ -44,16 +44,12 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
                 ExitCode::FAILURE
             })
         }
-        Err(mistakes) => {
+        Err(errors) => {
             let (count, noun) = (
-                mistakes.len(),
-                if mistakes.len() == 1 {
-                    "mistake"
-                } else {
-                    "mistakes"
-                },
+                errors.len(),
+                if errors.len() == 1 { "error" } else { "errors" },
             );
-            eprintln!("{name}: {count} {noun}\n{mistakes}");
+            eprintln!("{name}: {count} {noun}\n{errors}");
             Ok(ExitCode::FAILURE)
         }
     }

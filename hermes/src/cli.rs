@@ -69,7 +69,7 @@ Examples:
     Demo(DemoArgs),
     /// Check a configuration file: everything that is wrong with it, or what it means
     ///
-    /// Lists every mistake with its path and what would be right. Exits with 0 when the file is right, with 1 when not.
+    /// Lists every error with its path and what is expected. Exits with 0 if the file is valid, with 1 if not.
     #[command(after_help = "\
 Examples:
   hermes check hermes.yaml

@@ -7,7 +7,7 @@ use hermes_bench::record::RecordError;
 use hermes_bench::replay::live::LiveReplayError;
 use hermes_bench::report::WriteError;
 use hermes_bench::simulate::SimulateError;
-use hermes_control_plane::{app as control_plane, config::Mistakes};
+use hermes_control_plane::{app as control_plane, config::ConfigErrors};
 use hermes_data_plane::app as data_plane;
 use hermes_runtime::telemetry::TelemetryError;
 
@@ -30,7 +30,7 @@ pub(crate) enum Failure {
     },
     /// Flags that amount to no configuration.
     #[error("{0}")]
-    Flags(Mistakes),
+    Flags(ConfigErrors),
     /// A port that is taken, or not ours to take.
     #[error("cannot listen on {address} ({flag}): {source}")]
     Listen {

@@ -3,16 +3,21 @@
 //! Its keys keep their meaning and their defaults, so that an existing `values.yaml` works unchanged; see
 //! `docs/configuration.md` for what each does here.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use hermes_core::policy::{ClassicWeights, PoolPolicy, Strategy, Timeouts};
 
 use super::{
-    DEFAULT_POOL, kv_manager,
-    pool::{CollectorConfig, Engine, PoolConfig},
-    reader::{Fields, Node},
-    sections::{APP, COLLECTOR, DISCOVERY},
-    source::{self, Port, Selection, Source},
+    DEFAULT_POOL,
+    collector::CollectorConfig,
+    duration::{DAY, MINUTE, SECOND},
+    engine::EngineKind,
+    key::ValueType,
+    kv_manager,
+    node::Node,
+    pool::{ConfigOrigin, PoolFragment, PoolParts, section::record},
+    section::Section,
+    source::{self, EndpointSource, KubernetesSelection, PortRef, SelectorLabels},
     strategy,
 };
 
@@ -24,38 +29,78 @@ const METRICS: [&str; 4] = [
     "vllm:num_requests_running",
 ];
 
-/// Most metric names that are looked at.
+/// Most metric names that are read.
 const MAX_METRICS: usize = 100;
 
+/// Time between two full lists, and between two scrapes, as in the original.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long one scrape may take, as in the original.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The pool that the block describes.
-pub(super) fn read(node: &Node<'_>) -> Option<PoolConfig> {
-    let fields = node.fields(&APP)?;
-    let (engine, collector) = read_collector(&fields);
-    let pool = PoolConfig {
-        engine,
-        collector,
-        sources: vec![Source::Services(read_discovery(&fields))],
-        policy: read_policy(&fields),
-        ..PoolConfig::new(DEFAULT_POOL.into())
+pub(super) fn read(section: &mut Section<'_>) -> PoolFragment {
+    let namespace = source::namespace(section);
+    let policy = read_policy(section);
+    let selection = section.section(
+        "discovery",
+        "The Services whose endpoints are used.",
+        read_discovery,
+    );
+    let (engine, collector) = section.section(
+        "collector",
+        "How the engines' metrics are scraped.",
+        read_collector,
+    );
+    let kv_manager = section.optional_section(
+        "kvmanager",
+        "The global KV-cache manager.",
+        kv_manager::read_original,
+    );
+    let selection = KubernetesSelection {
+        namespace,
+        ..selection
     };
-    let kv_manager = fields
-        .node("kvmanager")
-        .and_then(|node| kv_manager::read_original(&node));
-    Some(pool.with_kv_manager(kv_manager, &fields, "kvmanager"))
+    let parts = PoolParts {
+        engine,
+        policy,
+        sources: vec![EndpointSource::Services(selection)],
+        collector,
+        kv_manager: kv_manager.flatten(),
+        ..PoolParts::new(DEFAULT_POOL.into())
+    };
+    let (pool, issues) = parts.check();
+    for issue in issues {
+        let key = match issue.key {
+            "kvManager" => "kvmanager",
+            key => key,
+        };
+        record(section, key, &issue);
+    }
+    PoolFragment {
+        origin: ConfigOrigin::File(section.path().to_owned()),
+        pool,
+    }
 }
 
-fn read_policy(fields: &Fields<'_>) -> PoolPolicy {
+fn read_policy(section: &mut Section<'_>) -> PoolPolicy {
     let defaults = PoolPolicy::default();
-    let strategy = fields
-        .node("strategy")
-        .and_then(|node| strategy::read(&node))
-        .unwrap_or(defaults.strategy);
-    // The timeout is that of answers that do not stream, as in the original; streams have their own.
-    let request = fields
-        .duration("timeout")
-        .unwrap_or(defaults.timeouts.request);
+    let strategy = strategy::key(
+        section,
+        "`kv-aware` or `round-robin` (also `roundrobin`, `rr`), or any strategy of a pool.",
+    )
+    .or(defaults.strategy);
+    let strategy = weighted(section, strategy);
+    // Streams have timeouts of their own.
+    let request = section
+        .duration(
+            "timeout",
+            SECOND / 100..=DAY,
+            "Total time of a non-streaming request.",
+        )
+        .or(defaults.timeouts.request);
     PoolPolicy {
-        strategy: weighted(fields, strategy),
+        strategy,
         timeouts: Timeouts {
             request,
             ..defaults.timeouts
@@ -64,23 +109,24 @@ fn read_policy(fields: &Fields<'_>) -> PoolPolicy {
     }
 }
 
-/// A chart renders `weights` whatever the strategy is, so they are checked always. Weights that differ from the
-/// defaults ask for the score that they belong to, which the original called `kv-aware`.
-fn weighted(fields: &Fields<'_>, strategy: Strategy) -> Strategy {
-    let Some(node) = fields.node("weights") else {
+/// A chart renders `weights` whatever the strategy is, so they are always checked. Weights other than the defaults
+/// select the score that they belong to, which the original called `kv-aware`.
+fn weighted(section: &mut Section<'_>, strategy: Strategy) -> Strategy {
+    let weights = section.optional_section(
+        "weights",
+        "Weights, by the names of `pools[].strategy.weights`; others than the defaults select `hermes-classic`.",
+        strategy::read_weights,
+    );
+    let Some(weights) = weights else {
         return strategy;
     };
-    if fields
-        .node("strategy")
-        .is_some_and(|strategy| strategy.has("weights"))
-    {
-        fields.mistake(
+    if section.has_inside("strategy", "weights") {
+        section.error(
             "weights",
-            "weights stand in `strategy` too",
-            "give them once",
+            "weights are set in `strategy` too",
+            "set them once",
         );
     }
-    let weights = strategy::read_weights(&node, ClassicWeights::default()).unwrap_or_default();
     match strategy {
         Strategy::HermesClassic(_) => Strategy::HermesClassic(weights),
         Strategy::KvAware(_) if weights != ClassicWeights::default() => {
@@ -90,71 +136,80 @@ fn weighted(fields: &Fields<'_>, strategy: Strategy) -> Strategy {
     }
 }
 
-fn read_discovery(app: &Fields<'_>) -> Selection {
-    let namespace = source::read_namespace(app);
-    let fields = app
-        .node("discovery")
-        .and_then(|node| node.fields(&DISCOVERY));
-    let fields = fields.as_ref();
-    // There is one type; reading it refuses every other.
-    fields.and_then(|fields| fields.one_of("type"));
-    let labels = fields.and_then(|fields| fields.node("labelSelector"));
-    let labels = labels.and_then(|node| source::read_labels(&node));
-    let port = fields.and_then(|fields| fields.node("inferencePort"));
-    Selection {
-        namespace,
-        labels: labels.unwrap_or_else(|| BTreeMap::from([("app".into(), "vllm".into())])),
-        port: port
-            .and_then(|node| source::read_port(&node))
-            .unwrap_or(Port::Number(8000)),
-        resync: fields
-            .and_then(|fields| fields.duration("interval"))
-            .unwrap_or(Duration::from_secs(5)),
-        timeout: fields
-            .and_then(|fields| fields.duration("timeout"))
-            .unwrap_or(Duration::from_secs(10)),
+fn read_discovery(section: &mut Section<'_>) -> KubernetesSelection {
+    section
+        .one_of("type", &[("k8s-service", ())], "What is discovered.")
+        .or(());
+    let resync = section
+        .duration(
+            "interval",
+            SECOND..=DAY,
+            "Time between two full lists; changes are watched in between.",
+        )
+        .or(INTERVAL);
+    let labels = source::labels(
+        section,
+        "labelSelector",
+        "Labels of the Services whose endpoints are used.",
+    )
+    .or(SelectorLabels::from([("app".into(), "vllm".into())]));
+    KubernetesSelection {
+        namespace: None,
+        labels,
+        port: source::port(section, "inferencePort").or(PortRef::Number(8000)),
+        resync,
+        timeout: source::api_timeout(section),
         event_ports: None,
     }
 }
 
-fn read_collector(app: &Fields<'_>) -> (Engine, CollectorConfig) {
-    let fields = app
-        .node("collector")
-        .and_then(|node| node.fields(&COLLECTOR));
-    let fields = fields.as_ref();
-    let engine = fields
-        .and_then(|fields| fields.one_of("type"))
-        .and_then(Engine::of)
-        .unwrap_or_default();
-    let interval = fields
-        .and_then(|fields| fields.duration("interval"))
-        .unwrap_or(Duration::from_secs(5));
-    let timeout = fields
-        .and_then(|fields| fields.duration("timeout"))
-        .unwrap_or(Duration::from_secs(10));
-    if let Some(node) = fields.and_then(|fields| fields.node("metrics")) {
-        warn_unread(&node);
-    }
+fn read_collector(section: &mut Section<'_>) -> (EngineKind, CollectorConfig) {
+    let engine = section
+        .one_of(
+            "type",
+            &EngineKind::ALL,
+            "The engine; the original supported only `vllm`.",
+        )
+        .or(EngineKind::default());
+    let interval = section
+        .duration(
+            "interval",
+            SECOND / 10..=MINUTE * 10,
+            "Time between two scrapes of an endpoint.",
+        )
+        .or(INTERVAL);
+    let timeout = section
+        .duration(
+            "timeout",
+            SECOND / 100..=MINUTE * 5,
+            "How long one scrape may take.",
+        )
+        .or(TIMEOUT);
+    section
+        .value(
+            "metrics",
+            ValueType::Texts(format!("0 to {MAX_METRICS} metric names")),
+            "Accepted and not needed: what the strategies read is always scraped. Other names cause a warning.",
+            warn_unread,
+            |()| "[]".to_owned(),
+        )
+        .or(());
     (engine, CollectorConfig::new(engine, interval, timeout))
 }
 
-/// The original lets one name what to collect; here the strategies' needs decide, and a name beyond them has no effect.
-fn warn_unread(node: &Node<'_>) {
-    for item in node
-        .items(0, MAX_METRICS, "metric names")
-        .unwrap_or_default()
-    {
+/// The original has a list of what to collect; here the strategies decide, and other names have no effect.
+fn warn_unread(node: &Node<'_>) -> Option<()> {
+    for item in node.items(&(0..=MAX_METRICS), "metric names")? {
         let Some(name) = item.text("a metric's name") else {
             continue;
         };
         if !METRICS.contains(&name) {
-            item.warn(format!(
-                "{}: `{name}` is not read; the strategies need {}",
-                item.path(),
-                METRICS.join(", ")
-            ));
+            let (path, needed) = (item.path(), METRICS.join(", "));
+            let warning = format!("{path}: `{name}` is not read; the strategies need {needed}");
+            item.diagnostics().warn(warning);
         }
     }
+    Some(())
 }
 
 #[cfg(test)]
@@ -162,7 +217,10 @@ mod tests {
     use hermes_core::policy::CountScale;
 
     use super::*;
-    use crate::{cache_sources::kv_manager::Dialect, config::Config};
+    use crate::{
+        cache_sources::kv_manager::Dialect,
+        config::{Config, PoolConfig},
+    };
 
     fn pool(text: &str) -> PoolConfig {
         let config = Config::parse(text).expect("a good block");
@@ -173,16 +231,16 @@ mod tests {
     fn the_original_example_means_what_it_meant() {
         let pool = pool(include_str!("../../examples/hermes-router.yaml"));
         let seconds = Duration::from_secs;
-        assert_eq!((&*pool.name, pool.engine), (DEFAULT_POOL, Engine::Vllm));
-        let selection = Selection {
+        assert_eq!((&*pool.name, pool.engine), (DEFAULT_POOL, EngineKind::Vllm));
+        let selection = KubernetesSelection {
             namespace: Some("ai-inference".into()),
-            labels: BTreeMap::from([("app".into(), "vllm".into())]),
-            port: Port::Number(8000),
+            labels: SelectorLabels::from([("app".into(), "vllm".into())]),
+            port: PortRef::Number(8000),
             resync: seconds(5),
             timeout: seconds(10),
             event_ports: None,
         };
-        assert_eq!(pool.sources, [Source::Services(selection)]);
+        assert_eq!(pool.sources, [EndpointSource::Services(selection)]);
         assert_eq!(pool.policy.strategy.name(), "kv-aware");
         assert_eq!(
             pool.policy.timeouts,

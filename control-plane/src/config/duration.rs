@@ -2,6 +2,15 @@
 
 use std::time::Duration;
 
+/// A second, for ranges.
+pub const SECOND: Duration = Duration::from_secs(1);
+/// A minute.
+pub const MINUTE: Duration = Duration::from_secs(60);
+/// An hour.
+pub const HOUR: Duration = Duration::from_secs(3_600);
+/// A day.
+pub const DAY: Duration = Duration::from_secs(86_400);
+
 /// Units from the largest to the smallest, in nanoseconds.
 const UNITS: [(&str, u64); 6] = [
     ("d", 86_400_000_000_000),
@@ -12,7 +21,7 @@ const UNITS: [(&str, u64); 6] = [
     ("us", 1_000),
 ];
 
-/// The duration that `text` names, or nothing when it names none.
+/// The duration that `text` states; `None` if it is no duration.
 #[must_use]
 pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.trim();

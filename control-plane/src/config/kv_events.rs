@@ -2,65 +2,87 @@
 
 use std::sync::Arc;
 
-use super::{
-    reader::{Fields, Node},
-    sections::KV_EVENTS,
-    source::is_port_name,
-};
+use super::{names::is_port_name, section::Section};
 use crate::discovery::EventPortNames;
 
-/// Where the publishers of a pool's KV events are, unless something closer to them tells, checked.
+/// What a port's name may be.
+const PORT_NAME: &str = "a port's name: a-z, 0-9 and -, with a letter";
+
+/// Where the engines of a pool publish KV events, unless Kubernetes or the engines state it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvEventsConfig {
-    /// Where rank 0 publishes; nothing when the engine is to be asked.
+    /// Where rank 0 publishes; what the engine reports if absent.
     pub port: Option<u16>,
-    /// Where rank 0 replays; zero if nowhere, nothing when the engine is to be asked.
+    /// Where rank 0 replays, zero if nowhere; what the engine reports if absent.
     pub replay_port: Option<u16>,
-    /// How the ports are called in Kubernetes.
+    /// The names of both ports in Kubernetes.
     pub names: EventPortNames,
-    /// Topics that begin so are subscribed to.
+    /// The prefix of the topics that are subscribed to.
     pub topic: Arc<str>,
-    /// Data-parallel ranks of each endpoint; nothing when the engine is to be asked.
+    /// Data-parallel ranks of each endpoint; what the engine reports if absent.
     pub ranks: Option<u32>,
 }
 
-/// The mapping `kvEvents` of a pool; nothing when it is switched off.
-pub(super) fn read(node: &Node<'_>) -> Option<KvEventsConfig> {
-    let fields = node.fields(&KV_EVENTS)?;
-    let defaults = EventPortNames::default();
+/// The mapping `kvEvents` of a pool; `None` when it is disabled.
+pub(super) fn read(section: &mut Section<'_>) -> Option<KvEventsConfig> {
+    let enabled = section
+        .flag("enabled", "Whether KV events are followed.")
+        .or(true);
     let config = KvEventsConfig {
-        port: read_port(&fields, "port"),
-        replay_port: read_port(&fields, "replayPort"),
-        names: EventPortNames {
-            publish: read_name(&fields, "portName").map_or(defaults.publish, |name| vec![name]),
-            replay: read_name(&fields, "replayPortName").map_or(defaults.replay, |name| vec![name]),
-        },
-        topic: fields.text("topic").unwrap_or_default().into(),
-        ranks: fields.count("ranks"),
+        port: section
+            .count(
+                "port",
+                1..=65_535,
+                "Port at which rank 0 publishes, on the endpoint's host; ports found in Kubernetes take precedence.",
+            )
+            .or_unset("what the engine reports at `/kv_event_sources`, else `5557`"),
+        replay_port: section
+            .count("replayPort", 0..=65_535, "Replay port of rank 0; `0` for none.")
+            .or_unset("what the engine reports, else `5558`"),
+        names: read_names(section),
+        topic: section
+            .text("topic", "the beginning of a topic", "Prefix of the topics to subscribe to.")
+            .or_unset("every topic")
+            .unwrap_or_default(),
+        ranks: section
+            .count(
+                "ranks",
+                1..=64,
+                "Data-parallel ranks of each endpoint; both ports of rank `r` are higher by `r`.",
+            )
+            .or_unset("what the engine reports, else `1`"),
     };
     let replay = config.replay_port.filter(|port| *port > 0);
     if config.port.is_some() && config.port == replay {
-        fields.mistake(
+        section.error(
             "replayPort",
             "the same as `port`",
-            "give the port of the replay socket, or 0 if there is none",
+            "set the port of the replay socket, or 0 if there is none",
         );
     }
-    fields.flag("enabled").unwrap_or(true).then_some(config)
+    enabled.then_some(config)
 }
 
-fn read_port(fields: &Fields<'_>, key: &str) -> Option<u16> {
-    fields.count(key).and_then(|port| u16::try_from(port).ok())
-}
-
-fn read_name(fields: &Fields<'_>, key: &str) -> Option<String> {
-    let name = fields.text(key)?;
-    if !is_port_name(name) {
-        return fields
-            .node(key)?
-            .wrong("give a port's name: a-z, 0-9 and -, with a letter");
+fn read_names(section: &mut Section<'_>) -> EventPortNames {
+    let defaults = EventPortNames::default();
+    let mut read = |key, defaults: Vec<String>, meaning: &'static str| {
+        section
+            .text_where(key, PORT_NAME, is_port_name, meaning)
+            .or_unset(format!("`{}`", defaults.join("`, else `")))
+            .map_or(defaults, |name| vec![name.to_string()])
+    };
+    EventPortNames {
+        publish: read(
+            "portName",
+            defaults.publish,
+            "In Kubernetes: name of the port at which rank 0 publishes, of the pod or, where Services are selected, of the Service.",
+        ),
+        replay: read(
+            "replayPortName",
+            defaults.replay,
+            "In Kubernetes: name of the replay port of rank 0.",
+        ),
     }
-    Some(name.to_owned())
 }
 
 #[cfg(test)]
@@ -68,21 +90,21 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::{Config, reader::Notes};
+    use crate::config::{Config, diagnostics::Diagnostics, node::Node};
 
     fn read_value(value: &Value) -> Result<Option<KvEventsConfig>, String> {
-        let notes = Notes::default();
-        let config = read(&Node::new(value, "kvEvents", &notes));
-        let mistakes = notes.into_mistakes();
-        if mistakes.is_empty() {
-            Ok(config)
+        let diagnostics = Diagnostics::default();
+        let config = Section::read(&Node::new(value, "kvEvents", &diagnostics), read);
+        let errors = diagnostics.into_errors();
+        if errors.is_empty() {
+            Ok(config.flatten())
         } else {
-            Err(mistakes.to_string())
+            Err(errors.to_string())
         }
     }
 
     #[test]
-    fn nothing_has_to_be_said() {
+    fn an_empty_mapping_enables_kv_events() {
         let config = read_value(&json!({}))
             .expect("nothing is wrong")
             .expect("it is on");
@@ -100,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn contradicting_ports_names_and_ranks_are_rejected() {
         for wrong in [
             json!({"port": 0}),
             json!({"port": 5557, "replayPort": 5557}),
@@ -112,11 +134,11 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_follows_events_looks_for_their_ports() {
+    fn a_pool_with_kv_events_discovers_their_ports() {
         let text = "pools: [{name: a, kubernetes: {pods: {app: vllm}, port: 8000}, kvEvents: {portName: events}}]";
         let config = Config::parse(text).expect("a good file");
         let source = &config.pools[0].sources[0];
-        let crate::config::Source::Pods(selection) = source else {
+        let crate::config::EndpointSource::Pods(selection) = source else {
             panic!("{source:?}")
         };
         assert_eq!(
@@ -130,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strategy_that_does_not_look_at_caches_follows_no_events() {
+    fn a_strategy_that_reads_no_caches_follows_no_kv_events() {
         let text = "pools: [{name: a, strategy: random, endpoints: ['http://h:1'], kvEvents: {}}]";
         let config = Config::parse(text).expect("accepted");
         assert_eq!(config.pools[0].kv_events, None);

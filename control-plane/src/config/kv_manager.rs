@@ -1,73 +1,128 @@
-//! The global KV-cache manager of a pool: where it is, and how long to wait for it.
+//! The global KV-cache manager of a pool: where it is, and how long requests wait for it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{
-    address::{Address, is_path},
     conductor,
-    reader::{Fields, Node},
-    sections::{KV_MANAGER, KVMANAGER},
+    duration::{MINUTE, SECOND},
+    error::excerpt,
+    key::ValueType,
+    node::Node,
+    section::{Reading, Section},
+    server_url::{ServerUrl, is_path},
 };
 use crate::cache_sources::kv_manager::{
     Conductor, DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, Dialect, Encoding, MatchSort,
 };
 
-/// How long a request waits for an answer when nothing else is configured.
-const BUDGET: Duration = Duration::from_millis(50);
+/// How long a request waits for a lookup unless something else is configured.
+const LOOKUP_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How long a connection may take when nothing else is configured; the original's default.
+/// Bound of a connection unless something else is configured; the original's default.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an answer is used again when nothing else is configured.
-const CACHE: Duration = Duration::from_millis(500);
+/// How long a lookup's result is used unless something else is configured.
+const CACHE_TTL: Duration = Duration::from_millis(500);
 
-/// Port and path where a match-sort manager listens when nothing else is configured.
-const MATCH_SORT: (u16, &str) = (8080, "/match_sort");
+/// Where a match-sort manager listens unless something else is configured.
+const MATCH_SORT: LookupEndpoint = LookupEndpoint {
+    port: 8080,
+    path: "/match_sort",
+};
 
-/// The same for a conductor.
-const CONDUCTOR: (u16, &str) = (13_333, "/query");
+/// Where a conductor listens unless something else is configured.
+const CONDUCTOR: LookupEndpoint = LookupEndpoint {
+    port: 13_333,
+    path: "/query",
+};
 
-/// Most JSON names in one list.
-const MAX_KEYS: usize = 32;
+/// JSON names in one list.
+const NAMES: RangeInclusive<usize> = 1..=32;
 
-/// Whom to ask which endpoint holds a prompt, checked.
+/// The KV manager that is asked which endpoint holds a prompt, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvManagerConfig {
-    /// What it speaks.
+    /// Its protocol.
     pub dialect: Dialect,
     /// Where its lookup is: `http://host:port/path`.
     pub url: Arc<str>,
-    /// How long a connection may take to open, and an answer until the connection is given up; no request waits
-    /// for it.
+    /// How long a connection may take to open, and a response until the connection is closed; no request waits for it.
     pub timeout: Duration,
-    /// How long a request waits for an answer.
+    /// How long a request waits for a lookup.
     pub budget: Duration,
-    /// How long an answer is used again.
+    /// How long a lookup's result is used.
     pub cache: Duration,
 }
 
+/// Port and path of a lookup.
+#[derive(Clone, Copy, Debug)]
+struct LookupEndpoint {
+    port: u16,
+    path: &'static str,
+}
+
+/// Which protocol is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KvManagerProtocol {
+    MatchSort,
+    Conductor(Encoding),
+}
+
 /// The mapping `kvManager` of a pool.
-pub(super) fn read(node: &Node<'_>) -> Option<KvManagerConfig> {
-    let fields = node.fields(&KV_MANAGER)?;
-    if fields.node("url").is_none() {
-        fields.missing(
-            "url",
-            "give a URL such as http://cache-indexer-service:8080/match_sort",
-        );
-    }
-    let dialect = read_dialect(&fields);
-    let place = if dialect.needs_tokens() {
-        CONDUCTOR
-    } else {
-        MATCH_SORT
+pub(super) fn read(section: &mut Section<'_>) -> Option<KvManagerConfig> {
+    let protocol = section
+        .one_of(
+            ("protocol", ["kind"]),
+            &[
+                ("match-sort", KvManagerProtocol::MatchSort),
+                ("match_sort", KvManagerProtocol::MatchSort),
+                ("conductor", KvManagerProtocol::Conductor(Encoding::Json)),
+                ("conductor-msgpack", KvManagerProtocol::Conductor(Encoding::Msgpack)),
+            ],
+            "Protocol: `/match_sort` by text, or Mooncake's `/query` by token ids, which needs `tokenizer`.",
+        )
+        .or(KvManagerProtocol::MatchSort);
+    let lookup = match protocol {
+        KvManagerProtocol::MatchSort => MATCH_SORT,
+        KvManagerProtocol::Conductor(_) => CONDUCTOR,
     };
-    let url = read_url(&fields, "path", place);
+    let url = section
+        .text(
+            "url",
+            "a URL such as http://cache-indexer-service:8080/match_sort",
+            "URL of the manager; port and path may be part of it, or set in `port` and `path`.",
+        )
+        .required("set a URL such as http://cache-indexer-service:8080/match_sort");
+    let port = port(section).or_unset(format!(
+        "{}; {} for a conductor",
+        MATCH_SORT.port, CONDUCTOR.port
+    ));
+    let path = path(section, "path").or_unset(format!(
+        "{}; {} for a conductor",
+        MATCH_SORT.path, CONDUCTOR.path
+    ));
+    let url = url.and_then(|url| full_url(section, &url, port, ("path", path), lookup));
     let config = KvManagerConfig {
-        dialect,
+        dialect: read_dialect(section, protocol),
         url: Arc::default(),
-        timeout: fields.duration("timeout").unwrap_or(TIMEOUT),
-        budget: fields.duration("lookupTimeout").unwrap_or(BUDGET),
-        cache: fields.duration("cacheTtl").unwrap_or(CACHE),
+        timeout: timeout(
+            section,
+            "Timeout of connecting, and of a response before its connection is closed. No request waits for it.",
+        ),
+        budget: section
+            .duration(
+                "lookupTimeout",
+                SECOND / 1_000..=SECOND * 5,
+                "How long a request waits for a lookup; after it the caches count as unknown.",
+            )
+            .or(LOOKUP_TIMEOUT),
+        cache: section
+            .duration(
+                "cacheTtl",
+                SECOND * 0..=MINUTE,
+                "How long a lookup's result is used for the same prefix; 0s looks up every time.",
+            )
+            .or(CACHE_TTL),
     };
     Some(KvManagerConfig {
         url: url?,
@@ -75,140 +130,166 @@ pub(super) fn read(node: &Node<'_>) -> Option<KvManagerConfig> {
     })
 }
 
-/// The original's mapping `app.kvmanager`; a blank URL is none, as its chart has it.
-pub(super) fn read_original(node: &Node<'_>) -> Option<KvManagerConfig> {
-    let fields = node.fields(&KVMANAGER)?;
-    // There is one, under two spellings; reading it refuses every other.
-    fields.one_of("protocol");
-    let timeout = fields.duration("timeout").unwrap_or(TIMEOUT);
-    let url = fields.node("url");
-    if url.is_none() {
-        fields.missing(
-            "url",
-            "give a URL such as http://cache-indexer-service, or leave out `kvmanager`",
-        );
-    }
-    if url?.is_blank() {
-        fields.warn(format!(
-            "{}.url is empty: no KV manager is asked",
-            fields.path()
-        ));
-        return None;
-    }
-    let url = read_url(&fields, "matchPath", MATCH_SORT)?;
-    let dialect = Dialect::MatchSort(MatchSort::named());
+/// The original's mapping `app.kvmanager`; a blank URL is none, as in its chart.
+pub(super) fn read_original(section: &mut Section<'_>) -> Option<KvManagerConfig> {
+    section
+        .one_of(
+            "protocol",
+            &[("match-sort", ()), ("match_sort", ())],
+            "Protocol.",
+        )
+        .or(());
+    let url = original_url(section);
+    let port = port(section).or_implied(&MATCH_SORT.port);
+    let path = path(section, "matchPath").or_implied(&MATCH_SORT.path.into());
+    let meaning = format!(
+        "Timeout of the connection; a request waits at most {LOOKUP_TIMEOUT:?} for a lookup, whatever is set here."
+    );
+    let timeout = timeout(section, meaning);
     Some(KvManagerConfig {
-        dialect,
-        url,
+        url: full_url(section, &url?, port, ("matchPath", path), MATCH_SORT)?,
+        dialect: Dialect::MatchSort(MatchSort::named()),
         timeout,
-        budget: BUDGET,
-        cache: CACHE,
+        budget: LOOKUP_TIMEOUT,
+        cache: CACHE_TTL,
     })
 }
 
-/// The protocol, and the settings that belong to it. Those of the other are checked too, and have no effect.
-fn read_dialect(fields: &Fields<'_>) -> Dialect {
-    let names = |key: &str, defaults: &[&str]| {
-        read_names(fields, key).unwrap_or_else(|| defaults.iter().copied().map(Arc::from).collect())
+/// The key `url` of the original; `None` when it is blank, with a warning.
+fn original_url(section: &mut Section<'_>) -> Option<Arc<str>> {
+    let expected = "a URL such as http://cache-indexer-service";
+    let read = |node: &Node<'_>| {
+        if node.is_blank() {
+            return Some(Arc::default());
+        }
+        node.text(expected).map(Arc::from)
     };
-    let match_sort = MatchSort {
-        id_keys: names("idKeys", &DEFAULT_ID_KEYS),
-        score_keys: names("scoreKeys", &DEFAULT_SCORE_KEYS),
-    };
-    let conductor = fields
-        .node("conductor")
-        .and_then(|node| conductor::read(&node))
-        .unwrap_or_default();
-    let encoding = match fields.one_of("protocol") {
-        Some("conductor") => Encoding::Json,
-        Some("conductor-msgpack") => Encoding::Msgpack,
-        _ => {
-            warn_foreign(fields, &["conductor"]);
-            return Dialect::MatchSort(match_sort);
+    let url = section
+        .value(
+            "url",
+            ValueType::Text(expected),
+            "Scheme and host; no KV manager if empty.",
+            read,
+            Arc::<str>::to_string,
+        )
+        .required("set a URL such as http://cache-indexer-service, or remove `kvmanager`")?;
+    if url.is_empty() {
+        section.warn("url", "empty, so no KV manager is used");
+        return None;
+    }
+    Some(url)
+}
+
+/// The settings of the protocol in use. Those of the other are checked too, and have no effect.
+fn read_dialect(section: &mut Section<'_>, protocol: KvManagerProtocol) -> Dialect {
+    let match_sort = section.only_for(&["match-sort"], |section| MatchSort {
+        id_keys: read_json_names(
+            section,
+            "idKeys",
+            "JSON names of the endpoint in an entry of the response; the first that is present counts.",
+            &DEFAULT_ID_KEYS,
+        ),
+        score_keys: read_json_names(
+            section,
+            "scoreKeys",
+            "JSON names of the degree of match in an entry of the response; the first that is present counts.",
+            &DEFAULT_SCORE_KEYS,
+        ),
+    });
+    let conductor = section.only_for(&["conductor", "conductor-msgpack"], |section| {
+        section.section("conductor", "settings of the lookup.", conductor::read)
+    });
+    let (dialect, name) = match protocol {
+        KvManagerProtocol::MatchSort => (Dialect::MatchSort(match_sort), "match-sort"),
+        KvManagerProtocol::Conductor(encoding) => {
+            let conductor = Conductor {
+                encoding,
+                ..conductor
+            };
+            (Dialect::Conductor(Box::new(conductor)), "conductor")
         }
     };
-    warn_foreign(fields, &["idKeys", "scoreKeys"]);
-    Dialect::Conductor(Box::new(Conductor {
-        encoding,
-        ..conductor
-    }))
+    for key in section.foreign(name) {
+        section.warn(key.name, "has no effect with this protocol");
+    }
+    dialect
 }
 
-fn warn_foreign(fields: &Fields<'_>, keys: &[&str]) {
-    for key in keys.iter().filter(|key| fields.node(key).is_some()) {
-        fields.warn(format!(
-            "{} has no effect with this protocol",
-            fields.path_of(key)
-        ));
-    }
-}
-
-/// The lookup's URL from `url`, `port` and the path's key; what stands in two places has to be the same.
-fn read_url(
-    fields: &Fields<'_>,
-    path_key: &str,
-    (usual_port, usual_path): (u16, &str),
-) -> Option<Arc<str>> {
-    let port = fields
-        .count("port")
-        .and_then(|port| u16::try_from(port).ok());
-    let path = read_path(fields, path_key, usual_path);
-    let text = fields.text("url")?;
-    let address = match Address::parse(text) {
-        Ok(address) => address,
-        Err(refused) => return fields.node("url")?.wrong(refused.to_string()),
-    };
-    let url_path = Some(address.path).filter(|path| !matches!(*path, "" | "/"));
-    if let Some(inside) = url_path.filter(|path| !is_path(path)) {
-        return fields.node("url")?.wrong(format!(
-            "give a path such as {usual_path} instead of {inside}"
-        ));
-    }
-    if address
-        .port
-        .is_some_and(|inside| port.is_some_and(|port| port != inside))
-    {
-        fields.mistake("port", "another port than in `url`", "give the port once");
-    }
-    if url_path.is_some_and(|inside| path.is_some_and(|path| path != inside)) {
-        fields.mistake(path_key, "another path than in `url`", "give the path once");
-    }
-    let port = address.port.or(port).unwrap_or(usual_port);
-    Some(
-        format!(
-            "http://{}:{port}{}",
-            address.host,
-            url_path.or(path).unwrap_or(usual_path)
+fn read_json_names(
+    section: &mut Section<'_>,
+    key: &'static str,
+    meaning: &'static str,
+    defaults: &[&str],
+) -> Vec<Arc<str>> {
+    let read = |node: &Node<'_>| node.text("a JSON name").map(Arc::from);
+    section
+        .texts(
+            key,
+            NAMES,
+            "JSON names",
+            meaning,
+            read,
+            Arc::<str>::to_string,
         )
-        .into(),
+        .or(defaults.iter().copied().map(Arc::from).collect())
+}
+
+fn timeout(section: &mut Section<'_>, meaning: impl Into<Cow<'static, str>>) -> Duration {
+    section
+        .duration("timeout", SECOND / 100..=MINUTE * 5, meaning)
+        .or(TIMEOUT)
+}
+
+fn port<'s, 'a>(section: &'s mut Section<'a>) -> Reading<'s, 'a, u16, impl Fn(&u16) -> String> {
+    section.count("port", 1..=65_535, "Port of the manager.")
+}
+
+fn path<'s, 'a>(
+    section: &'s mut Section<'a>,
+    key: &'static str,
+) -> Reading<'s, 'a, Arc<str>, impl Fn(&Arc<str>) -> String> {
+    section.text_where(
+        key,
+        "a path such as /match_sort",
+        is_path,
+        "Path of the lookup.",
     )
 }
 
-fn read_path<'a>(fields: &Fields<'a>, key: &str, usual: &str) -> Option<&'a str> {
-    let path = fields.text(key)?;
-    if !is_path(path) {
-        return fields
-            .node(key)?
-            .wrong(format!("give a path such as {usual}"));
+/// The lookup's URL from `url`, `port` and the path's key; what is set in two places has to be the same.
+fn full_url(
+    section: &Section<'_>,
+    url: &str,
+    port: Option<u16>,
+    (path_key, path): (&str, Option<Arc<str>>),
+    lookup: LookupEndpoint,
+) -> Option<Arc<str>> {
+    let wrong = |fix: String| {
+        section.error("url", format!("found `{}`", excerpt(url)), fix);
+        None
+    };
+    let address = match ServerUrl::parse(url) {
+        Ok(address) => address,
+        Err(error) => return wrong(error.to_string()),
+    };
+    let inside = Some(address.path).filter(|path| !matches!(*path, "" | "/"));
+    if let Some(path) = inside.filter(|path| !is_path(path)) {
+        return wrong(format!(
+            "expected a path such as {} instead of {path}",
+            lookup.path
+        ));
     }
-    Some(path)
-}
-
-fn read_names(fields: &Fields<'_>, key: &str) -> Option<Vec<Arc<str>>> {
-    let items = fields.node(key)?.items(1, MAX_KEYS, "JSON names")?;
-    let mut seen = BTreeSet::new();
-    let mut names: Vec<Arc<str>> = Vec::with_capacity(items.len());
-    for item in &items {
-        let Some(name) = item.text("a JSON name") else {
-            continue;
-        };
-        if seen.insert(name) {
-            names.push(name.into());
-        } else {
-            item.wrong::<()>("leave it out: it is in the list already");
-        }
+    let differs =
+        |inside: Option<u16>| inside.is_some_and(|inside| port.is_some_and(|port| port != inside));
+    if differs(address.port) {
+        section.error("port", "another port than in `url`", "set the port once");
     }
-    Some(names)
+    if inside.is_some_and(|inside| path.as_ref().is_some_and(|path| **path != *inside)) {
+        section.error(path_key, "another path than in `url`", "set the path once");
+    }
+    let port = address.port.or(port).unwrap_or(lookup.port);
+    let path = inside.or(path.as_deref()).unwrap_or(lookup.path);
+    Some(format!("http://{}:{port}{path}", address.host).into())
 }
 
 #[cfg(test)]
@@ -216,10 +297,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::reader::Notes;
+    use crate::config::diagnostics::Diagnostics;
 
     #[test]
-    fn port_and_path_may_stand_in_the_url_or_beside_it() {
+    fn port_and_path_may_be_part_of_the_url_or_keys_of_their_own() {
         let cases = [
             json!({"url": "http://mooncake"}),
             json!({"url": "http://mooncake:8080/match_sort"}),
@@ -227,10 +308,12 @@ mod tests {
             json!({"url": "http://mooncake:8080", "port": 8080, "kind": "match-sort"}),
         ];
         for value in cases {
-            let notes = Notes::default();
-            let config = read(&Node::new(&value, "kvManager", &notes)).expect("a good mapping");
+            let diagnostics = Diagnostics::default();
+            let config = Section::read(&Node::new(&value, "kvManager", &diagnostics), read)
+                .flatten()
+                .expect("a good mapping");
             assert_eq!(&*config.url, "http://mooncake:8080/match_sort", "{value}");
-            assert_eq!((config.budget, config.timeout), (BUDGET, TIMEOUT));
+            assert_eq!((config.budget, config.timeout), (LOOKUP_TIMEOUT, TIMEOUT));
         }
     }
 
@@ -240,8 +323,10 @@ mod tests {
             "protocol": "conductor-msgpack", "url": "http://conductor", "idKeys": ["ip"],
             "conductor": {"blockSize": 128, "instances": {"prefill-0": "10.0.0.7:8000"}, "register": true},
         });
-        let notes = Notes::default();
-        let config = read(&Node::new(&value, "kvManager", &notes)).expect("a good mapping");
+        let diagnostics = Diagnostics::default();
+        let config = Section::read(&Node::new(&value, "kvManager", &diagnostics), read)
+            .flatten()
+            .expect("a good mapping");
         assert_eq!(&*config.url, "http://conductor:13333/query");
         let Dialect::Conductor(conductor) = config.dialect else {
             panic!("a conductor")
@@ -258,6 +343,6 @@ mod tests {
             conductor.register,
             Some(crate::cache_sources::kv_manager::Registration::default())
         );
-        assert!(notes.into_mistakes().is_empty());
+        assert!(diagnostics.into_errors().is_empty());
     }
 }

@@ -1,65 +1,94 @@
-//! The tables of `docs/configuration.md`, made from the lists that the reader checks against, and the same for helm.
+//! The tables of `docs/configuration.md`, generated from the calls that read the file; and the schema of the chart.
 
 mod schema;
 
 pub use self::schema::schema;
-use super::sections::{ALL, Key, Kind, Section};
+use super::{
+    Document,
+    key::{DefaultValue, KeyDescription, ValueType},
+    section::Section,
+};
+
+/// The keys of the top level; those of the mappings are inside them.
+#[must_use]
+pub fn keys() -> Vec<KeyDescription> {
+    Section::describe(Document::read).1
+}
 
 /// Every key with its type, default, range and meaning, as Markdown tables, one for each mapping of the file.
 #[must_use]
 pub fn tables() -> String {
-    ALL.iter()
-        .map(|section| table(section))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let mut tables = Vec::new();
+    write_tables("", &keys(), &mut tables);
+    tables.join("\n")
 }
 
-fn table(section: &Section) -> String {
-    let title = if section.path.is_empty() {
+/// The table of the mapping at `path`, and then those of the mappings inside.
+fn write_tables(path: &str, keys: &[KeyDescription], tables: &mut Vec<String>) {
+    let title = if path.is_empty() {
         "Top level".to_owned()
     } else {
-        format!("`{}`", section.path)
+        format!("`{path}`")
     };
-    let rows: String = section.keys.iter().map(|key| row(section, key)).collect();
-    format!(
+    let rows: String = keys.iter().map(|key| row(path, key)).collect();
+    tables.push(format!(
         "### {title}\n\n| Key | Type | Default | Range | Meaning |\n|---|---|---|---|---|\n{rows}"
-    )
+    ));
+    // The keys of `strategy` and `weights` are the same in the original's block.
+    let inside = |key: &&KeyDescription| {
+        let is_repeated = path == "app" && matches!(key.name, "strategy" | "weights");
+        !key.keys().is_empty() && !is_repeated
+    };
+    for key in keys.iter().filter(inside) {
+        let list = matches!(key.value_type, ValueType::List(..));
+        let brackets = if list { "[]" } else { "" };
+        let path = format!("{}{brackets}", path_of(path, key));
+        write_tables(&path, key.keys(), tables);
+    }
 }
 
-fn row(section: &Section, key: &Key) -> String {
-    let dot = if section.path.is_empty() { "" } else { "." };
-    let default = match key
-        .default
-        .strip_prefix('(')
-        .and_then(|text| text.strip_suffix(')'))
-    {
-        Some(words) => words.to_owned(),
-        None if key.default.is_empty() => String::new(),
-        None => format!("`{}`", key.default),
+fn path_of(section: &str, key: &KeyDescription) -> String {
+    let dot = if section.is_empty() { "" } else { "." };
+    format!("{section}{dot}{}", key.name)
+}
+
+fn row(section: &str, key: &KeyDescription) -> String {
+    let default = match &key.default {
+        DefaultValue::Absent => String::new(),
+        DefaultValue::Required => "required".to_owned(),
+        DefaultValue::Value(value) => format!("`{value}`"),
+        DefaultValue::Words(words) => words.clone().into_owned(),
     };
-    let also = if key.also.is_empty() {
+    let aliases = if key.aliases.is_empty() {
         String::new()
     } else {
-        format!(" Also `{}`.", key.also.join("`, `"))
+        format!(" Also `{}`.", key.aliases.join("`, `"))
     };
-    let (path, name, kind) = (section.path, key.name, kind_name(&key.kind));
-    format!(
-        "| `{path}{dot}{name}` | {kind} | {default} | {} | {}{also} |\n",
-        key.kind.range(),
-        key.meaning
-    )
+    let (path, kind, range) = (
+        path_of(section, key),
+        type_name(&key.value_type),
+        key.value_type.range(),
+    );
+    let description = key.description();
+    format!("| `{path}` | {kind} | {default} | {range} | {description}{aliases} |\n")
 }
 
-fn kind_name(kind: &Kind) -> String {
-    match kind {
-        Kind::Duration(..) => "duration".to_owned(),
-        Kind::Size(..) => "size".to_owned(),
-        Kind::Count(..) => "whole number".to_owned(),
-        Kind::Number(..) => "number".to_owned(),
-        Kind::Flag => "`true` or `false`".to_owned(),
-        Kind::OneOf(words) => format!("one of `{}`", words.join("`, `")),
-        Kind::List(what) => format!("list of {what}"),
-        Kind::Text(what) | Kind::Mapping(what) => (*what).to_owned(),
+fn type_name(value_type: &ValueType) -> String {
+    match value_type {
+        ValueType::Duration(_) => "duration".to_owned(),
+        ValueType::Size(_) => "size".to_owned(),
+        ValueType::Count(_) => "whole number".to_owned(),
+        ValueType::Number(_) => "number".to_owned(),
+        ValueType::Flag => "`true` or `false`".to_owned(),
+        ValueType::OneOf(words) => format!("one of `{}`", words.join("`, `")),
+        ValueType::Section(_) => "a mapping".to_owned(),
+        ValueType::Texts(_)
+        | ValueType::List(..)
+        | ValueType::Text(_)
+        | ValueType::Port
+        | ValueType::Map(_)
+        | ValueType::TextOrSection(..)
+        | ValueType::FlagOrSection(_) => value_type.expected(),
     }
 }
 
@@ -94,14 +123,18 @@ mod tests {
         );
     }
 
+    fn assert_distinct(path: &str, keys: &[KeyDescription]) {
+        let mut names: Vec<&str> = keys.iter().flat_map(KeyDescription::spellings).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "{path}");
+        keys.iter()
+            .for_each(|key| assert_distinct(key.name, key.keys()));
+    }
+
     #[test]
-    fn no_key_is_declared_twice_in_a_section() {
-        for section in ALL {
-            let mut names: Vec<&str> = section.keys.iter().flat_map(Key::spellings).collect();
-            let count = names.len();
-            names.sort_unstable();
-            names.dedup();
-            assert_eq!(names.len(), count, "{}", section.path);
-        }
+    fn no_key_is_described_twice_in_a_section() {
+        assert_distinct("", &keys());
     }
 }

@@ -1,58 +1,76 @@
-//! What applies to every request before its pool is known.
+//! Settings that apply to every request, before its pool is known.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{ops::RangeInclusive, sync::Arc};
 
 use hermes_core::policy::ProxySettings;
 
 use super::{
-    address::is_path,
-    reader::{Fields, Node},
-    sections::LIMITS,
+    duration::{HOUR, SECOND},
+    node::Node,
+    section::Section,
+    server_url::is_path,
 };
 
-/// Most paths besides the known ones.
-const MAX_PATHS: usize = 64;
+/// Paths besides the known ones.
+const PATHS: RangeInclusive<usize> = 0..=64;
 
 /// The settings among the keys of the top level.
-pub(super) fn read(top: &Fields<'_>) -> ProxySettings {
-    let defaults = ProxySettings::default();
-    let limits = top.node("limits").and_then(|node| node.fields(&LIMITS));
-    let limits = limits.as_ref();
+pub(super) fn read(top: &mut Section<'_>) -> ProxySettings {
+    let limits = top.section("limits", "Limits of one proxy.", read_limits);
     ProxySettings {
-        max_body_bytes: limits
-            .and_then(|l| l.size("maxBodyBytes"))
-            .unwrap_or(defaults.max_body_bytes),
-        max_concurrent: limits
-            .and_then(|l| l.count("maxConcurrent"))
-            .unwrap_or(defaults.max_concurrent),
-        client_timeout: limits
-            .and_then(|l| l.duration("clientTimeout"))
-            .unwrap_or(defaults.client_timeout),
         expose_endpoint: top
-            .flag("exposeEndpoint")
-            .unwrap_or(defaults.expose_endpoint),
+            .flag(
+                "exposeEndpoint",
+                "Whether responses name the chosen endpoint in the header `x-hermes-endpoint`.",
+            )
+            .or(limits.expose_endpoint),
         extra_paths: top
-            .node("extraPaths")
-            .and_then(|node| read_paths(&node))
-            .unwrap_or(defaults.extra_paths),
+            .texts(
+                "extraPaths",
+                PATHS,
+                "paths such as /v2/embed",
+                "Paths, besides the known ones, that are forwarded unchanged.",
+                read_path,
+                Arc::<str>::to_string,
+            )
+            .or(limits.extra_paths),
+        ..limits
     }
 }
 
-fn read_paths(node: &Node<'_>) -> Option<Vec<Arc<str>>> {
-    let items = node.items(0, MAX_PATHS, "paths such as /v2/embed")?;
-    let mut seen = BTreeSet::new();
-    let mut paths: Vec<Arc<str>> = Vec::with_capacity(items.len());
-    for item in &items {
-        let Some(path) = item.text("a path such as /v2/embed") else {
-            continue;
-        };
-        if !is_path(path) {
-            item.wrong::<()>("give a path such as /v2/embed, without a query");
-        } else if seen.insert(path) {
-            paths.push(path.into());
-        } else {
-            item.wrong::<()>("leave it out: it is in the list already");
-        }
+/// The mapping `limits`, with defaults for the other settings.
+fn read_limits(section: &mut Section<'_>) -> ProxySettings {
+    let defaults = ProxySettings::default();
+    ProxySettings {
+        max_body_bytes: section
+            .size(
+                "maxBodyBytes",
+                1 << 10..=4 << 30,
+                "Largest request body; above it the response is 413.",
+            )
+            .or(defaults.max_body_bytes),
+        max_concurrent: section
+            .count(
+                "maxConcurrent",
+                1..=1_000_000,
+                "Concurrent requests of one proxy; above it the response is 429.",
+            )
+            .or(defaults.max_concurrent),
+        client_timeout: section
+            .duration(
+                "clientTimeout",
+                SECOND / 100..=HOUR,
+                "How long a client may take to send its request head, and between two chunks of its body.",
+            )
+            .or(defaults.client_timeout),
+        ..defaults
     }
-    Some(paths)
+}
+
+fn read_path(node: &Node<'_>) -> Option<Arc<str>> {
+    let path = node.text("a path such as /v2/embed")?;
+    if !is_path(path) {
+        return node.wrong("expected a path such as /v2/embed, without a query");
+    }
+    Some(path.into())
 }

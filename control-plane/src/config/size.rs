@@ -18,7 +18,7 @@ const UNITS: [(&str, u64); 14] = [
     ("G", 1_000_000_000),
 ];
 
-/// The bytes that `text` names, or nothing when it names none.
+/// The bytes that `text` states; `None` if it is no size.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
     let (number, unit) = text.split_at(

@@ -1,28 +1,43 @@
-//! What tells the tenants of a pool apart.
+//! What identifies the tenants of a pool.
 
 use hermes_core::policy::TenantKey;
 
-use super::reader::Node;
+use super::{header, key::ValueType, node::Node, section::Section};
 
 /// What it may be.
-const WANTED: &str = "`key`, `model` or `header:NAME`";
+const EXPECTED: &str = "`key`, `model` or `header:NAME`";
 
-/// The value of `tenant`; nothing when it is wrong, which has been noted.
-pub(super) fn read(node: &Node<'_>) -> Option<TenantKey> {
-    let text = node.text(WANTED)?;
+/// The key `tenant`.
+pub(super) fn read(section: &mut Section<'_>) -> TenantKey {
+    section
+        .value(
+            "tenant",
+            ValueType::Text(EXPECTED),
+            "What identifies a tenant, for fair queueing: the API key, the model's name, or a header.",
+            parse,
+            show,
+        )
+        .or(TenantKey::default())
+}
+
+fn parse(node: &Node<'_>) -> Option<TenantKey> {
+    let text = node.text(EXPECTED)?;
     match (text, text.strip_prefix("header:")) {
         ("key", _) => Some(TenantKey::Key),
         ("model", _) => Some(TenantKey::Model),
-        (_, Some(name)) if name.eq_ignore_ascii_case("authorization") => {
-            node.wrong("give `key`: it is the credential, hashed before it leaves the proxy")
-        }
         (_, Some(name)) if name.to_ascii_lowercase().starts_with("x-hermes-") => {
-            node.wrong("give another name: proxies cut headers that begin with x-hermes-")
+            node.wrong("use another header: proxies remove those that begin with x-hermes-")
         }
-        (_, Some(name)) if http::HeaderName::try_from(name).is_ok() => {
-            Some(TenantKey::Header(name.to_ascii_lowercase().into()))
-        }
-        (_, Some(_) | None) => node.wrong(format!("give {WANTED}")),
+        (_, Some(name)) => header::read(node, name, EXPECTED).map(TenantKey::Header),
+        (_, None) => node.wrong(format!("expected {EXPECTED}")),
+    }
+}
+
+fn show(key: &TenantKey) -> String {
+    match key {
+        TenantKey::Key => "key".to_owned(),
+        TenantKey::Model => "model".to_owned(),
+        TenantKey::Header(name) => format!("header:{name}"),
     }
 }
 
@@ -31,11 +46,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::reader::Notes;
+    use crate::config::diagnostics::Diagnostics;
 
     fn read_value(text: &str) -> Option<TenantKey> {
-        let notes = Notes::default();
-        read(&Node::new(&json!(text), "tenant", &notes))
+        let diagnostics = Diagnostics::default();
+        parse(&Node::new(&json!(text), "tenant", &diagnostics))
     }
 
     #[test]
@@ -48,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_are_not_to_be_read_are_refused() {
+    fn headers_that_proxies_do_not_pass_on_are_rejected() {
         for wrong in [
             "header:Authorization",
             "header:",

@@ -1,114 +1,180 @@
 //! How prompts become the engines' token ids.
 
-use std::time::Duration;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{pool::Engine, reader::Node, sections::TOKENIZER};
+use serde_json::{Map, Value};
+
+use super::{duration::SECOND, engine::EngineKind, key::ValueType, node::Node, section::Section};
 use crate::cache_sources::tokenizer::{ContentFormat, TokenizerFiles, TokenizerSettings, Way};
 
-/// How long a request waits when nothing else is configured.
-const TIMEOUT: Duration = Duration::from_millis(20);
-
-/// Bytes of what is remembered when nothing else is configured.
-const CACHE: u64 = 64 << 20;
-
-/// The longest prompt when nothing else is configured, in bytes.
-const LONGEST: u64 = 512 << 10;
-
-/// What is done where nothing is said: the engines are asked.
-pub(super) fn engines() -> TokenizerSettings {
+/// The settings of a tokenizer of which only the source of token ids is known.
+pub(super) fn defaults(way: Way) -> TokenizerSettings {
     TokenizerSettings {
-        way: Way::Engine,
-        cache: CACHE as usize,
-        timeout: TIMEOUT,
-        longest: LONGEST as usize,
+        way,
+        cache: 64 << 20,
+        timeout: Duration::from_millis(20),
+        longest: 512 << 10,
     }
 }
 
-/// The mapping `tokenizer` of a pool whose endpoints are such engines.
-pub(super) fn read(node: &Node<'_>, engine: Engine) -> Option<TokenizerSettings> {
-    let fields = node.fields(&TOKENIZER)?;
-    let (path, template) = (fields.text("path"), fields.text("template"));
-    let content = match fields.one_of("contentFormat") {
-        Some("string") => Some(ContentFormat::Text),
-        Some("openai") => Some(ContentFormat::Parts),
-        _ => None,
-    };
-    let kwargs = fields
-        .node("templateKwargs")
-        .and_then(|node| node.free("a mapping"))
-        .unwrap_or_default();
-    let asks = fields.flag("engine").unwrap_or(false);
-    let size = |key: &str, usual: u64| fields.size(key).unwrap_or(usual) as usize;
-    let (cache, longest) = (size("cacheSize", CACHE), size("maxPromptSize", LONGEST));
-    let timeout = fields.duration("timeout").unwrap_or(TIMEOUT);
-    let way = match (path, asks) {
-        (Some(path), false) => Way::Files(TokenizerFiles {
-            path: path.into(),
-            template: template.map(Into::into),
-            content,
-            kwargs,
-        }),
-        (None, true) => {
-            refuse_others(&fields, engine);
-            Way::Engine
-        }
-        (Some(_), true) => {
-            fields.mistake("engine", "`path` is given too", "give one of the two");
-            return None;
-        }
-        (None, false) => {
-            // A wrong path was noted already.
-            if fields.node("path").is_none() {
-                fields.missing("path", "give the directory of the model, or `engine: true`");
-            }
-            return None;
-        }
+/// The mapping `tokenizer` of a pool with this engine.
+pub(super) fn read(section: &mut Section<'_>, engine: EngineKind) -> Option<TokenizerSettings> {
+    let path = section
+        .text(
+            "path",
+            "the directory of the model, or its tokenizer.json",
+            "Files of the model: tokenizer.json, tokenizer_config.json, chat_template.jinja. Reloaded when they change.",
+        )
+        .or_unset("either this or `engine`");
+    let files = read_files(section);
+    let asks_engine = section
+        .flag(
+            "engine",
+            "Requests token ids from the engines at `/tokenize` (vLLM) instead of reading files.",
+        )
+        .or(false);
+    let way = way(section, path, files, asks_engine, engine);
+    let defaults = defaults(Way::Engine);
+    let settings = TokenizerSettings {
+        timeout: section
+            .duration(
+                "timeout",
+                SECOND / 1_000..=SECOND * 5,
+                "How long a request waits for its token ids.",
+            )
+            .or(defaults.timeout),
+        cache: section
+            .size(
+                "cacheSize",
+                1 << 10..=16 << 30,
+                "Memory for token ids of recent prompts.",
+            )
+            .or(defaults.cache),
+        longest: section
+            .size(
+                "maxPromptSize",
+                1 << 10..=1 << 20,
+                "Largest prompt that is tokenized, in bytes of JSON.",
+            )
+            .or(defaults.longest),
+        way: defaults.way,
     };
     Some(TokenizerSettings {
-        way,
-        cache,
-        timeout,
-        longest,
+        way: way?,
+        ..settings
     })
 }
 
-/// Only vLLM is known to answer `/tokenize` as it is asked; another server may do the same.
-fn refuse_others(fields: &super::reader::Fields<'_>, engine: Engine) {
-    if !matches!(engine, Engine::Vllm | Engine::OpenAi) {
-        let found = format!("the engine {} has no such call", engine.name());
-        fields.mistake("engine", found, "give `path`, the directory of the model");
+/// What produces the token ids: files or the engines, of which exactly one must be set.
+fn way(
+    section: &Section<'_>,
+    path: Option<Arc<str>>,
+    files: TokenizerFiles,
+    asks_engine: bool,
+    engine: EngineKind,
+) -> Option<Way> {
+    match (path, asks_engine) {
+        (Some(path), false) => Some(Way::Files(TokenizerFiles {
+            path: path.to_string().into(),
+            ..files
+        })),
+        (None, true) => {
+            check_engine(section, engine);
+            Some(Way::Engine)
+        }
+        (Some(_), true) => {
+            section.error("engine", "set as well as `path`", "set only one of the two");
+            None
+        }
+        (None, false) => {
+            // A wrong path is recorded already.
+            if !section.has("path") {
+                let fix = "set the directory of the model, or `engine: true`";
+                section.error("path", "missing", fix);
+            }
+            None
+        }
+    }
+}
+
+fn read_files(section: &mut Section<'_>) -> TokenizerFiles {
+    TokenizerFiles {
+        path: PathBuf::new(),
+        template: section
+            .text(
+                "template",
+                "a file with a Jinja template",
+                "Another chat template: the engines' `--chat-template`.",
+            )
+            .or_unset("the model's own")
+            .map(|path| path.to_string().into()),
+        content: section
+            .one_of(
+                "contentFormat",
+                &[
+                    ("auto", None),
+                    ("string", Some(ContentFormat::Text)),
+                    ("openai", Some(ContentFormat::Parts)),
+                ],
+                "Format of a message's content in the template: the engines' `--chat-template-content-format`.",
+            )
+            .or(None),
+        kwargs: section
+            .value(
+                "templateKwargs",
+                ValueType::Map("a mapping"),
+                "More variables of the template: the engines' `--default-chat-template-kwargs`.",
+                read_mapping,
+                |_| String::new(),
+            )
+            .optional()
+            .unwrap_or_default(),
+    }
+}
+
+fn read_mapping(node: &Node<'_>) -> Option<Map<String, Value>> {
+    let mapping = node.mapping().cloned();
+    mapping.or_else(|| node.wrong("expected a mapping"))
+}
+
+/// The engine must serve `/tokenize`, and renders templates by itself.
+fn check_engine(section: &Section<'_>, engine: EngineKind) {
+    if !engine.may_tokenize() {
+        let found = format!("the engine {} has no `/tokenize`", engine.name());
+        section.error("engine", found, "set `path`, the directory of the model");
     }
     for key in ["template", "contentFormat", "templateKwargs"] {
-        if fields.node(key).is_some() {
-            fields.warn(format!(
-                "{} has no effect: the engines render with their own",
-                fields.path_of(key)
-            ));
+        if section.has(key) {
+            section.warn(
+                key,
+                "has no effect: the engines render templates themselves",
+            );
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-    use crate::config::reader::Notes;
+    use crate::config::diagnostics::Diagnostics;
 
-    fn settings(value: &Value, engine: Engine) -> Result<TokenizerSettings, String> {
-        let notes = Notes::default();
-        let settings = read(&Node::new(value, "tokenizer", &notes), engine);
-        let mistakes = notes.into_mistakes();
-        if mistakes.is_empty() {
+    fn settings(value: &Value, engine: EngineKind) -> Result<TokenizerSettings, String> {
+        let diagnostics = Diagnostics::default();
+        let node = Node::new(value, "tokenizer", &diagnostics);
+        let settings = Section::read(&node, |section| read(section, engine)).flatten();
+        let errors = diagnostics.into_errors();
+        if errors.is_empty() {
             settings.ok_or_else(String::new)
         } else {
-            Err(mistakes.to_string())
+            Err(errors.to_string())
         }
     }
 
     #[test]
     fn a_path_is_enough() {
-        let read = settings(&json!({"path": "/models/qwen"}), Engine::Vllm).expect("good");
+        let read = settings(&json!({"path": "/models/qwen"}), EngineKind::Vllm).expect("good");
         let files = TokenizerFiles {
             path: "/models/qwen".into(),
             template: None,
@@ -118,7 +184,7 @@ mod tests {
         let expected = TokenizerSettings {
             way: Way::Files(files),
             cache: 64 << 20,
-            timeout: TIMEOUT,
+            timeout: Duration::from_millis(20),
             longest: 512 << 10,
         };
         assert_eq!(read, expected);
@@ -127,29 +193,29 @@ mod tests {
     #[test]
     fn files_and_the_engine_are_one_or_the_other() {
         assert_eq!(
-            settings(&json!({"engine": true}), Engine::Vllm)
+            settings(&json!({"engine": true}), EngineKind::Vllm)
                 .expect("good")
                 .way,
             Way::Engine
         );
         for (value, engine, complaint) in [
-            (json!({}), Engine::Vllm, "tokenizer.path: found missing"),
-            (json!({"engine": false}), Engine::Vllm, "tokenizer.path"),
+            (json!({}), EngineKind::Vllm, "tokenizer.path: found missing"),
+            (json!({"engine": false}), EngineKind::Vllm, "tokenizer.path"),
             (
                 json!({"engine": true, "path": "/m"}),
-                Engine::Vllm,
-                "give one of the two",
+                EngineKind::Vllm,
+                "set only one of the two",
             ),
             (
                 json!({"engine": true}),
-                Engine::Tgi,
-                "the engine tgi has no such call",
+                EngineKind::Tgi,
+                "the engine tgi has no `/tokenize`",
             ),
         ] {
-            let mistakes = settings(&value, engine).expect_err("a mistake");
+            let errors = settings(&value, engine).expect_err("an error");
             assert!(
-                mistakes.contains(complaint) || mistakes.contains("missing"),
-                "{mistakes}"
+                errors.contains(complaint) || errors.contains("missing"),
+                "{errors}"
             );
         }
     }

@@ -1,7 +1,7 @@
 //! YAML to a tree of values, with bounds on size, depth and the growth that aliases cause.
 //!
-//! A key that is there twice does not end the parsing: it is noted with its path, like every other mistake, and the
-//! value that came last is checked on.
+//! A duplicate key does not end the parsing: it is recorded with its path, like every other error, and its last value
+//! is used for further checks.
 
 use std::fmt;
 
@@ -9,34 +9,30 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_saphyr::DuplicateKeyPolicy;
 
-use super::{
-    MAX_BYTES,
-    mistakes::excerpt,
-    reader::{Notes, joined},
-};
+use super::{MAX_BYTES, diagnostics::Diagnostics, error::excerpt, node::joined};
 
-/// Deepest nesting; the deepest key of the configuration is at a quarter of it.
+/// Deepest nesting; the deepest key of the configuration is at a quarter of this.
 const MAX_DEPTH: usize = 32;
 
 /// Builds the value at one path.
 struct Branch<'a> {
     path: String,
-    notes: &'a Notes,
+    diagnostics: &'a Diagnostics,
 }
 
-/// The one document in `text`; nothing when it is none, which has been noted.
-pub(super) fn parse(text: &str, notes: &Notes) -> Option<Value> {
+/// The one document in `text`; `None` if there is none, which is recorded.
+pub(super) fn parse(text: &str, diagnostics: &Diagnostics) -> Option<Value> {
     if text.len() > MAX_BYTES {
-        notes.mistake(
+        diagnostics.error(
             "",
             format!("the file has {} bytes", text.len()),
-            format!("give at most {MAX_BYTES}"),
+            format!("the limit is {MAX_BYTES}"),
         );
         return None;
     }
     let root = Branch {
         path: String::new(),
-        notes,
+        diagnostics,
     };
     let parsed = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |yaml| {
         root.deserialize(yaml)
@@ -52,7 +48,7 @@ pub(super) fn parse(text: &str, notes: &Notes) -> Option<Value> {
                 place.unwrap_or_default(),
                 reason(&error)
             );
-            notes.mistake("", found, "give one YAML mapping");
+            diagnostics.error("", found, "expected one YAML mapping");
             None
         }
     }
@@ -67,14 +63,14 @@ fn options() -> serde_saphyr::Options {
             max_aliases: 1_000,
         },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000 },
-        // Ours to find: see the module's documentation.
+        // Found here instead: see the module's documentation.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
         with_snippet: false,
     }
 }
 
-/// The parser's own words for people, without its advice to programmers and without its second mention of the place.
+/// The parser's message, without its advice to programmers and without its second mention of the place.
 fn reason(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let end = [", set ", " at line "]
@@ -137,11 +133,11 @@ impl<'de> Visitor<'de> for Branch<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let Self { path, notes } = self;
+        let Self { path, diagnostics } = self;
         let mut items = Vec::new();
         while let Some(item) = access.next_element_seed(Branch {
             path: format!("{path}[{}]", items.len()),
-            notes,
+            diagnostics,
         })? {
             items.push(item);
         }
@@ -149,14 +145,14 @@ impl<'de> Visitor<'de> for Branch<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let Self { path, notes } = self;
+        let Self { path, diagnostics } = self;
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
             let path = joined(&path, &key);
             if map.contains_key(&key) {
-                notes.mistake(&path, "the key is there twice", "give it once");
+                diagnostics.error(&path, "duplicate key", "set it once");
             }
-            map.insert(key, access.next_value_seed(Branch { path, notes })?);
+            map.insert(key, access.next_value_seed(Branch { path, diagnostics })?);
         }
         Ok(Value::Object(map))
     }
@@ -165,23 +161,23 @@ impl<'de> Visitor<'de> for Branch<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Mistakes;
+    use crate::config::ConfigErrors;
 
-    fn parse(text: &str) -> Result<Value, Mistakes> {
-        let notes = Notes::default();
-        let value = super::parse(text, &notes);
-        let mistakes = notes.into_mistakes();
-        value.filter(|_| mistakes.is_empty()).ok_or(mistakes)
+    fn parse(text: &str) -> Result<Value, ConfigErrors> {
+        let diagnostics = Diagnostics::default();
+        let value = super::parse(text, &diagnostics);
+        let errors = diagnostics.into_errors();
+        value.filter(|_| errors.is_empty()).ok_or(errors)
     }
 
     #[test]
-    fn every_key_that_is_there_twice_is_noted_with_its_path() {
+    fn every_duplicate_key_is_recorded_with_its_path() {
         let error = parse("a: {b: [{c: 1, c: 2}]}\nd: 1\nd: 2\n")
-            .expect_err("c and d are there twice")
+            .expect_err("c and d are duplicates")
             .to_string();
         assert_eq!(
             error,
-            "a.b[0].c: the key is there twice; give it once\nd: the key is there twice; give it once"
+            "a.b[0].c: duplicate key; set it once\nd: duplicate key; set it once"
         );
     }
 
@@ -192,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_yaml_is_one_mistake_with_its_line() {
+    fn invalid_yaml_is_one_error_with_its_line() {
         let error = parse("a: 1\nb: [").expect_err("an open list");
         assert_eq!(error.len(), 1);
         assert!(error.to_string().contains("at line 2"), "{error}");
@@ -208,7 +204,7 @@ mod tests {
         let error = parse(&"#".repeat(MAX_BYTES + 1))
             .expect_err("one byte too many")
             .to_string();
-        assert!(error.contains("at most 1048576"), "{error}");
+        assert!(error.contains("the limit is 1048576"), "{error}");
     }
 
     #[test]
@@ -224,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_old_yaml_took_for_a_flag_stays_text() {
+    fn a_yaml_1_1_boolean_word_stays_text() {
         assert_eq!(
             parse("on: no").expect("a mapping"),
             serde_json::json!({"on": "no"})

@@ -1,13 +1,13 @@
-//! Hot reload: watches the content of the configuration file and publishes every good version of it.
+//! Hot reload: watches the content of the configuration file and publishes every valid version of it.
 //!
 //! ```text
 //!   file ──every 500 ms──▶ same content? ──no──▶ parse ──good──▶ watch<Arc<Config>>
-//!                                                  └────bad────▶ log, ConfigStatus; the last good stays
+//!                                                  └──invalid──▶ log, ConfigStatus; the last valid one stays
 //! ```
 //!
 //! Invariants:
-//! * there is always a good configuration: a file that is bad or absent is an error at the start, a warning later;
-//! * the content decides, not the time of change: a ConfigMap is swapped by a symlink and may carry any time;
+//! * there is always a valid configuration: an invalid or absent file is an error at the start, a warning later;
+//! * changes are detected by content, not by modification time: a ConfigMap is swapped by a symlink;
 //! * one content is parsed and logged once, however long it stays.
 //!
 //! It owns no task: [`ConfigFile::watch`] is a future that its owner runs and drops.
@@ -26,7 +26,7 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
-use super::{Config, MAX_BYTES, Mistakes};
+use super::{Config, ConfigErrors, MAX_BYTES};
 
 /// How often the file is read.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -34,45 +34,45 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// How long the first reading may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A configuration file and what was last read from it.
+/// A configuration file and its content when it was last read.
 #[derive(Debug)]
 pub struct ConfigFile {
     path: PathBuf,
-    /// What the file held when it was last read; nothing while it cannot be read.
+    /// The content when it was last read; `None` while it cannot be read.
     seen: Option<Vec<u8>>,
     config: watch::Sender<Arc<Config>>,
     status: watch::Sender<ConfigStatus>,
 }
 
-/// How the configuration in force came to be, for metrics and for `/readyz`.
+/// The state of the configuration in effect, for metrics and for `/readyz`.
 #[derive(Clone, Debug)]
 pub struct ConfigStatus {
-    /// Counts the configurations that were put in force; the first is 1.
+    /// Number of the configuration in effect; the first is 1.
     pub revision: u64,
-    /// When the one in force was put in force.
+    /// When it took effect.
     pub loaded_at: SystemTime,
-    /// Why the file, as it is now, is not in force; nothing when it is.
+    /// Why the file, as it is now, is not in effect; `None` if it is.
     pub last_error: Option<Arc<LoadError>>,
 }
 
-/// Why a file is not put in force.
+/// Why a file does not take effect.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It is absent, unreadable, or not a file.
     #[error("cannot read the configuration {}: {source}", path.display())]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// It was read, and it is wrong.
-    #[error("the configuration {} has {} mistakes:\n{mistakes}", path.display(), mistakes.len())]
+    /// It is invalid.
+    #[error("the configuration {} has {} error(s):\n{errors}", path.display(), errors.len())]
     Invalid {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Everything that is wrong with it.
-        mistakes: Mistakes,
+        /// Every error in it.
+        errors: ConfigErrors,
     },
 }
 
@@ -82,7 +82,7 @@ impl ConfigFile {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// The file cannot be read within ten seconds, or it is wrong; the message names it and lists every mistake.
+    /// The file cannot be read within ten seconds, or it is invalid; the message names it and lists every error.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
         let read = time::timeout(OPEN_TIMEOUT, read(path.clone()));
@@ -112,22 +112,21 @@ impl ConfigFile {
         })
     }
 
-    /// The configuration in force; the newest wins.
+    /// The configuration in effect.
     #[must_use]
     pub fn config(&self) -> watch::Receiver<Arc<Config>> {
         self.config.subscribe()
     }
 
-    /// How it came to be in force.
+    /// The state of the configuration in effect.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<ConfigStatus> {
         self.status.subscribe()
     }
 
-    /// Follows the file until nobody reads the configuration any more.
+    /// Follows the file until every receiver of the configuration is dropped.
     ///
-    /// A file system that hangs holds one blocking thread and this future, never more: the next reading begins after
-    /// the last has ended.
+    /// A file system that hangs blocks one thread and this future, never more: a read begins after the last has ended.
     pub async fn watch(mut self) {
         let mut ticks = time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -146,7 +145,7 @@ impl ConfigFile {
         }
     }
 
-    /// Acts on what was read if it differs from what was read before.
+    /// Applies or rejects what was read if it differs from the last read.
     fn notice(&mut self, content: io::Result<Vec<u8>>) {
         let unreadable_before = self.seen.is_none();
         let loaded = match content {
@@ -166,12 +165,12 @@ impl ConfigFile {
             }
         };
         match loaded {
-            Ok(config) => self.put_in_force(config),
-            Err(error) => self.keep_the_last(error),
+            Ok(config) => self.apply(config),
+            Err(error) => self.reject(error),
         }
     }
 
-    fn put_in_force(&self, config: Config) {
+    fn apply(&self, config: Config) {
         let path = self.path.display();
         log_warnings(&self.path, &config);
         let changed = self.config.send_if_modified(|current| {
@@ -189,17 +188,17 @@ impl ConfigFile {
             }
         });
         let revision = self.status.borrow().revision;
-        tracing::info!(%path, revision, changed, "configuration read");
+        tracing::info!(%path, revision, changed, "configuration loaded");
     }
 
-    fn keep_the_last(&self, error: LoadError) {
+    fn reject(&self, error: LoadError) {
         match &error {
             LoadError::Read { path, source } => {
-                tracing::warn!(path = %path.display(), error = %source, "configuration unreadable, the last good one stays");
+                tracing::warn!(path = %path.display(), error = %source, "configuration unreadable; the last valid one stays in effect");
             }
-            LoadError::Invalid { path, mistakes } => {
-                for mistake in mistakes {
-                    tracing::warn!(path = %path.display(), %mistake, "mistake in the configuration, the last good one stays");
+            LoadError::Invalid { path, errors } => {
+                for invalid in errors {
+                    tracing::warn!(path = %path.display(), error = %invalid, "invalid configuration; the last valid one stays in effect");
                 }
             }
         }
@@ -210,18 +209,18 @@ impl ConfigFile {
 
 fn log_warnings(path: &Path, config: &Config) {
     for warning in &config.warnings {
-        tracing::warn!(path = %path.display(), %warning, "configuration accepted, with a doubt");
+        tracing::warn!(path = %path.display(), %warning, "configuration accepted with a warning");
     }
 }
 
 fn parse(path: &Path, content: &[u8]) -> Result<Config, LoadError> {
-    Config::parse_bytes(content).map_err(|mistakes| LoadError::Invalid {
+    Config::parse_bytes(content).map_err(|errors| LoadError::Invalid {
         path: path.to_owned(),
-        mistakes,
+        errors,
     })
 }
 
-/// The file's content, cut after one byte more than is allowed, so that parsing refuses it without reading all of it.
+/// The file's content, cut after one byte more than is allowed, so that a larger file is rejected without reading all of it.
 async fn read(path: PathBuf) -> io::Result<Vec<u8>> {
     task::spawn_blocking(move || read_blocking(&path))
         .await
@@ -253,7 +252,7 @@ mod tests {
         format!("pools: [{{name: {pool}, endpoints: ['http://10.0.0.7:8000']}}]")
     }
 
-    /// A watched file that holds the pool `a`, and the owner of the watching task.
+    /// A watched file with the pool `a`, and the owner of the watching task.
     async fn watched(
         path: &Path,
     ) -> (
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_swapped_config_map_is_put_in_force() {
+    async fn a_swapped_config_map_takes_effect() {
         let dir = TempDir::new().expect("a directory");
         for pool in ["a", "b"] {
             fs::create_dir(dir.path().join(pool)).expect("a directory");
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bad_version_leaves_the_last_good_one_in_force_until_it_is_corrected() {
+    async fn an_invalid_version_leaves_the_last_valid_one_in_effect_until_it_is_corrected() {
         let dir = TempDir::new().expect("a directory");
         let path = dir.path().join("config.yaml");
         fs::write(&path, text("a")).expect("written");
@@ -304,17 +303,17 @@ mod tests {
             .borrow_and_update()
             .last_error
             .clone()
-            .expect("three mistakes");
-        let LoadError::Invalid { mistakes, .. } = &*error else {
+            .expect("three errors");
+        let LoadError::Invalid { errors, .. } = &*error else {
             panic!("{error}")
         };
-        assert_eq!(mistakes.len(), 3, "{mistakes}");
+        assert_eq!(errors.len(), 3, "{errors}");
         assert_eq!(&*pool_name(&mut config), "a");
 
         time::sleep(INTERVAL * 20).await;
         assert!(
             !status.has_changed().expect("watched"),
-            "one content is noticed once"
+            "one content is reported once"
         );
 
         fs::write(&path, text("b")).expect("written");
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_vanishes_and_comes_back_changes_nothing_but_the_status() {
+    async fn a_file_that_is_removed_and_restored_changes_only_the_status() {
         let dir = TempDir::new().expect("a directory");
         let path = dir.path().join("config.yaml");
         fs::write(&path, text("a")).expect("written");
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_a_file_of_sane_size_with_text_is_refused() {
+    async fn directories_large_files_and_binary_files_are_rejected() {
         let dir = TempDir::new().expect("a directory");
         assert!(matches!(
             ConfigFile::open(dir.path()).await,
@@ -372,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn watching_ends_when_nobody_reads_the_configuration() {
+    async fn watching_ends_when_every_receiver_is_dropped() {
         let dir = TempDir::new().expect("a directory");
         let path = dir.path().join("config.yaml");
         fs::write(&path, text("a")).expect("written");

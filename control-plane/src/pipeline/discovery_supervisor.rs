@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     cluster::{SourceId, Update, WatchedSource},
-    config::{self, Source},
+    config::{self, EndpointSource},
     discovery::{self, DiscoveryStatus, KubernetesDiscovery, KubernetesSource, Selection},
 };
 
@@ -134,13 +134,13 @@ async fn connect(client: &OnceCell<Client>, pool: &str) -> Client {
 }
 
 /// What to watch, in the words of discovery; nothing for a static source. `home` is the namespace of this process.
-fn kubernetes(source: &Source, home: &str) -> Option<KubernetesSource> {
+fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
     let (selection, by): (_, fn(_) -> Selection) = match source {
-        Source::Static(_) => return None,
-        Source::Services(selection) => (selection, Selection::Services),
-        Source::Pods(selection) => (selection, Selection::Pods),
+        EndpointSource::Static(_) => return None,
+        EndpointSource::Services(selection) => (selection, Selection::Services),
+        EndpointSource::Pods(selection) => (selection, Selection::Pods),
     };
-    let config::Selection {
+    let config::KubernetesSelection {
         namespace,
         labels,
         port,
@@ -162,12 +162,12 @@ fn kubernetes(source: &Source, home: &str) -> Option<KubernetesSource> {
     })
 }
 
-fn discovery_port(port: &config::Port) -> Option<discovery::Port> {
+fn discovery_port(port: &config::PortRef) -> Option<discovery::Port> {
     match port {
-        config::Port::Number(number) => {
+        config::PortRef::Number(number) => {
             std::num::NonZeroU16::new(*number).map(discovery::Port::Number)
         }
-        config::Port::Name(name) => Some(discovery::Port::Name(name.to_string())),
+        config::PortRef::Name(name) => Some(discovery::Port::Name(name.to_string())),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use hermes_control_plane::{
     cache_sources::tokenizer::{TokenizerSettings, Way},
-    config::{Config, PoolConfig, Port, Selection, Source},
+    config::{Config, EndpointSource, KubernetesSelection, PoolConfig, PortRef},
 };
 
 /// Shows a configuration to the person who wrote it.
@@ -120,9 +120,9 @@ fn write_tokenizer(f: &mut fmt::Formatter<'_>, tokenizer: &TokenizerSettings) ->
     )
 }
 
-fn write_source(f: &mut fmt::Formatter<'_>, source: &Source) -> fmt::Result {
+fn write_source(f: &mut fmt::Formatter<'_>, source: &EndpointSource) -> fmt::Result {
     match source {
-        Source::Static(urls) => {
+        EndpointSource::Static(urls) => {
             let named: Vec<&str> = urls.iter().take(MAX_NAMED).map(|url| &**url).collect();
             write!(f, "\n  endpoints: {}", named.join(", "))?;
             match urls.len().saturating_sub(MAX_NAMED) {
@@ -130,12 +130,16 @@ fn write_source(f: &mut fmt::Formatter<'_>, source: &Source) -> fmt::Result {
                 more => write!(f, ", and {more} more"),
             }
         }
-        Source::Services(selection) => write_selection(f, "Services", selection),
-        Source::Pods(selection) => write_selection(f, "pods", selection),
+        EndpointSource::Services(selection) => write_selection(f, "Services", selection),
+        EndpointSource::Pods(selection) => write_selection(f, "pods", selection),
     }
 }
 
-fn write_selection(f: &mut fmt::Formatter<'_>, kind: &str, selection: &Selection) -> fmt::Result {
+fn write_selection(
+    f: &mut fmt::Formatter<'_>,
+    kind: &str,
+    selection: &KubernetesSelection,
+) -> fmt::Result {
     let labels: Vec<String> = selection
         .labels
         .iter()
@@ -151,8 +155,8 @@ fn write_selection(f: &mut fmt::Formatter<'_>, kind: &str, selection: &Selection
         labels.join(",")
     )?;
     match &selection.port {
-        Port::Number(number) => write!(f, "{number}"),
-        Port::Name(name) => write!(f, "{name}"),
+        PortRef::Number(number) => write!(f, "{number}"),
+        PortRef::Name(name) => write!(f, "{name}"),
     }
 }
 

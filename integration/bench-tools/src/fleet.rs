@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hermes_control_plane::{
     app::{self as control, ConfigSource},
-    config::{Config, Mistakes},
+    config::{Config, ConfigErrors},
 };
 use hermes_data_plane::app as data;
 use hermes_runtime::shutdown::{Shutdown, Trigger};
@@ -72,7 +72,7 @@ pub enum FleetError {
     Engine(#[from] std::io::Error),
     /// The scene's YAML is wrong.
     #[error("the scene's configuration is wrong: {0}")]
-    Config(#[from] Mistakes),
+    Config(#[from] ConfigErrors),
     /// The scene's file cannot be written.
     #[error("the configuration cannot be written: {0}")]
     File(std::io::Error),

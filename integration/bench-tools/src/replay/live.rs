@@ -17,7 +17,7 @@ mod fleet;
 use std::time::Duration;
 
 use clap::Args;
-use hermes_control_plane::config::{Config, Mistakes};
+use hermes_control_plane::config::{Config, ConfigErrors};
 use tokio_util::sync::CancellationToken;
 
 use self::driver::Driver;
@@ -63,7 +63,7 @@ pub enum LiveReplayError {
     Traffic(#[from] TrafficError),
     /// The router has no such strategy.
     #[error("{0}")]
-    Policy(#[from] Mistakes),
+    Policy(#[from] ConfigErrors),
     /// Something does not start.
     #[error(transparent)]
     Fleet(#[from] FleetError),

@@ -2,9 +2,9 @@
 
 use std::net::Ipv6Addr;
 
-/// What a URL says, checked; the host is in lower case.
+/// The parts of a URL, checked; the host is in lower case.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Address<'a> {
+pub(super) struct ServerUrl<'a> {
     /// A DNS name, an IPv4 address, or an IPv6 address in brackets.
     pub(super) host: String,
     pub(super) port: Option<u16>,
@@ -12,44 +12,44 @@ pub(super) struct Address<'a> {
     pub(super) path: &'a str,
 }
 
-/// Why a URL is refused; says what would be right.
+/// Why a URL is rejected; the text says what is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum UrlError {
     #[error(
-        "begin with http:// (https is not supported: engines are reached inside the cluster, over plain http)"
+        "expected http:// (https is not supported: engines are reached inside the cluster, over plain http)"
     )]
     Https,
-    #[error("begin with http://, as in http://10.0.0.7:8000")]
+    #[error("expected http://, as in http://10.0.0.7:8000")]
     Scheme,
-    #[error("leave out user and password")]
+    #[error("remove user and password")]
     Credentials,
-    #[error("give a DNS name, an IPv4 address or an IPv6 address in brackets as the host")]
+    #[error("expected a DNS name, an IPv4 address or an IPv6 address in brackets as the host")]
     Host,
-    #[error("give a port from 1 to 65535, as in http://10.0.0.7:8000")]
+    #[error("expected a port from 1 to 65535, as in http://10.0.0.7:8000")]
     Port,
-    #[error("leave out the query and the fragment")]
+    #[error("remove the query and the fragment")]
     Query,
 }
 
-impl<'a> Address<'a> {
-    pub(super) fn parse(url: &'a str) -> Result<Self, Refused> {
-        let (scheme, rest) = url.split_once("://").ok_or(Refused::Scheme)?;
+impl<'a> ServerUrl<'a> {
+    pub(super) fn parse(url: &'a str) -> Result<Self, UrlError> {
+        let (scheme, rest) = url.split_once("://").ok_or(UrlError::Scheme)?;
         if scheme.eq_ignore_ascii_case("https") {
-            return Err(Refused::Https);
+            return Err(UrlError::Https);
         }
         if !scheme.eq_ignore_ascii_case("http") {
-            return Err(Refused::Scheme);
+            return Err(UrlError::Scheme);
         }
         if rest.contains(['?', '#']) {
-            return Err(Refused::Query);
+            return Err(UrlError::Query);
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.contains('@') {
-            return Err(Refused::Credentials);
+            return Err(UrlError::Credentials);
         }
         let (host, port) = split_port(authority)?;
         if !is_host(host) || !is_path_text(path) {
-            return Err(Refused::Host);
+            return Err(UrlError::Host);
         }
         Ok(Self {
             host: host.to_ascii_lowercase(),
@@ -71,7 +71,7 @@ fn is_path_text(path: &str) -> bool {
         .all(|b| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&b))
 }
 
-fn split_port(authority: &str) -> Result<(&str, Option<u16>), Refused> {
+fn split_port(authority: &str) -> Result<(&str, Option<u16>), UrlError> {
     let host_end = authority.rfind(']').map_or(0, |at| at + 1);
     let Some(colon) = authority[host_end..].find(':') else {
         return Ok((authority, None));
@@ -82,7 +82,7 @@ fn split_port(authority: &str) -> Result<(&str, Option<u16>), Refused> {
         .parse()
         .ok()
         .filter(|port| digits && *port > 0)
-        .ok_or(Refused::Port)?;
+        .ok_or(UrlError::Port)?;
     Ok((host, Some(port)))
 }
 
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn hosts_are_names_or_addresses_in_lower_case() {
         let parts =
-            |url| Address::parse(url).map(|address| (address.host, address.port, address.path));
+            |url| ServerUrl::parse(url).map(|address| (address.host, address.port, address.path));
         assert_eq!(
             parts("http://10.0.0.7:8000"),
             Ok(("10.0.0.7".to_owned(), Some(8000), ""))
@@ -128,23 +128,23 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_be_wrong_has_its_reason() {
+    fn each_kind_of_wrong_url_has_its_error() {
         let cases = [
-            ("https://a:1", Refused::Https),
-            ("a:1", Refused::Scheme),
-            ("ftp://a:1", Refused::Scheme),
-            ("http://user:secret@a:1", Refused::Credentials),
-            ("http://:1", Refused::Host),
-            ("http://a..b:1", Refused::Host),
-            ("http://[::g]:1", Refused::Host),
-            ("http://a b:1", Refused::Host),
-            ("http://a:0", Refused::Port),
-            ("http://a:65536", Refused::Port),
-            ("http://a:+1", Refused::Port),
-            ("http://a:1/?q", Refused::Query),
+            ("https://a:1", UrlError::Https),
+            ("a:1", UrlError::Scheme),
+            ("ftp://a:1", UrlError::Scheme),
+            ("http://user:secret@a:1", UrlError::Credentials),
+            ("http://:1", UrlError::Host),
+            ("http://a..b:1", UrlError::Host),
+            ("http://[::g]:1", UrlError::Host),
+            ("http://a b:1", UrlError::Host),
+            ("http://a:0", UrlError::Port),
+            ("http://a:65536", UrlError::Port),
+            ("http://a:+1", UrlError::Port),
+            ("http://a:1/?q", UrlError::Query),
         ];
         for (url, reason) in cases {
-            assert_eq!(Address::parse(url), Err(reason), "{url}");
+            assert_eq!(ServerUrl::parse(url), Err(reason), "{url}");
         }
     }
 
@@ -159,7 +159,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_an_address_or_refused(text in "(http://)?\\PC{0,40}|http://[a-z0-9:@/\\[\\].?#-]{0,30}") {
-            let _ = Address::parse(&text);
+            let _ = ServerUrl::parse(&text);
         }
     }
 }

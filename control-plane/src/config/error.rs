@@ -1,13 +1,13 @@
-//! What is wrong with a configuration, for the person who has to correct it.
+//! The errors of a configuration, written for the person who has to correct them.
 //!
-//! A mistake says where it is, what was found there and what would be right. The texts show what was typed, shortened
-//! and without the credentials of a URL, since they reach the log and `/readyz`.
+//! An error states where it is, what was found there and what to do. The texts contain excerpts of the file,
+//! shortened and without the credentials of a URL, since they reach the log and `/readyz`.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// Most mistakes that are kept; more are counted. It bounds what a hostile file can make the log hold.
+/// Most errors that are kept; more are counted. This bounds what a hostile file writes to the log.
 const MAX_LISTED: usize = 1_000;
 
 /// Longest excerpt of what was typed, in characters.
@@ -15,26 +15,26 @@ const MAX_SHOWN: usize = 120;
 
 /// One thing to correct.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
-    /// Where: `pools[1].timeouts.connect`; empty for the file as a whole.
+pub struct ConfigError {
+    /// The key: `pools[1].timeouts.connect`; empty for the file as a whole.
     pub path: String,
-    /// What is there: `found "fast"`, `unknown key`.
+    /// What was found: `found "fast"`, `unknown key`.
     pub found: String,
-    /// What would be right.
+    /// What to do about it.
     pub fix: String,
 }
 
 /// Everything that is wrong with one configuration; as an error, never empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
-pub struct Mistakes {
-    listed: Vec<Mistake>,
+pub struct ConfigErrors {
+    listed: Vec<ConfigError>,
     unlisted: usize,
 }
 
-// === Mistake ===
+// === ConfigError ===
 
-impl Mistake {
-    /// A mistake of the file as a whole.
+impl ConfigError {
+    /// An error of the file as a whole.
     pub(super) fn of_file(found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             path: String::new(),
@@ -44,7 +44,7 @@ impl Mistake {
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, found, fix } = self;
         if path.is_empty() {
@@ -55,11 +55,11 @@ impl fmt::Display for Mistake {
     }
 }
 
-// === Mistakes ===
+// === ConfigErrors ===
 
-impl Mistakes {
-    /// In the order in which they were found.
-    pub fn iter(&self) -> std::slice::Iter<'_, Mistake> {
+impl ConfigErrors {
+    /// The errors, in the order in which they were found.
+    pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
         self.listed.iter()
     }
 
@@ -75,39 +75,39 @@ impl Mistakes {
         self.len() == 0
     }
 
-    pub(super) fn push(&mut self, mistake: Mistake) {
+    pub(super) fn push(&mut self, error: ConfigError) {
         if self.listed.len() < MAX_LISTED {
-            self.listed.push(mistake);
+            self.listed.push(error);
         } else {
             self.unlisted += 1;
         }
     }
 }
 
-impl From<Mistake> for Mistakes {
-    fn from(mistake: Mistake) -> Self {
+impl From<ConfigError> for ConfigErrors {
+    fn from(error: ConfigError) -> Self {
         Self {
-            listed: vec![mistake],
+            listed: vec![error],
             unlisted: 0,
         }
     }
 }
 
-impl<'a> IntoIterator for &'a Mistakes {
-    type Item = &'a Mistake;
-    type IntoIter = std::slice::Iter<'a, Mistake>;
+impl<'a> IntoIterator for &'a ConfigErrors {
+    type Item = &'a ConfigError;
+    type IntoIter = std::slice::Iter<'a, ConfigError>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { listed, unlisted } = self;
-        for (index, mistake) in listed.iter().enumerate() {
+        for (index, error) in listed.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
-            write!(f, "{separator}{mistake}")?;
+            write!(f, "{separator}{error}")?;
         }
         if *unlisted > 0 {
             write!(f, "\nand {unlisted} more")?;
@@ -174,14 +174,14 @@ mod tests {
 
     #[test]
     fn the_list_is_bounded_and_the_count_is_not() {
-        let mut mistakes = Mistakes::default();
+        let mut errors = ConfigErrors::default();
         for _ in 0..MAX_LISTED + 5 {
-            mistakes.push(Mistake::of_file("wrong", "right"));
+            errors.push(ConfigError::of_file("wrong", "right"));
         }
         assert_eq!(
-            (mistakes.len(), mistakes.iter().count()),
+            (errors.len(), errors.iter().count()),
             (MAX_LISTED + 5, MAX_LISTED)
         );
-        assert!(mistakes.to_string().ends_with("and 5 more"));
+        assert!(errors.to_string().ends_with("and 5 more"));
     }
 }

@@ -1,0 +1,58 @@
+//! Merges the fragments of a configuration.
+//!
+//! The order of the fragments is their precedence: the first pool of a name is used, and a later one of the same name is
+//! an error at its origin.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    MAX_ENDPOINTS,
+    diagnostics::Diagnostics,
+    pool::{PoolConfig, PoolFragment},
+    source::EndpointSource,
+};
+
+/// The pools of all fragments, sorted by name, each name once.
+pub(super) fn merge(fragments: Vec<PoolFragment>, diagnostics: &Diagnostics) -> Vec<PoolConfig> {
+    bound_endpoints(&fragments, diagnostics);
+    warn_shared_endpoints(&fragments, diagnostics);
+    let mut merged: BTreeMap<Arc<str>, PoolFragment> = BTreeMap::new();
+    for fragment in fragments {
+        let name = Arc::clone(&fragment.pool.name);
+        let Some(first) = merged.get(&name) else {
+            merged.insert(name, fragment);
+            continue;
+        };
+        diagnostics.error(
+            &fragment.origin.to_string(),
+            format!("the name `{name}` is used by {}", first.origin),
+            "give every pool its own name (the block `app` becomes the pool `default`)",
+        );
+    }
+    merged.into_values().map(|fragment| fragment.pool).collect()
+}
+
+fn bound_endpoints(fragments: &[PoolFragment], diagnostics: &Diagnostics) {
+    let sources = fragments.iter().flat_map(|fragment| &fragment.pool.sources);
+    let total = sources.flat_map(EndpointSource::static_urls).count();
+    if total > MAX_ENDPOINTS {
+        let fix =
+            format!("the limit is {MAX_ENDPOINTS} over all pools; or discover them in Kubernetes");
+        diagnostics.error("pools", format!("{total} static endpoints"), fix);
+    }
+}
+
+/// Two pools may share a server, but neither accounts for the load that the other sends.
+fn warn_shared_endpoints(fragments: &[PoolFragment], diagnostics: &Diagnostics) {
+    let mut owners: BTreeMap<&str, &Arc<str>> = BTreeMap::new();
+    for PoolFragment { origin, pool } in fragments {
+        for url in pool.sources.iter().flat_map(EndpointSource::static_urls) {
+            let owner = *owners.entry(url).or_insert(&pool.name);
+            if owner != &pool.name {
+                diagnostics.warn(format!(
+                    "{origin}.endpoints: {url} is in the pool `{owner}` too; each counts only its own load"
+                ));
+            }
+        }
+    }
+}

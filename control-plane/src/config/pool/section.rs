@@ -1,0 +1,122 @@
+//! Reads one item of the list `pools`.
+
+use std::sync::Arc;
+
+use hermes_core::policy::PoolPolicy;
+
+use super::{
+    super::{
+        collector, engine::EngineKind, kv_events, kv_manager, names::is_dns_label, node::Node,
+        policy, section::Section, source, strategy, tokenizer,
+    },
+    ConfigOrigin, PoolFragment, PoolIssue, PoolParts,
+};
+
+/// Most models that one pool may name.
+const MAX_MODELS: usize = 1_000;
+
+/// What a pool's name may be.
+const NAME: &str = "1 to 63 characters of a-z, 0-9 and -";
+
+/// One item of `pools`.
+pub(in super::super) fn read(section: &mut Section<'_>) -> Option<PoolFragment> {
+    let name = section
+        .text_where(
+            "name",
+            NAME,
+            is_dns_label,
+            "Name of the pool in metrics, traces and explanations; unique.",
+        )
+        .required("set 1 to 63 characters of a-z, 0-9 and -");
+    let parts = read_parts(section, name.clone().unwrap_or_default());
+    let (pool, issues) = parts.check();
+    for issue in issues {
+        record(section, issue.key, &issue);
+    }
+    // A wrong name is recorded already.
+    name.map(|_| PoolFragment {
+        origin: ConfigOrigin::File(section.path().to_owned()),
+        pool,
+    })
+}
+
+fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
+    let models = read_models(section);
+    let engine = section
+        .one_of(
+            "engine",
+            &EngineKind::ALL,
+            "Inference engine behind the endpoints; `openai` is any OpenAI-compatible server.",
+        )
+        .or(EngineKind::default());
+    let sources = source::read(section);
+    let strategy =
+        strategy::key(section, "How an endpoint is chosen.").or(PoolPolicy::default().strategy);
+    let queue = section.optional_section(
+        "queue",
+        "Bounds of the requests queued in the control plane, with `kv-aware`.",
+        policy::read_queue,
+    );
+    let collector = section.section(
+        "metrics",
+        "How the engines' metrics are scraped.",
+        |section| collector::read(section, engine),
+    );
+    let kv_manager = section.optional_section(
+        "kvManager",
+        "A global KV-cache manager that is asked which endpoint holds a prompt.",
+        kv_manager::read,
+    );
+    let kv_events = section.optional_section(
+        "kvEvents",
+        "The engines' KV events, which report exactly what each endpoint caches.",
+        kv_events::read,
+    );
+    let tokenizer = section.optional_section(
+        "tokenizer",
+        "How prompts become the engines' token ids, for KV events and conductors.",
+        |section| tokenizer::read(section, engine),
+    );
+    let policy = PoolPolicy {
+        strategy,
+        ..policy::read(section)
+    };
+    PoolParts {
+        name,
+        models,
+        engine,
+        sources,
+        policy,
+        queue,
+        collector,
+        kv_manager: kv_manager.flatten(),
+        kv_events: kv_events.flatten(),
+        tokenizer: tokenizer.flatten(),
+    }
+}
+
+/// Records an issue at the key that the part has in this section.
+pub(in super::super) fn record(section: &Section<'_>, key: &str, issue: &PoolIssue) {
+    match issue.fix {
+        None => section.warn(key, &issue.found),
+        // A part that is given and absent from the parts is wrong, which is recorded already.
+        Some(_) if section.has(key) => {}
+        Some(fix) => section.error(key, issue.found.clone(), fix),
+    }
+}
+
+fn read_models(section: &mut Section<'_>) -> Vec<Arc<str>> {
+    let mut models = section
+        .texts(
+            "models",
+            0..=MAX_MODELS,
+            "model names",
+            "Models that clients may request.",
+            |node: &Node<'_>| node.text("a model's name").map(Arc::from),
+            Arc::<str>::to_string,
+        )
+        .or_unset("what the engines list at `/v1/models`")
+        .unwrap_or_default();
+    models.sort();
+    models
+}
