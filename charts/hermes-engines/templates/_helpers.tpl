@@ -13,7 +13,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .engine.name }}
 {{- end -}}
 
-{{/* What discovery selects by, and reads: on the Service and on its pods, as a pool may select either. */}}
+{{/* Labels for discovery, on the Service and on its pods, since a pool may select either. */}}
 {{- define "engines.labels" -}}
 {{ include "engines.selector" . }}
 app: {{ ternary "vllm" .engine.engine (eq .engine.engine "simulated") }}
@@ -47,7 +47,7 @@ args:
 - --model={{ .engine.model }}
 - --host=0.0.0.0
 - --port=8000
-# Without it no answer tells what was cached, and nothing corrects what the router believes of caches.
+# Without it responses do not report cached tokens, and the router cannot verify its cache estimates.
 - --enable-prompt-tokens-details
 {{- with .engine.servedModelName }}
 - --served-model-name={{ . }}
@@ -71,7 +71,7 @@ args:
 - --model-path={{ .engine.model }}
 - --host=0.0.0.0
 - --port=8000
-# Load for the router, and cached tokens in answers: both are off otherwise.
+# Metrics and cached tokens in responses are off by default.
 - --enable-metrics
 - --enable-cache-report
 {{- with .engine.servedModelName }}
@@ -127,7 +127,7 @@ env:
 {{- end }}
 {{- end -}}
 
-{{/* Where models are kept: a claim that exists, a folder of the node, a claim for each pod, or nowhere. */}}
+{{/* Storage for models: an existing claim, a folder of the node, a claim per pod, or none. */}}
 {{- define "engines.storage" -}}
 {{- $storage := default dict .engine.storage -}}
 {{- if $storage.claim -}}
@@ -148,7 +148,7 @@ emptyDir: {}
 {{- end -}}
 {{- end -}}
 
-{{/* Its own, and the GPUs. */}}
+{{/* The resources of an engine with its GPUs. */}}
 {{- define "engines.resources" -}}
 {{- $resources := deepCopy (default dict .engine.resources) -}}
 {{- with .engine.gpus -}}

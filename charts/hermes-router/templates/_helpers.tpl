@@ -48,20 +48,20 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- $key := ternary "controlPlane" "dataPlane" (eq .name "control-plane") -}}
 {{- index .root.Values.tls.secrets $key | required (printf "tls.issuer is `secrets`: name the Secret in tls.secrets.%s" $key) -}}
 {{- else -}}
-{{- /* Another name for another owner, so that one may take over from the other. */ -}}
+{{- /* The name depends on the issuer, so that one can replace the other. */ -}}
 {{- $suffix := ternary "certificate" "tls" (eq .root.Values.tls.issuer "cert-manager") -}}
 {{- printf "%s-%s-%s" (include "hermes.fullname" .root) .name $suffix -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Under which names the control plane is dialed: what its certificate has to hold, as a JSON list. */}}
+{{/* The names that proxies dial, which the control plane's certificate must have, as a JSON list. */}}
 {{- define "hermes.serverNames" -}}
 {{- $name := include "hermes.controlPlane" . -}}
 {{- $spaced := printf "%s.%s" $name .Release.Namespace -}}
 {{- list $name $spaced (printf "%s.svc" $spaced) (printf "%s.svc.%s" $spaced .Values.clusterDomain) | toJson -}}
 {{- end -}}
 
-{{/* The configuration file. Without `config`, the block `app` alone: its defaults are the original's. */}}
+{{/* The configuration file. Without `config`, the block `app`, whose defaults are the original's. */}}
 {{- define "hermes.config" -}}
 {{- $config := deepCopy (default dict .Values.config) -}}
 {{- if and .Values.app (hasKey $config "app") -}}
@@ -99,7 +99,7 @@ their EndpointSlices. `rbac.namespaces` adds namespaces that a later edit of the
 {{- toJson $watched -}}
 {{- end -}}
 
-{{/* Kubernetes has to wait longer than the drain, or it kills what the drain was for. */}}
+{{/* The grace period must be longer than the drain, or requests in flight are killed. */}}
 {{- define "hermes.grace" -}}
 {{- $least := add .values.preStopSeconds .values.drainSeconds 5 -}}
 {{- $given := default $least .values.terminationGracePeriodSeconds -}}
@@ -109,7 +109,7 @@ their EndpointSlices. `rbac.namespaces` adds namespaces that a later edit of the
 {{- $given -}}
 {{- end -}}
 
-{{/* Where the pods of a part go. */}}
+{{/* Scheduling of a component's pods. */}}
 {{- define "hermes.placement" -}}
 {{- with .values.priorityClassName }}
 priorityClassName: {{ . }}
@@ -166,7 +166,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* The environment of both planes: who they are, logs, traces. */}}
+{{/* The environment of both planes: identity, logs, traces. */}}
 {{- define "hermes.env" -}}
 - name: POD_NAME
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
@@ -221,7 +221,7 @@ livenessProbe:
   failureThreshold: 3
 readinessProbe:
   httpGet: {path: /readyz, port: admin}
-  # A new pod is worth waiting for by the second, a failing one is shut out by itself.
+  # Probes every second while starting; a failing pod is ejected by its clients.
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 3
