@@ -1,7 +1,7 @@
 """Conversations with two real vLLM servers, under one strategy after the other: how long until the first token, and how
 much of the prompts was cached.
 
-The same conversations under each strategy; caches are emptied and the router started anew before each, and the whole is
+The same conversations under each strategy; caches are emptied and the router restarted before each, and the whole is
 done twice, so that what else the machine does meanwhile shows as a difference between two rounds of one strategy.
 """
 
@@ -54,10 +54,10 @@ def strategies(home: Path) -> dict[str, str]:
 
 def converse(url: str, number: int) -> list[Answer]:
     """One conversation, the same for the same number."""
-    dice = random.Random(number)
+    rng = random.Random(number)
 
     def words(count: int) -> str:
-        return " ".join(dice.choice(WORDS) for _ in range(count))
+        return " ".join(rng.choice(WORDS) for _ in range(count))
 
     # Four assistants share their instructions among them.
     instructions = " ".join(random.Random(1000 + number % 4).choice(WORDS) for _ in range(250))
@@ -111,23 +111,23 @@ def run(binary: str, name: str, lines: str, engines: list[Vllm], logs: Path) -> 
     hermes = Hermes(binary, [], logs, config)
     try:
         wait_for(lambda: httpx.get(f"{hermes.admin}/readyz").status_code == 200, "the router is ready")
-        # The servers tell that their caches are empty with the next step.
+        # The servers publish the removal of their blocks with the next step.
         for engine in engines:
             httpx.post(f"{engine.url}/v1/completions", json={"model": MODEL, "prompt": "?", "max_tokens": 1}).raise_for_status()
         begun = time.monotonic()
         with ThreadPoolExecutor(USERS) as users:
             answers = sum(users.map(lambda number: converse(hermes.url, number), range(CONVERSATIONS)), [])
         took = time.monotonic() - begun
-        told = ""
+        prediction = ""
         if "KV events" in name:
             expected, reported = calibration(hermes, "kv_events")
-            told = f"{expected:.0f} / {reported:.0f}"
+            prediction = f"{expected:.0f} / {reported:.0f}"
     finally:
         hermes.kill()
     first = sorted(answer.first * 1000 for answer in answers)
     hits = sum(answer.cached for answer in answers) / sum(answer.prompt for answer in answers)
     at = lambda share: first[int((len(first) - 1) * share)]  # noqa: E731
-    return f"{statistics.mean(first):.0f} | {at(0.5):.0f} | {at(0.9):.0f} | {hits:.0%} | {took:.1f} | {told}"
+    return f"{statistics.mean(first):.0f} | {at(0.5):.0f} | {at(0.9):.0f} | {hits:.0%} | {took:.1f} | {prediction}"
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""KV events of a real vLLM: what Hermes believes of its cache, beside what vLLM reports of every request.
+"""KV events of a real vLLM: Hermes' estimate of its cache, compared with what vLLM reports for every request.
 
 Before each request Hermes is asked how much of its tokens the server has cached; the tokens are those that the server's own
 `/tokenize` makes of it. Afterwards the server says in `usage` how much it was. The two have to be equal.
@@ -48,7 +48,7 @@ class Trial:
         self.stack.callback(hermes.kill)
         return hermes
 
-    def told(self, result: str) -> float:
+    def blocks(self, result: str) -> float:
         """Blocks in vLLM's events with this result."""
         lines = httpx.get(f"{self.hermes.control}/metrics").raise_for_status().text.splitlines()
         return total([line for line in lines if f'result="{result}"' in line], "hermes_kv_events_blocks_total")
@@ -58,25 +58,25 @@ class Trial:
         return httpx.post(f"{self.engine.url}/tokenize", json=fields).raise_for_status().json()["tokens"]
 
     def ask(self, request: dict, salt: str | None = None) -> tuple[int, int | None, int]:
-        """Prompt tokens, what Hermes believed, what vLLM reports."""
+        """Sends a prompt. Returns its tokens, the cached tokens that Hermes estimates, and those that vLLM reports."""
         request = {"model": MODEL, "max_tokens": 4, "temperature": 0, "ignore_eos": True, **request}
         tokens = self.tokens(request) if isinstance(request.get("prompt", ""), str) else request["prompt"]
         adapter = ADAPTER if request["model"] == ADAPTER else None
         self.hermes.settled()
-        believed = self.hermes.believed(tokens, adapter, salt)
+        estimated = self.hermes.estimated(tokens, adapter, salt)
         if salt:
             request["cache_salt"] = salt
         path = "chat/completions" if "messages" in request else "completions"
         answer = httpx.post(f"{self.engine.url}/v1/{path}", json=request, timeout=120).raise_for_status().json()
         usage = answer["usage"]
         assert usage["prompt_tokens"] == len(tokens), f"{usage} of {len(tokens)} tokens"
-        return len(tokens), believed, usage["prompt_tokens_details"]["cached_tokens"]
+        return len(tokens), estimated, usage["prompt_tokens_details"]["cached_tokens"]
 
     def agree(self, requests: list[tuple[dict, str | None]]) -> str:
         """Asks all, and requires that belief and report are equal."""
         asked = [self.ask(request, salt) for request, salt in requests]
         wrong = [row for row in asked if row[1] != row[2]]
-        assert not wrong, f"{len(wrong)} of {len(asked)} differ (prompt, believed, reported): {wrong[:5]}"
+        assert not wrong, f"{len(wrong)} of {len(asked)} differ (prompt, estimated, reported): {wrong[:5]}"
         prompt, cached = sum(row[0] for row in asked), sum(row[2] for row in asked)
         hits = sum(row[2] > 0 for row in asked)
         return f"{len(asked)} requests, {prompt} tokens, {cached} cached in {hits} of them: all equal"
@@ -147,8 +147,8 @@ def after_evictions(trial: Trial) -> str:
         requests.append(({"model": adapter, "prompt": tokens}, salt))
     seen = trial.agree(requests)
     held = trial.hermes.stream()["blocks"]
-    assert held <= BLOCKS, f"{held} blocks are believed in {BLOCKS}"
-    removed = trial.told("removed")
+    assert held <= BLOCKS, f"{held} blocks are indexed of a cache of {BLOCKS}"
+    removed = trial.blocks("removed")
     assert removed > 0
     return f"{seen}; {removed:.0f} blocks were evicted on the way, {held} are held"
 
@@ -157,10 +157,10 @@ def copies_of_one_block(trial: Trial) -> str:
     """A prompt that is cached to its end has its last block computed, and stored, once more."""
     tokens = trial.numbers(10 * BLOCK)
     trial.hermes.settled()
-    before = trial.told("stored")
+    before = trial.blocks("stored")
     whole = trial.agree([({"prompt": tokens, "max_tokens": 1}, None)] * 3)
     trial.hermes.settled()
-    stored = trial.told("stored") - before
+    stored = trial.blocks("stored") - before
     assert stored > 10, f"{stored} stored"
     longer = tokens + trial.numbers(5)
     requests = []
@@ -174,11 +174,11 @@ def after_a_reset(trial: Trial) -> str:
     trial.ask({"prompt": tokens})
     httpx.post(f"{trial.engine.url}/reset_prefix_cache").raise_for_status()
     trial.hermes.settled()
-    stale = trial.hermes.believed(tokens)
-    # vLLM tells it with its next step.
+    stale = trial.hermes.estimated(tokens)
+    # vLLM publishes it with its next step.
     trial.ask({"prompt": trial.numbers(40)})
     seen = trial.agree([({"prompt": tokens}, None), ({"prompt": tokens}, None)])
-    return f"until vLLM's next step {stale} tokens are still believed, as it tells nothing before; then {seen}"
+    return f"until vLLM's next step, with which it publishes, the estimate is still {stale} tokens; then {seen}"
 
 
 def a_router_that_restarts(trial: Trial) -> str:
@@ -199,7 +199,7 @@ def after_a_restart(trial: Trial) -> str:
     tokens = trial.numbers(600)
     trial.ask({"prompt": tokens})
     trial.engine.kill()
-    gone = wait_for(lambda: trial.hermes.believed(tokens) is None, "nothing is claimed")
+    gone = wait_for(lambda: trial.hermes.estimated(tokens) is None, "nothing is claimed")
     began = time.monotonic()
     trial.engine = trial.start_engine()
     ready = time.monotonic() - began

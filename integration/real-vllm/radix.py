@@ -1,4 +1,4 @@
-"""SGLang's own prefix cache and publisher, without its engine: what Hermes believes of the cache, beside what is in it.
+"""SGLang's own prefix cache and publisher, without its engine: Hermes' estimate of the cache, compared with its contents.
 
 An SGLang server needs a GPU; its `RadixCache`, the events that it records and the ZeroMQ publisher do not. They run here as
 SGLang ships them, behind a port that answers health checks, and every question is put to both: to Hermes, by
@@ -106,9 +106,9 @@ class Trial:
     def agree(self, questions: list[tuple[list[int], str | None]]) -> str:
         """Asks both about all, and requires that they say the same."""
         self.settled()
-        rows = [(len(tokens), self.hermes.believed(tokens, salt=salt), self.engine.cached(tokens, salt)) for tokens, salt in questions]
+        rows = [(len(tokens), self.hermes.estimated(tokens, salt=salt), self.engine.cached(tokens, salt)) for tokens, salt in questions]
         wrong = [row for row in rows if row[1] != row[2]]
-        assert not wrong, f"{len(wrong)} of {len(rows)} differ (prompt, believed, cached): {wrong[:5]}"
+        assert not wrong, f"{len(wrong)} of {len(rows)} differ (prompt, estimated, cached): {wrong[:5]}"
         return f"{len(rows)} prompts, {sum(row[2] for row in rows)} of {sum(row[0] for row in rows)} tokens cached: all equal"
 
     def numbers(self, count: int) -> list[int]:
@@ -160,7 +160,7 @@ def after_a_reset(trial: Trial) -> str:
     tokens = trial.numbers(300)
     trial.engine.serve(tokens)
     trial.settled()
-    assert trial.hermes.believed(tokens)
+    assert trial.hermes.estimated(tokens)
     trial.engine.cache.reset()
     trial.engine.publish()
     return trial.agree([(tokens, None)])

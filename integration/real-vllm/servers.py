@@ -117,7 +117,7 @@ class Hermes(Server):
             if (now["next"], now["blocks"]) != (seen["next"], seen["blocks"]):
                 seen, since = now, time.monotonic()
 
-    def believed(self, tokens: list[int], adapter: str | None = None, salt: str | None = None) -> int | None:
+    def estimated(self, tokens: list[int], adapter: str | None = None, salt: str | None = None) -> int | None:
         """How many of these tokens the first endpoint has cached, by its KV events; nothing if it is not known."""
         question = {"tokens": tokens, "adapter": adapter, "salt": salt}
         answer = httpx.post(f"{self.control}/debug/kv-events?pool=chat", json=question).raise_for_status().json()
@@ -181,7 +181,7 @@ def wait_for(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> flo
 
 
 def free_port() -> int:
-    """A port that was free a moment ago: vLLM does not tell which one it took when asked for any."""
+    """A port that was free a moment ago: vLLM does not report which port it chose for 0."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

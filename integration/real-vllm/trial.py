@@ -42,7 +42,7 @@ def text(answer: dict) -> str:
 
 @contextmanager
 def endless(trial: Trial) -> Iterator[None]:
-    """A stream that has begun and would go on for longer than anybody waits; the client leaves at the end."""
+    """A stream that has begun and lasts longer than the test; the client disconnects at the end."""
     request = body("Never stop.", tokens=3500, stream=True)
     with httpx.stream("POST", f"{trial.hermes.url}/v1/chat/completions", json=request, timeout=60) as response:
         # The iterator has to outlive this: httpx closes the stream with it.
@@ -124,10 +124,10 @@ def prefixes_hit(trial: Trial) -> str:
     before = trial.hermes.metric("hermes_tokens_total", 'kind="cached"')
     answers = [ask(trial.hermes.url, f"{LONG} Question {turn}?", tokens=4) for turn in range(8)]
     prompt = sum(answer["usage"]["prompt_tokens"] for answer in answers)
-    told = sum((answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for answer in answers)
+    reported = sum((answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for answer in answers)
     cached = trial.hermes.metric("hermes_tokens_total", 'kind="cached"') - before
     hits = [engine.metric("vllm:prefix_cache_hits_total") - b for engine, b in zip(trial.engines, engines_before)]
-    assert cached == told > 0.7 * prompt, f"cached {cached}, told {told}, prompt {prompt}, hits {hits}"
+    assert cached == reported > 0.7 * prompt, f"cached {cached}, reported {reported}, prompt {prompt}, hits {hits}"
     return (
         f"8 prompts, {prompt} tokens with one prefix: `hermes_tokens_total{{kind=\"cached\"}}` +{cached:.0f} "
         f"({cached / prompt:.0%}); hits by engine {[int(hit) for hit in hits]}"

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { client, eventually, model, router, running } from "./fleet.mjs";
 
-const messages = [{ role: "user", content: "Tell me about messengers." }];
+const messages = [{ role: "user", content: "What do messengers do?" }];
 
 test("a streamed answer has the text of a whole one", async () => {
   const { completions } = client().chat;
@@ -33,10 +33,10 @@ test("usage comes last when it is asked for", async () => {
 
 test("the stream helper assembles the final message", async () => {
   const stream = client().chat.completions.stream({ model, messages, max_tokens: 6 });
-  let heard = "";
-  stream.on("content", (delta) => (heard += delta));
-  assert.equal(await stream.finalContent(), heard);
-  assert.ok(heard.length > 0);
+  let received = "";
+  stream.on("content", (delta) => (received += delta));
+  assert.equal(await stream.finalContent(), received);
+  assert.ok(received.length > 0);
 });
 
 test("fifty requests at once are all answered", async () => {

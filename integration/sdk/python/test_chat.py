@@ -11,7 +11,7 @@ from fleet import Fleet, eventually
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletion
 
-HELLO = [{"role": "user", "content": "Tell me about messengers."}]
+HELLO = [{"role": "user", "content": "What do messengers do?"}]
 
 
 def test_an_answer_is_complete_and_counts_its_tokens(client: OpenAI, fleet: Fleet) -> None:

@@ -23,7 +23,7 @@ def test_an_unknown_model_is_not_retrieved(client: OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
-def test_a_response_that_nobody_made_is_not_found(client: OpenAI) -> None:
+def test_an_unknown_response_id_is_not_found(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.responses.retrieve("resp_unknown")
     assert caught.value.code == "response_not_found"
