@@ -315,7 +315,7 @@ async fn an_engine_behind_serve_answers_a_chat_and_both_end_when_asked() {
     assert_eq!(
         chat(&url, "another").await.outcome,
         Outcome::Status(404),
-        "a model that nobody serves"
+        "a model without endpoints"
     );
 
     let report = Hermes::run(&[
@@ -335,7 +335,7 @@ async fn an_engine_behind_serve_answers_a_chat_and_both_end_when_asked() {
 }
 
 #[tokio::test]
-async fn what_a_router_serves_is_recorded_as_a_trace_to_replay_and_simulate() {
+async fn requests_of_a_router_are_recorded_as_a_trace_that_can_be_replayed_and_simulated() {
     let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
     let router = Hermes::start(&[
         "serve",
@@ -374,9 +374,12 @@ async fn what_a_router_serves_is_recorded_as_a_trace_to_replay_and_simulate() {
         "{err}"
     );
 
-    let replayed = Hermes::run(&[
-        "replay", &file, "--target", &url, "--model", "sim", "--json",
-    ]);
+    assert_replay_and_simulation(&file, &url);
+    record_to_stdout(&admin_url, &url).await;
+}
+
+fn assert_replay_and_simulation(file: &str, url: &str) {
+    let replayed = Hermes::run(&["replay", file, "--target", url, "--model", "sim", "--json"]);
     assert!(
         replayed.status.success() && replayed.out.contains("\"ok\":5"),
         "{}{}",
@@ -384,17 +387,20 @@ async fn what_a_router_serves_is_recorded_as_a_trace_to_replay_and_simulate() {
         replayed.err
     );
 
-    let simulated = Hermes::run(&["simulate", &file, "--policies", "round-robin", "--json"]);
+    let simulated = Hermes::run(&["simulate", file, "--policies", "round-robin", "--json"]);
     assert!(
         simulated.status.success() && simulated.out.contains("\"hit_rate\""),
         "{}{}",
         simulated.out,
         simulated.err
     );
+}
 
-    let piped = Hermes::start(&["record", "--admin", &admin_url]);
+/// Records one request to stdout, and ends the recorder by SIGINT.
+async fn record_to_stdout(admin_url: &str, url: &str) {
+    let piped = Hermes::start(&["record", "--admin", admin_url]);
     piped.err.recv_timeout(PATIENCE).expect("it has begun");
-    assert_eq!(chat(&url, "sim").await.outcome, Outcome::Ok);
+    assert_eq!(chat(url, "sim").await.outcome, Outcome::Ok);
     let line = piped.out.recv_timeout(PATIENCE).expect("a record");
     assert!(
         line.contains("\"hash_ids\":[") && !line.contains("morning"),
@@ -408,15 +414,18 @@ async fn what_a_router_serves_is_recorded_as_a_trace_to_replay_and_simulate() {
 }
 
 #[test]
-fn a_recording_of_what_is_no_proxy_says_what_would_be_right() {
+fn recording_from_an_address_that_is_no_proxy_names_the_right_flag() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .expect("a free port")
         .local_addr()
         .expect("it is bound");
-    let nobody = format!("http://{closed}");
-    let Ended { status, err, .. } = Hermes::run(&["record", "--admin", &nobody]);
+    let unreachable = format!("http://{closed}");
+    let Ended { status, err, .. } = Hermes::run(&["record", "--admin", &unreachable]);
     assert_eq!(status.code(), Some(1));
-    assert!(err.contains(&nobody) && err.contains("--admin"), "{err}");
+    assert!(
+        err.contains(&unreachable) && err.contains("--admin"),
+        "{err}"
+    );
     let engine = Hermes::start(&["engine", "--listen", "127.0.0.1:0"]);
     let Ended { status, err, .. } = Hermes::run(&["record", "--admin", &engine.url()]);
     assert_eq!(status.code(), Some(1));

@@ -20,90 +20,101 @@ use router::{KEY, PATIENCE, Router, STATE};
 #[tokio::test]
 async fn one_trace_leads_from_the_client_through_both_planes_to_the_engine() {
     for protocol in PROTOCOLS {
-        let (collector, engine) = (
-            Collector::start().await.expect("a collector"),
-            engine().await,
-        );
-        let name = protocol.replace('/', "-");
-        let router = Router::start(
-            &name,
-            "kv-aware",
-            &[&engine],
-            &exporting(&collector.url(), protocol),
-        )
-        .await;
-
-        let response = router.chat(&traceparent(1, "01"), &chat("sim", true)).await;
-        let request_id = response.headers()["x-request-id"]
-            .to_str()
-            .expect("ASCII")
-            .to_owned();
-        let (streamed, usage) = stream(response).await;
-
-        // They come while the router runs: nobody has to stop it.
-        let spans = collector
-            .trace_when(&trace_id(1), Instant::now() + PATIENCE, |spans| {
-                spans.len() >= 4
-            })
-            .await;
-        assert_eq!(spans.len(), 4, "{protocol}: {spans:#?}");
-        assert!(
-            spans
-                .iter()
-                .all(|span| span.service == "hermes" && span.status == Status::Unset),
-            "{spans:#?}"
-        );
-        let server = server(&spans);
-        let (route, score, attempt) = (
-            named(&spans, "route"),
-            named(&spans, "score"),
-            named(&spans, "chat sim"),
-        );
-        assert_eq!(
-            (&*server.name, &*server.parent_id),
-            ("POST /v1/chat/completions", CLIENT)
-        );
-        assert_eq!(
-            (route.kind, &route.parent_id),
-            (Kind::Internal, &server.span_id)
-        );
-        assert_eq!(
-            (score.kind, &score.parent_id),
-            (Kind::Internal, &route.span_id)
-        );
-        assert_eq!(
-            (attempt.kind, &attempt.parent_id),
-            (Kind::Client, &server.span_id)
-        );
-        assert!(
-            attempt.start >= route.end,
-            "first the choice, then the attempt"
-        );
-        assert!(
-            attempt.duration() >= streamed && server.duration() >= streamed,
-            "{streamed:?}: {spans:#?}"
-        );
-
-        the_server_span_says(server, &request_id, &engine, &usage);
-        the_other_spans_say([route, score, attempt], &engine);
-
-        let forwarded = sent(&engine, 1);
-        let expected = format!("00-{}-{}-01", trace_id(1), attempt.span_id);
-        assert_eq!(forwarded.header("traceparent"), Some(&*expected));
-        assert_eq!(forwarded.header("tracestate"), Some(STATE));
-        assert_eq!(
-            forwarded.header("authorization"),
-            Some(&*format!("Bearer {KEY}")),
-            "the engine may see it"
-        );
-
-        let (ended, _) = router.stop().await;
-        assert!(ended.success());
-        assert!(collector.holds("chat sim") && !collector.holds(PROMPT) && !collector.holds(KEY));
+        trace_of_one_chat(protocol).await;
     }
 }
 
-fn the_server_span_says(server: &Span, request_id: &str, engine: &EngineHandle, usage: &Json) {
+/// Sends one chat, with spans exported by `protocol`, and asserts its whole trace.
+async fn trace_of_one_chat(protocol: &str) {
+    let (collector, engine) = (
+        Collector::start().await.expect("a collector"),
+        engine().await,
+    );
+    let name = protocol.replace('/', "-");
+    let router = Router::start(
+        &name,
+        "kv-aware",
+        &[&engine],
+        &exporting(&collector.url(), protocol),
+    )
+    .await;
+
+    let response = router.chat(&traceparent(1, "01"), &chat("sim", true)).await;
+    let request_id = response.headers()["x-request-id"]
+        .to_str()
+        .expect("ASCII")
+        .to_owned();
+    let (streamed, usage) = stream(response).await;
+
+    // Spans are exported while the router runs, not only when it stops.
+    let spans = collector
+        .trace_when(&trace_id(1), Instant::now() + PATIENCE, |spans| {
+            spans.len() >= 4
+        })
+        .await;
+    assert_eq!(spans.len(), 4, "{protocol}: {spans:#?}");
+    assert!(
+        spans
+            .iter()
+            .all(|span| span.service == "hermes" && span.status == Status::Unset),
+        "{spans:#?}"
+    );
+    let server = server(&spans);
+    let [route, score, attempt] = assert_parents_and_times(&spans, streamed);
+    assert_server_span(server, &request_id, &engine, &usage);
+    assert_inner_spans([route, score, attempt], &engine);
+
+    let forwarded = sent(&engine, 1);
+    let expected = format!("00-{}-{}-01", trace_id(1), attempt.span_id);
+    assert_eq!(forwarded.header("traceparent"), Some(&*expected));
+    assert_eq!(forwarded.header("tracestate"), Some(STATE));
+    assert_eq!(
+        forwarded.header("authorization"),
+        Some(&*format!("Bearer {KEY}")),
+        "the engine may see it"
+    );
+
+    let (ended, _) = router.stop().await;
+    assert!(ended.success());
+    assert!(collector.holds("chat sim") && !collector.holds(PROMPT) && !collector.holds(KEY));
+}
+
+/// Asserts parents, kinds and order of the spans of a streamed chat. Returns those of routing, scoring and the attempt.
+fn assert_parents_and_times(spans: &[Span], streamed: Duration) -> [&Span; 3] {
+    let server = server(spans);
+    let (route, score, attempt) = (
+        named(spans, "route"),
+        named(spans, "score"),
+        named(spans, "chat sim"),
+    );
+    assert_eq!(
+        (&*server.name, &*server.parent_id),
+        ("POST /v1/chat/completions", CLIENT)
+    );
+    assert_eq!(
+        (route.kind, &route.parent_id),
+        (Kind::Internal, &server.span_id)
+    );
+    assert_eq!(
+        (score.kind, &score.parent_id),
+        (Kind::Internal, &route.span_id)
+    );
+    assert_eq!(
+        (attempt.kind, &attempt.parent_id),
+        (Kind::Client, &server.span_id)
+    );
+    assert!(
+        attempt.start >= route.end,
+        "first the choice, then the attempt"
+    );
+    assert!(
+        attempt.duration() >= streamed && server.duration() >= streamed,
+        "{streamed:?}: {spans:#?}"
+    );
+    [route, score, attempt]
+}
+
+fn assert_server_span(server: &Span, request_id: &str, engine: &EngineHandle, usage: &Json) {
     let count = |value: &Json| Value::Int(value.as_i64().expect("a count"));
     says(
         server,
@@ -147,7 +158,7 @@ fn the_server_span_says(server: &Span, request_id: &str, engine: &EngineHandle, 
     );
 }
 
-fn the_other_spans_say([route, score, attempt]: [&Span; 3], engine: &EngineHandle) {
+fn assert_inner_spans([route, score, attempt]: [&Span; 3], engine: &EngineHandle) {
     let endpoint: Value = (&*engine.addr().to_string()).into();
     let choice = [
         ("hermes.pool", "chat".into()),
@@ -187,7 +198,7 @@ fn the_other_spans_say([route, score, attempt]: [&Span; 3], engine: &EngineHandl
 }
 
 #[tokio::test]
-async fn a_request_that_waited_says_so_and_why_it_went_where_it_went() {
+async fn spans_of_a_queued_request_have_its_queue_time_and_the_reason_of_the_selection() {
     let (collector, one, other) = (
         Collector::start().await.expect("a collector"),
         engine().await,
@@ -201,7 +212,21 @@ async fn a_request_that_waited_says_so_and_why_it_went_where_it_went() {
         &exporting(&url, "grpc"),
     )
     .await;
-    // Two seconds of work for each engine.
+    chat_at_busy_engines(&router, &[&one, &other]).await;
+    assert!(router.stop().await.0.success());
+
+    let spans = collector.trace(&trace_id(3));
+    let (chosen, left): (&EngineHandle, &EngineHandle) = if one.stats().requests == 2 {
+        (&one, &other)
+    } else {
+        (&other, &one)
+    };
+    assert_queued(&spans, chosen, left);
+}
+
+/// Keeps both engines busy with unsampled requests, and meanwhile sends one in trace 3.
+async fn chat_at_busy_engines(router: &Router, engines: &[&EngineHandle; 2]) {
+    // Each takes an engine two seconds.
     let long = |number: usize| {
         let text = format!("{number} {}", "why does it rain? ".repeat(3_600));
         json!({"model": "sim", "max_tokens": 1, "stream": true, "messages": [{"role": "user", "content": text}]})
@@ -219,13 +244,13 @@ async fn a_request_that_waited_says_so_and_why_it_went_where_it_went() {
     };
     let waits = async {
         let both_work = async {
-            while one.stats().requests + other.stats().requests < 2 {
+            while engines[0].stats().requests + engines[1].stats().requests < 2 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         tokio::time::timeout(PATIENCE, both_work)
             .await
-            .expect("both engines are asked in time");
+            .expect("both engines get a request in time");
         assert_eq!(
             router
                 .chat(&traceparent(3, "01"), &chat("sim", false))
@@ -235,10 +260,10 @@ async fn a_request_that_waited_says_so_and_why_it_went_where_it_went() {
         );
     };
     tokio::join!(busy, waits);
-    assert!(router.stop().await.0.success());
+}
 
-    let spans = collector.trace(&trace_id(3));
-    let (route, score) = (named(&spans, "route"), named(&spans, "score"));
+fn assert_queued(spans: &[Span], chosen: &EngineHandle, left: &EngineHandle) {
+    let (route, score) = (named(spans, "route"), named(spans, "score"));
     let seconds = |span: &Span, name: &str| match span.attribute(name) {
         Some(Value::Double(seconds)) => *seconds,
         _ => panic!("{name} of {span:#?}"),
@@ -257,11 +282,6 @@ async fn a_request_that_waited_says_so_and_why_it_went_where_it_went() {
         "it was bound when there was room: {route:#?}"
     );
     assert!(seconds(route, "hermes.expected.time_to_first_token") > 0.0);
-    let (chosen, left): (&EngineHandle, &EngineHandle) = if one.stats().requests == 2 {
-        (&one, &other)
-    } else {
-        (&other, &one)
-    };
     says(
         route,
         &[
@@ -274,7 +294,7 @@ async fn a_request_that_waited_says_so_and_why_it_went_where_it_went() {
 }
 
 #[tokio::test]
-async fn a_trace_that_its_client_does_not_sample_passes_through_and_leaves_nothing() {
+async fn an_unsampled_trace_is_propagated_and_not_exported() {
     let (collector, engine) = (
         Collector::start().await.expect("a collector"),
         engine().await,
@@ -306,7 +326,7 @@ async fn a_trace_that_its_client_does_not_sample_passes_through_and_leaves_nothi
 }
 
 #[tokio::test]
-async fn without_a_collector_a_trace_passes_through_as_it_came() {
+async fn without_a_collector_the_trace_context_is_propagated_unchanged() {
     let engine = engine().await;
     let router = Router::start("none", "kv-aware", &[&engine], &[]).await;
     assert_eq!(
@@ -326,16 +346,16 @@ async fn without_a_collector_a_trace_passes_through_as_it_came() {
 }
 
 #[tokio::test]
-async fn a_collector_that_never_answers_holds_up_neither_requests_nor_the_end() {
+async fn a_collector_that_never_answers_delays_neither_requests_nor_the_shutdown() {
     let engine = engine().await;
-    // Connections to it are made, by the system, and nobody reads from them.
+    // The system accepts connections to it, and no process reads from them.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let silent = format!("http://{}", silent.local_addr().expect("an address"));
-    let nobody = "http://127.0.0.1:9".to_owned();
+    let unreachable = "http://127.0.0.1:9".to_owned();
     for (index, (url, protocol)) in [
         (&silent, PROTOCOLS[0]),
         (&silent, PROTOCOLS[1]),
-        (&nobody, "grpc"),
+        (&unreachable, "grpc"),
     ]
     .iter()
     .enumerate()

@@ -13,8 +13,8 @@ pub(crate) const PROTOCOLS: [&str; 2] = ["http/protobuf", "grpc"];
 /// The client's own span.
 pub(crate) const CLIENT: &str = "b7ad6b7169203331";
 
-/// Nobody but the engine may see it.
-pub(crate) const PROMPT: &str = "the-prompt-that-nobody-else-may-see";
+/// Only the engine may receive it.
+pub(crate) const PROMPT: &str = "the-prompt-that-only-the-engine-may-see";
 
 pub(crate) async fn engine() -> EngineHandle {
     Engine::start(EngineConfig::default())

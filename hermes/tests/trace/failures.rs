@@ -1,13 +1,14 @@
 //! Attempts, retries and errors in traces.
 
-use hermes_engine_sim::Fault;
-use hermes_testkit::collector::{Collector, Kind, Status, Value};
 use std::time::Duration;
+
+use hermes_engine_sim::{EngineHandle, Fault};
+use hermes_testkit::collector::{Collector, Kind, Span, Status, Value};
 
 use crate::{context::*, router::Router};
 
 #[tokio::test]
-async fn a_request_that_is_sent_again_has_an_attempt_span_each() {
+async fn every_attempt_of_a_retried_request_has_a_span() {
     let (collector, broken, sound) = (
         Collector::start().await.expect("a collector"),
         engine().await,
@@ -35,15 +36,24 @@ async fn a_request_that_is_sent_again_has_an_attempt_span_each() {
     }
     assert!(router.stop().await.0.success());
 
-    // In turn, so that one of the two came to the broken one first.
+    // Round robin sends one of the two to the broken engine first.
     let number = if of_kind(&collector.trace(&trace_id(1)), Kind::Client).len() == 2 {
         1
     } else {
         2
     };
     let spans = collector.trace(&trace_id(number));
-    let server = server(&spans);
-    let [first, second] = of_kind(&spans, Kind::Client)[..] else {
+    let [first, second] = assert_two_attempts(&spans, &sound);
+    for (engine, attempt) in [(&broken, first), (&sound, second)] {
+        let parent = format!("00-{}-{}-01", trace_id(number), attempt.span_id);
+        assert_eq!(sent(engine, number).header("traceparent"), Some(&*parent));
+    }
+}
+
+/// Asserts a failed attempt and a successful one at `sound`, one after the other. Returns both.
+fn assert_two_attempts<'s>(spans: &'s [Span], sound: &EngineHandle) -> [&'s Span; 2] {
+    let server = server(spans);
+    let [first, second] = of_kind(spans, Kind::Client)[..] else {
         panic!("two attempts in {spans:#?}")
     };
     assert_eq!(
@@ -84,14 +94,11 @@ async fn a_request_that_is_sent_again_has_an_attempt_span_each() {
         ],
     );
     assert_eq!(server.attribute("error.type"), None);
-    for (engine, attempt) in [(&broken, first), (&sound, second)] {
-        let parent = format!("00-{}-{}-01", trace_id(number), attempt.span_id);
-        assert_eq!(sent(engine, number).header("traceparent"), Some(&*parent));
-    }
+    [first, second]
 }
 
 #[tokio::test]
-async fn failures_are_errors_and_refusals_of_bad_requests_are_not() {
+async fn failed_requests_are_errors_in_traces_and_rejected_bad_requests_are_not() {
     let (collector, engine) = (
         Collector::start().await.expect("a collector"),
         engine().await,
@@ -104,8 +111,17 @@ async fn failures_are_errors_and_refusals_of_bad_requests_are_not() {
         &exporting(&url, "http/protobuf"),
     )
     .await;
-    let parent = |number| traceparent(number, "01");
+    send_failing_requests(&router, &engine).await;
+    assert!(router.stop().await.0.success());
 
+    for case in CASES {
+        assert_failure(&collector.trace(&trace_id(case.trace)), &case);
+    }
+}
+
+/// Sends the requests of [`CASES`], each in its trace.
+async fn send_failing_requests(router: &Router, engine: &EngineHandle) {
+    let parent = |number| traceparent(number, "01");
     engine.faults().set_for(
         1,
         Fault::Status {
@@ -143,63 +159,80 @@ async fn failures_are_errors_and_refusals_of_bad_requests_are_not() {
         .get(format!("{}/nowhere", router.url))
         .header("traceparent", parent(5));
     assert_eq!(nowhere.send().await.expect("an answer").status(), 404);
-    assert!(router.stop().await.0.success());
+}
 
-    let cases = [
-        (
-            1,
-            "POST /v1/chat/completions",
-            Status::Error,
-            502,
-            "502",
-            &["502"][..],
-        ),
-        (
-            2,
-            "POST /v1/chat/completions",
-            Status::Error,
-            502,
-            "upstream_failed",
-            &["connection_broken"],
-        ),
-        (
-            3,
-            "POST /v1/chat/completions",
-            Status::Error,
-            200,
-            "broken",
-            &["broken"],
-        ),
-        (
-            4,
-            "POST /v1/chat/completions",
-            Status::Unset,
-            404,
-            "model_not_found",
-            &[],
-        ),
-        (5, "GET", Status::Unset, 404, "unknown_url", &[]),
-    ];
-    for (number, name, status, code, error_type, attempts) in cases {
-        let spans = collector.trace(&trace_id(number));
-        let server = server(&spans);
-        assert_eq!(
-            (&*server.name, server.status),
-            (name, status),
-            "{server:#?}"
-        );
-        says(
-            server,
-            &[
-                ("http.response.status_code", Value::Int(code)),
-                ("error.type", error_type.into()),
-            ],
-        );
-        let clients = of_kind(&spans, Kind::Client);
-        assert_eq!(clients.len(), attempts.len(), "{spans:#?}");
-        for (client, error_type) in clients.into_iter().zip(attempts) {
-            assert_eq!(client.status, Status::Error);
-            says(client, &[("error.type", (*error_type).into())]);
-        }
+/// What the trace of a request contains.
+struct Case {
+    trace: u32,
+    name: &'static str,
+    status: Status,
+    code: i64,
+    error_type: &'static str,
+    /// The error type of each attempt.
+    attempts: &'static [&'static str],
+}
+
+const CASES: [Case; 5] = [
+    Case {
+        trace: 1,
+        name: "POST /v1/chat/completions",
+        status: Status::Error,
+        code: 502,
+        error_type: "502",
+        attempts: &["502"],
+    },
+    Case {
+        trace: 2,
+        name: "POST /v1/chat/completions",
+        status: Status::Error,
+        code: 502,
+        error_type: "upstream_failed",
+        attempts: &["connection_broken"],
+    },
+    Case {
+        trace: 3,
+        name: "POST /v1/chat/completions",
+        status: Status::Error,
+        code: 200,
+        error_type: "truncated",
+        attempts: &["truncated"],
+    },
+    Case {
+        trace: 4,
+        name: "POST /v1/chat/completions",
+        status: Status::Unset,
+        code: 404,
+        error_type: "model_not_found",
+        attempts: &[],
+    },
+    Case {
+        trace: 5,
+        name: "GET",
+        status: Status::Unset,
+        code: 404,
+        error_type: "unknown_url",
+        attempts: &[],
+    },
+];
+
+fn assert_failure(spans: &[Span], case: &Case) {
+    let server = server(spans);
+    assert_eq!(
+        (&*server.name, server.status),
+        (case.name, case.status),
+        "{server:#?}"
+    );
+    says(
+        server,
+        &[
+            ("http.response.status_code", Value::Int(case.code)),
+            ("error.type", case.error_type.into()),
+        ],
+    );
+    let clients = of_kind(spans, Kind::Client);
+    assert_eq!(clients.len(), case.attempts.len(), "{spans:#?}");
+    for (client, error_type) in clients.into_iter().zip(case.attempts) {
+        assert_eq!(client.status, Status::Error);
+        says(client, &[("error.type", (*error_type).into())]);
     }
 }

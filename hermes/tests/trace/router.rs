@@ -19,8 +19,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Far more than a process prints.
 const LINES: usize = 1_024;
 
-/// The credentials of the client. Nobody but the engine may see them.
-pub(crate) const KEY: &str = "the-key-that-nobody-else-may-see";
+/// The credentials of the client. Only the engine may receive them.
+pub(crate) const KEY: &str = "the-key-that-only-the-engine-may-see";
 
 /// The client's `tracestate`.
 pub(crate) const STATE: &str = "vendor=1";
@@ -86,7 +86,7 @@ impl Router {
         router
     }
 
-    /// Asks in traces that nobody samples, so that nothing of it is exported.
+    /// Waits for the models, in an unsampled trace that is not exported.
     async fn ready(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {

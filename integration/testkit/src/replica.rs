@@ -123,8 +123,8 @@ impl Replica {
     ///
     /// # Panics
     /// When it teaches nothing in time.
-    pub async fn lesson(&mut self) -> Taught {
-        next(&mut self.lessons, "a lesson").await
+    pub async fn history(&mut self) -> Taught {
+        next(&mut self.lessons, "a history").await
     }
 
     /// What a proxy reports next.
@@ -137,7 +137,7 @@ impl Replica {
 
     /// Whether no proxy taught anything that was not taken.
     #[must_use]
-    pub fn has_no_lesson(&mut self) -> bool {
+    pub fn has_no_history(&mut self) -> bool {
         self.lessons.try_recv().is_err()
     }
 

@@ -16,7 +16,7 @@ use crate::{BenchError, failed};
 pub struct Plan {
     /// Of which each number is the median.
     pub rounds: usize,
-    /// Time of load for one number. CPU time comes in hundredths of a second, so a second tells 1 %.
+    /// Time of load for one number. CPU time comes in hundredths of a second, so a second resolves 1 %.
     pub measurement: Duration,
     /// Time of load before anything is measured.
     pub warm_up: Duration,

@@ -190,7 +190,7 @@ async fn serves(url: &str) -> bool {
     false
 }
 
-/// A port that was free a moment ago; proxies want to be told theirs.
+/// A port that was free a moment ago; proxies need theirs as an argument.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

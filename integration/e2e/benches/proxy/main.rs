@@ -13,7 +13,7 @@
 //! Run: `cargo bench -p hermes-e2e --bench proxy -- [--quick] [--hermes target/dist/hermes]`
 #![expect(
     unreachable_pub,
-    reason = "a binary: its modules talk to each other and to nobody else"
+    reason = "a binary: its modules have no users outside it"
 )]
 
 mod backend;
@@ -89,7 +89,7 @@ enum BenchError {
     #[error("the load process ended without a report: {0}")]
     NoReport(String),
     #[error("none of the contenders is installed; run benches/peers/install or build hermes")]
-    Nobody,
+    NoContender,
 }
 
 /// Names what was being done when an operation of the system failed.
@@ -146,7 +146,7 @@ async fn compare(args: &BenchArgs) -> Result<(), BenchError> {
     };
     let contenders = wanted.start(&backends).await?;
     if contenders.iter().all(Contender::is_direct) {
-        return Err(BenchError::Nobody);
+        return Err(BenchError::NoContender);
     }
     let mut results = Results::new(&contenders);
     if !args.no_memory {

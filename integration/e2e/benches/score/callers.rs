@@ -37,7 +37,7 @@ const BLOCK: usize = 256;
 /// Any odd number that shares nothing with the count of prompts: each comes up in turn, neighbors far apart.
 const STRIDE: u64 = 7_919;
 
-/// One request and who waits for its answer.
+/// One request and the channel for its response.
 type Call = (ScoreRequest, oneshot::Sender<()>);
 
 /// What is asked about.
@@ -50,7 +50,7 @@ pub(crate) struct Prompts {
 }
 
 /// What all callers share.
-struct Board {
+struct Shared {
     prompts: Prompts,
     next: AtomicU64,
     measuring: AtomicBool,
@@ -62,27 +62,27 @@ pub(crate) async fn drive(replica: SocketAddr, callers: usize, prompts: Prompts)
     let (calls, queue) = mpsc::channel::<Call>(1_024);
     let mut tasks = JoinSet::new();
     connect(replica, queue, &mut tasks).await;
-    let board = Arc::new(Board {
+    let shared = Arc::new(Shared {
         prompts,
         next: AtomicU64::new(0),
         measuring: AtomicBool::new(false),
         latency: Mutex::new(Histogram::new_with_bounds(1, 100_000_000, 3).expect("ten seconds")),
     });
-    (0..callers).for_each(|_| drop(tasks.spawn(call(calls.clone(), Arc::clone(&board)))));
-    while board.next.load(Ordering::Relaxed) < prompts.count.unwrap_or(0) as u64 {
+    (0..callers).for_each(|_| drop(tasks.spawn(call(calls.clone(), Arc::clone(&shared)))));
+    while shared.next.load(Ordering::Relaxed) < prompts.count.unwrap_or(0) as u64 {
         tokio::time::sleep(WARM_UP).await;
     }
     tokio::time::sleep(WARM_UP).await;
     let (before, from) = (
-        board.next.load(Ordering::Relaxed),
+        shared.next.load(Ordering::Relaxed),
         (cpu(SERVER), cpu(CLIENT)),
     );
     let start = Instant::now();
-    board.measuring.store(true, Ordering::Relaxed);
+    shared.measuring.store(true, Ordering::Relaxed);
     tokio::time::sleep(MEASURED).await;
-    let calls = board.next.load(Ordering::Relaxed) - before;
+    let calls = shared.next.load(Ordering::Relaxed) - before;
     let (server, client) = (cpu(SERVER) - from.0, cpu(CLIENT) - from.1);
-    let latency = board.latency.lock().clone();
+    let latency = shared.latency.lock().clone();
     Figures {
         calls,
         took: start.elapsed(),
@@ -93,17 +93,17 @@ pub(crate) async fn drive(replica: SocketAddr, callers: usize, prompts: Prompts)
 }
 
 /// One caller: asks, waits, asks again.
-async fn call(calls: mpsc::Sender<Call>, board: Arc<Board>) {
+async fn call(calls: mpsc::Sender<Call>, shared: Arc<Shared>) {
     loop {
-        let id = board.next.fetch_add(1, Ordering::Relaxed);
-        let request = board.prompts.request(id);
+        let id = shared.next.fetch_add(1, Ordering::Relaxed);
+        let request = shared.prompts.request(id);
         let (answer, answered) = oneshot::channel();
         let start = Instant::now();
         if calls.send((request, answer)).await.is_err() || answered.await.is_err() {
             return;
         }
-        if board.measuring.load(Ordering::Relaxed) {
-            board
+        if shared.measuring.load(Ordering::Relaxed) {
+            shared
                 .latency
                 .lock()
                 .saturating_record(start.elapsed().as_nanos() as u64 / 100);
@@ -173,7 +173,7 @@ impl Prompts {
         let prompt = self
             .count
             .map_or(id, |count| id.wrapping_mul(STRIDE) % count as u64);
-        let mut dice = SeededRng::new(prompt);
+        let mut rng = SeededRng::new(prompt);
         ScoreRequest {
             id,
             proxy: 1,
@@ -181,7 +181,7 @@ impl Prompts {
             model: "m".into(),
             prompt_bytes: (self.hashes * BLOCK) as u64,
             prompt_tokens: (self.hashes * BLOCK / 4) as u32,
-            blocks: (0..self.hashes).map(|_| dice.next_u64()).collect(),
+            blocks: (0..self.hashes).map(|_| rng.next_u64()).collect(),
             block_bytes: BLOCK as u32,
             deadline_ms: 1_000,
             ..ScoreRequest::default()

@@ -2,21 +2,21 @@
 //!
 //! One replica on one worker thread, one proxy on another, loopback between them; callers wait for their answers and
 //! ask again at once. Every booking is taken back with a later batch, as a proxy's reports would end it. First with
-//! prompts that nobody has seen, then with an index of a million blocks that holds all of them, then while engines tell
-//! the same core of 200,000 blocks a second. Run: `cargo bench -p hermes-e2e --bench score`.
+//! unseen prompts, then with an index of a million blocks that holds all of them, then while the same core takes in
+//! 200,000 blocks a second as KV events. Run: `cargo bench -p hermes-e2e --bench score`.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod callers;
 mod events;
 mod figures;
-mod stage;
+mod replica;
 
 use self::{
     callers::Prompts,
-    events::Tellers,
+    events::Publishers,
     figures::Figures,
-    stage::{Stage, worker},
+    replica::{ReplicaUnderLoad, worker},
 };
 
 #[global_allocator]
@@ -33,7 +33,7 @@ const LONG: usize = 128;
 
 fn main() {
     println!("kv-aware, one Score stream, one worker thread on each side\n");
-    head("Prompts that nobody has seen, 100 endpoints", "hashes");
+    head("Unseen prompts, 100 endpoints", "hashes");
     for callers in [1, 8, 64, 512] {
         for hashes in [16, LONG] {
             row(
@@ -81,20 +81,20 @@ fn row(callers: usize, what: usize, figures: &Figures) {
     println!("| {callers} | {what} | {figures} |");
 }
 
-fn measure(endpoints: usize, prompts: Prompts, callers: usize, told: bool) -> Figures {
+fn measure(endpoints: usize, prompts: Prompts, callers: usize, publish: bool) -> Figures {
     let (server, client) = (worker(SERVER), worker(CLIENT));
-    let tellers = told.then(|| client.block_on(async { Tellers::start(endpoints) }));
-    let stage = Stage::start(
+    let publishers = publish.then(|| client.block_on(async { Publishers::start(endpoints) }));
+    let replica = ReplicaUnderLoad::start(
         &server,
         endpoints,
         BLOCKS / endpoints,
-        tellers.as_ref().map(Tellers::port),
+        publishers.as_ref().map(Publishers::port),
     );
-    if let Some(tellers) = tellers {
-        client.block_on(tellers.heard());
-        client.spawn(tellers.tell());
+    if let Some(publishers) = publishers {
+        client.block_on(publishers.await_subscribers());
+        client.spawn(publishers.publish());
     }
     client
-        .block_on(client.spawn(callers::drive(stage.grpc(), callers, prompts)))
+        .block_on(client.spawn(callers::drive(replica.grpc(), callers, prompts)))
         .expect("no panic")
 }

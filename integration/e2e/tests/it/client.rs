@@ -1,4 +1,4 @@
-//! What the stories say to a proxy, and how they wait for what must become true.
+//! Requests to a proxy, and waiting for conditions.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Nothing in these stories takes longer, unless something hangs.
+/// No step of these tests takes longer, unless something hangs.
 const LONG: Duration = Duration::from_secs(20);
 
-/// A client without pooling surprises: its own connections, no proxy of the environment.
+/// A client with its own connections, without a proxy from the environment.
 pub(crate) fn client() -> Client {
     hermes_runtime::crypto::install_default_crypto();
     Client::builder()
@@ -39,7 +39,7 @@ pub(crate) fn ask(url: &str, body: &Value) -> RequestBuilder {
         .json(body)
 }
 
-/// Sends and expects an answer, whatever its status.
+/// Sends a request and expects a response of any status.
 pub(crate) async fn send(request: RequestBuilder) -> Response {
     timeout(LONG, request.send())
         .await
@@ -53,7 +53,7 @@ pub(crate) async fn json_of(response: Response) -> (u16, Value) {
     (status, response.json().await.expect("a JSON body"))
 }
 
-/// The pieces of a streamed body, and whether it ended as a whole.
+/// The pieces of a streamed body, and whether it ended properly.
 pub(crate) async fn pieces(response: Response) -> (Vec<String>, bool) {
     let mut stream = response.bytes_stream();
     let mut pieces = Vec::new();
@@ -66,9 +66,9 @@ pub(crate) async fn pieces(response: Response) -> (Vec<String>, bool) {
     (pieces, true)
 }
 
-/// Waits until `holds`, and says what did not become true.
+/// Waits until `condition` is true. Fails with `what` after [`LONG`].
 #[track_caller]
-pub(crate) fn eventually<F, Fut>(what: &'static str, mut holds: F) -> impl Future<Output = ()>
+pub(crate) fn eventually<F, Fut>(what: &'static str, mut condition: F) -> impl Future<Output = ()>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = bool>,
@@ -76,7 +76,7 @@ where
     let caller = std::panic::Location::caller();
     async move {
         let began = Instant::now();
-        while !holds().await {
+        while !condition().await {
             assert!(
                 began.elapsed() < LONG,
                 "{caller}: never became true: {what}"
@@ -86,7 +86,7 @@ where
     }
 }
 
-/// The value of one metric line that begins with `series`, 0 when it is not there.
+/// The value of the metric `series`, 0 if it is absent.
 pub(crate) async fn metric(admin_url: &str, series: &str) -> f64 {
     let page = client()
         .get(format!("{admin_url}/metrics"))

@@ -46,7 +46,7 @@ impl Replica {
         }
     }
 
-    /// One pool, `chat`, of so many silent engines.
+    /// One pool, `chat`, of `endpoints` addresses without an engine.
     async fn of(engines: usize) -> Self {
         let listen = || TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let engines: Vec<TcpListener> = (0..engines).map(|_| listen()).collect();
@@ -153,7 +153,7 @@ async fn a_proxy_that_rejects_a_delta_gets_the_whole_cluster() {
     let delta = proxy.delta().await;
     let reason = "pools[0]: is not liked".into();
     proxy
-        .say(Up::Reject(v1::Reject {
+        .send(Up::Reject(v1::Reject {
             epoch: delta.epoch,
             version: delta.version,
             reason,
@@ -167,7 +167,7 @@ async fn a_proxy_that_rejects_a_delta_gets_the_whole_cluster() {
 }
 
 #[tokio::test]
-async fn two_proxies_do_not_herd_onto_one_idle_endpoint() {
+async fn requests_of_two_proxies_are_spread_over_idle_endpoints() {
     let replica = Replica::of(2).await;
     let (mut one, mut two) = (replica.proxy(1).await, replica.proxy(2).await);
     one.snapshot().await;
@@ -177,7 +177,7 @@ async fn two_proxies_do_not_herd_onto_one_idle_endpoint() {
 }
 
 #[tokio::test]
-async fn a_booking_ends_with_the_report_of_its_end() {
+async fn the_report_of_an_ended_request_removes_its_booking() {
     let replica = Replica::of(2).await;
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;
@@ -194,7 +194,7 @@ async fn a_booking_ends_with_the_report_of_its_end() {
     assert_eq!(
         (seen.own_in_flight, seen.own_pending_tokens),
         (1, 0),
-        "its own part is told apart"
+        "its own requests are counted separately"
     );
     proxy.report(7, finished(endpoint)).await;
     proxy
@@ -204,7 +204,7 @@ async fn a_booking_ends_with_the_report_of_its_end() {
 }
 
 #[tokio::test]
-async fn a_booking_that_was_never_sent_ends_with_a_report_that_names_no_endpoint() {
+async fn the_report_of_a_request_without_an_endpoint_removes_its_booking() {
     let replica = Replica::of(1).await;
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;
@@ -224,22 +224,22 @@ async fn a_booking_that_was_never_sent_ends_with_a_report_that_names_no_endpoint
             }),
         )
         .await;
-    proxy.booked_becomes(0).await;
+    proxy.await_booked(0).await;
 }
 
 #[tokio::test]
-async fn a_cancel_takes_the_booking_back() {
+async fn a_cancel_removes_the_booking() {
     let replica = Replica::of(1).await;
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;
     proxy.chosen(request(7)).await;
     assert_eq!(proxy.booked().await, 1);
     proxy.cancel(7).await;
-    proxy.booked_becomes(0).await;
+    proxy.await_booked(0).await;
 }
 
 #[tokio::test]
-async fn a_proxy_that_dies_takes_its_open_requests_with_it_after_a_grace() {
+async fn the_requests_of_a_dead_proxy_are_removed_after_a_grace_period() {
     let replica = Replica::of(1).await;
     let mut survivor = replica.proxy(1).await;
     survivor.snapshot().await;
@@ -261,7 +261,7 @@ async fn a_proxy_that_dies_takes_its_open_requests_with_it_after_a_grace() {
 }
 
 #[tokio::test]
-async fn what_a_proxy_says_is_open_replaces_what_was_believed() {
+async fn the_open_requests_that_a_proxy_reports_replace_its_bookings() {
     let replica = Replica::of(1).await;
     let mut proxy = replica.proxy(1).await;
     let endpoint = proxy.snapshot().await.pools[0].endpoints[0].id;
@@ -274,7 +274,7 @@ async fn what_a_proxy_says_is_open_replaces_what_was_believed() {
         answered: false,
     };
     proxy
-        .say(Up::Open(v1::OpenRequests {
+        .send(Up::Open(v1::OpenRequests {
             requests: vec![open(2), open(3), open(4)],
         }))
         .await;
@@ -286,7 +286,7 @@ async fn what_a_proxy_says_is_open_replaces_what_was_believed() {
 }
 
 #[tokio::test]
-async fn a_thousand_endpoints_fit() {
+async fn a_snapshot_of_a_thousand_endpoints_is_delivered() {
     let config = Config::parse(&pool(1..=1_000)).expect("a configuration of this test");
     let replica = Replica::start(ConfigSource::Value(config)).await;
     let mut proxy = replica.proxy(1).await;
@@ -309,7 +309,7 @@ async fn explaining_books_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_that_cannot_be_answered_is_refused_and_the_stream_lives_on() {
+async fn a_request_that_cannot_be_scored_is_rejected_and_the_stream_stays_open() {
     let replica = Replica::of(1).await;
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;
@@ -339,7 +339,7 @@ async fn a_request_that_cannot_be_answered_is_refused_and_the_stream_lives_on() 
 }
 
 #[tokio::test]
-async fn one_batch_is_answered_by_one_batch() {
+async fn a_batch_of_requests_is_answered_by_one_batch() {
     let replica = Replica::of(4).await;
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;
@@ -352,10 +352,10 @@ async fn one_batch_is_answered_by_one_batch() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_say_hello_first_is_sent_away() {
+async fn a_stream_without_an_initial_hello_is_rejected() {
     let replica = Replica::of(1).await;
     let mut rude = Proxy::silent(replica.bound.grpc, 1).await;
-    rude.say(Up::Ack(v1::Ack {
+    rude.send(Up::Ack(v1::Ack {
         epoch: 1,
         version: 1,
     }))
@@ -368,7 +368,7 @@ async fn whoever_does_not_say_hello_first_is_sent_away() {
 }
 
 #[tokio::test]
-async fn streams_end_with_the_drain_and_the_replica_with_them() {
+async fn the_drain_ends_streams_and_the_replica() {
     let replica = Replica::of(1).await;
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;

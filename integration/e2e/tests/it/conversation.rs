@@ -1,11 +1,11 @@
-//! Conversations of several users, each turn with all that was said before it.
+//! Conversations of several users; each turn repeats all earlier ones.
 
 use hermes_bench::fleet::Fleet;
 use serde_json::{Value, json};
 
 use crate::client::{ask, json_of, send};
 
-/// The request of a user who has said so much before.
+/// The request of a user after `rounds` earlier rounds.
 pub(crate) fn turn(user: usize, rounds: usize) -> Value {
     let text = |round: usize| {
         format!(
@@ -19,7 +19,7 @@ pub(crate) fn turn(user: usize, rounds: usize) -> Value {
     json!({"model": "sim", "max_tokens": 1, "messages": messages})
 }
 
-/// So many turns of so many users. Prompt tokens, and how many of them the engines had cached.
+/// Sends `rounds` turns of `users` users. Returns prompt tokens, and how many of them the engines had cached.
 pub(crate) async fn talk(fleet: &Fleet, users: usize, rounds: usize) -> (u64, u64) {
     let (mut prompt, mut cached) = (0, 0);
     for round in 0..rounds {

@@ -1,4 +1,4 @@
-//! Ending a proxy: what is under way finishes, what is new is refused, and a second request forces.
+//! Draining a proxy: requests in flight finish, new connections are refused, and a second signal forces the end.
 
 use hermes_bench::fleet::{Fleet, Scene};
 use hermes_engine_sim::EngineConfig;
@@ -57,7 +57,7 @@ async fn a_second_request_forces_the_end() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_is_told_to_end_by_an_answer_before_it_is_closed() {
+async fn a_kept_connection_gets_connection_close_in_a_response_before_it_is_closed() {
     let mut fleet = slow_fleet().await;
     let proxy = fleet.proxies.pop().expect("one");
     let stream = TcpStream::connect(proxy.bound.listen)

@@ -1,7 +1,7 @@
-//! What engines tell of their caches, and what the router believes of it.
+//! KV events: what engines publish about their caches, and what the router derives from it.
 
+mod accuracy;
 mod fleet;
 mod ranks;
-mod truth;
+mod stream_faults;
 mod watched;
-mod wrong;

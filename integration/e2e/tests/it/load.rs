@@ -1,4 +1,4 @@
-//! The load generator against a scripted server: what it sends, what it sees, and what it does not let slip.
+//! The load generator against a scripted server: what it sends, and what it reports.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -167,7 +167,7 @@ async fn a_stalled_server_is_charged_for_the_requests_that_were_due_meanwhile() 
 }
 
 #[tokio::test]
-async fn each_way_a_stream_can_end_is_told_apart() {
+async fn each_way_a_stream_can_end_is_reported_separately() {
     let server = Server::start(async |number| match number {
         0 => events(&[ROLE, TOKEN, TOKEN, USAGE, DONE]),
         1 => events(&[
@@ -372,7 +372,7 @@ async fn a_run_that_is_stopped_gives_up_what_is_in_flight_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_run_that_has_been_told_enough_waits_for_what_is_in_flight_and_starts_no_more() {
+async fn a_stopped_run_completes_requests_in_flight_and_starts_no_more() {
     let answers = Arc::new(Semaphore::new(0));
     let gate = Arc::clone(&answers);
     let server = Server::start(move |_| {

@@ -1,25 +1,25 @@
-//! Stories over real sockets: each file is one side of what Hermes promises.
+//! End-to-end tests over real sockets, one file for each behavior that Hermes guarantees.
 
-mod announced;
-mod brain;
+mod cache_sources;
 mod client;
+mod configuration_events;
 mod control;
 mod conversation;
 mod discovery;
 mod docs;
 mod drain;
 mod engine;
-mod knowledge;
+mod fallback;
 mod kv_events;
-mod kvmanager;
-mod ladder;
+mod kv_manager;
 mod load;
-mod memory;
+mod proxy_context;
 mod queue;
 mod records;
 mod retry;
 mod route;
+mod routing_history;
+mod scheduling;
 mod stream;
 mod tls;
 mod tokens;
-mod world;

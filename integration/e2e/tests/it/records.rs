@@ -1,4 +1,4 @@
-//! Access records on the admin port of a proxy: what tools can replay, without a word of any prompt.
+//! Access records on the admin port of a proxy: replayable by tools, without any text of prompts.
 
 use std::{io::BufReader, time::Duration};
 
@@ -24,7 +24,7 @@ async fn recording(fleet: &Fleet) -> Response {
     recording
 }
 
-/// So many lines of a recording.
+/// The first `count` lines of a recording.
 async fn lines(recording: Response, count: usize) -> String {
     let (mut text, mut stream) = (String::new(), recording.bytes_stream());
     while text.lines().count() < count {
@@ -101,7 +101,7 @@ async fn a_recording_is_a_trace_of_what_finished_since_it_began() {
 }
 
 #[tokio::test]
-async fn a_pool_that_reads_no_prompts_hashes_them_only_while_somebody_records() {
+async fn a_pool_that_reads_no_prompts_hashes_them_only_during_a_recording() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
     let recording = recording(&fleet).await;
     let body = json!({"model": "sim", "max_tokens": 1, "prompt": "x".repeat(1_000)});
@@ -114,7 +114,7 @@ async fn a_pool_that_reads_no_prompts_hashes_them_only_while_somebody_records() 
 }
 
 #[tokio::test]
-async fn what_the_client_did_not_wait_for_is_recorded_too() {
+async fn cancelled_requests_are_recorded_too() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
     let recording = recording(&fleet).await;
     fleet.engines[0]
@@ -129,7 +129,7 @@ async fn what_the_client_did_not_wait_for_is_recorded_too() {
 }
 
 #[tokio::test]
-async fn few_may_listen_at_a_time() {
+async fn the_number_of_concurrent_recordings_is_limited() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
     let url = format!("{}/debug/records", fleet.proxies[0].admin_url());
     let mut listening = Vec::new();

@@ -1,4 +1,4 @@
-//! Engines that fail before the first byte: the client does not notice, unless all of them do.
+//! Engines that fail before the first byte: the request is retried, and fails only if all engines do.
 
 use hermes_bench::fleet::{Fleet, Scene};
 use hermes_engine_sim::Fault;
@@ -12,7 +12,7 @@ async fn two_engines(extra: &str) -> Fleet {
 }
 
 #[tokio::test]
-async fn an_engine_that_refuses_connections_costs_no_request() {
+async fn an_engine_that_refuses_connections_fails_no_request() {
     let fleet = two_engines("").await;
     fleet.engines[0].faults().set(Fault::RefuseConnections);
     for stream in [false, true, false, true, false, true] {
@@ -24,7 +24,7 @@ async fn an_engine_that_refuses_connections_costs_no_request() {
 }
 
 #[tokio::test]
-async fn an_engine_that_resets_or_closes_before_its_head_costs_no_request() {
+async fn an_engine_that_resets_or_closes_before_its_head_fails_no_request() {
     for fault in [Fault::ResetBeforeHeaders, Fault::CloseBeforeHeaders] {
         let fleet = two_engines("").await;
         fleet.engines[0].faults().set(fault.clone());
@@ -67,7 +67,7 @@ async fn a_busy_engine_sends_the_request_to_another() {
 }
 
 #[tokio::test]
-async fn when_all_engines_are_busy_the_client_is_told_when_to_come_back() {
+async fn when_all_engines_are_overloaded_the_client_gets_retry_after() {
     let fleet = two_engines("").await;
     for (engine, retry_after) in fleet.engines.iter().zip([Some(7), Some(7)]) {
         engine.faults().set(Fault::Status {
@@ -101,7 +101,7 @@ async fn when_all_engines_are_busy_the_client_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn backpressure_opens_no_breaker() {
+async fn overload_ejects_no_endpoint() {
     let fleet = two_engines("").await;
     fleet.engines[0].faults().set_for(
         6,
@@ -155,7 +155,7 @@ async fn a_failed_answer_of_the_last_engine_is_passed_on_as_it_is() {
 }
 
 #[tokio::test]
-async fn an_engine_that_never_answers_is_given_up_in_time() {
+async fn an_engine_that_never_answers_is_abandoned_at_the_timeout() {
     let fleet = two_engines("  timeouts: {request: 1s, firstByte: 1s}\n").await;
     for engine in &fleet.engines {
         engine.faults().set(Fault::StallBeforeHeaders);
@@ -170,7 +170,7 @@ async fn an_engine_that_never_answers_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_dead_engine_is_left_alone_and_taken_back_when_it_lives_again() {
+async fn a_dead_engine_is_ejected_and_used_again_after_recovery() {
     let fleet = two_engines("  metrics: {interval: 1s}\n").await;
     fleet.engines[0].kill().await;
     let admin = fleet.proxies[0].admin_url();
@@ -189,7 +189,7 @@ async fn a_dead_engine_is_left_alone_and_taken_back_when_it_lives_again() {
 }
 
 #[tokio::test]
-async fn retries_stop_when_their_budget_is_spent() {
+async fn retries_stop_when_the_budget_is_exhausted() {
     let fleet = two_engines("  retry: {maxAttempts: 2, budget: 0.0}\n").await;
     fleet.engines[0].faults().set(Fault::Status {
         code: 503,

@@ -1,4 +1,4 @@
-//! Where requests go, and what the proxy answers by itself.
+//! Routing of requests, and local replies of the proxy.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -50,14 +50,14 @@ async fn knows_models(fleet: &Fleet, expected: &[&str]) {
 #[tokio::test]
 async fn a_chat_is_answered_by_an_engine_and_keeps_its_request_id() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
-    let response = send(chat(&fleet.url(), false, 4).header("x-request-id", "story-1")).await;
-    assert_eq!(response.headers()["x-request-id"], "story-1");
+    let response = send(chat(&fleet.url(), false, 4).header("x-request-id", "scenario-1")).await;
+    assert_eq!(response.headers()["x-request-id"], "scenario-1");
     let (status, body) = json_of(response).await;
     assert_eq!(status, 200);
     assert_eq!(body["usage"]["completion_tokens"], 4);
     assert_eq!(
         sent(&fleet.engines[0])[0].header("x-request-id"),
-        Some("story-1")
+        Some("scenario-1")
     );
 }
 
@@ -71,7 +71,7 @@ async fn round_robin_takes_turns() {
 }
 
 #[tokio::test]
-async fn every_strategy_answers_and_says_by_which_step_it_chose() {
+async fn every_strategy_serves_and_counts_the_level_of_its_selections() {
     for (strategy, level) in [
         ("random", "strategy"),
         ("power-of-two", "strategy"),
@@ -196,7 +196,7 @@ async fn models_of_the_engines_and_their_adapters_are_listed_once() {
 }
 
 #[tokio::test]
-async fn an_adapter_is_asked_where_it_is_loaded() {
+async fn requests_for_an_adapter_go_to_an_engine_that_has_it_loaded() {
     let engines = vec![
         instant(),
         EngineConfig {
@@ -237,7 +237,7 @@ async fn an_unknown_model_is_a_404_that_names_the_nearest() {
 }
 
 #[tokio::test]
-async fn without_a_model_the_only_pool_is_meant() {
+async fn a_request_without_a_model_goes_to_the_only_pool() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
     let (status, body) = json_of(
         send(
@@ -256,7 +256,7 @@ async fn without_a_model_the_only_pool_is_meant() {
 }
 
 #[tokio::test]
-async fn what_the_proxy_refuses_it_refuses_in_openais_shape() {
+async fn local_replies_have_the_format_of_openai_errors() {
     let scene = Scene {
         top: "limits: {maxBodyBytes: 2000}\n".into(),
         ..Scene::of(1, "round-robin")
@@ -302,25 +302,28 @@ async fn what_the_proxy_refuses_it_refuses_in_openais_shape() {
         ),
     ];
     for (request, status, code) in cases {
-        let response = send(request).await;
-        assert!(response.headers().contains_key("x-request-id"), "{code}");
-        let (found, body) = json_of(response).await;
-        assert_eq!(
-            (found, &body["error"]["code"]),
-            (status, &Value::from(code))
-        );
-        assert!(
-            body["error"]["message"]
-                .as_str()
-                .is_some_and(|message| !message.is_empty()),
-            "{code}"
-        );
+        assert_error(send(request).await, status, code).await;
     }
     assert_eq!(shares(&fleet), [0]);
 }
 
+async fn assert_error(response: reqwest::Response, status: u16, code: &str) {
+    assert!(response.headers().contains_key("x-request-id"), "{code}");
+    let (found, body) = json_of(response).await;
+    assert_eq!(
+        (found, &body["error"]["code"]),
+        (status, &Value::from(code))
+    );
+    assert!(
+        body["error"]["message"]
+            .as_str()
+            .is_some_and(|message| !message.is_empty()),
+        "{code}"
+    );
+}
+
 #[tokio::test]
-async fn one_request_more_than_the_limit_is_told_to_come_back() {
+async fn a_request_over_the_limit_gets_retry_after() {
     let engines = vec![EngineConfig::default()];
     let scene = Scene {
         engines,
@@ -362,7 +365,7 @@ async fn an_engines_own_errors_pass_through_untouched() {
 }
 
 #[tokio::test]
-async fn a_response_is_continued_and_read_where_it_was_made() {
+async fn a_response_is_continued_and_read_at_the_engine_that_created_it() {
     let fleet = Scene::of(4, "round-robin").start().await.expect("starts");
     let url = format!("{}/v1/responses", fleet.url());
     let create = |body: Value| send(client().post(&url).json(&body));
@@ -386,7 +389,7 @@ async fn a_response_is_continued_and_read_where_it_was_made() {
 }
 
 #[tokio::test]
-async fn another_proxy_finds_a_response_where_it_was_made() {
+async fn another_proxy_finds_the_engine_that_created_a_response() {
     let fleet = Scene {
         proxies: 2,
         ..Scene::of(4, "round-robin")
@@ -408,7 +411,7 @@ async fn another_proxy_finds_a_response_where_it_was_made() {
     let maker = shares(&fleet)
         .iter()
         .position(|&requests| requests > 0)
-        .expect("somebody made it");
+        .expect("an engine made it");
     // The report of the first request may take a few milliseconds to reach the control plane.
     let read = format!("{}/{id}", url(1));
     eventually("the other proxy knows where it lives", || async {

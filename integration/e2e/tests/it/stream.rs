@@ -1,4 +1,4 @@
-//! Streams: passed on piece by piece, ended honestly, cancelled when nobody listens.
+//! Streams: relayed piece by piece, ended as the engine ended them, cancelled when the client disconnects.
 
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ async fn a_client_that_leaves_before_the_answer_cancels_the_engines_work_too() {
 }
 
 #[tokio::test]
-async fn an_engine_that_dies_in_mid_stream_never_looks_like_the_end() {
+async fn a_stream_whose_engine_dies_does_not_end_properly() {
     for reset in [true, false] {
         let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
         knows_the_model(&fleet).await;
@@ -138,14 +138,14 @@ async fn an_engine_that_dies_in_mid_stream_never_looks_like_the_end() {
         assert!(!text.contains("[DONE]"), "{text}");
         assert!(
             text.contains("upstream_died"),
-            "readers of events are told: {text}"
+            "the stream has an error event: {text}"
         );
         ends_as(&fleet, "truncated").await;
     }
 }
 
 #[tokio::test]
-async fn an_engine_that_falls_silent_is_given_up_after_the_idle_timeout() {
+async fn a_stalled_stream_ends_after_the_idle_timeout() {
     let mut scene = Scene::of(1, "round-robin");
     scene.pool.push_str("  timeouts: {idle: 1s}\n");
     let fleet = scene.start().await.expect("starts");
@@ -159,7 +159,7 @@ async fn an_engine_that_falls_silent_is_given_up_after_the_idle_timeout() {
 }
 
 #[tokio::test]
-async fn connections_to_engines_are_used_again() {
+async fn connections_to_engines_are_reused() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
     // One connection of a client stays with one worker, whose connections are its own.
     let client = client();
@@ -178,7 +178,7 @@ async fn connections_to_engines_are_used_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_engine_closed_while_it_was_idle_costs_no_request() {
+async fn a_connection_that_the_engine_closed_while_idle_fails_no_request() {
     let engine = EngineConfig {
         keep_alive: Duration::from_millis(30),
         ..instant()
@@ -202,7 +202,7 @@ async fn a_connection_that_the_engine_closed_while_it_was_idle_costs_no_request(
 }
 
 #[tokio::test]
-async fn usage_is_counted_as_the_engine_tells_it() {
+async fn usage_is_counted_as_the_engine_reports_it() {
     let fleet = Scene::of(1, "round-robin").start().await.expect("starts");
     knows_the_model(&fleet).await;
     let response = send(chat(&fleet.url(), false, 7)).await;

@@ -1,4 +1,4 @@
-//! Mutual TLS between the planes: who is served, who is not, and what a rotation does to what is under way.
+//! Mutual TLS between the planes: which peers are accepted, and rotation of certificates with open streams.
 
 pub(crate) mod authority;
 mod refused;

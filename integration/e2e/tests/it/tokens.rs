@@ -1,4 +1,4 @@
-//! Token ids as engines make them, asked of engines over real sockets, and made from a model's files by a whole fleet.
+//! Token ids: requested from engines over real sockets, and computed from a model's files by a whole fleet.
 
 use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
@@ -99,7 +99,7 @@ async fn ids_are_those_of_the_engines_own_tokenize() {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_gone_is_passed_over() {
+async fn a_dead_engine_is_skipped() {
     let (alive, gone) = (engine().await, engine().await);
     let url = gone.url();
     drop(gone);
@@ -114,7 +114,7 @@ async fn an_engine_that_is_gone_is_passed_over() {
 }
 
 #[tokio::test]
-async fn an_engine_that_hangs_costs_no_more_than_the_limit() {
+async fn a_hanging_engine_delays_a_request_by_the_timeout_at_most() {
     let silent = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let url = format!("http://{}", silent.local_addr().expect("it is bound"));
     let (tokens, metrics) = tokens(Duration::from_millis(50), &[&url]);
@@ -129,7 +129,7 @@ async fn an_engine_that_hangs_costs_no_more_than_the_limit() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_list_of_ids_is_none() {
+async fn a_response_without_a_list_of_ids_is_ignored() {
     let engine = engine().await;
     let (tokens, metrics) = tokens(PATIENCE, &[&format!("{}/health?", engine.url())]);
     assert_eq!(
@@ -147,7 +147,7 @@ fn files() -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_fleet_makes_ids_from_files_and_asks_the_conductor_by_them() {
+async fn a_fleet_computes_ids_from_files_and_sends_them_to_the_conductor() {
     let asked: Arc<Mutex<Vec<Query>>> = Arc::default();
     let seen = Arc::clone(&asked);
     let know = move |query: &Query| {

@@ -1,4 +1,4 @@
-//! A proxy that does what its test says, and nothing by itself.
+//! A scripted proxy: it sends only what a test makes it send.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -28,11 +28,11 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy that has said hello.
+    /// A proxy that has sent its hello.
     pub(crate) async fn connect(replica: SocketAddr, id: u64) -> Self {
         let proxy = Self::silent(replica, id).await;
         proxy
-            .say(Up::Hello(Hello {
+            .send(Up::Hello(Hello {
                 proxy: id,
                 name: format!("proxy-{id}"),
                 release: "test".into(),
@@ -41,7 +41,7 @@ impl Proxy {
         proxy
     }
 
-    /// A proxy with both streams open that has said nothing.
+    /// A proxy with both streams open that has sent nothing.
     pub(crate) async fn silent(replica: SocketAddr, id: u64) -> Self {
         let mut client = RouterClient::connect(format!("http://{replica}"))
             .await
@@ -67,7 +67,7 @@ impl Proxy {
         }
     }
 
-    pub(crate) async fn say(&self, message: Up) {
+    pub(crate) async fn send(&self, message: Up) {
         self.up
             .send(FromDataPlane {
                 message: Some(message),
@@ -77,7 +77,7 @@ impl Proxy {
     }
 
     pub(crate) async fn report(&self, request: u64, event: Event) {
-        self.say(Up::Reports(Reports {
+        self.send(Up::Reports(Reports {
             reports: vec![Report {
                 request,
                 event: Some(event),
@@ -94,7 +94,7 @@ impl Proxy {
     /// The next whole snapshot; loads before it are passed over.
     pub(crate) async fn snapshot(&mut self) -> Snapshot {
         loop {
-            match self.heard().await {
+            match self.next_message().await {
                 Down::Snapshot(snapshot) => return snapshot,
                 Down::Load(_) => {}
                 Down::Delta(delta) => panic!("a delta where a snapshot should come: {delta:?}"),
@@ -105,7 +105,7 @@ impl Proxy {
     /// The next delta; loads before it are passed over.
     pub(crate) async fn delta(&mut self) -> Delta {
         loop {
-            match self.heard().await {
+            match self.next_message().await {
                 Down::Delta(delta) => return delta,
                 Down::Load(_) => {}
                 Down::Snapshot(snapshot) => {
@@ -117,7 +117,7 @@ impl Proxy {
 
     /// The next loads.
     pub(crate) async fn load(&mut self) -> LoadUpdate {
-        match self.heard().await {
+        match self.next_message().await {
             Down::Load(load) => load,
             other => panic!("not a load: {other:?}"),
         }
@@ -167,7 +167,7 @@ impl Proxy {
     pub(crate) async fn chosen(&mut self, request: ScoreRequest) -> u64 {
         match self.ask(request).await.answer {
             Some(Answer::Chosen(chosen)) => chosen.ranked[0].endpoint,
-            other => panic!("nobody was chosen: {other:?}"),
+            other => panic!("no endpoint was selected: {other:?}"),
         }
     }
 
@@ -186,7 +186,7 @@ impl Proxy {
         answer.expect("an explanation").into_inner()
     }
 
-    /// Requests that the replica believes to be booked or open in the pool `chat`.
+    /// The number of booked and open requests in the pool `chat`, as the replica explains them.
     pub(crate) async fn booked(&self) -> u64 {
         let request = ScoreRequest {
             pool: "chat".into(),
@@ -201,13 +201,13 @@ impl Proxy {
             .sum()
     }
 
-    pub(crate) async fn booked_becomes(&self, wanted: u64) {
-        let becomes = async {
+    pub(crate) async fn await_booked(&self, wanted: u64) {
+        let reached = async {
             while self.booked().await != wanted {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(SOON, becomes).await.expect("the bookings in time");
+        timeout(SOON, reached).await.expect("the bookings in time");
     }
 
     /// Waits until the replica has ended both streams.
@@ -216,7 +216,7 @@ impl Proxy {
         while let Ok(Some(_)) = self.answers.message().await {}
     }
 
-    async fn heard(&mut self) -> Down {
+    async fn next_message(&mut self) -> Down {
         let message = timeout(SOON * 2, self.down.message())
             .await
             .expect("a message in time");
@@ -224,6 +224,6 @@ impl Proxy {
             .expect("the stream is whole")
             .expect("the stream goes on")
             .message
-            .expect("a message that says something")
+            .expect("a message with content")
     }
 }

@@ -1,4 +1,4 @@
-//! What the API server may do wrong, and that the set is right afterwards.
+//! Faults of the API server, after which the set of endpoints is correct again.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ async fn two_pods() -> (ApiServer, Pool) {
     api.apply(&pod("a", "10.0.0.1"));
     api.apply(&pod("b", "10.0.0.2"));
     let mut pool = Pool::of_pods(&api);
-    pool.becomes(&[A, B]).await;
+    pool.await_endpoints(&[A, B]).await;
     (api, pool)
 }
 
 #[tokio::test]
-async fn a_fleet_that_is_called_not_ready_as_a_whole_stays_and_the_status_says_so() {
+async fn endpoints_stay_when_all_are_reported_not_ready_and_the_status_reports_it() {
     let (api, mut pool) = two_pods().await;
-    // As when nodes were not heard of: the server comes back, and says of every pod that it is not ready.
+    // As after missed node heartbeats: the server comes back and reports every pod as not ready.
     api.stop().await;
     api.apply(&not_ready(pod("a", "10.0.0.1")));
     api.apply(&not_ready(pod("b", "10.0.0.2")));
@@ -36,23 +36,23 @@ async fn a_fleet_that_is_called_not_ready_as_a_whole_stays_and_the_status_says_s
     assert_eq!(pool.endpoints().len(), 2);
 
     api.delete::<Pod>(NAMESPACE, "a");
-    pool.becomes(&[B]).await;
+    pool.await_endpoints(&[B]).await;
     api.apply(&pod("b", "10.0.0.2"));
     pool.reports("nothing is doubted", |status| status.doubted == 0)
         .await;
 }
 
 #[tokio::test]
-async fn after_410_gone_the_difference_between_the_lists_is_noticed() {
+async fn after_410_gone_the_new_list_is_compared_with_the_old_one() {
     let (api, mut pool) = two_pods().await;
     api.stop().await;
     api.delete::<Pod>(NAMESPACE, "a");
     // The deletion is in no history that a watch could still read.
     api.expire_watches();
     api.start_again().await.unwrap();
-    pool.becomes(&[B]).await;
+    pool.await_endpoints(&[B]).await;
     api.delete::<Pod>(NAMESPACE, "b");
-    pool.becomes(&[]).await;
+    pool.await_endpoints(&[]).await;
 }
 
 #[tokio::test]
@@ -61,23 +61,23 @@ async fn a_watch_that_expires_while_it_runs_is_replaced() {
     for _ in 0..3 {
         api.expire_watches();
         api.delete::<Pod>(NAMESPACE, "a");
-        pool.becomes(&[B]).await;
+        pool.await_endpoints(&[B]).await;
         api.apply(&pod("a", "10.0.0.1"));
-        pool.becomes(&[A, B]).await;
+        pool.await_endpoints(&[A, B]).await;
     }
 }
 
 #[tokio::test]
-async fn a_watch_whose_time_is_up_is_resumed_without_a_list() {
+async fn a_watch_that_times_out_is_resumed_without_a_list() {
     let api = ApiServer::start().await.unwrap();
     api.limit_watches(Duration::from_millis(20));
     let mut pool = Pool::of_pods(&api);
-    pool.becomes(&[]).await;
+    pool.await_endpoints(&[]).await;
     for _ in 0..5 {
         api.apply(&pod("a", "10.0.0.1"));
-        pool.becomes(&[A]).await;
+        pool.await_endpoints(&[A]).await;
         api.delete::<Pod>(NAMESPACE, "a");
-        pool.becomes(&[]).await;
+        pool.await_endpoints(&[]).await;
     }
     let requests = api.requests();
     assert!(requests.watches > 3, "{requests:?}");
@@ -85,18 +85,18 @@ async fn a_watch_whose_time_is_up_is_resumed_without_a_list() {
 }
 
 #[tokio::test]
-async fn a_deletion_during_a_dropped_connection_is_noticed() {
+async fn a_deletion_during_a_dropped_connection_is_applied() {
     let (api, mut pool) = two_pods().await;
     api.drop_connections().await;
     api.delete::<Pod>(NAMESPACE, "a");
-    pool.becomes(&[B]).await;
+    pool.await_endpoints(&[B]).await;
     api.drop_connections().await;
     api.apply(&pod("a", "10.0.0.1"));
-    pool.becomes(&[A, B]).await;
+    pool.await_endpoints(&[A, B]).await;
 }
 
 #[tokio::test]
-async fn while_the_server_is_away_the_last_set_stays_and_soon_after_it_is_right_again() {
+async fn the_last_set_stays_during_an_outage_and_is_correct_soon_after_it() {
     let (api, mut pool) = two_pods().await;
     api.stop().await;
     pool.reports("several failures", |status| status.watches[0].failures >= 4)
@@ -112,14 +112,14 @@ async fn while_the_server_is_away_the_last_set_stays_and_soon_after_it_is_right_
 
     api.delete::<Pod>(NAMESPACE, "a");
     api.start_again().await.unwrap();
-    let delay = pool.becomes(&[B]).await;
+    let delay = pool.await_endpoints(&[B]).await;
     assert!(delay < Duration::from_secs(5), "{delay:?}");
     pool.reports("no failure", |status| status.failure().is_none())
         .await;
 }
 
 #[tokio::test]
-async fn a_server_that_comes_up_late_is_found() {
+async fn an_api_server_that_starts_late_is_connected() {
     let api = ApiServer::start().await.unwrap();
     api.stop().await;
     api.apply(&service("a"));
@@ -135,11 +135,11 @@ async fn a_server_that_comes_up_late_is_found() {
         "nothing is known, which is not the same as nothing there"
     );
     api.start_again().await.unwrap();
-    pool.becomes(&[A]).await;
+    pool.await_endpoints(&[A]).await;
 }
 
 #[tokio::test]
-async fn without_the_right_to_one_kind_nothing_is_published_and_the_reason_is_told() {
+async fn without_permission_for_one_kind_nothing_is_published_and_the_reason_is_reported() {
     let api = ApiServer::start().await.unwrap();
     api.forbid::<EndpointSlice>();
     api.apply(&service("a"));
@@ -154,11 +154,11 @@ async fn without_the_right_to_one_kind_nothing_is_published_and_the_reason_is_to
     .await;
     assert_eq!(pool.status().endpoints, None);
     api.permit_all();
-    pool.becomes(&[A]).await;
+    pool.await_endpoints(&[A]).await;
 }
 
 #[tokio::test]
-async fn a_slow_list_is_waited_for_and_an_endless_one_is_begun_anew() {
+async fn a_slow_list_is_awaited_and_an_endless_one_is_started_again() {
     let api = ApiServer::start().await.unwrap();
     api.apply(&pod("a", "10.0.0.1"));
     api.delay_lists(Duration::from_secs(3600));
@@ -172,7 +172,7 @@ async fn a_slow_list_is_waited_for_and_an_endless_one_is_begun_anew() {
     pool.reports("a list given up", |status| status.watches[0].failures > 0)
         .await;
     api.delay_lists(Duration::from_millis(100));
-    pool.becomes(&[A]).await;
+    pool.await_endpoints(&[A]).await;
 }
 
 #[tokio::test]
@@ -186,9 +186,9 @@ async fn a_connection_that_is_silently_dead_is_repaired_by_the_resync() {
             ..pods()
         },
     );
-    pool.becomes(&[A]).await;
+    pool.await_endpoints(&[A]).await;
     api.freeze_watches();
     api.apply(&pod("b", "10.0.0.2"));
-    pool.becomes(&[A, B]).await;
+    pool.await_endpoints(&[A, B]).await;
     assert_eq!(pool.status().failure(), None);
 }

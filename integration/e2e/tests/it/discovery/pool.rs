@@ -1,4 +1,4 @@
-//! The actors of the stories: an API server, one pool that is discovered from it, and objects.
+//! The fixture of the discovery tests: an API server, one pool that is discovered from it, and objects.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,7 +21,7 @@ use tokio::{
 
 pub(crate) const NAMESPACE: &str = "ai";
 
-/// How long a story waits for something that must happen.
+/// How long a test waits for a condition.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A pool under discovery.
@@ -64,7 +64,7 @@ impl Pool {
 
     /// Waits until the set is exactly these URLs; gives back how long it took.
     #[track_caller]
-    pub(crate) fn becomes(&mut self, urls: &[&str]) -> impl Future<Output = Duration> {
+    pub(crate) fn await_endpoints(&mut self, urls: &[&str]) -> impl Future<Output = Duration> {
         let mut expected: Vec<_> = urls.iter().map(|url| (*url).to_owned()).collect();
         expected.sort();
         let place = std::panic::Location::caller();

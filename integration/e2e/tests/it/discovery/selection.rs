@@ -1,4 +1,4 @@
-//! What is an endpoint and what is not.
+//! Which objects become endpoints.
 
 use std::time::Duration;
 
@@ -20,41 +20,41 @@ async fn ready_pods_appear_and_leave_when_they_are_not_ready_or_terminating_or_d
     let api = ApiServer::start().await.unwrap();
     api.apply(&pod("a", "10.0.0.1"));
     let mut pool = Pool::of_pods(&api);
-    pool.becomes(&["http://10.0.0.1:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.1:8000"]).await;
 
     api.apply(&pod("b", "10.0.0.2"));
     api.apply(&not_ready(pod("c", "10.0.0.3")));
-    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"])
+    pool.await_endpoints(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"])
         .await;
 
     api.apply(&not_ready(pod("a", "10.0.0.1")));
-    pool.becomes(&["http://10.0.0.2:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.2:8000"]).await;
 
     api.apply(&pod("c", "10.0.0.3"));
-    pool.becomes(&["http://10.0.0.2:8000", "http://10.0.0.3:8000"])
+    pool.await_endpoints(&["http://10.0.0.2:8000", "http://10.0.0.3:8000"])
         .await;
 
     let mut terminating = pod("b", "10.0.0.2");
     terminating.metadata.deletion_timestamp = Some(Time("2026-01-01T00:00:00Z".parse().unwrap()));
     api.apply(&terminating);
-    pool.becomes(&["http://10.0.0.3:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.3:8000"]).await;
 
     assert!(api.delete::<Pod>(NAMESPACE, "a"));
     assert!(api.delete::<Pod>(NAMESPACE, "c"));
-    pool.becomes(&[]).await;
+    pool.await_endpoints(&[]).await;
 }
 
 #[tokio::test]
 async fn a_change_arrives_within_300_ms() {
     let api = ApiServer::start().await.unwrap();
     let mut pool = Pool::of_pods(&api);
-    pool.becomes(&[]).await;
+    pool.await_endpoints(&[]).await;
     let mut delays = Vec::new();
     for _ in 0..4 {
         api.apply(&pod("a", "10.0.0.1"));
-        delays.push(pool.becomes(&["http://10.0.0.1:8000"]).await);
+        delays.push(pool.await_endpoints(&["http://10.0.0.1:8000"]).await);
         api.delete::<Pod>(NAMESPACE, "a");
-        delays.push(pool.becomes(&[]).await);
+        delays.push(pool.await_endpoints(&[]).await);
     }
     // A busy machine may hold up a single one.
     delays.sort();
@@ -69,14 +69,14 @@ async fn a_recreated_pod_at_the_same_address_is_another_incarnation() {
     let api = ApiServer::start().await.unwrap();
     api.apply(&pod("a", "10.0.0.1"));
     let mut pool = Pool::of_pods(&api);
-    pool.becomes(&["http://10.0.0.1:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.1:8000"]).await;
     let first = pool.endpoints().remove(0);
     assert_eq!(first.name, "ai/a");
 
     api.delete::<Pod>(NAMESPACE, "a");
-    pool.becomes(&[]).await;
+    pool.await_endpoints(&[]).await;
     api.apply(&pod("a", "10.0.0.1"));
-    pool.becomes(&["http://10.0.0.1:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.1:8000"]).await;
     assert_ne!(pool.endpoints().remove(0).uid, first.uid);
 }
 
@@ -87,7 +87,7 @@ async fn services_are_resolved_through_their_slices() {
     api.apply(&slice("a-1", "a", &["10.0.0.1", "10.0.0.2"]));
     api.apply(&slice("other-1", "other", &["10.0.0.9"]));
     let mut pool = Pool::of_services(&api);
-    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"])
+    pool.await_endpoints(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"])
         .await;
 
     let mut draining = slice("a-1", "a", &["10.0.0.1", "10.0.0.2"]);
@@ -95,10 +95,10 @@ async fn services_are_resolved_through_their_slices() {
         (conditions.ready, conditions.terminating) = (Some(false), Some(true));
     }
     api.apply(&draining);
-    pool.becomes(&["http://10.0.0.2:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.2:8000"]).await;
 
     api.delete::<EndpointSlice>(NAMESPACE, "a-1");
-    pool.becomes(&[]).await;
+    pool.await_endpoints(&[]).await;
 }
 
 #[tokio::test]
@@ -107,17 +107,17 @@ async fn a_service_that_loses_its_label_takes_its_endpoints_along() {
     api.apply(&service("a"));
     api.apply(&slice("a-1", "a", &["10.0.0.1"]));
     let mut pool = Pool::of_services(&api);
-    pool.becomes(&["http://10.0.0.1:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.1:8000"]).await;
 
     let mut relabeled = service("a");
     relabeled.metadata.labels = Some(labels("something-else"));
     api.apply(&relabeled);
-    pool.becomes(&[]).await;
+    pool.await_endpoints(&[]).await;
 
     api.apply(&service("a"));
-    pool.becomes(&["http://10.0.0.1:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.1:8000"]).await;
     api.delete::<Service>(NAMESPACE, "a");
-    pool.becomes(&[]).await;
+    pool.await_endpoints(&[]).await;
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn objects_in_other_namespaces_are_not_seen() {
     api.apply(&elsewhere);
     api.apply(&pod("a", "10.0.0.1"));
     let mut pool = Pool::of_pods(&api);
-    pool.becomes(&["http://10.0.0.1:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.1:8000"]).await;
 }
 
 #[tokio::test]
@@ -142,23 +142,23 @@ async fn a_malformed_object_is_skipped_and_ends_no_watch() {
     api.apply_value(&pods, malformed("in-the-list"));
     api.apply(&pod("a", "10.0.0.1"));
     let mut pool = Pool::of_pods(&api);
-    pool.becomes(&["http://10.0.0.1:8000"]).await;
+    pool.await_endpoints(&["http://10.0.0.1:8000"]).await;
 
     api.apply_value(&pods, malformed("in-the-watch"));
     api.apply(&pod("b", "10.0.0.2"));
-    pool.becomes(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"])
+    pool.await_endpoints(&["http://10.0.0.1:8000", "http://10.0.0.2:8000"])
         .await;
 
     api.apply_value(&pods, malformed("a"));
     api.apply(&pod("c", "10.0.0.3"));
-    pool.becomes(&[
+    pool.await_endpoints(&[
         "http://10.0.0.1:8000",
         "http://10.0.0.2:8000",
         "http://10.0.0.3:8000",
     ])
     .await;
     api.delete::<Pod>(NAMESPACE, "a");
-    pool.becomes(&["http://10.0.0.2:8000", "http://10.0.0.3:8000"])
+    pool.await_endpoints(&["http://10.0.0.2:8000", "http://10.0.0.3:8000"])
         .await;
     assert_eq!(pool.status().failure(), None);
     assert_eq!(api.requests().lists, 1, "nothing had to be listed again");
@@ -184,11 +184,11 @@ async fn a_thousand_endpoints_come_and_go() {
     for n in 0..1000 {
         api.delete::<Pod>(NAMESPACE, &name(n));
     }
-    pool.becomes(&[]).await;
+    pool.await_endpoints(&[]).await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_counted_and_not_published() {
+async fn unusable_addresses_are_counted_and_not_published() {
     let api = ApiServer::start().await.unwrap();
     api.apply(&service("a"));
     api.apply(&slice("a-1", "a", &["10.0.0.1"]));

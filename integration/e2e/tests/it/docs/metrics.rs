@@ -183,7 +183,7 @@ fn sentence(help: &str) -> String {
     format!("{}.", help.trim_end_matches('.'))
 }
 
-/// The label names of a sample, without the one that tells buckets apart. Values hold no comma here.
+/// The label names of a sample, without the one that distinguishes buckets. Values hold no comma here.
 fn labels(sample: &str) -> BTreeSet<String> {
     let Some((_, rest)) = sample.split_once('{') else {
         return BTreeSet::new();
@@ -243,7 +243,7 @@ impl Metric {
 }
 
 #[test]
-fn the_check_itself_sees_what_is_missing_wrong_and_gone() {
+fn the_check_reports_missing_wrong_and_removed_rows() {
     let page = "## One\n\n| Name | Type | Labels | Meaning |\n|---|---|---|---|\n\
         | `a_total` | counter | `pool` | A. |\n| `gone` | gauge |  | G. |\n## Two\n| `b` | gauge | | B. |\n";
     let documented = table(page, "One");

@@ -157,12 +157,12 @@ async fn a_status_is_injected_with_and_without_retry_after() {
 }
 
 #[tokio::test]
-async fn metrics_lie_fail_hang_or_are_garbage() {
+async fn metrics_are_wrong_fail_hang_or_are_garbage() {
     let engine = start(tiny()).await;
-    let lie = BTreeMap::from([("vllm:num_requests_waiting".to_owned(), 99.0)]);
+    let wrong = BTreeMap::from([("vllm:num_requests_waiting".to_owned(), 99.0)]);
     engine
         .faults()
-        .set_for(1, Fault::MetricsValues { values: lie });
+        .set_for(1, Fault::MetricsValues { values: wrong });
     assert_eq!(metric(&engine, "vllm:num_requests_waiting").await, 99.0);
     assert_eq!(metric(&engine, "vllm:num_requests_waiting").await, 0.0);
     engine

@@ -1,4 +1,4 @@
-//! KV events in a whole fleet: found by the engine's own word, followed as the configuration says, shown to people.
+//! KV events in a whole fleet: publishers discovered from engines, followed as configured, and shown on the debug page.
 
 use hermes_bench::fleet::{Fleet, Scene, instant};
 use hermes_engine_sim::EngineConfig;
@@ -31,7 +31,7 @@ async fn streams(admin: &str) -> Value {
 }
 
 #[tokio::test]
-async fn publishers_are_found_by_their_engines_word_and_their_knowledge_is_shown() {
+async fn publishers_are_discovered_from_engines_and_shown_on_the_debug_page() {
     // The third engine does not publish at all.
     let fleet = fleet(vec![publishing(1_000), publishing(1_000), instant()]).await;
     let admin = admin(&fleet);
@@ -78,7 +78,7 @@ async fn publishers_are_found_by_their_engines_word_and_their_knowledge_is_shown
 }
 
 #[tokio::test]
-async fn questions_to_the_page_that_make_no_sense_are_refused() {
+async fn invalid_queries_of_the_page_are_rejected() {
     let fleet = fleet(vec![publishing(100)]).await;
     let page = format!("{}/debug/kv-events", admin(&fleet));
     let ask = |query: &str, body: Value| send(client().post(format!("{page}{query}")).json(&body));

@@ -13,10 +13,10 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::watched::{Watched, follower, prompt, publishing};
+use super::watched::{FollowedEngine, follower, prompt, publishing};
 use crate::client::eventually;
 
-/// An engine's front end that says where its ranks publish.
+/// An engine's front end that reports where its ranks publish.
 struct Front {
     url: String,
     sources: Arc<Mutex<Value>>,
@@ -28,12 +28,12 @@ impl Front {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let sources = Arc::new(Mutex::new(json!({})));
-        let told = Arc::clone(&sources);
+        let served = Arc::clone(&sources);
         let serving = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 4096];
                 let _read = stream.read(&mut request).await;
-                let body = told.lock().to_string();
+                let body = served.lock().to_string();
                 let head = format!(
                     "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
                     body.len()
@@ -48,7 +48,7 @@ impl Front {
         }
     }
 
-    fn tell(&self, ranks: &[&EngineHandle]) {
+    fn set_ranks(&self, ranks: &[&EngineHandle]) {
         let source = |(rank, engine): (usize, &&EngineHandle)| {
             let (publish, replay) = engine.kv_events_addrs().expect("it publishes");
             let endpoint = |port: u16| format!("tcp://*:{port}");
@@ -72,16 +72,16 @@ fn standings(events: &KvEvents) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn the_best_rank_counts_and_a_lost_one_leaves_misses_unknown() {
+async fn the_estimate_is_that_of_the_best_rank_and_a_lost_rank_leaves_misses_unknown() {
     let mut ranks = Vec::new();
     for _ in 0..2 {
-        ranks.push(Watched {
+        ranks.push(FollowedEngine {
             engine: Engine::start(publishing(1_000)).await.expect("starts"),
             events: follower("{}"),
         });
     }
     let front = Front::start().await;
-    front.tell(&[&ranks[0].engine, &ranks[1].engine]);
+    front.set_ranks(&[&ranks[0].engine, &ranks[1].engine]);
     let events = follower("{}");
     events.set([Publisher {
         endpoint: EndpointId(1),
@@ -95,7 +95,7 @@ async fn the_best_rank_counts_and_a_lost_one_leaves_misses_unknown() {
 
     ranks[0].ask_all([100]).await;
     ranks[1].ask_all([100, 101]).await;
-    let believed = |number| {
+    let estimated = |number| {
         events
             .hits(&prompt(number), &CacheIdentity::default())
             .first()
@@ -104,31 +104,31 @@ async fn the_best_rank_counts_and_a_lost_one_leaves_misses_unknown() {
     eventually("what either rank has is known", || async {
         [100, 101]
             .iter()
-            .all(|number| believed(*number) == Some(ranks[1].truth("sim", &prompt(*number))))
+            .all(|number| estimated(*number) == Some(ranks[1].truth("sim", &prompt(*number))))
     })
     .await;
     assert_eq!(
-        believed(102),
+        estimated(102),
         Some(CachedTokens::default()),
         "neither has it"
     );
 
     ranks[1].engine.kill().await;
     eventually("a miss is no longer known", || async {
-        believed(102).is_none()
+        estimated(102).is_none()
     })
     .await;
     assert_eq!(
-        believed(100),
+        estimated(100),
         Some(ranks[0].truth("sim", &prompt(100))),
         "the other still counts"
     );
-    assert_eq!(believed(101), None);
+    assert_eq!(estimated(101), None);
 
-    front.tell(&[&ranks[0].engine]);
+    front.set_ranks(&[&ranks[0].engine]);
     eventually("the endpoint has one rank now", || async {
         standings(&events) == ["synced"]
     })
     .await;
-    assert_eq!(believed(102), Some(CachedTokens::default()));
+    assert_eq!(estimated(102), Some(CachedTokens::default()));
 }

@@ -1,4 +1,4 @@
-//! One engine, and what a router knows of its cache by its KV events.
+//! One engine, and a follower of its KV events.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::client::{client, eventually, json_of, send};
 /// Tokens of a block.
 pub(super) const BLOCK: usize = 4;
 
-pub(super) struct Watched {
+pub(super) struct FollowedEngine {
     pub(super) engine: EngineHandle,
     pub(super) events: KvEvents,
 }
 
-/// An engine that answers at once, has so many blocks, and publishes.
+/// An engine with `blocks` blocks that answers at once and publishes KV events.
 pub(super) fn publishing(blocks: usize) -> EngineConfig {
     EngineConfig {
         block_size: BLOCK,
@@ -46,7 +46,7 @@ pub(super) fn prompt(number: u32) -> Vec<u32> {
         .collect()
 }
 
-/// How pools want to follow KV events: `{…}` as in a configuration.
+/// The KV-event settings of a pool, from their YAML mapping `{…}`.
 pub(super) fn wanted(yaml: &str) -> Wanted {
     let config = Config::parse(&format!(
         "pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]"
@@ -59,16 +59,19 @@ pub(super) fn wanted(yaml: &str) -> Wanted {
         .expect("switched on")
 }
 
-impl Watched {
-    /// Starts it, and follows it as soon as it knows everything.
+impl FollowedEngine {
+    /// Starts an engine and a follower, and waits until the stream is synced.
     pub(super) async fn start(config: EngineConfig) -> Self {
-        let watched = Self::start_unheard(config, "{}").await;
-        eventually("all is known", || async { watched.standing() == "synced" }).await;
+        let watched = Self::start_unsynced(config, "{}").await;
+        eventually("the stream is synced", || async {
+            watched.standing() == "synced"
+        })
+        .await;
         watched
     }
 
-    /// Starts it, and waits for nothing.
-    pub(super) async fn start_unheard(config: EngineConfig, yaml: &str) -> Self {
+    /// Starts an engine and a follower without waiting.
+    pub(super) async fn start_unsynced(config: EngineConfig, yaml: &str) -> Self {
         let engine = Engine::start(config).await.expect("starts");
         let watched = Self {
             events: follower(yaml),
@@ -78,7 +81,7 @@ impl Watched {
         watched
     }
 
-    /// Tells the follower where the engine is.
+    /// Gives the follower the engine's address.
     pub(super) fn follow(&self) {
         let publisher = Publisher {
             endpoint: EndpointId(1),
@@ -96,8 +99,8 @@ impl Watched {
             .map_or("unsynced", |stream| stream.standing)
     }
 
-    /// What is believed of a prompt; nothing when nothing is known.
-    pub(super) fn believed(
+    /// The follower's estimate of the cached tokens of a prompt; `None` if the stream is unsynced.
+    pub(super) fn estimated(
         &self,
         tokens: &[u32],
         identity: &CacheIdentity,
@@ -108,7 +111,7 @@ impl Watched {
             .map(|hit| hit.cached)
     }
 
-    /// What the engine would find in its cache.
+    /// The tokens that the engine has cached.
     pub(super) fn truth(&self, model: &str, tokens: &[u32]) -> CachedTokens {
         let held = self
             .engine
@@ -116,23 +119,23 @@ impl Watched {
         CachedTokens::on_gpu(held.min((tokens.len() - 1) / BLOCK * BLOCK) as u32)
     }
 
-    /// Waits until what is believed of all these prompts is true.
+    /// Waits until the estimates of all these prompts equal the engine's cache.
     #[track_caller]
-    pub(super) fn agrees(
+    pub(super) fn await_estimates(
         &self,
         prompts: impl Iterator<Item = u32> + Clone,
     ) -> impl Future<Output = ()> {
-        eventually("the router agrees with the engine", move || {
+        eventually("the estimates equal the engine's cache", move || {
             let agrees = prompts.clone().all(|number| {
                 let tokens = prompt(number);
-                self.believed(&tokens, &CacheIdentity::default())
+                self.estimated(&tokens, &CacheIdentity::default())
                     == Some(self.truth("sim", &tokens))
             });
             std::future::ready(agrees)
         })
     }
 
-    /// Has the engine answer a prompt, and returns how much of it the engine says was cached.
+    /// Sends a prompt to the engine, and returns the cached tokens that the engine reports.
     pub(super) async fn ask(&self, tokens: &[u32], fields: Value) -> u32 {
         let mut body = json!({"model": "sim", "prompt": tokens, "max_tokens": 1});
         body.as_object_mut()
@@ -161,7 +164,7 @@ impl Watched {
     }
 }
 
-/// Follows nobody yet.
+/// A follower without publishers.
 pub(super) fn follower(yaml: &str) -> KvEvents {
     hermes_runtime::crypto::install_default_crypto();
     let metrics = KvEventsMetrics::register(&mut Registry::default());

@@ -110,7 +110,7 @@ impl Mounted {
         fs::rename(self.path().join("..new"), self.path().join("..data")).expect("swapped");
     }
 
-    /// Writes one file in place, as nobody should.
+    /// Writes one file in place, not atomically as Kubernetes does.
     pub(crate) fn write(&self, file: &str, text: &str) {
         fs::write(self.path().join(file), text).expect("written");
     }

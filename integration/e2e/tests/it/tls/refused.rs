@@ -1,4 +1,4 @@
-//! Whoever has no certificate that the authority signed, and that has not ended, gets nothing.
+//! A peer without a valid certificate of the authority is rejected.
 
 use std::{sync::Arc, time::Duration};
 
@@ -46,7 +46,7 @@ async fn turned_away(fleet: &Fleet, authorities: &[&Authority], own: &Signed, ou
         handshakes(fleet, outcome).await > 3.0
     })
     .await;
-    assert!(!proxy.bound.readiness.is_ready(), "it was taught something");
+    assert!(!proxy.bound.readiness.is_ready(), "it got a snapshot");
     assert_eq!(
         metric(&admin_of(fleet), "hermes_control_plane_subscribers").await,
         0.0
@@ -54,14 +54,14 @@ async fn turned_away(fleet: &Fleet, authorities: &[&Authority], own: &Signed, ou
 }
 
 #[tokio::test]
-async fn a_proxy_whose_certificate_another_authority_signed_gets_nothing() {
+async fn a_proxy_with_a_certificate_of_another_authority_is_rejected() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (fleet, _mounted) = guarded(&authority).await;
     turned_away(&fleet, &[&authority], &other.local(), "bad_certificate").await;
 }
 
 #[tokio::test]
-async fn a_proxy_whose_certificate_has_expired_gets_nothing() {
+async fn a_proxy_with_an_expired_certificate_is_rejected() {
     let authority = Authority::new();
     let (fleet, _mounted) = guarded(&authority).await;
     turned_away(
@@ -74,14 +74,14 @@ async fn a_proxy_whose_certificate_has_expired_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_does_not_believe_the_control_plane_tells_it_nothing() {
+async fn a_proxy_that_does_not_trust_the_control_plane_sends_it_nothing() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (fleet, _mounted) = guarded(&authority).await;
     turned_away(&fleet, &[&other], &authority.local(), "failed").await;
 }
 
 #[tokio::test]
-async fn a_proxy_without_tls_gets_nothing() {
+async fn a_proxy_without_tls_is_rejected() {
     let (fleet, _mounted) = guarded(&Authority::new()).await;
     let proxy = proxy(&[fleet.control_planes[0].bound.grpc])
         .await
@@ -94,7 +94,7 @@ async fn a_proxy_without_tls_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_certificate_gets_not_one_byte() {
+async fn a_client_without_a_certificate_receives_no_byte() {
     let authority = Authority::new();
     let (fleet, _mounted) = guarded(&authority).await;
     let mut roots = RootCertStore::empty();

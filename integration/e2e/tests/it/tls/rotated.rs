@@ -82,7 +82,7 @@ async fn an_authority_is_replaced_step_by_step_and_no_stream_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_half_written_folder_changes_nothing_and_is_told() {
+async fn a_half_written_folder_changes_nothing_and_is_reported() {
     let authority = Authority::new();
     let mounted = Mounted::new(&[&authority], &authority.local());
     let scene = Scene {

@@ -1,4 +1,4 @@
-//! Several brains: one owns the pool, until it dies; two that believe they do cost quality only.
+//! Several control planes: one owns a pool until it dies; two owners at once degrade routing but fail no request.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -8,14 +8,14 @@ use hermes_bench::fleet::{Fleet, Plane, Scene};
 use hermes_control_plane::app::Options;
 use hermes_core::rendezvous::owner;
 
-use super::stage::{
-    Stall, asking, becomes, chosen_by, pool_metric, question, requests, scene, text, turn, turns,
-    urls,
+use super::harness::{
+    Stall, await_pool_metric, chosen_by, pool_metric, question, requests, scene,
+    send_in_background, text, turn, turns, urls,
 };
-use crate::{client::eventually, world::follows};
+use crate::{client::eventually, proxy_context::await_connected};
 
-/// Four engines, two proxies, two brains, and which of these owns the pool.
-async fn doubled(engines: usize) -> (Fleet, usize) {
+/// A fleet with two proxies and two control planes, and the index of the one that owns the pool.
+async fn replicated_fleet(engines: usize) -> (Fleet, usize) {
     let scene = Scene {
         control_planes: 2,
         proxies: 2,
@@ -23,7 +23,7 @@ async fn doubled(engines: usize) -> (Fleet, usize) {
     };
     let fleet = scene.start().await.expect("starts");
     for proxy in &fleet.proxies {
-        follows(proxy, 2.0).await;
+        await_connected(proxy, 2.0).await;
     }
     let names: Vec<&str> = fleet
         .control_planes
@@ -39,8 +39,8 @@ async fn doubled(engines: usize) -> (Fleet, usize) {
 }
 
 #[tokio::test]
-async fn when_the_owner_dies_under_load_no_request_fails_and_the_heir_knows_what_it_knew() {
-    let (mut fleet, owner) = doubled(4).await;
+async fn when_the_owner_dies_under_load_no_request_fails_and_the_successor_has_its_history() {
+    let (mut fleet, owner) = replicated_fleet(4).await;
     let proxies = urls(&fleet);
     turns(&proxies, 0..6, 0..3).await;
     let learned = pool_metric(&fleet.control_planes[owner], "hermes_learned_index_blocks").await;
@@ -51,14 +51,14 @@ async fn when_the_owner_dies_under_load_no_request_fails_and_the_heir_knows_what
         )
         .await,
         0.0,
-        "one brain has the pool"
+        "only the owner learns"
     );
     let before = chosen_by(&fleet.proxies, "score").await;
     let dying = fleet.control_planes.remove(owner);
-    let heir = &fleet.control_planes[0];
+    let successor = &fleet.control_planes[0];
     let dies = async {
         eventually("the load runs", || async {
-            pool_metric(&dying, "bookings").await > 0.0
+            pool_metric(&dying, "hermes_control_plane_bookings").await > 0.0
         })
         .await;
         drop(dying);
@@ -66,28 +66,28 @@ async fn when_the_owner_dies_under_load_no_request_fails_and_the_heir_knows_what
     let (during, ()) = join(turns(&proxies, 0..6, 3..6), dies).await;
     assert!(during.hit_rate() > 0.85, "{during:?}");
     for proxy in &fleet.proxies {
-        follows(proxy, 1.0).await;
+        await_connected(proxy, 1.0).await;
     }
-    assert!(pool_metric(heir, "hermes_learned_index_blocks").await >= learned);
+    assert!(pool_metric(successor, "hermes_learned_index_blocks").await >= learned);
     let after = turn(&proxies, 0..6, 6).await.hit_rate();
     assert!(after > 0.97, "{after}");
     assert!(chosen_by(&fleet.proxies, "score").await >= before + 6.0);
-    becomes(heir, "bookings", 0.0).await;
+    await_pool_metric(successor, "hermes_control_plane_bookings", 0.0).await;
 }
 
 #[tokio::test]
-async fn whoever_waits_when_the_owner_dies_waits_on_at_the_heir() {
-    let (mut fleet, owner) = doubled(1).await;
+async fn queued_requests_move_to_the_successor_when_the_owner_dies() {
+    let (mut fleet, owner) = replicated_fleet(1).await;
     let stall = Stall::all(&fleet).await.remove(0);
     let ask = |number: usize| {
         let proxy = &fleet.proxies[number % 2];
-        asking(
+        send_in_background(
             &proxy.url(),
             &question(text(&format!("user {number}"), 400)),
         )
     };
     let waiting: Vec<_> = (0..6).map(ask).collect();
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[owner],
         "hermes_control_plane_queued_requests",
         6.0,
@@ -102,13 +102,17 @@ async fn whoever_waits_when_the_owner_dies_waits_on_at_the_heir() {
         0.0
     );
     drop(fleet.control_planes.remove(owner));
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         6.0,
     )
     .await;
-    assert_eq!(requests(&fleet), 1, "nobody rushed at the engine");
+    assert_eq!(
+        requests(&fleet),
+        1,
+        "no queued request was sent to the engine"
+    );
     stall.end();
     for answer in waiting {
         assert_eq!(answer.await.expect("answered"), 200);
@@ -117,15 +121,15 @@ async fn whoever_waits_when_the_owner_dies_waits_on_at_the_heir() {
 }
 
 #[tokio::test]
-async fn an_owner_that_comes_back_is_taught_before_it_is_asked() {
-    let (mut fleet, owner) = doubled(4).await;
+async fn a_returning_owner_gets_the_history_before_its_first_score_request() {
+    let (mut fleet, owner) = replicated_fleet(4).await;
     let proxies = urls(&fleet);
     turns(&proxies, 0..6, 0..2).await;
     let Plane { bound, .. } = &fleet.control_planes[owner];
     let (listen, name) = (bound.grpc, Arc::clone(&bound.replica));
     drop(fleet.control_planes.remove(owner));
     for proxy in &fleet.proxies {
-        follows(proxy, 1.0).await;
+        await_connected(proxy, 1.0).await;
     }
     turns(&proxies, 0..6, 2..4).await;
     let learned = pool_metric(&fleet.control_planes[0], "hermes_learned_index_blocks").await;
@@ -138,24 +142,24 @@ async fn an_owner_that_comes_back_is_taught_before_it_is_asked() {
     let again = fleet::control_plane_with(again)
         .await
         .expect("the port is free again");
-    eventually("it is taught", || async {
+    eventually("the history is replayed", || async {
         pool_metric(&again, "hermes_learned_index_blocks").await >= learned
     })
     .await;
     let back = turn(&proxies, 0..6, 4).await.hit_rate();
     assert!(back > 0.97, "{back}");
-    let heir = &fleet.control_planes[0];
+    let successor = &fleet.control_planes[0];
     assert_eq!(
-        pool_metric(heir, "hermes_learned_index_blocks").await,
+        pool_metric(successor, "hermes_learned_index_blocks").await,
         learned,
-        "it was asked no more"
+        "it gets no more score requests"
     );
-    becomes(&again, "bookings", 0.0).await;
-    becomes(heir, "bookings", 0.0).await;
+    await_pool_metric(&again, "hermes_control_plane_bookings", 0.0).await;
+    await_pool_metric(successor, "hermes_control_plane_bookings", 0.0).await;
 }
 
 #[tokio::test]
-async fn two_owners_at_once_cost_quality_only() {
+async fn two_owners_at_once_fail_no_request() {
     let mut fleet = Scene {
         control_planes: 2,
         proxies: 0,
@@ -170,20 +174,20 @@ async fn two_owners_at_once_cost_quality_only() {
         .map(|plane| plane.bound.grpc)
         .collect();
     for address in addresses {
-        // Each proxy sees one brain, which so owns every pool.
+        // Each proxy is connected to one control plane, which therefore owns every pool.
         let proxy = fleet::proxy(&[address]).await.expect("starts");
         proxy.bound.readiness.ready().await;
         fleet.proxies.push(proxy);
     }
-    let heard = turns(&urls(&fleet), 0..8, 0..5).await;
-    assert!(heard.hit_rate() > 0.5, "{heard:?}");
+    let usage = turns(&urls(&fleet), 0..8, 0..5).await;
+    assert!(usage.hit_rate() > 0.5, "{usage:?}");
     for plane in &fleet.control_planes {
         assert!(
             pool_metric(plane, "hermes_learned_index_blocks").await > 0.0,
-            "both chose"
+            "both scored"
         );
-        becomes(plane, "bookings", 0.0).await;
-        becomes(plane, "hermes_control_plane_queued_requests", 0.0).await;
+        await_pool_metric(plane, "hermes_control_plane_bookings", 0.0).await;
+        await_pool_metric(plane, "hermes_control_plane_queued_requests", 0.0).await;
     }
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 40.0);
 }

@@ -1,4 +1,4 @@
-//! What the control plane knows of caches and queues, and what happens when those who tell it fail or lie.
+//! Cache and load sources of the control plane: their effect on routing, and their faults.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::{
     conversation::{talk, turn},
 };
 
-/// Work in flight would weigh as much as what is known; how much of it there is depends on how fast this machine is.
-const BY_KNOWLEDGE: &str = "{name: hermes-classic, weights: {inFlight: 0}}";
+/// Without `inFlight`, whose weight against cache hits would depend on the speed of the machine.
+const CACHE_AND_QUEUE: &str = "{name: hermes-classic, weights: {inFlight: 0}}";
 
-/// Four engines with small blocks, and a manager that knows them.
+/// Four engines with small blocks, and a KV manager that tracks them.
 async fn fleet() -> Fleet {
     let engine = EngineConfig {
         block_size: 16,
@@ -24,13 +24,13 @@ async fn fleet() -> Fleet {
     let scene = Scene {
         engines: vec![engine; 4],
         kv_manager: true,
-        ..Scene::of(0, BY_KNOWLEDGE)
+        ..Scene::of(0, CACHE_AND_QUEUE)
     };
     scene.start().await.expect("starts")
 }
 
 #[tokio::test]
-async fn conversations_return_to_the_engine_that_holds_their_beginning() {
+async fn conversations_return_to_the_engine_that_caches_their_prefix() {
     let fleet = fleet().await;
     let (prompt, cached) = talk(&fleet, 6, 6).await;
     let (_, scattered) = {
@@ -52,7 +52,7 @@ async fn conversations_return_to_the_engine_that_holds_their_beginning() {
 }
 
 #[tokio::test]
-async fn a_kv_manager_that_fails_in_any_way_costs_quality_only() {
+async fn no_fault_of_the_kv_manager_fails_a_request() {
     use kvmanager::Fault;
     for fault in [
         Fault::Status(500),
@@ -71,12 +71,12 @@ async fn a_kv_manager_that_fails_in_any_way_costs_quality_only() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_caches_are_asked_takes_its_question_back() {
+async fn a_disconnect_during_the_cache_lookup_cancels_the_score_request() {
     let fleet = fleet().await;
     let manager = fleet.kv_manager.as_ref().expect("one");
     manager.set_fault(kvmanager::Fault::Hang);
     let waiting = tokio::spawn(ask(&fleet.url(), &turn(0, 0)).send());
-    eventually("the manager is asked", || async {
+    eventually("the lookup has arrived", || async {
         manager.questions() == 1
     })
     .await;
@@ -86,7 +86,7 @@ async fn a_client_that_leaves_while_caches_are_asked_takes_its_question_back() {
         fleet.control_planes[0].bound.admin.expect("an admin port")
     );
     let cancelled = "hermes_control_plane_scores_total{pool=\"chat\",outcome=\"cancelled\"}";
-    eventually("the question is taken back", || async {
+    eventually("the score request is cancelled", || async {
         metric(&admin, cancelled).await == 1.0
     })
     .await;
@@ -95,7 +95,7 @@ async fn a_client_that_leaves_while_caches_are_asked_takes_its_question_back() {
 }
 
 #[tokio::test]
-async fn a_waiting_queue_is_avoided() {
+async fn an_engine_with_a_long_queue_gets_no_requests() {
     let engines = vec![
         EngineConfig {
             block_size: 16,
@@ -105,7 +105,7 @@ async fn a_waiting_queue_is_avoided() {
     ];
     let mut scene = Scene {
         engines,
-        ..Scene::of(0, BY_KNOWLEDGE)
+        ..Scene::of(0, CACHE_AND_QUEUE)
     };
     scene.pool.push_str("  metrics: {interval: 1s}\n");
     let fleet = scene.start().await.expect("starts");
@@ -113,8 +113,8 @@ async fn a_waiting_queue_is_avoided() {
     fleet.engines[0]
         .faults()
         .set(Fault::MetricsValues { values });
-    // Both must have told: an engine that has not counts as the mean of those that have.
-    sees(&fleet, |loads| {
+    // Both must have reported: an engine without a sample counts as the mean of the others.
+    await_loads(&fleet, |loads| {
         let waiting: Vec<Option<u64>> = loads
             .iter()
             .map(|load| load["sample"]["waiting"].as_u64())
@@ -127,7 +127,7 @@ async fn a_waiting_queue_is_avoided() {
 }
 
 #[tokio::test]
-async fn figures_out_of_range_are_no_figures() {
+async fn metric_values_out_of_range_are_ignored() {
     let mut scene = Scene::of(2, "kv-aware");
     scene.pool.push_str("  metrics: {interval: 1s}\n");
     let fleet = scene.start().await.expect("starts");
@@ -135,7 +135,7 @@ async fn figures_out_of_range_are_no_figures() {
     fleet.engines[0]
         .faults()
         .set(Fault::MetricsValues { values });
-    sees(&fleet, |loads| {
+    await_loads(&fleet, |loads| {
         loads
             .iter()
             .filter(|load| load["sample"]["kv_usage"].is_null())
@@ -147,13 +147,13 @@ async fn figures_out_of_range_are_no_figures() {
 }
 
 #[tokio::test]
-async fn metrics_that_fail_switch_a_signal_off_and_stop_no_traffic() {
+async fn failing_scrapes_disable_the_load_signal_and_fail_no_request() {
     let mut scene = Scene::of(2, "kv-aware");
     scene
         .pool
         .push_str("  metrics: {interval: 1s, timeout: 500ms, staleAfter: 2s}\n");
     let fleet = scene.start().await.expect("starts");
-    sees(&fleet, |loads| {
+    await_loads(&fleet, |loads| {
         loads.iter().all(|load| !load["sample"].is_null())
     })
     .await;
@@ -161,17 +161,17 @@ async fn metrics_that_fail_switch_a_signal_off_and_stop_no_traffic() {
     for (engine, fault) in fleet.engines.iter().zip(faults) {
         engine.faults().set(fault);
     }
-    sees(&fleet, |loads| {
+    await_loads(&fleet, |loads| {
         loads.iter().all(|load| load["sample"].is_null())
     })
     .await;
     talk(&fleet, 4, 2).await;
 }
 
-/// Waits until the proxy's load rows are as they should be.
-async fn sees(fleet: &Fleet, holds: impl Fn(&[Value]) -> bool) {
+/// Waits until the proxy's load rows match.
+async fn await_loads(fleet: &Fleet, matches: impl Fn(&[Value]) -> bool) {
     let url = format!("{}/debug/snapshot", fleet.proxies[0].admin_url());
-    eventually("the proxy's figures", || async {
+    eventually("the proxy's load rows", || async {
         let page: Value = client()
             .get(&url)
             .send()
@@ -185,7 +185,7 @@ async fn sees(fleet: &Fleet, holds: impl Fn(&[Value]) -> bool) {
             .expect("rows")
             .clone();
         let loads: Vec<Value> = rows.into_iter().map(|row| row["load"].clone()).collect();
-        holds(&loads)
+        matches(&loads)
     })
     .await;
 }

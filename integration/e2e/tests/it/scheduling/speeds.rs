@@ -1,36 +1,36 @@
-//! What engines can do is learned from what they do, and followed when it changes.
+//! Prefill rates are learned from observed requests and follow changes.
 
 use futures::future::join_all;
 use hermes_bench::fleet::{Fleet, Scene};
 use hermes_engine_sim::{EngineConfig, Fault};
 use serde_json::Value;
 
-use super::stage::{answered, engine, explained, question, scene, text};
+use super::harness::{complete, engine, explained, question, scene, text};
 
-/// So many waves of six requests at once, none of which begins like another.
+/// Waves of six concurrent requests without common prefixes.
 async fn waves(fleet: &Fleet, name: &str, waves: usize) {
     let url = fleet.url();
     for wave in 0..waves {
         let prompt =
             |number: usize| text(&format!("{name} {wave}: user {number}"), 300 + 150 * number);
         let bodies: Vec<Value> = (0..6).map(|number| question(prompt(number))).collect();
-        join_all(bodies.iter().map(|body| answered(&url, body))).await;
+        join_all(bodies.iter().map(|body| complete(&url, body))).await;
     }
 }
 
-/// Prompt tokens a second, by the engine's place in the fleet, as the control plane has learned them.
+/// Learned prefill rates in tokens a second, in the order of the fleet's engines.
 async fn rates(fleet: &Fleet) -> Vec<f64> {
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
-    let sites = explanation["queue"]["candidates"]
+    let candidates = explanation["queue"]["candidates"]
         .as_array()
-        .expect("sites")
+        .expect("candidates")
         .clone();
     let rate = |address: String| {
-        let site = sites
+        let candidate = candidates
             .iter()
-            .find(|site| site["name"] == *address)
+            .find(|candidate| candidate["name"] == *address)
             .expect("the endpoint");
-        site["rate"].as_f64().expect("a rate")
+        candidate["rate"].as_f64().expect("a rate")
     };
     fleet
         .engines
@@ -40,7 +40,7 @@ async fn rates(fleet: &Fleet) -> Vec<f64> {
 }
 
 #[tokio::test]
-async fn an_engine_that_is_throttled_under_load_is_left_alone_for_the_other() {
+async fn an_engine_that_slows_down_under_load_gets_fewer_requests() {
     let quick = EngineConfig {
         time_scale: 0.25,
         ..engine()
@@ -56,10 +56,10 @@ async fn an_engine_that_is_throttled_under_load_is_left_alone_for_the_other() {
     let before = rates(&fleet).await;
     assert!(
         before.iter().all(|rate| *rate > 12_000.0),
-        "32,000 in truth: {before:?}"
+        "the engine computes 32,000: {before:?}"
     );
     fleet.engines[0].faults().set(Fault::Slow { factor: 8.0 });
-    // Half of them come to it at first, and it takes some 30 of its answers to follow a change.
+    // It gets half of the requests at first, and a change of rate takes about 30 responses to show.
     waves(&fleet, "meanwhile", 12).await;
     let sent = fleet.engines[0].stats().requests;
     waves(&fleet, "after", 4).await;

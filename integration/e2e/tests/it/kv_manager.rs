@@ -1,10 +1,9 @@
-//! The KV manager's client against a real server on a real socket: hints when all is well, no hint and no delay when
-//! it is not.
+//! The KV manager's client against a real server: hits if the server works, and neither hits nor delays if it does not.
 
 mod conductor;
 mod register;
 mod sharing;
-mod trial;
+mod simulated;
 
 use std::time::Duration;
 
@@ -94,7 +93,7 @@ async fn server() -> KvManagerServer {
 }
 
 #[tokio::test]
-async fn a_manager_sees_the_clients_messages_and_the_candidates_and_its_answer_becomes_hits() {
+async fn the_lookup_has_messages_and_candidates_and_its_response_becomes_hits() {
     let know = |question: &hermes_engine_sim::kv_manager::Question| {
         assert_eq!(question.model, "m");
         assert_eq!(
@@ -119,7 +118,7 @@ async fn a_manager_sees_the_clients_messages_and_the_candidates_and_its_answer_b
 }
 
 #[tokio::test]
-async fn every_fault_means_no_hint_and_is_counted_by_its_name() {
+async fn every_fault_yields_no_hits_and_is_counted_by_name() {
     let faults = [
         (Fault::Status(500), LookupOutcome::Status(500)),
         (Fault::Garbage, LookupOutcome::Garbage),
@@ -139,7 +138,7 @@ async fn every_fault_means_no_hint_and_is_counted_by_its_name() {
 }
 
 #[tokio::test]
-async fn a_manager_that_hangs_costs_no_more_than_the_budget() {
+async fn a_hanging_manager_delays_a_request_by_the_lookup_timeout_at_most() {
     let server = server().await;
     server.set_fault(Fault::Hang);
     let asker = Asker::new(&server.url(), Duration::from_millis(50));
@@ -150,7 +149,7 @@ async fn a_manager_that_hangs_costs_no_more_than_the_budget() {
 }
 
 #[tokio::test]
-async fn a_dead_manager_is_left_alone_and_found_again() {
+async fn a_dead_manager_is_ejected_and_used_again_after_recovery() {
     let server = server().await;
     let asker = Asker::new(&server.url(), PATIENCE);
     server.set_fault(Fault::Status(500));
@@ -176,7 +175,7 @@ async fn a_dead_manager_is_left_alone_and_found_again() {
 }
 
 #[tokio::test]
-async fn questions_over_the_limit_are_not_asked() {
+async fn lookups_over_the_concurrency_limit_are_skipped() {
     let server = server().await;
     server.set_fault(Fault::Hang);
     let asker = Asker::new(&server.url(), Duration::from_secs(2));
@@ -221,7 +220,7 @@ async fn a_request_that_goes_away_in_a_trial_leaves_the_trial_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_manager_that_is_not_there_is_refused() {
+async fn a_manager_without_a_listener_is_unreachable() {
     let url = server().await.url();
     let asker = Asker::new(&url, PATIENCE);
     let refused = async {
@@ -231,5 +230,5 @@ async fn a_manager_that_is_not_there_is_refused() {
     };
     timeout(PATIENCE, refused)
         .await
-        .expect("nobody listens there any more");
+        .expect("the port is closed");
 }

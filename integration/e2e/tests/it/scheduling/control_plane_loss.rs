@@ -1,27 +1,27 @@
-//! The brain dies, and comes back knowing nothing.
+//! The control plane dies, drains, and restarts with an empty index.
 
 use hermes_bench::fleet;
 use hermes_bench::fleet::Scene;
 
-use super::stage::{
-    Stall, asking, becomes, chosen_by, fleet, pool_metric, question, requests, scene, text, turn,
-    turns, urls,
+use super::harness::{
+    Stall, await_pool_metric, chosen_by, fleet, pool_metric, question, requests, scene,
+    send_in_background, text, turn, turns, urls,
 };
-use crate::world::follows;
+use crate::proxy_context::await_connected;
 
 #[tokio::test]
-async fn when_the_brain_dies_whoever_waits_is_served_without_it() {
+async fn queued_requests_are_routed_by_the_proxy_when_the_control_plane_dies() {
     let mut fleet = fleet(2, "").await;
     let _stalls = Stall::all(&fleet).await;
     let waiting: Vec<_> = (0..6)
         .map(|number| {
-            asking(
+            send_in_background(
                 &fleet.url(),
                 &question(text(&format!("user {number}"), 400)),
             )
         })
         .collect();
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         6.0,
@@ -37,24 +37,24 @@ async fn when_the_brain_dies_whoever_waits_is_served_without_it() {
             .engines
             .iter()
             .all(|engine| engine.stats().requests >= 3),
-        "they did not herd: {}",
+        "requests are spread over the engines: {}",
         requests(&fleet)
     );
 }
 
 #[tokio::test]
-async fn a_brain_that_drains_lets_go_of_whoever_waits() {
+async fn a_draining_control_plane_releases_its_queued_requests() {
     let mut fleet = fleet(1, "").await;
     let _stalls = Stall::all(&fleet).await;
     let waiting: Vec<_> = (0..3)
         .map(|number| {
-            asking(
+            send_in_background(
                 &fleet.url(),
                 &question(text(&format!("user {number}"), 400)),
             )
         })
         .collect();
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         3.0,
@@ -67,7 +67,7 @@ async fn a_brain_that_drains_lets_go_of_whoever_waits() {
 }
 
 #[tokio::test]
-async fn a_brain_that_comes_back_is_taught_and_conversations_go_on_where_they_were() {
+async fn a_restarted_control_plane_gets_the_history_and_conversations_return_to_their_engines() {
     let mut fleet = Scene {
         proxies: 2,
         ..scene(4, "")
@@ -81,10 +81,10 @@ async fn a_brain_that_comes_back_is_taught_and_conversations_go_on_where_they_we
     assert!(learned > 6.0 * 20.0);
     fleet.control_planes.clear();
     for proxy in &fleet.proxies {
-        follows(proxy, 0.0).await;
+        await_connected(proxy, 0.0).await;
     }
     let without = turn(&proxies, 0..6, 3).await.hit_rate();
-    // Each proxy remembers only its own choices, and every conversation moves from one to the other.
+    // Each proxy has only its own routing history, and every conversation alternates between proxies.
     assert!(without > 0.8, "{without}");
 
     let again = fleet::control_plane_at(fleet.config.clone(), address)
@@ -92,10 +92,10 @@ async fn a_brain_that_comes_back_is_taught_and_conversations_go_on_where_they_we
         .expect("the port is free again");
     fleet.control_planes.push(again);
     for proxy in &fleet.proxies {
-        follows(proxy, 1.0).await;
+        await_connected(proxy, 1.0).await;
     }
     let scored = chosen_by(&fleet.proxies, "score").await;
-    crate::client::eventually("the brain is taught", || async {
+    crate::client::eventually("the history is replayed", || async {
         pool_metric(&fleet.control_planes[0], "hermes_learned_index_blocks").await >= learned
     })
     .await;

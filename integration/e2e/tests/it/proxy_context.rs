@@ -1,4 +1,4 @@
-//! A real proxy between simulated engines and replicas that a story scripts.
+//! A real proxy between simulated engines and control-plane replicas that a test scripts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use serde_json::Value;
 
 use crate::client::{client, eventually, metric};
 
-/// A pool of simulated engines, and what a proxy is taught of it.
-pub(crate) struct World {
+/// A pool of simulated engines, and the snapshot of it that replicas send.
+pub(crate) struct ProxyContext {
     pub(crate) engines: Vec<EngineHandle>,
     pub(crate) snapshot: Snapshot,
 }
 
-impl World {
-    /// The pool `chat`, asked about with a patience that slow machines do not exhaust.
+impl ProxyContext {
+    /// The pool `chat`, with a score deadline that slow machines meet.
     pub(crate) async fn of(engines: usize) -> Self {
         let policy = PoolPolicy {
             score_deadline: Duration::from_secs(5),
@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    /// The same, as a replica that has restarted teaches it.
+    /// The same snapshot in the next epoch, as a restarted replica sends it.
     pub(crate) fn restarted(&self) -> Snapshot {
         Snapshot {
             epoch: Epoch(self.snapshot.epoch.0 + 1),
@@ -84,9 +84,9 @@ impl World {
 pub(crate) async fn proxy_of(replicas: &[&Replica]) -> Plane<data::DataPlane> {
     let targets: Vec<_> = replicas.iter().map(|replica| replica.grpc).collect();
     let proxy = fleet::proxy(&targets).await.expect("a proxy starts");
-    follows(&proxy, targets.len() as f64).await;
+    await_connected(&proxy, targets.len() as f64).await;
     let page = format!("{}/debug/snapshot", proxy.admin_url());
-    eventually("it knows the endpoints' load", || async {
+    eventually("it has fresh loads", || async {
         let page: Value = client()
             .get(&page)
             .send()
@@ -109,11 +109,12 @@ pub(crate) async fn chosen_by(proxy: &Plane<data::DataPlane>, level: &str) -> f6
     .await
 }
 
-/// Waits until the proxy follows so many replicas.
-pub(crate) async fn follows(proxy: &Plane<data::DataPlane>, replicas: f64) {
+/// Waits until the proxy is connected to `replicas` replicas.
+pub(crate) async fn await_connected(proxy: &Plane<data::DataPlane>, replicas: f64) {
     let admin = proxy.admin_url();
-    eventually("the number of replicas that the proxy follows", || async {
-        metric(&admin, "hermes_connected_control_planes").await == replicas
-    })
+    eventually(
+        "the number of replicas that the proxy is connected to",
+        || async { metric(&admin, "hermes_connected_control_planes").await == replicas },
+    )
     .await;
 }

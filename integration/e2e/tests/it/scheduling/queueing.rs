@@ -1,21 +1,21 @@
-//! Requests that wait in the control plane until an engine has room for them.
+//! Requests that are queued in the control plane until an engine has room.
 
 use std::time::Duration;
 
 use http::Method;
 use tokio::time::Instant;
 
-use super::stage::{
-    Stall, answered, asking, becomes, chosen_by, fleet, pool_metric, question, requests, short,
-    text,
+use super::harness::{
+    Stall, await_pool_metric, chosen_by, complete, fleet, pool_metric, question, requests,
+    send_in_background, short, text,
 };
 use crate::client::{ask, eventually, json_of, send};
 
 #[tokio::test]
-async fn an_idle_fleet_binds_at_once() {
+async fn requests_to_an_idle_fleet_are_bound_without_queueing() {
     let fleet = fleet(2, "").await;
     for number in 0..5 {
-        answered(&fleet.url(), &short(&format!("user {number}"))).await;
+        complete(&fleet.url(), &short(&format!("user {number}"))).await;
     }
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 5.0);
     assert_eq!(
@@ -29,13 +29,13 @@ async fn an_idle_fleet_binds_at_once() {
 }
 
 #[tokio::test]
-async fn a_full_fleet_makes_requests_wait_and_first_bytes_let_them_go() {
+async fn requests_to_a_busy_fleet_are_queued_until_first_bytes_free_capacity() {
     let fleet = fleet(2, "").await;
     let plane = &fleet.control_planes[0];
-    // A second and a half of work for each engine.
+    // Takes each engine 1.5 s.
     let busy: Vec<_> = (0..2)
         .map(|number| {
-            asking(
+            send_in_background(
                 &fleet.url(),
                 &question(text(&format!("busy {number}"), 12_000)),
             )
@@ -46,11 +46,15 @@ async fn a_full_fleet_makes_requests_wait_and_first_bytes_let_them_go() {
     })
     .await;
     let late: Vec<_> = (0..4)
-        .map(|number| asking(&fleet.url(), &short(&format!("late {number}"))))
+        .map(|number| send_in_background(&fleet.url(), &short(&format!("late {number}"))))
         .collect();
-    becomes(plane, "hermes_control_plane_queued_requests", 4.0).await;
+    await_pool_metric(plane, "hermes_control_plane_queued_requests", 4.0).await;
     assert!(pool_metric(plane, "hermes_control_plane_queued_bytes").await > 4.0 * 1_600.0);
-    assert_eq!(requests(&fleet), 2, "they wait here, and not in an engine");
+    assert_eq!(
+        requests(&fleet),
+        2,
+        "they are queued here, not in an engine"
+    );
     for answer in busy.into_iter().chain(late) {
         assert_eq!(answer.await.expect("answered"), 200);
     }
@@ -73,7 +77,7 @@ async fn a_full_fleet_makes_requests_wait_and_first_bytes_let_them_go() {
 }
 
 #[tokio::test]
-async fn of_those_who_wait_the_one_with_the_higher_priority_goes_first() {
+async fn the_queued_request_with_the_highest_priority_is_bound_first() {
     let fleet = fleet(1, "").await;
     let stall = Stall::all(&fleet).await.remove(0);
     let (url, mut answers) = (fleet.url(), Vec::new());
@@ -83,7 +87,7 @@ async fn of_those_who_wait_the_one_with_the_higher_priority_goes_first() {
         answers.push(tokio::spawn(async move {
             send(request).await.status().as_u16()
         }));
-        becomes(
+        await_pool_metric(
             &fleet.control_planes[0],
             "hermes_control_plane_queued_requests",
             (number + 1) as f64,
@@ -103,14 +107,14 @@ async fn of_those_who_wait_the_one_with_the_higher_priority_goes_first() {
 }
 
 #[tokio::test]
-async fn a_tenant_who_comes_for_the_first_time_goes_before_those_of_one_who_had_much() {
+async fn a_new_tenants_request_is_bound_before_those_of_a_heavy_tenant() {
     let fleet = fleet(1, "").await;
-    // Nobody names a tenant here, which is a tenant, too.
+    // Requests without credentials form a tenant of their own.
     let stall = Stall::all(&fleet).await.remove(0);
     let mut answers: Vec<_> = (0..3)
-        .map(|number| asking(&fleet.url(), &short(&format!("same {number}"))))
+        .map(|number| send_in_background(&fleet.url(), &short(&format!("same {number}"))))
         .collect();
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         3.0,
@@ -120,7 +124,7 @@ async fn a_tenant_who_comes_for_the_first_time_goes_before_those_of_one_who_had_
     answers.push(tokio::spawn(
         async move { send(other).await.status().as_u16() },
     ));
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         4.0,
@@ -138,13 +142,16 @@ async fn a_tenant_who_comes_for_the_first_time_goes_before_those_of_one_who_had_
 }
 
 #[tokio::test]
-async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
+async fn the_newest_request_of_a_tenant_that_fills_the_queue_is_evicted_for_another_tenant() {
     let fleet = fleet(1, "  queue: {maxRequests: 3}\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
     let mut crowd = Vec::new();
     for number in 0..3 {
-        crowd.push(asking(&fleet.url(), &short(&format!("crowd {number}"))));
-        becomes(
+        crowd.push(send_in_background(
+            &fleet.url(),
+            &short(&format!("crowd {number}")),
+        ));
+        await_pool_metric(
             &fleet.control_planes[0],
             "hermes_control_plane_queued_requests",
             f64::from(number + 1),
@@ -154,7 +161,7 @@ async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
     assert_eq!(
         send(ask(&fleet.url(), &short("one more"))).await.status(),
         429,
-        "it is full of its own"
+        "the queue holds only requests of the same tenant"
     );
     let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
     let other = tokio::spawn(async move { send(other).await.status().as_u16() });
@@ -166,7 +173,7 @@ async fn a_tenant_that_fills_the_queue_makes_room_for_another() {
     }
 }
 
-/// How the prompts begin that the first engine was sent, in order.
+/// The first characters of the prompts that the first engine received, in order.
 fn order(fleet: &hermes_bench::fleet::Fleet) -> Vec<String> {
     let posts = fleet.engines[0]
         .requests()
@@ -183,11 +190,11 @@ fn order(fleet: &hermes_bench::fleet::Fleet) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn one_more_than_may_wait_is_told_when_to_come_back() {
+async fn a_request_over_the_queue_limit_gets_429_with_retry_after() {
     let fleet = fleet(1, "  queue: {maxRequests: 1}\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
-    let waiting = asking(&fleet.url(), &short("waits"));
-    becomes(
+    let waiting = send_in_background(&fleet.url(), &short("waits"));
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         1.0,
@@ -218,11 +225,11 @@ async fn one_more_than_may_wait_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn more_bytes_than_may_wait_are_told_to_come_back() {
+async fn a_request_over_the_byte_limit_of_the_queue_gets_429() {
     let fleet = fleet(1, "  queue: {maxBytes: 4KiB}\n").await;
     let _stall = Stall::all(&fleet).await;
-    let _waiting = asking(&fleet.url(), &short("waits"));
-    becomes(
+    let _waiting = send_in_background(&fleet.url(), &short("waits"));
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         1.0,
@@ -237,7 +244,7 @@ async fn more_bytes_than_may_wait_are_told_to_come_back() {
 }
 
 #[tokio::test]
-async fn who_waits_in_vain_is_told_so_in_time() {
+async fn a_request_that_is_queued_for_too_long_gets_503_with_retry_after() {
     let fleet = fleet(1, "  queue: {maxWait: 200ms}\n").await;
     let _stall = Stall::all(&fleet).await;
     let since = Instant::now();
@@ -261,16 +268,16 @@ async fn who_waits_in_vain_is_told_so_in_time() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_as_a_whole_keeps_its_engine_only_while_its_prompt_is_computed() {
+async fn a_non_streaming_request_holds_its_engine_only_during_prefill() {
     let fleet = fleet(1, "").await;
     let whole = |name: &str| {
         let mut body = short(name);
         body["stream"] = false.into();
         body["stream_options"].take();
-        // More than a second of answering.
+        // Takes more than a second to decode.
         body["max_tokens"] = 150.into();
         body["ignore_eos"] = true.into();
-        asking(&fleet.url(), &body)
+        send_in_background(&fleet.url(), &body)
     };
     let answers = [whole("first"), whole("second"), whole("third")];
     eventually("all three run side by side", || {

@@ -18,11 +18,11 @@ use tokio::{
 /// Tokens of a block of 256 bytes.
 const BLOCK_TOKENS: usize = 64;
 const START: Duration = Duration::from_secs(10);
-/// The gate opens with the configuration, the brain stands with the first snapshot.
+/// Readiness needs only the configuration; the scheduler exists after the first snapshot.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// One replica and the ports of its endpoints, which nobody serves.
-pub(crate) struct Stage {
+/// One replica and the ports of its endpoints, which have no server.
+pub(crate) struct ReplicaUnderLoad {
     bound: ControlPlane,
     _engines: Vec<TcpListener>,
 }
@@ -37,7 +37,7 @@ pub(crate) fn worker(name: &str) -> Runtime {
         .expect("a runtime")
 }
 
-impl Stage {
+impl ReplicaUnderLoad {
     /// Endpoints cache `blocks` blocks each, and publish KV events at `events`, if at all.
     pub(crate) fn start(
         server: &Runtime,

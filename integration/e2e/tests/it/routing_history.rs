@@ -1,4 +1,4 @@
-//! What a proxy remembers of its choices, when the brain that made them is gone, restarted, or another one.
+//! The routing history of a proxy: its use without a control plane, and its replay to a restarted or new owner.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{ask, metric, send},
-    world::{World, chosen_by, follows, proxy_of},
+    proxy_context::{ProxyContext, await_connected, chosen_by, proxy_of},
 };
 
 /// A chat that grows: each turn begins with all that was said before.
@@ -47,9 +47,9 @@ async fn bound(
 }
 
 /// Requests that each engine had, by endpoint.
-fn requests(world: &World) -> BTreeMap<u64, u64> {
+fn requests(context: &ProxyContext) -> BTreeMap<u64, u64> {
     let count = |url: &str| {
-        world
+        context
             .engines
             .iter()
             .find(|engine| engine.url() == url)
@@ -57,7 +57,7 @@ fn requests(world: &World) -> BTreeMap<u64, u64> {
             .stats()
             .requests
     };
-    world.snapshot.pools[0]
+    context.snapshot.pools[0]
         .endpoints
         .iter()
         .map(|endpoint| (endpoint.id.0, count(&endpoint.url)))
@@ -66,12 +66,12 @@ fn requests(world: &World) -> BTreeMap<u64, u64> {
 
 #[tokio::test]
 async fn without_a_brain_conversations_return_to_where_this_proxy_sent_them() {
-    let world = World::of(4).await;
-    let mut replica = Replica::start("a", world.snapshot.clone())
+    let context = ProxyContext::of(4).await;
+    let mut replica = Replica::start("a", context.snapshot.clone())
         .await
         .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
-    let endpoints: Vec<u64> = world.snapshot.pools[0]
+    let endpoints: Vec<u64> = context.snapshot.pools[0]
         .endpoints
         .iter()
         .map(|endpoint| endpoint.id.0)
@@ -80,7 +80,7 @@ async fn without_a_brain_conversations_return_to_where_this_proxy_sent_them() {
         bound(&proxy, &mut replica, &format!("user {number}"), *endpoint).await;
     }
     drop(replica);
-    follows(&proxy, 0.0).await;
+    await_connected(&proxy, 0.0).await;
     for number in 0..endpoints.len() {
         assert_eq!(
             send(turn(&proxy, &format!("user {number}"), 1))
@@ -90,35 +90,38 @@ async fn without_a_brain_conversations_return_to_where_this_proxy_sent_them() {
         );
     }
     assert_eq!(chosen_by(&proxy, "local").await, endpoints.len() as f64);
-    assert_eq!(requests(&world).into_values().collect::<Vec<_>>(), [2; 4]);
+    assert_eq!(requests(&context).into_values().collect::<Vec<_>>(), [2; 4]);
     let expected =
         "hermes_cache_prediction_tokens_total{pool=\"chat\",source=\"learned\",kind=\"expected\"}";
     assert!(metric(&proxy.admin_url(), expected).await > 1_000.0);
 }
 
 #[tokio::test]
-async fn a_brain_that_restarted_is_taught_what_was_sent_where() {
-    let world = World::of(2).await;
-    let mut replica = Replica::start("a", world.snapshot.clone())
+async fn the_history_is_replayed_to_a_restarted_replica() {
+    let context = ProxyContext::of(2).await;
+    let mut replica = Replica::start("a", context.snapshot.clone())
         .await
         .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
-    let question = bound(&proxy, &mut replica, "alice", world.first()).await;
-    assert!(replica.has_no_lesson(), "whoever made a choice knows it");
+    let question = bound(&proxy, &mut replica, "alice", context.first()).await;
+    assert!(
+        replica.has_no_history(),
+        "the replica that scored a request gets no replay of it"
+    );
 
     replica.leave();
-    replica.come_back(world.restarted());
-    let lesson = replica.lesson().await;
+    replica.come_back(context.restarted());
+    let history = replica.history().await;
     assert_eq!(
-        (&*lesson.pool, lesson.block_bytes),
+        (&*history.pool, history.block_bytes),
         ("chat", question.block_bytes)
     );
-    let [decision] = &lesson.decisions[..] else {
-        panic!("one choice was made: {lesson:?}")
+    let [decision] = &history.decisions[..] else {
+        panic!("one choice was made: {history:?}")
     };
     assert_eq!(
         (decision.endpoint.0, decision.prompt_tokens),
-        (world.first(), question.prompt_tokens)
+        (context.first(), question.prompt_tokens)
     );
     assert_eq!(&*decision.blocks, &*question.blocks);
     assert!(decision.age < Duration::from_secs(20));
@@ -133,23 +136,23 @@ async fn a_brain_that_restarted_is_taught_what_was_sent_where() {
 }
 
 #[tokio::test]
-async fn choices_that_were_made_while_the_brain_was_away_are_taught_when_it_is_back() {
-    let world = World::of(1).await;
-    let mut replica = Replica::start("a", world.snapshot.clone())
+async fn requests_routed_during_an_outage_are_replayed_after_it() {
+    let context = ProxyContext::of(1).await;
+    let mut replica = Replica::start("a", context.snapshot.clone())
         .await
         .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
     replica.leave();
-    follows(&proxy, 0.0).await;
+    await_connected(&proxy, 0.0).await;
     assert_eq!(send(turn(&proxy, "alice", 0)).await.status(), 200);
     // The same run of the same replica: only the network failed.
-    replica.come_back(world.snapshot.clone());
-    assert_eq!(replica.lesson().await.decisions.len(), 1);
+    replica.come_back(context.snapshot.clone());
+    assert_eq!(replica.history().await.decisions.len(), 1);
 }
 
 #[tokio::test]
-async fn the_next_owner_of_a_pool_is_taught_and_before_that_only_the_owner_is_asked() {
-    let world = World::of(2).await;
+async fn the_next_owner_of_a_pool_gets_the_history_and_other_replicas_get_no_score_requests() {
+    let context = ProxyContext::of(2).await;
     let names = ["a", "b", "c"];
     let first = owner("chat", names).expect("one of them");
     let second =
@@ -158,41 +161,41 @@ async fn the_next_owner_of_a_pool_is_taught_and_before_that_only_the_owner_is_as
     for name in names {
         replicas.insert(
             name,
-            Replica::start(name, world.snapshot.clone())
+            Replica::start(name, context.snapshot.clone())
                 .await
                 .expect("starts"),
         );
     }
     let proxy = proxy_of(&replicas.values().collect::<Vec<_>>()).await;
     let mut owner = replicas.remove(first).expect("it runs");
-    bound(&proxy, &mut owner, "alice", world.first()).await;
-    bound(&proxy, &mut owner, "bob", world.first()).await;
+    bound(&proxy, &mut owner, "alice", context.first()).await;
+    bound(&proxy, &mut owner, "bob", context.first()).await;
     drop(owner);
 
-    let mut heir = replicas.remove(second).expect("it runs");
-    assert_eq!(heir.lesson().await.decisions.len(), 2);
+    let mut successor = replicas.remove(second).expect("it runs");
+    assert_eq!(successor.history().await.decisions.len(), 2);
     let mut other = replicas.into_values().next().expect("the third");
-    bound(&proxy, &mut heir, "carol", world.first()).await;
-    assert!(other.has_no_lesson());
+    bound(&proxy, &mut successor, "carol", context.first()).await;
+    assert!(other.has_no_history());
 }
 
 #[tokio::test]
-async fn a_pool_whose_strategy_reads_no_prompts_teaches_nothing() {
+async fn a_pool_whose_strategy_reads_no_prompts_replays_no_history() {
     let policy = PoolPolicy {
         strategy: hermes_core::policy::Strategy::LeastRequest,
         ..PoolPolicy::default()
     };
-    let world = World::with(1, policy).await;
-    let mut replica = Replica::start("a", world.snapshot.clone())
+    let context = ProxyContext::with(1, policy).await;
+    let mut replica = Replica::start("a", context.snapshot.clone())
         .await
         .expect("starts");
     let proxy = proxy_of(&[&replica]).await;
-    let question = bound(&proxy, &mut replica, "alice", world.first()).await;
+    let question = bound(&proxy, &mut replica, "alice", context.first()).await;
     assert!(question.blocks.is_empty());
     replica.leave();
-    follows(&proxy, 0.0).await;
-    replica.come_back(world.restarted());
-    follows(&proxy, 1.0).await;
-    bound(&proxy, &mut replica, "alice", world.first()).await;
-    assert!(replica.has_no_lesson());
+    await_connected(&proxy, 0.0).await;
+    replica.come_back(context.restarted());
+    await_connected(&proxy, 1.0).await;
+    bound(&proxy, &mut replica, "alice", context.first()).await;
+    assert!(replica.has_no_history());
 }

@@ -1,5 +1,4 @@
-//! What these stories share: engines, conversations, a request that keeps an engine busy, and what planes say of
-//! themselves.
+//! The harness of these tests: engines, conversations, requests that keep an engine busy, and the planes' metrics.
 
 use std::ops::Range;
 
@@ -15,7 +14,7 @@ use crate::client::{ask, client, eventually, json_of, metric, send};
 /// Tokens of an engine's block.
 const BLOCK: usize = 16;
 
-/// A line of 64 bytes, which the simulated tokenizer makes 16 tokens of.
+/// A line of 64 bytes, 16 tokens of the simulated tokenizer.
 const LINE: &str = "it rains on the just and on the unjust alike, but mostly on me.\n";
 
 /// An engine that computes 8,000 prompt tokens a second, in small blocks.
@@ -27,7 +26,7 @@ pub(super) fn engine() -> EngineConfig {
     }
 }
 
-/// `engines` of them under `kv-aware`, with further lines for the pool.
+/// A scene with `engines` of them under `kv-aware`, with further configuration lines for the pool.
 pub(super) fn scene(engines: usize, pool: &str) -> Scene {
     let mut scene = Scene {
         engines: vec![engine(); engines],
@@ -43,7 +42,7 @@ pub(super) async fn fleet(engines: usize, pool: &str) -> Fleet {
 
 // === Prompts ===
 
-/// About so many tokens that begin as nobody else's.
+/// A text of about `tokens` tokens with a prefix of its own.
 pub(super) fn text(name: &str, tokens: usize) -> String {
     let mut text = format!("{name}: ");
     while text.len() < 4 * tokens {
@@ -52,18 +51,18 @@ pub(super) fn text(name: &str, tokens: usize) -> String {
     text
 }
 
-/// A chat about one text, with a short answer in pieces.
+/// A chat about one text, with a short streamed response.
 pub(super) fn question(text: String) -> Value {
     chat(&[text], true, 2)
 }
 
-/// A twentieth of a second of work.
+/// A prompt that takes an engine 50 ms.
 pub(super) fn short(name: &str) -> Value {
     question(text(name, 400))
 }
 
-fn chat(said: &[String], stream: bool, tokens: u32) -> Value {
-    let messages: Vec<Value> = said
+fn chat(prompts: &[String], stream: bool, tokens: u32) -> Value {
+    let messages: Vec<Value> = prompts
         .iter()
         .map(|text| json!({"role": "user", "content": text}))
         .collect();
@@ -77,68 +76,72 @@ fn chat(said: &[String], stream: bool, tokens: u32) -> Value {
 
 // === Conversations ===
 
-/// What engines said of the prompts that they were sent.
+/// Cache use of prompts, as engines reported it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Heard {
-    /// Prompt tokens that the same user had sent before: what a cache that forgets nothing would find.
+pub(super) struct CacheUse {
+    /// Prompt tokens that the same user had sent before: the hits of an unlimited cache.
     pub(super) again: u64,
-    /// Prompt tokens that were found in caches.
+    /// Prompt tokens that engines found in their caches.
     pub(super) cached: u64,
 }
 
-impl Heard {
-    /// The share of what could be found that was.
+impl CacheUse {
+    /// The share of possible hits that were found.
     pub(super) fn hit_rate(self) -> f64 {
         self.cached as f64 / self.again as f64
     }
 }
 
-/// One turn of many conversations at once, over all proxies: each user goes on with another proxy than before. A turn
-/// takes along all that was said before it; the first has 1,500 tokens, each later one adds a hundred.
+/// One concurrent turn of many conversations, over all proxies: each user changes the proxy with every turn. A turn
+/// repeats all earlier ones; the first has 1,500 tokens, each later one adds 100.
 ///
-/// Every request must be answered, and to its end.
-pub(super) async fn turn(proxies: &[String], users: Range<usize>, turn: usize) -> Heard {
+/// Asserts that every request is answered completely.
+pub(super) async fn turn(proxies: &[String], users: Range<usize>, turn: usize) -> CacheUse {
     let one = |user: usize| {
         let proxy = proxies[(user + turn) % proxies.len()].clone();
         async move {
-            let said = said(user, turn);
-            let (_, cached) = answered(&proxy, &chat(&said, true, 2)).await;
-            // The toy tokenizer's count of what was said before, but for the template's few tokens.
-            let again: usize = said[..turn].iter().map(|text| text.len() / 4).sum();
-            Heard {
+            let prompts = prompts(user, turn);
+            let (_, cached) = complete(&proxy, &chat(&prompts, true, 2)).await;
+            // The earlier tokens as the simulated tokenizer counts them, without those of the chat template.
+            let again: usize = prompts[..turn].iter().map(|text| text.len() / 4).sum();
+            CacheUse {
                 again: again as u64,
                 cached,
             }
         }
     };
-    let mut all = Heard::default();
-    for heard in futures::future::join_all(users.map(one)).await {
-        all.again += heard.again;
-        all.cached += heard.cached;
+    let mut all = CacheUse::default();
+    for usage in futures::future::join_all(users.map(one)).await {
+        all.again += usage.again;
+        all.cached += usage.cached;
     }
     all
 }
 
 /// Turns of many conversations, one after the other.
-pub(super) async fn turns(proxies: &[String], users: Range<usize>, turns: Range<usize>) -> Heard {
-    let mut all = Heard::default();
+pub(super) async fn turns(
+    proxies: &[String],
+    users: Range<usize>,
+    turns: Range<usize>,
+) -> CacheUse {
+    let mut all = CacheUse::default();
     for number in turns {
-        let heard = turn(proxies, users.clone(), number).await;
-        all.again += heard.again;
-        all.cached += heard.cached;
+        let usage = turn(proxies, users.clone(), number).await;
+        all.again += usage.again;
+        all.cached += usage.cached;
     }
     all
 }
 
-fn said(user: usize, turn: usize) -> Vec<String> {
+fn prompts(user: usize, turn: usize) -> Vec<String> {
     let tokens = |turn: usize| if turn == 0 { 1_500 } else { 100 };
     (0..=turn)
         .map(|turn| text(&format!("user {user} in turn {turn}"), tokens(turn)))
         .collect()
 }
 
-/// Sends a request that must be answered to its end: tokens of its prompt, and how many of them were cached.
-pub(super) async fn answered(proxy: &str, body: &Value) -> (u64, u64) {
+/// Sends a request and asserts that the response is complete. Returns its prompt tokens and how many were cached.
+pub(super) async fn complete(proxy: &str, body: &Value) -> (u64, u64) {
     let response = send(ask(proxy, body)).await;
     assert_eq!(response.status(), 200, "{:?}", response.text().await);
     let text = response.text().await.expect("a whole answer");
@@ -157,7 +160,7 @@ pub(super) async fn answered(proxy: &str, body: &Value) -> (u64, u64) {
 
 // === Busy engines ===
 
-/// A request that an engine takes and never answers, so that the engine has no room until the client leaves.
+/// A request that an engine accepts and never answers, so that the engine has no room until the client disconnects.
 pub(super) struct Stall(JoinHandle<()>);
 
 impl Stall {
@@ -183,7 +186,7 @@ impl Stall {
         stalls
     }
 
-    /// The client leaves.
+    /// Disconnects the client.
     pub(super) fn end(self) {
         self.0.abort();
     }
@@ -195,7 +198,7 @@ impl Drop for Stall {
     }
 }
 
-/// Requests that all engines together were sent.
+/// The number of requests that all engines received.
 pub(super) fn requests(fleet: &Fleet) -> u64 {
     fleet
         .engines
@@ -204,8 +207,8 @@ pub(super) fn requests(fleet: &Fleet) -> u64 {
         .sum()
 }
 
-/// A request on its way, and the status of its answer.
-pub(super) fn asking(proxy: &str, body: &Value) -> JoinHandle<u16> {
+/// Sends a request in a task, which returns the status of the complete response.
+pub(super) fn send_in_background(proxy: &str, body: &Value) -> JoinHandle<u16> {
     let request = ask(proxy, body);
     tokio::spawn(async move {
         let response = send(request).await;
@@ -215,7 +218,7 @@ pub(super) fn asking(proxy: &str, body: &Value) -> JoinHandle<u16> {
     })
 }
 
-// === What planes say ===
+// === Metrics and pages ===
 
 pub(super) fn urls(fleet: &Fleet) -> Vec<String> {
     fleet.proxies.iter().map(Plane::url).collect()
@@ -247,7 +250,7 @@ pub(super) async fn prediction_error(plane: &Plane<control::ControlPlane>, sourc
 }
 
 #[track_caller]
-pub(super) fn becomes(
+pub(super) fn await_pool_metric(
     plane: &Plane<control::ControlPlane>,
     name: &'static str,
     value: f64,
@@ -267,7 +270,7 @@ pub(super) async fn chosen_by(proxies: &[Plane<data::DataPlane>], level: &str) -
     all
 }
 
-/// What a request of so many bytes would be told.
+/// The explanation of a request with a prompt of `prompt_bytes` bytes.
 pub(super) async fn explained(plane: &Plane<control::ControlPlane>, prompt_bytes: usize) -> Value {
     let page = format!(
         "{}/debug/score?pool=chat&model=sim&prompt_bytes={prompt_bytes}",

@@ -1,4 +1,4 @@
-//! What a proxy does when the control plane is late, gone, restarted or doubled.
+//! The fallback chain of a proxy: a control plane that is slow, gone, restarted or replicated.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn is_ready(fleet: &Fleet) -> bool {
 }
 
 #[tokio::test]
-async fn a_score_in_time_is_the_first_step() {
+async fn a_score_in_time_selects_the_endpoint() {
     let fleet = Scene::of(3, "kv-aware").start().await.expect("starts");
     for _ in 0..5 {
         assert_eq!(send(chat(&fleet.url(), false, 1)).await.status(), 200);
@@ -39,7 +39,7 @@ async fn a_score_in_time_is_the_first_step() {
 }
 
 #[tokio::test]
-async fn without_any_control_plane_the_last_snapshot_serves_on() {
+async fn without_a_control_plane_the_last_snapshot_is_used() {
     let mut fleet = Scene::of(3, "kv-aware").start().await.expect("starts");
     fleet.control_planes.clear();
     connected(&fleet, 0.0).await;
@@ -56,8 +56,8 @@ async fn without_any_control_plane_the_last_snapshot_serves_on() {
         5.0
     );
 
-    // Its figures grow old: from then on only what the proxy itself has in flight counts.
-    eventually("old load is not trusted", || async {
+    // Loads become stale: from then on only the proxy's own requests in flight count.
+    eventually("stale loads are not used", || async {
         assert_eq!(send(chat(&fleet.url(), false, 1)).await.status(), 200);
         chosen_by(&fleet, "power-of-two").await > 0.0
     })
@@ -65,7 +65,7 @@ async fn without_any_control_plane_the_last_snapshot_serves_on() {
 }
 
 #[tokio::test]
-async fn when_every_endpoint_seems_down_any_is_tried() {
+async fn when_every_endpoint_is_down_the_panic_level_tries_any() {
     let fleet = Scene::of(2, "round-robin").start().await.expect("starts");
     for engine in &fleet.engines {
         engine.faults().set(Fault::RefuseConnections);
@@ -84,12 +84,12 @@ async fn when_every_endpoint_seems_down_any_is_tried() {
 }
 
 #[tokio::test]
-async fn before_its_first_snapshot_a_proxy_is_not_ready_and_says_so() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+async fn before_its_first_snapshot_a_proxy_is_not_ready_and_reports_it() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .expect("a port")
         .local_addr()
         .expect("an address");
-    let proxy = fleet::proxy(&[nobody]).await.expect("starts");
+    let proxy = fleet::proxy(&[closed]).await.expect("starts");
     let ready = client()
         .get(format!("{}/readyz", proxy.admin_url()))
         .send()
@@ -108,7 +108,7 @@ async fn before_its_first_snapshot_a_proxy_is_not_ready_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_restarted_control_plane_is_found_again_and_routes() {
+async fn a_restarted_control_plane_is_connected_again_and_used() {
     let mut fleet = Scene::of(2, "kv-aware").start().await.expect("starts");
     let address = fleet.control_planes[0].bound.grpc;
     let urls: Vec<String> = fleet.engines.iter().map(|engine| engine.url()).collect();
@@ -129,7 +129,7 @@ async fn a_restarted_control_plane_is_found_again_and_routes() {
     drop(again);
 }
 
-/// Eight clients at once for two seconds; every request must be answered. Says how many were.
+/// Runs eight clients for two seconds and asserts that every request succeeds. Returns the number of requests.
 async fn under_load(urls: Vec<String>) -> usize {
     let (client, deadline, mut answered) = (client(), Instant::now() + Duration::from_secs(2), 0);
     let body = serde_json::json!({"model": "sim", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]});
@@ -156,7 +156,7 @@ async fn under_load(urls: Vec<String>) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_killed_under_load_costs_no_request() {
+async fn killing_a_replica_under_load_fails_no_request() {
     let scene = Scene {
         control_planes: 3,
         ..Scene::of(3, "kv-aware")
@@ -176,7 +176,7 @@ async fn a_replica_killed_under_load_costs_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_killed_under_load_costs_no_request() {
+async fn killing_an_engine_under_load_fails_no_request() {
     let fleet = Scene::of(3, "kv-aware").start().await.expect("starts");
     let load = tokio::spawn(under_load(vec![fleet.url()]));
     eventually("the load runs", || async {
@@ -188,7 +188,7 @@ async fn an_engine_killed_under_load_costs_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_is_terminated_under_load_costs_no_request() {
+async fn terminating_a_proxy_under_load_fails_no_request() {
     let scene = Scene {
         proxies: 2,
         ..Scene::of(3, "kv-aware")

@@ -1,4 +1,4 @@
-//! Publishers of events are registered at the conductor, stay so when it restarts, and are taken back when they go.
+//! Event publishers are registered at the conductor, registered again after its restart, and unregistered when removed.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -79,7 +79,7 @@ fn of(instances: &[(u64, u64)]) -> BTreeSet<(String, u64)> {
 }
 
 #[tokio::test]
-async fn the_endpoints_of_a_pool_are_registered_and_those_that_go_are_taken_back() {
+async fn endpoints_are_registered_and_unregistered_when_removed() {
     for (spoken, encoding) in [
         (Spoken::Json, Encoding::Json),
         (Spoken::Msgpack, Encoding::Msgpack),
@@ -111,7 +111,7 @@ async fn the_endpoints_of_a_pool_are_registered_and_those_that_go_are_taken_back
 }
 
 #[tokio::test]
-async fn nothing_is_registered_before_the_size_of_blocks_is_known() {
+async fn no_endpoint_is_registered_before_the_block_size_is_known() {
     let server = ConductorServer::start(Spoken::Json, |_| Vec::new())
         .await
         .expect("a port");
@@ -129,7 +129,7 @@ async fn nothing_is_registered_before_the_size_of_blocks_is_known() {
 }
 
 #[tokio::test]
-async fn a_conductor_that_restarts_is_told_again() {
+async fn publishers_are_registered_again_at_a_restarted_conductor() {
     let server = ConductorServer::start(Spoken::Msgpack, |_| Vec::new())
         .await
         .expect("a port");

@@ -1,5 +1,4 @@
-//! Those who tell of caches and of load fail, fall silent and lie, while requests come: that costs quality, and no
-//! request.
+//! Faulty, silent and wrong cache and load sources degrade routing but never fail a request.
 
 use std::collections::BTreeMap;
 
@@ -10,27 +9,27 @@ use hermes_engine_sim::kv_manager::KvManagerServer;
 use hermes_engine_sim::{EngineConfig, Fault, KvEventsConfig};
 use serde_json::Value;
 
-use super::stage::{
-    admin, answered, asking, becomes, engine, explained, pool_metric, predicted, prediction_error,
-    question, scene, text, turn, turns, urls,
+use super::harness::{
+    admin, await_pool_metric, complete, engine, explained, pool_metric, predicted,
+    prediction_error, question, scene, send_in_background, text, turn, turns, urls,
 };
 use crate::client::{client, eventually, json_of, metric, send};
 
-/// How far one source is believed, of the endpoint of this address: learned, manager, events.
-async fn trust(fleet: &Fleet, address: &str) -> Vec<f64> {
+/// The confidence in each source for the endpoint at this address: learned, KV manager, KV events.
+async fn confidence(fleet: &Fleet, address: &str) -> Vec<f64> {
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
-    let sites = explanation["queue"]["candidates"]
+    let candidates = explanation["queue"]["candidates"]
         .as_array()
-        .expect("sites")
+        .expect("candidates")
         .clone();
-    let site = sites
+    let candidate = candidates
         .into_iter()
-        .find(|site| site["name"] == address)
+        .find(|candidate| candidate["name"] == address)
         .expect("the endpoint");
-    serde_json::from_value(site["confidence"].clone()).expect("three shares")
+    serde_json::from_value(candidate["confidence"].clone()).expect("three shares")
 }
 
-/// How many requests of the pool ended other than well.
+/// How many requests got a local error reply.
 async fn failures(fleet: &Fleet) -> f64 {
     let mut failed = 0.0;
     for code in [
@@ -52,7 +51,7 @@ async fn failures(fleet: &Fleet) -> f64 {
 // === A KV manager ===
 
 #[tokio::test]
-async fn a_kv_manager_that_is_slow_broken_or_gone_is_done_without() {
+async fn requests_are_routed_when_the_kv_manager_is_slow_faulty_or_gone() {
     use kvmanager::Fault;
     let mut scene = scene(
         3,
@@ -84,15 +83,15 @@ async fn a_kv_manager_that_is_slow_broken_or_gone_is_done_without() {
 }
 
 #[tokio::test]
-async fn a_kv_manager_that_lies_is_believed_less_and_less() {
-    let liar = KvManagerServer::start(|question: &kvmanager::Question| {
+async fn confidence_in_a_kv_manager_drops_on_wrong_hits() {
+    let faulty = KvManagerServer::start(|question: &kvmanager::Question| {
         let favorite = question.candidates.iter().min().cloned();
         favorite
             .into_iter()
             .map(|endpoint| (endpoint, 1.0))
             .collect()
     });
-    let liar = liar.await.expect("a port");
+    let faulty = faulty.await.expect("a port");
     let quick = EngineConfig {
         time_scale: 0.25,
         ..engine()
@@ -101,7 +100,7 @@ async fn a_kv_manager_that_lies_is_believed_less_and_less() {
         0,
         &format!(
             "  kvManager: {{url: '{}', lookupTimeout: 5s}}\n",
-            liar.url()
+            faulty.url()
         ),
     );
     let fleet = Scene {
@@ -118,14 +117,14 @@ async fn a_kv_manager_that_lies_is_believed_less_and_less() {
         .min_by_key(|engine| engine.addr().to_string())
         .expect("an engine");
     for wave in 0..5 {
-        let asked =
+        let prompts =
             (0..8).map(|number| question(text(&format!("user {number} of wave {wave}"), 1_000)));
-        let bodies: Vec<Value> = asked.collect();
-        join_all(bodies.iter().map(|body| answered(&url, body))).await;
+        let bodies: Vec<Value> = prompts.collect();
+        join_all(bodies.iter().map(|body| complete(&url, body))).await;
     }
-    let believed = favorite.addr().to_string();
-    eventually("it has lost its word", || async {
-        trust(&fleet, &believed).await[1] < 0.3
+    let address = favorite.addr().to_string();
+    eventually("the confidence has dropped", || async {
+        confidence(&fleet, &address).await[1] < 0.3
     })
     .await;
     assert!(predicted(plane, "kv_manager", "expected").await > 1_000.0);
@@ -135,16 +134,16 @@ async fn a_kv_manager_that_lies_is_believed_less_and_less() {
     let bodies: Vec<Value> = (0..9)
         .map(|number| question(text(&format!("late user {number}"), 400)))
         .collect();
-    join_all(bodies.iter().map(|body| answered(&url, body))).await;
+    join_all(bodies.iter().map(|body| complete(&url, body))).await;
     assert!(
         favorite.stats().requests - before <= 6,
-        "it is no favorite any more"
+        "it is no longer preferred"
     );
 }
 
 // === KV events ===
 
-/// An engine four times as fast as the others here, so that many turns take little time.
+/// An engine four times as fast as the others here, so that many turns take less time.
 fn publishing() -> EngineConfig {
     EngineConfig {
         kv_events: Some(KvEventsConfig::default()),
@@ -153,8 +152,8 @@ fn publishing() -> EngineConfig {
     }
 }
 
-/// Three engines whose KV events are followed.
-async fn watched() -> Fleet {
+/// A fleet of three engines with KV events, all streams synced.
+async fn fleet_with_kv_events() -> Fleet {
     let mut scene = Scene {
         engines: vec![publishing(); 3],
         ..scene(0, "  kvEvents: {}\n")
@@ -172,12 +171,12 @@ async fn watched() -> Fleet {
 }
 
 #[tokio::test]
-async fn kv_events_that_fail_in_any_way_are_done_without() {
-    let fleet = watched().await;
+async fn requests_are_routed_with_every_fault_of_kv_events() {
+    let fleet = fleet_with_kv_events().await;
     let proxies = urls(&fleet);
     turn(&proxies, 0..6, 0).await;
     turn(&proxies, 0..6, 1).await;
-    eventually("what events say is believed", || async {
+    eventually("the expectation uses KV events", || async {
         predicted(&fleet.control_planes[0], "kv_events", "expected").await > 6.0 * 1_400.0
     })
     .await;
@@ -199,34 +198,31 @@ async fn kv_events_that_fail_in_any_way_are_done_without() {
 }
 
 #[tokio::test]
-async fn a_publisher_that_says_nothing_of_what_it_stores_loses_its_word() {
-    let fleet = watched().await;
+async fn confidence_in_a_publisher_drops_when_it_drops_its_events() {
+    let fleet = fleet_with_kv_events().await;
     fleet
         .engines
         .iter()
         .for_each(|engine| engine.faults().set(Fault::KvEventsDrop));
     let proxies = urls(&fleet);
-    // Who happens to come back to where it was shows that the cache holds more than is said.
+    // Conversations that happen to return to their engine show that the cache holds more than the events report.
     turns(&proxies, 0..12, 0..12).await;
-    // A single turn may still be believed wrongly, and costs one conversation its cache.
+    // A single turn may still be estimated wrongly and cost one conversation its cache.
     let rate = turns(&proxies, 0..12, 12..24).await.hit_rate();
-    assert!(
-        rate > 0.95,
-        "what was sent where is known all the same: {rate}"
-    );
+    assert!(rate > 0.95, "the learned index is used instead: {rate}");
 }
 
-// === Figures of engines ===
+// === Metrics of engines ===
 
-async fn scraped() -> Fleet {
+async fn scraped_fleet() -> Fleet {
     scene(2, "  metrics: {interval: 1s, timeout: 500ms}\n")
         .start()
         .await
         .expect("starts")
 }
 
-/// From now on every engine gives these figures, whatever is true.
-fn lie(fleet: &Fleet, values: &[(&str, f64)]) {
+/// Makes every engine report these metric values.
+fn set_metric_values(fleet: &Fleet, values: &[(&str, f64)]) {
     let values: BTreeMap<String, f64> = values
         .iter()
         .map(|(name, value)| ((*name).to_owned(), *value))
@@ -238,10 +234,10 @@ fn lie(fleet: &Fleet, values: &[(&str, f64)]) {
     }
 }
 
-/// Waits until the control plane has these figures of every engine.
-async fn believes(fleet: &Fleet, figure: &str, holds: impl Fn(&Value) -> bool) {
+/// Waits until the control plane has a matching sample of every engine.
+async fn await_samples(fleet: &Fleet, figure: &str, matches: impl Fn(&Value) -> bool) {
     let page = format!("{}/debug/snapshot", admin(&fleet.control_planes[0]));
-    eventually("the lies are believed", || async {
+    eventually("the faulty values are scraped", || async {
         let (_, page) = json_of(send(client().get(&page)).await).await;
         let endpoints = page["loads"][0]["endpoints"]
             .as_array()
@@ -249,21 +245,27 @@ async fn believes(fleet: &Fleet, figure: &str, holds: impl Fn(&Value) -> bool) {
             .clone();
         endpoints
             .iter()
-            .all(|endpoint| holds(&endpoint["load"]["sample"][figure]))
+            .all(|endpoint| matches(&endpoint["load"]["sample"][figure]))
     })
     .await;
 }
 
-/// Many requests at once, all of which must be answered.
-async fn serves(fleet: &Fleet) {
+/// Sends concurrent requests and asserts that all are answered and none stays booked or queued.
+async fn assert_all_served(fleet: &Fleet) {
     let url = fleet.url();
-    let ask = |number: usize| asking(&url, &question(text(&format!("user {number}"), 200)));
+    let ask =
+        |number: usize| send_in_background(&url, &question(text(&format!("user {number}"), 200)));
     let answers: Vec<_> = (0..24).map(ask).collect();
     for answer in answers {
         assert_eq!(answer.await.expect("answered"), 200);
     }
     assert_eq!(failures(fleet).await, 0.0);
-    becomes(&fleet.control_planes[0], "bookings", 0.0).await;
+    await_pool_metric(
+        &fleet.control_planes[0],
+        "hermes_control_plane_bookings",
+        0.0,
+    )
+    .await;
     assert_eq!(
         pool_metric(
             &fleet.control_planes[0],
@@ -275,50 +277,50 @@ async fn serves(fleet: &Fleet) {
 }
 
 #[tokio::test]
-async fn engines_that_all_claim_long_queues_are_served_all_the_same() {
-    let fleet = scraped().await;
-    lie(
+async fn requests_succeed_when_all_engines_report_long_queues() {
+    let fleet = scraped_fleet().await;
+    set_metric_values(
         &fleet,
         &[
             ("vllm:num_requests_waiting", 1_000.0),
             ("vllm:num_requests_running", 1_000.0),
         ],
     );
-    believes(&fleet, "waiting", |waiting| waiting == 1_000).await;
-    serves(&fleet).await;
+    await_samples(&fleet, "waiting", |waiting| waiting == 1_000).await;
+    assert_all_served(&fleet).await;
 }
 
 #[tokio::test]
-async fn engines_that_all_claim_full_memories_are_served_all_the_same() {
-    let fleet = scraped().await;
-    lie(&fleet, &[("vllm:kv_cache_usage_perc", 1.0)]);
-    believes(&fleet, "kv_usage", |usage| usage == 1.0).await;
-    serves(&fleet).await;
+async fn requests_succeed_when_all_engines_report_full_caches() {
+    let fleet = scraped_fleet().await;
+    set_metric_values(&fleet, &[("vllm:kv_cache_usage_perc", 1.0)]);
+    await_samples(&fleet, "kv_usage", |usage| usage == 1.0).await;
+    assert_all_served(&fleet).await;
 }
 
 #[tokio::test]
-async fn engines_whose_counters_seem_to_restart_are_served_all_the_same() {
-    let fleet = scraped().await;
+async fn requests_succeed_when_the_counters_of_all_engines_go_back() {
+    let fleet = scraped_fleet().await;
     turn(&urls(&fleet), 0..4, 0).await;
-    // Nothing goes by the requests that run: the figure says which lie has been heard.
+    // Running requests are not used for routing: their number marks which of the faulty values were scraped.
     let counters = |queries: f64, mark: f64| {
         [
             ("vllm:prefix_cache_queries_total", queries),
             ("vllm:num_requests_running", mark),
         ]
     };
-    lie(&fleet, &counters(1e9, 7.0));
-    believes(&fleet, "running", |running| running == 7).await;
-    lie(&fleet, &counters(1.0, 8.0));
-    becomes(&fleet.control_planes[0], "hermes_learned_index_blocks", 0.0).await;
+    set_metric_values(&fleet, &counters(1e9, 7.0));
+    await_samples(&fleet, "running", |running| running == 7).await;
+    set_metric_values(&fleet, &counters(1.0, 8.0));
+    await_pool_metric(&fleet.control_planes[0], "hermes_learned_index_blocks", 0.0).await;
     turn(&urls(&fleet), 0..4, 1).await;
-    serves(&fleet).await;
+    assert_all_served(&fleet).await;
 }
 
 #[tokio::test]
-async fn engines_that_give_no_figures_are_served_all_the_same() {
-    let fleet = scraped().await;
-    believes(&fleet, "waiting", |waiting| waiting == 0).await;
+async fn requests_succeed_when_no_engine_reports_metrics() {
+    let fleet = scraped_fleet().await;
+    await_samples(&fleet, "waiting", |waiting| waiting == 0).await;
     for (engine, fault) in fleet
         .engines
         .iter()
@@ -326,5 +328,5 @@ async fn engines_that_give_no_figures_are_served_all_the_same() {
     {
         engine.faults().set(fault);
     }
-    serves(&fleet).await;
+    assert_all_served(&fleet).await;
 }

@@ -1,4 +1,4 @@
-//! Conductors of both dialects against real servers: hits when all is well, no hint and no failed request when not.
+//! Conductors of both dialects against real servers: hits if they work, and neither hits nor failed requests if not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -86,7 +86,7 @@ fn knows(query: &Query) -> Vec<(String, Held)> {
 }
 
 #[tokio::test]
-async fn what_instances_hold_becomes_hits_by_tier() {
+async fn reported_blocks_become_hits_by_tier() {
     for (spoken, encoding) in SPOKEN {
         let server = ConductorServer::start(spoken, knows).await.expect("a port");
         let asker = asker(&server, encoding, PATIENCE);
@@ -116,7 +116,7 @@ async fn what_instances_hold_becomes_hits_by_tier() {
 }
 
 #[tokio::test]
-async fn every_fault_means_no_hint_and_is_counted_by_its_name() {
+async fn every_fault_yields_no_hits_and_is_counted_by_name() {
     let faults = [
         (Fault::Status(500), LookupOutcome::Status(500)),
         (Fault::Garbage, LookupOutcome::Garbage),
@@ -145,7 +145,7 @@ async fn every_fault_means_no_hint_and_is_counted_by_its_name() {
 }
 
 #[tokio::test]
-async fn a_conductor_that_hangs_costs_no_more_than_the_budget() {
+async fn a_hanging_conductor_delays_a_request_by_the_lookup_timeout_at_most() {
     for (spoken, encoding) in SPOKEN {
         let server = ConductorServer::start(spoken, knows).await.expect("a port");
         server.set_fault(Fault::Hang);
@@ -161,7 +161,7 @@ async fn a_conductor_that_hangs_costs_no_more_than_the_budget() {
 }
 
 #[tokio::test]
-async fn without_tokens_a_conductor_is_not_asked() {
+async fn a_conductor_gets_no_lookup_without_tokens() {
     let server = ConductorServer::start(Spoken::Json, knows)
         .await
         .expect("a port");
@@ -228,7 +228,7 @@ async fn fleet(spoken: Spoken) -> (Fleet, ConductorServer) {
 }
 
 #[tokio::test]
-async fn conversations_return_to_the_engine_whose_blocks_the_conductor_knows() {
+async fn conversations_return_to_the_engine_whose_blocks_the_conductor_reports() {
     for (spoken, _) in SPOKEN {
         let (fleet, server) = fleet(spoken).await;
         let (prompt, cached) = talk(&fleet, 5, 5).await;
@@ -251,7 +251,7 @@ async fn conversations_return_to_the_engine_whose_blocks_the_conductor_knows() {
 }
 
 #[tokio::test]
-async fn a_conductor_that_fails_or_lies_costs_quality_only() {
+async fn no_fault_of_a_conductor_fails_a_request() {
     for (spoken, _) in SPOKEN {
         let (fleet, server) = fleet(spoken).await;
         for fault in [

@@ -1,28 +1,30 @@
-//! Whoever leaves while requests wait: clients, proxies, pools, engines.
+//! Clients, proxies, pools and engines that go away while requests are queued.
 
 use std::path::Path;
 
 use hermes_bench::fleet::{Fleet, Scene};
 use hermes_engine_sim::Engine;
 
-use super::stage::{Stall, asking, becomes, chosen_by, engine, fleet, requests, scene, short};
+use super::harness::{
+    Stall, await_pool_metric, chosen_by, engine, fleet, requests, scene, send_in_background, short,
+};
 use crate::client::metric;
 
 #[tokio::test]
-async fn a_client_that_leaves_frees_its_place_and_no_engine_ever_sees_its_request() {
+async fn a_client_that_disconnects_while_queued_frees_its_slot_and_its_request_reaches_no_engine() {
     let fleet = fleet(1, "  queue: {maxRequests: 1}\n").await;
     let plane = &fleet.control_planes[0];
     let stall = Stall::all(&fleet).await.remove(0);
-    let leaving = asking(&fleet.url(), &short("leaves"));
-    becomes(plane, "hermes_control_plane_queued_requests", 1.0).await;
+    let leaving = send_in_background(&fleet.url(), &short("leaves"));
+    await_pool_metric(plane, "hermes_control_plane_queued_requests", 1.0).await;
     leaving.abort();
-    becomes(plane, "hermes_control_plane_queued_requests", 0.0).await;
-    let staying = asking(&fleet.url(), &short("stays"));
-    becomes(plane, "hermes_control_plane_queued_requests", 1.0).await;
+    await_pool_metric(plane, "hermes_control_plane_queued_requests", 0.0).await;
+    let staying = send_in_background(&fleet.url(), &short("stays"));
+    await_pool_metric(plane, "hermes_control_plane_queued_requests", 1.0).await;
     stall.end();
     assert_eq!(staying.await.expect("answered"), 200);
     assert_eq!(requests(&fleet), 2);
-    becomes(plane, "bookings", 0.0).await;
+    await_pool_metric(plane, "hermes_control_plane_bookings", 0.0).await;
     assert_eq!(
         metric(
             &fleet.proxies[0].admin_url(),
@@ -34,7 +36,7 @@ async fn a_client_that_leaves_frees_its_place_and_no_engine_ever_sees_its_reques
 }
 
 #[tokio::test]
-async fn a_proxy_that_dies_leaves_nobody_behind_in_the_queue() {
+async fn a_proxy_that_dies_leaves_no_request_in_the_queue() {
     let mut fleet = Scene {
         proxies: 2,
         ..scene(1, "")
@@ -45,10 +47,10 @@ async fn a_proxy_that_dies_leaves_nobody_behind_in_the_queue() {
     let stall = Stall::all(&fleet).await.remove(0);
     let dying = fleet.proxies.remove(1);
     let abandoned: Vec<_> = (0..3)
-        .map(|number| asking(&dying.url(), &short(&format!("leaves {number}"))))
+        .map(|number| send_in_background(&dying.url(), &short(&format!("leaves {number}"))))
         .collect();
-    let staying = asking(&fleet.url(), &short("stays"));
-    becomes(
+    let staying = send_in_background(&fleet.url(), &short("stays"));
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         4.0,
@@ -56,7 +58,7 @@ async fn a_proxy_that_dies_leaves_nobody_behind_in_the_queue() {
     .await;
     abandoned.iter().for_each(tokio::task::JoinHandle::abort);
     drop(dying);
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         1.0,
@@ -68,7 +70,7 @@ async fn a_proxy_that_dies_leaves_nobody_behind_in_the_queue() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_drains_stays_for_whoever_waits() {
+async fn a_draining_proxy_completes_its_queued_requests() {
     let mut fleet = Scene {
         proxies: 2,
         ..scene(1, "")
@@ -79,9 +81,9 @@ async fn a_proxy_that_drains_stays_for_whoever_waits() {
     let stall = Stall::all(&fleet).await.remove(0);
     let leaving = fleet.proxies.remove(1);
     let waiting: Vec<_> = (0..3)
-        .map(|number| asking(&leaving.url(), &short(&format!("waits {number}"))))
+        .map(|number| send_in_background(&leaving.url(), &short(&format!("waits {number}"))))
         .collect();
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         3.0,
@@ -97,13 +99,13 @@ async fn a_proxy_that_drains_stays_for_whoever_waits() {
 }
 
 #[tokio::test]
-async fn an_engine_that_dies_costs_no_request_that_waits() {
+async fn queued_requests_survive_the_death_of_an_engine() {
     let fleet = fleet(2, "").await;
     let stalls = Stall::all(&fleet).await;
     let waiting: Vec<_> = (0..4)
-        .map(|number| asking(&fleet.url(), &short(&format!("waits {number}"))))
+        .map(|number| send_in_background(&fleet.url(), &short(&format!("waits {number}"))))
         .collect();
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         4.0,
@@ -114,11 +116,16 @@ async fn an_engine_that_dies_costs_no_request_that_waits() {
     for answer in waiting {
         assert_eq!(answer.await.expect("answered"), 200);
     }
-    becomes(&fleet.control_planes[0], "bookings", 0.0).await;
+    await_pool_metric(
+        &fleet.control_planes[0],
+        "hermes_control_plane_bookings",
+        0.0,
+    )
+    .await;
 }
 
-/// One engine, in front of which planes follow a file.
-async fn following(file: &Path) -> Fleet {
+/// One engine, with planes that read their configuration from a file.
+async fn fleet_from_file(file: &Path) -> Fleet {
     Scene {
         file: Some(file.to_owned()),
         ..scene(1, "")
@@ -129,13 +136,13 @@ async fn following(file: &Path) -> Fleet {
 }
 
 #[tokio::test]
-async fn who_waits_in_a_pool_that_is_taken_away_is_answered_at_once() {
+async fn requests_queued_in_a_removed_pool_are_routed_by_the_proxy_at_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("hermes.yaml");
-    let fleet = following(&file).await;
+    let fleet = fleet_from_file(&file).await;
     let _stall = Stall::all(&fleet).await;
-    let waiting = asking(&fleet.url(), &short("waits"));
-    becomes(
+    let waiting = send_in_background(&fleet.url(), &short("waits"));
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         1.0,
@@ -143,22 +150,22 @@ async fn who_waits_in_a_pool_that_is_taken_away_is_answered_at_once() {
     .await;
     let other = "pools: [{name: other, endpoints: ['http://127.0.0.1:9']}]";
     std::fs::write(&file, other).expect("the file is written");
-    // The proxy knew the pool when the request came, and chooses by itself.
+    // The proxy had the pool when the request arrived, and selects an endpoint itself.
     assert_eq!(waiting.await.expect("answered"), 200);
     assert_eq!(requests(&fleet), 2);
 }
 
 #[tokio::test]
-async fn who_waits_goes_on_where_the_pool_is_given_another_engine() {
+async fn queued_requests_go_to_the_engine_that_replaces_the_pools_engine() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("hermes.yaml");
-    let fleet = following(&file).await;
+    let fleet = fleet_from_file(&file).await;
     let another = Engine::start(engine()).await.expect("starts");
     let _stall = Stall::all(&fleet).await;
     let waiting: Vec<_> = (0..3)
-        .map(|number| asking(&fleet.url(), &short(&format!("waits {number}"))))
+        .map(|number| send_in_background(&fleet.url(), &short(&format!("waits {number}"))))
         .collect();
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         3.0,
@@ -175,15 +182,15 @@ async fn who_waits_goes_on_where_the_pool_is_given_another_engine() {
 }
 
 #[tokio::test]
-async fn who_waits_is_bound_at_once_by_a_strategy_that_never_waits() {
+async fn queued_requests_are_bound_when_the_strategy_stops_queueing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("hermes.yaml");
-    let fleet = following(&file).await;
+    let fleet = fleet_from_file(&file).await;
     let _stall = Stall::all(&fleet).await;
     let waiting: Vec<_> = (0..3)
-        .map(|number| asking(&fleet.url(), &short(&format!("waits {number}"))))
+        .map(|number| send_in_background(&fleet.url(), &short(&format!("waits {number}"))))
         .collect();
-    becomes(
+    await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_queued_requests",
         3.0,

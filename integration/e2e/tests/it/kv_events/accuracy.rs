@@ -1,10 +1,10 @@
-//! Where streams work, the router knows exactly what engines hold.
+//! With synced streams the estimates equal the caches of the engines.
 
 use hermes_core::{block_index::CacheIdentity, query::CachedTokens};
 use hermes_engine_sim::{Encoding, EngineConfig, KvEventsConfig};
 use serde_json::{Value, json};
 
-use super::watched::{Watched, prompt, publishing};
+use super::watched::{FollowedEngine, prompt, publishing};
 use crate::client::{client, eventually, send};
 
 fn identity(adapter: Option<&str>, salt: Option<&str>) -> CacheIdentity {
@@ -15,16 +15,16 @@ fn identity(adapter: Option<&str>, salt: Option<&str>) -> CacheIdentity {
 }
 
 #[tokio::test]
-async fn an_engine_that_has_only_begun_is_known_to_hold_nothing() {
-    let watched = Watched::start(publishing(100)).await;
+async fn a_new_engine_has_an_empty_index() {
+    let watched = FollowedEngine::start(publishing(100)).await;
     assert_eq!(
-        watched.believed(&prompt(1), &CacheIdentity::default()),
+        watched.estimated(&prompt(1), &CacheIdentity::default()),
         Some(CachedTokens::default())
     );
 }
 
 #[tokio::test]
-async fn what_an_engine_stores_is_believed_in_either_encoding() {
+async fn stored_blocks_are_indexed_in_both_encodings() {
     for encoding in [Encoding::Maps, Encoding::Arrays] {
         let mut config = publishing(1_000);
         config.kv_events = Some(KvEventsConfig {
@@ -32,38 +32,38 @@ async fn what_an_engine_stores_is_believed_in_either_encoding() {
             topic: "kv@here".to_owned(),
             ..KvEventsConfig::default()
         });
-        let watched = Watched::start(config).await;
+        let watched = FollowedEngine::start(config).await;
         watched.ask_all(0..20).await;
-        watched.agrees(0..24).await;
+        watched.await_estimates(0..24).await;
         let tokens = prompt(7);
-        let believed = watched
-            .believed(&tokens, &CacheIdentity::default())
+        let estimated = watched
+            .estimated(&tokens, &CacheIdentity::default())
             .expect("known")
             .gpu;
         assert_eq!(
             watched.ask(&tokens, Value::Null).await,
-            believed,
+            estimated,
             "as the engine itself reports it"
         );
-        assert!(believed > 0);
+        assert!(estimated > 0);
     }
 }
 
 #[tokio::test]
-async fn what_an_engine_evicts_is_not_believed_any_longer() {
-    let watched = Watched::start(publishing(24)).await;
+async fn evicted_blocks_are_removed_from_the_index() {
+    let watched = FollowedEngine::start(publishing(24)).await;
     for round in 0..6 {
         watched
             .ask_all((0..12).map(|number| number * (round + 1) % 13))
             .await;
-        watched.agrees(0..13).await;
+        watched.await_estimates(0..13).await;
     }
     assert!(watched.events.view().blocks <= 24);
 }
 
 #[tokio::test]
-async fn adapters_and_salts_never_meet() {
-    let watched = Watched::start(publishing(1_000)).await;
+async fn blocks_of_adapters_and_salts_are_separate() {
+    let watched = FollowedEngine::start(publishing(1_000)).await;
     let tokens = prompt(5);
     let whole = (tokens.len() - 1) / 4 * 4;
     let kinds = [
@@ -80,18 +80,18 @@ async fn adapters_and_salts_never_meet() {
         assert_eq!(
             watched.ask(&tokens, fields).await,
             0,
-            "nobody else's blocks are used"
+            "blocks of other identities are not used"
         );
-        eventually("it is believed", || async {
+        eventually("it is indexed", || async {
             watched
-                .believed(&tokens, &identity(adapter, salt))
+                .estimated(&tokens, &identity(adapter, salt))
                 .is_some_and(|cached| cached.gpu as usize == whole)
         })
         .await;
         for (other, (adapter, salt)) in kinds.into_iter().enumerate().skip(asked + 1) {
-            let believed = watched.believed(&tokens, &identity(adapter, salt));
+            let estimated = watched.estimated(&tokens, &identity(adapter, salt));
             assert_eq!(
-                believed,
+                estimated,
                 Some(CachedTokens::default()),
                 "{other} after {asked}"
             );
@@ -100,20 +100,20 @@ async fn adapters_and_salts_never_meet() {
 }
 
 #[tokio::test]
-async fn a_router_that_comes_late_learns_by_replay_what_was_stored_before() {
-    let watched = Watched::start(publishing(1_000)).await;
+async fn a_follower_that_starts_late_gets_earlier_batches_by_replay() {
+    let watched = FollowedEngine::start(publishing(1_000)).await;
     watched.ask_all(0..10).await;
-    let late = Watched {
+    let late = FollowedEngine {
         events: super::watched::follower("{}"),
         engine: watched.engine,
     };
     late.follow();
-    late.agrees(0..12).await;
+    late.await_estimates(0..12).await;
     assert_eq!(late.standing(), "synced");
 }
 
 #[tokio::test]
-async fn an_answer_that_was_cut_short_is_asked_for_again() {
+async fn a_truncated_replay_is_requested_again() {
     let config = EngineConfig {
         kv_events: Some(KvEventsConfig {
             replay_queue: 4,
@@ -121,33 +121,33 @@ async fn an_answer_that_was_cut_short_is_asked_for_again() {
         }),
         ..publishing(1_000)
     };
-    let watched = Watched::start(config).await;
+    let watched = FollowedEngine::start(config).await;
     watched.ask_all(0..10).await;
-    let late = Watched {
+    let late = FollowedEngine {
         events: super::watched::follower("{}"),
         engine: watched.engine,
     };
     late.follow();
-    late.agrees(0..12).await;
+    late.await_estimates(0..12).await;
     eventually("all is known", || async { late.standing() == "synced" }).await;
 }
 
 #[tokio::test]
-async fn a_cache_that_was_reset_is_known_to_be_empty() {
-    let watched = Watched::start(publishing(1_000)).await;
+async fn a_reset_cache_has_an_empty_index() {
+    let watched = FollowedEngine::start(publishing(1_000)).await;
     watched.ask_all(0..6).await;
-    watched.agrees(0..6).await;
+    watched.await_estimates(0..6).await;
     let reset = format!("{}/reset_prefix_cache", watched.engine.url());
     assert_eq!(send(client().post(reset)).await.status(), 200);
-    // As vLLM, the engine tells it with its next step.
+    // Like vLLM, the engine publishes it with its next step.
     watched.ask_all([9]).await;
-    watched.agrees(0..10).await;
+    watched.await_estimates(0..10).await;
     assert_eq!(watched.standing(), "synced");
 }
 
 #[tokio::test]
-async fn what_an_answer_adds_is_cached_too() {
-    let watched = Watched::start(publishing(1_000)).await;
+async fn generated_tokens_are_indexed_too() {
+    let watched = FollowedEngine::start(publishing(1_000)).await;
     let tokens = prompt(3);
     let body =
         json!({"model": "sim", "prompt": tokens, "max_tokens": 30, "return_token_ids": true});
@@ -161,7 +161,7 @@ async fn what_an_answer_adds_is_cached_too() {
         .expect("the answer's ids");
     let next = [tokens, said, vec![7; 9]].concat();
     eventually("the turn is known", || async {
-        watched.believed(&next, &CacheIdentity::default()) == Some(watched.truth("sim", &next))
+        watched.estimated(&next, &CacheIdentity::default()) == Some(watched.truth("sim", &next))
     })
     .await;
     assert!(watched.truth("sim", &next).gpu > 30);

@@ -1,4 +1,4 @@
-//! A configuration that is refused, where operators look: the metric, `/readyz`, and a Kubernetes Event.
+//! Where a rejected configuration is reported: the metric, `/readyz`, and a Kubernetes Event.
 
 use std::{fs, path::Path};
 
@@ -42,9 +42,9 @@ fn reasons(api: &ApiServer) -> Vec<String> {
         .collect()
 }
 
-async fn told(api: &ApiServer, reason: &'static str, times: usize) {
+async fn await_events(api: &ApiServer, reason: &'static str, times: usize) {
     eventually(reason, || async {
-        reasons(api).iter().filter(|told| *told == reason).count() == times
+        reasons(api).iter().filter(|event| *event == reason).count() == times
     })
     .await;
 }
@@ -62,7 +62,7 @@ async fn readyz(plane: &Plane<ControlPlane>) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_refused_version_is_an_event_on_the_pod_and_a_line_of_readyz_until_it_is_corrected() {
+async fn a_rejected_configuration_is_reported_by_an_event_and_by_readyz_until_it_is_corrected() {
     let (api, folder) = (
         ApiServer::start().await.expect("starts"),
         TempDir::new().expect("a folder"),
@@ -78,7 +78,7 @@ async fn a_refused_version_is_an_event_on_the_pod_and_a_line_of_readyz_until_it_
     .await;
 
     fs::write(&file, BAD).expect("written");
-    told(&api, "ConfigurationRejected", 1).await;
+    await_events(&api, "ConfigurationRejected", 1).await;
     let event: Value = api.objects::<Event>().remove(0);
     assert_eq!(
         (&event["type"], &event["regarding"]["kind"]),
@@ -102,15 +102,15 @@ async fn a_refused_version_is_an_event_on_the_pod_and_a_line_of_readyz_until_it_
     );
 
     fs::write(&file, OTHER).expect("written");
-    told(&api, "ConfigurationAccepted", 1).await;
+    await_events(&api, "ConfigurationAccepted", 1).await;
     assert_eq!(readyz(&plane).await, (200, "ready\n".to_owned()));
 
     fs::write(&file, BAD).expect("written");
-    told(&api, "ConfigurationRejected", 2).await;
+    await_events(&api, "ConfigurationRejected", 2).await;
 }
 
 #[tokio::test]
-async fn an_api_server_that_takes_no_events_is_in_nobodys_way() {
+async fn an_api_server_that_rejects_events_does_not_delay_reloads() {
     let (api, folder) = (
         ApiServer::start().await.expect("starts"),
         TempDir::new().expect("a folder"),
@@ -132,16 +132,16 @@ async fn an_api_server_that_takes_no_events_is_in_nobodys_way() {
     })
     .await;
     api.permit_all();
-    told(&api, "ConfigurationAccepted", 1).await;
+    await_events(&api, "ConfigurationAccepted", 1).await;
     assert_eq!(
         reasons(&api),
         ["ConfigurationAccepted"],
-        "what was overtaken is not told"
+        "a superseded rejection is not reported"
     );
 }
 
 #[tokio::test]
-async fn a_refusal_at_the_start_is_told_before_the_process_ends() {
+async fn a_rejection_at_startup_is_reported_before_the_process_exits() {
     let (api, folder) = (
         ApiServer::start().await.expect("starts"),
         TempDir::new().expect("a folder"),

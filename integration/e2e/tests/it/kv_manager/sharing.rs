@@ -1,4 +1,4 @@
-//! One question for many who want to know the same.
+//! Concurrent lookups of the same prefix share one request.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{Asker, PATIENCE, lookup, numbered, server};
 use crate::client::eventually;
 
 #[tokio::test]
-async fn the_same_prefix_is_asked_about_once_at_a_time() {
+async fn concurrent_lookups_of_a_prefix_share_one_request() {
     let server = server().await;
     let asker = Asker::new(&server.url(), PATIENCE);
     let asked = futures::future::join_all((0..50).map(|_| asker.ask())).await;
@@ -26,7 +26,7 @@ async fn the_same_prefix_is_asked_about_once_at_a_time() {
 }
 
 #[tokio::test]
-async fn an_answer_serves_for_a_moment_and_other_prefixes_are_asked_about() {
+async fn a_response_is_cached_for_its_ttl_and_only_for_its_prefix() {
     let server = server().await;
     let cache = Duration::from_secs(3_600);
     let settings = KvManagerSettings {
@@ -67,7 +67,7 @@ async fn an_answer_serves_for_a_moment_and_other_prefixes_are_asked_about() {
 }
 
 #[tokio::test]
-async fn a_failure_is_not_remembered() {
+async fn a_failure_is_not_cached() {
     let server = server().await;
     let asker = Asker::with(KvManagerSettings {
         url: server.url().into(),
@@ -81,7 +81,7 @@ async fn a_failure_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn one_who_asked_first_and_leaves_strands_nobody() {
+async fn cancelling_the_first_lookup_does_not_cancel_the_others() {
     let server = server().await;
     server.set_fault(Fault::Slow(Duration::from_secs(1)));
     let asker = Asker::new(&server.url(), PATIENCE);
@@ -102,7 +102,7 @@ async fn one_who_asked_first_and_leaves_strands_nobody() {
 }
 
 #[tokio::test]
-async fn when_all_have_left_the_question_is_dropped_and_may_be_asked_again() {
+async fn the_request_is_dropped_when_all_lookups_are_cancelled() {
     let server = server().await;
     server.set_fault(Fault::Hang);
     let asker = Asker::new(&server.url(), PATIENCE);
@@ -110,7 +110,7 @@ async fn when_all_have_left_the_question_is_dropped_and_may_be_asked_again() {
         let left = asker.ask();
         tokio::pin!(left);
         tokio::select! {
-            _ = &mut left => panic!("nobody answers"),
+            _ = &mut left => panic!("the manager hangs"),
             () = eventually("the question is asked", || async { server.questions() == 1 }) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! The KV manager of trials: it is right about simulated engines, and says nothing of anybody else.
+//! The simulated KV manager: its hits are correct for simulated engines, and it returns none for other endpoints.
 
 use hermes_bench::fleet::instant;
 use hermes_bench::kv_manager::{TrialArgs, TrialServer};
@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use crate::client::{ask, client, json_of, send};
 
 #[tokio::test]
-async fn the_manager_of_trials_says_which_engine_holds_how_much() {
+async fn the_simulated_manager_returns_the_hits_of_each_engine() {
     let (warm, cold) = (engine().await, engine().await);
-    let messages = json!([{"role": "user", "content": "tell me of routers ".repeat(400)}]);
+    let messages = json!([{"role": "user", "content": "explain all routers ".repeat(400)}]);
     let body = json!({"model": "sim", "messages": messages, "max_tokens": 1});
     assert_eq!(send(ask(&warm.url(), &body)).await.status(), 200);
 
-    // Nobody listens at the last one.
+    // The last one has no listener.
     let candidates = [
         warm.addr().to_string(),
         cold.addr().to_string(),
