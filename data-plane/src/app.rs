@@ -1,10 +1,6 @@
 //! Wiring: a data plane from its options, every port bound before anything is served.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc};
 
 use hermes_runtime::{
     admin::{Admin, BindError},
@@ -19,12 +15,9 @@ use prometheus_client::registry::Registry;
 pub use crate::options::{DataPlaneOptions, cores};
 use crate::{
     admin,
-    choose::EndpointSelector,
     clock::uptime,
-    exchange::forward::Forwarder,
     link::{identity::ProxyIdentity, report::Reporter},
     proxy::Proxy,
-    request::admission::AdmissionLimit,
     server::workers::Listeners,
     sync::{self, ControlPlaneTarget, ControlPlaneTargets, Dialer, RoutingState, SnapshotStore},
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
@@ -88,22 +81,16 @@ pub async fn start(
         workers,
     } = options;
     let targets = targets_of(control_planes)?;
-    let _clock = uptime();
+    let _clock_starts = uptime();
     let mut registry = Registry::default();
     register_process(&mut registry, "data-plane", env!("CARGO_PKG_VERSION"));
     let metrics = Arc::new(ProxyMetrics::register(&mut registry));
-    let liveness = Liveness::default();
-    let readiness = Readiness::default();
+    let (liveness, readiness) = (Liveness::default(), Readiness::default());
     let tasks = Tasks::new(liveness.clone(), drain.clone());
-    let dialer = Dialer {
-        tls: TlsFolder::follow(tls, &mut registry, &tasks).await?,
-    };
-    let cannot_listen = |source| DataPlaneStartError::Listen { address, source };
-    let listeners = Listeners::bind(address, workers).map_err(cannot_listen)?;
-    let bound = listeners.address().map_err(cannot_listen)?;
+    let tls = TlsFolder::follow(tls, &mut registry, &tasks).await?;
+    let (listeners, bound) = bind(address, workers)?;
 
-    let routing = RoutingState::default();
-    let access_log = Arc::new(AccessLog::default());
+    let (routing, access_log) = (RoutingState::default(), Arc::<AccessLog>::default());
     let admin = Admin::new(readiness.clone(), registry).with_liveness(liveness);
     let admin = admin::routes(admin, routing.clone(), Arc::clone(&access_log));
     let admin_bound = serve_admin(admin, admin_address, &tasks, &drain).await?;
@@ -111,43 +98,28 @@ pub async fn start(
     let identity = ProxyIdentity::new(name);
     let (reporter, reports) = Reporter::new();
     let reporter = Arc::new(reporter);
-    let proxy = Arc::new(Proxy {
-        admission: AdmissionLimit::default(),
-        selector: EndpointSelector::new(routing.clone(), identity.proxy),
-        forwarder: Forwarder {
-            metrics: Arc::clone(&metrics),
-        },
-        responses: Arc::default(),
-        reporter: Arc::clone(&reporter),
-        access_log,
-        metrics: Arc::clone(&metrics),
-        drain: drain.clone(),
-        next_id: AtomicU64::new(1),
-        run: identity.proxy,
-        routing: routing.clone(),
-    });
-    let snapshots = SnapshotStore::new(
-        routing,
+    let proxy = Arc::new(Proxy::new(
+        routing.clone(),
+        identity.proxy,
+        (Arc::clone(&reporter), access_log),
         Arc::clone(&metrics),
-        readiness.gate("snapshot"),
-        workers,
-    );
-    let learning = sync::run(
-        ControlPlaneTargets { targets, dialer },
+        drain.clone(),
+    ));
+    let gate = readiness.gate("snapshot");
+    let snapshots = SnapshotStore::new(routing, Arc::clone(&metrics), gate, workers);
+    let dialer = Dialer { tls };
+    let control_planes = ControlPlaneTargets { targets, dialer };
+    let sync = sync::run(
+        control_planes,
         identity,
         snapshots,
         reporter,
         reports,
         metrics,
     );
-    spawn_sync(learning, &tasks, &drain);
+    spawn_sync(sync, &tasks, &drain);
     not_ready_while_draining(&readiness, &tasks, &drain);
-    for worker in listeners.into_workers() {
-        tasks.spawn(
-            worker.name(),
-            worker.serve(Arc::clone(&proxy), drain.clone()),
-        );
-    }
+    spawn_clients(listeners, &proxy, &tasks, &drain);
     tracing::info!(listen = %bound, admin = ?admin_bound, "the data plane listens");
     Ok(DataPlane {
         listen: bound,
@@ -168,6 +140,17 @@ fn targets_of(names: Vec<String>) -> Result<Vec<ControlPlaneTarget>, DataPlaneSt
         .collect()
 }
 
+/// Binds the clients' port for every worker; returns its address.
+fn bind(
+    address: SocketAddr,
+    workers: NonZeroUsize,
+) -> Result<(Listeners, SocketAddr), DataPlaneStartError> {
+    let cannot_listen = |source| DataPlaneStartError::Listen { address, source };
+    let listeners = Listeners::bind(address, workers).map_err(cannot_listen)?;
+    let bound = listeners.address().map_err(cannot_listen)?;
+    Ok((listeners, bound))
+}
+
 /// Serves the admin port, if there is one; returns its address.
 async fn serve_admin(
     admin: Admin,
@@ -185,14 +168,22 @@ async fn serve_admin(
 }
 
 /// Follows the control plane to the end of the drain: requests that finish during it still report.
-fn spawn_sync(learning: impl Future<Output = ()> + Send + 'static, tasks: &Tasks, drain: &Drain) {
+fn spawn_sync(sync: impl Future<Output = ()> + Send + 'static, tasks: &Tasks, drain: &Drain) {
     let stop = drain.forced();
     tasks.spawn("sync", async move {
         tokio::select! {
-            () = learning => {}
+            () = sync => {}
             () = stop => {}
         }
     });
+}
+
+/// Serves clients, one task a worker.
+fn spawn_clients(listeners: Listeners, proxy: &Arc<Proxy>, tasks: &Tasks, drain: &Drain) {
+    for worker in listeners.into_workers() {
+        let name = worker.name();
+        tasks.spawn(name, worker.serve(Arc::clone(proxy), drain.clone()));
+    }
 }
 
 /// Step one of a drain: readiness fails, so that load balancers send no new traffic.

@@ -26,7 +26,9 @@ use hermes_core::{
 use opentelemetry::Context;
 
 use self::score_step::{ScoreStep, ScoreStepError};
-pub(crate) use self::selection::{SelectedEndpoint, Selection, SelectionDetails, SelectionRequest};
+pub(crate) use self::selection::{
+    EndpointSelection, SelectedEndpoint, SelectionDetails, SelectionRequest,
+};
 use crate::{
     clock::uptime,
     endpoint::Upstream,
@@ -59,19 +61,19 @@ impl EndpointSelector {
     pub(crate) async fn choose(
         &self,
         wanted: &SelectionRequest<'_>,
-        dice: &mut SeededRng,
-    ) -> Result<Selection, LocalReply> {
+        rng: &mut SeededRng,
+    ) -> Result<EndpointSelection, LocalReply> {
         let SelectionRequest { pool, request, .. } = *wanted;
         // This proxy did not see the stored response being created, so only the control plane can locate it.
         let scored = pool.pool.spec.policy.strategy.needs_score() || request.response.is_some();
         if !scored {
-            return local(wanted, &[], FallbackLevel::Strategy, dice, |upstream| {
+            return local(wanted, &[], FallbackLevel::Strategy, rng, |upstream| {
                 upstream.load(uptime())
             });
         }
         let mut waited = Duration::ZERO;
         match self.score.score(wanted, &mut waited).await {
-            Ok((ranked, why)) => Ok(Selection {
+            Ok((ranked, why)) => Ok(EndpointSelection {
                 ranked,
                 level: FallbackLevel::Score,
                 why,
@@ -79,8 +81,8 @@ impl EndpointSelector {
             Err(ScoreStepError::Refused(refusal)) => Err(refusal),
             Err(ScoreStepError::Failed(why)) => {
                 pool.metrics.selections.score_failures[why].inc();
-                let plan = self.without_score(wanted, dice)?;
-                Ok(Selection {
+                let plan = self.without_score(wanted, rng)?;
+                Ok(EndpointSelection {
                     why: SelectionDetails { waited, ..plan.why },
                     ..plan
                 })
@@ -94,7 +96,7 @@ impl EndpointSelector {
         pool: &RoutingPool,
         request: &InferenceRequest,
         id: u64,
-    ) -> Option<Selection> {
+    ) -> Option<EndpointSelection> {
         let query = Query {
             prompt_tokens: 1,
             ..Query::default()
@@ -111,7 +113,7 @@ impl EndpointSelector {
             .score(&wanted, &mut Duration::default())
             .await
             .ok()?;
-        Some(Selection {
+        Some(EndpointSelection {
             ranked,
             level: FallbackLevel::Score,
             why,
@@ -122,8 +124,8 @@ impl EndpointSelector {
     fn without_score(
         &self,
         wanted: &SelectionRequest<'_>,
-        dice: &mut SeededRng,
-    ) -> Result<Selection, LocalReply> {
+        rng: &mut SeededRng,
+    ) -> Result<EndpointSelection, LocalReply> {
         let now = uptime();
         if self.routing.freshness.is_fresh(now) {
             let hits = wanted
@@ -132,12 +134,12 @@ impl EndpointSelector {
                 .as_ref()
                 .map(|recall| recall.hits(wanted.query))
                 .unwrap_or_default();
-            return local(wanted, &hits, FallbackLevel::Local, dice, |upstream| {
+            return local(wanted, &hits, FallbackLevel::Local, rng, |upstream| {
                 upstream.load(now)
             });
         }
         // The reported load of other proxies' requests is stale; this proxy's own requests in flight are exact.
-        local(wanted, &[], FallbackLevel::PowerOfTwo, dice, |upstream| {
+        local(wanted, &[], FallbackLevel::PowerOfTwo, rng, |upstream| {
             upstream.own_load(now)
         })
     }
@@ -148,9 +150,9 @@ fn local(
     wanted: &SelectionRequest<'_>,
     hits: &[CacheHit],
     level: FallbackLevel,
-    dice: &mut SeededRng,
+    rng: &mut SeededRng,
     load: impl Fn(&Upstream) -> Load,
-) -> Result<Selection, LocalReply> {
+) -> Result<EndpointSelection, LocalReply> {
     let SelectionRequest {
         pool,
         request,
@@ -166,16 +168,13 @@ fn local(
     };
     let at = |position: usize| load(&pool.upstreams[position]);
     let picked = match level {
-        FallbackLevel::PowerOfTwo => pool.picker.pick_by(&Strategy::PowerOfTwo, &ask, at, dice),
+        FallbackLevel::PowerOfTwo => pool.picker.pick_by(&Strategy::PowerOfTwo, &ask, at, rng),
         FallbackLevel::Strategy
         | FallbackLevel::Score
         | FallbackLevel::Local
-        | FallbackLevel::Panic => pool.picker.pick(&ask, at, dice),
+        | FallbackLevel::Panic => pool.picker.pick(&ask, at, rng),
     };
-    let EndpointChoice {
-        ranked,
-        panic_mode: desperate,
-    } = picked.map_err(|no_endpoint| {
+    let EndpointChoice { ranked, panic_mode } = picked.map_err(|no_endpoint| {
         tracing::debug!(pool = %pool.name(), %no_endpoint, "no endpoint for a request");
         LocalReply::NoEndpoint
     })?;
@@ -187,12 +186,12 @@ fn local(
             source,
         }
     };
-    Ok(Selection {
+    Ok(EndpointSelection {
         ranked: ranked
             .iter()
             .map(|ranked| target(&pool.upstreams[ranked.position], ranked.cached_tokens))
             .collect(),
-        level: if desperate {
+        level: if panic_mode {
             FallbackLevel::Panic
         } else {
             level

@@ -27,7 +27,7 @@ use smallvec::smallvec;
 use tokio::time::Instant;
 
 use crate::{
-    choose::{EndpointSelector, SelectedEndpoint, Selection, SelectionRequest},
+    choose::{EndpointSelection, EndpointSelector, SelectedEndpoint, SelectionRequest},
     exchange::{
         forward::Forwarder,
         guard::{RequestGuard, RequestStart},
@@ -50,23 +50,48 @@ use crate::{
 
 /// What every request of this proxy shares.
 pub(crate) struct Proxy {
-    pub(crate) routing: RoutingState,
-    pub(crate) admission: AdmissionLimit,
-    pub(crate) selector: EndpointSelector,
-    pub(crate) forwarder: Forwarder,
+    routing: RoutingState,
+    admission: AdmissionLimit,
+    selector: EndpointSelector,
+    forwarder: Forwarder,
     /// The endpoints of stored responses that passed this proxy.
-    pub(crate) responses: Arc<Mutex<ResponseLocations>>,
-    pub(crate) reporter: Arc<Reporter>,
-    pub(crate) access_log: Arc<AccessLog>,
+    responses: Arc<Mutex<ResponseLocations>>,
+    reporter: Arc<Reporter>,
+    access_log: Arc<AccessLog>,
     pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) drain: Drain,
     /// The next request's id, unique in this run.
-    pub(crate) next_id: AtomicU64,
+    next_id: AtomicU64,
     /// Random id of this run: part of generated request ids, and of the seed of every selection.
-    pub(crate) run: u64,
+    run: u64,
 }
 
 impl Proxy {
+    /// `run` is the random id of this run.
+    pub(crate) fn new(
+        routing: RoutingState,
+        run: u64,
+        (reporter, access_log): (Arc<Reporter>, Arc<AccessLog>),
+        metrics: Arc<ProxyMetrics>,
+        drain: Drain,
+    ) -> Self {
+        Self {
+            selector: EndpointSelector::new(routing.clone(), run),
+            routing,
+            admission: AdmissionLimit::default(),
+            forwarder: Forwarder {
+                metrics: Arc::clone(&metrics),
+            },
+            responses: Arc::default(),
+            reporter,
+            access_log,
+            metrics,
+            drain,
+            next_id: AtomicU64::new(1),
+            run,
+        }
+    }
+
     /// Answers a request. Cannot fail: every error has its response.
     pub(crate) async fn serve(
         &self,
@@ -207,7 +232,7 @@ impl Proxy {
         pool: &Arc<RoutingPool>,
         request: &InferenceRequest,
         guard: &mut RequestGuard,
-    ) -> Result<Selection, LocalReply> {
+    ) -> Result<EndpointSelection, LocalReply> {
         let spec = &pool.pool.spec;
         let strategy = spec.policy.strategy.name();
         let span = guard
@@ -242,7 +267,7 @@ impl Proxy {
         view: &RoutingView,
         request: &InferenceRequest,
         id: u64,
-    ) -> Result<Option<(Arc<RoutingPool>, Selection)>, LocalReply> {
+    ) -> Result<Option<(Arc<RoutingPool>, EndpointSelection)>, LocalReply> {
         let Some(response) = &request.response else {
             return Ok(None);
         };
@@ -259,9 +284,9 @@ impl Proxy {
             };
             return Ok(Some((
                 Arc::clone(pool),
-                Selection {
+                EndpointSelection {
                     ranked: smallvec![endpoint],
-                    ..Selection::default()
+                    ..EndpointSelection::default()
                 },
             )));
         }

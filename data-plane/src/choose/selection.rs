@@ -13,7 +13,7 @@ use crate::{
 
 /// Endpoints for a request, and how they were selected.
 #[derive(Default)]
-pub(crate) struct Selection {
+pub(crate) struct EndpointSelection {
     /// Best first.
     pub(crate) ranked: SmallVec<[SelectedEndpoint; MAX_RANKED]>,
     pub(crate) level: FallbackLevel,

@@ -15,7 +15,7 @@ use super::{
     retry::{AttemptEnd, Attempts, RetryVerdict},
 };
 use crate::{
-    choose::{SelectedEndpoint, Selection},
+    choose::{EndpointSelection, SelectedEndpoint},
     clock::uptime,
     endpoint::{Upstream, UpstreamBody},
     request::{inference_request::InferenceRequest, local_reply::LocalReply, outgoing::Outgoing},
@@ -48,7 +48,7 @@ impl Forwarder {
         &self,
         request: &InferenceRequest,
         pool: &RoutingPool,
-        selection: &Selection,
+        selection: &EndpointSelection,
         guard: &mut RequestGuard,
     ) -> Result<UpstreamResponse, LocalReply> {
         let mut held = None;

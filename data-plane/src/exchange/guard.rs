@@ -28,7 +28,7 @@ use super::{
     trace::{self, RequestTrace},
 };
 use crate::{
-    choose::{SelectedEndpoint, Selection},
+    choose::{EndpointSelection, SelectedEndpoint},
     clock::uptime,
     link::report::{Outcome, Reporter},
     request::{
@@ -127,7 +127,7 @@ impl RequestGuard {
     }
 
     /// Endpoints were selected.
-    pub(crate) const fn set_selection(&mut self, selection: &Selection) {
+    pub(crate) const fn set_selection(&mut self, selection: &EndpointSelection) {
         if let Some(prompt_tokens) = selection.why.prompt_tokens {
             self.query.prompt_tokens = prompt_tokens;
         }

@@ -34,7 +34,7 @@ use super::{
     trace::RequestTrace,
 };
 use crate::{
-    choose::{SelectedEndpoint, Selection},
+    choose::{EndpointSelection, SelectedEndpoint},
     link::report::Reporter,
     request::{
         admission::AdmissionLimit, api, inference_request::InferenceRequest,
@@ -107,20 +107,20 @@ impl Exchange {
     }
 
     /// Every endpoint of the pool, in order.
-    fn selection(&self) -> Selection {
+    fn selection(&self) -> EndpointSelection {
         let endpoint = |upstream| SelectedEndpoint {
             upstream: Arc::clone(upstream),
             cached_tokens: 0,
             source: None,
         };
-        Selection {
+        EndpointSelection {
             ranked: self.pool.upstreams.iter().map(endpoint).collect(),
-            ..Selection::default()
+            ..EndpointSelection::default()
         }
     }
 
     /// Forwards a request; the whole answer is to be read.
-    async fn answer(&self, selection: &Selection) -> Result<ResponseBody, LocalReply> {
+    async fn answer(&self, selection: &EndpointSelection) -> Result<ResponseBody, LocalReply> {
         let (request, mut guard) = (request(), self.guard());
         let answer = self
             .forwarder
@@ -133,9 +133,9 @@ impl Exchange {
     /// Leaves this many idle connections to each endpoint.
     async fn warm_up(&self, connections: usize) {
         for endpoint in self.selection().ranked {
-            let only = Selection {
+            let only = EndpointSelection {
                 ranked: [endpoint].into_iter().collect(),
-                ..Selection::default()
+                ..EndpointSelection::default()
             };
             let mut bodies = Vec::new();
             for _ in 0..connections {

@@ -13,7 +13,7 @@ use opentelemetry::Context;
 use tracing::{Span, field::Empty, info_span};
 
 use crate::{
-    choose::{SelectedEndpoint, Selection, SelectionDetails},
+    choose::{EndpointSelection, SelectedEndpoint, SelectionDetails},
     endpoint::Upstream,
     request::{api::ApiRoute, inference_request::InferenceRequest, local_reply::LocalReply},
 };
@@ -190,11 +190,11 @@ pub(crate) fn local_reply(span: &Span, reply: &LocalReply) {
 }
 
 /// Records the selection in the route span. Times are in seconds.
-pub(crate) fn selected(span: &Span, selection: &Selection) {
+pub(crate) fn selected(span: &Span, selection: &EndpointSelection) {
     if span.is_disabled() {
         return;
     }
-    let Selection {
+    let EndpointSelection {
         ranked, level, why, ..
     } = selection;
     let SelectionDetails {

@@ -78,7 +78,7 @@ impl Reporter {
         request: u64,
         endpoint: EndpointId,
         uncached_tokens: u64,
-        unary: bool,
+        non_streaming: bool,
     ) {
         self.shard(request).lock().insert(
             request,
@@ -93,7 +93,7 @@ impl Reporter {
             Event::Started(v1::Started {
                 endpoint: endpoint.0,
                 uncached_tokens,
-                unary,
+                unary: non_streaming,
             }),
         );
     }
