@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     ScheduleRequest, Scheduler,
-    cost::{CostedPrompt, EndpointCost},
+    cost::{CandidateEndpoint, CostedPrompt, EndpointCost},
     fleet::RoomRequirement,
 };
 use crate::{
@@ -82,31 +82,14 @@ impl Scheduler {
             |cost| costs.push(cost),
         );
         costs.sort_by(|one, other| one.total.total_cmp(&other.total));
-        let weighed = |cost: &EndpointCost| {
+        let explained = costs.iter().map(|cost| {
             let candidate = candidates.candidates[cost.candidate];
-            let position = candidate.position as usize;
-            let estimate = lookup
-                .estimates
-                .iter()
-                .find(|estimate| estimate.position == candidate.position);
-            let endpoint = &self.pool().endpoints[position];
-            let confidence = self.caches.confidence(position);
-            CandidateCosts {
-                name: Arc::clone(&endpoint.name),
-                endpoint: endpoint.id,
-                cached_tokens: cost.cached,
-                source: estimate.map(|&CacheEstimate { source, .. }| source),
-                confidence: CacheSource::ALL.map(|source| confidence.of(source)),
-                queue_delay_s: candidate.queue_delay,
-                ttft_s: cost.finish,
-                wasted_prefill_s: cost.wasted_prefill,
-                cost_s: cost.total,
-                rate: 1.0 / candidate.per_token,
-                decode_s: self.fleet.engines[position].decode.seconds_per_token(),
-                has_room: self.fleet.has_room(position, need, &rules, now),
-            }
-        };
-        let candidates: Vec<CandidateCosts> = costs.iter().map(weighed).collect();
+            let has_room = self
+                .fleet
+                .has_room(candidate.position as usize, need, &rules, now);
+            self.candidate_costs(&candidate, cost, lookup, has_room)
+        });
+        let candidates: Vec<CandidateCosts> = explained.collect();
         let wanted = |weighed: &CandidateCosts| {
             self.fleet
                 .position(weighed.endpoint)
@@ -123,5 +106,34 @@ impl Scheduler {
             binds_now: binds,
             candidates,
         })
+    }
+
+    /// One endpoint's part of the explanation.
+    fn candidate_costs(
+        &self,
+        candidate: &CandidateEndpoint,
+        cost: &EndpointCost,
+        lookup: &super::CacheLookup,
+        has_room: bool,
+    ) -> CandidateCosts {
+        let position = candidate.position as usize;
+        let mut estimates = lookup.estimates.iter();
+        let estimate = estimates.find(|estimate| estimate.position == candidate.position);
+        let endpoint = &self.pool().endpoints[position];
+        let confidence = self.caches.confidence(position);
+        CandidateCosts {
+            name: Arc::clone(&endpoint.name),
+            endpoint: endpoint.id,
+            cached_tokens: cost.cached,
+            source: estimate.map(|&CacheEstimate { source, .. }| source),
+            confidence: CacheSource::ALL.map(|source| confidence.of(source)),
+            queue_delay_s: candidate.queue_delay,
+            ttft_s: cost.finish,
+            wasted_prefill_s: cost.wasted_prefill,
+            cost_s: cost.total,
+            rate: 1.0 / candidate.per_token,
+            decode_s: self.fleet.engines[position].decode.seconds_per_token(),
+            has_room,
+        }
     }
 }
