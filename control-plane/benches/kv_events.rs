@@ -30,16 +30,13 @@ fn main() {
     divan::main();
 }
 
-fn prompt(dice: &mut SeededRng, tokens: usize) -> Vec<u32> {
-    (0..tokens).map(|_| dice.below(150_000) as u32).collect()
+fn prompt(rng: &mut SeededRng, tokens: usize) -> Vec<u32> {
+    (0..tokens).map(|_| rng.below(150_000) as u32).collect()
 }
 
 /// One message of vLLM 0.32: the blocks of a prompt are stored. Names are random, as digests are.
-fn stored(dice: &mut SeededRng, prompt: &[u32]) -> (Vec<u8>, Vec<u64>) {
-    let names: Vec<u64> = prompt
-        .chunks_exact(BLOCK)
-        .map(|_| dice.next_u64())
-        .collect();
+fn stored(rng: &mut SeededRng, prompt: &[u32]) -> (Vec<u8>, Vec<u64>) {
+    let names: Vec<u64> = prompt.chunks_exact(BLOCK).map(|_| rng.next_u64()).collect();
     let mut out = batch(1);
     map(&mut out, "BlockStored", 10);
     field(&mut out, "block_hashes", |out| numbers(out, &names));
@@ -148,12 +145,12 @@ fn flush(index: &RwLock<BlockIndex>, rank: &RankBlocks, changes: &mut Vec<BlockC
 /// An index with a hundred whole endpoints and a million blocks, and a prompt of 8,192 tokens that the first one holds, and
 /// of which the others hold a quarter.
 fn full() -> (RwLock<BlockIndex>, Vec<RankBlocks>, Vec<u32>) {
-    let (index, mut dice, mut changes) = (
+    let (index, mut rng, mut changes) = (
         RwLock::new(BlockIndex::default()),
         SeededRng::new(1),
         Vec::new(),
     );
-    let common = prompt(&mut dice, 8_192);
+    let common = prompt(&mut rng, 8_192);
     let mut ranks = Vec::new();
     for number in 0..100 {
         let mut rank = index.write().open(EndpointId(number));
@@ -166,15 +163,15 @@ fn full() -> (RwLock<BlockIndex>, Vec<RankBlocks>, Vec<u32>) {
         take(
             &index,
             &mut rank,
-            &stored(&mut dice, &common[..share]).0,
+            &stored(&mut rng, &common[..share]).0,
             &mut changes,
         );
         while rank.blocks() < 10_000 {
-            let tokens = prompt(&mut dice, 8_192);
+            let tokens = prompt(&mut rng, 8_192);
             take(
                 &index,
                 &mut rank,
-                &stored(&mut dice, &tokens).0,
+                &stored(&mut rng, &tokens).0,
                 &mut changes,
             );
         }
@@ -188,9 +185,9 @@ fn full() -> (RwLock<BlockIndex>, Vec<RankBlocks>, Vec<u32>) {
 fn in_and_out(bencher: Bencher<'_, '_>, blocks: usize) {
     let (index, _ranks, _) = full();
     let mut rank = index.write().open(EndpointId(7));
-    let mut dice = SeededRng::new(2);
-    let tokens = prompt(&mut dice, blocks * BLOCK);
-    let (stored, names) = stored(&mut dice, &tokens);
+    let mut rng = SeededRng::new(2);
+    let tokens = prompt(&mut rng, blocks * BLOCK);
+    let (stored, names) = stored(&mut rng, &tokens);
     let removed = removed(&names);
     let mut changes = Vec::new();
     bencher
@@ -212,12 +209,12 @@ fn beside_lookups() {
     let mut took = Duration::ZERO;
     thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let (mut dice, mut changes, mut blocks) = (SeededRng::new(3), Vec::new(), 0);
+            let (mut rng, mut changes, mut blocks) = (SeededRng::new(3), Vec::new(), 0);
             let mut rank = index.write().open(EndpointId(200));
-            let prompts: Vec<_> = (0..64).map(|_| prompt(&mut dice, 8_192)).collect();
+            let prompts: Vec<_> = (0..64).map(|_| prompt(&mut rng, 8_192)).collect();
             let messages: Vec<_> = prompts
                 .iter()
-                .map(|prompt| stored(&mut dice, prompt))
+                .map(|prompt| stored(&mut rng, prompt))
                 .collect();
             while !stop.load(Ordering::Relaxed) {
                 for (stored, names) in &messages {
