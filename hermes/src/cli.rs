@@ -3,7 +3,7 @@
 use std::{num::NonZero, process::ExitCode, thread};
 
 use clap::{CommandFactory, Parser, Subcommand};
-use hermes_bench::kv_manager::TrialArgs;
+use hermes_bench::kv_manager::KvManagerArgs;
 use hermes_bench::load::LoadArgs;
 use hermes_bench::record::RecordArgs;
 use hermes_bench::replay::ReplayArgs;
@@ -87,14 +87,14 @@ Examples:
   curl -d '{\"kind\":\"status\",\"code\":503,\"requests\":3}' http://127.0.0.1:8100/sim/faults
                                                                      fails the next three requests")]
     Engine(EngineArgs),
-    /// Run a global KV manager for trials: it answers `/match_sort` with what simulated engines say that they hold
+    /// Run a global KV manager for tests: it answers `/match_sort` with what simulated engines report as cached
     ///
     /// It asks the engines that a question names, and so is always right about them. Real engines are left out.
     #[command(after_help = "\
 Examples:
   hermes kv-manager --listen 127.0.0.1:8080
   and in the pool: kvManager: {url: \"http://127.0.0.1:8080/match_sort\"}")]
-    KvManager(TrialArgs),
+    KvManager(KvManagerArgs),
     /// Send made-up requests to any OpenAI-compatible server, and report what a client sees
     ///
     /// Without --rate it keeps --connections requests in flight; with it, requests start at their times whatever the

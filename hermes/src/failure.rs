@@ -56,12 +56,12 @@ pub(crate) enum Failure {
     /// A load that cannot be sent.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A simulation that comes to nothing.
+    /// A simulation that did not run.
     #[error(transparent)]
     Simulate(#[from] SimulateError),
-    /// A replay on a fleet of its own that comes to nothing.
+    /// A live replay that did not run.
     #[error(transparent)]
-    Rehearsal(#[from] LiveReplayError),
+    LiveReplay(#[from] LiveReplayError),
     /// A report that cannot be written.
     #[error(transparent)]
     Page(WriteError),
@@ -74,7 +74,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Whether whoever read the output has seen enough, as in `hermes check FILE | head -1`.
+    /// Whether the reader of the output closed it, as in `hermes check FILE | head -1`.
     pub(crate) fn is_reader_gone(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }

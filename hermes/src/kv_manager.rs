@@ -1,14 +1,14 @@
-//! `hermes kv-manager`: a global KV manager for trials with simulated engines, until a signal ends it.
+//! `hermes kv-manager`: a global KV manager for tests with simulated engines, until a signal ends it.
 
-use hermes_bench::kv_manager::{TrialArgs, TrialServer};
+use hermes_bench::kv_manager::{KvManager, KvManagerArgs};
 use hermes_runtime::shutdown::Shutdown;
 
 use crate::{failure::Failure, output, process};
 
 /// Runs the manager.
-pub(crate) async fn run(args: TrialArgs) -> Result<(), Failure> {
+pub(crate) async fn run(args: KvManagerArgs) -> Result<(), Failure> {
     let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
-    let listening = TrialServer::start(&args).await;
+    let listening = KvManager::start(&args).await;
     let server = listening.map_err(|source| Failure::Listen {
         address: args.listen,
         flag: "--listen",

@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("source").required(true).args(["config", "endpoint"]))]
 pub(crate) struct ServeArgs {
-    /// The configuration file (YAML), read anew whenever it changes
+    /// The configuration file (YAML), read again whenever it changes
     #[arg(long, env = "HERMES_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -117,7 +117,7 @@ impl ServeArgs {
 /// Serves until a signal ends it.
 pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let (grace, log_format) = (args.drain, args.log_format);
-    // Flags that are wrong are told before any log line.
+    // Wrong flags are reported before any log line.
     let options = args.options()?;
     let telemetry = Telemetry::init(process::SERVICE, log_format)?;
     let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;

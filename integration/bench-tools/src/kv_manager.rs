@@ -1,11 +1,11 @@
-//! The KV manager of trials: asked by a control plane, it asks the simulated engines.
+//! A KV manager over simulated engines: it answers the control plane with what the engines report.
 //!
 //! ```text
 //!   control plane ──POST /match_sort──▶ here ──POST /sim/held──▶ every engine among the question's candidates
 //! ```
 //!
-//! It knows nothing itself, and so is never wrong about a simulated engine, and never right about a real one: those have
-//! no such page, and are left out of the answer. Engines that do not answer within [`PATIENCE`] are left out, too.
+//! It keeps no state, so its answers are exact. Real engines have no such page and are left out of the answer, as are
+//! engines that do not answer within [`PATIENCE`].
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,18 +16,18 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use crate::load::client::{Client, Limits, Target};
-use hermes_engine_sim::http_server::{Role, StandIn, reply};
+use hermes_engine_sim::http_server::{Handler, HttpServer, reply};
 use hermes_engine_sim::kv_manager::{Question, answer_of};
 
-/// How long engines may take: less than a control plane waits.
+/// Time limit for an engine's answer: shorter than the control plane's own.
 const PATIENCE: Duration = Duration::from_millis(40);
 
-/// Engines that are asked at once.
+/// Engines queried at once.
 const AT_ONCE: usize = 64;
 
-/// The command line of the KV manager of trials.
+/// The arguments of `hermes kv-manager`.
 #[derive(Clone, Debug, Args)]
-pub struct TrialArgs {
+pub struct KvManagerArgs {
     /// Where to listen; port 0 picks a free one
     #[arg(
         long,
@@ -38,23 +38,23 @@ pub struct TrialArgs {
     pub listen: SocketAddr,
 }
 
-/// A running one; it ends when dropped.
+/// A running KV manager; it ends when dropped.
 #[derive(Debug)]
-pub struct TrialServer {
-    server: StandIn,
+pub struct KvManager {
+    server: HttpServer,
 }
 
 #[derive(Debug)]
-struct Asking;
+struct EngineLookup;
 
-impl TrialServer {
-    /// Starts it.
+impl KvManager {
+    /// Starts it on `listen`.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn start(args: &TrialArgs) -> io::Result<Self> {
+    pub async fn start(args: &KvManagerArgs) -> io::Result<Self> {
         Ok(Self {
-            server: StandIn::start_at(args.listen, Arc::new(Asking)).await?,
+            server: HttpServer::start_at(args.listen, Arc::new(EngineLookup)).await?,
         })
     }
 
@@ -65,7 +65,7 @@ impl TrialServer {
     }
 }
 
-impl Role for Asking {
+impl Handler for EngineLookup {
     fn answer(
         self: Arc<Self>,
         request: Request<Bytes>,
@@ -88,7 +88,7 @@ async fn answer(request: &Request<Bytes>) -> Response<Full<Bytes>> {
     }
 }
 
-/// The share of the prompt that each candidate holds, of those that tell.
+/// The share of the prompt that each candidate holds, of those that answer.
 async fn shares(question: Question, body: &Bytes) -> Vec<(String, f64)> {
     let asked = question.candidates.into_iter().map(|engine| async move {
         let target = Target::parse(&format!("http://{engine}")).ok()?;

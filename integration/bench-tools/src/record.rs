@@ -5,8 +5,8 @@
 //!   proxy 2 ─/debug/records─▶ listener ─┴─▶ lines (bounded) ─▶ output ─▶ a file, in order of arrival; or a pipe
 //! ```
 //!
-//! A line holds sizes and hashes, never text: what proxies send is what they write to nobody's disk but the caller's. A
-//! proxy whose listener is too slow leaves lines out and says how many; that is counted and told.
+//! A line holds sizes and hashes, never text: proxies send them to the caller and write nothing to disk. A
+//! proxy whose listener is too slow drops lines and sends their number, which is counted and reported.
 
 mod listener;
 mod output;

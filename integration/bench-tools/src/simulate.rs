@@ -15,7 +15,7 @@
 //! [`Fleet`] for the truth, which only the omniscient one does.
 //!
 //! Not modelled: the network, tokenizers, time that a router needs for its choice, failures, and the text of answers
-//! (the blocks of a generated answer occupy memory and are never hit, as traces name a later prompt's blocks anew).
+//! (the blocks of a generated answer occupy memory and are never hit, as traces give a later prompt's blocks new names).
 
 mod args;
 mod backlog;

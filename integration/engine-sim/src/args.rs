@@ -63,7 +63,7 @@ pub struct EngineArgs {
         value_name = "KEY"
     )]
     pub api_key: Option<String>,
-    /// Leave `prompt_tokens_details` (cached tokens) out of usage, as vLLM does unless told otherwise.
+    /// Leave `prompt_tokens_details` (cached tokens) out of usage, as vLLM does by default.
     #[arg(long)]
     pub no_prompt_tokens_details: bool,
     /// Name KV usage and prefix counters as vLLM did before 0.10 (`gpu_cache_usage_perc`).

@@ -173,7 +173,7 @@ impl EngineCore {
         self.publish(scheduler);
     }
 
-    /// Tells whoever listens what happened in the cache; under the lock, so that batches are in order.
+    /// Publishes the changes of the cache; under the lock, so that batches are in order.
     fn publish(&self, scheduler: &mut Scheduler) {
         if let Some(publisher) = &self.publisher {
             publisher.publish(scheduler.take_events());

@@ -63,7 +63,7 @@ pub enum Fault {
     MetricsGarbage,
     /// `/metrics` is never answered.
     MetricsHang,
-    /// `/metrics` lies: each sample of these metrics, named as in the exposition, has the value given here.
+    /// `/metrics` reports false values: each sample of these metrics, named as in the exposition, has the value given here.
     MetricsValues {
         /// Values by full sample name, such as `vllm:num_requests_waiting`.
         values: BTreeMap<String, f64>,
@@ -72,11 +72,11 @@ pub enum Fault {
     KvEventsDrop,
     /// A batch of KV events is published as bytes that are none.
     KvEventsGarbage,
-    /// KV events lie: nothing is said of blocks that were evicted.
+    /// KV events omit blocks that were evicted.
     KvEventsHideRemovals,
     /// All connections to the publisher of KV events are closed with the next batch.
     KvEventsDisconnect,
-    /// The publisher of KV events says nothing any more, to anybody, and keeps its connections: a host that is gone.
+    /// The publisher of KV events sends nothing any more and keeps its connections: a host that is gone.
     KvEventsMute,
 }
 

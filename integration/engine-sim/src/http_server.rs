@@ -1,4 +1,4 @@
-//! A small HTTP server, mostly on an ephemeral port of the loopback, for whoever stands in for a server of the outside world.
+//! A small HTTP server, mostly on an ephemeral port of the loopback, for fakes and simulations of other servers.
 
 use std::{
     convert::Infallible,
@@ -23,13 +23,13 @@ const MAX_BODY: usize = 4 << 20;
 
 /// A running server; it ends when dropped.
 #[derive(Debug)]
-pub struct StandIn {
+pub struct HttpServer {
     address: SocketAddr,
     _accepting: AbortOnDropHandle<()>,
 }
 
 /// What a server answers, and whether it takes connections at all.
-pub trait Role: Send + Sync + 'static {
+pub trait Handler: Send + Sync + 'static {
     /// The answer to a request whose body is complete.
     fn answer(
         self: Arc<Self>,
@@ -42,17 +42,20 @@ pub trait Role: Send + Sync + 'static {
     }
 }
 
-impl StandIn {
-    /// Starts a server that answers as `role` does.
-    pub async fn start(role: Arc<impl Role>) -> std::io::Result<Self> {
-        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), role).await
+impl HttpServer {
+    /// Starts a server that answers as `handler` does.
+    pub async fn start(handler: Arc<impl Handler>) -> std::io::Result<Self> {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), handler).await
     }
 
     /// The same, at this address.
-    pub async fn start_at(address: SocketAddr, role: Arc<impl Role>) -> std::io::Result<Self> {
+    pub async fn start_at(
+        address: SocketAddr,
+        handler: Arc<impl Handler>,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, role)));
+        let accepting = AbortOnDropHandle::new(tokio::spawn(accept(listener, handler)));
         Ok(Self {
             address,
             _accepting: accepting,
@@ -65,25 +68,25 @@ impl StandIn {
     }
 }
 
-async fn accept(listener: TcpListener, role: Arc<impl Role>) {
+async fn accept(listener: TcpListener, handler: Arc<impl Handler>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        if role.is_open() {
-            connections.spawn(serve(stream, Arc::clone(&role)));
+        if handler.is_open() {
+            connections.spawn(serve(stream, Arc::clone(&handler)));
         }
     }
 }
 
-async fn serve(stream: TcpStream, role: Arc<impl Role>) {
+async fn serve(stream: TcpStream, handler: Arc<impl Handler>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let role = Arc::clone(&role);
+        let handler = Arc::clone(&handler);
         async move {
             let (head, body) = request.into_parts();
             let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
                 return Ok::<_, Infallible>(reply(StatusCode::PAYLOAD_TOO_LARGE, ""));
             };
-            Ok(role
+            Ok(handler
                 .answer(Request::from_parts(head, body.to_bytes()))
                 .await)
         }

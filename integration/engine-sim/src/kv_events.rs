@@ -1,13 +1,13 @@
-//! KV events over ZeroMQ, as vLLM publishes them: what is in the block cache, told batch by batch.
+//! KV events over ZeroMQ, as vLLM publishes them: the changes of the block cache, batch by batch.
 //!
 //! ```text
-//! scheduler ─▶ tape ─one step─▶ publisher ─▶ PUB: [topic, number, payload]
+//! scheduler ─▶ log ──one step─▶ publisher ─▶ PUB: [topic, number, payload]
 //!                                   │        ROUTER: what was published before, on demand
 //!                                   └ payload: MessagePack, new form or old
 //! ```
 //!
 //! The engine's names of blocks are its own chained hashes. As in vLLM, a removal is one event a block, a reused block is
-//! not told again, and a cleared cache is told with the next step's events. Every incarnation numbers its batches from zero.
+//! not published again, and a cleared cache is published with the next step's events. Every incarnation numbers its batches from zero.
 
 mod lone;
 mod payload;

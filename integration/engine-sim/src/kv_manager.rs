@@ -1,7 +1,7 @@
-//! A stand-in for a global KV manager: an HTTP server that answers `POST /match_sort` and can misbehave.
+//! A simulated global KV manager: an HTTP server that answers `POST /match_sort` and can misbehave.
 //!
-//! What it knows comes from a closure, so that a test can let it say anything, and simulated engines can let it tell
-//! the truth about their caches. It answers in the default shape, one row per endpoint:
+//! What it knows comes from a closure, so that a test can have it answer anything, and simulated engines have it
+//! answer what is in their caches. It answers in the default shape, one row per endpoint:
 //!
 //! ```json
 //! {"data": [{"pod_ip": "10.0.0.7:8000", "match_rate": 0.5}]}
@@ -26,12 +26,12 @@ use serde_json::json;
 use tokio::time::sleep;
 
 pub use crate::api::question::{Question, QuestionPrompt as Prompt};
-use crate::http_server::{Role, StandIn, reply};
+use crate::http_server::{Handler, HttpServer, reply};
 
-/// A running stand-in on an ephemeral port of the loopback; it ends when dropped.
+/// A running KV manager on an ephemeral port of the loopback; it ends when dropped.
 #[derive(Debug)]
 pub struct KvManagerServer {
-    server: StandIn,
+    server: HttpServer,
     state: Arc<State>,
 }
 
@@ -80,7 +80,7 @@ impl KvManagerServer {
             fault: Mutex::new(Fault::None),
             questions: AtomicUsize::new(0),
         });
-        let server = StandIn::start(Arc::clone(&state)).await?;
+        let server = HttpServer::start(Arc::clone(&state)).await?;
         Ok(Self { server, state })
     }
 
@@ -113,7 +113,7 @@ impl std::fmt::Debug for State {
 
 // === Serving ===
 
-impl Role for State {
+impl Handler for State {
     fn answer(
         self: Arc<Self>,
         request: Request<Bytes>,

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It models what a router can observe: time to first token grows with the uncached prompt and with what else runs, memory
-//! bounds what runs at once, prefixes hit until they are evicted, `/metrics` says what vLLM's says, and a client that leaves
+//! bounds what runs at once, prefixes hit until they are evicted, `/metrics` exposes what vLLM exposes, and a client that leaves
 //! frees its blocks. The pure parts (`scheduler`, `cache`, `chain`, `tokenizer`, `text`, `meters`, `page`) know neither clock
 //! nor socket. It does not model KV transfer between engines, sampling, or a model that says anything sensible.
 //!
@@ -270,7 +270,7 @@ impl EngineHandle {
             self.events.clone(),
         )));
         let connections = Arc::new(Connections::default());
-        let (orders, told) = watch::channel(Orders::default());
+        let (orders, order_receiver) = watch::channel(Orders::default());
         self.port.open()?;
         if let Some(ports) = &self.events {
             ports.open()?;
@@ -281,7 +281,7 @@ impl EngineHandle {
                 Arc::clone(&self.port),
                 Arc::clone(&service),
                 Arc::clone(&connections),
-                told,
+                order_receiver,
             ),
             &self.runtime,
         );

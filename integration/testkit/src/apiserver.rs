@@ -35,7 +35,7 @@ use tokio::{net::TcpListener, sync::watch};
 pub use self::collection::Collection;
 use self::{connections::Connections, store::Store};
 
-/// A scripted API server. Methods that change objects take effect before they return; watchers hear of it at once.
+/// A scripted API server. Methods that change objects take effect before they return; watchers get the event at once.
 #[derive(Debug)]
 pub struct ApiServer {
     address: SocketAddr,
@@ -195,7 +195,7 @@ impl ApiServer {
     ///
     /// # Errors
     ///
-    /// When somebody else took the port meanwhile.
+    /// When another process took the port meanwhile.
     pub async fn start_again(&self) -> io::Result<()> {
         let mut running = self.running.lock().await;
         if running.is_none() {

@@ -1,4 +1,4 @@
-//! A stand-in for an OpenTelemetry collector: it takes traces over OTLP, as HTTP/protobuf and as gRPC on one port, and
+//! A fake OpenTelemetry collector: it takes traces over OTLP, as HTTP/protobuf and as gRPC on one port, and
 //! keeps what came for its owner to look at.
 //!
 //! Memory is bounded: beyond [`MAX_EXPORTS`] exports it answers as an overloaded collector does and keeps nothing more.

@@ -1,7 +1,7 @@
-//! A stand-in for Mooncake's conductor: `POST /query`, `/register`, `/unregister` and `GET /services`, as the one in Go
+//! A fake of Mooncake's Conductor: `POST /query`, `/register`, `/unregister` and `GET /services`, as the one in Go
 //! (JSON) or the one in C++ (msgpack) has them, and it can misbehave.
 //!
-//! What is cached comes from a closure, so that simulated engines can let it tell the truth. It is as strict as the
+//! What is cached comes from a closure, so that simulated engines can have it answer what they cache. It is as strict as the
 //! real ones: the one in C++ refuses fields that it does not know, and a registration that does not say how the engine
 //! hashes.
 
@@ -22,12 +22,12 @@ use http_body_util::Full;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use hermes_engine_sim::http_server::{Role, StandIn, typed};
+use hermes_engine_sim::http_server::{Handler, HttpServer, typed};
 
-/// A running stand-in on an ephemeral port of the loopback; it ends when dropped.
+/// A running fake on an ephemeral port of the loopback; it ends when dropped.
 #[derive(Debug)]
 pub struct ConductorServer {
-    server: StandIn,
+    server: HttpServer,
     state: Arc<State>,
 }
 
@@ -81,7 +81,7 @@ pub enum Fault {
     /// Answers 200 with something that is not in its encoding.
     Garbage,
     /// Says that every instance holds more than was asked about.
-    Lie,
+    FalseMatches,
     /// Closes every connection as soon as it is made, at every path.
     Refuse,
 }
@@ -123,7 +123,7 @@ impl ConductorServer {
             queries: AtomicUsize::new(0),
             publishers: Mutex::default(),
         });
-        let server = StandIn::start(Arc::clone(&state)).await?;
+        let server = HttpServer::start(Arc::clone(&state)).await?;
         Ok(Self { server, state })
     }
 
@@ -167,7 +167,7 @@ impl std::fmt::Debug for State {
 
 // === Serving ===
 
-impl Role for State {
+impl Handler for State {
     fn answer(
         self: Arc<Self>,
         request: Request<Bytes>,
@@ -210,7 +210,7 @@ impl State {
         self.queries.fetch_add(1, Ordering::Relaxed);
         let fault = *self.fault.lock();
         match fault {
-            Fault::None | Fault::Lie => {}
+            Fault::None | Fault::FalseMatches => {}
             Fault::Hang => std::future::pending().await,
             Fault::Status(status) => {
                 let status =
@@ -227,7 +227,7 @@ impl State {
         }
         let query = self.dialect.query(body)?;
         let mut held = (self.know)(&query);
-        if fault == Fault::Lie {
+        if fault == Fault::FalseMatches {
             let more = query.token_ids.len() as u32 + query.block_size;
             held.iter_mut().for_each(|(_, held)| {
                 *held = Held {

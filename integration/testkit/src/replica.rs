@@ -1,7 +1,7 @@
-//! A control-plane replica that does what its owner says, and nothing by itself.
+//! A control-plane replica that is scripted by a test.
 //!
-//! It teaches proxies one snapshot, collects what they ask and tell, and answers when and what its owner wants. What a
-//! real replica does under load, or never, can so be said to a real proxy in a test.
+//! It sends proxies one snapshot, collects their questions, reports and routing histories, and answers in the order and at
+//! the time that the test decides. So a real proxy meets what a real replica does only under load, or never.
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -27,11 +27,11 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-/// How long anything may take that the owner waits for.
-const SOON: Duration = Duration::from_secs(10);
+/// Limit for each wait of the test.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What may wait for the owner, of each kind. More is dropped.
-const HEARD: usize = 4_096;
+/// Capacity for messages of each kind that the test has not taken. More are dropped.
+const UNREAD: usize = 4_096;
 
 /// A replica that runs on a port of the loopback until it is dropped.
 #[derive(Debug)]
@@ -40,54 +40,54 @@ pub struct Replica {
     pub grpc: SocketAddr,
     questions: mpsc::Receiver<ScoreRequest>,
     cancels: mpsc::Receiver<u64>,
-    lessons: mpsc::Receiver<Taught>,
+    histories: mpsc::Receiver<Taught>,
     reports: mpsc::Receiver<Report>,
-    desk: Desk,
+    state: ReplicaState,
     _serving: AbortOnDropHandle<()>,
 }
 
-/// What the service and its owner share.
+/// What the service and the test share.
 #[derive(Clone, Debug)]
-struct Desk {
+struct ReplicaState {
     name: Arc<str>,
-    /// What proxies are taught; none connects while there is none.
+    /// The snapshot that proxies get; none connects while there is none.
     snapshot: Arc<Mutex<Option<Snapshot>>>,
     questions: mpsc::Sender<ScoreRequest>,
     cancels: mpsc::Sender<u64>,
-    lessons: mpsc::Sender<Taught>,
+    histories: mpsc::Sender<Taught>,
     reports: mpsc::Sender<Report>,
     answers: broadcast::Sender<ScoreResponse>,
-    /// Every stream ends when it hears of this.
+    /// Ends every stream.
     breaks: broadcast::Sender<()>,
 }
 
 // === Replica ===
 
 impl Replica {
-    /// A replica of this name that teaches this snapshot.
+    /// A replica of this name that sends this snapshot.
     ///
     /// # Errors
     /// When no port can be had.
     pub async fn start(name: &str, snapshot: Snapshot) -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let grpc = listener.local_addr()?;
-        let (asked, questions) = mpsc::channel(HEARD);
-        let (cancelled, cancels) = mpsc::channel(HEARD);
-        let (taught, lessons) = mpsc::channel(HEARD);
-        let (reported, reports) = mpsc::channel(HEARD);
-        let desk = Desk {
+        let (asked, questions) = mpsc::channel(UNREAD);
+        let (cancelled, cancels) = mpsc::channel(UNREAD);
+        let (history, histories) = mpsc::channel(UNREAD);
+        let (reported, reports) = mpsc::channel(UNREAD);
+        let state = ReplicaState {
             name: name.into(),
             snapshot: Arc::new(Mutex::new(Some(snapshot))),
             questions: asked,
             cancels: cancelled,
-            lessons: taught,
+            histories: history,
             reports: reported,
-            answers: broadcast::Sender::new(HEARD),
+            answers: broadcast::Sender::new(UNREAD),
             breaks: broadcast::Sender::new(1),
         };
-        let service = RouterServer::new(desk.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let service = RouterServer::new(state.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let serving = tokio::spawn(async move {
-            // What is wrong with the listener, whoever connects will say.
+            // A failing listener shows as an error of the proxy that connects.
             let _ended = Server::builder()
                 .serve_with_incoming(service, TcpListenerStream::new(listener))
                 .await;
@@ -96,9 +96,9 @@ impl Replica {
             grpc,
             questions,
             cancels,
-            lessons,
+            histories,
             reports,
-            desk,
+            state,
             _serving: AbortOnDropHandle::new(serving),
         })
     }
@@ -111,40 +111,40 @@ impl Replica {
         next(&mut self.questions, "a question").await
     }
 
-    /// The next question that is taken back.
+    /// The next question that a proxy cancels.
     ///
     /// # Panics
-    /// When none is in time.
+    /// When none comes in time.
     pub async fn cancel(&mut self) -> u64 {
         next(&mut self.cancels, "a cancel").await
     }
 
-    /// What a proxy teaches next.
+    /// The next routing history that a proxy replays.
     ///
     /// # Panics
-    /// When it teaches nothing in time.
+    /// When none comes in time.
     pub async fn history(&mut self) -> Taught {
-        next(&mut self.lessons, "a history").await
+        next(&mut self.histories, "a history").await
     }
 
-    /// What a proxy reports next.
+    /// The next report of a proxy.
     ///
     /// # Panics
-    /// When it reports nothing in time.
+    /// When none comes in time.
     pub async fn report(&mut self) -> Report {
         next(&mut self.reports, "a report").await
     }
 
-    /// Whether no proxy taught anything that was not taken.
+    /// Whether no proxy has replayed a history that the test has not taken.
     #[must_use]
     pub fn has_no_history(&mut self) -> bool {
-        self.lessons.try_recv().is_err()
+        self.histories.try_recv().is_err()
     }
 
-    /// Says to whoever asked this that its request waits, for so long at most.
+    /// Answers that the request is queued, for `limit` at most.
     pub fn queue(&self, request: u64, limit: Duration) {
         let limit_ms = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-        self.say(
+        self.answer(
             request,
             Answer::Queued(Queued {
                 expected_ms: None,
@@ -154,13 +154,13 @@ impl Replica {
         );
     }
 
-    /// Chooses this endpoint.
+    /// Answers with this endpoint.
     pub fn choose(&self, request: u64, endpoint: u64) {
         let ranked = vec![Candidate {
             endpoint,
             ..Candidate::default()
         }];
-        self.say(
+        self.answer(
             request,
             Answer::Chosen(Chosen {
                 ranked,
@@ -169,10 +169,10 @@ impl Replica {
         );
     }
 
-    /// Refuses.
+    /// Rejects the request.
     pub fn refuse(&self, request: u64, reason: Reason, retry_after: Duration) {
         let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-        self.say(
+        self.answer(
             request,
             Answer::Refused(Refused {
                 reason: reason.into(),
@@ -181,10 +181,10 @@ impl Replica {
         );
     }
 
-    /// Answers anything.
-    pub fn say(&self, request: u64, answer: Answer) {
-        // Without a stream there is nobody to hear it.
-        let _heard = self.desk.answers.send(ScoreResponse {
+    /// Sends any answer.
+    pub fn answer(&self, request: u64, answer: Answer) {
+        // Without a stream the answer has no receiver.
+        let _receivers = self.state.answers.send(ScoreResponse {
             id: request,
             answer: Some(answer),
         });
@@ -192,40 +192,41 @@ impl Replica {
 
     /// Breaks every stream, and takes no new one until it comes back.
     pub fn leave(&self) {
-        *self.desk.snapshot.lock() = None;
-        let _heard = self.desk.breaks.send(());
+        *self.state.snapshot.lock() = None;
+        let _receivers = self.state.breaks.send(());
     }
 
     /// Comes back: as it was, or with another epoch as one that has restarted.
     pub fn come_back(&self, snapshot: Snapshot) {
-        *self.desk.snapshot.lock() = Some(snapshot);
+        *self.state.snapshot.lock() = Some(snapshot);
     }
 }
 
 impl Drop for Replica {
     fn drop(&mut self) {
-        let _heard = self.desk.breaks.send(());
+        let _receivers = self.state.breaks.send(());
     }
 }
 
-async fn next<T>(heard: &mut mpsc::Receiver<T>, what: &str) -> T {
-    let Ok(Some(heard)) = timeout(SOON, heard.recv()).await else {
+async fn next<T>(messages: &mut mpsc::Receiver<T>, what: &str) -> T {
+    let Ok(Some(message)) = timeout(PATIENCE, messages.recv()).await else {
         panic!("no proxy sent {what} in time")
     };
-    heard
+    message
 }
 
-// === Desk ===
+// === ReplicaState ===
 
 /// Messages of one kind.
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-impl Desk {
-    fn hear(&self, message: FromDataPlane) {
+impl ReplicaState {
+    fn receive(&self, message: FromDataPlane) {
         match message.message {
             Some(Up::Taught(taught)) => {
-                let taught = Taught::try_from(taught).expect("a proxy teaches what can be read");
-                let _full = self.lessons.try_send(taught);
+                let taught =
+                    Taught::try_from(taught).expect("a proxy sends a history that can be read");
+                let _full = self.histories.try_send(taught);
             }
             Some(Up::Reports(reports)) => reports.reports.into_iter().for_each(|report| {
                 let _full = self.reports.try_send(report);
@@ -234,7 +235,7 @@ impl Desk {
         }
     }
 
-    fn hear_questions(&self, asked: ScoreRequests) {
+    fn receive_questions(&self, asked: ScoreRequests) {
         for question in asked.requests {
             let _full = self.questions.try_send(question);
         }
@@ -243,30 +244,32 @@ impl Desk {
         }
     }
 
-    /// `out`, while `inbound` is heard, until the streams are broken.
+    /// `out`, while `inbound` is received, until the streams are broken.
     fn answering<I, O>(
         &self,
         inbound: Streaming<I>,
         out: impl Stream<Item = O> + Send + 'static,
-        hear: impl Fn(&Self, I) + Send + 'static,
+        receive: impl Fn(&Self, I) + Send + 'static,
     ) -> Messages<O>
     where
         I: Send + 'static,
         O: Send + 'static,
     {
-        let desk = self.clone();
-        let heard = inbound.filter_map(move |message| {
-            message.into_iter().for_each(|message| hear(&desk, message));
+        let state = self.clone();
+        let received = inbound.filter_map(move |message| {
+            message
+                .into_iter()
+                .for_each(|message| receive(&state, message));
             std::future::ready(None)
         });
         let mut breaks = self.breaks.subscribe();
         let broken = async move { breaks.recv().await.is_ok() };
-        Box::pin(stream::select(heard, out.map(Ok)).take_until(Box::pin(broken)))
+        Box::pin(stream::select(received, out.map(Ok)).take_until(Box::pin(broken)))
     }
 }
 
 #[tonic::async_trait]
-impl Router for Desk {
+impl Router for ReplicaState {
     type SyncStream = Messages<FromControlPlane>;
     type ScoreStream = Messages<ScoreResponses>;
 
@@ -278,8 +281,8 @@ impl Router for Desk {
             .snapshot
             .lock()
             .clone()
-            .ok_or_else(|| Status::unavailable("it has left"))?;
-        // As from a real one, the figures of every endpoint follow: all are idle.
+            .ok_or_else(|| Status::unavailable("the replica is stopped"))?;
+        // As from a real replica, the load of every endpoint follows: all are idle.
         let endpoints = snapshot.pools.iter().flat_map(|pool| &pool.endpoints);
         let loads = endpoints
             .map(|endpoint| EndpointLoad::row(endpoint.id, &Load::default(), 0, 0))
@@ -295,7 +298,7 @@ impl Router for Desk {
         Ok(Response::new(self.answering(
             request.into_inner(),
             out,
-            Self::hear,
+            Self::receive,
         )))
     }
 
@@ -315,7 +318,7 @@ impl Router for Desk {
         Ok(Response::new(self.answering(
             request.into_inner(),
             out,
-            Self::hear_questions,
+            Self::receive_questions,
         )))
     }
 

@@ -34,7 +34,7 @@ impl Arrivals {
         };
         Offsets {
             mean: 1.0 / per_second.max(MIN_RATE),
-            dice: seed.map(SeededRng::new),
+            rng: seed.map(SeededRng::new),
             at: 0.0,
             index: 0,
         }
@@ -48,7 +48,7 @@ const MIN_RATE: f64 = 1.0 / 86_400.0;
 #[derive(Debug)]
 pub struct Offsets {
     mean: f64,
-    dice: Option<SeededRng>,
+    rng: Option<SeededRng>,
     at: f64,
     index: u32,
 }
@@ -57,11 +57,11 @@ impl Iterator for Offsets {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let at = match &mut self.dice {
+        let at = match &mut self.rng {
             // A product instead of a running sum: a million additions of 1 ms would drift.
             None => self.mean * f64::from(self.index),
-            Some(dice) => {
-                let uniform = (dice.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+            Some(rng) => {
+                let uniform = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
                 self.at += -self.mean * (1.0 - uniform).ln();
                 self.at
             }

@@ -282,7 +282,7 @@ impl Client {
 }
 
 impl Connection {
-    /// The connection, unless its peer has closed it meanwhile: nobody polls an idle connection, so this is the moment
+    /// The connection, unless its peer has closed it meanwhile: an idle connection is not polled, so this is the moment
     /// to look.
     async fn alive(mut self) -> Option<Self> {
         let closed =
@@ -292,7 +292,7 @@ impl Connection {
     }
 }
 
-/// Runs `answer` while moving the connection's bytes; tells whether the connection is still open after it.
+/// Runs `answer` while moving the connection's bytes; returns whether the connection is still open after it.
 async fn driven<T>(answer: impl Future<Output = T>, driver: &mut Driver) -> (T, bool) {
     let mut answer = std::pin::pin!(answer);
     let mut open = true;

@@ -82,7 +82,7 @@ pub struct Exchange {
     pub outcome: Outcome,
     /// What the engine reported.
     pub usage: Option<Usage>,
-    /// Whom the router chose, if it tells.
+    /// The endpoint that the router chose, if the answer names it.
     pub endpoint: Option<HeaderValue>,
     /// The answer's text, if it was to be kept.
     pub text: Option<String>,

@@ -178,8 +178,8 @@ impl Run {
 
     /// Whether there is still time for another request.
     pub(crate) fn has_time(&self) -> bool {
-        let told_to_end = self.stop.is_cancelled() || self.enough.is_cancelled();
-        self.began.elapsed() < self.bounds.duration && !told_to_end
+        let is_stopped = self.stop.is_cancelled() || self.enough.is_cancelled();
+        self.began.elapsed() < self.bounds.duration && !is_stopped
     }
 
     fn may_start(&self, tickets: &Mutex<u64>) -> bool {

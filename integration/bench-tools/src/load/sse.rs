@@ -29,7 +29,7 @@ struct PromptTokensDetails {
 }
 
 impl Usage {
-    /// Prompt tokens that came from a cache: `prompt_tokens_details.cached_tokens`, zero when not told.
+    /// Prompt tokens that came from a cache: `prompt_tokens_details.cached_tokens`, zero when absent.
     #[must_use]
     pub fn cached_tokens(&self) -> u64 {
         self.prompt_tokens_details

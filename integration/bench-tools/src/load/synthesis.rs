@@ -24,11 +24,11 @@ const WORDS: &str = "the and for you are not but all can had her one our out day
 /// The text of a shorter length is a prefix of the text of a longer one, so that a prompt's partial last block shares
 /// its bytes with the full block of a prompt that goes on.
 pub fn push_block(text: &mut String, id: u64, tokens: usize) {
-    let mut dice = SeededRng::new(id);
+    let mut rng = SeededRng::new(id);
     let mut bits = 0u64;
     for index in 0..tokens {
         if index % 10 == 0 {
-            bits = dice.next_u64();
+            bits = rng.next_u64();
         }
         let word = (bits & 63) as usize * BYTES_PER_TOKEN;
         bits >>= 6;

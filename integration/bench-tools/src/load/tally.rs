@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use super::exchange::{Exchange, Outcome};
 use super::report::{Report, Share, Summary};
 
-/// Endpoints told apart in the report; the rest is counted as `other`.
+/// Endpoints with a row of their own in the report; the rest is counted as `other`.
 const MAX_NAMES: usize = 1_024;
 
-/// Longest time a histogram tells apart: one hour, in microseconds.
+/// Longest time that a histogram resolves: one hour, in microseconds.
 const MAX_MICROS: u64 = 3_600_000_000;
 
 /// The sums of a run so far.
@@ -195,11 +195,11 @@ impl Tally {
         if exchange.chunks == 0 {
             return;
         }
-        let told = exchange
+        let reported = exchange
             .usage
             .map(|usage| usage.completion_tokens)
             .filter(|&tokens| tokens > 0);
-        let tokens = told.unwrap_or(u64::from(exchange.chunks));
+        let tokens = reported.unwrap_or(u64::from(exchange.chunks));
         let rest = u32::try_from(tokens.saturating_sub(1)).unwrap_or(u32::MAX);
         if let Some(tpot) = exchange.ended.duration_since(first).checked_div(rest) {
             self.tpot.add(tpot);

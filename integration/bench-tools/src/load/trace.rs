@@ -29,7 +29,7 @@ pub struct Record {
     pub input_length: usize,
     /// Answer length in tokens.
     pub output_length: usize,
-    /// Identities of the prompt's blocks; empty in traces that do not tell.
+    /// Identities of the prompt's blocks; empty in traces without them.
     #[serde(default)]
     pub hash_ids: Vec<u64>,
     /// Tokens in one block, in the mean over the prompt where blocks are of bytes; absent in the Mooncake traces, which

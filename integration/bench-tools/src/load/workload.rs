@@ -9,7 +9,7 @@ use super::client::Call;
 use super::synthesis;
 use super::trace::Record;
 
-/// Different prompts that a fixed workload cycles through, so that prefix-aware routing has something to tell apart.
+/// Different prompts that a fixed workload cycles through, so that prefix-aware routing has a choice to make.
 const VARIANTS: u64 = 16;
 
 /// One message of a chat.

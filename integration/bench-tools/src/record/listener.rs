@@ -28,7 +28,7 @@ const MAX_MESSAGE: usize = 1_024;
 pub(super) enum Line {
     /// A request, as it is to be written down.
     Record { facts: Facts, text: Vec<u8> },
-    /// So many requests were left out.
+    /// Number of requests that the proxy dropped.
     Lost(u64),
     /// The proxy at this admin port says no more.
     Gone(String),
@@ -55,7 +55,7 @@ pub(super) struct Facts {
     pub(super) prompt_bytes: u64,
 }
 
-/// What tells lines apart.
+/// The field by which kinds of lines are distinguished.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Head {
@@ -102,7 +102,7 @@ impl Listener {
         })
     }
 
-    /// Hands out lines until the proxy, or whoever takes them, ends.
+    /// Hands out lines until the proxy or the receiver ends.
     pub(super) async fn run(self, into: mpsc::Sender<Line>) {
         let Self {
             admin,
@@ -121,7 +121,7 @@ impl Listener {
             }
         }
         drop(driver);
-        // If nobody takes lines any more, nobody needs to know.
+        // A receiver that is gone needs no error.
         let _ended = into.send(Line::Gone(admin)).await;
     }
 }
@@ -169,7 +169,7 @@ impl Lines {
             }
             if piece.ends_with(b"\n") {
                 let text = std::mem::take(&mut self.rest);
-                // What is no record is as good as lost.
+                // A line that is no record counts as dropped.
                 let skipped = std::mem::take(&mut self.skipping);
                 lines.push(if skipped { Line::Lost(1) } else { read(text) });
             }

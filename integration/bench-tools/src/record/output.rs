@@ -1,7 +1,7 @@
 //! Where a recording goes: a pipe as it comes, or a file that is a trace in order of arrival.
 //!
-//! Requests are told when they finish, and proxies take one block for as many tokens as text has on average. A file is
-//! therefore written anew at the end: sorted, by an index of 16 bytes a line that is kept meanwhile, and with blocks as
+//! Records arrive when requests finish, and proxies take one block for as many tokens as text has on average. A file is
+//! therefore rewritten at the end: sorted, by an index of 16 bytes a line that is kept meanwhile, and with blocks as
 //! long as the engines' own counts of tokens say. Until then it holds what a crash would leave of a recording.
 
 use std::{
@@ -100,7 +100,7 @@ impl Trace {
         Ok(())
     }
 
-    /// Writes the file anew, and puts it into the place of the one that is there when it is whole.
+    /// Rewrites the file, and replaces the existing one once it is complete.
     fn finish(mut self) -> io::Result<()> {
         self.lines.sort_unstable();
         // How many times the tokens that proxies assume a prompt really has.

@@ -14,7 +14,7 @@ const BOTTOM: f64 = 46.0;
 /// A chart.
 #[derive(Debug)]
 pub(super) struct Chart {
-    /// What a reader who cannot see it is told.
+    /// The text alternative for readers who cannot see the chart.
     pub(super) about: String,
     pub(super) x: Axis,
     pub(super) y: Axis,

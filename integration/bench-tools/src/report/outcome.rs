@@ -78,7 +78,7 @@ impl Served {
 }
 
 impl Outcome {
-    /// The figures of these requests on so many servers.
+    /// The figures of these requests on this number of servers.
     #[must_use]
     pub fn new(served: Vec<Served>, servers: usize) -> Self {
         let prompt: usize = served.iter().map(|request| request.prompt_tokens).sum();

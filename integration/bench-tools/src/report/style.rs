@@ -16,7 +16,7 @@ const COLORS: [(&str, &str); 10] = [
     ("#222222", "#eeeeee"),
 ];
 
-/// Dashes tell series apart where colours come again, and where there are none.
+/// Dashes distinguish series where colours repeat, and where there are none.
 const DASHES: [&str; 3] = ["none", "7 4", "2 3"];
 
 const SHEET: &str = "
@@ -56,7 +56,7 @@ footer{color:var(--soft);font-size:13px}
 }
 ";
 
-/// The style sheet for so many series.
+/// The style sheet for this number of series.
 pub(super) fn sheet(series: usize) -> String {
     let mut sheet = SHEET.to_owned();
     let mut dark = String::new();

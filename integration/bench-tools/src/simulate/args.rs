@@ -27,7 +27,7 @@ pub struct SimulateArgs {
     /// Take only this many requests
     #[arg(long, value_name = "N", value_parser = count)]
     pub limit: Option<usize>,
-    /// Take only requests for this model, if the trace tells
+    /// Take only requests for this model, if the trace names models
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
     /// How many proxies, each with knowledge of its own unless the policy shares it

@@ -1,7 +1,7 @@
-//! What every policy implements: it hears what a router would hear, and places requests on servers.
+//! What every policy implements: it gets the events that a router would see, and places requests on servers.
 //!
 //! A dispatcher places each request exactly once, at its arrival or at any later callback. What it wants to know of
-//! servers it learns from these callbacks; [`Moment::fleet`] holds the truth, for public facts and for omniscience.
+//! servers it learns from these callbacks; [`Moment::fleet`] is the exact state, for public facts and for omniscience.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ pub struct Arrival<'a> {
     pub prompt_tokens: usize,
     /// The prompt's full blocks of [`Fleet::block_tokens`] tokens: equal names, equal prefixes.
     pub blocks: &'a [u64],
-    /// Who sent it, if the trace tells.
+    /// The tenant that sent it, if the trace names one.
     pub tenant: Option<&'a str>,
 }
 

@@ -114,21 +114,21 @@ impl Policy {
         POLICIES.iter().find(|policy| policy.name == name).copied()
     }
 
-    /// A fresh dispatcher that knows nothing yet, behind so many proxies.
+    /// A fresh dispatcher without any state, behind this number of proxies.
     #[must_use]
     pub fn dispatcher(&self, setup: Setup, proxies: usize) -> Box<dyn Dispatcher> {
         if self.shared || proxies < 2 {
             return (self.make)(setup);
         }
-        let mut dice = SeededRng::new(setup.seed);
+        let mut rng = SeededRng::new(setup.seed);
         let each = (0..proxies)
             .map(|_| {
                 (self.make)(Setup {
-                    seed: dice.next_u64(),
+                    seed: rng.next_u64(),
                     ..setup
                 })
             })
             .collect();
-        Box::new(Proxies::new(each, dice.next_u64()))
+        Box::new(Proxies::new(each, rng.next_u64()))
     }
 }

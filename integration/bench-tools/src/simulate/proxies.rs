@@ -11,7 +11,7 @@ use super::dispatcher::{
 /// Dispatchers with separate knowledge. Each request reaches one of them, by lot, and stays with it.
 pub struct Proxies {
     each: Vec<Box<dyn Dispatcher>>,
-    dice: SeededRng,
+    rng: SeededRng,
     /// Which proxy has a request, by request.
     owners: Vec<usize>,
 }
@@ -22,7 +22,7 @@ impl Proxies {
     pub fn new(each: Vec<Box<dyn Dispatcher>>, seed: u64) -> Self {
         Self {
             each,
-            dice: SeededRng::new(seed),
+            rng: SeededRng::new(seed),
             owners: Vec::new(),
         }
     }
@@ -34,7 +34,7 @@ impl Proxies {
 
 impl Dispatcher for Proxies {
     fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
-        self.owners.push(self.dice.below(self.each.len()));
+        self.owners.push(self.rng.below(self.each.len()));
         self.owner(arrival.request).arrived(at, arrival, placements);
     }
 

@@ -21,7 +21,7 @@ pub struct RaceError {
 }
 
 /// Simulates each of `policies`. Outcomes come in their order and do not depend on how many run at once.
-/// `progress` hears, from any thread, of each hundred requests that were served.
+/// `progress` is called, from any thread, for each hundred requests that were served.
 ///
 /// # Errors
 /// The first policy, in their order, that misplaces a request or never places one.
@@ -74,10 +74,10 @@ fn one(
         seed,
     };
     let mut dispatcher = policy.dispatcher(setup, proxies);
-    let mut told = 0;
+    let mut reported = 0;
     let outcome = run(settings, traffic, &mut *dispatcher, &mut |served| {
-        progress(served - told);
-        told = served;
+        progress(served - reported);
+        reported = served;
     });
     let outcome = outcome.map_err(|error| RaceError {
         policy: policy.name,

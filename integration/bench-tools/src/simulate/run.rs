@@ -1,4 +1,4 @@
-//! The course of a simulation: takes the next event, tells the dispatcher, carries out what it decides.
+//! The course of a simulation: takes the next event, calls the dispatcher, carries out what it decides.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub enum RunError {
     },
 }
 
-/// Simulates `traffic` on the fleet of `settings` under `dispatcher`. `progress` hears how many requests have finished.
+/// Simulates `traffic` on the fleet of `settings` under `dispatcher`. `progress` is called with the number of finished requests.
 ///
 /// # Errors
 /// When the dispatcher misplaces a request or never places one.
@@ -50,12 +50,12 @@ pub fn run(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Outcome, RunError> {
     let mut run = Run::new(settings, traffic, dispatcher);
-    let mut told = 0;
+    let mut reported = 0;
     while run.finished < traffic.requests().len() {
         run.next()?;
-        if run.finished >= told + 100 {
-            told = run.finished;
-            progress(told);
+        if run.finished >= reported + 100 {
+            reported = run.finished;
+            progress(reported);
         }
     }
     Ok(Outcome::new(run.served, settings.servers))

@@ -80,7 +80,7 @@ impl Server {
         Some(self.config.duration(step, 1.0))
     }
 
-    /// Ends the step: `emit` hears of each request that got a token.
+    /// Ends the step: `emit` is called for each request that got a token.
     pub(super) fn end(&mut self, now: Duration, mut emit: impl FnMut(RequestIndex, Progress)) {
         let Self {
             scheduler,

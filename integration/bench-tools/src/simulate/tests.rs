@@ -13,23 +13,23 @@ use hermes_engine_sim::EngineConfig;
 
 /// Conversations of a few turns, in bursts: each turn brings back the prompt before it and adds to it.
 fn traffic(requests: usize, seed: u64) -> Traffic {
-    let mut dice = SeededRng::new(seed);
+    let mut rng = SeededRng::new(seed);
     let mut talks: Vec<Vec<u64>> = (0..12).map(|talk| vec![0, 1_000 + talk]).collect();
     let mut record = |index: usize| {
-        let talk = dice.below(talks.len());
-        let more = (0..=dice.below(4))
-            .map(|_| dice.next_u64())
+        let talk = rng.below(talks.len());
+        let more = (0..=rng.below(4))
+            .map(|_| rng.next_u64())
             .collect::<Vec<_>>();
         talks[talk].extend(more);
         if talks[talk].len() > 30 {
             talks[talk].truncate(2);
         }
         let hash_ids = talks[talk].clone();
-        let input_length = hash_ids.len() * 512 - dice.below(500);
+        let input_length = hash_ids.len() * 512 - rng.below(500);
         Record {
             timestamp: (index / 3 * 400) as u64,
             input_length,
-            output_length: 1 + dice.below(60),
+            output_length: 1 + rng.below(60),
             hash_ids,
             ..Record::default()
         }

@@ -27,7 +27,7 @@ pub struct Request {
     pub output_tokens: u32,
     /// The prompt's full blocks.
     pub blocks: Box<[u64]>,
-    /// Who sent it, if the trace tells.
+    /// The tenant that sent it, if the trace names one.
     pub tenant: Option<Box<str>>,
 }
 

@@ -1,6 +1,6 @@
-//! `/metrics`: the families of vLLM 0.32, in its order, with its names, labels and help texts.
+//! `/metrics`: the famioverrides of vLLM 0.32, in its order, with its names, labels and help texts.
 //!
-//! Left out are the families that describe the Python process and the web framework (`python_*`, `process_*`, `http_*`).
+//! Left out are the famioverrides that describe the Python process and the web framework (`python_*`, `process_*`, `http_*`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,9 +16,9 @@ pub(crate) fn render(
     scheduler: &Scheduler,
     started: f64,
     now: f64,
-    lies: BTreeMap<String, f64>,
+    overrides: BTreeMap<String, f64>,
 ) -> String {
-    let mut page = Page::new(&config.model, started, lies);
+    let mut page = Page::new(&config.model, started, overrides);
     let meters = scheduler.meters();
     estimates(&mut page);
     load(&mut page, config, scheduler);
@@ -215,7 +215,7 @@ fn outcomes(page: &mut Page, meters: &Meters) {
 }
 
 fn sizes(page: &mut Page, meters: &Meters) {
-    let families = [
+    let famioverrides = [
         (
             "vllm:request_prompt_tokens",
             "Number of prefill tokens processed.",
@@ -247,13 +247,13 @@ fn sizes(page: &mut Page, meters: &Meters) {
             &meters.request_max_tokens,
         ),
     ];
-    for (name, help, histogram) in families {
+    for (name, help, histogram) in famioverrides {
         page.histogram(name, help, histogram);
     }
 }
 
 fn latencies(page: &mut Page, meters: &Meters) {
-    let families = [
+    let famioverrides = [
         (
             "vllm:time_to_first_token_seconds",
             "Histogram of time to first token in seconds.",
@@ -275,7 +275,7 @@ fn latencies(page: &mut Page, meters: &Meters) {
             &meters.e2e_latency,
         ),
     ];
-    for (name, help, histogram) in families {
+    for (name, help, histogram) in famioverrides {
         page.histogram(name, help, histogram);
     }
 }
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn families_labels_and_help_are_those_of_a_captured_vllm_in_its_order() {
+    fn famioverrides_labels_and_help_are_those_of_a_captured_vllm_in_its_order() {
         let varies = |line: &String| {
             line.starts_with("vllm:lora_requests_info{")
                 || line.starts_with("vllm:cache_config_info{")

@@ -98,9 +98,9 @@ pub(crate) fn answer(
     }
 }
 
-/// Answers a scrape, or misbehaves as told.
+/// Answers a scrape, or fails as ordered.
 pub(crate) async fn metrics(context: &EngineContext) -> Result<Response<Body>, Broken> {
-    let lies = match context.faults.for_metrics() {
+    let overrides = match context.faults.for_metrics() {
         Some(Fault::MetricsStatus { code }) => return Ok(injected(code, None)),
         Some(Fault::MetricsGarbage) => {
             return Ok(exposition(
@@ -114,7 +114,7 @@ pub(crate) async fn metrics(context: &EngineContext) -> Result<Response<Body>, B
     let now = since_epoch().as_secs_f64();
     let page = context
         .core
-        .read(|scheduler| render(&context.config, scheduler, context.started, now, lies));
+        .read(|scheduler| render(&context.config, scheduler, context.started, now, overrides));
     Ok(exposition(page))
 }
 

@@ -14,11 +14,11 @@ pub(crate) struct Page {
     model: String,
     /// When the engine started, in seconds since the Unix epoch.
     created: f64,
-    /// Lies: values by full sample name.
-    lies: BTreeMap<String, f64>,
+    /// Values that replace the real ones, by full sample name.
+    overrides: BTreeMap<String, f64>,
 }
 
-/// The label that tells the series of one family apart, and where the alphabet puts it.
+/// The label that distinguishes the series of one family, and where the alphabet puts it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Label<'a> {
     None,
@@ -37,12 +37,12 @@ pub(crate) enum Label<'a> {
 }
 
 impl Page {
-    pub(crate) fn new(model: &str, created: f64, lies: BTreeMap<String, f64>) -> Self {
+    pub(crate) fn new(model: &str, created: f64, overrides: BTreeMap<String, f64>) -> Self {
         Self {
             text: String::with_capacity(64 << 10),
             model: escape(model),
             created,
-            lies,
+            overrides,
         }
     }
 
@@ -106,7 +106,7 @@ impl Page {
     }
 
     fn sample(&mut self, name: &str, label: Label<'_>, value: f64) {
-        let value = number(self.lies.get(name).copied().unwrap_or(value));
+        let value = number(self.overrides.get(name).copied().unwrap_or(value));
         let model = &self.model;
         let _ = match label {
             Label::None => writeln!(
@@ -217,8 +217,8 @@ mod tests {
 
     #[test]
     fn a_lie_replaces_every_sample_of_its_name() {
-        let lies = BTreeMap::from([("vllm:x".to_owned(), 7.0)]);
-        let mut page = Page::new("m", 0.0, lies);
+        let overrides = BTreeMap::from([("vllm:x".to_owned(), 7.0)]);
+        let mut page = Page::new("m", 0.0, overrides);
         page.gauge(
             "vllm:x",
             "X.",

@@ -47,7 +47,7 @@ impl Question {
         })
     }
 
-    /// The share of the prompt that an engine holds, which tells how many leading tokens of it those are. The simulated
+    /// The share of the prompt that an engine holds, given its number of cached leading tokens. The simulated
     /// tokenizer makes about four bytes a token.
     pub fn share(&self, held: impl FnOnce(&str, Prompt<'_>) -> usize) -> f64 {
         let (tokens, bytes) = match &self.prompt {

@@ -1,4 +1,4 @@
-//! A publisher without an engine: for whoever wants more events than an engine would tell.
+//! A publisher without an engine: for benches that need more events than an engine publishes.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Numbers batches, remembers the newest ones, and hands them to whoever is subscribed.
+//! Numbers batches, remembers the newest ones, and sends them to subscribers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ impl Publisher {
             Some(Fault::KvEventsDrop) => {}
             Some(Fault::KvEventsDisconnect) => self.disconnects.send_modify(|count| *count += 1),
             Some(Fault::KvEventsMute) => self.mute.store(true, Ordering::Relaxed),
-            // Nobody may be subscribed.
+            // There may be no subscriber.
             _ => drop(self.live.send(batch)),
         }
     }
@@ -128,10 +128,11 @@ impl Publisher {
         let topic = self.config.topic.as_bytes();
         let log = self.log.lock();
         let wanted = log.newest.iter().filter(|batch| batch.number >= first);
-        let told = wanted
+        let replayed = wanted
             .map(|batch| zmtp::message(&[b"", topic, &batch.number.to_be_bytes(), &batch.payload]));
         let end = zmtp::message(&[b"", b"", &u64::MAX.to_be_bytes(), b""]);
-        told.chain([end])
+        replayed
+            .chain([end])
             .take(self.config.replay_queue)
             .flatten()
             .collect()

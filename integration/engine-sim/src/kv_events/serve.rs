@@ -69,10 +69,10 @@ async fn connection(mut stream: TcpStream, publisher: &Publisher, role: Role) ->
 
 async fn publish(stream: TcpStream, publisher: &Publisher) -> io::Result<()> {
     let (mut reader, mut writer) = stream.into_split();
-    let (said, mut heard) = mpsc::channel(UNREAD);
+    let (sender, mut received_messages) = mpsc::channel(UNREAD);
     let _reading = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok(received) = zmtp::receive(&mut reader).await {
-            if said.send(received).await.is_err() {
+            if sender.send(received).await.is_err() {
                 return;
             }
         }
@@ -84,7 +84,7 @@ async fn publish(stream: TcpStream, publisher: &Publisher) -> io::Result<()> {
             return pending().await;
         }
         tokio::select! {
-            received = heard.recv() => match received {
+            received = received_messages.recv() => match received {
                 None => return Ok(()),
                 Some(Received::Command(command)) => {
                     if let Some(answer) = zmtp::answer(&command) {

@@ -20,7 +20,7 @@ pub(super) enum Received {
     Command(Vec<u8>),
 }
 
-/// Exchanges greetings and tells what kind of socket this is.
+/// Exchanges greetings and announces the type of this socket.
 pub(super) async fn shake_hands(stream: &mut TcpStream, socket: &str) -> io::Result<()> {
     let mut greeting = [0; 64];
     (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);

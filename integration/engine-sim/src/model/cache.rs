@@ -106,7 +106,7 @@ impl BlockCache {
         std::mem::take(&mut self.evicted)
     }
 
-    /// Forgets all blocks that nobody uses, if nobody uses any; else does nothing and answers `false`.
+    /// Drops all blocks if no sequence uses any; else does nothing and returns `false`.
     pub fn reset(&mut self) -> bool {
         if self.used() > 0 {
             return false;

@@ -1,4 +1,4 @@
-//! What happens in the block cache, written down step by step, as vLLM tells it.
+//! The changes of the block cache, recorded step by step, as vLLM publishes them.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(crate) struct Stored {
     pub(crate) salt: Option<Arc<str>>,
 }
 
-/// The events since they were last taken. Does nothing while nobody listens.
+/// The events since they were last taken. Records nothing while no publisher runs.
 #[derive(Debug, Default)]
 pub(crate) struct CacheEventLog {
     runs: bool,
@@ -91,15 +91,15 @@ mod tests {
     fn blocks_that_follow_each_other_are_one_event() {
         let tokens: Vec<u32> = (0..9).collect();
         let chain = Chain::new("m", Some("s"), 2, &tokens).keep(&tokens, Some("s"));
-        let mut tape = CacheEventLog::default();
-        tape.stored(&chain, 0, None);
-        assert!(tape.take().is_empty(), "nobody listens");
-        tape.start();
+        let mut events = CacheEventLog::default();
+        events.stored(&chain, 0, None);
+        assert!(events.take().is_empty(), "no publisher runs");
+        events.start();
         [0, 1, 3]
             .iter()
-            .for_each(|index| tape.stored(&chain, *index, None));
-        tape.removed([7, 8]);
-        let events = tape.take();
+            .for_each(|index| events.stored(&chain, *index, None));
+        events.removed([7, 8]);
+        let events = events.take();
         let [
             CacheEvent::Stored(first),
             CacheEvent::Stored(second),

@@ -17,7 +17,7 @@ pub struct Chain {
     kept: Option<Kept>,
 }
 
-/// What only those need who tell others about blocks.
+/// What only publishers of KV events need.
 #[derive(Clone, Debug)]
 struct Kept {
     tokens: Vec<u32>,
@@ -69,8 +69,8 @@ impl Chain {
         self.kept.as_ref()?.salt.clone()
     }
 
-    /// The chain of a prompt whose full blocks are named by somebody else, such as a trace. `own` is unlike that of any
-    /// other prompt: what follows the named blocks, generated tokens included, is shared with nobody.
+    /// The chain of a prompt whose full blocks are named by an outside source, such as a trace. `own` is unlike that of any
+    /// other prompt: what follows the named blocks, generated tokens included, is shared with no other prompt.
     pub fn named(block_size: usize, blocks: &[u64], prompt_tokens: usize, own: u64) -> Self {
         let open = vec![0; prompt_tokens % block_size];
         let last = root("", None) ^ xxh3_64(&own.to_le_bytes());

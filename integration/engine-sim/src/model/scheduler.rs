@@ -63,7 +63,7 @@ pub struct Scheduler {
     running: Vec<Sequence>,
     meters: Meters,
     submitted: SequenceId,
-    tape: CacheEventLog,
+    cache_events: CacheEventLog,
 }
 
 impl Scheduler {
@@ -76,25 +76,25 @@ impl Scheduler {
             running: Vec::new(),
             meters: Meters::new(limits.max_model_len),
             submitted: 0,
-            tape: CacheEventLog::default(),
+            cache_events: CacheEventLog::default(),
         }
     }
 
     /// From now on writes down what happens in the cache.
     pub fn record(&mut self) {
-        self.tape.start();
+        self.cache_events.start();
     }
 
     /// What happened in the cache since the last call.
     pub(crate) fn take_events(&mut self) -> Vec<CacheEvent> {
-        self.tape.take()
+        self.cache_events.take()
     }
 
     /// Empties the cache, if nothing runs; answers whether it did.
     pub fn reset_cache(&mut self) -> bool {
         let done = self.cache.reset();
         if done {
-            self.tape.cleared();
+            self.cache_events.cleared();
         }
         done
     }
@@ -118,7 +118,7 @@ impl Scheduler {
         if !preempted {
             self.admit_waiting(&mut budget, now);
         }
-        self.tape.removed(self.cache.take_evicted());
+        self.cache_events.removed(self.cache.take_evicted());
         let mut step = Step::default();
         for sequence in &self.running {
             if sequence.is_decoding() {
@@ -138,7 +138,7 @@ impl Scheduler {
             if advance(
                 sequence,
                 &mut self.cache,
-                &mut self.tape,
+                &mut self.cache_events,
                 self.limits.block_size,
             ) {
                 count_token(sequence, &mut self.meters, now);
@@ -304,7 +304,7 @@ impl Scheduler {
 fn advance(
     sequence: &mut Sequence,
     cache: &mut BlockCache,
-    tape: &mut CacheEventLog,
+    cache_events: &mut CacheEventLog,
     block_size: usize,
 ) -> bool {
     let worked = std::mem::take(&mut sequence.scheduled);
@@ -312,7 +312,7 @@ fn advance(
     while sequence.shared < sequence.computed / block_size {
         let Job { chain, adapter, .. } = &sequence.job;
         if cache.publish(chain.hashes()[sequence.shared]) {
-            tape.stored(chain, sequence.shared, adapter.as_ref());
+            cache_events.stored(chain, sequence.shared, adapter.as_ref());
         }
         sequence.shared += 1;
         sequence.private -= 1;

@@ -19,7 +19,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer to the prompt whose tokens hash to `seed`; `choice` tells several answers to one prompt apart.
+    /// The answer to the prompt whose tokens hash to `seed`; `choice` distinguishes several answers to one prompt.
     pub fn new(seed: u64, choice: u32) -> Self {
         Self {
             seed: seed ^ u64::from(choice).wrapping_mul(0x9e37_79b9_7f4a_7c15),

@@ -33,7 +33,7 @@ use crate::transport::socket::{Fuse, Socket};
 /// How long to wait after a failed `accept`, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// What the connections of one incarnation are told.
+/// Orders to the connections of one incarnation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
     /// Grows each time open connections have to end after their current request.
@@ -91,7 +91,7 @@ impl Drop for Connection {
     }
 }
 
-/// Accepts until told to stop, then waits until all connections have ended.
+/// Accepts until ordered to stop, then waits until all connections have ended.
 pub(crate) async fn serve(
     port: Arc<Port>,
     service: Arc<Service>,
@@ -99,12 +99,12 @@ pub(crate) async fn serve(
     mut orders: watch::Receiver<Orders>,
 ) {
     let mut connections = JoinSet::new();
-    let told = orders.clone();
+    let order_receiver = orders.clone();
     loop {
         tokio::select! {
             accepted = port.accept() => match accepted {
                 Ok(stream) => {
-                    connections.spawn(Connection::new(&service, &counts).run(stream, told.clone()));
+                    connections.spawn(Connection::new(&service, &counts).run(stream, order_receiver.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the simulated engine could not accept a connection");
@@ -122,7 +122,7 @@ pub(crate) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-/// Resolves when no connection is to be accepted any more, or nobody is left to say so.
+/// Resolves when no connection is to be accepted any more, or the sender of orders is gone.
 async fn stopped(orders: &mut watch::Receiver<Orders>) {
     let _ = orders.wait_for(|orders| orders.stopped).await;
 }
@@ -163,9 +163,9 @@ impl Connection {
                     return;
                 }
                 () = expired.as_mut() => return,
-                told = orders.changed() => {
+                changed = orders.changed() => {
                     let Orders { drains: now, killed, .. } = *orders.borrow_and_update();
-                    if killed || told.is_err() {
+                    if killed || changed.is_err() {
                         fuse.burn();
                         return;
                     }

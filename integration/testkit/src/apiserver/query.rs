@@ -80,7 +80,7 @@ impl Query {
         match name {
             "watch" => self.watch = is_true(value),
             "allowWatchBookmarks" => self.bookmarks = is_true(value),
-            // Version zero means "any"; the newest is as good as any.
+            // Version zero means "any"; the newest will do.
             "resourceVersion" if matches!(value, "" | "0") => {}
             "resourceVersion" => self.version = Some(read(name, value)?),
             "timeoutSeconds" => {

@@ -17,7 +17,7 @@ use super::{Shared, query::Query, store::Listed};
 struct Watch {
     shared: Arc<Shared>,
     query: Query,
-    /// Everything up to here was told; `None` before a watch without a version told what exists.
+    /// Everything up to here was sent; `None` before a watch without a version has sent what exists.
     version: Option<u64>,
     newest: watch::Receiver<u64>,
     /// The number of freezes when it began.
@@ -85,8 +85,8 @@ impl Watch {
     fn lines(&mut self) -> String {
         let store = self.shared.store.lock();
         let mut lines = String::new();
-        let told = self.version.replace(store.version());
-        let events = match told {
+        let sent = self.version.replace(store.version());
+        let events = match sent {
             Some(version) => store.since(&self.query.scope, version),
             None => store
                 .list(&self.query.scope, 0, None)
@@ -103,8 +103,8 @@ impl Watch {
                 self.ended = true;
             }
         }
-        // Only changes elsewhere: a bookmark tells how far the watch has come.
-        if lines.is_empty() && self.query.bookmarks && told < self.version {
+        // Only changes elsewhere: a bookmark carries the version that the watch has reached.
+        if lines.is_empty() && self.query.bookmarks && sent < self.version {
             let version = store.version().to_string();
             let api_version = self.query.scope.collection.api_version();
             let kind = self.query.scope.collection.plural();

@@ -55,7 +55,7 @@ pub enum Kind {
 pub enum Status {
     /// Not said: it did not fail.
     Unset,
-    /// It ended well, and somebody said so.
+    /// It was explicitly marked as successful.
     Ok,
     /// It failed.
     Error,

@@ -35,7 +35,7 @@ pub(super) struct Driver<'a> {
     proxies: Vec<Arc<Client>>,
     /// Which server listens where.
     servers: HashMap<String, usize>,
-    dice: SeededRng,
+    rng: SeededRng,
 }
 
 #[derive(Serialize)]
@@ -73,7 +73,7 @@ impl<'a> Driver<'a> {
                 .map(|proxy| client(proxy.url()))
                 .collect::<Result<_, _>>()?,
             servers: addresses.zip(0..).collect(),
-            dice: SeededRng::new(settings.seed),
+            rng: SeededRng::new(settings.seed),
         })
     }
 
@@ -108,7 +108,7 @@ impl<'a> Driver<'a> {
             let Some(slot) = slot_at(intended, &slots, stop).await else {
                 break;
             };
-            let client = Arc::clone(&self.proxies[self.dice.below(self.proxies.len())]);
+            let client = Arc::clone(&self.proxies[self.rng.below(self.proxies.len())]);
             sent.spawn(async move {
                 let exchange = client.send(call, intended).await;
                 drop(slot);

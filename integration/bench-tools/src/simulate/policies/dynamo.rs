@@ -26,7 +26,7 @@ pub(super) struct Dynamo {
     active: Vec<HashMap<u64, u32>>,
     /// The blocks of unfinished requests.
     blocks: HashMap<RequestIndex, Box<[u64]>>,
-    dice: SeededRng,
+    rng: SeededRng,
 }
 
 impl Dynamo {
@@ -35,7 +35,7 @@ impl Dynamo {
             inflight: InFlight::new(setup.servers),
             active: vec![HashMap::new(); setup.servers],
             blocks: HashMap::new(),
-            dice: SeededRng::new(setup.seed),
+            rng: SeededRng::new(setup.seed),
         }
     }
 
@@ -69,7 +69,7 @@ impl Dispatcher for Dynamo {
         let costs: Vec<f64> = (0..at.fleet.servers())
             .map(|server| self.cost(at, server, arrival))
             .collect();
-        let Some(server) = least(costs.into_iter().enumerate(), &mut self.dice) else {
+        let Some(server) = least(costs.into_iter().enumerate(), &mut self.rng) else {
             return;
         };
         let uncached = prompt_tokens - at.fleet.cached_tokens(server, blocks, prompt_tokens);

@@ -33,7 +33,7 @@ pub(super) struct Gie {
     samples: Vec<Sample>,
     prefixes: Prefixes,
     matched_blocks: usize,
-    dice: SeededRng,
+    rng: SeededRng,
 }
 
 impl Gie {
@@ -42,7 +42,7 @@ impl Gie {
             samples: vec![Sample::default(); setup.servers],
             prefixes: Prefixes::new(setup.servers, INDEX_TOKENS / setup.block_tokens),
             matched_blocks: (MATCHED_TOKENS / setup.block_tokens).max(1),
-            dice: SeededRng::new(setup.seed),
+            rng: SeededRng::new(setup.seed),
         }
     }
 
@@ -69,7 +69,7 @@ impl Dispatcher for Gie {
         let costs: Vec<f64> = (0..self.samples.len())
             .map(|server| -self.score(server, blocks))
             .collect();
-        let Some(server) = least(costs.into_iter().enumerate(), &mut self.dice) else {
+        let Some(server) = least(costs.into_iter().enumerate(), &mut self.rng) else {
             return;
         };
         self.prefixes.learn(server, blocks);

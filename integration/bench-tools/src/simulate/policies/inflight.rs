@@ -30,7 +30,7 @@ impl InFlight {
         }
     }
 
-    /// A request goes to `server`, where it costs so many prompt tokens.
+    /// A request goes to `server`, where it costs this number of prompt tokens.
     pub(super) fn sent(&mut self, request: RequestIndex, server: usize, tokens: usize) {
         self.requests.insert(request, tokens);
         self.servers[server].requests += 1;

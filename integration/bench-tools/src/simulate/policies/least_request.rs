@@ -11,14 +11,14 @@ use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, Moment, Placeme
 #[derive(Debug)]
 pub(super) struct LeastRequest {
     inflight: InFlight,
-    dice: SeededRng,
+    rng: SeededRng,
 }
 
 impl LeastRequest {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
             inflight: InFlight::new(setup.servers),
-            dice: SeededRng::new(setup.seed),
+            rng: SeededRng::new(setup.seed),
         }
     }
 }
@@ -31,7 +31,7 @@ impl Dispatcher for LeastRequest {
             .iter()
             .map(|load| load.requests as f64)
             .enumerate();
-        let Some(server) = least(loads, &mut self.dice) else {
+        let Some(server) = least(loads, &mut self.rng) else {
             return;
         };
         self.inflight

@@ -29,7 +29,7 @@ const FULL_TOKENS: f64 = 4_194_304.0;
 pub(super) struct LlmD {
     inflight: InFlight,
     prefixes: Prefixes,
-    dice: SeededRng,
+    rng: SeededRng,
 }
 
 impl LlmD {
@@ -37,11 +37,11 @@ impl LlmD {
         Self {
             inflight: InFlight::new(setup.servers),
             prefixes: Prefixes::new(setup.servers, setup.blocks),
-            dice: SeededRng::new(setup.seed),
+            rng: SeededRng::new(setup.seed),
         }
     }
 
-    /// Whether only servers that hold the prompt, told by `sticky`, are candidates.
+    /// Whether only servers that hold the prompt, as `sticky` decides, are candidates.
     fn sticks(&self, sticky: &[bool]) -> bool {
         let least = |wanted: bool| {
             let loads = self
@@ -85,7 +85,7 @@ impl Dispatcher for LlmD {
         let candidates = (0..servers)
             .filter(|server| !sticks || sticky[*server])
             .map(load);
-        let Some(server) = least(candidates, &mut self.dice) else {
+        let Some(server) = least(candidates, &mut self.rng) else {
             return;
         };
         self.prefixes.learn(server, blocks);

@@ -13,14 +13,14 @@ use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, Moment, Placeme
 #[derive(Debug)]
 pub(super) struct PowerOfTwo {
     inflight: InFlight,
-    dice: SeededRng,
+    rng: SeededRng,
 }
 
 impl PowerOfTwo {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
             inflight: InFlight::new(setup.servers),
-            dice: SeededRng::new(setup.seed),
+            rng: SeededRng::new(setup.seed),
         }
     }
 }
@@ -29,7 +29,7 @@ impl Dispatcher for PowerOfTwo {
     fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
         let loads = self.inflight.loads();
         let (one, other) = if loads.len() > 1 {
-            self.dice.pair(loads.len())
+            self.rng.pair(loads.len())
         } else {
             (0, 0)
         };

@@ -1,11 +1,11 @@
-//! An approximate index of caches: what a router believes each server to hold, learned from what it sent there.
+//! An approximate index of caches: what a router expects each server to hold, from what it sent there.
 //!
-//! One LRU set of blocks for each server. It is never told of evictions, so it may believe too much (a set larger than
+//! One LRU set of blocks for each server. It gets no evictions, so it may expect too much (a set larger than
 //! the server's memory) or too little (another router's requests).
 
 use std::collections::{BTreeMap, HashMap};
 
-/// What each server is believed to hold.
+/// What each server is expected to hold.
 #[derive(Debug)]
 pub(super) struct Prefixes {
     servers: Vec<LruBlocks>,
@@ -34,7 +34,7 @@ impl Prefixes {
         }
     }
 
-    /// How many of these blocks, from the first, a server is believed to hold.
+    /// How many of these blocks, from the first, a server is expected to hold.
     pub(super) fn matched(&self, server: usize, blocks: &[u64]) -> usize {
         let held = &self.servers[server].used;
         blocks

@@ -120,7 +120,7 @@ async fn every_fault_yields_no_hits_and_is_counted_by_name() {
     let faults = [
         (Fault::Status(500), LookupOutcome::Status(500)),
         (Fault::Garbage, LookupOutcome::Garbage),
-        (Fault::Lie, LookupOutcome::Implausible),
+        (Fault::FalseMatches, LookupOutcome::Implausible),
         (Fault::Refuse, LookupOutcome::Broken),
     ];
     for (spoken, encoding) in SPOKEN {
@@ -257,7 +257,7 @@ async fn no_fault_of_a_conductor_fails_a_request() {
         for fault in [
             Fault::Status(500),
             Fault::Garbage,
-            Fault::Lie,
+            Fault::FalseMatches,
             Fault::Refuse,
             Fault::Hang,
         ] {

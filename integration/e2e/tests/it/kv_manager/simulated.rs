@@ -1,7 +1,7 @@
 //! The simulated KV manager: its hits are correct for simulated engines, and it returns none for other endpoints.
 
 use hermes_bench::fleet::instant;
-use hermes_bench::kv_manager::{TrialArgs, TrialServer};
+use hermes_bench::kv_manager::{KvManager, KvManagerArgs};
 use hermes_engine_sim::{Engine, EngineConfig, EngineHandle};
 use serde_json::{Value, json};
 
@@ -47,10 +47,10 @@ async fn engine() -> EngineHandle {
 }
 
 async fn ask_manager(question: &Value) -> Value {
-    let args = TrialArgs {
+    let args = KvManagerArgs {
         listen: ([127, 0, 0, 1], 0).into(),
     };
-    let manager = TrialServer::start(&args).await.expect("starts");
+    let manager = KvManager::start(&args).await.expect("starts");
     let (status, answer) = json_of(
         send(
             client()

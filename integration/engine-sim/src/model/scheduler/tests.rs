@@ -1,4 +1,4 @@
-//! Stories and properties of the scheduler.
+//! Examples and properties of the scheduler.
 
 use std::collections::HashMap;
 
