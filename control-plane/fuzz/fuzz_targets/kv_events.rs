@@ -1,4 +1,4 @@
-//! Whatever an engine publishes, reading it and taking it into an index ends without a panic, and all of it can be taken out.
+//! Any payload is decoded and applied to an index without a panic, and all of its blocks can be removed again.
 //!
 //! Run with `control-plane/fuzz/run kv_events`.
 
@@ -6,7 +6,7 @@
 
 use hermes_control_plane::cache_sources::kv_events::decode;
 use hermes_core::{
-    block_index::{BlockEvent, CacheIdentity, BlockIndex, SyncState},
+    block_index::{BlockEvent, BlockIndex, CacheIdentity, SyncState},
     snapshot::EndpointId,
 };
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +15,7 @@ fuzz_target!(|payload: &[u8]| {
     let Ok(batch) = decode::batch(payload) else { return };
     let mut index = BlockIndex::default();
     let mut rank = index.open(EndpointId(1));
-    index.stand(&rank, SyncState::Synced);
+    index.set_sync_state(&rank, SyncState::Synced);
     for event in batch.events {
         let mut changes = Vec::new();
         match event {
