@@ -41,21 +41,21 @@ fn stored(rng: &mut SeededRng, prompt: &[u32]) -> (Vec<u8>, Vec<u64>) {
     map(&mut out, "BlockStored", 10);
     field(&mut out, "block_hashes", |out| numbers(out, &names));
     field(&mut out, "parent_block_hash", |out| {
-        encode::write_nil(out).expect("memory")
+        encode::write_nil(out).expect("memory");
     });
     let tokens: Vec<u64> = prompt.iter().map(|token| (*token).into()).collect();
     field(&mut out, "token_ids", |out| numbers(out, &tokens));
     field(&mut out, "block_size", |out| {
-        drop(encode::write_uint(out, BLOCK as u64))
+        drop(encode::write_uint(out, BLOCK as u64));
     });
     field(&mut out, "lora_id", |out| {
-        encode::write_nil(out).expect("memory")
+        encode::write_nil(out).expect("memory");
     });
     field(&mut out, "medium", |out| {
-        encode::write_str(out, "GPU").expect("memory")
+        encode::write_str(out, "GPU").expect("memory");
     });
     field(&mut out, "lora_name", |out| {
-        encode::write_nil(out).expect("memory")
+        encode::write_nil(out).expect("memory");
     });
     field(&mut out, "extra_keys", |out| {
         encode::write_array_len(out, names.len() as u32).expect("memory");
@@ -64,10 +64,10 @@ fn stored(rng: &mut SeededRng, prompt: &[u32]) -> (Vec<u8>, Vec<u64>) {
             .for_each(|_| encode::write_nil(out).expect("memory"));
     });
     field(&mut out, "group_idx", |out| {
-        drop(encode::write_uint(out, 0))
+        drop(encode::write_uint(out, 0));
     });
     field(&mut out, "kv_cache_spec_kind", |out| {
-        encode::write_str(out, "full_attention").expect("memory")
+        encode::write_str(out, "full_attention").expect("memory");
     });
     (out, names)
 }
@@ -79,10 +79,10 @@ fn removed(names: &[u64]) -> Vec<u8> {
         map(&mut out, "BlockRemoved", 3);
         field(&mut out, "block_hashes", |out| numbers(out, &[*name]));
         field(&mut out, "medium", |out| {
-            encode::write_str(out, "GPU").expect("memory")
+            encode::write_str(out, "GPU").expect("memory");
         });
         field(&mut out, "group_idx", |out| {
-            drop(encode::write_uint(out, 0))
+            drop(encode::write_uint(out, 0));
         });
     }
     out
@@ -99,7 +99,7 @@ fn batch(events: usize) -> Vec<u8> {
 fn map(out: &mut Vec<u8>, kind: &str, fields: u32) {
     encode::write_map_len(out, fields + 1).expect("memory");
     field(out, "type", |out| {
-        encode::write_str(out, kind).expect("memory")
+        encode::write_str(out, kind).expect("memory");
     });
 }
 

@@ -206,7 +206,7 @@ impl<'a> LookupAttempt<'a> {
             Err(LookupFault::Timeout) => breaker.on_failure(now, EndpointFailure::Timeout),
             Err(LookupFault::Refused) => breaker.on_failure(now, EndpointFailure::Connect),
             Err(LookupFault::Status(status)) => {
-                breaker.on_failure(now, EndpointFailure::Status(*status))
+                breaker.on_failure(now, EndpointFailure::Status(*status));
             }
             Err(_) => breaker.on_failure(now, EndpointFailure::Reset),
         }

@@ -119,7 +119,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<KvManagerConfig> {
         cache: section
             .duration(
                 "cacheTtl",
-                SECOND * 0..=MINUTE,
+                Duration::ZERO..=MINUTE,
                 "How long a lookup's result is used for the same prefix; 0s looks up every time.",
             )
             .or(CACHE_TTL),

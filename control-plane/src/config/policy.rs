@@ -1,5 +1,7 @@
 //! How requests of a pool are handled, apart from the strategy: timeouts, retries, ejection, prompt hashing, tenants.
 
+use std::time::Duration;
+
 use hermes_core::policy::{EjectionPolicy, PoolPolicy, QueueLimits, RetryPolicy, Timeouts};
 
 use super::{
@@ -151,7 +153,7 @@ fn read_ejection(section: &mut Section<'_>) -> EjectionPolicy {
         slow_start: section
             .duration(
                 "slowStart",
-                SECOND * 0..=MINUTE * 10,
+                Duration::ZERO..=MINUTE * 10,
                 "Slow start: how long an endpoint takes after its ejection to get its full share of requests.",
             )
             .or(defaults.slow_start),

@@ -148,7 +148,7 @@ impl ScoreCalls {
                 self.cancel(RequestKey {
                     proxy,
                     request: RequestId(request),
-                })
+                });
             });
         }
         answers

@@ -178,7 +178,7 @@ impl Subscriber {
             }
             Some(from_data_plane::Message::Taught(taught)) => self.uplink.taught(taught),
             Some(from_data_plane::Message::Hello(_)) | None => {
-                self.uplink.odd("a message that is not understood here")
+                self.uplink.odd("a message that is not understood here");
             }
         }
     }

@@ -311,7 +311,7 @@ impl RegistrationReconciler {
         let url = self.url.as_str();
         match round {
             Ok(()) if self.complained => {
-                tracing::info!(url, rows, "event publishers are registered again")
+                tracing::info!(url, rows, "event publishers are registered again");
             }
             Err(outcome) if !self.complained => {
                 tracing::warn!(
