@@ -61,6 +61,12 @@ impl Attempt {
         &self.facts.upstream
     }
 
+    /// Ends what this attempt measures while its answer is held back for want of a better one.
+    pub(super) fn hold(&mut self) {
+        self.prefill_done();
+        self.facts.span = Span::none();
+    }
+
     /// The endpoint has begun its answer: its prefill is done.
     pub(super) fn prefill_done(&mut self) {
         self.in_flight.answered();

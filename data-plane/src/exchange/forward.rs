@@ -81,7 +81,7 @@ impl Forwarder {
             };
             attempts.failed(suspicious);
             if let Ok(answer) = &mut answer {
-                answer.attempt.prefill_done();
+                answer.attempt.hold();
             }
             held = answer.ok().or(held);
         }
