@@ -7,7 +7,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile([root.join("hermes/v1/router.proto")], [root])?;
     tonic_prost_build::configure()
-        .bytes(".hermes.v1.LookupText")
+        .bytes(".hermes.v1.PromptText")
         .compile_fds(files)?;
     Ok(())
 }

@@ -5,14 +5,14 @@
 
 mod cluster;
 mod delta;
+mod history;
 mod load;
 mod policy;
 mod score;
-mod taught;
 
 pub use cluster::snapshot_to_wire;
+pub use history::{ReplayedHistory, history_to_wire};
 pub use score::{Answer, Ask, Candidate, Chosen, Queued};
-pub use taught::{Taught, taught_to_wire};
 
 /// Why a message cannot be used: which field, what is wrong with it, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

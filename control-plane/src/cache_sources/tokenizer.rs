@@ -2,7 +2,7 @@
 //! matches on tokens, go by.
 //!
 //! ```text
-//!   LookupText ─▶ known? ─▶ under way? ─▶ wanted ─┬─ files:  template ─▶ text ─▶ tokenizer   (a few threads of their own)
+//!   PromptText ─▶ known? ─▶ under way? ─▶ wanted ─┬─ files:  template ─▶ text ─▶ tokenizer   (a few threads of their own)
 //!                  (memo)    (flights)            └─ engine: POST /tokenize                  (any endpoint of the pool)
 //! ```
 //!
@@ -45,7 +45,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use hermes_core::snapshot::Pool;
-use hermes_proto::v1::LookupText;
+use hermes_proto::v1::PromptText;
 use tokio::time::{Instant, timeout};
 
 pub use self::{
@@ -172,7 +172,7 @@ impl PoolTokenizer {
     }
 
     /// The ids that the engine will make of `text`, if they can be known, and in time.
-    pub async fn ids(&self, text: &LookupText, model: Option<&str>) -> Option<Arc<[u32]>> {
+    pub async fn ids(&self, text: &PromptText, model: Option<&str>) -> Option<Arc<[u32]>> {
         let started = Instant::now();
         let (outcome, ids) = match self.find(text, model).await {
             Ok((outcome, ids)) => (outcome, Some(ids)),
@@ -184,7 +184,7 @@ impl PoolTokenizer {
 
     async fn find(
         &self,
-        text: &LookupText,
+        text: &PromptText,
         model: Option<&str>,
     ) -> Result<(TokenizeOutcome, Arc<[u32]>), Failure> {
         let shared = &self.shared;
@@ -221,7 +221,7 @@ impl TokenizerState {
         self: Arc<Self>,
         ready: ReadyBackend,
         key: TokenKey,
-        text: LookupText,
+        text: PromptText,
         model: Option<Arc<str>>,
     ) -> BoxFuture<'static, Result<Arc<[u32]>, Failure>> {
         async move {
@@ -237,7 +237,7 @@ impl TokenizerState {
         self: Arc<Self>,
         encoder: Arc<Encoder>,
         key: TokenKey,
-        text: LookupText,
+        text: PromptText,
     ) -> Result<Arc<[u32]>, Failure> {
         let shared = Arc::clone(&self);
         let work = move || {
@@ -254,7 +254,7 @@ impl TokenizerState {
     async fn ask(
         &self,
         key: TokenKey,
-        text: &LookupText,
+        text: &PromptText,
         model: Option<&str>,
     ) -> Result<Arc<[u32]>, Failure> {
         let TokenizerBackend::Engine(engine, _) = &self.maker else {

@@ -13,7 +13,7 @@ use hermes_core::{
     snapshot::{EndpointId, Snapshot},
     stored_responses::{ResponseKey, ResponseLocations},
 };
-use hermes_proto::v1::Outcome;
+use hermes_proto::v1::RequestOutcome;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{sync::Notify, time::Instant};
@@ -225,7 +225,7 @@ impl PoolDirectory {
     /// A request is over that was never sent anywhere: its booking is wherever it was made.
     pub(crate) fn finished_unsent(&self, key: RequestKey) {
         let now = self.now();
-        let (outcome, ended) = (Outcome::Unspecified, EngineUsage::default());
+        let (outcome, ended) = (RequestOutcome::Unspecified, EngineUsage::default());
         let finish = FinishReport {
             endpoint: None,
             outcome,

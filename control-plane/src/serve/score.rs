@@ -27,7 +27,7 @@ use hermes_core::{
 };
 use hermes_proto::{
     convert::Ask,
-    v1::{ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, refused::Reason},
+    v1::{ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, rejected::Reason},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

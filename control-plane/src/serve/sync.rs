@@ -176,7 +176,7 @@ impl Subscriber {
                 self.metrics.streams.rejected_snapshots.inc();
                 self.structure.reject(&reject, self.proxy);
             }
-            Some(from_data_plane::Message::Taught(taught)) => self.uplink.taught(taught),
+            Some(from_data_plane::Message::History(history)) => self.uplink.history(history),
             Some(from_data_plane::Message::Hello(_)) | None => {
                 self.uplink.odd("a message that is not understood here");
             }

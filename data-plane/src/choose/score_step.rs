@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use hermes_core::{query::MAX_RANKED, rendezvous::owner};
 use hermes_proto::{
     convert::{Answer, Candidate, Chosen, Queued},
-    v1::{self, refused::Reason},
+    v1::{self, rejected::Reason},
 };
 use hermes_runtime::propagation;
 use smallvec::SmallVec;
@@ -188,7 +188,7 @@ impl ScoreStep {
             tenant: query.tenant,
             deadline_ms: millis(policy.score_deadline),
             waited_ms: millis(waited),
-            unary: request.is_non_streaming(),
+            non_streaming: request.is_non_streaming(),
             may_wait: policy.strategy.needs_score() && !response_only,
             exclude: Vec::new(),
             response: request.response.as_ref().map(|response| response.key.0),

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
     clock::uptime,
-    link::report::{Outcome, Reporter},
+    link::report::{ReportedOutcome, Reporter},
     request::{
         admission::AdmissionPermit, inference_request::InferenceRequest, local_reply::LocalReply,
     },
@@ -178,7 +178,7 @@ impl RequestGuard {
     }
 
     /// An attempt at this endpoint failed, before its answer was relayed or while it was.
-    pub(crate) fn attempt_failed(&self, endpoint: EndpointId, outcome: Outcome) {
+    pub(crate) fn attempt_failed(&self, endpoint: EndpointId, outcome: ReportedOutcome) {
         self.sinks
             .reporter
             .attempt_failed(self.id, endpoint, outcome);
@@ -229,7 +229,7 @@ impl RequestGuard {
     pub(super) fn truncated(&mut self, outcome: RequestOutcome) {
         self.outcome = outcome;
         if let Some(attempt) = &self.attempt {
-            self.attempt_failed(attempt.upstream.endpoint.id, Outcome::Failed);
+            self.attempt_failed(attempt.upstream.endpoint.id, ReportedOutcome::Failed);
             attempt.upstream.failed(uptime(), EndpointFailure::Reset);
         }
     }

@@ -15,7 +15,7 @@ use hermes_core::ejection::EndpointFailure;
 use http::StatusCode;
 
 use crate::{
-    link::report::Outcome,
+    link::report::ReportedOutcome,
     telemetry::metrics::{AttemptOutcome, RequestOutcome},
 };
 
@@ -50,7 +50,7 @@ pub(super) enum RetryVerdict {
 pub(super) struct AttemptFailure {
     pub(super) metric: AttemptOutcome,
     pub(super) health: EndpointFailure,
-    pub(super) report: Outcome,
+    pub(super) report: ReportedOutcome,
 }
 
 /// Attempts of one request so far.
@@ -84,23 +84,27 @@ impl AttemptEnd {
             Self::Unreachable => (
                 AttemptOutcome::Unreachable,
                 EndpointFailure::Connect,
-                Outcome::Unreachable,
+                ReportedOutcome::Unreachable,
             ),
             Self::Broken => (
                 AttemptOutcome::Failed,
                 EndpointFailure::Reset,
-                Outcome::Failed,
+                ReportedOutcome::Failed,
             ),
             Self::TimedOut => (
                 AttemptOutcome::TimedOut,
                 EndpointFailure::Timeout,
-                Outcome::TimedOut,
+                ReportedOutcome::TimedOut,
             ),
             Self::Answered(status) => {
                 let health = EndpointFailure::Status(status.as_u16());
                 match status.as_u16() {
-                    429 | 503 => (AttemptOutcome::Overloaded, health, Outcome::Backpressure),
-                    500 | 502 | 504 => (AttemptOutcome::Failed, health, Outcome::Failed),
+                    429 | 503 => (
+                        AttemptOutcome::Overloaded,
+                        health,
+                        ReportedOutcome::Overloaded,
+                    ),
+                    500 | 502 | 504 => (AttemptOutcome::Failed, health, ReportedOutcome::Failed),
                     _ => return None,
                 }
             }
@@ -212,7 +216,7 @@ mod tests {
         assert_eq!(failure(StatusCode::OK), None);
         assert_eq!(failure(StatusCode::BAD_REQUEST), None);
         let busy = failure(StatusCode::TOO_MANY_REQUESTS).expect("overload");
-        assert_eq!(busy.report, Outcome::Backpressure);
+        assert_eq!(busy.report, ReportedOutcome::Overloaded);
         assert_eq!(
             outcome_of(StatusCode::NOT_IMPLEMENTED),
             RequestOutcome::Failed

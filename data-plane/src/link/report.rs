@@ -46,7 +46,7 @@ struct UnfinishedRequest {
 pub(crate) struct RequestEnd {
     /// The endpoint of the relayed answer, or of the last attempt.
     pub(crate) endpoint: Option<EndpointId>,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: ReportedOutcome,
     pub(crate) usage: Option<v1::Usage>,
     /// Since it was sent to its last endpoint.
     pub(crate) duration: Duration,
@@ -57,7 +57,7 @@ pub(crate) struct RequestEnd {
 }
 
 /// The outcome of a request or an attempt; the contract defines each.
-pub(crate) use hermes_proto::v1::Outcome;
+pub(crate) use hermes_proto::v1::RequestOutcome as ReportedOutcome;
 
 impl Reporter {
     /// The reporter, and the queue of its reports.
@@ -93,7 +93,7 @@ impl Reporter {
             Event::Started(v1::Started {
                 endpoint: endpoint.0,
                 uncached_tokens,
-                unary: non_streaming,
+                non_streaming,
             }),
         );
     }
@@ -110,7 +110,12 @@ impl Reporter {
         );
     }
 
-    pub(crate) fn attempt_failed(&self, request: u64, endpoint: EndpointId, outcome: Outcome) {
+    pub(crate) fn attempt_failed(
+        &self,
+        request: u64,
+        endpoint: EndpointId,
+        outcome: ReportedOutcome,
+    ) {
         self.send(
             request,
             Event::AttemptFailed(v1::AttemptFailed {
@@ -229,7 +234,7 @@ mod tests {
             2,
             RequestEnd {
                 endpoint: Some(ENDPOINT),
-                outcome: Outcome::Ok,
+                outcome: ReportedOutcome::Ok,
                 usage: None,
                 duration,
                 decoding: None,
@@ -265,10 +270,10 @@ mod tests {
         };
         reporter.started(1, ENDPOINT, 10, false);
         reporter.started(2, ENDPOINT, 10, false);
-        reporter.attempt_failed(1, ENDPOINT, Outcome::Unreachable);
+        reporter.attempt_failed(1, ENDPOINT, ReportedOutcome::Unreachable);
         reporter.first_byte(1, Duration::from_micros(300));
         reporter.first_byte(2, Duration::from_micros(400));
-        reporter.finished(1, finished(Outcome::Ok));
+        reporter.finished(1, finished(ReportedOutcome::Ok));
         let mut batch: Vec<_> = std::iter::from_fn(|| reports.try_recv().ok()).collect();
         fold(&mut batch);
         let reports: Vec<(u64, &str)> = batch

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use hermes_proto::v1::{
-    LookupText,
-    lookup_text::{Api as Wire, Kind},
+    PromptText,
+    prompt_text::{Api as Wire, Kind},
 };
 use http::Method;
 
@@ -19,14 +19,14 @@ const MAX_LOOKUP_BYTES: usize = 1 << 20;
 /// The lookup for a `POST` of `body` to `path`, as a proxy sends it: for tools and tests. `None` when the body is
 /// invalid or has no prompt.
 #[must_use]
-pub fn of(path: &str, body: &Bytes) -> Option<LookupText> {
+pub fn of(path: &str, body: &Bytes) -> Option<PromptText> {
     let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;
     let fields = BodyFields::parse(body).ok()?;
     lookup_text(&RequestPrompt::of(&fields, body), route.api)
 }
 
 /// The text of a prompt for exact cache sources, if there is one within the limit.
-pub(crate) fn lookup_text(prompt: &RequestPrompt, api: Api) -> Option<LookupText> {
+pub(crate) fn lookup_text(prompt: &RequestPrompt, api: Api) -> Option<PromptText> {
     let RequestPrompt {
         salt,
         tools,
@@ -60,7 +60,7 @@ pub(crate) fn lookup_text(prompt: &RequestPrompt, api: Api) -> Option<LookupText
     } else {
         Kind::Prompt
     };
-    Some(LookupText {
+    Some(PromptText {
         json: conversation.clone(),
         kind: kind.into(),
         api: wire(api).into(),

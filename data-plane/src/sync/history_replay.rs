@@ -8,7 +8,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use hermes_core::{rendezvous::owner, snapshot::Epoch};
 use hermes_proto::{
-    convert::taught_to_wire,
+    convert::history_to_wire,
     v1::{FromDataPlane, from_data_plane::Message},
 };
 use tokio::sync::mpsc;
@@ -61,11 +61,11 @@ fn send_history(target: &ReplayTarget<'_>, pool: &RoutingPool) {
         .into_iter()
         .filter(|decision| pool.pool.position(decision.endpoint).is_some());
     let (mut sent, mut dropped) = (0, 0);
-    for taught in taught_to_wire(pool.name(), history.block_bytes(), known) {
-        let count = taught.decisions.len();
+    for replayed in history_to_wire(pool.name(), history.block_bytes(), known) {
+        let count = replayed.requests.len();
         // Sent without waiting, like reports: entries that do not fit are learned again from traffic.
         match target.upwards.try_send(FromDataPlane {
-            message: Some(Message::Taught(taught)),
+            message: Some(Message::History(replayed)),
         }) {
             Ok(()) => sent += count,
             Err(_) => dropped += count,
@@ -171,7 +171,7 @@ mod tests {
         fn received(&mut self) -> Vec<u64> {
             std::iter::from_fn(|| self.inbox.try_recv().ok())
                 .flat_map(|up| match up.message {
-                    Some(Message::Taught(taught)) => taught.decisions,
+                    Some(Message::History(history)) => history.requests,
                     other => panic!("only histories are sent: {other:?}"),
                 })
                 .map(|decision| decision.endpoint)

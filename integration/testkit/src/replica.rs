@@ -9,11 +9,11 @@ use futures::{Stream, StreamExt, stream};
 use hermes_core::{load::Load, snapshot::Snapshot};
 use hermes_proto::{
     MAX_MESSAGE_BYTES,
-    convert::{Taught, snapshot_to_wire},
+    convert::{ReplayedHistory, snapshot_to_wire},
     v1::{
-        Candidate, Chosen, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, LoadUpdate,
-        Queued, Refused, Report, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses,
-        from_control_plane::Message as Down, from_data_plane::Message as Up, refused::Reason,
+        Candidate, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, LoadUpdate, Queued,
+        Rejected, Report, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, Selected,
+        from_control_plane::Message as Down, from_data_plane::Message as Up, rejected::Reason,
         router_server::Router, router_server::RouterServer, score_response::Answer,
     },
 };
@@ -40,7 +40,7 @@ pub struct Replica {
     pub grpc: SocketAddr,
     questions: mpsc::Receiver<ScoreRequest>,
     cancels: mpsc::Receiver<u64>,
-    histories: mpsc::Receiver<Taught>,
+    histories: mpsc::Receiver<ReplayedHistory>,
     reports: mpsc::Receiver<Report>,
     state: ReplicaState,
     _serving: AbortOnDropHandle<()>,
@@ -54,7 +54,7 @@ struct ReplicaState {
     snapshot: Arc<Mutex<Option<Snapshot>>>,
     questions: mpsc::Sender<ScoreRequest>,
     cancels: mpsc::Sender<u64>,
-    histories: mpsc::Sender<Taught>,
+    histories: mpsc::Sender<ReplayedHistory>,
     reports: mpsc::Sender<Report>,
     answers: broadcast::Sender<ScoreResponse>,
     /// Ends every stream.
@@ -123,7 +123,7 @@ impl Replica {
     ///
     /// # Panics
     /// When none comes in time.
-    pub async fn history(&mut self) -> Taught {
+    pub async fn history(&mut self) -> ReplayedHistory {
         next(&mut self.histories, "a history").await
     }
 
@@ -162,9 +162,9 @@ impl Replica {
         }];
         self.answer(
             request,
-            Answer::Chosen(Chosen {
+            Answer::Selected(Selected {
                 ranked,
-                ..Chosen::default()
+                ..Selected::default()
             }),
         );
     }
@@ -174,7 +174,7 @@ impl Replica {
         let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
         self.answer(
             request,
-            Answer::Refused(Refused {
+            Answer::Rejected(Rejected {
                 reason: reason.into(),
                 retry_after_ms,
             }),
@@ -223,10 +223,10 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl ReplicaState {
     fn receive(&self, message: FromDataPlane) {
         match message.message {
-            Some(Up::Taught(taught)) => {
-                let taught =
-                    Taught::try_from(taught).expect("a proxy sends a history that can be read");
-                let _full = self.histories.try_send(taught);
+            Some(Up::History(history)) => {
+                let history = ReplayedHistory::try_from(history)
+                    .expect("a proxy sends a history that can be read");
+                let _full = self.histories.try_send(history);
             }
             Some(Up::Reports(reports)) => reports.reports.into_iter().for_each(|report| {
                 let _full = self.reports.try_send(report);

@@ -34,7 +34,7 @@ impl From<&PoolPolicy> for v1::Policy {
             strategy,
             timeouts,
             retry,
-            ejection: breaker,
+            ejection,
             block_bytes,
             score_deadline,
             lookup_text,
@@ -43,10 +43,10 @@ impl From<&PoolPolicy> for v1::Policy {
         Self {
             timeouts: Some(timeouts.into()),
             retry: Some(v1::Retry {
-                attempts: retry.max_attempts,
+                max_attempts: retry.max_attempts,
                 budget: retry.budget,
             }),
-            breaker: Some(breaker.into()),
+            ejection: Some(ejection.into()),
             block_bytes: *block_bytes,
             score_deadline_ms: u32::try_from(score_deadline.as_millis()).unwrap_or(u32::MAX),
             lookup_text: *lookup_text,
@@ -63,7 +63,7 @@ impl TryFrom<v1::Policy> for PoolPolicy {
         let v1::Policy {
             timeouts,
             retry,
-            breaker,
+            ejection,
             block_bytes,
             score_deadline_ms,
             lookup_text,
@@ -73,10 +73,13 @@ impl TryFrom<v1::Policy> for PoolPolicy {
         if block_bytes == 0 {
             return Err(Invalid::new("block_bytes", "must be at least 1"));
         }
-        let v1::Retry { attempts, budget } = required(retry, "retry")?;
-        if attempts == 0 {
+        let v1::Retry {
+            max_attempts,
+            budget,
+        } = required(retry, "retry")?;
+        if max_attempts == 0 {
             return Err(Invalid::new(
-                "retry.attempts",
+                "retry.max_attempts",
                 "must be at least 1: the first attempt counts",
             ));
         }
@@ -84,10 +87,10 @@ impl TryFrom<v1::Policy> for PoolPolicy {
             strategy: required(strategy, "strategy")?.try_into()?,
             timeouts: required(timeouts, "timeouts")?.into(),
             retry: RetryPolicy {
-                max_attempts: attempts,
+                max_attempts,
                 budget: weight(budget, "retry.budget")?,
             },
-            ejection: required(breaker, "breaker")?.into(),
+            ejection: required(ejection, "ejection")?.into(),
             block_bytes,
             score_deadline: Duration::from_millis(u64::from(score_deadline_ms)),
             lookup_text,
@@ -210,26 +213,26 @@ impl From<&KvAware> for v1::KvAware {
             window,
             gamma,
             gamma_waiting,
-            default_prefill_rate: usual_rate,
-            default_cache_tokens: usual_cache,
+            default_prefill_rate,
+            default_cache_tokens,
             queue,
         } = *rules;
         let QueueLimits {
-            max_requests: requests,
-            max_bytes: bytes,
-            max_wait: wait,
+            max_requests,
+            max_bytes,
+            max_wait,
         } = queue;
         Self {
             late,
             window_ms: millis(window),
             gamma,
             gamma_waiting,
-            usual_rate,
-            usual_cache,
+            default_prefill_rate,
+            default_cache_tokens,
             queue: Some(v1::Queue {
-                requests,
-                bytes,
-                wait_ms: millis(wait),
+                max_requests,
+                max_bytes,
+                max_wait_ms: millis(max_wait),
             }),
         }
     }
@@ -244,18 +247,18 @@ impl TryFrom<v1::KvAware> for KvAware {
             window_ms,
             gamma,
             gamma_waiting,
-            usual_rate,
+            default_prefill_rate,
             queue,
-            usual_cache,
+            default_cache_tokens,
         } = wire;
         let v1::Queue {
-            requests,
-            bytes,
-            wait_ms,
+            max_requests,
+            max_bytes,
+            max_wait_ms,
         } = required(queue, "kv_aware.queue")?;
-        if !(usual_rate.is_finite() && usual_rate > 0.0) {
+        if !(default_prefill_rate.is_finite() && default_prefill_rate > 0.0) {
             return Err(Invalid::new(
-                "kv_aware.usual_rate",
+                "kv_aware.default_prefill_rate",
                 "must be a finite number above 0",
             ));
         }
@@ -264,12 +267,12 @@ impl TryFrom<v1::KvAware> for KvAware {
             window: Duration::from_millis(window_ms),
             gamma: weight(gamma, "kv_aware.gamma")?,
             gamma_waiting: weight(gamma_waiting, "kv_aware.gamma_waiting")?,
-            default_prefill_rate: usual_rate,
-            default_cache_tokens: usual_cache,
+            default_prefill_rate,
+            default_cache_tokens,
             queue: QueueLimits {
-                max_requests: requests,
-                max_bytes: bytes,
-                max_wait: Duration::from_millis(wait_ms),
+                max_requests,
+                max_bytes,
+                max_wait: Duration::from_millis(max_wait_ms),
             },
         })
     }
@@ -389,38 +392,38 @@ impl From<v1::Timeouts> for Timeouts {
     }
 }
 
-// === BreakerPolicy ===
+// === EjectionPolicy ===
 
-impl From<&EjectionPolicy> for v1::Breaker {
+impl From<&EjectionPolicy> for v1::Ejection {
     fn from(policy: &EjectionPolicy) -> Self {
         let EjectionPolicy {
-            consecutive_failures: failures,
-            base_time: base,
-            max_time: longest,
-            slow_start: warm_up,
+            consecutive_failures,
+            base_time,
+            max_time,
+            slow_start,
         } = *policy;
         Self {
-            failures,
-            base_ms: millis(base),
-            longest_ms: millis(longest),
-            warm_up_ms: millis(warm_up),
+            consecutive_failures,
+            base_time_ms: millis(base_time),
+            max_time_ms: millis(max_time),
+            slow_start_ms: millis(slow_start),
         }
     }
 }
 
-impl From<v1::Breaker> for EjectionPolicy {
-    fn from(wire: v1::Breaker) -> Self {
-        let v1::Breaker {
-            failures,
-            base_ms,
-            longest_ms,
-            warm_up_ms,
+impl From<v1::Ejection> for EjectionPolicy {
+    fn from(wire: v1::Ejection) -> Self {
+        let v1::Ejection {
+            consecutive_failures,
+            base_time_ms,
+            max_time_ms,
+            slow_start_ms,
         } = wire;
         Self {
-            consecutive_failures: failures,
-            base_time: Duration::from_millis(base_ms),
-            max_time: Duration::from_millis(longest_ms),
-            slow_start: Duration::from_millis(warm_up_ms),
+            consecutive_failures,
+            base_time: Duration::from_millis(base_time_ms),
+            max_time: Duration::from_millis(max_time_ms),
+            slow_start: Duration::from_millis(slow_start_ms),
         }
     }
 }

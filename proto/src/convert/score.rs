@@ -33,7 +33,7 @@ pub struct Ask {
     /// The first answer may be [`Answer::Queued`].
     pub may_wait: bool,
     /// The prompt for a KV manager that matches on text.
-    pub lookup: Option<v1::LookupText>,
+    pub lookup: Option<v1::PromptText>,
     /// The stored response that the request refers to, and whether nothing but its endpoint will do.
     pub response: Option<(ResponseKey, bool)>,
     /// W3C trace context, empty when there is none.
@@ -52,7 +52,7 @@ pub enum Answer {
     /// The replica cannot choose.
     Refused {
         /// Why, for metrics and logs.
-        reason: v1::refused::Reason,
+        reason: v1::rejected::Reason,
         /// When the client should come back; known for the reasons of the queue.
         retry_after: Option<Duration>,
     },
@@ -126,7 +126,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             response_only,
             waited_ms,
             may_wait,
-            unary,
+            non_streaming,
         } = wire;
         if pool.is_empty() {
             return Err(Invalid::new("pool", "is empty; name the pool to choose in"));
@@ -143,7 +143,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             session,
             priority,
             tenant,
-            non_streaming: unary,
+            non_streaming,
             exclude: exclude.into_iter().map(EndpointId).collect(),
         };
         let model = (!model.is_empty()).then_some(model);
@@ -173,10 +173,10 @@ impl TryFrom<v1::ScoreResponse> for Answer {
 
     fn try_from(wire: v1::ScoreResponse) -> Result<Self, Invalid> {
         Ok(match super::required(wire.answer, "answer")? {
-            WireAnswer::Chosen(chosen) => Self::Chosen(chosen.try_into()?),
+            WireAnswer::Selected(chosen) => Self::Chosen(chosen.try_into()?),
             WireAnswer::Queued(queued) => Self::Queued(queued.into()),
-            WireAnswer::Refused(refused) => {
-                let v1::Refused {
+            WireAnswer::Rejected(refused) => {
+                let v1::Rejected {
                     reason: _,
                     retry_after_ms,
                 } = refused;
@@ -192,13 +192,13 @@ impl TryFrom<v1::ScoreResponse> for Answer {
 
 // === Chosen ===
 
-impl TryFrom<v1::Chosen> for Chosen {
+impl TryFrom<v1::Selected> for Chosen {
     type Error = Invalid;
 
     /// What only explains the choice is dropped where it cannot be read: it must not cost the choice.
-    fn try_from(wire: v1::Chosen) -> Result<Self, Invalid> {
+    fn try_from(wire: v1::Selected) -> Result<Self, Invalid> {
         let source = wire.source();
-        let v1::Chosen {
+        let v1::Selected {
             ranked,
             waited_ms,
             expected_wait_ms,
@@ -242,24 +242,24 @@ impl From<v1::Candidate> for Candidate {
     }
 }
 
-impl From<Option<CacheSource>> for v1::Source {
+impl From<Option<CacheSource>> for v1::CacheSource {
     fn from(source: Option<CacheSource>) -> Self {
         match source {
             None => Self::None,
             Some(CacheSource::Learned) => Self::Learned,
-            Some(CacheSource::KvManager) => Self::Manager,
-            Some(CacheSource::KvEvents) => Self::Events,
+            Some(CacheSource::KvManager) => Self::KvManager,
+            Some(CacheSource::KvEvents) => Self::KvEvents,
         }
     }
 }
 
-impl From<v1::Source> for Option<CacheSource> {
-    fn from(wire: v1::Source) -> Self {
+impl From<v1::CacheSource> for Option<CacheSource> {
+    fn from(wire: v1::CacheSource) -> Self {
         match wire {
-            v1::Source::None => None,
-            v1::Source::Learned => Some(CacheSource::Learned),
-            v1::Source::Manager => Some(CacheSource::KvManager),
-            v1::Source::Events => Some(CacheSource::KvEvents),
+            v1::CacheSource::None => None,
+            v1::CacheSource::Learned => Some(CacheSource::Learned),
+            v1::CacheSource::KvManager => Some(CacheSource::KvManager),
+            v1::CacheSource::KvEvents => Some(CacheSource::KvEvents),
         }
     }
 }
@@ -307,7 +307,7 @@ mod tests {
             cached_tokens: 5,
             ..Default::default()
         }];
-        let wire = response(WireAnswer::Chosen(v1::Chosen {
+        let wire = response(WireAnswer::Selected(v1::Selected {
             ranked,
             ..Default::default()
         }));
@@ -326,13 +326,13 @@ mod tests {
     #[test]
     fn an_explanation_that_cannot_be_read_does_not_cost_the_choice() {
         let ranked = vec![v1::Candidate::default()];
-        let chosen = v1::Chosen {
+        let chosen = v1::Selected {
             ranked,
             gamma: Some(f32::NAN),
             source: 99,
             ..Default::default()
         };
-        let Ok(Answer::Chosen(chosen)) = Answer::try_from(response(WireAnswer::Chosen(chosen)))
+        let Ok(Answer::Chosen(chosen)) = Answer::try_from(response(WireAnswer::Selected(chosen)))
         else {
             panic!("the choice is good");
         };
@@ -341,13 +341,13 @@ mod tests {
 
     #[test]
     fn a_refusal_says_when_to_come_back_if_anybody_knows() {
-        let refused = |retry_after_ms| v1::Refused {
-            reason: v1::refused::Reason::QueueFull.into(),
+        let refused = |retry_after_ms| v1::Rejected {
+            reason: v1::rejected::Reason::QueueFull.into(),
             retry_after_ms,
         };
         let read =
-            |refused| Answer::try_from(response(WireAnswer::Refused(refused))).expect("valid");
-        let reason = v1::refused::Reason::QueueFull;
+            |refused| Answer::try_from(response(WireAnswer::Rejected(refused))).expect("valid");
+        let reason = v1::rejected::Reason::QueueFull;
         assert_eq!(
             read(refused(0)),
             Answer::Refused {

@@ -1,7 +1,7 @@
 //! A conversation as a request carries it: messages, tools, and the arguments of its chat template. Raw JSON.
 
 use bytes::Bytes;
-use hermes_proto::v1::{LookupText, lookup_text::Api};
+use hermes_proto::v1::{PromptText, prompt_text::Api};
 use minijinja::{Value, value::ValueKind};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -30,7 +30,7 @@ pub(super) struct Chat {
 
 impl Chat {
     /// `messages`, with everything else that `text` says.
-    pub(super) fn of(text: &LookupText, messages: Bytes) -> Self {
+    pub(super) fn of(text: &PromptText, messages: Bytes) -> Self {
         let given = |raw: &Bytes| Some(raw.clone()).filter(|raw| !raw.is_empty());
         Self {
             messages,

@@ -1,12 +1,12 @@
 //! Names everything that the token ids of a request depend on.
 
-use hermes_proto::v1::LookupText;
+use hermes_proto::v1::PromptText;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::memo::TokenKey;
 
 /// The key of `text` for `model`. Seeded, so that no client can aim at what is remembered of another's prompt.
-pub(super) fn key(text: &LookupText, model: Option<&str>, seed: u64) -> TokenKey {
+pub(super) fn key(text: &PromptText, model: Option<&str>, seed: u64) -> TokenKey {
     let mut hash = Xxh3::with_seed(seed);
     for part in parts(text)
         .into_iter()
@@ -28,13 +28,13 @@ pub(super) fn key(text: &LookupText, model: Option<&str>, seed: u64) -> TokenKey
 }
 
 /// How much there is to be made into tokens, in bytes of JSON.
-pub(super) fn length(text: &LookupText) -> usize {
+pub(super) fn length(text: &PromptText) -> usize {
     parts(text).iter().map(|part| part.len()).sum()
 }
 
 /// All but the salt, of which no token is made.
-fn parts(text: &LookupText) -> [&[u8]; 6] {
-    let LookupText {
+fn parts(text: &PromptText) -> [&[u8]; 6] {
+    let PromptText {
         json,
         tools,
         system,
@@ -55,52 +55,52 @@ mod tests {
     #[test]
     fn whatever_changes_the_tokens_changes_the_key() {
         let x = || bytes::Bytes::from_static(b"x");
-        let plain = LookupText::default;
+        let plain = PromptText::default;
         let texts = [
             plain(),
-            LookupText {
+            PromptText {
                 json: x(),
                 ..plain()
             },
-            LookupText {
+            PromptText {
                 tools: x(),
                 ..plain()
             },
-            LookupText {
+            PromptText {
                 system: x(),
                 ..plain()
             },
-            LookupText {
+            PromptText {
                 template_kwargs: x(),
                 ..plain()
             },
-            LookupText {
+            PromptText {
                 documents: x(),
                 ..plain()
             },
-            LookupText {
+            PromptText {
                 reasoning: x(),
                 ..plain()
             },
-            LookupText { kind: 1, ..plain() },
-            LookupText { api: 1, ..plain() },
-            LookupText {
+            PromptText { kind: 1, ..plain() },
+            PromptText { api: 1, ..plain() },
+            PromptText {
                 add_generation_prompt: Some(false),
                 ..plain()
             },
-            LookupText {
+            PromptText {
                 add_generation_prompt: Some(true),
                 ..plain()
             },
-            LookupText {
+            PromptText {
                 continue_final_message: Some(true),
                 ..plain()
             },
-            LookupText {
+            PromptText {
                 add_special_tokens: Some(true),
                 ..plain()
             },
-            LookupText {
+            PromptText {
                 incomplete: true,
                 ..plain()
             },
@@ -110,7 +110,7 @@ mod tests {
         assert!(
             !keys.contains(&key(&plain(), Some("m"), 7)) && !keys.contains(&key(&plain(), None, 8))
         );
-        let salted = LookupText {
+        let salted = PromptText {
             cache_salt: x(),
             ..plain()
         };

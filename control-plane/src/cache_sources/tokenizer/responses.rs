@@ -5,7 +5,7 @@
 //! the engine's own history, or its own tools, are left to it.
 
 use bytes::Bytes;
-use hermes_proto::v1::LookupText;
+use hermes_proto::v1::PromptText;
 use serde_json::{Map, Value, json};
 
 use super::{Failure, chat::Chat};
@@ -14,7 +14,7 @@ use super::{Failure, chat::Chat};
 ///
 /// # Errors
 /// As [`super::wanted::TokenizeInput::read`].
-pub(super) fn read(text: &LookupText) -> Result<Chat, Failure> {
+pub(super) fn read(text: &PromptText) -> Result<Chat, Failure> {
     let mut messages = Vec::new();
     if !text.system.is_empty() {
         let instructions: Option<String> = parse(&text.system)?;
@@ -143,18 +143,18 @@ fn tools(raw: &[u8]) -> Result<Option<Bytes>, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use hermes_proto::v1::lookup_text::Api;
+    use hermes_proto::v1::prompt_text::Api;
     use proptest::prelude::*;
 
     use super::*;
 
     fn chat(input: &Value, instructions: &str, tools: &str) -> Result<Chat, Failure> {
-        read(&LookupText {
+        read(&PromptText {
             api: Api::Responses.into(),
             json: input.to_string().into(),
             system: Bytes::copy_from_slice(instructions.as_bytes()),
             tools: Bytes::copy_from_slice(tools.as_bytes()),
-            ..LookupText::default()
+            ..PromptText::default()
         })
     }
 

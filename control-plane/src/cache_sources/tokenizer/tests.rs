@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use hermes_proto::v1::lookup_text::{Api, Kind};
+use hermes_proto::v1::prompt_text::{Api, Kind};
 use prometheus_client::registry::Registry;
 
 use super::*;
@@ -31,12 +31,12 @@ async fn fixture() -> (PoolTokenizer, TokenizerMetrics) {
     tokens(settings(Way::Files(fixture::files()))).await
 }
 
-fn chat(messages: &str) -> LookupText {
-    LookupText {
+fn chat(messages: &str) -> PromptText {
+    PromptText {
         json: Bytes::copy_from_slice(messages.as_bytes()),
         kind: Kind::Messages.into(),
         api: Api::Chat.into(),
-        ..LookupText::default()
+        ..PromptText::default()
     }
 }
 
@@ -61,7 +61,7 @@ async fn settings_of_the_request_reach_the_template() {
     let (tokens, _) = fixture().await;
     let plain = chat(r#"[{"role":"user","content":"hello"}]"#);
     let thinking = 305;
-    let off = LookupText {
+    let off = PromptText {
         template_kwargs: Bytes::from_static(br#"{"enable_thinking":false}"#),
         ..plain.clone()
     };
@@ -79,7 +79,7 @@ async fn settings_of_the_request_reach_the_template() {
             .expect("ids")
             .contains(&thinking)
     );
-    let open = LookupText {
+    let open = PromptText {
         add_generation_prompt: Some(false),
         ..plain
     };
@@ -119,7 +119,7 @@ async fn what_has_no_exact_ids_has_none_and_says_why() {
     let cases = [
         (chat(image), Failure::Unsupported),
         (
-            LookupText {
+            PromptText {
                 incomplete: true,
                 ..chat("[]")
             },

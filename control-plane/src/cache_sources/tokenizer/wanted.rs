@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hermes_proto::v1::{
-    LookupText,
-    lookup_text::{Api, Kind},
+    PromptText,
+    prompt_text::{Api, Kind},
 };
 use serde::Deserialize;
 
@@ -44,7 +44,7 @@ impl TokenizeInput {
     /// # Errors
     /// [`Failure::Unsupported`] for what becomes tokens in the engine alone, [`Failure::Malformed`] for what no engine
     /// would take.
-    pub(super) fn read(text: &LookupText) -> Result<Self, Failure> {
+    pub(super) fn read(text: &PromptText) -> Result<Self, Failure> {
         if text.incomplete {
             return Err(Failure::Unsupported);
         }
@@ -60,7 +60,7 @@ impl TokenizeInput {
         }
     }
 
-    fn prompt(text: &LookupText) -> Result<Self, Failure> {
+    fn prompt(text: &PromptText) -> Result<Self, Failure> {
         // Several prompts in one request are several requests to the engine.
         let prompt: PromptField =
             serde_json::from_slice(&text.json).map_err(|_| Failure::Unsupported)?;
@@ -82,17 +82,17 @@ mod tests {
 
     use super::*;
 
-    fn text(api: Api, json: &str) -> LookupText {
+    fn text(api: Api, json: &str) -> PromptText {
         let kind = if api == Api::Chat {
             Kind::Messages
         } else {
             Kind::Prompt
         };
-        LookupText {
+        PromptText {
             api: api.into(),
             kind: kind.into(),
             json: Bytes::copy_from_slice(json.as_bytes()),
-            ..LookupText::default()
+            ..PromptText::default()
         }
     }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_is_not_all_there_is_left_to_the_engine() {
-        let incomplete = LookupText {
+        let incomplete = PromptText {
             incomplete: true,
             ..text(Api::Chat, "[]")
         };
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn an_effort_switches_thinking_on_unless_the_request_says_otherwise() {
         let kwargs_of = |kwargs: &'static str, reasoning: &'static str| {
-            let asked = LookupText {
+            let asked = PromptText {
                 template_kwargs: Bytes::from_static(kwargs.as_bytes()),
                 reasoning: Bytes::from_static(reasoning.as_bytes()),
                 ..text(Api::Chat, "[]")
@@ -168,7 +168,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_wanted_or_refused(json in proptest::collection::vec(any::<u8>(), 0..60), api in 0..7_i32) {
-            let asked = LookupText { json: json.into(), api, kind: api % 2, ..LookupText::default() };
+            let asked = PromptText { json: json.into(), api, kind: api % 2, ..PromptText::default() };
             let _ = TokenizeInput::read(&asked);
         }
     }

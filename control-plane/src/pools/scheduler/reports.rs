@@ -13,7 +13,7 @@ use hermes_core::{
     scheduler::{CachePrediction, EngineUsage},
     snapshot::EndpointId,
 };
-use hermes_proto::v1::Outcome;
+use hermes_proto::v1::RequestOutcome;
 
 use super::{PoolScheduler, SchedulerState};
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) struct FinishReport {
     /// Where it was sent last, if anywhere.
     pub(crate) endpoint: Option<EndpointId>,
     /// How it went.
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: RequestOutcome,
     /// The usage that the engine reported.
     pub(crate) ended: EngineUsage,
     /// From sending to the first byte, when all reports of the request came as one.
@@ -38,13 +38,13 @@ pub(crate) struct FinishReport {
 }
 
 impl PoolScheduler {
-    /// The request was sent to `endpoint`; `unary`: its answer comes as a whole.
+    /// The request was sent to `endpoint`; `non_streaming`: its answer comes as a whole.
     pub(crate) fn started(
         &self,
         key: RequestKey,
         endpoint: EndpointId,
         uncached_tokens: u32,
-        unary: bool,
+        non_streaming: bool,
         now: Duration,
     ) {
         let mut state = self.state.lock();
@@ -52,7 +52,7 @@ impl PoolScheduler {
         state.replies.remove(&key);
         state
             .dispatcher
-            .started(key, endpoint, uncached_tokens, unary, now);
+            .started(key, endpoint, uncached_tokens, non_streaming, now);
         self.release(&mut state, now);
     }
 
@@ -67,7 +67,12 @@ impl PoolScheduler {
     }
 
     /// An attempt failed before its first byte, and the request goes on elsewhere.
-    pub(crate) fn attempt_failed(&self, endpoint: EndpointId, outcome: Outcome, now: Duration) {
+    pub(crate) fn attempt_failed(
+        &self,
+        endpoint: EndpointId,
+        outcome: RequestOutcome,
+        now: Duration,
+    ) {
         self.state.lock().blame(endpoint, outcome, now);
     }
 
@@ -81,7 +86,7 @@ impl PoolScheduler {
         } = finish;
         let mut state = self.state.lock();
         state.replies.remove(&key);
-        if let Some(ttft) = ttft.filter(|_| outcome == Outcome::Ok) {
+        if let Some(ttft) = ttft.filter(|_| outcome == RequestOutcome::Ok) {
             _ = state.dispatcher.first_byte(key, Some(ttft), now);
         }
         let (open, calibration) = state.dispatcher.finished(key, ended, now);
@@ -101,8 +106,8 @@ impl PoolScheduler {
                 ttft.is_none() && open.is_some_and(|open| open.phase == RequestPhase::Answering);
             match outcome {
                 // Its first byte said so already, and what ends now may have begun before the endpoint failed.
-                Outcome::Ok | Outcome::Cancelled if answered => {}
-                Outcome::Ok => state.judge(endpoint, now, |breaker| breaker.on_success(now)),
+                RequestOutcome::Ok | RequestOutcome::Cancelled if answered => {}
+                RequestOutcome::Ok => state.judge(endpoint, now, |breaker| breaker.on_success(now)),
                 outcome => state.blame(endpoint, outcome, now),
             }
         }
@@ -147,7 +152,7 @@ impl PoolScheduler {
     }
 
     /// A proxy remembers what was sent where before this replica knew of it; blocks of another size mean nothing here.
-    pub(crate) fn taught(&self, decisions: &[RoutedPrompt], block_bytes: u32) {
+    pub(crate) fn replay_history(&self, decisions: &[RoutedPrompt], block_bytes: u32) {
         for lesson in decisions.chunks(LESSON) {
             let mut state = self.state.lock();
             if state.dispatcher.pool().spec.policy.block_bytes != block_bytes {
@@ -185,13 +190,13 @@ impl PoolScheduler {
 }
 
 impl SchedulerState {
-    fn blame(&mut self, endpoint: EndpointId, outcome: Outcome, now: Duration) {
+    fn blame(&mut self, endpoint: EndpointId, outcome: RequestOutcome, now: Duration) {
         let failure = match outcome {
-            Outcome::Unreachable => EndpointFailure::Connect,
-            Outcome::Failed => EndpointFailure::Reset,
-            Outcome::TimedOut => EndpointFailure::Timeout,
-            Outcome::Backpressure => EndpointFailure::Status(503),
-            Outcome::Ok | Outcome::Cancelled | Outcome::Unspecified => {
+            RequestOutcome::Unreachable => EndpointFailure::Connect,
+            RequestOutcome::Failed => EndpointFailure::Reset,
+            RequestOutcome::TimedOut => EndpointFailure::Timeout,
+            RequestOutcome::Overloaded => EndpointFailure::Status(503),
+            RequestOutcome::Ok | RequestOutcome::Cancelled | RequestOutcome::Unspecified => {
                 return self.judge(endpoint, now, |breaker| breaker.on_abandoned(now));
             }
         };

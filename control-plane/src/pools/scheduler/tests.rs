@@ -7,7 +7,7 @@ use hermes_core::{
     scheduler::EngineUsage,
     snapshot::{Endpoint, PoolSpec, Role},
 };
-use hermes_proto::v1::Outcome as Report;
+use hermes_proto::v1::RequestOutcome as Report;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
@@ -278,7 +278,7 @@ fn backpressure_and_clients_who_leave_are_no_failures() {
     let endpoint = brain.pool().endpoints[0].id;
     for request in 0..20 {
         brain.first(key(ONE, request), at(0));
-        brain.attempt_failed(endpoint, Report::Backpressure, at(0));
+        brain.attempt_failed(endpoint, Report::Overloaded, at(0));
         brain.ends(key(ONE, request), endpoint, Report::Cancelled, at(0));
     }
     assert_eq!(brain.load(endpoint).health, Health::Up);

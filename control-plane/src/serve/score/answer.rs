@@ -9,7 +9,7 @@ use hermes_core::{
     scheduler::Assignment,
 };
 use hermes_proto::v1::{
-    self, Candidate, Chosen, Queued, Refused, ScoreResponse, refused::Reason,
+    self, Candidate, Queued, Rejected, ScoreResponse, Selected, rejected::Reason,
     score_response::Answer,
 };
 
@@ -31,7 +31,7 @@ pub(super) fn chosen(id: u64, binding: &Assignment) -> ScoreResponse {
         cached_tokens: ranked.cached_tokens,
         expected_ttft_ms: ttft.filter(|_| rank == 0),
     };
-    let chosen = Chosen {
+    let chosen = Selected {
         ranked: choice.ranked.iter().enumerate().map(candidate).collect(),
         waited_ms: millis(*waited),
         expected_wait_ms: costs.map(
@@ -48,7 +48,7 @@ pub(super) fn chosen(id: u64, binding: &Assignment) -> ScoreResponse {
     };
     ScoreResponse {
         id,
-        answer: Some(Answer::Chosen(chosen)),
+        answer: Some(Answer::Selected(chosen)),
     }
 }
 
@@ -78,34 +78,34 @@ pub(super) fn refusal(id: u64, refusal: ScoreRejection) -> ScoreResponse {
         ScoreRejection::Full { retry_after } => (Reason::QueueFull, retry_after),
         ScoreRejection::TimedOut { retry_after } => (Reason::QueueTimeout, retry_after),
     };
-    let refused = Refused {
+    let refused = Rejected {
         reason: reason.into(),
         retry_after_ms: millis(retry_after),
     };
     ScoreResponse {
         id,
-        answer: Some(Answer::Refused(refused)),
+        answer: Some(Answer::Rejected(refused)),
     }
 }
 
 /// A refusal of request `id` before it came to a scheduler.
 pub(super) fn refused(id: u64, reason: Reason) -> ScoreResponse {
-    let refused = Refused {
+    let refused = Rejected {
         reason: reason.into(),
         retry_after_ms: 0,
     };
     ScoreResponse {
         id,
-        answer: Some(Answer::Refused(refused)),
+        answer: Some(Answer::Rejected(refused)),
     }
 }
 
-const fn wire(source: Option<CacheSource>) -> v1::Source {
+const fn wire(source: Option<CacheSource>) -> v1::CacheSource {
     match source {
-        None => v1::Source::None,
-        Some(CacheSource::Learned) => v1::Source::Learned,
-        Some(CacheSource::KvManager) => v1::Source::Manager,
-        Some(CacheSource::KvEvents) => v1::Source::Events,
+        None => v1::CacheSource::None,
+        Some(CacheSource::Learned) => v1::CacheSource::Learned,
+        Some(CacheSource::KvManager) => v1::CacheSource::KvManager,
+        Some(CacheSource::KvEvents) => v1::CacheSource::KvEvents,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use hermes_core::{block_index::CacheIdentity, query::CacheHit, snapshot::Pool};
 use hermes_proto::{
     convert::Ask,
-    v1::{LookupText, lookup_text::Kind},
+    v1::{PromptText, prompt_text::Kind},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -105,7 +105,7 @@ fn model(pool: &Pool, named: Option<&str>) -> (Arc<str>, Option<Arc<str>>) {
     }
 }
 
-fn read(text: &LookupText) -> Text {
+fn read(text: &PromptText) -> Text {
     match text.kind() {
         Kind::Prompt => Text::Prompt(text.json.clone()),
         Kind::Messages => Text::Messages(text.json.clone()),

@@ -13,7 +13,7 @@ use hermes_core::{
     stored_responses::ResponseKey,
 };
 use hermes_proto::{
-    convert::Taught,
+    convert::ReplayedHistory,
     v1::{self, report::Event},
 };
 
@@ -111,7 +111,7 @@ impl ReportReader {
         let v1::Started {
             endpoint,
             uncached_tokens,
-            unary,
+            non_streaming,
         } = started;
         let endpoint = EndpointId(endpoint);
         if let Some(scheduler) = self.brain_of(endpoint) {
@@ -119,7 +119,7 @@ impl ReportReader {
                 self.key(request),
                 endpoint,
                 tokens(uncached_tokens),
-                unary,
+                non_streaming,
                 self.pools.now(),
             );
             self.remember(request, scheduler);
@@ -169,21 +169,21 @@ impl ReportReader {
         ReportEvent::Finished
     }
 
-    /// What the proxy sent where before this replica knew of it.
-    pub(super) fn taught(&mut self, taught: v1::Taught) {
-        match Taught::try_from(taught) {
-            Ok(Taught {
+    /// Requests that the proxy routed before this replica owned the pool.
+    pub(super) fn history(&mut self, history: v1::RoutingHistory) {
+        match ReplayedHistory::try_from(history) {
+            Ok(ReplayedHistory {
                 pool,
                 block_bytes,
-                decisions,
+                requests,
             }) => {
                 if let Some(pool_handle) = self.pools.pool(&pool) {
-                    pool_handle.scheduler.taught(&decisions, block_bytes);
+                    pool_handle.scheduler.replay_history(&requests, block_bytes);
                 }
             }
             Err(invalid) => {
-                tracing::debug!(proxy = self.proxy.0, %invalid, "what a proxy teaches cannot be read");
-                self.odd("a lesson that cannot be read");
+                tracing::debug!(proxy = self.proxy.0, %invalid, "invalid routing history");
+                self.odd("an invalid routing history");
             }
         }
     }

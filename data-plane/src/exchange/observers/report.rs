@@ -6,7 +6,7 @@ use hermes_proto::v1;
 
 use crate::{
     exchange::summary::RequestSummary,
-    link::report::{Outcome, Reporter, RequestEnd},
+    link::report::{ReportedOutcome, Reporter, RequestEnd},
     telemetry::metrics::RequestOutcome,
 };
 
@@ -31,12 +31,12 @@ pub(super) fn observe(summary: &RequestSummary<'_>, reporter: &Reporter) {
 }
 
 /// The contract's outcome.
-const fn outcome(ended: RequestOutcome) -> Outcome {
+const fn outcome(ended: RequestOutcome) -> ReportedOutcome {
     match ended {
-        RequestOutcome::Ok | RequestOutcome::ClientError => Outcome::Ok,
-        RequestOutcome::Overloaded => Outcome::Backpressure,
-        RequestOutcome::Cancelled => Outcome::Cancelled,
-        RequestOutcome::TimedOut => Outcome::TimedOut,
-        RequestOutcome::Failed | RequestOutcome::Truncated => Outcome::Failed,
+        RequestOutcome::Ok | RequestOutcome::ClientError => ReportedOutcome::Ok,
+        RequestOutcome::Overloaded => ReportedOutcome::Overloaded,
+        RequestOutcome::Cancelled => ReportedOutcome::Cancelled,
+        RequestOutcome::TimedOut => ReportedOutcome::TimedOut,
+        RequestOutcome::Failed | RequestOutcome::Truncated => ReportedOutcome::Failed,
     }
 }

@@ -24,7 +24,7 @@ fn chosen(id: u64) -> v1::ScoreResponse {
     }];
     v1::ScoreResponse {
         id,
-        answer: Some(WireAnswer::Chosen(v1::Chosen {
+        answer: Some(WireAnswer::Selected(v1::Selected {
             ranked,
             ..Default::default()
         })),

@@ -147,7 +147,7 @@ async fn connect(replica: SocketAddr, mut queue: mpsc::Receiver<Call>, tasks: &m
         while let Ok(Ok(Some(batch))) = timeout(SOON, answers.message()).await {
             for response in batch.responses {
                 assert!(
-                    matches!(response.answer, Some(Answer::Chosen(_))),
+                    matches!(response.answer, Some(Answer::Selected(_))),
                     "{response:?}"
                 );
                 done.lock().push(response.id);

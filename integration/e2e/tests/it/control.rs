@@ -9,7 +9,7 @@ use hermes_control_plane::{
     config::Config,
 };
 use hermes_proto::v1::{
-    self, Outcome, from_data_plane::Message as Up, refused::Reason, report::Event,
+    self, RequestOutcome, from_data_plane::Message as Up, rejected::Reason, report::Event,
     score_response::Answer,
 };
 use hermes_runtime::shutdown::{Shutdown, Trigger};
@@ -89,12 +89,12 @@ fn started(endpoint: u64) -> Event {
     Event::Started(v1::Started {
         endpoint,
         uncached_tokens: 100,
-        unary: false,
+        non_streaming: false,
     })
 }
 
 fn finished(endpoint: u64) -> Event {
-    let outcome = Outcome::Ok.into();
+    let outcome = RequestOutcome::Ok.into();
     Event::Finished(v1::Finished {
         endpoint: Some(endpoint),
         outcome,
@@ -209,7 +209,7 @@ async fn the_report_of_a_request_without_an_endpoint_removes_its_booking() {
     let mut proxy = replica.proxy(1).await;
     proxy.snapshot().await;
     proxy.chosen(request(7)).await;
-    let outcome = Outcome::Cancelled.into();
+    let outcome = RequestOutcome::Cancelled.into();
     proxy
         .report(
             7,
@@ -330,7 +330,7 @@ async fn a_request_that_cannot_be_scored_is_rejected_and_the_stream_stays_open()
         (unknown, Reason::UnknownPool),
         (unloaded, Reason::ModelNotLoaded),
     ] {
-        let Some(Answer::Refused(refused)) = proxy.ask(asked).await.answer else {
+        let Some(Answer::Rejected(refused)) = proxy.ask(asked).await.answer else {
             panic!("refused")
         };
         assert_eq!(refused.reason(), reason);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hermes_bench::fleet::Plane;
 use hermes_core::policy::PoolPolicy;
 use hermes_data_plane::app as data;
-use hermes_proto::v1::refused::Reason;
+use hermes_proto::v1::rejected::Reason;
 use hermes_testkit::replica::Replica;
 use tokio::{task::JoinHandle, time::Instant};
 

@@ -116,7 +116,7 @@ async fn the_history_is_replayed_to_a_restarted_replica() {
         (&*history.pool, history.block_bytes),
         ("chat", question.block_bytes)
     );
-    let [decision] = &history.decisions[..] else {
+    let [decision] = &history.requests[..] else {
         panic!("one choice was made: {history:?}")
     };
     assert_eq!(
@@ -147,7 +147,7 @@ async fn requests_routed_during_an_outage_are_replayed_after_it() {
     assert_eq!(send(turn(&proxy, "alice", 0)).await.status(), 200);
     // The same run of the same replica: only the network failed.
     replica.come_back(context.snapshot.clone());
-    assert_eq!(replica.history().await.decisions.len(), 1);
+    assert_eq!(replica.history().await.requests.len(), 1);
 }
 
 #[tokio::test]
@@ -173,7 +173,7 @@ async fn the_next_owner_of_a_pool_gets_the_history_and_other_replicas_get_no_sco
     drop(owner);
 
     let mut successor = replicas.remove(second).expect("it runs");
-    assert_eq!(successor.history().await.decisions.len(), 2);
+    assert_eq!(successor.history().await.requests.len(), 2);
     let mut other = replicas.into_values().next().expect("the third");
     bound(&proxy, &mut successor, "carol", context.first()).await;
     assert!(other.has_no_history());

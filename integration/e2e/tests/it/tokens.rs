@@ -12,7 +12,7 @@ use hermes_core::{
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
 };
 use hermes_engine_sim::{Engine, EngineHandle};
-use hermes_proto::v1::LookupText;
+use hermes_proto::v1::PromptText;
 use hermes_testkit::conductor::{ConductorServer, Dialect, Query};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -60,7 +60,7 @@ async fn engine() -> EngineHandle {
     Engine::start(instant()).await.expect("a port")
 }
 
-fn lookup(path: &str, body: &Value) -> LookupText {
+fn lookup(path: &str, body: &Value) -> PromptText {
     hermes_data_plane::lookup::of(path, &Bytes::from(body.to_string())).expect("there is a prompt")
 }
 

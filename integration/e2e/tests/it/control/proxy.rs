@@ -166,7 +166,7 @@ impl Proxy {
     /// Where the request should go.
     pub(crate) async fn chosen(&mut self, request: ScoreRequest) -> u64 {
         match self.ask(request).await.answer {
-            Some(Answer::Chosen(chosen)) => chosen.ranked[0].endpoint,
+            Some(Answer::Selected(chosen)) => chosen.ranked[0].endpoint,
             other => panic!("no endpoint was selected: {other:?}"),
         }
     }

@@ -13,7 +13,7 @@ const HASHES_A_MESSAGE: usize = 1 << 17;
 /// Decisions in one message, whose own fields take some 30 bytes each.
 const DECISIONS_A_MESSAGE: usize = 1 << 13;
 
-/// Messages of one teaching; older decisions are left out.
+/// Messages of one teaching; older requests are left out.
 const MESSAGES: usize = 8;
 
 /// Where chains are compared to bring neighbors together.
@@ -23,32 +23,32 @@ const DEPTHS: [usize; 10] = [0, 1, 3, 7, 15, 31, 63, 127, 255, 511];
 /// the message's size.
 const MAX_HASHES: usize = 2 * HASHES_A_MESSAGE;
 
-/// A [`v1::Taught`], checked.
+/// A [`v1::RoutingHistory`], checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taught {
+pub struct ReplayedHistory {
     /// Pool in which the choices were made.
     pub pool: String,
     /// Bytes of one block of their hashes.
     pub block_bytes: u32,
     /// In any order.
-    pub decisions: Vec<RoutedPrompt>,
+    pub requests: Vec<RoutedPrompt>,
 }
 
 // === Out of core ===
 
-/// The messages that teach `decisions`, which come newest first; what does not fit into 8 of them is left out.
+/// The messages that teach `requests`, which come newest first; what does not fit into 8 of them is left out.
 #[must_use]
-pub fn taught_to_wire(
+pub fn history_to_wire(
     pool: &str,
     block_bytes: u32,
-    decisions: impl IntoIterator<Item = RoutedPrompt>,
-) -> Vec<v1::Taught> {
+    requests: impl IntoIterator<Item = RoutedPrompt>,
+) -> Vec<v1::RoutingHistory> {
     let mut messages = Vec::new();
-    let mut decisions = decisions
+    let mut requests = requests
         .into_iter()
         .filter(|decision| (1..=MAX_BLOCKS).contains(&decision.blocks.len()))
         .peekable();
-    while messages.len() < MESSAGES && decisions.peek().is_some() {
+    while messages.len() < MESSAGES && requests.peek().is_some() {
         let mut hashes = 0;
         let mut fits = |decision: &RoutedPrompt| {
             hashes += decision.blocks.len();
@@ -56,21 +56,21 @@ pub fn taught_to_wire(
         };
         let mut batch = Vec::new();
         while batch.len() < DECISIONS_A_MESSAGE
-            && let Some(decision) = decisions.next_if(&mut fits)
+            && let Some(decision) = requests.next_if(&mut fits)
         {
             batch.push(decision);
         }
-        messages.push(v1::Taught {
+        messages.push(v1::RoutingHistory {
             pool: pool.to_owned(),
             block_bytes,
-            decisions: pack(batch),
+            requests: pack(batch),
         });
     }
     messages
 }
 
 /// Each decision without the hashes that it shares with the one before.
-fn pack(mut batch: Vec<RoutedPrompt>) -> Vec<v1::Decision> {
+fn pack(mut batch: Vec<RoutedPrompt>) -> Vec<v1::RoutedRequest> {
     // Chains that are equal at some depth are equal before it: comparing some depths puts those that share much side by
     // side, at a fraction of the cost of comparing chains to the block.
     let key = |decision: &RoutedPrompt| {
@@ -91,7 +91,7 @@ fn pack(mut batch: Vec<RoutedPrompt>) -> Vec<v1::Decision> {
             .zip(&*blocks)
             .take_while(|(a, b)| a == b)
             .count();
-        let wire = v1::Decision {
+        let wire = v1::RoutedRequest {
             endpoint: endpoint.0,
             prompt_tokens,
             shared: shared as u32,
@@ -106,14 +106,14 @@ fn pack(mut batch: Vec<RoutedPrompt>) -> Vec<v1::Decision> {
 
 // === Into core ===
 
-impl TryFrom<v1::Taught> for Taught {
+impl TryFrom<v1::RoutingHistory> for ReplayedHistory {
     type Error = Invalid;
 
-    fn try_from(wire: v1::Taught) -> Result<Self, Invalid> {
-        let v1::Taught {
+    fn try_from(wire: v1::RoutingHistory) -> Result<Self, Invalid> {
+        let v1::RoutingHistory {
             pool,
             block_bytes,
-            decisions,
+            requests,
         } = wire;
         required((!pool.is_empty()).then_some(()), "pool")?;
         if block_bytes == 0 {
@@ -121,14 +121,14 @@ impl TryFrom<v1::Taught> for Taught {
         }
         let mut before: Arc<[u64]> = Arc::default();
         let mut hashes = 0;
-        let mut unpacked = Vec::with_capacity(decisions.len().min(DECISIONS_A_MESSAGE));
-        for (index, packed) in decisions.into_iter().enumerate() {
+        let mut unpacked = Vec::with_capacity(requests.len().min(DECISIONS_A_MESSAGE));
+        for (index, packed) in requests.into_iter().enumerate() {
             let decision =
-                unpack(packed, &before).map_err(|invalid| invalid.at("decisions", index))?;
+                unpack(packed, &before).map_err(|invalid| invalid.at("requests", index))?;
             hashes += decision.blocks.len();
             if hashes > MAX_HASHES {
                 return Err(Invalid::new(
-                    "decisions",
+                    "requests",
                     "unpack to more than 262144 hashes",
                 ));
             }
@@ -138,13 +138,13 @@ impl TryFrom<v1::Taught> for Taught {
         Ok(Self {
             pool,
             block_bytes,
-            decisions: unpacked,
+            requests: unpacked,
         })
     }
 }
 
-fn unpack(packed: v1::Decision, before: &Arc<[u64]>) -> Result<RoutedPrompt, Invalid> {
-    let v1::Decision {
+fn unpack(packed: v1::RoutedRequest, before: &Arc<[u64]>) -> Result<RoutedPrompt, Invalid> {
+    let v1::RoutedRequest {
         endpoint,
         prompt_tokens,
         shared,
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     /// Chains that share prefixes, as conversations do.
-    fn decisions() -> impl Strategy<Value = Vec<RoutedPrompt>> {
+    fn requests() -> impl Strategy<Value = Vec<RoutedPrompt>> {
         let chain = (0..4_u64, vec(0..3_u64, 1..20)).prop_map(|(root, steps)| {
             let next = |hash: &mut u64, step: u64| {
                 *hash = hash.wrapping_mul(31) + step + 1;
@@ -216,36 +216,36 @@ mod tests {
         }
     }
 
-    fn heard(messages: Vec<v1::Taught>) -> Vec<RoutedPrompt> {
+    fn heard(messages: Vec<v1::RoutingHistory>) -> Vec<RoutedPrompt> {
         messages
             .into_iter()
-            .flat_map(|message| Taught::try_from(message).expect("valid").decisions)
+            .flat_map(|message| ReplayedHistory::try_from(message).expect("valid").requests)
             .collect()
     }
 
-    fn in_order(mut decisions: Vec<RoutedPrompt>) -> Vec<RoutedPrompt> {
-        decisions.sort_by_key(|d| (d.blocks.clone(), d.endpoint, d.prompt_tokens, d.age));
-        decisions
+    fn in_order(mut requests: Vec<RoutedPrompt>) -> Vec<RoutedPrompt> {
+        requests.sort_by_key(|d| (d.blocks.clone(), d.endpoint, d.prompt_tokens, d.age));
+        requests
     }
 
     proptest! {
         #[test]
-        fn what_is_taught_is_what_is_heard(decisions in decisions()) {
-            let messages = taught_to_wire("chat", 256, decisions.clone());
-            prop_assert_eq!(in_order(heard(messages)), in_order(decisions));
+        fn what_is_taught_is_what_is_heard(requests in requests()) {
+            let messages = history_to_wire("chat", 256, requests.clone());
+            prop_assert_eq!(in_order(heard(messages)), in_order(requests));
         }
 
         #[test]
         fn any_message_is_refused_or_bounded(bytes in vec(any::<u8>(), 0..200), claims in vec(any::<u16>(), 0..40)) {
-            let claim = |shared: u16| v1::Decision { shared: shared.into(), blocks: vec![1], ..Default::default() };
+            let claim = |shared: u16| v1::RoutedRequest { shared: shared.into(), blocks: vec![1], ..Default::default() };
             let made_up = claims.into_iter().map(claim).collect();
             let messages = [
-                v1::Taught::decode(&bytes[..]).unwrap_or_default(),
-                v1::Taught { pool: "p".into(), block_bytes: 1, decisions: made_up },
+                v1::RoutingHistory::decode(&bytes[..]).unwrap_or_default(),
+                v1::RoutingHistory { pool: "p".into(), block_bytes: 1, requests: made_up },
             ];
             for message in messages {
-                if let Ok(taught) = Taught::try_from(message) {
-                    prop_assert!(taught.decisions.iter().map(|d| d.blocks.len()).sum::<usize>() <= MAX_HASHES);
+                if let Ok(taught) = ReplayedHistory::try_from(message) {
+                    prop_assert!(taught.requests.iter().map(|d| d.blocks.len()).sum::<usize>() <= MAX_HASHES);
                 }
             }
         }
@@ -254,12 +254,12 @@ mod tests {
     #[test]
     fn turns_of_one_conversation_cost_what_its_last_turn_costs() {
         let turns = (1..=100).rev().map(|turn| decision(0..turn * 10));
-        let [message] = &taught_to_wire("chat", 256, turns)[..] else {
+        let [message] = &history_to_wire("chat", 256, turns)[..] else {
             panic!("one message")
         };
         assert_eq!(
             message
-                .decisions
+                .requests
                 .iter()
                 .map(|d| d.blocks.len())
                 .sum::<usize>(),
@@ -274,16 +274,16 @@ mod tests {
             age: Duration::from_millis(age),
             ..decision((0..100).map(|block| age * 1_000 + block))
         });
-        let messages = taught_to_wire("chat", 256, many);
+        let messages = history_to_wire("chat", 256, many);
         assert_eq!(messages.len(), MESSAGES);
         assert!(
             messages
                 .iter()
                 .all(|message| message.encoded_len() <= 1_200_000)
         );
-        let oldest = |message: &v1::Taught| {
+        let oldest = |message: &v1::RoutingHistory| {
             message
-                .decisions
+                .requests
                 .iter()
                 .map(|d| d.age_ms)
                 .max()
@@ -298,23 +298,23 @@ mod tests {
 
     #[test]
     fn a_few_bytes_cannot_claim_many_hashes() {
-        let first = v1::Decision {
+        let first = v1::RoutedRequest {
             blocks: (0..8_192).collect(),
             ..Default::default()
         };
-        let echo = v1::Decision {
+        let echo = v1::RoutedRequest {
             shared: 8_191,
             blocks: vec![7],
             ..Default::default()
         };
-        let decisions = std::iter::once(first)
+        let requests = std::iter::once(first)
             .chain(std::iter::repeat_n(echo, 1_000))
             .collect();
-        let refused = Taught::try_from(v1::Taught {
+        let refused = ReplayedHistory::try_from(v1::RoutingHistory {
             pool: "p".into(),
             block_bytes: 1,
-            decisions,
+            requests,
         });
-        assert_eq!(refused.expect_err("too many").field, "decisions");
+        assert_eq!(refused.expect_err("too many").field, "requests");
     }
 }
