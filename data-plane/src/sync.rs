@@ -161,7 +161,7 @@ async fn resolve(targets: &[ControlPlaneTarget]) -> Option<Vec<ReplicaAddress>> 
                 }));
             }
             Ok(Err(error)) => {
-                tracing::warn!(target, %error, "cannot resolve the control plane's name")
+                tracing::warn!(target, %error, "cannot resolve the control plane's name");
             }
             Err(_) => tracing::warn!(target, "resolving the control plane's name timed out"),
         }

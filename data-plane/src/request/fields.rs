@@ -116,13 +116,13 @@ impl<'de> Visitor<'de> for TopLevel {
                 "documents" => fields.template.documents = map.next_value()?,
                 "reasoning_effort" | "reasoning" => fields.template.reasoning = map.next_value()?,
                 "add_generation_prompt" => {
-                    fields.template.add_generation_prompt = flag(map.next_value()?)
+                    fields.template.add_generation_prompt = flag(map.next_value()?);
                 }
                 "continue_final_message" => {
-                    fields.template.continue_final_message = flag(map.next_value()?)
+                    fields.template.continue_final_message = flag(map.next_value()?);
                 }
                 "add_special_tokens" => {
-                    fields.template.add_special_tokens = flag(map.next_value()?)
+                    fields.template.add_special_tokens = flag(map.next_value()?);
                 }
                 "user" | "prompt_cache_key" | "safety_identifier" => {
                     if let TextField(Some(user)) = map.next_value()? {
@@ -130,7 +130,7 @@ impl<'de> Visitor<'de> for TopLevel {
                     }
                 }
                 "previous_response_id" => {
-                    fields.previous_response_id = map.next_value::<TextField<'de>>()?.0
+                    fields.previous_response_id = map.next_value::<TextField<'de>>()?.0;
                 }
                 "priority" => fields.priority = clamped(map.next_value()?),
                 name => {

@@ -104,10 +104,10 @@ fn literal(bytes: &[u8], at: usize) -> (usize, usize, usize) {
         let end = end.min(bytes.len());
         return (at + 1, end, end + 1);
     }
-    if rest[0] == b'\'' {
-        if let Some(length) = character(rest) {
-            return (at + 1, at + length - 1, at + length);
-        }
+    if rest[0] == b'\''
+        && let Some(length) = character(rest)
+    {
+        return (at + 1, at + length - 1, at + length);
     }
     (at, at, at + 1)
 }

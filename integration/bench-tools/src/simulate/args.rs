@@ -87,7 +87,7 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), Simulate
     };
     let bar = progress_bar(traffic.requests().len() * policies.len());
     let rows = race(&settings, &traffic, policies, *proxies, &|served| {
-        bar.inc(served as u64)
+        bar.inc(served as u64);
     });
     bar.finish_and_clear();
     let mut facts = traffic.facts(*scale);

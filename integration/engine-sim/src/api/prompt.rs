@@ -57,7 +57,7 @@ pub(crate) fn chat(fields: &Fields<'_>, name: &str) -> Result<Vec<u32>, ApiError
     let mut tokens = Vec::new();
     if let Some(tools) = fields.raw("tools") {
         message("tools", &mut tokens, |tokens| {
-            tokenize_into(tools.get(), tokens)
+            tokenize_into(tools.get(), tokens);
         });
     }
     for field in ["system", "instructions"] {

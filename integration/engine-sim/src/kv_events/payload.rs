@@ -58,7 +58,7 @@ impl Writer {
                 self.field("token_ids", |out| out.tokens(tokens));
                 self.field("block_size", |out| out.number(block_size as u64));
                 self.field("lora_id", |out| {
-                    out.optional_number(adapter.as_ref().map(|_| 1))
+                    out.optional_number(adapter.as_ref().map(|_| 1));
                 });
                 self.field("medium", |out| out.text("GPU"));
                 self.field("lora_name", |out| out.optional_text(adapter.as_deref()));

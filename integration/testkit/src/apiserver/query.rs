@@ -84,7 +84,7 @@ impl Query {
             "resourceVersion" if matches!(value, "" | "0") => {}
             "resourceVersion" => self.version = Some(read(name, value)?),
             "timeoutSeconds" => {
-                self.timeout = Duration::from_secs(u64::from(read::<u32>(name, value)?))
+                self.timeout = Duration::from_secs(u64::from(read::<u32>(name, value)?));
             }
             "limit" => self.limit = read(name, value)?,
             "continue" if value.is_empty() => {}

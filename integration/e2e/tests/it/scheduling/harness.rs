@@ -175,7 +175,7 @@ impl Stall {
                 question(text(&format!("stall {number}"), 16_000)),
             );
             stalls.push(Self(tokio::spawn(async move {
-                _ = ask(&url, &body).send().await
+                _ = ask(&url, &body).send().await;
             })));
         }
         let engines = fleet.engines.len() as u64;

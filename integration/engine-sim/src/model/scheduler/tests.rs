@@ -63,7 +63,7 @@ fn a_prompt_is_prefilled_in_pieces_of_the_budget_and_then_decodes() {
         })
     );
     scheduler.commit(Duration::ZERO, |_, progress| {
-        assert_eq!(progress.generated, 1)
+        assert_eq!(progress.generated, 1);
     });
     assert_eq!(
         scheduler.plan(Duration::ZERO),
