@@ -50,7 +50,6 @@ pub use self::{
     engine::EngineKind,
     error::{ConfigError, ConfigErrors},
     key::{DefaultValue, KeyDescription, ValueType},
-    kv_events::KvEventsConfig,
     kv_manager::KvManagerConfig,
     pool::{ConfigOrigin, PoolConfig, PoolFragment, PoolIssue, PoolParts},
     source::{EndpointSource, KubernetesSelection, PortRef},

@@ -25,6 +25,7 @@ mod metrics;
 mod msgpack;
 mod replay;
 mod sequence;
+mod settings;
 mod source;
 mod stream;
 mod view;
@@ -48,14 +49,15 @@ use self::{
 };
 pub use self::{
     metrics::KvEventsMetrics,
+    settings::KvEventsSettings,
     view::{PoolStreams, StreamView},
 };
-use crate::{config::KvEventsConfig, discovery::EventPorts, engines::fetch};
+use crate::{discovery::EventPorts, engines::fetch};
 
 /// The KV events of one pool; see the module.
 #[derive(Debug)]
 pub struct KvEvents {
-    config: KvEventsConfig,
+    config: KvEventsSettings,
     shared: Arc<SharedIndex>,
     counters: Arc<Handles<KvEventsPoolMetrics>>,
     client: Client,
@@ -91,7 +93,7 @@ impl KvEvents {
     /// When the TLS configuration of the process is unusable.
     pub fn new(
         pool: &Arc<str>,
-        config: KvEventsConfig,
+        config: KvEventsSettings,
         metrics: &KvEventsMetrics,
     ) -> Result<Self, reqwest::Error> {
         let shared = Arc::new(SharedIndex::default());

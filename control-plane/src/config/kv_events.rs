@@ -1,34 +1,17 @@
 //! The engines' KV events: whether they are followed, and where their publishers are.
 
-use std::sync::Arc;
-
 use super::{names::is_port_name, section::Section};
-use crate::discovery::EventPortNames;
+use crate::{cache_sources::kv_events::KvEventsSettings, discovery::EventPortNames};
 
 /// What a port's name may be.
 const PORT_NAME: &str = "a port's name: a-z, 0-9 and -, with a letter";
 
-/// Where the engines of a pool publish KV events, unless Kubernetes or the engines state it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KvEventsConfig {
-    /// Where rank 0 publishes; what the engine reports if absent.
-    pub port: Option<u16>,
-    /// Where rank 0 replays, zero if nowhere; what the engine reports if absent.
-    pub replay_port: Option<u16>,
-    /// The names of both ports in Kubernetes.
-    pub names: EventPortNames,
-    /// The prefix of the topics that are subscribed to.
-    pub topic: Arc<str>,
-    /// Data-parallel ranks of each endpoint; what the engine reports if absent.
-    pub ranks: Option<u32>,
-}
-
 /// The mapping `kvEvents` of a pool; `None` when it is disabled.
-pub(super) fn read(section: &mut Section<'_>) -> Option<KvEventsConfig> {
+pub(super) fn read(section: &mut Section<'_>) -> Option<KvEventsSettings> {
     let enabled = section
         .flag("enabled", "Whether KV events are followed.")
         .or(true);
-    let config = KvEventsConfig {
+    let config = KvEventsSettings {
         port: section
             .count(
                 "port",
@@ -92,7 +75,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, diagnostics::Diagnostics, node::Node};
 
-    fn read_value(value: &Value) -> Result<Option<KvEventsConfig>, String> {
+    fn read_value(value: &Value) -> Result<Option<KvEventsSettings>, String> {
         let diagnostics = Diagnostics::default();
         let config = Section::read(&Node::new(value, "kvEvents", &diagnostics), read);
         let errors = diagnostics.into_errors();

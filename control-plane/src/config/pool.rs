@@ -14,10 +14,13 @@ use std::{fmt, sync::Arc};
 use hermes_core::policy::{KvAware, PoolPolicy, QueueLimits, Strategy};
 
 use super::{
-    collector::CollectorConfig, engine::EngineKind, kv_events::KvEventsConfig,
-    kv_manager::KvManagerConfig, source::EndpointSource, tokenizer,
+    collector::CollectorConfig, engine::EngineKind, kv_manager::KvManagerConfig,
+    source::EndpointSource, tokenizer,
 };
-use crate::cache_sources::tokenizer::{TokenizerSettings, Way};
+use crate::cache_sources::{
+    kv_events::KvEventsSettings,
+    tokenizer::{TokenizerSettings, Way},
+};
 
 /// Everything that is configured for a pool, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +40,7 @@ pub struct PoolConfig {
     /// Asked about caches; present only if the strategy reads them.
     pub kv_manager: Option<KvManagerConfig>,
     /// The engines' KV events; present only if the strategy reads caches.
-    pub kv_events: Option<KvEventsConfig>,
+    pub kv_events: Option<KvEventsSettings>,
     /// How prompts become token ids; present only if something needs them.
     pub tokenizer: Option<TokenizerSettings>,
 }
@@ -62,7 +65,7 @@ pub struct PoolParts {
     /// A KV manager, whatever the strategy.
     pub kv_manager: Option<KvManagerConfig>,
     /// KV events, whatever the strategy.
-    pub kv_events: Option<KvEventsConfig>,
+    pub kv_events: Option<KvEventsSettings>,
     /// A tokenizer, whether or not something needs it.
     pub tokenizer: Option<TokenizerSettings>,
 }

@@ -6,11 +6,11 @@ use std::{collections::HashMap, fmt::Display, sync::Arc, time::Duration};
 
 use crate::{
     cache_sources::{
-        kv_events::{KvEvents, KvEventsMetrics, Publisher},
+        kv_events::{KvEvents, KvEventsMetrics, KvEventsSettings, Publisher},
         kv_manager::{KvManager, KvManagerMetrics, KvManagerSettings},
         tokenizer::{PoolTokenizer, TokenizerMetrics, TokenizerSettings},
     },
-    config::{KvEventsConfig, KvManagerConfig, PoolConfig},
+    config::{KvManagerConfig, PoolConfig},
 };
 
 /// What one pool uses. Clones share it.
@@ -39,7 +39,7 @@ pub(crate) struct PoolResourceRegistry {
 #[derive(Debug, Default)]
 struct ConfiguredPool {
     kv_manager: Configured<KvManagerConfig, KvManager>,
-    kv_events: Configured<KvEventsConfig, KvEvents>,
+    kv_events: Configured<KvEventsSettings, KvEvents>,
     tokenizer: Configured<TokenizerSettings, PoolTokenizer>,
     stale_after: Duration,
 }

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
 use reqwest::{Client, Url};
 use serde::Deserialize;
 
+use super::settings::KvEventsSettings;
 use crate::{
-    config::KvEventsConfig,
     discovery::EventPorts,
     engines::fetch::{self, ProbeFailure},
 };
@@ -70,7 +70,7 @@ impl PublisherPorts {
     pub(super) fn new(
         url: &str,
         discovered: Option<EventPorts>,
-        config: &KvEventsConfig,
+        config: &KvEventsSettings,
         client: Client,
     ) -> Option<Self> {
         let url = Url::parse(url).ok()?;
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_kubernetes_tells_goes_before_what_is_configured() {
+    async fn ports_from_kubernetes_override_configured_ports() {
         let both = ports_of("{port: 6000, replayPort: 6001}", Some((7000, Some(7001))));
         assert_eq!(
             place(&both, 0).await,

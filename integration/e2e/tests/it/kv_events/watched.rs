@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hermes_control_plane::{
-    cache_sources::kv_events::{KvEvents, KvEventsMetrics, Publisher},
-    config::{Config, KvEventsConfig as Wanted},
+    cache_sources::kv_events::{KvEvents, KvEventsMetrics, KvEventsSettings, Publisher},
+    config::Config,
 };
 use hermes_core::{block_index::CacheIdentity, query::CachedTokens, snapshot::EndpointId};
 use hermes_engine_sim::{Engine, EngineConfig, EngineHandle, KvEventsConfig, Prompt};
@@ -47,7 +47,7 @@ pub(super) fn prompt(number: u32) -> Vec<u32> {
 }
 
 /// The KV-event settings of a pool, from their YAML mapping `{…}`.
-pub(super) fn wanted(yaml: &str) -> Wanted {
+pub(super) fn wanted(yaml: &str) -> KvEventsSettings {
     let config = Config::parse(&format!(
         "pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]"
     ));

@@ -1,0 +1,20 @@
+//! Where the engines of a pool publish their KV events.
+
+use std::sync::Arc;
+
+use crate::discovery::EventPortNames;
+
+/// Where the engines of a pool publish KV events, unless Kubernetes or the engines state it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvEventsSettings {
+    /// Where rank 0 publishes; what the engine reports if absent.
+    pub port: Option<u16>,
+    /// Where rank 0 replays, zero if nowhere; what the engine reports if absent.
+    pub replay_port: Option<u16>,
+    /// The names of both ports in Kubernetes.
+    pub names: EventPortNames,
+    /// The prefix of the topics that are subscribed to.
+    pub topic: Arc<str>,
+    /// Data-parallel ranks of each endpoint; what the engine reports if absent.
+    pub ranks: Option<u32>,
+}
