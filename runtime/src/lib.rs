@@ -11,7 +11,6 @@
 //!
 //! * [`telemetry`]: log lines, and OTLP traces when the `OTEL_*` variables ask for them.
 //! * [`propagation`]: the W3C trace context, in and out of HTTP headers and string pairs.
-//! * [`semconv`]: the attribute names, metric names and bucket bounds that are used.
 //! * [`readiness`]: what must hold before traffic may come, and whether the process is healthy at all.
 //! * [`admin`]: the HTTP server for probes, metrics and debug routes, on a port of its own.
 //! * [`shutdown`]: signals to a drain in three steps.
@@ -27,7 +26,6 @@ pub mod metrics;
 pub mod percent;
 pub mod propagation;
 pub mod readiness;
-pub mod semconv;
 pub mod shutdown;
 pub mod tasks;
 pub mod telemetry;
