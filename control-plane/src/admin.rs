@@ -21,7 +21,7 @@ use hermes_core::{
     scheduler::ScheduleRequest,
     snapshot::Snapshot,
 };
-use hermes_runtime::admin::{Admin, AdminResponse, Query};
+use hermes_runtime::admin::{Admin, AdminQuery, AdminResponse};
 use http::StatusCode;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -81,7 +81,7 @@ impl DebugPages {
         json(&world)
     }
 
-    fn score(&self, query: &Query) -> AdminResponse {
+    fn score(&self, query: &AdminQuery) -> AdminResponse {
         let Some(pool) = query.get("pool") else {
             return bad_request(
                 "name a pool: /debug/score?pool=NAME[&model=NAME][&prompt_bytes=N]\n",

@@ -246,9 +246,9 @@ impl StartupParts {
     ) -> Result<watch::Receiver<Arc<Snapshot>>, StartError> {
         let (updates, queued_updates) = mpsc::channel(QUEUE);
         let (results, queued_results) = mpsc::channel(QUEUE);
-        let settings = engines::Settings {
+        let settings = engines::ProbeSettings {
             seed: self.epoch.0,
-            ..engines::Settings::default()
+            ..engines::ProbeSettings::default()
         };
         let discovery = DiscoverySupervisor::new(updates.clone(), kube);
         self.registry.register_collector(Box::new(StateCollector {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariants:
-//! * an endpoint has at most one question open, and all together at most [`Settings::concurrency`];
+//! * an endpoint has at most one question open, and all together at most [`ProbeSettings::concurrency`];
 //! * a signal that is missing, refused or unreadable is absent and never zero;
 //! * nothing is decided here: whether two refused connections take an endpoint out is for the reader to say.
 
@@ -47,7 +47,7 @@ pub struct EngineProbes {
 
 /// How a collector works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct ProbeSettings {
     /// Questions that are open at once; at least 1.
     pub concurrency: usize,
     /// Decides the jitter of all schedules.
@@ -96,7 +96,7 @@ impl EngineProbes {
     /// # Errors
     /// When the process has no usable TLS configuration.
     pub fn new(
-        settings: Settings,
+        settings: ProbeSettings,
         metrics: ScrapeMetrics,
         sink: mpsc::Sender<ProbeResult>,
     ) -> Result<Self, reqwest::Error> {
@@ -161,9 +161,9 @@ impl EngineProbes {
     }
 }
 
-// === Settings ===
+// === ProbeSettings ===
 
-impl Default for Settings {
+impl Default for ProbeSettings {
     fn default() -> Self {
         Self {
             concurrency: 64,

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_and_each_acceptance_is_told_once() {
+    fn each_rejection_and_each_acceptance_is_one_event() {
         let (first, second) = (unreadable(), unreadable());
         let reason = |now: &RecordedStatus, before: &RecordedStatus| {
             now.event_after(before).map(|event| event.reason)

@@ -16,7 +16,7 @@ mod response;
 mod routes;
 mod server;
 
-pub use query::Query;
+pub use query::AdminQuery;
 pub use response::AdminResponse;
 pub use server::{BindError, BoundAdmin};
 
@@ -42,7 +42,7 @@ impl Admin {
         }
     }
 
-    /// Lets `/healthz` tell when `liveness` has failed.
+    /// Makes `/healthz` report a failure of `liveness`.
     #[must_use]
     pub fn with_liveness(mut self, liveness: Liveness) -> Self {
         self.routes.set_liveness(liveness);
@@ -55,7 +55,7 @@ impl Admin {
     #[must_use]
     pub fn route<H, F>(mut self, path: &'static str, handler: H) -> Self
     where
-        H: Fn(Query, Option<Bytes>) -> F + Send + Sync + 'static,
+        H: Fn(AdminQuery, Option<Bytes>) -> F + Send + Sync + 'static,
         F: Future<Output = AdminResponse> + Send + 'static,
     {
         self.routes

@@ -1,6 +1,6 @@
 //! The one TLS provider of the process.
 //!
-//! rustls panics at the first handshake when it cannot tell which provider to use, and HTTP clients that are built
+//! rustls panics at the first handshake when it cannot determine which provider to use, and HTTP clients that are built
 //! without one fail in the same way, so each binary calls [`install_default_crypto`] before it builds anything.
 
 /// Makes ring the process-wide provider of rustls. Later calls, and calls after another provider was installed, change

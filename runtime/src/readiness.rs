@@ -1,9 +1,9 @@
 //! Whether the process may get traffic, and whether it works at all: two different questions.
 //!
 //! [`Readiness`] is a set of named gates. The process is ready when every gate is open; `/readyz` names the others. A
-//! gate belongs to whoever holds its [`Gate`], and a gate whose holder is gone is shut: a task that panicked cannot
+//! gate belongs to the holder of its [`Gate`], and a gate whose holder is gone is shut: a task that panicked cannot
 //! leave its part of the process looking ready. [`Liveness`] only ever goes from healthy to unhealthy, and asks for a
-//! restart; nothing that waiting could mend belongs there. A [`Note`] is neither: it is shown on `/readyz` of a process
+//! restart; a condition that ends by itself does not belong there. A [`Note`] is neither: it is shown on `/readyz` of a process
 //! that is ready, such as a configuration that was refused while the last good one serves.
 
 mod note;
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_is_the_one_that_is_told() {
+    fn the_first_failure_is_the_one_that_is_reported() {
         let liveness = Liveness::default();
         assert_eq!(liveness.failure(), None);
         liveness.fail("task `collector` panicked");

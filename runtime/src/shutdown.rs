@@ -8,7 +8,7 @@
 //!    wait for.
 //!
 //! The admin port answers until step 3, so that an operator can watch a drain. This module decides when; what to stop
-//! belongs to whoever holds a [`Drain`].
+//! belongs to the holders of a [`Drain`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -217,7 +217,7 @@ impl Requests {
             Self::Manual(requests) => requests.recv().await,
         };
         if asked.is_none() {
-            // Nobody is left to ask, which is not a request.
+            // All triggers are gone, which is not a request.
             std::future::pending::<()>().await;
         }
     }

@@ -19,7 +19,7 @@ pub struct Tasks {
     running: Mutex<JoinSet<()>>,
 }
 
-/// Lives inside a task and tells how the task ended.
+/// Lives inside a task and reports how the task ended.
 struct Witness {
     name: Arc<str>,
     liveness: Liveness,
@@ -28,7 +28,7 @@ struct Witness {
 // === impl Tasks ===
 
 impl Tasks {
-    /// Tasks whose death is told to `liveness`, unless `drain` has begun.
+    /// Tasks whose early end is reported to `liveness`, unless `drain` has begun.
     #[must_use]
     pub fn new(liveness: Liveness, drain: Drain) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Tasks {
             let witness = witness;
             task.await;
             if !drain.is_draining() {
-                witness.tell("ended before the shutdown");
+                witness.report("ended before the shutdown");
             }
         });
     }
@@ -84,7 +84,7 @@ impl Tasks {
 // === impl Witness ===
 
 impl Witness {
-    fn tell(&self, end: &str) {
+    fn report(&self, end: &str) {
         let Self { name, liveness } = self;
         tracing::error!(task = &**name, "background task {end}");
         liveness.fail(format!("background task `{name}` {end}"));
@@ -95,7 +95,7 @@ impl Drop for Witness {
     fn drop(&mut self) {
         // A panic unwinds through the task and drops what it holds; an abort drops it in peace.
         if std::thread::panicking() {
-            self.tell("panicked");
+            self.report("panicked");
         }
     }
 }

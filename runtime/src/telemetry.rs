@@ -23,7 +23,7 @@ pub use environment::{Environment, ProcessEnvironment};
 
 use crate::crypto::install_default_crypto;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use settings::Settings;
+use settings::TelemetrySettings;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -135,7 +135,7 @@ impl Telemetry {
     ) -> Result<Self, TelemetryError> {
         install_default_crypto();
         let filter = layers::log_filter(environment)?;
-        let settings = Settings::read(environment, service)?;
+        let settings = TelemetrySettings::read(environment, service)?;
         let traces = settings.as_ref().map(exporter::provider).transpose()?;
         let subscriber = layers::subscriber(format, filter, std::io::stderr, traces.as_ref());
         subscriber

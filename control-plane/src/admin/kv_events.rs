@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use hermes_core::{block_index::CacheIdentity, query::CacheHit};
-use hermes_runtime::admin::{AdminResponse, Query};
+use hermes_runtime::admin::{AdminQuery, AdminResponse};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ struct PromptHits {
 /// The streams of all pools, or what those of one pool know of the prompt in `body`.
 pub(super) fn page(
     directory: &PoolDirectory,
-    query: &Query,
+    query: &AdminQuery,
     body: Option<&Bytes>,
 ) -> AdminResponse {
     let pools: BTreeMap<_, _> = directory.kv_events().into_iter().collect();

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_who_began_and_left_strands_nobody() {
+    async fn cancelling_the_first_waiter_does_not_cancel_the_others() {
         let (flights, work) = (SingleFlight::default(), work());
         let (mut first, _) = flights.join(7, || begin(&work));
         assert!((&mut first).now_or_never().is_none(), "it has begun");
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_nobody_waits_for_is_dropped_and_ended_work_is_not_joined() {
+    async fn work_without_waiters_is_dropped_and_finished_work_is_not_joined() {
         let (flights, work) = (SingleFlight::default(), work());
         let (mut first, _) = flights.join(7, || begin(&work));
         assert!((&mut first).now_or_never().is_none());

@@ -246,7 +246,7 @@ impl TokenizerState {
             let made = encoder.ids(&TokenizeInput::read(&text)?, &shared.memo, || {
                 Instant::now() < deadline
             })?;
-            Ok(shared.keep(key, made, !encoder.tells_time()))
+            Ok(shared.keep(key, made, !encoder.reads_clock()))
         };
         self.workshop.run(work).await?
     }

@@ -114,7 +114,7 @@ fn a_restarted_pod_is_another_endpoint() {
 }
 
 #[test]
-fn the_last_word_of_a_removed_source_is_not_heard() {
+fn the_last_update_of_a_removed_source_is_ignored() {
     let mut cluster = cluster(WATCHED);
     let removed = cluster.sources()[0].source;
     cluster.fold(config(&WATCHED.replace("vllm", "other")));
@@ -147,7 +147,7 @@ fn a_source_that_stays_keeps_its_endpoints_through_a_reload() {
 }
 
 #[test]
-fn a_pool_that_is_told_to_look_elsewhere_keeps_what_it_has_until_it_has_looked() {
+fn a_pool_whose_source_changes_keeps_its_endpoints_until_the_new_source_has_listed() {
     let mut cluster = cluster(WATCHED);
     let source = cluster.sources()[0].source;
     cluster.fold(Update::Discovered {

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn base_models_and_their_adapters_are_told_apart() {
+    fn base_models_and_their_adapters_are_distinguished() {
         let cards = read(VLLM.as_bytes()).expect("a model list");
         assert_eq!(
             cards,

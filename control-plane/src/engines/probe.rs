@@ -60,7 +60,7 @@ pub(super) struct Probe {
     metrics_again: Instant,
     models_due: Instant,
     timeouts: u32,
-    dice: SeededRng,
+    rng: SeededRng,
 }
 
 /// Where the endpoint answers.
@@ -88,7 +88,7 @@ impl Probe {
         let now = Instant::now();
         Some(Self {
             shared,
-            dice: SeededRng::new(seed ^ target.id.0),
+            rng: SeededRng::new(seed ^ target.id.0),
             question: ProbePage::first(&pages),
             pages,
             target,
@@ -100,7 +100,7 @@ impl Probe {
 
     /// Probes until it is aborted or the receiver is gone.
     pub(super) async fn run(mut self) {
-        let mut next = Instant::now() + SPREAD.min(self.target.interval).mul_f32(self.dice.unit());
+        let mut next = Instant::now() + SPREAD.min(self.target.interval).mul_f32(self.rng.unit());
         loop {
             sleep_until(next).await;
             let Ok(slot) = Arc::clone(&self.shared.slots).acquire_owned().await else {
@@ -238,7 +238,7 @@ impl Probe {
     /// not fall into step.
     fn pause(&mut self) -> Duration {
         let stretch = 1 << self.timeouts.min(MAX_STRETCH.ilog2());
-        self.target.interval.mul_f32(0.9 + 0.2 * self.dice.unit()) * stretch
+        self.target.interval.mul_f32(0.9 + 0.2 * self.rng.unit()) * stretch
     }
 }
 

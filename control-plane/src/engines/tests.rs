@@ -118,7 +118,7 @@ fn collector() -> (EngineProbes, mpsc::Receiver<ProbeResult>, Registry) {
     let metrics = ScrapeMetrics::register(&mut registry);
     let (sink, observations) = mpsc::channel(16);
     (
-        EngineProbes::new(Settings::default(), metrics, sink).expect("a client"),
+        EngineProbes::new(ProbeSettings::default(), metrics, sink).expect("a client"),
         observations,
         registry,
     )
@@ -153,7 +153,7 @@ fn waiting(observation: &ProbeResult) -> Option<u32> {
 }
 
 #[tokio::test]
-async fn an_engine_tells_its_load_every_interval_and_its_models_once() {
+async fn load_is_scraped_every_interval_and_models_once() {
     let server = Server::start(&[("/metrics", ok(PAGE)), ("/v1/models", ok(MODELS))]).await;
     let (mut collector, mut observations, _registry) = collector();
     collector.set(vec![server.target(Some("/metrics"))]);
@@ -288,7 +288,7 @@ async fn after_a_failure_the_models_are_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens_is_refused() {
+async fn a_port_without_a_listener_is_refused() {
     let target = Server::start(&[]).await.target(Some("/metrics"));
     let (mut collector, mut observations, _registry) = collector();
     collector.set(vec![target.clone()]);
@@ -335,7 +335,8 @@ async fn a_reader_that_is_behind_loses_observations_but_not_models() {
     };
     sink.try_send(filler).expect("room for one");
     let metrics = ScrapeMetrics::register(&mut Registry::default());
-    let mut collector = EngineProbes::new(Settings::default(), metrics, sink).expect("a client");
+    let mut collector =
+        EngineProbes::new(ProbeSettings::default(), metrics, sink).expect("a client");
     collector.set(vec![server.target(Some("/metrics"))]);
 
     // The first turn's observation has found the queue full when the list is asked for the second time.

@@ -12,7 +12,7 @@ use crate::{
         kv_events::KvEventsMetrics, kv_manager::KvManagerMetrics, tokenizer::TokenizerMetrics,
     },
     config::Config,
-    engines::{ScrapeMetrics, Settings},
+    engines::{ProbeSettings, ScrapeMetrics},
 };
 
 /// A pipeline that runs, and both its ends.
@@ -35,7 +35,7 @@ impl Running {
         let readiness = Readiness::default();
         let handles = PipelineHandles {
             probes: EngineProbes::new(
-                Settings::default(),
+                ProbeSettings::default(),
                 ScrapeMetrics::register(&mut registry),
                 observations,
             )

@@ -1,7 +1,7 @@
 //! Closes a client's connection during a drain without losing a request.
 //!
 //! HTTP/1.1 has no frame that announces a close. A server that closes an idle connection can race
-//! with a request that was just sent, and the client cannot tell whether it was processed. So a
+//! with a request that was just sent, and the client does not know whether it was processed. So a
 //! draining proxy announces the close in the answer to the connection's next request
 //! (`connection: close`), and closes without an announcement only after [`IDLE_GRACE`] of idleness.
 //! HTTP/2 has GOAWAY, which is sent at once.

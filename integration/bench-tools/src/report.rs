@@ -79,7 +79,7 @@ impl Comparison {
         write!(out, "{}", table::Table(self))
     }
 
-    /// The comparison as one HTML page: figures and plots, light or dark as the reader's system is.
+    /// The comparison as one HTML page: figures and plots, in the color scheme of the reader's system.
     #[must_use]
     pub fn page(&self) -> impl Display {
         page::Page(self)

@@ -13,7 +13,7 @@ const HASHES_A_MESSAGE: usize = 1 << 17;
 /// Decisions in one message, whose own fields take some 30 bytes each.
 const DECISIONS_A_MESSAGE: usize = 1 << 13;
 
-/// Messages of one teaching; older requests are left out.
+/// Messages of one replay; older requests are left out.
 const MESSAGES: usize = 8;
 
 /// Where chains are compared to bring neighbors together.
@@ -36,7 +36,7 @@ pub struct ReplayedHistory {
 
 // === Out of core ===
 
-/// The messages that teach `requests`, which come newest first; what does not fit into 8 of them is left out.
+/// The messages that replay `requests`, newest first; what does not fit into 8 of them is left out.
 #[must_use]
 pub fn history_to_wire(
     pool: &str,
@@ -216,7 +216,7 @@ mod tests {
         }
     }
 
-    fn heard(messages: Vec<v1::RoutingHistory>) -> Vec<RoutedPrompt> {
+    fn received(messages: Vec<v1::RoutingHistory>) -> Vec<RoutedPrompt> {
         messages
             .into_iter()
             .flat_map(|message| ReplayedHistory::try_from(message).expect("valid").requests)
@@ -230,9 +230,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taught_is_what_is_heard(requests in requests()) {
+        fn the_replayed_history_is_received_unchanged(requests in requests()) {
             let messages = history_to_wire("chat", 256, requests.clone());
-            prop_assert_eq!(in_order(heard(messages)), in_order(requests));
+            prop_assert_eq!(in_order(received(messages)), in_order(requests));
         }
 
         #[test]
@@ -244,8 +244,8 @@ mod tests {
                 v1::RoutingHistory { pool: "p".into(), block_bytes: 1, requests: made_up },
             ];
             for message in messages {
-                if let Ok(taught) = ReplayedHistory::try_from(message) {
-                    prop_assert!(taught.requests.iter().map(|d| d.blocks.len()).sum::<usize>() <= MAX_HASHES);
+                if let Ok(history) = ReplayedHistory::try_from(message) {
+                    prop_assert!(history.requests.iter().map(|d| d.blocks.len()).sum::<usize>() <= MAX_HASHES);
                 }
             }
         }

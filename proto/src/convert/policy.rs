@@ -13,7 +13,7 @@ use crate::v1::{
     self, policy::Strategy as WireStrategy, session_key::Key, tenant_key::Key as Tenant,
 };
 
-/// Durations travel as whole milliseconds; what does not fit is as good as for ever.
+/// Durations travel as whole milliseconds; a longer one becomes the largest that fits.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

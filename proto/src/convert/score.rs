@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_when_to_come_back_if_anybody_knows() {
+    fn a_rejection_carries_retry_after_when_it_is_known() {
         let refused = |retry_after_ms| v1::Rejected {
             reason: v1::rejected::Reason::QueueFull.into(),
             retry_after_ms,

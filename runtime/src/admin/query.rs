@@ -4,11 +4,11 @@ use crate::percent;
 
 /// Decoded `name=value` pairs, in the order of the query string. A pair whose escapes are broken is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Query {
+pub struct AdminQuery {
     pairs: Vec<(String, String)>,
 }
 
-impl Query {
+impl AdminQuery {
     pub(super) fn parse(text: &str) -> Self {
         let pairs = text
             .split('&')
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn pairs_are_decoded_and_the_first_value_wins() {
-        let query = Query::parse("model=Qwen%2FQwen3&pretty&note=a+b&model=other&bad=%zz");
+        let query = AdminQuery::parse("model=Qwen%2FQwen3&pretty&note=a+b&model=other&bad=%zz");
         assert_eq!(query.get("model"), Some("Qwen/Qwen3"));
         assert_eq!(query.get("pretty"), Some(""));
         assert_eq!(query.get("note"), Some("a b"));
@@ -59,7 +59,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_query_panics_or_grows(text in ".*") {
-            let query = Query::parse(&text);
+            let query = AdminQuery::parse(&text);
             let size: usize = query.iter().map(|(name, value)| name.len() + value.len()).sum();
             prop_assert!(size <= text.len());
         }

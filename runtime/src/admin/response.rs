@@ -60,7 +60,7 @@ impl AdminResponse {
         }
     }
 
-    /// 200 with a body that goes on for as long as it, or its reader, wants. Whoever makes it bounds how many there are
+    /// 200 with a body that goes on for as long as it, or its reader, wants. The handler bounds how many there are
     /// and what each of them holds: a reader may be slow.
     #[must_use]
     pub fn stream<B>(content_type: &'static str, body: B) -> Self

@@ -1,6 +1,6 @@
 //! From a request to its answer: the built-in routes, and those that a plane added.
 
-use super::{AdminResponse, Query};
+use super::{AdminQuery, AdminResponse};
 use crate::metrics::Exposition;
 use crate::readiness::{Liveness, Readiness};
 use bytes::Bytes;
@@ -22,8 +22,8 @@ const BODY_LIMIT: usize = 1024 * 1024;
 /// How long a client may take to send a body, and a handler to answer.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 
-type Answer = Pin<Box<dyn Future<Output = AdminResponse> + Send>>;
-type Handler = Box<dyn Fn(Query, Option<Bytes>) -> Answer + Send + Sync>;
+type PendingResponse = Pin<Box<dyn Future<Output = AdminResponse> + Send>>;
+type Handler = Box<dyn Fn(AdminQuery, Option<Bytes>) -> PendingResponse + Send + Sync>;
 
 /// Everything that the admin server answers.
 pub(super) struct Routes {
@@ -50,7 +50,7 @@ impl Routes {
     pub(super) fn add(
         &mut self,
         path: &'static str,
-        handler: impl Fn(Query, Option<Bytes>) -> Answer + Send + Sync + 'static,
+        handler: impl Fn(AdminQuery, Option<Bytes>) -> PendingResponse + Send + Sync + 'static,
     ) {
         self.added.insert(path, Box::new(handler));
     }
@@ -138,7 +138,7 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let query = Query::parse(request.uri().query().unwrap_or(""));
+    let query = AdminQuery::parse(request.uri().query().unwrap_or(""));
     let body = match *request.method() {
         Method::GET | Method::HEAD => None,
         Method::POST => match read(request.into_body()).await {
@@ -190,7 +190,7 @@ mod tests {
     fn routes() -> Routes {
         let mut routes = Routes::new(Readiness::default(), Arc::new(Registry::default()));
         routes.add("/debug/echo", |query, body| {
-            let name = query.get("name").unwrap_or("nobody").to_owned();
+            let name = query.get("name").unwrap_or("none").to_owned();
             Box::pin(async move { AdminResponse::text(format!("{name} {body:?}")) })
         });
         routes.add("/debug/stuck", |_, _| Box::pin(std::future::pending()));
@@ -261,11 +261,11 @@ mod tests {
         let response = send(&routes, Method::GET, "/debug/echo?name=a%20b", "").await;
         assert_eq!(text(response).await, "a b None");
         let response = send(&routes, Method::POST, "/debug/echo", "{}").await;
-        assert_eq!(text(response).await, "nobody Some(b\"{}\")");
+        assert_eq!(text(response).await, "none Some(b\"{}\")");
     }
 
     #[tokio::test]
-    async fn wrong_methods_and_paths_are_told_what_is_right() {
+    async fn wrong_methods_and_paths_get_the_right_ones() {
         let routes = routes();
         let response = send(&routes, Method::POST, "/metrics", "").await;
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);

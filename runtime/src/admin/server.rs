@@ -276,7 +276,10 @@ mod tests {
             .await
             .expect("writes");
         tokio::time::sleep(LIFE_LIMIT * 3).await;
-        written.send("late".into()).await.expect("somebody reads");
+        written
+            .send("late".into())
+            .await
+            .expect("the response is read");
         let mut answer = String::new();
         while !answer.contains("late") {
             let mut bytes = [0; 256];

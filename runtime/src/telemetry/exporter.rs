@@ -1,10 +1,10 @@
-//! The OTLP exporter, and a wrapper that tidies attributes and tells when the collector does not take spans.
+//! The OTLP exporter, and a wrapper that tidies attributes and logs when the collector rejects spans.
 //!
 //! Spans wait in a bounded queue of the SDK and are exported in batches by a thread of its own. When the queue is
 //! full, new spans are dropped: traces never slow a request down.
 
 use super::TelemetryError;
-use super::settings::{Protocol, Settings};
+use super::settings::{Protocol, TelemetrySettings};
 use http::uri::Scheme;
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Samples, batches and exports as `settings` say.
-pub(super) fn provider(settings: &Settings) -> Result<SdkTracerProvider, TelemetryError> {
+pub(super) fn provider(settings: &TelemetrySettings) -> Result<SdkTracerProvider, TelemetryError> {
     let inner = match settings.protocol {
         Protocol::Grpc => grpc(settings)?,
         Protocol::HttpProtobuf => http(settings)?,
@@ -33,7 +33,7 @@ pub(super) fn provider(settings: &Settings) -> Result<SdkTracerProvider, Telemet
     Ok(provider.build())
 }
 
-fn grpc(settings: &Settings) -> Result<opentelemetry_otlp::SpanExporter, TelemetryError> {
+fn grpc(settings: &TelemetrySettings) -> Result<opentelemetry_otlp::SpanExporter, TelemetryError> {
     // The connection is made lazily but bound to the runtime at once; outside of one that is a panic.
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(TelemetryError::NoRuntime);
@@ -47,7 +47,7 @@ fn grpc(settings: &Settings) -> Result<opentelemetry_otlp::SpanExporter, Telemet
     Ok(exporter)
 }
 
-fn http(settings: &Settings) -> Result<opentelemetry_otlp::SpanExporter, TelemetryError> {
+fn http(settings: &TelemetrySettings) -> Result<opentelemetry_otlp::SpanExporter, TelemetryError> {
     let headers = settings.headers.iter().filter_map(|(name, value)| {
         let value = value.to_str().ok()?;
         Some((name.to_string(), value.to_owned()))
@@ -65,7 +65,7 @@ fn http(settings: &Settings) -> Result<opentelemetry_otlp::SpanExporter, Telemet
 
 /// Without roots of trust for a plain http endpoint, so that an image without certificates can export to a collector
 /// next to it.
-fn http_client(settings: &Settings) -> Result<reqwest::blocking::Client, TelemetryError> {
+fn http_client(settings: &TelemetrySettings) -> Result<reqwest::blocking::Client, TelemetryError> {
     let builder = reqwest::blocking::Client::builder().timeout(settings.timeout);
     let builder = if settings.endpoint.scheme() == Some(&Scheme::HTTP) {
         builder.tls_certs_only([])

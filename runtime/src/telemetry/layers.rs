@@ -108,8 +108,8 @@ mod tests {
         }
     }
 
-    /// Runs `story` under a subscriber and answers its log lines and the spans that it exported.
-    fn record(directives: &str, traces: bool, story: impl FnOnce()) -> (String, Vec<SpanData>) {
+    /// Runs `scenario` under a subscriber and returns its log lines and the spans that it exported.
+    fn record(directives: &str, traces: bool, scenario: impl FnOnce()) -> (String, Vec<SpanData>) {
         let environment = |name: &str| (name == LOG).then(|| directives.to_owned());
         let filter = log_filter(&environment).expect("directives");
         let lines = Lines::default();
@@ -120,7 +120,7 @@ mod tests {
             .build();
         let traces = traces.then_some(&provider);
         let subscriber = subscriber(LogFormat::Json, filter, move || writer.clone(), traces);
-        tracing::subscriber::with_default(subscriber, story);
+        tracing::subscriber::with_default(subscriber, scenario);
         let text = String::from_utf8(lines.0.lock().clone()).expect("log lines are text");
         (text, exporter.get_finished_spans().expect("spans"))
     }

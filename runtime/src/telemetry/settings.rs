@@ -45,7 +45,7 @@ const GRPC_PORT: u16 = 4317;
 
 /// How spans are sampled and where they go.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct TelemetrySettings {
     /// The whole URL for HTTP; scheme, host and port for gRPC.
     pub(super) endpoint: Uri,
     pub(super) protocol: Protocol,
@@ -66,9 +66,9 @@ pub(super) enum Protocol {
     HttpProtobuf,
 }
 
-// === impl Settings ===
+// === impl TelemetrySettings ===
 
-impl Settings {
+impl TelemetrySettings {
     /// `None` when the environment asks for no traces: it names no endpoint, or switches the export off.
     pub(super) fn read(
         environment: &impl Environment,

@@ -20,7 +20,7 @@ pub(super) struct Content {
     pub(super) key: Vec<u8>,
 }
 
-/// Who this process is, and whom it believes.
+/// This process's certificate, and the authority that it trusts.
 pub(super) struct Identity {
     pub(super) own: Arc<CertifiedKey>,
     pub(super) authority: Arc<RootCertStore>,
@@ -37,7 +37,7 @@ pub(super) type Mistake = (&'static str, Problem);
 
 impl Identity {
     /// Checks everything that can be known without a peer: that each file holds what it should, and that the key is the
-    /// certificate's. A certificate that has ended is not refused: the peer will, and the metric tells.
+    /// certificate's. A certificate that has ended is not refused: the peer rejects it, and the metric shows it.
     pub(super) fn read(content: &Content, provider: &CryptoProvider) -> Result<Self, Mistake> {
         let authorities =
             certificates(&content.authority).map_err(|problem| (AUTHORITY, problem))?;

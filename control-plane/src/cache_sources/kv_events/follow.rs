@@ -38,10 +38,10 @@ pub(super) type RankStatuses = Arc<Mutex<Vec<Arc<Status>>>>;
 impl EndpointFollower {
     /// Follows all ranks for ever.
     pub(super) async fn run(self) {
-        let mut dice = SeededRng::new(self.endpoint.0);
+        let mut rng = SeededRng::new(self.endpoint.0);
         loop {
-            let ranks = self.count(&mut dice).await;
-            let streams = (0..ranks).map(|rank| self.stream(rank, dice.next_u64()));
+            let ranks = self.count(&mut rng).await;
+            let streams = (0..ranks).map(|rank| self.stream(rank, rng.next_u64()));
             let streams: Vec<Stream> = streams.collect();
             let following = streams
                 .into_iter()
@@ -53,14 +53,14 @@ impl EndpointFollower {
     }
 
     /// The number of ranks, as soon as it is known.
-    async fn count(&self, dice: &mut SeededRng) -> u32 {
+    async fn count(&self, rng: &mut SeededRng) -> u32 {
         let (mut pause, longest) = BACKOFF;
         loop {
             if let Some(ranks) = self.ports.ranks().await {
                 return ranks.max(1);
             }
             self.counters.failures[StreamFailure::NoAddress].inc();
-            time::sleep(pause.mul_f32(0.5 + dice.unit())).await;
+            time::sleep(pause.mul_f32(0.5 + rng.unit())).await;
             pause = (pause * 2).min(longest);
         }
     }

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_join_is_no_gap_and_a_gap_is_told_from_its_beginning() {
+    fn a_late_join_is_no_gap_and_a_gap_is_reported_from_its_beginning() {
         let mut sequence = Sequence::default();
         assert_eq!(sequence.judge(7), BatchOrder::First);
         sequence.took(7, b"");
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_replay_has_told_before_is_known_and_no_restart() {
+    fn batches_that_a_replay_repeats_are_duplicates_and_no_restart() {
         let mut sequence = Sequence::default();
         (0..5).for_each(|number| sequence.took(number, b""));
         assert_eq!(

@@ -50,7 +50,7 @@ pub(super) struct Stream {
     sequence: Sequence,
     counters: Arc<Handles<KvEventsPoolMetrics>>,
     topic: Arc<[u8]>,
-    dice: SeededRng,
+    rng: SeededRng,
     /// The current failure was logged already.
     quiet: bool,
 }
@@ -70,14 +70,14 @@ impl Stream {
         topic: Arc<[u8]>,
         seed: u64,
     ) -> Self {
-        let (sequence, dice) = (Sequence::default(), SeededRng::new(seed));
+        let (sequence, rng) = (Sequence::default(), SeededRng::new(seed));
         Self {
             ingest,
             status,
             sequence,
             counters,
             topic,
-            dice,
+            rng,
             quiet: true,
         }
     }
@@ -104,7 +104,7 @@ impl Stream {
             if began.elapsed() > longest {
                 pause = shortest;
             }
-            time::sleep(pause.mul_f32(0.5 + self.dice.unit())).await;
+            time::sleep(pause.mul_f32(0.5 + self.rng.unit())).await;
             pause = (pause * 2).min(longest);
         }
     }

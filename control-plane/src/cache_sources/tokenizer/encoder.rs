@@ -57,8 +57,10 @@ impl Encoder {
     }
 
     /// Whether the same question may have another answer tomorrow.
-    pub(super) fn tells_time(&self) -> bool {
-        self.template.as_ref().is_some_and(ChatTemplate::tells_time)
+    pub(super) fn reads_clock(&self) -> bool {
+        self.template
+            .as_ref()
+            .is_some_and(ChatTemplate::reads_clock)
     }
 
     /// Tokens in the vocabulary.
@@ -215,7 +217,7 @@ mod tests {
     fn the_next_turn_of_a_conversation_costs_that_turn() {
         let (encoder, memo) = (encoder(), TokenCache::new(1 << 20));
         let mut turns =
-            vec![json!({"role": "user", "content": "tell me something about routers, please"})];
+            vec![json!({"role": "user", "content": "write something about routers, please"})];
         let first = made(&encoder, &chat(&json!(turns)), &memo);
         assert_eq!(first.remembered, 0);
         turns
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_that_nobody_waits_for_is_given_up() {
+    fn a_prompt_without_waiters_is_given_up() {
         let wanted = chat(&json!([{"role": "user", "content": "hello"}]));
         assert_eq!(
             encoder().ids(&wanted, &TokenCache::new(0), || false),

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_is_asked_with_everything_that_its_template_is_told() {
+    fn a_chat_request_carries_every_input_of_its_template() {
         let chat = Chat {
             messages: Bytes::from_static(br#"[ {"role":"user","content":"hi"} ]"#),
             tools: Some(Bytes::from_static(b"[]")),

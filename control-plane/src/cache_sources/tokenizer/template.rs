@@ -31,7 +31,7 @@ pub(super) struct ChatTemplate {
     environment: Environment<'static>,
     format: ContentFormat,
     has_tool_use: bool,
-    tells_time: bool,
+    reads_clock: bool,
     /// Tools are rendered in a way that cannot be followed.
     misreads_tools: bool,
     /// Default arguments of every rendering; of equal names the last counts.
@@ -67,7 +67,7 @@ impl ChatTemplate {
                 "the filter `safe` makes Jinja escape what is added",
             ));
         }
-        let (tells_time, misreads_tools) = (
+        let (reads_clock, misreads_tools) = (
             any(|text| text.contains("strftime_now")),
             any(quirks::takes_methods),
         );
@@ -80,15 +80,15 @@ impl ChatTemplate {
             environment,
             format,
             has_tool_use,
-            tells_time,
+            reads_clock,
             misreads_tools,
             known,
         })
     }
 
     /// Whether the same conversation may be another text tomorrow.
-    pub(super) fn tells_time(&self) -> bool {
-        self.tells_time
+    pub(super) fn reads_clock(&self) -> bool {
+        self.reads_clock
     }
 
     /// The text of the whole conversation.

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_names_are_told_apart() {
+    fn numbers_and_names_are_distinguished() {
         assert_eq!(
             "8000".parse(),
             Ok(Port::Number(NonZeroU16::new(8000).unwrap()))

@@ -54,7 +54,7 @@ pub(crate) struct Pace {
 #[derive(Debug)]
 struct Backoff {
     next: Duration,
-    dice: SeededRng,
+    rng: SeededRng,
 }
 
 /// Follows one kind for ever. `open` begins a watch with a fresh list.
@@ -128,7 +128,7 @@ impl Backoff {
     fn new(seed: u64) -> Self {
         Self {
             next: FIRST_DELAY,
-            dice: SeededRng::new(seed),
+            rng: SeededRng::new(seed),
         }
     }
 
@@ -139,7 +139,7 @@ impl Backoff {
     fn next(&mut self) -> Duration {
         let whole = self.next;
         self.next = (whole * 2).min(LONGEST_DELAY);
-        whole.mul_f32(1.0 - self.dice.unit() / 2.0)
+        whole.mul_f32(1.0 - self.rng.unit() / 2.0)
     }
 }
 

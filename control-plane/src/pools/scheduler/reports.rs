@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Replayed prompts per lock: a thousand of them delay a choice by about a millisecond.
-const LESSON: usize = 256;
+const REPLAY_BATCH: usize = 256;
 
 /// How a request ended, as its proxy reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -153,12 +153,12 @@ impl PoolScheduler {
 
     /// A proxy remembers what was sent where before this replica knew of it; blocks of another size mean nothing here.
     pub(crate) fn replay_history(&self, decisions: &[RoutedPrompt], block_bytes: u32) {
-        for lesson in decisions.chunks(LESSON) {
+        for batch in decisions.chunks(REPLAY_BATCH) {
             let mut state = self.state.lock();
             if state.dispatcher.pool().spec.policy.block_bytes != block_bytes {
                 return;
             }
-            for decision in lesson {
+            for decision in batch {
                 state
                     .dispatcher
                     .replay_history(decision.endpoint, &decision.blocks);

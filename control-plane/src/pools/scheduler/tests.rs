@@ -233,7 +233,7 @@ fn a_dead_proxy_takes_its_requests_with_it_and_silence_its_bookings() {
 }
 
 #[test]
-fn a_proxy_corrects_what_was_believed_of_it() {
+fn open_requests_of_a_proxy_replace_its_bookings() {
     let brain = brain(1);
     let endpoint = brain.first(key(ONE, 1), at(0));
     brain.started(key(ONE, 1), endpoint, 100, false, at(0));
@@ -368,7 +368,7 @@ fn an_endpoint_on_trial_gets_one_request_at_a_time() {
 }
 
 #[test]
-fn explaining_books_nothing_and_turns_no_dice() {
+fn explaining_books_nothing_and_advances_no_random_numbers() {
     let brain = brain(3);
     let query = Query::default();
     let first = brain.explain(arrival(key(ONE, 1), &query), at(0));

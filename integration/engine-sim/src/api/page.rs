@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lie_replaces_every_sample_of_its_name() {
+    fn a_faulty_value_replaces_every_sample_of_its_name() {
         let overrides = BTreeMap::from([("vllm:x".to_owned(), 7.0)]);
         let mut page = Page::new("m", 0.0, overrides);
         page.gauge(

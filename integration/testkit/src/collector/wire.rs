@@ -66,7 +66,7 @@ fn take(bytes: Bytes, received: &Received) -> Result<(), Refused> {
     received.keep(export).then_some(()).ok_or(Refused::Full)
 }
 
-/// The message in a frame of a unary call.
+/// The single message of a call, without its frame's header.
 fn unframe(mut bytes: Bytes) -> Result<Bytes, Refused> {
     if bytes.len() < FRAME || bytes.get_u8() != 0 {
         return Err(Refused::Malformed);

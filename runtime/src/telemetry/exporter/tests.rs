@@ -107,7 +107,7 @@ fn grpc_answer() -> Response<Answer> {
     response
 }
 
-fn settings(collector: &Collector, protocol: &'static str) -> Settings {
+fn settings(collector: &Collector, protocol: &'static str) -> TelemetrySettings {
     let endpoint = format!("http://{}", collector.address);
     let environment = |name: &str| match name {
         "OTEL_EXPORTER_OTLP_ENDPOINT" => Some(endpoint.clone()),
@@ -120,13 +120,16 @@ fn settings(collector: &Collector, protocol: &'static str) -> Settings {
         name: "hermes-test",
         version: "0.0.0",
     };
-    Settings::read(&environment, service)
+    TelemetrySettings::read(&environment, service)
         .expect("understood")
         .expect("traces are asked for")
 }
 
 /// Records one span under `settings`, shuts down, and answers what the collector got.
-async fn export_one_span(collector: &Collector, settings: &Settings) -> (String, HeaderMap, Bytes) {
+async fn export_one_span(
+    collector: &Collector,
+    settings: &TelemetrySettings,
+) -> (String, HeaderMap, Bytes) {
     install_default_crypto();
     let provider = provider(settings).expect("an exporter");
     let filter = layers::log_filter(&|_: &str| None).expect("directives");
@@ -182,7 +185,7 @@ fn grpc_outside_of_a_runtime_is_an_error() {
         name: "hermes-test",
         version: "0.0.0",
     };
-    let settings = Settings::read(&environment, service)
+    let settings = TelemetrySettings::read(&environment, service)
         .expect("understood")
         .expect("traces are asked for");
     assert!(matches!(
@@ -191,7 +194,7 @@ fn grpc_outside_of_a_runtime_is_an_error() {
     ));
 }
 
-/// Fails or takes spans, as it is told.
+/// Fails or accepts spans, as its switch says.
 #[derive(Debug, Default)]
 struct Moody {
     fails: AtomicBool,
@@ -226,13 +229,13 @@ async fn an_outage_of_the_collector_is_logged_once_at_each_end() {
         assert_eq!(exporter.export(Vec::new()).await.is_err(), fails);
     }
     let text = String::from_utf8(lines.lock().clone()).expect("log lines are text");
-    let told: Vec<&str> = text.lines().collect();
-    assert_eq!(told.len(), 2, "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
     assert!(
-        told[0].contains("trace export fails") && told[0].contains("connection refused"),
+        lines[0].contains("trace export fails") && lines[0].contains("connection refused"),
         "{text}"
     );
-    assert!(told[1].contains("trace export works again"), "{text}");
+    assert!(lines[1].contains("trace export works again"), "{text}");
 }
 
 struct Sink(Arc<Mutex<Vec<u8>>>);

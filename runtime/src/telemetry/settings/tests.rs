@@ -10,17 +10,17 @@ const SERVICE: Service = Service {
 };
 const COLLECTOR: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
 
-fn read(variables: &[(&str, &str)]) -> Result<Option<Settings>, TelemetryError> {
+fn read(variables: &[(&str, &str)]) -> Result<Option<TelemetrySettings>, TelemetryError> {
     let environment = |name: &str| {
         variables
             .iter()
             .find(|(set, _)| *set == name)
             .map(|(_, value)| (*value).to_owned())
     };
-    Settings::read(&environment, SERVICE)
+    TelemetrySettings::read(&environment, SERVICE)
 }
 
-fn settings(variables: &[(&str, &str)]) -> Settings {
+fn settings(variables: &[(&str, &str)]) -> TelemetrySettings {
     read(variables)
         .expect("understood")
         .expect("traces are asked for")

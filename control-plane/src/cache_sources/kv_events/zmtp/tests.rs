@@ -145,7 +145,7 @@ async fn a_ping_of_the_peer_is_answered() {
 }
 
 #[tokio::test]
-async fn what_is_no_publisher_is_told_from_one() {
+async fn a_peer_that_is_no_publisher_is_rejected() {
     let router = scripted(|mut peer| async move {
         peer.shake_hands("ROUTER").await;
         peer.linger().await;
@@ -179,7 +179,7 @@ async fn what_is_no_publisher_is_told_from_one() {
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_is_told_at_once() {
+async fn a_closed_connection_is_reported_at_once() {
     let address = scripted(|mut peer| async move { peer.shake_hands("PUB").await }).await;
     let mut peer = subscriber(address).await.expect("a publisher");
     assert!(matches!(peer.next().await, Err(ZmtpError::Io(_))));

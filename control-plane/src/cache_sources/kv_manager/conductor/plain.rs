@@ -121,8 +121,8 @@ struct Name(String);
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl Visitor<'_> for Reader {
+        struct NameReader;
+        impl Visitor<'_> for NameReader {
             type Value = Name;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a name")
@@ -137,6 +137,6 @@ impl<'de> Deserialize<'de> for Name {
                 Ok(Name(number.to_string()))
             }
         }
-        from.deserialize_any(Reader)
+        from.deserialize_any(NameReader)
     }
 }

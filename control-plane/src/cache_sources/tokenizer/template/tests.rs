@@ -197,7 +197,7 @@ fn a_refusal_and_a_rendering_without_an_end_are_errors() {
 }
 
 #[test]
-fn only_a_template_that_tells_the_time_does() {
-    assert!(compile(LLAMA).tells_time());
-    assert!(!compile(PARTS).tells_time());
+fn only_a_template_that_prints_the_date_reads_the_clock() {
+    assert!(compile(LLAMA).reads_clock());
+    assert!(!compile(PARTS).reads_clock());
 }

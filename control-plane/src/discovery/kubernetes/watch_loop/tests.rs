@@ -104,7 +104,7 @@ async fn a_watch_that_held_for_a_while_is_taken_up_again_quickly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_without_progress_is_given_up_and_begun_anew() {
+async fn a_list_without_progress_is_given_up_and_restarted() {
     let silent = || stream::iter([Ok(Event::Init)]).chain(stream::pending());
     let (began, status) = begun(Duration::from_secs(25), silent).await;
     assert_eq!(began.len(), 3, "{began:?}");

@@ -61,7 +61,7 @@ fn the_first_draft_is_read_too() {
 }
 
 #[test]
-fn nobody_holds_anything_is_an_answer_too() {
+fn an_answer_without_any_holder_is_valid() {
     for answer in [
         json!({}),
         json!({"instances": {}}),
@@ -92,7 +92,7 @@ fn numbers_that_cannot_be_true_make_an_answer_worthless() {
 }
 
 #[test]
-fn strangers_and_nonsense_are_told_apart() {
+fn unknown_instances_are_distinguished_from_malformed_entries() {
     assert_eq!(
         read(&json!({"instances": {"elsewhere": {"gpu": 16}}})),
         Err(LookupOutcome::Unknown)

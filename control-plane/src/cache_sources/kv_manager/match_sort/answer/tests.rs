@@ -76,7 +76,7 @@ fn one_row_alone_is_an_answer() {
 }
 
 #[test]
-fn nobody_holds_anything_is_an_answer_too() {
+fn an_answer_without_any_holder_is_valid() {
     for answer in [
         json!([]),
         json!({}),
@@ -89,7 +89,7 @@ fn nobody_holds_anything_is_an_answer_too() {
 }
 
 #[test]
-fn strangers_and_nonsense_are_told_apart() {
+fn unknown_instances_are_distinguished_from_malformed_entries() {
     assert_eq!(read(&json!({"10.9.9.9": 0.5})), Err(LookupOutcome::Unknown));
     assert_eq!(
         read(&json!([{"pod_ip": "10.0.0.7", "match_rate": -0.5}])),

@@ -58,7 +58,7 @@ fn a_ready_pod_is_an_endpoint() {
 }
 
 #[test]
-fn where_a_pod_publishes_kv_events_is_found_if_anybody_asks() {
+fn kv_event_ports_of_a_pod_are_found_when_they_are_wanted() {
     let mut publishing = pod("a");
     publishing["spec"]["containers"][0]["ports"] =
         json!([{"name": "zmq-pub", "containerPort": 5601}]);
@@ -103,7 +103,7 @@ fn a_pod_that_leaves_or_has_ended_or_has_no_address_is_none() {
 }
 
 #[test]
-fn a_pod_that_is_not_ready_is_told_apart() {
+fn a_pod_that_is_not_ready_is_marked() {
     let not_ready = json!([{"type": "Ready", "status": "False"}]);
     let starting = json!([{"type": "ContainersReady", "status": "True"}]);
     for conditions in [not_ready, starting] {
