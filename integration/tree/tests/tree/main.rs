@@ -2,6 +2,7 @@
 //!
 //! Code:
 //! * [`dependencies`]: which crate may depend on which, and what must not appear below a crate.
+//! * [`circles`]: sibling modules form no circles.
 //! * [`sizes`]: files and functions stay readable.
 //! * [`names`]: files are named for what they hold.
 //! * [`commits`]: messages of commits have the form that is asked for.
@@ -15,6 +16,7 @@
 //! * [`walks`]: functions that the walks through the code name exist.
 
 mod charts;
+mod circles;
 mod commits;
 mod dependencies;
 mod links;
