@@ -4,7 +4,7 @@
 //! * [`dependencies`]: which crate may depend on which, and what must not appear below a crate.
 //! * [`circles`]: sibling modules form no circles.
 //! * [`sizes`]: files and functions stay readable.
-//! * [`names`]: files are named for what they hold.
+//! * [`names`]: type names are unique, and files are named for what they hold.
 //! * [`commits`]: messages of commits have the form that is asked for.
 //! * [`sources`]: orphans, clocks in `core`, detached tasks, and what must not be in any file.
 //!
