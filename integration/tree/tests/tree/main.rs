@@ -5,6 +5,7 @@
 //! * [`circles`]: sibling modules form no circles.
 //! * [`sizes`]: files and functions stay readable.
 //! * [`names`]: type names are unique, and files are named for what they hold.
+//! * [`words`]: plain words.
 //! * [`commits`]: messages of commits have the form that is asked for.
 //! * [`sources`]: orphans, clocks in `core`, detached tasks, and what must not be in any file.
 //!
@@ -26,3 +27,4 @@ mod names;
 mod sizes;
 mod sources;
 mod walks;
+mod words;
