@@ -13,7 +13,7 @@
 //! Invariants:
 //! * level-triggered: every list replaces what was known, so a missed event is repaired by the next list;
 //! * a failed watch never empties the set: the last known one stays until the API server says otherwise;
-//! * fewer than half of an endpoint's peers ready never means that the others leave: see [`readiness`];
+//! * fewer than half of an endpoint's peers ready never means that the others leave: see `kubernetes/readiness.rs`;
 //! * nothing is published before every kind was listed once, so that half a picture never looks like a scale-down;
 //! * an object that cannot be parsed is skipped with a warning, and its last good version stays.
 //!

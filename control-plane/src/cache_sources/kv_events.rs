@@ -124,7 +124,7 @@ impl KvEvents {
     }
 
     /// How much of this prompt is cached at every endpoint whose stream is in sync, zero included; see
-    /// [`Residency::hits`](hermes_core::residency::Residency::hits).
+    /// [`BlockIndex::hits`](hermes_core::block_index::BlockIndex::hits).
     #[must_use]
     pub fn hits(&self, tokens: &[u32], identity: &CacheIdentity) -> Vec<CacheHit> {
         let began = Instant::now();

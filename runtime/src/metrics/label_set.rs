@@ -16,7 +16,7 @@ pub trait LabelSet: Copy + 'static {
 
 /// Declares a closed set of label values: the enum, its names, and its encoding as a label.
 ///
-/// The enum has `name()`, implements [`LabelSet`](crate::metrics::LabelSet), and can be a field of a struct that derives
+/// The enum has `name()`, implements [`LabelSet`], and can be a field of a struct that derives
 /// `EncodeLabelSet`. The calling crate depends on `prometheus-client`.
 ///
 /// ```
