@@ -142,8 +142,8 @@ fn flush(index: &RwLock<BlockIndex>, rank: &RankBlocks, changes: &mut Vec<BlockC
     changes.clear();
 }
 
-/// An index with a hundred whole endpoints and a million blocks, and a prompt of 8,192 tokens that the first one holds, and
-/// of which the others hold a quarter.
+/// An index with a hundred whole endpoints and a million blocks, and a prompt of 8,192 tokens that
+/// the first one holds, and of which the others hold a quarter.
 fn full() -> (RwLock<BlockIndex>, Vec<RankBlocks>, Vec<u32>) {
     let (index, mut rng, mut changes) = (
         RwLock::new(BlockIndex::default()),

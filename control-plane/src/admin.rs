@@ -7,8 +7,8 @@
 //! | `/debug/kv-events` | how every stream of KV events is doing |
 //! | `POST /debug/kv-events?pool=NAME` with `{"tokens": […]}` | what these streams know of a prompt, by endpoint and tier |
 //!
-//! Probes and metrics are `hermes_runtime`'s. No page holds a secret: URLs carry no credentials, and prompts are not
-//! here.
+//! Probes and metrics are `hermes_runtime`'s. No page holds a secret: URLs carry no credentials,
+//! and prompts are not here.
 
 mod kv_events;
 mod state_metrics;

@@ -5,7 +5,8 @@
 //!   drain: streams end ─▶ connections close ─▶ join
 //! ```
 //!
-//! An invalid configuration, or a port in use, fails the start. Later errors are logged, counted and retried.
+//! An invalid configuration, or a port in use, fails the start. Later errors are logged, counted
+//! and retried.
 
 mod config_feed;
 mod options;
@@ -180,7 +181,8 @@ fn spawn_servers(
     }
 }
 
-/// Loads the initial configuration. If it is invalid, a Kubernetes Event is recorded before the error is returned.
+/// Loads the initial configuration. If it is invalid, a Kubernetes Event is recorded before the
+/// error is returned.
 async fn open(
     config: ConfigSource,
     recorder: Option<EventRecorder>,
@@ -205,7 +207,8 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 // === ControlPlane ===
 
 impl ControlPlane {
-    /// Waits at most `limit` for everything to end, which it does once the drain has begun, and cuts off the rest.
+    /// Waits at most `limit` for everything to end, which it does once the drain has begun, and
+    /// cuts off the rest.
     pub async fn join(self, limit: Duration) {
         let Self {
             tasks, subscribers, ..

@@ -7,7 +7,8 @@ use hermes_runtime::telemetry::LogFormat;
 
 use crate::config::duration;
 
-/// Discovers model servers and tracks their load and caches; proxies ask it where to send each request.
+/// Discovers model servers and tracks their load and caches; proxies ask it where to send each
+/// request.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "hermes-control-plane", version, about)]
 pub struct Args {
@@ -24,8 +25,8 @@ pub struct Args {
     )]
     pub listen: SocketAddr,
 
-    /// A folder with ca.crt, tls.crt and tls.key, reloaded when they change: proxies must then connect by TLS with a
-    /// client certificate of this authority
+    /// A folder with ca.crt, tls.crt and tls.key, reloaded when they change: proxies must then
+    /// connect by TLS with a client certificate of this authority
     #[arg(long, env = "HERMES_TLS", value_name = "DIR")]
     pub tls: Option<PathBuf>,
 

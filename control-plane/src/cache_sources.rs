@@ -7,8 +7,8 @@
 //!
 //! Both need a prompt's token ids: [`tokenizer`] computes them, or requests them from an engine.
 //!
-//! Each source is optional and configured per pool. A source that fails, is late or answers nonsense costs routing
-//! quality and never a request.
+//! Each source is optional and configured per pool. A source that fails, is late or answers
+//! nonsense costs routing quality and never a request.
 
 pub mod kv_events;
 pub mod kv_manager;

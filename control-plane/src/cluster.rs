@@ -1,4 +1,5 @@
-//! The mutable state behind every snapshot: configuration, discovered endpoints, and the models that engines serve.
+//! The mutable state behind every snapshot: configuration, discovered endpoints, and the models
+//! that engines serve.
 //!
 //! ```text
 //!   Update ──fold──▶ Cluster { pools: { config, sources: [found], members } } ──publish──▶ Arc<Snapshot>
@@ -11,9 +12,10 @@
 //! Invariants:
 //! * synchronous and without I/O: it has one owner, [`crate::pipeline`], and never waits;
 //! * when a pool's sources change, its endpoints are kept until the new sources have listed;
-//! * an endpoint that two sources found is one endpoint; the source that stands first in the configuration names it;
-//! * [`Cluster::publish`] returns nothing when nothing that is visible to a proxy has changed, and shares every pool that
-//!   did not change with the previous snapshot.
+//! * an endpoint that two sources found is one endpoint; the source that stands first in the
+//!   configuration names it;
+//! * [`Cluster::publish`] returns nothing when nothing that is visible to a proxy has changed, and
+//!   shares every pool that did not change with the previous snapshot.
 //!
 //! Load and health of endpoints are in [`crate::pools`]: they change many times a second.
 
@@ -70,8 +72,8 @@ pub(crate) struct ChangeSet {
     pub(crate) configuration: bool,
 }
 
-/// Identifies one source of one pool while its configuration stays the same. Never used twice, so that a late update of
-/// a removed source is not taken for its successor's.
+/// Identifies one source of one pool while its configuration stays the same. Never used twice, so
+/// that a late update of a removed source is not taken for its successor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SourceId(u64);
 

@@ -6,9 +6,11 @@
 //! ```
 //!
 //! Invariants:
-//! * a [`Config`] holds checked values only: nothing behind this module checks a range or parses a URL again;
-//! * a key is written once, where it is read: name, type, range, default and meaning ([`section`]). The documentation
-//!   and the chart's schema are generated from the same calls ([`reference`](mod@reference));
+//! * a [`Config`] holds checked values only: nothing behind this module checks a range or parses a
+//!   URL again;
+//! * a key is written once, where it is read: name, type, range, default and meaning ([`section`]).
+//!   The documentation and the chart's schema are generated from the same calls
+//!   ([`reference`](mod@reference));
 //! * an unknown key, a duplicate key and a value out of range are errors, never ignored;
 //! * no input causes a panic, and input over [`MAX_BYTES`] is rejected before it is parsed.
 //!

@@ -6,15 +6,19 @@
 //!              ──or: watch pods───────┘
 //! ```
 //!
-//! One [`KubernetesDiscovery`] serves one pool and shares nothing with others. It needs `list` and `watch` on
-//! `services` and `pods` (core) and `endpointslices` (`discovery.k8s.io`) in the namespaces it is pointed at, and
-//! nothing else: no `get`, no cluster-wide right, no write.
+//! One [`KubernetesDiscovery`] serves one pool and shares nothing with others. It needs `list` and
+//! `watch` on `services` and `pods` (core) and `endpointslices` (`discovery.k8s.io`) in the
+//! namespaces it is pointed at, and nothing else: no `get`, no cluster-wide right, no write.
 //!
 //! Invariants:
-//! * level-triggered: every list replaces what was known, so a missed event is repaired by the next list;
-//! * a failed watch never empties the set: the last known one stays until the API server says otherwise;
-//! * fewer than half of an endpoint's peers ready never means that the others leave: see `kubernetes/readiness.rs`;
-//! * nothing is published before every kind was listed once, so that half a picture never looks like a scale-down;
+//! * level-triggered: every list replaces what was known, so a missed event is repaired by the next
+//!   list;
+//! * a failed watch never empties the set: the last known one stays until the API server says
+//!   otherwise;
+//! * fewer than half of an endpoint's peers ready never means that the others leave: see
+//!   `kubernetes/readiness.rs`;
+//! * nothing is published before every kind was listed once, so that half a picture never looks
+//!   like a scale-down;
 //! * an object that cannot be parsed is skipped with a warning, and its last good version stays.
 //!
 //! It does not check whether an endpoint answers: [`crate::engines`] probes them.
@@ -35,7 +39,8 @@ pub(crate) use self::static_urls::static_endpoints;
 pub struct DiscoveredEndpoint {
     /// Base URL without a trailing slash: `http://10.0.0.7:8000`.
     pub url: String,
-    /// Distinguishes two incarnations at one address: the pod's UID, or empty where there is no pod.
+    /// Distinguishes two incarnations at one address: the pod's UID, or empty where there is no
+    /// pod.
     pub uid: String,
     /// For people: `namespace/name` of the pod, or the URL's authority where there is no pod.
     pub name: String,

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! Invariants:
-//! * an endpoint has at most one question open, and all together at most [`ProbeSettings::concurrency`];
+//! * an endpoint has at most one question open, and all together at most
+//!   [`ProbeSettings::concurrency`];
 //! * a signal that is missing, refused or unreadable is absent and never zero;
-//! * nothing is decided here: whether two refused connections take an endpoint out is for the reader to say.
+//! * nothing is decided here: whether two refused connections take an endpoint out is for the
+//!   reader to say.
 
 pub mod exposition;
 pub(crate) mod fetch;
@@ -76,7 +78,8 @@ pub struct ProbeResult {
     pub endpoint: EndpointId,
     /// When the answer, or its failure, was known.
     pub at: Instant,
-    /// What it said about itself; all absent for a server without metrics, which is healthy as long as it answers.
+    /// What it said about itself; all absent for a server without metrics, which is healthy as long
+    /// as it answers.
     pub outcome: Result<Scraped, ProbeFailure>,
     /// Its models, if they were requested in this turn and it answered. `None` means neither.
     pub models: Option<Vec<ModelCard>>,
@@ -117,8 +120,8 @@ impl EngineProbes {
         })
     }
 
-    /// Asks exactly these from now on. Probes of targets that did not change go on undisturbed; one that has ended
-    /// (it panicked) is started again.
+    /// Asks exactly these from now on. Probes of targets that did not change go on undisturbed; one
+    /// that has ended (it panicked) is started again.
     ///
     /// Must be called inside a Tokio runtime.
     pub fn set(&mut self, targets: Vec<ProbeTarget>) {

@@ -1,4 +1,5 @@
-//! Records rejected configurations as Kubernetes Events on this replica's own pod, where `kubectl describe pod` shows them.
+//! Records rejected configurations as Kubernetes Events on this replica's own pod, where `kubectl
+//! describe pod` shows them.
 //!
 //! ```text
 //!   ConfigStatus ──changed──▶ rejected? Warning ConfigurationRejected, with the errors
@@ -6,7 +7,8 @@
 //! ```
 //!
 //! Invariants:
-//! * nothing waits for it: it follows a watch, records the newest status, and skips those that were replaced meanwhile;
+//! * nothing waits for it: it follows a watch, records the newest status, and skips those that were
+//!   replaced meanwhile;
 //! * an attempt has a deadline, attempts are few, and events are seconds apart;
 //! * an event holds what the log holds, truncated to the limit of the API.
 
@@ -50,7 +52,8 @@ pub struct Pod {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Its UID: without one, `kubectl get events` shows the events and `kubectl describe pod` does not.
+    /// Its UID: without one, `kubectl get events` shows the events and `kubectl describe pod` does
+    /// not.
     pub uid: Option<String>,
 }
 
@@ -81,8 +84,8 @@ enum EventError {
 // === Pod ===
 
 impl Pod {
-    /// By `POD_NAME`, `POD_NAMESPACE` and `POD_UID`, as a manifest sets them from the pod's own fields; `None` without
-    /// the first two.
+    /// By `POD_NAME`, `POD_NAMESPACE` and `POD_UID`, as a manifest sets them from the pod's own
+    /// fields; `None` without the first two.
     #[must_use]
     pub fn from_environment() -> Option<Self> {
         let read = |name| env::var(name).ok().filter(|value| !value.is_empty());
@@ -157,7 +160,8 @@ impl EventRecorder {
             controller: REPORTER.to_owned(),
             instance: Some(self.pod.name.clone()),
         };
-        // A recorder that lives longer would count a second refusal on the first, and keep the first one's mistakes.
+        // A recorder that lives longer would count a second refusal on the first, and keep the
+        // first one's mistakes.
         Recorder::new(client, reporter)
             .publish(event, &self.pod.reference())
             .await?;

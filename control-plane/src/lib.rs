@@ -1,5 +1,5 @@
-//! The control plane: discovers model servers, measures their load, indexes their KV caches, streams that state to every
-//! proxy, and answers which endpoint a request should go to.
+//! The control plane: discovers model servers, measures their load, indexes their KV caches,
+//! streams that state to every proxy, and answers which endpoint a request should go to.
 //!
 //! ```text
 //!   config ────┐

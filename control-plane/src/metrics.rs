@@ -1,5 +1,5 @@
-//! The control plane's own metrics. The help text of each family is its documentation; `docs/metrics.md` is checked
-//! against it.
+//! The control plane's own metrics. The help text of each family is its documentation;
+//! `docs/metrics.md` is checked against it.
 //!
 //! ```text
 //!   counted as things happen                       read at each scrape
@@ -8,8 +8,9 @@
 //!                        └─ SchedulerFamilies ──▶ SchedulerMetrics, one per pool
 //! ```
 //!
-//! Labels are pools (at most 256 at a time, chosen by the operator) and members of small closed sets. Handles are
-//! resolved when a pool appears, not per request, and a pool's series are removed when its handles are dropped.
+//! Labels are pools (at most 256 at a time, chosen by the operator) and members of small closed
+//! sets. Handles are resolved when a pool appears, not per request, and a pool's series are removed
+//! when its handles are dropped.
 
 mod config;
 mod scheduler;

@@ -9,11 +9,13 @@
 //!       └───────────────────────────────────────────────────┘
 //! ```
 //!
-//! One task owns the [`Cluster`]; sources only send. The first change goes out at once, and what follows within
-//! [`SETTLE`] goes out together: a thousand pods that start are a handful of snapshots. A change that no proxy could
-//! see publishes nothing. Both channels are bounded, so that a source that is faster than this task waits.
+//! One task owns the [`Cluster`]; sources only send. The first change goes out at once, and what
+//! follows within [`SETTLE`] goes out together: a thousand pods that start are a handful of
+//! snapshots. A change that no proxy could see publishes nothing. Both channels are bounded, so
+//! that a source that is faster than this task waits.
 //!
-//! It does not know gRPC: subscribers watch, and each computes for itself what it still lacks ([`crate::serve`]).
+//! It does not know gRPC: subscribers watch, and each computes for itself what it still lacks
+//! ([`crate::serve`]).
 
 mod discovery_supervisor;
 mod readiness_gates;
@@ -73,8 +75,8 @@ pub(crate) struct PipelineHandles {
 // === Pipeline ===
 
 impl Pipeline {
-    /// A pipeline whose snapshots belong to `epoch`, and the view of the newest one. Before the first it is empty and
-    /// its version zero, which no proxy is ever sent.
+    /// A pipeline whose snapshots belong to `epoch`, and the view of the newest one. Before the
+    /// first it is empty and its version zero, which no proxy is ever sent.
     #[must_use]
     pub(crate) fn new(
         epoch: Epoch,

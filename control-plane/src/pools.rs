@@ -1,4 +1,5 @@
-//! The pools of this replica: what schedules the requests of each, and what that uses besides the snapshot.
+//! The pools of this replica: what schedules the requests of each, and what that uses besides the
+//! snapshot.
 //!
 //! ```text
 //!   PoolDirectory ─▶ PoolHandle ┬▶ PoolScheduler   choice, booking and queue under one lock

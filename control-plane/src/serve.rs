@@ -6,8 +6,8 @@
 //! | `Score` | [`score`] | where a request should go, booked |
 //! | `Explain` | [`explain`] | the same with every number, and nothing booked |
 //!
-//! Both streams end when the replica drains, so that they do not hold the server open: proxies reopen them at
-//! another replica. HTTP/2 pings detect a vanished peer within 15 s.
+//! Both streams end when the replica drains, so that they do not hold the server open: proxies
+//! reopen them at another replica. HTTP/2 pings detect a vanished peer within 15 s.
 
 mod entry;
 mod explain;

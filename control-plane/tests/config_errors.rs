@@ -1,4 +1,5 @@
-//! Every key of the configuration is read, rejects a wrong value at its path, and has the default that is documented.
+//! Every key of the configuration is read, rejects a wrong value at its path, and has the default
+//! that is documented.
 //!
 //! The keys come from the calls that read the file; nothing here lists them again.
 

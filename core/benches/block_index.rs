@@ -139,7 +139,8 @@ fn store_and_remove(bencher: Bencher<'_, '_>) {
         });
 }
 
-/// How long slices of 256 changes take while an index fills up to a million blocks and is swept again.
+/// How long slices of 256 changes take while an index fills up to a million blocks and is swept
+/// again.
 fn pause() {
     let (mut index, mut rng, mut changes) = (BlockIndex::default(), SeededRng::new(1), Vec::new());
     let mut rank = index.open(EndpointId(0));

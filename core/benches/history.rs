@@ -1,7 +1,8 @@
-//! What remembering a choice costs a request of a proxy, and what finding one costs when it chooses by itself.
+//! What remembering a choice costs a request of a proxy, and what finding one costs when it chooses
+//! by itself.
 //!
-//! The memory is full, as it is in service: each prompt that is remembered makes an older one be forgotten. Prompts
-//! share a beginning, as those of one application do, and go to 100 endpoints.
+//! The memory is full, as it is in service: each prompt that is remembered makes an older one be
+//! forgotten. Prompts share a beginning, as those of one application do, and go to 100 endpoints.
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 

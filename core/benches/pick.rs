@@ -1,4 +1,5 @@
-//! What a request costs in pure decisions: hashing its prompt, choosing, booking; and what a change costs.
+//! What a request costs in pure decisions: hashing its prompt, choosing, booking; and what a change
+//! costs.
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! What the brain of a pool costs: finding caches, choosing and booking among them, and deciding for many who wait.
+//! What the brain of a pool costs: finding caches, choosing and booking among them, and deciding
+//! for many who wait.
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 

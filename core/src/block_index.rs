@@ -6,17 +6,21 @@
 //!                     ─▶ our name
 //! ```
 //!
-//! Blocks go by names of our own, chained over token ids ([`content`](mod@content)), so that engines with other hash
-//! algorithms, seeds and widths meet in one index. Adapter and salt are in the chain: no hit crosses them. A block counts for
-//! an endpoint only if that endpoint's own stream reported it and all blocks before it.
+//! Blocks go by names of our own, chained over token ids ([`content`](mod@content)), so that
+//! engines with other hash algorithms, seeds and widths meet in one index. Adapter and salt are in
+//! the chain: no hit crosses them. A block counts for an endpoint only if that endpoint's own
+//! stream reported it and all blocks before it.
 //!
 //! Invariants:
-//! * pure: no clock, no lock, no I/O. The owner of a stream has its [`RankBlocks`]; a shared index is
-//!   guarded by a lock, to which changes are applied in slices of microseconds;
-//! * clearing and closing a rank take constant time; what it held is swept away in slices and counts for nothing meanwhile;
-//! * bounded: at most [`MAX_BLOCKS`] blocks a rank, [`MAX_SIZES`] block sizes a rank; memory is given back with the blocks.
+//! * pure: no clock, no lock, no I/O. The owner of a stream has its [`RankBlocks`]; a shared index
+//!   is guarded by a lock, to which changes are applied in slices of microseconds;
+//! * clearing and closing a rank take constant time; what it held is swept away in slices and
+//!   counts for nothing meanwhile;
+//! * bounded: at most [`MAX_BLOCKS`] blocks a rank, [`MAX_SIZES`] block sizes a rank; memory is
+//!   given back with the blocks.
 //!
-//! It does not know streams, sequences or endpoints' health, only what [`SyncState`] its caller gives each rank.
+//! It does not know streams, sequences or endpoints' health, only what [`SyncState`] its caller
+//! gives each rank.
 
 mod content;
 mod event;
@@ -51,7 +55,8 @@ use crate::{
     snapshot::EndpointId,
 };
 
-/// Shards of the map of all blocks: a shard of ten million blocks moves in a fraction of a millisecond.
+/// Shards of the map of all blocks: a shard of ten million blocks moves in a fraction of a
+/// millisecond.
 const SHARDS: usize = 1_024;
 
 /// The index of one pool; see the module.
@@ -119,7 +124,8 @@ impl Default for BlockIndex {
 }
 
 impl BlockIndex {
-    /// Adds a rank of this endpoint, which stands [`SyncState::Unsynced`] and has to be closed in the end.
+    /// Adds a rank of this endpoint, which stands [`SyncState::Unsynced`] and has to be closed in
+    /// the end.
     pub fn open(&mut self, endpoint: EndpointId) -> RankBlocks {
         RankBlocks::new(self.allocate_slot(endpoint, SyncState::Unsynced))
     }
@@ -173,7 +179,8 @@ impl BlockIndex {
         self.pending_removals.push_back((slot, rank.into_rest()));
     }
 
-    /// Removes at most `blocks` blocks of ranks that were cleared or closed. Returns whether some are left.
+    /// Removes at most `blocks` blocks of ranks that were cleared or closed. Returns whether some
+    /// are left.
     pub fn sweep(&mut self, blocks: usize) -> bool {
         let Some((slot, mut rest)) = self.pending_removals.pop_front() else {
             return false;
@@ -192,11 +199,13 @@ impl BlockIndex {
         !self.pending_removals.is_empty()
     }
 
-    /// How much of this prompt each endpoint has cached that is known at all. One whose ranks all stand whole is among them
-    /// even when it has nothing: that is known too. Of an endpoint's ranks the best counts.
+    /// How much of this prompt each endpoint has cached that is known at all. One whose ranks all
+    /// stand whole is among them even when it has nothing: that is known too. Of an endpoint's
+    /// ranks the best counts.
     ///
-    /// The last token is never cached for a request: engines compute at least one, to have something to sample from, and as
-    /// they compute whole blocks, a prompt that is cached to its end costs its last block.
+    /// The last token is never cached for a request: engines compute at least one, to have
+    /// something to sample from, and as they compute whole blocks, a prompt that is cached to its
+    /// end costs its last block.
     #[must_use]
     pub fn hits(&self, tokens: &[u32], identity: &CacheIdentity) -> Vec<CacheHit> {
         let mut best = vec![CachedTokens::default(); self.slots.len()];

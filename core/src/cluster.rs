@@ -1,5 +1,5 @@
-//! What the control plane publishes: the structure of the cluster as versioned snapshots and their deltas, the load of
-//! endpoints, and which replica schedules which pool.
+//! What the control plane publishes: the structure of the cluster as versioned snapshots and their
+//! deltas, the load of endpoints, and which replica schedules which pool.
 
 pub mod delta;
 pub mod load;

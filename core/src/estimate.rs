@@ -1,5 +1,5 @@
-//! One estimate from every source: how many tokens of a prompt each endpoint of a pool has cached, and which source says
-//! so.
+//! One estimate from every source: how many tokens of a prompt each endpoint of a pool has cached,
+//! and which source says so.
 //!
 //! ```text
 //!   routed prompts ─▶ learned index ─ learned ────┐
@@ -8,10 +8,11 @@
 //!   usage.cached_tokens, counters ──────────── expected : reported ┘
 //! ```
 //!
-//! Each source can be wrong, late or missing. What it claimed for a request is compared with what the engine reports
-//! afterwards, and its later claims are scaled by that ([`SourceConfidence`]). A complete KV-event stream also shows what
-//! is *not* cached: above a minimum confidence it overrules the other sources, except for prompts that are being computed,
-//! which will be cached by the time the next request reaches them. The size of the learned index is calibrated in the same
+//! Each source can be wrong, late or missing. What it claimed for a request is compared with what
+//! the engine reports afterwards, and its later claims are scaled by that ([`SourceConfidence`]). A
+//! complete KV-event stream also shows what is *not* cached: above a minimum confidence it
+//! overrules the other sources, except for prompts that are being computed, which will be cached by
+//! the time the next request reaches them. The size of the learned index is calibrated in the same
 //! way: claims that fail mean that the engine evicts earlier.
 //!
 //! Positions are those of the pool that was applied last.
@@ -36,7 +37,8 @@ pub(crate) use claims::CacheClaims;
 pub(crate) use confidence::SourceConfidence;
 pub(crate) use merge::CacheEstimate;
 
-/// Up to this many holders of a prompt's beginning are sorted by position; more are written into a dense table.
+/// Up to this many holders of a prompt's beginning are sorted by position; more are written into a
+/// dense table.
 const MAX_SORTED: usize = 32;
 
 /// Estimates for one prompt: in ascending order of position, each once.
@@ -82,8 +84,8 @@ impl CacheEstimator {
         }
     }
 
-    /// Applies a changed pool; endpoints that stay keep their state. An engine that does not report its capacity is
-    /// assumed to cache `default_capacity` tokens.
+    /// Applies a changed pool; endpoints that stay keep their state. An engine that does not report
+    /// its capacity is assumed to cache `default_capacity` tokens.
     pub(crate) fn apply(&mut self, pool: &Pool, default_capacity: u32) {
         self.default_capacity = default_capacity;
         self.index
@@ -99,8 +101,8 @@ impl CacheEstimator {
         self.resize();
     }
 
-    /// Estimates of `query` from the learned index and from the hits of other sources. `computing` is the number of
-    /// prompts that are being computed at a position.
+    /// Estimates of `query` from the learned index and from the hits of other sources. `computing`
+    /// is the number of prompts that are being computed at a position.
     pub(crate) fn estimate(
         &self,
         query: &Query,
@@ -197,7 +199,8 @@ impl CacheEstimator {
         self.index.clear(self.endpoints[position].endpoint);
     }
 
-    /// The engine's counter of cache hits grew by `found` tokens: for engines that report no usage per request.
+    /// The engine's counter of cache hits grew by `found` tokens: for engines that report no usage
+    /// per request.
     pub(crate) fn hit_tokens_counted(&mut self, position: usize, found: u64) {
         let cache = &mut self.endpoints[position];
         let expected = std::mem::take(&mut cache.unreported);
@@ -266,8 +269,9 @@ impl CacheEstimator {
             .collect()
     }
 
-    /// KV events report what is stored, not what is being computed: the latest routed prompts, as many as are not answered
-    /// yet, are cached by the time another one with the same beginning is scheduled there.
+    /// KV events report what is stored, not what is being computed: the latest routed prompts, as
+    /// many as are not answered yet, are cached by the time another one with the same beginning is
+    /// scheduled there.
     fn with_computing(
         &self,
         position: usize,

@@ -1,7 +1,8 @@
-//! How a choice came about, as plain data: what pickers and the scheduler fill in, and what is printed for people.
+//! How a choice came about, as plain data: what pickers and the scheduler fill in, and what is
+//! printed for people.
 //!
-//! Nothing here decides. `/debug/score` and the call `Explain` serialize an [`Explanation`] as it is, so its field names
-//! are documented names.
+//! Nothing here decides. `/debug/score` and the call `Explain` serialize an [`Explanation`] as it
+//! is, so its field names are documented names.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,6 +1,8 @@
-//! One way to turn two 64-bit values into one, and a hasher for maps whose keys are already numbers.
+//! One way to turn two 64-bit values into one, and a hasher for maps whose keys are already
+//! numbers.
 //!
-//! Not for secrets, and not against an adversary who chooses keys: they come from our own proxies and hashes.
+//! Not for secrets, and not against an adversary who chooses keys: they come from our own proxies
+//! and hashes.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -10,8 +12,8 @@ const SECOND: u64 = 0x8bb8_4b93_962e_acc9;
 
 /// A hash of the ordered pair `(a, b)`: the two halves of a 128-bit product, folded by xor.
 ///
-/// A product forgets one factor when the other is zero, so both enter once more beside it: no single `b` can erase
-/// what `a` knew.
+/// A product forgets one factor when the other is zero, so both enter once more beside it: no
+/// single `b` can erase what `a` knew.
 pub(crate) const fn hash_mix(a: u64, b: u64) -> u64 {
     let product = (a ^ FIRST) as u128 * (b ^ SECOND) as u128;
     (product as u64) ^ ((product >> 64) as u64) ^ a.rotate_left(32) ^ b

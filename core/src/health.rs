@@ -1,4 +1,5 @@
-//! Failures of endpoints: when one is ejected and how it returns, and how many retries a pool may afford.
+//! Failures of endpoints: when one is ejected and how it returns, and how many retries a pool may
+//! afford.
 
 pub mod ejection;
 pub mod retry_budget;

@@ -6,16 +6,19 @@
 //!   marks       hash at depth 1, 2, … 8, 16, 24, … ──▶ for each endpoint, the newest decision that passed there
 //! ```
 //!
-//! It serves two ends: a proxy that has to choose by itself knows where a prompt may be cached ([`RoutingHistory::hits`]), and
-//! the control-plane replica that newly owns a pool replays what its predecessor had learned ([`RoutingHistory::newest_first`]).
+//! It serves two ends: a proxy that has to choose by itself knows where a prompt may be cached
+//! ([`RoutingHistory::hits`]), and the control-plane replica that newly owns a pool replays what
+//! its predecessor had learned ([`RoutingHistory::newest_first`]).
 //!
-//! Costs, because every request is remembered: a chain is entered at a few marks instead of at every block, and equal
-//! hashes mean equal prefixes, so that one comparison finds the length of a shared prefix. A hit may be up to
-//! [`STRIDE`]` - 1` blocks shorter than what is shared, and never longer.
+//! Costs, because every request is remembered: a chain is entered at a few marks instead of at
+//! every block, and equal hashes mean equal prefixes, so that one comparison finds the length of a
+//! shared prefix. A hit may be up to [`STRIDE`]` - 1` blocks shorter than what is shared, and never
+//! longer.
 //!
 //! Invariants:
 //! * decisions and hashes are bounded ([`HistoryLimits`]); the oldest are dropped first;
-//! * a decision whose prompt begins like a newer one's at the same endpoint keeps no hashes: the newer one says it all;
+//! * a decision whose prompt begins like a newer one's at the same endpoint keeps no hashes: the
+//!   newer one says it all;
 //! * every mark leads to the newest decision of its endpoint that passed there, or to none.
 
 use std::{
@@ -36,7 +39,8 @@ use crate::{
 /// Blocks between two marks; each of the first `STRIDE` blocks is a mark.
 pub const STRIDE: usize = 8;
 
-/// Endpoints that one mark remembers; of a beginning that all prompts share, those that got it most recently.
+/// Endpoints that one mark remembers; of a beginning that all prompts share, those that got it most
+/// recently.
 const HOLDERS: usize = 32;
 
 /// One request that was sent to one endpoint, which therefore has, or had, its prompt cached.
@@ -158,7 +162,8 @@ impl RoutingHistory {
         }
     }
 
-    /// Who got the beginning of this prompt, and how much of it: for each endpoint the longest that is known.
+    /// Who got the beginning of this prompt, and how much of it: for each endpoint the longest that
+    /// is known.
     #[must_use]
     pub fn hits(&self, query: &Query) -> Vec<CacheHit> {
         let mut hits: Vec<CacheHit> = Vec::new();

@@ -7,17 +7,21 @@
 //!   evict                               ▲ touch 7 is the oldest: its tail goes first, block by block
 //! ```
 //!
-//! It needs nothing from the engine. What an endpoint holds is bounded by its capacity, and leaves in the order in which
-//! an engine evicts: the least recently used prompt first, and of it the tail before the head.
+//! It needs nothing from the engine. What an endpoint holds is bounded by its capacity, and leaves
+//! in the order in which an engine evicts: the least recently used prompt first, and of it the tail
+//! before the head.
 //!
 //! Invariants:
-//! * who holds a block holds every block before it, so that the longest match is found by bisection;
-//! * an endpoint holds at most its capacity of blocks, and an endpoint that is cleared or gone holds none;
+//! * who holds a block holds every block before it, so that the longest match is found by
+//!   bisection;
+//! * an endpoint holds at most its capacity of blocks, and an endpoint that is cleared or gone
+//!   holds none;
 //! * a block without holders does not exist, and its memory is given back.
 //!
-//! Costs, for a chain of n blocks: `lookup` probes the hash table log2(n) times and then follows parents, looking at
-//! holders only where a new one appears; `insert` touches n records. State: 24 bytes a block, 5 to 11 for its place in
-//! the hash table, and 8 for every holder after the second; 8 bytes for each prompt that was routed.
+//! Costs, for a chain of n blocks: `lookup` probes the hash table log2(n) times and then follows
+//! parents, looking at holders only where a new one appears; `insert` touches n records. State: 24
+//! bytes a block, 5 to 11 for its place in the hash table, and 8 for every holder after the second;
+//! 8 bytes for each prompt that was routed.
 
 use std::collections::HashMap;
 
@@ -58,7 +62,8 @@ pub type PrefixMatches = SmallVec<[(EndpointSlot, u32); 16]>;
 // === Index ===
 
 impl LearnedIndex {
-    /// Makes an endpoint known, or changes how many blocks it holds at most. `None` when the index is full.
+    /// Makes an endpoint known, or changes how many blocks it holds at most. `None` when the index
+    /// is full.
     pub fn set_capacity(&mut self, endpoint: EndpointId, blocks: usize) -> Option<EndpointSlot> {
         let slot = match self.slots.get(&endpoint) {
             Some(&slot) => slot,
@@ -76,7 +81,8 @@ impl LearnedIndex {
         self.slots.get(&endpoint).copied()
     }
 
-    /// A prompt was routed to the endpoint: from now on it holds the prompt's blocks. Unknown endpoints learn nothing.
+    /// A prompt was routed to the endpoint: from now on it holds the prompt's blocks. Unknown
+    /// endpoints learn nothing.
     pub fn insert(&mut self, endpoint: EndpointId, chain: &[u64]) {
         let Some(&slot) = self.slots.get(&endpoint) else {
             return;
@@ -132,7 +138,8 @@ impl LearnedIndex {
             .depth_where(chain, |id| self.blocks.touch_of(id, slot).is_some())
     }
 
-    /// How many of a chain's blocks the last `routes` prompts that were routed there cover, from the start.
+    /// How many of a chain's blocks the last `routes` prompts that were routed there cover, from
+    /// the start.
     #[must_use]
     pub fn depth_of_latest(&self, slot: EndpointSlot, chain: &[u64], routes: u32) -> u32 {
         let latest = self.routes[usize::from(slot)].latest();

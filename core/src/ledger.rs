@@ -8,17 +8,20 @@
 //!                   (nothing)                 └─ finish ─────▶ (nothing)
 //! ```
 //!
-//! A choice books its endpoint at once, so that the next choice sees it; reports of the proxy confirm it, move it after
-//! a retry, and end it. Reports may be late, doubled or lost: every operation may come in any state and order, and a
-//! proxy can say at any time what it really has open ([`Ledger::replace_proxy`]).
+//! A choice books its endpoint at once, so that the next choice sees it; reports of the proxy
+//! confirm it, move it after a retry, and end it. Reports may be late, doubled or lost: every
+//! operation may come in any state and order, and a proxy can say at any time what it really has
+//! open ([`Ledger::replace_proxy`]).
 //!
 //! Invariants:
-//! * the figures of an endpoint are exactly the sums over the open entries that name it, and never negative;
+//! * the figures of an endpoint are exactly the sums over the open entries that name it, and never
+//!   negative;
 //! * an entry is given out for release once: the second `finish` of a request finds nothing;
-//! * entries are bounded, and each has a deadline; both queues of deadlines are bounded by the entries they serve.
+//! * entries are bounded, and each has a deadline; both queues of deadlines are bounded by the
+//!   entries they serve.
 //!
-//! Costs: constant time per operation, amortized; `forget_proxy` and `replace_proxy` in what the proxy has open,
-//! `retain_endpoints` in everything.
+//! Costs: constant time per operation, amortized; `forget_proxy` and `replace_proxy` in what the
+//! proxy has open, `retain_endpoints` in everything.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -176,9 +179,11 @@ impl Ledger {
         )
     }
 
-    /// A proxy sent the request: confirms its booking, perhaps on another endpoint, or notes it if there is none.
+    /// A proxy sent the request: confirms its booking, perhaps on another endpoint, or notes it if
+    /// there is none.
     ///
-    /// A repeated report about a request that answers already changes nothing. False when the ledger is full.
+    /// A repeated report about a request that answers already changes nothing. False when the
+    /// ledger is full.
     pub fn started(
         &mut self,
         key: RequestKey,
@@ -204,13 +209,15 @@ impl Ledger {
         )
     }
 
-    /// The first byte came: the request's prompt is done. Its entry as it was before, the first time only.
+    /// The first byte came: the request's prompt is done. Its entry as it was before, the first
+    /// time only.
     pub fn first_byte(&mut self, key: RequestKey) -> Option<LedgerEntry> {
         let before = self.get(key)?;
         match before.phase {
             RequestPhase::Answering => return None,
             RequestPhase::Sent => {}
-            // The report that it was sent is lost or late: it needs the longer deadline all the same.
+            // The report that it was sent is lost or late: it needs the longer deadline all the
+            // same.
             RequestPhase::Booked => {
                 _ = self.put(
                     key,
@@ -258,8 +265,8 @@ impl Ledger {
 
     /// A proxy says what it really has open, because reports were lost.
     ///
-    /// Bookings that it does not mention stay: it may not have acted on them yet. Requests that it had before keep
-    /// the time since when they are open. What exceeds the bound is left out.
+    /// Bookings that it does not mention stay: it may not have acted on them yet. Requests that it
+    /// had before keep the time since when they are open. What exceeds the bound is left out.
     pub fn replace_proxy(
         &mut self,
         proxy: ProxyId,
@@ -287,7 +294,8 @@ impl Ledger {
         }
     }
 
-    /// Forgets what is open at endpoints that do not exist any more. Their requests may still report, and find nothing.
+    /// Forgets what is open at endpoints that do not exist any more. Their requests may still
+    /// report, and find nothing.
     pub fn retain_endpoints(&mut self, exists: impl Fn(EndpointId) -> bool) {
         if self.endpoints.keys().all(|&endpoint| exists(endpoint)) {
             return;
@@ -329,7 +337,8 @@ impl Ledger {
         self.endpoints.get(&endpoint).copied().unwrap_or_default()
     }
 
-    /// What one proxy has open, by endpoint: its own part of [`Ledger::in_flight`]. Linear in its open requests.
+    /// What one proxy has open, by endpoint: its own part of [`Ledger::in_flight`]. Linear in its
+    /// open requests.
     #[must_use]
     pub fn open_by_endpoint(&self, proxy: ProxyId) -> HashMap<EndpointId, InFlightTotals> {
         let mut own: HashMap<EndpointId, InFlightTotals> = HashMap::new();
@@ -367,13 +376,15 @@ impl Ledger {
         self.proxies.get(&key.proxy)?.get(&key.request)
     }
 
-    /// Writes an entry and its deadline, in place of the request's old one. False when there is no room.
+    /// Writes an entry and its deadline, in place of the request's old one. False when there is no
+    /// room.
     fn put(&mut self, key: RequestKey, open: LedgerEntry, now: Duration) -> bool {
         let old = self.entry(key).map(|entry| entry.open);
         if old.is_none() && self.len >= self.bounds.max_entries {
             return false;
         }
-        // Between the two phases of a confirmed request nothing about its deadline changes, but a new one is harmless.
+        // Between the two phases of a confirmed request nothing about its deadline changes, but a
+        // new one is harmless.
         self.generation += 1;
         let entry = StoredEntry {
             open,

@@ -8,12 +8,14 @@
 //!   both fill an Explanation, for people
 //! ```
 //!
-//! Both planes call the same code: the control plane's scorer for every `Score`, and the data plane when the
-//! control plane is away. That is why nothing here may do I/O or know a runtime.
+//! Both planes call the same code: the control plane's scorer for every `Score`, and the data plane
+//! when the control plane is away. That is why nothing here may do I/O or know a runtime.
 //!
 //! Invariants:
-//! * no tokio, hyper, tonic or kube, and no clock: time, ages, samples and randomness are arguments;
-//! * a missing or stale signal is `None`, never zero: it switches a term off and never excludes an endpoint;
+//! * no tokio, hyper, tonic or kube, and no clock: time, ages, samples and randomness are
+//!   arguments;
+//! * a missing or stale signal is `None`, never zero: it switches a term off and never excludes an
+//!   endpoint;
 //! * every collection that outside input can grow has a bound, stated where it is declared.
 
 pub mod block_index;

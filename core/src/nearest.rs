@@ -1,7 +1,7 @@
 //! What a client may have meant by an unknown name: for the text of an error.
 //!
-//! Bounded on both sides: the asked name comes from outside and may be long and hostile, and a cluster may serve
-//! thousands of adapters.
+//! Bounded on both sides: the asked name comes from outside and may be long and hostile, and a
+//! cluster may serve thousands of adapters.
 
 /// Suggestions at most.
 const MAX_SUGGESTIONS: usize = 3;
@@ -12,8 +12,8 @@ const MAX_COMPARED: usize = 2_000;
 
 /// The names closest to `asked`, closest first, at most three; empty when none is close.
 ///
-/// Close means, ignoring case: the same, or one contains the other (`qwen3-8b` and `Qwen/Qwen3-8B`), or few edits
-/// apart (a third of the length, and at least two).
+/// Close means, ignoring case: the same, or one contains the other (`qwen3-8b` and
+/// `Qwen/Qwen3-8B`), or few edits apart (a third of the length, and at least two).
 pub fn nearest<'a>(asked: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let Some(asked) = folded(asked) else {
         return Vec::new();

@@ -7,14 +7,16 @@
 //!                                      └──────── the same path ─▶ Explanation
 //! ```
 //!
-//! Candidates are the endpoints that hold the model, were not tried yet, and are up; an endpoint that warms up takes
-//! its share of turns. If that leaves no endpoint, those that warm up without their turn count too, and if still none,
-//! those that are down: a doubtful endpoint is better than a certain error ([`EndpointChoice::panic_mode`]).
+//! Candidates are the endpoints that hold the model, were not tried yet, and are up; an endpoint
+//! that warms up takes its share of turns. If that leaves no endpoint, those that warm up without
+//! their turn count too, and if still none, those that are down: a doubtful endpoint is better than
+//! a certain error ([`EndpointChoice::panic_mode`]).
 //!
-//! Costs: round-robin, random, power-of-two and session-affinity look at a handful of endpoints, whatever their
-//! number, and look further only while those they meet are down. Least-request and kv-aware weigh everyone up to 64
-//! candidates; above, the holders of hits and a sample of 64, which differs from the best of all by little
-//! (Mitzenmacher 2001) and keeps the time of a choice flat. Nothing allocates up to 64 candidates and 64 hits.
+//! Costs: round-robin, random, power-of-two and session-affinity look at a handful of endpoints,
+//! whatever their number, and look further only while those they meet are down. Least-request and
+//! kv-aware weigh everyone up to 64 candidates; above, the holders of hits and a sample of 64,
+//! which differs from the best of all by little (Mitzenmacher 2001) and keeps the time of a choice
+//! flat. Nothing allocates up to 64 candidates and 64 hits.
 //!
 //! Prefill and decode endpoints are no candidates: they serve in pairs only.
 
@@ -71,7 +73,8 @@ pub struct PickRequest<'a> {
     pub hits: &'a [CacheHit],
     /// The caller's count of choices: round-robin goes by it.
     pub round_robin_counter: u64,
-    /// Requests in flight over the pool, for session affinity; counted by a scan when the caller does not know.
+    /// Requests in flight over the pool, for session affinity; counted by a scan when the caller
+    /// does not know.
     pub total_in_flight: Option<u64>,
 }
 
@@ -145,7 +148,8 @@ impl Picker {
         &self.pool
     }
 
-    /// Chooses endpoints for a request; `load` returns the load at a position of the pool's endpoints.
+    /// Chooses endpoints for a request; `load` returns the load at a position of the pool's
+    /// endpoints.
     ///
     /// # Errors
     /// When no endpoint may serve it.
@@ -158,7 +162,8 @@ impl Picker {
         self.pick_by(&self.pool.spec.policy.strategy, ask, load, rng)
     }
 
-    /// Chooses as [`Self::pick`] does, by another strategy than the pool's: for when what that one reads is not known.
+    /// Chooses as [`Self::pick`] does, by another strategy than the pool's: for when what that one
+    /// reads is not known.
     ///
     /// # Errors
     /// When no endpoint may serve it.

@@ -1,7 +1,7 @@
 //! What an operator decided for a pool, checked: only valid values exist here.
 //!
-//! The control plane builds these from its configuration file, and they travel to the proxies inside the snapshot,
-//! which is why a proxy needs no configuration of its own.
+//! The control plane builds these from its configuration file, and they travel to the proxies
+//! inside the snapshot, which is why a proxy needs no configuration of its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,11 +42,13 @@ pub enum Strategy {
     PowerOfTwo,
     /// The same session to the same endpoint while it is not overloaded.
     SessionAffinity(SessionAffinity),
-    /// Among the endpoints that have most of the prompt cached the least busy one, while none of them is overloaded.
+    /// Among the endpoints that have most of the prompt cached the least busy one, while none of
+    /// them is overloaded.
     PrefixCache(PrefixCacheRules),
     /// Least expected cost: what the request waits, and what it makes others wait.
     KvAware(KvAware),
-    /// Least weighted sum of KV miss rate, cache usage, queue and booked work: the original hermes-router's score.
+    /// Least weighted sum of KV miss rate, cache usage, queue and booked work: the original
+    /// hermes-router's score.
     HermesClassic(ClassicWeights),
 }
 
@@ -55,8 +57,8 @@ pub enum Strategy {
 pub struct SessionAffinity {
     /// Tried in order; a request with none of them is placed by power of two.
     pub keys: Vec<SessionKey>,
-    /// An endpoint takes at most this multiple of the mean load (consistent hashing with bounded loads,
-    /// Mirrokni, Thorup, Zadimoghaddam 2016); above 1.
+    /// An endpoint takes at most this multiple of the mean load (consistent hashing with bounded
+    /// loads, Mirrokni, Thorup, Zadimoghaddam 2016); above 1.
     pub load_factor: f32,
 }
 
@@ -82,7 +84,8 @@ pub struct PrefixCacheRules {
     pub load_factor: f32,
 }
 
-/// What identifies the tenants of a pool, between which queueing is fair. A request without it has no tenant.
+/// What identifies the tenants of a pool, between which queueing is fair. A request without it has
+/// no tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TenantKey {
@@ -95,16 +98,20 @@ pub enum TenantKey {
     Model,
 }
 
-/// How costs are weighed, and when a request waits for a better endpoint. Every default is meant to be left alone.
+/// How costs are weighed, and when a request waits for a better endpoint. Every default is meant to
+/// be left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct KvAware {
-    /// Whether requests wait in the control plane until an endpoint has room ("late binding"), and not in engines.
+    /// Whether requests wait in the control plane until an endpoint has room ("late binding"), and
+    /// not in engines.
     pub late: bool,
     /// An endpoint has room while the prompts sent there and not answered are less work than this.
     pub window: Duration,
-    /// How much the delay counts that wasted prefill causes to requests still to come; 1 is what queueing theory says.
+    /// How much the delay counts that wasted prefill causes to requests still to come; 1 is what
+    /// queueing theory says.
     pub gamma: f32,
-    /// How much the delay counts that it causes to requests in the queue; 1 is what queueing theory says.
+    /// How much the delay counts that it causes to requests in the queue; 1 is what queueing theory
+    /// says.
     pub gamma_waiting: f32,
     /// Prefill rate of an endpoint in tokens a second until its own, or its pool's, is learned.
     pub default_prefill_rate: f32,
@@ -125,16 +132,19 @@ pub struct QueueLimits {
     pub max_wait: Duration,
 }
 
-/// Weights of the classic score; lower is better. The names in brackets are the original hermes-router's.
+/// Weights of the classic score; lower is better. The names in brackets are the original
+/// hermes-router's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ClassicWeights {
-    /// Times `1 - hit rate` of the prompt there (`kvCacheNotHitRateWeight`, `kvCacheHitNotRateWeight`).
+    /// Times `1 - hit rate` of the prompt there (`kvCacheNotHitRateWeight`,
+    /// `kvCacheHitNotRateWeight`).
     pub miss: f32,
     /// Times the KV-cache usage, 0..=1 (`xpuCacheUsageWeight`).
     pub usage: f32,
     /// Times the engine's waiting requests, scaled by `scale` (`waitingRequestWeight`).
     pub waiting: f32,
-    /// Times the prefill tokens booked and not yet answered there, scaled by `scale` (`inflightWeight`).
+    /// Times the prefill tokens booked and not yet answered there, scaled by `scale`
+    /// (`inflightWeight`).
     pub in_flight: f32,
     /// How counts become comparable with rates.
     pub scale: CountScale,
@@ -164,7 +174,8 @@ pub struct Timeouts {
     pub idle: Duration,
 }
 
-/// How often, and how much, failed attempts are repeated on another endpoint; only before the first byte.
+/// How often, and how much, failed attempts are repeated on another endpoint; only before the first
+/// byte.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct RetryPolicy {
     /// Attempts for one request, the first included; at least 1.
@@ -219,9 +230,11 @@ impl Strategy {
         }
     }
 
-    /// Whether its quality depends on what only the control plane knows: every proxy's bookings, and caches.
+    /// Whether its quality depends on what only the control plane knows: every proxy's bookings,
+    /// and caches.
     ///
-    /// The others read nothing, or tolerate load that is a moment old, and are answered in the proxy without a call.
+    /// The others read nothing, or tolerate load that is a moment old, and are answered in the
+    /// proxy without a call.
     #[must_use]
     pub const fn needs_score(&self) -> bool {
         matches!(
@@ -252,9 +265,10 @@ impl PrefixCacheRules {
 impl KvAware {
     /// Seconds of delay that a wasted second of prefill causes to all others: γ.
     ///
-    /// Each request queued for that endpoint waits a second longer, and so does each that arrives before it is idle
-    /// again: `ρ / (1 − ρ)` in the mean, where ρ is the share of time in which endpoints compute prompts (M/G/1). So waste
-    /// costs nothing on an idle fleet and is out of the question on a full one, without a number to tune.
+    /// Each request queued for that endpoint waits a second longer, and so does each that arrives
+    /// before it is idle again: `ρ / (1 − ρ)` in the mean, where ρ is the share of time in which
+    /// endpoints compute prompts (M/G/1). So waste costs nothing on an idle fleet and is out of the
+    /// question on a full one, without a number to tune.
     #[must_use]
     pub fn gamma(&self, utilization: f64, waiting: usize, endpoints: usize) -> f64 {
         let busy = utilization.clamp(0.0, Self::BUSIEST);

@@ -8,22 +8,27 @@
 //!           h0 ──mix──▶ h1 ──mix────▶ h2 ──mix────▶ h3                 h3 covers seed + chunks 1..=3
 //! ```
 //!
-//! `h(i) = hash_mix(h(i-1), xxh3_64(chunk(i)))`, where `hash_mix` folds a 128-bit product. So equal hashes mean equal seeds and
-//! equal bytes up to the end of that chunk, and a longer prompt begins with the hashes of a shorter one.
+//! `h(i) = hash_mix(h(i-1), xxh3_64(chunk(i)))`, where `hash_mix` folds a 128-bit product. So equal
+//! hashes mean equal seeds and equal bytes up to the end of that chunk, and a longer prompt begins
+//! with the hashes of a shorter one.
 //!
 //! # Canonical form
 //!
 //! What is fed is the proxy's business, but all proxies must feed alike:
-//! * seed: the format's version, the model's name (a LoRA adapter has its own) and the cache salt. Prompts that differ
-//!   in one of these never share a block. Tenants without a salt do: their engine lets them share its cache, too;
-//! * sections, in this order, each begun even when it is empty: tools, system prompt or instructions, and last the raw
-//!   JSON text of the array of messages (or prompt, or input) without its outer brackets, images included. Without
-//!   the brackets, because a conversation's next turn appends `,{…}` to that text.
+//! * seed: the format's version, the model's name (a LoRA adapter has its own) and the cache salt.
+//!   Prompts that differ in one of these never share a block. Tenants without a salt do: their
+//!   engine lets them share its cache, too;
+//! * sections, in this order, each begun even when it is empty: tools, system prompt or
+//!   instructions, and last the raw JSON text of the array of messages (or prompt, or input)
+//!   without its outer brackets, images included. Without the brackets, because a conversation's
+//!   next turn appends `,{…}` to that text.
 //!
-//! Text counts byte by byte: other white space or another order of keys is a miss, never a false hit.
+//! Text counts byte by byte: other white space or another order of keys is a miss, never a false
+//! hit.
 //!
-//! Invariants: only whole chunks are hashed; at most [`MAX_BLOCKS`] of them; every byte is read once, and copied only
-//! when its chunk comes in pieces. The hashes resist accidents, not forgery: they are hints for routing, nothing else.
+//! Invariants: only whole chunks are hashed; at most [`MAX_BLOCKS`] of them; every byte is read
+//! once, and copied only when its chunk comes in pieces. The hashes resist accidents, not forgery:
+//! they are hints for routing, nothing else.
 
 use std::sync::Arc;
 
@@ -31,7 +36,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::hash::hash_mix;
 
-/// Blocks of one prompt at most; what comes after them is not hashed. 2 MiB of prompt at 256 bytes a block.
+/// Blocks of one prompt at most; what comes after them is not hashed. 2 MiB of prompt at 256 bytes
+/// a block.
 pub const MAX_BLOCKS: usize = 8_192;
 
 /// Begins every section. Never part of UTF-8 text, so no text can imitate the end of a section.

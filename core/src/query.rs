@@ -19,7 +19,8 @@ pub struct Query {
     pub prompt_tokens: u32,
     /// They were counted, and not estimated from bytes.
     pub exact_tokens: bool,
-    /// Chained hashes of the prompt's whole blocks, see [`crate::prefix`]; empty when no strategy asks for them.
+    /// Chained hashes of the prompt's whole blocks, see [`crate::prefix`]; empty when no strategy
+    /// asks for them.
     pub blocks: Arc<[u64]>,
     /// Bytes of one block.
     pub block_bytes: u32,
@@ -48,9 +49,11 @@ pub struct CacheHit {
     pub at_least: bool,
 }
 
-/// Tokens of a prompt that are cached, counted from its start, by how far down one has to reach for them.
+/// Tokens of a prompt that are cached, counted from its start, by how far down one has to reach for
+/// them.
 ///
-/// Boundaries, not amounts: `gpu <= host <= disk`, and what lies between two of them is in the slower tier.
+/// Boundaries, not amounts: `gpu <= host <= disk`, and what lies between two of them is in the
+/// slower tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CachedTokens {
     /// In the accelerator's memory.
@@ -117,8 +120,9 @@ impl CachedTokens {
         }
     }
 
-    /// Tokens of prefill that this saves: a token in host memory counts three quarters, one on disk a quarter, because
-    /// loading it costs time too (the weights of Dynamo's and Mooncake's routers).
+    /// Tokens of prefill that this saves: a token in host memory counts three quarters, one on disk
+    /// a quarter, because loading it costs time too (the weights of Dynamo's and Mooncake's
+    /// routers).
     #[must_use]
     pub fn saved_tokens(self) -> u32 {
         let host = u64::from(self.host.saturating_sub(self.gpu)) * 3 / 4;

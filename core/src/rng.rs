@@ -1,8 +1,10 @@
 //! Randomness as an argument: a small deterministic generator that callers seed and own.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): eight bytes of state, equidistributed, and fast enough for every request.
+/// SplitMix64 (Steele, Lea, Flood 2014): eight bytes of state, equidistributed, and fast enough for
+/// every request.
 ///
-/// Not for secrets. Two generators with the same seed make the same choices, which is what tests and `simulate` need.
+/// Not for secrets. Two generators with the same seed make the same choices, which is what tests
+/// and `simulate` need.
 #[derive(Clone, Debug)]
 pub struct SeededRng(u64);
 

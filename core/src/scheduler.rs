@@ -1,4 +1,5 @@
-//! Schedules the requests of one pool: which endpoint each request gets, now or later, as a state machine.
+//! Schedules the requests of one pool: which endpoint each request gets, now or later, as a state
+//! machine.
 //!
 //! ```text
 //!          schedule ──▶ estimates (caches) ─▶ costs ──room?──▶ bound: booked, learned
@@ -8,13 +9,15 @@
 //!   samples, time             └──▶ bound, one by one, as endpoints get room
 //! ```
 //!
-//! `kv-aware` binds late: a request waits here, not in an engine's queue, until the endpoint where it costs least has
-//! room. More urgent requests may arrive meanwhile, and new information may change its endpoint. An endpoint
-//! has room while the unanswered prompts sent there are less than [`KvAware::window`] of work at its learned speed,
-//! and its memory takes the prompt. An idle fleet has room everywhere, and nothing is queued. All other strategies, and
-//! `kv-aware` bound early, are answered at once.
+//! `kv-aware` binds late: a request waits here, not in an engine's queue, until the endpoint where
+//! it costs least has room. More urgent requests may arrive meanwhile, and new information may
+//! change its endpoint. An endpoint has room while the unanswered prompts sent there are less than
+//! [`KvAware::window`] of work at its learned speed, and its memory takes the prompt. An idle fleet
+//! has room everywhere, and nothing is queued. All other strategies, and `kv-aware` bound early,
+//! are answered at once.
 //!
-//! Production, `hermes simulate` and the tests run this code. Pure: time is an argument and must not go backwards.
+//! Production, `hermes simulate` and the tests run this code. Pure: time is an argument and must
+//! not go backwards.
 //!
 //! Invariants:
 //! * a request is queued or booked, never both, and is booked at most once;
@@ -63,8 +66,9 @@ pub struct Scheduler {
     fleet: Fleet,
     caches: CacheEstimator,
     queue: RequestQueue,
-    /// Seconds of queued work per position of the endpoint where it costs least, as of the last plan. Four places keep it up to
-    /// date between plans: enqueueing, removal, a changed pool, and the plan itself.
+    /// Seconds of queued work per position of the endpoint where it costs least, as of the last
+    /// plan. Four places keep it up to date between plans: enqueueing, removal, a changed pool, and
+    /// the plan itself.
     queued: Vec<f64>,
     shares: FairShares,
     metadata: HashMap<RequestKey, RequestMetadata, MixBuildHasher>,
@@ -195,8 +199,8 @@ impl Scheduler {
         }
     }
 
-    /// Applies a changed pool. Endpoints that stay keep their state. Returns the number of open requests at endpoints that
-    /// were removed.
+    /// Applies a changed pool. Endpoints that stay keep their state. Returns the number of open
+    /// requests at endpoints that were removed.
     pub fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
         let gone = self.fleet.apply(pool, now);
         self.caches
@@ -327,7 +331,8 @@ impl Scheduler {
         ScheduleOutcome::Bound(self.bind(pending, &candidates, &ranking, now))
     }
 
-    /// Queues a request whose cheapest endpoint has no room, in place of another one if the queue is full.
+    /// Queues a request whose cheapest endpoint has no room, in place of another one if the queue
+    /// is full.
     fn enqueue(
         &mut self,
         request: ScheduleRequest<'_>,

@@ -1,8 +1,8 @@
 //! Where stored responses live: a request that refers to one must go to the endpoint that made it.
 //!
-//! Both planes keep one: a proxy learns from the answers that it passes on, a control plane from the reports of all
-//! proxies. Bounded: two generations of at most [`GENERATION`] entries, the older of which is dropped when the newer
-//! is full.
+//! Both planes keep one: a proxy learns from the answers that it passes on, a control plane from
+//! the reports of all proxies. Bounded: two generations of at most [`GENERATION`] entries, the
+//! older of which is dropped when the newer is full.
 
 use std::collections::HashMap;
 

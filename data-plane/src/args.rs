@@ -7,20 +7,22 @@ use hermes_runtime::telemetry::LogFormat;
 
 use crate::options::DataPlaneOptions;
 
-/// The Hermes data plane: a proxy that forwards OpenAI-compatible requests to the best model server.
+/// The Hermes data plane: a proxy that forwards OpenAI-compatible requests to the best model
+/// server.
 ///
-/// The control plane supplies pools, policies and endpoints; these flags are the only local configuration. OpenTelemetry
-/// is configured by the standard OTEL_* variables, the log level by HERMES_LOG.
+/// The control plane supplies pools, policies and endpoints; these flags are the only local
+/// configuration. OpenTelemetry is configured by the standard OTEL_* variables, the log level by
+/// HERMES_LOG.
 #[derive(Debug, Parser)]
 #[command(name = "hermes-data-plane", version)]
 pub struct DataPlaneArgs {
-    /// URL of the control plane: http://HOST:PORT, or https with --tls; several are separated by commas. Each address that
-    /// a name resolves to (a headless Service) is one replica.
+    /// URL of the control plane: http://HOST:PORT, or https with --tls; several are separated by
+    /// commas. Each address that a name resolves to (a headless Service) is one replica.
     #[arg(long, env = "HERMES_CONTROL_PLANE", value_delimiter = ',', required = true, value_parser = target)]
     pub control_plane: Vec<ControlPlaneUrl>,
 
-    /// Directory with ca.crt, tls.crt and tls.key for mutual TLS with the control plane; changed files are reloaded. The
-    /// control plane's certificate must be signed by ca.crt for HOST.
+    /// Directory with ca.crt, tls.crt and tls.key for mutual TLS with the control plane; changed
+    /// files are reloaded. The control plane's certificate must be signed by ca.crt for HOST.
     #[arg(long, env = "HERMES_TLS", value_name = "DIR")]
     pub tls: Option<PathBuf>,
 

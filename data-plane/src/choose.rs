@@ -7,9 +7,9 @@
 //!         └─ panic mode at every level: when no endpoint is healthy, all endpoints are candidates
 //! ```
 //!
-//! A lower level costs cache hits, never availability: a request is rejected only when its pool has no endpoint, or when
-//! the control plane rejects it because its queue is full. Falling back in that case would move the queue into the
-//! engines, where it slows every request.
+//! A lower level costs cache hits, never availability: a request is rejected only when its pool has
+//! no endpoint, or when the control plane rejects it because its queue is full. Falling back in
+//! that case would move the queue into the engines, where it slows every request.
 
 mod score_step;
 mod selection;
@@ -56,15 +56,17 @@ impl EndpointSelector {
     ///
     /// # Errors
     ///
-    /// [`LocalReply::NoEndpoint`] when the pool has no endpoint, or none with the model; [`LocalReply::QueueFull`] and
-    /// [`LocalReply::QueueTimeout`] when no endpoint has room and the queue is full or the wait was too long.
+    /// [`LocalReply::NoEndpoint`] when the pool has no endpoint, or none with the model;
+    /// [`LocalReply::QueueFull`] and [`LocalReply::QueueTimeout`] when no endpoint has room and the
+    /// queue is full or the wait was too long.
     pub(crate) async fn choose(
         &self,
         wanted: &SelectionRequest<'_>,
         rng: &mut SeededRng,
     ) -> Result<EndpointSelection, LocalReply> {
         let SelectionRequest { pool, request, .. } = *wanted;
-        // This proxy did not see the stored response being created, so only the control plane can locate it.
+        // This proxy did not see the stored response being created, so only the control plane can
+        // locate it.
         let scored = pool.pool.spec.policy.strategy.needs_score() || request.response.is_some();
         if !scored {
             return local(wanted, &[], FallbackLevel::Strategy, rng, |upstream| {
@@ -138,7 +140,8 @@ impl EndpointSelector {
                 upstream.load(now)
             });
         }
-        // The reported load of other proxies' requests is stale; this proxy's own requests in flight are exact.
+        // The reported load of other proxies' requests is stale; this proxy's own requests in
+        // flight are exact.
         local(wanted, &[], FallbackLevel::PowerOfTwo, rng, |upstream| {
             upstream.own_load(now)
         })

@@ -1,7 +1,8 @@
 //! The proxy's state of one endpoint: idle connections, requests in flight, load and health.
 //!
-//! An [`Upstream`] lives as long as any view or request refers to it. A new snapshot takes it over while the endpoint is
-//! unchanged, so that connections and counts survive. No lock is held across an await.
+//! An [`Upstream`] lives as long as any view or request refers to it. A new snapshot takes it over
+//! while the endpoint is unchanged, so that connections and counts survive. No lock is held across
+//! an await.
 
 mod connection;
 mod load;
@@ -28,11 +29,12 @@ use tokio::time::Instant;
 pub(crate) use self::connection::{Connection, SendError, UpstreamBody};
 use self::load::LoadCell;
 
-/// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a request must not be
-/// written to a connection that is just being closed.
+/// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a
+/// request must not be written to a connection that is just being closed.
 pub(crate) const IDLE: Duration = Duration::from_secs(4);
 
-/// Idle connections that one worker keeps for one endpoint; more than this many in flight at once is a burst.
+/// Idle connections that one worker keeps for one endpoint; more than this many in flight at once
+/// is a burst.
 const MAX_IDLE: usize = 1_024;
 
 /// One endpoint.
@@ -84,7 +86,8 @@ impl Upstream {
         authority(&self.endpoint.url)
     }
 
-    /// The endpoint's load: what the control plane reports of other proxies, plus this proxy's own requests.
+    /// The endpoint's load: what the control plane reports of other proxies, plus this proxy's own
+    /// requests.
     pub(crate) fn load(&self, now: Duration) -> Load {
         let mut load = self.others.get();
         load.in_flight = load

@@ -10,13 +10,14 @@
 //!            └▶ telemetry ─▶ admin port          metrics, and the traffic as a trace
 //! ```
 //!
-//! No file imports from a room above its own, which is, from the top: server, proxy, exchange, choose, sync, view,
-//! endpoint, telemetry, link, request, clock.
+//! No file imports from a room above its own, which is, from the top: server, proxy, exchange,
+//! choose, sync, view, endpoint, telemetry, link, request, clock.
 //!
 //! [`proxy`] is the spine: a request's whole path in one file.
 //!
-//! Invariants: no configuration but the control plane's address; no Kubernetes; a request sees one view; the body of
-//! an answer is never buffered; prompts and credentials reach no log, span or metric.
+//! Invariants: no configuration but the control plane's address; no Kubernetes; a request sees one
+//! view; the body of an answer is never buffered; prompts and credentials reach no log, span or
+//! metric.
 
 mod admin;
 pub mod app;

@@ -7,8 +7,8 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread};
 pub struct DataPlaneOptions {
     /// Control planes as `host:port`; each name may resolve to several replicas.
     pub control_planes: Vec<String>,
-    /// A directory with `ca.crt`, `tls.crt` and `tls.key`: control planes are then dialed by TLS, and their certificates
-    /// must be signed by this authority for the dialed name.
+    /// A directory with `ca.crt`, `tls.crt` and `tls.key`: control planes are then dialed by TLS,
+    /// and their certificates must be signed by this authority for the dialed name.
     pub tls: Option<PathBuf>,
     /// Address for clients.
     pub listen: SocketAddr,

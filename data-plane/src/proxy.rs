@@ -6,8 +6,8 @@
 //!           admission  intake   choose   endpoint    meter     (each verb is another file)
 //! ```
 //!
-//! Invariants: one view for the whole request; nothing is sent twice after the first byte of an answer; the request's
-//! [`RequestGuard`] is dropped exactly once, by its last owner.
+//! Invariants: one view for the whole request; nothing is sent twice after the first byte of an
+//! answer; the request's [`RequestGuard`] is dropped exactly once, by its last owner.
 
 use std::{
     net::SocketAddr,
@@ -291,7 +291,8 @@ impl Proxy {
             )));
         }
         if request.api != Api::StoredResponse {
-            // The request names a model: the owner of its pool locates the response when endpoints are chosen.
+            // The request names a model: the owner of its pool locates the response when endpoints
+            // are chosen.
             return Ok(None);
         }
         for pool in &view.pools {
@@ -303,7 +304,8 @@ impl Proxy {
     }
 }
 
-/// A request that is answered locally, and the API whose error format its client reads, if it is known.
+/// A request that is answered locally, and the API whose error format its client reads, if it is
+/// known.
 struct Rejection {
     reply: LocalReply,
     api: Option<Api>,
@@ -315,7 +317,8 @@ impl From<LocalReply> for Rejection {
     }
 }
 
-/// The query of a request to a stored response: most of its prompt is stored at the engine, not in its body.
+/// The query of a request to a stored response: most of its prompt is stored at the engine, not in
+/// its body.
 fn stored_prompt() -> Query {
     Query {
         prompt_tokens: 1,

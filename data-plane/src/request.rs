@@ -1,4 +1,5 @@
-//! A client's request: receiving it, parsing what routing needs, and local replies to what cannot be served.
+//! A client's request: receiving it, parsing what routing needs, and local replies to what cannot
+//! be served.
 
 pub(crate) mod admission;
 pub(crate) mod api;

@@ -6,8 +6,8 @@
 //!                              └── reports, in batches ◀──┘
 //! ```
 //!
-//! Every replica publishes the whole configuration. The proxy uses the snapshot of one replica and switches to another
-//! when that one is lost. When all are lost the last view stays in use.
+//! Every replica publishes the whole configuration. The proxy uses the snapshot of one replica and
+//! switches to another when that one is lost. When all are lost the last view stays in use.
 
 mod dial;
 mod history_replay;
@@ -143,7 +143,8 @@ impl ReplicaTasks {
     }
 }
 
-/// Every address of the targets, or `None` when no lookup succeeded: then the current replicas stay.
+/// Every address of the targets, or `None` when no lookup succeeded: then the current replicas
+/// stay.
 async fn resolve(targets: &[ControlPlaneTarget]) -> Option<Vec<ReplicaAddress>> {
     let mut addresses: Vec<ReplicaAddress> = Vec::new();
     let mut any = false;

@@ -1,7 +1,9 @@
-//! The newest snapshot, prepared for routing: what depends on the snapshot alone is computed once per snapshot.
+//! The newest snapshot, prepared for routing: what depends on the snapshot alone is computed once
+//! per snapshot.
 //!
-//! A request loads one [`RoutingView`] and uses it to its end. Consecutive views share what outlives a snapshot:
-//! connections and in-flight counts of endpoints, round-robin counters and retry budgets of pools.
+//! A request loads one [`RoutingView`] and uses it to its end. Consecutive views share what
+//! outlives a snapshot: connections and in-flight counts of endpoints, round-robin counters and
+//! retry budgets of pools.
 
 pub(crate) mod history;
 pub(crate) mod models;
@@ -58,8 +60,8 @@ pub(crate) struct RoutingPool {
 // === RoutingView ===
 
 impl RoutingView {
-    /// Builds the view of `snapshot`; state of pools and endpoints that still exist is taken over from
-    /// `previous`. `workers` is the number of threads that will send requests.
+    /// Builds the view of `snapshot`; state of pools and endpoints that still exist is taken over
+    /// from `previous`. `workers` is the number of threads that will send requests.
     pub(crate) fn build(
         snapshot: Arc<Snapshot>,
         previous: Option<&RoutingView>,

@@ -55,8 +55,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Says what every tokenizer's files hold, or what is wrong with them; whether all are usable. The control plane would
-/// start without them, and know less.
+/// Says what every tokenizer's files hold, or what is wrong with them; whether all are usable. The
+/// control plane would start without them, and know less.
 fn check_tokenizers(config: &Config) -> Result<bool, Failure> {
     let mut usable = true;
     for pool in &config.pools {

@@ -56,11 +56,13 @@ Examples:
 
 It prints `listening on http://…` as its first line when clients may connect. Port 0 takes any free port.")]
     Serve(ServeArgs),
-    /// See it work: four simulated engines, chats with a growing history, and three strategies compared
+    /// See it work: four simulated engines, chats with a growing history, and three strategies
+    /// compared
     ///
-    /// Everything runs in this process and nothing else is needed. Requests go to the engines in turn, then to the one
-    /// with the fewest requests, then to the one that answers soonest, given its queue and how much of the conversation
-    /// is in its cache. It ends by itself, with a comparison.
+    /// Everything runs in this process and nothing else is needed. Requests go to the engines in
+    /// turn, then to the one with the fewest requests, then to the one that answers soonest, given
+    /// its queue and how much of the conversation is in its cache. It ends by itself, with a
+    /// comparison.
     #[command(after_help = "\
 Examples:
   hermes demo               about a minute; Ctrl-C ends it early, with the comparison so far
@@ -69,7 +71,8 @@ Examples:
     Demo(DemoArgs),
     /// Check a configuration file: everything that is wrong with it, or what it means
     ///
-    /// Lists every error with its path and what is expected. Exits with 0 if the file is valid, with 1 if not.
+    /// Lists every error with its path and what is expected. Exits with 0 if the file is valid,
+    /// with 1 if not.
     #[command(after_help = "\
 Examples:
   hermes check hermes.yaml
@@ -77,9 +80,9 @@ Examples:
     Check(CheckArgs),
     /// Run one simulated model server: real HTTP, vLLM's bytes, no GPU
     ///
-    /// It answers like vLLM (chat, completions, responses, messages, embeddings, rerank, score, models, metrics),
-    /// batches requests in steps, keeps a block cache with LRU eviction, and queues what does not fit. Answers are
-    /// deterministic words.
+    /// It answers like vLLM (chat, completions, responses, messages, embeddings, rerank, score,
+    /// models, metrics), batches requests in steps, keeps a block cache with LRU eviction, and
+    /// queues what does not fit. Answers are deterministic words.
     #[command(after_help = "\
 Examples:
   hermes engine --listen 127.0.0.1:8100
@@ -87,9 +90,11 @@ Examples:
   curl -d '{\"kind\":\"status\",\"code\":503,\"requests\":3}' http://127.0.0.1:8100/sim/faults
                                                                      fails the next three requests")]
     Engine(EngineArgs),
-    /// Run a global KV manager for tests: it answers `/match_sort` with what simulated engines report as cached
+    /// Run a global KV manager for tests: it answers `/match_sort` with what simulated engines
+    /// report as cached
     ///
-    /// It asks the engines that a question names, and so is always right about them. Real engines are left out.
+    /// It asks the engines that a question names, and so is always right about them. Real engines
+    /// are left out.
     #[command(after_help = "\
 Examples:
   hermes kv-manager --listen 127.0.0.1:8080
@@ -97,8 +102,8 @@ Examples:
     KvManager(KvManagerArgs),
     /// Send made-up requests to any OpenAI-compatible server, and report what a client sees
     ///
-    /// Without --rate it keeps --connections requests in flight; with it, requests start at their times whatever the
-    /// server does, and latency counts from those times.
+    /// Without --rate it keeps --connections requests in flight; with it, requests start at their
+    /// times whatever the server does, and latency counts from those times.
     #[command(after_help = "\
 Examples:
   hermes load --target http://127.0.0.1:8000 --model sim --connections 32 --duration 30
@@ -107,11 +112,11 @@ Examples:
     Load(LoadArgs),
     /// Replay a recorded trace against any OpenAI-compatible server, and report what a client sees
     ///
-    /// The trace is that of `hermes simulate`. Prompts are made so that equal hash ids give equal text, so prefix caches
-    /// hit as they did in production.
+    /// The trace is that of `hermes simulate`. Prompts are made so that equal hash ids give equal
+    /// text, so prefix caches hit as they did in production.
     ///
-    /// With --policies nothing else is needed: simulated engines and both planes are started here, once for each
-    /// strategy, time passes faster, and the report is that of `hermes simulate`.
+    /// With --policies nothing else is needed: simulated engines and both planes are started here,
+    /// once for each strategy, time passes faster, and the report is that of `hermes simulate`.
     #[command(after_help = "\
 Examples:
   hermes replay conversation_trace.jsonl --target http://127.0.0.1:8000 --model sim --limit 1000
@@ -120,13 +125,14 @@ Examples:
     Replay(ReplayArgs),
     /// Simulate a fleet on a trace under several policies, and compare them
     ///
-    /// A discrete-event model: no server runs, and an hour of traffic takes seconds. The servers are those of
-    /// `hermes engine`: they batch in steps, cache prefixes, and admit what their memory holds. The rules of other
-    /// routers are built in. The same arguments give the same figures.
+    /// A discrete-event model: no server runs, and an hour of traffic takes seconds. The servers
+    /// are those of `hermes engine`: they batch in steps, cache prefixes, and admit what their
+    /// memory holds. The rules of other routers are built in. The same arguments give the same
+    /// figures.
     ///
-    /// The trace has one JSON object a line with `timestamp` (ms), `input_length`, `output_length` and `hash_ids`
-    /// (one for each block of the prompt; equal ids, equal prefixes), and, where they are known, `block_tokens`
-    /// (512 if absent), `tenant` and `model`.
+    /// The trace has one JSON object a line with `timestamp` (ms), `input_length`, `output_length`
+    /// and `hash_ids` (one for each block of the prompt; equal ids, equal prefixes), and, where
+    /// they are known, `block_tokens` (512 if absent), `tenant` and `model`.
     #[command(after_help = "\
 Examples:
   hermes simulate conversation_trace.jsonl
@@ -137,9 +143,9 @@ What is modelled and how to read the report: docs/simulate.md")]
     Simulate(SimulateArgs),
     /// Record what running proxies serve, as a trace for `hermes simulate` and `hermes replay`
     ///
-    /// One JSON object a line for each request that arrives and finishes meanwhile, in the Mooncake format: sizes, times
-    /// and hashes of prompt blocks, never text. Ctrl-C ends it. Proxies compute hashes for it even under strategies that
-    /// do not need them.
+    /// One JSON object a line for each request that arrives and finishes meanwhile, in the Mooncake
+    /// format: sizes, times and hashes of prompt blocks, never text. Ctrl-C ends it. Proxies
+    /// compute hashes for it even under strategies that do not need them.
     #[command(after_help = "\
 Examples:
   hermes record --duration 10m --output trace.jsonl

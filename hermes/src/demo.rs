@@ -7,9 +7,10 @@
 //!            control plane ─▶ KV manager
 //! ```
 //!
-//! The same chats run three times, each time with fresh engines and planes: with round robin, with the engine that has
-//! the fewest requests, and with `kv-aware`, which sends a request where its conversation is cached and the queue is
-//! short. It ends by itself, or at Ctrl-C with the results so far.
+//! The same chats run three times, each time with fresh engines and planes: with round robin, with
+//! the engine that has the fewest requests, and with `kv-aware`, which sends a request where its
+//! conversation is cached and the queue is short. It ends by itself, or at Ctrl-C with the results
+//! so far.
 
 mod moment;
 mod outcome;
@@ -32,8 +33,8 @@ use crate::{failure::Failure, output, process};
 /// Limit for the end of a demo after a signal.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The strategies that are compared, in this order. Round robin ignores that one engine is slow; least-request does not,
-/// and so shows what knowing the caches adds.
+/// The strategies that are compared, in this order. Round robin ignores that one engine is slow;
+/// least-request does not, and so shows what knowing the caches adds.
 const STRATEGIES: [&str; 3] = ["round-robin", "least-request", "kv-aware"];
 
 /// The command line of `hermes demo`.

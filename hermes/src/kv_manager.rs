@@ -1,4 +1,5 @@
-//! `hermes kv-manager`: a global KV manager for tests with simulated engines, until a signal ends it.
+//! `hermes kv-manager`: a global KV manager for tests with simulated engines, until a signal ends
+//! it.
 
 use hermes_bench::kv_manager::{KvManager, KvManagerArgs};
 use hermes_runtime::shutdown::Shutdown;

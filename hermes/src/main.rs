@@ -11,7 +11,8 @@
 //! | `check` | [`check`] | whether a configuration file is right |
 //! | `completions` | [`completions`] | tab completion for a shell |
 //!
-//! It routes nothing by itself: the planes are those of the two server binaries, and talk over the same gRPC.
+//! It routes nothing by itself: the planes are those of the two server binaries, and talk over the
+//! same gRPC.
 
 mod check;
 mod cli;

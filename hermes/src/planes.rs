@@ -1,7 +1,8 @@
-//! Both planes in this process: the code of the two server binaries, joined by gRPC over the loopback.
+//! Both planes in this process: the code of the two server binaries, joined by gRPC over the
+//! loopback.
 //!
-//! They end in an order: the data plane first, with the drain that it was started with, then the control plane, so that
-//! requests in flight still have a control plane to be reported to.
+//! They end in an order: the data plane first, with the drain that it was started with, then the
+//! control plane, so that requests in flight still have a control plane to be reported to.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -10,5 +10,6 @@ pub(crate) const SERVICE: Service = Service {
     version: env!("CARGO_PKG_VERSION"),
 };
 
-/// Limit for what is left at the end of a command: spans to export, answers to write, blocking reads.
+/// Limit for what is left at the end of a command: spans to export, answers to write, blocking
+/// reads.
 pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);

@@ -1,4 +1,5 @@
-//! `hermes replay`: the requests of a recorded trace on a server, or on a whole fleet started for it.
+//! `hermes replay`: the requests of a recorded trace on a server, or on a whole fleet started for
+//! it.
 
 use std::{io::stdout, process::ExitCode};
 

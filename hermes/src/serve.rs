@@ -27,7 +27,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "HERMES_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// A model server, such as http://127.0.0.1:8100; give it several times, or several separated by commas
+    /// A model server, such as http://127.0.0.1:8100; give it several times, or several separated
+    /// by commas
     #[arg(
         long,
         env = "HERMES_ENDPOINT",
@@ -36,8 +37,9 @@ pub(crate) struct ServeArgs {
     )]
     endpoint: Vec<String>,
 
-    /// How an endpoint is chosen: kv-aware (the default), round-robin, random, least-request, power-of-two,
-    /// session-affinity, prefix-cache or hermes-classic; a configuration file says it for each pool
+    /// How an endpoint is chosen: kv-aware (the default), round-robin, random, least-request,
+    /// power-of-two, session-affinity, prefix-cache or hermes-classic; a configuration file says it
+    /// for each pool
     #[arg(
         long,
         env = "HERMES_STRATEGY",
@@ -91,7 +93,8 @@ pub(crate) struct ServeArgs {
     )]
     log_format: LogFormat,
 
-    /// How long requests in flight may take to finish after SIGTERM or Ctrl-C; a second one ends them at once
+    /// How long requests in flight may take to finish after SIGTERM or Ctrl-C; a second one ends
+    /// them at once
     #[arg(long, env = "HERMES_DRAIN", value_name = "DURATION", default_value = "30s", value_parser = read_duration)]
     drain: Duration,
 }

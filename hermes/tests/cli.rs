@@ -1,4 +1,5 @@
-//! The built binary as a user meets it: processes, exit codes, what is printed, and a chat through real sockets.
+//! The built binary as a user meets it: processes, exit codes, what is printed, and a chat through
+//! real sockets.
 
 use std::{
     io::{BufRead, BufReader, Read},

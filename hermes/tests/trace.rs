@@ -1,4 +1,5 @@
-//! The traces of the built binary, as a collector gets them: from the client through both planes to the engine.
+//! The traces of the built binary, as a collector gets them: from the client through both planes to
+//! the engine.
 
 #[path = "trace/context.rs"]
 mod context;
@@ -79,7 +80,8 @@ async fn trace_of_one_chat(protocol: &str) {
     assert!(collector.holds("chat sim") && !collector.holds(PROMPT) && !collector.holds(KEY));
 }
 
-/// Asserts parents, kinds and order of the spans of a streamed chat. Returns those of routing, scoring and the attempt.
+/// Asserts parents, kinds and order of the spans of a streamed chat. Returns those of routing,
+/// scoring and the attempt.
 fn assert_parents_and_times(spans: &[Span], streamed: Duration) -> [&Span; 3] {
     let server = server(spans);
     let (route, score, attempt) = (

@@ -1,7 +1,7 @@
 //! Wire ⇄ core, both ways, and nothing else.
 //!
-//! Into core by `TryFrom`, which checks everything that core takes for granted (sorted, unique, in range); out of core
-//! by `From`, which cannot fail. One file per part of the contract.
+//! Into core by `TryFrom`, which checks everything that core takes for granted (sorted, unique, in
+//! range); out of core by `From`, which cannot fail. One file per part of the contract.
 
 mod cluster;
 mod delta;

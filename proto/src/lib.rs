@@ -1,8 +1,10 @@
-//! The contract between the planes: `hermes.v1` on the wire, and what its messages mean in [`hermes_core`].
+//! The contract between the planes: `hermes.v1` on the wire, and what its messages mean in
+//! [`hermes_core`].
 //!
-//! Only the two planes and the test harness use the generated types, and only at their borders: everything behind a
-//! border works on checked values of `hermes_core`. [`convert`] holds every conversion, both ways; a message that
-//! cannot be converted is an [`Invalid`](convert::Invalid) that names the field.
+//! Only the two planes and the test harness use the generated types, and only at their borders:
+//! everything behind a border works on checked values of `hermes_core`. [`convert`] holds every
+//! conversion, both ways; a message that cannot be converted is an [`Invalid`](convert::Invalid)
+//! that names the field.
 //!
 //! Invariant: no decisions here, and no I/O.
 
@@ -18,7 +20,8 @@ pub mod v1 {
     tonic::include_proto!("hermes.v1");
 }
 
-/// Largest message that either end accepts, in bytes: a snapshot of ten thousand endpoints takes about two million.
+/// Largest message that either end accepts, in bytes: a snapshot of ten thousand endpoints takes
+/// about two million.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 pub mod convert;

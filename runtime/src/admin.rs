@@ -7,9 +7,10 @@
 //! | `/metrics` | OpenMetrics or Prometheus text, as `Accept` says |
 //! | `/` | the paths that there are |
 //!
-//! A plane adds its debug routes. The port is for operators and probes, not for clients: it has no authentication, so
-//! nothing that it answers may be secret. It is bounded in every direction (connections, header and body size, time),
-//! so that a scraper that hangs cannot hurt the process, and it shares no limit with users' traffic.
+//! A plane adds its debug routes. The port is for operators and probes, not for clients: it has no
+//! authentication, so nothing that it answers may be secret. It is bounded in every direction
+//! (connections, header and body size, time), so that a scraper that hangs cannot hurt the process,
+//! and it shares no limit with users' traffic.
 
 mod query;
 mod response;
@@ -49,9 +50,9 @@ impl Admin {
         self
     }
 
-    /// Adds a route for `GET`, which the handler gets without a body, and `POST`, with its body of at most 1 MiB. A
-    /// handler has 10 s. A handler that wants one of the two methods only refuses the other by
-    /// [`AdminResponse::method_not_allowed`]. The built-in paths cannot be replaced.
+    /// Adds a route for `GET`, which the handler gets without a body, and `POST`, with its body of
+    /// at most 1 MiB. A handler has 10 s. A handler that wants one of the two methods only refuses
+    /// the other by [`AdminResponse::method_not_allowed`]. The built-in paths cannot be replaced.
     #[must_use]
     pub fn route<H, F>(mut self, path: &'static str, handler: H) -> Self
     where
@@ -67,7 +68,8 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// When the address cannot be taken. `flag` is the setting that the message names, such as `--admin`.
+    /// When the address cannot be taken. `flag` is the setting that the message names, such as
+    /// `--admin`.
     pub async fn bind(
         self,
         address: SocketAddr,

@@ -11,7 +11,8 @@
 //!
 //! * [`telemetry`]: log lines, and OTLP traces when the `OTEL_*` variables ask for them.
 //! * [`propagation`]: the W3C trace context, in and out of HTTP headers and string pairs.
-//! * [`readiness`]: what must hold before traffic may come, and whether the process is healthy at all.
+//! * [`readiness`]: what must hold before traffic may come, and whether the process is healthy at
+//!   all.
 //! * [`admin`]: the HTTP server for probes, metrics and debug routes, on a port of its own.
 //! * [`shutdown`]: signals to a drain in three steps.
 //! * [`tasks`]: an owner for background tasks; one that dies makes the process unhealthy.

@@ -1,7 +1,8 @@
-//! Declaring metrics, and what every process exposes: build info, process numbers, both text formats.
+//! Declaring metrics, and what every process exposes: build info, process numbers, both text
+//! formats.
 //!
-//! A plane declares its families in structs, one line a family with [`family`] or [`Bounds`], and resolves handles
-//! outside the hot path. There are no global metrics.
+//! A plane declares its families in structs, one line a family with [`family`] or [`Bounds`], and
+//! resolves handles outside the hot path. There are no global metrics.
 
 mod exposition;
 mod label_set;
@@ -56,7 +57,8 @@ impl PoolLabels {
 
 // === Declarations ===
 
-/// Declares a counter, a gauge or a family of them. Counters get the suffix `_total` when they are exposed.
+/// Declares a counter, a gauge or a family of them. Counters get the suffix `_total` when they are
+/// exposed.
 #[must_use]
 pub fn family<M: Metric + Default + Clone>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
@@ -91,9 +93,11 @@ impl MetricConstructor<Histogram> for Bounds {
     }
 }
 
-/// Registers what every process exposes: `hermes_build_info{component,version} 1` and the `process_*` numbers.
+/// Registers what every process exposes: `hermes_build_info{component,version} 1` and the
+/// `process_*` numbers.
 ///
-/// `registry` must have no prefix, as these names are the ones that dashboards of any process look for.
+/// `registry` must have no prefix, as these names are the ones that dashboards of any process look
+/// for.
 pub fn register_process(registry: &mut Registry, component: &'static str, version: &'static str) {
     let build = Info::new([("component", component), ("version", version)]);
     registry.register(

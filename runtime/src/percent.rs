@@ -1,6 +1,7 @@
 //! Percent decoding (RFC 3986 §2.1), as paths, query strings and the `OTEL_*` lists use it.
 
-/// Decodes `%XX` escapes. `None` when an escape is cut short or not hexadecimal, or the result is not UTF-8.
+/// Decodes `%XX` escapes. `None` when an escape is cut short or not hexadecimal, or the result is
+/// not UTF-8.
 #[must_use]
 pub fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());

@@ -1,7 +1,7 @@
 //! W3C trace context in and out (<https://www.w3.org/TR/trace-context/>).
 //!
-//! A request brings `traceparent` and `tracestate` as HTTP headers, and a `hermes.v1` message as two string fields.
-//! Both become an OpenTelemetry [`Context`] and back.
+//! A request brings `traceparent` and `tracestate` as HTTP headers, and a `hermes.v1` message as
+//! two string fields. Both become an OpenTelemetry [`Context`] and back.
 //!
 //! ```text
 //!   incoming = extract(headers)          what the client sent
@@ -10,9 +10,10 @@
 //!   inject(&outgoing, headers)           what the next hop sees
 //! ```
 //!
-//! A client's trace goes on whether this process records spans or not: with tracing off every span is disabled,
-//! [`egress`] answers the client's own context, and the next hop sees the `traceparent` that came in. A context is a
-//! hint: one that is malformed counts as absent and never fails a request.
+//! A client's trace goes on whether this process records spans or not: with tracing off every span
+//! is disabled, [`egress`] answers the client's own context, and the next hop sees the
+//! `traceparent` that came in. A context is a hint: one that is malformed counts as absent and
+//! never fails a request.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
@@ -26,7 +27,8 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The header, and the message field, with what vendors add.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The longest `tracestate` that is kept, in bytes. The standard asks for 512; a longer one than this is dropped.
+/// The longest `tracestate` that is kept, in bytes. The standard asks for 512; a longer one than
+/// this is dropped.
 const TRACESTATE_LIMIT: usize = 4096;
 
 /// Reads the trace context of a request. The empty context when it has none, or a malformed one.
@@ -47,7 +49,8 @@ pub fn extract(headers: &HeaderMap) -> Context {
     extract_pair(parent, &states.join(","))
 }
 
-/// Reads the trace context from the two string fields of a message; an absent field is an empty string.
+/// Reads the trace context from the two string fields of a message; an absent field is an empty
+/// string.
 #[must_use]
 pub fn extract_pair(traceparent: &str, tracestate: &str) -> Context {
     let Some((trace, span, flags)) = parse_traceparent(traceparent) else {
@@ -61,8 +64,8 @@ pub fn extract_pair(traceparent: &str, tracestate: &str) -> Context {
     Context::new().with_remote_span_context(SpanContext::new(trace, span, flags, true, state))
 }
 
-/// Writes the context's span as the trace headers, in place of those that are there. Changes nothing when the context
-/// has no span.
+/// Writes the context's span as the trace headers, in place of those that are there. Changes
+/// nothing when the context has no span.
 pub fn inject(context: &Context, headers: &mut HeaderMap) {
     let (parent, state) = inject_pair(context);
     let Ok(parent) = HeaderValue::try_from(parent) else {
@@ -78,7 +81,8 @@ pub fn inject(context: &Context, headers: &mut HeaderMap) {
     };
 }
 
-/// The context's span as `(traceparent, tracestate)` for a message; both empty when the context has no span.
+/// The context's span as `(traceparent, tracestate)` for a message; both empty when the context has
+/// no span.
 #[must_use]
 pub fn inject_pair(context: &Context) -> (String, String) {
     let span = context.span();
@@ -95,9 +99,11 @@ pub fn inject_pair(context: &Context) -> (String, String) {
     (parent, span.trace_state().header())
 }
 
-/// Makes `parent` the parent of `span`. Call it before the span is first entered or asked for its context.
+/// Makes `parent` the parent of `span`. Call it before the span is first entered or asked for its
+/// context.
 ///
-/// Nothing happens when the span is disabled, or `parent` is empty: the span then keeps the parent that it has.
+/// Nothing happens when the span is disabled, or `parent` is empty: the span then keeps the parent
+/// that it has.
 pub fn adopt(span: &Span, parent: &Context) {
     if span.is_disabled() || !parent.has_active_span() {
         return;
@@ -107,9 +113,11 @@ pub fn adopt(span: &Span, parent: &Context) {
     }
 }
 
-/// The context that the next hop should see: that of `span`, or `incoming` when nothing records `span`.
+/// The context that the next hop should see: that of `span`, or `incoming` when nothing records
+/// `span`.
 ///
-/// A trace that its client does not sample goes on with the client's own span as parent: no one will ever see ours.
+/// A trace that its client does not sample goes on with the client's own span as parent: no one
+/// will ever see ours.
 #[must_use]
 pub fn egress(span: &Span, incoming: &Context) -> Context {
     if span.is_disabled() {
@@ -125,7 +133,8 @@ pub fn egress(span: &Span, incoming: &Context) -> Context {
     if goes_on { own } else { incoming.clone() }
 }
 
-/// `version "-" trace-id "-" parent-id "-" flags`, lowercase hexadecimal; versions after 00 may append fields.
+/// `version "-" trace-id "-" parent-id "-" flags`, lowercase hexadecimal; versions after 00 may
+/// append fields.
 fn parse_traceparent(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
     let text = text.trim_matches([' ', '\t']);
     let (known, rest) = text.split_at_checked(55)?;

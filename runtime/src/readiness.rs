@@ -1,10 +1,11 @@
 //! Whether the process may get traffic, and whether it works at all: two different questions.
 //!
-//! [`Readiness`] is a set of named gates. The process is ready when every gate is open; `/readyz` names the others. A
-//! gate belongs to the holder of its [`Gate`], and a gate whose holder is gone is shut: a task that panicked cannot
-//! leave its part of the process looking ready. [`Liveness`] only ever goes from healthy to unhealthy, and asks for a
-//! restart; a condition that ends by itself does not belong there. A [`Note`] is neither: it is shown on `/readyz` of a process
-//! that is ready, such as a configuration that was refused while the last good one serves.
+//! [`Readiness`] is a set of named gates. The process is ready when every gate is open; `/readyz`
+//! names the others. A gate belongs to the holder of its [`Gate`], and a gate whose holder is gone
+//! is shut: a task that panicked cannot leave its part of the process looking ready. [`Liveness`]
+//! only ever goes from healthy to unhealthy, and asks for a restart; a condition that ends by
+//! itself does not belong there. A [`Note`] is neither: it is shown on `/readyz` of a process that
+//! is ready, such as a configuration that was refused while the last good one serves.
 
 mod note;
 
@@ -100,7 +101,8 @@ impl Readiness {
         shut.collect()
     }
 
-    /// Adds a note, which has no say in whether the process is ready. Notes have names of their own.
+    /// Adds a note, which has no say in whether the process is ready. Notes have names of their
+    /// own.
     #[must_use = "a dropped note says nothing"]
     pub fn note(&self, name: impl Into<Arc<str>>) -> Note {
         Note::new(name.into(), Arc::clone(&self.notes))

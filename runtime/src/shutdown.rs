@@ -1,14 +1,15 @@
 //! From a signal to the end of the process, in three written steps.
 //!
-//! 1. **Drain.** At the first request (SIGTERM, SIGINT, or a [`Trigger`]) [`Drain::draining`] resolves: the process
-//!    stops being ready, stops accepting, closes idle connections and ends its long-lived streams.
+//! 1. **Drain.** At the first request (SIGTERM, SIGINT, or a [`Trigger`]) [`Drain::draining`]
+//!    resolves: the process stops being ready, stops accepting, closes idle connections and ends
+//!    its long-lived streams.
 //! 2. **Wait.** Work that is tracked by [`Drain::track`] may finish, for at most the grace period.
-//! 3. **Force.** When the grace period is over, or at a second request, [`Drain::forced`] resolves: what is left is
-//!    cut off. It resolves after a complete drain too, so that whatever serves until the very end has one thing to
-//!    wait for.
+//! 3. **Force.** When the grace period is over, or at a second request, [`Drain::forced`] resolves:
+//!    what is left is cut off. It resolves after a complete drain too, so that whatever serves
+//!    until the very end has one thing to wait for.
 //!
-//! The admin port answers until step 3, so that an operator can watch a drain. This module decides when; what to stop
-//! belongs to the holders of a [`Drain`].
+//! The admin port answers until step 3, so that an operator can watch a drain. This module decides
+//! when; what to stop belongs to the holders of a [`Drain`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// How long forced work gets to notice before [`Shutdown::run`] returns and the process ends under it.
+/// How long forced work gets to notice before [`Shutdown::run`] returns and the process ends under
+/// it.
 const FORCE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The one owner of the three steps.
@@ -29,7 +31,8 @@ pub struct Shutdown {
     drain: Drain,
 }
 
-/// What the rest of the process holds. Clones see the same steps; the default is a drain that never starts.
+/// What the rest of the process holds. Clones see the same steps; the default is a drain that never
+/// starts.
 #[derive(Clone, Debug, Default)]
 pub struct Drain {
     draining: CancellationToken,
@@ -57,7 +60,8 @@ pub struct Trigger {
 pub enum Outcome {
     /// All tracked work finished in time.
     Drained,
-    /// The grace period was over, or a second request came. `left` is the work that was in flight then.
+    /// The grace period was over, or a second request came. `left` is the work that was in flight
+    /// then.
     Forced {
         /// Tracked work that had not finished when it was cut off.
         left: usize,
@@ -176,7 +180,8 @@ impl Drain {
         self.forced.is_cancelled()
     }
 
-    /// Counts one piece of work, such as a connection or a request with its response body, until the answer is dropped.
+    /// Counts one piece of work, such as a connection or a request with its response body, until
+    /// the answer is dropped.
     pub fn track(&self) -> Tracked {
         Tracked {
             _token: self.work.token(),

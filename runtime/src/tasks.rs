@@ -1,8 +1,9 @@
-//! An owner for the background tasks of a process: the collector, the snapshot stream, the admin server, and so on.
+//! An owner for the background tasks of a process: the collector, the snapshot stream, the admin
+//! server, and so on.
 //!
-//! Such a task is meant to run until the drain. One that panics, or ends earlier, leaves a process that looks alive
-//! and no longer does its work, so it makes the process unhealthy ([`Liveness`]) and a restart can help. Work that
-//! belongs to a request is not a background task.
+//! Such a task is meant to run until the drain. One that panics, or ends earlier, leaves a process
+//! that looks alive and no longer does its work, so it makes the process unhealthy ([`Liveness`])
+//! and a restart can help. Work that belongs to a request is not a background task.
 
 use crate::readiness::Liveness;
 use crate::shutdown::Drain;
@@ -62,8 +63,8 @@ impl Tasks {
         });
     }
 
-    /// Waits at most `limit` for the tasks to end by themselves, which they do when they watch the drain, then aborts
-    /// those that are left. Answers how many those were.
+    /// Waits at most `limit` for the tasks to end by themselves, which they do when they watch the
+    /// drain, then aborts those that are left. Answers how many those were.
     pub async fn shutdown(self, limit: Duration) -> usize {
         let mut running = self.running.into_inner();
         let all_ended = async { while running.join_next().await.is_some() {} };

@@ -5,13 +5,15 @@
 //!   spans of TRACE_TARGET ───▶ sampler ──▶ batches ──▶ OTLP collector     (only when an endpoint is set)
 //! ```
 //!
-//! The two never mix. Trace spans carry [`TRACE_TARGET`]: the log side does not see them, and the trace side sees
-//! nothing else, so that the exporter's own HTTP client cannot trace itself. Without an OTLP endpoint there is no
-//! trace side at all: the call sites of trace spans are disabled, and their fields are not even evaluated.
+//! The two never mix. Trace spans carry [`TRACE_TARGET`]: the log side does not see them, and the
+//! trace side sees nothing else, so that the exporter's own HTTP client cannot trace itself.
+//! Without an OTLP endpoint there is no trace side at all: the call sites of trace spans are
+//! disabled, and their fields are not even evaluated.
 //!
-//! `HERMES_LOG` takes `tracing` directives, such as `info,hermes_data_plane=debug`; `info` when unset. Traces follow
-//! the standard `OTEL_*` variables, which [`settings`](self) reads strictly: a value that is not understood is an
-//! error that names its variable. Header values, which may be secret, appear in no message.
+//! `HERMES_LOG` takes `tracing` directives, such as `info,hermes_data_plane=debug`; `info` when
+//! unset. Traces follow the standard `OTEL_*` variables, which [`settings`](self) reads strictly: a
+//! value that is not understood is an error that names its variable. Header values, which may be
+//! secret, appear in no message.
 
 mod environment;
 mod exporter;
@@ -31,8 +33,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// The target of every span that is meant for traces: `info_span!(target: TRACE_TARGET, …)`.
 ///
-/// The trace side exports `i64`, `f64`, `bool` and text fields as they are, and any other integer as text, so cast
-/// counts to `i64`. Set the kind by the field `otel.kind`, and a name with a variable part by `otel.name`.
+/// The trace side exports `i64`, `f64`, `bool` and text fields as they are, and any other integer
+/// as text, so cast counts to `i64`. Set the kind by the field `otel.kind`, and a name with a
+/// variable part by `otel.name`.
 pub const TRACE_TARGET: &str = "hermes::trace";
 
 /// What this process calls itself in traces, unless `OTEL_SERVICE_NAME` says otherwise.
@@ -113,12 +116,14 @@ pub struct UnknownLogFormat(String);
 // === impl Telemetry ===
 
 impl Telemetry {
-    /// Sets up logs and traces for the process, as its environment says. Call it once, inside the Tokio runtime, before
-    /// anything logs; it installs the default TLS provider, which the exporter needs.
+    /// Sets up logs and traces for the process, as its environment says. Call it once, inside the
+    /// Tokio runtime, before anything logs; it installs the default TLS provider, which the
+    /// exporter needs.
     ///
     /// # Errors
     ///
-    /// When a variable is not understood, the exporter cannot be built, or logging was set up before.
+    /// When a variable is not understood, the exporter cannot be built, or logging was set up
+    /// before.
     pub fn init(service: Service, format: LogFormat) -> Result<Self, TelemetryError> {
         Self::from_environment(&ProcessEnvironment, service, format)
     }
@@ -155,7 +160,8 @@ impl Telemetry {
 
     /// Exports the spans that wait, for at most `limit`, and ends the export. Logging goes on.
     ///
-    /// The export blocks its thread while it needs the runtime's workers, so it runs on a thread of its own.
+    /// The export blocks its thread while it needs the runtime's workers, so it runs on a thread of
+    /// its own.
     pub async fn shutdown(self, limit: Duration) {
         let Some(traces) = self.traces else {
             return;

@@ -5,12 +5,14 @@
 //!                                                                          └──bad──▶ log, metric; the last good stay
 //! ```
 //!
-//! The layout is that of a Secret of the type `kubernetes.io/tls` with `ca.crt`, mounted as a folder.
+//! The layout is that of a Secret of the type `kubernetes.io/tls` with `ca.crt`, mounted as a
+//! folder.
 //!
 //! Invariants:
-//! * each side shows a certificate and asks for one: a peer without one that the authority signed is rejected;
-//! * a connection keeps the certificates that it began with, so that a rotation cuts nothing off; nothing is resumed, so
-//!   that every new connection is checked by the newest ones;
+//! * each side shows a certificate and asks for one: a peer without one that the authority signed
+//!   is rejected;
+//! * a connection keeps the certificates that it began with, so that a rotation cuts nothing off;
+//!   nothing is resumed, so that every new connection is checked by the newest ones;
 //! * the content decides, not the time of change: a Secret is swapped by a symlink;
 //! * keys reach no log, no error and no metric.
 //!

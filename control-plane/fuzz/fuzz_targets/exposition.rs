@@ -1,4 +1,5 @@
-//! Whatever an engine answers at `/metrics`, reading it ends without a panic and with figures in range.
+//! Whatever an engine answers at `/metrics`, reading it ends without a panic and with figures in
+//! range.
 //!
 //! Run with `control-plane/fuzz/run exposition`.
 

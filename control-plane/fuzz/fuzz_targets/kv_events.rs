@@ -1,4 +1,5 @@
-//! Any payload is decoded and applied to an index without a panic, and all of its blocks can be removed again.
+//! Any payload is decoded and applied to an index without a panic, and all of its blocks can be
+//! removed again.
 //!
 //! Run with `control-plane/fuzz/run kv_events`.
 

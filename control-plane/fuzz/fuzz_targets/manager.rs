@@ -1,4 +1,5 @@
-//! Whatever a KV manager answers, reading it ends without a panic, and no hit is more than the prompt has.
+//! Whatever a KV manager answers, reading it ends without a panic, and no hit is more than the
+//! prompt has.
 //!
 //! Run with `control-plane/fuzz/run manager`. The first byte picks the dialect.
 

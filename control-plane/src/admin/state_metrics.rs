@@ -1,4 +1,5 @@
-//! State that is read at each scrape instead of being counted: endpoints, bookings, queues, indexes, discovery.
+//! State that is read at each scrape instead of being counted: endpoints, bookings, queues,
+//! indexes, discovery.
 
 use std::{fmt, sync::Arc};
 

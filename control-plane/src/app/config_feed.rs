@@ -57,7 +57,8 @@ impl ConfigFeed {
         self.file.as_ref().map(|(status, _)| status.clone())
     }
 
-    /// Sends every configuration until the pipeline ends. `note` shows why the file's newest version is not in force.
+    /// Sends every configuration until the pipeline ends. `note` shows why the file's newest
+    /// version is not in force.
     pub(super) async fn run(
         self,
         updates: mpsc::Sender<Update>,

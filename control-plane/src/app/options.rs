@@ -21,7 +21,8 @@ pub struct Options {
     pub config: ConfigSource,
     /// Where proxies connect; port 0 takes any.
     pub listen: SocketAddr,
-    /// A folder with `ca.crt`, `tls.crt` and `tls.key`: proxies must then show a certificate that this authority signed.
+    /// A folder with `ca.crt`, `tls.crt` and `tls.key`: proxies must then show a certificate that
+    /// this authority signed.
     pub tls: Option<PathBuf>,
     /// Where probes and metrics are served, if at all; port 0 takes any.
     pub admin: Option<SocketAddr>,

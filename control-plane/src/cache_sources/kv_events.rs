@@ -6,14 +6,15 @@
 //!   Score ──hits(token ids)──▶ Residency ◀──┘
 //! ```
 //!
-//! It reports an endpoint only while its stream is in sync: one whose stream is broken, absent or inconsistent is not among
-//! the hits, and other sources are used for it.
+//! It reports an endpoint only while its stream is in sync: one whose stream is broken, absent or
+//! inconsistent is not among the hits, and other sources are used for it.
 //!
 //! Invariants:
-//! * a prompt's tokens are compared and not kept; neither they nor an engine's reach a log, an error or a metric;
+//! * a prompt's tokens are compared and not kept; neither they nor an engine's reach a log, an
+//!   error or a metric;
 //! * a lookup waits for a writer at most some tens of microseconds at a time;
-//! * every endpoint has one task and no queue: an engine that publishes faster than this reads is slowed down by TCP, and
-//!   batches that its publisher drops are requested again;
+//! * every endpoint has one task and no queue: an engine that publishes faster than this reads is
+//!   slowed down by TCP, and batches that its publisher drops are requested again;
 //! * dropping the [`KvEvents`] ends everything.
 //!
 //! The cluster decides which endpoints are followed, and passes on the ports that Kubernetes has.
@@ -123,8 +124,8 @@ impl KvEvents {
         }
     }
 
-    /// How much of this prompt is cached at every endpoint whose stream is in sync, zero included; see
-    /// [`BlockIndex::hits`](hermes_core::block_index::BlockIndex::hits).
+    /// How much of this prompt is cached at every endpoint whose stream is in sync, zero included;
+    /// see [`BlockIndex::hits`](hermes_core::block_index::BlockIndex::hits).
     #[must_use]
     pub fn hits(&self, tokens: &[u32], identity: &CacheIdentity) -> Vec<CacheHit> {
         let began = Instant::now();

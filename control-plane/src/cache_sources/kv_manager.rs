@@ -7,14 +7,18 @@
 //! ```
 //!
 //! Invariants:
-//! * an answer is a hint: whatever goes wrong, the result is no hits, a counter moves, and the request goes on;
-//! * one attempt, inside one budget that covers everything; at most [`MAX_IN_FLIGHT`] questions are open;
-//! * the same prefix is asked about once at a time, even when some waiters leave, and the answer is reused for a short time;
+//! * an answer is a hint: whatever goes wrong, the result is no hits, a counter moves, and the
+//!   request goes on;
+//! * one attempt, inside one budget that covers everything; at most [`MAX_IN_FLIGHT`] questions are
+//!   open;
+//! * the same prefix is asked about once at a time, even when some waiters leave, and the answer is
+//!   reused for a short time;
 //! * a manager that is down costs nothing but a trial now and then (the breaker's);
 //! * prompts pass through as the bytes that came, and never reach a log, an error or a metric.
 //!
-//! Which endpoints exist and how a hint enters a choice is decided elsewhere: hits name only given candidates.
-//! Another language is another [`Dialect`]: a module that writes a question and reads an answer.
+//! Which endpoints exist and how a hint enters a choice is decided elsewhere: hits name only given
+//! candidates. Another language is another [`Dialect`]: a module that writes a question and reads
+//! an answer.
 
 mod conductor;
 mod dialect;
@@ -154,7 +158,8 @@ pub enum KvManagerError {
 // === KvManager ===
 
 impl KvManager {
-    /// A client that has not asked anything yet. One that registers publishers begins to, on the current runtime.
+    /// A client that has not asked anything yet. One that registers publishers begins to, on the
+    /// current runtime.
     ///
     /// # Errors
     /// When the URL is not a valid HTTP URL, or the process has no usable TLS configuration.
@@ -215,8 +220,8 @@ impl KvManager {
         self.asker.dialect.needs_tokens()
     }
 
-    /// How much of the prompt each endpoint holds, if the manager answers within its budget. Endpoints that hold nothing
-    /// are left out.
+    /// How much of the prompt each endpoint holds, if the manager answers within its budget.
+    /// Endpoints that hold nothing are left out.
     pub async fn lookup(&self, lookup: Lookup) -> Arc<[CacheHit]> {
         let ManagerClient {
             dialect, metrics, ..

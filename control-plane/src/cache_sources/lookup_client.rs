@@ -1,5 +1,5 @@
-//! One request to an HTTP server that helps with a choice: with a time limit, a concurrency limit, and not at all
-//! while the server is down.
+//! One request to an HTTP server that helps with a choice: with a time limit, a concurrency limit,
+//! and not at all while the server is down.
 //!
 //! ```text
 //!   may we ask? (slots, breaker) ─▶ POST ─▶ the answer's bytes
@@ -7,8 +7,9 @@
 //!        └─────────▶ a LookupFault ◀───────┘
 //! ```
 //!
-//! Invariants: one attempt; the time limit covers everything; a server that fails is left alone but for a trial now and
-//! then; what was asked reaches no log and no error. What a question and an answer mean is the asker's business.
+//! Invariants: one attempt; the time limit covers everything; a server that fails is left alone but
+//! for a trial now and then; what was asked reaches no log and no error. What a question and an
+//! answer mean is the asker's business.
 
 use std::{fmt, time::Duration};
 
@@ -24,7 +25,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// A server that fails this often in a row is left alone for a second, then for twice as long, up to half a minute.
+/// A server that fails this often in a row is left alone for a second, then for twice as long, up
+/// to half a minute.
 const BREAKER: EjectionPolicy = EjectionPolicy {
     consecutive_failures: 5,
     base_time: Duration::from_secs(1),
@@ -180,8 +182,8 @@ pub(crate) fn client(connect: Duration, scheme: &str) -> Result<Client, reqwest:
 
 // === LookupAttempt ===
 
-/// One question that the breaker let through. Dropped without a result (its waiters left), it leaves the trial to
-/// the next.
+/// One question that the breaker let through. Dropped without a result (its waiters left), it
+/// leaves the trial to the next.
 struct LookupAttempt<'a> {
     inquiry: &'a LookupClient,
     ended: bool,

@@ -6,9 +6,9 @@
 //!   third  ─join─────────────────────┘
 //! ```
 //!
-//! There is no leader: all waiters poll the shared future, so cancelling one does not cancel the others. When all have left, the
-//! work is dropped. How long each waits is its own business; finished work is forgotten at once, so what is to be kept
-//! is kept elsewhere.
+//! There is no leader: all waiters poll the shared future, so cancelling one does not cancel the
+//! others. When all have left, the work is dropped. How long each waits is its own business;
+//! finished work is forgotten at once, so what is to be kept is kept elsewhere.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -24,7 +24,8 @@ pub(crate) type Flight<T> = Shared<BoxFuture<'static, T>>;
 /// Entries at which those of ended work are looked for the first time.
 const FIRST_SWEEP: usize = 64;
 
-/// Work in progress, by key. As many entries as there is work that someone waits for, and at most as many again.
+/// Work in progress, by key. As many entries as there is work that someone waits for, and at most
+/// as many again.
 pub(crate) struct SingleFlight<K, T> {
     board: Mutex<FlightTable<K, T>>,
 }

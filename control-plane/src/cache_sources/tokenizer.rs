@@ -1,5 +1,5 @@
-//! Prompts to the token ids that the engine will make of them: what an exact index of caches, and a KV manager that
-//! matches on tokens, go by.
+//! Prompts to the token ids that the engine will make of them: what an exact index of caches, and a
+//! KV manager that matches on tokens, go by.
 //!
 //! ```text
 //!   PromptText ─▶ known? ─▶ under way? ─▶ wanted ─┬─ files:  template ─▶ text ─▶ tokenizer   (a few threads of their own)
@@ -7,10 +7,11 @@
 //! ```
 //!
 //! Invariants:
-//! * ids are exact or there are none: what cannot be made as the engine makes it is left alone, and counted by why;
+//! * ids are exact or there are none: what cannot be made as the engine makes it is left alone, and
+//!   counted by why;
 //! * no request waits longer than the pool's time limit, or than its own deadline;
-//! * identical prompts are made into tokens once, at the same time or one after the other; old turns of a conversation
-//!   are made once too ([`pieces`]);
+//! * identical prompts are made into tokens once, at the same time or one after the other; old
+//!   turns of a conversation are made once too ([`pieces`]);
 //! * memory is bounded in bytes, work in threads, and what waits for them in number;
 //! * prompts reach no log, no error and no metric.
 //!
@@ -164,7 +165,8 @@ impl PoolTokenizer {
         }
     }
 
-    /// Waits until the files were read once, whether they are usable or not. Engines need no waiting.
+    /// Waits until the files were read once, whether they are usable or not. Engines need no
+    /// waiting.
     pub async fn settled(&self) {
         if let TokenizerBackend::Files(followed) = &self.shared.maker {
             followed.settled().await;
@@ -241,7 +243,8 @@ impl TokenizerState {
     ) -> Result<Arc<[u32]>, Failure> {
         let shared = Arc::clone(&self);
         let work = move || {
-            // No request waits that long, but the same prompt and its earlier turns come again, and are cached then.
+            // No request waits that long, but the same prompt and its earlier turns come again, and
+            // are cached then.
             let deadline = Instant::now() + shared.settings.timeout * PERSISTENCE;
             let made = encoder.ids(&TokenizeInput::read(&text)?, &shared.memo, || {
                 Instant::now() < deadline

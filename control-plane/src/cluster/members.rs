@@ -30,9 +30,11 @@ pub(super) struct PoolMember {
 // === PoolMembers ===
 
 impl PoolMembers {
-    /// Makes these, in this order of precedence, the endpoints of `pool`. Answers whether that changed anything.
+    /// Makes these, in this order of precedence, the endpoints of `pool`. Answers whether that
+    /// changed anything.
     ///
-    /// One server has one place even when two sources found it: two would each count half of its load.
+    /// One server has one place even when two sources found it: two would each count half of its
+    /// load.
     pub(super) fn replace<'a>(
         &mut self,
         pool: &str,

@@ -1,8 +1,9 @@
-//! Which models a pool serves, and which of its endpoints serve each: from the configuration, or else from what the
-//! engines answer.
+//! Which models a pool serves, and which of its endpoints serve each: from the configuration, or
+//! else from what the engines answer.
 //!
-//! An endpoint that has not reported its models counts as serving the base models, so that traffic does not wait.
-//! It does not count as having an adapter loaded, because a request that names one there would fail.
+//! An endpoint that has not reported its models counts as serving the base models, so that traffic
+//! does not wait. It does not count as having an adapter loaded, because a request that names one
+//! there would fail.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,8 +25,8 @@ struct ReportedModel {
     holders: Vec<EndpointId>,
 }
 
-/// The models of `pool`, sorted by name: those that the operator `named`, or, when there are none, those that its
-/// engines answer to.
+/// The models of `pool`, sorted by name: those that the operator `named`, or, when there are none,
+/// those that its engines answer to.
 pub(super) fn of(pool: &str, named: &[Arc<str>], members: &PoolMembers) -> Vec<Model> {
     let mut reported = reported_models(members);
     let names: Vec<Arc<str>> = if named.is_empty() {
@@ -69,7 +70,8 @@ fn reported_models(members: &PoolMembers) -> BTreeMap<Arc<str>, ReportedModel> {
 }
 
 fn model(reported: Option<ReportedModel>, name: Arc<str>, members: &PoolMembers) -> Model {
-    // The operator may configure names that engines do not list, such as one that an engine accepts as any.
+    // The operator may configure names that engines do not list, such as one that an engine accepts
+    // as any.
     let Some(ReportedModel {
         parent,
         max_model_len,

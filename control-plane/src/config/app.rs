@@ -1,7 +1,7 @@
 //! The block `app` of the original hermes-router, which becomes the pool `default`.
 //!
-//! Its keys keep their meaning and their defaults, so that an existing `values.yaml` works unchanged; see
-//! `docs/configuration.md` for what each does here.
+//! Its keys keep their meaning and their defaults, so that an existing `values.yaml` works
+//! unchanged; see `docs/configuration.md` for what each does here.
 
 use std::time::Duration;
 
@@ -109,8 +109,8 @@ fn read_policy(section: &mut Section<'_>) -> PoolPolicy {
     }
 }
 
-/// A chart renders `weights` whatever the strategy is, so they are always checked. Weights other than the defaults
-/// select the score that they belong to, which the original called `kv-aware`.
+/// A chart renders `weights` whatever the strategy is, so they are always checked. Weights other
+/// than the defaults select the score that they belong to, which the original called `kv-aware`.
 fn weighted(section: &mut Section<'_>, strategy: Strategy) -> Strategy {
     let weights = section.optional_section(
         "weights",
@@ -197,7 +197,8 @@ fn read_collector(section: &mut Section<'_>) -> (EngineKind, CollectorConfig) {
     (engine, CollectorConfig::new(engine, interval, timeout))
 }
 
-/// The original has a list of what to collect; here the strategies decide, and other names have no effect.
+/// The original has a list of what to collect; here the strategies decide, and other names have no
+/// effect.
 fn warn_unread(node: &Node<'_>) -> Option<()> {
     for item in node.items(&(0..=MAX_METRICS), "metric names")? {
         let Some(name) = item.text("a metric's name") else {

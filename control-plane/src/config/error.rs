@@ -1,7 +1,8 @@
 //! The errors of a configuration, written for the person who has to correct them.
 //!
-//! An error states where it is, what was found there and what to do. The texts contain excerpts of the file,
-//! shortened and without the credentials of a URL, since they reach the log and `/readyz`.
+//! An error states where it is, what was found there and what to do. The texts contain excerpts of
+//! the file, shortened and without the credentials of a URL, since they reach the log and
+//! `/readyz`.
 
 use std::fmt;
 

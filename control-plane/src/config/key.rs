@@ -11,7 +11,8 @@ pub struct KeyDescription {
     pub name: &'static str,
     /// Other accepted spellings.
     pub aliases: Vec<&'static str>,
-    /// The values of the deciding key, such as a strategy's name, that this key applies to; empty for all.
+    /// The values of the deciding key, such as a strategy's name, that this key applies to; empty
+    /// for all.
     pub owners: &'static [&'static str],
     /// What its value may be.
     pub value_type: ValueType,

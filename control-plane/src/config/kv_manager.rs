@@ -46,7 +46,8 @@ pub struct KvManagerConfig {
     pub dialect: Dialect,
     /// Where its lookup is: `http://host:port/path`.
     pub url: Arc<str>,
-    /// How long a connection may take to open, and a response until the connection is closed; no request waits for it.
+    /// How long a connection may take to open, and a response until the connection is closed; no
+    /// request waits for it.
     pub timeout: Duration,
     /// How long a request waits for a lookup.
     pub budget: Duration,
@@ -256,7 +257,8 @@ fn path<'s, 'a>(
     )
 }
 
-/// The lookup's URL from `url`, `port` and the path's key; what is set in two places has to be the same.
+/// The lookup's URL from `url`, `port` and the path's key; what is set in two places has to be the
+/// same.
 fn full_url(
     section: &Section<'_>,
     url: &str,

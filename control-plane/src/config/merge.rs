@@ -1,7 +1,7 @@
 //! Merges the fragments of a configuration.
 //!
-//! The order of the fragments is their precedence: the first pool of a name is used, and a later one of the same name is
-//! an error at its origin.
+//! The order of the fragments is their precedence: the first pool of a name is used, and a later
+//! one of the same name is an error at its origin.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,6 +1,7 @@
 //! One value of the configuration file with its path.
 //!
-//! A value that is wrong is recorded in the diagnostics and read as `None`, so that the rest of the file is checked too.
+//! A value that is wrong is recorded in the diagnostics and read as `None`, so that the rest of the
+//! file is checked too.
 
 use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
@@ -98,7 +99,8 @@ impl<'a> Node<'a> {
         Some(items.iter().enumerate().map(item).collect())
     }
 
-    /// The items of a list in which none may occur twice; two are the same when `show` writes them alike.
+    /// The items of a list in which none may occur twice; two are the same when `show` writes them
+    /// alike.
     pub(super) fn distinct<T>(
         &self,
         count: &RangeInclusive<usize>,

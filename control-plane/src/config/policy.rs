@@ -1,4 +1,5 @@
-//! How requests of a pool are handled, apart from the strategy: timeouts, retries, ejection, prompt hashing, tenants.
+//! How requests of a pool are handled, apart from the strategy: timeouts, retries, ejection, prompt
+//! hashing, tenants.
 
 use std::time::Duration;
 

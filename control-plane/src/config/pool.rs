@@ -4,8 +4,8 @@
 //!   a source of configuration ──▶ PoolParts ──check──▶ PoolConfig, PoolIssues ──▶ PoolFragment, with its origin
 //! ```
 //!
-//! The YAML reader is one such source. A [`PoolParts`] has parts that are right by themselves; [`PoolParts::check`] decides
-//! what they mean together, and needs no file for it.
+//! The YAML reader is one such source. A [`PoolParts`] has parts that are right by themselves;
+//! [`PoolParts::check`] decides what they mean together, and needs no file for it.
 
 pub(super) mod section;
 
@@ -119,7 +119,8 @@ impl PoolParts {
         }
     }
 
-    /// The pool that the parts make together, without those that nothing needs, and what is the matter with them.
+    /// The pool that the parts make together, without those that nothing needs, and what is the
+    /// matter with them.
     #[must_use]
     pub fn check(mut self) -> (PoolConfig, Vec<PoolIssue>) {
         let mut issues = Vec::new();
@@ -192,8 +193,8 @@ impl PoolParts {
         }
     }
 
-    /// A conductor and KV events need token ids. Engines that publish KV events serve `/tokenize` too, so that their
-    /// pool needs no tokenizer of its own.
+    /// A conductor and KV events need token ids. Engines that publish KV events serve `/tokenize`
+    /// too, so that their pool needs no tokenizer of its own.
     fn settle_tokenizer(&mut self, issues: &mut Vec<PoolIssue>) {
         let manager = self.kv_manager.as_ref();
         let needs_ids = manager.is_some_and(|manager| manager.dialect.needs_tokens());

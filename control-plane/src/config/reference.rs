@@ -1,4 +1,5 @@
-//! The tables of `docs/configuration.md`, generated from the calls that read the file; and the schema of the chart.
+//! The tables of `docs/configuration.md`, generated from the calls that read the file; and the
+//! schema of the chart.
 
 mod schema;
 
@@ -15,7 +16,8 @@ pub fn keys() -> Vec<KeyDescription> {
     Section::describe(Document::read).1
 }
 
-/// Every key with its type, default, range and meaning, as Markdown tables, one for each mapping of the file.
+/// Every key with its type, default, range and meaning, as Markdown tables, one for each mapping of
+/// the file.
 #[must_use]
 pub fn tables() -> String {
     let mut tables = Vec::new();

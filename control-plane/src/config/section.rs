@@ -5,9 +5,10 @@
 //!                                  name, range, meaning, default and field: one row
 //! ```
 //!
-//! A function that reads a section therefore also describes it: run over nothing, it yields the keys for the
-//! documentation, for the chart's schema and for messages, and the value that the section has when it is absent.
-//! A value that is wrong is recorded, and the default takes its place, so that the rest of the file is checked too.
+//! A function that reads a section therefore also describes it: run over nothing, it yields the
+//! keys for the documentation, for the chart's schema and for messages, and the value that the
+//! section has when it is absent. A value that is wrong is recorded, and the default takes its
+//! place, so that the rest of the file is checked too.
 
 mod reading;
 

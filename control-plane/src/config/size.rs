@@ -1,4 +1,5 @@
-//! Sizes as people write them: `64MiB`, `64Mi` as Kubernetes does, `64MB`, or a plain number of bytes.
+//! Sizes as people write them: `64MiB`, `64Mi` as Kubernetes does, `64MB`, or a plain number of
+//! bytes.
 
 /// Powers of 1024 and of 1000, by every suffix in use.
 const UNITS: [(&str, u64); 14] = [

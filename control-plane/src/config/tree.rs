@@ -1,7 +1,7 @@
 //! YAML to a tree of values, with bounds on size, depth and the growth that aliases cause.
 //!
-//! A duplicate key does not end the parsing: it is recorded with its path, like every other error, and its last value
-//! is used for further checks.
+//! A duplicate key does not end the parsing: it is recorded with its path, like every other error,
+//! and its last value is used for further checks.
 
 use std::fmt;
 
@@ -70,7 +70,8 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-/// The parser's message, without its advice to programmers and without its second mention of the place.
+/// The parser's message, without its advice to programmers and without its second mention of the
+/// place.
 fn reason(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let end = [", set ", " at line "]

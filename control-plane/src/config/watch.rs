@@ -1,4 +1,5 @@
-//! Hot reload: watches the content of the configuration file and publishes every valid version of it.
+//! Hot reload: watches the content of the configuration file and publishes every valid version of
+//! it.
 //!
 //! ```text
 //!   file ──every 500 ms──▶ same content? ──no──▶ parse ──good──▶ watch<Arc<Config>>
@@ -6,8 +7,10 @@
 //! ```
 //!
 //! Invariants:
-//! * there is always a valid configuration: an invalid or absent file is an error at the start, a warning later;
-//! * changes are detected by content, not by modification time: a ConfigMap is swapped by a symlink;
+//! * there is always a valid configuration: an invalid or absent file is an error at the start, a
+//!   warning later;
+//! * changes are detected by content, not by modification time: a ConfigMap is swapped by a
+//!   symlink;
 //! * one content is parsed and logged once, however long it stays.
 //!
 //! It owns no task: [`ConfigFile::watch`] is a future that its owner runs and drops.
@@ -82,7 +85,8 @@ impl ConfigFile {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// The file cannot be read within ten seconds, or it is invalid; the message names it and lists every error.
+    /// The file cannot be read within ten seconds, or it is invalid; the message names it and lists
+    /// every error.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
         let read = time::timeout(OPEN_TIMEOUT, read(path.clone()));
@@ -126,7 +130,8 @@ impl ConfigFile {
 
     /// Follows the file until every receiver of the configuration is dropped.
     ///
-    /// A file system that hangs blocks one thread and this future, never more: a read begins after the last has ended.
+    /// A file system that hangs blocks one thread and this future, never more: a read begins after
+    /// the last has ended.
     pub async fn watch(mut self) {
         let mut ticks = time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -220,7 +225,8 @@ fn parse(path: &Path, content: &[u8]) -> Result<Config, LoadError> {
     })
 }
 
-/// The file's content, cut after one byte more than is allowed, so that a larger file is rejected without reading all of it.
+/// The file's content, cut after one byte more than is allowed, so that a larger file is rejected
+/// without reading all of it.
 async fn read(path: PathBuf) -> io::Result<Vec<u8>> {
     task::spawn_blocking(move || read_blocking(&path))
         .await

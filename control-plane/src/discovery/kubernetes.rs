@@ -42,8 +42,8 @@ use self::{
 };
 use super::DiscoveredEndpoint;
 
-/// Seconds after which the server ends a watch and the watcher resumes it. A connection that is silently dead is
-/// noticed 5 s later at the latest.
+/// Seconds after which the server ends a watch and the watcher resumes it. A connection that is
+/// silently dead is noticed 5 s later at the latest.
 const WATCH_SECONDS: u32 = 60;
 
 /// Lists more often than this would be polling.
@@ -58,8 +58,9 @@ pub struct KubernetesSource {
     pub selection: Selection,
     /// Where inference requests go.
     pub port: Port,
-    /// How often everything is listed again although watches run, at least every second. Watches report changes at
-    /// once; this only bounds how long a change that a watch lost stays unnoticed.
+    /// How often everything is listed again although watches run, at least every second. Watches
+    /// report changes at once; this only bounds how long a change that a watch lost stays
+    /// unnoticed.
     pub resync: Duration,
     /// Longest silence during a list, after which it is started again.
     pub timeout: Duration,
@@ -124,8 +125,9 @@ impl KubernetesDiscovery {
 
     /// Runs for ever; dropping the future ends all watches. It spawns nothing.
     ///
-    /// `sink` gets the whole current set, sorted by URL, once everything was listed (even when it is empty) and then
-    /// whenever it changed: the first change at once, a burst as one. While it is awaited, changes gather.
+    /// `sink` gets the whole current set, sorted by URL, once everything was listed (even when it
+    /// is empty) and then whenever it changed: the first change at once, a burst as one. While it
+    /// is awaited, changes gather.
     pub async fn run<S, F>(self, client: Client, sink: S)
     where
         S: FnMut(Vec<DiscoveredEndpoint>) -> F,

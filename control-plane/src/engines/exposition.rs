@@ -1,20 +1,24 @@
 //! Reads the Prometheus text format, and OpenMetrics as far as the two agree.
 //!
-//! Engines answer with some 600 lines of which a scrape wants about ten, so the reader is lazy: a line whose name is
-//! not wanted costs a search for its end and for the end of its name. Nothing is copied but labels with escapes.
+//! Engines answer with some 600 lines of which a scrape wants about ten, so the reader is lazy: a
+//! line whose name is not wanted costs a search for its end and for the end of its name. Nothing is
+//! copied but labels with escapes.
 //!
 //! Invariants:
-//! * any bytes may come in: what cannot be read is skipped and counted, never a panic, and time is linear in the page;
-//! * lines and label sets have a bound ([`MAX_LINE`], [`MAX_LABELS`]); the page's own bound is the fetcher's.
+//! * any bytes may come in: what cannot be read is skipped and counted, never a panic, and time is
+//!   linear in the page;
+//! * lines and label sets have a bound ([`MAX_LINE`], [`MAX_LABELS`]); the page's own bound is the
+//!   fetcher's.
 //!
-//! Not here: types and help texts (`#` lines are passed over), timestamps, exemplars, and names in quotes
-//! (`{"name", …}`), which no engine uses.
+//! Not here: types and help texts (`#` lines are passed over), timestamps, exemplars, and names in
+//! quotes (`{"name", …}`), which no engine uses.
 
 use std::borrow::Cow;
 
 use memchr::{memchr, memchr2, memchr3};
 
-/// Longest line in bytes that is read. The longest of a real page, a cache configuration, has about one thousand.
+/// Longest line in bytes that is read. The longest of a real page, a cache configuration, has about
+/// one thousand.
 pub const MAX_LINE: usize = 32 << 10;
 
 /// Most labels of one sample. A cache configuration of vLLM 0.32 has about forty.
@@ -120,7 +124,8 @@ impl<'a> SampleLabels<'a> {
         })
     }
 
-    /// The labels that `text` begins with, after its opening brace, and what follows the closing one.
+    /// The labels that `text` begins with, after its opening brace, and what follows the closing
+    /// one.
     fn split(text: &'a str) -> Option<(Self, &'a str)> {
         let mut rest = text;
         for _ in 0..=MAX_LABELS {
@@ -145,7 +150,8 @@ fn take_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     line
 }
 
-/// A metric's name, `[a-zA-Z_:][a-zA-Z0-9_:]*`, and the bytes after it. `None` for lines of another kind or too long.
+/// A metric's name, `[a-zA-Z_:][a-zA-Z0-9_:]*`, and the bytes after it. `None` for lines of another
+/// kind or too long.
 fn split_name(line: &[u8]) -> Option<(&str, &[u8])> {
     let end = memchr3(b'{', b' ', b'\t', line)?;
     let (name, tail) = line.split_at(end);
@@ -165,7 +171,8 @@ fn is_name(name: &[u8]) -> bool {
             .all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':')
 }
 
-/// SampleLabels, if any, and the value. What follows the value (a timestamp, an exemplar) is ignored.
+/// SampleLabels, if any, and the value. What follows the value (a timestamp, an exemplar) is
+/// ignored.
 fn read_tail(tail: &[u8]) -> Option<(SampleLabels<'_>, f64)> {
     let tail = std::str::from_utf8(tail).ok()?.trim_start();
     let (labels, after) = match tail.strip_prefix('{') {

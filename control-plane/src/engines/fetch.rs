@@ -1,7 +1,7 @@
 //! One bounded `GET` to an engine.
 //!
-//! A client is shared by all endpoints and keeps one connection to each. It ignores proxies of the environment, never
-//! leaves the host that it was sent to, and reads no more than its limit.
+//! A client is shared by all endpoints and keeps one connection to each. It ignores proxies of the
+//! environment, never leaves the host that it was sent to, and reads no more than its limit.
 
 use std::{error::Error, io, time::Duration};
 
@@ -12,7 +12,8 @@ use tokio::time::timeout;
 /// Engines close idle connections after five seconds (uvicorn), so ours are closed before.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// Redirects that are followed: FastAPI answers `/metrics` with one to `/metrics/` in some releases.
+/// Redirects that are followed: FastAPI answers `/metrics` with one to `/metrics/` in some
+/// releases.
 const MAX_REDIRECTS: usize = 2;
 
 /// Why there is no answer, or none that can be used.

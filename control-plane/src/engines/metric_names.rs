@@ -1,8 +1,9 @@
 //! Which metric of which engine carries which signal: one table for all engines.
 //!
-//! No engine uses another's names, so a page needs no hint of its origin, and an OpenAI-compatible server that exposes
-//! an engine's names is read as that engine. Several rows for one signal are generations of a name, newest first: a
-//! release that keeps the old name beside the new one (vLLM 0.10 did) must not be counted twice.
+//! No engine uses another's names, so a page needs no hint of its origin, and an OpenAI-compatible
+//! server that exposes an engine's names is read as that engine. Several rows for one signal are
+//! generations of a name, newest first: a release that keeps the old name beside the new one (vLLM
+//! 0.10 did) must not be counted twice.
 
 /// What a metric says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,8 @@ const fn only(
     }
 }
 
-/// All engines. Among rows for the same signal the first that a page has is read and the others are ignored.
+/// All engines. Among rows for the same signal the first that a page has is read and the others are
+/// ignored.
 #[rustfmt::skip]
 pub(crate) const TABLE: &[MetricRow] = &[
     // vLLM. `gpu_*` are the names before 0.10, gone in 0.12.

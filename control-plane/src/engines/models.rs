@@ -1,7 +1,8 @@
 //! Reads `/v1/models`: which base models and LoRA adapters a server answers to.
 //!
-//! Lenient, because the list is OpenAI's but the fields that matter here (`parent`, `max_model_len`) are vLLM's and
-//! SGLang's own: an entry without a usable name is passed over, a field of another type counts as absent.
+//! Lenient, because the list is OpenAI's but the fields that matter here (`parent`,
+//! `max_model_len`) are vLLM's and SGLang's own: an entry without a usable name is passed over, a
+//! field of another type counts as absent.
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -6,9 +6,9 @@
 //!        └────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! An endpoint without metrics is healthy as long as it answers at all: its signals are off, and a cheaper question
-//! takes the place of the scrape. `/v1/models` is asked at first contact, soon after a failure has passed, and now and
-//! then.
+//! An endpoint without metrics is healthy as long as it answers at all: its signals are off, and a
+//! cheaper question takes the place of the scrape. `/v1/models` is asked at first contact, soon
+//! after a failure has passed, and now and then.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,8 @@ const METRICS_AGAIN: Duration = Duration::from_secs(60);
 /// First scrapes of endpoints that appear together spread over this time.
 const SPREAD: Duration = Duration::from_millis(250);
 
-/// A server that hangs holds a slot for its whole timeout, so it is asked less often: up to this many intervals.
+/// A server that hangs holds a slot for its whole timeout, so it is asked less often: up to this
+/// many intervals.
 const MAX_STRETCH: u32 = 8;
 
 /// What all probes share.
@@ -218,7 +219,8 @@ impl Probe {
         }
     }
 
-    /// Sends the result. Returns whether the receiver still exists; one that is behind loses this result, not the next.
+    /// Sends the result. Returns whether the receiver still exists; one that is behind loses this
+    /// result, not the next.
     fn send(&mut self, observation: ProbeResult) -> bool {
         let had_models = observation.models.is_some();
         match self.shared.sink.try_send(observation) {
@@ -234,8 +236,8 @@ impl Probe {
         }
     }
 
-    /// From the start of one turn to the start of the next: the interval give or take a tenth, so that endpoints do
-    /// not fall into step.
+    /// From the start of one turn to the start of the next: the interval give or take a tenth, so
+    /// that endpoints do not fall into step.
     fn pause(&mut self) -> Duration {
         let stretch = 1 << self.timeouts.min(MAX_STRETCH.ilog2());
         self.target.interval.mul_f32(0.9 + 0.2 * self.rng.unit()) * stretch

@@ -1,12 +1,14 @@
 //! Folds the samples of one page into what the control plane wants to know about one server.
 //!
-//! One page may speak for several schedulers (data-parallel ranks). Counts of different ranks add up. Their KV usage
-//! is averaged and not maximized: the server itself spreads requests over its ranks, so its room is what they have
-//! together. Tensor-, pipeline- and expert-parallel ranks share a scheduler and repeat its figures, so of samples that
-//! differ in nothing else the largest counts.
+//! One page may speak for several schedulers (data-parallel ranks). Counts of different ranks add
+//! up. Their KV usage is averaged and not maximized: the server itself spreads requests over its
+//! ranks, so its room is what they have together. Tensor-, pipeline- and expert-parallel ranks
+//! share a scheduler and repeat its figures, so of samples that differ in nothing else the largest
+//! counts.
 //!
-//! A value that cannot be true (a negative count, a usage above 1, NaN) takes its whole signal away, because a sum
-//! without one of its parts is wrong too. It is counted in [`Scraped::refused`].
+//! A value that cannot be true (a negative count, a usage above 1, NaN) takes its whole signal
+//! away, because a sum without one of its parts is wrong too. It is counted in
+//! [`Scraped::refused`].
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -20,7 +22,8 @@ use super::{
     metric_names::{MetricRow, SampleValue, Signal, TABLE, is_wanted},
 };
 
-/// Most series of one signal in a page. The largest data-parallel servers have fewer ranks than that.
+/// Most series of one signal in a page. The largest data-parallel servers have fewer ranks than
+/// that.
 const MAX_SERIES: usize = 1_024;
 
 /// Most adapter names that are kept of one server.
@@ -101,7 +104,8 @@ pub struct NotAnExposition;
 // === Scraped ===
 
 impl Scraped {
-    /// Reads one page of an engine's metrics. A page with none that is known is not an error: nothing is known then.
+    /// Reads one page of an engine's metrics. A page with none that is known is not an error:
+    /// nothing is known then.
     ///
     /// # Errors
     /// When the page has lines, and not one of them is a sample: HTML or JSON at the same path.

@@ -339,7 +339,8 @@ async fn a_reader_that_is_behind_loses_observations_but_not_models() {
         EngineProbes::new(ProbeSettings::default(), metrics, sink).expect("a client");
     collector.set(vec![server.target(Some("/metrics"))]);
 
-    // The first turn's observation has found the queue full when the list is asked for the second time.
+    // The first turn's observation has found the queue full when the list is asked for the second
+    // time.
     timeout(Duration::from_secs(10), async {
         while server.asked("/v1/models") < 2 {
             tokio::task::yield_now().await;

@@ -16,7 +16,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// In seconds: from a selection without any lookup (some microseconds) to a lookup that used up its deadline.
+/// In seconds: from a selection without any lookup (some microseconds) to a lookup that used up its
+/// deadline.
 const SCORE: Bounds = Bounds(&[
     0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001,
     0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
@@ -27,7 +28,8 @@ const QUEUE: Bounds = Bounds(&[
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0,
 ]);
 
-/// The pool label of requests that name no pool of this replica, because the names that a proxy sends are unbounded.
+/// The pool label of requests that name no pool of this replica, because the names that a proxy
+/// sends are unbounded.
 const NO_POOL: &str = "";
 
 label_set! {

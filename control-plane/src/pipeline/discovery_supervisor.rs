@@ -43,7 +43,8 @@ struct RunningDiscovery {
 // === DiscoverySupervisor ===
 
 impl DiscoverySupervisor {
-    /// No discovery yet. They send to `updates`, and use the API server of the environment unless `client` is given.
+    /// No discovery yet. They send to `updates`, and use the API server of the environment unless
+    /// `client` is given.
     #[must_use]
     pub(crate) fn new(updates: mpsc::Sender<Update>, client: Option<Client>) -> Self {
         let client = Arc::new(OnceCell::new_with(client));
@@ -61,7 +62,8 @@ impl DiscoverySupervisor {
         self.board.clone()
     }
 
-    /// Runs discovery for exactly these sources. One that stays is not disturbed; one that has ended is started again.
+    /// Runs discovery for exactly these sources. One that stays is not disturbed; one that has
+    /// ended is started again.
     pub(super) fn set(&mut self, lookouts: Vec<WatchedSource>) {
         let mut before = std::mem::take(&mut self.running);
         for lookout in lookouts {
@@ -133,7 +135,8 @@ async fn connect(client: &OnceCell<Client>, pool: &str) -> Client {
     }
 }
 
-/// What to watch, in the words of discovery; nothing for a static source. `home` is the namespace of this process.
+/// What to watch, in the words of discovery; nothing for a static source. `home` is the namespace
+/// of this process.
 fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
     let (selection, by): (_, fn(_) -> Selection) = match source {
         EndpointSource::Static(_) => return None,

@@ -7,8 +7,8 @@ use tokio::time::{self, Instant};
 
 use crate::cluster::Cluster;
 
-/// How long readiness waits for discovery: an unreachable API server must not block static pools or pools that have
-/// listed.
+/// How long readiness waits for discovery: an unreachable API server must not block static pools or
+/// pools that have listed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The gates that the pipeline holds.
@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct ReadinessGates {
     configuration: Gate,
     discovery: Gate,
-    /// When the wait for discovery ends; `None` before a configuration is there, and after the gate was opened.
+    /// When the wait for discovery ends; `None` before a configuration is there, and after the gate
+    /// was opened.
     patience: Option<Instant>,
     /// Whether a configuration was seen.
     configured: bool,
@@ -40,8 +41,8 @@ impl ReadinessGates {
         }
     }
 
-    /// Opens the gates whose condition `cluster` meets. An open gate stays open: a new pool does not make the replica
-    /// less ready.
+    /// Opens the gates whose condition `cluster` meets. An open gate stays open: a new pool does
+    /// not make the replica less ready.
     pub(super) fn look(&mut self, cluster: &Cluster) {
         if !self.configured && cluster.is_configured() {
             self.configured = true;

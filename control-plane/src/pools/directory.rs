@@ -85,7 +85,8 @@ impl PoolDirectory {
         self.start.elapsed()
     }
 
-    /// Makes the pools those of `snapshot`. It has one caller; readers use the old directory until it returns.
+    /// Makes the pools those of `snapshot`. It has one caller; readers use the old directory until
+    /// it returns.
     pub(crate) fn apply(&self, snapshot: &Snapshot, resources: impl Fn(&str) -> PoolResources) {
         let (before, now) = (self.directory.load_full(), self.now());
         let mut next = DirectoryMaps::default();

@@ -1,7 +1,8 @@
 //! Serves the queues while time alone can change what they do.
 //!
-//! Most queued requests are bound by events, such as a first byte; the ticker is for what follows from time: deadlines,
-//! samples that grow stale, prefills that are assumed complete. It sleeps while no request is queued.
+//! Most queued requests are bound by events, such as a first byte; the ticker is for what follows
+//! from time: deadlines, samples that grow stale, prefills that are assumed complete. It sleeps
+//! while no request is queued.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! What a pool uses besides the snapshot: its KV manager, its KV event streams and its tokenizer.
 //!
-//! Each follows its own part of the configuration. A part that does not change keeps its connections and its state.
+//! Each follows its own part of the configuration. A part that does not change keeps its
+//! connections and its state.
 
 use std::{collections::HashMap, fmt::Display, sync::Arc, time::Duration};
 

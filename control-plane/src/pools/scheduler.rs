@@ -1,4 +1,5 @@
-//! The scheduler of one pool: [`Scheduler`] behind a lock, with the state of endpoints that only this plane has.
+//! The scheduler of one pool: [`Scheduler`] behind a lock, with the state of endpoints that only
+//! this plane has.
 //!
 //! ```text
 //!   Score ──choose──▶ ┌─────────────── one lock ───────────────┐ ──▶ bound and booked; or a place in the queue
@@ -7,8 +8,9 @@
 //!   snapshots ──────▶ └───────────────────────────────────────┘
 //! ```
 //!
-//! A choice and its booking are one step under one lock, so that two proxies cannot herd onto the same idle endpoint
-//! between two samples. Every event that may free an endpoint also serves the queue, under the same lock.
+//! A choice and its booking are one step under one lock, so that two proxies cannot herd onto the
+//! same idle endpoint between two samples. Every event that may free an endpoint also serves the
+//! queue, under the same lock.
 //!
 //! Invariants:
 //! * no method waits, and the lock is never held across an await;
@@ -182,7 +184,8 @@ impl PoolScheduler {
         }
     }
 
-    /// Books this endpoint, the only one that can serve the request; `None` when the pool does not have it.
+    /// Books this endpoint, the only one that can serve the request; `None` when the pool does not
+    /// have it.
     pub(crate) fn choose_only(
         &self,
         key: RequestKey,
@@ -225,7 +228,8 @@ impl PoolScheduler {
         self.metrics.releases[ReleaseCause::EndpointGone].inc_by(released as u64);
     }
 
-    /// The pool was removed: queued requests end, and later ones are not queued, as none would be bound.
+    /// The pool was removed: queued requests end, and later ones are not queued, as none would be
+    /// bound.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -240,7 +244,8 @@ impl PoolScheduler {
         self.metrics.releases[ReleaseCause::Ttl].inc_by(expired as u64);
     }
 
-    /// Binds the queued requests that can be bound, and ends those that waited too long. Returns whether any is left.
+    /// Binds the queued requests that can be bound, and ends those that waited too long. Returns
+    /// whether any is left.
     pub(crate) fn serve_queue(&self, now: Duration) -> bool {
         let mut state = self.state.lock();
         self.release(&mut state, now);

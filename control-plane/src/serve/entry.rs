@@ -1,4 +1,5 @@
-//! Where proxies come in: a listener, and before anything else a TLS handshake in which both sides show certificates.
+//! Where proxies come in: a listener, and before anything else a TLS handshake in which both sides
+//! show certificates.
 //!
 //! ```text
 //!   listener ──▶ handshakes, some at once, each with a deadline ──good──▶ gRPC

@@ -1,6 +1,8 @@
-//! Which proxies are subscribed, and which have been gone for long enough to forget what they had open.
+//! Which proxies are subscribed, and which have been gone for long enough to forget what they had
+//! open.
 //!
-//! A proxy that reconnects within [`GRACE`] keeps its bookings: a broken stream is not a dead proxy.
+//! A proxy that reconnects within [`GRACE`] keeps its bookings: a broken stream is not a dead
+//! proxy.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -11,7 +13,8 @@ use tokio::time::Instant;
 /// How long a proxy without a stream is waited for.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 
-/// The proxies of this replica. Clones share them. Bounded by those that were connected within [`GRACE`].
+/// The proxies of this replica. Clones share them. Bounded by those that were connected within
+/// [`GRACE`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectedProxies(Arc<Mutex<HashMap<ProxyId, ProxyPresence>>>);
 

@@ -6,9 +6,9 @@
 //!   cancel ─▶ ends the lookup, gives up the place in the queue, or takes the booking back
 //! ```
 //!
-//! The stream is pulled by its connection: there is no task and no queue of its own, so a proxy that does not read its
-//! answers stops being read. Nothing that a request says can break the stream: one that cannot be read is refused. A
-//! stream that ends leaves no request in the queue.
+//! The stream is pulled by its connection: there is no task and no queue of its own, so a proxy
+//! that does not read its answers stops being read. Nothing that a request says can break the
+//! stream: one that cannot be read is refused. A stream that ends leaves no request in the queue.
 
 mod answer;
 mod lookup;
@@ -135,7 +135,8 @@ impl ScoreCalls {
         }
     }
 
-    /// Answers what can be answered at once, begins the lookups of the rest, and takes back what is cancelled.
+    /// Answers what can be answered at once, begins the lookups of the rest, and takes back what is
+    /// cancelled.
     fn take(&mut self, batch: ScoreRequests) -> Vec<ScoreResponse> {
         let ScoreRequests { requests, cancels } = batch;
         let since = Instant::now();
@@ -245,7 +246,8 @@ impl ScoreCalls {
         }
     }
 
-    /// The answers that follow from the step that is done, and from the others that are done by now.
+    /// The answers that follow from the step that is done, and from the others that are done by
+    /// now.
     fn gather(
         &mut self,
         first: Result<(PendingCall, CallEnd), stream::Aborted>,

@@ -6,8 +6,9 @@
 //!   proxy ─▶ hello, acks, reports ─────┴─▶ pools
 //! ```
 //!
-//! One task per subscriber. A message is computed when there is room to send it, from what this subscriber got last to
-//! what is newest: a slow reader skips versions, and costs one message of memory. Its reports are read all the while.
+//! One task per subscriber. A message is computed when there is room to send it, from what this
+//! subscriber got last to what is newest: a slow reader skips versions, and costs one message of
+//! memory. Its reports are read all the while.
 
 mod structure;
 mod uplink;
@@ -184,7 +185,8 @@ impl Subscriber {
     }
 }
 
-/// Waits for the hello, and then serves the subscriber to its end. What the proxy did wrong is its answer.
+/// Waits for the hello, and then serves the subscriber to its end. What the proxy did wrong is its
+/// answer.
 async fn welcome(state: GrpcState, mut inbound: Streaming<FromDataPlane>, out: Out) {
     let hello = match hello(&mut inbound).await {
         Ok(hello) => hello,

@@ -1,7 +1,7 @@
 //! The span of one score request, for a trace that its client began.
 //!
-//! A request whose trace is not sampled costs nothing but a look at its flags, and so does every request while no
-//! collector is configured: the span's call site is disabled then.
+//! A request whose trace is not sampled costs nothing but a look at its flags, and so does every
+//! request while no collector is configured: the span's call site is disabled then.
 
 use hermes_core::{
     explanation::ExpectedCosts, query::CacheSource, scheduler::Assignment, snapshot::Pool,

@@ -1,4 +1,5 @@
-//! Our own names for blocks: chained hashes over token ids, the same for every engine, seed and hash algorithm.
+//! Our own names for blocks: chained hashes over token ids, the same for every engine, seed and
+//! hash algorithm.
 //!
 //! ```text
 //!   root = mix(mix(FORMAT, block size in tokens), adapter)
@@ -9,16 +10,18 @@
 //!   …                                                      mix(content, extra keys)
 //! ```
 //!
-//! `hash_mix` is the folded 128-bit product of [`crate::hash`]. Equal names mean equal block size, adapter, tokens and extra
-//! keys, from the prompt's start to the end of that block. The extra keys are what engines add to their own hash so that
-//! caches stay apart: the salt of a tenant (first block only, as one text), the hashes of images, and whatever comes next. A
-//! text prompt has none but its salt, so it never meets a block that was made with any other.
+//! `hash_mix` is the folded 128-bit product of [`crate::hash`]. Equal names mean equal block size,
+//! adapter, tokens and extra keys, from the prompt's start to the end of that block. The extra keys
+//! are what engines add to their own hash so that caches stay apart: the salt of a tenant (first
+//! block only, as one text), the hashes of images, and whatever comes next. A text prompt has none
+//! but its salt, so it never meets a block that was made with any other.
 //!
-//! A block's tokens are taken in pairs, the first in the low half of a word. Word `j` is mixed into lane `j % 4`, of four lanes
-//! that begin with 0 to 3, and `content = hash_mix(hash_mix(hash_mix(lane 0, lane 1), hash_mix(lane 2, lane 3)), number of tokens)`.
+//! A block's tokens are taken in pairs, the first in the low half of a word. Word `j` is mixed into
+//! lane `j % 4`, of four lanes that begin with 0 to 3, and `content =
+//! hash_mix(hash_mix(hash_mix(lane 0, lane 1), hash_mix(lane 2, lane 3)), number of tokens)`.
 //!
-//! The low three bits stay free, because the index keeps the tiers of a block there. Names live in one process and are
-//! never sent, so the format may change with any release.
+//! The low three bits stay free, because the index keeps the tiers of a block there. Names live in
+//! one process and are never sent, so the format may change with any release.
 
 use xxhash_rust::xxh3::xxh3_64;
 

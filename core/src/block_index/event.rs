@@ -18,8 +18,8 @@ pub enum BlockEvent {
 pub struct StoredBlocks {
     /// The engine's names of the blocks, in order.
     pub names: Vec<u64>,
-    /// [`content`](super::content()) of each block, its extra keys applied; empty when the engine reports none, because they
-    /// were stored in another tier before.
+    /// [`content`](super::content()) of each block, its extra keys applied; empty when the engine
+    /// reports none, because they were stored in another tier before.
     pub contents: Vec<u64>,
     /// The engine's name of the block before the first; nothing at a prompt's start.
     pub parent: Option<u64>,
@@ -46,7 +46,8 @@ pub struct RemovedBlocks {
     pub group: Option<u32>,
 }
 
-/// What the layers of a KV-cache group look at. Only a group that looks at everything says how long a prefix is cached.
+/// What the layers of a KV-cache group look at. Only a group that looks at everything says how long
+/// a prefix is cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attention {
     /// The engine does not say.

@@ -4,11 +4,13 @@
 //!   Stored, Removed (engine's names) ──▶ Rank ──▶ changes (our names) ──▶ Residency, in slices
 //! ```
 //!
-//! Removals and parents come by the engine's names alone, and every process of an engine may have names of its own (a seed
-//! at random). So each rank keeps a map from them, outside the index and its lock.
+//! Removals and parents come by the engine's names alone, and every process of an engine may have
+//! names of its own (a seed at random). So each rank keeps a map from them, outside the index and
+//! its lock.
 //!
-//! Engines report every copy of a block. When a prompt is cached to its end, vLLM computes its last block again and stores it
-//! once more, and each copy is removed by an event of its own. Copies are counted here, and a block stays until its last one is gone.
+//! Engines report every copy of a block. When a prompt is cached to its end, vLLM computes its last
+//! block again and stores it once more, and each copy is removed by an event of its own. Copies are
+//! counted here, and a block stays until its last one is gone.
 //!
 //! Invariant: at most [`MAX_BLOCKS`] names; a rank with more of them is cleared.
 
@@ -22,7 +24,8 @@ use super::{
 };
 use crate::hash::MixBuildHasher;
 
-/// Blocks of one rank at most: with 16 tokens each, 16 million tokens, more than host memory holds beside a GPU.
+/// Blocks of one rank at most: with 16 tokens each, 16 million tokens, more than host memory holds
+/// beside a GPU.
 pub const MAX_BLOCKS: usize = 1 << 20;
 
 /// Block sizes of one rank at most: a pool of several sizes is looked up once for each.
@@ -65,7 +68,8 @@ pub struct BlockCounts {
     pub unknown: u64,
 }
 
-/// The rank would hold more than [`MAX_BLOCKS`] blocks: its owner has to clear it and set it unsynced.
+/// The rank would hold more than [`MAX_BLOCKS`] blocks: its owner has to clear it and set it
+/// unsynced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {MAX_BLOCKS} blocks in one rank")]
 pub struct TooManyBlocks;
@@ -188,8 +192,8 @@ impl RankBlocks {
         RemainingBlocks(self.names.into_entries())
     }
 
-    /// Whether blocks of this group count. The first group whose layers look at everything does, and no other: a hybrid
-    /// model reports the same blocks once for each group.
+    /// Whether blocks of this group count. The first group whose layers look at everything does,
+    /// and no other: a hybrid model reports the same blocks once for each group.
     fn counts(&mut self, group: Option<u32>, attention: Attention) -> bool {
         let Some(group) = group else {
             return attention != Attention::Partial;

@@ -1,11 +1,11 @@
 //! Who holds a block: sets of holders, each kept once, however many blocks share it.
 //!
-//! Neighboring blocks of a prompt are nearly always held by the same ranks. So a block has only the id of a set, and a walk
-//! along a prompt looks into a set when the id changes, not for every block and rank. A set of one, by far the most common,
-//! is its own id and lives nowhere else.
+//! Neighboring blocks of a prompt are nearly always held by the same ranks. So a block has only the
+//! id of a set, and a walk along a prompt looks into a set when the id changes, not for every block
+//! and rank. A set of one, by far the most common, is its own id and lives nowhere else.
 //!
-//! Invariants: equal sets have equal ids; an interned set has at least two holders, sorted by seat, and lives exactly as long
-//! as blocks use it.
+//! Invariants: equal sets have equal ids; an interned set has at least two holders, sorted by seat,
+//! and lives exactly as long as blocks use it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -67,8 +67,9 @@ impl TableValue for HolderSetId {
 // === Sets ===
 
 impl HolderSets {
-    /// The set that a block has instead of `before` (`None`: without holders) once `slot` holds it in exactly these
-    /// tiers; `None` when no holder is left. One use of `before` ends and one of the result begins.
+    /// The set that a block has instead of `before` (`None`: without holders) once `slot` holds it
+    /// in exactly these tiers; `None` when no holder is left. One use of `before` ends and one of
+    /// the result begins.
     pub(super) fn change(
         &mut self,
         before: Option<HolderSetId>,

@@ -1,11 +1,12 @@
 //! A map from 64-bit hashes to small values that is dense at every size, and never stops for long.
 //!
-//! Open addressing with linear probing in many shards. A shard grows by a quarter when it is four fifths full, and shrinks
-//! when it is little more than half full, so that an entry costs between 1.25 and 1.8 times its own size, and a removal
-//! gives memory back. One operation moves at most one shard: a map of a million entries pauses for what a few thousand cost.
+//! Open addressing with linear probing in many shards. A shard grows by a quarter when it is four
+//! fifths full, and shrinks when it is little more than half full, so that an entry costs between
+//! 1.25 and 1.8 times its own size, and a removal gives memory back. One operation moves at most
+//! one shard: a map of a million entries pauses for what a few thousand cost.
 //!
-//! Keys are hashes already and are mixed once more, so that those of a careless engine (1, 2, 3, …) spread too. A key may
-//! be any number; what marks a free place is the value.
+//! Keys are hashes already and are mixed once more, so that those of a careless engine (1, 2, 3, …)
+//! spread too. A key may be any number; what marks a free place is the value.
 
 use crate::hash::hash_mix;
 

@@ -1,9 +1,11 @@
-//! The difference of two snapshots: what a subscriber that has the old one needs to make the new one.
+//! The difference of two snapshots: what a subscriber that has the old one needs to make the new
+//! one.
 //!
-//! A message follows what changed: one restarted pod of a thousand is one endpoint in, one endpoint out. What did not
-//! change is shared with the old snapshot, not copied.
+//! A message follows what changed: one restarted pod of a thousand is one endpoint in, one endpoint
+//! out. What did not change is shared with the old snapshot, not copied.
 //!
-//! Deltas exist inside one epoch only: another run of the control plane begins with a whole snapshot.
+//! Deltas exist inside one epoch only: another run of the control plane begins with a whole
+//! snapshot.
 
 use std::sync::Arc;
 
@@ -65,7 +67,8 @@ pub enum WrongBase {
 impl SnapshotDelta {
     /// What turns `old` into `new`.
     ///
-    /// Between two epochs there is no such thing: the result then applies to neither, see [`Self::apply`].
+    /// Between two epochs there is no such thing: the result then applies to neither, see
+    /// [`Self::apply`].
     #[must_use]
     pub fn between(old: &Snapshot, new: &Snapshot) -> Self {
         let pools = new
@@ -191,7 +194,8 @@ fn same<T: PartialEq>(old: &Arc<T>, new: &Arc<T>) -> bool {
     Arc::ptr_eq(old, new) || old == new
 }
 
-/// `old` without those that are gone, and with those that changed in their places: sorted, each key once.
+/// `old` without those that are gone, and with those that changed in their places: sorted, each key
+/// once.
 fn merged<T, K: Ord>(
     old: &[Arc<T>],
     changed: Vec<Arc<T>>,

@@ -9,9 +9,11 @@ use serde::Serialize;
 pub struct Load {
     /// Requests of all proxies that were sent there, or booked, and have not ended.
     pub in_flight: u32,
-    /// Uncached prompt tokens of those requests whose first byte has not come: prefill work still to do there.
+    /// Uncached prompt tokens of those requests whose first byte has not come: prefill work still
+    /// to do there.
     pub pending_tokens: u64,
-    /// Fresh figures from the engine itself; `None` when it gives none or they are too old to trust.
+    /// Fresh figures from the engine itself; `None` when it gives none or they are too old to
+    /// trust.
     pub sample: Option<EngineSample>,
     /// Whether it may be chosen.
     pub health: Health,
@@ -34,7 +36,8 @@ pub struct EngineSample {
 pub enum Health {
     /// Chosen freely.
     Up,
-    /// Back after a failure: chosen for this share of its turns, 0..1, growing to `Up` (slow start).
+    /// Back after a failure: chosen for this share of its turns, 0..1, growing to `Up` (slow
+    /// start).
     Warming(f32),
     /// Chosen only when nothing better is left.
     Down,

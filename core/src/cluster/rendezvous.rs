@@ -1,7 +1,7 @@
 //! Which control-plane replica schedules which pool, agreed without an election.
 //!
-//! Highest random weight (Thaler, Ravishankar 1998): everyone computes the same weight for every (pool, replica) and
-//! the highest wins. Losing a replica moves the pools it owned, and no others.
+//! Highest random weight (Thaler, Ravishankar 1998): everyone computes the same weight for every
+//! (pool, replica) and the highest wins. Losing a replica moves the pools it owned, and no others.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -13,7 +13,8 @@ pub fn owner<'a, R: AsRef<[u8]> + ?Sized>(
     replicas: impl IntoIterator<Item = &'a R>,
 ) -> Option<&'a R> {
     let pool = xxh3_64(pool.as_bytes());
-    // Equal weights of different replicas are next to impossible; the name decides, so that all still agree.
+    // Equal weights of different replicas are next to impossible; the name decides, so that all
+    // still agree.
     let weighed = replicas.into_iter().map(|replica| {
         (
             hash_mix(pool, xxh3_64(replica.as_ref())),

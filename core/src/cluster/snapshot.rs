@@ -1,8 +1,8 @@
 //! What exists: pools, their endpoints and models, as one immutable value.
 //!
-//! The control plane builds a [`Snapshot`], streams it, and every proxy keeps the newest. A request loads it once and
-//! sees that one cluster to its end. How loaded endpoints are is not here but in [`crate::load`]: load changes many
-//! times a second, structure does not.
+//! The control plane builds a [`Snapshot`], streams it, and every proxy keeps the newest. A request
+//! loads it once and sees that one cluster to its end. How loaded endpoints are is not here but in
+//! [`crate::load`]: load changes many times a second, structure does not.
 
 use std::{fmt, sync::Arc};
 
@@ -12,7 +12,8 @@ use crate::policy::{PoolPolicy, ProxySettings};
 
 /// Which run of which control-plane replica numbered a snapshot; random at every start.
 ///
-/// Versions compare only inside one epoch: a restarted control plane counts from one again and must not look older.
+/// Versions compare only inside one epoch: a restarted control plane counts from one again and must
+/// not look older.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Epoch(pub u64);
 
@@ -22,8 +23,9 @@ pub struct Version(pub u64);
 
 /// Names one incarnation of one endpoint in one pool, equally in every control-plane replica.
 ///
-/// A hash of pool, URL and incarnation, so that replicas agree without communication. A pod that restarts at the same
-/// address is another endpoint: nothing learned about its predecessor's cache applies to it.
+/// A hash of pool, URL and incarnation, so that replicas agree without communication. A pod that
+/// restarts at the same address is another endpoint: nothing learned about its predecessor's cache
+/// applies to it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct EndpointId(pub u64);
 
@@ -83,7 +85,8 @@ pub enum ModelHolders {
 pub struct PoolSpec {
     /// Unique in a snapshot.
     pub name: Arc<str>,
-    /// Sorted by name. Empty when neither configuration nor engines name any: then every model name is forwarded.
+    /// Sorted by name. Empty when neither configuration nor engines name any: then every model name
+    /// is forwarded.
     pub models: Vec<Model>,
     /// How to choose, wait and retry here.
     pub policy: PoolPolicy,
@@ -114,7 +117,8 @@ pub struct Snapshot {
 // === EndpointId ===
 
 impl EndpointId {
-    /// The id of the incarnation `uid` (a pod's UID; empty for static endpoints) at `url` in `pool`.
+    /// The id of the incarnation `uid` (a pod's UID; empty for static endpoints) at `url` in
+    /// `pool`.
     #[must_use]
     pub fn of(pool: &str, url: &str, uid: &str) -> Self {
         let mut bytes = Vec::with_capacity(pool.len() + url.len() + uid.len() + 2);

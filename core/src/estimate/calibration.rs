@@ -1,4 +1,5 @@
-//! From bytes and blocks to tokens: corrects estimated prompt lengths, and knows the mean length of a block.
+//! From bytes and blocks to tokens: corrects estimated prompt lengths, and knows the mean length of
+//! a block.
 
 use crate::query::Query;
 

@@ -2,7 +2,8 @@
 
 use crate::query::{CacheHit, CacheSource};
 
-/// The claims for one endpoint, in tokens of prefill saved; `None` from a source that reports nothing.
+/// The claims for one endpoint, in tokens of prefill saved; `None` from a source that reports
+/// nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CacheClaims {
     pub(crate) learned: u32,

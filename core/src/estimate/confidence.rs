@@ -41,14 +41,16 @@ impl SourceConfidence {
         self.index_share
     }
 
-    /// The engine reported `cached` tokens for a request with these claims; differences up to `tolerance` are rounding.
+    /// The engine reported `cached` tokens for a request with these claims; differences up to
+    /// `tolerance` are rounding.
     pub(crate) fn observe(&mut self, claims: CacheClaims, cached: u32, tolerance: u32) {
         for source in CacheSource::ALL {
             if let Some(claimed) = claims.of(source).filter(|claimed| *claimed > tolerance) {
                 self.confirm(source, (cached + tolerance) as f32 / claimed as f32);
             }
         }
-        // KV events overrule other sources, so a miss that another source rightly denied counts against them, too.
+        // KV events overrule other sources, so a miss that another source rightly denied counts
+        // against them, too.
         let missed = |claimed: &u32| claims.best_of_others().min(cached) > claimed + tolerance;
         if let Some(claimed) = claims
             .kv_events

@@ -18,8 +18,8 @@ pub(crate) struct CacheEstimate {
 }
 
 impl CacheEstimate {
-    /// Scales each claim by the confidence in its source and takes the largest, or that of KV events where they are
-    /// complete and trusted; at most `most` tokens.
+    /// Scales each claim by the confidence in its source and takes the largest, or that of KV
+    /// events where they are complete and trusted; at most `most` tokens.
     pub(super) fn merge(
         position: u32,
         claims: CacheClaims,

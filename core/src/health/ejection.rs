@@ -11,8 +11,9 @@
 //!                        probe answered
 //! ```
 //!
-//! A pure state machine for one endpoint: `now` is the time since any fixed start, and must not go backwards.
-//! It never stops traffic by itself: when nothing better is left, a choice takes endpoints that are down.
+//! A pure state machine for one endpoint: `now` is the time since any fixed start, and must not go
+//! backwards. It never stops traffic by itself: when nothing better is left, a choice takes
+//! endpoints that are down.
 
 use std::time::Duration;
 
@@ -128,7 +129,8 @@ impl EndpointHealth {
 
     /// Whether, and how much, the endpoint takes part in choices.
     ///
-    /// When a trial is due it takes a small share of turns; [`Self::try_trial`] then lets one of them through.
+    /// When a trial is due it takes a small share of turns; [`Self::try_trial`] then lets one of
+    /// them through.
     #[must_use]
     pub fn health(&self, now: Duration) -> Health {
         match self.state {
@@ -147,7 +149,8 @@ impl EndpointHealth {
         }
     }
 
-    /// Whether a chosen request may go there now: at most one at a time while the endpoint is on trial.
+    /// Whether a chosen request may go there now: at most one at a time while the endpoint is on
+    /// trial.
     ///
     /// Every request that was let through must report what became of it.
     pub fn try_trial(&mut self, now: Duration) -> bool {
@@ -180,7 +183,8 @@ impl EndpointHealth {
         self.refused = 0;
     }
 
-    /// An attempt failed before its first byte. Failures that are not the endpoint's are no failures here.
+    /// An attempt failed before its first byte. Failures that are not the endpoint's are no
+    /// failures here.
     pub fn on_failure(&mut self, now: Duration, failure: EndpointFailure) {
         match failure.blame() {
             FailureBlame::Endpoint => self.count(now),
@@ -199,7 +203,8 @@ impl EndpointHealth {
     /// An active probe, such as a scrape of metrics, was answered.
     pub fn probe_ok(&mut self, now: Duration) {
         self.refused = 0;
-        // An engine can answer probes and fail requests: only a state that a probe set is ended by one.
+        // An engine can answer probes and fail requests: only a state that a probe set is ended by
+        // one.
         if self.state == EjectionState::Unreachable {
             self.warm(now);
         }

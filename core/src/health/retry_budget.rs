@@ -1,7 +1,8 @@
-//! How many retries a pool may afford, so that a failing fleet is not multiplied by its own retries.
+//! How many retries a pool may afford, so that a failing fleet is not multiplied by its own
+//! retries.
 //!
-//! A token bucket that is filled by requests instead of by time: with a share of 0.2, five requests pay for one retry.
-//! It knows nothing of clocks, endpoints or reasons.
+//! A token bucket that is filled by requests instead of by time: with a share of 0.2, five requests
+//! pay for one retry. It knows nothing of clocks, endpoints or reasons.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,7 +23,8 @@ pub struct RetryBudget {
 }
 
 impl RetryBudget {
-    /// A bucket into which every request pays `share` of a retry; 0 (or less, or NaN) forbids retries altogether.
+    /// A bucket into which every request pays `share` of a retry; 0 (or less, or NaN) forbids
+    /// retries altogether.
     #[must_use]
     pub fn new(share: f32) -> Self {
         let deposit = (f64::from(share.clamp(0.0, 1.0)) * RETRY as f64).round() as u64;

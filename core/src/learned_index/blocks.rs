@@ -1,7 +1,7 @@
 //! The blocks of an index: records in pages, found by their hashes.
 //!
-//! Pages instead of one vector: growing copies nothing, and a page whose blocks are all gone gives its memory back. New
-//! blocks go to the first page with room, so that the last pages run empty.
+//! Pages instead of one vector: growing copies nothing, and a page whose blocks are all gone gives
+//! its memory back. New blocks go to the first page with room, so that the last pages run empty.
 
 use std::collections::BTreeSet;
 
@@ -67,7 +67,8 @@ impl BlockTable {
         (known, last)
     }
 
-    /// How many blocks of a chain there are, from its start, up to the last of which something holds.
+    /// How many blocks of a chain there are, from its start, up to the last of which something
+    /// holds.
     pub(super) fn depth_where(&self, chain: &[u64], holds: impl Fn(BlockId) -> bool) -> u32 {
         let (mut depth, mut at) = self.bisect(chain);
         while let Some(id) = at {
@@ -228,7 +229,8 @@ impl BlockTable {
         self.pages[page as usize].get_or_insert_with(BlockPage::new)
     }
 
-    /// Gives the table's memory back once it is far too large; called when a page is gone, so it costs little per block.
+    /// Gives the table's memory back once it is far too large; called when a page is gone, so it
+    /// costs little per block.
     fn shrink(&mut self) {
         let Self { table, pages, .. } = self;
         if table.capacity() > 4 * (table.len() + PAGE) {
@@ -241,8 +243,8 @@ impl BlockTable {
     }
 }
 
-/// The record of a block that exists. Valid for ids of live blocks; ids of removed ones are looked up by
-/// [`BlockTable::holds`] only.
+/// The record of a block that exists. Valid for ids of live blocks; ids of removed ones are looked
+/// up by [`BlockTable::holds`] only.
 fn block(pages: &[Option<BlockPage>], id: u32) -> &BlockRecord {
     static MISSING: BlockRecord = BlockRecord {
         hash: 0,

@@ -176,7 +176,8 @@ impl HolderLists {
         false
     }
 
-    /// Takes a holder out of a list; when two are left, they need no list any more and are handed out.
+    /// Takes a holder out of a list; when two are left, they need no list any more and are handed
+    /// out.
     fn release(&mut self, list: u32, slot: EndpointSlot) -> Option<[BlockHolder; 2]> {
         let holders = &mut self.lists[list as usize];
         let at = holders

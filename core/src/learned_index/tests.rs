@@ -19,7 +19,8 @@ fn index(capacity: usize) -> LearnedIndex {
     index
 }
 
-/// A chain of `n` blocks of the conversation `name`; the first `shared` blocks are the same in all conversations.
+/// A chain of `n` blocks of the conversation `name`; the first `shared` blocks are the same in all
+/// conversations.
 fn chain(name: u64, shared: u64, n: u64) -> Vec<u64> {
     let content = (0..n).map(|block| if block < shared { 0 } else { name });
     content

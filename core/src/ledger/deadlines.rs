@@ -7,7 +7,8 @@ use super::RequestKey;
 /// EntryDeadlines of entries that ended early, kept without complaint.
 const SLACK: usize = 1_024;
 
-/// A queue of deadlines. Those of entries that ended or were replaced stay in it until they are due or too many.
+/// A queue of deadlines. Those of entries that ended or were replaced stay in it until they are due
+/// or too many.
 #[derive(Debug)]
 pub(super) struct EntryDeadlines {
     ttl: Duration,
@@ -29,7 +30,8 @@ impl EntryDeadlines {
         }
     }
 
-    /// Adds the deadline of an entry that began now. `live` entries need one; if there are far more, the others go.
+    /// Adds the deadline of an entry that began now. `live` entries need one; if there are far
+    /// more, the others go.
     ///
     /// Constant time, amortized: a cleaning costs what was pushed since the last.
     pub(super) fn push(

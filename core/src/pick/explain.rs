@@ -1,4 +1,5 @@
-//! Fills an [`Explanation`] from a pick: every endpoint with its figures, and the reason in one sentence.
+//! Fills an [`Explanation`] from a pick: every endpoint with its figures, and the reason in one
+//! sentence.
 
 use std::sync::Arc;
 

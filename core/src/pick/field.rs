@@ -49,7 +49,8 @@ impl HealthTier {
 }
 
 impl<L: Fn(usize) -> Load> Candidates<'_, L> {
-    /// The load at a position, if the endpoint may be chosen; one that warms up is subject to `draw`.
+    /// The load at a position, if the endpoint may be chosen; one that warms up is subject to
+    /// `draw`.
     pub(super) fn admitted(&self, position: usize, draw: impl FnOnce() -> f32) -> Option<Load> {
         let exclude = &self.ask.query.exclude;
         if !exclude.is_empty() && exclude.contains(&self.pool.endpoints[position].id) {
@@ -94,7 +95,8 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         }
     }
 
-    /// The candidates to score: all up to [`MAX_WEIGHED`] members; above, the holders of the best hits and a sample.
+    /// The candidates to score: all up to [`MAX_WEIGHED`] members; above, the holders of the best
+    /// hits and a sample.
     pub(super) fn survey(&self, rng: &mut SeededRng, ranking: &mut PickRanking) {
         let weighed = &mut ranking.weighed;
         let hits = self.hits();
@@ -127,7 +129,8 @@ impl<L: Fn(usize) -> Load> Candidates<'_, L> {
         }
     }
 
-    /// Members with hits and their cached tokens, sorted by position; the [`MAX_WEIGHED`] best if there are more.
+    /// Members with hits and their cached tokens, sorted by position; the [`MAX_WEIGHED`] best if
+    /// there are more.
     fn hits(&self) -> SmallVec<[(usize, u32); MAX_WEIGHED]> {
         let known =
             self.ask.hits.iter().filter_map(|hit| {

@@ -1,4 +1,5 @@
-//! Least weighted sum of what a request would cost at an endpoint; the classic score of hermes-router.
+//! Least weighted sum of what a request would cost at an endpoint; the classic score of
+//! hermes-router.
 //!
 //! ```text
 //!   score = miss      · (1 − cached tokens / prompt tokens)
@@ -7,11 +8,12 @@
 //!         + in_flight · scaled(prefill tokens booked there and not yet answered)
 //! ```
 //!
-//! Lower is better, ties are random. Counts are scaled as [`CountScale`] says; with `Max` by the largest among those
-//! weighed.
+//! Lower is better, ties are random. Counts are scaled as [`CountScale`] says; with `Max` by the
+//! largest among those weighed.
 //!
-//! An endpoint without a figure gets the mean of the others' term for it: silence is neither a virtue nor a fault. If
-//! no candidate has the figure, the term is 0 for all. A figure that is no number counts as missing.
+//! An endpoint without a figure gets the mean of the others' term for it: silence is neither a
+//! virtue nor a fault. If no candidate has the figure, the term is 0 for all. A figure that is no
+//! number counts as missing.
 
 use super::{Candidates, PickRanking, weighed::ScoredCandidate};
 use crate::{

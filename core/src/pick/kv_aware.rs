@@ -1,5 +1,6 @@
-//! Least expected cost, without a queue and without learned speeds: what a proxy does by itself, and what the control
-//! plane does when it must not wait. The whole of `kv-aware` is in [`crate::scheduler`].
+//! Least expected cost, without a queue and without learned speeds: what a proxy does by itself,
+//! and what the control plane does when it must not wait. The whole of `kv-aware` is in
+//! [`crate::scheduler`].
 //!
 //! ```text
 //!   score = (pending + uncached) / rate + gamma · (uncached − least uncached anywhere) / rate        seconds

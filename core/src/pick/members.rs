@@ -9,7 +9,8 @@ use crate::snapshot::Pool;
 #[derive(Debug)]
 pub(crate) struct EligibleSet {
     positions: Box<[u32]>,
-    /// Built on first use: a pool may serve a thousand adapters, each on a few endpoints of their own.
+    /// Built on first use: a pool may serve a thousand adapters, each on a few endpoints of their
+    /// own.
     ring: OnceLock<HashRing>,
 }
 

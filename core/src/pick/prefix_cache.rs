@@ -1,9 +1,10 @@
-//! Prefix hit ratio with a load gate: among the endpoints that have most of the prompt cached the least busy one.
+//! Prefix hit ratio with a load gate: among the endpoints that have most of the prompt cached the
+//! least busy one.
 //!
-//! An endpoint's cache counts when it has more than `threshold` of the prompt, and while the endpoint is not overloaded:
-//! at most `load_factor` times the mean requests in flight, plus [`PrefixCacheRules::SLACK`]. Without such an endpoint the
-//! request goes where the fewest are in flight. This is what the annotation `PREFIX_CACHE` of prefix-aware gateways
-//! means.
+//! An endpoint's cache counts when it has more than `threshold` of the prompt, and while the
+//! endpoint is not overloaded: at most `load_factor` times the mean requests in flight, plus
+//! [`PrefixCacheRules::SLACK`]. Without such an endpoint the request goes where the fewest are in
+//! flight. This is what the annotation `PREFIX_CACHE` of prefix-aware gateways means.
 
 use super::{Candidates, PickRanking};
 use crate::{load::Load, policy::PrefixCacheRules, rng::SeededRng};

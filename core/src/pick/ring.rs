@@ -2,7 +2,8 @@
 
 use crate::{hash::hash_mix, snapshot::EndpointId};
 
-/// Points of one endpoint: enough that shares differ by an eighth or so, which the bound on loads evens out.
+/// Points of one endpoint: enough that shares differ by an eighth or so, which the bound on loads
+/// evens out.
 const POINTS: u64 = 64;
 
 /// Points on a circle of 64 bits, sorted, each with the position of its endpoint.
@@ -19,7 +20,8 @@ impl HashRing {
         Self(points)
     }
 
-    /// Positions in the order in which a session tries them; each endpoint comes as often as it has points.
+    /// Positions in the order in which a session tries them; each endpoint comes as often as it has
+    /// points.
     pub(super) fn walk(&self, session: u64) -> impl Iterator<Item = usize> + '_ {
         // Mixed once more: the hash of the session may not use all bits.
         let place = hash_mix(session, POINTS);

@@ -1,7 +1,8 @@
 //! The same session to the same endpoint while that is not overloaded.
 //!
-//! Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): from the session's place on the ring,
-//! the first endpoint with room. Room is `ceil(load_factor × (requests in flight + 1) / endpoints in service)`.
+//! Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016): from the session's
+//! place on the ring, the first endpoint with room. Room is `ceil(load_factor × (requests in flight
+//! + 1) / endpoints in service)`.
 
 use smallvec::SmallVec;
 
@@ -30,7 +31,8 @@ pub(super) fn rank<L: Fn(usize) -> Load>(
         looks.iter().filter(has_room),
         looks.iter().filter(|candidate| !has_room(candidate)),
     );
-    // If all are full then the figures are odd, or everyone else is down: the session's own endpoint it is.
+    // If all are full then the figures are odd, or everyone else is down: the session's own
+    // endpoint it is.
     ranking.ranked.extend(
         free.chain(full)
             .map(|candidate| candidate.position)
@@ -39,7 +41,8 @@ pub(super) fn rank<L: Fn(usize) -> Load>(
     ranking.weighed.extend(looks);
 }
 
-/// The next endpoints on the ring that may be chosen, and how many members are in service, as far as that shows.
+/// The next endpoints on the ring that may be chosen, and how many members are in service, as far
+/// as that shows.
 fn look<L: Fn(usize) -> Load>(
     field: &Candidates<'_, L>,
     session: u64,

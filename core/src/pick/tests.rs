@@ -1,4 +1,5 @@
-//! Scenarios of [`Picker`]: which endpoints are candidates, in what order, and what each strategy does with them.
+//! Scenarios of [`Picker`]: which endpoints are candidates, in what order, and what each strategy
+//! does with them.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! Binding: books a request at its endpoint and updates the ledger, the learned index and the fair shares.
+//! Binding: books a request at its endpoint and updates the ledger, the learned index and the fair
+//! shares.
 
 use std::time::Duration;
 
@@ -191,7 +192,8 @@ impl Scheduler {
     }
 
     fn metadata(&mut self, key: RequestKey, metadata: RequestMetadata) {
-        // Requests may end without a report: their metadata is dropped when it outnumbers that of open requests.
+        // Requests may end without a report: their metadata is dropped when it outnumbers that of
+        // open requests.
         if self.metadata.len() > 2 * self.fleet.ledger.len() + SLACK {
             let ledger = &self.fleet.ledger;
             self.metadata.retain(|&key, _| ledger.get(key).is_some());

@@ -1,4 +1,5 @@
-//! What a request costs on each endpoint, and where it costs least: the rules of `kv-aware`, as arithmetic.
+//! What a request costs on each endpoint, and where it costs least: the rules of `kv-aware`, as
+//! arithmetic.
 //!
 //! ```text
 //!   finish(k) = ahead(k) + base(k) + uncached(k) / rate(k)        when its first token would come out
@@ -6,12 +7,13 @@
 //!   cost(k)   = finish(k) + γ · waste(k)
 //! ```
 //!
-//! The request goes to the endpoint with the least cost. So an endpoint without the prompt's cache gets it only if it is
-//! done sooner by γ times the work that this wastes ([`KvAware::gamma`](crate::policy::KvAware::gamma)), and a slow
-//! endpoint is left alone while a fast one will be done sooner. Waste is valued at the mean rate of all: a second of a
-//! slow endpoint is worth less than one of a fast one. Among equals the one wins with fewer requests in flight, as each
-//! decoding request slows the next prefill down a little, and with less prefill lately, as its cache has the oldest
-//! content to lose.
+//! The request goes to the endpoint with the least cost. So an endpoint without the prompt's cache
+//! gets it only if it is done sooner by γ times the work that this wastes
+//! ([`KvAware::gamma`](crate::policy::KvAware::gamma)), and a slow endpoint is left alone while a
+//! fast one will be done sooner. Waste is valued at the mean rate of all: a second of a slow
+//! endpoint is worth less than one of a fast one. Among equals the one wins with fewer requests in
+//! flight, as each decoding request slows the next prefill down a little, and with less prefill
+//! lately, as its cache has the oldest content to lose.
 
 use std::ops::Range;
 
@@ -33,7 +35,8 @@ pub(super) struct CandidateEndpoint {
     pub(super) in_flight: u32,
     /// Seconds of prefill that it was given lately.
     pub(super) recent_prefill: f64,
-    /// Seconds until a prompt that is sent now begins, those included who wait for it and go before.
+    /// Seconds until a prompt that is sent now begins, those included who wait for it and go
+    /// before.
     pub(super) queue_delay: f64,
     /// Seconds that any prompt takes.
     pub(super) base: f64,
@@ -160,8 +163,9 @@ impl CandidateSet {
         most
     }
 
-    /// All sites in order, in stretches that have the same part of the prompt cached: one site with a hit, or as many as
-    /// there are without one until the next. So what is computed for each of a thousand sites has no branch in it.
+    /// All sites in order, in stretches that have the same part of the prompt cached: one site with
+    /// a hit, or as many as there are without one until the next. So what is computed for each of a
+    /// thousand sites has no branch in it.
     fn stretches(&self, hits: &PositionHits, mut each: impl FnMut(Range<usize>, u32)) {
         let mut from = 0;
         for &(position, cached) in hits {

@@ -8,8 +8,8 @@ use crate::{
     scheduler::speed::{DecodeSpeed, PrefillFit, PrefillSpeed},
 };
 
-/// Maximum share of the first prompt that is assumed to be computed before its first byte is reported. The rest
-/// keeps a stalled engine from looking idle.
+/// Maximum share of the first prompt that is assumed to be computed before its first byte is
+/// reported. The rest keeps a stalled engine from looking idle.
 const MOST_DONE: f64 = 0.9;
 
 /// Time constant of [`EngineModel::recent_prefill`]: older work counts for less, by a factor e.
@@ -18,7 +18,8 @@ const LATELY: Duration = Duration::from_secs(60);
 /// Assumed uncached tokens of a request of another client in an engine's queue.
 const FOREIGN_TOKENS: f64 = 1_000.0;
 
-/// Share of the KV cache that may be full before a prompt has to wait: beyond it engines preempt what runs.
+/// Share of the KV cache that may be full before a prompt has to wait: beyond it engines preempt
+/// what runs.
 const FULL: f64 = 0.95;
 
 /// See the module.
@@ -114,7 +115,8 @@ impl EngineModel {
         whole - done.min(head * MOST_DONE)
     }
 
-    /// Whether its memory takes this prompt without preempting others. True if its memory is unknown.
+    /// Whether its memory takes this prompt without preempting others. True if its memory is
+    /// unknown.
     pub(super) fn fits(&self, prompt_tokens: u32) -> bool {
         let KvMemory {
             capacity,

@@ -15,7 +15,8 @@ use crate::{
 };
 
 impl Scheduler {
-    /// What [`Scheduler::schedule`] would say, with every number; books nothing, and changes nothing that comes next.
+    /// What [`Scheduler::schedule`] would say, with every number; books nothing, and changes
+    /// nothing that comes next.
     #[must_use]
     pub fn explain(&self, request: ScheduleRequest<'_>, now: Duration) -> Explanation {
         let query = &self.caches.corrected(request.query);

@@ -1,7 +1,8 @@
-//! The endpoints of a pool as machines, and what is in flight at each: everything that a choice reads except caches.
+//! The endpoints of a pool as machines, and what is in flight at each: everything that a choice
+//! reads except caches.
 //!
-//! Owns the ledger. Invariant: `loads`, `flights`, `engines` and the pool's endpoints are parallel, and `flights` is
-//! what the ledger sums up.
+//! Owns the ledger. Invariant: `loads`, `flights`, `engines` and the pool's endpoints are parallel,
+//! and `flights` is what the ledger sums up.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -20,15 +21,17 @@ use crate::{
     snapshot::{EndpointId, Pool},
 };
 
-/// How long a request waits for memory alone. Engines' memory figures may be wrong, and engines queue what does not fit
-/// themselves: this wait avoids preemptions, and a wrong figure costs no more than this.
+/// How long a request waits for memory alone. Engines' memory figures may be wrong, and engines
+/// queue what does not fit themselves: this wait avoids preemptions, and a wrong figure costs no
+/// more than this.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Seconds after which any prompt without a report is assumed to be computed.
 const LONGEST_SILENCE: f64 = 60.0;
 
-/// Factor of the default prefill time for an endpoint whose speed is not known yet. With 1 a new endpoint would get nothing
-/// while others are free that are known to be a little faster than the median.
+/// Factor of the default prefill time for an endpoint whose speed is not known yet. With 1 a new
+/// endpoint would get nothing while others are free that are known to be a little faster than the
+/// median.
 const OPTIMISM: f64 = 0.75;
 
 /// The work of a request at an endpoint.
@@ -66,8 +69,8 @@ pub(super) struct Fleet {
     prior: PrefillFit,
     /// The time of the last tick.
     ticked: Duration,
-    /// Times at which the prefill of non-streaming requests is assumed to be complete. Those of requests that ended
-    /// stay until they are due.
+    /// Times at which the prefill of non-streaming requests is assumed to be complete. Those of
+    /// requests that ended stay until they are due.
     silent: BTreeSet<(Duration, RequestKey)>,
 }
 
@@ -90,7 +93,8 @@ impl Fleet {
         }
     }
 
-    /// Applies a changed pool; endpoints that stay keep their state. Returns the number of open requests that were removed.
+    /// Applies a changed pool; endpoints that stay keep their state. Returns the number of open
+    /// requests that were removed.
     pub(super) fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
         let before = Arc::clone(self.pool());
         let mut engines = std::mem::take(&mut self.engines);
@@ -128,7 +132,8 @@ impl Fleet {
         self.flights[position]
     }
 
-    /// The endpoints that may be chosen for a request and are up, or warm up and take their turn by `draw`.
+    /// The endpoints that may be chosen for a request and are up, or warm up and take their turn by
+    /// `draw`.
     ///
     /// `queued` has the seconds of queued work per position.
     pub(super) fn candidates(
@@ -171,10 +176,11 @@ impl Fleet {
         }
     }
 
-    /// Whether a prompt may be sent there: our own prompts begin within the window, and its memory takes the prompt.
+    /// Whether a prompt may be sent there: our own prompts begin within the window, and its memory
+    /// takes the prompt.
     ///
-    /// Work of other clients raises the cost of an endpoint and is not waited for: it might never end. Nor is
-    /// memory waited for forever, see [`PATIENCE`].
+    /// Work of other clients raises the cost of an endpoint and is not waited for: it might never
+    /// end. Nor is memory waited for forever, see [`PATIENCE`].
     pub(super) fn has_room(
         &self,
         position: usize,

@@ -1,9 +1,10 @@
 //! One pass over the most urgent queued requests: which of them are bound now.
 //!
-//! Each in turn gets the endpoint where it costs least, given the work that is sent and the queued work before it. If
-//! that endpoint has room and no earlier request wants it, the request is bound; else its work is added to the endpoint's
-//! queued work. Bounded: the number of requests times that of endpoints stays within
-//! [`EFFORT`]; requests behind that horizon are not examined in this pass.
+//! Each in turn gets the endpoint where it costs least, given the work that is sent and the queued
+//! work before it. If that endpoint has room and no earlier request wants it, the request is bound;
+//! else its work is added to the endpoint's queued work. Bounded: the number of requests times that
+//! of endpoints stays within [`EFFORT`]; requests behind that horizon are not examined in this
+//! pass.
 
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ const EFFORT: usize = 4_096;
 const HORIZON: (usize, usize) = (16, 128);
 /// Cache estimates of a queued request are repeated after this time.
 const FRESH: Duration = Duration::from_millis(200);
-/// When a prompt is bound, at most this many queued requests with the same beginning are updated at once.
+/// When a prompt is bound, at most this many queued requests with the same beginning are updated at
+/// once.
 const NEIGHBORS: usize = 64;
 
 impl Scheduler {
@@ -57,7 +59,8 @@ impl Scheduler {
         let draw = self.rng.unit();
         let horizon = (EFFORT / self.queued.len().max(1)).clamp(HORIZON.0, HORIZON.1);
         let order = self.queue.order(horizon, now);
-        // Most requests may go anywhere: their candidates are computed once, and updated where something changes.
+        // Most requests may go anywhere: their candidates are computed once, and updated where
+        // something changes.
         let mut anywhere: Option<CandidateSet> = None;
         for (place, &key) in order.iter().enumerate() {
             let Some(mut waiting) = self.queue.check_out(key) else {
@@ -94,7 +97,8 @@ impl Scheduler {
         }
     }
 
-    /// Binds one request, or returns it to the queue and counts its work there. Returns the position where it was bound.
+    /// Binds one request, or returns it to the queue and counts its work there. Returns the
+    /// position where it was bound.
     fn place(
         &mut self,
         mut waiting: Box<QueuedRequest>,
@@ -162,7 +166,8 @@ impl Scheduler {
         }
     }
 
-    /// Queueing does not help, because no endpoint is up or the strategy does not queue: binds by the picker.
+    /// Queueing does not help, because no endpoint is up or the strategy does not queue: binds by
+    /// the picker.
     fn try_anyone(&mut self, waiting: &QueuedRequest, now: Duration, dequeued: &mut Vec<Dequeued>) {
         let lookup = self.lookup(&waiting.query, &waiting.others, now);
         let waited = now.saturating_sub(waiting.since);
@@ -193,7 +198,8 @@ impl Scheduler {
         }
     }
 
-    /// A prompt was just bound: updates the estimates of the next requests that begin with the same block.
+    /// A prompt was just bound: updates the estimates of the next requests that begin with the same
+    /// block.
     fn refresh_neighbors(&mut self, next: &[RequestKey], head: Option<u64>, position: usize) {
         let Self {
             queue,

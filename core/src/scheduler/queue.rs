@@ -1,9 +1,10 @@
 //! Queued requests, as descriptors: their bodies stay in their proxies.
 //!
-//! Ordered by highest response ratio, `(wait + service) / service^0.9`, times the weights of priority and of fair shares.
-//! Short work goes first while all are new, and a request that was queued for long enough goes first whatever its work,
-//! so none starves. With an exponent of 1 it would be the classic ratio; a little less costs the mean nothing and spares the
-//! longest prompts. Bounded by count, bytes and time; removal takes constant time at any place. When the queue is
+//! Ordered by highest response ratio, `(wait + service) / service^0.9`, times the weights of
+//! priority and of fair shares. Short work goes first while all are new, and a request that was
+//! queued for long enough goes first whatever its work, so none starves. With an exponent of 1 it
+//! would be the classic ratio; a little less costs the mean nothing and spares the longest prompts.
+//! Bounded by count, bytes and time; removal takes constant time at any place. When the queue is
 //! full, the tenant with the most requests loses one in favor of those with less.
 
 use std::{
@@ -62,7 +63,8 @@ pub(super) struct CacheLookup {
 pub(super) struct RequestQueue {
     /// `None` while a request is checked out.
     waiting: Vec<Option<Box<QueuedRequest>>>,
-    /// Parallel: the fields of the order, contiguous, because all of them are read for every decision.
+    /// Parallel: the fields of the order, contiguous, because all of them are read for every
+    /// decision.
     ranks: Vec<UrgencyEntry>,
     places: HashMap<RequestKey, u32, MixBuildHasher>,
     /// The number of requests per tenant; requests without one share an entry.
@@ -103,8 +105,9 @@ impl RequestQueue {
             && self.bytes.saturating_add(bytes) <= limits.max_bytes
     }
 
-    /// The request that is evicted for one more of this tenant when there is no room: the newest one of the tenant with the
-    /// most, as long as that leaves it no fewer than the other gets. So no tenant fills the queue for the others.
+    /// The request that is evicted for one more of this tenant when there is no room: the newest
+    /// one of the tenant with the most, as long as that leaves it no fewer than the other gets. So
+    /// no tenant fills the queue for the others.
     pub(super) fn eviction_candidate(&self, tenant: Option<u64>) -> Option<RequestKey> {
         let own = self
             .tenants

@@ -1,4 +1,5 @@
-//! Reports to the scheduler: from proxies about requests, from engines about themselves, and the passing of time.
+//! Reports to the scheduler: from proxies about requests, from engines about themselves, and the
+//! passing of time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,8 +37,8 @@ pub struct CachePrediction {
 }
 
 impl Scheduler {
-    /// A proxy sent a request to an endpoint, with `uncached` tokens to prefill by its own estimate.
-    /// `non_streaming`: its answer comes as a whole.
+    /// A proxy sent a request to an endpoint, with `uncached` tokens to prefill by its own
+    /// estimate. `non_streaming`: its answer comes as a whole.
     pub fn started(
         &mut self,
         key: RequestKey,
@@ -68,7 +69,8 @@ impl Scheduler {
         }
     }
 
-    /// The first byte of an answer came, `ttft` after the request was sent. Returns the entry before that, the first time.
+    /// The first byte of an answer came, `ttft` after the request was sent. Returns the entry
+    /// before that, the first time.
     pub fn first_byte(
         &mut self,
         key: RequestKey,
@@ -78,7 +80,8 @@ impl Scheduler {
         self.fleet.first_byte(key, ttft, now)
     }
 
-    /// A request ended. Returns its entry, the first time only, and how its cache estimate compares.
+    /// A request ended. Returns its entry, the first time only, and how its cache estimate
+    /// compares.
     pub fn finished(
         &mut self,
         key: RequestKey,
@@ -127,7 +130,8 @@ impl Scheduler {
             .change(|ledger| ledger.replace_proxy(proxy, open, now), now);
     }
 
-    /// A proxy is gone for good, with its open and queued requests. Returns the number of open ones.
+    /// A proxy is gone for good, with its open and queued requests. Returns the number of open
+    /// ones.
     pub fn forget_proxy(&mut self, proxy: ProxyId, now: Duration) -> usize {
         let waiting: Vec<RequestKey> = self.queue.keys().filter(|key| key.proxy == proxy).collect();
         waiting
@@ -136,12 +140,14 @@ impl Scheduler {
         self.fleet.forget_proxy(proxy, now)
     }
 
-    /// A prompt of these blocks was sent there before this scheduler existed, by a proxy's routing history.
+    /// A prompt of these blocks was sent there before this scheduler existed, by a proxy's routing
+    /// history.
     pub fn replay_history(&mut self, endpoint: EndpointId, blocks: &[u64]) {
         self.caches.replay(endpoint, blocks);
     }
 
-    /// Advances time: bookings expire, and the pool's median speed becomes the prior. Returns the number of expired bookings.
+    /// Advances time: bookings expire, and the pool's median speed becomes the prior. Returns the
+    /// number of expired bookings.
     pub fn tick(&mut self, now: Duration) -> usize {
         self.caches.settle();
         self.fleet.tick(

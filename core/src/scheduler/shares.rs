@@ -1,8 +1,9 @@
 //! Fair shares between tenants: those served more than the others recently go later.
 //!
-//! Least attained service: each tenant's account holds the prefill tokens that were spent on it, fading by half every
-//! [`HALF_LIFE`]. The weight of a tenant is the mean of all accounts over its own, within bounds, so that one busy
-//! tenant among quiet ones still gets what the others leave. Tenants are hashes; nothing here knows a name.
+//! Least attained service: each tenant's account holds the prefill tokens that were spent on it,
+//! fading by half every [`HALF_LIFE`]. The weight of a tenant is the mean of all accounts over its
+//! own, within bounds, so that one busy tenant among quiet ones still gets what the others leave.
+//! Tenants are hashes; nothing here knows a name.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -43,7 +44,8 @@ impl FairShares {
         }
         let mean = self.total / self.accounts.len() as f64;
         let own = own.unwrap_or_default();
-        // A token more on either side: nothing is divided by zero, and two empty accounts are equal.
+        // A token more on either side: nothing is divided by zero, and two empty accounts are
+        // equal.
         ((mean + 1.0) / (own + 1.0)).clamp(1.0 / WIDEST, WIDEST)
     }
 

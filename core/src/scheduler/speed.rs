@@ -6,13 +6,14 @@
 //!              │◀─ service a ─▶│◀─ service b ─▶│              an engine computes prompts one after the other
 //! ```
 //!
-//! The time that a prompt was being computed runs from its sending, or from the first byte of the prompt before it,
-//! whichever is later: so a queue in the engine does not look like slowness. First bytes that come together were
-//! computed together and make one sample of their tokens.
+//! The time that a prompt was being computed runs from its sending, or from the first byte of the
+//! prompt before it, whichever is later: so a queue in the engine does not look like slowness.
+//! First bytes that come together were computed together and make one sample of their tokens.
 //!
-//! `service = base + tokens / rate` is fitted over the last [`WINDOW`] samples: the slope is the weighted median of the
-//! slopes of all pairs (Theil 1950, Sen 1968, weighted by distance), the base the median of what is left. Up to about
-//! a quarter of the samples may be nonsense without effect, and a change of speed shows once the window has turned over.
+//! `service = base + tokens / rate` is fitted over the last [`WINDOW`] samples: the slope is the
+//! weighted median of the slopes of all pairs (Theil 1950, Sen 1968, weighted by distance), the
+//! base the median of what is left. Up to about a quarter of the samples may be nonsense without
+//! effect, and a change of speed shows once the window has turned over.
 //!
 //! Costs: a few microseconds for a fit, which is repeated whenever an eighth of the window is new.
 
@@ -69,7 +70,8 @@ struct PrefillSample {
 // === Prefill ===
 
 impl PrefillSpeed {
-    /// The first byte of an answer came at `now`, `ttft` after the request was sent with `tokens` uncached tokens.
+    /// The first byte of an answer came at `now`, `ttft` after the request was sent with `tokens`
+    /// uncached tokens.
     ///
     /// `now` must not go backwards.
     pub(super) fn answered(&mut self, now: Duration, ttft: Duration, tokens: u32) {

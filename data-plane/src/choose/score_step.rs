@@ -30,7 +30,8 @@ use crate::{
 /// Upper bound of the wait in a control plane's queue, whatever limit its answer states.
 const MAX_QUEUE_WAIT: Duration = Duration::from_secs(600);
 
-/// How often a queued request is submitted again after its stream broke; after that the proxy falls back.
+/// How often a queued request is submitted again after its stream broke; after that the proxy falls
+/// back.
 const MAX_RESUBMISSIONS: u32 = 1;
 
 /// Asks the replicas of a [`RoutingState`].
@@ -52,7 +53,8 @@ pub(super) enum ScoreStepError {
 type ScoredEndpoints = (SmallVec<[SelectedEndpoint; MAX_RANKED]>, SelectionDetails);
 
 impl ScoreStep {
-    /// Asks the replica that owns the pool. `waited` accumulates the time in the replica's queue, whatever the result.
+    /// Asks the replica that owns the pool. `waited` accumulates the time in the replica's queue,
+    /// whatever the result.
     pub(super) async fn score(
         &self,
         wanted: &SelectionRequest<'_>,
@@ -64,8 +66,8 @@ impl ScoreStep {
         loop {
             let before = *waited;
             let answer = self.ask(&client, wanted, waited).await;
-            // A queued request keeps its waiting time at the new owner. Without this, all queued requests would fall
-            // back in the same moment and pick the same endpoint.
+            // A queued request keeps its waiting time at the new owner. Without this, all queued
+            // requests would fall back in the same moment and pick the same endpoint.
             if answer == Err(ScoreClientError::Broken)
                 && *waited > before
                 && resubmissions < MAX_RESUBMISSIONS
@@ -80,8 +82,9 @@ impl ScoreStep {
         }
     }
 
-    /// The pool of a newer view, if the assigned endpoint was added while the request was queued. The replica sees a new
-    /// endpoint slightly before the proxy does, so this waits for the view that has it.
+    /// The pool of a newer view, if the assigned endpoint was added while the request was queued.
+    /// The replica sees a new endpoint slightly before the proxy does, so this waits for the view
+    /// that has it.
     async fn newer(
         &self,
         pool: &RoutingPool,
@@ -209,7 +212,8 @@ impl From<ScoreFailure> for ScoreStepError {
     }
 }
 
-/// Waits in the replica's queue. When the client disconnects this future is dropped, which cancels the question.
+/// Waits in the replica's queue. When the client disconnects this future is dropped, which cancels
+/// the question.
 async fn wait(
     mut pending: PendingScore,
     place: Queued,
@@ -259,7 +263,8 @@ fn resolve_answer(
     }
 }
 
-/// The chosen endpoints that this snapshot has: the replica may be ahead of this proxy, or behind it.
+/// The chosen endpoints that this snapshot has: the replica may be ahead of this proxy, or behind
+/// it.
 fn known_endpoints(
     pool: &RoutingPool,
     chosen: Chosen,

@@ -9,7 +9,8 @@
 //! * Nothing polls an idle pair, so its closing is noticed at check-out.
 //! * Dropping the pair closes the socket, which is how a request is cancelled.
 //! * Only the driver completes the handle's futures, and it is polled right before them. They are
-//!   polled with a no-op waker: with the task's own, each frame would wake the task that just read it.
+//!   polled with a no-op waker: with the task's own, each frame would wake the task that just read
+//!   it.
 
 use std::{
     future::Future,
@@ -124,7 +125,8 @@ impl Connection {
         }
     }
 
-    /// Whether a request may be sent: open, and not idle for so long that the endpoint may be closing it.
+    /// Whether a request may be sent: open, and not idle for so long that the endpoint may be
+    /// closing it.
     pub(crate) fn is_usable(&mut self, limit: Duration) -> bool {
         if self.idle_for(Instant::now()) >= limit {
             return false;

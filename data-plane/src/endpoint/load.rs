@@ -7,8 +7,8 @@ use hermes_core::load::{EngineSample, Health, Load};
 /// "Not known" for a count that travels as `u32`.
 const ABSENT: u32 = u32::MAX;
 
-/// The fields are written one by one, so a reader may see two updates mixed. A selection needs each figure by itself
-/// only.
+/// The fields are written one by one, so a reader may see two updates mixed. A selection needs each
+/// figure by itself only.
 #[derive(Debug)]
 pub(super) struct LoadCell {
     in_flight: AtomicU32,

@@ -11,8 +11,8 @@ use crate::{
     endpoint::{InFlightGuard, Upstream},
 };
 
-/// A request that was sent to one endpoint, or is about to be. It is in flight there until this is dropped, and travels
-/// with the endpoint's answer.
+/// A request that was sent to one endpoint, or is about to be. It is in flight there until this is
+/// dropped, and travels with the endpoint's answer.
 pub(crate) struct Attempt {
     facts: AttemptFacts,
     in_flight: InFlightGuard,
@@ -23,7 +23,8 @@ pub(crate) struct Attempt {
 pub(super) struct AttemptFacts {
     pub(super) upstream: Arc<Upstream>,
     sent: Instant,
-    /// Prompt tokens that the endpoint's cache was expected to hold, and the source of that expectation.
+    /// Prompt tokens that the endpoint's cache was expected to hold, and the source of that
+    /// expectation.
     pub(super) cached_tokens: u32,
     pub(super) source: Option<CacheSource>,
     pub(super) span: Span,

@@ -1,7 +1,8 @@
 //! Sending a request to the selected endpoints, one after another, until one answers.
 //!
-//! An attempt may be repeated elsewhere only before the first byte of an answer reached the client, and only if the
-//! pool's retry budget pays for it. What follows from a failed attempt is decided in [`super::retry`].
+//! An attempt may be repeated elsewhere only before the first byte of an answer reached the client,
+//! and only if the pool's retry budget pays for it. What follows from a failed attempt is decided
+//! in [`super::retry`].
 
 use std::sync::Arc;
 
@@ -67,7 +68,8 @@ impl Forwarder {
             let (mut answer, repeated) =
                 self.attempt((request, &body), pool, endpoint, guard).await;
             if repeated {
-                // The first sending was unanswered: the request may be the cause, whatever came of the repetition.
+                // The first sending was unanswered: the request may be the cause, whatever came of
+                // the repetition.
                 pool.metrics.endpoints.attempts[AttemptOutcome::Failed].inc();
                 attempts.failed(true);
             }
@@ -91,8 +93,8 @@ impl Forwarder {
         })
     }
 
-    /// One attempt: connect, send, wait for the head, and for a stream's first piece. Returns also whether the request
-    /// was sent twice.
+    /// One attempt: connect, send, wait for the head, and for a stream's first piece. Returns also
+    /// whether the request was sent twice.
     async fn attempt(
         &self,
         (request, body): (&InferenceRequest, &Outgoing),
@@ -131,7 +133,8 @@ impl Forwarder {
     }
 }
 
-/// Records the end of an attempt in the metrics, in the endpoint's health, and at the control plane.
+/// Records the end of an attempt in the metrics, in the endpoint's health, and at the control
+/// plane.
 fn record(end: AttemptEnd, pool: &RoutingPool, upstream: &Upstream, guard: &RequestGuard) {
     let Some(failure) = end.failure() else {
         pool.metrics.endpoints.attempts[AttemptOutcome::Answered].inc();

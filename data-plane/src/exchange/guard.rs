@@ -5,9 +5,10 @@
 //!   └──────── RequestGuard ───────┘                   └─ Meter ─┘
 //! ```
 //!
-//! The guard is created when the pool is known and travels with the request into the body of its answer, where a
-//! [`Meter`](super::meter::Meter) owns it. Dropping it ends the request with the outcome that was set; without one the
-//! outcome is `cancelled`, because a client that disconnects drops the request wherever it is.
+//! The guard is created when the pool is known and travels with the request into the body of its
+//! answer, where a [`Meter`](super::meter::Meter) owns it. Dropping it ends the request with the
+//! outcome that was set; without one the outcome is `cancelled`, because a client that disconnects
+//! drops the request wherever it is.
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,7 +53,8 @@ pub(crate) struct RequestGuard {
     query: Query,
     level: FallbackLevel,
     queued: Duration,
-    /// The model's name, if a listener of the access log was connected when the endpoint was selected.
+    /// The model's name, if a listener of the access log was connected when the endpoint was
+    /// selected.
     recorded_model: Option<Box<str>>,
     timeline: Timeline,
     /// The attempt in progress, the last one that failed, or the one whose answer is relayed.

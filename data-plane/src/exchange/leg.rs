@@ -1,6 +1,7 @@
 //! One leg: a request as it is sent to one endpoint, until its answer has begun.
 //!
-//! For a stream, the head is held back until the body begins: until then a failure can be retried elsewhere.
+//! For a stream, the head is held back until the body begins: until then a failure can be retried
+//! elsewhere.
 
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ pub(super) struct LegDeadline {
 /// How a leg ended, up to the beginning of its answer.
 pub(super) struct LegResult {
     pub(super) answer: Result<LegAnswer, LegError>,
-    /// The request was sent twice: the first time the endpoint may have seen it, and did not answer.
+    /// The request was sent twice: the first time the endpoint may have seen it, and did not
+    /// answer.
     pub(super) repeated: bool,
 }
 
@@ -70,7 +72,8 @@ pub(super) enum LegError {
 // === LegDeadline ===
 
 impl LegDeadline {
-    /// A stream must begin within the time to first byte from now, another answer within the whole limit from arrival.
+    /// A stream must begin within the time to first byte from now, another answer within the whole
+    /// limit from arrival.
     pub(super) fn of(request: &InferenceRequest, timeouts: Timeouts, arrived: Instant) -> Self {
         let (since, limit) = if request.stream {
             (Instant::now(), timeouts.first_byte)
@@ -127,9 +130,10 @@ impl Leg<'_> {
 
     /// Sends on an idle connection, or on a new one.
     ///
-    /// The endpoint may be closing an idle connection. A request that was not written is sent on the next one. One that
-    /// the endpoint may have seen is repeated once, on a new connection: whether the endpoint closed an idle connection
-    /// or died of this request, hyper reports the same error.
+    /// The endpoint may be closing an idle connection. A request that was not written is sent on
+    /// the next one. One that the endpoint may have seen is repeated once, on a new connection:
+    /// whether the endpoint closed an idle connection or died of this request, hyper reports the
+    /// same error.
     async fn send(
         &self,
         connections_opened: &Counter,

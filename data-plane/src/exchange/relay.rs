@@ -1,8 +1,9 @@
 //! Relaying an answer: the engine's frames as they arrive, each passed to the [`Meter`].
 //!
-//! The relay holds no buffer. Over HTTP/1.1 no task stands between the two connections either (over HTTP/2 hyper spawns
-//! one per stream): a client that reads slowly slows the engine's connection down, and a client that disconnects drops
-//! this body, and with it the connection to the engine, which cancels the request.
+//! The relay holds no buffer. Over HTTP/1.1 no task stands between the two connections either (over
+//! HTTP/2 hyper spawns one per stream): a client that reads slowly slows the engine's connection
+//! down, and a client that disconnects drops this body, and with it the connection to the engine,
+//! which cancels the request.
 
 use std::{
     future::Future,
@@ -33,7 +34,8 @@ pub(crate) enum ResponseBody {
     Relayed(Box<Relay>),
 }
 
-/// Why an answer was truncated. hyper then aborts the client's connection (or stream), so that the client detects it.
+/// Why an answer was truncated. hyper then aborts the client's connection (or stream), so that the
+/// client detects it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TruncatedResponse {
     #[error("the endpoint broke off its answer")]
@@ -60,8 +62,9 @@ pub(crate) struct Relay {
     ending: Option<TruncationStep>,
 }
 
-/// The steps of truncating an answer. hyper discards its write buffer when a body fails, so the body returns `Pending`
-/// once before it fails: hyper flushes the buffer whenever a body is pending.
+/// The steps of truncating an answer. hyper discards its write buffer when a body fails, so the
+/// body returns `Pending` once before it fails: hyper flushes the buffer whenever a body is
+/// pending.
 enum TruncationStep {
     Flush(TruncatedResponse),
     Fail(TruncatedResponse),
@@ -179,7 +182,8 @@ impl Relay {
         self.last_frame = now;
         self.meter.piece(bytes, now);
         self.between_events = bytes.ends_with(b"\n\n");
-        // hyper stops polling at the head's content length, so the end of the body may never be polled.
+        // hyper stops polling at the head's content length, so the end of the body may never be
+        // polled.
         if self.body.as_ref().is_some_and(Body::is_end_stream) {
             self.complete();
         }
@@ -193,7 +197,8 @@ impl Relay {
         self.meter.complete();
     }
 
-    /// Truncates the answer: an error event where the client reads events, then an abort instead of a proper end.
+    /// Truncates the answer: an error event where the client reads events, then an abort instead of
+    /// a proper end.
     fn truncate(
         &mut self,
         why: TruncatedResponse,

@@ -40,8 +40,8 @@ pub(super) enum AttemptEnd {
 pub(super) enum RetryVerdict {
     /// The answer is relayed, or no time is left for another attempt.
     Final,
-    /// Another endpoint may succeed; if none does, the last answer is relayed. The request may be the cause of a
-    /// suspicious failure.
+    /// Another endpoint may succeed; if none does, the last answer is relayed. The request may be
+    /// the cause of a suspicious failure.
     TryElsewhere { suspicious: bool },
 }
 
@@ -139,7 +139,8 @@ impl Attempts {
         }
     }
 
-    /// Whether another attempt may be made. Every attempt after the first is paid from the retry budget.
+    /// Whether another attempt may be made. Every attempt after the first is paid from the retry
+    /// budget.
     pub(super) fn may_continue(&self, withdraw: impl FnOnce() -> bool) -> bool {
         self.suspicious < MAX_SUSPICIOUS_FAILURES
             && self.tried < self.max

@@ -152,8 +152,8 @@ impl Exchange {
     }
 }
 
-/// An engine that answers, until it is killed: then each connection ends with the next request that it reads, and no
-/// new one is accepted unless `accepts` says so.
+/// An engine that answers, until it is killed: then each connection ends with the next request that
+/// it reads, and no new one is accepted unless `accepts` says so.
 struct Engine {
     address: SocketAddr,
     connection: EngineConnection,

@@ -54,7 +54,8 @@ impl Timeline {
         (self.pieces > 1).then(|| last - first)
     }
 
-    /// Seconds per output token after the first, of an answer in several pieces with this many tokens.
+    /// Seconds per output token after the first, of an answer in several pieces with this many
+    /// tokens.
     pub(super) fn time_per_output_token(&self, tokens: u64) -> Option<f64> {
         let decoding = self.decoding()?;
         (tokens > 1).then(|| decoding.as_secs_f64() / (tokens - 1) as f64)

@@ -1,8 +1,8 @@
 //! The spans of one request: server, route, and one client span per attempt.
 //!
-//! They exist only when traces are exported (see [`hermes_runtime::telemetry`]); otherwise every function here returns a
-//! disabled span and costs a branch. Of a client's request only the model's name is an attribute; prompts, credentials
-//! and header values are not.
+//! They exist only when traces are exported (see [`hermes_runtime::telemetry`]); otherwise every
+//! function here returns a disabled span and costs a branch. Of a client's request only the model's
+//! name is an attribute; prompts, credentials and header values are not.
 
 use std::net::SocketAddr;
 
@@ -256,7 +256,8 @@ pub(crate) fn failed(span: &Span, error_type: &str) {
     span.record("error.type", error_type);
 }
 
-/// A model's name, cut to a bounded length: pools without a list of models accept any name from a client.
+/// A model's name, cut to a bounded length: pools without a list of models accept any name from a
+/// client.
 fn bounded(model: &str) -> &str {
     &model[..model.floor_char_boundary(LONGEST_NAME)]
 }

@@ -5,8 +5,8 @@
 //!      └──────────▶ table of open requests (bounded by the requests in flight) ──▶ OpenRequests, after a drop
 //! ```
 //!
-//! A full queue drops the report and causes a resync: the table of open requests then replaces the replicas' state, so
-//! that a dropped report cannot leave a booking behind.
+//! A full queue drops the report and causes a resync: the table of open requests then replaces the
+//! replicas' state, so that a dropped report cannot leave a booking behind.
 
 use std::{
     collections::HashMap,
@@ -185,9 +185,11 @@ impl Reporter {
     }
 }
 
-/// Removes the start of requests whose end is in the same batch: a short request is reported by one message.
+/// Removes the start of requests whose end is in the same batch: a short request is reported by one
+/// message.
 ///
-/// The control plane would add and remove their bookings at once. The time to the first byte is moved into the end.
+/// The control plane would add and remove their bookings at once. The time to the first byte is
+/// moved into the end.
 pub(crate) fn fold(batch: &mut Vec<v1::Report>) {
     let mut over: HashMap<u64, Option<u64>> = batch
         .iter()

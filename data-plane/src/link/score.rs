@@ -6,9 +6,10 @@
 //!      └──────────── oneshot, by id ◀── pending ◀─ answers, any order: [queued,] chosen or rejected
 //! ```
 //!
-//! One call per request would cost more, so this file provides what a call would: the caller has the deadline; a
-//! dropped [`PendingScore`] cancels the request, also in the replica's queue; the queue bounds outstanding requests; a
-//! broken stream fails all pending requests at once, so that they fall back without waiting.
+//! One call per request would cost more, so this file provides what a call would: the caller has
+//! the deadline; a dropped [`PendingScore`] cancels the request, also in the replica's queue; the
+//! queue bounds outstanding requests; a broken stream fails all pending requests at once, so that
+//! they fall back without waiting.
 
 mod pending;
 mod stream;
@@ -38,7 +39,8 @@ pub(crate) struct ScoreClient {
     pending: Arc<Mutex<PendingScores>>,
 }
 
-/// A Score request without a final answer. Dropping it cancels the request, its booking and its place in the queue.
+/// A Score request without a final answer. Dropping it cancels the request, its booking and its
+/// place in the queue.
 pub(crate) struct PendingScore {
     id: u64,
     reply: oneshot::Receiver<ScoreReply>,
@@ -113,7 +115,8 @@ impl ScoreClient {
 // === PendingScore ===
 
 impl PendingScore {
-    /// Waits for the next answer, at most for `within`. After [`Answer::Queued`] the final one is still to come.
+    /// Waits for the next answer, at most for `within`. After [`Answer::Queued`] the final one is
+    /// still to come.
     pub(crate) async fn answer(&mut self, within: Duration) -> Result<Answer, ScoreClientError> {
         let reply = timeout(within, &mut self.reply)
             .await
@@ -137,7 +140,8 @@ impl Drop for PendingScore {
             return;
         }
         self.client.pending.lock().by_id.remove(&self.id);
-        // When the queue is full the booking ends with its time to live, and the place in the queue with its limit.
+        // When the queue is full the booking ends with its time to live, and the place in the queue
+        // with its limit.
         let _ = self.client.queue.try_send(ScoreMessage::Cancel(self.id));
     }
 }

@@ -5,8 +5,8 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-/// Limit of the bytes of request bodies. Bodies are kept for retries until an answer begins; their bytes are counted
-/// until the request ends.
+/// Limit of the bytes of request bodies. Bodies are kept for retries until an answer begins; their
+/// bytes are counted until the request ends.
 const MAX_HELD_BYTES: u64 = 2 << 30;
 
 /// Counts admitted requests, from admission to the last byte of the answer.
@@ -27,7 +27,8 @@ pub(crate) struct AdmissionPermit {
 }
 
 impl AdmissionLimit {
-    /// Admits a request while fewer than `limit` are admitted. The limit may change from call to call.
+    /// Admits a request while fewer than `limit` are admitted. The limit may change from call to
+    /// call.
     pub(crate) fn try_acquire(&self, limit: u32) -> Option<AdmissionPermit> {
         let admitted = self.0.requests.fetch_add(1, Ordering::Relaxed);
         // Counted already: dropping it undoes that if it was one too many.

@@ -58,7 +58,8 @@ impl<'de> Visitor<'de> for BodyEntries<'de> {
         while let Some((FieldName(key), value)) =
             map.next_entry::<FieldName<'de>, &'de RawValue>()?
         {
-            // The key begins after whatever separates it from the entry before it: `{` or `,`, and white space.
+            // The key begins after whatever separates it from the entry before it: `{` or `,`, and
+            // white space.
             let after = entries.last().map_or(0, |last| last.end);
             let gap = body[after..]
                 .iter()

@@ -1,8 +1,8 @@
 //! The fields of a JSON body that routing reads: borrowed from its bytes, never encoded again.
 //!
-//! One pass over the top level. Values that are only forwarded (messages, tools) stay raw; of a key that appears twice
-//! the last value counts, as in the engines' parser. Fields that control an engine's internals are detected here and cut
-//! out in [`super::body_edit`].
+//! One pass over the top level. Values that are only forwarded (messages, tools) stay raw; of a key
+//! that appears twice the last value counts, as in the engines' parser. Fields that control an
+//! engine's internals are detected here and cut out in [`super::body_edit`].
 
 use std::{borrow::Cow, fmt};
 
@@ -12,7 +12,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// Top-level fields that clients must not set: they can crash an engine, or make it reach other hosts.
+/// Top-level fields that clients must not set: they can crash an engine, or make it reach other
+/// hosts.
 pub(super) const CONTROL_FIELDS: [&str; 9] = [
     "kv_transfer_params",
     "ec_transfer_params",
@@ -25,7 +26,8 @@ pub(super) const CONTROL_FIELDS: [&str; 9] = [
     "disagg_prefill_dp_rank",
 ];
 
-/// Top-level fields that change which tokens an engine makes of the prompt, and that the proxy does not interpret.
+/// Top-level fields that change which tokens an engine makes of the prompt, and that the proxy does
+/// not interpret.
 const PROMPT_FIELDS: [&str; 5] = [
     "chat_template",
     "truncate_prompt_tokens",
@@ -148,8 +150,8 @@ impl<'de> Visitor<'de> for TopLevel {
     }
 }
 
-/// Clamped, so that a client's number cannot overflow; a value that is not a number counts as 0 and is rejected by the
-/// engine.
+/// Clamped, so that a client's number cannot overflow; a value that is not a number counts as 0 and
+/// is rejected by the engine.
 fn clamped(raw: Option<&RawValue>) -> i32 {
     let number = raw
         .and_then(|raw| raw.get().parse::<f64>().ok())

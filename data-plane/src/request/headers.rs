@@ -28,8 +28,8 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Routers use these to direct a request to a host or rank behind an engine, a sidecar or another router. Accepted from
-/// a client they would let it reach other hosts, or another tenant's rank.
+/// Routers use these to direct a request to a host or rank behind an engine, a sidecar or another
+/// router. Accepted from a client they would let it reach other hosts, or another tenant's rank.
 fn is_control(name: &str) -> bool {
     matches!(
         name,
@@ -58,7 +58,8 @@ fn is_the_senders(name: &str) -> bool {
 /// The longest request id of a client that is kept.
 const LONGEST_ID: usize = 128;
 
-/// Cleans a client's headers for an endpoint, which gets its own `Host`, `Content-Length` and trace context.
+/// Cleans a client's headers for an endpoint, which gets its own `Host`, `Content-Length` and trace
+/// context.
 pub(crate) fn clean_request(headers: &mut HeaderMap) {
     remove(headers, |name| {
         is_hop_by_hop(name) || is_control(name) || is_the_senders(name)
@@ -72,7 +73,8 @@ pub(crate) fn clean_response(headers: &mut HeaderMap) {
     });
 }
 
-/// The client's priority, if it is a whole number. Clamped, so that it never overflows into another meaning.
+/// The client's priority, if it is a whole number. Clamped, so that it never overflows into another
+/// meaning.
 pub(crate) fn priority(headers: &HeaderMap) -> Option<i32> {
     let number: i64 = headers.get(PRIORITY)?.to_str().ok()?.trim().parse().ok()?;
     Some(number.clamp(-1_000_000, 1_000_000) as i32)
@@ -80,7 +82,8 @@ pub(crate) fn priority(headers: &HeaderMap) -> Option<i32> {
 
 /// Removes what `drops` selects, and what `Connection` names: hop-by-hop headers.
 fn remove(headers: &mut HeaderMap, drops: impl Fn(&str) -> bool) {
-    // A request has few headers, so testing each is cheaper than looking up every name that must be removed.
+    // A request has few headers, so testing each is cheaper than looking up every name that must be
+    // removed.
     let mut dropped: SmallVec<[HeaderName; 8]> = headers
         .keys()
         .filter(|name| drops(name.as_str()))

@@ -1,4 +1,5 @@
-//! Who sends a request: its session, its tenant and its priority. Only hashes of a client's values are kept.
+//! Who sends a request: its session, its tenant and its priority. Only hashes of a client's values
+//! are kept.
 
 use hermes_core::policy::{SessionAffinity, SessionKey, TenantKey};
 use http::{HeaderMap, HeaderValue, header};
@@ -16,7 +17,8 @@ pub(crate) struct ClientIdentity {
 }
 
 impl ClientIdentity {
-    /// `priority` is the header's; without one the body's counts, where vLLM's convention is that lower goes first.
+    /// `priority` is the header's; without one the body's counts, where vLLM's convention is that
+    /// lower goes first.
     pub(crate) fn of(fields: &BodyFields<'_>, priority: Option<i32>) -> Self {
         Self {
             priority: priority.unwrap_or(-fields.priority),

@@ -51,8 +51,8 @@ where
             continue;
         }
         if rest.is_empty() {
-            // A second piece: from here on the pieces are copied together. The client chooses the hint, so it is only
-            // trusted up to a bound.
+            // A second piece: from here on the pieces are copied together. The client chooses the
+            // hint, so it is only trusted up to a bound.
             rest.reserve(
                 usize::try_from(hint.lower())
                     .unwrap_or(usize::MAX)

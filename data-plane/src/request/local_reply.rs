@@ -1,7 +1,8 @@
-//! Local replies: the errors that the proxy itself answers with, and the one place where they become responses.
+//! Local replies: the errors that the proxy itself answers with, and the one place where they
+//! become responses.
 //!
-//! The texts are for clients and contain nothing internal: no endpoint, no address, no error of a library. Errors of
-//! engines are not local replies; they are forwarded unchanged.
+//! The texts are for clients and contain nothing internal: no endpoint, no address, no error of a
+//! library. Errors of engines are not local replies; they are forwarded unchanged.
 
 use std::time::Duration;
 

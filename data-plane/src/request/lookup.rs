@@ -16,8 +16,8 @@ use crate::request::{
 /// Limit of the bytes of a prompt that is looked up, with everything that goes into it.
 const MAX_LOOKUP_BYTES: usize = 1 << 20;
 
-/// The lookup for a `POST` of `body` to `path`, as a proxy sends it: for tools and tests. `None` when the body is
-/// invalid or has no prompt.
+/// The lookup for a `POST` of `body` to `path`, as a proxy sends it: for tools and tests. `None`
+/// when the body is invalid or has no prompt.
 #[must_use]
 pub fn of(path: &str, body: &Bytes) -> Option<PromptText> {
     let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;

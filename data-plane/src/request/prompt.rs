@@ -1,4 +1,5 @@
-//! The prompt of a request: its size, its token estimate and its hash chain. The text itself is only sliced.
+//! The prompt of a request: its size, its token estimate and its hash chain. The text itself is
+//! only sliced.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ const CHAIN_FORMAT: &[u8] = b"hermes-prefix-1";
 /// Average bytes of text per token: an estimate for planning, never for accounting.
 pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 
-/// The parts of a body that become the prompt, as slices of its bytes: raw JSON, in the order of chat templates.
+/// The parts of a body that become the prompt, as slices of its bytes: raw JSON, in the order of
+/// chat templates.
 #[derive(Default)]
 pub(crate) struct RequestPrompt {
     /// Of all parts, or of the whole body where no part is known.
@@ -29,7 +31,8 @@ pub(crate) struct RequestPrompt {
     pub(super) template: PromptTemplate,
 }
 
-/// Parameters of the chat template besides the conversation: raw JSON, and flags that the client set.
+/// Parameters of the chat template besides the conversation: raw JSON, and flags that the client
+/// set.
 #[derive(Default)]
 pub(super) struct PromptTemplate {
     pub(super) kwargs: Bytes,
@@ -102,7 +105,8 @@ impl RequestPrompt {
     }
 }
 
-/// The JSON text of an array or string without its delimiters, which the next turn of a conversation continues.
+/// The JSON text of an array or string without its delimiters, which the next turn of a
+/// conversation continues.
 fn inside(json: &[u8]) -> &[u8] {
     match json {
         [b'[', inside @ .., b']'] | [b'"', inside @ .., b'"'] => inside,

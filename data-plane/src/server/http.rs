@@ -26,17 +26,18 @@ const BACKLOG: i32 = 4_096;
 /// A head must arrive within this time, counted from the connection or from the request before it.
 const HEAD: Duration = Duration::from_secs(30);
 
-/// What hyper buffers of one connection, in bytes. A head above the proxy's own limit still fits, so
-/// that it gets the proxy's own answer. hyper's limit of 100 fields in a head stays: up to it, the
-/// parsed fields are on the stack.
+/// What hyper buffers of one connection, in bytes. A head above the proxy's own limit still fits,
+/// so that it gets the proxy's own answer. hyper's limit of 100 fields in a head stays: up to it,
+/// the parsed fields are on the stack.
 const BUFFER: usize = 256 << 10;
 
-/// A client that takes no byte of its answer for this long is cut off, so that it cannot hold an engine.
+/// A client that takes no byte of its answer for this long is cut off, so that it cannot hold an
+/// engine.
 #[cfg(target_os = "linux")]
 const SLOW_READER: Duration = Duration::from_secs(60);
 
-/// HTTP/2: requests at once on one connection, and windows large enough that slow streams do not stall their
-/// neighbours.
+/// HTTP/2: requests at once on one connection, and windows large enough that slow streams do not
+/// stall their neighbours.
 const H2_STREAMS: u32 = 1_024;
 const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 16 << 20;
@@ -45,7 +46,8 @@ const H2_KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Open connections of clients. Above it a new one waits in the kernel.
 const MAX_CLIENTS: usize = 50_000;
 
-/// Takes the port; `shared` with other listeners of this process, among which the kernel spreads connections.
+/// Takes the port; `shared` with other listeners of this process, among which the kernel spreads
+/// connections.
 pub(crate) fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -82,7 +84,8 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain
             },
         }
     }
-    // Step one of the drain: no new connection. The listener is closed before the wait, so that the kernel refuses.
+    // Step one of the drain: no new connection. The listener is closed before the wait, so that the
+    // kernel refuses.
     drop(listener);
     let forced = drain.forced();
     tokio::pin!(forced);
@@ -151,8 +154,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // The kernel counts the time in which the client takes nothing, its window closed or its host gone. Systems other
-    // than Linux have no such option.
+    // The kernel counts the time in which the client takes nothing, its window closed or its host
+    // gone. Systems other than Linux have no such option.
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SLOW_READER))?;
     Ok(())

@@ -34,7 +34,8 @@ pub(crate) struct Worker {
 impl Listeners {
     /// Binds the port once for each of `workers` threads.
     pub(crate) fn bind(address: SocketAddr, workers: NonZeroUsize) -> io::Result<Self> {
-        // Another process can bind a shared port too: only an unshared socket shows whether it is free.
+        // Another process can bind a shared port too: only an unshared socket shows whether it is
+        // free.
         drop(http::bind(address, false)?);
         let first = http::bind(address, true)?;
         // Port 0 is any free one, and then the same for all.

@@ -1,7 +1,8 @@
 //! A connection to one control-plane replica: plain, or by TLS with certificates of both sides.
 //!
-//! A replica is dialed at an address that its name resolved to, and its certificate is checked for the name: a headless
-//! Service has one name for all replicas, and certificates cannot list their addresses.
+//! A replica is dialed at an address that its name resolved to, and its certificate is checked for
+//! the name: a headless Service has one name for all replicas, and certificates cannot list their
+//! addresses.
 
 use std::{error::Error, io, net::SocketAddr, time::Duration};
 
@@ -103,8 +104,8 @@ async fn secured(tls: &Tls, address: ReplicaAddress) -> io::Result<TlsStream<Tcp
         .await
 }
 
-/// An error with its chain of causes: the outermost is only `transport error`, the last one names the certificate's
-/// fault.
+/// An error with its chain of causes: the outermost is only `transport error`, the last one names
+/// the certificate's fault.
 pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

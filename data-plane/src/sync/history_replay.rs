@@ -1,8 +1,9 @@
 //! Replaying this proxy's routing history to the replica that owns a pool.
 //!
-//! A replica that restarts loses what it learned of caches. Every proxy has a bounded history of what it sent where, and
-//! sends it to a replica that becomes the owner of a pool, or returns as its owner, before the first Score request.
-//! Replaying an entry that the replica has already is harmless.
+//! A replica that restarts loses what it learned of caches. Every proxy has a bounded history of
+//! what it sent where, and sends it to a replica that becomes the owner of a pool, or returns as
+//! its owner, before the first Score request. Replaying an entry that the replica has already is
+//! harmless.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -63,7 +64,8 @@ fn send_history(target: &ReplayTarget<'_>, pool: &RoutingPool) {
     let (mut sent, mut dropped) = (0, 0);
     for replayed in history_to_wire(pool.name(), history.block_bytes(), known) {
         let count = replayed.requests.len();
-        // Sent without waiting, like reports: entries that do not fit are learned again from traffic.
+        // Sent without waiting, like reports: entries that do not fit are learned again from
+        // traffic.
         match target.upwards.try_send(FromDataPlane {
             message: Some(Message::History(replayed)),
         }) {

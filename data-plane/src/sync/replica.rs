@@ -1,4 +1,5 @@
-//! Following one control-plane replica: its Sync and Score streams, opened again whenever they break.
+//! Following one control-plane replica: its Sync and Score streams, opened again whenever they
+//! break.
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -91,7 +92,8 @@ impl ReplicaFollower {
                 wait = BACKOFF.0;
                 last_reason.clear();
             } else if last_reason != reason {
-                // Logged once per reason: a replica restarts within seconds, but a wrong certificate may last for days.
+                // Logged once per reason: a replica restarts within seconds, but a wrong
+                // certificate may last for days.
                 tracing::warn!(%address, reason, "cannot reach a control-plane replica");
                 last_reason = reason;
             }
@@ -176,7 +178,8 @@ impl ReplicaFollower {
             }
             (Some(Down::Snapshot(wire)), _) => from_full(wire),
             (Some(Down::Delta(wire)), Some(synced)) => from_delta(wire, synced),
-            // Load without a snapshot has no endpoints to apply to; unknown kinds of messages are skipped.
+            // Load without a snapshot has no endpoints to apply to; unknown kinds of messages are
+            // skipped.
             (Some(Down::Load(_)) | None, _) => return Ok(()),
             (Some(Down::Delta(_)), None) => {
                 return Err(Status::failed_precondition(
@@ -218,7 +221,8 @@ impl ReplicaFollower {
     }
 }
 
-/// The text of an error for logs. The causes matter: only the last one names a rejected certificate's fault.
+/// The text of an error for logs. The causes matter: only the last one names a rejected
+/// certificate's fault.
 fn reason_of(status: &Status) -> String {
     match status.source() {
         Some(cause) => format!("{}: {}", status.message(), causes(cause)),
@@ -302,8 +306,8 @@ struct LostOnDrop {
 
 impl Drop for LostOnDrop {
     fn drop(&mut self) {
-        // A full queue drops this event: the store then keeps the replica until its address is followed again. Requests do
-        // not ask it, because its Score stream is broken.
+        // A full queue drops this event: the store then keeps the replica until its address is
+        // followed again. Requests do not ask it, because its Score stream is broken.
         let _ = self.events.try_send(ReplicaEvent::Lost { from: self.from });
     }
 }

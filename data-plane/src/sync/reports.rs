@@ -17,7 +17,8 @@ use crate::{
     telemetry::metrics::ProxyMetrics,
 };
 
-/// How long a batch is collected. Short, because a freed endpoint is available to the scheduler only after its report.
+/// How long a batch is collected. Short, because a freed endpoint is available to the scheduler
+/// only after its report.
 const LINGER: Duration = Duration::from_millis(5);
 
 /// Maximum number of reports in one message.
@@ -49,7 +50,8 @@ impl ReportOutbox {
         StreamRegistration { needs_resync }
     }
 
-    /// Sends one batch to every stream. `resync` is set when reports were dropped before they reached this queue.
+    /// Sends one batch to every stream. `resync` is set when reports were dropped before they
+    /// reached this queue.
     fn send(&self, reports: Vec<v1::Report>, resync: bool, open: impl Fn() -> v1::OpenRequests) {
         let mut streams = self.0.lock();
         streams.retain(|stream| !stream.upwards.is_closed());

@@ -1,4 +1,5 @@
-//! What requests read of the control plane's messages: the view, the replicas, the age of load figures.
+//! What requests read of the control plane's messages: the view, the replicas, the age of load
+//! figures.
 
 use std::{
     sync::{

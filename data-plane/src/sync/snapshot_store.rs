@@ -67,7 +67,8 @@ impl ReplicaState {
 // === SnapshotStore ===
 
 impl SnapshotStore {
-    /// `ready` opens with the first view; `workers` is the number of threads that will send requests.
+    /// `ready` opens with the first view; `workers` is the number of threads that will send
+    /// requests.
     pub(crate) fn new(
         routing: RoutingState,
         metrics: Arc<ProxyMetrics>,
@@ -220,7 +221,8 @@ impl SnapshotStore {
         self.metrics.sync.connected_control_planes.set(connected);
     }
 
-    /// Applies load rows of the active replica; other replicas report the same load slightly earlier or later.
+    /// Applies load rows of the active replica; other replicas report the same load slightly
+    /// earlier or later.
     fn load(&self, from: SocketAddr, rows: &[v1::EndpointLoad]) {
         let view = self.routing.view.load_full();
         let (Some(view), true) = (view, self.active == Some(from)) else {
@@ -241,7 +243,8 @@ impl SnapshotStore {
     fn maintain(&self) {
         let now = crate::clock::uptime();
         if self.active.is_some() {
-            // A replica sends load rows only when load changes, so silence on an open stream does not age them.
+            // A replica sends load rows only when load changes, so silence on an open stream does
+            // not age them.
             self.routing.freshness.renew(now);
         }
         self.metrics.sync.load_age.set(

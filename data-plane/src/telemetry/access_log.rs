@@ -4,9 +4,10 @@
 //!   request guard, when dropped ──▶ ring (bounded) ──▶ one stream of lines for each listener (few)
 //! ```
 //!
-//! The fields are those of the Mooncake trace format, so that trace tools can read them, and a few more. A prompt is
-//! recorded as sizes and block hashes, never as text; a tenant as a hash. Without listeners a request costs one atomic
-//! load. A listener that is too slow loses the oldest records, and gets a line with their number.
+//! The fields are those of the Mooncake trace format, so that trace tools can read them, and a few
+//! more. A prompt is recorded as sizes and block hashes, never as text; a tenant as a hash. Without
+//! listeners a request costs one atomic load. A listener that is too slow loses the oldest records,
+//! and gets a line with their number.
 
 use std::{
     sync::{
@@ -26,7 +27,8 @@ use tokio::{
 
 use crate::request::prompt::BYTES_PER_TOKEN;
 
-/// Records that are kept for the slowest listener. A record is a few hundred bytes, plus 8 for each block of its prompt.
+/// Records that are kept for the slowest listener. A record is a few hundred bytes, plus 8 for each
+/// block of its prompt.
 const RING: usize = 1_024;
 
 /// Maximum number of listeners.
@@ -87,9 +89,11 @@ impl AccessLog {
         let _no_listener = self.ring.send(Arc::new(record));
     }
 
-    /// The lines of requests that arrive from now on, until the listener disconnects; `None` when there are too many listeners.
+    /// The lines of requests that arrive from now on, until the listener disconnects; `None` when
+    /// there are too many listeners.
     ///
-    /// Times count from now, so that the streams of several proxies that begin together can be merged.
+    /// Times count from now, so that the streams of several proxies that begin together can be
+    /// merged.
     pub(crate) fn listen(self: &Arc<Self>) -> Option<impl Stream<Item = Bytes> + Send + use<>> {
         let place = ListenerSlot::take(self)?;
         let (began, ring) = (Instant::now(), self.ring.subscribe());
@@ -154,8 +158,8 @@ impl AccessRecord {
         Some(line.to_string())
     }
 
-    /// Tokens assumed per block. The same for every prompt, as blocks are compared between prompts; readers that need it
-    /// more exactly have the bytes and the tokens of each prompt.
+    /// Tokens assumed per block. The same for every prompt, as blocks are compared between prompts;
+    /// readers that need it more exactly have the bytes and the tokens of each prompt.
     fn block_tokens(&self) -> u64 {
         (u64::from(self.block_bytes) / BYTES_PER_TOKEN).max(1)
     }

@@ -1,4 +1,5 @@
-//! The proxy's metrics. The help text of each family is its documentation; `docs/metrics.md` is checked against it.
+//! The proxy's metrics. The help text of each family is its documentation; `docs/metrics.md` is
+//! checked against it.
 //!
 //! ```text
 //!   ProxyMetrics ── families of the process ──┬─ RequestFamilies    ── ModelMetrics ─┐
@@ -7,9 +8,9 @@
 //!                                             └─ SyncMetrics
 //! ```
 //!
-//! Labels are bounded: pools, models and endpoints come from the snapshot, everything else from closed sets. Handles
-//! are resolved when a snapshot is applied, so that a request touches atomics only. The series of a pool or a model are
-//! removed when no view and no request uses them.
+//! Labels are bounded: pools, models and endpoints come from the snapshot, everything else from
+//! closed sets. Handles are resolved when a snapshot is applied, so that a request touches atomics
+//! only. The series of a pool or a model are removed when no view and no request uses them.
 
 mod endpoints;
 mod requests;

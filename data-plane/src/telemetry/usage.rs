@@ -1,8 +1,9 @@
 //! Token usage that an answer reports, extracted from the relayed bytes.
 //!
-//! Engines report usage near the end: in the last event of a stream, or the last fields of a JSON body. So the last few
-//! pieces are kept (reference counts, no copy) and parsed once, when the answer has ended. Anthropic's streams report it
-//! in two places, so their first piece is kept too, and the larger of each figure counts.
+//! Engines report usage near the end: in the last event of a stream, or the last fields of a JSON
+//! body. So the last few pieces are kept (reference counts, no copy) and parsed once, when the
+//! answer has ended. Anthropic's streams report it in two places, so their first piece is kept too,
+//! and the larger of each figure counts.
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -81,7 +82,8 @@ impl UsageTap {
     }
 }
 
-/// Both spellings: `prompt_tokens` of chat and completions, `input_tokens` of responses and messages.
+/// Both spellings: `prompt_tokens` of chat and completions, `input_tokens` of responses and
+/// messages.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ReportedUsage {
@@ -100,7 +102,8 @@ struct PromptTokenDetails {
     cached_tokens: Option<u32>,
 }
 
-/// The last `"usage": {…}` in `text`. A prompt or answer cannot imitate it: inside JSON strings its quotes are escaped.
+/// The last `"usage": {…}` in `text`. A prompt or answer cannot imitate it: inside JSON strings its
+/// quotes are escaped.
 fn find_usage(text: &[u8]) -> Option<TokenUsage> {
     let mut end = text.len();
     while let Some(at) = memmem::rfind(&text[..end], b"\"usage\":") {

@@ -1,6 +1,8 @@
-//! The routing history of one pool: which prompts this proxy sent where, and whether the engines report cached tokens.
+//! The routing history of one pool: which prompts this proxy sent where, and whether the engines
+//! report cached tokens.
 //!
-//! It lives as long as snapshots contain the pool. Only pools whose strategy uses prefix hashes have one.
+//! It lives as long as snapshots contain the pool. Only pools whose strategy uses prefix hashes
+//! have one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -54,8 +56,8 @@ impl PoolHistory {
         self.entries.lock().newest_first(uptime()).collect()
     }
 
-    /// Cached tokens of this answer. Engines that report them may omit them when there are none; for engines that never
-    /// report them the number is unknown.
+    /// Cached tokens of this answer. Engines that report them may omit them when there are none;
+    /// for engines that never report them the number is unknown.
     pub(crate) fn cached_tokens(&self, usage: TokenUsage) -> Option<u32> {
         if usage.cached_tokens.is_some() && !self.reports_cached_tokens.load(Ordering::Relaxed) {
             self.reports_cached_tokens.store(true, Ordering::Relaxed);

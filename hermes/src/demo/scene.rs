@@ -22,12 +22,13 @@ pub(super) const MODEL: &str = "hermes-demo";
 /// One engine is slower, as in a fleet with two kinds of GPUs.
 const SPEEDS: [f64; 4] = [1.0, 1.0, 1.0, 0.5];
 
-/// Memory of each engine: 11,200 tokens. All conversations fit into the four together, and not into any one of them.
+/// Memory of each engine: 11,200 tokens. All conversations fit into the four together, and not into
+/// any one of them.
 const BLOCKS: usize = 700;
 const BLOCK_TOKENS: usize = 16;
 
-/// Prompt tokens that a full-speed engine computes in a second. A large model on a small GPU: short prompts take their
-/// time, and cost this process little.
+/// Prompt tokens that a full-speed engine computes in a second. A large model on a small GPU: short
+/// prompts take their time, and cost this process little.
 const PREFILL_RATE: f64 = 2_000.0;
 
 /// How long the planes may take until the first request.
@@ -50,7 +51,8 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Starts engines with empty caches, for which a second takes `pace` seconds, and a router in front of them; it is ready when this returns.
+    /// Starts engines with empty caches, for which a second takes `pace` seconds, and a router in
+    /// front of them; it is ready when this returns.
     pub(super) async fn start(strategy: &str, pace: f64) -> Result<Self, Failure> {
         let engines = start_engines(pace).await?;
         let known = Arc::clone(&engines);

@@ -133,8 +133,8 @@ async fn send_failing_requests(router: &Router, engine: &EngineHandle) {
         router.chat(&parent(1), &chat("sim", false)).await.status(),
         502
     );
-    // Twice: on a connection that was used before, the first reset can mean that it was closed while
-    // idle, and the request is repeated once.
+    // Twice: on a connection that was used before, the first reset can mean that it was closed
+    // while idle, and the request is repeated once.
     engine.faults().set_for(2, Fault::ResetBeforeHeaders);
     assert_eq!(
         router.chat(&parent(2), &chat("sim", false)).await.status(),

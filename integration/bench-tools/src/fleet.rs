@@ -1,7 +1,9 @@
-//! A whole Hermes on loopback: simulated engines, control planes and proxies, every port chosen by the system.
+//! A whole Hermes on loopback: simulated engines, control planes and proxies, every port chosen by
+//! the system.
 //!
-//! The planes are the real ones, in this process, and talk gRPC over real sockets. A plane or proxy can be stopped as
-//! SIGTERM would stop it, or dropped as if its process had died. Dropping the fleet ends everything.
+//! The planes are the real ones, in this process, and talk gRPC over real sockets. A plane or proxy
+//! can be stopped as SIGTERM would stop it, or dropped as if its process had died. Dropping the
+//! fleet ends everything.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -36,7 +38,8 @@ pub struct Scene {
     pub pool: String,
     /// Further lines at the top level, as YAML.
     pub top: String,
-    /// Where to write the configuration. Control planes follow this file; without one they keep what they start with.
+    /// Where to write the configuration. Control planes follow this file; without one they keep
+    /// what they start with.
     pub file: Option<PathBuf>,
 }
 
@@ -115,7 +118,8 @@ pub fn instant() -> EngineConfig {
 impl Scene {
     /// `engines` equal engines that answer at once, under this strategy.
     ///
-    /// Proxies wait long for scores: a machine that runs many tests is late more often than any control plane.
+    /// Proxies wait long for scores: a machine that runs many tests is late more often than any
+    /// control plane.
     #[must_use]
     pub fn of(engines: usize, strategy: &str) -> Self {
         let pool = format!("  strategy: {strategy}\n  scoreDeadline: 5s\n");

@@ -4,8 +4,8 @@
 //!   control plane ──POST /match_sort──▶ here ──POST /sim/held──▶ every engine among the question's candidates
 //! ```
 //!
-//! It keeps no state, so its answers are exact. Real engines have no such page and are left out of the answer, as are
-//! engines that do not answer within [`PATIENCE`].
+//! It keeps no state, so its answers are exact. Real engines have no such page and are left out of
+//! the answer, as are engines that do not answer within [`PATIENCE`].
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

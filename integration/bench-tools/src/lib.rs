@@ -1,4 +1,5 @@
-//! What people run around Hermes, as a library: load, recorded traces, replay, simulation and their reports.
+//! What people run around Hermes, as a library: load, recorded traces, replay, simulation and their
+//! reports.
 //!
 //! ```text
 //!   load, replay ──HTTP──▶ Hermes ([`fleet`]: both planes) ──HTTP──▶ simulated engines (`hermes-engine-sim`)

@@ -1,4 +1,5 @@
-//! Load on a real server, and what a client sees of it: honest latencies, time to first token, hit rate.
+//! Load on a real server, and what a client sees of it: honest latencies, time to first token, hit
+//! rate.
 //!
 //! ```text
 //! arrivals ─┐                        ┌─▶ exchange ─▶ sse        one request, watched to its end
@@ -6,9 +7,9 @@
 //! synthesis ┘                        └─▶ tally ─▶ report        all requests, added up
 //! ```
 //!
-//! Invariants: a run is bounded in count, time and concurrency; the same arguments send the same bytes at the same
-//! intended times; an open loop counts latency from those times. Nothing here prints: callers hand a [`Report`] the
-//! writer they want.
+//! Invariants: a run is bounded in count, time and concurrency; the same arguments send the same
+//! bytes at the same intended times; an open loop counts latency from those times. Nothing here
+//! prints: callers hand a [`Report`] the writer they want.
 
 mod args;
 pub mod arrivals;
@@ -43,8 +44,8 @@ pub enum LoadError {
     Trace(#[from] trace::TraceError),
 }
 
-/// Runs `work` until Ctrl-C as [`until_interrupted`] does, and cancels its second token at SIGTERM: it is enough, and
-/// what is in flight may finish.
+/// Runs `work` until Ctrl-C as [`until_interrupted`] does, and cancels its second token at SIGTERM:
+/// it is enough, and what is in flight may finish.
 pub(crate) async fn until_enough<T>(
     work: impl AsyncFnOnce(CancellationToken, CancellationToken) -> T,
 ) -> T {
@@ -76,7 +77,8 @@ pub(crate) async fn until_interrupted<T>(work: impl AsyncFnOnce(CancellationToke
     let mut work = std::pin::pin!(work(stop.clone()));
     tokio::select! {
         done = &mut work => return done,
-        // Without a signal handler there is nothing to wait for, and the run ends by its own bounds.
+        // Without a signal handler there is nothing to wait for, and the run ends by its own
+        // bounds.
         Ok(()) = tokio::signal::ctrl_c() => stop.cancel(),
     }
     work.await

@@ -1,12 +1,14 @@
-//! `hermes record`: the requests of running proxies as a trace, for `hermes simulate`, `hermes replay` and other tools.
+//! `hermes record`: the requests of running proxies as a trace, for `hermes simulate`, `hermes
+//! replay` and other tools.
 //!
 //! ```text
 //!   proxy 1 ─/debug/records─▶ listener ─┐
 //!   proxy 2 ─/debug/records─▶ listener ─┴─▶ lines (bounded) ─▶ output ─▶ a file, in order of arrival; or a pipe
 //! ```
 //!
-//! A line holds sizes and hashes, never text: proxies send them to the caller and write nothing to disk. A
-//! proxy whose listener is too slow drops lines and sends their number, which is counted and reported.
+//! A line holds sizes and hashes, never text: proxies send them to the caller and write nothing to
+//! disk. A proxy whose listener is too slow drops lines and sends their number, which is counted
+//! and reported.
 
 mod listener;
 mod output;

@@ -1,5 +1,5 @@
-//! `hermes replay`: sends the requests of a recorded trace over HTTP, to a server that runs already, or, in [`live`], to a
-//! fleet that is started here once for each policy.
+//! `hermes replay`: sends the requests of a recorded trace over HTTP, to a server that runs
+//! already, or, in [`live`], to a fleet that is started here once for each policy.
 
 pub mod live;
 
@@ -19,9 +19,9 @@ use crate::load::{LoadError, until_enough};
 
 /// Replays a trace of requests against an OpenAI-compatible server and reports what a client sees.
 ///
-/// The trace is in the Mooncake format: one JSON object a line with `timestamp` (ms), `input_length`, `output_length`
-/// and `hash_ids`. Prompts are made so that equal hash ids give equal text, so prefix caches hit as they did in
-/// production.
+/// The trace is in the Mooncake format: one JSON object a line with `timestamp` (ms),
+/// `input_length`, `output_length` and `hash_ids`. Prompts are made so that equal hash ids give
+/// equal text, so prefix caches hit as they did in production.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
     /// The trace, one JSON object a line
@@ -61,12 +61,12 @@ pub struct ReplayArgs {
     pub live: LiveReplayArgs,
 }
 
-/// Replays the trace; ends early, with the report so far, on Ctrl-C. After SIGTERM no more requests are started, and
-/// those in flight are waited for.
+/// Replays the trace; ends early, with the report so far, on Ctrl-C. After SIGTERM no more requests
+/// are started, and those in flight are waited for.
 ///
 /// # Errors
-/// A target that cannot be sent to, or a trace that cannot be read: the first record is read before anything is sent,
-/// and a bad line later ends the run.
+/// A target that cannot be sent to, or a trace that cannot be read: the first record is read before
+/// anything is sent, and a bad line later ends the run.
 pub async fn replay(args: ReplayArgs) -> Result<Report, LoadError> {
     let client = Client::new(
         Target::parse(&args.target)?,
@@ -105,7 +105,8 @@ struct Calls<I: Iterator> {
 }
 
 impl Calls<Trace<std::io::BufReader<std::fs::File>>> {
-    /// A trace cut from a longer one does not start at zero: its first record is taken as the beginning.
+    /// A trace cut from a longer one does not start at zero: its first record is taken as the
+    /// beginning.
     fn open(args: &ReplayArgs) -> Result<Self, LoadError> {
         let mut records = Trace::open(&args.trace)?.peekable();
         let origin = match records.next_if(Result::is_err) {

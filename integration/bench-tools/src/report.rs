@@ -6,8 +6,9 @@
 //! replay ───┘               └─▶ page     one HTML file with plots, nothing to fetch
 //! ```
 //!
-//! Everything is worked out from what happened to each request ([`Served`]), so that a simulation and a replay over HTTP
-//! are judged alike. Pure: no clock, no file; callers write the result where they want it.
+//! Everything is worked out from what happened to each request ([`Served`]), so that a simulation
+//! and a replay over HTTP are judged alike. Pure: no clock, no file; callers write the result where
+//! they want it.
 
 mod args;
 mod chart;
@@ -79,7 +80,8 @@ impl Comparison {
         write!(out, "{}", table::Table(self))
     }
 
-    /// The comparison as one HTML page: figures and plots, in the color scheme of the reader's system.
+    /// The comparison as one HTML page: figures and plots, in the color scheme of the reader's
+    /// system.
     #[must_use]
     pub fn page(&self) -> impl Display {
         page::Page(self)

@@ -9,13 +9,15 @@
 //!                      └─▶ served requests ─▶ [`crate::report`]
 //! ```
 //!
-//! The servers run the very code of [`hermes_engine_sim`], so that a simulation and a replay over HTTP agree. Time is a
-//! number: nothing here waits. Invariants: the same trace, settings and seed give the same outcome, to the last digit;
-//! every request is placed once and finishes once; a dispatcher learns only what its callbacks say, unless it asks the
-//! [`Fleet`] for the truth, which only the omniscient one does.
+//! The servers run the very code of [`hermes_engine_sim`], so that a simulation and a replay over
+//! HTTP agree. Time is a number: nothing here waits. Invariants: the same trace, settings and seed
+//! give the same outcome, to the last digit; every request is placed once and finishes once; a
+//! dispatcher learns only what its callbacks say, unless it asks the [`Fleet`] for the truth, which
+//! only the omniscient one does.
 //!
-//! Not modelled: the network, tokenizers, time that a router needs for its choice, failures, and the text of answers
-//! (the blocks of a generated answer occupy memory and are never hit, as traces give a later prompt's blocks new names).
+//! Not modelled: the network, tokenizers, time that a router needs for its choice, failures, and
+//! the text of answers (the blocks of a generated answer occupy memory and are never hit, as traces
+//! give a later prompt's blocks new names).
 
 mod args;
 mod backlog;

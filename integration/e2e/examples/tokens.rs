@@ -1,12 +1,13 @@
-//! Prints the token ids that Hermes makes of a request, to be compared with what an engine makes of it.
+//! Prints the token ids that Hermes makes of a request, to be compared with what an engine makes of
+//! it.
 //!
 //! ```sh
 //! cargo run -p hermes-e2e --example tokens -- --files DIR < body.json
 //! cargo run -p hermes-e2e --example tokens -- --engine http://127.0.0.1:8000 --path /v1/completions < body.json
 //! ```
 //!
-//! The body is read as a proxy reads it. Ids are a JSON list on standard output; without any, the exit status is 1 and
-//! the reason on standard error.
+//! The body is read as a proxy reads it. Ids are a JSON list on standard output; without any, the
+//! exit status is 1 and the reason on standard error.
 
 use std::{
     io::{self, Read, Write},

@@ -1,4 +1,5 @@
-//! What clients and the router ask an engine: vLLM's routes, their requests, answers and errors, and its metrics.
+//! What clients and the router ask an engine: vLLM's routes, their requests, answers and errors,
+//! and its metrics.
 //!
 //! ```text
 //! fields ─▶ prompt, generation (parameters, sequences) ─▶ chat, completions, messages, responses, pooling

@@ -9,9 +9,10 @@ use crate::kv_events::{Encoding, KvEventsConfig};
 
 /// Run one simulated model server: real HTTP, vLLM's bytes, no GPU.
 ///
-/// It answers like vLLM 0.32 (chat, completions, responses, messages, embeddings, rerank, score, models, metrics), batches
-/// requests in steps, keeps a block cache with LRU eviction, and queues what does not fit. Answers are deterministic words.
-/// Faults can be ordered while it runs: `curl -d '{"kind":"status","code":503,"requests":3}' localhost:8100/sim/faults`.
+/// It answers like vLLM 0.32 (chat, completions, responses, messages, embeddings, rerank, score,
+/// models, metrics), batches requests in steps, keeps a block cache with LRU eviction, and queues
+/// what does not fit. Answers are deterministic words. Faults can be ordered while it runs: `curl
+/// -d '{"kind":"status","code":503,"requests":3}' localhost:8100/sim/faults`.
 #[derive(Clone, Debug, Args)]
 pub struct EngineArgs {
     /// Where to listen; port 0 picks a free one.
@@ -28,13 +29,16 @@ pub struct EngineArgs {
     /// A LoRA adapter on that model; may be given several times.
     #[arg(long, value_name = "NAME")]
     pub lora: Vec<String>,
-    /// Tokens per KV block. vLLM's default is 16; larger blocks make large prompts cheaper to simulate.
+    /// Tokens per KV block. vLLM's default is 16; larger blocks make large prompts cheaper to
+    /// simulate.
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     pub block_size: usize,
-    /// KV blocks in memory. Blocks times block size is what running requests and cached prefixes share.
+    /// KV blocks in memory. Blocks times block size is what running requests and cached prefixes
+    /// share.
     #[arg(long, value_name = "COUNT", default_value_t = 2000)]
     pub blocks: usize,
-    /// Prompt tokens computed per second; an uncached prompt of that many tokens waits one second for its first token.
+    /// Prompt tokens computed per second; an uncached prompt of that many tokens waits one second
+    /// for its first token.
     #[arg(long, value_name = "TOKENS", default_value_t = 8000.0)]
     pub prefill_rate: f64,
     /// Most tokens computed in one step; smaller steps disturb running answers less.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::kv_events::KvEventsConfig;
 use crate::model::scheduler::{Limits, Step};
 
-/// The configuration of one engine. The defaults resemble one mid-size model on one data-center GPU.
+/// The configuration of one engine. The defaults resemble one mid-size model on one data-center
+/// GPU.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Where to listen; port 0 picks a free one.
@@ -42,9 +43,11 @@ pub struct EngineConfig {
     pub keep_alive: Duration,
     /// When set, `/v1` wants `Authorization: Bearer` with this key.
     pub api_key: Option<String>,
-    /// Whether usage says how many prompt tokens came from the cache (`--enable-prompt-tokens-details`).
+    /// Whether usage says how many prompt tokens came from the cache
+    /// (`--enable-prompt-tokens-details`).
     pub prompt_tokens_details: bool,
-    /// Expose KV usage and prefix counters under their names before vLLM 0.10 (`gpu_cache_usage_perc`, …).
+    /// Expose KV usage and prefix counters under their names before vLLM 0.10
+    /// (`gpu_cache_usage_perc`, …).
     pub legacy_metrics: bool,
     /// How it publishes KV events, if at all.
     pub kv_events: Option<KvEventsConfig>,

@@ -1,8 +1,10 @@
-//! The running engine core: the scheduler under one lock, the task that steps it, and tickets for those who wait.
+//! The running engine core: the scheduler under one lock, the task that steps it, and tickets for
+//! those who wait.
 //!
-//! Progress travels through `watch` channels, where the latest value wins: a slow client holds no queue. A ticket that is
-//! dropped before its sequence is done aborts it, so a client that leaves frees its blocks at once. With a time scale of 0
-//! there is no task to wait for: `submit` runs its sequence to the end under the lock.
+//! Progress travels through `watch` channels, where the latest value wins: a slow client holds no
+//! queue. A ticket that is dropped before its sequence is done aborts it, so a client that leaves
+//! frees its blocks at once. With a time scale of 0 there is no task to wait for: `submit` runs its
+//! sequence to the end under the lock.
 
 use std::collections::HashMap;
 use std::sync::Arc;

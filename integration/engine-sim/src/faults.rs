@@ -1,7 +1,8 @@
 //! Faults on demand: what goes wrong, for how many requests, and where in a request it strikes.
 //!
-//! Each fault has a place; a place has at most one fault, and setting another one there replaces it. Unless said otherwise,
-//! faults strike inference requests only, so that health, models and metrics stay truthful.
+//! Each fault has a place; a place has at most one fault, and setting another one there replaces
+//! it. Unless said otherwise, faults strike inference requests only, so that health, models and
+//! metrics stay truthful.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use crate::transport::port::Port;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
-    /// The port refuses connections; open ones close after their current request. Not limited by a number of requests,
-    /// and only [`Faults::clear`] in the same process ends it: over HTTP nothing reaches the engine any more.
+    /// The port refuses connections; open ones close after their current request. Not limited by a
+    /// number of requests, and only [`Faults::clear`] in the same process ends it: over HTTP
+    /// nothing reaches the engine any more.
     RefuseConnections,
     /// The connection is reset (RST) when the request has been read, before any byte of an answer.
     ResetBeforeHeaders,
@@ -63,12 +65,14 @@ pub enum Fault {
     MetricsGarbage,
     /// `/metrics` is never answered.
     MetricsHang,
-    /// `/metrics` reports false values: each sample of these metrics, named as in the exposition, has the value given here.
+    /// `/metrics` reports false values: each sample of these metrics, named as in the exposition,
+    /// has the value given here.
     MetricsValues {
         /// Values by full sample name, such as `vllm:num_requests_waiting`.
         values: BTreeMap<String, f64>,
     },
-    /// A batch of KV events is not published; a replay has it. Counted in batches, as are the others of KV events.
+    /// A batch of KV events is not published; a replay has it. Counted in batches, as are the
+    /// others of KV events.
     KvEventsDrop,
     /// A batch of KV events is published as bytes that are none.
     KvEventsGarbage,
@@ -76,7 +80,8 @@ pub enum Fault {
     KvEventsHideRemovals,
     /// All connections to the publisher of KV events are closed with the next batch.
     KvEventsDisconnect,
-    /// The publisher of KV events sends nothing any more and keeps its connections: a host that is gone.
+    /// The publisher of KV events sends nothing any more and keeps its connections: a host that is
+    /// gone.
     KvEventsMute,
 }
 

@@ -1,4 +1,5 @@
-//! A small HTTP server, mostly on an ephemeral port of the loopback, for fakes and simulations of other servers.
+//! A small HTTP server, mostly on an ephemeral port of the loopback, for fakes and simulations of
+//! other servers.
 
 use std::{
     convert::Infallible,

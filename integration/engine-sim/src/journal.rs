@@ -1,4 +1,5 @@
-//! What the engine was sent: a bounded memory of requests, for tests that ask what a router forwarded.
+//! What the engine was sent: a bounded memory of requests, for tests that ask what a router
+//! forwarded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

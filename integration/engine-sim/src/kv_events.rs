@@ -6,8 +6,9 @@
 //!                                   └ payload: MessagePack, new form or old
 //! ```
 //!
-//! The engine's names of blocks are its own chained hashes. As in vLLM, a removal is one event a block, a reused block is
-//! not published again, and a cleared cache is published with the next step's events. Every incarnation numbers its batches from zero.
+//! The engine's names of blocks are its own chained hashes. As in vLLM, a removal is one event a
+//! block, a reused block is not published again, and a cleared cache is published with the next
+//! step's events. Every incarnation numbers its batches from zero.
 
 mod lone;
 mod payload;
@@ -39,8 +40,8 @@ pub struct KvEventsConfig {
     pub encoding: Encoding,
     /// Batches that it remembers for replays.
     pub buffer: usize,
-    /// Messages that one answer to a replay may have. What is over is dropped, the end included, as by a ROUTER socket over its
-    /// high-water mark.
+    /// Messages that one answer to a replay may have. What is over is dropped, the end included, as
+    /// by a ROUTER socket over its high-water mark.
     pub replay_queue: usize,
 }
 

@@ -1,7 +1,8 @@
 //! A simulated global KV manager: an HTTP server that answers `POST /match_sort` and can misbehave.
 //!
-//! What it knows comes from a closure, so that a test can have it answer anything, and simulated engines have it
-//! answer what is in their caches. It answers in the default shape, one row per endpoint:
+//! What it knows comes from a closure, so that a test can have it answer anything, and simulated
+//! engines have it answer what is in their caches. It answers in the default shape, one row per
+//! endpoint:
 //!
 //! ```json
 //! {"data": [{"pod_ip": "10.0.0.7:8000", "match_rate": 0.5}]}
@@ -55,7 +56,8 @@ pub enum Fault {
     Refuse,
 }
 
-/// What a manager knows: for a question, ids of endpoints and the share of the prompt that each holds.
+/// What a manager knows: for a question, ids of endpoints and the share of the prompt that each
+/// holds.
 type Know = dyn Fn(&Question) -> Vec<(String, f64)> + Send + Sync;
 
 struct State {
@@ -67,7 +69,8 @@ struct State {
 // === KvManagerServer ===
 
 impl KvManagerServer {
-    /// Starts a server that knows what `know` answers: ids of endpoints, and shares of the prompt, 0..=1.
+    /// Starts a server that knows what `know` answers: ids of endpoints, and shares of the prompt,
+    /// 0..=1.
     ///
     /// # Errors
     /// When no port can be had.
@@ -146,7 +149,8 @@ async fn answer(request: &Request<Bytes>, state: &State) -> Response<Full<Bytes>
             );
         }
         Fault::Garbage => return reply(StatusCode::OK, "<html>service unavailable</html>"),
-        // Refusing happens at the connection; one that was open before is answered with nothing too.
+        // Refusing happens at the connection; one that was open before is answered with nothing
+        // too.
         Fault::Empty | Fault::Refuse => return reply(StatusCode::OK, ""),
     }
     let Some(question) = Question::read(request.body()) else {

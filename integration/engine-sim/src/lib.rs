@@ -6,10 +6,12 @@
 //!      ◀──────── chat, completions, … ◀──────────┘
 //! ```
 //!
-//! It models what a router can observe: time to first token grows with the uncached prompt and with what else runs, memory
-//! bounds what runs at once, prefixes hit until they are evicted, `/metrics` exposes what vLLM exposes, and a client that leaves
-//! frees its blocks. The pure parts (`scheduler`, `cache`, `chain`, `tokenizer`, `text`, `meters`, `page`) know neither clock
-//! nor socket. It does not model KV transfer between engines, sampling, or a model that says anything sensible.
+//! It models what a router can observe: time to first token grows with the uncached prompt and with
+//! what else runs, memory bounds what runs at once, prefixes hit until they are evicted, `/metrics`
+//! exposes what vLLM exposes, and a client that leaves frees its blocks. The pure parts
+//! (`scheduler`, `cache`, `chain`, `tokenizer`, `text`, `meters`, `page`) know neither clock nor
+//! socket. It does not model KV transfer between engines, sampling, or a model that says anything
+//! sensible.
 //!
 //! Everything of an engine ends when its [`EngineHandle`] is dropped.
 
@@ -104,7 +106,8 @@ struct Incarnation {
     orders: watch::Sender<Orders>,
     /// The accept loop, which owns the connections.
     server: JoinSet<()>,
-    /// The scheduler's task, the publisher's, and the one that drains connections when the port refuses.
+    /// The scheduler's task, the publisher's, and the one that drains connections when the port
+    /// refuses.
     background: JoinSet<()>,
 }
 
@@ -112,7 +115,8 @@ impl Engine {
     /// Starts an engine; it listens when this returns.
     ///
     /// # Errors
-    /// `InvalidInput` for a configuration that describes no machine; otherwise what `bind` says, such as `AddrInUse`.
+    /// `InvalidInput` for a configuration that describes no machine; otherwise what `bind` says,
+    /// such as `AddrInUse`.
     pub async fn start(config: EngineConfig) -> io::Result<EngineHandle> {
         config.check()?;
         let port = Arc::new(Port::reserve(config.listen)?);
@@ -162,7 +166,8 @@ impl EngineHandle {
         &self.faults
     }
 
-    /// The requests that arrived, oldest first, as far as the journal remembers; they outlive a restart.
+    /// The requests that arrived, oldest first, as far as the journal remembers; they outlive a
+    /// restart.
     pub fn requests(&self) -> Vec<Arc<RecordedRequest>> {
         self.journal.all()
     }
@@ -201,7 +206,8 @@ impl EngineHandle {
         }
     }
 
-    /// How many leading tokens of this prompt are in the cache now. `model` is the base model or an adapter. Changes nothing.
+    /// How many leading tokens of this prompt are in the cache now. `model` is the base model or an
+    /// adapter. Changes nothing.
     pub fn held_prefix_tokens(&self, model: &str, prompt: Prompt<'_>) -> usize {
         let running = self.running.lock();
         running.as_ref().map_or(0, |incarnation| {
@@ -212,7 +218,8 @@ impl EngineHandle {
         })
     }
 
-    /// Stops in order: refuses connections, lets open requests finish for the configured grace, then cuts them off.
+    /// Stops in order: refuses connections, lets open requests finish for the configured grace,
+    /// then cuts them off.
     pub async fn stop(&self) {
         let Some(mut incarnation) = self.end() else {
             return;
@@ -230,14 +237,16 @@ impl EngineHandle {
         }
     }
 
-    /// Dies: the port refuses and every connection is reset, in the middle of whatever it was doing.
+    /// Dies: the port refuses and every connection is reset, in the middle of whatever it was
+    /// doing.
     pub async fn kill(&self) {
         if let Some(incarnation) = self.end() {
             incarnation.kill().await;
         }
     }
 
-    /// Starts again on the same port with an empty cache, fresh counters and no faults; kills what still runs first.
+    /// Starts again on the same port with an empty cache, fresh counters and no faults; kills what
+    /// still runs first.
     ///
     /// # Errors
     /// What `bind` says.
@@ -318,7 +327,8 @@ impl EngineHandle {
 
 impl Drop for EngineHandle {
     fn drop(&mut self) {
-        // The incarnation's tasks are aborted with it; the reservation of the port goes with the port.
+        // The incarnation's tasks are aborted with it; the reservation of the port goes with the
+        // port.
         drop(self.end());
     }
 }

@@ -1,4 +1,5 @@
-//! The simulated machine: batches, KV blocks, tokens and their counts. Pure: it knows neither clock nor socket.
+//! The simulated machine: batches, KV blocks, tokens and their counts. Pure: it knows neither clock
+//! nor socket.
 
 pub mod cache;
 pub(crate) mod cache_events;

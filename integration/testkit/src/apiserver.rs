@@ -1,4 +1,5 @@
-//! A Kubernetes API server that tests script: real HTTP, objects in memory, and every failure on demand.
+//! A Kubernetes API server that tests script: real HTTP, objects in memory, and every failure on
+//! demand.
 //!
 //! ```text
 //!   test ──apply, delete, stop, …──▶ Store (objects, versions, history)
@@ -6,10 +7,11 @@
 //!          ──HTTP watch─▶ stream ◀───┘ woken by every change
 //! ```
 //!
-//! It serves what watchers need: lists with label selectors and pages, watches from a version with bookmarks and
-//! time limits, and the `Status` objects of refusals, for namespaced and namespace-less paths of any kind. It is as
-//! strict as a server without the WatchList feature. It has no schemas, admission, authentication or TLS. Clients
-//! can create Events and write nothing else: only the test does.
+//! It serves what watchers need: lists with label selectors and pages, watches from a version with
+//! bookmarks and time limits, and the `Status` objects of refusals, for namespaced and
+//! namespace-less paths of any kind. It is as strict as a server without the WatchList feature. It
+//! has no schemas, admission, authentication or TLS. Clients can create Events and write nothing
+//! else: only the test does.
 //!
 //! Everything lives in the process and on `127.0.0.1`; dropping the server closes all its sockets.
 
@@ -35,7 +37,8 @@ use tokio::{net::TcpListener, sync::watch};
 pub use self::collection::Collection;
 use self::{connections::Connections, store::Store};
 
-/// A scripted API server. Methods that change objects take effect before they return; watchers get the event at once.
+/// A scripted API server. Methods that change objects take effect before they return; watchers get
+/// the event at once.
 #[derive(Debug)]
 pub struct ApiServer {
     address: SocketAddr,
@@ -118,7 +121,8 @@ impl ApiServer {
         format!("apiVersion: v1\nkind: Config\n{cluster}\n{context}\n{rest}\n")
     }
 
-    /// Creates or replaces an object, and fills in UID, creation time, and version as a server does.
+    /// Creates or replaces an object, and fills in UID, creation time, and version as a server
+    /// does.
     pub fn apply<K>(&self, object: &K)
     where
         K: k8s_openapi::Resource<Scope = NamespaceResourceScope>
@@ -143,12 +147,14 @@ impl ApiServer {
             .edit(|store| store.remove(&Collection::of::<K>(), namespace, name))
     }
 
-    /// Forgets all history: running watches end with 410 `Expired`, and so does every watch from an earlier version.
+    /// Forgets all history: running watches end with 410 `Expired`, and so does every watch from an
+    /// earlier version.
     pub fn expire_watches(&self) {
         self.shared.edit(Store::expire);
     }
 
-    /// Running watches fall silent for ever and keep their sockets, as when packets are lost. New ones work.
+    /// Running watches fall silent for ever and keep their sockets, as when packets are lost. New
+    /// ones work.
     pub fn freeze_watches(&self) {
         self.shared.faults.lock().frozen += 1;
     }
@@ -184,7 +190,8 @@ impl ApiServer {
         }
     }
 
-    /// Stops listening and closes every connection. Objects stay, and can be changed while it is away.
+    /// Stops listening and closes every connection. Objects stay, and can be changed while it is
+    /// away.
     pub async fn stop(&self) {
         if let Some(running) = self.running.lock().await.take() {
             running.stop().await;

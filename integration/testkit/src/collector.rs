@@ -1,8 +1,9 @@
-//! A fake OpenTelemetry collector: it takes traces over OTLP, as HTTP/protobuf and as gRPC on one port, and
-//! keeps what came for its owner to look at.
+//! A fake OpenTelemetry collector: it takes traces over OTLP, as HTTP/protobuf and as gRPC on one
+//! port, and keeps what came for its owner to look at.
 //!
-//! Memory is bounded: beyond [`MAX_EXPORTS`] exports it answers as an overloaded collector does and keeps nothing more.
-//! It takes no compression, no JSON, and no signal but traces. It ends when dropped.
+//! Memory is bounded: beyond [`MAX_EXPORTS`] exports it answers as an overloaded collector does and
+//! keeps nothing more. It takes no compression, no JSON, and no signal but traces. It ends when
+//! dropped.
 
 mod span;
 mod wire;
@@ -101,7 +102,8 @@ impl Collector {
             .collect()
     }
 
-    /// Waits until `enough` holds for the spans of a trace, and answers them; whatever came when `deadline` passes first.
+    /// Waits until `enough` holds for the spans of a trace, and answers them; whatever came when
+    /// `deadline` passes first.
     pub async fn trace_when(
         &self,
         trace_id: &str,

@@ -1,9 +1,9 @@
-//! A fake of Mooncake's Conductor: `POST /query`, `/register`, `/unregister` and `GET /services`, as the one in Go
-//! (JSON) or the one in C++ (msgpack) has them, and it can misbehave.
+//! A fake of Mooncake's Conductor: `POST /query`, `/register`, `/unregister` and `GET /services`,
+//! as the one in Go (JSON) or the one in C++ (msgpack) has them, and it can misbehave.
 //!
-//! What is cached comes from a closure, so that simulated engines can have it answer what they cache. It is as strict as the
-//! real ones: the one in C++ refuses fields that it does not know, and a registration that does not say how the engine
-//! hashes.
+//! What is cached comes from a closure, so that simulated engines can have it answer what they
+//! cache. It is as strict as the real ones: the one in C++ refuses fields that it does not know,
+//! and a registration that does not say how the engine hashes.
 
 mod wire;
 

@@ -1,6 +1,7 @@
 //! Fakes of the servers around Hermes, for tests. None of it is shipped.
 //!
-//! Each is a real server over real sockets, scripted by the test that owns it; none is a flag or a mode of the planes.
+//! Each is a real server over real sockets, scripted by the test that owns it; none is a flag or a
+//! mode of the planes.
 //!
 //! * [`apiserver`]: the part of the Kubernetes API that discovery uses.
 //! * [`collector`]: an OpenTelemetry collector.

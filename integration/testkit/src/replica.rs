@@ -1,7 +1,8 @@
 //! A control-plane replica that is scripted by a test.
 //!
-//! It sends proxies one snapshot, collects their questions, reports and routing histories, and answers in the order and at
-//! the time that the test decides. So a real proxy meets what a real replica does only under load, or never.
+//! It sends proxies one snapshot, collects their questions, reports and routing histories, and
+//! answers in the order and at the time that the test decides. So a real proxy meets what a real
+//! replica does only under load, or never.
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 

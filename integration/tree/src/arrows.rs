@@ -1,12 +1,13 @@
 //! Which module of a target names items of which other module, and the circles in that.
 //!
-//! A module is a file together with its folder. At each level of the tree, sibling modules must not form a circle: then
-//! there is an order of them in which nothing is imported upwards. What counts as an arrow:
+//! A module is a file together with its folder. At each level of the tree, sibling modules must not
+//! form a circle: then there is an order of them in which nothing is imported upwards. What counts
+//! as an arrow:
 //!
-//! * A file names an item that another one defines, in a `use` or in a path. Re-exports are followed to the definition;
-//!   the file that only re-exports gets no arrow.
-//! * An arrow between two files is one between the siblings that they are below. A child may name items of its ancestors,
-//!   and these may name items of the child, as they are one module.
+//! * A file names an item that another one defines, in a `use` or in a path. Re-exports are
+//!   followed to the definition; the file that only re-exports gets no arrow.
+//! * An arrow between two files is one between the siblings that they are below. A child may name
+//!   items of its ancestors, and these may name items of the child, as they are one module.
 //! * `mod name;` is no arrow, nor is the `use` of a module as such: what is named by it is.
 //! * A re-export is no arrow, unless the file itself uses the name.
 //! * Code that only unit tests see does not count.

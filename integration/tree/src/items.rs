@@ -12,8 +12,8 @@ pub struct Items {
     pub modules: Vec<String>,
     /// Each leaf of each `use`.
     pub imports: Vec<Import>,
-    /// Structs, enums, traits, unions and type aliases with their lines; not those inside functions, and not the types
-    /// of a trait or an `impl`.
+    /// Structs, enums, traits, unions and type aliases with their lines; not those inside
+    /// functions, and not the types of a trait or an `impl`.
     pub types: Vec<(String, usize)>,
     /// Every name that the module defines: types, functions, constants, statics and macros.
     pub names: Vec<String>,
@@ -23,7 +23,8 @@ pub struct Items {
     pub functions: Vec<Function>,
     /// Variants of enums, as (enum, variant).
     pub variants: Vec<(String, String)>,
-    /// Paths outside of `use`, such as `super::limits::MAX`: at least two segments, the first in lower case.
+    /// Paths outside of `use`, such as `super::limits::MAX`: at least two segments, the first in
+    /// lower case.
     pub paths: Vec<Vec<String>>,
     /// Every word of the code outside of `use`.
     pub words: Vec<String>,
@@ -234,7 +235,8 @@ impl Reader<'_> {
         self.at += 1;
     }
 
-    /// `impl<T> Trait for Type<T> {`: the type is the last word outside of angle brackets, before `where` or the brace.
+    /// `impl<T> Trait for Type<T> {`: the type is the last word outside of angle brackets, before
+    /// `where` or the brace.
     fn implementation(&mut self) {
         let (mut depth, mut name) = (0_usize, String::new());
         let mut at = self.at + 1;
@@ -301,7 +303,8 @@ impl Reader<'_> {
         self.at += 1;
     }
 
-    /// One branch of the tree of a `use`: up to a comma, a closing brace or the semicolon, which stays.
+    /// One branch of the tree of a `use`: up to a comma, a closing brace or the semicolon, which
+    /// stays.
     fn branch(&mut self, before: &[String], is_public: bool) {
         let mut path = before.to_vec();
         let mut name = None;

@@ -1,6 +1,7 @@
-//! Reads the source tree of this repository, for the tests in `tests/tree`. It depends on nothing but the standard
-//! library, so that these tests build in seconds, and it understands as much Rust as they need: comments, strings, items,
-//! `use` declarations and paths. Types, macros and the rules of visibility are the compiler's.
+//! Reads the source tree of this repository, for the tests in `tests/tree`. It depends on nothing
+//! but the standard library, so that these tests build in seconds, and it understands as much Rust
+//! as they need: comments, strings, items, `use` declarations and paths. Types, macros and the
+//! rules of visibility are the compiler's.
 //!
 //! ```text
 //! files ──▶ source ──▶ tokens ──▶ items ──▶ modules ──▶ arrows ──▶ circles

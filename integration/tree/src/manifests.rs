@@ -58,8 +58,8 @@ pub fn lock() -> Lock {
     graph
 }
 
-/// Everything below `roots`, however deep. Members of the workspace come by their manifests, as the lock file mixes in
-/// what only their tests need.
+/// Everything below `roots`, however deep. Members of the workspace come by their manifests, as the
+/// lock file mixes in what only their tests need.
 #[must_use]
 pub fn closure(members: &[Manifest], lock: &Lock, roots: &BTreeSet<String>) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
@@ -86,7 +86,8 @@ impl Manifest {
         Self::parse(&read(&format!("{directory}/Cargo.toml")))
     }
 
-    /// Reads `name = …`, `name.workspace = …` and `[dependencies.name]`, which is all that our manifests use.
+    /// Reads `name = …`, `name.workspace = …` and `[dependencies.name]`, which is all that our
+    /// manifests use.
     fn parse(text: &str) -> Self {
         let mut manifest = Self::default();
         let mut section = "";

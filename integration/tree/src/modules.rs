@@ -1,4 +1,5 @@
-//! The modules of one target (a library, a binary, a test, a bench), and what a path in one of them leads to.
+//! The modules of one target (a library, a binary, a test, a bench), and what a path in one of them
+//! leads to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -106,8 +107,8 @@ impl Target {
         &self.items[&self.files[module]]
     }
 
-    /// What `path`, written in `module`, leads to; re-exports are followed to the definition. `None` for what other
-    /// crates define.
+    /// What `path`, written in `module`, leads to; re-exports are followed to the definition.
+    /// `None` for what other crates define.
     #[must_use]
     pub fn resolve(&self, module: &[String], path: &[String]) -> Option<Found> {
         self.follow(module, path, &mut BTreeSet::new())

@@ -1,5 +1,5 @@
-//! Rust code without what is not code: comments, the contents of strings, and unit tests become spaces, so that lines and
-//! columns stay as they are.
+//! Rust code without what is not code: comments, the contents of strings, and unit tests become
+//! spaces, so that lines and columns stay as they are.
 
 use crate::tokens::{Token, tokens};
 
@@ -184,7 +184,8 @@ fn test_attribute(tokens: &[Token<'_>], at: usize) -> Option<usize> {
     is_test.then(|| closing(tokens, at + 1) + 1)
 }
 
-/// The index of the last token of what follows the attributes at `at`: an item, a field or a statement.
+/// The index of the last token of what follows the attributes at `at`: an item, a field or a
+/// statement.
 fn end_of_item(tokens: &[Token<'_>], mut at: usize) -> usize {
     let text = |at: usize| tokens.get(at).map_or("", |token| token.text);
     while text(at) == "#" {

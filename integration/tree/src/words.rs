@@ -1,9 +1,11 @@
-//! Words that this repository does without, each with what to write instead. They are looked for in code, comments,
-//! documentation, configuration and scripts, and inside names too (`is_told`, `ToldState`).
+//! Words that this repository does without, each with what to write instead. They are looked for in
+//! code, comments, documentation, configuration and scripts, and inside names too (`is_told`,
+//! `ToldState`).
 //!
-//! Software does not tell, hear, believe or lie: it reports, receives, accepts, and has faulty values. An actor has a name
-//! (a request, an endpoint, a client) and is no *whoever*. A word is on the list only if its everyday use is always one
-//! of these; a word with a technical use of its own (`say`, `know`, `refuse`, `trial`) is not.
+//! Software does not tell, hear, believe or lie: it reports, receives, accepts, and has faulty
+//! values. An actor has a name (a request, an endpoint, a client) and is no *whoever*. A word is on
+//! the list only if its everyday use is always one of these; a word with a technical use of its own
+//! (`say`, `know`, `refuse`, `trial`) is not.
 
 /// A word, and what to write instead.
 pub type Word = (&'static str, &'static str);

@@ -19,8 +19,8 @@ const MESSAGES: usize = 8;
 /// Where chains are compared to bring neighbors together.
 const DEPTHS: [usize; 10] = [0, 1, 3, 7, 15, 31, 63, 127, 255, 511];
 
-/// Hashes that one message may unpack to. A few bytes can claim thousands, so that this has to be bounded apart from
-/// the message's size.
+/// Hashes that one message may unpack to. A few bytes can claim thousands, so that this has to be
+/// bounded apart from the message's size.
 const MAX_HASHES: usize = 2 * HASHES_A_MESSAGE;
 
 /// A [`v1::RoutingHistory`], checked.
@@ -71,8 +71,8 @@ pub fn history_to_wire(
 
 /// Each decision without the hashes that it shares with the one before.
 fn pack(mut batch: Vec<RoutedPrompt>) -> Vec<v1::RoutedRequest> {
-    // Chains that are equal at some depth are equal before it: comparing some depths puts those that share much side by
-    // side, at a fraction of the cost of comparing chains to the block.
+    // Chains that are equal at some depth are equal before it: comparing some depths puts those
+    // that share much side by side, at a fraction of the cost of comparing chains to the block.
     let key = |decision: &RoutedPrompt| {
         let blocks = &decision.blocks;
         (DEPTHS.map(|depth| blocks.get(depth).copied()), blocks.len())

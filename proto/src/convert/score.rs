@@ -13,7 +13,8 @@ use smallvec::SmallVec;
 use super::Invalid;
 use crate::v1::{self, score_response::Answer as WireAnswer};
 
-/// A [`v1::ScoreRequest`], checked. What identifies it (id, proxy, pool) stays with the wire message's owner.
+/// A [`v1::ScoreRequest`], checked. What identifies it (id, proxy, pool) stays with the wire
+/// message's owner.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ask {
     /// The request's id in its proxy.
@@ -34,7 +35,8 @@ pub struct Ask {
     pub may_wait: bool,
     /// The prompt for a KV manager that matches on text.
     pub lookup: Option<v1::PromptText>,
-    /// The stored response that the request refers to, and whether nothing but its endpoint will do.
+    /// The stored response that the request refers to, and whether nothing but its endpoint will
+    /// do.
     pub response: Option<(ResponseKey, bool)>,
     /// W3C trace context, empty when there is none.
     pub traceparent: String,
@@ -73,7 +75,8 @@ pub struct Chosen {
     pub runner_up: Option<EndpointId>,
     /// Who says that the first endpoint has the tokens cached.
     pub source: Option<CacheSource>,
-    /// The prompt's length in the tokens in which the cached ones are counted, if the replica knows it better.
+    /// The prompt's length in the tokens in which the cached ones are counted, if the replica knows
+    /// it better.
     pub prompt_tokens: Option<u32>,
 }
 
@@ -195,7 +198,8 @@ impl TryFrom<v1::ScoreResponse> for Answer {
 impl TryFrom<v1::Selected> for Chosen {
     type Error = Invalid;
 
-    /// What only explains the choice is dropped where it cannot be read: it must not cost the choice.
+    /// What only explains the choice is dropped where it cannot be read: it must not cost the
+    /// choice.
     fn try_from(wire: v1::Selected) -> Result<Self, Invalid> {
         let source = wire.source();
         let v1::Selected {

@@ -2,7 +2,8 @@
 
 use crate::percent;
 
-/// Decoded `name=value` pairs, in the order of the query string. A pair whose escapes are broken is left out.
+/// Decoded `name=value` pairs, in the order of the query string. A pair whose escapes are broken is
+/// left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminQuery {
     pairs: Vec<(String, String)>,

@@ -33,7 +33,8 @@ impl AdminResponse {
         Self::error(StatusCode::OK, body)
     }
 
-    /// Plain text with any status. The message is for an operator: what happened, and what would be right.
+    /// Plain text with any status. The message is for an operator: what happened, and what would be
+    /// right.
     #[must_use]
     pub fn error(status: StatusCode, message: impl Into<Bytes>) -> Self {
         Self::new(status, "text/plain; charset=utf-8", message)
@@ -60,8 +61,8 @@ impl AdminResponse {
         }
     }
 
-    /// 200 with a body that goes on for as long as it, or its reader, wants. The handler bounds how many there are
-    /// and what each of them holds: a reader may be slow.
+    /// 200 with a body that goes on for as long as it, or its reader, wants. The handler bounds how
+    /// many there are and what each of them holds: a reader may be slow.
     #[must_use]
     pub fn stream<B>(content_type: &'static str, body: B) -> Self
     where

@@ -1,4 +1,5 @@
-//! The admin port: accept, serve HTTP/1.1, stop. Every connection is bounded in time and owned by the server.
+//! The admin port: accept, serve HTTP/1.1, stop. Every connection is bounded in time and owned by
+//! the server.
 
 use super::routes::Routes;
 use http::Request;
@@ -24,14 +25,15 @@ const CONNECTIONS: usize = 64;
 /// How long a connection may be silent before or inside a request's headers.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a connection may live, so that a client that never reads its answer cannot hold one for ever. One that
-/// carries a stream may live longer; the route bounds how many there are.
+/// How long a connection may live, so that a client that never reads its answer cannot hold one for
+/// ever. One that carries a stream may live longer; the route bounds how many there are.
 const LIFE_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long answers in flight may take once the server stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The pause after a failed accept, which is mostly a lack of file descriptors that needs time to pass.
+/// The pause after a failed accept, which is mostly a lack of file descriptors that needs time to
+/// pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The buffer of a connection, in bytes, and with it the limit on the headers of a request.
@@ -71,7 +73,8 @@ impl BoundAdmin {
         self.address
     }
 
-    /// Serves until `stop`, then lets answers in flight finish for a second. Dropping the future cuts everything off.
+    /// Serves until `stop`, then lets answers in flight finish for a second. Dropping the future
+    /// cuts everything off.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         let Self {
             listener,

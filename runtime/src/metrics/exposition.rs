@@ -1,8 +1,9 @@
-//! A registry as text, in the two formats that scrapers ask for, and what it holds, for the check of the docs.
+//! A registry as text, in the two formats that scrapers ask for, and what it holds, for the check
+//! of the docs.
 //!
-//! OpenMetrics 1.0 is what the metrics library writes. The older Prometheus text format 0.0.4 differs in a few lines:
-//! a counter's type line carries the `_total` of its samples, info and unknown are types it does not have, and
-//! exemplars, units and the end marker are absent.
+//! OpenMetrics 1.0 is what the metrics library writes. The older Prometheus text format 0.0.4
+//! differs in a few lines: a counter's type line carries the `_total` of its samples, info and
+//! unknown are types it does not have, and exemplars, units and the end marker are absent.
 
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -20,7 +21,8 @@ pub enum Exposition {
 /// A metric as a reader of the docs knows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Description {
-    /// The full name as in the Prometheus text format, with unit and `_total`; a histogram without `_bucket`.
+    /// The full name as in the Prometheus text format, with unit and `_total`; a histogram without
+    /// `_bucket`.
     pub name: String,
     /// `counter`, `gauge`, `histogram` or `untyped`.
     pub kind: String,
@@ -30,11 +32,13 @@ pub struct Description {
 
 /// Every metric of `registry`, by name.
 ///
-/// A family without any label set writes nothing, so the caller first touches each of its families once.
+/// A family without any label set writes nothing, so the caller first touches each of its families
+/// once.
 #[must_use]
 pub fn describe(registry: &Registry) -> Vec<Description> {
     let mut openmetrics = String::new();
-    // A string takes all text, so an error could only come from a collector, whose metrics are then missing below.
+    // A string takes all text, so an error could only come from a collector, whose metrics are then
+    // missing below.
     let _complete = text::encode_registry(&mut openmetrics, registry);
     let mut descriptions: Vec<Description> = headers(&openmetrics).collect();
     descriptions.sort();

@@ -1,5 +1,5 @@
-//! How well cached tokens are predicted: what a source expected when the endpoint was selected, against what the engine
-//! reported. Each plane has one such family, for the requests that it sees.
+//! How well cached tokens are predicted: what a source expected when the endpoint was selected,
+//! against what the engine reported. Each plane has one such family, for the requests that it sees.
 
 use std::sync::Arc;
 
@@ -55,7 +55,8 @@ impl PredictionTokens {
         }))
     }
 
-    /// Counts one request: the tokens that were expected to be cached, and those that its engine reported.
+    /// Counts one request: the tokens that were expected to be cached, and those that its engine
+    /// reported.
     pub fn observe(&self, expected: u32, reported: u32) {
         let (over, under) = (
             expected.saturating_sub(reported),

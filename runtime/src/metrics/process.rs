@@ -1,7 +1,7 @@
 //! CPU, memory and file descriptors of this process, read from `/proc/self` at each scrape.
 //!
-//! The names are those that every Prometheus client library uses for them. Where `/proc` is absent, so are the
-//! metrics. Formats: proc(5).
+//! The names are those that every Prometheus client library uses for them. Where `/proc` is absent,
+//! so are the metrics. Formats: proc(5).
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -10,7 +10,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 use std::fs;
 
-/// Clock ticks per second in `/proc/self/stat`. Linux fixes it at 100 for user space on every platform that we run on.
+/// Clock ticks per second in `/proc/self/stat`. Linux fixes it at 100 for user space on every
+/// platform that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Encodes the `process_*` metrics.
@@ -65,8 +66,8 @@ fn read(file: &str) -> Option<String> {
     fs::read_to_string(format!("/proc/self/{file}")).ok()
 }
 
-/// Fields 14 and 15 of `stat`, counted from 1. The second field is the program's name in brackets and may hold
-/// anything, so counting starts behind the last bracket.
+/// Fields 14 and 15 of `stat`, counted from 1. The second field is the program's name in brackets
+/// and may hold anything, so counting starts behind the last bracket.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let (_, behind_name) = stat.rsplit_once(')')?;
     let mut ticks = behind_name.split_ascii_whitespace().skip(11);
@@ -84,7 +85,8 @@ fn resident_bytes(status: &str) -> Option<i64> {
     kibibytes.checked_mul(1024)
 }
 
-/// `Max open files   1024   1048576   files`: the soft limit is the one that hits. `None` when there is no limit.
+/// `Max open files   1024   1048576   files`: the soft limit is the one that hits. `None` when
+/// there is no limit.
 fn descriptor_limit(limits: &str) -> Option<i64> {
     let line = limits
         .lines()

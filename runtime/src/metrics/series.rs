@@ -5,8 +5,8 @@
 //!                              same for all ──┘
 //! ```
 //!
-//! A family keeps every series that was ever created in it. Names come and go (adapters are loaded and unloaded), so a
-//! process that never removed a series would grow without bound.
+//! A family keeps every series that was ever created in it. Names come and go (adapters are loaded
+//! and unloaded), so a process that never removed a series would grow without bound.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,8 @@ pub struct HandleCache<K: Hash + Eq, T> {
     live: Arc<Live<K, T>>,
 }
 
-/// The handles of one subject. Their series are removed when the last clone of the `Arc` is dropped.
+/// The handles of one subject. Their series are removed when the last clone of the `Arc` is
+/// dropped.
 pub struct Handles<T, K: Hash + Eq = Arc<str>> {
     handles: T,
     key: K,

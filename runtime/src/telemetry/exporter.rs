@@ -1,7 +1,8 @@
-//! The OTLP exporter, and a wrapper that tidies attributes and logs when the collector rejects spans.
+//! The OTLP exporter, and a wrapper that tidies attributes and logs when the collector rejects
+//! spans.
 //!
-//! Spans wait in a bounded queue of the SDK and are exported in batches by a thread of its own. When the queue is
-//! full, new spans are dropped: traces never slow a request down.
+//! Spans wait in a bounded queue of the SDK and are exported in batches by a thread of its own.
+//! When the queue is full, new spans are dropped: traces never slow a request down.
 
 use super::TelemetryError;
 use super::settings::{Protocol, TelemetrySettings};
@@ -34,7 +35,8 @@ pub(super) fn provider(settings: &TelemetrySettings) -> Result<SdkTracerProvider
 }
 
 fn grpc(settings: &TelemetrySettings) -> Result<opentelemetry_otlp::SpanExporter, TelemetryError> {
-    // The connection is made lazily but bound to the runtime at once; outside of one that is a panic.
+    // The connection is made lazily but bound to the runtime at once; outside of one that is a
+    // panic.
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(TelemetryError::NoRuntime);
     }
@@ -63,8 +65,8 @@ fn http(settings: &TelemetrySettings) -> Result<opentelemetry_otlp::SpanExporter
     Ok(exporter)
 }
 
-/// Without roots of trust for a plain http endpoint, so that an image without certificates can export to a collector
-/// next to it.
+/// Without roots of trust for a plain http endpoint, so that an image without certificates can
+/// export to a collector next to it.
 fn http_client(settings: &TelemetrySettings) -> Result<reqwest::blocking::Client, TelemetryError> {
     let builder = reqwest::blocking::Client::builder().timeout(settings.timeout);
     let builder = if settings.endpoint.scheme() == Some(&Scheme::HTTP) {
@@ -79,8 +81,8 @@ fn http_client(settings: &TelemetrySettings) -> Result<reqwest::blocking::Client
         .map_err(|error| TelemetryError::NoClient(Some(error)))
 }
 
-/// Gives every attribute one value, and logs when exports begin to fail and when they work again, and nothing in between: a collector that is away for an
-/// hour costs two lines.
+/// Gives every attribute one value, and logs when exports begin to fail and when they work again,
+/// and nothing in between: a collector that is away for an hour costs two lines.
 #[derive(Debug)]
 struct Reported<E> {
     inner: E,
@@ -118,8 +120,9 @@ impl<E: SpanExporter> SpanExporter for Reported<E> {
     }
 }
 
-/// One value for each name, the one that was set last, as the specification wants it: the SDK keeps them all, and
-/// collectors then show any of them. A span has few attributes, so looking through them beats hashing.
+/// One value for each name, the one that was set last, as the specification wants it: the SDK keeps
+/// them all, and collectors then show any of them. A span has few attributes, so looking through
+/// them beats hashing.
 fn last_values(attributes: Vec<KeyValue>) -> Vec<KeyValue> {
     let mut kept: Vec<KeyValue> = Vec::with_capacity(attributes.len());
     for attribute in attributes {

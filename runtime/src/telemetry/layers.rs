@@ -44,7 +44,8 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    // The hint keeps the maximum level that the directives allow, which `and` would otherwise forget.
+    // The hint keeps the maximum level that the directives allow, which `and` would otherwise
+    // forget.
     let not_a_trace =
         FilterFn::new(|metadata| !is_trace(metadata)).with_max_level_hint(LevelFilter::TRACE);
     let filter = filter.and(not_a_trace);
@@ -67,7 +68,8 @@ fn trace_layer<S>(traces: &SdkTracerProvider) -> BoxedLayer<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
 {
-    // Locations, threads and busy times are many attributes per span that say nothing about a request.
+    // Locations, threads and busy times are many attributes per span that say nothing about a
+    // request.
     let layer = tracing_opentelemetry::layer()
         .with_tracer(traces.tracer("hermes"))
         .with_location(false)

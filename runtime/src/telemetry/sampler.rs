@@ -1,5 +1,5 @@
-//! `OTEL_TRACES_SAMPLER` and its argument, read strictly: the SDK's own reader falls back to sampling everything when
-//! it does not know a name.
+//! `OTEL_TRACES_SAMPLER` and its argument, read strictly: the SDK's own reader falls back to
+//! sampling everything when it does not know a name.
 
 use super::{Environment, TelemetryError};
 use opentelemetry_sdk::trace::Sampler;

@@ -1,7 +1,7 @@
 //! The `OTEL_*` variables, read once and strictly.
 //!
-//! A variable of the traces signal (`OTEL_EXPORTER_OTLP_TRACES_…`) wins over the general one (`OTEL_EXPORTER_OTLP_…`).
-//! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>
+//! A variable of the traces signal (`OTEL_EXPORTER_OTLP_TRACES_…`) wins over the general one
+//! (`OTEL_EXPORTER_OTLP_…`). <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>
 
 use super::{Environment, Service, TelemetryError, sampler};
 use crate::percent;
@@ -49,7 +49,8 @@ pub(super) struct TelemetrySettings {
     /// The whole URL for HTTP; scheme, host and port for gRPC.
     pub(super) endpoint: Uri,
     pub(super) protocol: Protocol,
-    /// May hold credentials. Header values are marked as sensitive, so that debug output hides them.
+    /// May hold credentials. Header values are marked as sensitive, so that debug output hides
+    /// them.
     pub(super) headers: HeaderMap,
     /// For one batch.
     pub(super) timeout: Duration,
@@ -69,7 +70,8 @@ pub(super) enum Protocol {
 // === impl TelemetrySettings ===
 
 impl TelemetrySettings {
-    /// `None` when the environment asks for no traces: it names no endpoint, or switches the export off.
+    /// `None` when the environment asks for no traces: it names no endpoint, or switches the export
+    /// off.
     pub(super) fn read(
         environment: &impl Environment,
         service: Service,
@@ -183,7 +185,8 @@ fn refuse_compression(environment: &impl Environment) -> Result<(), TelemetryErr
     }
 }
 
-/// The general endpoint of HTTP is a base to which the path of the signal is added; that of the signal is used as it is.
+/// The general endpoint of HTTP is a base to which the path of the signal is added; that of the
+/// signal is used as it is.
 fn parse_endpoint(
     variable: &'static str,
     value: &str,
@@ -250,7 +253,8 @@ fn timeout(environment: &impl Environment) -> Result<Duration, TelemetryError> {
     }
 }
 
-/// Who sends the spans. `OTEL_SERVICE_NAME` wins over `OTEL_RESOURCE_ATTRIBUTES`, which wins over the built-in name.
+/// Who sends the spans. `OTEL_SERVICE_NAME` wins over `OTEL_RESOURCE_ATTRIBUTES`, which wins over
+/// the built-in name.
 fn resource(environment: &impl Environment, service: Service) -> Result<Resource, TelemetryError> {
     let mut attributes = vec![
         KeyValue::new("service.name", service.name),
@@ -278,7 +282,8 @@ fn resource(environment: &impl Environment, service: Service) -> Result<Resource
     Ok(builder.with_attributes(attributes).build())
 }
 
-/// `name=value` pairs between commas; `None` for one that has no name or no `=`, or whose value is badly encoded.
+/// `name=value` pairs between commas; `None` for one that has no name or no `=`, or whose value is
+/// badly encoded.
 fn pairs(list: &str) -> impl Iterator<Item = Option<(String, String)>> {
     list.split(',')
         .map(str::trim)

@@ -43,11 +43,13 @@ pub struct TlsFolder {
 // === TlsFolder ===
 
 impl TlsFolder {
-    /// How to accept and to dial by the certificates in `folder`, if there is one, now and after every rotation: a task of
-    /// `tasks` follows it from now on. Its metrics are declared in `registry`, which must have no prefix.
+    /// How to accept and to dial by the certificates in `folder`, if there is one, now and after
+    /// every rotation: a task of `tasks` follows it from now on. Its metrics are declared in
+    /// `registry`, which must have no prefix.
     ///
     /// # Errors
-    /// As it is read for the first time: a file cannot be read within ten seconds, or does not hold what it should.
+    /// As it is read for the first time: a file cannot be read within ten seconds, or does not hold
+    /// what it should.
     pub async fn follow(
         folder: Option<PathBuf>,
         registry: &mut Registry,
@@ -62,7 +64,8 @@ impl TlsFolder {
         Ok(Some(tls))
     }
 
-    /// Reads the folder for the first time, and declares its metrics in `registry`, which must have no prefix.
+    /// Reads the folder for the first time, and declares its metrics in `registry`, which must have
+    /// no prefix.
     ///
     /// # Errors
     /// A file cannot be read within ten seconds, or does not hold what it should.
@@ -91,8 +94,8 @@ impl TlsFolder {
 
     /// Follows the folder for ever.
     ///
-    /// A file system that hangs holds one blocking thread and this future, never more: the next reading begins after
-    /// the last has ended.
+    /// A file system that hangs holds one blocking thread and this future, never more: the next
+    /// reading begins after the last has ended.
     async fn watch(mut self) {
         let mut ticks = time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

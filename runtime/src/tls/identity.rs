@@ -36,8 +36,9 @@ pub(super) type Mistake = (&'static str, Problem);
 // === Identity ===
 
 impl Identity {
-    /// Checks everything that can be known without a peer: that each file holds what it should, and that the key is the
-    /// certificate's. A certificate that has ended is not refused: the peer rejects it, and the metric shows it.
+    /// Checks everything that can be known without a peer: that each file holds what it should, and
+    /// that the key is the certificate's. A certificate that has ended is not refused: the peer
+    /// rejects it, and the metric shows it.
     pub(super) fn read(content: &Content, provider: &CryptoProvider) -> Result<Self, Mistake> {
         let authorities =
             certificates(&content.authority).map_err(|problem| (AUTHORITY, problem))?;

@@ -43,14 +43,15 @@ impl Tls {
         self.newest.store(Arc::new(Parties::of(identity)));
     }
 
-    /// For the side that accepts: shows the certificate, and takes clients whose certificate the authority signed.
+    /// For the side that accepts: shows the certificate, and takes clients whose certificate the
+    /// authority signed.
     #[must_use]
     pub fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.newest.load().server)
     }
 
-    /// For the side that dials: shows the certificate, and takes servers whose certificate the authority signed for the
-    /// name that was dialed.
+    /// For the side that dials: shows the certificate, and takes servers whose certificate the
+    /// authority signed for the name that was dialed.
     #[must_use]
     pub fn client(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.newest.load().client)

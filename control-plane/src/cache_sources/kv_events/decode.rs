@@ -13,9 +13,10 @@
 //! | `BlockRemoved` | `block_hashes medium group_idx` |
 //! | `AllBlocksCleared` | none |
 //!
-//! Hashes are numbers (SGLang's may be negative) or bytes, of which the last eight count. SGLang has a field `cache_salt` where
-//! vLLM puts the salt among the extra keys of the first block. EventFields that are not in the table are skipped, and so are events
-//! of other types. An event of a known type that cannot be understood is counted, and the rest of the batch is read on.
+//! Hashes are numbers (SGLang's may be negative) or bytes, of which the last eight count. SGLang
+//! has a field `cache_salt` where vLLM puts the salt among the extra keys of the first block.
+//! EventFields that are not in the table are skipped, and so are events of other types. An event of
+//! a known type that cannot be understood is counted, and the rest of the batch is read on.
 
 mod fields;
 
@@ -148,7 +149,8 @@ fn contents(
     Ok(contents)
 }
 
-/// Lets the extra keys of each block enter its content. The adapter's name is not one: it is in the chain's root.
+/// Lets the extra keys of each block enter its content. The adapter's name is not one: it is in the
+/// chain's root.
 fn apply_extra_keys(
     fields: &EventFields<'_>,
     contents: &mut [u64],
@@ -179,7 +181,8 @@ fn apply_extra_keys(
     Ok(())
 }
 
-/// The extra keys of one block: nil, or a list in which the adapter's name comes first if there is one.
+/// The extra keys of one block: nil, or a list in which the adapter's name comes first if there is
+/// one.
 fn extras(reader: &mut MsgpackReader<'_>, adapter: Adapter<'_>) -> Result<ExtraKeys, Malformed> {
     let mut extras = ExtraKeys::default();
     let Some(keys) = reader.array()? else {

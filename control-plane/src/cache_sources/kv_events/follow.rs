@@ -15,7 +15,8 @@ use super::{
     stream::Stream,
 };
 
-/// The pause after an engine could not say where its publisher is; longer each time, up to the second.
+/// The pause after an engine could not say where its publisher is; longer each time, up to the
+/// second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
 /// What it takes to follow one endpoint.

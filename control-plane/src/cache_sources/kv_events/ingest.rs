@@ -1,9 +1,10 @@
 //! Applies batches to the index, in slices, so that no lookup waits for long.
 //!
 //! Invariants:
-//! * the index is locked for [`SLICE`] changes at a time, and after some slices other tasks get their turn;
-//! * an event that cannot be decoded makes a rank partial; where the index may hold blocks that are gone, the rank is
-//!   cleared;
+//! * the index is locked for [`SLICE`] changes at a time, and after some slices other tasks get
+//!   their turn;
+//! * an event that cannot be decoded makes a rank partial; where the index may hold blocks that are
+//!   gone, the rank is cleared;
 //! * when the last of it is dropped, the rank leaves the index.
 
 use std::sync::{

@@ -14,7 +14,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// In seconds: from a prompt that is cached nowhere to a long one in a large fleet that waits for a writer.
+/// In seconds: from a prompt that is cached nowhere to a long one in a large fleet that waits for a
+/// writer.
 const LOOKUP: Bounds = Bounds(&[
     0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5,
     0.001, 0.002_5, 0.005,

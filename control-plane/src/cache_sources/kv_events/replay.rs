@@ -5,9 +5,10 @@
 //!          ◀─ ["", topic?, number, payload] … ─ then ["", ""?, ff×8, ""]
 //! ```
 //!
-//! Old engines leave out the topic. The answer has no upper end: it goes on to the publisher's present. A ROUTER drops what
-//! does not fit its queue (1,000 messages, unless an engine says otherwise), and a publisher writes much faster than that: long
-//! answers have holes, or no end. Then the rest is asked for again.
+//! Old engines leave out the topic. The answer has no upper end: it goes on to the publisher's
+//! present. A ROUTER drops what does not fit its queue (1,000 messages, unless an engine says
+//! otherwise), and a publisher writes much faster than that: long answers have holes, or no end.
+//! Then the rest is asked for again.
 
 use std::time::Duration;
 

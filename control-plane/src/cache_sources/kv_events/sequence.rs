@@ -1,8 +1,9 @@
 //! The position in a stream of batches, by their sequence numbers. Pure.
 //!
-//! A publisher numbers its batches from zero, without a gap, and from zero again after a restart. A batch is the next,
-//! or known already (a replay has no upper end, so it repeats what is on its way), or there is a gap before it; and when the
-//! numbers of one connection go backwards, the publisher is another one.
+//! A publisher numbers its batches from zero, without a gap, and from zero again after a restart. A
+//! batch is the next, or known already (a replay has no upper end, so it repeats what is on its
+//! way), or there is a gap before it; and when the numbers of one connection go backwards, the
+//! publisher is another one.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -152,7 +153,8 @@ mod tests {
         fn whatever_comes_each_batch_is_taken_in_once_and_in_order(
             lost in proptest::collection::vec(any::<bool>(), 1..60), ahead in 0..4u64,
         ) {
-            // A publisher sends 0, 1, 2, …; some are lost on the way. A replay repeats all up to `ahead` beyond the present.
+            // A publisher sends 0, 1, 2, …; some are lost on the way. A replay repeats all up to
+            // `ahead` beyond the present.
             let mut sequence = Sequence::default();
             sequence.begins();
             let mut taken = Vec::new();

@@ -1,8 +1,9 @@
 //! Where an endpoint publishes its KV events.
 //!
-//! In this order: the pod's object in Kubernetes (an annotation, or ports by name), the configured port, the engine's
-//! answer at `/kv_event_sources` (vLLM since 0.32), and the ports that vLLM's and SGLang's documents use, 5557 and 5558.
-//! The host is always the endpoint's own, and rank `r` has both ports moved up by `r`, as engines do it.
+//! In this order: the pod's object in Kubernetes (an annotation, or ports by name), the configured
+//! port, the engine's answer at `/kv_event_sources` (vLLM since 0.32), and the ports that vLLM's
+//! and SGLang's documents use, 5557 and 5558. The host is always the endpoint's own, and rank `r`
+//! has both ports moved up by `r`, as engines do it.
 
 use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
 

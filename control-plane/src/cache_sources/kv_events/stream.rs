@@ -1,4 +1,5 @@
-//! Follows the stream of one rank: connects, catches up, takes in what comes, and begins again when it breaks.
+//! Follows the stream of one rank: connects, catches up, takes in what comes, and begins again when
+//! it breaks.
 //!
 //! ```text
 //!   connect ─▶ subscribe ─▶ catch up (replay) ─▶ live ──▶ next: take in
@@ -7,8 +8,9 @@
 //!      └── back off ◀── broken, silent ◀── the rank claims nothing meanwhile
 //! ```
 //!
-//! After a broken connection the publisher may be another one, under the same address. It is the same if its replay still
-//! has the newest batch that was taken in, byte for byte; if not, or if there is no replay, all blocks are dropped.
+//! After a broken connection the publisher may be another one, under the same address. It is the
+//! same if its replay still has the newest batch that was taken in, byte for byte; if not, or if
+//! there is no replay, all blocks are dropped.
 
 mod catch_up;
 
@@ -128,7 +130,8 @@ impl Stream {
             Ok(Err(error)) => return error.into(),
             Ok(Ok(peer)) => peer,
         };
-        // A publisher takes note of what it is sent in order: once it answers, no batch after the replay is missed.
+        // A publisher takes note of what it is sent in order: once it answers, no batch after the
+        // replay is missed.
         let first = match timeout(NOTICE, peer.next()).await {
             Err(_silent) => None,
             Ok(Ok(message)) => message,

@@ -5,11 +5,13 @@
 //!                                              PING ─▶ PONG: the peer is there
 //! ```
 //!
-//! Existing libraries reconnect by themselves and hide a broken connection; this one reports it at once, so that the index
-//! of that rank is not used any longer (`docs/decisions/0010-own-zmtp-client.md`).
+//! Existing libraries reconnect by themselves and hide a broken connection; this one reports it at
+//! once, so that the index of that rank is not used any longer
+//! (`docs/decisions/0010-own-zmtp-client.md`).
 //!
-//! Invariants: one connection, no task, no queue but the bytes of the message that is being read; [`Peer::next`] may be
-//! dropped at any point and called again; nothing waits for longer than its caller allows.
+//! Invariants: one connection, no task, no queue but the bytes of the message that is being read;
+//! [`Peer::next`] may be dropped at any point and called again; nothing waits for longer than its
+//! caller allows.
 
 mod frame;
 
@@ -29,7 +31,8 @@ use self::frame::{Assembly, GREETING, Incoming};
 /// Room that is made for each read.
 const READ: usize = 16 << 10;
 
-/// For how long a peer may keep the connection after our last sign of life, in tenths of a second; libzmq obeys.
+/// For how long a peer may keep the connection after our last sign of life, in tenths of a second;
+/// libzmq obeys.
 const TTL: u16 = 300;
 
 /// What kind of socket we are.

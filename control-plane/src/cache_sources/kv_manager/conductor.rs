@@ -1,12 +1,14 @@
-//! The dialects of Mooncake's conductor, and of indexers that follow it: `POST /query`, by token ids.
+//! The dialects of Mooncake's conductor, and of indexers that follow it: `POST /query`, by token
+//! ids.
 //!
 //! | protocol | question and answer | where it comes from |
 //! |---|---|---|
 //! | `conductor` | JSON | the conductor in Go, and the documented API; Dynamo's indexer |
 //! | `conductor-msgpack` | msgpack | the conductor in C++ |
 //!
-//! A conductor counts whole blocks of tokens. It knows servers by `instance_id`, which may be an address, a host, a pod,
-//! or whatever the operator called it. Endpoints that are missing from an answer hold nothing.
+//! A conductor counts whole blocks of tokens. It knows servers by `instance_id`, which may be an
+//! address, a host, a pod, or whatever the operator called it. Endpoints that are missing from an
+//! answer hold nothing.
 
 mod answer;
 mod plain;
@@ -42,7 +44,8 @@ pub struct Conductor {
     pub cache_salt: Option<Arc<str>>,
     /// Tokens in a block; what the engines say when absent.
     pub block_size: Option<u32>,
-    /// Instances by their names there, each with the authority of its endpoint. The usual names need none.
+    /// Instances by their names there, each with the authority of its endpoint. The usual names
+    /// need none.
     pub instances: Vec<(Arc<str>, Arc<str>)>,
     /// Registers at the conductor where the engines publish their events.
     pub register: Option<Registration>,

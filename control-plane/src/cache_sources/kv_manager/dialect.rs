@@ -1,5 +1,5 @@
-//! The languages of KV managers: how a question is written, and how an answer is read. Everything else about asking is
-//! the same for all.
+//! The languages of KV managers: how a question is written, and how an answer is read. Everything
+//! else about asking is the same for all.
 
 use bytes::Bytes;
 use hermes_core::query::CacheHit;

@@ -16,9 +16,11 @@ pub use self::answer::{DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS};
 /// How answers are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MatchSort {
-    /// Keys of an answer's row that may name an endpoint, in order of preference; empty for [`DEFAULT_ID_KEYS`].
+    /// Keys of an answer's row that may name an endpoint, in order of preference; empty for
+    /// [`DEFAULT_ID_KEYS`].
     pub id_keys: Vec<Arc<str>>,
-    /// Keys of an answer's row that may hold its score, in order of preference; empty for [`DEFAULT_SCORE_KEYS`].
+    /// Keys of an answer's row that may hold its score, in order of preference; empty for
+    /// [`DEFAULT_SCORE_KEYS`].
     pub score_keys: Vec<Arc<str>>,
 }
 
@@ -37,7 +39,8 @@ impl MatchSort {
 
     pub(super) const CONTENT_TYPE: &str = "application/json";
 
-    /// What two questions have to share to have one answer: the prompt's whole blocks, or else all of its text.
+    /// What two questions have to share to have one answer: the prompt's whole blocks, or else all
+    /// of its text.
     pub(super) fn feed(lookup: &Lookup, hash: &mut Xxh3) {
         match (lookup.prefix, &lookup.text) {
             (Some(prefix), _) => hash.update(&prefix.to_le_bytes()),

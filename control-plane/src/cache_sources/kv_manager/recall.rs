@@ -1,5 +1,6 @@
-//! CachedAnswers that are still fresh, bounded in number. What is cached where changes by the second, so they are kept for a
-//! moment only: long enough for a burst of requests that share a prompt, and for the retries of one.
+//! CachedAnswers that are still fresh, bounded in number. What is cached where changes by the
+//! second, so they are kept for a moment only: long enough for a burst of requests that share a
+//! prompt, and for the retries of one.
 
 use std::{
     collections::{HashMap, VecDeque},

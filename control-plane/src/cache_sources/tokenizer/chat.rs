@@ -1,4 +1,5 @@
-//! A conversation as a request carries it: messages, tools, and the arguments of its chat template. Raw JSON.
+//! A conversation as a request carries it: messages, tools, and the arguments of its chat template.
+//! Raw JSON.
 
 use bytes::Bytes;
 use hermes_proto::v1::{PromptText, prompt_text::Api};
@@ -44,8 +45,8 @@ impl Chat {
         }
     }
 
-    /// The request's arguments of the template, besides messages and tools. The request's own fields come after its
-    /// `chat_template_kwargs`, and so count.
+    /// The request's arguments of the template, besides messages and tools. The request's own
+    /// fields come after its `chat_template_kwargs`, and so count.
     pub(super) fn kwargs(&self) -> Result<Vec<(Value, Value)>, Failure> {
         let mut fields = Vec::new();
         if let Some(raw) = &self.template_kwargs {

@@ -1,8 +1,9 @@
 //! Whether a chat template wants the content of messages as text, or as a list of parts.
 //!
-//! OpenAI's API allows both. Engines turn each message into what the model's template was written for, and find that
-//! out by reading the template: one that loops over a message's content wants parts. The same is found here, from the
-//! statements of the template alone, as vLLM does from its syntax tree:
+//! OpenAI's API allows both. Engines turn each message into what the model's template was written
+//! for, and find that out by reading the template: one that loops over a message's content wants
+//! parts. The same is found here, from the statements of the template alone, as vLLM does from its
+//! syntax tree:
 //!
 //! ```text
 //!   {% for message in messages %} {% for part in message['content'] %}   parts
@@ -60,7 +61,8 @@ fn aliases<'a>(name: &'a str, statements: &[Statement<'a>]) -> Vec<&'a str> {
     names
 }
 
-/// Whether an expression is the variable `name` (or its attribute `key`), sliced, filtered or tested at most.
+/// Whether an expression is the variable `name` (or its attribute `key`), sliced, filtered or
+/// tested at most.
 fn reads(expression: &str, name: &str, key: Option<&str>) -> bool {
     let Some(mut rest) = expression
         .trim_start_matches('(')

@@ -1,8 +1,9 @@
 //! The messages and tools of a request, as an engine hands them to a chat template.
 //!
-//! Clients write messages in several ways, and templates are written for one. vLLM puts them in order before it renders
-//! them, and so does this, in the same way: content becomes text or a list of parts, arguments of tool calls become
-//! objects, tools get all their fields, and what a template has no business with is dropped.
+//! Clients write messages in several ways, and templates are written for one. vLLM puts them in
+//! order before it renders them, and so does this, in the same way: content becomes text or a list
+//! of parts, arguments of tool calls become objects, tools get all their fields, and what a
+//! template has no business with is dropped.
 
 use minijinja::{Value, value::ValueKind};
 
@@ -148,7 +149,8 @@ fn tool_calls(raw: &Value) -> Result<Option<Value>, Failure> {
     })
 }
 
-/// Arguments come as JSON in a string. What is no object becomes an empty one: it is history that cannot be corrected.
+/// Arguments come as JSON in a string. What is no object becomes an empty one: it is history that
+/// cannot be corrected.
 fn arguments(raw: Option<Value>) -> Value {
     let parsed = raw.and_then(|raw| match raw.as_str() {
         Some(text) => serde_json::from_str(text).ok(),

@@ -1,8 +1,9 @@
 //! A tokenizer and a chat template that were read from files: prompts in, exact token ids out.
 //!
-//! What engines do is done here too: truncation and padding that a tokenizer's file asks for are off; a chat gets the
-//! special tokens of its template alone; a plain text gets those of the tokenizer. A long conversation costs its newest
-//! turn, because the tokens of old turns are remembered piece by piece ([`super::pieces`]).
+//! What engines do is done here too: truncation and padding that a tokenizer's file asks for are
+//! off; a chat gets the special tokens of its template alone; a plain text gets those of the
+//! tokenizer. A long conversation costs its newest turn, because the tokens of old turns are
+//! remembered piece by piece ([`super::pieces`]).
 
 use std::sync::Arc;
 
@@ -73,7 +74,8 @@ impl Encoder {
         self.template.is_some()
     }
 
-    /// The tokens of `wanted`, with the help of `memo`. `goes_on` is asked now and then whether they are still wanted.
+    /// The tokens of `wanted`, with the help of `memo`. `goes_on` is asked now and then whether
+    /// they are still wanted.
     pub(super) fn ids(
         &self,
         wanted: &TokenizeInput,

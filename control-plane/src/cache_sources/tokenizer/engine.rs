@@ -5,8 +5,9 @@
 //! {"model":"m","messages":[…],"tools":[…],"chat_template_kwargs":{…},"add_generation_prompt":true, …}
 //! ```
 //!
-//! The answer is `{"count":5,"max_model_len":4096,"tokens":[284,80]}`. Any endpoint of the pool may be asked, as all
-//! serve the same model; each has a breaker of its own, so that one that is down is passed over.
+//! The answer is `{"count":5,"max_model_len":4096,"tokens":[284,80]}`. Any endpoint of the pool may
+//! be asked, as all serve the same model; each has a breaker of its own, so that one that is down
+//! is passed over.
 
 use std::{
     collections::HashMap,
@@ -134,7 +135,8 @@ impl EngineTokenizer {
                 Ok(answer) => return read(&answer),
                 Err(found) => failure = found,
             }
-            // One that is left alone costs nothing; after another kind of failure there is seldom time for many more.
+            // One that is left alone costs nothing; after another kind of failure there is seldom
+            // time for many more.
             tries += usize::from(failure != Failure::Engine(LookupFault::Open));
             if tries == TRIES || !matches!(failure, Failure::Engine(_)) {
                 break;
@@ -170,7 +172,8 @@ fn body(wanted: &TokenizeInput, model: Option<&str>) -> Result<Vec<u8>, Failure>
     serde_json::to_vec(&body).map_err(|_| Failure::Malformed)
 }
 
-/// `/tokenize` has no fields for an effort and for documents, but its `chat_template_kwargs` reach the same variables.
+/// `/tokenize` has no fields for an effort and for documents, but its `chat_template_kwargs` reach
+/// the same variables.
 fn of_chat<'a>(chat: &'a Chat, model: Option<&'a str>) -> Result<TokenizeRequest<'a>, Failure> {
     let kwargs = chat.kwargs()?;
     Ok(TokenizeRequest {

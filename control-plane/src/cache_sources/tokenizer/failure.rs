@@ -7,7 +7,8 @@ use crate::cache_sources::lookup_client::LookupFault;
 pub enum Failure {
     /// The tokenizer's files are not loaded: not yet, or they are unusable.
     Absent,
-    /// The request has something that becomes tokens in the engine alone: images, several prompts, an unknown API.
+    /// The request has something that becomes tokens in the engine alone: images, several prompts,
+    /// an unknown API.
     Unsupported,
     /// The request is none that an engine would take.
     Malformed,

@@ -6,8 +6,8 @@
 //!   DIR/chat_template.jinja      the chat template; chat_template.json in some models
 //! ```
 //!
-//! The directory is what an engine is started with; nothing is fetched. A file that cannot be used is named, with what
-//! is wrong and what would be right.
+//! The directory is what an engine is started with; nothing is fetched. A file that cannot be used
+//! is named, with what is wrong and what would be right.
 
 use std::{
     fmt, fs, io,
@@ -71,7 +71,8 @@ pub struct Unusable {
     pub fix: &'static str,
 }
 
-/// When the files were written last, and how long they are: a change means that they must be read again.
+/// When the files were written last, and how long they are: a change means that they must be read
+/// again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp(Vec<Option<(SystemTime, u64)>>);
 

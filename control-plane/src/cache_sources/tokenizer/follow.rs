@@ -1,7 +1,8 @@
 //! Keeps the newest usable version of a model's files loaded.
 //!
-//! Reading them takes up to a second, so it is done beside everything else, at the start and whenever a file changes.
-//! The last good files stay in use: an invalid file is logged once and changes nothing.
+//! Reading them takes up to a second, so it is done beside everything else, at the start and
+//! whenever a file changes. The last good files stay in use: an invalid file is logged once and
+//! changes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,7 +46,8 @@ struct FilesFollower {
 // === FollowedFiles ===
 
 impl FollowedFiles {
-    /// Begins to read. `seed` makes what is remembered of one version of the files useless for the next.
+    /// Begins to read. `seed` makes what is remembered of one version of the files useless for the
+    /// next.
     pub(super) fn begin(pool: &str, files: TokenizerFiles, seed: u64) -> Self {
         let encoder = Arc::new(ArcSwapOption::empty());
         let (sender, settled) = watch::channel(false);
@@ -90,7 +92,8 @@ impl FilesFollower {
                 (seen.as_ref() != Some(&stamp)).then(|| (files::load(&files, seed), stamp))
             });
             let started = Instant::now();
-            // A panic in a file's reader was reported where it happened; the file is read again when it changes.
+            // A panic in a file's reader was reported where it happened; the file is read again
+            // when it changes.
             if let Ok(Some((loaded, stamp))) = read.await {
                 known = Some(stamp);
                 self.seed = self.seed.wrapping_add(1);

@@ -5,7 +5,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::memo::TokenKey;
 
-/// The key of `text` for `model`. Seeded, so that no client can aim at what is remembered of another's prompt.
+/// The key of `text` for `model`. Seeded, so that no client can aim at what is remembered of
+/// another's prompt.
 pub(super) fn key(text: &PromptText, model: Option<&str>, seed: u64) -> TokenKey {
     let mut hash = Xxh3::with_seed(seed);
     for part in parts(text)

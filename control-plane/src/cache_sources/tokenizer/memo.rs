@@ -1,17 +1,19 @@
 //! Token ids that were made lately, bounded by the bytes that they take.
 //!
-//! Two generations: what is made or read goes into the newer one, and when that has taken half of the bytes, the older
-//! is dropped and the newer becomes the older. What was not read for a whole generation is gone. A read or write costs
-//! one lock and one look into a map.
+//! Two generations: what is made or read goes into the newer one, and when that has taken half of
+//! the bytes, the older is dropped and the newer becomes the older. What was not read for a whole
+//! generation is gone. A read or write costs one lock and one look into a map.
 
 use std::{collections::HashMap, mem, sync::Arc};
 
 use parking_lot::Mutex;
 
-/// What an entry takes besides its ids: key, pointer, counts, and its share of the map's spare room.
+/// What an entry takes besides its ids: key, pointer, counts, and its share of the map's spare
+/// room.
 const OVERHEAD: usize = 96;
 
-/// Names what was made into tokens: a hash that no client can aim at, because it is seeded at random.
+/// Names what was made into tokens: a hash that no client can aim at, because it is seeded at
+/// random.
 pub(super) type TokenKey = u128;
 
 /// See the module.

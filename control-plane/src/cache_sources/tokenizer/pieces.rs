@@ -1,14 +1,16 @@
-//! Cuts a prompt where its tokens can be made piece by piece, so that a conversation's old turns are made only once.
+//! Cuts a prompt where its tokens can be made piece by piece, so that a conversation's old turns
+//! are made only once.
 //!
 //! ```text
 //!   <|im_start|>system\n…<|im_end|>\n<|im_start|>user\n…<|im_end|>\n<|im_start|>assistant\n
 //!   └─────────── a piece ──────────┘└──┘ and so on: each begins with a special token
 //! ```
 //!
-//! A tokenizer first finds its special tokens in the text, leftmost and longest first, and makes tokens of what is
-//! between them as if nothing else were there. So the tokens of a text are those of its pieces, one after the other.
-//! Not every special token is fit to begin a piece: one that takes white space before it, or that is found by what
-//! stands beside it, would be found differently at the beginning of a text. Those stay inside pieces.
+//! A tokenizer first finds its special tokens in the text, leftmost and longest first, and makes
+//! tokens of what is between them as if nothing else were there. So the tokens of a text are those
+//! of its pieces, one after the other. Not every special token is fit to begin a piece: one that
+//! takes white space before it, or that is found by what stands beside it, would be found
+//! differently at the beginning of a text. Those stay inside pieces.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::{AddedToken, Tokenizer};

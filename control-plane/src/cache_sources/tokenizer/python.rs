@@ -1,8 +1,9 @@
-//! What chat templates expect of Python: `json.dumps`, `str`, `strftime`, and what strings and mappings are.
+//! What chat templates expect of Python: `json.dumps`, `str`, `strftime`, and what strings and
+//! mappings are.
 //!
-//! A template is Jinja as `transformers` sets it up. Its `tojson` is not Jinja's own: it escapes nothing for HTML, it
-//! writes `", "` and `": "`, and it takes the arguments of `json.dumps`. Every byte counts here, as every byte becomes
-//! tokens.
+//! A template is Jinja as `transformers` sets it up. Its `tojson` is not Jinja's own: it escapes
+//! nothing for HTML, it writes `", "` and `": "`, and it takes the arguments of `json.dumps`. Every
+//! byte counts here, as every byte becomes tokens.
 
 mod dumps;
 
@@ -39,8 +40,8 @@ fn strftime_now(format: &str) -> Result<String, Error> {
         .map_err(|_| Error::new(ErrorKind::InvalidOperation, "not a time format"))
 }
 
-/// The function `raise_exception(text)`: the template refuses the conversation. What it says may quote the prompt, so
-/// it is not kept.
+/// The function `raise_exception(text)`: the template refuses the conversation. What it says may
+/// quote the prompt, so it is not kept.
 fn raise_exception() -> Result<Value, Error> {
     Err(Error::new(
         ErrorKind::InvalidOperation,
@@ -48,7 +49,8 @@ fn raise_exception() -> Result<Value, Error> {
     ))
 }
 
-/// The test `sequence`: strings and mappings have a length and items too, and so has what is undefined.
+/// The test `sequence`: strings and mappings have a length and items too, and so has what is
+/// undefined.
 fn is_sequence(value: &Value) -> bool {
     matches!(
         value.kind(),
@@ -61,7 +63,8 @@ fn is_iterable(value: &Value) -> bool {
     is_sequence(value) || value.kind() == ValueKind::Iterable
 }
 
-/// The filter `indent(s, width=4, first=False, blank=False)`. A line feed at the end stays where it is.
+/// The filter `indent(s, width=4, first=False, blank=False)`. A line feed at the end stays where it
+/// is.
 fn indent(text: &str, positional: &[Value], named: &Kwargs) -> Result<String, Error> {
     let [width, first, blank] = arguments(["width", "first", "blank"], positional, named)?;
     let width = width.map_or_else(|| Ok("    ".to_owned()), |width| spaces(&width))?;

@@ -1,13 +1,16 @@
-//! Where templates rely on what Jinja in Python does and the engine here does not: what can be put right before a
-//! template is compiled is, and what cannot is found, so that no wrong text is rendered.
+//! Where templates rely on what Jinja in Python does and the engine here does not: what can be put
+//! right before a template is compiled is, and what cannot is found, so that no wrong text is
+//! rendered.
 
 use std::iter;
 
-/// Methods of Python's mappings. There, `schema.items` is the method even when the mapping has a key of that name.
+/// Methods of Python's mappings. There, `schema.items` is the method even when the mapping has a
+/// key of that name.
 const METHODS: [&str; 5] = ["items", "keys", "values", "get", "copy"];
 
-/// A template as it is compiled. Jinja ends every line by a line feed, whatever its file has there, and what a model said
-/// may be marked for training by `{% generation %}`, a tag of no other engine.
+/// A template as it is compiled. Jinja ends every line by a line feed, whatever its file has there,
+/// and what a model said may be marked for training by `{% generation %}`, a tag of no other
+/// engine.
 pub(super) fn normal(template: &str) -> String {
     let template = template.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(template.len());
@@ -37,7 +40,8 @@ pub(super) fn escapes(template: &str) -> bool {
     codes(template).any(|code| code.contains('+') && is_safe(code))
 }
 
-/// Whether it takes a method of a mapping for a value, where the engine here would find a key of that name, or nothing.
+/// Whether it takes a method of a mapping for a value, where the engine here would find a key of
+/// that name, or nothing.
 pub(super) fn takes_methods(template: &str) -> bool {
     let takes = |name: &str| {
         let method = word(name);

@@ -1,8 +1,9 @@
 //! A request to the Responses API as the conversation that an engine makes of it.
 //!
-//! Instructions become the system's message, the input the user's; items of an input become messages, and what follows
-//! an assistant's message and belongs to it (calls of tools, reasoning) is joined to it, as in vLLM. Items that need
-//! the engine's own history, or its own tools, are left to it.
+//! Instructions become the system's message, the input the user's; items of an input become
+//! messages, and what follows an assistant's message and belongs to it (calls of tools, reasoning)
+//! is joined to it, as in vLLM. Items that need the engine's own history, or its own tools, are
+//! left to it.
 
 use bytes::Bytes;
 use hermes_proto::v1::PromptText;
@@ -83,7 +84,8 @@ fn add(messages: &mut Vec<Value>, item: Value) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sets `key` of the assistant's message that is last; of a new one when there is none, or it has one already.
+/// Sets `key` of the assistant's message that is last; of a new one when there is none, or it has
+/// one already.
 fn join(messages: &mut Vec<Value>, key: &str, value: Value) {
     if let Some(last) = assistant(messages).filter(|last| last.get(key).is_none_or(Value::is_null))
     {

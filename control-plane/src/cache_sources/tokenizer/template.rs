@@ -1,10 +1,12 @@
 //! A model's chat template: Jinja as `transformers` sets it up, in Rust.
 //!
-//! Its arguments; of equal names the first counts: the request's messages, tools and settings, the request's
-//! `chat_template_kwargs`, the operator's `templateKwargs`, the tokenizer's special tokens.
+//! Its arguments; of equal names the first counts: the request's messages, tools and settings, the
+//! request's `chat_template_kwargs`, the operator's `templateKwargs`, the tokenizer's special
+//! tokens.
 //!
 //! Invariants:
-//! * rendering ends: it has a budget of steps, and no template can reach a file or another template;
+//! * rendering ends: it has a budget of steps, and no template can reach a file or another
+//!   template;
 //! * an error says nothing of the conversation.
 
 use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
@@ -176,7 +178,8 @@ fn open_end(messages: &mut [Value]) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// What comes before the mark; templates that trim messages have taken its space, and then the message's too.
+/// What comes before the mark; templates that trim messages have taken its space, and then the
+/// message's too.
 fn until_tag(mut text: String, last: &str) -> Result<String, Failure> {
     if !text.contains(last.trim()) {
         return Err(Failure::Template);

@@ -42,8 +42,8 @@ impl TokenizeInput {
     /// What `text` asks for.
     ///
     /// # Errors
-    /// [`Failure::Unsupported`] for what becomes tokens in the engine alone, [`Failure::Malformed`] for what no engine
-    /// would take.
+    /// [`Failure::Unsupported`] for what becomes tokens in the engine alone, [`Failure::Malformed`]
+    /// for what no engine would take.
     pub(super) fn read(text: &PromptText) -> Result<Self, Failure> {
         if text.incomplete {
             return Err(Failure::Unsupported);

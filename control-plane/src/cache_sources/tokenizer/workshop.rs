@@ -1,4 +1,5 @@
-//! A few threads for work that would hold up everything else: half of the cores, and a bounded line before them.
+//! A few threads for work that would hold up everything else: half of the cores, and a bounded line
+//! before them.
 
 use std::{
     num::NonZero,
@@ -45,8 +46,8 @@ impl TokenizerWorkers {
         }
     }
 
-    /// Does `work` on a thread of its own, when one is free. Work that has begun goes on when its caller leaves;
-    /// it has to watch the time itself.
+    /// Does `work` on a thread of its own, when one is free. Work that has begun goes on when its
+    /// caller leaves; it has to watch the time itself.
     ///
     /// # Errors
     /// [`Failure::Saturated`] when too much waits, [`Failure::Tokenizer`] when `work` panics.

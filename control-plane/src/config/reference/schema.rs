@@ -1,7 +1,8 @@
 //! The configuration as a JSON Schema, generated from the calls that read the file.
 //!
-//! It makes `helm install` reject what is wrong before anything runs: unknown keys, wrong types, words and whole numbers
-//! out of range. What it cannot state (ranges of durations, keys that contradict each other) the control plane checks.
+//! It makes `helm install` reject what is wrong before anything runs: unknown keys, wrong types,
+//! words and whole numbers out of range. What it cannot state (ranges of durations, keys that
+//! contradict each other) the control plane checks.
 
 use serde_json::{Map, Value, json};
 

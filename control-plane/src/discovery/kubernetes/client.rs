@@ -7,8 +7,9 @@ use kube::{Client, Config};
 /// How long connecting may take; short, as a router waits for it while an API server restarts.
 const CONNECT: Duration = Duration::from_secs(3);
 
-/// Longest silence on a connection. Above the 60 s after which the server itself ends each watch, so that it
-/// is reached only when packets vanish: a list or the beginning of a watch has no other limit in the client.
+/// Longest silence on a connection. Above the 60 s after which the server itself ends each watch,
+/// so that it is reached only when packets vanish: a list or the beginning of a watch has no other
+/// limit in the client.
 const SILENCE: Duration = Duration::from_secs(70);
 
 /// Why there is no client.

@@ -1,8 +1,9 @@
 //! Where a pod publishes its KV events, by its Kubernetes object: an annotation, or named ports.
 //!
-//! The annotation `hermes.ai/kv-events` has the publisher's port and, after a comma, that of its replay socket: `5557` or
-//! `5557,5558`. Each may be written as engines want it, `tcp://*:5557`; the host is the pod's own whatever stands there. It is
-//! looked for on the pod, or on the Service where Services are selected, as slices do not carry annotations.
+//! The annotation `hermes.ai/kv-events` has the publisher's port and, after a comma, that of its
+//! replay socket: `5557` or `5557,5558`. Each may be written as engines want it, `tcp://*:5557`;
+//! the host is the pod's own whatever stands there. It is looked for on the pod, or on the Service
+//! where Services are selected, as slices do not carry annotations.
 
 use std::{collections::BTreeMap, num::NonZeroU16};
 
@@ -35,7 +36,8 @@ pub(super) fn annotation(annotations: Option<&BTreeMap<String, String>>) -> Opti
 // === impl EventPorts ===
 
 impl EventPorts {
-    /// What an object's annotation says, or else its named ports; what cannot be understood says nothing.
+    /// What an object's annotation says, or else its named ports; what cannot be understood says
+    /// nothing.
     pub(super) fn find(
         names: Option<&EventPortNames>,
         annotation: Option<&str>,
@@ -70,7 +72,8 @@ impl EventPorts {
 // === impl EventPortNames ===
 
 impl Default for EventPortNames {
-    /// `zmq-pub` (as openFuyao's charts have it) and `kv-events`, each with a name for the replay socket.
+    /// `zmq-pub` (as openFuyao's charts have it) and `kv-events`, each with a name for the replay
+    /// socket.
     fn default() -> Self {
         let owned = |names: [&str; 2]| names.map(str::to_owned).to_vec();
         Self {

@@ -1,7 +1,8 @@
 //! What the watched objects say, joined into endpoints: pure, synchronous, without a client.
 //!
-//! An index keeps of every object only what bears on endpoints. So an update that changes nothing visible (a
-//! heartbeat, an annotation, another condition) is recognized at once, and full objects are never held.
+//! An index keeps of every object only what bears on endpoints. So an update that changes nothing
+//! visible (a heartbeat, an annotation, another condition) is recognized at once, and full objects
+//! are never held.
 //!
 //! Its size is bounded by what the API server holds of the watched kinds in one namespace.
 
@@ -14,7 +15,8 @@ pub(crate) use self::services::SERVICE_NAME;
 pub(crate) use self::{pods::PodIndex, services::ServiceIndex};
 use crate::discovery::DiscoveredEndpoint;
 
-/// Takes in objects of one kind. Every method says whether anything that bears on endpoints changed.
+/// Takes in objects of one kind. Every method says whether anything that bears on endpoints
+/// changed.
 ///
 /// Objects are named without their namespace, as an index never sees more than one.
 pub(crate) trait ObjectIndex<K> {
@@ -50,7 +52,8 @@ pub(crate) struct FoundEndpoints {
     pub(crate) endpoints: Vec<DiscoveredEndpoint>,
     /// Those that exist, are not terminating, and are not ready; sorted likewise.
     pub(crate) unready: Vec<DiscoveredEndpoint>,
-    /// Ready addresses that could not be used: no port matches, or the role label is not understood.
+    /// Ready addresses that could not be used: no port matches, or the role label is not
+    /// understood.
     pub(crate) left_out: usize,
 }
 
@@ -62,7 +65,8 @@ struct EndpointCandidate {
     endpoint: Option<DiscoveredEndpoint>,
 }
 
-/// Stores what is left of an object after reading; `None` means that it does not count. Says whether that is news.
+/// Stores what is left of an object after reading; `None` means that it does not count. Says
+/// whether that is news.
 fn keep<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, entry: Option<T>) -> bool {
     let Some(entry) = entry else {
         return map.remove(&name).is_some();

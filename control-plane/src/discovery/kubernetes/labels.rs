@@ -21,7 +21,8 @@ pub(crate) struct Placement {
 ///
 /// # Errors
 ///
-/// Gives back a role that is not understood. Guessing would send whole requests to an encoder or to another proxy.
+/// Gives back a role that is not understood. Guessing would send whole requests to an encoder or to
+/// another proxy.
 pub(crate) fn placement(labels: Option<&BTreeMap<String, String>>) -> Result<Placement, &str> {
     let role = match first(labels, &ROLE) {
         None | Some("aggregate" | "both" | "prefill-decode" | "encode-prefill-decode") => {

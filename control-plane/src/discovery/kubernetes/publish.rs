@@ -17,7 +17,8 @@ use super::{
     state::SourceIndex,
 };
 
-/// How long changes gather after one was published. Far below the 300 ms within which a change must arrive.
+/// How long changes gather after one was published. Far below the 300 ms within which a change must
+/// arrive.
 pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 
 /// Publishes for ever. While the sink is busy changes gather, and it gets the newest set next.

@@ -1,12 +1,14 @@
-//! The panic threshold of discovery: endpoints that are not ready stay in use while most of their peers are not either.
+//! The panic threshold of discovery: endpoints that are not ready stay in use while most of their
+//! peers are not either.
 //!
-//! Readiness is the last status that nodes reported to Kubernetes. When its API server was unreachable for longer than
-//! nodes may be silent (50 s), or nodes are cut off from it, it marks all pods on them not ready at once, while they serve
-//! as before. Removing them all from the pool would turn a fault of the control plane into an outage.
+//! Readiness is the last status that nodes reported to Kubernetes. When its API server was
+//! unreachable for longer than nodes may be silent (50 s), or nodes are cut off from it, it marks
+//! all pods on them not ready at once, while they serve as before. Removing them all from the pool
+//! would turn a fault of the control plane into an outage.
 //!
-//! So when fewer than half of an endpoint's peers are ready, those that were ready before, and are not terminating, stay
-//! in use. Scrapes and failing requests find the endpoints that are really down. It is the panic threshold of Envoy's
-//! load balancer, with its default value.
+//! So when fewer than half of an endpoint's peers are ready, those that were ready before, and are
+//! not terminating, stay in use. Scrapes and failing requests find the endpoints that are really
+//! down. It is the panic threshold of Envoy's load balancer, with its default value.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,9 @@
-//! Turns the events of a kube watcher into the three calls of an [`ObjectIndex`]: apply, delete, reset.
+//! Turns the events of a kube watcher into the three calls of an [`ObjectIndex`]: apply, delete,
+//! reset.
 //!
-//! The subtle part of every watcher is what vanished between two lists. It is computed here, once, for all kinds:
-//! the names that were known are kept, a list crosses off what it holds, and what is left over is gone.
+//! The subtle part of every watcher is what vanished between two lists. It is computed here, once,
+//! for all kinds: the names that were known are kept, a list crosses off what it holds, and what is
+//! left over is gone.
 
 use std::collections::BTreeSet;
 
@@ -92,7 +94,8 @@ impl<K: Resource<DynamicType = ()>> RelistDiff<K> {
     }
 }
 
-/// The object, or nothing but a warning: its last good version then stays until it is deleted or can be read again.
+/// The object, or nothing but a warning: its last good version then stays until it is deleted or
+/// can be read again.
 fn parsed<K: Resource<DynamicType = ()>>(object: DeserializeGuard<K>) -> Option<K> {
     let name = object.name_any();
     let namespace = object.namespace().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What the watches of one source share: the index, its status, and the bell that wakes the publisher.
+//! What the watches of one source share: the index, its status, and the bell that wakes the
+//! publisher.
 
 use kube::{Resource, core::DeserializeGuard, runtime::watcher::Event};
 use parking_lot::Mutex;

@@ -13,7 +13,8 @@ pub struct DiscoveryStatus {
     pub endpoints: Option<usize>,
     /// How many of them Kubernetes calls not ready, as it does most of their peers.
     pub doubted: usize,
-    /// Ready addresses that could not be used: no port matches, or the role label is not understood.
+    /// Ready addresses that could not be used: no port matches, or the role label is not
+    /// understood.
     pub left_out: usize,
 }
 

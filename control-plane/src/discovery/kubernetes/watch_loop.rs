@@ -2,12 +2,13 @@
 //!
 //! Invariants:
 //! * a list makes progress within [`Pace::list`], or it is given up and started again;
-//! * after any failure the kind is listed again, so that nothing depends on how a server numbers its versions across a
-//!   restart or a restored backup, and so that success is always observed;
-//! * the delay between failures grows, and shrinks only after the watch has held for a while: a server that
-//!   lists well and then breaks every watch is not hammered.
+//! * after any failure the kind is listed again, so that nothing depends on how a server numbers
+//!   its versions across a restart or a restored backup, and so that success is always observed;
+//! * the delay between failures grows, and shrinks only after the watch has held for a while: a
+//!   server that lists well and then breaks every watch is not hammered.
 //!
-//! A watch that the server ends in the ordinary way (its time is up) is resumed by the watcher without a list.
+//! A watch that the server ends in the ordinary way (its time is up) is resumed by the watcher
+//! without a list.
 
 use std::{
     convert::Infallible,
@@ -49,8 +50,8 @@ pub(crate) struct Pace {
     pub(crate) resync: Duration,
 }
 
-/// Delays that double from [`FIRST_DELAY`] to [`LONGEST_DELAY`], each shortened by up to a half at random, so that
-/// many routers do not come back to a restarted API server at the same moment.
+/// Delays that double from [`FIRST_DELAY`] to [`LONGEST_DELAY`], each shortened by up to a half at
+/// random, so that many routers do not come back to a restarted API server at the same moment.
 #[derive(Debug)]
 struct Backoff {
     next: Duration,

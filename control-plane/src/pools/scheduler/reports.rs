@@ -1,8 +1,8 @@
 //! Reports of proxies and results of probes.
 //!
-//! Three things follow from an event: the dispatcher moves, the endpoint's breaker learns, and those who wait may get
-//! their turn. A breaker learns from what an endpoint did (answered, failed), never from what a client did or from
-//! backpressure.
+//! Three things follow from an event: the dispatcher moves, the endpoint's breaker learns, and
+//! those who wait may get their turn. A breaker learns from what an endpoint did (answered,
+//! failed), never from what a client did or from backpressure.
 
 use std::time::Duration;
 
@@ -105,7 +105,8 @@ impl PoolScheduler {
             let answered =
                 ttft.is_none() && open.is_some_and(|open| open.phase == RequestPhase::Answering);
             match outcome {
-                // Its first byte said so already, and what ends now may have begun before the endpoint failed.
+                // Its first byte said so already, and what ends now may have begun before the
+                // endpoint failed.
                 RequestOutcome::Ok | RequestOutcome::Cancelled if answered => {}
                 RequestOutcome::Ok => state.judge(endpoint, now, |breaker| breaker.on_success(now)),
                 outcome => state.blame(endpoint, outcome, now),
@@ -114,7 +115,8 @@ impl PoolScheduler {
         self.release(&mut state, now);
     }
 
-    /// The proxy does not want its answer any more. A request that was sent stays. Whether it waited.
+    /// The proxy does not want its answer any more. A request that was sent stays. Whether it
+    /// waited.
     pub(crate) fn cancel(&self, key: RequestKey, now: Duration) -> bool {
         let mut state = self.state.lock();
         state.replies.remove(&key);
@@ -151,7 +153,8 @@ impl PoolScheduler {
         self.release(&mut state, now);
     }
 
-    /// A proxy remembers what was sent where before this replica knew of it; blocks of another size mean nothing here.
+    /// A proxy remembers what was sent where before this replica knew of it; blocks of another size
+    /// mean nothing here.
     pub(crate) fn replay_history(&self, decisions: &[RoutedPrompt], block_bytes: u32) {
         for batch in decisions.chunks(REPLAY_BATCH) {
             let mut state = self.state.lock();

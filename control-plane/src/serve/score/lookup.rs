@@ -1,5 +1,6 @@
-//! What exact sources know about a prompt, asked before the choice and within the proxy's patience: its tokens first,
-//! because some sources go by them, then the index of KV events, then the pool's KV manager.
+//! What exact sources know about a prompt, asked before the choice and within the proxy's patience:
+//! its tokens first, because some sources go by them, then the index of KV events, then the pool's
+//! KV manager.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,8 +40,8 @@ pub(super) fn begin(mut pending: PendingCall) -> Step {
     })
 }
 
-/// What is known of the prompt of `ask`, whose length is counted where its tokens are. Nothing known, an error and a
-/// deadline are the same: no hint.
+/// What is known of the prompt of `ask`, whose length is counted where its tokens are. Nothing
+/// known, an error and a deadline are the same: no hint.
 pub(in crate::serve) async fn find(pool_handle: &PoolHandle, ask: &mut Ask) -> Vec<CacheHit> {
     let Some(text) = ask.lookup.take().filter(|_| has_sources(pool_handle)) else {
         return Vec::new();

@@ -74,8 +74,8 @@ impl StructureCursor {
         Some(message)
     }
 
-    /// The subscriber cannot use a version. It gets the newest one whole; if that is what it cannot use, the same once
-    /// more would not help, and it waits for the next.
+    /// The subscriber cannot use a version. It gets the newest one whole; if that is what it cannot
+    /// use, the same once more would not help, and it waits for the next.
     pub(super) fn reject(&mut self, reject: &v1::Reject, proxy: ProxyId) {
         let v1::Reject {
             epoch: _,

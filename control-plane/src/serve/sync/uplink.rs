@@ -1,8 +1,9 @@
 //! What a subscriber reports, into the pools.
 //!
-//! A report names its request, and not every one its endpoint, so the scheduler that each open request belongs to is
-//! remembered here. What is odd (an unknown event, an endpoint that is gone) is said once per stream and ignored: a
-//! newer proxy must not lose its subscription over a word that this replica does not know.
+//! A report names its request, and not every one its endpoint, so the scheduler that each open
+//! request belongs to is remembered here. What is odd (an unknown event, an endpoint that is gone)
+//! is said once per stream and ignored: a newer proxy must not lose its subscription over a word
+//! that this replica does not know.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,7 +23,8 @@ use crate::{
     pools::{FinishReport, PoolDirectory, PoolScheduler},
 };
 
-/// Open requests of one proxy that are remembered. Beyond it a report without an endpoint asks every scheduler.
+/// Open requests of one proxy that are remembered. Beyond it a report without an endpoint asks
+/// every scheduler.
 const MAX_OPEN: usize = 65_536;
 
 /// One subscriber's reports.

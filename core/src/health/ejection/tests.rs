@@ -232,7 +232,8 @@ proptest! {
                 _ => _ = breaker.try_trial(now),
             }
         }
-        // Its probes are answered, its longest time out passes, and the next request that may go there succeeds.
+        // Its probes are answered, its longest time out passes, and the next request that may go
+        // there succeeds.
         breaker.probe_ok(now);
         now += POLICY.max_time;
         prop_assert!(breaker.try_trial(now));

@@ -1,4 +1,5 @@
-//! For any sequence of events: bookings are neither lost nor doubled, queues stay bounded, no request starves.
+//! For any sequence of events: bookings are neither lost nor doubled, queues stay bounded, no
+//! request starves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -223,7 +224,8 @@ proptest! {
         }
     }
 
-    /// One endpoint, and nearly as much work as it can do: the longest wait stays within what the backlog explains.
+    /// One endpoint, and nearly as much work as it can do: the longest wait stays within what the
+    /// backlog explains.
     #[test]
     fn no_request_starves(seed in any::<u64>()) {
         let queue = crate::policy::QueueLimits { max_requests: 100_000, max_wait: ms(3_600_000), ..crate::policy::QueueLimits::default() };

@@ -25,7 +25,8 @@ fn a_request_waits_for_its_cache_only_while_that_pays() {
     let home = bound(schedule(&mut scheduler, 1, &prompt(7, 8_000), ms(0))).0;
     answer(&mut scheduler, 1, ms(1_000), ms(1_000));
     scheduler.finished(key(1), EngineUsage::default(), ms(2_000));
-    // Another prompt keeps the home busy for half a second; computing the cached one elsewhere takes a whole one.
+    // Another prompt keeps the home busy for half a second; computing the cached one elsewhere
+    // takes a whole one.
     let busy = |tokens, request, scheduler: &mut Scheduler| {
         let query = prompt(1_000 + request, tokens);
         scheduler.started(

@@ -1,4 +1,5 @@
-//! Publishes the access record of a finished request, if a listener was connected when it was routed.
+//! Publishes the access record of a finished request, if a listener was connected when it was
+//! routed.
 
 use std::sync::Arc;
 

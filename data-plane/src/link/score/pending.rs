@@ -8,7 +8,8 @@ use hermes_proto::{
 };
 use tokio::sync::oneshot;
 
-/// Senders of answers by request id. Bounded by the requests in flight: each waits for at most one answer.
+/// Senders of answers by request id. Bounded by the requests in flight: each waits for at most one
+/// answer.
 #[derive(Default)]
 pub(super) struct PendingScores {
     pub(super) by_id: HashMap<u64, oneshot::Sender<ScoreReply>>,
@@ -19,7 +20,8 @@ pub(super) struct PendingScores {
 /// An answer on its way to its request.
 pub(super) enum ScoreReply {
     Final(Answer),
-    /// The request is in the replica's queue; the final answer comes on this channel, which only queued requests need.
+    /// The request is in the replica's queue; the final answer comes on this channel, which only
+    /// queued requests need.
     Queued(Queued, oneshot::Receiver<ScoreReply>),
 }
 

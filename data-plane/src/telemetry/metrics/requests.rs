@@ -1,4 +1,5 @@
-//! Requests from the client's view: outcomes, durations, tokens, and the error responses of the proxy itself.
+//! Requests from the client's view: outcomes, durations, tokens, and the error responses of the
+//! proxy itself.
 
 use std::sync::Arc;
 
@@ -18,12 +19,14 @@ use crate::request::local_reply::LocalReply;
 const DURATION: Bounds = Bounds(&[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
 ]);
-/// The GenAI conventions' advice for the time to first token, in seconds, and two more for long queues.
+/// The GenAI conventions' advice for the time to first token, in seconds, and two more for long
+/// queues.
 const TIME_TO_FIRST_TOKEN: Bounds = Bounds(&[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     25.0, 60.0,
 ]);
-/// The GenAI conventions' advice for the time per output token, in seconds, and one more for fast engines.
+/// The GenAI conventions' advice for the time per output token, in seconds, and one more for fast
+/// engines.
 const TIME_PER_OUTPUT_TOKEN: Bounds = Bounds(&[
     0.001, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 ]);
@@ -134,7 +137,8 @@ impl RequestFamilies {
             control_fields_stripped: family(registry, "hermes_control_fields_stripped", "Requests from which fields that control an engine's internals were removed"),
             client_connections: family(registry, "hermes_client_connections", "Open connections from clients"),
         };
-        // A counter starts at zero, because Prometheus' `rate` ignores the first sample of a series.
+        // A counter starts at zero, because Prometheus' `rate` ignores the first sample of a
+        // series.
         for code in LocalReply::CODES {
             drop(
                 families

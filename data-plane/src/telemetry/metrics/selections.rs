@@ -1,4 +1,5 @@
-//! Endpoint selections: the level of the fallback chain, the control plane's responses, and time in its queue.
+//! Endpoint selections: the level of the fallback chain, the control plane's responses, and time in
+//! its queue.
 
 use std::sync::Arc;
 
@@ -34,7 +35,8 @@ label_set! {
         Score = "score",
         /// By the snapshot and this proxy's own state, because no response came.
         Local = "local",
-        /// By power of two choices over this proxy's own requests, because the snapshot's load is stale.
+        /// By power of two choices over this proxy's own requests, because the snapshot's load is
+        /// stale.
         PowerOfTwo = "power-of-two",
         /// Any endpoint, because none is healthy.
         Panic = "panic",
@@ -50,7 +52,8 @@ label_set! {
         Timeout = "timeout",
         /// The stream broke, or its buffer was full.
         StreamBroken = "stream_broken",
-        /// The replica rejected the request, or named endpoints that this proxy's snapshot does not have.
+        /// The replica rejected the request, or named endpoints that this proxy's snapshot does not
+        /// have.
         Rejected = "rejected",
     }
 }

@@ -1,7 +1,7 @@
 //! The whole screen, renewed in place.
 //!
-//! The terminal stays in its ordinary mode, so that Ctrl-C is the signal that it always is; only the alternate screen
-//! is taken, and is restored when the view is dropped.
+//! The terminal stays in its ordinary mode, so that Ctrl-C is the signal that it always is; only
+//! the alternate screen is taken, and is restored when the view is dropped.
 
 use std::io::{self, Stdout, stdout};
 

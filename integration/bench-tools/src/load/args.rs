@@ -16,8 +16,8 @@ use super::{LoadError, until_enough};
 
 /// Sends made-up chat requests to an OpenAI-compatible server and reports what a client sees.
 ///
-/// Without `--rate` it keeps `--connections` requests in flight; with it, requests start at their times whatever the
-/// server does, and latency counts from those times.
+/// Without `--rate` it keeps `--connections` requests in flight; with it, requests start at their
+/// times whatever the server does, and latency counts from those times.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
     /// Where requests go: `http://HOST[:PORT][/PREFIX]`
@@ -163,8 +163,8 @@ impl LoadArgs {
     }
 }
 
-/// Runs the load that `args` describe; ends early, with the report so far, on Ctrl-C. SIGTERM ends it gently: no more
-/// requests are started, and those in flight are waited for.
+/// Runs the load that `args` describe; ends early, with the report so far, on Ctrl-C. SIGTERM ends
+/// it gently: no more requests are started, and those in flight are waited for.
 ///
 /// # Errors
 /// A target that cannot be sent to.
@@ -181,13 +181,15 @@ pub async fn load(args: &LoadArgs) -> Result<Report, LoadError> {
     Ok(until_enough(run).await)
 }
 
-/// The first of `GET /v1/models`. Not to be had is no error: the load itself will show what is wrong.
+/// The first of `GET /v1/models`. Not to be had is no error: the load itself will show what is
+/// wrong.
 async fn first_model(client: &Client) -> Option<String> {
     let page: Value = serde_json::from_slice(&client.get("/v1/models").await?).ok()?;
     page.pointer("/data/0/id")?.as_str().map(str::to_owned)
 }
 
-/// Most that a rate, a factor or a number of seconds may be: a day of microseconds keeps durations representable.
+/// Most that a rate, a factor or a number of seconds may be: a day of microseconds keeps durations
+/// representable.
 const MAX_NUMBER: f64 = 86_400e6;
 
 pub(crate) fn positive(given: &str) -> Result<f64, String> {

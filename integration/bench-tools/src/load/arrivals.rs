@@ -1,7 +1,8 @@
 //! When requests are meant to start: offsets from the beginning of a run.
 //!
-//! Pure and deterministic: an iterator of offsets that never decrease. It knows nothing of how late a client really is;
-//! the drivers count latency from these offsets, so that a stalled server cannot hide behind requests not yet sent.
+//! Pure and deterministic: an iterator of offsets that never decrease. It knows nothing of how late
+//! a client really is; the drivers count latency from these offsets, so that a stalled server
+//! cannot hide behind requests not yet sent.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! A small HTTP/1.1 client that sends one call and watches its answer arrive.
 //!
-//! Invariants: a connection carries one call at a time and is driven by the task that waits for the answer, so there is
-//! no second task a connection and dropping the future closes it; an answer that did not end cleanly takes its
-//! connection with it; every call ends within its time limits. It does not follow redirects, retry or speak TLS: what
-//! goes wrong is to be seen, not repaired.
+//! Invariants: a connection carries one call at a time and is driven by the task that waits for the
+//! answer, so there is no second task a connection and dropping the future closes it; an answer
+//! that did not end cleanly takes its connection with it; every call ends within its time limits.
+//! It does not follow redirects, retry or speak TLS: what goes wrong is to be seen, not repaired.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -37,7 +37,8 @@ pub struct BadTarget {
 }
 
 impl Target {
-    /// Reads `http://HOST[:PORT][/PREFIX]`. A trailing `/v1` is dropped, as calls name their whole path.
+    /// Reads `http://HOST[:PORT][/PREFIX]`. A trailing `/v1` is dropped, as calls name their whole
+    /// path.
     ///
     /// # Errors
     /// [`BadTarget`] for anything else.
@@ -105,8 +106,8 @@ impl Limits {
 pub struct Client {
     target: Target,
     limits: Limits,
-    /// The last one in is the first one out, so that a falling load lets the rest grow old. Never longer than the
-    /// number of calls that were in flight at once.
+    /// The last one in is the first one out, so that a falling load lets the rest grow old. Never
+    /// longer than the number of calls that were in flight at once.
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -282,8 +283,8 @@ impl Client {
 }
 
 impl Connection {
-    /// The connection, unless its peer has closed it meanwhile: an idle connection is not polled, so this is the moment
-    /// to look.
+    /// The connection, unless its peer has closed it meanwhile: an idle connection is not polled,
+    /// so this is the moment to look.
     async fn alive(mut self) -> Option<Self> {
         let closed =
             poll_fn(|context| Poll::Ready(Pin::new(&mut self.driver).poll(context).is_ready()))
@@ -292,7 +293,8 @@ impl Connection {
     }
 }
 
-/// Runs `answer` while moving the connection's bytes; returns whether the connection is still open after it.
+/// Runs `answer` while moving the connection's bytes; returns whether the connection is still open
+/// after it.
 async fn driven<T>(answer: impl Future<Output = T>, driver: &mut Driver) -> (T, bool) {
     let mut answer = std::pin::pin!(answer);
     let mut open = true;

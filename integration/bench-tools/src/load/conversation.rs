@@ -1,8 +1,9 @@
-//! Multi-turn chats: each user sends the next turn after the answer to the last one, with the whole history in front.
+//! Multi-turn chats: each user sends the next turn after the answer to the last one, with the whole
+//! history in front.
 //!
-//! The shape of the `multi-round-qa` benchmark of the vLLM production stack: all users share a system prompt, each has a
-//! history of their own, and a history grows by a question and an answer a round. What a router gains by remembering
-//! who was served where shows in the hit rate.
+//! The shape of the `multi-round-qa` benchmark of the vLLM production stack: all users share a
+//! system prompt, each has a history of their own, and a history grows by a question and an answer
+//! a round. What a router gains by remembering who was served where shows in the hit rate.
 
 use std::time::Duration;
 

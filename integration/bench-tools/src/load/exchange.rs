@@ -1,4 +1,5 @@
-//! One request and what became of it: the instants that matter, the outcome, and what the engine reported.
+//! One request and what became of it: the instants that matter, the outcome, and what the engine
+//! reported.
 
 use std::time::Duration;
 

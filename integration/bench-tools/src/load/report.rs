@@ -19,7 +19,8 @@ pub struct Report {
     pub duration_s: f64,
     /// Requests a second, the failed ones included.
     pub rps: f64,
-    /// From the intended start to the first event with text; of an answer that is not a stream, to its first byte.
+    /// From the intended start to the first event with text; of an answer that is not a stream, to
+    /// its first byte.
     pub ttft: Summary,
     /// From the intended start to the last byte.
     pub latency: Summary,

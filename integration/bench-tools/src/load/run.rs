@@ -1,11 +1,13 @@
 //! Drives a client through a workload: an open loop, a closed loop, or conversations.
 //!
-//! Every run is bounded in count, time and concurrency, stops by itself, and can be stopped from outside; what is then
-//! in flight is given up and counted as interrupted, or waited for, as the one who stops it likes. Each task it starts ends before it returns.
+//! Every run is bounded in count, time and concurrency, stops by itself, and can be stopped from
+//! outside; what is then in flight is given up and counted as interrupted, or waited for, as the
+//! one who stops it likes. Each task it starts ends before it returns.
 //!
-//! Latency counts from when a request was *meant* to start. In an open loop that is its arrival, even when every slot
-//! was taken by then (otherwise a stalled server would delay the requests that would have shown it: "coordinated
-//! omission"); in a closed loop it is when its connection came free.
+//! Latency counts from when a request was *meant* to start. In an open loop that is its arrival,
+//! even when every slot was taken by then (otherwise a stalled server would delay the requests that
+//! would have shown it: "coordinated omission"); in a closed loop it is when its connection came
+//! free.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,7 +122,8 @@ impl Run {
         self.finish(tasks).await
     }
 
-    /// Keeps `concurrency` requests in flight, each sent as soon as the one before it has ended, cycling through `calls`.
+    /// Keeps `concurrency` requests in flight, each sent as soon as the one before it has ended,
+    /// cycling through `calls`.
     pub async fn closed(mut self, calls: Arc<[Call]>) -> Report {
         self.began = Instant::now();
         let tickets = Arc::new(Mutex::new(self.bounds.count));
@@ -137,7 +140,8 @@ impl Run {
         self.finish(tasks).await
     }
 
-    /// Runs `users` one beside the other, each as its own sequence of requests; `user` gets the run and its number.
+    /// Runs `users` one beside the other, each as its own sequence of requests; `user` gets the run
+    /// and its number.
     pub(crate) async fn users<F>(mut self, users: usize, user: impl Fn(Self, usize) -> F) -> Report
     where
         F: Future<Output = ()> + Send + 'static,

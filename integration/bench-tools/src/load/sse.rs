@@ -1,7 +1,9 @@
-//! Reading an answer's server-sent events as they arrive: what kind each one is, and the usage at the end.
+//! Reading an answer's server-sent events as they arrive: what kind each one is, and the usage at
+//! the end.
 //!
-//! Frames cut events anywhere, so a partial line waits for the rest. Only what a load test needs is looked at: once the
-//! first token is seen, an event is parsed as JSON only when it carries usage, or when its text was asked for.
+//! Frames cut events anywhere, so a partial line waits for the rest. Only what a load test needs is
+//! looked at: once the first token is seen, an event is parsed as JSON only when it carries usage,
+//! or when its text was asked for.
 
 use memchr::memmem;
 use serde::Deserialize;
@@ -29,7 +31,8 @@ struct PromptTokensDetails {
 }
 
 impl Usage {
-    /// Prompt tokens that came from a cache: `prompt_tokens_details.cached_tokens`, zero when absent.
+    /// Prompt tokens that came from a cache: `prompt_tokens_details.cached_tokens`, zero when
+    /// absent.
     #[must_use]
     pub fn cached_tokens(&self) -> u64 {
         self.prompt_tokens_details

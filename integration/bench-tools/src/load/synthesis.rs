@@ -1,10 +1,13 @@
-//! Prompt text made from block identities: equal identities give equal bytes, different ones different bytes.
+//! Prompt text made from block identities: equal identities give equal bytes, different ones
+//! different bytes.
 //!
-//! A public trace names the 512-token blocks of each prompt by number and keeps the text secret. What matters for
-//! routing is only which prompts share a prefix, so any text with the same sharing will do.
+//! A public trace names the 512-token blocks of each prompt by number and keeps the text secret.
+//! What matters for routing is only which prompts share a prefix, so any text with the same sharing
+//! will do.
 //!
-//! The text is three-letter English words, each followed by a space: four bytes, and one token in the vocabularies of
-//! today's models, so that lengths in tokens come out close to the trace's on a real engine too.
+//! The text is three-letter English words, each followed by a space: four bytes, and one token in
+//! the vocabularies of today's models, so that lengths in tokens come out close to the trace's on a
+//! real engine too.
 
 use hermes_core::rng::SeededRng;
 
@@ -21,8 +24,8 @@ const WORDS: &str = "the and for you are not but all can had her one our out day
 
 /// Appends `tokens` tokens of the text that belongs to block `id`.
 ///
-/// The text of a shorter length is a prefix of the text of a longer one, so that a prompt's partial last block shares
-/// its bytes with the full block of a prompt that goes on.
+/// The text of a shorter length is a prefix of the text of a longer one, so that a prompt's partial
+/// last block shares its bytes with the full block of a prompt that goes on.
 pub fn push_block(text: &mut String, id: u64, tokens: usize) {
     let mut rng = SeededRng::new(id);
     let mut bits = 0u64;
@@ -36,7 +39,8 @@ pub fn push_block(text: &mut String, id: u64, tokens: usize) {
     }
 }
 
-/// The prompt of `input_tokens` tokens whose blocks are `ids`, each `block_tokens` long but for the last.
+/// The prompt of `input_tokens` tokens whose blocks are `ids`, each `block_tokens` long but for the
+/// last.
 ///
 /// Ends early where the trace names fewer blocks than the length asks for.
 #[must_use]

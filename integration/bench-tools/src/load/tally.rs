@@ -1,8 +1,8 @@
 //! Adds exchanges up while a run goes on, and turns the sums into a [`Report`].
 //!
-//! Memory does not grow with the run: histograms of three significant digits, and at most [`MAX_NAMES`] names of
-//! endpoints. Latencies are those of successful requests; failures are counted by kind instead, since a fast 503 is not
-//! a good latency.
+//! Memory does not grow with the run: histograms of three significant digits, and at most
+//! [`MAX_NAMES`] names of endpoints. Latencies are those of successful requests; failures are
+//! counted by kind instead, since a fast 503 is not a good latency.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,11 +1,13 @@
-//! Traces in the format that the Mooncake project publishes: one JSON object a line, in order of arrival.
+//! Traces in the format that the Mooncake project publishes: one JSON object a line, in order of
+//! arrival.
 //!
-//! `{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, …]}`, where `timestamp` is in
-//! milliseconds from the start, lengths are in tokens, and each hash id names one block of 512 prompt tokens (equal ids,
-//! equal prefixes). Source: FAST25 release of the Mooncake traces.
+//! `{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, …]}`,
+//! where `timestamp` is in milliseconds from the start, lengths are in tokens, and each hash id
+//! names one block of 512 prompt tokens (equal ids, equal prefixes). Source: FAST25 release of the
+//! Mooncake traces.
 //!
-//! Access records are the same lines with `block_tokens` where blocks are of another size, and with `tenant` and `model`
-//! where they are known; their hash ids are the hashes of the prompt's blocks.
+//! Access records are the same lines with `block_tokens` where blocks are of another size, and with
+//! `tenant` and `model` where they are known; their hash ids are the hashes of the prompt's blocks.
 //!
 //! Reading is lazy and line by line: a trace of any length costs the memory of one line.
 
@@ -32,8 +34,8 @@ pub struct Record {
     /// Identities of the prompt's blocks; empty in traces without them.
     #[serde(default)]
     pub hash_ids: Vec<u64>,
-    /// Tokens in one block, in the mean over the prompt where blocks are of bytes; absent in the Mooncake traces, which
-    /// have 512.
+    /// Tokens in one block, in the mean over the prompt where blocks are of bytes; absent in the
+    /// Mooncake traces, which have 512.
     #[serde(default, deserialize_with = "at_least_one")]
     pub block_tokens: Option<f64>,
     /// Who sent it, in access records.

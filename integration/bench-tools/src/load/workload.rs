@@ -9,7 +9,8 @@ use super::client::Call;
 use super::synthesis;
 use super::trace::Record;
 
-/// Different prompts that a fixed workload cycles through, so that prefix-aware routing has a choice to make.
+/// Different prompts that a fixed workload cycles through, so that prefix-aware routing has a
+/// choice to make.
 const VARIANTS: u64 = 16;
 
 /// One message of a chat.
@@ -28,8 +29,8 @@ pub struct Shape {
     pub model: String,
     /// Answer as a stream, with usage in the last event.
     pub stream: bool,
-    /// Ask engines to go on to `max_tokens` (`ignore_eos`, which vLLM and SGLang know), so that answers have the
-    /// lengths a trace names.
+    /// Ask engines to go on to `max_tokens` (`ignore_eos`, which vLLM and SGLang know), so that
+    /// answers have the lengths a trace names.
     pub ignore_eos: bool,
 }
 
@@ -96,7 +97,8 @@ impl Shape {
         )
     }
 
-    /// A few calls of the same size and different prompts, of about `prompt_bytes` each, to cycle through.
+    /// A few calls of the same size and different prompts, of about `prompt_bytes` each, to cycle
+    /// through.
     #[must_use]
     pub fn fixed(&self, prompt_bytes: usize, max_tokens: usize, seed: u64) -> Vec<Call> {
         let tokens = prompt_bytes / synthesis::BYTES_PER_TOKEN;

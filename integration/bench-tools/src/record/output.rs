@@ -1,8 +1,9 @@
 //! Where a recording goes: a pipe as it comes, or a file that is a trace in order of arrival.
 //!
-//! Records arrive when requests finish, and proxies take one block for as many tokens as text has on average. A file is
-//! therefore rewritten at the end: sorted, by an index of 16 bytes a line that is kept meanwhile, and with blocks as
-//! long as the engines' own counts of tokens say. Until then it holds what a crash would leave of a recording.
+//! Records arrive when requests finish, and proxies take one block for as many tokens as text has
+//! on average. A file is therefore rewritten at the end: sorted, by an index of 16 bytes a line
+//! that is kept meanwhile, and with blocks as long as the engines' own counts of tokens say. Until
+//! then it holds what a crash would leave of a recording.
 
 use std::{
     fs::File,

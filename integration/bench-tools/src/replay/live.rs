@@ -1,4 +1,5 @@
-//! A replay with everything on this machine: simulated engines, both planes, and a client, one policy after the other.
+//! A replay with everything on this machine: simulated engines, both planes, and a client, one
+//! policy after the other.
 //!
 //! ```text
 //! traffic ─▶ driver ──HTTP──▶ proxies ──HTTP──▶ simulated engines       the servers that `simulate` models
@@ -7,9 +8,10 @@
 //!            served         control plane                                the real one, over real gRPC
 //! ```
 //!
-//! A simulation predicts what a rule would do; this measures what the router does: real code, real sockets and real
-//! time, divided by a factor. Servers, traffic and report are those of [`crate::simulate`], so that the two can be
-//! compared. Invariant: every policy begins with empty caches and freshly started planes.
+//! A simulation predicts what a rule would do; this measures what the router does: real code, real
+//! sockets and real time, divided by a factor. Servers, traffic and report are those of
+//! [`crate::simulate`], so that the two can be compared. Invariant: every policy begins with empty
+//! caches and freshly started planes.
 
 mod driver;
 mod fleet;
@@ -33,12 +35,13 @@ use crate::simulate::{FleetArgs, Settings, Traffic, TrafficError, count, title};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "With --policies")]
 pub struct LiveReplayArgs {
-    /// Start simulated engines and both planes here, once for each of these strategies of the router, separated by
-    /// commas, and compare them
+    /// Start simulated engines and both planes here, once for each of these strategies of the
+    /// router, separated by commas, and compare them
     #[arg(long, value_name = "NAMES", value_delimiter = ',',
         conflicts_with_all = ["target", "shrink", "duration", "ignore_eos"])]
     pub policies: Vec<String>,
-    /// Let all time pass this many times as fast; what the router itself needs then counts for as much more
+    /// Let all time pass this many times as fast; what the router itself needs then counts for as
+    /// much more
     #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = positive)]
     pub compress: f64,
     /// How many proxies
@@ -86,7 +89,8 @@ pub(crate) struct Pace {
 /// Replays the trace once for each policy; ends early, with what has been seen so far, on Ctrl-C.
 ///
 /// # Errors
-/// A trace that cannot be read, a strategy that the router does not have, or something that does not start.
+/// A trace that cannot be read, a strategy that the router does not have, or something that does
+/// not start.
 pub async fn replay(args: &ReplayArgs) -> Result<Comparison, LiveReplayError> {
     let LiveReplayArgs {
         policies,

@@ -1,6 +1,7 @@
 //! The comparison as one HTML page: figures, distributions, and how it went over time.
 //!
-//! Nothing is fetched and no script runs: series are shown and hidden by check boxes and the style sheet alone.
+//! Nothing is fetched and no script runs: series are shown and hidden by check boxes and the style
+//! sheet alone.
 
 use std::fmt;
 use std::time::Duration;
@@ -275,7 +276,8 @@ fn minutes(rows: &[Row]) -> Axis {
     }
 }
 
-/// Where the charts over time end: after the last arrival nothing new happens, and a bad policy drains for long.
+/// Where the charts over time end: after the last arrival nothing new happens, and a bad policy
+/// drains for long.
 fn last_arrival(rows: &[Row]) -> Duration {
     let arrivals = rows
         .iter()

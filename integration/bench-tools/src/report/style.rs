@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-/// One colour for each series, in an order in which neighbours differ also for the colour-blind; on light, on dark.
+/// One colour for each series, in an order in which neighbours differ also for the colour-blind; on
+/// light, on dark.
 const COLORS: [(&str, &str); 10] = [
     ("#2166c4", "#6ea8ff"),
     ("#d9541e", "#ff8f5c"),

@@ -61,7 +61,8 @@ pub enum SimulateError {
     Write(#[from] WriteError),
 }
 
-/// Runs the simulation and writes its result to `out`. Progress is shown on standard error, if that is a terminal.
+/// Runs the simulation and writes its result to `out`. Progress is shown on standard error, if that
+/// is a terminal.
 ///
 /// # Errors
 /// A trace that cannot be read, servers that cannot be, or an `out` that fails.

@@ -1,7 +1,8 @@
 //! What a server has still to prefill, and which blocks its cache will hold once it has done so.
 //!
-//! For those who may know the truth. Of a prefix that several waiting prompts share, the first computes it and the
-//! others are expected to hit. Kept up to date rather than worked out on demand, since queues can be long.
+//! For those who may know the truth. Of a prefix that several waiting prompts share, the first
+//! computes it and the others are expected to hit. Kept up to date rather than worked out on
+//! demand, since queues can be long.
 
 use std::collections::HashMap;
 

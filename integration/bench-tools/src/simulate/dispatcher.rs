@@ -1,7 +1,9 @@
-//! What every policy implements: it gets the events that a router would see, and places requests on servers.
+//! What every policy implements: it gets the events that a router would see, and places requests on
+//! servers.
 //!
-//! A dispatcher places each request exactly once, at its arrival or at any later callback. What it wants to know of
-//! servers it learns from these callbacks; [`Moment::fleet`] is the exact state, for public facts and for omniscience.
+//! A dispatcher places each request exactly once, at its arrival or at any later callback. What it
+//! wants to know of servers it learns from these callbacks; [`Moment::fleet`] is the exact state,
+//! for public facts and for omniscience.
 
 use std::time::Duration;
 
@@ -22,7 +24,8 @@ pub trait Dispatcher {
     ) {
     }
 
-    /// The last token of a request passed the router; comes after its first token, at the same time if it has only one.
+    /// The last token of a request passed the router; comes after its first token, at the same time
+    /// if it has only one.
     fn finished(&mut self, _at: Moment<'_>, _seen: Finished, _placements: &mut Vec<Placement>) {}
 
     /// How often it scrapes the servers' metrics; `None` when it reads none.
@@ -30,11 +33,13 @@ pub trait Dispatcher {
         None
     }
 
-    /// The servers' metrics, one sample a server, every [`sample_interval`](Self::sample_interval) from the start.
+    /// The servers' metrics, one sample a server, every [`sample_interval`](Self::sample_interval)
+    /// from the start.
     fn sampled(&mut self, _at: Moment<'_>, _samples: &[Sample], _placements: &mut Vec<Placement>) {}
 
-    /// When it wants to be woken if nothing else happens. Asked after each callback; the latest answer counts.
-    /// A time that has passed means at once, though never sooner than a millisecond after the last waking.
+    /// When it wants to be woken if nothing else happens. Asked after each callback; the latest
+    /// answer counts. A time that has passed means at once, though never sooner than a millisecond
+    /// after the last waking.
     fn wake_at(&self) -> Option<Duration> {
         None
     }

@@ -1,4 +1,5 @@
-//! The servers as they truly are. Public facts are for every dispatcher; the rest only for the omniscient one.
+//! The servers as they truly are. Public facts are for every dispatcher; the rest only for the
+//! omniscient one.
 
 use super::sample::Sample;
 use super::server::{Server, reusable};
@@ -15,7 +16,8 @@ pub struct Fleet {
 /// What one more prompt would meet on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prospect {
-    /// Prompt tokens that the server has still to compute for others; a prefix that they share counts once.
+    /// Prompt tokens that the server has still to compute for others; a prefix that they share
+    /// counts once.
     pub pending_tokens: usize,
     /// Tokens of the prompt that will not be cached when its turn comes.
     pub uncached_tokens: usize,
@@ -58,7 +60,8 @@ impl Fleet {
         self.servers[server].cached_prefix(blocks) * self.block_tokens
     }
 
-    /// Truth: what a server has still to prefill, and what of one more prompt it would have to prefill after that.
+    /// Truth: what a server has still to prefill, and what of one more prompt it would have to
+    /// prefill after that.
     #[must_use]
     pub fn prospect(&self, server: usize, blocks: &[u64], prompt_tokens: usize) -> Prospect {
         let (server, blocks) = (&self.servers[server], self.reusable(blocks, prompt_tokens));

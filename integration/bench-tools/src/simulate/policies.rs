@@ -1,4 +1,5 @@
-//! The policies by name: the one list from which the command line, its help and its checks are made.
+//! The policies by name: the one list from which the command line, its help and its checks are
+//! made.
 
 mod choice;
 mod dynamo;

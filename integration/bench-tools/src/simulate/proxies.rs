@@ -8,7 +8,8 @@ use super::dispatcher::{
     Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
 };
 
-/// Dispatchers with separate knowledge. Each request reaches one of them, by lot, and stays with it.
+/// Dispatchers with separate knowledge. Each request reaches one of them, by lot, and stays with
+/// it.
 pub struct Proxies {
     each: Vec<Box<dyn Dispatcher>>,
     rng: SeededRng,

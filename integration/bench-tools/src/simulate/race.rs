@@ -1,4 +1,5 @@
-//! Several policies on the same traffic, each in a simulation of its own, as many at once as there are cores.
+//! Several policies on the same traffic, each in a simulation of its own, as many at once as there
+//! are cores.
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,8 +21,8 @@ pub struct RaceError {
     error: RunError,
 }
 
-/// Simulates each of `policies`. Outcomes come in their order and do not depend on how many run at once.
-/// `progress` is called, from any thread, for each hundred requests that were served.
+/// Simulates each of `policies`. Outcomes come in their order and do not depend on how many run at
+/// once. `progress` is called, from any thread, for each hundred requests that were served.
 ///
 /// # Errors
 /// The first policy, in their order, that misplaces a request or never places one.

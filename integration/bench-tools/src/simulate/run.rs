@@ -1,4 +1,5 @@
-//! The course of a simulation: takes the next event, calls the dispatcher, carries out what it decides.
+//! The course of a simulation: takes the next event, calls the dispatcher, carries out what it
+//! decides.
 
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ pub enum RunError {
     },
 }
 
-/// Simulates `traffic` on the fleet of `settings` under `dispatcher`. `progress` is called with the number of finished requests.
+/// Simulates `traffic` on the fleet of `settings` under `dispatcher`. `progress` is called with the
+/// number of finished requests.
 ///
 /// # Errors
 /// When the dispatcher misplaces a request or never places one.

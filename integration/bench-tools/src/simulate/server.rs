@@ -116,7 +116,8 @@ impl Server {
         self.scheduler.cache().prefix_len(blocks)
     }
 
-    /// How many of these blocks, from the first, are cached or will be when a prompt that comes now has its turn.
+    /// How many of these blocks, from the first, are cached or will be when a prompt that comes now
+    /// has its turn.
     pub(super) fn promised_prefix(&self, blocks: &[u64]) -> usize {
         self.backlog.prefix_len(blocks, self.scheduler.cache())
     }
@@ -132,7 +133,8 @@ impl Server {
     }
 }
 
-/// The blocks of a prompt that may come from a cache: the last token of a prompt is always computed.
+/// The blocks of a prompt that may come from a cache: the last token of a prompt is always
+/// computed.
 pub(super) fn reusable(blocks: &[u64], prompt_tokens: usize, block_size: usize) -> &[u64] {
     &blocks[..blocks
         .len()

@@ -39,7 +39,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The configuration of each server for traffic in blocks of `block_tokens`: the memory stays the same in tokens.
+    /// The configuration of each server for traffic in blocks of `block_tokens`: the memory stays
+    /// the same in tokens.
     #[must_use]
     pub fn engines(&self, block_tokens: usize) -> Vec<EngineConfig> {
         let Slow { share, factor } = self.slow.unwrap_or(Slow {

@@ -11,7 +11,8 @@ use crate::load::trace::Record;
 use crate::report::Outcome;
 use hermes_engine_sim::EngineConfig;
 
-/// Conversations of a few turns, in bursts: each turn brings back the prompt before it and adds to it.
+/// Conversations of a few turns, in bursts: each turn brings back the prompt before it and adds to
+/// it.
 fn traffic(requests: usize, seed: u64) -> Traffic {
     let mut rng = SeededRng::new(seed);
     let mut talks: Vec<Vec<u64>> = (0..12).map(|talk| vec![0, 1_000 + talk]).collect();

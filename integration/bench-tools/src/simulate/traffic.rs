@@ -1,6 +1,7 @@
 //! The requests of a trace, in order of arrival.
 //!
-//! Whole in memory, since rules are compared on one and the same traffic: about 200 bytes a request and 8 a block.
+//! Whole in memory, since rules are compared on one and the same traffic: about 200 bytes a request
+//! and 8 a block.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -55,15 +56,18 @@ pub enum TrafficError {
 }
 
 impl Traffic {
-    /// Reads a trace file: at most `limit` of its requests, and only those for `model` if one is given.
+    /// Reads a trace file: at most `limit` of its requests, and only those for `model` if one is
+    /// given.
     ///
     /// # Errors
-    /// A file that is not there, a bad line (named), no request at all, or blocks of different sizes.
+    /// A file that is not there, a bad line (named), no request at all, or blocks of different
+    /// sizes.
     pub fn open(path: &Path, model: Option<&str>, limit: usize) -> Result<Self, TrafficError> {
         Self::read(Trace::open(path)?, model, limit)
     }
 
-    /// The traffic of `trace`: at most `limit` of its requests, and only those for `model` if one is given.
+    /// The traffic of `trace`: at most `limit` of its requests, and only those for `model` if one
+    /// is given.
     ///
     /// # Errors
     /// As of [`Traffic::open`].
@@ -93,7 +97,8 @@ impl Traffic {
         if records.is_empty() {
             return Err(TrafficError::Empty);
         }
-        // Where blocks are of bytes, each prompt has its own tokens per block: they are brought to one size.
+        // Where blocks are of bytes, each prompt has its own tokens per block: they are brought to
+        // one size.
         let sum: f64 = records.iter().map(Record::block_tokens).sum();
         let block_tokens = (sum / records.len() as f64).round() as usize;
         for (index, record) in records.iter().enumerate() {
@@ -178,8 +183,9 @@ impl Request {
 
     /// The lengths of prompt and answer as a server with room for `memory` tokens can serve them.
     ///
-    /// An answer takes at most half the memory and a prompt what is left then; each has at least one token. The prompt
-    /// loses its end. This depends on the request alone, so that every policy serves the same work.
+    /// An answer takes at most half the memory and a prompt what is left then; each has at least
+    /// one token. The prompt loses its end. This depends on the request alone, so that every policy
+    /// serves the same work.
     #[must_use]
     pub fn clipped(&self, memory: usize) -> (usize, u32) {
         let output = (self.output_tokens as usize).clamp(1, (memory / 2).max(1));

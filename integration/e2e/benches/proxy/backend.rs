@@ -1,8 +1,10 @@
-//! A model server that costs almost nothing: a small JSON answer, or a stream of 50 events sent without a pause.
+//! A model server that costs almost nothing: a small JSON answer, or a stream of 50 events sent
+//! without a pause.
 //!
-//! A request for the model [`HELD_MODEL`] gets the first event of a stream and then nothing, for as long as the client
-//! stays; a POST to `/held` returns how many such streams are open. Everything else that routers ask of an engine (health,
-//! models, metrics) gets a short, true answer. The process ends when its standard input does, so none is left behind.
+//! A request for the model [`HELD_MODEL`] gets the first event of a stream and then nothing, for as
+//! long as the client stays; a POST to `/held` returns how many such streams are open. Everything
+//! else that routers ask of an engine (health, models, metrics) gets a short, true answer. The
+//! process ends when its standard input does, so none is left behind.
 
 use std::convert::Infallible;
 use std::io;

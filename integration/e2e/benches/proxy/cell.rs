@@ -16,7 +16,8 @@ use crate::{BenchError, failed};
 pub struct Plan {
     /// Of which each number is the median.
     pub rounds: usize,
-    /// Time of load for one number. CPU time comes in hundredths of a second, so a second resolves 1 %.
+    /// Time of load for one number. CPU time comes in hundredths of a second, so a second resolves
+    /// 1 %.
     pub measurement: Duration,
     /// Time of load before anything is measured.
     pub warm_up: Duration,
@@ -80,7 +81,8 @@ impl Cell {
         connections: 200,
     };
 
-    /// What is sent before anything is measured: memory that a proxy takes once for large bodies is not the cost of one.
+    /// What is sent before anything is measured: memory that a proxy takes once for large bodies is
+    /// not the cost of one.
     pub const WARM_UP: [Self; 3] = [Self::SMALL_8, Self::STREAM_8, Self::LONG_200];
 
     /// All rows.

@@ -1,7 +1,8 @@
-//! The proxies under test: how each is started in front of the same two backends, and how it is known to be ready.
+//! The proxies under test: how each is started in front of the same two backends, and how it is
+//! known to be ready.
 //!
-//! Each is configured for what Hermes does too: keep-alive on both sides, no buffering of answers, no access log, and
-//! turns taken between the backends, unless its name says otherwise.
+//! Each is configured for what Hermes does too: keep-alive on both sides, no buffering of answers,
+//! no access log, and turns taken between the backends, unless its name says otherwise.
 
 use std::io;
 use std::net::TcpListener;

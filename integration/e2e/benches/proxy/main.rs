@@ -1,14 +1,16 @@
-//! What a request costs in Hermes and in the proxies people use instead, on this machine, in one run.
+//! What a request costs in Hermes and in the proxies people use instead, on this machine, in one
+//! run.
 //!
 //! ```text
 //! load process ──▶ proxy under test (one or more processes) ──▶ two backend processes
 //!                  └── CPU and memory read from /proc before and after
 //! ```
 //!
-//! Everything is on loopback. Load and backends are this same binary, started with a hidden subcommand, so that their
-//! CPU time is not the proxy's. Contenders take turns within each round, so that a noisy minute hits all of them, and
-//! each number is the median over the rounds. A contender that is not installed is skipped with a message; install
-//! peers with `benches/peers/install`.
+//! Everything is on loopback. Load and backends are this same binary, started with a hidden
+//! subcommand, so that their CPU time is not the proxy's. Contenders take turns within each round,
+//! so that a noisy minute hits all of them, and each number is the median over the rounds. A
+//! contender that is not installed is skipped with a message; install peers with
+//! `benches/peers/install`.
 //!
 //! Run: `cargo bench -p hermes-e2e --bench proxy -- [--quick] [--hermes target/dist/hermes]`
 #![expect(
@@ -56,7 +58,8 @@ enum Role {
 
 #[derive(Debug, Args)]
 struct BenchArgs {
-    /// The Hermes binary; its planes' own binaries are looked for beside it [default: target/dist/hermes]
+    /// The Hermes binary; its planes' own binaries are looked for beside it [default:
+    /// target/dist/hermes]
     #[arg(long, value_name = "PATH")]
     hermes: Option<PathBuf>,
     /// About a minute: one round of one second a measurement instead of three of three

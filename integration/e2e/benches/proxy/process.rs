@@ -1,4 +1,5 @@
-//! Child processes: started with room for many connections, measured through `/proc`, and ended with all they started.
+//! Child processes: started with room for many connections, measured through `/proc`, and ended
+//! with all they started.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use tokio::process::{Child, Command};
 
-/// Starts this binary in another role, with its standard input and output piped; it dies with the handle.
+/// Starts this binary in another role, with its standard input and output piped; it dies with the
+/// handle.
 pub fn itself(role: &str) -> io::Result<Child> {
     Command::new(std::env::current_exe()?)
         .arg(role)
@@ -106,8 +108,9 @@ impl Entry {
         .collect()
     }
 
-    /// Reads `stat` of proc(5). The second field is a name in parentheses, which may hold anything, so counting starts
-    /// after the last parenthesis: state, parent, …, and 12 fields on utime, stime, cutime and cstime.
+    /// Reads `stat` of proc(5). The second field is a name in parentheses, which may hold anything,
+    /// so counting starts after the last parenthesis: state, parent, …, and 12 fields on utime,
+    /// stime, cutime and cstime.
     fn parse(stat: &str) -> Option<Self> {
         let (_, fields) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
@@ -123,7 +126,8 @@ impl Entry {
     }
 }
 
-/// Linux reports times to programs in hundredths of a second (`USER_HZ`) on all common architectures.
+/// Linux reports times to programs in hundredths of a second (`USER_HZ`) on all common
+/// architectures.
 const MILLIS_PER_TICK: u64 = 10;
 
 /// `root` and all below it that are alive.

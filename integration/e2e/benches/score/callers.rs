@@ -34,7 +34,8 @@ const MEASURED: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(5);
 /// Bytes of a block.
 const BLOCK: usize = 256;
-/// Any odd number that shares nothing with the count of prompts: each comes up in turn, neighbors far apart.
+/// Any odd number that shares nothing with the count of prompts: each comes up in turn, neighbors
+/// far apart.
 const STRIDE: u64 = 7_919;
 
 /// One request and the channel for its response.

@@ -1,4 +1,5 @@
-//! Publishers of KV events: each endpoint has a loopback address of its own, with a publisher on it.
+//! Publishers of KV events: each endpoint has a loopback address of its own, with a publisher on
+//! it.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +16,8 @@ use crate::replica::address;
 
 /// Tokens of a block, vLLM's default.
 const BLOCK_TOKENS: usize = 16;
-/// Blocks of one batch: with a batch every [`ROUND`] from each of 100 endpoints, 200,000 blocks a second.
+/// Blocks of one batch: with a batch every [`ROUND`] from each of 100 endpoints, 200,000 blocks a
+/// second.
 const BATCH: usize = 20;
 /// Period in which every endpoint publishes one batch, spread over the period.
 const ROUND: Duration = Duration::from_millis(10);

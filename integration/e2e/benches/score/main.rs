@@ -1,9 +1,11 @@
-//! What one control-plane core answers on a Score stream: calls a second, latency, and CPU on both ends.
+//! What one control-plane core answers on a Score stream: calls a second, latency, and CPU on both
+//! ends.
 //!
-//! One replica on one worker thread, one proxy on another, loopback between them; callers wait for their answers and
-//! ask again at once. Every booking is taken back with a later batch, as a proxy's reports would end it. First with
-//! unseen prompts, then with an index of a million blocks that holds all of them, then while the same core takes in
-//! 200,000 blocks a second as KV events. Run: `cargo bench -p hermes-e2e --bench score`.
+//! One replica on one worker thread, one proxy on another, loopback between them; callers wait for
+//! their answers and ask again at once. Every booking is taken back with a later batch, as a
+//! proxy's reports would end it. First with unseen prompts, then with an index of a million blocks
+//! that holds all of them, then while the same core takes in 200,000 blocks a second as KV events.
+//! Run: `cargo bench -p hermes-e2e --bench score`.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 

@@ -24,7 +24,8 @@ struct Replica {
     bound: ControlPlane,
     trigger: Trigger,
     _shutdown: JoinSet<()>,
-    /// Engines that take connections and say nothing: neither up nor refused, so that only bookings count.
+    /// Engines that take connections and say nothing: neither up nor refused, so that only bookings
+    /// count.
     _engines: Vec<TcpListener>,
 }
 

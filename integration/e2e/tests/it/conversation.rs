@@ -19,7 +19,8 @@ pub(crate) fn turn(user: usize, rounds: usize) -> Value {
     json!({"model": "sim", "max_tokens": 1, "messages": messages})
 }
 
-/// Sends `rounds` turns of `users` users. Returns prompt tokens, and how many of them the engines had cached.
+/// Sends `rounds` turns of `users` users. Returns prompt tokens, and how many of them the engines
+/// had cached.
 pub(crate) async fn talk(fleet: &Fleet, users: usize, rounds: usize) -> (u64, u64) {
     let (mut prompt, mut cached) = (0, 0);
     for round in 0..rounds {

@@ -1,4 +1,5 @@
-//! Discovery against a scripted API server: what appears, what leaves, and what the server may do wrong meanwhile.
+//! Discovery against a scripted API server: what appears, what leaves, and what the server may do
+//! wrong meanwhile.
 
 mod outages;
 mod pool;

@@ -1,4 +1,5 @@
-//! Draining a proxy: requests in flight finish, new connections are refused, and a second signal forces the end.
+//! Draining a proxy: requests in flight finish, new connections are refused, and a second signal
+//! forces the end.
 
 use hermes_bench::fleet::{Fleet, Scene};
 use hermes_engine_sim::EngineConfig;

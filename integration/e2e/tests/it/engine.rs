@@ -1,4 +1,5 @@
-//! The simulated engine, over real sockets: its bytes against captures of a real vLLM, its behavior, its faults.
+//! The simulated engine, over real sockets: its bytes against captures of a real vLLM, its
+//! behavior, its faults.
 
 mod behavior;
 mod bytes;

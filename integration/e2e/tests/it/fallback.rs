@@ -129,14 +129,16 @@ async fn a_restarted_control_plane_is_connected_again_and_used() {
     drop(again);
 }
 
-/// Runs eight clients for two seconds and asserts that every request succeeds. Returns the number of requests.
+/// Runs eight clients for two seconds and asserts that every request succeeds. Returns the number
+/// of requests.
 async fn under_load(urls: Vec<String>) -> usize {
     let (client, deadline, mut answered) = (client(), Instant::now() + Duration::from_secs(2), 0);
     let body = serde_json::json!({"model": "sim", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]});
     while Instant::now() < deadline {
         let batch = (0..8).map(|_| async {
             for url in &urls {
-                // A connection that ends before an answer began is what SDKs retry, and then reach another proxy.
+                // A connection that ends before an answer began is what SDKs retry, and then reach
+                // another proxy.
                 if let Ok(response) = client
                     .post(format!("{url}/v1/chat/completions"))
                     .json(&body)

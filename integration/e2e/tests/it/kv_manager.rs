@@ -1,4 +1,5 @@
-//! The KV manager's client against a real server: hits if the server works, and neither hits nor delays if it does not.
+//! The KV manager's client against a real server: hits if the server works, and neither hits nor
+//! delays if it does not.
 
 mod conductor;
 mod register;

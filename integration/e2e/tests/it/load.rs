@@ -154,14 +154,16 @@ async fn a_stalled_server_is_charged_for_the_requests_that_were_due_meanwhile() 
     })
     .await;
     let calls = shape(false).fixed(100, 1, 0);
-    // Twenty requests are due within 100 ms, and only one may be in flight: nineteen cannot even be sent in time.
+    // Twenty requests are due within 100 ms, and only one may be in flight: nineteen cannot even be
+    // sent in time.
     let offsets = Arrivals::Fixed { per_second: 200.0 }.offsets();
     let report = server
         .run(20, 1)
         .open(offsets.zip(calls.into_iter().cycle()))
         .await;
     assert_eq!((report.requests, report.ok), (20, 20), "{report}");
-    // A client that started its watch when it got round to sending would see one slow request and nineteen fast ones.
+    // A client that started its watch when it got round to sending would see one slow request and
+    // nineteen fast ones.
     assert!(report.latency.p50_ms >= 300.0, "{report}");
     assert!(report.lag.p50_ms >= 300.0, "{report}");
 }

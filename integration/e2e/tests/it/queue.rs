@@ -1,4 +1,5 @@
-//! Queueing at the control plane, from the proxy's side: a scripted replica, a real proxy, simulated engines.
+//! Queueing at the control plane, from the proxy's side: a scripted replica, a real proxy,
+//! simulated engines.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Engines that fail before the first byte: the request is retried, and fails only if all engines do.
+//! Engines that fail before the first byte: the request is retried, and fails only if all engines
+//! do.
 
 use hermes_bench::fleet::{Fleet, Scene};
 use hermes_engine_sim::Fault;

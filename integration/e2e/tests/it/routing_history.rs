@@ -1,4 +1,5 @@
-//! The routing history of a proxy: its use without a control plane, and its replay to a restarted or new owner.
+//! The routing history of a proxy: its use without a control plane, and its replay to a restarted
+//! or new owner.
 
 use std::{collections::BTreeMap, time::Duration};
 

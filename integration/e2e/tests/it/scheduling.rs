@@ -1,4 +1,5 @@
-//! The scheduler end to end: real planes over real sockets, in front of engines with the timing of a GPU.
+//! The scheduler end to end: real planes over real sockets, in front of engines with the timing of
+//! a GPU.
 
 mod control_plane_loss;
 mod departures;

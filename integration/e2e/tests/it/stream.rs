@@ -1,4 +1,5 @@
-//! Streams: relayed piece by piece, ended as the engine ended them, cancelled when the client disconnects.
+//! Streams: relayed piece by piece, ended as the engine ended them, cancelled when the client
+//! disconnects.
 
 use std::time::Duration;
 
@@ -192,7 +193,8 @@ async fn a_connection_that_the_engine_closed_while_idle_fails_no_request() {
     .expect("starts");
     for _ in 0..5 {
         assert_eq!(send(chat(&fleet.url(), false, 1)).await.status(), 200);
-        // The collector's connections come and go too; what matters is that none is left from the request.
+        // The collector's connections come and go too; what matters is that none is left from the
+        // request.
         eventually("the engine has closed its idle connections", || async {
             fleet.engines[0].stats().open_connections == 0
         })

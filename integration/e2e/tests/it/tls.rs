@@ -1,4 +1,5 @@
-//! Mutual TLS between the planes: which peers are accepted, and rotation of certificates with open streams.
+//! Mutual TLS between the planes: which peers are accepted, and rotation of certificates with open
+//! streams.
 
 pub(crate) mod authority;
 mod refused;

@@ -1,4 +1,5 @@
-//! Token ids: requested from engines over real sockets, and computed from a model's files by a whole fleet.
+//! Token ids: requested from engines over real sockets, and computed from a model's files by a
+//! whole fleet.
 
 use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 

@@ -1,6 +1,7 @@
 //! `/metrics`: the famioverrides of vLLM 0.32, in its order, with its names, labels and help texts.
 //!
-//! Left out are the famioverrides that describe the Python process and the web framework (`python_*`, `process_*`, `http_*`).
+//! Left out are the famioverrides that describe the Python process and the web framework
+//! (`python_*`, `process_*`, `http_*`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -368,7 +369,8 @@ mod tests {
         )
     }
 
-    /// The parts of an exposition that do not change from run to run: comments, and samples without their values.
+    /// The parts of an exposition that do not change from run to run: comments, and samples without
+    /// their values.
     fn shape(text: &str) -> Vec<String> {
         let relevant = text.lines().filter(|line| line.contains("vllm:"));
         let shapes = relevant.map(|line| {

@@ -1,7 +1,9 @@
-//! The fields of a request body, read one by one, with errors in the words of vLLM's validation (pydantic).
+//! The fields of a request body, read one by one, with errors in the words of vLLM's validation
+//! (pydantic).
 //!
-//! A body is parsed once into borrowed raw values; only fields that the simulator looks at are parsed further. As in
-//! Python's parser, the last of several equal keys wins and unknown keys are ignored.
+//! A body is parsed once into borrowed raw values; only fields that the simulator looks at are
+//! parsed further. As in Python's parser, the last of several equal keys wins and unknown keys are
+//! ignored.
 
 use std::borrow::Cow;
 use std::fmt;

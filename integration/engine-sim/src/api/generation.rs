@@ -1,4 +1,5 @@
-//! What all generating routes share: the common parameters, their checks, and the sequences that run for one request.
+//! What all generating routes share: the common parameters, their checks, and the sequences that
+//! run for one request.
 
 use std::sync::Arc;
 
@@ -55,7 +56,8 @@ pub(crate) struct Generation {
 pub(crate) struct Choice {
     pub(crate) ticket: Ticket,
     pub(crate) answer: Answer,
-    /// Tokens of its prompt; 0 for the second and later answers to one prompt, so that prompts count once.
+    /// Tokens of its prompt; 0 for the second and later answers to one prompt, so that prompts
+    /// count once.
     prompt_tokens: usize,
     /// The prompt itself, kept only when the client wants it back.
     pub(crate) prompt: Option<Vec<u32>>,
@@ -216,7 +218,8 @@ impl Generation {
 }
 
 impl Choice {
-    /// What this answer adds to the request's cached tokens: nothing if its prompt has been counted already.
+    /// What this answer adds to the request's cached tokens: nothing if its prompt has been counted
+    /// already.
     pub(crate) fn cached(&self, cached: usize) -> usize {
         if self.prompt_tokens > 0 { cached } else { 0 }
     }

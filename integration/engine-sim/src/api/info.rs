@@ -1,4 +1,5 @@
-//! The routes that answer at once: models, health, tokens, metrics, and the simulator's own `/sim/faults`, `/sim/held`.
+//! The routes that answer at once: models, health, tokens, metrics, and the simulator's own
+//! `/sim/faults`, `/sim/held`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,7 +61,8 @@ struct Tokenized {
     token_strs: Option<Vec<String>>,
 }
 
-/// A fault as `POST /sim/faults` takes it: the fault's own fields, and how many requests it strikes.
+/// A fault as `POST /sim/faults` takes it: the fault's own fields, and how many requests it
+/// strikes.
 #[derive(Deserialize)]
 struct FaultOrder {
     #[serde(flatten)]
@@ -276,7 +278,8 @@ fn check_model(context: &EngineContext, fields: &Fields<'_>) -> Result<Arc<str>,
         .map(|(model, _)| model)
 }
 
-/// The share of a prompt that is cached here, for the KV manager of trials: it takes the question that one is asked.
+/// The share of a prompt that is cached here, for the KV manager of trials: it takes the question
+/// that one is asked.
 fn held(context: &EngineContext, request: &RecordedRequest) -> Result<Response<Body>, ApiError> {
     let question = Question::read(&request.body);
     let question = question.ok_or_else(|| {

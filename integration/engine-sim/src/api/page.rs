@@ -1,5 +1,6 @@
-//! A writer for one Prometheus exposition, in the manner of Python's `prometheus_client` in multiprocess-free mode:
-//! every counter and histogram is followed by a gauge `…_created`, and numbers look as Python prints them.
+//! A writer for one Prometheus exposition, in the manner of Python's `prometheus_client` in
+//! multiprocess-free mode: every counter and histogram is followed by a gauge `…_created`, and
+//! numbers look as Python prints them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -156,7 +157,8 @@ pub(crate) fn escape(value: &str) -> String {
         .replace('\n', r"\n")
 }
 
-/// A number as `prometheus_client` prints it: Python's `repr`, and from seven digits before the point on with an exponent.
+/// A number as `prometheus_client` prints it: Python's `repr`, and from seven digits before the
+/// point on with an exponent.
 fn number(value: f64) -> String {
     if value.is_nan() || value.is_infinite() {
         return if value.is_nan() {

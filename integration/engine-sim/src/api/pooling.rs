@@ -1,6 +1,8 @@
-//! `/v1/embeddings`, `/v1/rerank` and `/v1/score`: prompts that are prefilled and yield numbers instead of text.
+//! `/v1/embeddings`, `/v1/rerank` and `/v1/score`: prompts that are prefilled and yield numbers
+//! instead of text.
 //!
-//! The numbers depend on the text alone. A pooled prompt costs what its prefill costs: it runs as a sequence of one token.
+//! The numbers depend on the text alone. A pooled prompt costs what its prefill costs: it runs as a
+//! sequence of one token.
 
 use http::{Response, StatusCode};
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,8 @@
 //! From a request to prompt tokens: a chat template for the toy tokenizer.
 //!
-//! Every message becomes `<|role|>`, its content and an end mark, each tokenized as its own segment, so that a longer
-//! conversation begins with exactly the tokens of the shorter one. Tools come first, as in real templates.
+//! Every message becomes `<|role|>`, its content and an end mark, each tokenized as its own
+//! segment, so that a longer conversation begins with exactly the tokens of the shorter one. Tools
+//! come first, as in real templates.
 
 use std::borrow::Cow;
 
@@ -51,7 +52,8 @@ impl Prompt<'_> {
     }
 }
 
-/// The tokens of a chat: `tools` and `system` if there are any, then the list of messages in the field `name`.
+/// The tokens of a chat: `tools` and `system` if there are any, then the list of messages in the
+/// field `name`.
 pub(crate) fn chat(fields: &Fields<'_>, name: &str) -> Result<Vec<u32>, ApiError> {
     let messages: Vec<&RawValue> = fields.required(name, LIST)?;
     let mut tokens = Vec::new();
@@ -124,7 +126,8 @@ fn message(role: &str, tokens: &mut Vec<u32>, body: impl FnOnce(&mut Vec<u32>)) 
     tokenize_into(END, tokens);
 }
 
-/// Text as text; of a list, the texts of its parts, and anything else (images, audio, tool calls) as its JSON.
+/// Text as text; of a list, the texts of its parts, and anything else (images, audio, tool calls)
+/// as its JSON.
 fn content(raw: &RawValue, tokens: &mut Vec<u32>) {
     if let Ok(text) = serde_json::from_str::<Text<'_>>(raw.get()) {
         return tokenize_into(&text.0, tokens);

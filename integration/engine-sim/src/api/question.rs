@@ -1,4 +1,5 @@
-//! A question to a KV manager, `POST /match_sort`, which an engine answers for itself at `/sim/held`.
+//! A question to a KV manager, `POST /match_sort`, which an engine answers for itself at
+//! `/sim/held`.
 
 use serde_json::Value;
 
@@ -47,8 +48,8 @@ impl Question {
         })
     }
 
-    /// The share of the prompt that an engine holds, given its number of cached leading tokens. The simulated
-    /// tokenizer makes about four bytes a token.
+    /// The share of the prompt that an engine holds, given its number of cached leading tokens. The
+    /// simulated tokenizer makes about four bytes a token.
     pub fn share(&self, held: impl FnOnce(&str, Prompt<'_>) -> usize) -> f64 {
         let (tokens, bytes) = match &self.prompt {
             QuestionPrompt::Text(text) => {

@@ -233,7 +233,8 @@ pub(crate) async fn whole(mut generation: Generation) -> Result<http::Response<B
     ))
 }
 
-/// The events of a streamed response; the last one is `response.completed`, and there is no `[DONE]`.
+/// The events of a streamed response; the last one is `response.completed`, and there is no
+/// `[DONE]`.
 #[derive(Debug)]
 pub(crate) struct ResponseEvents {
     subject: Subject,
@@ -250,7 +251,8 @@ impl ResponseEvents {
         }
     }
 
-    /// Appends one event: the fields before its sequence number, and those between the number and the type.
+    /// Appends one event: the fields before its sequence number, and those between the number and
+    /// the type.
     fn event(&mut self, out: &mut String, name: &str, before: &str, after: &str) {
         let sequence = self.sequence;
         self.sequence += 1;

@@ -1,4 +1,5 @@
-//! A generation as server-sent events: one frame per token, nothing before the first token, faults on the way.
+//! A generation as server-sent events: one frame per token, nothing before the first token, faults
+//! on the way.
 
 use std::sync::Arc;
 
@@ -53,7 +54,8 @@ enum Stage {
     Ended,
 }
 
-/// The frames of this generation. A fault strikes once its number of tokens is out; `fuse` resets the connection.
+/// The frames of this generation. A fault strikes once its number of tokens is out; `fuse` resets
+/// the connection.
 pub(crate) fn frames(
     generation: Generation,
     events: impl Events,
@@ -109,7 +111,8 @@ impl<E: Events> Stream<E> {
         Some(Ok(Frame::data(Bytes::from(out))))
     }
 
-    /// Lets a fault strike when enough tokens are out. Pending once before it dies lets what was sent reach the wire.
+    /// Lets a fault strike when enough tokens are out. Pending once before it dies lets what was
+    /// sent reach the wire.
     async fn strike(&mut self) -> Result<(), Broken> {
         let sent = self.usage.completion_tokens;
         match self.fault {

@@ -103,7 +103,8 @@ impl Writer {
         }
     }
 
-    /// One list for each block, or nil: the adapter's name, and the salt in the first block of a prompt.
+    /// One list for each block, or nil: the adapter's name, and the salt in the first block of a
+    /// prompt.
     fn extra_keys(&mut self, stored: &Stored) {
         let Stored {
             hashes,

@@ -14,7 +14,8 @@ use crate::clock::since_epoch;
 use crate::faults::{Fault, Faults};
 use crate::model::cache_events::CacheEvent;
 
-/// Batches that may wait for a slow subscriber; more are dropped, as by a PUB socket over its high-water mark.
+/// Batches that may wait for a slow subscriber; more are dropped, as by a PUB socket over its
+/// high-water mark.
 const HIGH_WATER_MARK: usize = 4_096;
 
 /// One batch on its way.
@@ -123,7 +124,8 @@ impl Publisher {
         is_wanted.then(|| zmtp::message(&[topic, &batch.number.to_be_bytes(), &batch.payload]))
     }
 
-    /// The answer to a question for all batches from `first` on: those that are remembered, and the end.
+    /// The answer to a question for all batches from `first` on: those that are remembered, and the
+    /// end.
     pub(super) fn replay(&self, first: u64) -> Vec<u8> {
         let topic = self.config.topic.as_bytes();
         let log = self.log.lock();

@@ -1,8 +1,10 @@
-//! The block cache: a fixed number of KV blocks, shared by prefix, evicted least recently used first.
+//! The block cache: a fixed number of KV blocks, shared by prefix, evicted least recently used
+//! first.
 //!
-//! A block is *private* (allocated to one sequence, not yet full), *shared* (full, named by its hash, referenced by running
-//! sequences) or *idle* (full, unreferenced, kept until its room is needed). Invariant: `private + shared + idle ≤ capacity`.
-//! The cache holds no content and knows no clock: its order of use is the order of its calls.
+//! A block is *private* (allocated to one sequence, not yet full), *shared* (full, named by its
+//! hash, referenced by running sequences) or *idle* (full, unreferenced, kept until its room is
+//! needed). Invariant: `private + shared + idle ≤ capacity`. The cache holds no content and knows
+//! no clock: its order of use is the order of its calls.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -49,7 +51,8 @@ impl BlockCache {
         self.named.contains_key(&hash)
     }
 
-    /// References the held blocks of `prefix` and allocates `fresh` private ones, or does nothing and answers `false`.
+    /// References the held blocks of `prefix` and allocates `fresh` private ones, or does nothing
+    /// and answers `false`.
     pub fn admit(&mut self, prefix: &[u64], fresh: usize) -> bool {
         let revived = prefix
             .iter()
@@ -68,7 +71,8 @@ impl BlockCache {
         self.allocate(fresh)
     }
 
-    /// Allocates private blocks, evicting idle ones as needed; does nothing and answers `false` when there are too few.
+    /// Allocates private blocks, evicting idle ones as needed; does nothing and answers `false`
+    /// when there are too few.
     pub fn allocate(&mut self, blocks: usize) -> bool {
         if blocks > self.available() {
             return false;
@@ -84,8 +88,8 @@ impl BlockCache {
         true
     }
 
-    /// A private block became full: from now on it is shared under its hash. If that hash is held already, the copy is freed,
-    /// and the answer is `false`.
+    /// A private block became full: from now on it is shared under its hash. If that hash is held
+    /// already, the copy is freed, and the answer is `false`.
     pub fn publish(&mut self, hash: u64) -> bool {
         self.private -= 1;
         let is_new = !self.reference(hash);
@@ -116,7 +120,8 @@ impl BlockCache {
         true
     }
 
-    /// A sequence leaves: its shared blocks lose a reference, last block first, so that a tail is evicted before its head.
+    /// A sequence leaves: its shared blocks lose a reference, last block first, so that a tail is
+    /// evicted before its head.
     pub fn release(&mut self, shared: &[u64], private: usize) {
         self.private -= private;
         for hash in shared.iter().rev() {
@@ -132,7 +137,8 @@ impl BlockCache {
         }
     }
 
-    /// Blocks that running sequences hold; idle ones count as free, as in vLLM's `kv_cache_usage_perc`.
+    /// Blocks that running sequences hold; idle ones count as free, as in vLLM's
+    /// `kv_cache_usage_perc`.
     pub fn used(&self) -> usize {
         self.private + self.named.len() - self.idle.len()
     }

@@ -1,7 +1,8 @@
 //! Chained block hashes: block `i` is named by everything from the start of the prompt to its end.
 //!
-//! The root of a chain is made of what must keep two caches apart: the model or LoRA adapter and the cache salt. Only full
-//! blocks have a hash. The hash function is ours (XXH3-64), not vLLM's: nothing outside the engine sees these hashes.
+//! The root of a chain is made of what must keep two caches apart: the model or LoRA adapter and
+//! the cache salt. Only full blocks have a hash. The hash function is ours (XXH3-64), not vLLM's:
+//! nothing outside the engine sees these hashes.
 
 use std::sync::Arc;
 
@@ -69,8 +70,9 @@ impl Chain {
         self.kept.as_ref()?.salt.clone()
     }
 
-    /// The chain of a prompt whose full blocks are named by an outside source, such as a trace. `own` is unlike that of any
-    /// other prompt: what follows the named blocks, generated tokens included, is shared with no other prompt.
+    /// The chain of a prompt whose full blocks are named by an outside source, such as a trace.
+    /// `own` is unlike that of any other prompt: what follows the named blocks, generated tokens
+    /// included, is shared with no other prompt.
     pub fn named(block_size: usize, blocks: &[u64], prompt_tokens: usize, own: u64) -> Self {
         let open = vec![0; prompt_tokens % block_size];
         let last = root("", None) ^ xxh3_64(&own.to_le_bytes());

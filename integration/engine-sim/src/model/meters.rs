@@ -1,7 +1,7 @@
 //! The numbers that vLLM counts: counters and histograms, with vLLM's buckets.
 //!
-//! Written by the scheduler, read by `exposition`. Times are wall-clock seconds as a client would see them, so a scaled
-//! engine reports scaled times.
+//! Written by the scheduler, read by `exposition`. Times are wall-clock seconds as a client would
+//! see them, so a scaled engine reports scaled times.
 
 use std::time::Duration;
 
@@ -93,7 +93,8 @@ impl Histogram {
         }
     }
 
-    /// A histogram of token counts: its last bucket is the largest step that a sequence of `max` tokens reaches.
+    /// A histogram of token counts: its last bucket is the largest step that a sequence of `max`
+    /// tokens reaches.
     fn tokens_up_to(max: usize) -> Self {
         let used = ONE_TWO_FIVE.partition_point(|bound| *bound <= max as f64);
         Self::new(&ONE_TWO_FIVE[..used])
@@ -163,7 +164,8 @@ impl Meters {
         self.time_to_first_token.observe(waited.as_secs_f64());
     }
 
-    /// Counts a request that ran to its end; requests that clients left are not counted, as in vLLM.
+    /// Counts a request that ran to its end; requests that clients left are not counted, as in
+    /// vLLM.
     pub(crate) fn finish(&mut self, finished: &Finished, max_tokens: u32) {
         let Finished {
             arrived,

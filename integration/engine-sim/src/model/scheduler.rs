@@ -1,4 +1,5 @@
-//! Continuous batching over a bounded block cache, as a pure state machine in the manner of vLLM's V1 scheduler.
+//! Continuous batching over a bounded block cache, as a pure state machine in the manner of vLLM's
+//! V1 scheduler.
 //!
 //! ```text
 //! submit ─▶ waiting (FIFO) ─admit─▶ running ─last token─▶ finished
@@ -6,9 +7,10 @@
 //!              └──────preempt──────────┘     no block left for a decode: the newest running sequence goes back
 //! ```
 //!
-//! One step computes, within a token budget, one token for each decoding sequence and pieces of the prompts of others;
-//! that is where prefill and decode disturb each other. The caller says what time it is and waits as long as `Step` says.
-//! Invariants: blocks never exceed the cache; a sequence that fits the cache alone finishes; order of admission is FIFO.
+//! One step computes, within a token budget, one token for each decoding sequence and pieces of the
+//! prompts of others; that is where prefill and decode disturb each other. The caller says what
+//! time it is and waits as long as `Step` says. Invariants: blocks never exceed the cache; a
+//! sequence that fits the cache alone finishes; order of admission is FIFO.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -202,7 +204,8 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    /// Prompt tokens still to be computed: for what runs, what is left; for what waits, what `expected` says.
+    /// Prompt tokens still to be computed: for what runs, what is left; for what waits, what
+    /// `expected` says.
     pub fn pending_prefill(&self, expected: impl Fn(SequenceId) -> usize) -> usize {
         let running = self
             .running
@@ -235,7 +238,8 @@ impl Scheduler {
         ]
     }
 
-    /// Gives each running sequence its share of the step, oldest first. Answers whether one had to be preempted.
+    /// Gives each running sequence its share of the step, oldest first. Answers whether one had to
+    /// be preempted.
     fn schedule_running(&mut self, budget: &mut usize) -> bool {
         let mut preempted = false;
         let mut index = 0;
@@ -271,7 +275,8 @@ impl Scheduler {
         self.waiting.push_front(sequence);
     }
 
-    /// Admits from the head of the queue while tokens, seats and blocks last; the head blocks those behind it.
+    /// Admits from the head of the queue while tokens, seats and blocks last; the head blocks those
+    /// behind it.
     fn admit_waiting(&mut self, budget: &mut usize, now: Duration) {
         while *budget > 0 && self.running.len() < self.limits.max_running {
             let Some(mut sequence) = self.waiting.pop_front() else {

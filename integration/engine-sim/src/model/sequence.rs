@@ -1,4 +1,5 @@
-//! One prompt on its way through the engine: what it has computed, what it holds, when things happened.
+//! One prompt on its way through the engine: what it has computed, what it holds, when things
+//! happened.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,8 @@ pub struct Job {
     pub adapter: Option<Arc<str>>,
 }
 
-/// A job inside the scheduler. Invariant: `computed ≤ len`, and the first `shared` hashes of its chain are referenced.
+/// A job inside the scheduler. Invariant: `computed ≤ len`, and the first `shared` hashes of its
+/// chain are referenced.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) id: SequenceId,
@@ -71,7 +73,8 @@ impl Sequence {
         self.job.prompt_tokens + self.generated as usize
     }
 
-    /// The hashes that may come from the cache: the last token is always computed, since its output is needed.
+    /// The hashes that may come from the cache: the last token is always computed, since its output
+    /// is needed.
     pub(crate) fn reusable(&self, block_size: usize) -> &[u64] {
         let blocks = self.len().saturating_sub(1) / block_size;
         &self.job.chain.hashes()[..blocks]

@@ -1,7 +1,8 @@
 //! What the simulated model says: a sequence of four-byte words that depends only on the prompt.
 //!
-//! Four bytes are one token of the toy tokenizer, so the words that were generated are the tokens that the next turn of a
-//! conversation sends back, and the cache hits on them as it does in a real engine.
+//! Four bytes are one token of the toy tokenizer, so the words that were generated are the tokens
+//! that the next turn of a conversation sends back, and the cache hits on them as it does in a real
+//! engine.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -19,7 +20,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The answer to the prompt whose tokens hash to `seed`; `choice` distinguishes several answers to one prompt.
+    /// The answer to the prompt whose tokens hash to `seed`; `choice` distinguishes several answers
+    /// to one prompt.
     pub fn new(seed: u64, choice: u32) -> Self {
         Self {
             seed: seed ^ u64::from(choice).wrapping_mul(0x9e37_79b9_7f4a_7c15),

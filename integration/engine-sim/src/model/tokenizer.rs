@@ -1,10 +1,10 @@
 //! A toy tokenizer: up to four bytes of whole characters make one token.
 //!
-//! Its point is to behave like a real one where routing cares: it is deterministic, it never straddles a boundary
-//! between two segments (real templates put special tokens there), so that two prompts with the same beginning have the
-//! same first tokens, and an answer that comes back as history has the tokens with which it was generated.
-//! It has no vocabulary: a token id is its bytes, packed little-endian, so `detokenize` inverts `tokenize` exactly for
-//! text without NUL.
+//! Its point is to behave like a real one where routing cares: it is deterministic, it never
+//! straddles a boundary between two segments (real templates put special tokens there), so that two
+//! prompts with the same beginning have the same first tokens, and an answer that comes back as
+//! history has the tokens with which it was generated. It has no vocabulary: a token id is its
+//! bytes, packed little-endian, so `detokenize` inverts `tokenize` exactly for text without NUL.
 
 /// Most bytes of text in one token.
 const TOKEN_BYTES: usize = 4;
@@ -36,7 +36,8 @@ pub(crate) fn detokenize(tokens: &[u32]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The largest number of whole characters that fit a token, in bytes: at least one, since a character has at most four.
+/// The largest number of whole characters that fit a token, in bytes: at least one, since a
+/// character has at most four.
 fn piece_len(text: &str) -> usize {
     let limit = text.len().min(TOKEN_BYTES);
     (1..=limit)

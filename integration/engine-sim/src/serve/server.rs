@@ -1,8 +1,8 @@
 //! Connections: accepted, served by hyper, closed when idle, drained or cut off on command.
 //!
-//! One task accepts and owns all connection tasks in a `JoinSet`; dropping it ends everything. A connection ends when the
-//! client leaves, after an idle time as uvicorn's, when the port begins to refuse (after its current request), or when the
-//! engine stops or is killed.
+//! One task accepts and owns all connection tasks in a `JoinSet`; dropping it ends everything. A
+//! connection ends when the client leaves, after an idle time as uvicorn's, when the port begins to
+//! refuse (after its current request), or when the engine stops or is killed.
 
 use std::error::Error;
 use std::pin::{Pin, pin};
@@ -60,7 +60,8 @@ struct Connection {
 /// When a connection was last busy, so that one timer per connection is enough.
 struct Activity {
     born: Instant,
-    /// Milliseconds from `born` to the end of the last request; `BUSY` during one and before the first.
+    /// Milliseconds from `born` to the end of the last request; `BUSY` during one and before the
+    /// first.
     idle_since: AtomicU64,
 }
 

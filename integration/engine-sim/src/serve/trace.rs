@@ -1,7 +1,8 @@
-//! The engine's part of a trace: one span a request, as vLLM writes it with `--otlp-traces-endpoint`.
+//! The engine's part of a trace: one span a request, as vLLM writes it with
+//! `--otlp-traces-endpoint`.
 //!
-//! It continues the context that the router sent, and lasts until the last token, or until the client has left. Without
-//! an exporter every span here is disabled. No prompt is an attribute.
+//! It continues the context that the router sent, and lasts until the last token, or until the
+//! client has left. Without an exporter every span here is disabled. No prompt is an attribute.
 
 use hermes_runtime::propagation;
 use hermes_runtime::telemetry::TRACE_TARGET;

@@ -1,7 +1,8 @@
 //! The listening socket, which can be shut and opened again on the same port.
 //!
-//! The port is reserved by a socket that is bound and never listens, so that while the port is shut a client is refused at
-//! once and no other process can take the port. A port that is in use makes `reserve` fail.
+//! The port is reserved by a socket that is bound and never listens, so that while the port is shut
+//! a client is refused at once and no other process can take the port. A port that is in use makes
+//! `reserve` fail.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr};

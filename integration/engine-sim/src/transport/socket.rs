@@ -1,4 +1,5 @@
-//! One accepted connection as hyper sees it, with a fuse: burned, the connection ends in a reset instead of an orderly close.
+//! One accepted connection as hyper sees it, with a fuse: burned, the connection ends in a reset
+//! instead of an orderly close.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

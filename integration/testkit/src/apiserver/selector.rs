@@ -17,7 +17,8 @@ enum Requirement {
 // === impl Selector ===
 
 impl Selector {
-    /// Reads `a=b`, `a==b`, `a!=b`, `a` and `!a`, separated by commas. Sets (`a in (b,c)`) are not known here.
+    /// Reads `a=b`, `a==b`, `a!=b`, `a` and `!a`, separated by commas. Sets (`a in (b,c)`) are not
+    /// known here.
     ///
     /// # Errors
     ///

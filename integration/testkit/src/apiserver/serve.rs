@@ -97,7 +97,8 @@ fn count(shared: &Shared, query: &Query) {
     *counter += 1;
 }
 
-/// The list object. Its kind is the plural, as kinds are not known here and clients do not look at it.
+/// The list object. Its kind is the plural, as kinds are not known here and clients do not look at
+/// it.
 fn list_object(query: &Query, listed: &Listed) -> Value {
     let Listed {
         version,

@@ -20,7 +20,8 @@ const HISTORY: usize = 20_000;
 /// Everything the server knows.
 #[derive(Debug)]
 pub(crate) struct Store {
-    /// Begins at one, because a client that says zero means "any version". Grows by one with every change, over all collections.
+    /// Begins at one, because a client that says zero means "any version". Grows by one with every
+    /// change, over all collections.
     version: u64,
     /// The oldest version from which a watch can be served.
     oldest: u64,
@@ -239,7 +240,8 @@ impl Listed {
 // === impl Change ===
 
 impl Change {
-    /// How a watch on `scope` sees it: an object that ceases to match the selector is deleted for that watch.
+    /// How a watch on `scope` sees it: an object that ceases to match the selector is deleted for
+    /// that watch.
     fn event(&self, scope: &Scope) -> Option<Event> {
         let before = self.before.as_ref().filter(|object| scope.selects(object));
         let after = self.after.as_ref().filter(|object| scope.selects(object));

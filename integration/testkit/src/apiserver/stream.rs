@@ -17,7 +17,8 @@ use super::{Shared, query::Query, store::Listed};
 struct Watch {
     shared: Arc<Shared>,
     query: Query,
-    /// Everything up to here was sent; `None` before a watch without a version has sent what exists.
+    /// Everything up to here was sent; `None` before a watch without a version has sent what
+    /// exists.
     version: Option<u64>,
     newest: watch::Receiver<u64>,
     /// The number of freezes when it began.

@@ -27,7 +27,8 @@ pub struct Span {
     pub start: Duration,
     /// Since the Unix epoch.
     pub end: Duration,
-    /// In the order in which they came. A name that comes twice, which the specification forbids, is there twice.
+    /// In the order in which they came. A name that comes twice, which the specification forbids,
+    /// is there twice.
     pub attributes: Vec<(String, Value)>,
     /// `service.name` of the resource.
     pub service: String,

@@ -1,4 +1,5 @@
-//! What the charts ask Prometheus for: alerts and dashboard name metrics that exist, and every alert an action.
+//! What the charts ask Prometheus for: alerts and dashboard name metrics that exist, and every
+//! alert an action.
 
 use std::collections::BTreeSet;
 

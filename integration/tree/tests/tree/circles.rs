@@ -1,4 +1,5 @@
-//! Modules form no circles: at each level, siblings can be ordered so that none imports from one above it.
+//! Modules form no circles: at each level, siblings can be ordered so that none imports from one
+//! above it.
 
 use hermes_tree::{
     arrows::{arrows, circles_of_siblings},

@@ -1,6 +1,6 @@
-//! The dependency law: `core ← proto ← {control-plane, data-plane} ← bench-tools ← hermes`, with `runtime` beside `core`
-//! and `proto`, and `engine-sim` beside the planes. `testkit` and `e2e` are for tests: nothing that is shipped depends on
-//! them. Read from the manifests and the lock file.
+//! The dependency law: `core ← proto ← {control-plane, data-plane} ← bench-tools ← hermes`, with
+//! `runtime` beside `core` and `proto`, and `engine-sim` beside the planes. `testkit` and `e2e` are
+//! for tests: nothing that is shipped depends on them. Read from the manifests and the lock file.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,8 @@ const LAW: [(&str, &[&str]); 11] = [
     ("proto", &["core"]),
     ("control-plane", &["core", "proto", "runtime"]),
     ("data-plane", &["core", "proto", "runtime"]),
-    // Its tests decode KV events as the control plane does; BANS keeps the planes out of its production code.
+    // Its tests decode KV events as the control plane does; BANS keeps the planes out of its
+    // production code.
     (
         "integration/engine-sim",
         &["core", "runtime", "control-plane"],

@@ -1,4 +1,5 @@
-//! Every code by which a proxy answers a request itself is in the table of `docs/metrics.md`, and no other.
+//! Every code by which a proxy answers a request itself is in the table of `docs/metrics.md`, and
+//! no other.
 
 use std::collections::BTreeSet;
 

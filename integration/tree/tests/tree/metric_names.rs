@@ -1,5 +1,5 @@
-//! Metrics that pages name are in the tables of `docs/metrics.md`. That these tables are what both planes expose is a
-//! test of the running planes.
+//! Metrics that pages name are in the tables of `docs/metrics.md`. That these tables are what both
+//! planes expose is a test of the running planes.
 
 use std::collections::BTreeMap;
 

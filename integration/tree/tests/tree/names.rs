@@ -39,8 +39,8 @@ fn files_are_named_for_what_they_hold() {
     );
 }
 
-/// Of structs, enums, traits, unions and aliases in production code; messages that are generated from `proto/proto` are
-/// named in their own module, `v1`, and are no part of this.
+/// Of structs, enums, traits, unions and aliases in production code; messages that are generated
+/// from `proto/proto` are named in their own module, `v1`, and are no part of this.
 #[test]
 fn a_type_name_is_defined_once() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! The walks through the code (`docs/life-of-*.md`) name functions and variants that production code has.
+//! The walks through the code (`docs/life-of-*.md`) name functions and variants that production
+//! code has.
 
 use hermes_tree::{assert_none, files, items::Items, pages, source};
 

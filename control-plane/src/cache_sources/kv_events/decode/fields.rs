@@ -180,7 +180,8 @@ impl<'a> EventFields<'a> {
             .transpose()
     }
 
-    /// Where the blocks are. Old engines do not report it, and have one tier. An unknown medium counts as disk.
+    /// Where the blocks are. Old engines do not report it, and have one tier. An unknown medium
+    /// counts as disk.
     pub(super) fn tier(&self) -> Result<Tier, Malformed> {
         Ok(match self.text(EventField::Medium)? {
             None | Some("GPU" | "gpu") => Tier::Gpu,

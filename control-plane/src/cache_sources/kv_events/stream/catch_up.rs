@@ -1,4 +1,5 @@
-//! Requests by replay what a stream lacks: the batches before its start, and those that were dropped.
+//! Requests by replay what a stream lacks: the batches before its start, and those that were
+//! dropped.
 
 use super::{
     super::{
@@ -82,8 +83,8 @@ impl Stream {
         }
     }
 
-    /// Takes in all batches from `from` on, as far as the publisher's buffer has them. When it begins later, what was known
-    /// is dropped first, and what it has is taken in all the same.
+    /// Takes in all batches from `from` on, as far as the publisher's buffer has them. When it
+    /// begins later, what was known is dropped first, and what it has is taken in all the same.
     async fn replay(&mut self, from: u64, replay: &str) -> Result<ReplayOutcome, StreamFailure> {
         let (mut next, mut outcome) = (from, ReplayOutcome::Complete);
         for _ in 0..MAX_QUESTIONS {

@@ -6,8 +6,8 @@
 //!   command   length of its name, 1 byte │ name │ data
 //! ```
 //!
-//! <https://rfc.zeromq.org/spec/23/>; PING and PONG are of 3.1 (<https://rfc.zeromq.org/spec/37/>), and libzmq answers them to
-//! peers of 3.0 too.
+//! <https://rfc.zeromq.org/spec/23/>; PING and PONG are of 3.1 (<https://rfc.zeromq.org/spec/37/>),
+//! and libzmq answers them to peers of 3.0 too.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use smallvec::SmallVec;

@@ -1,4 +1,5 @@
-//! Reads what a conductor answers. Its relatives differ in what is around the rows, and in what a row's numbers mean:
+//! Reads what a conductor answers. Its relatives differ in what is around the rows, and in what a
+//! row's numbers mean:
 //!
 //! ```text
 //!   {"instances": {"i": {"longest_matched":64, "gpu":32, "cpu":48, "disk":64, "dp":{"0":32}, "rank_matches":{…}}}}
@@ -8,12 +9,13 @@
 //!       counts of each tier for itself                                (Go, and the first draft)
 //! ```
 //!
-//! Counts of tiers say how much of the prompt each holds, not where. What is certain of them becomes boundaries: the
-//! accelerator's count begins the prompt, the longest match is its end, and without anything on disk all of that is in
-//! memory; with something there, the larger of the other two counts is.
+//! Counts of tiers say how much of the prompt each holds, not where. What is certain of them
+//! becomes boundaries: the accelerator's count begins the prompt, the longest match is its end, and
+//! without anything on disk all of that is in memory; with something there, the larger of the other
+//! two counts is.
 //!
-//! Numbers that cannot be true (more tokens than the prompt has, boundaries out of order, ranks that contradict their
-//! sum) make the whole answer invalid: its other counts are no more reliable.
+//! Numbers that cannot be true (more tokens than the prompt has, boundaries out of order, ranks
+//! that contradict their sum) make the whole answer invalid: its other counts are no more reliable.
 
 use hermes_core::query::{CacheHit, CacheSource, CachedTokens};
 
@@ -43,8 +45,9 @@ struct Implausible;
 /// Reads `answer` to `lookup`, whose `blocks` were asked about.
 ///
 /// # Errors
-/// [`LookupOutcome::Garbage`] when it has no rows in a known place, [`LookupOutcome::Implausible`] when a number cannot be true,
-/// [`LookupOutcome::Unknown`] when it has rows and none is about a candidate.
+/// [`LookupOutcome::Garbage`] when it has no rows in a known place, [`LookupOutcome::Implausible`]
+/// when a number cannot be true, [`LookupOutcome::Unknown`] when it has rows and none is about a
+/// candidate.
 pub(super) fn hits(
     conductor: &Conductor,
     answer: &[u8],

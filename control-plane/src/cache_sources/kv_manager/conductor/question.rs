@@ -4,8 +4,8 @@
 //! {"model":"m","tenant_id":"default","block_size":16,"token_ids":[1,2,…],"lora_name":"a","cache_salt":"s"}
 //! ```
 //!
-//! Nothing else may be in it: the conductor in C++ refuses fields that it does not know. Only whole blocks are asked
-//! about, as no other tokens count.
+//! Nothing else may be in it: the conductor in C++ refuses fields that it does not know. Only whole
+//! blocks are asked about, as no other tokens count.
 
 use bytes::Bytes;
 use serde::{Serialize, Serializer};

@@ -1,4 +1,5 @@
-//! Registers at a conductor where the engines of a pool publish their events, and keeps the registrations current.
+//! Registers at a conductor where the engines of a pool publish their events, and keeps the
+//! registrations current.
 //!
 //! ```text
 //!   endpoints of the pool ─▶ wanted ─┐
@@ -6,9 +7,9 @@
 //!   GET /services ─────────▶ known ──┘
 //! ```
 //!
-//! Asked again every so often, because a conductor that was restarted has forgotten everything. Only what this process
-//! once wanted is ever unregistered: other pools, and people, have rows of their own there. Replicas of the control
-//! plane want the same and do not get in each other's way.
+//! Asked again every so often, because a conductor that was restarted has forgotten everything.
+//! Only what this process once wanted is ever unregistered: other pools, and people, have rows of
+//! their own there. Replicas of the control plane want the same and do not get in each other's way.
 //!
 //! It runs beside everything else, with a time limit for each call. No request waits for it.
 
@@ -120,7 +121,8 @@ impl Default for Registration {
 // === EngineRegistration ===
 
 impl EngineRegistration {
-    /// A registrar for the conductor whose lookup is at `url`, and its work: it ends when the registrar is dropped.
+    /// A registrar for the conductor whose lookup is at `url`, and its work: it ends when the
+    /// registrar is dropped.
     pub(in crate::cache_sources::kv_manager) fn new(
         conductor: &Conductor,
         registration: &Registration,
@@ -148,7 +150,8 @@ impl EngineRegistration {
         )
     }
 
-    /// The endpoints of `pool` are to be registered, and no others. Nothing is while model or block size are unknown.
+    /// The endpoints of `pool` are to be registered, and no others. Nothing is while model or block
+    /// size are unknown.
     pub(in crate::cache_sources::kv_manager) fn follow(
         &self,
         pool: &Pool,
@@ -219,7 +222,8 @@ impl RegistrationReconciler {
         }
     }
 
-    /// Makes the conductor's table right, as far as it lets us; gives up at the first call that fails.
+    /// Makes the conductor's table right, as far as it lets us; gives up at the first call that
+    /// fails.
     async fn reconcile(&mut self, wanted: &WantedRows) -> Result<(), LookupOutcome> {
         for row in wanted.rows.keys() {
             self.mine.entry(row.clone()).or_insert(false);

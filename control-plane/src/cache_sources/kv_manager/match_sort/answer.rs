@@ -1,13 +1,17 @@
 //! Reads a manager's answer, whichever of the known shapes it has.
 //!
-//! The format of `/match_sort` is not published, and its relatives (the conductor's indexers) differ from release to
-//! release. All of these are read, also inside each other:
+//! The format of `/match_sort` is not published, and its relatives (the conductor's indexers)
+//! differ from release to release. All of these are read, also inside each other:
 //!
-//! * a list of rows, `[{"pod_ip": "10.0.0.7", "match_rate": 0.5}]`, or of pairs, `[["10.0.0.7:8000", 0.5]]`;
-//! * a map from id to score, `{"10.0.0.7:8000": 0.5}`, or from id to row, `{"chat-0": {"longest_matched": 256}}`;
-//! * either of them under `data`, `matches`, `results`, `pods` or `instances`, or under a tenant's name.
+//! * a list of rows, `[{"pod_ip": "10.0.0.7", "match_rate": 0.5}]`, or of pairs,
+//!   `[["10.0.0.7:8000", 0.5]]`;
+//! * a map from id to score, `{"10.0.0.7:8000": 0.5}`, or from id to row, `{"chat-0":
+//!   {"longest_matched": 256}}`;
+//! * either of them under `data`, `matches`, `results`, `pods` or `instances`, or under a tenant's
+//!   name.
 //!
-//! An id is an authority, a host alone, a URL, or a pod's name. What a score means follows from its key and size:
+//! An id is an authority, a host alone, a URL, or a pod's name. What a score means follows from its
+//! key and size:
 //!
 //! | key | value | meaning |
 //! |---|---|---|
@@ -60,8 +64,9 @@ const MAX_ROWS: usize = 10_000;
 /// Reads `answer` to `lookup`.
 ///
 /// # Errors
-/// [`LookupOutcome::Garbage`] when it is no JSON or has no row in a known shape, [`LookupOutcome::Unknown`] when it has rows and
-/// none is about a candidate. An empty list or map is no error: no endpoint holds a block.
+/// [`LookupOutcome::Garbage`] when it is no JSON or has no row in a known shape,
+/// [`LookupOutcome::Unknown`] when it has rows and none is about a candidate. An empty list or map
+/// is no error: no endpoint holds a block.
 pub(super) fn hits(
     answer: &[u8],
     lookup: &Lookup,
@@ -226,7 +231,8 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// Tokens of a prompt of `prompt_tokens` that a score means, by the table above; never more than the prompt has.
+/// Tokens of a prompt of `prompt_tokens` that a score means, by the table above; never more than
+/// the prompt has.
 fn tokens(key: &str, score: f64, prompt_tokens: u32) -> Option<u32> {
     if !score.is_finite() || score < 0.0 {
         return None;

@@ -5,8 +5,9 @@
 //! {"model":"m","messages":[…],"candidates":["10.0.0.7:8000"],"token_ids":[1,2]}
 //! ```
 //!
-//! The format of `/match_sort` is not published; this one is ours. `candidates` lets a manager leave out servers that
-//! may not be chosen, and may be ignored. `token_ids` are there when the pool has a tokenizer, and made them in time.
+//! The format of `/match_sort` is not published; this one is ours. `candidates` lets a manager
+//! leave out servers that may not be chosen, and may be ignored. `token_ids` are there when the
+//! pool has a tokenizer, and made them in time.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -17,8 +18,8 @@ use crate::cache_sources::kv_manager::MAX_REQUEST;
 /// The body of the question about `lookup`.
 ///
 /// # Errors
-/// [`LookupOutcome::TooLarge`], or [`LookupOutcome::Malformed`] when the prompt is not exactly one JSON value, so that no prompt
-/// can add fields of its own to the question.
+/// [`LookupOutcome::TooLarge`], or [`LookupOutcome::Malformed`] when the prompt is not exactly one
+/// JSON value, so that no prompt can add fields of its own to the question.
 pub(super) fn body(lookup: &Lookup) -> Result<Bytes, LookupOutcome> {
     let Lookup {
         model,

@@ -56,7 +56,8 @@ const LLAMA: &str = r#"{{- bos_token }}
 {%- endif %}
 "#;
 
-/// In the style of models that see: content is a list of parts, and answers are marked for training.
+/// In the style of models that see: content is a list of parts, and answers are marked for
+/// training.
 const PARTS: &str = "{% for message in messages %}
 {{ message.role }}:
 {%- for part in message.content %}

@@ -113,7 +113,8 @@ fn endpoint(
     })
 }
 
-/// The number of the container port called `name`; sidecars (restartable init containers) count like containers.
+/// The number of the container port called `name`; sidecars (restartable init containers) count
+/// like containers.
 fn container_port(spec: &PodSpec, name: &str) -> Option<NonZeroU16> {
     let containers = spec
         .containers

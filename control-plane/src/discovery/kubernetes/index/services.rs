@@ -45,7 +45,8 @@ struct SelectedService {
     events: Option<String>,
     /// Name of the Service port that was asked for; unnamed ports have the name `""`.
     port: Option<String>,
-    /// For a dual-stack Service, the family that its cluster address has. Each pod is in a slice of either family.
+    /// For a dual-stack Service, the family that its cluster address has. Each pod is in a slice of
+    /// either family.
     family: Option<String>,
 }
 
@@ -72,8 +73,8 @@ struct SliceAddress {
 impl ServiceIndex {
     /// An empty index whose endpoints listen on what `port` means to their Service.
     ///
-    /// A number or a name of a Service port means that port's target. A number of no Service port means itself, on
-    /// the pod's address.
+    /// A number or a name of a Service port means that port's target. A number of no Service port
+    /// means itself, on the pod's address.
     #[must_use]
     pub(crate) fn new(port: Port) -> Self {
         Self {
@@ -241,8 +242,9 @@ impl SliceAddress {
         if conditions.terminating.unwrap_or(false) {
             return None;
         }
-        // An absent `ready` means true. `serving` is the pod's own readiness: with `publishNotReadyAddresses` a
-        // Service calls every pod ready, and only `serving` is still correct.
+        // An absent `ready` means true. `serving` is the pod's own readiness: with
+        // `publishNotReadyAddresses` a Service calls every pod ready, and only `serving` is still
+        // correct.
         let ready = conditions.ready.unwrap_or(true) && conditions.serving.unwrap_or(true);
         // More addresses than the first have no defined meaning.
         let ip = addresses.first()?.parse().ok()?;

@@ -29,7 +29,8 @@ impl ObjectIndex<ConfigMap> for Names {
     }
 }
 
-/// Follows for `period` watches that come from `open`; gives back the seconds at which each began, and the status.
+/// Follows for `period` watches that come from `open`; gives back the seconds at which each began,
+/// and the status.
 async fn begun<S>(period: Duration, mut open: impl FnMut() -> S) -> (Vec<f32>, DiscoveryStatus)
 where
     S: Stream<Item = Item>,

@@ -1,7 +1,7 @@
 //! Sends the requests of a trace at their times and notes what became of each.
 //!
-//! Times are measured from when a request was meant to be sent and given in the time of the trace, that is multiplied by
-//! the compression, so that they can be read beside those of a simulation.
+//! Times are measured from when a request was meant to be sent and given in the time of the trace,
+//! that is multiplied by the compression, so that they can be read beside those of a simulation.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -200,7 +200,8 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// A place among the requests in flight, once the time has come; `None` when the run is stopped first.
+/// A place among the requests in flight, once the time has come; `None` when the run is stopped
+/// first.
 async fn slot_at(
     intended: Instant,
     slots: &Arc<Semaphore>,

@@ -4,14 +4,15 @@ use crate::fleet::{Fleet, FleetError, Scene};
 use crate::simulate::Settings;
 use hermes_engine_sim::EngineConfig;
 
-/// What the pool is configured with besides its strategy: nothing may end a request that is merely late, and a proxy
-/// waits for its score, since this machine does the work of a whole fleet.
+/// What the pool is configured with besides its strategy: nothing may end a request that is merely
+/// late, and a proxy waits for its score, since this machine does the work of a whole fleet.
 const POOL: &str = "  scoreDeadline: 5s\n  timeouts: {request: 1h, firstByte: 1h, idle: 1h}\n";
 
 /// At the top level: answers name the endpoint that gave them.
 const TOP: &str = "exposeEndpoint: true\n";
 
-/// Starts the servers of `settings`, `compress` times as fast as life, and the router in front of them.
+/// Starts the servers of `settings`, `compress` times as fast as life, and the router in front of
+/// them.
 pub(super) async fn start(
     settings: &Settings,
     block_tokens: usize,

@@ -1,11 +1,13 @@
 //! `dynamo`: the cost of NVIDIA Dynamo's KV router with its defaults.
 //!
-//! `(pending prefill tokens + prompt tokens) / block size − cached blocks + active blocks`, least wins, by lot among
-//! equals. Pending tokens are those that this router sent and that have no first token yet. Active blocks are those of
-//! its unfinished requests there, this one's included, each once. Cached blocks are exact: the engines publish KV events
-//! to every router, so this rule reads them from the fleet, without the delay of a few milliseconds.
+//! `(pending prefill tokens + prompt tokens) / block size − cached blocks + active blocks`, least
+//! wins, by lot among equals. Pending tokens are those that this router sent and that have no first
+//! token yet. Active blocks are those of its unfinished requests there, this one's included, each
+//! once. Cached blocks are exact: the engines publish KV events to every router, so this rule reads
+//! them from the fleet, without the delay of a few milliseconds.
 //!
-//! Source: Dynamo's `reference.rs`, with overlap credit 1, no decay, prefill load scale 1 and temperature 0.
+//! Source: Dynamo's `reference.rs`, with overlap credit 1, no decay, prefill load scale 1 and
+//! temperature 0.
 
 use std::collections::HashMap;
 

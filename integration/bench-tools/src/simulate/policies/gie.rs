@@ -1,13 +1,15 @@
-//! `gie`: the weighted scorers of the Gateway API inference extension, with the weights of its shipped configuration.
+//! `gie`: the weighted scorers of the Gateway API inference extension, with the weights of its
+//! shipped configuration.
 //!
 //! `2 · queue + 2 · kv + 3 · prefix`, greatest wins, by lot among equals, where over all servers
-//! `queue = (max waiting − waiting) / (max waiting − min waiting)` (1 where all are equal),
-//! `kv = 1 − KV usage`, and `prefix = matched blocks / blocks of the prompt` in an index of its own.
-//! Waiting and usage are scraped every 50 ms. The index knows what this router sent: for each server the last 31,250
-//! blocks of 64 tokens, whatever the server's memory, and at most 256 leading blocks of a prompt are matched.
+//! `queue = (max waiting − waiting) / (max waiting − min waiting)` (1 where all are equal), `kv = 1
+//! − KV usage`, and `prefix = matched blocks / blocks of the prompt` in an index of its own.
+//! Waiting and usage are scraped every 50 ms. The index knows what this router sent: for each
+//! server the last 31,250 blocks of 64 tokens, whatever the server's memory, and at most 256
+//! leading blocks of a prompt are matched.
 //!
-//! Source: `queue-scorer`, `kv-cache-utilization-scorer`, `prefix-cache-scorer` and `max-score-picker` of the extension,
-//! versions 1.0 to 1.5.
+//! Source: `queue-scorer`, `kv-cache-utilization-scorer`, `prefix-cache-scorer` and
+//! `max-score-picker` of the extension, versions 1.0 to 1.5.
 
 use std::time::Duration;
 

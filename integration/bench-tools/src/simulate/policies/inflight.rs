@@ -1,5 +1,5 @@
-//! What a router counts by itself: the requests and the prompt tokens that it sent to each server and that are not
-//! answered yet.
+//! What a router counts by itself: the requests and the prompt tokens that it sent to each server
+//! and that are not answered yet.
 
 use std::collections::HashMap;
 

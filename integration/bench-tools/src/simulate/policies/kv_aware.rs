@@ -1,4 +1,5 @@
-//! Hermes' own `kv-aware`: the code that the control plane runs, [`hermes_core::scheduler`], behind any number of proxies.
+//! Hermes' own `kv-aware`: the code that the control plane runs, [`hermes_core::scheduler`], behind
+//! any number of proxies.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! `least-request`: the server with the fewest requests in flight from this router, by lot among equals.
+//! `least-request`: the server with the fewest requests in flight from this router, by lot among
+//! equals.
 
 use hermes_core::rng::SeededRng;
 

@@ -1,14 +1,16 @@
 //! `llm-d`: "sticky until saturated", the prefix filter and token load of llm-d's router.
 //!
-//! Candidates are the servers with at least 0.80 of the prompt in the router's index, unless the least time to first
-//! token among them exceeds that among the others by more than 18 s; without such servers, all. That time is
-//! `tokens / peak`, where `tokens` are uncached tokens that this router sent there and that are not answered yet. Of the
-//! candidates the one with the least `tokens` plus this request's own uncached ones wins (`token-load-scorer`), by lot
-//! among equals. The index knows what this router sent and holds as many blocks for each server as its memory does.
+//! Candidates are the servers with at least 0.80 of the prompt in the router's index, unless the
+//! least time to first token among them exceeds that among the others by more than 18 s; without
+//! such servers, all. That time is `tokens / peak`, where `tokens` are uncached tokens that this
+//! router sent there and that are not answered yet. Of the candidates the one with the least
+//! `tokens` plus this request's own uncached ones wins (`token-load-scorer`), by lot among equals.
+//! The index knows what this router sent and holds as many blocks for each server as its memory
+//! does.
 //!
-//! Source: `prefix-cache-affinity-filter` (`affinityThreshold 0.80`, `maxTTFTPenaltyMs 18000`, `peakPrefillThroughput
-//! 15928`), `token-load-scorer` (saturates at 4,194,304 tokens), `approx-prefix-cache-producer` and
-//! `inflight-load-producer` of llm-d-router 0.10.
+//! Source: `prefix-cache-affinity-filter` (`affinityThreshold 0.80`, `maxTTFTPenaltyMs 18000`,
+//! `peakPrefillThroughput 15928`), `token-load-scorer` (saturates at 4,194,304 tokens),
+//! `approx-prefix-cache-producer` and `inflight-load-producer` of llm-d-router 0.10.
 
 use hermes_core::rng::SeededRng;
 
@@ -19,7 +21,8 @@ use super::prefixes::Prefixes;
 use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement};
 
 const AFFINITY: f64 = 0.80;
-/// Tokens in flight by which a sticky server may be worse: 18 s at the peak of 15,928 tokens a second.
+/// Tokens in flight by which a sticky server may be worse: 18 s at the peak of 15,928 tokens a
+/// second.
 const PENALTY_TOKENS: f64 = 18.0 * 15_928.0;
 /// Where the token load's score reaches zero.
 const FULL_TOKENS: f64 = 4_194_304.0;

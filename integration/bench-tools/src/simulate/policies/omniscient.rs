@@ -1,8 +1,10 @@
-//! `omniscient`: places each request where it would be prefilled soonest, given the true state of every server.
+//! `omniscient`: places each request where it would be prefilled soonest, given the true state of
+//! every server.
 //!
-//! `argmin over k of (pending_k + uncached_k) / rate_k`, where `pending_k` is what server `k` has still to compute of the
-//! prompts it was given, `uncached_k` what it would have to compute of this one, and `rate_k` its true speed. No router
-//! can know these; being greedy it is still no upper bound.
+//! `argmin over k of (pending_k + uncached_k) / rate_k`, where `pending_k` is what server `k` has
+//! still to compute of the prompts it was given, `uncached_k` what it would have to compute of this
+//! one, and `rate_k` its true speed. No router can know these; being greedy it is still no upper
+//! bound.
 
 use crate::simulate::dispatcher::{Arrival, Dispatcher, Moment, Placement};
 use crate::simulate::fleet::Prospect;

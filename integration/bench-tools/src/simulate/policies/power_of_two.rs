@@ -1,7 +1,8 @@
-//! `power-of-two`: of two servers drawn by lot, the one with fewer requests in flight from this router.
+//! `power-of-two`: of two servers drawn by lot, the one with fewer requests in flight from this
+//! router.
 //!
-//! Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001; Envoy's `LEAST_REQUEST` with its
-//! default `choice_count` of 2.
+//! Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001; Envoy's
+//! `LEAST_REQUEST` with its default `choice_count` of 2.
 
 use hermes_core::rng::SeededRng;
 

@@ -1,7 +1,8 @@
-//! An approximate index of caches: what a router expects each server to hold, from what it sent there.
+//! An approximate index of caches: what a router expects each server to hold, from what it sent
+//! there.
 //!
-//! One LRU set of blocks for each server. It gets no evictions, so it may expect too much (a set larger than
-//! the server's memory) or too little (another router's requests).
+//! One LRU set of blocks for each server. It gets no evictions, so it may expect too much (a set
+//! larger than the server's memory) or too little (another router's requests).
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,13 +1,15 @@
 //! `sglang`: the `cache_aware` rule of SGLang's router, also of vLLM's.
 //!
-//! Imbalanced, that is `max − min > 64` and `max > 1.5 · min` requests in flight from this router: the server with the
-//! fewest. Otherwise, if more than 0.3 of the prompt matches in the router's own tree, the server that has the longest
-//! match; else the one with the fewest requests. Among equals the first wins. The tree learns every prompt that is sent,
-//! and a server's part of it holds 67,108,864 characters (four a token here), so it forgets long after the server has.
+//! Imbalanced, that is `max − min > 64` and `max > 1.5 · min` requests in flight from this router:
+//! the server with the fewest. Otherwise, if more than 0.3 of the prompt matches in the router's
+//! own tree, the server that has the longest match; else the one with the fewest requests. Among
+//! equals the first wins. The tree learns every prompt that is sent, and a server's part of it
+//! holds 67,108,864 characters (four a token here), so it forgets long after the server has.
 //!
-//! Source: `cache_aware.rs` and `tree.rs` of SGLang's model gateway, with the defaults of its command line
-//! (`--cache-threshold 0.3 --balance-abs-threshold 64 --balance-rel-threshold 1.5 --max-tree-size 67108864`). Versions
-//! before the end of 2025 send what does not match to the server with the smallest tree instead.
+//! Source: `cache_aware.rs` and `tree.rs` of SGLang's model gateway, with the defaults of its
+//! command line (`--cache-threshold 0.3 --balance-abs-threshold 64 --balance-rel-threshold 1.5
+//! --max-tree-size 67108864`). Versions before the end of 2025 send what does not match to the
+//! server with the smallest tree instead.
 
 use super::Setup;
 use super::inflight::InFlight;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Command, Recipe, Site, free_port, strings};
 
-/// `local`: both planes in one process, taking turns. `scored`: the planes as two processes and a scoring call for each
-/// request; the CPU of both counts.
+/// `local`: both planes in one process, taking turns. `scored`: the planes as two processes and a
+/// scoring call for each request; the CPU of both counts.
 pub const RECIPES: &[Recipe] = &[
     Recipe {
         name: "hermes-local",

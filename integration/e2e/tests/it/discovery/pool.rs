@@ -1,4 +1,5 @@
-//! The fixture of the discovery tests: an API server, one pool that is discovered from it, and objects.
+//! The fixture of the discovery tests: an API server, one pool that is discovered from it, and
+//! objects.
 
 use std::{collections::BTreeMap, time::Duration};
 

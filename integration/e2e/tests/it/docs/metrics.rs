@@ -54,7 +54,8 @@ async fn the_metrics_page_lists_what_both_planes_expose() {
     );
 }
 
-/// Families show only once they have a series: a refusal, a choice, a lookup, a scrape that works and one that fails.
+/// Families show only once they have a series: a refusal, a choice, a lookup, a scrape that works
+/// and one that fails.
 async fn busy_fleet(manager: &KvManagerServer) -> Fleet {
     let authority = Authority::new();
     let certificates = Mounted::new(&[&authority], &authority.local());
@@ -183,7 +184,8 @@ fn sentence(help: &str) -> String {
     format!("{}.", help.trim_end_matches('.'))
 }
 
-/// The label names of a sample, without the one that distinguishes buckets. Values hold no comma here.
+/// The label names of a sample, without the one that distinguishes buckets. Values hold no comma
+/// here.
 fn labels(sample: &str) -> BTreeSet<String> {
     let Some((_, rest)) = sample.split_once('{') else {
         return BTreeSet::new();

@@ -1,4 +1,5 @@
-//! Byte shapes: status, header names and key order as captured from vLLM 0.32, and errors byte for byte.
+//! Byte shapes: status, header names and key order as captured from vLLM 0.32, and errors byte for
+//! byte.
 
 use super::wire::{Answer, captured, exchange, get, keys, post, start, tiny};
 

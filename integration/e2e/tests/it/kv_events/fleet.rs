@@ -1,4 +1,5 @@
-//! KV events in a whole fleet: publishers discovered from engines, followed as configured, and shown on the debug page.
+//! KV events in a whole fleet: publishers discovered from engines, followed as configured, and
+//! shown on the debug page.
 
 use hermes_bench::fleet::{Fleet, Scene, instant};
 use hermes_engine_sim::EngineConfig;

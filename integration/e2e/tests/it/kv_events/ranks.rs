@@ -1,4 +1,5 @@
-//! An endpoint with several data-parallel ranks, each of which has a cache and a publisher of its own.
+//! An endpoint with several data-parallel ranks, each of which has a cache and a publisher of its
+//! own.
 
 use std::sync::Arc;
 

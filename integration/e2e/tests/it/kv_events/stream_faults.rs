@@ -1,4 +1,5 @@
-//! Streams that lose batches, break, restart, stall and report wrong blocks: the index claims no block that may be gone.
+//! Streams that lose batches, break, restart, stall and report wrong blocks: the index claims no
+//! block that may be gone.
 
 use hermes_core::{block_index::CacheIdentity, query::CachedTokens};
 use hermes_engine_sim::{EngineConfig, Fault, KvEventsConfig};

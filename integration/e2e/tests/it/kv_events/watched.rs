@@ -33,7 +33,8 @@ pub(super) fn publishing(blocks: usize) -> EngineConfig {
     }
 }
 
-/// Prompts of 9 to 40 tokens. Below 100, every fourth has the same beginning; from there on each has its own.
+/// Prompts of 9 to 40 tokens. Below 100, every fourth has the same beginning; from there on each
+/// has its own.
 pub(super) fn prompt(number: u32) -> Vec<u32> {
     let length = 9 + number * 7 % 32;
     let beginning = if number < 100 {

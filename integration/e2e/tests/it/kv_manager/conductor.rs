@@ -1,4 +1,5 @@
-//! Conductors of both dialects against real servers: hits if they work, and neither hits nor failed requests if not.
+//! Conductors of both dialects against real servers: hits if they work, and neither hits nor failed
+//! requests if not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -184,7 +185,8 @@ async fn a_conductor_gets_no_lookup_without_tokens() {
     );
 }
 
-/// Four engines that tokenize for themselves, and a conductor that knows by token ids what they hold.
+/// Four engines that tokenize for themselves, and a conductor that knows by token ids what they
+/// hold.
 async fn fleet(spoken: Spoken) -> (Fleet, ConductorServer) {
     let engines: Arc<std::sync::OnceLock<Vec<Arc<EngineHandle>>>> = Arc::default();
     let known = Arc::clone(&engines);

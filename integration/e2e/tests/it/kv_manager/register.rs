@@ -1,4 +1,5 @@
-//! Event publishers are registered at the conductor, registered again after its restart, and unregistered when removed.
+//! Event publishers are registered at the conductor, registered again after its restart, and
+//! unregistered when removed.
 
 use std::{collections::BTreeSet, sync::Arc};
 

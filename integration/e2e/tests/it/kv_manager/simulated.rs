@@ -1,4 +1,5 @@
-//! The simulated KV manager: its hits are correct for simulated engines, and it returns none for other endpoints.
+//! The simulated KV manager: its hits are correct for simulated engines, and it returns none for
+//! other endpoints.
 
 use hermes_bench::fleet::instant;
 use hermes_bench::kv_manager::{KvManager, KvManagerArgs};

@@ -84,7 +84,8 @@ async fn a_restarted_control_plane_gets_the_history_and_conversations_return_to_
         await_connected(proxy, 0.0).await;
     }
     let without = turn(&proxies, 0..6, 3).await.hit_rate();
-    // Each proxy has only its own routing history, and every conversation alternates between proxies.
+    // Each proxy has only its own routing history, and every conversation alternates between
+    // proxies.
     assert!(without > 0.8, "{without}");
 
     let again = fleet::control_plane_at(fleet.config.clone(), address)

@@ -205,7 +205,8 @@ async fn confidence_in_a_publisher_drops_when_it_drops_its_events() {
         .iter()
         .for_each(|engine| engine.faults().set(Fault::KvEventsDrop));
     let proxies = urls(&fleet);
-    // Conversations that happen to return to their engine show that the cache holds more than the events report.
+    // Conversations that happen to return to their engine show that the cache holds more than the
+    // events report.
     turns(&proxies, 0..12, 0..12).await;
     // A single turn may still be estimated wrongly and cost one conversation its cache.
     let rate = turns(&proxies, 0..12, 12..24).await.hit_rate();
@@ -302,7 +303,8 @@ async fn requests_succeed_when_all_engines_report_full_caches() {
 async fn requests_succeed_when_the_counters_of_all_engines_go_back() {
     let fleet = scraped_fleet().await;
     turn(&urls(&fleet), 0..4, 0).await;
-    // Running requests are not used for routing: their number marks which of the faulty values were scraped.
+    // Running requests are not used for routing: their number marks which of the faulty values were
+    // scraped.
     let counters = |queries: f64, mark: f64| {
         [
             ("vllm:prefix_cache_queries_total", queries),

@@ -1,4 +1,5 @@
-//! The harness of these tests: engines, conversations, requests that keep an engine busy, and the planes' metrics.
+//! The harness of these tests: engines, conversations, requests that keep an engine busy, and the
+//! planes' metrics.
 
 use std::ops::Range;
 
@@ -92,8 +93,9 @@ impl CacheUse {
     }
 }
 
-/// One concurrent turn of many conversations, over all proxies: each user changes the proxy with every turn. A turn
-/// repeats all earlier ones; the first has 1,500 tokens, each later one adds 100.
+/// One concurrent turn of many conversations, over all proxies: each user changes the proxy with
+/// every turn. A turn repeats all earlier ones; the first has 1,500 tokens, each later one adds
+/// 100.
 ///
 /// Asserts that every request is answered completely.
 pub(super) async fn turn(proxies: &[String], users: Range<usize>, turn: usize) -> CacheUse {
@@ -102,7 +104,8 @@ pub(super) async fn turn(proxies: &[String], users: Range<usize>, turn: usize) -
         async move {
             let prompts = prompts(user, turn);
             let (_, cached) = complete(&proxy, &chat(&prompts, true, 2)).await;
-            // The earlier tokens as the simulated tokenizer counts them, without those of the chat template.
+            // The earlier tokens as the simulated tokenizer counts them, without those of the chat
+            // template.
             let again: usize = prompts[..turn].iter().map(|text| text.len() / 4).sum();
             CacheUse {
                 again: again as u64,
@@ -140,7 +143,8 @@ fn prompts(user: usize, turn: usize) -> Vec<String> {
         .collect()
 }
 
-/// Sends a request and asserts that the response is complete. Returns its prompt tokens and how many were cached.
+/// Sends a request and asserts that the response is complete. Returns its prompt tokens and how
+/// many were cached.
 pub(super) async fn complete(proxy: &str, body: &Value) -> (u64, u64) {
     let response = send(ask(proxy, body)).await;
     assert_eq!(response.status(), 200, "{:?}", response.text().await);
@@ -160,7 +164,8 @@ pub(super) async fn complete(proxy: &str, body: &Value) -> (u64, u64) {
 
 // === Busy engines ===
 
-/// A request that an engine accepts and never answers, so that the engine has no room until the client disconnects.
+/// A request that an engine accepts and never answers, so that the engine has no room until the
+/// client disconnects.
 pub(super) struct Stall(JoinHandle<()>);
 
 impl Stall {

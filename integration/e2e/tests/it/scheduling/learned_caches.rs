@@ -1,5 +1,5 @@
-//! The learned index: it records which prompts were routed where, its confidence follows the reported hits, and it is
-//! cleared when the engine restarts.
+//! The learned index: it records which prompts were routed where, its confidence follows the
+//! reported hits, and it is cleared when the engine restarts.
 
 use futures::future::join_all;
 
@@ -34,7 +34,8 @@ async fn a_restarted_engine_starts_with_an_empty_learned_index_and_is_learned_ag
     let body = question(text("alice", 1_500));
     complete(&fleet.url(), &body).await;
     assert!(pool_metric(plane, "hermes_learned_index_blocks").await > 20.0);
-    // The control plane detects a restart by the engine's counters, so it must have scraped them before.
+    // The control plane detects a restart by the engine's counters, so it must have scraped them
+    // before.
     let scrapes = || {
         engine
             .requests()

@@ -1,4 +1,5 @@
-//! Several control planes: one owns a pool until it dies; two owners at once degrade routing but fail no request.
+//! Several control planes: one owns a pool until it dies; two owners at once degrade routing but
+//! fail no request.
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -113,7 +113,8 @@ async fn a_client_without_a_certificate_receives_no_byte() {
         .await
         .expect("a listener");
     let name = ServerName::try_from("localhost").expect("a name");
-    // In TLS 1.3 the client's side is done before the server has seen that a certificate is missing.
+    // In TLS 1.3 the client's side is done before the server has seen that a certificate is
+    // missing.
     let mut stream = connector
         .connect(name, connection)
         .await

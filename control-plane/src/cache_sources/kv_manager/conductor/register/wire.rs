@@ -1,5 +1,5 @@
-//! The bodies of `/register`, `/unregister` and `/services`. The C++ conductor refuses fields that it does not know, and
-//! wants to know how the engine hashes; the one in Go has a field for a salt.
+//! The bodies of `/register`, `/unregister` and `/services`. The C++ conductor refuses fields that
+//! it does not know, and wants to know how the engine hashes; the one in Go has a field for a salt.
 
 use std::{collections::BTreeSet, sync::Arc};
 
