@@ -21,6 +21,7 @@
 
 mod members;
 mod models;
+mod pool_state;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,14 +30,14 @@ use std::{
 
 use hermes_core::{
     policy::ProxySettings,
-    snapshot::{EndpointId, Epoch, Pool, PoolSpec, Snapshot, Version},
+    snapshot::{EndpointId, Epoch, Pool, Snapshot, Version},
 };
 
-use self::members::PoolMembers;
+use self::pool_state::PoolState;
 use crate::{
     cache_sources::kv_events::Publisher,
     config::{Config, EndpointSource, PoolConfig},
-    discovery::{DiscoveredEndpoint, static_endpoints},
+    discovery::DiscoveredEndpoint,
     engines::{ModelCard, ProbeTarget},
 };
 
@@ -58,6 +59,11 @@ pub(crate) enum Update {
         endpoint: EndpointId,
         /// All models that it lists.
         models: Vec<ModelCard>,
+    },
+    /// An endpoint was probed and reported no models.
+    Probed {
+        /// Which endpoint.
+        endpoint: EndpointId,
     },
 }
 
@@ -101,26 +107,6 @@ pub(crate) struct Cluster {
     published: Arc<Snapshot>,
 }
 
-/// One pool.
-#[derive(Debug)]
-struct PoolState {
-    config: PoolConfig,
-    sources: Vec<SourceState>,
-    /// What sources had found that are gone: stays until all current sources have listed.
-    outgoing: Vec<DiscoveredEndpoint>,
-    members: PoolMembers,
-    /// Whether [`Pool`] may differ from the published one.
-    dirty: bool,
-}
-
-#[derive(Debug)]
-struct SourceState {
-    id: SourceId,
-    source: EndpointSource,
-    /// `None` until it has listed.
-    found: Option<Vec<DiscoveredEndpoint>>,
-}
-
 // === ChangeSet ===
 
 impl ChangeSet {
@@ -158,7 +144,7 @@ impl ChangeSet {
 // === Cluster ===
 
 impl Cluster {
-    /// An empty world whose snapshots belong to `epoch`.
+    /// An empty cluster whose snapshots belong to `epoch`.
     #[must_use]
     pub(crate) fn new(epoch: Epoch) -> Self {
         let published = Arc::new(Snapshot {
@@ -179,7 +165,8 @@ impl Cluster {
         match update {
             Update::Config(config) => self.configure(&config),
             Update::Discovered { source, endpoints } => self.discover(source, endpoints),
-            Update::Models { endpoint, models } => self.learn(endpoint, models),
+            Update::Models { endpoint, models } => self.learn(endpoint, Some(models)),
+            Update::Probed { endpoint } => self.learn(endpoint, None),
         }
     }
 
@@ -274,40 +261,23 @@ impl Cluster {
     }
 
     fn discover(&mut self, source: SourceId, endpoints: Vec<DiscoveredEndpoint>) -> ChangeSet {
-        let sources = self.pools.values_mut().map(|pool| {
-            (
-                pool.sources.iter().position(|known| known.id == source),
-                pool,
-            )
-        });
-        let Some((position, pool)) = sources
-            .filter_map(|(position, pool)| Some((position?, pool)))
-            .next()
-        else {
+        let Some(pool) = self.pools.values_mut().find(|pool| pool.has(source)) else {
             // A late update of a source that was removed from the configuration.
             return ChangeSet::NOTHING;
         };
-        pool.sources[position].found = Some(endpoints);
-        if !pool.gather() {
-            return ChangeSet::NOTHING;
+        let change = pool.discover(source, endpoints);
+        if change == ChangeSet::ENDPOINTS {
+            self.index_endpoints();
         }
-        self.index_endpoints();
-        ChangeSet::ENDPOINTS
+        change
     }
 
-    fn learn(&mut self, endpoint: EndpointId, models: Vec<ModelCard>) -> ChangeSet {
-        let home = self
-            .pool_of
-            .get(&endpoint)
-            .and_then(|pool| self.pools.get_mut(pool));
-        let Some(pool) = home else {
-            return ChangeSet::NOTHING;
-        };
-        if !pool.members.learn(endpoint, models) {
-            return ChangeSet::NOTHING;
+    fn learn(&mut self, endpoint: EndpointId, models: Option<Vec<ModelCard>>) -> ChangeSet {
+        let name = self.pool_of.get(&endpoint);
+        match name.and_then(|name| self.pools.get_mut(name)) {
+            Some(pool) => pool.learn(endpoint, models),
+            None => ChangeSet::NOTHING,
         }
-        pool.dirty = true;
-        ChangeSet::MODELS
     }
 
     fn index_endpoints(&mut self) {
@@ -319,149 +289,6 @@ impl Cluster {
                 .collect::<Vec<_>>()
         };
         self.pool_of = self.pools.values().flat_map(residents).collect();
-    }
-}
-
-// === PoolState ===
-
-impl PoolState {
-    /// The pool as `config` wants it, with what is known about sources and endpoints that stay.
-    fn configured(config: &PoolConfig, old: Option<Self>, next_source: &mut u64) -> Self {
-        let (mut before, mut outgoing, members) = old.map_or_else(Default::default, |old| {
-            (old.sources, old.outgoing, old.members)
-        });
-        let sources = config.sources.iter().map(|source| {
-            let kept = before.iter().position(|known| known.source == *source);
-            kept.map_or_else(
-                || SourceState::new(source, next_source),
-                |position| before.swap_remove(position),
-            )
-        });
-        let sources = sources.collect();
-        outgoing.extend(
-            before
-                .into_iter()
-                .filter_map(|removed| removed.found)
-                .flatten(),
-        );
-        let mut pool = Self {
-            config: config.clone(),
-            sources,
-            outgoing,
-            members,
-            dirty: true,
-        };
-        pool.gather();
-        pool
-    }
-
-    /// Joins what the sources found. Answers whether the endpoints changed.
-    fn gather(&mut self) -> bool {
-        if self.has_listed() {
-            self.outgoing.clear();
-        }
-        let found = self
-            .sources
-            .iter()
-            .filter_map(|source| source.found.as_ref())
-            .flatten();
-        let changed = self
-            .members
-            .replace(&self.config.name, found.chain(&self.outgoing));
-        self.dirty |= changed;
-        changed
-    }
-
-    /// Whether every source has listed.
-    fn has_listed(&self) -> bool {
-        self.sources.iter().all(|source| source.found.is_some())
-    }
-
-    /// The pool as proxies see it: the one of `last`, shared, when nothing changed.
-    fn publish(&mut self, last: &Snapshot) -> Arc<Pool> {
-        let before = last.pool(&self.config.name);
-        if let Some(before) = before.filter(|_| !self.dirty) {
-            return Arc::clone(before);
-        }
-        self.dirty = false;
-        let Self {
-            config:
-                PoolConfig {
-                    name,
-                    models,
-                    policy,
-                    ..
-                },
-            members,
-            ..
-        } = self;
-        let spec = PoolSpec {
-            name: Arc::clone(name),
-            models: models::of(name, models, members),
-            policy: policy.clone(),
-        };
-        let spec = match before.filter(|before| *before.spec == spec) {
-            Some(before) => Arc::clone(&before.spec),
-            None => Arc::new(spec),
-        };
-        let pool = Pool {
-            spec,
-            endpoints: members.endpoints(),
-        };
-        match before.filter(|before| ***before == pool) {
-            Some(before) => Arc::clone(before),
-            None => Arc::new(pool),
-        }
-    }
-
-    fn targets(&self) -> impl Iterator<Item = ProbeTarget> {
-        let collector = &self.config.collector;
-        let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
-        self.members
-            .endpoints()
-            .into_iter()
-            .map(move |endpoint| ProbeTarget {
-                id: endpoint.id,
-                url: Arc::clone(&endpoint.url),
-                metrics_path: metrics_path.clone(),
-                interval: collector.interval,
-                timeout: collector.timeout,
-            })
-    }
-
-    fn watched_sources(&self) -> impl Iterator<Item = WatchedSource> {
-        let watched = self
-            .sources
-            .iter()
-            .filter(|state| !matches!(state.source, EndpointSource::Static(_)));
-        watched.map(|SourceState { id, source, .. }| WatchedSource {
-            source: *id,
-            pool: Arc::clone(&self.config.name),
-            watched: source.clone(),
-        })
-    }
-}
-
-// === SourceState ===
-
-impl SourceState {
-    /// A static source has listed from the start.
-    fn new(source: &EndpointSource, next: &mut u64) -> Self {
-        let id = SourceId(*next);
-        *next += 1;
-        Self {
-            id,
-            source: source.clone(),
-            found: known_at_once(source),
-        }
-    }
-}
-
-/// The endpoints of a static source; nothing when it has to be watched.
-fn known_at_once(source: &EndpointSource) -> Option<Vec<DiscoveredEndpoint>> {
-    match source {
-        EndpointSource::Static(urls) => Some(static_endpoints(urls.iter().map(|url| &**url))),
-        EndpointSource::Services(_) | EndpointSource::Pods(_) => None,
     }
 }
 

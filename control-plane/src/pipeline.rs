@@ -153,8 +153,9 @@ impl Pipeline {
         let ProbeResult {
             endpoint, models, ..
         } = observation;
-        models.map_or_else(ChangeSet::default, |models| {
-            self.cluster.fold(Update::Models { endpoint, models })
+        self.cluster.fold(match models {
+            Some(models) => Update::Models { endpoint, models },
+            None => Update::Probed { endpoint },
         })
     }
 

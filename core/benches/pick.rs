@@ -62,6 +62,7 @@ fn pool(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
             strategy,
             ..PoolPolicy::default()
         },
+        pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
     Arc::new(Pool {
         spec: Arc::new(spec),

@@ -7,6 +7,7 @@
 
 pub(crate) mod history;
 pub(crate) mod models;
+pub(crate) mod retention;
 
 use std::{
     collections::HashMap,
@@ -46,6 +47,9 @@ pub(crate) struct RoutingView {
 /// A pool, prepared for routing.
 pub(crate) struct RoutingPool {
     pub(crate) pool: Arc<Pool>,
+    /// The pool as the view had it before its replica started; `None` once that replica has
+    /// discovered the pool.
+    retained: Option<Arc<Pool>>,
     pub(crate) picker: Picker,
     /// In the order of the pool's endpoints.
     pub(crate) upstreams: Vec<Arc<Upstream>>,
@@ -68,21 +72,26 @@ impl RoutingView {
         metrics: &ProxyMetrics,
         workers: NonZeroUsize,
     ) -> Self {
+        // Versions of one run follow each other; another run begins with pools that it has not
+        // discovered.
+        let continues = previous.is_some_and(|view| view.snapshot.epoch == snapshot.epoch);
         let mut by_model = HashMap::new();
         let mut pools = Vec::with_capacity(snapshot.pools.len());
-        for (position, pool) in snapshot.pools.iter().enumerate() {
+        for (position, published) in snapshot.pools.iter().enumerate() {
+            let before = previous.and_then(|view| view.pool(&published.spec.name));
+            let retained = before
+                .filter(|_| published.spec.pending.any())
+                .and_then(|before| before.retained_by(continues));
+            let pool = retention::complete(published, retained.as_deref());
             for model in &pool.spec.models {
                 by_model.entry(Arc::clone(&model.name)).or_insert(position);
             }
-            let before = previous.and_then(|view| view.pool(&pool.spec.name));
             pools.push(match before {
-                Some(before) if Arc::ptr_eq(&before.pool, pool) => Arc::clone(before),
-                _ => Arc::new(RoutingPool::build(
-                    Arc::clone(pool),
-                    before,
-                    metrics,
-                    workers,
-                )),
+                Some(before) if Arc::ptr_eq(&before.pool, &pool) => Arc::clone(before),
+                _ => Arc::new(RoutingPool {
+                    retained,
+                    ..RoutingPool::build(pool, before, metrics, workers)
+                }),
             });
         }
         Self {
@@ -177,6 +186,7 @@ impl RoutingPool {
             .collect();
         let same_budget = before.filter(|before| before.pool.spec.policy.retry == policy.retry);
         Self {
+            retained: None,
             picker: Picker::build(Arc::clone(&pool)),
             upstreams,
             metrics: metrics.pool(&pool.spec.name),
@@ -198,6 +208,16 @@ impl RoutingPool {
 
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.pool.spec.name
+    }
+
+    /// What the next view keeps of this pool while it is pending; `continues`: in a snapshot of the
+    /// same run.
+    fn retained_by(&self, continues: bool) -> Option<Arc<Pool>> {
+        if continues {
+            self.retained.clone()
+        } else {
+            Some(Arc::clone(&self.pool))
+        }
     }
 
     /// Advances the round-robin counter.

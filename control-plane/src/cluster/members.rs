@@ -13,6 +13,9 @@ use crate::{
     engines::ModelCard,
 };
 
+/// Probes after which an endpoint without models counts as one that has none to report.
+const MAX_SILENT_PROBES: u8 = 3;
+
 /// The endpoints of one pool, sorted by id.
 #[derive(Debug, Default)]
 pub(super) struct PoolMembers(BTreeMap<EndpointId, PoolMember>);
@@ -25,6 +28,8 @@ pub(super) struct PoolMember {
     event_ports: Option<EventPorts>,
     /// What it answered on `/v1/models`; `None` until it did.
     pub(super) models: Option<Vec<ModelCard>>,
+    /// Probes without models, up to [`MAX_SILENT_PROBES`].
+    silent_probes: u8,
 }
 
 // === PoolMembers ===
@@ -57,6 +62,7 @@ impl PoolMembers {
                 old => PoolMember {
                     endpoint: Arc::new(endpoint),
                     event_ports,
+                    silent_probes: old.as_ref().map_or(0, |old| old.silent_probes),
                     models: old.and_then(|old| old.models),
                 },
             };
@@ -75,6 +81,23 @@ impl PoolMembers {
         let changed = member.models.as_ref() != Some(&models);
         member.models = Some(models);
         changed
+    }
+
+    /// Counts a probe without models.
+    pub(super) fn count_silent_probe(&mut self, id: EndpointId) {
+        if let Some(member) = self.0.get_mut(&id) {
+            member.silent_probes = MAX_SILENT_PROBES.min(member.silent_probes + 1);
+        }
+    }
+
+    /// Whether every endpoint has reported its models or was probed often enough, and some endpoint
+    /// has reported any.
+    pub(super) fn are_models_known(&self) -> bool {
+        let reported = |member: &PoolMember| member.models.is_some();
+        let settled = |member: &PoolMember| {
+            member.models.is_some() || member.silent_probes == MAX_SILENT_PROBES
+        };
+        self.0.values().all(settled) && (self.0.is_empty() || self.0.values().any(reported))
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = EndpointId> {

@@ -1,6 +1,6 @@
 //! Scenarios of [`Cluster`].
 
-use hermes_core::snapshot::{ModelHolders, Role};
+use hermes_core::snapshot::{ModelHolders, PendingDiscovery, Role};
 
 use super::*;
 
@@ -268,4 +268,42 @@ fn a_removed_pool_is_gone_with_its_endpoints() {
         }),
         ChangeSet::NOTHING
     );
+}
+
+#[test]
+fn a_pool_is_pending_until_every_source_has_listed_and_every_endpoint_was_asked_for_models() {
+    let mut cluster = cluster(WATCHED);
+    let pending = |cluster: &mut Cluster| {
+        let snapshot = cluster.publish().expect("it changed");
+        let PendingDiscovery { endpoints, models } = snapshot.pools[0].spec.pending;
+        (endpoints, models)
+    };
+    assert_eq!(pending(&mut cluster), (true, true));
+    let source = cluster.sources()[0].source;
+    let other = DiscoveredEndpoint {
+        url: "http://10.0.0.8:8000".into(),
+        ..pod("2")
+    };
+    let endpoints = vec![pod("1"), other];
+    cluster.fold(Update::Discovered { source, endpoints });
+    assert_eq!(pending(&mut cluster), (false, true));
+    let ids: Vec<EndpointId> = cluster.targets().iter().map(|target| target.id).collect();
+    let models = vec![ModelCard {
+        name: "base".into(),
+        parent: None,
+        max_model_len: None,
+    }];
+    cluster.fold(Update::Models {
+        endpoint: ids[0],
+        models,
+    });
+    assert_eq!(
+        pending(&mut cluster),
+        (false, true),
+        "one was not asked yet"
+    );
+    for _ in 0..3 {
+        cluster.fold(Update::Probed { endpoint: ids[1] });
+    }
+    assert_eq!(pending(&mut cluster), (false, false));
 }

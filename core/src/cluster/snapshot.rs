@@ -90,6 +90,19 @@ pub struct PoolSpec {
     pub models: Vec<Model>,
     /// How to choose, wait and retry here.
     pub policy: PoolPolicy,
+    /// Which of the pool's lists may still lack entries.
+    pub pending: PendingDiscovery,
+}
+
+/// What the control-plane replica has not discovered of a pool since it started.
+///
+/// A list that is pending may lack entries: a reader keeps the entries that it had before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PendingDiscovery {
+    /// Some source has not listed its endpoints yet.
+    pub endpoints: bool,
+    /// Some endpoint has not been asked for its models yet.
+    pub models: bool,
 }
 
 /// A set of endpoints that are interchangeable for a model.
@@ -141,6 +154,16 @@ impl fmt::Debug for EndpointId {
 impl fmt::Display for EndpointId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+// === PendingDiscovery ===
+
+impl PendingDiscovery {
+    /// Whether any list may lack entries.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.endpoints || self.models
     }
 }
 

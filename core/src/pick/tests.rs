@@ -37,6 +37,7 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
         name: "chat".into(),
         models: Vec::new(),
         policy,
+        pending: crate::snapshot::PendingDiscovery::default(),
     };
     Pool {
         spec: Arc::new(spec),

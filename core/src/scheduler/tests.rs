@@ -35,6 +35,7 @@ fn pool(rules: KvAware, endpoints: u64) -> Arc<Pool> {
         name: "chat".into(),
         models: Vec::new(),
         policy,
+        pending: crate::snapshot::PendingDiscovery::default(),
     };
     Arc::new(Pool {
         spec: Arc::new(spec),

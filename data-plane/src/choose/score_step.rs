@@ -145,16 +145,17 @@ impl ScoreStep {
         }
     }
 
-    /// The replica that owns the pool, among those whose Score stream is open.
+    /// The replica that owns the pool, among those that have discovered it and whose Score stream
+    /// is open.
     fn owner(&self, pool: &str) -> Option<ScoreClient> {
         let replicas = self.routing.replicas.load();
         if let [only] = replicas.as_slice() {
-            return Some(only.client.clone());
+            return only.has_discovered(pool).then(|| only.client.clone());
         }
         let whole = || {
             replicas
                 .iter()
-                .filter(|replica| !replica.client.is_broken())
+                .filter(|replica| !replica.client.is_broken() && replica.has_discovered(pool))
         };
         let name = owner(pool, whole().map(|replica| &*replica.name))?;
         whole()

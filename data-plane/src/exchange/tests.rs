@@ -72,6 +72,7 @@ impl Exchange {
                 name: "chat".into(),
                 models: Vec::new(),
                 policy,
+                pending: hermes_core::snapshot::PendingDiscovery::default(),
             }),
             endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
         });

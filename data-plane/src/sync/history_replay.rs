@@ -22,6 +22,8 @@ pub(super) struct ReplayTarget<'a> {
     pub(super) name: &'a Arc<str>,
     pub(super) epoch: Epoch,
     pub(super) upwards: &'a mpsc::Sender<FromDataPlane>,
+    /// Pools of which the view has more than it has discovered: it does not own them yet.
+    pub(super) lacking: &'a [Arc<str>],
 }
 
 /// The owner of each pool that got the pool's history.
@@ -35,7 +37,10 @@ impl HistoryReplay {
     pub(super) fn replay(&mut self, view: &RoutingView, targets: &[ReplayTarget<'_>]) {
         self.owners.retain(|pool, _| view.pool(pool).is_some());
         for pool in &view.pools {
-            let name = owner(pool.name(), targets.iter().map(|target| &**target.name));
+            let eligible = targets
+                .iter()
+                .filter(|target| !target.lacking.contains(pool.name()));
+            let name = owner(pool.name(), eligible.map(|target| &**target.name));
             let Some(target) =
                 name.and_then(|name| targets.iter().find(|target| &**target.name == name))
             else {
@@ -84,7 +89,7 @@ mod tests {
     use hermes_core::{
         policy::{PoolPolicy, Strategy},
         query::Query,
-        snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
+        snapshot::{Endpoint, EndpointId, PendingDiscovery, Pool, PoolSpec, Snapshot},
     };
     use prometheus_client::registry::Registry;
 
@@ -101,6 +106,7 @@ mod tests {
             name: "chat".into(),
             models: Vec::new(),
             policy,
+            pending: PendingDiscovery::default(),
         });
         let url: Arc<str> = "http://h:1".into();
         let id = EndpointId(7);
@@ -166,6 +172,7 @@ mod tests {
                 name: &self.name,
                 epoch: Epoch(epoch),
                 upwards: &self.upwards,
+                lacking: &[],
             }
         }
 

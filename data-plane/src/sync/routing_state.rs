@@ -35,6 +35,9 @@ pub(crate) struct ReadyReplica {
     /// Its name, which rendezvous hashing maps pools to.
     pub(crate) name: Arc<str>,
     pub(crate) client: ScoreClient,
+    /// Pools of which the view has more than this replica has discovered: it gets no Score requests
+    /// for them.
+    pub(crate) lacking: Vec<Arc<str>>,
 }
 
 /// When load figures arrived last, readable by every request.
@@ -42,6 +45,15 @@ pub(crate) struct ReadyReplica {
 pub(crate) struct LoadFreshness {
     /// Milliseconds since the process's start, plus one; 0 means never.
     last: AtomicU64,
+}
+
+// === ReadyReplica ===
+
+impl ReadyReplica {
+    /// Whether it has discovered all that the view has of this pool.
+    pub(crate) fn has_discovered(&self, pool: &str) -> bool {
+        self.lacking.iter().all(|lacking| **lacking != *pool)
+    }
 }
 
 // === LoadFreshness ===

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     link::score::ScoreClient,
     telemetry::metrics::{ProxyMetrics, SnapshotResult},
-    view::RoutingView,
+    view::{RoutingView, retention::lacks},
 };
 
 /// Interval of closing idle connections and setting gauges.
@@ -42,6 +42,8 @@ struct ReplicaState {
     client: ScoreClient,
     /// Messages to it.
     upwards: mpsc::Sender<v1::FromDataPlane>,
+    /// Pools of which the view has more than it has discovered.
+    lacking: Vec<Arc<str>>,
 }
 
 // === ReplicaState ===
@@ -54,13 +56,21 @@ impl ReplicaState {
             snapshot,
             client: _,
             upwards,
+            lacking,
         } = self;
         ReplayTarget {
             from: *from,
             name,
             epoch: snapshot.epoch,
             upwards,
+            lacking,
         }
+    }
+
+    /// Whether it has discovered all of its pools.
+    fn is_complete(&self) -> bool {
+        let mut pools = self.snapshot.pools.iter();
+        pools.all(|pool| !pool.spec.pending.any())
     }
 }
 
@@ -117,6 +127,7 @@ impl SnapshotStore {
                     snapshot,
                     client,
                     upwards,
+                    lacking: Vec::new(),
                 });
             }
             ReplicaEvent::Loads { from, rows } => self.load(from, &rows),
@@ -137,12 +148,26 @@ impl SnapshotStore {
             Some(replica) => *replica = state,
             None => self.replicas.push(state),
         }
-        // A new owner gets the history before its first Score request.
-        self.replay();
+        // Before the first view opens the readiness gate, requests can reach the replica.
         self.publish_replicas();
-        if *self.active.get_or_insert(from) == from {
+        let active = self.preferred(from);
+        self.active = Some(active);
+        if active == from {
             self.activate(from);
-            self.replay();
+        }
+        self.publish_replicas();
+    }
+
+    /// The replica to use after `from` sent a snapshot: the active one, unless only `from` has
+    /// discovered all its pools.
+    fn preferred(&self, from: SocketAddr) -> SocketAddr {
+        let is_complete = |address: SocketAddr| {
+            let mut replicas = self.replicas.iter();
+            replicas.any(|replica| replica.from == address && replica.is_complete())
+        };
+        match self.active {
+            Some(active) if is_complete(active) || !is_complete(from) => active,
+            Some(_) | None => from,
         }
     }
 
@@ -153,18 +178,18 @@ impl SnapshotStore {
             return;
         }
         self.history_replay.lose(from);
-        self.replay();
+        if self.active == Some(from) {
+            let complete = self.replicas.iter().find(|replica| replica.is_complete());
+            let next = complete.or(self.replicas.first());
+            self.active = next.map(|replica| replica.from);
+            match self.active {
+                Some(other) => self.activate(other),
+                None => tracing::warn!(
+                    "lost every control-plane replica: routing continues with the last snapshot; check the control plane's pods"
+                ),
+            }
+        }
         self.publish_replicas();
-        if self.active != Some(from) {
-            return;
-        }
-        self.active = self.replicas.first().map(|replica| replica.from);
-        match self.active {
-            Some(other) => self.activate(other),
-            None => tracing::warn!(
-                "lost every control-plane replica: routing continues with the last snapshot; check the control plane's pods"
-            ),
-        }
     }
 
     /// Publishes the snapshot of this replica to requests.
@@ -209,10 +234,15 @@ impl SnapshotStore {
         self.history_replay.replay(&view, &targets);
     }
 
-    fn publish_replicas(&self) {
+    /// Publishes the replicas to requests. A new owner gets the history before its first Score
+    /// request.
+    fn publish_replicas(&mut self) {
+        self.compare_with_view();
+        self.replay();
         let ready = |known: &ReplicaState| ReadyReplica {
             name: Arc::clone(&known.name),
             client: known.client.clone(),
+            lacking: known.lacking.clone(),
         };
         self.routing
             .replicas
@@ -237,6 +267,20 @@ impl SnapshotStore {
                 Ok(others) => upstream.set_others(&others),
                 Err(invalid) => tracing::debug!(%invalid, "ignored an invalid load row"),
             }
+        }
+    }
+
+    /// Finds the pools of which the view has more than a replica has discovered.
+    fn compare_with_view(&mut self) {
+        let Some(view) = self.routing.view.load_full() else {
+            return;
+        };
+        for replica in &mut self.replicas {
+            let lacking = replica.snapshot.pools.iter().filter(|published| {
+                let viewed = view.pool(&published.spec.name);
+                viewed.is_some_and(|viewed| lacks(published, &viewed.pool))
+            });
+            replica.lacking = lacking.map(|pool| Arc::clone(&pool.spec.name)).collect();
         }
     }
 

@@ -136,6 +136,7 @@ mod tests {
             name: "chat".into(),
             models: models.iter().map(model).collect(),
             policy: PoolPolicy::default(),
+            pending: hermes_core::snapshot::PendingDiscovery::default(),
         }
     }
 

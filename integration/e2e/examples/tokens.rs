@@ -114,6 +114,7 @@ fn pool(engine: Option<&str>) -> Pool {
         name: "example".into(),
         models: Vec::new(),
         policy: PoolPolicy::default(),
+        pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
     let endpoint = |url: &str| {
         let (id, url) = (EndpointId(1), url.trim_end_matches('/').into());

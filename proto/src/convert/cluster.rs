@@ -5,7 +5,8 @@ use std::sync::Arc;
 use hermes_core::{
     policy::ProxySettings,
     snapshot::{
-        Endpoint, EndpointId, Epoch, Model, ModelHolders, Pool, PoolSpec, Role, Snapshot, Version,
+        Endpoint, EndpointId, Epoch, Model, ModelHolders, PendingDiscovery, Pool, PoolSpec, Role,
+        Snapshot, Version,
     },
 };
 
@@ -100,11 +101,16 @@ impl From<&PoolSpec> for v1::PoolSpec {
             name,
             models,
             policy,
+            pending,
         } = spec;
         Self {
             name: name.to_string(),
             models: models.iter().map(v1::Model::from).collect(),
             policy: Some(v1::Policy::from(policy)),
+            pending: pending.any().then_some(v1::PendingDiscovery {
+                endpoints: pending.endpoints,
+                models: pending.models,
+            }),
         }
     }
 }
@@ -117,6 +123,7 @@ impl TryFrom<v1::PoolSpec> for PoolSpec {
             name,
             models,
             policy,
+            pending,
         } = wire;
         if name.is_empty() {
             return Err(Invalid::new("name", "is empty; a pool needs a name"));
@@ -130,6 +137,10 @@ impl TryFrom<v1::PoolSpec> for PoolSpec {
             name: name.into(),
             models,
             policy,
+            pending: pending.map_or_else(PendingDiscovery::default, |pending| PendingDiscovery {
+                endpoints: pending.endpoints,
+                models: pending.models,
+            }),
         })
     }
 }

@@ -44,6 +44,7 @@ fn pool(endpoints: usize) -> Arc<Pool> {
             name: "chat".into(),
             models: Vec::new(),
             policy,
+            pending: hermes_core::snapshot::PendingDiscovery::default(),
         }),
         endpoints,
     })

@@ -33,6 +33,7 @@ fn pool(name: &str, block_bytes: u32, numbers: impl IntoIterator<Item = u32>) ->
             name: name.into(),
             models: Vec::new(),
             policy,
+            pending: crate::snapshot::PendingDiscovery::default(),
         }),
         endpoints,
     })

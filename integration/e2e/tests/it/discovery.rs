@@ -3,4 +3,5 @@
 
 mod outages;
 mod pool;
+mod restart;
 mod selection;

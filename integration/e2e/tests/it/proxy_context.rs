@@ -53,6 +53,7 @@ impl ProxyContext {
             name: "chat".into(),
             models: Vec::new(),
             policy,
+            pending: hermes_core::snapshot::PendingDiscovery::default(),
         });
         let pools = vec![Arc::new(Pool { spec, endpoints })];
         let snapshot = Snapshot {

@@ -39,6 +39,7 @@ fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenizerMetri
         name: "chat".into(),
         models: Vec::new(),
         policy: PoolPolicy::default(),
+        pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
     let endpoint = |(id, url): (u64, &&str)| {
         let url = Arc::from(*url);

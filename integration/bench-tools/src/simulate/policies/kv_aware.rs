@@ -62,6 +62,7 @@ impl KvAware {
             name: "simulated".into(),
             models: Vec::new(),
             policy,
+            pending: hermes_core::snapshot::PendingDiscovery::default(),
         });
         let pool = Arc::new(Pool {
             spec,

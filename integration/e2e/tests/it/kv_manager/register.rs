@@ -26,6 +26,7 @@ fn pool(hosts: &[u64]) -> Pool {
         name: "chat".into(),
         models: vec![model],
         policy: hermes_core::policy::PoolPolicy::default(),
+        pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
     let endpoint = |host: &u64| {
         let url: Arc<str> = format!("http://10.0.0.{host}:8000").into();

@@ -1,0 +1,246 @@
+//! One pool of the cluster: its sources, its endpoints, and what is not discovered of it yet.
+
+use std::sync::Arc;
+
+use hermes_core::snapshot::{EndpointId, PendingDiscovery, Pool, PoolSpec, Snapshot};
+
+use super::{ChangeSet, SourceId, WatchedSource, members::PoolMembers, models};
+use crate::{
+    config::{EndpointSource, PoolConfig},
+    discovery::{DiscoveredEndpoint, static_endpoints},
+    engines::{ModelCard, ProbeTarget},
+};
+
+/// One pool.
+#[derive(Debug)]
+pub(super) struct PoolState {
+    pub(super) config: PoolConfig,
+    sources: Vec<SourceState>,
+    /// What sources had found that are gone: stays until all current sources have listed.
+    outgoing: Vec<DiscoveredEndpoint>,
+    pub(super) members: PoolMembers,
+    /// What was not discovered yet. A list that was complete once stays so: a new endpoint is a
+    /// change like others.
+    pending: PendingDiscovery,
+    /// Whether [`Pool`] may differ from the published one.
+    dirty: bool,
+}
+
+#[derive(Debug)]
+struct SourceState {
+    id: SourceId,
+    source: EndpointSource,
+    /// `None` until it has listed.
+    found: Option<Vec<DiscoveredEndpoint>>,
+}
+
+// === PoolState ===
+
+impl PoolState {
+    /// The pool as `config` wants it, with what is known about sources and endpoints that stay.
+    pub(super) fn configured(
+        config: &PoolConfig,
+        old: Option<Self>,
+        next_source: &mut u64,
+    ) -> Self {
+        let unknown = PendingDiscovery {
+            endpoints: true,
+            models: true,
+        };
+        let (mut before, mut outgoing, members, pending) = match old {
+            Some(old) => (old.sources, old.outgoing, old.members, old.pending),
+            None => (Vec::new(), Vec::new(), PoolMembers::default(), unknown),
+        };
+        let sources = config.sources.iter().map(|source| {
+            let kept = before.iter().position(|known| known.source == *source);
+            kept.map_or_else(
+                || SourceState::new(source, next_source),
+                |position| before.swap_remove(position),
+            )
+        });
+        let sources = sources.collect();
+        outgoing.extend(
+            before
+                .into_iter()
+                .filter_map(|removed| removed.found)
+                .flatten(),
+        );
+        let mut pool = Self {
+            config: config.clone(),
+            sources,
+            outgoing,
+            members,
+            pending,
+            dirty: true,
+        };
+        pool.gather();
+        pool.update_pending();
+        pool
+    }
+
+    /// Whether this is one of its sources.
+    pub(super) fn has(&self, source: SourceId) -> bool {
+        self.sources.iter().any(|known| known.id == source)
+    }
+
+    /// Takes in all endpoints of a source of this pool.
+    pub(super) fn discover(
+        &mut self,
+        source: SourceId,
+        endpoints: Vec<DiscoveredEndpoint>,
+    ) -> ChangeSet {
+        if let Some(known) = self.sources.iter_mut().find(|known| known.id == source) {
+            known.found = Some(endpoints);
+        }
+        let changed = self.gather();
+        let pending = self.update_pending();
+        if changed {
+            ChangeSet::ENDPOINTS
+        } else {
+            pending
+        }
+    }
+
+    /// Takes in a probe of an endpoint: its models, or that it reported none.
+    pub(super) fn learn(
+        &mut self,
+        endpoint: EndpointId,
+        models: Option<Vec<ModelCard>>,
+    ) -> ChangeSet {
+        let changed = match models {
+            Some(models) => self.members.learn(endpoint, models),
+            None => {
+                self.members.count_silent_probe(endpoint);
+                false
+            }
+        };
+        self.dirty |= changed;
+        let pending = self.update_pending();
+        if changed { ChangeSet::MODELS } else { pending }
+    }
+
+    /// Ends what is pending as soon as every source has listed, and every endpoint was asked for
+    /// its models.
+    fn update_pending(&mut self) -> ChangeSet {
+        let before = self.pending;
+        self.pending.endpoints &= !self.has_listed();
+        let unknown = self.config.models.is_empty() && !self.members.are_models_known();
+        self.pending.models &= self.pending.endpoints || unknown;
+        if self.pending == before {
+            return ChangeSet::NOTHING;
+        }
+        self.dirty = true;
+        ChangeSet::MODELS
+    }
+
+    /// Joins what the sources found. Returns whether the endpoints changed.
+    fn gather(&mut self) -> bool {
+        if self.has_listed() {
+            self.outgoing.clear();
+        }
+        let found = self
+            .sources
+            .iter()
+            .filter_map(|source| source.found.as_ref())
+            .flatten();
+        let changed = self
+            .members
+            .replace(&self.config.name, found.chain(&self.outgoing));
+        self.dirty |= changed;
+        changed
+    }
+
+    /// Whether every source has listed.
+    pub(super) fn has_listed(&self) -> bool {
+        self.sources.iter().all(|source| source.found.is_some())
+    }
+
+    /// The pool as proxies see it: the one of `last`, shared, when nothing changed.
+    pub(super) fn publish(&mut self, last: &Snapshot) -> Arc<Pool> {
+        let before = last.pool(&self.config.name);
+        if let Some(before) = before.filter(|_| !self.dirty) {
+            return Arc::clone(before);
+        }
+        self.dirty = false;
+        let Self {
+            config:
+                PoolConfig {
+                    name,
+                    models,
+                    policy,
+                    ..
+                },
+            members,
+            pending,
+            ..
+        } = self;
+        let spec = PoolSpec {
+            name: Arc::clone(name),
+            models: models::of(name, models, members),
+            policy: policy.clone(),
+            pending: *pending,
+        };
+        let spec = match before.filter(|before| *before.spec == spec) {
+            Some(before) => Arc::clone(&before.spec),
+            None => Arc::new(spec),
+        };
+        let pool = Pool {
+            spec,
+            endpoints: members.endpoints(),
+        };
+        match before.filter(|before| ***before == pool) {
+            Some(before) => Arc::clone(before),
+            None => Arc::new(pool),
+        }
+    }
+
+    pub(super) fn targets(&self) -> impl Iterator<Item = ProbeTarget> {
+        let collector = &self.config.collector;
+        let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
+        self.members
+            .endpoints()
+            .into_iter()
+            .map(move |endpoint| ProbeTarget {
+                id: endpoint.id,
+                url: Arc::clone(&endpoint.url),
+                metrics_path: metrics_path.clone(),
+                interval: collector.interval,
+                timeout: collector.timeout,
+            })
+    }
+
+    pub(super) fn watched_sources(&self) -> impl Iterator<Item = WatchedSource> {
+        let watched = self
+            .sources
+            .iter()
+            .filter(|state| !matches!(state.source, EndpointSource::Static(_)));
+        watched.map(|SourceState { id, source, .. }| WatchedSource {
+            source: *id,
+            pool: Arc::clone(&self.config.name),
+            watched: source.clone(),
+        })
+    }
+}
+
+// === SourceState ===
+
+impl SourceState {
+    /// A static source has listed from the start.
+    fn new(source: &EndpointSource, next: &mut u64) -> Self {
+        let id = SourceId(*next);
+        *next += 1;
+        Self {
+            id,
+            source: source.clone(),
+            found: known_at_once(source),
+        }
+    }
+}
+
+/// The endpoints of a static source; nothing when it has to be watched.
+fn known_at_once(source: &EndpointSource) -> Option<Vec<DiscoveredEndpoint>> {
+    match source {
+        EndpointSource::Static(urls) => Some(static_endpoints(urls.iter().map(|url| &**url))),
+        EndpointSource::Services(_) | EndpointSource::Pods(_) => None,
+    }
+}
