@@ -48,11 +48,11 @@ fn snapshot(routing: &RoutingState) -> AdminResponse {
     let Some(view) = routing.view.load_full() else {
         return AdminResponse::error(StatusCode::SERVICE_UNAVAILABLE, "no snapshot has come yet");
     };
-    let replicas: Vec<Arc<str>> = routing
+    let replicas: Vec<Value> = routing
         .replicas
         .load()
         .iter()
-        .map(|ready| Arc::clone(&ready.name))
+        .map(|replica| json!({"name": replica.name, "undiscovered_pools": replica.lacking}))
         .collect();
     let loads: Vec<Value> = view.pools.iter().map(|pool| loads(pool)).collect();
     let body = json!({

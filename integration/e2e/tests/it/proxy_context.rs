@@ -11,7 +11,7 @@ use hermes_core::{
 use hermes_data_plane::app as data;
 use hermes_engine_sim::{Engine, EngineHandle};
 use hermes_testkit::replica::Replica;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::{client, eventually, metric};
 
@@ -86,17 +86,8 @@ pub(crate) async fn proxy_of(replicas: &[&Replica]) -> Plane<data::DataPlane> {
     let targets: Vec<_> = replicas.iter().map(|replica| replica.grpc).collect();
     let proxy = fleet::proxy(&targets).await.expect("a proxy starts");
     await_connected(&proxy, targets.len() as f64).await;
-    let page = format!("{}/debug/snapshot", proxy.admin_url());
     eventually("it has fresh loads", || async {
-        let page: Value = client()
-            .get(&page)
-            .send()
-            .await
-            .expect("answers")
-            .json()
-            .await
-            .expect("JSON");
-        page["load_is_fresh"] == true
+        routing_state(&proxy).await["load_is_fresh"] == true
     })
     .await;
     proxy
@@ -118,4 +109,31 @@ pub(crate) async fn await_connected(proxy: &Plane<data::DataPlane>, replicas: f6
         || async { metric(&admin, "hermes_connected_control_planes").await == replicas },
     )
     .await;
+}
+
+/// Waits until the proxy is connected to `replicas` replicas that have discovered every pool.
+pub(crate) async fn await_discovered(proxy: &Plane<data::DataPlane>, replicas: usize) {
+    eventually("all replicas have discovered all pools", || async {
+        let state = routing_state(proxy).await;
+        let pending = |pool: &Value| {
+            let pending = &pool["spec"]["pending"];
+            pending["endpoints"] == true || pending["models"] == true
+        };
+        let lacks = |replica: &Value| replica["undiscovered_pools"] != json!([]);
+        list(&state["replicas"]).len() == replicas
+            && !list(&state["replicas"]).iter().any(lacks)
+            && !list(&state["snapshot"]["pools"]).iter().any(pending)
+    })
+    .await;
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The page `/debug/snapshot`; `null` before a first snapshot.
+async fn routing_state(proxy: &Plane<data::DataPlane>) -> Value {
+    let page = format!("{}/debug/snapshot", proxy.admin_url());
+    let response = client().get(&page).send().await.expect("answers");
+    response.json().await.unwrap_or_default()
 }

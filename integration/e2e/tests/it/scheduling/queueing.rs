@@ -82,8 +82,8 @@ async fn the_queued_request_with_the_highest_priority_is_bound_first() {
     let stall = Stall::all(&fleet).await.remove(0);
     let (url, mut answers) = (fleet.url(), Vec::new());
     for (number, priority) in ["0", "-3", "0", "8"].into_iter().enumerate() {
-        let request = ask(&url, &short(&format!("priority {priority}")))
-            .header("x-hermes-priority", priority);
+        let request =
+            ask(&url, &long(&format!("priority {priority}"))).header("x-hermes-priority", priority);
         answers.push(tokio::spawn(async move {
             send(request).await.status().as_u16()
         }));
@@ -112,7 +112,7 @@ async fn a_new_tenants_request_is_bound_before_those_of_a_heavy_tenant() {
     // Requests without credentials form a tenant of their own.
     let stall = Stall::all(&fleet).await.remove(0);
     let mut answers: Vec<_> = (0..3)
-        .map(|number| send_in_background(&fleet.url(), &short(&format!("same {number}"))))
+        .map(|number| send_in_background(&fleet.url(), &long(&format!("same {number}"))))
         .collect();
     await_pool_metric(
         &fleet.control_planes[0],
@@ -120,7 +120,7 @@ async fn a_new_tenants_request_is_bound_before_those_of_a_heavy_tenant() {
         3.0,
     )
     .await;
-    let other = ask(&fleet.url(), &short("other")).bearer_auth("sk-other");
+    let other = ask(&fleet.url(), &long("other")).bearer_auth("sk-other");
     answers.push(tokio::spawn(
         async move { send(other).await.status().as_u16() },
     ));
@@ -171,6 +171,12 @@ async fn the_newest_request_of_a_tenant_that_fills_the_queue_is_evicted_for_anot
     for answer in crowd.into_iter().chain([other]) {
         assert_eq!(answer.await.expect("answered"), 200);
     }
+}
+
+/// A prompt that takes an engine 250 ms, so that requests are bound at least 150 ms apart and arrive
+/// in the order in which they were bound.
+fn long(name: &str) -> serde_json::Value {
+    question(text(name, 2_000))
 }
 
 /// The first characters of the prompts that the first engine received, in order.

@@ -13,7 +13,10 @@ use super::harness::{
     Stall, await_pool_metric, chosen_by, pool_metric, question, requests, scene,
     send_in_background, text, turn, turns, urls,
 };
-use crate::{client::eventually, proxy_context::await_connected};
+use crate::{
+    client::eventually,
+    proxy_context::{await_connected, await_discovered},
+};
 
 /// A fleet with two proxies and two control planes, and the index of the one that owns the pool.
 async fn replicated_fleet(engines: usize) -> (Fleet, usize) {
@@ -24,7 +27,7 @@ async fn replicated_fleet(engines: usize) -> (Fleet, usize) {
     };
     let fleet = scene.start().await.expect("starts");
     for proxy in &fleet.proxies {
-        await_connected(proxy, 2.0).await;
+        await_discovered(proxy, 2).await;
     }
     let names: Vec<&str> = fleet
         .control_planes

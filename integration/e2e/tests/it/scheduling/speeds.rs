@@ -59,16 +59,22 @@ async fn an_engine_that_slows_down_under_load_gets_fewer_requests() {
         "the engine computes 32,000: {before:?}"
     );
     fleet.engines[0].faults().set(Fault::Slow { factor: 8.0 });
-    // It gets half of the requests at first, and a change of rate takes about 30 responses to show.
-    waves(&fleet, "meanwhile", 12).await;
-    let sent = fleet.engines[0].stats().requests;
-    waves(&fleet, "after", 4).await;
-    let share = (fleet.engines[0].stats().requests - sent) as f64 / 24.0;
+    // It gets half of the requests at first, and a change of rate takes about 30 of its responses
+    // to show. Pauses of a busy machine hide the difference for a while: then more waves follow.
+    let (mut share, mut after) = (1.0, before);
+    for round in 0..5 {
+        waves(&fleet, &format!("meanwhile {round}"), 12).await;
+        let sent = fleet.engines[0].stats().requests;
+        waves(&fleet, &format!("after {round}"), 4).await;
+        share = (fleet.engines[0].stats().requests - sent) as f64 / 24.0;
+        after = rates(&fleet).await;
+        if share < 0.3 && after[0] < 0.5 * after[1] {
+            break;
+        }
+    }
     assert!(
         share < 0.3,
-        "{share} of the requests, with a ninth of the speed: {:?}",
-        rates(&fleet).await
+        "{share} of the requests, with a ninth of the speed: {after:?}"
     );
-    let after = rates(&fleet).await;
     assert!(after[0] < 0.5 * after[1], "{after:?}");
 }
