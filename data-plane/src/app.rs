@@ -18,7 +18,7 @@ use crate::{
     clock::uptime,
     link::{identity::ProxyIdentity, report::Reporter},
     proxy::Proxy,
-    server::workers::Listeners,
+    server::workers::{Listeners, Worker},
     sync::{self, ControlPlaneTarget, ControlPlaneTargets, Dialer, RoutingState, SnapshotStore},
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
 };
@@ -109,6 +109,7 @@ pub async fn start(
     let snapshots = SnapshotStore::new(routing, Arc::clone(&metrics), gate, workers);
     let dialer = Dialer { tls };
     let control_planes = ControlPlaneTargets { targets, dialer };
+    let (clients, runtimes) = listeners.into_workers();
     let sync = sync::run(
         control_planes,
         identity,
@@ -116,10 +117,11 @@ pub async fn start(
         reporter,
         reports,
         metrics,
+        runtimes,
     );
     spawn_sync(sync, &tasks, &drain);
     not_ready_while_draining(&readiness, &tasks, &drain);
-    spawn_clients(listeners, &proxy, &tasks, &drain);
+    spawn_clients(clients, &proxy, &tasks, &drain);
     tracing::info!(listen = %bound, admin = ?admin_bound, "the data plane listens");
     Ok(DataPlane {
         listen: bound,
@@ -179,8 +181,8 @@ fn spawn_sync(sync: impl Future<Output = ()> + Send + 'static, tasks: &Tasks, dr
 }
 
 /// Serves clients, one task a worker.
-fn spawn_clients(listeners: Listeners, proxy: &Arc<Proxy>, tasks: &Tasks, drain: &Drain) {
-    for worker in listeners.into_workers() {
+fn spawn_clients(workers: Vec<Worker>, proxy: &Arc<Proxy>, tasks: &Tasks, drain: &Drain) {
+    for worker in workers {
         let name = worker.name();
         tasks.spawn(name, worker.serve(Arc::clone(proxy), drain.clone()));
     }

@@ -6,7 +6,6 @@
 
 mod connection;
 mod load;
-pub(crate) mod worker;
 
 use std::{
     num::NonZeroUsize,
@@ -28,6 +27,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::connection::{Connection, SendError, UpstreamBody};
 use self::load::LoadCell;
+use crate::worker;
 
 /// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a
 /// request must not be written to a connection that is just being closed.

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! No file imports from a room above its own, which is, from the top: server, proxy, exchange,
-//! choose, sync, view, endpoint, telemetry, link, request, clock.
+//! choose, sync, view, endpoint, telemetry, link, request, clock, worker.
 //!
 //! [`proxy`] is the spine: a request's whole path in one file.
 //!
@@ -34,5 +34,6 @@ mod server;
 mod sync;
 mod telemetry;
 mod view;
+mod worker;
 
 pub use self::request::lookup;

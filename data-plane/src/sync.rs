@@ -14,6 +14,7 @@ mod history_replay;
 mod replica;
 mod reports;
 mod routing_state;
+mod score_streams;
 mod snapshot_store;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
@@ -34,6 +35,7 @@ pub(crate) use self::{
 use crate::{
     link::{identity::ProxyIdentity, report::Reporter},
     telemetry::metrics::ProxyMetrics,
+    worker::WorkerRuntime,
 };
 
 /// How often the control plane's name is resolved: replicas come and go behind a headless Service.
@@ -62,6 +64,7 @@ pub(crate) async fn run(
     reporter: Arc<Reporter>,
     reports: mpsc::Receiver<hermes_proto::v1::Report>,
     metrics: Arc<ProxyMetrics>,
+    workers: Arc<[WorkerRuntime]>,
 ) {
     let ControlPlaneTargets { targets, dialer } = control_planes;
     let (events, inbox) = mpsc::channel(EVENTS);
@@ -82,6 +85,7 @@ pub(crate) async fn run(
         dialer,
         identity,
         reporter,
+        workers,
         tasks,
         by_address,
     };
@@ -102,6 +106,7 @@ struct ReplicaTasks {
     dialer: Dialer,
     identity: ProxyIdentity,
     reporter: Arc<Reporter>,
+    workers: Arc<[WorkerRuntime]>,
     tasks: JoinSet<()>,
     by_address: HashMap<SocketAddr, AbortHandle>,
 }
@@ -124,6 +129,7 @@ impl ReplicaTasks {
                 dialer,
                 identity,
                 reporter,
+                workers,
                 tasks,
                 ..
             } = self;
@@ -135,6 +141,7 @@ impl ReplicaTasks {
                     events: events.clone(),
                     outbox: outbox.clone(),
                     reporter: Arc::clone(reporter),
+                    workers: Arc::clone(workers),
                 };
                 tasks.spawn(replica.follow())
             });

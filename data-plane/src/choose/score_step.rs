@@ -149,18 +149,21 @@ impl ScoreStep {
     /// is open.
     fn owner(&self, pool: &str) -> Option<ScoreClient> {
         let replicas = self.routing.replicas.load();
-        if let [only] = replicas.as_slice() {
-            return only.has_discovered(pool).then(|| only.client.clone());
-        }
-        let whole = || {
-            replicas
+        let usable = || {
+            let discovered = replicas
                 .iter()
-                .filter(|replica| !replica.client.is_broken() && replica.has_discovered(pool))
+                .filter(|replica| replica.has_discovered(pool));
+            discovered.filter_map(|replica| Some((&*replica.name, replica.client()?)))
         };
-        let name = owner(pool, whole().map(|replica| &*replica.name))?;
-        whole()
-            .find(|replica| *replica.name == *name)
-            .map(|replica| replica.client.clone())
+        let mut candidates = usable();
+        let (first, is_only) = (candidates.next()?, candidates.next().is_none());
+        if is_only {
+            return Some(first.1.clone());
+        }
+        let name = owner(pool, usable().map(|(name, _)| name))?;
+        usable()
+            .find(|(candidate, _)| *candidate == name)
+            .map(|(_, client)| client.clone())
     }
 
     fn question(&self, wanted: &SelectionRequest<'_>, waited: Duration) -> v1::ScoreRequest {

@@ -1,8 +1,8 @@
 //! One thread a core for clients, each with a runtime, a listener and idle connections of its own.
 //!
 //! ```text
-//!   kernel (SO_REUSEPORT) ─┬─▶ clients-0: accept ─▶ proxy ─▶ idle connections 0
-//!                          └─▶ clients-1: accept ─▶ proxy ─▶ idle connections 1     (all else is shared)
+//!   kernel (SO_REUSEPORT) ─┬─▶ clients-0: accept ─▶ proxy ─▶ idle connections 0, Score streams 0
+//!                          └─▶ clients-1: accept ─▶ proxy ─▶ idle connections 1, Score streams 1     (all else is shared)
 //! ```
 //!
 //! A request stays on the thread that accepted its connection. With one runtime over all cores,
@@ -18,7 +18,11 @@ use hermes_runtime::shutdown::Drain;
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::{endpoint::worker, proxy::Proxy, server::http};
+use crate::{
+    proxy::Proxy,
+    server::http,
+    worker::{self, WorkerRuntime},
+};
 
 /// The port for clients: bound, and not served yet. One listener for each worker.
 pub(crate) struct Listeners(Vec<std::net::TcpListener>);
@@ -27,6 +31,8 @@ pub(crate) struct Listeners(Vec<std::net::TcpListener>);
 pub(crate) struct Worker {
     index: usize,
     listener: std::net::TcpListener,
+    /// Publishes the thread's runtime.
+    started: oneshot::Sender<runtime::Handle>,
 }
 
 // === impl Listeners ===
@@ -52,9 +58,19 @@ impl Listeners {
     }
 
     /// The workers, to be served each by a task of its own: the end of one is the end of one task.
-    pub(crate) fn into_workers(self) -> impl Iterator<Item = Worker> {
-        let listeners = self.0.into_iter().enumerate();
-        listeners.map(|(index, listener)| Worker { index, listener })
+    /// The second list has their runtimes, in the same order.
+    pub(crate) fn into_workers(self) -> (Vec<Worker>, Arc<[WorkerRuntime]>) {
+        let workers = self.0.into_iter().enumerate().map(|(index, listener)| {
+            let (started, runtime) = WorkerRuntime::pending();
+            let worker = Worker {
+                index,
+                listener,
+                started,
+            };
+            (worker, runtime)
+        });
+        let (workers, runtimes): (Vec<_>, Vec<_>) = workers.unzip();
+        (workers, runtimes.into())
     }
 }
 
@@ -74,9 +90,8 @@ impl Worker {
         let name = self.name();
         let (ended, end) = oneshot::channel();
         let serve = move || {
-            worker::set_index(self.index);
             // The receiver is gone when the data plane is being dropped.
-            let _ = ended.send(run(self.listener, proxy, drain, stop));
+            let _ = ended.send(self.run(proxy, drain, stop));
         };
         if let Err(error) = thread::Builder::new().name(name.clone()).spawn(serve) {
             tracing::error!(%error, worker = name, "cannot start the thread");
@@ -88,21 +103,20 @@ impl Worker {
             Err(_) => tracing::error!(worker = name, "the thread panicked"),
         }
     }
-}
 
-fn run(
-    listener: std::net::TcpListener,
-    proxy: Arc<Proxy>,
-    drain: Drain,
-    stop: CancellationToken,
-) -> io::Result<()> {
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async move {
-        let listener = TcpListener::from_std(listener)?;
-        stop.run_until_cancelled(http::serve(listener, proxy, drain))
-            .await;
-        Ok(())
-    })
+    /// Serves clients on this thread.
+    fn run(self, proxy: Arc<Proxy>, drain: Drain, stop: CancellationToken) -> io::Result<()> {
+        worker::set_index(self.index);
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        // Nothing waits for it when the data plane is being dropped.
+        let _ = self.started.send(runtime.handle().clone());
+        runtime.block_on(async move {
+            let listener = TcpListener::from_std(self.listener)?;
+            stop.run_until_cancelled(http::serve(listener, proxy, drain))
+                .await;
+            Ok(())
+        })
+    }
 }

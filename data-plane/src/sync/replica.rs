@@ -1,5 +1,5 @@
-//! Following one control-plane replica: its Sync and Score streams, opened again whenever they
-//! break.
+//! Following one control-plane replica: its Sync stream and the Score streams of the workers, opened
+//! again whenever one breaks.
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,11 +19,11 @@ use tonic::Status;
 use super::{
     dial::{Dialer, ReplicaAddress, causes},
     reports::{ReportOutbox, StreamRegistration},
+    score_streams::ScoreStreams,
 };
-use crate::link::{
-    identity::ProxyIdentity,
-    report::Reporter,
-    score::{self, ScoreClient},
+use crate::{
+    link::{identity::ProxyIdentity, report::Reporter, score::ScoreClient},
+    worker::WorkerRuntime,
 };
 
 /// Capacity of the queue to the replica; when it is full, reports are dropped and a resync follows.
@@ -42,7 +42,8 @@ pub(super) enum ReplicaEvent {
         from: SocketAddr,
         name: Arc<str>,
         snapshot: Arc<Snapshot>,
-        client: ScoreClient,
+        /// One for each worker.
+        clients: Arc<[ScoreClient]>,
         /// Messages to the replica, while the stream is open.
         upwards: mpsc::Sender<v1::FromDataPlane>,
     },
@@ -65,6 +66,7 @@ pub(super) struct ReplicaFollower {
     pub(super) events: mpsc::Sender<ReplicaEvent>,
     pub(super) outbox: ReportOutbox,
     pub(super) reporter: Arc<Reporter>,
+    pub(super) workers: Arc<[WorkerRuntime]>,
 }
 
 /// The newest snapshot of one stream.
@@ -74,7 +76,7 @@ struct SyncedSnapshot {
 }
 
 impl ReplicaFollower {
-    /// Keeps both streams open until the task is aborted.
+    /// Keeps the streams open until the task is aborted.
     pub(super) async fn follow(self) {
         let lost = LostOnDrop {
             from: self.address.socket,
@@ -113,14 +115,21 @@ impl ReplicaFollower {
         drop(lost);
     }
 
-    /// Opens the pair of streams and reads them until one ends; returns the reason.
+    /// Opens the streams and reads them until one ends; returns the reason.
     async fn stream(&self, synced: &mut Option<SyncedSnapshot>) -> Status {
-        let (channel, score_channel) = match (
-            self.dialer.connect(&self.address).await,
-            self.dialer.connect(&self.address).await,
-        ) {
-            (Ok(channel), Ok(score_channel)) => (channel, score_channel),
-            (Err(status), _) | (_, Err(status)) => return status,
+        let Self {
+            address,
+            dialer,
+            workers,
+            ..
+        } = self;
+        let channel = match dialer.connect(address).await {
+            Ok(channel) => channel,
+            Err(status) => return status,
+        };
+        let mut scoring = match ScoreStreams::open(workers, dialer, address).await {
+            Ok(scoring) => scoring,
+            Err(status) => return status,
         };
         let (upwards, outbound) = mpsc::channel(OUTBOUND);
         let registration = self.outbox.register(upwards.clone());
@@ -141,12 +150,11 @@ impl ReplicaFollower {
             Ok(Err(status)) => return status,
             Err(_) => return Status::deadline_exceeded("the Sync stream did not open"),
         };
-        let (client, questions) = score::channel();
-        let mut scoring = std::pin::pin!(score::run(questions, score_channel));
+        let clients = scoring.clients();
         loop {
             let message = tokio::select! {
                 message = down.next() => message,
-                status = &mut scoring => return status,
+                status = scoring.broken() => return status,
             };
             let message = match message {
                 Some(Ok(v1::FromControlPlane { message })) => message,
@@ -154,7 +162,7 @@ impl ReplicaFollower {
                 None => return Status::unavailable("the control plane ended the Sync stream"),
             };
             if let Err(status) = self
-                .handle(message, synced, &client, &upwards, &registration)
+                .handle(message, synced, &clients, &upwards, &registration)
                 .await
             {
                 return status;
@@ -167,7 +175,7 @@ impl ReplicaFollower {
         &self,
         message: Option<Down>,
         synced: &mut Option<SyncedSnapshot>,
-        client: &ScoreClient,
+        clients: &Arc<[ScoreClient]>,
         upwards: &mpsc::Sender<v1::FromDataPlane>,
         registration: &StreamRegistration,
     ) -> Result<(), Status> {
@@ -193,7 +201,7 @@ impl ReplicaFollower {
                     from,
                     name: Arc::clone(&next.name),
                     snapshot: Arc::clone(&next.snapshot),
-                    client: client.clone(),
+                    clients: Arc::clone(clients),
                     upwards: upwards.clone(),
                 };
                 let answer = next.ack();

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
-use crate::{link::score::ScoreClient, view::RoutingView};
+use crate::{link::score::ScoreClient, view::RoutingView, worker};
 
 /// Load figures older than this are stale.
 const STALE: Duration = Duration::from_secs(3);
@@ -34,7 +34,8 @@ pub(crate) struct RoutingState {
 pub(crate) struct ReadyReplica {
     /// Its name, which rendezvous hashing maps pools to.
     pub(crate) name: Arc<str>,
-    pub(crate) client: ScoreClient,
+    /// One for each worker.
+    pub(crate) clients: Arc<[ScoreClient]>,
     /// Pools of which the view has more than this replica has discovered: it gets no Score requests
     /// for them.
     pub(crate) lacking: Vec<Arc<str>>,
@@ -50,6 +51,12 @@ pub(crate) struct LoadFreshness {
 // === ReadyReplica ===
 
 impl ReadyReplica {
+    /// The client of this thread's worker, while its stream is open.
+    pub(crate) fn client(&self) -> Option<&ScoreClient> {
+        let client = self.clients.get(worker::index())?;
+        (!client.is_broken()).then_some(client)
+    }
+
     /// Whether it has discovered all that the view has of this pool.
     pub(crate) fn has_discovered(&self, pool: &str) -> bool {
         self.lacking.iter().all(|lacking| **lacking != *pool)

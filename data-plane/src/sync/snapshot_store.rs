@@ -39,7 +39,8 @@ struct ReplicaState {
     from: SocketAddr,
     name: Arc<str>,
     snapshot: Arc<Snapshot>,
-    client: ScoreClient,
+    /// One for each worker.
+    clients: Arc<[ScoreClient]>,
     /// Messages to it.
     upwards: mpsc::Sender<v1::FromDataPlane>,
     /// Pools of which the view has more than it has discovered.
@@ -54,7 +55,7 @@ impl ReplicaState {
             from,
             name,
             snapshot,
-            client: _,
+            clients: _,
             upwards,
             lacking,
         } = self;
@@ -117,7 +118,7 @@ impl SnapshotStore {
                 from,
                 name,
                 snapshot,
-                client,
+                clients,
                 upwards,
             } => {
                 self.metrics.sync.snapshots[SnapshotResult::Accepted].inc();
@@ -125,7 +126,7 @@ impl SnapshotStore {
                     from,
                     name,
                     snapshot,
-                    client,
+                    clients,
                     upwards,
                     lacking: Vec::new(),
                 });
@@ -241,7 +242,7 @@ impl SnapshotStore {
         self.replay();
         let ready = |known: &ReplicaState| ReadyReplica {
             name: Arc::clone(&known.name),
-            client: known.client.clone(),
+            clients: Arc::clone(&known.clients),
             lacking: known.lacking.clone(),
         };
         self.routing
