@@ -53,8 +53,12 @@ pub(crate) enum SendError {
     ConnectTimeout(Duration),
     #[error("the handshake failed: {0}")]
     Handshake(hyper::Error),
-    #[error("the connection was closed before the request was written: {0}")]
-    NotWritten(hyper::Error),
+    /// Nothing of this request was sent.
+    #[error("the connection was closed before the request was written: {error}")]
+    NotWritten {
+        error: hyper::Error,
+        request: Box<Request<Outgoing>>,
+    },
     /// The endpoint may have seen the request.
     #[error("the connection broke before the answer's head: {error}")]
     MaybeSeen { error: hyper::Error, reused: bool },
@@ -116,7 +120,10 @@ impl Connection {
             }
             // hyper returns a request of which it has written nothing.
             Err(mut error) => Err(match error.take_message() {
-                Some(_) => SendError::NotWritten(error.into_error()),
+                Some(request) => SendError::NotWritten {
+                    error: error.into_error(),
+                    request: Box::new(request),
+                },
                 None => SendError::MaybeSeen {
                     error: error.into_error(),
                     reused: self.reused,

@@ -12,7 +12,7 @@ use http::response;
 use super::{
     attempt::Attempt,
     guard::RequestGuard,
-    leg::{Leg, LegAnswer, LegDeadline, LegError, LegResult, headers_for},
+    leg::{Leg, LegAnswer, LegDeadline, LegError, LegResult},
     retry::{AttemptEnd, Attempts, RetryVerdict},
 };
 use crate::{
@@ -105,17 +105,17 @@ impl Forwarder {
         let upstream = &endpoint.upstream;
         let timeouts = pool.pool.spec.policy.timeouts;
         let attempt = guard.begin_attempt(endpoint, request);
-        let span = &attempt.facts().span;
         let leg = Leg {
             request,
             upstream,
-            headers: headers_for(request, upstream, span, &guard.trace.incoming),
             body: body.clone(),
+            span: &attempt.facts().span,
+            incoming: &guard.trace.incoming,
             deadline: LegDeadline::of(request, timeouts, guard.arrived()),
             connect_timeout: timeouts.connect,
         };
         let LegResult { answer, repeated } = leg
-            .exchange(span, &self.metrics.endpoints.connections_opened)
+            .exchange(&self.metrics.endpoints.connections_opened)
             .await;
         let answer = match answer {
             Ok(LegAnswer { head, first, body }) => Ok(UpstreamResponse {

@@ -25,9 +25,10 @@ use crate::{
 pub(super) struct Leg<'a> {
     pub(super) request: &'a InferenceRequest,
     pub(super) upstream: &'a Upstream,
-    /// The client's headers, with this endpoint's host and this attempt's trace context.
-    pub(super) headers: HeaderMap,
     pub(super) body: Outgoing,
+    pub(super) span: &'a Span,
+    /// The trace context that came with the request.
+    pub(super) incoming: &'a Context,
     pub(super) deadline: LegDeadline,
     pub(super) connect_timeout: Duration,
 }
@@ -100,27 +101,23 @@ impl LegDeadline {
 
 impl Leg<'_> {
     /// Sends the request and waits for the head, and for a stream's first piece.
-    pub(super) async fn exchange(&self, span: &Span, connections_opened: &Counter) -> LegResult {
+    pub(super) async fn exchange(&self, connections_opened: &Counter) -> LegResult {
         let mut repeated = false;
         let sending = self.send(connections_opened, &mut repeated);
         let sent = self.deadline.bound(sending).await;
         let answer = match sent {
-            Ok(response) => self.begin_answer(response, span).await,
+            Ok(response) => self.begin_answer(response).await,
             Err(error) => Err(error),
         };
         LegResult {
-            answer: answer.inspect_err(|error| trace::failed(span, error.name())),
+            answer: answer.inspect_err(|error| trace::failed(self.span, error.name())),
             repeated,
         }
     }
 
-    async fn begin_answer(
-        &self,
-        response: Response<UpstreamBody>,
-        span: &Span,
-    ) -> Result<LegAnswer, LegError> {
+    async fn begin_answer(&self, response: Response<UpstreamBody>) -> Result<LegAnswer, LegError> {
         let (head, mut body) = response.into_parts();
-        trace::answered(span, head.status);
+        trace::answered(self.span, head.status);
         let mut first = None;
         if self.request.stream && head.status.is_success() {
             first = self.deadline.bound(first_piece(&mut body)).await?;
@@ -139,11 +136,15 @@ impl Leg<'_> {
         connections_opened: &Counter,
         repeated: &mut bool,
     ) -> Result<Response<UpstreamBody>, LegError> {
+        let mut request = self.http_request();
         while let Some(connection) = self.upstream.checkout() {
-            match connection.send(self.http_request()).await {
-                Err(SendError::NotWritten(_)) => {}
+            match connection.send(request).await {
+                Err(SendError::NotWritten {
+                    request: unsent, ..
+                }) => request = *unsent,
                 Err(SendError::MaybeSeen { reused: true, .. }) => {
                     *repeated = true;
+                    request = self.http_request();
                     break;
                 }
                 result => return result.map_err(LegError::from),
@@ -152,31 +153,27 @@ impl Leg<'_> {
         let timeout = self.connect_timeout;
         let connection = Connection::open(self.upstream.authority(), timeout).await?;
         connections_opened.inc();
-        Ok(connection.send(self.http_request()).await?)
+        Ok(connection.send(request).await?)
     }
 
     fn http_request(&self) -> Request<Outgoing> {
         let mut request = Request::new(self.body.clone());
         *request.method_mut() = self.request.method.clone();
         *request.uri_mut() = Uri::from(self.request.target.clone());
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = self.headers();
         request
     }
-}
 
-/// The client's headers, with this endpoint's host and this attempt's trace context.
-pub(super) fn headers_for(
-    request: &InferenceRequest,
-    upstream: &Upstream,
-    span: &Span,
-    incoming: &Context,
-) -> HeaderMap {
-    let mut headers = request.headers.clone();
-    headers.insert(header::HOST, upstream.authority.clone());
-    if !span.is_disabled() {
-        propagation::inject(&propagation::egress(span, incoming), &mut headers);
+    /// The client's headers, with this endpoint's host and this attempt's trace context.
+    fn headers(&self) -> HeaderMap {
+        let mut headers = self.request.headers.clone();
+        headers.insert(header::HOST, self.upstream.authority.clone());
+        if !self.span.is_disabled() {
+            let context = propagation::egress(self.span, self.incoming);
+            propagation::inject(&context, &mut headers);
+        }
+        headers
     }
-    headers
 }
 
 /// The first piece of a body that holds bytes; `None` when the body has none.
@@ -202,7 +199,7 @@ impl From<SendError> for LegError {
             SendError::Connect(_)
             | SendError::ConnectTimeout(_)
             | SendError::Handshake(_)
-            | SendError::NotWritten(_) => Self::Unreachable(error),
+            | SendError::NotWritten { .. } => Self::Unreachable(error),
         }
     }
 }

@@ -51,8 +51,9 @@ pub(crate) struct Relay {
     meter: Meter,
     /// How long the engine may send nothing.
     idle_timeout: Duration,
-    /// Fires at the earliest time at which the engine may have been silent for too long.
-    idle_timer: Pin<Box<Sleep>>,
+    /// Fires at the earliest time at which the engine may have been silent for too long. Armed when
+    /// the answer is waited for: most of those that are not streamed come in one piece.
+    idle_timer: Option<Pin<Box<Sleep>>>,
     last_frame: Instant,
     /// The answer is an event stream: a truncated one ends with an error event.
     events: bool,
@@ -110,7 +111,7 @@ pub(crate) fn relay(
         body: Some(body),
         meter: Meter::begin(guard, attempt, outcome, responses),
         idle_timeout,
-        idle_timer: Box::pin(sleep_until(now + idle_timeout)),
+        idle_timer: None,
         last_frame: now,
         events,
         between_events: true,
@@ -163,8 +164,12 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
-        while self.idle_timer.as_mut().poll(cx).is_ready() {
-            let due = self.last_frame + self.idle_timeout;
+        let (last_frame, idle_timeout) = (self.last_frame, self.idle_timeout);
+        let due = last_frame + idle_timeout;
+        let timer = self
+            .idle_timer
+            .get_or_insert_with(|| Box::pin(sleep_until(due)));
+        while timer.as_mut().poll(cx).is_ready() {
             if due <= Instant::now() {
                 return self.truncate(
                     TruncatedResponse::Silent(self.idle_timeout),
@@ -172,7 +177,7 @@ impl Relay {
                     cx,
                 );
             }
-            self.idle_timer.as_mut().reset(due);
+            timer.as_mut().reset(due);
         }
         Poll::Pending
     }
