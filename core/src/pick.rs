@@ -49,17 +49,18 @@ mod weighed;
 
 use explain::cached;
 use field::{Candidates, HealthTier};
-pub(crate) use members::EligibleSet;
+use members::EligibleSets;
+pub(crate) use members::{EligibleSet, EligibleSetId};
 use weighed::{MAX_WEIGHED, PickRanking};
 
 /// One pool, prepared for choosing; built whenever the pool changes.
 #[derive(Debug)]
 pub struct Picker {
     pool: Arc<Pool>,
-    /// Every endpoint that serves alone.
-    everyone: EligibleSet,
-    /// Parallel to the pool's models; `None` where everyone holds the model.
-    holders: Vec<Option<EligibleSet>>,
+    /// Every endpoint that serves alone, and the holders of each model among them.
+    sets: EligibleSets,
+    /// Parallel to the pool's models.
+    holders: Vec<EligibleSetId>,
 }
 
 /// What is asked of a [`Picker`].
@@ -124,20 +125,21 @@ impl Picker {
     #[must_use]
     pub fn build(pool: Arc<Pool>) -> Self {
         let alone = |position: &usize| pool.endpoints[*position].role == Role::Aggregate;
-        let everyone = EligibleSet::new((0..pool.endpoints.len()).filter(alone));
-        if matches!(pool.spec.policy.strategy, Strategy::SessionAffinity(_)) {
-            everyone.ring(&pool);
-        }
         let holders = pool.spec.models.iter().map(|model| match &model.holders {
             ModelHolders::All => None,
-            ModelHolders::Some(ids) => Some(EligibleSet::new(
-                ids.iter().filter_map(|&id| pool.position(id)).filter(alone),
-            )),
+            ModelHolders::Some(ids) => {
+                let positions = ids.iter().filter_map(|&id| pool.position(id));
+                Some(positions.filter(alone).collect())
+            }
         });
-        let holders = holders.collect();
+        let everyone = (0..pool.endpoints.len()).filter(alone);
+        let (sets, holders) = EligibleSets::new(everyone, holders);
+        if matches!(pool.spec.policy.strategy, Strategy::SessionAffinity(_)) {
+            sets.everyone().ring(&pool);
+        }
         Self {
             pool,
-            everyone,
+            sets,
             holders,
         }
     }
@@ -226,21 +228,21 @@ impl Picker {
     }
 
     /// Who holds the model; never empty.
-    pub(crate) fn members(&self, model: Option<&str>) -> Result<&EligibleSet, NoEndpoint> {
+    pub(crate) fn members(&self, model: Option<&str>) -> Result<&Arc<EligibleSet>, NoEndpoint> {
         if self.pool.endpoints.is_empty() {
             return Err(NoEndpoint::Empty);
         }
-        if self.everyone.is_empty() {
+        if self.sets.everyone().is_empty() {
             return Err(NoEndpoint::OnlyDisaggregated);
         }
         let models = &self.pool.spec.models;
         let Some(name) = model.filter(|_| !models.is_empty()) else {
-            return Ok(&self.everyone);
+            return Ok(self.sets.everyone());
         };
         let found = models
             .binary_search_by(|model| (*model.name).cmp(name))
             .map_err(|_| NoEndpoint::ModelNotLoaded)?;
-        let members = self.holders[found].as_ref().unwrap_or(&self.everyone);
+        let members = self.sets.get(self.holders[found]);
         if members.is_empty() {
             Err(NoEndpoint::ModelNotLoaded)
         } else {

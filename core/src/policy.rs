@@ -212,6 +212,25 @@ pub struct ProxySettings {
     pub extra_paths: Vec<Arc<str>>,
 }
 
+// === PoolPolicy ===
+
+impl PoolPolicy {
+    /// The rules of `kv-aware`, if that is the strategy.
+    #[must_use]
+    pub const fn kv_aware(&self) -> Option<KvAware> {
+        match self.strategy {
+            Strategy::KvAware(rules) => Some(rules),
+            _ => None,
+        }
+    }
+
+    /// The rules of `kv-aware`; the defaults under other strategies.
+    #[must_use]
+    pub fn kv_aware_or_default(&self) -> KvAware {
+        self.kv_aware().unwrap_or_default()
+    }
+}
+
 // === Strategy ===
 
 impl Strategy {

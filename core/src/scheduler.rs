@@ -28,63 +28,49 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     explanation::ExpectedCosts,
-    hash::MixBuildHasher,
     ledger::{InFlightTotals, ProxyId, RequestKey},
     load::Load,
     pick::NoEndpoint,
-    policy::{self, KvAware, Strategy},
+    policy::KvAware,
     query::{CacheHit, CacheSource, EndpointChoice, Query},
     rng::SeededRng,
     snapshot::{EndpointId, Pool},
 };
 
 mod bind;
-
 mod cost;
 mod engine;
 mod explain;
 mod fleet;
+mod lookup;
 mod plan;
 mod queue;
 mod reports;
+mod requests;
 mod shares;
 mod speed;
-
 mod utilization;
 
-use crate::estimate::{self, CacheClaims, CacheEstimator};
 use bind::PendingBinding;
 use cost::{CandidateEndpoint, CostedPrompt, EndpointCost};
 use fleet::{Fleet, RoomRequirement};
-use queue::{CacheLookup, QueuedRequest, RequestQueue};
+use lookup::CacheLookup;
+use queue::QueuedRequest;
 pub use reports::{CachePrediction, EngineUsage};
-use shares::FairShares;
+use requests::PoolRequests;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Scheduler {
-    fleet: Fleet,
-    caches: CacheEstimator,
-    queue: RequestQueue,
+    endpoints: Fleet,
+    requests: PoolRequests,
     /// Seconds of queued work per position of the endpoint where it costs least, as of the last
     /// plan. Four places keep it up to date between plans: enqueueing, removal, a changed pool, and
     /// the plan itself.
     queued: Vec<f64>,
-    shares: FairShares,
-    metadata: HashMap<RequestKey, RequestMetadata, MixBuildHasher>,
     /// Choices so far.
     round_robin_counter: u64,
     rng: SeededRng,
-}
-
-/// The metadata of an open request, needed when it moves or ends.
-#[derive(Clone, Debug)]
-struct RequestMetadata {
-    query: Query,
-    /// The claims for the booked endpoint.
-    claims: CacheClaims,
-    /// The source and the tokens that were expected from its cache.
-    expected_cached: Option<(CacheSource, u32)>,
 }
 
 /// A request to be scheduled.
@@ -182,32 +168,23 @@ impl Scheduler {
     /// A scheduler for `pool` without any history.
     #[must_use]
     pub fn new(pool: &Arc<Pool>, rng: SeededRng) -> Self {
-        let mut caches = CacheEstimator::new();
-        caches.apply(pool, kv_aware_or_default(pool).default_cache_tokens);
         Self {
-            caches,
-            queue: RequestQueue::default(),
+            endpoints: Fleet::new(Arc::clone(pool)),
+            requests: PoolRequests::default(),
             queued: vec![0.0; pool.endpoints.len()],
-            shares: FairShares::default(),
-            metadata: HashMap::default(),
             round_robin_counter: 0,
             rng,
-            fleet: Fleet::new(
-                Arc::clone(pool),
-                kv_aware_or_default(pool).default_prefill_rate,
-            ),
         }
     }
 
     /// Applies a changed pool. Endpoints that stay keep their state. Returns the number of open
     /// requests at endpoints that were removed.
     pub fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
-        let gone = self.fleet.apply(pool, now);
-        self.caches
-            .apply(pool, kv_aware_or_default(pool).default_cache_tokens);
+        let gone = self.endpoints.apply(pool, now);
         self.queued = vec![0.0; pool.endpoints.len()];
         // Estimates are by position, and positions have changed.
-        self.queue
+        self.requests
+            .queue
             .iter_mut()
             .for_each(|waiting| waiting.lookup = CacheLookup::default());
         gone
@@ -216,16 +193,16 @@ impl Scheduler {
     /// The pool as it was applied last.
     #[must_use]
     pub fn pool(&self) -> &Arc<Pool> {
-        self.fleet.pool()
+        self.endpoints.pool()
     }
 
     /// Schedules a request that arrives.
     pub fn schedule(&mut self, request: ScheduleRequest<'_>, now: Duration) -> ScheduleOutcome {
-        self.fleet.assume_done(now);
+        self.endpoints.assume_done(now);
         // A repeated question replaces the queued one: a request must not be bound twice.
         self.remove_queued(request.key);
-        let query = &self.caches.corrected(request.query);
-        let lookup = self.lookup(query, request.hits, now);
+        let query = &self.endpoints.corrected(request.query);
+        let lookup = self.endpoints.lookup(query, request.hits, now);
         let request = ScheduleRequest { query, ..request };
         match self.rules() {
             Some(rules) => self.bind_or_queue(request, lookup, &rules, now),
@@ -236,46 +213,42 @@ impl Scheduler {
     /// The load and health of each endpoint, by position.
     #[must_use]
     pub fn loads(&self) -> &[Load] {
-        &self.fleet.loads
+        self.endpoints.loads()
     }
 
     /// Requests that are booked or open.
     #[must_use]
     pub fn open_requests(&self) -> usize {
-        self.fleet.ledger.len()
+        self.endpoints.ledger().len()
     }
 
     /// The open requests of one proxy, by endpoint.
     #[must_use]
     pub fn open_by_endpoint(&self, proxy: ProxyId) -> HashMap<EndpointId, InFlightTotals> {
-        self.fleet.ledger.open_by_endpoint(proxy)
+        self.endpoints.ledger().open_by_endpoint(proxy)
     }
 
     /// Requests in the queue.
     #[must_use]
     pub fn queued_requests(&self) -> usize {
-        self.queue.len()
+        self.requests.queue.len()
     }
 
     /// Bytes of the prompts of queued requests.
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
-        self.queue.bytes()
+        self.requests.queue.bytes()
     }
 
     /// Pairs of a block and an endpoint that the index holds, and its bytes of memory.
     #[must_use]
     pub fn learned_index_size(&self) -> (usize, usize) {
-        let index = self.caches.index();
-        (index.len(), index.bytes())
+        self.endpoints.learned_index_size()
     }
 
     /// The rules of `kv-aware`, if that is the strategy.
     fn rules(&self) -> Option<KvAware> {
-        match self.pool().spec.policy.strategy {
-            Strategy::KvAware(rules) => Some(rules),
-            _ => None,
-        }
+        self.pool().spec.policy.kv_aware()
     }
 
     /// Schedules under `kv-aware`: binds or queues.
@@ -295,12 +268,15 @@ impl Scheduler {
             ..
         } = request;
         let draw = self.rng.unit();
-        let candidates = match self.fleet.candidates(model, query, &self.queued, draw, now) {
-            Ok(candidates) => candidates,
+        let eligible = match self.endpoints.eligible(model) {
+            Ok(eligible) => eligible,
             Err(no_endpoint) => return ScheduleOutcome::NoEndpoint(no_endpoint),
         };
-        let utilization = self.fleet.utilization.at(now);
-        let gamma = rules.gamma(utilization, self.queue.len(), candidates.len());
+        let candidates =
+            self.endpoints
+                .candidates(eligible, &query.exclude, &self.queued, draw, now);
+        let utilization = self.endpoints.utilization(now);
+        let gamma = rules.gamma(utilization, self.requests.queue.len(), candidates.len());
         let prompt = CostedPrompt {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
@@ -317,7 +293,7 @@ impl Scheduler {
             waited,
         };
         let is_wanted = self.queued[position] > 0.0;
-        let has_room = self.fleet.has_room(position, requirement, rules, now);
+        let has_room = self.endpoints.has_room(position, requirement, rules, now);
         if may_wait && rules.late && (is_wanted || !has_room) {
             return self.enqueue(request, lookup, candidate, cost, rules, now);
         }
@@ -350,20 +326,18 @@ impl Scheduler {
             waited,
             ..
         } = request;
-        let mut evicted = None;
-        if !self.queue.has_room(&rules.queue, query.prompt_bytes) {
-            evicted = self.make_room(query, &rules.queue);
-            if evicted.is_none() {
-                let retry_after = self.retry_after();
-                return ScheduleOutcome::QueueFull { retry_after };
-            }
-        }
+        let lanes = self.endpoints.lanes();
+        let Ok(evicted) = self.requests.make_room(query, &rules.queue, lanes) else {
+            return ScheduleOutcome::QueueFull {
+                retry_after: self.requests.retry_after(lanes),
+            };
+        };
         let service = cost.finish - cheapest.queue_delay;
         let limit = rules.queue.max_wait.saturating_sub(waited);
         let outcome = ScheduleOutcome::Queued {
             expected: seconds(cheapest.queue_delay),
             limit,
-            position: self.queue.len(),
+            position: self.requests.queue.len(),
             evicted,
         };
         // Blocks may be stored while it is queued, so these hits are lower bounds.
@@ -382,24 +356,10 @@ impl Scheduler {
             service,
             weight: 0.0,
         };
-        queued.set_service(service, &self.shares);
+        queued.set_service(service, &self.requests.shares);
         self.queued[cheapest.position as usize] += service;
-        self.queue.push(queued);
+        self.requests.enqueue(queued);
         outcome
-    }
-
-    /// Evicts one request in favor of this query's tenant, if that is fair and makes room.
-    fn make_room(&mut self, query: &Query, limits: &policy::QueueLimits) -> Option<EvictedRequest> {
-        let key = self.queue.eviction_candidate(query.tenant)?;
-        let gone = self.queue.remove(key)?;
-        if self.queue.has_room(limits, query.prompt_bytes) {
-            return Some(EvictedRequest {
-                key,
-                retry_after: self.retry_after(),
-            });
-        }
-        self.queue.push(*gone);
-        None
     }
 
     /// Schedules under a strategy that never queues.
@@ -429,43 +389,17 @@ impl Scheduler {
 
     /// Removes the queued request with this key, if any.
     fn remove_queued(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
-        let waiting = self.queue.remove(key)?;
-        if self.queue.is_empty() {
+        let waiting = self.requests.queue.remove(key)?;
+        if self.requests.queue.is_empty() {
             // No endpoint has queued work; with others left, the next plan recomputes it.
             self.queued.fill(0.0);
         }
         Some(waiting)
     }
 
-    fn lookup(&self, query: &Query, others: &[CacheHit], now: Duration) -> CacheLookup {
-        let Self { caches, fleet, .. } = self;
-        let computing = |position| fleet.flight(position).unanswered;
-        let estimates = caches.estimate(
-            query,
-            others,
-            |endpoint| fleet.position(endpoint),
-            computing,
-        );
-        let hits = estimate::position_hits(&estimates);
-        CacheLookup {
-            estimates,
-            hits,
-            at: Some(now),
-        }
-    }
-
     /// An estimate of when the queue will have drained, 1 to 60 seconds.
     fn retry_after(&self) -> Duration {
-        let endpoints = self.pool().endpoints.len().max(1) as f64;
-        seconds((self.queue.service() / endpoints).clamp(1.0, 60.0))
-    }
-}
-
-/// The pool's settings of `kv-aware`; the defaults under other strategies.
-fn kv_aware_or_default(pool: &Pool) -> KvAware {
-    match pool.spec.policy.strategy {
-        Strategy::KvAware(rules) => rules,
-        _ => KvAware::default(),
+        self.requests.retry_after(self.endpoints.lanes())
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::{
-    Assignment, RequestMetadata, Scheduler,
+    Assignment, Scheduler,
     cost::{CandidateSet, CostRanking, EndpointCost},
     fleet::PrefillWork,
-    queue::CacheLookup,
+    lookup::CacheLookup,
+    requests::RequestMetadata,
     seconds,
 };
 use crate::{
@@ -19,9 +20,6 @@ use crate::{
     pick::{NoEndpoint, PickRequest},
     query::{CacheSource, EndpointChoice, MAX_RANKED, Query, RankedEndpoint},
 };
-
-/// Metadata of requests that ended without a report, kept at most.
-const SLACK: usize = 1_024;
 
 /// A request that is to be bound.
 #[derive(Clone, Copy)]
@@ -94,12 +92,12 @@ impl Scheduler {
         } = pending;
         let hits = estimate::cache_hits(&lookup.estimates, self.pool());
         let Self {
-            fleet,
+            endpoints,
             round_robin_counter: turn,
             rng,
             ..
         } = self;
-        let total_in_flight = Some(fleet.ledger.len() as u64);
+        let total_in_flight = Some(endpoints.ledger().len() as u64);
         let ask = PickRequest {
             query,
             model,
@@ -107,9 +105,10 @@ impl Scheduler {
             round_robin_counter: *turn,
             total_in_flight,
         };
-        let choice = fleet
-            .picker
-            .pick(&ask, |position| fleet.loads[position], rng)?;
+        let loads = endpoints.loads();
+        let choice = endpoints
+            .picker()
+            .pick(&ask, |position| loads[position], rng)?;
         let source = self.book(key, choice.ranked[0], query, lookup, now);
         Ok(Assignment {
             choice,
@@ -122,7 +121,7 @@ impl Scheduler {
 
     /// Books a fixed endpoint, regardless of cost: only it can serve the request.
     pub fn book_fixed(&mut self, key: RequestKey, position: usize, query: &Query, now: Duration) {
-        let query = &self.caches.corrected(query);
+        let query = &self.endpoints.corrected(query);
         let endpoint = self.pool().endpoints[position].id;
         self.book(
             key,
@@ -152,7 +151,7 @@ impl Scheduler {
             cached_tokens,
         } = first;
         let uncached = query.prompt_tokens.saturating_sub(cached_tokens);
-        self.fleet.book(
+        self.endpoints.book(
             key,
             position,
             PrefillWork {
@@ -162,24 +161,16 @@ impl Scheduler {
             },
             now,
         );
-        self.caches.routed(endpoint, query);
-        self.shares.spend(query.tenant, uncached, now);
+        self.endpoints.routed(endpoint, query);
         self.round_robin_counter = self.round_robin_counter.wrapping_add(1);
-        let estimate = lookup
-            .estimates
-            .iter()
-            .find(|estimate| estimate.position as usize == position);
-        let expected_cached = estimate.map(|estimate| (estimate.source, estimate.tokens));
-        let claims = estimate.map(|estimate| estimate.claims).unwrap_or_default();
-        self.metadata(
-            key,
-            RequestMetadata {
-                query: query.clone(),
-                claims,
-                expected_cached,
-            },
-        );
-        expected_cached.map(|(source, _)| source)
+        let expectation = lookup.expectation(position);
+        let metadata = RequestMetadata {
+            query: query.clone(),
+            expectation,
+        };
+        let open = self.endpoints.ledger();
+        self.requests.booked(key, metadata, uncached, open, now);
+        expectation.cached.map(|(source, _)| source)
     }
 
     fn ranked(&self, candidates: &CandidateSet, cost: &EndpointCost) -> RankedEndpoint {
@@ -189,15 +180,5 @@ impl Scheduler {
             endpoint: self.pool().endpoints[position].id,
             cached_tokens: cost.cached,
         }
-    }
-
-    fn metadata(&mut self, key: RequestKey, metadata: RequestMetadata) {
-        // Requests may end without a report: their metadata is dropped when it outnumbers that of
-        // open requests.
-        if self.metadata.len() > 2 * self.fleet.ledger.len() + SLACK {
-            let ledger = &self.fleet.ledger;
-            self.metadata.retain(|&key, _| ledger.get(key).is_some());
-        }
-        self.metadata.insert(key, metadata);
     }
 }

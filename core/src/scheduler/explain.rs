@@ -11,7 +11,6 @@ use crate::{
     estimate::{self, CacheEstimate},
     explanation::{CandidateCosts, Explanation, QueueExplanation},
     pick::PickRequest,
-    query::CacheSource,
 };
 
 impl Scheduler {
@@ -19,16 +18,16 @@ impl Scheduler {
     /// nothing that comes next.
     #[must_use]
     pub fn explain(&self, request: ScheduleRequest<'_>, now: Duration) -> Explanation {
-        let query = &self.caches.corrected(request.query);
-        let lookup = self.lookup(query, request.hits, now);
+        let query = &self.endpoints.corrected(request.query);
+        let lookup = self.endpoints.lookup(query, request.hits, now);
         let hits = estimate::cache_hits(&lookup.estimates, self.pool());
         let Self {
-            fleet,
+            endpoints,
             round_robin_counter: turn,
             rng,
             ..
         } = self;
-        let total_in_flight = Some(fleet.ledger.len() as u64);
+        let total_in_flight = Some(endpoints.ledger().len() as u64);
         let ask = PickRequest {
             query,
             model: request.model,
@@ -36,10 +35,11 @@ impl Scheduler {
             round_robin_counter: *turn,
             total_in_flight,
         };
+        let loads = endpoints.loads();
         let explanation =
-            fleet
-                .picker
-                .explain(&ask, |position| fleet.loads[position], &mut rng.clone());
+            endpoints
+                .picker()
+                .explain(&ask, |position| loads[position], &mut rng.clone());
         let queue_explanation =
             self.queue_explanation(ScheduleRequest { query, ..request }, &lookup, now);
         match queue_explanation {
@@ -67,12 +67,12 @@ impl Scheduler {
             prompt: query.prompt_tokens,
             waited,
         };
-        let candidates = self
-            .fleet
-            .candidates(model, query, &self.queued, 0.0, now)
-            .ok()?;
-        let utilization = self.fleet.utilization.at(now);
-        let gamma = rules.gamma(utilization, self.queue.len(), candidates.len());
+        let eligible = self.endpoints.eligible(model).ok()?;
+        let candidates =
+            self.endpoints
+                .candidates(eligible, &query.exclude, &self.queued, 0.0, now);
+        let utilization = self.endpoints.utilization(now);
+        let gamma = rules.gamma(utilization, self.requests.queue.len(), candidates.len());
         let mut costs: Vec<EndpointCost> = Vec::with_capacity(candidates.len());
         candidates.for_each(
             CostedPrompt {
@@ -86,13 +86,13 @@ impl Scheduler {
         let explained = costs.iter().map(|cost| {
             let candidate = candidates.candidates[cost.candidate];
             let has_room = self
-                .fleet
+                .endpoints
                 .has_room(candidate.position as usize, need, &rules, now);
             self.candidate_costs(&candidate, cost, lookup, has_room)
         });
         let candidates: Vec<CandidateCosts> = explained.collect();
         let wanted = |weighed: &CandidateCosts| {
-            self.fleet
+            self.endpoints
                 .position(weighed.endpoint)
                 .is_some_and(|at| self.queued[at] > 0.0)
         };
@@ -103,7 +103,7 @@ impl Scheduler {
         Some(QueueExplanation {
             gamma: gamma as f32,
             utilization: utilization as f32,
-            queued_requests: self.queue.len(),
+            queued_requests: self.requests.queue.len(),
             binds_now: binds,
             candidates,
         })
@@ -121,19 +121,18 @@ impl Scheduler {
         let mut estimates = lookup.estimates.iter();
         let estimate = estimates.find(|estimate| estimate.position == candidate.position);
         let endpoint = &self.pool().endpoints[position];
-        let confidence = self.caches.confidence(position);
         CandidateCosts {
             name: Arc::clone(&endpoint.name),
             endpoint: endpoint.id,
             cached_tokens: cost.cached,
             source: estimate.map(|&CacheEstimate { source, .. }| source),
-            confidence: CacheSource::ALL.map(|source| confidence.of(source)),
+            confidence: self.endpoints.confidence(position),
             queue_delay_s: candidate.queue_delay,
             ttft_s: cost.finish,
             wasted_prefill_s: cost.wasted_prefill,
             cost_s: cost.total,
             rate: 1.0 / candidate.per_token,
-            decode_s: self.fleet.engines[position].decode.seconds_per_token(),
+            decode_s: self.endpoints.engine(position).decode.seconds_per_token(),
             has_room,
         }
     }

@@ -1,30 +1,23 @@
-//! The endpoints of a pool as machines, and what is in flight at each: everything that a choice
-//! reads except caches.
+//! The endpoints of a pool: as machines, with their caches, and with what is in flight at each.
+//! Everything that a choice reads of endpoints is here, and nothing of queued requests.
 //!
 //! Owns the ledger. Invariant: `loads`, `flights`, `engines` and the pool's endpoints are parallel,
 //! and `flights` is what the ledger sums up.
 
+mod caches;
+mod room;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{
-    cost::{CandidateEndpoint, CandidateSet},
-    engine::EngineModel,
-    utilization::Utilization,
-};
+pub(super) use self::room::RoomRequirement;
+use super::{engine::EngineModel, speed::PrefillFit, utilization::Utilization};
 use crate::{
+    estimate::CacheEstimator,
     ledger::{InFlightTotals, Ledger, LedgerEntry, ProxyId, RequestKey},
-    load::{Health, Load},
-    pick::{NoEndpoint, Picker},
-    policy::KvAware,
-    query::Query,
-    scheduler::speed::PrefillFit,
+    load::{EngineSample, Health, Load},
+    pick::Picker,
     snapshot::{EndpointId, Pool},
 };
-
-/// How long a request waits for memory alone. Engines' memory figures may be wrong, and engines
-/// queue what does not fit themselves: this wait avoids preemptions, and a wrong figure costs no
-/// more than this.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Seconds after which any prompt without a report is assumed to be computed.
 const LONGEST_SILENCE: f64 = 60.0;
@@ -45,26 +38,18 @@ pub(super) struct PrefillWork {
     pub(super) non_streaming: bool,
 }
 
-/// The requirements of a request for room.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RoomRequirement {
-    /// Tokens of its prompt.
-    pub(super) prompt: u32,
-    /// How long it has been queued.
-    pub(super) waited: Duration,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Fleet {
-    pub(super) picker: Picker,
-    pub(super) ledger: Ledger,
-    pub(super) loads: Vec<Load>,
-    pub(super) engines: Vec<EngineModel>,
+    picker: Picker,
+    ledger: Ledger,
+    loads: Vec<Load>,
+    engines: Vec<EngineModel>,
+    caches: CacheEstimator,
     flights: Vec<InFlightTotals>,
     /// Engines that compute prompts.
     busy: usize,
-    pub(super) utilization: Utilization,
+    utilization: Utilization,
     /// For an engine whose own speed is not known.
     prior: PrefillFit,
     /// The time of the last tick.
@@ -77,17 +62,21 @@ pub(super) struct Fleet {
 // === Fleet ===
 
 impl Fleet {
-    pub(super) fn new(pool: Arc<Pool>, default_prefill_rate: f32) -> Self {
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
         let endpoints = pool.endpoints.len();
+        let rules = pool.spec.policy.kv_aware_or_default();
+        let mut caches = CacheEstimator::new();
+        caches.apply(&pool, rules.default_cache_tokens);
         Self {
             picker: Picker::build(pool),
+            caches,
             ledger: Ledger::default(),
             loads: vec![Load::default(); endpoints],
             engines: vec![EngineModel::default(); endpoints],
             flights: vec![InFlightTotals::default(); endpoints],
             busy: 0,
             utilization: Utilization::default(),
-            prior: PrefillFit::prior(default_prefill_rate.into()),
+            prior: PrefillFit::prior(rules.default_prefill_rate.into()),
             ticked: Duration::ZERO,
             silent: BTreeSet::new(),
         }
@@ -117,11 +106,30 @@ impl Fleet {
         self.ledger
             .retain_endpoints(|id| pool.position(id).is_some());
         self.recount_all(now);
+        let rules = pool.spec.policy.kv_aware_or_default();
+        self.caches.apply(pool, rules.default_cache_tokens);
         open - self.ledger.len()
     }
 
     pub(super) fn pool(&self) -> &Arc<Pool> {
         self.picker.pool()
+    }
+
+    pub(super) fn picker(&self) -> &Picker {
+        &self.picker
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The load and health of each endpoint, by position.
+    pub(super) fn loads(&self) -> &[Load] {
+        &self.loads
+    }
+
+    pub(super) fn engine(&self, position: usize) -> &EngineModel {
+        &self.engines[position]
     }
 
     pub(super) fn position(&self, endpoint: EndpointId) -> Option<usize> {
@@ -130,81 +138,6 @@ impl Fleet {
 
     pub(super) fn flight(&self, position: usize) -> InFlightTotals {
         self.flights[position]
-    }
-
-    /// The endpoints that may be chosen for a request and are up, or warm up and take their turn by
-    /// `draw`.
-    ///
-    /// `queued` has the seconds of queued work per position.
-    pub(super) fn candidates(
-        &self,
-        model: Option<&str>,
-        query: &Query,
-        queued: &[f64],
-        draw: f32,
-        now: Duration,
-    ) -> Result<CandidateSet, NoEndpoint> {
-        let members = self.picker.members(model)?;
-        let endpoints = &self.pool().endpoints;
-        let tried = |position: usize| query.exclude.contains(&endpoints[position].id);
-        let chosen = members
-            .from(0)
-            .filter(|&position| self.loads[position].health.admits(draw));
-        let chosen = chosen.filter(|&position| query.exclude.is_empty() || !tried(position));
-        Ok(CandidateSet::new(
-            chosen
-                .map(|position| self.candidate(position, queued[position], now))
-                .collect(),
-        ))
-    }
-
-    pub(super) fn candidate(
-        &self,
-        position: usize,
-        queued: f64,
-        now: Duration,
-    ) -> CandidateEndpoint {
-        let (engine, flight) = (&self.engines[position], self.flights[position]);
-        let fit = engine.fit(self.prior);
-        CandidateEndpoint {
-            position: position as u32,
-            in_flight: flight.requests,
-            recent_prefill: engine.recent_prefill(),
-            queue_delay: engine.queue_delay(flight, fit, now) + queued,
-            base: fit.base,
-            per_token: 1.0 / fit.rate,
-        }
-    }
-
-    /// Whether a prompt may be sent there: our own prompts begin within the window, and its memory
-    /// takes the prompt.
-    ///
-    /// Work of other clients raises the cost of an endpoint and is not waited for: it might never
-    /// end. Nor is memory waited for forever, see [`PATIENCE`].
-    pub(super) fn has_room(
-        &self,
-        position: usize,
-        need: RoomRequirement,
-        rules: &KvAware,
-        now: Duration,
-    ) -> bool {
-        let patience = PATIENCE.min(rules.queue.max_wait / 2);
-        self.is_free(position, rules, now)
-            && (need.waited >= patience || self.engines[position].fits(need.prompt))
-    }
-
-    /// Whether our own prompts begin there within the window.
-    pub(super) fn is_free(&self, position: usize, rules: &KvAware, now: Duration) -> bool {
-        let engine = &self.engines[position];
-        engine.pending(self.flights[position], engine.fit(self.prior), now)
-            < rules.window.as_secs_f64()
-    }
-
-    /// Whether any endpoint may take a request now, or none is up so that queueing does not help.
-    pub(super) fn may_take(&self, rules: &KvAware, now: Duration) -> bool {
-        let up = |position: &usize| self.loads[*position].health != Health::Down;
-        let mut up = (0..self.loads.len()).filter(up).peekable();
-        up.peek().is_none() || up.any(|position| self.is_free(position, rules, now))
     }
 
     /// Books a request at an endpoint.
@@ -289,6 +222,21 @@ impl Fleet {
         Some(before)
     }
 
+    /// An answer of `tokens` tokens came in `duration` after its first.
+    pub(super) fn decoded(&mut self, position: usize, duration: Duration, tokens: u32) {
+        self.engines[position].decode.answered(duration, tokens);
+    }
+
+    /// An engine's own figures; `None` when they are missing or stale.
+    pub(super) fn set_sample(&mut self, position: usize, sample: Option<EngineSample>) {
+        self.loads[position].sample = sample;
+        self.engines[position].sampled(sample, self.flights[position]);
+    }
+
+    pub(super) fn set_health(&mut self, position: usize, health: Health) {
+        self.loads[position].health = health;
+    }
+
     /// Removes a request from the ledger by `take`.
     pub(super) fn release(
         &mut self,
@@ -316,7 +264,8 @@ impl Fleet {
     }
 
     /// Advances time: bookings expire, and the pool's median speed becomes the prior.
-    pub(super) fn tick(&mut self, default_prefill_rate: f32, now: Duration) -> usize {
+    pub(super) fn tick(&mut self, now: Duration) -> usize {
+        self.caches.settle();
         let elapsed = now.saturating_sub(self.ticked);
         self.ticked = self.ticked.max(now);
         self.engines
@@ -331,7 +280,8 @@ impl Fleet {
         let median = fits
             .get(fits.len() / 2)
             .map(|median| median.scaled(OPTIMISM));
-        self.prior = median.unwrap_or(PrefillFit::prior(default_prefill_rate.into()));
+        let default = self.pool().spec.policy.kv_aware_or_default();
+        self.prior = median.unwrap_or(PrefillFit::prior(default.default_prefill_rate.into()));
         self.change(|ledger| _ = ledger.expire(now), now)
     }
 

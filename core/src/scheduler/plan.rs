@@ -14,7 +14,7 @@ use super::{
     cost::{CandidateSet, CostedPrompt},
     fleet::RoomRequirement,
 };
-use crate::{estimate, ledger::RequestKey, policy::KvAware};
+use crate::{ledger::RequestKey, pick::EligibleSetId, policy::KvAware, query::Query};
 
 /// Approximate maximum of costs computed in one pass.
 const EFFORT: usize = 4_096;
@@ -29,21 +29,21 @@ const NEIGHBORS: usize = 64;
 impl Scheduler {
     /// Binds the requests that can be bound, and removes those that were queued for too long.
     pub fn dequeue(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
-        if self.queue.is_empty() {
+        if self.requests.queue.is_empty() {
             return;
         }
-        self.fleet.assume_done(now);
+        self.endpoints.assume_done(now);
         let Some(rules) = self.rules() else {
             return self.release_all(now, dequeued);
         };
         self.give_up(now, dequeued);
-        if !rules.late || self.fleet.may_take(&rules, now) {
+        if !rules.late || self.endpoints.may_take(&rules, now) {
             self.plan(&rules, now, dequeued);
         }
     }
 
     fn give_up(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
-        for key in self.queue.late(now) {
+        for key in self.requests.queue.late(now) {
             self.remove_queued(key);
             dequeued.push(Dequeued {
                 key,
@@ -58,30 +58,19 @@ impl Scheduler {
         self.queued.fill(0.0);
         let draw = self.rng.unit();
         let horizon = (EFFORT / self.queued.len().max(1)).clamp(HORIZON.0, HORIZON.1);
-        let order = self.queue.order(horizon, now);
-        // Most requests may go anywhere: their candidates are computed once, and updated where
-        // something changes.
-        let mut anywhere: Option<CandidateSet> = None;
+        let order = self.requests.queue.order(horizon, now);
+        // Neighbors in the order often have one eligible set: its candidates are computed once, and
+        // updated where something changes.
+        let mut shared: Option<(EligibleSetId, CandidateSet)> = None;
         for (place, &key) in order.iter().enumerate() {
-            let Some(mut waiting) = self.queue.check_out(key) else {
+            let Some(mut waiting) = self.requests.queue.check_out(key) else {
                 continue;
             };
             self.refresh(&mut waiting, now);
-            let special = waiting.model.is_some() || !waiting.query.exclude.is_empty();
-            let found = match anywhere.take().filter(|_| !special) {
-                Some(candidates) => Ok(candidates),
-                None => self.fleet.candidates(
-                    waiting.model.as_deref(),
-                    &waiting.query,
-                    &self.queued,
-                    draw,
-                    now,
-                ),
-            };
-            let mut candidates = match found {
-                Ok(candidates) => candidates,
+            let eligible = match self.endpoints.eligible(waiting.model.as_deref()) {
+                Ok(eligible) => eligible,
                 Err(no_endpoint) => {
-                    self.queue.discard(&waiting);
+                    self.requests.queue.discard(&waiting);
                     dequeued.push(Dequeued {
                         key,
                         exit: QueueExit::NoEndpoint(no_endpoint),
@@ -89,11 +78,21 @@ impl Scheduler {
                     continue;
                 }
             };
+            let id = eligible.id();
+            let is_whole = waiting.query.exclude.is_empty();
+            let mut candidates = match shared.take().filter(|(of, _)| is_whole && *of == id) {
+                Some((_, candidates)) => candidates,
+                None => {
+                    let Query { exclude, .. } = &waiting.query;
+                    self.endpoints
+                        .candidates(eligible, exclude, &self.queued, draw, now)
+                }
+            };
             let head = waiting.query.blocks.first().copied();
             if let Some(position) = self.place(waiting, &mut candidates, rules, now, dequeued) {
                 self.refresh_neighbors(&order[place + 1..], head, position);
             }
-            anywhere = Some(candidates).filter(|_| !special);
+            shared = is_whole.then_some((id, candidates));
         }
     }
 
@@ -108,8 +107,8 @@ impl Scheduler {
         dequeued: &mut Vec<Dequeued>,
     ) -> Option<usize> {
         let gamma = rules.gamma(
-            self.fleet.utilization.at(now),
-            self.queue.len(),
+            self.endpoints.utilization(now),
+            self.requests.queue.len(),
             candidates.len(),
         );
         let prompt = CostedPrompt {
@@ -118,7 +117,7 @@ impl Scheduler {
         };
         let ranking = candidates.ranking(prompt, gamma);
         let Some(cost) = ranking.first().copied() else {
-            self.queue.discard(&waiting);
+            self.requests.queue.discard(&waiting);
             self.try_anyone(&waiting, now, dequeued);
             return None;
         };
@@ -129,10 +128,10 @@ impl Scheduler {
             prompt: waiting.query.prompt_tokens,
             waited,
         };
-        let has_room = self.fleet.has_room(position, need, rules, now);
+        let has_room = self.endpoints.has_room(position, need, rules, now);
         let bound = !is_wanted && (has_room || !rules.late);
         if bound {
-            self.queue.discard(&waiting);
+            self.requests.queue.discard(&waiting);
             let pending = PendingBinding {
                 key: waiting.key,
                 query: &waiting.query,
@@ -147,20 +146,21 @@ impl Scheduler {
             });
         } else {
             let service = cost.finish - candidates.candidates[cost.candidate].queue_delay;
-            waiting.set_service(service, &self.shares);
+            waiting.set_service(service, &self.requests.shares);
             self.queued[position] += service;
-            self.queue.check_in(waiting);
+            self.requests.queue.check_in(waiting);
         }
         candidates.candidates[cost.candidate] =
-            self.fleet.candidate(position, self.queued[position], now);
+            self.endpoints
+                .candidate(position, self.queued[position], now);
         bound.then_some(position)
     }
 
     /// The strategy changed to one that never queues: binds all requests by it.
     fn release_all(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
-        let keys: Vec<RequestKey> = self.queue.keys().collect();
+        let keys: Vec<RequestKey> = self.requests.queue.keys().collect();
         for key in keys {
-            if let Some(waiting) = self.queue.remove(key) {
+            if let Some(waiting) = self.requests.queue.remove(key) {
                 self.try_anyone(&waiting, now, dequeued);
             }
         }
@@ -169,7 +169,7 @@ impl Scheduler {
     /// Queueing does not help, because no endpoint is up or the strategy does not queue: binds by
     /// the picker.
     fn try_anyone(&mut self, waiting: &QueuedRequest, now: Duration, dequeued: &mut Vec<Dequeued>) {
-        let lookup = self.lookup(&waiting.query, &waiting.others, now);
+        let lookup = self.endpoints.lookup(&waiting.query, &waiting.others, now);
         let waited = now.saturating_sub(waiting.since);
         let pending = PendingBinding {
             key: waiting.key,
@@ -194,7 +194,7 @@ impl Scheduler {
             .at
             .is_none_or(|at| now.saturating_sub(at) >= FRESH)
         {
-            waiting.lookup = self.lookup(&waiting.query, &waiting.others, now);
+            waiting.lookup = self.endpoints.lookup(&waiting.query, &waiting.others, now);
         }
     }
 
@@ -202,27 +202,20 @@ impl Scheduler {
     /// block.
     fn refresh_neighbors(&mut self, next: &[RequestKey], head: Option<u64>, position: usize) {
         let Self {
-            queue,
-            caches,
-            fleet,
+            endpoints,
+            requests,
             ..
         } = self;
-        let computing = fleet.flight(position).unanswered;
         for &key in next.iter().take(NEIGHBORS) {
-            let Some(waiting) = queue.get_mut(key) else {
+            let Some(waiting) = requests.queue.get_mut(key) else {
                 continue;
             };
             if head.is_some()
                 && waiting.query.blocks.first().copied() == head
                 && waiting.lookup.at.is_some()
             {
-                caches.refresh_learned(
-                    &mut waiting.lookup.estimates,
-                    position,
-                    &waiting.query,
-                    computing,
-                );
-                waiting.lookup.hits = estimate::position_hits(&waiting.lookup.estimates);
+                let QueuedRequest { query, lookup, .. } = waiting;
+                endpoints.refresh_learned(lookup, position, query);
             }
         }
     }

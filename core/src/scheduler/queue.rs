@@ -14,9 +14,8 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::shares::FairShares;
+use super::{lookup::CacheLookup, shares::FairShares};
 use crate::{
-    estimate::{CacheEstimates, PositionHits},
     hash::MixBuildHasher,
     ledger::RequestKey,
     policy,
@@ -47,15 +46,6 @@ pub(super) struct QueuedRequest {
     pub(super) service: f64,
     /// The factor of its response time.
     pub(super) weight: f64,
-}
-
-/// The cache estimates of one prompt.
-#[derive(Clone, Debug, Default)]
-pub(super) struct CacheLookup {
-    pub(super) estimates: CacheEstimates,
-    pub(super) hits: PositionHits,
-    /// When they were computed; `None` when they are outdated.
-    pub(super) at: Option<Duration>,
 }
 
 /// See the module. One per pool.

@@ -3,9 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{RequestMetadata, Scheduler, fleet::PrefillWork};
+use super::{Scheduler, fleet::PrefillWork, requests::RequestMetadata};
 use crate::{
-    estimate::CacheClaims,
     ledger::{LedgerEntry, ProxyId, RequestId, RequestKey, RequestPhase},
     load::{EngineSample, Health},
     query::CacheSource,
@@ -49,10 +48,10 @@ impl Scheduler {
     ) {
         self.remove_queued(key);
         let prompt = self
-            .metadata
-            .get(&key)
+            .requests
+            .metadata(key)
             .map_or(uncached, |metadata| metadata.query.prompt_tokens);
-        if self.fleet.started(
+        if self.endpoints.started(
             key,
             endpoint,
             PrefillWork {
@@ -61,11 +60,10 @@ impl Scheduler {
                 non_streaming,
             },
             now,
-        ) && let Some(metadata) = self.metadata.get_mut(&key)
+        ) && let Some(query) = self.requests.moved(key)
         {
             // A retry elsewhere: the expectations were for the first endpoint.
-            (metadata.claims, metadata.expected_cached) = (CacheClaims::default(), None);
-            self.caches.routed(endpoint, &metadata.query);
+            self.endpoints.routed(endpoint, query);
         }
     }
 
@@ -77,7 +75,7 @@ impl Scheduler {
         ttft: Option<Duration>,
         now: Duration,
     ) -> Option<LedgerEntry> {
-        self.fleet.first_byte(key, ttft, now)
+        self.endpoints.first_byte(key, ttft, now)
     }
 
     /// A request ended. Returns its entry, the first time only, and how its cache estimate
@@ -89,17 +87,15 @@ impl Scheduler {
         now: Duration,
     ) -> (Option<LedgerEntry>, Option<CachePrediction>) {
         self.remove_queued(key);
-        self.fleet.assume_done(now);
-        let open = self.fleet.release(|ledger| ledger.finish(key), now);
-        let metadata = self.metadata.remove(&key);
-        let position = open.and_then(|open| self.fleet.position(open.endpoint));
+        self.endpoints.assume_done(now);
+        let open = self.endpoints.release(|ledger| ledger.finish(key), now);
+        let metadata = self.requests.ended(key);
+        let position = open.and_then(|open| self.endpoints.position(open.endpoint));
         let calibration = position.and_then(|position| self.learn(position, metadata?, ended));
         if let (Some(position), Some(decoding), Some(tokens)) =
             (position, ended.decoding, ended.completion_tokens)
         {
-            self.fleet.engines[position]
-                .decode
-                .answered(decoding, tokens);
+            self.endpoints.decoded(position, decoding, tokens);
         }
         (open, calibration)
     }
@@ -108,9 +104,9 @@ impl Scheduler {
     /// Returns the booking, and whether the request was queued.
     pub fn cancel(&mut self, key: RequestKey, now: Duration) -> (Option<LedgerEntry>, bool) {
         let waited = self.remove_queued(key).is_some();
-        let open = self.fleet.release(|ledger| ledger.cancel(key), now);
+        let open = self.endpoints.release(|ledger| ledger.cancel(key), now);
         if open.is_some() {
-            self.metadata.remove(&key);
+            self.requests.ended(key);
         }
         (open, waited)
     }
@@ -126,66 +122,60 @@ impl Scheduler {
         let open = open
             .into_iter()
             .filter(|(_, endpoint, ..)| pool.position(*endpoint).is_some());
-        self.fleet
+        self.endpoints
             .change(|ledger| ledger.replace_proxy(proxy, open, now), now);
     }
 
     /// A proxy is gone for good, with its open and queued requests. Returns the number of open
     /// ones.
     pub fn forget_proxy(&mut self, proxy: ProxyId, now: Duration) -> usize {
-        let waiting: Vec<RequestKey> = self.queue.keys().filter(|key| key.proxy == proxy).collect();
+        let queue = &self.requests.queue;
+        let waiting: Vec<RequestKey> = queue.keys().filter(|key| key.proxy == proxy).collect();
         waiting
             .into_iter()
             .for_each(|key| _ = self.remove_queued(key));
-        self.fleet.forget_proxy(proxy, now)
+        self.endpoints.forget_proxy(proxy, now)
     }
 
     /// A prompt of these blocks was sent there before this scheduler existed, by a proxy's routing
     /// history.
     pub fn replay_history(&mut self, endpoint: EndpointId, blocks: &[u64]) {
-        self.caches.replay(endpoint, blocks);
+        self.endpoints.replay_history(endpoint, blocks);
     }
 
     /// Advances time: bookings expire, and the pool's median speed becomes the prior. Returns the
     /// number of expired bookings.
     pub fn tick(&mut self, now: Duration) -> usize {
-        self.caches.settle();
-        self.fleet.tick(
-            super::kv_aware_or_default(self.pool()).default_prefill_rate,
-            now,
-        )
+        self.endpoints.tick(now)
     }
 
     /// An engine's own figures; `None` when they are missing or stale.
     pub fn set_sample(&mut self, position: usize, sample: Option<EngineSample>) {
-        let ours = self.fleet.flight(position);
-        self.fleet.loads[position].sample = sample;
-        self.fleet.engines[position].sampled(sample, ours);
+        self.endpoints.set_sample(position, sample);
     }
 
     /// Sets the health of an endpoint.
     pub fn set_health(&mut self, position: usize, health: Health) {
-        self.fleet.loads[position].health = health;
+        self.endpoints.set_health(position, health);
     }
 
     /// The size of an engine's KV cache in tokens, if it reports it.
     pub fn set_capacity(&mut self, position: usize, tokens: Option<u64>) {
-        self.fleet.engines[position].set_capacity(tokens);
-        self.caches.set_capacity(position, tokens);
+        self.endpoints.set_capacity(position, tokens);
     }
 
     /// The process at an endpoint was replaced: its cache is empty, and its speed unknown.
     pub fn restarted(&mut self, position: usize) {
-        self.fleet.engines[position].restarted();
-        self.caches.clear(position);
-        self.queue
+        self.endpoints.restarted(position);
+        self.requests
+            .queue
             .iter_mut()
             .for_each(|waiting| waiting.lookup.at = None);
     }
 
     /// An engine's counter of cache-hit tokens grew: for engines that report no usage per request.
     pub fn hit_tokens_counted(&mut self, position: usize, found: u64) {
-        self.caches.hit_tokens_counted(position, found);
+        self.endpoints.hit_tokens_counted(position, found);
     }
 
     /// Compares the reported usage with the expectations.
@@ -195,21 +185,12 @@ impl Scheduler {
         metadata: RequestMetadata,
         ended: EngineUsage,
     ) -> Option<CachePrediction> {
-        let RequestMetadata {
-            query,
-            claims,
-            expected_cached,
-        } = metadata;
-        if let Some(prompt_tokens) = ended.prompt_tokens {
-            self.caches.measured(&query, prompt_tokens);
-        }
-        let Some(reported) = ended.cached_tokens else {
-            self.caches
-                .unreported(position, expected_cached.map_or(0, |(_, tokens)| tokens));
-            return None;
-        };
-        self.caches.reported(position, claims, reported);
-        expected_cached.map(|(source, expected)| CachePrediction {
+        let RequestMetadata { query, expectation } = metadata;
+        let (prompt, cached) = (ended.prompt_tokens, ended.cached_tokens);
+        self.endpoints
+            .cache_reported(position, &query, expectation, prompt, cached);
+        let (source, expected) = expectation.cached?;
+        cached.map(|reported| CachePrediction {
             source,
             expected,
             reported,

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     ledger::{ProxyId, RequestId},
     load::{EngineSample, Health},
-    policy::PoolPolicy,
+    policy::{PoolPolicy, Strategy},
     query::{CachedTokens, RankedEndpoint},
     snapshot::{Endpoint, EndpointId, PoolSpec, Role},
 };

@@ -73,10 +73,14 @@ fn a_prompt_that_is_being_computed_counts_before_kv_events_report_it() {
         assigned(&mut scheduler, 1, &prompt(7, 6_400), hit, ms(0)).cached_tokens,
         0
     );
-    let lookup = scheduler.lookup(&prompt(7, 6_400), &[hit], ms(10));
+    let lookup = scheduler
+        .endpoints
+        .lookup(&prompt(7, 6_400), &[hit], ms(10));
     assert_eq!(lookup.hits.as_slice(), [(1, 6_399)], "it is on its way");
     answer(&mut scheduler, 1, ms(800), ms(800));
-    let lookup = scheduler.lookup(&prompt(7, 6_400), &[hit], ms(900));
+    let lookup = scheduler
+        .endpoints
+        .lookup(&prompt(7, 6_400), &[hit], ms(900));
     assert!(
         lookup.hits.is_empty(),
         "it is not there, say those who know"

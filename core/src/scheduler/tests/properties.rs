@@ -213,14 +213,14 @@ proptest! {
             world.happen(&event, &mut scheduler);
             prop_assert_eq!(scheduler.queued_requests(), world.waiting.len());
             prop_assert!(scheduler.queued_requests() <= QUEUE);
-            prop_assert_eq!(scheduler.fleet.ledger.len(), world.open.len());
+            prop_assert_eq!(scheduler.endpoints.ledger().len(), world.open.len());
             for (position, endpoint) in scheduler.pool().endpoints.iter().enumerate() {
                 let there = world.open.values().filter(|(at, _)| *at == endpoint.id);
                 let unanswered = there.clone().filter(|(_, answered)| !answered).count();
-                let flight = scheduler.fleet.flight(position);
+                let flight = scheduler.endpoints.flight(position);
                 prop_assert_eq!((flight.requests as usize, flight.unanswered as usize), (there.count(), unanswered));
             }
-            prop_assert!(scheduler.metadata.len() <= 2 * world.open.len() + 2_048);
+            prop_assert!(scheduler.requests.metadata_len() <= 2 * world.open.len() + 2_048);
         }
     }
 

@@ -1,0 +1,128 @@
+//! What a choice reads of a fleet: the candidates for a request, and which of them have room.
+
+use std::{sync::Arc, time::Duration};
+
+use super::Fleet;
+use crate::{
+    load::Health,
+    pick::{EligibleSet, NoEndpoint},
+    policy::KvAware,
+    scheduler::cost::{CandidateEndpoint, CandidateSet},
+    snapshot::EndpointId,
+};
+
+/// How long a request waits for memory alone. Engines' memory figures may be wrong, and engines
+/// queue what does not fit themselves: this wait avoids preemptions, and a wrong figure costs no
+/// more than this.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The requirements of a request for room.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::scheduler) struct RoomRequirement {
+    /// Tokens of its prompt.
+    pub(in crate::scheduler) prompt: u32,
+    /// How long it has been queued.
+    pub(in crate::scheduler) waited: Duration,
+}
+
+impl Fleet {
+    /// The endpoints that may serve a model; never empty.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub(in crate::scheduler) fn eligible(
+        &self,
+        model: Option<&str>,
+    ) -> Result<&Arc<EligibleSet>, NoEndpoint> {
+        self.picker.members(model)
+    }
+
+    /// Prompts that all endpoints together compute at once.
+    pub(in crate::scheduler) fn lanes(&self) -> u32 {
+        self.engines.len() as u32
+    }
+
+    /// The share of time in which engines compute prompts, 0..=1.
+    pub(in crate::scheduler) fn utilization(&self, now: Duration) -> f64 {
+        self.utilization.at(now)
+    }
+
+    /// The endpoints of `eligible` that may be chosen for a request and are up, or warm up and take their turn by
+    /// `draw`.
+    ///
+    /// `queued` has the seconds of queued work per position.
+    pub(in crate::scheduler) fn candidates(
+        &self,
+        eligible: &EligibleSet,
+        exclude: &[EndpointId],
+        queued: &[f64],
+        draw: f32,
+        now: Duration,
+    ) -> CandidateSet {
+        let endpoints = &self.pool().endpoints;
+        let tried = |position: usize| exclude.contains(&endpoints[position].id);
+        let chosen = eligible
+            .positions()
+            .filter(|&position| self.loads[position].health.admits(draw));
+        let chosen = chosen.filter(|&position| exclude.is_empty() || !tried(position));
+        CandidateSet::new(
+            chosen
+                .map(|position| self.candidate(position, queued[position], now))
+                .collect(),
+        )
+    }
+
+    pub(in crate::scheduler) fn candidate(
+        &self,
+        position: usize,
+        queued: f64,
+        now: Duration,
+    ) -> CandidateEndpoint {
+        let (engine, flight) = (&self.engines[position], self.flights[position]);
+        let fit = engine.fit(self.prior);
+        CandidateEndpoint {
+            position: position as u32,
+            in_flight: flight.requests,
+            recent_prefill: engine.recent_prefill(),
+            queue_delay: engine.queue_delay(flight, fit, now) + queued,
+            base: fit.base,
+            per_token: 1.0 / fit.rate,
+        }
+    }
+
+    /// Whether a prompt may be sent there: our own prompts begin within the window, and its memory
+    /// takes the prompt.
+    ///
+    /// Work of other clients raises the cost of an endpoint and is not waited for: it might never
+    /// end. Nor is memory waited for forever, see [`PATIENCE`].
+    pub(in crate::scheduler) fn has_room(
+        &self,
+        position: usize,
+        need: RoomRequirement,
+        rules: &KvAware,
+        now: Duration,
+    ) -> bool {
+        let patience = PATIENCE.min(rules.queue.max_wait / 2);
+        self.is_free(position, rules, now)
+            && (need.waited >= patience || self.engines[position].fits(need.prompt))
+    }
+
+    /// Whether our own prompts begin there within the window.
+    pub(in crate::scheduler) fn is_free(
+        &self,
+        position: usize,
+        rules: &KvAware,
+        now: Duration,
+    ) -> bool {
+        let engine = &self.engines[position];
+        engine.pending(self.flights[position], engine.fit(self.prior), now)
+            < rules.window.as_secs_f64()
+    }
+
+    /// Whether any endpoint may take a request now, or none is up so that queueing does not help.
+    pub(in crate::scheduler) fn may_take(&self, rules: &KvAware, now: Duration) -> bool {
+        let up = |position: &usize| self.loads[*position].health != Health::Down;
+        let mut up = (0..self.loads.len()).filter(up).peekable();
+        up.peek().is_none() || up.any(|position| self.is_free(position, rules, now))
+    }
+}

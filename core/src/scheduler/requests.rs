@@ -1,0 +1,127 @@
+//! The requests of one pool: those that are queued, what is needed of open ones when they move or
+//! end, and the accounts of tenants.
+//!
+//! Reads nothing of endpoints: positions and seconds come as arguments. Invariant: the queue, the
+//! metadata and the accounts are bounded.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{
+    EvictedRequest,
+    lookup::CacheExpectation,
+    queue::{QueuedRequest, RequestQueue},
+    seconds,
+    shares::FairShares,
+};
+use crate::{
+    hash::MixBuildHasher,
+    ledger::{Ledger, RequestKey},
+    policy::QueueLimits,
+    query::Query,
+};
+
+/// Metadata of requests that ended without a report, kept at most.
+const SLACK: usize = 1_024;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct PoolRequests {
+    pub(super) queue: RequestQueue,
+    pub(super) shares: FairShares,
+    metadata: HashMap<RequestKey, RequestMetadata, MixBuildHasher>,
+}
+
+/// The metadata of an open request, needed when it moves or ends.
+#[derive(Clone, Debug)]
+pub(super) struct RequestMetadata {
+    pub(super) query: Query,
+    /// What was expected of the cache at the booked endpoint.
+    pub(super) expectation: CacheExpectation,
+}
+
+/// The queue has no room for a request, and the fair share of its tenant is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct QueueIsFull;
+
+impl PoolRequests {
+    /// Makes room in the queue for a request of this size and tenant, by the eviction of at most
+    /// one other. `lanes` is the number of prompts that the pool computes at once.
+    ///
+    /// # Errors
+    /// When no eviction is fair and enough.
+    pub(super) fn make_room(
+        &mut self,
+        query: &Query,
+        limits: &QueueLimits,
+        lanes: u32,
+    ) -> Result<Option<EvictedRequest>, QueueIsFull> {
+        if self.queue.has_room(limits, query.prompt_bytes) {
+            return Ok(None);
+        }
+        let key = self
+            .queue
+            .eviction_candidate(query.tenant)
+            .ok_or(QueueIsFull)?;
+        let gone = self.queue.remove(key).ok_or(QueueIsFull)?;
+        if self.queue.has_room(limits, query.prompt_bytes) {
+            return Ok(Some(EvictedRequest {
+                key,
+                retry_after: self.retry_after(lanes),
+            }));
+        }
+        self.queue.push(*gone);
+        Err(QueueIsFull)
+    }
+
+    /// Queues a request.
+    pub(super) fn enqueue(&mut self, queued: QueuedRequest) {
+        self.queue.push(queued);
+    }
+
+    /// An estimate of when a pool that computes `lanes` prompts at once will have drained the
+    /// queue, 1 to 60 seconds.
+    pub(super) fn retry_after(&self, lanes: u32) -> Duration {
+        seconds((self.queue.service() / f64::from(lanes.max(1))).clamp(1.0, 60.0))
+    }
+
+    /// A request was booked, with `uncached` tokens to compute: its tenant pays for them.
+    pub(super) fn booked(
+        &mut self,
+        key: RequestKey,
+        metadata: RequestMetadata,
+        uncached: u32,
+        open: &Ledger,
+        now: Duration,
+    ) {
+        self.shares.spend(metadata.query.tenant, uncached, now);
+        // Requests may end without a report: their metadata is dropped when it outnumbers that of
+        // open requests.
+        if self.metadata.len() > 2 * open.len() + SLACK {
+            self.metadata.retain(|&key, _| open.get(key).is_some());
+        }
+        self.metadata.insert(key, metadata);
+    }
+
+    /// The metadata of an open request.
+    pub(super) fn metadata(&self, key: RequestKey) -> Option<&RequestMetadata> {
+        self.metadata.get(&key)
+    }
+
+    /// A request moved to an endpoint for which nothing was expected. Returns its query.
+    pub(super) fn moved(&mut self, key: RequestKey) -> Option<&Query> {
+        let metadata = self.metadata.get_mut(&key)?;
+        metadata.expectation = CacheExpectation::default();
+        Some(&metadata.query)
+    }
+
+    /// An open request ended.
+    pub(super) fn ended(&mut self, key: RequestKey) -> Option<RequestMetadata> {
+        self.metadata.remove(&key)
+    }
+
+    /// Open requests with metadata.
+    #[cfg(test)]
+    pub(super) fn metadata_len(&self) -> usize {
+        self.metadata.len()
+    }
+}
