@@ -114,10 +114,12 @@ pub struct ExpectedCosts {
 pub struct QueueExplanation {
     /// What waste is weighed with.
     pub gamma: f32,
-    /// Share of time in which endpoints compute prompts, 0..=1.
+    /// Share of time in which the endpoints that may serve the request compute prompts, 0..=1.
     pub utilization: f32,
-    /// Requests that wait.
+    /// Requests that wait, in the whole pool.
     pub queued_requests: usize,
+    /// Those of them that may be expected to go to the endpoints that may serve the request.
+    pub expected_requests: f32,
     /// Whether the request would be bound at once.
     pub binds_now: bool,
     /// Every endpoint that may be chosen, the one with the least cost first.

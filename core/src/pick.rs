@@ -49,8 +49,7 @@ mod weighed;
 
 use explain::cached;
 use field::{Candidates, HealthTier};
-use members::EligibleSets;
-pub(crate) use members::{EligibleSet, EligibleSetId};
+pub(crate) use members::{EligibleSet, EligibleSetId, EligibleSets};
 use weighed::{MAX_WEIGHED, PickRanking};
 
 /// One pool, prepared for choosing; built whenever the pool changes.

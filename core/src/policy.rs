@@ -288,10 +288,13 @@ impl KvAware {
     /// before it is idle again: `ρ / (1 − ρ)` in the mean, where ρ is the share of time in which
     /// endpoints compute prompts (M/G/1). So waste costs nothing on an idle fleet and is out of the
     /// question on a full one, without a number to tune.
+    ///
+    /// `utilization` is ρ of the endpoints that may serve the request, `endpoints` their number, and
+    /// `waiting` the queued requests that may be expected to go to them.
     #[must_use]
-    pub fn gamma(&self, utilization: f64, waiting: usize, endpoints: usize) -> f64 {
+    pub fn gamma(&self, utilization: f64, waiting: f64, endpoints: usize) -> f64 {
         let busy = utilization.clamp(0.0, Self::BUSIEST);
-        let queue = waiting as f64 / endpoints.max(1) as f64;
+        let queue = waiting / endpoints.max(1) as f64;
         f64::from(self.gamma) * busy / (1.0 - busy) + f64::from(self.gamma_waiting) * queue
     }
 

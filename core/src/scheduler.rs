@@ -30,7 +30,7 @@ use crate::{
     explanation::ExpectedCosts,
     ledger::{InFlightTotals, ProxyId, RequestKey},
     load::Load,
-    pick::NoEndpoint,
+    pick::{EligibleSet, NoEndpoint},
     policy::KvAware,
     query::{CacheHit, CacheSource, EndpointChoice, Query},
     rng::SeededRng,
@@ -64,10 +64,6 @@ use requests::PoolRequests;
 pub struct Scheduler {
     endpoints: Fleet,
     requests: PoolRequests,
-    /// Seconds of queued work per position of the endpoint where it costs least, as of the last
-    /// plan. Four places keep it up to date between plans: enqueueing, removal, a changed pool, and
-    /// the plan itself.
-    queued: Vec<f64>,
     /// Choices so far.
     round_robin_counter: u64,
     rng: SeededRng,
@@ -170,8 +166,7 @@ impl Scheduler {
     pub fn new(pool: &Arc<Pool>, rng: SeededRng) -> Self {
         Self {
             endpoints: Fleet::new(Arc::clone(pool)),
-            requests: PoolRequests::default(),
-            queued: vec![0.0; pool.endpoints.len()],
+            requests: PoolRequests::new(pool.endpoints.len()),
             round_robin_counter: 0,
             rng,
         }
@@ -181,12 +176,14 @@ impl Scheduler {
     /// requests at endpoints that were removed.
     pub fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
         let gone = self.endpoints.apply(pool, now);
-        self.queued = vec![0.0; pool.endpoints.len()];
-        // Estimates are by position, and positions have changed.
-        self.requests
-            .queue
-            .iter_mut()
-            .for_each(|waiting| waiting.lookup = CacheLookup::default());
+        let Self {
+            endpoints,
+            requests,
+            ..
+        } = self;
+        requests.queue.apply(pool.endpoints.len(), |model| {
+            endpoints.eligible(model).ok().cloned()
+        });
         gone
     }
 
@@ -200,7 +197,7 @@ impl Scheduler {
     pub fn schedule(&mut self, request: ScheduleRequest<'_>, now: Duration) -> ScheduleOutcome {
         self.endpoints.assume_done(now);
         // A repeated question replaces the queued one: a request must not be bound twice.
-        self.remove_queued(request.key);
+        self.requests.queue.remove(request.key);
         let query = &self.endpoints.corrected(request.query);
         let lookup = self.endpoints.lookup(query, request.hits, now);
         let request = ScheduleRequest { query, ..request };
@@ -272,11 +269,12 @@ impl Scheduler {
             Ok(eligible) => eligible,
             Err(no_endpoint) => return ScheduleOutcome::NoEndpoint(no_endpoint),
         };
+        let queue = &self.requests.queue;
         let candidates =
             self.endpoints
-                .candidates(eligible, &query.exclude, &self.queued, draw, now);
-        let utilization = self.endpoints.utilization(now);
-        let gamma = rules.gamma(utilization, self.requests.queue.len(), candidates.len());
+                .candidates(eligible, &query.exclude, queue.work(), draw, now);
+        let utilization = self.endpoints.utilization(eligible, now);
+        let gamma = rules.gamma(utilization, queue.expected_at(eligible), candidates.len());
         let prompt = CostedPrompt {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
@@ -292,10 +290,11 @@ impl Scheduler {
             prompt: query.prompt_tokens,
             waited,
         };
-        let is_wanted = self.queued[position] > 0.0;
+        let is_wanted = queue.is_wanted(position);
         let has_room = self.endpoints.has_room(position, requirement, rules, now);
         if may_wait && rules.late && (is_wanted || !has_room) {
-            return self.enqueue(request, lookup, candidate, cost, rules, now);
+            let eligible = Arc::clone(eligible);
+            return self.enqueue(request, eligible, lookup, (candidate, cost), rules, now);
         }
         let pending = PendingBinding {
             key,
@@ -312,9 +311,9 @@ impl Scheduler {
     fn enqueue(
         &mut self,
         request: ScheduleRequest<'_>,
+        eligible: Arc<EligibleSet>,
         lookup: CacheLookup,
-        cheapest: CandidateEndpoint,
-        cost: EndpointCost,
+        (cheapest, cost): (CandidateEndpoint, EndpointCost),
         rules: &KvAware,
         now: Duration,
     ) -> ScheduleOutcome {
@@ -345,10 +344,11 @@ impl Scheduler {
             at_least: true,
             ..*hit
         });
-        let mut queued = QueuedRequest {
+        let queued = QueuedRequest {
             key,
             query: query.clone(),
             model: model.map(Box::from),
+            eligible: Some(eligible),
             others: others.collect(),
             since: now.saturating_sub(waited),
             until: now + limit,
@@ -356,9 +356,7 @@ impl Scheduler {
             service,
             weight: 0.0,
         };
-        queued.set_service(service, &self.requests.shares);
-        self.queued[cheapest.position as usize] += service;
-        self.requests.enqueue(queued);
+        self.requests.enqueue(queued, service, cheapest.position);
         outcome
     }
 
@@ -385,16 +383,6 @@ impl Scheduler {
         };
         self.pick(pending, model, now)
             .map_or_else(ScheduleOutcome::NoEndpoint, ScheduleOutcome::Bound)
-    }
-
-    /// Removes the queued request with this key, if any.
-    fn remove_queued(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
-        let waiting = self.requests.queue.remove(key)?;
-        if self.requests.queue.is_empty() {
-            // No endpoint has queued work; with others left, the next plan recomputes it.
-            self.queued.fill(0.0);
-        }
-        Some(waiting)
     }
 
     /// An estimate of when the queue will have drained, 1 to 60 seconds.

@@ -100,6 +100,16 @@ impl CandidateSet {
         self.candidates.len()
     }
 
+    /// Updates the candidate at its position, if it is in the set.
+    pub(super) fn update(&mut self, candidate: CandidateEndpoint) {
+        let at = self.first_from(0, candidate.position);
+        if let Some(there) = self.candidates.get_mut(at)
+            && there.position == candidate.position
+        {
+            *there = candidate;
+        }
+    }
+
     /// Where the request costs least; empty when there are no sites.
     pub(super) fn ranking(&self, prompt: CostedPrompt<'_>, gamma: f64) -> CostRanking {
         let mut ranking = CostRanking::new();

@@ -115,6 +115,11 @@ impl EngineModel {
         whole - done.min(head * MOST_DONE)
     }
 
+    /// The share of it that computes prompts, 0..=1.
+    pub(super) fn busy_share(&self, in_flight: InFlightTotals) -> f64 {
+        f64::from(in_flight.unanswered.min(1))
+    }
+
     /// Whether its memory takes this prompt without preempting others. True if its memory is
     /// unknown.
     pub(super) fn fits(&self, prompt_tokens: u32) -> bool {

@@ -68,11 +68,13 @@ impl Scheduler {
             waited,
         };
         let eligible = self.endpoints.eligible(model).ok()?;
+        let queue = &self.requests.queue;
         let candidates =
             self.endpoints
-                .candidates(eligible, &query.exclude, &self.queued, 0.0, now);
-        let utilization = self.endpoints.utilization(now);
-        let gamma = rules.gamma(utilization, self.requests.queue.len(), candidates.len());
+                .candidates(eligible, &query.exclude, queue.work(), 0.0, now);
+        let utilization = self.endpoints.utilization(eligible, now);
+        let expected = queue.expected_at(eligible);
+        let gamma = rules.gamma(utilization, expected, candidates.len());
         let mut costs: Vec<EndpointCost> = Vec::with_capacity(candidates.len());
         candidates.for_each(
             CostedPrompt {
@@ -94,7 +96,7 @@ impl Scheduler {
         let wanted = |weighed: &CandidateCosts| {
             self.endpoints
                 .position(weighed.endpoint)
-                .is_some_and(|at| self.queued[at] > 0.0)
+                .is_some_and(|at| queue.is_wanted(at))
         };
         let binds = !rules.late
             || candidates
@@ -103,7 +105,8 @@ impl Scheduler {
         Some(QueueExplanation {
             gamma: gamma as f32,
             utilization: utilization as f32,
-            queued_requests: self.requests.queue.len(),
+            queued_requests: queue.len(),
+            expected_requests: expected as f32,
             binds_now: binds,
             candidates,
         })

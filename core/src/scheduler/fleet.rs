@@ -47,8 +47,6 @@ pub(super) struct Fleet {
     engines: Vec<EngineModel>,
     caches: CacheEstimator,
     flights: Vec<InFlightTotals>,
-    /// Engines that compute prompts.
-    busy: usize,
     utilization: Utilization,
     /// For an engine whose own speed is not known.
     prior: PrefillFit,
@@ -74,8 +72,7 @@ impl Fleet {
             loads: vec![Load::default(); endpoints],
             engines: vec![EngineModel::default(); endpoints],
             flights: vec![InFlightTotals::default(); endpoints],
-            busy: 0,
-            utilization: Utilization::default(),
+            utilization: Utilization::idle(endpoints),
             prior: PrefillFit::prior(rules.default_prefill_rate.into()),
             ticked: Duration::ZERO,
             silent: BTreeSet::new(),
@@ -100,7 +97,8 @@ impl Fleet {
         }
         (self.engines, self.loads) = (next, loads);
         self.flights = vec![InFlightTotals::default(); pool.endpoints.len()];
-        self.busy = 0;
+        let ids = pool.endpoints.iter().map(|endpoint| endpoint.id);
+        self.utilization.apply(ids.map(|id| before.position(id)));
         self.picker = Picker::build(Arc::clone(pool));
         let open = self.ledger.len();
         self.ledger
@@ -303,11 +301,9 @@ impl Fleet {
     /// Copies the ledger's sums of one endpoint.
     fn recount(&mut self, position: usize, now: Duration) {
         let flight = self.ledger.in_flight(self.pool().endpoints[position].id);
-        let before = std::mem::replace(&mut self.flights[position], flight);
-        self.busy =
-            self.busy + usize::from(flight.unanswered > 0) - usize::from(before.unanswered > 0);
-        self.utilization
-            .set(self.busy as f64 / self.flights.len() as f64, now);
+        self.flights[position] = flight;
+        let busy = self.engines[position].busy_share(flight);
+        self.utilization.set(position, busy, now);
         let load = &mut self.loads[position];
         (load.in_flight, load.pending_tokens) = (flight.requests, flight.tokens);
     }

@@ -2,29 +2,71 @@
 //!
 //! Each in turn gets the endpoint where it costs least, given the work that is sent and the queued
 //! work before it. If that endpoint has room and no earlier request wants it, the request is bound;
-//! else its work is added to the endpoint's queued work. Bounded: the number of requests times that
-//! of endpoints stays within [`EFFORT`]; requests behind that horizon are not examined in this
-//! pass.
+//! else its work is added to the endpoint's queued work.
+//!
+//! A pass examines the eligible sets that have an endpoint with room, each up to a horizon of its
+//! own, and goes through the requests of all of them by urgency. So requests that wait for the few
+//! holders of an adapter do not keep others from endpoints that are idle, and where two sets want
+//! one endpoint the more urgent request gets it. A set without room keeps its order and its queued
+//! work: nothing of it could be bound.
+//!
+//! Bounded: at most [`MAX_SETS`] sets, and about 128 requests and [`EFFORT`] costs, however many sets
+//! there are.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
 
 use super::{
     Dequeued, QueueExit, QueuedRequest, Scheduler,
     bind::PendingBinding,
     cost::{CandidateSet, CostedPrompt},
     fleet::RoomRequirement,
+    queue::MAX_SETS,
 };
-use crate::{ledger::RequestKey, pick::EligibleSetId, policy::KvAware, query::Query};
+use crate::{ledger::RequestKey, pick::EligibleSet, policy::KvAware, snapshot::EndpointId};
 
 /// Approximate maximum of costs computed in one pass.
 const EFFORT: usize = 4_096;
-/// Minimum and maximum number of requests in one pass.
+/// Minimum and maximum number of requests of one set in one pass.
 const HORIZON: (usize, usize) = (16, 128);
 /// Cache estimates of a queued request are repeated after this time.
 const FRESH: Duration = Duration::from_millis(200);
 /// When a prompt is bound, at most this many queued requests with the same beginning are updated at
 /// once.
 const NEIGHBORS: usize = 64;
+
+/// What a pass reads of one eligible set.
+#[derive(Debug)]
+struct ExaminedSet {
+    eligible: Arc<EligibleSet>,
+    /// Of a request that excludes no endpoint. Updated where something changes.
+    candidates: CandidateSet,
+    utilization: f64,
+}
+
+/// One request of a pass.
+#[derive(Clone, Copy, Debug)]
+struct PassEntry {
+    urgency: f64,
+    /// Index of its set.
+    set: usize,
+    key: RequestKey,
+}
+
+/// The moment of a pass.
+#[derive(Clone, Copy, Debug)]
+struct PassMoment<'a> {
+    rules: &'a KvAware,
+    draw: f32,
+    now: Duration,
+}
+
+/// The requests of one set that are examined in a pass over `sets` sets.
+fn horizon(endpoints: usize, sets: usize) -> usize {
+    let alone = (EFFORT / endpoints.max(1)).clamp(HORIZON.0, HORIZON.1);
+    (alone / sets.max(1)).max(HORIZON.0)
+}
 
 impl Scheduler {
     /// Binds the requests that can be bound, and removes those that were queued for too long.
@@ -37,80 +79,117 @@ impl Scheduler {
             return self.release_all(now, dequeued);
         };
         self.give_up(now, dequeued);
-        if !rules.late || self.endpoints.may_take(&rules, now) {
-            self.plan(&rules, now, dequeued);
+        let Self {
+            endpoints,
+            requests,
+            ..
+        } = self;
+        let ready =
+            |eligible: &EligibleSet| !rules.late || endpoints.may_take(eligible, &rules, now);
+        let turns = requests.queue.turns(ready);
+        if !turns.is_empty() {
+            self.plan(turns, &rules, now, dequeued);
         }
     }
 
+    /// Removes the requests that were queued for too long, and those that no endpoint may serve.
     fn give_up(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
         for key in self.requests.queue.late(now) {
-            self.remove_queued(key);
-            dequeued.push(Dequeued {
-                key,
-                exit: QueueExit::TimedOut {
-                    retry_after: self.retry_after(),
-                },
-            });
+            self.requests.queue.remove(key);
+            let retry_after = self.retry_after();
+            let exit = QueueExit::TimedOut { retry_after };
+            dequeued.push(Dequeued { key, exit });
         }
-    }
-
-    fn plan(&mut self, rules: &KvAware, now: Duration, dequeued: &mut Vec<Dequeued>) {
-        self.queued.fill(0.0);
-        let draw = self.rng.unit();
-        let horizon = (EFFORT / self.queued.len().max(1)).clamp(HORIZON.0, HORIZON.1);
-        let order = self.requests.queue.order(horizon, now);
-        // Neighbors in the order often have one eligible set: its candidates are computed once, and
-        // updated where something changes.
-        let mut shared: Option<(EligibleSetId, CandidateSet)> = None;
-        for (place, &key) in order.iter().enumerate() {
-            let Some(mut waiting) = self.requests.queue.check_out(key) else {
-                continue;
-            };
-            self.refresh(&mut waiting, now);
-            let eligible = match self.endpoints.eligible(waiting.model.as_deref()) {
-                Ok(eligible) => eligible,
-                Err(no_endpoint) => {
-                    self.requests.queue.discard(&waiting);
-                    dequeued.push(Dequeued {
-                        key,
-                        exit: QueueExit::NoEndpoint(no_endpoint),
-                    });
-                    continue;
-                }
-            };
-            let id = eligible.id();
-            let is_whole = waiting.query.exclude.is_empty();
-            let mut candidates = match shared.take().filter(|(of, _)| is_whole && *of == id) {
-                Some((_, candidates)) => candidates,
-                None => {
-                    let Query { exclude, .. } = &waiting.query;
-                    self.endpoints
-                        .candidates(eligible, exclude, &self.queued, draw, now)
-                }
-            };
-            let head = waiting.query.blocks.first().copied();
-            if let Some(position) = self.place(waiting, &mut candidates, rules, now, dequeued) {
-                self.refresh_neighbors(&order[place + 1..], head, position);
+        for key in self.requests.queue.without_endpoints() {
+            if let Some(waiting) = self.requests.queue.remove(key) {
+                self.try_anyone(&waiting, now, dequeued);
             }
-            shared = is_whole.then_some((id, candidates));
         }
     }
 
-    /// Binds one request, or returns it to the queue and counts its work there. Returns the
-    /// position where it was bound.
-    fn place(
+    fn plan(
         &mut self,
-        mut waiting: Box<QueuedRequest>,
-        candidates: &mut CandidateSet,
+        turns: SmallVec<[Arc<EligibleSet>; MAX_SETS]>,
         rules: &KvAware,
         now: Duration,
         dequeued: &mut Vec<Dequeued>,
-    ) -> Option<usize> {
-        let gamma = rules.gamma(
-            self.endpoints.utilization(now),
-            self.requests.queue.len(),
-            candidates.len(),
-        );
+    ) {
+        let draw = self.rng.unit();
+        let order = self.order(&turns, now);
+        let moment = PassMoment { rules, draw, now };
+        let examined = turns.into_iter().map(|eligible| ExaminedSet {
+            candidates: self.candidates(&eligible, &[], moment),
+            utilization: self.endpoints.utilization(&eligible, now),
+            eligible,
+        });
+        let mut examined: SmallVec<[ExaminedSet; MAX_SETS]> = examined.collect();
+        for (place, entry) in order.iter().enumerate() {
+            let Some(mut waiting) = self.requests.queue.check_out(entry.key) else {
+                continue;
+            };
+            self.refresh(&mut waiting, now);
+            let head = waiting.query.blocks.first().copied();
+            let (changed, bound) = self.place(waiting, &examined[entry.set], moment, dequeued);
+            let Some(position) = changed else { continue };
+            let queued = self.requests.queue.work()[position];
+            let candidate = self.endpoints.candidate(position, queued, now);
+            for set in &mut examined {
+                set.candidates.update(candidate);
+            }
+            if bound {
+                self.refresh_neighbors(&order[place + 1..], head, position);
+            }
+        }
+    }
+
+    /// The most urgent requests of these sets, the most urgent first. None of them counts as queued
+    /// work any more.
+    fn order(&mut self, turns: &[Arc<EligibleSet>], now: Duration) -> Vec<PassEntry> {
+        let mut order = Vec::new();
+        for (set, eligible) in turns.iter().enumerate() {
+            let horizon = horizon(eligible.len(), turns.len());
+            let queue = &mut self.requests.queue;
+            let urgent = queue.examine(eligible.id(), horizon, now);
+            order.extend(
+                urgent
+                    .into_iter()
+                    .map(|(urgency, key)| PassEntry { urgency, set, key }),
+            );
+        }
+        if turns.len() > 1 {
+            order.sort_by(|one, other| other.urgency.total_cmp(&one.urgency));
+        }
+        order
+    }
+
+    fn candidates(
+        &self,
+        eligible: &EligibleSet,
+        exclude: &[EndpointId],
+        moment: PassMoment<'_>,
+    ) -> CandidateSet {
+        let PassMoment { draw, now, .. } = moment;
+        let queued = self.requests.queue.work();
+        self.endpoints
+            .candidates(eligible, exclude, queued, draw, now)
+    }
+
+    /// Binds one request, or returns it to the queue and counts its work there. Returns the position
+    /// where something changed, and whether it was bound there.
+    fn place(
+        &mut self,
+        waiting: Box<QueuedRequest>,
+        set: &ExaminedSet,
+        moment: PassMoment<'_>,
+        dequeued: &mut Vec<Dequeued>,
+    ) -> (Option<usize>, bool) {
+        let PassMoment { rules, now, .. } = moment;
+        let exclude = &waiting.query.exclude;
+        let own = (!exclude.is_empty()).then(|| self.candidates(&set.eligible, exclude, moment));
+        let candidates = own.as_ref().unwrap_or(&set.candidates);
+        let queue = &self.requests.queue;
+        let expected = queue.expected_at(&set.eligible);
+        let gamma = rules.gamma(set.utilization, expected, candidates.len());
         let prompt = CostedPrompt {
             tokens: waiting.query.prompt_tokens,
             hits: &waiting.lookup.hits,
@@ -119,41 +198,36 @@ impl Scheduler {
         let Some(cost) = ranking.first().copied() else {
             self.requests.queue.discard(&waiting);
             self.try_anyone(&waiting, now, dequeued);
-            return None;
+            return (None, false);
         };
-        let position = candidates.candidates[cost.candidate].position as usize;
-        let is_wanted = self.queued[position] > 0.0;
+        let candidate = candidates.candidates[cost.candidate];
+        let position = candidate.position as usize;
         let waited = now.saturating_sub(waiting.since);
         let need = RoomRequirement {
             prompt: waiting.query.prompt_tokens,
             waited,
         };
         let has_room = self.endpoints.has_room(position, need, rules, now);
-        let bound = !is_wanted && (has_room || !rules.late);
-        if bound {
-            self.requests.queue.discard(&waiting);
-            let pending = PendingBinding {
-                key: waiting.key,
-                query: &waiting.query,
-                lookup: &waiting.lookup,
-                waited,
-                gamma,
-            };
-            let binding = self.bind(pending, candidates, &ranking, now);
-            dequeued.push(Dequeued {
-                key: waiting.key,
-                exit: QueueExit::Bound(binding),
-            });
-        } else {
-            let service = cost.finish - candidates.candidates[cost.candidate].queue_delay;
-            waiting.set_service(service, &self.requests.shares);
-            self.queued[position] += service;
-            self.requests.queue.check_in(waiting);
+        let binds = !queue.is_wanted(position) && (has_room || !rules.late);
+        if !binds {
+            let service = cost.finish - candidate.queue_delay;
+            self.requests.check_in(waiting, service, candidate.position);
+            return (Some(position), false);
         }
-        candidates.candidates[cost.candidate] =
-            self.endpoints
-                .candidate(position, self.queued[position], now);
-        bound.then_some(position)
+        self.requests.queue.discard(&waiting);
+        let pending = PendingBinding {
+            key: waiting.key,
+            query: &waiting.query,
+            lookup: &waiting.lookup,
+            waited,
+            gamma,
+        };
+        let binding = self.bind(pending, candidates, &ranking, now);
+        dequeued.push(Dequeued {
+            key: waiting.key,
+            exit: QueueExit::Bound(binding),
+        });
+        (Some(position), true)
     }
 
     /// The strategy changed to one that never queues: binds all requests by it.
@@ -200,13 +274,13 @@ impl Scheduler {
 
     /// A prompt was just bound: updates the estimates of the next requests that begin with the same
     /// block.
-    fn refresh_neighbors(&mut self, next: &[RequestKey], head: Option<u64>, position: usize) {
+    fn refresh_neighbors(&mut self, next: &[PassEntry], head: Option<u64>, position: usize) {
         let Self {
             endpoints,
             requests,
             ..
         } = self;
-        for &key in next.iter().take(NEIGHBORS) {
+        for &PassEntry { key, .. } in next.iter().take(NEIGHBORS) {
             let Some(waiting) = requests.queue.get_mut(key) else {
                 continue;
             };

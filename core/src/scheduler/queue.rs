@@ -1,92 +1,134 @@
 //! Queued requests, as descriptors: their bodies stay in their proxies.
 //!
-//! Ordered by highest response ratio, `(wait + service) / service^0.9`, times the weights of
-//! priority and of fair shares. Short work goes first while all are new, and a request that was
-//! queued for long enough goes first whatever its work, so none starves. With an exponent of 1 it
-//! would be the classic ratio; a little less costs the mean nothing and spares the longest prompts.
+//! One queue per eligible set, as an endpoint that is scarce for one set is none of another's
+//! business; limits and fair shares hold for all of them together. Each is ordered by highest
+//! response ratio, `(wait + service) / service^0.9`, times the weights of priority and of fair
+//! shares, so that requests of different sets compare. Short work goes first while all are new, and
+//! a request that was queued for long enough goes first whatever its work, so none starves. With an
+//! exponent of 1 it would be the classic ratio; a little less costs the mean nothing and spares the
+//! longest prompts.
+//!
 //! Bounded by count, bytes and time; removal takes constant time at any place. When the queue is
 //! full, the tenant with the most requests loses one in favor of those with less.
+//!
+//! Invariants: a set without queued requests has no queue; [`QueuedWork`] and [`QueueSpread`] are
+//! the sums over the requests that are queued.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, btree_map, hash_map::Entry},
+    ops::Bound,
+    sync::Arc,
     time::Duration,
 };
 
 use smallvec::SmallVec;
 
-use super::{lookup::CacheLookup, shares::FairShares};
 use crate::{
     hash::MixBuildHasher,
     ledger::RequestKey,
+    pick::{EligibleSet, EligibleSetId},
     policy,
-    query::{CacheHit, Query},
 };
 
-/// See the module.
-const EXPONENT: f64 = 0.9;
-/// Minimum service in the ratio, in seconds: a fully cached prompt must not be infinitely urgent.
-const LEAST_SERVICE: f64 = 0.05;
-/// Range of priorities, up and down; each step doubles, or halves, the urgency of a request.
-const MOST_PRIORITY: i32 = 8;
+mod request;
+mod set_queue;
+mod spread;
+mod work;
 
-/// One queued request.
-#[derive(Clone, Debug)]
-pub(super) struct QueuedRequest {
-    pub(super) key: RequestKey,
-    pub(super) query: Query,
-    pub(super) model: Option<Box<str>>,
-    /// Cache hits from sources other than the learned index.
-    pub(super) others: SmallVec<[CacheHit; 1]>,
-    /// When it was queued, here or elsewhere.
-    pub(super) since: Duration,
-    /// When it leaves the queue unbound.
-    pub(super) until: Duration,
-    pub(super) lookup: CacheLookup,
-    /// Seconds of prefill where it costs least.
-    pub(super) service: f64,
-    /// The factor of its response time.
-    pub(super) weight: f64,
-}
+pub(super) use request::QueuedRequest;
+use request::UrgencyEntry;
+use set_queue::SetQueue;
+use spread::QueueSpread;
+use work::QueuedWork;
+
+/// Sets that are examined in one plan at most, and those that are looked at for it. When there are
+/// more, they take turns.
+pub(super) const MAX_SETS: usize = 8;
+const MAX_LOOKED_AT: usize = 64;
 
 /// See the module. One per pool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RequestQueue {
-    /// `None` while a request is checked out.
-    waiting: Vec<Option<Box<QueuedRequest>>>,
-    /// Parallel: the fields of the order, contiguous, because all of them are read for every
-    /// decision.
-    ranks: Vec<UrgencyEntry>,
-    places: HashMap<RequestKey, u32, MixBuildHasher>,
+    /// By set; `None` has the requests that no endpoint may serve since the pool changed.
+    sets: BTreeMap<Option<EligibleSetId>, SetQueue>,
+    places: HashMap<RequestKey, QueuePlace, MixBuildHasher>,
     /// The number of requests per tenant; requests without one share an entry.
     tenants: HashMap<u64, u32, MixBuildHasher>,
     bytes: u64,
+    /// No request reaches its time limit before.
+    earliest: Duration,
+    work: QueuedWork,
+    spread: QueueSpread,
+    /// The set that was looked at last.
+    turn: Option<EligibleSetId>,
 }
 
-/// The fields that decide how urgent a request is.
+/// Where a request is queued.
 #[derive(Clone, Copy, Debug)]
-struct UrgencyEntry {
-    key: RequestKey,
-    tenant: u64,
-    since: Duration,
-    until: Duration,
-    service: f64,
-    weight: f64,
+struct QueuePlace {
+    set: Option<EligibleSetId>,
+    at: u32,
 }
 
 // === Queue ===
 
 impl RequestQueue {
+    /// An empty queue of a pool with this number of endpoints.
+    pub(super) fn new(endpoints: usize) -> Self {
+        Self {
+            sets: BTreeMap::new(),
+            places: HashMap::default(),
+            tenants: HashMap::default(),
+            bytes: 0,
+            earliest: Duration::MAX,
+            work: QueuedWork::none(endpoints),
+            spread: QueueSpread::none(endpoints),
+            turn: None,
+        }
+    }
+
+    /// The pool changed: positions and sets are those of a pool with this number of endpoints, and
+    /// `eligible` returns the set of a model. What was known by position is outdated.
+    pub(super) fn apply(
+        &mut self,
+        endpoints: usize,
+        eligible: impl Fn(Option<&str>) -> Option<Arc<EligibleSet>>,
+    ) {
+        let before = std::mem::replace(self, Self::new(endpoints));
+        let queued = before.sets.into_values().flat_map(|set| set.waiting);
+        for mut waiting in queued.flatten() {
+            waiting.eligible = eligible(waiting.model.as_deref());
+            waiting.lookup = super::CacheLookup::default();
+            self.insert(waiting, None);
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.ranks.len()
+        self.places.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.ranks.is_empty()
+        self.places.is_empty()
     }
 
     /// Bytes of the queued prompts.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Seconds of queued work by position, as [`QueuedWork`] defines it.
+    pub(super) fn work(&self) -> &[f64] {
+        self.work.seconds()
+    }
+
+    /// Whether a queued request costs least at this position.
+    pub(super) fn is_wanted(&self, position: usize) -> bool {
+        self.work.is_wanted(position)
+    }
+
+    /// The queued requests that may be expected to go to endpoints of this set.
+    pub(super) fn expected_at(&self, eligible: &EligibleSet) -> f64 {
+        self.spread.expected(eligible)
     }
 
     /// Whether one more fits.
@@ -109,296 +151,194 @@ impl RequestQueue {
             .iter()
             .max_by_key(|(tenant, count)| (**count, **tenant))?;
         let theirs = self
-            .ranks
-            .iter()
+            .ranks()
             .filter(|rank| rank.tenant == crowd && most > own + 1);
         theirs.max_by_key(|rank| rank.since).map(|rank| rank.key)
     }
 
     /// Seconds of queued prefill.
     pub(super) fn service(&self) -> f64 {
-        self.ranks.iter().map(|rank| rank.service).sum()
+        self.ranks().map(|rank| rank.service).sum()
     }
 
-    /// Adds a request; one with the same key is replaced.
-    pub(super) fn push(&mut self, waiting: QueuedRequest) {
+    /// Whether one more would fit in place of this one.
+    pub(super) fn has_room_without(
+        &self,
+        key: RequestKey,
+        limits: &policy::QueueLimits,
+        bytes: u64,
+    ) -> bool {
+        let freed = self.get(key).map(|waiting| waiting.query.prompt_bytes);
+        freed.is_some_and(|freed| {
+            self.len() <= limits.max_requests as usize
+                && (self.bytes - freed).saturating_add(bytes) <= limits.max_bytes
+        })
+    }
+
+    /// Adds a request that costs least at the position `wanted`; one with the same key is replaced.
+    pub(super) fn push(&mut self, waiting: QueuedRequest, wanted: u32) {
         self.remove(waiting.key);
-        self.bytes += waiting.query.prompt_bytes;
-        *self
-            .tenants
-            .entry(waiting.query.tenant.unwrap_or_default())
-            .or_default() += 1;
-        self.places.insert(waiting.key, self.ranks.len() as u32);
-        self.ranks.push(UrgencyEntry::of(&waiting));
-        self.waiting.push(Some(Box::new(waiting)));
+        self.insert(Box::new(waiting), Some(wanted));
     }
 
+    /// Removes a request; `None` if it is not queued.
     pub(super) fn remove(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
-        let place = *self.places.get(&key)? as usize;
-        let gone = self.waiting[place].take()?;
-        self.leave(place, &gone);
-        Some(gone)
+        let waiting = self.check_out(key)?;
+        self.discard(&waiting);
+        Some(waiting)
     }
 
     /// Checks a request out. It keeps its place until it is checked in or discarded.
     pub(super) fn check_out(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
-        self.waiting[*self.places.get(&key)? as usize].take()
+        let QueuePlace { set, at } = *self.places.get(&key)?;
+        self.sets.get_mut(&set)?.waiting[at as usize].take()
     }
 
-    /// Checks a request in again, with its present urgency.
-    pub(super) fn check_in(&mut self, waiting: Box<QueuedRequest>) {
-        if let Some(&place) = self.places.get(&waiting.key) {
-            self.ranks[place as usize] = UrgencyEntry::of(&waiting);
-            self.waiting[place as usize] = Some(waiting);
+    /// Checks a request in again, with its present urgency. It costs least at the position `wanted`.
+    pub(super) fn check_in(&mut self, waiting: Box<QueuedRequest>, wanted: u32) {
+        let Some(&QueuePlace { set, at }) = self.places.get(&waiting.key) else {
+            return;
+        };
+        if let Some(queue) = self.sets.get_mut(&set) {
+            queue.check_in(at as usize, waiting, wanted, &mut self.work);
         }
     }
 
     /// Removes a request that is checked out.
     pub(super) fn discard(&mut self, waiting: &QueuedRequest) {
-        if let Some(&place) = self.places.get(&waiting.key) {
-            self.leave(place as usize, waiting);
+        let Some(QueuePlace { set, at }) = self.places.remove(&waiting.key) else {
+            return;
+        };
+        let btree_map::Entry::Occupied(mut queue) = self.sets.entry(set) else {
+            return;
+        };
+        let (rank, moved) = queue.get_mut().leave(at as usize, &mut self.work);
+        if let Some(place) = moved.and_then(|moved| self.places.get_mut(&moved)) {
+            place.at = at;
         }
-    }
-
-    pub(super) fn get_mut(&mut self, key: RequestKey) -> Option<&mut QueuedRequest> {
-        self.waiting[*self.places.get(&key)? as usize].as_deref_mut()
-    }
-
-    pub(super) fn keys(&self) -> impl Iterator<Item = RequestKey> {
-        self.ranks.iter().map(|rank| rank.key)
-    }
-
-    /// Requests past their time limit.
-    pub(super) fn late(&self, now: Duration) -> Vec<RequestKey> {
-        self.ranks
-            .iter()
-            .filter(|rank| rank.until <= now)
-            .map(|rank| rank.key)
-            .collect()
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut QueuedRequest> {
-        self.waiting
-            .iter_mut()
-            .flatten()
-            .map(|waiting| &mut **waiting)
-    }
-
-    /// The `most` most urgent requests, the most urgent first.
-    pub(super) fn order(&self, most: usize, now: Duration) -> Vec<RequestKey> {
-        let urgencies = self
-            .ranks
-            .iter()
-            .enumerate()
-            .map(|(place, rank)| (rank.urgency(now), place as u32));
-        let mut order: Vec<(f64, u32)> = urgencies.collect();
-        let before =
-            |(a, one): &(f64, u32), (b, other): &(f64, u32)| b.total_cmp(a).then(one.cmp(other));
-        if order.len() > most {
-            order.select_nth_unstable_by(most, before);
-            order.truncate(most);
+        if queue.get().ranks.is_empty() {
+            queue.remove();
         }
-        order.sort_unstable_by(before);
-        order
-            .into_iter()
-            .map(|(_, place)| self.ranks[place as usize].key)
-            .collect()
-    }
-
-    fn leave(&mut self, place: usize, gone: &QueuedRequest) {
-        self.places.remove(&gone.key);
-        self.waiting.swap_remove(place);
-        self.ranks.swap_remove(place);
-        if let Some(moved) = self.ranks.get(place) {
-            self.places.insert(moved.key, place as u32);
+        if let Some(eligible) = &waiting.eligible {
+            self.spread.remove(eligible);
         }
-        self.bytes -= gone.query.prompt_bytes;
-        if let Entry::Occupied(mut count) =
-            self.tenants.entry(gone.query.tenant.unwrap_or_default())
-        {
+        self.bytes -= waiting.query.prompt_bytes;
+        if let Entry::Occupied(mut count) = self.tenants.entry(rank.tenant) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
             }
         }
     }
-}
 
-// === UrgencyEntry ===
+    fn get(&self, key: RequestKey) -> Option<&QueuedRequest> {
+        let QueuePlace { set, at } = *self.places.get(&key)?;
+        self.sets.get(&set)?.waiting[at as usize].as_deref()
+    }
 
-impl UrgencyEntry {
-    fn of(waiting: &QueuedRequest) -> Self {
-        let &QueuedRequest {
-            key,
-            since,
-            until,
-            service,
-            weight,
-            ..
-        } = waiting;
-        Self {
-            key,
-            tenant: waiting.query.tenant.unwrap_or_default(),
-            since,
-            until,
-            service,
-            weight,
+    pub(super) fn get_mut(&mut self, key: RequestKey) -> Option<&mut QueuedRequest> {
+        let QueuePlace { set, at } = *self.places.get(&key)?;
+        self.sets.get_mut(&set)?.waiting[at as usize].as_deref_mut()
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = RequestKey> {
+        self.ranks().map(|rank| rank.key)
+    }
+
+    /// Requests past their time limit.
+    pub(super) fn late(&mut self, now: Duration) -> Vec<RequestKey> {
+        let mut late = Vec::new();
+        if now < self.earliest {
+            return late;
         }
+        let mut earliest = Duration::MAX;
+        for rank in self.sets.values().flat_map(|queue| &queue.ranks) {
+            if rank.until <= now {
+                late.push(rank.key);
+            } else {
+                earliest = earliest.min(rank.until);
+            }
+        }
+        self.earliest = earliest;
+        late
     }
 
-    fn urgency(&self, now: Duration) -> f64 {
-        let waited = now.saturating_sub(self.since).as_secs_f64();
-        (waited + self.service.max(LEAST_SERVICE)) * self.weight
+    /// Requests that no endpoint may serve since the pool changed.
+    pub(super) fn without_endpoints(&self) -> Vec<RequestKey> {
+        let queue = self.sets.get(&None);
+        let ranks = queue.into_iter().flat_map(|queue| &queue.ranks);
+        ranks.map(|rank| rank.key).collect()
     }
-}
 
-// === QueuedRequest ===
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut QueuedRequest> {
+        let queues = self.sets.values_mut();
+        queues
+            .flat_map(|queue| queue.waiting.iter_mut().flatten())
+            .map(|waiting| &mut **waiting)
+    }
 
-impl QueuedRequest {
-    /// Updates its service and its weight, which includes the share of its tenant.
-    pub(super) fn set_service(&mut self, service: f64, shares: &FairShares) {
-        self.service = service;
-        let priority = 2f64.powi(self.query.priority.clamp(-MOST_PRIORITY, MOST_PRIORITY));
-        self.weight =
-            priority * shares.weight(self.query.tenant) / service.max(LEAST_SERVICE).powf(EXPONENT);
+    /// The sets with queued requests whose turn it is to be examined, of those that are `ready`: at
+    /// most [`MAX_SETS`].
+    pub(super) fn turns(
+        &mut self,
+        ready: impl Fn(&EligibleSet) -> bool,
+    ) -> SmallVec<[Arc<EligibleSet>; MAX_SETS]> {
+        let mut turns = SmallVec::new();
+        let after = (Bound::Excluded(self.turn), Bound::Unbounded);
+        let rest = (Bound::Unbounded, Bound::Included(self.turn));
+        let queues = self.sets.range(after).chain(self.sets.range(rest));
+        let sets = queues.filter_map(|(_, queue)| queue.eligible.as_ref());
+        let mut last = None;
+        for eligible in sets.take(MAX_LOOKED_AT) {
+            if turns.len() == MAX_SETS {
+                break;
+            }
+            last = Some(eligible.id());
+            if ready(eligible) {
+                turns.push(Arc::clone(eligible));
+            }
+        }
+        self.turn = last;
+        turns
+    }
+
+    /// Begins the examination of a set: its requests do not count as queued work until they are
+    /// checked in. Returns the `most` most urgent of them with their urgency, the most urgent first.
+    pub(super) fn examine(
+        &mut self,
+        set: EligibleSetId,
+        most: usize,
+        now: Duration,
+    ) -> Vec<(f64, RequestKey)> {
+        let Some(queue) = self.sets.get_mut(&Some(set)) else {
+            return Vec::new();
+        };
+        queue.uncount_all(&mut self.work);
+        queue.order(most, now)
+    }
+
+    fn insert(&mut self, waiting: Box<QueuedRequest>, wanted: Option<u32>) {
+        let (key, set) = (waiting.key, waiting.set_id());
+        self.bytes += waiting.query.prompt_bytes;
+        self.earliest = self.earliest.min(waiting.until);
+        let tenant = waiting.query.tenant.unwrap_or_default();
+        *self.tenants.entry(tenant).or_default() += 1;
+        if let Some(position) = wanted {
+            self.work.add(position, waiting.service);
+        }
+        if let Some(eligible) = &waiting.eligible {
+            self.spread.add(eligible);
+        }
+        let queue = self.sets.entry(set);
+        let queue = queue.or_insert_with(|| SetQueue::new(waiting.eligible.clone()));
+        let at = queue.push(waiting, wanted);
+        self.places.insert(key, QueuePlace { set, at });
+    }
+
+    fn ranks(&self) -> impl Iterator<Item = &UrgencyEntry> {
+        self.sets.values().flat_map(|queue| &queue.ranks)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::ledger::{ProxyId, RequestId};
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn key(request: u64) -> RequestKey {
-        RequestKey {
-            proxy: ProxyId(1),
-            request: RequestId(request),
-        }
-    }
-
-    fn waiting(request: u64, since: u64, service: f64, query: Query) -> QueuedRequest {
-        let mut waiting = QueuedRequest {
-            key: key(request),
-            query,
-            model: None,
-            others: SmallVec::new(),
-            since: Duration::from_secs(since),
-            until: Duration::MAX,
-            lookup: CacheLookup::default(),
-            service,
-            weight: 0.0,
-        };
-        waiting.set_service(service, &FairShares::default());
-        waiting
-    }
-
-    fn order(queue: &RequestQueue, now: u64) -> Vec<u64> {
-        queue
-            .order(usize::MAX, Duration::from_secs(now))
-            .into_iter()
-            .map(|key| key.request.0)
-            .collect()
-    }
-
-    #[test]
-    fn short_work_goes_first_and_long_work_does_not_starve() {
-        let mut queue = RequestQueue::default();
-        queue.push(waiting(1, 0, 10.0, Query::default()));
-        queue.push(waiting(2, 9, 0.5, Query::default()));
-        assert_eq!(order(&queue, 10), [2, 1]);
-        queue.push(waiting(3, 300, 0.5, Query::default()));
-        assert_eq!(
-            order(&queue, 300),
-            [2, 1, 3],
-            "five minutes in the queue outweigh a short service"
-        );
-    }
-
-    #[test]
-    fn priority_and_fair_shares_weigh() {
-        let mut queue = RequestQueue::default();
-        queue.push(waiting(1, 0, 1.0, Query::default()));
-        queue.push(waiting(
-            2,
-            0,
-            1.0,
-            Query {
-                priority: 1,
-                ..Query::default()
-            },
-        ));
-        assert_eq!(order(&queue, 5), [2, 1]);
-        let mut shares = FairShares::default();
-        shares.spend(Some(7), 100_000, SECOND);
-        shares.spend(Some(8), 1_000, SECOND);
-        for (request, tenant) in [(1, 8), (2, 7)] {
-            let mut waiting = queue.remove(key(request)).expect("it waits");
-            waiting.query.tenant = Some(tenant);
-            waiting.set_service(1.0, &shares);
-            queue.push(*waiting);
-        }
-        assert_eq!(
-            order(&queue, 5),
-            [1, 2],
-            "one step of priority does not outweigh a hundredfold share"
-        );
-    }
-
-    #[test]
-    fn the_newest_request_of_the_largest_tenant_is_evicted_for_smaller_ones() {
-        let of = |tenant| Query {
-            tenant: Some(tenant),
-            ..Query::default()
-        };
-        let mut queue = RequestQueue::default();
-        assert_eq!(queue.eviction_candidate(Some(1)), None);
-        for request in 1..=4 {
-            queue.push(waiting(request, request, 1.0, of(1)));
-        }
-        queue.push(waiting(5, 5, 1.0, of(2)));
-        assert_eq!(queue.eviction_candidate(Some(1)), None, "not to itself");
-        assert_eq!(
-            (
-                queue.eviction_candidate(Some(2)),
-                queue.eviction_candidate(None)
-            ),
-            (Some(key(4)), Some(key(4)))
-        );
-        queue.remove(key(4));
-        queue.push(waiting(6, 6, 1.0, of(2)));
-        assert_eq!(
-            queue.eviction_candidate(Some(2)),
-            None,
-            "three and two: eviction would only swap them"
-        );
-        assert_eq!(queue.eviction_candidate(Some(3)), Some(key(3)));
-    }
-
-    proptest! {
-        #[test]
-        fn count_and_bytes_follow_every_push_and_removal(
-            steps in proptest::collection::vec((0u64..20, 0u64..1_000, 0u64..3, any::<bool>()), 0..100),
-        ) {
-            let (mut queue, mut model) = (RequestQueue::default(), HashMap::new());
-            for (request, bytes, tenant, leaves) in steps {
-                if leaves {
-                    prop_assert_eq!(queue.remove(key(request)).is_some(), model.remove(&request).is_some());
-                } else {
-                    let query = Query { prompt_bytes: bytes, tenant: Some(tenant), ..Query::default() };
-                    queue.push(waiting(request, 0, 1.0, query));
-                    model.insert(request, (bytes, tenant));
-                }
-                prop_assert_eq!(queue.len(), model.len());
-                prop_assert_eq!(queue.bytes(), model.values().map(|(bytes, _)| bytes).sum::<u64>());
-                let counted = |tenant| model.values().filter(|(_, of)| *of == tenant).count() as u32;
-                prop_assert!((0..3).all(|tenant| queue.tenants.get(&tenant).copied().unwrap_or(0) == counted(tenant)));
-                prop_assert!(model.keys().all(|request| queue.get_mut(key(*request)).is_some()));
-            }
-            prop_assert_eq!(queue.order(5, Duration::ZERO).len(), model.len().min(5));
-        }
-    }
-}
+mod tests;

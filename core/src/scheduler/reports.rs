@@ -46,7 +46,7 @@ impl Scheduler {
         non_streaming: bool,
         now: Duration,
     ) {
-        self.remove_queued(key);
+        self.requests.queue.remove(key);
         let prompt = self
             .requests
             .metadata(key)
@@ -86,7 +86,7 @@ impl Scheduler {
         ended: EngineUsage,
         now: Duration,
     ) -> (Option<LedgerEntry>, Option<CachePrediction>) {
-        self.remove_queued(key);
+        self.requests.queue.remove(key);
         self.endpoints.assume_done(now);
         let open = self.endpoints.release(|ledger| ledger.finish(key), now);
         let metadata = self.requests.ended(key);
@@ -103,7 +103,7 @@ impl Scheduler {
     /// A proxy cancels a request: it leaves the queue, and an unconfirmed booking is released.
     /// Returns the booking, and whether the request was queued.
     pub fn cancel(&mut self, key: RequestKey, now: Duration) -> (Option<LedgerEntry>, bool) {
-        let waited = self.remove_queued(key).is_some();
+        let waited = self.requests.queue.remove(key).is_some();
         let open = self.endpoints.release(|ledger| ledger.cancel(key), now);
         if open.is_some() {
             self.requests.ended(key);
@@ -133,7 +133,7 @@ impl Scheduler {
         let waiting: Vec<RequestKey> = queue.keys().filter(|key| key.proxy == proxy).collect();
         waiting
             .into_iter()
-            .for_each(|key| _ = self.remove_queued(key));
+            .for_each(|key| _ = self.requests.queue.remove(key));
         self.endpoints.forget_proxy(proxy, now)
     }
 

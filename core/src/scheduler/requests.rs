@@ -24,10 +24,10 @@ use crate::{
 const SLACK: usize = 1_024;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PoolRequests {
     pub(super) queue: RequestQueue,
-    pub(super) shares: FairShares,
+    shares: FairShares,
     metadata: HashMap<RequestKey, RequestMetadata, MixBuildHasher>,
 }
 
@@ -44,6 +44,15 @@ pub(super) struct RequestMetadata {
 pub(super) struct QueueIsFull;
 
 impl PoolRequests {
+    /// None, of a pool with this number of endpoints.
+    pub(super) fn new(endpoints: usize) -> Self {
+        Self {
+            queue: RequestQueue::new(endpoints),
+            shares: FairShares::default(),
+            metadata: HashMap::default(),
+        }
+    }
+
     /// Makes room in the queue for a request of this size and tenant, by the eviction of at most
     /// one other. `lanes` is the number of prompts that the pool computes at once.
     ///
@@ -58,24 +67,28 @@ impl PoolRequests {
         if self.queue.has_room(limits, query.prompt_bytes) {
             return Ok(None);
         }
-        let key = self
-            .queue
-            .eviction_candidate(query.tenant)
+        let crowd = self.queue.eviction_candidate(query.tenant);
+        let key = crowd
+            .filter(|&key| self.queue.has_room_without(key, limits, query.prompt_bytes))
             .ok_or(QueueIsFull)?;
-        let gone = self.queue.remove(key).ok_or(QueueIsFull)?;
-        if self.queue.has_room(limits, query.prompt_bytes) {
-            return Ok(Some(EvictedRequest {
-                key,
-                retry_after: self.retry_after(lanes),
-            }));
-        }
-        self.queue.push(*gone);
-        Err(QueueIsFull)
+        self.queue.remove(key);
+        Ok(Some(EvictedRequest {
+            key,
+            retry_after: self.retry_after(lanes),
+        }))
     }
 
-    /// Queues a request.
-    pub(super) fn enqueue(&mut self, queued: QueuedRequest) {
-        self.queue.push(queued);
+    /// Queues a request that costs least at the position `wanted`, where its prefill takes `service`
+    /// seconds.
+    pub(super) fn enqueue(&mut self, mut queued: QueuedRequest, service: f64, wanted: u32) {
+        queued.set_service(service, &self.shares);
+        self.queue.push(queued, wanted);
+    }
+
+    /// Returns a request that is checked out to the queue, as [`Self::enqueue`] does.
+    pub(super) fn check_in(&mut self, mut queued: Box<QueuedRequest>, service: f64, wanted: u32) {
+        queued.set_service(service, &self.shares);
+        self.queue.check_in(queued, wanted);
     }
 
     /// An estimate of when a pool that computes `lanes` prompts at once will have drained the

@@ -6,10 +6,11 @@ use crate::{
     load::{EngineSample, Health},
     policy::{PoolPolicy, Strategy},
     query::{CachedTokens, RankedEndpoint},
-    snapshot::{Endpoint, EndpointId, PoolSpec, Role},
+    snapshot::{Endpoint, EndpointId, Model, ModelHolders, PoolSpec, Role},
 };
 
 mod caches;
+mod eligible_sets;
 mod properties;
 mod queueing;
 
@@ -40,6 +41,28 @@ fn pool(rules: KvAware, endpoints: u64) -> Arc<Pool> {
     Arc::new(Pool {
         spec: Arc::new(spec),
         endpoints: (0..endpoints).map(endpoint).collect(),
+    })
+}
+
+/// The same pool with two models: `base` everywhere, and `adapter` at these endpoints.
+fn with_adapter(plain: &Pool, holders: &[u64]) -> Arc<Pool> {
+    let model = |name: &str, holders| Model {
+        name: name.into(),
+        parent: None,
+        max_model_len: None,
+        holders,
+    };
+    let holders = holders.iter().map(|&id| EndpointId(id)).collect();
+    let models = vec![
+        model("adapter", ModelHolders::Some(holders)),
+        model("base", ModelHolders::All),
+    ];
+    Arc::new(Pool {
+        spec: Arc::new(PoolSpec {
+            models,
+            ..(*plain.spec).clone()
+        }),
+        endpoints: plain.endpoints.clone(),
     })
 }
 
@@ -79,10 +102,20 @@ fn schedule(
     query: &Query,
     now: Duration,
 ) -> ScheduleOutcome {
+    schedule_model(scheduler, request, None, query, now)
+}
+
+fn schedule_model(
+    scheduler: &mut Scheduler,
+    request: u64,
+    model: Option<&str>,
+    query: &Query,
+    now: Duration,
+) -> ScheduleOutcome {
     let request = ScheduleRequest {
         key: key(request),
         query,
-        model: None,
+        model,
         hits: &[],
         waited: Duration::ZERO,
         may_wait: true,

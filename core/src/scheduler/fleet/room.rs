@@ -42,9 +42,9 @@ impl Fleet {
         self.engines.len() as u32
     }
 
-    /// The share of time in which engines compute prompts, 0..=1.
-    pub(in crate::scheduler) fn utilization(&self, now: Duration) -> f64 {
-        self.utilization.at(now)
+    /// The share of time in which the engines of a set compute prompts, 0..=1.
+    pub(in crate::scheduler) fn utilization(&self, eligible: &EligibleSet, now: Duration) -> f64 {
+        self.utilization.mean(eligible, now)
     }
 
     /// The endpoints of `eligible` that may be chosen for a request and are up, or warm up and take their turn by
@@ -119,10 +119,16 @@ impl Fleet {
             < rules.window.as_secs_f64()
     }
 
-    /// Whether any endpoint may take a request now, or none is up so that queueing does not help.
-    pub(in crate::scheduler) fn may_take(&self, rules: &KvAware, now: Duration) -> bool {
+    /// Whether any endpoint of a set may take a request now, or none is up so that queueing does not
+    /// help.
+    pub(in crate::scheduler) fn may_take(
+        &self,
+        eligible: &EligibleSet,
+        rules: &KvAware,
+        now: Duration,
+    ) -> bool {
         let up = |position: &usize| self.loads[*position].health != Health::Down;
-        let mut up = (0..self.loads.len()).filter(up).peekable();
+        let mut up = eligible.positions().filter(up).peekable();
         up.peek().is_none() || up.any(|position| self.is_free(position, rules, now))
     }
 }

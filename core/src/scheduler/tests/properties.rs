@@ -17,6 +17,7 @@ enum Event {
         tokens: u32,
         priority: i32,
         tenant: u64,
+        adapter: bool,
     },
     FirstByte,
     Finish {
@@ -44,9 +45,9 @@ enum Event {
 }
 
 fn event() -> impl Generator<Value = Event> {
-    let schedule = (0u64..6, 1u32..20_000, -2i32..3, 0u64..3);
+    let schedule = (0u64..6, 1u32..20_000, -2i32..3, 0u64..3, any::<bool>());
     prop_oneof![
-        6 => schedule.prop_map(|(name, tokens, priority, tenant)| Event::Arrive { name, tokens, priority, tenant }),
+        6 => schedule.prop_map(|(name, tokens, priority, tenant, adapter)| Event::Arrive { name, tokens, priority, tenant, adapter }),
         4 => Just(Event::FirstByte),
         4 => proptest::option::of(0u32..20_000).prop_map(|cached| Event::Finish { cached }),
         1 => (0usize..8).prop_map(|nth| Event::Cancel { nth }),
@@ -83,6 +84,11 @@ fn rules() -> KvAware {
     }
 }
 
+/// The first endpoint holds the adapter; with one endpoint both models have the same set.
+fn pool_of_two_sets(endpoints: u64) -> Arc<Pool> {
+    with_adapter(&pool(rules(), endpoints), &[0])
+}
+
 impl World {
     /// The proxy sends a bound request and says so, or its booking would expire.
     fn send(&mut self, key: RequestKey, binding: &Assignment, scheduler: &mut Scheduler) {
@@ -103,9 +109,9 @@ impl World {
         }
     }
 
-    fn schedule(&mut self, query: &Query, scheduler: &mut Scheduler) {
+    fn schedule(&mut self, model: &str, query: &Query, scheduler: &mut Scheduler) {
         self.next += 1;
-        match schedule(scheduler, self.next, query, self.now) {
+        match schedule_model(scheduler, self.next, Some(model), query, self.now) {
             ScheduleOutcome::Bound(binding) => self.send(key(self.next), &binding, scheduler),
             ScheduleOutcome::Queued { evicted, .. } => {
                 if let Some(EvictedRequest { key, .. }) = evicted {
@@ -134,15 +140,14 @@ impl World {
                 tokens,
                 priority,
                 tenant,
+                adapter,
             } => {
-                self.schedule(
-                    &Query {
-                        priority,
-                        tenant: Some(tenant),
-                        ..prompt(name, tokens)
-                    },
-                    scheduler,
-                );
+                let query = Query {
+                    priority,
+                    tenant: Some(tenant),
+                    ..prompt(name, tokens)
+                };
+                self.schedule(if adapter { "adapter" } else { "base" }, &query, scheduler);
             }
             Event::FirstByte => {
                 if let Some((&key, (_, answered))) =
@@ -183,7 +188,7 @@ impl World {
             }
             Event::Restart { position } if position < endpoints => scheduler.restarted(position),
             Event::Pool { endpoints } => {
-                scheduler.apply(&pool(rules(), endpoints), self.now);
+                scheduler.apply(&pool_of_two_sets(endpoints), self.now);
                 self.open.retain(|_, (endpoint, _)| endpoint.0 < endpoints);
             }
             Event::Sample { position, usage } if position < endpoints => {
@@ -207,7 +212,7 @@ impl World {
 proptest! {
     #[test]
     fn no_booking_is_lost_or_doubled_and_the_queue_is_bounded(events in proptest::collection::vec(event(), 1..120)) {
-        let mut scheduler = Scheduler::new(&pool(rules(), 2), SeededRng::new(7));
+        let mut scheduler = Scheduler::new(&pool_of_two_sets(2), SeededRng::new(7));
         let mut world = World::default();
         for event in events {
             world.happen(&event, &mut scheduler);
