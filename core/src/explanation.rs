@@ -147,7 +147,9 @@ pub struct CandidateCosts {
     pub wasted_prefill_s: f64,
     /// `ttft_s + gamma * wasted_prefill_s`, and a little for requests in flight.
     pub cost_s: f64,
-    /// Learned prompt tokens a second; the usual ones while nothing is learned.
+    /// Prompts that it computes at once: independent schedulers behind its URL.
+    pub lanes: u32,
+    /// Learned prompt tokens a second of one lane; the usual ones while nothing is learned.
     pub rate: f64,
     /// Learned seconds per output token.
     pub decode_s: Option<f32>,

@@ -105,7 +105,8 @@ pub struct KvAware {
     /// Whether requests wait in the control plane until an endpoint has room ("late binding"), and
     /// not in engines.
     pub late: bool,
-    /// An endpoint has room while the prompts sent there and not answered are less work than this.
+    /// An endpoint has room while the prompts sent there and not answered are less work than this,
+    /// in the lane that is free first.
     pub window: Duration,
     /// How much the delay counts that wasted prefill causes to requests still to come; 1 is what
     /// queueing theory says.
@@ -289,12 +290,13 @@ impl KvAware {
     /// endpoints compute prompts (M/G/1). So waste costs nothing on an idle fleet and is out of the
     /// question on a full one, without a number to tune.
     ///
-    /// `utilization` is ρ of the endpoints that may serve the request, `endpoints` their number, and
-    /// `waiting` the queued requests that may be expected to go to them.
+    /// `utilization` is ρ of the endpoints that may serve the request, `lanes` the number of prompts
+    /// that they compute at once, and `waiting` the queued requests that may be expected to go to
+    /// them.
     #[must_use]
-    pub fn gamma(&self, utilization: f64, waiting: f64, endpoints: usize) -> f64 {
+    pub fn gamma(&self, utilization: f64, waiting: f64, lanes: u32) -> f64 {
         let busy = utilization.clamp(0.0, Self::BUSIEST);
-        let queue = waiting / endpoints.max(1) as f64;
+        let queue = waiting / f64::from(lanes.max(1));
         f64::from(self.gamma) * busy / (1.0 - busy) + f64::from(self.gamma_waiting) * queue
     }
 

@@ -11,10 +11,14 @@
 //!
 //! `kv-aware` binds late: a request waits here, not in an engine's queue, until the endpoint where
 //! it costs least has room. More urgent requests may arrive meanwhile, and new information may
-//! change its endpoint. An endpoint has room while the unanswered prompts sent there are less than
-//! [`KvAware::window`] of work at its learned speed, and its memory takes the prompt. An idle fleet
-//! has room everywhere, and nothing is queued. All other strategies, and `kv-aware` bound early,
-//! are answered at once.
+//! change its endpoint. An endpoint has room while a prompt that is sent there begins within
+//! [`KvAware::window`] at its learned speed, in one of its lanes, and its memory takes the prompt.
+//! An idle fleet has room everywhere, and nothing is queued. All other strategies, and `kv-aware`
+//! bound early, are answered at once.
+//!
+//! Owns two values that do not read each other: the endpoints ([`Fleet`]: engines, caches, ledger)
+//! and the requests ([`PoolRequests`]: queue, shares, metadata). What relates them are eligible sets
+//! ([`EligibleSet`]): the endpoints that may serve a request. Queue, γ and search are per set.
 //!
 //! Production, `hermes simulate` and the tests run this code. Pure: time is an argument and must
 //! not go backwards.
@@ -274,7 +278,7 @@ impl Scheduler {
             self.endpoints
                 .candidates(eligible, &query.exclude, queue.work(), draw, now);
         let utilization = self.endpoints.utilization(eligible, now);
-        let gamma = rules.gamma(utilization, queue.expected_at(eligible), candidates.len());
+        let gamma = rules.gamma(utilization, queue.expected_at(eligible), candidates.lanes());
         let prompt = CostedPrompt {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,

@@ -31,6 +31,8 @@ pub struct PoolConfig {
     pub models: Vec<Arc<str>>,
     /// The engine behind the endpoints.
     pub engine: EngineKind,
+    /// Prompts that one endpoint computes at once, 1..=64; `None` if the engines report it.
+    pub lanes: Option<u32>,
     /// Where the endpoints come from; at least one.
     pub sources: Vec<EndpointSource>,
     /// How requests are handled; sent to the proxies.
@@ -54,6 +56,8 @@ pub struct PoolParts {
     pub models: Vec<Arc<str>>,
     /// As in [`PoolConfig`].
     pub engine: EngineKind,
+    /// As in [`PoolConfig`].
+    pub lanes: Option<u32>,
     /// As in [`PoolConfig`].
     pub sources: Vec<EndpointSource>,
     /// Its `score_deadline` is that of the choice alone, and `lookup_text` is ignored.
@@ -109,6 +113,7 @@ impl PoolParts {
             name,
             models: Vec::new(),
             engine: EngineKind::default(),
+            lanes: None,
             sources: Vec::new(),
             policy: PoolPolicy::default(),
             queue: None,
@@ -125,6 +130,7 @@ impl PoolParts {
     pub fn check(mut self) -> (PoolConfig, Vec<PoolIssue>) {
         let mut issues = Vec::new();
         self.bound_queue(&mut issues);
+        self.drop_unread_lanes(&mut issues);
         self.drop_unread_caches(&mut issues);
         self.settle_tokenizer(&mut issues);
         let lookups = [
@@ -143,6 +149,7 @@ impl PoolParts {
             name: self.name,
             models: self.models,
             engine: self.engine,
+            lanes: self.lanes,
             sources: self.sources,
             policy,
             collector: self.collector,
@@ -165,6 +172,17 @@ impl PoolParts {
                 );
                 issues.push(PoolIssue::warning("queue", found));
             }
+        }
+    }
+
+    /// Only `kv-aware` computes with lanes.
+    fn drop_unread_lanes(&mut self, issues: &mut Vec<PoolIssue>) {
+        let strategy = &self.policy.strategy;
+        if self.lanes.is_some() && !matches!(strategy, Strategy::KvAware(_)) {
+            let name = strategy.name();
+            let found = format!("has no effect: the strategy {name} does not count lanes");
+            issues.push(PoolIssue::warning("lanes", found));
+            self.lanes = None;
         }
     }
 

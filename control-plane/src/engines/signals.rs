@@ -35,6 +35,12 @@ const ROUNDING: f64 = 1e-3;
 /// Labels that only distinguish ranks of one scheduler.
 const SAME_SCHEDULER: [&str; 3] = ["tp_rank", "pp_rank", "moe_ep_rank"];
 
+/// Labels that name a scheduler: vLLM's data-parallel rank, and SGLang's.
+const SCHEDULER: [&str; 2] = ["engine", "dp_rank"];
+
+/// Most schedulers that are counted of one server.
+const MAX_SCHEDULERS: usize = 64;
+
 /// What one server said about itself in its metrics. All absent for a server that gives none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scraped {
@@ -42,6 +48,9 @@ pub struct Scraped {
     pub sample: EngineSample,
     /// The shape of its KV cache.
     pub cache: CacheInfo,
+    /// Schedulers that it has, 1..=64: each computes prompts by itself. `None` if its series name
+    /// none.
+    pub schedulers: Option<u32>,
     /// Prompt tokens looked up in its prefix cache since it started.
     pub prefix_queries: Option<f64>,
     /// Prompt tokens found there since it started.
@@ -93,6 +102,8 @@ struct Series {
 #[derive(Debug, Default)]
 struct SignalTotals {
     series: [Series; Signal::COUNT],
+    /// Hashes of the labels that name a scheduler, each once, of the figures that each has.
+    schedulers: Vec<u64>,
     adapters: Option<(f64, Adapters)>,
 }
 
@@ -151,8 +162,25 @@ impl SignalTotals {
             // "None" while the engine still measures how much memory it has.
             SampleValue::Label(name) => labels.get(name).and_then(|text| text.parse().ok()),
         };
+        if matches!(
+            row.signal,
+            Signal::Waiting | Signal::Running | Signal::KvUsage
+        ) {
+            self.count_scheduler(labels);
+        }
         if let Some(value) = value {
             self.series[row.signal as usize].add(at, row.signal, labels, value);
+        }
+    }
+
+    fn count_scheduler(&mut self, labels: SampleLabels<'_>) {
+        let names = SCHEDULER.map(|label| labels.get(label).filter(|name| !name.is_empty()));
+        if names.iter().all(Option::is_none) {
+            return;
+        }
+        let scheduler = hash_of(&names);
+        if self.schedulers.len() < MAX_SCHEDULERS && !self.schedulers.contains(&scheduler) {
+            self.schedulers.push(scheduler);
         }
     }
 
@@ -199,6 +227,7 @@ impl SignalTotals {
                     .map(|max| max.min(f64::from(u32::MAX)) as u32),
                 num_blocks: of(Signal::NumBlocks).sum().map(|sum| sum as u64),
             },
+            schedulers: Some(self.schedulers.len() as u32).filter(|count| *count > 0),
             prefix_queries: of(Signal::PrefixQueries).sum(),
             prefix_hits: of(Signal::PrefixHits).sum(),
             adapters: self.adapters.map(|(_, adapters)| adapters),
@@ -302,6 +331,12 @@ fn scheduler_of(labels: SampleLabels<'_>) -> u64 {
     {
         (name, value).hash(&mut hasher);
     }
+    hasher.finish()
+}
+
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
     hasher.finish()
 }
 

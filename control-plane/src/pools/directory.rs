@@ -93,16 +93,16 @@ impl PoolDirectory {
         for pool in &snapshot.pools {
             let name = &pool.spec.name;
             let resources = resources(name);
-            let stale_after = resources.stale_after;
+            let settings = resources.scheduler;
             let scheduler = match before.pools.get(name) {
                 Some(handle) => {
-                    handle.scheduler.apply(pool, stale_after, now);
+                    handle.scheduler.apply(pool, settings, now);
                     Arc::clone(&handle.scheduler)
                 }
                 None => {
                     let seed = self.seed ^ EndpointId::of(name, "", "").0;
                     let metrics = self.metrics.pool(name);
-                    Arc::new(PoolScheduler::new(pool, stale_after, metrics, seed))
+                    Arc::new(PoolScheduler::new(pool, settings, metrics, seed))
                 }
             };
             for endpoint in &pool.endpoints {

@@ -3,8 +3,9 @@
 //! Each follows its own part of the configuration. A part that does not change keeps its
 //! connections and its state.
 
-use std::{collections::HashMap, fmt::Display, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt::Display, sync::Arc};
 
+use super::scheduler::SchedulerSettings;
 use crate::{
     cache_sources::{
         kv_events::{KvEvents, KvEventsMetrics, KvEventsSettings, Publisher},
@@ -17,8 +18,8 @@ use crate::{
 /// What one pool uses. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PoolResources {
-    /// Engine metrics older than this are ignored.
-    pub(crate) stale_after: Duration,
+    /// What its scheduler is configured with.
+    pub(crate) scheduler: SchedulerSettings,
     /// The external index that is asked for cache hits.
     pub(crate) kv_manager: Option<Arc<KvManager>>,
     /// The index that the engines' KV events are applied to.
@@ -42,7 +43,7 @@ struct ConfiguredPool {
     kv_manager: Configured<KvManagerConfig, KvManager>,
     kv_events: Configured<KvEventsSettings, KvEvents>,
     tokenizer: Configured<TokenizerSettings, PoolTokenizer>,
-    stale_after: Duration,
+    scheduler: SchedulerSettings,
 }
 
 /// One resource, and the configuration that it was made from.
@@ -96,7 +97,7 @@ impl PoolResourceRegistry {
             return PoolResources::default();
         };
         PoolResources {
-            stale_after: pool.stale_after,
+            scheduler: pool.scheduler,
             kv_manager: pool.kv_manager.resource.clone(),
             kv_events: pool.kv_events.resource.clone(),
             tokenizer: pool.tokenizer.resource.clone(),
@@ -106,6 +107,7 @@ impl PoolResourceRegistry {
     fn reconcile(&self, config: &PoolConfig, old: ConfiguredPool) -> ConfiguredPool {
         let PoolConfig {
             name,
+            lanes,
             collector,
             kv_manager,
             kv_events,
@@ -126,7 +128,11 @@ impl PoolResourceRegistry {
                 let made = PoolTokenizer::new(name, config.clone(), self.tokenizer_metrics.clone());
                 usable(made, name, "prompts are not tokenized")
             }),
-            stale_after: collector.stale_after,
+            scheduler: SchedulerSettings {
+                stale_after: collector.stale_after,
+                lanes: *lanes,
+                kv_event_ranks: kv_events.as_ref().and_then(|events| events.ranks),
+            },
         }
     }
 }

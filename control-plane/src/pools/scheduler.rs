@@ -23,6 +23,7 @@ mod decision;
 mod endpoint_state;
 mod load_rows;
 mod reports;
+mod settings;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -48,6 +49,7 @@ pub(crate) use self::{
     decision::{QueueTicket, ScoreDecision, ScoreRejection},
     load_rows::{EndpointLoadView, LoadRow, SentLoadRows},
     reports::FinishReport,
+    settings::SchedulerSettings,
 };
 use crate::metrics::{ReleaseCause, SchedulerMetrics, ScoreOutcome};
 
@@ -64,8 +66,7 @@ struct SchedulerState {
     endpoints: Vec<EndpointState>,
     /// Of queued requests. Bounded by the queue.
     replies: HashMap<RequestKey, oneshot::Sender<Result<Assignment, ScoreRejection>>>,
-    /// Samples older than this are not used.
-    stale_after: Duration,
+    settings: SchedulerSettings,
     /// The pool is gone.
     closed: bool,
 }
@@ -100,11 +101,11 @@ impl PoolScheduler {
     #[must_use]
     pub(crate) fn new(
         pool: &Arc<Pool>,
-        stale_after: Duration,
+        settings: SchedulerSettings,
         metrics: Arc<Handles<SchedulerMetrics>>,
         seed: u64,
     ) -> Self {
-        let state = SchedulerState {
+        let mut state = SchedulerState {
             endpoints: pool
                 .endpoints
                 .iter()
@@ -112,9 +113,10 @@ impl PoolScheduler {
                 .collect(),
             dispatcher: Scheduler::new(pool, SeededRng::new(seed)),
             replies: HashMap::new(),
-            stale_after,
+            settings,
             closed: false,
         };
+        state.set_lanes(Duration::ZERO);
         Self {
             metrics,
             state: Mutex::new(state),
@@ -221,9 +223,9 @@ impl PoolScheduler {
     }
 
     /// Follows a changed pool. Endpoints that stay keep what is known about them.
-    pub(crate) fn apply(&self, pool: &Arc<Pool>, stale_after: Duration, now: Duration) {
+    pub(crate) fn apply(&self, pool: &Arc<Pool>, settings: SchedulerSettings, now: Duration) {
         let mut state = self.state.lock();
-        let released = state.apply(pool, stale_after, now);
+        let released = state.apply(pool, settings, now);
         self.release(&mut state, now);
         self.metrics.releases[ReleaseCause::EndpointGone].inc_by(released as u64);
     }
@@ -347,7 +349,7 @@ impl SchedulerState {
             .set_health(position, self.endpoints[position].health(now));
     }
 
-    fn apply(&mut self, pool: &Arc<Pool>, stale_after: Duration, now: Duration) -> usize {
+    fn apply(&mut self, pool: &Arc<Pool>, settings: SchedulerSettings, now: Duration) -> usize {
         let policy = pool.spec.policy.ejection;
         let before = Arc::clone(self.dispatcher.pool());
         let mut slots: Vec<EndpointState> = Vec::with_capacity(pool.endpoints.len());
@@ -361,8 +363,9 @@ impl SchedulerState {
             slots.push(slot);
         }
         self.endpoints = slots;
-        self.stale_after = stale_after;
+        self.settings = settings;
         let gone = self.dispatcher.apply(pool, now);
+        self.set_lanes(now);
         self.reassess_all(now);
         gone
     }
@@ -371,6 +374,14 @@ impl SchedulerState {
         let expired = self.dispatcher.tick(now);
         self.reassess_all(now);
         expired
+    }
+
+    /// Sets the lanes of every endpoint.
+    fn set_lanes(&mut self, now: Duration) {
+        for (position, endpoint) in self.endpoints.iter().enumerate() {
+            let lanes = self.settings.lanes(endpoint.schedulers);
+            self.dispatcher.set_lanes(position, lanes, now);
+        }
     }
 
     fn reassess_all(&mut self, now: Duration) {
@@ -382,7 +393,7 @@ impl SchedulerState {
         let slot = &self.endpoints[position];
         self.dispatcher.set_health(position, slot.health(now));
         if self.dispatcher.loads()[position].sample.is_some()
-            && slot.sample(now, self.stale_after).is_none()
+            && slot.sample(now, self.settings.stale_after).is_none()
         {
             self.dispatcher.set_sample(position, None);
         }

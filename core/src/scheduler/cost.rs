@@ -40,7 +40,7 @@ pub(super) struct CandidateEndpoint {
     pub(super) queue_delay: f64,
     /// Seconds that any prompt takes.
     pub(super) base: f64,
-    /// Seconds per uncached token.
+    /// Seconds per uncached token, in one lane.
     pub(super) per_token: f64,
 }
 
@@ -48,6 +48,8 @@ pub(super) struct CandidateEndpoint {
 #[derive(Clone, Debug, Default)]
 pub(super) struct CandidateSet {
     pub(super) candidates: Vec<CandidateEndpoint>,
+    /// Prompts that they compute at once.
+    lanes: u32,
     /// Seconds per token at the mean rate.
     mean_per_token: f64,
 }
@@ -80,7 +82,8 @@ pub(super) type CostRanking = SmallVec<[EndpointCost; MAX_RANKED]>;
 // === Sites ===
 
 impl CandidateSet {
-    pub(super) fn new(candidates: Vec<CandidateEndpoint>) -> Self {
+    /// Of candidates that compute `lanes` prompts at once together.
+    pub(super) fn new(candidates: Vec<CandidateEndpoint>, lanes: u32) -> Self {
         let rates: f64 = candidates
             .iter()
             .map(|candidate| 1.0 / candidate.per_token)
@@ -92,12 +95,18 @@ impl CandidateSet {
         };
         Self {
             candidates,
+            lanes,
             mean_per_token,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.candidates.len()
+    }
+
+    /// Prompts that the candidates compute at once.
+    pub(super) const fn lanes(&self) -> u32 {
+        self.lanes
     }
 
     /// Updates the candidate at its position, if it is in the set.
@@ -223,7 +232,8 @@ mod tests {
             per_token: 1.0 / 8_000.0,
             ..CandidateEndpoint::default()
         };
-        CandidateSet::new(queue_delay.iter().enumerate().map(candidate).collect())
+        let candidates = queue_delay.iter().enumerate().map(candidate);
+        CandidateSet::new(candidates.collect(), queue_delay.len() as u32)
     }
 
     fn cheapest(candidates: &CandidateSet, tokens: u32, hits: &[(u32, u32)], gamma: f64) -> usize {

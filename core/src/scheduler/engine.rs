@@ -1,16 +1,17 @@
-//! One endpoint as a machine: its speed, its progress with the prompts sent there, and its memory.
+//! One endpoint as a machine: its lanes and their speed, its progress with the prompts sent there,
+//! and its memory.
+
+mod lanes;
 
 use std::time::Duration;
+
+use lanes::PrefillLanes;
 
 use crate::{
     ledger::InFlightTotals,
     load::EngineSample,
     scheduler::speed::{DecodeSpeed, PrefillFit, PrefillSpeed},
 };
-
-/// Maximum share of the first prompt that is assumed to be computed before its first byte is
-/// reported. The rest keeps a stalled engine from looking idle.
-const MOST_DONE: f64 = 0.9;
 
 /// Time constant of [`EngineModel::recent_prefill`]: older work counts for less, by a factor e.
 const LATELY: Duration = Duration::from_secs(60);
@@ -25,10 +26,10 @@ const FULL: f64 = 0.95;
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub(super) struct EngineModel {
+    /// Of one lane.
     pub(super) prefill: PrefillSpeed,
     pub(super) decode: DecodeSpeed,
-    /// Start of the present prompt: the latest first byte, or the first prompt after idling.
-    busy_since: Duration,
+    lanes: PrefillLanes,
     memory: KvMemory,
     /// Requests of other clients in its queue, as of the last sample.
     foreign: u32,
@@ -64,9 +65,7 @@ impl EngineModel {
         now: Duration,
     ) {
         self.recent_prefill += seconds;
-        if before.unanswered == 0 {
-            self.busy_since = now;
-        }
+        self.lanes.sent(before.unanswered, now);
         self.memory.added += u64::from(prompt_tokens);
     }
 
@@ -80,44 +79,63 @@ impl EngineModel {
         self.recent_prefill *= (-elapsed.as_secs_f64() / LATELY.as_secs_f64()).exp();
     }
 
-    /// The first byte of an answer came.
-    pub(super) fn answered(&mut self, now: Duration, ttft: Duration, uncached: u32) {
-        self.prefill.answered(now, ttft, uncached);
-        self.busy_since = self.busy_since.max(now);
+    /// The first byte of an answer came; `before` is what was in flight until then.
+    pub(super) fn answered(
+        &mut self,
+        before: InFlightTotals,
+        ttft: Duration,
+        uncached: u32,
+        now: Duration,
+    ) {
+        let sent = now.saturating_sub(ttft);
+        let began = self.lanes.computed(before.unanswered, sent, now);
+        if self.lanes.count() == 1 {
+            self.prefill.answered(now, ttft, uncached);
+        } else {
+            self.prefill.computed(began, now, uncached);
+        }
     }
 
-    /// A prompt without a report is assumed to be computed.
-    pub(super) fn done(&mut self, now: Duration) {
-        self.busy_since = self.busy_since.max(now);
+    /// A prompt without a report, sent at `sent`, is assumed to be computed.
+    pub(super) fn done(&mut self, before: InFlightTotals, sent: Duration, now: Duration) {
+        self.lanes.computed(before.unanswered, sent, now);
     }
 
-    /// Seconds until it has computed its prompts, ours and those of other clients.
+    /// Seconds until a prompt that is sent now begins, behind ours and those of other clients.
     pub(super) fn queue_delay(
         &self,
         in_flight: InFlightTotals,
         fit: PrefillFit,
         now: Duration,
     ) -> f64 {
-        self.pending(in_flight, fit, now) + f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate
+        let foreign = f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate;
+        self.pending(in_flight, fit, now) + foreign * self.lanes.share()
     }
 
-    /// Seconds until it has computed our prompts.
+    /// Seconds until a prompt that is sent now begins, behind ours.
     pub(super) fn pending(&self, in_flight: InFlightTotals, fit: PrefillFit, now: Duration) -> f64 {
-        let InFlightTotals {
-            tokens, unanswered, ..
-        } = in_flight;
-        if unanswered == 0 {
-            return 0.0;
-        }
-        let whole = tokens as f64 / fit.rate;
-        let head = whole / f64::from(unanswered);
-        let done = now.saturating_sub(self.busy_since).as_secs_f64();
-        whole - done.min(head * MOST_DONE)
+        let whole = in_flight.tokens as f64 / fit.rate;
+        self.lanes.pending(in_flight.unanswered, whole, now)
+    }
+
+    /// Prompts that it computes at once.
+    pub(super) fn lanes(&self) -> u32 {
+        self.lanes.count()
+    }
+
+    /// The share of it that one lane is.
+    pub(super) const fn lane_share(&self) -> f64 {
+        self.lanes.share()
+    }
+
+    /// Sets how many prompts it computes at once; 0 counts as 1.
+    pub(super) fn set_lanes(&mut self, lanes: u32) {
+        self.lanes.set_count(lanes);
     }
 
     /// The share of it that computes prompts, 0..=1.
     pub(super) fn busy_share(&self, in_flight: InFlightTotals) -> f64 {
-        f64::from(in_flight.unanswered.min(1))
+        f64::from(in_flight.unanswered.min(self.lanes())) * self.lanes.share()
     }
 
     /// Whether its memory takes this prompt without preempting others. True if its memory is

@@ -74,7 +74,7 @@ impl Scheduler {
                 .candidates(eligible, &query.exclude, queue.work(), 0.0, now);
         let utilization = self.endpoints.utilization(eligible, now);
         let expected = queue.expected_at(eligible);
-        let gamma = rules.gamma(utilization, expected, candidates.len());
+        let gamma = rules.gamma(utilization, expected, candidates.lanes());
         let mut costs: Vec<EndpointCost> = Vec::with_capacity(candidates.len());
         candidates.for_each(
             CostedPrompt {
@@ -134,6 +134,7 @@ impl Scheduler {
             ttft_s: cost.finish,
             wasted_prefill_s: cost.wasted_prefill,
             cost_s: cost.total,
+            lanes: self.endpoints.engine(position).lanes(),
             rate: 1.0 / candidate.per_token,
             decode_s: self.endpoints.engine(position).decode.seconds_per_token(),
             has_room,

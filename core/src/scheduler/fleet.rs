@@ -45,6 +45,8 @@ pub(super) struct Fleet {
     ledger: Ledger,
     loads: Vec<Load>,
     engines: Vec<EngineModel>,
+    /// Prompts that all of them compute at once.
+    lanes: u32,
     caches: CacheEstimator,
     flights: Vec<InFlightTotals>,
     utilization: Utilization,
@@ -71,6 +73,7 @@ impl Fleet {
             ledger: Ledger::default(),
             loads: vec![Load::default(); endpoints],
             engines: vec![EngineModel::default(); endpoints],
+            lanes: endpoints as u32,
             flights: vec![InFlightTotals::default(); endpoints],
             utilization: Utilization::idle(endpoints),
             prior: PrefillFit::prior(rules.default_prefill_rate.into()),
@@ -96,6 +99,7 @@ impl Fleet {
             loads.push(position.map_or_else(Load::default, |position| self.loads[position]));
         }
         (self.engines, self.loads) = (next, loads);
+        self.lanes = self.engines.iter().map(EngineModel::lanes).sum();
         self.flights = vec![InFlightTotals::default(); pool.endpoints.len()];
         let ids = pool.endpoints.iter().map(|endpoint| endpoint.id);
         self.utilization.apply(ids.map(|id| before.position(id)));
@@ -198,7 +202,8 @@ impl Fleet {
             if let Some(before) = self.ledger.first_byte(key)
                 && let Some(position) = self.position(before.endpoint)
             {
-                self.engines[position].done(now);
+                let flight = self.flights[position];
+                self.engines[position].done(flight, before.since, now);
                 self.recount(position, now);
             }
         }
@@ -214,7 +219,8 @@ impl Fleet {
         let before = self.ledger.first_byte(key)?;
         if let Some(position) = self.position(before.endpoint) {
             let ttft = ttft.unwrap_or_else(|| now.saturating_sub(before.since));
-            self.engines[position].answered(now, ttft, before.tokens);
+            let flight = self.flights[position];
+            self.engines[position].answered(flight, ttft, before.tokens, now);
             self.recount(position, now);
         }
         Some(before)
@@ -229,6 +235,15 @@ impl Fleet {
     pub(super) fn set_sample(&mut self, position: usize, sample: Option<EngineSample>) {
         self.loads[position].sample = sample;
         self.engines[position].sampled(sample, self.flights[position]);
+    }
+
+    /// How many prompts an endpoint computes at once; 0 counts as 1.
+    pub(super) fn set_lanes(&mut self, position: usize, lanes: u32, now: Duration) {
+        let engine = &mut self.engines[position];
+        let before = engine.lanes();
+        engine.set_lanes(lanes);
+        self.lanes = self.lanes - before + engine.lanes();
+        self.recount(position, now);
     }
 
     pub(super) fn set_health(&mut self, position: usize, health: Health) {

@@ -189,7 +189,7 @@ impl Scheduler {
         let candidates = own.as_ref().unwrap_or(&set.candidates);
         let queue = &self.requests.queue;
         let expected = queue.expected_at(&set.eligible);
-        let gamma = rules.gamma(set.utilization, expected, candidates.len());
+        let gamma = rules.gamma(set.utilization, expected, candidates.lanes());
         let prompt = CostedPrompt {
             tokens: waiting.query.prompt_tokens,
             hits: &waiting.lookup.hits,

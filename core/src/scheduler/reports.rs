@@ -164,6 +164,12 @@ impl Scheduler {
         self.endpoints.set_capacity(position, tokens);
     }
 
+    /// The number of independent schedulers behind an endpoint's URL, each of which computes one
+    /// prompt at a time; 0 counts as 1.
+    pub fn set_lanes(&mut self, position: usize, lanes: u32, now: Duration) {
+        self.endpoints.set_lanes(position, lanes, now);
+    }
+
     /// The process at an endpoint was replaced: its cache is empty, and its speed unknown.
     pub fn restarted(&mut self, position: usize) {
         self.endpoints.restarted(position);

@@ -8,7 +8,8 @@
 //!
 //! The time that a prompt was being computed runs from its sending, or from the first byte of the
 //! prompt before it, whichever is later: so a queue in the engine does not look like slowness.
-//! First bytes that come together were computed together and make one sample of their tokens.
+//! First bytes that come together were computed together and make one sample of their tokens. An
+//! endpoint of several lanes does this in each of them; all lanes are equally fast.
 //!
 //! `service = base + tokens / rate` is fitted over the last [`WINDOW`] samples: the slope is the
 //! weighted median of the slopes of all pairs (Theil 1950, Sen 1968, weighted by distance), the
@@ -91,6 +92,16 @@ impl PrefillSpeed {
                 });
             }
         }
+    }
+
+    /// A lane of an endpoint that has several computed a prompt of `tokens` uncached tokens from
+    /// `began` to `now`. First bytes that come together belong to different lanes.
+    pub(super) fn computed(&mut self, began: Duration, now: Duration, tokens: u32) {
+        self.latest = Some(now);
+        self.add(PrefillSample {
+            tokens: tokens.into(),
+            seconds: now.saturating_sub(began).as_secs_f64(),
+        });
     }
 
     /// What is known; `None` until a few prompts of different lengths have passed.

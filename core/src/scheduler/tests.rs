@@ -11,6 +11,7 @@ use crate::{
 
 mod caches;
 mod eligible_sets;
+mod lanes;
 mod properties;
 mod queueing;
 

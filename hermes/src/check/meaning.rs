@@ -42,6 +42,7 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         name: _,
         models,
         engine,
+        lanes,
         sources,
         policy,
         collector,
@@ -55,6 +56,9 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         engine.name(),
         policy.strategy.name()
     )?;
+    if let Some(lanes) = lanes {
+        write!(f, "\n  lanes: {lanes} prompts at once at each endpoint")?;
+    }
     match &models[..] {
         [] => write!(f, "\n  models: what the engines answer on /v1/models")?,
         named => write!(f, "\n  models: {}", named.join(", "))?,

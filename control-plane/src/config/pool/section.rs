@@ -1,6 +1,6 @@
 //! Reads one item of the list `pools`.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use hermes_core::policy::PoolPolicy;
 
@@ -14,6 +14,9 @@ use super::{
 
 /// Most models that one pool may name.
 const MAX_MODELS: usize = 1_000;
+
+/// How many lanes an endpoint may have.
+const LANES: RangeInclusive<u32> = 1..=64;
 
 /// What a pool's name may be.
 const NAME: &str = "1 to 63 characters of a-z, 0-9 and -";
@@ -49,6 +52,14 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
             "Inference engine behind the endpoints; `openai` is any OpenAI-compatible server.",
         )
         .or(EngineKind::default());
+    let lanes = section
+        .count(
+            "lanes",
+            LANES,
+            "For `kv-aware`: prompts that one endpoint computes at once, that is, independent schedulers behind its URL \
+             (data-parallel ranks, pipeline stages).",
+        )
+        .or_unset("what the engine's metrics report, else `kvEvents.ranks`, else `1`");
     let sources = source::read(section);
     let strategy =
         strategy::key(section, "How an endpoint is chosen.").or(PoolPolicy::default().strategy);
@@ -85,6 +96,7 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
         name,
         models,
         engine,
+        lanes,
         sources,
         policy,
         queue,

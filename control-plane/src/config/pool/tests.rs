@@ -115,6 +115,7 @@ fn every_value_of_the_full_example_arrives() {
         queue,
     };
     assert_eq!(code.policy.strategy, Strategy::KvAware(rules));
+    assert_eq!(code.lanes, Some(4));
     let rules = PrefixCacheRules {
         threshold: 0.4,
         load_factor: 2.0,
@@ -199,6 +200,36 @@ fn a_conductor_needs_a_tokenizer_and_an_unused_tokenizer_causes_a_warning() {
         config.warnings
     );
     assert!(!config.pools[0].policy.lookup_text && config.pools[0].tokenizer.is_none());
+}
+
+#[test]
+fn lanes_are_1_to_64_and_only_for_a_strategy_that_counts_them() {
+    let pool = |rest: &str| {
+        Config::parse(&format!(
+            "pools: [{{name: a, endpoints: ['http://h:1'], {rest}}}]"
+        ))
+    };
+    assert_eq!(
+        pool("lanes: 8").expect("a good file").pools[0].lanes,
+        Some(8)
+    );
+    assert_eq!(pool("").expect("a good file").pools[0].lanes, None);
+    for lanes in ["0", "65", "many", "1.5"] {
+        let errors = pool(&format!("lanes: {lanes}"))
+            .expect_err(lanes)
+            .to_string();
+        assert!(
+            errors.contains("pools[0].lanes") && errors.contains("1 to 64"),
+            "{errors}"
+        );
+    }
+    let config = pool("lanes: 8, strategy: round-robin").expect("accepted");
+    assert!(
+        config.warnings[0].contains("does not count lanes"),
+        "{:?}",
+        config.warnings
+    );
+    assert_eq!(config.pools[0].lanes, None);
 }
 
 #[test]

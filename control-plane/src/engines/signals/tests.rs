@@ -80,6 +80,7 @@ fn data_parallel_ranks_of_an_old_vllm_make_one_server() {
         (scraped.prefix_queries, scraped.prefix_hits),
         (Some(4_000.0), Some(1_000.0))
     );
+    assert_eq!(scraped.schedulers, Some(2));
 }
 
 #[test]
@@ -90,6 +91,34 @@ fn ranks_of_one_sglang_scheduler_and_its_priorities_are_not_counted_twice() {
     assert_eq!(
         (scraped.prefix_queries, scraped.prefix_hits),
         (Some(900.0), Some(300.0))
+    );
+    assert_eq!(scraped.schedulers, Some(2));
+}
+
+#[test]
+fn schedulers_are_counted_by_the_labels_that_name_them() {
+    let page = |ranks: u32| -> String {
+        let rows = (0..ranks).flat_map(|rank| {
+            ["a", "b"].map(|model| {
+                format!("vllm:num_requests_running{{engine=\"{rank}\",model_name=\"{model}\"}} 1\n")
+            })
+        });
+        rows.collect()
+    };
+    let schedulers = |page: &str| read(page).schedulers;
+    assert_eq!(schedulers(&page(1)), Some(1));
+    assert_eq!(schedulers(&page(8)), Some(8));
+    assert_eq!(schedulers(&page(70)), Some(64), "bounded");
+    // One of several engines behind a load balancer of their own.
+    assert_eq!(
+        schedulers("vllm:num_requests_running{engine=\"5\"} 1\n"),
+        Some(1)
+    );
+    assert_eq!(schedulers("tgi_queue_size 3\n"), None);
+    assert_eq!(
+        schedulers("vllm:cache_config_info{block_size=\"16\",engine=\"1\"} 1\n"),
+        None,
+        "not of a signal that every scheduler has"
     );
 }
 

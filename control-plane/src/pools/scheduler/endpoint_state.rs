@@ -27,6 +27,8 @@ pub(super) struct EndpointState {
     counters: Option<(f64, f64)>,
     /// Tokens in a block of its KV cache, once reported.
     pub(super) block_size: Option<u32>,
+    /// Schedulers that it has, once reported.
+    pub(super) schedulers: Option<u32>,
 }
 
 /// What a scrape changes.
@@ -51,6 +53,7 @@ impl EndpointState {
             started: None,
             counters: None,
             block_size: None,
+            schedulers: None,
         }
     }
 
@@ -65,6 +68,7 @@ impl EndpointState {
                 self.breaker.probe_ok(now);
                 self.asleep = scraped.asleep == Some(true);
                 self.block_size = scraped.cache.block_size.or(self.block_size);
+                self.schedulers = scraped.schedulers.or(self.schedulers);
                 self.newest =
                     (scraped.sample != EngineSample::default()).then_some((scraped.sample, now));
                 self.news(scraped)

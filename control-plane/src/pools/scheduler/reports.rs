@@ -185,7 +185,9 @@ impl PoolScheduler {
         if let Some(found) = news.found {
             state.dispatcher.hit_tokens_counted(position, found);
         }
-        let sample = state.endpoints[position].sample(now, state.stale_after);
+        let lanes = state.settings.lanes(state.endpoints[position].schedulers);
+        state.dispatcher.set_lanes(position, lanes, now);
+        let sample = state.endpoints[position].sample(now, state.settings.stale_after);
         state.dispatcher.set_sample(position, sample);
         state.reassess(position, now);
         self.release(&mut state, now);

@@ -18,6 +18,11 @@ use crate::{
 };
 
 const STALE: Duration = Duration::from_secs(5);
+const SETTINGS: SchedulerSettings = SchedulerSettings {
+    stale_after: STALE,
+    lanes: None,
+    kv_event_ranks: None,
+};
 const TTFT: Duration = Duration::from_millis(5);
 const ONE: ProxyId = ProxyId(1);
 const TWO: ProxyId = ProxyId(2);
@@ -52,7 +57,7 @@ fn pool(endpoints: usize) -> Arc<Pool> {
 
 fn brain(endpoints: usize) -> PoolScheduler {
     let metrics = ControlPlaneMetrics::register(&mut Registry::default());
-    PoolScheduler::new(&pool(endpoints), STALE, metrics.pool(&"chat".into()), 7)
+    PoolScheduler::new(&pool(endpoints), SETTINGS, metrics.pool(&"chat".into()), 7)
 }
 
 fn key(proxy: ProxyId, request: u64) -> RequestKey {
@@ -322,6 +327,50 @@ fn figures_that_grow_old_are_absent_and_not_zero() {
     assert_eq!(brain.load(endpoint).sample, None);
 }
 
+/// How many requests of 8,000 tokens an endpoint takes at once, when its metrics name this many
+/// schedulers.
+fn taken_at_once(settings: SchedulerSettings, schedulers: Option<u32>) -> usize {
+    let plain = pool(1);
+    let policy = PoolPolicy::default();
+    let pool = Arc::new(Pool {
+        spec: Arc::new(PoolSpec {
+            policy,
+            ..(*plain.spec).clone()
+        }),
+        endpoints: plain.endpoints.clone(),
+    });
+    let metrics = ControlPlaneMetrics::register(&mut Registry::default());
+    let brain = PoolScheduler::new(&pool, settings, metrics.pool(&"chat".into()), 7);
+    let scraped = Scraped {
+        schedulers,
+        ..Scraped::default()
+    };
+    brain.scrape(pool.endpoints[0].id, Ok(scraped), at(0));
+    // A later page without the labels changes nothing, nor does another version of the pool.
+    brain.scrape(pool.endpoints[0].id, Ok(Scraped::default()), at(1));
+    brain.apply(&pool, settings, at(1));
+    let query = Query {
+        prompt_tokens: 8_000,
+        ..Query::default()
+    };
+    let bound = (0..20).take_while(|&request| {
+        let decision = brain.choose(arrival(key(ONE, request), &query), at(1));
+        matches!(decision, ScoreDecision::Bound(_))
+    });
+    bound.count()
+}
+
+#[test]
+fn an_endpoint_takes_as_many_prompts_at_once_as_its_engine_has_schedulers() {
+    assert_eq!(taken_at_once(SETTINGS, None), 1);
+    assert_eq!(taken_at_once(SETTINGS, Some(8)), 8);
+    let configured = SchedulerSettings {
+        lanes: Some(3),
+        ..SETTINGS
+    };
+    assert_eq!(taken_at_once(configured, Some(8)), 3);
+}
+
 #[test]
 fn an_engine_that_sleeps_is_left_alone() {
     let brain = brain(2);
@@ -346,7 +395,7 @@ fn endpoints_that_stay_keep_their_state_and_those_that_go_their_bookings_no_more
     );
     let mut smaller = (*brain.pool()).clone();
     smaller.endpoints.retain(|endpoint| endpoint.id == b);
-    brain.apply(&Arc::new(smaller), STALE, at(1));
+    brain.apply(&Arc::new(smaller), SETTINGS, at(1));
     assert_eq!((brain.load(b).in_flight, brain.census().bookings), (1, 1));
     brain.ends(key(ONE, 1), a, Report::Ok, at(1));
     brain.assert_loads_are_true(at(1));

@@ -39,7 +39,7 @@ impl Fleet {
 
     /// Prompts that all endpoints together compute at once.
     pub(in crate::scheduler) fn lanes(&self) -> u32 {
-        self.engines.len() as u32
+        self.lanes
     }
 
     /// The share of time in which the engines of a set compute prompts, 0..=1.
@@ -65,11 +65,13 @@ impl Fleet {
             .positions()
             .filter(|&position| self.loads[position].health.admits(draw));
         let chosen = chosen.filter(|&position| exclude.is_empty() || !tried(position));
-        CandidateSet::new(
-            chosen
-                .map(|position| self.candidate(position, queued[position], now))
-                .collect(),
-        )
+        let mut lanes = 0;
+        let candidates = chosen.map(|position| {
+            lanes += self.engines[position].lanes();
+            self.candidate(position, queued[position], now)
+        });
+        let candidates = candidates.collect();
+        CandidateSet::new(candidates, lanes)
     }
 
     pub(in crate::scheduler) fn candidate(
@@ -84,7 +86,7 @@ impl Fleet {
             position: position as u32,
             in_flight: flight.requests,
             recent_prefill: engine.recent_prefill(),
-            queue_delay: engine.queue_delay(flight, fit, now) + queued,
+            queue_delay: engine.queue_delay(flight, fit, now) + queued * engine.lane_share(),
             base: fit.base,
             per_token: 1.0 / fit.rate,
         }
