@@ -29,6 +29,15 @@ pub struct EngineArgs {
     /// A LoRA adapter on that model; may be given several times.
     #[arg(long, value_name = "NAME")]
     pub lora: Vec<String>,
+    /// Data-parallel ranks behind the address, each with this speed and memory; not together with
+    /// KV events.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1,
+        conflicts_with = "kv_events_port"
+    )]
+    pub data_parallel_size: u32,
     /// Tokens per KV block. vLLM's default is 16; larger blocks make large prompts cheaper to
     /// simulate.
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
@@ -109,6 +118,7 @@ impl From<EngineArgs> for EngineConfig {
             listen,
             model,
             lora,
+            data_parallel_size,
             block_size,
             blocks,
             prefill_rate,
@@ -130,6 +140,7 @@ impl From<EngineArgs> for EngineConfig {
             listen,
             model,
             loras: lora,
+            data_parallel: data_parallel_size,
             block_size,
             blocks,
             prefill_rate,

@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub model: String,
     /// Names of LoRA adapters on the base model.
     pub loras: Vec<String>,
+    /// Data-parallel ranks: independent engines of these speeds and this memory behind one address.
+    pub data_parallel: u32,
     /// Tokens per KV block.
     pub block_size: usize,
     /// KV blocks in memory.
@@ -65,6 +67,7 @@ impl Default for EngineConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             model: "sim".to_owned(),
             loras: Vec::new(),
+            data_parallel: 1,
             block_size: 512,
             blocks: 2000,
             prefill_rate: 8000.0,
@@ -97,6 +100,14 @@ impl EngineConfig {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let checks = [
             (!self.model.is_empty(), "model must not be empty"),
+            (
+                (1..=64).contains(&self.data_parallel),
+                "there must be 1 to 64 data-parallel ranks",
+            ),
+            (
+                self.data_parallel == 1 || self.kv_events.is_none(),
+                "KV events are published by an engine of one data-parallel rank only",
+            ),
             (self.block_size > 0, "block size must be at least 1 token"),
             (self.blocks > 0, "there must be at least 1 block"),
             (positive(self.prefill_rate), "prefill rate must be above 0"),

@@ -20,6 +20,7 @@ mod args;
 mod clock;
 mod config;
 mod engine_core;
+mod engine_ranks;
 mod faults;
 pub mod http_server;
 mod journal;
@@ -47,7 +48,7 @@ pub use crate::journal::RecordedRequest;
 pub use crate::kv_events::{Encoding, KvEventsConfig, LonePublisher};
 
 use crate::api::EngineContext;
-use crate::engine_core::EngineCore;
+use crate::engine_ranks::EngineRanks;
 use crate::journal::Journal;
 use crate::kv_events::{EventPorts, Publisher};
 use crate::serve::{Connections, Orders, Service, serve};
@@ -139,6 +140,23 @@ impl Engine {
     }
 }
 
+impl EngineStats {
+    /// Adds what another rank has scheduled.
+    fn plus_scheduled(self, other: Self) -> Self {
+        Self {
+            running: self.running + other.running,
+            waiting: self.waiting + other.waiting,
+            preemptions: self.preemptions + other.preemptions,
+            used_blocks: self.used_blocks + other.used_blocks,
+            cached_blocks: self.cached_blocks + other.cached_blocks,
+            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
+            cached_tokens: self.cached_tokens + other.cached_tokens,
+            generation_tokens: self.generation_tokens + other.generation_tokens,
+            ..self
+        }
+    }
+}
+
 impl EngineHandle {
     /// The address on which the engine listens, also after a restart.
     pub fn addr(&self) -> SocketAddr {
@@ -183,7 +201,7 @@ impl EngineHandle {
         else {
             return EngineStats::default();
         };
-        let scheduled = service.context.core.read(|scheduler| {
+        let ranks = service.context.ranks.read(|scheduler| {
             let (cache, meters) = (scheduler.cache(), scheduler.meters());
             EngineStats {
                 running: scheduler.running(),
@@ -197,9 +215,12 @@ impl EngineHandle {
                 ..EngineStats::default()
             }
         });
+        let scheduled = ranks
+            .into_iter()
+            .fold(EngineStats::default(), EngineStats::plus_scheduled);
         EngineStats {
             requests: service.requests(),
-            aborted: service.context.core.aborted(),
+            aborted: service.context.ranks.aborted(),
             accepted_connections: connections.accepted.load(Ordering::Relaxed),
             open_connections: connections.open.load(Ordering::Relaxed),
             ..scheduled
@@ -261,11 +282,8 @@ impl EngineHandle {
         let publisher = events
             .map(|events| Publisher::new(events, self.config.block_size, Arc::clone(&self.faults)));
         let publisher = publisher.map(Arc::new);
-        let core = Arc::new(EngineCore::new(
-            Arc::clone(&self.config),
-            Arc::clone(&self.faults),
-            publisher.clone(),
-        ));
+        let ranks = EngineRanks::new(&self.config, &self.faults, publisher.as_ref());
+        let cores: Vec<_> = ranks.cores().collect();
         let (config, faults, journal) = (
             Arc::clone(&self.config),
             Arc::clone(&self.faults),
@@ -273,7 +291,7 @@ impl EngineHandle {
         );
         let service = Arc::new(Service::new(EngineContext::new(
             config,
-            Arc::clone(&core),
+            ranks,
             faults,
             journal,
             self.events.clone(),
@@ -301,7 +319,9 @@ impl EngineHandle {
                 background.spawn_on(serving, &self.runtime);
             }
         }
-        background.spawn_on(async move { core.run().await }, &self.runtime);
+        for core in cores {
+            background.spawn_on(async move { core.run().await }, &self.runtime);
+        }
         background.spawn_on(
             drain_refused(Arc::clone(&self.faults), orders.clone()),
             &self.runtime,
@@ -341,13 +361,13 @@ impl Incarnation {
         });
         while self.server.join_next().await.is_some() {}
         self.background.shutdown().await;
-        self.service.context.core.close();
+        self.service.context.ranks.close();
     }
 }
 
 impl Drop for Incarnation {
     fn drop(&mut self) {
-        self.service.context.core.close();
+        self.service.context.ranks.close();
     }
 }
 

@@ -6,6 +6,7 @@ mod departures;
 mod explanation;
 mod faulty_sources;
 mod harness;
+mod lanes;
 mod learned_caches;
 mod queueing;
 mod replicas;

@@ -6,7 +6,7 @@ use super::prompt::Prompt;
 use super::reply::ApiError;
 use crate::clock::since_epoch;
 use crate::config::EngineConfig;
-use crate::engine_core::EngineCore;
+use crate::engine_ranks::EngineRanks;
 use crate::faults::Faults;
 use crate::journal::Journal;
 use crate::kv_events::EventPorts;
@@ -19,7 +19,7 @@ pub(crate) const FINGERPRINT: &str = "vllm-0.32.0-5133a7ed";
 #[derive(Debug)]
 pub(crate) struct EngineContext {
     pub(crate) config: Arc<EngineConfig>,
-    pub(crate) core: Arc<EngineCore>,
+    pub(crate) ranks: EngineRanks,
     pub(crate) faults: Arc<Faults>,
     pub(crate) journal: Arc<Journal>,
     /// Where KV events are published, if they are.
@@ -33,7 +33,7 @@ pub(crate) struct EngineContext {
 impl EngineContext {
     pub(crate) fn new(
         config: Arc<EngineConfig>,
-        core: Arc<EngineCore>,
+        ranks: EngineRanks,
         faults: Arc<Faults>,
         journal: Arc<Journal>,
         events: Option<EventPorts>,
@@ -47,7 +47,7 @@ impl EngineContext {
         let started = since_epoch().as_secs_f64();
         Self {
             config,
-            core,
+            ranks,
             faults,
             journal,
             events,
@@ -57,15 +57,16 @@ impl EngineContext {
         }
     }
 
-    /// How many leading tokens of this prompt are in the cache now. Changes nothing.
+    /// How many leading tokens of this prompt are in the cache of any rank now. Changes nothing.
     pub(crate) fn held_prefix_tokens(&self, model: &str, prompt: Prompt<'_>) -> usize {
         let Some(tokens) = prompt.tokens() else {
             return 0;
         };
         let chain = Chain::new(model, None, self.config.block_size, &tokens);
-        self.core
-            .read(|scheduler| scheduler.cache().prefix_len(chain.hashes()))
-            * self.config.block_size
+        let blocks = self
+            .ranks
+            .read(|scheduler| scheduler.cache().prefix_len(chain.hashes()));
+        blocks.into_iter().max().unwrap_or(0) * self.config.block_size
     }
 
     /// The model of this name, and whether it is an adapter; the base model when no name is given.

@@ -3,7 +3,7 @@
 //! Left out are the famioverrides that describe the Python process and the web framework
 //! (`python_*`, `process_*`, `http_*`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::page::{Label, Page, escape};
@@ -11,15 +11,13 @@ use crate::config::EngineConfig;
 use crate::model::meters::Meters;
 use crate::model::scheduler::Scheduler;
 
-/// Renders the exposition. `started` and `now` are seconds since the Unix epoch.
+/// Writes the exposition of one rank. `now` is in seconds since the Unix epoch.
 pub(crate) fn render(
+    mut page: Page,
     config: &EngineConfig,
     scheduler: &Scheduler,
-    started: f64,
     now: f64,
-    overrides: BTreeMap<String, f64>,
 ) -> String {
-    let mut page = Page::new(&config.model, started, overrides);
     let meters = scheduler.meters();
     estimates(&mut page);
     load(&mut page, config, scheduler);
@@ -314,10 +312,11 @@ fn cache_config(page: &mut Page, config: &EngineConfig) {
     let EngineConfig {
         block_size, blocks, ..
     } = config;
+    let engine = page.engine();
     let tokens = blocks * block_size;
     let concurrency = tokens as f64 / config.context() as f64;
     let labels = format!(
-        r#"_block_size_resolved="True",block_size="{block_size}",cache_dtype="auto",cache_hit_alignment_tokens="None",effective_attention_block_size="{block_size}",enable_mamba_shared_prefix_checkpoint="False",enable_prefix_caching="True",engine="0",gpu_memory_utilization="0.92",hash_block_size="None",is_attention_free="False",kv_cache_dtype_skip_layers="[]",kv_cache_layout="None",kv_cache_max_concurrency="{concurrency:?}",kv_cache_memory_bytes="None",kv_cache_size_tokens="{tokens}",kv_offloading_backend="native",kv_offloading_size="None",kv_sharing_fast_prefill="False",mamba_block_size="None",mamba_cache_dtype="auto",mamba_cache_mode="none",mamba_page_size_padded="None",mamba_ssm_cache_dtype="float32",num_cpu_blocks="None",num_gpu_blocks="{blocks}",num_gpu_blocks_override="None",prefix_cache_retention_interval="0",prefix_caching_hash_algo="sha256",prefix_match_unit="None",replayssm_buffer_len="16",skip_page_size_padded="None",sliding_window="None",swa_bounded_replay="True",use_kda_recoverssm="False",use_replayssm="False",user_specified_block_size="True""#
+        r#"_block_size_resolved="True",block_size="{block_size}",cache_dtype="auto",cache_hit_alignment_tokens="None",effective_attention_block_size="{block_size}",enable_mamba_shared_prefix_checkpoint="False",enable_prefix_caching="True",engine="{engine}",gpu_memory_utilization="0.92",hash_block_size="None",is_attention_free="False",kv_cache_dtype_skip_layers="[]",kv_cache_layout="None",kv_cache_max_concurrency="{concurrency:?}",kv_cache_memory_bytes="None",kv_cache_size_tokens="{tokens}",kv_offloading_backend="native",kv_offloading_size="None",kv_sharing_fast_prefill="False",mamba_block_size="None",mamba_cache_dtype="auto",mamba_cache_mode="none",mamba_page_size_padded="None",mamba_ssm_cache_dtype="float32",num_cpu_blocks="None",num_gpu_blocks="{blocks}",num_gpu_blocks_override="None",prefix_cache_retention_interval="0",prefix_caching_hash_algo="sha256",prefix_match_unit="None",replayssm_buffer_len="16",skip_page_size_padded="None",sliding_window="None",swa_bounded_replay="True",use_kda_recoverssm="False",use_replayssm="False",user_specified_block_size="True""#
     );
     page.gauge(
         "vllm:cache_config_info",
@@ -347,6 +346,8 @@ fn lora(page: &mut Page, config: &EngineConfig, adapters: [BTreeSet<Arc<str>>; 2
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     const CAPTURED: &str = include_str!("../../fixtures/vllm-0.32.0-metrics-lora.txt");
@@ -360,13 +361,8 @@ mod tests {
             max_model_len: 4096,
             ..EngineConfig::default()
         };
-        render(
-            &config,
-            &Scheduler::new(config.limits()),
-            1.79e9,
-            1.79e9,
-            BTreeMap::new(),
-        )
+        let page = Page::new(0, &config.model, 1.79e9, BTreeMap::new());
+        render(page, &config, &Scheduler::new(config.limits()), 1.79e9)
     }
 
     /// The parts of an exposition that do not change from run to run: comments, and samples without

@@ -259,7 +259,7 @@ fn start_prompt(
         };
         let prompt_tokens = if index == 0 { prompt_tokens } else { 0 };
         choices.push(Choice {
-            ticket: context.core.submit(job),
+            ticket: context.ranks.submit(job),
             answer,
             prompt_tokens,
             prompt: kept.clone(),

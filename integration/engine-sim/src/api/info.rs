@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::context::EngineContext;
 use super::exposition::render;
 use super::fields::{Fields, LIST, STRING, Text, require_json};
+use super::page::{self, Page};
 use super::prompt;
 use super::question::Question;
 use super::reply::{ApiError, Body, Broken, injected, json, raw_json, whole};
@@ -114,10 +115,14 @@ pub(crate) async fn metrics(context: &EngineContext) -> Result<Response<Body>, B
         _ => BTreeMap::new(),
     };
     let now = since_epoch().as_secs_f64();
-    let page = context
-        .core
-        .read(|scheduler| render(&context.config, scheduler, context.started, now, overrides));
-    Ok(exposition(page))
+    let mut rank = 0..;
+    let pages = context.ranks.read(|scheduler| {
+        let rank = rank.next().unwrap_or(0);
+        let overrides = overrides.clone();
+        let page = Page::new(rank, &context.config.model, context.started, overrides);
+        render(page, &context.config, scheduler, now)
+    });
+    Ok(exposition(page::merge(pages)))
 }
 
 fn exposition(text: impl Into<bytes::Bytes>) -> Response<Body> {
@@ -213,7 +218,7 @@ fn kv_event_sources(context: &EngineContext) -> Response<Body> {
 
 /// vLLM has this route in its development mode only.
 fn reset_prefix_cache(context: &EngineContext) -> Response<Body> {
-    let status = if context.core.reset_cache() {
+    let status = if context.ranks.reset_cache() {
         StatusCode::OK
     } else {
         StatusCode::INTERNAL_SERVER_ERROR

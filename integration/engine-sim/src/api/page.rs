@@ -11,7 +11,8 @@ use crate::model::meters::Histogram;
 #[derive(Debug)]
 pub(crate) struct Page {
     text: String,
-    /// Labels of nearly every series: `engine` and `model_name`.
+    /// Labels of nearly every series: `engine`, the data-parallel rank, and `model_name`.
+    engine: usize,
     model: String,
     /// When the engine started, in seconds since the Unix epoch.
     created: f64,
@@ -38,13 +39,24 @@ pub(crate) enum Label<'a> {
 }
 
 impl Page {
-    pub(crate) fn new(model: &str, created: f64, overrides: BTreeMap<String, f64>) -> Self {
+    pub(crate) fn new(
+        engine: usize,
+        model: &str,
+        created: f64,
+        overrides: BTreeMap<String, f64>,
+    ) -> Self {
         Self {
             text: String::with_capacity(64 << 10),
+            engine,
             model: escape(model),
             created,
             overrides,
         }
+    }
+
+    /// The data-parallel rank that it is of.
+    pub(crate) const fn engine(&self) -> usize {
+        self.engine
     }
 
     pub(crate) fn into_text(self) -> String {
@@ -98,44 +110,44 @@ impl Page {
     }
 
     fn bucket(&mut self, name: &str, bound: &str, count: u64) {
-        let model = &self.model;
+        let Self { engine, model, .. } = self;
         let count = number(count as f64);
         let _ = writeln!(
             self.text,
-            r#"{name}{{engine="0",le="{bound}",model_name="{model}"}} {count}"#
+            r#"{name}{{engine="{engine}",le="{bound}",model_name="{model}"}} {count}"#
         );
     }
 
     fn sample(&mut self, name: &str, label: Label<'_>, value: f64) {
         let value = number(self.overrides.get(name).copied().unwrap_or(value));
-        let model = &self.model;
+        let Self { engine, model, .. } = self;
         let _ = match label {
             Label::None => writeln!(
                 self.text,
-                r#"{name}{{engine="0",model_name="{model}"}} {value}"#
+                r#"{name}{{engine="{engine}",model_name="{model}"}} {value}"#
             ),
             Label::Reason(reason) => {
                 writeln!(
                     self.text,
-                    r#"{name}{{engine="0",model_name="{model}",reason="{reason}"}} {value}"#
+                    r#"{name}{{engine="{engine}",model_name="{model}",reason="{reason}"}} {value}"#
                 )
             }
             Label::Source(source) => {
                 writeln!(
                     self.text,
-                    r#"{name}{{engine="0",model_name="{model}",source="{source}"}} {value}"#
+                    r#"{name}{{engine="{engine}",model_name="{model}",source="{source}"}} {value}"#
                 )
             }
             Label::SleepState(state) => {
                 writeln!(
                     self.text,
-                    r#"{name}{{engine="0",model_name="{model}",sleep_state="{state}"}} {value}"#
+                    r#"{name}{{engine="{engine}",model_name="{model}",sleep_state="{state}"}} {value}"#
                 )
             }
             Label::Finished(reason) => {
                 writeln!(
                     self.text,
-                    r#"{name}{{engine="0",finished_reason="{reason}",model_name="{model}"}} {value}"#
+                    r#"{name}{{engine="{engine}",finished_reason="{reason}",model_name="{model}"}} {value}"#
                 )
             }
             Label::Rejection(reason) => {
@@ -147,6 +159,36 @@ impl Page {
             Label::Whole(labels) => writeln!(self.text, "{name}{{{labels}}} {value}"),
         };
     }
+}
+
+/// How the text of a family begins.
+const FAMILY: &str = "# HELP ";
+
+/// One page of the pages of all ranks, which have the same families: each family once, with the
+/// samples of every rank.
+pub(crate) fn merge(pages: Vec<String>) -> String {
+    if pages.len() < 2 {
+        return pages.into_iter().next().unwrap_or_default();
+    }
+    let families = pages.iter().map(|page| page.split_inclusive(FAMILY));
+    let mut families: Vec<_> = families.collect();
+    let mut merged = String::new();
+    while let Some(first) = families[0].next() {
+        let followed = first.strip_suffix(FAMILY);
+        merged.push_str(followed.unwrap_or(first));
+        for rank in &mut families[1..] {
+            let samples = rank.next().unwrap_or_default().lines();
+            // Series without the label `engine` are the same on every page.
+            for sample in samples.filter(|line| line.contains("engine=\"")) {
+                merged.push_str(sample);
+                merged.push('\n');
+            }
+        }
+        if followed.is_some() {
+            merged.push_str(FAMILY);
+        }
+    }
+    merged
 }
 
 /// A label value with the escapes of the text format.
@@ -220,7 +262,7 @@ mod tests {
     #[test]
     fn a_faulty_value_replaces_every_sample_of_its_name() {
         let overrides = BTreeMap::from([("vllm:x".to_owned(), 7.0)]);
-        let mut page = Page::new("m", 0.0, overrides);
+        let mut page = Page::new(0, "m", 0.0, overrides);
         page.gauge(
             "vllm:x",
             "X.",
@@ -230,5 +272,27 @@ mod tests {
         assert!(text.ends_with(
             "vllm:x{engine=\"0\",model_name=\"m\"} 7.0\nvllm:x{engine=\"0\",model_name=\"m\",reason=\"a\"} 7.0\n"
         ));
+    }
+
+    #[test]
+    fn the_pages_of_two_ranks_become_one_with_each_family_once() {
+        let page = |rank: usize| {
+            let mut page = Page::new(rank, "m", 0.0, BTreeMap::new());
+            page.gauge("vllm:x", "X.", &[(Label::None, rank as f64)]);
+            page.gauge("vllm:y", "Y.", &[(Label::Rejection("a"), 5.0)]);
+            page.gauge("vllm:z", "Z.", &[(Label::Reason("b"), 7.0)]);
+            page.into_text()
+        };
+        assert_eq!(
+            merge(vec![page(0), page(1)]),
+            "# HELP vllm:x X.\n# TYPE vllm:x gauge\n\
+             vllm:x{engine=\"0\",model_name=\"m\"} 0.0\nvllm:x{engine=\"1\",model_name=\"m\"} 1.0\n\
+             # HELP vllm:y Y.\n# TYPE vllm:y gauge\n\
+             vllm:y{model_name=\"m\",reason=\"a\"} 5.0\n\
+             # HELP vllm:z Z.\n# TYPE vllm:z gauge\n\
+             vllm:z{engine=\"0\",model_name=\"m\",reason=\"b\"} 7.0\n\
+             vllm:z{engine=\"1\",model_name=\"m\",reason=\"b\"} 7.0\n"
+        );
+        assert_eq!(merge(vec![page(3)]), page(3));
     }
 }
