@@ -179,6 +179,10 @@ impl Scheduler {
     /// Applies a changed pool. Endpoints that stay keep their state. Returns the number of open
     /// requests at endpoints that were removed.
     pub fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
+        if Arc::ptr_eq(pool, self.pool()) {
+            // Another pool of the snapshot changed.
+            return 0;
+        }
         let gone = self.endpoints.apply(pool, now);
         let Self {
             endpoints,

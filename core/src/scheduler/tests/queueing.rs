@@ -215,3 +215,18 @@ fn a_repeated_question_binds_its_request_once() {
     );
     assert_eq!(dequeued(&mut scheduler, ms(9_000)), []);
 }
+
+#[test]
+fn a_pool_that_did_not_change_leaves_what_is_known_of_queued_requests() {
+    let plain = pool(KvAware::default(), 1);
+    let mut scheduler = Scheduler::new(&plain, SeededRng::new(1));
+    bound(schedule(&mut scheduler, 1, &prompt(1, 80_000), ms(0)));
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(0)));
+    assert_eq!(scheduler.apply(&plain, ms(1)), 0);
+    assert!(scheduler.requests.queue.is_wanted(0));
+    assert_eq!(scheduler.apply(&pool(KvAware::default(), 1), ms(1)), 0);
+    assert!(
+        !scheduler.requests.queue.is_wanted(0),
+        "until the next plan"
+    );
+}
