@@ -348,7 +348,7 @@ fn taken_at_once(settings: SchedulerSettings, schedulers: Option<u32>) -> usize 
     brain.scrape(pool.endpoints[0].id, Ok(scraped), at(0));
     // A later page without the labels changes nothing, nor does another version of the pool.
     brain.scrape(pool.endpoints[0].id, Ok(Scraped::default()), at(1));
-    brain.apply(&pool, settings, at(1));
+    brain.apply(&Arc::new((*pool).clone()), settings, at(1));
     let query = Query {
         prompt_tokens: 8_000,
         ..Query::default()

@@ -39,6 +39,10 @@ enum Event {
         position: usize,
         usage: Option<f32>,
     },
+    Lanes {
+        position: usize,
+        lanes: u32,
+    },
     Wait {
         ms: u64,
     },
@@ -56,6 +60,7 @@ fn event() -> impl Generator<Value = Event> {
         1 => (1u64..4).prop_map(|endpoints| Event::Pool { endpoints }),
         1 => (0usize..3, proptest::option::of(0.0f32..1.0))
             .prop_map(|(position, usage)| Event::Sample { position, usage }),
+        1 => (0usize..3, 0u32..5).prop_map(|(position, lanes)| Event::Lanes { position, lanes }),
         4 => (1u64..3_000).prop_map(|ms| Event::Wait { ms }),
     ]
 }
@@ -199,11 +204,14 @@ impl World {
                 scheduler.set_capacity(position, Some(50_000));
                 scheduler.set_sample(position, sample);
             }
+            Event::Lanes { position, lanes } if position < endpoints => {
+                scheduler.set_lanes(position, lanes, self.now);
+            }
             Event::Wait { ms } => {
                 self.now += Duration::from_millis(ms);
                 scheduler.tick(self.now);
             }
-            Event::Restart { .. } | Event::Sample { .. } => {}
+            Event::Restart { .. } | Event::Sample { .. } | Event::Lanes { .. } => {}
         }
         self.release(scheduler);
     }
