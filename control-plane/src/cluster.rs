@@ -29,6 +29,7 @@ use std::{
 };
 
 use hermes_core::{
+    collection::Collection,
     policy::ProxySettings,
     snapshot::{EndpointId, Epoch, Pool, Snapshot, Version},
 };
@@ -174,7 +175,7 @@ impl Cluster {
     pub(crate) fn publish(&mut self) -> Option<Arc<Snapshot>> {
         let settings = Arc::clone(self.settings.as_ref()?);
         let last = Arc::clone(&self.published);
-        let pools: Vec<Arc<Pool>> = self
+        let pools: Collection<Pool> = self
             .pools
             .values_mut()
             .map(|pool| pool.publish(&last))

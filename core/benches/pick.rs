@@ -5,6 +5,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use divan::{Bencher, counter::BytesCount};
 use hermes_core::{
+    collection::Collection,
     delta::SnapshotDelta,
     ledger::{Ledger, ProxyId, RequestId, RequestKey},
     load::{EngineSample, Health, Load},
@@ -57,7 +58,6 @@ fn pool(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
     endpoints.sort_by_key(|endpoint| endpoint.id);
     let spec = PoolSpec {
         name: "chat".into(),
-        models: Vec::new(),
         policy: PoolPolicy {
             strategy,
             ..PoolPolicy::default()
@@ -66,7 +66,8 @@ fn pool(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
     };
     Arc::new(Pool {
         spec: Arc::new(spec),
-        endpoints,
+        models: Collection::default(),
+        endpoints: endpoints.into(),
     })
 }
 
@@ -164,13 +165,13 @@ mod delta {
     fn snapshots() -> (Snapshot, Snapshot) {
         let whole = pool(Strategy::Random, 1_000);
         let less = Pool {
-            spec: Arc::clone(&whole.spec),
-            endpoints: whole.endpoints[1..].to_vec(),
+            endpoints: whole.endpoints[1..].to_vec().into(),
+            ..Pool::clone(&whole)
         };
         let snapshot = |version, pool| Snapshot {
             epoch: Epoch(1),
             version: Version(version),
-            pools: vec![pool],
+            pools: vec![pool].into(),
             settings: Arc::default(),
         };
         (snapshot(1, Arc::new(less)), snapshot(2, whole))

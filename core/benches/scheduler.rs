@@ -55,11 +55,11 @@ fn pool(endpoints: usize) -> Arc<Pool> {
     Arc::new(Pool {
         spec: Arc::new(PoolSpec {
             name: "chat".into(),
-            models: Vec::new(),
             policy,
             pending: hermes_core::snapshot::PendingDiscovery::default(),
         }),
-        endpoints,
+        models: hermes_core::collection::Collection::default(),
+        endpoints: endpoints.into(),
     })
 }
 

@@ -1,7 +1,9 @@
 //! What the control plane publishes: the structure of the cluster as versioned snapshots and their
 //! deltas, the load of endpoints, and which replica schedules which pool.
 
+pub mod collection;
 pub mod delta;
 pub mod load;
 pub mod rendezvous;
 pub mod snapshot;
+mod version;

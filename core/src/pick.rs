@@ -124,11 +124,22 @@ impl Picker {
     #[must_use]
     pub fn build(pool: Arc<Pool>) -> Self {
         let alone = |position: &usize| pool.endpoints[*position].role == Role::Aggregate;
-        let holders = pool.spec.models.iter().map(|model| match &model.holders {
+        let everyone = EligibleSet::new((0..pool.endpoints.len()).filter(alone));
+        if matches!(pool.spec.policy.strategy, Strategy::SessionAffinity(_)) {
+            everyone.ring(&pool);
+        }
+        let holders = pool.models.iter().map(|model| match &model.holders {
             ModelHolders::All => None,
-            ModelHolders::Some(ids) => {
-                let positions = ids.iter().filter_map(|&id| pool.position(id));
-                Some(positions.filter(alone).collect())
+            ModelHolders::Some(ids) => Some(EligibleSet::new(
+                ids.iter().filter_map(|&id| pool.position(id)).filter(alone),
+            )),
+            ModelHolders::Except(ids) => {
+                let holds = |position: &usize| {
+                    let id = pool.endpoints[*position].id;
+                    ids.binary_search(&id).is_err()
+                };
+                let everywhere = 0..pool.endpoints.len();
+                Some(EligibleSet::new(everywhere.filter(holds).filter(alone)))
             }
         });
         let everyone = (0..pool.endpoints.len()).filter(alone);
@@ -234,14 +245,12 @@ impl Picker {
         if self.sets.everyone().is_empty() {
             return Err(NoEndpoint::OnlyDisaggregated);
         }
-        let models = &self.pool.spec.models;
+        let models = &self.pool.models;
         let Some(name) = model.filter(|_| !models.is_empty()) else {
             return Ok(self.sets.everyone());
         };
-        let found = models
-            .binary_search_by(|model| (*model.name).cmp(name))
-            .map_err(|_| NoEndpoint::ModelNotLoaded)?;
-        let members = self.sets.get(self.holders[found]);
+        let found = models.position(name).ok_or(NoEndpoint::ModelNotLoaded)?;
+        let members = self.holders[found].as_ref().unwrap_or(&self.everyone);
         if members.is_empty() {
             Err(NoEndpoint::ModelNotLoaded)
         } else {

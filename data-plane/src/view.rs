@@ -83,7 +83,7 @@ impl RoutingView {
                 .filter(|_| published.spec.pending.any())
                 .and_then(|before| before.retained_by(continues));
             let pool = retention::complete(published, retained.as_deref());
-            for model in &pool.spec.models {
+            for model in &pool.models {
                 by_model.entry(Arc::clone(&model.name)).or_insert(position);
             }
             pools.push(match before {
@@ -127,10 +127,7 @@ impl RoutingView {
             return Ok(&self.pools[position]);
         }
         // A pool without a list of models accepts any name; its engines reject unknown ones.
-        let mut open = self
-            .pools
-            .iter()
-            .filter(|pool| pool.pool.spec.models.is_empty());
+        let mut open = self.pools.iter().filter(|pool| pool.pool.models.is_empty());
         if let (Some(only), None) = (open.next(), open.next()) {
             return Ok(only);
         }
@@ -154,7 +151,7 @@ impl RoutingView {
     fn model_names(&self) -> impl Iterator<Item = &str> {
         self.pools
             .iter()
-            .flat_map(|pool| pool.pool.spec.models.iter().map(|model| &*model.name))
+            .flat_map(|pool| pool.pool.models.iter().map(|model| &*model.name))
     }
 }
 
@@ -190,7 +187,7 @@ impl RoutingPool {
             picker: Picker::build(Arc::clone(&pool)),
             upstreams,
             metrics: metrics.pool(&pool.spec.name),
-            models: metrics.models(&pool.spec),
+            models: metrics.models(&pool),
             budget: same_budget.map_or_else(
                 || Arc::new(RetryBudget::new(policy.retry.budget)),
                 |before| Arc::clone(&before.budget),

@@ -10,7 +10,7 @@ mod load;
 mod policy;
 mod score;
 
-pub use cluster::snapshot_to_wire;
+pub use delta::snapshot_to_wire;
 pub use history::{ReplayedHistory, history_to_wire};
 pub use score::{Answer, Ask, Candidate, Chosen, Queued};
 
@@ -18,7 +18,7 @@ pub use score::{Answer, Ask, Candidate, Chosen, Queued};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct Invalid {
-    /// Path of the field in the message, e.g. `pools[2].endpoints[0].url`.
+    /// Path of the field in the message, e.g. `content.pools.set[2].name`.
     pub field: String,
     /// What is wrong, and what would be right.
     pub problem: &'static str,
@@ -47,6 +47,10 @@ impl Invalid {
     }
 }
 
+/// What is wrong with a key that breaks the order of its list.
+const UNSORTED: &str =
+    "is out of order or there twice; the list must be sorted and its keys unique";
+
 /// The value of a field that must be set.
 fn required<T>(value: Option<T>, field: &str) -> Result<T, Invalid> {
     value.ok_or_else(|| Invalid::new(field, "is missing"))
@@ -72,7 +76,7 @@ fn sorted<T, K: PartialOrd>(items: &[T], list: &str, key: impl Fn(&T) -> K) -> R
     {
         Some(index) => Err(Invalid {
             field: format!("{list}[{}]", index + 1),
-            problem: "is out of order or there twice; the list must be sorted and its keys unique",
+            problem: UNSORTED,
         }),
         None => Ok(()),
     }

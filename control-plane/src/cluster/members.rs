@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use hermes_core::snapshot::{Endpoint, EndpointId};
+use hermes_core::{
+    collection::Collection,
+    snapshot::{Endpoint, EndpointId},
+};
 
 use crate::{
     cache_sources::kv_events::Publisher,
@@ -117,8 +120,8 @@ impl PoolMembers {
         })
     }
 
-    /// Sorted by id.
-    pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+    /// As a snapshot has them.
+    pub(super) fn endpoints(&self) -> Collection<Endpoint> {
         self.0
             .values()
             .map(|member| Arc::clone(&member.endpoint))

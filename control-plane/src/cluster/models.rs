@@ -7,7 +7,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hermes_core::snapshot::{EndpointId, Model, ModelHolders};
+use hermes_core::{
+    collection::Collection,
+    snapshot::{EndpointId, Model, ModelHolders},
+};
 
 use super::members::PoolMembers;
 use crate::engines::ModelCard;
@@ -25,9 +28,9 @@ struct ReportedModel {
     holders: Vec<EndpointId>,
 }
 
-/// The models of `pool`, sorted by name: those that the operator `named`, or, when there are none,
+/// The models of `pool`: those that the operator `named`, or, when there are none,
 /// those that its engines answer to.
-pub(super) fn of(pool: &str, named: &[Arc<str>], members: &PoolMembers) -> Vec<Model> {
+pub(super) fn of(pool: &str, named: &[Arc<str>], members: &PoolMembers) -> Collection<Model> {
     let mut reported = reported_models(members);
     let names: Vec<Arc<str>> = if named.is_empty() {
         reported.keys().cloned().collect()
@@ -41,14 +44,14 @@ pub(super) fn of(pool: &str, named: &[Arc<str>], members: &PoolMembers) -> Vec<M
             "engines serve more than {MAX_MODELS} models, the rest is left out"
         );
     }
-    let mut models: Vec<Model> = names
-        .into_iter()
-        .take(MAX_MODELS)
-        .map(|name| model(reported.remove(&name), name, members))
-        .collect();
-    models.sort_by(|a, b| a.name.cmp(&b.name));
-    models.dedup_by(|a, b| a.name == b.name);
-    models
+    let mut of_pool = BTreeMap::new();
+    for name in names.into_iter().take(MAX_MODELS) {
+        let known = reported.remove(&name);
+        of_pool
+            .entry(Arc::clone(&name))
+            .or_insert_with(|| Arc::new(model(known, name, members)));
+    }
+    of_pool.into_values().collect()
 }
 
 fn reported_models(members: &PoolMembers) -> BTreeMap<Arc<str>, ReportedModel> {
@@ -94,18 +97,27 @@ fn model(reported: Option<ReportedModel>, name: Arc<str>, members: &PoolMembers)
         );
         holders.sort_unstable();
     }
-    let everywhere = holders.len() == members.iter().count();
-    let holders = if everywhere {
-        ModelHolders::All
-    } else {
-        ModelHolders::Some(holders.into())
-    };
+    // An engine may list a name twice.
+    holders.dedup();
     Model {
         name,
         parent,
         max_model_len,
-        holders,
+        holders: listed(holders, members),
     }
+}
+
+/// The shorter of two lists: of those that hold it, or of those that do not.
+fn listed(holders: Vec<EndpointId>, members: &PoolMembers) -> ModelHolders {
+    let others = members.iter().count() - holders.len();
+    if others == 0 {
+        return ModelHolders::All;
+    }
+    if others >= holders.len() {
+        return ModelHolders::Some(holders.into());
+    }
+    let is_other = |id: &EndpointId| holders.binary_search(id).is_err();
+    ModelHolders::Except(members.ids().filter(is_other).collect())
 }
 
 #[cfg(test)]
@@ -146,7 +158,7 @@ mod tests {
         members
     }
 
-    fn holders(models: &[Model], name: &str) -> Option<usize> {
+    fn holders(models: &Collection<Model>, name: &str) -> Option<usize> {
         match &models
             .iter()
             .find(|model| &*model.name == name)
@@ -155,6 +167,7 @@ mod tests {
         {
             ModelHolders::All => None,
             ModelHolders::Some(some) => Some(some.len()),
+            ModelHolders::Except(_) => panic!("more endpoints hold {name} than do not"),
         }
     }
 
@@ -188,6 +201,22 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_that_most_endpoints_have_lists_the_others() {
+        let lora: Reported<'_> = Some(&[("lora", Some("base"))]);
+        let members = members(&[lora, lora, None, lora]);
+        let models = of("chat", &[], &members);
+        let other = EndpointId::of("chat", "http://10.0.0.2:8000", "");
+        assert_eq!(models[0].holders, ModelHolders::Except([other].into()));
+    }
+
+    #[test]
+    fn an_endpoint_that_lists_a_name_twice_holds_it_once() {
+        let twice: Reported<'_> = Some(&[("lora", Some("base")), ("lora", Some("base"))]);
+        let models = of("chat", &[], &members(&[twice, Some(&[]), None]));
+        assert_eq!(holders(&models, "lora"), Some(1));
+    }
+
+    #[test]
     fn configured_models_need_not_be_reported() {
         let named = ["alias".into(), "base".into()];
         let models = of(
@@ -210,6 +239,9 @@ mod tests {
 
     #[test]
     fn without_reported_or_configured_models_any_name_is_forwarded() {
-        assert_eq!(of("chat", &[], &members(&[None, None])), []);
+        assert_eq!(
+            of("chat", &[], &members(&[None, None])),
+            Collection::default()
+        );
     }
 }

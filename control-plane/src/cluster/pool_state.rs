@@ -2,9 +2,17 @@
 
 use std::sync::Arc;
 
-use hermes_core::snapshot::{EndpointId, PendingDiscovery, Pool, PoolSpec, Snapshot};
+use hermes_core::{
+    collection,
+    delta::PoolDelta,
+    snapshot::{EndpointId, PendingDiscovery, Pool, PoolSpec, Snapshot},
+};
 
-use super::{ChangeSet, SourceId, WatchedSource, members::PoolMembers, models};
+use super::{
+    ChangeSet, SourceId, WatchedSource,
+    members::{PoolMember, PoolMembers},
+    models,
+};
 use crate::{
     config::{EndpointSource, PoolConfig},
     discovery::{DiscoveredEndpoint, static_endpoints},
@@ -176,31 +184,23 @@ impl PoolState {
         } = self;
         let spec = PoolSpec {
             name: Arc::clone(name),
-            models: models::of(name, models, members),
             policy: policy.clone(),
             pending: *pending,
         };
-        let spec = match before.filter(|before| *before.spec == spec) {
-            Some(before) => Arc::clone(&before.spec),
-            None => Arc::new(spec),
-        };
         let pool = Pool {
-            spec,
+            spec: Arc::new(spec),
+            models: models::of(name, models, members),
             endpoints: members.endpoints(),
         };
-        match before.filter(|before| ***before == pool) {
-            Some(before) => Arc::clone(before),
-            None => Arc::new(pool),
-        }
+        collection::shared::<PoolDelta>(before, Arc::new(pool))
     }
 
     pub(super) fn targets(&self) -> impl Iterator<Item = ProbeTarget> {
         let collector = &self.config.collector;
         let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
         self.members
-            .endpoints()
-            .into_iter()
-            .map(move |endpoint| ProbeTarget {
+            .iter()
+            .map(move |PoolMember { endpoint, .. }| ProbeTarget {
                 id: endpoint.id,
                 url: Arc::clone(&endpoint.url),
                 metrics_path: metrics_path.clone(),

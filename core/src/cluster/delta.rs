@@ -2,14 +2,20 @@
 //! one.
 //!
 //! A message follows what changed: one restarted pod of a thousand is one endpoint in, one endpoint
-//! out. What did not change is shared with the old snapshot, not copied.
+//! out, and one id at each model whose holders are listed. What did not change is shared with the
+//! old snapshot, not copied. A kind of thing that snapshots get is one more [`CollectionDelta`]
+//! here.
 //!
 //! Deltas exist inside one epoch only: another run of the control plane begins with a whole
-//! snapshot.
+//! snapshot, which is the delta from [`Snapshot::default`].
+
+mod holders;
 
 use std::sync::Arc;
 
+pub use self::holders::{HoldersDelta, ModelDelta};
 use crate::{
+    collection::{CollectionDelta, ValueChange, WrongBase},
     policy::ProxySettings,
     snapshot::{Endpoint, EndpointId, Epoch, Pool, PoolSpec, Snapshot, Version},
 };
@@ -23,12 +29,17 @@ pub struct SnapshotDelta {
     pub from: Version,
     /// The version it makes.
     pub to: Version,
+    /// What changed.
+    pub content: ContentDelta,
+}
+
+/// What changed of everything that a snapshot holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContentDelta {
     /// The new settings, if they changed.
     pub settings: Option<Arc<ProxySettings>>,
-    /// Pools that are new or changed.
-    pub pools: Vec<PoolDelta>,
-    /// Names of pools that are gone.
-    pub gone: Vec<Arc<str>>,
+    /// Pools.
+    pub pools: CollectionDelta<Arc<str>, PoolDelta>,
 }
 
 /// What happened to one pool.
@@ -36,33 +47,16 @@ pub struct SnapshotDelta {
 pub struct PoolDelta {
     /// Which.
     pub name: Arc<str>,
-    /// Its new specification; `None` if that did not change. Always there for a new pool.
+    /// Its new specification, of the same name; `None` if that did not change. Always there for a
+    /// new pool.
     pub spec: Option<Arc<PoolSpec>>,
-    /// Endpoints that are new or changed, sorted by id.
-    pub set: Vec<Arc<Endpoint>>,
-    /// Endpoints that are gone, sorted.
-    pub gone: Vec<EndpointId>,
+    /// Its models.
+    pub models: CollectionDelta<Arc<str>, ModelDelta>,
+    /// Its endpoints.
+    pub endpoints: CollectionDelta<EndpointId, Arc<Endpoint>>,
 }
 
-/// A delta met a snapshot that it was not made for; only a whole snapshot helps.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WrongBase {
-    /// The snapshot has another version, or belongs to another epoch.
-    #[error("the delta applies to version {} of epoch {:x}, not to the version {} at hand", .wanted.0, .epoch.0, .found.0)]
-    Version {
-        /// The delta's epoch.
-        epoch: Epoch,
-        /// The version it applies to.
-        wanted: Version,
-        /// The version it met, perhaps of another epoch.
-        found: Version,
-    },
-    /// The delta changes a pool that the snapshot does not have.
-    #[error("the delta changes the pool {0}, which is not there")]
-    Pool(Arc<str>),
-}
-
-// === Delta ===
+// === SnapshotDelta ===
 
 impl SnapshotDelta {
     /// What turns `old` into `new`.
@@ -71,32 +65,18 @@ impl SnapshotDelta {
     /// [`Self::apply`].
     #[must_use]
     pub fn between(old: &Snapshot, new: &Snapshot) -> Self {
-        let pools = new
-            .pools
-            .iter()
-            .filter_map(|pool| PoolDelta::between(old.pool(&pool.spec.name), pool))
-            .collect();
-        let gone = old
-            .pools
-            .iter()
-            .map(|pool| &pool.spec.name)
-            .filter(|name| new.pool(name).is_none())
-            .cloned()
-            .collect();
         Self {
             epoch: new.epoch,
             from: old.version,
             to: new.version,
-            settings: (!same(&old.settings, &new.settings)).then(|| Arc::clone(&new.settings)),
-            pools,
-            gone,
+            content: ContentDelta::between(old, new),
         }
     }
 
     /// Whether nothing but the version changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.settings.is_none() && self.pools.is_empty() && self.gone.is_empty()
+        self.content == ContentDelta::default()
     }
 
     /// The new snapshot; shares with `base` what did not change.
@@ -111,109 +91,92 @@ impl SnapshotDelta {
                 found: base.version,
             });
         }
-        let changed = self
-            .pools
-            .iter()
-            .map(|delta| delta.apply(base))
-            .collect::<Result<Vec<_>, _>>()?;
-        let pools = merged(
-            &base.pools,
-            changed,
-            |pool| Arc::clone(&pool.spec.name),
-            |name| self.gone.contains(name),
-        );
-        let settings = self.settings.as_ref().unwrap_or(&base.settings);
         Ok(Snapshot {
-            epoch: self.epoch,
             version: self.to,
-            pools,
-            settings: Arc::clone(settings),
+            ..self.content.apply(base)?
+        })
+    }
+}
+
+// === ContentDelta ===
+
+impl ContentDelta {
+    /// What turns the content of `old` into that of `new`.
+    #[must_use]
+    pub fn between(old: &Snapshot, new: &Snapshot) -> Self {
+        let is_same = Arc::ptr_eq(&old.settings, &new.settings) || old.settings == new.settings;
+        Self {
+            settings: (!is_same).then(|| Arc::clone(&new.settings)),
+            pools: CollectionDelta::between(&old.pools, &new.pools),
+        }
+    }
+
+    /// All of `snapshot`: what makes it of nothing.
+    #[must_use]
+    pub fn whole(snapshot: &Snapshot) -> Self {
+        Self {
+            settings: Some(Arc::clone(&snapshot.settings)),
+            ..Self::between(&Snapshot::default(), snapshot)
+        }
+    }
+
+    /// `base` with the new content, under its old version.
+    ///
+    /// # Errors
+    /// When the delta was not made for the content of `base`.
+    pub fn apply(&self, base: &Snapshot) -> Result<Snapshot, WrongBase> {
+        Ok(Snapshot {
+            epoch: base.epoch,
+            version: base.version,
+            settings: Arc::clone(self.settings.as_ref().unwrap_or(&base.settings)),
+            pools: self.pools.apply(&base.pools)?,
         })
     }
 }
 
 // === PoolDelta ===
 
-impl PoolDelta {
-    /// What turns `old`, if it was there, into `new`; `None` when they are the same.
+impl ValueChange for PoolDelta {
+    type Value = Pool;
+
     fn between(old: Option<&Arc<Pool>>, new: &Arc<Pool>) -> Option<Self> {
-        let name = Arc::clone(&new.spec.name);
-        let Some(old) = old else {
-            let (spec, set) = (Some(Arc::clone(&new.spec)), new.endpoints.clone());
-            return Some(Self {
-                name,
-                spec,
-                set,
-                gone: Vec::new(),
-            });
-        };
-        if Arc::ptr_eq(old, new) {
+        if old.is_some_and(|old| Arc::ptr_eq(old, new)) {
             return None;
         }
-        let spec = (!same(&old.spec, &new.spec)).then(|| Arc::clone(&new.spec));
-        let known = |endpoint: &&Arc<Endpoint>| {
-            old.position(endpoint.id)
-                .is_some_and(|position| same(&old.endpoints[position], endpoint))
+        let models = old.map(|old| old.models.clone()).unwrap_or_default();
+        let endpoints = old.map(|old| old.endpoints.clone()).unwrap_or_default();
+        let spec = <Arc<PoolSpec>>::clone(&new.spec);
+        let delta = Self {
+            name: Arc::clone(&new.spec.name),
+            spec: old.is_none_or(|old| old.spec != new.spec).then_some(spec),
+            models: CollectionDelta::between(&models, &new.models),
+            endpoints: CollectionDelta::between(&endpoints, &new.endpoints),
         };
-        let set: Vec<_> = new
-            .endpoints
-            .iter()
-            .filter(|endpoint| !known(endpoint))
-            .cloned()
-            .collect();
-        let ids = old.endpoints.iter().map(|endpoint| endpoint.id);
-        let gone: Vec<_> = ids.filter(|&id| new.position(id).is_none()).collect();
-        let changed = spec.is_some() || !set.is_empty() || !gone.is_empty();
-        changed.then_some(Self {
-            name,
-            spec,
-            set,
-            gone,
-        })
+        let is_changed =
+            delta.spec.is_some() || !delta.models.is_empty() || !delta.endpoints.is_empty();
+        is_changed.then_some(delta)
     }
 
-    fn apply(&self, base: &Snapshot) -> Result<Arc<Pool>, WrongBase> {
-        let old = base.pool(&self.name);
-        let Some(spec) = self.spec.as_ref().or(old.map(|pool| &pool.spec)) else {
-            return Err(WrongBase::Pool(Arc::clone(&self.name)));
+    fn key(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn apply(&self, base: Option<&Arc<Pool>>) -> Result<Arc<Pool>, WrongBase> {
+        let spec = self.spec.as_ref().or(base.map(|base| &base.spec));
+        let Some(spec) = spec else {
+            return Err(WrongBase::missing::<Pool>(&self.name));
         };
-        let mut gone = self.gone.clone();
-        gone.sort_unstable();
-        let endpoints = old.map_or(&[][..], |pool| &pool.endpoints);
-        let is_gone = |id: &EndpointId| gone.binary_search(id).is_ok();
-        let endpoints = merged(endpoints, self.set.clone(), |endpoint| endpoint.id, is_gone);
+        if spec.name != self.name {
+            return Err(WrongBase::different::<Pool>(&self.name));
+        }
+        let models = base.map(|base| base.models.clone()).unwrap_or_default();
+        let endpoints = base.map(|base| base.endpoints.clone()).unwrap_or_default();
         Ok(Arc::new(Pool {
             spec: Arc::clone(spec),
-            endpoints,
+            models: self.models.apply(&models)?,
+            endpoints: self.endpoints.apply(&endpoints)?,
         }))
     }
-}
-
-/// Whether two shared values are the same, by address or else by content.
-fn same<T: PartialEq>(old: &Arc<T>, new: &Arc<T>) -> bool {
-    Arc::ptr_eq(old, new) || old == new
-}
-
-/// `old` without those that are gone, and with those that changed in their places: sorted, each key
-/// once.
-fn merged<T, K: Ord>(
-    old: &[Arc<T>],
-    changed: Vec<Arc<T>>,
-    key: impl Fn(&T) -> K,
-    gone: impl Fn(&K) -> bool,
-) -> Vec<Arc<T>> {
-    // The last one of a key wins: changed ones come after those they replace.
-    let kept = old.iter().filter(|item| !gone(&key(item))).cloned();
-    let mut all: Vec<Arc<T>> = kept.chain(changed).collect();
-    all.sort_by_key(|item| key(item));
-    all.dedup_by(|later, earlier| {
-        let replaced = key(later) == key(earlier);
-        if replaced {
-            std::mem::swap(later, earlier);
-        }
-        replaced
-    });
-    all
 }
 
 #[cfg(test)]

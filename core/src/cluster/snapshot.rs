@@ -1,25 +1,32 @@
-//! What exists: pools, their endpoints and models, as one immutable value.
+//! What exists, as one immutable value: keyed collections, each of one kind of thing.
+//!
+//! ```text
+//!   Snapshot ─┬─ settings
+//!             └─ pools, by name ── Pool ─┬─ spec
+//!                                        ├─ models, by name, each with its holders
+//!                                        └─ endpoints, by id
+//! ```
+//!
+//! Whatever a pool has many of is a collection of the pool, so that it is a unit: a pool that did
+//! not change is the same [`Arc`] in the next snapshot, and one that is gone takes its endpoints
+//! with it. What exists beside pools is a collection of the snapshot.
 //!
 //! The control plane builds a [`Snapshot`], streams it, and every proxy keeps the newest. A request
 //! loads it once and sees that one cluster to its end. How loaded endpoints are is not here but in
 //! [`crate::load`]: load changes many times a second, structure does not.
+//!
+//! Nothing in it is secret: every proxy gets it, and `/debug/snapshot` shows it whole. What names a
+//! credential is a reference, such as the name of a header.
 
 use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
-use crate::policy::{PoolPolicy, ProxySettings};
-
-/// Which run of which control-plane replica numbered a snapshot; random at every start.
-///
-/// Versions compare only inside one epoch: a restarted control plane counts from one again and must
-/// not look older.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-pub struct Epoch(pub u64);
-
-/// Position of a snapshot in its epoch; grows with every published change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct Version(pub u64);
+pub use super::version::{Epoch, Version};
+use crate::{
+    collection::{Collection, Keyed},
+    policy::{PoolPolicy, ProxySettings},
+};
 
 /// Names one incarnation of one endpoint in one pool, equally in every control-plane replica.
 ///
@@ -78,16 +85,16 @@ pub enum ModelHolders {
     All,
     /// Only these, sorted: a LoRA adapter that some servers have loaded.
     Some(Arc<[EndpointId]>),
+    /// Every endpoint of the pool but these, sorted: an adapter that most servers have loaded. When
+    /// one of 5,000 starts, this is one id; the list of the others would be 40 kB.
+    Except(Arc<[EndpointId]>),
 }
 
-/// Everything about a pool but its endpoints.
+/// What a pool has one of.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PoolSpec {
     /// Unique in a snapshot.
     pub name: Arc<str>,
-    /// Sorted by name. Empty when neither configuration nor engines name any: then every model name
-    /// is forwarded.
-    pub models: Vec<Model>,
     /// How to choose, wait and retry here.
     pub policy: PoolPolicy,
     /// Which of the pool's lists may still lack entries.
@@ -108,10 +115,13 @@ pub struct PendingDiscovery {
 /// A set of endpoints that are interchangeable for a model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Pool {
-    /// Everything but the endpoints.
+    /// What it has one of.
     pub spec: Arc<PoolSpec>,
-    /// Sorted by id, each id once.
-    pub endpoints: Vec<Arc<Endpoint>>,
+    /// By name. Empty when neither configuration nor engines name any: then every model name is
+    /// forwarded.
+    pub models: Collection<Model>,
+    /// By id.
+    pub endpoints: Collection<Endpoint>,
 }
 
 /// The whole cluster at one moment.
@@ -121,8 +131,8 @@ pub struct Snapshot {
     pub epoch: Epoch,
     /// Its number.
     pub version: Version,
-    /// Sorted by name, each name once.
-    pub pools: Vec<Arc<Pool>>,
+    /// By name.
+    pub pools: Collection<Pool>,
     /// What applies to every request before its pool is known.
     pub settings: Arc<ProxySettings>,
 }
@@ -167,25 +177,48 @@ impl PendingDiscovery {
     }
 }
 
+// === Keys ===
+
+impl Keyed for Endpoint {
+    type Key = EndpointId;
+    const KIND: &'static str = "endpoint";
+
+    fn key(&self) -> &EndpointId {
+        &self.id
+    }
+}
+
+impl Keyed for Model {
+    type Key = Arc<str>;
+    const KIND: &'static str = "model";
+
+    fn key(&self) -> &Arc<str> {
+        &self.name
+    }
+}
+
+impl Keyed for Pool {
+    type Key = Arc<str>;
+    const KIND: &'static str = "pool";
+
+    fn key(&self) -> &Arc<str> {
+        &self.spec.name
+    }
+}
+
 // === Pool ===
 
 impl Pool {
     /// Where the endpoint stands in [`Pool::endpoints`].
     #[must_use]
     pub fn position(&self, id: EndpointId) -> Option<usize> {
-        self.endpoints
-            .binary_search_by_key(&id, |endpoint| endpoint.id)
-            .ok()
+        self.endpoints.position(&id)
     }
 
     /// The model of this name, if the pool is known to serve it.
     #[must_use]
     pub fn model(&self, name: &str) -> Option<&Model> {
-        let models = &self.spec.models;
-        models
-            .binary_search_by(|model| (*model.name).cmp(name))
-            .ok()
-            .map(|found| &models[found])
+        self.models.find(name).map(|model| &**model)
     }
 }
 
@@ -195,10 +228,7 @@ impl Snapshot {
     /// The pool of this name.
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
-        self.pools
-            .binary_search_by(|pool| (*pool.spec.name).cmp(name))
-            .ok()
-            .map(|found| &self.pools[found])
+        self.pools.find(name)
     }
 }
 

@@ -7,6 +7,7 @@ use proptest::{prelude::*, strategy::Strategy as _};
 
 use super::*;
 use crate::{
+    collection::Collection,
     load::{EngineSample, Health},
     policy::{ClassicWeights, KvAware, PoolPolicy, PrefixCacheRules, SessionAffinity, Strategy},
     query::{CacheSource, CachedTokens},
@@ -35,12 +36,12 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
     };
     let spec = PoolSpec {
         name: "chat".into(),
-        models: Vec::new(),
         policy,
         pending: crate::snapshot::PendingDiscovery::default(),
     };
     Pool {
         spec: Arc::new(spec),
+        models: Collection::default(),
         endpoints: (0..n).map(endpoint).collect(),
     }
 }
@@ -86,25 +87,26 @@ fn sick(health: Health) -> Load {
 }
 
 fn with_role(mut pool: Pool, position: usize, role: Role) -> Pool {
+    let mut endpoints = pool.endpoints.to_vec();
     let endpoint = Endpoint {
         role,
-        ..(*pool.endpoints[position]).clone()
+        ..(*endpoints[position]).clone()
     };
-    pool.endpoints[position] = Arc::new(endpoint);
+    endpoints[position] = Arc::new(endpoint);
+    pool.endpoints = endpoints.into();
     pool
 }
 
 fn with_models(mut pool: Pool, models: &[(&str, ModelHolders)]) -> Pool {
-    let model = |(name, holders): &(&str, ModelHolders)| Model {
-        name: (*name).into(),
-        parent: None,
-        max_model_len: None,
-        holders: holders.clone(),
+    let model = |(name, holders): &(&str, ModelHolders)| {
+        Arc::new(Model {
+            name: (*name).into(),
+            parent: None,
+            max_model_len: None,
+            holders: holders.clone(),
+        })
     };
-    pool.spec = Arc::new(PoolSpec {
-        models: models.iter().map(model).collect(),
-        ..(*pool.spec).clone()
-    });
+    pool.models = models.iter().map(model).collect();
     pool
 }
 
@@ -160,6 +162,16 @@ fn prefill_and_decode_endpoints_are_never_chosen_alone() {
         );
         assert_eq!(result, Err(NoEndpoint::OnlyDisaggregated));
     }
+}
+
+#[test]
+fn a_model_goes_everywhere_except_where_it_is_missing() {
+    let missing = ModelHolders::Except([0, 2].map(EndpointId).into());
+    let pool = with_role(pool(Strategy::Random, 5), 3, Role::Decode);
+    let picker = Picker::build(Arc::new(with_models(pool, &[("sql", missing)])));
+    let members = picker.members(Some("sql")).expect("two hold it");
+    let positions: Vec<usize> = (0..members.len()).map(|index| members.at(index)).collect();
+    assert_eq!(positions, [1, 4]);
 }
 
 #[test]

@@ -35,12 +35,12 @@ fn pool(rules: KvAware, endpoints: u64) -> Arc<Pool> {
     };
     let spec = PoolSpec {
         name: "chat".into(),
-        models: Vec::new(),
         policy,
         pending: crate::snapshot::PendingDiscovery::default(),
     };
     Arc::new(Pool {
         spec: Arc::new(spec),
+        models: crate::collection::Collection::default(),
         endpoints: (0..endpoints).map(endpoint).collect(),
     })
 }

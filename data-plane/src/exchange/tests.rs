@@ -70,14 +70,14 @@ impl Exchange {
         let pool = Arc::new(Pool {
             spec: Arc::new(PoolSpec {
                 name: "chat".into(),
-                models: Vec::new(),
                 policy,
                 pending: hermes_core::snapshot::PendingDiscovery::default(),
             }),
+            models: hermes_core::collection::Collection::default(),
             endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
         });
         let snapshot = Arc::new(Snapshot {
-            pools: vec![pool],
+            pools: vec![pool].into(),
             ..Snapshot::default()
         });
         let metrics = Arc::new(ProxyMetrics::register(&mut Registry::default()));

@@ -87,6 +87,7 @@ fn send_history(target: &ReplayTarget<'_>, pool: &RoutingPool) {
 #[cfg(test)]
 mod tests {
     use hermes_core::{
+        collection::Collection,
         policy::{PoolPolicy, Strategy},
         query::Query,
         snapshot::{Endpoint, EndpointId, PendingDiscovery, Pool, PoolSpec, Snapshot},
@@ -104,7 +105,6 @@ mod tests {
         };
         let spec = Arc::new(PoolSpec {
             name: "chat".into(),
-            models: Vec::new(),
             policy,
             pending: PendingDiscovery::default(),
         });
@@ -119,10 +119,11 @@ mod tests {
         };
         let pool = Arc::new(Pool {
             spec,
-            endpoints: vec![Arc::new(endpoint)],
+            models: Collection::default(),
+            endpoints: vec![Arc::new(endpoint)].into(),
         });
         let snapshot = Arc::new(Snapshot {
-            pools: vec![pool],
+            pools: vec![pool].into(),
             ..Snapshot::default()
         });
         let view = RoutingView::build(

@@ -19,7 +19,7 @@ mod sync;
 
 use std::{collections::HashMap, sync::Arc};
 
-use hermes_core::snapshot::PoolSpec;
+use hermes_core::snapshot::Pool;
 use hermes_runtime::metrics::{HandleCache, Handles};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
@@ -88,13 +88,14 @@ impl ProxyMetrics {
     }
 
     /// The handles of the models of one pool.
-    pub(crate) fn models(&self, spec: &PoolSpec) -> ModelTable {
-        let names = spec.models.iter().map(|model| &model.name);
+    pub(crate) fn models(&self, pool: &Pool) -> ModelTable {
+        let names = pool.models.iter().map(|model| &model.name);
+        let pool = &pool.spec.name;
         ModelTable {
             by_name: names
-                .map(|model| (Arc::clone(model), self.model(&spec.name, model)))
+                .map(|model| (Arc::clone(model), self.model(pool, model)))
                 .collect(),
-            other: self.model(&spec.name, &OTHER.into()),
+            other: self.model(pool, &OTHER.into()),
         }
     }
 
@@ -119,24 +120,29 @@ impl ModelTable {
 mod tests {
     use hermes_core::{
         policy::PoolPolicy,
-        snapshot::{Model, ModelHolders},
+        snapshot::{Model, ModelHolders, PoolSpec},
     };
     use hermes_runtime::metrics::Exposition;
 
     use super::*;
 
-    fn spec(models: &[&str]) -> PoolSpec {
-        let model = |name: &&str| Model {
-            name: (*name).into(),
-            parent: None,
-            max_model_len: None,
-            holders: ModelHolders::All,
+    fn pool(models: &[&str]) -> Pool {
+        let model = |name: &&str| {
+            Arc::new(Model {
+                name: (*name).into(),
+                parent: None,
+                max_model_len: None,
+                holders: ModelHolders::All,
+            })
         };
-        PoolSpec {
-            name: "chat".into(),
+        Pool {
+            spec: Arc::new(PoolSpec {
+                name: "chat".into(),
+                policy: PoolPolicy::default(),
+                pending: hermes_core::snapshot::PendingDiscovery::default(),
+            }),
             models: models.iter().map(model).collect(),
-            policy: PoolPolicy::default(),
-            pending: hermes_core::snapshot::PendingDiscovery::default(),
+            endpoints: hermes_core::collection::Collection::default(),
         }
     }
 
@@ -148,8 +154,8 @@ mod tests {
             let text = Exposition::Prometheus.encode(&registry).expect("encodes");
             text.contains(&format!("model=\"{model}\""))
         };
-        let first = metrics.models(&spec(&["base", "adapter"]));
-        let second = metrics.models(&spec(&["base"]));
+        let first = metrics.models(&pool(&["base", "adapter"]));
+        let second = metrics.models(&pool(&["base"]));
         first.get(Some("base")).requests[RequestOutcome::Ok].inc();
         assert!(exposed("adapter"));
         drop(first);

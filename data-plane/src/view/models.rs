@@ -39,10 +39,10 @@ pub(crate) fn one(view: &RoutingView, path: &str) -> Result<Bytes, LocalReply> {
 }
 
 fn all(view: &RoutingView) -> BTreeMap<&str, &Model> {
-    let models = view.pools.iter().flat_map(|pool| &pool.pool.spec.models);
+    let models = view.pools.iter().flat_map(|pool| &pool.pool.models);
     // Requests for a name that two pools serve go to the first pool, so the first pool's model is
     // listed.
-    models.rev().map(|model| (&*model.name, model)).collect()
+    models.rev().map(|model| (&*model.name, &**model)).collect()
 }
 
 fn card(model: &Model) -> Value {

@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use hermes_core::snapshot::{Endpoint, Model, Pool, PoolSpec};
+use hermes_core::{
+    collection::{Collection, Keyed},
+    snapshot::{Endpoint, EndpointId, Model, ModelHolders, Pool},
+};
 
 /// The newest `pool`, completed by what `previous` has of its pending lists.
 pub(super) fn complete(pool: &Arc<Pool>, previous: Option<&Pool>) -> Arc<Pool> {
@@ -15,44 +18,58 @@ pub(super) fn complete(pool: &Arc<Pool>, previous: Option<&Pool>) -> Arc<Pool> {
         return Arc::clone(pool);
     };
     let endpoints = if pending.endpoints {
-        merged(&pool.endpoints, &previous.endpoints, |endpoint| endpoint.id)
+        merged(&pool.endpoints, &previous.endpoints)
     } else {
         pool.endpoints.clone()
     };
-    let spec = if pending.models {
-        let name = |model: &Model| Arc::clone(&model.name);
-        Arc::new(PoolSpec {
-            models: merged(&previous.spec.models, &pool.spec.models, name),
-            ..PoolSpec::clone(&pool.spec)
-        })
+    let models = if pending.models {
+        merged(&retained_models(previous), &pool.models)
     } else {
-        Arc::clone(&pool.spec)
+        pool.models.clone()
     };
-    Arc::new(Pool { spec, endpoints })
+    Arc::new(Pool {
+        spec: Arc::clone(&pool.spec),
+        models,
+        endpoints,
+    })
 }
 
 /// Whether a replica that publishes `published` lacks a part of the pool as the view has it.
 pub(crate) fn lacks(published: &Pool, viewed: &Pool) -> bool {
     let pending = published.spec.pending;
     let is_missing = |endpoint: &Arc<Endpoint>| published.position(endpoint.id).is_none();
-    let is_unknown = |model: &Model| published.model(&model.name) != Some(model);
+    let is_unknown = |model: &Arc<Model>| published.model(&model.name) != Some(model);
     (pending.endpoints && viewed.endpoints.iter().any(is_missing))
-        || (pending.models && viewed.spec.models.iter().any(is_unknown))
+        || (pending.models && viewed.models.iter().any(is_unknown))
 }
 
-/// Both lists, sorted by key; an entry of `first` replaces one of `second`.
-fn merged<T: Clone, K: Ord>(first: &[T], second: &[T], key: impl Fn(&T) -> K) -> Vec<T> {
-    let mut all = [first, second].concat();
-    all.sort_by_key(&key);
-    all.dedup_by(|later, earlier| key(later) == key(earlier));
-    all
+/// Both collections; a value of `first` replaces one of `second`.
+fn merged<T: Keyed>(first: &Collection<T>, second: &Collection<T>) -> Collection<T> {
+    second.iter().chain(first).cloned().collect()
+}
+
+/// The models of `pool`, each with the list of its holders: endpoints that are added to the pool
+/// are not known to hold it.
+fn retained_models(pool: &Pool) -> Collection<Model> {
+    let listed = |model: &Arc<Model>| {
+        let ModelHolders::Except(others) = &model.holders else {
+            return Arc::clone(model);
+        };
+        let ids = pool.endpoints.iter().map(|endpoint| endpoint.id);
+        let holds = |id: &EndpointId| others.binary_search(id).is_err();
+        Arc::new(Model {
+            holders: ModelHolders::Some(ids.filter(holds).collect()),
+            ..Model::clone(model)
+        })
+    };
+    pool.models.iter().map(listed).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use hermes_core::{
         policy::PoolPolicy,
-        snapshot::{EndpointId, ModelHolders, PendingDiscovery, Role},
+        snapshot::{PendingDiscovery, PoolSpec, Role},
     };
 
     use super::*;
@@ -76,19 +93,21 @@ mod tests {
                 group: None,
             })
         };
-        let model = |name: &&str| Model {
-            name: (*name).into(),
-            parent: None,
-            max_model_len: None,
-            holders: ModelHolders::All,
+        let model = |name: &&str| {
+            Arc::new(Model {
+                name: (*name).into(),
+                parent: None,
+                max_model_len: None,
+                holders: ModelHolders::All,
+            })
         };
         Arc::new(Pool {
             spec: Arc::new(PoolSpec {
                 name: "chat".into(),
-                models: models.iter().map(model).collect(),
                 policy: PoolPolicy::default(),
                 pending,
             }),
+            models: models.iter().map(model).collect(),
             endpoints: endpoints.iter().map(endpoint).collect(),
         })
     }
@@ -104,11 +123,27 @@ mod tests {
         let published = pool(&[2, 3], &["base"], BOTH);
         let viewed = complete(&published, Some(&previous));
         assert_eq!(ids(&viewed), [1, 2, 3]);
-        let models = viewed.spec.models.iter().map(|model| &*model.name);
+        let models = viewed.models.iter().map(|model| &*model.name);
         assert_eq!(models.collect::<Vec<_>>(), ["base", "lora"]);
         assert!(lacks(&published, &viewed));
         let next = complete(&pool(&[], &[], BOTH), Some(&viewed));
         assert_eq!(ids(&next), [1, 2, 3], "over several snapshots");
+    }
+
+    #[test]
+    fn a_retained_adapter_is_not_expected_on_endpoints_that_are_new() {
+        let mut previous = Pool::clone(&pool(&[1, 2, 3], &[], NONE));
+        let model = Model {
+            name: "lora".into(),
+            parent: None,
+            max_model_len: None,
+            holders: ModelHolders::Except([EndpointId(2)].into()),
+        };
+        previous.models = vec![Arc::new(model)].into();
+        let viewed = complete(&pool(&[4], &[], BOTH), Some(&previous));
+        assert_eq!(ids(&viewed), [1, 2, 3, 4]);
+        let holders = ModelHolders::Some([1, 3].map(EndpointId).into());
+        assert_eq!(viewed.models[0].holders, holders);
     }
 
     #[test]

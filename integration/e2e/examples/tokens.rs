@@ -112,7 +112,6 @@ async fn main() -> io::Result<ExitCode> {
 fn pool(engine: Option<&str>) -> Pool {
     let spec = PoolSpec {
         name: "example".into(),
-        models: Vec::new(),
         policy: PoolPolicy::default(),
         pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
@@ -128,6 +127,7 @@ fn pool(engine: Option<&str>) -> Pool {
     };
     Pool {
         spec: Arc::new(spec),
+        models: hermes_core::collection::Collection::default(),
         endpoints: engine.into_iter().map(endpoint).collect(),
     }
 }

@@ -1,111 +1,24 @@
-//! Snapshots, their pools, endpoints and models.
+//! The values of a snapshot: specifications of pools, endpoints and models.
 
 use std::sync::Arc;
 
-use hermes_core::{
-    policy::ProxySettings,
-    snapshot::{
-        Endpoint, EndpointId, Epoch, Model, ModelHolders, PendingDiscovery, Pool, PoolSpec, Role,
-        Snapshot, Version,
-    },
+use hermes_core::snapshot::{
+    Endpoint, EndpointId, Model, ModelHolders, PendingDiscovery, PoolSpec, Role,
 };
 
-use super::{Invalid, each, required, sorted};
-use crate::v1;
-
-/// A whole snapshot as the replica named `replica` sends it.
-#[must_use]
-pub fn snapshot_to_wire(snapshot: &Snapshot, replica: &str) -> v1::Snapshot {
-    let Snapshot {
-        epoch,
-        version,
-        pools,
-        settings,
-    } = snapshot;
-    v1::Snapshot {
-        epoch: epoch.0,
-        version: version.0,
-        replica: replica.to_owned(),
-        pools: pools.iter().map(|pool| v1::Pool::from(&**pool)).collect(),
-        settings: Some(v1::Settings::from(&**settings)),
-    }
-}
-
-// === Snapshot ===
-
-impl TryFrom<v1::Snapshot> for Snapshot {
-    type Error = Invalid;
-
-    fn try_from(wire: v1::Snapshot) -> Result<Self, Invalid> {
-        let v1::Snapshot {
-            epoch,
-            version,
-            replica: _,
-            pools,
-            settings,
-        } = wire;
-        let pools: Vec<Arc<Pool>> = each::<_, Pool>(pools, "pools")?
-            .into_iter()
-            .map(Arc::new)
-            .collect();
-        sorted(&pools, "pools", |pool| Arc::clone(&pool.spec.name))?;
-        let settings = ProxySettings::try_from(required(settings, "settings")?)
-            .map_err(|e| e.inside("settings"))?;
-        Ok(Self {
-            epoch: Epoch(epoch),
-            version: Version(version),
-            pools,
-            settings: Arc::new(settings),
-        })
-    }
-}
-
-// === Pool ===
-
-impl From<&Pool> for v1::Pool {
-    fn from(pool: &Pool) -> Self {
-        let Pool { spec, endpoints } = pool;
-        Self {
-            spec: Some(v1::PoolSpec::from(&**spec)),
-            endpoints: endpoints
-                .iter()
-                .map(|endpoint| v1::Endpoint::from(&**endpoint))
-                .collect(),
-        }
-    }
-}
-
-impl TryFrom<v1::Pool> for Pool {
-    type Error = Invalid;
-
-    fn try_from(wire: v1::Pool) -> Result<Self, Invalid> {
-        let v1::Pool { spec, endpoints } = wire;
-        let spec = PoolSpec::try_from(required(spec, "spec")?).map_err(|e| e.inside("spec"))?;
-        let endpoints: Vec<Arc<Endpoint>> = each::<_, Endpoint>(endpoints, "endpoints")?
-            .into_iter()
-            .map(Arc::new)
-            .collect();
-        sorted(&endpoints, "endpoints", |endpoint| endpoint.id)?;
-        Ok(Self {
-            spec: Arc::new(spec),
-            endpoints,
-        })
-    }
-}
+use super::{Invalid, required, sorted};
+use crate::v1::{self, model::Holders};
 
 // === PoolSpec ===
 
 impl From<&PoolSpec> for v1::PoolSpec {
     fn from(spec: &PoolSpec) -> Self {
         let PoolSpec {
-            name,
-            models,
+            name: _,
             policy,
             pending,
         } = spec;
         Self {
-            name: name.to_string(),
-            models: models.iter().map(v1::Model::from).collect(),
             policy: Some(v1::Policy::from(policy)),
             pending: pending.any().then_some(v1::PendingDiscovery {
                 endpoints: pending.endpoints,
@@ -115,34 +28,20 @@ impl From<&PoolSpec> for v1::PoolSpec {
     }
 }
 
-impl TryFrom<v1::PoolSpec> for PoolSpec {
-    type Error = Invalid;
-
-    fn try_from(wire: v1::PoolSpec) -> Result<Self, Invalid> {
-        let v1::PoolSpec {
-            name,
-            models,
-            policy,
-            pending,
-        } = wire;
-        if name.is_empty() {
-            return Err(Invalid::new("name", "is empty; a pool needs a name"));
-        }
-        let models: Vec<Model> = each(models, "models")?;
-        sorted(&models, "models", |model| Arc::clone(&model.name))?;
-        let policy = required(policy, "policy")?
-            .try_into()
-            .map_err(|e: Invalid| e.inside("policy"))?;
-        Ok(Self {
-            name: name.into(),
-            models,
-            policy,
-            pending: pending.map_or_else(PendingDiscovery::default, |pending| PendingDiscovery {
-                endpoints: pending.endpoints,
-                models: pending.models,
-            }),
-        })
-    }
+/// The specification of the pool `name`.
+pub(super) fn pool_spec(name: Arc<str>, wire: v1::PoolSpec) -> Result<PoolSpec, Invalid> {
+    let v1::PoolSpec { policy, pending } = wire;
+    let policy = required(policy, "policy")?
+        .try_into()
+        .map_err(|e: Invalid| e.inside("policy"))?;
+    Ok(PoolSpec {
+        name,
+        policy,
+        pending: pending.map_or_else(PendingDiscovery::default, |pending| PendingDiscovery {
+            endpoints: pending.endpoints,
+            models: pending.models,
+        }),
+    })
 }
 
 // === Endpoint ===
@@ -215,11 +114,13 @@ impl From<&Model> for v1::Model {
             max_model_len,
             holders,
         } = model;
+        let listed = |ids: &[EndpointId]| v1::Holders {
+            endpoints: ids.iter().map(|id| id.0).collect(),
+        };
         let holders = match holders {
             ModelHolders::All => None,
-            ModelHolders::Some(ids) => Some(v1::Holders {
-                endpoints: ids.iter().map(|id| id.0).collect(),
-            }),
+            ModelHolders::Some(ids) => Some(Holders::Only(listed(ids))),
+            ModelHolders::Except(ids) => Some(Holders::Except(listed(ids))),
         };
         Self {
             name: name.to_string(),
@@ -245,10 +146,8 @@ impl TryFrom<v1::Model> for Model {
         }
         let holders = match holders {
             None => ModelHolders::All,
-            Some(v1::Holders { endpoints }) => {
-                sorted(&endpoints, "holders.endpoints", |id| *id)?;
-                ModelHolders::Some(endpoints.into_iter().map(EndpointId).collect())
-            }
+            Some(Holders::Only(listed)) => ModelHolders::Some(ids(listed, "only")?),
+            Some(Holders::Except(listed)) => ModelHolders::Except(ids(listed, "except")?),
         };
         Ok(Self {
             name: name.into(),
@@ -257,4 +156,11 @@ impl TryFrom<v1::Model> for Model {
             holders,
         })
     }
+}
+
+/// The ids in the field `name`.
+fn ids(wire: v1::Holders, name: &str) -> Result<Arc<[EndpointId]>, Invalid> {
+    let v1::Holders { endpoints } = wire;
+    sorted(&endpoints, "endpoints", |id| *id).map_err(|e| e.inside(name))?;
+    Ok(endpoints.into_iter().map(EndpointId).collect())
 }

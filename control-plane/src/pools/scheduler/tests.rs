@@ -47,11 +47,11 @@ fn pool(endpoints: usize) -> Arc<Pool> {
     Arc::new(Pool {
         spec: Arc::new(PoolSpec {
             name: "chat".into(),
-            models: Vec::new(),
             policy,
             pending: hermes_core::snapshot::PendingDiscovery::default(),
         }),
-        endpoints,
+        models: hermes_core::collection::Collection::default(),
+        endpoints: endpoints.into(),
     })
 }
 
@@ -394,8 +394,9 @@ fn endpoints_that_stay_keep_their_state_and_those_that_go_their_bookings_no_more
         brain.first(key(ONE, 2), at(0)),
     );
     let mut smaller = (*brain.pool()).clone();
-    smaller.endpoints.retain(|endpoint| endpoint.id == b);
-    brain.apply(&Arc::new(smaller), SETTINGS, at(1));
+    let stays = smaller.endpoints.find(&b).cloned();
+    smaller.endpoints = stays.into_iter().collect();
+    brain.apply(&Arc::new(smaller), STALE, at(1));
     assert_eq!((brain.load(b).in_flight, brain.census().bookings), (1, 1));
     brain.ends(key(ONE, 1), a, Report::Ok, at(1));
     brain.assert_loads_are_true(at(1));

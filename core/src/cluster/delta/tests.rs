@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::PoolPolicy;
+use crate::{
+    collection::Collection,
+    policy::PoolPolicy,
+    snapshot::{Model, ModelHolders, PendingDiscovery, Role},
+};
 
 fn endpoint(pool: &str, number: u32) -> Arc<Endpoint> {
     let url: Arc<str> = format!("http://10.0.0.{number}:8000").into();
@@ -12,7 +16,7 @@ fn endpoint(pool: &str, number: u32) -> Arc<Endpoint> {
         id,
         name: Arc::clone(&url),
         url,
-        role: crate::snapshot::Role::Aggregate,
+        role: Role::Aggregate,
         group: None,
     })
 }
@@ -22,28 +26,42 @@ fn pool(name: &str, block_bytes: u32, numbers: impl IntoIterator<Item = u32>) ->
         block_bytes,
         ..PoolPolicy::default()
     };
-    let mut endpoints: Vec<_> = numbers
-        .into_iter()
-        .map(|number| endpoint(name, number))
-        .collect();
-    endpoints.sort_by_key(|endpoint| endpoint.id);
-    endpoints.dedup();
+    let endpoints = numbers.into_iter().map(|number| endpoint(name, number));
     Arc::new(Pool {
         spec: Arc::new(PoolSpec {
             name: name.into(),
-            models: Vec::new(),
             policy,
-            pending: crate::snapshot::PendingDiscovery::default(),
+            pending: PendingDiscovery::default(),
         }),
-        endpoints,
+        models: Collection::default(),
+        endpoints: endpoints.collect(),
     })
+}
+
+/// The pool with this model besides.
+fn serving(pool: &Arc<Pool>, name: &str, holders: ModelHolders) -> Arc<Pool> {
+    let model = Arc::new(Model {
+        name: name.into(),
+        parent: None,
+        max_model_len: None,
+        holders,
+    });
+    let models = pool.models.iter().cloned().chain([model]);
+    Arc::new(Pool {
+        models: models.collect(),
+        ..Pool::clone(pool)
+    })
+}
+
+fn ids(numbers: impl IntoIterator<Item = u64>) -> Arc<[EndpointId]> {
+    numbers.into_iter().map(EndpointId).collect()
 }
 
 fn snapshot(version: u64, pools: Vec<Arc<Pool>>) -> Snapshot {
     Snapshot {
         epoch: Epoch(1),
         version: Version(version),
-        pools,
+        pools: pools.into(),
         settings: Arc::default(),
     }
 }
@@ -57,17 +75,19 @@ fn one_new_endpoint_of_a_thousand_is_one_endpoint_in_the_delta() {
     );
 
     let delta = SnapshotDelta::between(&old, &new);
-    assert_eq!(delta.pools.len(), 1);
+    let pools = delta.content.pools.set();
+    assert_eq!(pools.len(), 1);
     let PoolDelta {
         name,
         spec,
-        set,
-        gone,
-    } = &delta.pools[0];
+        models,
+        endpoints,
+    } = &pools[0];
     assert_eq!(
-        (&**name, spec, set.len(), gone.len()),
+        (&**name, spec, endpoints.set().len(), endpoints.gone().len()),
         ("chat", &None, 1, 0)
     );
+    assert!(models.is_empty());
 
     let made = delta.apply(&old).expect("it was made for this one");
     assert_eq!(made, new);
@@ -109,8 +129,65 @@ fn a_change_of_a_pool_that_is_not_there_is_refused() {
     let delta = SnapshotDelta::between(&old, &new);
     assert_eq!(
         delta.apply(&snapshot(1, vec![])),
-        Err(WrongBase::Pool("chat".into()))
+        Err(WrongBase::Missing {
+            kind: "pool",
+            key: "chat".into()
+        })
     );
+}
+
+#[test]
+fn one_holder_of_thousands_is_one_id_in_the_delta_of_its_model() {
+    let chat = pool("chat", 256, 0..3);
+    let some = |numbers| ModelHolders::Some(ids(numbers));
+    let old = serving(&chat, "sql", some(0..5_000));
+    let old = serving(&old, "base", ModelHolders::All);
+    let new = serving(&old, "sql", some(1..5_001));
+    let (old, new) = (snapshot(1, vec![old]), snapshot(2, vec![new]));
+
+    let delta = SnapshotDelta::between(&old, &new);
+    let change = HoldersDelta {
+        model: "sql".into(),
+        added: vec![EndpointId(5_000)],
+        removed: vec![EndpointId(0)],
+    };
+    let changed = &delta.content.pools.set()[0];
+    assert_eq!(changed.models.set(), [ModelDelta::Holders(change)]);
+    assert!(changed.endpoints.is_empty() && changed.spec.is_none());
+    let made = delta.apply(&old).expect("it was made for this one");
+    assert_eq!(made, new);
+    assert!(
+        Arc::ptr_eq(&made.pools[0].models[0], &old.pools[0].models[0]),
+        "the base model"
+    );
+    assert!(
+        made.pools[0]
+            .endpoints
+            .is_shared_with(&old.pools[0].endpoints)
+    );
+}
+
+#[test]
+fn holders_that_are_not_as_a_delta_expects_are_refused() {
+    let sql = |holders| vec![serving(&pool("chat", 256, 0..1), "sql", holders)];
+    let old = snapshot(1, sql(ModelHolders::Some(ids(0..10))));
+    let new = snapshot(2, sql(ModelHolders::Some(ids(1..11))));
+    let delta = SnapshotDelta::between(&old, &new);
+    let different = WrongBase::Different {
+        kind: "model",
+        key: "sql".into(),
+    };
+    let others = [
+        ModelHolders::All,
+        ModelHolders::Some(ids(0..11)),
+        ModelHolders::Some(ids(1..10)),
+    ];
+    for other in others {
+        assert_eq!(
+            delta.apply(&snapshot(1, sql(other))),
+            Err(different.clone())
+        );
+    }
 }
 
 #[test]
@@ -127,18 +204,27 @@ fn changed_settings_travel() {
     assert_eq!(SnapshotDelta::between(&old, &new).apply(&old), Ok(new));
 }
 
+fn any_holders() -> impl Strategy<Value = ModelHolders> {
+    let listed = proptest::collection::btree_set(0..12u64, 0..8);
+    (0..3u8, listed).prop_map(|(kind, listed)| match kind {
+        0 => ModelHolders::All,
+        1 => ModelHolders::Some(ids(listed)),
+        _ => ModelHolders::Except(ids(listed)),
+    })
+}
+
 fn any_snapshot(version: u64) -> impl Strategy<Value = Snapshot> {
-    let pools = proptest::collection::btree_map(
-        "[a-e]",
-        (1..3u32, proptest::collection::btree_set(0..12u32, 0..8)),
-        0..4,
-    );
+    let numbers = proptest::collection::btree_set(0..12u32, 0..8);
+    let models = proptest::collection::btree_map("[x-z]", any_holders(), 0..3);
+    let pools = proptest::collection::btree_map("[a-e]", (1..3u32, numbers, models), 0..4);
     pools.prop_map(move |pools| {
-        let pools = pools
-            .into_iter()
-            .map(|(name, (bytes, numbers))| pool(&name, bytes * 128, numbers))
-            .collect();
-        snapshot(version, pools)
+        let pools = pools.into_iter().map(|(name, (bytes, numbers, models))| {
+            let empty = pool(&name, bytes * 128, numbers);
+            models.into_iter().fold(empty, |pool, (name, holders)| {
+                serving(&pool, &name, holders)
+            })
+        });
+        snapshot(version, pools.collect())
     })
 }
 
@@ -150,13 +236,29 @@ proptest! {
     }
 
     #[test]
+    fn a_snapshot_is_the_delta_from_nothing(snapshot in any_snapshot(2)) {
+        let nothing = Snapshot { epoch: Epoch(1), version: Version(2), ..Snapshot::default() };
+        prop_assert_eq!(ContentDelta::whole(&snapshot).apply(&nothing), Ok(snapshot));
+    }
+
+    #[test]
+    fn pools_that_did_not_change_are_shared(old in any_snapshot(1), new in any_snapshot(2)) {
+        let made = SnapshotDelta::between(&old, &new).apply(&old).expect("it was made for this one");
+        for pool in &made.pools {
+            let before = old.pool(&pool.spec.name);
+            let is_shared = before.is_some_and(|before| Arc::ptr_eq(before, pool));
+            prop_assert_eq!(is_shared, before == Some(pool));
+        }
+    }
+
+    #[test]
     fn endpoints_in_a_delta_are_those_that_differ(old in any_snapshot(1), new in any_snapshot(2)) {
         let ids = |snapshot: &Snapshot| -> std::collections::BTreeSet<EndpointId> {
             snapshot.pools.iter().flat_map(|pool| &pool.endpoints).map(|endpoint| endpoint.id).collect()
         };
         let (before, after) = (ids(&old), ids(&new));
         let delta = SnapshotDelta::between(&old, &new);
-        let set: usize = delta.pools.iter().map(|pool| pool.set.len()).sum();
+        let set: usize = delta.content.pools.set().iter().map(|pool| pool.endpoints.set().len()).sum();
         prop_assert_eq!(set, after.difference(&before).count());
     }
 }

@@ -8,6 +8,10 @@ use hermes_control_plane::{
     app::{self, ConfigSource, ControlPlane, Options},
     config::Config,
 };
+use hermes_core::{
+    collection::Collection,
+    snapshot::{Endpoint, Snapshot},
+};
 use hermes_proto::v1::{
     self, RequestOutcome, from_data_plane::Message as Up, rejected::Reason, report::Event,
     score_response::Answer,
@@ -107,13 +111,19 @@ fn finished(endpoint: u64) -> Event {
     })
 }
 
+/// The endpoints of the first pool.
+fn endpoints(snapshot: v1::Snapshot) -> Collection<Endpoint> {
+    let snapshot = Snapshot::try_from(snapshot).expect("a proxy can use it");
+    snapshot.pools[0].endpoints.clone()
+}
+
 #[tokio::test]
 async fn the_first_message_is_the_whole_cluster_and_its_loads_follow() {
     let replica = Replica::of(2).await;
     let mut proxy = replica.proxy(1).await;
     let snapshot = proxy.snapshot().await;
     assert_eq!(snapshot.replica, *replica.bound.replica);
-    assert_eq!(snapshot.pools[0].endpoints.len(), 2);
+    assert_eq!(endpoints(snapshot).len(), 2);
     assert_eq!(proxy.load().await.loads.len(), 2);
 }
 
@@ -134,12 +144,17 @@ async fn a_change_of_the_file_reaches_a_subscriber_as_a_delta_within_a_second() 
         (delta.epoch, delta.from_version),
         (snapshot.epoch, snapshot.version)
     );
-    let [pool] = &delta.pools[..] else {
+    let pools = delta.changes.and_then(|changes| changes.pools);
+    let [pool] = &pools.expect("pools changed").set[..] else {
         panic!("one pool changed")
     };
-    assert!(pool.spec.is_none(), "only its endpoints did");
-    assert_eq!((pool.endpoints.len(), pool.endpoints_gone.len()), (1, 1));
-    assert_eq!(pool.endpoints[0].url, "http://127.0.0.1:3");
+    assert!(
+        pool.spec.is_none() && pool.models.is_none(),
+        "only its endpoints did"
+    );
+    let endpoints = pool.endpoints.as_ref().expect("they did");
+    assert_eq!((endpoints.set.len(), endpoints.gone.len()), (1, 1));
+    assert_eq!(endpoints.set[0].url, "http://127.0.0.1:3");
 }
 
 #[tokio::test]
@@ -162,7 +177,7 @@ async fn a_proxy_that_rejects_a_delta_gets_the_whole_cluster() {
         .await;
     let snapshot = proxy.snapshot().await;
     assert_eq!(
-        (snapshot.version, snapshot.pools[0].endpoints.len()),
+        (snapshot.version, endpoints(snapshot).len()),
         (delta.version, 2)
     );
 }
@@ -265,7 +280,7 @@ async fn the_requests_of_a_dead_proxy_are_removed_after_a_grace_period() {
 async fn the_open_requests_that_a_proxy_reports_replace_its_bookings() {
     let replica = Replica::of(1).await;
     let mut proxy = replica.proxy(1).await;
-    let endpoint = proxy.snapshot().await.pools[0].endpoints[0].id;
+    let endpoint = endpoints(proxy.snapshot().await)[0].id.0;
     proxy.report(1, started(endpoint)).await;
     proxy.load_where(|load| load.in_flight == 1).await;
     let open = |request| v1::OpenRequest {
@@ -291,7 +306,7 @@ async fn a_snapshot_of_a_thousand_endpoints_is_delivered() {
     let config = Config::parse(&pool(1..=1_000)).expect("a configuration of this test");
     let replica = Replica::start(ConfigSource::Value(config)).await;
     let mut proxy = replica.proxy(1).await;
-    assert_eq!(proxy.snapshot().await.pools[0].endpoints.len(), 1_000);
+    assert_eq!(endpoints(proxy.snapshot().await).len(), 1_000);
     assert_eq!(proxy.load().await.loads.len(), 1_000);
     proxy.chosen(request(1)).await;
 }

@@ -51,15 +51,18 @@ impl ProxyContext {
         endpoints.sort_by_key(|endpoint| endpoint.id);
         let spec = Arc::new(PoolSpec {
             name: "chat".into(),
-            models: Vec::new(),
             policy,
             pending: hermes_core::snapshot::PendingDiscovery::default(),
         });
-        let pools = vec![Arc::new(Pool { spec, endpoints })];
+        let pools = vec![Arc::new(Pool {
+            spec,
+            models: hermes_core::collection::Collection::default(),
+            endpoints: endpoints.into(),
+        })];
         let snapshot = Snapshot {
             epoch: Epoch(1),
             version: Version(1),
-            pools,
+            pools: pools.into(),
             ..Snapshot::default()
         };
         Self {

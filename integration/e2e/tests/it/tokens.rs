@@ -37,7 +37,6 @@ fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenizerMetri
     let tokens = PoolTokenizer::new("chat", settings, metrics.clone()).expect("a client");
     let spec = PoolSpec {
         name: "chat".into(),
-        models: Vec::new(),
         policy: PoolPolicy::default(),
         pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
@@ -53,6 +52,7 @@ fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenizerMetri
     };
     tokens.follow(&Pool {
         spec: Arc::new(spec),
+        models: hermes_core::collection::Collection::default(),
         endpoints: (1..).zip(endpoints).map(endpoint).collect(),
     });
     (tokens, metrics)

@@ -169,8 +169,7 @@ impl EngineRegistration {
 
     fn wanted_of(&self, pool: &Pool, block_size: Option<u32>) -> Option<WantedRows> {
         let base = || {
-            pool.spec
-                .models
+            pool.models
                 .iter()
                 .find(|model| model.parent.is_none())
                 .map(|model| Arc::clone(&model.name))

@@ -60,12 +60,12 @@ impl KvAware {
         };
         let spec = Arc::new(PoolSpec {
             name: "simulated".into(),
-            models: Vec::new(),
             policy,
             pending: hermes_core::snapshot::PendingDiscovery::default(),
         });
         let pool = Arc::new(Pool {
             spec,
+            models: hermes_core::collection::Collection::default(),
             endpoints: (0..setup.servers).map(endpoint).collect(),
         });
         let mut dispatcher = scheduler::Scheduler::new(&pool, SeededRng::new(setup.seed));

@@ -24,7 +24,6 @@ fn pool(hosts: &[u64]) -> Pool {
     };
     let spec = PoolSpec {
         name: "chat".into(),
-        models: vec![model],
         policy: hermes_core::policy::PoolPolicy::default(),
         pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
@@ -40,6 +39,7 @@ fn pool(hosts: &[u64]) -> Pool {
     };
     Pool {
         spec: Arc::new(spec),
+        models: vec![Arc::new(model)].into(),
         endpoints: hosts.iter().map(endpoint).collect(),
     }
 }
