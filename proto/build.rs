@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = protox::compile([root.join("hermes/v1/router.proto")], [root])?;
     tonic_prost_build::configure()
         .bytes(".hermes.v1.PromptText")
+        .bytes(".hermes.v1.FromControlPlane")
         .compile_fds(files)?;
     Ok(())
 }

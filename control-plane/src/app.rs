@@ -47,6 +47,7 @@ use crate::{
     pipeline::{DiscoverySupervisor, Pipeline, PipelineHandles, QUEUE, ReadinessGates},
     pools::{PoolDirectory, PoolResourceRegistry, queue_ticker},
     serve::{self, ConnectedProxies, GrpcListener, GrpcState},
+    snapshot_encoder::SnapshotEncoder,
 };
 
 /// How often bookings expire, samples grow stale and endpoints leave slow start.
@@ -306,7 +307,7 @@ impl StartupParts {
             pools: Arc::clone(&self.pools),
             snapshots,
             proxies: ConnectedProxies::default(),
-            replica: Arc::clone(&self.replica),
+            encoder: Arc::new(SnapshotEncoder::new(Arc::clone(&self.replica))),
             metrics: self.metrics.clone(),
             closing,
             subscribers,

@@ -15,6 +15,7 @@
 //! | `pipeline`, `cluster` | an update's whole path; start reading there |
 //! | `pools` | choices, bookings and queues, one lock per pool |
 //! | `serve` | the gRPC calls of proxies |
+//! | [`snapshot_encoder`] | the messages that carry snapshots, each encoded once |
 //! | `admin` | debug pages and the gauges that are computed per scrape |
 //! | [`discovery`], [`engines`], [`cache_sources`] | what Kubernetes, engines and cache indexes report |
 //! | [`config`] | the configuration file |
@@ -34,6 +35,7 @@ pub mod engines;
 pub mod events;
 pub mod metrics;
 pub mod process;
+pub mod snapshot_encoder;
 
 mod admin;
 mod cluster;

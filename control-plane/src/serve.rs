@@ -34,7 +34,9 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 pub(crate) use self::{entry::GrpcListener, proxies::ConnectedProxies};
 use self::{score::ScoreCalls, sync::Subscriber};
-use crate::{metrics::ControlPlaneMetrics, pools::PoolDirectory};
+use crate::{
+    metrics::ControlPlaneMetrics, pools::PoolDirectory, snapshot_encoder::SnapshotEncoder,
+};
 
 /// How often an idle peer is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -55,8 +57,8 @@ pub(crate) struct GrpcState {
     pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The connected proxies.
     pub(crate) proxies: ConnectedProxies,
-    /// This replica's name, for rendezvous hashing.
-    pub(crate) replica: Arc<str>,
+    /// What subscribers get of snapshots.
+    pub(crate) encoder: Arc<SnapshotEncoder>,
     /// Counters.
     pub(crate) metrics: ControlPlaneMetrics,
     /// Resolves when streams have to end.

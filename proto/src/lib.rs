@@ -20,6 +20,9 @@ pub mod v1 {
     tonic::include_proto!("hermes.v1");
 }
 
+/// Encodes and decodes the messages of [`v1`].
+pub use prost::Message;
+
 /// Largest message that either end accepts, in bytes: a snapshot of ten thousand endpoints takes
 /// about two million.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;

@@ -6,9 +6,9 @@
 //!   proxy ─▶ hello, acks, reports ─────┴─▶ pools
 //! ```
 //!
-//! One task per subscriber. A message is computed when there is room to send it, from what this
+//! One task per subscriber. A message is made when there is room to send it, from what this
 //! subscriber got last to what is newest: a slow reader skips versions, and costs one message of
-//! memory. Its reports are read all the while.
+//! memory. Structure is encoded once for all subscribers. Reports are read all the while.
 
 mod structure;
 mod uplink;
@@ -79,7 +79,7 @@ impl Subscriber {
         let proxy = ProxyId(hello.proxy);
         Self {
             proxy,
-            structure: StructureCursor::new(Arc::clone(&state.replica)),
+            structure: StructureCursor::new(Arc::clone(&state.encoder)),
             rows: SentLoadRows::default(),
             load_due: Instant::now(),
             uplink: ReportReader::new(proxy, Arc::clone(&state.pools), state.metrics.clone()),

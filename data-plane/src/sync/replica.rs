@@ -3,12 +3,16 @@
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hermes_core::{
     delta::SnapshotDelta,
     rng::SeededRng,
     snapshot::{EndpointId, Epoch, Snapshot, Version},
 };
-use hermes_proto::v1::{self, from_control_plane::Message as Down, from_data_plane::Message as Up};
+use hermes_proto::{
+    Message,
+    v1::{self, from_control_plane::Message as Down, from_data_plane::Message as Up},
+};
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
@@ -184,8 +188,8 @@ impl ReplicaFollower {
             (Some(Down::Load(v1::LoadUpdate { loads: rows })), Some(_)) => {
                 return self.send(ReplicaEvent::Loads { from, rows }).await;
             }
-            (Some(Down::Snapshot(wire)), _) => from_full(wire),
-            (Some(Down::Delta(wire)), Some(synced)) => from_delta(wire, synced),
+            (Some(Down::Snapshot(bytes)), _) => from_full(decoded(bytes)?),
+            (Some(Down::Delta(bytes)), Some(synced)) => from_delta(decoded(bytes)?, synced),
             // Load without a snapshot has no endpoints to apply to; unknown kinds of messages are
             // skipped.
             (Some(Down::Load(_)) | None, _) => return Ok(()),
@@ -270,6 +274,13 @@ impl UnusableSnapshot {
     }
 }
 
+/// The message in these bytes. Of one that is no message the version is unknown, so it cannot be
+/// rejected: the stream ends, and the last valid snapshot stays in use.
+fn decoded<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
+    M::decode(bytes)
+        .map_err(|error| Status::internal(format!("the replica sent an invalid message: {error}")))
+}
+
 fn from_full(wire: v1::Snapshot) -> Result<SyncedSnapshot, UnusableSnapshot> {
     let (epoch, version) = (Epoch(wire.epoch), Version(wire.version));
     let name = Arc::from(wire.replica.as_str());
@@ -323,4 +334,62 @@ impl Drop for LostOnDrop {
 /// The endpoint of a load row.
 pub(super) const fn endpoint_of(row: &v1::EndpointLoad) -> EndpointId {
     EndpointId(row.endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn synced(version: u64) -> SyncedSnapshot {
+        SyncedSnapshot {
+            name: "replica-0".into(),
+            snapshot: Arc::new(Snapshot {
+                version: Version(version),
+                ..Snapshot::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_delta_that_cannot_be_used_is_rejected_by_its_version_and_the_reason() {
+        let reason = |wire: v1::Delta| {
+            let version = wire.version;
+            let unusable = from_delta(wire, &synced(1)).err().expect("it is rejected");
+            assert_eq!(unusable.version, Version(version));
+            unusable.reason
+        };
+        let unnamed = v1::Pools {
+            set: vec![v1::Pool::default()],
+            gone: Vec::new(),
+        };
+        let content = |pools| v1::Content {
+            pools: Some(pools),
+            ..v1::Content::default()
+        };
+        let delta = |from_version, pools| v1::Delta {
+            from_version,
+            version: 9,
+            changes: Some(content(pools)),
+            ..v1::Delta::default()
+        };
+        assert_eq!(
+            reason(delta(1, unnamed)),
+            "changes.pools.set[0].name: is empty; a pool needs a name"
+        );
+        let gone = v1::Pools {
+            set: Vec::new(),
+            gone: vec!["chat".into()],
+        };
+        assert_eq!(
+            reason(delta(1, gone)),
+            "the delta changes the pool chat, which is not there"
+        );
+        assert!(reason(delta(7, v1::Pools::default())).contains("applies to version 7"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_end_the_stream() {
+        let status = decoded::<v1::Delta>(Bytes::from_static(&[0xff])).expect_err("no message");
+        assert_eq!(status.code(), tonic::Code::Internal);
+    }
 }

@@ -9,7 +9,7 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt, stream};
 use hermes_core::{load::Load, snapshot::Snapshot};
 use hermes_proto::{
-    MAX_MESSAGE_BYTES,
+    MAX_MESSAGE_BYTES, Message,
     convert::{ReplayedHistory, snapshot_to_wire},
     v1::{
         Candidate, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, LoadUpdate, Queued,
@@ -289,7 +289,11 @@ impl Router for ReplicaState {
             .map(|endpoint| EndpointLoad::row(endpoint.id, &Load::default(), 0, 0))
             .collect();
         let first = [
-            Down::Snapshot(snapshot_to_wire(&snapshot, &self.name)),
+            Down::Snapshot(
+                snapshot_to_wire(&snapshot, &self.name)
+                    .encode_to_vec()
+                    .into(),
+            ),
             Down::Load(LoadUpdate { loads }),
         ];
         let first = first.map(|message| FromControlPlane {

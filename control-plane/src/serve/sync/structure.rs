@@ -3,19 +3,17 @@
 use std::sync::Arc;
 
 use hermes_core::{
-    delta::SnapshotDelta,
     ledger::ProxyId,
     snapshot::{Snapshot, Version},
 };
-use hermes_proto::{
-    convert,
-    v1::{self, from_control_plane::Message},
-};
+use hermes_proto::v1::{self, from_control_plane::Message};
+
+use crate::snapshot_encoder::SnapshotEncoder;
 
 /// One subscriber's view.
 #[derive(Debug)]
 pub(super) struct StructureCursor {
-    replica: Arc<str>,
+    encoder: Arc<SnapshotEncoder>,
     /// `None` until this replica has one.
     newest: Option<Arc<Snapshot>>,
     /// What the subscriber got last; `None` when it needs a whole snapshot.
@@ -27,9 +25,9 @@ pub(super) struct StructureCursor {
 // === StructureCursor ===
 
 impl StructureCursor {
-    pub(super) fn new(replica: Arc<str>) -> Self {
+    pub(super) fn new(encoder: Arc<SnapshotEncoder>) -> Self {
         Self {
-            replica,
+            encoder,
             newest: None,
             sent: None,
             whole: None,
@@ -64,10 +62,10 @@ impl StructureCursor {
     pub(super) fn next(&mut self) -> Option<Message> {
         let newest = Arc::clone(self.newest.as_ref()?);
         let message = match self.sent.take() {
-            Some(sent) => Message::Delta(v1::Delta::from(&SnapshotDelta::between(&sent, &newest))),
+            Some(sent) => Message::Delta(self.encoder.delta(&sent, &newest)),
             None => {
                 self.whole = Some(newest.version);
-                Message::Snapshot(convert::snapshot_to_wire(&newest, &self.replica))
+                Message::Snapshot(self.encoder.whole(&newest))
             }
         };
         self.sent = Some(newest);
@@ -96,6 +94,8 @@ impl StructureCursor {
 
 #[cfg(test)]
 mod tests {
+    use hermes_proto::Message as _;
+
     use super::*;
 
     fn version(number: u64) -> Arc<Snapshot> {
@@ -114,9 +114,18 @@ mod tests {
     }
 
     fn structure(first: u64) -> StructureCursor {
-        let mut structure = StructureCursor::new("replica".into());
+        let encoder = Arc::new(SnapshotEncoder::new("replica".into()));
+        let mut structure = StructureCursor::new(encoder);
         structure.learn(version(first));
         structure
+    }
+
+    /// The version of the next message, which has to be a whole snapshot.
+    fn next_whole(structure: &mut StructureCursor) -> u64 {
+        let Some(Message::Snapshot(bytes)) = structure.next() else {
+            panic!("a whole snapshot")
+        };
+        v1::Snapshot::decode(bytes).expect("a snapshot").version
     }
 
     #[test]
@@ -127,15 +136,14 @@ mod tests {
     #[test]
     fn a_whole_snapshot_comes_first_and_then_one_delta_over_all_that_was_missed() {
         let mut structure = structure(3);
-        assert!(
-            matches!(structure.next(), Some(Message::Snapshot(snapshot)) if snapshot.version == 3)
-        );
+        assert_eq!(next_whole(&mut structure), 3);
         assert!(!structure.is_due());
         structure.learn(version(4));
         structure.learn(version(9));
         let Some(Message::Delta(delta)) = structure.next() else {
             panic!("a delta")
         };
+        let delta = v1::Delta::decode(delta).expect("a delta");
         assert_eq!((delta.from_version, delta.version), (3, 9));
         assert!(structure.is_current());
     }
@@ -147,9 +155,7 @@ mod tests {
         structure.learn(version(2));
         structure.next();
         structure.reject(&reject(2), ProxyId(7));
-        assert!(
-            matches!(structure.next(), Some(Message::Snapshot(snapshot)) if snapshot.version == 2)
-        );
+        assert_eq!(next_whole(&mut structure), 2);
         structure.reject(&reject(2), ProxyId(7));
         assert!(
             !structure.is_due(),

@@ -2,11 +2,14 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use hermes_proto::v1::{
-    Delta, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, Hello, LoadUpdate, Report,
-    Reports, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, Snapshot,
-    from_control_plane::Message as Down, from_data_plane::Message as Up, report::Event,
-    router_client::RouterClient, score_response::Answer,
+use hermes_proto::{
+    Message,
+    v1::{
+        Delta, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, Hello, LoadUpdate,
+        Report, Reports, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, Snapshot,
+        from_control_plane::Message as Down, from_data_plane::Message as Up, report::Event,
+        router_client::RouterClient, score_response::Answer,
+    },
 };
 use tokio::{
     sync::mpsc,
@@ -95,7 +98,7 @@ impl Proxy {
     pub(crate) async fn snapshot(&mut self) -> Snapshot {
         loop {
             match self.next_message().await {
-                Down::Snapshot(snapshot) => return snapshot,
+                Down::Snapshot(bytes) => return Snapshot::decode(bytes).expect("a snapshot"),
                 Down::Load(_) => {}
                 Down::Delta(delta) => panic!("a delta where a snapshot should come: {delta:?}"),
             }
@@ -106,7 +109,7 @@ impl Proxy {
     pub(crate) async fn delta(&mut self) -> Delta {
         loop {
             match self.next_message().await {
-                Down::Delta(delta) => return delta,
+                Down::Delta(bytes) => return Delta::decode(bytes).expect("a delta"),
                 Down::Load(_) => {}
                 Down::Snapshot(snapshot) => {
                     panic!("a snapshot where a delta should come: {snapshot:?}")
