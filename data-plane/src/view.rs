@@ -87,7 +87,7 @@ impl RoutingView {
                 by_model.entry(Arc::clone(&model.name)).or_insert(position);
             }
             pools.push(match before {
-                Some(before) if Arc::ptr_eq(&before.pool, &pool) => Arc::clone(before),
+                Some(before) if before.is_of(&pool, retained.as_ref()) => Arc::clone(before),
                 _ => Arc::new(RoutingPool {
                     retained,
                     ..RoutingPool::build(pool, before, metrics, workers)
@@ -203,6 +203,16 @@ impl RoutingPool {
         }
     }
 
+    /// Whether it was built from this pool, or from one that is equal: a replica that is followed
+    /// next sends the same pools again, and a pending pool is completed again.
+    fn is_of(&self, pool: &Arc<Pool>, retained: Option<&Arc<Pool>>) -> bool {
+        let is_same_retained = match (&self.retained, retained) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (own, other) => own.is_none() && other.is_none(),
+        };
+        is_same_retained && (Arc::ptr_eq(&self.pool, pool) || self.pool == *pool)
+    }
+
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.pool.spec.name
     }
@@ -230,3 +240,6 @@ fn history(block_bytes: u32, before: Option<&Arc<RoutingPool>>) -> Arc<PoolHisto
         .filter(|history| history.block_bytes() == block_bytes);
     known.map_or_else(|| Arc::new(PoolHistory::new(block_bytes)), Arc::clone)
 }
+
+#[cfg(test)]
+mod tests;

@@ -222,10 +222,14 @@ impl PoolScheduler {
         self.state.lock().dispatcher.explain(arrival, now)
     }
 
-    /// Follows a changed pool. Endpoints that stay keep what is known about them.
-    pub(crate) fn apply(&self, pool: &Arc<Pool>, settings: SchedulerSettings, now: Duration) {
+    /// Follows a changed pool. Endpoints that stay keep what is known about them. A pool that did
+    /// not change is skipped: one pool in a rollout must not stall the others.
+    pub(crate) fn apply(&self, pool: &Arc<Pool>, stale_after: Duration, now: Duration) {
         let mut state = self.state.lock();
-        let released = state.apply(pool, settings, now);
+        if Arc::ptr_eq(state.dispatcher.pool(), pool) && state.stale_after == stale_after {
+            return;
+        }
+        let released = state.apply(pool, stale_after, now);
         self.release(&mut state, now);
         self.metrics.releases[ReleaseCause::EndpointGone].inc_by(released as u64);
     }
