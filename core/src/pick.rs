@@ -124,22 +124,19 @@ impl Picker {
     #[must_use]
     pub fn build(pool: Arc<Pool>) -> Self {
         let alone = |position: &usize| pool.endpoints[*position].role == Role::Aggregate;
-        let everyone = EligibleSet::new((0..pool.endpoints.len()).filter(alone));
-        if matches!(pool.spec.policy.strategy, Strategy::SessionAffinity(_)) {
-            everyone.ring(&pool);
-        }
         let holders = pool.models.iter().map(|model| match &model.holders {
             ModelHolders::All => None,
-            ModelHolders::Some(ids) => Some(EligibleSet::new(
-                ids.iter().filter_map(|&id| pool.position(id)).filter(alone),
-            )),
+            ModelHolders::Some(ids) => {
+                let positions = ids.iter().filter_map(|&id| pool.position(id));
+                Some(positions.filter(alone).collect())
+            }
             ModelHolders::Except(ids) => {
                 let holds = |position: &usize| {
                     let id = pool.endpoints[*position].id;
                     ids.binary_search(&id).is_err()
                 };
                 let everywhere = 0..pool.endpoints.len();
-                Some(EligibleSet::new(everywhere.filter(holds).filter(alone)))
+                Some(everywhere.filter(holds).filter(alone).collect())
             }
         });
         let everyone = (0..pool.endpoints.len()).filter(alone);
@@ -250,7 +247,7 @@ impl Picker {
             return Ok(self.sets.everyone());
         };
         let found = models.position(name).ok_or(NoEndpoint::ModelNotLoaded)?;
-        let members = self.holders[found].as_ref().unwrap_or(&self.everyone);
+        let members = self.sets.get(self.holders[found]);
         if members.is_empty() {
             Err(NoEndpoint::ModelNotLoaded)
         } else {

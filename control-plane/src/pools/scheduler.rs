@@ -224,12 +224,12 @@ impl PoolScheduler {
 
     /// Follows a changed pool. Endpoints that stay keep what is known about them. A pool that did
     /// not change is skipped: one pool in a rollout must not stall the others.
-    pub(crate) fn apply(&self, pool: &Arc<Pool>, stale_after: Duration, now: Duration) {
+    pub(crate) fn apply(&self, pool: &Arc<Pool>, settings: SchedulerSettings, now: Duration) {
         let mut state = self.state.lock();
-        if Arc::ptr_eq(state.dispatcher.pool(), pool) && state.stale_after == stale_after {
+        if Arc::ptr_eq(state.dispatcher.pool(), pool) && state.settings == settings {
             return;
         }
-        let released = state.apply(pool, stale_after, now);
+        let released = state.apply(pool, settings, now);
         self.release(&mut state, now);
         self.metrics.releases[ReleaseCause::EndpointGone].inc_by(released as u64);
     }

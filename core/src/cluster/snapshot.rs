@@ -233,22 +233,4 @@ impl Snapshot {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_incarnation_at_the_same_address_is_another_endpoint() {
-        let id = EndpointId::of("chat", "http://10.0.0.7:8000", "uid-1");
-        assert_eq!(id, EndpointId::of("chat", "http://10.0.0.7:8000", "uid-1"));
-        assert_ne!(id, EndpointId::of("chat", "http://10.0.0.7:8000", "uid-2"));
-        assert_ne!(id, EndpointId::of("other", "http://10.0.0.7:8000", "uid-1"));
-    }
-
-    #[test]
-    fn ids_never_change_between_releases() {
-        assert_eq!(
-            EndpointId::of("chat", "http://10.0.0.7:8000", "").to_string(),
-            "85d4169572ba3495"
-        );
-    }
-}
+mod tests;

@@ -396,7 +396,7 @@ fn endpoints_that_stay_keep_their_state_and_those_that_go_their_bookings_no_more
     let mut smaller = (*brain.pool()).clone();
     let stays = smaller.endpoints.find(&b).cloned();
     smaller.endpoints = stays.into_iter().collect();
-    brain.apply(&Arc::new(smaller), STALE, at(1));
+    brain.apply(&Arc::new(smaller), SETTINGS, at(1));
     assert_eq!((brain.load(b).in_flight, brain.census().bookings), (1, 1));
     brain.ends(key(ONE, 1), a, Report::Ok, at(1));
     brain.assert_loads_are_true(at(1));

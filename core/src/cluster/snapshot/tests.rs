@@ -1,0 +1,183 @@
+//! Properties of snapshots and of the names in them.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::*;
+use crate::policy::{
+    ClassicWeights, KvAware, PrefixCacheRules, SessionAffinity, SessionKey, Strategy, TenantKey,
+};
+
+#[test]
+fn another_incarnation_at_the_same_address_is_another_endpoint() {
+    let id = EndpointId::of("chat", "http://10.0.0.7:8000", "uid-1");
+    assert_eq!(id, EndpointId::of("chat", "http://10.0.0.7:8000", "uid-1"));
+    assert_ne!(id, EndpointId::of("chat", "http://10.0.0.7:8000", "uid-2"));
+    assert_ne!(id, EndpointId::of("other", "http://10.0.0.7:8000", "uid-1"));
+}
+
+#[test]
+fn ids_never_change_between_releases() {
+    assert_eq!(
+        EndpointId::of("chat", "http://10.0.0.7:8000", "").to_string(),
+        "85d4169572ba3495"
+    );
+}
+
+/// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
+/// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
+/// proxy needs of a credential is a reference to it.
+const FIELDS: [&str; 67] = [
+    "base_time",
+    "block_bytes",
+    "budget",
+    "client_timeout",
+    "connect",
+    "consecutive_failures",
+    "default_cache_tokens",
+    "default_prefill_rate",
+    "ejection",
+    "endpoints",
+    "epoch",
+    "except",
+    "expose_endpoint",
+    "extra_paths",
+    "first_byte",
+    "gamma",
+    "gamma_waiting",
+    "group",
+    "header",
+    "hermes-classic",
+    "holders",
+    "id",
+    "idle",
+    "in_flight",
+    "keys",
+    "kv-aware",
+    "late",
+    "load_factor",
+    "lookup_text",
+    "max_attempts",
+    "max_body_bytes",
+    "max_bytes",
+    "max_concurrent",
+    "max_model_len",
+    "max_requests",
+    "max_time",
+    "max_wait",
+    "miss",
+    "models",
+    "name",
+    "nanos",
+    "parent",
+    "pending",
+    "policy",
+    "pools",
+    "prefix-cache",
+    "queue",
+    "request",
+    "retry",
+    "role",
+    "scale",
+    "score_deadline",
+    "secs",
+    "session-affinity",
+    "settings",
+    "slow_start",
+    "some",
+    "spec",
+    "strategy",
+    "tenant",
+    "threshold",
+    "timeouts",
+    "url",
+    "usage",
+    "version",
+    "waiting",
+    "window",
+];
+
+/// A pool of each strategy, with every optional part.
+fn everything() -> Snapshot {
+    let header = SessionKey::Header("x-session-id".into());
+    let affinity = SessionAffinity {
+        keys: vec![header, SessionKey::Key, SessionKey::User],
+        ..SessionAffinity::default()
+    };
+    let strategies = [
+        Strategy::RoundRobin,
+        Strategy::SessionAffinity(affinity),
+        Strategy::PrefixCache(PrefixCacheRules::default()),
+        Strategy::KvAware(KvAware::default()),
+        Strategy::HermesClassic(ClassicWeights::default()),
+    ];
+    let ids: Arc<[EndpointId]> = [EndpointId(1)].into();
+    let holders = [
+        ModelHolders::All,
+        ModelHolders::Some(Arc::clone(&ids)),
+        ModelHolders::Except(ids),
+    ];
+    let model = |holders| {
+        Arc::new(Model {
+            name: format!("{holders:?}").into(),
+            parent: Some("base".into()),
+            max_model_len: Some(1),
+            holders,
+        })
+    };
+    let models: Collection<Model> = holders.map(model).into_iter().collect();
+    let endpoint = Endpoint {
+        id: EndpointId(1),
+        url: "http://h:1".into(),
+        name: "ai/pod".into(),
+        role: Role::Decode,
+        group: Some("g".into()),
+    };
+    let endpoints = Collection::from(vec![Arc::new(endpoint)]);
+    let pool = |strategy: Strategy| {
+        let spec = PoolSpec {
+            name: strategy.name().into(),
+            policy: PoolPolicy {
+                strategy,
+                tenant: TenantKey::Header("x-tenant".into()),
+                ..PoolPolicy::default()
+            },
+            pending: PendingDiscovery::default(),
+        };
+        Arc::new(Pool {
+            spec: Arc::new(spec),
+            models: models.clone(),
+            endpoints: endpoints.clone(),
+        })
+    };
+    Snapshot {
+        pools: strategies.map(pool).into_iter().collect(),
+        ..Snapshot::default()
+    }
+}
+
+/// The names of all fields of `value`, at any depth.
+fn fields(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                found.insert(name.clone());
+                fields(value, found);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| fields(value, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn a_snapshot_has_no_field_but_those_that_are_known_to_be_no_secret() {
+    let mut found = BTreeSet::new();
+    fields(
+        &serde_json::to_value(everything()).expect("JSON"),
+        &mut found,
+    );
+    let known: BTreeSet<String> = FIELDS.map(String::from).into();
+    assert_eq!(found, known);
+}
