@@ -3,13 +3,13 @@
 
 pub(crate) mod admission;
 pub(crate) mod api;
-mod body_edit;
+pub(crate) mod body_edit;
 mod fields;
 pub(crate) mod headers;
 mod identity;
 pub(crate) mod inference_request;
 pub(crate) mod intake;
+pub(crate) mod leg_body;
 pub(crate) mod local_reply;
 pub mod lookup;
-pub(crate) mod outgoing;
 pub(crate) mod prompt;

@@ -30,13 +30,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::request::outgoing::Outgoing;
+use crate::request::leg_body::LegBody;
 
-type Driver = http1::Connection<TokioIo<TcpStream>, Outgoing>;
+type Driver = http1::Connection<TokioIo<TcpStream>, LegBody>;
 
 /// A connection without a request on it.
 pub(crate) struct Connection {
-    sender: http1::SendRequest<Outgoing>,
+    sender: http1::SendRequest<LegBody>,
     driver: Driver,
     idle_since: Instant,
     /// A request was answered on it before, so the endpoint can close it at any moment.
@@ -93,7 +93,7 @@ impl Connection {
     /// Sends a request and waits for the head of its answer. The caller sets the deadline.
     pub(crate) async fn send(
         mut self,
-        request: Request<Outgoing>,
+        request: Request<LegBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         let mut head = std::pin::pin!(self.sender.try_send_request(request));
         let mut driver_done = false;

@@ -19,7 +19,7 @@ use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
     clock::uptime,
     endpoint::{Upstream, UpstreamBody},
-    request::{inference_request::InferenceRequest, local_reply::LocalReply, outgoing::Outgoing},
+    request::{inference_request::InferenceRequest, leg_body::LegBody, local_reply::LocalReply},
     telemetry::metrics::{AttemptOutcome, ProxyMetrics, RequestOutcome},
     view::RoutingPool,
 };
@@ -54,7 +54,9 @@ impl Forwarder {
     ) -> Result<UpstreamResponse, LocalReply> {
         let mut held = None;
         let mut attempts = Attempts::up_to(pool.pool.spec.policy.retry.max_attempts);
-        let body = request.endpoint_body();
+        let body = request
+            .leg_body(&[])
+            .inspect_err(|_| guard.failed(RequestOutcome::ClientError))?;
         pool.budget.deposit();
         for (index, endpoint) in selection.ranked.iter().enumerate() {
             let is_last = index + 1 == selection.ranked.len();
@@ -97,7 +99,7 @@ impl Forwarder {
     /// whether the request was sent twice.
     async fn attempt(
         &self,
-        (request, body): (&InferenceRequest, &Outgoing),
+        (request, body): (&InferenceRequest, &LegBody),
         pool: &RoutingPool,
         endpoint: &SelectedEndpoint,
         guard: &mut RequestGuard,

@@ -18,17 +18,16 @@ use tracing::Span;
 use super::{retry::AttemptEnd, trace};
 use crate::{
     endpoint::{Connection, SendError, Upstream, UpstreamBody},
-    request::{inference_request::InferenceRequest, outgoing::Outgoing},
+    request::{inference_request::InferenceRequest, leg_body::LegBody},
 };
 
 /// A request for one endpoint.
 pub(super) struct Leg<'a> {
     pub(super) request: &'a InferenceRequest,
     pub(super) upstream: &'a Upstream,
-    pub(super) body: Outgoing,
-    pub(super) span: &'a Span,
-    /// The trace context that came with the request.
-    pub(super) incoming: &'a Context,
+    /// The client's headers, with this endpoint's host and this attempt's trace context.
+    pub(super) headers: HeaderMap,
+    pub(super) body: LegBody,
     pub(super) deadline: LegDeadline,
     pub(super) connect_timeout: Duration,
 }
@@ -156,7 +155,7 @@ impl Leg<'_> {
         Ok(connection.send(request).await?)
     }
 
-    fn http_request(&self) -> Request<Outgoing> {
+    fn http_request(&self) -> Request<LegBody> {
         let mut request = Request::new(self.body.clone());
         *request.method_mut() = self.request.method.clone();
         *request.uri_mut() = Uri::from(self.request.target.clone());

@@ -12,12 +12,12 @@ use http::{HeaderMap, Method, uri::PathAndQuery};
 
 use crate::request::{
     api::{Api, ApiRoute},
-    body_edit::remove_control_fields,
-    fields::BodyFields,
+    body_edit::{self, BodyEdit},
+    fields::{BodyFields, CONTROL_FIELDS},
     headers,
     identity::{self, ClientIdentity},
+    leg_body::LegBody,
     local_reply::LocalReply,
-    outgoing::Outgoing,
     prompt::RequestPrompt,
 };
 
@@ -76,13 +76,21 @@ impl InferenceRequest {
         }
     }
 
-    /// The body for an endpoint: the client's bytes without control fields.
-    pub(crate) fn endpoint_body(&self) -> Outgoing {
-        if self.has_control_fields {
-            Outgoing::from(remove_control_fields(&self.body))
+    /// The body of a leg: the client's bytes without control fields, and with the leg's own edits,
+    /// which may set a control field.
+    ///
+    /// # Errors
+    ///
+    /// When there is something to edit and the body is no JSON object.
+    pub(crate) fn leg_body(&self, edits: &[BodyEdit]) -> Result<LegBody, LocalReply> {
+        let body = if self.has_control_fields {
+            let removals = CONTROL_FIELDS.map(BodyEdit::Remove);
+            let edits: Vec<BodyEdit> = removals.into_iter().chain(edits.iter().cloned()).collect();
+            body_edit::edited(&self.body, &edits)
         } else {
-            Outgoing::from(self.body.clone())
-        }
+            body_edit::edited(&self.body, edits)
+        };
+        body.map_err(|error| LocalReply::BadBody(error.to_string()))
     }
 }
 
@@ -201,8 +209,19 @@ mod tests {
             call(r#"{"model":"m","kv_transfer_params":{"remote_host":"evil"},"messages":[]}"#);
         assert!(call.has_control_fields);
         assert_eq!(
-            call.endpoint_body().len(),
+            call.leg_body(&[]).expect("an object").len(),
             r#"{"model":"m","messages":[]}"#.len() as u64
+        );
+    }
+
+    #[test]
+    fn a_leg_may_set_a_field_that_its_client_must_not() {
+        let call = call(r#"{"kv_transfer_params":{"remote_host":"evil"},"n":1}"#);
+        let ours = serde_json::value::RawValue::from_string("{}".to_owned()).expect("JSON");
+        let body = call.leg_body(&[BodyEdit::Set("kv_transfer_params", ours)]);
+        assert_eq!(
+            body.expect("an object").len(),
+            r#"{"kv_transfer_params":{},"n":1}"#.len() as u64
         );
     }
 

@@ -1,4 +1,4 @@
-//! A request body for an endpoint: the client's bytes, whole or as the slices left after a cut.
+//! The body of one leg: the client's bytes, whole, or as slices of them between edits.
 
 use std::{
     collections::VecDeque,
@@ -10,14 +10,15 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// Slices of one buffer, so that a body can be sent again after a failed attempt without a copy.
+/// A request body for one endpoint. Pieces of bytes, so that it can be sent again after a failed
+/// attempt without a copy.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct LegBody {
     first: Option<Bytes>,
     rest: VecDeque<Bytes>,
 }
 
-impl Outgoing {
+impl LegBody {
     /// All bytes together.
     pub(crate) fn len(&self) -> u64 {
         self.first
@@ -28,7 +29,7 @@ impl Outgoing {
     }
 }
 
-impl From<Bytes> for Outgoing {
+impl From<Bytes> for LegBody {
     fn from(bytes: Bytes) -> Self {
         Self {
             first: Some(bytes).filter(|bytes| !bytes.is_empty()),
@@ -37,7 +38,7 @@ impl From<Bytes> for Outgoing {
     }
 }
 
-impl From<Vec<Bytes>> for Outgoing {
+impl From<Vec<Bytes>> for LegBody {
     fn from(pieces: Vec<Bytes>) -> Self {
         let mut rest: VecDeque<Bytes> = pieces
             .into_iter()
@@ -50,7 +51,7 @@ impl From<Vec<Bytes>> for Outgoing {
     }
 }
 
-impl Body for Outgoing {
+impl Body for LegBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -85,7 +86,7 @@ mod tests {
             Bytes::from_static(b"\"a\":1"),
             Bytes::from_static(b"}"),
         ];
-        let body = Outgoing::from(pieces);
+        let body = LegBody::from(pieces);
         assert_eq!(body.size_hint().exact(), Some(7));
         let again = body.clone();
         assert_eq!(
@@ -100,6 +101,6 @@ mod tests {
 
     #[test]
     fn an_empty_body_has_ended() {
-        assert!(Outgoing::from(Bytes::new()).is_end_stream());
+        assert!(LegBody::from(Bytes::new()).is_end_stream());
     }
 }

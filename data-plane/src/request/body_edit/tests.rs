@@ -1,0 +1,194 @@
+//! Edits of bodies, by example and compared with a parser.
+
+use futures::FutureExt;
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use serde_json::{Map, Value};
+
+use super::*;
+use crate::request::fields::CONTROL_FIELDS;
+
+/// Names of the fields that are edited, and of others.
+const NAMES: [&str; 5] = ["kv_transfer_params", "stream", "max_tokens", "a", "ü\"\\"];
+
+fn set(name: &'static str, value: &str) -> BodyEdit {
+    BodyEdit::Set(name, RawValue::from_string(value.to_owned()).expect("JSON"))
+}
+
+fn collected(body: LegBody) -> Bytes {
+    let collected = body.collect().now_or_never().expect("no piece is awaited");
+    collected.expect("infallible").to_bytes()
+}
+
+fn spliced(body: &str, edits: &[BodyEdit]) -> String {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    let bytes = collected(edited(&body, edits).expect("an object"));
+    String::from_utf8(bytes.to_vec()).expect("slices of UTF-8 at JSON borders")
+}
+
+fn stripped(body: &str) -> String {
+    spliced(body, &CONTROL_FIELDS.map(BodyEdit::Remove))
+}
+
+#[test]
+fn control_fields_are_cut_and_no_other_byte_changes() {
+    assert_eq!(
+        stripped(r#"{ "model" : "a" , "kv_transfer_params":{"do_remote_prefill":true}, "n": 1 }"#),
+        r#"{"model" : "a","n": 1}"#
+    );
+    assert_eq!(
+        stripped(r#"{"bootstrap_host":"h","bootstrap_room":1}"#),
+        "{}"
+    );
+    assert_eq!(
+        stripped(r#"{"kv_transfer\u005fparams":1,"a":"\"kv_transfer_params\":1,"}"#),
+        r#"{"a":"\"kv_transfer_params\":1,"}"#
+    );
+}
+
+#[test]
+fn a_value_is_set_where_the_body_has_its_name_first_and_only_there() {
+    assert_eq!(
+        spliced(
+            r#"{"a": 1 , "stream" : true, "b":2,"stream":true}"#,
+            &[set("stream", "false")]
+        ),
+        r#"{"a": 1 , "stream" : false, "b":2}"#
+    );
+}
+
+#[test]
+fn a_value_is_appended_when_the_body_lacks_its_name() {
+    let edits = [
+        set("max_tokens", "1"),
+        set("kv_transfer_params", r#"{"x":1}"#),
+    ];
+    assert_eq!(
+        spliced(r#"{"a":[1,2]}"#, &edits),
+        r#"{"a":[1,2],"max_tokens":1,"kv_transfer_params":{"x":1}}"#
+    );
+    assert_eq!(
+        spliced(" {} ", &edits[..1]),
+        r#"{"max_tokens":1}"#,
+        "without a comma"
+    );
+}
+
+#[test]
+fn of_two_edits_of_a_name_the_last_counts() {
+    let remove = || BodyEdit::Remove("kv_transfer_params");
+    let set = || set("kv_transfer_params", "2");
+    let body = r#"{"kv_transfer_params":1}"#;
+    assert_eq!(
+        spliced(body, &[remove(), set()]),
+        r#"{"kv_transfer_params":2}"#
+    );
+    assert_eq!(spliced(body, &[set(), remove()]), "{}");
+}
+
+#[test]
+fn a_body_that_no_edit_changes_is_not_copied() {
+    let body = Bytes::from_static(br#"{ "a":1 }"#);
+    for edits in [&[][..], &[BodyEdit::Remove("b")][..]] {
+        let same = collected(edited(&body, edits).expect("an object"));
+        assert_eq!((same.as_ptr(), same.len()), (body.as_ptr(), body.len()));
+    }
+}
+
+#[test]
+fn a_body_that_is_no_object_cannot_be_edited() {
+    for body in ["", "[]", r#"{"a":1} x"#] {
+        assert!(edited(&Bytes::from(body), &[BodyEdit::Remove("a")]).is_err());
+        assert!(edited(&Bytes::from(body), &[]).is_ok(), "{body:?} passes");
+    }
+}
+
+/// Any edit of [`NAMES`].
+fn edit() -> impl Strategy<Value = BodyEdit> {
+    let value = prop_oneof![Just("false"), Just(r#"{"x": "},\"" }"#), Just(" [1]")];
+    (0..NAMES.len(), proptest::option::of(value)).prop_map(|(name, value)| match value {
+        Some(value) => set(NAMES[name], value.trim()),
+        None => BodyEdit::Remove(NAMES[name]),
+    })
+}
+
+/// Fields of [`NAMES`], some of them twice, as text.
+fn fields() -> impl Strategy<Value = Vec<(usize, String)>> {
+    let value = prop_oneof![
+        Just("1"),
+        Just(r#"[1, {"a":"},\"a\":"}]"#),
+        Just("null"),
+        Just(r#""stream""#)
+    ];
+    let field = (0..NAMES.len(), value, "[ \n\t]{0,2}", any::<bool>()).prop_map(
+        |(name, value, space, escaped)| {
+            let quoted = Value::from(NAMES[name]).to_string();
+            // Another spelling of the same name.
+            let quoted = if escaped {
+                quoted.replace('a', "\\u0061")
+            } else {
+                quoted
+            };
+            (name, format!("{quoted}{space}:{space}{value}"))
+        },
+    );
+    proptest::collection::vec(field, 0..8)
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_edited_or_rejected(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = edited(&Bytes::from(body), &CONTROL_FIELDS.map(BodyEdit::Remove));
+    }
+
+    #[test]
+    fn stripping_keeps_every_other_entry(
+        keys in proptest::collection::vec(prop_oneof![Just("kv_transfer_params"), Just("bootstrap_room"), Just("a"), Just("\\u0062"), Just("c\\\"")], 0..8),
+        space in "[ \n\t]{0,2}",
+    ) {
+        let entries = |keys: Vec<&str>| keys.iter().map(|key| format!("{space}\"{key}\"{space}:{space}[1,{{\"x\":\"}},\"}}]")).collect::<Vec<_>>().join(&format!("{space},"));
+        let body = format!("{{{}{space}}}", entries(keys.clone()));
+        let kept = keys.iter().filter(|key| !CONTROL_FIELDS.contains(key)).count();
+        let value: serde_json::Value = serde_json::from_str(&stripped(&body)).expect("still valid");
+        let distinct: std::collections::BTreeSet<_> = keys.iter().filter(|key| !CONTROL_FIELDS.contains(key)).collect();
+        prop_assert_eq!(value.as_object().expect("an object").len(), distinct.len());
+        prop_assert_eq!(stripped(&body).matches("[1,").count(), kept);
+    }
+
+    #[test]
+    fn an_edited_body_parses_as_the_parsed_body_edited(
+        fields in fields(),
+        edits in proptest::collection::vec(edit(), 0..6),
+        space in "[ \n\t]{0,2}",
+    ) {
+        let list: Vec<&str> = fields.iter().map(|(_, field)| field.as_str()).collect();
+        let body = format!("{space}{{{space}{}{space}}}{space}", list.join(&format!("{space},")));
+        let result = spliced(&body, &edits);
+
+        let mut expected: Map<String, Value> = serde_json::from_str(&body).expect("valid");
+        for edit in &edits {
+            match edit {
+                BodyEdit::Remove(name) => _ = expected.remove(*name),
+                BodyEdit::Set(name, value) => {
+                    let value = serde_json::from_str(value.get()).expect("valid");
+                    expected.insert((*name).to_owned(), value);
+                }
+            }
+        }
+        let parsed: Map<String, Value> = serde_json::from_str(&result).expect("still valid");
+        prop_assert_eq!(parsed, expected);
+
+        // Fields that no edit names are there as they were written, in their order.
+        let edited = |name: &str| edits.iter().any(|edit| match edit {
+            BodyEdit::Remove(other) | BodyEdit::Set(other, _) => *other == name,
+        });
+        let mut rest = result.as_str();
+        for (name, field) in &fields {
+            if !edited(NAMES[*name]) {
+                let at = rest.find(field.as_str());
+                prop_assert!(at.is_some(), "{} is not in {}", field, rest);
+                rest = &rest[at.unwrap_or(0) + field.len()..];
+            }
+        }
+    }
+}
