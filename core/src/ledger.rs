@@ -1,7 +1,10 @@
 //! The open requests of all proxies by endpoint: the in-flight figures of one pool.
 //!
+//! An entry has legs: a request is sent to one endpoint, or its parts to several. Each leg goes its
+//! own way, and the end of the request ends those that are left.
+//!
 //! ```text
-//!              book               started              first_byte            finish
+//!              book               started              first_byte            finish_leg, finish
 //!   (nothing) ──────▶ Booked ──────────────▶ Sent ──────────────▶ Answering ────────▶ (nothing)
 //!                       │ cancel, 5 s         │ pending tokens      │ 2 h
 //!                       ▼                     │ end here            ▼
@@ -14,82 +17,36 @@
 //! open ([`Ledger::replace_proxy`]).
 //!
 //! Invariants:
-//! * the figures of an endpoint are exactly the sums over the open entries that name it, and never
+//! * the figures of an endpoint are exactly the sums over the open legs that name it, and never
 //!   negative;
-//! * an entry is given out for release once: the second `finish` of a request finds nothing;
-//! * entries are bounded, and each has a deadline; both queues of deadlines are bounded by the
-//!   entries they serve.
+//! * a leg is given out for release once: the second end of a leg, or of its request, finds nothing;
+//! * legs are bounded, and each has a deadline; both queues of deadlines are bounded by the legs
+//!   they serve.
 //!
 //! Costs: constant time per operation, amortized; `forget_proxy` and `replace_proxy` in what the
 //! proxy has open, `retain_endpoints` in everything.
 
+mod deadlines;
+mod entry;
+mod keys;
+mod table;
+
 use std::{collections::HashMap, time::Duration};
 
-use serde::Serialize;
-
+use self::{
+    deadlines::ExpiryQueue,
+    table::{LegTable, RequestLegs, StoredLeg},
+};
+pub use self::{
+    entry::{InFlightTotals, LedgerEntry, LegPhase, ListedLeg, OpenLeg},
+    keys::{LegId, LegKey, ProxyId, RequestId, RequestKey},
+};
 use crate::{hash::MixBuildHasher, snapshot::EndpointId};
-
-mod deadlines;
-
-use deadlines::EntryDeadlines;
-
-/// One run of one proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct ProxyId(pub u64);
-
-/// A request, numbered by its proxy; the same through all its attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct RequestId(pub u64);
-
-/// A request, fleet-wide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct RequestKey {
-    /// Who serves it.
-    pub proxy: ProxyId,
-    /// Which of its requests.
-    pub request: RequestId,
-}
-
-/// How far a request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RequestPhase {
-    /// Chosen; the proxy has not said that it sent it.
-    Booked,
-    /// Sent; nothing came back yet.
-    Sent,
-    /// Its first byte came: its prompt is no longer work to do.
-    Answering,
-}
-
-/// One open request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct LedgerEntry {
-    /// Where it was sent, or will be.
-    pub endpoint: EndpointId,
-    /// Uncached prompt tokens: what the endpoint has, or had, to prefill for it.
-    pub tokens: u32,
-    /// How far it is.
-    pub phase: RequestPhase,
-    /// When it was booked, or sent if that was reported.
-    pub since: Duration,
-}
-
-/// What is open at one endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct InFlightTotals {
-    /// Requests booked or sent, and not ended.
-    pub requests: u32,
-    /// Uncached prompt tokens of those whose first byte has not come.
-    pub tokens: u64,
-    /// How many those are.
-    pub unanswered: u32,
-}
 
 /// How much, and for how long, a ledger remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LedgerLimits {
-    /// Open entries at most.
+    /// Open legs at most.
     pub max_entries: usize,
     /// How long a booking waits for its confirmation.
     pub booking_ttl: Duration,
@@ -101,29 +58,18 @@ pub struct LedgerLimits {
 #[derive(Debug)]
 pub struct Ledger {
     bounds: LedgerLimits,
-    /// Never holds an empty inner map.
-    proxies: HashMap<ProxyId, ProxyRequests, MixBuildHasher>,
-    /// Never holds an endpoint without requests.
+    open: LegTable,
+    /// Never holds an endpoint without legs.
     endpoints: HashMap<EndpointId, InFlightTotals, MixBuildHasher>,
-    /// Entries in `proxies`.
-    len: usize,
-    /// Those of them that are booked only.
+    /// Open legs that are booked only.
     booked: usize,
-    /// Grows with every deadline, so that an old one differs from a new one of the same request.
+    /// Grows with every deadline, so that an old one differs from a new one of the same leg.
     generation: u64,
-    unconfirmed: EntryDeadlines,
-    confirmed: EntryDeadlines,
+    unconfirmed: ExpiryQueue,
+    confirmed: ExpiryQueue,
 }
 
-type ProxyRequests = HashMap<RequestId, StoredEntry, MixBuildHasher>;
-
-#[derive(Clone, Copy, Debug)]
-struct StoredEntry {
-    open: LedgerEntry,
-    generation: u64,
-}
-
-// === Bounds ===
+// === LedgerLimits ===
 
 impl Default for LedgerLimits {
     fn default() -> Self {
@@ -142,14 +88,13 @@ impl Ledger {
     #[must_use]
     pub fn new(bounds: LedgerLimits) -> Self {
         let (unconfirmed, confirmed) = (
-            EntryDeadlines::new(bounds.booking_ttl),
-            EntryDeadlines::new(bounds.request_ttl),
+            ExpiryQueue::new(bounds.booking_ttl),
+            ExpiryQueue::new(bounds.request_ttl),
         );
         Self {
             bounds,
-            proxies: HashMap::default(),
+            open: LegTable::default(),
             endpoints: HashMap::default(),
-            len: 0,
             booked: 0,
             generation: 0,
             unconfirmed,
@@ -157,140 +102,141 @@ impl Ledger {
         }
     }
 
-    /// Notes a choice before anyone acted on it; a second booking of a request replaces the first.
+    /// Notes a choice before anyone acted on it; a second booking of a leg replaces the first.
     ///
     /// False when the ledger is full: the request is served all the same, it is only not counted.
     pub fn book(
         &mut self,
-        key: RequestKey,
+        leg: impl Into<LegKey>,
         endpoint: EndpointId,
         tokens: u32,
         now: Duration,
     ) -> bool {
-        self.put(
-            key,
-            LedgerEntry {
-                endpoint,
-                tokens,
-                phase: RequestPhase::Booked,
-                since: now,
-            },
-            now,
-        )
+        let open = OpenLeg {
+            endpoint,
+            tokens,
+            phase: LegPhase::Booked,
+            since: now,
+        };
+        self.put(leg.into(), open, now)
     }
 
-    /// A proxy sent the request: confirms its booking, perhaps on another endpoint, or notes it if
-    /// there is none.
+    /// A proxy sent the leg: confirms its booking, perhaps on another endpoint, or notes it if there
+    /// is none.
     ///
-    /// A repeated report about a request that answers already changes nothing. False when the
-    /// ledger is full.
+    /// A repeated report about a leg that answers already changes nothing. False when the ledger is
+    /// full.
     pub fn started(
         &mut self,
-        key: RequestKey,
+        leg: impl Into<LegKey>,
         endpoint: EndpointId,
         tokens: u32,
         now: Duration,
     ) -> bool {
-        let answering = |entry: &StoredEntry| {
-            entry.open.phase == RequestPhase::Answering && entry.open.endpoint == endpoint
-        };
-        if self.entry(key).is_some_and(answering) {
+        let leg = leg.into();
+        let answers =
+            |open: OpenLeg| open.phase == LegPhase::Answering && open.endpoint == endpoint;
+        if self.get(leg).is_some_and(answers) {
             return true;
         }
-        self.put(
-            key,
-            LedgerEntry {
-                endpoint,
-                tokens,
-                phase: RequestPhase::Sent,
-                since: now,
-            },
-            now,
-        )
+        let open = OpenLeg {
+            endpoint,
+            tokens,
+            phase: LegPhase::Sent,
+            since: now,
+        };
+        self.put(leg, open, now)
     }
 
-    /// The first byte came: the request's prompt is done. Its entry as it was before, the first
-    /// time only.
-    pub fn first_byte(&mut self, key: RequestKey) -> Option<LedgerEntry> {
-        let before = self.get(key)?;
+    /// The first byte came: the leg's prompt is done. The leg as it was before, the first time only.
+    pub fn first_byte(&mut self, leg: impl Into<LegKey>) -> Option<OpenLeg> {
+        let leg = leg.into();
+        let before = self.get(leg)?;
         match before.phase {
-            RequestPhase::Answering => return None,
-            RequestPhase::Sent => {}
+            LegPhase::Answering => return None,
+            LegPhase::Sent => {}
             // The report that it was sent is lost or late: it needs the longer deadline all the
             // same.
-            RequestPhase::Booked => {
-                _ = self.put(
-                    key,
-                    LedgerEntry {
-                        phase: RequestPhase::Sent,
-                        ..before
-                    },
-                    before.since,
-                );
+            LegPhase::Booked => {
+                let sent = OpenLeg {
+                    phase: LegPhase::Sent,
+                    ..before
+                };
+                _ = self.put(leg, sent, before.since);
             }
         }
-        let entry = self.proxies.get_mut(&key.proxy)?.get_mut(&key.request)?;
-        entry.open.phase = RequestPhase::Answering;
-        let sums = self.endpoints.get_mut(&before.endpoint)?;
-        sums.tokens -= before.pending();
-        sums.unanswered -= 1;
+        let stored = self.open.get_mut(leg)?;
+        stored.open.phase = LegPhase::Answering;
+        let totals = self.endpoints.get_mut(&before.endpoint)?;
+        totals.tokens -= before.pending();
+        totals.unanswered -= 1;
         Some(before)
     }
 
-    /// The request ended, however it did. Its entry, the first time only.
-    pub fn finish(&mut self, key: RequestKey) -> Option<LedgerEntry> {
-        let requests = self.proxies.get_mut(&key.proxy)?;
-        let StoredEntry { open, .. } = requests.remove(&key.request)?;
-        if requests.is_empty() {
-            self.proxies.remove(&key.proxy);
-        }
+    /// One leg ended, however it did, and its request goes on. The leg, the first time only.
+    pub fn finish_leg(&mut self, leg: impl Into<LegKey>) -> Option<OpenLeg> {
+        let open = self.open.remove(leg.into())?;
         self.release(open);
-        self.len -= 1;
         Some(open)
     }
 
-    /// Releases a booking that was not confirmed; a confirmed request stays.
-    pub fn cancel(&mut self, key: RequestKey) -> Option<LedgerEntry> {
-        let booked = self.entry(key)?.open.phase == RequestPhase::Booked;
-        if booked { self.finish(key) } else { None }
+    /// The request ended, however it did, and all its legs with it. Those that were open, the first
+    /// time only.
+    pub fn finish(&mut self, request: RequestKey) -> Option<LedgerEntry> {
+        let legs = self.open.take_if(request, |_| true);
+        self.release_all(legs)
     }
 
-    /// A proxy is gone, and all it had open with it. How many entries that were.
+    /// Releases the legs of a request that are booked and not confirmed; confirmed ones stay.
+    pub fn cancel(&mut self, request: RequestKey) -> Option<LedgerEntry> {
+        let is_booked = |stored: &StoredLeg| stored.open.phase == LegPhase::Booked;
+        let legs = self.open.take_if(request, is_booked);
+        self.release_all(legs)
+    }
+
+    /// A proxy is gone, and all it had open with it. How many legs that were.
     pub fn forget_proxy(&mut self, proxy: ProxyId) -> usize {
-        let requests = self.proxies.remove(&proxy).unwrap_or_default();
-        requests.values().for_each(|entry| self.release(entry.open));
-        self.len -= requests.len();
-        requests.len()
+        let gone = self.open.take_proxy(proxy);
+        gone.iter().for_each(|open| self.release(*open));
+        gone.len()
     }
 
     /// A proxy says what it really has open, because reports were lost.
     ///
-    /// Bookings that it does not mention stay: it may not have acted on them yet. Requests that it
-    /// had before keep the time since when they are open. What exceeds the bound is left out.
+    /// Bookings that it does not mention stay: it may not have acted on them yet. Legs that it had
+    /// before keep the time since when they are open. What exceeds the bound is left out.
     pub fn replace_proxy(
         &mut self,
         proxy: ProxyId,
-        open: impl IntoIterator<Item = (RequestId, EndpointId, u32, RequestPhase)>,
+        open: impl IntoIterator<Item = ListedLeg>,
         now: Duration,
     ) {
-        let before = self.proxies.get(&proxy).cloned().unwrap_or_default();
-        for (&request, entry) in &before {
-            if entry.open.phase != RequestPhase::Booked {
-                self.finish(RequestKey { proxy, request });
+        let before = self.open.of_proxy(proxy).cloned().unwrap_or_default();
+        for (&request, legs) in &before {
+            for stored in legs {
+                if stored.open.phase != LegPhase::Booked {
+                    self.finish_leg(RequestKey { proxy, request }.leg(stored.leg));
+                }
             }
         }
-        for (request, endpoint, tokens, phase) in open {
-            let since = before.get(&request).map_or(now, |entry| entry.open.since);
-            self.put(
-                RequestKey { proxy, request },
-                LedgerEntry {
-                    endpoint,
-                    tokens,
-                    phase,
-                    since,
-                },
-                now,
-            );
+        for listed in open {
+            let ListedLeg {
+                request,
+                leg,
+                endpoint,
+                tokens,
+                phase,
+            } = listed;
+            let known = before
+                .get(&request)
+                .and_then(|legs| legs.iter().find(|stored| stored.leg == leg));
+            let open = OpenLeg {
+                endpoint,
+                tokens,
+                phase,
+                since: known.map_or(now, |stored| stored.open.since),
+            };
+            self.put(RequestKey { proxy, request }.leg(leg), open, now);
         }
     }
 
@@ -300,35 +246,24 @@ impl Ledger {
         if self.endpoints.keys().all(|&endpoint| exists(endpoint)) {
             return;
         }
-        let mut gone = Vec::new();
-        for requests in self.proxies.values_mut() {
-            gone.extend(
-                requests
-                    .extract_if(|_, entry| !exists(entry.open.endpoint))
-                    .map(|(_, entry)| entry.open),
-            );
-        }
-        self.proxies.retain(|_, requests| !requests.is_empty());
-        self.len -= gone.len();
+        let gone = self.open.take_all_if(|open| !exists(open.endpoint));
         gone.into_iter().for_each(|open| self.release(open));
     }
 
-    /// Drops what outlived its deadline; how many entries that were.
+    /// Drops what outlived its deadline; how many legs that were.
     pub fn expire(&mut self, now: Duration) -> usize {
-        let before = self.len;
-        while let Some((key, generation)) = self
+        let before = self.len();
+        while let Some((leg, generation)) = self
             .unconfirmed
             .due(now)
             .or_else(|| self.confirmed.due(now))
         {
-            if self
-                .entry(key)
-                .is_some_and(|entry| entry.generation == generation)
-            {
-                self.finish(key);
+            let is_current = |stored: &StoredLeg| stored.generation == generation;
+            if self.open.get(leg).is_some_and(is_current) {
+                self.finish_leg(leg);
             }
         }
-        before - self.len
+        before - self.len()
     }
 
     /// What is open at one endpoint.
@@ -338,103 +273,103 @@ impl Ledger {
     }
 
     /// What one proxy has open, by endpoint: its own part of [`Ledger::in_flight`]. Linear in its
-    /// open requests.
+    /// open legs.
     #[must_use]
     pub fn open_by_endpoint(&self, proxy: ProxyId) -> HashMap<EndpointId, InFlightTotals> {
         let mut own: HashMap<EndpointId, InFlightTotals> = HashMap::new();
-        for StoredEntry { open, .. } in self
-            .proxies
-            .get(&proxy)
-            .into_iter()
-            .flat_map(HashMap::values)
-        {
-            let sums = own.entry(open.endpoint).or_default();
-            sums.add(*open);
+        let requests = self.open.of_proxy(proxy).into_iter();
+        for stored in requests.flat_map(HashMap::values).flatten() {
+            let totals = own.entry(stored.open.endpoint).or_default();
+            totals.add(stored.open);
         }
         own
     }
 
-    /// The entry of one request.
+    /// One leg.
     #[must_use]
-    pub fn get(&self, key: RequestKey) -> Option<LedgerEntry> {
-        self.entry(key).map(|entry| entry.open)
+    pub fn get(&self, leg: impl Into<LegKey>) -> Option<OpenLeg> {
+        self.open.get(leg.into()).map(|stored| stored.open)
     }
 
-    /// Open entries: requests in flight over the whole pool.
+    /// Whether any leg of the request is open.
+    #[must_use]
+    pub fn has_request(&self, request: RequestKey) -> bool {
+        !self.open.request(request).is_empty()
+    }
+
+    /// Open legs: requests in flight, summed over the endpoints of the pool.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.open.len()
     }
 
     /// Whether nothing is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
-    fn entry(&self, key: RequestKey) -> Option<&StoredEntry> {
-        self.proxies.get(&key.proxy)?.get(&key.request)
-    }
-
-    /// Writes an entry and its deadline, in place of the request's old one. False when there is no
-    /// room.
-    fn put(&mut self, key: RequestKey, open: LedgerEntry, now: Duration) -> bool {
-        let old = self.entry(key).map(|entry| entry.open);
-        if old.is_none() && self.len >= self.bounds.max_entries {
+    /// Writes a leg and its deadline, in place of what there was of it. False when there is no room.
+    fn put(&mut self, leg: LegKey, open: OpenLeg, now: Duration) -> bool {
+        if self.len() >= self.bounds.max_entries && self.open.get(leg).is_none() {
             return false;
         }
-        // Between the two phases of a confirmed request nothing about its deadline changes, but a
-        // new one is harmless.
+        // Between the two phases of a confirmed leg nothing about its deadline changes, but a new
+        // one is harmless.
         self.generation += 1;
-        let entry = StoredEntry {
+        let stored = StoredLeg {
+            leg: leg.leg,
             open,
             generation: self.generation,
         };
-        self.proxies
-            .entry(key.proxy)
-            .or_default()
-            .insert(key.request, entry);
-        match old {
-            Some(old) => self.release(old),
-            None => self.len += 1,
+        if let Some(old) = self.open.insert(leg.request, stored) {
+            self.release(old);
         }
         self.charge(open);
-        self.await_end(key, entry, now);
+        self.await_end(leg, stored, now);
         true
     }
 
-    fn await_end(&mut self, key: RequestKey, entry: StoredEntry, now: Duration) {
-        let (queue, live) = match entry.open.phase {
-            RequestPhase::Booked => (&mut self.unconfirmed, self.booked),
-            RequestPhase::Sent | RequestPhase::Answering => {
-                (&mut self.confirmed, self.len - self.booked)
+    fn await_end(&mut self, leg: LegKey, stored: StoredLeg, now: Duration) {
+        let (queue, live) = match stored.open.phase {
+            LegPhase::Booked => (&mut self.unconfirmed, self.booked),
+            LegPhase::Sent | LegPhase::Answering => {
+                (&mut self.confirmed, self.open.len() - self.booked)
             }
         };
-        let proxies = &self.proxies;
-        queue.push(key, entry.generation, now, live, |key, generation| {
-            let entry = proxies
-                .get(&key.proxy)
-                .and_then(|requests| requests.get(&key.request));
-            entry.is_some_and(|entry| entry.generation == generation)
+        let open = &self.open;
+        queue.push(leg, stored.generation, now, live, |leg, generation| {
+            let stored = open.get(leg);
+            stored.is_some_and(|stored| stored.generation == generation)
         });
     }
 
-    fn charge(&mut self, open: LedgerEntry) {
-        let sums = self.endpoints.entry(open.endpoint).or_default();
-        sums.add(open);
-        self.booked += usize::from(open.phase == RequestPhase::Booked);
+    fn charge(&mut self, open: OpenLeg) {
+        self.endpoints.entry(open.endpoint).or_default().add(open);
+        self.booked += usize::from(open.phase == LegPhase::Booked);
     }
 
-    fn release(&mut self, open: LedgerEntry) {
-        self.booked -= usize::from(open.phase == RequestPhase::Booked);
-        let Some(sums) = self.endpoints.get_mut(&open.endpoint) else {
-            debug_assert!(false, "an open request is counted at its endpoint");
+    fn release_all(&mut self, legs: RequestLegs) -> Option<LedgerEntry> {
+        if legs.is_empty() {
+            return None;
+        }
+        let released = legs.into_iter().map(|StoredLeg { leg, open, .. }| {
+            self.release(open);
+            (leg, open)
+        });
+        Some(LedgerEntry {
+            legs: released.collect(),
+        })
+    }
+
+    fn release(&mut self, open: OpenLeg) {
+        self.booked -= usize::from(open.phase == LegPhase::Booked);
+        let Some(totals) = self.endpoints.get_mut(&open.endpoint) else {
+            debug_assert!(false, "an open leg is counted at its endpoint");
             return;
         };
-        sums.requests -= 1;
-        sums.tokens -= open.pending();
-        sums.unanswered -= u32::from(open.phase != RequestPhase::Answering);
-        if sums.requests == 0 {
+        totals.remove(open);
+        if totals.requests == 0 {
             self.endpoints.remove(&open.endpoint);
         }
     }
@@ -443,28 +378,6 @@ impl Ledger {
 impl Default for Ledger {
     fn default() -> Self {
         Self::new(LedgerLimits::default())
-    }
-}
-
-// === InFlight ===
-
-impl InFlightTotals {
-    fn add(&mut self, open: LedgerEntry) {
-        self.requests += 1;
-        self.tokens += open.pending();
-        self.unanswered += u32::from(open.phase != RequestPhase::Answering);
-    }
-}
-
-// === Open ===
-
-impl LedgerEntry {
-    /// Tokens still to prefill.
-    fn pending(&self) -> u64 {
-        match self.phase {
-            RequestPhase::Booked | RequestPhase::Sent => self.tokens.into(),
-            RequestPhase::Answering => 0,
-        }
     }
 }
 

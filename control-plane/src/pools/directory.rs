@@ -8,12 +8,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hermes_core::{
-    ledger::{ProxyId, RequestId, RequestKey, RequestPhase},
-    scheduler::EngineUsage,
+    ledger::{ListedLeg, ProxyId, RequestKey},
     snapshot::{EndpointId, Snapshot},
     stored_responses::{ResponseKey, ResponseLocations},
 };
-use hermes_proto::v1::RequestOutcome;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{sync::Notify, time::Instant};
@@ -199,19 +197,15 @@ impl PoolDirectory {
     }
 
     /// A proxy says what it really has open, in all pools.
-    pub(crate) fn replace_proxy(
-        &self,
-        proxy: ProxyId,
-        open: impl IntoIterator<Item = (RequestId, EndpointId, u32, RequestPhase)>,
-    ) {
+    pub(crate) fn replace_proxy(&self, proxy: ProxyId, open: impl IntoIterator<Item = ListedLeg>) {
         let (directory, now) = (self.directory.load_full(), self.now());
         let mut shares: HashMap<*const PoolScheduler, Vec<_>> = HashMap::new();
-        for request in open {
-            if let Some(scheduler) = directory.endpoints.get(&request.1) {
+        for listed in open {
+            if let Some(scheduler) = directory.endpoints.get(&listed.endpoint) {
                 shares
                     .entry(Arc::as_ptr(scheduler))
                     .or_default()
-                    .push(request);
+                    .push(listed);
             }
         }
         for PoolHandle { scheduler, .. } in directory.pools.values() {
@@ -226,15 +220,8 @@ impl PoolDirectory {
     /// A request is over that was never sent anywhere: its booking is wherever it was made.
     pub(crate) fn finished_unsent(&self, key: RequestKey) {
         let now = self.now();
-        let (outcome, ended) = (RequestOutcome::Unspecified, EngineUsage::default());
-        let finish = FinishReport {
-            endpoint: None,
-            outcome,
-            ended,
-            ttft: None,
-        };
         self.all()
-            .for_each(|scheduler| scheduler.finished(key, finish, now));
+            .for_each(|scheduler| scheduler.finished(key, FinishReport::RELEASE, now));
     }
 
     /// The loads of all endpoints that `known` has, as `proxy` is to see them.

@@ -1,28 +1,28 @@
-//! When entries of one kind end, in the order in which they began: they all live equally long.
+//! When legs of one kind end, in the order in which they began: they all live equally long.
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::RequestKey;
+use super::keys::LegKey;
 
-/// EntryDeadlines of entries that ended early, kept without complaint.
+/// Deadlines of legs that ended early, kept without complaint.
 const SLACK: usize = 1_024;
 
-/// A queue of deadlines. Those of entries that ended or were replaced stay in it until they are due
-/// or too many.
+/// A queue of deadlines. Those of legs that ended or were replaced stay in it until they are due or
+/// too many.
 #[derive(Debug)]
-pub(super) struct EntryDeadlines {
+pub(super) struct ExpiryQueue {
     ttl: Duration,
-    queue: VecDeque<EntryDeadline>,
+    queue: VecDeque<LegExpiry>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct EntryDeadline {
+struct LegExpiry {
     at: Duration,
-    key: RequestKey,
+    leg: LegKey,
     generation: u64,
 }
 
-impl EntryDeadlines {
+impl ExpiryQueue {
     pub(super) fn new(ttl: Duration) -> Self {
         Self {
             ttl,
@@ -30,38 +30,38 @@ impl EntryDeadlines {
         }
     }
 
-    /// Adds the deadline of an entry that began now. `live` entries need one; if there are far
-    /// more, the others go.
+    /// Adds the deadline of a leg that began now. `live` legs need one; if there are far more, the
+    /// others go.
     ///
     /// Constant time, amortized: a cleaning costs what was pushed since the last.
     pub(super) fn push(
         &mut self,
-        key: RequestKey,
+        leg: LegKey,
         generation: u64,
         now: Duration,
         live: usize,
-        is_live: impl Fn(RequestKey, u64) -> bool,
+        is_live: impl Fn(LegKey, u64) -> bool,
     ) {
         if self.queue.len() > 2 * live + SLACK {
             self.queue
-                .retain(|deadline| is_live(deadline.key, deadline.generation));
+                .retain(|deadline| is_live(deadline.leg, deadline.generation));
         }
         // A clock that stepped back must not unsort the queue.
         let last = self
             .queue
             .back()
             .map_or(Duration::ZERO, |deadline| deadline.at);
-        self.queue.push_back(EntryDeadline {
+        self.queue.push_back(LegExpiry {
             at: now.saturating_add(self.ttl).max(last),
-            key,
+            leg,
             generation,
         });
     }
 
-    /// The next entry whose time is over, if any; taken out.
-    pub(super) fn due(&mut self, now: Duration) -> Option<(RequestKey, u64)> {
+    /// The next leg whose time is over, if any; taken out.
+    pub(super) fn due(&mut self, now: Duration) -> Option<(LegKey, u64)> {
         let due = self.queue.pop_front_if(|deadline| deadline.at <= now)?;
-        Some((due.key, due.generation))
+        Some((due.leg, due.generation))
     }
 
     #[cfg(test)]

@@ -16,6 +16,26 @@ fn key(proxy: u64, request: u64) -> RequestKey {
     }
 }
 
+fn leg(proxy: u64, request: u64, number: u32) -> LegKey {
+    key(proxy, request).leg(LegId::new(number).expect("a leg of a request"))
+}
+
+fn listed(
+    request: u64,
+    leg: LegId,
+    endpoint: EndpointId,
+    tokens: u32,
+    phase: LegPhase,
+) -> ListedLeg {
+    ListedLeg {
+        request: RequestId(request),
+        leg,
+        endpoint,
+        tokens,
+        phase,
+    }
+}
+
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -43,12 +63,13 @@ fn a_request_is_counted_from_its_booking_to_its_end() {
 
     // Its first byte ends its prefill, once.
     let sent = ledger.first_byte(request).expect("it was sent");
-    assert_eq!((sent.phase, sent.since), (RequestPhase::Sent, secs(1)));
+    assert_eq!((sent.phase, sent.since), (LegPhase::Sent, secs(1)));
     assert_eq!(ledger.first_byte(request), None);
     assert_eq!(ledger.in_flight(A), in_flight(1, 0));
 
     // So does its end.
-    assert_eq!(ledger.finish(request).map(|open| open.endpoint), Some(A));
+    let ended = ledger.finish(request).and_then(|entry| entry.main());
+    assert_eq!(ended.map(|open| open.endpoint), Some(A));
     assert_eq!(ledger.finish(request), None);
     assert_eq!(ledger.in_flight(A), InFlightTotals::default());
     assert!(ledger.is_empty());
@@ -161,8 +182,8 @@ fn a_proxy_that_lost_reports_corrects_what_is_open() {
     ledger.started(key(1, 2), A, 10, secs(1));
     ledger.book(key(1, 3), B, 10, secs(9));
     let truth = [
-        (RequestId(2), A, 10, RequestPhase::Answering),
-        (RequestId(4), B, 30, RequestPhase::Sent),
+        listed(2, LegId::MAIN, A, 10, LegPhase::Answering),
+        listed(4, LegId::MAIN, B, 30, LegPhase::Sent),
     ];
     ledger.replace_proxy(ProxyId(1), truth, secs(10));
 
@@ -176,6 +197,77 @@ fn a_proxy_that_lost_reports_corrects_what_is_open() {
         "the booking is still unconfirmed"
     );
     assert_eq!(ledger.in_flight(B), in_flight(1, 30));
+}
+
+#[test]
+fn a_leg_that_ends_releases_exactly_its_own_counts() {
+    let mut ledger = Ledger::default();
+    let (decode, prefill) = (leg(1, 1, 0), leg(1, 1, 1));
+    ledger.started(prefill, A, 900, secs(0));
+    ledger.started(decode, B, 0, secs(0));
+    ledger.first_byte(prefill);
+    assert_eq!(
+        ledger.finish_leg(prefill).map(|open| open.endpoint),
+        Some(A)
+    );
+    assert_eq!(ledger.finish_leg(prefill), None, "once");
+    assert_eq!(ledger.in_flight(A), InFlightTotals::default());
+    assert_eq!((ledger.in_flight(B).requests, ledger.len()), (1, 1));
+}
+
+#[test]
+fn the_end_of_a_request_releases_all_its_legs_once() {
+    let mut ledger = Ledger::default();
+    ledger.started(leg(1, 1, 0), B, 5, secs(0));
+    ledger.started(leg(1, 1, 1), A, 900, secs(0));
+    ledger.started(leg(1, 2, 1), A, 7, secs(0));
+    let ended = ledger.finish(key(1, 1)).expect("it was open");
+    assert_eq!(
+        (ended.count(), ended.main().map(|open| open.tokens)),
+        (2, Some(5))
+    );
+    assert_eq!(ledger.finish(key(1, 1)), None);
+    assert_eq!(
+        ledger.finish_leg(leg(1, 1, 1)),
+        None,
+        "it ended with its request"
+    );
+    assert_eq!(
+        ledger.in_flight(A),
+        in_flight(1, 7),
+        "another request's leg stays"
+    );
+    assert_eq!(ledger.in_flight(B), InFlightTotals::default());
+}
+
+#[test]
+fn a_cancel_leaves_the_legs_that_were_sent() {
+    let mut ledger = Ledger::default();
+    ledger.book(leg(1, 1, 0), B, 5, secs(0));
+    ledger.started(leg(1, 1, 1), A, 900, secs(0));
+    let taken_back = ledger.cancel(key(1, 1)).expect("one leg is booked");
+    assert_eq!(taken_back.main().map(|open| open.endpoint), Some(B));
+    assert!(ledger.has_request(key(1, 1)));
+    assert_eq!((ledger.len(), ledger.in_flight(A)), (1, in_flight(1, 900)));
+}
+
+#[test]
+fn a_list_of_open_legs_replaces_each_leg_by_itself() {
+    let mut ledger = Ledger::default();
+    ledger.started(leg(1, 1, 0), B, 5, secs(1));
+    ledger.started(leg(1, 1, 1), A, 900, secs(1));
+    ledger.book(leg(1, 1, 2), A, 1, secs(9));
+    let decode = listed(1, LegId::MAIN, B, 5, LegPhase::Answering);
+    ledger.replace_proxy(ProxyId(1), [decode], secs(10));
+    assert_eq!(
+        ledger.get(leg(1, 1, 0)).map(|open| open.since),
+        Some(secs(1))
+    );
+    assert_eq!(ledger.get(leg(1, 1, 1)), None, "the proxy did not list it");
+    assert!(
+        ledger.get(leg(1, 1, 2)).is_some(),
+        "a booking may not be acted on yet"
+    );
 }
 
 #[test]
@@ -226,10 +318,89 @@ proptest! {
             }
         }
         // Whatever is left ends exactly once.
-        for key in model.keys() {
+        for key in model.requests() {
             prop_assert!(ledger.finish(key).is_some() && ledger.finish(key).is_none());
         }
-        prop_assert!(ledger.is_empty() && ledger.endpoints.is_empty() && ledger.proxies.is_empty());
-        prop_assert_eq!(ledger.booked, 0);
+        prop_assert!(holds_nothing(&ledger));
     }
+
+    #[test]
+    fn reports_of_any_legs_in_any_order_end_with_zero_counts(
+        reports in proptest::collection::vec(report(), 0..200),
+        late in proptest::collection::vec(report(), 0..50),
+    ) {
+        let mut ledger = Ledger::default();
+        for (at, report) in reports.iter().enumerate() {
+            report.apply(&mut ledger, secs(at as u64));
+        }
+        for request in 0..REQUESTS {
+            ledger.finish(key(1, request));
+        }
+        prop_assert!(holds_nothing(&ledger), "the ends of the requests release what is left");
+
+        // A report that comes after the end, or again, brings nothing back; a start does, as it may
+        // be the first that is known of its request, and ends at its deadline.
+        for report in late.iter().filter(|report| !report.is_start()) {
+            report.apply(&mut ledger, secs(200));
+        }
+        prop_assert!(holds_nothing(&ledger));
+        for report in &late {
+            report.apply(&mut ledger, secs(200));
+        }
+        ledger.expire(secs(200 + 2 * 60 * 60));
+        prop_assert!(holds_nothing(&ledger));
+    }
+}
+
+/// Requests of the one proxy that reports.
+const REQUESTS: u64 = 4;
+
+/// What a proxy reports of a leg, or books.
+#[derive(Clone, Debug)]
+enum LegReport {
+    Booked(LegKey, EndpointId, u32),
+    Started(LegKey, EndpointId, u32),
+    FirstByte(LegKey),
+    LegFinished(LegKey),
+    Finished(RequestKey),
+    Cancelled(RequestKey),
+}
+
+impl LegReport {
+    fn is_start(&self) -> bool {
+        matches!(self, Self::Booked(..) | Self::Started(..))
+    }
+
+    fn apply(&self, ledger: &mut Ledger, now: Duration) {
+        match *self {
+            Self::Booked(leg, endpoint, tokens) => _ = ledger.book(leg, endpoint, tokens, now),
+            Self::Started(leg, endpoint, tokens) => _ = ledger.started(leg, endpoint, tokens, now),
+            Self::FirstByte(leg) => _ = ledger.first_byte(leg),
+            Self::LegFinished(leg) => _ = ledger.finish_leg(leg),
+            Self::Finished(request) => _ = ledger.finish(request),
+            Self::Cancelled(request) => _ = ledger.cancel(request),
+        }
+    }
+}
+
+fn report() -> impl Strategy<Value = LegReport> {
+    let request = || (0..REQUESTS).prop_map(|request| key(1, request));
+    let any_leg =
+        || (0..REQUESTS, 0..LegId::COUNT).prop_map(|(request, number)| leg(1, request, number));
+    let endpoint = || (0..3u64).prop_map(EndpointId);
+    prop_oneof![
+        (any_leg(), endpoint(), 0..100u32)
+            .prop_map(|(leg, at, tokens)| LegReport::Booked(leg, at, tokens)),
+        (any_leg(), endpoint(), 0..100u32)
+            .prop_map(|(leg, at, tokens)| LegReport::Started(leg, at, tokens)),
+        any_leg().prop_map(LegReport::FirstByte),
+        any_leg().prop_map(LegReport::LegFinished),
+        request().prop_map(LegReport::Finished),
+        request().prop_map(LegReport::Cancelled),
+    ]
+}
+
+/// Whether nothing is open, and nothing counted.
+fn holds_nothing(ledger: &Ledger) -> bool {
+    ledger.open.is_empty() && ledger.endpoints.is_empty() && ledger.booked == 0
 }

@@ -12,10 +12,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 pub(super) use self::room::RoomRequirement;
 use super::{engine::EngineModel, speed::PrefillFit, utilization::Utilization};
 use crate::{
-    estimate::CacheEstimator,
-    ledger::{InFlightTotals, Ledger, LedgerEntry, ProxyId, RequestKey},
-    load::{EngineSample, Health, Load},
-    pick::Picker,
+    ledger::{InFlightTotals, Ledger, LedgerEntry, LegKey, OpenLeg, ProxyId, RequestKey},
+    load::{Health, Load},
+    pick::{NoEndpoint, Picker},
+    policy::KvAware,
+    query::Query,
+    scheduler::speed::PrefillFit,
     snapshot::{EndpointId, Pool},
 };
 
@@ -54,9 +56,9 @@ pub(super) struct Fleet {
     prior: PrefillFit,
     /// The time of the last tick.
     ticked: Duration,
-    /// Times at which the prefill of non-streaming requests is assumed to be complete. Those of
-    /// requests that ended stay until they are due.
-    silent: BTreeSet<(Duration, RequestKey)>,
+    /// Times at which the prefill of non-streaming legs is assumed to be complete. Those of legs that
+    /// ended stay until they are due.
+    silent: BTreeSet<(Duration, LegKey)>,
 }
 
 // === Fleet ===
@@ -152,15 +154,15 @@ impl Fleet {
     ) {
         let endpoint = self.pool().endpoints[position].id;
         let moved = self.ledger.get(key);
-        self.send(key, position, work, now);
+        self.send(key.into(), position, work, now);
         self.ledger.book(key, endpoint, work.uncached, now);
         self.recount_moved(moved, endpoint, now);
     }
 
-    /// A proxy sent a request there. Returns false if it was booked there already.
+    /// A proxy sent a leg there. Returns false if it was booked there already.
     pub(super) fn started(
         &mut self,
-        key: RequestKey,
+        key: LegKey,
         endpoint: EndpointId,
         work: PrefillWork,
         now: Duration,
@@ -177,7 +179,7 @@ impl Fleet {
         booked.is_none()
     }
 
-    fn send(&mut self, key: RequestKey, position: usize, work: PrefillWork, now: Duration) {
+    fn send(&mut self, key: LegKey, position: usize, work: PrefillWork, now: Duration) {
         let PrefillWork {
             prompt,
             uncached,
@@ -209,13 +211,13 @@ impl Fleet {
         }
     }
 
-    /// The first byte came, `ttft` after the request was sent, if that was measured.
+    /// The first byte came, `ttft` after the leg was sent, if that was measured.
     pub(super) fn first_byte(
         &mut self,
-        key: RequestKey,
+        key: LegKey,
         ttft: Option<Duration>,
         now: Duration,
-    ) -> Option<LedgerEntry> {
+    ) -> Option<OpenLeg> {
         let before = self.ledger.first_byte(key)?;
         if let Some(position) = self.position(before.endpoint) {
             let ttft = ttft.unwrap_or_else(|| now.saturating_sub(before.since));
@@ -226,44 +228,31 @@ impl Fleet {
         Some(before)
     }
 
-    /// An answer of `tokens` tokens came in `duration` after its first.
-    pub(super) fn decoded(&mut self, position: usize, duration: Duration, tokens: u32) {
-        self.engines[position].decode.answered(duration, tokens);
-    }
-
-    /// An engine's own figures; `None` when they are missing or stale.
-    pub(super) fn set_sample(&mut self, position: usize, sample: Option<EngineSample>) {
-        self.loads[position].sample = sample;
-        self.engines[position].sampled(sample, self.flights[position]);
-    }
-
-    /// How many prompts an endpoint computes at once; 0 counts as 1.
-    pub(super) fn set_lanes(&mut self, position: usize, lanes: u32, now: Duration) {
-        let engine = &mut self.engines[position];
-        let before = engine.lanes();
-        engine.set_lanes(lanes);
-        self.lanes = self.lanes - before + engine.lanes();
-        self.recount(position, now);
-    }
-
-    pub(super) fn set_health(&mut self, position: usize, health: Health) {
-        self.loads[position].health = health;
-    }
-
-    /// Removes a request from the ledger by `take`.
-    pub(super) fn release(
-        &mut self,
-        take: impl FnOnce(&mut Ledger) -> Option<LedgerEntry>,
-        now: Duration,
-    ) -> Option<LedgerEntry> {
-        let open = take(&mut self.ledger)?;
+    /// Removes a leg from the ledger.
+    pub(super) fn release_leg(&mut self, key: LegKey, now: Duration) -> Option<OpenLeg> {
+        let open = self.ledger.finish_leg(key)?;
         if let Some(position) = self.position(open.endpoint) {
             self.recount(position, now);
         }
         Some(open)
     }
 
-    /// Changes many entries of the ledger at once; returns by how many there are fewer.
+    /// Removes legs of a request from the ledger by `take`.
+    pub(super) fn release(
+        &mut self,
+        take: impl FnOnce(&mut Ledger) -> Option<LedgerEntry>,
+        now: Duration,
+    ) -> Option<LedgerEntry> {
+        let released = take(&mut self.ledger)?;
+        for (_, open) in released.legs() {
+            if let Some(position) = self.position(open.endpoint) {
+                self.recount(position, now);
+            }
+        }
+        Some(released)
+    }
+
+    /// Changes many legs of the ledger at once; returns by how many there are fewer.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Ledger), now: Duration) -> usize {
         let before = self.ledger.len();
         change(&mut self.ledger);
@@ -298,7 +287,7 @@ impl Fleet {
         self.change(|ledger| _ = ledger.expire(now), now)
     }
 
-    fn recount_moved(&mut self, before: Option<LedgerEntry>, endpoint: EndpointId, now: Duration) {
+    fn recount_moved(&mut self, before: Option<OpenLeg>, endpoint: EndpointId, now: Duration) {
         let left = before
             .map(|open| open.endpoint)
             .filter(|before| *before != endpoint);

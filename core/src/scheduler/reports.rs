@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Scheduler, fleet::PrefillWork, requests::RequestMetadata};
 use crate::{
-    ledger::{LedgerEntry, ProxyId, RequestId, RequestKey, RequestPhase},
+    estimate::CacheClaims,
+    ledger::{LedgerEntry, LegId, LegKey, ListedLeg, OpenLeg, ProxyId, RequestKey},
     load::{EngineSample, Health},
     query::CacheSource,
     snapshot::EndpointId,
@@ -36,23 +37,24 @@ pub struct CachePrediction {
 }
 
 impl Scheduler {
-    /// A proxy sent a request to an endpoint, with `uncached` tokens to prefill by its own
+    /// A proxy sent a leg of a request to an endpoint, with `uncached` tokens to prefill by its own
     /// estimate. `non_streaming`: its answer comes as a whole.
     pub fn started(
         &mut self,
-        key: RequestKey,
+        leg: impl Into<LegKey>,
         endpoint: EndpointId,
         uncached: u32,
         non_streaming: bool,
         now: Duration,
     ) {
-        self.requests.queue.remove(key);
+        let leg = leg.into();
+        self.remove_queued(leg.request);
         let prompt = self
-            .requests
-            .metadata(key)
+            .metadata
+            .get(&leg.request)
             .map_or(uncached, |metadata| metadata.query.prompt_tokens);
-        if self.endpoints.started(
-            key,
+        if self.fleet.started(
+            leg,
             endpoint,
             PrefillWork {
                 prompt,
@@ -60,69 +62,79 @@ impl Scheduler {
                 non_streaming,
             },
             now,
-        ) && let Some(query) = self.requests.moved(key)
+        ) && let Some(metadata) = self.metadata.get_mut(&leg.request)
         {
-            // A retry elsewhere: the expectations were for the first endpoint.
-            self.endpoints.routed(endpoint, query);
+            if leg.leg == LegId::MAIN {
+                // A retry elsewhere: the expectations were for the first endpoint.
+                (metadata.claims, metadata.expected_cached) = (CacheClaims::default(), None);
+            }
+            self.caches.routed(endpoint, &metadata.query);
         }
     }
 
-    /// The first byte of an answer came, `ttft` after the request was sent. Returns the entry
-    /// before that, the first time.
+    /// The first byte of an answer came, `ttft` after its leg was sent. Returns the leg before that,
+    /// the first time.
     pub fn first_byte(
         &mut self,
-        key: RequestKey,
+        leg: impl Into<LegKey>,
         ttft: Option<Duration>,
         now: Duration,
-    ) -> Option<LedgerEntry> {
-        self.endpoints.first_byte(key, ttft, now)
+    ) -> Option<OpenLeg> {
+        self.fleet.first_byte(leg.into(), ttft, now)
     }
 
-    /// A request ended. Returns its entry, the first time only, and how its cache estimate
-    /// compares.
+    /// A leg ended, and its request goes on. Returns the leg, the first time only.
+    pub fn leg_finished(&mut self, leg: LegKey, now: Duration) -> Option<OpenLeg> {
+        self.fleet.assume_done(now);
+        self.fleet.release_leg(leg, now)
+    }
+
+    /// A request ended, with all its legs. Returns those that were open, the first time only, and
+    /// how its cache estimate compares.
     pub fn finished(
         &mut self,
         key: RequestKey,
         ended: EngineUsage,
         now: Duration,
     ) -> (Option<LedgerEntry>, Option<CachePrediction>) {
-        self.requests.queue.remove(key);
-        self.endpoints.assume_done(now);
-        let open = self.endpoints.release(|ledger| ledger.finish(key), now);
-        let metadata = self.requests.ended(key);
-        let position = open.and_then(|open| self.endpoints.position(open.endpoint));
+        self.remove_queued(key);
+        self.fleet.assume_done(now);
+        let released = self.fleet.release(|ledger| ledger.finish(key), now);
+        let metadata = self.metadata.remove(&key);
+        let main = released.as_ref().and_then(LedgerEntry::main);
+        let position = main.and_then(|open| self.fleet.position(open.endpoint));
         let calibration = position.and_then(|position| self.learn(position, metadata?, ended));
         if let (Some(position), Some(decoding), Some(tokens)) =
             (position, ended.decoding, ended.completion_tokens)
         {
             self.endpoints.decoded(position, decoding, tokens);
         }
-        (open, calibration)
+        (released, calibration)
     }
 
     /// A proxy cancels a request: it leaves the queue, and an unconfirmed booking is released.
     /// Returns the booking, and whether the request was queued.
     pub fn cancel(&mut self, key: RequestKey, now: Duration) -> (Option<LedgerEntry>, bool) {
-        let waited = self.requests.queue.remove(key).is_some();
-        let open = self.endpoints.release(|ledger| ledger.cancel(key), now);
-        if open.is_some() {
-            self.requests.ended(key);
+        let waited = self.remove_queued(key).is_some();
+        let booking = self.fleet.release(|ledger| ledger.cancel(key), now);
+        if booking.is_some() && !self.fleet.ledger.has_request(key) {
+            self.metadata.remove(&key);
         }
-        (open, waited)
+        (booking, waited)
     }
 
     /// A proxy reports all its open requests.
     pub fn replace_proxy(
         &mut self,
         proxy: ProxyId,
-        open: impl IntoIterator<Item = (RequestId, EndpointId, u32, RequestPhase)>,
+        open: impl IntoIterator<Item = ListedLeg>,
         now: Duration,
     ) {
         let pool = Arc::clone(self.pool());
         let open = open
             .into_iter()
-            .filter(|(_, endpoint, ..)| pool.position(*endpoint).is_some());
-        self.endpoints
+            .filter(|listed| pool.position(listed.endpoint).is_some());
+        self.fleet
             .change(|ledger| ledger.replace_proxy(proxy, open, now), now);
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    ledger::{ProxyId, RequestId},
+    ledger::{LegId, ProxyId, RequestId},
     load::{EngineSample, Health},
     policy::{PoolPolicy, Strategy},
     query::{CachedTokens, RankedEndpoint},

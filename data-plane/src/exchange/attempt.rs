@@ -1,8 +1,8 @@
-//! A request at one endpoint.
+//! A leg of a request at one endpoint.
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::query::CacheSource;
+use hermes_core::{ledger::LegId, query::CacheSource};
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -11,7 +11,7 @@ use crate::{
     endpoint::{InFlightGuard, Upstream},
 };
 
-/// A request that was sent to one endpoint, or is about to be. It is in flight there until this is
+/// A leg that was sent to one endpoint, or is about to be. It is in flight there until this is
 /// dropped, and travels with the endpoint's answer.
 pub(crate) struct Attempt {
     facts: AttemptFacts,
@@ -21,6 +21,8 @@ pub(crate) struct Attempt {
 /// What observers need to know of an attempt, which may have ended.
 #[derive(Clone)]
 pub(super) struct AttemptFacts {
+    /// The leg of the request that it serves.
+    pub(super) leg: LegId,
     pub(super) upstream: Arc<Upstream>,
     sent: Instant,
     /// Prompt tokens that the endpoint's cache was expected to hold, and the source of that
@@ -32,6 +34,7 @@ pub(super) struct AttemptFacts {
 
 impl Attempt {
     pub(super) fn begin(
+        leg: LegId,
         endpoint: &SelectedEndpoint,
         uncached_tokens: u64,
         span: Span,
@@ -45,6 +48,7 @@ impl Attempt {
         Self {
             in_flight: upstream.enter(uncached_tokens),
             facts: AttemptFacts {
+                leg,
                 upstream: Arc::clone(upstream),
                 sent,
                 cached_tokens: *cached_tokens,

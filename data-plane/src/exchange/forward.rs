@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hermes_core::ledger::LegId;
 use http::response;
 
 use super::{
@@ -106,7 +107,8 @@ impl Forwarder {
     ) -> (Result<UpstreamResponse, LegError>, bool) {
         let upstream = &endpoint.upstream;
         let timeouts = pool.pool.spec.policy.timeouts;
-        let attempt = guard.begin_attempt(endpoint, request);
+        let attempt = guard.begin_attempt(LegId::MAIN, endpoint, request);
+        let span = &attempt.facts().span;
         let leg = Leg {
             request,
             upstream,
@@ -144,7 +146,7 @@ fn record(end: AttemptEnd, pool: &RoutingPool, upstream: &Upstream, guard: &Requ
     };
     pool.metrics.endpoints.attempts[failure.metric].inc();
     upstream.failed(uptime(), failure.health);
-    guard.attempt_failed(upstream.endpoint.id, failure.report);
+    guard.attempt_failed(failure.report);
 }
 
 /// The reply when no attempt may follow this error.

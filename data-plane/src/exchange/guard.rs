@@ -13,9 +13,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::{
-    ejection::EndpointFailure,
-    query::Query,
-    snapshot::{EndpointId, Version},
+    ejection::EndpointFailure, ledger::LegId, query::Query, snapshot::Version,
     stored_responses::ResponseKey,
 };
 use hermes_runtime::shutdown::Tracked;
@@ -31,7 +29,7 @@ use super::{
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
     clock::uptime,
-    link::report::{ReportedOutcome, Reporter},
+    link::report::{ReportedLeg, ReportedOutcome, Reporter},
     request::{
         admission::AdmissionPermit, inference_request::InferenceRequest, local_reply::LocalReply,
     },
@@ -146,9 +144,10 @@ impl RequestGuard {
         };
     }
 
-    /// The request is sent to this endpoint now; a previous attempt has ended.
+    /// This leg is sent to this endpoint now; a previous attempt has ended.
     pub(crate) fn begin_attempt(
         &mut self,
+        leg: LegId,
         endpoint: &SelectedEndpoint,
         request: &InferenceRequest,
     ) -> Attempt {
@@ -170,20 +169,23 @@ impl RequestGuard {
         let span = self
             .trace
             .attempt(&endpoint.upstream, request, self.attempts);
+        let non_streaming = self.query.non_streaming;
         self.sinks
             .reporter
-            .started(self.id, id, uncached.into(), self.query.non_streaming);
+            .started(self.reported(leg), id, uncached.into(), non_streaming);
         self.attempts += 1;
-        let attempt = Attempt::begin(endpoint, uncached.into(), span, sent);
+        let attempt = Attempt::begin(leg, endpoint, uncached.into(), span, sent);
         self.attempt = Some(attempt.facts().clone());
         attempt
     }
 
-    /// An attempt at this endpoint failed, before its answer was relayed or while it was.
-    pub(crate) fn attempt_failed(&self, endpoint: EndpointId, outcome: ReportedOutcome) {
-        self.sinks
-            .reporter
-            .attempt_failed(self.id, endpoint, outcome);
+    /// The last attempt failed, before its answer was relayed or while it was.
+    pub(crate) fn attempt_failed(&self, outcome: ReportedOutcome) {
+        if let Some(AttemptFacts { leg, upstream, .. }) = &self.attempt {
+            self.sinks
+                .reporter
+                .attempt_failed(self.reported(*leg), upstream.endpoint.id, outcome);
+        }
     }
 
     /// No answer is relayed.
@@ -205,7 +207,7 @@ impl RequestGuard {
             attempt.upstream.succeeded(uptime());
             self.sinks
                 .reporter
-                .first_byte(self.id, attempt.since_sent(now));
+                .first_byte(self.reported(attempt.leg), attempt.since_sent(now));
             let ttft = now - self.timeline.arrived();
             self.sinks
                 .model
@@ -230,9 +232,16 @@ impl RequestGuard {
     /// The answer broke off.
     pub(super) fn truncated(&mut self, outcome: RequestOutcome) {
         self.outcome = outcome;
+        self.attempt_failed(ReportedOutcome::Failed);
         if let Some(attempt) = &self.attempt {
-            self.attempt_failed(attempt.upstream.endpoint.id, ReportedOutcome::Failed);
             attempt.upstream.failed(uptime(), EndpointFailure::Reset);
+        }
+    }
+
+    const fn reported(&self, leg: LegId) -> ReportedLeg {
+        ReportedLeg {
+            request: self.id,
+            leg,
         }
     }
 

@@ -1,7 +1,9 @@
 //! Reports of requests to every control-plane replica: batched, and repaired after a loss.
 //!
+//! A report is about one leg of a request; the end of its main leg is the end of the request.
+//!
 //! ```text
-//!   request ──started, first byte, finished──▶ queue (bounded) ──every few ms──▶ each replica's stream
+//!   leg ──────started, first byte, finished──▶ queue (bounded) ──every few ms──▶ each replica's stream
 //!      └──────────▶ table of open requests (bounded by the requests in flight) ──▶ OpenRequests, after a drop
 //! ```
 //!
@@ -14,9 +16,10 @@ use std::{
     time::Duration,
 };
 
-use hermes_core::{snapshot::EndpointId, stored_responses::ResponseKey};
+use hermes_core::{ledger::LegId, snapshot::EndpointId, stored_responses::ResponseKey};
 use hermes_proto::v1::{self, report::Event};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
 /// Capacity of the queue of reports.
@@ -27,23 +30,35 @@ const SHARDS: usize = 16;
 
 /// The queue of reports, and the table of open requests.
 pub(crate) struct Reporter {
-    open: [Mutex<HashMap<u64, UnfinishedRequest>>; SHARDS],
+    open: [Mutex<HashMap<u64, UnfinishedLegs>>; SHARDS],
     queue: mpsc::Sender<v1::Report>,
     /// Reports dropped since the start; an increase causes a resync.
     dropped: AtomicU64,
 }
 
-/// One request that was sent to an endpoint and has not ended.
+/// What a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ReportedLeg {
+    /// The request's id in this run of the proxy.
+    pub(crate) request: u64,
+    pub(crate) leg: LegId,
+}
+
+/// The legs of one request that have not ended, each once.
+type UnfinishedLegs = SmallVec<[UnfinishedLeg; 1]>;
+
+/// A leg that was sent to an endpoint and has not ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct UnfinishedRequest {
+struct UnfinishedLeg {
+    leg: LegId,
     endpoint: EndpointId,
     uncached_tokens: u64,
     answered: bool,
 }
 
-/// The end of a request.
+/// The end of a leg.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RequestEnd {
+pub(crate) struct LegEnd {
     /// The endpoint of the relayed answer, or of the last attempt.
     pub(crate) endpoint: Option<EndpointId>,
     pub(crate) outcome: ReportedOutcome,
@@ -73,23 +88,30 @@ impl Reporter {
         )
     }
 
+    /// The leg was sent to this endpoint, perhaps again.
     pub(crate) fn started(
         &self,
-        request: u64,
+        of: ReportedLeg,
         endpoint: EndpointId,
         uncached_tokens: u64,
         non_streaming: bool,
     ) {
-        self.shard(request).lock().insert(
-            request,
-            UnfinishedRequest {
-                endpoint,
-                uncached_tokens,
-                answered: false,
-            },
-        );
+        let unfinished = UnfinishedLeg {
+            leg: of.leg,
+            endpoint,
+            uncached_tokens,
+            answered: false,
+        };
+        {
+            let mut open = self.shard(of.request).lock();
+            let legs = open.entry(of.request).or_default();
+            match legs.iter_mut().find(|known| known.leg == of.leg) {
+                Some(known) => *known = unfinished,
+                None => legs.push(unfinished),
+            }
+        }
         self.send(
-            request,
+            of,
             Event::Started(v1::Started {
                 endpoint: endpoint.0,
                 uncached_tokens,
@@ -98,12 +120,13 @@ impl Reporter {
         );
     }
 
-    pub(crate) fn first_byte(&self, request: u64, ttft: Duration) {
-        if let Some(open) = self.shard(request).lock().get_mut(&request) {
-            open.answered = true;
+    pub(crate) fn first_byte(&self, of: ReportedLeg, ttft: Duration) {
+        if let Some(legs) = self.shard(of.request).lock().get_mut(&of.request) {
+            let known = legs.iter_mut().find(|known| known.leg == of.leg);
+            known.into_iter().for_each(|known| known.answered = true);
         }
         self.send(
-            request,
+            of,
             Event::FirstByte(v1::FirstByte {
                 ttft_us: micros(ttft),
             }),
@@ -112,12 +135,12 @@ impl Reporter {
 
     pub(crate) fn attempt_failed(
         &self,
-        request: u64,
+        of: ReportedLeg,
         endpoint: EndpointId,
         outcome: ReportedOutcome,
     ) {
         self.send(
-            request,
+            of,
             Event::AttemptFailed(v1::AttemptFailed {
                 endpoint: endpoint.0,
                 outcome: outcome.into(),
@@ -125,9 +148,9 @@ impl Reporter {
         );
     }
 
-    /// The request has ended.
-    pub(crate) fn finished(&self, request: u64, ended: RequestEnd) {
-        let RequestEnd {
+    /// The leg has ended; with the main leg the request has, and all its legs.
+    pub(crate) fn finished(&self, of: ReportedLeg, ended: LegEnd) {
+        let LegEnd {
             endpoint,
             outcome,
             usage,
@@ -135,7 +158,7 @@ impl Reporter {
             decoding,
             stored_response,
         } = ended;
-        self.shard(request).lock().remove(&request);
+        self.forget(of);
         let finished = v1::Finished {
             endpoint: endpoint.map(|endpoint| endpoint.0),
             outcome: outcome.into(),
@@ -145,19 +168,22 @@ impl Reporter {
             ttft_us: None,
             decoding_us: decoding.map(micros),
         };
-        self.send(request, Event::Finished(finished));
+        self.send(of, Event::Finished(finished));
     }
 
-    /// Every open request, for a resync.
+    /// Every open leg, for a resync.
     pub(crate) fn open_requests(&self) -> v1::OpenRequests {
         let mut requests = Vec::new();
         for shard in &self.open {
-            requests.extend(shard.lock().iter().map(|(&request, open)| v1::OpenRequest {
-                request,
-                endpoint: open.endpoint.0,
-                uncached_tokens: open.uncached_tokens,
-                answered: open.answered,
-            }));
+            for (&request, legs) in shard.lock().iter() {
+                requests.extend(legs.iter().map(|open| v1::OpenRequest {
+                    request,
+                    leg: open.leg.number(),
+                    endpoint: open.endpoint.0,
+                    uncached_tokens: open.uncached_tokens,
+                    answered: open.answered,
+                }));
+            }
         }
         v1::OpenRequests { requests }
     }
@@ -167,15 +193,26 @@ impl Reporter {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, request: u64) -> &Mutex<HashMap<u64, UnfinishedRequest>> {
+    fn forget(&self, of: ReportedLeg) {
+        let mut open = self.shard(of.request).lock();
+        if let Some(legs) = open.get_mut(&of.request) {
+            legs.retain(|known| of.leg != LegId::MAIN && known.leg != of.leg);
+            if legs.is_empty() {
+                open.remove(&of.request);
+            }
+        }
+    }
+
+    fn shard(&self, request: u64) -> &Mutex<HashMap<u64, UnfinishedLegs>> {
         &self.open[request as usize % SHARDS]
     }
 
-    fn send(&self, request: u64, event: Event) {
+    fn send(&self, of: ReportedLeg, event: Event) {
         if self
             .queue
             .try_send(v1::Report {
-                request,
+                request: of.request,
+                leg: of.leg.number(),
                 event: Some(event),
             })
             .is_err()
@@ -185,29 +222,32 @@ impl Reporter {
     }
 }
 
-/// Removes the start of requests whose end is in the same batch: a short request is reported by one
+/// Removes the start of legs whose end follows in the same batch: a short leg is reported by one
 /// message.
 ///
 /// The control plane would add and remove their bookings at once. The time to the first byte is
 /// moved into the end.
 pub(crate) fn fold(batch: &mut Vec<v1::Report>) {
-    let mut over: HashMap<u64, Option<u64>> = batch
-        .iter()
-        .filter(|report| matches!(report.event, Some(Event::Finished(_))))
-        .map(|report| (report.request, None))
-        .collect();
+    let mut ends: HashMap<(u64, u32), FoldedLeg> = HashMap::new();
+    for report in batch.iter() {
+        if matches!(report.event, Some(Event::Finished(_))) {
+            ends.entry((report.request, report.leg)).or_default().ends += 1;
+        }
+    }
     batch.retain_mut(|report| {
-        let Some(ttft) = over.get_mut(&report.request) else {
+        let folded = ends.get_mut(&(report.request, report.leg));
+        let Some(folded) = folded.filter(|folded| folded.ends > 0) else {
             return true;
         };
         match &mut report.event {
             Some(Event::Started(_)) => false,
             Some(Event::FirstByte(first)) => {
-                *ttft = Some(first.ttft_us);
+                folded.ttft_us = Some(first.ttft_us);
                 false
             }
             Some(Event::Finished(finished)) => {
-                finished.ttft_us = *ttft;
+                finished.ttft_us = folded.ttft_us.take();
+                folded.ends -= 1;
                 true
             }
             Some(Event::AttemptFailed(_)) | None => true,
@@ -215,99 +255,17 @@ pub(crate) fn fold(batch: &mut Vec<v1::Report>) {
     });
 }
 
+/// What is known of a leg while its reports in a batch are read.
+#[derive(Default)]
+struct FoldedLeg {
+    /// Ends that follow. A leg may end and start again.
+    ends: u32,
+    ttft_us: Option<u64>,
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ENDPOINT: EndpointId = EndpointId(7);
-
-    #[test]
-    fn an_open_request_is_listed_from_its_start_to_its_end() {
-        let (reporter, mut reports) = Reporter::new();
-        reporter.started(1, ENDPOINT, 100, false);
-        reporter.started(2, ENDPOINT, 50, false);
-        reporter.first_byte(1, Duration::from_millis(3));
-        let duration = Duration::from_millis(9);
-        reporter.finished(
-            2,
-            RequestEnd {
-                endpoint: Some(ENDPOINT),
-                outcome: ReportedOutcome::Ok,
-                usage: None,
-                duration,
-                decoding: None,
-                stored_response: None,
-            },
-        );
-        let expected = v1::OpenRequest {
-            request: 1,
-            endpoint: 7,
-            uncached_tokens: 100,
-            answered: true,
-        };
-        assert_eq!(reporter.open_requests().requests, [expected]);
-        let Some(Event::Finished(finished)) = std::iter::from_fn(|| reports.try_recv().ok())
-            .last()
-            .and_then(|r| r.event)
-        else {
-            panic!("the last report says that request 2 is over");
-        };
-        assert_eq!(finished.endpoint, Some(7));
-    }
-
-    #[test]
-    fn a_request_that_begins_and_ends_in_one_batch_is_one_report() {
-        let (reporter, mut reports) = Reporter::new();
-        let finished = |outcome| RequestEnd {
-            endpoint: Some(ENDPOINT),
-            outcome,
-            usage: None,
-            duration: Duration::ZERO,
-            decoding: None,
-            stored_response: None,
-        };
-        reporter.started(1, ENDPOINT, 10, false);
-        reporter.started(2, ENDPOINT, 10, false);
-        reporter.attempt_failed(1, ENDPOINT, ReportedOutcome::Unreachable);
-        reporter.first_byte(1, Duration::from_micros(300));
-        reporter.first_byte(2, Duration::from_micros(400));
-        reporter.finished(1, finished(ReportedOutcome::Ok));
-        let mut batch: Vec<_> = std::iter::from_fn(|| reports.try_recv().ok()).collect();
-        fold(&mut batch);
-        let reports: Vec<(u64, &str)> = batch
-            .iter()
-            .map(|report| match &report.event {
-                Some(Event::Started(_)) => (report.request, "started"),
-                Some(Event::FirstByte(_)) => (report.request, "first byte"),
-                Some(Event::AttemptFailed(_)) => (report.request, "attempt failed"),
-                Some(Event::Finished(finished)) => {
-                    assert_eq!(finished.ttft_us, Some(300));
-                    (report.request, "finished")
-                }
-                None => (report.request, "nothing"),
-            })
-            .collect();
-        assert_eq!(
-            reports,
-            [
-                (2, "started"),
-                (1, "attempt failed"),
-                (2, "first byte"),
-                (1, "finished")
-            ]
-        );
-    }
-
-    #[test]
-    fn a_full_queue_drops_reports_and_counts_them() {
-        let (reporter, _reports) = Reporter::new();
-        for request in 0..QUEUE as u64 + 5 {
-            reporter.first_byte(request, Duration::ZERO);
-        }
-        assert_eq!(reporter.dropped(), 5);
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hermes_core::{
     ejection::EndpointFailure,
     history::RoutedPrompt,
-    ledger::{ProxyId, RequestId, RequestKey, RequestPhase},
+    ledger::{LegId, LegKey, LegPhase, ListedLeg, OpenLeg, ProxyId, RequestKey},
     scheduler::{CachePrediction, EngineUsage},
     snapshot::EndpointId,
 };
@@ -24,7 +24,7 @@ use crate::{
 /// Replayed prompts per lock: a thousand of them delay a choice by about a millisecond.
 const REPLAY_BATCH: usize = 256;
 
-/// How a request ended, as its proxy reported.
+/// How a leg ended, as its proxy reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FinishReport {
     /// Where it was sent last, if anywhere.
@@ -33,40 +33,56 @@ pub(crate) struct FinishReport {
     pub(crate) outcome: RequestOutcome,
     /// The usage that the engine reported.
     pub(crate) ended: EngineUsage,
-    /// From sending to the first byte, when all reports of the request came as one.
+    /// From sending to the first byte, when all reports of the leg came as one.
     pub(crate) ttft: Option<Duration>,
 }
 
+impl FinishReport {
+    /// The end of a leg that says nothing of any endpoint: what is booked is released.
+    pub(crate) const RELEASE: Self = Self {
+        endpoint: None,
+        outcome: RequestOutcome::Unspecified,
+        ended: EngineUsage {
+            prompt_tokens: None,
+            cached_tokens: None,
+            completion_tokens: None,
+            decoding: None,
+        },
+        ttft: None,
+    };
+}
+
 impl PoolScheduler {
-    /// The request was sent to `endpoint`; `non_streaming`: its answer comes as a whole.
+    /// A leg was sent to `endpoint`; `non_streaming`: its answer comes as a whole.
     pub(crate) fn started(
         &self,
-        key: RequestKey,
+        leg: impl Into<LegKey>,
         endpoint: EndpointId,
         uncached_tokens: u32,
         non_streaming: bool,
         now: Duration,
     ) {
+        let leg = leg.into();
         let mut state = self.state.lock();
         // A proxy that chose by itself waits for no answer any more.
-        state.replies.remove(&key);
+        state.replies.remove(&leg.request);
         state
             .dispatcher
-            .started(key, endpoint, uncached_tokens, non_streaming, now);
+            .started(leg, endpoint, uncached_tokens, non_streaming, now);
         self.release(&mut state, now);
     }
 
-    /// The first byte of its answer came, `ttft` after it was sent.
-    pub(crate) fn first_byte(&self, key: RequestKey, ttft: Duration, now: Duration) {
+    /// The first byte of a leg's answer came, `ttft` after it was sent.
+    pub(crate) fn first_byte(&self, leg: impl Into<LegKey>, ttft: Duration, now: Duration) {
         let mut state = self.state.lock();
-        let Some(before) = state.dispatcher.first_byte(key, Some(ttft), now) else {
+        let Some(before) = state.dispatcher.first_byte(leg, Some(ttft), now) else {
             return;
         };
         state.judge(before.endpoint, now, |breaker| breaker.on_success(now));
         self.release(&mut state, now);
     }
 
-    /// An attempt failed before its first byte, and the request goes on elsewhere.
+    /// An attempt failed before its first byte, and its leg goes on elsewhere.
     pub(crate) fn attempt_failed(
         &self,
         endpoint: EndpointId,
@@ -76,8 +92,9 @@ impl PoolScheduler {
         self.state.lock().blame(endpoint, outcome, now);
     }
 
-    /// The request is over.
-    pub(crate) fn finished(&self, key: RequestKey, finish: FinishReport, now: Duration) {
+    /// A leg is over; with the main leg the request is, and all its legs.
+    pub(crate) fn finished(&self, leg: impl Into<LegKey>, finish: FinishReport, now: Duration) {
+        let leg = leg.into();
         let FinishReport {
             endpoint,
             outcome,
@@ -85,25 +102,19 @@ impl PoolScheduler {
             ttft,
         } = finish;
         let mut state = self.state.lock();
-        state.replies.remove(&key);
         if let Some(ttft) = ttft.filter(|_| outcome == RequestOutcome::Ok) {
-            _ = state.dispatcher.first_byte(key, Some(ttft), now);
+            _ = state.dispatcher.first_byte(leg, Some(ttft), now);
         }
-        let (open, calibration) = state.dispatcher.finished(key, ended, now);
-        if open.is_some() {
-            self.metrics.releases[ReleaseCause::Report].inc();
-        }
-        if let Some(CachePrediction {
-            source,
-            expected,
-            reported,
-        }) = calibration
-        {
-            self.metrics.predictions(source).observe(expected, reported);
-        }
+        let open = if leg.leg == LegId::MAIN {
+            self.request_finished(&mut state, leg.request, ended, now)
+        } else {
+            let open = state.dispatcher.leg_finished(leg, now);
+            self.count_released(ReleaseCause::Report, usize::from(open.is_some()));
+            open
+        };
         if let Some(endpoint) = endpoint {
             let answered =
-                ttft.is_none() && open.is_some_and(|open| open.phase == RequestPhase::Answering);
+                ttft.is_none() && open.is_some_and(|open| open.phase == LegPhase::Answering);
             match outcome {
                 // Its first byte said so already, and what ends now may have begun before the
                 // endpoint failed.
@@ -115,30 +126,54 @@ impl PoolScheduler {
         self.release(&mut state, now);
     }
 
+    /// Returns the main leg, if it was open.
+    fn request_finished(
+        &self,
+        state: &mut SchedulerState,
+        key: RequestKey,
+        ended: EngineUsage,
+        now: Duration,
+    ) -> Option<OpenLeg> {
+        state.replies.remove(&key);
+        let (released, calibration) = state.dispatcher.finished(key, ended, now);
+        if let Some(CachePrediction {
+            source,
+            expected,
+            reported,
+        }) = calibration
+        {
+            self.metrics.predictions(source).observe(expected, reported);
+        }
+        let released = released?;
+        self.count_released(ReleaseCause::Report, released.count());
+        released.main()
+    }
+
+    fn count_released(&self, cause: ReleaseCause, legs: usize) {
+        self.metrics.releases[cause].inc_by(legs as u64);
+    }
+
     /// The proxy does not want its answer any more. A request that was sent stays. Whether it
     /// waited.
     pub(crate) fn cancel(&self, key: RequestKey, now: Duration) -> bool {
         let mut state = self.state.lock();
         state.replies.remove(&key);
-        let (open, waited) = state.dispatcher.cancel(key, now);
+        let (booking, waited) = state.dispatcher.cancel(key, now);
         if waited {
             self.metrics.scores[ScoreOutcome::Cancelled].inc();
         }
-        if let Some(open) = open {
-            state.judge(open.endpoint, now, |breaker| breaker.on_abandoned(now));
-            self.metrics.releases[ReleaseCause::Cancel].inc();
+        if let Some(booking) = booking {
+            for (_, open) in booking.legs() {
+                state.judge(open.endpoint, now, |breaker| breaker.on_abandoned(now));
+            }
+            self.count_released(ReleaseCause::Cancel, booking.count());
             self.release(&mut state, now);
         }
         waited
     }
 
     /// A proxy says what it really has open in this pool.
-    pub(crate) fn replace_proxy(
-        &self,
-        proxy: ProxyId,
-        open: Vec<(RequestId, EndpointId, u32, RequestPhase)>,
-        now: Duration,
-    ) {
+    pub(crate) fn replace_proxy(&self, proxy: ProxyId, open: Vec<ListedLeg>, now: Duration) {
         let mut state = self.state.lock();
         state.dispatcher.replace_proxy(proxy, open, now);
         self.release(&mut state, now);
@@ -149,7 +184,7 @@ impl PoolScheduler {
         let mut state = self.state.lock();
         state.replies.retain(|key, _| key.proxy != proxy);
         let released = state.dispatcher.forget_proxy(proxy, now);
-        self.metrics.releases[ReleaseCause::ProxyGone].inc_by(released as u64);
+        self.count_released(ReleaseCause::ProxyGone, released);
         self.release(&mut state, now);
     }
 

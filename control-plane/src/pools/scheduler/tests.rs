@@ -1,7 +1,7 @@
 //! Scenarios of [`PoolScheduler`]: time is an argument.
 
 use hermes_core::{
-    ledger::{ProxyId, RequestId, RequestPhase},
+    ledger::{LegId, LegKey, LegPhase, ListedLeg, ProxyId, RequestId},
     load::EngineSample,
     policy::{PoolPolicy, Strategy},
     scheduler::EngineUsage,
@@ -115,9 +115,9 @@ impl PoolScheduler {
         );
     }
 
-    fn ends(&self, key: RequestKey, endpoint: EndpointId, outcome: Report, now: Duration) {
+    fn ends(&self, leg: impl Into<LegKey>, endpoint: EndpointId, outcome: Report, now: Duration) {
         self.finished(
-            key,
+            leg,
             FinishReport {
                 endpoint: Some(endpoint),
                 outcome,
@@ -243,11 +243,18 @@ fn open_requests_of_a_proxy_replace_its_bookings() {
     let brain = brain(1);
     let endpoint = brain.first(key(ONE, 1), at(0));
     brain.started(key(ONE, 1), endpoint, 100, false, at(0));
+    let listed = |request, endpoint, phase| ListedLeg {
+        request: RequestId(request),
+        leg: LegId::MAIN,
+        endpoint,
+        tokens: 30,
+        phase,
+    };
     brain.replace_proxy(
         ONE,
         vec![
-            (RequestId(9), endpoint, 30, RequestPhase::Answering),
-            (RequestId(8), EndpointId(0), 5, RequestPhase::Sent),
+            listed(9, endpoint, LegPhase::Answering),
+            listed(8, EndpointId(0), LegPhase::Sent),
         ],
         at(1),
     );
@@ -276,6 +283,22 @@ fn failures_take_an_endpoint_out_and_the_choice_goes_elsewhere() {
     for request in 0..10 {
         assert_ne!(brain.first(key(ONE, request), at(0)), bad);
     }
+}
+
+#[test]
+fn a_leg_that_fails_counts_against_its_own_endpoint() {
+    let brain = brain(2);
+    let (good, bad) = (brain.pool().endpoints[0].id, brain.pool().endpoints[1].id);
+    let other = LegId::new(1).expect("a leg of a request");
+    for request in (0..3).map(|request| key(ONE, request)) {
+        brain.started(request, good, 100, false, at(0));
+        brain.started(request.leg(other), bad, 100, false, at(0));
+        brain.ends(request.leg(other), bad, Report::Failed, at(0));
+        brain.ends(request, good, Report::Ok, at(0));
+    }
+    let health = (brain.load(good).health, brain.load(bad).health);
+    assert_eq!(health, (Health::Up, Health::Down));
+    assert_eq!(brain.census().bookings, 0);
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! What a subscriber reports, into the pools.
 //!
-//! A report names its request, and not every one its endpoint, so the scheduler that each open
-//! request belongs to is remembered here. What is odd (an unknown event, an endpoint that is gone)
+//! A report names its request and leg, and not every one its endpoint, so the scheduler that each
+//! open leg belongs to is remembered here. What is odd (an unknown event, an endpoint that is gone)
 //! is said once per stream and ignored: a newer proxy must not lose its subscription over a word
 //! that this replica does not know.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
-    ledger::{ProxyId, RequestId, RequestKey, RequestPhase},
+    ledger::{LegId, LegKey, LegPhase, ListedLeg, ProxyId, RequestId, RequestKey},
     scheduler::EngineUsage,
     snapshot::EndpointId,
     stored_responses::ResponseKey,
@@ -17,6 +17,7 @@ use hermes_proto::{
     convert::ReplayedHistory,
     v1::{self, report::Event},
 };
+use smallvec::SmallVec;
 
 use crate::{
     metrics::{ControlPlaneMetrics, ReportEvent},
@@ -31,11 +32,14 @@ const MAX_OPEN: usize = 65_536;
 pub(super) struct ReportReader {
     proxy: ProxyId,
     pools: Arc<PoolDirectory>,
-    open: HashMap<RequestId, Arc<PoolScheduler>>,
+    open: HashMap<RequestId, LegSchedulers>,
     /// Whether something odd was logged already.
     said: bool,
     metrics: ControlPlaneMetrics,
 }
+
+/// The scheduler that each open leg of one request belongs to. A leg is there once.
+type LegSchedulers = SmallVec<[(LegId, Arc<PoolScheduler>); 1]>;
 
 // === ReportReader ===
 
@@ -55,16 +59,19 @@ impl ReportReader {
     }
 
     pub(super) fn reports(&mut self, reports: v1::Reports) {
-        for v1::Report { request, event } in reports.reports {
-            let request = RequestId(request);
-            let event = match event {
-                Some(Event::Started(started)) => self.started(request, started),
-                Some(Event::FirstByte(v1::FirstByte { ttft_us })) => {
-                    self.first_byte(request, ttft_us)
+        for v1::Report {
+            request,
+            leg,
+            event,
+        } in reports.reports
+        {
+            let event = match (self.leg(request, leg), event) {
+                (Some(leg), Some(event)) => self.report(leg, event),
+                (None, _) => {
+                    self.odd("a report of a leg beyond those that a request may have");
+                    ReportEvent::Unknown
                 }
-                Some(Event::AttemptFailed(failed)) => self.attempt_failed(failed),
-                Some(Event::Finished(finished)) => self.finished(request, &finished),
-                None => {
+                (_, None) => {
                     self.odd("a report without a known event");
                     ReportEvent::Unknown
                 }
@@ -73,29 +80,48 @@ impl ReportReader {
         }
     }
 
-    /// Every open request of the proxy: the previous set is replaced.
+    fn report(&mut self, leg: LegKey, event: Event) -> ReportEvent {
+        match event {
+            Event::Started(started) => self.started(leg, started),
+            Event::FirstByte(v1::FirstByte { ttft_us }) => self.first_byte(leg, ttft_us),
+            Event::AttemptFailed(failed) => self.attempt_failed(failed),
+            Event::Finished(finished) => self.finished(leg, &finished),
+        }
+    }
+
+    /// Every open leg of the proxy: the previous set is replaced.
     pub(super) fn open(&mut self, open: v1::OpenRequests) {
         self.open.clear();
-        let mut requests = Vec::with_capacity(open.requests.len());
+        let mut legs = Vec::with_capacity(open.requests.len());
         for v1::OpenRequest {
             request,
+            leg,
             endpoint,
             uncached_tokens,
             answered,
         } in open.requests
         {
-            let (request, endpoint) = (RequestId(request), EndpointId(endpoint));
-            if let Some(scheduler) = self.pools.of(endpoint) {
-                self.remember(request, scheduler);
-            }
-            let phase = if answered {
-                RequestPhase::Answering
-            } else {
-                RequestPhase::Sent
+            let endpoint = EndpointId(endpoint);
+            let Some(leg) = self.leg(request, leg) else {
+                self.odd("an open leg beyond those that a request may have");
+                continue;
             };
-            requests.push((request, endpoint, tokens(uncached_tokens), phase));
+            if let Some(scheduler) = self.pools.of(endpoint) {
+                self.remember(leg, scheduler);
+            }
+            legs.push(ListedLeg {
+                request: leg.request.request,
+                leg: leg.leg,
+                endpoint,
+                tokens: tokens(uncached_tokens),
+                phase: if answered {
+                    LegPhase::Answering
+                } else {
+                    LegPhase::Sent
+                },
+            });
         }
-        self.pools.replace_proxy(self.proxy, requests);
+        self.pools.replace_proxy(self.proxy, legs);
     }
 
     /// Logs what is odd, once.
@@ -109,7 +135,7 @@ impl ReportReader {
         }
     }
 
-    fn started(&mut self, request: RequestId, started: v1::Started) -> ReportEvent {
+    fn started(&mut self, leg: LegKey, started: v1::Started) -> ReportEvent {
         let v1::Started {
             endpoint,
             uncached_tokens,
@@ -117,25 +143,22 @@ impl ReportReader {
         } = started;
         let endpoint = EndpointId(endpoint);
         if let Some(scheduler) = self.brain_of(endpoint) {
-            scheduler.started(
-                self.key(request),
-                endpoint,
-                tokens(uncached_tokens),
-                non_streaming,
-                self.pools.now(),
-            );
-            self.remember(request, scheduler);
+            let now = self.pools.now();
+            if let Some(left) = self.scheduler(leg)
+                && !Arc::ptr_eq(left, &scheduler)
+            {
+                // It went on in another pool.
+                left.finished(leg, FinishReport::RELEASE, now);
+            }
+            scheduler.started(leg, endpoint, tokens(uncached_tokens), non_streaming, now);
+            self.remember(leg, scheduler);
         }
         ReportEvent::Started
     }
 
-    fn first_byte(&mut self, request: RequestId, ttft_us: u64) -> ReportEvent {
-        if let Some(scheduler) = self.open.get(&request) {
-            scheduler.first_byte(
-                self.key(request),
-                Duration::from_micros(ttft_us),
-                self.pools.now(),
-            );
+    fn first_byte(&mut self, leg: LegKey, ttft_us: u64) -> ReportEvent {
+        if let Some(scheduler) = self.scheduler(leg) {
+            scheduler.first_byte(leg, Duration::from_micros(ttft_us), self.pools.now());
         }
         ReportEvent::FirstByte
     }
@@ -148,25 +171,33 @@ impl ReportReader {
         ReportEvent::AttemptFailed
     }
 
-    fn finished(&mut self, request: RequestId, finished: &v1::Finished) -> ReportEvent {
+    fn finished(&mut self, leg: LegKey, finished: &v1::Finished) -> ReportEvent {
         let endpoint = finished.endpoint.map(EndpointId);
         if let (Some(response), Some(endpoint)) = (finished.stored_response, endpoint) {
             self.pools
                 .remember_response(ResponseKey(response), endpoint);
         }
-        let scheduler = self
-            .open
-            .remove(&request)
-            .or_else(|| self.pools.of(endpoint?));
+        let (now, ended_legs) = (self.pools.now(), self.forget(leg));
+        let own = ended_legs.iter().find(|(ended, _)| *ended == leg.leg);
+        let own = own.map(|(_, scheduler)| Arc::clone(scheduler));
+        let Some(own) = own.or_else(|| self.pools.of(endpoint?)) else {
+            if leg.leg == LegId::MAIN {
+                self.pools.finished_unsent(leg.request);
+            }
+            return ReportEvent::Finished;
+        };
         let finish = FinishReport {
             endpoint,
             outcome: finished.outcome(),
             ended: ended(finished),
             ttft: finished.ttft_us.map(Duration::from_micros),
         };
-        match scheduler {
-            Some(scheduler) => scheduler.finished(self.key(request), finish, self.pools.now()),
-            None => self.pools.finished_unsent(self.key(request)),
+        own.finished(leg, finish, now);
+        for (ended, scheduler) in ended_legs {
+            // In its own pool the request's end has released all legs.
+            if !Arc::ptr_eq(&scheduler, &own) {
+                scheduler.finished(leg.request.leg(ended), FinishReport::RELEASE, now);
+            }
         }
         ReportEvent::Finished
     }
@@ -198,17 +229,49 @@ impl ReportReader {
         scheduler
     }
 
-    fn remember(&mut self, request: RequestId, scheduler: Arc<PoolScheduler>) {
-        if self.open.len() < MAX_OPEN {
-            self.open.insert(request, scheduler);
+    fn remember(&mut self, leg: LegKey, scheduler: Arc<PoolScheduler>) {
+        let request = leg.request.request;
+        if self.open.len() >= MAX_OPEN && !self.open.contains_key(&request) {
+            return;
+        }
+        let legs = self.open.entry(request).or_default();
+        match legs.iter_mut().find(|(known, _)| *known == leg.leg) {
+            Some((_, known)) => *known = scheduler,
+            None => legs.push((leg.leg, scheduler)),
         }
     }
 
-    fn key(&self, request: RequestId) -> RequestKey {
-        RequestKey {
-            proxy: self.proxy,
-            request,
+    /// The legs that end with this one: with the main leg, all of its request.
+    fn forget(&mut self, leg: LegKey) -> LegSchedulers {
+        let request = leg.request.request;
+        if leg.leg == LegId::MAIN {
+            return self.open.remove(&request).unwrap_or_default();
         }
+        let Some(legs) = self.open.get_mut(&request) else {
+            return LegSchedulers::new();
+        };
+        let known = legs.iter().position(|(known, _)| *known == leg.leg);
+        let ended = known.map(|index| legs.swap_remove(index));
+        if legs.is_empty() {
+            self.open.remove(&request);
+        }
+        ended.into_iter().collect()
+    }
+
+    /// The scheduler that an open leg belongs to.
+    fn scheduler(&self, leg: LegKey) -> Option<&Arc<PoolScheduler>> {
+        let mut legs = self.open.get(&leg.request.request)?.iter();
+        legs.find(|(known, _)| *known == leg.leg)
+            .map(|(_, scheduler)| scheduler)
+    }
+
+    /// `None` when no request has a leg of this number.
+    fn leg(&self, request: u64, leg: u32) -> Option<LegKey> {
+        let request = RequestKey {
+            proxy: self.proxy,
+            request: RequestId(request),
+        };
+        Some(request.leg(LegId::new(leg)?))
     }
 }
 

@@ -1,6 +1,6 @@
-//! A ledger that is slow and obvious: a map of entries, each with its own deadline.
+//! A ledger that is slow and obvious: a map of legs, each with its own deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
@@ -13,13 +13,14 @@ pub(super) struct Step {
 
 #[derive(Clone, Debug)]
 pub(super) enum Act {
-    Book(RequestKey, EndpointId, u32),
-    Started(RequestKey, EndpointId, u32),
-    FirstByte(RequestKey),
+    Book(LegKey, EndpointId, u32),
+    Started(LegKey, EndpointId, u32),
+    FirstByte(LegKey),
+    FinishLeg(LegKey),
     Finish(RequestKey),
     Cancel(RequestKey),
     Forget(ProxyId),
-    Replace(ProxyId, Vec<(RequestId, EndpointId, u32, RequestPhase)>),
+    Replace(ProxyId, Vec<ListedLeg>),
     Retain(EndpointId),
     Expire,
 }
@@ -28,14 +29,15 @@ pub(super) enum Act {
 #[derive(Debug, PartialEq)]
 pub(super) enum Outcome {
     Counted(bool),
-    Found(Option<(EndpointId, u32, RequestPhase)>),
+    Found(Option<(EndpointId, u32, LegPhase)>),
+    Released(Vec<(LegId, EndpointId, u32, LegPhase)>),
     Many(usize),
     Nothing,
 }
 
 pub(super) struct Model {
     bounds: LedgerLimits,
-    entries: BTreeMap<RequestKey, (LedgerEntry, Duration)>,
+    entries: BTreeMap<LegKey, (OpenLeg, Duration)>,
     /// The last deadline of a confirmed request: deadlines are queued, so no later one is earlier.
     latest: Duration,
 }
@@ -44,7 +46,7 @@ pub(super) struct Model {
 
 impl Act {
     pub(super) fn on(&self, ledger: &mut Ledger, now: Duration) -> Outcome {
-        let found = |open: Option<LedgerEntry>| {
+        let found = |open: Option<OpenLeg>| {
             Outcome::Found(open.map(|open| (open.endpoint, open.tokens, open.phase)))
         };
         match self {
@@ -55,8 +57,9 @@ impl Act {
                 Outcome::Counted(ledger.started(*key, *endpoint, *tokens, now))
             }
             Self::FirstByte(key) => found(ledger.first_byte(*key)),
-            Self::Finish(key) => found(ledger.finish(*key)),
-            Self::Cancel(key) => found(ledger.cancel(*key)),
+            Self::FinishLeg(key) => found(ledger.finish_leg(*key)),
+            Self::Finish(key) => released(ledger.finish(*key).as_ref()),
+            Self::Cancel(key) => released(ledger.cancel(*key).as_ref()),
             Self::Forget(proxy) => Outcome::Many(ledger.forget_proxy(*proxy)),
             Self::Replace(proxy, open) => {
                 ledger.replace_proxy(*proxy, open.iter().copied(), now);
@@ -86,8 +89,9 @@ impl Model {
         self.entries.len()
     }
 
-    pub(super) fn keys(&self) -> Vec<RequestKey> {
-        self.entries.keys().copied().collect()
+    /// The requests that have open legs.
+    pub(super) fn requests(&self) -> BTreeSet<RequestKey> {
+        self.entries.keys().map(|leg| leg.request).collect()
     }
 
     pub(super) fn in_flight(&self, endpoint: EndpointId) -> InFlightTotals {
@@ -99,50 +103,45 @@ impl Model {
         there.fold(InFlightTotals::default(), |sum, open| InFlightTotals {
             requests: sum.requests + 1,
             tokens: sum.tokens
-                + if open.phase == RequestPhase::Answering {
+                + if open.phase == LegPhase::Answering {
                     0
                 } else {
                     u64::from(open.tokens)
                 },
-            unanswered: sum.unanswered + u32::from(open.phase != RequestPhase::Answering),
+            unanswered: sum.unanswered + u32::from(open.phase != LegPhase::Answering),
         })
     }
 
     pub(super) fn act(&mut self, act: &Act, now: Duration) -> Outcome {
-        let found = |open: Option<LedgerEntry>| {
+        let found = |open: Option<OpenLeg>| {
             Outcome::Found(open.map(|open| (open.endpoint, open.tokens, open.phase)))
         };
         match act {
             Act::Book(key, endpoint, tokens) => {
-                let open = LedgerEntry {
+                let open = OpenLeg {
                     endpoint: *endpoint,
                     tokens: *tokens,
-                    phase: RequestPhase::Booked,
+                    phase: LegPhase::Booked,
                     since: now,
                 };
                 Outcome::Counted(self.put(*key, open, now))
             }
             Act::Started(key, endpoint, tokens) => {
-                let answers = |open: LedgerEntry| {
-                    open.phase == RequestPhase::Answering && open.endpoint == *endpoint
-                };
-                let open = LedgerEntry {
+                let answers =
+                    |open: OpenLeg| open.phase == LegPhase::Answering && open.endpoint == *endpoint;
+                let open = OpenLeg {
                     endpoint: *endpoint,
                     tokens: *tokens,
-                    phase: RequestPhase::Sent,
+                    phase: LegPhase::Sent,
                     since: now,
                 };
                 Outcome::Counted(self.get(*key).is_some_and(answers) || self.put(*key, open, now))
             }
             Act::FirstByte(key) => found(self.first_byte(*key)),
-            Act::Finish(key) => found(self.entries.remove(key).map(|(open, _)| open)),
-            Act::Cancel(key) => match self.get(*key) {
-                Some(open) if open.phase == RequestPhase::Booked => {
-                    found(self.entries.remove(key).map(|(open, _)| open))
-                }
-                _ => Outcome::Found(None),
-            },
-            Act::Forget(proxy) => self.drop_if(|key, _, _| key.proxy == *proxy),
+            Act::FinishLeg(key) => found(self.entries.remove(key).map(|(open, _)| open)),
+            Act::Finish(key) => self.release(*key, |_| true),
+            Act::Cancel(key) => self.release(*key, |open| open.phase == LegPhase::Booked),
+            Act::Forget(proxy) => self.drop_if(|key, _, _| key.request.proxy == *proxy),
             Act::Replace(proxy, open) => self.replace(*proxy, open, now),
             Act::Retain(gone) => {
                 self.drop_if(|_, open, _| open.endpoint == *gone);
@@ -152,15 +151,15 @@ impl Model {
         }
     }
 
-    fn get(&self, key: RequestKey) -> Option<LedgerEntry> {
+    fn get(&self, key: LegKey) -> Option<OpenLeg> {
         self.entries.get(&key).map(|(open, _)| *open)
     }
 
-    fn put(&mut self, key: RequestKey, open: LedgerEntry, now: Duration) -> bool {
+    fn put(&mut self, key: LegKey, open: OpenLeg, now: Duration) -> bool {
         if !self.entries.contains_key(&key) && self.entries.len() >= self.bounds.max_entries {
             return false;
         }
-        let booked = open.phase == RequestPhase::Booked;
+        let booked = open.phase == LegPhase::Booked;
         let ttl = if booked {
             self.bounds.booking_ttl
         } else {
@@ -173,43 +172,54 @@ impl Model {
         true
     }
 
-    fn first_byte(&mut self, key: RequestKey) -> Option<LedgerEntry> {
+    fn first_byte(&mut self, key: LegKey) -> Option<OpenLeg> {
         let (open, deadline) = self.entries.get_mut(&key)?;
         let before = *open;
-        open.phase = RequestPhase::Answering;
-        if before.phase == RequestPhase::Booked {
+        open.phase = LegPhase::Answering;
+        if before.phase == LegPhase::Booked {
             *deadline = self.latest.max(before.since + self.bounds.request_ttl);
             self.latest = *deadline;
         }
-        (before.phase != RequestPhase::Answering).then_some(before)
+        (before.phase != LegPhase::Answering).then_some(before)
     }
 
-    fn replace(
-        &mut self,
-        proxy: ProxyId,
-        truth: &[(RequestId, EndpointId, u32, RequestPhase)],
-        now: Duration,
-    ) -> Outcome {
+    fn replace(&mut self, proxy: ProxyId, truth: &[ListedLeg], now: Duration) -> Outcome {
         let before = self.entries.clone();
-        self.drop_if(|key, open, _| key.proxy == proxy && open.phase != RequestPhase::Booked);
-        for &(request, endpoint, tokens, phase) in truth {
-            let key = RequestKey { proxy, request };
-            let since = before.get(&key).map_or(now, |(open, _)| open.since);
-            self.put(
-                key,
-                LedgerEntry {
-                    endpoint,
-                    tokens,
-                    phase,
-                    since,
-                },
-                now,
-            );
+        self.drop_if(|key, open, _| key.request.proxy == proxy && open.phase != LegPhase::Booked);
+        for &ListedLeg {
+            request,
+            leg,
+            endpoint,
+            tokens,
+            phase,
+        } in truth
+        {
+            let key = RequestKey { proxy, request }.leg(leg);
+            let open = OpenLeg {
+                endpoint,
+                tokens,
+                phase,
+                since: before.get(&key).map_or(now, |(open, _)| open.since),
+            };
+            self.put(key, open, now);
         }
         Outcome::Nothing
     }
 
-    fn drop_if(&mut self, gone: impl Fn(RequestKey, LedgerEntry, Duration) -> bool) -> Outcome {
+    /// Drops the legs of a request that `taken` selects.
+    fn release(&mut self, request: RequestKey, taken: impl Fn(OpenLeg) -> bool) -> Outcome {
+        let mut released = Vec::new();
+        self.entries.retain(|key, (open, _)| {
+            let stays = key.request != request || !taken(*open);
+            if !stays {
+                released.push((key.leg, open.endpoint, open.tokens, open.phase));
+            }
+            stays
+        });
+        Outcome::Released(released)
+    }
+
+    fn drop_if(&mut self, gone: impl Fn(LegKey, OpenLeg, Duration) -> bool) -> Outcome {
         let before = self.len();
         self.entries
             .retain(|key, (open, deadline)| !gone(*key, *open, *deadline));
@@ -217,23 +227,41 @@ impl Model {
     }
 }
 
-/// Any step over few proxies, requests and endpoints, so that they meet often.
+/// What a real ledger released, in the order of legs.
+fn released(entry: Option<&LedgerEntry>) -> Outcome {
+    let legs = entry.into_iter().flat_map(LedgerEntry::legs);
+    let mut released: Vec<_> = legs
+        .map(|(leg, open)| (leg, open.endpoint, open.tokens, open.phase))
+        .collect();
+    released.sort_by_key(|(leg, ..)| *leg);
+    Outcome::Released(released)
+}
+
+/// Any step over few proxies, requests, legs and endpoints, so that they meet often.
 pub(super) fn step() -> impl Strategy<Value = Step> {
-    let key = || (0..3u64, 0..6u64).prop_map(|(proxy, request)| super::key(proxy, request));
+    let key = || (0..3u64, 0..4u64).prop_map(|(proxy, request)| super::key(proxy, request));
+    let number = || 0..3u32;
+    let leg = || {
+        (0..3u64, 0..4u64, number())
+            .prop_map(|(proxy, request, number)| super::leg(proxy, request, number))
+    };
     let endpoint = || (0..4u64).prop_map(EndpointId);
     let phase = prop_oneof![
-        Just(RequestPhase::Booked),
-        Just(RequestPhase::Sent),
-        Just(RequestPhase::Answering)
+        Just(LegPhase::Booked),
+        Just(LegPhase::Sent),
+        Just(LegPhase::Answering)
     ];
-    let open =
-        (0..6u64, endpoint(), 0..100u32, phase).prop_map(|(request, endpoint, tokens, phase)| {
-            (RequestId(request), endpoint, tokens, phase)
-        });
+    let open = (0..4u64, number(), endpoint(), 0..100u32, phase).prop_map(
+        |(request, number, endpoint, tokens, phase)| {
+            let leg = LegId::new(number).expect("a leg of a request");
+            super::listed(request, leg, endpoint, tokens, phase)
+        },
+    );
     let act = prop_oneof![
-        6 => (key(), endpoint(), 0..100u32).prop_map(|(key, endpoint, tokens)| Act::Book(key, endpoint, tokens)),
-        6 => (key(), endpoint(), 0..100u32).prop_map(|(key, endpoint, tokens)| Act::Started(key, endpoint, tokens)),
-        4 => key().prop_map(Act::FirstByte),
+        6 => (leg(), endpoint(), 0..100u32).prop_map(|(leg, endpoint, tokens)| Act::Book(leg, endpoint, tokens)),
+        6 => (leg(), endpoint(), 0..100u32).prop_map(|(leg, endpoint, tokens)| Act::Started(leg, endpoint, tokens)),
+        4 => leg().prop_map(Act::FirstByte),
+        2 => leg().prop_map(Act::FinishLeg),
         4 => key().prop_map(Act::Finish),
         2 => key().prop_map(Act::Cancel),
         1 => (0..3u64).prop_map(|proxy| Act::Forget(ProxyId(proxy))),

@@ -172,3 +172,29 @@ fn routing_history_of_proxies_can_be_replayed() {
         (2, 6_399)
     );
 }
+
+#[test]
+fn another_leg_leaves_the_expectation_of_the_main_leg() {
+    let mut scheduler = scheduler(2);
+    let home = bound(schedule(&mut scheduler, 1, &prompt(7, 6_400), ms(0))).0;
+    answer(&mut scheduler, 1, ms(800), ms(800));
+    scheduler.finished(key(1), EngineUsage::default(), ms(900));
+    let main = bound(schedule(&mut scheduler, 2, &prompt(7, 6_400), ms(1_000)));
+    assert_eq!(main.0, home);
+
+    let other = key(2).leg(LegId::new(1).expect("a leg of a request"));
+    scheduler.started(key(2), EndpointId(home), 64, false, ms(1_000));
+    scheduler.started(other, EndpointId(1 - home), 6_400, false, ms(1_000));
+    assert!(scheduler.leg_finished(other, ms(1_100)).is_some());
+    let ended = EngineUsage {
+        cached_tokens: Some(6_000),
+        ..EngineUsage::default()
+    };
+    let (released, prediction) = scheduler.finished(key(2), ended, ms(1_200));
+    assert_eq!(released.map(|released| released.count()), Some(1));
+    assert_eq!(
+        prediction.map(|prediction| prediction.expected),
+        Some(main.1)
+    );
+    assert!(scheduler.loads().iter().all(|load| load.in_flight == 0));
+}

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use hermes_core::ledger::LegId;
 use hermes_proto::v1;
 
 use crate::{
     exchange::summary::RequestSummary,
-    link::report::{ReportedOutcome, Reporter, RequestEnd},
+    link::report::{LegEnd, ReportedLeg, ReportedOutcome, Reporter},
     telemetry::metrics::RequestOutcome,
 };
 
@@ -17,7 +18,7 @@ pub(super) fn observe(summary: &RequestSummary<'_>, reporter: &Reporter) {
         cached_tokens: summary.cached_tokens,
     });
     let non_streaming = summary.query.non_streaming;
-    let end = RequestEnd {
+    let end = LegEnd {
         endpoint: summary.attempt.map(|attempt| attempt.upstream.endpoint.id),
         outcome: outcome(summary.outcome),
         usage,
@@ -27,7 +28,11 @@ pub(super) fn observe(summary: &RequestSummary<'_>, reporter: &Reporter) {
         decoding: summary.timeline.decoding().filter(|_| !non_streaming),
         stored_response: summary.stored_response,
     };
-    reporter.finished(summary.id, end);
+    let main = ReportedLeg {
+        request: summary.id,
+        leg: LegId::MAIN,
+    };
+    reporter.finished(main, end);
 }
 
 /// The contract's outcome.

@@ -1,5 +1,6 @@
 //! The control plane as a proxy sees it: a scripted proxy, and a real replica over real sockets.
 
+mod legs;
 mod proxy;
 
 use std::{fmt::Write, net::TcpListener, time::Duration};
@@ -285,6 +286,7 @@ async fn the_open_requests_that_a_proxy_reports_replace_its_bookings() {
     proxy.load_where(|load| load.in_flight == 1).await;
     let open = |request| v1::OpenRequest {
         request,
+        leg: 0,
         endpoint,
         uncached_tokens: 5,
         answered: false,

@@ -79,10 +79,16 @@ impl Proxy {
             .expect("the stream is open");
     }
 
+    /// Reports on the only leg of a request.
     pub(crate) async fn report(&self, request: u64, event: Event) {
+        self.report_leg(request, 0, event).await;
+    }
+
+    pub(crate) async fn report_leg(&self, request: u64, leg: u32, event: Event) {
         self.send(Up::Reports(Reports {
             reports: vec![Report {
                 request,
+                leg,
                 event: Some(event),
             }],
         }))
