@@ -29,6 +29,7 @@ pub mod learned_index;
 pub mod ledger;
 pub mod nearest;
 pub mod pick;
+pub mod placement;
 pub mod policy;
 pub mod prefix;
 pub mod query;

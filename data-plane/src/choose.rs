@@ -7,6 +7,10 @@
 //!         └─ panic mode at every level: when no endpoint is healthy, all endpoints are candidates
 //! ```
 //!
+//! A selection ranks placements. The control plane may name pairs; every other level names single
+//! endpoints. A pair that cannot be exchanged is left out, and an answer of nothing else leads to
+//! the next level.
+//!
 //! A lower level costs cache hits, never availability: a request is rejected only when its pool has
 //! no endpoint, or when the control plane rejects it because its queue is full. Falling back in
 //! that case would move the queue into the engines, where it slows every request.
@@ -19,6 +23,7 @@ use std::{sync::Arc, time::Duration};
 use hermes_core::{
     load::Load,
     pick::PickRequest,
+    placement::Placement,
     policy::Strategy,
     query::{CacheHit, CacheSource, EndpointChoice, Query},
     rng::SeededRng,
@@ -108,6 +113,8 @@ impl EndpointSelector {
             request,
             id,
             query: &query,
+            // One endpoint stores the response.
+            accepts_pairs: false,
             context: Context::new(),
         };
         let (ranked, why) = self
@@ -183,11 +190,11 @@ fn local(
     })?;
     let target = |upstream: &Arc<Upstream>, cached_tokens| {
         let source = (cached_tokens > 0).then_some(CacheSource::Learned);
-        SelectedEndpoint {
+        Placement::One(SelectedEndpoint {
             upstream: Arc::clone(upstream),
             cached_tokens,
             source,
-        }
+        })
     };
     Ok(EndpointSelection {
         ranked: ranked

@@ -18,7 +18,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{query::Query, rng::SeededRng, stored_responses::ResponseLocations};
+use hermes_core::{
+    placement::Placement, query::Query, rng::SeededRng, stored_responses::ResponseLocations,
+};
 use hermes_runtime::{propagation, shutdown::Drain};
 use http::{HeaderValue, Request, Response, header, request};
 use hyper::body::Incoming;
@@ -248,6 +250,7 @@ impl Proxy {
             request,
             id: guard.id,
             query: &query,
+            accepts_pairs: false,
             context,
         };
         let selection = self.selector.choose(&wanted, &mut rng).await;
@@ -285,7 +288,7 @@ impl Proxy {
             return Ok(Some((
                 Arc::clone(pool),
                 EndpointSelection {
-                    ranked: smallvec![endpoint],
+                    ranked: smallvec![Placement::One(endpoint)],
                     ..EndpointSelection::default()
                 },
             )));

@@ -7,18 +7,20 @@
 //!                         └─▶ no usable answer ──▶ the next level of the fallback chain
 //! ```
 
+mod answer;
+
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::{query::MAX_RANKED, rendezvous::owner};
+use hermes_core::rendezvous::owner;
 use hermes_proto::{
-    convert::{Answer, Candidate, Chosen, Queued},
-    v1::{self, rejected::Reason},
+    convert::{Answer, Chosen, Queued},
+    v1,
 };
 use hermes_runtime::propagation;
-use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
-use super::selection::{SelectedEndpoint, SelectionDetails, SelectionRequest};
+use self::answer::{has_placement, resolve_answer};
+use super::selection::{RankedPlacements, SelectionDetails, SelectionRequest};
 use crate::{
     link::score::{PendingScore, ScoreClient, ScoreClientError},
     request::{api::Api, local_reply::LocalReply, lookup},
@@ -49,8 +51,8 @@ pub(super) enum ScoreStepError {
     Refused(LocalReply),
 }
 
-/// Endpoints, best first, and what explains their order.
-type ScoredEndpoints = (SmallVec<[SelectedEndpoint; MAX_RANKED]>, SelectionDetails);
+/// Placements, best first, and what explains their order.
+type ScoredPlacements = (RankedPlacements, SelectionDetails);
 
 impl ScoreStep {
     /// Asks the replica that owns the pool. `waited` accumulates the time in the replica's queue,
@@ -59,7 +61,7 @@ impl ScoreStep {
         &self,
         wanted: &SelectionRequest<'_>,
         waited: &mut Duration,
-    ) -> Result<ScoredEndpoints, ScoreStepError> {
+    ) -> Result<ScoredPlacements, ScoreStepError> {
         let pool = wanted.pool;
         let mut client = self.owner(pool.name()).ok_or(ScoreFailure::Disconnected)?;
         let mut resubmissions = 0;
@@ -78,11 +80,12 @@ impl ScoreStep {
                 continue;
             }
             let newer = self.newer(pool, answer.as_ref().ok(), *waited).await;
-            return resolve_answer(newer.as_deref().unwrap_or(pool), answer, *waited);
+            let pool = newer.as_deref().unwrap_or(pool);
+            return resolve_answer(pool, answer, *waited, wanted.accepts_pairs);
         }
     }
 
-    /// The pool of a newer view, if the assigned endpoint was added while the request was queued.
+    /// The pool of a newer view, if an assigned endpoint was added while the request was queued.
     /// The replica sees a new endpoint slightly before the proxy does, so this waits for the view
     /// that has it.
     async fn newer(
@@ -94,18 +97,14 @@ impl ScoreStep {
         let Some(Answer::Chosen(Chosen { ranked, .. })) = answer else {
             return None;
         };
-        let first = ranked.first()?.endpoint;
-        if waited.is_zero() || pool.pool.position(first).is_some() {
+        let first = ranked.first()?.placement;
+        if waited.is_zero() || has_placement(pool, &first) {
             return None;
         }
         let known = || {
             let view = self.routing.view.load();
             let newer = view.as_ref()?.pool(pool.name())?;
-            newer
-                .pool
-                .position(first)
-                .is_some()
-                .then(|| Arc::clone(newer))
+            has_placement(newer, &first).then(|| Arc::clone(newer))
         };
         let comes = async {
             loop {
@@ -172,6 +171,7 @@ impl ScoreStep {
             request,
             id,
             query,
+            accepts_pairs: _,
             context,
         } = wanted;
         let policy = &pool.pool.spec.policy;
@@ -236,84 +236,6 @@ async fn wait(
         Ok(Answer::Queued(_)) => Err(ScoreClientError::Late),
         answer => answer,
     }
-}
-
-/// Resolves an answer to endpoints of this view.
-fn resolve_answer(
-    pool: &RoutingPool,
-    answer: Result<Answer, ScoreClientError>,
-    waited: Duration,
-) -> Result<ScoredEndpoints, ScoreStepError> {
-    let answer = answer.map_err(|no_answer| match no_answer {
-        ScoreClientError::Late => ScoreFailure::Timeout,
-        ScoreClientError::Broken | ScoreClientError::Full => ScoreFailure::StreamBroken,
-    })?;
-    match answer {
-        Answer::Chosen(chosen) => {
-            known_endpoints(pool, chosen, waited).ok_or(ScoreFailure::Rejected.into())
-        }
-        Answer::Refused {
-            reason: Reason::QueueFull,
-            retry_after,
-        } => Err(ScoreStepError::Refused(LocalReply::QueueFull(retry_after))),
-        Answer::Refused {
-            reason: Reason::QueueTimeout,
-            retry_after,
-        } => Err(ScoreStepError::Refused(LocalReply::QueueTimeout {
-            waited,
-            retry_after,
-        })),
-        Answer::Refused { .. } | Answer::Queued(_) => Err(ScoreFailure::Rejected.into()),
-    }
-}
-
-/// The chosen endpoints that this snapshot has: the replica may be ahead of this proxy, or behind
-/// it.
-fn known_endpoints(
-    pool: &RoutingPool,
-    chosen: Chosen,
-    waited: Duration,
-) -> Option<ScoredEndpoints> {
-    let Chosen {
-        ranked,
-        waited: said,
-        expected_wait,
-        gamma,
-        runner_up,
-        source,
-        prompt_tokens,
-    } = chosen;
-    let upstream = |id| Some(&pool.upstreams[pool.pool.position(id)?]);
-    let expected_ttft = ranked.first().and_then(|first| first.expected_ttft);
-    let target = |candidate: Candidate| {
-        let Candidate {
-            endpoint,
-            cached_tokens,
-            expected_ttft: _,
-        } = candidate;
-        let source = source.filter(|_| cached_tokens > 0);
-        Some(SelectedEndpoint {
-            upstream: Arc::clone(upstream(endpoint)?),
-            cached_tokens,
-            source,
-        })
-    };
-    let ranked: SmallVec<_> = ranked.into_iter().filter_map(target).collect();
-    if ranked.is_empty() {
-        return None;
-    }
-    let runner_up = runner_up.and_then(upstream).cloned();
-    Some((
-        ranked,
-        SelectionDetails {
-            waited: said.max(waited),
-            expected_wait,
-            expected_ttft,
-            gamma,
-            runner_up,
-            prompt_tokens,
-        },
-    ))
 }
 
 /// Counts a queued request, and observes how long it was queued when dropped.

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::query::{CacheSource, MAX_RANKED, Query};
+use hermes_core::{
+    placement::Placement,
+    query::{CacheSource, MAX_RANKED, Query},
+};
 use opentelemetry::Context;
 use smallvec::SmallVec;
 
@@ -11,20 +14,23 @@ use crate::{
     telemetry::metrics::FallbackLevel, view::RoutingPool,
 };
 
-/// Endpoints for a request, and how they were selected.
+/// Placements for a request, and how they were selected.
 #[derive(Default)]
 pub(crate) struct EndpointSelection {
     /// Best first.
-    pub(crate) ranked: SmallVec<[SelectedEndpoint; MAX_RANKED]>,
+    pub(crate) ranked: RankedPlacements,
     pub(crate) level: FallbackLevel,
     pub(crate) why: SelectionDetails,
 }
+
+/// Best first.
+pub(crate) type RankedPlacements = SmallVec<[Placement<SelectedEndpoint>; MAX_RANKED]>;
 
 /// One endpoint of a selection.
 #[derive(Clone)]
 pub(crate) struct SelectedEndpoint {
     pub(crate) upstream: Arc<Upstream>,
-    /// Prompt tokens that its cache is expected to hold.
+    /// Prompt tokens that it is to compute and that its cache is expected to hold.
     pub(crate) cached_tokens: u32,
     /// The source of that expectation.
     pub(crate) source: Option<CacheSource>,
@@ -54,6 +60,8 @@ pub(crate) struct SelectionRequest<'a> {
     /// Unique in this run of the proxy.
     pub(crate) id: u64,
     pub(crate) query: &'a Query,
+    /// The request can be sent to a pair. Otherwise pairs are left out.
+    pub(crate) accepts_pairs: bool,
     /// Trace context of the route span.
     pub(crate) context: Context,
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hermes_core::ledger::LegId;
+use hermes_core::{ledger::LegId, placement::Placement};
 use http::response;
 
 use super::{
@@ -41,7 +41,8 @@ pub(crate) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Tries the selected endpoints in turn.
+    /// Tries the selected endpoints in turn. Pairs, which need two legs, are passed over; a selection
+    /// for a door that accepts none has none.
     ///
     /// # Errors
     ///
@@ -59,8 +60,13 @@ impl Forwarder {
             .leg_body(&[])
             .inspect_err(|_| guard.failed(RequestOutcome::ClientError))?;
         pool.budget.deposit();
-        for (index, endpoint) in selection.ranked.iter().enumerate() {
-            let is_last = index + 1 == selection.ranked.len();
+        let mut endpoints = selection
+            .ranked
+            .iter()
+            .filter_map(Placement::one)
+            .peekable();
+        while let Some(endpoint) = endpoints.next() {
+            let is_last = endpoints.peek().is_none();
             if !attempts.may_continue(|| pool.budget.withdraw()) {
                 break;
             }
@@ -92,7 +98,10 @@ impl Forwarder {
         }
         held.ok_or_else(|| {
             guard.failed(RequestOutcome::Failed);
-            LocalReply::Exhausted(attempts.tried())
+            match attempts.tried() {
+                0 => LocalReply::NoEndpoint,
+                tried => LocalReply::Exhausted(tried),
+            }
         })
     }
 

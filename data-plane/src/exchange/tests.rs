@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use hermes_core::{
+    placement::Placement,
     policy::{PoolPolicy, Strategy},
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
 };
@@ -35,6 +36,7 @@ use super::{
 };
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
+    endpoint::Upstream,
     link::report::Reporter,
     request::{
         admission::AdmissionLimit, api, inference_request::InferenceRequest,
@@ -109,11 +111,7 @@ impl Exchange {
 
     /// Every endpoint of the pool, in order.
     fn selection(&self) -> EndpointSelection {
-        let endpoint = |upstream| SelectedEndpoint {
-            upstream: Arc::clone(upstream),
-            cached_tokens: 0,
-            source: None,
-        };
+        let endpoint = |upstream| Placement::One(selected(upstream));
         EndpointSelection {
             ranked: self.pool.upstreams.iter().map(endpoint).collect(),
             ..EndpointSelection::default()
@@ -204,6 +202,14 @@ impl EngineConnection {
             let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
             stream.write_all(answer).await.expect("open");
         }
+    }
+}
+
+fn selected(upstream: &Arc<Upstream>) -> SelectedEndpoint {
+    SelectedEndpoint {
+        upstream: Arc::clone(upstream),
+        cached_tokens: 0,
+        source: None,
     }
 }
 
@@ -318,4 +324,27 @@ async fn a_request_on_a_connection_that_the_engine_was_just_closing_is_repeated(
         .await
         .expect("an answer");
     assert_eq!(body.collect().await.expect("whole").to_bytes(), "ok");
+}
+
+#[tokio::test]
+async fn a_pair_is_passed_over_and_the_next_endpoint_is_tried() {
+    let (first, second) = (Engine::start(true).await, Engine::start(true).await);
+    let exchange = Exchange::with(&[first.address, second.address]);
+    let [first, second] = &exchange.pool.upstreams[..] else {
+        panic!("two endpoints")
+    };
+    let pair = Placement::Pair {
+        prefill: selected(first),
+        decode: selected(second),
+    };
+    let mut selection = EndpointSelection {
+        ranked: [pair].into_iter().collect(),
+        ..EndpointSelection::default()
+    };
+    let answer = exchange.answer(&selection).await;
+    assert_eq!(answer.err(), Some(LocalReply::NoEndpoint));
+    selection.ranked.push(Placement::One(selected(first)));
+    let answer = exchange.answer(&selection).await;
+    let body = answer.expect("an answer").collect().await.expect("whole");
+    assert_eq!(body.to_bytes(), "ok");
 }

@@ -206,12 +206,13 @@ pub(crate) fn selected(span: &Span, selection: &EndpointSelection) {
         prompt_tokens: _,
     } = why;
     span.record("hermes.decided_by", level.name());
-    if let Some(SelectedEndpoint {
-        upstream,
-        cached_tokens,
-        source,
-    }) = ranked.first()
-    {
+    if let Some(placement) = ranked.first() {
+        let SelectedEndpoint {
+            cached_tokens,
+            source,
+            ..
+        } = placement.prefill();
+        let upstream = &placement.decode().upstream;
         span.record("hermes.endpoint", &*upstream.endpoint.name);
         span.record("hermes.expected.cached_tokens", i64::from(*cached_tokens));
         span.record(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hermes_core::{
+    placement::Placement,
     prefix::MAX_BLOCKS,
     query::{CacheSource, MAX_RANKED, Query},
     snapshot::EndpointId,
@@ -46,6 +47,10 @@ pub struct Ask {
 
 /// What a proxy reads from a [`v1::ScoreResponse`].
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most answers are the large one, and a box would cost an allocation for each"
+)]
 pub enum Answer {
     /// Where to send the request.
     Chosen(Chosen),
@@ -63,7 +68,7 @@ pub enum Answer {
 /// A choice, and what explains it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chosen {
-    /// Endpoints to try, best first, the first one booked. Not empty.
+    /// Placements to try, best first, the first one booked. Not empty.
     pub ranked: SmallVec<[Candidate; MAX_RANKED]>,
     /// How long the request waited at replicas before it was bound.
     pub waited: Duration,
@@ -80,12 +85,12 @@ pub struct Chosen {
     pub prompt_tokens: Option<u32>,
 }
 
-/// One endpoint of a [`Chosen`].
+/// One placement of a [`Chosen`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Serves the whole request.
-    pub endpoint: EndpointId,
-    /// Prompt tokens expected to be cached there.
+    /// The endpoints that are to serve the request.
+    pub placement: Placement<EndpointId>,
+    /// Prompt tokens expected to be cached where the prompt is computed.
     pub cached_tokens: u32,
     /// Time to the first token expected there.
     pub expected_ttft: Option<Duration>,
@@ -231,15 +236,20 @@ impl TryFrom<v1::Selected> for Chosen {
 
 impl From<v1::Candidate> for Candidate {
     fn from(wire: v1::Candidate) -> Self {
-        // Pairs are not asked for yet.
         let v1::Candidate {
             endpoint,
-            prefill: _,
+            prefill,
             cached_tokens,
             expected_ttft_ms,
         } = wire;
+        let decode = EndpointId(endpoint);
+        let placement = match prefill.map(EndpointId) {
+            // An endpoint that computes the prompt for itself serves the whole request.
+            Some(prefill) if prefill != decode => Placement::Pair { prefill, decode },
+            Some(_) | None => Placement::One(decode),
+        };
         Self {
-            endpoint: EndpointId(endpoint),
+            placement,
             cached_tokens,
             expected_ttft: expected_ttft_ms.map(millis),
         }
@@ -316,7 +326,7 @@ mod tests {
             ..Default::default()
         }));
         let first = Candidate {
-            endpoint: EndpointId(7),
+            placement: Placement::One(EndpointId(7)),
             cached_tokens: 5,
             expected_ttft: None,
         };
@@ -325,6 +335,22 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(Answer::try_from(wire), Ok(Answer::Chosen(expected)));
+    }
+
+    #[test]
+    fn a_candidate_with_a_prefill_endpoint_is_a_pair_unless_both_are_one() {
+        let placement = |prefill| {
+            let wire = v1::Candidate {
+                endpoint: 7,
+                prefill,
+                ..Default::default()
+            };
+            Candidate::from(wire).placement
+        };
+        let (prefill, decode) = (EndpointId(3), EndpointId(7));
+        assert_eq!(placement(Some(3)), Placement::Pair { prefill, decode });
+        assert_eq!(placement(Some(7)), Placement::One(decode));
+        assert_eq!(placement(None), Placement::One(decode));
     }
 
     #[test]

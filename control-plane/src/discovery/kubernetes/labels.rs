@@ -12,7 +12,7 @@ const GROUP: [&str; 2] = ["hermes.ai/group", "openfuyao.com/pdGroupID"];
 
 /// What the labels of one object say about an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Placement {
+pub(crate) struct RoleLabels {
     pub(crate) role: Role,
     pub(crate) group: Option<String>,
 }
@@ -23,7 +23,7 @@ pub(crate) struct Placement {
 ///
 /// Gives back a role that is not understood. Guessing would send whole requests to an encoder or to
 /// another proxy.
-pub(crate) fn placement(labels: Option<&BTreeMap<String, String>>) -> Result<Placement, &str> {
+pub(crate) fn role_labels(labels: Option<&BTreeMap<String, String>>) -> Result<RoleLabels, &str> {
     let role = match first(labels, &ROLE) {
         None | Some("aggregate" | "both" | "prefill-decode" | "encode-prefill-decode") => {
             Role::Aggregate
@@ -33,7 +33,7 @@ pub(crate) fn placement(labels: Option<&BTreeMap<String, String>>) -> Result<Pla
         Some(other) => return Err(other),
     };
     let group = first(labels, &GROUP).map(str::to_owned);
-    Ok(Placement { role, group })
+    Ok(RoleLabels { role, group })
 }
 
 /// The value of the strongest of `names` that is set; an empty value counts as unset.
@@ -55,9 +55,9 @@ mod tests {
     }
 
     fn role(pairs: &[(&str, &str)]) -> Option<Role> {
-        placement(Some(&labels(pairs)))
+        role_labels(Some(&labels(pairs)))
             .ok()
-            .map(|placement| placement.role)
+            .map(|role_labels| role_labels.role)
     }
 
     #[test]
@@ -72,8 +72,8 @@ mod tests {
     #[test]
     fn no_label_and_an_empty_label_mean_aggregate() {
         assert_eq!(
-            placement(None),
-            Ok(Placement {
+            role_labels(None),
+            Ok(RoleLabels {
                 role: Role::Aggregate,
                 group: None
             })
@@ -99,9 +99,9 @@ mod tests {
     fn every_alias_names_the_group() {
         for name in GROUP {
             let labels = labels(&[(name, "g1")]);
-            let group = placement(Some(&labels))
+            let group = role_labels(Some(&labels))
                 .ok()
-                .and_then(|placement| placement.group);
+                .and_then(|role_labels| role_labels.group);
             assert_eq!(group.as_deref(), Some("g1"), "{name}");
         }
     }

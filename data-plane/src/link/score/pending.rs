@@ -18,6 +18,10 @@ pub(super) struct PendingScores {
 }
 
 /// An answer on its way to its request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most answers are the large one, and a box would cost an allocation for each"
+)]
 pub(super) enum ScoreReply {
     Final(Answer),
     /// The request is in the replica's queue; the final answer comes on this channel, which only

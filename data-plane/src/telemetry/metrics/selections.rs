@@ -55,6 +55,8 @@ label_set! {
         /// The replica rejected the request, or named endpoints that this proxy's snapshot does not
         /// have.
         Rejected = "rejected",
+        /// The replica named pairs of endpoints only, and this proxy sends a request to one.
+        UnsupportedPair = "unsupported_pair",
     }
 }
 

@@ -13,6 +13,7 @@ mod fallback;
 mod kv_events;
 mod kv_manager;
 mod load;
+mod placement;
 mod proxy_context;
 mod queue;
 mod records;

@@ -12,7 +12,7 @@ use super::{EndpointCandidate, Endpoints, FoundEndpoints, ObjectIndex, keep};
 use crate::discovery::kubernetes::{
     DiscoveredEndpoint, EventPortNames, EventPorts, Port,
     event_ports::annotation,
-    labels::{Placement, placement},
+    labels::{RoleLabels, role_labels},
     port,
 };
 
@@ -95,7 +95,7 @@ fn endpoint(
     events: Option<&EventPortNames>,
 ) -> Option<DiscoveredEndpoint> {
     let metadata = &pod.metadata;
-    let Placement { role, group } = placement(metadata.labels.as_ref()).ok()?;
+    let RoleLabels { role, group } = role_labels(metadata.labels.as_ref()).ok()?;
     let number = match port {
         Port::Number(number) => *number,
         Port::Name(name) => container_port(pod.spec.as_ref()?, name)?,

@@ -19,7 +19,7 @@ use super::{EndpointCandidate, Endpoints, FoundEndpoints, ObjectIndex, keep};
 use crate::discovery::kubernetes::{
     DiscoveredEndpoint, EventPortNames, EventPorts, Port,
     event_ports::annotation,
-    labels::{Placement, placement},
+    labels::{RoleLabels, role_labels},
     port,
 };
 
@@ -40,7 +40,7 @@ pub(crate) struct ServiceIndex {
 #[derive(Debug, PartialEq, Eq)]
 struct SelectedService {
     /// `None`: the role label is not understood.
-    placement: Option<Placement>,
+    role_labels: Option<RoleLabels>,
     /// What its annotation says of KV events.
     events: Option<String>,
     /// Name of the Service port that was asked for; unnamed ports have the name `""`.
@@ -142,13 +142,16 @@ impl Endpoints for ServiceIndex {
             {
                 continue;
             }
-            let target = self.target(service, slice).zip(service.placement.as_ref());
+            let target = self
+                .target(service, slice)
+                .zip(service.role_labels.as_ref());
             let named = |name: &str| slice.ports.get(name).copied();
             let events =
                 EventPorts::find(self.event_ports.as_ref(), service.events.as_deref(), named);
             candidates.extend(slice.addresses.iter().map(|address| EndpointCandidate {
                 ready: address.ready,
-                endpoint: target.map(|(port, placement)| address.endpoint(port, placement, events)),
+                endpoint:
+                    target.map(|(port, role_labels)| address.endpoint(port, role_labels, events)),
             }));
         }
         FoundEndpoints::new(candidates)
@@ -171,7 +174,7 @@ impl SelectedService {
             .and_then(|spec| spec.ip_families.as_deref())
             .unwrap_or_default();
         Self {
-            placement: placement(service.metadata.labels.as_ref()).ok(),
+            role_labels: role_labels(service.metadata.labels.as_ref()).ok(),
             events: annotation(service.metadata.annotations.as_ref()).map(str::to_owned),
             port: asked.map(|of| of.name.clone().unwrap_or_default()),
             family: if families.len() > 1 {
@@ -264,13 +267,13 @@ impl SliceAddress {
     fn endpoint(
         &self,
         port: NonZeroU16,
-        placement: &Placement,
+        role_labels: &RoleLabels,
         kv_events: Option<EventPorts>,
     ) -> DiscoveredEndpoint {
         let authority = SocketAddr::new(self.ip, port.get()).to_string();
         let url = format!("http://{authority}");
         let (uid, name) = self.pod.clone().unwrap_or((String::new(), authority));
-        let Placement { role, group } = placement.clone();
+        let RoleLabels { role, group } = role_labels.clone();
         DiscoveredEndpoint {
             url,
             uid,
