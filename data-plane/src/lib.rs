@@ -1,8 +1,8 @@
 //! The data plane of Hermes: a light proxy that forwards OpenAI traffic by the newest snapshot.
 //!
 //! ```text
-//!   client ─▶ server ─▶ proxy ★ ─┬─ request      what is asked
-//!                                ├─ choose       where it goes
+//!   client ─▶ server ─▶ proxy ★ ─┬─ place ─┬─ request      what is asked
+//!                                │         └─ choose       where it goes
 //!                                └─ exchange     sending it there, relaying the answer, recording both
 //!
 //!   control plane ─▶ sync ─▶ view ─▶ endpoint    what requests are routed by: one snapshot, its endpoints
@@ -10,10 +10,11 @@
 //!            └▶ telemetry ─▶ admin port          metrics, and the traffic as a trace
 //! ```
 //!
-//! No file imports from a room above its own, which is, from the top: server, proxy, exchange,
-//! choose, sync, view, endpoint, telemetry, link, request, clock, worker.
+//! No file imports from a room above its own, which is, from the top: server, proxy, place,
+//! exchange, choose, sync, view, endpoint, telemetry, link, request, clock.
 //!
-//! [`proxy`] is the spine: a request's whole path in one file.
+//! [`proxy`] is the spine: a request's whole path, of which [`place`] is the part before anything is
+//! sent. That part knows no server, so that another door can use it.
 //!
 //! Invariants: no configuration but the control plane's address; no Kubernetes; a request sees one
 //! view; the body of an answer is never buffered; prompts and credentials reach no log, span or
@@ -28,6 +29,7 @@ mod endpoint;
 mod exchange;
 mod link;
 mod options;
+mod place;
 mod proxy;
 mod request;
 mod server;

@@ -3,6 +3,7 @@
 //! Code:
 //! * [`dependencies`]: which crate may depend on which, and what must not appear below a crate.
 //! * [`circles`]: sibling modules form no circles.
+//! * [`rooms`]: the order of the data plane's rooms, and those that know no HTTP server.
 //! * [`sizes`]: files and functions stay readable.
 //! * [`names`]: type names are unique, and files are named for what they hold.
 //! * [`words`]: plain words.
@@ -24,6 +25,7 @@ mod links;
 mod local_replies;
 mod metric_names;
 mod names;
+mod rooms;
 mod sizes;
 mod sources;
 mod walks;

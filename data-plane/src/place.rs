@@ -1,0 +1,323 @@
+//! Placing a request: all that happens between its arrival at a door and its exchange.
+//!
+//! ```text
+//!   door ─▶ arrive ─▶ place: admit ─▶ read ─▶ resolve ─▶ choose ─▶ door: exchanges the placement
+//!                       │        │        │          │
+//!                   admission  intake    view      choose         (each verb is another file)
+//! ```
+//!
+//! A door is where requests come from: the HTTP server today. It passes a plain [`http::Request`]
+//! with any body, and gets the placement with all that an exchange needs, or a reply. Nothing here
+//! knows a server or a connection, so a door that only names the placement can use it as well.
+//!
+//! Invariants: one view for the whole request; from [`RequestGuard::open`] on, everything that is
+//! counted is released when the guard is dropped, which the [`PlacedRequest`] owns.
+
+mod resolve;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use hermes_core::{rng::SeededRng, stored_responses::ResponseLocations};
+use hermes_runtime::{propagation, shutdown::Drain};
+use http::{HeaderValue, Request, request};
+use http_body::Body;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use self::resolve::{ResolvedPool, stored_prompt};
+use crate::{
+    choose::{EndpointSelection, EndpointSelector, SelectionRequest},
+    exchange::{
+        guard::{RequestGuard, RequestStart},
+        trace::{self, RequestTrace},
+    },
+    link::report::Reporter,
+    request::{
+        admission::{AdmissionLimit, AdmissionPermit},
+        api::{self, Api, ApiRoute, Unrouted},
+        headers,
+        inference_request::InferenceRequest,
+        intake,
+        local_reply::LocalReply,
+    },
+    sync::RoutingState,
+    telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
+    view::{RoutingPool, RoutingView, models},
+};
+
+/// Places the requests of every door.
+pub(crate) struct Placer {
+    routing: RoutingState,
+    admission: AdmissionLimit,
+    selector: EndpointSelector,
+    /// The endpoints of stored responses that passed this proxy.
+    responses: Arc<Mutex<ResponseLocations>>,
+    reporter: Arc<Reporter>,
+    access_log: Arc<AccessLog>,
+    metrics: Arc<ProxyMetrics>,
+    drain: Drain,
+    /// The next request's id, unique in this run.
+    next_id: AtomicU64,
+    /// Random id of this run: part of generated request ids, and of the seed of every selection.
+    run: u64,
+}
+
+/// A request that has come to a door.
+pub(crate) struct ArrivedRequest {
+    /// The id under which the client, the logs and the engine know it.
+    pub(crate) request_id: HeaderValue,
+    pub(crate) start: RequestStart,
+}
+
+/// What a door wants to have placed.
+pub(crate) struct DoorRequest<B> {
+    pub(crate) request: Request<B>,
+    pub(crate) start: RequestStart,
+    /// The door can exchange a prefill/decode pair. Another one gets single endpoints.
+    pub(crate) accepts_pairs: bool,
+}
+
+/// What becomes of a request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved once, and a box would cost an allocation per request"
+)]
+pub(crate) enum Placed {
+    /// The proxy answers it, with this JSON.
+    Answered(Bytes),
+    /// Endpoints are to serve it.
+    Request(PlacedRequest),
+}
+
+/// A request with its placements, and what an exchange needs besides.
+pub(crate) struct PlacedRequest {
+    pub(crate) request: InferenceRequest,
+    pub(crate) pool: Arc<RoutingPool>,
+    /// At least one placement, best first.
+    pub(crate) selection: EndpointSelection,
+    pub(crate) guard: RequestGuard,
+    /// Where to note the endpoint of a stored response, if the answer may be one.
+    pub(crate) responses: Option<Arc<Mutex<ResponseLocations>>>,
+    /// The client may know which endpoint answered.
+    pub(crate) exposes_endpoint: bool,
+}
+
+/// A request that is answered locally, and the API whose error format its client reads, if it is
+/// known.
+pub(crate) struct Rejection {
+    pub(crate) reply: LocalReply,
+    pub(crate) api: Option<Api>,
+}
+
+impl Placer {
+    /// `run` is the random id of this run.
+    pub(crate) fn new(
+        routing: RoutingState,
+        run: u64,
+        (reporter, access_log): (Arc<Reporter>, Arc<AccessLog>),
+        metrics: Arc<ProxyMetrics>,
+        drain: Drain,
+    ) -> Self {
+        Self {
+            selector: EndpointSelector::new(routing.clone(), run),
+            routing,
+            admission: AdmissionLimit::default(),
+            responses: Arc::default(),
+            reporter,
+            access_log,
+            metrics,
+            drain,
+            next_id: AtomicU64::new(1),
+            run,
+        }
+    }
+
+    /// Numbers the request, gives it the id that its client, the logs and the engine use, and begins
+    /// its span.
+    pub(crate) fn arrive<B>(&self, request: &mut Request<B>, client: SocketAddr) -> ArrivedRequest {
+        let at = Instant::now();
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let request_id = headers::request_id(request.headers(), || {
+            format!("req-{:012x}{id:06x}", self.run >> 16)
+        });
+        request
+            .headers_mut()
+            .insert(headers::REQUEST_ID, request_id.clone());
+        let trace = RequestTrace::begin(request);
+        trace::identify(&trace.server, &request_id, client);
+        ArrivedRequest {
+            request_id,
+            start: RequestStart { id, at, trace },
+        }
+    }
+
+    /// Admits the request, reads it, resolves its pool and chooses its placements.
+    ///
+    /// # Errors
+    ///
+    /// With the local reply, when it is not to be exchanged.
+    pub(crate) async fn place<B>(&self, door: DoorRequest<B>) -> Result<Placed, Rejection>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let DoorRequest {
+            request,
+            start,
+            accepts_pairs,
+        } = door;
+        // One load per request: every later step uses the same snapshot.
+        let view = self.routing.view.load_full();
+        let view = view.ok_or(LocalReply::NotReady)?;
+        let permit = self.admit(&view, &request)?;
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        let extra_paths = &view.settings().extra_paths;
+        let route = api::route(&head.method, &path, extra_paths).map_err(unrouted)?;
+        trace::routed(&start.trace.server, route, &head.method);
+        let placed = match route.api {
+            Api::Models => Ok(Placed::Answered(models::list(&view))),
+            Api::Model => models::one(&view, route.path).map(Placed::Answered),
+            _ => {
+                let arrived = (route, head, body);
+                self.at_endpoints(&view, arrived, (start, permit), accepts_pairs)
+                    .await
+                    .map(Placed::Request)
+            }
+        };
+        placed.map_err(|reply| Rejection {
+            reply,
+            api: Some(route.api),
+        })
+    }
+
+    /// Counts the request in, if there is room, and bounds its head.
+    fn admit<B>(
+        &self,
+        view: &RoutingView,
+        request: &Request<B>,
+    ) -> Result<AdmissionPermit, LocalReply> {
+        let permit = self.admission.try_acquire(view.settings().max_concurrent);
+        let permit = permit.ok_or(LocalReply::Overloaded)?;
+        intake::check_head(request.headers())?;
+        Ok(permit)
+    }
+
+    /// Places a request that endpoints are to serve.
+    async fn at_endpoints<B>(
+        &self,
+        view: &RoutingView,
+        arrived: (ApiRoute<'_>, request::Parts, B),
+        (start, mut permit): (RequestStart, AdmissionPermit),
+        accepts_pairs: bool,
+    ) -> Result<PlacedRequest, LocalReply>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let request = self.read(view, arrived, &mut permit).await?;
+        let ResolvedPool { pool, pinned } = self.resolve(view, &request, start.id).await?;
+        let held = (permit, self.drain.track());
+        let sinks = (Arc::clone(&self.reporter), Arc::clone(&self.access_log));
+        let model = request.model.as_deref();
+        let mut guard = RequestGuard::open(start, Arc::clone(&pool), model, sinks, held);
+        guard.describe(&request, view.snapshot.version);
+        let selection = match pinned {
+            Some(selection) => {
+                guard.set_query(&stored_prompt(), &request);
+                selection
+            }
+            None => self
+                .choose(&pool, &request, accepts_pairs, &mut guard)
+                .await
+                .inspect_err(|reply| guard.selection_failed(reply))?,
+        };
+        guard.set_selection(&selection);
+        Ok(PlacedRequest {
+            responses: (request.api == Api::Responses).then(|| Arc::clone(&self.responses)),
+            exposes_endpoint: view.settings().expose_endpoint,
+            request,
+            pool,
+            selection,
+            guard,
+        })
+    }
+
+    /// Reads the body, and what routing needs of the request; who sends it is part of that.
+    async fn read<B>(
+        &self,
+        view: &RoutingView,
+        (route, head, body): (ApiRoute<'_>, request::Parts, B),
+        permit: &mut AdmissionPermit,
+    ) -> Result<InferenceRequest, LocalReply>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let settings = view.settings();
+        let (limit, timeout) = (settings.max_body_bytes, settings.client_timeout);
+        let bytes = intake::read_body(body, limit, timeout, permit).await?;
+        let request = InferenceRequest::parse(route, head, &bytes)?;
+        if request.has_control_fields {
+            self.metrics.requests.control_fields_stripped.inc();
+        }
+        Ok(request)
+    }
+
+    /// Selects placements in the pool, in a span of its own.
+    async fn choose(
+        &self,
+        pool: &Arc<RoutingPool>,
+        request: &InferenceRequest,
+        accepts_pairs: bool,
+        guard: &mut RequestGuard,
+    ) -> Result<EndpointSelection, LocalReply> {
+        let spec = &pool.pool.spec;
+        let strategy = spec.policy.strategy.name();
+        let span = guard
+            .trace
+            .route(&spec.name, strategy, pool.upstreams.len());
+        let context = propagation::egress(&span, &guard.trace.incoming);
+        let mut rng = SeededRng::new(self.run ^ guard.id.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let hashed = self.access_log.has_listeners();
+        let query = request.query(&spec.policy, hashed);
+        guard.set_query(&query, request);
+        let wanted = SelectionRequest {
+            pool,
+            request,
+            id: guard.id,
+            query: &query,
+            accepts_pairs,
+            context,
+        };
+        let selection = self.selector.choose(&wanted, &mut rng).await;
+        match &selection {
+            Ok(selection) => {
+                pool.metrics.selections.levels[selection.level].inc();
+                trace::selected(&span, selection);
+            }
+            Err(reply) => trace::failed(&span, reply.code()),
+        }
+        selection
+    }
+}
+
+impl From<LocalReply> for Rejection {
+    fn from(reply: LocalReply) -> Self {
+        Self { reply, api: None }
+    }
+}
+
+fn unrouted(why: Unrouted) -> LocalReply {
+    match why {
+        Unrouted::Path => LocalReply::UnknownPath,
+        Unrouted::Method(only) => LocalReply::Method(only),
+    }
+}
+
+#[cfg(test)]
+mod tests;

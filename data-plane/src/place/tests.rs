@@ -1,0 +1,134 @@
+//! Placing requests as a door without a server does.
+
+use hermes_core::{
+    placement::Placement,
+    policy::{PoolPolicy, ProxySettings, Strategy},
+    snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
+};
+use hermes_proto::v1;
+use http_body_util::Full;
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+
+use super::*;
+
+/// A proxy's state without any server, and what it reports.
+struct Door {
+    placer: Placer,
+    reports: mpsc::Receiver<v1::Report>,
+}
+
+impl Door {
+    /// A pool `chat` with one endpoint, for the model `m`; one request at once.
+    fn open() -> Self {
+        let endpoint = Endpoint {
+            id: EndpointId(7),
+            name: "engine".into(),
+            role: hermes_core::snapshot::Role::default(),
+            group: None,
+            url: "http://127.0.0.1:1".into(),
+        };
+        let pool = Pool {
+            spec: Arc::new(PoolSpec {
+                name: "chat".into(),
+                models: Vec::new(),
+                policy: PoolPolicy {
+                    strategy: Strategy::RoundRobin,
+                    ..PoolPolicy::default()
+                },
+                pending: hermes_core::snapshot::PendingDiscovery::default(),
+            }),
+            endpoints: vec![Arc::new(endpoint)],
+        };
+        let snapshot = Snapshot {
+            pools: vec![Arc::new(pool)],
+            settings: Arc::new(ProxySettings {
+                max_concurrent: 1,
+                ..ProxySettings::default()
+            }),
+            ..Snapshot::default()
+        };
+        let door = Self::without_a_view();
+        let workers = std::num::NonZeroUsize::MIN;
+        let view = RoutingView::build(Arc::new(snapshot), None, &door.placer.metrics, workers);
+        door.placer.routing.view.store(Some(Arc::new(view)));
+        door
+    }
+
+    fn without_a_view() -> Self {
+        let metrics = Arc::new(ProxyMetrics::register(&mut Registry::default()));
+        let (reporter, reports) = Reporter::new();
+        let sinks = (Arc::new(reporter), Arc::new(AccessLog::default()));
+        let placer = Placer::new(RoutingState::default(), 1, sinks, metrics, Drain::default());
+        Self { placer, reports }
+    }
+
+    async fn place(&self, mut request: Request<Full<Bytes>>) -> Result<Placed, Rejection> {
+        let client = SocketAddr::from(([127, 0, 0, 1], 1));
+        let start = self.placer.arrive(&mut request, client).start;
+        let door = DoorRequest {
+            request,
+            start,
+            accepts_pairs: false,
+        };
+        self.placer.place(door).await
+    }
+}
+
+fn chat() -> Request<Full<Bytes>> {
+    let body = Bytes::from_static(br#"{"model":"m","messages":[]}"#);
+    let request = Request::post("/v1/chat/completions");
+    request.body(Full::new(body)).expect("valid")
+}
+
+fn code(result: Result<Placed, Rejection>) -> Option<&'static str> {
+    result.err().map(|rejection| rejection.reply.code())
+}
+
+#[tokio::test]
+async fn a_request_is_placed_without_a_server_and_is_counted_until_it_is_dropped() {
+    let mut door = Door::open();
+    let Ok(Placed::Request(placed)) = door.place(chat()).await else {
+        panic!("an endpoint can serve it")
+    };
+    let endpoint = placed.selection.ranked.first().and_then(Placement::one);
+    let id = endpoint.map(|endpoint| endpoint.upstream.endpoint.id);
+    assert_eq!(id, Some(EndpointId(7)));
+    assert_eq!(code(door.place(chat()).await), Some("rate_limit_exceeded"));
+    assert!(door.reports.try_recv().is_err(), "nothing was sent");
+
+    drop(placed);
+    let report = door.reports.try_recv().expect("its end is reported");
+    let Some(v1::report::Event::Finished(finished)) = report.event else {
+        panic!("{report:?}")
+    };
+    assert_eq!((report.request, finished.endpoint), (1, None));
+    assert!(matches!(door.place(chat()).await, Ok(Placed::Request(_))));
+}
+
+#[tokio::test]
+async fn a_list_of_models_is_answered_and_needs_no_endpoint() {
+    let door = Door::open();
+    let request = Request::get("/v1/models").body(Full::default());
+    let placed = door.place(request.expect("valid")).await;
+    let Ok(Placed::Answered(body)) = placed else {
+        panic!("the proxy knows it")
+    };
+    assert!(body.starts_with(b"{"), "{body:?}");
+}
+
+#[tokio::test]
+async fn a_rejection_carries_the_api_as_soon_as_it_is_known() {
+    let unsynced = Door::without_a_view();
+    let rejection = unsynced.place(chat()).await.err().expect("no view");
+    assert_eq!(
+        (rejection.reply, rejection.api),
+        (LocalReply::NotReady, None)
+    );
+
+    let request = Request::post("/v1/messages").body(Full::from("["));
+    let placed = Door::open().place(request.expect("valid")).await;
+    let rejection = placed.err().expect("not JSON");
+    assert_eq!(rejection.api, Some(Api::Messages));
+    assert_eq!(rejection.reply.code(), "invalid_body");
+}
