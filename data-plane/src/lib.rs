@@ -11,7 +11,7 @@
 //! ```
 //!
 //! No file imports from a room above its own, which is, from the top: server, proxy, place,
-//! exchange, choose, sync, view, endpoint, telemetry, link, request, clock.
+//! exchange, choose, sync, view, endpoint, telemetry, link, request, clock, worker.
 //!
 //! [`proxy`] is the spine: a request's whole path, of which [`place`] is the part before anything is
 //! sent. That part knows no server, so that another door can use it.

@@ -28,3 +28,23 @@ pub use prost::Message;
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 pub mod convert;
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::v1;
+
+    #[test]
+    fn a_report_on_leg_0_has_the_bytes_of_one_from_before_there_were_legs() {
+        let event = v1::report::Event::FirstByte(v1::FirstByte { ttft_us: 5 });
+        let report = v1::Report {
+            request: 7,
+            leg: 0,
+            event: Some(event),
+        };
+        let bytes = [9, 7, 0, 0, 0, 0, 0, 0, 0, 0x1a, 2, 8, 5];
+        assert_eq!(report.encode_to_vec(), bytes);
+        assert_eq!(v1::Report::decode(&bytes[..]), Ok(report));
+    }
+}

@@ -181,14 +181,4 @@ impl Scheduler {
             cached_tokens: cost.cached,
         }
     }
-
-    fn metadata(&mut self, key: RequestKey, metadata: RequestMetadata) {
-        // Requests may end without a report: their metadata is dropped when it outnumbers that of
-        // open requests.
-        if self.metadata.len() > 2 * self.fleet.ledger.len() + SLACK {
-            let ledger = &self.fleet.ledger;
-            self.metadata.retain(|&key, _| ledger.has_request(key));
-        }
-        self.metadata.insert(key, metadata);
-    }
 }

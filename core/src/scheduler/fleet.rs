@@ -12,12 +12,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 pub(super) use self::room::RoomRequirement;
 use super::{engine::EngineModel, speed::PrefillFit, utilization::Utilization};
 use crate::{
+    estimate::CacheEstimator,
     ledger::{InFlightTotals, Ledger, LedgerEntry, LegKey, OpenLeg, ProxyId, RequestKey},
-    load::{Health, Load},
-    pick::{NoEndpoint, Picker},
-    policy::KvAware,
-    query::Query,
-    scheduler::speed::PrefillFit,
+    load::{EngineSample, Health, Load},
+    pick::Picker,
     snapshot::{EndpointId, Pool},
 };
 
@@ -226,6 +224,30 @@ impl Fleet {
             self.recount(position, now);
         }
         Some(before)
+    }
+
+    /// An answer of `tokens` tokens came in `duration` after its first.
+    pub(super) fn decoded(&mut self, position: usize, duration: Duration, tokens: u32) {
+        self.engines[position].decode.answered(duration, tokens);
+    }
+
+    /// An engine's own figures; `None` when they are missing or stale.
+    pub(super) fn set_sample(&mut self, position: usize, sample: Option<EngineSample>) {
+        self.loads[position].sample = sample;
+        self.engines[position].sampled(sample, self.flights[position]);
+    }
+
+    /// How many prompts an endpoint computes at once; 0 counts as 1.
+    pub(super) fn set_lanes(&mut self, position: usize, lanes: u32, now: Duration) {
+        let engine = &mut self.engines[position];
+        let before = engine.lanes();
+        engine.set_lanes(lanes);
+        self.lanes = self.lanes - before + engine.lanes();
+        self.recount(position, now);
+    }
+
+    pub(super) fn set_health(&mut self, position: usize, health: Health) {
+        self.loads[position].health = health;
     }
 
     /// Removes a leg from the ledger.

@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Scheduler, fleet::PrefillWork, requests::RequestMetadata};
 use crate::{
-    estimate::CacheClaims,
     ledger::{LedgerEntry, LegId, LegKey, ListedLeg, OpenLeg, ProxyId, RequestKey},
     load::{EngineSample, Health},
     query::CacheSource,
@@ -48,12 +47,12 @@ impl Scheduler {
         now: Duration,
     ) {
         let leg = leg.into();
-        self.remove_queued(leg.request);
+        self.requests.queue.remove(leg.request);
         let prompt = self
-            .metadata
-            .get(&leg.request)
+            .requests
+            .metadata(leg.request)
             .map_or(uncached, |metadata| metadata.query.prompt_tokens);
-        if self.fleet.started(
+        if self.endpoints.started(
             leg,
             endpoint,
             PrefillWork {
@@ -62,13 +61,14 @@ impl Scheduler {
                 non_streaming,
             },
             now,
-        ) && let Some(metadata) = self.metadata.get_mut(&leg.request)
-        {
+        ) {
+            // A retry elsewhere: the expectations were for the first endpoint.
             if leg.leg == LegId::MAIN {
-                // A retry elsewhere: the expectations were for the first endpoint.
-                (metadata.claims, metadata.expected_cached) = (CacheClaims::default(), None);
+                self.requests.moved(leg.request);
             }
-            self.caches.routed(endpoint, &metadata.query);
+            if let Some(RequestMetadata { query, .. }) = self.requests.metadata(leg.request) {
+                self.endpoints.routed(endpoint, query);
+            }
         }
     }
 
@@ -80,13 +80,13 @@ impl Scheduler {
         ttft: Option<Duration>,
         now: Duration,
     ) -> Option<OpenLeg> {
-        self.fleet.first_byte(leg.into(), ttft, now)
+        self.endpoints.first_byte(leg.into(), ttft, now)
     }
 
     /// A leg ended, and its request goes on. Returns the leg, the first time only.
     pub fn leg_finished(&mut self, leg: LegKey, now: Duration) -> Option<OpenLeg> {
-        self.fleet.assume_done(now);
-        self.fleet.release_leg(leg, now)
+        self.endpoints.assume_done(now);
+        self.endpoints.release_leg(leg, now)
     }
 
     /// A request ended, with all its legs. Returns those that were open, the first time only, and
@@ -97,12 +97,12 @@ impl Scheduler {
         ended: EngineUsage,
         now: Duration,
     ) -> (Option<LedgerEntry>, Option<CachePrediction>) {
-        self.remove_queued(key);
-        self.fleet.assume_done(now);
-        let released = self.fleet.release(|ledger| ledger.finish(key), now);
-        let metadata = self.metadata.remove(&key);
+        self.requests.queue.remove(key);
+        self.endpoints.assume_done(now);
+        let released = self.endpoints.release(|ledger| ledger.finish(key), now);
+        let metadata = self.requests.ended(key);
         let main = released.as_ref().and_then(LedgerEntry::main);
-        let position = main.and_then(|open| self.fleet.position(open.endpoint));
+        let position = main.and_then(|open| self.endpoints.position(open.endpoint));
         let calibration = position.and_then(|position| self.learn(position, metadata?, ended));
         if let (Some(position), Some(decoding), Some(tokens)) =
             (position, ended.decoding, ended.completion_tokens)
@@ -115,10 +115,10 @@ impl Scheduler {
     /// A proxy cancels a request: it leaves the queue, and an unconfirmed booking is released.
     /// Returns the booking, and whether the request was queued.
     pub fn cancel(&mut self, key: RequestKey, now: Duration) -> (Option<LedgerEntry>, bool) {
-        let waited = self.remove_queued(key).is_some();
-        let booking = self.fleet.release(|ledger| ledger.cancel(key), now);
-        if booking.is_some() && !self.fleet.ledger.has_request(key) {
-            self.metadata.remove(&key);
+        let waited = self.requests.queue.remove(key).is_some();
+        let booking = self.endpoints.release(|ledger| ledger.cancel(key), now);
+        if booking.is_some() && !self.endpoints.ledger().has_request(key) {
+            self.requests.ended(key);
         }
         (booking, waited)
     }
@@ -134,7 +134,7 @@ impl Scheduler {
         let open = open
             .into_iter()
             .filter(|listed| pool.position(listed.endpoint).is_some());
-        self.fleet
+        self.endpoints
             .change(|ledger| ledger.replace_proxy(proxy, open, now), now);
     }
 

@@ -110,7 +110,7 @@ impl PoolRequests {
         // Requests may end without a report: their metadata is dropped when it outnumbers that of
         // open requests.
         if self.metadata.len() > 2 * open.len() + SLACK {
-            self.metadata.retain(|&key, _| open.get(key).is_some());
+            self.metadata.retain(|&key, _| open.has_request(key));
         }
         self.metadata.insert(key, metadata);
     }
@@ -120,11 +120,11 @@ impl PoolRequests {
         self.metadata.get(&key)
     }
 
-    /// A request moved to an endpoint for which nothing was expected. Returns its query.
-    pub(super) fn moved(&mut self, key: RequestKey) -> Option<&Query> {
-        let metadata = self.metadata.get_mut(&key)?;
-        metadata.expectation = CacheExpectation::default();
-        Some(&metadata.query)
+    /// A request moved to an endpoint for which nothing was expected.
+    pub(super) fn moved(&mut self, key: RequestKey) {
+        if let Some(metadata) = self.metadata.get_mut(&key) {
+            metadata.expectation = CacheExpectation::default();
+        }
     }
 
     /// An open request ended.

@@ -54,16 +54,13 @@ fn with_adapter(plain: &Pool, holders: &[u64]) -> Arc<Pool> {
         holders,
     };
     let holders = holders.iter().map(|&id| EndpointId(id)).collect();
-    let models = vec![
+    let models = [
         model("adapter", ModelHolders::Some(holders)),
         model("base", ModelHolders::All),
     ];
     Arc::new(Pool {
-        spec: Arc::new(PoolSpec {
-            models,
-            ..(*plain.spec).clone()
-        }),
-        endpoints: plain.endpoints.clone(),
+        models: models.into_iter().map(Arc::new).collect(),
+        ..plain.clone()
     })
 }
 

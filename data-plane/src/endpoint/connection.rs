@@ -57,7 +57,7 @@ pub(crate) enum SendError {
     #[error("the connection was closed before the request was written: {error}")]
     NotWritten {
         error: hyper::Error,
-        request: Box<Request<Outgoing>>,
+        request: Box<Request<LegBody>>,
     },
     /// The endpoint may have seen the request.
     #[error("the connection broke before the answer's head: {error}")]

@@ -117,7 +117,6 @@ impl Forwarder {
         let upstream = &endpoint.upstream;
         let timeouts = pool.pool.spec.policy.timeouts;
         let attempt = guard.begin_attempt(LegId::MAIN, endpoint, request);
-        let span = &attempt.facts().span;
         let leg = Leg {
             request,
             upstream,

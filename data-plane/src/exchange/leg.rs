@@ -25,9 +25,10 @@ use crate::{
 pub(super) struct Leg<'a> {
     pub(super) request: &'a InferenceRequest,
     pub(super) upstream: &'a Upstream,
-    /// The client's headers, with this endpoint's host and this attempt's trace context.
-    pub(super) headers: HeaderMap,
     pub(super) body: LegBody,
+    pub(super) span: &'a Span,
+    /// The trace context that came with the request.
+    pub(super) incoming: &'a Context,
     pub(super) deadline: LegDeadline,
     pub(super) connect_timeout: Duration,
 }

@@ -31,17 +31,17 @@ impl Door {
         let pool = Pool {
             spec: Arc::new(PoolSpec {
                 name: "chat".into(),
-                models: Vec::new(),
                 policy: PoolPolicy {
                     strategy: Strategy::RoundRobin,
                     ..PoolPolicy::default()
                 },
                 pending: hermes_core::snapshot::PendingDiscovery::default(),
             }),
-            endpoints: vec![Arc::new(endpoint)],
+            endpoints: vec![Arc::new(endpoint)].into(),
+            models: hermes_core::collection::Collection::default(),
         };
         let snapshot = Snapshot {
-            pools: vec![Arc::new(pool)],
+            pools: vec![Arc::new(pool)].into(),
             settings: Arc::new(ProxySettings {
                 max_concurrent: 1,
                 ..ProxySettings::default()

@@ -360,7 +360,7 @@ fn taken_at_once(settings: SchedulerSettings, schedulers: Option<u32>) -> usize 
             policy,
             ..(*plain.spec).clone()
         }),
-        endpoints: plain.endpoints.clone(),
+        ..(*plain).clone()
     });
     let metrics = ControlPlaneMetrics::register(&mut Registry::default());
     let brain = PoolScheduler::new(&pool, settings, metrics.pool(&"chat".into()), 7);

@@ -155,14 +155,14 @@ mod tests {
         let pool = Pool {
             spec: Arc::new(PoolSpec {
                 name: "chat".into(),
-                models: Vec::new(),
                 policy: hermes_core::policy::PoolPolicy::default(),
                 pending: hermes_core::snapshot::PendingDiscovery::default(),
             }),
+            models: hermes_core::collection::Collection::default(),
             endpoints: (0..2).map(endpoint).collect(),
         };
         let snapshot = Arc::new(Snapshot {
-            pools: vec![Arc::new(pool)],
+            pools: vec![Arc::new(pool)].into(),
             ..Snapshot::default()
         });
         let metrics = ProxyMetrics::register(&mut Registry::default());

@@ -77,7 +77,7 @@ fn placing_a_request_names_no_http_server() {
 fn the_check_itself_finds_the_rooms() {
     let mut rooms = rooms();
     let ends = (rooms[0].as_str(), rooms[rooms.len() - 1].as_str());
-    assert_eq!(ends, ("server", "clock"));
+    assert_eq!(ends, ("server", "worker"));
     for room in &rooms {
         let path = format!("data-plane/src/{room}.rs");
         assert!(!files::read(&path).is_empty(), "{path}");

@@ -9,8 +9,8 @@ const OTHER: &str = "- name: other\n  strategy: least-request\n  models: [n]\n  
 async fn each_leg_is_counted_at_its_endpoint_until_it_ends() {
     let replica = Replica::of(2).await;
     let mut proxy = replica.proxy(1).await;
-    let endpoints = proxy.snapshot().await.pools[0].endpoints.clone();
-    let (prefill, decode) = (endpoints[0].id, endpoints[1].id);
+    let endpoints = endpoints(proxy.snapshot().await);
+    let (prefill, decode) = (endpoints[0].id.0, endpoints[1].id.0);
     proxy.report_leg(7, 1, started(prefill)).await;
     proxy
         .load_where(|load| load.endpoint == prefill && load.in_flight == 1)
@@ -38,11 +38,11 @@ async fn each_leg_is_counted_at_its_endpoint_until_it_ends() {
 async fn the_end_of_a_request_releases_the_legs_that_are_left() {
     let replica = Replica::of(2).await;
     let mut proxy = replica.proxy(1).await;
-    let endpoints = proxy.snapshot().await.pools[0].endpoints.clone();
-    proxy.report_leg(7, 1, started(endpoints[0].id)).await;
-    proxy.report_leg(7, 0, started(endpoints[1].id)).await;
+    let endpoints = endpoints(proxy.snapshot().await);
+    proxy.report_leg(7, 1, started(endpoints[0].id.0)).await;
+    proxy.report_leg(7, 0, started(endpoints[1].id.0)).await;
     proxy.await_booked(2).await;
-    proxy.report_leg(7, 0, finished(endpoints[1].id)).await;
+    proxy.report_leg(7, 0, finished(endpoints[1].id.0)).await;
     proxy.await_booked(0).await;
 }
 
@@ -50,9 +50,9 @@ async fn the_end_of_a_request_releases_the_legs_that_are_left() {
 async fn the_list_of_open_requests_has_an_item_for_each_leg() {
     let replica = Replica::of(2).await;
     let mut proxy = replica.proxy(1).await;
-    let endpoints = proxy.snapshot().await.pools[0].endpoints.clone();
-    proxy.report_leg(7, 1, started(endpoints[0].id)).await;
-    proxy.report_leg(7, 2, started(endpoints[0].id)).await;
+    let endpoints = endpoints(proxy.snapshot().await);
+    proxy.report_leg(7, 1, started(endpoints[0].id.0)).await;
+    proxy.report_leg(7, 2, started(endpoints[0].id.0)).await;
     proxy.await_booked(2).await;
     let open = |leg, endpoint| v1::OpenRequest {
         request: 7,
@@ -63,14 +63,14 @@ async fn the_list_of_open_requests_has_an_item_for_each_leg() {
     };
     // The last is of no request: it is ignored, and the others count.
     let requests = vec![
-        open(0, endpoints[1].id),
-        open(1, endpoints[0].id),
-        open(3, endpoints[0].id),
-        open(4, endpoints[0].id),
+        open(0, endpoints[1].id.0),
+        open(1, endpoints[0].id.0),
+        open(3, endpoints[0].id.0),
+        open(4, endpoints[0].id.0),
     ];
     proxy.send(Up::Open(v1::OpenRequests { requests })).await;
     proxy.await_booked(3).await;
-    proxy.report_leg(7, 0, finished(endpoints[1].id)).await;
+    proxy.report_leg(7, 0, finished(endpoints[1].id.0)).await;
     proxy.await_booked(0).await;
 }
 
@@ -80,8 +80,9 @@ async fn a_leg_that_goes_on_in_another_pool_is_released_where_it_was() {
     let config = Config::parse(&config).expect("a configuration of this test");
     let replica = Replica::start(ConfigSource::Value(config)).await;
     let mut proxy = replica.proxy(1).await;
-    let pools = proxy.snapshot().await.pools;
-    let (first, second) = (pools[0].endpoints[0].id, pools[1].endpoints[0].id);
+    let snapshot = Snapshot::try_from(proxy.snapshot().await).expect("a proxy can use it");
+    let id = |pool: usize| snapshot.pools[pool].endpoints[0].id.0;
+    let (first, second) = (id(0), id(1));
     proxy.report(7, started(first)).await;
     proxy.await_booked(1).await;
     proxy.report(7, started(second)).await;
