@@ -34,7 +34,6 @@ mod policy;
 mod pool;
 pub mod reference;
 mod section;
-mod server_url;
 mod settings;
 mod size;
 mod source;
@@ -194,7 +193,7 @@ impl Document {
 mod tests {
     use std::sync::Arc;
 
-    use hermes_core::policy::Strategy;
+    use hermes_core::{address::ServerAddress, policy::Strategy};
     use proptest::prelude::*;
 
     use super::*;
@@ -222,7 +221,9 @@ mod tests {
         assert_eq!(pool.policy, PoolPolicy::default());
         assert_eq!(
             pool.sources,
-            [EndpointSource::Static(vec!["http://10.0.0.7:8000".into()])]
+            [EndpointSource::Static(vec![
+                ServerAddress::parse("http://10.0.0.7:8000").expect("an address")
+            ])]
         );
         assert_eq!(config.settings, ProxySettings::default());
     }
@@ -231,7 +232,7 @@ mod tests {
     fn all_errors_of_a_file_are_listed_in_the_order_of_their_paths() {
         let text = "
 pools:
-- {name: Chat, endpoints: ['https://10.0.0.7:8000'], timeouts: {connect: fast}}
+- {name: Chat, endpoints: ['ftp://10.0.0.7:8000'], timeouts: {connect: fast}}
 - {name: b, endpoint: ['http://10.0.0.8:8000'], retry: {maxAttempts: 0}}
 limits: {maxBodyByte: 1MiB}
 ";

@@ -24,21 +24,21 @@
 //! It does not check whether an endpoint answers: [`crate::engines`] probes them.
 
 mod kubernetes;
-mod static_urls;
+mod static_source;
 
-use hermes_core::snapshot::Role;
+use hermes_core::{address::ServerAddress, snapshot::Role};
 
 pub use self::kubernetes::{
     DiscoveryStatus, EventPortNames, EventPorts, KubernetesDiscovery, KubernetesSource, Port,
     Selection, client,
 };
-pub(crate) use self::static_urls::static_endpoints;
+pub(crate) use self::static_source::static_endpoints;
 
 /// One endpoint as discovered, before it is checked or probed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DiscoveredEndpoint {
-    /// Base URL without a trailing slash: `http://10.0.0.7:8000`.
-    pub url: String,
+    /// Where it is.
+    pub address: ServerAddress,
     /// Distinguishes two incarnations at one address: the pod's UID, or empty where there is no
     /// pod.
     pub uid: String,

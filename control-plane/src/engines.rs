@@ -23,7 +23,7 @@ mod signals;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use hermes_core::snapshot::EndpointId;
+use hermes_core::{address::ServerAddress, snapshot::EndpointId};
 use reqwest::Client;
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -61,8 +61,8 @@ pub struct ProbeSettings {
 pub struct ProbeTarget {
     /// Whose answers these will be.
     pub id: EndpointId,
-    /// Base URL, with or without a trailing slash.
-    pub url: Arc<str>,
+    /// Where it is.
+    pub address: ServerAddress,
     /// Where its metrics are, beginning with a slash; `None` when it has none.
     pub metrics_path: Option<Arc<str>>,
     /// From one question to the next.
@@ -136,7 +136,7 @@ impl EngineProbes {
             self.running.insert(running.target.id, running);
         }
         for gone in before.into_values() {
-            self.shared.metrics.forget(&gone.target.url);
+            self.shared.metrics.forget(&gone.target.address);
         }
     }
 
@@ -154,7 +154,7 @@ impl EngineProbes {
 
     fn start(&self, target: ProbeTarget) -> Option<RunningProbe> {
         let Some(probe) = Probe::new(self.shared.clone(), target.clone(), self.seed) else {
-            tracing::warn!(endpoint = %target.id, url = %target.url, "endpoint is not asked for its state, its URL is none");
+            tracing::warn!(endpoint = %target.id, url = %target.address, "endpoint is not asked for its state, its URL is none");
             return None;
         };
         Some(RunningProbe {

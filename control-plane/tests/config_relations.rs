@@ -85,11 +85,10 @@ const REJECTED: [Rejected; 39] = [
     (
         "pools: [{name: a, endpoints: ['https://h:1', 'h:1', 'http://h:0', 'http://h_:1', 'http://h:1?q', 'http://h:1/v1']}]",
         &[
-            "pools[0].endpoints[0]: found `https://h:1`; expected http:// (https is not supported: engines are reached inside the cluster, over plain http)",
-            "pools[0].endpoints[1]: found `h:1`; expected http://, as in http://10.0.0.7:8000",
+            "pools[0].endpoints[0]: found `https://h:1`; expected http://: https is not supported",
+            "pools[0].endpoints[1]: found `h:1`; expected http:// or https://, as in http://10.0.0.7:8000",
             "pools[0].endpoints[2]: found `http://h:0`; expected a port from 1 to 65535, as in http://10.0.0.7:8000",
             "pools[0].endpoints[4]: found `http://h:1?q`; remove the query and the fragment",
-            "pools[0].endpoints[5]: found `http://h:1/v1`; remove the path: http://h:1",
         ],
     ),
     (
@@ -200,7 +199,7 @@ const REJECTED: [Rejected; 39] = [
         "pools: [{name: a, endpoints: ['http://h:1'], kvManager: {url: 'https://m', protocol: conductor, kind: match-sort}}]",
         &[
             "pools[0].kvManager.kind: the same key as `protocol`; set only one of the two",
-            "pools[0].kvManager.url: found `https://m`; expected http:// (https is not supported: engines are reached inside the cluster, over plain http)",
+            "pools[0].kvManager.url: found `https://m`; expected http:// (a KV manager is asked over plain HTTP)",
         ],
     ),
     (

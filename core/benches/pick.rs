@@ -5,7 +5,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use divan::{Bencher, counter::BytesCount};
 use hermes_core::{
-    collection::Collection,
+    address::ServerAddress,
     delta::SnapshotDelta,
     ledger::{Ledger, ProxyId, RequestId, RequestKey},
     load::{EngineSample, Health, Load},
@@ -44,12 +44,13 @@ fn strategy(name: &str) -> Strategy {
 
 fn pool(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
     let endpoint = |number| {
-        let url: Arc<str> = format!("http://10.0.{}.{}:8000", number / 250, number % 250).into();
-        let id = EndpointId::of("chat", &url, "");
+        let url = format!("http://10.0.{}.{}:8000", number / 250, number % 250);
+        let address = ServerAddress::parse(&url).expect("an address");
+        let id = EndpointId::of("chat", &address, "");
         Arc::new(Endpoint {
             id,
-            name: Arc::clone(&url),
-            url,
+            name: url.into(),
+            address,
             role: Role::Aggregate,
             group: None,
         })

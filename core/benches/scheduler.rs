@@ -5,6 +5,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use divan::Bencher;
 use hermes_core::{
+    address::ServerAddress,
     learned_index::LearnedIndex,
     ledger::{ProxyId, RequestId, RequestKey},
     policy::{KvAware, PoolPolicy, QueueLimits, Strategy},
@@ -27,12 +28,13 @@ fn main() {
 
 fn pool(endpoints: usize) -> Arc<Pool> {
     let endpoint = |number: usize| {
-        let url: Arc<str> = format!("http://10.0.{}.{}:8000", number / 250, number % 250).into();
-        let id = EndpointId::of("chat", &url, "");
+        let url = format!("http://10.0.{}.{}:8000", number / 250, number % 250);
+        let address = ServerAddress::parse(&url).expect("an address");
+        let id = EndpointId::of("chat", &address, "");
         Arc::new(Endpoint {
             id,
-            name: Arc::clone(&url),
-            url,
+            name: url.into(),
+            address,
             role: Role::Aggregate,
             group: None,
         })

@@ -1,7 +1,7 @@
 //! What the control plane publishes: the structure of the cluster as versioned snapshots and their
-//! deltas, the load of endpoints, and which replica schedules which pool.
+//! deltas, the load of endpoints, which replica schedules which pool, and where servers are.
 
-pub mod collection;
+pub mod address;
 pub mod delta;
 pub mod load;
 pub mod rendezvous;

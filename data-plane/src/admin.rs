@@ -71,7 +71,7 @@ fn loads(pool: &RoutingPool) -> Value {
         .map(|upstream| {
             json!({
                 "endpoint": upstream.endpoint.id.to_string(),
-                "url": upstream.endpoint.url,
+                "url": upstream.endpoint.address.to_string(),
                 "own_in_flight": upstream.in_flight(),
                 "load": upstream.load(uptime()),
             })

@@ -22,6 +22,7 @@ use hermes_core::{
     policy::EjectionPolicy,
     snapshot::Endpoint,
 };
+use http::{HeaderValue, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -41,7 +42,7 @@ const MAX_IDLE: usize = 1_024;
 pub(crate) struct Upstream {
     pub(crate) endpoint: Arc<Endpoint>,
     /// `host:port`, as it goes into `Host`.
-    pub(crate) authority: http::HeaderValue,
+    pub(crate) authority: HeaderValue,
     /// This proxy's requests there.
     in_flight: AtomicU32,
     /// Uncached prompt tokens of those not answered yet.
@@ -68,8 +69,9 @@ impl Upstream {
         ejection: EjectionPolicy,
         workers: NonZeroUsize,
     ) -> Self {
-        let authority = http::HeaderValue::from_str(authority(&endpoint.url))
-            .unwrap_or_else(|_| http::HeaderValue::from_static("invalid"));
+        // An authority consists of letters, digits and `-._:[]` only.
+        let authority = HeaderValue::from_str(endpoint.address.authority())
+            .expect("an authority is a header's value");
         Self {
             endpoint,
             authority,
@@ -81,9 +83,14 @@ impl Upstream {
         }
     }
 
-    /// `host:port` to connect to.
-    pub(crate) fn authority(&self) -> &str {
-        authority(&self.endpoint.url)
+    /// The target of a request for `path`, below the endpoint's base path.
+    pub(crate) fn target(&self, path: &PathAndQuery) -> PathAndQuery {
+        match &**self.endpoint.address.base_path() {
+            "" => path.clone(),
+            // Both are made of characters that a target may have.
+            base => PathAndQuery::try_from(format!("{base}{path}"))
+                .expect("a base path before a target is a target"),
+        }
     }
 
     /// The endpoint's load: what the control plane reports of other proxies, plus this proxy's own
@@ -193,10 +200,6 @@ fn sweep(shard: &Mutex<Vec<Connection>>, now: Instant) -> usize {
     drop(idle);
     drop(dropped);
     left
-}
-
-fn authority(url: &str) -> &str {
-    url.strip_prefix("http://").unwrap_or(url)
 }
 
 // === InFlightGuard ===

@@ -3,6 +3,7 @@
 //! Into core by `TryFrom`, which checks everything that core takes for granted (sorted, unique, in
 //! range); out of core by `From`, which cannot fail. One file per part of the contract.
 
+mod address;
 mod cluster;
 mod delta;
 mod history;

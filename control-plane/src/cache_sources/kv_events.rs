@@ -34,7 +34,9 @@ mod zmtp;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hermes_core::{block_index::CacheIdentity, query::CacheHit, snapshot::EndpointId};
+use hermes_core::{
+    address::ServerAddress, block_index::CacheIdentity, query::CacheHit, snapshot::EndpointId,
+};
 use hermes_runtime::metrics::Handles;
 use parking_lot::Mutex;
 use reqwest::Client;
@@ -71,8 +73,8 @@ pub struct KvEvents {
 pub struct Publisher {
     /// The endpoint whose cache they describe.
     pub endpoint: EndpointId,
-    /// The endpoint's URL, whose host the publisher shares.
-    pub url: Arc<str>,
+    /// The endpoint's address, whose host the publisher shares.
+    pub address: ServerAddress,
     /// Its ports, as far as Kubernetes has them.
     pub ports: Option<EventPorts>,
 }
@@ -145,7 +147,7 @@ impl KvEvents {
             let views = ranks
                 .lock()
                 .iter()
-                .map(|rank| StreamView::of(publisher.endpoint, &publisher.url, rank))
+                .map(|rank| StreamView::of(publisher.endpoint, &publisher.address, rank))
                 .collect::<Vec<_>>();
             streams.extend(views);
         }
@@ -162,10 +164,11 @@ impl KvEvents {
     fn follow(&self, publisher: Publisher) -> Option<FollowedEndpoint> {
         let Publisher {
             endpoint,
-            url,
+            address,
             ports,
         } = &publisher;
-        let publisher_ports = PublisherPorts::new(url, *ports, &self.config, self.client.clone())?;
+        let publisher_ports =
+            PublisherPorts::new(address, *ports, &self.config, self.client.clone())?;
         let ranks = RankStatuses::default();
         let follower = EndpointFollower {
             endpoint: *endpoint,

@@ -50,9 +50,9 @@ impl PoolMembers {
     ) -> bool {
         let mut before = std::mem::take(&mut self.0);
         let count = before.len();
-        let mut urls = HashSet::new();
+        let mut addresses = HashSet::new();
         let mut changed = false;
-        for found in found.filter(|found| urls.insert(found.url.as_str())) {
+        for found in found.filter(|found| addresses.insert(&found.address)) {
             let endpoint = endpoint(pool, found);
             let old = before.remove(&endpoint.id);
             let event_ports = found.kv_events;
@@ -115,7 +115,7 @@ impl PoolMembers {
     pub(super) fn publishers(&self) -> impl Iterator<Item = Publisher> {
         self.0.values().map(|member| Publisher {
             endpoint: member.endpoint.id,
-            url: Arc::clone(&member.endpoint.url),
+            address: member.endpoint.address.clone(),
             ports: member.event_ports,
         })
     }
@@ -131,7 +131,7 @@ impl PoolMembers {
 
 fn endpoint(pool: &str, found: &DiscoveredEndpoint) -> Endpoint {
     let DiscoveredEndpoint {
-        url,
+        address,
         uid,
         name,
         role,
@@ -139,8 +139,8 @@ fn endpoint(pool: &str, found: &DiscoveredEndpoint) -> Endpoint {
         kv_events: _,
     } = found;
     Endpoint {
-        id: EndpointId::of(pool, url, uid),
-        url: url.as_str().into(),
+        id: EndpointId::of(pool, address, uid),
+        address: address.clone(),
         name: name.as_str().into(),
         role: *role,
         group: group.as_deref().map(Into::into),

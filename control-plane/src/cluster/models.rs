@@ -133,7 +133,9 @@ mod tests {
     fn members(models: &[Reported<'_>]) -> PoolMembers {
         let found: Vec<DiscoveredEndpoint> = (0..models.len())
             .map(|index| DiscoveredEndpoint {
-                url: format!("http://10.0.0.{index}:8000"),
+                address: format!("http://10.0.0.{index}:8000")
+                    .parse()
+                    .expect("an address"),
                 uid: String::new(),
                 name: index.to_string(),
                 role: Role::Aggregate,
@@ -151,7 +153,7 @@ mod tests {
                 max_model_len: Some(4096),
             };
             members.learn(
-                EndpointId::of("chat", &found.url, ""),
+                EndpointId::of("chat", &found.address, ""),
                 models.iter().map(card).collect(),
             );
         }

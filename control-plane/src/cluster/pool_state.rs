@@ -202,7 +202,7 @@ impl PoolState {
             .iter()
             .map(move |PoolMember { endpoint, .. }| ProbeTarget {
                 id: endpoint.id,
-                url: Arc::clone(&endpoint.url),
+                address: endpoint.address.clone(),
                 metrics_path: metrics_path.clone(),
                 interval: collector.interval,
                 timeout: collector.timeout,
@@ -240,7 +240,7 @@ impl SourceState {
 /// The endpoints of a static source; nothing when it has to be watched.
 fn known_at_once(source: &EndpointSource) -> Option<Vec<DiscoveredEndpoint>> {
     match source {
-        EndpointSource::Static(urls) => Some(static_endpoints(urls.iter().map(|url| &**url))),
+        EndpointSource::Static(addresses) => Some(static_endpoints(addresses)),
         EndpointSource::Services(_) | EndpointSource::Pods(_) => None,
     }
 }

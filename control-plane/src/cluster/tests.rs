@@ -16,7 +16,7 @@ const WATCHED: &str = "pools: [{name: chat, kubernetes: {services: {app: vllm}, 
 
 fn pod(uid: &str) -> DiscoveredEndpoint {
     DiscoveredEndpoint {
-        url: "http://10.0.0.7:8000".into(),
+        address: "http://10.0.0.7:8000".parse().expect("an address"),
         uid: uid.into(),
         name: "ai/pod".into(),
         role: Role::Aggregate,
@@ -281,7 +281,7 @@ fn a_pool_is_pending_until_every_source_has_listed_and_every_endpoint_was_asked_
     assert_eq!(pending(&mut cluster), (true, true));
     let source = cluster.sources()[0].source;
     let other = DiscoveredEndpoint {
-        url: "http://10.0.0.8:8000".into(),
+        address: "http://10.0.0.8:8000".parse().expect("an address"),
         ..pod("2")
     };
     let endpoints = vec![pod("1"), other];

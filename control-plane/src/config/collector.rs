@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hermes_core::address::is_path;
+
 use super::{
     duration::{HOUR, MINUTE, SECOND},
     engine::EngineKind,
     section::Section,
-    server_url::is_path,
 };
 
 /// Time between two scrapes unless something else is configured.

@@ -1,6 +1,8 @@
 //! The global KV-cache manager of a pool: where it is, and how long requests wait for it.
 
-use std::{borrow::Cow, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{borrow::Cow, num::NonZeroU16, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use hermes_core::address::{ServerAddress, ServerScheme, UrlParts, is_path};
 
 use super::{
     conductor,
@@ -9,7 +11,6 @@ use super::{
     key::ValueType,
     node::Node,
     section::{Reading, Section},
-    server_url::{ServerUrl, is_path},
 };
 use crate::cache_sources::kv_manager::{
     Conductor, DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, Dialect, Encoding, MatchSort,
@@ -270,10 +271,14 @@ fn full_url(
         section.error("url", format!("found `{}`", excerpt(url)), fix);
         None
     };
-    let address = match ServerUrl::parse(url) {
+    let address = match UrlParts::parse(url) {
         Ok(address) => address,
         Err(error) => return wrong(error.to_string()),
     };
+    if address.scheme == ServerScheme::Https {
+        return wrong("expected http:// (a KV manager is asked over plain HTTP)".to_owned());
+    }
+    let inside_port = address.port.map(NonZeroU16::get);
     let inside = Some(address.path).filter(|path| !matches!(*path, "" | "/"));
     if let Some(path) = inside.filter(|path| !is_path(path)) {
         return wrong(format!(
@@ -283,15 +288,17 @@ fn full_url(
     }
     let differs =
         |inside: Option<u16>| inside.is_some_and(|inside| port.is_some_and(|port| port != inside));
-    if differs(address.port) {
+    if differs(inside_port) {
         section.error("port", "another port than in `url`", "set the port once");
     }
     if inside.is_some_and(|inside| path.as_ref().is_some_and(|path| **path != *inside)) {
         section.error(path_key, "another path than in `url`", "set the path once");
     }
-    let port = address.port.or(port).unwrap_or(lookup.port);
+    let port = inside_port.or(port).unwrap_or(lookup.port);
     let path = inside.or(path.as_deref()).unwrap_or(lookup.path);
-    Some(format!("http://{}:{port}{path}", address.host).into())
+    let port = NonZeroU16::new(port)?;
+    let address = ServerAddress::new(address.scheme, address.host, port);
+    Some(address.page(path).into())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hermes_core::address::ServerAddress;
+
 use super::{
     MAX_ENDPOINTS,
     diagnostics::Diagnostics,
@@ -34,7 +36,7 @@ pub(super) fn merge(fragments: Vec<PoolFragment>, diagnostics: &Diagnostics) -> 
 
 fn bound_endpoints(fragments: &[PoolFragment], diagnostics: &Diagnostics) {
     let sources = fragments.iter().flat_map(|fragment| &fragment.pool.sources);
-    let total = sources.flat_map(EndpointSource::static_urls).count();
+    let total = sources.flat_map(EndpointSource::static_addresses).count();
     if total > MAX_ENDPOINTS {
         let fix =
             format!("the limit is {MAX_ENDPOINTS} over all pools; or discover them in Kubernetes");
@@ -44,13 +46,17 @@ fn bound_endpoints(fragments: &[PoolFragment], diagnostics: &Diagnostics) {
 
 /// Two pools may share a server, but neither accounts for the load that the other sends.
 fn warn_shared_endpoints(fragments: &[PoolFragment], diagnostics: &Diagnostics) {
-    let mut owners: BTreeMap<&str, &Arc<str>> = BTreeMap::new();
+    let mut owners: BTreeMap<&ServerAddress, &Arc<str>> = BTreeMap::new();
     for PoolFragment { origin, pool } in fragments {
-        for url in pool.sources.iter().flat_map(EndpointSource::static_urls) {
-            let owner = *owners.entry(url).or_insert(&pool.name);
+        for address in pool
+            .sources
+            .iter()
+            .flat_map(EndpointSource::static_addresses)
+        {
+            let owner = *owners.entry(address).or_insert(&pool.name);
             if owner != &pool.name {
                 diagnostics.warn(format!(
-                    "{origin}.endpoints: {url} is in the pool `{owner}` too; each counts only its own load"
+                    "{origin}.endpoints: {address} is in the pool `{owner}` too; each counts only its own load"
                 ));
             }
         }

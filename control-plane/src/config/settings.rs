@@ -2,13 +2,12 @@
 
 use std::{ops::RangeInclusive, sync::Arc};
 
-use hermes_core::policy::ProxySettings;
+use hermes_core::{address::is_path, policy::ProxySettings};
 
 use super::{
     duration::{HOUR, SECOND},
     node::Node,
     section::Section,
-    server_url::is_path,
 };
 
 /// Paths besides the known ones.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use hermes_core::address::ServerAddress;
+
 use super::{
     MAX_ENDPOINTS,
     duration::{DAY, MINUTE, SECOND},
@@ -9,7 +11,6 @@ use super::{
     names::{is_dns_label, is_label_name, is_label_value, is_port_name},
     node::Node,
     section::{Reading, Section},
-    server_url::ServerUrl,
 };
 use crate::discovery::EventPortNames;
 
@@ -28,8 +29,8 @@ const API_TIMEOUT: Duration = Duration::from_secs(10);
 /// One source of endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointSource {
-    /// Base URLs, `http://host:port` without a trailing slash; each once, in the order of the file.
-    Static(Vec<Arc<str>>),
+    /// Each once, in the order of the file.
+    Static(Vec<ServerAddress>),
     /// The endpoints of Services with these labels.
     Services(KubernetesSelection),
     /// The pods with these labels.
@@ -75,13 +76,13 @@ impl EndpointSource {
         }
     }
 
-    /// The static URLs; none if Kubernetes is the source.
-    pub fn static_urls(&self) -> impl Iterator<Item = &str> {
-        let urls: &[Arc<str>] = match self {
-            Self::Static(urls) => urls,
+    /// The static addresses; none if Kubernetes is the source.
+    pub fn static_addresses(&self) -> impl Iterator<Item = &ServerAddress> {
+        let addresses: &[ServerAddress] = match self {
+            Self::Static(addresses) => addresses,
             Self::Services(_) | Self::Pods(_) => &[],
         };
-        urls.iter().map(|url| &**url)
+        addresses.iter()
     }
 }
 
@@ -92,10 +93,10 @@ pub(super) fn read(pool: &mut Section<'_>) -> Vec<EndpointSource> {
             "endpoints",
             1..=MAX_ENDPOINTS,
             URLS,
-            "Static endpoints: `http://host:port`, without path and credentials. \
-             A pool needs `endpoints`, `kubernetes`, or both.",
-            read_url,
-            Arc::<str>::to_string,
+            "Static endpoints: `http://host:port`, and a path that is put before \
+             the path of every request. A pool needs `endpoints`, `kubernetes`, or both.",
+            read_address,
+            ServerAddress::to_string,
         )
         .or_unset("none");
     let found = pool.optional_section(
@@ -116,22 +117,38 @@ pub(super) fn read(pool: &mut Section<'_>) -> Vec<EndpointSource> {
 
 /// A list of static URLs by itself.
 pub(super) fn read_urls(node: &Node<'_>) -> Option<EndpointSource> {
-    let urls = node.distinct(&(1..=MAX_ENDPOINTS), URLS, read_url, Arc::<str>::to_string)?;
+    let urls = node.distinct(
+        &(1..=MAX_ENDPOINTS),
+        URLS,
+        read_address,
+        ServerAddress::to_string,
+    )?;
     Some(EndpointSource::Static(urls))
 }
 
-/// One static URL, with its port and without a slash at the end.
-fn read_url(node: &Node<'_>) -> Option<Arc<str>> {
-    let address = match ServerUrl::parse(node.text("a URL such as http://10.0.0.7:8000")?) {
-        Err(error) => return node.wrong(error.to_string()),
-        Ok(address) => address,
-    };
-    let ServerUrl { host, port, path } = address;
-    let url = format!("http://{host}:{}", port.unwrap_or(80));
-    if !matches!(path, "" | "/") {
-        return node.wrong(format!("remove the path: {url}"));
+/// One static address.
+fn read_address(node: &Node<'_>) -> Option<ServerAddress> {
+    match ServerAddress::parse(node.text("a URL such as http://10.0.0.7:8000")?) {
+        Ok(address) if address.is_secured() => {
+            node.wrong("expected http://: https is not supported")
+        }
+        Ok(address) => {
+            warn_version(node, &address);
+            Some(address)
+        }
+        Err(error) => node.wrong(error.expected()),
     }
-    Some(url.into())
+}
+
+/// SDKs are given a URL that ends in `/v1`, which here would be in the path twice.
+fn warn_version(node: &Node<'_>, address: &ServerAddress) {
+    let base = address.base_path();
+    if base.ends_with("/v1") {
+        node.diagnostics().warn(format!(
+            "{}: requests will go to {base}/v1/…; the path of a request begins with /v1 itself",
+            node.path()
+        ));
+    }
 }
 
 fn read_kubernetes(section: &mut Section<'_>) -> Option<EndpointSource> {

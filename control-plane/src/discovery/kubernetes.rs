@@ -125,7 +125,7 @@ impl KubernetesDiscovery {
 
     /// Runs for ever; dropping the future ends all watches. It spawns nothing.
     ///
-    /// `sink` gets the whole current set, sorted by URL, once everything was listed (even when it
+    /// `sink` gets the whole current set, sorted by address, once everything was listed (even when it
     /// is empty) and then whenever it changed: the first change at once, a burst as one. While it
     /// is awaited, changes gather.
     pub async fn run<S, F>(self, client: Client, sink: S)

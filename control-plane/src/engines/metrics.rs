@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use hermes_core::address::ServerAddress;
 use hermes_runtime::metrics::{Bounds, family};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -85,14 +86,14 @@ impl ScrapeMetrics {
         }
     }
 
-    pub(super) fn succeeded(&self, endpoint: &str, took: Duration) {
+    pub(super) fn succeeded(&self, endpoint: &ServerAddress, took: Duration) {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         self.duration.observe(took.as_secs_f64());
         self.last_success
             .get_or_create(&ScrapeLabels {
-                endpoint: endpoint.to_owned(),
+                endpoint: endpoint.to_string(),
             })
             .set(now.as_secs_f64());
     }
@@ -115,9 +116,9 @@ impl ScrapeMetrics {
         self.dropped.inc();
     }
 
-    pub(super) fn forget(&self, endpoint: &str) {
+    pub(super) fn forget(&self, endpoint: &ServerAddress) {
         self.last_success.remove(&ScrapeLabels {
-            endpoint: endpoint.to_owned(),
+            endpoint: endpoint.to_string(),
         });
     }
 }

@@ -124,7 +124,7 @@ impl Probe {
             Ok(scraped) => {
                 self.shared
                     .metrics
-                    .succeeded(&self.target.url, at - started);
+                    .succeeded(&self.target.address, at - started);
                 self.shared
                     .metrics
                     .read(scraped.refused, scraped.skipped_lines);
@@ -248,8 +248,7 @@ impl Probe {
 
 impl ProbeUrls {
     fn of(target: &ProbeTarget) -> Option<Self> {
-        let base = target.url.trim_end_matches('/');
-        let page = |path: &str| Url::parse(&format!("{base}{path}")).ok();
+        let page = |path: &str| Url::parse(&target.address.page(path)).ok();
         Some(Self {
             metrics: match &target.metrics_path {
                 Some(path) => Some(page(path)?),

@@ -65,7 +65,7 @@ impl Server {
     fn target(&self, metrics_path: Option<&str>) -> ProbeTarget {
         ProbeTarget {
             id: EndpointId(self.address.port().into()),
-            url: format!("http://{}", self.address).into(),
+            address: ServerAddress::try_from(self.address).expect("a bound port"),
             metrics_path: metrics_path.map(Into::into),
             interval: Duration::from_millis(20),
             timeout: Duration::from_secs(5),

@@ -15,6 +15,7 @@ use hermes_core::{
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::{sync::Notify, time::Instant};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     PoolResources,
@@ -98,7 +99,7 @@ impl PoolDirectory {
                     Arc::clone(&handle.scheduler)
                 }
                 None => {
-                    let seed = self.seed ^ EndpointId::of(name, "", "").0;
+                    let seed = self.seed ^ xxh3_64(name.as_bytes());
                     let metrics = self.metrics.pool(name);
                     Arc::new(PoolScheduler::new(pool, settings, metrics, seed))
                 }

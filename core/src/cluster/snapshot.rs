@@ -22,11 +22,21 @@ use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
-pub use super::version::{Epoch, Version};
 use crate::{
-    collection::{Collection, Keyed},
+    address::ServerAddress,
     policy::{PoolPolicy, ProxySettings},
 };
+
+/// Which run of which control-plane replica numbered a snapshot; random at every start.
+///
+/// Versions compare only inside one epoch: a restarted control plane counts from one again and must
+/// not look older.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Epoch(pub u64);
+
+/// Position of a snapshot in its epoch; grows with every published change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Version(pub u64);
 
 /// Names one incarnation of one endpoint in one pool, equally in every control-plane replica.
 ///
@@ -54,8 +64,9 @@ pub enum Role {
 pub struct Endpoint {
     /// See [`EndpointId`].
     pub id: EndpointId,
-    /// Base URL without a trailing slash: `http://10.0.0.7:8000`.
-    pub url: Arc<str>,
+    /// Where it is.
+    #[serde(flatten)]
+    pub address: ServerAddress,
     /// For people: `namespace/pod`, or the authority of a static URL.
     pub name: Arc<str>,
     /// What it does for a request.
@@ -140,12 +151,13 @@ pub struct Snapshot {
 // === EndpointId ===
 
 impl EndpointId {
-    /// The id of the incarnation `uid` (a pod's UID; empty for static endpoints) at `url` in
+    /// The id of the incarnation `uid` (a pod's UID; empty for static endpoints) at `address` in
     /// `pool`.
     #[must_use]
-    pub fn of(pool: &str, url: &str, uid: &str) -> Self {
+    pub fn of(pool: &str, address: &ServerAddress, uid: &str) -> Self {
+        let url = address.to_string();
         let mut bytes = Vec::with_capacity(pool.len() + url.len() + uid.len() + 2);
-        for (index, part) in [pool, url, uid].iter().enumerate() {
+        for (index, part) in [pool, &url, uid].iter().enumerate() {
             if index > 0 {
                 bytes.push(0);
             }
@@ -233,4 +245,24 @@ impl Snapshot {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn of(pool: &str, uid: &str) -> EndpointId {
+        let address = ServerAddress::parse("http://10.0.0.7:8000").expect("an address");
+        EndpointId::of(pool, &address, uid)
+    }
+
+    #[test]
+    fn another_incarnation_at_the_same_address_is_another_endpoint() {
+        let id = of("chat", "uid-1");
+        assert_eq!(id, of("chat", "uid-1"));
+        assert_ne!(id, of("chat", "uid-2"));
+        assert_ne!(id, of("other", "uid-1"));
+    }
+
+    #[test]
+    fn ids_never_change_between_releases() {
+        assert_eq!(of("chat", "").to_string(), "85d4169572ba3495");
+    }
+}

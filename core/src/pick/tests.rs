@@ -24,7 +24,7 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
         let id = EndpointId(position as u64);
         Arc::new(Endpoint {
             id,
-            url: Arc::clone(&name),
+            address: format!("http://{name}").parse().expect("an address"),
             name,
             role: Role::Aggregate,
             group: None,

@@ -23,7 +23,7 @@ fn pool(rules: KvAware, endpoints: u64) -> Arc<Pool> {
         let name: Arc<str> = format!("server-{id}").into();
         Arc::new(Endpoint {
             id: EndpointId(id),
-            url: Arc::clone(&name),
+            address: format!("http://{name}").parse().expect("an address"),
             name,
             role: Role::Aggregate,
             group: None,

@@ -151,7 +151,8 @@ impl Leg<'_> {
             }
         }
         let timeout = self.connect_timeout;
-        let connection = Connection::open(self.upstream.authority(), timeout).await?;
+        let connection =
+            Connection::open(self.upstream.endpoint.address.authority(), timeout).await?;
         connections_opened.inc();
         Ok(connection.send(request).await?)
     }
@@ -159,8 +160,8 @@ impl Leg<'_> {
     fn http_request(&self) -> Request<LegBody> {
         let mut request = Request::new(self.body.clone());
         *request.method_mut() = self.request.method.clone();
-        *request.uri_mut() = Uri::from(self.request.target.clone());
-        *request.headers_mut() = self.headers();
+        *request.uri_mut() = Uri::from(self.upstream.target(&self.request.target));
+        *request.headers_mut() = self.headers.clone();
         request
     }
 

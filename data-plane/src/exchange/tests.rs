@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use hermes_core::{
-    placement::Placement,
+    address::ServerAddress,
     policy::{PoolPolicy, Strategy},
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
 };
@@ -66,7 +66,7 @@ impl Exchange {
                 name: format!("endpoint-{index}").into(),
                 role: Default::default(),
                 group: None,
-                url: format!("http://{address}").into(),
+                address: ServerAddress::try_from(*address).expect("a bound port"),
             })
         };
         let pool = Arc::new(Pool {

@@ -116,16 +116,13 @@ impl RequestTrace {
         if span.is_disabled() {
             return span;
         }
-        let (host, port) = upstream
-            .authority()
-            .rsplit_once(':')
-            .unwrap_or((upstream.authority(), "80"));
+        let address = &upstream.endpoint.address;
         span.record(
             "otel.name",
             format!("{operation} {}", model.map(bounded).unwrap_or_default()).trim_end(),
         );
-        span.record("server.address", host);
-        span.record("server.port", port.parse().unwrap_or(80_i64));
+        span.record("server.address", address.host().to_string());
+        span.record("server.port", i64::from(address.port().get()));
         if resend > 0 {
             span.record("http.request.resend_count", i64::from(resend));
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hermes_core::{
+    address::MAX_BASE_PATH,
     policy::{PoolPolicy, Strategy},
     query::Query,
     stored_responses::ResponseKey,
@@ -20,6 +21,10 @@ use crate::request::{
     local_reply::LocalReply,
     prompt::RequestPrompt,
 };
+
+/// Longest path and query in bytes: with a base path before them, they are a target still, of at
+/// most `u16::MAX - 1` bytes.
+const MAX_TARGET: usize = u16::MAX as usize - 2 - MAX_BASE_PATH;
 
 /// A client's request, parsed and not routed yet.
 pub(crate) struct InferenceRequest {
@@ -159,7 +164,11 @@ impl InferenceRequest {
     }
 }
 
+/// The target of the request, which leaves room for an endpoint's base path before it.
 fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, LocalReply> {
+    if path.len() + query.map_or(0, str::len) > MAX_TARGET {
+        return Err(LocalReply::UnknownPath);
+    }
     let target = match query {
         Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
         None => PathAndQuery::try_from(path),

@@ -108,14 +108,13 @@ mod tests {
             policy,
             pending: PendingDiscovery::default(),
         });
-        let url: Arc<str> = "http://h:1".into();
         let id = EndpointId(7);
         let endpoint = Endpoint {
             id,
             name: "e".into(),
             role: Default::default(),
             group: None,
-            url,
+            address: "http://h:1".parse().expect("an address"),
         };
         let pool = Arc::new(Pool {
             spec,

@@ -87,7 +87,9 @@ mod tests {
         let endpoint = |&id: &u64| {
             Arc::new(Endpoint {
                 id: EndpointId(id),
-                url: format!("http://10.0.0.{id}:8000").into(),
+                address: format!("http://10.0.0.{id}:8000")
+                    .parse()
+                    .expect("an address"),
                 name: "pod".into(),
                 role: Role::Aggregate,
                 group: None,

@@ -126,10 +126,14 @@ fn write_tokenizer(f: &mut fmt::Formatter<'_>, tokenizer: &TokenizerSettings) ->
 
 fn write_source(f: &mut fmt::Formatter<'_>, source: &EndpointSource) -> fmt::Result {
     match source {
-        EndpointSource::Static(urls) => {
-            let named: Vec<&str> = urls.iter().take(MAX_NAMED).map(|url| &**url).collect();
+        EndpointSource::Static(addresses) => {
+            let named: Vec<String> = addresses
+                .iter()
+                .take(MAX_NAMED)
+                .map(ToString::to_string)
+                .collect();
             write!(f, "\n  endpoints: {}", named.join(", "))?;
-            match urls.len().saturating_sub(MAX_NAMED) {
+            match addresses.len().saturating_sub(MAX_NAMED) {
                 0 => Ok(()),
                 more => write!(f, ", and {more} more"),
             }

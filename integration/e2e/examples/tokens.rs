@@ -116,10 +116,9 @@ fn pool(engine: Option<&str>) -> Pool {
         pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
     let endpoint = |url: &str| {
-        let (id, url) = (EndpointId(1), url.trim_end_matches('/').into());
         Arc::new(Endpoint {
-            id,
-            url,
+            id: EndpointId(1),
+            address: url.parse().expect("the URL of an engine"),
             name: "".into(),
             role: Role::Aggregate,
             group: None,

@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
-use hermes_core::snapshot::{
-    Endpoint, EndpointId, Model, ModelHolders, PendingDiscovery, PoolSpec, Role,
+use hermes_core::{
+    address::ServerAddress,
+    policy::ProxySettings,
+    snapshot::{
+        Endpoint, EndpointId, Epoch, Model, ModelHolders, PendingDiscovery, Pool, PoolSpec, Role,
+        Snapshot, Version,
+    },
 };
 
 use super::{Invalid, required, sorted};
@@ -50,7 +55,7 @@ impl From<&Endpoint> for v1::Endpoint {
     fn from(endpoint: &Endpoint) -> Self {
         let Endpoint {
             id,
-            url,
+            address,
             name,
             role,
             group,
@@ -62,10 +67,11 @@ impl From<&Endpoint> for v1::Endpoint {
         };
         Self {
             id: id.0,
-            url: url.to_string(),
+            url: address.to_string(),
             name: name.to_string(),
             role: role.into(),
             group: group.as_deref().map(str::to_owned),
+            address: Some(v1::ServerAddress::from(address)),
         }
     }
 }
@@ -80,14 +86,14 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             name,
             role,
             group,
+            address,
         } = wire;
-        let authority = url.strip_prefix("http://").unwrap_or_default();
-        if authority.is_empty() || authority.contains('/') {
-            return Err(Invalid::new(
-                "url",
-                "must be http://host:port without a path",
-            ));
-        }
+        let address = match address {
+            Some(address) => ServerAddress::try_from(address).map_err(|e| e.inside("address"))?,
+            None => {
+                ServerAddress::parse(&url).map_err(|error| Invalid::new("url", error.expected()))?
+            }
+        };
         let role = match v1::Role::try_from(role) {
             Ok(v1::Role::Aggregate) => Role::Aggregate,
             Ok(v1::Role::Prefill) => Role::Prefill,
@@ -96,7 +102,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
         };
         Ok(Self {
             id: EndpointId(id),
-            url: url.into(),
+            address,
             name: name.into(),
             role,
             group: group.map(Into::into),

@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
 
+use hermes_core::address::{ServerAddress, ServerHost};
 use reqwest::{Client, Url};
 use serde::Deserialize;
 
@@ -40,7 +41,7 @@ pub(super) struct PublisherAddress {
 /// Where the ranks of one endpoint are.
 #[derive(Debug)]
 pub(super) struct PublisherPorts {
-    host: Arc<str>,
+    host: ServerHost,
     /// What is known without asking.
     fixed: Option<(u16, Option<u16>)>,
     ranks: u32,
@@ -67,15 +68,13 @@ struct EventSourceReply {
 // === PublisherPorts ===
 
 impl PublisherPorts {
-    /// Of the endpoint at this URL; nothing when the URL has no host.
+    /// Of the endpoint at this address; nothing when it is no URL for an HTTP client.
     pub(super) fn new(
-        url: &str,
+        address: &ServerAddress,
         discovered: Option<EventPorts>,
         config: &KvEventsSettings,
         client: Client,
     ) -> Option<Self> {
-        let url = Url::parse(url).ok()?;
-        let host = url.host_str()?.into();
         let replay = match config.replay_port {
             Some(0) => None,
             Some(port) => Some(port),
@@ -88,9 +87,9 @@ impl PublisherPorts {
             }) => Some((publish.get(), discovered.map(NonZeroU16::get).or(replay))),
             None => config.port.map(|port| (port, replay)),
         };
-        let engine = url.join("/kv_event_sources").ok()?;
+        let engine = Url::parse(&address.page("/kv_event_sources")).ok()?;
         Some(Self {
-            host,
+            host: address.host().clone(),
             fixed,
             ranks: config.ranks.unwrap_or(1),
             engine,
@@ -199,7 +198,8 @@ mod tests {
             replay: replay.map(port),
         });
         let client = fetch::client().expect("TLS is set up");
-        PublisherPorts::new("http://10.0.0.7:8000", discovered, &config, client).expect("a host")
+        let address = ServerAddress::parse("http://10.0.0.7:8000").expect("an address");
+        PublisherPorts::new(&address, discovered, &config, client).expect("a host")
     }
 
     async fn place(ports_of: &PublisherPorts, rank: u32) -> (String, Option<String>) {

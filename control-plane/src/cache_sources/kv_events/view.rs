@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use hermes_core::{block_index::SyncState, snapshot::EndpointId};
+use hermes_core::{address::ServerAddress, block_index::SyncState, snapshot::EndpointId};
 use serde::Serialize;
 
 use super::ingest::Status;
@@ -23,8 +23,9 @@ pub struct PoolStreams {
 pub struct StreamView {
     /// Whose.
     pub endpoint: EndpointId,
-    /// The endpoint's URL.
-    pub url: Arc<str>,
+    /// Where the endpoint is.
+    #[serde(flatten)]
+    pub address: ServerAddress,
     /// Data-parallel rank.
     pub rank: u32,
     /// `host:port`, once it is known.
@@ -48,11 +49,11 @@ pub(crate) const STANDINGS: [SyncState; 3] =
 // === StreamView ===
 
 impl StreamView {
-    pub(super) fn of(endpoint: EndpointId, url: &Arc<str>, status: &Status) -> Self {
+    pub(super) fn of(endpoint: EndpointId, address: &ServerAddress, status: &Status) -> Self {
         let now = status.now.lock().clone();
         Self {
             endpoint,
-            url: Arc::clone(url),
+            address: address.clone(),
             rank: status.rank,
             publisher: now.publisher,
             standing: standing_name(now.standing),

@@ -18,6 +18,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use hermes_core::address::ServerAddress;
 use minijinja::Value;
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
@@ -42,7 +43,7 @@ pub(super) struct EngineTokenizer {
 
 #[derive(Clone, Debug)]
 struct TokenizeEndpoint {
-    base: Arc<str>,
+    address: ServerAddress,
     url: Url,
     inquiry: Arc<LookupClient>,
 }
@@ -89,22 +90,26 @@ impl EngineTokenizer {
         })
     }
 
-    /// These base URLs may be asked from now on. What is known about those that stay is kept.
-    pub(super) fn follow<'a>(&self, bases: impl Iterator<Item = &'a Arc<str>> + Clone) {
+    /// These may be asked from now on. What is known about those that stay is kept.
+    pub(super) fn follow<'a>(&self, addresses: impl Iterator<Item = &'a ServerAddress> + Clone) {
         let before = self.endpoints.load();
-        if before.iter().map(|known| &known.base).eq(bases.clone()) {
+        if before
+            .iter()
+            .map(|known| &known.address)
+            .eq(addresses.clone())
+        {
             return;
         }
-        let known: HashMap<&str, &TokenizeEndpoint> =
-            before.iter().map(|known| (&*known.base, known)).collect();
-        let endpoints = bases.filter_map(|base| {
-            if let Some(known) = known.get(&**base) {
+        let known: HashMap<&ServerAddress, &TokenizeEndpoint> =
+            before.iter().map(|known| (&known.address, known)).collect();
+        let endpoints = addresses.filter_map(|address| {
+            if let Some(known) = known.get(address) {
                 return Some((*known).clone());
             }
-            let url = Url::parse(&format!("{base}/tokenize")).ok()?;
+            let url = Url::parse(&address.page("/tokenize")).ok()?;
             let inquiry = Arc::new(LookupClient::with(self.client.clone(), self.limits));
             Some(TokenizeEndpoint {
-                base: Arc::clone(base),
+                address: address.clone(),
                 url,
                 inquiry,
             })

@@ -11,6 +11,8 @@ mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hermes_core::address::ServerAddress;
+
 pub(crate) use self::services::SERVICE_NAME;
 pub(crate) use self::{pods::PodIndex, services::ServiceIndex};
 use crate::discovery::DiscoveredEndpoint;
@@ -48,7 +50,7 @@ pub(crate) trait Endpoints {
 /// The endpoints of one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FoundEndpoints {
-    /// Those that are ready, sorted by URL, each URL once.
+    /// Those that are ready, sorted by address, each address once.
     pub(crate) endpoints: Vec<DiscoveredEndpoint>,
     /// Those that exist, are not terminating, and are not ready; sorted likewise.
     pub(crate) unready: Vec<DiscoveredEndpoint>,
@@ -81,7 +83,7 @@ fn keep<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, entry: Option
 // === impl FoundEndpoints ===
 
 impl FoundEndpoints {
-    /// Sorts, and keeps one endpoint per URL: the same pod behind two Services is one server.
+    /// Sorts, and keeps one endpoint per address: the same pod behind two Services is one server.
     fn new(candidates: impl IntoIterator<Item = EndpointCandidate>) -> Self {
         let mut found = Self::default();
         for EndpointCandidate { ready, endpoint } in candidates {
@@ -93,19 +95,19 @@ impl FoundEndpoints {
         }
         unique(&mut found.endpoints);
         unique(&mut found.unready);
-        let ready: BTreeSet<&str> = found
+        let ready: BTreeSet<&ServerAddress> = found
             .endpoints
             .iter()
-            .map(|endpoint| endpoint.url.as_str())
+            .map(|endpoint| &endpoint.address)
             .collect();
         found
             .unready
-            .retain(|endpoint| !ready.contains(endpoint.url.as_str()));
+            .retain(|endpoint| !ready.contains(&endpoint.address));
         found
     }
 }
 
 fn unique(endpoints: &mut Vec<DiscoveredEndpoint>) {
     endpoints.sort_unstable();
-    endpoints.dedup_by(|later, earlier| later.url == earlier.url);
+    endpoints.dedup_by(|later, earlier| later.address == earlier.address);
 }

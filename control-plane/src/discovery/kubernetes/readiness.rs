@@ -12,20 +12,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hermes_core::snapshot::Role;
+use hermes_core::{address::ServerAddress, snapshot::Role};
 
 use super::{DiscoveredEndpoint, index::FoundEndpoints};
 
 /// The endpoints that have been ready and still exist: at most as many as the API server holds.
 #[derive(Debug, Default)]
 pub(crate) struct PeerReadiness {
-    once: BTreeSet<(String, String)>,
+    once: BTreeSet<(ServerAddress, String)>,
 }
 
 /// Endpoints to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UsableEndpoints {
-    /// Sorted by URL, each URL once.
+    /// Sorted by address, each address once.
     pub(crate) endpoints: Vec<DiscoveredEndpoint>,
     /// How many of them are not ready.
     pub(crate) doubted: usize,
@@ -89,8 +89,8 @@ impl PeerReadiness {
 }
 
 /// A pod that was replaced at its address has yet to become ready.
-fn identity(endpoint: &DiscoveredEndpoint) -> (String, String) {
-    (endpoint.url.clone(), endpoint.uid.clone())
+fn identity(endpoint: &DiscoveredEndpoint) -> (ServerAddress, String) {
+    (endpoint.address.clone(), endpoint.uid.clone())
 }
 
 fn place(endpoint: &DiscoveredEndpoint) -> (Role, Option<String>) {

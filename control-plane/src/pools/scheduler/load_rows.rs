@@ -7,6 +7,7 @@ use std::{
 };
 
 use hermes_core::{
+    address::ServerAddress,
     ledger::{InFlightTotals, ProxyId},
     load::Load,
     snapshot::{EndpointId, Pool},
@@ -34,7 +35,8 @@ pub(crate) struct SentLoadRows(HashMap<EndpointId, LoadRow>);
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct EndpointLoadView {
     id: String,
-    url: Arc<str>,
+    #[serde(flatten)]
+    address: ServerAddress,
     name: Arc<str>,
     load: Load,
     /// Milliseconds since the engine's figures came; absent when they never did.
@@ -77,7 +79,7 @@ impl PoolScheduler {
         let endpoints = loads.zip(&state.endpoints);
         let view = endpoints.map(|((endpoint, load), slot)| EndpointLoadView {
             id: endpoint.id.to_string(),
-            url: Arc::clone(&endpoint.url),
+            address: endpoint.address.clone(),
             name: Arc::clone(&endpoint.name),
             load: *load,
             sample_age_ms: slot

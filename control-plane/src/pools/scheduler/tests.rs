@@ -30,10 +30,11 @@ const TWO: ProxyId = ProxyId(2);
 fn pool(endpoints: usize) -> Arc<Pool> {
     let endpoint = |index: usize| {
         let url = format!("http://10.0.0.{index}:8000");
+        let address = url.parse().expect("an address");
         Arc::new(Endpoint {
-            id: EndpointId::of("chat", &url, ""),
-            name: url.as_str().into(),
-            url: url.into(),
+            id: EndpointId::of("chat", &address, ""),
+            name: url.into(),
+            address,
             role: Role::Aggregate,
             group: None,
         })

@@ -116,11 +116,7 @@ fn read(text: &PromptText) -> Text {
 fn candidates(pool: &Pool) -> Vec<LookupCandidate> {
     let candidate = |endpoint: &Arc<hermes_core::snapshot::Endpoint>| LookupCandidate {
         endpoint: endpoint.id,
-        authority: endpoint
-            .url
-            .strip_prefix("http://")
-            .unwrap_or(&endpoint.url)
-            .into(),
+        authority: Arc::clone(endpoint.address.authority()),
         name: Arc::clone(&endpoint.name),
     };
     pool.endpoints.iter().map(candidate).collect()

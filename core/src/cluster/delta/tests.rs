@@ -10,13 +10,14 @@ use crate::{
 };
 
 fn endpoint(pool: &str, number: u32) -> Arc<Endpoint> {
-    let url: Arc<str> = format!("http://10.0.0.{number}:8000").into();
-    let id = EndpointId::of(pool, &url, "");
+    let url: Arc<str> = format!("http://10.0.{}.{}:8000", number >> 8, number & 0xff).into();
+    let address = url.parse().expect("an address");
+    let id = EndpointId::of(pool, &address, "");
     Arc::new(Endpoint {
         id,
-        name: Arc::clone(&url),
-        url,
-        role: Role::Aggregate,
+        name: url,
+        address,
+        role: crate::snapshot::Role::Aggregate,
         group: None,
     })
 }

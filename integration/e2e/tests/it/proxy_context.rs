@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hermes_bench::fleet;
 use hermes_bench::fleet::{Plane, instant};
 use hermes_core::{
+    address::ServerAddress,
     policy::PoolPolicy,
     snapshot::{Endpoint, EndpointId, Epoch, Pool, PoolSpec, Role, Snapshot, Version},
 };
@@ -37,14 +38,14 @@ impl ProxyContext {
             handles.push(Engine::start(instant()).await.expect("an engine starts"));
         }
         let endpoint = |engine: &EngineHandle| {
-            let url: Arc<str> = engine.url().into();
-            let id = EndpointId::of("chat", &url, "");
+            let address = ServerAddress::parse(&engine.url()).expect("an address");
+            let id = EndpointId::of("chat", &address, "");
             Arc::new(Endpoint {
                 id,
                 name: engine.addr().to_string().into(),
                 role: Role::Aggregate,
                 group: None,
-                url,
+                address,
             })
         };
         let mut endpoints: Vec<_> = handles.iter().map(endpoint).collect();

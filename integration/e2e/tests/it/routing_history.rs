@@ -61,7 +61,7 @@ fn requests(context: &ProxyContext) -> BTreeMap<u64, u64> {
     context.snapshot.pools[0]
         .endpoints
         .iter()
-        .map(|endpoint| (endpoint.id.0, count(&endpoint.url)))
+        .map(|endpoint| (endpoint.id.0, count(&endpoint.address.to_string())))
         .collect()
 }
 

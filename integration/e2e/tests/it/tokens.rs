@@ -4,6 +4,7 @@
 use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use hermes_bench::fleet::{Scene, instant};
 use hermes_control_plane::cache_sources::tokenizer::{
     Failure, PoolTokenizer, TokenizeOutcome, TokenizerMetrics, TokenizerSettings, Way,
@@ -12,9 +13,13 @@ use hermes_core::{
     policy::PoolPolicy,
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
 };
-use hermes_engine_sim::{Engine, EngineHandle};
+use hermes_engine_sim::{
+    Engine, EngineHandle,
+    http_server::{Handler, HttpServer, reply},
+};
 use hermes_proto::v1::PromptText;
 use hermes_testkit::conductor::{ConductorServer, Dialect, Query};
+use http_body_util::Full;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -41,10 +46,9 @@ fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenizerMetri
         pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
     let endpoint = |(id, url): (u64, &&str)| {
-        let url = Arc::from(*url);
         Arc::new(Endpoint {
             id: EndpointId(id),
-            url,
+            address: url.parse().expect("an address"),
             name: "".into(),
             role: Role::Aggregate,
             group: None,
@@ -56,6 +60,18 @@ fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenizerMetri
         endpoints: (1..).zip(endpoints).map(endpoint).collect(),
     });
     (tokens, metrics)
+}
+
+/// Answers everything with an object without ids.
+struct EmptyAnswer;
+
+impl Handler for EmptyAnswer {
+    fn answer(
+        self: Arc<Self>,
+        _: http::Request<Bytes>,
+    ) -> BoxFuture<'static, http::Response<Full<Bytes>>> {
+        Box::pin(async { reply(http::StatusCode::OK, "{}") })
+    }
 }
 
 async fn engine() -> EngineHandle {
@@ -132,8 +148,10 @@ async fn a_hanging_engine_delays_a_request_by_the_timeout_at_most() {
 
 #[tokio::test]
 async fn a_response_without_a_list_of_ids_is_ignored() {
-    let engine = engine().await;
-    let (tokens, metrics) = tokens(PATIENCE, &[&format!("{}/health?", engine.url())]);
+    let server = HttpServer::start(Arc::new(EmptyAnswer))
+        .await
+        .expect("starts");
+    let (tokens, metrics) = tokens(PATIENCE, &[&server.url()]);
     assert_eq!(
         tokens
             .ids(&lookup("/v1/chat/completions", &turn(1)), Some("sim"))

@@ -178,17 +178,14 @@ impl EngineRegistration {
         let block_size = self.conductor.block_size.or(block_size)?;
         let mut rows = BTreeMap::new();
         for endpoint in &pool.endpoints {
-            let authority = endpoint
-                .url
-                .strip_prefix("http://")
-                .unwrap_or(&endpoint.url);
+            let authority = endpoint.address.authority();
             let alias = self
                 .conductor
                 .instances
                 .iter()
-                .find(|(_, known)| **known == *authority);
+                .find(|(_, known)| **known == **authority);
             let instance: Arc<str> =
-                alias.map_or_else(|| authority.into(), |(alias, _)| Arc::clone(alias));
+                alias.map_or_else(|| Arc::clone(authority), |(alias, _)| Arc::clone(alias));
             let host: Arc<str> = host(authority).into();
             rows.extend(
                 (0..self.registration.ranks)

@@ -1,11 +1,8 @@
 //! Pods by label: each pod with an address is one endpoint, ready or not.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU16,
-};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16};
 
+use hermes_core::address::{ServerAddress, ServerScheme};
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
 use super::{EndpointCandidate, Endpoints, FoundEndpoints, ObjectIndex, keep};
@@ -104,7 +101,7 @@ fn endpoint(
     let kv_events = EventPorts::find(events, annotation(metadata.annotations.as_ref()), named);
     let (namespace, name) = (metadata.namespace.as_deref()?, metadata.name.as_deref()?);
     Some(DiscoveredEndpoint {
-        url: format!("http://{}", SocketAddr::new(address, number.get())),
+        address: ServerAddress::at(ServerScheme::Http, address, number),
         uid: metadata.uid.clone().unwrap_or_default(),
         name: format!("{namespace}/{name}"),
         role,

@@ -4,12 +4,9 @@
 //!   [ Service ] ◀─ label kubernetes.io/service-name ─ [ EndpointSlice ] ─▶ addresses
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU16,
-};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU16};
 
+use hermes_core::address::{ServerAddress, ServerScheme};
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort},
     discovery::v1::{Endpoint, EndpointPort, EndpointSlice},
@@ -270,12 +267,12 @@ impl SliceAddress {
         role_labels: &RoleLabels,
         kv_events: Option<EventPorts>,
     ) -> DiscoveredEndpoint {
-        let authority = SocketAddr::new(self.ip, port.get()).to_string();
-        let url = format!("http://{authority}");
-        let (uid, name) = self.pod.clone().unwrap_or((String::new(), authority));
-        let RoleLabels { role, group } = role_labels.clone();
+        let address = ServerAddress::at(ServerScheme::Http, self.ip, port);
+        let unnamed = || (String::new(), address.authority().to_string());
+        let (uid, name) = self.pod.clone().unwrap_or_else(unnamed);
+        let Placement { role, group } = placement.clone();
         DiscoveredEndpoint {
-            url,
+            address,
             uid,
             name,
             role,

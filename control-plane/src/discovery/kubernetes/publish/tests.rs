@@ -34,10 +34,10 @@ impl ObjectIndex<ConfigMap> for Names {
 
 impl Endpoints for Names {
     fn endpoints(&self) -> FoundEndpoints {
-        let endpoint = |url: &String| DiscoveredEndpoint {
-            url: url.clone(),
+        let endpoint = |name: &String| DiscoveredEndpoint {
+            address: format!("http://pod-{name}").parse().expect("an address"),
             uid: String::new(),
-            name: url.clone(),
+            name: name.clone(),
             role: hermes_core::snapshot::Role::Aggregate,
             group: None,
             kv_events: None,

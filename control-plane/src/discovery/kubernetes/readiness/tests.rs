@@ -2,7 +2,7 @@ use super::*;
 
 fn endpoint(name: &str, role: Role) -> DiscoveredEndpoint {
     DiscoveredEndpoint {
-        url: format!("http://{name}:8000"),
+        address: format!("http://{name}:8000").parse().unwrap(),
         uid: format!("uid-{name}"),
         name: format!("ai/{name}"),
         role,

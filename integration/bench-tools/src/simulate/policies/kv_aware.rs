@@ -48,7 +48,7 @@ impl KvAware {
             let id = EndpointId(server as u64);
             Arc::new(Endpoint {
                 id,
-                url: Arc::clone(&name),
+                address: format!("http://{name}").parse().expect("a name"),
                 name,
                 role: Role::Aggregate,
                 group: None,

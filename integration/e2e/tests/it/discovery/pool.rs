@@ -134,7 +134,9 @@ pub(crate) fn pods() -> KubernetesSource {
 }
 
 fn urls_of(set: &[DiscoveredEndpoint]) -> Vec<String> {
-    set.iter().map(|endpoint| endpoint.url.clone()).collect()
+    set.iter()
+        .map(|endpoint| endpoint.address.to_string())
+        .collect()
 }
 
 pub(crate) fn labels(app: &str) -> BTreeMap<String, String> {

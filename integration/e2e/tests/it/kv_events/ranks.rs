@@ -86,7 +86,7 @@ async fn the_estimate_is_that_of_the_best_rank_and_a_lost_rank_leaves_misses_unk
     let events = follower("{}");
     events.set([Publisher {
         endpoint: EndpointId(1),
-        url: front.url.as_str().into(),
+        address: front.url.parse().expect("an address"),
         ports: None,
     }]);
     eventually("both ranks are known", || async {

@@ -86,7 +86,7 @@ impl FollowedEngine {
     pub(super) fn follow(&self) {
         let publisher = Publisher {
             endpoint: EndpointId(1),
-            url: self.engine.url().into(),
+            address: self.engine.url().parse().expect("an address"),
             ports: None,
         };
         self.events.set([publisher]);

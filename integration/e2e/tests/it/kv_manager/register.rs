@@ -28,10 +28,10 @@ fn pool(hosts: &[u64]) -> Pool {
         pending: hermes_core::snapshot::PendingDiscovery::default(),
     };
     let endpoint = |host: &u64| {
-        let url: Arc<str> = format!("http://10.0.0.{host}:8000").into();
+        let address = format!("http://10.0.0.{host}:8000").parse();
         Arc::new(Endpoint {
             id: EndpointId(*host),
-            url,
+            address: address.expect("an address"),
             name: "".into(),
             role: Role::Aggregate,
             group: None,

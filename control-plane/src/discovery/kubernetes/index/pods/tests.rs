@@ -28,7 +28,7 @@ fn urls(index: &PodIndex) -> Vec<String> {
         .endpoints()
         .endpoints
         .into_iter()
-        .map(|endpoint| endpoint.url)
+        .map(|endpoint| endpoint.address.to_string())
         .collect()
 }
 
@@ -41,7 +41,7 @@ fn a_ready_pod_is_an_endpoint() {
     assert!(index.apply(read(&ready)));
     let found = index.endpoints();
     let expected = DiscoveredEndpoint {
-        url: "http://10.0.0.7:8000".to_owned(),
+        address: "http://10.0.0.7:8000".parse().unwrap(),
         uid: "uid-a".to_owned(),
         name: "ai/a".to_owned(),
         role: Role::Prefill,

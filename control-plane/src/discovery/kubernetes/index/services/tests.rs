@@ -50,7 +50,7 @@ fn urls(index: &ServiceIndex) -> Vec<String> {
         .endpoints()
         .endpoints
         .into_iter()
-        .map(|endpoint| endpoint.url)
+        .map(|endpoint| endpoint.address.to_string())
         .collect()
 }
 
@@ -73,7 +73,7 @@ fn a_service_and_its_slice_make_endpoints_in_either_order() {
     assert!(apply_service(&mut slice_first, &service("a")));
 
     let expected = DiscoveredEndpoint {
-        url: "http://10.0.0.1:8000".to_owned(),
+        address: "http://10.0.0.1:8000".parse().unwrap(),
         uid: "uid-10.0.0.1".to_owned(),
         name: "ai/pod-10.0.0.1".to_owned(),
         role: Role::Aggregate,
@@ -330,6 +330,6 @@ proptest! {
         };
         let found = build(0);
         prop_assert_eq!(&build(rotation), &found);
-        prop_assert!(found.endpoints.windows(2).all(|pair| pair[0].url < pair[1].url));
+        prop_assert!(found.endpoints.windows(2).all(|pair| pair[0].address < pair[1].address));
     }
 }
