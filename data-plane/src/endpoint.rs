@@ -5,7 +5,11 @@
 //! an await.
 
 mod connection;
+mod dial;
 mod load;
+mod race;
+mod resolve;
+pub(crate) mod worker;
 
 use std::{
     num::NonZeroUsize,
@@ -27,8 +31,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 pub(crate) use self::connection::{Connection, SendError, UpstreamBody};
-use self::load::LoadCell;
-use crate::worker;
+use self::{dial::EndpointDialer, load::LoadCell, resolve::SystemResolver};
 
 /// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a
 /// request must not be written to a connection that is just being closed.
@@ -43,6 +46,7 @@ pub(crate) struct Upstream {
     pub(crate) endpoint: Arc<Endpoint>,
     /// `host:port`, as it goes into `Host`.
     pub(crate) authority: HeaderValue,
+    dialer: EndpointDialer,
     /// This proxy's requests there.
     in_flight: AtomicU32,
     /// Uncached prompt tokens of those not answered yet.
@@ -73,6 +77,7 @@ impl Upstream {
         let authority = HeaderValue::from_str(endpoint.address.authority())
             .expect("an authority is a header's value");
         Self {
+            dialer: EndpointDialer::new(&endpoint.address, Arc::new(SystemResolver)),
             endpoint,
             authority,
             in_flight: AtomicU32::new(0),
@@ -166,6 +171,11 @@ impl Upstream {
                 return Some(connection);
             }
         }
+    }
+
+    /// Opens a connection within `limit`.
+    pub(crate) async fn connect(&self, limit: Duration) -> Result<Connection, SendError> {
+        Connection::open(&self.dialer, limit).await
     }
 
     /// Keeps a connection for the next request.

@@ -16,6 +16,7 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -30,7 +31,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::request::leg_body::LegBody;
+use super::dial::EndpointDialer;
+use crate::request::outgoing::Outgoing;
 
 type Driver = http1::Connection<TokioIo<TcpStream>, LegBody>;
 
@@ -43,10 +45,12 @@ pub(crate) struct Connection {
     reused: bool,
 }
 
-/// SelectionDetails no head came.
+/// Why no head came.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
     /// Nothing was sent.
+    #[error("cannot resolve the name: {0}")]
+    Resolve(Arc<str>),
     #[error("cannot connect: {0}")]
     Connect(#[from] io::Error),
     #[error("no connection within {0:?}")]
@@ -73,11 +77,11 @@ pub(crate) struct UpstreamBody {
 // === Connection ===
 
 impl Connection {
-    pub(crate) async fn open(authority: &str, limit: Duration) -> Result<Self, SendError> {
-        let stream = timeout(limit, TcpStream::connect(authority))
+    /// Opens a connection within `limit`, which covers the name, the address and the rest.
+    pub(super) async fn open(dialer: &EndpointDialer, limit: Duration) -> Result<Self, SendError> {
+        let stream = timeout(limit, dialer.dial())
             .await
             .map_err(|_| SendError::ConnectTimeout(limit))??;
-        stream.set_nodelay(true)?;
         let (sender, driver) = http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await

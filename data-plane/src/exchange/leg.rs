@@ -17,8 +17,8 @@ use tracing::Span;
 
 use super::{retry::AttemptEnd, trace};
 use crate::{
-    endpoint::{Connection, SendError, Upstream, UpstreamBody},
-    request::{inference_request::InferenceRequest, leg_body::LegBody},
+    endpoint::{SendError, Upstream, UpstreamBody},
+    request::{inference_request::InferenceRequest, outgoing::Outgoing},
 };
 
 /// A request for one endpoint.
@@ -150,9 +150,7 @@ impl Leg<'_> {
                 result => return result.map_err(LegError::from),
             }
         }
-        let timeout = self.connect_timeout;
-        let connection =
-            Connection::open(self.upstream.endpoint.address.authority(), timeout).await?;
+        let connection = self.upstream.connect(self.connect_timeout).await?;
         connections_opened.inc();
         Ok(connection.send(request).await?)
     }
@@ -197,7 +195,8 @@ impl From<SendError> for LegError {
     fn from(error: SendError) -> Self {
         match error {
             SendError::MaybeSeen { error, .. } => Self::Broken(error.to_string()),
-            SendError::Connect(_)
+            SendError::Resolve(_)
+            | SendError::Connect(_)
             | SendError::ConnectTimeout(_)
             | SendError::Handshake(_)
             | SendError::NotWritten { .. } => Self::Unreachable(error),
