@@ -63,7 +63,9 @@ impl Restart {
         let endpoint = |id: u64| {
             Arc::new(Endpoint {
                 id: EndpointId(id),
-                url: format!("http://10.0.{}.{}:8000", id / 250, id % 250).into(),
+                address: format!("http://10.0.{}.{}:8000", id / 250, id % 250)
+                    .parse()
+                    .expect("an address"),
                 name: format!("inference/vllm-{id}").into(),
                 role: Role::Aggregate,
                 group: None,

@@ -221,7 +221,12 @@ impl Cluster {
             .pools
             .values()
             .filter(|pool| pool.config.kv_events.is_some());
-        following.map(|pool| (&pool.config.name, pool.members.publishers().collect()))
+        following.map(|pool| {
+            (
+                &pool.config.name,
+                pool.members.publishers(&pool.config.policy.trust).collect(),
+            )
+        })
     }
 
     /// The sources that discovery watches.

@@ -21,6 +21,7 @@ mod collector;
 mod conductor;
 mod diagnostics;
 pub mod duration;
+mod endpoint_tls;
 mod engine;
 mod error;
 mod header;
@@ -48,6 +49,7 @@ use serde_json::{Value, json};
 
 pub use self::{
     collector::CollectorConfig,
+    endpoint_tls::{AuthorityFiles, EndpointTlsConfig},
     engine::EngineKind,
     error::{ConfigError, ConfigErrors},
     key::{DefaultValue, KeyDescription, ValueType},

@@ -13,6 +13,7 @@
 //! * nothing is decided here: whether two refused connections take an endpoint out is for the
 //!   reader to say.
 
+mod clients;
 pub mod exposition;
 pub(crate) mod fetch;
 mod metric_names;
@@ -23,14 +24,14 @@ mod signals;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use hermes_core::{address::ServerAddress, snapshot::EndpointId};
-use reqwest::Client;
+use hermes_core::{address::ServerAddress, policy::EndpointTrust, snapshot::EndpointId};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::clients::{EngineClient, EngineClients, NoEngineClient};
 use self::probe::{Probe, ProbeContext};
 pub use self::{
     fetch::ProbeFailure,
@@ -63,6 +64,8 @@ pub struct ProbeTarget {
     pub id: EndpointId,
     /// Where it is.
     pub address: ServerAddress,
+    /// Who may sign its certificate.
+    pub trust: EndpointTrust,
     /// Where its metrics are, beginning with a slash; `None` when it has none.
     pub metrics_path: Option<Arc<str>>,
     /// From one question to the next.
@@ -103,12 +106,12 @@ impl EngineProbes {
         metrics: ScrapeMetrics,
         sink: mpsc::Sender<ProbeResult>,
     ) -> Result<Self, reqwest::Error> {
-        let client: Client = fetch::client()?;
+        let clients = fetch::clients()?;
         let slots = Arc::new(Semaphore::new(
             settings.concurrency.clamp(1, Semaphore::MAX_PERMITS),
         ));
         let shared = ProbeContext {
-            client,
+            clients,
             slots,
             sink,
             metrics,
@@ -153,10 +156,12 @@ impl EngineProbes {
     }
 
     fn start(&self, target: ProbeTarget) -> Option<RunningProbe> {
-        let Some(probe) = Probe::new(self.shared.clone(), target.clone(), self.seed) else {
-            tracing::warn!(endpoint = %target.id, url = %target.address, "endpoint is not asked for its state, its URL is none");
-            return None;
-        };
+        let probe = Probe::new(self.shared.clone(), target.clone(), self.seed);
+        let probe = probe.inspect_err(|error| {
+            let (endpoint, url) = (target.id, &target.address);
+            tracing::warn!(%endpoint, %url, %error, "endpoint is not asked for its state");
+        });
+        let probe = probe.ok()?;
         Some(RunningProbe {
             target,
             task: AbortOnDropHandle::new(tokio::spawn(probe.run())),

@@ -83,12 +83,13 @@ const REJECTED: [Rejected; 39] = [
         ],
     ),
     (
-        "pools: [{name: a, endpoints: ['https://h:1', 'h:1', 'http://h:0', 'http://h_:1', 'http://h:1?q', 'http://h:1/v1']}]",
+        "pools: [{name: a, endpoints: ['https://h:1', 'h:1', 'http://h:0', 'http://h_:1', 'http://h:1?q', 'http://h:1/a/../b', 'ftp://h']}]",
         &[
-            "pools[0].endpoints[0]: found `https://h:1`; expected http://: https is not supported",
             "pools[0].endpoints[1]: found `h:1`; expected http:// or https://, as in http://10.0.0.7:8000",
             "pools[0].endpoints[2]: found `http://h:0`; expected a port from 1 to 65535, as in http://10.0.0.7:8000",
             "pools[0].endpoints[4]: found `http://h:1?q`; remove the query and the fragment",
+            "pools[0].endpoints[5]: found `http://h:1/a/../b`; expected a path such as /proxy, of at most 1024 letters, digits and -._~!$&'()*+,;=:@, without the parts `.`, `..` and the empty one",
+            "pools[0].endpoints[6]: found `ftp://h`; expected http:// or https://, as in http://10.0.0.7:8000",
         ],
     ),
     (

@@ -6,6 +6,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 use divan::{Bencher, counter::BytesCount};
 use hermes_core::{
     address::ServerAddress,
+    collection::Collection,
     delta::SnapshotDelta,
     ledger::{Ledger, ProxyId, RequestId, RequestKey},
     load::{EngineSample, Health, Load},

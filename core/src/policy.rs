@@ -3,9 +3,13 @@
 //! The control plane builds these from its configuration file, and they travel to the proxies
 //! inside the snapshot, which is why a proxy needs no configuration of its own.
 
+mod trust;
+
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
+
+pub use self::trust::EndpointTrust;
 
 /// How requests of one pool are handled.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,6 +30,8 @@ pub struct PoolPolicy {
     pub lookup_text: bool,
     /// What identifies a tenant.
     pub tenant: TenantKey,
+    /// Whose certificates endpoints at `https` addresses must show.
+    pub trust: EndpointTrust,
 }
 
 /// How an endpoint is chosen, by its name in the configuration.
@@ -317,6 +323,7 @@ impl Default for PoolPolicy {
             score_deadline: Duration::from_millis(20),
             lookup_text: false,
             tenant: TenantKey::default(),
+            trust: EndpointTrust::System,
         }
     }
 }

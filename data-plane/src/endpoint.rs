@@ -4,18 +4,20 @@
 //! while the endpoint is unchanged, so that connections and counts survive. No lock is held across
 //! an await.
 
+mod connect_error;
 mod connection;
 mod dial;
 mod load;
 mod race;
 mod resolve;
-pub(crate) mod worker;
+mod secure;
+mod stream;
 
 use std::{
     num::NonZeroUsize,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -30,8 +32,15 @@ use http::{HeaderValue, uri::PathAndQuery};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub(crate) use self::connection::{Connection, SendError, UpstreamBody};
-use self::{dial::EndpointDialer, load::LoadCell, resolve::SystemResolver};
+use self::{
+    connect_error::EndpointConnectError, dial::EndpointDialer, load::LoadCell,
+    resolve::SystemResolver,
+};
+pub(crate) use self::{
+    connection::{Connection, SendError, UpstreamBody},
+    secure::PoolTls,
+};
+use crate::worker;
 
 /// Idle connections are closed after this long: vLLM's server closes its own after 5 s, and a
 /// request must not be written to a connection that is just being closed.
@@ -44,9 +53,11 @@ const MAX_IDLE: usize = 1_024;
 /// One endpoint.
 pub(crate) struct Upstream {
     pub(crate) endpoint: Arc<Endpoint>,
-    /// `host:port`, as it goes into `Host`.
-    pub(crate) authority: HeaderValue,
+    /// The value of `Host`.
+    pub(crate) host: HeaderValue,
     dialer: EndpointDialer,
+    /// Whether the last handshake failed.
+    is_refused_by_tls: AtomicBool,
     /// This proxy's requests there.
     in_flight: AtomicU32,
     /// Uncached prompt tokens of those not answered yet.
@@ -73,13 +84,14 @@ impl Upstream {
         ejection: EjectionPolicy,
         workers: NonZeroUsize,
     ) -> Self {
-        // An authority consists of letters, digits and `-._:[]` only.
-        let authority = HeaderValue::from_str(endpoint.address.authority())
-            .expect("an authority is a header's value");
+        // It consists of letters, digits and `-._:[]` only.
+        let host = HeaderValue::from_str(&endpoint.address.host_header())
+            .expect("a host and a port are a header's value");
         Self {
             dialer: EndpointDialer::new(&endpoint.address, Arc::new(SystemResolver)),
+            is_refused_by_tls: AtomicBool::new(false),
             endpoint,
-            authority,
+            host,
             in_flight: AtomicU32::new(0),
             pending_tokens: AtomicU64::new(0),
             others: LoadCell::default(),
@@ -173,9 +185,25 @@ impl Upstream {
         }
     }
 
-    /// Opens a connection within `limit`.
-    pub(crate) async fn connect(&self, limit: Duration) -> Result<Connection, SendError> {
-        Connection::open(&self.dialer, limit).await
+    /// Opens a connection within `limit`, by `tls` if the address is secured. The first failure of
+    /// several in a row that concern TLS is logged.
+    pub(crate) async fn connect(
+        &self,
+        tls: &PoolTls,
+        limit: Duration,
+    ) -> Result<Connection, EndpointConnectError> {
+        let opened = Connection::open(&self.dialer, tls, limit).await;
+        match &opened {
+            Ok(_) => self.is_refused_by_tls.store(false, Ordering::Relaxed),
+            Err(EndpointConnectError::Secure(error)) => {
+                if !self.is_refused_by_tls.swap(true, Ordering::Relaxed) {
+                    let Endpoint { name, address, .. } = &*self.endpoint;
+                    tracing::warn!(endpoint = &**name, ?address, %error, "no TLS connection to the endpoint");
+                }
+            }
+            Err(_) => {}
+        }
+        opened
     }
 
     /// Keeps a connection for the next request.

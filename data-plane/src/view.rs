@@ -29,7 +29,7 @@ use hermes_core::{
 use hermes_runtime::metrics::Handles;
 
 use crate::{
-    endpoint::Upstream,
+    endpoint::{PoolTls, Upstream},
     request::local_reply::{LocalReply, echo},
     telemetry::metrics::{ModelTable, PoolMetrics, ProxyMetrics},
     view::history::PoolHistory,
@@ -56,6 +56,7 @@ pub(crate) struct RoutingPool {
     pub(crate) metrics: Arc<Handles<PoolMetrics>>,
     pub(crate) models: ModelTable,
     pub(crate) budget: Arc<RetryBudget>,
+    pub(crate) tls: PoolTls,
     /// Present if the strategy reads prompts' hashes.
     pub(crate) history: Option<Arc<PoolHistory>>,
     round_robin_counter: Arc<AtomicU64>,
@@ -181,6 +182,7 @@ impl RoutingPool {
                 }
             })
             .collect();
+        let tls_before = before.map(|before| (&before.pool.spec.policy.trust, &before.tls));
         let same_budget = before.filter(|before| before.pool.spec.policy.retry == policy.retry);
         Self {
             retained: None,
@@ -192,6 +194,7 @@ impl RoutingPool {
                 || Arc::new(RetryBudget::new(policy.retry.budget)),
                 |before| Arc::clone(&before.budget),
             ),
+            tls: PoolTls::of(&pool, tls_before),
             history: policy
                 .strategy
                 .needs_prefix()

@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 use hermes_control_plane::{
     cache_sources::tokenizer::{Way, describe},
-    config::{Config, MAX_BYTES},
+    config::{AuthorityFiles, Config, MAX_BYTES},
 };
 
 use self::meaning::Meaning;
@@ -38,7 +38,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         Ok(config) => {
             output::line(format_args!("{name}: right"))?;
             output::line(Meaning(&config))?;
-            Ok(if check_tokenizers(&config)? {
+            let are_read = check_authorities(&config);
+            Ok(if check_tokenizers(&config)? && are_read {
                 ExitCode::SUCCESS
             } else {
                 ExitCode::FAILURE
@@ -53,6 +54,13 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Reports every file of CA certificates that is unusable; whether there is none. The control plane
+/// would reject the configuration.
+fn check_authorities(config: &Config) -> bool {
+    let complete = AuthorityFiles::of(config).complete(config.clone());
+    complete.inspect_err(|errors| eprintln!("{errors}")).is_ok()
 }
 
 /// Says what every tokenizer's files hold, or what is wrong with them; whether all are usable. The

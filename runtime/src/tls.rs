@@ -1,4 +1,5 @@
-//! Mutual TLS between the planes: one folder of certificates, followed as it changes.
+//! TLS: between the planes mutual, by one folder of certificates, followed as it changes; toward
+//! other servers by the authorities that are trusted ([`ServerTrust`]).
 //!
 //! ```text
 //!   DIR/ca.crt, tls.crt, tls.key ──every 500 ms──▶ same content? ──no──▶ check ──good──▶ ArcSwap: server and client
@@ -22,10 +23,15 @@ mod folder;
 mod identity;
 mod metrics;
 mod parties;
+mod trust;
 
 use std::{io, path::PathBuf};
 
-pub use self::{folder::TlsFolder, parties::Tls};
+pub use self::{
+    folder::TlsFolder,
+    parties::Tls,
+    trust::{NoAuthority, ServerTrust},
+};
 
 /// The authority's certificates: several while one authority replaces another.
 const AUTHORITY: &str = "ca.crt";

@@ -35,11 +35,11 @@ mod zmtp;
 use std::{collections::BTreeMap, sync::Arc};
 
 use hermes_core::{
-    address::ServerAddress, block_index::CacheIdentity, query::CacheHit, snapshot::EndpointId,
+    address::ServerAddress, block_index::CacheIdentity, policy::EndpointTrust, query::CacheHit,
+    snapshot::EndpointId,
 };
 use hermes_runtime::metrics::Handles;
 use parking_lot::Mutex;
-use reqwest::Client;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -55,7 +55,10 @@ pub use self::{
     settings::KvEventsSettings,
     view::{PoolStreams, StreamView},
 };
-use crate::{discovery::EventPorts, engines::fetch};
+use crate::{
+    discovery::EventPorts,
+    engines::{EngineClients, fetch},
+};
 
 /// The KV events of one pool; see the module.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ pub struct KvEvents {
     config: KvEventsSettings,
     shared: Arc<SharedIndex>,
     counters: Arc<Handles<KvEventsPoolMetrics>>,
-    client: Client,
+    clients: EngineClients,
     following: Mutex<BTreeMap<EndpointId, FollowedEndpoint>>,
     _sweeper: AbortOnDropHandle<()>,
 }
@@ -75,6 +78,8 @@ pub struct Publisher {
     pub endpoint: EndpointId,
     /// The endpoint's address, whose host the publisher shares.
     pub address: ServerAddress,
+    /// Who may sign the endpoint's certificate.
+    pub trust: EndpointTrust,
     /// Its ports, as far as Kubernetes has them.
     pub ports: Option<EventPorts>,
 }
@@ -106,7 +111,7 @@ impl KvEvents {
             config,
             shared,
             counters: metrics.pool(pool),
-            client: fetch::client()?,
+            clients: fetch::clients()?,
             following: Mutex::default(),
             _sweeper: AbortOnDropHandle::new(sweeper),
         })
@@ -165,10 +170,16 @@ impl KvEvents {
         let Publisher {
             endpoint,
             address,
+            trust,
             ports,
         } = &publisher;
+        let engine = self.clients.to(address, trust);
         let publisher_ports =
-            PublisherPorts::new(address, *ports, &self.config, self.client.clone())?;
+            engine.and_then(|engine| PublisherPorts::new(address, *ports, &self.config, &engine));
+        let publisher_ports = publisher_ports.inspect_err(|error| {
+            tracing::warn!(%endpoint, url = %address, %error, "KV events are not followed");
+        });
+        let publisher_ports = publisher_ports.ok()?;
         let ranks = RankStatuses::default();
         let follower = EndpointFollower {
             endpoint: *endpoint,

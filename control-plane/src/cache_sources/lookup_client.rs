@@ -19,7 +19,7 @@ use hermes_core::{
     policy::EjectionPolicy,
 };
 use parking_lot::Mutex;
-use reqwest::{Client, StatusCode, Url, header, redirect};
+use reqwest::{Client, ClientBuilder, StatusCode, Url, header, redirect};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
@@ -166,11 +166,7 @@ impl LookupClient {
 
 /// An HTTP client without proxy and redirects.
 pub(crate) fn client(connect: Duration, scheme: &str) -> Result<Client, reqwest::Error> {
-    let builder = Client::builder()
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .connect_timeout(connect)
-        .tcp_nodelay(true);
+    let builder = builder(connect);
     // CA certificates are wanted only where they are used: an image may have none.
     let builder = if scheme == "http" {
         builder.tls_certs_only([])
@@ -178,6 +174,15 @@ pub(crate) fn client(connect: Duration, scheme: &str) -> Result<Client, reqwest:
         builder
     };
     builder.build()
+}
+
+/// The beginning of every client here, without TLS.
+pub(crate) fn builder(connect: Duration) -> ClientBuilder {
+    Client::builder()
+        .no_proxy()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(connect)
+        .tcp_nodelay(true)
 }
 
 // === LookupAttempt ===

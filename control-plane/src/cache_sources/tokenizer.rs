@@ -161,7 +161,10 @@ impl PoolTokenizer {
     /// The endpoints of `pool` may be asked from now on.
     pub fn follow(&self, pool: &Pool) {
         if let TokenizerBackend::Engine(engine, _) = &self.shared.maker {
-            engine.follow(pool.endpoints.iter().map(|endpoint| &endpoint.address));
+            engine.follow(
+                pool.endpoints.iter().map(|endpoint| &endpoint.address),
+                &pool.spec.policy.trust,
+            );
         }
     }
 

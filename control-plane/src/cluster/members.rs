@@ -6,7 +6,9 @@ use std::{
 };
 
 use hermes_core::{
+    address::DnsName,
     collection::Collection,
+    policy::EndpointTrust,
     snapshot::{Endpoint, EndpointId},
 };
 
@@ -38,14 +40,15 @@ pub(super) struct PoolMember {
 // === PoolMembers ===
 
 impl PoolMembers {
-    /// Makes these, in this order of precedence, the endpoints of `pool`. Answers whether that
-    /// changed anything.
+    /// Makes these, in this order of precedence, the endpoints of `pool`, whose certificates have
+    /// the name `server_name` if there is one. Answers whether that changed anything.
     ///
     /// One server has one place even when two sources found it: two would each count half of its
     /// load.
     pub(super) fn replace<'a>(
         &mut self,
         pool: &str,
+        server_name: Option<&DnsName>,
         found: impl Iterator<Item = &'a DiscoveredEndpoint>,
     ) -> bool {
         let mut before = std::mem::take(&mut self.0);
@@ -53,7 +56,7 @@ impl PoolMembers {
         let mut addresses = HashSet::new();
         let mut changed = false;
         for found in found.filter(|found| addresses.insert(&found.address)) {
-            let endpoint = endpoint(pool, found);
+            let endpoint = endpoint(pool, server_name, found);
             let old = before.remove(&endpoint.id);
             let event_ports = found.kv_events;
             let is_same =
@@ -112,8 +115,9 @@ impl PoolMembers {
     }
 
     /// Who may publish KV events.
-    pub(super) fn publishers(&self) -> impl Iterator<Item = Publisher> {
+    pub(super) fn publishers(&self, trust: &EndpointTrust) -> impl Iterator<Item = Publisher> {
         self.0.values().map(|member| Publisher {
+            trust: trust.clone(),
             endpoint: member.endpoint.id,
             address: member.endpoint.address.clone(),
             ports: member.event_ports,
@@ -129,7 +133,7 @@ impl PoolMembers {
     }
 }
 
-fn endpoint(pool: &str, found: &DiscoveredEndpoint) -> Endpoint {
+fn endpoint(pool: &str, server_name: Option<&DnsName>, found: &DiscoveredEndpoint) -> Endpoint {
     let DiscoveredEndpoint {
         address,
         uid,
@@ -140,7 +144,10 @@ fn endpoint(pool: &str, found: &DiscoveredEndpoint) -> Endpoint {
     } = found;
     Endpoint {
         id: EndpointId::of(pool, address, uid),
-        address: address.clone(),
+        address: match server_name {
+            Some(name) if address.is_secured() => address.clone().with_server_name(name.clone()),
+            _ => address.clone(),
+        },
         name: name.as_str().into(),
         role: *role,
         group: group.as_deref().map(Into::into),

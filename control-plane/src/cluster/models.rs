@@ -144,7 +144,7 @@ mod tests {
             })
             .collect();
         let mut members = PoolMembers::default();
-        members.replace("chat", found.iter());
+        members.replace("chat", None, found.iter());
         for (found, models) in found.iter().zip(models) {
             let Some(models) = models else { continue };
             let card = |&(name, parent): &(&str, Option<&str>)| ModelCard {
@@ -207,7 +207,8 @@ mod tests {
         let lora: Reported<'_> = Some(&[("lora", Some("base"))]);
         let members = members(&[lora, lora, None, lora]);
         let models = of("chat", &[], &members);
-        let other = EndpointId::of("chat", "http://10.0.0.2:8000", "");
+        let address = "http://10.0.0.2:8000".parse().expect("an address");
+        let other = EndpointId::of("chat", &address, "");
         assert_eq!(models[0].holders, ModelHolders::Except([other].into()));
     }
 

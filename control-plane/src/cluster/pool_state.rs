@@ -151,9 +151,11 @@ impl PoolState {
             .iter()
             .filter_map(|source| source.found.as_ref())
             .flatten();
-        let changed = self
-            .members
-            .replace(&self.config.name, found.chain(&self.outgoing));
+        let changed = self.members.replace(
+            &self.config.name,
+            self.config.tls.server_name.as_ref(),
+            found.chain(&self.outgoing),
+        );
         self.dirty |= changed;
         changed
     }
@@ -197,12 +199,14 @@ impl PoolState {
 
     pub(super) fn targets(&self) -> impl Iterator<Item = ProbeTarget> {
         let collector = &self.config.collector;
+        let trust = &self.config.policy.trust;
         let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
         self.members
             .iter()
             .map(move |PoolMember { endpoint, .. }| ProbeTarget {
                 id: endpoint.id,
                 address: endpoint.address.clone(),
+                trust: trust.clone(),
                 metrics_path: metrics_path.clone(),
                 interval: collector.interval,
                 timeout: collector.timeout,

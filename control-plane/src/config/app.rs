@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use hermes_core::policy::{ClassicWeights, PoolPolicy, Strategy, Timeouts};
+use hermes_core::{
+    address::ServerScheme,
+    policy::{ClassicWeights, PoolPolicy, Strategy, Timeouts},
+};
 
 use super::{
     DEFAULT_POOL,
@@ -157,6 +160,8 @@ fn read_discovery(section: &mut Section<'_>) -> KubernetesSelection {
         namespace: None,
         labels,
         port: source::port(section, "inferencePort").or(PortRef::Number(8000)),
+        // The original knows no other.
+        scheme: Some(ServerScheme::Http),
         resync,
         timeout: source::api_timeout(section),
         event_ports: None,
@@ -237,6 +242,7 @@ mod tests {
             namespace: Some("ai-inference".into()),
             labels: SelectorLabels::from([("app".into(), "vllm".into())]),
             port: PortRef::Number(8000),
+            scheme: Some(ServerScheme::Http),
             resync: seconds(5),
             timeout: seconds(10),
             event_ports: None,

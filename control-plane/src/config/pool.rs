@@ -14,8 +14,8 @@ use std::{fmt, sync::Arc};
 use hermes_core::policy::{KvAware, PoolPolicy, QueueLimits, Strategy};
 
 use super::{
-    collector::CollectorConfig, engine::EngineKind, kv_manager::KvManagerConfig,
-    source::EndpointSource, tokenizer,
+    collector::CollectorConfig, endpoint_tls::EndpointTlsConfig, engine::EngineKind,
+    kv_manager::KvManagerConfig, source::EndpointSource, tokenizer,
 };
 use crate::cache_sources::{
     kv_events::KvEventsSettings,
@@ -37,6 +37,8 @@ pub struct PoolConfig {
     pub sources: Vec<EndpointSource>,
     /// How requests are handled; sent to the proxies.
     pub policy: PoolPolicy,
+    /// How certificates of endpoints are verified.
+    pub tls: EndpointTlsConfig,
     /// How metrics are collected.
     pub collector: CollectorConfig,
     /// Asked about caches; present only if the strategy reads them.
@@ -60,8 +62,10 @@ pub struct PoolParts {
     pub lanes: Option<u32>,
     /// As in [`PoolConfig`].
     pub sources: Vec<EndpointSource>,
-    /// Its `score_deadline` is that of the choice alone, and `lookup_text` is ignored.
+    /// Its `score_deadline` is that of the choice alone; `lookup_text` and `trust` are ignored.
     pub policy: PoolPolicy,
+    /// How certificates of endpoints are verified, whether or not there are any.
+    pub tls: Option<EndpointTlsConfig>,
     /// Bounds of the queue, which only `kv-aware` has.
     pub queue: Option<QueueLimits>,
     /// As in [`PoolConfig`].
@@ -116,6 +120,7 @@ impl PoolParts {
             lanes: None,
             sources: Vec::new(),
             policy: PoolPolicy::default(),
+            tls: None,
             queue: None,
             collector: CollectorConfig::default(),
             kv_manager: None,
@@ -133,6 +138,7 @@ impl PoolParts {
         self.drop_unread_lanes(&mut issues);
         self.drop_unread_caches(&mut issues);
         self.settle_tokenizer(&mut issues);
+        let tls = self.settle_tls(&mut issues);
         let lookups = [
             self.kv_manager.as_ref().map(|manager| manager.budget),
             self.tokenizer.as_ref().map(|tokenizer| tokenizer.timeout),
@@ -143,6 +149,7 @@ impl PoolParts {
                 .flatten()
                 .fold(self.policy.score_deadline, |a, b| a + b),
             lookup_text: lookups.iter().any(Option::is_some),
+            trust: tls.trust(),
             ..self.policy
         };
         let pool = PoolConfig {
@@ -152,6 +159,7 @@ impl PoolParts {
             lanes: self.lanes,
             sources: self.sources,
             policy,
+            tls,
             collector: self.collector,
             kv_manager: self.kv_manager,
             kv_events: self.kv_events,
@@ -232,6 +240,18 @@ impl PoolParts {
             let found = "not used: nothing needs token ids".to_owned();
             issues.push(PoolIssue::warning("tokenizer", found));
         }
+    }
+
+    /// Settings of TLS are for endpoints at `https` addresses.
+    fn settle_tls(&mut self, issues: &mut Vec<PoolIssue>) -> EndpointTlsConfig {
+        let Some(tls) = self.tls.take() else {
+            return EndpointTlsConfig::default();
+        };
+        if !self.sources.iter().any(EndpointSource::may_be_secured) {
+            let found = "has no effect: no endpoint is at an https address".to_owned();
+            issues.push(PoolIssue::warning("tls", found));
+        }
+        tls
     }
 }
 

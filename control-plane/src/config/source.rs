@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hermes_core::address::ServerAddress;
+use hermes_core::address::{ServerAddress, ServerScheme};
 
 use super::{
     MAX_ENDPOINTS,
@@ -46,6 +46,8 @@ pub struct KubernetesSelection {
     pub labels: SelectorLabels,
     /// The port that serves inference.
     pub port: PortRef,
+    /// How the endpoints are spoken to; absent if their Service's port says it.
+    pub scheme: Option<ServerScheme>,
     /// Time between two full lists.
     pub resync: Duration,
     /// How long one response of the Kubernetes API may take.
@@ -76,6 +78,15 @@ impl EndpointSource {
         }
     }
 
+    /// Whether any of the endpoints may be at an `https` address.
+    pub(super) fn may_be_secured(&self) -> bool {
+        match self {
+            Self::Static(addresses) => addresses.iter().any(ServerAddress::is_secured),
+            Self::Services(selection) => selection.scheme != Some(ServerScheme::Http),
+            Self::Pods(selection) => selection.scheme == Some(ServerScheme::Https),
+        }
+    }
+
     /// The static addresses; none if Kubernetes is the source.
     pub fn static_addresses(&self) -> impl Iterator<Item = &ServerAddress> {
         let addresses: &[ServerAddress] = match self {
@@ -93,7 +104,7 @@ pub(super) fn read(pool: &mut Section<'_>) -> Vec<EndpointSource> {
             "endpoints",
             1..=MAX_ENDPOINTS,
             URLS,
-            "Static endpoints: `http://host:port`, and a path that is put before \
+            "Static endpoints: `http://host:port` or `https://host:port`, and a path that is put before \
              the path of every request. A pool needs `endpoints`, `kubernetes`, or both.",
             read_address,
             ServerAddress::to_string,
@@ -129,9 +140,6 @@ pub(super) fn read_urls(node: &Node<'_>) -> Option<EndpointSource> {
 /// One static address.
 fn read_address(node: &Node<'_>) -> Option<ServerAddress> {
     match ServerAddress::parse(node.text("a URL such as http://10.0.0.7:8000")?) {
-        Ok(address) if address.is_secured() => {
-            node.wrong("expected http://: https is not supported")
-        }
         Ok(address) => {
             warn_version(node, &address);
             Some(address)
@@ -169,6 +177,17 @@ fn read_kubernetes(section: &mut Section<'_>) -> Option<EndpointSource> {
         namespace,
         labels: SelectorLabels::new(),
         port: port.unwrap_or(PortRef::Number(8000)),
+        scheme: section
+            .one_of(
+                "scheme",
+                &[
+                    ("auto", None),
+                    ("http", Some(ServerScheme::Http)),
+                    ("https", Some(ServerScheme::Https)),
+                ],
+                "Scheme of the endpoints; `auto` is `https` if the `appProtocol` of the Service's port is, else `http`.",
+            )
+            .or(None),
         resync: section
             .duration(
                 "resync",

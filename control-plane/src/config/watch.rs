@@ -1,5 +1,5 @@
-//! Hot reload: watches the content of the configuration file and publishes every valid version of
-//! it.
+//! Hot reload: watches the content of the configuration file, and of the files of CA certificates
+//! that it names, and publishes every valid version of it.
 //!
 //! ```text
 //!   file ──every 500 ms──▶ same content? ──no──▶ parse ──good──▶ watch<Arc<Config>>
@@ -29,7 +29,7 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
-use super::{Config, ConfigErrors, MAX_BYTES};
+use super::{AuthorityFiles, Config, ConfigErrors, MAX_BYTES};
 
 /// How often the file is read.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -42,9 +42,16 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ConfigFile {
     path: PathBuf,
     /// The content when it was last read; `None` while it cannot be read.
-    seen: Option<Vec<u8>>,
+    seen: Option<ConfigContent>,
     config: watch::Sender<Arc<Config>>,
     status: watch::Sender<ConfigStatus>,
+}
+
+/// What a configuration is made of, byte by byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ConfigContent {
+    text: Vec<u8>,
+    authorities: AuthorityFiles,
 }
 
 /// The state of the configuration in effect, for metrics and for `/readyz`.
@@ -89,7 +96,7 @@ impl ConfigFile {
     /// every error.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
         let path = path.into();
-        let read = time::timeout(OPEN_TIMEOUT, read(path.clone()));
+        let read = time::timeout(OPEN_TIMEOUT, read(path.clone(), None));
         let content = read
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -145,13 +152,13 @@ impl ConfigFile {
             tokio::select! {
                 biased;
                 () = config.closed() => return,
-                content = read(self.path.clone()) => self.notice(content),
+                content = read(self.path.clone(), self.seen.clone()) => self.notice(content),
             }
         }
     }
 
     /// Applies or rejects what was read if it differs from the last read.
-    fn notice(&mut self, content: io::Result<Vec<u8>>) {
+    fn notice(&mut self, content: io::Result<ConfigContent>) {
         let unreadable_before = self.seen.is_none();
         let loaded = match content {
             Ok(content) if self.seen.as_ref() == Some(&content) => return,
@@ -218,21 +225,35 @@ fn log_warnings(path: &Path, config: &Config) {
     }
 }
 
-fn parse(path: &Path, content: &[u8]) -> Result<Config, LoadError> {
-    Config::parse_bytes(content).map_err(|errors| LoadError::Invalid {
+fn parse(path: &Path, content: &ConfigContent) -> Result<Config, LoadError> {
+    let parsed = Config::parse_bytes(&content.text);
+    let complete = parsed.and_then(|config| content.authorities.complete(config));
+    complete.map_err(|errors| LoadError::Invalid {
         path: path.to_owned(),
         errors,
     })
 }
 
-/// The file's content, cut after one byte more than is allowed, so that a larger file is rejected
-/// without reading all of it.
-async fn read(path: PathBuf) -> io::Result<Vec<u8>> {
-    task::spawn_blocking(move || read_blocking(&path))
+/// The file's content, and that of the files that it names. `seen` is what was read before: an
+/// equal text is not parsed again.
+async fn read(path: PathBuf, seen: Option<ConfigContent>) -> io::Result<ConfigContent> {
+    let read = move || {
+        let text = read_blocking(&path)?;
+        let authorities = match seen.filter(|seen| seen.text == text) {
+            Some(seen) => seen.authorities.again(),
+            None => Config::parse_bytes(&text)
+                .map(|config| AuthorityFiles::of(&config))
+                .unwrap_or_default(),
+        };
+        Ok(ConfigContent { text, authorities })
+    };
+    task::spawn_blocking(read)
         .await
         .unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
+/// Cut after one byte more than is allowed, so that a larger file is rejected without reading all
+/// of it.
 fn read_blocking(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for a writer.
     if !path.metadata()?.is_file() {
@@ -249,6 +270,7 @@ fn read_blocking(path: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
+    use hermes_core::policy::EndpointTrust;
     use tempfile::TempDir;
     use tokio::task::JoinSet;
 
@@ -348,6 +370,43 @@ mod tests {
         assert!(status.borrow().last_error.is_none());
         assert_eq!(status.borrow().revision, 1);
         assert!(!config.has_changed().expect("watched"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_of_authorities_is_followed_with_the_configuration() {
+        let dir = TempDir::new().expect("a directory");
+        let (path, ca) = (dir.path().join("config.yaml"), dir.path().join("ca.crt"));
+        let text = format!(
+            "pools: [{{name: a, endpoints: ['https://10.0.0.7'], tls: {{caFile: {}}}}}]",
+            ca.display()
+        );
+        fs::write(&path, text).expect("written");
+        let error = ConfigFile::open(&path).await.expect_err("no authorities");
+        assert!(error.to_string().contains("pool a: tls.caFile"), "{error}");
+
+        let authorities = [authority(), authority()];
+        fs::write(&ca, &authorities[0]).expect("written");
+        let (mut config, mut status, _tasks) = watched(&path).await;
+        let trust = |config: &mut watch::Receiver<Arc<Config>>| {
+            config.borrow_and_update().pools[0].policy.trust.clone()
+        };
+        let of = |pem: &String| EndpointTrust::Authorities(pem.as_str().into());
+        assert_eq!(trust(&mut config), of(&authorities[0]));
+
+        fs::write(&ca, "no certificate").expect("written");
+        status.changed().await.expect("watched");
+        assert!(status.borrow_and_update().last_error.is_some());
+        assert_eq!(trust(&mut config), of(&authorities[0]), "the last good one");
+
+        fs::write(&ca, &authorities[1]).expect("written");
+        config.changed().await.expect("watched");
+        assert_eq!(trust(&mut config), of(&authorities[1]));
+    }
+
+    fn authority() -> String {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        params.self_signed(&key).expect("signed").pem()
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ mod watch_loop;
 
 use std::{collections::BTreeMap, convert::Infallible, fmt::Debug, future::Future, time::Duration};
 
+use hermes_core::address::ServerScheme;
 use k8s_openapi::{
     NamespaceResourceScope, Resource as _,
     api::{
@@ -58,6 +59,8 @@ pub struct KubernetesSource {
     pub selection: Selection,
     /// Where inference requests go.
     pub port: Port,
+    /// How endpoints are spoken to; absent if the `appProtocol` of their Service's port says it.
+    pub scheme: Option<ServerScheme>,
     /// How often everything is listed again although watches run, at least every second. Watches
     /// report changes at once; this only bounds how long a change that a watch lost stays
     /// unnoticed.
@@ -95,6 +98,7 @@ impl KubernetesSource {
             namespace: namespace.into(),
             selection,
             port,
+            scheme: None,
             resync,
             timeout,
             event_ports: None,
@@ -138,6 +142,7 @@ impl KubernetesDiscovery {
             namespace,
             selection,
             port,
+            scheme,
             resync,
             timeout,
             event_ports,
@@ -150,7 +155,7 @@ impl KubernetesDiscovery {
         match selection {
             Selection::Services(labels) => {
                 let state = SourceIndex::new(
-                    ServiceIndex::new(port).with_event_ports(event_ports),
+                    ServiceIndex::new(port, scheme).with_event_ports(event_ports),
                     status,
                 );
                 let named = Expression::Exists(SERVICE_NAME.to_owned()).into();
@@ -167,8 +172,10 @@ impl KubernetesDiscovery {
                 );
             }
             Selection::Pods(labels) => {
-                let state =
-                    SourceIndex::new(PodIndex::new(port).with_event_ports(event_ports), status);
+                let state = SourceIndex::new(
+                    PodIndex::new(port, scheme.unwrap_or_default()).with_event_ports(event_ports),
+                    status,
+                );
                 tokio::join!(
                     objects::<Pod, _>(
                         &state,

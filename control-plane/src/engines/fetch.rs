@@ -9,6 +9,8 @@ use bytes::{Bytes, BytesMut};
 use reqwest::{Client, Response, StatusCode, Url, header, redirect};
 use tokio::time::timeout;
 
+use super::EngineClients;
+
 /// Engines close idle connections after five seconds (uvicorn), so ours are closed before.
 const IDLE: Duration = Duration::from_secs(4);
 
@@ -39,20 +41,19 @@ pub enum ProbeFailure {
     TooLarge,
 }
 
-/// A client for any number of endpoints.
+/// Clients for any number of endpoints.
 ///
 /// # Errors
 /// When the TLS configuration of the process is unusable.
-pub(crate) fn client() -> Result<Client, reqwest::Error> {
-    Client::builder()
-        // Engines are asked over plain HTTP: an image without CA certificates must not fail here.
-        .tls_certs_only([])
-        .no_proxy()
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(1)
-        .tcp_nodelay(true)
-        .redirect(redirect::Policy::custom(same_host))
-        .build()
+pub(crate) fn clients() -> Result<EngineClients, reqwest::Error> {
+    EngineClients::new(|| {
+        Client::builder()
+            .no_proxy()
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(1)
+            .tcp_nodelay(true)
+            .redirect(redirect::Policy::custom(same_host))
+    })
 }
 
 /// The body of a 200 answer, if it is complete within `limit` and no longer than `max_bytes`.

@@ -20,7 +20,8 @@ use tokio::{
 };
 
 use super::{
-    ModelCard, ProbeFailure, ProbeResult, ProbeTarget, ScrapeMetrics, Scraped, fetch, models,
+    EngineClient, EngineClients, ModelCard, NoEngineClient, ProbeFailure, ProbeResult, ProbeTarget,
+    ScrapeMetrics, Scraped, fetch, models,
 };
 
 /// Largest metrics page in bytes. A server with hundreds of ranks stays far below.
@@ -45,7 +46,7 @@ const MAX_STRETCH: u32 = 8;
 /// What all probes share.
 #[derive(Clone, Debug)]
 pub(super) struct ProbeContext {
-    pub(super) client: Client,
+    pub(super) clients: EngineClients,
     pub(super) slots: Arc<Semaphore>,
     pub(super) sink: mpsc::Sender<ProbeResult>,
     pub(super) metrics: ScrapeMetrics,
@@ -56,6 +57,7 @@ pub(super) struct ProbeContext {
 pub(super) struct Probe {
     shared: ProbeContext,
     target: ProbeTarget,
+    client: Client,
     pages: ProbeUrls,
     question: ProbePage,
     metrics_again: Instant,
@@ -83,12 +85,19 @@ enum ProbePage {
 // === Probe ===
 
 impl Probe {
-    /// `None` when the target's URL is none: its owner has checked it, and there is nothing to ask.
-    pub(super) fn new(shared: ProbeContext, target: ProbeTarget, seed: u64) -> Option<Self> {
-        let pages = ProbeUrls::of(&target)?;
+    /// # Errors
+    /// When there is no client for the target.
+    pub(super) fn new(
+        shared: ProbeContext,
+        target: ProbeTarget,
+        seed: u64,
+    ) -> Result<Self, NoEngineClient> {
+        let engine = shared.clients.to(&target.address, &target.trust)?;
+        let pages = ProbeUrls::of(&engine, target.metrics_path.as_deref())?;
         let now = Instant::now();
-        Some(Self {
+        Ok(Self {
             shared,
+            client: engine.client,
             rng: SeededRng::new(seed ^ target.id.0),
             question: ProbePage::first(&pages),
             pages,
@@ -181,7 +190,7 @@ impl Probe {
             (ProbePage::Health, _) => (&self.pages.health, MAX_LIST),
             (ProbePage::Models, _) => (&self.pages.models, MAX_LIST),
         };
-        let body = fetch::get(&self.shared.client, url, self.target.timeout, max_bytes).await;
+        let body = fetch::get(&self.client, url, self.target.timeout, max_bytes).await;
         match (question, body) {
             (ProbePage::Metrics, Ok(page)) => {
                 Scraped::read(&page).map_err(|_| ProbeFailure::Garbage)
@@ -202,7 +211,7 @@ impl Probe {
         }
         self.models_due = now + MODELS_EVERY;
         let body = fetch::get(
-            &self.shared.client,
+            &self.client,
             &self.pages.models,
             self.target.timeout,
             MAX_LIST,
@@ -247,15 +256,11 @@ impl Probe {
 // === ProbeUrls ===
 
 impl ProbeUrls {
-    fn of(target: &ProbeTarget) -> Option<Self> {
-        let page = |path: &str| Url::parse(&target.address.page(path)).ok();
-        Some(Self {
-            metrics: match &target.metrics_path {
-                Some(path) => Some(page(path)?),
-                None => None,
-            },
-            health: page("/health")?,
-            models: page("/v1/models")?,
+    fn of(engine: &EngineClient, metrics_path: Option<&str>) -> Result<Self, NoEngineClient> {
+        Ok(Self {
+            metrics: metrics_path.map(|path| engine.page(path)).transpose()?,
+            health: engine.page("/health")?,
+            models: engine.page("/v1/models")?,
         })
     }
 }

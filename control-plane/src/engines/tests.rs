@@ -66,6 +66,7 @@ impl Server {
         ProbeTarget {
             id: EndpointId(self.address.port().into()),
             address: ServerAddress::try_from(self.address).expect("a bound port"),
+            trust: EndpointTrust::System,
             metrics_path: metrics_path.map(Into::into),
             interval: Duration::from_millis(20),
             timeout: Duration::from_secs(5),
@@ -320,6 +321,23 @@ async fn only_the_endpoints_of_the_last_call_are_asked() {
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .expect("a string takes all text");
     assert!(!text.contains(&old.address.to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn an_engine_is_probed_and_fails_while_no_authority_can_verify_it() {
+    let server = Server::start(&[("/metrics", ok(PAGE))]).await;
+    let url = format!("https://{}", server.address);
+    let target = ProbeTarget {
+        address: ServerAddress::parse(&url).expect("an address"),
+        trust: EndpointTrust::Authorities("no certificate".into()),
+        timeout: Duration::from_millis(100),
+        ..server.target(Some("/metrics"))
+    };
+    let (mut collector, mut observations, _registry) = collector();
+    collector.set(vec![target]);
+    let observation = next(&mut observations).await;
+    assert!(observation.outcome.is_err(), "{observation:?}");
+    assert_eq!(server.asked("/metrics"), 0, "never in plain text");
 }
 
 #[tokio::test]

@@ -157,7 +157,7 @@ impl FromStr for DnsName {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let name = text::name(text).ok_or(AddressError::Host)?;
+        let name = text::name(text).ok_or(AddressError::ServerName)?;
         Ok(Self(name.into()))
     }
 }
@@ -217,16 +217,14 @@ impl ServerAddress {
         })
     }
 
-    /// The same server, whose certificate is verified for `name` instead of its host. The name is
-    /// sent with the handshake, too.
-    ///
-    /// # Errors
-    /// When `name` is no DNS name.
-    pub fn with_server_name(self, name: &str) -> Result<Self, AddressError> {
-        Ok(Self {
-            server_name: Some(name.parse().map_err(|_| AddressError::ServerName)?),
+    /// The same server, whose certificate is verified for `name` instead of its host. It gets the
+    /// name with the handshake and with every request.
+    #[must_use]
+    pub fn with_server_name(self, name: DnsName) -> Self {
+        Self {
+            server_name: Some(name),
             ..self
-        })
+        }
     }
 
     /// Whether connections are secured.
@@ -270,6 +268,19 @@ impl ServerAddress {
     #[must_use]
     pub const fn authority(&self) -> &Arc<str> {
         &self.authority
+    }
+
+    /// The value of the header `Host`: the server name, or else the host, with the port unless it
+    /// is the scheme's.
+    #[must_use]
+    pub fn host_header(&self) -> String {
+        let name = self.server_name.as_ref();
+        let host = name.map_or_else(|| self.host.to_string(), DnsName::to_string);
+        if self.port == self.scheme.default_port() {
+            host
+        } else {
+            format!("{host}:{}", self.port)
+        }
     }
 
     /// The URL of a page of this server, whose `path` begins with a slash.

@@ -22,21 +22,12 @@ use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
+pub use super::version::{Epoch, Version};
 use crate::{
     address::ServerAddress,
+    collection::{Collection, Keyed},
     policy::{PoolPolicy, ProxySettings},
 };
-
-/// Which run of which control-plane replica numbered a snapshot; random at every start.
-///
-/// Versions compare only inside one epoch: a restarted control plane counts from one again and must
-/// not look older.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-pub struct Epoch(pub u64);
-
-/// Position of a snapshot in its epoch; grows with every published change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct Version(pub u64);
 
 /// Names one incarnation of one endpoint in one pool, equally in every control-plane replica.
 ///
@@ -245,24 +236,4 @@ impl Snapshot {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(pool: &str, uid: &str) -> EndpointId {
-        let address = ServerAddress::parse("http://10.0.0.7:8000").expect("an address");
-        EndpointId::of(pool, &address, uid)
-    }
-
-    #[test]
-    fn another_incarnation_at_the_same_address_is_another_endpoint() {
-        let id = of("chat", "uid-1");
-        assert_eq!(id, of("chat", "uid-1"));
-        assert_ne!(id, of("chat", "uid-2"));
-        assert_ne!(id, of("other", "uid-1"));
-    }
-
-    #[test]
-    fn ids_never_change_between_releases() {
-        assert_eq!(of("chat", "").to_string(), "85d4169572ba3495");
-    }
-}
+mod tests;

@@ -14,9 +14,7 @@
 
 use std::{
     future::Future,
-    io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -26,15 +24,15 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
+use tokio::time::{Instant, timeout};
+
+use super::{
+    connect_error::EndpointConnectError, dial::EndpointDialer, secure::PoolTls,
+    stream::EndpointStream,
 };
+use crate::request::leg_body::LegBody;
 
-use super::dial::EndpointDialer;
-use crate::request::outgoing::Outgoing;
-
-type Driver = http1::Connection<TokioIo<TcpStream>, LegBody>;
+type Driver = http1::Connection<TokioIo<EndpointStream>, LegBody>;
 
 /// A connection without a request on it.
 pub(crate) struct Connection {
@@ -49,14 +47,8 @@ pub(crate) struct Connection {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
     /// Nothing was sent.
-    #[error("cannot resolve the name: {0}")]
-    Resolve(Arc<str>),
-    #[error("cannot connect: {0}")]
-    Connect(#[from] io::Error),
-    #[error("no connection within {0:?}")]
-    ConnectTimeout(Duration),
-    #[error("the handshake failed: {0}")]
-    Handshake(hyper::Error),
+    #[error("{0}")]
+    Connect(#[from] EndpointConnectError),
     /// Nothing of this request was sent.
     #[error("the connection was closed before the request was written: {error}")]
     NotWritten {
@@ -77,15 +69,19 @@ pub(crate) struct UpstreamBody {
 // === Connection ===
 
 impl Connection {
-    /// Opens a connection within `limit`, which covers the name, the address and the rest.
-    pub(super) async fn open(dialer: &EndpointDialer, limit: Duration) -> Result<Self, SendError> {
-        let stream = timeout(limit, dialer.dial())
+    /// Opens a connection within `limit`, which covers the name, the address and the handshake.
+    pub(super) async fn open(
+        dialer: &EndpointDialer,
+        tls: &PoolTls,
+        limit: Duration,
+    ) -> Result<Self, EndpointConnectError> {
+        let stream = timeout(limit, dialer.dial(tls))
             .await
-            .map_err(|_| SendError::ConnectTimeout(limit))??;
+            .map_err(|_| EndpointConnectError::Timeout(limit))??;
         let (sender, driver) = http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(SendError::Handshake)?;
+            .map_err(EndpointConnectError::Handshake)?;
         Ok(Self {
             sender,
             driver,

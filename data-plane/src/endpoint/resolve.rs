@@ -58,7 +58,7 @@ pub(crate) struct ResolvedName {
     port: u16,
     resolver: Arc<dyn NameResolver>,
     answer: watch::Sender<NameAnswer>,
-    lookup: Mutex<Option<Lookup>>,
+    lookup: Mutex<Option<RunningLookup>>,
 }
 
 /// What lookups found so far.
@@ -72,7 +72,7 @@ struct NameAnswer {
     failure: Option<Arc<str>>,
 }
 
-struct Lookup {
+struct RunningLookup {
     began: Instant,
     task: AbortOnDropHandle<()>,
 }
@@ -154,7 +154,7 @@ impl ResolvedName {
             let found = timeout(LIMIT, found).await;
             open.answer(found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())));
         });
-        *lookup = Some(Lookup {
+        *lookup = Some(RunningLookup {
             began: Instant::now(),
             task: AbortOnDropHandle::new(task),
         });

@@ -124,11 +124,11 @@ impl Forwarder {
             span: &attempt.facts().span,
             incoming: &guard.trace.incoming,
             deadline: LegDeadline::of(request, timeouts, guard.arrived()),
+            tls: &pool.tls,
             connect_timeout: timeouts.connect,
         };
-        let LegResult { answer, repeated } = leg
-            .exchange(&self.metrics.endpoints.connections_opened)
-            .await;
+        let LegResult { answer, repeated } =
+            leg.exchange(&self.metrics.endpoints.connections).await;
         let answer = match answer {
             Ok(LegAnswer { head, first, body }) => Ok(UpstreamResponse {
                 head,

@@ -11,14 +11,14 @@ use hermes_runtime::propagation;
 use http::{HeaderMap, Request, Response, header, response, uri::Uri};
 use http_body_util::BodyExt;
 use opentelemetry::Context;
-use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
 use super::{retry::AttemptEnd, trace};
 use crate::{
-    endpoint::{SendError, Upstream, UpstreamBody},
-    request::{inference_request::InferenceRequest, outgoing::Outgoing},
+    endpoint::{PoolTls, SendError, Upstream, UpstreamBody},
+    request::{inference_request::InferenceRequest, leg_body::LegBody},
+    telemetry::metrics::ConnectionMetrics,
 };
 
 /// A request for one endpoint.
@@ -30,6 +30,8 @@ pub(super) struct Leg<'a> {
     /// The trace context that came with the request.
     pub(super) incoming: &'a Context,
     pub(super) deadline: LegDeadline,
+    /// How to secure a new connection.
+    pub(super) tls: &'a PoolTls,
     pub(super) connect_timeout: Duration,
 }
 
@@ -101,9 +103,9 @@ impl LegDeadline {
 
 impl Leg<'_> {
     /// Sends the request and waits for the head, and for a stream's first piece.
-    pub(super) async fn exchange(&self, connections_opened: &Counter) -> LegResult {
+    pub(super) async fn exchange(&self, connections: &ConnectionMetrics) -> LegResult {
         let mut repeated = false;
-        let sending = self.send(connections_opened, &mut repeated);
+        let sending = self.send(connections, &mut repeated);
         let sent = self.deadline.bound(sending).await;
         let answer = match sent {
             Ok(response) => self.begin_answer(response).await,
@@ -133,7 +135,7 @@ impl Leg<'_> {
     /// same error.
     async fn send(
         &self,
-        connections_opened: &Counter,
+        connections: &ConnectionMetrics,
         repeated: &mut bool,
     ) -> Result<Response<UpstreamBody>, LegError> {
         let mut request = self.http_request();
@@ -150,8 +152,13 @@ impl Leg<'_> {
                 result => return result.map_err(LegError::from),
             }
         }
-        let connection = self.upstream.connect(self.connect_timeout).await?;
-        connections_opened.inc();
+        let opened = self.upstream.connect(self.tls, self.connect_timeout).await;
+        let connection = opened
+            .inspect_err(|error| {
+                connections.failed[error.reason()].inc();
+            })
+            .map_err(SendError::from)?;
+        connections.opened.inc();
         Ok(connection.send(request).await?)
     }
 
@@ -159,14 +166,14 @@ impl Leg<'_> {
         let mut request = Request::new(self.body.clone());
         *request.method_mut() = self.request.method.clone();
         *request.uri_mut() = Uri::from(self.upstream.target(&self.request.target));
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = self.headers();
         request
     }
 
     /// The client's headers, with this endpoint's host and this attempt's trace context.
     fn headers(&self) -> HeaderMap {
         let mut headers = self.request.headers.clone();
-        headers.insert(header::HOST, self.upstream.authority.clone());
+        headers.insert(header::HOST, self.upstream.host.clone());
         if !self.span.is_disabled() {
             let context = propagation::egress(self.span, self.incoming);
             propagation::inject(&context, &mut headers);
@@ -195,11 +202,7 @@ impl From<SendError> for LegError {
     fn from(error: SendError) -> Self {
         match error {
             SendError::MaybeSeen { error, .. } => Self::Broken(error.to_string()),
-            SendError::Resolve(_)
-            | SendError::Connect(_)
-            | SendError::ConnectTimeout(_)
-            | SendError::Handshake(_)
-            | SendError::NotWritten { .. } => Self::Unreachable(error),
+            SendError::Connect(_) | SendError::NotWritten { .. } => Self::Unreachable(error),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use hermes_core::{
     address::ServerAddress,
+    placement::Placement,
     policy::{PoolPolicy, Strategy},
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
 };

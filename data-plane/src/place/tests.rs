@@ -26,7 +26,7 @@ impl Door {
             name: "engine".into(),
             role: hermes_core::snapshot::Role::default(),
             group: None,
-            url: "http://127.0.0.1:1".into(),
+            address: "http://127.0.0.1:1".parse().expect("an address"),
         };
         let pool = Pool {
             spec: Arc::new(PoolSpec {

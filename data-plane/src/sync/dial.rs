@@ -6,6 +6,7 @@
 
 use std::{error::Error, io, net::SocketAddr, time::Duration};
 
+use hermes_core::address::ServerAddress;
 use hermes_runtime::tls::Tls;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -70,8 +71,10 @@ impl TryFrom<String> for ControlPlaneTarget {
 impl Dialer {
     /// A connection for streams.
     pub(super) async fn connect(&self, address: &ReplicaAddress) -> Result<Channel, Status> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", address.socket))
-            .map_err(|error| Status::invalid_argument(error.to_string()))?
+        let invalid = |error: &dyn Error| Status::invalid_argument(error.to_string());
+        let url = ServerAddress::try_from(address.socket).map_err(|error| invalid(&error))?;
+        let endpoint = Endpoint::from_shared(url.to_string())
+            .map_err(|error| invalid(&error))?
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE.0)

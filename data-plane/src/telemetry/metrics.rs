@@ -25,7 +25,7 @@ use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
 use self::{endpoints::EndpointFamilies, requests::RequestFamilies, selections::SelectionFamilies};
 pub(crate) use self::{
-    endpoints::{AttemptOutcome, EndpointMetrics},
+    endpoints::{AttemptOutcome, ConnectFailure, ConnectionMetrics, EndpointMetrics},
     requests::{ModelMetrics, RequestOutcome},
     selections::{FallbackLevel, ScoreFailure, SelectionMetrics},
     sync::{SnapshotResult, SyncMetrics},

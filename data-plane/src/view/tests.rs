@@ -13,7 +13,9 @@ fn snapshot(epoch: u64, ids: &[u64], is_pending: bool) -> Arc<Snapshot> {
     let endpoint = |&id: &u64| {
         Arc::new(Endpoint {
             id: EndpointId(id),
-            url: format!("http://10.0.0.{id}:8000").into(),
+            address: format!("http://10.0.0.{id}:8000")
+                .parse()
+                .expect("an address"),
             name: "pod".into(),
             role: Default::default(),
             group: None,

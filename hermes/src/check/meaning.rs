@@ -4,7 +4,7 @@ use std::fmt;
 
 use hermes_control_plane::{
     cache_sources::tokenizer::{TokenizerSettings, Way},
-    config::{Config, EndpointSource, KubernetesSelection, PoolConfig, PortRef},
+    config::{Config, EndpointSource, EndpointTlsConfig, KubernetesSelection, PoolConfig, PortRef},
 };
 
 /// Shows a configuration to the person who wrote it.
@@ -45,6 +45,7 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         lanes,
         sources,
         policy,
+        tls,
         collector,
         kv_manager,
         kv_events,
@@ -66,6 +67,7 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
     for source in sources {
         write_source(f, source)?;
     }
+    write_tls(f, tls)?;
     if collector.enabled {
         write!(
             f,
@@ -104,6 +106,17 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         timeouts.connect, timeouts.request, timeouts.first_byte, timeouts.idle
     )?;
     write!(f, "\n  attempts: {}", retry.max_attempts)
+}
+
+fn write_tls(f: &mut fmt::Formatter<'_>, tls: &EndpointTlsConfig) -> fmt::Result {
+    if let Some(path) = &tls.ca_file {
+        let path = path.display();
+        write!(f, "\n  certificates: signed by an authority in {path}")?;
+    }
+    match &tls.server_name {
+        Some(name) => write!(f, "\n  certificates: for {name}"),
+        None => Ok(()),
+    }
 }
 
 fn write_tokenizer(f: &mut fmt::Formatter<'_>, tokenizer: &TokenizerSettings) -> fmt::Result {

@@ -49,9 +49,10 @@ impl TryFrom<v1::ServerAddress> for ServerAddress {
             .map_err(|error| wrong("base_path", error))?;
         match server_name {
             None => Ok(address),
-            Some(name) => address
-                .with_server_name(&name)
-                .map_err(|error| wrong("server_name", error)),
+            Some(name) => {
+                let name = name.parse().map_err(|error| wrong("server_name", error))?;
+                Ok(address.with_server_name(name))
+            }
         }
     }
 }
@@ -77,7 +78,7 @@ mod tests {
         ] {
             let address = ServerAddress::parse(url).expect("an address");
             assert_eq!(ServerAddress::try_from(wire(url)), Ok(address.clone()));
-            let named = address.with_server_name("engines").expect("a name");
+            let named = address.with_server_name("engines".parse().expect("a name"));
             let wire = v1::ServerAddress::from(&named);
             assert_eq!(ServerAddress::try_from(wire), Ok(named));
         }

@@ -4,11 +4,7 @@ use std::sync::Arc;
 
 use hermes_core::{
     address::ServerAddress,
-    policy::ProxySettings,
-    snapshot::{
-        Endpoint, EndpointId, Epoch, Model, ModelHolders, PendingDiscovery, Pool, PoolSpec, Role,
-        Snapshot, Version,
-    },
+    snapshot::{Endpoint, EndpointId, Model, ModelHolders, PendingDiscovery, PoolSpec, Role},
 };
 
 use super::{Invalid, required, sorted};

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::policy::{
-    ClassicWeights, CountScale, EjectionPolicy, KvAware, PoolPolicy, PrefixCacheRules,
-    ProxySettings, QueueLimits, RetryPolicy, SessionAffinity, SessionKey, Strategy, TenantKey,
-    Timeouts,
+    ClassicWeights, CountScale, EjectionPolicy, EndpointTrust, KvAware, PoolPolicy,
+    PrefixCacheRules, ProxySettings, QueueLimits, RetryPolicy, SessionAffinity, SessionKey,
+    Strategy, TenantKey, Timeouts,
 };
 
 use super::{Invalid, each, required};
@@ -39,6 +39,7 @@ impl From<&PoolPolicy> for v1::Policy {
             score_deadline,
             lookup_text,
             tenant,
+            trust,
         } = policy;
         Self {
             timeouts: Some(timeouts.into()),
@@ -52,6 +53,7 @@ impl From<&PoolPolicy> for v1::Policy {
             lookup_text: *lookup_text,
             tenant: Some(tenant.into()),
             strategy: Some(strategy.into()),
+            authorities: trust.authorities().map(ToString::to_string),
         }
     }
 }
@@ -69,7 +71,14 @@ impl TryFrom<v1::Policy> for PoolPolicy {
             lookup_text,
             strategy,
             tenant,
+            authorities,
         } = wire;
+        if authorities
+            .as_ref()
+            .is_some_and(|pem| pem.len() > EndpointTrust::MAX_BYTES)
+        {
+            return Err(Invalid::new("authorities", "must be at most 64 KiB of PEM"));
+        }
         if block_bytes == 0 {
             return Err(Invalid::new("block_bytes", "must be at least 1"));
         }
@@ -95,6 +104,9 @@ impl TryFrom<v1::Policy> for PoolPolicy {
             score_deadline: Duration::from_millis(u64::from(score_deadline_ms)),
             lookup_text,
             tenant: tenant.map_or_else(TenantKey::default, TenantKey::from),
+            trust: authorities.map_or(EndpointTrust::System, |pem| {
+                EndpointTrust::Authorities(pem.into())
+            }),
         })
     }
 }

@@ -14,7 +14,10 @@ use serde::Deserialize;
 use super::settings::KvEventsSettings;
 use crate::{
     discovery::EventPorts,
-    engines::fetch::{self, ProbeFailure},
+    engines::{
+        EngineClient, NoEngineClient,
+        fetch::{self, ProbeFailure},
+    },
 };
 
 /// Default ports of publisher and replay.
@@ -68,13 +71,16 @@ struct EventSourceReply {
 // === PublisherPorts ===
 
 impl PublisherPorts {
-    /// Of the endpoint at this address; nothing when it is no URL for an HTTP client.
+    /// Of the endpoint at this address, which `engine` asks.
+    ///
+    /// # Errors
+    /// When there is no URL for the question.
     pub(super) fn new(
         address: &ServerAddress,
         discovered: Option<EventPorts>,
         config: &KvEventsSettings,
-        client: Client,
-    ) -> Option<Self> {
+        engine: &EngineClient,
+    ) -> Result<Self, NoEngineClient> {
         let replay = match config.replay_port {
             Some(0) => None,
             Some(port) => Some(port),
@@ -87,13 +93,12 @@ impl PublisherPorts {
             }) => Some((publish.get(), discovered.map(NonZeroU16::get).or(replay))),
             None => config.port.map(|port| (port, replay)),
         };
-        let engine = Url::parse(&address.page("/kv_event_sources")).ok()?;
-        Some(Self {
+        Ok(Self {
             host: address.host().clone(),
             fixed,
             ranks: config.ranks.unwrap_or(1),
-            engine,
-            client,
+            engine: engine.page("/kv_event_sources")?,
+            client: engine.client.clone(),
         })
     }
 
@@ -178,6 +183,7 @@ fn port(endpoint: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use hermes_core::policy::EndpointTrust;
     use hermes_runtime::crypto::install_default_crypto;
 
     use super::*;
@@ -197,9 +203,11 @@ mod tests {
             publish: port(publish),
             replay: replay.map(port),
         });
-        let client = fetch::client().expect("TLS is set up");
+        let clients = fetch::clients().expect("TLS is set up");
         let address = ServerAddress::parse("http://10.0.0.7:8000").expect("an address");
-        PublisherPorts::new(&address, discovered, &config, client).expect("a host")
+        let engine = clients.to(&address, &EndpointTrust::System);
+        PublisherPorts::new(&address, discovered, &config, &engine.expect("a client"))
+            .expect("a host")
     }
 
     async fn place(ports_of: &PublisherPorts, rank: u32) -> (String, Option<String>) {

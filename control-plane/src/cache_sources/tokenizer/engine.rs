@@ -18,15 +18,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use hermes_core::address::ServerAddress;
+use hermes_core::{address::ServerAddress, policy::EndpointTrust};
 use minijinja::Value;
-use reqwest::{Client, Url};
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Failure, chat::Chat, wanted::TokenizeInput};
-use crate::cache_sources::lookup_client::{
-    self, LookupClient, LookupFault, LookupLimits, LookupRequest,
+use crate::{
+    cache_sources::lookup_client::{self, LookupClient, LookupFault, LookupLimits, LookupRequest},
+    engines::EngineClients,
 };
 
 /// Endpoints that are tried for one prompt, of those that are not left alone.
@@ -35,7 +36,7 @@ const TRIES: usize = 2;
 /// Asks the engines of one pool.
 #[derive(Debug)]
 pub(super) struct EngineTokenizer {
-    client: Client,
+    clients: EngineClients,
     limits: LookupLimits,
     endpoints: ArcSwap<Vec<TokenizeEndpoint>>,
     turn: AtomicUsize,
@@ -44,6 +45,7 @@ pub(super) struct EngineTokenizer {
 #[derive(Clone, Debug)]
 struct TokenizeEndpoint {
     address: ServerAddress,
+    trust: EndpointTrust,
     url: Url,
     inquiry: Arc<LookupClient>,
 }
@@ -81,35 +83,49 @@ impl EngineTokenizer {
     /// # Errors
     /// When the process has no usable TLS configuration.
     pub(super) fn new(limits: LookupLimits) -> Result<Self, reqwest::Error> {
-        let client = lookup_client::client(limits.connect, "http")?;
+        let clients = EngineClients::new(move || lookup_client::builder(limits.connect))?;
         Ok(Self {
-            client,
+            clients,
             limits,
             endpoints: ArcSwap::default(),
             turn: AtomicUsize::new(0),
         })
     }
 
-    /// These may be asked from now on. What is known about those that stay is kept.
-    pub(super) fn follow<'a>(&self, addresses: impl Iterator<Item = &'a ServerAddress> + Clone) {
+    /// These may be asked from now on, by certificates that `trust` verifies. What is known about
+    /// those that stay is kept.
+    pub(super) fn follow<'a>(
+        &self,
+        addresses: impl Iterator<Item = &'a ServerAddress> + Clone,
+        trust: &EndpointTrust,
+    ) {
         let before = self.endpoints.load();
         if before
             .iter()
             .map(|known| &known.address)
             .eq(addresses.clone())
+            && before.iter().all(|known| known.trust == *trust)
         {
             return;
         }
-        let known: HashMap<&ServerAddress, &TokenizeEndpoint> =
-            before.iter().map(|known| (&known.address, known)).collect();
+        let known: HashMap<&ServerAddress, &TokenizeEndpoint> = before
+            .iter()
+            .filter(|known| known.trust == *trust)
+            .map(|known| (&known.address, known))
+            .collect();
         let endpoints = addresses.filter_map(|address| {
             if let Some(known) = known.get(address) {
                 return Some((*known).clone());
             }
-            let url = Url::parse(&address.page("/tokenize")).ok()?;
-            let inquiry = Arc::new(LookupClient::with(self.client.clone(), self.limits));
+            let engine = self.clients.to(address, trust).inspect_err(|error| {
+                tracing::warn!(url = %address, %error, "endpoint is not asked for token ids");
+            });
+            let engine = engine.ok()?;
+            let url = engine.page("/tokenize").ok()?;
+            let inquiry = Arc::new(LookupClient::with(engine.client, self.limits));
             Some(TokenizeEndpoint {
                 address: address.clone(),
+                trust: trust.clone(),
                 url,
                 inquiry,
             })

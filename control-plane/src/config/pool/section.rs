@@ -6,8 +6,8 @@ use hermes_core::policy::PoolPolicy;
 
 use super::{
     super::{
-        collector, engine::EngineKind, kv_events, kv_manager, names::is_dns_label, node::Node,
-        policy, section::Section, source, strategy, tokenizer,
+        collector, endpoint_tls, engine::EngineKind, kv_events, kv_manager, names::is_dns_label,
+        node::Node, policy, section::Section, source, strategy, tokenizer,
     },
     ConfigOrigin, PoolFragment, PoolIssue, PoolParts,
 };
@@ -68,6 +68,11 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
         "Bounds of the requests queued in the control plane, with `kv-aware`.",
         policy::read_queue,
     );
+    let tls = section.optional_section(
+        "tls",
+        "How the certificates of endpoints at `https` addresses are verified.",
+        endpoint_tls::read,
+    );
     let collector = section.section(
         "metrics",
         "How the engines' metrics are scraped.",
@@ -99,6 +104,7 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
         lanes,
         sources,
         policy,
+        tls,
         queue,
         collector,
         kv_manager: kv_manager.flatten(),

@@ -1,10 +1,13 @@
 //! What a pool's parts mean together, and that every key of the full example arrives.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use hermes_core::policy::{
-    ClassicWeights, CountScale, EjectionPolicy, PrefixCacheRules, ProxySettings, RetryPolicy,
-    TenantKey, Timeouts,
+use hermes_core::{
+    address::ServerScheme,
+    policy::{
+        ClassicWeights, CountScale, EjectionPolicy, EndpointTrust, PrefixCacheRules, ProxySettings,
+        RetryPolicy, TenantKey, Timeouts,
+    },
 };
 
 use super::*;
@@ -54,6 +57,7 @@ fn every_value_of_the_full_example_arrives() {
         score_deadline: millis(15 + 30 + 20),
         lookup_text: true,
         tenant: TenantKey::Header("x-team".into()),
+        trust: EndpointTrust::Authorities("".into()),
     };
     assert_eq!(chat.policy, policy);
     assert_eq!(
@@ -71,6 +75,12 @@ fn every_value_of_the_full_example_arrives() {
         (urls.len(), &selection.port),
         (2, &PortRef::Name("http".into()))
     );
+    assert_eq!(selection.scheme, Some(ServerScheme::Https));
+    let tls = EndpointTlsConfig {
+        ca_file: Some(Path::new("/etc/hermes/engines/ca.crt").into()),
+        server_name: "engines.ai-inference.svc".parse().ok(),
+    };
+    assert_eq!(chat.tls, tls);
     assert_eq!(
         (&*chat.collector.path, chat.collector.stale_after),
         ("/custom/metrics", millis(7_000))
@@ -240,4 +250,28 @@ fn an_engine_with_another_metrics_path_has_it_by_default() {
     let collector = &config.pools[0].collector;
     assert_eq!(&*collector.path, "/prometheus/metrics");
     assert_eq!(collector.stale_after, Duration::from_secs(12));
+}
+
+#[test]
+fn settings_without_an_effect_and_versions_in_paths_cause_warnings() {
+    let warnings = |pool: &str| {
+        let config = Config::parse(&format!("pools: [{{name: a, {pool}}}]"));
+        config.expect("accepted").warnings.concat()
+    };
+    let secured = "endpoints: ['https://h'], tls: {serverName: h}";
+    assert_eq!(warnings(secured), "");
+    let plain = warnings("endpoints: ['http://h'], tls: {serverName: h}");
+    assert!(
+        plain.contains("no endpoint is at an https address"),
+        "{plain}"
+    );
+    let pods = "kubernetes: {pods: {a: b}, port: 80}, tls: {}";
+    assert!(warnings(pods).contains("no effect"));
+    let services = "kubernetes: {services: {a: b}, port: 80}, tls: {serverName: h}";
+    assert_eq!(warnings(services), "", "the Service's port may say https");
+    let version = warnings("endpoints: ['https://h/api/v1/']");
+    assert!(
+        version.contains("requests will go to /api/v1/v1/"),
+        "{version}"
+    );
 }

@@ -24,8 +24,8 @@ fn spellings_of_one_address_are_equal() {
 #[test]
 fn an_address_has_typed_parts() {
     let address = ServerAddress::parse("https://[::1]:8443/a/b")
-        .and_then(|address| address.with_server_name("Engines.Example"))
-        .expect("an address");
+        .expect("an address")
+        .with_server_name("Engines.Example".parse().expect("a name"));
     assert!(address.is_secured());
     assert_eq!(
         *address.host(),
@@ -38,6 +38,7 @@ fn an_address_has_typed_parts() {
         address.server_name().map(DnsName::as_str),
         Some("engines.example")
     );
+    assert_eq!(address.host_header(), "engines.example:8443");
     assert_eq!(address.page("/metrics"), "https://[::1]:8443/a/b/metrics");
 }
 
@@ -73,15 +74,20 @@ fn each_kind_of_wrong_url_has_its_error() {
 
 #[test]
 fn a_server_name_is_a_dns_name() {
-    let address = || ServerAddress::parse("https://10.0.0.7:8000").expect("an address");
-    assert!(address().with_server_name("engines").is_ok());
+    assert!("engines".parse::<DnsName>().is_ok());
     for wrong in ["", "10.0.0.7", "a b", "*.example.com", "a/b"] {
-        assert_eq!(
-            address().with_server_name(wrong),
-            Err(AddressError::ServerName),
-            "{wrong}"
-        );
+        let name: Result<DnsName, _> = wrong.parse();
+        assert_eq!(name, Err(AddressError::ServerName), "{wrong}");
     }
+}
+
+#[test]
+fn the_default_port_is_not_part_of_the_header() {
+    let header = |url| ServerAddress::parse(url).map(|address| address.host_header());
+    assert_eq!(header("https://h").as_deref(), Ok("h"));
+    assert_eq!(header("http://h:80").as_deref(), Ok("h"));
+    assert_eq!(header("https://h:80").as_deref(), Ok("h:80"));
+    assert_eq!(header("http://[::1]:8000").as_deref(), Ok("[::1]:8000"));
 }
 
 #[test]
@@ -127,11 +133,9 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_server_name_that_is_taken_again_or_refused(text in "\\PC{0,80}|[a-zA-Z0-9.-]{0,40}") {
-        let address = ServerAddress::parse("https://h").expect("an address");
-        if let Ok(named) = address.clone().with_server_name(&text) {
-            let name = named.server_name().expect("just set");
-            prop_assert_eq!(address.with_server_name(name.as_str()), Ok(named.clone()));
+    fn any_text_is_a_name_that_is_read_again_or_refused(text in "\\PC{0,80}|[a-zA-Z0-9.-]{0,40}") {
+        if let Ok(name) = text.parse::<DnsName>() {
+            prop_assert_eq!(name.to_string().parse(), Ok(name));
         }
     }
 }

@@ -17,7 +17,7 @@ fn endpoint(pool: &str, number: u32) -> Arc<Endpoint> {
         id,
         name: url,
         address,
-        role: crate::snapshot::Role::Aggregate,
+        role: Role::Aggregate,
         group: None,
     })
 }

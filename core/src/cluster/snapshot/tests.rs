@@ -9,26 +9,27 @@ use crate::policy::{
     ClassicWeights, KvAware, PrefixCacheRules, SessionAffinity, SessionKey, Strategy, TenantKey,
 };
 
+fn id(pool: &str, uid: &str) -> EndpointId {
+    let address = ServerAddress::parse("http://10.0.0.7:8000").expect("an address");
+    EndpointId::of(pool, &address, uid)
+}
+
 #[test]
 fn another_incarnation_at_the_same_address_is_another_endpoint() {
-    let id = EndpointId::of("chat", "http://10.0.0.7:8000", "uid-1");
-    assert_eq!(id, EndpointId::of("chat", "http://10.0.0.7:8000", "uid-1"));
-    assert_ne!(id, EndpointId::of("chat", "http://10.0.0.7:8000", "uid-2"));
-    assert_ne!(id, EndpointId::of("other", "http://10.0.0.7:8000", "uid-1"));
+    assert_eq!(id("chat", "uid-1"), id("chat", "uid-1"));
+    assert_ne!(id("chat", "uid-1"), id("chat", "uid-2"));
+    assert_ne!(id("chat", "uid-1"), id("other", "uid-1"));
 }
 
 #[test]
 fn ids_never_change_between_releases() {
-    assert_eq!(
-        EndpointId::of("chat", "http://10.0.0.7:8000", "").to_string(),
-        "85d4169572ba3495"
-    );
+    assert_eq!(id("chat", "").to_string(), "85d4169572ba3495");
 }
 
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 67] = [
+const FIELDS: [&str; 69] = [
     "base_time",
     "block_bytes",
     "budget",
@@ -82,6 +83,7 @@ const FIELDS: [&str; 67] = [
     "scale",
     "score_deadline",
     "secs",
+    "server_name",
     "session-affinity",
     "settings",
     "slow_start",
@@ -91,6 +93,7 @@ const FIELDS: [&str; 67] = [
     "tenant",
     "threshold",
     "timeouts",
+    "trust",
     "url",
     "usage",
     "version",
@@ -127,9 +130,11 @@ fn everything() -> Snapshot {
         })
     };
     let models: Collection<Model> = holders.map(model).into_iter().collect();
+    let server_name = "engine.internal".parse().expect("a name");
+    let address = ServerAddress::parse("https://h:1").expect("an address");
     let endpoint = Endpoint {
         id: EndpointId(1),
-        url: "http://h:1".into(),
+        address: address.with_server_name(server_name),
         name: "ai/pod".into(),
         role: Role::Decode,
         group: Some("g".into()),

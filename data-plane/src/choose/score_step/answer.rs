@@ -149,7 +149,7 @@ mod tests {
                 name: "engine".into(),
                 role: hermes_core::snapshot::Role::default(),
                 group: None,
-                url: "http://127.0.0.1:1".into(),
+                address: "http://127.0.0.1:1".parse().expect("an address"),
             })
         };
         let pool = Pool {

@@ -30,6 +30,22 @@ label_set! {
 }
 
 label_set! {
+    /// The step at which opening a connection failed.
+    pub(crate) enum ConnectFailure {
+        /// The name has no address, or its lookup failed.
+        Resolve = "resolve",
+        /// No address accepted.
+        Connect = "connect",
+        /// The time limit passed, at whichever step.
+        Timeout = "timeout",
+        /// The endpoint's certificate was refused.
+        Certificate = "certificate",
+        /// The handshake failed for another reason.
+        Tls = "tls",
+    }
+}
+
+label_set! {
     /// [`Health`] as a label.
     enum HealthLabel {
         /// Selected freely.
@@ -47,7 +63,13 @@ pub(crate) struct EndpointFamilies {
     retries: Family<PoolLabels, Counter>,
     endpoints: Family<EndpointLabels, Gauge>,
     pub(crate) connections_idle: Gauge,
-    pub(crate) connections_opened: Counter,
+    pub(crate) connections: ConnectionMetrics,
+}
+
+/// Connections to endpoints, of all pools.
+pub(crate) struct ConnectionMetrics {
+    pub(crate) opened: Counter,
+    pub(crate) failed: PerValue<ConnectFailure, Counter>,
 }
 
 /// One pool's handles.
@@ -61,6 +83,11 @@ pub(crate) struct EndpointMetrics {
 struct AttemptLabels {
     pool: Arc<str>,
     outcome: AttemptOutcome,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ConnectFailureLabels {
+    reason: ConnectFailure,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -90,11 +117,7 @@ impl EndpointFamilies {
                 "hermes_endpoint_connections_idle",
                 "Idle connections to endpoints",
             ),
-            connections_opened: family(
-                registry,
-                "hermes_endpoint_connections_opened",
-                "Connections opened to endpoints",
-            ),
+            connections: ConnectionMetrics::register(registry),
         }
     }
 
@@ -115,6 +138,30 @@ impl EndpointFamilies {
                     health,
                 };
                 series.handle(&self.endpoints, labels)
+            }),
+        }
+    }
+}
+
+// === ConnectionMetrics ===
+
+impl ConnectionMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let opened = family(
+            registry,
+            "hermes_endpoint_connections_opened",
+            "Connections opened to endpoints",
+        );
+        let failed: Family<ConnectFailureLabels, Counter> = family(
+            registry,
+            "hermes_endpoint_connection_failures",
+            "Connections to endpoints that could not be opened, by reason",
+        );
+        Self {
+            opened,
+            failed: PerValue::new(|reason| {
+                let labels = ConnectFailureLabels { reason };
+                failed.get_or_create_owned(&labels)
             }),
         }
     }

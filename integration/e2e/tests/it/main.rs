@@ -8,6 +8,7 @@ mod conversation;
 mod discovery;
 mod docs;
 mod drain;
+mod endpoint_tls;
 mod engine;
 mod fallback;
 mod kv_events;

@@ -13,7 +13,9 @@ use super::*;
 fn endpoint(number: u64) -> Arc<Endpoint> {
     Arc::new(Endpoint {
         id: EndpointId(number),
-        url: format!("http://10.0.0.{number}:8000").into(),
+        address: format!("http://10.0.0.{number}:8000")
+            .parse()
+            .expect("an address"),
         name: format!("ai/pod-{number}").into(),
         role: Role::Decode,
         group: number.is_multiple_of(2).then(|| "g".into()),

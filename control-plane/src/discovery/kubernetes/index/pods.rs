@@ -17,6 +17,7 @@ use crate::discovery::kubernetes::{
 #[derive(Debug)]
 pub(crate) struct PodIndex {
     port: Port,
+    scheme: ServerScheme,
     /// Whether ports for KV events are looked for, and by which names.
     event_ports: Option<EventPortNames>,
     pods: BTreeMap<String, EndpointCandidate>,
@@ -25,11 +26,12 @@ pub(crate) struct PodIndex {
 // === impl PodIndex ===
 
 impl PodIndex {
-    /// An empty index whose endpoints listen on `port` of their pod.
+    /// An empty index whose endpoints speak `scheme` on `port` of their pod.
     #[must_use]
-    pub(crate) fn new(port: Port) -> Self {
+    pub(crate) fn new(port: Port, scheme: ServerScheme) -> Self {
         Self {
             port,
+            scheme,
             event_ports: None,
             pods: BTreeMap::new(),
         }
@@ -43,13 +45,35 @@ impl PodIndex {
             ..self
         }
     }
+
+    /// `None`: no port matches, or the role label is not understood.
+    fn endpoint(&self, pod: &Pod, address: IpAddr) -> Option<DiscoveredEndpoint> {
+        let metadata = &pod.metadata;
+        let RoleLabels { role, group } = role_labels(metadata.labels.as_ref()).ok()?;
+        let number = match &self.port {
+            Port::Number(number) => *number,
+            Port::Name(name) => container_port(pod.spec.as_ref()?, name)?,
+        };
+        let named = |name: &str| container_port(pod.spec.as_ref()?, name);
+        let annotated = annotation(metadata.annotations.as_ref());
+        let kv_events = EventPorts::find(self.event_ports.as_ref(), annotated, named);
+        let (namespace, name) = (metadata.namespace.as_deref()?, metadata.name.as_deref()?);
+        Some(DiscoveredEndpoint {
+            address: ServerAddress::at(self.scheme, address, number),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            name: format!("{namespace}/{name}"),
+            role,
+            group,
+            kv_events,
+        })
+    }
 }
 
 impl ObjectIndex<Pod> for PodIndex {
     fn apply(&mut self, pod: Pod) -> bool {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let entry = address(&pod).map(|(address, ready)| {
-            let endpoint = endpoint(&pod, address, &self.port, self.event_ports.as_ref());
+            let endpoint = self.endpoint(&pod, address);
             EndpointCandidate { ready, endpoint }
         });
         keep(&mut self.pods, name, entry)
@@ -83,31 +107,6 @@ fn is_ready(status: &PodStatus) -> bool {
     conditions
         .iter()
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-fn endpoint(
-    pod: &Pod,
-    address: IpAddr,
-    port: &Port,
-    events: Option<&EventPortNames>,
-) -> Option<DiscoveredEndpoint> {
-    let metadata = &pod.metadata;
-    let RoleLabels { role, group } = role_labels(metadata.labels.as_ref()).ok()?;
-    let number = match port {
-        Port::Number(number) => *number,
-        Port::Name(name) => container_port(pod.spec.as_ref()?, name)?,
-    };
-    let named = |name: &str| container_port(pod.spec.as_ref()?, name);
-    let kv_events = EventPorts::find(events, annotation(metadata.annotations.as_ref()), named);
-    let (namespace, name) = (metadata.namespace.as_deref()?, metadata.name.as_deref()?);
-    Some(DiscoveredEndpoint {
-        address: ServerAddress::at(ServerScheme::Http, address, number),
-        uid: metadata.uid.clone().unwrap_or_default(),
-        name: format!("{namespace}/{name}"),
-        role,
-        group,
-        kv_events,
-    })
 }
 
 /// The number of the container port called `name`; sidecars (restartable init containers) count

@@ -27,6 +27,8 @@ pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 #[derive(Debug)]
 pub(crate) struct ServiceIndex {
     port: Port,
+    /// `None`: what the Service's port says.
+    scheme: Option<ServerScheme>,
     /// Whether ports for KV events are looked for, and by which names.
     event_ports: Option<EventPortNames>,
     services: BTreeMap<String, SelectedService>,
@@ -42,6 +44,8 @@ struct SelectedService {
     events: Option<String>,
     /// Name of the Service port that was asked for; unnamed ports have the name `""`.
     port: Option<String>,
+    /// What `appProtocol` says of that port.
+    scheme: ServerScheme,
     /// For a dual-stack Service, the family that its cluster address has. Each pod is in a slice of
     /// either family.
     family: Option<String>,
@@ -71,11 +75,13 @@ impl ServiceIndex {
     /// An empty index whose endpoints listen on what `port` means to their Service.
     ///
     /// A number or a name of a Service port means that port's target. A number of no Service port
-    /// means itself, on the pod's address.
+    /// means itself, on the pod's address. Without a scheme, the `appProtocol` of the Service port
+    /// decides.
     #[must_use]
-    pub(crate) fn new(port: Port) -> Self {
+    pub(crate) fn new(port: Port, scheme: Option<ServerScheme>) -> Self {
         Self {
             port,
+            scheme,
             event_ports: None,
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -143,12 +149,14 @@ impl Endpoints for ServiceIndex {
                 .target(service, slice)
                 .zip(service.role_labels.as_ref());
             let named = |name: &str| slice.ports.get(name).copied();
+            let scheme = self.scheme.unwrap_or(service.scheme);
             let events =
                 EventPorts::find(self.event_ports.as_ref(), service.events.as_deref(), named);
             candidates.extend(slice.addresses.iter().map(|address| EndpointCandidate {
                 ready: address.ready,
-                endpoint:
-                    target.map(|(port, role_labels)| address.endpoint(port, role_labels, events)),
+                endpoint: target.map(|(port, role_labels)| {
+                    address.endpoint((scheme, port), role_labels, events)
+                }),
             }));
         }
         FoundEndpoints::new(candidates)
@@ -174,6 +182,7 @@ impl SelectedService {
             role_labels: role_labels(service.metadata.labels.as_ref()).ok(),
             events: annotation(service.metadata.annotations.as_ref()).map(str::to_owned),
             port: asked.map(|of| of.name.clone().unwrap_or_default()),
+            scheme: asked.map_or(ServerScheme::Http, scheme),
             family: if families.len() > 1 {
                 families.first().cloned()
             } else {
@@ -187,6 +196,15 @@ fn is_asked(of: &ServicePort, port: &Port) -> bool {
     match port {
         Port::Number(number) => of.port == i32::from(number.get()),
         Port::Name(name) => of.name.as_deref() == Some(name),
+    }
+}
+
+/// `https` is a name that Kubernetes documents; other names are of protocols over plain TCP, or of
+/// ones that are not spoken here.
+fn scheme(of: &ServicePort) -> ServerScheme {
+    match of.app_protocol.as_deref() {
+        Some(protocol) if protocol.eq_ignore_ascii_case("https") => ServerScheme::Https,
+        _ => ServerScheme::Http,
     }
 }
 
@@ -263,14 +281,14 @@ impl SliceAddress {
 
     fn endpoint(
         &self,
-        port: NonZeroU16,
+        (scheme, port): (ServerScheme, NonZeroU16),
         role_labels: &RoleLabels,
         kv_events: Option<EventPorts>,
     ) -> DiscoveredEndpoint {
-        let address = ServerAddress::at(ServerScheme::Http, self.ip, port);
+        let address = ServerAddress::at(scheme, self.ip, port);
         let unnamed = || (String::new(), address.authority().to_string());
         let (uid, name) = self.pod.clone().unwrap_or_else(unnamed);
-        let Placement { role, group } = placement.clone();
+        let RoleLabels { role, group } = role_labels.clone();
         DiscoveredEndpoint {
             address,
             uid,

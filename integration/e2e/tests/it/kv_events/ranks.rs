@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use hermes_control_plane::cache_sources::kv_events::{KvEvents, Publisher};
-use hermes_core::{block_index::CacheIdentity, query::CachedTokens, snapshot::EndpointId};
+use hermes_core::{
+    block_index::CacheIdentity, policy::EndpointTrust, query::CachedTokens, snapshot::EndpointId,
+};
 use hermes_engine_sim::{Engine, EngineHandle};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -86,6 +88,7 @@ async fn the_estimate_is_that_of_the_best_rank_and_a_lost_rank_leaves_misses_unk
     let events = follower("{}");
     events.set([Publisher {
         endpoint: EndpointId(1),
+        trust: EndpointTrust::System,
         address: front.url.parse().expect("an address"),
         ports: None,
     }]);

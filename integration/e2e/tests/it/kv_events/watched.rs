@@ -6,7 +6,9 @@ use hermes_control_plane::{
     cache_sources::kv_events::{KvEvents, KvEventsMetrics, KvEventsSettings, Publisher},
     config::Config,
 };
-use hermes_core::{block_index::CacheIdentity, query::CachedTokens, snapshot::EndpointId};
+use hermes_core::{
+    block_index::CacheIdentity, policy::EndpointTrust, query::CachedTokens, snapshot::EndpointId,
+};
 use hermes_engine_sim::{Engine, EngineConfig, EngineHandle, KvEventsConfig, Prompt};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -86,6 +88,7 @@ impl FollowedEngine {
     pub(super) fn follow(&self) {
         let publisher = Publisher {
             endpoint: EndpointId(1),
+            trust: EndpointTrust::System,
             address: self.engine.url().parse().expect("an address"),
             ports: None,
         };

@@ -20,7 +20,7 @@ fn read(pod: &Value) -> Pod {
 }
 
 fn index(port: &str) -> PodIndex {
-    PodIndex::new(port.parse().unwrap())
+    PodIndex::new(port.parse().unwrap(), ServerScheme::Http)
 }
 
 fn urls(index: &PodIndex) -> Vec<String> {

@@ -27,7 +27,7 @@ fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
 }
 
 fn index(port: &str) -> ServiceIndex {
-    ServiceIndex::new(port.parse().unwrap())
+    ServiceIndex::new(port.parse().unwrap(), None)
 }
 
 fn apply_service(index: &mut ServiceIndex, service: &Value) -> bool {
@@ -141,6 +141,26 @@ fn the_port_is_resolved_by_number_by_name_or_taken_as_it_is() {
             ..FoundEndpoints::default()
         },
         "no such name"
+    );
+}
+
+#[test]
+fn the_scheme_is_configured_or_what_the_service_port_says() {
+    let mut secured = service("a");
+    secured["spec"]["ports"][0]["appProtocol"] = json!("https");
+    let url = |port: &str, scheme| {
+        let mut index = ServiceIndex::new(port.parse().unwrap(), scheme);
+        apply_service(&mut index, &secured);
+        apply_slice(&mut index, &slice("a-1", "a", &["10.0.0.1"]));
+        urls(&index).concat()
+    };
+    assert_eq!(url("80", None), "https://10.0.0.1:8000");
+    assert_eq!(url("metrics", None), "http://10.0.0.1:9090");
+    assert_eq!(url("1234", None), "http://10.0.0.1:1234");
+    assert_eq!(url("80", Some(ServerScheme::Http)), "http://10.0.0.1:8000");
+    assert_eq!(
+        url("1234", Some(ServerScheme::Https)),
+        "https://10.0.0.1:1234"
     );
 }
 
