@@ -6,7 +6,6 @@
 
 use std::{future::pending, sync::Arc};
 
-use futures::future::join_all;
 use tokio::{sync::oneshot, task::JoinSet};
 use tonic::Status;
 
@@ -34,7 +33,6 @@ impl ScoreStreams {
         address: &ReplicaAddress,
     ) -> Result<Self, Status> {
         let (mut clients, mut running) = (Vec::new(), JoinSet::new());
-        let mut connections = Vec::new();
         for worker in workers {
             let (client, stream) = score::channel();
             clients.push(client);
@@ -44,12 +42,13 @@ impl ScoreStreams {
                 let (connected, connection) = oneshot::channel();
                 let task = run(dialer.clone(), address.clone(), stream, connected);
                 running.spawn_on(task, &runtime);
-                connections.push(connection);
+                // One after the other: all proxies connect to a replica that restarted at once. A
+                // worker that ended meanwhile asks no more, so only a failed connection is an
+                // error.
+                if let Ok(connected) = connection.await {
+                    connected?;
+                }
             }
-        }
-        // A worker that ended meanwhile asks no more: only a failed connection is an error.
-        for connection in join_all(connections).await.into_iter().flatten() {
-            connection?;
         }
         Ok(Self {
             clients: clients.into(),
