@@ -27,6 +27,9 @@ use tokio::task::JoinSet;
 use crate::process;
 use crate::{BenchError, failed};
 
+/// The model that answers.
+pub const MODEL: &str = "sim";
+
 /// The model whose streams stay open.
 pub const HELD_MODEL: &str = "held";
 

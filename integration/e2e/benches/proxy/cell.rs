@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::contender::Contender;
-use crate::{BenchError, failed};
+use crate::{BenchError, backend::MODEL, failed};
 
 /// How long and how often to measure.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +143,8 @@ impl Cell {
                 url,
                 "--workload",
                 workload,
+                "--model",
+                MODEL,
             ])
             .args(["--connections", &self.connections.to_string()])
             .args(["--duration", &time.as_secs_f64().to_string()])

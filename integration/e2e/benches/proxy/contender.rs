@@ -15,7 +15,7 @@ use hermes_bench::load::workload::{Message, Shape};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, MODEL};
 use crate::process::{Tree, Usage};
 use crate::{BenchError, failed, say};
 
@@ -170,7 +170,7 @@ async fn serves(url: &str) -> bool {
     };
     let client = Client::new(target, Limits::answer_within(Duration::from_secs(5)));
     let shape = Shape {
-        model: "sim".to_owned(),
+        model: MODEL.to_owned(),
         stream: false,
         ignore_eos: false,
     };
