@@ -78,9 +78,11 @@ pub(crate) struct InFlightGuard {
 // === Upstream ===
 
 impl Upstream {
-    /// `workers` is the number of threads that will send requests.
+    /// Connections are secured by `tls` if the address says so. `workers` is the number of threads
+    /// that will send requests.
     pub(crate) fn new(
         endpoint: Arc<Endpoint>,
+        tls: &PoolTls,
         ejection: EjectionPolicy,
         workers: NonZeroUsize,
     ) -> Self {
@@ -88,7 +90,7 @@ impl Upstream {
         let host = HeaderValue::from_str(&endpoint.address.host_header())
             .expect("a host and a port are a header's value");
         Self {
-            dialer: EndpointDialer::new(&endpoint.address, Arc::new(SystemResolver)),
+            dialer: EndpointDialer::new(&endpoint.address, Arc::new(SystemResolver), tls),
             is_refused_by_tls: AtomicBool::new(false),
             endpoint,
             host,
@@ -98,6 +100,12 @@ impl Upstream {
             health: Mutex::new(EndpointHealth::new(ejection)),
             idle: (0..workers.get()).map(|_| Mutex::default()).collect(),
         }
+    }
+
+    /// Secures connections by `tls` from now on, if the address says so: connections that were
+    /// secured otherwise get no further request.
+    pub(crate) fn secure_by(&self, tls: &PoolTls) {
+        self.dialer.secure_by(tls);
     }
 
     /// The target of a request for `path`, below the endpoint's base path.
@@ -175,24 +183,23 @@ impl Upstream {
         self.health.lock().on_abandoned(now);
     }
 
-    /// The newest idle connection that is still open.
+    /// The newest idle connection that is still open, and secured as a new one would be.
     pub(crate) fn checkout(&self) -> Option<Connection> {
         loop {
             let mut connection = self.shard().lock().pop()?;
-            if connection.is_usable(IDLE) {
+            if self.dialer.is_current(connection.tls()) && connection.is_usable(IDLE) {
                 return Some(connection);
             }
         }
     }
 
-    /// Opens a connection within `limit`, by `tls` if the address is secured. The first failure of
-    /// several in a row that concern TLS is logged.
+    /// Opens a connection within `limit`. The first failure of several in a row that concern TLS is
+    /// logged.
     pub(crate) async fn connect(
         &self,
-        tls: &PoolTls,
         limit: Duration,
     ) -> Result<Connection, EndpointConnectError> {
-        let opened = Connection::open(&self.dialer, tls, limit).await;
+        let opened = Connection::open(&self.dialer, limit).await;
         match &opened {
             Ok(_) => self.is_refused_by_tls.store(false, Ordering::Relaxed),
             Err(EndpointConnectError::Secure(error)) => {

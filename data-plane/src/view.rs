@@ -56,7 +56,8 @@ pub(crate) struct RoutingPool {
     pub(crate) metrics: Arc<Handles<PoolMetrics>>,
     pub(crate) models: ModelTable,
     pub(crate) budget: Arc<RetryBudget>,
-    pub(crate) tls: PoolTls,
+    /// How its endpoints' connections are secured.
+    tls: PoolTls,
     /// Present if the strategy reads prompts' hashes.
     pub(crate) history: Option<Arc<PoolHistory>>,
     round_robin_counter: Arc<AtomicU64>,
@@ -65,8 +66,8 @@ pub(crate) struct RoutingPool {
 // === RoutingView ===
 
 impl RoutingView {
-    /// Builds the view of `snapshot`; state of pools and endpoints that still exist is taken over
-    /// from `previous`. `workers` is the number of threads that will send requests.
+    /// Builds the view of `snapshot`, the newest; state of pools and endpoints that still exist is
+    /// taken over from `previous`. `workers` is the number of threads that will send requests.
     pub(crate) fn build(
         snapshot: Arc<Snapshot>,
         previous: Option<&RoutingView>,
@@ -166,6 +167,8 @@ impl RoutingPool {
         workers: NonZeroUsize,
     ) -> Self {
         let policy = &pool.spec.policy;
+        let tls_before = before.map(|before| (&before.pool.spec.policy.trust, &before.tls));
+        let tls = PoolTls::of(&pool, tls_before);
         let upstreams = pool
             .endpoints
             .iter()
@@ -173,16 +176,19 @@ impl RoutingPool {
                 let known = before
                     .and_then(|before| Some(&before.upstreams[before.pool.position(endpoint.id)?]));
                 match known {
-                    Some(known) if known.endpoint == *endpoint => Arc::clone(known),
+                    Some(known) if known.endpoint == *endpoint => {
+                        known.secure_by(&tls);
+                        Arc::clone(known)
+                    }
                     _ => Arc::new(Upstream::new(
                         Arc::clone(endpoint),
+                        &tls,
                         policy.ejection,
                         workers,
                     )),
                 }
             })
             .collect();
-        let tls_before = before.map(|before| (&before.pool.spec.policy.trust, &before.tls));
         let same_budget = before.filter(|before| before.pool.spec.policy.retry == policy.retry);
         Self {
             retained: None,
@@ -194,7 +200,7 @@ impl RoutingPool {
                 || Arc::new(RetryBudget::new(policy.retry.budget)),
                 |before| Arc::clone(&before.budget),
             ),
-            tls: PoolTls::of(&pool, tls_before),
+            tls,
             history: policy
                 .strategy
                 .needs_prefix()

@@ -27,7 +27,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    connect_error::EndpointConnectError, dial::EndpointDialer, secure::PoolTls,
+    connect_error::EndpointConnectError, dial::EndpointDialer, secure::TlsSession,
     stream::EndpointStream,
 };
 use crate::request::leg_body::LegBody;
@@ -38,6 +38,8 @@ type Driver = http1::Connection<TokioIo<EndpointStream>, LegBody>;
 pub(crate) struct Connection {
     sender: http1::SendRequest<LegBody>,
     driver: Driver,
+    /// How it was secured, if it was.
+    tls: Option<TlsSession>,
     idle_since: Instant,
     /// A request was answered on it before, so the endpoint can close it at any moment.
     reused: bool,
@@ -72,10 +74,9 @@ impl Connection {
     /// Opens a connection within `limit`, which covers the name, the address and the handshake.
     pub(super) async fn open(
         dialer: &EndpointDialer,
-        tls: &PoolTls,
         limit: Duration,
     ) -> Result<Self, EndpointConnectError> {
-        let stream = timeout(limit, dialer.dial(tls))
+        let (stream, tls) = timeout(limit, dialer.dial())
             .await
             .map_err(|_| EndpointConnectError::Timeout(limit))??;
         let (sender, driver) = http1::Builder::new()
@@ -85,6 +86,7 @@ impl Connection {
         Ok(Self {
             sender,
             driver,
+            tls,
             idle_since: Instant::now(),
             reused: false,
         })
@@ -141,6 +143,11 @@ impl Connection {
         // It was not polled while it was idle: one poll notices that the endpoint closed it.
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(&mut self.driver).poll(&mut cx).is_pending() && self.sender.is_ready()
+    }
+
+    /// How it was secured; `None` if it is plain.
+    pub(super) fn tls(&self) -> Option<&TlsSession> {
+        self.tls.as_ref()
     }
 
     pub(crate) fn idle_for(&self, now: Instant) -> Duration {

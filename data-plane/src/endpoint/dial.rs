@@ -9,14 +9,15 @@ use super::{
     connect_error::EndpointConnectError,
     race,
     resolve::{NameResolver, ResolvedName},
-    secure::{CertificateName, PoolTls},
+    secure::{EndpointTls, PoolTls, TlsSession},
     stream::EndpointStream,
 };
 
-/// Where to connect to, for all connections of one endpoint.
+/// Where to connect to and how to secure it, for all connections of one endpoint.
 pub(super) struct EndpointDialer {
     target: DialTarget,
-    certificate: CertificateName,
+    /// Present if the address is secured.
+    tls: Option<EndpointTls>,
 }
 
 enum DialTarget {
@@ -24,9 +25,16 @@ enum DialTarget {
     Name(ResolvedName),
 }
 
+/// A stream that is connected, and how it was secured if it was.
+type DialedStream = (EndpointStream, Option<TlsSession>);
+
 impl EndpointDialer {
-    /// `resolver` is used if the host is a name.
-    pub(super) fn new(address: &ServerAddress, resolver: Arc<dyn NameResolver>) -> Self {
+    /// `resolver` is used if the host is a name, `tls` if the address is secured.
+    pub(super) fn new(
+        address: &ServerAddress,
+        resolver: Arc<dyn NameResolver>,
+        tls: &PoolTls,
+    ) -> Self {
         let port = address.port().get();
         let target = match address.host() {
             ServerHost::Ip(ip) => DialTarget::Socket(SocketAddr::new(*ip, port)),
@@ -36,20 +44,31 @@ impl EndpointDialer {
         };
         Self {
             target,
-            certificate: CertificateName::of(address),
+            tls: EndpointTls::of(address, tls),
         }
     }
 
-    /// A socket that is connected, and secured by `tls` if the address says so. The caller sets the
-    /// deadline.
-    pub(super) async fn dial(&self, tls: &PoolTls) -> Result<EndpointStream, EndpointConnectError> {
+    /// Secures connections by `tls` from now on, if the address is secured.
+    pub(super) fn secure_by(&self, tls: &PoolTls) {
+        if let Some(own) = &self.tls {
+            own.set(tls);
+        }
+    }
+
+    /// Whether a connection with this session may get another request; a plain one always may.
+    pub(super) fn is_current(&self, session: Option<&TlsSession>) -> bool {
+        session.is_none_or(|session| self.tls.as_ref().is_some_and(|tls| tls.is_current(session)))
+    }
+
+    /// A socket that is connected, and secured if the address says so. The caller sets the deadline.
+    pub(super) async fn dial(&self) -> Result<DialedStream, EndpointConnectError> {
         let stream = self.connect().await?;
-        let Some(name) = self.certificate.get() else {
-            return Ok(EndpointStream::Plain(stream));
+        let Some(tls) = &self.tls else {
+            return Ok((EndpointStream::Plain(stream), None));
         };
         // Boxed, so that a plain connection does not carry the state of a handshake.
-        let secured = Box::pin(tls.secure(name.clone(), stream)).await?;
-        Ok(EndpointStream::Secured(Box::new(secured)))
+        let (secured, session) = Box::pin(tls.secure(stream)).await?;
+        Ok((EndpointStream::Secured(Box::new(secured)), Some(session)))
     }
 
     async fn connect(&self) -> Result<TcpStream, EndpointConnectError> {

@@ -1,7 +1,8 @@
-//! TLS toward the endpoints of a pool: the authorities of the pool, and the name of each endpoint.
+//! TLS toward endpoints: the authorities of their pool, and the name of each.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwapOption;
 use hermes_core::{
     address::{ServerAddress, ServerHost},
     policy::EndpointTrust,
@@ -9,18 +10,37 @@ use hermes_core::{
 };
 use hermes_runtime::tls::{NoAuthority, ServerTrust};
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::connect_error::EndpointConnectError;
 
-/// How to secure new connections to the endpoints of one pool. A view has one by the newest policy;
-/// connections that are open keep what they began with.
-#[derive(Clone)]
-pub(crate) struct PoolTls(Option<Result<TlsConnector, NoAuthority>>);
+/// A connection gets no further request this long after its handshake, so that an endpoint whose
+/// certificate has expired is noticed although its connections are never idle.
+const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// The name that an endpoint's certificate has to have; `None` without TLS.
-pub(super) struct CertificateName(Option<ServerName<'static>>);
+/// How to secure connections to the endpoints of one pool. Clones are the same. A view has one by
+/// the newest policy, and hands it to the pool's endpoints.
+#[derive(Clone)]
+pub(crate) struct PoolTls(Option<Arc<TlsClient>>);
+
+/// Handshakes by a pool's authorities, or why there are none.
+type TlsClient = Result<TlsConnector, NoAuthority>;
+
+/// TLS toward one endpoint at an `https` address.
+pub(super) struct EndpointTls {
+    /// The name that its certificate has to have.
+    name: ServerName<'static>,
+    /// By the newest policy, whichever view a request has.
+    client: ArcSwapOption<TlsClient>,
+}
+
+/// How a connection was secured.
+pub(super) struct TlsSession {
+    client: Arc<TlsClient>,
+    /// When its certificate was verified.
+    since: Instant,
+}
 
 // === PoolTls ===
 
@@ -43,40 +63,26 @@ impl PoolTls {
             EndpointTrust::System => ServerTrust::system(),
             EndpointTrust::Authorities(pem) => ServerTrust::of(pem.as_bytes()),
         };
-        let made = authorities.map(|trust| TlsConnector::from(Arc::new(trust.client())));
-        if let Err(error) = &made {
+        if let Err(error) = &authorities {
             tracing::error!(pool = &*pool.spec.name, %error, "no endpoint at an https address can be reached");
         }
-        Self(Some(made))
+        Self::by(authorities)
     }
 
-    /// Completes the handshake. There is no fallback to plain text.
-    pub(super) async fn secure(
-        &self,
-        name: ServerName<'static>,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, EndpointConnectError> {
-        match &self.0 {
-            Some(Ok(connector)) => {
-                let secured = connector.connect(name, stream).await;
-                secured.map_err(EndpointConnectError::Secure)
-            }
-            Some(Err(error)) => Err(EndpointConnectError::Secure(io::Error::other(*error))),
-            // Endpoints and policy are of one view.
-            None => Err(EndpointConnectError::Secure(io::Error::other(
-                "TLS is not set up",
-            ))),
-        }
+    /// By these authorities. Without any, every handshake fails.
+    pub(super) fn by(authorities: Result<ServerTrust, NoAuthority>) -> Self {
+        let client = authorities.map(|trust| TlsConnector::from(Arc::new(trust.client())));
+        Self(Some(Arc::new(client)))
     }
 }
 
-// === CertificateName ===
+// === EndpointTls ===
 
-impl CertificateName {
-    /// The server name of the address, or its host.
-    pub(super) fn of(address: &ServerAddress) -> Self {
+impl EndpointTls {
+    /// TLS for this address, if it is secured: for its server name, or its host.
+    pub(super) fn of(address: &ServerAddress, tls: &PoolTls) -> Option<Self> {
         if !address.is_secured() {
-            return Self(None);
+            return None;
         }
         let name = match (address.server_name(), address.host()) {
             (Some(name), _) | (None, ServerHost::Name(name)) => {
@@ -85,24 +91,66 @@ impl CertificateName {
             }
             (None, ServerHost::Ip(ip)) => ServerName::from(*ip),
         };
-        Self(Some(name))
+        Some(Self {
+            name,
+            client: ArcSwapOption::new(tls.0.clone()),
+        })
     }
 
-    pub(super) fn get(&self) -> Option<&ServerName<'static>> {
-        self.0.as_ref()
+    /// Secures connections by `tls` from now on.
+    pub(super) fn set(&self, tls: &PoolTls) {
+        self.client.store(tls.0.clone());
+    }
+
+    /// Completes the handshake. There is no fallback to plain text.
+    pub(super) async fn secure(
+        &self,
+        stream: TcpStream,
+    ) -> Result<(TlsStream<TcpStream>, TlsSession), EndpointConnectError> {
+        let failed = |why: io::Error| Err(EndpointConnectError::Secure(why));
+        // The pool of a secured endpoint has TLS.
+        let Some(client) = self.client.load_full() else {
+            return failed(io::Error::other("TLS is not set up"));
+        };
+        let connector = match &*client {
+            Ok(connector) => connector,
+            Err(error) => return failed(io::Error::other(*error)),
+        };
+        match connector.connect(self.name.clone(), stream).await {
+            Ok(stream) => {
+                let since = Instant::now();
+                Ok((stream, TlsSession { client, since }))
+            }
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Whether a connection may get another request: the authorities are those that its certificate
+    /// was verified by, not too long ago.
+    pub(super) fn is_current(&self, session: &TlsSession) -> bool {
+        let client = self.client.load();
+        let is_same = client
+            .as_ref()
+            .is_some_and(|client| Arc::ptr_eq(client, &session.client));
+        is_same && session.since.elapsed() < MAX_AGE
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::time::advance;
 
     use super::*;
 
+    fn no_one() -> Result<ServerTrust, NoAuthority> {
+        Ok(ServerTrust::none())
+    }
+
     fn name(url: &str) -> Option<String> {
         let address = ServerAddress::parse(url).expect("an address");
-        let name = CertificateName::of(&address);
-        name.get().map(|name| name.to_str().into_owned())
+        let tls = EndpointTls::of(&address, &PoolTls(None));
+        tls.map(|tls| tls.name.to_str().into_owned())
     }
 
     #[test]
@@ -113,15 +161,34 @@ mod tests {
         assert_eq!(name("https://Engine.AI").as_deref(), Some("engine.ai"));
         let address = ServerAddress::parse("https://10.0.0.7").expect("an address");
         let named = address.with_server_name("engines.ai".parse().expect("a name"));
-        let name = CertificateName::of(&named);
-        assert_eq!(name.get(), ServerName::try_from("engines.ai").ok().as_ref());
+        let tls = EndpointTls::of(&named, &PoolTls(None)).expect("secured");
+        assert_eq!(Some(tls.name), ServerName::try_from("engines.ai").ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_not_used_again_after_another_trust_or_ten_minutes() {
+        let (old, new) = (PoolTls::by(no_one()), PoolTls::by(no_one()));
+        let address = ServerAddress::parse("https://10.0.0.7").expect("an address");
+        let tls = EndpointTls::of(&address, &old).expect("secured");
+        let session = TlsSession {
+            client: old.0.clone().expect("set up"),
+            since: Instant::now(),
+        };
+        advance(MAX_AGE - Duration::from_secs(1)).await;
+        assert!(tls.is_current(&session));
+        tls.set(&new);
+        assert!(!tls.is_current(&session), "verified by other authorities");
+        tls.set(&old);
+        assert!(tls.is_current(&session));
+        advance(Duration::from_secs(1)).await;
+        assert!(!tls.is_current(&session), "verified too long ago");
     }
 
     proptest! {
         #[test]
         fn every_address_has_a_name_for_certificates(host in "[a-zA-Z0-9._-]{1,70}") {
             if let Ok(address) = ServerAddress::parse(&format!("https://{host}")) {
-                prop_assert!(CertificateName::of(&address).get().is_some());
+                prop_assert!(EndpointTls::of(&address, &PoolTls(None)).is_some());
             }
         }
     }

@@ -124,7 +124,6 @@ impl Forwarder {
             span: &attempt.facts().span,
             incoming: &guard.trace.incoming,
             deadline: LegDeadline::of(request, timeouts, guard.arrived()),
-            tls: &pool.tls,
             connect_timeout: timeouts.connect,
         };
         let LegResult { answer, repeated } =

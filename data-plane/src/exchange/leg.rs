@@ -16,7 +16,7 @@ use tracing::Span;
 
 use super::{retry::AttemptEnd, trace};
 use crate::{
-    endpoint::{PoolTls, SendError, Upstream, UpstreamBody},
+    endpoint::{SendError, Upstream, UpstreamBody},
     request::{inference_request::InferenceRequest, leg_body::LegBody},
     telemetry::metrics::ConnectionMetrics,
 };
@@ -30,8 +30,6 @@ pub(super) struct Leg<'a> {
     /// The trace context that came with the request.
     pub(super) incoming: &'a Context,
     pub(super) deadline: LegDeadline,
-    /// How to secure a new connection.
-    pub(super) tls: &'a PoolTls,
     pub(super) connect_timeout: Duration,
 }
 
@@ -152,7 +150,7 @@ impl Leg<'_> {
                 result => return result.map_err(LegError::from),
             }
         }
-        let opened = self.upstream.connect(self.tls, self.connect_timeout).await;
+        let opened = self.upstream.connect(self.connect_timeout).await;
         let connection = opened
             .inspect_err(|error| {
                 connections.failed[error.reason()].inc();

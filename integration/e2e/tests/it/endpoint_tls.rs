@@ -2,7 +2,7 @@
 //! planes, and what a refused one costs.
 
 mod base_path;
-mod front;
+pub(crate) mod front;
 mod refused;
 
 use std::{fs, path::PathBuf};
@@ -139,6 +139,27 @@ async fn another_authority_takes_effect_for_new_connections() {
     planes.trust(&new);
     eventually("the new certificate is accepted", || async {
         send(chat(&planes.url(), false, 4)).await.status() == 200
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_in_use_ends_when_its_authority_is_no_longer_trusted() {
+    let (engine, old, new) = (engine().await, Authority::new(), Authority::new());
+    let front = TlsFront::start(&engine, &old.local()).await;
+    let pool = format!("endpoints: ['{}'], tls: {{caFile: CA}}", front.url());
+    let planes = Planes::start(&old, &pool).await;
+    // One connection of a client stays with one worker, whose connection is never idle for long.
+    let client = client();
+    let status = || async {
+        let (_, chat) = chat(&planes.url(), false, 1).build_split();
+        let response = client.execute(chat.expect("a request")).await;
+        response.expect("an answer").status()
+    };
+    assert_eq!(status().await, 200);
+    planes.trust(&new);
+    eventually("the endpoint is refused", || async {
+        status().await == 502
     })
     .await;
 }

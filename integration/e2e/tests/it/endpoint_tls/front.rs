@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::tls::authority::Signed;
 
 /// A listener that shows a certificate; it ends when dropped.
-pub(super) struct TlsFront {
+pub(crate) struct TlsFront {
     address: SocketAddr,
     shared: Arc<FrontState>,
     _accepting: AbortOnDropHandle<()>,
@@ -37,7 +37,7 @@ struct FrontState {
 
 impl TlsFront {
     /// Shows `certificate` in front of `engine`.
-    pub(super) async fn start(engine: &EngineHandle, certificate: &Signed) -> Self {
+    pub(crate) async fn start(engine: &EngineHandle, certificate: &Signed) -> Self {
         install_default_crypto();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
@@ -55,18 +55,18 @@ impl TlsFront {
         }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
     /// Shows another certificate from now on, and closes what is open.
-    pub(super) fn show(&self, certificate: &Signed) {
+    pub(crate) fn show(&self, certificate: &Signed) {
         *self.shared.config.lock() = config(certificate);
         self.shared.shown.send_modify(|shown| *shown += 1);
     }
 
     /// The names that clients have sent in handshakes.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let names = self.shared.names.lock();
         names.iter().cloned().collect()
     }

@@ -8,7 +8,7 @@ use hermes_engine_sim::Engine;
 use super::harness::{
     Stall, await_pool_metric, chosen_by, engine, fleet, requests, scene, send_in_background, short,
 };
-use crate::client::metric;
+use crate::{client::metric, endpoint_tls::front::TlsFront, tls::authority::Authority};
 
 #[tokio::test]
 async fn a_client_that_disconnects_while_queued_frees_its_slot_and_its_request_reaches_no_engine() {
@@ -179,6 +179,31 @@ async fn queued_requests_go_to_the_engine_that_replaces_the_pools_engine() {
         assert_eq!(answer.await.expect("answered"), 200);
     }
     assert_eq!((requests(&fleet), another.stats().requests), (1, 3));
+}
+
+#[tokio::test]
+async fn a_queued_request_goes_by_tls_to_the_engine_that_replaces_one_without() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (file, ca) = (folder.path().join("hermes.yaml"), folder.path().join("ca"));
+    let (fleet, authority) = (fleet_from_file(&file).await, Authority::new());
+    let another = Engine::start(engine()).await.expect("starts");
+    let front = TlsFront::start(&another, &authority.local()).await;
+    std::fs::write(&ca, &authority.pem).expect("the file is written");
+    let _stall = Stall::all(&fleet).await;
+    let waiting = send_in_background(&fleet.url(), &short("waits"));
+    await_pool_metric(
+        &fleet.control_planes[0],
+        "hermes_control_plane_queued_requests",
+        1.0,
+    )
+    .await;
+    let mut moved = std::fs::read_to_string(&file)
+        .expect("it was written")
+        .replace(&fleet.engines[0].url(), &front.url());
+    moved.push_str(&format!("  tls: {{caFile: '{}'}}\n", ca.display()));
+    std::fs::write(&file, moved).expect("the file is written");
+    assert_eq!(waiting.await.expect("answered"), 200);
+    assert_eq!((requests(&fleet), another.stats().requests), (1, 1));
 }
 
 #[tokio::test]
