@@ -24,7 +24,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::{
     connect_error::EndpointConnectError, dial::EndpointDialer, secure::TlsSession,
@@ -76,9 +76,7 @@ impl Connection {
         dialer: &EndpointDialer,
         limit: Duration,
     ) -> Result<Self, EndpointConnectError> {
-        let (stream, tls) = timeout(limit, dialer.dial())
-            .await
-            .map_err(|_| EndpointConnectError::Timeout(limit))??;
+        let (stream, tls) = dialer.dial(limit).await?;
         let (sender, driver) = http1::Builder::new()
             .handshake(TokioIo::new(stream))
             .await

@@ -1,9 +1,9 @@
 //! Opens sockets to one endpoint.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, slice, sync::Arc, time::Duration};
 
 use hermes_core::address::{ServerAddress, ServerHost};
-use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     connect_error::EndpointConnectError,
@@ -60,9 +60,31 @@ impl EndpointDialer {
         session.is_none_or(|session| self.tls.as_ref().is_some_and(|tls| tls.is_current(session)))
     }
 
-    /// A socket that is connected, and secured if the address says so. The caller sets the deadline.
-    pub(super) async fn dial(&self) -> Result<DialedStream, EndpointConnectError> {
-        let stream = self.connect().await?;
+    /// A socket that is connected, and secured if the address says so, within `limit`. A name whose
+    /// addresses fail is looked up again.
+    pub(super) async fn dial(&self, limit: Duration) -> Result<DialedStream, EndpointConnectError> {
+        let deadline = Instant::now() + limit;
+        let known;
+        let addresses = match &self.target {
+            DialTarget::Socket(address) => slice::from_ref(address),
+            DialTarget::Name(name) => {
+                let found = name.addresses(limit).await;
+                known = found.map_err(EndpointConnectError::Resolve)?;
+                &*known
+            }
+        };
+        let opened = timeout_at(deadline, self.open(addresses))
+            .await
+            .unwrap_or(Err(EndpointConnectError::Timeout(limit)));
+        if let (Err(_), DialTarget::Name(name)) = (&opened, &self.target) {
+            name.look_up();
+        }
+        opened
+    }
+
+    async fn open(&self, addresses: &[SocketAddr]) -> Result<DialedStream, EndpointConnectError> {
+        let stream = race::connect(addresses).await?;
+        stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else {
             return Ok((EndpointStream::Plain(stream), None));
         };
@@ -70,21 +92,50 @@ impl EndpointDialer {
         let (secured, session) = Box::pin(tls.secure(stream)).await?;
         Ok((EndpointStream::Secured(Box::new(secured)), Some(session)))
     }
+}
 
-    async fn connect(&self) -> Result<TcpStream, EndpointConnectError> {
-        let stream = match &self.target {
-            DialTarget::Socket(address) => TcpStream::connect(address).await?,
-            DialTarget::Name(name) => {
-                let addresses = name
-                    .addresses()
-                    .await
-                    .map_err(EndpointConnectError::Resolve)?;
-                race::connect(&addresses)
-                    .await
-                    .inspect_err(|_| name.look_up_again())?
-            }
-        };
-        stream.set_nodelay(true)?;
-        Ok(stream)
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use futures::{FutureExt, future::BoxFuture};
+    use hermes_core::address::DnsName;
+    use hermes_runtime::tls::ServerTrust;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The loopback, and how often it was looked up.
+    #[derive(Default)]
+    struct Loopback(AtomicUsize);
+
+    impl NameResolver for Loopback {
+        fn resolve(
+            &self,
+            _: &DnsName,
+            port: u16,
+        ) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            async move { Ok(vec![([127, 0, 0, 1], port).into()]) }.boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_is_looked_up_again_after_a_handshake_that_takes_too_long() {
+        // The backlog accepts, and no one reads.
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = silent.local_addr().expect("bound").port();
+        let resolver = Arc::new(Loopback::default());
+        let address = ServerAddress::parse(&format!("https://engine:{port}")).expect("an address");
+        let shared: Arc<dyn NameResolver> = Arc::clone(&resolver) as _;
+        let tls = PoolTls::by(Ok(ServerTrust::none()));
+        let dialer = EndpointDialer::new(&address, shared, &tls);
+        let limit = Duration::from_secs(2);
+        let failure = dialer.dial(limit).await.err().expect("no handshake");
+        assert!(matches!(failure, EndpointConnectError::Timeout(late) if late == limit));
+        assert_eq!(resolver.0.load(Ordering::Relaxed), 2);
     }
 }

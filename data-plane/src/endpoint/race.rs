@@ -12,8 +12,7 @@ use tokio::{net::TcpStream, time::sleep};
 /// section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// A connection to one of `addresses`, of which the first is the best. The caller sets the
-/// deadline.
+/// A connection to one of `addresses`, which are tried in this order. The caller sets the deadline.
 ///
 /// # Errors
 /// The last attempt's, when all of them failed.
@@ -21,7 +20,7 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     if let [only] = addresses {
         return TcpStream::connect(only).await;
     }
-    let mut untried = interleaved(addresses).into_iter();
+    let mut untried = addresses.iter();
     let mut attempts = FuturesUnordered::new();
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
     loop {
@@ -44,7 +43,7 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 
 /// The addresses with their families in turn, beginning with the family of the first (RFC 8305,
 /// section 4).
-fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+pub(super) fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut ours, mut others) = (
         addresses.iter().filter(|a| a.is_ipv6() == first_is_v6),

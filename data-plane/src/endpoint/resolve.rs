@@ -3,7 +3,8 @@
 //! ```text
 //!   looked up  < 10 s ago   used
 //!              < 60 s ago   used, and looked up again in the background
-//!              earlier      waits for a lookup; if that fails, the old addresses are used
+//!              earlier      the lookup has 250 ms to answer; after that, or if it fails, they are used
+//!              never        waits for the lookup, for as long as connecting may take
 //! ```
 //!
 //! The system's resolver reports no time to live, so the times are fixed: short enough for a
@@ -11,8 +12,9 @@
 //!
 //! Invariants:
 //! * at most one lookup is open, whatever becomes of the requests that wait for it, and at most one
-//!   begins in a second;
-//! * addresses that were known are kept when a lookup fails.
+//!   begins in a second. `getaddrinfo` cannot be interrupted, and holds a thread until it returns:
+//!   a lookup has no time limit, since giving it up would only begin another one beside it;
+//! * addresses that were known are kept when a lookup fails, and used while it hangs.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,9 +24,11 @@ use parking_lot::Mutex;
 use tokio::{
     net::lookup_host,
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
+
+use super::race::interleaved;
 
 /// Addresses younger than this are used without a lookup.
 const FRESH: Duration = Duration::from_secs(10);
@@ -32,11 +36,12 @@ const FRESH: Duration = Duration::from_secs(10);
 /// Addresses younger than this are used while they are looked up again.
 const USABLE: Duration = Duration::from_secs(60);
 
+/// Longest time from the beginning of a lookup until older addresses are used without its answer.
+/// In a time limit of less than 2 s it is an eighth of that.
+const STALE_WAIT: Duration = Duration::from_millis(250);
+
 /// Shortest time from one lookup to the next.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// Longest time that a lookup may take.
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// Most addresses of one name that are kept.
 const MAX_ADDRESSES: usize = 16;
@@ -52,29 +57,29 @@ pub(crate) trait NameResolver: Send + Sync {
 /// `getaddrinfo` reads.
 pub(crate) struct SystemResolver;
 
-/// The addresses of one name. Lookups run in tasks that it owns.
+/// The addresses of one name. Lookups run in a task that it owns.
 pub(crate) struct ResolvedName {
     name: DnsName,
     port: u16,
     resolver: Arc<dyn NameResolver>,
     answer: watch::Sender<NameAnswer>,
-    lookup: Mutex<Option<RunningLookup>>,
+    /// The last lookup. Locked while one begins.
+    lookup: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-/// What lookups found so far.
+/// What lookups found so far, and whether one is open.
 #[derive(Clone, Default)]
 struct NameAnswer {
-    /// Those of the last lookup that found any.
+    /// Those of the last lookup that found any, in the order in which they are tried.
     addresses: Arc<[SocketAddr]>,
     /// When it did.
     at: Option<Instant>,
     /// Why the last lookup found none; `None` if it found some.
     failure: Option<Arc<str>>,
-}
-
-struct RunningLookup {
-    began: Instant,
-    task: AbortOnDropHandle<()>,
+    /// When the last lookup began.
+    began: Option<Instant>,
+    /// It has not answered.
+    is_open: bool,
 }
 
 /// A lookup that has not answered. Dropped, as when its thread's runtime ends, it answers that it
@@ -108,69 +113,78 @@ impl ResolvedName {
         }
     }
 
-    /// The addresses, the best first, at least one. The caller sets the deadline.
+    /// The addresses in the order in which they are to be tried, at least one. Known ones come
+    /// within 250 ms and an eighth of `limit`; the first ones within `limit`.
     ///
     /// # Errors
     /// Why there are none.
-    pub(crate) async fn addresses(&self) -> Result<Arc<[SocketAddr]>, Arc<str>> {
-        let mut answers = self.answer.subscribe();
-        let known = answers.borrow_and_update().clone();
-        let age = known.at.map(|at| at.elapsed());
-        if age.is_some_and(|age| age < FRESH) {
-            return Ok(known.addresses);
+    pub(crate) async fn addresses(&self, limit: Duration) -> Result<Arc<[SocketAddr]>, Arc<str>> {
+        if !self.answer.borrow().is_younger_than(FRESH) {
+            self.look_up();
+            let deadline = self.answer.borrow().deadline(limit);
+            if let Some(deadline) = deadline {
+                let mut answers = self.answer.subscribe();
+                // When time is up, what is known counts. The sender is in `self`.
+                let _answered =
+                    timeout_at(deadline, answers.wait_for(|answer| !answer.is_open)).await;
+            }
         }
-        let is_open = self.look_up();
-        if age.is_some_and(|age| age < USABLE) {
-            return Ok(known.addresses);
+        let answer = self.answer.borrow();
+        if answer.addresses.is_empty() {
+            let failure = answer.failure.clone();
+            return Err(failure.unwrap_or_else(|| format!("no answer within {limit:?}").into()));
         }
-        if is_open {
-            // The sender is in `self`.
-            let _changed = answers.changed().await;
-        }
-        // A lookup may have ended since the answer was read.
-        let answer = answers.borrow().clone();
-        answer.into_result()
+        Ok(Arc::clone(&answer.addresses))
     }
 
-    /// Looks the name up again in the background: none of its addresses could be connected to.
-    pub(crate) fn look_up_again(&self) {
-        self.look_up();
-    }
-
-    /// Begins a lookup, unless one is open or has just begun; returns whether one is open.
-    fn look_up(&self) -> bool {
+    /// Looks the name up in the background, unless a lookup is open or has just begun.
+    pub(crate) fn look_up(&self) {
         let mut lookup = self.lookup.lock();
-        if let Some(last) = &*lookup {
-            if !last.task.is_finished() {
-                return true;
-            }
-            if last.began.elapsed() < PAUSE {
-                return false;
-            }
+        let mut begins = false;
+        self.answer.send_if_modified(|answer| {
+            begins = answer.begin();
+            // No one waits for a beginning.
+            false
+        });
+        if !begins {
+            return;
         }
-        let found = self.resolver.resolve(&self.name, self.port);
         let open = OpenLookup(Some(self.answer.clone()));
-        let task = tokio::spawn(async move {
-            let found = timeout(LIMIT, found).await;
-            open.answer(found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())));
-        });
-        *lookup = Some(RunningLookup {
-            began: Instant::now(),
-            task: AbortOnDropHandle::new(task),
-        });
-        true
+        let found = self.resolver.resolve(&self.name, self.port);
+        let task = tokio::spawn(async move { open.answer(found.await) });
+        *lookup = Some(AbortOnDropHandle::new(task));
     }
 }
 
 // === NameAnswer ===
 
 impl NameAnswer {
-    fn into_result(self) -> Result<Arc<[SocketAddr]>, Arc<str>> {
+    fn is_younger_than(&self, age: Duration) -> bool {
+        self.at.is_some_and(|at| at.elapsed() < age)
+    }
+
+    /// How long a request that has `limit` to connect waits for the open lookup; `None` if it does
+    /// not. The time with older addresses counts from the beginning of the lookup, so that one that
+    /// hangs delays a few requests and not each of them.
+    fn deadline(&self, limit: Duration) -> Option<Instant> {
+        let began = self.began.filter(|_| self.is_open)?;
         if self.addresses.is_empty() {
-            Err(self.failure.unwrap_or_else(|| "not looked up yet".into()))
-        } else {
-            Ok(self.addresses)
+            return Some(Instant::now() + limit);
         }
+        // Once a lookup has failed, the next ones are not expected to do better.
+        let waits = !self.is_younger_than(USABLE) && self.failure.is_none();
+        waits.then(|| began + STALE_WAIT.min(limit / 8))
+    }
+
+    /// Marks the beginning of a lookup, if one may begin now.
+    fn begin(&mut self) -> bool {
+        let is_early = self.began.is_some_and(|began| began.elapsed() < PAUSE);
+        if self.is_open || is_early {
+            return false;
+        }
+        self.began = Some(Instant::now());
+        self.is_open = true;
+        true
     }
 }
 
@@ -178,125 +192,42 @@ impl NameAnswer {
 
 impl OpenLookup {
     fn answer(mut self, found: io::Result<Vec<SocketAddr>>) {
-        let failure: Arc<str> = match found {
-            Ok(mut addresses) if !addresses.is_empty() => {
+        let found = match found {
+            Ok(addresses) if addresses.is_empty() => Err("the name has no address".into()),
+            Ok(addresses) => {
+                // In turn before they are cut off, so that neither family is cut off whole.
+                let mut addresses = interleaved(&addresses);
                 addresses.truncate(MAX_ADDRESSES);
-                if let Some(answer) = self.0.take() {
-                    answer.send_replace(NameAnswer {
-                        addresses: addresses.into(),
-                        at: Some(Instant::now()),
-                        failure: None,
-                    });
-                }
-                return;
+                Ok(addresses.into())
             }
-            Ok(_) => "the name has no address".into(),
-            Err(error) => error.to_string().into(),
+            Err(error) => Err(error.to_string().into()),
         };
-        self.fail(failure);
+        self.close(found);
     }
 
-    fn fail(&mut self, failure: Arc<str>) {
-        if let Some(answer) = self.0.take() {
-            answer.send_modify(|answer| answer.failure = Some(failure));
-        }
+    fn close(&mut self, found: Result<Arc<[SocketAddr]>, Arc<str>>) {
+        let Some(answer) = self.0.take() else {
+            return;
+        };
+        answer.send_modify(|answer| {
+            answer.is_open = false;
+            match found {
+                Ok(addresses) => {
+                    answer.addresses = addresses;
+                    answer.at = Some(Instant::now());
+                    answer.failure = None;
+                }
+                Err(failure) => answer.failure = Some(failure),
+            }
+        });
     }
 }
 
 impl Drop for OpenLookup {
     fn drop(&mut self) {
-        self.fail("the lookup was given up".into());
+        self.close(Err("the lookup was given up".into()));
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tokio::{sync::Semaphore, time::advance};
-
-    use super::*;
-
-    /// Answers with the port as the number of the lookup, when it is allowed to.
-    struct Numbered {
-        begun: AtomicUsize,
-        allowed: Arc<Semaphore>,
-    }
-
-    impl NameResolver for Numbered {
-        fn resolve(&self, _: &DnsName, _: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
-            let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-            let allowed = Arc::clone(&self.allowed);
-            async move {
-                match allowed.acquire().await {
-                    Ok(permit) => permit.forget(),
-                    Err(_) => return Err(io::Error::other("no such name")),
-                }
-                Ok(vec![([127, 0, 0, 1], number as u16).into()])
-            }
-            .boxed()
-        }
-    }
-
-    fn name(allowed: usize) -> (Arc<ResolvedName>, Arc<Numbered>) {
-        let resolver = Arc::new(Numbered {
-            begun: AtomicUsize::new(0),
-            allowed: Arc::new(Semaphore::new(allowed)),
-        });
-        let shared: Arc<dyn NameResolver> = Arc::clone(&resolver) as _;
-        let name = "engine".parse().expect("a name");
-        (Arc::new(ResolvedName::new(name, 80, shared)), resolver)
-    }
-
-    async fn port(name: &ResolvedName) -> Result<u16, Arc<str>> {
-        Ok(name.addresses().await?[0].port())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn fresh_addresses_are_used_and_older_ones_while_they_are_looked_up_again() {
-        let (name, resolver) = name(2);
-        assert_eq!(port(&name).await, Ok(1));
-        advance(FRESH - PAUSE).await;
-        assert_eq!(port(&name).await, Ok(1));
-        assert_eq!(resolver.begun.load(Ordering::Relaxed), 1);
-        advance(PAUSE).await;
-        assert_eq!(port(&name).await, Ok(1), "no request waits for the lookup");
-        tokio::task::yield_now().await;
-        assert_eq!(port(&name).await, Ok(2));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiting_requests_share_one_lookup_that_outlives_them() {
-        let (name, resolver) = name(0);
-        let ask = || timeout(PAUSE * 2, port(&name));
-        let (first, second) = tokio::join!(ask(), ask());
-        assert!(first.is_err() && second.is_err(), "both gave up");
-        assert_eq!(resolver.begun.load(Ordering::Relaxed), 1);
-        resolver.allowed.add_permits(1);
-        assert_eq!(port(&name).await, Ok(1), "the answer of the first lookup");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn known_addresses_survive_a_failing_resolver_that_is_asked_once_a_second() {
-        let (name, resolver) = name(1);
-        assert_eq!(port(&name).await, Ok(1));
-        resolver.allowed.close();
-        advance(USABLE).await;
-        assert_eq!(port(&name).await, Ok(1), "the old address");
-        assert_eq!(port(&name).await, Ok(1));
-        assert_eq!(resolver.begun.load(Ordering::Relaxed), 2);
-        advance(PAUSE).await;
-        assert_eq!(port(&name).await, Ok(1));
-        assert_eq!(resolver.begun.load(Ordering::Relaxed), 3);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_name_without_addresses_is_an_error_with_its_reason() {
-        let (name, resolver) = name(0);
-        resolver.allowed.close();
-        for _ in 0..2 {
-            assert_eq!(port(&name).await, Err("no such name".into()));
-        }
-        assert_eq!(resolver.begun.load(Ordering::Relaxed), 1);
-    }
-}
+mod tests;

@@ -32,7 +32,7 @@ label_set! {
 label_set! {
     /// The step at which opening a connection failed.
     pub(crate) enum ConnectFailure {
-        /// The name has no address, or its lookup failed.
+        /// The name has no address, or its lookup failed or took longer than connecting may.
         Resolve = "resolve",
         /// No address accepted.
         Connect = "connect",
