@@ -112,11 +112,59 @@ impl Worker {
             .build()?;
         // Nothing waits for it when the data plane is being dropped.
         let _ = self.started.send(runtime.handle().clone());
-        runtime.block_on(async move {
+        let served = runtime.block_on(async move {
             let listener = TcpListener::from_std(self.listener)?;
             stop.run_until_cancelled(http::serve(listener, proxy, drain))
                 .await;
             Ok(())
-        })
+        });
+        // The lookup of a name holds a thread of the runtime until the resolver answers.
+        runtime.shutdown_background();
+        served
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use hermes_runtime::shutdown::Shutdown;
+    use prometheus_client::registry::Registry;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{
+        link::report::Reporter,
+        sync::RoutingState,
+        telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
+    };
+
+    fn proxy(drain: Drain) -> Arc<Proxy> {
+        let (reporter, _reports) = Reporter::new();
+        let metrics = ProxyMetrics::register(&mut Registry::default());
+        let sinks = (Arc::new(reporter), Arc::new(AccessLog::default()));
+        let (routing, metrics) = (RoutingState::default(), Arc::new(metrics));
+        Arc::new(Proxy::new(routing, 1, sinks, metrics, drain))
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_hangs_does_not_delay_the_end_of_its_worker() {
+        let ((shutdown, trigger), workers) = (Shutdown::manual(), NonZeroUsize::MIN);
+        let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), workers).expect("a port");
+        let (mut workers, runtimes) = listeners.into_workers();
+        let (worker, drain) = (workers.remove(0), shutdown.drain());
+        let serving = tokio::spawn(worker.serve(proxy(drain.clone()), drain));
+        let runtime = runtimes[0].handle().await.expect("it has started");
+        // As `getaddrinfo` does.
+        let (begun, begins) = oneshot::channel();
+        let (_answers, answer) = mpsc::sync_channel::<()>(1);
+        runtime.spawn_blocking(move || (begun.send(()), answer.recv()));
+        begins.await.expect("it has begun");
+
+        let ending = tokio::spawn(shutdown.run(Duration::ZERO));
+        trigger.fire();
+        let served = timeout(Duration::from_secs(10), serving).await;
+        served.expect("the thread ends").expect("no panic");
+        ending.await.expect("no panic");
     }
 }
