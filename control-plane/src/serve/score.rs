@@ -1,4 +1,4 @@
-//! The Score stream of one proxy: many requests, answered as they become ready.
+//! The Score stream of one worker of a proxy: many requests, answered as they become ready.
 //!
 //! ```text
 //!   batch ─▶ read ─┬─ no cache to ask ─────────▶ choose ─┬─ bound ──────────────────▶ one batch of answers
@@ -41,10 +41,11 @@ use crate::{
     pools::{PoolDirectory, PoolHandle, PoolScheduler, ScoreDecision, ScoreRejection},
 };
 
-/// Lookups of one stream that may be open. Beyond it a request is answered without one.
+/// Requests of one stream that may be in a lookup or queued; a proxy has a stream for each of its
+/// workers. Beyond it a request is answered without a lookup.
 const MAX_LOOKUPS: usize = 4_096;
 
-/// One proxy's stream.
+/// The stream of one worker of a proxy.
 pub(super) struct ScoreCalls {
     inbound: Streaming<ScoreRequests>,
     /// The proxy has said all that it will.

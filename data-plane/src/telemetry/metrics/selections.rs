@@ -46,7 +46,8 @@ label_set! {
 label_set! {
     /// Why the control plane's response was not used.
     pub(crate) enum ScoreFailure {
-        /// No replica is connected.
+        /// No replica is connected that has discovered the pool, by an open stream of the request's
+        /// worker.
         Disconnected = "disconnected",
         /// No response within the deadline.
         Timeout = "timeout",
