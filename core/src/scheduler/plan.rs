@@ -84,8 +84,11 @@ impl Scheduler {
             requests,
             ..
         } = self;
-        let ready =
-            |eligible: &EligibleSet| !rules.late || endpoints.may_take(eligible, &rules, now);
+        let free = rules.late.then(|| endpoints.free(&rules, now));
+        let ready = |eligible: &EligibleSet| {
+            let room = free.as_ref();
+            room.is_none_or(|free| free.any_in(eligible) || !endpoints.is_any_up(eligible))
+        };
         let turns = requests.queue.turns(ready);
         if !turns.is_empty() {
             self.plan(turns, &rules, now, dequeued);

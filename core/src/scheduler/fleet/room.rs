@@ -25,6 +25,11 @@ pub(in crate::scheduler) struct RoomRequirement {
     pub(in crate::scheduler) waited: Duration,
 }
 
+/// The endpoints that may take a request at one moment, as positions in ascending order. They are
+/// found once for all sets: many sets share endpoints.
+#[derive(Debug)]
+pub(in crate::scheduler) struct FreeEndpoints(Vec<u32>);
+
 impl Fleet {
     /// The endpoints that may serve a model; never empty.
     ///
@@ -47,8 +52,8 @@ impl Fleet {
         self.utilization.mean(eligible, now)
     }
 
-    /// The endpoints of `eligible` that may be chosen for a request and are up, or warm up and take their turn by
-    /// `draw`.
+    /// The endpoints of `eligible` that may be chosen for a request and are up, or warm up and take
+    /// their turn by `draw`.
     ///
     /// `queued` has the seconds of queued work per position.
     pub(in crate::scheduler) fn candidates(
@@ -121,16 +126,60 @@ impl Fleet {
             < rules.window.as_secs_f64()
     }
 
-    /// Whether any endpoint of a set may take a request now, or none is up so that queueing does not
-    /// help.
-    pub(in crate::scheduler) fn may_take(
-        &self,
-        eligible: &EligibleSet,
-        rules: &KvAware,
-        now: Duration,
-    ) -> bool {
-        let up = |position: &usize| self.loads[*position].health != Health::Down;
-        let mut up = eligible.positions().filter(up).peekable();
-        up.peek().is_none() || up.any(|position| self.is_free(position, rules, now))
+    /// The endpoints that are up and free.
+    pub(in crate::scheduler) fn free(&self, rules: &KvAware, now: Duration) -> FreeEndpoints {
+        let free = (0..self.engines.len())
+            .filter(|&position| self.is_up(position) && self.is_free(position, rules, now));
+        FreeEndpoints(free.map(|position| position as u32).collect())
+    }
+
+    /// Whether any endpoint of a set is up; if not, queueing does not help.
+    pub(in crate::scheduler) fn is_any_up(&self, eligible: &EligibleSet) -> bool {
+        eligible.positions().any(|position| self.is_up(position))
+    }
+
+    fn is_up(&self, position: usize) -> bool {
+        self.loads[position].health != Health::Down
+    }
+}
+
+// === FreeEndpoints ===
+
+impl FreeEndpoints {
+    /// Whether one of them is in the set. Costs no more than the smaller of both, times a search in
+    /// the other.
+    pub(in crate::scheduler) fn any_in(&self, eligible: &EligibleSet) -> bool {
+        let Self(free) = self;
+        if free.len() < eligible.len() {
+            free.iter()
+                .any(|&position| eligible.contains(position as usize))
+        } else {
+            let mut positions = eligible.positions();
+            positions.any(|position| free.binary_search(&(position as u32)).is_ok())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::{collection::btree_set, prelude::*};
+
+    use super::*;
+    use crate::pick::EligibleSets;
+
+    proptest! {
+        #[test]
+        fn a_set_has_a_free_endpoint_where_both_share_one(
+            free in btree_set(0u32..30, 0..30),
+            set in btree_set(0u32..30, 0..30),
+        ) {
+            let positions: BTreeSet<usize> = set.iter().map(|&at| at as usize).collect();
+            let (sets, _) = EligibleSets::new(positions.into_iter(), std::iter::empty());
+            let shared = free.intersection(&set).count() > 0;
+            let free = FreeEndpoints(free.into_iter().collect());
+            prop_assert_eq!(free.any_in(sets.everyone()), shared);
+        }
     }
 }
