@@ -10,8 +10,12 @@
 //! one endpoint the more urgent request gets it. A set without room keeps its order and its queued
 //! work: nothing of it could be bound.
 //!
-//! Bounded: at most [`MAX_SETS`] sets, and about 128 requests and [`EFFORT`] costs, however many sets
-//! there are.
+//! Only requests of the same pass keep each other from an endpoint. Those of sets that are not
+//! examined raise its cost by their queued work, and no more: their turn comes, and if they could
+//! block the endpoint, two halves of many sets could block it for each other for ever.
+//!
+//! Bounded: at most [`MAX_SETS`] sets and 128 requests, and in a pool of n endpoints at most
+//! [`EFFORT`] or 16 n costs, whichever is more, however many sets there are.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,9 +30,10 @@ use super::{
 };
 use crate::{ledger::RequestKey, pick::EligibleSet, policy::KvAware, snapshot::EndpointId};
 
-/// Approximate maximum of costs computed in one pass.
+/// Maximum of costs computed in one pass, as long as that is no fewer requests than the minimum.
 const EFFORT: usize = 4_096;
-/// Minimum and maximum number of requests of one set in one pass.
+/// Minimum and maximum number of requests in one pass, of all sets together; each set has one at
+/// least.
 const HORIZON: (usize, usize) = (16, 128);
 /// Cache estimates of a queued request are repeated after this time.
 const FRESH: Duration = Duration::from_millis(200);
@@ -62,10 +67,13 @@ struct PassMoment<'a> {
     now: Duration,
 }
 
+/// The positions that requests of a pass wait for.
+type ClaimedPositions = SmallVec<[u32; 16]>;
+
 /// The requests of one set that are examined in a pass over `sets` sets.
 fn horizon(endpoints: usize, sets: usize) -> usize {
     let alone = (EFFORT / endpoints.max(1)).clamp(HORIZON.0, HORIZON.1);
-    (alone / sets.max(1)).max(HORIZON.0)
+    (alone / sets.max(1)).max(1)
 }
 
 impl Scheduler {
@@ -126,13 +134,15 @@ impl Scheduler {
             eligible,
         });
         let mut examined: SmallVec<[ExaminedSet; MAX_SETS]> = examined.collect();
+        let mut claimed = ClaimedPositions::new();
         for (place, entry) in order.iter().enumerate() {
             let Some(mut waiting) = self.requests.queue.check_out(entry.key) else {
                 continue;
             };
             self.refresh(&mut waiting, now);
             let head = waiting.query.blocks.first().copied();
-            let (changed, bound) = self.place(waiting, &examined[entry.set], moment, dequeued);
+            let set = &examined[entry.set];
+            let (changed, bound) = self.place(waiting, set, &mut claimed, moment, dequeued);
             let Some(position) = changed else { continue };
             let queued = self.requests.queue.work()[position];
             let candidate = self.endpoints.candidate(position, queued, now);
@@ -177,12 +187,13 @@ impl Scheduler {
             .candidates(eligible, exclude, queued, draw, now)
     }
 
-    /// Binds one request, or returns it to the queue and counts its work there. Returns the position
-    /// where something changed, and whether it was bound there.
+    /// Binds one request, or returns it to the queue, counts its work there and claims the
+    /// position. Returns the position where something changed, and whether it was bound there.
     fn place(
         &mut self,
         waiting: Box<QueuedRequest>,
         set: &ExaminedSet,
+        claimed: &mut ClaimedPositions,
         moment: PassMoment<'_>,
         dequeued: &mut Vec<Dequeued>,
     ) -> (Option<usize>, bool) {
@@ -211,8 +222,11 @@ impl Scheduler {
             waited,
         };
         let has_room = self.endpoints.has_room(position, need, rules, now);
-        let binds = !queue.is_wanted(position) && (has_room || !rules.late);
-        if !binds {
+        let is_claimed = claimed.contains(&candidate.position);
+        if is_claimed || (rules.late && !has_room) {
+            if !is_claimed {
+                claimed.push(candidate.position);
+            }
             let service = cost.finish - candidate.queue_delay;
             self.requests.check_in(waiting, service, candidate.position);
             return (Some(position), false);
@@ -294,6 +308,25 @@ impl Scheduler {
                 let QueuedRequest { query, lookup, .. } = waiting;
                 endpoints.refresh_learned(lookup, position, query);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_pass_examines_each_set_and_computes_a_bounded_number_of_costs(
+            endpoints in 0usize..5_000,
+            sets in 1..=MAX_SETS,
+        ) {
+            let requests = horizon(endpoints, sets) * sets;
+            prop_assert!((sets..=HORIZON.1).contains(&requests));
+            prop_assert!(requests * endpoints <= EFFORT.max(HORIZON.0 * endpoints));
         }
     }
 }

@@ -149,3 +149,68 @@ fn queued_requests_of_a_model_that_no_endpoint_holds_any_more_end() {
     assert_eq!(dequeued(&mut scheduler, ms(10)), [(4, None)]);
     assert_eq!(scheduler.queued_requests(), 1);
 }
+
+/// A pool of these endpoints in which `adapter-N` is held by the first and the N-th.
+fn overlapping_pool(adapters: u64) -> Arc<Pool> {
+    let plain = pool(KvAware::default(), adapters + 1);
+    let model = |adapter: u64| Model {
+        name: format!("adapter-{adapter}").into(),
+        parent: None,
+        max_model_len: None,
+        holders: ModelHolders::Some([EndpointId(0), EndpointId(adapter)].into()),
+    };
+    let models = (1..=adapters).map(|adapter| Arc::new(model(adapter)));
+    Arc::new(Pool {
+        models: models.collect(),
+        ..Pool::clone(&plain)
+    })
+}
+
+#[test]
+fn sets_that_are_examined_in_turns_do_not_block_the_endpoint_that_all_of_them_want() {
+    const ADAPTERS: u64 = 16;
+    let mut scheduler = Scheduler::new(&overlapping_pool(ADAPTERS), SeededRng::new(1));
+    // The endpoint that all share computes for a second, the others for a minute.
+    for endpoint in 0..=ADAPTERS {
+        let tokens = if endpoint == 0 { 8_000 } else { 480_000 };
+        scheduler.started(key(endpoint), EndpointId(endpoint), tokens, false, ms(0));
+    }
+    for adapter in 1..=ADAPTERS {
+        let model = format!("adapter-{adapter}");
+        waits(&ask(&mut scheduler, 100 + adapter, &model, ms(1)));
+    }
+    let mut computing = 0;
+    for second in 1..=ADAPTERS {
+        let now = ms(1_000 * second);
+        answer(&mut scheduler, computing, ms(1_000), now);
+        let left = dequeued(&mut scheduler, now);
+        let [(next, Some(0))] = left[..] else {
+            panic!("the endpoint is free after {second} s and gets {left:?}")
+        };
+        computing = next;
+    }
+    assert_eq!(scheduler.queued_requests(), 0);
+}
+
+#[test]
+fn a_set_waits_for_endpoints_of_its_own_as_long_as_one_of_them_is_up() {
+    let mut scheduler = Scheduler::new(&adapter_pool(3, &[0, 1]), SeededRng::new(1));
+    (0..3).for_each(|request| _ = bound(ask(&mut scheduler, request, "base", ms(0))));
+    waits(&ask(&mut scheduler, 10, "adapter", ms(1)));
+    assert_eq!(dequeued(&mut scheduler, ms(2)), [], "all are busy");
+    // The third endpoint does not hold the adapter.
+    for request in 0..3 {
+        let leg = scheduler.endpoints.ledger().get(key(request));
+        if leg.is_some_and(|leg| leg.endpoint == EndpointId(2)) {
+            answer(&mut scheduler, request, ms(1_000), ms(1_000));
+        }
+    }
+    assert_eq!(dequeued(&mut scheduler, ms(1_000)), []);
+    // No endpoint that holds it is up: queueing would not help.
+    (0..2).for_each(|position| scheduler.set_health(position, Health::Down));
+    let left = dequeued(&mut scheduler, ms(1_001));
+    assert!(
+        matches!(left[..], [(10, Some(0 | 1))]),
+        "one that is down is tried: {left:?}"
+    );
+}
