@@ -55,6 +55,9 @@ fn each_kind_of_wrong_url_has_its_error() {
         ("http://a b:1", AddressError::Host),
         ("http://10.1:1", AddressError::Host),
         ("http://10.0.0.256:1", AddressError::Host),
+        ("http://0x7f000001:1", AddressError::Host),
+        ("http://a.0XFF:1", AddressError::Host),
+        ("http://a.0x:1", AddressError::Host),
         ("http://a:0", AddressError::Port),
         ("http://a:65536", AddressError::Port),
         ("http://a:+1", AddressError::Port),
@@ -74,8 +77,10 @@ fn each_kind_of_wrong_url_has_its_error() {
 
 #[test]
 fn a_server_name_is_a_dns_name() {
-    assert!("engines".parse::<DnsName>().is_ok());
-    for wrong in ["", "10.0.0.7", "a b", "*.example.com", "a/b"] {
+    for right in ["engines", "0x7f.example", "0xg", "x0"] {
+        assert!(right.parse::<DnsName>().is_ok(), "{right}");
+    }
+    for wrong in ["", "10.0.0.7", "a b", "*.example.com", "a/b", "10.0x1"] {
         let name: Result<DnsName, _> = wrong.parse();
         assert_eq!(name, Err(AddressError::ServerName), "{wrong}");
     }

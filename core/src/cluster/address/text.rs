@@ -104,8 +104,8 @@ pub(super) fn host(text: &str) -> Option<ServerHost> {
     Some(ServerHost::Name(text.parse().ok()?))
 }
 
-/// A DNS name in lower case. One that ends in a number is none: resolvers read `10.1` or
-/// `0x7f.0.0.1` as an address, each its own way.
+/// A DNS name in lower case. One that ends in a number, decimal or hexadecimal, is none: resolvers
+/// read `10.1` or `0x7f000001` as an address, each its own way.
 pub(super) fn name(text: &str) -> Option<String> {
     let label = |label: &str| {
         let bytes = label.as_bytes();
@@ -115,7 +115,18 @@ pub(super) fn name(text: &str) -> Option<String> {
         known && (1..=63).contains(&bytes.len()) && !label.starts_with('-') && !label.ends_with('-')
     };
     let last = text.rsplit('.').next().unwrap_or_default();
-    let is_number = last.bytes().all(|b| b.is_ascii_digit());
-    let is_name = text.len() <= 253 && !is_number && text.split('.').all(label);
+    let is_name = text.len() <= 253 && !is_number(last) && text.split('.').all(label);
     is_name.then(|| text.to_ascii_lowercase())
+}
+
+/// Whether the last label of a host makes it an IPv4 address to URL parsers (WHATWG URL, "ends in a
+/// number"): digits alone, or hexadecimal ones after `0x`.
+fn is_number(label: &str) -> bool {
+    let hexadecimal = label
+        .strip_prefix("0x")
+        .or_else(|| label.strip_prefix("0X"));
+    match hexadecimal {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => label.bytes().all(|b| b.is_ascii_digit()),
+    }
 }
