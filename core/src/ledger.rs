@@ -13,7 +13,7 @@
 //!
 //! A choice books its endpoint at once, so that the next choice sees it; reports of the proxy
 //! confirm it, move it after a retry, and end it. Reports may be late, doubled or lost: every
-//! operation may come in any state and order, and a proxy can say at any time what it really has
+//! operation may come in any state and order, and a proxy can report at any time all that it has
 //! open ([`Ledger::replace_proxy`]).
 //!
 //! Invariants:
@@ -43,14 +43,14 @@ pub use self::{
 };
 use crate::{hash::MixBuildHasher, snapshot::EndpointId};
 
-/// How much, and for how long, a ledger remembers.
+/// How much a ledger holds, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LedgerLimits {
     /// Open legs at most.
     pub max_entries: usize,
     /// How long a booking waits for its confirmation.
     pub booking_ttl: Duration,
-    /// How long a request may last before its proxy is taken to have forgotten it.
+    /// How long a request may last without a report before its legs are dropped.
     pub request_ttl: Duration,
 }
 
@@ -102,7 +102,7 @@ impl Ledger {
         }
     }
 
-    /// Notes a choice before anyone acted on it; a second booking of a leg replaces the first.
+    /// Books a choice before its proxy confirms it; a second booking of a leg replaces the first.
     ///
     /// False when the ledger is full: the request is served all the same, it is only not counted.
     pub fn book(
@@ -121,8 +121,8 @@ impl Ledger {
         self.put(leg.into(), open, now)
     }
 
-    /// A proxy sent the leg: confirms its booking, perhaps on another endpoint, or notes it if there
-    /// is none.
+    /// A proxy sent the leg: confirms its booking, perhaps on another endpoint, or counts it if
+    /// there is none.
     ///
     /// A repeated report about a leg that answers already changes nothing. False when the ledger is
     /// full.
@@ -201,7 +201,7 @@ impl Ledger {
         gone.len()
     }
 
-    /// A proxy says what it really has open, because reports were lost.
+    /// A proxy reports all that it has open, because reports were lost.
     ///
     /// Bookings that it does not mention stay: it may not have acted on them yet. Legs that it had
     /// before keep the time since when they are open. What exceeds the bound is left out.
@@ -240,7 +240,7 @@ impl Ledger {
         }
     }
 
-    /// Forgets what is open at endpoints that do not exist any more. Their requests may still
+    /// Removes what is open at endpoints that do not exist any more. Their requests may still
     /// report, and find nothing.
     pub fn retain_endpoints(&mut self, exists: impl Fn(EndpointId) -> bool) {
         if self.endpoints.keys().all(|&endpoint| exists(endpoint)) {

@@ -64,7 +64,7 @@ pub(super) struct CostedPrompt<'a> {
 /// What a request costs on one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct EndpointCost {
-    /// Index among the sites.
+    /// Index among the candidates.
     pub(super) candidate: usize,
     /// What endpoints are compared by, in seconds.
     pub(super) total: f64,
@@ -79,7 +79,7 @@ pub(super) struct EndpointCost {
 /// The least costs, the least first.
 pub(super) type CostRanking = SmallVec<[EndpointCost; MAX_RANKED]>;
 
-// === Sites ===
+// === CandidateSet ===
 
 impl CandidateSet {
     /// Of candidates that compute `lanes` prompts at once together.
@@ -119,7 +119,7 @@ impl CandidateSet {
         }
     }
 
-    /// Where the request costs least; empty when there are no sites.
+    /// Where the request costs least; empty when there are no candidates.
     pub(super) fn ranking(&self, prompt: CostedPrompt<'_>, gamma: f64) -> CostRanking {
         let mut ranking = CostRanking::new();
         self.for_each(prompt, gamma, |cost| {
@@ -132,7 +132,7 @@ impl CandidateSet {
         ranking
     }
 
-    /// The cost at every site, in their order.
+    /// The cost at every candidate, in their order.
     pub(super) fn for_each(
         &self,
         prompt: CostedPrompt<'_>,
@@ -171,7 +171,7 @@ impl CandidateSet {
         });
     }
 
-    /// The longest hit at any of the sites.
+    /// The longest hit at any of the candidates.
     fn most_cached(&self, hits: &PositionHits) -> u32 {
         let mut most = 0;
         self.stretches(hits, |stretch, cached| {
@@ -182,18 +182,18 @@ impl CandidateSet {
         most
     }
 
-    /// All sites in order, in stretches that have the same part of the prompt cached: one site with
-    /// a hit, or as many as there are without one until the next. So what is computed for each of a
-    /// thousand sites has no branch in it.
+    /// All candidates in order, in stretches that have the same part of the prompt cached: one
+    /// candidate with a hit, or as many as there are without one until the next. So what is
+    /// computed for each of a thousand candidates has no branch in it.
     fn stretches(&self, hits: &PositionHits, mut each: impl FnMut(Range<usize>, u32)) {
         let mut from = 0;
         for &(position, cached) in hits {
             let at = self.first_from(from, position);
-            let is_site = self
+            let is_candidate = self
                 .candidates
                 .get(at)
                 .is_some_and(|candidate| candidate.position == position);
-            let after = at + usize::from(is_site);
+            let after = at + usize::from(is_candidate);
             each(from..at, 0);
             each(at..after, cached);
             from = after;
@@ -201,10 +201,11 @@ impl CandidateSet {
         each(from..self.candidates.len(), 0);
     }
 
-    /// The first site at this position or behind it, from `from` on.
+    /// The first candidate at this position or behind it, from `from` on.
     fn first_from(&self, from: usize, position: u32) -> usize {
         let rest = &self.candidates[from..];
-        // Where all endpoints are sites, it is as far behind the next one as their positions say.
+        // Where all endpoints are candidates, it is as far behind the next one as their positions
+        // say.
         let skip = rest
             .first()
             .map_or(0, |next| position.saturating_sub(next.position) as usize);
@@ -300,7 +301,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_site_is_weighed_with_its_own_hit_and_the_least_come_first(
+        fn every_candidate_is_weighed_with_its_own_hit_and_the_least_come_first(
             positions in proptest::collection::btree_set(0u32..20, 0..12),
             hits in proptest::collection::btree_map(0u32..20, 1u32..5_000, 0..12),
             queue_delay in proptest::collection::vec(0u32..50, 20),
