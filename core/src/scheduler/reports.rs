@@ -89,6 +89,16 @@ impl Scheduler {
         self.endpoints.release_leg(leg, now)
     }
 
+    /// A leg of a request went on in another pool. Returns the leg, the first time only. Its
+    /// request may have other legs here, which stay.
+    pub fn leg_left(&mut self, leg: LegKey, now: Duration) -> Option<OpenLeg> {
+        let left = self.leg_finished(leg, now);
+        if !self.endpoints.ledger().has_request(leg.request) {
+            self.requests.ended(leg.request);
+        }
+        left
+    }
+
     /// A request ended, with all its legs. Returns those that were open, the first time only, and
     /// how its cache estimate compares.
     pub fn finished(

@@ -126,6 +126,15 @@ impl PoolScheduler {
         self.release(&mut state, now);
     }
 
+    /// A leg went on in another pool: what is open of it here is released. Other legs of its
+    /// request stay.
+    pub(crate) fn leg_left(&self, leg: LegKey, now: Duration) {
+        let mut state = self.state.lock();
+        let open = state.dispatcher.leg_left(leg, now);
+        self.count_released(ReleaseCause::Report, usize::from(open.is_some()));
+        self.release(&mut state, now);
+    }
+
     /// Returns the main leg, if it was open.
     fn request_finished(
         &self,

@@ -142,13 +142,13 @@ impl ReportReader {
             non_streaming,
         } = started;
         let endpoint = EndpointId(endpoint);
-        if let Some(scheduler) = self.brain_of(endpoint) {
+        if let Some(scheduler) = self.scheduler_of(endpoint) {
             let now = self.pools.now();
             if let Some(left) = self.scheduler(leg)
                 && !Arc::ptr_eq(left, &scheduler)
             {
                 // It went on in another pool.
-                left.finished(leg, FinishReport::RELEASE, now);
+                left.leg_left(leg, now);
             }
             scheduler.started(leg, endpoint, tokens(uncached_tokens), non_streaming, now);
             self.remember(leg, scheduler);
@@ -165,7 +165,7 @@ impl ReportReader {
 
     fn attempt_failed(&mut self, failed: v1::AttemptFailed) -> ReportEvent {
         let endpoint = EndpointId(failed.endpoint);
-        if let Some(scheduler) = self.brain_of(endpoint) {
+        if let Some(scheduler) = self.scheduler_of(endpoint) {
             scheduler.attempt_failed(endpoint, failed.outcome(), self.pools.now());
         }
         ReportEvent::AttemptFailed
@@ -196,7 +196,7 @@ impl ReportReader {
         for (ended, scheduler) in ended_legs {
             // In its own pool the request's end has released all legs.
             if !Arc::ptr_eq(&scheduler, &own) {
-                scheduler.finished(leg.request.leg(ended), FinishReport::RELEASE, now);
+                scheduler.leg_left(leg.request.leg(ended), now);
             }
         }
         ReportEvent::Finished
@@ -221,7 +221,7 @@ impl ReportReader {
         }
     }
 
-    fn brain_of(&mut self, endpoint: EndpointId) -> Option<Arc<PoolScheduler>> {
+    fn scheduler_of(&mut self, endpoint: EndpointId) -> Option<Arc<PoolScheduler>> {
         let scheduler = self.pools.of(endpoint);
         if scheduler.is_none() {
             tracing::debug!(proxy = self.proxy.0, %endpoint, "report about an endpoint that is gone");

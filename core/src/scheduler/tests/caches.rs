@@ -198,3 +198,25 @@ fn another_leg_leaves_the_expectation_of_the_main_leg() {
     );
     assert!(scheduler.loads().iter().all(|load| load.in_flight == 0));
 }
+
+#[test]
+fn what_a_request_expects_is_kept_until_its_last_leg_went_on_in_another_pool() {
+    let mut scheduler = scheduler(2);
+    let home = bound(schedule(&mut scheduler, 1, &prompt(7, 6_400), ms(0))).0;
+    let (main, other) = (
+        key(1).leg(LegId::MAIN),
+        key(1).leg(LegId::new(1).expect("a leg of a request")),
+    );
+    scheduler.started(main, EndpointId(home), 6_400, false, ms(0));
+    scheduler.started(other, EndpointId(1 - home), 6_400, false, ms(0));
+    assert!(scheduler.leg_left(main, ms(1)).is_some());
+    assert_eq!(scheduler.open_requests(), 1, "the other leg");
+    assert_eq!(scheduler.requests.metadata_len(), 1);
+    assert!(scheduler.leg_left(other, ms(2)).is_some());
+    assert_eq!(scheduler.open_requests(), 0);
+    assert_eq!(scheduler.requests.metadata_len(), 0);
+    assert!(
+        scheduler.leg_left(other, ms(3)).is_none(),
+        "the first time only"
+    );
+}

@@ -75,6 +75,27 @@ async fn the_list_of_open_requests_has_an_item_for_each_leg() {
 }
 
 #[tokio::test]
+async fn other_legs_stay_when_the_main_leg_goes_on_in_another_pool() {
+    let config = pool(std::iter::once(1)) + OTHER;
+    let config = Config::parse(&config).expect("a configuration of this test");
+    let replica = Replica::start(ConfigSource::Value(config)).await;
+    let mut proxy = replica.proxy(1).await;
+    let snapshot = Snapshot::try_from(proxy.snapshot().await).expect("a proxy can use it");
+    let id = |pool: usize| snapshot.pools[pool].endpoints[0].id.0;
+    let (first, second) = (id(0), id(1));
+    proxy.report(7, started(first)).await;
+    proxy.report_leg(7, 1, started(first)).await;
+    proxy.await_booked(2).await;
+    proxy.report(7, started(second)).await;
+    proxy
+        .load_where(|load| load.endpoint == second && load.in_flight == 1)
+        .await;
+    assert_eq!(proxy.booked().await, 1, "the other leg stays in `chat`");
+    proxy.report(7, finished(second)).await;
+    proxy.await_booked(0).await;
+}
+
+#[tokio::test]
 async fn a_leg_that_goes_on_in_another_pool_is_released_where_it_was() {
     let config = pool(std::iter::once(1)) + OTHER;
     let config = Config::parse(&config).expect("a configuration of this test");
