@@ -176,7 +176,7 @@ impl Pipeline {
         if let Some(snapshot) = next {
             self.publish(snapshot);
         }
-        // Only now, so that what the probes learns finds its scheduler.
+        // Only now, so that the results of probes find their scheduler.
         if changed.targets {
             self.probes.set(self.cluster.targets());
         }

@@ -77,8 +77,8 @@ impl PoolMembers {
         changed || self.0.len() != count
     }
 
-    /// Remembers the models of an endpoint. Answers whether they are others than before.
-    pub(super) fn learn(&mut self, id: EndpointId, mut models: Vec<ModelCard>) -> bool {
+    /// Stores the models that an endpoint reported. Returns whether they are others than before.
+    pub(super) fn set_models(&mut self, id: EndpointId, mut models: Vec<ModelCard>) -> bool {
         // Engines list adapters in the order of a hash map, which means nothing.
         models.sort_by(|a, b| a.name.cmp(&b.name));
         let Some(member) = self.0.get_mut(&id) else {

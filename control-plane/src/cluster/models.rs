@@ -152,7 +152,7 @@ mod tests {
                 parent: parent.map(Into::into),
                 max_model_len: Some(4096),
             };
-            members.learn(
+            members.set_models(
                 EndpointId::of("chat", &found.address, ""),
                 models.iter().map(card).collect(),
             );

@@ -116,7 +116,7 @@ impl PoolState {
         models: Option<Vec<ModelCard>>,
     ) -> ChangeSet {
         let changed = match models {
-            Some(models) => self.members.learn(endpoint, models),
+            Some(models) => self.members.set_models(endpoint, models),
             None => {
                 self.members.count_silent_probe(endpoint);
                 false

@@ -108,7 +108,7 @@ impl Subscriber {
                     if newest.is_err() {
                         return Ok(());
                     }
-                    self.structure.learn(Arc::clone(&snapshots.borrow_and_update()));
+                    self.structure.set_newest(Arc::clone(&snapshots.borrow_and_update()));
                 }
                 Ok(room) = out.reserve(), if structure => {
                     if let Some(message) = self.next_structure() {

@@ -34,7 +34,8 @@ impl StructureCursor {
         }
     }
 
-    pub(super) fn learn(&mut self, newest: Arc<Snapshot>) {
+    /// The snapshot that this replica published last.
+    pub(super) fn set_newest(&mut self, newest: Arc<Snapshot>) {
         self.newest = Some(newest).filter(|newest| newest.version > Version(0));
     }
 
@@ -116,7 +117,7 @@ mod tests {
     fn structure(first: u64) -> StructureCursor {
         let encoder = Arc::new(SnapshotEncoder::new("replica".into()));
         let mut structure = StructureCursor::new(encoder);
-        structure.learn(version(first));
+        structure.set_newest(version(first));
         structure
     }
 
@@ -138,8 +139,8 @@ mod tests {
         let mut structure = structure(3);
         assert_eq!(next_whole(&mut structure), 3);
         assert!(!structure.is_due());
-        structure.learn(version(4));
-        structure.learn(version(9));
+        structure.set_newest(version(4));
+        structure.set_newest(version(9));
         let Some(Message::Delta(delta)) = structure.next() else {
             panic!("a delta")
         };
@@ -152,7 +153,7 @@ mod tests {
     fn a_rejected_delta_is_answered_by_one_whole_snapshot() {
         let mut structure = structure(1);
         structure.next();
-        structure.learn(version(2));
+        structure.set_newest(version(2));
         structure.next();
         structure.reject(&reject(2), ProxyId(7));
         assert_eq!(next_whole(&mut structure), 2);
@@ -161,7 +162,7 @@ mod tests {
             !structure.is_due(),
             "the same snapshot once more would be rejected once more"
         );
-        structure.learn(version(3));
+        structure.set_newest(version(3));
         assert!(structure.is_due());
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A report names its request and leg, and not every one its endpoint, so the scheduler that each
 //! open leg belongs to is remembered here. What is odd (an unknown event, an endpoint that is gone)
-//! is said once per stream and ignored: a newer proxy must not lose its subscription over a word
-//! that this replica does not know.
+//! is logged once per stream and ignored: a newer proxy must not lose its subscription over a
+//! report that this replica does not support.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ pub(super) struct ReportReader {
     pools: Arc<PoolDirectory>,
     open: HashMap<RequestId, LegSchedulers>,
     /// Whether something odd was logged already.
-    said: bool,
+    has_logged: bool,
     metrics: ControlPlaneMetrics,
 }
 
@@ -53,7 +53,7 @@ impl ReportReader {
             proxy,
             pools,
             open: HashMap::new(),
-            said: false,
+            has_logged: false,
             metrics,
         }
     }
@@ -125,12 +125,12 @@ impl ReportReader {
     }
 
     /// Logs what is odd, once.
-    pub(super) fn odd(&mut self, what: &'static str) {
-        if !std::mem::replace(&mut self.said, true) {
+    pub(super) fn odd(&mut self, reason: &'static str) {
+        if !std::mem::replace(&mut self.has_logged, true) {
             tracing::warn!(
                 proxy = self.proxy.0,
-                what,
-                "ignored, and what is like it will be without a word"
+                reason,
+                "report ignored; further ones on this stream are not logged"
             );
         }
     }
