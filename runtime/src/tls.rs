@@ -19,6 +19,7 @@
 //!
 //! Sockets are the planes' business: the control plane accepts, the data plane dials.
 
+mod authority_list;
 mod folder;
 mod identity;
 mod metrics;
@@ -28,6 +29,7 @@ mod trust;
 use std::{io, path::PathBuf};
 
 pub use self::{
+    authority_list::AuthorityList,
     folder::TlsFolder,
     parties::Tls,
     trust::{NoAuthority, ServerTrust},
@@ -69,6 +71,9 @@ pub enum Problem {
     /// Not PEM, or PEM of something else.
     #[error("holds no certificate in PEM")]
     NoCertificate,
+    /// PEM with a section that is no certificate, where only certificates may be.
+    #[error("holds a section that is no certificate, such as a private key")]
+    OtherSection,
     /// PEM that cannot be read to its end.
     #[error("holds PEM that is broken")]
     BrokenPem,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::File,
     io::{self, Read},
     path::Path,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use hermes_core::{address::DnsName, policy::EndpointTrust};
-use hermes_runtime::tls::ServerTrust;
+use hermes_runtime::tls::AuthorityList;
 
 use super::{Config, error::ConfigError, error::ConfigErrors, section::Section};
 
@@ -22,8 +23,9 @@ pub struct EndpointTlsConfig {
     pub server_name: Option<DnsName>,
 }
 
-/// The files of authorities that a configuration names, as they were read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The files of authorities that a configuration names: their certificates in PEM, or why there are
+/// none. What else a file holds is not kept: the certificates are sent to every proxy.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct AuthorityFiles(BTreeMap<Arc<Path>, Result<Arc<str>, String>>);
 
 /// The mapping `tls` of a pool.
@@ -83,8 +85,8 @@ impl AuthorityFiles {
 
     fn read(paths: impl Iterator<Item = Arc<Path>>) -> Self {
         let content = |path: Arc<Path>| {
-            let pem = read_pem(&path).map_err(|error| error.to_string());
-            (path, pem.map(Arc::from))
+            let certificates = read_certificates(&path);
+            (path, certificates.map(Arc::from))
         };
         Self(paths.map(content).collect())
     }
@@ -100,17 +102,12 @@ impl AuthorityFiles {
                 continue;
             };
             let read = self.0.get(path).cloned();
-            let pem = read.unwrap_or_else(|| Err("it was not read".to_owned()));
-            let good = pem.and_then(|pem| match ServerTrust::of(pem.as_bytes()) {
-                Ok(_) => Ok(pem),
-                Err(error) => Err(error.to_string()),
-            });
-            match good {
+            match read.unwrap_or_else(|| Err("it was not read".to_owned())) {
                 Ok(pem) => pool.policy.trust = EndpointTrust::Authorities(pem),
                 Err(problem) => errors.push(ConfigError {
                     path: format!("pool {}: tls.caFile", pool.name),
                     found: format!("{}: {problem}", path.display()),
-                    fix: "expected a file with CA certificates in PEM, of at most 64 KiB"
+                    fix: "expected a file with CA certificates in PEM and no other sections, of at most 64 KiB"
                         .to_owned(),
                 }),
             }
@@ -121,6 +118,30 @@ impl AuthorityFiles {
             Err(errors)
         }
     }
+}
+
+/// The paths, and what was read in words: the text would fill screens.
+impl fmt::Debug for AuthorityFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let read = |read: &Result<Arc<str>, String>| match read {
+            Ok(pem) => format!("{} bytes of certificates", pem.len()),
+            Err(problem) => problem.clone(),
+        };
+        let files = self.0.iter().map(|(path, content)| (path, read(content)));
+        f.debug_map().entries(files).finish()
+    }
+}
+
+/// The certificates of a file in PEM, and nothing else that it holds.
+fn read_certificates(path: &Path) -> Result<String, String> {
+    let text = read_pem(path).map_err(|error| error.to_string())?;
+    let list = AuthorityList::parse(&text).map_err(|error| error.to_string())?;
+    let pem = list.to_string();
+    // Lines break where they did not in the file.
+    if pem.len() > EndpointTrust::MAX_BYTES {
+        return Err("larger than 64 KiB".to_owned());
+    }
+    Ok(pem)
 }
 
 fn read_pem(path: &Path) -> io::Result<String> {
@@ -137,4 +158,60 @@ fn read_pem(path: &Path) -> io::Result<String> {
         return Err(invalid("larger than 64 KiB"));
     }
     Ok(pem)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rcgen::{CertificateParams, KeyPair};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A pool whose file of authorities holds `content`, completed; and what its debug format is.
+    fn completed(content: &str) -> (Result<Config, ConfigErrors>, String) {
+        let folder = TempDir::new().expect("a folder");
+        let path = folder.path().join("authorities.pem");
+        fs::write(&path, content).expect("written");
+        let text = format!(
+            "pools: [{{name: a, endpoints: ['https://10.0.0.7'], tls: {{caFile: {}}}}}]",
+            path.display()
+        );
+        let config = Config::parse(&text).expect("a good configuration");
+        let files = AuthorityFiles::of(&config);
+        (files.complete(config), format!("{files:?}"))
+    }
+
+    /// A certificate and its key, in PEM.
+    fn pair() -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(Vec::new()).expect("no names");
+        let certificate = params.self_signed(&key).expect("signed");
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn proxies_get_the_certificates_of_the_file_and_nothing_else() {
+        let (certificate, _) = pair();
+        let (config, debug) = completed(&format!("# password: x\n{certificate}# end"));
+        let config = config.expect("a list of one");
+        let trust = EndpointTrust::Authorities(certificate.as_str().into());
+        assert_eq!(config.pools[0].policy.trust, trust);
+        assert!(debug.contains("bytes of certificates"), "{debug}");
+    }
+
+    #[test]
+    fn a_private_key_in_the_file_is_refused_and_reaches_no_error_and_no_debug_format() {
+        let (certificate, key) = pair();
+        for content in [format!("{certificate}{key}"), format!("{key}{certificate}")] {
+            let (config, debug) = completed(&content);
+            let error = config.expect_err("a private key").to_string();
+            for part in ["pool a: tls.caFile", "authorities.pem", "a private key"] {
+                assert!(error.contains(part), "{part}: {error}");
+            }
+            let mut secret = key.lines().filter(|line| !line.starts_with('-'));
+            assert!(secret.all(|line| !error.contains(line) && !debug.contains(line)));
+        }
+    }
 }

@@ -16,6 +16,7 @@
 //! It owns no task: [`ConfigFile::watch`] is a future that its owner runs and drops.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -48,7 +49,7 @@ pub struct ConfigFile {
 }
 
 /// What a configuration is made of, byte by byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct ConfigContent {
     text: Vec<u8>,
     authorities: AuthorityFiles,
@@ -216,6 +217,16 @@ impl ConfigFile {
         }
         self.status
             .send_modify(|status| status.last_error = Some(Arc::new(error)));
+    }
+}
+
+/// The size of the text: it may hold credentials.
+impl fmt::Debug for ConfigContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigContent")
+            .field("text_bytes", &self.text.len())
+            .field("authorities", &self.authorities)
+            .finish()
     }
 }
 
