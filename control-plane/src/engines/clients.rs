@@ -4,7 +4,12 @@
 //! another name than its host is asked by that name, and has a client of its own that connects to
 //! the host.
 
-use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::Arc,
+};
 
 use hermes_core::{
     address::{ServerAddress, ServerHost},
@@ -17,7 +22,8 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 use rustls::ClientConfig;
-use tokio::net::lookup_host;
+use tokio::task;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Most sets of authorities whose clients are kept; there is one for each pool, and old ones after
 /// rotations.
@@ -170,11 +176,32 @@ impl Resolve for DialedHost {
             let addresses: Addrs = match host {
                 ServerHost::Ip(ip) => Box::new(std::iter::once(SocketAddr::new(ip, 0))),
                 ServerHost::Name(name) => {
-                    let found: Vec<SocketAddr> = lookup_host((name.as_str(), 0)).await?.collect();
-                    Box::new(found.into_iter())
+                    let look_up = move || (name.as_str(), 0).to_socket_addrs();
+                    // A lookup that nobody waits for any more does not begin: as many threads as
+                    // resolve names may hang for as long as the resolver does.
+                    let found = AbortOnDropHandle::new(task::spawn_blocking(look_up));
+                    Box::new(found.await??)
                 }
             };
             Ok(addresses)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dialed_host_resolves_to_its_own_addresses_whatever_name_is_asked_for() {
+        let resolve = |host: &str| {
+            let address = ServerAddress::parse(&format!("https://{host}:8443"));
+            let host = address.expect("an address").host().clone();
+            DialedHost(host).resolve("engines.example.com".parse().expect("a name"))
+        };
+        let mut literal = resolve("127.0.0.7").await.expect("an address");
+        assert_eq!(literal.next(), Some(([127, 0, 0, 7], 0).into()));
+        let mut found = resolve("localhost").await.expect("every machine has it");
+        assert!(found.all(|address| address.ip().is_loopback() && address.port() == 0));
     }
 }
