@@ -9,6 +9,7 @@ use std::{
     fmt,
     net::{SocketAddr, ToSocketAddrs},
     sync::Arc,
+    time::Duration,
 };
 
 use hermes_core::{
@@ -22,12 +23,15 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 use rustls::ClientConfig;
-use tokio::task;
+use tokio::{task, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Most sets of authorities whose clients are kept; there is one for each pool, and old ones after
 /// rotations.
 const MAX_KEPT: usize = 256;
+
+/// After this time authorities are read again that could not be read.
+const READ_AGAIN: Duration = Duration::from_secs(10);
 
 /// Makes clients, and keeps those that can be shared. Clones share them.
 #[derive(Clone)]
@@ -44,6 +48,8 @@ struct KeptClients {
 struct SecuredClient {
     client: Client,
     config: ClientConfig,
+    /// See [`EngineClient::until`].
+    until: Option<Instant>,
 }
 
 /// A client for one engine.
@@ -52,6 +58,9 @@ pub(crate) struct EngineClient {
     pub(crate) client: Client,
     /// What its URLs begin with.
     base: ServerAddress,
+    /// Until when it stands in for one that can verify engines: its authorities could not be read.
+    /// `None` when they were.
+    until: Option<Instant>,
 }
 
 /// Why an engine cannot be asked.
@@ -98,13 +107,19 @@ impl EngineClients {
             return Ok(EngineClient {
                 client: self.0.plain.clone(),
                 base: address.clone(),
+                until: None,
             });
         }
-        let SecuredClient { client, config } = self.secured(trust)?;
+        let SecuredClient {
+            client,
+            config,
+            until,
+        } = self.secured(trust)?;
         let Some(name) = address.server_name() else {
             return Ok(EngineClient {
                 client,
                 base: address.clone(),
+                until,
             });
         };
         let named = ServerHost::Name(name.clone());
@@ -116,12 +131,13 @@ impl EngineClients {
         Ok(EngineClient {
             client: builder.build()?,
             base: base.map_err(|_| NoEngineClient::Url(address.to_string()))?,
+            until,
         })
     }
 
     fn secured(&self, trust: &EndpointTrust) -> Result<SecuredClient, NoEngineClient> {
         let mut kept = self.0.secured.lock();
-        if let Some(known) = kept.get(trust) {
+        if let Some(known) = kept.get(trust).filter(|known| !is_past(known.until)) {
             return Ok(known.clone());
         }
         let authorities = match trust {
@@ -129,15 +145,19 @@ impl EngineClients {
             EndpointTrust::Authorities(pem) => ServerTrust::of(pem.as_bytes()),
         };
         // Engines are asked all the same: what cannot be verified is unreachable, and counts so.
-        let authorities = authorities.unwrap_or_else(|error| {
-            tracing::error!(%error, "no engine at an https address can be verified");
-            ServerTrust::none()
-        });
+        let (authorities, until) = match authorities {
+            Ok(authorities) => (authorities, None),
+            Err(error) => {
+                tracing::error!(%error, "no engine at an https address can be verified");
+                (ServerTrust::none(), Some(Instant::now() + READ_AGAIN))
+            }
+        };
         let config = authorities.client();
         let builder = (self.0.builder)().tls_backend_preconfigured(config.clone());
         let secured = SecuredClient {
             client: builder.build()?,
             config,
+            until,
         };
         if kept.len() >= MAX_KEPT {
             kept.clear();
@@ -164,6 +184,16 @@ impl EngineClient {
         let url = self.base.page(path);
         Url::parse(&url).map_err(|_| NoEngineClient::Url(url))
     }
+
+    /// Whether another one should be asked for, because the authorities of this one could not be
+    /// read and may be readable now.
+    pub(crate) fn is_outdated(&self) -> bool {
+        is_past(self.until)
+    }
+}
+
+fn is_past(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| until <= Instant::now())
 }
 
 // === DialedHost ===
@@ -190,7 +220,47 @@ impl Resolve for DialedHost {
 
 #[cfg(test)]
 mod tests {
+    use hermes_runtime::crypto::install_default_crypto;
+    use tokio::time;
+
     use super::*;
+
+    fn clients() -> EngineClients {
+        install_default_crypto();
+        EngineClients::new(Client::builder).expect("TLS is set up")
+    }
+
+    fn client(clients: &EngineClients, url: &str, pem: &str) -> EngineClient {
+        let address = ServerAddress::parse(url).expect("an address");
+        let trust = EndpointTrust::Authorities(pem.into());
+        clients.to(&address, &trust).expect("a client")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_whose_authorities_could_not_be_read_is_replaced_after_a_while() {
+        let clients = clients();
+        let first = client(&clients, "https://engine", "unreadable");
+        time::advance(READ_AGAIN / 2).await;
+        let second = client(&clients, "https://engine", "unreadable");
+        assert_eq!(second.until, first.until, "not read for every engine");
+        assert!(!first.is_outdated());
+        time::advance(READ_AGAIN / 2).await;
+        assert!(first.is_outdated());
+        let third = client(&clients, "https://engine", "unreadable");
+        assert!(third.until > first.until, "read again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_clients_are_kept() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+        let pem = params.self_signed(&key).expect("signed").pem();
+        let clients = clients();
+        let secured = client(&clients, "https://engine", &pem);
+        let plain = client(&clients, "http://engine", "unreadable");
+        time::advance(READ_AGAIN * 2).await;
+        assert!(!secured.is_outdated() && !plain.is_outdated());
+    }
 
     #[tokio::test]
     async fn a_dialed_host_resolves_to_its_own_addresses_whatever_name_is_asked_for() {

@@ -13,7 +13,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::rng::SeededRng;
-use reqwest::{Client, Url};
+use reqwest::Url;
 use tokio::{
     sync::{Semaphore, mpsc},
     time::{Instant, sleep_until},
@@ -57,7 +57,7 @@ pub(super) struct ProbeContext {
 pub(super) struct Probe {
     shared: ProbeContext,
     target: ProbeTarget,
-    client: Client,
+    engine: EngineClient,
     pages: ProbeUrls,
     question: ProbePage,
     metrics_again: Instant,
@@ -97,7 +97,7 @@ impl Probe {
         let now = Instant::now();
         Ok(Self {
             shared,
-            client: engine.client,
+            engine,
             rng: SeededRng::new(seed ^ target.id.0),
             question: ProbePage::first(&pages),
             pages,
@@ -113,6 +113,7 @@ impl Probe {
         let mut next = Instant::now() + SPREAD.min(self.target.interval).mul_f32(self.rng.unit());
         loop {
             sleep_until(next).await;
+            self.renew_client();
             let Ok(slot) = Arc::clone(&self.shared.slots).acquire_owned().await else {
                 return;
             };
@@ -123,6 +124,17 @@ impl Probe {
                 return;
             }
             next = started + self.pause();
+        }
+    }
+
+    /// Takes another client in place of one that cannot verify the engine. When there is none, this
+    /// one is kept until the next turn.
+    fn renew_client(&mut self) {
+        if self.engine.is_outdated() {
+            let ProbeTarget { address, trust, .. } = &self.target;
+            if let Ok(engine) = self.shared.clients.to(address, trust) {
+                self.engine = engine;
+            }
         }
     }
 
@@ -190,7 +202,7 @@ impl Probe {
             (ProbePage::Health, _) => (&self.pages.health, MAX_LIST),
             (ProbePage::Models, _) => (&self.pages.models, MAX_LIST),
         };
-        let body = fetch::get(&self.client, url, self.target.timeout, max_bytes).await;
+        let body = fetch::get(&self.engine.client, url, self.target.timeout, max_bytes).await;
         match (question, body) {
             (ProbePage::Metrics, Ok(page)) => {
                 Scraped::read(&page).map_err(|_| ProbeFailure::Garbage)
@@ -211,7 +223,7 @@ impl Probe {
         }
         self.models_due = now + MODELS_EVERY;
         let body = fetch::get(
-            &self.client,
+            &self.engine.client,
             &self.pages.models,
             self.target.timeout,
             MAX_LIST,

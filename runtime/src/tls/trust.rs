@@ -9,7 +9,7 @@ use super::{Problem, identity::certificates, parties::provider};
 /// What is spoken inside: without it, a server may choose HTTP/2.
 const PROTOCOL: &[u8] = b"http/1.1";
 
-/// The authorities of the system, read once in the life of a process.
+/// The authorities of the system, kept from the first reading that found some.
 static SYSTEM: OnceLock<Arc<RootCertStore>> = OnceLock::new();
 
 /// Authorities that sign servers' certificates. Clones share them.
@@ -43,26 +43,13 @@ impl ServerTrust {
         Ok(Self(Arc::new(roots)))
     }
 
-    /// The system's authorities, as they were when the process first asked for them: that reads
-    /// some files, and takes milliseconds.
+    /// The system's authorities, as they were when the process first found some: that reads some
+    /// files, and takes milliseconds. After a reading that finds none the next call reads again.
     ///
     /// # Errors
-    /// When the system has none.
+    /// When the system has none, or none can be read.
     pub fn system() -> Result<Self, NoAuthority> {
-        let roots = SYSTEM.get_or_init(|| {
-            let mut roots = RootCertStore::empty();
-            let found = rustls_native_certs::load_native_certs();
-            for error in found.errors {
-                tracing::warn!(%error, "CA certificates of the system cannot be read");
-            }
-            // A store may hold some that are too old to be understood.
-            let _count = roots.add_parsable_certificates(found.certs);
-            Arc::new(roots)
-        });
-        if roots.is_empty() {
-            return Err(NoAuthority::System);
-        }
-        Ok(Self(Arc::clone(roots)))
+        first_found(&SYSTEM, read_system)
     }
 
     /// No authority: every handshake fails.
@@ -88,6 +75,34 @@ impl ServerTrust {
     }
 }
 
+/// What `found` keeps, or what `read` returns, which is kept if it holds any authority.
+fn first_found(
+    found: &OnceLock<Arc<RootCertStore>>,
+    read: impl FnOnce() -> RootCertStore,
+) -> Result<ServerTrust, NoAuthority> {
+    if let Some(known) = found.get() {
+        return Ok(ServerTrust(Arc::clone(known)));
+    }
+    let roots = read();
+    if roots.is_empty() {
+        return Err(NoAuthority::System);
+    }
+    // Of two that read at once, one keeps its reading.
+    let kept = found.get_or_init(|| Arc::new(roots));
+    Ok(ServerTrust(Arc::clone(kept)))
+}
+
+fn read_system() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in found.errors {
+        tracing::warn!(%error, "CA certificates of the system cannot be read");
+    }
+    // A store may hold some that are too old to be understood.
+    let _count = roots.add_parsable_certificates(found.certs);
+    roots
+}
+
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
@@ -106,6 +121,20 @@ mod tests {
         let trust = trust.expect("two certificates");
         assert_eq!(trust.0.len(), 2);
         assert_eq!(trust.client().alpn_protocols, [PROTOCOL]);
+    }
+
+    #[test]
+    fn a_reading_without_authorities_is_repeated_and_one_with_some_is_kept() {
+        let found = OnceLock::new();
+        let with = |pem: String| {
+            let trust = ServerTrust::of(pem.as_bytes()).expect("a certificate");
+            RootCertStore::clone(&trust.0)
+        };
+        let failed = first_found(&found, RootCertStore::empty);
+        assert_eq!(failed.expect_err("none is found"), NoAuthority::System);
+        let first = first_found(&found, || with(pem())).expect("one is found");
+        let again = first_found(&found, RootCertStore::empty).expect("kept");
+        assert!(Arc::ptr_eq(&first.0, &again.0));
     }
 
     #[test]
