@@ -34,6 +34,7 @@ mod zmtp;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use arc_swap::ArcSwap;
 use hermes_core::{
     address::ServerAddress, block_index::CacheIdentity, policy::EndpointTrust, query::CacheHit,
     snapshot::EndpointId,
@@ -48,7 +49,7 @@ use self::{
     follow::{EndpointFollower, RankStatuses},
     ingest::SharedIndex,
     metrics::KvEventsPoolMetrics,
-    source::PublisherPorts,
+    source::{PublisherPorts, SharedEngineClient},
 };
 pub use self::{
     metrics::KvEventsMetrics,
@@ -57,7 +58,7 @@ pub use self::{
 };
 use crate::{
     discovery::EventPorts,
-    engines::{EngineClients, fetch},
+    engines::{EngineClient, EngineClients, NoEngineClient, fetch},
 };
 
 /// The KV events of one pool; see the module.
@@ -88,6 +89,7 @@ pub struct Publisher {
 #[derive(Debug)]
 struct FollowedEndpoint {
     publisher: Publisher,
+    engine: SharedEngineClient,
     ranks: RankStatuses,
     _task: AbortOnDropHandle<()>,
 }
@@ -117,16 +119,26 @@ impl KvEvents {
         })
     }
 
-    /// Follows exactly these endpoints from now on. Those that stay are not disturbed.
+    /// Follows exactly these endpoints from now on. Those that stay are not disturbed: where other
+    /// authorities verify an endpoint, its streams and blocks stay, and its engine is asked by
+    /// another client.
     pub fn set(&self, publishers: impl IntoIterator<Item = Publisher>) {
         let mut following = self.following.lock();
         let mut before = std::mem::take(&mut *following);
         for publisher in publishers {
-            let kept = before
+            let known = before
                 .remove(&publisher.endpoint)
-                .filter(|known| known.publisher == publisher);
-            if let Some(known) = kept.or_else(|| self.follow(publisher)) {
-                following.insert(known.publisher.endpoint, known);
+                .filter(|known| known.publisher.has_streams_of(&publisher));
+            let (endpoint, address) = (publisher.endpoint, publisher.address.clone());
+            let followed = match known {
+                Some(known) => self.keep_following(known, publisher),
+                None => self.follow(publisher),
+            };
+            match followed {
+                Ok(followed) => _ = following.insert(endpoint, followed),
+                Err(error) => {
+                    tracing::warn!(%endpoint, url = %address, %error, "KV events are not followed");
+                }
             }
         }
     }
@@ -166,34 +178,117 @@ impl KvEvents {
         }
     }
 
-    fn follow(&self, publisher: Publisher) -> Option<FollowedEndpoint> {
+    fn follow(&self, publisher: Publisher) -> Result<FollowedEndpoint, NoEngineClient> {
         let Publisher {
             endpoint,
             address,
-            trust,
             ports,
+            ..
         } = &publisher;
-        let engine = self.clients.to(address, trust);
-        let publisher_ports =
-            engine.and_then(|engine| PublisherPorts::new(address, *ports, &self.config, &engine));
-        let publisher_ports = publisher_ports.inspect_err(|error| {
-            tracing::warn!(%endpoint, url = %address, %error, "KV events are not followed");
-        });
-        let publisher_ports = publisher_ports.ok()?;
+        let engine = Arc::new(ArcSwap::from_pointee(self.client(&publisher)?));
+        let ports = PublisherPorts::new(address, *ports, &self.config, Arc::clone(&engine))?;
         let ranks = RankStatuses::default();
         let follower = EndpointFollower {
             endpoint: *endpoint,
-            ports: publisher_ports,
+            ports,
             shared: Arc::clone(&self.shared),
             counters: self.counters.clone(),
             topic: self.config.topic.as_bytes().into(),
             ranks: Arc::clone(&ranks),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
-        Some(FollowedEndpoint {
+        Ok(FollowedEndpoint {
             publisher,
+            engine,
             ranks,
             _task: task,
         })
+    }
+
+    /// The streams of an endpoint stay; its client is replaced if the endpoint is verified by other
+    /// authorities than before.
+    fn keep_following(
+        &self,
+        mut known: FollowedEndpoint,
+        publisher: Publisher,
+    ) -> Result<FollowedEndpoint, NoEngineClient> {
+        if known.publisher.trust != publisher.trust || known.engine.load().is_outdated() {
+            known.engine.store(Arc::new(self.client(&publisher)?));
+            known.publisher = publisher;
+        }
+        Ok(known)
+    }
+
+    fn client(&self, publisher: &Publisher) -> Result<EngineClient, NoEngineClient> {
+        self.clients.to(&publisher.address, &publisher.trust)
+    }
+}
+
+// === Publisher ===
+
+impl Publisher {
+    /// Whether the other has the same streams, whoever signs the certificate of its endpoint.
+    fn has_streams_of(&self, other: &Self) -> bool {
+        let Self {
+            endpoint,
+            address,
+            trust: _,
+            ports,
+        } = self;
+        *endpoint == other.endpoint && *address == other.address && *ports == other.ports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hermes_runtime::crypto::install_default_crypto;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn kv_events() -> KvEvents {
+        install_default_crypto();
+        let text = "pools: [{name: a, endpoints: ['http://h'], kvEvents: {port: 9}}]";
+        let mut config = Config::parse(text).expect("a good configuration");
+        let pool = config.pools.swap_remove(0);
+        let metrics = KvEventsMetrics::register(&mut Registry::default());
+        let settings = pool.kv_events.expect("switched on");
+        KvEvents::new(&pool.name, settings, &metrics).expect("TLS is set up")
+    }
+
+    fn publisher(authorities: &str, url: &str) -> Publisher {
+        Publisher {
+            endpoint: EndpointId(1),
+            address: url.parse().expect("an address"),
+            trust: EndpointTrust::Authorities(authorities.into()),
+            ports: None,
+        }
+    }
+
+    /// What the streams of the endpoint report to, and the client of its engine.
+    fn followed(events: &KvEvents) -> (RankStatuses, Arc<EngineClient>) {
+        let following = events.following.lock();
+        let known = following.get(&EndpointId(1)).expect("it is followed");
+        (Arc::clone(&known.ranks), known.engine.load_full())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_authorities_replace_the_client_and_leave_the_streams_alone() {
+        let events = kv_events();
+        events.set([publisher("old", "https://127.0.0.1:9")]);
+        let (ranks, client) = followed(&events);
+        events.set([publisher("old", "https://127.0.0.1:9")]);
+        let (same_ranks, same_client) = followed(&events);
+        assert!(Arc::ptr_eq(&ranks, &same_ranks) && Arc::ptr_eq(&client, &same_client));
+
+        events.set([publisher("new", "https://127.0.0.1:9")]);
+        let (same_ranks, other_client) = followed(&events);
+        assert!(Arc::ptr_eq(&ranks, &same_ranks), "streams go on");
+        assert!(!Arc::ptr_eq(&client, &other_client));
+
+        events.set([publisher("new", "https://127.0.0.1:10")]);
+        let (other_ranks, _) = followed(&events);
+        assert!(!Arc::ptr_eq(&ranks, &other_ranks), "another publisher");
     }
 }

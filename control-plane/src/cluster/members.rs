@@ -117,7 +117,7 @@ impl PoolMembers {
     /// Who may publish KV events.
     pub(super) fn publishers(&self, trust: &EndpointTrust) -> impl Iterator<Item = Publisher> {
         self.0.values().map(|member| Publisher {
-            trust: trust.clone(),
+            trust: member.trust(trust),
             endpoint: member.endpoint.id,
             address: member.endpoint.address.clone(),
             ports: member.event_ports,
@@ -130,6 +130,20 @@ impl PoolMembers {
             .values()
             .map(|member| Arc::clone(&member.endpoint))
             .collect()
+    }
+}
+
+// === PoolMember ===
+
+impl PoolMember {
+    /// Who may sign its certificate, in a pool with this trust. An endpoint without TLS shows none:
+    /// it is the same endpoint after a rotation of the pool's authorities.
+    pub(super) fn trust(&self, pool: &EndpointTrust) -> EndpointTrust {
+        if self.endpoint.address.is_secured() {
+            pool.clone()
+        } else {
+            EndpointTrust::System
+        }
     }
 }
 

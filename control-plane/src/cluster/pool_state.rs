@@ -8,11 +8,7 @@ use hermes_core::{
     snapshot::{EndpointId, PendingDiscovery, Pool, PoolSpec, Snapshot},
 };
 
-use super::{
-    ChangeSet, SourceId, WatchedSource,
-    members::{PoolMember, PoolMembers},
-    models,
-};
+use super::{ChangeSet, SourceId, WatchedSource, members::PoolMembers, models};
 use crate::{
     config::{EndpointSource, PoolConfig},
     discovery::{DiscoveredEndpoint, static_endpoints},
@@ -201,16 +197,14 @@ impl PoolState {
         let collector = &self.config.collector;
         let trust = &self.config.policy.trust;
         let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
-        self.members
-            .iter()
-            .map(move |PoolMember { endpoint, .. }| ProbeTarget {
-                id: endpoint.id,
-                address: endpoint.address.clone(),
-                trust: trust.clone(),
-                metrics_path: metrics_path.clone(),
-                interval: collector.interval,
-                timeout: collector.timeout,
-            })
+        self.members.iter().map(move |member| ProbeTarget {
+            id: member.endpoint.id,
+            address: member.endpoint.address.clone(),
+            trust: member.trust(trust),
+            metrics_path: metrics_path.clone(),
+            interval: collector.interval,
+            timeout: collector.timeout,
+        })
     }
 
     pub(super) fn watched_sources(&self) -> impl Iterator<Item = WatchedSource> {

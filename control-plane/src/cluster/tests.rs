@@ -1,6 +1,9 @@
 //! Scenarios of [`Cluster`].
 
-use hermes_core::snapshot::{ModelHolders, PendingDiscovery, Role};
+use hermes_core::{
+    policy::EndpointTrust,
+    snapshot::{ModelHolders, PendingDiscovery, Role},
+};
 
 use super::*;
 
@@ -306,4 +309,37 @@ fn a_pool_is_pending_until_every_source_has_listed_and_every_endpoint_was_asked_
         cluster.fold(Update::Probed { endpoint: ids[1] });
     }
     assert_eq!(pending(&mut cluster), (false, false));
+}
+
+#[test]
+fn a_rotation_of_authorities_concerns_endpoints_with_tls_only() {
+    // The configuration with the content of its file, which is read elsewhere.
+    let rotated = |authorities: &str| {
+        let text = "pools: [{name: chat, endpoints: ['http://10.0.0.1:8000', \
+             'https://10.0.0.2:8000'], tls: {caFile: ca.crt}, kvEvents: {}}]";
+        let mut config = Config::parse(text).expect("a configuration of this test");
+        config.pools[0].policy.trust = EndpointTrust::Authorities(authorities.into());
+        Update::Config(Arc::new(config))
+    };
+    let trusts = |cluster: &Cluster| {
+        let followed = cluster.publishers().flat_map(|(_, publishers)| publishers);
+        let followed = followed.map(|publisher| (publisher.address, publisher.trust));
+        let probed = cluster.targets().into_iter();
+        let probed = probed.map(|target| (target.address, target.trust));
+        followed.chain(probed).collect::<Vec<_>>()
+    };
+    let mut cluster = Cluster::new(Epoch(1));
+    for authorities in ["old", "new"] {
+        cluster.fold(rotated(authorities));
+        let trusts = trusts(&cluster);
+        assert_eq!(trusts.len(), 4, "two endpoints are followed and probed");
+        for (address, trust) in trusts {
+            let expected = if address.is_secured() {
+                EndpointTrust::Authorities(authorities.into())
+            } else {
+                EndpointTrust::System
+            };
+            assert_eq!(trust, expected, "{address}");
+        }
+    }
 }

@@ -7,8 +7,9 @@
 
 use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use hermes_core::address::{ServerAddress, ServerHost};
-use reqwest::{Client, Url};
+use reqwest::Url;
 use serde::Deserialize;
 
 use super::settings::KvEventsSettings;
@@ -48,10 +49,14 @@ pub(super) struct PublisherPorts {
     /// What is known without asking.
     fixed: Option<(u16, Option<u16>)>,
     ranks: u32,
-    /// The engine that is asked otherwise.
-    engine: Url,
-    client: Client,
+    /// The engine that is asked otherwise, and the URL of the question.
+    engine: SharedEngineClient,
+    question: Url,
 }
+
+/// The client of one engine, for those who ask it. It is replaced when other authorities verify the
+/// engine.
+pub(super) type SharedEngineClient = Arc<ArcSwap<EngineClient>>;
 
 /// The engine has another number of ranks than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +84,7 @@ impl PublisherPorts {
         address: &ServerAddress,
         discovered: Option<EventPorts>,
         config: &KvEventsSettings,
-        engine: &EngineClient,
+        engine: SharedEngineClient,
     ) -> Result<Self, NoEngineClient> {
         let replay = match config.replay_port {
             Some(0) => None,
@@ -97,8 +102,8 @@ impl PublisherPorts {
             host: address.host().clone(),
             fixed,
             ranks: config.ranks.unwrap_or(1),
-            engine: engine.page("/kv_event_sources")?,
-            client: engine.client.clone(),
+            question: engine.load().page("/kv_event_sources")?,
+            engine,
         })
     }
 
@@ -132,7 +137,8 @@ impl PublisherPorts {
 
     /// Asks the engine. One that does not know the question has its publishers at the usual ports.
     async fn ask(&self) -> Option<Ports> {
-        match fetch::get(&self.client, &self.engine, ASK, MAX_ANSWER).await {
+        let client = self.engine.load().client.clone();
+        match fetch::get(&client, &self.question, ASK, MAX_ANSWER).await {
             Ok(body) => read(&body),
             Err(ProbeFailure::Status(400..=499)) => {
                 let ports = (DEFAULT_PORTS.0, Some(DEFAULT_PORTS.1));
@@ -206,8 +212,8 @@ mod tests {
         let clients = fetch::clients().expect("TLS is set up");
         let address = ServerAddress::parse("http://10.0.0.7:8000").expect("an address");
         let engine = clients.to(&address, &EndpointTrust::System);
-        PublisherPorts::new(&address, discovered, &config, &engine.expect("a client"))
-            .expect("a host")
+        let engine = Arc::new(ArcSwap::from_pointee(engine.expect("a client")));
+        PublisherPorts::new(&address, discovered, &config, engine).expect("a host")
     }
 
     async fn place(ports_of: &PublisherPorts, rank: u32) -> (String, Option<String>) {
