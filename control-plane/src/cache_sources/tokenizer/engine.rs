@@ -27,7 +27,7 @@ use serde_json::value::RawValue;
 use super::{Failure, chat::Chat, wanted::TokenizeInput};
 use crate::{
     cache_sources::lookup_client::{self, LookupClient, LookupFault, LookupLimits, LookupRequest},
-    engines::EngineClients,
+    engines::{EngineClient, EngineClients, NoEngineClient},
 };
 
 /// Endpoints that are tried for one prompt, of those that are not left alone.
@@ -38,14 +38,24 @@ const TRIES: usize = 2;
 pub(super) struct EngineTokenizer {
     clients: EngineClients,
     limits: LookupLimits,
-    endpoints: ArcSwap<Vec<TokenizeEndpoint>>,
+    followed: ArcSwap<FollowedPool>,
     turn: AtomicUsize,
+}
+
+/// The pool that was followed last.
+#[derive(Debug, Default)]
+struct FollowedPool {
+    /// Of all its endpoints.
+    addresses: Vec<ServerAddress>,
+    trust: EndpointTrust,
+    /// Those that can be asked.
+    endpoints: Vec<TokenizeEndpoint>,
 }
 
 #[derive(Clone, Debug)]
 struct TokenizeEndpoint {
+    engine: EngineClient,
     address: ServerAddress,
-    trust: EndpointTrust,
     url: Url,
     inquiry: Arc<LookupClient>,
 }
@@ -87,7 +97,7 @@ impl EngineTokenizer {
         Ok(Self {
             clients,
             limits,
-            endpoints: ArcSwap::default(),
+            followed: ArcSwap::default(),
             turn: AtomicUsize::new(0),
         })
     }
@@ -99,39 +109,46 @@ impl EngineTokenizer {
         addresses: impl Iterator<Item = &'a ServerAddress> + Clone,
         trust: &EndpointTrust,
     ) {
-        let before = self.endpoints.load();
-        if before
-            .iter()
-            .map(|known| &known.address)
-            .eq(addresses.clone())
-            && before.iter().all(|known| known.trust == *trust)
-        {
+        let before = self.followed.load();
+        if before.is(addresses.clone(), trust) {
             return;
         }
-        let known: HashMap<&ServerAddress, &TokenizeEndpoint> = before
-            .iter()
-            .filter(|known| known.trust == *trust)
-            .map(|known| (&known.address, known))
-            .collect();
-        let endpoints = addresses.filter_map(|address| {
+        let known = before.endpoints.iter().filter(|known| {
+            let is_verified_alike = before.trust == *trust || !known.address.is_secured();
+            is_verified_alike && !known.engine.is_outdated()
+        });
+        let known: HashMap<&ServerAddress, &TokenizeEndpoint> =
+            known.map(|known| (&known.address, known)).collect();
+        let endpoints = addresses.clone().filter_map(|address| {
             if let Some(known) = known.get(address) {
                 return Some((*known).clone());
             }
-            let engine = self.clients.to(address, trust).inspect_err(|error| {
+            let endpoint = self.endpoint(address, trust).inspect_err(|error| {
                 tracing::warn!(url = %address, %error, "endpoint is not asked for token ids");
             });
-            let engine = engine.ok()?;
-            let url = engine.page("/tokenize").ok()?;
-            let inquiry = Arc::new(LookupClient::with(engine.client, self.limits));
-            Some(TokenizeEndpoint {
-                address: address.clone(),
-                trust: trust.clone(),
-                url,
-                inquiry,
-            })
+            endpoint.ok()
         });
-        let endpoints = endpoints.collect();
-        self.endpoints.store(Arc::new(endpoints));
+        let followed = FollowedPool {
+            endpoints: endpoints.collect(),
+            addresses: addresses.cloned().collect(),
+            trust: trust.clone(),
+        };
+        self.followed.store(Arc::new(followed));
+    }
+
+    fn endpoint(
+        &self,
+        address: &ServerAddress,
+        trust: &EndpointTrust,
+    ) -> Result<TokenizeEndpoint, NoEngineClient> {
+        let engine = self.clients.to(address, trust)?;
+        let inquiry = LookupClient::with(engine.client.clone(), self.limits);
+        Ok(TokenizeEndpoint {
+            url: engine.page("/tokenize")?,
+            engine,
+            address: address.clone(),
+            inquiry: Arc::new(inquiry),
+        })
     }
 
     /// The ids that an engine makes of `wanted`.
@@ -143,7 +160,8 @@ impl EngineTokenizer {
         if let TokenizeInput::Ids(ids) = wanted {
             return Ok(ids.to_vec());
         }
-        let endpoints = self.endpoints.load_full();
+        let followed = self.followed.load_full();
+        let endpoints = &followed.endpoints;
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut tries = 0;
         let mut failure = Failure::Absent;
@@ -164,6 +182,23 @@ impl EngineTokenizer {
             }
         }
         Err(failure)
+    }
+}
+
+// === FollowedPool ===
+
+impl FollowedPool {
+    /// Whether it is the pool with these endpoints and this trust, whichever of them can be asked,
+    /// and no client is to be replaced.
+    fn is<'a>(
+        &self,
+        addresses: impl Iterator<Item = &'a ServerAddress>,
+        trust: &EndpointTrust,
+    ) -> bool {
+        let is_outdated = |endpoint: &TokenizeEndpoint| endpoint.engine.is_outdated();
+        self.trust == *trust
+            && self.addresses.iter().eq(addresses)
+            && !self.endpoints.iter().any(is_outdated)
     }
 }
 
@@ -222,11 +257,38 @@ fn read(answer: &[u8]) -> Result<Vec<u32>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use proptest::prelude::*;
     use serde_json::{Value as Json, json};
 
-    use super::*;
+    use super::{super::limits, *};
+
+    #[tokio::test]
+    async fn a_pool_that_did_not_change_is_followed_once_even_if_an_endpoint_has_no_client() {
+        hermes_runtime::crypto::install_default_crypto();
+        let tokenizer =
+            EngineTokenizer::new(limits(Duration::from_secs(1))).expect("TLS is set up");
+        // The second is no name to the client, which reads international ones.
+        let addresses = ["http://engine:8000", "http://xn--a:8000"]
+            .map(|url| ServerAddress::parse(url).expect("an address"));
+        let follow = |trust: &EndpointTrust| {
+            tokenizer.follow(addresses.iter(), trust);
+            tokenizer.followed.load_full()
+        };
+        let first = follow(&EndpointTrust::System);
+        assert_eq!(first.endpoints.len(), 1, "the other cannot be asked");
+        let again = follow(&EndpointTrust::System);
+        assert!(Arc::ptr_eq(&first, &again));
+
+        let rotated = follow(&EndpointTrust::Authorities("new".into()));
+        let inquiry = |followed: &FollowedPool| Arc::clone(&followed.endpoints[0].inquiry);
+        assert!(
+            Arc::ptr_eq(&inquiry(&first), &inquiry(&rotated)),
+            "authorities do not concern an endpoint without TLS"
+        );
+    }
 
     fn asked(wanted: &TokenizeInput) -> Json {
         serde_json::from_slice(&body(wanted, Some("m")).expect("a question")).expect("JSON")
