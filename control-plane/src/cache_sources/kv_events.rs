@@ -227,7 +227,8 @@ impl KvEvents {
 // === Publisher ===
 
 impl Publisher {
-    /// Whether the other has the same streams, whoever signs the certificate of its endpoint.
+    /// Whether the other has the same streams. Its authorities are not compared: streams of KV
+    /// events use no TLS.
     fn has_streams_of(&self, other: &Self) -> bool {
         let Self {
             endpoint,
