@@ -56,7 +56,9 @@ impl PoolTls {
             return Self(None);
         }
         let trust = &pool.spec.policy.trust;
-        if let Some((_, known)) = before.filter(|(old, known)| *old == trust && known.0.is_some()) {
+        if let Some((_, known)) =
+            before.filter(|(old, known)| *old == trust && known.has_authorities())
+        {
             return known.clone();
         }
         let authorities = match trust {
@@ -67,6 +69,12 @@ impl PoolTls {
             tracing::error!(pool = &*pool.spec.name, %error, "no endpoint at an https address can be reached");
         }
         Self::by(authorities)
+    }
+
+    /// Whether it verifies by any authorities. Those that could not be read are read again with the
+    /// next view.
+    fn has_authorities(&self) -> bool {
+        self.0.as_deref().is_some_and(Result::is_ok)
     }
 
     /// By these authorities. Without any, every handshake fails.

@@ -62,7 +62,7 @@ async fn an_engine_that_slows_down_under_load_gets_fewer_requests() {
     // It gets half of the requests at first, and a change of rate takes about 30 of its responses
     // to show. Pauses of a busy machine hide the difference for a while: then more waves follow.
     let (mut share, mut after) = (1.0, before);
-    for round in 0..5 {
+    for round in 0..10 {
         waves(&fleet, &format!("meanwhile {round}"), 12).await;
         let sent = fleet.engines[0].stats().requests;
         waves(&fleet, &format!("after {round}"), 4).await;
