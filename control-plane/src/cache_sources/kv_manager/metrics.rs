@@ -87,6 +87,25 @@ struct AnswerLabels {
 // === LookupOutcome ===
 
 impl LookupOutcome {
+    /// One of each label value.
+    const EACH: [Self; 15] = [
+        Self::Hit,
+        Self::Miss,
+        Self::Timeout,
+        Self::Refused,
+        Self::Broken,
+        Self::Status(0),
+        Self::Garbage,
+        Self::Unknown,
+        Self::Implausible,
+        Self::Saturated,
+        Self::Open,
+        Self::TooLarge,
+        Self::Malformed,
+        Self::NoTokens,
+        Self::NoBlockSize,
+    ];
+
     /// The label value.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -151,8 +170,15 @@ impl KvManagerMetrics {
             "answers",
             "Answers about caches that requests received from KV managers, by origin",
         );
+        let lookups: Family<LookupLabels, Counter> =
+            family(registry, "lookups", "Lookups at KV managers, by outcome");
+        // Every series begins at zero: `rate` misses the first increment of one that appears with
+        // it, and a ratio of outcomes needs both.
+        for outcome in LookupOutcome::EACH {
+            drop(lookups.get_or_create(&outcome.labels()));
+        }
         Self {
-            lookups: family(registry, "lookups", "Lookups at KV managers, by outcome"),
+            lookups,
             answers: PerValue::new(|origin| answers.get_or_create_owned(&AnswerLabels { origin })),
             duration: DURATION.histogram(
                 registry,
@@ -182,6 +208,26 @@ impl KvManagerMetrics {
         self.lookups.get_or_create(&outcome.labels()).inc();
         if outcome.was_asked() {
             self.duration.observe(took.as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_of_lookups_is_exposed_from_the_start() {
+        let mut registry = Registry::default();
+        let _metrics = KvManagerMetrics::register(&mut registry);
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).expect("text");
+        for outcome in LookupOutcome::EACH {
+            let series = format!(
+                "hermes_kv_manager_lookups_total{{outcome=\"{}\"}} 0",
+                outcome.name()
+            );
+            assert!(page.contains(&series), "{series}");
         }
     }
 }
