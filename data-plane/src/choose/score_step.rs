@@ -17,6 +17,7 @@ use hermes_proto::{
     v1,
 };
 use hermes_runtime::propagation;
+use smallvec::SmallVec;
 use tokio::time::{Instant, timeout};
 
 use self::answer::{has_placement, resolve_answer};
@@ -148,21 +149,14 @@ impl ScoreStep {
     /// is open.
     fn owner(&self, pool: &str) -> Option<ScoreClient> {
         let replicas = self.routing.replicas.load();
-        let usable = || {
-            let discovered = replicas
-                .iter()
-                .filter(|replica| replica.has_discovered(pool));
-            discovered.filter_map(|replica| Some((&*replica.name, replica.client()?)))
-        };
-        let mut candidates = usable();
-        let (first, is_only) = (candidates.next()?, candidates.next().is_none());
-        if is_only {
-            return Some(first.1.clone());
-        }
-        let name = owner(pool, usable().map(|(name, _)| name))?;
-        usable()
-            .find(|(candidate, _)| *candidate == name)
-            .map(|(_, client)| client.clone())
+        let usable: SmallVec<[(&str, &ScoreClient); 4]> = replicas
+            .iter()
+            .filter(|replica| replica.has_discovered(pool))
+            .filter_map(|replica| Some((&*replica.name, replica.client()?)))
+            .collect();
+        let name = owner(pool, usable.iter().map(|(name, _)| *name))?;
+        let (_, client) = usable.iter().find(|(replica, _)| *replica == name)?;
+        Some((*client).clone())
     }
 
     fn question(&self, wanted: &SelectionRequest<'_>, waited: Duration) -> v1::ScoreRequest {
