@@ -6,10 +6,11 @@ use std::{
 };
 
 /// Directories that hold nothing written by hand.
-const SKIPPED: [&str; 6] = [
+const SKIPPED: [&str; 7] = [
     ".git",
     "target",
     "dist",
+    "generated",
     "node_modules",
     "__pycache__",
     "corpus",
