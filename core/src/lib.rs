@@ -18,6 +18,7 @@
 //!   endpoint;
 //! * every collection that outside input can grow has a bound, stated where it is declared.
 
+pub mod backoff;
 pub mod block_index;
 mod cluster;
 mod estimate;

@@ -5,8 +5,8 @@ use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hermes_core::{
+    backoff::Backoff,
     delta::SnapshotDelta,
-    rng::SeededRng,
     snapshot::{EndpointId, Epoch, Snapshot, Version},
 };
 use hermes_proto::{
@@ -36,7 +36,7 @@ const OUTBOUND: usize = 64;
 /// Timeout of opening a stream.
 const OPEN: Duration = Duration::from_secs(5);
 
-/// Pause between attempts: doubles from the first to the second, with jitter.
+/// The first pause between attempts, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
 /// What a replica's task sends to the snapshot store.
@@ -86,8 +86,8 @@ impl ReplicaFollower {
             from: self.address.socket,
             events: self.events.clone(),
         };
-        let mut rng = SeededRng::new(self.identity.proxy ^ u64::from(self.address.socket.port()));
-        let mut wait = BACKOFF.0;
+        let seed = self.identity.proxy ^ u64::from(self.address.socket.port());
+        let mut backoff = Backoff::new(BACKOFF, seed);
         let mut last_reason = String::new();
         loop {
             let mut synced = None;
@@ -95,7 +95,7 @@ impl ReplicaFollower {
             let (address, reason) = (self.address.socket, reason_of(&status));
             if synced.is_some() {
                 tracing::info!(%address, reason, "lost a control-plane replica");
-                wait = BACKOFF.0;
+                backoff.reset();
                 last_reason.clear();
             } else if last_reason != reason {
                 // Logged once per reason: a replica restarts within seconds, but a wrong
@@ -113,8 +113,7 @@ impl ReplicaFollower {
             {
                 break;
             }
-            sleep(wait.mul_f32(0.5 + rng.unit())).await;
-            wait = (wait * 2).min(BACKOFF.1);
+            sleep(backoff.next_pause()).await;
         }
         drop(lost);
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::select_all;
-use hermes_core::{rng::SeededRng, snapshot::EndpointId};
+use hermes_core::{backoff::Backoff, rng::SeededRng, snapshot::EndpointId};
 use hermes_runtime::metrics::Handles;
 use parking_lot::Mutex;
 use tokio::time;
@@ -15,8 +15,7 @@ use super::{
     stream::Stream,
 };
 
-/// The pause after an engine could not say where its publisher is; longer each time, up to the
-/// second.
+/// The first pause after an engine could not report where its publisher is, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
 /// What it takes to follow one endpoint.
@@ -41,7 +40,7 @@ impl EndpointFollower {
     pub(super) async fn run(self) {
         let mut rng = SeededRng::new(self.endpoint.0);
         loop {
-            let ranks = self.count(&mut rng).await;
+            let ranks = self.count(rng.next_u64()).await;
             let streams = (0..ranks).map(|rank| self.stream(rank, rng.next_u64()));
             let streams: Vec<Stream> = streams.collect();
             let following = streams
@@ -54,15 +53,14 @@ impl EndpointFollower {
     }
 
     /// The number of ranks, as soon as it is known.
-    async fn count(&self, rng: &mut SeededRng) -> u32 {
-        let (mut pause, longest) = BACKOFF;
+    async fn count(&self, seed: u64) -> u32 {
+        let mut backoff = Backoff::new(BACKOFF, seed);
         loop {
             if let Some(ranks) = self.ports.ranks().await {
                 return ranks.max(1);
             }
             self.counters.failures[StreamFailure::NoAddress].inc();
-            time::sleep(pause.mul_f32(0.5 + rng.unit())).await;
-            pause = (pause * 2).min(longest);
+            time::sleep(backoff.next_pause()).await;
         }
     }
 

@@ -16,7 +16,7 @@ mod catch_up;
 
 use std::{sync::Arc, time::Duration};
 
-use hermes_core::rng::SeededRng;
+use hermes_core::backoff::Backoff;
 use hermes_runtime::metrics::Handles;
 use tokio::time::{self, Instant, MissedTickBehavior, timeout};
 
@@ -52,7 +52,7 @@ pub(super) struct Stream {
     sequence: Sequence,
     counters: Arc<Handles<KvEventsPoolMetrics>>,
     topic: Arc<[u8]>,
-    rng: SeededRng,
+    backoff: Backoff,
     /// The current failure was logged already.
     quiet: bool,
 }
@@ -72,14 +72,13 @@ impl Stream {
         topic: Arc<[u8]>,
         seed: u64,
     ) -> Self {
-        let (sequence, rng) = (Sequence::default(), SeededRng::new(seed));
         Self {
             ingest,
             status,
-            sequence,
+            sequence: Sequence::default(),
             counters,
             topic,
-            rng,
+            backoff: Backoff::new(BACKOFF, seed),
             quiet: true,
         }
     }
@@ -90,8 +89,6 @@ impl Stream {
         whereabouts: &PublisherPorts,
         of: u32,
     ) -> RankCountChanged {
-        let (shortest, longest) = BACKOFF;
-        let mut pause = shortest;
         loop {
             let began = Instant::now();
             let lost = match whereabouts.place(self.status.rank, of).await {
@@ -103,11 +100,10 @@ impl Stream {
                 Ok(Some(place)) => self.session(&place).await,
             };
             self.ends(lost);
-            if began.elapsed() > longest {
-                pause = shortest;
+            if began.elapsed() > BACKOFF.1 {
+                self.backoff.reset();
             }
-            time::sleep(pause.mul_f32(0.5 + self.rng.unit())).await;
-            pause = (pause * 2).min(longest);
+            time::sleep(self.backoff.next_pause()).await;
         }
     }
 

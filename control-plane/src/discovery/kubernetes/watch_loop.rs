@@ -18,7 +18,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
-use hermes_core::rng::SeededRng;
+use hermes_core::backoff::Backoff;
 use kube::{
     Resource,
     core::DeserializeGuard,
@@ -32,11 +32,9 @@ use super::{
     state::SourceIndex,
 };
 
-/// Delay after the first failure.
-const FIRST_DELAY: Duration = Duration::from_millis(200);
-
-/// Longest delay, short enough to be right again within 5 s after an API server is back.
-const LONGEST_DELAY: Duration = Duration::from_secs(3);
+/// The first pause after a failure, and the longest, short enough to be right again within 5 s
+/// after an API server is back.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
 /// How long a watch must hold before its earlier failures are forgotten.
 const HOLDS: Duration = Duration::from_secs(10);
@@ -48,14 +46,6 @@ pub(crate) struct Pace {
     pub(crate) list: Duration,
     /// How often everything is listed again although the watch works.
     pub(crate) resync: Duration,
-}
-
-/// Delays that double from [`FIRST_DELAY`] to [`LONGEST_DELAY`], each shortened by up to a half at
-/// random, so that many routers do not come back to a restarted API server at the same moment.
-#[derive(Debug)]
-struct Backoff {
-    next: Duration,
-    rng: SeededRng,
 }
 
 /// Follows one kind for ever. `open` begins a watch with a fresh list.
@@ -71,7 +61,7 @@ where
     S: Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
 {
     let mut relist = RelistDiff::default();
-    let mut backoff = Backoff::new(RandomState::new().hash_one(kind));
+    let mut backoff = Backoff::new(BACKOFF, RandomState::new().hash_one(kind));
     loop {
         let began = Instant::now();
         let Err(error) = session(state, kind, pace, &mut relist, open()).await else {
@@ -81,7 +71,7 @@ where
             backoff.reset();
         }
         state.failed(kind, &error);
-        sleep(backoff.next()).await;
+        sleep(backoff.next_pause()).await;
     }
 }
 
@@ -120,27 +110,6 @@ where
             }
             RelistOutcome::Updated { .. } => {}
         }
-    }
-}
-
-// === impl Backoff ===
-
-impl Backoff {
-    fn new(seed: u64) -> Self {
-        Self {
-            next: FIRST_DELAY,
-            rng: SeededRng::new(seed),
-        }
-    }
-
-    fn reset(&mut self) {
-        self.next = FIRST_DELAY;
-    }
-
-    fn next(&mut self) -> Duration {
-        let whole = self.next;
-        self.next = (whole * 2).min(LONGEST_DELAY);
-        whole.mul_f32(1.0 - self.rng.unit() / 2.0)
     }
 }
 
