@@ -20,6 +20,7 @@
 //! | [`discovery`], [`engines`], [`cache_sources`] | what Kubernetes, engines and cache indexes report |
 //! | [`config`] | the configuration file |
 //! | [`events`] | Kubernetes Events about the configuration |
+//! | `bounded_body` | bodies of HTTP responses, up to a limit |
 //!
 //! Invariants:
 //! * no user traffic passes through it: while it is down, proxies go on with their last snapshot;
@@ -38,6 +39,7 @@ pub mod process;
 pub mod snapshot_encoder;
 
 mod admin;
+mod bounded_body;
 mod cluster;
 mod pipeline;
 mod pools;

@@ -25,6 +25,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use crate::bounded_body::{BodyFault, read_body};
+
 /// A server that fails this often in a row is left alone for a second, then for twice as long, up
 /// to half a minute.
 const BREAKER: EjectionPolicy = EjectionPolicy {
@@ -117,7 +119,7 @@ impl LookupClient {
     pub async fn ask<E: From<LookupFault>>(
         &self,
         question: impl FnOnce() -> Result<LookupRequest, E>,
-    ) -> Result<Vec<u8>, E> {
+    ) -> Result<Bytes, E> {
         let _slot = self
             .slots
             .try_acquire()
@@ -127,7 +129,7 @@ impl LookupClient {
         Ok(attempt.end(answer.unwrap_or(Err(LookupFault::Timeout)))?)
     }
 
-    async fn post(&self, question: LookupRequest) -> Result<Vec<u8>, LookupFault> {
+    async fn post(&self, question: LookupRequest) -> Result<Bytes, LookupFault> {
         let LookupRequest {
             url,
             content_type,
@@ -138,25 +140,14 @@ impl LookupClient {
             .post(url)
             .header(header::CONTENT_TYPE, content_type)
             .body(body);
-        let mut response = request
+        let response = request
             .send()
             .await
             .map_err(|error| LookupFault::of(&error))?;
         if response.status() != StatusCode::OK {
             return Err(LookupFault::Status(response.status().as_u16()));
         }
-        let mut answer = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| LookupFault::of(&error))?
-        {
-            if answer.len() + chunk.len() > self.limits.answer {
-                return Err(LookupFault::Garbage);
-            }
-            answer.extend_from_slice(&chunk);
-        }
-        Ok(answer)
+        Ok(read_body(response, self.limits.answer).await?)
     }
 
     fn now(&self) -> Duration {
@@ -278,6 +269,15 @@ impl LookupFault {
             Self::Refused
         } else {
             Self::Broken
+        }
+    }
+}
+
+impl From<BodyFault> for LookupFault {
+    fn from(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::Broken(error) => Self::of(&error),
+            BodyFault::TooLarge => Self::Garbage,
         }
     }
 }

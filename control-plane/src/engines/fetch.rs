@@ -5,11 +5,12 @@
 
 use std::{error::Error, io, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use reqwest::{Client, Response, StatusCode, Url, header, redirect};
+use bytes::Bytes;
+use reqwest::{Client, StatusCode, Url, header, redirect};
 use tokio::time::timeout;
 
 use super::EngineClients;
+use crate::bounded_body::{BodyFault, read_body};
 
 /// Engines close idle connections after five seconds (uvicorn), so ours are closed before.
 const IDLE: Duration = Duration::from_secs(4);
@@ -72,28 +73,9 @@ pub(crate) async fn get(
         if response.status() != StatusCode::OK {
             return Err(ProbeFailure::Status(response.status().as_u16()));
         }
-        read_body(response, max_bytes).await
+        Ok(read_body(response, max_bytes).await?)
     });
     answered.await.unwrap_or(Err(ProbeFailure::Timeout))
-}
-
-async fn read_body(mut response: Response, max_bytes: usize) -> Result<Bytes, ProbeFailure> {
-    let announced = response.content_length().unwrap_or(0);
-    if announced > max_bytes as u64 {
-        return Err(ProbeFailure::TooLarge);
-    }
-    let mut body = BytesMut::with_capacity(announced as usize);
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| ProbeFailure::of(&error))?
-    {
-        if body.len() + chunk.len() > max_bytes {
-            return Err(ProbeFailure::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body.freeze())
 }
 
 /// An engine must not send the control plane to other hosts.
@@ -138,6 +120,15 @@ impl ProbeFailure {
             Self::Garbage
         } else {
             Self::Broken
+        }
+    }
+}
+
+impl From<BodyFault> for ProbeFailure {
+    fn from(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::Broken(error) => Self::of(&error),
+            BodyFault::TooLarge => Self::TooLarge,
         }
     }
 }

@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use hermes_core::snapshot::Pool;
 use reqwest::{Client, StatusCode, Url, header};
 use tokio::{
@@ -29,7 +30,10 @@ use tokio::{
 };
 
 use super::{Conductor, Encoding, LookupOutcome};
-use crate::cache_sources::{kv_manager::names::host, lookup_client::LookupFault};
+use crate::{
+    bounded_body::read_body,
+    cache_sources::{kv_manager::names::host, lookup_client::LookupFault},
+};
 
 /// How often all is compared.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -328,24 +332,15 @@ impl RegistrationReconciler {
 }
 
 /// Status and body of an answer.
-async fn call(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>), LookupOutcome> {
+async fn call(request: reqwest::RequestBuilder) -> Result<(StatusCode, Bytes), LookupOutcome> {
     let answered = async {
-        let mut response = request
+        let response = request
             .send()
             .await
-            .map_err(|error| LookupOutcome::from(LookupFault::of(&error)))?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| LookupOutcome::from(LookupFault::of(&error)))?
-        {
-            if body.len() + chunk.len() > MAX_ANSWER {
-                return Err(LookupOutcome::Garbage);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok((response.status(), body))
+            .map_err(|error| LookupFault::of(&error))?;
+        let status = response.status();
+        let body = read_body(response, MAX_ANSWER).await;
+        Ok((status, body.map_err(LookupFault::from)?))
     };
     timeout(PATIENCE, answered)
         .await
