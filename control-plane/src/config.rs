@@ -53,7 +53,6 @@ pub use self::{
     engine::EngineKind,
     error::{ConfigError, ConfigErrors},
     key::{DefaultValue, KeyDescription, ValueType},
-    kv_manager::KvManagerConfig,
     pool::{ConfigOrigin, PoolConfig, PoolFragment, PoolIssue, PoolParts},
     source::{EndpointSource, KubernetesSelection, PortRef},
 };

@@ -85,18 +85,16 @@ struct ManagerClient {
 /// Where a KV manager is and how it is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvManagerSettings {
-    /// Scheme and authority, or the whole URL when `path` is empty.
-    pub url: Arc<str>,
-    /// Appended to the URL.
-    pub path: Arc<str>,
-    /// How long one lookup may take in all.
-    pub budget: Duration,
-    /// How much of it may go into a connection.
-    pub connect_timeout: Duration,
-    /// How long an answer is used again.
-    pub cache: Duration,
-    /// What it speaks.
+    /// Its protocol.
     pub dialect: Dialect,
+    /// Where its lookup is: `http://host:port/path`.
+    pub url: Arc<str>,
+    /// How long a connection may take to open, within `budget`.
+    pub timeout: Duration,
+    /// How long a request waits for a lookup.
+    pub budget: Duration,
+    /// How long a lookup's result is used.
+    pub cache: Duration,
 }
 
 /// One question: who of these holds how much of this prompt?
@@ -169,17 +167,18 @@ impl KvManager {
     ) -> Result<Self, KvManagerError> {
         let url = settings.endpoint()?;
         let KvManagerSettings {
-            budget,
-            connect_timeout,
-            cache,
             dialect,
+            timeout,
+            budget,
+            cache,
             ..
         } = settings;
-        let client = lookup_client::client(connect_timeout, url.scheme())?;
+        let connect = timeout.min(budget);
+        let client = lookup_client::client(connect, url.scheme())?;
         let limits = LookupLimits {
             in_flight: MAX_IN_FLIGHT,
             budget,
-            connect: connect_timeout,
+            connect,
             answer: MAX_ANSWER,
         };
         let (registrar, registering) = match &dialect {
@@ -296,31 +295,15 @@ impl ManagerClient {
 
 impl KvManagerSettings {
     fn endpoint(&self) -> Result<Url, KvManagerError> {
-        let text = match self.path.trim_start_matches('/') {
-            "" => self.url.to_string(),
-            path => format!("{}/{path}", self.url.trim_end_matches('/')),
-        };
+        let text = &self.url;
         let invalid =
             |reason: &dyn std::fmt::Display| KvManagerError::Url(format!("{text}: {reason}"));
-        let url = Url::parse(&text).map_err(|error| invalid(&error))?;
+        let url = Url::parse(text).map_err(|error| invalid(&error))?;
         match url.scheme() {
             "http" | "https" => Ok(url),
             scheme => Err(invalid(&format_args!(
                 "scheme {scheme} is not http or https"
             ))),
-        }
-    }
-}
-
-impl Default for KvManagerSettings {
-    fn default() -> Self {
-        Self {
-            url: "".into(),
-            path: "/match_sort".into(),
-            budget: Duration::from_millis(50),
-            connect_timeout: Duration::from_secs(1),
-            cache: Duration::from_millis(500),
-            dialect: Dialect::default(),
         }
     }
 }

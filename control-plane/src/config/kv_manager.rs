@@ -13,7 +13,7 @@ use super::{
     section::{Reading, Section},
 };
 use crate::cache_sources::kv_manager::{
-    Conductor, DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, Dialect, Encoding, MatchSort,
+    Conductor, DEFAULT_ID_KEYS, DEFAULT_SCORE_KEYS, Dialect, Encoding, KvManagerSettings, MatchSort,
 };
 
 /// How long a request waits for a lookup unless something else is configured.
@@ -40,22 +40,6 @@ const CONDUCTOR: LookupEndpoint = LookupEndpoint {
 /// JSON names in one list.
 const NAMES: RangeInclusive<usize> = 1..=32;
 
-/// The KV manager that is asked which endpoint holds a prompt, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KvManagerConfig {
-    /// Its protocol.
-    pub dialect: Dialect,
-    /// Where its lookup is: `http://host:port/path`.
-    pub url: Arc<str>,
-    /// How long a connection may take to open, and a response until the connection is closed; no
-    /// request waits for it.
-    pub timeout: Duration,
-    /// How long a request waits for a lookup.
-    pub budget: Duration,
-    /// How long a lookup's result is used.
-    pub cache: Duration,
-}
-
 /// Port and path of a lookup.
 #[derive(Clone, Copy, Debug)]
 struct LookupEndpoint {
@@ -71,7 +55,7 @@ enum KvManagerProtocol {
 }
 
 /// The mapping `kvManager` of a pool.
-pub(super) fn read(section: &mut Section<'_>) -> Option<KvManagerConfig> {
+pub(super) fn read(section: &mut Section<'_>) -> Option<KvManagerSettings> {
     let protocol = section
         .one_of(
             ("protocol", ["kind"]),
@@ -104,7 +88,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<KvManagerConfig> {
         MATCH_SORT.path, CONDUCTOR.path
     ));
     let url = url.and_then(|url| full_url(section, &url, port, ("path", path), lookup));
-    let config = KvManagerConfig {
+    let config = KvManagerSettings {
         dialect: read_dialect(section, protocol),
         url: Arc::default(),
         timeout: timeout(
@@ -126,14 +110,14 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<KvManagerConfig> {
             )
             .or(CACHE_TTL),
     };
-    Some(KvManagerConfig {
+    Some(KvManagerSettings {
         url: url?,
         ..config
     })
 }
 
 /// The original's mapping `app.kvmanager`; a blank URL is none, as in its chart.
-pub(super) fn read_original(section: &mut Section<'_>) -> Option<KvManagerConfig> {
+pub(super) fn read_original(section: &mut Section<'_>) -> Option<KvManagerSettings> {
     section
         .one_of(
             "protocol",
@@ -148,7 +132,7 @@ pub(super) fn read_original(section: &mut Section<'_>) -> Option<KvManagerConfig
         "Timeout of the connection; a request waits at most {LOOKUP_TIMEOUT:?} for a lookup, whatever is set here."
     );
     let timeout = timeout(section, meaning);
-    Some(KvManagerConfig {
+    Some(KvManagerSettings {
         url: full_url(section, &url?, port, ("matchPath", path), MATCH_SORT)?,
         dialect: Dialect::MatchSort(MatchSort::named()),
         timeout,

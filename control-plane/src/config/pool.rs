@@ -15,10 +15,11 @@ use hermes_core::policy::{KvAware, PoolPolicy, QueueLimits, Strategy};
 
 use super::{
     collector::CollectorConfig, endpoint_tls::EndpointTlsConfig, engine::EngineKind,
-    kv_manager::KvManagerConfig, source::EndpointSource, tokenizer,
+    source::EndpointSource, tokenizer,
 };
 use crate::cache_sources::{
     kv_events::KvEventsSettings,
+    kv_manager::KvManagerSettings,
     tokenizer::{TokenizerSettings, Way},
 };
 
@@ -42,7 +43,7 @@ pub struct PoolConfig {
     /// How metrics are collected.
     pub collector: CollectorConfig,
     /// Asked about caches; present only if the strategy reads them.
-    pub kv_manager: Option<KvManagerConfig>,
+    pub kv_manager: Option<KvManagerSettings>,
     /// The engines' KV events; present only if the strategy reads caches.
     pub kv_events: Option<KvEventsSettings>,
     /// How prompts become token ids; present only if something needs them.
@@ -71,7 +72,7 @@ pub struct PoolParts {
     /// As in [`PoolConfig`].
     pub collector: CollectorConfig,
     /// A KV manager, whatever the strategy.
-    pub kv_manager: Option<KvManagerConfig>,
+    pub kv_manager: Option<KvManagerSettings>,
     /// KV events, whatever the strategy.
     pub kv_events: Option<KvEventsSettings>,
     /// A tokenizer, whether or not something needs it.

@@ -12,7 +12,7 @@ use crate::{
         kv_manager::{KvManager, KvManagerMetrics, KvManagerSettings},
         tokenizer::{PoolTokenizer, TokenizerMetrics, TokenizerSettings},
     },
-    config::{KvManagerConfig, PoolConfig},
+    config::PoolConfig,
 };
 
 /// What one pool uses. Clones share it.
@@ -40,7 +40,7 @@ pub(crate) struct PoolResourceRegistry {
 /// A pool's resources and the configuration that they were made from.
 #[derive(Debug, Default)]
 struct ConfiguredPool {
-    kv_manager: Configured<KvManagerConfig, KvManager>,
+    kv_manager: Configured<KvManagerSettings, KvManager>,
     kv_events: Configured<KvEventsSettings, KvEvents>,
     tokenizer: Configured<TokenizerSettings, PoolTokenizer>,
     scheduler: SchedulerSettings,
@@ -120,7 +120,7 @@ impl PoolResourceRegistry {
         });
         ConfiguredPool {
             kv_manager: old.kv_manager.reconcile(kv_manager.as_ref(), |config| {
-                let made = KvManager::new(settings(config), self.kv_manager_metrics.clone());
+                let made = KvManager::new(config.clone(), self.kv_manager_metrics.clone());
                 usable(made, name, "KV manager is not used")
             }),
             kv_events: events,
@@ -165,22 +165,4 @@ impl<C, R> Default for Configured<C, R> {
 fn usable<R, E: Display>(made: Result<R, E>, pool: &str, consequence: &str) -> Option<R> {
     made.inspect_err(|error| tracing::warn!(pool, %error, "{consequence}"))
         .ok()
-}
-
-fn settings(config: &KvManagerConfig) -> KvManagerSettings {
-    let KvManagerConfig {
-        dialect,
-        url,
-        timeout,
-        budget,
-        cache,
-    } = config;
-    KvManagerSettings {
-        url: Arc::clone(url),
-        path: "".into(),
-        budget: *budget,
-        connect_timeout: (*timeout).min(*budget),
-        cache: *cache,
-        dialect: dialect.clone(),
-    }
 }

@@ -9,8 +9,8 @@ mod simulated;
 use std::time::Duration;
 
 use hermes_control_plane::cache_sources::kv_manager::{
-    KvManager, KvManagerMetrics, KvManagerSettings, Lookup, LookupCandidate, LookupOutcome,
-    MAX_IN_FLIGHT, Text,
+    Dialect, KvManager, KvManagerMetrics, KvManagerSettings, Lookup, LookupCandidate,
+    LookupOutcome, MAX_IN_FLIGHT, Text,
 };
 use hermes_core::{query::CacheHit, snapshot::EndpointId};
 use hermes_engine_sim::kv_manager::{Fault, KvManagerServer, Prompt};
@@ -26,14 +26,24 @@ struct Asker {
     metrics: KvManagerMetrics,
 }
 
+/// A match-sort manager at this URL, with the limits that the configuration has by default.
+fn settings(url: &str) -> KvManagerSettings {
+    KvManagerSettings {
+        dialect: Dialect::default(),
+        url: url.into(),
+        timeout: Duration::from_secs(10),
+        budget: Duration::from_millis(50),
+        cache: Duration::from_millis(500),
+    }
+}
+
 impl Asker {
     /// Nothing is remembered, so that every question is asked.
     fn new(url: &str, budget: Duration) -> Self {
         Self::with(KvManagerSettings {
-            url: url.into(),
             budget,
             cache: Duration::ZERO,
-            ..KvManagerSettings::default()
+            ..settings(&format!("{url}/match_sort"))
         })
     }
 

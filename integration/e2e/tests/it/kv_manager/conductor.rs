@@ -14,7 +14,7 @@ use hermes_testkit::conductor::Dialect as Spoken;
 use hermes_testkit::conductor::{Fault, Held, Query};
 use tokio::time::timeout;
 
-use super::{Asker, PATIENCE, lookup};
+use super::{Asker, PATIENCE, lookup, settings};
 use crate::{client::metric, conversation::talk};
 
 const SPOKEN: [(Spoken, Encoding); 2] = [
@@ -29,12 +29,10 @@ fn asker(server: &ConductorServer, encoding: Encoding, budget: Duration) -> Aske
         ..Conductor::default()
     };
     Asker::with(KvManagerSettings {
-        url: server.url().into(),
-        path: "/query".into(),
+        dialect: Dialect::Conductor(Box::new(conductor)),
         budget,
         cache: Duration::ZERO,
-        dialect: Dialect::Conductor(Box::new(conductor)),
-        ..KvManagerSettings::default()
+        ..settings(&format!("{}/query", server.url()))
     })
 }
 

@@ -13,6 +13,7 @@ use hermes_testkit::conductor::Fault;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
+use super::settings;
 use crate::client::eventually;
 
 fn pool(hosts: &[u64]) -> Pool {
@@ -56,10 +57,8 @@ fn manager(server: &ConductorServer, encoding: Encoding, ranks: u32) -> KvManage
         ..Conductor::default()
     };
     let settings = KvManagerSettings {
-        url: server.url().into(),
-        path: "/query".into(),
         dialect: Dialect::Conductor(Box::new(conductor)),
-        ..KvManagerSettings::default()
+        ..settings(&format!("{}/query", server.url()))
     };
     KvManager::new(
         settings,

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use hermes_control_plane::cache_sources::kv_manager::{AnswerOrigin, KvManagerSettings, Lookup};
 use hermes_engine_sim::kv_manager::Fault;
 
-use super::{Asker, PATIENCE, lookup, numbered, server};
+use super::{Asker, PATIENCE, lookup, numbered, server, settings};
 use crate::client::eventually;
 
 #[tokio::test]
@@ -30,10 +30,9 @@ async fn a_response_is_cached_for_its_ttl_and_only_for_its_prefix() {
     let server = server().await;
     let cache = Duration::from_secs(3_600);
     let settings = KvManagerSettings {
-        url: server.url().into(),
         budget: PATIENCE,
         cache,
-        ..KvManagerSettings::default()
+        ..settings(&format!("{}/match_sort", server.url()))
     };
     let asker = Asker::with(settings);
     for _ in 0..10 {
@@ -70,9 +69,8 @@ async fn a_response_is_cached_for_its_ttl_and_only_for_its_prefix() {
 async fn a_failure_is_not_cached() {
     let server = server().await;
     let asker = Asker::with(KvManagerSettings {
-        url: server.url().into(),
         budget: PATIENCE,
-        ..KvManagerSettings::default()
+        ..settings(&format!("{}/match_sort", server.url()))
     });
     server.set_fault(Fault::Status(500));
     assert_eq!(asker.ask().await, []);
