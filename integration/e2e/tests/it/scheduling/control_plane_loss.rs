@@ -4,7 +4,7 @@ use hermes_bench::fleet;
 use hermes_bench::fleet::Scene;
 
 use super::harness::{
-    Stall, await_pool_metric, chosen_by, fleet, pool_metric, question, requests, scene,
+    Stall, all_answered, await_queued, chosen_by, fleet, pool_metric, question, requests, scene,
     send_in_background, text, turn, turns, urls,
 };
 use crate::proxy_context::await_connected;
@@ -21,16 +21,9 @@ async fn queued_requests_are_routed_by_the_proxy_when_the_control_plane_dies() {
             )
         })
         .collect();
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        6.0,
-    )
-    .await;
+    await_queued(&fleet, 6).await;
     fleet.control_planes.clear();
-    for answer in waiting {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(waiting).await;
     assert_eq!(chosen_by(&fleet.proxies, "local").await, 6.0);
     assert!(
         fleet
@@ -54,16 +47,9 @@ async fn a_draining_control_plane_releases_its_queued_requests() {
             )
         })
         .collect();
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        3.0,
-    )
-    .await;
+    await_queued(&fleet, 3).await;
     fleet.control_planes.remove(0).stop().await;
-    for answer in waiting {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(waiting).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use hermes_bench::fleet::{Fleet, Scene};
 use hermes_engine_sim::Engine;
 
 use super::harness::{
-    Stall, await_pool_metric, chosen_by, engine, fleet, requests, scene, send_in_background, short,
+    Stall, all_answered, await_pool_metric, await_queued, chosen_by, engine, fleet, requests,
+    scene, send_in_background, send_several, short,
 };
 use crate::{client::metric, endpoint_tls::front::TlsFront, tls::authority::Authority};
 
@@ -16,11 +17,11 @@ async fn a_client_that_disconnects_while_queued_frees_its_slot_and_its_request_r
     let plane = &fleet.control_planes[0];
     let stall = Stall::all(&fleet).await.remove(0);
     let leaving = send_in_background(&fleet.url(), &short("leaves"));
-    await_pool_metric(plane, "hermes_control_plane_queued_requests", 1.0).await;
+    await_queued(&fleet, 1).await;
     leaving.abort();
-    await_pool_metric(plane, "hermes_control_plane_queued_requests", 0.0).await;
+    await_queued(&fleet, 0).await;
     let staying = send_in_background(&fleet.url(), &short("stays"));
-    await_pool_metric(plane, "hermes_control_plane_queued_requests", 1.0).await;
+    await_queued(&fleet, 1).await;
     stall.end();
     assert_eq!(staying.await.expect("answered"), 200);
     assert_eq!(requests(&fleet), 2);
@@ -46,24 +47,12 @@ async fn a_proxy_that_dies_leaves_no_request_in_the_queue() {
     .expect("starts");
     let stall = Stall::all(&fleet).await.remove(0);
     let dying = fleet.proxies.remove(1);
-    let abandoned: Vec<_> = (0..3)
-        .map(|number| send_in_background(&dying.url(), &short(&format!("leaves {number}"))))
-        .collect();
+    let abandoned = send_several(&dying.url(), 3, "leaves");
     let staying = send_in_background(&fleet.url(), &short("stays"));
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        4.0,
-    )
-    .await;
+    await_queued(&fleet, 4).await;
     abandoned.iter().for_each(tokio::task::JoinHandle::abort);
     drop(dying);
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        1.0,
-    )
-    .await;
+    await_queued(&fleet, 1).await;
     stall.end();
     assert_eq!(staying.await.expect("answered"), 200);
     assert_eq!(requests(&fleet), 2);
@@ -80,20 +69,11 @@ async fn a_draining_proxy_completes_its_queued_requests() {
     .expect("starts");
     let stall = Stall::all(&fleet).await.remove(0);
     let leaving = fleet.proxies.remove(1);
-    let waiting: Vec<_> = (0..3)
-        .map(|number| send_in_background(&leaving.url(), &short(&format!("waits {number}"))))
-        .collect();
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        3.0,
-    )
-    .await;
+    let waiting = send_several(&leaving.url(), 3, "waits");
+    await_queued(&fleet, 3).await;
     leaving.terminate();
     stall.end();
-    for answer in waiting {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(waiting).await;
     leaving.stop().await;
     assert_eq!(requests(&fleet), 4);
 }
@@ -102,20 +82,11 @@ async fn a_draining_proxy_completes_its_queued_requests() {
 async fn queued_requests_survive_the_death_of_an_engine() {
     let fleet = fleet(2, "").await;
     let stalls = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..4)
-        .map(|number| send_in_background(&fleet.url(), &short(&format!("waits {number}"))))
-        .collect();
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        4.0,
-    )
-    .await;
+    let waiting = send_several(&fleet.url(), 4, "waits");
+    await_queued(&fleet, 4).await;
     fleet.engines[0].kill().await;
     drop(stalls);
-    for answer in waiting {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(waiting).await;
     await_pool_metric(
         &fleet.control_planes[0],
         "hermes_control_plane_bookings",
@@ -142,12 +113,7 @@ async fn requests_queued_in_a_removed_pool_are_routed_by_the_proxy_at_once() {
     let fleet = fleet_from_file(&file).await;
     let _stall = Stall::all(&fleet).await;
     let waiting = send_in_background(&fleet.url(), &short("waits"));
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        1.0,
-    )
-    .await;
+    await_queued(&fleet, 1).await;
     let other = "pools: [{name: other, endpoints: ['http://127.0.0.1:9']}]";
     std::fs::write(&file, other).expect("the file is written");
     // The proxy had the pool when the request arrived, and selects an endpoint itself.
@@ -162,22 +128,13 @@ async fn queued_requests_go_to_the_engine_that_replaces_the_pools_engine() {
     let fleet = fleet_from_file(&file).await;
     let another = Engine::start(engine()).await.expect("starts");
     let _stall = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..3)
-        .map(|number| send_in_background(&fleet.url(), &short(&format!("waits {number}"))))
-        .collect();
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        3.0,
-    )
-    .await;
+    let waiting = send_several(&fleet.url(), 3, "waits");
+    await_queued(&fleet, 3).await;
     let moved = std::fs::read_to_string(&file)
         .expect("it was written")
         .replace(&fleet.engines[0].url(), &another.url());
     std::fs::write(&file, moved).expect("the file is written");
-    for answer in waiting {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(waiting).await;
     assert_eq!((requests(&fleet), another.stats().requests), (1, 3));
 }
 
@@ -191,12 +148,7 @@ async fn a_queued_request_goes_by_tls_to_the_engine_that_replaces_one_without() 
     std::fs::write(&ca, &authority.pem).expect("the file is written");
     let _stall = Stall::all(&fleet).await;
     let waiting = send_in_background(&fleet.url(), &short("waits"));
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        1.0,
-    )
-    .await;
+    await_queued(&fleet, 1).await;
     let mut moved = std::fs::read_to_string(&file)
         .expect("it was written")
         .replace(&fleet.engines[0].url(), &front.url());
@@ -212,21 +164,12 @@ async fn queued_requests_are_bound_when_the_strategy_stops_queueing() {
     let file = folder.path().join("hermes.yaml");
     let fleet = fleet_from_file(&file).await;
     let _stall = Stall::all(&fleet).await;
-    let waiting: Vec<_> = (0..3)
-        .map(|number| send_in_background(&fleet.url(), &short(&format!("waits {number}"))))
-        .collect();
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        3.0,
-    )
-    .await;
+    let waiting = send_several(&fleet.url(), 3, "waits");
+    await_queued(&fleet, 3).await;
     let changed = std::fs::read_to_string(&file)
         .expect("it was written")
         .replace("kv-aware", "round-robin");
     std::fs::write(&file, changed).expect("the file is written");
-    for answer in waiting {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(waiting).await;
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 4.0);
 }

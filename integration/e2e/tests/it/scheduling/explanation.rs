@@ -1,6 +1,8 @@
 //! The debug page that explains a scheduling decision.
 
-use super::harness::{Stall, complete, explained, fleet, question, text};
+use super::harness::{
+    Stall, await_queued, complete, explained, fleet, question, send_in_background, short, text,
+};
 
 #[tokio::test]
 async fn the_page_lists_the_cost_of_every_candidate() {
@@ -44,13 +46,8 @@ async fn the_page_lists_the_cost_of_every_candidate() {
 async fn the_page_reports_that_a_request_would_be_queued_and_behind_how_many() {
     let fleet = fleet(1, "").await;
     let _stall = Stall::all(&fleet).await;
-    let _waiting = super::harness::send_in_background(&fleet.url(), &question(text("waits", 400)));
-    super::harness::await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        1.0,
-    )
-    .await;
+    let _waiting = send_in_background(&fleet.url(), &short("waits"));
+    await_queued(&fleet, 1).await;
     let explanation = explained(&fleet.control_planes[0], 4_000).await;
     let queue = &explanation["queue"];
     assert_eq!(

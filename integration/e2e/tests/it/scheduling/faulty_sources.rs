@@ -10,7 +10,7 @@ use hermes_engine_sim::{EngineConfig, Fault, KvEventsConfig};
 use serde_json::Value;
 
 use super::harness::{
-    admin, await_pool_metric, complete, engine, explained, pool_metric, predicted,
+    admin, all_answered, await_pool_metric, complete, engine, explained, pool_metric, predicted,
     prediction_error, question, scene, send_in_background, text, turn, turns, urls,
 };
 use crate::client::{client, eventually, json_of, metric, send};
@@ -257,9 +257,7 @@ async fn assert_all_served(fleet: &Fleet) {
     let ask =
         |number: usize| send_in_background(&url, &question(text(&format!("user {number}"), 200)));
     let answers: Vec<_> = (0..24).map(ask).collect();
-    for answer in answers {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(answers).await;
     assert_eq!(failures(fleet).await, 0.0);
     await_pool_metric(
         &fleet.control_planes[0],

@@ -223,6 +223,20 @@ pub(super) fn send_in_background(proxy: &str, body: &Value) -> JoinHandle<u16> {
     })
 }
 
+/// Sends requests named after `what`, each in a task, as [`send_in_background`] does.
+pub(super) fn send_several(proxy: &str, count: usize, what: &str) -> Vec<JoinHandle<u16>> {
+    (0..count)
+        .map(|number| send_in_background(proxy, &short(&format!("{what} {number}"))))
+        .collect()
+}
+
+/// Asserts that each of these requests is answered completely, with status 200.
+pub(super) async fn all_answered(answers: impl IntoIterator<Item = JoinHandle<u16>>) {
+    for answer in answers {
+        assert_eq!(answer.await.expect("answered"), 200);
+    }
+}
+
 // === Metrics and pages ===
 
 pub(super) fn urls(fleet: &Fleet) -> Vec<String> {
@@ -263,6 +277,13 @@ pub(super) fn await_pool_metric(
     eventually(name, move || async move {
         pool_metric(plane, name).await == value
     })
+}
+
+/// Waits until `count` requests are queued in the first control plane.
+#[track_caller]
+pub(super) fn await_queued(fleet: &Fleet, count: usize) -> impl Future<Output = ()> {
+    let plane = &fleet.control_planes[0];
+    await_pool_metric(plane, "hermes_control_plane_queued_requests", count as f64)
 }
 
 /// Selections of all proxies at this level of the fallback chain.

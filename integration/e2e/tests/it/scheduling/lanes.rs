@@ -6,8 +6,7 @@ use hermes_engine_sim::{EngineConfig, Fault};
 use serde_json::Value;
 
 use super::harness::{
-    await_pool_metric, complete, engine, explained, question, requests, scene, send_in_background,
-    text,
+    await_queued, complete, engine, explained, question, requests, scene, send_in_background, text,
 };
 use crate::client::eventually;
 
@@ -49,12 +48,7 @@ async fn each_rank_of_an_engine_gets_a_prompt_before_any_is_queued() {
             send_in_background(&fleet.url(), &body)
         })
         .collect();
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        2.0,
-    )
-    .await;
+    await_queued(&fleet, 2).await;
     eventually("eight were sent", || {
         std::future::ready(requests(&fleet) == 8)
     })

@@ -6,8 +6,8 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::harness::{
-    Stall, await_pool_metric, chosen_by, complete, fleet, pool_metric, question, requests,
-    send_in_background, short, text,
+    Stall, all_answered, await_pool_metric, await_queued, chosen_by, complete, fleet, pool_metric,
+    question, requests, send_in_background, send_several, short, text,
 };
 use crate::client::{ask, eventually, json_of, send};
 
@@ -45,10 +45,8 @@ async fn requests_to_a_busy_fleet_are_queued_until_first_bytes_free_capacity() {
         std::future::ready(requests(&fleet) == 2)
     })
     .await;
-    let late: Vec<_> = (0..4)
-        .map(|number| send_in_background(&fleet.url(), &short(&format!("late {number}"))))
-        .collect();
-    await_pool_metric(plane, "hermes_control_plane_queued_requests", 4.0).await;
+    let late = send_several(&fleet.url(), 4, "late");
+    await_queued(&fleet, 4).await;
     assert!(pool_metric(plane, "hermes_control_plane_queued_bytes").await > 4.0 * 1_600.0);
     assert_eq!(
         requests(&fleet),
@@ -87,17 +85,10 @@ async fn the_queued_request_with_the_highest_priority_is_bound_first() {
         answers.push(tokio::spawn(async move {
             send(request).await.status().as_u16()
         }));
-        await_pool_metric(
-            &fleet.control_planes[0],
-            "hermes_control_plane_queued_requests",
-            (number + 1) as f64,
-        )
-        .await;
+        await_queued(&fleet, number + 1).await;
     }
     stall.end();
-    for answer in answers {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(answers).await;
     let order = order(&fleet);
     assert_eq!(order.len(), 5);
     assert!(
@@ -114,26 +105,14 @@ async fn a_new_tenants_request_is_bound_before_those_of_a_heavy_tenant() {
     let mut answers: Vec<_> = (0..3)
         .map(|number| send_in_background(&fleet.url(), &long(&format!("same {number}"))))
         .collect();
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        3.0,
-    )
-    .await;
+    await_queued(&fleet, 3).await;
     let other = ask(&fleet.url(), &long("other")).bearer_auth("sk-other");
     answers.push(tokio::spawn(
         async move { send(other).await.status().as_u16() },
     ));
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        4.0,
-    )
-    .await;
+    await_queued(&fleet, 4).await;
     stall.end();
-    for answer in answers {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(answers).await;
     assert!(
         order(&fleet)[1].starts_with("other:"),
         "{:?}",
@@ -200,12 +179,7 @@ async fn a_request_over_the_queue_limit_gets_429_with_retry_after() {
     let fleet = fleet(1, "  queue: {maxRequests: 1}\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
     let waiting = send_in_background(&fleet.url(), &short("waits"));
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        1.0,
-    )
-    .await;
+    await_queued(&fleet, 1).await;
     let refused = send(ask(&fleet.url(), &short("comes too late"))).await;
     let after: u32 = refused.headers()["retry-after"]
         .to_str()
@@ -235,12 +209,7 @@ async fn a_request_over_the_byte_limit_of_the_queue_gets_429() {
     let fleet = fleet(1, "  queue: {maxBytes: 4KiB}\n").await;
     let _stall = Stall::all(&fleet).await;
     let _waiting = send_in_background(&fleet.url(), &short("waits"));
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        1.0,
-    )
-    .await;
+    await_queued(&fleet, 1).await;
     assert_eq!(
         send(ask(&fleet.url(), &question(text("is too long", 800))))
             .await
@@ -291,7 +260,5 @@ async fn a_non_streaming_request_holds_its_engine_only_during_prefill() {
     })
     .await;
     assert!(answers.iter().all(|answer| !answer.is_finished()));
-    for answer in answers {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(answers).await;
 }

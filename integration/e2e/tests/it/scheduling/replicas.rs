@@ -10,8 +10,8 @@ use hermes_control_plane::app::Options;
 use hermes_core::rendezvous::owner;
 
 use super::harness::{
-    Stall, await_pool_metric, chosen_by, pool_metric, question, requests, scene,
-    send_in_background, text, turn, turns, urls,
+    Stall, all_answered, await_pool_metric, await_queued, chosen_by, pool_metric, question,
+    requests, scene, send_in_background, text, turn, turns, urls,
 };
 use crate::{
     client::eventually,
@@ -106,21 +106,14 @@ async fn queued_requests_move_to_the_successor_when_the_owner_dies() {
         0.0
     );
     drop(fleet.control_planes.remove(owner));
-    await_pool_metric(
-        &fleet.control_planes[0],
-        "hermes_control_plane_queued_requests",
-        6.0,
-    )
-    .await;
+    await_queued(&fleet, 6).await;
     assert_eq!(
         requests(&fleet),
         1,
         "no queued request was sent to the engine"
     );
     stall.end();
-    for answer in waiting {
-        assert_eq!(answer.await.expect("answered"), 200);
-    }
+    all_answered(waiting).await;
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 7.0);
 }
 
@@ -191,7 +184,7 @@ async fn two_owners_at_once_fail_no_request() {
             "both scored"
         );
         await_pool_metric(plane, "hermes_control_plane_bookings", 0.0).await;
-        await_pool_metric(plane, "hermes_control_plane_queued_requests", 0.0).await;
+        await_queued(&fleet, 0).await;
     }
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 40.0);
 }
