@@ -13,28 +13,33 @@
 //! complete KV-event stream also shows what is *not* cached: above a minimum confidence it
 //! overrules the other sources, except for prompts that are being computed, which will be cached by
 //! the time the next request reaches them. The size of the learned index is calibrated in the same
-//! way: claims that fail mean that the engine evicts earlier.
+//! way: claims that fail mean that the engine evicts earlier. Engines that report no cached tokens
+//! per request are judged by their counters ([`counter_window`]).
 //!
 //! Positions are those of the pool that was applied last.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use smallvec::SmallVec;
 
 use crate::{
     learned_index::{EndpointSlot, LearnedIndex},
-    query::{CacheHit, CachedTokens, Query},
+    query::{CacheHit, CacheSource, CachedTokens, Query},
     snapshot::{EndpointId, Pool},
 };
 
 mod calibration;
 mod claims;
 mod confidence;
+mod counter_window;
 mod merge;
 
 use calibration::PromptCalibration;
 pub(crate) use claims::CacheClaims;
 pub(crate) use confidence::SourceConfidence;
+pub use counter_window::CacheCounters;
+use counter_window::CounterWindow;
+pub(crate) use counter_window::SentClaim;
 pub(crate) use merge::CacheEstimate;
 
 /// Up to this many holders of a prompt's beginning are sorted by position; more are written into a
@@ -67,8 +72,7 @@ struct EndpointCache {
     /// In tokens, if the engine reports it.
     capacity: Option<u64>,
     confidence: SourceConfidence,
-    /// Tokens that were expected to be cached, of requests whose engine reported no usage.
-    unreported: u64,
+    counters: CounterWindow,
 }
 
 // === CacheEstimator ===
@@ -196,29 +200,46 @@ impl CacheEstimator {
 
     /// The engine lost its cache.
     pub(crate) fn clear(&mut self, position: usize) {
-        self.index.clear(self.endpoints[position].endpoint);
+        let cache = &mut self.endpoints[position];
+        cache.counters.restart();
+        self.index.clear(cache.endpoint);
     }
 
-    /// The engine's counter of cache hits grew by `found` tokens: for engines that report no usage
-    /// per request.
-    pub(crate) fn hit_tokens_counted(&mut self, position: usize, found: u64) {
+    /// The claims for a prompt that is sent to this position now; `used` is the source that decided.
+    pub(crate) fn sent(
+        &self,
+        position: usize,
+        claims: CacheClaims,
+        used: Option<CacheSource>,
+        prompt_tokens: u32,
+    ) -> SentClaim {
+        let counters = &self.endpoints[position].counters;
+        counters.sent(claims, used, prompt_tokens)
+    }
+
+    /// The first byte of an answer came of which this was claimed.
+    pub(crate) fn answered(&mut self, position: usize, sent: SentClaim) {
+        let tolerance = self.calibration.tokens_per_block() as u32;
+        self.endpoints[position].counters.answered(sent, tolerance);
+    }
+
+    /// A request ended without usage.
+    pub(crate) fn unreported(&mut self, position: usize) {
+        self.endpoints[position].counters.unreported();
+    }
+
+    /// The engine's counters were read: they judge the claims for requests whose usage is not
+    /// reported.
+    pub(crate) fn counted(&mut self, position: usize, counters: CacheCounters, now: Duration) {
+        let tolerance = self.calibration.tokens_per_block() as u32;
         let cache = &mut self.endpoints[position];
-        let expected = std::mem::take(&mut cache.unreported);
-        if expected > 0 {
-            let claims = CacheClaims {
-                learned: u32::try_from(expected).unwrap_or(u32::MAX),
-                ..CacheClaims::default()
-            };
-            let found = u32::try_from(found).unwrap_or(u32::MAX);
-            let tolerance = self.calibration.tokens_per_block() as u32;
-            cache.confidence.observe(claims, found, tolerance);
+        let before = cache.confidence.index_share();
+        for verdict in cache.counters.scraped(counters, tolerance, now) {
+            cache.confidence.judged(verdict);
+        }
+        if cache.confidence.index_share() != before {
             self.resize_one(position);
         }
-    }
-
-    /// A request ended without usage; `expected` of its tokens were expected to be cached.
-    pub(crate) fn unreported(&mut self, position: usize, expected: u32) {
-        self.endpoints[position].unreported += u64::from(expected);
     }
 
     /// The engine reported the length of a prompt.
@@ -339,7 +360,7 @@ impl EndpointCache {
             endpoint,
             capacity: None,
             confidence: SourceConfidence::default(),
-            unreported: 0,
+            counters: CounterWindow::default(),
         }
     }
 }

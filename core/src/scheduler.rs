@@ -55,6 +55,7 @@ mod shares;
 mod speed;
 mod utilization;
 
+pub use crate::estimate::CacheCounters;
 use bind::PendingBinding;
 use cost::{CandidateEndpoint, CostedPrompt, EndpointCost};
 use fleet::{Fleet, RoomRequirement};

@@ -4,6 +4,7 @@
 //! while the endpoint is unchanged, so that connections and counts survive. No lock is held across
 //! an await.
 
+mod cached_tokens;
 mod connect_error;
 mod connection;
 mod dial;
@@ -33,8 +34,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::{
-    connect_error::EndpointConnectError, dial::EndpointDialer, load::LoadCell,
-    resolve::SystemResolver,
+    cached_tokens::CachedTokensReporting, connect_error::EndpointConnectError,
+    dial::EndpointDialer, load::LoadCell, resolve::SystemResolver,
 };
 pub(crate) use self::{
     connection::{Connection, SendError, UpstreamBody},
@@ -65,6 +66,7 @@ pub(crate) struct Upstream {
     /// Load caused by other proxies, as the control plane reports it.
     others: LoadCell,
     health: Mutex<EndpointHealth>,
+    cached_tokens: CachedTokensReporting,
     /// By worker: a connection is used where its socket is polled.
     idle: Box<[Mutex<Vec<Connection>>]>,
 }
@@ -98,6 +100,7 @@ impl Upstream {
             pending_tokens: AtomicU64::new(0),
             others: LoadCell::default(),
             health: Mutex::new(EndpointHealth::new(ejection)),
+            cached_tokens: CachedTokensReporting::default(),
             idle: (0..workers.get()).map(|_| Mutex::default()).collect(),
         }
     }
@@ -106,6 +109,11 @@ impl Upstream {
     /// secured otherwise get no further request.
     pub(crate) fn secure_by(&self, tls: &PoolTls) {
         self.dialer.secure_by(tls);
+    }
+
+    /// The cached tokens of an answer whose usage says this; `None` when they are unknown.
+    pub(crate) fn cached_tokens(&self, reported: Option<u32>) -> Option<u32> {
+        self.cached_tokens.of(reported)
     }
 
     /// The target of a request for `path`, below the endpoint's base path.

@@ -1,6 +1,6 @@
 //! Confidence in each cache source of one endpoint: the share of its claims that engines confirmed.
 
-use super::claims::CacheClaims;
+use super::{claims::CacheClaims, counter_window::CounterVerdict};
 use crate::query::CacheSource;
 
 /// Weight of one report.
@@ -9,9 +9,14 @@ const STEP: f32 = 0.1;
 const LEAST: f32 = 0.02;
 /// The learned index of an endpoint shrinks to this share of the engine's stated capacity at least.
 const SMALLEST: f32 = 0.2;
-/// Factors of the index's size for a claim that failed and for one that was confirmed.
+/// Factors of the index's size for a claim that failed, at least, and for one that was confirmed.
 const SHRINK: f32 = 0.97;
 const GROW: f32 = 1.005;
+/// The confirmed share of a claim from which on it counts as confirmed: lengths are estimates.
+const CONFIRMED: f32 = 0.95;
+
+/// More prompts than this move nothing further.
+const MANY: u32 = 1_000;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -62,9 +67,23 @@ impl SourceConfidence {
             );
         }
         if claims.learned > tolerance {
-            let held = cached + tolerance >= claims.learned;
-            self.index_share =
-                (self.index_share * if held { GROW } else { SHRINK }).clamp(SMALLEST, 1.0);
+            self.resize_index((cached + tolerance) as f32 / claims.learned as f32, 1);
+        }
+    }
+
+    /// The engine's counters confirmed a share of the claims for some prompts.
+    pub(super) fn judged(&mut self, verdict: CounterVerdict) {
+        let CounterVerdict {
+            source,
+            prompts,
+            kept,
+        } = verdict;
+        let share = &mut self.shares[source as usize];
+        // As that many reports of the mean would move it.
+        let weight = 1.0 - (1.0 - STEP).powi(prompts.min(MANY) as i32);
+        *share = (*share + weight * (kept - *share)).max(LEAST);
+        if source == CacheSource::Learned {
+            self.resize_index(kept, prompts);
         }
     }
 
@@ -72,6 +91,18 @@ impl SourceConfidence {
     fn confirm(&mut self, source: CacheSource, kept: f32) {
         let share = &mut self.shares[source as usize];
         *share = (*share + STEP * (kept.min(1.0) - *share)).max(LEAST);
+    }
+
+    /// This share of the learned index's claims for `prompts` prompts was confirmed: its size
+    /// changes in proportion.
+    fn resize_index(&mut self, kept: f32, prompts: u32) {
+        let prompts = prompts.min(MANY) as i32;
+        let factor = if kept >= CONFIRMED {
+            GROW.powi(prompts)
+        } else {
+            kept.max(SHRINK.powi(prompts))
+        };
+        self.index_share = (self.index_share * factor).clamp(SMALLEST, 1.0);
     }
 }
 

@@ -167,6 +167,10 @@ impl Scheduler {
         let metadata = RequestMetadata {
             query: query.clone(),
             expectation,
+            sent: Some(
+                self.endpoints
+                    .sent_claim(position, expectation, query.prompt_tokens),
+            ),
         };
         let open = self.endpoints.ledger();
         self.requests.booked(key, metadata, uncached, open, now);

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Scheduler, fleet::PrefillWork, requests::RequestMetadata};
 use crate::{
+    estimate::CacheCounters,
     ledger::{LedgerEntry, LegId, LegKey, ListedLeg, OpenLeg, ProxyId, RequestKey},
     load::{EngineSample, Health},
     query::CacheSource,
@@ -80,7 +81,9 @@ impl Scheduler {
         ttft: Option<Duration>,
         now: Duration,
     ) -> Option<OpenLeg> {
-        self.endpoints.first_byte(leg.into(), ttft, now)
+        let leg = leg.into();
+        self.claim_answered(leg);
+        self.endpoints.first_byte(leg, ttft, now)
     }
 
     /// A leg ended, and its request goes on. Returns the leg, the first time only.
@@ -201,9 +204,22 @@ impl Scheduler {
             .for_each(|waiting| waiting.lookup.at = None);
     }
 
-    /// An engine's counter of cache-hit tokens grew: for engines that report no usage per request.
-    pub fn hit_tokens_counted(&mut self, position: usize, found: u64) {
-        self.endpoints.hit_tokens_counted(position, found);
+    /// An engine's counters of its prefix cache were read: for engines that report no usage per
+    /// request.
+    pub fn cache_counted(&mut self, position: usize, counters: CacheCounters, now: Duration) {
+        self.endpoints.cache_counted(position, counters, now);
+    }
+
+    /// The first byte of a main leg came: its engine has counted the hits of the prompt.
+    fn claim_answered(&mut self, leg: LegKey) {
+        let open = self.endpoints.ledger().get(leg);
+        let open = open.filter(|_| leg.leg == LegId::MAIN);
+        let position = open.and_then(|open| self.endpoints.position(open.endpoint));
+        if let Some(position) = position
+            && let Some(sent) = self.requests.take_claim(leg.request)
+        {
+            self.endpoints.claim_answered(position, sent);
+        }
     }
 
     /// Compares the reported usage with the expectations.
@@ -213,7 +229,9 @@ impl Scheduler {
         metadata: RequestMetadata,
         ended: EngineUsage,
     ) -> Option<CachePrediction> {
-        let RequestMetadata { query, expectation } = metadata;
+        let RequestMetadata {
+            query, expectation, ..
+        } = metadata;
         let (prompt, cached) = (ended.prompt_tokens, ended.cached_tokens);
         self.endpoints
             .cache_reported(position, &query, expectation, prompt, cached);

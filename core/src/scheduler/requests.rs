@@ -14,6 +14,7 @@ use super::{
     shares::FairShares,
 };
 use crate::{
+    estimate::SentClaim,
     hash::MixBuildHasher,
     ledger::{Ledger, RequestKey},
     policy::QueueLimits,
@@ -37,6 +38,8 @@ pub(super) struct RequestMetadata {
     pub(super) query: Query,
     /// What was expected of the cache at the booked endpoint.
     pub(super) expectation: CacheExpectation,
+    /// What was claimed of it for the engine's counters; `None` once its first byte came.
+    pub(super) sent: Option<SentClaim>,
 }
 
 /// The queue has no room for a request, and the fair share of its tenant is used.
@@ -124,7 +127,13 @@ impl PoolRequests {
     pub(super) fn moved(&mut self, key: RequestKey) {
         if let Some(metadata) = self.metadata.get_mut(&key) {
             metadata.expectation = CacheExpectation::default();
+            metadata.sent = None;
         }
+    }
+
+    /// What was claimed of an open request for the engine's counters, the first time.
+    pub(super) fn take_claim(&mut self, key: RequestKey) -> Option<SentClaim> {
+        self.metadata.get_mut(&key)?.sent.take()
     }
 
     /// An open request ended.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    estimate::CacheCounters,
     ledger::{LegId, ProxyId, RequestId},
     load::{EngineSample, Health},
     policy::{PoolPolicy, Strategy},
@@ -10,6 +11,7 @@ use crate::{
 };
 
 mod caches;
+mod counters;
 mod eligible_sets;
 mod lanes;
 mod properties;

@@ -246,10 +246,7 @@ impl RequestGuard {
     }
 
     fn summary(&self) -> RequestSummary<'_> {
-        let cached_tokens = |usage: TokenUsage| match &self.pool.history {
-            Some(history) => history.cached_tokens(usage),
-            None => usage.cached_tokens,
-        };
+        let reported = self.attempt.as_ref().zip(self.usage);
         RequestSummary {
             id: self.id,
             pool: &self.pool,
@@ -263,7 +260,8 @@ impl RequestGuard {
             attempt: self.attempt.as_ref(),
             retries: self.attempts.saturating_sub(1),
             usage: self.usage,
-            cached_tokens: self.usage.and_then(cached_tokens),
+            cached_tokens: reported
+                .and_then(|(attempt, usage)| attempt.upstream.cached_tokens(usage.cached_tokens)),
             stored_response: self.stored_response,
             trace: &self.trace,
         }

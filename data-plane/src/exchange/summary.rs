@@ -32,7 +32,7 @@ pub(super) struct RequestSummary<'a> {
     /// Attempts after the first.
     pub(super) retries: u32,
     pub(super) usage: Option<TokenUsage>,
-    /// Cached tokens, if they are known: see [`crate::view::history`].
+    /// Cached tokens, if they are known: see [`crate::endpoint::Upstream::cached_tokens`].
     pub(super) cached_tokens: Option<u32>,
     pub(super) stored_response: Option<ResponseKey>,
     pub(super) trace: &'a RequestTrace,

@@ -1,10 +1,7 @@
-//! The routing history of one pool: which prompts this proxy sent where, and whether the engines
-//! report cached tokens.
+//! The routing history of one pool: which prompts this proxy sent where.
 //!
 //! It lives as long as snapshots contain the pool. Only pools whose strategy uses prefix hashes
 //! have one.
-
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use hermes_core::{
     history::{HistoryLimits, RoutedPrompt, RoutingHistory},
@@ -13,15 +10,13 @@ use hermes_core::{
 };
 use parking_lot::Mutex;
 
-use crate::{clock::uptime, telemetry::usage::TokenUsage};
+use crate::clock::uptime;
 
 /// Recent prompts of one pool by endpoint.
 pub(crate) struct PoolHistory {
     /// Locked to insert or look up one prompt, and to copy the history for a replay.
     entries: Mutex<RoutingHistory>,
     block_bytes: u32,
-    /// Some answer reported cached tokens.
-    reports_cached_tokens: AtomicBool,
 }
 
 impl PoolHistory {
@@ -31,7 +26,6 @@ impl PoolHistory {
         Self {
             entries,
             block_bytes,
-            reports_cached_tokens: AtomicBool::new(false),
         }
     }
 
@@ -54,35 +48,5 @@ impl PoolHistory {
     /// All entries, newest first.
     pub(crate) fn decisions(&self) -> Vec<RoutedPrompt> {
         self.entries.lock().newest_first(uptime()).collect()
-    }
-
-    /// Cached tokens of this answer. Engines that report them may omit them when there are none;
-    /// for engines that never report them the number is unknown.
-    pub(crate) fn cached_tokens(&self, usage: TokenUsage) -> Option<u32> {
-        if usage.cached_tokens.is_some() && !self.reports_cached_tokens.load(Ordering::Relaxed) {
-            self.reports_cached_tokens.store(true, Ordering::Relaxed);
-        }
-        usage.cached_tokens.or_else(|| {
-            self.reports_cached_tokens
-                .load(Ordering::Relaxed)
-                .then_some(0)
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn omitted_cached_tokens_are_zero_once_an_engine_reported_some() {
-        let history = PoolHistory::new(256);
-        let usage = |cached_tokens| TokenUsage {
-            cached_tokens,
-            ..TokenUsage::default()
-        };
-        assert_eq!(history.cached_tokens(usage(None)), None);
-        assert_eq!(history.cached_tokens(usage(Some(7))), Some(7));
-        assert_eq!(history.cached_tokens(usage(None)), Some(0));
     }
 }

@@ -6,6 +6,7 @@ use hermes_core::{
     ejection::EndpointHealth,
     load::{EngineSample, Health},
     policy::EjectionPolicy,
+    scheduler::CacheCounters,
 };
 
 use crate::engines::{ProbeFailure, Scraped};
@@ -38,8 +39,8 @@ pub(super) struct ScrapeChanges {
     pub(super) restarted: bool,
     /// Tokens that its KV cache holds.
     pub(super) capacity: Option<u64>,
-    /// Prompt tokens that it found in its cache since the last scrape.
-    pub(super) found: Option<u64>,
+    /// Its counters of its prefix cache.
+    pub(super) counters: Option<CacheCounters>,
 }
 
 // === EndpointState ===
@@ -113,9 +114,10 @@ impl EndpointState {
         let went_back =
             both.is_some_and(|((queries, hits), (now, found))| now < queries || found < hits);
         let restarted = moved || went_back;
-        let found = both
-            .filter(|_| !restarted)
-            .map(|((_, hits), (_, found))| (found - hits) as u64);
+        let counters = counters.map(|(looked_up, found)| CacheCounters {
+            looked_up: looked_up as u64,
+            found: found as u64,
+        });
         let cache = scraped.cache;
         let capacity = cache
             .block_size
@@ -124,7 +126,7 @@ impl EndpointState {
         ScrapeChanges {
             restarted,
             capacity,
-            found,
+            counters,
         }
     }
 }
@@ -148,6 +150,10 @@ mod tests {
         })
     }
 
+    fn counters(looked_up: u64, found: u64) -> CacheCounters {
+        CacheCounters { looked_up, found }
+    }
+
     #[test]
     fn a_restart_shows_in_the_start_time_or_in_counters_that_went_back() {
         let mut slot = EndpointState::new(EjectionPolicy::default());
@@ -159,10 +165,14 @@ mod tests {
             ScrapeChanges {
                 restarted: false,
                 capacity: Some(1_600),
-                found: None
+                counters: Some(counters(100, 40))
             }
         );
-        assert_eq!(observe(Some(1e9 + 0.4), 300.0, 90.0).found, Some(50));
+        let second = observe(Some(1e9 + 0.4), 300.0, 90.0);
+        assert_eq!(
+            (second.restarted, second.counters),
+            (false, Some(counters(300, 90)))
+        );
         assert!(observe(Some(1e9 + 60.0), 400.0, 95.0).restarted);
         assert!(observe(None, 10.0, 0.0).restarted);
         assert!(!observe(None, 10.0, 0.0).restarted);

@@ -226,8 +226,8 @@ impl PoolScheduler {
         if let Some(capacity) = news.capacity {
             state.dispatcher.set_capacity(position, Some(capacity));
         }
-        if let Some(found) = news.found {
-            state.dispatcher.hit_tokens_counted(position, found);
+        if let Some(counters) = news.counters {
+            state.dispatcher.cache_counted(position, counters, now);
         }
         let lanes = state.settings.lanes(state.endpoints[position].schedulers);
         state.dispatcher.set_lanes(position, lanes, now);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Fleet;
 use crate::{
-    estimate,
+    estimate::{self, CacheCounters, SentClaim},
     query::{CacheHit, CacheSource, Query},
     scheduler::lookup::{CacheExpectation, CacheLookup},
     snapshot::EndpointId,
@@ -74,15 +74,35 @@ impl Fleet {
         }
         match cached_tokens {
             Some(cached) => self.caches.reported(position, expectation.claims, cached),
-            None => self
-                .caches
-                .unreported(position, expectation.cached.map_or(0, |(_, tokens)| tokens)),
+            None => self.caches.unreported(position),
         }
     }
 
-    /// The engine's counter of cache-hit tokens grew.
-    pub(in crate::scheduler) fn hit_tokens_counted(&mut self, position: usize, found: u64) {
-        self.caches.hit_tokens_counted(position, found);
+    /// What is claimed of a prompt that is sent to this position now, for its engine's counters.
+    pub(in crate::scheduler) fn sent_claim(
+        &self,
+        position: usize,
+        expectation: CacheExpectation,
+        prompt_tokens: u32,
+    ) -> SentClaim {
+        let used = expectation.cached.map(|(source, _)| source);
+        self.caches
+            .sent(position, expectation.claims, used, prompt_tokens)
+    }
+
+    /// The first byte of an answer came of which this was claimed.
+    pub(in crate::scheduler) fn claim_answered(&mut self, position: usize, sent: SentClaim) {
+        self.caches.answered(position, sent);
+    }
+
+    /// An engine's counters of its prefix cache were read.
+    pub(in crate::scheduler) fn cache_counted(
+        &mut self,
+        position: usize,
+        counters: CacheCounters,
+        now: Duration,
+    ) {
+        self.caches.counted(position, counters, now);
     }
 
     /// The size of an engine's KV cache in tokens, if it reports it.
@@ -101,6 +121,12 @@ impl Fleet {
     pub(in crate::scheduler) fn confidence(&self, position: usize) -> [f32; 3] {
         let confidence = self.caches.confidence(position);
         CacheSource::ALL.map(|source| confidence.of(source))
+    }
+
+    /// The share of an engine's stated capacity that the learned index uses.
+    #[cfg(test)]
+    pub(in crate::scheduler) fn index_share(&self, position: usize) -> f32 {
+        self.caches.confidence(position).index_share()
     }
 
     /// Pairs of a block and an endpoint that the learned index holds, and its bytes of memory.

@@ -48,6 +48,31 @@ async fn failures(fleet: &Fleet) -> f64 {
     failed
 }
 
+// === Engines that report no cached tokens ===
+
+#[tokio::test]
+async fn an_engine_that_reports_no_cached_tokens_keeps_the_confidence_that_its_counters_confirm() {
+    let quick = EngineConfig {
+        time_scale: 0.25,
+        ..engine()
+    };
+    let silent = EngineConfig {
+        prompt_tokens_details: false,
+        ..quick.clone()
+    };
+    let scene = Scene {
+        engines: vec![quick, silent],
+        ..scene(0, "  metrics: {interval: 100ms}\n")
+    };
+    let fleet = scene.start().await.expect("starts");
+    turns(&urls(&fleet), 0..16, 0..7).await;
+    for engine in &fleet.engines {
+        assert!(engine.stats().requests > 20, "both have conversations");
+        let learned = confidence(&fleet, &engine.addr().to_string()).await[0];
+        assert!(learned >= 0.95, "{learned} at {}", engine.addr());
+    }
+}
+
 // === A KV manager ===
 
 #[tokio::test]
