@@ -104,7 +104,8 @@ impl Ledger {
 
     /// Books a choice before its proxy confirms it; a second booking of a leg replaces the first.
     ///
-    /// False when the ledger is full: the request is served all the same, it is only not counted.
+    /// False when the leg was sent already: a late question does not undo what is known of it. False
+    /// also when the ledger is full: the request is served all the same, it is only not counted.
     pub fn book(
         &mut self,
         leg: impl Into<LegKey>,
@@ -112,13 +113,17 @@ impl Ledger {
         tokens: u32,
         now: Duration,
     ) -> bool {
+        let leg = leg.into();
+        if self.is_sent(leg) {
+            return false;
+        }
         let open = OpenLeg {
             endpoint,
             tokens,
             phase: LegPhase::Booked,
             since: now,
         };
-        self.put(leg.into(), open, now)
+        self.put(leg, open, now)
     }
 
     /// A proxy sent the leg: confirms its booking, perhaps on another endpoint, or counts it if
@@ -289,6 +294,13 @@ impl Ledger {
     #[must_use]
     pub fn get(&self, leg: impl Into<LegKey>) -> Option<OpenLeg> {
         self.open.get(leg.into()).map(|stored| stored.open)
+    }
+
+    /// Whether the leg is open, and its proxy reported that it was sent.
+    #[must_use]
+    pub fn is_sent(&self, leg: impl Into<LegKey>) -> bool {
+        let open = self.get(leg);
+        open.is_some_and(|open| open.phase != LegPhase::Booked)
     }
 
     /// Whether any leg of the request is open.

@@ -114,6 +114,8 @@ pub enum ScheduleOutcome {
     },
     /// No endpoint can serve it.
     NoEndpoint(NoEndpoint),
+    /// Its proxy sent it without waiting for this; nothing changed.
+    AlreadySent,
 }
 
 /// A queued request that was evicted, of a tenant that had more of them than another.
@@ -204,6 +206,9 @@ impl Scheduler {
 
     /// Schedules a request that arrives.
     pub fn schedule(&mut self, request: ScheduleRequest<'_>, now: Duration) -> ScheduleOutcome {
+        if self.endpoints.ledger().is_sent(request.key) {
+            return ScheduleOutcome::AlreadySent;
+        }
         self.endpoints.assume_done(now);
         // A repeated question replaces the queued one: a request must not be bound twice.
         self.requests.queue.remove(request.key);

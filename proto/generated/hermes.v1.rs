@@ -1018,6 +1018,8 @@ pub mod rejected {
         QueueFull = 7,
         /// The request was queued for its limit and no endpoint had room. The proxy returns this to the client.
         QueueTimeout = 8,
+        /// The proxy reported meanwhile that it sent the request: this answer is too late.
+        AlreadySent = 9,
     }
     impl Reason {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -1035,6 +1037,7 @@ pub mod rejected {
                 Self::UnknownResponse => "REASON_UNKNOWN_RESPONSE",
                 Self::QueueFull => "REASON_QUEUE_FULL",
                 Self::QueueTimeout => "REASON_QUEUE_TIMEOUT",
+                Self::AlreadySent => "REASON_ALREADY_SENT",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1049,6 +1052,7 @@ pub mod rejected {
                 "REASON_UNKNOWN_RESPONSE" => Some(Self::UnknownResponse),
                 "REASON_QUEUE_FULL" => Some(Self::QueueFull),
                 "REASON_QUEUE_TIMEOUT" => Some(Self::QueueTimeout),
+                "REASON_ALREADY_SENT" => Some(Self::AlreadySent),
                 _ => None,
             }
         }

@@ -51,6 +51,8 @@ label_set! {
         QueueFull = "queue_full",
         /// It stayed in the queue until its limit.
         QueueTimeout = "queue_timeout",
+        /// Its proxy had sent it already: the question was read too late.
+        AlreadySent = "already_sent",
     }
 }
 

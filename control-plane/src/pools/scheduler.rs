@@ -183,6 +183,7 @@ impl PoolScheduler {
             Dispatched::NoEndpoint(no_endpoint) => {
                 self.refuse(ScoreRejection::NoEndpoint(no_endpoint))
             }
+            Dispatched::AlreadySent => self.refuse(ScoreRejection::AlreadySent),
         }
     }
 

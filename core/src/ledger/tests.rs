@@ -286,6 +286,24 @@ fn a_request_may_finish_after_its_endpoint_is_gone() {
 }
 
 #[test]
+fn a_late_question_leaves_a_request_that_was_sent_in_the_books() {
+    for answers in [false, true] {
+        let mut ledger = Ledger::default();
+        ledger.started(key(1, 1), A, 300, secs(0));
+        if answers {
+            ledger.first_byte(key(1, 1));
+        }
+        let before = ledger.in_flight(A);
+        assert!(!ledger.book(key(1, 1), B, 300, secs(1)));
+        assert_eq!(ledger.cancel(key(1, 1)), None, "nothing is unconfirmed");
+        ledger.expire(secs(20));
+        assert_eq!(ledger.in_flight(A), before);
+        assert_eq!(ledger.in_flight(B), InFlightTotals::default());
+        assert!(ledger.finish(key(1, 1)).is_some());
+    }
+}
+
+#[test]
 fn deadlines_of_ended_requests_do_not_pile_up() {
     let mut ledger = Ledger::default();
     for request in 0..50_000 {

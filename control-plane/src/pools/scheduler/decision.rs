@@ -36,6 +36,8 @@ pub(crate) struct QueueTicket {
 pub(crate) enum ScoreRejection {
     /// No endpoint can be chosen.
     NoEndpoint(NoEndpoint),
+    /// It was sent already: the question is late.
+    AlreadySent,
     /// The queue is full.
     Full {
         /// When there may be room.
@@ -56,6 +58,7 @@ impl From<&ScoreRejection> for ScoreOutcome {
             }
             ScoreRejection::NoEndpoint(NoEndpoint::AllTried) => Self::AllTried,
             ScoreRejection::NoEndpoint(NoEndpoint::ModelNotLoaded) => Self::ModelNotLoaded,
+            ScoreRejection::AlreadySent => Self::AlreadySent,
             ScoreRejection::Full { .. } => Self::QueueFull,
             ScoreRejection::TimedOut { .. } => Self::QueueTimeout,
         }

@@ -75,6 +75,7 @@ pub(super) fn refusal(id: u64, refusal: ScoreRejection) -> ScoreResponse {
         ScoreRejection::NoEndpoint(NoEndpoint::ModelNotLoaded) => {
             (Reason::ModelNotLoaded, Duration::ZERO)
         }
+        ScoreRejection::AlreadySent => (Reason::AlreadySent, Duration::ZERO),
         ScoreRejection::Full { retry_after } => (Reason::QueueFull, retry_after),
         ScoreRejection::TimedOut { retry_after } => (Reason::QueueTimeout, retry_after),
     };

@@ -124,7 +124,9 @@ impl Model {
                     phase: LegPhase::Booked,
                     since: now,
                 };
-                Outcome::Counted(self.put(*key, open, now))
+                let sent = self.get(*key).map(|open| open.phase);
+                let sent = sent.is_some_and(|phase| phase != LegPhase::Booked);
+                Outcome::Counted(!sent && self.put(*key, open, now))
             }
             Act::Started(key, endpoint, tokens) => {
                 let answers =

@@ -134,6 +134,7 @@ impl World {
                 assert!(retry_after >= ms(1_000));
             }
             ScheduleOutcome::NoEndpoint(no_endpoint) => panic!("{no_endpoint}"),
+            ScheduleOutcome::AlreadySent => panic!("each request is new"),
         }
     }
 

@@ -245,6 +245,25 @@ async fn the_report_of_a_request_without_an_endpoint_removes_its_booking() {
 }
 
 #[tokio::test]
+async fn a_question_that_is_read_after_its_request_was_sent_leaves_the_request_in_the_books() {
+    let replica = Replica::of(2).await;
+    let mut proxy = replica.proxy(1).await;
+    let endpoint = endpoints(proxy.snapshot().await)[0].id.0;
+    proxy.report(7, started(endpoint)).await;
+    proxy.await_booked(1).await;
+    // As after a stall: the proxy chose by itself, and cancels what it had asked.
+    let Some(Answer::Rejected(rejected)) = proxy.ask(request(7)).await.answer else {
+        panic!("the question is late")
+    };
+    assert_eq!(rejected.reason(), Reason::AlreadySent);
+    proxy.cancel(7).await;
+    proxy.chosen(request(8)).await;
+    assert_eq!(proxy.booked().await, 2, "both run");
+    proxy.report(7, finished(endpoint)).await;
+    proxy.await_booked(1).await;
+}
+
+#[tokio::test]
 async fn a_cancel_removes_the_booking() {
     let replica = Replica::of(1).await;
     let mut proxy = replica.proxy(1).await;
