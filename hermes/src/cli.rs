@@ -103,11 +103,13 @@ Examples:
     /// Send made-up requests to any OpenAI-compatible server, and report what a client sees
     ///
     /// Without --rate it keeps --connections requests in flight; with it, requests start at their
-    /// times whatever the server does, and latency counts from those times.
+    /// times whatever the server does, and latency counts from those times. Users who chat
+    /// (--workload conversation) wait for an answer before they go on; --rate is that of all of them.
     #[command(after_help = "\
 Examples:
   hermes load --target http://127.0.0.1:8000 --model sim --connections 32 --duration 30
   hermes load --model sim --workload conversation --users 24 --rounds 8 --think 1
+  hermes load --model sim --workload conversation --users 48 --rounds 10 --rate 5 --count 800 --pid 4711
   hermes load --model sim --rate 50 --poisson --json")]
     Load(LoadArgs),
     /// Replay a recorded trace against any OpenAI-compatible server, and report what a client sees
@@ -123,7 +125,7 @@ Examples:
   hermes replay conversation_trace.jsonl --model sim --scale 2 --shrink 8     twice as fast, an eighth as long
   hermes replay conversation_trace.jsonl --policies round-robin,least-request --limit 2000 --html report.html")]
     Replay(ReplayArgs),
-    /// Simulate a fleet on a trace under several policies, and compare them
+    /// Simulate a fleet on a trace, or on chats, under several policies, and compare them
     ///
     /// A discrete-event model: no server runs, and an hour of traffic takes seconds. The servers
     /// are those of `hermes engine`: they batch in steps, cache prefixes, and admit what their
@@ -132,10 +134,12 @@ Examples:
     ///
     /// The trace has one JSON object a line with `timestamp` (ms), `input_length`, `output_length`
     /// and `hash_ids` (one for each block of the prompt; equal ids, equal prefixes), and, where
-    /// they are known, `block_tokens` (512 if absent), `tenant` and `model`.
+    /// they are known, `block_tokens` (512 if absent), `tenant` and `model`. With --rate there is no
+    /// trace, but the chats of `hermes load --workload conversation`.
     #[command(after_help = "\
 Examples:
   hermes simulate conversation_trace.jsonl
+  hermes simulate --rate 5 --users 48 --rounds 10 --history-tokens 3000 --servers 4 --blocks 128
   hermes simulate conversation_trace.jsonl --scale 1.5 --policies round-robin,llm-d,omniscient --html report.html
   hermes simulate conversation_trace.jsonl --slow 0.5:0.4 --proxies 4 --json     half the servers at 0.4 speed
 

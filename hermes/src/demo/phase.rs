@@ -2,9 +2,10 @@
 
 use std::{pin::pin, time::Duration};
 
+use hermes_bench::chats::{Chats, Pace};
 use hermes_bench::load::LoadError;
 use hermes_bench::load::client::{Client, Limits, Target};
-use hermes_bench::load::conversation::Conversations;
+use hermes_bench::load::conversation;
 use hermes_bench::load::run::{Bounds, Run};
 use hermes_bench::load::workload::Shape;
 use hermes_runtime::shutdown::Drain;
@@ -50,8 +51,8 @@ impl Plan {
     }
 
     /// Users who chat with an assistant that has a long system prompt, each with a history.
-    fn chats(self) -> Conversations {
-        Conversations {
+    fn chats(self) -> Chats {
+        Chats {
             users: 24,
             // The time ends a phase, not this.
             rounds: 10_000,
@@ -59,8 +60,10 @@ impl Plan {
             history_tokens: 750,
             question_tokens: 20,
             answer_tokens: 24,
-            think: Duration::from_millis(1_200).mul_f64(self.pace),
-            stagger: Duration::from_millis(120).mul_f64(self.pace),
+            pace: Pace::AsAnswered {
+                think: Duration::from_millis(1_200).mul_f64(self.pace),
+                stagger: Duration::from_millis(120).mul_f64(self.pace),
+            },
             seed: 1,
         }
     }
@@ -88,7 +91,7 @@ pub(super) async fn perform(
         stream: true,
         ignore_eos: false,
     };
-    let mut driving = pin!(chats.drive(run, shape));
+    let mut driving = pin!(conversation::drive(chats, run, shape));
     let began = Instant::now();
     let mut ending = pin!(ends(drain, began + plan.limit()));
     let mut ticks = interval(RENEWAL);

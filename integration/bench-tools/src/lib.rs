@@ -9,6 +9,7 @@
 //!
 //! The `hermes` binary has a command for each of them. Nothing here is a mode of the planes.
 
+pub mod chats;
 pub mod fleet;
 pub mod kv_manager;
 pub mod load;

@@ -15,6 +15,7 @@ mod args;
 pub mod arrivals;
 pub mod client;
 pub mod conversation;
+mod cpu;
 pub mod exchange;
 mod report;
 pub mod run;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::positive;
 pub use args::{LoadArgs, Workload, load};
+pub use cpu::NoSuchProcess;
 pub use report::{Report, Share, Summary};
 
 /// Why a load could not be run.
@@ -42,6 +44,9 @@ pub enum LoadError {
     /// The trace cannot be read.
     #[error(transparent)]
     Trace(#[from] trace::TraceError),
+    /// The CPU time of a process cannot be read.
+    #[error(transparent)]
+    Cpu(#[from] cpu::NoSuchProcess),
 }
 
 /// Runs `work` until Ctrl-C as [`until_interrupted`] does, and cancels its second token at SIGTERM:

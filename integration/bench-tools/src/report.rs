@@ -47,6 +47,28 @@ pub struct Row {
     /// What it made of the traffic.
     #[serde(flatten)]
     pub outcome: Outcome,
+    /// Its mean time to first token over a lower bound of it, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub over_bound: Option<f64>,
+}
+
+impl Row {
+    /// What `policy` made of the traffic, without a bound.
+    #[must_use]
+    pub fn new(policy: &str, outcome: Outcome) -> Self {
+        Self {
+            policy: policy.to_owned(),
+            outcome,
+            over_bound: None,
+        }
+    }
+
+    /// The same row beside a lower bound of the mean time to first token, in seconds.
+    #[must_use]
+    pub fn over_bound(self, bound: f64) -> Self {
+        let over_bound = (bound > 0.0).then(|| self.outcome.ttft.mean / bound);
+        Self { over_bound, ..self }
+    }
 }
 
 /// A count as people read it: `1,024,000`.
@@ -105,9 +127,8 @@ mod tests {
             cached_tokens: 500,
             output_tokens: 8,
         };
-        let row = |policy: &str, requests: u64| Row {
-            policy: policy.to_owned(),
-            outcome: Outcome::new((0..requests).map(served).collect(), 2),
+        let row = |policy: &str, requests: u64| {
+            Row::new(policy, Outcome::new((0..requests).map(served).collect(), 2))
         };
         Comparison {
             title: "a <trace>".to_owned(),
@@ -158,6 +179,24 @@ mod tests {
             rows.iter().all(|row| row.find('%') == rows[0].find('%')),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_distance_to_a_bound_is_shown_where_there_is_one() {
+        let written = |comparison: &Comparison| {
+            let mut out = Vec::new();
+            comparison.write_table(&mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let without = comparison();
+        assert!(!written(&without).contains("bound"));
+        let rows = without.rows.clone().into_iter();
+        let with = Comparison {
+            rows: rows.map(|row| row.over_bound(0.2)).collect(),
+            ..without
+        };
+        assert!(written(&with).contains("× bound") && written(&with).contains("1.25"));
+        assert_eq!(with.rows[0].over_bound, Some(1.25));
     }
 
     #[test]

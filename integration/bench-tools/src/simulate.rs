@@ -21,6 +21,7 @@
 
 mod args;
 mod backlog;
+mod bound;
 mod dispatcher;
 mod events;
 mod fleet;
@@ -36,6 +37,7 @@ mod traffic;
 
 pub(crate) use self::args::title;
 pub use self::args::{SimulateArgs, SimulateError, simulate};
+pub use self::bound::lower_bound;
 pub use self::dispatcher::{
     Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
 };
@@ -46,7 +48,7 @@ pub use self::proxies::Proxies;
 pub use self::race::{RaceError, race};
 pub use self::run::{RunError, run};
 pub use self::settings::{Settings, Slow};
-pub use self::traffic::{Request, Traffic, TrafficError};
+pub use self::traffic::{CHAT_BLOCK, Request, Traffic, TrafficError};
 
 #[cfg(test)]
 mod tests;

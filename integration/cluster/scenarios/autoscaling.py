@@ -32,8 +32,9 @@ def cache_hit_rate_is_the_same_with_one_two_and_four_proxies(context):
         # New texts each time, so that no cache holds them from the run before. Connections are kept, and clients come
         # one after the other, so that Kubernetes spreads them over the proxies.
         load = Load(context, f"hits-{proxies}", "--workload", "conversation", "--users", "16", "--rounds", "6",
-                    "--rate", "8", "--system-tokens", "1024", "--history-tokens", "2048", "--prompt-bytes", "400",
-                    "--tokens", "20", "--think", "0.5", "--seed", str(100 + proxies), "--duration", "60")
+                    "--stagger", "0.125", "--system-tokens", "1024", "--history-tokens", "2048",
+                    "--question-tokens", "100", "--tokens", "20", "--think", "0.5",
+                    "--seed", str(100 + proxies), "--duration", "60")
         report = load.report(seconds=120)
         assert_all_ok(report)
         rates[proxies] = report["hit_rate"]

@@ -81,8 +81,8 @@ def prometheus_finds_both_planes_and_every_alert_and_panel_has_data(context):
         context.install(ROUTER, router(), "--force-conflicts")
         context.rolled_out(ENGINE, f"{ENGINES}-kv-manager", *PLANES)
         prometheus = Prometheus(context, stack)
-        load = Load(context, "monitoring", "--workload", "conversation", "--users", "8", "--rate", "4",
-                    "--rounds", "500", "--system-tokens", "512", "--prompt-bytes", "400", "--tokens", "10",
+        load = Load(context, "monitoring", "--workload", "conversation", "--users", "8", "--stagger", "0.25",
+                    "--rounds", "500", "--system-tokens", "512", "--question-tokens", "100", "--tokens", "10",
                     "--think", "0.2")
         both_planes = set(context.control_plane_pods() + context.data_plane_pods())
         until("all pods of both planes are scraped", lambda: both_planes <= prometheus.up(), 60, every=0.5)

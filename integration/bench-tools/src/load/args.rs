@@ -8,16 +8,20 @@ use serde_json::Value;
 
 use super::arrivals::Arrivals;
 use super::client::{Client, Limits, Target};
-use super::conversation::Conversations;
+use super::conversation;
+use super::cpu::CpuMeter;
 use super::report::Report;
 use super::run::{Bounds, Run};
 use super::workload::Shape;
 use super::{LoadError, until_enough};
+use crate::chats::ChatArgs;
+use crate::chats::Chats;
 
 /// Sends made-up chat requests to an OpenAI-compatible server and reports what a client sees.
 ///
 /// Without `--rate` it keeps `--connections` requests in flight; with it, requests start at their
-/// times whatever the server does, and latency counts from those times.
+/// times whatever the server does, and latency counts from those times. Users who chat
+/// (`--workload conversation`) never have two requests in flight; `--rate` is that of all of them.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
     /// Where requests go: `http://HOST[:PORT][/PREFIX]`
@@ -53,24 +57,24 @@ pub struct LoadArgs {
     /// Seconds one request may take
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
+    /// Ask for answers of the full length (`ignore_eos`; for vLLM and SGLang)
+    #[arg(long)]
+    pub ignore_eos: bool,
     /// Decides every text and every gap
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Of `conversation`: users chatting at the same time
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub users: usize,
-    /// Of `conversation`: turns of each user
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub rounds: usize,
-    /// Of `conversation`: tokens of the system prompt that all users share
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
-    pub system_tokens: usize,
-    /// Of `conversation`: tokens of the history that each user brings along
-    #[arg(long, value_name = "N", default_value_t = 2_000)]
-    pub history_tokens: usize,
-    /// Of `conversation`: seconds between an answer and the next question
+    /// Of `conversation` without --rate: seconds between an answer and the next question
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = not_negative)]
     pub think: f64,
+    /// Of `conversation` without --rate: seconds between the first questions of two users
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = not_negative)]
+    pub stagger: f64,
+    /// Report the CPU time that these processes and their children use meanwhile
+    #[arg(long, value_name = "PID")]
+    pub pid: Vec<u32>,
+    /// Of `conversation`
+    #[command(flatten)]
+    pub chats: ChatArgs,
     /// Report as one line of JSON
     #[arg(long)]
     pub json: bool,
@@ -101,7 +105,7 @@ impl LoadArgs {
         Shape {
             model,
             stream,
-            ignore_eos: false,
+            ignore_eos: self.ignore_eos,
         }
     }
 
@@ -122,25 +126,25 @@ impl LoadArgs {
         }
     }
 
-    fn conversations(&self) -> Conversations {
-        Conversations {
-            users: self.users,
-            rounds: self.rounds,
-            system_tokens: self.system_tokens,
-            history_tokens: self.history_tokens,
-            question_tokens: self.prompt_bytes() / super::synthesis::BYTES_PER_TOKEN,
-            answer_tokens: self.tokens,
-            think: Duration::from_secs_f64(self.think),
-            stagger: self
-                .rate
-                .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate)),
-            seed: self.seed,
+    fn chats(&self) -> Chats {
+        let Self {
+            chats,
+            think,
+            stagger,
+            tokens,
+            seed,
+            ..
+        } = self;
+        let seconds = |seconds: &f64| Duration::from_secs_f64(*seconds);
+        match self.rate {
+            Some(rate) => chats.timed(rate, *tokens, *seed),
+            None => chats.as_answered(seconds(think), seconds(stagger), *tokens, *seed),
         }
     }
 
     async fn drive(&self, shape: Shape, run: Run) -> Report {
         if self.workload == Workload::Conversation {
-            return self.conversations().drive(run, shape).await;
+            return conversation::drive(self.chats(), run, shape).await;
         }
         let calls = shape.fixed(self.prompt_bytes(), self.tokens, self.seed);
         match self.arrivals() {
@@ -167,18 +171,21 @@ impl LoadArgs {
 /// it gently: no more requests are started, and those in flight are waited for.
 ///
 /// # Errors
-/// A target that cannot be sent to.
+/// A target that cannot be sent to, or a process that is to be measured and is not there.
 pub async fn load(args: &LoadArgs) -> Result<Report, LoadError> {
     let client = Client::new(
         Target::parse(&args.target)?,
         Limits::answer_within(Duration::from_secs(args.timeout)),
     );
     let shape = args.shape(&client).await;
+    let meter = CpuMeter::start(&args.pid)?;
     let run = async |stop, enough| {
         args.drive(shape, Run::new(client, args.bounds(), stop).until(enough))
             .await
     };
-    Ok(until_enough(run).await)
+    let mut report = until_enough(run).await;
+    report.cpu_s = meter.read();
+    Ok(report)
 }
 
 /// The first of `GET /v1/models`. Not to be had is no error: the load itself will show what is

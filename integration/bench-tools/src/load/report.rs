@@ -44,6 +44,10 @@ pub struct Report {
     pub usage_reported: u64,
     /// Who answered, where the router names it in `x-hermes-endpoint`.
     pub endpoints: BTreeMap<String, Share>,
+    /// Seconds of CPU time that the processes that were to be measured used during the run, by
+    /// process id; those of their children included.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cpu_s: BTreeMap<u32, f64>,
 }
 
 /// A distribution of times, in milliseconds.
@@ -107,6 +111,10 @@ impl fmt::Display for Report {
         self.write_tokens(out)?;
         for (name, Share { requests, share }) in &self.endpoints {
             writeln!(out, "  {name:<32} {requests:>8} {:>6.1} %", share * 100.0)?;
+        }
+        for (pid, seconds) in &self.cpu_s {
+            let each = seconds * 1e3 / self.requests.max(1) as f64;
+            writeln!(out, "CPU of {pid}: {seconds:.2} s, {each:.2} ms a request")?;
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ pub struct Bounds {
 }
 
 /// A year: where the time a run may take cannot be expressed on the clock.
-const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// A run in progress.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct Run {
     bounds: Bounds,
     stop: CancellationToken,
     enough: CancellationToken,
+    /// Requests that may still be started.
+    tickets: Arc<Mutex<u64>>,
     progress: ProgressBar,
     began: Instant,
 }
@@ -60,6 +62,7 @@ impl Run {
             bounds,
             stop,
             enough: CancellationToken::new(),
+            tickets: Arc::new(Mutex::new(bounds.count)),
             progress: ProgressBar::hidden(),
             began: Instant::now(),
         }
@@ -126,13 +129,12 @@ impl Run {
     /// cycling through `calls`.
     pub async fn closed(mut self, calls: Arc<[Call]>) -> Report {
         self.began = Instant::now();
-        let tickets = Arc::new(Mutex::new(self.bounds.count));
         let mut tasks = JoinSet::new();
         for worker in 0..self.bounds.concurrency.max(1) {
-            let (run, calls, tickets) = (self.clone(), Arc::clone(&calls), Arc::clone(&tickets));
+            let (run, calls) = (self.clone(), Arc::clone(&calls));
             tasks.spawn(async move {
                 let mut turns = calls.iter().cycle().skip(worker % calls.len().max(1));
-                while let Some(call) = turns.next().filter(|_| run.may_start(&tickets)) {
+                while let Some(call) = turns.next().filter(|_| run.may_start()) {
                     run.one(call.clone(), Instant::now()).await;
                 }
             });
@@ -180,15 +182,23 @@ impl Run {
         self.began
     }
 
-    /// Whether there is still time for another request.
-    pub(crate) fn has_time(&self) -> bool {
-        let is_stopped = self.stop.is_cancelled() || self.enough.is_cancelled();
-        self.began.elapsed() < self.bounds.duration && !is_stopped
+    /// Waits until `intended`. Returns whether another request may then be started, and counts it.
+    pub(crate) async fn reaches(&self, intended: Instant) -> bool {
+        let end = self.began.checked_add(self.bounds.duration);
+        let intended = end.map_or(intended, |end| end.min(intended));
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            () = self.enough.cancelled() => false,
+            () = sleep_until(intended) => self.may_start(),
+        }
     }
 
-    fn may_start(&self, tickets: &Mutex<u64>) -> bool {
-        let mut left = tickets.lock();
-        let may = *left > 0 && self.has_time();
+    /// Whether there is still time for another request, and one left of their number; counts it.
+    fn may_start(&self) -> bool {
+        let is_stopped = self.stop.is_cancelled() || self.enough.is_cancelled();
+        let mut left = self.tickets.lock();
+        let may = *left > 0 && self.began.elapsed() < self.bounds.duration && !is_stopped;
         *left -= u64::from(may);
         may
     }

@@ -162,6 +162,7 @@ impl Tally {
                 .then(|| self.cached_tokens as f64 / self.prompt_tokens as f64),
             usage_reported: self.reported,
             endpoints: self.shares(),
+            cpu_s: BTreeMap::new(),
         }
     }
 

@@ -170,13 +170,7 @@ async fn all(
         let driver = Driver::new(&fleet, traffic, settings, pace)?;
         let (served, failed) = driver.run(policy, stop.clone()).await;
         let outcome = Outcome::new(served, settings.servers);
-        rows.push((
-            Row {
-                policy: policy.clone(),
-                outcome,
-            },
-            failed,
-        ));
+        rows.push((Row::new(policy, outcome), failed));
     }
     Ok(rows)
 }

@@ -143,7 +143,10 @@ fn figures(rows: &[Row], out: &mut fmt::Formatter<'_>) -> fmt::Result {
             .map(|row| (column.value)(&row.outcome))
             .fold(f64::INFINITY, f64::min)
     });
-    for Row { policy, outcome } in rows {
+    for Row {
+        policy, outcome, ..
+    } in rows
+    {
         write!(out, "<tr><td>{}", escaped(policy))?;
         for (Column { value, digits }, best) in COLUMNS.iter().zip(best) {
             let value = value(outcome);

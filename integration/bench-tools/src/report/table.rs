@@ -23,12 +23,19 @@ impl fmt::Display for Table<'_> {
             .max("policy".len());
         let (ttft, tpot) = ("time to first token, s", "time per token, ms");
         writeln!(out, "{:name$} {:>9}  {ttft:^40}  {tpot:>20}", "", "")?;
-        writeln!(
+        write!(
             out,
             "{:name$} {:>9}  {:>10}{:>10}{:>10}{:>10}  {:>10}{:>10} {:>9}",
             "policy", "hit rate", "mean", "p50", "p90", "p99", "mean", "p99", "hotspot",
         )?;
-        for Row { policy, outcome } in rows {
+        let is_bounded = rows.iter().any(|row| row.over_bound.is_some());
+        writeln!(out, "{}", if is_bounded { "   × bound" } else { "" })?;
+        for row in rows {
+            let Row {
+                policy,
+                outcome,
+                over_bound,
+            } = row;
             let Outcome {
                 hit_rate,
                 ttft,
@@ -47,12 +54,16 @@ impl fmt::Display for Table<'_> {
                 out,
                 "{policy:name$} {percent:>7.1} %  {mean:>10.3}{p50:>10.3}{p90:>10.3}{p99:>10.3}"
             )?;
-            writeln!(
+            write!(
                 out,
                 "  {:>10.1}{:>10.1} {hotspot:>9.2}",
                 tpot.mean * 1e3,
                 tpot.p99 * 1e3
             )?;
+            match over_bound {
+                Some(times) => writeln!(out, " {times:>9.2}")?,
+                None => writeln!(out)?,
+            }
         }
         Ok(())
     }

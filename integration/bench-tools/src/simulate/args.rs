@@ -6,25 +6,28 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::bound::lower_bound;
 use super::fleet_args::{FleetArgs, count};
 use super::policies::{POLICIES, Policy};
 use super::race::{RaceError, race};
 use super::traffic::{Traffic, TrafficError};
+use crate::chats::ChatArgs;
 use crate::load::positive;
 use crate::report::{Comparison, ComparisonArgs, WriteError};
 
-/// Simulates a fleet on a trace under several policies and compares them.
+/// Simulates a fleet on a trace, or on made-up chats, under several policies and compares them.
 #[derive(Clone, Debug, Args)]
 pub struct SimulateArgs {
     /// The trace, one JSON object a line: Mooncake's format, or access records of Hermes
-    pub trace: PathBuf,
+    #[arg(required_unless_present = "rate", conflicts_with_all = ["rate", "users"])]
+    pub trace: Option<PathBuf>,
     /// The policies to compare, separated by commas; all of them if not given
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = policy, long_help = policies())]
     pub policies: Vec<Policy>,
     /// Let requests arrive this many times as fast as in the trace
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = positive)]
     pub scale: f64,
-    /// Take only this many requests
+    /// Take only this many requests; of chats 3,000 if not given
     #[arg(long, value_name = "N", value_parser = count)]
     pub limit: Option<usize>,
     /// Take only requests for this model, if the trace names models
@@ -36,6 +39,15 @@ pub struct SimulateArgs {
     /// Decides everything that is left to chance
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub seed: u64,
+    /// Instead of a trace, chats of this many requests a second
+    #[arg(long, value_name = "PER_SECOND", value_parser = positive, help_heading = "Chats")]
+    pub rate: Option<f64>,
+    /// Tokens of each answer in chats
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = count, help_heading = "Chats")]
+    pub tokens: usize,
+    /// The chats
+    #[command(flatten)]
+    pub chats: ChatArgs,
     /// The servers
     #[command(flatten)]
     pub fleet: FleetArgs,
@@ -68,17 +80,14 @@ pub enum SimulateError {
 /// A trace that cannot be read, servers that cannot be, or an `out` that fails.
 pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), SimulateError> {
     let SimulateArgs {
-        trace,
         scale,
-        limit,
-        model,
         proxies,
         seed,
         fleet,
         output,
         ..
     } = args;
-    let traffic = Traffic::open(trace, model.as_deref(), limit.unwrap_or(usize::MAX))?;
+    let (title, traffic) = traffic(args)?;
     let settings = fleet.settings(*scale, *seed);
     settings.engine.check().map_err(SimulateError::Server)?;
     let policies = if args.policies.is_empty() {
@@ -91,16 +100,45 @@ pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), Simulate
         bar.inc(served as u64);
     });
     bar.finish_and_clear();
+    let bound = lower_bound(&settings, &traffic);
+    let rows = rows?.into_iter().map(|row| row.over_bound(bound)).collect();
     let mut facts = traffic.facts(*scale);
     facts.extend(fleet.facts());
     facts.extend([("proxies", proxies.to_string()), ("seed", seed.to_string())]);
+    facts.push(("lower bound", format!("{bound:.4} s")));
     let comparison = Comparison {
-        title: format!("{}, simulated", title(trace)),
+        title: format!("{title}, simulated"),
         facts,
-        rows: rows?,
+        rows,
     };
     Ok(output.write(&comparison, out)?)
 }
+
+/// The requests that `args` name, and what they are called.
+fn traffic(args: &SimulateArgs) -> Result<(String, Traffic), TrafficError> {
+    let SimulateArgs {
+        trace,
+        limit,
+        model,
+        rate,
+        chats,
+        tokens,
+        seed,
+        ..
+    } = args;
+    if let Some(trace) = trace {
+        let limit = limit.unwrap_or(usize::MAX);
+        return Ok((title(trace), Traffic::open(trace, model.as_deref(), limit)?));
+    }
+    // The command line demands a rate where there is no trace.
+    let chats = chats.timed(rate.unwrap_or(1.0), *tokens, *seed);
+    let limit = limit.unwrap_or(CHAT_REQUESTS);
+    let title = format!("{} users with {} rounds", chats.users, chats.rounds);
+    Ok((title, Traffic::of_chats(&chats, limit)?))
+}
+
+/// Requests of made-up chats: enough for the sessions of some hundred users.
+const CHAT_REQUESTS: usize = 3_000;
 
 /// The file name alone: a report is shown to others.
 pub(crate) fn title(trace: &Path) -> String {
@@ -177,6 +215,23 @@ mod tests {
                 .unwrap_err()
                 .contains("expected one of round-robin, ")
         );
+    }
+
+    #[test]
+    fn traffic_is_a_trace_or_chats_at_a_rate() {
+        let parse = |line: &str| Command::try_parse_from(line.split_whitespace()).is_ok();
+        assert!(parse("simulate trace.jsonl"));
+        assert!(parse("simulate --rate 5 --users 48 --rounds 10"));
+        for wrong in [
+            "simulate",
+            "simulate --users 48",
+            "simulate trace.jsonl --rate 5",
+            "simulate trace.jsonl --users 48",
+            "simulate --rate 5 --users 0",
+            "simulate --rate 5 --singles 1",
+        ] {
+            assert!(!parse(wrong), "{wrong}");
+        }
     }
 
     #[test]

@@ -84,8 +84,5 @@ fn one(
         policy: policy.name,
         error,
     })?;
-    Ok(Row {
-        policy: policy.name.to_owned(),
-        outcome,
-    })
+    Ok(Row::new(policy.name, outcome))
 }

@@ -264,6 +264,80 @@ fn waiting_inside_a_dispatcher_counts_as_time_to_first_token() {
     );
 }
 
+#[test]
+fn a_lone_request_takes_what_the_bound_says() {
+    let record = Record {
+        input_length: 20_000,
+        output_length: 1,
+        hash_ids: (0..39).collect(),
+        ..Record::default()
+    };
+    let traffic = Traffic::new(vec![record]).unwrap();
+    let bound = lower_bound(&settings(), &traffic);
+    let alone = served(&settings(), &traffic, named("round-robin"), 1);
+    assert!(
+        (alone.ttft.mean - bound).abs() < 1e-6,
+        "{bound} of {}",
+        alone.ttft.mean
+    );
+}
+
+#[test]
+fn no_policy_is_faster_than_the_bound() {
+    let slow = Slow {
+        share: 0.4,
+        factor: 0.5,
+    };
+    let fleets = [
+        settings(),
+        Settings {
+            slow: Some(slow),
+            ..settings()
+        },
+    ];
+    for settings in fleets {
+        let traffic = traffic(300, 3);
+        let bound = lower_bound(&settings, &traffic);
+        assert!(bound > 0.0);
+        for policy in POLICIES {
+            let mean = served(&settings, &traffic, *policy, 1).ttft.mean;
+            assert!(mean >= bound, "{}: {mean} < {bound}", policy.name);
+        }
+    }
+}
+
+#[test]
+fn chats_are_traffic_that_every_policy_serves() {
+    let chats = crate::chats::Chats {
+        users: 6,
+        rounds: 3,
+        system_tokens: 100,
+        history_tokens: 400,
+        question_tokens: 30,
+        answer_tokens: 20,
+        pace: crate::chats::Pace::Timed {
+            per_second: 5.0,
+            pauses: crate::chats::Pauses::Exponential,
+            singles: crate::chats::Singles {
+                share: 0.2,
+                tokens: 2_000,
+            },
+        },
+        seed: 4,
+    };
+    let traffic = Traffic::of_chats(&chats, 200).unwrap();
+    assert_eq!(
+        (traffic.requests().len(), traffic.block_tokens()),
+        (200, CHAT_BLOCK)
+    );
+    for name in ["round-robin", "kv-aware"] {
+        let outcome = served(&settings(), &traffic, named(name), 1);
+        assert_eq!(outcome.served.len(), 200);
+        assert!(outcome.hit_rate > 0.2, "{name}: {}", outcome.hit_rate);
+    }
+    assert!(Traffic::of_chats(&chats, 0).is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]

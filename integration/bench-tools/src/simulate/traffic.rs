@@ -7,6 +7,7 @@ use std::io::BufRead;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::chats::{ChatRequest, Chats};
 use crate::load::trace::{Record, Trace, TraceError};
 use crate::report::grouped;
 
@@ -16,6 +17,9 @@ pub struct Traffic {
     requests: Vec<Request>,
     block_tokens: usize,
 }
+
+/// Tokens in a block of made-up chats, as in vLLM.
+pub const CHAT_BLOCK: usize = 16;
 
 /// One request of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +126,23 @@ impl Traffic {
             requests,
             block_tokens,
         })
+    }
+
+    /// The first `limit` requests of `chats`, in blocks of [`CHAT_BLOCK`] tokens. Questions come at
+    /// their times, even where a user would still wait for the answer before.
+    ///
+    /// # Errors
+    /// `limit` is zero.
+    pub fn of_chats(chats: &Chats, limit: usize) -> Result<Self, TrafficError> {
+        let record = |ChatRequest { at, prompt }| Record {
+            timestamp: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+            input_length: chats.prompt_tokens(prompt),
+            output_length: chats.answer_tokens,
+            hash_ids: chats.blocks(prompt, CHAT_BLOCK),
+            block_tokens: Some(CHAT_BLOCK as f64),
+            ..Record::default()
+        };
+        Self::new(chats.requests().take(limit).map(record).collect())
     }
 
     /// The requests, the first one first.

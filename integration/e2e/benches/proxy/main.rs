@@ -53,7 +53,7 @@ enum Role {
     #[command(hide = true)]
     Backend,
     #[command(hide = true)]
-    Load(LoadArgs),
+    Load(Box<LoadArgs>),
 }
 
 #[derive(Debug, Args)]

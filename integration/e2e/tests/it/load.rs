@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use hermes_bench::chats::{Chats, Pace, Pauses, Singles};
 use hermes_bench::load::arrivals::Arrivals;
 use hermes_bench::load::client::{Client, Limits, Target};
-use hermes_bench::load::conversation::Conversations;
+use hermes_bench::load::conversation;
 use hermes_bench::load::run::{Bounds, Run};
 use hermes_bench::load::workload::Shape;
 use hermes_bench::load::{LoadArgs, load};
@@ -283,20 +284,20 @@ async fn the_hit_rate_and_the_endpoints_come_from_the_answers() {
 #[tokio::test]
 async fn a_conversation_carries_the_answers_it_got() {
     let server = Server::start(async |_| events(&[ROLE, TOKEN, TOKEN, USAGE, DONE])).await;
-    let conversations = Conversations {
+    let chats = Chats {
         users: 2,
         rounds: 3,
         system_tokens: 20,
         history_tokens: 0,
         question_tokens: 5,
         answer_tokens: 2,
-        think: Duration::ZERO,
-        stagger: Duration::ZERO,
+        pace: Pace::AsAnswered {
+            think: Duration::ZERO,
+            stagger: Duration::ZERO,
+        },
         seed: 1,
     };
-    let report = conversations
-        .drive(server.run(u64::MAX, 2), shape(true))
-        .await;
+    let report = conversation::drive(chats, server.run(u64::MAX, 2), shape(true)).await;
     assert_eq!((report.requests, report.ok), (6, 6), "{report}");
     let seen = server.seen.lock();
     let last_turns: Vec<_> = seen
@@ -316,6 +317,55 @@ async fn a_conversation_carries_the_answers_it_got() {
         );
         assert_eq!(turn[4]["content"], "word word ");
     }
+}
+
+#[tokio::test]
+async fn chats_at_a_rate_go_on_to_their_number_with_new_sessions_and_single_prompts() {
+    let server = Server::start(async |_| events(&[ROLE, TOKEN, TOKEN, USAGE, DONE])).await;
+    let chats = Chats {
+        users: 2,
+        rounds: 2,
+        system_tokens: 20,
+        history_tokens: 10,
+        question_tokens: 5,
+        answer_tokens: 2,
+        pace: Pace::Timed {
+            per_second: 200.0,
+            pauses: Pauses::Exponential,
+            singles: Singles {
+                share: 0.25,
+                tokens: 50,
+            },
+        },
+        seed: 1,
+    };
+    let report = conversation::drive(chats, server.run(40, 2), shape(true)).await;
+    assert_eq!((report.requests, report.ok), (40, 40), "{report}");
+    let seen = server.seen.lock();
+    let lengths: Vec<usize> = seen
+        .iter()
+        .filter_map(|body| Some(body["messages"].as_array()?.len()))
+        .collect();
+    let of = |length| lengths.iter().filter(|&&found| found == length).count();
+    assert!(of(1) > 2, "single prompts: {lengths:?}");
+    assert!(
+        of(3) > 5 && of(5) > 5,
+        "two rounds, again and again: {lengths:?}"
+    );
+    assert_eq!(of(1) + of(3) + of(5), 40, "no third round: {lengths:?}");
+}
+
+#[tokio::test]
+async fn the_cpu_time_of_processes_is_reported() {
+    let server = Server::start(async |_| json(ANSWER)).await;
+    let (target, pid) = (server.address, std::process::id());
+    let line = |pid: u32| format!("load --target http://{target} --count 5 --pid {pid}");
+    let report = load(&args::<LoadArgs>(&line(pid)))
+        .await
+        .expect("works on loopback");
+    assert!(report.cpu_s.contains_key(&pid), "{report}");
+    let missing = load(&args::<LoadArgs>(&line(u32::MAX))).await;
+    assert!(missing.is_err_and(|error| error.to_string().contains("no process has the id")));
 }
 
 #[tokio::test]

@@ -43,7 +43,12 @@ async fn the_router_serves_what_the_simulation_serves() {
     let trace = trace();
     let args = args(&trace, "--policies round-robin --servers 2 --compress 20");
     let comparison = replay(&args).await.unwrap();
-    let [Row { policy, outcome }] = &comparison.rows[..] else {
+    let [
+        Row {
+            policy, outcome, ..
+        },
+    ] = &comparison.rows[..]
+    else {
         panic!("one policy")
     };
     let settings = args.live.fleet.settings(1.0, 7);
