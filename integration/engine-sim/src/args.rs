@@ -56,6 +56,11 @@ pub struct EngineArgs {
     /// Most requests that run at once; more wait in line.
     #[arg(long, value_name = "COUNT", default_value_t = 256)]
     pub max_running: usize,
+    /// Let running requests share the engine's time instead of computing one prompt after the
+    /// other: none waits for another one, and each takes FACTOR times as long while as many run as
+    /// may. So does an engine with ranks or a router of its own behind one address.
+    #[arg(long, value_name = "FACTOR")]
+    pub shared_time: Option<f64>,
     /// Speed relative to the defaults: 0.4 is a slower GPU, 2 a faster one.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     pub speed: f64,
@@ -127,6 +132,7 @@ impl From<EngineArgs> for EngineConfig {
             ..
         } = args;
         let EngineArgs {
+            shared_time,
             speed,
             time_scale,
             max_model_len,
@@ -146,6 +152,7 @@ impl From<EngineArgs> for EngineConfig {
             prefill_rate,
             step_budget,
             max_running,
+            shared_time,
             speed,
             time_scale,
             max_model_len,

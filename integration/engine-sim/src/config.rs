@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::kv_events::KvEventsConfig;
-use crate::model::scheduler::{Limits, Step};
+use crate::model::scheduler::{Limits, Scheduler, Step};
 
 /// The configuration of one engine. The defaults resemble one mid-size model on one data-center
 /// GPU.
@@ -33,6 +33,10 @@ pub struct EngineConfig {
     pub step_budget: usize,
     /// Most requests in one step; more wait.
     pub max_running: usize,
+    /// Whether running requests share the engine's time instead of being computed one prompt after
+    /// the other: none waits for another one, and each takes this many times as long while
+    /// `max_running` run; in between in proportion. At least 1.
+    pub shared_time: Option<f64>,
     /// Speed relative to the rates above; 0.4 is a slower GPU.
     pub speed: f64,
     /// Factor on all simulated durations: 0.1 runs ten times faster than life, 0 answers at once.
@@ -75,6 +79,7 @@ impl Default for EngineConfig {
             step_per_decode: Duration::from_micros(200),
             step_budget: 8192,
             max_running: 256,
+            shared_time: None,
             speed: 1.0,
             time_scale: 1.0,
             max_model_len: 131_072,
@@ -112,6 +117,11 @@ impl EngineConfig {
             (self.blocks > 0, "there must be at least 1 block"),
             (positive(self.prefill_rate), "prefill rate must be above 0"),
             (positive(self.speed), "speed must be above 0"),
+            (
+                self.shared_time
+                    .is_none_or(|slowest| slowest.is_finite() && slowest >= 1.0),
+                "requests that share an engine's time take at least 1 times as long",
+            ),
             (
                 self.time_scale.is_finite() && self.time_scale >= 0.0,
                 "time scale must be 0 or more",
@@ -153,17 +163,68 @@ impl EngineConfig {
         }
     }
 
-    /// How long this step takes on the wall clock, slowed down by `slow` (1 is as configured).
-    pub fn duration(&self, step: Step, slow: f64) -> Duration {
+    /// How long this step takes on the wall clock with `running` requests in it, slowed down by
+    /// `slow` (1 is as configured).
+    pub fn duration(&self, step: Step, running: usize, slow: f64) -> Duration {
         let Step {
             prefill_tokens,
             decodes,
         } = step;
-        let seconds = self.step_base.as_secs_f64()
-            + self.step_per_decode.as_secs_f64() * decodes as f64
-            + prefill_tokens as f64 / self.prefill_rate;
+        let base = self.step_base.as_secs_f64();
+        let seconds = match self.shared_time {
+            Some(slowest) => base * self.slowdown(slowest, running),
+            None => {
+                base + self.step_per_decode.as_secs_f64() * decodes as f64
+                    + prefill_tokens as f64 / self.prefill_rate
+            }
+        };
         Duration::try_from_secs_f64(seconds * slow * self.time_scale / self.speed)
             .unwrap_or(Duration::MAX)
+    }
+
+    /// A scheduler of this engine, without any request.
+    pub fn scheduler(&self) -> Scheduler {
+        let scheduler = Scheduler::new(self.limits());
+        match self.shared_time {
+            Some(_) => scheduler.sharing_time(self.shared_step()),
+            None => scheduler,
+        }
+    }
+
+    /// Time to the first token of a prompt of which this number of tokens is not cached, on the
+    /// idle engine.
+    pub fn time_alone(&self, tokens: usize) -> Duration {
+        let most = match self.shared_time {
+            Some(_) => self.shared_step(),
+            None => self.step_budget,
+        };
+        let step = |prefill_tokens| {
+            let step = Step {
+                prefill_tokens,
+                ..Step::default()
+            };
+            self.duration(step, 1, 1.0)
+        };
+        let full = u32::try_from(tokens / most).unwrap_or(u32::MAX);
+        let last = match tokens % most {
+            0 => Duration::ZERO,
+            rest => step(rest),
+        };
+        step(most).saturating_mul(full).saturating_add(last)
+    }
+
+    /// Tokens of each prompt in one step, where requests share the engine's time.
+    fn shared_step(&self) -> usize {
+        ((self.prefill_rate * self.step_base.as_secs_f64()) as usize).max(1)
+    }
+
+    /// How many times as long everything takes while `running` requests share the engine's time.
+    fn slowdown(&self, slowest: f64, running: usize) -> f64 {
+        if self.max_running < 2 {
+            return 1.0;
+        }
+        let share = running.saturating_sub(1) as f64 / (self.max_running - 1) as f64;
+        1.0 + (slowest - 1.0) * share
     }
 
     /// Whether answers take no time at all.
@@ -185,6 +246,7 @@ mod tests {
                     prefill_tokens: 800,
                     decodes: 10
                 },
+                10,
                 1.0
             ),
             Duration::from_millis(110)
@@ -200,10 +262,47 @@ mod tests {
                     prefill_tokens: 0,
                     decodes: 10
                 },
+                10,
                 2.0
             ),
             Duration::from_millis(4)
         );
+    }
+
+    #[test]
+    fn a_step_of_requests_that_share_the_time_depends_on_their_number_alone() {
+        let config = EngineConfig {
+            shared_time: Some(3.0),
+            max_running: 5,
+            ..EngineConfig::default()
+        };
+        let step = |running| {
+            let step = Step {
+                prefill_tokens: 64 * running,
+                decodes: 0,
+            };
+            config.duration(step, running, 1.0)
+        };
+        let ms = Duration::from_millis;
+        assert_eq!([1, 3, 5].map(step), [8, 16, 24].map(ms));
+        let impossible = EngineConfig {
+            shared_time: Some(0.5),
+            ..config
+        };
+        assert!(impossible.check().is_err());
+    }
+
+    #[test]
+    fn a_prompt_alone_takes_its_steps() {
+        let serial = EngineConfig::default();
+        let ms = Duration::from_millis;
+        assert_eq!(serial.time_alone(4_000), ms(508));
+        assert_eq!(serial.time_alone(8_192 + 80), ms(1_024 + 10 + 2 * 8));
+        let shared = EngineConfig {
+            shared_time: Some(3.0),
+            ..serial
+        };
+        assert_eq!(shared.time_alone(4_000), ms(504), "63 steps of 64 tokens");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::config::EngineConfig;
 use crate::faults::Faults;
 use crate::kv_events::Publisher;
-use crate::model::scheduler::{Progress, Scheduler};
+use crate::model::scheduler::{Progress, Scheduler, Step};
 use crate::model::sequence::{Job, SequenceId};
 
 /// How late a step may be before the simulation gives up catching up with the clock.
@@ -68,7 +68,7 @@ impl EngineCore {
         faults: Arc<Faults>,
         publisher: Option<Arc<Publisher>>,
     ) -> Self {
-        let mut scheduler = Scheduler::new(config.limits());
+        let mut scheduler = config.scheduler();
         if publisher.is_some() {
             scheduler.record();
         }
@@ -119,18 +119,25 @@ impl EngineCore {
     pub(crate) async fn run(&self) {
         let mut due = Instant::now();
         loop {
-            let step = self.state.lock().scheduler.plan(self.started.elapsed());
-            let Some(step) = step else {
+            let planned = self.plan();
+            let Some((step, running)) = planned else {
                 self.wake.notified().await;
                 due = Instant::now();
                 continue;
             };
             // Steps are due one after the other, so that timer granularity does not add up.
             let earliest = Instant::now().checked_sub(MAX_LAG).unwrap_or(due);
-            due = due.max(earliest) + self.config.duration(step, self.faults.slow());
+            due = due.max(earliest) + self.config.duration(step, running, self.faults.slow());
             tokio::time::sleep_until(due).await;
             self.commit();
         }
+    }
+
+    /// The next step, and the requests that run in it.
+    fn plan(&self) -> Option<(Step, usize)> {
+        let mut state = self.state.lock();
+        let step = state.scheduler.plan(self.started.elapsed())?;
+        Some((step, state.scheduler.running()))
     }
 
     /// Ends every ticket with `Stopped`.

@@ -7,10 +7,6 @@
 //! them.
 
 use std::collections::HashSet;
-use std::time::Duration;
-
-use hermes_engine_sim::EngineConfig;
-use hermes_engine_sim::model::scheduler::Step;
 
 use super::server::reusable;
 use super::settings::Settings;
@@ -33,24 +29,10 @@ pub fn lower_bound(settings: &Settings, traffic: &Traffic) -> f64 {
             .iter()
             .take_while(|&block| seen.contains(block))
             .count();
-        sum += alone(engine, prompt_tokens - cached * block_tokens).as_secs_f64();
+        sum += engine
+            .time_alone(prompt_tokens - cached * block_tokens)
+            .as_secs_f64();
         seen.extend(&request.blocks[..request.blocks.len().min(prompt_tokens / block_tokens)]);
     }
     sum / traffic.requests().len().max(1) as f64
-}
-
-/// How long a server takes for this number of prompt tokens if it does nothing else.
-fn alone(engine: &EngineConfig, tokens: usize) -> Duration {
-    let budget = engine.step_budget;
-    let step = |prefill_tokens| {
-        let step = Step {
-            prefill_tokens,
-            ..Step::default()
-        };
-        engine.duration(step, 1.0)
-    };
-    let rest = tokens % budget;
-    let full = u32::try_from(tokens / budget).unwrap_or(u32::MAX);
-    let last = if rest > 0 { step(rest) } else { Duration::ZERO };
-    step(budget).saturating_mul(full) + last
 }

@@ -34,6 +34,9 @@ pub struct FleetArgs {
     /// Most requests that a server runs at once
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = count)]
     pub max_running: usize,
+    /// Running requests share a server's time, and take up to this many times as long
+    #[arg(long, value_name = "FACTOR")]
+    pub shared_time: Option<f64>,
     /// KV blocks in a server's memory
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = count)]
     pub blocks: usize,
@@ -57,6 +60,7 @@ impl FleetArgs {
         let Self {
             step_budget,
             max_running,
+            shared_time,
             blocks,
             block_size,
             ..
@@ -68,6 +72,7 @@ impl FleetArgs {
             step_per_decode: milliseconds(step_per_decode),
             step_budget,
             max_running,
+            shared_time,
             blocks,
             block_size,
             // The trace sets the lengths; what exceeds the memory is clipped.
@@ -101,11 +106,14 @@ impl FleetArgs {
             }
         };
         let memory = format!("{} tokens each", grouped(blocks.saturating_mul(block_size)));
-        vec![
+        let mut facts = vec![
             ("servers", servers),
             ("prefill", format!("{prefill_rate} tokens/s")),
             ("memory", memory),
-        ]
+        ];
+        let shared = |slowest| ("shared time", format!("up to {slowest} times as long"));
+        facts.extend(self.shared_time.map(shared));
+        facts
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(config: EngineConfig) -> Self {
-        let scheduler = Scheduler::new(config.limits());
+        let scheduler = config.scheduler();
         Self {
             config,
             scheduler,
@@ -77,7 +77,7 @@ impl Server {
         }
         let step = self.scheduler.plan(now)?;
         self.stepping = true;
-        Some(self.config.duration(step, 1.0))
+        Some(self.config.duration(step, self.scheduler.running(), 1.0))
     }
 
     /// Ends the step: `emit` is called for each request that got a token.

@@ -152,6 +152,36 @@ fn knowing_caches_beats_turns_and_a_lone_request_takes_its_prefill_and_a_step() 
 }
 
 #[test]
+fn where_requests_share_the_time_no_prompt_waits_for_another() {
+    let record = |_| Record {
+        input_length: 4_000,
+        output_length: 1,
+        ..Record::default()
+    };
+    let traffic = Traffic::new((0..6).map(record).collect()).unwrap();
+    let slowest = |shared_time| {
+        let engine = EngineConfig {
+            shared_time,
+            max_running: 6,
+            ..settings().engine
+        };
+        let settings = Settings {
+            servers: 1,
+            engine,
+            ..Settings::default()
+        };
+        let served = served(&settings, &traffic, named("round-robin"), 1).served;
+        served.iter().map(|request| request.first_token).max()
+    };
+    let us = |us| Some(Duration::from_micros(us));
+    // The first prompt begins a step before the others, and ends one before them.
+    assert_eq!(slowest(None), us(3_032_000), "one after the other");
+    assert_eq!(slowest(Some(1.0)), us(8_000 + 63 * 8_000), "as long as one");
+    let last = 14_400;
+    assert_eq!(slowest(Some(2.0)), us(8_000 + 62 * 16_000 + last), "twice");
+}
+
+#[test]
 fn separate_knowledge_costs_hits_and_shared_knowledge_does_not() {
     let traffic = traffic(400, 5);
     let hits = |name, proxies| served(&settings(), &traffic, named(name), proxies).hit_rate;

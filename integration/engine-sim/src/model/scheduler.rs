@@ -8,7 +8,8 @@
 //! ```
 //!
 //! One step computes, within a token budget, one token for each decoding sequence and pieces of the
-//! prompts of others; that is where prefill and decode disturb each other. The caller says what
+//! prompts of others; that is where prefill and decode disturb each other. Where sequences share the
+//! time of the machine, there is no budget, and every prompt advances by the same number of tokens. The caller says what
 //! time it is and waits as long as `Step` says. Invariants: blocks never exceed the cache; a
 //! sequence that fits the cache alone finishes; order of admission is FIFO.
 
@@ -66,6 +67,8 @@ pub struct Scheduler {
     meters: Meters,
     submitted: SequenceId,
     cache_events: CacheEventLog,
+    /// Tokens of each prompt in one step, where running sequences share the time.
+    share: Option<usize>,
 }
 
 impl Scheduler {
@@ -79,7 +82,16 @@ impl Scheduler {
             meters: Meters::new(limits.max_model_len),
             submitted: 0,
             cache_events: CacheEventLog::default(),
+            share: None,
         }
+    }
+
+    /// From now on every running prompt advances by `tokens` in a step, beside the others and
+    /// whatever the step's budget.
+    #[must_use]
+    pub fn sharing_time(self, tokens: usize) -> Self {
+        let share = Some(tokens);
+        Self { share, ..self }
     }
 
     /// From now on writes down what happens in the cache.
@@ -251,8 +263,7 @@ impl Scheduler {
                 .saturating_sub(sequence.held_blocks());
             if self.cache.allocate(missing) {
                 sequence.private += missing;
-                sequence.scheduled = (sequence.len() - sequence.computed).min(*budget);
-                *budget -= sequence.scheduled;
+                sequence.scheduled = share_of(sequence, self.share, budget);
                 index += 1;
                 continue;
             }
@@ -298,11 +309,21 @@ impl Scheduler {
                 self.meters.prefix_queries += sequence.len() as u64;
                 self.meters.prefix_hits += sequence.cached as u64;
             }
-            sequence.scheduled = (sequence.len() - sequence.computed).min(*budget);
-            *budget -= sequence.scheduled;
+            sequence.scheduled = share_of(&sequence, self.share, budget);
             self.running.push(sequence);
         }
     }
+}
+
+/// Tokens of the sequence in the next step: its share, or what is left of the budget.
+fn share_of(sequence: &Sequence, share: Option<usize>, budget: &mut usize) -> usize {
+    let missing = sequence.len() - sequence.computed;
+    if let Some(share) = share {
+        return missing.min(share);
+    }
+    let scheduled = missing.min(*budget);
+    *budget -= scheduled;
+    scheduled
 }
 
 /// Applies what the step computed. Answers whether a token came out.

@@ -103,6 +103,28 @@ async fn requests_beyond_the_seats_wait_and_the_metrics_say_so() {
 }
 
 #[tokio::test]
+async fn a_short_prompt_overtakes_a_long_one_where_requests_share_the_time() {
+    // The long prompt takes a minute, which the test does not wait for.
+    let engine = start(EngineConfig {
+        prefill_rate: 100.0,
+        shared_time: Some(2.0),
+        blocks: 4_000,
+        max_model_len: 10_000,
+        ..slow()
+    })
+    .await;
+    let long = completion(&"word".repeat(6_000), 1, false);
+    let _long = send(engine.addr(), "POST", "/v1/completions", &[JSON], &long)
+        .await
+        .unwrap();
+    eventually("long", || engine.stats().running == 1).await;
+    let short = completion("word", 1, false);
+    let answer = post(&engine, "/v1/completions", &short).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(engine.stats().running, 1, "the long one still runs");
+}
+
+#[tokio::test]
 async fn a_prefix_is_held_until_a_restart_and_adapters_do_not_share_it() {
     let engine = start(EngineConfig {
         loras: vec!["lora-a".to_owned()],

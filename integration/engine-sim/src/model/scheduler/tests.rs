@@ -138,6 +138,22 @@ fn a_request_waits_for_blocks_and_the_queue_keeps_its_order() {
 }
 
 #[test]
+fn prompts_that_share_the_time_advance_side_by_side_and_a_short_one_is_done_first() {
+    let mut scheduler = Scheduler::new(LIMITS).sharing_time(4);
+    let long: Vec<u32> = (0..20).collect();
+    let short: Vec<u32> = (100..106).collect();
+    let ids = [&long, &short].map(|tokens| scheduler.submit(job(tokens, 1), Duration::ZERO));
+    let mut done = Vec::new();
+    let mut steps = Vec::new();
+    while let Some(step) = scheduler.plan(Duration::ZERO) {
+        steps.push(step.prefill_tokens);
+        scheduler.commit(Duration::ZERO, |id, _| done.push(id));
+    }
+    assert_eq!(steps, [8, 6, 4, 4, 4]);
+    assert_eq!(done, [ids[1], ids[0]]);
+}
+
+#[test]
 fn what_is_left_to_prefill_is_exact_for_what_runs_and_expected_for_what_waits() {
     let mut scheduler = Scheduler::new(Limits {
         max_running: 1,
