@@ -4,6 +4,7 @@
 pub mod address;
 pub mod collection;
 pub mod delta;
+pub mod departures;
 pub mod load;
 pub mod rendezvous;
 pub mod snapshot;

@@ -23,6 +23,7 @@ use std::{collections::HashMap, time::Duration};
 use smallvec::SmallVec;
 
 use crate::{
+    departures::Departures,
     learned_index::{EndpointSlot, LearnedIndex},
     query::{CacheHit, CacheSource, CachedTokens, Query},
     snapshot::{EndpointId, Pool},
@@ -56,10 +57,12 @@ pub(crate) type PositionHits = SmallVec<[(u32, u32); 8]>;
 #[derive(Debug)]
 pub(crate) struct CacheEstimator {
     index: LearnedIndex,
-    /// Position in the pool, by slot of the index.
+    /// Position in the pool, by slot of the index; `u32::MAX` of an endpoint that left.
     positions: Vec<u32>,
     /// Parallel to the pool's endpoints.
     endpoints: Vec<EndpointCache>,
+    /// Their part of the index stays.
+    departed: Departures<EndpointCache>,
     calibration: PromptCalibration,
     /// Cache capacity in tokens to assume when an engine does not report it.
     default_capacity: u32,
@@ -83,25 +86,32 @@ impl CacheEstimator {
             index: LearnedIndex::default(),
             positions: Vec::new(),
             endpoints: Vec::new(),
+            departed: Departures::default(),
             calibration: PromptCalibration::default(),
             default_capacity: 0,
         }
     }
 
-    /// Applies a changed pool; endpoints that stay keep their state. An engine that does not report
-    /// its capacity is assumed to cache `default_capacity` tokens.
-    pub(crate) fn apply(&mut self, pool: &Pool, default_capacity: u32) {
+    /// Applies a changed pool; endpoints that stay or return keep their state. An engine that does
+    /// not report its capacity is assumed to cache `default_capacity` tokens.
+    pub(crate) fn apply(&mut self, pool: &Pool, default_capacity: u32, now: Duration) {
         self.default_capacity = default_capacity;
-        self.index
-            .retain(|endpoint| pool.position(endpoint).is_some());
         let before = std::mem::take(&mut self.endpoints)
             .into_iter()
             .map(|cache| (cache.endpoint, cache));
         let mut before: HashMap<EndpointId, EndpointCache> = before.collect();
         let ids = pool.endpoints.iter().map(|endpoint| endpoint.id);
+        let departed = &mut self.departed;
+        let mut cache = |id| before.remove(&id).or_else(|| departed.take_back(id));
         self.endpoints = ids
-            .map(|id| before.remove(&id).unwrap_or_else(|| EndpointCache::new(id)))
+            .map(|id| cache(id).unwrap_or_else(|| EndpointCache::new(id)))
             .collect();
+        for (endpoint, cache) in before {
+            self.departed.leave(endpoint, cache, now);
+        }
+        self.index.retain(|endpoint| {
+            pool.position(endpoint).is_some() || self.departed.contains(endpoint)
+        });
         self.resize();
     }
 
@@ -191,8 +201,14 @@ impl CacheEstimator {
         }
     }
 
-    /// Converts capacities to blocks again when the mean block length has drifted.
-    pub(crate) fn settle(&mut self) {
+    /// Converts capacities to blocks again when the mean block length has drifted, and forgets
+    /// endpoints of `pool` that left too long ago.
+    pub(crate) fn settle(&mut self, pool: &Pool, now: Duration) {
+        if self.departed.expire(now) {
+            self.index.retain(|endpoint| {
+                pool.position(endpoint).is_some() || self.departed.contains(endpoint)
+            });
+        }
         if self.calibration.has_drifted() {
             self.resize();
         }
@@ -272,9 +288,14 @@ impl CacheEstimator {
             };
             (position, claims)
         };
-        let at = |slot: EndpointSlot| self.positions[usize::from(slot)];
+        // Those that left have no position.
+        let at = |slot: EndpointSlot| {
+            let position = self.positions.get(usize::from(slot)).copied();
+            position.filter(|position| *position != u32::MAX)
+        };
         if matches.len() <= MAX_SORTED {
-            let few = matches.iter().map(|&(slot, depth)| (at(slot), depth));
+            let held = matches.iter();
+            let few = held.filter_map(|&(slot, depth)| Some((at(slot)?, depth)));
             let mut few: SmallVec<[(u32, u32); MAX_SORTED]> = few.collect();
             few.sort_unstable();
             return few.into_iter().map(claim).collect();
@@ -282,7 +303,9 @@ impl CacheEstimator {
         // Many endpoints share this beginning: a dense table is cheaper than sorting.
         let mut depths = vec![0; self.endpoints.len()];
         for &(slot, depth) in &matches {
-            depths[at(slot) as usize] = depth;
+            if let Some(position) = at(slot) {
+                depths[position as usize] = depth;
+            }
         }
         let held = depths.into_iter().enumerate();
         let held = held.filter(|(_, depth)| *depth > 0);

@@ -38,5 +38,5 @@ pub mod rng;
 pub mod scheduler;
 pub mod stored_responses;
 
-pub use cluster::{address, collection, delta, load, rendezvous, snapshot};
+pub use cluster::{address, collection, delta, departures, load, rendezvous, snapshot};
 pub use health::{ejection, retry_budget};

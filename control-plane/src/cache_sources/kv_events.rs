@@ -36,8 +36,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use hermes_core::{
-    address::ServerAddress, block_index::CacheIdentity, policy::EndpointTrust, query::CacheHit,
-    snapshot::EndpointId,
+    address::ServerAddress, block_index::CacheIdentity, departures::Departures,
+    policy::EndpointTrust, query::CacheHit, snapshot::EndpointId,
 };
 use hermes_runtime::metrics::Handles;
 use parking_lot::Mutex;
@@ -68,7 +68,9 @@ pub struct KvEvents {
     shared: Arc<SharedIndex>,
     counters: Arc<Handles<KvEventsPoolMetrics>>,
     clients: EngineClients,
-    following: Mutex<BTreeMap<EndpointId, FollowedEndpoint>>,
+    following: Mutex<FollowedEndpoints>,
+    /// Departures are counted from here.
+    start: Instant,
     _sweeper: AbortOnDropHandle<()>,
 }
 
@@ -83,6 +85,14 @@ pub struct Publisher {
     pub trust: EndpointTrust,
     /// Its ports, as far as Kubernetes has them.
     pub ports: Option<EventPorts>,
+}
+
+/// The endpoints that are followed.
+#[derive(Debug, Default)]
+struct FollowedEndpoints {
+    members: BTreeMap<EndpointId, FollowedEndpoint>,
+    /// Followed on for a while: what their engines store meanwhile is known when they return.
+    departed: Departures<FollowedEndpoint>,
 }
 
 /// One endpoint that is followed.
@@ -115,19 +125,23 @@ impl KvEvents {
             counters: metrics.pool(pool),
             clients: fetch::clients()?,
             following: Mutex::default(),
+            start: Instant::now(),
             _sweeper: AbortOnDropHandle::new(sweeper),
         })
     }
 
-    /// Follows exactly these endpoints from now on. Those that stay are not disturbed: where other
-    /// authorities verify an endpoint, its streams and blocks stay, and its engine is asked by
-    /// another client.
+    /// Follows exactly these endpoints from now on, and for a while those that leave. Those that
+    /// stay or return are not disturbed: where other authorities verify an endpoint, its streams and
+    /// blocks stay, and its engine is asked by another client.
     pub fn set(&self, publishers: impl IntoIterator<Item = Publisher>) {
+        let now = self.start.elapsed();
         let mut following = self.following.lock();
-        let mut before = std::mem::take(&mut *following);
+        let FollowedEndpoints { members, departed } = &mut *following;
+        let mut before = std::mem::take(members);
         for publisher in publishers {
             let known = before
                 .remove(&publisher.endpoint)
+                .or_else(|| departed.take_back(publisher.endpoint))
                 .filter(|known| known.publisher.has_streams_of(&publisher));
             let (endpoint, address) = (publisher.endpoint, publisher.address.clone());
             let followed = match known {
@@ -135,12 +149,20 @@ impl KvEvents {
                 None => self.follow(publisher),
             };
             match followed {
-                Ok(followed) => _ = following.insert(endpoint, followed),
+                Ok(followed) => _ = members.insert(endpoint, followed),
                 Err(error) => {
                     tracing::warn!(%endpoint, url = %address, %error, "KV events are not followed");
                 }
             }
         }
+        for (endpoint, left) in before {
+            departed.leave(endpoint, left, now);
+        }
+    }
+
+    /// Ends the streams of endpoints that left too long ago.
+    pub(crate) fn expire(&self) {
+        self.following.lock().departed.expire(self.start.elapsed());
     }
 
     /// How much of this prompt is cached at every endpoint whose stream is in sync, zero included;
@@ -159,7 +181,7 @@ impl KvEvents {
         let mut streams = Vec::new();
         for FollowedEndpoint {
             publisher, ranks, ..
-        } in self.following.lock().values()
+        } in self.following.lock().members.values()
         {
             let views = ranks
                 .lock()
@@ -242,6 +264,7 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
+    use hermes_core::departures;
     use hermes_runtime::crypto::install_default_crypto;
     use prometheus_client::registry::Registry;
 
@@ -270,7 +293,10 @@ mod tests {
     /// What the streams of the endpoint report to, and the client of its engine.
     fn followed(events: &KvEvents) -> (RankStatuses, Arc<EngineClient>) {
         let following = events.following.lock();
-        let known = following.get(&EndpointId(1)).expect("it is followed");
+        let known = following
+            .members
+            .get(&EndpointId(1))
+            .expect("it is followed");
         (Arc::clone(&known.ranks), known.engine.load_full())
     }
 
@@ -291,5 +317,24 @@ mod tests {
         events.set([publisher("new", "https://127.0.0.1:10")]);
         let (other_ranks, _) = followed(&events);
         assert!(!Arc::ptr_eq(&ranks, &other_ranks), "another publisher");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_streams_of_an_endpoint_that_returns_within_a_minute_go_on() {
+        let events = kv_events();
+        events.set([publisher("old", "https://127.0.0.1:9")]);
+        let (ranks, _) = followed(&events);
+        events.set([]);
+        assert!(events.view().streams.is_empty());
+        tokio::time::advance(departures::KEPT / 2).await;
+        events.expire();
+        events.set([publisher("old", "https://127.0.0.1:9")]);
+        assert!(Arc::ptr_eq(&ranks, &followed(&events).0));
+
+        events.set([]);
+        tokio::time::advance(departures::KEPT).await;
+        events.expire();
+        events.set([publisher("old", "https://127.0.0.1:9")]);
+        assert!(!Arc::ptr_eq(&ranks, &followed(&events).0), "a new stream");
     }
 }

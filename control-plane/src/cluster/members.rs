@@ -1,7 +1,7 @@
 //! The endpoints of one pool, and what is known about each that proxies do not need to know.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -21,9 +21,17 @@ use crate::{
 /// Probes after which an endpoint without models counts as one that has none to report.
 const MAX_SILENT_PROBES: u8 = 3;
 
-/// The endpoints of one pool, sorted by id.
+/// Endpoints that left whose models are kept, in case they return; the next probe corrects them.
+const MAX_DEPARTED: usize = 256;
+
+/// The endpoints of one pool.
 #[derive(Debug, Default)]
-pub(super) struct PoolMembers(BTreeMap<EndpointId, PoolMember>);
+pub(super) struct PoolMembers {
+    /// By id, in ascending order.
+    members: BTreeMap<EndpointId, PoolMember>,
+    /// Models of endpoints that left, the first that left first.
+    departed: VecDeque<(EndpointId, Vec<ModelCard>)>,
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -51,7 +59,7 @@ impl PoolMembers {
         server_name: Option<&DnsName>,
         found: impl Iterator<Item = &'a DiscoveredEndpoint>,
     ) -> bool {
-        let mut before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.members);
         let count = before.len();
         let mut addresses = HashSet::new();
         let mut changed = false;
@@ -65,23 +73,39 @@ impl PoolMembers {
             changed |= !same;
             let member = match old {
                 Some(old) if same => old,
-                old => PoolMember {
+                Some(old) => PoolMember {
                     endpoint: Arc::new(endpoint),
                     event_ports,
-                    silent_probes: old.as_ref().map_or(0, |old| old.silent_probes),
-                    models: old.and_then(|old| old.models),
+                    ..old
+                },
+                None => PoolMember {
+                    models: self.models_of_departed(endpoint.id),
+                    endpoint: Arc::new(endpoint),
+                    event_ports,
+                    silent_probes: 0,
                 },
             };
-            self.0.insert(member.endpoint.id, member);
+            self.members.insert(member.endpoint.id, member);
         }
-        changed || self.0.len() != count
+        for member in before.into_values() {
+            let models = member.models.map(|models| (member.endpoint.id, models));
+            self.departed.extend(models);
+        }
+        let excess = self.departed.len().saturating_sub(MAX_DEPARTED);
+        self.departed.drain(..excess);
+        changed || self.members.len() != count
+    }
+
+    fn models_of_departed(&mut self, id: EndpointId) -> Option<Vec<ModelCard>> {
+        let at = self.departed.iter().position(|(left, _)| *left == id)?;
+        self.departed.remove(at).map(|(_, models)| models)
     }
 
     /// Stores the models that an endpoint reported. Returns whether they are others than before.
     pub(super) fn set_models(&mut self, id: EndpointId, mut models: Vec<ModelCard>) -> bool {
         // Engines list adapters in the order of a hash map, which means nothing.
         models.sort_by(|a, b| a.name.cmp(&b.name));
-        let Some(member) = self.0.get_mut(&id) else {
+        let Some(member) = self.members.get_mut(&id) else {
             return false;
         };
         let changed = member.models.as_ref() != Some(&models);
@@ -91,7 +115,7 @@ impl PoolMembers {
 
     /// Counts a probe without models.
     pub(super) fn count_silent_probe(&mut self, id: EndpointId) {
-        if let Some(member) = self.0.get_mut(&id) {
+        if let Some(member) = self.members.get_mut(&id) {
             member.silent_probes = MAX_SILENT_PROBES.min(member.silent_probes + 1);
         }
     }
@@ -103,20 +127,21 @@ impl PoolMembers {
         let settled = |member: &PoolMember| {
             member.models.is_some() || member.silent_probes == MAX_SILENT_PROBES
         };
-        self.0.values().all(settled) && (self.0.is_empty() || self.0.values().any(reported))
+        self.members.values().all(settled)
+            && (self.members.is_empty() || self.members.values().any(reported))
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = EndpointId> {
-        self.0.keys().copied()
+        self.members.keys().copied()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &PoolMember> {
-        self.0.values()
+        self.members.values()
     }
 
     /// Who may publish KV events.
     pub(super) fn publishers(&self, trust: &EndpointTrust) -> impl Iterator<Item = Publisher> {
-        self.0.values().map(|member| Publisher {
+        self.members.values().map(|member| Publisher {
             trust: member.trust(trust),
             endpoint: member.endpoint.id,
             address: member.endpoint.address.clone(),
@@ -126,7 +151,7 @@ impl PoolMembers {
 
     /// As a snapshot has them.
     pub(super) fn endpoints(&self) -> Collection<Endpoint> {
-        self.0
+        self.members
             .values()
             .map(|member| Arc::clone(&member.endpoint))
             .collect()

@@ -294,9 +294,13 @@ impl PoolHandle {
     fn update_resources(&self) {
         let PoolResources {
             kv_manager,
+            kv_events,
             tokenizer,
             ..
         } = &self.resources;
+        if let Some(events) = kv_events {
+            events.expire();
+        }
         if kv_manager.is_none() && tokenizer.is_none() {
             return;
         }

@@ -28,6 +28,7 @@ mod settings;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
+    departures::Departures,
     explanation::Explanation,
     ledger::RequestKey,
     load::{Health, Load},
@@ -64,6 +65,7 @@ pub(crate) struct PoolScheduler {
 struct SchedulerState {
     dispatcher: Scheduler,
     endpoints: Vec<EndpointState>,
+    departed: Departures<EndpointState>,
     /// Of queued requests. Bounded by the queue.
     replies: HashMap<RequestKey, oneshot::Sender<Result<Assignment, ScoreRejection>>>,
     settings: SchedulerSettings,
@@ -111,6 +113,7 @@ impl PoolScheduler {
                 .iter()
                 .map(|_| EndpointState::new(pool.spec.policy.ejection))
                 .collect(),
+            departed: Departures::default(),
             dispatcher: Scheduler::new(pool, SeededRng::new(seed)),
             replies: HashMap::new(),
             settings,
@@ -223,8 +226,8 @@ impl PoolScheduler {
         self.state.lock().dispatcher.explain(arrival, now)
     }
 
-    /// Follows a changed pool. Endpoints that stay keep what is known about them. A pool that did
-    /// not change is skipped: one pool in a rollout must not stall the others.
+    /// Follows a changed pool. Endpoints that stay, and those that return soon, keep what is known
+    /// about them. A pool that did not change is skipped: one pool in a rollout must not stall the others.
     pub(crate) fn apply(&self, pool: &Arc<Pool>, settings: SchedulerSettings, now: Duration) {
         let mut state = self.state.lock();
         if Arc::ptr_eq(state.dispatcher.pool(), pool) && state.settings == settings {
@@ -363,11 +366,18 @@ impl SchedulerState {
             let kept = kept.map(|position| {
                 std::mem::replace(&mut self.endpoints[position], EndpointState::new(policy))
             });
-            let mut slot = kept.unwrap_or_else(|| EndpointState::new(policy));
+            let returned = || self.departed.take_back(endpoint.id);
+            let slot = kept.or_else(returned);
+            let mut slot = slot.unwrap_or_else(|| EndpointState::new(policy));
             slot.breaker.set_policy(policy);
             slots.push(slot);
         }
-        self.endpoints = slots;
+        let left = std::mem::replace(&mut self.endpoints, slots);
+        for (endpoint, slot) in before.endpoints.iter().zip(left) {
+            if pool.position(endpoint.id).is_none() {
+                self.departed.leave(endpoint.id, slot, now);
+            }
+        }
         self.settings = settings;
         let gone = self.dispatcher.apply(pool, now);
         self.set_lanes(now);
@@ -377,6 +387,7 @@ impl SchedulerState {
 
     fn tick(&mut self, now: Duration) -> usize {
         let expired = self.dispatcher.tick(now);
+        self.departed.expire(now);
         self.reassess_all(now);
         expired
     }

@@ -175,6 +175,22 @@ impl EngineModel {
         self.memory.capacity = tokens.filter(|tokens| *tokens > 0);
     }
 
+    /// What stays true of it while nothing of ours is in flight there.
+    pub(super) fn idle(self) -> Self {
+        let mut lanes = PrefillLanes::default();
+        lanes.set_count(self.lanes.count());
+        let memory = KvMemory {
+            capacity: self.memory.capacity,
+            ..KvMemory::default()
+        };
+        Self {
+            lanes,
+            memory,
+            foreign: 0,
+            ..self
+        }
+    }
+
     /// The process at its address was replaced.
     pub(super) fn restarted(&mut self) {
         self.prefill.clear();

@@ -12,6 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 pub(super) use self::room::RoomRequirement;
 use super::{engine::EngineModel, speed::PrefillFit, utilization::Utilization};
 use crate::{
+    departures::Departures,
     estimate::CacheEstimator,
     ledger::{InFlightTotals, Ledger, LedgerEntry, LegKey, OpenLeg, ProxyId, RequestKey},
     load::{EngineSample, Health, Load},
@@ -45,6 +46,7 @@ pub(super) struct Fleet {
     ledger: Ledger,
     loads: Vec<Load>,
     engines: Vec<EngineModel>,
+    departed: Departures<EngineModel>,
     /// Prompts that all of them compute at once.
     lanes: u32,
     caches: CacheEstimator,
@@ -66,13 +68,14 @@ impl Fleet {
         let endpoints = pool.endpoints.len();
         let rules = pool.spec.policy.kv_aware_or_default();
         let mut caches = CacheEstimator::new();
-        caches.apply(&pool, rules.default_cache_tokens);
+        caches.apply(&pool, rules.default_cache_tokens, Duration::ZERO);
         Self {
             picker: Picker::build(pool),
             caches,
             ledger: Ledger::default(),
             loads: vec![Load::default(); endpoints],
             engines: vec![EngineModel::default(); endpoints],
+            departed: Departures::default(),
             lanes: endpoints as u32,
             flights: vec![InFlightTotals::default(); endpoints],
             utilization: Utilization::idle(endpoints),
@@ -82,8 +85,8 @@ impl Fleet {
         }
     }
 
-    /// Applies a changed pool; endpoints that stay keep their state. Returns the number of open
-    /// requests that were removed.
+    /// Applies a changed pool. Endpoints that stay keep their state, and those that return what was
+    /// learned of them. Returns the number of open requests that were removed.
     pub(super) fn apply(&mut self, pool: &Arc<Pool>, now: Duration) -> usize {
         let before = Arc::clone(self.pool());
         let mut engines = std::mem::take(&mut self.engines);
@@ -95,8 +98,14 @@ impl Fleet {
         let (mut next, mut loads) = (Vec::new(), Vec::new());
         for endpoint in &pool.endpoints {
             let (engine, position) = kept(endpoint.id).unzip();
-            next.push(engine.unwrap_or_default());
+            let returned = || self.departed.take_back(endpoint.id);
+            next.push(engine.or_else(returned).unwrap_or_default());
             loads.push(position.map_or_else(Load::default, |position| self.loads[position]));
+        }
+        for (endpoint, engine) in before.endpoints.iter().zip(engines) {
+            if pool.position(endpoint.id).is_none() {
+                self.departed.leave(endpoint.id, engine.idle(), now);
+            }
         }
         (self.engines, self.loads) = (next, loads);
         self.lanes = self.engines.iter().map(EngineModel::lanes).sum();
@@ -109,7 +118,7 @@ impl Fleet {
             .retain_endpoints(|id| pool.position(id).is_some());
         self.recount_all(now);
         let rules = pool.spec.policy.kv_aware_or_default();
-        self.caches.apply(pool, rules.default_cache_tokens);
+        self.caches.apply(pool, rules.default_cache_tokens, now);
         open - self.ledger.len()
     }
 
@@ -289,7 +298,8 @@ impl Fleet {
 
     /// Advances time: bookings expire, and the pool's median speed becomes the prior.
     pub(super) fn tick(&mut self, now: Duration) -> usize {
-        self.caches.settle();
+        self.caches.settle(self.picker.pool(), now);
+        self.departed.expire(now);
         let elapsed = now.saturating_sub(self.ticked);
         self.ticked = self.ticked.max(now);
         self.engines

@@ -17,6 +17,8 @@ use crate::{
     metrics::ControlPlaneMetrics,
 };
 
+mod departures;
+
 const STALE: Duration = Duration::from_secs(5);
 const SETTINGS: SchedulerSettings = SchedulerSettings {
     stale_after: STALE,

@@ -220,3 +220,47 @@ fn what_a_request_expects_is_kept_until_its_last_leg_went_on_in_another_pool() {
         "the first time only"
     );
 }
+
+#[test]
+fn an_endpoint_that_returns_within_a_minute_is_as_fast_and_holds_what_it_held() {
+    let both = pool(KvAware::default(), 2);
+    let one = pool(KvAware::default(), 1);
+    let mut scheduler = Scheduler::new(&both, SeededRng::new(1));
+    scheduler.set_health(0, Health::Down);
+    for request in 0..12 {
+        let now = ms(10_000 * request);
+        let query = prompt(100 + request, 2_000 + 700 * request as u32);
+        assert_eq!(bound(schedule(&mut scheduler, request, &query, now)).0, 1);
+        // 4,000 tokens a second.
+        let ttft = ms(u64::from(query.prompt_tokens) / 4);
+        answer(&mut scheduler, request, ttft, now + ttft);
+        scheduler.finished(key(request), EngineUsage::default(), now + ttft);
+    }
+    let known = |scheduler: &Scheduler| {
+        let rate = scheduler
+            .endpoints
+            .engine(1)
+            .prefill
+            .fit()
+            .map(|fit| fit.rate);
+        let query = prompt(105, 5_500);
+        let hits = scheduler.endpoints.lookup(&query, &[], ms(0)).hits;
+        (rate, scheduler.endpoints.confidence(1), hits)
+    };
+    let before = known(&scheduler);
+    assert!(before.0.is_some() && !before.2.is_empty(), "{before:?}");
+
+    scheduler.apply(&one, ms(200_000));
+    scheduler.tick(ms(259_000));
+    let query = prompt(105, 5_500);
+    let elsewhere = scheduler.endpoints.lookup(&query, &[], ms(0)).hits;
+    assert!(elsewhere.is_empty(), "it left");
+    scheduler.apply(&both, ms(259_500));
+    assert_eq!(known(&scheduler), before);
+
+    scheduler.apply(&one, ms(300_000));
+    scheduler.tick(ms(360_000));
+    assert_eq!(scheduler.learned_index_size().0, 0, "a minute later");
+    scheduler.apply(&both, ms(361_000));
+    assert_eq!(scheduler.endpoints.engine(1).prefill.fit(), None);
+}

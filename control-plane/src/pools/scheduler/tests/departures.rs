@@ -1,0 +1,20 @@
+//! Endpoints that leave and return, or that cannot be reached from here.
+
+use super::*;
+
+#[test]
+fn a_readiness_flap_leaves_what_is_known_of_an_endpoint() {
+    let brain = brain(2);
+    let whole = brain.pool();
+    let bad = whole.endpoints[0].id;
+    for _ in 0..3 {
+        brain.attempt_failed(bad, Report::Failed, at(0));
+    }
+    let mut smaller = (*whole).clone();
+    let stays = whole.endpoints.iter().filter(|endpoint| endpoint.id != bad);
+    smaller.endpoints = stays.cloned().collect();
+    brain.apply(&Arc::new(smaller), SETTINGS, at(0));
+    brain.apply(&whole, SETTINGS, at(0));
+    assert_eq!(brain.load(bad).health, Health::Down, "as before");
+    brain.assert_loads_are_true(at(0));
+}
