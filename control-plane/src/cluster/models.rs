@@ -1,11 +1,15 @@
 //! Which models a pool serves, and which of its endpoints serve each: from the configuration, or
 //! else from what the engines answer.
 //!
-//! An endpoint that has not reported its models counts as serving the base models, so that traffic
-//! does not wait. It does not count as having an adapter loaded, because a request that names one
-//! there would fail.
+//! An endpoint that has not reported its models counts as serving the base models while all that
+//! have reported agree on these, so that traffic does not wait. Where they differ it serves nothing
+//! until it reports: half of what it was sent would fail. It never counts as having an adapter
+//! loaded.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hermes_core::{
     collection::Collection,
@@ -44,12 +48,13 @@ pub(super) fn of(pool: &str, named: &[Arc<str>], members: &PoolMembers) -> Colle
             "engines serve more than {MAX_MODELS} models, the rest is left out"
         );
     }
+    let assumed = do_base_models_agree(members);
     let mut of_pool = BTreeMap::new();
     for name in names.into_iter().take(MAX_MODELS) {
         let known = reported.remove(&name);
         of_pool
             .entry(Arc::clone(&name))
-            .or_insert_with(|| Arc::new(model(known, name, members)));
+            .or_insert_with(|| Arc::new(model(known, name, members, assumed)));
     }
     of_pool.into_values().collect()
 }
@@ -72,7 +77,24 @@ fn reported_models(members: &PoolMembers) -> BTreeMap<Arc<str>, ReportedModel> {
     reported
 }
 
-fn model(reported: Option<ReportedModel>, name: Arc<str>, members: &PoolMembers) -> Model {
+/// Whether all endpoints that have reported any models serve the same base models.
+fn do_base_models_agree(members: &PoolMembers) -> bool {
+    let reported = members.iter().filter_map(|member| member.models.as_ref());
+    let mut bases = reported.filter(|models| !models.is_empty()).map(|models| {
+        let bases = models.iter().filter(|card| card.parent.is_none());
+        bases.map(|card| &card.name).collect::<BTreeSet<_>>()
+    });
+    let first = bases.next();
+    bases.all(|other| Some(other) == first)
+}
+
+/// The model with its holders. If `assumed`, endpoints that have not reported hold base models.
+fn model(
+    reported: Option<ReportedModel>,
+    name: Arc<str>,
+    members: &PoolMembers,
+    assumed: bool,
+) -> Model {
     // The operator may configure names that engines do not list, such as one that an engine accepts
     // as any.
     let Some(ReportedModel {
@@ -88,7 +110,7 @@ fn model(reported: Option<ReportedModel>, name: Arc<str>, members: &PoolMembers)
             holders: ModelHolders::All,
         };
     };
-    if parent.is_none() {
+    if parent.is_none() && assumed {
         holders.extend(
             members
                 .iter()
@@ -200,6 +222,18 @@ mod tests {
             (holders(&models, "base"), holders(&models, "lora")),
             (None, Some(1))
         );
+    }
+
+    #[test]
+    fn an_endpoint_without_reported_models_serves_none_where_its_peers_serve_different_ones() {
+        let members = members(&[
+            Some(&[("llama", None)]),
+            Some(&[("qwen", None), ("lora", Some("qwen"))]),
+            None,
+        ]);
+        let models = of("chat", &[], &members);
+        let held = ["llama", "qwen", "lora"].map(|name| holders(&models, name));
+        assert_eq!(held, [Some(1); 3]);
     }
 
     #[test]
