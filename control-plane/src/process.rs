@@ -3,6 +3,7 @@
 use std::{io, num::NonZero, thread, time::Duration};
 
 use hermes_runtime::{
+    open_files,
     shutdown::Shutdown,
     telemetry::{Service, Telemetry, TelemetryError},
 };
@@ -60,6 +61,7 @@ async fn live(args: Args) -> Result<(), ProcessError> {
         version: env!("CARGO_PKG_VERSION"),
     };
     let telemetry = Telemetry::init(service, log_format)?;
+    open_files::raise_limit();
     let shutdown = Shutdown::from_signals()?;
     let options = Options {
         config: ConfigSource::File(config),

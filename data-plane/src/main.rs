@@ -5,6 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::Parser;
 use hermes_data_plane::{app, args::DataPlaneArgs};
 use hermes_runtime::{
+    open_files,
     shutdown::Shutdown,
     telemetry::{Service, Telemetry},
 };
@@ -31,6 +32,7 @@ async fn run(args: DataPlaneArgs) -> Result<(), Box<dyn std::error::Error>> {
         version: env!("CARGO_PKG_VERSION"),
     };
     let telemetry = Telemetry::init(service, args.log_format)?;
+    open_files::raise_limit();
     let shutdown = Shutdown::from_signals()?;
     let bound = app::start(args.options()?, shutdown.drain()).await?;
     shutdown.run(args.drain).await;

@@ -8,6 +8,7 @@ use hermes_control_plane::{
     config::{Config, duration},
 };
 use hermes_runtime::{
+    open_files,
     shutdown::Shutdown,
     telemetry::{LogFormat, Telemetry},
 };
@@ -123,6 +124,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
     // Wrong flags are reported before any log line.
     let options = args.options()?;
     let telemetry = Telemetry::init(process::SERVICE, log_format)?;
+    open_files::raise_limit();
     let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
     let planes = Planes::start(options, shutdown.drain()).await?;
     announce(&planes)?;

@@ -17,6 +17,7 @@
 //! * [`shutdown`]: signals to a drain in three steps.
 //! * [`tasks`]: an owner for background tasks; one that dies makes the process unhealthy.
 //! * [`metrics`]: families, build info, process numbers, both text formats.
+//! * [`open_files`]: the limit of open files.
 //! * [`percent`]: percent decoding of URLs and lists.
 //! * [`crypto`]: the one TLS provider of the process.
 //! * [`tls`]: mutual TLS between the planes, by a folder of certificates that may change.
@@ -24,6 +25,7 @@
 pub mod admin;
 pub mod crypto;
 pub mod metrics;
+pub mod open_files;
 pub mod percent;
 pub mod propagation;
 pub mod readiness;

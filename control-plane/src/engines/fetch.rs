@@ -7,6 +7,7 @@ use std::{error::Error, io, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{Client, StatusCode, Url, header, redirect};
+use rustix::io::Errno;
 use tokio::time::timeout;
 
 use super::EngineClients;
@@ -22,9 +23,13 @@ const MAX_REDIRECTS: usize = 2;
 /// Why there is no answer, or none that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeFailure {
-    /// No connection: the port is closed, or there is no route.
+    /// No connection: the port is closed, or its host is away.
     #[error("connection refused or unreachable")]
     Refused,
+    /// No connection, for a reason on this side: no file descriptor, port, memory or route. It says
+    /// nothing about the endpoint.
+    #[error("no connection can be opened from here")]
+    NotConnected,
     /// The answer was not complete in time.
     #[error("no complete answer in time")]
     Timeout,
@@ -97,6 +102,7 @@ impl ProbeFailure {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Refused => "connect_failed",
+            Self::NotConnected => "not_connected",
             Self::Timeout => "timeout",
             Self::Broken => "connection_broken",
             Self::Status(_) => "status",
@@ -105,12 +111,27 @@ impl ProbeFailure {
         }
     }
 
+    /// Whose failure the operating system reports of a connection attempt.
+    fn of_connect(cause: Errno) -> Self {
+        match cause {
+            Errno::CONNREFUSED
+            | Errno::CONNRESET
+            | Errno::CONNABORTED
+            | Errno::HOSTUNREACH
+            | Errno::HOSTDOWN
+            | Errno::TIMEDOUT
+            | Errno::PIPE => Self::Refused,
+            _ => Self::NotConnected,
+        }
+    }
+
     fn of(error: &reqwest::Error) -> Self {
         if error.is_timeout() {
             return Self::Timeout;
         }
         if error.is_connect() {
-            return Self::Refused;
+            let cause = io_error(error).and_then(Errno::from_io_error);
+            return cause.map_or(Self::Refused, Self::of_connect);
         }
         if io_error(error).is_some() || error.is_body() {
             return Self::Broken;
@@ -143,4 +164,30 @@ fn io_error(error: &reqwest::Error) -> Option<&io::Error> {
         cause = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_on_this_side_is_no_refusal_of_the_endpoint() {
+        let own = [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+            Errno::NETUNREACH,
+            Errno::NETDOWN,
+            Errno::ACCESS,
+            Errno::PERM,
+        ];
+        for cause in own {
+            assert_eq!(ProbeFailure::of_connect(cause), ProbeFailure::NotConnected);
+        }
+        for cause in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::CONNRESET] {
+            assert_eq!(ProbeFailure::of_connect(cause), ProbeFailure::Refused);
+        }
+    }
 }

@@ -14,6 +14,10 @@ use crate::engines::{ProbeFailure, Scraped};
 /// Start times that differ by less are one start: engines round them.
 const SAME_START: f64 = 1.0;
 
+/// A request that succeeded within this time proves that the endpoint can be reached: a probe that
+/// cannot reach it from here does not count.
+const REACHED: Duration = Duration::from_secs(5);
+
 /// One endpoint.
 #[derive(Debug)]
 pub(super) struct EndpointState {
@@ -30,6 +34,8 @@ pub(super) struct EndpointState {
     pub(super) block_size: Option<u32>,
     /// Schedulers that it has, once reported.
     pub(super) schedulers: Option<u32>,
+    /// When a request last succeeded there.
+    succeeded: Option<Duration>,
 }
 
 /// What a scrape changes.
@@ -55,6 +61,7 @@ impl EndpointState {
             counters: None,
             block_size: None,
             schedulers: None,
+            succeeded: None,
         }
     }
 
@@ -76,12 +83,23 @@ impl EndpointState {
             }
             Err(failure) => {
                 // Else it answers, if not as it should: its figures grow stale by themselves.
-                if *failure == ProbeFailure::Refused {
+                if *failure == ProbeFailure::Refused && !self.was_reached(now) {
                     self.breaker.probe_failed();
                 }
                 ScrapeChanges::default()
             }
         }
+    }
+
+    /// A request succeeded there.
+    pub(super) fn succeeded(&mut self, now: Duration) {
+        self.succeeded = Some(now);
+        self.breaker.on_success(now);
+    }
+
+    fn was_reached(&self, now: Duration) -> bool {
+        let succeeded = self.succeeded;
+        succeeded.is_some_and(|succeeded| now.saturating_sub(succeeded) < REACHED)
     }
 
     /// Its figures, unless they are too old.

@@ -15,7 +15,7 @@ use hermes_core::{
 };
 use hermes_proto::v1::RequestOutcome;
 
-use super::{PoolScheduler, SchedulerState};
+use super::{PoolScheduler, SchedulerState, endpoint_state::EndpointState};
 use crate::{
     engines::ProbeResult,
     metrics::{ReleaseCause, ScoreOutcome},
@@ -78,7 +78,7 @@ impl PoolScheduler {
         let Some(before) = state.dispatcher.first_byte(leg, Some(ttft), now) else {
             return;
         };
-        state.judge(before.endpoint, now, |breaker| breaker.on_success(now));
+        state.judge(before.endpoint, now, |endpoint| endpoint.succeeded(now));
         self.release(&mut state, now);
     }
 
@@ -119,7 +119,9 @@ impl PoolScheduler {
                 // Its first byte said so already, and what ends now may have begun before the
                 // endpoint failed.
                 RequestOutcome::Ok | RequestOutcome::Cancelled if answered => {}
-                RequestOutcome::Ok => state.judge(endpoint, now, |breaker| breaker.on_success(now)),
+                RequestOutcome::Ok => {
+                    state.judge(endpoint, now, |endpoint| endpoint.succeeded(now));
+                }
                 outcome => state.blame(endpoint, outcome, now),
             }
         }
@@ -173,7 +175,9 @@ impl PoolScheduler {
         }
         if let Some(booking) = booking {
             for (_, open) in booking.legs() {
-                state.judge(open.endpoint, now, |breaker| breaker.on_abandoned(now));
+                state.judge(open.endpoint, now, |endpoint| {
+                    endpoint.breaker.on_abandoned(now);
+                });
             }
             self.count_released(ReleaseCause::Cancel, booking.count());
             self.release(&mut state, now);
@@ -246,22 +250,24 @@ impl SchedulerState {
             RequestOutcome::TimedOut => EndpointFailure::Timeout,
             RequestOutcome::Overloaded => EndpointFailure::Status(503),
             RequestOutcome::Ok | RequestOutcome::Cancelled | RequestOutcome::Unspecified => {
-                return self.judge(endpoint, now, |breaker| breaker.on_abandoned(now));
+                return self.judge(endpoint, now, |endpoint| endpoint.breaker.on_abandoned(now));
             }
         };
-        self.judge(endpoint, now, |breaker| breaker.on_failure(now, failure));
+        self.judge(endpoint, now, |endpoint| {
+            endpoint.breaker.on_failure(now, failure);
+        });
     }
 
     fn judge(
         &mut self,
         endpoint: EndpointId,
         now: Duration,
-        verdict: impl FnOnce(&mut hermes_core::ejection::EndpointHealth),
+        verdict: impl FnOnce(&mut EndpointState),
     ) {
         let Some(position) = self.dispatcher.pool().position(endpoint) else {
             return;
         };
-        verdict(&mut self.endpoints[position].breaker);
+        verdict(&mut self.endpoints[position]);
         self.dispatcher
             .set_health(position, self.endpoints[position].health(now));
     }

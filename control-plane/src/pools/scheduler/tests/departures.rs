@@ -18,3 +18,23 @@ fn a_readiness_flap_leaves_what_is_known_of_an_endpoint() {
     assert_eq!(brain.load(bad).health, Health::Down, "as before");
     brain.assert_loads_are_true(at(0));
 }
+
+#[test]
+fn refused_probes_and_sockets_that_ran_out_do_not_take_out_an_endpoint_that_answers() {
+    let brain = brain(1);
+    let endpoint = brain.pool().endpoints[0].id;
+    for second in 1..20 {
+        let request = key(ONE, second);
+        brain.first(request, at(second));
+        brain.first_byte(request, TTFT, at(second));
+        brain.scrape(endpoint, Err(ProbeFailure::Refused), at(second));
+        assert_eq!(brain.load(endpoint).health, Health::Up);
+    }
+    for second in 100..120 {
+        brain.scrape(endpoint, Err(ProbeFailure::NotConnected), at(second));
+        assert_eq!(brain.load(endpoint).health, Health::Up);
+    }
+    brain.scrape(endpoint, Err(ProbeFailure::Refused), at(121));
+    brain.scrape(endpoint, Err(ProbeFailure::Refused), at(122));
+    assert_eq!(brain.load(endpoint).health, Health::Down);
+}
