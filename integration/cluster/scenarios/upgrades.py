@@ -74,16 +74,34 @@ def replaced(context, labels, pod, count):
     return len(ready) == count and pod not in ready
 
 
+# Seconds between the deaths of the two replicas. A proxy follows the survivor after about a second; with 0 it has none.
+APART = (0, 1, 2)
+
+# A container that dies again within ten minutes is started again after 10 s, then 20 s, then 40 s.
+RESTART = 120
+
+
 @scenario
-def killing_each_control_plane_replica_fails_no_request(context):
+def killing_both_control_plane_replicas_fails_no_request(context):
     if not context.own:
         raise Skipped("container processes of a remote cluster cannot be killed by this script")
     clients = Clients(context, "kill")
-    for pod in context.cluster.ready_pods(context.control_plane):
-        status = pod["status"]["containerStatuses"][0]
-        os.kill(process_of(status["containerID"].removeprefix("containerd://")), signal.SIGKILL)
-        until(f"{name_of(pod)} runs again", lambda: restarted(context, name_of(pod), status["restartCount"]), 60)
-    clients.assert_unaffected_by("control plane killed with SIGKILL, one replica after the other")
+    for pause in APART:
+        kill_both(context, pause)
+    clients.assert_unaffected_by("both control-plane processes killed with SIGKILL, 0, 1 and 2 s apart")
+
+
+def kill_both(context, pause):
+    """Kills the process of both replicas, `pause` seconds apart, and waits until both are ready again."""
+    pods = context.cluster.ready_pods(context.control_plane)
+    statuses = {name_of(pod): pod["status"]["containerStatuses"][0] for pod in pods}
+    # Looking a process up takes time, so that is done before.
+    first, second = [process_of(one["containerID"].removeprefix("containerd://")) for one in statuses.values()]
+    os.kill(first, signal.SIGKILL)
+    time.sleep(pause)
+    os.kill(second, signal.SIGKILL)
+    for name, status in statuses.items():
+        until(f"{name} runs again", lambda: restarted(context, name, status["restartCount"]), RESTART)
 
 
 def process_of(container):

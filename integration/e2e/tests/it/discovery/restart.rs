@@ -1,7 +1,13 @@
-//! A control plane that restarts while its API server is unreachable: proxies keep the endpoints
+//! Control planes that restart while their API server is unreachable: proxies keep the endpoints
 //! and models that they have.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use hermes_bench::fleet::{self, Plane, control_plane_with};
 use hermes_control_plane::{
@@ -12,6 +18,7 @@ use hermes_control_plane::{
 use hermes_engine_sim::Engine;
 use hermes_testkit::apiserver::ApiServer;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use super::pool::{NAMESPACE, pod};
 use crate::client::{chat, client, eventually, metric, send};
@@ -95,4 +102,108 @@ async fn requests_succeed_while_the_only_control_plane_restarts_without_its_api_
     })
     .await;
     assert_eq!(send(chat(&proxy.url(), false, 1)).await.status(), 200);
+}
+
+/// Requests without a pause, by some clients at once, until it is dropped.
+struct SteadyLoad {
+    answered: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    _clients: JoinSet<()>,
+}
+
+impl SteadyLoad {
+    fn on(url: &str) -> Self {
+        let (answered, failed) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let mut clients = JoinSet::new();
+        for _ in 0..4 {
+            let (url, answered, failed) = (url.to_owned(), answered.clone(), failed.clone());
+            let client = client();
+            clients.spawn(async move {
+                loop {
+                    let request = chat(&url, true, 2).build().expect("a request");
+                    let response = client.execute(request).await.expect("an answer");
+                    let is_answered = response.status() == 200;
+                    response.bytes().await.expect("a whole answer");
+                    let counter = if is_answered { &answered } else { &failed };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        Self {
+            answered,
+            failed,
+            _clients: clients,
+        }
+    }
+
+    /// Waits for a hundred more answers.
+    async fn goes_on(&self, phase: &'static str) {
+        let before = self.answered.load(Ordering::Relaxed);
+        eventually(phase, || {
+            std::future::ready(self.answered.load(Ordering::Relaxed) > before + 100)
+        })
+        .await;
+        assert_eq!(self.failed.load(Ordering::Relaxed), 0, "{phase}");
+    }
+}
+
+/// All replicas end under load while the API server is away, all start again, and the API server
+/// returns at last.
+async fn no_request_fails_while_all_restart(replicas: usize) {
+    let api = ApiServer::start().await.expect("a free port");
+    let engine = Engine::start(fleet::instant()).await.expect("starts");
+    api.apply(&pod("a", "127.0.0.1"));
+    let names: Vec<Arc<str>> = (0..replicas)
+        .map(|number| format!("replica-{number}").into())
+        .collect();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut planes = Vec::new();
+    for name in &names {
+        planes.push(control_plane(&api, engine.addr(), any, name).await);
+    }
+    let addresses: Vec<SocketAddr> = planes.iter().map(|plane| plane.bound.grpc).collect();
+    let proxy = fleet::proxy(&addresses).await.expect("starts");
+    let admin = format!("http://{}", proxy.bound.admin.expect("an admin port"));
+    let connected = async |count: usize| metric(&admin, CONNECTED).await == count as f64;
+    eventually("the pod serves", || async {
+        send(chat(&proxy.url(), false, 1)).await.status() == 200
+    })
+    .await;
+    eventually("all are connected", || connected(replicas)).await;
+    let before = epoch(&admin).await;
+    let load = SteadyLoad::on(&proxy.url());
+    load.goes_on("all are there").await;
+
+    api.stop().await;
+    planes.clear();
+    eventually("all connections are closed", || connected(0)).await;
+    load.goes_on("no control plane").await;
+    for (name, address) in names.iter().zip(&addresses) {
+        planes.push(control_plane(&api, engine.addr(), *address, name).await);
+    }
+    eventually("all are connected again", || connected(replicas)).await;
+    eventually("the proxy has a snapshot of a new process", || async {
+        epoch(&admin).await != before
+    })
+    .await;
+    load.goes_on("control planes that have not listed").await;
+    api.start_again().await.expect("its port is free");
+    for plane in &planes {
+        eventually("the control plane has listed", || async {
+            plane.bound.readiness.missing().is_empty()
+        })
+        .await;
+    }
+    load.goes_on("all have listed").await;
+}
+
+#[tokio::test]
+async fn no_request_under_load_fails_while_the_only_control_plane_restarts_without_its_api_server()
+{
+    no_request_fails_while_all_restart(1).await;
+}
+
+#[tokio::test]
+async fn no_request_under_load_fails_while_both_control_planes_restart_without_their_api_server() {
+    no_request_fails_while_all_restart(2).await;
 }
