@@ -20,8 +20,9 @@
 //!   engine lets them share its cache, too;
 //! * sections, in this order, each begun even when it is empty: tools, system prompt or
 //!   instructions, and last the raw JSON text of the array of messages (or prompt, or input)
-//!   without its outer brackets, images included. Without the brackets, because a conversation's
-//!   next turn appends `,{…}` to that text.
+//!   without its outer brackets. Without the brackets, because a conversation's next turn appends
+//!   `,{…}` to that text. Strings of encoded media (images, audio, files) of 4 KiB or more are
+//!   replaced by fillers of 4 KiB, made of their hashes.
 //!
 //! Text counts byte by byte: other white space or another order of keys is a miss, never a false
 //! hit.

@@ -12,4 +12,5 @@ pub(crate) mod intake;
 pub(crate) mod leg_body;
 pub(crate) mod local_reply;
 pub mod lookup;
+mod media;
 pub(crate) mod prompt;

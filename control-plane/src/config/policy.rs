@@ -60,7 +60,7 @@ pub(super) fn read_queue(section: &mut Section<'_>) -> QueueLimits {
             .size(
                 "maxBytes",
                 1 << 10..=1 << 40,
-                "Most bytes of queued prompts, which the proxies hold; above it the response is 429.",
+                "Most bytes of queued prompts, which the proxies hold; above it the response is 429. Encoded images, audio and files count 4 KiB each.",
             )
             .or(defaults.max_bytes),
         max_wait: section

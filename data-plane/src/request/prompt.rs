@@ -1,12 +1,13 @@
 //! The prompt of a request: its size, its token estimate and its hash chain. The text itself is
 //! only sliced.
 
-use std::sync::Arc;
+use std::{iter, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use hermes_core::prefix::HashChain;
 use serde_json::value::RawValue;
 
+use super::media;
 use crate::request::fields::BodyFields;
 
 /// The format of the prompt's hash chain; a change of what is hashed must change it.
@@ -19,13 +20,15 @@ pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 /// chat templates.
 #[derive(Default)]
 pub(crate) struct RequestPrompt {
-    /// Of all parts, or of the whole body where no part is known.
+    /// Of all parts in canonical form, or of the whole body where no part is known.
     bytes: u64,
     pub(super) salt: Bytes,
     pub(super) tools: Bytes,
     pub(super) system: Bytes,
     /// The part that grows with a conversation.
     pub(super) conversation: Bytes,
+    /// Encoded media in the conversation.
+    media: Vec<Range<usize>>,
     /// The conversation is a list of messages.
     pub(super) has_messages: bool,
     pub(super) template: PromptTemplate,
@@ -63,8 +66,12 @@ impl RequestPrompt {
         let tools = part(fields.tools);
         let system = part(fields.system.or(fields.instructions));
         let conversation = part(fields.messages.or(fields.prompt).or(fields.input));
+        let media = media::spans(iter::once(&*conversation));
+        let encoded: usize = media.iter().map(Range::len).sum();
+        let text = tools.len() + system.len() + conversation.len() - encoded;
         Self {
-            bytes: (tools.len() + system.len() + conversation.len()) as u64,
+            bytes: text as u64 + media.len() as u64 * media::FILLER_BYTES,
+            media,
             salt: part(fields.cache_salt),
             tools,
             system,
@@ -100,8 +107,24 @@ impl RequestPrompt {
         );
         chain.section(&self.tools);
         chain.section(&self.system);
-        chain.section(inside(&self.conversation));
+        chain.section(&[]);
+        self.feed_conversation(&mut chain);
         chain.finish()
+    }
+
+    /// Feeds the conversation with fillers in place of media.
+    fn feed_conversation(&self, chain: &mut HashChain) {
+        let inside = inside(&self.conversation);
+        // One delimiter was cut off at either end, or none.
+        let offset = usize::from(inside.len() < self.conversation.len());
+        let mut text = offset;
+        for contents in &self.media {
+            chain.feed(&self.conversation[text..contents.start]);
+            let contents = contents.clone();
+            text = contents.end;
+            chain.feed(&media::filler(iter::once(&self.conversation[contents])));
+        }
+        chain.feed(&self.conversation[text..offset + inside.len()]);
     }
 }
 
@@ -139,6 +162,27 @@ mod tests {
         );
         assert!(first.len() >= 3 && second.len() > first.len());
         assert_eq!(second[..first.len()], first[..]);
+    }
+
+    #[test]
+    fn a_picture_counts_as_a_fixed_number_of_tokens_and_its_content_is_hashed() {
+        let chat = |picture: &str, bytes: usize| {
+            let encoded: String = picture.chars().cycle().take(bytes).collect();
+            format!(
+                r#"{{"messages":[{{"role":"user","content":[{{"type":"text","text":"what is this?"}},{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{encoded}"}}}}]}}]}}"#
+            )
+        };
+        let (small, large) = (chat("iVBORw0", 10_000), chat("iVBORw0", 1_400_000));
+        let tokens = prompt(&small).estimated_tokens();
+        assert_eq!(prompt(&large).estimated_tokens(), tokens);
+        assert!((1_024..1_100).contains(&tokens), "{tokens}");
+        let blocks = hashes("m", &large);
+        assert_eq!(blocks.len() as u64, (prompt(&large).bytes() + 1) / 16);
+        assert_eq!(hashes("m", &large), blocks);
+        let other = hashes("m", &chat("iVBORw1", 1_400_000));
+        let common = iter::zip(&*blocks, &*other).take_while(|(one, other)| one == other);
+        assert!((4..10).contains(&common.count()), "the text before it");
+        assert_eq!(other.len(), blocks.len());
     }
 
     #[test]
