@@ -32,6 +32,8 @@ pub struct Query {
     pub tenant: Option<u64>,
     /// The answer comes as a whole: its first byte does not show when prefill ended.
     pub non_streaming: bool,
+    /// The engine computes the whole prompt, whatever it has cached.
+    pub recomputes_prompt: bool,
     /// Endpoints that were tried already and failed.
     pub exclude: SmallVec<[EndpointId; MAX_RANKED]>,
 }

@@ -141,6 +141,7 @@ impl EndpointSelector {
                 .pool
                 .history
                 .as_ref()
+                .filter(|_| !wanted.query.recomputes_prompt)
                 .map(|recall| recall.hits(wanted.query))
                 .unwrap_or_default();
             return local(wanted, &hits, FallbackLevel::Local, rng, |upstream| {

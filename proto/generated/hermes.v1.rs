@@ -760,6 +760,9 @@ pub struct ScoreRequest {
     /// The engine responds after the last token is generated, so the first byte does not mark the end of prefill.
     #[prost(bool, tag = "21")]
     pub non_streaming: bool,
+    /// The engine computes the whole prompt, whatever it has cached: the client asks for the log-probabilities of its tokens.
+    #[prost(bool, tag = "22")]
+    pub recomputes_prompt: bool,
     /// W3C trace context of the route span.
     #[prost(string, tag = "15")]
     pub traceparent: ::prost::alloc::string::String,

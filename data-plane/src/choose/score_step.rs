@@ -190,6 +190,7 @@ impl ScoreStep {
             deadline_ms: millis(policy.score_deadline),
             waited_ms: millis(waited),
             non_streaming: request.is_non_streaming(),
+            recomputes_prompt: query.recomputes_prompt,
             may_wait: policy.strategy.needs_score() && !response_only,
             exclude: Vec::new(),
             response: request.response.as_ref().map(|response| response.key.0),

@@ -57,6 +57,9 @@ pub(crate) struct BodyFields<'a> {
     pub(crate) previous_response_id: Option<Cow<'a, str>>,
     /// vLLM's convention: lower goes first.
     pub(crate) priority: i32,
+    /// `prompt_logprobs` is set, or `echo` with `logprobs`: the engine computes the whole prompt,
+    /// because it caches no log-probabilities.
+    pub(crate) recomputes_prompt: bool,
     /// Some [`CONTROL_FIELDS`] are there.
     pub(crate) has_control_fields: bool,
 }
@@ -103,6 +106,7 @@ impl<'de> Visitor<'de> for TopLevel {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BodyFields<'de>, A::Error> {
         let mut fields = BodyFields::default();
+        let (mut echo, mut logprobs) = (false, false);
         while let Some(key) = map.next_key::<FieldName<'de>>()? {
             match &*key.0 {
                 "model" => fields.model = map.next_value::<TextField<'de>>()?.0,
@@ -134,6 +138,11 @@ impl<'de> Visitor<'de> for TopLevel {
                 "previous_response_id" => {
                     fields.previous_response_id = map.next_value::<TextField<'de>>()?.0;
                 }
+                "prompt_logprobs" => {
+                    fields.recomputes_prompt = map.next_value::<Option<IgnoredAny>>()?.is_some();
+                }
+                "echo" => echo = flag(map.next_value()?) == Some(true),
+                "logprobs" => logprobs = map.next_value::<Option<IgnoredAny>>()?.is_some(),
                 "priority" => fields.priority = clamped(map.next_value()?),
                 name => {
                     fields.has_control_fields |= CONTROL_FIELDS.contains(&name);
@@ -146,6 +155,7 @@ impl<'de> Visitor<'de> for TopLevel {
                 }
             }
         }
+        fields.recomputes_prompt |= echo && logprobs;
         Ok(fields)
     }
 }
@@ -219,6 +229,30 @@ mod tests {
             Some(r#"[{"role":"user","content":"hi"}]"#)
         );
         assert_eq!(fields.user.as_deref(), Some("u-1"));
+    }
+
+    #[test]
+    fn log_probabilities_of_the_prompt_make_the_engine_compute_all_of_it() {
+        let recomputes = |body: &str| {
+            let fields = BodyFields::parse(body.as_bytes()).expect("valid");
+            fields.recomputes_prompt
+        };
+        for body in [
+            r#"{"prompt_logprobs":1}"#,
+            r#"{"prompt_logprobs":0}"#,
+            r#"{"logprobs":5,"echo":true}"#,
+        ] {
+            assert!(recomputes(body), "{body}");
+        }
+        for body in [
+            r#"{"prompt_logprobs":null}"#,
+            r#"{"echo":true}"#,
+            r#"{"echo":true,"logprobs":null}"#,
+            r#"{"echo":false,"logprobs":5}"#,
+            r#"{"logprobs":true}"#,
+        ] {
+            assert!(!recomputes(body), "{body}");
+        }
     }
 
     #[test]

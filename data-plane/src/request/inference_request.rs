@@ -44,6 +44,8 @@ pub(crate) struct InferenceRequest {
     pub(crate) response: Option<ResponseReference>,
     /// The body has fields that must not reach an endpoint.
     pub(crate) has_control_fields: bool,
+    /// The engine will compute the whole prompt.
+    recomputes_prompt: bool,
     client: ClientIdentity,
 }
 
@@ -77,6 +79,7 @@ impl InferenceRequest {
             session,
             priority: self.client.priority,
             tenant: identity::tenant(&policy.tenant, model, &self.headers),
+            recomputes_prompt: self.recomputes_prompt,
             ..Query::default()
         }
     }
@@ -143,6 +146,7 @@ impl InferenceRequest {
             prompt: RequestPrompt::unparsed(bytes.len()),
             response: None,
             has_control_fields: false,
+            recomputes_prompt: false,
             client: ClientIdentity::of(&BodyFields::default(), priority),
         };
         if route.api == Api::StoredResponse {
@@ -158,6 +162,7 @@ impl InferenceRequest {
             request.response = response.map(ResponseReference::from);
             request.prompt = RequestPrompt::of(&fields, bytes);
             request.has_control_fields = fields.has_control_fields;
+            request.recomputes_prompt = fields.recomputes_prompt;
             request.client = ClientIdentity::of(&fields, priority);
         }
         Ok(request)

@@ -135,6 +135,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             waited_ms,
             may_wait,
             non_streaming,
+            recomputes_prompt,
         } = wire;
         if pool.is_empty() {
             return Err(Invalid::new("pool", "is empty; name the pool to choose in"));
@@ -152,6 +153,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             priority,
             tenant,
             non_streaming,
+            recomputes_prompt,
             exclude: exclude.into_iter().map(EndpointId).collect(),
         };
         let model = (!model.is_empty()).then_some(model);

@@ -25,7 +25,10 @@ const RESERVE: Duration = Duration::from_millis(5);
 
 /// Whether there is anyone to ask, and anything to ask with.
 pub(super) fn is_worthwhile(pending: &PendingCall) -> bool {
-    has_sources(&pending.pool_handle) && pending.ask.lookup.is_some()
+    let PendingCall {
+        ask, pool_handle, ..
+    } = pending;
+    has_sources(pool_handle) && ask.lookup.is_some() && !ask.query.recomputes_prompt
 }
 
 fn has_sources(pool_handle: &PoolHandle) -> bool {

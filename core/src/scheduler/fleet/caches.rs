@@ -17,13 +17,21 @@ impl Fleet {
     }
 
     /// What each endpoint has cached of a prompt, by the learned index and the hits of other
-    /// sources.
+    /// sources. Nothing counts as cached of a prompt that is computed whole: its report says nothing
+    /// about caches.
     pub(in crate::scheduler) fn lookup(
         &self,
         query: &Query,
         others: &[CacheHit],
         now: Duration,
     ) -> CacheLookup {
+        let at = Some(now);
+        if query.recomputes_prompt {
+            return CacheLookup {
+                at,
+                ..CacheLookup::default()
+            };
+        }
         let computing = |position| self.flight(position).unanswered;
         let estimates =
             self.caches
@@ -32,7 +40,7 @@ impl Fleet {
         CacheLookup {
             estimates,
             hits,
-            at: Some(now),
+            at,
         }
     }
 
@@ -43,6 +51,9 @@ impl Fleet {
         position: usize,
         query: &Query,
     ) {
+        if query.recomputes_prompt {
+            return;
+        }
         let computing = self.flight(position).unanswered;
         self.caches
             .refresh_learned(&mut lookup.estimates, position, query, computing);

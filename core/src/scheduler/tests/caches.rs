@@ -264,3 +264,31 @@ fn an_endpoint_that_returns_within_a_minute_is_as_fast_and_holds_what_it_held() 
     scheduler.apply(&both, ms(361_000));
     assert_eq!(scheduler.endpoints.engine(1).prefill.fit(), None);
 }
+
+#[test]
+fn a_prompt_that_is_computed_whole_expects_nothing_and_leaves_confidence_as_it_is() {
+    let mut scheduler = scheduler(1);
+    bound(schedule(&mut scheduler, 0, &prompt(7, 6_400), ms(0)));
+    answer(&mut scheduler, 0, ms(800), ms(800));
+    let evaluation = Query {
+        recomputes_prompt: true,
+        ..prompt(7, 6_400)
+    };
+    for request in 1..40 {
+        let now = ms(10_000 * request);
+        assert_eq!(
+            bound(schedule(&mut scheduler, request, &evaluation, now)),
+            (0, 0)
+        );
+        answer(&mut scheduler, request, ms(800), now + ms(800));
+        let ended = EngineUsage {
+            cached_tokens: Some(0),
+            ..EngineUsage::default()
+        };
+        scheduler.finished(key(request), ended, now + ms(900));
+    }
+    assert_eq!(scheduler.endpoints.confidence(0), [1.0; 3]);
+    assert_eq!(scheduler.endpoints.index_share(0), 1.0);
+    let next = schedule(&mut scheduler, 50, &prompt(7, 6_400), ms(900_000));
+    assert_eq!(bound(next), (0, 6_399), "it is cached all the same");
+}
