@@ -33,6 +33,9 @@ const MAX_LIST: usize = 1 << 20;
 /// How often a server's models are asked for while nothing happens.
 const MODELS_EVERY: Duration = Duration::from_secs(30);
 
+/// How often, if it has adapters or may load some: users request one as soon as it is loaded.
+const ADAPTERS_EVERY: Duration = Duration::from_secs(1);
+
 /// How often a server without metrics is asked again whether it has some.
 const METRICS_AGAIN: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,8 @@ pub(super) struct Probe {
     metrics_again: Instant,
     models_due: Instant,
     timeouts: u32,
+    /// It lists adapters, or its metrics name them.
+    has_adapters: bool,
     rng: SeededRng,
 }
 
@@ -105,6 +110,7 @@ impl Probe {
             metrics_again: now,
             models_due: now,
             timeouts: 0,
+            has_adapters: false,
         })
     }
 
@@ -150,6 +156,7 @@ impl Probe {
                     .metrics
                     .read(scraped.refused, scraped.skipped_lines);
                 self.timeouts = 0;
+                self.has_adapters |= scraped.may_load_adapters;
             }
             Err(failure) => {
                 // It may come back as another server with other models.
@@ -221,7 +228,12 @@ impl Probe {
         if now < self.models_due {
             return None;
         }
-        self.models_due = now + MODELS_EVERY;
+        self.models_due = now
+            + if self.has_adapters {
+                ADAPTERS_EVERY
+            } else {
+                MODELS_EVERY
+            };
         let body = fetch::get(
             &self.engine.client,
             &self.pages.models,
@@ -230,7 +242,10 @@ impl Probe {
         )
         .await;
         match body.and_then(|body| models::read(&body).map_err(|_| ProbeFailure::Garbage)) {
-            Ok(cards) => Some(cards),
+            Ok(cards) => {
+                self.has_adapters |= cards.iter().any(|card| card.parent.is_some());
+                Some(cards)
+            }
             Err(failure) => {
                 self.shared
                     .metrics

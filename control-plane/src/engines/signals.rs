@@ -16,6 +16,7 @@ use std::{
 };
 
 use hermes_core::load::EngineSample;
+use memchr::memmem;
 
 use super::{
     exposition::{self, SampleLabels},
@@ -57,6 +58,9 @@ pub struct Scraped {
     pub prefix_hits: Option<f64>,
     /// Its LoRA adapters, when it serves any.
     pub adapters: Option<Adapters>,
+    /// Its page names LoRA somewhere: adapters may be loaded and unloaded at any time. vLLM names it
+    /// from the start if LoRA is enabled, and not at all otherwise.
+    pub may_load_adapters: bool,
     /// Whether it sleeps: its memory is given back, and a request would fail or wake it.
     pub asleep: Option<bool>,
     /// Unix time in seconds at which its process started: a change means that its cache is empty.
@@ -137,6 +141,7 @@ impl Scraped {
         }
         Ok(Self {
             skipped_lines: lines.skipped(),
+            may_load_adapters: memmem::find(page, b"lora").is_some(),
             ..tally.finish()
         })
     }
@@ -231,6 +236,7 @@ impl SignalTotals {
             prefix_queries: of(Signal::PrefixQueries).sum(),
             prefix_hits: of(Signal::PrefixHits).sum(),
             adapters: self.adapters.map(|(_, adapters)| adapters),
+            may_load_adapters: false,
             asleep: of(Signal::Awake).min().map(|awake| awake == 0.0),
             started: of(Signal::Started).max(),
             refused: self.series.iter().filter(|series| series.refused).count() as u32,

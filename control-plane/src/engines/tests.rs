@@ -289,6 +289,29 @@ async fn after_a_failure_the_models_are_asked_for_again() {
 }
 
 #[tokio::test]
+async fn an_adapter_is_listed_within_two_seconds_of_its_loading_and_gone_as_soon() {
+    let page = format!("{PAGE}# TYPE vllm:lora_requests_info gauge\n");
+    let server = Server::start(&[("/metrics", ok(&page)), ("/v1/models", ok(MODELS))]).await;
+    let (mut collector, mut observations, _) = collector();
+    collector.set(vec![server.target(Some("/metrics"))]);
+    let listed = |names: &'static [&'static str]| {
+        move |observation: &ProbeResult| {
+            let models = observation.models.as_ref();
+            models.is_some_and(|models| models.iter().map(|card| &*card.name).eq(names.to_vec()))
+        }
+    };
+    next_where(&mut observations, listed(&["m"])).await;
+    let loaded = r#"{"data":[{"id":"m"},{"id":"sql","parent":"m"}]}"#;
+    for (body, names) in [(loaded, &["m", "sql"][..]), (MODELS, &["m"])] {
+        server.script("/v1/models", ok(body));
+        let within = Duration::from_secs(2);
+        timeout(within, next_where(&mut observations, listed(names)))
+            .await
+            .expect("within two seconds");
+    }
+}
+
+#[tokio::test]
 async fn a_port_without_a_listener_is_refused() {
     let target = Server::start(&[]).await.target(Some("/metrics"));
     let (mut collector, mut observations, _registry) = collector();
