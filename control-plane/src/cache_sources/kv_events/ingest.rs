@@ -67,8 +67,10 @@ pub(super) struct Ingest {
     standing: SyncState,
     /// The stream works.
     live: bool,
-    /// Every event since the engine started, or since its cache was cleared, was applied.
+    /// Every event since the engine started, or since its cache was cleared, was received.
     whole: bool,
+    /// Some event since then could not be applied.
+    is_lacking: bool,
     /// The rank exceeded the limit of blocks and is ignored.
     over_limit: bool,
     counters: Arc<Handles<KvEventsPoolMetrics>>,
@@ -106,6 +108,7 @@ impl Ingest {
             standing: SyncState::Unsynced,
             live: false,
             whole: false,
+            is_lacking: false,
             over_limit: false,
             counters,
             status,
@@ -139,13 +142,20 @@ impl Ingest {
             .clear(&mut self.rank, self.standing);
         self.shared.leftovers.notify_one();
         (self.whole, self.over_limit) = (whole, cause == ClearCause::Overflow);
+        self.is_lacking = cause == ClearCause::Undecodable;
         self.weigh();
         self.refresh();
     }
 
-    /// Whether everything is known.
+    /// Whether every event was received, live or by replay.
     pub(super) fn set_whole(&mut self, whole: bool) {
         self.whole = whole;
+        self.refresh();
+    }
+
+    /// An event could not be applied, live or by replay: something is cached that is not known.
+    fn mark_lacking(&mut self) {
+        self.is_lacking = true;
         self.refresh();
     }
 
@@ -188,7 +198,7 @@ impl Ingest {
         if unread_removed > 0 {
             self.clear(ClearCause::Undecodable, false);
         } else if unread_stored > 0 {
-            self.set_whole(false);
+            self.mark_lacking();
         }
     }
 
@@ -238,8 +248,8 @@ impl Ingest {
             }
         }
         // It holds something that is not known.
-        if orphans > 0 && tier == Tier::Gpu && self.whole {
-            self.set_whole(false);
+        if orphans > 0 && tier == Tier::Gpu {
+            self.mark_lacking();
         }
     }
 
@@ -267,7 +277,8 @@ impl Ingest {
 
     /// Lets the standing follow what is known.
     fn refresh(&mut self) {
-        let standing = match (self.live && !self.over_limit, self.whole) {
+        let is_whole = self.whole && !self.is_lacking;
+        let standing = match (self.live && !self.over_limit, is_whole) {
             (false, _) => SyncState::Unsynced,
             (true, true) => SyncState::Synced,
             (true, false) => SyncState::Partial,
@@ -287,5 +298,48 @@ impl Drop for Ingest {
     fn drop(&mut self) {
         self.shared.residency.write().close(&mut self.rank);
         self.shared.leftovers.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::{super::KvEventsMetrics, *};
+
+    fn ingest() -> Ingest {
+        let counters = KvEventsMetrics::register(&mut Registry::default()).pool(&"chat".into());
+        Ingest::new(
+            Arc::default(),
+            EndpointId(1),
+            counters,
+            Arc::new(Status::default()),
+        )
+    }
+
+    /// A batch with one event of this type that has no fields.
+    fn batch_of(tag: &str) -> Vec<u8> {
+        let mut payload = vec![0x92, 0xc0, 0x91, 0x91, 0xa0 + tag.len() as u8];
+        payload.extend(tag.as_bytes());
+        payload
+    }
+
+    #[tokio::test]
+    async fn a_replay_with_events_that_cannot_be_read_leaves_a_rank_partial() {
+        for tag in ["BlockStored", "BlockRemoved"] {
+            let mut ingest = ingest();
+            ingest.clear(ClearCause::Restart, false);
+            ingest.take(0, &batch_of(tag)).await;
+            // The replay was complete.
+            ingest.set_whole(true);
+            ingest.mark_live();
+            assert_eq!(ingest.standing, SyncState::Partial, "{tag}");
+            ingest.take(1, &batch_of("AllBlocksCleared")).await;
+            assert_eq!(
+                ingest.standing,
+                SyncState::Synced,
+                "all of nothing is known"
+            );
+        }
     }
 }

@@ -47,6 +47,8 @@ const STORED: [EventField; 10] = [
     EventField::Group,
     EventField::SpecKind,
 ];
+/// What a map of metadata in an event of the old form may have, as far as it is read.
+const METADATA: [EventField; 2] = [EventField::CacheSalt, EventField::LoraName];
 const REMOVED: [EventField; 3] = [
     EventField::BlockHashes,
     EventField::Medium,
@@ -118,19 +120,7 @@ impl<'a> EventKind<'a> {
 
     fn of_map(mut event: MsgpackReader<'a>, pairs: u32) -> Result<Self, Malformed> {
         let mut fields = EventFields::default();
-        for _ in 0..pairs {
-            let name = event.next()?;
-            let value = event.skip()?;
-            let MsgpackValue::Text(name) = name else {
-                continue;
-            };
-            if let Some(field) = EventField::ALL
-                .into_iter()
-                .find(|field| field.name().as_bytes() == name)
-            {
-                fields.0[field as usize] = Some(value);
-            }
-        }
+        fields.read_map(&mut event, pairs, &EventField::ALL)?;
         let tag = fields
             .get(EventField::Type)
             .and_then(|mut tag| tag.text().ok().flatten());
@@ -142,7 +132,7 @@ impl<'a> EventKind<'a> {
         let mut fields = EventFields::default();
         Ok(Self::tagged(tag, |order| {
             for field in order.iter().take(values as usize - 1) {
-                fields.0[*field as usize] = event.skip().ok();
+                fields.set(*field, event.skip().ok());
             }
             fields
         }))
@@ -161,6 +151,40 @@ impl<'a> EventKind<'a> {
 // === EventFields ===
 
 impl<'a> EventFields<'a> {
+    /// Reads those of the `accepted` fields that a map has.
+    fn read_map(
+        &mut self,
+        map: &mut MsgpackReader<'a>,
+        pairs: u32,
+        accepted: &[EventField],
+    ) -> Result<(), Malformed> {
+        for _ in 0..pairs {
+            let name = map.next()?;
+            let value = map.skip()?;
+            let MsgpackValue::Text(name) = name else {
+                continue;
+            };
+            let mut accepted = accepted.iter();
+            if let Some(field) = accepted.find(|field| field.name().as_bytes() == name) {
+                self.0[*field as usize] = Some(value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets a field of the old form. SGLang since 0.5.18 has a map of metadata where vLLM has the
+    /// name of the adapter.
+    fn set(&mut self, field: EventField, value: Option<MsgpackReader<'a>>) {
+        if let (EventField::LoraName, Some(mut map)) = (field, value)
+            && let Ok(MsgpackValue::Map(pairs)) = map.next()
+        {
+            // A map that breaks off is not skipped as a value.
+            _ = self.read_map(&mut map, pairs, &METADATA);
+            return;
+        }
+        self.0[field as usize] = value;
+    }
+
     /// Where a field stands.
     pub(super) fn get(&self, field: EventField) -> Option<MsgpackReader<'a>> {
         self.0[field as usize]

@@ -134,6 +134,41 @@ fn a_salt_counts_wherever_an_engine_puts_it() {
 }
 
 #[test]
+fn the_metadata_of_sglang_stands_in_the_place_of_the_adapters_name() {
+    let salted = one(
+        Meant::Stored(MeantStored {
+            salt: Some("tenant".to_owned()),
+            ..simple()
+        }),
+        true,
+    );
+    let metadata: [&[(&str, &str)]; 3] = [
+        &[("cache_salt", "tenant")],
+        &[("session_id", "s1"), ("cache_salt", "tenant")],
+        &[("session_id", "s1")],
+    ];
+    for fields in metadata {
+        let mut event = Vec::new();
+        encode::write_array_len(&mut event, 2).unwrap();
+        encode::write_f64(&mut event, 1.0).unwrap();
+        encode::write_array_len(&mut event, 1).unwrap();
+        encode::write_array_len(&mut event, 8).unwrap();
+        text(&mut event, Some("BlockStored"));
+        event.extend([0x92, 11, 12, 0xc0, 0x94, 1, 2, 3, 4, 2, 0xc0]);
+        text(&mut event, Some("GPU"));
+        encode::write_map_len(&mut event, fields.len() as u32).unwrap();
+        for (name, value) in fields {
+            text(&mut event, Some(name));
+            text(&mut event, Some(value));
+        }
+        let read = batch(&event).expect("a batch");
+        let is_salted = fields.iter().any(|(name, _)| *name == "cache_salt");
+        let plain = one(Meant::Stored(simple()), true);
+        assert_eq!(read, if is_salted { salted.clone() } else { plain });
+    }
+}
+
+#[test]
 fn events_of_tomorrow_are_skipped_and_what_cannot_be_understood_is_counted() {
     let mut bytes = Vec::new();
     encode::write_array_len(&mut bytes, 2).unwrap();
