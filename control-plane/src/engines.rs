@@ -16,6 +16,7 @@
 mod clients;
 pub mod exposition;
 pub(crate) mod fetch;
+mod key;
 mod metric_names;
 mod metrics;
 pub mod models;
@@ -35,6 +36,7 @@ pub(crate) use self::clients::{EngineClient, EngineClients, NoEngineClient};
 use self::probe::{Probe, ProbeContext};
 pub use self::{
     fetch::ProbeFailure,
+    key::EngineKey,
     metrics::ScrapeMetrics,
     models::ModelCard,
     signals::{Adapters, CacheInfo, NotAnExposition, Scraped},
@@ -68,6 +70,8 @@ pub struct ProbeTarget {
     pub trust: EndpointTrust,
     /// Where its metrics are, beginning with a slash; `None` when it has none.
     pub metrics_path: Option<Arc<str>>,
+    /// The key that it may want.
+    pub key: Option<EngineKey>,
     /// From one question to the next.
     pub interval: Duration,
     /// How long one question may take.

@@ -12,7 +12,7 @@ use super::{ChangeSet, SourceId, WatchedSource, members::PoolMembers, models};
 use crate::{
     config::{EndpointSource, PoolConfig},
     discovery::{DiscoveredEndpoint, static_endpoints},
-    engines::{ModelCard, ProbeTarget},
+    engines::{EngineKey, ModelCard, ProbeTarget},
 };
 
 /// One pool.
@@ -197,11 +197,13 @@ impl PoolState {
         let collector = &self.config.collector;
         let trust = &self.config.policy.trust;
         let metrics_path = collector.enabled.then(|| Arc::clone(&collector.path));
+        let key = collector.key_file.clone().map(EngineKey::new);
         self.members.iter().map(move |member| ProbeTarget {
             id: member.endpoint.id,
             address: member.endpoint.address.clone(),
             trust: member.trust(trust),
             metrics_path: metrics_path.clone(),
+            key: key.clone(),
             interval: collector.interval,
             timeout: collector.timeout,
         })

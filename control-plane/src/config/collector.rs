@@ -1,6 +1,6 @@
 //! How a pool's engines are scraped for metrics.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use hermes_core::address::is_path;
 
@@ -29,6 +29,8 @@ pub struct CollectorConfig {
     pub path: Arc<str>,
     /// Samples older than this are not used; longer than `interval`.
     pub stale_after: Duration,
+    /// The file with the engines' key, if they want one.
+    pub key_file: Option<Arc<Path>>,
 }
 
 impl CollectorConfig {
@@ -40,6 +42,7 @@ impl CollectorConfig {
             timeout,
             path: engine.metrics_path().into(),
             stale_after: (interval * 3).max(SECOND * 5),
+            key_file: None,
         }
     }
 }
@@ -84,6 +87,14 @@ pub(super) fn read(section: &mut Section<'_>, engine: EngineKind) -> CollectorCo
             "Age from which samples are not used; longer than `interval`.",
         )
         .or_unset("three intervals, at least 5s");
+    let key_file = section
+        .text(
+            "keyFile",
+            "a file with the engines' API key",
+            "File with the API key that the engines want, sent as a bearer token with scrapes and lists of models; read \
+             again every 10 s. Clients' own keys go to the engines as they are.",
+        )
+        .or_unset("no key");
     let defaults = CollectorConfig::new(engine, interval, timeout);
     let config = CollectorConfig {
         enabled: enabled.unwrap_or(defaults.enabled),
@@ -91,6 +102,7 @@ pub(super) fn read(section: &mut Section<'_>, engine: EngineKind) -> CollectorCo
         stale_after: stale_after.unwrap_or(defaults.stale_after),
         interval,
         timeout,
+        key_file: key_file.map(|path| Arc::from(Path::new(&*path))),
     };
     if config.stale_after <= interval {
         section.error(

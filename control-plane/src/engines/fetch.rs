@@ -10,7 +10,7 @@ use reqwest::{Client, StatusCode, Url, header, redirect};
 use rustix::io::Errno;
 use tokio::time::timeout;
 
-use super::EngineClients;
+use super::{EngineClients, EngineKey};
 use crate::bounded_body::{BodyFault, read_body};
 
 /// Engines close idle connections after five seconds (uvicorn), so ours are closed before.
@@ -69,8 +69,24 @@ pub(crate) async fn get(
     limit: Duration,
     max_bytes: usize,
 ) -> Result<Bytes, ProbeFailure> {
+    get_with_key(client, url, None, limit, max_bytes).await
+}
+
+/// As [`get`], with the key of the engine if it has one.
+pub(super) async fn get_with_key(
+    client: &Client,
+    url: &Url,
+    key: Option<&EngineKey>,
+    limit: Duration,
+    max_bytes: usize,
+) -> Result<Bytes, ProbeFailure> {
     let answered = timeout(limit, async {
-        let request = client.get(url.clone()).header(header::ACCEPT, "*/*");
+        let mut request = client.get(url.clone()).header(header::ACCEPT, "*/*");
+        if let Some(key) = key
+            && let Some(key) = key.header().await
+        {
+            request = request.header(header::AUTHORIZATION, key);
+        }
         let response = request
             .send()
             .await

@@ -12,6 +12,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hermes_core::rng::SeededRng;
 use reqwest::Url;
 use tokio::{
@@ -209,7 +210,7 @@ impl Probe {
             (ProbePage::Health, _) => (&self.pages.health, MAX_LIST),
             (ProbePage::Models, _) => (&self.pages.models, MAX_LIST),
         };
-        let body = fetch::get(&self.engine.client, url, self.target.timeout, max_bytes).await;
+        let body = self.get(url, max_bytes).await;
         match (question, body) {
             (ProbePage::Metrics, Ok(page)) => {
                 Scraped::read(&page).map_err(|_| ProbeFailure::Garbage)
@@ -223,6 +224,12 @@ impl Probe {
         }
     }
 
+    async fn get(&self, url: &Url, max_bytes: usize) -> Result<Bytes, ProbeFailure> {
+        let ProbeTarget { key, timeout, .. } = &self.target;
+        let client = &self.engine.client;
+        fetch::get_with_key(client, url, key.as_ref(), *timeout, max_bytes).await
+    }
+
     /// The endpoint's models, when they are due and it answers.
     async fn models(&mut self, now: Instant) -> Option<Vec<ModelCard>> {
         if now < self.models_due {
@@ -234,13 +241,7 @@ impl Probe {
             } else {
                 MODELS_EVERY
             };
-        let body = fetch::get(
-            &self.engine.client,
-            &self.pages.models,
-            self.target.timeout,
-            MAX_LIST,
-        )
-        .await;
+        let body = self.get(&self.pages.models, MAX_LIST).await;
         match body.and_then(|body| models::read(&body).map_err(|_| ProbeFailure::Garbage)) {
             Ok(cards) => {
                 self.has_adapters |= cards.iter().any(|card| card.parent.is_some());

@@ -18,6 +18,8 @@ const MODELS: &str = r#"{"data":[{"id":"m","max_model_len":4096}]}"#;
 #[derive(Clone)]
 enum Reply {
     Answer(u16, String),
+    /// An answer to those who have the key, and 401 to others.
+    Guarded(String),
     /// Headers that promise more than comes.
     Cut,
     Hang,
@@ -68,6 +70,7 @@ impl Server {
             address: ServerAddress::try_from(self.address).expect("a bound port"),
             trust: EndpointTrust::System,
             metrics_path: metrics_path.map(Into::into),
+            key: None,
             interval: Duration::from_millis(20),
             timeout: Duration::from_secs(5),
         }
@@ -89,7 +92,13 @@ async fn serve(
         let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
         let reply = script.lock().get(path.as_str()).cloned();
         log.lock().push(path);
-        let answer = match reply.unwrap_or(Reply::Answer(404, String::new())) {
+        let has_key = text.contains("authorization: Bearer sk-engines\r\n");
+        let reply = match reply.unwrap_or(Reply::Answer(404, String::new())) {
+            Reply::Guarded(body) if has_key => Reply::Answer(200, body),
+            Reply::Guarded(_) => Reply::Answer(401, String::new()),
+            reply => reply,
+        };
+        let answer = match reply {
             Reply::Answer(status @ 300..=399, to) => {
                 format!("HTTP/1.1 {status} X\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")
             }
@@ -100,7 +109,7 @@ async fn serve(
                 )
             }
             Reply::Cut => "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf".into(),
-            Reply::Hang => std::future::pending().await,
+            Reply::Hang | Reply::Guarded(_) => std::future::pending().await,
         };
         let cut = answer.ends_with("half");
         if stream.write_all(answer.as_bytes()).await.is_err() || cut {
@@ -222,6 +231,28 @@ async fn of_an_openai_server_the_model_list_shows_its_health_even_when_it_wants_
         (Ok(Scraped::default()), None)
     );
     assert_eq!((server.asked("/metrics"), server.asked("/health")), (0, 1));
+}
+
+#[tokio::test]
+async fn scrapes_and_lists_of_models_carry_the_key_of_the_pool() {
+    let guarded = |body: &str| Reply::Guarded(body.to_owned());
+    let script = [("/metrics", guarded(PAGE)), ("/v1/models", guarded(MODELS))];
+    let server = Server::start(&script).await;
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let path = folder.path().join("key");
+    std::fs::write(&path, "sk-engines\n").expect("written");
+    let (mut collector, mut observations, _) = collector();
+    collector.set(vec![server.target(Some("/metrics"))]);
+    let without = next(&mut observations).await;
+    assert_eq!(without.models, None, "it wants a key");
+    let key = Some(EngineKey::new(path.into()));
+    collector.set(vec![ProbeTarget {
+        key,
+        ..server.target(Some("/metrics"))
+    }]);
+    let listed = |observation: &ProbeResult| observation.models.is_some();
+    let observation = next_where(&mut observations, listed).await;
+    assert_eq!(waiting(&observation), Some(3));
 }
 
 #[tokio::test]
