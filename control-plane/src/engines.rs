@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Invariants:
-//! * an endpoint has at most one question open, and all together at most
-//!   [`ProbeSettings::concurrency`];
+//! * an endpoint has at most one question open, and those of a pool together at most
+//!   [`ProbeSettings::concurrency`]: a pool whose endpoints hang does not delay the others;
 //! * a signal that is missing, refused or unreadable is absent and never zero;
 //! * nothing is decided here: whether two refused connections take an endpoint out is for the
 //!   reader to say.
@@ -46,14 +46,16 @@ pub use self::{
 #[derive(Debug)]
 pub struct EngineProbes {
     shared: ProbeContext,
-    seed: u64,
+    settings: ProbeSettings,
+    /// Questions that each pool may have open yet.
+    slots: HashMap<Arc<str>, Arc<Semaphore>>,
     running: HashMap<EndpointId, RunningProbe>,
 }
 
 /// How a collector works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeSettings {
-    /// Questions that are open at once; at least 1.
+    /// Questions of one pool that are open at once; at least 1.
     pub concurrency: usize,
     /// Decides the jitter of all schedules.
     pub seed: u64,
@@ -64,6 +66,8 @@ pub struct ProbeSettings {
 pub struct ProbeTarget {
     /// Whose answers these will be.
     pub id: EndpointId,
+    /// Its pool.
+    pub pool: Arc<str>,
     /// Where it is.
     pub address: ServerAddress,
     /// Who may sign its certificate.
@@ -111,18 +115,15 @@ impl EngineProbes {
         sink: mpsc::Sender<ProbeResult>,
     ) -> Result<Self, reqwest::Error> {
         let clients = fetch::clients()?;
-        let slots = Arc::new(Semaphore::new(
-            settings.concurrency.clamp(1, Semaphore::MAX_PERMITS),
-        ));
         let shared = ProbeContext {
             clients,
-            slots,
             sink,
             metrics,
         };
         Ok(Self {
             shared,
-            seed: settings.seed,
+            settings,
+            slots: HashMap::new(),
             running: HashMap::new(),
         })
     }
@@ -133,6 +134,14 @@ impl EngineProbes {
     /// Must be called inside a Tokio runtime.
     pub fn set(&mut self, targets: Vec<ProbeTarget>) {
         let mut before = std::mem::take(&mut self.running);
+        let mut slots = std::mem::take(&mut self.slots);
+        for target in &targets {
+            if !self.slots.contains_key(&target.pool) {
+                let known = slots.remove(&target.pool);
+                let known = known.unwrap_or_else(|| self.settings.slots());
+                self.slots.insert(Arc::clone(&target.pool), known);
+            }
+        }
         for target in targets {
             let kept = before
                 .remove(&target.id)
@@ -160,7 +169,13 @@ impl EngineProbes {
     }
 
     fn start(&self, target: ProbeTarget) -> Option<RunningProbe> {
-        let probe = Probe::new(self.shared.clone(), target.clone(), self.seed);
+        let slots = Arc::clone(self.slots.get(&target.pool)?);
+        let probe = Probe::new(
+            self.shared.clone(),
+            slots,
+            target.clone(),
+            self.settings.seed,
+        );
         let probe = probe.inspect_err(|error| {
             let (endpoint, url) = (target.id, &target.address);
             tracing::warn!(%endpoint, %url, %error, "endpoint is not asked for its state");
@@ -174,6 +189,14 @@ impl EngineProbes {
 }
 
 // === ProbeSettings ===
+
+impl ProbeSettings {
+    /// The slots of one pool.
+    fn slots(self) -> Arc<Semaphore> {
+        let concurrency = self.concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        Arc::new(Semaphore::new(concurrency))
+    }
+}
 
 impl Default for ProbeSettings {
     fn default() -> Self {

@@ -200,6 +200,7 @@ impl PoolState {
         let key = collector.key_file.clone().map(EngineKey::new);
         self.members.iter().map(move |member| ProbeTarget {
             id: member.endpoint.id,
+            pool: Arc::clone(&self.config.name),
             address: member.endpoint.address.clone(),
             trust: member.trust(trust),
             metrics_path: metrics_path.clone(),

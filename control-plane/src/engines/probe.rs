@@ -51,7 +51,6 @@ const MAX_STRETCH: u32 = 8;
 #[derive(Clone, Debug)]
 pub(super) struct ProbeContext {
     pub(super) clients: EngineClients,
-    pub(super) slots: Arc<Semaphore>,
     pub(super) sink: mpsc::Sender<ProbeResult>,
     pub(super) metrics: ScrapeMetrics,
 }
@@ -60,6 +59,8 @@ pub(super) struct ProbeContext {
 #[derive(Debug)]
 pub(super) struct Probe {
     shared: ProbeContext,
+    /// Of its pool.
+    slots: Arc<Semaphore>,
     target: ProbeTarget,
     engine: EngineClient,
     pages: ProbeUrls,
@@ -95,6 +96,7 @@ impl Probe {
     /// When there is no client for the target.
     pub(super) fn new(
         shared: ProbeContext,
+        slots: Arc<Semaphore>,
         target: ProbeTarget,
         seed: u64,
     ) -> Result<Self, NoEngineClient> {
@@ -103,6 +105,7 @@ impl Probe {
         let now = Instant::now();
         Ok(Self {
             shared,
+            slots,
             engine,
             rng: SeededRng::new(seed ^ target.id.0),
             question: ProbePage::first(&pages),
@@ -121,7 +124,7 @@ impl Probe {
         loop {
             sleep_until(next).await;
             self.renew_client();
-            let Ok(slot) = Arc::clone(&self.shared.slots).acquire_owned().await else {
+            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
                 return;
             };
             let started = Instant::now();

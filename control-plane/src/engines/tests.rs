@@ -67,6 +67,7 @@ impl Server {
     fn target(&self, metrics_path: Option<&str>) -> ProbeTarget {
         ProbeTarget {
             id: EndpointId(self.address.port().into()),
+            pool: "chat".into(),
             address: ServerAddress::try_from(self.address).expect("a bound port"),
             trust: EndpointTrust::System,
             metrics_path: metrics_path.map(Into::into),
@@ -392,6 +393,26 @@ async fn an_engine_is_probed_and_fails_while_no_authority_can_verify_it() {
     let observation = next(&mut observations).await;
     assert!(observation.outcome.is_err(), "{observation:?}");
     assert_eq!(server.asked("/metrics"), 0, "never in plain text");
+}
+
+#[tokio::test]
+async fn a_pool_whose_endpoints_hang_does_not_delay_the_scrapes_of_another() {
+    let hung = Server::start(&[("/metrics", Reply::Hang)]).await;
+    let well = Server::start(&[("/metrics", ok(PAGE)), ("/v1/models", ok(MODELS))]).await;
+    let (mut collector, mut observations, _) = collector();
+    // More than may be asked at once.
+    let hanging = (0..100).map(|number| ProbeTarget {
+        id: EndpointId(number),
+        pool: "cut off".into(),
+        ..hung.target(Some("/metrics"))
+    });
+    let targets = hanging.chain([well.target(Some("/metrics"))]);
+    collector.set(targets.collect());
+    for _ in 0..5 {
+        let observation = next(&mut observations).await;
+        assert_eq!(waiting(&observation), Some(3), "{:?}", observation.outcome);
+    }
+    assert_eq!(hung.asked("/metrics"), ProbeSettings::default().concurrency);
 }
 
 #[tokio::test]

@@ -41,8 +41,9 @@ use crate::{
     pools::{PoolDirectory, PoolHandle, PoolScheduler, ScoreDecision, ScoreRejection},
 };
 
-/// Requests of one stream that may be in a lookup or queued; a proxy has a stream for each of its
-/// workers. Beyond it a request is answered without a lookup.
+/// Requests of one stream that may be in a lookup; a proxy has a stream for each of its workers.
+/// Beyond it a request is answered without a lookup. Queued requests do not count: lookups matter
+/// most under load.
 const MAX_LOOKUPS: usize = 4_096;
 
 /// The stream of one worker of a proxy.
@@ -57,8 +58,10 @@ pub(super) struct ScoreCalls {
     closing: CancellationToken,
     /// Lookups, at most [`MAX_LOOKUPS`], and waits, bounded by the queues of the pools.
     steps: FuturesUnordered<Abortable<Step>>,
-    /// The handles of `steps`, by request, and whose choice each of them is.
-    waiting: HashMap<RequestKey, (AbortHandle, Arc<PoolScheduler>)>,
+    /// The handles of `steps`, by request.
+    waiting: HashMap<RequestKey, PendingStep>,
+    /// Those of `waiting` that are lookups.
+    lookups: usize,
     _open: StreamGuard,
 }
 
@@ -73,6 +76,14 @@ pub(super) struct PendingCall {
 
 /// What a request waits for.
 type Step = Pin<Box<dyn Future<Output = (PendingCall, CallEnd)> + Send>>;
+
+/// The handle of a step.
+struct PendingStep {
+    handle: AbortHandle,
+    /// Whose choice it is.
+    scheduler: Arc<PoolScheduler>,
+    is_lookup: bool,
+}
 
 /// What came of it.
 enum CallEnd {
@@ -103,6 +114,7 @@ impl ScoreCalls {
             closing: state.closing.clone(),
             steps: FuturesUnordered::new(),
             waiting: HashMap::new(),
+            lookups: 0,
             _open: StreamGuard(state.metrics.clone()),
         };
         stream::unfold(scoring, |mut scoring| async move {
@@ -186,12 +198,13 @@ impl ScoreCalls {
             pool_handle,
             since,
         };
-        if self.waiting.len() >= MAX_LOOKUPS || !lookup::is_worthwhile(&pending) {
+        if self.lookups >= MAX_LOOKUPS || !lookup::is_worthwhile(&pending) {
             return Some(self.choose(pending, &[]));
         }
         self.step(
             key,
             Arc::clone(&pending.pool_handle.scheduler),
+            true,
             lookup::begin(pending),
         );
         None
@@ -214,6 +227,7 @@ impl ScoreCalls {
                 self.step(
                     key,
                     scheduler,
+                    false,
                     Box::pin(async move { (pending, CallEnd::Settled(wait.end.await.ok())) }),
                 );
                 queued
@@ -221,10 +235,30 @@ impl ScoreCalls {
         }
     }
 
-    fn step(&mut self, key: RequestKey, scheduler: Arc<PoolScheduler>, step: Step) {
+    fn step(
+        &mut self,
+        key: RequestKey,
+        scheduler: Arc<PoolScheduler>,
+        is_lookup: bool,
+        step: Step,
+    ) {
         let (handle, registration) = AbortHandle::new_pair();
-        self.waiting.insert(key, (handle, scheduler));
+        let pending = PendingStep {
+            handle,
+            scheduler,
+            is_lookup,
+        };
+        self.lookups += usize::from(is_lookup);
+        if let Some(replaced) = self.waiting.insert(key, pending) {
+            self.lookups -= usize::from(replaced.is_lookup);
+        }
         self.steps.push(Abortable::new(step, registration));
+    }
+
+    fn end_step(&mut self, key: RequestKey) -> Option<PendingStep> {
+        let ended = self.waiting.remove(&key)?;
+        self.lookups -= usize::from(ended.is_lookup);
+        Some(ended)
     }
 
     /// The answer to a request that refers to a stored response, if that settles it.
@@ -258,11 +292,11 @@ impl ScoreCalls {
         while let Some(done) = next {
             match done {
                 Ok((pending, CallEnd::Found(hits))) => {
-                    self.waiting.remove(&pending.key);
+                    self.end_step(pending.key);
                     answers.push(self.choose(pending, &hits));
                 }
                 Ok((pending, CallEnd::Settled(end))) => {
-                    self.waiting.remove(&pending.key);
+                    self.end_step(pending.key);
                     answers.push(pending.answer(end));
                 }
                 // It was cancelled, and is owed no answer.
@@ -274,9 +308,11 @@ impl ScoreCalls {
     }
 
     fn cancel(&mut self, key: RequestKey) {
-        match self.waiting.remove(&key) {
-            Some((step, scheduler)) => {
-                step.abort();
+        match self.end_step(key) {
+            Some(PendingStep {
+                handle, scheduler, ..
+            }) => {
+                handle.abort();
                 if !scheduler.cancel(key, self.pools.now()) {
                     // It had not got further than its lookup.
                     scheduler.metrics().scores[ScoreOutcome::Cancelled].inc();
@@ -293,7 +329,7 @@ impl Drop for ScoreCalls {
         let now = self.pools.now();
         self.waiting
             .drain()
-            .for_each(|(key, (_, scheduler))| _ = scheduler.cancel(key, now));
+            .for_each(|(key, step)| _ = step.scheduler.cancel(key, now));
     }
 }
 

@@ -1,10 +1,13 @@
-//! A few threads for work that would hold up everything else: half of the cores, and a bounded line
-//! before them.
+//! A few threads for work that would hold up everything else: half of the cores, for all pools
+//! together, and a bounded line of each pool before them.
+//!
+//! Each pool has at most as many places in the line before the threads as there are threads, so that
+//! long prompts of one pool delay those of another by one round.
 
 use std::{
     num::NonZero,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -17,13 +20,20 @@ use super::Failure;
 /// Pieces of work that may wait for a thread; over it they are turned away.
 pub const MAX_WAITING: usize = 256;
 
-/// Most threads of one workshop.
+/// Most threads of the process.
 const MAX_THREADS: usize = 8;
+
+/// The threads of the process: half of the cores, as choices and streams need the other half.
+static THREADS: LazyLock<Arc<Semaphore>> =
+    LazyLock::new(|| Arc::new(Semaphore::new(process_threads())));
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct TokenizerWorkers {
+    /// Shared by all pools, and fair: first come, first served.
     threads: Arc<Semaphore>,
+    /// This pool's places in the line before the threads, and on them.
+    places: Semaphore,
     waiting: AtomicUsize,
 }
 
@@ -33,15 +43,15 @@ struct QueuedJob<'a>(&'a AtomicUsize);
 // === TokenizerWorkers ===
 
 impl TokenizerWorkers {
-    /// With half of the cores: choices and streams need the other half.
+    /// Those of one pool, on the threads of the process.
     pub(super) fn new() -> Self {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        Self::with((cores / 2).clamp(1, MAX_THREADS))
+        Self::on(Arc::clone(&THREADS), process_threads())
     }
 
-    fn with(threads: usize) -> Self {
+    fn on(threads: Arc<Semaphore>, places: usize) -> Self {
         Self {
-            threads: Arc::new(Semaphore::new(threads)),
+            threads,
+            places: Semaphore::new(places),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -56,7 +66,12 @@ impl TokenizerWorkers {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Failure> {
         let waiting = QueuedJob::begin(&self.waiting).ok_or(Failure::Saturated)?;
-        // It is never closed.
+        // They are never closed.
+        let _place = self
+            .places
+            .acquire()
+            .await
+            .map_err(|_| Failure::Saturated)?;
         let thread = Arc::clone(&self.threads)
             .acquire_owned()
             .await
@@ -69,6 +84,11 @@ impl TokenizerWorkers {
         // A panic was reported where it happened, and costs this piece of work alone.
         done.await.map_err(|_| Failure::Tokenizer)
     }
+}
+
+fn process_threads() -> usize {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    (cores / 2).clamp(1, MAX_THREADS)
 }
 
 // === QueuedJob ===
@@ -93,6 +113,39 @@ mod tests {
     use futures::{FutureExt, future::join_all};
 
     use super::*;
+
+    impl TokenizerWorkers {
+        /// Of the only pool.
+        fn with(threads: usize) -> Self {
+            Self::on(Arc::new(Semaphore::new(threads)), threads)
+        }
+    }
+
+    #[tokio::test]
+    async fn pools_share_the_threads_and_take_turns() {
+        let threads = Arc::new(Semaphore::new(1));
+        let (one, other) = (
+            TokenizerWorkers::on(Arc::clone(&threads), 1),
+            TokenizerWorkers::on(threads, 1),
+        );
+        let (go, gate) = mpsc::sync_channel::<()>(0);
+        let mut first = Box::pin(one.run(move || gate.recv().is_ok()));
+        assert!((&mut first).now_or_never().is_none(), "it has the thread");
+        let (done, order) = mpsc::sync_channel(3);
+        let mut line = Vec::new();
+        for (pool, name) in [(&one, "one"), (&one, "one"), (&other, "other")] {
+            let done = done.clone();
+            let mut work = Box::pin(pool.run(move || done.send(name).is_ok()));
+            assert!((&mut work).now_or_never().is_none(), "no thread is free");
+            line.push(work);
+        }
+        go.send(()).expect("the first waits for it");
+        assert_eq!(first.await, Ok(true));
+        assert!(join_all(line).await.iter().all(|done| *done == Ok(true)));
+        drop(done);
+        let order: Vec<_> = order.iter().collect();
+        assert_eq!(order.iter().position(|name| *name == "other"), Some(0));
+    }
 
     #[tokio::test]
     async fn one_line_of_bounded_length_stands_before_the_threads() {
