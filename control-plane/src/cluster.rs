@@ -22,6 +22,7 @@
 mod members;
 mod models;
 mod pool_state;
+mod shared_models;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -34,7 +35,7 @@ use hermes_core::{
     snapshot::{EndpointId, Epoch, Pool, Snapshot, Version},
 };
 
-use self::pool_state::PoolState;
+use self::{pool_state::PoolState, shared_models::SharedModels};
 use crate::{
     cache_sources::kv_events::Publisher,
     config::{Config, EndpointSource, PoolConfig},
@@ -104,6 +105,7 @@ pub(crate) struct Cluster {
     /// The pool of every endpoint.
     pool_of: HashMap<EndpointId, Arc<str>>,
     next_source: u64,
+    shared_models: SharedModels,
     /// The newest snapshot that was published.
     published: Arc<Snapshot>,
 }
@@ -157,6 +159,7 @@ impl Cluster {
             pools: BTreeMap::new(),
             pool_of: HashMap::new(),
             next_source: 0,
+            shared_models: SharedModels::default(),
             published,
         }
     }
@@ -195,6 +198,7 @@ impl Cluster {
             pools,
             settings,
         });
+        self.shared_models.update(&self.published);
         Some(Arc::clone(&self.published))
     }
 
