@@ -213,6 +213,10 @@ pub struct ProxySettings {
     pub max_concurrent: u32,
     /// How long a client may take to send its head, and between two pieces of its body.
     pub client_timeout: Duration,
+    /// How long an answer may wait for its client to take what is there.
+    pub send_timeout: Duration,
+    /// How long a client may keep a connection without a request.
+    pub keep_alive_timeout: Duration,
     /// Whether answers name the endpoint in `x-hermes-endpoint`.
     pub expose_endpoint: bool,
     /// Paths, besides the known ones, that are forwarded as they are; each begins with `/`.
@@ -423,6 +427,10 @@ impl Default for ProxySettings {
             max_body_bytes: 64 << 20,
             max_concurrent: 10_000,
             client_timeout: Duration::from_secs(30),
+            send_timeout: Duration::from_secs(60),
+            // Above what load balancers keep connections for (600 s is the longest common one): of
+            // the two, the side that also sends the requests is the one to close.
+            keep_alive_timeout: Duration::from_secs(620),
             expose_endpoint: false,
             extra_paths: Vec::new(),
         }

@@ -10,12 +10,13 @@
 //! answer; the request's [`RequestGuard`](crate::exchange::guard::RequestGuard) is dropped exactly
 //! once, by its last owner.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use hermes_core::policy::ProxySettings;
 use hermes_runtime::shutdown::Drain;
 use http::{HeaderValue, Request, Response, header};
-use hyper::body::Incoming;
+use http_body::Body;
 
 use crate::{
     exchange::{
@@ -33,10 +34,22 @@ use crate::{
 
 /// What every request of this proxy shares.
 pub(crate) struct Proxy {
+    routing: RoutingState,
     placer: Placer,
     forwarder: Forwarder,
     pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) drain: Drain,
+}
+
+/// What a client may take its time for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientLimits {
+    /// Sending a head, from the connection or from its first byte.
+    pub(crate) head: Duration,
+    /// Keeping a connection without a request.
+    pub(crate) idle: Duration,
+    /// Taking what there is of an answer.
+    pub(crate) send: Duration,
 }
 
 impl Proxy {
@@ -49,6 +62,7 @@ impl Proxy {
         drain: Drain,
     ) -> Self {
         Self {
+            routing: routing.clone(),
             placer: Placer::new(routing, run, sinks, Arc::clone(&metrics), drain.clone()),
             forwarder: Forwarder {
                 metrics: Arc::clone(&metrics),
@@ -58,12 +72,28 @@ impl Proxy {
         }
     }
 
+    /// What clients may take their time for, as configured now.
+    pub(crate) fn client_limits(&self) -> ClientLimits {
+        let view = self.routing.view.load();
+        let (view, defaults) = (view.as_ref(), ProxySettings::default());
+        let ProxySettings {
+            client_timeout: head,
+            keep_alive_timeout: idle,
+            send_timeout: send,
+            ..
+        } = *view.map_or(&defaults, |view| view.settings());
+        ClientLimits { head, idle, send }
+    }
+
     /// Answers a request. Cannot fail: every error has its response.
-    pub(crate) async fn serve(
+    pub(crate) async fn serve<B>(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<B>,
         client: SocketAddr,
-    ) -> Response<ResponseBody> {
+    ) -> Response<ResponseBody>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let ArrivedRequest { request_id, start } = self.placer.arrive(&mut request, client);
         let server = start.trace.server.clone();
         let mut response = match self.answer(request, start).await {
@@ -86,11 +116,14 @@ impl Proxy {
     }
 
     /// Places the request, and exchanges the placement.
-    async fn answer(
+    async fn answer<B>(
         &self,
-        request: Request<Incoming>,
+        request: Request<B>,
         start: RequestStart,
-    ) -> Result<Response<ResponseBody>, Rejection> {
+    ) -> Result<Response<ResponseBody>, Rejection>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let door = DoorRequest {
             request,
             start,

@@ -14,3 +14,4 @@ pub(crate) mod local_reply;
 pub mod lookup;
 mod media;
 pub(crate) mod prompt;
+mod upload_pace;

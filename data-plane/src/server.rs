@@ -1,5 +1,13 @@
 //! The door for clients: worker threads, connections, and how they end.
 
+mod answer_body;
+mod answer_progress;
+mod client_body;
+mod client_deadlines;
+mod client_requests;
+mod client_socket;
 mod graceful_close;
 mod http;
+mod lingering_close;
+mod stream_tasks;
 pub(crate) mod workers;

@@ -376,6 +376,12 @@ pub struct Settings {
     pub expose_endpoint: bool,
     #[prost(string, repeated, tag = "5")]
     pub extra_paths: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// 0: a control plane of an older release, which does not set it; the default applies.
+    #[prost(uint64, tag = "6")]
+    pub send_timeout_ms: u64,
+    /// 0: as for `send_timeout_ms`.
+    #[prost(uint64, tag = "7")]
+    pub keep_alive_timeout_ms: u64,
 }
 /// The load of the endpoints whose figures changed since the last update on this stream, or of all of them after a Snapshot.
 /// Sent separately from the structure because it changes many times a second.

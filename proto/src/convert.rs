@@ -10,6 +10,7 @@ mod history;
 mod load;
 mod policy;
 mod score;
+mod settings;
 
 pub use delta::snapshot_to_wire;
 pub use history::{ReplayedHistory, history_to_wire};

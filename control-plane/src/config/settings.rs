@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, sync::Arc};
 use hermes_core::{address::is_path, policy::ProxySettings};
 
 use super::{
-    duration::{HOUR, SECOND},
+    duration::{DAY, HOUR, SECOND},
     node::Node,
     section::Section,
 };
@@ -62,6 +62,20 @@ fn read_limits(section: &mut Section<'_>) -> ProxySettings {
                 "How long a client may take to send its request head, and between two chunks of its body.",
             )
             .or(defaults.client_timeout),
+        send_timeout: section
+            .duration(
+                "sendTimeout",
+                SECOND / 100..=HOUR,
+                "How long a response may wait for its client to read; above it the connection is cut, or the HTTP/2 stream.",
+            )
+            .or(defaults.send_timeout),
+        keep_alive_timeout: section
+            .duration(
+                "keepAliveTimeout",
+                SECOND / 100..=DAY,
+                "How long a client may keep a connection without a request; longer than the load balancer in front keeps it.",
+            )
+            .or(defaults.keep_alive_timeout),
         ..defaults
     }
 }

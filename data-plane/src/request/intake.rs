@@ -6,16 +6,19 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
-use crate::request::{admission::AdmissionPermit, local_reply::LocalReply};
+use crate::request::{
+    admission::AdmissionPermit, local_reply::LocalReply, upload_pace::UploadPace,
+};
 
 /// Limit of the bytes of a head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Reads the whole body, in bounded memory, and counts its bytes in `permit`.
 ///
-/// `limit` is in bytes; `patience` is how long the client may pause.
+/// `limit` is in bytes; `patience` is how long the client may pause, and it must keep the
+/// [`UploadPace`].
 pub(crate) async fn read_body<B>(
     mut body: B,
     limit: u64,
@@ -29,10 +32,12 @@ where
     if hint.lower() > limit {
         return Err(LocalReply::TooLarge(limit));
     }
+    let pace = UploadPace::begin(patience);
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
-        let frame = timeout(patience, body.frame())
+        let received = (first.len() + rest.len()) as u64;
+        let frame = timeout_at(pace.due(received), body.frame())
             .await
             .map_err(|_| LocalReply::SlowClient)?;
         let Some(frame) = frame else { break };
@@ -40,7 +45,7 @@ where
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if (first.len() + rest.len() + data.len()) as u64 > limit {
+        if received + data.len() as u64 > limit {
             return Err(LocalReply::TooLarge(limit));
         }
         if !permit.reserve_bytes(data.len() as u64) {

@@ -175,8 +175,8 @@ impl LocalReply {
         if let Self::Method(allow) = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
-        if matches!(self, Self::TooLarge(_) | Self::SlowClient) {
-            // The rest of the body is not read: the connection cannot be used again.
+        if matches!(self, Self::SlowClient) {
+            // The rest of the body is not waited for: the connection cannot be used again.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -1,13 +1,13 @@
 //! Accepting clients: HTTP/1.1, and HTTP/2 with prior knowledge, on one port.
 
-use std::{io, iter, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, iter, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use hermes_runtime::shutdown::Drain;
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,24 +17,26 @@ use tokio::{
     time::sleep,
 };
 
-use super::graceful_close::ClientRequests;
+use super::{
+    answer_body,
+    answer_progress::AnswerProgress,
+    client_body::ClientBody,
+    client_deadlines::{self, Overdue},
+    client_requests::ClientRequests,
+    client_socket::{self, ClientSocket},
+    graceful_close,
+    lingering_close::linger,
+    stream_tasks::{StreamExecutor, StreamTasks, progress_or},
+};
 use crate::proxy::Proxy;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4_096;
 
-/// A head must arrive within this time, counted from the connection or from the request before it.
-const HEAD: Duration = Duration::from_secs(30);
-
 /// What hyper buffers of one connection, in bytes. A head above the proxy's own limit still fits,
 /// so that it gets the proxy's own answer. hyper's limit of 100 fields in a head stays: up to it,
 /// the parsed fields are on the stack.
 const BUFFER: usize = 256 << 10;
-
-/// A client that takes no byte of its answer for this long is cut off, so that it cannot hold an
-/// engine.
-#[cfg(target_os = "linux")]
-const SLOW_READER: Duration = Duration::from_secs(60);
 
 /// HTTP/2: requests at once on one connection, and windows large enough that slow streams do not
 /// stall their neighbours.
@@ -43,7 +45,7 @@ const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 16 << 20;
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// Open connections of clients. Above it a new one waits in the kernel.
+/// Open connections of one worker's clients. Above it a new one waits in the kernel.
 const MAX_CLIENTS: usize = 50_000;
 
 /// Takes the port; `shared` with other listeners of this process, among which the kernel spreads
@@ -101,31 +103,67 @@ async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>) {
     let _counted = Counted::new(&proxy);
     // An idle connection is work, too, until it may be closed: the process waits for it.
     let _work = proxy.drain.track();
-    if let Err(error) = prepare(&stream) {
+    if let Err(error) = client_socket::prepare(&stream, proxy.client_limits().send) {
         tracing::debug!(%error, "a client's socket cannot be prepared");
         return;
     }
-    let requests = ClientRequests::default();
+    let requests = ClientRequests::new();
+    exchange(stream, address, &proxy, &requests).await;
+    if let Some(stream) = requests.take_leftover() {
+        linger(stream, &proxy.drain).await;
+    }
+}
+
+/// Answers the requests of one connection until either side closes it.
+async fn exchange(
+    stream: TcpStream,
+    address: SocketAddr,
+    proxy: &Arc<Proxy>,
+    requests: &ClientRequests,
+) {
+    let progress = Arc::new(AnswerProgress::new());
     let service = service_fn(|request: Request<Incoming>| {
-        let (proxy, open) = (Arc::clone(&proxy), requests.begin(&request));
+        let open = requests.begin(request.version());
+        let request = request.map(|body| ClientBody::new(body, requests.clone()));
+        let (proxy, progress) = (Arc::clone(proxy), Arc::clone(&progress));
         async move {
-            let answer = proxy.serve(request, address).await;
-            Ok::<_, std::convert::Infallible>(open.answer(answer, &proxy.drain))
+            let response = proxy.serve(request, address).await;
+            let drains = proxy.drain.is_draining();
+            let send_timeout = proxy.client_limits().send;
+            let progress = progress_or(&progress);
+            Ok::<_, Infallible>(answer_body::answer(
+                response,
+                open,
+                drains,
+                progress,
+                send_timeout,
+            ))
         }
     });
-    let builder = builder();
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let streams = StreamTasks::default();
+    let builder = builder(streams.executor());
+    let socket = ClientSocket::new(stream, requests.clone());
+    let connection = builder.serve_connection(TokioIo::new(socket), service);
     tokio::pin!(connection);
     // A set polls its future only when that future was woken, so that the events of the connection
     // do not touch the drain, which all connections of the process share.
-    let mut may_close: FuturesUnordered<_> =
-        iter::once(requests.clone().may_close(proxy.drain.clone())).collect();
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        _ = may_close.next() => {
+    let may_close = graceful_close::may_close(requests.clone(), proxy.drain.clone());
+    let mut may_close: FuturesUnordered<_> = iter::once(may_close).collect();
+    let limits = || proxy.client_limits();
+    let overdue = client_deadlines::overdue(requests.clone(), Arc::clone(&progress), limits);
+    let mut overdue: FuturesUnordered<_> = iter::once(overdue).collect();
+    let result = loop {
+        tokio::select! {
+            result = connection.as_mut() => break result,
             // Finishes the open requests and accepts no further one.
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Some(()) = may_close.next() => connection.as_mut().graceful_shutdown(),
+            Some(late) = overdue.next() => match late {
+                Overdue::Idle => connection.as_mut().graceful_shutdown(),
+                Overdue::Head | Overdue::Answer => {
+                    tracing::debug!(?late, "a client took too long; its connection is closed");
+                    return;
+                }
+            }
         }
     };
     if let Err(error) = result {
@@ -133,12 +171,12 @@ async fn client(stream: TcpStream, address: SocketAddr, proxy: Arc<Proxy>) {
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder(streams: StreamExecutor) -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(streams);
+    // The proxy has its own limit for heads: hyper's is one with that for idle connections.
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(None)
         .max_buf_size(BUFFER);
     builder
         .http2()
@@ -150,15 +188,6 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(H2_KEEP_ALIVE)
         .keep_alive_timeout(H2_KEEP_ALIVE);
     builder
-}
-
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    // The kernel counts the time in which the client takes nothing, its window closed or its host
-    // gone. Systems other than Linux have no such option.
-    #[cfg(target_os = "linux")]
-    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SLOW_READER))?;
-    Ok(())
 }
 
 /// A client's place in the gauge.

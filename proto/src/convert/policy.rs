@@ -1,11 +1,11 @@
-//! Policies and settings.
+//! Policies of pools.
 
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::policy::{
     ClassicWeights, CountScale, EjectionPolicy, EndpointTrust, KvAware, PoolPolicy,
-    PrefixCacheRules, ProxySettings, QueueLimits, RetryPolicy, SessionAffinity, SessionKey,
-    Strategy, TenantKey, Timeouts,
+    PrefixCacheRules, QueueLimits, RetryPolicy, SessionAffinity, SessionKey, Strategy, TenantKey,
+    Timeouts,
 };
 
 use super::{Invalid, each, required};
@@ -14,7 +14,7 @@ use crate::v1::{
 };
 
 /// Durations travel as whole milliseconds; a longer one becomes the largest that fits.
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -437,53 +437,5 @@ impl From<v1::Ejection> for EjectionPolicy {
             max_time: Duration::from_millis(max_time_ms),
             slow_start: Duration::from_millis(slow_start_ms),
         }
-    }
-}
-
-// === Settings ===
-
-impl From<&ProxySettings> for v1::Settings {
-    fn from(settings: &ProxySettings) -> Self {
-        let ProxySettings {
-            max_body_bytes,
-            max_concurrent,
-            client_timeout,
-            expose_endpoint,
-            extra_paths,
-        } = settings;
-        Self {
-            max_body_bytes: *max_body_bytes,
-            max_concurrent: *max_concurrent,
-            client_timeout_ms: millis(*client_timeout),
-            expose_endpoint: *expose_endpoint,
-            extra_paths: extra_paths.iter().map(ToString::to_string).collect(),
-        }
-    }
-}
-
-impl TryFrom<v1::Settings> for ProxySettings {
-    type Error = Invalid;
-
-    fn try_from(wire: v1::Settings) -> Result<Self, Invalid> {
-        let v1::Settings {
-            max_body_bytes,
-            max_concurrent,
-            client_timeout_ms,
-            expose_endpoint,
-            extra_paths,
-        } = wire;
-        if let Some(index) = extra_paths.iter().position(|path| !path.starts_with('/')) {
-            return Err(Invalid::new(
-                &format!("extra_paths[{index}]"),
-                "must begin with /",
-            ));
-        }
-        Ok(Self {
-            max_body_bytes,
-            max_concurrent,
-            client_timeout: Duration::from_millis(client_timeout_ms),
-            expose_endpoint,
-            extra_paths: extra_paths.into_iter().map(Into::into).collect(),
-        })
     }
 }

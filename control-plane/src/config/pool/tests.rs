@@ -146,6 +146,8 @@ fn every_value_of_the_full_example_arrives() {
             max_body_bytes: 16 << 20,
             max_concurrent: 2_000,
             client_timeout: millis(10_000),
+            send_timeout: millis(90_000),
+            keep_alive_timeout: millis(75_000),
             expose_endpoint: true,
             extra_paths: vec!["/v2/embed".into()],
         }

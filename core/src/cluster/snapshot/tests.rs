@@ -29,7 +29,7 @@ fn ids_never_change_between_releases() {
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 69] = [
+const FIELDS: [&str; 71] = [
     "base_time",
     "block_bytes",
     "budget",
@@ -54,6 +54,7 @@ const FIELDS: [&str; 69] = [
     "id",
     "idle",
     "in_flight",
+    "keep_alive_timeout",
     "keys",
     "kv-aware",
     "late",
@@ -83,6 +84,7 @@ const FIELDS: [&str; 69] = [
     "scale",
     "score_deadline",
     "secs",
+    "send_timeout",
     "server_name",
     "session-affinity",
     "settings",

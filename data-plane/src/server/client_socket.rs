@@ -1,0 +1,118 @@
+//! A client's socket, as hyper reads and writes it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::client_requests::ClientRequests;
+
+/// A client's host that vanished is noticed within this time plus [`PROBES`] times [`PROBE`].
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const PROBE: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
+
+/// Notes for the connection's requests what the client sends, and leaves them the socket.
+pub(super) struct ClientSocket {
+    /// Present until it is dropped.
+    stream: Option<TcpStream>,
+    requests: ClientRequests,
+}
+
+impl ClientSocket {
+    pub(super) fn new(stream: TcpStream, requests: ClientRequests) -> Self {
+        let stream = Some(stream);
+        Self { stream, requests }
+    }
+
+    fn stream(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(
+            self.stream
+                .as_mut()
+                .expect("it is taken when this is dropped"),
+        )
+    }
+}
+
+/// Sets a client's socket up. `send_timeout` is how long the client may take nothing of what is
+/// there.
+pub(super) fn prepare(stream: &TcpStream, send_timeout: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keep_alive = TcpKeepalive::new()
+        .with_time(KEEP_ALIVE)
+        .with_interval(PROBE)
+        .with_retries(PROBES);
+    socket.set_tcp_keepalive(&keep_alive)?;
+    // The kernel counts the time in which the client takes nothing, its window closed or its host
+    // gone. Systems other than Linux have no such option.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(send_timeout))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = send_timeout;
+    Ok(())
+}
+
+impl AsyncRead for ClientSocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = self.stream().poll_read(cx, buf);
+        let received = &buf.filled()[before..];
+        if !received.is_empty() {
+            self.requests.received(received);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for ClientSocket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream
+            .as_ref()
+            .is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
+    }
+}
+
+impl Drop for ClientSocket {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            self.requests.leave(stream);
+        }
+    }
+}
