@@ -17,14 +17,15 @@ mod routing_state;
 mod score_streams;
 mod snapshot_store;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::lookup_host,
     sync::mpsc,
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use self::{dial::ReplicaAddress, replica::ReplicaEvent, reports::ReportOutbox};
 pub(crate) use self::{
@@ -78,7 +79,6 @@ pub(crate) async fn run(
     ));
     owners.spawn(snapshots.run(inbox));
 
-    let (tasks, by_address) = (JoinSet::new(), HashMap::new());
     let mut followed = ReplicaTasks {
         events,
         outbox,
@@ -86,16 +86,15 @@ pub(crate) async fn run(
         identity,
         reporter,
         workers,
-        tasks,
-        by_address,
+        by_address: HashMap::new(),
     };
+    let mut names = TargetNames::of(targets);
     let mut tick = interval(RESOLVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Some(addresses) = resolve(&targets).await {
-            followed.follow(addresses);
-        }
+        let addresses = names.resolve(lookup_host).await;
+        followed.follow(addresses).await;
     }
 }
 
@@ -107,21 +106,22 @@ struct ReplicaTasks {
     identity: ProxyIdentity,
     reporter: Arc<Reporter>,
     workers: Arc<[WorkerRuntime]>,
-    tasks: JoinSet<()>,
-    by_address: HashMap<SocketAddr, AbortHandle>,
+    by_address: HashMap<SocketAddr, AbortOnDropHandle<()>>,
 }
 
 impl ReplicaTasks {
-    /// Follows the replicas at these addresses; tasks of other addresses are aborted.
-    fn follow(&mut self, addresses: Vec<ReplicaAddress>) {
-        self.by_address.retain(|address, task| {
-            let stays = addresses.iter().any(|target| target.socket == *address);
-            if !stays {
-                tracing::info!(%address, "control-plane replica no longer in DNS; disconnecting");
-                task.abort();
-            }
-            stays
-        });
+    /// Follows the replicas at these addresses, and no others.
+    async fn follow(&mut self, addresses: Vec<ReplicaAddress>) {
+        let is_left = |(address, task): &(&SocketAddr, &mut AbortOnDropHandle<()>)| {
+            let is_named = addresses.iter().any(|target| target.socket == **address);
+            // A task ends by itself only if it panicked.
+            !is_named || task.is_finished()
+        };
+        let left = self.by_address.iter_mut().filter(is_left);
+        let left: Vec<SocketAddr> = left.map(|(address, _)| *address).collect();
+        for address in left {
+            self.leave(address).await;
+        }
         for target in addresses {
             let Self {
                 events,
@@ -130,10 +130,9 @@ impl ReplicaTasks {
                 identity,
                 reporter,
                 workers,
-                tasks,
-                ..
+                by_address,
             } = self;
-            self.by_address.entry(target.socket).or_insert_with(|| {
+            by_address.entry(target.socket).or_insert_with(|| {
                 let replica = replica::ReplicaFollower {
                     address: target,
                     dialer: dialer.clone(),
@@ -143,40 +142,77 @@ impl ReplicaTasks {
                     reporter: Arc::clone(reporter),
                     workers: Arc::clone(workers),
                 };
-                tasks.spawn(replica.follow())
+                AbortOnDropHandle::new(tokio::spawn(replica.follow()))
             });
         }
-        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Ends the task of a replica, and then reports the replica as lost: the store must not route by
+    /// the snapshot of one that nothing follows.
+    async fn leave(&mut self, address: SocketAddr) {
+        let Some(task) = self.by_address.remove(&address) else {
+            return;
+        };
+        tracing::info!(%address, "control-plane replica no longer in DNS; disconnecting");
+        task.abort();
+        if task.await.is_err_and(|error| error.is_panic()) {
+            tracing::error!(%address, "the task of a control-plane replica panicked");
+        }
+        // Without a receiver the proxy is ending.
+        let _ = self.events.send(ReplicaEvent::Lost { from: address }).await;
     }
 }
 
-/// Every address of the targets, or `None` when no lookup succeeded: then the current replicas
-/// stay.
-async fn resolve(targets: &[ControlPlaneTarget]) -> Option<Vec<ReplicaAddress>> {
-    let mut addresses: Vec<ReplicaAddress> = Vec::new();
-    let mut any = false;
-    for ControlPlaneTarget {
-        authority: target,
-        name,
-    } in targets
-    {
-        match timeout(LOOKUP, lookup_host(target)).await {
-            Ok(Ok(found)) => {
-                any = true;
-                addresses.extend(found.map(|socket| ReplicaAddress {
-                    socket,
-                    name: name.clone(),
-                }));
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(target, %error, "cannot resolve the control plane's name");
-            }
-            Err(_) => tracing::warn!(target, "resolving the control plane's name timed out"),
-        }
+/// The control planes' names, each with the addresses that it had last.
+struct TargetNames(Vec<(ControlPlaneTarget, Vec<SocketAddr>)>);
+
+impl TargetNames {
+    fn of(targets: Vec<ControlPlaneTarget>) -> Self {
+        let unresolved = targets.into_iter().map(|target| (target, Vec::new()));
+        Self(unresolved.collect())
     }
-    // One address is one replica, even when several names resolve to it.
-    addresses.sort_by_key(|target| target.socket);
-    addresses.dedup_by_key(|target| target.socket);
-    addresses.truncate(MAX_REPLICAS);
-    any.then_some(addresses)
+
+    /// Every address of the names. A name that cannot be resolved keeps those that it had: its
+    /// replicas are there, whatever DNS says.
+    async fn resolve<L, F, A>(&mut self, lookup: L) -> Vec<ReplicaAddress>
+    where
+        L: Fn(String) -> F,
+        F: Future<Output = io::Result<A>>,
+        A: Iterator<Item = SocketAddr>,
+    {
+        for (ControlPlaneTarget { authority, .. }, known) in &mut self.0 {
+            match timeout(LOOKUP, lookup(authority.clone())).await {
+                Ok(Ok(found)) => {
+                    let found: Vec<SocketAddr> = found.collect();
+                    if !found.is_empty() {
+                        *known = found;
+                    }
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(target = authority, %error, "cannot resolve the control plane's name");
+                }
+                Err(_) => {
+                    tracing::warn!(
+                        target = authority,
+                        "resolving the control plane's name timed out"
+                    );
+                }
+            }
+        }
+        let addresses = self.0.iter().flat_map(|(target, known)| {
+            known.iter().map(|&socket| ReplicaAddress {
+                socket,
+                name: target.name.clone(),
+            })
+        });
+        let mut addresses: Vec<ReplicaAddress> = addresses.collect();
+        // One address is one replica, even when several names resolve to it.
+        addresses.sort_by_key(|target| target.socket);
+        addresses.dedup_by_key(|target| target.socket);
+        addresses.truncate(MAX_REPLICAS);
+        addresses
+    }
 }
+
+#[cfg(test)]
+mod tests;

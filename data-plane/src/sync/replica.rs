@@ -51,6 +51,12 @@ pub(super) enum ReplicaEvent {
         /// Messages to the replica, while the stream is open.
         upwards: mpsc::Sender<v1::FromDataPlane>,
     },
+    /// Clients in place of those of streams that broke.
+    Clients {
+        from: SocketAddr,
+        /// One for each worker.
+        clients: Arc<[ScoreClient]>,
+    },
     /// Load rows.
     Loads {
         from: SocketAddr,
@@ -80,12 +86,9 @@ struct SyncedSnapshot {
 }
 
 impl ReplicaFollower {
-    /// Keeps the streams open until the task is aborted.
+    /// Keeps the streams open until the task is aborted, and reports each loss. The one that
+    /// aborts it reports the last one.
     pub(super) async fn follow(self) {
-        let lost = LostOnDrop {
-            from: self.address.socket,
-            events: self.events.clone(),
-        };
         let seed = self.identity.proxy ^ u64::from(self.address.socket.port());
         let mut backoff = Backoff::new(BACKOFF, seed);
         let mut last_reason = String::new();
@@ -115,7 +118,6 @@ impl ReplicaFollower {
             }
             sleep(backoff.next_pause()).await;
         }
-        drop(lost);
     }
 
     /// Opens the streams and reads them until one ends; returns the reason.
@@ -153,11 +155,19 @@ impl ReplicaFollower {
             Ok(Err(status)) => return status,
             Err(_) => return Status::deadline_exceeded("the Sync stream did not open"),
         };
-        let clients = scoring.clients();
+        let mut clients = scoring.clients();
         loop {
             let message = tokio::select! {
                 message = down.next() => message,
-                status = scoring.broken() => return status,
+                () = scoring.changed() => {
+                    clients = scoring.clients();
+                    let from = address.socket;
+                    let changed = ReplicaEvent::Clients { from, clients: Arc::clone(&clients) };
+                    match self.send(changed).await {
+                        Ok(()) => continue,
+                        Err(status) => return status,
+                    }
+                }
             };
             let message = match message {
                 Some(Ok(v1::FromControlPlane { message })) => message,
@@ -314,20 +324,6 @@ fn from_delta(
         name: Arc::clone(&synced.name),
         snapshot: Arc::new(snapshot),
     })
-}
-
-/// Reports the replica as lost even when its task is aborted.
-struct LostOnDrop {
-    from: SocketAddr,
-    events: mpsc::Sender<ReplicaEvent>,
-}
-
-impl Drop for LostOnDrop {
-    fn drop(&mut self) {
-        // A full queue drops this event: the store then keeps the replica until its address is
-        // followed again. Requests do not ask it, because its Score stream is broken.
-        let _ = self.events.try_send(ReplicaEvent::Lost { from: self.from });
-    }
 }
 
 /// The endpoint of a load row.

@@ -10,7 +10,10 @@ use std::{
 
 use hermes_proto::v1::{self, from_data_plane::Message};
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 use crate::{
     link::report::{Reporter, fold},
@@ -20,6 +23,9 @@ use crate::{
 /// How long a batch is collected. Short, because a freed endpoint is available to the scheduler
 /// only after its report.
 const LINGER: Duration = Duration::from_millis(5);
+
+/// How often a resync that is due is sent, when no report is.
+const RESYNC: Duration = Duration::from_secs(1);
 
 /// Maximum number of reports in one message.
 const BATCH: usize = 4_096;
@@ -65,24 +71,40 @@ impl ReportOutbox {
     }
 }
 
+impl ReportOutbox {
+    /// Sends a resync to the streams that need one.
+    fn resync(&self, open: impl Fn() -> v1::OpenRequests) {
+        let streams = self.0.lock();
+        let due = streams
+            .iter()
+            .filter(|stream| stream.needs_resync.load(Ordering::Relaxed));
+        due.for_each(|stream| stream.resync(&open));
+    }
+}
+
 impl ReportStream {
     fn send(&self, reports: Vec<v1::Report>, resync: bool, open: &impl Fn() -> v1::OpenRequests) {
         let resync = self.needs_resync.swap(false, Ordering::Relaxed) || resync;
         let message = Message::Reports(v1::Reports { reports });
-        let mut lost = self
+        let lost = self
             .upwards
             .try_send(v1::FromDataPlane {
                 message: Some(message),
             })
             .is_err();
-        if resync && !lost {
-            let message = Some(Message::Open(open()));
-            lost = self
-                .upwards
-                .try_send(v1::FromDataPlane { message })
-                .is_err();
-        }
         if lost {
+            self.needs_resync.store(true, Ordering::Relaxed);
+        } else if resync {
+            self.resync(open);
+        }
+    }
+
+    /// Replaces the replica's list of this proxy's open requests.
+    fn resync(&self, open: &impl Fn() -> v1::OpenRequests) {
+        self.needs_resync.store(false, Ordering::Relaxed);
+        let message = Some(Message::Open(open()));
+        let sent = self.upwards.try_send(v1::FromDataPlane { message });
+        if sent.is_err() {
             self.needs_resync.store(true, Ordering::Relaxed);
         }
     }
@@ -112,8 +134,13 @@ pub(super) async fn run(
     let mut known_dropped = 0;
     loop {
         let mut batch = Vec::new();
-        if reports.recv_many(&mut batch, BATCH).await == 0 {
-            return;
+        match timeout(RESYNC, reports.recv_many(&mut batch, BATCH)).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(_) => {
+                outbox.resync(|| reporter.open_requests());
+                continue;
+            }
         }
         sleep(LINGER).await;
         while batch.len() < BATCH
@@ -131,6 +158,9 @@ pub(super) async fn run(
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::registry::Registry;
+    use tokio_util::task::AbortOnDropHandle;
+
     use super::*;
 
     fn sent(upwards: &mut mpsc::Receiver<v1::FromDataPlane>) -> Vec<&'static str> {
@@ -164,6 +194,29 @@ mod tests {
         let _wide = outbox.register(wide);
         outbox.send(Vec::new(), true, v1::OpenRequests::default);
         assert_eq!(sent(&mut wide_end), ["reports", "open"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resync_that_is_due_is_sent_without_a_further_report() {
+        let (reporter, reports) = Reporter::new();
+        let (reporter, outbox) = (Arc::new(reporter), ReportOutbox::default());
+        let (upwards, mut end) = mpsc::channel(1);
+        let registration = outbox.register(upwards.clone());
+        let metrics = Arc::new(ProxyMetrics::register(&mut Registry::default()));
+        let _running = AbortOnDropHandle::new(tokio::spawn(run(
+            reports,
+            Arc::clone(&reporter),
+            outbox,
+            metrics,
+        )));
+        registration.send(&upwards, Message::Reports(v1::Reports::default()));
+        registration.send(&upwards, Message::Reports(v1::Reports::default()));
+        assert_eq!(sent(&mut end), ["reports"], "the second did not fit");
+        let resync = timeout(RESYNC * 2, end.recv()).await.expect("in time");
+        let message = resync.and_then(|up| up.message).expect("a message");
+        assert!(matches!(message, Message::Open(_)));
+        let more = timeout(RESYNC * 3, end.recv()).await;
+        assert!(more.is_err(), "one is enough");
     }
 
     #[test]

@@ -3,10 +3,19 @@
 //! A request, its question and its answer stay on one thread. Through a stream that all workers
 //! share, each question and each answer would wake a second thread, which costs more than the
 //! choice itself.
+//!
+//! A stream that breaks is opened again, alone: the other workers' streams, and the Sync stream, have
+//! connections of their own, and what broke one of them, as a message that the replica rejects, is
+//! no reason to give the rest up.
 
-use std::{future::pending, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, task::JoinSet};
+use hermes_core::backoff::Backoff;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::sleep,
+};
 use tonic::Status;
 
 use super::dial::{Dialer, ReplicaAddress};
@@ -15,10 +24,32 @@ use crate::{
     worker::WorkerRuntime,
 };
 
-/// Streams that are open until they break or are dropped.
+/// Shortest and longest pause before a stream is opened again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+
+/// Streams that are open, or are being opened, until they are dropped.
 pub(super) struct ScoreStreams {
-    clients: Arc<[ScoreClient]>,
-    running: JoinSet<Status>,
+    workers: Arc<[WorkerRuntime]>,
+    dialer: Dialer,
+    address: ReplicaAddress,
+    /// One for each worker, in their order.
+    clients: Vec<ScoreClient>,
+    running: JoinSet<EndedStream>,
+    /// One for each worker.
+    backoffs: Vec<Backoff>,
+    reopened: (mpsc::Sender<ReopenedStream>, mpsc::Receiver<ReopenedStream>),
+}
+
+/// A stream that has ended.
+struct EndedStream {
+    worker: usize,
+    status: Status,
+}
+
+/// The client of a stream in place of one that broke.
+struct ReopenedStream {
+    worker: usize,
+    client: ScoreClient,
 }
 
 impl ScoreStreams {
@@ -28,52 +59,98 @@ impl ScoreStreams {
     ///
     /// When a worker cannot connect.
     pub(super) async fn open(
-        workers: &[WorkerRuntime],
+        workers: &Arc<[WorkerRuntime]>,
         dialer: &Dialer,
         address: &ReplicaAddress,
     ) -> Result<Self, Status> {
-        let (mut clients, mut running) = (Vec::new(), JoinSet::new());
-        for worker in workers {
-            let (client, stream) = score::channel();
-            clients.push(client);
-            // The stream of a worker that did not start is dropped, which marks its client as
-            // broken.
-            if let Some(runtime) = worker.handle().await {
-                let (connected, connection) = oneshot::channel();
-                let task = run(dialer.clone(), address.clone(), stream, connected);
-                running.spawn_on(task, &runtime);
-                // One after the other: all proxies connect to a replica that restarted at once. A
-                // worker that ended meanwhile asks no more, so only a failed connection is an
-                // error.
-                if let Ok(connected) = connection.await {
-                    connected?;
-                }
-            }
+        let port = u64::from(address.socket.port());
+        let mut streams = Self {
+            workers: Arc::clone(workers),
+            dialer: dialer.clone(),
+            address: address.clone(),
+            clients: Vec::with_capacity(workers.len()),
+            running: JoinSet::new(),
+            backoffs: (0..)
+                .zip(workers.iter())
+                .map(|(worker, _)| Backoff::new(BACKOFF, port ^ worker))
+                .collect(),
+            reopened: mpsc::channel(workers.len().max(1)),
+        };
+        for worker in 0..workers.len() {
+            streams.open_first(worker).await?;
         }
-        Ok(Self {
-            clients: clients.into(),
-            running,
-        })
+        Ok(streams)
+    }
+
+    /// Connects a worker, and returns when that is done: one after the other, as all proxies connect
+    /// to a replica that restarted at once.
+    async fn open_first(&mut self, worker: usize) -> Result<(), Status> {
+        let (client, stream) = score::channel();
+        self.clients.push(client);
+        // The stream of a worker that did not start is dropped, which marks its client as broken.
+        let Some(runtime) = self.workers[worker].handle().await else {
+            return Ok(());
+        };
+        let (connected, connection) = oneshot::channel();
+        let (dialer, address) = (self.dialer.clone(), self.address.clone());
+        let running = async move {
+            let status = run(dialer, address, stream, connected).await;
+            EndedStream { worker, status }
+        };
+        self.running.spawn_on(running, &runtime);
+        // A worker that ended meanwhile asks no more, so only a failed connection is an error.
+        connection.await.unwrap_or(Ok(()))
     }
 
     /// One client for each worker, in their order.
     pub(super) fn clients(&self) -> Arc<[ScoreClient]> {
-        Arc::clone(&self.clients)
+        self.clients.as_slice().into()
     }
 
-    /// Returns when a stream breaks, with its reason. A worker that ends takes its stream along:
-    /// that breaks nothing for the others.
-    pub(super) async fn broken(&mut self) -> Status {
+    /// Returns when another client is to be used for a worker. Streams that break are opened again
+    /// meanwhile; a worker that ends takes its stream along.
+    pub(super) async fn changed(&mut self) {
         loop {
-            match self.running.join_next().await {
-                Some(Ok(status)) => return status,
-                Some(Err(error)) if error.is_panic() => {
-                    return Status::internal("the task of a Score stream panicked");
+            tokio::select! {
+                Some(ReopenedStream { worker, client }) = self.reopened.1.recv() => {
+                    self.clients[worker] = client;
+                    self.backoffs[worker].reset();
+                    return;
                 }
-                Some(Err(_)) => {}
-                None => return pending().await,
+                Some(ended) = self.running.join_next() => match ended {
+                    Ok(ended) => self.reopen(ended).await,
+                    Err(error) if error.is_panic() => {
+                        tracing::error!(%error, "the task of a Score stream panicked");
+                    }
+                    Err(_) => {}
+                },
             }
         }
+    }
+
+    async fn reopen(&mut self, EndedStream { worker, status }: EndedStream) {
+        let address = self.address.socket;
+        tracing::info!(%address, worker, reason = status.message(), "a Score stream broke; it is opened again");
+        let Some(runtime) = self.workers[worker].handle().await else {
+            return;
+        };
+        let (dialer, address) = (self.dialer.clone(), self.address.clone());
+        let reopened = self.reopened.0.clone();
+        let pause = self.backoffs[worker].next_pause();
+        let running = async move {
+            sleep(pause).await;
+            let (connected, connection) = oneshot::channel();
+            let (client, stream) = score::channel();
+            let publish = async {
+                if let Ok(Ok(())) = connection.await {
+                    // There is room for one of each worker.
+                    let _ = reopened.send(ReopenedStream { worker, client }).await;
+                }
+            };
+            let (status, ()) = tokio::join!(run(dialer, address, stream, connected), publish);
+            EndedStream { worker, status }
+        };
+        self.running.spawn_on(running, &runtime);
     }
 }
 

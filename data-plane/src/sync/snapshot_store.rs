@@ -131,6 +131,7 @@ impl SnapshotStore {
                     lacking: Vec::new(),
                 });
             }
+            ReplicaEvent::Clients { from, clients } => self.replace_clients(from, clients),
             ReplicaEvent::Loads { from, rows } => self.load(from, &rows),
             ReplicaEvent::Rejected => {
                 self.metrics.sync.snapshots[SnapshotResult::Rejected].inc();
@@ -157,6 +158,15 @@ impl SnapshotStore {
             self.activate(from);
         }
         self.publish_replicas();
+    }
+
+    fn replace_clients(&mut self, from: SocketAddr, clients: Arc<[ScoreClient]>) {
+        let mut replicas = self.replicas.iter_mut();
+        // Before its first snapshot a replica gets no requests.
+        if let Some(replica) = replicas.find(|replica| replica.from == from) {
+            replica.clients = clients;
+            self.publish_replicas();
+        }
     }
 
     /// The replica to use after `from` sent a snapshot: the active one, unless only `from` has

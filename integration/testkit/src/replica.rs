@@ -4,7 +4,15 @@
 //! answers in the order and at the time that the test decides. So a real proxy meets what a real
 //! replica does only under load, or never.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{Stream, StreamExt, stream};
 use hermes_core::{load::Load, snapshot::Snapshot};
@@ -58,8 +66,17 @@ struct ReplicaState {
     histories: mpsc::Sender<ReplayedHistory>,
     reports: mpsc::Sender<Report>,
     answers: broadcast::Sender<ScoreResponse>,
-    /// Ends every stream.
-    breaks: broadcast::Sender<()>,
+    /// Ends streams.
+    breaks: broadcast::Sender<Broken>,
+    /// Sync streams that were opened.
+    syncs: Arc<AtomicUsize>,
+}
+
+/// Which streams end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    All,
+    Score,
 }
 
 // === Replica ===
@@ -85,6 +102,7 @@ impl Replica {
             reports: reported,
             answers: broadcast::Sender::new(UNREAD),
             breaks: broadcast::Sender::new(1),
+            syncs: Arc::default(),
         };
         let service = RouterServer::new(state.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let serving = tokio::spawn(async move {
@@ -194,7 +212,18 @@ impl Replica {
     /// Breaks every stream, and takes no new one until it comes back.
     pub fn leave(&self) {
         *self.state.snapshot.lock() = None;
-        let _receivers = self.state.breaks.send(());
+        let _receivers = self.state.breaks.send(Broken::All);
+    }
+
+    /// Breaks every Score stream, and none of the Sync streams.
+    pub fn break_scores(&self) {
+        let _receivers = self.state.breaks.send(Broken::Score);
+    }
+
+    /// How many Sync streams proxies have opened so far.
+    #[must_use]
+    pub fn sync_streams(&self) -> usize {
+        self.state.syncs.load(Ordering::Relaxed)
     }
 
     /// Comes back: as it was, or with another epoch as one that has restarted.
@@ -205,7 +234,7 @@ impl Replica {
 
 impl Drop for Replica {
     fn drop(&mut self) {
-        let _receivers = self.state.breaks.send(());
+        let _receivers = self.state.breaks.send(Broken::All);
     }
 }
 
@@ -251,6 +280,7 @@ impl ReplicaState {
         inbound: Streaming<I>,
         out: impl Stream<Item = O> + Send + 'static,
         receive: impl Fn(&Self, I) + Send + 'static,
+        ends_with: &'static [Broken],
     ) -> Messages<O>
     where
         I: Send + 'static,
@@ -264,7 +294,13 @@ impl ReplicaState {
             std::future::ready(None)
         });
         let mut breaks = self.breaks.subscribe();
-        let broken = async move { breaks.recv().await.is_ok() };
+        let broken = async move {
+            while let Ok(broken) = breaks.recv().await {
+                if ends_with.contains(&broken) {
+                    return;
+                }
+            }
+        };
         Box::pin(stream::select(received, out.map(Ok)).take_until(Box::pin(broken)))
     }
 }
@@ -283,6 +319,7 @@ impl Router for ReplicaState {
             .lock()
             .clone()
             .ok_or_else(|| Status::unavailable("the replica is stopped"))?;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
         // As from a real replica, the load of every endpoint follows: all are idle.
         let endpoints = snapshot.pools.iter().flat_map(|pool| &pool.endpoints);
         let loads = endpoints
@@ -304,6 +341,7 @@ impl Router for ReplicaState {
             request.into_inner(),
             out,
             Self::receive,
+            &[Broken::All],
         )))
     }
 
@@ -324,6 +362,7 @@ impl Router for ReplicaState {
             request.into_inner(),
             out,
             Self::receive_questions,
+            &[Broken::All, Broken::Score],
         )))
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::Stream;
-use hermes_proto::{convert::Answer, v1};
+use hermes_proto::{Message, convert::Answer, v1};
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::StreamExt;
@@ -20,6 +20,11 @@ use super::pending::{PendingScores, ScoreMessage};
 
 /// Maximum number of requests in one message.
 pub(super) const BATCH: usize = 256;
+
+/// Maximum size of one message in bytes, unless one request is larger: far below what a replica
+/// accepts, and so short that the requests behind it are not late. Most requests have some hundred
+/// bytes; those with the text of their prompt have up to a million.
+pub(super) const BATCH_BYTES: usize = 256 << 10;
 
 /// Timeout of opening the stream.
 const OPEN: Duration = Duration::from_secs(5);
@@ -38,10 +43,7 @@ pub(crate) async fn run(stream: ScoreStream, channel: Channel) -> tonic::Status 
     let ScoreStream { outbound, pending } = stream;
     let mut client = v1::router_client::RouterClient::new(channel)
         .max_decoding_message_size(hermes_proto::MAX_MESSAGE_BYTES);
-    let opening = client.score(RequestBatches {
-        outbound,
-        batch: Vec::with_capacity(BATCH),
-    });
+    let opening = client.score(RequestBatches::of(outbound));
     let mut answers = match timeout(OPEN, opening).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return status,
@@ -75,10 +77,20 @@ impl Drop for FailPendingOnDrop {
     }
 }
 
-/// The queue as a stream of messages, each with all queued requests.
+/// The queue as a stream of messages, each with all queued requests that fit.
 pub(super) struct RequestBatches {
-    pub(super) outbound: mpsc::Receiver<ScoreMessage>,
-    pub(super) batch: Vec<ScoreMessage>,
+    outbound: mpsc::Receiver<ScoreMessage>,
+    /// Received, and not sent yet.
+    batch: Vec<ScoreMessage>,
+}
+
+impl RequestBatches {
+    pub(super) fn of(outbound: mpsc::Receiver<ScoreMessage>) -> Self {
+        Self {
+            outbound,
+            batch: Vec::with_capacity(BATCH),
+        }
+    }
 }
 
 impl Stream for RequestBatches {
@@ -89,15 +101,18 @@ impl Stream for RequestBatches {
         cx: &mut Context<'_>,
     ) -> Poll<Option<v1::ScoreRequests>> {
         let this = &mut *self;
-        let received = std::task::ready!(this.outbound.poll_recv_many(cx, &mut this.batch, BATCH));
-        if received == 0 {
-            return Poll::Ready(None);
+        if this.batch.is_empty() {
+            let receiving = this.outbound.poll_recv_many(cx, &mut this.batch, BATCH);
+            if std::task::ready!(receiving) == 0 {
+                return Poll::Ready(None);
+            }
         }
         let mut message = v1::ScoreRequests {
-            requests: Vec::with_capacity(received),
+            requests: Vec::with_capacity(this.batch.len()),
             cancels: Vec::new(),
         };
-        for outbound in this.batch.drain(..) {
+        let sent = fitting(&this.batch);
+        for outbound in this.batch.drain(..sent) {
             match outbound {
                 ScoreMessage::Ask(request) => message.requests.push(*request),
                 ScoreMessage::Cancel(id) => message.cancels.push(id),
@@ -105,4 +120,16 @@ impl Stream for RequestBatches {
         }
         Poll::Ready(Some(message))
     }
+}
+
+/// How many of these go into one message: at least one.
+fn fitting(batch: &[ScoreMessage]) -> usize {
+    let mut bytes = 0;
+    let fits = batch.iter().take_while(|message| {
+        if let ScoreMessage::Ask(request) = message {
+            bytes += request.encoded_len();
+        }
+        bytes <= BATCH_BYTES
+    });
+    fits.count().max(1)
 }

@@ -1,8 +1,10 @@
 use hermes_proto::v1::score_response::Answer as WireAnswer;
 use tokio_stream::StreamExt;
 
+use hermes_proto::Message;
+
 use super::{
-    stream::{RequestBatches, deliver},
+    stream::{BATCH_BYTES, RequestBatches, deliver},
     *,
 };
 
@@ -60,13 +62,42 @@ async fn queued_requests_are_sent_as_one_message() {
         .map(|id| client.ask(request(id)).expect("room"))
         .collect();
     drop(pending_score);
-    let mut batches = RequestBatches {
-        outbound: stream.outbound,
-        batch: Vec::new(),
-    };
+    let mut batches = RequestBatches::of(stream.outbound);
     let message = batches.next().await.expect("a message");
     assert_eq!(message.requests.len(), 5);
     assert_eq!(message.cancels, [0, 1, 2, 3, 4]);
+}
+
+/// A request with a prompt of `bytes` bytes.
+fn with_prompt(id: u64, bytes: usize) -> v1::ScoreRequest {
+    let prompt = v1::PromptText {
+        json: vec![b'x'; bytes].into(),
+        ..Default::default()
+    };
+    v1::ScoreRequest {
+        lookup: Some(prompt),
+        ..request(id)
+    }
+}
+
+#[tokio::test]
+async fn a_burst_of_long_prompts_becomes_many_messages() {
+    let (client, stream) = channel();
+    let sizes = [10, 100 << 10, 100 << 10, 100 << 10, 1 << 20, 1 << 20, 10];
+    let asked: Vec<PendingScore> = (0..)
+        .zip(sizes)
+        .map(|(id, bytes)| client.ask(with_prompt(id, bytes)).expect("room"))
+        .collect();
+    let mut batches = RequestBatches::of(stream.outbound);
+    let mut sent = Vec::new();
+    while sent.iter().map(Vec::len).sum::<usize>() < asked.len() {
+        let message = batches.next().await.expect("a message");
+        let is_single = message.requests.len() == 1;
+        assert!(is_single || message.encoded_len() <= BATCH_BYTES);
+        let ids = message.requests.iter().map(|request| request.id);
+        sent.push(ids.collect::<Vec<_>>());
+    }
+    assert_eq!(sent, [vec![0, 1, 2], vec![3], vec![4], vec![5], vec![6]]);
 }
 
 #[tokio::test]

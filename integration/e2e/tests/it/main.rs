@@ -24,6 +24,7 @@ mod retry;
 mod route;
 mod routing_history;
 mod scheduling;
+mod score_streams;
 mod slow_clients;
 mod stream;
 mod tls;
