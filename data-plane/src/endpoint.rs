@@ -16,6 +16,7 @@ mod stream;
 
 use std::{
     num::NonZeroUsize,
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -51,9 +52,15 @@ pub(crate) const IDLE: Duration = Duration::from_secs(4);
 /// is a burst.
 const MAX_IDLE: usize = 1_024;
 
-/// One endpoint.
+/// One endpoint, as the snapshot of a view names and labels it.
 pub(crate) struct Upstream {
     pub(crate) endpoint: Arc<Endpoint>,
+    /// Whatever it is called.
+    state: Arc<UpstreamState>,
+}
+
+/// The state of one endpoint, which its names and labels do not change.
+pub(crate) struct UpstreamState {
     /// The value of `Host`.
     pub(crate) host: HeaderValue,
     dialer: EndpointDialer,
@@ -67,6 +74,8 @@ pub(crate) struct Upstream {
     others: LoadCell,
     health: Mutex<EndpointHealth>,
     cached_tokens: CachedTokensReporting,
+    /// No view has the endpoint any more: connections are not kept.
+    is_removed: AtomicBool,
     /// By worker: a connection is used where its socket is polled.
     idle: Box<[Mutex<Vec<Connection>>]>,
 }
@@ -91,17 +100,44 @@ impl Upstream {
         // It consists of letters, digits and `-._:[]` only.
         let host = HeaderValue::from_str(&endpoint.address.host_header())
             .expect("a host and a port are a header's value");
-        Self {
+        let state = UpstreamState {
             dialer: EndpointDialer::new(&endpoint.address, Arc::new(SystemResolver), tls),
             is_refused_by_tls: AtomicBool::new(false),
-            endpoint,
             host,
             in_flight: AtomicU32::new(0),
             pending_tokens: AtomicU64::new(0),
             others: LoadCell::default(),
             health: Mutex::new(EndpointHealth::new(ejection)),
             cached_tokens: CachedTokensReporting::default(),
+            is_removed: AtomicBool::new(false),
             idle: (0..workers.get()).map(|_| Mutex::default()).collect(),
+        };
+        Self {
+            endpoint,
+            state: Arc::new(state),
+        }
+    }
+
+    /// The same endpoint with other names or labels.
+    pub(crate) fn renamed(&self, endpoint: Arc<Endpoint>) -> Self {
+        Self {
+            endpoint,
+            state: Arc::clone(&self.state),
+        }
+    }
+
+    /// Whether both are one endpoint with one state.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
+    }
+
+    /// No view has the endpoint any more: its idle connections are closed, and those in use are not
+    /// kept.
+    pub(crate) fn remove(&self) {
+        self.is_removed.store(true, Ordering::Relaxed);
+        for shard in &self.idle {
+            let closed = std::mem::take(&mut *shard.lock());
+            drop(closed);
         }
     }
 
@@ -225,7 +261,9 @@ impl Upstream {
     pub(crate) fn checkin(&self, mut connection: Connection) {
         connection.rest();
         let mut idle = self.shard().lock();
-        if idle.len() < MAX_IDLE {
+        // Under the lock, as it is set before the list is emptied.
+        let is_kept = !self.is_removed.load(Ordering::Relaxed);
+        if is_kept && idle.len() < MAX_IDLE {
             idle.push(connection);
         }
     }
@@ -237,6 +275,14 @@ impl Upstream {
 
     fn shard(&self) -> &Mutex<Vec<Connection>> {
         &self.idle[worker::index() % self.idle.len()]
+    }
+}
+
+impl Deref for Upstream {
+    type Target = UpstreamState;
+
+    fn deref(&self) -> &UpstreamState {
+        &self.state
     }
 }
 

@@ -96,10 +96,31 @@ impl RoutingView {
                 }),
             });
         }
-        Self {
+        let view = Self {
             snapshot,
             pools,
             by_model,
+        };
+        if let Some(previous) = previous {
+            view.release(previous);
+        }
+        view
+    }
+
+    /// Lets go of the endpoints that only `previous` has.
+    fn release(&self, previous: &RoutingView) {
+        for before in &previous.pools {
+            let after = self.pool(before.name());
+            if after.is_some_and(|after| Arc::ptr_eq(after, before)) {
+                continue;
+            }
+            let is_removed = |upstream: &&Arc<Upstream>| {
+                let position = after.and_then(|after| after.pool.position(upstream.endpoint.id));
+                let kept = after.zip(position);
+                kept.is_none_or(|(after, at)| !after.upstreams[at].is_same(upstream))
+            };
+            let removed = before.upstreams.iter().filter(is_removed);
+            removed.for_each(|upstream| upstream.remove());
         }
     }
 
@@ -176,9 +197,13 @@ impl RoutingPool {
                 let known = before
                     .and_then(|before| Some(&before.upstreams[before.pool.position(endpoint.id)?]));
                 match known {
-                    Some(known) if known.endpoint == *endpoint => {
+                    Some(known) if known.endpoint.address == endpoint.address => {
                         known.secure_by(&tls);
-                        Arc::clone(known)
+                        if known.endpoint == *endpoint {
+                            Arc::clone(known)
+                        } else {
+                            Arc::new(known.renamed(Arc::clone(endpoint)))
+                        }
                     }
                     _ => Arc::new(Upstream::new(
                         Arc::clone(endpoint),

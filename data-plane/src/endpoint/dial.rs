@@ -1,9 +1,13 @@
 //! Opens sockets to one endpoint.
 
-use std::{net::SocketAddr, slice, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, slice, sync::Arc, time::Duration};
 
 use hermes_core::address::{ServerAddress, ServerHost};
-use tokio::time::{Instant, timeout_at};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     connect_error::EndpointConnectError,
@@ -12,6 +16,16 @@ use super::{
     secure::{EndpointTls, PoolTls, TlsSession},
     stream::EndpointStream,
 };
+
+/// When a host that acknowledges nothing is given up: longer than a busy server needs to read on,
+/// and shorter than any answer's own deadline.
+#[cfg(target_os = "linux")]
+const VANISHED: Duration = Duration::from_secs(30);
+
+/// An answer that is waited for in silence is probed after this time.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const PROBE: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
 
 /// Where to connect to and how to secure it, for all connections of one endpoint.
 pub(super) struct EndpointDialer {
@@ -84,7 +98,7 @@ impl EndpointDialer {
 
     async fn open(&self, addresses: &[SocketAddr]) -> Result<DialedStream, EndpointConnectError> {
         let stream = race::connect(addresses).await?;
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         let Some(tls) = &self.tls else {
             return Ok((EndpointStream::Plain(stream), None));
         };
@@ -94,12 +108,25 @@ impl EndpointDialer {
     }
 }
 
+/// Sets a connected socket up, so that a host that vanished is noticed within [`VANISHED`].
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keep_alive = TcpKeepalive::new()
+        .with_time(KEEP_ALIVE)
+        .with_interval(PROBE)
+        .with_retries(PROBES);
+    socket.set_tcp_keepalive(&keep_alive)?;
+    // For what is written and not acknowledged, of which probes of an idle connection say nothing.
+    // Systems other than Linux have no such option.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(VANISHED))?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::atomic::{AtomicUsize, Ordering},
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures::{FutureExt, future::BoxFuture};
     use hermes_core::address::DnsName;
@@ -137,5 +164,29 @@ mod tests {
         let failure = dialer.dial(limit).await.err().expect("no handshake");
         assert!(matches!(failure, EndpointConnectError::Timeout(late) if late == limit));
         assert_eq!(resolver.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_vanishes_is_noticed_by_the_kernel() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let address = ServerAddress::try_from(address).expect("an address");
+        let dialer = EndpointDialer::new(
+            &address,
+            Arc::<Loopback>::default(),
+            &PoolTls::by(Ok(ServerTrust::none())),
+        );
+        let dialed = dialer.dial(Duration::from_secs(2)).await;
+        let Ok((EndpointStream::Plain(stream), None)) = dialed else {
+            panic!("a plain connection");
+        };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("an option"));
+        #[cfg(target_os = "linux")]
+        {
+            let probing = socket.tcp_keepalive_time().expect("an option");
+            let vanished = socket.tcp_user_timeout().expect("an option");
+            assert_eq!((probing, vanished), (KEEP_ALIVE, Some(VANISHED)));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What consecutive views share.
 
 use hermes_core::{
+    address::ServerAddress,
     collection::Collection,
     policy::PoolPolicy,
     snapshot::{Endpoint, Epoch, PendingDiscovery, PoolSpec},
@@ -67,4 +68,75 @@ fn a_pending_pool_is_built_once_for_all_versions_in_which_it_stays_the_same() {
     assert!(Arc::ptr_eq(&pending.pools[0], &later.pools[0]));
     let complete = next(Some(&later), snapshot(2, &[2], false));
     assert_eq!(complete.pools[0].upstreams.len(), 1);
+}
+
+/// The pool's endpoints with other labels.
+fn relabelled(snapshot: &Snapshot) -> Arc<Snapshot> {
+    let pool = &snapshot.pools[0];
+    let endpoints = pool.endpoints.iter().map(|endpoint| {
+        Arc::new(Endpoint {
+            name: "renamed".into(),
+            group: Some("rack-1".into()),
+            ..Endpoint::clone(endpoint)
+        })
+    });
+    let pool = Pool {
+        endpoints: endpoints.collect(),
+        ..Pool::clone(pool)
+    };
+    Arc::new(Snapshot {
+        pools: vec![Arc::new(pool)].into(),
+        ..Snapshot::clone(snapshot)
+    })
+}
+
+#[test]
+fn a_changed_label_keeps_the_counts_of_an_endpoint() {
+    let before = snapshot(1, &[1], false);
+    let first = next(None, Arc::clone(&before));
+    let upstream = &first.pools[0].upstreams[0];
+    let in_flight = upstream.enter(100);
+    let second = next(Some(&first), relabelled(&before));
+    let renamed = &second.pools[0].upstreams[0];
+    assert_eq!(&*renamed.endpoint.name, "renamed");
+    assert_eq!((renamed.in_flight(), upstream.in_flight()), (1, 1));
+    drop(in_flight);
+    assert_eq!(renamed.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_removed_endpoint_keeps_no_connection() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let before = snapshot(1, &[1], false);
+    let pool = Pool::clone(&before.pools[0]);
+    let endpoint = Endpoint {
+        address: ServerAddress::try_from(address).expect("an address"),
+        ..Endpoint::clone(&pool.endpoints[0])
+    };
+    let pool = Pool {
+        endpoints: vec![Arc::new(endpoint)].into(),
+        ..pool
+    };
+    let before = Snapshot {
+        pools: vec![Arc::new(pool)].into(),
+        ..Snapshot::clone(&before)
+    };
+    let first = next(None, Arc::new(before));
+    let upstream = &first.pools[0].upstreams[0];
+    let limit = std::time::Duration::from_secs(10);
+    let [one, other] = [upstream.connect(limit).await, upstream.connect(limit).await];
+    upstream.checkin(one.expect("it listens"));
+    let now = tokio::time::Instant::now();
+    assert_eq!(upstream.sweep(now), 1);
+    let _second = next(Some(&first), snapshot(1, &[2], false));
+    assert_eq!(
+        upstream.sweep(now),
+        0,
+        "a request may still have the first view"
+    );
+    upstream.checkin(other.expect("it listens"));
+    assert_eq!(upstream.sweep(now), 0);
 }
