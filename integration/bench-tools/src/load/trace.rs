@@ -25,7 +25,9 @@ const MAX_LINE: usize = 1 << 20;
 /// One request of a trace.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Record {
-    /// Arrival, in milliseconds from the start of the trace.
+    /// Arrival, in milliseconds from the start of the trace. Other tools write fractions, which are
+    /// rounded down.
+    #[serde(deserialize_with = "whole_millis")]
     pub timestamp: u64,
     /// Prompt length in tokens.
     pub input_length: usize,
@@ -51,6 +53,22 @@ impl Record {
     #[must_use]
     pub fn block_tokens(&self) -> f64 {
         self.block_tokens.unwrap_or(TOKENS_PER_BLOCK as f64)
+    }
+}
+
+fn whole_millis<'de, D: Deserializer<'de>>(timestamp: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Timestamp {
+        Whole(u64),
+        Fractional(f64),
+    }
+    match Timestamp::deserialize(timestamp) {
+        Ok(Timestamp::Whole(millis)) => Ok(millis),
+        Ok(Timestamp::Fractional(millis)) if (0.0..=1e15).contains(&millis) => Ok(millis as u64),
+        _ => Err(D::Error::custom(
+            "timestamp must be a number of milliseconds, 0 or more",
+        )),
     }
 }
 
@@ -187,6 +205,22 @@ mod tests {
         };
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].as_ref().ok(), Some(&expected));
+    }
+
+    #[test]
+    fn timestamps_with_fractions_are_rounded_down_and_others_are_refused() {
+        let timestamp = |text: &str| {
+            let line = format!(r#"{{"timestamp":{text},"input_length":1,"output_length":1}}"#);
+            let record = read(&line).pop().expect("a line");
+            record.ok().map(|record| record.timestamp)
+        };
+        assert_eq!(timestamp("12.5"), Some(12));
+        assert_eq!(timestamp("12.0"), Some(12));
+        assert_eq!(timestamp("1.25e3"), Some(1_250));
+        assert_eq!(timestamp("9007199254740993"), Some(9_007_199_254_740_993));
+        for wrong in ["-1", "-0.5", "1e300", "\"12\"", "null", "[1]"] {
+            assert_eq!(timestamp(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
