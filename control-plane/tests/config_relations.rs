@@ -9,13 +9,13 @@ const REJECTED: [Rejected; 39] = [
     (
         "",
         &[
-            "found nothing; expected a mapping with the keys pools, app, limits, exposeEndpoint, extraPaths",
+            "found nothing; expected a mapping with the keys pools, app, limits, exposeEndpoint, extraPaths, corsOrigins",
         ],
     ),
     (
         "[]",
         &[
-            "found a list of 0; expected a mapping with the keys pools, app, limits, exposeEndpoint, extraPaths",
+            "found a list of 0; expected a mapping with the keys pools, app, limits, exposeEndpoint, extraPaths, corsOrigins",
         ],
     ),
     (
@@ -45,7 +45,7 @@ const REJECTED: [Rejected; 39] = [
         &[
             "pools: missing; set at least one pool, or the block `app`",
             "exposeEndpoints: unknown key; did you mean `exposeEndpoint`?",
-            "replicas: unknown key; the keys here are pools, app, limits, exposeEndpoint, extraPaths",
+            "replicas: unknown key; the keys here are pools, app, limits, exposeEndpoint, extraPaths, corsOrigins",
         ],
     ),
     (

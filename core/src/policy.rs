@@ -221,6 +221,8 @@ pub struct ProxySettings {
     pub expose_endpoint: bool,
     /// Paths, besides the known ones, that are forwarded as they are; each begins with `/`.
     pub extra_paths: Vec<Arc<str>>,
+    /// Origins whose pages may send requests and read the answers (CORS); `*` is any.
+    pub cors_origins: Vec<Arc<str>>,
 }
 
 // === PoolPolicy ===
@@ -433,6 +435,7 @@ impl Default for ProxySettings {
             keep_alive_timeout: Duration::from_secs(620),
             expose_endpoint: false,
             extra_paths: Vec::new(),
+            cors_origins: Vec::new(),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use hermes_core::policy::ProxySettings;
 use hermes_runtime::shutdown::Drain;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Body;
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     },
     link::report::Reporter,
     place::{ArrivedRequest, DoorRequest, Placed, PlacedRequest, Placer, Rejection},
-    request::{headers, local_reply::LocalReply},
+    request::{cors::AdmittedOrigin, headers, local_reply::LocalReply},
     sync::RoutingState,
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
 };
@@ -85,6 +85,13 @@ impl Proxy {
         ClientLimits { head, idle, send }
     }
 
+    /// The origin of the page that sends the request, if the operator admits it.
+    fn admitted_origin(&self, request: &HeaderMap) -> Option<AdmittedOrigin> {
+        let view = self.routing.view.load();
+        let origins = &view.as_ref()?.settings().cors_origins;
+        AdmittedOrigin::of(origins, request)
+    }
+
     /// Answers a request. Cannot fail: every error has its response.
     pub(crate) async fn serve<B>(
         &self,
@@ -94,6 +101,13 @@ impl Proxy {
     where
         B: Body<Data = Bytes> + Unpin,
     {
+        let origin = self.admitted_origin(request.headers());
+        if let Some(answer) = origin
+            .as_ref()
+            .and_then(|origin| origin.preflight(&request))
+        {
+            return answer;
+        }
         let ArrivedRequest { request_id, start } = self.placer.arrive(&mut request, client);
         let server = start.trace.server.clone();
         let mut response = match self.answer(request, start).await {
@@ -109,9 +123,11 @@ impl Proxy {
                 reply.into_response(api, request_id).map(ResponseBody::from)
             }
         };
-        response
-            .headers_mut()
-            .insert(headers::REQUEST_ID, request_id);
+        let answered = response.headers_mut();
+        answered.insert(headers::REQUEST_ID, request_id);
+        if let Some(origin) = origin {
+            origin.mark(answered);
+        }
         response
     }
 

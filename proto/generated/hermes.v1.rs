@@ -382,6 +382,9 @@ pub struct Settings {
     /// 0: as for `send_timeout_ms`.
     #[prost(uint64, tag = "7")]
     pub keep_alive_timeout_ms: u64,
+    /// Origins that CORS admits, as `scheme://host\[:port\]`; `*` is any.
+    #[prost(string, repeated, tag = "8")]
+    pub cors_origins: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The load of the endpoints whose figures changed since the last update on this stream, or of all of them after a Snapshot.
 /// Sent separately from the structure because it changes many times a second.

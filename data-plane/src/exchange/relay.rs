@@ -275,6 +275,12 @@ impl Body for ResponseBody {
     }
 }
 
+impl Default for ResponseBody {
+    fn default() -> Self {
+        Self::from(Bytes::new())
+    }
+}
+
 impl From<Bytes> for ResponseBody {
     fn from(bytes: Bytes) -> Self {
         Self::Local(Full::new(bytes))

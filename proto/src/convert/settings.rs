@@ -17,6 +17,7 @@ impl From<&ProxySettings> for v1::Settings {
             keep_alive_timeout,
             expose_endpoint,
             extra_paths,
+            cors_origins,
         } = settings;
         Self {
             max_body_bytes: *max_body_bytes,
@@ -26,6 +27,7 @@ impl From<&ProxySettings> for v1::Settings {
             extra_paths: extra_paths.iter().map(ToString::to_string).collect(),
             send_timeout_ms: millis(*send_timeout),
             keep_alive_timeout_ms: millis(*keep_alive_timeout),
+            cors_origins: cors_origins.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -42,6 +44,7 @@ impl TryFrom<v1::Settings> for ProxySettings {
             extra_paths,
             send_timeout_ms,
             keep_alive_timeout_ms,
+            cors_origins,
         } = wire;
         if let Some(index) = extra_paths.iter().position(|path| !path.starts_with('/')) {
             return Err(Invalid::new(
@@ -58,6 +61,7 @@ impl TryFrom<v1::Settings> for ProxySettings {
             keep_alive_timeout: or_default(keep_alive_timeout_ms, defaults.keep_alive_timeout),
             expose_endpoint,
             extra_paths: extra_paths.into_iter().map(Into::into).collect(),
+            cors_origins: cors_origins.into_iter().map(Into::into).collect(),
         })
     }
 }

@@ -150,6 +150,7 @@ fn every_value_of_the_full_example_arrives() {
             keep_alive_timeout: millis(75_000),
             expose_endpoint: true,
             extra_paths: vec!["/v2/embed".into()],
+            cors_origins: vec!["https://chat.example.com".into()],
         }
     );
 }

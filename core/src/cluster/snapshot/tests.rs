@@ -29,13 +29,14 @@ fn ids_never_change_between_releases() {
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 71] = [
+const FIELDS: [&str; 72] = [
     "base_time",
     "block_bytes",
     "budget",
     "client_timeout",
     "connect",
     "consecutive_failures",
+    "cors_origins",
     "default_cache_tokens",
     "default_prefill_rate",
     "ejection",

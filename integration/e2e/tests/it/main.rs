@@ -5,6 +5,7 @@ mod client;
 mod configuration_events;
 mod control;
 mod conversation;
+mod cors;
 mod discovery;
 mod docs;
 mod drain;
