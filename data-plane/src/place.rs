@@ -143,7 +143,7 @@ impl Placer {
     /// its span.
     pub(crate) fn arrive<B>(&self, request: &mut Request<B>, client: SocketAddr) -> ArrivedRequest {
         let at = Instant::now();
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = self.new_id();
         let request_id = headers::request_id(request.headers(), || {
             format!("req-{:012x}{id:06x}", self.run >> 16)
         });
@@ -156,6 +156,11 @@ impl Placer {
             request_id,
             start: RequestStart { id, at, trace },
         }
+    }
+
+    /// An id that no other request of this run has.
+    fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Admits the request, reads it, resolves its pool and chooses its placements.
@@ -214,14 +219,14 @@ impl Placer {
         &self,
         view: &RoutingView,
         arrived: (ApiRoute<'_>, request::Parts, B),
-        (start, mut permit): (RequestStart, AdmissionPermit),
+        (mut start, mut permit): (RequestStart, AdmissionPermit),
         accepts_pairs: bool,
     ) -> Result<PlacedRequest, LocalReply>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let request = self.read(view, arrived, &mut permit).await?;
-        let ResolvedPool { pool, pinned } = self.resolve(view, &request, start.id).await?;
+        let ResolvedPool { pool, pinned } = self.resolve(view, &request, &mut start.id).await?;
         let held = (permit, self.drain.track());
         let sinks = (Arc::clone(&self.reporter), Arc::clone(&self.access_log));
         let model = request.model.as_deref();

@@ -24,12 +24,13 @@ pub(super) struct ResolvedPool {
 
 impl Placer {
     /// Finds the pool that serves the request: by the stored response that it refers to, if this
-    /// proxy or only an endpoint can know it; else by its model.
+    /// proxy or only an endpoint can know it; else by its model. `id` is the request's, which changes
+    /// with every question.
     pub(super) async fn resolve(
         &self,
         view: &RoutingView,
         request: &InferenceRequest,
-        id: u64,
+        id: &mut u64,
     ) -> Result<ResolvedPool, LocalReply> {
         if let Some(pinned) = self.pinned(view, request, id).await? {
             return Ok(pinned);
@@ -45,7 +46,7 @@ impl Placer {
         &self,
         view: &RoutingView,
         request: &InferenceRequest,
-        id: u64,
+        id: &mut u64,
     ) -> Result<Option<ResolvedPool>, LocalReply> {
         let Some(response) = &request.response else {
             return Ok(None);
@@ -75,12 +76,14 @@ impl Placer {
             return Ok(None);
         }
         for pool in &view.pools {
-            if let Some(selection) = self.selector.locate(pool, request, id).await {
+            if let Some(selection) = self.selector.locate(pool, request, *id).await {
                 return Ok(Some(ResolvedPool {
                     pool: Arc::clone(pool),
                     pinned: Some(selection),
                 }));
             }
+            // A late answer about this pool must not be read as one about the next.
+            *id = self.new_id();
         }
         Err(LocalReply::UnknownResponse(echo(&response.id)))
     }
