@@ -42,7 +42,8 @@ use crate::{
     request::{
         admission::{AdmissionLimit, AdmissionPermit},
         api::{self, Api, ApiRoute, Unrouted},
-        headers,
+        content_encoding,
+        headers::{self, RequestLoop, ViaEntry},
         inference_request::InferenceRequest,
         intake,
         local_reply::LocalReply,
@@ -67,6 +68,7 @@ pub(crate) struct Placer {
     next_id: AtomicU64,
     /// Random id of this run: part of generated request ids, and of the seed of every selection.
     run: u64,
+    via: ViaEntry,
 }
 
 /// A request that has come to a door.
@@ -136,6 +138,7 @@ impl Placer {
             drain,
             next_id: AtomicU64::new(1),
             run,
+            via: ViaEntry::new(run),
         }
     }
 
@@ -147,9 +150,9 @@ impl Placer {
         let request_id = headers::request_id(request.headers(), || {
             format!("req-{:012x}{id:06x}", self.run >> 16)
         });
-        request
-            .headers_mut()
-            .insert(headers::REQUEST_ID, request_id.clone());
+        let headers = request.headers_mut();
+        headers.insert(headers::REQUEST_ID, request_id.clone());
+        headers::forward_for(headers, client.ip());
         let trace = RequestTrace::begin(request);
         trace::identify(&trace.server, &request_id, client);
         ArrivedRequest {
@@ -181,7 +184,9 @@ impl Placer {
         let view = self.routing.view.load_full();
         let view = view.ok_or(LocalReply::NotReady)?;
         let permit = self.admit(&view, &request)?;
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        let entered = self.via.enter(&mut head.headers);
+        entered.map_err(|RequestLoop| LocalReply::Loop)?;
         let path = head.uri.path().to_owned();
         let extra_paths = &view.settings().extra_paths;
         let route = api::route(&head.method, &path, extra_paths).map_err(unrouted)?;
@@ -263,6 +268,7 @@ impl Placer {
     where
         B: Body<Data = Bytes> + Unpin,
     {
+        content_encoding::check(route.api, &head.headers)?;
         let settings = view.settings();
         let (limit, timeout) = (settings.max_body_bytes, settings.client_timeout);
         let bytes = intake::read_body(body, limit, timeout, permit).await?;

@@ -4,6 +4,7 @@
 pub(crate) mod admission;
 pub(crate) mod api;
 pub(crate) mod body_edit;
+pub(crate) mod content_encoding;
 pub(crate) mod cors;
 mod fields;
 pub(crate) mod headers;

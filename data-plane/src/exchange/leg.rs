@@ -17,7 +17,7 @@ use tracing::Span;
 use super::{retry::AttemptEnd, trace};
 use crate::{
     endpoint::{SendError, Upstream, UpstreamBody},
-    request::{inference_request::InferenceRequest, leg_body::LegBody},
+    request::{headers, inference_request::InferenceRequest, leg_body::LegBody},
     telemetry::metrics::ConnectionMetrics,
 };
 
@@ -172,6 +172,9 @@ impl Leg<'_> {
     fn headers(&self) -> HeaderMap {
         let mut headers = self.request.headers.clone();
         headers.insert(header::HOST, self.upstream.host.clone());
+        if self.body.len() == 0 {
+            headers::state_no_body(&mut headers, &self.request.method);
+        }
         if !self.span.is_disabled() {
             let context = propagation::egress(self.span, self.incoming);
             propagation::inject(&context, &mut headers);

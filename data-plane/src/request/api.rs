@@ -45,7 +45,7 @@ pub(crate) struct ApiRoute<'a> {
 pub(crate) enum Unrouted {
     /// Nothing is served there.
     Path,
-    /// Served, but for this method only.
+    /// Served, but for these methods only.
     Method(&'static str),
 }
 
@@ -70,28 +70,25 @@ pub(crate) fn route<'a>(
             Err(Unrouted::Path)
         };
     };
-    let expected = match api {
-        Api::Models | Api::Model => Some(Method::GET),
-        Api::StoredResponse | Api::Extra => None,
+    let (allowed, names): (&[Method], _) = match api {
+        // RFC 9110, 9.1: general-purpose servers support both.
+        Api::Models | Api::Model => (&[Method::GET, Method::HEAD], "GET, HEAD"),
+        Api::StoredResponse | Api::Extra => (&[], ""),
         Api::Chat
         | Api::Completions
         | Api::Responses
         | Api::Messages
         | Api::Embeddings
-        | Api::Plain => Some(Method::POST),
+        | Api::Plain => (&[Method::POST], "POST"),
     };
-    match expected {
-        Some(only) if only != *method => Err(Unrouted::Method(if only == Method::GET {
-            "GET"
-        } else {
-            "POST"
-        })),
-        _ => Ok(ApiRoute {
-            api,
-            path,
-            template,
-        }),
+    if !allowed.is_empty() && !allowed.contains(method) {
+        return Err(Unrouted::Method(names));
     }
+    Ok(ApiRoute {
+        api,
+        path,
+        template,
+    })
 }
 
 fn known(path: &str) -> Option<(Api, &str, &'static str)> {
@@ -111,11 +108,20 @@ fn known(path: &str) -> Option<(Api, &str, &'static str)> {
         "/detokenize" => (Api::Plain, path, "/detokenize"),
         "/v1/models" => (Api::Models, path, "/v1/models"),
         _ if path.starts_with("/v1/models/") => (Api::Model, path, "/v1/models/{model}"),
-        _ if path.starts_with("/v1/responses/") => {
-            (Api::StoredResponse, path, "/v1/responses/{id}")
-        }
+        _ if below(path, "/v1/responses/") => (Api::StoredResponse, path, "/v1/responses/{id}"),
         _ => return None,
     })
+}
+
+/// Whether `path` is one below `parent` for every server that may read it: what stands between an
+/// engine and its port may decode, join or remove segments, and reach another path by it. So none is
+/// empty or made of dots, and all consist of characters that are never encoded (RFC 3986, 2.3).
+fn below(path: &str, parent: &str) -> bool {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let is_plain =
+        |segment: &str| segment.bytes().all(unreserved) && segment.bytes().any(|byte| byte != b'.');
+    path.strip_prefix(parent)
+        .is_some_and(|rest| rest.split('/').all(is_plain))
 }
 
 impl Api {
@@ -190,8 +196,48 @@ mod tests {
         );
         assert_eq!(
             route(&Method::POST, "/v1/models", &NONE),
-            Err(Unrouted::Method("GET"))
+            Err(Unrouted::Method("GET, HEAD"))
         );
         assert!(route(&Method::DELETE, "/v1/responses/resp_1", &NONE).is_ok());
+    }
+
+    #[test]
+    fn models_are_served_without_a_body_too() {
+        assert!(route(&Method::HEAD, "/v1/models", &NONE).is_ok());
+        assert!(route(&Method::HEAD, "/v1/models/Qwen%2FQwen3", &NONE).is_ok());
+    }
+
+    #[test]
+    fn a_path_below_another_is_the_same_path_for_every_server() {
+        let routed = |below: &str| {
+            let prefixes = ["", ORIGINAL_PREFIX];
+            prefixes.map(|prefix| {
+                let path = format!("{prefix}/v1/responses/{below}");
+                route(&Method::POST, &path, &NONE).map(|route| route.api)
+            })
+        };
+        for plain in ["resp_1", "resp_1/cancel", "a.b-c~d/input_items"] {
+            assert_eq!(routed(plain), [Ok(Api::StoredResponse); 2], "{plain}");
+        }
+        for other in [
+            "",
+            "/",
+            "resp_1/",
+            "resp_1//cancel",
+            ".",
+            "..",
+            "...",
+            "resp_1/../../load_lora_adapter",
+            "resp_1/./cancel",
+            "resp_1/%2e%2e/%2E%2E/load_lora_adapter",
+            "resp_1/..%2f..%2fcollective_rpc",
+            "resp_1%2Fcancel",
+            "resp_1/..;/x",
+            "resp_1\\..\\x",
+            "resp_1/%5c..",
+            "resp_1/\u{ff0e}\u{ff0e}/x",
+        ] {
+            assert_eq!(routed(other), [Err(Unrouted::Path); 2], "{other}");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Headers that are removed, in both directions.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use smallvec::SmallVec;
 
 /// The id under which a request is known to the client, the logs and the engine.
@@ -50,10 +52,31 @@ fn is_control(name: &str) -> bool {
         || name.starts_with("x-hermes-")
 }
 
-/// Set again for each endpoint.
+/// Set again for each endpoint. Answers are relayed as they are and read for their usage, so the
+/// proxy accepts none that are compressed.
 fn is_the_senders(name: &str) -> bool {
-    matches!(name, "host" | "content-length" | "expect")
+    matches!(
+        name,
+        "host" | "content-length" | "expect" | "accept-encoding"
+    )
 }
+
+/// Who sent a request: each proxy on its way adds the address from which it came.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// How it reached the first proxy.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// This run of the proxy, in the list of those that a request has passed (RFC 9110, 7.6.3).
+#[derive(Debug)]
+pub(crate) struct ViaEntry {
+    text: String,
+    value: HeaderValue,
+}
+
+/// The request has passed this proxy before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestLoop;
 
 /// The longest request id of a client that is kept.
 const LONGEST_ID: usize = 128;
@@ -64,6 +87,79 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) {
     remove(headers, |name| {
         is_hop_by_hop(name) || is_control(name) || is_the_senders(name)
     });
+    join_cookies(headers);
+}
+
+/// Adds the address of the client, which is the peer of its connection: what the headers state
+/// besides is the claim of others.
+pub(crate) fn forward_for(headers: &mut HeaderMap, client: IpAddr) {
+    append(headers, FORWARDED_FOR, &client.to_canonical().to_string());
+    headers
+        .entry(FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
+}
+
+/// States that there is no body, where a server may wait for one: hyper states lengths of bodies that
+/// are there (RFC 9110, 8.6).
+pub(crate) fn state_no_body(headers: &mut HeaderMap, method: &Method) {
+    if matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+}
+
+/// A client of HTTP/2 may send each cookie in a field of its own; HTTP/1.1 has one field for all (RFC
+/// 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.nth(1).is_none() {
+        return;
+    }
+    let cookies = headers.get_all(header::COOKIE).iter();
+    let cookies: Vec<&[u8]> = cookies.map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Adds an element to a header that is a list, in one field: many servers read only one.
+fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+    let present = headers.get_all(&name);
+    let present = present.iter().map(HeaderValue::as_bytes);
+    let elements = present.chain([element.as_bytes()]);
+    let list = elements.collect::<SmallVec<[&[u8]; 4]>>().join(&b", "[..]);
+    if let Ok(list) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, list);
+    }
+}
+
+// === ViaEntry ===
+
+impl ViaEntry {
+    /// `run` is the random id of this run.
+    pub(crate) fn new(run: u64) -> Self {
+        let text = format!("1.1 hermes-{run:016x}");
+        let value = HeaderValue::from_str(&text).expect("letters, digits, a dot, a space, a dash");
+        Self { text, value }
+    }
+
+    /// Enters this proxy into the request's list.
+    ///
+    /// # Errors
+    ///
+    /// When it is there already: an endpoint's address leads back here.
+    pub(crate) fn enter(&self, headers: &mut HeaderMap) -> Result<(), RequestLoop> {
+        let mut entries = headers.get_all(header::VIA).iter();
+        let is_own = |list: &[u8]| memchr::memmem::find(list, self.text.as_bytes()).is_some();
+        if entries.any(|list| is_own(list.as_bytes())) {
+            return Err(RequestLoop);
+        }
+        if headers.contains_key(header::VIA) {
+            append(headers, header::VIA, &self.text);
+        } else {
+            headers.insert(header::VIA, self.value.clone());
+        }
+        Ok(())
+    }
 }
 
 /// Cleans an endpoint's headers for a client.
@@ -160,6 +256,60 @@ mod tests {
                 ("x-hermes-endpoint", "x"),
                 ("accept", "*/*"),
             ]),
+            ["accept"]
+        );
+    }
+
+    #[test]
+    fn the_clients_address_follows_what_it_claims() {
+        let forwarded = |pairs: &[(&'static str, &'static str)], client: &str| {
+            let mut headers = headers(pairs);
+            forward_for(&mut headers, client.parse().expect("an address"));
+            let value = |name| headers.get_all(name).iter().cloned().collect::<Vec<_>>();
+            (value(FORWARDED_FOR), value(FORWARDED_PROTO))
+        };
+        let values = |value: &'static str| vec![HeaderValue::from_static(value)];
+        assert_eq!(
+            forwarded(&[], "10.0.0.7"),
+            (values("10.0.0.7"), values("http"))
+        );
+        let claims = [
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-for", "7.7.7.7, 8.8.8.8"),
+            ("x-forwarded-proto", "https"),
+        ];
+        assert_eq!(
+            forwarded(&claims, "::ffff:10.0.0.7"),
+            (
+                values("6.6.6.6, 7.7.7.7, 8.8.8.8, 10.0.0.7"),
+                values("https")
+            )
+        );
+    }
+
+    #[test]
+    fn a_request_that_comes_back_is_a_loop() {
+        let (ours, other) = (ViaEntry::new(7), ViaEntry::new(8));
+        let mut headers = headers(&[("via", "1.0 fred")]);
+        assert_eq!(ours.enter(&mut headers), Ok(()));
+        assert_eq!(other.enter(&mut headers), Ok(()));
+        let list = "1.0 fred, 1.1 hermes-0000000000000007, 1.1 hermes-0000000000000008";
+        assert_eq!(headers[header::VIA], list);
+        assert_eq!(ours.enter(&mut headers), Err(RequestLoop));
+    }
+
+    #[test]
+    fn cookies_of_http2_become_one_field() {
+        let mut headers = headers(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        clean_request(&mut headers);
+        let cookies: Vec<_> = headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn engines_are_not_asked_to_compress() {
+        assert_eq!(
+            left(&[("accept-encoding", "gzip, br"), ("accept", "*/*")]),
             ["accept"]
         );
     }

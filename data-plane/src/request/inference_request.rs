@@ -150,8 +150,9 @@ impl InferenceRequest {
             client: ClientIdentity::of(&BodyFields::default(), priority),
         };
         if route.api == Api::StoredResponse {
-            let below = route.path.trim_start_matches("/v1/responses/");
-            request.response = below.split('/').next().map(ResponseReference::from);
+            let below = route.path.strip_prefix("/v1/responses/");
+            let id = below.and_then(|below| below.split('/').next());
+            request.response = id.map(ResponseReference::from);
         }
         if route.api.reads_json() {
             let fields =

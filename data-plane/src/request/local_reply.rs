@@ -50,6 +50,10 @@ pub(crate) enum LocalReply {
     },
     #[error("the response `{0}` is not known here")]
     UnknownResponse(String),
+    #[error("the request came back to this router; an endpoint's address leads to it")]
+    Loop,
+    #[error("a body with content-encoding `{0}` is not read; send it as it is")]
+    Encoded(String),
 }
 
 /// The longest client-made name that an error repeats.
@@ -72,11 +76,13 @@ impl LocalReply {
             }
             Self::Exhausted(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::Encoded(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         }
     }
 
     /// Every [`LocalReply::code`].
-    pub(crate) const CODES: [&str; 16] = [
+    pub(crate) const CODES: [&str; 18] = [
         "unknown_url",
         "method_not_allowed",
         "invalid_body",
@@ -93,6 +99,8 @@ impl LocalReply {
         "queue_full",
         "queue_timeout",
         "response_not_found",
+        "request_loop",
+        "unsupported_encoding",
     ];
 
     /// OpenAI's `code`; also the value of metrics' and spans' `error.type`.
@@ -114,6 +122,8 @@ impl LocalReply {
             Self::QueueFull(_) => "queue_full",
             Self::QueueTimeout { .. } => "queue_timeout",
             Self::UnknownResponse(_) => "response_not_found",
+            Self::Loop => "request_loop",
+            Self::Encoded(_) => "unsupported_encoding",
         }
     }
 
@@ -121,7 +131,7 @@ impl LocalReply {
         match self.status() {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "timeout_error",
-            StatusCode::BAD_GATEWAY => "server_error",
+            StatusCode::BAD_GATEWAY | StatusCode::LOOP_DETECTED => "server_error",
             StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
             _ => "invalid_request_error",
         }
@@ -179,6 +189,11 @@ impl LocalReply {
             // The rest of the body is not waited for: the connection cannot be used again.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        if matches!(self, Self::Encoded(_)) {
+            // RFC 7694, 3: which encodings would be right.
+            let none = HeaderValue::from_static("identity");
+            headers.insert(header::ACCEPT_ENCODING, none);
+        }
         response
     }
 
@@ -190,7 +205,7 @@ impl LocalReply {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => "timeout_error",
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
-            StatusCode::BAD_GATEWAY => "api_error",
+            StatusCode::BAD_GATEWAY | StatusCode::LOOP_DETECTED => "api_error",
             _ => "invalid_request_error",
         }
     }
@@ -279,6 +294,8 @@ mod tests {
                 retry_after: None,
             },
             LocalReply::UnknownResponse(String::new()),
+            LocalReply::Loop,
+            LocalReply::Encoded(String::new()),
         ];
         assert_eq!(all.map(|reply| reply.code()), LocalReply::CODES);
     }

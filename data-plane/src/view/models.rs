@@ -20,8 +20,7 @@ pub(crate) fn list(view: &RoutingView) -> Bytes {
 
 /// One model. Names may contain slashes and arrive percent-encoded or not.
 pub(crate) fn one(view: &RoutingView, path: &str) -> Result<Bytes, LocalReply> {
-    let asked = path.trim_start_matches("/v1/models/");
-    let asked = decoded(asked);
+    let asked = decoded(path.strip_prefix("/v1/models/").unwrap_or(path));
     let models = all(view);
     match models.get(&*asked) {
         Some(model) => Ok(Bytes::from(card(model).to_string())),

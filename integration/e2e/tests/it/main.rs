@@ -12,6 +12,7 @@ mod drain;
 mod endpoint_tls;
 mod engine;
 mod fallback;
+mod forwarded_requests;
 mod kv_events;
 mod kv_manager;
 mod load;

@@ -55,6 +55,11 @@ async fn a_client_that_sends_its_whole_body_first_reads_the_refusal() {
         (chunked, 413, "request_too_large"),
         (post("/nowhere", "", MUCH), 404, "unknown_url"),
         (
+            post(chat, "content-encoding: gzip\r\n", MUCH),
+            415,
+            "unsupported_encoding",
+        ),
+        (
             post(chat, &format!("x: {}\r\n", "y".repeat(70_000)), MUCH),
             431,
             "headers_too_large",
@@ -99,4 +104,21 @@ async fn a_client_that_goes_on_sending_is_closed_in_the_end() {
     })
     .await;
     let _kept = (stream, Duration::ZERO);
+}
+
+#[tokio::test]
+async fn an_encoded_body_is_refused_with_the_encodings_that_are_read() {
+    let (server, front) = front("").await;
+    for encoding in ["gzip", "zstd", "identity, br"] {
+        let fields = format!("content-encoding: {encoding}\r\nconnection: close\r\n");
+        let request = format!("{}{{}}", post("/v1/chat/completions", &fields, 2));
+        let answer = front.send_raw(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 415 "), "{answer}");
+        assert!(answer.contains("accept-encoding: identity\r\n"), "{answer}");
+    }
+    let fields = "content-encoding: identity\r\nconnection: close\r\n";
+    let request = format!("{}{{}}", post("/v1/chat/completions", fields, 2));
+    let answer = front.send_raw(request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(server.take().len(), 1);
 }
