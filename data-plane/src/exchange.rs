@@ -17,6 +17,7 @@ mod retry;
 mod summary;
 mod timeline;
 pub(crate) mod trace;
+mod unread_answer;
 
 #[cfg(test)]
 mod tests;

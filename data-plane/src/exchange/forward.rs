@@ -15,6 +15,7 @@ use super::{
     guard::RequestGuard,
     leg::{Leg, LegAnswer, LegDeadline, LegError, LegResult},
     retry::{AttemptEnd, Attempts, RetryVerdict},
+    unread_answer,
 };
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
@@ -33,6 +34,13 @@ pub(crate) struct UpstreamResponse {
     pub(crate) body: UpstreamBody,
     /// The attempt that it answers.
     pub(crate) attempt: Attempt,
+}
+
+impl UpstreamResponse {
+    /// Keeps the connection of an answer that is not relayed.
+    fn recycle(self) {
+        unread_answer::recycle(self.body, self.attempt.upstream());
+    }
 }
 
 /// Sends requests to endpoints.
@@ -54,7 +62,7 @@ impl Forwarder {
         selection: &EndpointSelection,
         guard: &mut RequestGuard,
     ) -> Result<UpstreamResponse, LocalReply> {
-        let mut held = None;
+        let mut held: Option<UpstreamResponse> = None;
         let mut attempts = Attempts::up_to(pool.pool.spec.policy.retry.max_attempts);
         let body = request
             .leg_body(&[])
@@ -74,8 +82,7 @@ impl Forwarder {
                 continue;
             }
             attempts.begin();
-            let (mut answer, repeated) =
-                self.attempt((request, &body), pool, endpoint, guard).await;
+            let (answer, repeated) = self.attempt((request, &body), pool, endpoint, guard).await;
             if repeated {
                 // The first sending was unanswered: the request may be the cause, whatever came of
                 // the repetition.
@@ -88,13 +95,18 @@ impl Forwarder {
             };
             record(end, pool, &endpoint.upstream, guard);
             let RetryVerdict::TryElsewhere { suspicious } = end.verdict() else {
+                if let Some(refused) = held {
+                    refused.recycle();
+                }
                 return answer.map_err(|error| final_reply(&error, attempts.tried(), guard));
             };
             attempts.failed(suspicious);
-            if let Ok(answer) = &mut answer {
+            if let Ok(mut answer) = answer {
                 answer.attempt.hold();
+                if let Some(refused) = held.replace(answer) {
+                    refused.recycle();
+                }
             }
-            held = answer.ok().or(held);
         }
         held.ok_or_else(|| {
             guard.failed(RequestOutcome::Failed);

@@ -1,7 +1,15 @@
 //! A server that records what proxies send to it, and a fleet in front of a server that is no
 //! simulated engine.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use hermes_bench::fleet::{self, Plane};
 use hermes_control_plane::{
@@ -68,6 +76,8 @@ pub(crate) struct Recorder {
 struct Recorded {
     /// Head and body of each request.
     requests: Mutex<Vec<String>>,
+    /// Connections that brought one.
+    connections: AtomicUsize,
 }
 
 impl Recorder {
@@ -107,11 +117,16 @@ impl Recorder {
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.seen.requests.lock())
     }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::Relaxed)
+    }
 }
 
 impl Recorded {
     async fn serve(&self, stream: TcpStream, answer: &str) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
+        let mut is_counted = false;
         loop {
             let request = read_request(&mut stream).await?;
             let path = request.split(' ').nth(1).unwrap_or_default();
@@ -119,6 +134,9 @@ impl Recorded {
                 let none = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
                 stream.get_mut().write_all(none).await?;
                 continue;
+            }
+            if !std::mem::replace(&mut is_counted, true) {
+                self.connections.fetch_add(1, Ordering::Relaxed);
             }
             self.requests.lock().push(request);
             stream.get_mut().write_all(answer.as_bytes()).await?;

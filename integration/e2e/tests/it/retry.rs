@@ -4,7 +4,10 @@
 use hermes_bench::fleet::{Fleet, Scene};
 use hermes_engine_sim::Fault;
 
-use crate::client::{chat, eventually, json_of, metric, pieces, send};
+use crate::{
+    client::{chat, eventually, json_of, metric, pieces, send},
+    recorder::{Front, Recorder},
+};
 
 async fn two_engines(extra: &str) -> Fleet {
     let mut scene = Scene::of(2, "round-robin");
@@ -209,5 +212,26 @@ async fn retries_stop_when_the_budget_is_exhausted() {
         )
         .await,
         0.0
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_that_another_engine_makes_up_for_costs_no_connection() {
+    let refusing =
+        Recorder::start("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy").await;
+    let serving = Recorder::start("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+    let front = Front::start(&format!(
+        "pools: [{{name: chat, strategy: round-robin, retry: {{budget: 1}}, endpoints: ['{}', '{}']}}]\n",
+        refusing.url(),
+        serving.url()
+    ))
+    .await;
+    for _ in 0..20 {
+        assert_eq!(send(chat(&front.url(), false, 1)).await.status(), 200);
+    }
+    let (requests, connections) = (refusing.take().len(), refusing.connections());
+    assert!(
+        requests >= 5 && connections <= 2,
+        "{requests}, {connections}"
     );
 }
