@@ -31,7 +31,7 @@ use http_body::Body;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use self::resolve::{ResolvedPool, stored_prompt};
+use self::resolve::{ResolvedPool, forget_unknown_model, stored_prompt};
 use crate::{
     choose::{EndpointSelection, EndpointSelector, SelectionRequest},
     exchange::{
@@ -230,7 +230,8 @@ impl Placer {
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let request = self.read(view, arrived, &mut permit).await?;
+        let mut request = self.read(view, arrived, &mut permit).await?;
+        forget_unknown_model(view, &mut request);
         let ResolvedPool { pool, pinned } = self.resolve(view, &request, &mut start.id).await?;
         let held = (permit, self.drain.track());
         let sinks = (Arc::clone(&self.reporter), Arc::clone(&self.access_log));

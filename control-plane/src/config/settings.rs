@@ -31,7 +31,7 @@ pub(super) fn read(top: &mut Section<'_>) -> ProxySettings {
                 "extraPaths",
                 PATHS,
                 "paths such as /v2/embed",
-                "Paths, besides the known ones, that are forwarded unchanged.",
+                "Paths, besides the known ones, that are forwarded. With several pools, `model` in a JSON object or a form chooses one.",
                 read_path,
                 Arc::<str>::to_string,
             )

@@ -89,6 +89,15 @@ impl Placer {
     }
 }
 
+/// What an added path calls a model need not be one: with a single pool, a name that the pool does not
+/// have is no reason to refuse the request.
+pub(super) fn forget_unknown_model(view: &RoutingView, request: &mut InferenceRequest) {
+    let is_alone = request.api == Api::Extra && view.pools.len() == 1;
+    if is_alone && view.route(request.model.as_deref()).is_err() {
+        request.model = None;
+    }
+}
+
 /// The query of a request to a stored response: most of its prompt is stored at the engine, not in
 /// its body.
 pub(super) fn stored_prompt() -> Query {

@@ -135,7 +135,8 @@ impl Api {
         }
     }
 
-    /// Whether the body is JSON that names a model. An added path may carry anything.
+    /// Whether the body is JSON that names a model. An added path may carry anything; see
+    /// [`super::extra_body`].
     pub(crate) const fn reads_json(self) -> bool {
         !matches!(self, Self::StoredResponse | Self::Extra)
     }

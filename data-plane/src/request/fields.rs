@@ -12,19 +12,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// Top-level fields that clients must not set: they can crash an engine, or make it reach other
-/// hosts.
-pub(super) const CONTROL_FIELDS: [&str; 9] = [
-    "kv_transfer_params",
-    "ec_transfer_params",
-    "disaggregated_params",
-    "bootstrap_host",
-    "bootstrap_port",
-    "bootstrap_room",
-    "data_parallel_rank",
-    "routed_dp_rank",
-    "disagg_prefill_dp_rank",
-];
+use super::control_fields::{self, CONTROL_FIELDS, EXTRA_ARGUMENTS};
 
 /// Top-level fields that change which tokens an engine makes of the prompt, and that the proxy does
 /// not interpret.
@@ -62,6 +50,8 @@ pub(crate) struct BodyFields<'a> {
     pub(crate) recomputes_prompt: bool,
     /// Some [`CONTROL_FIELDS`] are there.
     pub(crate) has_control_fields: bool,
+    /// Some are in its [`EXTRA_ARGUMENTS`].
+    pub(crate) hides_control_fields: bool,
 }
 
 /// Parameters of chat templates and tokenizers besides the conversation.
@@ -144,6 +134,11 @@ impl<'de> Visitor<'de> for TopLevel {
                 "echo" => echo = flag(map.next_value()?) == Some(true),
                 "logprobs" => logprobs = map.next_value::<Option<IgnoredAny>>()?.is_some(),
                 "priority" => fields.priority = clamped(map.next_value()?),
+                EXTRA_ARGUMENTS => {
+                    let arguments = map.next_value::<&RawValue>()?.get();
+                    fields.hides_control_fields |=
+                        control_fields::are_hidden_in(arguments.as_bytes());
+                }
                 name => {
                     fields.has_control_fields |= CONTROL_FIELDS.contains(&name);
                     if PROMPT_FIELDS.contains(&name) {

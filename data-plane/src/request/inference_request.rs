@@ -14,7 +14,9 @@ use http::{HeaderMap, Method, uri::PathAndQuery};
 use crate::request::{
     api::{Api, ApiRoute},
     body_edit::{self, BodyEdit},
-    fields::{BodyFields, CONTROL_FIELDS},
+    control_fields::{CONTROL_FIELDS, EXTRA_ARGUMENTS},
+    extra_body::{self, ExtraBody},
+    fields::{BodyFields, UnreadableBody},
     headers,
     identity::{self, ClientIdentity},
     leg_body::LegBody,
@@ -46,6 +48,8 @@ pub(crate) struct InferenceRequest {
     pub(crate) has_control_fields: bool,
     /// The engine will compute the whole prompt.
     recomputes_prompt: bool,
+    /// Some of them are in its [`EXTRA_ARGUMENTS`].
+    hides_control_fields: bool,
     client: ClientIdentity,
 }
 
@@ -92,8 +96,10 @@ impl InferenceRequest {
     /// When there is something to edit and the body is no JSON object.
     pub(crate) fn leg_body(&self, edits: &[BodyEdit]) -> Result<LegBody, LocalReply> {
         let body = if self.has_control_fields {
-            let removals = CONTROL_FIELDS.map(BodyEdit::Remove);
-            let edits: Vec<BodyEdit> = removals.into_iter().chain(edits.iter().cloned()).collect();
+            let hiding = self.hides_control_fields.then_some(EXTRA_ARGUMENTS);
+            let removed = CONTROL_FIELDS.into_iter().chain(hiding);
+            let removals = removed.map(BodyEdit::Remove);
+            let edits: Vec<BodyEdit> = removals.chain(edits.iter().cloned()).collect();
             body_edit::edited(&self.body, &edits)
         } else {
             body_edit::edited(&self.body, edits)
@@ -147,6 +153,7 @@ impl InferenceRequest {
             response: None,
             has_control_fields: false,
             recomputes_prompt: false,
+            hides_control_fields: false,
             client: ClientIdentity::of(&BodyFields::default(), priority),
         };
         if route.api == Api::StoredResponse {
@@ -155,18 +162,47 @@ impl InferenceRequest {
             request.response = id.map(ResponseReference::from);
         }
         if route.api.reads_json() {
-            let fields =
-                BodyFields::parse(bytes).map_err(|error| LocalReply::BadBody(error.to_string()))?;
-            request.model = fields.model.as_deref().map(str::to_owned);
-            request.stream = fields.stream;
+            let fields = BodyFields::parse(bytes)?;
+            request.read(&fields, priority);
             let response = fields.previous_response_id.as_deref();
             request.response = response.map(ResponseReference::from);
             request.prompt = RequestPrompt::of(&fields, bytes);
-            request.has_control_fields = fields.has_control_fields;
             request.recomputes_prompt = fields.recomputes_prompt;
-            request.client = ClientIdentity::of(&fields, priority);
+        }
+        if route.api == Api::Extra {
+            request.read_extra(bytes, priority)?;
         }
         Ok(request)
+    }
+
+    /// Reads what the body of an added path has for the choice of a pool.
+    fn read_extra(&mut self, bytes: &Bytes, priority: Option<i32>) -> Result<(), LocalReply> {
+        match ExtraBody::of(&self.headers, bytes) {
+            ExtraBody::Object { is_strict } => match BodyFields::parse(bytes) {
+                Ok(fields) => self.read(&fields, priority),
+                Err(error) if is_strict => return Err(error.into()),
+                Err(_) => {}
+            },
+            ExtraBody::Form { boundary } => {
+                self.model = extra_body::model_of_form(&boundary, bytes);
+            }
+            ExtraBody::Opaque => {}
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, fields: &BodyFields<'_>, priority: Option<i32>) {
+        self.model = fields.model.as_deref().map(str::to_owned);
+        self.stream = fields.stream;
+        self.has_control_fields = fields.has_control_fields || fields.hides_control_fields;
+        self.hides_control_fields = fields.hides_control_fields;
+        self.client = ClientIdentity::of(fields, priority);
+    }
+}
+
+impl From<UnreadableBody> for LocalReply {
+    fn from(error: UnreadableBody) -> Self {
+        Self::BadBody(error.to_string())
     }
 }
 
@@ -227,6 +263,20 @@ mod tests {
             call.leg_body(&[]).expect("an object").len(),
             r#"{"model":"m","messages":[]}"#.len() as u64
         );
+    }
+
+    #[test]
+    fn arguments_that_hide_control_fields_are_cut_from_what_is_sent() {
+        let call =
+            call(r#"{"vllm_xargs":{"kv_transfer_params":"x"},"messages":[],"vllm_xargs":{"a":1}}"#);
+        assert!(call.has_control_fields);
+        let sent = call.leg_body(&[]).expect("an object").len();
+        assert_eq!(sent, r#"{"messages":[]}"#.len() as u64);
+        let plain = r#"{"vllm_xargs":{"a":1}}"#;
+        let plain_call = super::tests::call(plain);
+        assert!(!plain_call.has_control_fields);
+        let sent = plain_call.leg_body(&[]).expect("unedited").len();
+        assert_eq!(sent, plain.len() as u64);
     }
 
     #[test]

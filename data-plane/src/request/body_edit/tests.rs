@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::request::fields::CONTROL_FIELDS;
+use crate::request::control_fields::CONTROL_FIELDS;
 
 /// Names of the fields that are edited, and of others.
 const NAMES: [&str; 5] = ["kv_transfer_params", "stream", "max_tokens", "a", "ü\"\\"];

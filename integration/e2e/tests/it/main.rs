@@ -11,6 +11,7 @@ mod docs;
 mod drain;
 mod endpoint_tls;
 mod engine;
+mod extra_paths;
 mod fallback;
 mod forwarded_requests;
 mod kv_events;
