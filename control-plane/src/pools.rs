@@ -15,7 +15,7 @@ pub(crate) use self::{
     directory::{PoolDirectory, PoolHandle},
     resources::{PoolResourceRegistry, PoolResources},
     scheduler::{
-        FinishReport, LoadRow, PoolCensus, PoolScheduler, QueueTicket, ScoreDecision,
-        ScoreRejection, SentLoadRows,
+        AttemptReport, FinishReport, LoadRow, PoolCensus, PoolScheduler, QueueTicket,
+        ScoreDecision, ScoreRejection, SentLoadRows,
     },
 };

@@ -39,4 +39,4 @@ pub mod scheduler;
 pub mod stored_responses;
 
 pub use cluster::{address, collection, delta, departures, load, rendezvous, snapshot};
-pub use health::{ejection, retry_budget};
+pub use health::{ejection, refusals, retry_budget};

@@ -26,8 +26,9 @@ use std::{
 
 use hermes_core::{
     ejection::{EndpointFailure, EndpointHealth},
-    load::Load,
+    load::{Health, Load},
     policy::EjectionPolicy,
+    refusals::{PeerAnswers, SecondOpinion},
     snapshot::Endpoint,
 };
 use http::{HeaderValue, uri::PathAndQuery};
@@ -152,6 +153,11 @@ impl Upstream {
         self.cached_tokens.of(reported)
     }
 
+    /// Follows a changed policy of ejection from now on.
+    pub(crate) fn eject_by(&self, policy: EjectionPolicy) {
+        self.health.lock().set_policy(policy);
+    }
+
     /// The target of a request for `path`, below the endpoint's base path.
     pub(crate) fn target(&self, path: &PathAndQuery) -> PathAndQuery {
         match &**self.endpoint.address.base_path() {
@@ -212,14 +218,45 @@ impl Upstream {
         self.health.lock().try_trial(now)
     }
 
-    /// The endpoint answered.
+    /// The endpoint served a request.
     pub(crate) fn succeeded(&self, now: Duration) {
         self.health.lock().on_success(now);
     }
 
-    /// An attempt failed.
-    pub(crate) fn failed(&self, now: Duration, failure: EndpointFailure) {
-        self.health.lock().on_failure(now, failure);
+    /// An attempt failed. Returns whether the endpoint is ejected by it.
+    pub(crate) fn failed(&self, now: Duration, failure: EndpointFailure) -> bool {
+        self.health.lock().on_failure(now, failure)
+    }
+
+    /// The endpoint has too much to do, and perhaps says for how long.
+    pub(crate) fn overloaded(
+        &self,
+        now: Duration,
+        retry_after: Option<Duration>,
+        peers: &PeerAnswers,
+    ) {
+        self.health.lock().on_overload(now, retry_after, peers);
+    }
+
+    /// The endpoint refused a request. Returns whether it is ejected by it.
+    pub(crate) fn refused(
+        &self,
+        now: Duration,
+        opinion: SecondOpinion,
+        peers: &PeerAnswers,
+    ) -> bool {
+        self.health.lock().on_refusal(now, opinion, peers)
+    }
+
+    /// Whether a refusal that just came is to be repeated at a peer.
+    pub(crate) fn needs_second_opinion(&self, peers: &PeerAnswers) -> bool {
+        self.health.lock().needs_second_opinion(peers)
+    }
+
+    /// Adds its answers to those of the peers of another endpoint.
+    pub(crate) fn join(&self, peers: &mut PeerAnswers, now: Duration) {
+        let health = self.health.lock();
+        peers.add(health.answers(now), health.health(now) == Health::Down);
     }
 
     /// An attempt ended without a result, because its client disconnected.

@@ -2,16 +2,19 @@
 //!
 //! ```text
 //!   forward ─▶ leg ─▶ endpoint        one attempt after another, by the decisions of retry
+//!               └──▶ answer           the class of what came: tokens, an error, nothing
 //!   relay ─▶ meter ─▶ guard           the answer's pieces, their times and usage
 //!   guard, when dropped ─▶ summary ─▶ observers: metrics, span, log, access record, report, endpoint health
 //! ```
 
+mod answer;
 mod attempt;
 pub(crate) mod forward;
 pub(crate) mod guard;
 mod leg;
 mod meter;
 mod observers;
+mod refusals;
 pub(crate) mod relay;
 mod retry;
 mod summary;

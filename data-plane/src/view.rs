@@ -16,12 +16,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use hermes_core::{
     nearest::nearest,
     pick::Picker,
     policy::ProxySettings,
+    refusals::PeerAnswers,
     retry_budget::RetryBudget,
     snapshot::{EndpointId, Pool, Snapshot},
 };
@@ -34,6 +36,9 @@ use crate::{
     telemetry::metrics::{ModelTable, PoolMetrics, ProxyMetrics},
     view::history::PoolHistory,
 };
+
+/// Endpoints that the refusals of one are compared with.
+const MAX_PEERS: usize = 64;
 
 /// A snapshot, prepared for routing.
 pub(crate) struct RoutingView {
@@ -199,6 +204,7 @@ impl RoutingPool {
                 match known {
                     Some(known) if known.endpoint.address == endpoint.address => {
                         known.secure_by(&tls);
+                        known.eject_by(policy.ejection);
                         if known.endpoint == *endpoint {
                             Arc::clone(known)
                         } else {
@@ -259,6 +265,20 @@ impl RoutingPool {
         } else {
             Some(Arc::clone(&self.pool))
         }
+    }
+
+    /// The answers of the pool's other endpoints, of the nearest [`MAX_PEERS`] if there are more:
+    /// endpoints are sorted by a hash.
+    pub(crate) fn peers_of(&self, upstream: &Upstream, now: Duration) -> PeerAnswers {
+        let mut peers = PeerAnswers::default();
+        let own = self.pool.position(upstream.endpoint.id).unwrap_or(0);
+        let (before, after) = self.upstreams.split_at(own);
+        let others = after.iter().chain(before);
+        let others = others.filter(|other| other.endpoint.id != upstream.endpoint.id);
+        others
+            .take(MAX_PEERS)
+            .for_each(|other| other.join(&mut peers, now));
+        peers
     }
 
     /// Advances the round-robin counter.

@@ -523,7 +523,7 @@ impl Scale {
     }
 }
 /// Batched for a few milliseconds. The reports of a leg are in order: started, first_byte, finished, with an
-/// attempt_failed before each retry. A request that was never sent to an endpoint has finished only, and so has a leg that
+/// attempt_failed for each attempt that served nothing. A request that was never sent to an endpoint has finished only, and so has a leg that
 /// started and ended within one batch.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Reports {
@@ -570,21 +570,32 @@ pub struct Started {
     #[prost(bool, tag = "3")]
     pub non_streaming: bool,
 }
-/// The first byte of the response's body arrived: prefill is done.
+/// The first token of the response arrived: prefill is done. Not sent for other answers than tokens; older proxies send it
+/// for the first byte of any.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FirstByte {
     /// Microseconds since the leg was sent to the endpoint.
     #[prost(uint64, tag = "1")]
     pub ttft_us: u64,
 }
-/// An attempt failed before its first byte, and the leg is retried. Counts against the endpoint's health; the booking
-/// stays until the next started or finished.
+/// An attempt served nothing: it failed, or its answer holds no token. Sent once for each such attempt, the last one
+/// included, so that finished counts against no endpoint. The booking stays until the next started or finished. A refusal is
+/// reported when it is known whether another endpoint refuses the same request, which may be after its next started.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttemptFailed {
     #[prost(fixed64, tag = "1")]
     pub endpoint: u64,
     #[prost(enumeration = "RequestOutcome", tag = "2")]
     pub outcome: i32,
+    /// What came instead of tokens; unset when nothing came, and by older proxies.
+    #[prost(enumeration = "AnswerClass", tag = "3")]
+    pub answer: i32,
+    /// Milliseconds for which an overloaded endpoint asked to be left alone.
+    #[prost(uint64, optional, tag = "4")]
+    pub retry_after_ms: ::core::option::Option<u64>,
+    /// Of a refusal: what came of the same request elsewhere.
+    #[prost(enumeration = "SecondOpinion", tag = "5")]
+    pub second_opinion: i32,
 }
 /// The leg is over and its booking released. With leg 0 the request is over, and the bookings of all its legs are released:
 /// no report of the request follows.
@@ -608,9 +619,12 @@ pub struct Finished {
     /// in one batch.
     #[prost(uint64, optional, tag = "6")]
     pub ttft_us: ::core::option::Option<u64>,
-    /// Microseconds from the first byte of the response to its last; unset when it was not streamed.
+    /// Microseconds from the first token of the response to its last byte; unset when it was not streamed.
     #[prost(uint64, optional, tag = "7")]
     pub decoding_us: ::core::option::Option<u64>,
+    /// What the response was; unset when there was none, and by older proxies.
+    #[prost(enumeration = "AnswerClass", tag = "8")]
+    pub answer: i32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Usage {
@@ -645,13 +659,100 @@ pub struct OpenRequest {
     #[prost(bool, tag = "4")]
     pub answered: bool,
 }
-/// How an attempt, or a whole request, ended. UNREACHABLE, FAILED and TIMED_OUT count against an endpoint's health; what the
-/// client caused (4xx, disconnects) and OVERLOADED never do.
+/// Whose fault a refusal is, by the same request at another endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SecondOpinion {
+    /// No other endpoint was asked, or none answered.
+    Unspecified = 0,
+    /// Another endpoint served the request: the refusal is the endpoint's.
+    Contradicted = 1,
+    /// Another endpoint refused it alike: it is the client's, and counts against no endpoint.
+    Confirmed = 2,
+}
+impl SecondOpinion {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SECOND_OPINION_UNSPECIFIED",
+            Self::Contradicted => "SECOND_OPINION_CONTRADICTED",
+            Self::Confirmed => "SECOND_OPINION_CONFIRMED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SECOND_OPINION_UNSPECIFIED" => Some(Self::Unspecified),
+            "SECOND_OPINION_CONTRADICTED" => Some(Self::Contradicted),
+            "SECOND_OPINION_CONFIRMED" => Some(Self::Confirmed),
+            _ => None,
+        }
+    }
+}
+/// What an endpoint's answer is, decided by its head and first bytes. EMPTY, CLIENT_ERROR and NOT_AN_ANSWER are refusals: no
+/// failures by themselves, and compared with those of the pool's other endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AnswerClass {
+    Unspecified = 0,
+    /// What was asked for: the only one that is a success, and from which speeds are learned.
+    Tokens = 1,
+    /// 2xx without anything in it.
+    Empty = 2,
+    /// 4xx but 429, or an error in a 200 that blames the request.
+    ClientError = 3,
+    /// 5xx but 503.
+    EngineError = 4,
+    /// 429 or 503, or an error in a 200 that says the same.
+    Overloaded = 5,
+    /// Another error in a 200.
+    ErrorEvent = 6,
+    /// A redirect, or a 200 with something that no engine answers.
+    NotAnAnswer = 7,
+}
+impl AnswerClass {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ANSWER_CLASS_UNSPECIFIED",
+            Self::Tokens => "ANSWER_CLASS_TOKENS",
+            Self::Empty => "ANSWER_CLASS_EMPTY",
+            Self::ClientError => "ANSWER_CLASS_CLIENT_ERROR",
+            Self::EngineError => "ANSWER_CLASS_ENGINE_ERROR",
+            Self::Overloaded => "ANSWER_CLASS_OVERLOADED",
+            Self::ErrorEvent => "ANSWER_CLASS_ERROR_EVENT",
+            Self::NotAnAnswer => "ANSWER_CLASS_NOT_AN_ANSWER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ANSWER_CLASS_UNSPECIFIED" => Some(Self::Unspecified),
+            "ANSWER_CLASS_TOKENS" => Some(Self::Tokens),
+            "ANSWER_CLASS_EMPTY" => Some(Self::Empty),
+            "ANSWER_CLASS_CLIENT_ERROR" => Some(Self::ClientError),
+            "ANSWER_CLASS_ENGINE_ERROR" => Some(Self::EngineError),
+            "ANSWER_CLASS_OVERLOADED" => Some(Self::Overloaded),
+            "ANSWER_CLASS_ERROR_EVENT" => Some(Self::ErrorEvent),
+            "ANSWER_CLASS_NOT_AN_ANSWER" => Some(Self::NotAnAnswer),
+            _ => None,
+        }
+    }
+}
+/// How an attempt, or a whole request, ended. UNREACHABLE, FAILED and TIMED_OUT of an attempt count against an endpoint's
+/// health; OVERLOADED sets it aside for a while; what the client caused (4xx, disconnects) counts only beside what other
+/// endpoints do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RequestOutcome {
     Unspecified = 0,
-    /// Answered to the last byte with a status below 500, 429 excepted.
+    /// Answered to the last byte with a status below 500, 429 excepted: the class of the answer says more.
     Ok = 1,
     /// The client disconnected.
     Cancelled = 2,

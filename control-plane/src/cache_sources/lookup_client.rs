@@ -201,12 +201,12 @@ impl<'a> LookupAttempt<'a> {
         let mut breaker = self.inquiry.breaker.lock();
         match &result {
             Ok(_) => breaker.on_success(now),
-            Err(LookupFault::Timeout) => breaker.on_failure(now, EndpointFailure::Timeout),
-            Err(LookupFault::Refused) => breaker.on_failure(now, EndpointFailure::Connect),
+            Err(LookupFault::Timeout) => _ = breaker.on_failure(now, EndpointFailure::Timeout),
+            Err(LookupFault::Refused) => _ = breaker.on_failure(now, EndpointFailure::Connect),
             Err(LookupFault::Status(status)) => {
                 breaker.on_failure(now, EndpointFailure::Status(*status));
             }
-            Err(_) => breaker.on_failure(now, EndpointFailure::Reset),
+            Err(_) => _ = breaker.on_failure(now, EndpointFailure::Reset),
         }
         result
     }

@@ -99,7 +99,7 @@ fn read_policy(section: &mut Section<'_>) -> PoolPolicy {
         .duration(
             "timeout",
             SECOND / 100..=DAY,
-            "Total time of a non-streaming request.",
+            "Time of a non-streaming request, from sending it to the last byte of its response.",
         )
         .or(defaults.timeouts.request);
     PoolPolicy {

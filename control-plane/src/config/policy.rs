@@ -87,14 +87,14 @@ fn read_timeouts(section: &mut Section<'_>) -> Timeouts {
             .duration(
                 "request",
                 SECOND / 100..=DAY,
-                "Total time of a non-streaming request.",
+                "Time of a non-streaming request, from sending it to the last byte of its response.",
             )
             .or(defaults.request),
         first_byte: section
             .duration(
                 "firstByte",
                 SECOND / 100..=DAY,
-                "Time from sending a streaming request to the first byte of the response body.",
+                "Time from sending a streaming request to its first token.",
             )
             .or(defaults.first_byte),
         idle: section

@@ -49,7 +49,7 @@ use self::endpoint_state::EndpointState;
 pub(crate) use self::{
     decision::{QueueTicket, ScoreDecision, ScoreRejection},
     load_rows::{EndpointLoadView, LoadRow, SentLoadRows},
-    reports::FinishReport,
+    reports::{AttemptReport, FinishReport},
     settings::SchedulerSettings,
 };
 use crate::metrics::{ReleaseCause, SchedulerMetrics, ScoreOutcome};

@@ -11,12 +11,20 @@
 //!                        probe answered
 //! ```
 //!
+//! Beside failures in a row, an endpoint is ejected when it refuses far more than its peers
+//! ([`RefusalRecord`]). One that has too much to do cools down: it is chosen last, until the time that
+//! it asked for is over.
+//!
 //! A pure state machine for one endpoint: `now` is the time since any fixed start, and must not go
 //! backwards. It never stops traffic by itself: when nothing better is left, a choice takes
 //! endpoints that are down.
 
 use std::time::Duration;
 
+use super::{
+    cooldown::Cooldown,
+    refusals::{AnswerCounts, PeerAnswers, RefusalRecord, SecondOpinion},
+};
 use crate::{load::Health, policy::EjectionPolicy};
 
 /// Refused probes in a row that make an endpoint unreachable.
@@ -57,6 +65,8 @@ pub struct EndpointHealth {
     ejections: u32,
     /// Probes in a row that were refused.
     refused: u32,
+    refusals: RefusalRecord,
+    cooldown: Cooldown,
 }
 
 /// Where a [`EndpointHealth`] stands.
@@ -107,12 +117,14 @@ impl EndpointFailure {
 impl EndpointHealth {
     /// A closed breaker.
     #[must_use]
-    pub const fn new(policy: EjectionPolicy) -> Self {
+    pub fn new(policy: EjectionPolicy) -> Self {
         Self {
             policy,
             state: EjectionState::InService { failures: 0 },
             ejections: 0,
             refused: 0,
+            refusals: RefusalRecord::default(),
+            cooldown: Cooldown::default(),
         }
     }
 
@@ -130,9 +142,18 @@ impl EndpointHealth {
     /// Whether, and how much, the endpoint takes part in choices.
     ///
     /// When a trial is due it takes a small share of turns; [`Self::try_trial`] then lets one of
-    /// them through.
+    /// them through. While it cools down it takes no turn, and is chosen before those that are down.
     #[must_use]
     pub fn health(&self, now: Duration) -> Health {
+        let health = self.health_by_failures(now);
+        if self.cooldown.is_over(now) {
+            health
+        } else {
+            health.worse(Health::Warming(0.0))
+        }
+    }
+
+    fn health_by_failures(&self, now: Duration) -> Health {
         match self.state {
             EjectionState::InService { .. } => Health::Up,
             EjectionState::Ejected { until } if now >= until => Health::Warming(FIRST_SHARE),
@@ -154,6 +175,9 @@ impl EndpointHealth {
     ///
     /// Every request that was let through must report what became of it.
     pub fn try_trial(&mut self, now: Duration) -> bool {
+        if !self.cooldown.is_over(now) {
+            return false;
+        }
         match self.state {
             EjectionState::InService { .. } | EjectionState::SlowStart { .. } => true,
             EjectionState::Ejected { until: due } if now < due => false,
@@ -166,8 +190,15 @@ impl EndpointHealth {
         }
     }
 
-    /// An attempt got its first byte, with a status that is no failure.
+    /// A request was served.
     pub fn on_success(&mut self, now: Duration) {
+        self.refusals.on_served(now);
+        self.cooldown.served();
+        self.answered(now);
+    }
+
+    /// An answer came that is no failure of the endpoint.
+    fn answered(&mut self, now: Duration) {
         match self.state {
             EjectionState::InService { .. } => {
                 self.state = EjectionState::InService { failures: 0 }
@@ -184,13 +215,74 @@ impl EndpointHealth {
     }
 
     /// An attempt failed before its first byte. Failures that are not the endpoint's are no
-    /// failures here.
-    pub fn on_failure(&mut self, now: Duration, failure: EndpointFailure) {
+    /// failures here. Returns whether the endpoint is ejected by it.
+    pub fn on_failure(&mut self, now: Duration, failure: EndpointFailure) -> bool {
+        let before = self.ejections;
         match failure.blame() {
             FailureBlame::Endpoint => self.count(now),
-            FailureBlame::Overload => self.postpone(now),
-            FailureBlame::Request => self.on_success(now),
+            FailureBlame::Overload => self.on_overload(now, None, &PeerAnswers::default()),
+            FailureBlame::Request => self.answered(now),
         }
+        self.ejections > before
+    }
+
+    /// The endpoint has too much to do, and perhaps says for how long. It cools down for at most
+    /// the policy's longest time; without that only while its peers serve what it does not.
+    pub fn on_overload(
+        &mut self,
+        now: Duration,
+        retry_after: Option<Duration>,
+        peers: &PeerAnswers,
+    ) {
+        self.postpone(now);
+        let longest = self.policy.max_time.max(self.policy.base_time);
+        let own = self.cooldown.overloaded();
+        let wait = retry_after.or(own.filter(|_| peers.can_stand_in()));
+        self.cooldown
+            .begin(now, wait.unwrap_or_default().min(longest));
+    }
+
+    /// A request was refused, which is no failure by itself. Returns whether the endpoint is
+    /// ejected by it: it refuses far more than `peers`, the other endpoints of its pool.
+    pub fn on_refusal(
+        &mut self,
+        now: Duration,
+        opinion: SecondOpinion,
+        peers: &PeerAnswers,
+    ) -> bool {
+        self.refusals.on_refused(now, opinion);
+        if opinion == SecondOpinion::Confirmed {
+            self.on_abandoned(now);
+            return false;
+        }
+        let is_on_trial = matches!(self.state, EjectionState::Trial { .. });
+        let is_out = match self.state {
+            EjectionState::Trial { .. } if opinion == SecondOpinion::Contradicted => true,
+            EjectionState::InService { .. }
+            | EjectionState::SlowStart { .. }
+            | EjectionState::Trial { .. } => self.refusals.is_outlier(now, peers),
+            EjectionState::Ejected { .. } | EjectionState::Unreachable => false,
+        };
+        if is_out {
+            self.open(now);
+        } else if is_on_trial {
+            // It answers, which it did not when it was ejected.
+            self.answered(now);
+        }
+        is_out
+    }
+
+    /// Whether a refusal that just came is to be repeated at a peer before an endpoint is blamed.
+    #[must_use]
+    pub fn needs_second_opinion(&self, peers: &PeerAnswers) -> bool {
+        let is_on_trial = matches!(self.state, EjectionState::Trial { .. });
+        is_on_trial || self.refusals.needs_second_opinion(peers)
+    }
+
+    /// Its answers of the last minute at most.
+    #[must_use]
+    pub fn answers(&self, now: Duration) -> AnswerCounts {
+        self.refusals.counts(now)
     }
 
     /// An attempt ended before anything came of it: its client went away. The next request may try.

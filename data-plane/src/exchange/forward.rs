@@ -1,20 +1,21 @@
 //! Sending a request to the selected endpoints, one after another, until one answers.
 //!
 //! An attempt may be repeated elsewhere only before the first byte of an answer reached the client,
-//! and only if the pool's retry budget pays for it. What follows from a failed attempt is decided
+//! only if the request may be sent again, and only if the pool's retry budget pays for it. What follows from a failed attempt is decided
 //! in [`super::retry`].
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hermes_core::{ledger::LegId, placement::Placement};
 use http::response;
+use tokio::time::Instant;
 
 use super::{
+    answer::retry_after as retry_after_of,
     attempt::Attempt,
     guard::RequestGuard,
-    leg::{Leg, LegAnswer, LegDeadline, LegError, LegResult},
-    retry::{AttemptEnd, Attempts, RetryVerdict},
+    leg::{ClassVerdict, HeldPieces, Leg, LegAnswer, LegDeadline, LegError, LegResult},
+    retry::{AttemptEnd, Attempts, RefusalContext, RetryVerdict},
     unread_answer,
 };
 use crate::{
@@ -26,12 +27,15 @@ use crate::{
     view::RoutingPool,
 };
 
-/// An endpoint's answer, whose body has begun if the client asked for a stream.
+/// An endpoint's answer, whose first bytes were read.
 pub(crate) struct UpstreamResponse {
     pub(crate) head: response::Parts,
-    /// The first piece of the body, taken already.
-    pub(crate) first: Option<Bytes>,
+    /// The first pieces of the body, taken already.
+    pub(super) held: HeldPieces,
     pub(crate) body: UpstreamBody,
+    pub(super) class: ClassVerdict,
+    /// When it must have its first token, if it streams, or else its last byte.
+    pub(super) deadline: LegDeadline,
     /// The attempt that it answers.
     pub(crate) attempt: Attempt,
 }
@@ -68,21 +72,36 @@ impl Forwarder {
             .leg_body(&[])
             .inspect_err(|_| guard.failed(RequestOutcome::ClientError))?;
         pool.budget.deposit();
+        let mut first_sent = None;
         let mut endpoints = selection
             .ranked
             .iter()
             .filter_map(Placement::one)
             .peekable();
-        while let Some(endpoint) = endpoints.next() {
+        while let Some(endpoint) = endpoints.next()
+            && attempts.may_continue()
+        {
             let is_last = endpoints.peek().is_none();
-            if !attempts.may_continue(|| pool.budget.withdraw()) {
-                break;
-            }
             if !is_last && !endpoint.upstream.admit(uptime()) {
                 continue;
             }
+            if !attempts.pay(|| pool.budget.withdraw()) {
+                endpoint.upstream.abandoned(uptime());
+                break;
+            }
+            let timeouts = pool.pool.spec.policy.timeouts;
+            let now = Instant::now();
+            let since = *first_sent.get_or_insert(now);
+            let deadline = LegDeadline::of(request, timeouts, since, now);
+            if deadline.at <= now {
+                guard.failed(RequestOutcome::TimedOut);
+                endpoint.upstream.abandoned(uptime());
+                return Err(LocalReply::TimedOut(deadline.limit));
+            }
             attempts.begin();
-            let (answer, repeated) = self.attempt((request, &body), pool, endpoint, guard).await;
+            let (answer, repeated) = self
+                .attempt((request, &body), (pool, deadline), endpoint, guard)
+                .await;
             if repeated {
                 // The first sending was unanswered: the request may be the cause, whatever came of
                 // the repetition.
@@ -90,11 +109,15 @@ impl Forwarder {
                 attempts.failed(true);
             }
             let end = match &answer {
-                Ok(answer) => AttemptEnd::Answered(answer.head.status),
+                Ok(answer) => AttemptEnd::Answered(answer.head.status, answer.class.known()),
                 Err(error) => error.end(),
             };
-            record(end, pool, &endpoint.upstream, guard);
-            let RetryVerdict::TryElsewhere { suspicious } = end.verdict() else {
+            let verdict = self.verdict(end, request, pool, &endpoint.upstream);
+            let retry_after = answer.as_ref().ok();
+            let retry_after = retry_after.and_then(|answer| retry_after_of(&answer.head.headers));
+            guard.attempt_ended(end, retry_after);
+            let RetryVerdict::TryElsewhere { suspicious } = verdict else {
+                guard.settle_refusals();
                 if let Some(refused) = held {
                     refused.recycle();
                 }
@@ -108,6 +131,7 @@ impl Forwarder {
                 }
             }
         }
+        guard.settle_refusals();
         held.ok_or_else(|| {
             guard.failed(RequestOutcome::Failed);
             match attempts.tried() {
@@ -117,17 +141,34 @@ impl Forwarder {
         })
     }
 
-    /// One attempt: connect, send, wait for the head, and for a stream's first piece. Returns also
-    /// whether the request was sent twice.
+    fn verdict(
+        &self,
+        end: AttemptEnd,
+        request: &InferenceRequest,
+        pool: &RoutingPool,
+        upstream: &Upstream,
+    ) -> RetryVerdict {
+        if !request.is_repeatable() {
+            return end.verdict_once();
+        }
+        let refusal = if end.effect().is_refusal() {
+            RefusalContext::of(upstream, pool)
+        } else {
+            RefusalContext::default()
+        };
+        end.verdict(refusal)
+    }
+
+    /// One attempt: connect, send, wait for the head, and for what determines the answer's class. Returns
+    /// also whether the request was sent twice.
     async fn attempt(
         &self,
         (request, body): (&InferenceRequest, &LegBody),
-        pool: &RoutingPool,
+        (pool, deadline): (&RoutingPool, LegDeadline),
         endpoint: &SelectedEndpoint,
         guard: &mut RequestGuard,
     ) -> (Result<UpstreamResponse, LegError>, bool) {
         let upstream = &endpoint.upstream;
-        let timeouts = pool.pool.spec.policy.timeouts;
         let attempt = guard.begin_attempt(LegId::MAIN, endpoint, request);
         let leg = Leg {
             request,
@@ -135,16 +176,23 @@ impl Forwarder {
             body: body.clone(),
             span: &attempt.facts().span,
             incoming: &guard.trace.incoming,
-            deadline: LegDeadline::of(request, timeouts, guard.arrived()),
-            connect_timeout: timeouts.connect,
+            deadline,
+            connect_timeout: pool.pool.spec.policy.timeouts.connect,
         };
         let LegResult { answer, repeated } =
             leg.exchange(&self.metrics.endpoints.connections).await;
         let answer = match answer {
-            Ok(LegAnswer { head, first, body }) => Ok(UpstreamResponse {
+            Ok(LegAnswer {
                 head,
-                first,
+                held,
                 body,
+                class,
+            }) => Ok(UpstreamResponse {
+                head,
+                held,
+                body,
+                class,
+                deadline,
                 attempt,
             }),
             Err(error) => {
@@ -156,24 +204,12 @@ impl Forwarder {
     }
 }
 
-/// Records the end of an attempt in the metrics, in the endpoint's health, and at the control
-/// plane.
-fn record(end: AttemptEnd, pool: &RoutingPool, upstream: &Upstream, guard: &RequestGuard) {
-    let Some(failure) = end.failure() else {
-        pool.metrics.endpoints.attempts[AttemptOutcome::Answered].inc();
-        return;
-    };
-    pool.metrics.endpoints.attempts[failure.metric].inc();
-    upstream.failed(uptime(), failure.health);
-    guard.attempt_failed(failure.report);
-}
-
 /// The reply when no attempt may follow this error.
 fn final_reply(error: &LegError, tried: u32, guard: &mut RequestGuard) -> LocalReply {
     match error {
-        LegError::TimedOut(limit) => {
+        LegError::TimedOut(deadline) => {
             guard.failed(RequestOutcome::TimedOut);
-            LocalReply::TimedOut(*limit)
+            LocalReply::TimedOut(deadline.limit)
         }
         LegError::Unreachable(_) | LegError::Broken(_) => {
             guard.failed(RequestOutcome::Failed);

@@ -13,8 +13,8 @@
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::{
-    ejection::EndpointFailure, ledger::LegId, query::Query, snapshot::Version,
-    stored_responses::ResponseKey,
+    ejection::EndpointFailure, ledger::LegId, query::Query, refusals::SecondOpinion,
+    snapshot::Version, stored_responses::ResponseKey,
 };
 use hermes_runtime::shutdown::Tracked;
 use tokio::time::Instant;
@@ -22,6 +22,8 @@ use tokio::time::Instant;
 use super::{
     attempt::{Attempt, AttemptFacts},
     observers::{self, Sinks},
+    refusals::{PendingRefusals, Refusal},
+    retry::{AttemptEffect, AttemptEnd, AttemptFailure},
     summary::RequestSummary,
     timeline::Timeline,
     trace::{self, RequestTrace},
@@ -29,13 +31,14 @@ use super::{
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
     clock::uptime,
-    link::report::{ReportedLeg, ReportedOutcome, Reporter},
+    endpoint::Upstream,
+    link::report::{FailedAttempt, ReportedLeg, ReportedOutcome, Reporter},
     request::{
         admission::AdmissionPermit, inference_request::InferenceRequest, local_reply::LocalReply,
     },
     telemetry::{
         access_log::AccessLog,
-        metrics::{FallbackLevel, RequestOutcome},
+        metrics::{AnswerClass, AttemptOutcome, EjectionReason, FallbackLevel, RequestOutcome},
         usage::TokenUsage,
     },
     view::RoutingPool,
@@ -58,6 +61,9 @@ pub(crate) struct RequestGuard {
     /// The attempt in progress, the last one that failed, or the one whose answer is relayed.
     attempt: Option<AttemptFacts>,
     attempts: u32,
+    /// What the last answer is.
+    answer: Option<AnswerClass>,
+    refusals: PendingRefusals,
     usage: Option<TokenUsage>,
     stored_response: Option<ResponseKey>,
     outcome: RequestOutcome,
@@ -99,15 +105,13 @@ impl RequestGuard {
             timeline: Timeline::starting(at),
             attempt: None,
             attempts: 0,
+            answer: None,
+            refusals: PendingRefusals::default(),
             usage: None,
             stored_response: None,
             outcome: RequestOutcome::Cancelled,
             _held: held,
         }
-    }
-
-    pub(crate) const fn arrived(&self) -> Instant {
-        self.timeline.arrived()
     }
 
     /// Describes the request in the server span.
@@ -179,13 +183,94 @@ impl RequestGuard {
         attempt
     }
 
-    /// The last attempt failed, before its answer was relayed or while it was.
-    pub(crate) fn attempt_failed(&self, outcome: ReportedOutcome) {
-        if let Some(AttemptFacts { leg, upstream, .. }) = &self.attempt {
-            self.sinks
-                .reporter
-                .attempt_failed(self.reported(*leg), upstream.endpoint.id, outcome);
+    /// The last attempt ended, or its answer's class became known: the one place where endpoints get
+    /// praise and blame. `retry_after`: how long an overloaded endpoint asked to be left alone.
+    pub(super) fn attempt_ended(&mut self, end: AttemptEnd, retry_after: Option<Duration>) {
+        let endpoints = &self.pool.metrics.endpoints;
+        if let AttemptEnd::Answered(_, class) = end {
+            self.answer = class;
+            let Some(class) = class else { return };
+            endpoints.answers[class].inc();
         }
+        match (end.effect(), &self.attempt) {
+            (AttemptEffect::Failed(failure), _) => self.attempt_failed(failure, retry_after),
+            (AttemptEffect::Served, Some(attempt)) => {
+                endpoints.attempts[AttemptOutcome::Answered].inc();
+                attempt.upstream.succeeded(uptime());
+                self.refusals.served();
+            }
+            (AttemptEffect::Refused(class), Some(attempt)) => {
+                let outcome = match class {
+                    AnswerClass::ClientError | AnswerClass::EngineError => AttemptOutcome::Answered,
+                    _ => AttemptOutcome::Failed,
+                };
+                endpoints.attempts[outcome].inc();
+                self.refusals.add(Refusal {
+                    leg: attempt.leg,
+                    upstream: Arc::clone(&attempt.upstream),
+                    class,
+                });
+            }
+            (AttemptEffect::Nothing, Some(attempt)) => {
+                endpoints.attempts[AttemptOutcome::TimedOut].inc();
+                attempt.upstream.abandoned(uptime());
+                self.report_failed(attempt, FailedAttempt::of(ReportedOutcome::Cancelled));
+            }
+            (_, None) => {}
+        }
+    }
+
+    /// Counts the refusals of this request: no other endpoint is asked any more.
+    pub(super) fn settle_refusals(&mut self) {
+        let (refused, opinion) = self.refusals.take();
+        for refusal in refused {
+            let now = uptime();
+            if refusal.count(&self.pool, opinion, now) {
+                self.ejected(&refusal.upstream, EjectionReason::Refusals);
+            }
+            let outcome = match opinion {
+                SecondOpinion::Confirmed => ReportedOutcome::Cancelled,
+                SecondOpinion::None | SecondOpinion::Contradicted => ReportedOutcome::Ok,
+            };
+            self.sinks.reporter.attempt_failed(
+                self.reported(refusal.leg),
+                refusal.upstream.endpoint.id,
+                FailedAttempt {
+                    answer: Some(refusal.class.into()),
+                    opinion,
+                    ..FailedAttempt::of(outcome)
+                },
+            );
+        }
+    }
+
+    fn attempt_failed(&self, failure: AttemptFailure, retry_after: Option<Duration>) {
+        self.pool.metrics.endpoints.attempts[failure.metric].inc();
+        let Some(attempt) = &self.attempt else { return };
+        let (upstream, now) = (&attempt.upstream, uptime());
+        if failure.report == ReportedOutcome::Overloaded {
+            let peers = self.pool.peers_of(upstream, now);
+            upstream.overloaded(now, retry_after, &peers);
+        } else if upstream.failed(now, failure.health) {
+            self.ejected(upstream, EjectionReason::Failures);
+        }
+        let failed = FailedAttempt {
+            answer: self.answer.map(Into::into),
+            retry_after,
+            ..FailedAttempt::of(failure.report)
+        };
+        self.report_failed(attempt, failed);
+    }
+
+    fn report_failed(&self, attempt: &AttemptFacts, failed: FailedAttempt) {
+        let (leg, endpoint) = (self.reported(attempt.leg), attempt.upstream.endpoint.id);
+        self.sinks.reporter.attempt_failed(leg, endpoint, failed);
+    }
+
+    fn ejected(&self, upstream: &Upstream, reason: EjectionReason) {
+        self.pool.metrics.endpoints.ejections[reason].inc();
+        let (pool, endpoint) = (self.pool.name(), &upstream.endpoint.name);
+        tracing::warn!(%pool, %endpoint, reason = reason.name(), "endpoint is ejected");
     }
 
     /// No answer is relayed.
@@ -200,11 +285,10 @@ impl RequestGuard {
         self.attempt = Some(attempt.facts().clone());
     }
 
-    /// Bytes of the answer's body were relayed; returns whether they are the first.
+    /// A piece with tokens was relayed; returns whether it is the first.
     pub(super) fn piece(&mut self, now: Instant) -> bool {
         let is_first = self.timeline.piece(now);
         if let (true, Some(attempt)) = (is_first, &self.attempt) {
-            attempt.upstream.succeeded(uptime());
             self.sinks
                 .reporter
                 .first_byte(self.reported(attempt.leg), attempt.since_sent(now));
@@ -229,13 +313,16 @@ impl RequestGuard {
         self.stored_response = stored_response;
     }
 
-    /// The answer broke off.
-    pub(super) fn truncated(&mut self, outcome: RequestOutcome) {
+    /// The answer broke off. `failure`: what that says of the endpoint, if anything.
+    pub(super) fn truncated(&mut self, outcome: RequestOutcome, failure: Option<EndpointFailure>) {
         self.outcome = outcome;
-        self.attempt_failed(ReportedOutcome::Failed);
-        if let Some(attempt) = &self.attempt {
-            attempt.upstream.failed(uptime(), EndpointFailure::Reset);
+        let (Some(attempt), Some(failure)) = (&self.attempt, failure) else {
+            return;
+        };
+        if attempt.upstream.failed(uptime(), failure) {
+            self.ejected(&attempt.upstream, EjectionReason::Failures);
         }
+        self.report_failed(attempt, FailedAttempt::of(ReportedOutcome::Failed));
     }
 
     const fn reported(&self, leg: LegId) -> ReportedLeg {
@@ -259,6 +346,7 @@ impl RequestGuard {
             outcome: self.outcome,
             attempt: self.attempt.as_ref(),
             retries: self.attempts.saturating_sub(1),
+            answer: self.answer,
             usage: self.usage,
             cached_tokens: reported
                 .and_then(|(attempt, usage)| attempt.upstream.cached_tokens(usage.cached_tokens)),
@@ -270,6 +358,7 @@ impl RequestGuard {
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
+        self.settle_refusals();
         observers::observe(&self.summary(), &self.sinks);
     }
 }

@@ -1,7 +1,7 @@
 //! One leg: a request as it is sent to one endpoint, until its answer has begun.
 //!
-//! For a stream, the head is held back until the body begins: until then a failure can be retried
-//! elsewhere.
+//! A successful head is held back until the class of the answer is known: for a stream by its first
+//! token, for another body by its beginning. Until then a failure can be retried elsewhere.
 
 use std::time::Duration;
 
@@ -9,17 +9,29 @@ use bytes::Bytes;
 use hermes_core::policy::Timeouts;
 use hermes_runtime::propagation;
 use http::{HeaderMap, Request, Response, header, response, uri::Uri};
+use http_body::Body;
 use http_body_util::BodyExt;
 use opentelemetry::Context;
+use smallvec::SmallVec;
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
 
-use super::{retry::AttemptEnd, trace};
+use super::{answer::AnswerJudge, retry::AttemptEnd, trace};
 use crate::{
     endpoint::{SendError, Upstream, UpstreamBody},
     request::{headers, inference_request::InferenceRequest, leg_body::LegBody},
-    telemetry::metrics::ConnectionMetrics,
+    telemetry::metrics::{AnswerClass, ConnectionMetrics},
 };
+
+/// How long what precedes the first token of a stream is held back. After that the client gets it:
+/// an engine that sends comments while it computes a long prompt keeps connections alive by them.
+const PREAMBLE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes that are held back at most.
+const MAX_HELD: usize = 256 << 10;
+
+/// Pieces of a body that are held back.
+pub(super) type HeldPieces = SmallVec<[Bytes; 1]>;
 
 /// A request for one endpoint.
 pub(super) struct Leg<'a> {
@@ -33,12 +45,14 @@ pub(super) struct Leg<'a> {
     pub(super) connect_timeout: Duration,
 }
 
-/// The time by which an answer must have begun.
+/// The time by which a stream must have its first token, and another answer its last byte.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LegDeadline {
     pub(super) at: Instant,
     /// The configured limit, for the error.
     pub(super) limit: Duration,
+    /// The endpoint has all of it.
+    pub(super) is_full: bool,
 }
 
 /// How a leg ended, up to the beginning of its answer.
@@ -52,9 +66,18 @@ pub(super) struct LegResult {
 /// An answer that has begun.
 pub(super) struct LegAnswer {
     pub(super) head: response::Parts,
-    /// The first piece of a stream's body, taken already.
-    pub(super) first: Option<Bytes>,
+    /// The first pieces of the body, taken already.
+    pub(super) held: HeldPieces,
     pub(super) body: UpstreamBody,
+    pub(super) class: ClassVerdict,
+}
+
+/// What is known of an answer's class.
+#[derive(Debug)]
+pub(super) enum ClassVerdict {
+    Known(AnswerClass),
+    /// No token and no error came yet; the judge reads on.
+    Open(AnswerJudge),
 }
 
 /// Why no answer began.
@@ -66,24 +89,43 @@ pub(super) enum LegError {
     /// The endpoint may have seen the request.
     #[error("{0}")]
     Broken(String),
-    #[error("no answer within {0:?}")]
-    TimedOut(Duration),
+    #[error("no answer within {:?}", .0.limit)]
+    TimedOut(LegDeadline),
+}
+
+// === ClassVerdict ===
+
+impl ClassVerdict {
+    /// The class, if it is known.
+    pub(super) const fn known(&self) -> Option<AnswerClass> {
+        match self {
+            Self::Known(class) => Some(*class),
+            Self::Open(_) => None,
+        }
+    }
 }
 
 // === LegDeadline ===
 
 impl LegDeadline {
-    /// A stream must begin within the time to first byte from now, another answer within the whole
-    /// limit from arrival.
-    pub(super) fn of(request: &InferenceRequest, timeouts: Timeouts, arrived: Instant) -> Self {
+    /// A stream must have its first token within its limit from `now`; another answer must be
+    /// complete within the whole limit from `first_sent`, when the request was first sent to an
+    /// endpoint: the time of the client and of the queue is not the endpoints'.
+    pub(super) fn of(
+        request: &InferenceRequest,
+        timeouts: Timeouts,
+        first_sent: Instant,
+        now: Instant,
+    ) -> Self {
         let (since, limit) = if request.stream {
-            (Instant::now(), timeouts.first_byte)
+            (now, timeouts.first_byte)
         } else {
-            (arrived, timeouts.request)
+            (first_sent, timeouts.request)
         };
         Self {
             at: since + limit,
             limit,
+            is_full: since == now,
         }
     }
 
@@ -93,7 +135,7 @@ impl LegDeadline {
     ) -> Result<T, LegError> {
         timeout_at(self.at, work)
             .await
-            .unwrap_or(Err(LegError::TimedOut(self.limit)))
+            .unwrap_or(Err(LegError::TimedOut(self)))
     }
 }
 
@@ -118,11 +160,58 @@ impl Leg<'_> {
     async fn begin_answer(&self, response: Response<UpstreamBody>) -> Result<LegAnswer, LegError> {
         let (head, mut body) = response.into_parts();
         trace::answered(self.span, head.status);
-        let mut first = None;
-        if self.request.stream && head.status.is_success() {
-            first = self.deadline.bound(first_piece(&mut body)).await?;
+        let mut held = HeldPieces::new();
+        let class = match AnswerJudge::begin(self.request, &head) {
+            Err(class) => ClassVerdict::Known(class),
+            Ok(judge) if judge.is_opaque() && !self.request.stream => {
+                ClassVerdict::Known(AnswerClass::Tokens)
+            }
+            Ok(judge) => self.hold(judge, &mut body, &mut held).await?,
+        };
+        Ok(LegAnswer {
+            head,
+            held,
+            body,
+            class,
+        })
+    }
+
+    /// Holds pieces of the body back until they determine the answer's class.
+    async fn hold(
+        &self,
+        mut judge: AnswerJudge,
+        body: &mut UpstreamBody,
+        held: &mut HeldPieces,
+    ) -> Result<ClassVerdict, LegError> {
+        let (mut held_bytes, mut until) = (0, self.deadline.at);
+        while held_bytes <= MAX_HELD {
+            let frame = match timeout_at(until, body.frame()).await {
+                Ok(None) => return Ok(ClassVerdict::Known(judge.end())),
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => return Err(LegError::Broken(error.to_string())),
+                Err(_) if until < self.deadline.at => break,
+                Err(_) => return Err(LegError::TimedOut(self.deadline)),
+            };
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
+            if bytes.is_empty() {
+                continue;
+            }
+            let class = judge.piece(&bytes);
+            held_bytes += bytes.len();
+            held.push(bytes);
+            if let Some(class) = class {
+                return Ok(ClassVerdict::Known(class));
+            }
+            if body.is_end_stream() {
+                return Ok(ClassVerdict::Known(judge.end()));
+            }
+            if self.request.stream && until == self.deadline.at {
+                until = until.min(Instant::now() + PREAMBLE_PATIENCE);
+            }
         }
-        Ok(LegAnswer { head, first, body })
+        Ok(ClassVerdict::Open(judge))
     }
 
     /// Sends on an idle connection, or on a new one.
@@ -130,7 +219,7 @@ impl Leg<'_> {
     /// The endpoint may be closing an idle connection. A request that was not written is sent on
     /// the next one. One that the endpoint may have seen is repeated once, on a new connection:
     /// whether the endpoint closed an idle connection or died of this request, hyper reports the
-    /// same error.
+    /// same error. One that may not be repeated is not.
     async fn send(
         &self,
         connections: &ConnectionMetrics,
@@ -142,7 +231,7 @@ impl Leg<'_> {
                 Err(SendError::NotWritten {
                     request: unsent, ..
                 }) => request = *unsent,
-                Err(SendError::MaybeSeen { reused: true, .. }) => {
+                Err(SendError::MaybeSeen { reused: true, .. }) if self.request.is_repeatable() => {
                     *repeated = true;
                     request = self.http_request();
                     break;
@@ -183,20 +272,6 @@ impl Leg<'_> {
     }
 }
 
-/// The first piece of a body that holds bytes; `None` when the body has none.
-async fn first_piece(body: &mut UpstreamBody) -> Result<Option<Bytes>, LegError> {
-    loop {
-        match body.frame().await {
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
-                Ok(_) | Err(_) => {}
-            },
-            Some(Err(error)) => return Err(LegError::Broken(error.to_string())),
-            None => return Ok(None),
-        }
-    }
-}
-
 // === LegError ===
 
 impl From<SendError> for LegError {
@@ -223,7 +298,9 @@ impl LegError {
         match self {
             Self::Unreachable(_) => AttemptEnd::Unreachable,
             Self::Broken(_) => AttemptEnd::Broken,
-            Self::TimedOut(_) => AttemptEnd::TimedOut,
+            Self::TimedOut(deadline) => AttemptEnd::TimedOut {
+                was_full: deadline.is_full,
+            },
         }
     }
 }

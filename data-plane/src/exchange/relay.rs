@@ -14,17 +14,25 @@ use std::{
 };
 
 use bytes::Bytes;
-use hermes_core::{policy::Timeouts, stored_responses::ResponseLocations};
-use http::{HeaderValue, Response, header};
+use hermes_core::{
+    ejection::EndpointFailure, policy::Timeouts, stored_responses::ResponseLocations,
+};
+use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{forward::UpstreamResponse, guard::RequestGuard, meter::Meter, retry};
+use super::{
+    answer::{event_lines::EventBorder, is_event_stream},
+    forward::UpstreamResponse,
+    guard::RequestGuard,
+    leg::{HeldPieces, LegDeadline},
+    meter::Meter,
+};
 use crate::{
     endpoint::UpstreamBody,
-    request::{headers, inference_request::InferenceRequest},
+    request::{api::Api, headers, inference_request::InferenceRequest},
     telemetry::metrics::RequestOutcome,
 };
 
@@ -42,25 +50,37 @@ pub(crate) enum TruncatedResponse {
     Broken(#[from] hyper::Error),
     #[error("the endpoint was silent for {0:?}")]
     Silent(Duration),
+    #[error("the answer took longer than {0:?}")]
+    Late(Duration),
 }
 
 /// An engine's answer.
 pub(crate) struct Relay {
-    first: Option<Bytes>,
+    /// Pieces that were read before the relay began, and the number of them that were relayed.
+    held: HeldPieces,
+    relayed: usize,
     body: Option<UpstreamBody>,
     meter: Meter,
-    /// How long the engine may send nothing.
-    idle_timeout: Duration,
-    /// Fires at the earliest time at which the engine may have been silent for too long. Armed when
-    /// the answer is waited for: most of those that are not streamed come in one piece.
-    idle_timer: Option<Pin<Box<Sleep>>>,
+    limits: RelayLimits,
+    /// Fires at the earliest time at which the engine may have taken too long. Armed when the
+    /// answer is waited for: most of those that are not streamed come in one piece.
+    timer: Option<Pin<Box<Sleep>>>,
     last_frame: Instant,
-    /// The answer is an event stream: a truncated one ends with an error event.
-    events: bool,
-    /// Whether the last bytes completed an event.
-    between_events: bool,
+    /// The event by which a client learns that its stream is truncated, if it reads events.
+    truncated_event: Option<&'static str>,
+    /// Whether the bytes so far end with a whole event.
+    border: EventBorder,
     /// The answer is being truncated.
     ending: Option<TruncationStep>,
+}
+
+/// How long an engine may take for what it has begun to answer.
+struct RelayLimits {
+    /// How long a stream may be silent.
+    idle: Duration,
+    /// When a stream must have its first token, or else the answer its last byte.
+    deadline: LegDeadline,
+    is_stream: bool,
 }
 
 /// The steps of truncating an answer. hyper discards its write buffer when a body fails, so the
@@ -75,6 +95,10 @@ enum TruncationStep {
 const TRUNCATED_STREAM: &str = "data: {\"error\":{\"message\":\"the model server broke off its answer\",\
 \"type\":\"server_error\",\"param\":null,\"code\":\"upstream_died\"}}\n\n";
 
+/// The same in Anthropic's shape: its SDKs read the name of the event.
+const TRUNCATED_MESSAGE: &str = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\
+\"message\":\"the model server broke off its answer\"}}\n\n";
+
 /// The response for the client.
 pub(crate) fn relay(
     answer: UpstreamResponse,
@@ -85,8 +109,10 @@ pub(crate) fn relay(
 ) -> Response<ResponseBody> {
     let UpstreamResponse {
         mut head,
-        first,
+        held,
         body,
+        class,
+        deadline,
         attempt,
     } = answer;
     headers::clean_response(&mut head.headers);
@@ -95,32 +121,40 @@ pub(crate) fn relay(
         head.headers
             .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    let events = head
-        .headers
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-    let now = Instant::now();
-    let idle_timeout = if request.stream {
-        timeouts.idle
-    } else {
-        (guard.arrived() + timeouts.request).saturating_duration_since(now)
-    };
-    let outcome = retry::outcome_of(head.status);
-    let relay = Relay {
-        first,
+    let mut relay = Relay {
+        held,
+        relayed: 0,
         body: Some(body),
-        meter: Meter::begin(guard, attempt, outcome, responses),
-        idle_timeout,
-        idle_timer: None,
-        last_frame: now,
-        events,
-        between_events: true,
+        meter: Meter::begin(guard, attempt, (head.status, class), responses),
+        limits: RelayLimits {
+            idle: timeouts.idle,
+            deadline,
+            is_stream: request.stream,
+        },
+        timer: None,
+        last_frame: Instant::now(),
+        truncated_event: truncated_event(&head.headers, request.api),
+        border: EventBorder::default(),
         ending: None,
     };
+    // hyper does not poll a body that is empty by its head.
+    relay.complete_at_end();
     let mut response = Response::new(ResponseBody::Relayed(Box::new(relay)));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response
+}
+
+/// The event by which a client learns that an answer with these headers is truncated. Nothing can be added to a
+/// compressed body.
+fn truncated_event(headers: &HeaderMap, api: Api) -> Option<&'static str> {
+    if !is_event_stream(headers) || headers.contains_key(header::CONTENT_ENCODING) {
+        return None;
+    }
+    Some(match api {
+        Api::Messages => TRUNCATED_MESSAGE,
+        _ => TRUNCATED_STREAM,
+    })
 }
 
 impl Relay {
@@ -128,9 +162,11 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
-        if let Some(first) = self.first.take() {
-            self.relay_piece(&first);
-            return Poll::Ready(Some(Ok(Frame::data(first))));
+        if let Some(piece) = self.held.get_mut(self.relayed) {
+            let piece = std::mem::take(piece);
+            self.relayed += 1;
+            self.relay_piece(&piece);
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(ending) = self.ending.take() {
             return self.poll_ending(ending, cx);
@@ -149,6 +185,7 @@ impl Relay {
             Poll::Ready(Some(Err(error))) => self.truncate(
                 TruncatedResponse::Broken(error),
                 RequestOutcome::Truncated,
+                Some(EndpointFailure::Reset),
                 cx,
             ),
             Poll::Ready(None) => {
@@ -159,37 +196,56 @@ impl Relay {
         }
     }
 
-    /// The idle timer is re-armed only when it fires, so frames do not touch it.
+    /// The timer is re-armed only when it fires, so frames do not touch it.
     fn poll_idle(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
-        let (last_frame, idle_timeout) = (self.last_frame, self.idle_timeout);
-        let due = last_frame + idle_timeout;
-        let timer = self
-            .idle_timer
-            .get_or_insert_with(|| Box::pin(sleep_until(due)));
+        let (due, why) = self.due();
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         while timer.as_mut().poll(cx).is_ready() {
             if due <= Instant::now() {
-                return self.truncate(
-                    TruncatedResponse::Silent(self.idle_timeout),
-                    RequestOutcome::TimedOut,
-                    cx,
-                );
+                let failure = match why {
+                    TruncatedResponse::Late(_) if !self.limits.deadline.is_full => None,
+                    _ => Some(EndpointFailure::Timeout),
+                };
+                return self.truncate(why, RequestOutcome::TimedOut, failure, cx);
             }
             timer.as_mut().reset(due);
         }
         Poll::Pending
     }
 
+    /// When the engine has taken too long, and for what.
+    fn due(&self) -> (Instant, TruncatedResponse) {
+        let RelayLimits {
+            idle,
+            deadline,
+            is_stream,
+        } = &self.limits;
+        let silent = self.last_frame + *idle;
+        if !is_stream || (self.meter.awaits_token() && deadline.at < silent) {
+            (deadline.at, TruncatedResponse::Late(deadline.limit))
+        } else {
+            (silent, TruncatedResponse::Silent(*idle))
+        }
+    }
+
     fn relay_piece(&mut self, bytes: &Bytes) {
         let now = Instant::now();
         self.last_frame = now;
         self.meter.piece(bytes, now);
-        self.between_events = bytes.ends_with(b"\n\n");
+        if self.truncated_event.is_some() {
+            self.border.pass(bytes);
+        }
         // hyper stops polling at the head's content length, so the end of the body may never be
         // polled.
-        if self.body.as_ref().is_some_and(Body::is_end_stream) {
+        self.complete_at_end();
+    }
+
+    fn complete_at_end(&mut self) {
+        let is_at_end = self.body.as_ref().is_some_and(Body::is_end_stream);
+        if is_at_end && self.relayed == self.held.len() {
             self.complete();
         }
     }
@@ -208,17 +264,17 @@ impl Relay {
         &mut self,
         why: TruncatedResponse,
         ended: RequestOutcome,
+        failure: Option<EndpointFailure>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TruncatedResponse>>> {
         tracing::info!(endpoint = %self.meter.upstream().endpoint.name, %why, "an answer was truncated");
-        self.meter.truncate(ended);
+        self.meter.truncate(ended, failure);
         self.body = None;
         let ending = TruncationStep::Flush(why);
-        if self.events && self.between_events {
+        if let Some(event) = self.truncated_event.filter(|_| self.border.is_between()) {
             self.ending = Some(ending);
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(
-                TRUNCATED_STREAM.as_bytes(),
-            )))));
+            let event = Bytes::from_static(event.as_bytes());
+            return Poll::Ready(Some(Ok(Frame::data(event))));
         }
         self.poll_ending(ending, cx)
     }
@@ -236,6 +292,22 @@ impl Relay {
             }
             TruncationStep::Fail(why) => Poll::Ready(Some(Err(why))),
         }
+    }
+}
+
+impl Relay {
+    fn size_hint(&self) -> SizeHint {
+        let Some(body) = &self.body else {
+            return SizeHint::default();
+        };
+        let held = self.held[self.relayed..].iter().map(Bytes::len);
+        let (held, rest) = (held.sum::<usize>() as u64, body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(held + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(held + upper);
+        }
+        hint
     }
 }
 
@@ -259,7 +331,7 @@ impl Body for ResponseBody {
         match self {
             Self::Local(body) => body.is_end_stream(),
             Self::Relayed(relay) => {
-                relay.body.is_none() && relay.first.is_none() && relay.ending.is_none()
+                relay.body.is_none() && relay.relayed == relay.held.len() && relay.ending.is_none()
             }
         }
     }
@@ -267,10 +339,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Local(body) => body.size_hint(),
-            Self::Relayed(relay) => match (&relay.first, &relay.body) {
-                (None, Some(body)) => body.size_hint(),
-                _ => SizeHint::default(),
-            },
+            Self::Relayed(relay) => relay.size_hint(),
         }
     }
 }

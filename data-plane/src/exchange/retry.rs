@@ -4,19 +4,22 @@
 //! |---|---|
 //! | cannot connect, or nothing was written | next endpoint |
 //! | a reused connection broke after the request was written | once more on a new connection; counts as suspicious |
-//! | a new connection broke after the request was written, or 500 | next endpoint; suspicious |
+//! | a new connection broke after the request was written, or 500, or an error in a 200 | next endpoint; suspicious |
 //! | two suspicious failures | the end: the request may be the cause |
 //! | 502, 504 | next endpoint |
 //! | 429, 503 | next endpoint; if every endpoint is overloaded, the last such answer is passed on |
-//! | any other status | passed on |
+//! | a 200 that holds nothing | next endpoint, unless the pool's endpoints answer like that |
+//! | any other status | passed on, unless this endpoint is doubted: then next endpoint |
 //! | a deadline passed | 504: the time is used up |
+//!
+//! A request that may not be repeated is sent elsewhere only if nothing of it was written.
 
 use hermes_core::ejection::EndpointFailure;
 use http::StatusCode;
 
 use crate::{
     link::report::ReportedOutcome,
-    telemetry::metrics::{AttemptOutcome, RequestOutcome},
+    telemetry::metrics::{AnswerClass, AttemptOutcome, RequestOutcome},
 };
 
 /// Attempts that may fail suspiciously: the request itself may be the cause of such a failure.
@@ -25,14 +28,14 @@ const MAX_SUSPICIOUS_FAILURES: u32 = 2;
 /// How one attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum AttemptEnd {
-    /// A head came.
-    Answered(StatusCode),
+    /// An answer came. Its class, unless what came so far does not determine it.
+    Answered(StatusCode, Option<AnswerClass>),
     /// The request was not written.
     Unreachable,
     /// The endpoint may have seen the request, and did not answer.
     Broken,
-    /// A deadline passed.
-    TimedOut,
+    /// A deadline passed. `was_full`: the endpoint had all the time that it may take.
+    TimedOut { was_full: bool },
 }
 
 /// What follows from the end of an attempt.
@@ -45,8 +48,30 @@ pub(super) enum RetryVerdict {
     TryElsewhere { suspicious: bool },
 }
 
-/// A failed attempt, as each sink names it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a refusal of this endpoint means: whose fault it may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct RefusalContext {
+    /// The endpoint refused several requests in a row, and its peers do not refuse as well.
+    pub(super) is_doubted: bool,
+    /// The peers refuse as much as they serve.
+    pub(super) peers_refuse: bool,
+}
+
+/// What an attempt says about its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AttemptEffect {
+    /// It served the request.
+    Served,
+    /// It failed.
+    Failed(AttemptFailure),
+    /// It refused the request; whose fault that is, other endpoints show.
+    Refused(AnswerClass),
+    /// Nothing: the class is not known yet, or the endpoint had no time.
+    Nothing,
+}
+
+/// A failed attempt, for metrics, the endpoint's health and the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct AttemptFailure {
     pub(super) metric: AttemptOutcome,
     pub(super) health: EndpointFailure,
@@ -64,66 +89,111 @@ pub(super) struct Attempts {
 // === AttemptEnd ===
 
 impl AttemptEnd {
-    pub(super) fn verdict(self) -> RetryVerdict {
-        let suspicious = match self {
-            Self::TimedOut => return RetryVerdict::Final,
-            Self::Unreachable => false,
-            Self::Broken => true,
-            Self::Answered(status) => match status.as_u16() {
-                500 => true,
-                429 | 502 | 503 | 504 => false,
-                _ => return RetryVerdict::Final,
-            },
+    /// What follows, if the request may be repeated.
+    pub(super) fn verdict(self, refusal: RefusalContext) -> RetryVerdict {
+        let elsewhere = |suspicious| RetryVerdict::TryElsewhere { suspicious };
+        let (status, class) = match self {
+            Self::TimedOut { .. } | Self::Answered(_, None) => return RetryVerdict::Final,
+            Self::Unreachable => return elsewhere(false),
+            Self::Broken => return elsewhere(true),
+            Self::Answered(status, Some(class)) => (status.as_u16(), class),
         };
-        RetryVerdict::TryElsewhere { suspicious }
+        match class {
+            AnswerClass::Overloaded => elsewhere(false),
+            AnswerClass::ErrorEvent => elsewhere(true),
+            AnswerClass::EngineError if matches!(status, 500 | 502 | 504) => {
+                elsewhere(status == 500)
+            }
+            AnswerClass::Empty | AnswerClass::NotAnAnswer
+                if (200..300).contains(&status) && !refusal.peers_refuse =>
+            {
+                elsewhere(false)
+            }
+            _ if self.effect().is_refusal() && refusal.is_doubted => elsewhere(false),
+            _ => RetryVerdict::Final,
+        }
     }
 
-    /// The failure of the endpoint, if this is one.
-    pub(super) fn failure(self) -> Option<AttemptFailure> {
-        let (metric, health, report) = match self {
-            Self::Unreachable => (
+    /// What follows for a request that may not be repeated.
+    pub(super) fn verdict_once(self) -> RetryVerdict {
+        match self {
+            Self::Unreachable => RetryVerdict::TryElsewhere { suspicious: false },
+            _ => RetryVerdict::Final,
+        }
+    }
+
+    /// What it says about the endpoint.
+    pub(super) fn effect(self) -> AttemptEffect {
+        let failed = |metric, health, report| {
+            AttemptEffect::Failed(AttemptFailure {
+                metric,
+                health,
+                report,
+            })
+        };
+        match self {
+            Self::Unreachable => failed(
                 AttemptOutcome::Unreachable,
                 EndpointFailure::Connect,
                 ReportedOutcome::Unreachable,
             ),
-            Self::Broken => (
+            Self::Broken => failed(
                 AttemptOutcome::Failed,
                 EndpointFailure::Reset,
                 ReportedOutcome::Failed,
             ),
-            Self::TimedOut => (
+            Self::TimedOut { was_full: true } => failed(
                 AttemptOutcome::TimedOut,
                 EndpointFailure::Timeout,
                 ReportedOutcome::TimedOut,
             ),
-            Self::Answered(status) => {
-                let health = EndpointFailure::Status(status.as_u16());
-                match status.as_u16() {
-                    429 | 503 => (
-                        AttemptOutcome::Overloaded,
-                        health,
-                        ReportedOutcome::Overloaded,
-                    ),
-                    500 | 502 | 504 => (AttemptOutcome::Failed, health, ReportedOutcome::Failed),
-                    _ => return None,
-                }
-            }
-        };
-        Some(AttemptFailure {
-            metric,
-            health,
-            report,
-        })
+            Self::TimedOut { was_full: false } | Self::Answered(_, None) => AttemptEffect::Nothing,
+            Self::Answered(status, Some(class)) => of_answer(status.as_u16(), class),
+        }
     }
 }
 
-/// The outcome of a request whose answer with this status is relayed to its end.
-pub(super) fn outcome_of(status: StatusCode) -> RequestOutcome {
-    match status.as_u16() {
-        429 | 503 => RequestOutcome::Overloaded,
-        400..500 => RequestOutcome::ClientError,
-        500..600 => RequestOutcome::Failed,
-        _ => RequestOutcome::Ok,
+/// What an answer says about its endpoint.
+fn of_answer(status: u16, class: AnswerClass) -> AttemptEffect {
+    let failed = |metric, status, report| {
+        AttemptEffect::Failed(AttemptFailure {
+            metric,
+            health: EndpointFailure::Status(status),
+            report,
+        })
+    };
+    match class {
+        AnswerClass::Tokens => AttemptEffect::Served,
+        AnswerClass::Overloaded => {
+            failed(AttemptOutcome::Overloaded, 503, ReportedOutcome::Overloaded)
+        }
+        AnswerClass::ErrorEvent => failed(AttemptOutcome::Failed, 500, ReportedOutcome::Failed),
+        AnswerClass::EngineError if matches!(status, 500 | 502 | 504) => {
+            failed(AttemptOutcome::Failed, status, ReportedOutcome::Failed)
+        }
+        AnswerClass::EngineError
+        | AnswerClass::ClientError
+        | AnswerClass::Empty
+        | AnswerClass::NotAnAnswer => AttemptEffect::Refused(class),
+    }
+}
+
+impl AttemptEffect {
+    pub(super) const fn is_refusal(self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+}
+
+/// The outcome of a request whose answer of this class is relayed to its end.
+pub(super) const fn outcome_of(class: AnswerClass) -> RequestOutcome {
+    match class {
+        AnswerClass::Tokens => RequestOutcome::Ok,
+        AnswerClass::Overloaded => RequestOutcome::Overloaded,
+        AnswerClass::ClientError => RequestOutcome::ClientError,
+        AnswerClass::EngineError
+        | AnswerClass::ErrorEvent
+        | AnswerClass::Empty
+        | AnswerClass::NotAnAnswer => RequestOutcome::Failed,
     }
 }
 
@@ -139,12 +209,14 @@ impl Attempts {
         }
     }
 
-    /// Whether another attempt may be made. Every attempt after the first is paid from the retry
-    /// budget.
-    pub(super) fn may_continue(&self, withdraw: impl FnOnce() -> bool) -> bool {
-        self.suspicious < MAX_SUSPICIOUS_FAILURES
-            && self.tried < self.max
-            && (self.tried == 0 || withdraw())
+    /// Whether another attempt may be made, if it can be paid.
+    pub(super) const fn may_continue(&self) -> bool {
+        self.suspicious < MAX_SUSPICIOUS_FAILURES && self.tried < self.max
+    }
+
+    /// Pays for the next attempt. Every attempt after the first is paid from the retry budget.
+    pub(super) fn pay(&self, withdraw: impl FnOnce() -> bool) -> bool {
+        self.tried == 0 || withdraw()
     }
 
     /// An attempt is made.
@@ -165,10 +237,30 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exchange::answer;
+
+    fn end(status: u16) -> AttemptEnd {
+        let status = StatusCode::from_u16(status).expect("valid");
+        let class = if status.is_success() {
+            AnswerClass::Tokens
+        } else {
+            answer::of_status(status)
+        };
+        AttemptEnd::Answered(status, Some(class))
+    }
 
     fn verdict(status: u16) -> RetryVerdict {
-        AttemptEnd::Answered(StatusCode::from_u16(status).expect("valid")).verdict()
+        end(status).verdict(RefusalContext::default())
     }
+
+    fn inside(class: AnswerClass) -> AttemptEnd {
+        AttemptEnd::Answered(StatusCode::OK, Some(class))
+    }
+
+    const DOUBTED: RefusalContext = RefusalContext {
+        is_doubted: true,
+        peers_refuse: false,
+    };
 
     #[test]
     fn overload_and_gateway_errors_are_tried_elsewhere_and_other_statuses_passed_on() {
@@ -182,45 +274,81 @@ mod tests {
     }
 
     #[test]
+    fn refusals_of_a_doubted_endpoint_get_a_second_opinion() {
+        for status in [302, 400, 401, 404, 422, 501] {
+            let expected = RetryVerdict::TryElsewhere { suspicious: false };
+            assert_eq!(end(status).verdict(DOUBTED), expected, "{status}");
+        }
+        assert_eq!(end(200).verdict(DOUBTED), RetryVerdict::Final);
+    }
+
+    #[test]
+    fn a_200_without_an_answer_is_tried_elsewhere_unless_all_answer_like_that() {
+        let nothing = RefusalContext::default();
+        let alike = RefusalContext {
+            peers_refuse: true,
+            ..nothing
+        };
+        for class in [AnswerClass::Empty, AnswerClass::NotAnAnswer] {
+            let expected = RetryVerdict::TryElsewhere { suspicious: false };
+            assert_eq!(inside(class).verdict(nothing), expected, "{class:?}");
+            assert_eq!(inside(class).verdict(alike), RetryVerdict::Final);
+        }
+        let error = inside(AnswerClass::ErrorEvent).verdict(alike);
+        assert_eq!(error, RetryVerdict::TryElsewhere { suspicious: true });
+        let client = inside(AnswerClass::ClientError).verdict(nothing);
+        assert_eq!(client, RetryVerdict::Final);
+    }
+
+    #[test]
+    fn a_request_that_may_not_be_repeated_goes_elsewhere_only_if_it_was_not_written() {
+        let written = [AttemptEnd::Broken, end(500), end(503), end(400)];
+        for written in written {
+            assert_eq!(written.verdict_once(), RetryVerdict::Final, "{written:?}");
+        }
+        assert_ne!(AttemptEnd::Unreachable.verdict_once(), RetryVerdict::Final);
+    }
+
+    #[test]
     fn a_request_that_may_be_the_cause_is_tried_twice() {
         let mut attempts = Attempts::up_to(4);
-        for end in [
-            AttemptEnd::Broken,
-            AttemptEnd::Answered(StatusCode::INTERNAL_SERVER_ERROR),
-        ] {
-            assert!(attempts.may_continue(|| true));
+        for end in [AttemptEnd::Broken, end(500)] {
+            assert!(attempts.may_continue() && attempts.pay(|| true));
             attempts.begin();
-            let RetryVerdict::TryElsewhere { suspicious } = end.verdict() else {
+            let verdict = end.verdict(RefusalContext::default());
+            let RetryVerdict::TryElsewhere { suspicious } = verdict else {
                 panic!("{end:?} is tried elsewhere");
             };
             attempts.failed(suspicious);
         }
-        assert!(!attempts.may_continue(|| true));
+        assert!(!attempts.may_continue());
         assert_eq!(attempts.tried(), 2);
     }
 
     #[test]
     fn attempts_after_the_first_are_limited_and_paid() {
         let mut attempts = Attempts::up_to(2);
-        assert!(attempts.may_continue(|| panic!("the first is free")));
+        assert!(attempts.may_continue() && attempts.pay(|| panic!("the first is free")));
         attempts.begin();
         attempts.failed(false);
-        assert!(!attempts.may_continue(|| false) && attempts.may_continue(|| true));
+        assert!(attempts.may_continue() && !attempts.pay(|| false) && attempts.pay(|| true));
         attempts.begin();
         attempts.failed(false);
-        assert!(!attempts.may_continue(|| panic!("the limit comes first")));
+        assert!(!attempts.may_continue(), "the limit comes first");
     }
 
     #[test]
     fn only_failures_of_the_endpoint_are_failures() {
-        let failure = |status| AttemptEnd::Answered(status).failure();
-        assert_eq!(failure(StatusCode::OK), None);
-        assert_eq!(failure(StatusCode::BAD_REQUEST), None);
-        let busy = failure(StatusCode::TOO_MANY_REQUESTS).expect("overload");
+        assert_eq!(end(200).effect(), AttemptEffect::Served);
+        let refused = AttemptEffect::Refused(AnswerClass::ClientError);
+        assert_eq!(end(400).effect(), refused);
+        let AttemptEffect::Failed(busy) = end(429).effect() else {
+            panic!("overload")
+        };
         assert_eq!(busy.report, ReportedOutcome::Overloaded);
-        assert_eq!(
-            outcome_of(StatusCode::NOT_IMPLEMENTED),
-            RequestOutcome::Failed
-        );
+        let late = AttemptEnd::TimedOut { was_full: false };
+        assert_eq!(late.effect(), AttemptEffect::Nothing, "it had no full time");
+        let not_implemented = answer::of_status(StatusCode::NOT_IMPLEMENTED);
+        assert_eq!(outcome_of(not_implemented), RequestOutcome::Failed);
     }
 }

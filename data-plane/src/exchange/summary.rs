@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{attempt::AttemptFacts, timeline::Timeline, trace::RequestTrace};
 use crate::{
     telemetry::{
-        metrics::{FallbackLevel, RequestOutcome},
+        metrics::{AnswerClass, FallbackLevel, RequestOutcome},
         usage::TokenUsage,
     },
     view::RoutingPool,
@@ -31,6 +31,8 @@ pub(super) struct RequestSummary<'a> {
     pub(super) attempt: Option<&'a AttemptFacts>,
     /// Attempts after the first.
     pub(super) retries: u32,
+    /// What the answer is, if one came.
+    pub(super) answer: Option<AnswerClass>,
     pub(super) usage: Option<TokenUsage>,
     /// Cached tokens, if they are known: see [`crate::endpoint::Upstream::cached_tokens`].
     pub(super) cached_tokens: Option<u32>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When a request arrived, and when the pieces of its answer were relayed.
+/// When a request arrived, and when the pieces of its answer were relayed, from the first token on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeline {
     arrived: Instant,
@@ -24,7 +24,7 @@ impl Timeline {
         }
     }
 
-    /// Bytes of the answer's body were relayed; returns whether they are the first.
+    /// A piece with tokens was relayed; returns whether it is the first.
     pub(super) fn piece(&mut self, now: Instant) -> bool {
         self.pieces += 1;
         self.last_byte = Some(now);

@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use hermes_core::{ledger::LegId, snapshot::EndpointId, stored_responses::ResponseKey};
+use hermes_core::{
+    ledger::LegId, refusals::SecondOpinion, snapshot::EndpointId, stored_responses::ResponseKey,
+};
 use hermes_proto::v1::{self, report::Event};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -62,6 +64,8 @@ pub(crate) struct LegEnd {
     /// The endpoint of the relayed answer, or of the last attempt.
     pub(crate) endpoint: Option<EndpointId>,
     pub(crate) outcome: ReportedOutcome,
+    /// What the answer is, if one came.
+    pub(crate) answer: Option<ReportedAnswer>,
     pub(crate) usage: Option<v1::Usage>,
     /// Since it was sent to its last endpoint.
     pub(crate) duration: Duration,
@@ -70,6 +74,21 @@ pub(crate) struct LegEnd {
     /// The response that the endpoint stored.
     pub(crate) stored_response: Option<ResponseKey>,
 }
+
+/// An attempt that served nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FailedAttempt {
+    pub(crate) outcome: ReportedOutcome,
+    /// What came instead of tokens, if anything.
+    pub(crate) answer: Option<ReportedAnswer>,
+    /// How long an overloaded endpoint asked to be left alone.
+    pub(crate) retry_after: Option<Duration>,
+    /// What came of the same request elsewhere, if it was refused.
+    pub(crate) opinion: SecondOpinion,
+}
+
+/// The class of an answer; the contract defines each.
+pub(crate) use hermes_proto::v1::AnswerClass as ReportedAnswer;
 
 /// The outcome of a request or an attempt; the contract defines each.
 pub(crate) use hermes_proto::v1::RequestOutcome as ReportedOutcome;
@@ -137,13 +156,27 @@ impl Reporter {
         &self,
         of: ReportedLeg,
         endpoint: EndpointId,
-        outcome: ReportedOutcome,
+        failed: FailedAttempt,
     ) {
+        let FailedAttempt {
+            outcome,
+            answer,
+            retry_after,
+            opinion,
+        } = failed;
+        let second_opinion = match opinion {
+            SecondOpinion::None => v1::SecondOpinion::Unspecified,
+            SecondOpinion::Contradicted => v1::SecondOpinion::Contradicted,
+            SecondOpinion::Confirmed => v1::SecondOpinion::Confirmed,
+        };
         self.send(
             of,
             Event::AttemptFailed(v1::AttemptFailed {
                 endpoint: endpoint.0,
                 outcome: outcome.into(),
+                answer: answer.unwrap_or_default().into(),
+                retry_after_ms: retry_after.map(|wait| micros(wait) / 1_000),
+                second_opinion: second_opinion.into(),
             }),
         );
     }
@@ -153,6 +186,7 @@ impl Reporter {
         let LegEnd {
             endpoint,
             outcome,
+            answer,
             usage,
             duration,
             decoding,
@@ -167,6 +201,7 @@ impl Reporter {
             stored_response: stored_response.map(|key| key.0),
             ttft_us: None,
             decoding_us: decoding.map(micros),
+            answer: answer.unwrap_or_default().into(),
         };
         self.send(of, Event::Finished(finished));
     }
@@ -261,6 +296,18 @@ struct FoldedLeg {
     /// Ends that follow. A leg may end and start again.
     ends: u32,
     ttft_us: Option<u64>,
+}
+
+impl FailedAttempt {
+    /// One of which nothing else is known.
+    pub(crate) const fn of(outcome: ReportedOutcome) -> Self {
+        Self {
+            outcome,
+            answer: None,
+            retry_after: None,
+            opinion: SecondOpinion::None,
+        }
+    }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -48,6 +48,8 @@ pub(crate) struct BodyFields<'a> {
     /// `prompt_logprobs` is set, or `echo` with `logprobs`: the engine computes the whole prompt,
     /// because it caches no log-probabilities.
     pub(crate) recomputes_prompt: bool,
+    /// The endpoint keeps the response, or works on it after its answer.
+    pub(crate) has_side_effects: bool,
     /// Some [`CONTROL_FIELDS`] are there.
     pub(crate) has_control_fields: bool,
     /// Some are in its [`EXTRA_ARGUMENTS`].
@@ -133,6 +135,9 @@ impl<'de> Visitor<'de> for TopLevel {
                 }
                 "echo" => echo = flag(map.next_value()?) == Some(true),
                 "logprobs" => logprobs = map.next_value::<Option<IgnoredAny>>()?.is_some(),
+                "store" | "background" => {
+                    fields.has_side_effects |= flag(map.next_value()?) == Some(true);
+                }
                 "priority" => fields.priority = clamped(map.next_value()?),
                 EXTRA_ARGUMENTS => {
                     let arguments = map.next_value::<&RawValue>()?.get();

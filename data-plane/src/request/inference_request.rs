@@ -44,6 +44,8 @@ pub(crate) struct InferenceRequest {
     pub(crate) prompt: RequestPrompt,
     /// The stored response that this request continues or refers to.
     pub(crate) response: Option<ResponseReference>,
+    /// The endpoint keeps the response, or works on it after its answer.
+    has_side_effects: bool,
     /// The body has fields that must not reach an endpoint.
     pub(crate) has_control_fields: bool,
     /// The engine will compute the whole prompt.
@@ -61,6 +63,16 @@ impl InferenceRequest {
                 self.api,
                 Api::Chat | Api::Completions | Api::Responses | Api::Messages
             )
+    }
+
+    /// Whether it may be sent again after an endpoint may have seen it. What an added path does is
+    /// not known, and a response that is stored or made in the background would be made twice.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        match self.api {
+            Api::Extra => self.method.is_idempotent(),
+            Api::Responses => !self.has_side_effects,
+            _ => true,
+        }
     }
 
     /// What a selection under `policy` reads. `hashed` forces the prompt's hashes.
@@ -151,6 +163,7 @@ impl InferenceRequest {
             stream: false,
             prompt: RequestPrompt::unparsed(bytes.len()),
             response: None,
+            has_side_effects: false,
             has_control_fields: false,
             recomputes_prompt: false,
             hides_control_fields: false,
@@ -167,6 +180,7 @@ impl InferenceRequest {
             let response = fields.previous_response_id.as_deref();
             request.response = response.map(ResponseReference::from);
             request.prompt = RequestPrompt::of(&fields, bytes);
+            request.has_side_effects = fields.has_side_effects;
             request.recomputes_prompt = fields.recomputes_prompt;
         }
         if route.api == Api::Extra {

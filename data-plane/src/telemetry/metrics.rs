@@ -25,7 +25,10 @@ use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
 use self::{endpoints::EndpointFamilies, requests::RequestFamilies, selections::SelectionFamilies};
 pub(crate) use self::{
-    endpoints::{AttemptOutcome, ConnectFailure, ConnectionMetrics, EndpointMetrics},
+    endpoints::{
+        AnswerClass, AttemptOutcome, ConnectFailure, ConnectionMetrics, EjectionReason,
+        EndpointMetrics,
+    },
     requests::{ModelMetrics, RequestOutcome},
     selections::{FallbackLevel, ScoreFailure, SelectionMetrics},
     sync::{SnapshotResult, SyncMetrics},

@@ -26,6 +26,8 @@ const READY: Duration = Duration::from_secs(20);
 pub struct Scene {
     /// One engine each.
     pub engines: Vec<EngineConfig>,
+    /// Endpoints of the pool `chat` besides them, by URL.
+    pub endpoints: Vec<String>,
     /// Control-plane replicas.
     pub control_planes: usize,
     /// Data planes.
@@ -95,6 +97,7 @@ impl Default for Scene {
     fn default() -> Self {
         Self {
             engines: vec![instant()],
+            endpoints: Vec::new(),
             control_planes: 1,
             proxies: 1,
             tls: None,
@@ -138,6 +141,7 @@ impl Scene {
     pub async fn start(self) -> Result<Fleet, FleetError> {
         let Self {
             engines: configs,
+            endpoints,
             control_planes,
             proxies,
             tls,
@@ -161,7 +165,8 @@ impl Scene {
                 manager.url()
             ));
         }
-        let urls: Vec<String> = engines.iter().map(|engine| engine.url()).collect();
+        let urls = engines.iter().map(|engine| engine.url());
+        let urls: Vec<String> = urls.chain(endpoints).collect();
         let yaml = format!(
             "{top}pools:\n- name: chat\n  endpoints: [{}]\n{pool}",
             urls.join(", ")

@@ -1,8 +1,9 @@
 //! Reports of proxies and results of probes.
 //!
-//! Three things follow from an event: the dispatcher moves, the endpoint's breaker learns, and
-//! those who wait may get their turn. A breaker learns from what an endpoint did (answered,
-//! failed), never from what a client did or from backpressure.
+//! Three things follow from an event: the dispatcher moves, the endpoint's health changes, and those
+//! who wait may get their turn. Health changes by what an endpoint did: it served a request, failed,
+//! refused one that others serve, or asked to be left alone. An attempt counts once: what served
+//! nothing is reported by itself, and the end of a request counts against no endpoint.
 
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use hermes_core::{
     ejection::EndpointFailure,
     history::RoutedPrompt,
     ledger::{LegId, LegKey, LegPhase, ListedLeg, OpenLeg, ProxyId, RequestKey},
+    load::Health,
+    refusals::{PeerAnswers, SecondOpinion},
     scheduler::{CachePrediction, EngineUsage},
     snapshot::EndpointId,
 };
-use hermes_proto::v1::RequestOutcome;
+use hermes_proto::v1::{AnswerClass, RequestOutcome};
 
 use super::{PoolScheduler, SchedulerState, endpoint_state::EndpointState};
 use crate::{
@@ -24,6 +27,24 @@ use crate::{
 /// Replayed prompts per lock: a thousand of them delay a choice by about a millisecond.
 const REPLAY_BATCH: usize = 256;
 
+/// Endpoints that the refusals of one are compared with.
+const MAX_PEERS: usize = 64;
+
+/// An attempt that served nothing, as its proxy reported.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct AttemptReport {
+    /// Where it was sent.
+    pub(crate) endpoint: EndpointId,
+    /// How it went.
+    pub(crate) outcome: RequestOutcome,
+    /// What came instead of tokens; unspecified when nothing came, and by an older proxy.
+    pub(crate) answer: AnswerClass,
+    /// How long an overloaded endpoint asked to be left alone.
+    pub(crate) retry_after: Option<Duration>,
+    /// What came of the same request elsewhere, if it was refused.
+    pub(crate) opinion: SecondOpinion,
+}
+
 /// How a leg ended, as its proxy reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FinishReport {
@@ -31,6 +52,10 @@ pub(crate) struct FinishReport {
     pub(crate) endpoint: Option<EndpointId>,
     /// How it went.
     pub(crate) outcome: RequestOutcome,
+    /// What its answer is; unspecified when there is none, and by an older proxy.
+    pub(crate) answer: AnswerClass,
+    /// An attempt of the leg that served nothing was reported by itself.
+    pub(crate) is_blamed: bool,
     /// The usage that the engine reported.
     pub(crate) ended: EngineUsage,
     /// From sending to the first byte, when all reports of the leg came as one.
@@ -42,6 +67,8 @@ impl FinishReport {
     pub(crate) const RELEASE: Self = Self {
         endpoint: None,
         outcome: RequestOutcome::Unspecified,
+        answer: AnswerClass::Unspecified,
+        is_blamed: false,
         ended: EngineUsage {
             prompt_tokens: None,
             cached_tokens: None,
@@ -82,14 +109,21 @@ impl PoolScheduler {
         self.release(&mut state, now);
     }
 
-    /// An attempt failed before its first byte, and its leg goes on elsewhere.
-    pub(crate) fn attempt_failed(
-        &self,
-        endpoint: EndpointId,
-        outcome: RequestOutcome,
-        now: Duration,
-    ) {
-        self.state.lock().blame(endpoint, outcome, now);
+    /// An attempt served nothing.
+    pub(crate) fn attempt_failed(&self, attempt: AttemptReport, now: Duration) {
+        let mut state = self.state.lock();
+        match attempt.answer {
+            AnswerClass::Empty | AnswerClass::ClientError | AnswerClass::NotAnAnswer => {
+                state.refused(attempt.endpoint, attempt.opinion, now);
+            }
+            AnswerClass::Unspecified
+            | AnswerClass::Tokens
+            | AnswerClass::EngineError
+            | AnswerClass::Overloaded
+            | AnswerClass::ErrorEvent => {
+                state.blame(attempt.endpoint, attempt.outcome, attempt.retry_after, now);
+            }
+        }
     }
 
     /// A leg is over; with the main leg the request is, and all its legs.
@@ -98,6 +132,8 @@ impl PoolScheduler {
         let FinishReport {
             endpoint,
             outcome,
+            answer,
+            is_blamed,
             ended,
             ttft,
         } = finish;
@@ -115,14 +151,17 @@ impl PoolScheduler {
         if let Some(endpoint) = endpoint {
             let answered =
                 ttft.is_none() && open.is_some_and(|open| open.phase == LegPhase::Answering);
+            let is_served = matches!(answer, AnswerClass::Unspecified | AnswerClass::Tokens);
             match outcome {
                 // Its first byte said so already, and what ends now may have begun before the
                 // endpoint failed.
                 RequestOutcome::Ok | RequestOutcome::Cancelled if answered => {}
-                RequestOutcome::Ok => {
+                RequestOutcome::Ok if is_served => {
                     state.judge(endpoint, now, |endpoint| endpoint.succeeded(now));
                 }
-                outcome => state.blame(endpoint, outcome, now),
+                RequestOutcome::Ok => {}
+                _ if is_blamed => {}
+                outcome => state.blame(endpoint, outcome, None, now),
             }
         }
         self.release(&mut state, now);
@@ -243,18 +282,53 @@ impl PoolScheduler {
 }
 
 impl SchedulerState {
-    fn blame(&mut self, endpoint: EndpointId, outcome: RequestOutcome, now: Duration) {
+    /// The endpoint refused a request.
+    fn refused(&mut self, endpoint: EndpointId, opinion: SecondOpinion, now: Duration) {
+        let peers = self.peers_of(endpoint, now);
+        self.judge(endpoint, now, |state| {
+            if state.breaker.on_refusal(now, opinion, &peers) {
+                tracing::warn!(%endpoint, "endpoint is ejected: it refuses what its peers serve");
+            }
+        });
+    }
+
+    /// The answers of the other endpoints, of the nearest [`MAX_PEERS`] if there are more.
+    fn peers_of(&self, endpoint: EndpointId, now: Duration) -> PeerAnswers {
+        let mut peers = PeerAnswers::default();
+        let own = self.dispatcher.pool().position(endpoint).unwrap_or(0);
+        let (before, after) = self.endpoints.split_at(own);
+        for peer in after.iter().skip(1).chain(before).take(MAX_PEERS) {
+            let is_down = peer.health(now) == Health::Down;
+            peers.add(peer.breaker.answers(now), is_down);
+        }
+        peers
+    }
+
+    fn blame(
+        &mut self,
+        endpoint: EndpointId,
+        outcome: RequestOutcome,
+        retry_after: Option<Duration>,
+        now: Duration,
+    ) {
         let failure = match outcome {
             RequestOutcome::Unreachable => EndpointFailure::Connect,
             RequestOutcome::Failed => EndpointFailure::Reset,
             RequestOutcome::TimedOut => EndpointFailure::Timeout,
-            RequestOutcome::Overloaded => EndpointFailure::Status(503),
+            RequestOutcome::Overloaded => {
+                let peers = self.peers_of(endpoint, now);
+                return self.judge(endpoint, now, |state| {
+                    state.breaker.on_overload(now, retry_after, &peers);
+                });
+            }
             RequestOutcome::Ok | RequestOutcome::Cancelled | RequestOutcome::Unspecified => {
                 return self.judge(endpoint, now, |endpoint| endpoint.breaker.on_abandoned(now));
             }
         };
-        self.judge(endpoint, now, |endpoint| {
-            endpoint.breaker.on_failure(now, failure);
+        self.judge(endpoint, now, |state| {
+            if state.breaker.on_failure(now, failure) {
+                tracing::info!(%endpoint, ?failure, "endpoint is ejected");
+            }
         });
     }
 

@@ -4,10 +4,11 @@ use hermes_core::{
     ledger::{LegId, LegKey, LegPhase, ListedLeg, ProxyId, RequestId},
     load::EngineSample,
     policy::{PoolPolicy, Strategy},
+    refusals::SecondOpinion,
     scheduler::EngineUsage,
     snapshot::{Endpoint, PoolSpec, Role},
 };
-use hermes_proto::v1::RequestOutcome as Report;
+use hermes_proto::v1::{AnswerClass, RequestOutcome as Report};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
@@ -17,6 +18,7 @@ use crate::{
     metrics::ControlPlaneMetrics,
 };
 
+mod attempts;
 mod departures;
 
 const STALE: Duration = Duration::from_secs(5);
@@ -124,6 +126,8 @@ impl PoolScheduler {
             FinishReport {
                 endpoint: Some(endpoint),
                 outcome,
+                answer: AnswerClass::Unspecified,
+                is_blamed: false,
                 ended: EngineUsage::default(),
                 ttft: None,
             },
@@ -137,6 +141,17 @@ impl PoolScheduler {
         let kept = state.dispatcher.loads().to_vec();
         state.reassess_all(now);
         assert_eq!(kept, state.dispatcher.loads());
+    }
+}
+
+/// As an older proxy reports it.
+fn failed_attempt(endpoint: EndpointId, outcome: Report) -> AttemptReport {
+    AttemptReport {
+        endpoint,
+        outcome,
+        answer: AnswerClass::Unspecified,
+        retry_after: None,
+        opinion: SecondOpinion::None,
     }
 }
 
@@ -195,7 +210,7 @@ fn a_retry_elsewhere_moves_the_booking() {
         .map(|endpoint| endpoint.id)
         .find(|&id| id != failed)
         .expect("two endpoints");
-    brain.attempt_failed(failed, Report::Unreachable, now);
+    brain.attempt_failed(failed_attempt(failed, Report::Unreachable), now);
     brain.started(request, other, 100, false, now);
     assert_eq!(
         (brain.load(failed).in_flight, brain.load(other).in_flight),
@@ -280,7 +295,7 @@ fn failures_take_an_endpoint_out_and_the_choice_goes_elsewhere() {
     let brain = brain(2);
     let bad = brain.pool().endpoints[0].id;
     for _ in 0..3 {
-        brain.attempt_failed(bad, Report::Failed, at(0));
+        brain.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
     }
     assert_eq!(brain.load(bad).health, Health::Down);
     for request in 0..10 {
@@ -310,7 +325,7 @@ fn backpressure_and_clients_who_leave_are_no_failures() {
     let endpoint = brain.pool().endpoints[0].id;
     for request in 0..20 {
         brain.first(key(ONE, request), at(0));
-        brain.attempt_failed(endpoint, Report::Overloaded, at(0));
+        brain.attempt_failed(failed_attempt(endpoint, Report::Overloaded), at(0));
         brain.ends(key(ONE, request), endpoint, Report::Cancelled, at(0));
     }
     assert_eq!(brain.load(endpoint).health, Health::Up);
@@ -433,7 +448,7 @@ fn an_endpoint_on_trial_gets_one_request_at_a_time() {
     let brain = brain(2);
     let bad = brain.pool().endpoints[0].id;
     for _ in 0..3 {
-        brain.attempt_failed(bad, Report::Failed, at(0));
+        brain.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
     }
     let due = at(2);
     brain.tick(due);

@@ -5,10 +5,15 @@
 //! is logged once per stream and ignored: a newer proxy must not lose its subscription over a
 //! report that this replica does not support.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use hermes_core::{
     ledger::{LegId, LegKey, LegPhase, ListedLeg, ProxyId, RequestId, RequestKey},
+    refusals::SecondOpinion,
     scheduler::EngineUsage,
     snapshot::EndpointId,
     stored_responses::ResponseKey,
@@ -21,7 +26,7 @@ use smallvec::SmallVec;
 
 use crate::{
     metrics::{ControlPlaneMetrics, ReportEvent},
-    pools::{FinishReport, PoolDirectory, PoolScheduler},
+    pools::{AttemptReport, FinishReport, PoolDirectory, PoolScheduler},
 };
 
 /// Open requests of one proxy that are remembered. Beyond it a report without an endpoint asks
@@ -33,6 +38,9 @@ pub(super) struct ReportReader {
     proxy: ProxyId,
     pools: Arc<PoolDirectory>,
     open: HashMap<RequestId, LegSchedulers>,
+    /// Legs with an attempt that served nothing: it was reported by itself, and does not count once
+    /// more with the end of its leg.
+    blamed: HashSet<(RequestId, LegId)>,
     /// Whether something odd was logged already.
     has_logged: bool,
     metrics: ControlPlaneMetrics,
@@ -53,6 +61,7 @@ impl ReportReader {
             proxy,
             pools,
             open: HashMap::new(),
+            blamed: HashSet::new(),
             has_logged: false,
             metrics,
         }
@@ -84,7 +93,7 @@ impl ReportReader {
         match event {
             Event::Started(started) => self.started(leg, started),
             Event::FirstByte(v1::FirstByte { ttft_us }) => self.first_byte(leg, ttft_us),
-            Event::AttemptFailed(failed) => self.attempt_failed(failed),
+            Event::AttemptFailed(failed) => self.attempt_failed(leg, failed),
             Event::Finished(finished) => self.finished(leg, &finished),
         }
     }
@@ -92,6 +101,7 @@ impl ReportReader {
     /// Every open leg of the proxy: the previous set is replaced.
     pub(super) fn open(&mut self, open: v1::OpenRequests) {
         self.open.clear();
+        self.blamed.clear();
         let mut legs = Vec::with_capacity(open.requests.len());
         for v1::OpenRequest {
             request,
@@ -163,10 +173,24 @@ impl ReportReader {
         ReportEvent::FirstByte
     }
 
-    fn attempt_failed(&mut self, failed: v1::AttemptFailed) -> ReportEvent {
+    fn attempt_failed(&mut self, leg: LegKey, failed: v1::AttemptFailed) -> ReportEvent {
         let endpoint = EndpointId(failed.endpoint);
         if let Some(scheduler) = self.scheduler_of(endpoint) {
-            scheduler.attempt_failed(endpoint, failed.outcome(), self.pools.now());
+            let report = AttemptReport {
+                endpoint,
+                outcome: failed.outcome(),
+                answer: failed.answer(),
+                retry_after: failed.retry_after_ms.map(Duration::from_millis),
+                opinion: match failed.second_opinion() {
+                    v1::SecondOpinion::Unspecified => SecondOpinion::None,
+                    v1::SecondOpinion::Contradicted => SecondOpinion::Contradicted,
+                    v1::SecondOpinion::Confirmed => SecondOpinion::Confirmed,
+                },
+            };
+            scheduler.attempt_failed(report, self.pools.now());
+            if self.blamed.len() < MAX_OPEN {
+                self.blamed.insert((leg.request.request, leg.leg));
+            }
         }
         ReportEvent::AttemptFailed
     }
@@ -178,6 +202,10 @@ impl ReportReader {
                 .remember_response(ResponseKey(response), endpoint);
         }
         let (now, ended_legs) = (self.pools.now(), self.forget(leg));
+        let is_blamed = self.blamed.remove(&(leg.request.request, leg.leg));
+        for (ended, _) in &ended_legs {
+            self.blamed.remove(&(leg.request.request, *ended));
+        }
         let own = ended_legs.iter().find(|(ended, _)| *ended == leg.leg);
         let own = own.map(|(_, scheduler)| Arc::clone(scheduler));
         let Some(own) = own.or_else(|| self.pools.of(endpoint?)) else {
@@ -189,6 +217,8 @@ impl ReportReader {
         let finish = FinishReport {
             endpoint,
             outcome: finished.outcome(),
+            answer: finished.answer(),
+            is_blamed,
             ended: ended(finished),
             ttft: finished.ttft_us.map(Duration::from_micros),
         };

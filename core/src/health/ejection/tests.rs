@@ -19,7 +19,7 @@ fn secs(seconds: u64) -> Duration {
 /// A breaker that opened at this moment for the first time.
 fn opened(now: Duration) -> EndpointHealth {
     let mut breaker = EndpointHealth::new(POLICY);
-    (0..3).for_each(|_| breaker.on_failure(now, BROKEN));
+    (0..3).for_each(|_| _ = breaker.on_failure(now, BROKEN));
     assert_eq!(
         breaker.state(),
         EjectionState::Ejected {
@@ -213,10 +213,93 @@ fn without_a_slow_start_it_is_back_at_once() {
     assert_eq!(breaker.health(secs(1)), Health::Up);
 }
 
+fn serving() -> PeerAnswers {
+    let mut peers = PeerAnswers::default();
+    let counts = AnswerCounts {
+        served: 20,
+        ..AnswerCounts::default()
+    };
+    peers.add(counts, false);
+    peers
+}
+
+/// An endpoint that was ejected at this moment because it refuses what its peers serve.
+fn ejected_for_refusals(now: Duration) -> EndpointHealth {
+    let mut health = EndpointHealth::new(POLICY);
+    for _ in 0..2 {
+        health.on_refusal(now, SecondOpinion::Contradicted, &serving());
+    }
+    assert_eq!(health.health(now), Health::Down);
+    health
+}
+
+#[test]
+fn an_endpoint_that_refuses_what_its_peers_serve_is_ejected_and_tried_again() {
+    let mut health = ejected_for_refusals(secs(0));
+    assert!(!health.try_trial(Duration::from_millis(999)));
+    assert!(health.try_trial(secs(1)));
+    assert!(health.on_refusal(secs(1), SecondOpinion::Contradicted, &serving()));
+    assert!(!health.try_trial(secs(2)), "out for twice as long");
+    assert!(health.try_trial(secs(3)));
+    health.on_success(secs(3));
+    assert_eq!(health.health(secs(13)), Health::Up);
+}
+
+#[test]
+fn a_trial_that_met_a_clients_mistake_leaves_room_for_the_next() {
+    let mut health = ejected_for_refusals(secs(0));
+    assert!(health.try_trial(secs(1)));
+    assert!(health.needs_second_opinion(&serving()));
+    assert!(!health.on_refusal(secs(1), SecondOpinion::Confirmed, &serving()));
+    assert!(health.try_trial(secs(1)));
+}
+
+#[test]
+fn refusals_that_a_peer_confirms_are_held_against_no_endpoint() {
+    let mut health = EndpointHealth::new(POLICY);
+    for _ in 0..1_000 {
+        health.on_refusal(secs(0), SecondOpinion::Confirmed, &serving());
+    }
+    assert_eq!(health.health(secs(0)), Health::Up);
+}
+
+#[test]
+fn an_overloaded_endpoint_is_chosen_last_until_its_time_is_over() {
+    let mut health = EndpointHealth::new(POLICY);
+    health.on_overload(secs(0), Some(secs(2)), &PeerAnswers::default());
+    assert_eq!(health.health(secs(1)), Health::Warming(0.0));
+    assert!(!health.try_trial(secs(1)));
+    assert_eq!(health.health(secs(2)), Health::Up);
+    assert!(health.try_trial(secs(2)));
+    assert_eq!(health.state(), EjectionState::InService { failures: 0 });
+}
+
+#[test]
+fn one_that_does_not_say_for_how_long_is_set_aside_while_its_peers_serve() {
+    let overloaded = |peers| {
+        let mut health = EndpointHealth::new(POLICY);
+        (0..3).for_each(|_| health.on_overload(secs(0), None, &peers));
+        health.health(secs(0))
+    };
+    assert_eq!(overloaded(serving()), Health::Warming(0.0));
+    assert_eq!(
+        overloaded(PeerAnswers::default()),
+        Health::Up,
+        "the only one"
+    );
+}
+
+#[test]
+fn no_endpoint_is_set_aside_for_longer_than_the_longest_time() {
+    let mut health = EndpointHealth::new(POLICY);
+    health.on_overload(secs(0), Some(Duration::MAX), &serving());
+    assert_eq!(health.health(secs(4)), Health::Up);
+}
+
 proptest! {
     #[test]
     fn whatever_happened_a_healthy_endpoint_is_back_in_the_end(
-        events in proptest::collection::vec((0..9u8, 0..3_000u64), 0..200),
+        events in proptest::collection::vec((0..12u8, 0..3_000u64), 0..200),
     ) {
         let mut breaker = EndpointHealth::new(POLICY);
         let mut now = Duration::ZERO;
@@ -224,11 +307,14 @@ proptest! {
             now += Duration::from_millis(pause);
             match event {
                 0 => breaker.on_success(now),
-                1..=3 => breaker.on_failure(now, BROKEN),
-                4 => breaker.on_failure(now, EndpointFailure::Status(429)),
+                1..=3 => _ = breaker.on_failure(now, BROKEN),
+                4 => _ = breaker.on_failure(now, EndpointFailure::Status(429)),
                 5 => breaker.on_abandoned(now),
                 6 => breaker.probe_ok(now),
                 7 => breaker.probe_failed(),
+                8 => breaker.on_overload(now, Some(secs(1_000)), &serving()),
+                9 => _ = breaker.on_refusal(now, SecondOpinion::None, &serving()),
+                10 => _ = breaker.on_refusal(now, SecondOpinion::Contradicted, &serving()),
                 _ => _ = breaker.try_trial(now),
             }
         }

@@ -2,7 +2,7 @@
 
 use hermes_core::query::CacheSource;
 
-use crate::exchange::summary::RequestSummary;
+use crate::{exchange::summary::RequestSummary, telemetry::metrics::AnswerClass};
 
 pub(super) fn observe(summary: &RequestSummary<'_>) {
     tracing::debug!(
@@ -15,6 +15,7 @@ pub(super) fn observe(summary: &RequestSummary<'_>) {
         expected_by = summary.attempt.and_then(|attempt| attempt.source).map(CacheSource::name),
         cached_tokens = summary.usage.and_then(|usage| usage.cached_tokens),
         outcome = summary.outcome.name(),
+        answer = summary.answer.map(AnswerClass::name),
         ttft = ?summary.timeline.time_to_first_token(),
         duration = ?summary.duration(),
         retries = summary.retries,

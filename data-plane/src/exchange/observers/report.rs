@@ -21,6 +21,7 @@ pub(super) fn observe(summary: &RequestSummary<'_>, reporter: &Reporter) {
     let end = LegEnd {
         endpoint: summary.attempt.map(|attempt| attempt.upstream.endpoint.id),
         outcome: outcome(summary.outcome),
+        answer: summary.answer.map(Into::into),
         usage,
         duration: summary.attempt.map_or(Duration::ZERO, |attempt| {
             attempt.since_sent(summary.ended_at)

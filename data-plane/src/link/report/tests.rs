@@ -18,6 +18,7 @@ fn ended(outcome: ReportedOutcome) -> LegEnd {
     LegEnd {
         endpoint: Some(ENDPOINT),
         outcome,
+        answer: None,
         usage: None,
         duration: Duration::ZERO,
         decoding: None,
@@ -54,7 +55,8 @@ fn a_request_that_begins_and_ends_in_one_batch_is_one_report() {
     let (reporter, mut reports) = Reporter::new();
     reporter.started(only(1), ENDPOINT, 10, false);
     reporter.started(only(2), ENDPOINT, 10, false);
-    reporter.attempt_failed(only(1), ENDPOINT, ReportedOutcome::Unreachable);
+    let failed = FailedAttempt::of(ReportedOutcome::Unreachable);
+    reporter.attempt_failed(only(1), ENDPOINT, failed);
     reporter.first_byte(only(1), Duration::from_micros(300));
     reporter.first_byte(only(2), Duration::from_micros(400));
     reporter.finished(only(1), ended(ReportedOutcome::Ok));

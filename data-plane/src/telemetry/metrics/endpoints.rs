@@ -22,10 +22,40 @@ label_set! {
         Overloaded = "overloaded",
         /// Without a connection.
         Unreachable = "unreachable",
-        /// The connection broke, or the response was 500, 502 or 504.
+        /// The connection broke, or the response was 500, 502, 504, an error in a 200, or nothing.
         Failed = "failed",
         /// A deadline passed.
         TimedOut = "timed_out",
+    }
+}
+
+label_set! {
+    /// What an endpoint's answer is, by its head and first bytes.
+    pub(crate) enum AnswerClass {
+        /// What was asked for.
+        Tokens = "tokens",
+        /// 2xx without anything in it.
+        Empty = "empty",
+        /// 4xx but 429, or an error in a 200 that blames the request.
+        ClientError = "client_error",
+        /// 5xx but 503.
+        EngineError = "engine_error",
+        /// 429 or 503, or an error in a 200 that says the same.
+        Overloaded = "overloaded",
+        /// An error in a 200.
+        ErrorEvent = "error_event",
+        /// A redirect, or a 200 with something that no engine answers.
+        NotAnAnswer = "not_an_answer",
+    }
+}
+
+label_set! {
+    /// Why an endpoint was ejected.
+    pub(crate) enum EjectionReason {
+        /// Failures in a row.
+        Failures = "failures",
+        /// It refused far more than its peers.
+        Refusals = "refusals",
     }
 }
 
@@ -61,6 +91,8 @@ label_set! {
 pub(crate) struct EndpointFamilies {
     attempts: Family<AttemptLabels, Counter>,
     retries: Family<PoolLabels, Counter>,
+    answers: Family<AnswerClassLabels, Counter>,
+    ejections: Family<EjectionLabels, Counter>,
     endpoints: Family<EndpointLabels, Gauge>,
     pub(crate) connections_idle: Gauge,
     pub(crate) connections: ConnectionMetrics,
@@ -76,6 +108,8 @@ pub(crate) struct ConnectionMetrics {
 pub(crate) struct EndpointMetrics {
     pub(crate) attempts: PerValue<AttemptOutcome, Counter>,
     pub(crate) retries: Counter,
+    pub(crate) answers: PerValue<AnswerClass, Counter>,
+    pub(crate) ejections: PerValue<EjectionReason, Counter>,
     by_health: PerValue<HealthLabel, Gauge>,
 }
 
@@ -83,6 +117,18 @@ pub(crate) struct EndpointMetrics {
 struct AttemptLabels {
     pool: Arc<str>,
     outcome: AttemptOutcome,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AnswerClassLabels {
+    pool: Arc<str>,
+    class: AnswerClass,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EjectionLabels {
+    pool: Arc<str>,
+    reason: EjectionReason,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -107,6 +153,16 @@ impl EndpointFamilies {
                 "Requests sent to endpoints, by outcome",
             ),
             retries: family(registry, "hermes_retries", "Attempts after the first"),
+            answers: family(
+                registry,
+                "hermes_answers",
+                "Answers of endpoints, by what their first bytes are",
+            ),
+            ejections: family(
+                registry,
+                "hermes_endpoint_ejections",
+                "Ejections of endpoints by this proxy, by reason",
+            ),
             endpoints: family(
                 registry,
                 "hermes_endpoints",
@@ -132,6 +188,20 @@ impl EndpointFamilies {
                 series.handle(&self.attempts, labels)
             }),
             retries: series.handle(&self.retries, PoolLabels::new(pool)),
+            answers: PerValue::new(|class| {
+                let labels = AnswerClassLabels {
+                    pool: name(),
+                    class,
+                };
+                series.handle(&self.answers, labels)
+            }),
+            ejections: PerValue::new(|reason| {
+                let labels = EjectionLabels {
+                    pool: name(),
+                    reason,
+                };
+                series.handle(&self.ejections, labels)
+            }),
             by_health: PerValue::new(|health| {
                 let labels = EndpointLabels {
                     pool: name(),

@@ -127,7 +127,7 @@ impl RequestFamilies {
         let families = Self {
             requests: family(registry, "hermes_requests", "Routed requests by outcome"),
             duration: DURATION.family(registry, "hermes_request_duration_seconds", "Time from the request's head to the last byte of its response"),
-            time_to_first_token: TIME_TO_FIRST_TOKEN.family(registry, "hermes_time_to_first_token_seconds", "Time from the request's head to the first byte of the response's body"),
+            time_to_first_token: TIME_TO_FIRST_TOKEN.family(registry, "hermes_time_to_first_token_seconds", "Time from the request's head to the first token of the response"),
             time_per_output_token: TIME_PER_OUTPUT_TOKEN.family(registry, "hermes_time_per_output_token_seconds", "Mean time between the tokens of a streamed response after its first"),
             routing: ROUTING.family(registry, "hermes_routing_duration_seconds", "Time from the request's head until it is sent to an endpoint: reading it and selecting the endpoint, waits included"),
             tokens: family(registry, "hermes_tokens", "Tokens by kind (prompt, completion, cached), as engines report them"),

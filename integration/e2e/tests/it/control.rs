@@ -109,6 +109,7 @@ fn finished(endpoint: u64) -> Event {
         stored_response: None,
         ttft_us: None,
         decoding_us: None,
+        answer: 0,
     })
 }
 
@@ -238,6 +239,7 @@ async fn the_report_of_a_request_without_an_endpoint_removes_its_booking() {
                 stored_response: None,
                 ttft_us: None,
                 decoding_us: None,
+                answer: 0,
             }),
         )
         .await;

@@ -1,5 +1,6 @@
 //! End-to-end tests over real sockets, one file for each behavior that Hermes guarantees.
 
+mod answers;
 mod cache_sources;
 mod client;
 mod configuration_events;

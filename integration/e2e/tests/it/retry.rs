@@ -217,8 +217,10 @@ async fn retries_stop_when_the_budget_is_exhausted() {
 
 #[tokio::test]
 async fn a_refusal_that_another_engine_makes_up_for_costs_no_connection() {
-    let refusing =
-        Recorder::start("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy").await;
+    let refusing = Recorder::start(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 0\r\ncontent-length: 4\r\n\r\nbusy",
+    )
+    .await;
     let serving = Recorder::start("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
     let front = Front::start(&format!(
         "pools: [{{name: chat, strategy: round-robin, retry: {{budget: 1}}, endpoints: ['{}', '{}']}}]\n",

@@ -8,7 +8,7 @@ fn a_readiness_flap_leaves_what_is_known_of_an_endpoint() {
     let whole = brain.pool();
     let bad = whole.endpoints[0].id;
     for _ in 0..3 {
-        brain.attempt_failed(bad, Report::Failed, at(0));
+        brain.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
     }
     let mut smaller = (*whole).clone();
     let stays = whole.endpoints.iter().filter(|endpoint| endpoint.id != bad);

@@ -1,0 +1,51 @@
+//! Attempts that served nothing, and what they say of their endpoints.
+
+use super::*;
+
+#[test]
+fn a_failed_attempt_counts_once_also_when_it_is_the_last_of_its_request() {
+    let brain = brain(2);
+    let bad = brain.pool().endpoints[0].id;
+    for request in (0..2).map(|request| key(ONE, request)) {
+        brain.started(request, bad, 100, false, at(0));
+        brain.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
+        let end = FinishReport {
+            endpoint: Some(bad),
+            outcome: Report::Failed,
+            answer: AnswerClass::EngineError,
+            is_blamed: true,
+            ..FinishReport::RELEASE
+        };
+        brain.finished(request, end, at(0));
+    }
+    assert_eq!(brain.load(bad).health, Health::Up, "two of three");
+}
+
+#[test]
+fn an_endpoint_that_refuses_what_its_peer_serves_is_ejected_and_its_errors_are_no_samples_of_speed()
+{
+    let brain = brain(2);
+    let ids = [0, 1].map(|at| brain.pool().endpoints[at].id);
+    let refused = AttemptReport {
+        answer: AnswerClass::ClientError,
+        ..failed_attempt(ids[0], Report::Ok)
+    };
+    for request in 0..10 {
+        let [one, other] = [2 * request, 2 * request + 1].map(|number| key(ONE, number));
+        brain.started(one, ids[0], 100, false, at(0));
+        brain.attempt_failed(refused, at(0));
+        let end = FinishReport {
+            endpoint: Some(ids[0]),
+            outcome: Report::Ok,
+            answer: AnswerClass::ClientError,
+            is_blamed: true,
+            ..FinishReport::RELEASE
+        };
+        brain.finished(one, end, at(0));
+        brain.started(other, ids[1], 100, false, at(0));
+        brain.first_byte(other, Duration::from_millis(50), at(0));
+        brain.ends(other, ids[1], Report::Ok, at(0));
+    }
+    let health = ids.map(|id| brain.load(id).health);
+    assert_eq!(health, [Health::Down, Health::Up]);
+}
