@@ -8,6 +8,7 @@ mod cached_tokens;
 mod connect_error;
 mod connection;
 mod dial;
+mod early_answer;
 mod load;
 mod race;
 mod resolve;

@@ -27,12 +27,12 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{
-    connect_error::EndpointConnectError, dial::EndpointDialer, secure::TlsSession,
-    stream::EndpointStream,
+    connect_error::EndpointConnectError, dial::EndpointDialer, early_answer::EarlyAnswerStream,
+    secure::TlsSession, stream::EndpointStream,
 };
 use crate::request::leg_body::LegBody;
 
-type Driver = http1::Connection<TokioIo<EndpointStream>, LegBody>;
+type Driver = http1::Connection<TokioIo<EarlyAnswerStream<EndpointStream>>, LegBody>;
 
 /// A connection without a request on it.
 pub(crate) struct Connection {
@@ -78,7 +78,7 @@ impl Connection {
     ) -> Result<Self, EndpointConnectError> {
         let (stream, tls) = dialer.dial(limit).await?;
         let (sender, driver) = http1::Builder::new()
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(EarlyAnswerStream::new(stream)))
             .await
             .map_err(EndpointConnectError::Handshake)?;
         Ok(Self {

@@ -162,8 +162,12 @@ impl ViaEntry {
     }
 }
 
-/// Cleans an endpoint's headers for a client.
+/// Cleans an endpoint's headers for a client. A length beside `Transfer-Encoding` is not the body's
+/// (RFC 9112, 6.3).
 pub(crate) fn clean_response(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     remove(headers, |name| {
         is_hop_by_hop(name) || name == ENDPOINT.as_str()
     });

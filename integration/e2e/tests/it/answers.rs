@@ -3,6 +3,7 @@
 
 mod beside_a_good_engine;
 mod first_token;
+mod framing;
 mod limits;
 mod mistakes;
 
