@@ -2,20 +2,22 @@
 //!
 //! Engines report usage near the end: in the last event of a stream, or the last fields of a JSON
 //! body. So the last few pieces are kept (reference counts, no copy) and parsed once, when the
-//! answer has ended. Anthropic's streams report it in two places, so their first piece is kept too,
-//! and the larger of each figure counts.
+//! answer has ended. Anthropic's streams report it in two places, so the first few pieces are kept
+//! too, and the larger of each figure counts.
 
 use bytes::Bytes;
 use memchr::memmem;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
-/// Pieces kept from the end of an answer.
+/// Pieces kept from the beginning of an answer, and from its end.
 const KEPT: usize = 4;
 
 /// Bytes of each kept piece that are searched.
 const TAIL: usize = 16 << 10;
 
-/// Bytes of the first piece in which the id is searched.
+/// Bytes of each first piece in which the id is searched.
 const HEAD: usize = 2 << 10;
 
 /// Token counts of one answer.
@@ -30,7 +32,7 @@ pub(crate) struct TokenUsage {
 /// The pieces of one answer that may hold its usage.
 #[derive(Debug, Default)]
 pub(crate) struct UsageTap {
-    first: Option<Bytes>,
+    first: SmallVec<[Bytes; KEPT]>,
     last: [Option<Bytes>; KEPT],
     next: usize,
 }
@@ -38,8 +40,8 @@ pub(crate) struct UsageTap {
 impl UsageTap {
     /// Keeps a piece that is relayed.
     pub(crate) fn piece(&mut self, bytes: &Bytes) {
-        if self.first.is_none() {
-            self.first = Some(bytes.clone());
+        if self.first.len() < KEPT {
+            self.first.push(bytes.clone());
         }
         self.last[self.next % KEPT] = Some(bytes.clone());
         self.next += 1;
@@ -48,7 +50,8 @@ impl UsageTap {
     /// The usage, if the answer reports it.
     pub(crate) fn usage(&self) -> Option<TokenUsage> {
         let end = find_usage(&self.tail());
-        let begin = self.first.as_deref().and_then(find_usage);
+        let begin = self.begin(TAIL);
+        let begin = find_usage(&begin);
         match (begin, end) {
             (Some(a), Some(b)) => Some(TokenUsage {
                 prompt_tokens: a.prompt_tokens.max(b.prompt_tokens),
@@ -61,13 +64,20 @@ impl UsageTap {
 
     /// The id of a stored response (`resp_…`), which later requests refer to.
     pub(crate) fn response_id(&self) -> Option<String> {
-        let head = self.first.as_deref()?;
-        let head = &head[..head.len().min(HEAD)];
-        let start = memmem::find(head, b"\"id\":\"resp_").map(|at| at + 6)?;
-        let length = memchr::memchr(b'"', &head[start..])?;
-        std::str::from_utf8(&head[start..start + length])
+        let head = self.begin(HEAD);
+        let mut quotes = memmem::find_iter(&head, b"\"resp_");
+        let at = quotes.find(|&at| is_value_of(&head[..at], b"\"id\""))? + 1;
+        let length = memchr::memchr(b'"', &head[at..])?;
+        std::str::from_utf8(&head[at..at + length])
             .ok()
             .map(str::to_owned)
+    }
+
+    /// The first bytes of the first pieces, joined in order.
+    fn begin(&self, limit: usize) -> Vec<u8> {
+        let pieces = self.first.iter();
+        let pieces = pieces.map(|piece| &piece[..piece.len().min(limit)]);
+        pieces.collect::<Vec<_>>().concat()
     }
 
     /// The last pieces, joined in order.
@@ -82,48 +92,81 @@ impl UsageTap {
     }
 }
 
-/// Both spellings: `prompt_tokens` of chat and completions, `input_tokens` of responses and
-/// messages.
+/// Whether the text before a value ends with this key, quotes included.
+fn is_value_of(before: &[u8], key: &[u8]) -> bool {
+    let colon = before.trim_ascii_end().strip_suffix(b":");
+    colon.is_some_and(|before| before.trim_ascii_end().ends_with(key))
+}
+
+/// Both spellings, and an engine may use both at once: `prompt_tokens` of chat and completions,
+/// `input_tokens` of responses and messages.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ReportedUsage {
-    #[serde(alias = "input_tokens")]
-    prompt_tokens: Option<u32>,
-    #[serde(alias = "output_tokens")]
-    completion_tokens: Option<u32>,
-    #[serde(alias = "input_tokens_details")]
+    prompt_tokens: TokenCount,
+    input_tokens: TokenCount,
+    completion_tokens: TokenCount,
+    output_tokens: TokenCount,
     prompt_tokens_details: Option<PromptTokenDetails>,
-    cache_read_input_tokens: Option<u32>,
+    input_tokens_details: Option<PromptTokenDetails>,
+    cache_read_input_tokens: TokenCount,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct PromptTokenDetails {
-    cached_tokens: Option<u32>,
+    cached_tokens: TokenCount,
+}
+
+/// A number of tokens. Anything else in its place, such as -1 or `null`, reads as absent.
+#[derive(Clone, Copy, Debug, Default)]
+struct TokenCount(Option<u32>);
+
+impl<'de> Deserialize<'de> for TokenCount {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(from)?;
+        Ok(Self(raw.get().parse().ok()))
+    }
+}
+
+impl ReportedUsage {
+    /// `None` if it reports neither end.
+    fn tokens(&self) -> Option<TokenUsage> {
+        let prompt = self.prompt_tokens.0.or(self.input_tokens.0);
+        let completion = self.completion_tokens.0.or(self.output_tokens.0);
+        prompt.or(completion)?;
+        let cached = |details: &Option<PromptTokenDetails>| {
+            details.as_ref().and_then(|details| details.cached_tokens.0)
+        };
+        Some(TokenUsage {
+            prompt_tokens: prompt.unwrap_or(0),
+            completion_tokens: completion.unwrap_or(0),
+            cached_tokens: cached(&self.prompt_tokens_details)
+                .or_else(|| cached(&self.input_tokens_details))
+                .or(self.cache_read_input_tokens.0),
+        })
+    }
 }
 
 /// The last `"usage": {…}` in `text`. A prompt or answer cannot imitate it: inside JSON strings its
 /// quotes are escaped.
 fn find_usage(text: &[u8]) -> Option<TokenUsage> {
+    const KEY: &[u8] = b"\"usage\"";
     let mut end = text.len();
-    while let Some(at) = memmem::rfind(&text[..end], b"\"usage\":") {
-        let value = &text[at + b"\"usage\":".len()..];
+    while let Some(at) = memmem::rfind(&text[..end], KEY) {
+        end = at;
+        let after = text[at + KEY.len()..].trim_ascii_start();
+        let Some(value) = after.strip_prefix(b":") else {
+            continue;
+        };
         let reported = serde_json::Deserializer::from_slice(value)
             .into_iter::<Option<ReportedUsage>>()
             .next();
         if let Some(Ok(Some(reported))) = reported
-            && (reported.prompt_tokens.is_some() || reported.completion_tokens.is_some())
+            && let Some(usage) = reported.tokens()
         {
-            return Some(TokenUsage {
-                prompt_tokens: reported.prompt_tokens.unwrap_or(0),
-                completion_tokens: reported.completion_tokens.unwrap_or(0),
-                cached_tokens: reported
-                    .prompt_tokens_details
-                    .and_then(|details| details.cached_tokens)
-                    .or(reported.cache_read_input_tokens),
-            });
+            return Some(usage);
         }
-        end = at;
     }
     None
 }
@@ -174,6 +217,40 @@ mod tests {
             read(&[start, "a", "b", "c", "d", delta, "event: message_stop\n\n"]),
             Some(USAGE)
         );
+    }
+
+    #[test]
+    fn usage_is_read_whatever_its_spaces_and_names() {
+        let body = r#"{ "usage" : { "prompt_tokens": 11, "input_tokens": 11, "completion_tokens": 4, "output_tokens": 4,
+            "input_tokens_details": {"cached_tokens": 8}, "prompt_tokens_details": null } }"#;
+        assert_eq!(read(&[body]), Some(USAGE));
+        let body = "{\"usage\"\n:\t{\"input_tokens\":11,\"output_tokens\":4,\"cache_read_input_tokens\":8}}";
+        assert_eq!(read(&[body]), Some(USAGE));
+    }
+
+    #[test]
+    fn one_bad_figure_loses_no_other() {
+        for bad in ["-1", "null", "1e3", "\"8\"", "99999999999", "{}"] {
+            let details = format!("\"prompt_tokens_details\":{{\"cached_tokens\":{bad}}}");
+            let body =
+                format!("{{\"usage\":{{\"prompt_tokens\":11,\"completion_tokens\":4,{details}}}}}");
+            let expected = TokenUsage {
+                cached_tokens: None,
+                ..USAGE
+            };
+            assert_eq!(read(&[&body]), Some(expected), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_stored_response_is_found_whatever_its_spaces_and_pieces() {
+        let body = "{\n  \"note\": \"resp_no\",\n  \"id\" : \"resp_ab12\"}";
+        for cut in 0..body.len() {
+            let mut tap = UsageTap::default();
+            tap.piece(&Bytes::copy_from_slice(&body.as_bytes()[..cut]));
+            tap.piece(&Bytes::copy_from_slice(&body.as_bytes()[cut..]));
+            assert_eq!(tap.response_id().as_deref(), Some("resp_ab12"), "{cut}");
+        }
     }
 
     #[test]
