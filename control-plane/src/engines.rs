@@ -92,6 +92,9 @@ pub struct ProbeResult {
     /// What it said about itself; all absent for a server without metrics, which is healthy as long
     /// as it answers.
     pub outcome: Result<Scraped, ProbeFailure>,
+    /// Its health page answered 503 when it was asked last: it is up, and serves nothing yet, as
+    /// while it loads a model.
+    pub is_loading: bool,
     /// Its models, if they were requested in this turn and it answered. `None` means neither.
     pub models: Option<Vec<ModelCard>>,
 }

@@ -6,8 +6,9 @@
 //!        └────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! An endpoint without metrics is healthy as long as it answers at all: its signals are off, and a
-//! cheaper question takes the place of the scrape. `/v1/models` is asked at first contact, soon
+//! An endpoint without metrics is healthy as long as it answers at all, unless its health page says
+//! that it is not (503, while a model loads): its signals are off, and a cheaper question takes the
+//! place of the scrape. One that knows none of these pages lists no model. `/v1/models` is asked at first contact, soon
 //! after a failure has passed, and now and then.
 
 use std::{sync::Arc, time::Duration};
@@ -70,6 +71,8 @@ pub(super) struct Probe {
     timeouts: u32,
     /// It lists adapters, or its metrics name them.
     has_adapters: bool,
+    /// See [`ProbeResult`].
+    is_loading: bool,
     rng: SeededRng,
 }
 
@@ -115,6 +118,7 @@ impl Probe {
             models_due: now,
             timeouts: 0,
             has_adapters: false,
+            is_loading: false,
         })
     }
 
@@ -181,6 +185,7 @@ impl Probe {
             endpoint: self.target.id,
             at,
             outcome,
+            is_loading: self.is_loading,
             models,
         }
     }
@@ -193,8 +198,10 @@ impl Probe {
         loop {
             let answer = self.ask_once(self.question).await;
             let Err(failure) = answer else {
+                self.is_loading = false;
                 return answer;
             };
+            self.note_loading(failure).await;
             let Some(next) = self.question.instead(failure) else {
                 self.shared.metrics.failed(self.question.name(), failure);
                 return Err(failure);
@@ -203,6 +210,23 @@ impl Probe {
                 self.metrics_again = Instant::now() + METRICS_AGAIN;
             }
             self.question = next;
+        }
+    }
+
+    /// A server that cannot serve its metrics is asked for its health, in the same turn.
+    async fn note_loading(&mut self, failure: ProbeFailure) {
+        let health = match (self.question, failure) {
+            (ProbePage::Health, failure) => Err(failure),
+            (ProbePage::Metrics, ProbeFailure::Status(500 | 502..)) => {
+                self.ask_once(ProbePage::Health).await
+            }
+            _ => return,
+        };
+        match health {
+            Err(ProbeFailure::Status(503)) => self.is_loading = true,
+            // It says nothing, and is what it was.
+            Err(ProbeFailure::Timeout | ProbeFailure::Broken) => {}
+            _ => self.is_loading = false,
         }
     }
 
@@ -249,6 +273,10 @@ impl Probe {
             Ok(cards) => {
                 self.has_adapters |= cards.iter().any(|card| card.parent.is_some());
                 Some(cards)
+            }
+            // It knows no other page either: its models are not unknown, it has none.
+            Err(ProbeFailure::Status(404)) if self.question == ProbePage::Models => {
+                Some(Vec::new())
             }
             Err(failure) => {
                 self.shared

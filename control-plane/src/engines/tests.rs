@@ -218,6 +218,44 @@ async fn a_server_without_metrics_is_healthy_as_long_as_it_answers() {
     })
     .await;
     assert_eq!(sick.outcome, Err(ProbeFailure::Status(503)));
+    assert!(sick.is_loading);
+}
+
+#[tokio::test]
+async fn a_server_that_answers_503_everywhere_is_loading_until_it_does_not() {
+    let busy = || Reply::Answer(503, String::new());
+    let server = Server::start(&[("/metrics", busy()), ("/health", busy())]).await;
+    let (mut collector, mut observations, _registry) = collector();
+    collector.set(vec![server.target(Some("/metrics"))]);
+    let observation = next(&mut observations).await;
+    assert_eq!(observation.outcome, Err(ProbeFailure::Status(503)));
+    assert!(observation.is_loading);
+
+    server.script("/metrics", ok(PAGE));
+    let loaded = next_where(&mut observations, |observation| observation.outcome.is_ok()).await;
+    assert!(!loaded.is_loading);
+}
+
+#[tokio::test]
+async fn metrics_that_fail_say_nothing_of_a_server_that_is_healthy() {
+    let server = Server::start(&[
+        ("/metrics", Reply::Answer(503, String::new())),
+        ("/health", ok("")),
+    ])
+    .await;
+    let (mut collector, mut observations, _registry) = collector();
+    collector.set(vec![server.target(Some("/metrics"))]);
+    let observation = next(&mut observations).await;
+    assert_eq!(observation.outcome, Err(ProbeFailure::Status(503)));
+    assert!(!observation.is_loading);
+}
+
+#[tokio::test]
+async fn a_server_that_knows_no_page_lists_no_model() {
+    let server = Server::start(&[]).await;
+    let (mut collector, mut observations, _registry) = collector();
+    collector.set(vec![server.target(Some("/metrics"))]);
+    assert_eq!(next(&mut observations).await.models, Some(Vec::new()));
 }
 
 #[tokio::test]
@@ -424,6 +462,7 @@ async fn a_reader_that_is_behind_loses_observations_but_not_models() {
         endpoint: EndpointId(0),
         at: Instant::now(),
         outcome: Err(ProbeFailure::Refused),
+        is_loading: false,
         models: None,
     };
     sink.try_send(filler).expect("room for one");

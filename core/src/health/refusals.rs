@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// Length of one window of counts.
 const WINDOW: Duration = Duration::from_secs(30);
 /// Refusals in a row after which the next one gets a second opinion: those before it are taken for
@@ -31,7 +33,7 @@ const PEERS_FLOOR: u32 = 3;
 const DISTANCE: f64 = 0.5;
 
 /// Answers within the counted windows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AnswerCounts {
     /// Requests that were served.
     pub served: u32,

@@ -26,6 +26,8 @@ pub(super) struct EndpointState {
     newest: Option<(EngineSample, Duration)>,
     /// The engine says that it sleeps: a request would fail, or wake it.
     asleep: bool,
+    /// Its health page says that it serves nothing yet.
+    pub(super) is_loading: bool,
     /// Unix time at which its process started, if it reports that.
     started: Option<f64>,
     /// Prompt tokens that it looked up in its cache since then, and found there.
@@ -57,6 +59,7 @@ impl EndpointState {
             breaker: EndpointHealth::new(policy),
             newest: None,
             asleep: false,
+            is_loading: false,
             started: None,
             counters: None,
             block_size: None,
@@ -113,7 +116,7 @@ impl EndpointState {
     }
 
     pub(super) fn health(&self, now: Duration) -> Health {
-        if self.asleep {
+        if self.asleep || self.is_loading {
             Health::Down
         } else {
             self.breaker.health(now)

@@ -10,6 +10,7 @@ use hermes_core::{
     address::ServerAddress,
     ledger::{InFlightTotals, ProxyId},
     load::Load,
+    refusals::AnswerCounts,
     snapshot::{EndpointId, Pool},
 };
 use serde::Serialize;
@@ -41,6 +42,10 @@ pub(crate) struct EndpointLoadView {
     load: Load,
     /// Milliseconds since the engine's figures came; absent when they never did.
     sample_age_ms: Option<u64>,
+    /// What it served and refused in the last minute.
+    answers: AnswerCounts,
+    /// Its health page says that it serves nothing yet.
+    loading: bool,
 }
 
 // === PoolScheduler ===
@@ -85,6 +90,8 @@ impl PoolScheduler {
             sample_age_ms: slot
                 .sample_age(now)
                 .and_then(|age| age.as_millis().try_into().ok()),
+            answers: slot.breaker.answers(now),
+            loading: slot.is_loading,
         });
         view.collect()
     }

@@ -262,6 +262,7 @@ impl PoolScheduler {
         let Some(position) = state.dispatcher.pool().position(observation.endpoint) else {
             return;
         };
+        state.endpoints[position].is_loading = observation.is_loading;
         let news = state.endpoints[position].observe(&observation.outcome, now);
         if news.restarted {
             state.dispatcher.restarted(position);

@@ -114,6 +114,7 @@ impl PoolScheduler {
                 endpoint,
                 at: Instant::now(),
                 outcome,
+                is_loading: false,
                 models: None,
             },
             now,

@@ -6,6 +6,7 @@ mod first_token;
 mod framing;
 mod limits;
 mod mistakes;
+mod not_serving_yet;
 
 use std::time::Duration;
 
