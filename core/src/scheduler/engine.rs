@@ -8,13 +8,17 @@ use std::time::Duration;
 use lanes::PrefillLanes;
 
 use crate::{
-    ledger::InFlightTotals,
+    ledger::{InFlightTotals, RequestKey},
     load::EngineSample,
     scheduler::speed::{DecodeSpeed, PrefillFit, PrefillSpeed},
 };
 
 /// Time constant of [`EngineModel::recent_prefill`]: older work counts for less, by a factor e.
 const LATELY: Duration = Duration::from_secs(60);
+
+/// First bytes of the pool, for each endpoint, after which one without any is tried again: rarely
+/// enough that endpoints which are slow get a hundredth of their share.
+const RETRY: u64 = 100;
 
 /// Assumed uncached tokens of a request of another client in an engine's queue.
 const FOREIGN_TOKENS: f64 = 1_000.0;
@@ -35,6 +39,18 @@ pub(super) struct EngineModel {
     foreign: u32,
     /// Seconds of recent prefill, with exponential decay: shows whose cache was overwritten most.
     recent_prefill: f64,
+    /// First bytes of the pool when its own last one came.
+    answered_at: u64,
+}
+
+/// The first byte of an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FirstByte {
+    pub(super) request: RequestKey,
+    /// Since its request was sent.
+    pub(super) ttft: Duration,
+    /// Tokens of its prompt that were expected to be uncached.
+    pub(super) uncached: u32,
 }
 
 /// The KV cache's memory, in tokens.
@@ -53,7 +69,16 @@ struct KvMemory {
 impl EngineModel {
     /// Its learned speed, or `prior`.
     pub(super) fn fit(&self, prior: PrefillFit) -> PrefillFit {
-        self.prefill.fit().unwrap_or(prior)
+        self.prefill.fit(prior).unwrap_or(prior)
+    }
+
+    /// The pool, `endpoints` of them, has given `answers` first bytes so far. An engine that gave
+    /// none for long is taken for a usual one until it is tried again: it may only have looked slow.
+    pub(super) fn review(&mut self, answers: u64, endpoints: usize) {
+        if answers.saturating_sub(self.answered_at) > RETRY * endpoints as u64 {
+            self.answered_at = answers;
+            self.prefill.outdate();
+        }
     }
 
     /// A prompt is sent there; `before` is what was in flight there.
@@ -79,20 +104,27 @@ impl EngineModel {
         self.recent_prefill *= (-elapsed.as_secs_f64() / LATELY.as_secs_f64()).exp();
     }
 
-    /// The first byte of an answer came; `before` is what was in flight until then.
+    /// The first byte of an answer came, the `answers`th of the pool; `before` is what was in flight
+    /// until then.
     pub(super) fn answered(
         &mut self,
+        first: FirstByte,
         before: InFlightTotals,
-        ttft: Duration,
-        uncached: u32,
+        answers: u64,
         now: Duration,
     ) {
+        let FirstByte {
+            request,
+            ttft,
+            uncached,
+        } = first;
+        self.answered_at = answers;
         let sent = now.saturating_sub(ttft);
         let began = self.lanes.computed(before.unanswered, sent, now);
         if self.lanes.count() == 1 {
-            self.prefill.answered(now, ttft, uncached);
+            self.prefill.answered(request, now, ttft, uncached);
         } else {
-            self.prefill.computed(began, now, uncached);
+            self.prefill.computed(request, began, now, uncached);
         }
     }
 

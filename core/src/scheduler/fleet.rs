@@ -10,7 +10,11 @@ mod room;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 pub(super) use self::room::RoomRequirement;
-use super::{engine::EngineModel, speed::PrefillFit, utilization::Utilization};
+use super::{
+    engine::{EngineModel, FirstByte},
+    speed::{PrefillFit, PrefillSpeed},
+    utilization::Utilization,
+};
 use crate::{
     departures::Departures,
     estimate::CacheEstimator,
@@ -54,6 +58,8 @@ pub(super) struct Fleet {
     utilization: Utilization,
     /// For an engine whose own speed is not known.
     prior: PrefillFit,
+    /// First bytes so far.
+    answers: u64,
     /// The time of the last tick.
     ticked: Duration,
     /// Times at which the prefill of non-streaming legs is assumed to be complete. Those of legs that
@@ -80,6 +86,7 @@ impl Fleet {
             flights: vec![InFlightTotals::default(); endpoints],
             utilization: Utilization::idle(endpoints),
             prior: PrefillFit::prior(rules.default_prefill_rate.into()),
+            answers: 0,
             ticked: Duration::ZERO,
             silent: BTreeSet::new(),
         }
@@ -229,10 +236,21 @@ impl Fleet {
         if let Some(position) = self.position(before.endpoint) {
             let ttft = ttft.unwrap_or_else(|| now.saturating_sub(before.since));
             let flight = self.flights[position];
-            self.engines[position].answered(flight, ttft, before.tokens, now);
+            let first = FirstByte {
+                request: key.request,
+                ttft,
+                uncached: before.tokens,
+            };
+            self.answers += 1;
+            self.engines[position].answered(first, flight, self.answers, now);
             self.recount(position, now);
         }
         Some(before)
+    }
+
+    /// An engine reported that `tokens` of this prompt were uncached.
+    pub(super) fn prefilled(&mut self, position: usize, request: RequestKey, tokens: u32) {
+        self.engines[position].prefill.corrected(request, tokens);
     }
 
     /// An answer of `tokens` tokens came in `duration` after its first.
@@ -302,21 +320,28 @@ impl Fleet {
         self.departed.expire(now);
         let elapsed = now.saturating_sub(self.ticked);
         self.ticked = self.ticked.max(now);
-        self.engines
-            .iter_mut()
-            .for_each(|engine| engine.fade(elapsed));
-        let mut fits: Vec<PrefillFit> = self
-            .engines
-            .iter()
-            .filter_map(|engine| engine.prefill.fit())
-            .collect();
-        fits.sort_unstable_by(|one, other| one.rate.total_cmp(&other.rate));
-        let median = fits
-            .get(fits.len() / 2)
-            .map(|median| median.scaled(OPTIMISM));
-        let default = self.pool().spec.policy.kv_aware_or_default();
-        self.prior = median.unwrap_or(PrefillFit::prior(default.default_prefill_rate.into()));
+        let endpoints = self.engines.len();
+        for engine in &mut self.engines {
+            engine.fade(elapsed);
+            engine.review(self.answers, endpoints);
+        }
+        self.prior = self.usual_fit();
         self.change(|ledger| _ = ledger.expire(now), now)
+    }
+
+    /// The median speed, a little optimistic: of endpoints that computed prompts of different
+    /// lengths, or else of all that computed any, or else the configured rate.
+    fn usual_fit(&self) -> PrefillFit {
+        let rules = self.pool().spec.policy.kv_aware_or_default();
+        let default = PrefillFit::prior(rules.default_prefill_rate.into());
+        let speeds = || self.engines.iter().map(|engine| &engine.prefill);
+        let mut fits: Vec<PrefillFit> = speeds().filter_map(PrefillSpeed::line).collect();
+        if fits.is_empty() {
+            fits.extend(speeds().filter_map(|speed| speed.fit(default)));
+        }
+        fits.sort_unstable_by(|one, other| one.rate.total_cmp(&other.rate));
+        let median = fits.get(fits.len() / 2);
+        median.map_or(default, |median| median.scaled(OPTIMISM))
     }
 
     fn recount_moved(&mut self, before: Option<OpenLeg>, endpoint: EndpointId, now: Duration) {

@@ -116,6 +116,13 @@ impl Scheduler {
         let metadata = self.requests.ended(key);
         let main = released.as_ref().and_then(LedgerEntry::main);
         let position = main.and_then(|open| self.endpoints.position(open.endpoint));
+        if let (Some(position), Some(metadata), Some(cached)) =
+            (position, &metadata, ended.cached_tokens)
+        {
+            let prompt = ended.prompt_tokens.unwrap_or(metadata.query.prompt_tokens);
+            self.endpoints
+                .prefilled(position, key, prompt.saturating_sub(cached));
+        }
         let calibration = position.and_then(|position| self.learn(position, metadata?, ended));
         if let (Some(position), Some(decoding), Some(tokens)) =
             (position, ended.decoding, ended.completion_tokens)

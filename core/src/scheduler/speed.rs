@@ -8,51 +8,55 @@
 //!
 //! The time that a prompt was being computed runs from its sending, or from the first byte of the
 //! prompt before it, whichever is later: so a queue in the engine does not look like slowness.
-//! First bytes that come together were computed together and make one sample of their tokens. An
-//! endpoint of several lanes does this in each of them; all lanes are equally fast.
+//! First bytes that come within [`TOGETHER`] of the first of them were computed together and make
+//! one sample, of their tokens and of the time until the last of them. An endpoint of several lanes
+//! does this in each of them; all lanes are equally fast.
 //!
-//! `service = base + tokens / rate` is fitted over the last [`WINDOW`] samples: the slope is the
-//! weighted median of the slopes of all pairs (Theil 1950, Sen 1968, weighted by distance), the
-//! base the median of what is left. Up to about a quarter of the samples may be nonsense without
-//! effect, and a change of speed shows once the window has turned over.
+//! The tokens are those that were expected to be uncached, until the engine reports how many there
+//! were. A [line](PrefillFit) is fitted to the last [`WINDOW`] samples. Up to a fifth of them may be
+//! nonsense of any kind and move the rate by less than a quarter, and a change of speed shows once
+//! half of the window has turned over.
 //!
-//! Costs: a few microseconds for a fit, which is repeated whenever an eighth of the window is new.
+//! Costs: some microseconds for a fit, which is repeated whenever an eighth of the window is new.
+
+mod fit;
 
 use std::time::Duration;
 
+pub(super) use fit::PrefillFit;
+use fit::PrefillMeasure;
 use smallvec::SmallVec;
+
+use crate::ledger::RequestKey;
 
 /// Samples that are remembered.
 const WINDOW: usize = 24;
 /// Minimum number of samples before a fit is reported.
 const FEWEST: usize = 4;
-/// First bytes closer than this were computed together.
+/// First bytes that come this soon after the first of a group belong to it.
 const TOGETHER: Duration = Duration::from_millis(2);
-/// Pairs of samples that differ by fewer tokens say nothing about the slope.
-const APART: f64 = 32.0;
-/// Bounds of seconds per prompt token of any engine.
-const SLOWEST: f64 = 0.1;
-const FASTEST: f64 = 1e-7;
 
 /// How one endpoint computes prompts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PrefillSpeed {
     /// Oldest first.
     samples: Vec<PrefillSample>,
+    /// The first bytes that make the latest sample.
+    group: Option<FirstByteGroup>,
     /// When the latest first byte came.
     latest: Option<Duration>,
-    fit: Option<PrefillFit>,
-    /// Samples since the fit was made.
+    measure: Option<PrefillMeasure>,
+    /// Samples since it was measured.
     news: usize,
 }
 
-/// `seconds = base + tokens / rate`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct PrefillFit {
-    /// Seconds that even an empty prompt takes.
-    pub base: f64,
-    /// Prompt tokens a second.
-    pub rate: f64,
+/// First bytes that came together.
+#[derive(Clone, Copy, Debug)]
+struct FirstByteGroup {
+    /// When its prompts began to be computed.
+    began: Duration,
+    /// When the first of them came.
+    first: Duration,
 }
 
 /// How one endpoint generates: the median of its latest times per output token.
@@ -64,6 +68,11 @@ pub(super) struct DecodeSpeed {
 /// One prompt, or several that were computed together.
 #[derive(Clone, Copy, Debug)]
 struct PrefillSample {
+    /// The prompt, the first one of several.
+    request: RequestKey,
+    /// The uncached tokens of that prompt, as expected or, later, as reported.
+    own: f64,
+    /// Uncached tokens, of all that were computed together.
     tokens: f64,
     seconds: f64,
 }
@@ -71,43 +80,75 @@ struct PrefillSample {
 // === Prefill ===
 
 impl PrefillSpeed {
-    /// The first byte of an answer came at `now`, `ttft` after the request was sent with `tokens`
-    /// uncached tokens.
+    /// The first byte of an answer came at `now`, `ttft` after the request was sent, and `tokens` of
+    /// its prompt were expected to be uncached.
     ///
     /// `now` must not go backwards.
-    pub(super) fn answered(&mut self, now: Duration, ttft: Duration, tokens: u32) {
+    pub(super) fn answered(
+        &mut self,
+        request: RequestKey,
+        now: Duration,
+        ttft: Duration,
+        tokens: u32,
+    ) {
         let sent = now.saturating_sub(ttft);
-        let begun = self.latest.map_or(sent, |latest| latest.max(sent));
-        let together = self
-            .latest
-            .is_some_and(|latest| now.saturating_sub(latest) < TOGETHER);
+        let began = self.latest.map_or(sent, |latest| latest.max(sent));
         self.latest = Some(now);
-        match self.samples.last_mut().filter(|_| together) {
-            Some(last) => last.tokens += f64::from(tokens),
-            None => {
-                let seconds = now.saturating_sub(begun).as_secs_f64();
-                self.add(PrefillSample {
-                    tokens: tokens.into(),
-                    seconds,
-                });
-            }
+        let group = self
+            .group
+            .filter(|group| now.saturating_sub(group.first) < TOGETHER);
+        if let (Some(group), Some(last)) = (group, self.samples.last_mut()) {
+            last.tokens += f64::from(tokens);
+            last.seconds = now.saturating_sub(group.began).as_secs_f64();
+            return;
         }
+        self.add(request, tokens, now.saturating_sub(began));
+        self.group = Some(FirstByteGroup { began, first: now });
     }
 
     /// A lane of an endpoint that has several computed a prompt of `tokens` uncached tokens from
     /// `began` to `now`. First bytes that come together belong to different lanes.
-    pub(super) fn computed(&mut self, began: Duration, now: Duration, tokens: u32) {
-        self.latest = Some(now);
-        self.add(PrefillSample {
-            tokens: tokens.into(),
-            seconds: now.saturating_sub(began).as_secs_f64(),
-        });
+    pub(super) fn computed(
+        &mut self,
+        request: RequestKey,
+        began: Duration,
+        now: Duration,
+        tokens: u32,
+    ) {
+        (self.latest, self.group) = (Some(now), None);
+        self.add(request, tokens, now.saturating_sub(began));
     }
 
-    /// What is known; `None` until a few prompts of different lengths have passed.
+    /// The engine reported that `tokens` of this prompt were uncached.
+    pub(super) fn corrected(&mut self, request: RequestKey, tokens: u32) {
+        let mut samples = self.samples.iter_mut();
+        if let Some(sample) = samples.find(|sample| sample.request == request) {
+            sample.tokens += f64::from(tokens) - sample.own;
+            sample.own = tokens.into();
+        }
+    }
+
+    /// What is known; `None` until a few prompts have passed. Where they were about as long, the
+    /// endpoint is as much slower or faster than `others` as it was with them.
     #[must_use]
-    pub(super) const fn fit(&self) -> Option<PrefillFit> {
-        self.fit
+    pub(super) fn fit(&self, others: PrefillFit) -> Option<PrefillFit> {
+        self.measure.map(|measure| measure.among(others))
+    }
+
+    /// What is known without the help of others: prompts of different lengths have passed.
+    #[must_use]
+    pub(super) const fn line(&self) -> Option<PrefillFit> {
+        match self.measure {
+            Some(PrefillMeasure::Line(fit)) => Some(fit),
+            _ => None,
+        }
+    }
+
+    /// Forgets so much that the next answer makes a new fit.
+    pub(super) fn outdate(&mut self) {
+        let old = self.samples.len().saturating_sub(FEWEST - 1);
+        self.samples.drain(..old);
+        self.measure = None;
     }
 
     /// Forgets everything: another process answers now.
@@ -115,70 +156,20 @@ impl PrefillSpeed {
         *self = Self::default();
     }
 
-    fn add(&mut self, sample: PrefillSample) {
+    fn add(&mut self, request: RequestKey, tokens: u32, time: Duration) {
         if self.samples.len() == WINDOW {
             self.samples.remove(0);
         }
-        self.samples.push(sample);
+        self.samples.push(PrefillSample {
+            request,
+            own: tokens.into(),
+            tokens: tokens.into(),
+            seconds: time.as_secs_f64(),
+        });
         self.news += 1;
         if self.samples.len() >= FEWEST && self.news * 8 >= self.samples.len() {
             self.news = 0;
-            self.fit = Some(PrefillFit::of(&self.samples));
-        }
-    }
-}
-
-// === Fit ===
-
-impl PrefillFit {
-    /// An endpoint of which nothing is known but a usual rate, in tokens a second.
-    #[must_use]
-    pub(super) const fn prior(rate: f64) -> Self {
-        Self { base: 0.0, rate }
-    }
-
-    /// That of an endpoint which takes `share` of the time.
-    #[must_use]
-    pub(super) fn scaled(self, share: f64) -> Self {
-        Self {
-            base: self.base * share,
-            rate: self.rate / share,
-        }
-    }
-
-    /// Prefill seconds of a prompt with `tokens` uncached tokens.
-    #[must_use]
-    pub(super) fn seconds(&self, tokens: f64) -> f64 {
-        self.base + tokens / self.rate
-    }
-
-    fn of(samples: &[PrefillSample]) -> Self {
-        let mut slopes = Vec::with_capacity(samples.len() * samples.len() / 2);
-        for (at, one) in samples.iter().enumerate() {
-            for other in &samples[at + 1..] {
-                let distance = one.tokens - other.tokens;
-                if distance.abs() >= APART {
-                    slopes.push(((one.seconds - other.seconds) / distance, distance.abs()));
-                }
-            }
-        }
-        // Prompts that are all alike: the whole time counts as theirs.
-        let slope = weighted_median(&mut slopes).unwrap_or_else(|| {
-            let mut all: SmallVec<[(f64, f64); WINDOW]> = samples
-                .iter()
-                .map(|one| (one.seconds / one.tokens.max(1.0), 1.0))
-                .collect();
-            weighted_median(&mut all).unwrap_or(SLOWEST)
-        });
-        let slope = slope.clamp(FASTEST, SLOWEST);
-        let mut rest: SmallVec<[(f64, f64); WINDOW]> = samples
-            .iter()
-            .map(|one| (one.seconds - one.tokens * slope, 1.0))
-            .collect();
-        let base = weighted_median(&mut rest).unwrap_or(0.0).max(0.0);
-        Self {
-            base,
-            rate: 1.0 / slope,
+            self.measure = Some(PrefillMeasure::of(&self.samples, self.measure));
         }
     }
 }
@@ -207,25 +198,20 @@ impl DecodeSpeed {
     }
 }
 
-/// The value at which half of the weight is reached; `None` of nothing.
-fn weighted_median(values: &mut [(f64, f64)]) -> Option<f64> {
-    values.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
-    let half = values.iter().map(|(_, weight)| weight).sum::<f64>() / 2.0;
-    let mut reached = 0.0;
-    let middle = values.iter().find(|(_, weight)| {
-        reached += weight;
-        reached >= half
-    });
-    middle.map(|(value, _)| *value)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::rng::SeededRng;
+    use crate::{
+        ledger::{ProxyId, RequestId},
+        rng::SeededRng,
+    };
 
+    const NOBODY: RequestKey = RequestKey {
+        proxy: ProxyId(0),
+        request: RequestId(0),
+    };
     const MS: Duration = Duration::from_millis(1);
 
     /// Sends prompts one at a time to an endpoint of `rate` tokens a second, with 20 ms of base.
@@ -238,7 +224,7 @@ mod tests {
         for tokens in prompts {
             let ttft = 20 * MS + Duration::from_secs_f64(f64::from(tokens) / rate);
             *now += ttft + 5 * MS;
-            prefill.answered(*now, ttft, tokens);
+            prefill.answered(NOBODY, *now, ttft, tokens);
         }
     }
 
@@ -248,14 +234,19 @@ mod tests {
     }
 
     fn rate(prefill: &PrefillSpeed) -> f64 {
-        prefill.fit().expect("enough samples").rate
+        prefill
+            .fit(PrefillFit::prior(8_000.0))
+            .expect("enough samples")
+            .rate
     }
 
     #[test]
     fn ten_requests_are_enough() {
         let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
         serve(&mut prefill, &mut now, 8_000.0, prompts(1, 10));
-        let PrefillFit { base, rate } = prefill.fit().expect("ten samples");
+        let PrefillFit { base, rate } = prefill
+            .fit(PrefillFit::prior(8_000.0))
+            .expect("ten samples");
         assert!(
             (rate / 8_000.0 - 1.0).abs() < 0.02 && (base - 0.02).abs() < 0.002,
             "{rate} {base}"
@@ -269,7 +260,7 @@ mod tests {
         // All at once: the last one waits for all others.
         for tokens in prompts(2, 12) {
             now += Duration::from_secs_f64(f64::from(tokens) / 8_000.0);
-            prefill.answered(now, now, tokens);
+            prefill.answered(NOBODY, now, now, tokens);
         }
         assert!(
             (rate(&prefill) / 8_000.0 - 1.0).abs() < 0.05,
@@ -321,6 +312,94 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_that_is_never_idle_and_computes_in_steps_is_not_infinitely_fast() {
+        let (mut prefill, mut now, mut rng) =
+            (PrefillSpeed::default(), Duration::ZERO, SeededRng::new(7));
+        // Steps of 8,192 tokens, in which prompts follow one another without a gap.
+        let (mut left, step) = (0.0, Duration::from_secs_f64(8_192.0 / 8_000.0));
+        for _ in 0..60 {
+            let tokens = 12_200.0 + rng.below(400) as f64;
+            while left < tokens {
+                left += 8_192.0;
+                now += step;
+            }
+            left -= tokens;
+            prefill.answered(NOBODY, now, 3 * step, tokens as u32);
+        }
+        assert!(
+            (6_000.0..25_000.0).contains(&rate(&prefill)),
+            "{}",
+            rate(&prefill)
+        );
+    }
+
+    #[test]
+    fn one_long_prompt_that_was_cached_or_stalled_moves_the_rate_little() {
+        for ttft in [30 * MS, 24_000 * MS] {
+            let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
+            let ordinary = |seed| prompts(seed, 30).map(|tokens| 200 + tokens % 2_000);
+            serve(&mut prefill, &mut now, 8_000.0, ordinary(8));
+            now += ttft;
+            prefill.answered(NOBODY, now, ttft, 32_000);
+            serve(&mut prefill, &mut now, 8_000.0, ordinary(9).take(6));
+            assert!(
+                (rate(&prefill) / 8_000.0 - 1.0).abs() < 0.05,
+                "{}",
+                rate(&prefill)
+            );
+        }
+    }
+
+    #[test]
+    fn a_thousand_first_bytes_a_second_are_as_fast_as_they_are() {
+        let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
+        for tokens in prompts(10, 3_000) {
+            let tokens = 4 + tokens % 8;
+            now += Duration::from_secs_f64(f64::from(tokens) / 8_000.0);
+            prefill.answered(NOBODY, now, 5 * MS, tokens);
+        }
+        assert!(
+            (rate(&prefill) / 8_000.0 - 1.0).abs() < 0.25,
+            "{}",
+            rate(&prefill)
+        );
+    }
+
+    #[test]
+    fn what_the_engine_reports_corrects_what_was_expected() {
+        let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
+        for (request, tokens) in (0..).zip(prompts(11, 24)) {
+            let request = RequestKey {
+                request: RequestId(request),
+                ..NOBODY
+            };
+            let ttft = 20 * MS + Duration::from_secs_f64(f64::from(tokens) / 8_000.0);
+            now += ttft + 5 * MS;
+            // Half of each prompt was cached, unexpectedly.
+            prefill.answered(request, now, ttft, 2 * tokens);
+            prefill.corrected(request, tokens);
+        }
+        prefill.outdate();
+        serve(&mut prefill, &mut now, 8_000.0, prompts(12, 1));
+        assert!(
+            (rate(&prefill) / 8_000.0 - 1.0).abs() < 0.05,
+            "{}",
+            rate(&prefill)
+        );
+    }
+
+    #[test]
+    fn short_prompts_show_a_base_and_no_slow_rate() {
+        let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
+        serve(&mut prefill, &mut now, 8_000.0, [40; 24]);
+        let fit = prefill
+            .fit(PrefillFit::prior(8_000.0))
+            .expect("enough samples");
+        assert!((fit.seconds(3_000.0) / 0.395 - 1.0).abs() < 0.05, "{fit:?}");
+        assert_eq!(prefill.line(), None, "one length shows no slope");
+    }
+
+    #[test]
     fn the_time_per_token_is_the_median_of_the_latest() {
         let mut decode = DecodeSpeed::default();
         assert_eq!(decode.seconds_per_token(), None);
@@ -338,7 +417,48 @@ mod tests {
         assert!((decode.seconds_per_token().expect("samples") - 0.01).abs() < 1e-4);
     }
 
+    /// Nonsense of one kind or another about a prompt of `tokens` tokens.
+    fn nonsense(kind: u32, tokens: u32, rng: &mut SeededRng) -> (u32, Duration) {
+        match kind {
+            0 => (tokens, 20 * MS),
+            1 => (32_000, 20 * MS),
+            2 => (tokens, Duration::from_millis(rng.below(30_000) as u64)),
+            3 => (32_000, 60_000 * MS),
+            4 => (1, 30_000 * MS),
+            _ => (
+                rng.below(100_000) as u32,
+                Duration::from_millis(rng.below(60_000) as u64),
+            ),
+        }
+    }
+
     proptest! {
+        /// Lengths have a heavy tail, times some noise, and every fifth answer is nonsense.
+        #[test]
+        fn a_fifth_of_nonsense_of_any_kind_moves_the_rate_by_less_than_a_quarter(
+            seed in any::<u64>(), kind in 0u32..6, sigma in 0.6f64..1.6,
+        ) {
+            let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
+            let mut rng = SeededRng::new(seed);
+            let mut unit = move || f64::from(rng.unit());
+            let mut noise = SeededRng::new(seed ^ 1);
+            for turn in 0..60 {
+                // About normal: the sum of twelve.
+                let normal = (0..12).map(|_| unit()).sum::<f64>() - 6.0;
+                let tokens = (1_500.0 * (sigma * normal).exp()).clamp(16.0, 64_000.0);
+                let exact = 0.02 + tokens / 8_000.0;
+                let seconds = exact * (0.97 + 0.06 * unit());
+                let (tokens, ttft) = if turn % 5 == 4 {
+                    nonsense(kind, tokens as u32, &mut noise)
+                } else {
+                    (tokens as u32, Duration::from_secs_f64(seconds))
+                };
+                now += ttft + 5 * MS;
+                prefill.answered(NOBODY, now, ttft, tokens);
+            }
+            prop_assert!((6_000.0..10_000.0).contains(&rate(&prefill)), "{}", rate(&prefill));
+        }
+
         #[test]
         fn whatever_comes_a_fit_is_a_finite_positive_speed(
             answers in proptest::collection::vec((0u64..1_000_000, 0u64..10_000_000, any::<u32>()), 4..80),
@@ -346,11 +466,11 @@ mod tests {
             let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
             for (gap, ttft, tokens) in answers {
                 now += Duration::from_micros(gap);
-                prefill.answered(now, Duration::from_micros(ttft), tokens);
+                prefill.answered(NOBODY, now, Duration::from_micros(ttft), tokens);
             }
-            if let Some(PrefillFit { base, rate }) = prefill.fit() {
+            if let Some(PrefillFit { base, rate }) = prefill.fit(PrefillFit::prior(8_000.0)) {
                 prop_assert!(base.is_finite() && base >= 0.0);
-                prop_assert!((1.0 / SLOWEST..=1.01 / FASTEST).contains(&rate));
+                prop_assert!((1.0 / fit::SLOWEST..=1.01 / fit::FASTEST).contains(&rate));
             }
         }
     }

@@ -322,3 +322,36 @@ fn down_endpoints_are_tried_only_when_none_is_up() {
     };
     assert!(binding.choice.panic_mode);
 }
+
+#[test]
+fn an_endpoint_that_only_looks_slow_is_tried_again() {
+    let mut scheduler = scheduler(2);
+    let mut now = ms(0);
+    let serve = |scheduler: &mut Scheduler, request: u64, place: u64, ttft, now: &mut Duration| {
+        let tokens = 1_000 + 500 * (request as u32 % 7);
+        scheduler.started(key(request), EndpointId(place), tokens, false, *now);
+        *now += ttft;
+        answer(scheduler, request, ttft, *now);
+        scheduler.finished(key(request), EngineUsage::default(), *now);
+        scheduler.tick(*now);
+    };
+    let usual = |request: u64| ms(125 + 62 * (request % 7));
+    for request in 0..20 {
+        // The second one stalls for a while.
+        let slowdown = if request % 2 == 1 { 20 } else { 1 };
+        let ttft = slowdown * usual(request);
+        serve(&mut scheduler, request, request % 2, ttft, &mut now);
+    }
+    let mut places = Vec::new();
+    for request in 20..700 {
+        now += ms(2_000);
+        let tokens = 1_000 + 500 * (request as u32 % 7);
+        let query = prompt(1_000 + request, tokens);
+        let place = bound(schedule(&mut scheduler, request, &query, now)).0;
+        serve(&mut scheduler, request, place, usual(request), &mut now);
+        places.push(place);
+    }
+    assert!(places[..100].iter().all(|place| *place == 0));
+    let later = places[550..].iter().filter(|place| **place == 1).count();
+    assert!(later > 30, "it gets its share again: {later} of 130");
+}

@@ -237,12 +237,8 @@ fn an_endpoint_that_returns_within_a_minute_is_as_fast_and_holds_what_it_held() 
         scheduler.finished(key(request), EngineUsage::default(), now + ttft);
     }
     let known = |scheduler: &Scheduler| {
-        let rate = scheduler
-            .endpoints
-            .engine(1)
-            .prefill
-            .fit()
-            .map(|fit| fit.rate);
+        let speed = &scheduler.endpoints.engine(1).prefill;
+        let rate = speed.line().map(|fit| fit.rate);
         let query = prompt(105, 5_500);
         let hits = scheduler.endpoints.lookup(&query, &[], ms(0)).hits;
         (rate, scheduler.endpoints.confidence(1), hits)
@@ -262,7 +258,7 @@ fn an_endpoint_that_returns_within_a_minute_is_as_fast_and_holds_what_it_held() 
     scheduler.tick(ms(360_000));
     assert_eq!(scheduler.learned_index_size().0, 0, "a minute later");
     scheduler.apply(&both, ms(361_000));
-    assert_eq!(scheduler.endpoints.engine(1).prefill.fit(), None);
+    assert!(!scheduler.endpoints.engine(1).prefill.is_measured());
 }
 
 #[test]

@@ -1,0 +1,201 @@
+//! `seconds = base + tokens / rate` through a few measured prompts, some of which may be nonsense.
+//!
+//! The slope is a repeated median (Siegel 1982): for each sample the weighted median of its slopes
+//! to all others, and of these the median. A pair weighs as much as its distance, as far slopes have
+//! less noise, but no more than the lower quartile of all distances: one prompt much longer than
+//! the others weighs as much as any of them. The base is the median of what is left.
+//!
+//! A slope is trusted within bounds that need no pair. The tokens of the longer prompts take no more
+//! than their whole time, and at least [`LEAST_SHARE`] of it: an engine that is never idle computes
+//! in steps of one length, and by pairs alone its tokens take no time at all.
+//!
+//! Lengths that are all [alike](PrefillMeasure::Alike) show one time and no slope.
+
+use smallvec::SmallVec;
+
+use super::{PrefillSample, WINDOW};
+
+/// Pairs of samples that differ by fewer tokens show nothing of the slope.
+const APART: f64 = 32.0;
+/// Lengths within this range are alike, in tokens, and in shares of their median: the steps of an
+/// engine, and what it generates meanwhile, make more of a difference than so few tokens.
+const ALIKE: f64 = 256.0;
+const ALIKE_SHARE: f64 = 0.25;
+/// The least share of the time of long prompts that their tokens are taken to need.
+const LEAST_SHARE: f64 = 0.5;
+/// Bounds of seconds per prompt token of any engine.
+pub(super) const SLOWEST: f64 = 0.1;
+pub(super) const FASTEST: f64 = 1e-7;
+/// A fit changes the slope by this factor at most.
+const STEP: f64 = 2.0;
+
+/// `seconds = base + tokens / rate`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::scheduler) struct PrefillFit {
+    /// Seconds that even an empty prompt takes.
+    pub(in crate::scheduler) base: f64,
+    /// Prompt tokens a second.
+    pub(in crate::scheduler) rate: f64,
+}
+
+/// What the samples of one endpoint show.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum PrefillMeasure {
+    /// Prompts of different lengths: a line.
+    Line(PrefillFit),
+    /// Prompts that are about as long: what their median takes.
+    Alike {
+        /// Uncached tokens, at least 1.
+        tokens: f64,
+        /// Seconds, above 0.
+        seconds: f64,
+    },
+}
+
+/// Values with their weights.
+type Weighted = SmallVec<[(f64, f64); WINDOW]>;
+
+// === PrefillMeasure ===
+
+impl PrefillMeasure {
+    /// Of samples, at least one; `before` is what was measured last.
+    pub(super) fn of(samples: &[PrefillSample], before: Option<Self>) -> Self {
+        let mut lengths: SmallVec<[f64; WINDOW]> = samples.iter().map(|one| one.tokens).collect();
+        lengths.sort_unstable_by(f64::total_cmp);
+        let (middle, edge) = (samples.len() / 2, samples.len() / 8);
+        let tokens = lengths[middle].max(1.0);
+        let spread = lengths[samples.len() - 1 - edge] - lengths[edge];
+        if spread < ALIKE.max(ALIKE_SHARE * tokens) {
+            let mut times: SmallVec<[f64; WINDOW]> =
+                samples.iter().map(|one| one.seconds).collect();
+            times.sort_unstable_by(f64::total_cmp);
+            let seconds = times[middle].clamp(tokens * FASTEST, tokens * SLOWEST);
+            return Self::Alike { tokens, seconds };
+        }
+        let before = match before {
+            Some(Self::Line(fit)) => Some(fit),
+            _ => None,
+        };
+        Self::Line(PrefillFit::of(samples, before))
+    }
+
+    /// As a line. Lengths that are alike show how much slower or faster the endpoint is than
+    /// `others` would be with them. Where nothing is known of others but a usual rate, short prompts
+    /// show a base: their tokens need next to nothing.
+    pub(super) fn among(self, others: PrefillFit) -> PrefillFit {
+        let (tokens, seconds) = match self {
+            Self::Line(fit) => return fit,
+            Self::Alike { tokens, seconds } => (tokens, seconds),
+        };
+        let rest = seconds - tokens / others.rate;
+        if others.base == 0.0 && tokens < ALIKE && rest > 0.0 {
+            return PrefillFit {
+                base: rest,
+                ..others
+            };
+        }
+        others.scaled(seconds / others.seconds(tokens))
+    }
+}
+
+// === PrefillFit ===
+
+impl PrefillFit {
+    /// An endpoint of which nothing is known but a usual rate, in tokens a second.
+    #[must_use]
+    pub(in crate::scheduler) const fn prior(rate: f64) -> Self {
+        Self { base: 0.0, rate }
+    }
+
+    /// That of an endpoint which takes `share` of the time.
+    #[must_use]
+    pub(in crate::scheduler) fn scaled(self, share: f64) -> Self {
+        Self {
+            base: self.base * share,
+            rate: self.rate / share,
+        }
+    }
+
+    /// Prefill seconds of a prompt with `tokens` uncached tokens.
+    #[must_use]
+    pub(in crate::scheduler) fn seconds(&self, tokens: f64) -> f64 {
+        self.base + tokens / self.rate
+    }
+
+    fn of(samples: &[PrefillSample], before: Option<Self>) -> Self {
+        let whole = per_token(samples);
+        let slope = repeated_median(samples).unwrap_or(whole);
+        let mut slope = slope.clamp(LEAST_SHARE * whole, whole);
+        if let Some(before) = before {
+            slope = slope.clamp(1.0 / (before.rate * STEP), STEP / before.rate);
+        }
+        let slope = slope.clamp(FASTEST, SLOWEST);
+        let rest = samples.iter().map(|one| one.seconds - one.tokens * slope);
+        let mut rest: Weighted = rest.map(|rest| (rest, 1.0)).collect();
+        let base = weighted_median(&mut rest).unwrap_or(0.0).max(0.0);
+        Self {
+            base,
+            rate: 1.0 / slope,
+        }
+    }
+}
+
+/// Whole seconds per token of the longer half of the prompts: the median.
+fn per_token(samples: &[PrefillSample]) -> f64 {
+    let mut all: Weighted = samples
+        .iter()
+        .map(|one| (one.tokens, one.seconds))
+        .collect();
+    all.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
+    let longer = all[samples.len() / 2..].iter();
+    let mut ratios: Weighted = longer
+        .map(|(tokens, seconds)| (seconds / tokens.max(1.0), 1.0))
+        .collect();
+    weighted_median(&mut ratios).unwrap_or(SLOWEST)
+}
+
+/// See the module; `None` when no two samples are apart.
+fn repeated_median(samples: &[PrefillSample]) -> Option<f64> {
+    let apart = |one: &PrefillSample, other: &PrefillSample| {
+        let distance = (one.tokens - other.tokens).abs();
+        (distance >= APART).then_some(distance)
+    };
+    let mut distances = Vec::with_capacity(samples.len() * samples.len() / 2);
+    for (at, one) in samples.iter().enumerate() {
+        distances.extend(
+            samples[at + 1..]
+                .iter()
+                .filter_map(|other| apart(one, other)),
+        );
+    }
+    let quartile = distances.len() / 4;
+    if distances.is_empty() {
+        return None;
+    }
+    let (_, most, _) = distances.select_nth_unstable_by(quartile, f64::total_cmp);
+    let most = *most;
+    let of_one = |one: &PrefillSample| {
+        let slope = |other: &PrefillSample| {
+            let distance = apart(one, other)?;
+            let slope = (one.seconds - other.seconds) / (one.tokens - other.tokens);
+            Some((slope, distance.min(most)))
+        };
+        let mut slopes: Weighted = samples.iter().filter_map(slope).collect();
+        weighted_median(&mut slopes)
+    };
+    let medians = samples.iter().filter_map(of_one);
+    let mut medians: Weighted = medians.map(|median| (median, 1.0)).collect();
+    weighted_median(&mut medians)
+}
+
+/// The value at which half of the weight is reached; `None` of nothing.
+fn weighted_median(values: &mut [(f64, f64)]) -> Option<f64> {
+    values.sort_unstable_by(|(a, _), (b, _)| a.total_cmp(b));
+    let half = values.iter().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+    let mut reached = 0.0;
+    let middle = values.iter().find(|(_, weight)| {
+        reached += weight;
+        reached >= half
+    });
+    middle.map(|(value, _)| *value)
+}
