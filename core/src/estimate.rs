@@ -182,6 +182,14 @@ impl CacheEstimator {
         self.index.insert(endpoint, blocks);
     }
 
+    /// Tokens of a prompt, from its start, that the last `running` prompts which were routed to this
+    /// position cover: they share memory.
+    pub(crate) fn in_use(&self, position: usize, query: &Query, running: u32) -> u32 {
+        let slot = self.index.slot(self.endpoints[position].endpoint);
+        let latest = |slot| self.index.depth_of_latest(slot, &query.blocks, running);
+        calibration::tokens_of_blocks(query, slot.map_or(0, latest)).min(query.prompt_tokens)
+    }
+
     /// The engine reported the cached tokens of a request for which `claims` were made.
     pub(crate) fn reported(&mut self, position: usize, claims: CacheClaims, cached: u32) {
         let tolerance = self.calibration.tokens_per_block() as u32;

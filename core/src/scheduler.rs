@@ -300,10 +300,7 @@ impl Scheduler {
         };
         let candidate = candidates.candidates[cost.candidate];
         let position = candidate.position as usize;
-        let requirement = RoomRequirement {
-            prompt: query.prompt_tokens,
-            waited,
-        };
+        let requirement = RoomRequirement { query, waited };
         let is_wanted = queue.is_wanted(position);
         let has_room = self.endpoints.has_room(position, requirement, rules, now);
         if may_wait && rules.late && (is_wanted || !has_room) {

@@ -155,11 +155,12 @@ impl Scheduler {
             cached_tokens,
         } = first;
         let uncached = query.prompt_tokens.saturating_sub(cached_tokens);
+        let memory = self.endpoints.memory(position, query);
         self.endpoints.book(
             key,
             position,
             PrefillWork {
-                prompt: query.prompt_tokens,
+                memory,
                 uncached,
                 non_streaming: query.non_streaming,
             },
@@ -175,6 +176,7 @@ impl Scheduler {
                 self.endpoints
                     .sent_claim(position, expectation, query.prompt_tokens),
             ),
+            memory,
         };
         let open = self.endpoints.ledger();
         self.requests.booked(key, metadata, uncached, open, now);

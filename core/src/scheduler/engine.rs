@@ -60,8 +60,9 @@ struct KvMemory {
     capacity: Option<u64>,
     /// Tokens in use as of the last sample; `None` when figures are missing or stale.
     used: Option<u64>,
-    /// Tokens of prompts sent since, or sent before and not begun at that time.
-    added: u64,
+    /// Tokens that prompts sent since need, or sent before and not begun at that time, less those of
+    /// requests that ended since.
+    added: i64,
 }
 
 // === Engine ===
@@ -81,17 +82,18 @@ impl EngineModel {
         }
     }
 
-    /// A prompt is sent there; `before` is what was in flight there.
+    /// A prompt is sent there that needs memory for `memory` tokens; `before` is what was in flight
+    /// there.
     pub(super) fn sent(
         &mut self,
-        prompt_tokens: u32,
+        memory: u32,
         seconds: f64,
         before: InFlightTotals,
         now: Duration,
     ) {
         self.recent_prefill += seconds;
         self.lanes.sent(before.unanswered, now);
-        self.memory.added += u64::from(prompt_tokens);
+        self.memory.added += i64::from(memory);
     }
 
     /// Seconds of prefill within about the last minute.
@@ -170,9 +172,19 @@ impl EngineModel {
         f64::from(in_flight.unanswered.min(self.lanes())) * self.lanes.share()
     }
 
-    /// Whether its memory takes this prompt without preempting others. True if its memory is
-    /// unknown.
-    pub(super) fn fits(&self, prompt_tokens: u32) -> bool {
+    /// A request ended that needed memory for `memory` tokens.
+    pub(super) fn freed(&mut self, memory: u32) {
+        self.memory.added -= i64::from(memory);
+    }
+
+    /// Whether it reports its memory.
+    pub(super) fn reports_memory(&self) -> bool {
+        self.memory.capacity.is_some() && self.memory.used.is_some()
+    }
+
+    /// Whether its memory takes `memory` more tokens without preempting others. True if its memory
+    /// is unknown.
+    pub(super) fn fits(&self, memory: u32) -> bool {
         let KvMemory {
             capacity,
             used,
@@ -181,9 +193,9 @@ impl EngineModel {
         let (Some(capacity), Some(used)) = (capacity, used) else {
             return true;
         };
-        let wanted = used + added + u64::from(prompt_tokens);
+        let used = used.saturating_add_signed(added);
         // An otherwise empty engine takes any prompt: no other request could be preempted.
-        used + added == 0 || wanted as f64 <= capacity as f64 * FULL
+        used == 0 || (used + u64::from(memory)) as f64 <= capacity as f64 * FULL
     }
 
     /// The engine's own figures, and our own count of what is in flight there.
@@ -199,7 +211,7 @@ impl EngineModel {
             .capacity
             .zip(usage)
             .map(|(capacity, usage)| (capacity as f64 * f64::from(usage)) as u64);
-        self.memory.added = ours.tokens;
+        self.memory.added = ours.tokens.cast_signed();
     }
 
     /// The size of its KV cache in tokens.

@@ -63,10 +63,7 @@ impl Scheduler {
             waited,
             ..
         } = request;
-        let need = RoomRequirement {
-            prompt: query.prompt_tokens,
-            waited,
-        };
+        let need = RoomRequirement { query, waited };
         let eligible = self.endpoints.eligible(model).ok()?;
         let queue = &self.requests.queue;
         let candidates =

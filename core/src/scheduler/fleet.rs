@@ -35,9 +35,9 @@ const OPTIMISM: f64 = 0.75;
 /// The work of a request at an endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PrefillWork {
-    /// Tokens of its prompt.
-    pub(super) prompt: u32,
-    /// Uncached ones among them.
+    /// Tokens of its prompt that need memory of their own: no running prompt has them.
+    pub(super) memory: u32,
+    /// Uncached tokens of its prompt.
     pub(super) uncached: u32,
     /// Its first byte comes with its last token, so that the end of its prefill has to be assumed.
     pub(super) non_streaming: bool,
@@ -195,7 +195,7 @@ impl Fleet {
 
     fn send(&mut self, key: LegKey, position: usize, work: PrefillWork, now: Duration) {
         let PrefillWork {
-            prompt,
+            memory,
             uncached,
             non_streaming,
         } = work;
@@ -208,7 +208,7 @@ impl Fleet {
                 now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
             self.silent.insert((due, key));
         }
-        self.engines[position].sent(prompt, f64::from(uncached) / fit.rate, before, now);
+        self.engines[position].sent(memory, f64::from(uncached) / fit.rate, before, now);
     }
 
     /// Assumes the due prompts to be computed whose first byte is not reported.
@@ -246,6 +246,11 @@ impl Fleet {
             self.recount(position, now);
         }
         Some(before)
+    }
+
+    /// A request ended at this position that needed memory for `memory` tokens.
+    pub(super) fn freed(&mut self, position: usize, memory: u32) {
+        self.engines[position].freed(memory);
     }
 
     /// An engine reported that `tokens` of this prompt were uncached.

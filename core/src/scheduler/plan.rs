@@ -218,7 +218,7 @@ impl Scheduler {
         let position = candidate.position as usize;
         let waited = now.saturating_sub(waiting.since);
         let need = RoomRequirement {
-            prompt: waiting.query.prompt_tokens,
+            query: &waiting.query,
             waited,
         };
         let has_room = self.endpoints.has_room(position, need, rules, now);

@@ -49,15 +49,15 @@ impl Scheduler {
     ) {
         let leg = leg.into();
         self.requests.queue.remove(leg.request);
-        let prompt = self
+        let memory = self
             .requests
             .metadata(leg.request)
-            .map_or(uncached, |metadata| metadata.query.prompt_tokens);
+            .map_or(uncached, |metadata| metadata.memory);
         if self.endpoints.started(
             leg,
             endpoint,
             PrefillWork {
-                prompt,
+                memory,
                 uncached,
                 non_streaming,
             },
@@ -116,12 +116,13 @@ impl Scheduler {
         let metadata = self.requests.ended(key);
         let main = released.as_ref().and_then(LedgerEntry::main);
         let position = main.and_then(|open| self.endpoints.position(open.endpoint));
-        if let (Some(position), Some(metadata), Some(cached)) =
-            (position, &metadata, ended.cached_tokens)
-        {
-            let prompt = ended.prompt_tokens.unwrap_or(metadata.query.prompt_tokens);
-            self.endpoints
-                .prefilled(position, key, prompt.saturating_sub(cached));
+        if let (Some(position), Some(metadata)) = (position, &metadata) {
+            self.endpoints.freed(position, metadata.memory);
+            if let Some(cached) = ended.cached_tokens {
+                let prompt = ended.prompt_tokens.unwrap_or(metadata.query.prompt_tokens);
+                self.endpoints
+                    .prefilled(position, key, prompt.saturating_sub(cached));
+            }
         }
         let calibration = position.and_then(|position| self.learn(position, metadata?, ended));
         if let (Some(position), Some(decoding), Some(tokens)) =
@@ -137,8 +138,13 @@ impl Scheduler {
     pub fn cancel(&mut self, key: RequestKey, now: Duration) -> (Option<LedgerEntry>, bool) {
         let waited = self.requests.queue.remove(key).is_some();
         let booking = self.endpoints.release(|ledger| ledger.cancel(key), now);
-        if booking.is_some() && !self.endpoints.ledger().has_request(key) {
-            self.requests.ended(key);
+        if let Some(booking) = &booking
+            && !self.endpoints.ledger().has_request(key)
+            && let Some(metadata) = self.requests.ended(key)
+            && let Some(open) = booking.main()
+            && let Some(position) = self.endpoints.position(open.endpoint)
+        {
+            self.endpoints.freed(position, metadata.memory);
         }
         (booking, waited)
     }

@@ -40,6 +40,8 @@ pub(super) struct RequestMetadata {
     pub(super) expectation: CacheExpectation,
     /// What was claimed of it for the engine's counters; `None` once its first byte came.
     pub(super) sent: Option<SentClaim>,
+    /// Tokens that it needs memory for at the booked endpoint.
+    pub(super) memory: u32,
 }
 
 /// The queue has no room for a request, and the fair share of its tenant is used.

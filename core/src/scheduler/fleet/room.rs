@@ -7,6 +7,7 @@ use crate::{
     load::Health,
     pick::{EligibleSet, NoEndpoint},
     policy::KvAware,
+    query::Query,
     scheduler::cost::{CandidateEndpoint, CandidateSet},
     snapshot::EndpointId,
 };
@@ -18,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The requirements of a request for room.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::scheduler) struct RoomRequirement {
-    /// Tokens of its prompt.
-    pub(in crate::scheduler) prompt: u32,
+pub(in crate::scheduler) struct RoomRequirement<'a> {
+    /// Its prompt.
+    pub(in crate::scheduler) query: &'a Query,
     /// How long it has been queued.
     pub(in crate::scheduler) waited: Duration,
 }
@@ -105,13 +106,25 @@ impl Fleet {
     pub(in crate::scheduler) fn has_room(
         &self,
         position: usize,
-        need: RoomRequirement,
+        need: RoomRequirement<'_>,
         rules: &KvAware,
         now: Duration,
     ) -> bool {
         let patience = PATIENCE.min(rules.queue.max_wait / 2);
         self.is_free(position, rules, now)
-            && (need.waited >= patience || self.engines[position].fits(need.prompt))
+            && (need.waited >= patience
+                || self.engines[position].fits(self.memory(position, need.query)))
+    }
+
+    /// Tokens for which a prompt needs memory of its own at this position: all but the beginning that
+    /// it shares with one of the prompts that run there. All of them where the engine reports no
+    /// memory, as then no one asks.
+    pub(in crate::scheduler) fn memory(&self, position: usize, query: &Query) -> u32 {
+        if !self.engines[position].reports_memory() {
+            return query.prompt_tokens;
+        }
+        let running = self.flights[position].requests;
+        query.prompt_tokens - self.caches.in_use(position, query, running)
     }
 
     /// Whether our own prompts begin there within the window.

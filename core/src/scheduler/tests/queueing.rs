@@ -230,3 +230,26 @@ fn a_pool_that_did_not_change_leaves_what_is_known_of_queued_requests() {
         "until the next plan"
     );
 }
+
+#[test]
+fn a_prompt_needs_no_memory_for_what_a_running_one_holds_and_frees_its_own_when_it_ends() {
+    let mut scheduler = scheduler(1);
+    scheduler.set_capacity(0, Some(10_000));
+    scheduler.set_sample(
+        0,
+        Some(EngineSample {
+            kv_usage: Some(0.0),
+            ..EngineSample::default()
+        }),
+    );
+    for request in 0..6 {
+        let at = ms(1_000 * request);
+        bound(schedule(&mut scheduler, request, &prompt(7, 4_000), at));
+        answer(&mut scheduler, request, ms(500), at + ms(500));
+    }
+    waits(&schedule(&mut scheduler, 9, &prompt(9, 6_400), ms(7_000)));
+    for request in 0..6 {
+        scheduler.finished(key(request), EngineUsage::default(), ms(7_100));
+    }
+    assert_eq!(dequeued(&mut scheduler, ms(7_100)), [(9, Some(0))]);
+}
