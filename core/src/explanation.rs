@@ -112,14 +112,14 @@ pub struct ExpectedCosts {
 /// How `kv-aware` weighed the candidates of one request.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QueueExplanation {
-    /// What waste is weighed with.
+    /// What waste is weighed with: the mean over the candidates.
     pub gamma: f32,
     /// Share of time in which the endpoints that may serve the request compute prompts, 0..=1.
     pub utilization: f32,
     /// Requests that wait, in the whole pool.
     pub queued_requests: usize,
-    /// Those of them that may be expected to go to the endpoints that may serve the request.
-    pub expected_requests: f32,
+    /// Those of them that wait for one of the candidates.
+    pub waiting_requests: u32,
     /// Whether the request would be bound at once.
     pub binds_now: bool,
     /// Every endpoint that may be chosen, the one with the least cost first.
@@ -145,6 +145,10 @@ pub struct CandidateCosts {
     pub ttft_s: f64,
     /// Prefill that another endpoint would be spared, at the mean rate.
     pub wasted_prefill_s: f64,
+    /// What waste is weighed with there.
+    pub gamma: f32,
+    /// Queued requests that wait for it: where each cost least when it was examined last.
+    pub queued_requests: u32,
     /// `ttft_s + gamma * wasted_prefill_s`, and a little for requests in flight.
     pub cost_s: f64,
     /// Prompts that it computes at once: independent schedulers behind its URL.

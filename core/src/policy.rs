@@ -295,21 +295,19 @@ impl PrefixCacheRules {
 // === KvAware ===
 
 impl KvAware {
-    /// Seconds of delay that a wasted second of prefill causes to all others: γ.
+    /// Seconds of delay that a wasted second of prefill causes to all requests to come: a part of γ.
     ///
-    /// Each request queued for that endpoint waits a second longer, and so does each that arrives
-    /// before it is idle again: `ρ / (1 − ρ)` in the mean, where ρ is the share of time in which
-    /// endpoints compute prompts (M/G/1). So waste costs nothing on an idle fleet and is out of the
-    /// question on a full one, without a number to tune.
+    /// Each request that arrives before the endpoint is idle again waits a second longer:
+    /// `ρ / (1 − ρ)` in the mean, where ρ is the share of time in which endpoints compute prompts
+    /// (M/G/1). So waste costs nothing on an idle fleet and is out of the question on a full one,
+    /// without a number to tune. Each request that is queued for the endpoint already adds
+    /// [`gamma_waiting`](Self::gamma_waiting) for each of its lanes.
     ///
-    /// `utilization` is ρ of the endpoints that may serve the request, `lanes` the number of prompts
-    /// that they compute at once, and `waiting` the queued requests that may be expected to go to
-    /// them.
+    /// `utilization` is ρ of the endpoints that may serve the request.
     #[must_use]
-    pub fn gamma(&self, utilization: f64, waiting: f64, lanes: u32) -> f64 {
+    pub fn gamma(&self, utilization: f64) -> f64 {
         let busy = utilization.clamp(0.0, Self::BUSIEST);
-        let queue = waiting / f64::from(lanes.max(1));
-        f64::from(self.gamma) * busy / (1.0 - busy) + f64::from(self.gamma_waiting) * queue
+        f64::from(self.gamma) * busy / (1.0 - busy)
     }
 
     /// Utilization above this counts as saturation; γ is 49 here.

@@ -57,7 +57,7 @@ mod utilization;
 
 pub use crate::estimate::CacheCounters;
 use bind::PendingBinding;
-use cost::{CandidateEndpoint, CostedPrompt, EndpointCost};
+use cost::{CandidateEndpoint, CostedPrompt, EndpointCost, WastePrice};
 use fleet::{Fleet, RoomRequirement};
 use lookup::CacheLookup;
 use queue::QueuedRequest;
@@ -287,13 +287,12 @@ impl Scheduler {
         let candidates =
             self.endpoints
                 .candidates(eligible, &query.exclude, queue.work(), draw, now);
-        let utilization = self.endpoints.utilization(eligible, now);
-        let gamma = rules.gamma(utilization, queue.expected_at(eligible), candidates.lanes());
+        let price = WastePrice::of(rules, self.endpoints.utilization(eligible, now));
         let prompt = CostedPrompt {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
         };
-        let ranking = candidates.ranking(prompt, gamma);
+        let ranking = candidates.ranking(prompt, price);
         let Some(cost) = ranking.first().copied() else {
             // No endpoint is up: the picker chooses among those that are not.
             return self.choose(request, &lookup, now);
@@ -312,9 +311,8 @@ impl Scheduler {
             query,
             lookup: &lookup,
             waited,
-            gamma,
         };
-        ScheduleOutcome::Bound(self.bind(pending, &candidates, &ranking, now))
+        ScheduleOutcome::Bound(self.bind(pending, &candidates, &ranking, price, now))
     }
 
     /// Queues a request whose cheapest endpoint has no room, in place of another one if the queue
@@ -390,7 +388,6 @@ impl Scheduler {
             query,
             lookup,
             waited,
-            gamma: 0.0,
         };
         self.pick(pending, model, now)
             .map_or_else(ScheduleOutcome::NoEndpoint, ScheduleOutcome::Bound)

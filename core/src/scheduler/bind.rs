@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Assignment, Scheduler,
-    cost::{CandidateSet, CostRanking, EndpointCost},
+    cost::{CandidateSet, CostRanking, EndpointCost, WastePrice},
     fleet::PrefillWork,
     lookup::CacheLookup,
     requests::RequestMetadata,
@@ -28,7 +28,6 @@ pub(super) struct PendingBinding<'a> {
     pub(super) query: &'a Query,
     pub(super) lookup: &'a CacheLookup,
     pub(super) waited: Duration,
-    pub(super) gamma: f64,
 }
 
 impl Scheduler {
@@ -38,6 +37,7 @@ impl Scheduler {
         pending: PendingBinding<'_>,
         candidates: &CandidateSet,
         ranking: &CostRanking,
+        price: WastePrice,
         now: Duration,
     ) -> Assignment {
         let PendingBinding {
@@ -45,7 +45,6 @@ impl Scheduler {
             query,
             lookup,
             waited,
-            gamma,
         } = pending;
         let (cost, candidate) = (ranking[0], candidates.candidates[ranking[0].candidate]);
         let ranked: SmallVec<[RankedEndpoint; MAX_RANKED]> = ranking
@@ -56,7 +55,7 @@ impl Scheduler {
             queue_delay: seconds(candidate.queue_delay),
             ttft: seconds(cost.finish),
             wasted_prefill: seconds(cost.wasted_prefill),
-            gamma: gamma as f32,
+            gamma: price.at(&candidate) as f32,
             runner_up: ranked.get(1).map(|second| second.endpoint),
         };
         let source = self.book(key, ranked[0], query, lookup, now);
@@ -88,7 +87,6 @@ impl Scheduler {
             query,
             lookup,
             waited,
-            ..
         } = pending;
         let hits = estimate::cache_hits(&lookup.estimates, self.pool());
         let Self {

@@ -4,13 +4,14 @@
 //! ```text
 //!   finish(k) = ahead(k) + base(k) + uncached(k) / rate(k)        when its first token would come out
 //!   waste(k)  = (uncached(k) − least uncached) / mean rate        prefill that another endpoint would be spared
-//!   cost(k)   = finish(k) + γ · waste(k)
+//!   cost(k)   = finish(k) + γ(k) · waste(k)
+//!   γ(k)      = ρ / (1 − ρ) + queued for k / lanes of k           what a wasted second at k delays
 //! ```
 //!
 //! The request goes to the endpoint with the least cost. So an endpoint without the prompt's cache
-//! gets it only if it is done sooner by γ times the work that this wastes
-//! ([`KvAware::gamma`](crate::policy::KvAware::gamma)), and a slow endpoint is left alone while a
-//! fast one will be done sooner. Waste is valued at the mean rate of all: a second of a slow
+//! gets it only if it is done sooner by γ times the work that this wastes ([`WastePrice`]), and a
+//! slow endpoint is left alone while a fast one will be done sooner. A second that is wasted at one
+//! endpoint delays those who use that one: requests that are queued for another do not count. Waste is valued at the mean rate of all: a second of a slow
 //! endpoint is worth less than one of a fast one. Among equals the one wins with fewer requests in
 //! flight, as each decoding request slows the next prefill down a little, and with less prefill
 //! lately, as its cache has the oldest content to lose.
@@ -19,7 +20,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::{estimate::PositionHits, query::MAX_RANKED};
+use crate::{estimate::PositionHits, policy::KvAware, query::MAX_RANKED};
 
 /// Seconds that one more request in flight is worth: only decides between equals.
 const PER_REQUEST: f64 = 1e-3;
@@ -38,6 +39,8 @@ pub(super) struct CandidateEndpoint {
     /// Seconds until a prompt that is sent now begins, those included who wait for it and go
     /// before.
     pub(super) queue_delay: f64,
+    /// Requests that are queued for it, for each of its lanes.
+    pub(super) waiting: f64,
     /// Seconds that any prompt takes.
     pub(super) base: f64,
     /// Seconds per uncached token, in one lane.
@@ -48,8 +51,6 @@ pub(super) struct CandidateEndpoint {
 #[derive(Clone, Debug, Default)]
 pub(super) struct CandidateSet {
     pub(super) candidates: Vec<CandidateEndpoint>,
-    /// Prompts that they compute at once.
-    lanes: u32,
     /// Seconds per token at the mean rate.
     mean_per_token: f64,
 }
@@ -59,6 +60,15 @@ pub(super) struct CandidateSet {
 pub(super) struct CostedPrompt<'a> {
     pub(super) tokens: u32,
     pub(super) hits: &'a PositionHits,
+}
+
+/// What a second of wasted prefill costs all others: γ, by the endpoint where it is wasted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct WastePrice {
+    /// For those who will come.
+    pub(super) coming: f64,
+    /// For each request that is queued for a lane.
+    pub(super) waiting: f64,
 }
 
 /// What a request costs on one endpoint.
@@ -79,11 +89,27 @@ pub(super) struct EndpointCost {
 /// The least costs, the least first.
 pub(super) type CostRanking = SmallVec<[EndpointCost; MAX_RANKED]>;
 
+// === WastePrice ===
+
+impl WastePrice {
+    /// At a utilization ρ, 0..=1, of the endpoints that may serve the request.
+    pub(super) fn of(rules: &KvAware, utilization: f64) -> Self {
+        Self {
+            coming: rules.gamma(utilization),
+            waiting: rules.gamma_waiting.into(),
+        }
+    }
+
+    /// γ at this endpoint.
+    pub(super) fn at(self, candidate: &CandidateEndpoint) -> f64 {
+        self.coming + self.waiting * candidate.waiting
+    }
+}
+
 // === CandidateSet ===
 
 impl CandidateSet {
-    /// Of candidates that compute `lanes` prompts at once together.
-    pub(super) fn new(candidates: Vec<CandidateEndpoint>, lanes: u32) -> Self {
+    pub(super) fn new(candidates: Vec<CandidateEndpoint>) -> Self {
         let rates: f64 = candidates
             .iter()
             .map(|candidate| 1.0 / candidate.per_token)
@@ -95,18 +121,12 @@ impl CandidateSet {
         };
         Self {
             candidates,
-            lanes,
             mean_per_token,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.candidates.len()
-    }
-
-    /// Prompts that the candidates compute at once.
-    pub(super) const fn lanes(&self) -> u32 {
-        self.lanes
     }
 
     /// Updates the candidate at its position, if it is in the set.
@@ -120,9 +140,9 @@ impl CandidateSet {
     }
 
     /// Where the request costs least; empty when there are no candidates.
-    pub(super) fn ranking(&self, prompt: CostedPrompt<'_>, gamma: f64) -> CostRanking {
+    pub(super) fn ranking(&self, prompt: CostedPrompt<'_>, price: WastePrice) -> CostRanking {
         let mut ranking = CostRanking::new();
-        self.for_each(prompt, gamma, |cost| {
+        self.for_each(prompt, price, |cost| {
             if ranking.len() < MAX_RANKED || cost.total < ranking[MAX_RANKED - 1].total {
                 ranking.truncate(MAX_RANKED - 1);
                 let place = ranking.partition_point(|other| other.total <= cost.total);
@@ -136,28 +156,25 @@ impl CandidateSet {
     pub(super) fn for_each(
         &self,
         prompt: CostedPrompt<'_>,
-        gamma: f64,
+        price: WastePrice,
         mut each: impl FnMut(EndpointCost),
     ) {
         let most = self.most_cached(prompt.hits);
         self.stretches(prompt.hits, |stretch, cached| {
             let uncached = f64::from(prompt.tokens.saturating_sub(cached));
             let wasted_prefill = f64::from(most.saturating_sub(cached)) * self.mean_per_token;
-            for (
-                candidate,
-                &CandidateEndpoint {
+            for (candidate, endpoint) in stretch.clone().zip(&self.candidates[stretch]) {
+                let &CandidateEndpoint {
                     in_flight,
                     recent_prefill,
                     queue_delay,
                     base,
                     per_token,
                     ..
-                },
-            ) in stretch.clone().zip(&self.candidates[stretch])
-            {
+                } = endpoint;
                 let finish = queue_delay + base + uncached * per_token;
                 let total = finish
-                    + gamma * wasted_prefill
+                    + price.at(endpoint) * wasted_prefill
                     + PER_REQUEST * f64::from(in_flight)
                     + PER_SECOND * recent_prefill;
                 each(EndpointCost {
@@ -234,7 +251,14 @@ mod tests {
             ..CandidateEndpoint::default()
         };
         let candidates = queue_delay.iter().enumerate().map(candidate);
-        CandidateSet::new(candidates.collect(), queue_delay.len() as u32)
+        CandidateSet::new(candidates.collect())
+    }
+
+    fn price(coming: f64) -> WastePrice {
+        WastePrice {
+            coming,
+            waiting: 1.0,
+        }
     }
 
     fn cheapest(candidates: &CandidateSet, tokens: u32, hits: &[(u32, u32)], gamma: f64) -> usize {
@@ -243,7 +267,7 @@ mod tests {
                 tokens,
                 hits: &hits.into(),
             },
-            gamma,
+            price(gamma),
         )[0]
         .candidate
     }
@@ -270,6 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn waste_is_dear_where_requests_wait_and_nowhere_else() {
+        let mut candidates = candidates(&[0.5, 0.0]);
+        candidates.candidates[0].waiting = 40.0;
+        assert_eq!(
+            cheapest(&candidates, 9_000, &[(0, 3_000)], 0.0),
+            1,
+            "those forty wait for the other one"
+        );
+        candidates.candidates[1].waiting = 1.0;
+        assert_eq!(cheapest(&candidates, 9_000, &[(0, 3_000)], 0.0), 0);
+    }
+
+    #[test]
     fn a_slow_endpoint_is_left_alone_while_a_fast_one_will_be_done_sooner() {
         let mut candidates = candidates(&[1.0, 0.0]);
         candidates.candidates[1].per_token *= 2.5;
@@ -293,7 +330,7 @@ mod tests {
                         tokens: 1,
                         hits: &PositionHits::new()
                     },
-                    1.0
+                    price(1.0)
                 )
                 .is_empty()
         );
@@ -313,13 +350,13 @@ mod tests {
             let lookup: PositionHits = hits.iter().map(|(position, cached)| (*position, *cached)).collect();
             let prompt = CostedPrompt { tokens: 6_000, hits: &lookup };
             let mut costs = Vec::new();
-            candidates.for_each(prompt, 1.5, |cost| costs.push(cost));
+            candidates.for_each(prompt, price(1.5), |cost| costs.push(cost));
             let cached: Vec<u32> = positions.iter().map(|position| hits.get(position).copied().unwrap_or(0)).collect();
             prop_assert_eq!(costs.iter().map(|cost| cost.cached).collect::<Vec<_>>(), cached);
             prop_assert!(costs.iter().map(|cost| cost.candidate).eq(0..positions.len()));
             costs.sort_by(|one, other| one.total.total_cmp(&other.total));
             costs.truncate(MAX_RANKED);
-            prop_assert_eq!(candidates.ranking(prompt, 1.5).to_vec(), costs);
+            prop_assert_eq!(candidates.ranking(prompt, price(1.5)).to_vec(), costs);
         }
     }
 }

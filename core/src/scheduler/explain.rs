@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     ScheduleRequest, Scheduler,
-    cost::{CandidateEndpoint, CostedPrompt, EndpointCost},
+    cost::{CandidateEndpoint, CostedPrompt, EndpointCost, WastePrice},
     fleet::RoomRequirement,
 };
 use crate::{
@@ -70,15 +70,14 @@ impl Scheduler {
             self.endpoints
                 .candidates(eligible, &query.exclude, queue.work(), 0.0, now);
         let utilization = self.endpoints.utilization(eligible, now);
-        let expected = queue.expected_at(eligible);
-        let gamma = rules.gamma(utilization, expected, candidates.lanes());
+        let price = WastePrice::of(&rules, utilization);
         let mut costs: Vec<EndpointCost> = Vec::with_capacity(candidates.len());
         candidates.for_each(
             CostedPrompt {
                 tokens: query.prompt_tokens,
                 hits: &lookup.hits,
             },
-            gamma,
+            price,
             |cost| costs.push(cost),
         );
         costs.sort_by(|one, other| one.total.total_cmp(&other.total));
@@ -87,7 +86,7 @@ impl Scheduler {
             let has_room = self
                 .endpoints
                 .has_room(candidate.position as usize, need, &rules, now);
-            self.candidate_costs(&candidate, cost, lookup, has_room)
+            self.candidate_costs(&candidate, cost, price, lookup, has_room)
         });
         let candidates: Vec<CandidateCosts> = explained.collect();
         let wanted = |weighed: &CandidateCosts| {
@@ -100,10 +99,10 @@ impl Scheduler {
                 .first()
                 .is_some_and(|first| first.has_room && !wanted(first));
         Some(QueueExplanation {
-            gamma: gamma as f32,
+            gamma: mean(candidates.iter().map(|one| one.gamma)),
             utilization: utilization as f32,
             queued_requests: queue.len(),
-            expected_requests: expected as f32,
+            waiting_requests: candidates.iter().map(|one| one.queued_requests).sum(),
             binds_now: binds,
             candidates,
         })
@@ -114,6 +113,7 @@ impl Scheduler {
         &self,
         candidate: &CandidateEndpoint,
         cost: &EndpointCost,
+        price: WastePrice,
         lookup: &super::CacheLookup,
         has_room: bool,
     ) -> CandidateCosts {
@@ -130,6 +130,8 @@ impl Scheduler {
             queue_delay_s: candidate.queue_delay,
             ttft_s: cost.finish,
             wasted_prefill_s: cost.wasted_prefill,
+            gamma: price.at(candidate) as f32,
+            queued_requests: self.requests.queue.work().at(position).waiting,
             cost_s: cost.total,
             lanes: self.endpoints.engine(position).lanes(),
             rate: 1.0 / candidate.per_token,
@@ -137,4 +139,10 @@ impl Scheduler {
             has_room,
         }
     }
+}
+
+/// The mean; 0 of nothing.
+fn mean(values: impl ExactSizeIterator<Item = f32>) -> f32 {
+    let count = values.len().max(1) as f32;
+    values.sum::<f32>() / count
 }

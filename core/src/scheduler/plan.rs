@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 use super::{
     Dequeued, QueueExit, QueuedRequest, Scheduler,
     bind::PendingBinding,
-    cost::{CandidateSet, CostedPrompt},
+    cost::{CandidateSet, CostedPrompt, WastePrice},
     fleet::RoomRequirement,
     queue::MAX_SETS,
 };
@@ -47,7 +47,7 @@ struct ExaminedSet {
     eligible: Arc<EligibleSet>,
     /// Of a request that excludes no endpoint. Updated where something changes.
     candidates: CandidateSet,
-    utilization: f64,
+    price: WastePrice,
 }
 
 /// One request of a pass.
@@ -130,28 +130,36 @@ impl Scheduler {
         let moment = PassMoment { rules, draw, now };
         let examined = turns.into_iter().map(|eligible| ExaminedSet {
             candidates: self.candidates(&eligible, &[], moment),
-            utilization: self.endpoints.utilization(&eligible, now),
+            price: WastePrice::of(rules, self.endpoints.utilization(&eligible, now)),
             eligible,
         });
         let mut examined: SmallVec<[ExaminedSet; MAX_SETS]> = examined.collect();
         let mut claimed = ClaimedPositions::new();
         for (place, entry) in order.iter().enumerate() {
-            let Some(mut waiting) = self.requests.queue.check_out(entry.key) else {
+            let Some((mut waiting, before)) = self.requests.queue.check_out(entry.key) else {
                 continue;
             };
+            if let Some(before) = before {
+                self.update(&mut examined, before as usize, now);
+            }
             self.refresh(&mut waiting, now);
             let head = waiting.query.blocks.first().copied();
             let set = &examined[entry.set];
             let (changed, bound) = self.place(waiting, set, &mut claimed, moment, dequeued);
             let Some(position) = changed else { continue };
-            let queued = self.requests.queue.work()[position];
-            let candidate = self.endpoints.candidate(position, queued, now);
-            for set in &mut examined {
-                set.candidates.update(candidate);
-            }
+            self.update(&mut examined, position, now);
             if bound {
                 self.refresh_neighbors(&order[place + 1..], head, position);
             }
+        }
+    }
+
+    /// Something changed at a position.
+    fn update(&self, examined: &mut [ExaminedSet], position: usize, now: Duration) {
+        let queued = self.requests.queue.work().at(position);
+        let candidate = self.endpoints.candidate(position, queued, now);
+        for set in examined {
+            set.candidates.update(candidate);
         }
     }
 
@@ -201,14 +209,11 @@ impl Scheduler {
         let exclude = &waiting.query.exclude;
         let own = (!exclude.is_empty()).then(|| self.candidates(&set.eligible, exclude, moment));
         let candidates = own.as_ref().unwrap_or(&set.candidates);
-        let queue = &self.requests.queue;
-        let expected = queue.expected_at(&set.eligible);
-        let gamma = rules.gamma(set.utilization, expected, candidates.lanes());
         let prompt = CostedPrompt {
             tokens: waiting.query.prompt_tokens,
             hits: &waiting.lookup.hits,
         };
-        let ranking = candidates.ranking(prompt, gamma);
+        let ranking = candidates.ranking(prompt, set.price);
         let Some(cost) = ranking.first().copied() else {
             self.requests.queue.discard(&waiting);
             self.try_anyone(&waiting, now, dequeued);
@@ -237,9 +242,8 @@ impl Scheduler {
             query: &waiting.query,
             lookup: &waiting.lookup,
             waited,
-            gamma,
         };
-        let binding = self.bind(pending, candidates, &ranking, now);
+        let binding = self.bind(pending, candidates, &ranking, set.price, now);
         dequeued.push(Dequeued {
             key: waiting.key,
             exit: QueueExit::Bound(binding),
@@ -267,7 +271,6 @@ impl Scheduler {
             query: &waiting.query,
             lookup: &lookup,
             waited,
-            gamma: 0.0,
         };
         let end = self
             .pick(pending, waiting.model.as_deref(), now)

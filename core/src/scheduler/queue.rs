@@ -11,8 +11,8 @@
 //! Bounded by count, bytes and time; removal takes constant time at any place. When the queue is
 //! full, the tenant with the most requests loses one in favor of those with less.
 //!
-//! Invariants: a set without queued requests has no queue; [`QueuedWork`] and [`QueueSpread`] are
-//! the sums over the requests that are queued.
+//! Invariants: a set without queued requests has no queue; [`QueuedWork`] is the sum over the requests
+//! that are queued.
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map, hash_map::Entry},
@@ -32,14 +32,12 @@ use crate::{
 
 mod request;
 mod set_queue;
-mod spread;
 mod work;
 
 pub(super) use request::QueuedRequest;
 use request::UrgencyEntry;
 use set_queue::SetQueue;
-use spread::QueueSpread;
-use work::QueuedWork;
+pub(super) use work::{QueuedDemand, QueuedWork};
 
 /// Sets that are examined in one plan at most, and those that are looked at for it. When there are
 /// more, they take turns.
@@ -58,7 +56,6 @@ pub(super) struct RequestQueue {
     /// No request reaches its time limit before.
     earliest: Duration,
     work: QueuedWork,
-    spread: QueueSpread,
     /// The set that was looked at last.
     turn: Option<EligibleSetId>,
 }
@@ -82,7 +79,6 @@ impl RequestQueue {
             bytes: 0,
             earliest: Duration::MAX,
             work: QueuedWork::none(endpoints),
-            spread: QueueSpread::none(endpoints),
             turn: None,
         }
     }
@@ -116,19 +112,14 @@ impl RequestQueue {
         self.bytes
     }
 
-    /// Seconds of queued work by position, as [`QueuedWork`] defines it.
-    pub(super) fn work(&self) -> &[f64] {
-        self.work.seconds()
+    /// What is queued for each endpoint.
+    pub(super) fn work(&self) -> &QueuedWork {
+        &self.work
     }
 
-    /// Whether a queued request costs least at this position.
+    /// Whether a queued request that counts as work costs least at this position.
     pub(super) fn is_wanted(&self, position: usize) -> bool {
-        self.work.is_wanted(position)
-    }
-
-    /// The queued requests that may be expected to go to endpoints of this set.
-    pub(super) fn expected_at(&self, eligible: &EligibleSet) -> f64 {
-        self.spread.expected(eligible)
+        self.work.at(position).requests > 0
     }
 
     /// Whether one more fits.
@@ -183,15 +174,20 @@ impl RequestQueue {
 
     /// Removes a request; `None` if it is not queued.
     pub(super) fn remove(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
-        let waiting = self.check_out(key)?;
+        let (waiting, _) = self.check_out(key)?;
         self.discard(&waiting);
         Some(waiting)
     }
 
-    /// Checks a request out. It keeps its place until it is checked in or discarded.
-    pub(super) fn check_out(&mut self, key: RequestKey) -> Option<Box<QueuedRequest>> {
+    /// Checks a request out, with the position that it waited for. It keeps its place until it is
+    /// checked in or discarded, and waits for no endpoint meanwhile.
+    pub(super) fn check_out(
+        &mut self,
+        key: RequestKey,
+    ) -> Option<(Box<QueuedRequest>, Option<u32>)> {
         let QueuePlace { set, at } = *self.places.get(&key)?;
-        self.sets.get_mut(&set)?.waiting[at as usize].take()
+        let queue = self.sets.get_mut(&set)?;
+        queue.check_out(at as usize, &mut self.work)
     }
 
     /// Checks a request in again, with its present urgency. It costs least at the position `wanted`.
@@ -218,9 +214,6 @@ impl RequestQueue {
         }
         if queue.get().ranks.is_empty() {
             queue.remove();
-        }
-        if let Some(eligible) = &waiting.eligible {
-            self.spread.remove(eligible);
         }
         self.bytes -= waiting.query.prompt_bytes;
         if let Entry::Occupied(mut count) = self.tenants.entry(rank.tenant) {
@@ -323,15 +316,9 @@ impl RequestQueue {
         self.earliest = self.earliest.min(waiting.until);
         let tenant = waiting.query.tenant.unwrap_or_default();
         *self.tenants.entry(tenant).or_default() += 1;
-        if let Some(position) = wanted {
-            self.work.add(position, waiting.service);
-        }
-        if let Some(eligible) = &waiting.eligible {
-            self.spread.add(eligible);
-        }
         let queue = self.sets.entry(set);
         let queue = queue.or_insert_with(|| SetQueue::new(waiting.eligible.clone()));
-        let at = queue.push(waiting, wanted);
+        let at = queue.push(waiting, wanted, &mut self.work);
         self.places.insert(key, QueuePlace { set, at });
     }
 

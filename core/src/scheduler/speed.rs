@@ -208,7 +208,7 @@ mod tests {
         rng::SeededRng,
     };
 
-    const NOBODY: RequestKey = RequestKey {
+    const REQUEST: RequestKey = RequestKey {
         proxy: ProxyId(0),
         request: RequestId(0),
     };
@@ -224,7 +224,7 @@ mod tests {
         for tokens in prompts {
             let ttft = 20 * MS + Duration::from_secs_f64(f64::from(tokens) / rate);
             *now += ttft + 5 * MS;
-            prefill.answered(NOBODY, *now, ttft, tokens);
+            prefill.answered(REQUEST, *now, ttft, tokens);
         }
     }
 
@@ -260,7 +260,7 @@ mod tests {
         // All at once: the last one waits for all others.
         for tokens in prompts(2, 12) {
             now += Duration::from_secs_f64(f64::from(tokens) / 8_000.0);
-            prefill.answered(NOBODY, now, now, tokens);
+            prefill.answered(REQUEST, now, now, tokens);
         }
         assert!(
             (rate(&prefill) / 8_000.0 - 1.0).abs() < 0.05,
@@ -324,7 +324,7 @@ mod tests {
                 now += step;
             }
             left -= tokens;
-            prefill.answered(NOBODY, now, 3 * step, tokens as u32);
+            prefill.answered(REQUEST, now, 3 * step, tokens as u32);
         }
         assert!(
             (6_000.0..25_000.0).contains(&rate(&prefill)),
@@ -340,7 +340,7 @@ mod tests {
             let ordinary = |seed| prompts(seed, 30).map(|tokens| 200 + tokens % 2_000);
             serve(&mut prefill, &mut now, 8_000.0, ordinary(8));
             now += ttft;
-            prefill.answered(NOBODY, now, ttft, 32_000);
+            prefill.answered(REQUEST, now, ttft, 32_000);
             serve(&mut prefill, &mut now, 8_000.0, ordinary(9).take(6));
             assert!(
                 (rate(&prefill) / 8_000.0 - 1.0).abs() < 0.05,
@@ -356,7 +356,7 @@ mod tests {
         for tokens in prompts(10, 3_000) {
             let tokens = 4 + tokens % 8;
             now += Duration::from_secs_f64(f64::from(tokens) / 8_000.0);
-            prefill.answered(NOBODY, now, 5 * MS, tokens);
+            prefill.answered(REQUEST, now, 5 * MS, tokens);
         }
         assert!(
             (rate(&prefill) / 8_000.0 - 1.0).abs() < 0.25,
@@ -371,7 +371,7 @@ mod tests {
         for (request, tokens) in (0..).zip(prompts(11, 24)) {
             let request = RequestKey {
                 request: RequestId(request),
-                ..NOBODY
+                ..REQUEST
             };
             let ttft = 20 * MS + Duration::from_secs_f64(f64::from(tokens) / 8_000.0);
             now += ttft + 5 * MS;
@@ -454,7 +454,7 @@ mod tests {
                     (tokens as u32, Duration::from_secs_f64(seconds))
                 };
                 now += ttft + 5 * MS;
-                prefill.answered(NOBODY, now, ttft, tokens);
+                prefill.answered(REQUEST, now, ttft, tokens);
             }
             prop_assert!((6_000.0..10_000.0).contains(&rate(&prefill)), "{}", rate(&prefill));
         }
@@ -466,7 +466,7 @@ mod tests {
             let (mut prefill, mut now) = (PrefillSpeed::default(), Duration::ZERO);
             for (gap, ttft, tokens) in answers {
                 now += Duration::from_micros(gap);
-                prefill.answered(NOBODY, now, Duration::from_micros(ttft), tokens);
+                prefill.answered(REQUEST, now, Duration::from_micros(ttft), tokens);
             }
             if let Some(PrefillFit { base, rate }) = prefill.fit(PrefillFit::prior(8_000.0)) {
                 prop_assert!(base.is_finite() && base >= 0.0);

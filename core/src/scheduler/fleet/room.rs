@@ -8,7 +8,10 @@ use crate::{
     pick::{EligibleSet, NoEndpoint},
     policy::KvAware,
     query::Query,
-    scheduler::cost::{CandidateEndpoint, CandidateSet},
+    scheduler::{
+        cost::{CandidateEndpoint, CandidateSet},
+        queue::{QueuedDemand, QueuedWork},
+    },
     snapshot::EndpointId,
 };
 
@@ -56,12 +59,12 @@ impl Fleet {
     /// The endpoints of `eligible` that may be chosen for a request and are up, or warm up and take
     /// their turn by `draw`.
     ///
-    /// `queued` has the seconds of queued work per position.
+    /// `queued` is what is queued for each position.
     pub(in crate::scheduler) fn candidates(
         &self,
         eligible: &EligibleSet,
         exclude: &[EndpointId],
-        queued: &[f64],
+        queued: &QueuedWork,
         draw: f32,
         now: Duration,
     ) -> CandidateSet {
@@ -71,19 +74,14 @@ impl Fleet {
             .positions()
             .filter(|&position| self.loads[position].health.admits(draw));
         let chosen = chosen.filter(|&position| exclude.is_empty() || !tried(position));
-        let mut lanes = 0;
-        let candidates = chosen.map(|position| {
-            lanes += self.engines[position].lanes();
-            self.candidate(position, queued[position], now)
-        });
-        let candidates = candidates.collect();
-        CandidateSet::new(candidates, lanes)
+        let candidates = chosen.map(|position| self.candidate(position, queued.at(position), now));
+        CandidateSet::new(candidates.collect())
     }
 
     pub(in crate::scheduler) fn candidate(
         &self,
         position: usize,
-        queued: f64,
+        queued: QueuedDemand,
         now: Duration,
     ) -> CandidateEndpoint {
         let (engine, flight) = (&self.engines[position], self.flights[position]);
@@ -92,7 +90,9 @@ impl Fleet {
             position: position as u32,
             in_flight: flight.requests,
             recent_prefill: engine.recent_prefill(),
-            queue_delay: engine.queue_delay(flight, fit, now) + queued * engine.lane_share(),
+            queue_delay: engine.queue_delay(flight, fit, now)
+                + queued.seconds * engine.lane_share(),
+            waiting: f64::from(queued.waiting) * engine.lane_share(),
             base: fit.base,
             per_token: 1.0 / fit.rate,
         }

@@ -23,6 +23,9 @@ pub(super) struct SetQueue {
     /// Parallel: the position where each cost least when it was examined, or [`NOWHERE`] while it
     /// does not count as queued work.
     wanted: Vec<u32>,
+    /// Parallel: the position that each waits for, or [`NOWHERE`] while it is checked out or was not
+    /// examined since the pool changed.
+    waits_for: Vec<u32>,
 }
 
 impl SetQueue {
@@ -32,14 +35,25 @@ impl SetQueue {
             waiting: Vec::new(),
             ranks: Vec::new(),
             wanted: Vec::new(),
+            waits_for: Vec::new(),
         }
     }
 
-    /// Adds a request that counts at the position `wanted`; returns its place.
-    pub(super) fn push(&mut self, waiting: Box<QueuedRequest>, wanted: Option<u32>) -> u32 {
+    /// Adds a request that costs least at the position `wanted`; returns its place.
+    pub(super) fn push(
+        &mut self,
+        waiting: Box<QueuedRequest>,
+        wanted: Option<u32>,
+        work: &mut QueuedWork,
+    ) -> u32 {
+        if let Some(position) = wanted {
+            work.add(position, waiting.service);
+            work.wait(position);
+        }
         self.ranks.push(UrgencyEntry::of(&waiting));
         self.waiting.push(Some(waiting));
         self.wanted.push(wanted.unwrap_or(NOWHERE));
+        self.waits_for.push(wanted.unwrap_or(NOWHERE));
         self.ranks.len() as u32 - 1
     }
 
@@ -51,13 +65,27 @@ impl SetQueue {
         work: &mut QueuedWork,
     ) -> (UrgencyEntry, Option<RequestKey>) {
         self.uncount(place, work);
+        self.wait_no_more(place, work);
         self.waiting.swap_remove(place);
         self.wanted.swap_remove(place);
+        self.waits_for.swap_remove(place);
         let rank = self.ranks.swap_remove(place);
         (rank, self.ranks.get(place).map(|rank| rank.key))
     }
 
-    /// A request returns to its place, with its present urgency, and counts at the position
+    /// Checks a request out, which waits for no endpoint until it returns. Returns the position that
+    /// it waited for, too.
+    pub(super) fn check_out(
+        &mut self,
+        place: usize,
+        work: &mut QueuedWork,
+    ) -> Option<(Box<QueuedRequest>, Option<u32>)> {
+        let waiting = self.waiting[place].take()?;
+        let position = self.wait_no_more(place, work);
+        Some((waiting, position))
+    }
+
+    /// A request returns to its place, with its present urgency, and costs least at the position
     /// `wanted`.
     pub(super) fn check_in(
         &mut self,
@@ -69,6 +97,9 @@ impl SetQueue {
         self.uncount(place, work);
         let rank = UrgencyEntry::of(&waiting);
         work.add(wanted, rank.service);
+        self.wait_no_more(place, work);
+        work.wait(wanted);
+        self.waits_for[place] = wanted;
         (self.ranks[place], self.wanted[place]) = (rank, wanted);
         self.waiting[place] = Some(waiting);
     }
@@ -88,6 +119,14 @@ impl SetQueue {
         if wanted != NOWHERE {
             work.remove(wanted, self.ranks[place].service);
         }
+    }
+
+    fn wait_no_more(&mut self, place: usize, work: &mut QueuedWork) -> Option<u32> {
+        let position = std::mem::replace(&mut self.waits_for[place], NOWHERE);
+        (position != NOWHERE).then(|| {
+            work.wait_no_more(position);
+            position
+        })
     }
 
     /// The `most` most urgent requests with their urgency, the most urgent first.

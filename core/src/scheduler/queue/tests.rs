@@ -147,14 +147,14 @@ proptest! {
 
     /// Against the definitions, request by request.
     #[test]
-    fn queued_work_and_spread_are_the_sums_over_what_is_queued(
+    fn queued_work_and_waiting_are_the_sums_over_what_is_queued(
         steps in proptest::collection::vec((0u64..12, 0usize..3, 0u32..4, 1u32..9, 0u32..6), 1..100),
     ) {
         let others = [None, Some(vec![0, 1]), Some(vec![1, 2, 3])];
         let (sets, ids) = EligibleSets::new(0..4, others.into_iter());
         let mut queue = RequestQueue::new(4);
-        // By request: the index of its set, its service, and where it counts.
-        let mut model: BTreeMap<u64, (usize, f64, Option<u32>)> = BTreeMap::new();
+        // By request: the index of its set, its service, where it counts, and what it waits for.
+        let mut model: BTreeMap<u64, (usize, f64, Option<u32>, u32)> = BTreeMap::new();
         for (request, set, wanted, service, kind) in steps {
             let service = f64::from(service);
             match kind {
@@ -163,12 +163,12 @@ proptest! {
                 }
                 1 => {
                     let order = queue.examine(ids[set], 3, Duration::ZERO);
-                    model.values_mut().filter(|(of, ..)| *of == set).for_each(|(.., at)| *at = None);
+                    model.values_mut().filter(|(of, ..)| *of == set).for_each(|(_, _, at, _)| *at = None);
                     for (_, key) in order {
-                        let waiting = queue.check_out(key).expect("it is queued");
-                        let (of, seconds, at) = model.get_mut(&key.request.0).expect("it is queued");
-                        prop_assert_eq!(*of, set);
-                        (*seconds, *at) = (waiting.service, Some(wanted));
+                        let (waiting, waited_for) = queue.check_out(key).expect("it is queued");
+                        let (of, seconds, at, waits_for) = model.get_mut(&key.request.0).expect("it is queued");
+                        prop_assert_eq!((*of, Some(*waits_for)), (set, waited_for));
+                        (*seconds, *at, *waits_for) = (waiting.service, Some(wanted), wanted);
                         queue.check_in(waiting, wanted);
                     }
                 }
@@ -176,24 +176,16 @@ proptest! {
                     let mut waiting = waiting(request, 0, service, Query::default());
                     waiting.eligible = Some(Arc::clone(sets.get(ids[set])));
                     queue.push(waiting, wanted);
-                    model.insert(request, (set, service, Some(wanted)));
+                    model.insert(request, (set, service, Some(wanted), wanted));
                 }
             }
             for position in 0..4u32 {
-                let there = model.values().filter(|(_, _, at)| *at == Some(position));
+                let there = model.values().filter(|(_, _, at, _)| *at == Some(position));
                 prop_assert_eq!(queue.is_wanted(position as usize), there.clone().next().is_some());
-                let seconds: f64 = there.map(|(_, service, _)| service).sum();
-                prop_assert!((queue.work()[position as usize] - seconds).abs() < 1e-9);
-            }
-            for &id in &ids {
-                let set = sets.get(id);
-                let part = |of: usize| {
-                    let own = sets.get(ids[of]);
-                    let shared = own.positions().filter(|at| set.contains(*at)).count();
-                    shared as f64 / own.len() as f64
-                };
-                let expected: f64 = model.values().map(|(of, ..)| part(*of)).sum();
-                prop_assert!((queue.expected_at(set) - expected).abs() < 1e-9);
+                let seconds: f64 = there.map(|(_, service, ..)| service).sum();
+                prop_assert!((queue.work().at(position as usize).seconds - seconds).abs() < 1e-9);
+                let waiting = model.values().filter(|(.., waits_for)| *waits_for == position);
+                prop_assert_eq!(queue.work().at(position as usize).waiting as usize, waiting.count());
             }
         }
     }

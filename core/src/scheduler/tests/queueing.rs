@@ -253,3 +253,26 @@ fn a_prompt_needs_no_memory_for_what_a_running_one_holds_and_frees_its_own_when_
     }
     assert_eq!(dequeued(&mut scheduler, ms(7_100)), [(9, Some(0))]);
 }
+
+#[test]
+fn requests_that_wait_for_one_endpoint_do_not_keep_others_from_an_idle_one() {
+    let mut scheduler = scheduler(2);
+    // A long prefix that all share is cached at one endpoint, and forty of them come at once.
+    let (home, _) = bound(schedule(&mut scheduler, 1, &prompt(7, 4_000), ms(0)));
+    answer(&mut scheduler, 1, ms(500), ms(500));
+    let shared = |request: u64| {
+        let mut query = prompt(7, 4_000);
+        let own = (0..8).map(|block| crate::hash::hash_mix(1_000 + request, block));
+        query.blocks = query.blocks.iter().copied().chain(own).collect();
+        query.prompt_tokens += 8 * BLOCK;
+        query.prompt_bytes += u64::from(4 * 8 * BLOCK);
+        query
+    };
+    let elsewhere = |outcome: ScheduleOutcome| match outcome {
+        ScheduleOutcome::Bound(binding) => binding.choice.ranked[0].endpoint.0 != home,
+        _ => false,
+    };
+    let moved = (2..42)
+        .filter(|&request| elsewhere(schedule(&mut scheduler, request, &shared(request), ms(500))));
+    assert!(moved.count() > 0);
+}
