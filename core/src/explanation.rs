@@ -151,6 +151,8 @@ pub struct CandidateCosts {
     pub queued_requests: u32,
     /// `ttft_s + gamma * wasted_prefill_s`, and a little for requests in flight.
     pub cost_s: f64,
+    /// How much a prompt delays the next there, from 0, not at all, to 1, by all of its time.
+    pub interference: f32,
     /// Prompts that it computes at once: independent schedulers behind its URL.
     pub lanes: u32,
     /// Learned prompt tokens a second of one lane; the usual ones while nothing is learned.

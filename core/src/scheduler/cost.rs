@@ -5,7 +5,7 @@
 //!   finish(k) = ahead(k) + base(k) + uncached(k) / rate(k)        when its first token would come out
 //!   waste(k)  = (uncached(k) − least uncached) / mean rate        prefill that another endpoint would be spared
 //!   cost(k)   = finish(k) + γ(k) · waste(k)
-//!   γ(k)      = ρ / (1 − ρ) + queued for k / lanes of k           what a wasted second at k delays
+//!   γ(k)      = φ(k) · (ρ / (1 − ρ) + queued for k / lanes of k)  what a wasted second at k delays
 //! ```
 //!
 //! The request goes to the endpoint with the least cost. So an endpoint without the prompt's cache
@@ -39,6 +39,8 @@ pub(super) struct CandidateEndpoint {
     /// Seconds until a prompt that is sent now begins, those included who wait for it and go
     /// before.
     pub(super) queue_delay: f64,
+    /// How much a prompt delays the next there: φ, 0..=1.
+    pub(super) interference: f64,
     /// Requests that are queued for it, for each of its lanes.
     pub(super) waiting: f64,
     /// Seconds that any prompt takes.
@@ -102,7 +104,7 @@ impl WastePrice {
 
     /// γ at this endpoint.
     pub(super) fn at(self, candidate: &CandidateEndpoint) -> f64 {
-        self.coming + self.waiting * candidate.waiting
+        candidate.interference * (self.coming + self.waiting * candidate.waiting)
     }
 }
 
@@ -247,6 +249,7 @@ mod tests {
         let candidate = |(position, &queue_delay): (usize, &f64)| CandidateEndpoint {
             position: position as u32,
             queue_delay,
+            interference: 1.0,
             per_token: 1.0 / 8_000.0,
             ..CandidateEndpoint::default()
         };

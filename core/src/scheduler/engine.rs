@@ -1,10 +1,12 @@
-//! One endpoint as a machine: its lanes and their speed, its progress with the prompts sent there,
-//! and its memory.
+//! One endpoint as a machine: its lanes and their speed, how much prompts delay each other there, its
+//! progress with those that were sent, and its memory.
 
+mod interference;
 mod lanes;
 
 use std::time::Duration;
 
+use interference::PrefillInterference;
 use lanes::PrefillLanes;
 
 use crate::{
@@ -20,6 +22,10 @@ const LATELY: Duration = Duration::from_secs(60);
 /// enough that endpoints which are slow get a hundredth of their share.
 const RETRY: u64 = 100;
 
+/// Where prompts are computed beside each other, one that was delayed by more than this part of its
+/// time shows nothing of the speed.
+const MOST_DELAY: f64 = 0.2;
+
 /// Assumed uncached tokens of a request of another client in an engine's queue.
 const FOREIGN_TOKENS: f64 = 1_000.0;
 
@@ -34,6 +40,7 @@ pub(super) struct EngineModel {
     pub(super) prefill: PrefillSpeed,
     pub(super) decode: DecodeSpeed,
     lanes: PrefillLanes,
+    interference: PrefillInterference,
     memory: KvMemory,
     /// Requests of other clients in its queue, as of the last sample.
     foreign: u32,
@@ -41,6 +48,18 @@ pub(super) struct EngineModel {
     recent_prefill: f64,
     /// First bytes of the pool when its own last one came.
     answered_at: u64,
+}
+
+/// A prompt on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentPrompt {
+    pub(super) request: RequestKey,
+    /// Tokens that it needs memory for.
+    pub(super) memory: u32,
+    /// Tokens of it that are expected to be uncached.
+    pub(super) uncached: u32,
+    /// It has no room, and is sent to learn how much others delay it.
+    pub(super) explores: bool,
 }
 
 /// The first byte of an answer.
@@ -73,6 +92,39 @@ impl EngineModel {
         self.prefill.fit(prior).unwrap_or(prior)
     }
 
+    /// How much a prompt delays the next there, 0..=1; 1 while that is unknown.
+    pub(super) fn interference(&self) -> f64 {
+        self.interference.share()
+    }
+
+    /// Whether one more prompt has room behind those that are `in_flight`, as it begins within
+    /// `window` seconds.
+    ///
+    /// To wait here costs the part of `pending` in which the engine would compute it beside the
+    /// others, `1 − φ`. To wait there costs the chance to go elsewhere for the rest, φ. Room is where
+    /// the second is no more than the first and the window: the whole of `pending` at φ = 1, and any
+    /// at φ ≤ ½, where nothing is won by waiting here, as far as φ [reaches](PrefillInterference::reach).
+    pub(super) fn has_room(
+        &self,
+        in_flight: InFlightTotals,
+        prior: PrefillFit,
+        window: Duration,
+        now: Duration,
+    ) -> bool {
+        let pending = self.pending(in_flight, self.fit(prior), now);
+        let window = window.as_secs_f64();
+        pending < window
+            || ((2.0 * self.interference() - 1.0) * pending < window
+                && in_flight.unanswered <= self.interference.reach())
+    }
+
+    /// Whether a prompt without room may be sent behind one other, to learn how much that delays it.
+    pub(super) fn may_explore(&self, in_flight: InFlightTotals) -> bool {
+        in_flight.unanswered == self.lanes()
+            && self.prefill.is_measured()
+            && self.interference.is_due()
+    }
+
     /// The pool, `endpoints` of them, has given `answers` first bytes so far. An engine that gave
     /// none for long is taken for a usual one until it is tried again: it may only have looked slow.
     pub(super) fn review(&mut self, answers: u64, endpoints: usize) {
@@ -82,16 +134,25 @@ impl EngineModel {
         }
     }
 
-    /// A prompt is sent there that needs memory for `memory` tokens; `before` is what was in flight
-    /// there.
+    /// A prompt is sent there; `before` is what was in flight there.
     pub(super) fn sent(
         &mut self,
-        memory: u32,
-        seconds: f64,
+        prompt: SentPrompt,
+        prior: PrefillFit,
         before: InFlightTotals,
         now: Duration,
     ) {
-        self.recent_prefill += seconds;
+        let SentPrompt {
+            request,
+            memory,
+            uncached,
+            explores,
+        } = prompt;
+        let fit = self.fit(prior);
+        let ahead = self.pending(before, fit, now) * fit.rate;
+        self.interference
+            .sent(request, ahead, before.unanswered, explores);
+        self.recent_prefill += f64::from(uncached) / fit.rate;
         self.lanes.sent(before.unanswered, now);
         self.memory.added += i64::from(memory);
     }
@@ -112,6 +173,7 @@ impl EngineModel {
         &mut self,
         first: FirstByte,
         before: InFlightTotals,
+        prior: PrefillFit,
         answers: u64,
         now: Duration,
     ) {
@@ -123,11 +185,32 @@ impl EngineModel {
         self.answered_at = answers;
         let sent = now.saturating_sub(ttft);
         let began = self.lanes.computed(before.unanswered, sent, now);
-        if self.lanes.count() == 1 {
+        let fit = self.prefill.fit(prior);
+        let sent = self.interference.answered(request, uncached, ttft, fit);
+        let share = self.interference();
+        let delay = match (fit, sent) {
+            (Some(fit), Some(sent)) => share * sent.ahead / fit.rate,
+            _ => 0.0,
+        };
+        if share < 1.0 {
+            // What is left of the whole time is mostly its own, or shows nothing of that.
+            if delay <= MOST_DELAY * ttft.as_secs_f64() {
+                let began = now.saturating_sub(ttft) + Duration::from_secs_f64(delay);
+                self.prefill.computed(request, began, now, uncached);
+            }
+        } else if !self.interference.is_known() && sent.is_some_and(|sent| sent.explores) {
+            self.prefill.passed(now);
+        } else if self.lanes.count() == 1 {
             self.prefill.answered(request, now, ttft, uncached);
         } else {
             self.prefill.computed(request, began, now, uncached);
         }
+    }
+
+    /// The engine reported that `tokens` of this prompt were uncached.
+    pub(super) fn corrected(&mut self, request: RequestKey, tokens: u32) {
+        self.prefill.corrected(request, tokens);
+        self.interference.corrected(request, tokens);
     }
 
     /// A prompt without a report, sent at `sent`, is assumed to be computed.
@@ -135,19 +218,24 @@ impl EngineModel {
         self.lanes.computed(before.unanswered, sent, now);
     }
 
-    /// Seconds until a prompt that is sent now begins, behind ours and those of other clients.
+    /// Seconds by which a prompt that is sent now is delayed, behind ours and those of other clients,
+    /// and `queued` seconds that are sent before it.
     pub(super) fn queue_delay(
         &self,
         in_flight: InFlightTotals,
-        fit: PrefillFit,
+        prior: PrefillFit,
+        queued: f64,
         now: Duration,
     ) -> f64 {
+        let fit = self.fit(prior);
         let foreign = f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate;
-        self.pending(in_flight, fit, now) + foreign * self.lanes.share()
+        let later = (queued + foreign) * self.lanes.share();
+        self.interference() * (self.pending(in_flight, fit, now) + later)
     }
 
-    /// Seconds until a prompt that is sent now begins, behind ours.
-    pub(super) fn pending(&self, in_flight: InFlightTotals, fit: PrefillFit, now: Duration) -> f64 {
+    /// Seconds until a prompt that is sent now begins, behind ours, if one is computed after the
+    /// other.
+    fn pending(&self, in_flight: InFlightTotals, fit: PrefillFit, now: Duration) -> f64 {
         let whole = in_flight.tokens as f64 / fit.rate;
         self.lanes.pending(in_flight.unanswered, whole, now)
     }
@@ -238,6 +326,7 @@ impl EngineModel {
     /// The process at its address was replaced.
     pub(super) fn restarted(&mut self) {
         self.prefill.clear();
+        self.interference = PrefillInterference::default();
         self.memory = KvMemory {
             capacity: self.memory.capacity,
             ..KvMemory::default()

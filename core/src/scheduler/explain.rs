@@ -133,6 +133,7 @@ impl Scheduler {
             gamma: price.at(candidate) as f32,
             queued_requests: self.requests.queue.work().at(position).waiting,
             cost_s: cost.total,
+            interference: candidate.interference as f32,
             lanes: self.endpoints.engine(position).lanes(),
             rate: 1.0 / candidate.per_token,
             decode_s: self.endpoints.engine(position).decode.seconds_per_token(),

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 pub(super) use self::room::RoomRequirement;
 use super::{
-    engine::{EngineModel, FirstByte},
+    engine::{EngineModel, FirstByte, SentPrompt},
     speed::{PrefillFit, PrefillSpeed},
     utilization::Utilization,
 };
@@ -200,15 +200,23 @@ impl Fleet {
             non_streaming,
         } = work;
         let before = self.flights[position];
-        let fit = self.engines[position].fit(self.prior);
+        let engine = &self.engines[position];
+        let window = self.pool().spec.policy.kv_aware_or_default().window;
+        let explores = engine.may_explore(before) && !self.is_free(position, window, now);
         if non_streaming {
-            let seconds =
-                self.engines[position].queue_delay(before, fit, now) + fit.seconds(uncached.into());
+            let delay = engine.queue_delay(before, self.prior, 0.0, now);
+            let seconds = delay + engine.fit(self.prior).seconds(uncached.into());
             let due =
                 now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
             self.silent.insert((due, key));
         }
-        self.engines[position].sent(memory, f64::from(uncached) / fit.rate, before, now);
+        let prompt = SentPrompt {
+            request: key.request,
+            memory,
+            uncached,
+            explores,
+        };
+        self.engines[position].sent(prompt, self.prior, before, now);
     }
 
     /// Assumes the due prompts to be computed whose first byte is not reported.
@@ -242,7 +250,7 @@ impl Fleet {
                 uncached: before.tokens,
             };
             self.answers += 1;
-            self.engines[position].answered(first, flight, self.answers, now);
+            self.engines[position].answered(first, flight, self.prior, self.answers, now);
             self.recount(position, now);
         }
         Some(before)
@@ -255,7 +263,7 @@ impl Fleet {
 
     /// An engine reported that `tokens` of this prompt were uncached.
     pub(super) fn prefilled(&mut self, position: usize, request: RequestKey, tokens: u32) {
-        self.engines[position].prefill.corrected(request, tokens);
+        self.engines[position].corrected(request, tokens);
     }
 
     /// An answer of `tokens` tokens came in `duration` after its first.

@@ -92,7 +92,7 @@ impl Scheduler {
             requests,
             ..
         } = self;
-        let free = rules.late.then(|| endpoints.free(&rules, now));
+        let free = rules.late.then(|| endpoints.free(rules.window, now));
         let ready = |eligible: &EligibleSet| {
             let room = free.as_ref();
             room.is_none_or(|free| free.any_in(eligible) || !endpoints.is_any_up(eligible))

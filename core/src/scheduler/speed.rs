@@ -106,8 +106,8 @@ impl PrefillSpeed {
         self.group = Some(FirstByteGroup { began, first: now });
     }
 
-    /// A lane of an endpoint that has several computed a prompt of `tokens` uncached tokens from
-    /// `began` to `now`. First bytes that come together belong to different lanes.
+    /// An endpoint that computes several prompts at once computed one of `tokens` uncached tokens from
+    /// `began` to `now`. First bytes that come together belong to different prompts.
     pub(super) fn computed(
         &mut self,
         request: RequestKey,
@@ -117,6 +117,16 @@ impl PrefillSpeed {
     ) {
         (self.latest, self.group) = (Some(now), None);
         self.add(request, tokens, now.saturating_sub(began));
+    }
+
+    /// The first byte of a prompt came that shows nothing of the speed.
+    pub(super) fn passed(&mut self, now: Duration) {
+        (self.latest, self.group) = (Some(now), None);
+    }
+
+    /// Whether enough prompts have passed.
+    pub(super) const fn is_measured(&self) -> bool {
+        self.measure.is_some()
     }
 
     /// The engine reported that `tokens` of this prompt were uncached.

@@ -13,6 +13,7 @@ use crate::{
 mod caches;
 mod counters;
 mod eligible_sets;
+mod interference;
 mod lanes;
 mod properties;
 mod queueing;

@@ -86,12 +86,13 @@ impl Fleet {
     ) -> CandidateEndpoint {
         let (engine, flight) = (&self.engines[position], self.flights[position]);
         let fit = engine.fit(self.prior);
+        let interference = engine.interference();
         CandidateEndpoint {
             position: position as u32,
             in_flight: flight.requests,
             recent_prefill: engine.recent_prefill(),
-            queue_delay: engine.queue_delay(flight, fit, now)
-                + queued.seconds * engine.lane_share(),
+            queue_delay: engine.queue_delay(flight, self.prior, queued.seconds, now),
+            interference,
             waiting: f64::from(queued.waiting) * engine.lane_share(),
             base: fit.base,
             per_token: 1.0 / fit.rate,
@@ -111,7 +112,8 @@ impl Fleet {
         now: Duration,
     ) -> bool {
         let patience = PATIENCE.min(rules.queue.max_wait / 2);
-        self.is_free(position, rules, now)
+        let explores = need.waited > Duration::ZERO && self.may_explore(position);
+        (self.is_free(position, rules.window, now) || explores)
             && (need.waited >= patience
                 || self.engines[position].fits(self.memory(position, need.query)))
     }
@@ -131,18 +133,23 @@ impl Fleet {
     pub(in crate::scheduler) fn is_free(
         &self,
         position: usize,
-        rules: &KvAware,
+        window: Duration,
         now: Duration,
     ) -> bool {
-        let engine = &self.engines[position];
-        engine.pending(self.flights[position], engine.fit(self.prior), now)
-            < rules.window.as_secs_f64()
+        self.engines[position].has_room(self.flights[position], self.prior, window, now)
     }
 
-    /// The endpoints that are up and free.
-    pub(in crate::scheduler) fn free(&self, rules: &KvAware, now: Duration) -> FreeEndpoints {
-        let free = (0..self.engines.len())
-            .filter(|&position| self.is_up(position) && self.is_free(position, rules, now));
+    /// Whether one that has waited may be sent there without room, see
+    /// [`EngineModel::may_explore`](crate::scheduler::engine::EngineModel::may_explore).
+    fn may_explore(&self, position: usize) -> bool {
+        self.engines[position].may_explore(self.flights[position])
+    }
+
+    /// The endpoints that are up and may take one that has waited.
+    pub(in crate::scheduler) fn free(&self, window: Duration, now: Duration) -> FreeEndpoints {
+        let takes = |position| self.is_free(position, window, now) || self.may_explore(position);
+        let free =
+            (0..self.engines.len()).filter(|&position| self.is_up(position) && takes(position));
         FreeEndpoints(free.map(|position| position as u32).collect())
     }
 
