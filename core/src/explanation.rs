@@ -149,7 +149,9 @@ pub struct CandidateCosts {
     pub gamma: f32,
     /// Queued requests that wait for it: where each cost least when it was examined last.
     pub queued_requests: u32,
-    /// `ttft_s + gamma * wasted_prefill_s`, and a little for requests in flight.
+    /// What earlier requests have paid of a copy of its common prefix there.
+    pub spared_s: f64,
+    /// `ttft_s + gamma * wasted_prefill_s - spared_s`, and a little for requests in flight.
     pub cost_s: f64,
     /// How much a prompt delays the next there, from 0, not at all, to 1, by all of its time.
     pub interference: f32,

@@ -49,6 +49,7 @@ mod fleet;
 mod lookup;
 mod plan;
 mod queue;
+mod rents;
 mod reports;
 mod requests;
 mod shares;
@@ -61,6 +62,7 @@ use cost::{CandidateEndpoint, CostedPrompt, EndpointCost, WastePrice};
 use fleet::{Fleet, RoomRequirement};
 use lookup::CacheLookup;
 use queue::QueuedRequest;
+use rents::PrefixRents;
 pub use reports::{CachePrediction, EngineUsage};
 use requests::PoolRequests;
 
@@ -69,6 +71,8 @@ use requests::PoolRequests;
 pub struct Scheduler {
     endpoints: Fleet,
     requests: PoolRequests,
+    /// What requests paid for want of copies of common prefixes.
+    rents: PrefixRents,
     /// Choices so far.
     round_robin_counter: u64,
     rng: SeededRng,
@@ -174,6 +178,7 @@ impl Scheduler {
         Self {
             endpoints: Fleet::new(Arc::clone(pool)),
             requests: PoolRequests::new(pool.endpoints.len()),
+            rents: PrefixRents::default(),
             round_robin_counter: 0,
             rng,
         }
@@ -291,6 +296,7 @@ impl Scheduler {
         let prompt = CostedPrompt {
             tokens: query.prompt_tokens,
             hits: &lookup.hits,
+            credit: self.rents.credit(query, now),
         };
         let ranking = candidates.ranking(prompt, price);
         let Some(cost) = ranking.first().copied() else {

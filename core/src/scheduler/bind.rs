@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Assignment, Scheduler,
-    cost::{CandidateSet, CostRanking, EndpointCost, WastePrice},
+    cost::{CandidateSet, CostRanking, CostedPrompt, EndpointCost, WastePrice},
     fleet::PrefillWork,
     lookup::CacheLookup,
     requests::RequestMetadata,
@@ -58,6 +58,13 @@ impl Scheduler {
             gamma: price.at(&candidate) as f32,
             runner_up: ranked.get(1).map(|second| second.endpoint),
         };
+        let prompt = CostedPrompt {
+            tokens: query.prompt_tokens,
+            hits: &lookup.hits,
+            credit: self.rents.credit(query, now),
+        };
+        let paid = candidates.rent(prompt, cost, waited.as_secs_f64()) - cost.spared;
+        self.rents.bound(query, paid, now);
         let source = self.book(key, ranked[0], query, lookup, now);
         let choice = EndpointChoice {
             ranked,

@@ -4,14 +4,16 @@
 //! ```text
 //!   finish(k) = ahead(k) + base(k) + uncached(k) / rate(k)        when its first token would come out
 //!   waste(k)  = (uncached(k) − least uncached) / mean rate        prefill that another endpoint would be spared
-//!   cost(k)   = finish(k) + γ(k) · waste(k)
+//!   cost(k)   = finish(k) + γ(k) · waste(k) − spared(k)
 //!   γ(k)      = φ(k) · (ρ / (1 − ρ) + queued for k / lanes of k)  what a wasted second at k delays
 //! ```
 //!
 //! The request goes to the endpoint with the least cost. So an endpoint without the prompt's cache
 //! gets it only if it is done sooner by γ times the work that this wastes ([`WastePrice`]), and a
 //! slow endpoint is left alone while a fast one will be done sooner. A second that is wasted at one
-//! endpoint delays those who use that one: requests that are queued for another do not count. Waste is valued at the mean rate of all: a second of a slow
+//! endpoint delays those who use that one: requests that are queued for another do not count. What is
+//! `spared` is the price of a copy of the common prefix, as far as earlier requests have paid for it
+//! ([`PrefixRents`](super::rents::PrefixRents)). Waste is valued at the mean rate of all: a second of a slow
 //! endpoint is worth less than one of a fast one. Among equals the one wins with fewer requests in
 //! flight, as each decoding request slows the next prefill down a little, and with less prefill
 //! lately, as its cache has the oldest content to lose.
@@ -20,6 +22,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use super::rents::PrefixCredit;
 use crate::{estimate::PositionHits, policy::KvAware, query::MAX_RANKED};
 
 /// Seconds that one more request in flight is worth: only decides between equals.
@@ -62,6 +65,8 @@ pub(super) struct CandidateSet {
 pub(super) struct CostedPrompt<'a> {
     pub(super) tokens: u32,
     pub(super) hits: &'a PositionHits,
+    /// What it may spend on a copy of its common prefix.
+    pub(super) credit: PrefixCredit,
 }
 
 /// What a second of wasted prefill costs all others: γ, by the endpoint where it is wasted.
@@ -84,6 +89,8 @@ pub(super) struct EndpointCost {
     pub(super) finish: f64,
     /// Seconds of prefill, at the mean rate, that another endpoint would be spared.
     pub(super) wasted_prefill: f64,
+    /// Seconds of credit that it spends there.
+    pub(super) spared: f64,
     /// Prompt tokens cached there.
     pub(super) cached: u32,
 }
@@ -131,6 +138,28 @@ impl CandidateSet {
         self.candidates.len()
     }
 
+    /// Seconds that the request would have saved at another candidate with a copy of its common
+    /// prefix, if it `waited` for the chosen one; 0 if there is none.
+    pub(super) fn rent(&self, prompt: CostedPrompt<'_>, chosen: EndpointCost, waited: f64) -> f64 {
+        let mut least = f64::INFINITY;
+        let common = prompt.credit.tokens;
+        let copied = common.min(chosen.cached);
+        if copied == 0 {
+            return 0.0;
+        }
+        self.stretches(prompt.hits, |stretch, hit| {
+            if hit < copied {
+                let uncached = f64::from(prompt.tokens.saturating_sub(common));
+                for candidate in &self.candidates[stretch] {
+                    let finish =
+                        candidate.queue_delay + candidate.base + uncached * candidate.per_token;
+                    least = least.min(finish);
+                }
+            }
+        });
+        (chosen.finish + waited - least).max(0.0)
+    }
+
     /// Updates the candidate at its position, if it is in the set.
     pub(super) fn update(&mut self, candidate: CandidateEndpoint) {
         let at = self.first_from(0, candidate.position);
@@ -162,9 +191,11 @@ impl CandidateSet {
         mut each: impl FnMut(EndpointCost),
     ) {
         let most = self.most_cached(prompt.hits);
+        let common = prompt.credit.tokens.min(most);
         self.stretches(prompt.hits, |stretch, cached| {
             let uncached = f64::from(prompt.tokens.saturating_sub(cached));
             let wasted_prefill = f64::from(most.saturating_sub(cached)) * self.mean_per_token;
+            let copied = f64::from(common.saturating_sub(cached)) * self.mean_per_token;
             for (candidate, endpoint) in stretch.clone().zip(&self.candidates[stretch]) {
                 let &CandidateEndpoint {
                     in_flight,
@@ -175,8 +206,9 @@ impl CandidateSet {
                     ..
                 } = endpoint;
                 let finish = queue_delay + base + uncached * per_token;
-                let total = finish
-                    + price.at(endpoint) * wasted_prefill
+                let gamma = price.at(endpoint);
+                let spared = prompt.credit.seconds.min((1.0 + gamma) * copied);
+                let total = finish + gamma * wasted_prefill - spared
                     + PER_REQUEST * f64::from(in_flight)
                     + PER_SECOND * recent_prefill;
                 each(EndpointCost {
@@ -184,6 +216,7 @@ impl CandidateSet {
                     total,
                     finish,
                     wasted_prefill,
+                    spared,
                     cached,
                 });
             }
@@ -269,6 +302,7 @@ mod tests {
             CostedPrompt {
                 tokens,
                 hits: &hits.into(),
+                credit: PrefixCredit::default(),
             },
             price(gamma),
         )[0]
@@ -310,6 +344,41 @@ mod tests {
     }
 
     #[test]
+    fn credit_pays_for_a_copy_of_the_common_prefix_and_for_nothing_else() {
+        let candidates = candidates(&[0.2, 0.0, 0.1]);
+        let cheapest = |seconds, tokens| {
+            let prompt = CostedPrompt {
+                tokens: 9_000,
+                hits: &PositionHits::from_slice(&[(0, 8_000)]),
+                credit: PrefixCredit { seconds, tokens },
+            };
+            candidates.ranking(prompt, price(1.0))[0]
+        };
+        assert_eq!(cheapest(0.0, 4_000).candidate, 0);
+        assert_eq!(cheapest(9.0, 4_000).candidate, 0, "the rest is its own");
+        assert_eq!(cheapest(9.0, 0).candidate, 0);
+        let copy = cheapest(9.0, 8_000);
+        assert_eq!(copy.candidate, 1, "and not where there is a queue");
+        assert!((copy.spared - 2.0).abs() < 1e-9, "a second, and γ");
+        // Two seconds buy it; until then each request pays what it waits longer.
+        let prompt = CostedPrompt {
+            tokens: 9_000,
+            hits: &PositionHits::from_slice(&[(0, 8_000)]),
+            credit: PrefixCredit {
+                seconds: 0.0,
+                tokens: 8_000,
+            },
+        };
+        let chosen = candidates.ranking(prompt, price(1.0))[0];
+        assert!((candidates.rent(prompt, chosen, 0.3) - 0.5).abs() < 1e-9);
+        let own = CostedPrompt {
+            credit: PrefixCredit::default(),
+            ..prompt
+        };
+        assert_eq!(candidates.rent(own, chosen, 0.3), 0.0);
+    }
+
+    #[test]
     fn a_slow_endpoint_is_left_alone_while_a_fast_one_will_be_done_sooner() {
         let mut candidates = candidates(&[1.0, 0.0]);
         candidates.candidates[1].per_token *= 2.5;
@@ -331,7 +400,8 @@ mod tests {
                 .ranking(
                     CostedPrompt {
                         tokens: 1,
-                        hits: &PositionHits::new()
+                        hits: &PositionHits::new(),
+                        credit: PrefixCredit::default(),
                     },
                     price(1.0)
                 )
@@ -351,7 +421,7 @@ mod tests {
                 (candidate.position, candidate.queue_delay) = (position, f64::from(queue_delay[position as usize]) / 10.0);
             }
             let lookup: PositionHits = hits.iter().map(|(position, cached)| (*position, *cached)).collect();
-            let prompt = CostedPrompt { tokens: 6_000, hits: &lookup };
+            let prompt = CostedPrompt { tokens: 6_000, hits: &lookup, credit: PrefixCredit::default() };
             let mut costs = Vec::new();
             candidates.for_each(prompt, price(1.5), |cost| costs.push(cost));
             let cached: Vec<u32> = positions.iter().map(|position| hits.get(position).copied().unwrap_or(0)).collect();

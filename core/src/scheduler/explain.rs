@@ -76,6 +76,7 @@ impl Scheduler {
             CostedPrompt {
                 tokens: query.prompt_tokens,
                 hits: &lookup.hits,
+                credit: self.rents.credit(query, now),
             },
             price,
             |cost| costs.push(cost),
@@ -131,6 +132,7 @@ impl Scheduler {
             ttft_s: cost.finish,
             wasted_prefill_s: cost.wasted_prefill,
             gamma: price.at(candidate) as f32,
+            spared_s: cost.spared,
             queued_requests: self.requests.queue.work().at(position).waiting,
             cost_s: cost.total,
             interference: candidate.interference as f32,

@@ -212,6 +212,7 @@ impl Scheduler {
         let prompt = CostedPrompt {
             tokens: waiting.query.prompt_tokens,
             hits: &waiting.lookup.hits,
+            credit: self.rents.credit(&waiting.query, now),
         };
         let ranking = candidates.ranking(prompt, set.price);
         let Some(cost) = ranking.first().copied() else {
