@@ -43,6 +43,7 @@ use crate::{
         admission::{AdmissionLimit, AdmissionPermit},
         api::{self, Api, ApiRoute, Unrouted},
         content_encoding,
+        fields::FieldScanner,
         headers::{self, RequestLoop, ViaEntry},
         inference_request::InferenceRequest,
         intake,
@@ -272,8 +273,9 @@ impl Placer {
         content_encoding::check(route.api, &head.headers)?;
         let settings = view.settings();
         let (limit, timeout) = (settings.max_body_bytes, settings.client_timeout);
-        let bytes = intake::read_body(body, limit, timeout, permit).await?;
-        let request = InferenceRequest::parse(route, head, &bytes)?;
+        let mut scanner = route.api.reads_json().then(FieldScanner::default);
+        let body = intake::read_body(body, limit, timeout, permit, scanner.as_mut()).await?;
+        let request = InferenceRequest::parse(route, head, body, scanner)?;
         if request.has_control_fields {
             self.metrics.requests.control_fields_stripped.inc();
         }

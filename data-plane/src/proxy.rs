@@ -174,7 +174,8 @@ impl Proxy {
             .forward(&request, &pool, &selection, &mut guard)
             .await?;
 
-        // Relay.
+        // Relay. The body ends with this function.
+        guard.release_body();
         let endpoint =
             exposes_endpoint.then(|| Arc::clone(&answer.attempt.upstream().endpoint.name));
         let timeouts = pool.pool.spec.policy.timeouts;

@@ -24,7 +24,7 @@ use self::answer::{has_placement, resolve_answer};
 use super::selection::{RankedPlacements, SelectionDetails, SelectionRequest};
 use crate::{
     link::score::{PendingScore, ScoreClient, ScoreClientError},
-    request::{api::Api, local_reply::LocalReply, lookup},
+    request::{api::Api, local_reply::LocalReply},
     sync::RoutingState,
     telemetry::metrics::{ScoreFailure, SelectionMetrics},
     view::RoutingPool,
@@ -195,10 +195,7 @@ impl ScoreStep {
             exclude: Vec::new(),
             response: request.response.as_ref().map(|response| response.key.0),
             response_only,
-            lookup: policy
-                .lookup_text
-                .then(|| lookup::lookup_text(&request.prompt, request.api))
-                .flatten(),
+            lookup: policy.lookup_text.then(|| request.lookup_text()).flatten(),
             traceparent,
             tracestate,
         }

@@ -68,7 +68,7 @@ pub(crate) struct RequestGuard {
     stored_response: Option<ResponseKey>,
     outcome: RequestOutcome,
     /// Admission, and the drain that waits for this request.
-    _held: (AdmissionPermit, Tracked),
+    held: (AdmissionPermit, Tracked),
 }
 
 /// A request as it arrives.
@@ -110,7 +110,7 @@ impl RequestGuard {
             usage: None,
             stored_response: None,
             outcome: RequestOutcome::Cancelled,
-            _held: held,
+            held,
         }
     }
 
@@ -271,6 +271,12 @@ impl RequestGuard {
         self.pool.metrics.endpoints.ejections[reason].inc();
         let (pool, endpoint) = (self.pool.name(), &upstream.endpoint.name);
         tracing::warn!(%pool, %endpoint, reason = reason.name(), "endpoint is ejected");
+    }
+
+    /// An answer has begun, after which nothing is sent again: the client's body is not needed any
+    /// more, and its bytes do not count against the limit.
+    pub(crate) fn release_body(&mut self) {
+        self.held.0.release_bytes();
     }
 
     /// No answer is relayed.

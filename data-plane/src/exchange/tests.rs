@@ -220,7 +220,8 @@ fn request() -> InferenceRequest {
         .expect("valid")
         .into_parts();
     let route = api::route(&Method::POST, "/v1/chat/completions", &[""; 0]).expect("served");
-    InferenceRequest::parse(route, head, &Bytes::from_static(br#"{"messages":[]}"#)).expect("valid")
+    let body = Bytes::from_static(br#"{"messages":[]}"#);
+    InferenceRequest::parse(route, head, body.into(), None).expect("valid")
 }
 
 async fn listen() -> (TcpListener, SocketAddr) {

@@ -5,8 +5,8 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-/// Limit of the bytes of request bodies. Bodies are kept for retries until an answer begins; their
-/// bytes are counted until the request ends.
+/// Limit of the bytes of request bodies. Bodies are kept for retries until an answer begins, and
+/// counted until then.
 const MAX_HELD_BYTES: u64 = 2 << 30;
 
 /// Counts admitted requests, from admission to the last byte of the answer.
@@ -41,16 +41,30 @@ impl AdmissionLimit {
 }
 
 impl AdmissionPermit {
-    /// Counts more bytes of the body; returns whether all bodies together are within the limit.
+    /// Counts more bytes for the body; returns whether all bodies together are within the limit.
     pub(crate) fn reserve_bytes(&mut self, bytes: u64) -> bool {
         self.bytes += bytes;
         self.totals.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= MAX_HELD_BYTES
+    }
+
+    /// Bytes that are counted for this request's body.
+    #[cfg(test)]
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The body is not kept any more.
+    pub(crate) fn release_bytes(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes > 0 {
+            self.totals.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for AdmissionPermit {
     fn drop(&mut self) {
-        self.totals.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.release_bytes();
         self.totals.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -67,6 +81,18 @@ mod tests {
         assert!(limit.try_acquire(2).is_none());
         drop(first);
         assert!(limit.try_acquire(2).is_some());
+    }
+
+    #[test]
+    fn bytes_that_are_given_back_are_free_while_their_request_goes_on() {
+        let limit = AdmissionLimit::default();
+        let mut streaming = limit.try_acquire(9).expect("free");
+        assert!(streaming.reserve_bytes(MAX_HELD_BYTES));
+        streaming.release_bytes();
+        let mut next = limit.try_acquire(9).expect("free");
+        assert!(next.reserve_bytes(MAX_HELD_BYTES));
+        drop(streaming);
+        assert_eq!(limit.0.bytes.load(Ordering::Relaxed), MAX_HELD_BYTES);
     }
 
     #[test]

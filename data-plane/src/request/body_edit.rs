@@ -3,19 +3,18 @@
 //! Only the top level of the object is edited. White space around its braces, and around fields
 //! that are cut out, is not kept.
 
-use std::{borrow::Cow, fmt, ops::Range};
-
-use bytes::Bytes;
-use serde::{
-    Deserializer,
-    de::{MapAccess, Visitor},
-};
+use bytes::{Bytes, BytesMut};
 use serde_json::value::RawValue;
 
-use crate::request::{
-    fields::{FieldName, UnreadableBody},
+use super::{
     leg_body::LegBody,
+    object_scanner::{MalformedObject, ObjectScanner, ScannedField},
+    request_body::{BodySpan, RequestBody},
 };
+
+/// Pieces of an edited body that are not joined, at most. A body of very many fields would become
+/// as many pieces, which take a multiple of its size.
+const MAX_PIECES: usize = 64;
 
 /// One edit of the top-level fields of a body.
 #[derive(Clone, Debug)]
@@ -37,30 +36,32 @@ pub(crate) enum BodyEdit {
 /// # Errors
 ///
 /// When there are edits, and `body` is no JSON object.
-pub(crate) fn edited(body: &Bytes, edits: &[BodyEdit]) -> Result<LegBody, UnreadableBody> {
+pub(crate) fn edited(body: &RequestBody, edits: &[BodyEdit]) -> Result<LegBody, MalformedObject> {
     if edits.is_empty() {
-        return Ok(LegBody::from(body.clone()));
+        return Ok(LegBody::from(body));
     }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let fields = json.deserialize_map(FieldSpans(body))?;
-    json.end()?;
+    let mut scanner = ObjectScanner::default();
     let mut wanted = last_by_name(edits);
-    let mut splices = BodySplices::default();
-    for field in fields {
-        match wanted.iter_mut().find(|wanted| wanted.name == field.name) {
-            None => splices.keep(field.whole),
-            Some(wanted) => match wanted.value.take() {
-                Some(value) => splices.replace(&field, value),
-                None => splices.cut(),
-            },
-        }
+    let mut splices = BodySplices::of(body);
+    for piece in body.pieces() {
+        scanner.scan(piece, |field| {
+            let is_named = |wanted: &&mut WantedField<'_>| wanted.name.as_bytes() == field.name;
+            match wanted.iter_mut().find(is_named) {
+                None => splices.keep(&field),
+                Some(wanted) => match wanted.value.take() {
+                    Some(value) => splices.replace(&field, value),
+                    None => splices.cut(),
+                },
+            }
+        })?;
     }
+    scanner.finish()?;
     for WantedField { name, value } in wanted {
         if let Some(value) = value {
             splices.append(name, value);
         }
     }
-    Ok(splices.apply(body))
+    Ok(splices.apply())
 }
 
 /// What a field is to be.
@@ -86,9 +87,12 @@ fn last_by_name(edits: &[BodyEdit]) -> Vec<WantedField<'_>> {
 // === BodySplices ===
 
 /// The pieces of an edited object, without its braces.
-#[derive(Default)]
-struct BodySplices {
+struct BodySplices<'a> {
+    body: &'a RequestBody,
+    /// The first pieces, once there were [`MAX_PIECES`] of them.
+    joined: BytesMut,
     pieces: Vec<SplicedPiece>,
+    has_fields: bool,
     /// The end of the last field that was kept or replaced, if no field was cut after it.
     follows: Option<usize>,
     is_changed: bool,
@@ -96,25 +100,38 @@ struct BodySplices {
 
 enum SplicedPiece {
     /// Bytes of the client.
-    Kept(Range<usize>),
+    Kept(BodySpan),
     Made(Bytes),
 }
 
-impl BodySplices {
-    /// The next field stays, `whole`.
-    fn keep(&mut self, whole: Range<usize>) {
-        let begin = self.separate(whole.start);
-        self.kept(begin..whole.end);
-        self.follows = Some(whole.end);
+impl<'a> BodySplices<'a> {
+    fn of(body: &'a RequestBody) -> Self {
+        Self {
+            body,
+            joined: BytesMut::new(),
+            pieces: Vec::new(),
+            has_fields: false,
+            follows: None,
+            is_changed: false,
+        }
+    }
+
+    /// The next field stays.
+    fn keep(&mut self, field: &ScannedField<'_>) {
+        let start = self.separate(field.start);
+        let end = field.value.end;
+        self.kept(BodySpan { start, end });
+        self.follows = Some(end);
     }
 
     /// The next field gets another value.
-    fn replace(&mut self, field: &FieldSpan<'_>, value: &str) {
+    fn replace(&mut self, field: &ScannedField<'_>, value: &str) {
         self.is_changed = true;
-        let begin = self.separate(field.whole.start);
-        self.kept(begin..field.value_start);
-        self.made(value);
-        self.follows = Some(field.whole.end);
+        let start = self.separate(field.start);
+        let end = field.value.start;
+        self.kept(BodySpan { start, end });
+        self.made(Bytes::copy_from_slice(value.as_bytes()));
+        self.follows = Some(field.value.end);
     }
 
     /// The next field is left out.
@@ -126,89 +143,64 @@ impl BodySplices {
     /// A field after all others.
     fn append(&mut self, name: &str, value: &str) {
         self.is_changed = true;
-        let comma = if self.pieces.is_empty() { "" } else { "," };
+        self.follows = None;
+        self.separate(0);
         let name = serde_json::Value::from(name);
-        self.made(&format!("{comma}{name}:{value}"));
+        self.made(Bytes::from(format!("{name}:{value}")));
     }
 
     /// Where the bytes of the next field begin that stay: with the client's separator, if the field
     /// before it stayed too.
     fn separate(&mut self, field: usize) -> usize {
+        let follows_any = std::mem::replace(&mut self.has_fields, true);
         if let Some(end) = self.follows {
             return end;
         }
-        if !self.pieces.is_empty() {
-            self.made(",");
+        if follows_any {
+            self.made(Bytes::from_static(b","));
         }
         field
     }
 
-    fn kept(&mut self, range: Range<usize>) {
+    fn kept(&mut self, span: BodySpan) {
         match self.pieces.last_mut() {
-            Some(SplicedPiece::Kept(last)) if last.end == range.start => last.end = range.end,
-            _ => self.pieces.push(SplicedPiece::Kept(range)),
+            Some(SplicedPiece::Kept(last)) if last.end == span.start => last.end = span.end,
+            _ => self.push(SplicedPiece::Kept(span)),
         }
     }
 
-    fn made(&mut self, text: &str) {
-        let bytes = Bytes::copy_from_slice(text.as_bytes());
-        self.pieces.push(SplicedPiece::Made(bytes));
+    fn made(&mut self, bytes: Bytes) {
+        self.push(SplicedPiece::Made(bytes));
     }
 
-    fn apply(self, body: &Bytes) -> LegBody {
+    fn push(&mut self, piece: SplicedPiece) {
+        if self.pieces.len() == MAX_PIECES {
+            for piece in self.pieces.drain(..) {
+                match piece {
+                    SplicedPiece::Kept(span) => {
+                        let slices = self.body.slices(span);
+                        slices.for_each(|slice| self.joined.extend_from_slice(slice));
+                    }
+                    SplicedPiece::Made(made) => self.joined.extend_from_slice(&made),
+                }
+            }
+        }
+        self.pieces.push(piece);
+    }
+
+    fn apply(self) -> LegBody {
         if !self.is_changed {
-            return LegBody::from(body.clone());
+            return LegBody::from(self.body);
         }
-        let mut bytes = Vec::with_capacity(self.pieces.len() + 2);
-        bytes.push(Bytes::from_static(b"{"));
-        bytes.extend(self.pieces.into_iter().map(|piece| match piece {
-            SplicedPiece::Kept(range) => body.slice(range),
-            SplicedPiece::Made(made) => made,
-        }));
+        let mut bytes = vec![Bytes::from_static(b"{"), self.joined.freeze()];
+        for piece in self.pieces {
+            match piece {
+                SplicedPiece::Kept(span) => bytes.extend(self.body.shared(span)),
+                SplicedPiece::Made(made) => bytes.push(made),
+            }
+        }
         bytes.push(Bytes::from_static(b"}"));
         LegBody::from(bytes)
-    }
-}
-
-// === FieldSpan ===
-
-/// The position of one `"name": value` in the body.
-struct FieldSpan<'a> {
-    name: Cow<'a, str>,
-    whole: Range<usize>,
-    value_start: usize,
-}
-
-struct FieldSpans<'a>(&'a [u8]);
-
-impl<'de> Visitor<'de> for FieldSpans<'de> {
-    type Value = Vec<FieldSpan<'de>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<FieldSpan<'de>>, A::Error> {
-        let body = self.0;
-        let mut fields: Vec<FieldSpan<'de>> = Vec::new();
-        while let Some((FieldName(name), value)) =
-            map.next_entry::<FieldName<'de>, &'de RawValue>()?
-        {
-            // The name begins after what separates it from the field before it: `{` or `,`, and
-            // white space.
-            let after = fields.last().map_or(0, |last| last.whole.end);
-            let gap = body[after..]
-                .iter()
-                .position(|&byte| byte == b'"')
-                .unwrap_or(0);
-            let value_start = value.get().as_ptr() as usize - body.as_ptr() as usize;
-            fields.push(FieldSpan {
-                name,
-                whole: after + gap..value_start + value.get().len(),
-                value_start,
-            });
-        }
-        Ok(fields)
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) enum ExtraBody {
 
 impl ExtraBody {
     /// By the headers of the request and the beginning of its body.
-    pub(crate) fn of(headers: &HeaderMap, beginning: &[u8]) -> Self {
+    pub(crate) fn of<'a>(headers: &HeaderMap, beginning: impl Iterator<Item = &'a u8>) -> Self {
         if headers.contains_key(header::CONTENT_ENCODING) {
             return Self::Opaque;
         }
@@ -46,9 +46,7 @@ impl ExtraBody {
         }
         // Engines detect UTF-16 and UTF-32, with and without a byte order mark.
         let is_mark = |byte: u8| matches!(byte, 0 | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
-        let mut text = beginning
-            .iter()
-            .filter(|byte| !byte.is_ascii_whitespace() && !is_mark(**byte));
+        let mut text = beginning.filter(|byte| !byte.is_ascii_whitespace() && !is_mark(**byte));
         if text.next() != Some(&b'{') {
             return Self::Opaque;
         }
@@ -142,7 +140,7 @@ mod tests {
 
     fn of(kind: Option<&'static str>, body: &str) -> ExtraBody {
         let kind = kind.map(|kind| (header::CONTENT_TYPE, HeaderValue::from_static(kind)));
-        ExtraBody::of(&kind.into_iter().collect(), body.as_bytes())
+        ExtraBody::of(&kind.into_iter().collect(), body.as_bytes().iter())
     }
 
     #[test]

@@ -19,10 +19,10 @@ pub(crate) struct ClientIdentity {
 impl ClientIdentity {
     /// `priority` is the header's; without one the body's counts, where vLLM's convention is that
     /// lower goes first.
-    pub(crate) fn of(fields: &BodyFields<'_>, priority: Option<i32>) -> Self {
+    pub(crate) fn of(fields: &BodyFields, priority: Option<i32>) -> Self {
         Self {
             priority: priority.unwrap_or(-fields.priority),
-            user: fields.user.as_deref().map(|user| xxh3_64(user.as_bytes())),
+            user: fields.user,
         }
     }
 
@@ -56,11 +56,14 @@ pub(crate) fn tenant(key: &TenantKey, model: Option<&str>, headers: &HeaderMap) 
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]
     fn session_keys_are_tried_in_order_and_only_hashes_are_kept() {
-        let fields = BodyFields::parse(br#"{"user":"alice","messages":[]}"#).expect("valid");
+        let body = Bytes::from_static(br#"{"user":"alice","messages":[]}"#);
+        let fields = BodyFields::parse(&body.into()).expect("valid");
         let client = ClientIdentity::of(&fields, None);
         let session = |headers: &HeaderMap| client.session(&SessionAffinity::default(), headers);
         assert_eq!(session(&HeaderMap::new()), Some(xxh3_64(b"alice")));

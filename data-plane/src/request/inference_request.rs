@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hermes_core::{
     address::MAX_BASE_PATH,
     policy::{PoolPolicy, Strategy},
     query::Query,
     stored_responses::ResponseKey,
 };
+use hermes_proto::v1::PromptText;
 use http::{HeaderMap, Method, uri::PathAndQuery};
 
 use crate::request::{
@@ -16,12 +16,14 @@ use crate::request::{
     body_edit::{self, BodyEdit},
     control_fields::{CONTROL_FIELDS, EXTRA_ARGUMENTS},
     extra_body::{self, ExtraBody},
-    fields::{BodyFields, UnreadableBody},
+    fields::{BodyFields, FieldScanner, UnreadableBody},
     headers,
     identity::{self, ClientIdentity},
     leg_body::LegBody,
     local_reply::LocalReply,
+    lookup,
     prompt::RequestPrompt,
+    request_body::{BodySpan, RequestBody},
 };
 
 /// Longest path and query in bytes: with a base path before them, they are a target still, of at
@@ -37,7 +39,7 @@ pub(crate) struct InferenceRequest {
     /// The client's headers, cleaned for an endpoint.
     pub(crate) headers: HeaderMap,
     /// The client's bytes.
-    body: Bytes,
+    body: RequestBody,
     pub(crate) model: Option<String>,
     pub(crate) stream: bool,
     /// The parts of the body that a selection uses.
@@ -83,8 +85,8 @@ impl InferenceRequest {
             _ => None,
         };
         let blocks = if hashed || policy.strategy.needs_prefix() {
-            self.prompt
-                .blocks(model.unwrap_or_default(), policy.block_bytes)
+            let model = model.unwrap_or_default();
+            self.prompt.blocks(&self.body, model, policy.block_bytes)
         } else {
             Arc::default()
         };
@@ -98,6 +100,11 @@ impl InferenceRequest {
             recomputes_prompt: self.recomputes_prompt,
             ..Query::default()
         }
+    }
+
+    /// The text of the prompt for exact cache sources, if there is one within the limit.
+    pub(crate) fn lookup_text(&self) -> Option<PromptText> {
+        lookup::lookup_text(&self.prompt, &self.body, self.api)
     }
 
     /// The body of a leg: the client's bytes without control fields, and with the leg's own edits,
@@ -138,11 +145,12 @@ impl From<&str> for ResponseReference {
 // === InferenceRequest ===
 
 impl InferenceRequest {
-    /// Parses a request whose body is complete.
+    /// Parses a request whose body is complete. `scanner` has seen all of it, if the API reads JSON.
     pub(crate) fn parse(
         route: ApiRoute<'_>,
         head: http::request::Parts,
-        bytes: &Bytes,
+        body: RequestBody,
+        scanner: Option<FieldScanner>,
     ) -> Result<Self, LocalReply> {
         let http::request::Parts {
             method,
@@ -158,10 +166,10 @@ impl InferenceRequest {
             method,
             target,
             headers: head_headers,
-            body: bytes.clone(),
             model: None,
             stream: false,
-            prompt: RequestPrompt::unparsed(bytes.len()),
+            prompt: RequestPrompt::unparsed(body.len()),
+            body,
             response: None,
             has_side_effects: false,
             has_control_fields: false,
@@ -174,43 +182,49 @@ impl InferenceRequest {
             let id = below.and_then(|below| below.split('/').next());
             request.response = id.map(ResponseReference::from);
         }
-        if route.api.reads_json() {
-            let fields = BodyFields::parse(bytes)?;
-            request.read(&fields, priority);
+        if let Some(scanner) = scanner {
+            let fields = scanner.finish(&request.body)?;
+            request.prompt = RequestPrompt::of(&fields.prompt, &request.body);
             let response = fields.previous_response_id.as_deref();
             request.response = response.map(ResponseReference::from);
-            request.prompt = RequestPrompt::of(&fields, bytes);
             request.has_side_effects = fields.has_side_effects;
             request.recomputes_prompt = fields.recomputes_prompt;
+            request.read(fields, priority);
         }
         if route.api == Api::Extra {
-            request.read_extra(bytes, priority)?;
+            request.read_extra(priority)?;
         }
         Ok(request)
     }
 
     /// Reads what the body of an added path has for the choice of a pool.
-    fn read_extra(&mut self, bytes: &Bytes, priority: Option<i32>) -> Result<(), LocalReply> {
-        match ExtraBody::of(&self.headers, bytes) {
-            ExtraBody::Object { is_strict } => match BodyFields::parse(bytes) {
-                Ok(fields) => self.read(&fields, priority),
+    fn read_extra(&mut self, priority: Option<i32>) -> Result<(), LocalReply> {
+        let whole = BodySpan {
+            start: 0,
+            end: self.body.len(),
+        };
+        let beginning = self.body.pieces().iter().flatten();
+        match ExtraBody::of(&self.headers, beginning) {
+            ExtraBody::Object { is_strict } => match BodyFields::parse(&self.body) {
+                Ok(fields) => self.read(fields, priority),
                 Err(error) if is_strict => return Err(error.into()),
                 Err(_) => {}
             },
             ExtraBody::Form { boundary } => {
-                self.model = extra_body::model_of_form(&boundary, bytes);
+                let form = self.body.contiguous(whole);
+                self.model = extra_body::model_of_form(&boundary, &form);
             }
             ExtraBody::Opaque => {}
         }
         Ok(())
     }
 
-    fn read(&mut self, fields: &BodyFields<'_>, priority: Option<i32>) {
-        self.model = fields.model.as_deref().map(str::to_owned);
+    fn read(&mut self, fields: BodyFields, priority: Option<i32>) {
+        self.client = ClientIdentity::of(&fields, priority);
+        self.model = fields.model;
         self.stream = fields.stream;
         self.has_control_fields = fields.has_control_fields || fields.hides_control_fields;
         self.hides_control_fields = fields.hides_control_fields;
-        self.client = ClientIdentity::of(fields, priority);
     }
 }
 
@@ -234,6 +248,8 @@ fn target(path: &str, query: Option<&str>) -> Result<PathAndQuery, LocalReply> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn call(body: &str) -> InferenceRequest {
@@ -244,8 +260,10 @@ mod tests {
         let (head, ()) = request.body(()).expect("valid").into_parts();
         let route = crate::request::api::route(&Method::POST, "/v1/chat/completions", &["/x"])
             .expect("served");
-        InferenceRequest::parse(route, head, &Bytes::copy_from_slice(body.as_bytes()))
-            .expect("readable")
+        let mut scanner = FieldScanner::default();
+        scanner.scan(body.as_bytes());
+        let body = RequestBody::from(Bytes::copy_from_slice(body.as_bytes()));
+        InferenceRequest::parse(route, head, body, Some(scanner)).expect("readable")
     }
 
     #[test]

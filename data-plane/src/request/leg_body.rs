@@ -10,6 +10,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::request_body::RequestBody;
+
 /// A request body for one endpoint. Pieces of bytes, so that it can be sent again after a failed
 /// attempt without a copy.
 #[derive(Clone, Debug, Default)]
@@ -29,11 +31,12 @@ impl LegBody {
     }
 }
 
-impl From<Bytes> for LegBody {
-    fn from(bytes: Bytes) -> Self {
+impl From<&RequestBody> for LegBody {
+    fn from(body: &RequestBody) -> Self {
+        let mut pieces = body.pieces().iter().cloned();
         Self {
-            first: Some(bytes).filter(|bytes| !bytes.is_empty()),
-            rest: VecDeque::new(),
+            first: pieces.next(),
+            rest: pieces.collect(),
         }
     }
 }
@@ -101,6 +104,6 @@ mod tests {
 
     #[test]
     fn an_empty_body_has_ended() {
-        assert!(LegBody::from(Bytes::new()).is_end_stream());
+        assert!(LegBody::from(&RequestBody::default()).is_end_stream());
     }
 }

@@ -11,6 +11,7 @@ use crate::request::{
     api::{self, Api},
     fields::BodyFields,
     prompt::{PromptTemplate, RequestPrompt},
+    request_body::RequestBody,
 };
 
 /// Limit of the bytes of a prompt that is looked up, with everything that goes into it.
@@ -21,12 +22,18 @@ const MAX_LOOKUP_BYTES: usize = 1 << 20;
 #[must_use]
 pub fn of(path: &str, body: &Bytes) -> Option<PromptText> {
     let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;
-    let fields = BodyFields::parse(body).ok()?;
-    lookup_text(&RequestPrompt::of(&fields, body), route.api)
+    let body = RequestBody::from(body.clone());
+    let fields = BodyFields::parse(&body).ok()?;
+    lookup_text(&RequestPrompt::of(&fields.prompt, &body), &body, route.api)
 }
 
-/// The text of a prompt for exact cache sources, if there is one within the limit.
-pub(crate) fn lookup_text(prompt: &RequestPrompt, api: Api) -> Option<PromptText> {
+/// The text of a prompt for exact cache sources, if there is one within the limit: copied where it
+/// crosses pieces of the body.
+pub(crate) fn lookup_text(
+    prompt: &RequestPrompt,
+    body: &RequestBody,
+    api: Api,
+) -> Option<PromptText> {
     let RequestPrompt {
         salt,
         tools,
@@ -61,15 +68,15 @@ pub(crate) fn lookup_text(prompt: &RequestPrompt, api: Api) -> Option<PromptText
         Kind::Prompt
     };
     Some(PromptText {
-        json: conversation.clone(),
+        json: body.contiguous(*conversation),
         kind: kind.into(),
         api: wire(api).into(),
-        tools: tools.clone(),
-        system: system.clone(),
-        template_kwargs: kwargs.clone(),
-        documents: documents.clone(),
-        reasoning: reasoning.clone(),
-        cache_salt: salt.clone(),
+        tools: body.contiguous(*tools),
+        system: body.contiguous(*system),
+        template_kwargs: body.contiguous(*kwargs),
+        documents: body.contiguous(*documents),
+        reasoning: body.contiguous(*reasoning),
+        cache_salt: body.contiguous(*salt),
         add_generation_prompt: template.add_generation_prompt,
         continue_final_message: template.continue_final_message,
         add_special_tokens: template.add_special_tokens,
@@ -94,9 +101,10 @@ const fn wire(api: Api) -> Wire {
 mod tests {
     use super::*;
 
-    fn prompt(body: &str) -> RequestPrompt {
-        let body = Bytes::copy_from_slice(body.as_bytes());
-        RequestPrompt::of(&BodyFields::parse(&body).expect("valid"), &body)
+    fn text_of(body: &str, api: Api) -> Option<PromptText> {
+        let body = RequestBody::from(Bytes::copy_from_slice(body.as_bytes()));
+        let fields = BodyFields::parse(&body).expect("valid");
+        lookup_text(&RequestPrompt::of(&fields.prompt, &body), &body, api)
     }
 
     #[test]
@@ -111,21 +119,21 @@ mod tests {
 
     #[test]
     fn a_lookup_carries_the_messages_as_the_client_wrote_them() {
-        let text = lookup_text(&prompt(r#"{"messages": [ {"role":"user"} ]}"#), Api::Chat)
-            .expect("there is one");
+        let text =
+            text_of(r#"{"messages": [ {"role":"user"} ]}"#, Api::Chat).expect("there is one");
         assert_eq!(
             (text.json.as_ref(), text.kind()),
             (&br#"[ {"role":"user"} ]"#[..], Kind::Messages)
         );
         assert_eq!((text.api(), text.incomplete), (Wire::Chat, false));
-        assert!(lookup_text(&prompt(r#"{"x":1}"#), Api::Chat).is_none());
+        assert!(text_of(r#"{"x":1}"#, Api::Chat).is_none());
     }
 
     #[test]
     fn a_lookup_carries_the_parameters_of_the_template() {
         let body = r#"{"messages":[],"tools":[{"x":1}],"chat_template_kwargs":{"enable_thinking":false},
             "reasoning_effort":"low","cache_salt":"s","add_generation_prompt":false,"continue_final_message":"no"}"#;
-        let text = lookup_text(&prompt(body), Api::Chat).expect("there is one");
+        let text = text_of(body, Api::Chat).expect("there is one");
         assert_eq!(
             (&text.tools[..], &text.template_kwargs[..]),
             (&br#"[{"x":1}]"#[..], &br#"{"enable_thinking":false}"#[..])
@@ -149,14 +157,14 @@ mod tests {
         ] {
             let body = format!("{{\"input\":\"hello\",{part}}}");
             assert!(
-                lookup_text(&prompt(&body), Api::Responses)
+                text_of(&body, Api::Responses)
                     .expect("there is one")
                     .incomplete,
                 "{part}"
             );
         }
         assert!(
-            !lookup_text(&prompt(r#"{"prompt":"x","suffix":null}"#), Api::Completions)
+            !text_of(r#"{"prompt":"x","suffix":null}"#, Api::Completions)
                 .expect("one")
                 .incomplete
         );
@@ -166,6 +174,6 @@ mod tests {
     fn a_prompt_above_the_limit_has_no_lookup() {
         let long = "x".repeat(MAX_LOOKUP_BYTES / 2);
         let body = format!(r#"{{"prompt":"{long}","tools":["{long}"]}}"#);
-        assert!(lookup_text(&prompt(&body), Api::Completions).is_none());
+        assert!(text_of(&body, Api::Completions).is_none());
     }
 }

@@ -1,14 +1,15 @@
-//! The prompt of a request: its size, its token estimate and its hash chain. The text itself is
-//! only sliced.
+//! The prompt of a request: its size, its token estimate and its hash chain. The text itself stays
+//! in the body.
 
-use std::{iter, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
-use bytes::Bytes;
 use hermes_core::prefix::HashChain;
-use serde_json::value::RawValue;
 
-use super::media;
-use crate::request::fields::BodyFields;
+use super::{
+    fields::PromptSpans,
+    media,
+    request_body::{BodySpan, RequestBody},
+};
 
 /// The format of the prompt's hash chain; a change of what is hashed must change it.
 const CHAIN_FORMAT: &[u8] = b"hermes-prefix-1";
@@ -16,19 +17,19 @@ const CHAIN_FORMAT: &[u8] = b"hermes-prefix-1";
 /// Average bytes of text per token: an estimate for planning, never for accounting.
 pub(crate) const BYTES_PER_TOKEN: u64 = 4;
 
-/// The parts of a body that become the prompt, as slices of its bytes: raw JSON, in the order of
-/// chat templates.
+/// The parts of a body that become the prompt: spans of raw JSON, in the order of chat templates.
+/// A part that the body does not have is empty.
 #[derive(Default)]
 pub(crate) struct RequestPrompt {
     /// Of all parts in canonical form, or of the whole body where no part is known.
     bytes: u64,
-    pub(super) salt: Bytes,
-    pub(super) tools: Bytes,
-    pub(super) system: Bytes,
+    pub(super) salt: BodySpan,
+    pub(super) tools: BodySpan,
+    pub(super) system: BodySpan,
     /// The part that grows with a conversation.
-    pub(super) conversation: Bytes,
-    /// Encoded media in the conversation.
-    media: Vec<Range<usize>>,
+    pub(super) conversation: BodySpan,
+    /// Encoded media in the conversation: positions in the body.
+    media: Vec<BodySpan>,
     /// The conversation is a list of messages.
     pub(super) has_messages: bool,
     pub(super) template: PromptTemplate,
@@ -38,9 +39,9 @@ pub(crate) struct RequestPrompt {
 /// set.
 #[derive(Default)]
 pub(super) struct PromptTemplate {
-    pub(super) kwargs: Bytes,
-    pub(super) documents: Bytes,
-    pub(super) reasoning: Bytes,
+    pub(super) kwargs: BodySpan,
+    pub(super) documents: BodySpan,
+    pub(super) reasoning: BodySpan,
     pub(super) add_generation_prompt: Option<bool>,
     pub(super) continue_final_message: Option<bool>,
     pub(super) add_special_tokens: Option<bool>,
@@ -57,34 +58,31 @@ impl RequestPrompt {
         }
     }
 
-    /// The parts of `body` that `fields` found in it.
-    pub(crate) fn of(fields: &BodyFields<'_>, body: &Bytes) -> Self {
-        let part = |raw: Option<&RawValue>| {
-            raw.map(|raw| body.slice_ref(raw.get().as_bytes()))
-                .unwrap_or_default()
-        };
-        let tools = part(fields.tools);
-        let system = part(fields.system.or(fields.instructions));
-        let conversation = part(fields.messages.or(fields.prompt).or(fields.input));
-        let media = media::spans(iter::once(&*conversation));
-        let encoded: usize = media.iter().map(Range::len).sum();
+    /// The parts of `body` that `spans` found in it.
+    pub(crate) fn of(spans: &PromptSpans, body: &RequestBody) -> Self {
+        let tools = spans.tools.unwrap_or_default();
+        let system = spans.system.or(spans.instructions).unwrap_or_default();
+        let conversation = spans.messages.or(spans.prompt).or(spans.input);
+        let conversation = conversation.unwrap_or_default();
+        let media = media_in(body, conversation);
+        let encoded: usize = media.iter().map(|span| span.len()).sum();
         let text = tools.len() + system.len() + conversation.len() - encoded;
         Self {
             bytes: text as u64 + media.len() as u64 * media::FILLER_BYTES,
             media,
-            salt: part(fields.cache_salt),
+            salt: spans.cache_salt.unwrap_or_default(),
             tools,
             system,
             conversation,
-            has_messages: fields.messages.is_some(),
+            has_messages: spans.messages.is_some(),
             template: PromptTemplate {
-                kwargs: part(fields.template.kwargs),
-                documents: part(fields.template.documents),
-                reasoning: part(fields.template.reasoning),
-                add_generation_prompt: fields.template.add_generation_prompt,
-                continue_final_message: fields.template.continue_final_message,
-                add_special_tokens: fields.template.add_special_tokens,
-                has_more: fields.template.has_more || fields.previous_response_id.is_some(),
+                kwargs: spans.template_kwargs.unwrap_or_default(),
+                documents: spans.documents.unwrap_or_default(),
+                reasoning: spans.reasoning.unwrap_or_default(),
+                add_generation_prompt: spans.add_generation_prompt,
+                continue_final_message: spans.continue_final_message,
+                add_special_tokens: spans.add_special_tokens,
+                has_more: spans.has_more,
             },
         }
     }
@@ -100,54 +98,96 @@ impl RequestPrompt {
     }
 
     /// The prompt's chained block hashes; [`hermes_core::prefix`] defines the canonical form.
-    pub(crate) fn blocks(&self, model: &str, block_bytes: u32) -> Arc<[u64]> {
+    /// `body` is the one in which the parts were found.
+    pub(crate) fn blocks(&self, body: &RequestBody, model: &str, block_bytes: u32) -> Arc<[u64]> {
+        let salt = body.contiguous(self.salt);
         let mut chain = HashChain::new(
-            &[CHAIN_FORMAT, model.as_bytes(), &self.salt],
+            &[CHAIN_FORMAT, model.as_bytes(), &salt],
             block_bytes as usize,
         );
-        chain.section(&self.tools);
-        chain.section(&self.system);
+        for part in [self.tools, self.system] {
+            chain.section(&[]);
+            body.slices(part).for_each(|slice| chain.feed(slice));
+        }
         chain.section(&[]);
-        self.feed_conversation(&mut chain);
+        self.feed_conversation(&mut chain, body);
         chain.finish()
     }
 
     /// Feeds the conversation with fillers in place of media.
-    fn feed_conversation(&self, chain: &mut HashChain) {
-        let inside = inside(&self.conversation);
-        // One delimiter was cut off at either end, or none.
-        let offset = usize::from(inside.len() < self.conversation.len());
-        let mut text = offset;
-        for contents in &self.media {
-            chain.feed(&self.conversation[text..contents.start]);
-            let contents = contents.clone();
-            text = contents.end;
-            chain.feed(&media::filler(iter::once(&self.conversation[contents])));
+    fn feed_conversation(&self, chain: &mut HashChain, body: &RequestBody) {
+        let text = inside(body, self.conversation);
+        let mut start = text.start;
+        for &media in &self.media {
+            let end = media.start;
+            body.slices(BodySpan { start, end })
+                .for_each(|slice| chain.feed(slice));
+            chain.feed(&media::filler(body.slices(media)));
+            start = media.end;
         }
-        chain.feed(&self.conversation[text..offset + inside.len()]);
+        let end = text.end;
+        body.slices(BodySpan { start, end })
+            .for_each(|slice| chain.feed(slice));
     }
+}
+
+/// The positions in `body` of encoded media in its part `span`.
+fn media_in(body: &RequestBody, span: BodySpan) -> Vec<BodySpan> {
+    let found = media::spans(body.slices(span)).into_iter();
+    found
+        .map(|Range { start, end }| BodySpan {
+            start: span.start + start,
+            end: span.start + end,
+        })
+        .collect()
 }
 
 /// The JSON text of an array or string without its delimiters, which the next turn of a
 /// conversation continues.
-fn inside(json: &[u8]) -> &[u8] {
-    match json {
-        [b'[', inside @ .., b']'] | [b'"', inside @ .., b'"'] => inside,
-        other => other,
+fn inside(body: &RequestBody, json: BodySpan) -> BodySpan {
+    match body.byte(json.start) {
+        Some(b'[' | b'"') if !json.is_empty() => json.inside(),
+        _ => json,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::request::fields::BodyFields;
+
+    fn prompt_of(body: &RequestBody) -> RequestPrompt {
+        let fields = BodyFields::parse(body).expect("valid");
+        RequestPrompt::of(&fields.prompt, body)
+    }
 
     fn prompt(body: &str) -> RequestPrompt {
-        let body = Bytes::copy_from_slice(body.as_bytes());
-        RequestPrompt::of(&BodyFields::parse(&body).expect("valid"), &body)
+        prompt_of(&Bytes::copy_from_slice(body.as_bytes()).into())
+    }
+
+    fn hashes_of(model: &str, body: &RequestBody) -> Arc<[u64]> {
+        prompt_of(body).blocks(body, model, 16)
     }
 
     fn hashes(model: &str, body: &str) -> Arc<[u64]> {
-        prompt(body).blocks(model, 16)
+        hashes_of(model, &Bytes::copy_from_slice(body.as_bytes()).into())
+    }
+
+    #[test]
+    fn a_body_in_pieces_has_the_hashes_of_the_whole() {
+        let body = Bytes::from_static(
+            br#"{"cache_salt":"t","tools":[{"type":"function"}],"messages":[{"role":"user","content":"h\u00e4"},
+            {"role":"user","content":"a long enough question to fill blocks"}],"model":"m"}"#,
+        );
+        let whole = hashes_of("m", &body.clone().into());
+        assert!(whole.len() > 5);
+        for cut in 1..body.len() {
+            let mut pieces = RequestBody::from(body.slice(..cut));
+            pieces.push(body.slice(cut..));
+            assert_eq!(hashes_of("m", &pieces), whole, "cut at {cut}");
+        }
     }
 
     #[test]
@@ -180,7 +220,7 @@ mod tests {
         assert_eq!(blocks.len() as u64, (prompt(&large).bytes() + 1) / 16);
         assert_eq!(hashes("m", &large), blocks);
         let other = hashes("m", &chat("iVBORw1", 1_400_000));
-        let common = iter::zip(&*blocks, &*other).take_while(|(one, other)| one == other);
+        let common = std::iter::zip(&*blocks, &*other).take_while(|(one, other)| one == other);
         assert!((4..10).contains(&common.count()), "the text before it");
         assert_eq!(other.len(), blocks.len());
     }

@@ -21,7 +21,7 @@ fn collected(body: LegBody) -> Bytes {
 }
 
 fn spliced(body: &str, edits: &[BodyEdit]) -> String {
-    let body = Bytes::copy_from_slice(body.as_bytes());
+    let body = RequestBody::from(Bytes::copy_from_slice(body.as_bytes()));
     let bytes = collected(edited(&body, edits).expect("an object"));
     String::from_utf8(bytes.to_vec()).expect("slices of UTF-8 at JSON borders")
 }
@@ -90,7 +90,8 @@ fn of_two_edits_of_a_name_the_last_counts() {
 fn a_body_that_no_edit_changes_is_not_copied() {
     let body = Bytes::from_static(br#"{ "a":1 }"#);
     for edits in [&[][..], &[BodyEdit::Remove("b")][..]] {
-        let same = collected(edited(&body, edits).expect("an object"));
+        let same = edited(&body.clone().into(), edits);
+        let same = collected(same.expect("an object"));
         assert_eq!((same.as_ptr(), same.len()), (body.as_ptr(), body.len()));
     }
 }
@@ -98,8 +99,42 @@ fn a_body_that_no_edit_changes_is_not_copied() {
 #[test]
 fn a_body_that_is_no_object_cannot_be_edited() {
     for body in ["", "[]", r#"{"a":1} x"#] {
-        assert!(edited(&Bytes::from(body), &[BodyEdit::Remove("a")]).is_err());
-        assert!(edited(&Bytes::from(body), &[]).is_ok(), "{body:?} passes");
+        let bytes = RequestBody::from(Bytes::from(body));
+        assert!(edited(&bytes, &[BodyEdit::Remove("a")]).is_err());
+        assert!(edited(&bytes, &[]).is_ok(), "{body:?} passes");
+    }
+}
+
+#[test]
+fn a_body_of_very_many_fields_becomes_few_pieces() {
+    let field = r#""bootstrap_room":1,"a":2,"#;
+    let body = format!("{{{}\"b\":3}}", field.repeat(10_000));
+    let body = RequestBody::from(Bytes::from(body));
+    let stripped = edited(&body, &CONTROL_FIELDS.map(BodyEdit::Remove)).expect("an object");
+    let frames: Vec<_> = std::iter::from_fn({
+        let mut stripped = stripped.clone();
+        move || stripped.frame().now_or_never().flatten()
+    })
+    .collect();
+    assert!(frames.len() <= MAX_PIECES + 3, "{}", frames.len());
+    let expected = format!("{{{}\"b\":3}}", r#""a":2,"#.repeat(10_000));
+    assert_eq!(collected(stripped), expected);
+}
+
+#[test]
+fn a_body_in_pieces_is_edited_as_the_whole() {
+    let text = r#"{ "a" : "{\"x\":1}" , "kv_transfer_params":[1,{"a":"]"}], "stream" :true }"#;
+    let edits = [
+        BodyEdit::Remove("kv_transfer_params"),
+        set("stream", "false"),
+        set("max_tokens", "1"),
+    ];
+    let whole = Bytes::from(text);
+    for cut in 1..whole.len() {
+        let mut pieces = RequestBody::from(whole.slice(..cut));
+        pieces.push(whole.slice(cut..));
+        let edited = collected(edited(&pieces, &edits).expect("an object"));
+        assert_eq!(edited, spliced(text, &edits), "cut at {cut}");
     }
 }
 
@@ -138,7 +173,7 @@ fn fields() -> impl Strategy<Value = Vec<(usize, String)>> {
 proptest! {
     #[test]
     fn any_bytes_are_edited_or_rejected(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = edited(&Bytes::from(body), &CONTROL_FIELDS.map(BodyEdit::Remove));
+        let _ = edited(&Bytes::from(body).into(), &CONTROL_FIELDS.map(BodyEdit::Remove));
     }
 
     #[test]

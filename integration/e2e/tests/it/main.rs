@@ -1,6 +1,7 @@
 //! End-to-end tests over real sockets, one file for each behavior that Hermes guarantees.
 
 mod answers;
+mod bodies;
 mod cache_sources;
 mod client;
 mod configuration_events;
