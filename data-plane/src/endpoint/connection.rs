@@ -10,7 +10,9 @@
 //! * Dropping the pair closes the socket, which is how a request is cancelled.
 //! * Only the driver completes the handle's futures, and it is polled right before them. They are
 //!   polled with a no-op waker: with the task's own, each frame would wake the task that just read
-//!   it.
+//!   it. The driver has a [waker of its own](DriverWaker) for the same reason.
+
+mod driver_waker;
 
 use std::{
     future::Future,
@@ -26,6 +28,7 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use self::driver_waker::DriverWaker;
 use super::{
     connect_error::EndpointConnectError, dial::EndpointDialer, early_answer::EarlyAnswerStream,
     secure::TlsSession, stream::EndpointStream,
@@ -38,6 +41,7 @@ type Driver = http1::Connection<TokioIo<EarlyAnswerStream<EndpointStream>>, LegB
 pub(crate) struct Connection {
     sender: http1::SendRequest<LegBody>,
     driver: Driver,
+    waker: DriverWaker,
     /// How it was secured, if it was.
     tls: Option<TlsSession>,
     idle_since: Instant,
@@ -84,6 +88,7 @@ impl Connection {
         Ok(Self {
             sender,
             driver,
+            waker: DriverWaker::new(),
             tls,
             idle_since: Instant::now(),
             reused: false,
@@ -97,13 +102,15 @@ impl Connection {
     ) -> Result<Response<UpstreamBody>, SendError> {
         let mut head = std::pin::pin!(self.sender.try_send_request(request));
         let mut driver_done = false;
-        let driver = &mut self.driver;
+        let (driver, waker) = (&mut self.driver, &self.waker);
         let result = std::future::poll_fn(|cx| {
-            if !driver_done {
-                // Its result is not lost: hyper hands an error to the future of the head too.
-                driver_done = Pin::new(&mut *driver).poll(cx).is_ready();
-            }
-            head.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            waker.poll(cx, |cx| {
+                if !driver_done {
+                    // Its result is not lost: hyper hands an error to the future of the head too.
+                    driver_done = Pin::new(&mut *driver).poll(cx).is_ready();
+                }
+                head.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            })
         })
         .await;
         match result {
@@ -179,19 +186,28 @@ impl Body for UpstreamBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
+        let Self {
+            incoming,
+            connection,
+        } = &mut *self;
         let mut noop = Context::from_waker(Waker::noop());
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(&mut noop) {
-            return Poll::Ready(frame);
-        }
-        let Some(connection) = &mut this.connection else {
-            return Poll::Pending;
+        let Some(Connection { driver, waker, .. }) = connection else {
+            return Pin::new(incoming).poll_frame(&mut noop);
         };
-        if Pin::new(&mut connection.driver).poll(cx).is_ready() {
-            // The connection has ended; the body still returns what it read, or why it broke.
-            this.connection = None;
+        let mut has_ended = false;
+        let polled = waker.poll(cx, |cx| {
+            let ready = Pin::new(&mut *incoming).poll_frame(&mut noop);
+            if ready.is_ready() || has_ended {
+                return ready;
+            }
+            has_ended = Pin::new(&mut *driver).poll(cx).is_ready();
+            Pin::new(&mut *incoming).poll_frame(&mut noop)
+        });
+        if has_ended {
+            // The body still returns what it read, or why it broke.
+            *connection = None;
         }
-        Pin::new(&mut this.incoming).poll_frame(&mut noop)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -202,3 +218,6 @@ impl Body for UpstreamBody {
         self.incoming.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests;
