@@ -79,7 +79,8 @@ impl EndpointSelector {
             });
         }
         let mut waited = Duration::ZERO;
-        match self.score.score(wanted, &mut waited).await {
+        // Boxed: a strategy that needs no answer does not carry the room for it.
+        match Box::pin(self.score.score(wanted, &mut waited)).await {
             Ok((ranked, why)) => Ok(EndpointSelection {
                 ranked,
                 level: FallbackLevel::Score,
@@ -117,11 +118,9 @@ impl EndpointSelector {
             accepts_pairs: false,
             context: Context::new(),
         };
-        let (ranked, why) = self
-            .score
-            .score(&wanted, &mut Duration::default())
-            .await
-            .ok()?;
+        let mut waited = Duration::ZERO;
+        let scored = Box::pin(self.score.score(&wanted, &mut waited));
+        let (ranked, why) = scored.await.ok()?;
         Some(EndpointSelection {
             ranked,
             level: FallbackLevel::Score,

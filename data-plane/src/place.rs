@@ -88,15 +88,11 @@ pub(crate) struct DoorRequest<B> {
 }
 
 /// What becomes of a request.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is moved once, and a box would cost an allocation per request"
-)]
 pub(crate) enum Placed {
     /// The proxy answers it, with this JSON.
     Answered(Bytes),
-    /// Endpoints are to serve it.
-    Request(PlacedRequest),
+    /// Endpoints are to serve it. Boxed: it is a thousand bytes, and passes through several futures.
+    Request(Box<PlacedRequest>),
 }
 
 /// A request with its placements, and what an exchange needs besides.
@@ -227,7 +223,7 @@ impl Placer {
         arrived: (ApiRoute<'_>, request::Parts, B),
         (mut start, mut permit): (RequestStart, AdmissionPermit),
         accepts_pairs: bool,
-    ) -> Result<PlacedRequest, LocalReply>
+    ) -> Result<Box<PlacedRequest>, LocalReply>
     where
         B: Body<Data = Bytes> + Unpin,
     {
@@ -250,14 +246,14 @@ impl Placer {
                 .inspect_err(|reply| guard.selection_failed(reply))?,
         };
         guard.set_selection(&selection);
-        Ok(PlacedRequest {
+        Ok(Box::new(PlacedRequest {
             responses: (request.api == Api::Responses).then(|| Arc::clone(&self.responses)),
             exposes_endpoint: view.settings().expose_endpoint,
             request,
             pool,
             selection,
             guard,
-        })
+        }))
     }
 
     /// Reads the body, and what routing needs of the request; who sends it is part of that.

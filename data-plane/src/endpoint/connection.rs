@@ -37,8 +37,12 @@ use crate::request::leg_body::LegBody;
 
 type Driver = http1::Connection<TokioIo<EarlyAnswerStream<EndpointStream>>, LegBody>;
 
-/// A connection without a request on it.
-pub(crate) struct Connection {
+/// A connection without a request on it. It is passed from hand to hand, and into the futures of
+/// requests: as a pointer, because hyper's half of it is some hundred bytes.
+pub(crate) struct Connection(Box<DrivenConnection>);
+
+/// The pair of hyper's halves.
+struct DrivenConnection {
     sender: http1::SendRequest<LegBody>,
     driver: Driver,
     waker: DriverWaker,
@@ -85,14 +89,14 @@ impl Connection {
             .handshake(TokioIo::new(EarlyAnswerStream::new(stream)))
             .await
             .map_err(EndpointConnectError::Handshake)?;
-        Ok(Self {
+        Ok(Self(Box::new(DrivenConnection {
             sender,
             driver,
             waker: DriverWaker::new(),
             tls,
             idle_since: Instant::now(),
             reused: false,
-        })
+        })))
     }
 
     /// Sends a request and waits for the head of its answer. The caller sets the deadline.
@@ -100,9 +104,16 @@ impl Connection {
         mut self,
         request: Request<LegBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
-        let mut head = std::pin::pin!(self.sender.try_send_request(request));
+        let DrivenConnection {
+            sender,
+            driver,
+            waker,
+            reused,
+            ..
+        } = &mut *self.0;
+        let reused = *reused;
+        let mut head = std::pin::pin!(sender.try_send_request(request));
         let mut driver_done = false;
-        let (driver, waker) = (&mut self.driver, &self.waker);
         let result = std::future::poll_fn(|cx| {
             waker.poll(cx, |cx| {
                 if !driver_done {
@@ -133,7 +144,7 @@ impl Connection {
                 },
                 None => SendError::MaybeSeen {
                     error: error.into_error(),
-                    reused: self.reused,
+                    reused,
                 },
             }),
         }
@@ -147,22 +158,22 @@ impl Connection {
         }
         // It was not polled while it was idle: one poll notices that the endpoint closed it.
         let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.driver).poll(&mut cx).is_pending() && self.sender.is_ready()
+        Pin::new(&mut self.0.driver).poll(&mut cx).is_pending() && self.0.sender.is_ready()
     }
 
     /// How it was secured; `None` if it is plain.
     pub(super) fn tls(&self) -> Option<&TlsSession> {
-        self.tls.as_ref()
+        self.0.tls.as_ref()
     }
 
     pub(crate) fn idle_for(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.idle_since)
+        now.saturating_duration_since(self.0.idle_since)
     }
 
     /// Marks the beginning of an idle time.
     pub(crate) fn rest(&mut self) {
-        self.idle_since = Instant::now();
-        self.reused = true;
+        self.0.idle_since = Instant::now();
+        self.0.reused = true;
     }
 }
 
@@ -171,10 +182,10 @@ impl Connection {
 impl UpstreamBody {
     /// The connection, once the whole body was read and if the endpoint keeps it open.
     pub(crate) fn into_connection(mut self) -> Option<Connection> {
-        let mut connection = self.connection.take()?;
+        let Connection(mut pair) = self.connection.take()?;
         let mut cx = Context::from_waker(Waker::noop());
-        let open = Pin::new(&mut connection.driver).poll(&mut cx).is_pending();
-        (open && connection.sender.is_ready()).then_some(connection)
+        let open = Pin::new(&mut pair.driver).poll(&mut cx).is_pending();
+        (open && pair.sender.is_ready()).then_some(Connection(pair))
     }
 }
 
@@ -191,9 +202,10 @@ impl Body for UpstreamBody {
             connection,
         } = &mut *self;
         let mut noop = Context::from_waker(Waker::noop());
-        let Some(Connection { driver, waker, .. }) = connection else {
+        let Some(Connection(pair)) = connection else {
             return Pin::new(incoming).poll_frame(&mut noop);
         };
+        let DrivenConnection { driver, waker, .. } = &mut **pair;
         let mut has_ended = false;
         let polled = waker.poll(cx, |cx| {
             let ready = Pin::new(&mut *incoming).poll_frame(&mut noop);

@@ -239,7 +239,8 @@ impl Leg<'_> {
                 result => return result.map_err(LegError::from),
             }
         }
-        let opened = self.upstream.connect(self.connect_timeout).await;
+        // Boxed: most requests use a connection that is open.
+        let opened = Box::pin(self.upstream.connect(self.connect_timeout)).await;
         let connection = opened
             .inspect_err(|error| {
                 connections.failed[error.reason()].inc();

@@ -76,7 +76,8 @@ impl Placer {
             return Ok(None);
         }
         for pool in &view.pools {
-            if let Some(selection) = self.selector.locate(pool, request, *id).await {
+            // Boxed: few requests refer to stored responses.
+            if let Some(selection) = Box::pin(self.selector.locate(pool, request, *id)).await {
                 return Ok(Some(ResolvedPool {
                     pool: Arc::clone(pool),
                     pinned: Some(selection),

@@ -37,7 +37,7 @@ async fn connected(listener: &TcpListener) -> (Connection, TcpStream) {
     let (endpoint, _) = listener.accept().await.expect("connected");
     let stream = TokioIo::new(EarlyAnswerStream::new(EndpointStream::Plain(stream)));
     let (sender, driver) = http1::handshake(stream).await.expect("no bytes are needed");
-    let connection = Connection {
+    let connection = DrivenConnection {
         sender,
         driver,
         waker: DriverWaker::new(),
@@ -45,7 +45,7 @@ async fn connected(listener: &TcpListener) -> (Connection, TcpStream) {
         idle_since: Instant::now(),
         reused: false,
     };
-    (connection, endpoint)
+    (Connection(Box::new(connection)), endpoint)
 }
 
 /// Answers with a chunk for each message, and with the end after the last one. The connection stays
