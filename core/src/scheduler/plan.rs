@@ -92,7 +92,10 @@ impl Scheduler {
             requests,
             ..
         } = self;
-        let free = rules.late.then(|| endpoints.free(rules.window, now));
+        let wanted = |position| requests.queue.is_wanted(position);
+        let free = rules
+            .late
+            .then(|| endpoints.free(rules.window, wanted, now));
         let ready = |eligible: &EligibleSet| {
             let room = free.as_ref();
             room.is_none_or(|free| free.any_in(eligible) || !endpoints.is_any_up(eligible))

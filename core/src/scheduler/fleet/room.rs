@@ -145,9 +145,18 @@ impl Fleet {
         self.engines[position].may_explore(self.flights[position])
     }
 
-    /// The endpoints that are up and may take one that has waited.
-    pub(in crate::scheduler) fn free(&self, window: Duration, now: Duration) -> FreeEndpoints {
-        let takes = |position| self.is_free(position, window, now) || self.may_explore(position);
+    /// The endpoints that are up and may take one that has waited. Only a `wanted` endpoint is
+    /// explored: for one that no request wants, each event would plan again in vain.
+    pub(in crate::scheduler) fn free(
+        &self,
+        window: Duration,
+        wanted: impl Fn(usize) -> bool,
+        now: Duration,
+    ) -> FreeEndpoints {
+        let takes = |position| {
+            let explores = || wanted(position) && self.may_explore(position);
+            self.is_free(position, window, now) || explores()
+        };
         let free =
             (0..self.engines.len()).filter(|&position| self.is_up(position) && takes(position));
         FreeEndpoints(free.map(|position| position as u32).collect())
