@@ -102,8 +102,11 @@ pub(crate) const TABLE: &[MetricRow] = &[
     label("vllm:cache_config_info", "num_gpu_blocks", Signal::NumBlocks),
     row("vllm:prefix_cache_queries_total", Signal::PrefixQueries),
     row("vllm:gpu_prefix_cache_queries_total", Signal::PrefixQueries),
+    // As simulators write it whose client library adds no suffix to counters.
+    row("vllm:prefix_cache_queries", Signal::PrefixQueries),
     row("vllm:prefix_cache_hits_total", Signal::PrefixHits),
     row("vllm:gpu_prefix_cache_hits_total", Signal::PrefixHits),
+    row("vllm:prefix_cache_hits", Signal::PrefixHits),
     row("vllm:lora_requests_info", Signal::Adapters),
     only("vllm:engine_sleep_state", "sleep_state", "awake", Signal::Awake),
     // SGLang with --enable-metrics. `cache_config_info` is the form before 0.5.23.

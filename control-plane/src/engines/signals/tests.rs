@@ -158,6 +158,16 @@ fn an_old_name_beside_the_new_one_is_not_counted_twice() {
 }
 
 #[test]
+fn counters_without_the_suffix_of_counters_are_read() {
+    let page = "vllm:prefix_cache_queries{model_name=\"m\"} 90\nvllm:prefix_cache_hits{model_name=\"m\"} 5\n";
+    let scraped = read(page);
+    assert_eq!(
+        (scraped.prefix_queries, scraped.prefix_hits),
+        (Some(90.0), Some(5.0))
+    );
+}
+
+#[test]
 fn a_value_that_cannot_be_true_takes_its_whole_signal_away_and_no_other() {
     for value in ["-1", "NaN", "+Inf", "1e30"] {
         let page = format!(
