@@ -302,6 +302,17 @@ limits: {maxBodyByte: 1MiB}
         );
     }
 
+    #[test]
+    fn a_model_in_two_pools_causes_a_warning_that_names_the_one_that_is_used() {
+        let pool = |name: &str, port: u16| {
+            format!("{{name: {name}, models: [llama], endpoints: ['http://h:{port}']}}")
+        };
+        let text = format!("pools: [{}, {}]", pool("h100", 1), pool("b200", 2));
+        let config = Config::parse(&text).expect("allowed");
+        let expected = "pools[0].models: all requests for `llama` go to the pool `b200`, the first by name that serves it";
+        assert_eq!(config.warnings, [expected]);
+    }
+
     proptest! {
         #[test]
         fn any_text_is_a_configuration_or_a_list_of_errors(text in "\\PC{0,200}|[\\[\\]{}:,&*!|>'\"%@ \n\t#a-z0-9-]{0,300}") {

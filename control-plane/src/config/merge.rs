@@ -18,6 +18,7 @@ use super::{
 pub(super) fn merge(fragments: Vec<PoolFragment>, diagnostics: &Diagnostics) -> Vec<PoolConfig> {
     bound_endpoints(&fragments, diagnostics);
     warn_shared_endpoints(&fragments, diagnostics);
+    warn_shared_models(&fragments, diagnostics);
     let mut merged: BTreeMap<Arc<str>, PoolFragment> = BTreeMap::new();
     for fragment in fragments {
         let name = Arc::clone(&fragment.pool.name);
@@ -57,6 +58,23 @@ fn warn_shared_endpoints(fragments: &[PoolFragment], diagnostics: &Diagnostics) 
             if owner != &pool.name {
                 diagnostics.warn(format!(
                     "{origin}.endpoints: {address} is in the pool `{owner}` too; each counts only its own load"
+                ));
+            }
+        }
+    }
+}
+
+/// Requests for a model go to the first pool by name that serves it.
+fn warn_shared_models(fragments: &[PoolFragment], diagnostics: &Diagnostics) {
+    let mut by_name: Vec<&PoolFragment> = fragments.iter().collect();
+    by_name.sort_by(|one, other| one.pool.name.cmp(&other.pool.name));
+    let mut owners: BTreeMap<&Arc<str>, &Arc<str>> = BTreeMap::new();
+    for PoolFragment { origin, pool } in by_name {
+        for model in &pool.models {
+            let owner = *owners.entry(model).or_insert(&pool.name);
+            if owner != &pool.name {
+                diagnostics.warn(format!(
+                    "{origin}.models: all requests for `{model}` go to the pool `{owner}`, the first by name that serves it"
                 ));
             }
         }
