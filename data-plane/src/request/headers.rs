@@ -180,6 +180,17 @@ pub(crate) fn priority(headers: &HeaderMap) -> Option<i32> {
     Some(number.clamp(-1_000_000, 1_000_000) as i32)
 }
 
+/// Headers that are for every recipient: a sender must not name them in `Connection` (RFC 9110,
+/// 7.6.1), and one that does removes nothing.
+const END_TO_END: [HeaderName; 6] = [
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    header::VIA,
+    REQUEST_ID,
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+];
+
 /// Removes what `drops` selects, and what `Connection` names: hop-by-hop headers.
 fn remove(headers: &mut HeaderMap, drops: impl Fn(&str) -> bool) {
     // A request has few headers, so testing each is cheaper than looking up every name that must be
@@ -196,7 +207,8 @@ fn remove(headers: &mut HeaderMap, drops: impl Fn(&str) -> bool) {
     dropped.extend(
         named
             .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok()),
+            .filter_map(|name| name.trim().parse().ok())
+            .filter(|name| !END_TO_END.contains(name)),
     );
     for name in dropped {
         headers.remove(name);
@@ -217,6 +229,19 @@ pub(crate) fn request_id(headers: &HeaderMap, fresh: impl FnOnce() -> String) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_cannot_name_headers_of_every_recipient_as_its_connections() {
+        let mut headers = HeaderMap::new();
+        for name in END_TO_END {
+            headers.insert(name, HeaderValue::from_static("x"));
+        }
+        headers.insert("x-own", HeaderValue::from_static("x"));
+        let named = "x-forwarded-for, Via, x-request-id, X-Forwarded-Proto, authorization, content-type, x-own";
+        headers.insert(header::CONNECTION, HeaderValue::from_static(named));
+        clean_request(&mut headers);
+        assert_eq!(headers.len(), END_TO_END.len(), "{headers:?}");
+    }
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs
