@@ -12,13 +12,16 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{
-    control_fields::{self, CONTROL_FIELDS, EXTRA_ARGUMENTS},
+    control_fields::{self, EXTRA_ARGUMENTS},
     object_scanner::{MalformedObject, ObjectScanner, ScannedField},
     request_body::{BodySpan, RequestBody},
 };
 
 /// Longest string or number that is decoded, in bytes of JSON.
 const MAX_DECODED: usize = 4 << 10;
+
+/// Values of [`EXTRA_ARGUMENTS`] that are looked at. A body has one, of which parsers take the last.
+const MAX_EXTRA_ARGUMENTS: usize = 8;
 
 /// A body's routing fields.
 #[derive(Debug, Default)]
@@ -100,9 +103,11 @@ struct FoundFields {
     logprobs: Option<BodySpan>,
     store: Option<BodySpan>,
     background: Option<BodySpan>,
-    /// Every value of [`EXTRA_ARGUMENTS`].
+    /// The objects that are values of [`EXTRA_ARGUMENTS`].
     extra_arguments: SmallVec<[BodySpan; 1]>,
     has_control_fields: bool,
+    /// There are more such objects than are looked at.
+    hides_control_fields: bool,
 }
 
 // === FieldScanner ===
@@ -176,11 +181,15 @@ impl FoundFields {
             | b"prompt_embeds"
             | b"suffix"
             | b"previous_input_messages" => prompt.has_more |= unless_null.is_some(),
-            name if name == EXTRA_ARGUMENTS.as_bytes() => self.extra_arguments.push(field.value),
-            name => {
-                let mut control_fields = CONTROL_FIELDS.iter();
-                self.has_control_fields |= control_fields.any(|field| field.as_bytes() == name);
+            // What is no object has none: engines reject it.
+            name if name == EXTRA_ARGUMENTS.as_bytes() && field.first == b'{' => {
+                if self.extra_arguments.len() < MAX_EXTRA_ARGUMENTS {
+                    self.extra_arguments.push(field.value);
+                } else {
+                    self.hides_control_fields = true;
+                }
             }
+            name => self.has_control_fields |= control_fields::is_control_field(name),
         }
     }
 
@@ -194,9 +203,10 @@ impl FoundFields {
             None => None,
         };
         let flag = |span: Option<BodySpan>| span.and_then(|span| flag(body, span));
+        let is_set = |span: Option<BodySpan>| span.is_some_and(|span| is_true(body, span));
         Ok(BodyFields {
             model,
-            stream: self.stream.is_some_and(|span| is_true(body, span)),
+            stream: is_set(self.stream),
             prompt: PromptSpans {
                 add_generation_prompt: flag(self.add_generation_prompt),
                 continue_final_message: flag(self.continue_final_message),
@@ -209,7 +219,7 @@ impl FoundFields {
             priority: self.priority.map_or(0, |span| priority(body, span)),
             recomputes_prompt: self.prompt_logprobs.is_some()
                 || flag(self.echo) == Some(true) && self.logprobs.is_some(),
-            has_side_effects: flag(self.store) == Some(true) || flag(self.background) == Some(true),
+            has_side_effects: is_set(self.store) || is_set(self.background),
             has_control_fields: self.has_control_fields,
             hides_control_fields: self.hides_control_fields(body),
         })
@@ -219,7 +229,8 @@ impl FoundFields {
 impl FoundFields {
     fn hides_control_fields(&self, body: &RequestBody) -> bool {
         let mut arguments = self.extra_arguments.iter();
-        arguments.any(|&span| control_fields::are_hidden_in(&body.contiguous(span)))
+        self.hides_control_fields
+            || arguments.any(|&span| control_fields::are_hidden_in(body.slices(span)))
     }
 }
 
@@ -434,6 +445,29 @@ mod tests {
                 "{body:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_response_is_stored_by_whatever_engines_read_as_true() {
+        for body in [
+            r#"{"store":true}"#,
+            r#"{"store":1}"#,
+            r#"{"background":"true"}"#,
+        ] {
+            assert!(parse(body).has_side_effects, "{body}");
+        }
+        for body in [r#"{"store":false}"#, r#"{"background":null}"#, "{}"] {
+            assert!(!parse(body).has_side_effects, "{body}");
+        }
+    }
+
+    #[test]
+    fn many_objects_of_extra_arguments_count_as_hiding_a_control_field() {
+        let body =
+            |count: usize| format!("{{{}\"n\":1}}", r#""vllm_xargs":{"a":1},"#.repeat(count));
+        assert!(!parse(&body(MAX_EXTRA_ARGUMENTS)).hides_control_fields);
+        assert!(parse(&body(MAX_EXTRA_ARGUMENTS + 1)).hides_control_fields);
+        assert!(!parse(r#"{"vllm_xargs":["kv_transfer_params"]}"#).hides_control_fields);
     }
 
     #[test]
