@@ -27,7 +27,7 @@ use std::{
 
 use hermes_core::{
     ejection::{EndpointFailure, EndpointHealth},
-    load::{Health, Load},
+    load::Load,
     policy::EjectionPolicy,
     refusals::{PeerAnswers, SecondOpinion},
     snapshot::Endpoint,
@@ -257,7 +257,7 @@ impl Upstream {
     /// Adds its answers to those of the peers of another endpoint.
     pub(crate) fn join(&self, peers: &mut PeerAnswers, now: Duration) {
         let health = self.health.lock();
-        peers.add(health.answers(now), health.health(now) == Health::Down);
+        peers.add(health.answers(now), health.health(now));
     }
 
     /// An attempt ended without a result, because its client disconnected.

@@ -227,7 +227,9 @@ impl EndpointHealth {
     }
 
     /// The endpoint has too much to do, and perhaps says for how long. It cools down for at most
-    /// the policy's longest time; without that only while its peers serve what it does not.
+    /// the policy's longest time, and only if its pool can do without it: a client over its quota
+    /// gets such an answer from every endpoint. Without a time of its own it cools down only while
+    /// its peers serve what it does not.
     pub fn on_overload(
         &mut self,
         now: Duration,
@@ -237,7 +239,8 @@ impl EndpointHealth {
         self.postpone(now);
         let longest = self.policy.max_time.max(self.policy.base_time);
         let own = self.cooldown.overloaded();
-        let wait = retry_after.or(own.filter(|_| peers.can_stand_in()));
+        let asked = retry_after.filter(|_| peers.can_spare_one());
+        let wait = asked.or(own.filter(|_| peers.can_stand_in()));
         self.cooldown
             .begin(now, wait.unwrap_or_default().min(longest));
     }

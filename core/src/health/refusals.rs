@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::load::Health;
+
 /// Length of one window of counts.
 const WINDOW: Duration = Duration::from_secs(30);
 /// Refusals in a row after which the next one gets a second opinion: those before it are taken for
@@ -50,7 +52,7 @@ pub struct PeerAnswers {
     pub counts: AnswerCounts,
     /// How many they are.
     pub endpoints: u32,
-    /// How many of them are out of service.
+    /// How many of them take no turn: they are out of service, or cool down.
     pub set_aside: u32,
 }
 
@@ -103,14 +105,19 @@ impl AnswerCounts {
 
 impl PeerAnswers {
     /// Adds one of them.
-    pub const fn add(&mut self, counts: AnswerCounts, is_set_aside: bool) {
+    pub fn add(&mut self, counts: AnswerCounts, health: Health) {
+        let takes_turns = match health {
+            Health::Up => true,
+            Health::Warming(share) => share > 0.0,
+            Health::Down => false,
+        };
         self.counts = self.counts.plus(counts);
         self.endpoints += 1;
-        self.set_aside += is_set_aside as u32;
+        self.set_aside += u32::from(!takes_turns);
     }
 
-    /// Whether the pool can do without one more: at most half of it is set aside for refusals.
-    const fn can_spare_one(self) -> bool {
+    /// Whether the pool can do without one more: at most half of it is set aside.
+    pub(super) const fn can_spare_one(self) -> bool {
         (self.set_aside + 1) * 2 <= self.endpoints + 1
     }
 
@@ -221,7 +228,7 @@ mod tests {
                 refused,
                 against,
             },
-            false,
+            Health::Up,
         );
         peers
     }
@@ -258,11 +265,19 @@ mod tests {
     fn at_most_half_of_a_pool_is_set_aside() {
         let record = refused(10, SecondOpinion::None);
         let mut peers = peers(10, 0);
-        peers.add(AnswerCounts::default(), true);
+        peers.add(AnswerCounts::default(), Health::Down);
         assert!(!record.is_outlier(NOW, &peers), "two of three");
-        peers.add(AnswerCounts::default(), false);
+        peers.add(AnswerCounts::default(), Health::Up);
         assert!(record.is_outlier(NOW, &peers), "two of four");
         assert!(!record.is_outlier(NOW, &PeerAnswers::default()), "the only");
+    }
+
+    #[test]
+    fn endpoints_that_cool_down_are_set_aside_and_those_that_warm_up_are_not() {
+        let mut peers = PeerAnswers::default();
+        peers.add(AnswerCounts::default(), Health::Warming(0.0));
+        peers.add(AnswerCounts::default(), Health::Warming(0.1));
+        assert_eq!((peers.endpoints, peers.set_aside), (2, 1));
     }
 
     #[test]
@@ -330,7 +345,7 @@ mod tests {
             for at in 0..4 {
                 let mut peers = PeerAnswers::default();
                 let others = (0..4).filter(|other| *other != at);
-                others.for_each(|other| peers.add(records[other].counts(NOW), false));
+                others.for_each(|other| peers.add(records[other].counts(NOW), Health::Up));
                 prop_assert!(!records[at].is_outlier(NOW, &peers));
             }
         }

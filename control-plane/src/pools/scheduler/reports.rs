@@ -11,7 +11,6 @@ use hermes_core::{
     ejection::EndpointFailure,
     history::RoutedPrompt,
     ledger::{LegId, LegKey, LegPhase, ListedLeg, OpenLeg, ProxyId, RequestKey},
-    load::Health,
     refusals::{PeerAnswers, SecondOpinion},
     scheduler::{CachePrediction, EngineUsage},
     snapshot::EndpointId,
@@ -299,8 +298,7 @@ impl SchedulerState {
         let own = self.dispatcher.pool().position(endpoint).unwrap_or(0);
         let (before, after) = self.endpoints.split_at(own);
         for peer in after.iter().skip(1).chain(before).take(MAX_PEERS) {
-            let is_down = peer.health(now) == Health::Down;
-            peers.add(peer.breaker.answers(now), is_down);
+            peers.add(peer.breaker.answers(now), peer.health(now));
         }
         peers
     }

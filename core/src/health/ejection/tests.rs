@@ -219,7 +219,7 @@ fn serving() -> PeerAnswers {
         served: 20,
         ..AnswerCounts::default()
     };
-    peers.add(counts, false);
+    peers.add(counts, Health::Up);
     peers
 }
 
@@ -266,7 +266,7 @@ fn refusals_that_a_peer_confirms_are_held_against_no_endpoint() {
 #[test]
 fn an_overloaded_endpoint_is_chosen_last_until_its_time_is_over() {
     let mut health = EndpointHealth::new(POLICY);
-    health.on_overload(secs(0), Some(secs(2)), &PeerAnswers::default());
+    health.on_overload(secs(0), Some(secs(2)), &serving());
     assert_eq!(health.health(secs(1)), Health::Warming(0.0));
     assert!(!health.try_trial(secs(1)));
     assert_eq!(health.health(secs(2)), Health::Up);
@@ -287,6 +287,22 @@ fn one_that_does_not_say_for_how_long_is_set_aside_while_its_peers_serve() {
         Health::Up,
         "the only one"
     );
+}
+
+#[test]
+fn one_that_says_for_how_long_is_set_aside_only_while_half_of_the_pool_is_left() {
+    let overloaded = |peers| {
+        let mut health = EndpointHealth::new(POLICY);
+        health.on_overload(secs(0), Some(secs(2)), &peers);
+        health.health(secs(0))
+    };
+    let mut peers = PeerAnswers::default();
+    assert_eq!(overloaded(peers), Health::Up, "the only one");
+    peers.add(AnswerCounts::default(), Health::Warming(0.0));
+    assert_eq!(overloaded(peers), Health::Up, "the other one cools down");
+    peers.add(AnswerCounts::default(), Health::Up);
+    peers.add(AnswerCounts::default(), Health::Up);
+    assert_eq!(overloaded(peers), Health::Warming(0.0), "two of four");
 }
 
 #[test]

@@ -49,3 +49,32 @@ fn an_endpoint_that_refuses_what_its_peer_serves_is_ejected_and_its_errors_are_n
     let health = ids.map(|id| brain.load(id).health);
     assert_eq!(health, [Health::Down, Health::Up]);
 }
+
+#[test]
+fn a_pool_that_is_overloaded_as_a_whole_keeps_half_of_its_endpoints() {
+    for retry_after in [None, Some(Duration::from_secs(20))] {
+        let brain = brain(4);
+        let ids: Vec<_> = brain
+            .pool()
+            .endpoints
+            .iter()
+            .map(|found| found.id)
+            .collect();
+        for (request, id) in (0..).zip(&ids) {
+            brain.started(key(ONE, request), *id, 100, false, at(0));
+            brain.first_byte(key(ONE, request), TTFT, at(0));
+            brain.ends(key(ONE, request), *id, Report::Ok, at(0));
+        }
+        let overloaded = |id| AttemptReport {
+            answer: AnswerClass::Overloaded,
+            retry_after,
+            ..failed_attempt(id, Report::Overloaded)
+        };
+        for id in ids.iter().cycle().take(5 * ids.len()) {
+            brain.attempt_failed(overloaded(*id), at(0));
+        }
+        let healths = ids.iter().map(|id| brain.load(*id).health);
+        let cooling = healths.filter(|health| *health == Health::Warming(0.0));
+        assert_eq!(cooling.count(), 2, "{retry_after:?}");
+    }
+}
