@@ -38,6 +38,10 @@ const MODELS_EVERY: Duration = Duration::from_secs(30);
 /// How often, if it has adapters or may load some: users request one as soon as it is loaded.
 const ADAPTERS_EVERY: Duration = Duration::from_secs(1);
 
+/// Turns in which a server that has listed models knows no page, until it lists none: a gateway that
+/// restarts answers 404 to everything for a moment.
+const UNKNOWN_TURNS: u8 = 3;
+
 /// How often a server without metrics is asked again whether it has some.
 const METRICS_AGAIN: Duration = Duration::from_secs(60);
 
@@ -71,6 +75,8 @@ pub(super) struct Probe {
     timeouts: u32,
     /// It lists adapters, or its metrics name them.
     has_adapters: bool,
+    /// Turns until it counts as one that lists no model.
+    unknown_turns_left: u8,
     /// See [`ProbeResult`].
     is_loading: bool,
     rng: SeededRng,
@@ -118,6 +124,7 @@ impl Probe {
             models_due: now,
             timeouts: 0,
             has_adapters: false,
+            unknown_turns_left: 1,
             is_loading: false,
         })
     }
@@ -272,11 +279,14 @@ impl Probe {
         match body.and_then(|body| models::read(&body).map_err(|_| ProbeFailure::Garbage)) {
             Ok(cards) => {
                 self.has_adapters |= cards.iter().any(|card| card.parent.is_some());
+                self.unknown_turns_left = UNKNOWN_TURNS;
                 Some(cards)
             }
             // It knows no other page either: its models are not unknown, it has none.
             Err(ProbeFailure::Status(404)) if self.question == ProbePage::Models => {
-                Some(Vec::new())
+                self.models_due = now;
+                self.unknown_turns_left = self.unknown_turns_left.saturating_sub(1);
+                (self.unknown_turns_left == 0).then(Vec::new)
             }
             Err(failure) => {
                 self.shared

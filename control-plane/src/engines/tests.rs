@@ -11,6 +11,8 @@ use tokio::{
 
 use super::*;
 
+mod model_lists;
+
 const PAGE: &str = "vllm:num_requests_waiting 3\nvllm:num_requests_running 4\n";
 const MODELS: &str = r#"{"data":[{"id":"m","max_model_len":4096}]}"#;
 
@@ -251,14 +253,6 @@ async fn metrics_that_fail_say_nothing_of_a_server_that_is_healthy() {
 }
 
 #[tokio::test]
-async fn a_server_that_knows_no_page_lists_no_model() {
-    let server = Server::start(&[]).await;
-    let (mut collector, mut observations, _registry) = collector();
-    collector.set(vec![server.target(Some("/metrics"))]);
-    assert_eq!(next(&mut observations).await.models, Some(Vec::new()));
-}
-
-#[tokio::test]
 async fn of_an_openai_server_the_model_list_shows_its_health_even_when_it_wants_a_key() {
     let server = Server::start(&[("/v1/models", Reply::Answer(401, String::new()))]).await;
     let (mut collector, mut observations, _registry) = collector();
@@ -339,23 +333,6 @@ async fn a_redirect_on_the_same_host_is_followed() {
     let (mut collector, mut observations, _registry) = collector();
     collector.set(vec![server.target(Some("/metrics"))]);
     assert_eq!(waiting(&next(&mut observations).await), Some(3));
-}
-
-#[tokio::test]
-async fn after_a_failure_the_models_are_asked_for_again() {
-    let server = Server::start(&[("/metrics", ok(PAGE)), ("/v1/models", ok(MODELS))]).await;
-    let (mut collector, mut observations, _registry) = collector();
-    collector.set(vec![server.target(Some("/metrics"))]);
-    assert!(next(&mut observations).await.models.is_some());
-
-    server.script("/metrics", Reply::Answer(503, String::new()));
-    next_where(&mut observations, |observation| {
-        observation.outcome.is_err()
-    })
-    .await;
-    server.script("/metrics", ok(PAGE));
-    let back = next_where(&mut observations, |observation| observation.outcome.is_ok()).await;
-    assert!(back.models.is_some());
 }
 
 #[tokio::test]
