@@ -14,8 +14,8 @@ use crate::engines::{ProbeFailure, Scraped};
 /// Start times that differ by less are one start: engines round them.
 const SAME_START: f64 = 1.0;
 
-/// A request that succeeded within this time proves that the endpoint can be reached: a probe that
-/// cannot reach it from here does not count.
+/// A request that succeeded within this time proves that the endpoint can be reached and serves: a
+/// probe that cannot reach it from here, or a health page that says otherwise, does not count.
 const REACHED: Duration = Duration::from_secs(5);
 
 /// One endpoint.
@@ -116,7 +116,9 @@ impl EndpointState {
     }
 
     pub(super) fn health(&self, now: Duration) -> Health {
-        if self.asleep || self.is_loading {
+        // A page that says no is wrong about an endpoint that serves.
+        let is_loading = self.is_loading && !self.was_reached(now);
+        if self.asleep || is_loading {
             Health::Down
         } else {
             self.breaker.health(now)

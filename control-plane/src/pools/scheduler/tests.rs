@@ -20,6 +20,7 @@ use crate::{
 
 mod attempts;
 mod departures;
+mod probes;
 
 const STALE: Duration = Duration::from_secs(5);
 const SETTINGS: SchedulerSettings = SchedulerSettings {
@@ -329,20 +330,6 @@ fn backpressure_and_clients_who_leave_are_no_failures() {
         brain.attempt_failed(failed_attempt(endpoint, Report::Overloaded), at(0));
         brain.ends(key(ONE, request), endpoint, Report::Cancelled, at(0));
     }
-    assert_eq!(brain.load(endpoint).health, Health::Up);
-}
-
-#[test]
-fn two_refused_probes_take_an_endpoint_out_and_an_answer_brings_it_back_slowly() {
-    let brain = brain(2);
-    let endpoint = brain.pool().endpoints[0].id;
-    brain.scrape(endpoint, Err(ProbeFailure::Refused), at(0));
-    assert_eq!(brain.load(endpoint).health, Health::Up);
-    brain.scrape(endpoint, Err(ProbeFailure::Refused), at(1));
-    assert_eq!(brain.load(endpoint).health, Health::Down);
-    brain.scrape(endpoint, Ok(Scraped::default()), at(2));
-    assert!(matches!(brain.load(endpoint).health, Health::Warming(_)));
-    brain.tick(at(30));
     assert_eq!(brain.load(endpoint).health, Health::Up);
 }
 
