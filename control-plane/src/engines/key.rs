@@ -27,16 +27,25 @@ const MAX_BYTES: u64 = 16 << 10;
 pub struct EngineKey {
     path: Arc<Path>,
     read: Arc<Mutex<KeyRead>>,
+    /// Held by the one that reads.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
 struct KeyRead {
     /// The newest that could be read.
     header: Option<HeaderValue>,
-    /// When it was tried last.
+    /// When the last try ended.
     tried: Option<Instant>,
     /// The last try failed, which is logged.
     has_failed: bool,
+}
+
+/// What is known without reading the file.
+struct KnownKey {
+    header: Option<HeaderValue>,
+    /// The file need not be read now.
+    is_fresh: bool,
 }
 
 impl EngineKey {
@@ -46,22 +55,52 @@ impl EngineKey {
         Self {
             path,
             read: Arc::default(),
+            turn: Arc::default(),
         }
     }
 
     /// The value of `Authorization`. While the file cannot be read, the last one that could.
+    ///
+    /// A probe that asks during the first read waits for it: without the key, the engine refuses.
     pub(super) async fn header(&self) -> Option<HeaderValue> {
-        {
-            let mut read = self.read.lock();
-            let is_fresh = |tried: Instant| tried.elapsed() < READ_AGAIN;
-            if read.tried.is_some_and(is_fresh) {
-                return read.header.clone();
-            }
-            read.tried = Some(Instant::now());
+        let known = self.known();
+        if known.is_fresh {
+            return known.header;
         }
+        let turn = Arc::clone(&self.turn);
+        let turn = match Arc::clone(&turn).try_lock_owned() {
+            Ok(turn) => turn,
+            Err(_) if known.header.is_some() => return known.header,
+            Err(_) => turn.lock_owned().await,
+        };
+        let known = self.known();
+        if known.is_fresh {
+            return known.header;
+        }
+        // It goes on, for a second at most, when the probe that asked does not wait any more: else each
+        // of them would leave one read behind in a file system that hangs.
+        let key = self.clone();
+        let reading = tokio::spawn(async move {
+            key.read_file().await;
+            drop(turn);
+        });
+        _ = reading.await;
+        self.known().header
+    }
+
+    fn known(&self) -> KnownKey {
+        let read = self.read.lock();
+        KnownKey {
+            header: read.header.clone(),
+            is_fresh: read.tried.is_some_and(|tried| tried.elapsed() < READ_AGAIN),
+        }
+    }
+
+    async fn read_file(&self) {
         let content = timeout(READ, bearer(&self.path)).await;
         let content = content.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
         let mut read = self.read.lock();
+        read.tried = Some(Instant::now());
         match content {
             Ok(header) => {
                 read.header = Some(header);
@@ -74,7 +113,6 @@ impl EngineKey {
                 }
             }
         }
-        read.header.clone()
     }
 }
 
@@ -145,5 +183,30 @@ mod tests {
             assert_eq!(header().await.as_deref(), Some("Bearer sk-two"));
         }
         assert!(!format!("{key:?}").contains("sk-"));
+    }
+
+    #[tokio::test]
+    async fn probes_that_ask_during_the_first_read_get_the_key() {
+        let folder = TempDir::new().expect("a folder");
+        let path = folder.path().join("key");
+        fs::write(&path, "sk-one").expect("written");
+        let key = EngineKey::new(path.into());
+        let (one, other) = tokio::join!(key.header(), key.header());
+        assert!(one.is_some());
+        assert_eq!(one, other);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_no_probe_waits_for_any_more_leaves_the_key_known() {
+        let folder = TempDir::new().expect("a folder");
+        let path = folder.path().join("key");
+        fs::write(&path, "sk-one").expect("written");
+        let key = EngineKey::new(path.into());
+        tokio::select! {
+            biased;
+            _ = key.header() => {}
+            () = std::future::ready(()) => {}
+        }
+        assert!(key.header().await.is_some());
     }
 }
