@@ -82,6 +82,12 @@ impl Health {
         }
     }
 
+    /// Whether an endpoint is up and takes no turn: it cools down from overload.
+    #[must_use]
+    pub fn is_cooling(self) -> bool {
+        matches!(self, Self::Warming(share) if share <= 0.0)
+    }
+
     /// Whether an endpoint takes its turn, given a number drawn from `0.0..1.0`.
     #[must_use]
     pub fn admits(self, draw: f32) -> bool {

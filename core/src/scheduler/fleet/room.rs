@@ -57,7 +57,8 @@ impl Fleet {
     }
 
     /// The endpoints of `eligible` that may be chosen for a request and are up, or warm up and take
-    /// their turn by `draw`.
+    /// their turn by `draw`. If there is none, those that warm up without their turn, and else those
+    /// that cool down: requests queue for them, too. Empty if all are down.
     ///
     /// `queued` is what is queued for each position.
     pub(in crate::scheduler) fn candidates(
@@ -70,12 +71,24 @@ impl Fleet {
     ) -> CandidateSet {
         let endpoints = &self.pool().endpoints;
         let tried = |position: usize| exclude.contains(&endpoints[position].id);
-        let chosen = eligible
-            .positions()
-            .filter(|&position| self.loads[position].health.admits(draw));
-        let chosen = chosen.filter(|&position| exclude.is_empty() || !tried(position));
-        let candidates = chosen.map(|position| self.candidate(position, queued.at(position), now));
-        CandidateSet::new(candidates.collect())
+        let may_serve = || {
+            let untried = move |position: &usize| exclude.is_empty() || !tried(*position);
+            eligible.positions().filter(untried)
+        };
+        let of = |takes: &dyn Fn(Health) -> bool| -> Vec<CandidateEndpoint> {
+            let chosen = may_serve().filter(|&position| takes(self.loads[position].health));
+            chosen
+                .map(|position| self.candidate(position, queued.at(position), now))
+                .collect()
+        };
+        let mut candidates = of(&|health| health.admits(draw));
+        if candidates.is_empty() {
+            candidates = of(&|health| health != Health::Down && !health.is_cooling());
+        }
+        if candidates.is_empty() {
+            candidates = of(&Health::is_cooling);
+        }
+        CandidateSet::new(candidates)
     }
 
     pub(in crate::scheduler) fn candidate(
@@ -103,7 +116,8 @@ impl Fleet {
     /// takes the prompt.
     ///
     /// Work of other clients raises the cost of an endpoint and is not waited for: it might never
-    /// end. Nor is memory waited for forever, see [`PATIENCE`].
+    /// end. Nor is memory waited for forever, see [`PATIENCE`]. An endpoint that cools down asked to
+    /// be left alone: it has no room until that is over.
     pub(in crate::scheduler) fn has_room(
         &self,
         position: usize,
@@ -113,7 +127,8 @@ impl Fleet {
     ) -> bool {
         let patience = PATIENCE.min(rules.queue.max_wait / 2);
         let explores = need.waited > Duration::ZERO && self.may_explore(position);
-        (self.is_free(position, rules.window, now) || explores)
+        !self.is_cooling(position)
+            && (self.is_free(position, rules.window, now) || explores)
             && (need.waited >= patience
                 || self.engines[position].fits(self.memory(position, need.query)))
     }
@@ -145,7 +160,7 @@ impl Fleet {
         self.engines[position].may_explore(self.flights[position])
     }
 
-    /// The endpoints that are up and may take one that has waited. Only a `wanted` endpoint is
+    /// The endpoints that are up, do not cool down, and may take one that has waited. Only a `wanted` endpoint is
     /// explored: for one that no request wants, each event would plan again in vain.
     pub(in crate::scheduler) fn free(
         &self,
@@ -157,8 +172,8 @@ impl Fleet {
             let explores = || wanted(position) && self.may_explore(position);
             self.is_free(position, window, now) || explores()
         };
-        let free =
-            (0..self.engines.len()).filter(|&position| self.is_up(position) && takes(position));
+        let serves = |position| self.is_up(position) && !self.is_cooling(position);
+        let free = (0..self.engines.len()).filter(|&position| serves(position) && takes(position));
         FreeEndpoints(free.map(|position| position as u32).collect())
     }
 
@@ -169,6 +184,10 @@ impl Fleet {
 
     fn is_up(&self, position: usize) -> bool {
         self.loads[position].health != Health::Down
+    }
+
+    fn is_cooling(&self, position: usize) -> bool {
+        self.loads[position].health.is_cooling()
     }
 }
 

@@ -276,3 +276,73 @@ fn requests_that_wait_for_one_endpoint_do_not_keep_others_from_an_idle_one() {
         .filter(|&request| elsewhere(schedule(&mut scheduler, request, &shared(request), ms(500))));
     assert!(moved.count() > 0);
 }
+
+#[test]
+fn requests_wait_for_the_cool_down_of_the_only_endpoint_and_are_served_after_it() {
+    let mut scheduler = scheduler(1);
+    bound(schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0)));
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(0)));
+    // It refuses what it gets, and asks to be left alone.
+    scheduler.set_health(0, Health::Warming(0.0));
+    scheduler.finished(key(1), EngineUsage::default(), ms(10));
+    assert_eq!(
+        dequeued(&mut scheduler, ms(10)),
+        [],
+        "it is idle, and cools"
+    );
+    waits(&schedule(&mut scheduler, 3, &prompt(3, 8_000), ms(20)));
+    scheduler.tick(ms(5_000));
+    assert_eq!(dequeued(&mut scheduler, ms(5_000)), []);
+    scheduler.set_health(0, Health::Up);
+    assert_eq!(dequeued(&mut scheduler, ms(5_010)), [(2, Some(0))]);
+    answer(&mut scheduler, 2, ms(1_000), ms(6_010));
+    assert_eq!(dequeued(&mut scheduler, ms(6_010)), [(3, Some(0))]);
+}
+
+#[test]
+fn a_cooling_endpoint_gets_nothing_while_another_is_busy_and_causes_no_plan() {
+    let mut scheduler = scheduler(2);
+    scheduler.set_health(0, Health::Warming(0.0));
+    assert_eq!(
+        bound(schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0))).0,
+        1
+    );
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 8_000), ms(0)));
+    let free = scheduler
+        .endpoints
+        .free(KvAware::default().window, |_| true, ms(0));
+    let everyone = scheduler.endpoints.eligible(None).expect("endpoints");
+    assert!(!free.any_in(everyone));
+    // One that may not wait is sent there rather than nowhere.
+    let query = prompt(3, 8_000);
+    let request = ScheduleRequest {
+        query: &Query {
+            exclude: [EndpointId(1)].into_iter().collect(),
+            ..query
+        },
+        key: key(3),
+        model: None,
+        hits: &[],
+        waited: Duration::ZERO,
+        may_wait: false,
+    };
+    assert_eq!(bound(scheduler.schedule(request, ms(0))).0, 0);
+}
+
+#[test]
+fn requests_queue_for_an_endpoint_that_warms_up_alone() {
+    let mut scheduler = scheduler(1);
+    scheduler.set_health(0, Health::Warming(0.1));
+    bound(schedule(&mut scheduler, 1, &prompt(1, 8_000), ms(0)));
+    (2..40).for_each(|request| {
+        waits(&schedule(
+            &mut scheduler,
+            request,
+            &prompt(request, 8_000),
+            ms(0),
+        ));
+    });
+    assert_eq!(dequeued(&mut scheduler, ms(10)), []);
+    answer(&mut scheduler, 1, ms(1_000), ms(1_000));
+    assert_eq!(dequeued(&mut scheduler, ms(1_000)).len(), 1);
+}
