@@ -68,6 +68,12 @@ pub struct InFlightTotals {
 // === OpenLeg ===
 
 impl OpenLeg {
+    /// Whether its first byte has not come.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        self.phase != LegPhase::Answering
+    }
+
     /// Tokens still to prefill.
     pub(super) fn pending(&self) -> u64 {
         match self.phase {
@@ -105,12 +111,12 @@ impl InFlightTotals {
     pub(super) fn add(&mut self, open: OpenLeg) {
         self.requests += 1;
         self.tokens += open.pending();
-        self.unanswered += u32::from(open.phase != LegPhase::Answering);
+        self.unanswered += u32::from(open.is_unanswered());
     }
 
     pub(super) fn remove(&mut self, open: OpenLeg) {
         self.requests -= 1;
         self.tokens -= open.pending();
-        self.unanswered -= u32::from(open.phase != LegPhase::Answering);
+        self.unanswered -= u32::from(open.is_unanswered());
     }
 }

@@ -10,7 +10,7 @@ use interference::PrefillInterference;
 use lanes::PrefillLanes;
 
 use crate::{
-    ledger::{InFlightTotals, RequestKey},
+    ledger::{InFlightTotals, LegKey, RequestKey},
     load::EngineSample,
     scheduler::speed::{DecodeSpeed, PrefillFit, PrefillSpeed},
 };
@@ -53,7 +53,7 @@ pub(super) struct EngineModel {
 /// A prompt on its way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SentPrompt {
-    pub(super) request: RequestKey,
+    pub(super) leg: LegKey,
     /// Tokens that it needs memory for.
     pub(super) memory: u32,
     /// Tokens of it that are expected to be uncached.
@@ -65,7 +65,7 @@ pub(super) struct SentPrompt {
 /// The first byte of an answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FirstByte {
-    pub(super) request: RequestKey,
+    pub(super) leg: LegKey,
     /// Since its request was sent.
     pub(super) ttft: Duration,
     /// Tokens of its prompt that were expected to be uncached.
@@ -143,7 +143,7 @@ impl EngineModel {
         now: Duration,
     ) {
         let SentPrompt {
-            request,
+            leg,
             memory,
             uncached,
             explores,
@@ -151,7 +151,7 @@ impl EngineModel {
         let fit = self.fit(prior);
         let ahead = self.pending(before, fit, now) * fit.rate;
         self.interference
-            .sent(request, ahead, before.unanswered, explores);
+            .sent(leg, ahead, before.unanswered, explores);
         self.recent_prefill += f64::from(uncached) / fit.rate;
         self.lanes.sent(before.unanswered, now);
         self.memory.added += i64::from(memory);
@@ -178,21 +178,25 @@ impl EngineModel {
         now: Duration,
     ) {
         let FirstByte {
-            request,
+            leg,
             ttft,
             uncached,
         } = first;
+        let request = leg.request;
         self.answered_at = answers;
         let sent = now.saturating_sub(ttft);
         let began = self.lanes.computed(before.unanswered, sent, now);
         let fit = self.prefill.fit(prior);
-        let sent = self.interference.answered(request, uncached, ttft, fit);
+        let sent = self.interference.answered(leg, uncached, ttft, fit);
         let share = self.interference();
         let delay = match (fit, sent) {
             (Some(fit), Some(sent)) => share * sent.ahead / fit.rate,
             _ => 0.0,
         };
-        if share < 1.0 {
+        if share < 1.0 && sent.is_none() {
+            // It is not known how much it was delayed.
+            self.prefill.passed(now);
+        } else if share < 1.0 {
             // What is left of the whole time is mostly its own, or shows nothing of that.
             if delay <= MOST_DELAY * ttft.as_secs_f64() {
                 let began = now.saturating_sub(ttft) + Duration::from_secs_f64(delay);
@@ -214,8 +218,25 @@ impl EngineModel {
     }
 
     /// A prompt without a report, sent at `sent`, is assumed to be computed.
-    pub(super) fn done(&mut self, before: InFlightTotals, sent: Duration, now: Duration) {
+    pub(super) fn done(
+        &mut self,
+        leg: LegKey,
+        before: InFlightTotals,
+        sent: Duration,
+        now: Duration,
+    ) {
+        self.left(leg);
         self.lanes.computed(before.unanswered, sent, now);
+    }
+
+    /// A prompt ended there, or was sent elsewhere.
+    pub(super) fn left(&mut self, leg: LegKey) {
+        self.interference.left(leg);
+    }
+
+    /// Prompts ended there, or were sent elsewhere: those that are not `unanswered` there.
+    pub(super) fn retain(&mut self, unanswered: impl Fn(LegKey) -> bool) {
+        self.interference.retain(unanswered);
     }
 
     /// Seconds by which a prompt that is sent now is delayed, behind ours and those of other clients,
@@ -308,7 +329,8 @@ impl EngineModel {
     }
 
     /// What stays true of it while nothing of ours is in flight there.
-    pub(super) fn idle(self) -> Self {
+    pub(super) fn idle(mut self) -> Self {
+        self.retain(|_| false);
         let mut lanes = PrefillLanes::default();
         lanes.set_count(self.lanes.count());
         let memory = KvMemory {

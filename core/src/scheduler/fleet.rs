@@ -170,7 +170,7 @@ impl Fleet {
         let moved = self.ledger.get(key);
         self.send(key.into(), position, work, now);
         self.ledger.book(key, endpoint, work.uncached, now);
-        self.recount_moved(moved, endpoint, now);
+        self.recount_moved(key.into(), moved, endpoint, now);
     }
 
     /// A proxy sent a leg there. Returns false if it was booked there already.
@@ -189,7 +189,7 @@ impl Fleet {
             self.send(key, position, work, now);
         }
         self.ledger.started(key, endpoint, tokens, now);
-        self.recount_moved(moved, endpoint, now);
+        self.recount_moved(key, moved, endpoint, now);
         booked.is_none()
     }
 
@@ -211,7 +211,7 @@ impl Fleet {
             self.silent.insert((due, key));
         }
         let prompt = SentPrompt {
-            request: key.request,
+            leg: key,
             memory,
             uncached,
             explores,
@@ -227,7 +227,7 @@ impl Fleet {
                 && let Some(position) = self.position(before.endpoint)
             {
                 let flight = self.flights[position];
-                self.engines[position].done(flight, before.since, now);
+                self.engines[position].done(key, flight, before.since, now);
                 self.recount(position, now);
             }
         }
@@ -245,7 +245,7 @@ impl Fleet {
             let ttft = ttft.unwrap_or_else(|| now.saturating_sub(before.since));
             let flight = self.flights[position];
             let first = FirstByte {
-                request: key.request,
+                leg: key,
                 ttft,
                 uncached: before.tokens,
             };
@@ -294,6 +294,7 @@ impl Fleet {
     pub(super) fn release_leg(&mut self, key: LegKey, now: Duration) -> Option<OpenLeg> {
         let open = self.ledger.finish_leg(key)?;
         if let Some(position) = self.position(open.endpoint) {
+            self.engines[position].left(key);
             self.recount(position, now);
         }
         Some(open)
@@ -302,12 +303,14 @@ impl Fleet {
     /// Removes legs of a request from the ledger by `take`.
     pub(super) fn release(
         &mut self,
+        key: RequestKey,
         take: impl FnOnce(&mut Ledger) -> Option<LedgerEntry>,
         now: Duration,
     ) -> Option<LedgerEntry> {
         let released = take(&mut self.ledger)?;
-        for (_, open) in released.legs() {
+        for (leg, open) in released.legs() {
             if let Some(position) = self.position(open.endpoint) {
+                self.engines[position].left(key.leg(leg));
                 self.recount(position, now);
             }
         }
@@ -318,6 +321,13 @@ impl Fleet {
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Ledger), now: Duration) -> usize {
         let before = self.ledger.len();
         change(&mut self.ledger);
+        let endpoints = &self.picker.pool().endpoints;
+        for (engine, endpoint) in self.engines.iter_mut().zip(endpoints.iter()) {
+            engine.retain(|leg| {
+                let open = self.ledger.get(leg);
+                open.is_some_and(|open| open.endpoint == endpoint.id && open.is_unanswered())
+            });
+        }
         self.recount_all(now);
         before.saturating_sub(self.ledger.len())
     }
@@ -357,10 +367,19 @@ impl Fleet {
         median.map_or(default, |median| median.scaled(OPTIMISM))
     }
 
-    fn recount_moved(&mut self, before: Option<OpenLeg>, endpoint: EndpointId, now: Duration) {
+    fn recount_moved(
+        &mut self,
+        leg: LegKey,
+        before: Option<OpenLeg>,
+        endpoint: EndpointId,
+        now: Duration,
+    ) {
         let left = before
             .map(|open| open.endpoint)
             .filter(|before| *before != endpoint);
+        if let Some(position) = left.and_then(|left| self.position(left)) {
+            self.engines[position].left(leg);
+        }
         for endpoint in std::iter::once(endpoint).chain(left) {
             if let Some(position) = self.position(endpoint) {
                 self.recount(position, now);

@@ -112,7 +112,9 @@ impl Scheduler {
     ) -> (Option<LedgerEntry>, Option<CachePrediction>) {
         self.requests.queue.remove(key);
         self.endpoints.assume_done(now);
-        let released = self.endpoints.release(|ledger| ledger.finish(key), now);
+        let released = self
+            .endpoints
+            .release(key, |ledger| ledger.finish(key), now);
         let metadata = self.requests.ended(key);
         let main = released.as_ref().and_then(LedgerEntry::main);
         let position = main.and_then(|open| self.endpoints.position(open.endpoint));
@@ -137,7 +139,9 @@ impl Scheduler {
     /// Returns the booking, and whether the request was queued.
     pub fn cancel(&mut self, key: RequestKey, now: Duration) -> (Option<LedgerEntry>, bool) {
         let waited = self.requests.queue.remove(key).is_some();
-        let booking = self.endpoints.release(|ledger| ledger.cancel(key), now);
+        let booking = self
+            .endpoints
+            .release(key, |ledger| ledger.cancel(key), now);
         if let Some(booking) = &booking
             && !self.endpoints.ledger().has_request(key)
             && let Some(metadata) = self.requests.ended(key)

@@ -21,9 +21,12 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{ledger::RequestKey, scheduler::speed::PrefillFit};
+use crate::{
+    ledger::{LegKey, RequestKey},
+    scheduler::speed::PrefillFit,
+};
 
-/// Prompts without a first byte that are remembered at most; of more, the newest show nothing, as
+/// Unanswered prompts that are remembered at most; of more, the newest show nothing, as
 /// they are answered last.
 const MAX_SENT: usize = 64;
 /// Prompts that φ is the upper quartile of.
@@ -59,7 +62,7 @@ pub(super) struct PrefillInterference {
 /// A prompt whose first byte did not come yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PromptAhead {
-    request: RequestKey,
+    leg: LegKey,
     /// Tokens of the prompts before it that were not computed when it was sent.
     pub(super) ahead: f64,
     /// How many prompts these are of.
@@ -105,26 +108,18 @@ impl PrefillInterference {
     }
 
     /// A prompt is sent behind `ahead` tokens of `unanswered` prompts.
-    pub(super) fn sent(
-        &mut self,
-        request: RequestKey,
-        ahead: f64,
-        unanswered: u32,
-        explores: bool,
-    ) {
+    pub(super) fn sent(&mut self, leg: LegKey, ahead: f64, unanswered: u32, explores: bool) {
         if explores {
             self.explored = self.explored.saturating_add(1);
             self.quiet = 0;
         }
-        if unanswered == 0 {
-            // What is left are requests that ended without a first byte.
-            self.sent.clear();
-        }
+        // A leg that is sent again is one prompt.
+        self.left(leg);
         if self.sent.len() == MAX_SENT {
             return;
         }
         self.sent.push_back(PromptAhead {
-            request,
+            leg,
             ahead,
             unanswered,
             explores,
@@ -135,14 +130,13 @@ impl PrefillInterference {
     /// what the endpoint needs for a prompt alone, if that is known. Returns how it was sent.
     pub(super) fn answered(
         &mut self,
-        request: RequestKey,
+        leg: LegKey,
         own: u32,
         ttft: Duration,
         fit: Option<PrefillFit>,
     ) -> Option<PromptAhead> {
         self.quiet = self.quiet.saturating_add(1);
-        let at = self.sent.iter().position(|sent| sent.request == request)?;
-        let sent = self.sent.remove(at)?;
+        let sent = self.left(leg)?;
         let Some(fit) = fit else { return Some(sent) };
         let least = LEAST_AHEAD.max(LEAST_PART * fit.seconds(own.into()));
         if sent.ahead / fit.rate >= least {
@@ -150,7 +144,7 @@ impl PrefillInterference {
                 self.samples.pop_front();
             }
             self.samples.push_back(InterferenceSample {
-                request,
+                request: leg.request,
                 own: own.into(),
                 ahead: sent.ahead,
                 unanswered: sent.unanswered,
@@ -159,6 +153,17 @@ impl PrefillInterference {
             self.share = self.upper_quartile(fit);
         }
         Some(sent)
+    }
+
+    /// A prompt left, or is assumed to be computed, without a first byte that shows anything.
+    pub(super) fn left(&mut self, leg: LegKey) -> Option<PromptAhead> {
+        let at = self.sent.iter().position(|sent| sent.leg == leg)?;
+        self.sent.remove(at)
+    }
+
+    /// Prompts left: those that `stays` does not name.
+    pub(super) fn retain(&mut self, stays: impl Fn(LegKey) -> bool) {
+        self.sent.retain(|sent| stays(sent.leg));
     }
 
     /// The engine reported that `tokens` of this prompt were uncached.
@@ -199,11 +204,12 @@ mod tests {
         rate: 8_000.0,
     };
 
-    fn key(request: u64) -> RequestKey {
-        RequestKey {
+    fn key(request: u64) -> LegKey {
+        let key = RequestKey {
             proxy: ProxyId(0),
             request: RequestId(request),
-        }
+        };
+        key.into()
     }
 
     /// A prompt of `own` tokens behind `ahead`, where each of these delays it by `share` of its time.
@@ -256,8 +262,10 @@ mod tests {
             sent.is_some()
         };
         assert!(answered(&mut interference, 1) && !answered(&mut interference, 999));
+        interference.retain(|leg| leg == key(2));
         interference.sent(key(1_000), 1.0, 0, false);
-        assert_eq!(interference.sent.len(), 1, "nothing else is unanswered");
+        interference.sent(key(1_000), 1.0, 0, false);
+        assert_eq!(interference.sent.len(), 2, "nothing else is unanswered");
     }
 
     proptest! {

@@ -149,3 +149,124 @@ fn two_ranks_are_both_used() {
     let share = fleet.answered_since(SINCE) as f64 / expected;
     assert!(share > 0.97, "{share}");
 }
+
+/// An endpoint with a prompt that is never answered, and others beside it.
+struct BusyEndpoint {
+    scheduler: Scheduler,
+    requests: u64,
+    now: Duration,
+}
+
+impl BusyEndpoint {
+    fn new() -> Self {
+        let mut scheduler = scheduler(2);
+        scheduler.started(key(0), EndpointId(0), 64, false, ms(0));
+        Self {
+            scheduler,
+            requests: 0,
+            now: ms(0),
+        }
+    }
+
+    fn send(&mut self, tokens: u32, non_streaming: bool) -> RequestKey {
+        self.requests += 1;
+        let key = key(self.requests);
+        self.scheduler
+            .started(key, EndpointId(0), tokens, non_streaming, self.now);
+        key
+    }
+
+    fn book(&mut self) -> RequestKey {
+        self.requests += 1;
+        let (key, query) = (key(self.requests), prompt(self.requests, 640));
+        self.scheduler.book_fixed(key, 0, &query, self.now);
+        key
+    }
+
+    fn end(&mut self, key: RequestKey) {
+        self.scheduler
+            .finished(key, EngineUsage::default(), self.now);
+    }
+
+    fn answer(&mut self, key: RequestKey, ttft: Duration) {
+        self.scheduler.first_byte(key, Some(ttft), self.now);
+        self.end(key);
+    }
+
+    /// Prompts of different lengths alone, and then one behind another one, which delays it by this
+    /// share of its second.
+    fn round(&mut self, share: f64) {
+        for tokens in [4_000, 8_000, 12_000, 6_000] {
+            let alone = self.send(tokens, false);
+            let ttft = ms(u64::from(tokens) / 8);
+            self.now += ttft;
+            self.answer(alone, ttft);
+        }
+        let (first, second) = (self.send(8_000, false), self.send(4_000, false));
+        self.now += ms(1_000);
+        self.answer(first, ms(1_000));
+        let ttft = ms(500) + Duration::from_secs_f64(share);
+        self.now += ttft.saturating_sub(ms(1_000));
+        self.answer(second, ttft);
+        self.scheduler.tick(self.now);
+    }
+}
+
+/// The delay is still learned after many prompts left in this way without a first byte.
+#[track_caller]
+fn the_delay_is_learned_after(leave: impl Fn(&mut BusyEndpoint)) {
+    let mut endpoint = BusyEndpoint::new();
+    (0..12).for_each(|_| endpoint.round(0.0));
+    let share = |endpoint: &BusyEndpoint| endpoint.scheduler.endpoints.engine(0).interference();
+    assert!(share(&endpoint) < 0.1, "{}", share(&endpoint));
+    (0..100).for_each(|_| leave(&mut endpoint));
+    (0..12).for_each(|_| endpoint.round(1.0));
+    assert!(share(&endpoint) > 0.9, "{}", share(&endpoint));
+}
+
+#[test]
+fn requests_that_fail_leave_the_delay_to_be_learned() {
+    the_delay_is_learned_after(|endpoint| {
+        let failed = endpoint.send(640, false);
+        endpoint.end(failed);
+    });
+}
+
+#[test]
+fn legs_that_end_leave_the_delay_to_be_learned() {
+    the_delay_is_learned_after(|endpoint| {
+        let leg = endpoint.send(640, false).leg(LegId::MAIN);
+        endpoint.scheduler.leg_finished(leg, endpoint.now);
+    });
+}
+
+#[test]
+fn bookings_that_are_cancelled_or_expire_leave_the_delay_to_be_learned() {
+    the_delay_is_learned_after(|endpoint| {
+        let booked = endpoint.book();
+        endpoint.scheduler.cancel(booked, endpoint.now);
+    });
+    the_delay_is_learned_after(|endpoint| {
+        endpoint.book();
+        endpoint.now += ms(6_000);
+        endpoint.scheduler.tick(endpoint.now);
+    });
+}
+
+#[test]
+fn retries_elsewhere_leave_the_delay_to_be_learned() {
+    the_delay_is_learned_after(|endpoint| {
+        let moved = endpoint.send(640, false);
+        let (scheduler, now) = (&mut endpoint.scheduler, endpoint.now);
+        scheduler.started(moved, EndpointId(1), 640, false, now);
+    });
+}
+
+#[test]
+fn answers_that_come_as_a_whole_leave_the_delay_to_be_learned() {
+    the_delay_is_learned_after(|endpoint| {
+        endpoint.send(640, true);
+        endpoint.now += ms(60_000);
+        endpoint.scheduler.endpoints.assume_done(endpoint.now);
+    });
+}
