@@ -134,6 +134,14 @@ impl EngineModel {
         }
     }
 
+    /// It is back after the pool gave `answers` first bytes, some of them without it.
+    pub(super) fn returned(self, answers: u64) -> Self {
+        Self {
+            answered_at: answers,
+            ..self
+        }
+    }
+
     /// A prompt is sent there; `before` is what was in flight there.
     pub(super) fn sent(
         &mut self,

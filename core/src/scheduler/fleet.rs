@@ -105,7 +105,10 @@ impl Fleet {
         let (mut next, mut loads) = (Vec::new(), Vec::new());
         for endpoint in &pool.endpoints {
             let (engine, position) = kept(endpoint.id).unzip();
-            let returned = || self.departed.take_back(endpoint.id);
+            let returned = || {
+                let known = self.departed.take_back(endpoint.id);
+                known.map(|engine| engine.returned(self.answers))
+            };
             next.push(engine.or_else(returned).unwrap_or_default());
             loads.push(position.map_or_else(Load::default, |position| self.loads[position]));
         }

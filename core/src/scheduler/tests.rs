@@ -356,3 +356,26 @@ fn an_endpoint_that_only_looks_slow_is_tried_again() {
     let later = places[550..].iter().filter(|place| **place == 1).count();
     assert!(later > 30, "it gets its share again: {later} of 130");
 }
+
+#[test]
+fn the_speed_of_an_endpoint_that_returns_is_kept_though_others_answered_meanwhile() {
+    let mut scheduler = scheduler(2);
+    let mut now = ms(0);
+    let serve = |scheduler: &mut Scheduler, request: u64, place: u64, now: &mut Duration| {
+        let tokens = 1_000 + 500 * (request as u32 % 7);
+        scheduler.started(key(request), EndpointId(place), tokens, false, *now);
+        let ttft = ms(u64::from(tokens) / if place == 1 { 20 } else { 100 });
+        *now += ttft;
+        answer(scheduler, request, ttft, *now);
+        scheduler.finished(key(request), EngineUsage::default(), *now);
+    };
+    (0..40).for_each(|request| serve(&mut scheduler, request, request % 2, &mut now));
+    let is_measured = |scheduler: &Scheduler| scheduler.endpoints.engine(1).prefill.is_measured();
+    assert!(is_measured(&scheduler));
+    scheduler.apply(&pool(KvAware::default(), 1), now);
+    // Enough for an endpoint that was there to be tried again.
+    (40..440).for_each(|request| serve(&mut scheduler, request, 0, &mut now));
+    scheduler.apply(&pool(KvAware::default(), 2), now);
+    scheduler.tick(now);
+    assert!(is_measured(&scheduler));
+}
