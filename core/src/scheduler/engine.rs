@@ -82,6 +82,8 @@ struct KvMemory {
     /// Tokens that prompts sent since need, or sent before and not begun at that time, less those of
     /// requests that ended since.
     added: i64,
+    /// A prompt did not fit that would have been sent to explore, and nothing changed since.
+    refused: bool,
 }
 
 // === Engine ===
@@ -123,6 +125,16 @@ impl EngineModel {
         in_flight.unanswered == self.lanes()
             && self.prefill.is_measured()
             && self.interference.is_due()
+    }
+
+    /// Whether [such a prompt](Self::may_explore) is worth a plan: not while memory refuses it.
+    pub(super) fn is_worth_exploring(&self, in_flight: InFlightTotals) -> bool {
+        self.may_explore(in_flight) && !self.memory.refused
+    }
+
+    /// Its memory does not take a prompt that would explore.
+    pub(super) fn refuse_exploration(&mut self) {
+        self.memory.refused = true;
     }
 
     /// The pool, `endpoints` of them, has given `answers` first bytes so far. An engine that gave
@@ -292,6 +304,7 @@ impl EngineModel {
     /// A request ended that needed memory for `memory` tokens.
     pub(super) fn freed(&mut self, memory: u32) {
         self.memory.added -= i64::from(memory);
+        self.memory.refused = false;
     }
 
     /// Whether it reports its memory.
@@ -306,6 +319,7 @@ impl EngineModel {
             capacity,
             used,
             added,
+            ..
         } = self.memory;
         let (Some(capacity), Some(used)) = (capacity, used) else {
             return true;
@@ -329,6 +343,7 @@ impl EngineModel {
             .zip(usage)
             .map(|(capacity, usage)| (capacity as f64 * f64::from(usage)) as u64);
         self.memory.added = ours.tokens.cast_signed();
+        self.memory.refused = false;
     }
 
     /// The size of its KV cache in tokens.

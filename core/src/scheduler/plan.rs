@@ -234,6 +234,7 @@ impl Scheduler {
         let is_claimed = claimed.contains(&candidate.position);
         if is_claimed || (rules.late && !has_room) {
             if !is_claimed {
+                self.endpoints.refused(position, need);
                 claimed.push(candidate.position);
             }
             let service = cost.finish - candidate.queue_delay;

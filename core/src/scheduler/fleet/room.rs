@@ -160,8 +160,20 @@ impl Fleet {
         self.engines[position].may_explore(self.flights[position])
     }
 
-    /// The endpoints that are up, do not cool down, and may take one that has waited. Only a `wanted` endpoint is
-    /// explored: for one that no request wants, each event would plan again in vain.
+    /// A request was not sent there for want of room. If only memory kept it from exploring, no
+    /// plan is made for that until its memory changes.
+    pub(in crate::scheduler) fn refused(&mut self, position: usize, need: RoomRequirement<'_>) {
+        if need.waited > Duration::ZERO
+            && self.may_explore(position)
+            && !self.engines[position].fits(self.memory(position, need.query))
+        {
+            self.engines[position].refuse_exploration();
+        }
+    }
+
+    /// The endpoints that are up, do not cool down, and may take one that has waited. Only a `wanted`
+    /// endpoint is explored: for one that no request wants, each event would plan again in vain, as
+    /// it would while memory refuses what wants it.
     pub(in crate::scheduler) fn free(
         &self,
         window: Duration,
@@ -169,7 +181,8 @@ impl Fleet {
         now: Duration,
     ) -> FreeEndpoints {
         let takes = |position| {
-            let explores = || wanted(position) && self.may_explore(position);
+            let (engine, flight) = (&self.engines[position], self.flights[position]);
+            let explores = || wanted(position) && engine.is_worth_exploring(flight);
             self.is_free(position, window, now) || explores()
         };
         let serves = |position| self.is_up(position) && !self.is_cooling(position);

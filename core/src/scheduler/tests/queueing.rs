@@ -346,3 +346,44 @@ fn requests_queue_for_an_endpoint_that_warms_up_alone() {
     answer(&mut scheduler, 1, ms(1_000), ms(1_000));
     assert_eq!(dequeued(&mut scheduler, ms(1_000)).len(), 1);
 }
+
+#[test]
+fn an_exploration_that_memory_refuses_is_not_planned_again_until_memory_changes() {
+    let mut scheduler = scheduler(1);
+    let mut now = ms(0);
+    for request in 100..120 {
+        let tokens = 1_000 + 500 * (request as u32 % 7);
+        scheduler.started(key(request), EndpointId(0), tokens, false, now);
+        let ttft = ms(u64::from(tokens) / 8);
+        now += ttft;
+        answer(&mut scheduler, request, ttft, now);
+        scheduler.finished(key(request), EngineUsage::default(), now);
+    }
+    let sample = |scheduler: &mut Scheduler, usage| {
+        let sample = EngineSample {
+            kv_usage: Some(usage),
+            ..EngineSample::default()
+        };
+        scheduler.set_sample(0, Some(sample));
+    };
+    let is_free = |scheduler: &Scheduler, now| {
+        let wanted = |position| scheduler.requests.queue.is_wanted(position);
+        let free = scheduler
+            .endpoints
+            .free(KvAware::default().window, wanted, now);
+        free.any_in(scheduler.endpoints.eligible(None).expect("endpoints"))
+    };
+    scheduler.set_capacity(0, Some(100_000));
+    sample(&mut scheduler, 0.5);
+    bound(schedule(&mut scheduler, 1, &prompt(1, 16_000), now));
+    sample(&mut scheduler, 0.9);
+    waits(&schedule(&mut scheduler, 2, &prompt(2, 16_000), now));
+    now += ms(10);
+    assert!(is_free(&scheduler, now), "it is to be explored");
+    assert_eq!(dequeued(&mut scheduler, now), []);
+    assert!(!is_free(&scheduler, now + ms(10)));
+    // With memory it is explored.
+    sample(&mut scheduler, 0.2);
+    assert!(is_free(&scheduler, now + ms(20)));
+    assert_eq!(dequeued(&mut scheduler, now + ms(20)), [(2, Some(0))]);
+}
