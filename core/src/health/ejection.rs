@@ -238,11 +238,11 @@ impl EndpointHealth {
     ) {
         self.postpone(now);
         let longest = self.policy.max_time.max(self.policy.base_time);
-        let own = self.cooldown.overloaded();
+        let own = self.cooldown.overloaded(now);
         let asked = retry_after.filter(|_| peers.can_spare_one());
         let wait = asked.or(own.filter(|_| peers.can_stand_in()));
-        self.cooldown
-            .begin(now, wait.unwrap_or_default().min(longest));
+        let wait = wait.unwrap_or_default().min(longest);
+        self.cooldown.begin(now, wait, asked.is_some());
     }
 
     /// A request was refused, which is no failure by itself. Returns whether the endpoint is
