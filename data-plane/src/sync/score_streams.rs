@@ -14,7 +14,7 @@ use hermes_core::backoff::Backoff;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tonic::Status;
 
@@ -44,6 +44,8 @@ pub(super) struct ScoreStreams {
 struct EndedStream {
     worker: usize,
     status: Status,
+    /// How long after it was dialed it ended.
+    lived: Duration,
 }
 
 /// The client of a stream in place of one that broke.
@@ -94,8 +96,13 @@ impl ScoreStreams {
         let (connected, connection) = oneshot::channel();
         let (dialer, address) = (self.dialer.clone(), self.address.clone());
         let running = async move {
+            let began = Instant::now();
             let status = run(dialer, address, stream, connected).await;
-            EndedStream { worker, status }
+            EndedStream {
+                worker,
+                status,
+                lived: began.elapsed(),
+            }
         };
         self.running.spawn_on(running, &runtime);
         // A worker that ended meanwhile asks no more, so only a failed connection is an error.
@@ -114,7 +121,6 @@ impl ScoreStreams {
             tokio::select! {
                 Some(ReopenedStream { worker, client }) = self.reopened.1.recv() => {
                     self.clients[worker] = client;
-                    self.backoffs[worker].reset();
                     return;
                 }
                 Some(ended) = self.running.join_next() => match ended {
@@ -128,7 +134,16 @@ impl ScoreStreams {
         }
     }
 
-    async fn reopen(&mut self, EndedStream { worker, status }: EndedStream) {
+    async fn reopen(&mut self, ended: EndedStream) {
+        let EndedStream {
+            worker,
+            status,
+            lived,
+        } = ended;
+        // A replica that accepts connections and refuses streams is not dialed in a loop.
+        if lived > BACKOFF.1 {
+            self.backoffs[worker].reset();
+        }
         let address = self.address.socket;
         tracing::info!(%address, worker, reason = status.message(), "a Score stream broke; it is opened again");
         let Some(runtime) = self.workers[worker].handle().await else {
@@ -139,6 +154,7 @@ impl ScoreStreams {
         let pause = self.backoffs[worker].next_pause();
         let running = async move {
             sleep(pause).await;
+            let began = Instant::now();
             let (connected, connection) = oneshot::channel();
             let (client, stream) = score::channel();
             let publish = async {
@@ -148,7 +164,11 @@ impl ScoreStreams {
                 }
             };
             let (status, ()) = tokio::join!(run(dialer, address, stream, connected), publish);
-            EndedStream { worker, status }
+            EndedStream {
+                worker,
+                status,
+                lived: began.elapsed(),
+            }
         };
         self.running.spawn_on(running, &runtime);
     }
