@@ -274,8 +274,11 @@ impl PoolScheduler {
         }
         let lanes = state.settings.lanes(state.endpoints[position].schedulers);
         state.dispatcher.set_lanes(position, lanes, now);
-        let sample = state.endpoints[position].sample(now, state.settings.stale_after);
-        state.dispatcher.set_sample(position, sample);
+        // Older figures know nothing of what was sent since, which is counted beside them.
+        if observation.outcome.is_ok() {
+            let sample = state.endpoints[position].sample(now, state.settings.stale_after);
+            state.dispatcher.set_sample(position, sample);
+        }
         state.reassess(position, now);
         self.release(&mut state, now);
     }

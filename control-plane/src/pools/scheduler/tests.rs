@@ -33,6 +33,10 @@ const ONE: ProxyId = ProxyId(1);
 const TWO: ProxyId = ProxyId(2);
 
 fn pool(endpoints: usize) -> Arc<Pool> {
+    pool_that_picks_by(Strategy::LeastRequest, endpoints)
+}
+
+fn pool_that_picks_by(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
     let endpoint = |index: usize| {
         let url = format!("http://10.0.0.{index}:8000");
         let address = url.parse().expect("an address");
@@ -47,7 +51,7 @@ fn pool(endpoints: usize) -> Arc<Pool> {
     let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
     endpoints.sort_by_key(|endpoint| endpoint.id);
     let policy = PoolPolicy {
-        strategy: Strategy::LeastRequest,
+        strategy,
         ..PoolPolicy::default()
     };
     Arc::new(Pool {
@@ -62,8 +66,12 @@ fn pool(endpoints: usize) -> Arc<Pool> {
 }
 
 fn brain(endpoints: usize) -> PoolScheduler {
+    brain_of(&pool(endpoints))
+}
+
+fn brain_of(pool: &Arc<Pool>) -> PoolScheduler {
     let metrics = ControlPlaneMetrics::register(&mut Registry::default());
-    PoolScheduler::new(&pool(endpoints), SETTINGS, metrics.pool(&"chat".into()), 7)
+    PoolScheduler::new(pool, SETTINGS, metrics.pool(&"chat".into()), 7)
 }
 
 fn key(proxy: ProxyId, request: u64) -> RequestKey {

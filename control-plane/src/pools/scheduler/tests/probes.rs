@@ -1,6 +1,9 @@
 //! Probes, and what they say of endpoints.
 
+use hermes_core::policy::KvAware;
+
 use super::*;
+use crate::engines::CacheInfo;
 
 #[test]
 fn two_refused_probes_take_an_endpoint_out_and_an_answer_brings_it_back_slowly() {
@@ -40,4 +43,38 @@ fn a_health_page_that_says_no_counts_only_while_no_request_succeeds() {
     assert_eq!(brain.load(endpoint).health, Health::Up, "it serves");
     assert_eq!(loading(at(2)), Health::Up);
     assert_eq!(loading(at(20)), Health::Down, "it served long ago");
+}
+
+#[test]
+fn a_probe_that_fails_leaves_what_was_sent_since_the_last_figures_counted() {
+    let brain = brain_of(&pool_that_picks_by(
+        Strategy::KvAware(KvAware::default()),
+        1,
+    ));
+    let endpoint = brain.pool().endpoints[0].id;
+    let empty = Scraped {
+        sample: EngineSample {
+            kv_usage: Some(0.0),
+            ..EngineSample::default()
+        },
+        cache: CacheInfo {
+            block_size: Some(10),
+            num_blocks: Some(1_000),
+        },
+        ..Scraped::default()
+    };
+    brain.scrape(endpoint, Ok(empty), at(0));
+    let query = Query {
+        prompt_tokens: 6_000,
+        ..Query::default()
+    };
+    let is_bound = |request, now| {
+        let decision = brain.choose(arrival(key(ONE, request), &query), now);
+        matches!(decision, ScoreDecision::Bound(_))
+    };
+    assert!(is_bound(1, at(0)));
+    brain.started(key(ONE, 1), endpoint, 6_000, false, at(0));
+    brain.first_byte(key(ONE, 1), at(1), at(1));
+    brain.scrape(endpoint, Err(ProbeFailure::Timeout), at(1));
+    assert!(!is_bound(2, at(1)), "6000 of 10000 tokens are taken");
 }
