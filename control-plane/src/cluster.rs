@@ -27,6 +27,7 @@ mod shared_models;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use hermes_core::{
@@ -164,11 +165,11 @@ impl Cluster {
         }
     }
 
-    /// Takes in one update.
-    pub(crate) fn fold(&mut self, update: Update) -> ChangeSet {
+    /// Takes in one update. `now`: the time since any fixed start.
+    pub(crate) fn fold(&mut self, update: Update, now: Duration) -> ChangeSet {
         match update {
-            Update::Config(config) => self.configure(&config),
-            Update::Discovered { source, endpoints } => self.discover(source, endpoints),
+            Update::Config(config) => self.configure(&config, now),
+            Update::Discovered { source, endpoints } => self.discover(source, endpoints, now),
             Update::Models { endpoint, models } => self.learn(endpoint, Some(models)),
             Update::Probed { endpoint } => self.learn(endpoint, None),
         }
@@ -256,11 +257,11 @@ impl Cluster {
             .map(|pool| &pool.config.name)
     }
 
-    fn configure(&mut self, config: &Config) -> ChangeSet {
+    fn configure(&mut self, config: &Config, now: Duration) -> ChangeSet {
         let mut before = std::mem::take(&mut self.pools);
         for pool in &config.pools {
             let old = before.remove(&pool.name);
-            let state = PoolState::configured(pool, old, &mut self.next_source);
+            let state = PoolState::configured(pool, old, &mut self.next_source, now);
             self.pools.insert(Arc::clone(&pool.name), state);
         }
         if self.settings.as_deref() != Some(&config.settings) {
@@ -270,12 +271,17 @@ impl Cluster {
         ChangeSet::EVERYTHING
     }
 
-    fn discover(&mut self, source: SourceId, endpoints: Vec<DiscoveredEndpoint>) -> ChangeSet {
+    fn discover(
+        &mut self,
+        source: SourceId,
+        endpoints: Vec<DiscoveredEndpoint>,
+        now: Duration,
+    ) -> ChangeSet {
         let Some(pool) = self.pools.values_mut().find(|pool| pool.has(source)) else {
             // A late update of a source that was removed from the configuration.
             return ChangeSet::NOTHING;
         };
-        let change = pool.discover(source, endpoints);
+        let change = pool.discover(source, endpoints, now);
         if change == ChangeSet::ENDPOINTS {
             self.index_endpoints();
         }

@@ -125,8 +125,9 @@ impl Pipeline {
                     if received == 0 {
                         return;
                     }
+                    let now = self.pools.now();
                     for update in pending.drain(..) {
-                        changed = changed.or(self.cluster.fold(update));
+                        changed = changed.or(self.cluster.fold(update, now));
                     }
                     if changed == ChangeSet::default() {
                         // A source that found nothing has listed all the same.
@@ -153,10 +154,11 @@ impl Pipeline {
         let ProbeResult {
             endpoint, models, ..
         } = observation;
-        self.cluster.fold(match models {
+        let update = match models {
             Some(models) => Update::Models { endpoint, models },
             None => Update::Probed { endpoint },
-        })
+        };
+        self.cluster.fold(update, self.pools.now())
     }
 
     /// Applies the changes: resources, schedulers, snapshot, probes, discovery, readiness.

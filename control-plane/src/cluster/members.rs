@@ -1,13 +1,15 @@
 //! The endpoints of one pool, and what is known about each that proxies do not need to know.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use hermes_core::{
     address::DnsName,
     collection::Collection,
+    departures::Departures,
     policy::EndpointTrust,
     snapshot::{Endpoint, EndpointId},
 };
@@ -21,16 +23,13 @@ use crate::{
 /// Probes after which an endpoint without models counts as one that has none to report.
 const MAX_SILENT_PROBES: u8 = 3;
 
-/// Endpoints that left whose models are kept, in case they return; the next probe corrects them.
-const MAX_DEPARTED: usize = 256;
-
 /// The endpoints of one pool.
 #[derive(Debug, Default)]
 pub(super) struct PoolMembers {
     /// By id, in ascending order.
     members: BTreeMap<EndpointId, PoolMember>,
-    /// Models of endpoints that left, the first that left first.
-    departed: VecDeque<(EndpointId, Vec<ModelCard>)>,
+    /// Models of endpoints that left; the next probe corrects them.
+    departed: Departures<Vec<ModelCard>>,
 }
 
 /// One of them.
@@ -49,7 +48,8 @@ pub(super) struct PoolMember {
 
 impl PoolMembers {
     /// Makes these, in this order of precedence, the endpoints of `pool`, whose certificates have
-    /// the name `server_name` if there is one. Answers whether that changed anything.
+    /// the name `server_name` if there is one. Answers whether that changed anything. One that left
+    /// within the last minute has the models that it had.
     ///
     /// One server has one place even when two sources found it: two would each count half of its
     /// load.
@@ -58,7 +58,9 @@ impl PoolMembers {
         pool: &str,
         server_name: Option<&DnsName>,
         found: impl Iterator<Item = &'a DiscoveredEndpoint>,
+        now: Duration,
     ) -> bool {
+        self.departed.expire(now);
         let mut before = std::mem::take(&mut self.members);
         let count = before.len();
         let mut addresses = HashSet::new();
@@ -79,7 +81,7 @@ impl PoolMembers {
                     ..old
                 },
                 None => PoolMember {
-                    models: self.models_of_departed(endpoint.id),
+                    models: self.departed.take_back(endpoint.id),
                     endpoint: Arc::new(endpoint),
                     event_ports,
                     silent_probes: 0,
@@ -88,17 +90,11 @@ impl PoolMembers {
             self.members.insert(member.endpoint.id, member);
         }
         for member in before.into_values() {
-            let models = member.models.map(|models| (member.endpoint.id, models));
-            self.departed.extend(models);
+            if let Some(models) = member.models {
+                self.departed.leave(member.endpoint.id, models, now);
+            }
         }
-        let excess = self.departed.len().saturating_sub(MAX_DEPARTED);
-        self.departed.drain(..excess);
         changed || self.members.len() != count
-    }
-
-    fn models_of_departed(&mut self, id: EndpointId) -> Option<Vec<ModelCard>> {
-        let at = self.departed.iter().position(|(left, _)| *left == id)?;
-        self.departed.remove(at).map(|(_, models)| models)
     }
 
     /// Stores the models that an endpoint reported. Returns whether they are others than before.

@@ -166,7 +166,7 @@ mod tests {
             })
             .collect();
         let mut members = PoolMembers::default();
-        members.replace("chat", None, found.iter());
+        members.replace("chat", None, found.iter(), std::time::Duration::ZERO);
         for (found, models) in found.iter().zip(models) {
             let Some(models) = models else { continue };
             let card = |&(name, parent): &(&str, Option<&str>)| ModelCard {

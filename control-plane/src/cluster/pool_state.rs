@@ -1,6 +1,6 @@
 //! One pool of the cluster: its sources, its endpoints, and what is not discovered of it yet.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hermes_core::{
     collection,
@@ -46,6 +46,7 @@ impl PoolState {
         config: &PoolConfig,
         old: Option<Self>,
         next_source: &mut u64,
+        now: Duration,
     ) -> Self {
         let unknown = PendingDiscovery {
             endpoints: true,
@@ -77,7 +78,7 @@ impl PoolState {
             pending,
             dirty: true,
         };
-        pool.gather();
+        pool.gather(now);
         pool.update_pending();
         pool
     }
@@ -92,11 +93,12 @@ impl PoolState {
         &mut self,
         source: SourceId,
         endpoints: Vec<DiscoveredEndpoint>,
+        now: Duration,
     ) -> ChangeSet {
         if let Some(known) = self.sources.iter_mut().find(|known| known.id == source) {
             known.found = Some(endpoints);
         }
-        let changed = self.gather();
+        let changed = self.gather(now);
         let pending = self.update_pending();
         if changed {
             ChangeSet::ENDPOINTS
@@ -138,7 +140,7 @@ impl PoolState {
     }
 
     /// Joins what the sources found. Returns whether the endpoints changed.
-    fn gather(&mut self) -> bool {
+    fn gather(&mut self, now: Duration) -> bool {
         if self.has_listed() {
             self.outgoing.clear();
         }
@@ -151,6 +153,7 @@ impl PoolState {
             &self.config.name,
             self.config.tls.server_name.as_ref(),
             found.chain(&self.outgoing),
+            now,
         );
         self.dirty |= changed;
         changed

@@ -55,7 +55,7 @@ mod tests {
     fn shared_by(pools: &str) -> SharedModels {
         let config = Config::parse(pools).expect("a good configuration");
         let mut cluster = Cluster::new(hermes_core::snapshot::Epoch(1));
-        cluster.fold(Update::Config(Arc::new(config)));
+        cluster.fold(Update::Config(Arc::new(config)), std::time::Duration::ZERO);
         let mut models = SharedModels::default();
         models.update(&cluster.publish().expect("a snapshot"));
         models

@@ -13,6 +13,7 @@ fn config(text: &str) -> Update {
     ))
 }
 
+const NOW: Duration = Duration::ZERO;
 const STATIC: &str =
     "pools: [{name: chat, endpoints: ['http://10.0.0.1:8000', 'http://10.0.0.2:8000']}]";
 const WATCHED: &str = "pools: [{name: chat, kubernetes: {services: {app: vllm}, port: 8000}}]";
@@ -30,7 +31,7 @@ fn pod(uid: &str) -> DiscoveredEndpoint {
 
 fn cluster(text: &str) -> Cluster {
     let mut cluster = Cluster::new(Epoch(1));
-    cluster.fold(config(text));
+    cluster.fold(config(text), NOW);
     cluster
 }
 
@@ -58,13 +59,13 @@ fn static_endpoints_are_there_at_once() {
 fn what_no_proxy_can_see_publishes_nothing() {
     let mut cluster = cluster(STATIC);
     cluster.publish().expect("the first snapshot");
-    cluster.fold(config(STATIC));
+    cluster.fold(config(STATIC), NOW);
     assert_eq!(cluster.publish(), None, "the same configuration again");
     let slower = STATIC.replace(
         "name: chat",
         "name: chat, metrics: {interval: 5s, timeout: 1s}",
     );
-    let changed = cluster.fold(config(&slower));
+    let changed = cluster.fold(config(&slower), NOW);
     assert!(changed.targets);
     assert_eq!(cluster.publish(), None, "proxies do not scrape");
     assert_eq!(cluster.targets()[0].interval.as_secs(), 5);
@@ -79,7 +80,7 @@ fn a_pool_that_did_not_change_is_shared_with_the_snapshot_before() {
     };
     let mut cluster = cluster(&two(2));
     let before = cluster.publish().expect("the first snapshot");
-    cluster.fold(config(&two(3)));
+    cluster.fold(config(&two(3)), NOW);
     let after = cluster.publish().expect("b changed");
     assert!(Arc::ptr_eq(&before.pools[0], &after.pools[0]));
     assert_ne!(before.pools[1], after.pools[1]);
@@ -90,25 +91,34 @@ fn a_restarted_pod_is_another_endpoint() {
     let mut cluster = cluster(WATCHED);
     assert_eq!(cluster.unlisted().count(), 1);
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered {
-        source,
-        endpoints: vec![pod("1")],
-    });
+    cluster.fold(
+        Update::Discovered {
+            source,
+            endpoints: vec![pod("1")],
+        },
+        NOW,
+    );
     let before = cluster.publish().expect("the pod came");
     assert_eq!(cluster.unlisted().count(), 0);
     assert!(
         !cluster
-            .fold(Update::Discovered {
-                source,
-                endpoints: vec![pod("1")]
-            })
+            .fold(
+                Update::Discovered {
+                    source,
+                    endpoints: vec![pod("1")]
+                },
+                NOW
+            )
             .visible,
         "the same again"
     );
-    cluster.fold(Update::Discovered {
-        source,
-        endpoints: vec![pod("2")],
-    });
+    cluster.fold(
+        Update::Discovered {
+            source,
+            endpoints: vec![pod("2")],
+        },
+        NOW,
+    );
     let after = cluster.publish().expect("it restarted");
     assert_ne!(
         before.pools[0].endpoints[0].id,
@@ -120,14 +130,17 @@ fn a_restarted_pod_is_another_endpoint() {
 fn the_last_update_of_a_removed_source_is_ignored() {
     let mut cluster = cluster(WATCHED);
     let removed = cluster.sources()[0].source;
-    cluster.fold(config(&WATCHED.replace("vllm", "other")));
+    cluster.fold(config(&WATCHED.replace("vllm", "other")), NOW);
     cluster.publish();
     assert_ne!(cluster.sources()[0].source, removed);
     assert_eq!(
-        cluster.fold(Update::Discovered {
-            source: removed,
-            endpoints: vec![pod("1")]
-        }),
+        cluster.fold(
+            Update::Discovered {
+                source: removed,
+                endpoints: vec![pod("1")]
+            },
+            NOW
+        ),
         ChangeSet::NOTHING
     );
     assert_eq!(cluster.publish(), None);
@@ -137,13 +150,17 @@ fn the_last_update_of_a_removed_source_is_ignored() {
 fn a_source_that_stays_keeps_its_endpoints_through_a_reload() {
     let mut cluster = cluster(WATCHED);
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered {
-        source,
-        endpoints: vec![pod("1")],
-    });
-    cluster.fold(config(
-        &WATCHED.replace("name: chat", "name: chat, strategy: random"),
-    ));
+    cluster.fold(
+        Update::Discovered {
+            source,
+            endpoints: vec![pod("1")],
+        },
+        NOW,
+    );
+    cluster.fold(
+        config(&WATCHED.replace("name: chat", "name: chat, strategy: random")),
+        NOW,
+    );
     let snapshot = cluster.publish().expect("the strategy changed");
     assert_eq!(cluster.sources()[0].source, source);
     assert_eq!(snapshot.pools[0].endpoints.len(), 1);
@@ -153,16 +170,20 @@ fn a_source_that_stays_keeps_its_endpoints_through_a_reload() {
 fn a_pool_whose_source_changes_keeps_its_endpoints_until_the_new_source_has_listed() {
     let mut cluster = cluster(WATCHED);
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered {
-        source,
-        endpoints: vec![pod("1")],
-    });
+    cluster.fold(
+        Update::Discovered {
+            source,
+            endpoints: vec![pod("1")],
+        },
+        NOW,
+    );
     cluster.publish();
     let pods = WATCHED.replace("services", "pods");
-    cluster.fold(config(&pods));
-    cluster.fold(config(
-        &pods.replace("name: chat", "name: chat, strategy: random"),
-    ));
+    cluster.fold(config(&pods), NOW);
+    cluster.fold(
+        config(&pods.replace("name: chat", "name: chat, strategy: random")),
+        NOW,
+    );
     assert_eq!(
         cluster.publish().expect("the strategy changed").pools[0]
             .endpoints
@@ -174,19 +195,25 @@ fn a_pool_whose_source_changes_keeps_its_endpoints_until_the_new_source_has_list
     let source = cluster.sources()[0].source;
     assert!(
         !cluster
-            .fold(Update::Discovered {
-                source,
-                endpoints: vec![pod("1")]
-            })
+            .fold(
+                Update::Discovered {
+                    source,
+                    endpoints: vec![pod("1")]
+                },
+                NOW
+            )
             .visible,
         "it is the same pod"
     );
-    cluster.fold(config(WATCHED));
+    cluster.fold(config(WATCHED), NOW);
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered {
-        source,
-        endpoints: vec![],
-    });
+    cluster.fold(
+        Update::Discovered {
+            source,
+            endpoints: vec![],
+        },
+        NOW,
+    );
     assert!(
         cluster.publish().expect("it is not there").pools[0]
             .endpoints
@@ -202,10 +229,13 @@ fn one_server_that_two_sources_found_is_one_endpoint() {
     );
     let mut cluster = cluster(&both);
     let source = cluster.sources()[0].source;
-    cluster.fold(Update::Discovered {
-        source,
-        endpoints: vec![pod("1")],
-    });
+    cluster.fold(
+        Update::Discovered {
+            source,
+            endpoints: vec![pod("1")],
+        },
+        NOW,
+    );
     assert_eq!(
         cluster.publish().expect("a snapshot").pools[0]
             .endpoints
@@ -234,14 +264,17 @@ fn models_are_learned_and_an_adapter_is_known_by_its_holders() {
     for (endpoint, models) in lists {
         assert!(
             cluster
-                .fold(Update::Models {
-                    endpoint,
-                    models: models.clone()
-                })
+                .fold(
+                    Update::Models {
+                        endpoint,
+                        models: models.clone()
+                    },
+                    NOW
+                )
                 .visible
         );
         assert_eq!(
-            cluster.fold(Update::Models { endpoint, models }),
+            cluster.fold(Update::Models { endpoint, models }, NOW),
             ChangeSet::NOTHING,
             "the same again"
         );
@@ -261,14 +294,20 @@ fn models_are_learned_and_an_adapter_is_known_by_its_holders() {
 fn a_removed_pool_is_gone_with_its_endpoints() {
     let mut cluster = cluster(STATIC);
     let endpoint = cluster.publish().expect("a snapshot").pools[0].endpoints[0].id;
-    cluster.fold(config("pools: [{name: other, endpoints: ['http://h:1']}]"));
+    cluster.fold(
+        config("pools: [{name: other, endpoints: ['http://h:1']}]"),
+        NOW,
+    );
     let snapshot = cluster.publish().expect("another pool");
     assert!(snapshot.pool("chat").is_none());
     assert_eq!(
-        cluster.fold(Update::Models {
-            endpoint,
-            models: Vec::new()
-        }),
+        cluster.fold(
+            Update::Models {
+                endpoint,
+                models: Vec::new()
+            },
+            NOW
+        ),
         ChangeSet::NOTHING
     );
 }
@@ -288,7 +327,7 @@ fn a_pool_is_pending_until_every_source_has_listed_and_every_endpoint_was_asked_
         ..pod("2")
     };
     let endpoints = vec![pod("1"), other];
-    cluster.fold(Update::Discovered { source, endpoints });
+    cluster.fold(Update::Discovered { source, endpoints }, NOW);
     assert_eq!(pending(&mut cluster), (false, true));
     let ids: Vec<EndpointId> = cluster.targets().iter().map(|target| target.id).collect();
     let models = vec![ModelCard {
@@ -296,17 +335,20 @@ fn a_pool_is_pending_until_every_source_has_listed_and_every_endpoint_was_asked_
         parent: None,
         max_model_len: None,
     }];
-    cluster.fold(Update::Models {
-        endpoint: ids[0],
-        models,
-    });
+    cluster.fold(
+        Update::Models {
+            endpoint: ids[0],
+            models,
+        },
+        NOW,
+    );
     assert_eq!(
         pending(&mut cluster),
         (false, true),
         "one was not asked yet"
     );
     for _ in 0..3 {
-        cluster.fold(Update::Probed { endpoint: ids[1] });
+        cluster.fold(Update::Probed { endpoint: ids[1] }, NOW);
     }
     assert_eq!(pending(&mut cluster), (false, false));
 }
@@ -330,7 +372,7 @@ fn a_rotation_of_authorities_concerns_endpoints_with_tls_only() {
     };
     let mut cluster = Cluster::new(Epoch(1));
     for authorities in ["old", "new"] {
-        cluster.fold(rotated(authorities));
+        cluster.fold(rotated(authorities), NOW);
         let trusts = trusts(&cluster);
         assert_eq!(trusts.len(), 4, "two endpoints are followed and probed");
         for (address, trust) in trusts {
@@ -342,4 +384,28 @@ fn a_rotation_of_authorities_concerns_endpoints_with_tls_only() {
             assert_eq!(trust, expected, "{address}");
         }
     }
+}
+
+#[test]
+fn models_of_an_endpoint_that_left_are_kept_for_a_minute() {
+    let mut cluster = cluster(WATCHED);
+    let source = cluster.sources()[0].source;
+    let found = |endpoints| Update::Discovered { source, endpoints };
+    cluster.fold(found(vec![pod("1")]), NOW);
+    let endpoint = cluster.targets()[0].id;
+    let models = vec![ModelCard {
+        name: "base".into(),
+        parent: None,
+        max_model_len: None,
+    }];
+    cluster.fold(Update::Models { endpoint, models }, NOW);
+    let mut returns_after = |left: u64, seconds: u64| {
+        let left = Duration::from_secs(left);
+        cluster.fold(found(Vec::new()), left);
+        cluster.fold(found(vec![pod("1")]), left + Duration::from_secs(seconds));
+        cluster.publish();
+        cluster.newest().pools[0].models.len()
+    };
+    assert_eq!(returns_after(0, 59), 1);
+    assert_eq!(returns_after(100, 60), 0);
 }
