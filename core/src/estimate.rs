@@ -190,6 +190,24 @@ impl CacheEstimator {
         calibration::tokens_of_blocks(query, slot.map_or(0, latest)).min(query.prompt_tokens)
     }
 
+    /// As [`Self::in_use`], of those that were routed there after `route`.
+    pub(crate) fn in_use_since(
+        &self,
+        position: usize,
+        query: &Query,
+        route: u32,
+        running: u32,
+    ) -> u32 {
+        let later = self.latest_route(position).wrapping_sub(route);
+        self.in_use(position, query, running.min(later))
+    }
+
+    /// The number of the latest prompt that was routed to this position.
+    pub(crate) fn latest_route(&self, position: usize) -> u32 {
+        let slot = self.index.slot(self.endpoints[position].endpoint);
+        slot.map_or(0, |slot| self.index.latest_route(slot))
+    }
+
     /// The engine reported the cached tokens of a request for which `claims` were made.
     pub(crate) fn reported(&mut self, position: usize, claims: CacheClaims, cached: u32) {
         let tolerance = self.calibration.tokens_per_block() as u32;

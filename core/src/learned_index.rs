@@ -138,6 +138,12 @@ impl LearnedIndex {
             .depth_where(chain, |id| self.blocks.touch_of(id, slot).is_some())
     }
 
+    /// The number of the latest prompt that was routed there.
+    #[must_use]
+    pub fn latest_route(&self, slot: EndpointSlot) -> u32 {
+        self.routes[usize::from(slot)].latest()
+    }
+
     /// How many of a chain's blocks the last `routes` prompts that were routed there cover, from
     /// the start.
     #[must_use]

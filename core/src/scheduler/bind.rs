@@ -161,6 +161,7 @@ impl Scheduler {
         } = first;
         let uncached = query.prompt_tokens.saturating_sub(cached_tokens);
         let memory = self.endpoints.memory(position, query);
+        let replaced = self.endpoints.ledger().get(key);
         self.endpoints.book(
             key,
             position,
@@ -171,6 +172,9 @@ impl Scheduler {
             },
             now,
         );
+        if let Some(replaced) = replaced {
+            self.free_memory(key, replaced.endpoint);
+        }
         self.endpoints.routed(endpoint, query);
         self.round_robin_counter = self.round_robin_counter.wrapping_add(1);
         let expectation = lookup.expectation(position);
@@ -181,7 +185,7 @@ impl Scheduler {
                 self.endpoints
                     .sent_claim(position, expectation, query.prompt_tokens),
             ),
-            memory,
+            memory: self.endpoints.charge(position, memory),
         };
         let open = self.endpoints.ledger();
         self.requests.booked(key, metadata, uncached, open, now);

@@ -72,6 +72,19 @@ pub(super) struct FirstByte {
     pub(super) uncached: u32,
 }
 
+/// A prompt that is not open there any more, in tokens of memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndedPrompt {
+    /// Its length.
+    pub(super) tokens: u32,
+    /// What it was sent with: all but what it shared with earlier ones.
+    pub(super) charged: u32,
+    /// Its beginning that later ones share and still need.
+    pub(super) later: u32,
+    /// Nothing else is open there.
+    pub(super) is_last: bool,
+}
+
 /// The KV cache's memory, in tokens.
 #[derive(Clone, Copy, Debug, Default)]
 struct KvMemory {
@@ -82,6 +95,8 @@ struct KvMemory {
     /// Tokens that prompts sent since need, or sent before and not begun at that time, less those of
     /// requests that ended since.
     added: i64,
+    /// Tokens of prompts that ended since the last sample and others may still need.
+    inherited: u32,
     /// A prompt did not fit that would have been sent to explore, and nothing changed since.
     refused: bool,
 }
@@ -301,10 +316,9 @@ impl EngineModel {
         f64::from(in_flight.unanswered.min(self.lanes())) * self.lanes.share()
     }
 
-    /// A request ended that needed memory for `memory` tokens.
-    pub(super) fn freed(&mut self, memory: u32) {
-        self.memory.added -= i64::from(memory);
-        self.memory.refused = false;
+    /// A prompt ended, and frees what no other one needs.
+    pub(super) fn freed(&mut self, ended: EndedPrompt) {
+        self.memory.freed(ended);
     }
 
     /// Whether it reports its memory.
@@ -343,7 +357,7 @@ impl EngineModel {
             .zip(usage)
             .map(|(capacity, usage)| (capacity as f64 * f64::from(usage)) as u64);
         self.memory.added = ours.tokens.cast_signed();
-        self.memory.refused = false;
+        (self.memory.inherited, self.memory.refused) = (0, false);
     }
 
     /// The size of its KV cache in tokens.
@@ -376,5 +390,30 @@ impl EngineModel {
             capacity: self.memory.capacity,
             ..KvMemory::default()
         };
+    }
+}
+
+// === KvMemory ===
+
+impl KvMemory {
+    /// Frees what the prompt was charged, except for what later ones still need. Which prompts run
+    /// is only known by their number, so too little may be freed; the next sample corrects that.
+    fn freed(&mut self, ended: EndedPrompt) {
+        let EndedPrompt {
+            tokens,
+            charged,
+            later,
+            is_last,
+        } = ended;
+        let earlier = tokens.saturating_sub(charged);
+        let freed = if is_last {
+            charged.saturating_add(std::mem::take(&mut self.inherited))
+        } else {
+            let kept = later.saturating_sub(earlier).min(charged);
+            self.inherited = self.inherited.saturating_add(kept);
+            charged - kept
+        };
+        self.added -= i64::from(freed);
+        self.refused = false;
     }
 }

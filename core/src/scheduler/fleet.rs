@@ -43,6 +43,15 @@ pub(super) struct PrefillWork {
     pub(super) non_streaming: bool,
 }
 
+/// The memory that a request was counted with at its endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MemoryCharge {
+    /// Tokens of its prompt that no prompt shared which ran there before.
+    pub(super) tokens: u32,
+    /// Number of its route there: what was routed later may share its memory.
+    pub(super) route: u32,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Fleet {
@@ -257,11 +266,6 @@ impl Fleet {
             self.recount(position, now);
         }
         Some(before)
-    }
-
-    /// A request ended at this position that needed memory for `memory` tokens.
-    pub(super) fn freed(&mut self, position: usize, memory: u32) {
-        self.engines[position].freed(memory);
     }
 
     /// An engine reported that `tokens` of this prompt were uncached.

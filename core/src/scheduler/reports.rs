@@ -49,10 +49,16 @@ impl Scheduler {
     ) {
         let leg = leg.into();
         self.requests.queue.remove(leg.request);
-        let memory = self
-            .requests
-            .metadata(leg.request)
-            .map_or(uncached, |metadata| metadata.memory);
+        let before = self.endpoints.ledger().get(leg);
+        let moves = before.is_none_or(|open| open.endpoint != endpoint);
+        let position = self.endpoints.position(endpoint);
+        let metadata = self.requests.metadata(leg.request);
+        let memory = match (metadata, position) {
+            (Some(metadata), Some(position)) if moves => {
+                self.endpoints.memory(position, &metadata.query)
+            }
+            _ => uncached,
+        };
         if self.endpoints.started(
             leg,
             endpoint,
@@ -63,12 +69,16 @@ impl Scheduler {
             },
             now,
         ) {
-            // A retry elsewhere: the expectations were for the first endpoint.
-            if leg.leg == LegId::MAIN {
-                self.requests.moved(leg.request);
+            if let (LegId::MAIN, Some(before)) = (leg.leg, before) {
+                self.free_memory(leg.request, before.endpoint);
             }
             if let Some(RequestMetadata { query, .. }) = self.requests.metadata(leg.request) {
                 self.endpoints.routed(endpoint, query);
+            }
+            // A retry elsewhere: the expectations were for the first endpoint.
+            if let (LegId::MAIN, Some(position)) = (leg.leg, position) {
+                let charge = self.endpoints.charge(position, memory);
+                self.requests.moved(leg.request, charge);
             }
         }
     }
@@ -89,7 +99,11 @@ impl Scheduler {
     /// A leg ended, and its request goes on. Returns the leg, the first time only.
     pub fn leg_finished(&mut self, leg: LegKey, now: Duration) -> Option<OpenLeg> {
         self.endpoints.assume_done(now);
-        self.endpoints.release_leg(leg, now)
+        let ended = self.endpoints.release_leg(leg, now)?;
+        if leg.leg == LegId::MAIN {
+            self.free_memory(leg.request, ended.endpoint);
+        }
+        Some(ended)
     }
 
     /// A leg of a request went on in another pool. Returns the leg, the first time only. Its
@@ -119,7 +133,8 @@ impl Scheduler {
         let main = released.as_ref().and_then(LedgerEntry::main);
         let position = main.and_then(|open| self.endpoints.position(open.endpoint));
         if let (Some(position), Some(metadata)) = (position, &metadata) {
-            self.endpoints.freed(position, metadata.memory);
+            self.endpoints
+                .freed(position, &metadata.query, metadata.memory);
             if let Some(cached) = ended.cached_tokens {
                 let prompt = ended.prompt_tokens.unwrap_or(metadata.query.prompt_tokens);
                 self.endpoints
@@ -148,7 +163,8 @@ impl Scheduler {
             && let Some(open) = booking.main()
             && let Some(position) = self.endpoints.position(open.endpoint)
         {
-            self.endpoints.freed(position, metadata.memory);
+            self.endpoints
+                .freed(position, &metadata.query, metadata.memory);
         }
         (booking, waited)
     }
@@ -236,6 +252,15 @@ impl Scheduler {
             && let Some(sent) = self.requests.take_claim(leg.request)
         {
             self.endpoints.claim_answered(position, sent);
+        }
+    }
+
+    /// The main leg of a request is not at this endpoint any more.
+    pub(super) fn free_memory(&mut self, request: RequestKey, endpoint: EndpointId) {
+        if let Some(position) = self.endpoints.position(endpoint)
+            && let Some(RequestMetadata { query, memory, .. }) = self.requests.metadata(request)
+        {
+            self.endpoints.freed(position, query, *memory);
         }
     }
 

@@ -8,6 +8,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     EvictedRequest,
+    fleet::MemoryCharge,
     lookup::CacheExpectation,
     queue::{QueuedRequest, RequestQueue},
     seconds,
@@ -40,8 +41,8 @@ pub(super) struct RequestMetadata {
     pub(super) expectation: CacheExpectation,
     /// What was claimed of it for the engine's counters; `None` once its first byte came.
     pub(super) sent: Option<SentClaim>,
-    /// Tokens that it needs memory for at the booked endpoint.
-    pub(super) memory: u32,
+    /// Of its endpoint.
+    pub(super) memory: MemoryCharge,
 }
 
 /// The queue has no room for a request, and the fair share of its tenant is used.
@@ -126,10 +127,11 @@ impl PoolRequests {
     }
 
     /// A request moved to an endpoint for which nothing was expected.
-    pub(super) fn moved(&mut self, key: RequestKey) {
+    pub(super) fn moved(&mut self, key: RequestKey, memory: MemoryCharge) {
         if let Some(metadata) = self.metadata.get_mut(&key) {
             metadata.expectation = CacheExpectation::default();
             metadata.sent = None;
+            metadata.memory = memory;
         }
     }
 

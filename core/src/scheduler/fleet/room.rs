@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Fleet;
+use super::{Fleet, MemoryCharge};
 use crate::{
     load::Health,
     pick::{EligibleSet, NoEndpoint},
@@ -10,6 +10,7 @@ use crate::{
     query::Query,
     scheduler::{
         cost::{CandidateEndpoint, CandidateSet},
+        engine::EndedPrompt,
         queue::{QueuedDemand, QueuedWork},
     },
     snapshot::EndpointId,
@@ -142,6 +143,37 @@ impl Fleet {
         }
         let running = self.flights[position].requests;
         query.prompt_tokens - self.caches.in_use(position, query, running)
+    }
+
+    /// The charge of the prompt that was routed there last, for `tokens` tokens.
+    pub(in crate::scheduler) fn charge(&self, position: usize, tokens: u32) -> MemoryCharge {
+        MemoryCharge {
+            tokens,
+            route: self.caches.latest_route(position),
+        }
+    }
+
+    /// A request is not open at this position any more, which frees what no other one shares.
+    pub(in crate::scheduler) fn freed(
+        &mut self,
+        position: usize,
+        query: &Query,
+        charge: MemoryCharge,
+    ) {
+        let running = self.flights[position].requests;
+        let later = if self.engines[position].reports_memory() {
+            self.caches
+                .in_use_since(position, query, charge.route, running)
+        } else {
+            0
+        };
+        let ended = EndedPrompt {
+            tokens: query.prompt_tokens,
+            charged: charge.tokens,
+            later,
+            is_last: running == 0,
+        };
+        self.engines[position].freed(ended);
     }
 
     /// Whether our own prompts begin there within the window.

@@ -387,3 +387,70 @@ fn an_exploration_that_memory_refuses_is_not_planned_again_until_memory_changes(
     assert!(is_free(&scheduler, now + ms(20)));
     assert_eq!(dequeued(&mut scheduler, now + ms(20)), [(2, Some(0))]);
 }
+
+/// A prompt of 8,000 tokens that all begin with, and 2,000 of its own.
+fn with_common_prefix(request: u64) -> Query {
+    let mut query = prompt(7, 8_000);
+    let own = (0..31).map(|block| crate::hash::hash_mix(1_000 + request, block));
+    query.blocks = query.blocks.iter().copied().chain(own).collect();
+    query.prompt_tokens += 31 * BLOCK;
+    query.prompt_bytes += u64::from(4 * 31 * BLOCK);
+    query
+}
+
+/// An idle endpoint, and perhaps a second one, with memory for 20,000 tokens, 19,000 of which are
+/// used before a prompt has to wait.
+fn with_memory(endpoints: u64) -> Scheduler {
+    let mut scheduler = scheduler(endpoints);
+    for position in 0..endpoints as usize {
+        scheduler.set_capacity(position, Some(20_000));
+        let sample = EngineSample {
+            kv_usage: Some(0.0),
+            ..EngineSample::default()
+        };
+        scheduler.set_sample(position, Some(sample));
+    }
+    scheduler
+}
+
+fn fits(scheduler: &Scheduler, position: usize, tokens: u32) -> bool {
+    scheduler.endpoints.engine(position).fits(tokens)
+}
+
+#[test]
+fn what_running_prompts_share_stays_in_use_until_the_last_of_them_ends() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+        let mut scheduler = with_memory(1);
+        for request in 0..3 {
+            let at = ms(2_000 * request);
+            scheduler.book_fixed(key(request), 0, &with_common_prefix(request), at);
+            answer(&mut scheduler, request, ms(1_000), at + ms(1_000));
+        }
+        // Once 8,000 tokens, and three times 1,984.
+        assert!(fits(&scheduler, 0, 5_000) && !fits(&scheduler, 0, 5_100));
+        scheduler.finished(key(order[0]), EngineUsage::default(), ms(9_000));
+        assert!(fits(&scheduler, 0, 7_000) && !fits(&scheduler, 0, 7_100));
+        scheduler.finished(key(order[1]), EngineUsage::default(), ms(9_100));
+        assert!(fits(&scheduler, 0, 9_000) && !fits(&scheduler, 0, 9_100));
+        scheduler.finished(key(order[2]), EngineUsage::default(), ms(9_200));
+        assert!(fits(&scheduler, 0, 1_000_000), "it is empty");
+    }
+}
+
+#[test]
+fn a_retry_elsewhere_needs_memory_there_and_frees_what_it_had() {
+    let mut scheduler = with_memory(2);
+    scheduler.book_fixed(key(1), 0, &with_common_prefix(1), ms(0));
+    answer(&mut scheduler, 1, ms(1_000), ms(1_000));
+    scheduler.book_fixed(key(9), 1, &prompt(9, 64), ms(1_000));
+    // It shares 8,000 tokens at the first endpoint, and none at the second.
+    scheduler.book_fixed(key(2), 0, &with_common_prefix(2), ms(1_000));
+    assert!(!fits(&scheduler, 0, 7_100));
+    scheduler.started(key(2), EndpointId(1), 9_984, false, ms(1_100));
+    assert!(fits(&scheduler, 0, 8_900) && !fits(&scheduler, 0, 9_100));
+    assert!(fits(&scheduler, 1, 8_900) && !fits(&scheduler, 1, 9_100));
+    scheduler.leg_finished(key(2).leg(LegId::MAIN), ms(1_200));
+    assert!(fits(&scheduler, 1, 18_900));
+    scheduler.finished(key(2), EngineUsage::default(), ms(1_300));
+    assert!(!fits(&scheduler, 1, 19_000), "once");
+}
