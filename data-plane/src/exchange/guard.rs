@@ -61,7 +61,7 @@ pub(crate) struct RequestGuard {
     /// The attempt in progress, the last one that failed, or the one whose answer is relayed.
     attempt: Option<AttemptFacts>,
     attempts: u32,
-    /// What the last answer is.
+    /// What the answer of the attempt is, as far as it has one.
     answer: Option<AnswerClass>,
     refusals: PendingRefusals,
     usage: Option<TokenUsage>,
@@ -178,6 +178,7 @@ impl RequestGuard {
             .reporter
             .started(self.reported(leg), id, uncached.into(), non_streaming);
         self.attempts += 1;
+        self.answer = None;
         let attempt = Attempt::begin(leg, endpoint, uncached.into(), span, sent);
         self.attempt = Some(attempt.facts().clone());
         attempt
@@ -286,9 +287,10 @@ impl RequestGuard {
 
     // --- What the meter of the answer records. ---
 
-    /// The answer of this attempt is relayed from now on.
-    pub(super) fn relay(&mut self, attempt: &Attempt) {
+    /// The answer of this attempt is relayed from now on. `answer`: its class, if it is known.
+    pub(super) fn relay(&mut self, attempt: &Attempt, answer: Option<AnswerClass>) {
         self.attempt = Some(attempt.facts().clone());
+        self.answer = answer;
     }
 
     /// A piece with tokens was relayed; returns whether it is the first.

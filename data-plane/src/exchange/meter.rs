@@ -46,7 +46,7 @@ impl Meter {
         (status, class): (StatusCode, ClassVerdict),
         responses: Option<Arc<Mutex<ResponseLocations>>>,
     ) -> Self {
-        guard.relay(&attempt);
+        guard.relay(&attempt, class.known());
         if class
             .known()
             .is_some_and(|class| class != AnswerClass::Tokens)

@@ -230,6 +230,18 @@ async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
+/// An engine that answers this to one request.
+async fn answers_once(answer: &'static str) -> SocketAddr {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        assert!(read_request(&mut stream).await);
+        stream.write_all(answer.as_bytes()).await.expect("open");
+        stream.read_u8().await.expect_err("no second request");
+    });
+    address
+}
+
 /// Reads one request with this file's body; false when the connection was closed instead.
 async fn read_request(stream: &mut TcpStream) -> bool {
     let mut received = Vec::new();
@@ -273,6 +285,27 @@ async fn a_held_answer_that_is_passed_on_is_accounted_to_its_own_endpoint() {
         })
         .collect();
     assert_eq!(finished, [Some(0)], "the endpoint that answered 503");
+}
+
+#[tokio::test]
+async fn an_endpoint_without_an_answer_is_not_reported_with_that_of_another() {
+    let empty = answers_once("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let (gone, unreachable) = listen().await;
+    drop(gone);
+    let mut exchange = Exchange::with(&[empty, unreachable]);
+    let answer = exchange.answer(&exchange.selection()).await;
+    drop(answer.unwrap_or_else(|reply| panic!("the empty answer is passed on, not {reply}")));
+    let mut reported = Vec::new();
+    for event in exchange.events() {
+        match event {
+            Event::AttemptFailed(failed) => reported.push((failed.endpoint, failed.answer())),
+            Event::Finished(end) => reported.push((end.endpoint.expect("sent"), end.answer())),
+            _ => {}
+        }
+    }
+    let nothing = (1, v1::AnswerClass::Unspecified);
+    let empty = (0, v1::AnswerClass::Empty);
+    assert_eq!(reported, [nothing, empty, empty]);
 }
 
 #[tokio::test]
