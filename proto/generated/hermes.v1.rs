@@ -704,7 +704,8 @@ pub enum AnswerClass {
     Empty = 2,
     /// 4xx but 429, or an error in a 200 that blames the request.
     ClientError = 3,
-    /// 5xx but 503.
+    /// 5xx but 503. 500, 502 and 504 are failures: the attempt's outcome is FAILED. Others, as 501, are refusals: it is OK, or
+    /// CANCELLED if another endpoint confirmed the refusal.
     EngineError = 4,
     /// 429 or 503, or an error in a 200 that says the same.
     Overloaded = 5,

@@ -61,6 +61,23 @@ pub(crate) struct FinishReport {
     pub(crate) ttft: Option<Duration>,
 }
 
+impl AttemptReport {
+    /// Whether its answer is no failure by itself. Of an engine's errors, 501 and those like it are
+    /// none: their outcome is that of other refusals.
+    const fn is_refusal(&self) -> bool {
+        match self.answer {
+            AnswerClass::Empty | AnswerClass::ClientError | AnswerClass::NotAnAnswer => true,
+            AnswerClass::EngineError => {
+                matches!(self.outcome, RequestOutcome::Ok | RequestOutcome::Cancelled)
+            }
+            AnswerClass::Unspecified
+            | AnswerClass::Tokens
+            | AnswerClass::Overloaded
+            | AnswerClass::ErrorEvent => false,
+        }
+    }
+}
+
 impl FinishReport {
     /// The end of a leg that says nothing of any endpoint: what is booked is released.
     pub(crate) const RELEASE: Self = Self {
@@ -111,17 +128,10 @@ impl PoolScheduler {
     /// An attempt served nothing.
     pub(crate) fn attempt_failed(&self, attempt: AttemptReport, now: Duration) {
         let mut state = self.state.lock();
-        match attempt.answer {
-            AnswerClass::Empty | AnswerClass::ClientError | AnswerClass::NotAnAnswer => {
-                state.refused(attempt.endpoint, attempt.opinion, now);
-            }
-            AnswerClass::Unspecified
-            | AnswerClass::Tokens
-            | AnswerClass::EngineError
-            | AnswerClass::Overloaded
-            | AnswerClass::ErrorEvent => {
-                state.blame(attempt.endpoint, attempt.outcome, attempt.retry_after, now);
-            }
+        if attempt.is_refusal() {
+            state.refused(attempt.endpoint, attempt.opinion, now);
+        } else {
+            state.blame(attempt.endpoint, attempt.outcome, attempt.retry_after, now);
         }
     }
 

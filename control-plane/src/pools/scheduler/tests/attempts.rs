@@ -78,3 +78,26 @@ fn a_pool_that_is_overloaded_as_a_whole_keeps_half_of_its_endpoints() {
         assert_eq!(cooling.count(), 2, "{retry_after:?}");
     }
 }
+
+#[test]
+fn errors_of_an_engine_that_did_not_fail_are_compared_with_its_peers_answers() {
+    let cases = [
+        (Report::Ok, SecondOpinion::None, Health::Down),
+        (Report::Cancelled, SecondOpinion::Confirmed, Health::Up),
+    ];
+    for (outcome, opinion, expected) in cases {
+        let brain = brain(2);
+        let [bad, good] = [0, 1].map(|at| brain.pool().endpoints[at].id);
+        for request in (0..10).map(|request| key(ONE, request)) {
+            brain.started(request, good, 100, false, at(0));
+            brain.ends(request, good, Report::Ok, at(0));
+            let not_implemented = AttemptReport {
+                answer: AnswerClass::EngineError,
+                opinion,
+                ..failed_attempt(bad, outcome)
+            };
+            brain.attempt_failed(not_implemented, at(0));
+        }
+        assert_eq!(brain.load(bad).health, expected, "{opinion:?}");
+    }
+}
