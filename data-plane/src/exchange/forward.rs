@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hermes_core::{ledger::LegId, placement::Placement};
+use hermes_core::{ledger::LegId, load::Health, placement::Placement};
 use http::response;
 use tokio::time::Instant;
 
@@ -73,16 +73,12 @@ impl Forwarder {
             .inspect_err(|_| guard.failed(RequestOutcome::ClientError))?;
         pool.budget.deposit();
         let mut first_sent = None;
-        let mut endpoints = selection
-            .ranked
-            .iter()
-            .filter_map(Placement::one)
-            .peekable();
+        let mut endpoints = selection.ranked.iter().filter_map(Placement::one);
         while let Some(endpoint) = endpoints.next()
             && attempts.may_continue()
         {
-            let is_last = endpoints.peek().is_none();
-            if !is_last && !endpoint.upstream.admit(uptime()) {
+            let is_admitted = endpoint.upstream.admit(uptime());
+            if !is_admitted && is_passed_over(endpoint, endpoints.clone()) {
                 continue;
             }
             if !attempts.pay(|| pool.budget.withdraw()) {
@@ -202,6 +198,23 @@ impl Forwarder {
         };
         (answer, repeated)
     }
+}
+
+/// Whether one of the endpoints that follow is in better health than this one, which admits no
+/// request: of those that are equally bad, the best in rank is tried first.
+fn is_passed_over<'a>(
+    endpoint: &SelectedEndpoint,
+    mut later: impl Iterator<Item = &'a SelectedEndpoint>,
+) -> bool {
+    let now = uptime();
+    let tier = |upstream: &Upstream| match upstream.own_load(now).health {
+        Health::Down => 0,
+        // It cools down.
+        Health::Warming(0.0) => 1,
+        Health::Warming(_) | Health::Up => 2,
+    };
+    let own = tier(&endpoint.upstream);
+    later.any(|later| tier(&later.upstream) > own)
 }
 
 /// The reply when no attempt may follow this error.

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hermes_core::{
     address::ServerAddress,
     placement::Placement,
     policy::{PoolPolicy, Strategy},
+    refusals::PeerAnswers,
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
 };
 use hermes_proto::v1::{self, report::Event};
@@ -37,6 +39,7 @@ use super::{
 };
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
+    clock::uptime,
     endpoint::Upstream,
     link::report::Reporter,
     request::{
@@ -206,6 +209,14 @@ impl EngineConnection {
     }
 }
 
+/// Peers that do without one more endpoint.
+fn spare_peers() -> PeerAnswers {
+    PeerAnswers {
+        endpoints: 9,
+        ..PeerAnswers::default()
+    }
+}
+
 fn selected(upstream: &Arc<Upstream>) -> SelectedEndpoint {
     SelectedEndpoint {
         upstream: Arc::clone(upstream),
@@ -306,6 +317,37 @@ async fn an_endpoint_without_an_answer_is_not_reported_with_that_of_another() {
     let nothing = (1, v1::AnswerClass::Unspecified);
     let empty = (0, v1::AnswerClass::Empty);
     assert_eq!(reported, [nothing, empty, empty]);
+}
+
+#[tokio::test]
+async fn when_all_endpoints_cool_down_each_is_tried_in_turn() {
+    let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+    let best = answers_once(busy).await;
+    let (second, worst) = (Engine::start(true).await, Engine::start(true).await);
+    let exchange = Exchange::with(&[best, second.address, worst.address]);
+    for upstream in &exchange.pool.upstreams {
+        let wait = Some(Duration::from_secs(4));
+        upstream.overloaded(uptime(), wait, &spare_peers());
+    }
+    worst.accepting.abort();
+    let answer = exchange.answer(&exchange.selection()).await;
+    let body = answer.expect("the second endpoint's").collect().await;
+    assert_eq!(body.expect("whole").to_bytes(), "ok");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cools_down_is_passed_over_for_one_that_does_not() {
+    let engine = Engine::start(true).await;
+    let (gone, unreachable) = listen().await;
+    drop(gone);
+    let mut exchange = Exchange::with(&[unreachable, engine.address]);
+    let wait = Some(Duration::from_secs(4));
+    exchange.pool.upstreams[0].overloaded(uptime(), wait, &spare_peers());
+    let answer = exchange.answer(&exchange.selection()).await;
+    drop(answer.expect("the other endpoint's"));
+    let is_started = |event: &Event| matches!(event, Event::Started(_));
+    let attempts = exchange.events().into_iter().filter(is_started).count();
+    assert_eq!(attempts, 1);
 }
 
 #[tokio::test]
