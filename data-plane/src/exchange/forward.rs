@@ -81,8 +81,14 @@ impl Forwarder {
             if !is_admitted && is_passed_over(endpoint, endpoints.clone()) {
                 continue;
             }
+            // What this request was admitted to is left to the next one.
+            let give_up = || {
+                if is_admitted {
+                    endpoint.upstream.abandoned(uptime());
+                }
+            };
             if !attempts.pay(|| pool.budget.withdraw()) {
-                endpoint.upstream.abandoned(uptime());
+                give_up();
                 break;
             }
             let timeouts = pool.pool.spec.policy.timeouts;
@@ -91,7 +97,7 @@ impl Forwarder {
             let deadline = LegDeadline::of(request, timeouts, since, now);
             if deadline.at <= now {
                 guard.failed(RequestOutcome::TimedOut);
-                endpoint.upstream.abandoned(uptime());
+                give_up();
                 return Err(LocalReply::TimedOut(deadline.limit));
             }
             attempts.begin();

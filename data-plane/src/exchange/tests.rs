@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use hermes_core::{
     address::ServerAddress,
+    ejection::EndpointFailure,
     placement::Placement,
     policy::{PoolPolicy, Strategy},
     refusals::PeerAnswers,
@@ -348,6 +349,24 @@ async fn an_endpoint_that_cools_down_is_passed_over_for_one_that_does_not() {
     let is_started = |event: &Event| matches!(event, Event::Started(_));
     let attempts = exchange.events().into_iter().filter(is_started).count();
     assert_eq!(attempts, 1);
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_the_trial_of_an_endpoint_leaves_that_trial_alone() {
+    let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+    let (first, second) = (answers_once(busy).await, answers_once(busy).await);
+    let exchange = Exchange::with(&[first, second]);
+    let on_trial = &exchange.pool.upstreams[1];
+    let ejected = uptime();
+    for _ in 0..exchange.pool.pool.spec.policy.ejection.consecutive_failures {
+        on_trial.failed(ejected, EndpointFailure::Connect);
+    }
+    let due = ejected + exchange.pool.pool.spec.policy.ejection.base_time;
+    assert!(on_trial.admit(due), "the trial of another request");
+    while exchange.pool.budget.withdraw() {}
+    let answer = exchange.answer(&exchange.selection()).await;
+    drop(answer.unwrap_or_else(|reply| panic!("the 503 is passed on, not {reply}")));
+    assert!(!on_trial.admit(due), "the trial goes on");
 }
 
 #[tokio::test]
