@@ -23,7 +23,7 @@ use crate::{
     clock::uptime,
     endpoint::{Upstream, UpstreamBody},
     request::{inference_request::InferenceRequest, leg_body::LegBody, local_reply::LocalReply},
-    telemetry::metrics::{AttemptOutcome, ProxyMetrics, RequestOutcome},
+    telemetry::metrics::{AnswerClass, AttemptOutcome, ProxyMetrics, RequestOutcome},
     view::RoutingPool,
 };
 
@@ -41,6 +41,20 @@ pub(crate) struct UpstreamResponse {
 }
 
 impl UpstreamResponse {
+    /// This answer, or the one that is held: an error of an endpoint does not replace what another
+    /// one said of the request.
+    fn or_held(self, held: Option<Self>) -> Self {
+        let Some(held) = held else { return self };
+        let is_error = matches!(
+            self.class.known(),
+            Some(AnswerClass::Overloaded | AnswerClass::EngineError | AnswerClass::ErrorEvent)
+        );
+        let is_held = is_error && held.class.known() == Some(AnswerClass::ClientError);
+        let (kept, other) = if is_held { (held, self) } else { (self, held) };
+        other.recycle();
+        kept
+    }
+
     /// Keeps the connection of an answer that is not relayed.
     fn recycle(self) {
         unread_answer::recycle(self.body, self.attempt.upstream());
@@ -120,17 +134,18 @@ impl Forwarder {
             guard.attempt_ended(end, retry_after);
             let RetryVerdict::TryElsewhere { suspicious } = verdict else {
                 guard.settle_refusals();
-                if let Some(refused) = held {
-                    refused.recycle();
-                }
-                return answer.map_err(|error| final_reply(&error, attempts.tried(), guard));
+                return match answer {
+                    Ok(answer) => Ok(answer.or_held(held)),
+                    Err(error) => {
+                        held.into_iter().for_each(UpstreamResponse::recycle);
+                        Err(final_reply(&error, attempts.tried(), guard))
+                    }
+                };
             };
             attempts.failed(suspicious);
             if let Ok(mut answer) = answer {
                 answer.attempt.hold();
-                if let Some(refused) = held.replace(answer) {
-                    refused.recycle();
-                }
+                held = Some(answer.or_held(held.take()));
             }
         }
         guard.settle_refusals();

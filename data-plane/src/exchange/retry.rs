@@ -7,7 +7,7 @@
 //! | a new connection broke after the request was written, or 500, or an error in a 200 | next endpoint; suspicious |
 //! | two suspicious failures | the end: the request may be the cause |
 //! | 502, 504 | next endpoint |
-//! | 429, 503 | next endpoint; if every endpoint is overloaded, the last such answer is passed on |
+//! | 429, 503 | next endpoint; if every endpoint is overloaded, the last such answer is passed on, unless one refused the request |
 //! | a 200 that holds nothing | next endpoint, unless the pool's endpoints answer like that |
 //! | any other status | passed on, unless this endpoint is doubted: then next endpoint |
 //! | a deadline passed | 504: the time is used up |

@@ -15,7 +15,7 @@ use hermes_core::{
     ejection::EndpointFailure,
     placement::Placement,
     policy::{PoolPolicy, Strategy},
-    refusals::PeerAnswers,
+    refusals::{PeerAnswers, SecondOpinion},
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Snapshot},
 };
 use hermes_proto::v1::{self, report::Event};
@@ -367,6 +367,25 @@ async fn a_request_that_is_not_the_trial_of_an_endpoint_leaves_that_trial_alone(
     let answer = exchange.answer(&exchange.selection()).await;
     drop(answer.unwrap_or_else(|reply| panic!("the 503 is passed on, not {reply}")));
     assert!(!on_trial.admit(due), "the trial goes on");
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_replaced_by_the_overload_of_another_endpoint() {
+    let wrong = "HTTP/1.1 400 Bad Request\r\ncontent-length: 5\r\n\r\nwrong";
+    for later in [
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy",
+        "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 4\r\n\r\noops",
+        "HTTP/1.1 501 Not Implemented\r\ncontent-length: 4\r\n\r\noops",
+    ] {
+        let exchange = Exchange::with(&[answers_once(wrong).await, answers_once(later).await]);
+        let doubted = &exchange.pool.upstreams[0];
+        for _ in 0..2 {
+            doubted.refused(uptime(), SecondOpinion::None, &PeerAnswers::default());
+        }
+        let answer = exchange.answer(&exchange.selection()).await;
+        let body = answer.expect("an answer").collect().await.expect("whole");
+        assert_eq!(body.to_bytes(), "wrong", "{later}");
+    }
 }
 
 #[tokio::test]
