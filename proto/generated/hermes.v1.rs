@@ -663,12 +663,15 @@ pub struct OpenRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum SecondOpinion {
-    /// No other endpoint was asked, or none answered.
+    /// No other endpoint was asked, or none answered: it counts beside the refusals of others.
     Unspecified = 0,
     /// Another endpoint served the request: the refusal is the endpoint's.
     Contradicted = 1,
     /// Another endpoint refused it alike: it is the client's, and counts against no endpoint.
     Confirmed = 2,
+    /// No other endpoint may be asked: one endpoint stores what the request refers to, or the request may not be repeated. The
+    /// refusal counts against no endpoint. An older replica takes it for UNSPECIFIED.
+    Unavailable = 3,
 }
 impl SecondOpinion {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -680,6 +683,7 @@ impl SecondOpinion {
             Self::Unspecified => "SECOND_OPINION_UNSPECIFIED",
             Self::Contradicted => "SECOND_OPINION_CONTRADICTED",
             Self::Confirmed => "SECOND_OPINION_CONFIRMED",
+            Self::Unavailable => "SECOND_OPINION_UNAVAILABLE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -688,6 +692,7 @@ impl SecondOpinion {
             "SECOND_OPINION_UNSPECIFIED" => Some(Self::Unspecified),
             "SECOND_OPINION_CONTRADICTED" => Some(Self::Contradicted),
             "SECOND_OPINION_CONFIRMED" => Some(Self::Confirmed),
+            "SECOND_OPINION_UNAVAILABLE" => Some(Self::Unavailable),
             _ => None,
         }
     }

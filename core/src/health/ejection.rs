@@ -254,7 +254,10 @@ impl EndpointHealth {
         peers: &PeerAnswers,
     ) -> bool {
         self.refusals.on_refused(now, opinion);
-        if opinion == SecondOpinion::Confirmed {
+        if matches!(
+            opinion,
+            SecondOpinion::Confirmed | SecondOpinion::Unavailable
+        ) {
             self.on_abandoned(now);
             return false;
         }

@@ -39,7 +39,7 @@ const DISTANCE: f64 = 0.5;
 pub struct AnswerCounts {
     /// Requests that were served.
     pub served: u32,
-    /// Requests that were refused, whosever fault it was.
+    /// Requests that were refused, whosever fault it was, and that a peer might have served.
     pub refused: u32,
     /// How much of the refusals counts against the endpoint: 0 for confirmed ones.
     pub against: u32,
@@ -61,6 +61,9 @@ pub struct PeerAnswers {
 pub enum SecondOpinion {
     /// No peer was asked.
     None,
+    /// No peer may be asked: one endpoint stores what the request refers to, or the request may not
+    /// be repeated.
+    Unavailable,
     /// A peer served the request.
     Contradicted,
     /// A peer refused the request alike: it is the client's.
@@ -146,19 +149,21 @@ impl RefusalRecord {
     /// A request was refused.
     pub fn on_refused(&mut self, now: Duration, opinion: SecondOpinion) {
         self.turn(now);
-        self.in_row = self.in_row.saturating_add(1);
-        let against = match opinion {
-            SecondOpinion::None => u32::from(self.confirmed == 0),
+        let in_row = self.in_row.saturating_add(1);
+        let (in_row, against) = match opinion {
+            // Its peers have none like it to compare with.
+            SecondOpinion::Unavailable => return,
+            SecondOpinion::None => (in_row, u32::from(self.confirmed == 0)),
             SecondOpinion::Contradicted => {
                 self.confirmed = 0;
-                CONTRADICTED
+                (in_row, CONTRADICTED)
             }
             SecondOpinion::Confirmed => {
-                self.in_row = 0;
                 self.confirmed = self.confirmed.saturating_add(1);
-                0
+                (0, 0)
             }
         };
+        self.in_row = in_row;
         self.current = self.current.plus(AnswerCounts {
             served: 0,
             refused: 1,
@@ -259,6 +264,15 @@ mod tests {
     fn confirmed_refusals_are_held_against_no_endpoint() {
         let record = refused(1_000, SecondOpinion::Confirmed);
         assert!(!record.is_outlier(NOW, &peers(1_000, 0)));
+    }
+
+    #[test]
+    fn refusals_of_requests_that_no_peer_may_get_are_not_counted() {
+        let mut record = refused(1_000, SecondOpinion::Unavailable);
+        assert_eq!(record.counts(NOW), AnswerCounts::default());
+        assert!(!record.needs_second_opinion(&peers(1, 0)));
+        (0..9).for_each(|_| record.on_refused(NOW, SecondOpinion::None));
+        assert!(!record.is_outlier(NOW, &peers(9, 0)));
     }
 
     #[test]

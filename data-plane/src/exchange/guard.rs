@@ -179,6 +179,7 @@ impl RequestGuard {
             .started(self.reported(leg), id, uncached.into(), non_streaming);
         self.attempts += 1;
         self.answer = None;
+        self.refusals.sent(request);
         let attempt = Attempt::begin(leg, endpoint, uncached.into(), span, sent);
         self.attempt = Some(attempt.facts().clone());
         attempt
@@ -230,7 +231,7 @@ impl RequestGuard {
                 self.ejected(&refusal.upstream, EjectionReason::Refusals);
             }
             let outcome = match opinion {
-                SecondOpinion::Confirmed => ReportedOutcome::Cancelled,
+                SecondOpinion::Confirmed | SecondOpinion::Unavailable => ReportedOutcome::Cancelled,
                 SecondOpinion::None | SecondOpinion::Contradicted => ReportedOutcome::Ok,
             };
             self.sinks.reporter.attempt_failed(

@@ -8,7 +8,8 @@ use smallvec::SmallVec;
 
 use super::retry::RefusalContext;
 use crate::{
-    clock::uptime, endpoint::Upstream, telemetry::metrics::AnswerClass, view::RoutingPool,
+    clock::uptime, endpoint::Upstream, request::inference_request::InferenceRequest,
+    telemetry::metrics::AnswerClass, view::RoutingPool,
 };
 
 /// Refusals that no endpoint is blamed for yet.
@@ -17,6 +18,8 @@ pub(super) struct PendingRefusals {
     refused: SmallVec<[Refusal; 1]>,
     /// An endpoint served the request.
     is_served: bool,
+    /// Only the endpoint that it was sent to may get the request.
+    is_bound: bool,
 }
 
 /// One endpoint's refusal.
@@ -32,6 +35,11 @@ impl PendingRefusals {
         self.refused.push(refusal);
     }
 
+    /// The request is sent to an endpoint.
+    pub(super) fn sent(&mut self, request: &InferenceRequest) {
+        self.is_bound = request.response.is_some() || !request.is_repeatable();
+    }
+
     pub(super) const fn served(&mut self) {
         self.is_served = true;
     }
@@ -45,6 +53,8 @@ impl PendingRefusals {
             SecondOpinion::Contradicted
         } else if others.any(|other| Some(other) != first) {
             SecondOpinion::Confirmed
+        } else if self.is_bound {
+            SecondOpinion::Unavailable
         } else {
             SecondOpinion::None
         };

@@ -227,11 +227,12 @@ fn selected(upstream: &Arc<Upstream>) -> SelectedEndpoint {
 }
 
 fn request() -> InferenceRequest {
-    let (head, ()) = Request::post("/v1/chat/completions")
-        .body(())
-        .expect("valid")
-        .into_parts();
-    let route = api::route(&Method::POST, "/v1/chat/completions", &[""; 0]).expect("served");
+    request_to("/v1/chat/completions")
+}
+
+fn request_to(path: &str) -> InferenceRequest {
+    let (head, ()) = Request::post(path).body(()).expect("valid").into_parts();
+    let route = api::route(&Method::POST, path, &["/added"]).expect("served");
     let body = Bytes::from_static(br#"{"messages":[]}"#);
     InferenceRequest::parse(route, head, body.into(), None).expect("valid")
 }
@@ -385,6 +386,28 @@ async fn a_refusal_is_not_replaced_by_the_overload_of_another_endpoint() {
         let answer = exchange.answer(&exchange.selection()).await;
         let body = answer.expect("an answer").collect().await.expect("whole");
         assert_eq!(body.to_bytes(), "wrong", "{later}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_that_no_peer_may_contradict_are_held_against_no_endpoint() {
+    let lost = "HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nlost";
+    for path in ["/v1/responses/resp_1/cancel", "/added"] {
+        let mut exchange = Exchange::with(&[answers_once(lost).await]);
+        let (request, selection) = (request_to(path), exchange.selection());
+        let mut guard = exchange.guard();
+        let answer = exchange
+            .forwarder
+            .forward(&request, &exchange.pool, &selection, &mut guard)
+            .await;
+        drop((answer, guard));
+        let mut opinions = Vec::new();
+        while let Ok(report) = exchange.reports.try_recv() {
+            if let Some(Event::AttemptFailed(failed)) = report.event {
+                opinions.push(failed.second_opinion());
+            }
+        }
+        assert_eq!(opinions, [v1::SecondOpinion::Unavailable], "{path}");
     }
 }
 

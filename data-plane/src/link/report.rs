@@ -166,6 +166,7 @@ impl Reporter {
         } = failed;
         let second_opinion = match opinion {
             SecondOpinion::None => v1::SecondOpinion::Unspecified,
+            SecondOpinion::Unavailable => v1::SecondOpinion::Unavailable,
             SecondOpinion::Contradicted => v1::SecondOpinion::Contradicted,
             SecondOpinion::Confirmed => v1::SecondOpinion::Confirmed,
         };

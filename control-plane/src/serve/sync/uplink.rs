@@ -183,6 +183,7 @@ impl ReportReader {
                 retry_after: failed.retry_after_ms.map(Duration::from_millis),
                 opinion: match failed.second_opinion() {
                     v1::SecondOpinion::Unspecified => SecondOpinion::None,
+                    v1::SecondOpinion::Unavailable => SecondOpinion::Unavailable,
                     v1::SecondOpinion::Contradicted => SecondOpinion::Contradicted,
                     v1::SecondOpinion::Confirmed => SecondOpinion::Confirmed,
                 },
