@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 pub(super) const FILLER_BYTES: u64 = 4 << 10;
 
 /// Shorter strings count as text: an icon of this size is no more tokens than its text.
-const SHORTEST: usize = FILLER_BYTES as usize;
+pub(super) const SHORTEST: usize = FILLER_BYTES as usize;
 
 /// Bytes of a string's beginning that are kept to recognize it.
 const HEAD: usize = 128;

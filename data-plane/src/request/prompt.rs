@@ -133,6 +133,10 @@ impl RequestPrompt {
 
 /// The positions in `body` of encoded media in its part `span`.
 fn media_in(body: &RequestBody, span: BodySpan) -> Vec<BodySpan> {
+    // A string of media is longer than most prompts.
+    if span.len() < media::SHORTEST {
+        return Vec::new();
+    }
     let found = media::spans(body.slices(span)).into_iter();
     found
         .map(|Range { start, end }| BodySpan {
