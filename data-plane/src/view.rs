@@ -37,9 +37,6 @@ use crate::{
     view::history::PoolHistory,
 };
 
-/// Endpoints that the refusals of one are compared with.
-const MAX_PEERS: usize = 64;
-
 /// A snapshot, prepared for routing.
 pub(crate) struct RoutingView {
     pub(crate) snapshot: Arc<Snapshot>,
@@ -267,17 +264,13 @@ impl RoutingPool {
         }
     }
 
-    /// The answers of the pool's other endpoints, of the nearest [`MAX_PEERS`] if there are more:
-    /// endpoints are sorted by a hash.
+    /// The answers of an endpoint's peers.
     pub(crate) fn peers_of(&self, upstream: &Upstream, now: Duration) -> PeerAnswers {
         let mut peers = PeerAnswers::default();
         let own = self.pool.position(upstream.endpoint.id).unwrap_or(0);
-        let (before, after) = self.upstreams.split_at(own);
-        let others = after.iter().chain(before);
-        let others = others.filter(|other| other.endpoint.id != upstream.endpoint.id);
-        others
-            .take(MAX_PEERS)
-            .for_each(|other| other.join(&mut peers, now));
+        for position in PeerAnswers::positions(own, self.upstreams.len()) {
+            self.upstreams[position].join(&mut peers, now);
+        }
         peers
     }
 

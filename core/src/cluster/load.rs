@@ -88,6 +88,12 @@ impl Health {
         matches!(self, Self::Warming(share) if share <= 0.0)
     }
 
+    /// Whether an endpoint takes turns at all: it is up, or warms up.
+    #[must_use]
+    pub fn takes_turns(self) -> bool {
+        self != Self::Down && !self.is_cooling()
+    }
+
     /// Whether an endpoint takes its turn, given a number drawn from `0.0..1.0`.
     #[must_use]
     pub fn admits(self, draw: f32) -> bool {

@@ -107,16 +107,21 @@ impl AnswerCounts {
 // === PeerAnswers ===
 
 impl PeerAnswers {
+    /// Endpoints that one is compared with at most.
+    const MOST: usize = 64;
+
+    /// The positions of the peers of the endpoint at `own`, in a pool of `endpoints`: all others, or
+    /// the nearest 64. Endpoints are sorted by a hash, so these are a sample of all.
+    pub fn positions(own: usize, endpoints: usize) -> impl Iterator<Item = usize> {
+        let others = (own + 1..endpoints).chain(0..own.min(endpoints));
+        others.take(Self::MOST)
+    }
+
     /// Adds one of them.
     pub fn add(&mut self, counts: AnswerCounts, health: Health) {
-        let takes_turns = match health {
-            Health::Up => true,
-            Health::Warming(share) => share > 0.0,
-            Health::Down => false,
-        };
         self.counts = self.counts.plus(counts);
         self.endpoints += 1;
-        self.set_aside += u32::from(!takes_turns);
+        self.set_aside += u32::from(!health.takes_turns());
     }
 
     /// Whether the pool can do without one more: at most half of it is set aside.
@@ -242,6 +247,15 @@ mod tests {
         let mut record = RefusalRecord::default();
         (0..times).for_each(|_| record.on_refused(NOW, opinion));
         record
+    }
+
+    #[test]
+    fn peers_are_all_other_endpoints_or_the_nearest() {
+        let peers: Vec<usize> = PeerAnswers::positions(2, 5).collect();
+        assert_eq!(peers, [3, 4, 0, 1]);
+        let peers: Vec<usize> = PeerAnswers::positions(990, 1_000).collect();
+        assert_eq!((peers.len(), peers[0], peers[63]), (64, 991, 54));
+        assert_eq!(PeerAnswers::positions(0, 1).count(), 0);
     }
 
     #[test]

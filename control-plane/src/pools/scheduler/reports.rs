@@ -26,9 +26,6 @@ use crate::{
 /// Replayed prompts per lock: a thousand of them delay a choice by about a millisecond.
 const REPLAY_BATCH: usize = 256;
 
-/// Endpoints that the refusals of one are compared with.
-const MAX_PEERS: usize = 64;
-
 /// An attempt that served nothing, as its proxy reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct AttemptReport {
@@ -305,12 +302,12 @@ impl SchedulerState {
         });
     }
 
-    /// The answers of the other endpoints, of the nearest [`MAX_PEERS`] if there are more.
+    /// The answers of its peers.
     fn peers_of(&self, endpoint: EndpointId, now: Duration) -> PeerAnswers {
         let mut peers = PeerAnswers::default();
         let own = self.dispatcher.pool().position(endpoint).unwrap_or(0);
-        let (before, after) = self.endpoints.split_at(own);
-        for peer in after.iter().skip(1).chain(before).take(MAX_PEERS) {
+        for position in PeerAnswers::positions(own, self.endpoints.len()) {
+            let peer = &self.endpoints[position];
             peers.add(peer.breaker.answers(now), peer.health(now));
         }
         peers

@@ -84,7 +84,7 @@ impl Fleet {
         };
         let mut candidates = of(&|health| health.admits(draw));
         if candidates.is_empty() {
-            candidates = of(&|health| health != Health::Down && !health.is_cooling());
+            candidates = of(&Health::takes_turns);
         }
         if candidates.is_empty() {
             candidates = of(&Health::is_cooling);
@@ -128,7 +128,7 @@ impl Fleet {
     ) -> bool {
         let patience = PATIENCE.min(rules.queue.max_wait / 2);
         let explores = need.waited > Duration::ZERO && self.may_explore(position);
-        !self.is_cooling(position)
+        !self.loads[position].health.is_cooling()
             && (self.is_free(position, rules.window, now) || explores)
             && (need.waited >= patience
                 || self.engines[position].fits(self.memory(position, need.query)))
@@ -217,7 +217,7 @@ impl Fleet {
             let explores = || wanted(position) && engine.is_worth_exploring(flight);
             self.is_free(position, window, now) || explores()
         };
-        let serves = |position| self.is_up(position) && !self.is_cooling(position);
+        let serves = |position: usize| self.loads[position].health.takes_turns();
         let free = (0..self.engines.len()).filter(|&position| serves(position) && takes(position));
         FreeEndpoints(free.map(|position| position as u32).collect())
     }
@@ -229,10 +229,6 @@ impl Fleet {
 
     fn is_up(&self, position: usize) -> bool {
         self.loads[position].health != Health::Down
-    }
-
-    fn is_cooling(&self, position: usize) -> bool {
-        self.loads[position].health.is_cooling()
     }
 }
 
