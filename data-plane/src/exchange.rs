@@ -20,6 +20,7 @@ mod retry;
 mod summary;
 mod timeline;
 pub(crate) mod trace;
+mod turn;
 mod unread_answer;
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Sending a request to the selected endpoints, one after another, until one answers.
 //!
 //! An attempt may be repeated elsewhere only before the first byte of an answer reached the client,
-//! only if the request may be sent again, and only if the pool's retry budget pays for it. What follows from a failed attempt is decided
-//! in [`super::retry`].
+//! only if the request may be sent again, and only if the pool's retry budget pays for it. What
+//! follows from a failed attempt is decided in [`super::retry`].
 
 use std::sync::Arc;
 
-use hermes_core::{ledger::LegId, load::Health, placement::Placement};
+use hermes_core::{ledger::LegId, placement::Placement};
 use http::response;
 use tokio::time::Instant;
 
@@ -16,11 +16,11 @@ use super::{
     guard::RequestGuard,
     leg::{ClassVerdict, HeldPieces, Leg, LegAnswer, LegDeadline, LegError, LegResult},
     retry::{AttemptEnd, Attempts, RefusalContext, RetryVerdict},
+    turn::EndpointTurn,
     unread_answer,
 };
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
-    clock::uptime,
     endpoint::{Upstream, UpstreamBody},
     request::{inference_request::InferenceRequest, leg_body::LegBody, local_reply::LocalReply},
     telemetry::metrics::{AnswerClass, AttemptOutcome, ProxyMetrics, RequestOutcome},
@@ -41,6 +41,11 @@ pub(crate) struct UpstreamResponse {
 }
 
 impl UpstreamResponse {
+    /// How its attempt ended.
+    fn end(&self) -> AttemptEnd {
+        AttemptEnd::Answered(self.head.status, self.class.known())
+    }
+
     /// This answer, or the one that is held: an error of an endpoint does not replace what another
     /// one said of the request.
     fn or_held(self, held: Option<Self>) -> Self {
@@ -91,18 +96,11 @@ impl Forwarder {
         while let Some(endpoint) = endpoints.next()
             && attempts.may_continue()
         {
-            let is_admitted = endpoint.upstream.admit(uptime());
-            if !is_admitted && is_passed_over(endpoint, endpoints.clone()) {
+            let Some(turn) = EndpointTurn::take(endpoint, endpoints.clone()) else {
                 continue;
-            }
-            // What this request was admitted to is left to the next one.
-            let give_up = || {
-                if is_admitted {
-                    endpoint.upstream.abandoned(uptime());
-                }
             };
             if !attempts.pay(|| pool.budget.withdraw()) {
-                give_up();
+                turn.give_up();
                 break;
             }
             let timeouts = pool.pool.spec.policy.timeouts;
@@ -111,7 +109,7 @@ impl Forwarder {
             let deadline = LegDeadline::of(request, timeouts, since, now);
             if deadline.at <= now {
                 guard.failed(RequestOutcome::TimedOut);
-                give_up();
+                turn.give_up();
                 return Err(LocalReply::TimedOut(deadline.limit));
             }
             attempts.begin();
@@ -124,23 +122,15 @@ impl Forwarder {
                 pool.metrics.endpoints.attempts[AttemptOutcome::Failed].inc();
                 attempts.failed(true);
             }
-            let end = match &answer {
-                Ok(answer) => AttemptEnd::Answered(answer.head.status, answer.class.known()),
-                Err(error) => error.end(),
+            let (end, retry_after) = match &answer {
+                Ok(answer) => (answer.end(), retry_after_of(&answer.head.headers)),
+                Err(error) => (error.end(), None),
             };
             let verdict = self.verdict(end, request, pool, &endpoint.upstream);
-            let retry_after = answer.as_ref().ok();
-            let retry_after = retry_after.and_then(|answer| retry_after_of(&answer.head.headers));
             guard.attempt_ended(end, retry_after);
             let RetryVerdict::TryElsewhere { suspicious } = verdict else {
                 guard.settle_refusals();
-                return match answer {
-                    Ok(answer) => Ok(answer.or_held(held)),
-                    Err(error) => {
-                        held.into_iter().for_each(UpstreamResponse::recycle);
-                        Err(final_reply(&error, attempts.tried(), guard))
-                    }
-                };
+                return final_answer(answer, held, attempts.tried(), guard);
             };
             attempts.failed(suspicious);
             if let Ok(mut answer) = answer {
@@ -149,13 +139,7 @@ impl Forwarder {
             }
         }
         guard.settle_refusals();
-        held.ok_or_else(|| {
-            guard.failed(RequestOutcome::Failed);
-            match attempts.tried() {
-                0 => LocalReply::NoEndpoint,
-                tried => LocalReply::Exhausted(tried),
-            }
-        })
+        held.ok_or_else(|| exhausted(attempts.tried(), guard))
     }
 
     fn verdict(
@@ -176,8 +160,8 @@ impl Forwarder {
         end.verdict(refusal)
     }
 
-    /// One attempt: connect, send, wait for the head, and for what determines the answer's class. Returns
-    /// also whether the request was sent twice.
+    /// One attempt: connect, send, wait for the head, and for what determines the answer's class.
+    /// Returns also whether the request was sent twice.
     async fn attempt(
         &self,
         (request, body): (&InferenceRequest, &LegBody),
@@ -221,21 +205,29 @@ impl Forwarder {
     }
 }
 
-/// Whether one of the endpoints that follow is in better health than this one, which admits no
-/// request: of those that are equally bad, the best in rank is tried first.
-fn is_passed_over<'a>(
-    endpoint: &SelectedEndpoint,
-    mut later: impl Iterator<Item = &'a SelectedEndpoint>,
-) -> bool {
-    let now = uptime();
-    let tier = |upstream: &Upstream| match upstream.own_load(now).health {
-        Health::Down => 0,
-        // It cools down.
-        Health::Warming(0.0) => 1,
-        Health::Warming(_) | Health::Up => 2,
-    };
-    let own = tier(&endpoint.upstream);
-    later.any(|later| tier(&later.upstream) > own)
+/// What is relayed when no attempt may follow this one.
+fn final_answer(
+    answer: Result<UpstreamResponse, LegError>,
+    held: Option<UpstreamResponse>,
+    tried: u32,
+    guard: &mut RequestGuard,
+) -> Result<UpstreamResponse, LocalReply> {
+    match answer {
+        Ok(answer) => Ok(answer.or_held(held)),
+        Err(error) => {
+            held.into_iter().for_each(UpstreamResponse::recycle);
+            Err(final_reply(&error, tried, guard))
+        }
+    }
+}
+
+/// The reply when no endpoint is left, and none has answered.
+fn exhausted(tried: u32, guard: &mut RequestGuard) -> LocalReply {
+    guard.failed(RequestOutcome::Failed);
+    match tried {
+        0 => LocalReply::NoEndpoint,
+        tried => LocalReply::Exhausted(tried),
+    }
 }
 
 /// The reply when no attempt may follow this error.
@@ -245,9 +237,6 @@ fn final_reply(error: &LegError, tried: u32, guard: &mut RequestGuard) -> LocalR
             guard.failed(RequestOutcome::TimedOut);
             LocalReply::TimedOut(deadline.limit)
         }
-        LegError::Unreachable(_) | LegError::Broken(_) => {
-            guard.failed(RequestOutcome::Failed);
-            LocalReply::Exhausted(tried)
-        }
+        LegError::Unreachable(_) | LegError::Broken(_) => exhausted(tried, guard),
     }
 }
