@@ -11,7 +11,7 @@
 //! ```
 //!
 //! No file imports from a room above its own, which is, from the top: server, proxy, place,
-//! exchange, choose, sync, view, endpoint, telemetry, link, request, clock, worker.
+//! exchange, choose, sync, view, endpoint, telemetry, link, request, clock, tcp, worker.
 //!
 //! [`proxy`] is the spine: a request's whole path, of which [`place`] is the part before anything is
 //! sent. That part knows no server, so that another door can use it.
@@ -34,6 +34,7 @@ mod proxy;
 mod request;
 mod server;
 mod sync;
+mod tcp;
 mod telemetry;
 mod view;
 mod worker;

@@ -1,13 +1,9 @@
 //! Opens sockets to one endpoint.
 
-use std::{io, net::SocketAddr, slice, sync::Arc, time::Duration};
+use std::{net::SocketAddr, slice, sync::Arc, time::Duration};
 
 use hermes_core::address::{ServerAddress, ServerHost};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     connect_error::EndpointConnectError,
@@ -16,16 +12,16 @@ use super::{
     secure::{EndpointTls, PoolTls, TlsSession},
     stream::EndpointStream,
 };
+use crate::tcp::VanishedPeer;
 
-/// When a host that acknowledges nothing is given up: longer than a busy server needs to read on,
-/// and shorter than any answer's own deadline.
-#[cfg(target_os = "linux")]
-const VANISHED: Duration = Duration::from_secs(30);
-
-/// An answer that is waited for in silence is probed after this time.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const PROBE: Duration = Duration::from_secs(5);
-const PROBES: u32 = 3;
+/// An endpoint's host that vanished. What is written is acknowledged sooner by any server that is
+/// only busy, and this is shorter than any answer's own deadline.
+const VANISHED: VanishedPeer = VanishedPeer {
+    keep_alive: Duration::from_secs(15),
+    probe: Duration::from_secs(5),
+    probes: 3,
+    unacknowledged: Duration::from_secs(30),
+};
 
 /// Where to connect to and how to secure it, for all connections of one endpoint.
 pub(super) struct EndpointDialer {
@@ -98,7 +94,7 @@ impl EndpointDialer {
 
     async fn open(&self, addresses: &[SocketAddr]) -> Result<DialedStream, EndpointConnectError> {
         let stream = race::connect(addresses).await?;
-        prepare(&stream)?;
+        VANISHED.prepare(&stream)?;
         let Some(tls) = &self.tls else {
             return Ok((EndpointStream::Plain(stream), None));
         };
@@ -108,22 +104,6 @@ impl EndpointDialer {
     }
 }
 
-/// Sets a connected socket up, so that a host that vanished is noticed within [`VANISHED`].
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keep_alive = TcpKeepalive::new()
-        .with_time(KEEP_ALIVE)
-        .with_interval(PROBE)
-        .with_retries(PROBES);
-    socket.set_tcp_keepalive(&keep_alive)?;
-    // For what is written and not acknowledged, of which probes of an idle connection say nothing.
-    // Systems other than Linux have no such option.
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(VANISHED))?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -131,6 +111,7 @@ mod tests {
     use futures::{FutureExt, future::BoxFuture};
     use hermes_core::address::DnsName;
     use hermes_runtime::tls::ServerTrust;
+    use socket2::SockRef;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -144,7 +125,7 @@ mod tests {
             &self,
             _: &DnsName,
             port: u16,
-        ) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        ) -> BoxFuture<'static, std::io::Result<Vec<SocketAddr>>> {
             self.0.fetch_add(1, Ordering::Relaxed);
             async move { Ok(vec![([127, 0, 0, 1], port).into()]) }.boxed()
         }
@@ -186,7 +167,8 @@ mod tests {
         {
             let probing = socket.tcp_keepalive_time().expect("an option");
             let vanished = socket.tcp_user_timeout().expect("an option");
-            assert_eq!((probing, vanished), (KEEP_ALIVE, Some(VANISHED)));
+            let expected = (VANISHED.keep_alive, Some(VANISHED.unacknowledged));
+            assert_eq!((probing, vanished), expected);
         }
     }
 }

@@ -7,18 +7,13 @@ use std::{
     time::Duration,
 };
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
 use super::client_requests::ClientRequests;
-
-/// A client's host that vanished is noticed within this time plus [`PROBES`] times [`PROBE`].
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
-const PROBE: Duration = Duration::from_secs(15);
-const PROBES: u32 = 4;
+use crate::tcp::VanishedPeer;
 
 /// Notes for the connection's requests what the client sends, and leaves them the socket.
 pub(super) struct ClientSocket {
@@ -45,20 +40,13 @@ impl ClientSocket {
 /// Sets a client's socket up. `send_timeout` is how long the client may take nothing of what is
 /// there.
 pub(super) fn prepare(stream: &TcpStream, send_timeout: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keep_alive = TcpKeepalive::new()
-        .with_time(KEEP_ALIVE)
-        .with_interval(PROBE)
-        .with_retries(PROBES);
-    socket.set_tcp_keepalive(&keep_alive)?;
-    // The kernel counts the time in which the client takes nothing, its window closed or its host
-    // gone. Systems other than Linux have no such option.
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(send_timeout))?;
-    #[cfg(not(target_os = "linux"))]
-    let _ = send_timeout;
-    Ok(())
+    let vanished = VanishedPeer {
+        keep_alive: Duration::from_secs(60),
+        probe: Duration::from_secs(15),
+        probes: 4,
+        unacknowledged: send_timeout,
+    };
+    vanished.prepare(stream)
 }
 
 impl AsyncRead for ClientSocket {
