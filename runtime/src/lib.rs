@@ -19,6 +19,7 @@
 //! * [`metrics`]: families, build info, process numbers, both text formats.
 //! * [`open_files`]: the limit of open files.
 //! * [`percent`]: percent decoding of URLs and lists.
+//! * [`regular_file`]: files that an operator names, read up to a limit.
 //! * [`crypto`]: the one TLS provider of the process.
 //! * [`tls`]: mutual TLS between the planes, by a folder of certificates that may change.
 
@@ -29,6 +30,7 @@ pub mod open_files;
 pub mod percent;
 pub mod propagation;
 pub mod readiness;
+pub mod regular_file;
 pub mod shutdown;
 pub mod tasks;
 pub mod telemetry;

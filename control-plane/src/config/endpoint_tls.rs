@@ -1,16 +1,9 @@
 //! How endpoints at `https` addresses are verified.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::File,
-    io::{self, Read},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, io, path::Path, sync::Arc};
 
 use hermes_core::{address::DnsName, policy::EndpointTrust};
-use hermes_runtime::tls::AuthorityList;
+use hermes_runtime::{regular_file, tls::AuthorityList};
 
 use super::{Config, error::ConfigError, error::ConfigErrors, section::Section};
 
@@ -146,18 +139,11 @@ fn read_certificates(path: &Path) -> Result<String, String> {
 
 fn read_pem(path: &Path) -> io::Result<String> {
     let invalid = |problem: &str| io::Error::new(io::ErrorKind::InvalidData, problem);
-    // Opening a pipe would wait for a writer.
-    if !path.metadata()?.is_file() {
-        return Err(invalid("not a file"));
-    }
-    let (mut pem, limit) = (String::new(), EndpointTrust::MAX_BYTES);
-    File::open(path)?
-        .take(limit as u64 + 1)
-        .read_to_string(&mut pem)?;
-    if pem.len() > limit {
+    let pem = regular_file::read(path, EndpointTrust::MAX_BYTES)?;
+    if pem.len() > EndpointTrust::MAX_BYTES {
         return Err(invalid("larger than 64 KiB"));
     }
-    Ok(pem)
+    String::from_utf8(pem).map_err(|_| invalid("stream did not contain valid UTF-8"))
 }
 
 #[cfg(test)]

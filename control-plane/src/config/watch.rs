@@ -16,14 +16,13 @@
 //! It owns no task: [`ConfigFile::watch`] is a future that its owner runs and drops.
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read},
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use hermes_runtime::regular_file;
 use tokio::{
     sync::watch,
     task,
@@ -249,7 +248,7 @@ fn parse(path: &Path, content: &ConfigContent) -> Result<Config, LoadError> {
 /// equal text is not parsed again.
 async fn read(path: PathBuf, seen: Option<ConfigContent>) -> io::Result<ConfigContent> {
     let read = move || {
-        let text = read_blocking(&path)?;
+        let text = regular_file::read(&path, MAX_BYTES)?;
         let authorities = match seen.filter(|seen| seen.text == text) {
             Some(seen) => seen.authorities.again(),
             None => Config::parse_bytes(&text)
@@ -261,20 +260,6 @@ async fn read(path: PathBuf, seen: Option<ConfigContent>) -> io::Result<ConfigCo
     task::spawn_blocking(read)
         .await
         .unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
-/// Cut after one byte more than is allowed, so that a larger file is rejected without reading all
-/// of it.
-fn read_blocking(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a pipe would wait for a writer.
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
-    }
-    let mut content = Vec::new();
-    File::open(path)?
-        .take(MAX_BYTES as u64 + 1)
-        .read_to_end(&mut content)?;
-    Ok(content)
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@
 
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
+use hermes_runtime::regular_file;
 use parking_lot::Mutex;
 use reqwest::header::HeaderValue;
 use tokio::{
-    fs::File,
-    io::AsyncReadExt,
+    task,
     time::{Instant, timeout},
 };
 
@@ -20,7 +20,7 @@ const READ_AGAIN: Duration = Duration::from_secs(10);
 const READ: Duration = Duration::from_secs(1);
 
 /// Longest file, in bytes.
-const MAX_BYTES: u64 = 16 << 10;
+const MAX_BYTES: usize = 16 << 10;
 
 /// A key in a file. Clones share what was read; two are equal if they name the same file.
 #[derive(Clone)]
@@ -97,8 +97,12 @@ impl EngineKey {
     }
 
     async fn read_file(&self) {
-        let content = timeout(READ, bearer(&self.path)).await;
-        let content = content.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
+        let path = Arc::clone(&self.path);
+        let reading = timeout(READ, task::spawn_blocking(move || bearer(&path)));
+        let content = match reading.await {
+            Ok(read) => read.unwrap_or_else(|error| Err(io::Error::other(error))),
+            Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+        };
         let mut read = self.read.lock();
         read.tried = Some(Instant::now());
         match content {
@@ -116,19 +120,15 @@ impl EngineKey {
     }
 }
 
-/// Reads a file that contains a key, perhaps with white space around it.
-async fn bearer(path: &Path) -> io::Result<HeaderValue> {
+/// Reads a file that contains a key, perhaps with white space around it. Blocks.
+fn bearer(path: &Path) -> io::Result<HeaderValue> {
     let invalid = |problem: &str| io::Error::new(io::ErrorKind::InvalidData, problem);
-    let mut text = String::new();
-    // A pipe would wait for a writer.
-    if !tokio::fs::metadata(path).await?.is_file() {
-        return Err(invalid("not a file"));
-    }
-    let file = File::open(path).await?;
-    file.take(MAX_BYTES + 1).read_to_string(&mut text).await?;
-    if text.len() as u64 > MAX_BYTES {
+    let text = regular_file::read(path, MAX_BYTES)?;
+    if text.len() > MAX_BYTES {
         return Err(invalid("larger than 16 KiB"));
     }
+    let text =
+        String::from_utf8(text).map_err(|_| invalid("stream did not contain valid UTF-8"))?;
     let key = text.trim();
     if key.is_empty() {
         return Err(invalid("empty"));
