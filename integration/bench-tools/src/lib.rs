@@ -13,6 +13,7 @@ pub mod chats;
 pub mod fleet;
 pub mod kv_manager;
 pub mod load;
+pub mod processes;
 pub mod record;
 pub mod replay;
 pub mod report;
