@@ -5,6 +5,17 @@ use super::*;
 /// A pool beside `chat`.
 const OTHER: &str = "- name: other\n  strategy: least-request\n  models: [n]\n  endpoints:\n  - http://127.0.0.1:1\n";
 
+/// A replica of two pools, a proxy, and the endpoint of each pool.
+async fn two_pools() -> (Replica, Proxy, [u64; 2]) {
+    let config = pool(std::iter::once(1)) + OTHER;
+    let config = Config::parse(&config).expect("a configuration of this test");
+    let replica = Replica::start(ConfigSource::Value(config)).await;
+    let mut proxy = replica.proxy(1).await;
+    let snapshot = Snapshot::try_from(proxy.snapshot().await).expect("a proxy can use it");
+    let endpoints = [0, 1].map(|pool: usize| snapshot.pools[pool].endpoints[0].id.0);
+    (replica, proxy, endpoints)
+}
+
 #[tokio::test]
 async fn each_leg_is_counted_at_its_endpoint_until_it_ends() {
     let replica = Replica::of(2).await;
@@ -76,13 +87,7 @@ async fn the_list_of_open_requests_has_an_item_for_each_leg() {
 
 #[tokio::test]
 async fn other_legs_stay_when_the_main_leg_goes_on_in_another_pool() {
-    let config = pool(std::iter::once(1)) + OTHER;
-    let config = Config::parse(&config).expect("a configuration of this test");
-    let replica = Replica::start(ConfigSource::Value(config)).await;
-    let mut proxy = replica.proxy(1).await;
-    let snapshot = Snapshot::try_from(proxy.snapshot().await).expect("a proxy can use it");
-    let id = |pool: usize| snapshot.pools[pool].endpoints[0].id.0;
-    let (first, second) = (id(0), id(1));
+    let (_replica, mut proxy, [first, second]) = two_pools().await;
     proxy.report(7, started(first)).await;
     proxy.report_leg(7, 1, started(first)).await;
     proxy.await_booked(2).await;
@@ -97,13 +102,7 @@ async fn other_legs_stay_when_the_main_leg_goes_on_in_another_pool() {
 
 #[tokio::test]
 async fn a_leg_that_goes_on_in_another_pool_is_released_where_it_was() {
-    let config = pool(std::iter::once(1)) + OTHER;
-    let config = Config::parse(&config).expect("a configuration of this test");
-    let replica = Replica::start(ConfigSource::Value(config)).await;
-    let mut proxy = replica.proxy(1).await;
-    let snapshot = Snapshot::try_from(proxy.snapshot().await).expect("a proxy can use it");
-    let id = |pool: usize| snapshot.pools[pool].endpoints[0].id.0;
-    let (first, second) = (id(0), id(1));
+    let (_replica, mut proxy, [first, second]) = two_pools().await;
     proxy.report(7, started(first)).await;
     proxy.await_booked(1).await;
     proxy.report(7, started(second)).await;
