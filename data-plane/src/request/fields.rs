@@ -40,7 +40,7 @@ pub(crate) struct BodyFields {
     pub(crate) recomputes_prompt: bool,
     /// The endpoint keeps the response, or works on it after its answer.
     pub(crate) has_side_effects: bool,
-    /// Some [`CONTROL_FIELDS`] are there.
+    /// Some [`control_fields::CONTROL_FIELDS`] are there.
     pub(crate) has_control_fields: bool,
     /// Some are in its [`EXTRA_ARGUMENTS`].
     pub(crate) hides_control_fields: bool,
