@@ -95,6 +95,8 @@ pub(crate) struct WatchedSource {
     pub(crate) pool: Arc<str>,
     /// What to watch; never static.
     pub(crate) watched: EndpointSource,
+    /// What it has found, or until it has listed: what the sources had found that it replaces.
+    pub(crate) in_use: Vec<DiscoveredEndpoint>,
 }
 
 /// See the module.

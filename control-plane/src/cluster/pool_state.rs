@@ -218,10 +218,11 @@ impl PoolState {
             .sources
             .iter()
             .filter(|state| !matches!(state.source, EndpointSource::Static(_)));
-        watched.map(|SourceState { id, source, .. }| WatchedSource {
+        watched.map(|SourceState { id, source, found }| WatchedSource {
             source: *id,
             pool: Arc::clone(&self.config.name),
             watched: source.clone(),
+            in_use: found.as_ref().unwrap_or(&self.outgoing).clone(),
         })
     }
 }

@@ -191,6 +191,11 @@ fn a_pool_whose_source_changes_keeps_its_endpoints_until_the_new_source_has_list
         1,
         "no source has listed yet"
     );
+    assert_eq!(
+        cluster.sources()[0].in_use,
+        [pod("1")],
+        "the new source continues with it"
+    );
 
     let source = cluster.sources()[0].source;
     assert!(

@@ -45,6 +45,7 @@ pub use self::{
 use self::{
     index::{ObjectIndex, PodIndex, SERVICE_NAME, ServiceIndex},
     publish::publish,
+    readiness::PeerReadiness,
     state::SourceIndex,
     watch_loop::{Pace, follow},
 };
@@ -91,6 +92,7 @@ pub enum Selection {
 #[derive(Debug)]
 pub struct KubernetesDiscovery {
     source: KubernetesSource,
+    readiness: PeerReadiness,
     status: watch::Sender<DiscoveryStatus>,
 }
 
@@ -131,7 +133,22 @@ impl KubernetesDiscovery {
     #[must_use]
     pub fn new(source: KubernetesSource) -> (Self, watch::Receiver<DiscoveryStatus>) {
         let (status, view) = watch::channel(DiscoveryStatus::new(source.selection.kinds()));
-        (Self { source, status }, view)
+        let discovery = Self {
+            source,
+            readiness: PeerReadiness::default(),
+            status,
+        };
+        (discovery, view)
+    }
+
+    /// Continues a discovery that found these endpoints: they count as ready before, so that they
+    /// stay in use if Kubernetes reports most of them not ready at the first list.
+    #[must_use]
+    pub fn continuing(self, in_use: &[DiscoveredEndpoint]) -> Self {
+        Self {
+            readiness: PeerReadiness::with_ready(in_use),
+            ..self
+        }
     }
 
     /// Runs for ever; dropping the future ends all watches. It spawns nothing.
@@ -144,7 +161,11 @@ impl KubernetesDiscovery {
         S: FnMut(Vec<DiscoveredEndpoint>) -> F,
         F: Future<Output = ()>,
     {
-        let Self { source, status } = self;
+        let Self {
+            source,
+            readiness,
+            status,
+        } = self;
         let KubernetesSource {
             namespace,
             selection,
@@ -175,7 +196,7 @@ impl KubernetesDiscovery {
                         pace
                     ),
                     objects::<EndpointSlice, _>(&state, client, namespace, named, pace),
-                    publish(&state, sink),
+                    publish(&state, readiness, sink),
                 );
             }
             Selection::Pods(labels) => {
@@ -191,7 +212,7 @@ impl KubernetesDiscovery {
                         labels.into_iter().collect(),
                         pace
                     ),
-                    publish(&state, sink),
+                    publish(&state, readiness, sink),
                 );
             }
         }

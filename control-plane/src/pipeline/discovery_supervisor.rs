@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct DiscoverySupervisor {
     updates: mpsc::Sender<Update>,
     client: Arc<OnceCell<Client>>,
-    running: BTreeMap<SourceId, RunningDiscovery>,
+    running: BTreeMap<SourceId, AbortOnDropHandle<()>>,
     board: DiscoveryHealth,
 }
 
@@ -33,12 +33,6 @@ pub(crate) struct DiscoveryHealth(Arc<Mutex<BTreeMap<SourceId, PoolDiscovery>>>)
 
 /// A discovery's pool and its health.
 type PoolDiscovery = (Arc<str>, watch::Receiver<DiscoveryStatus>);
-
-#[derive(Debug)]
-struct RunningDiscovery {
-    task: AbortOnDropHandle<()>,
-    lookout: WatchedSource,
-}
 
 // === DiscoverySupervisor ===
 
@@ -67,11 +61,10 @@ impl DiscoverySupervisor {
     pub(super) fn set(&mut self, lookouts: Vec<WatchedSource>) {
         let mut before = std::mem::take(&mut self.running);
         for lookout in lookouts {
-            let kept = before
-                .remove(&lookout.source)
-                .filter(|running| !running.task.is_finished());
+            let source = lookout.source;
+            let kept = before.remove(&source).filter(|task| !task.is_finished());
             let running = kept.unwrap_or_else(|| self.start(lookout));
-            self.running.insert(running.lookout.source, running);
+            self.running.insert(source, running);
         }
         self.board
             .0
@@ -79,18 +72,15 @@ impl DiscoverySupervisor {
             .retain(|source, _| self.running.contains_key(source));
     }
 
-    fn start(&self, lookout: WatchedSource) -> RunningDiscovery {
+    fn start(&self, lookout: WatchedSource) -> AbortOnDropHandle<()> {
         tracing::info!(pool = &*lookout.pool, watched = ?lookout.watched, "discovery begins");
         let task = discover(
             Arc::clone(&self.client),
-            lookout.clone(),
+            lookout,
             self.updates.clone(),
             self.board.clone(),
         );
-        RunningDiscovery {
-            task: AbortOnDropHandle::new(tokio::spawn(task)),
-            lookout,
-        }
+        AbortOnDropHandle::new(tokio::spawn(task))
     }
 }
 
@@ -105,6 +95,7 @@ async fn discover(
         source,
         pool,
         watched,
+        in_use,
     } = lookout;
     let client = connect(&client, &pool).await;
     let Some(kubernetes) = kubernetes(&watched, client.default_namespace()) else {
@@ -112,6 +103,7 @@ async fn discover(
     };
     let (discovery, status) = KubernetesDiscovery::new(kubernetes);
     board.0.lock().insert(source, (pool, status));
+    let discovery = discovery.continuing(&in_use);
     let sink = |endpoints| {
         let updates = updates.clone();
         async move {

@@ -22,13 +22,16 @@ use super::{
 pub(crate) const SETTLE: Duration = Duration::from_millis(50);
 
 /// Publishes for ever. While the sink is busy changes gather, and it gets the newest set next.
-pub(crate) async fn publish<I, S, F>(state: &SourceIndex<I>, mut sink: S)
-where
+/// `readiness`: which endpoints were ready before.
+pub(crate) async fn publish<I, S, F>(
+    state: &SourceIndex<I>,
+    mut readiness: PeerReadiness,
+    mut sink: S,
+) where
     I: Endpoints,
     S: FnMut(Vec<DiscoveredEndpoint>) -> F,
     F: Future<Output = ()>,
 {
-    let mut readiness = PeerReadiness::default();
     let mut last: Option<UsableEndpoints> = None;
     loop {
         state.changed().await;

@@ -43,6 +43,14 @@ struct Peers {
 // === impl PeerReadiness ===
 
 impl PeerReadiness {
+    /// These endpoints were ready before. One that does not exist any more is dropped by the first
+    /// [`apply`](Self::apply).
+    pub(crate) fn with_ready(endpoints: &[DiscoveredEndpoint]) -> Self {
+        Self {
+            once: endpoints.iter().map(identity).collect(),
+        }
+    }
+
     /// Applies the threshold to the current set, and records which of it are ready.
     pub(crate) fn apply(&mut self, found: FoundEndpoints) -> UsableEndpoints {
         let FoundEndpoints {

@@ -72,7 +72,7 @@ async fn published(
             .push((began.elapsed().as_millis(), set.len()));
         async {}
     };
-    let both = futures::future::join(publish(state, sink), scenario);
+    let both = futures::future::join(publish(state, PeerReadiness::default(), sink), scenario);
     let forever = timeout(Duration::from_secs(5), both).await;
     assert!(forever.is_err(), "the publisher never ends");
     sets.into_inner()

@@ -81,6 +81,16 @@ fn who_never_was_ready_is_not_used_however_few_there_are() {
 }
 
 #[test]
+fn endpoints_of_a_replaced_source_stay_when_the_first_list_reports_them_not_ready() {
+    let mut readiness = PeerReadiness::with_ready(&named("abc"));
+    assert_eq!(
+        used(&readiness.apply(found("", "abd"))),
+        ("ab".to_owned(), 2),
+        "c does not exist, and d was never ready"
+    );
+}
+
+#[test]
 fn who_leaves_is_gone_whatever_it_was() {
     let mut readiness = PeerReadiness::default();
     readiness.apply(found("abc", ""));

@@ -43,6 +43,16 @@ async fn endpoints_stay_when_all_are_reported_not_ready_and_the_status_reports_i
 }
 
 #[tokio::test]
+async fn a_replaced_source_keeps_the_endpoints_that_it_finds_not_ready() {
+    let (api, before) = two_pods().await;
+    api.apply(&not_ready(pod("a", "10.0.0.1")));
+    api.apply(&not_ready(pod("b", "10.0.0.2")));
+    let mut pool = Pool::continuing(&api, pods(), &before.endpoints());
+    pool.await_endpoints(&[A, B]).await;
+    assert_eq!(pool.status().doubted, 2);
+}
+
+#[tokio::test]
 async fn after_410_gone_the_new_list_is_compared_with_the_old_one() {
     let (api, mut pool) = two_pods().await;
     api.stop().await;

@@ -45,11 +45,21 @@ impl Pool {
     }
 
     pub(crate) fn start(api: &ApiServer, source: KubernetesSource) -> Self {
+        Self::continuing(api, source, &[])
+    }
+
+    /// Replaces a discovery that found these endpoints.
+    pub(crate) fn continuing(
+        api: &ApiServer,
+        source: KubernetesSource,
+        in_use: &[DiscoveredEndpoint],
+    ) -> Self {
         hermes_runtime::crypto::install_default_crypto();
         let url = api.url().parse().expect("an address is a URL");
         let client =
             client::connect(kube::Config::new(url)).expect("plain HTTP needs no credentials");
         let (discovery, status) = KubernetesDiscovery::new(source);
+        let discovery = discovery.continuing(in_use);
         let (sink, sets) = watch::channel(None);
         let mut running = JoinSet::new();
         running.spawn(discovery.run(client, move |set| {
