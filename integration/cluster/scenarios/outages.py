@@ -12,7 +12,7 @@ from kubernetes import name_of, run, until
 from scenario import Skipped, scenario
 from traffic import Load, assert_all_ok
 from upgrades import Clients
-from context import ENGINE, ROUTER
+from context import CONTROL_PLANE, DATA_PLANE, ENGINE, ROUTER
 
 OUTAGE = 60.0
 # Limit from the API server's return, or from a later change, until the router has applied it.
@@ -75,6 +75,10 @@ def an_api_server_outage_of_a_minute_fails_no_request_and_discovery_recovers(con
     for report in reports:
         assert_all_ok(report)
     assert set(through["errors"]) <= {"connect"}, f"a request that reached a proxy failed: {through['errors']}"
+    # Later scenarios need what Kubernetes' controllers and CoreDNS restore last.
+    until("Services list exactly the ready pods", lambda: services_are_current(context), 300, every=1)
+    until("clients inside the cluster reach the router by its name", lambda: is_reachable(context), KUBERNETES_RECOVERY)
+    context.figures.note("… to Services and names being right again", seconds(time.monotonic() - back))
 
 
 def select_pods(context, replicas):
@@ -133,6 +137,27 @@ def removed(context, replicas):
     until("a deletion is accepted", lambda: context.cluster.delete("pods", victim), 30)
     until("the deleted engine is removed", lambda: not any(replicas.have_endpoint(victim)), RECOVERY, every=0.02)
     return time.monotonic()
+
+
+def services_are_current(context):
+    """Whether the EndpointSlices of all three Services list the ready pods and no others."""
+    services = {DATA_PLANE: context.data_plane, CONTROL_PLANE: context.control_plane, ENGINE: context.engines}
+    return all(
+        addresses_of(context.cluster, service)
+        == {pod["status"]["podIP"] for pod in context.cluster.ready_pods(labels)}
+        for service, labels in services.items()
+    )
+
+
+def addresses_of(cluster, service):
+    slices = cluster.list("endpointslices", f"kubernetes.io/service-name={service}")
+    endpoints = [endpoint for one in slices for endpoint in one["endpoints"] or []]
+    return {endpoint["addresses"][0] for endpoint in endpoints if endpoint["conditions"].get("ready")}
+
+
+def is_reachable(context):
+    report = Load(context, "recovery", "--workload", "chat", "--connections", "4", "--duration", "1").report(seconds=60)
+    return report["ok"] > 0 and not report["errors"]
 
 
 def replaced(context, replicas, old):
