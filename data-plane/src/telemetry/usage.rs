@@ -49,6 +49,13 @@ impl UsageTap {
 
     /// The usage, if the answer reports it.
     pub(crate) fn usage(&self) -> Option<TokenUsage> {
+        // Most answers that are not streamed are one piece.
+        if let [only] = self.first.as_slice()
+            && self.next == 1
+            && only.len() <= TAIL
+        {
+            return find_usage(only);
+        }
         let end = find_usage(&self.tail());
         let begin = self.begin(TAIL);
         let begin = find_usage(&begin);

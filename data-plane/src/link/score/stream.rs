@@ -59,12 +59,13 @@ pub(crate) async fn run(stream: ScoreStream, channel: Channel) -> tonic::Status 
 }
 
 pub(super) fn deliver(pending: &Mutex<PendingScores>, responses: Vec<v1::ScoreResponse>) {
+    let mut pending = pending.lock();
     for response in responses {
         let id = response.id;
         match Answer::try_from(response) {
-            Ok(answer) => pending.lock().deliver(id, answer),
+            Ok(answer) => pending.deliver(id, answer),
             Err(invalid) => {
-                pending.lock().by_id.remove(&id);
+                pending.by_id.remove(&id);
                 tracing::warn!(%invalid, "the control plane sent an answer that cannot be used");
             }
         }
