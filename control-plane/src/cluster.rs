@@ -40,7 +40,7 @@ use self::{pool_state::PoolState, shared_models::SharedModels};
 use crate::{
     cache_sources::kv_events::Publisher,
     config::{Config, EndpointSource, PoolConfig},
-    discovery::DiscoveredEndpoint,
+    discovery::{DiscoveredEndpoint, DiscoveredSet},
     engines::{ModelCard, ProbeTarget},
 };
 
@@ -54,7 +54,7 @@ pub(crate) enum Update {
         /// The source.
         source: SourceId,
         /// All of its endpoints.
-        endpoints: Vec<DiscoveredEndpoint>,
+        found: DiscoveredSet,
     },
     /// The models that an endpoint serves, whole.
     Models {
@@ -171,7 +171,7 @@ impl Cluster {
     pub(crate) fn fold(&mut self, update: Update, now: Duration) -> ChangeSet {
         match update {
             Update::Config(config) => self.configure(&config, now),
-            Update::Discovered { source, endpoints } => self.discover(source, endpoints, now),
+            Update::Discovered { source, found } => self.discover(source, found, now),
             Update::Models { endpoint, models } => self.learn(endpoint, Some(models)),
             Update::Probed { endpoint } => self.learn(endpoint, None),
         }
@@ -273,17 +273,12 @@ impl Cluster {
         ChangeSet::EVERYTHING
     }
 
-    fn discover(
-        &mut self,
-        source: SourceId,
-        endpoints: Vec<DiscoveredEndpoint>,
-        now: Duration,
-    ) -> ChangeSet {
+    fn discover(&mut self, source: SourceId, found: DiscoveredSet, now: Duration) -> ChangeSet {
         let Some(pool) = self.pools.values_mut().find(|pool| pool.has(source)) else {
             // A late update of a source that was removed from the configuration.
             return ChangeSet::NOTHING;
         };
-        let change = pool.discover(source, endpoints, now);
+        let change = pool.discover(source, found, now);
         if change == ChangeSet::ENDPOINTS {
             self.index_endpoints();
         }

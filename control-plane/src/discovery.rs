@@ -34,6 +34,15 @@ pub use self::kubernetes::{
 };
 pub(crate) use self::static_source::static_endpoints;
 
+/// What one source found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveredSet {
+    /// Sorted by address, each address once.
+    pub endpoints: Vec<DiscoveredEndpoint>,
+    /// Discovery has just begun, and finds fewer than half of the endpoints ready: others may serve.
+    pub is_doubtful: bool,
+}
+
 /// One endpoint as discovered, before it is checked or probed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DiscoveredEndpoint {
@@ -50,4 +59,13 @@ pub struct DiscoveredEndpoint {
     pub group: Option<String>,
     /// Where it publishes KV events, if that is configured and Kubernetes has its ports.
     pub kv_events: Option<EventPorts>,
+}
+
+impl From<Vec<DiscoveredEndpoint>> for DiscoveredSet {
+    fn from(endpoints: Vec<DiscoveredEndpoint>) -> Self {
+        Self {
+            endpoints,
+            is_doubtful: false,
+        }
+    }
 }

@@ -11,7 +11,7 @@ use hermes_core::{
 use super::{ChangeSet, SourceId, WatchedSource, members::PoolMembers, models};
 use crate::{
     config::{EndpointSource, PoolConfig},
-    discovery::{DiscoveredEndpoint, static_endpoints},
+    discovery::{DiscoveredEndpoint, DiscoveredSet, static_endpoints},
     engines::{EngineKey, ModelCard, ProbeTarget},
 };
 
@@ -35,7 +35,7 @@ struct SourceState {
     id: SourceId,
     source: EndpointSource,
     /// `None` until it has listed.
-    found: Option<Vec<DiscoveredEndpoint>>,
+    found: Option<DiscoveredSet>,
 }
 
 // === PoolState ===
@@ -68,7 +68,7 @@ impl PoolState {
             before
                 .into_iter()
                 .filter_map(|removed| removed.found)
-                .flatten(),
+                .flat_map(|found| found.endpoints),
         );
         let mut pool = Self {
             config: config.clone(),
@@ -92,11 +92,11 @@ impl PoolState {
     pub(super) fn discover(
         &mut self,
         source: SourceId,
-        endpoints: Vec<DiscoveredEndpoint>,
+        found: DiscoveredSet,
         now: Duration,
     ) -> ChangeSet {
         if let Some(known) = self.sources.iter_mut().find(|known| known.id == source) {
-            known.found = Some(endpoints);
+            known.found = Some(found);
         }
         let changed = self.gather(now);
         let pending = self.update_pending();
@@ -129,7 +129,7 @@ impl PoolState {
     /// its models.
     fn update_pending(&mut self) -> ChangeSet {
         let before = self.pending;
-        self.pending.endpoints &= !self.has_listed();
+        self.pending.endpoints &= !self.is_discovered();
         let unknown = self.config.models.is_empty() && !self.members.are_models_known();
         self.pending.models &= self.pending.endpoints || unknown;
         if self.pending == before {
@@ -148,7 +148,7 @@ impl PoolState {
             .sources
             .iter()
             .filter_map(|source| source.found.as_ref())
-            .flatten();
+            .flat_map(|found| &found.endpoints);
         let changed = self.members.replace(
             &self.config.name,
             self.config.tls.server_name.as_ref(),
@@ -157,6 +157,12 @@ impl PoolState {
         );
         self.dirty |= changed;
         changed
+    }
+
+    /// Whether every source has listed, and what it found is not in doubt.
+    fn is_discovered(&self) -> bool {
+        let mut found = self.sources.iter().map(|source| source.found.as_ref());
+        found.all(|found| found.is_some_and(|found| !found.is_doubtful))
     }
 
     /// Whether every source has listed.
@@ -222,7 +228,10 @@ impl PoolState {
             source: *id,
             pool: Arc::clone(&self.config.name),
             watched: source.clone(),
-            in_use: found.as_ref().unwrap_or(&self.outgoing).clone(),
+            in_use: (found
+                .as_ref()
+                .map_or(&self.outgoing, |found| &found.endpoints))
+            .clone(),
         })
     }
 }
@@ -243,9 +252,9 @@ impl SourceState {
 }
 
 /// The endpoints of a static source; nothing when it has to be watched.
-fn known_at_once(source: &EndpointSource) -> Option<Vec<DiscoveredEndpoint>> {
+fn known_at_once(source: &EndpointSource) -> Option<DiscoveredSet> {
     match source {
-        EndpointSource::Static(addresses) => Some(static_endpoints(addresses)),
+        EndpointSource::Static(addresses) => Some(static_endpoints(addresses).into()),
         EndpointSource::Services(_) | EndpointSource::Pods(_) => None,
     }
 }

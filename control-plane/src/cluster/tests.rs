@@ -94,7 +94,7 @@ fn a_restarted_pod_is_another_endpoint() {
     cluster.fold(
         Update::Discovered {
             source,
-            endpoints: vec![pod("1")],
+            found: vec![pod("1")].into(),
         },
         NOW,
     );
@@ -105,7 +105,7 @@ fn a_restarted_pod_is_another_endpoint() {
             .fold(
                 Update::Discovered {
                     source,
-                    endpoints: vec![pod("1")]
+                    found: vec![pod("1")].into()
                 },
                 NOW
             )
@@ -115,7 +115,7 @@ fn a_restarted_pod_is_another_endpoint() {
     cluster.fold(
         Update::Discovered {
             source,
-            endpoints: vec![pod("2")],
+            found: vec![pod("2")].into(),
         },
         NOW,
     );
@@ -137,7 +137,7 @@ fn the_last_update_of_a_removed_source_is_ignored() {
         cluster.fold(
             Update::Discovered {
                 source: removed,
-                endpoints: vec![pod("1")]
+                found: vec![pod("1")].into()
             },
             NOW
         ),
@@ -147,13 +147,31 @@ fn the_last_update_of_a_removed_source_is_ignored() {
 }
 
 #[test]
+fn a_pool_is_pending_while_what_was_found_is_in_doubt() {
+    let mut cluster = cluster(WATCHED);
+    let source = cluster.sources()[0].source;
+    let mut pending = |is_doubtful| {
+        let found = DiscoveredSet {
+            endpoints: vec![pod("1")],
+            is_doubtful,
+        };
+        cluster.fold(Update::Discovered { source, found }, NOW);
+        assert_eq!(cluster.unlisted().count(), 0, "it has listed");
+        let snapshot = cluster.publish().expect("a change");
+        snapshot.pools[0].spec.pending.endpoints
+    };
+    assert!(pending(true));
+    assert!(!pending(false));
+}
+
+#[test]
 fn a_source_that_stays_keeps_its_endpoints_through_a_reload() {
     let mut cluster = cluster(WATCHED);
     let source = cluster.sources()[0].source;
     cluster.fold(
         Update::Discovered {
             source,
-            endpoints: vec![pod("1")],
+            found: vec![pod("1")].into(),
         },
         NOW,
     );
@@ -173,7 +191,7 @@ fn a_pool_whose_source_changes_keeps_its_endpoints_until_the_new_source_has_list
     cluster.fold(
         Update::Discovered {
             source,
-            endpoints: vec![pod("1")],
+            found: vec![pod("1")].into(),
         },
         NOW,
     );
@@ -203,7 +221,7 @@ fn a_pool_whose_source_changes_keeps_its_endpoints_until_the_new_source_has_list
             .fold(
                 Update::Discovered {
                     source,
-                    endpoints: vec![pod("1")]
+                    found: vec![pod("1")].into()
                 },
                 NOW
             )
@@ -215,7 +233,7 @@ fn a_pool_whose_source_changes_keeps_its_endpoints_until_the_new_source_has_list
     cluster.fold(
         Update::Discovered {
             source,
-            endpoints: vec![],
+            found: vec![].into(),
         },
         NOW,
     );
@@ -237,7 +255,7 @@ fn one_server_that_two_sources_found_is_one_endpoint() {
     cluster.fold(
         Update::Discovered {
             source,
-            endpoints: vec![pod("1")],
+            found: vec![pod("1")].into(),
         },
         NOW,
     );
@@ -331,8 +349,8 @@ fn a_pool_is_pending_until_every_source_has_listed_and_every_endpoint_was_asked_
         address: "http://10.0.0.8:8000".parse().expect("an address"),
         ..pod("2")
     };
-    let endpoints = vec![pod("1"), other];
-    cluster.fold(Update::Discovered { source, endpoints }, NOW);
+    let found = vec![pod("1"), other].into();
+    cluster.fold(Update::Discovered { source, found }, NOW);
     assert_eq!(pending(&mut cluster), (false, true));
     let ids: Vec<EndpointId> = cluster.targets().iter().map(|target| target.id).collect();
     let models = vec![ModelCard {
@@ -395,7 +413,10 @@ fn a_rotation_of_authorities_concerns_endpoints_with_tls_only() {
 fn models_of_an_endpoint_that_left_are_kept_for_a_minute() {
     let mut cluster = cluster(WATCHED);
     let source = cluster.sources()[0].source;
-    let found = |endpoints| Update::Discovered { source, endpoints };
+    let found = |endpoints: Vec<_>| Update::Discovered {
+        source,
+        found: endpoints.into(),
+    };
     cluster.fold(found(vec![pod("1")]), NOW);
     let endpoint = cluster.targets()[0].id;
     let models = vec![ModelCard {

@@ -49,7 +49,7 @@ use self::{
     state::SourceIndex,
     watch_loop::{Pace, follow},
 };
-use super::DiscoveredEndpoint;
+use super::{DiscoveredEndpoint, DiscoveredSet};
 
 /// Seconds after which the server ends a watch and the watcher resumes it. A connection that is
 /// silently dead is noticed 5 s later at the latest.
@@ -158,7 +158,7 @@ impl KubernetesDiscovery {
     /// is awaited, changes gather.
     pub async fn run<S, F>(self, client: Client, sink: S)
     where
-        S: FnMut(Vec<DiscoveredEndpoint>) -> F,
+        S: FnMut(DiscoveredSet) -> F,
         F: Future<Output = ()>,
     {
         let Self {

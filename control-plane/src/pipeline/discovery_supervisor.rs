@@ -104,11 +104,11 @@ async fn discover(
     let (discovery, status) = KubernetesDiscovery::new(kubernetes);
     board.0.lock().insert(source, (pool, status));
     let discovery = discovery.continuing(&in_use);
-    let sink = |endpoints| {
+    let sink = |found| {
         let updates = updates.clone();
         async move {
             // Closed means that the pipeline has ended, and this task is about to.
-            let _closed = updates.send(Update::Discovered { source, endpoints }).await;
+            let _closed = updates.send(Update::Discovered { source, found }).await;
         }
     };
     discovery.run(client, sink).await;

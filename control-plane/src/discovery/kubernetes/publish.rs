@@ -8,12 +8,12 @@
 
 use std::{future::Future, time::Duration};
 
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use super::{
-    DiscoveredEndpoint,
+    DiscoveredSet,
     index::Endpoints,
-    readiness::{PeerReadiness, UsableEndpoints},
+    readiness::{DOUBT, PeerReadiness, UsableEndpoints},
     state::SourceIndex,
 };
 
@@ -29,25 +29,28 @@ pub(crate) async fn publish<I, S, F>(
     mut sink: S,
 ) where
     I: Endpoints,
-    S: FnMut(Vec<DiscoveredEndpoint>) -> F,
+    S: FnMut(DiscoveredSet) -> F,
     F: Future<Output = ()>,
 {
+    let began = Instant::now();
     let mut last: Option<UsableEndpoints> = None;
     loop {
-        state.changed().await;
+        let is_doubtful = last.as_ref().is_some_and(|last| last.is_doubtful);
+        tokio::select! {
+            () = state.changed() => {}
+            () = time::sleep_until(began + DOUBT), if is_doubtful => {}
+        }
         let Some(found) = state.found() else {
             continue;
         };
-        let usable = readiness.apply(found);
+        let usable = readiness.apply(found, began.elapsed());
         if last.as_ref() == Some(&usable) {
             continue;
         }
-        let news = last
-            .as_ref()
-            .is_none_or(|last| last.endpoints != usable.endpoints);
         state.published(&usable);
-        if news {
-            sink(usable.endpoints.clone()).await;
+        let set = usable.set();
+        if last.as_ref().map(UsableEndpoints::set).as_ref() != Some(&set) {
+            sink(set).await;
         }
         last = Some(usable);
         time::sleep(SETTLE).await;

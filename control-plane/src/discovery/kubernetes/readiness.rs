@@ -9,12 +9,23 @@
 //! So when fewer than half of an endpoint's peers are ready, those that were ready before, and are
 //! not terminating, stay in use. Scrapes and failing requests find the endpoints that are really
 //! down. It is the panic threshold of Envoy's load balancer, with its default value.
+//!
+//! A discovery that has just begun has seen none of them ready. If it finds fewer than half ready,
+//! its set is marked as doubtful, so that proxies keep the endpoints that they have, for a time in
+//! which Kubernetes would have recovered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use hermes_core::{address::ServerAddress, snapshot::Role};
 
-use super::{DiscoveredEndpoint, index::FoundEndpoints};
+use super::{DiscoveredEndpoint, DiscoveredSet, index::FoundEndpoints};
+
+/// How long after its begin a discovery that finds fewer than half of the endpoints ready is doubted.
+/// Kubernetes has the status of all nodes again within two minutes after an outage.
+pub(crate) const DOUBT: Duration = Duration::from_mins(3);
 
 /// The endpoints that have been ready and still exist: at most as many as the API server holds.
 #[derive(Debug, Default)]
@@ -29,6 +40,8 @@ pub(crate) struct UsableEndpoints {
     pub(crate) endpoints: Vec<DiscoveredEndpoint>,
     /// How many of them are not ready.
     pub(crate) doubted: usize,
+    /// As [`DiscoveredSet::is_doubtful`].
+    pub(crate) is_doubtful: bool,
     /// As [`FoundEndpoints::left_out`].
     pub(crate) left_out: usize,
 }
@@ -51,13 +64,15 @@ impl PeerReadiness {
         }
     }
 
-    /// Applies the threshold to the current set, and records which of it are ready.
-    pub(crate) fn apply(&mut self, found: FoundEndpoints) -> UsableEndpoints {
+    /// Applies the threshold to the current set, and records which of it are ready. `age`: the time
+    /// since discovery began.
+    pub(crate) fn apply(&mut self, found: FoundEndpoints, age: Duration) -> UsableEndpoints {
         let FoundEndpoints {
             endpoints,
             unready,
             left_out,
         } = found;
+        let is_doubtful = age < DOUBT && endpoints.len() < unready.len();
         let unready: Vec<_> = unready
             .into_iter()
             .filter(|endpoint| self.once.contains(&identity(endpoint)))
@@ -81,6 +96,7 @@ impl PeerReadiness {
         let mut usable = UsableEndpoints {
             endpoints: Vec::new(),
             doubted: 0,
+            is_doubtful,
             left_out,
         };
         for Peers { ready, unready } in peers.into_values() {
@@ -93,6 +109,18 @@ impl PeerReadiness {
         }
         usable.endpoints.sort_unstable();
         usable
+    }
+}
+
+// === impl UsableEndpoints ===
+
+impl UsableEndpoints {
+    /// What the sink gets.
+    pub(crate) fn set(&self) -> DiscoveredSet {
+        DiscoveredSet {
+            endpoints: self.endpoints.clone(),
+            is_doubtful: self.is_doubtful,
+        }
     }
 }
 

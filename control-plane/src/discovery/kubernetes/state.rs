@@ -96,6 +96,7 @@ impl<I: Endpoints> SourceIndex<I> {
         let &UsableEndpoints {
             ref endpoints,
             doubted,
+            is_doubtful,
             left_out,
         } = usable;
         self.status.send_modify(|status| {
@@ -109,6 +110,13 @@ impl<I: Endpoints> SourceIndex<I> {
                 tracing::warn!(
                     doubted,
                     "panic threshold reached: keeping endpoints that Kubernetes reports not ready"
+                );
+            }
+            if is_doubtful && status.endpoints.is_none() {
+                tracing::warn!(
+                    ready = endpoints.len(),
+                    "fewer than half of the endpoints are ready at the first list: \
+                     for three minutes proxies keep those that they have"
                 );
             }
             status.endpoints = Some(endpoints.len());

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::discovery::kubernetes::{
+    DiscoveredEndpoint,
     index::{FoundEndpoints, ObjectIndex},
     relist::RelistDiff,
     status::DiscoveryStatus,
@@ -16,7 +17,7 @@ use crate::discovery::kubernetes::{
 
 const KIND: &str = "configmaps";
 
-/// Every object is an endpoint.
+/// Every object is an endpoint; it is ready if its name is in lower case.
 #[derive(Default)]
 struct Names(Vec<String>);
 
@@ -42,9 +43,12 @@ impl Endpoints for Names {
             group: None,
             kv_events: None,
         };
+        let is_ready = |name: &&String| !name.contains(char::is_uppercase);
+        let (ready, unready): (Vec<_>, Vec<_>) = self.0.iter().partition(is_ready);
         FoundEndpoints {
-            endpoints: self.0.iter().map(endpoint).collect(),
-            ..FoundEndpoints::default()
+            endpoints: ready.into_iter().map(endpoint).collect(),
+            unready: unready.into_iter().map(endpoint).collect(),
+            left_out: 0,
         }
     }
 }
@@ -65,15 +69,27 @@ async fn published(
     state: &SourceIndex<Names>,
     scenario: impl Future<Output = ()>,
 ) -> Vec<(u128, usize)> {
+    let sets = sets_of(state, scenario, Duration::from_secs(5)).await;
+    let sizes = sets
+        .into_iter()
+        .map(|(at, set)| (at.as_millis(), set.endpoints.len()));
+    sizes.collect()
+}
+
+/// As [`published`], for `length`, with the sets.
+async fn sets_of(
+    state: &SourceIndex<Names>,
+    scenario: impl Future<Output = ()>,
+    length: Duration,
+) -> Vec<(Duration, DiscoveredSet)> {
     let began = Instant::now();
     let sets = RefCell::new(Vec::new());
-    let sink = |set: Vec<DiscoveredEndpoint>| {
-        sets.borrow_mut()
-            .push((began.elapsed().as_millis(), set.len()));
+    let sink = |set: DiscoveredSet| {
+        sets.borrow_mut().push((began.elapsed(), set));
         async {}
     };
     let both = futures::future::join(publish(state, PeerReadiness::default(), sink), scenario);
-    let forever = timeout(Duration::from_secs(5), both).await;
+    let forever = timeout(length, both).await;
     assert!(forever.is_err(), "the publisher never ends");
     sets.into_inner()
 }
@@ -122,4 +138,21 @@ async fn a_list_that_finds_the_same_set_publishes_nothing() {
         }
     });
     assert_eq!(sets.await, [(0, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_is_in_doubt_is_published_again_when_the_doubt_ends() {
+    let (state, _view) = state();
+    let mut relist = RelistDiff::default();
+    let scenario = async {
+        state.fold(KIND, &mut relist, Event::Init);
+        state.fold(KIND, &mut relist, Event::InitApply(object("UNREADY")));
+        state.fold(KIND, &mut relist, Event::InitDone);
+    };
+    let sets = sets_of(&state, scenario, DOUBT * 2).await;
+    let doubts: Vec<_> = sets
+        .iter()
+        .map(|(at, set)| (at.as_secs(), set.is_doubtful))
+        .collect();
+    assert_eq!(doubts, [(0, true), (DOUBT.as_secs(), false)]);
 }

@@ -63,7 +63,7 @@ impl Pool {
         let (sink, sets) = watch::channel(None);
         let mut running = JoinSet::new();
         running.spawn(discovery.run(client, move |set| {
-            sink.send_replace(Some(set));
+            sink.send_replace(Some(set.endpoints));
             std::future::ready(())
         }));
         Self {

@@ -20,7 +20,7 @@ use hermes_testkit::apiserver::ApiServer;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::pool::{NAMESPACE, pod};
+use super::pool::{NAMESPACE, not_ready, pod};
 use crate::client::{chat, client, eventually, metric, send};
 
 /// Replicas that the proxy is connected to.
@@ -102,6 +102,44 @@ async fn requests_succeed_while_the_only_control_plane_restarts_without_its_api_
     })
     .await;
     assert_eq!(send(chat(&proxy.url(), false, 1)).await.status(), 200);
+}
+
+#[tokio::test]
+async fn requests_succeed_while_the_only_control_plane_restarts_and_finds_all_pods_not_ready() {
+    let api = ApiServer::start().await.expect("a free port");
+    let engine = Engine::start(fleet::instant()).await.expect("starts");
+    api.apply(&pod("a", "127.0.0.1"));
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let replica = Arc::from("replica-0");
+    let first = control_plane(&api, engine.addr(), any, &replica).await;
+    let listen = first.bound.grpc;
+    let proxy = fleet::proxy(&[listen]).await.expect("starts");
+    let admin = format!("http://{}", proxy.bound.admin.expect("an admin port"));
+    eventually("the pod serves", || async {
+        send(chat(&proxy.url(), false, 1)).await.status() == 200
+    })
+    .await;
+    let before = epoch(&admin).await;
+
+    // As after an outage of the API server, in which nodes could not report.
+    api.apply(&not_ready(pod("a", "127.0.0.1")));
+    drop(first);
+    eventually("its connections are closed", || async {
+        metric(&admin, CONNECTED).await == 0.0
+    })
+    .await;
+    let again = control_plane(&api, engine.addr(), listen, &replica).await;
+    eventually("the proxy has a snapshot of the new process", || async {
+        epoch(&admin).await != before
+    })
+    .await;
+    eventually("the control plane has listed", || async {
+        again.bound.readiness.missing().is_empty()
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(send(chat(&proxy.url(), false, 1)).await.status(), 200);
+    }
 }
 
 /// Requests without a pause, by some clients at once, until it is dropped.
