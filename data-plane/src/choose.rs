@@ -39,7 +39,7 @@ use crate::{
     endpoint::Upstream,
     request::{inference_request::InferenceRequest, local_reply::LocalReply},
     sync::RoutingState,
-    telemetry::metrics::FallbackLevel,
+    telemetry::metrics::{FallbackLevel, ScoreFailure},
     view::RoutingPool,
 };
 
@@ -98,13 +98,18 @@ impl EndpointSelector {
         }
     }
 
-    /// The endpoint in `pool` that holds the stored response which the request is about.
+    /// The endpoint in `pool` that holds the stored response which the request is about; `None` if
+    /// the control plane knows of none.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalReply::UnlocatedResponse`] when the control plane does not answer.
     pub(crate) async fn locate(
         &self,
         pool: &RoutingPool,
         request: &InferenceRequest,
         id: u64,
-    ) -> Option<EndpointSelection> {
+    ) -> Result<Option<EndpointSelection>, LocalReply> {
         let query = Query {
             prompt_tokens: 1,
             ..Query::default()
@@ -119,13 +124,19 @@ impl EndpointSelector {
             context: Context::new(),
         };
         let mut waited = Duration::ZERO;
-        let scored = Box::pin(self.score.score(&wanted, &mut waited));
-        let (ranked, why) = scored.await.ok()?;
-        Some(EndpointSelection {
-            ranked,
-            level: FallbackLevel::Score,
-            why,
-        })
+        match Box::pin(self.score.score(&wanted, &mut waited)).await {
+            Ok((ranked, why)) => Ok(Some(EndpointSelection {
+                ranked,
+                level: FallbackLevel::Score,
+                why,
+            })),
+            Err(ScoreStepError::Failed(ScoreFailure::Rejected)) => Ok(None),
+            Err(ScoreStepError::Failed(why)) => {
+                pool.metrics.selections.score_failures[why].inc();
+                Err(LocalReply::UnlocatedResponse)
+            }
+            Err(ScoreStepError::Refused(refusal)) => Err(refusal),
+        }
     }
 
     /// The levels below a score.

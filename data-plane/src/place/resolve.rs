@@ -75,18 +75,24 @@ impl Placer {
             // are chosen.
             return Ok(None);
         }
+        // Only if every pool's owner answers, the response is known to be unknown.
+        let mut not_found = LocalReply::UnknownResponse(echo(&response.id));
         for pool in &view.pools {
             // Boxed: few requests refer to stored responses.
-            if let Some(selection) = Box::pin(self.selector.locate(pool, request, *id)).await {
-                return Ok(Some(ResolvedPool {
-                    pool: Arc::clone(pool),
-                    pinned: Some(selection),
-                }));
+            match Box::pin(self.selector.locate(pool, request, *id)).await {
+                Ok(Some(selection)) => {
+                    return Ok(Some(ResolvedPool {
+                        pool: Arc::clone(pool),
+                        pinned: Some(selection),
+                    }));
+                }
+                Ok(None) => {}
+                Err(unanswered) => not_found = unanswered,
             }
             // A late answer about this pool must not be read as one about the next.
             *id = self.new_id();
         }
-        Err(LocalReply::UnknownResponse(echo(&response.id)))
+        Err(not_found)
     }
 }
 

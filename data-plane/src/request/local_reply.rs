@@ -50,6 +50,8 @@ pub(crate) enum LocalReply {
     },
     #[error("the response `{0}` is not known here")]
     UnknownResponse(String),
+    #[error("it could not be determined where the response is stored; try again in a moment")]
+    UnlocatedResponse,
     #[error("the request came back to this router; an endpoint's address leads to it")]
     Loop,
     #[error("a body with content-encoding `{0}` is not read; send it as it is")]
@@ -71,9 +73,10 @@ impl LocalReply {
             Self::HeadTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::SlowClient => StatusCode::REQUEST_TIMEOUT,
             Self::Overloaded | Self::QueueFull(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotReady | Self::NoEndpoint | Self::QueueTimeout { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NotReady
+            | Self::NoEndpoint
+            | Self::QueueTimeout { .. }
+            | Self::UnlocatedResponse => StatusCode::SERVICE_UNAVAILABLE,
             Self::Exhausted(_) => StatusCode::BAD_GATEWAY,
             Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -82,7 +85,7 @@ impl LocalReply {
     }
 
     /// Every [`LocalReply::code`].
-    pub(crate) const CODES: [&str; 18] = [
+    pub(crate) const CODES: [&str; 19] = [
         "unknown_url",
         "method_not_allowed",
         "invalid_body",
@@ -99,6 +102,7 @@ impl LocalReply {
         "queue_full",
         "queue_timeout",
         "response_not_found",
+        "response_not_located",
         "request_loop",
         "unsupported_encoding",
     ];
@@ -122,6 +126,7 @@ impl LocalReply {
             Self::QueueFull(_) => "queue_full",
             Self::QueueTimeout { .. } => "queue_timeout",
             Self::UnknownResponse(_) => "response_not_found",
+            Self::UnlocatedResponse => "response_not_located",
             Self::Loop => "request_loop",
             Self::Encoded(_) => "unsupported_encoding",
         }
@@ -140,7 +145,7 @@ impl LocalReply {
     const fn param(&self) -> Option<&'static str> {
         match self {
             Self::NoModel(_) | Self::UnknownModel { .. } => Some("model"),
-            Self::UnknownResponse(_) => Some("response_id"),
+            Self::UnknownResponse(_) | Self::UnlocatedResponse => Some("response_id"),
             _ => None,
         }
     }
@@ -148,7 +153,7 @@ impl LocalReply {
     /// The value of `Retry-After`.
     fn retry_after(&self) -> Option<HeaderValue> {
         match self {
-            Self::Overloaded | Self::NotReady | Self::NoEndpoint => {
+            Self::Overloaded | Self::NotReady | Self::NoEndpoint | Self::UnlocatedResponse => {
                 Some(HeaderValue::from_static("1"))
             }
             Self::QueueFull(after)
@@ -294,6 +299,7 @@ mod tests {
                 retry_after: None,
             },
             LocalReply::UnknownResponse(String::new()),
+            LocalReply::UnlocatedResponse,
             LocalReply::Loop,
             LocalReply::Encoded(String::new()),
         ];
