@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc};
 
 use hermes_runtime::{
     admin::{Admin, BindError},
+    memory_limit::memory_limit,
     metrics::register_process,
     readiness::{Liveness, Readiness},
     shutdown::Drain,
@@ -18,6 +19,7 @@ use crate::{
     clock::uptime,
     link::{identity::ProxyIdentity, report::Reporter},
     proxy::Proxy,
+    request::admission::AdmissionLimit,
     server::workers::{Listeners, Worker},
     sync::{self, ControlPlaneTarget, ControlPlaneTargets, Dialer, RoutingState, SnapshotStore},
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
@@ -103,7 +105,7 @@ pub async fn start(
         identity.proxy,
         (Arc::clone(&reporter), access_log),
         Arc::clone(&metrics),
-        drain.clone(),
+        (drain.clone(), AdmissionLimit::new(memory_limit())),
     ));
     let gate = readiness.gate("snapshot");
     let snapshots = SnapshotStore::new(routing, Arc::clone(&metrics), gate, workers);

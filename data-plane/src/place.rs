@@ -122,12 +122,12 @@ impl Placer {
         run: u64,
         (reporter, access_log): (Arc<Reporter>, Arc<AccessLog>),
         metrics: Arc<ProxyMetrics>,
-        drain: Drain,
+        (drain, admission): (Drain, AdmissionLimit),
     ) -> Self {
         Self {
             selector: EndpointSelector::new(routing.clone(), run),
             routing,
-            admission: AdmissionLimit::default(),
+            admission,
             responses: Arc::default(),
             reporter,
             access_log,

@@ -27,7 +27,7 @@ use crate::{
     },
     link::report::Reporter,
     place::{ArrivedRequest, DoorRequest, Placed, PlacedRequest, Placer, Rejection},
-    request::{cors::AdmittedOrigin, headers, local_reply::LocalReply},
+    request::{admission::AdmissionLimit, cors::AdmittedOrigin, headers, local_reply::LocalReply},
     sync::RoutingState,
     telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
 };
@@ -59,11 +59,17 @@ impl Proxy {
         run: u64,
         sinks: (Arc<Reporter>, Arc<AccessLog>),
         metrics: Arc<ProxyMetrics>,
-        drain: Drain,
+        (drain, admission): (Drain, AdmissionLimit),
     ) -> Self {
         Self {
             routing: routing.clone(),
-            placer: Placer::new(routing, run, sinks, Arc::clone(&metrics), drain.clone()),
+            placer: Placer::new(
+                routing,
+                run,
+                sinks,
+                Arc::clone(&metrics),
+                (drain.clone(), admission),
+            ),
             forwarder: Forwarder {
                 metrics: Arc::clone(&metrics),
             },

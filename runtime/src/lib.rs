@@ -18,6 +18,7 @@
 //! * [`tasks`]: an owner for background tasks; one that dies makes the process unhealthy.
 //! * [`metrics`]: families, build info, process numbers, both text formats.
 //! * [`open_files`]: the limit of open files.
+//! * [`memory_limit`]: what a container may take.
 //! * [`percent`]: percent decoding of URLs and lists.
 //! * [`regular_file`]: files that an operator names, read up to a limit.
 //! * [`crypto`]: the one TLS provider of the process.
@@ -25,6 +26,7 @@
 
 pub mod admin;
 pub mod crypto;
+pub mod memory_limit;
 pub mod metrics;
 pub mod open_files;
 pub mod percent;

@@ -104,7 +104,7 @@ impl Exchange {
             at: Instant::now(),
             trace: RequestTrace::begin(&Request::new(())),
         };
-        let permit = AdmissionLimit::default().try_acquire(1).expect("free");
+        let permit = AdmissionLimit::new(None).try_acquire(1).expect("free");
         RequestGuard::open(
             start,
             Arc::clone(&self.pool),

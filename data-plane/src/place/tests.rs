@@ -59,7 +59,8 @@ impl Door {
         let metrics = Arc::new(ProxyMetrics::register(&mut Registry::default()));
         let (reporter, reports) = Reporter::new();
         let sinks = (Arc::new(reporter), Arc::new(AccessLog::default()));
-        let placer = Placer::new(RoutingState::default(), 1, sinks, metrics, Drain::default());
+        let limits = (Drain::default(), AdmissionLimit::new(None));
+        let placer = Placer::new(RoutingState::default(), 1, sinks, metrics, limits);
         Self { placer, reports }
     }
 

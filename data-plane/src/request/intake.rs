@@ -140,7 +140,7 @@ mod tests {
     use crate::request::{admission::AdmissionLimit, request_body::BodySpan};
 
     fn permit() -> AdmissionPermit {
-        AdmissionLimit::default().try_acquire(1).expect("free")
+        AdmissionLimit::new(None).try_acquire(1).expect("free")
     }
 
     fn in_pieces(

@@ -135,6 +135,7 @@ mod tests {
     use super::*;
     use crate::{
         link::report::Reporter,
+        request::admission::AdmissionLimit,
         sync::RoutingState,
         telemetry::{access_log::AccessLog, metrics::ProxyMetrics},
     };
@@ -144,7 +145,8 @@ mod tests {
         let metrics = ProxyMetrics::register(&mut Registry::default());
         let sinks = (Arc::new(reporter), Arc::new(AccessLog::default()));
         let (routing, metrics) = (RoutingState::default(), Arc::new(metrics));
-        Arc::new(Proxy::new(routing, 1, sinks, metrics, drain))
+        let limits = (drain, AdmissionLimit::new(None));
+        Arc::new(Proxy::new(routing, 1, sinks, metrics, limits))
     }
 
     #[tokio::test]
