@@ -4,7 +4,8 @@
 //! One replica on one worker thread, one proxy on another, loopback between them; callers wait for
 //! their answers and ask again at once. Every booking is taken back with a later batch, as a
 //! proxy's reports would end it. First with unseen prompts, then with an index of a million blocks
-//! that holds all of them, then while the same core takes in 200,000 blocks a second as KV events.
+//! that holds all of them, then while the same core takes in 200,000 blocks a second as KV events,
+//! last in a fleet of 1,000 endpoints, which `-- --fleet` measures alone.
 //! Run: `cargo bench -p hermes-e2e --bench score`.
 
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
@@ -12,6 +13,7 @@
 mod callers;
 mod events;
 mod figures;
+mod fleet;
 mod replica;
 
 use self::{
@@ -34,6 +36,9 @@ const BLOCKS: usize = 1_000_000;
 const LONG: usize = 128;
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--fleet") {
+        return large_fleet();
+    }
     println!("kv-aware, one Score stream, one worker thread on each side\n");
     head("Unseen prompts, 100 endpoints", "hashes");
     for callers in [1, 8, 64, 512] {
@@ -69,6 +74,22 @@ fn main() {
     for callers in [1, 8, 64] {
         row(callers, 100, &measure(100, known, callers, true));
     }
+    large_fleet();
+}
+
+/// 1,000 endpoints, 64 proxies, 1,000 requests that wait.
+fn large_fleet() {
+    let figures = fleet::measure();
+    println!("\n1,000 endpoints, scraped once a second; one replica\n");
+    println!("| proxies | requests/s | cores of the replica |\n|---|---|---|");
+    println!("| 0 | 0 | {:.3} |", figures.scraping);
+    println!("| 64 | 0 | {:.3} |", figures.streaming);
+    println!("| 64 | 1,000 | {:.3} |", figures.changing);
+    head(
+        "The same with 64 proxies, while 1,000 requests wait for one endpoint",
+        "endpoints",
+    );
+    row(64, 1_000, &figures.scoring);
 }
 
 fn head(title: &str, column: &str) {

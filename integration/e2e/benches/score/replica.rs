@@ -47,9 +47,18 @@ impl ReplicaUnderLoad {
     ) -> Self {
         let listen = |endpoint| TcpListener::bind((address(endpoint), 0)).expect("a free port");
         let engines: Vec<TcpListener> = (0..endpoints).map(listen).collect();
+        let replica = Self::with(server, config(&engines, blocks, events));
+        Self {
+            _engines: engines,
+            ..replica
+        }
+    }
+
+    /// With this configuration.
+    pub(crate) fn with(server: &Runtime, config: Config) -> Self {
         let options = Options {
             admin: None,
-            ..Options::local(ConfigSource::Value(config(&engines, blocks, events)))
+            ..Options::local(ConfigSource::Value(config))
         };
         let bound = server.block_on(async {
             let started = server.spawn(app::start(options, Drain::default()));
@@ -62,7 +71,7 @@ impl ReplicaUnderLoad {
         });
         Self {
             bound,
-            _engines: engines,
+            _engines: Vec::new(),
         }
     }
 
