@@ -8,6 +8,7 @@
 
 mod directory;
 pub(crate) mod queue_ticker;
+mod queue_waker;
 mod resources;
 mod scheduler;
 

@@ -6,7 +6,7 @@
 //!                                             │ no
 //!                                             ▼
 //!   first bytes, ends, ─▶ dequeue ◀── queue (highest response ratio first)
-//!   samples, time             └──▶ bound, one by one, as endpoints get room
+//!   samples, time             └──▶ bound, one by one, as endpoints get room; one plan a millisecond
 //! ```
 //!
 //! `kv-aware` binds late: a request waits here, not in an engine's queue, until the endpoint where
@@ -47,6 +47,7 @@ mod engine;
 mod explain;
 mod fleet;
 mod lookup;
+mod pace;
 mod plan;
 mod queue;
 mod rents;
@@ -61,6 +62,7 @@ use bind::PendingBinding;
 use cost::{CandidateEndpoint, CostedPrompt, EndpointCost, WastePrice};
 use fleet::{Fleet, RoomRequirement};
 use lookup::CacheLookup;
+use pace::PlanPace;
 use queue::QueuedRequest;
 use rents::PrefixRents;
 pub use reports::{CachePrediction, EngineUsage};
@@ -73,6 +75,7 @@ pub struct Scheduler {
     requests: PoolRequests,
     /// What requests paid for want of copies of common prefixes.
     rents: PrefixRents,
+    pace: PlanPace,
     /// Choices so far.
     round_robin_counter: u64,
     rng: SeededRng,
@@ -179,6 +182,7 @@ impl Scheduler {
             endpoints: Fleet::new(Arc::clone(pool)),
             requests: PoolRequests::new(pool.endpoints.len()),
             rents: PrefixRents::default(),
+            pace: PlanPace::default(),
             round_robin_counter: 0,
             rng,
         }

@@ -14,11 +14,12 @@ use hermes_core::{
 };
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     PoolResources,
+    queue_waker::QueueWaker,
     scheduler::{EndpointLoadView, FinishReport, LoadRow, PoolCensus, PoolScheduler},
 };
 use crate::{
@@ -35,8 +36,7 @@ pub(crate) struct PoolDirectory {
     /// The endpoints of stored responses, as proxies reported them.
     responses: Mutex<ResponseLocations>,
     metrics: ControlPlaneMetrics,
-    /// Notified when a request is queued.
-    queued: Notify,
+    queue_waker: Arc<QueueWaker>,
 }
 
 /// A pool's scheduler and what it uses.
@@ -74,7 +74,7 @@ impl PoolDirectory {
             seed,
             responses: Mutex::default(),
             metrics,
-            queued: Notify::new(),
+            queue_waker: Arc::default(),
         }
     }
 
@@ -100,8 +100,8 @@ impl PoolDirectory {
                 }
                 None => {
                     let seed = self.seed ^ xxh3_64(name.as_bytes());
-                    let metrics = self.metrics.pool(name);
-                    Arc::new(PoolScheduler::new(pool, settings, metrics, seed))
+                    let shared = (self.metrics.pool(name), Arc::clone(&self.queue_waker));
+                    Arc::new(PoolScheduler::new(pool, settings, shared, seed))
                 }
             };
             for endpoint in &pool.endpoints {
@@ -153,24 +153,19 @@ impl PoolDirectory {
         }
     }
 
-    /// A request was queued: the queue ticker runs until no request is queued.
-    pub(crate) fn request_queued(&self) {
-        self.queued.notify_one();
+    /// Wakes the queue ticker.
+    pub(super) fn queue_waker(&self) -> &QueueWaker {
+        &self.queue_waker
     }
 
-    /// Resolves after a request was queued.
-    pub(super) async fn queued(&self) {
-        self.queued.notified().await;
-    }
-
-    /// Serves the queues of all pools once. Returns whether any request is still queued.
-    pub(super) fn serve_queues(&self) -> bool {
+    /// Serves the queues that are due. Returns when the next one is; `None` while no request is
+    /// queued.
+    pub(super) fn serve_queues(&self) -> Option<Instant> {
         let now = self.now();
-        // Every queue is served, so no short circuit.
-        self.all()
-            .filter(|scheduler| scheduler.serve_queue(now))
-            .count()
-            > 0
+        let due = self
+            .all()
+            .filter_map(|scheduler| scheduler.serve_queue(now));
+        due.min().map(|due| self.start + due)
     }
 
     /// Lets time pass in every pool.

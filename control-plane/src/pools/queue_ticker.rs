@@ -1,29 +1,22 @@
-//! Serves the queues while time alone can change what they do.
+//! Serves the queues when they are due.
 //!
-//! Most queued requests are bound by events, such as a first byte; the ticker is for what follows
-//! from time: deadlines, samples that grow stale, prefills that are assumed complete. It sleeps
-//! while no request is queued.
+//! Most queued requests are bound by events, such as a first byte. The ticker is for what follows
+//! from time (deadlines, samples that grow stale, prefills that are assumed complete), and for
+//! events whose plan was postponed so that others share it. It sleeps while no request is queued.
 
-use std::time::Duration;
-
-use tokio::time::{self, MissedTickBehavior};
+use tokio::time;
 
 use super::PoolDirectory;
-
-/// Pause between two rounds over the queues: a tenth of what a person notices.
-const QUEUE_TICK: Duration = Duration::from_millis(10);
 
 /// Runs until it is dropped.
 pub(crate) async fn run(pools: &PoolDirectory) {
     loop {
-        pools.queued().await;
-        let mut ticks = time::interval(QUEUE_TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            if !pools.serve_queues() {
-                break;
-            }
+        match pools.serve_queues() {
+            None => pools.queue_waker().woken().await,
+            Some(due) => tokio::select! {
+                () = time::sleep_until(due) => {}
+                () = pools.queue_waker().woken() => {}
+            },
         }
     }
 }

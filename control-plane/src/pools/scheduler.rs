@@ -10,7 +10,8 @@
 //!
 //! A choice and its booking are one step under one lock, so that two proxies cannot herd onto the
 //! same idle endpoint between two samples. Every event that may free an endpoint also serves the
-//! queue, under the same lock.
+//! queue, under the same lock, or leaves that to the queue ticker, as one plan serves all events of
+//! a millisecond.
 //!
 //! Invariants:
 //! * no method waits, and the lock is never held across an await;
@@ -52,12 +53,14 @@ pub(crate) use self::{
     reports::{AttemptReport, FinishReport},
     settings::SchedulerSettings,
 };
+use super::queue_waker::QueueWaker;
 use crate::metrics::{ReleaseCause, SchedulerMetrics, ScoreOutcome};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct PoolScheduler {
     metrics: Arc<Handles<SchedulerMetrics>>,
+    ticker: Arc<QueueWaker>,
     state: Mutex<SchedulerState>,
 }
 
@@ -104,7 +107,7 @@ impl PoolScheduler {
     pub(crate) fn new(
         pool: &Arc<Pool>,
         settings: SchedulerSettings,
-        metrics: Arc<Handles<SchedulerMetrics>>,
+        (metrics, ticker): (Arc<Handles<SchedulerMetrics>>, Arc<QueueWaker>),
         seed: u64,
     ) -> Self {
         let mut state = SchedulerState {
@@ -122,6 +125,7 @@ impl PoolScheduler {
         state.set_lanes(Duration::ZERO);
         Self {
             metrics,
+            ticker,
             state: Mutex::new(state),
         }
     }
@@ -173,6 +177,9 @@ impl PoolScheduler {
                 let (reply, end) = oneshot::channel();
                 state.replies.insert(arrival.key, reply);
                 self.metrics.enqueued.inc();
+                if state.dispatcher.queued_requests() == 1 {
+                    self.ticker.wake();
+                }
                 ScoreDecision::Waits(QueueTicket {
                     expected,
                     limit,
@@ -234,7 +241,7 @@ impl PoolScheduler {
             return;
         }
         let released = state.apply(pool, settings, now);
-        self.release(&mut state, now);
+        self.serve(&mut state, now);
         self.metrics.releases[ReleaseCause::EndpointGone].inc_by(released as u64);
     }
 
@@ -254,12 +261,14 @@ impl PoolScheduler {
         self.metrics.releases[ReleaseCause::Ttl].inc_by(expired as u64);
     }
 
-    /// Binds the queued requests that can be bound, and ends those that waited too long. Returns
-    /// whether any is left.
-    pub(crate) fn serve_queue(&self, now: Duration) -> bool {
+    /// Serves the queue if that is due: binds the requests that can be bound, and ends those that
+    /// waited too long. Returns when it is due next; `None` while no request is queued.
+    pub(crate) fn serve_queue(&self, now: Duration) -> Option<Duration> {
         let mut state = self.state.lock();
-        self.release(&mut state, now);
-        state.dispatcher.queued_requests() > 0
+        if state.dispatcher.plan_due()? <= now {
+            self.serve(&mut state, now);
+        }
+        state.dispatcher.plan_due()
     }
 
     /// Tokens in a block of the endpoints' KV caches, if all that report it agree.
@@ -307,13 +316,28 @@ impl PoolScheduler {
         ScoreDecision::Refused(refusal)
     }
 
-    /// Binds the queued requests that can be bound, ends those that timed out, and replies to both.
+    /// Serves the queue after an event, now or by the ticker.
     fn release(&self, state: &mut SchedulerState, now: Duration) {
-        if state.dispatcher.queued_requests() == 0 {
+        let Some(due) = state.dispatcher.plan_due() else {
             return;
+        };
+        let mut released = Vec::new();
+        state.dispatcher.dequeue_after_event(now, &mut released);
+        self.reply(state, released, now);
+        if state.dispatcher.plan_due().is_some_and(|next| next < due) {
+            self.ticker.wake();
         }
+    }
+
+    /// Binds the queued requests that can be bound, and ends those that timed out.
+    fn serve(&self, state: &mut SchedulerState, now: Duration) {
         let mut released = Vec::new();
         state.dispatcher.dequeue(now, &mut released);
+        self.reply(state, released, now);
+    }
+
+    /// Replies to requests that left the queue.
+    fn reply(&self, state: &mut SchedulerState, released: Vec<Dequeued>, now: Duration) {
         for Dequeued { key, exit: end } in released {
             let result = match end {
                 QueueExit::Bound(binding) => {

@@ -222,7 +222,6 @@ impl ScoreCalls {
             ScoreDecision::Refused(refusal) => pending.answer(Some(Err(refusal))),
             ScoreDecision::Waits(wait) => {
                 let queued = answer::queued(id, &wait);
-                self.pools.request_queued();
                 let (key, scheduler) = (pending.key, Arc::clone(&pending.pool_handle.scheduler));
                 self.step(
                     key,

@@ -15,7 +15,8 @@
 //! block the endpoint, two halves of many sets could block it for each other for ever.
 //!
 //! Bounded: at most [`MAX_SETS`] sets and 128 requests, and in a pool of n endpoints at most
-//! [`EFFORT`] or 16 n costs, whichever is more, however many sets there are.
+//! [`EFFORT`] or 16 n costs, whichever is more, however many sets there are. Passes that events call
+//! for share one in a millisecond ([`PlanPace`](super::pace::PlanPace)).
 
 use std::{sync::Arc, time::Duration};
 
@@ -77,11 +78,26 @@ fn horizon(endpoints: usize, sets: usize) -> usize {
 }
 
 impl Scheduler {
+    /// After an event that may have given an endpoint room: dequeues at once, or leaves that to the
+    /// time [`Self::plan_due`].
+    pub fn dequeue_after_event(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
+        if !self.requests.queue.is_empty() && self.pace.admits(now) {
+            self.dequeue(now, dequeued);
+        }
+    }
+
+    /// When to dequeue next if no event comes before; `None` while no request is queued.
+    #[must_use]
+    pub fn plan_due(&self) -> Option<Duration> {
+        (!self.requests.queue.is_empty()).then(|| self.pace.due())
+    }
+
     /// Binds the requests that can be bound, and removes those that were queued for too long.
     pub fn dequeue(&mut self, now: Duration, dequeued: &mut Vec<Dequeued>) {
         if self.requests.queue.is_empty() {
             return;
         }
+        self.pace.planned(now);
         self.endpoints.assume_done(now);
         let Some(rules) = self.rules() else {
             return self.release_all(now, dequeued);

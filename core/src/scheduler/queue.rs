@@ -15,7 +15,7 @@
 //! that are queued.
 
 use std::{
-    collections::{BTreeMap, HashMap, btree_map, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map, hash_map::Entry},
     ops::Bound,
     sync::Arc,
     time::Duration,
@@ -53,8 +53,10 @@ pub(super) struct RequestQueue {
     /// The number of requests per tenant; requests without one share an entry.
     tenants: HashMap<u64, u32, MixBuildHasher>,
     bytes: u64,
-    /// No request reaches its time limit before.
-    earliest: Duration,
+    /// Seconds of prefill.
+    service: f64,
+    /// When each request leaves unbound.
+    limits: BTreeSet<(Duration, RequestKey)>,
     work: QueuedWork,
     /// The set that was looked at last.
     turn: Option<EligibleSetId>,
@@ -77,7 +79,8 @@ impl RequestQueue {
             places: HashMap::default(),
             tenants: HashMap::default(),
             bytes: 0,
-            earliest: Duration::MAX,
+            service: 0.0,
+            limits: BTreeSet::new(),
             work: QueuedWork::none(endpoints),
             turn: None,
         }
@@ -141,15 +144,18 @@ impl RequestQueue {
             .tenants
             .iter()
             .max_by_key(|(tenant, count)| (**count, **tenant))?;
-        let theirs = self
-            .ranks()
-            .filter(|rank| rank.tenant == crowd && most > own + 1);
-        theirs.max_by_key(|rank| rank.since).map(|rank| rank.key)
+        if most <= own + 1 {
+            return None;
+        }
+        let theirs = self.ranks().filter(|rank| rank.tenant == crowd);
+        theirs
+            .max_by(|one, other| one.since.total_cmp(&other.since))
+            .map(|rank| rank.key)
     }
 
     /// Seconds of queued prefill.
     pub(super) fn service(&self) -> f64 {
-        self.ranks().map(|rank| rank.service).sum()
+        self.service
     }
 
     /// Whether one more would fit in place of this one.
@@ -196,6 +202,7 @@ impl RequestQueue {
             return;
         };
         if let Some(queue) = self.sets.get_mut(&set) {
+            self.service += waiting.service - queue.ranks[at as usize].service;
             queue.check_in(at as usize, waiting, wanted, &mut self.work);
         }
     }
@@ -216,6 +223,13 @@ impl RequestQueue {
             queue.remove();
         }
         self.bytes -= waiting.query.prompt_bytes;
+        self.limits.remove(&(waiting.until, waiting.key));
+        // Nothing is left of rounding when the last one leaves.
+        self.service = if self.places.is_empty() {
+            0.0
+        } else {
+            (self.service - rank.service).max(0.0)
+        };
         if let Entry::Occupied(mut count) = self.tenants.entry(rank.tenant) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -239,21 +253,9 @@ impl RequestQueue {
     }
 
     /// Requests past their time limit.
-    pub(super) fn late(&mut self, now: Duration) -> Vec<RequestKey> {
-        let mut late = Vec::new();
-        if now < self.earliest {
-            return late;
-        }
-        let mut earliest = Duration::MAX;
-        for rank in self.sets.values().flat_map(|queue| &queue.ranks) {
-            if rank.until <= now {
-                late.push(rank.key);
-            } else {
-                earliest = earliest.min(rank.until);
-            }
-        }
-        self.earliest = earliest;
-        late
+    pub(super) fn late(&self, now: Duration) -> Vec<RequestKey> {
+        let late = self.limits.iter().take_while(|(until, _)| *until <= now);
+        late.map(|(_, key)| *key).collect()
     }
 
     /// Requests that no endpoint may serve since the pool changed.
@@ -313,7 +315,8 @@ impl RequestQueue {
     fn insert(&mut self, waiting: Box<QueuedRequest>, wanted: Option<u32>) {
         let (key, set) = (waiting.key, waiting.set_id());
         self.bytes += waiting.query.prompt_bytes;
-        self.earliest = self.earliest.min(waiting.until);
+        self.service += waiting.service;
+        self.limits.insert((waiting.until, key));
         let tenant = waiting.query.tenant.unwrap_or_default();
         *self.tenants.entry(tenant).or_default() += 1;
         let queue = self.sets.entry(set);

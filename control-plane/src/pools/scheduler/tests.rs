@@ -20,6 +20,7 @@ use crate::{
 
 mod attempts;
 mod departures;
+mod postponed_plans;
 mod probes;
 
 const STALE: Duration = Duration::from_secs(5);
@@ -71,7 +72,11 @@ fn brain(endpoints: usize) -> PoolScheduler {
 
 fn brain_of(pool: &Arc<Pool>) -> PoolScheduler {
     let metrics = ControlPlaneMetrics::register(&mut Registry::default());
-    PoolScheduler::new(pool, SETTINGS, metrics.pool(&"chat".into()), 7)
+    PoolScheduler::new(pool, SETTINGS, shared(&metrics), 7)
+}
+
+fn shared(metrics: &ControlPlaneMetrics) -> (Arc<Handles<SchedulerMetrics>>, Arc<QueueWaker>) {
+    (metrics.pool(&"chat".into()), Arc::default())
 }
 
 fn key(proxy: ProxyId, request: u64) -> RequestKey {
@@ -377,7 +382,7 @@ fn taken_at_once(settings: SchedulerSettings, schedulers: Option<u32>) -> usize 
         ..(*plain).clone()
     });
     let metrics = ControlPlaneMetrics::register(&mut Registry::default());
-    let brain = PoolScheduler::new(&pool, settings, metrics.pool(&"chat".into()), 7);
+    let brain = PoolScheduler::new(&pool, settings, shared(&metrics), 7);
     let scraped = Scraped {
         schedulers,
         ..Scraped::default()

@@ -44,8 +44,8 @@ pub(in crate::scheduler) struct QueuedRequest {
 pub(super) struct UrgencyEntry {
     pub(super) key: RequestKey,
     pub(super) tenant: u64,
-    pub(super) since: Duration,
-    pub(super) until: Duration,
+    /// When it was queued, in seconds.
+    pub(super) since: f64,
     pub(super) service: f64,
     weight: f64,
 }
@@ -74,7 +74,6 @@ impl UrgencyEntry {
         let &QueuedRequest {
             key,
             since,
-            until,
             service,
             weight,
             ..
@@ -82,15 +81,15 @@ impl UrgencyEntry {
         Self {
             key,
             tenant: waiting.query.tenant.unwrap_or_default(),
-            since,
-            until,
+            since: since.as_secs_f64(),
             service,
             weight,
         }
     }
 
-    pub(super) fn urgency(&self, now: Duration) -> f64 {
-        let waited = now.saturating_sub(self.since).as_secs_f64();
+    /// At this time, in seconds.
+    pub(super) fn urgency(&self, now: f64) -> f64 {
+        let waited = (now - self.since).max(0.0);
         (waited + self.service.max(LEAST_SERVICE)) * self.weight
     }
 }

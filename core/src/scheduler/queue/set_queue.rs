@@ -129,21 +129,24 @@ impl SetQueue {
         })
     }
 
-    /// The `most` most urgent requests with their urgency, the most urgent first.
+    /// The `most` most urgent requests with their urgency, the most urgent first. One pass over all
+    /// and, as most of them are behind the last of those, little else.
     pub(super) fn order(&self, most: usize, now: Duration) -> Vec<(f64, RequestKey)> {
-        let urgencies = self
-            .ranks
-            .iter()
-            .enumerate()
-            .map(|(place, rank)| (rank.urgency(now), place as u32));
-        let mut order: Vec<(f64, u32)> = urgencies.collect();
-        let before =
-            |(a, one): &(f64, u32), (b, other): &(f64, u32)| b.total_cmp(a).then(one.cmp(other));
-        if order.len() > most {
-            order.select_nth_unstable_by(most, before);
-            order.truncate(most);
+        let now = now.as_secs_f64();
+        let before = |(a, one): &(f64, u32), (b, other): &(f64, u32)| {
+            b.total_cmp(a).then(one.cmp(other)).is_lt()
+        };
+        let mut order: Vec<(f64, u32)> = Vec::with_capacity(most.min(self.ranks.len()));
+        for (place, rank) in self.ranks.iter().enumerate() {
+            let entry = (rank.urgency(now), place as u32);
+            if order.len() == most {
+                if order.last().is_none_or(|last| !before(&entry, last)) {
+                    continue;
+                }
+                order.pop();
+            }
+            order.insert(order.partition_point(|other| before(other, &entry)), entry);
         }
-        order.sort_unstable_by(before);
         order
             .into_iter()
             .map(|(urgency, place)| (urgency, self.ranks[place as usize].key))

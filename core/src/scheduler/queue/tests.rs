@@ -145,6 +145,32 @@ proptest! {
         prop_assert_eq!(order.unwrap_or_default().len(), model.len().min(5));
     }
 
+    #[test]
+    fn late_requests_and_queued_seconds_are_those_of_what_is_queued(
+        steps in proptest::collection::vec((0u64..20, 0u64..50, 1u32..9, any::<bool>()), 0..100),
+    ) {
+        let (mut queue, mut model) = (RequestQueue::new(1), BTreeMap::new());
+        for (request, until, service, leaves) in steps {
+            let service = f64::from(service);
+            if leaves {
+                queue.remove(key(request));
+                model.remove(&request);
+            } else {
+                let until = Duration::from_secs(until);
+                queue.push(QueuedRequest { until, ..waiting(request, 0, service, Query::default()) }, 0);
+                model.insert(request, (until, service));
+            }
+            let seconds: f64 = model.values().map(|(_, service)| service).sum();
+            prop_assert!((queue.service() - seconds).abs() < 1e-9);
+            for now in [0, 10, 49].map(Duration::from_secs) {
+                let mut late: Vec<u64> = queue.late(now).into_iter().map(|key| key.request.0).collect();
+                late.sort_unstable();
+                let expected = model.iter().filter(|(_, (until, _))| *until <= now);
+                prop_assert_eq!(late, expected.map(|(request, _)| *request).collect::<Vec<_>>());
+            }
+        }
+    }
+
     /// Against the definitions, request by request.
     #[test]
     fn queued_work_and_waiting_are_the_sums_over_what_is_queued(

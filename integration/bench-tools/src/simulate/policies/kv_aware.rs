@@ -19,15 +19,11 @@ use crate::simulate::dispatcher::{
     Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
 };
 
-/// How often those who wait are looked at while nothing happens.
-const TICK: Duration = Duration::from_millis(10);
-
 /// See the module.
 pub(super) struct KvAware {
     dispatcher: scheduler::Scheduler,
     block_tokens: usize,
     released: Vec<Dequeued>,
-    last: Duration,
     /// By request: cached tokens that the engine reported.
     reported: Vec<u32>,
 }
@@ -76,14 +72,17 @@ impl KvAware {
             dispatcher,
             block_tokens: setup.block_tokens,
             released: Vec::new(),
-            last: Duration::ZERO,
             reported: Vec::new(),
         }
     }
 
+    /// After an event.
     fn release(&mut self, now: Duration, placements: &mut Vec<Placement>) {
-        self.last = now;
-        self.dispatcher.dequeue(now, &mut self.released);
+        self.dispatcher.dequeue_after_event(now, &mut self.released);
+        self.send_released(now, placements);
+    }
+
+    fn send_released(&mut self, now: Duration, placements: &mut Vec<Placement>) {
         for Dequeued { key, exit: end } in std::mem::take(&mut self.released) {
             if let QueueExit::Bound(binding) = end {
                 self.send(key.request.0 as usize, &binding, now, placements);
@@ -174,10 +173,11 @@ impl Dispatcher for KvAware {
     }
 
     fn wake_at(&self) -> Option<Duration> {
-        (self.dispatcher.queued_requests() > 0).then_some(self.last + TICK)
+        self.dispatcher.plan_due()
     }
 
     fn wake(&mut self, at: Moment<'_>, placements: &mut Vec<Placement>) {
-        self.release(at.now, placements);
+        self.dispatcher.dequeue(at.now, &mut self.released);
+        self.send_released(at.now, placements);
     }
 }
