@@ -16,7 +16,7 @@ pub(crate) use self::{
     directory::{PoolDirectory, PoolHandle},
     resources::{PoolResourceRegistry, PoolResources},
     scheduler::{
-        AttemptReport, FinishReport, LoadRow, PoolCensus, PoolScheduler, QueueTicket,
-        ScoreDecision, ScoreRejection, SentLoadRows,
+        AttemptReport, FinishReport, PoolCensus, PoolLoadCursor, PoolScheduler, QueueTicket,
+        ScoreDecision, ScoreRejection,
     },
 };

@@ -11,6 +11,7 @@
 
 mod dial;
 mod history_replay;
+mod load_interest;
 mod replica;
 mod reports;
 mod routing_state;

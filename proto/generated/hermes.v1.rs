@@ -387,7 +387,8 @@ pub struct Settings {
     pub cors_origins: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// The load of the endpoints whose figures changed since the last update on this stream, or of all of them after a Snapshot.
-/// Sent separately from the structure because it changes many times a second.
+/// Sent separately from the structure because it changes many times a second. Of two rows of one endpoint the latter counts:
+/// the first is the same for all proxies and has no part of the receiver's own, the second has.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LoadUpdate {
     #[prost(message, repeated, tag = "1")]
@@ -1258,7 +1259,7 @@ pub struct RoutedRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FromDataPlane {
-    #[prost(oneof = "from_data_plane::Message", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "from_data_plane::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub message: ::core::option::Option<from_data_plane::Message>,
 }
 /// Nested message and enum types in `FromDataPlane`.
@@ -1277,16 +1278,18 @@ pub mod from_data_plane {
         Open(super::OpenRequests),
         #[prost(message, tag = "6")]
         History(super::RoutingHistory),
+        #[prost(message, tag = "7")]
+        LoadInterest(super::LoadInterest),
     }
 }
-#[derive(Clone, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FromControlPlane {
     #[prost(oneof = "from_control_plane::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<from_control_plane::Message>,
 }
 /// Nested message and enum types in `FromControlPlane`.
 pub mod from_control_plane {
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Message {
         /// An encoded Snapshot. On the wire, this is the same as the message itself; a replica encodes it once for all proxies.
         #[prost(bytes, tag = "1")]
@@ -1294,8 +1297,9 @@ pub mod from_control_plane {
         /// An encoded Delta, likewise.
         #[prost(bytes, tag = "2")]
         Delta(::prost::bytes::Bytes),
-        #[prost(message, tag = "3")]
-        Load(super::LoadUpdate),
+        /// An encoded LoadUpdate, likewise: the rows that are the same for all proxies are encoded once.
+        #[prost(bytes, tag = "3")]
+        Load(::prost::bytes::Bytes),
     }
 }
 /// Identifies the proxy.
@@ -1329,6 +1333,13 @@ pub struct Reject {
     /// The invalid field, and the reason.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+}
+/// Whether the proxy uses this replica's load updates: it uses those of one replica at a time. A replica sends them until it
+/// gets the first of these messages, and sends all rows when they are wanted again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoadInterest {
+    #[prost(bool, tag = "1")]
+    pub wanted: bool,
 }
 /// Generated client implementations.
 pub mod router_client {

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     PoolResources,
     queue_waker::QueueWaker,
-    scheduler::{EndpointLoadView, FinishReport, LoadRow, PoolCensus, PoolScheduler},
+    scheduler::{EndpointLoadView, FinishReport, PoolCensus, PoolScheduler},
 };
 use crate::{
     cache_sources::kv_events::KvEvents, engines::ProbeResult, metrics::ControlPlaneMetrics,
@@ -218,19 +218,6 @@ impl PoolDirectory {
         let now = self.now();
         self.all()
             .for_each(|scheduler| scheduler.finished(key, FinishReport::RELEASE, now));
-    }
-
-    /// The loads of all endpoints that `known` has, as `proxy` is to see them.
-    #[must_use]
-    pub(crate) fn rows(&self, proxy: ProxyId, known: &Snapshot) -> Vec<LoadRow> {
-        let directory = self.directory.load_full();
-        let mut rows = Vec::new();
-        for pool in &known.pools {
-            if let Some(handle) = directory.pools.get(&pool.spec.name) {
-                handle.scheduler.rows(proxy, pool, &mut rows);
-            }
-        }
-        rows
     }
 
     /// The KV events of every pool that follows them.

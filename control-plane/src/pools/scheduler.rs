@@ -25,6 +25,7 @@ mod endpoint_state;
 mod load_rows;
 mod reports;
 mod settings;
+mod shared_load_rows;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -46,13 +47,13 @@ use parking_lot::Mutex;
 use smallvec::smallvec;
 use tokio::sync::oneshot;
 
-use self::endpoint_state::EndpointState;
 pub(crate) use self::{
     decision::{QueueTicket, ScoreDecision, ScoreRejection},
-    load_rows::{EndpointLoadView, LoadRow, SentLoadRows},
+    load_rows::{EndpointLoadView, PoolLoadCursor},
     reports::{AttemptReport, FinishReport},
     settings::SchedulerSettings,
 };
+use self::{endpoint_state::EndpointState, shared_load_rows::SharedLoadRows};
 use super::queue_waker::QueueWaker;
 use crate::metrics::{ReleaseCause, SchedulerMetrics, ScoreOutcome};
 
@@ -62,6 +63,8 @@ pub(crate) struct PoolScheduler {
     metrics: Arc<Handles<SchedulerMetrics>>,
     ticker: Arc<QueueWaker>,
     state: Mutex<SchedulerState>,
+    /// Locked before `state` where both are.
+    shared_rows: Mutex<SharedLoadRows>,
 }
 
 #[derive(Debug)]
@@ -127,6 +130,7 @@ impl PoolScheduler {
             metrics,
             ticker,
             state: Mutex::new(state),
+            shared_rows: Mutex::default(),
         }
     }
 

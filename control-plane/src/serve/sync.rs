@@ -8,8 +8,10 @@
 //!
 //! One task per subscriber. A message is made when there is room to send it, from what this
 //! subscriber got last to what is newest: a slow reader skips versions, and costs one message of
-//! memory. Structure is encoded once for all subscribers. Reports are read all the while.
+//! memory. Structure is encoded once for all subscribers, and so are the rows of load that are the same
+//! for all. Reports are read all the while.
 
+mod load_cursor;
 mod structure;
 mod uplink;
 
@@ -26,11 +28,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use self::{structure::StructureCursor, uplink::ReportReader};
+use self::{load_cursor::LoadCursor, structure::StructureCursor, uplink::ReportReader};
 use super::{GrpcState, proxies::ProxyConnection};
 use crate::{
     metrics::{ControlPlaneMetrics, MessageKind},
-    pools::{PoolDirectory, SentLoadRows},
+    pools::PoolDirectory,
 };
 
 /// How long a subscriber may take to say who it is.
@@ -48,7 +50,7 @@ type Out = mpsc::Sender<Result<FromControlPlane, Status>>;
 pub(super) struct Subscriber {
     proxy: ProxyId,
     structure: StructureCursor,
-    rows: SentLoadRows,
+    loads: LoadCursor,
     /// When the next load update may go out.
     load_due: Instant,
     uplink: ReportReader,
@@ -80,7 +82,7 @@ impl Subscriber {
         Self {
             proxy,
             structure: StructureCursor::new(Arc::clone(&state.encoder)),
-            rows: SentLoadRows::default(),
+            loads: LoadCursor::new(proxy),
             load_due: Instant::now(),
             uplink: ReportReader::new(proxy, Arc::clone(&state.pools), state.metrics.clone()),
             pools: Arc::clone(&state.pools),
@@ -97,7 +99,8 @@ impl Subscriber {
     ) -> Result<(), Status> {
         snapshots.mark_changed();
         loop {
-            let (structure, load) = (self.structure.is_due(), self.structure.is_current());
+            let structure = self.structure.is_due();
+            let load = self.structure.is_current() && self.loads.is_wanted();
             tokio::select! {
                 () = out.closed() => return Ok(()),
                 message = inbound.message() => match message? {
@@ -129,7 +132,7 @@ impl Subscriber {
         let kind = match &message {
             from_control_plane::Message::Snapshot(_) => {
                 // All rows follow a whole snapshot, and at once.
-                self.rows.clear();
+                self.loads.clear();
                 self.load_due = Instant::now();
                 MessageKind::Snapshot
             }
@@ -140,19 +143,8 @@ impl Subscriber {
 
     fn next_load(&mut self) -> Option<FromControlPlane> {
         self.load_due = Instant::now() + LOAD_INTERVAL;
-        let known = self.structure.sent()?;
-        let news = self.rows.news(&self.pools.rows(self.proxy, known));
-        if news.is_empty() {
-            return None;
-        }
-        let row = |row: crate::pools::LoadRow| {
-            v1::EndpointLoad::row(row.endpoint, &row.load, row.own.requests, row.own.tokens)
-        };
-        let loads = news.into_iter().map(row).collect();
-        Some(self.outgoing(
-            MessageKind::Load,
-            from_control_plane::Message::Load(v1::LoadUpdate { loads }),
-        ))
+        let update = self.loads.next(self.structure.sent()?, &self.pools)?;
+        Some(self.outgoing(MessageKind::Load, from_control_plane::Message::Load(update)))
     }
 
     fn outgoing(
@@ -178,6 +170,10 @@ impl Subscriber {
                 self.structure.reject(&reject, self.proxy);
             }
             Some(from_data_plane::Message::History(history)) => self.uplink.history(history),
+            Some(from_data_plane::Message::LoadInterest(v1::LoadInterest { wanted })) => {
+                self.loads.set_wanted(wanted);
+                self.load_due = Instant::now();
+            }
             Some(from_data_plane::Message::Hello(_)) | None => {
                 self.uplink.odd("a message that is not understood here");
             }

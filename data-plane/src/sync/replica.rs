@@ -194,7 +194,8 @@ impl ReplicaFollower {
     ) -> Result<(), Status> {
         let from = self.address.socket;
         let next = match (message, synced.as_ref()) {
-            (Some(Down::Load(v1::LoadUpdate { loads: rows })), Some(_)) => {
+            (Some(Down::Load(bytes)), Some(_)) => {
+                let v1::LoadUpdate { loads: rows } = decoded(bytes)?;
                 return self.send(ReplicaEvent::Loads { from, rows }).await;
             }
             (Some(Down::Snapshot(bytes)), _) => from_full(decoded(bytes)?),

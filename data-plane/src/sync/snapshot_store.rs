@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     history_replay::{HistoryReplay, ReplayTarget},
+    load_interest::LoadInterestState,
     replica::{ReplicaEvent, endpoint_of},
     routing_state::{ReadyReplica, RoutingState},
 };
@@ -45,6 +46,7 @@ struct ReplicaState {
     upwards: mpsc::Sender<v1::FromDataPlane>,
     /// Pools of which the view has more than it has discovered.
     lacking: Vec<Arc<str>>,
+    load_interest: LoadInterestState,
 }
 
 // === ReplicaState ===
@@ -58,6 +60,7 @@ impl ReplicaState {
             clients: _,
             upwards,
             lacking,
+            load_interest: _,
         } = self;
         ReplayTarget {
             from: *from,
@@ -129,6 +132,7 @@ impl SnapshotStore {
                     clients,
                     upwards,
                     lacking: Vec::new(),
+                    load_interest: LoadInterestState::default(),
                 });
             }
             ReplicaEvent::Clients { from, clients } => self.replace_clients(from, clients),
@@ -140,14 +144,20 @@ impl SnapshotStore {
         }
     }
 
-    fn update(&mut self, state: ReplicaState) {
+    fn update(&mut self, mut state: ReplicaState) {
         let from = state.from;
         match self
             .replicas
             .iter_mut()
             .find(|replica| replica.from == from)
         {
-            Some(replica) => *replica = state,
+            Some(replica) => {
+                // Of its stream, which may be another one by now.
+                if replica.upwards.same_channel(&state.upwards) {
+                    state.load_interest = std::mem::take(&mut replica.load_interest);
+                }
+                *replica = state;
+            }
             None => self.replicas.push(state),
         }
         // Before the first view opens the readiness gate, requests can reach the replica.
@@ -158,6 +168,7 @@ impl SnapshotStore {
             self.activate(from);
         }
         self.publish_replicas();
+        self.send_load_interest();
     }
 
     fn replace_clients(&mut self, from: SocketAddr, clients: Arc<[ScoreClient]>) {
@@ -201,6 +212,7 @@ impl SnapshotStore {
             }
         }
         self.publish_replicas();
+        self.send_load_interest();
     }
 
     /// Publishes the snapshot of this replica to requests.
@@ -262,6 +274,15 @@ impl SnapshotStore {
         self.metrics.sync.connected_control_planes.set(connected);
     }
 
+    /// Load rows of the active replica are wanted, and of no other.
+    fn send_load_interest(&mut self) {
+        let active = self.active;
+        for replica in &mut self.replicas {
+            let wanted = active == Some(replica.from);
+            replica.load_interest.send(wanted, &replica.upwards);
+        }
+    }
+
     /// Applies load rows of the active replica; other replicas report the same load slightly
     /// earlier or later.
     fn load(&self, from: SocketAddr, rows: &[v1::EndpointLoad]) {
@@ -295,8 +316,10 @@ impl SnapshotStore {
         }
     }
 
-    fn maintain(&self) {
+    fn maintain(&mut self) {
         let now = crate::clock::uptime();
+        // What did not fit before.
+        self.send_load_interest();
         if self.active.is_some() {
             // A replica sends load rows only when load changes, so silence on an open stream does
             // not age them.

@@ -20,10 +20,11 @@ use hermes_proto::{
     MAX_MESSAGE_BYTES, Message,
     convert::{ReplayedHistory, snapshot_to_wire},
     v1::{
-        Candidate, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, LoadUpdate, Queued,
-        Rejected, Report, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, Selected,
-        from_control_plane::Message as Down, from_data_plane::Message as Up, rejected::Reason,
-        router_server::Router, router_server::RouterServer, score_response::Answer,
+        Candidate, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, LoadInterest,
+        LoadUpdate, Queued, Rejected, Report, ScoreRequest, ScoreRequests, ScoreResponse,
+        ScoreResponses, Selected, from_control_plane::Message as Down,
+        from_data_plane::Message as Up, rejected::Reason, router_server::Router,
+        router_server::RouterServer, score_response::Answer,
     },
 };
 use parking_lot::Mutex;
@@ -51,6 +52,7 @@ pub struct Replica {
     cancels: mpsc::Receiver<u64>,
     histories: mpsc::Receiver<ReplayedHistory>,
     reports: mpsc::Receiver<Report>,
+    load_interests: mpsc::Receiver<bool>,
     state: ReplicaState,
     _serving: AbortOnDropHandle<()>,
 }
@@ -65,6 +67,7 @@ struct ReplicaState {
     cancels: mpsc::Sender<u64>,
     histories: mpsc::Sender<ReplayedHistory>,
     reports: mpsc::Sender<Report>,
+    load_interests: mpsc::Sender<bool>,
     answers: broadcast::Sender<ScoreResponse>,
     /// Ends streams.
     breaks: broadcast::Sender<Broken>,
@@ -93,6 +96,7 @@ impl Replica {
         let (cancelled, cancels) = mpsc::channel(UNREAD);
         let (history, histories) = mpsc::channel(UNREAD);
         let (reported, reports) = mpsc::channel(UNREAD);
+        let (interested, load_interests) = mpsc::channel(UNREAD);
         let state = ReplicaState {
             name: name.into(),
             snapshot: Arc::new(Mutex::new(Some(snapshot))),
@@ -100,6 +104,7 @@ impl Replica {
             cancels: cancelled,
             histories: history,
             reports: reported,
+            load_interests: interested,
             answers: broadcast::Sender::new(UNREAD),
             breaks: broadcast::Sender::new(1),
             syncs: Arc::default(),
@@ -117,6 +122,7 @@ impl Replica {
             cancels,
             histories,
             reports,
+            load_interests,
             state,
             _serving: AbortOnDropHandle::new(serving),
         })
@@ -152,6 +158,14 @@ impl Replica {
     /// When none comes in time.
     pub async fn report(&mut self) -> Report {
         next(&mut self.reports, "a report").await
+    }
+
+    /// Whether a proxy wants load rows of this replica, the next time that it sends that.
+    ///
+    /// # Panics
+    /// When none does in time.
+    pub async fn load_interest(&mut self) -> bool {
+        next(&mut self.load_interests, "its interest in load rows").await
     }
 
     /// Whether no proxy has replayed a history that the test has not taken.
@@ -261,6 +275,9 @@ impl ReplicaState {
             Some(Up::Reports(reports)) => reports.reports.into_iter().for_each(|report| {
                 let _full = self.reports.try_send(report);
             }),
+            Some(Up::LoadInterest(LoadInterest { wanted })) => {
+                let _full = self.load_interests.try_send(wanted);
+            }
             Some(Up::Hello(_) | Up::Ack(_) | Up::Reject(_) | Up::Open(_)) | None => {}
         }
     }
@@ -331,7 +348,7 @@ impl Router for ReplicaState {
                     .encode_to_vec()
                     .into(),
             ),
-            Down::Load(LoadUpdate { loads }),
+            Down::Load(LoadUpdate { loads }.encode_to_vec().into()),
         ];
         let first = first.map(|message| FromControlPlane {
             message: Some(message),

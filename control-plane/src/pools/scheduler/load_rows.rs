@@ -1,11 +1,8 @@
 //! The loads of a pool as one subscriber sees them, and as people do.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hermes_core::{
     address::ServerAddress,
     ledger::{InFlightTotals, ProxyId},
@@ -13,24 +10,29 @@ use hermes_core::{
     refusals::AnswerCounts,
     snapshot::{EndpointId, Pool},
 };
+use hermes_proto::{Message, v1};
 use serde::Serialize;
 
-use super::PoolScheduler;
+use super::{PoolScheduler, shared_load_rows::LoadTick};
 
 /// One endpoint's load, for one proxy.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct LoadRow {
-    /// Which endpoint.
-    pub(crate) endpoint: EndpointId,
+struct LoadRow {
     /// Of the whole fleet.
-    pub(crate) load: Load,
+    load: Load,
     /// The proxy's own part of it.
-    pub(crate) own: InFlightTotals,
+    own: InFlightTotals,
 }
 
-/// The rows that one proxy was sent last, to send only those that differ.
+/// What one subscriber was sent of the loads of one pool.
 #[derive(Debug, Default)]
-pub(crate) struct SentLoadRows(HashMap<EndpointId, LoadRow>);
+pub(crate) struct PoolLoadCursor {
+    /// The tick of the rows that are the same for all.
+    tick: LoadTick,
+    /// The last rows of the endpoints where the proxy has something open. They were sent after those
+    /// that are the same for all, and count instead.
+    own: HashMap<EndpointId, LoadRow>,
+}
 
 /// One endpoint, for people.
 #[derive(Clone, Debug, Serialize)]
@@ -51,25 +53,67 @@ pub(crate) struct EndpointLoadView {
 // === PoolScheduler ===
 
 impl PoolScheduler {
-    /// Appends the rows of the endpoints that are in `known` too, as `proxy` is to see them.
-    pub(crate) fn rows(&self, proxy: ProxyId, known: &Pool, rows: &mut Vec<LoadRow>) {
+    /// What `proxy` lacks of the loads of its pool `known`, as pieces of a `v1.LoadUpdate` that are
+    /// appended to `pieces`. Nothing while this scheduler has another pool: the proxy is sent that
+    /// one first.
+    pub(crate) fn next_loads(
+        &self,
+        proxy: ProxyId,
+        known: &Arc<Pool>,
+        cursor: &mut PoolLoadCursor,
+        now: Duration,
+        pieces: &mut Vec<Bytes>,
+    ) {
+        let mut shared = self.shared_rows.lock();
+        shared.refresh(known, now, |loads| {
+            let state = self.state.lock();
+            loads.extend_from_slice(state.dispatcher.loads());
+            Arc::clone(state.dispatcher.pool())
+        });
+        if !shared.is_of(known) || cursor.tick == shared.tick() {
+            return;
+        }
+        let changed = shared.since(cursor.tick);
+        let fresh = self.own_rows(proxy);
+        let ended = cursor
+            .own
+            .keys()
+            .filter(|endpoint| !fresh.contains_key(endpoint));
+        // Of what ended the row that is the same for all counts again.
+        let ended = ended.filter_map(|&endpoint| {
+            let load = shared.load(known.position(endpoint)?);
+            let own = InFlightTotals::default();
+            Some((endpoint, LoadRow { load, own }))
+        });
+        let is_news = |(endpoint, row): &(EndpointId, LoadRow)| {
+            !changed.is_empty() || cursor.own.get(endpoint) != Some(row)
+        };
+        let own = fresh.iter().map(|(endpoint, row)| (*endpoint, *row));
+        let own: Vec<v1::EndpointLoad> = own
+            .chain(ended)
+            .filter(is_news)
+            .map(|(endpoint, LoadRow { load, own })| {
+                v1::EndpointLoad::row(endpoint, &load, own.requests, own.tokens)
+            })
+            .collect();
+        cursor.tick = shared.tick();
+        drop(shared);
+        cursor.own = fresh;
+        pieces.push(changed);
+        pieces.push(v1::LoadUpdate { loads: own }.encode_to_vec().into());
+        pieces.retain(|piece| !piece.is_empty());
+    }
+
+    /// The rows of the endpoints where a proxy has something open: both figures are of one moment.
+    fn own_rows(&self, proxy: ProxyId) -> HashMap<EndpointId, LoadRow> {
         let state = self.state.lock();
-        let own = state.dispatcher.open_by_endpoint(proxy);
-        let loads = state
-            .dispatcher
-            .pool()
-            .endpoints
-            .iter()
-            .zip(state.dispatcher.loads());
-        let loads = loads.filter(|(endpoint, _)| known.position(endpoint.id).is_some());
-        rows.extend(loads.map(|(endpoint, load)| {
-            let own = own.get(&endpoint.id).copied().unwrap_or_default();
-            LoadRow {
-                endpoint: endpoint.id,
-                load: *load,
-                own,
-            }
-        }));
+        let (pool, loads) = (state.dispatcher.pool(), state.dispatcher.loads());
+        let own = state.dispatcher.open_by_endpoint(proxy).into_iter();
+        let rows = own.filter_map(|(endpoint, own)| {
+            let load = loads[pool.position(endpoint)?];
+            Some((endpoint, LoadRow { load, own }))
+        });
+        rows.collect()
     }
 
     /// All endpoints, for people.
@@ -94,30 +138,5 @@ impl PoolScheduler {
             loading: slot.is_loading,
         });
         view.collect()
-    }
-}
-
-// === SentLoadRows ===
-
-impl SentLoadRows {
-    /// Takes in the newest rows, all of them, and answers those that the proxy does not know yet.
-    pub(crate) fn news(&mut self, newest: &[LoadRow]) -> Vec<LoadRow> {
-        let mut news = Vec::new();
-        for row in newest {
-            if self.0.insert(row.endpoint, *row) != Some(*row) {
-                news.push(*row);
-            }
-        }
-        // Endpoints that are gone must not stay here for ever.
-        if self.0.len() > newest.len() {
-            let known: HashSet<EndpointId> = newest.iter().map(|row| row.endpoint).collect();
-            self.0.retain(|endpoint, _| known.contains(endpoint));
-        }
-        news
-    }
-
-    /// Forgets all rows: the proxy restarted its stream.
-    pub(crate) fn clear(&mut self) {
-        self.0.clear();
     }
 }

@@ -20,6 +20,7 @@ use crate::{
 
 mod attempts;
 mod departures;
+mod load_rows;
 mod postponed_plans;
 mod probes;
 
@@ -467,34 +468,4 @@ fn explaining_books_nothing_and_advances_no_random_numbers() {
     let first = brain.explain(arrival(key(ONE, 1), &query), at(0));
     assert_eq!(brain.explain(arrival(key(ONE, 1), &query), at(0)), first);
     assert_eq!(brain.census().bookings, 0);
-}
-
-#[test]
-fn a_proxy_sees_the_whole_fleet_and_its_own_part_of_it() {
-    let brain = brain(1);
-    let endpoint = brain.first(key(ONE, 1), at(0));
-    brain.first(key(TWO, 1), at(0));
-    let mut rows = Vec::new();
-    brain.rows(ONE, &brain.pool(), &mut rows);
-    let [row] = rows[..] else {
-        panic!("one endpoint")
-    };
-    assert_eq!(
-        (
-            row.endpoint,
-            row.load.in_flight,
-            row.own.requests,
-            row.own.tokens
-        ),
-        (endpoint, 2, 1, 100)
-    );
-    let mut sent = SentLoadRows::default();
-    assert_eq!(sent.news(&rows).len(), 1);
-    assert_eq!(sent.news(&rows), [], "nothing new");
-    assert_eq!(sent.news(&[]), []);
-    assert_eq!(
-        sent.news(&rows).len(),
-        1,
-        "an endpoint that returns is sent again"
-    );
 }

@@ -1,6 +1,7 @@
 //! The control plane as a proxy sees it: a scripted proxy, and a real replica over real sockets.
 
 mod legs;
+mod loads;
 mod proxy;
 
 use std::{fmt::Write, net::TcpListener, time::Duration};

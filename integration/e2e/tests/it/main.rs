@@ -19,6 +19,7 @@ mod forwarded_requests;
 mod kv_events;
 mod kv_manager;
 mod load;
+mod load_interest;
 mod placement;
 mod proxy_context;
 mod queue;

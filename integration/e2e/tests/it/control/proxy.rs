@@ -1,14 +1,14 @@
 //! A scripted proxy: it sends only what a test makes it send.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use hermes_proto::{
     Message,
     v1::{
-        Delta, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, Hello, LoadUpdate,
-        Report, Reports, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses, Snapshot,
-        from_control_plane::Message as Down, from_data_plane::Message as Up, report::Event,
-        router_client::RouterClient, score_response::Answer,
+        Delta, EndpointLoad, Explanation, FromControlPlane, FromDataPlane, Hello, LoadInterest,
+        LoadUpdate, Report, Reports, ScoreRequest, ScoreRequests, ScoreResponse, ScoreResponses,
+        Snapshot, from_control_plane::Message as Down, from_data_plane::Message as Up,
+        report::Event, router_client::RouterClient, score_response::Answer,
     },
 };
 use tokio::{
@@ -127,18 +127,26 @@ impl Proxy {
     /// The next loads.
     pub(crate) async fn load(&mut self) -> LoadUpdate {
         match self.next_message().await {
-            Down::Load(load) => load,
+            Down::Load(bytes) => LoadUpdate::decode(bytes).expect("loads"),
             other => panic!("not a load: {other:?}"),
         }
     }
 
-    /// Waits for a row like this.
+    /// Whether it uses the loads of this replica.
+    pub(crate) async fn set_load_interest(&self, wanted: bool) {
+        self.send(Up::LoadInterest(LoadInterest { wanted })).await;
+    }
+
+    /// Waits for a row like this; of two rows of one endpoint in one update the latter counts.
     pub(crate) async fn load_where(
         &mut self,
         wanted: impl Fn(&EndpointLoad) -> bool,
     ) -> EndpointLoad {
         loop {
-            if let Some(found) = self.load().await.loads.into_iter().find(&wanted) {
+            let rows = self.load().await.loads;
+            let latest: BTreeMap<u64, EndpointLoad> =
+                rows.into_iter().map(|row| (row.endpoint, row)).collect();
+            if let Some(found) = latest.into_values().find(&wanted) {
                 return found;
             }
         }
