@@ -47,6 +47,10 @@ pub(crate) use merge::CacheEstimate;
 /// dense table.
 const MAX_SORTED: usize = 32;
 
+/// Steps of sweeping the index in one tick, ten times a second: half a millisecond of the scheduler's
+/// lock.
+const SWEPT: usize = 4_096;
+
 /// Estimates for one prompt: in ascending order of position, each once.
 pub(crate) type CacheEstimates = SmallVec<[CacheEstimate; 8]>;
 
@@ -227,9 +231,10 @@ impl CacheEstimator {
         }
     }
 
-    /// Converts capacities to blocks again when the mean block length has drifted, and forgets
-    /// endpoints of `pool` that left too long ago.
+    /// Converts capacities to blocks again when the mean block length has drifted, forgets endpoints
+    /// of `pool` that left too long ago, and sweeps a part of what is forgotten.
     pub(crate) fn settle(&mut self, pool: &Pool, now: Duration) {
+        self.index.sweep(SWEPT);
         if self.departed.expire(now) {
             self.index.retain(|endpoint| {
                 pool.position(endpoint).is_some() || self.departed.contains(endpoint)
@@ -245,6 +250,8 @@ impl CacheEstimator {
         let cache = &mut self.endpoints[position];
         cache.counters.restart();
         self.index.clear(cache.endpoint);
+        // It has another slot.
+        self.resize_one(position);
     }
 
     /// The claims for a prompt that is sent to this position now; `used` is the source that decided.

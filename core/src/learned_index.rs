@@ -18,12 +18,17 @@
 //!   holds none;
 //! * a block without holders does not exist, and its memory is given back.
 //!
+//! Clearing takes constant time: the endpoint gets another slot, and what the retired one holds counts
+//! for nothing until it is swept away, in steps ([`LearnedIndex::sweep`]), as is what exceeds a
+//! capacity that shrank. Every insertion sweeps as much as it adds, so the memory that is owed does
+//! not grow.
+//!
 //! Costs, for a chain of n blocks: `lookup` probes the hash table log2(n) times and then follows
 //! parents, looking at holders only where a new one appears; `insert` touches n records. State: 24
 //! bytes a block, 5 to 11 for its place in the hash table, and 8 for every holder after the second;
 //! 8 bytes for each prompt that was routed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use smallvec::SmallVec;
 
@@ -52,8 +57,12 @@ pub struct LearnedIndex {
     slots: HashMap<EndpointId, EndpointSlot, MixBuildHasher>,
     /// By slot.
     routes: Vec<EndpointRoutes>,
-    /// Slots whose endpoints are gone.
+    /// Slots without an endpoint, and without a block.
     free: Vec<EndpointSlot>,
+    /// Slots that hold more than their capacity, retired ones among them. Each is there once, but one
+    /// whose capacity shrank again.
+    owed: VecDeque<EndpointSlot>,
+    retired: usize,
 }
 
 /// Who holds how many of a chain's blocks, from its start; each slot once, the longest first.
@@ -70,8 +79,11 @@ impl LearnedIndex {
             None => self.admit(endpoint)?,
         };
         let routes = &mut self.routes[usize::from(slot)];
+        let was_over = routes.is_over();
         routes.capacity = blocks.min(MAX_CAPACITY);
-        routes.evict(slot, &mut self.blocks);
+        if routes.is_over() && !was_over {
+            self.owed.push_back(slot);
+        }
         Some(slot)
     }
 
@@ -87,12 +99,19 @@ impl LearnedIndex {
         let Some(&slot) = self.slots.get(&endpoint) else {
             return;
         };
+        self.sweep(chain.len());
         let Self { blocks, routes, .. } = self;
         let routes = &mut routes[usize::from(slot)];
         let chain = &chain[..chain.len().min(routes.capacity)];
         if chain.is_empty() {
             return;
         }
+        // What exceeds a capacity that shrank leaves as fast as blocks are added, and not at once.
+        let most = if routes.is_over() {
+            chain.len()
+        } else {
+            usize::MAX
+        };
         let touch = routes.begin();
         let (known, deepest) = blocks.bisect(chain);
         let mut added = blocks.touch_upwards(deepest, slot, touch);
@@ -102,7 +121,7 @@ impl LearnedIndex {
             added += blocks.touch_one(tail, slot, touch);
         }
         routes.end(touch, tail, added);
-        routes.evict(slot, blocks);
+        routes.evict(slot, blocks, most);
         routes.compact(slot, blocks);
     }
 
@@ -121,12 +140,15 @@ impl LearnedIndex {
                         matches.push((slot, depth as u32));
                     }
                 });
-                if matches.len() >= self.slots.len() {
+                if matches.len() >= self.slots.len() + self.retired {
                     break;
                 }
             }
             at = self.blocks.parent(id);
             depth -= 1;
+        }
+        if self.retired > 0 {
+            matches.retain(|(slot, _)| !self.routes[usize::from(*slot)].is_retired);
         }
         matches
     }
@@ -156,30 +178,44 @@ impl LearnedIndex {
         })
     }
 
-    /// The endpoint lost its cache: it restarted, or said so.
+    /// The endpoint lost its cache: it restarted, or said so. It has another slot afterwards.
     pub fn clear(&mut self, endpoint: EndpointId) {
-        if let Some(&slot) = self.slots.get(&endpoint) {
-            self.routes[usize::from(slot)].clear(slot, &mut self.blocks);
+        let Some(slot) = self.slot(endpoint) else {
+            return;
+        };
+        let successor = self.routes[usize::from(slot)].successor();
+        self.slots.remove(&endpoint);
+        self.retire(slot);
+        if let Some(next) = self.admit(endpoint) {
+            self.routes[usize::from(next)] = successor;
         }
     }
 
     /// Forgets endpoints that do not exist any more.
     pub fn retain(&mut self, exists: impl Fn(EndpointId) -> bool) {
-        let Self {
-            blocks,
-            slots,
-            routes,
-            free,
-        } = self;
-        slots.retain(|&endpoint, &mut slot| {
-            let keep = exists(endpoint);
-            if !keep {
-                routes[usize::from(slot)].clear(slot, blocks);
-                routes[usize::from(slot)] = EndpointRoutes::default();
-                free.push(slot);
+        let gone = self.slots.extract_if(|&endpoint, _| !exists(endpoint));
+        let gone: Vec<EndpointSlot> = gone.map(|(_, slot)| slot).collect();
+        gone.into_iter().for_each(|slot| self.retire(slot));
+    }
+
+    /// Releases blocks that count for nothing any more, in `most` steps at most; a step is some 100
+    /// ns. Returns whether any may be left.
+    pub fn sweep(&mut self, most: usize) -> bool {
+        let mut left = most;
+        while let Some(&slot) = self.owed.front() {
+            let routes = &mut self.routes[usize::from(slot)];
+            left -= routes.evict(slot, &mut self.blocks, left);
+            if routes.is_over() && left == 0 {
+                return true;
             }
-            keep
-        });
+            if routes.is_retired {
+                *routes = EndpointRoutes::default();
+                self.retired -= 1;
+                self.free.push(slot);
+            }
+            self.owed.pop_front();
+        }
+        false
     }
 
     /// Blocks that the endpoint holds.
@@ -192,19 +228,35 @@ impl LearnedIndex {
     /// Pairs of a block and an endpoint that holds it.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.routes.iter().map(|routes| routes.held).sum()
+        let in_use = self.routes.iter().filter(|routes| !routes.is_retired);
+        in_use.map(|routes| routes.held).sum()
     }
 
-    /// Whether no block has a holder.
+    /// Whether no endpoint holds a block.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.blocks.len() == 0
+        self.len() == 0
     }
 
     /// Heap memory in use, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.blocks.bytes() + self.routes.iter().map(EndpointRoutes::bytes).sum::<usize>()
+    }
+
+    /// The slot has no endpoint any more.
+    fn retire(&mut self, slot: EndpointSlot) {
+        let routes = &mut self.routes[usize::from(slot)];
+        let was_over = routes.is_over();
+        (routes.capacity, routes.is_retired) = (0, true);
+        self.retired += 1;
+        if !was_over {
+            self.owed.push_back(slot);
+        }
+        if !routes.is_over() {
+            // It holds nothing.
+            self.sweep(0);
+        }
     }
 
     fn admit(&mut self, endpoint: EndpointId) -> Option<EndpointSlot> {

@@ -26,6 +26,8 @@ pub(super) struct BlockId(u32);
 pub(super) struct BlockTable {
     table: HashTable<u32>,
     pages: Vec<Option<BlockPage>>,
+    /// Pages that exist.
+    used_pages: usize,
     /// Pages with room.
     open: BTreeSet<u32>,
     lists: HolderLists,
@@ -143,6 +145,7 @@ impl BlockTable {
         let Self {
             table,
             pages,
+            used_pages,
             open,
             lists,
         } = self;
@@ -161,6 +164,7 @@ impl BlockTable {
         home.give_back(at);
         if home.used == 0 {
             pages[page] = None;
+            *used_pages -= 1;
             open.remove(&(page as u32));
             self.shrink();
         } else {
@@ -195,12 +199,8 @@ impl BlockTable {
         })
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.table.len()
-    }
-
     pub(super) fn bytes(&self) -> usize {
-        let pages = self.pages.iter().flatten().count() * PAGE * size_of::<BlockRecord>();
+        let pages = self.used_pages * PAGE * size_of::<BlockRecord>();
         pages
             + self.pages.capacity() * size_of::<Option<BlockPage>>()
             + self.table.allocation_size()
@@ -221,10 +221,12 @@ impl BlockTable {
             self.pages.push(None);
         }
         self.pages[page] = Some(BlockPage::new());
+        self.used_pages += 1;
         self.open.insert(page as u32);
         page as u32
     }
 
+    /// The page that has this number, which exists.
     fn page_mut(&mut self, page: u32) -> &mut BlockPage {
         self.pages[page as usize].get_or_insert_with(BlockPage::new)
     }

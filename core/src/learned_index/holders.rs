@@ -28,6 +28,8 @@ pub(super) struct HolderLists {
     /// Each sorted by slot.
     lists: Vec<Vec<BlockHolder>>,
     free: Vec<u32>,
+    /// Holders that the lists have room for, all together.
+    room: usize,
 }
 
 /// The holders of one block, to look at.
@@ -140,12 +142,7 @@ impl HolderSlice<'_> {
 
 impl HolderLists {
     pub(super) fn bytes(&self) -> usize {
-        let lists = self
-            .lists
-            .iter()
-            .map(|list| list.capacity() * size_of::<BlockHolder>())
-            .sum::<usize>();
-        lists
+        self.room * size_of::<BlockHolder>()
             + self.lists.capacity() * size_of::<Vec<BlockHolder>>()
             + self.free.capacity() * size_of::<u32>()
     }
@@ -157,6 +154,7 @@ impl HolderLists {
             (self.lists.len() - 1) as u32
         });
         self.lists[list as usize] = holders.to_vec();
+        self.room += self.lists[list as usize].capacity();
         list
     }
 
@@ -165,9 +163,11 @@ impl HolderLists {
         match list.binary_search_by_key(&holder.slot, |known| known.slot) {
             Ok(at) => list[at] = holder,
             Err(at) => {
-                if list.len() == list.capacity() {
+                let room = list.capacity();
+                if list.len() == room {
                     // By half and not by twice: most lists stay short.
                     list.reserve_exact(list.len() / 2);
+                    self.room += list.capacity() - room;
                 }
                 list.insert(at, holder);
                 return true;
@@ -184,13 +184,16 @@ impl HolderLists {
             .binary_search_by_key(&slot, |known| known.slot)
             .ok()?;
         holders.remove(at);
+        let room = holders.capacity();
         let &[first, second] = holders.as_slice() else {
-            if holders.capacity() > 2 * holders.len() {
+            if room > 2 * holders.len() {
                 holders.shrink_to_fit();
+                self.room -= room - holders.capacity();
             }
             return None;
         };
         *holders = Vec::new();
+        self.room -= room;
         self.free.push(list);
         Some([first, second])
     }
@@ -223,6 +226,8 @@ mod tests {
                     prop_assert_eq!(holders.touch(slot, touch, &mut lists), model.insert(slot, touch).is_none());
                 }
                 prop_assert_eq!(holders.view(&lists).len(), model.len());
+                let room = lists.lists.iter().map(Vec::capacity).sum::<usize>();
+                prop_assert_eq!(lists.room, room);
                 for slot in 0..8 {
                     prop_assert_eq!(holders.touch_of(slot, &lists), model.get(&slot).copied());
                 }

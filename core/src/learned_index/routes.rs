@@ -22,6 +22,8 @@ pub(super) struct EndpointRoutes {
     /// Numbers routes; wraps, and then only the order of routes four billion apart is confused.
     touches: u32,
     queue: VecDeque<RoutedChain>,
+    /// Its blocks count for nothing any more: the endpoint is gone, or lost its cache.
+    pub(super) is_retired: bool,
 }
 
 impl EndpointRoutes {
@@ -43,12 +45,34 @@ impl EndpointRoutes {
             .extend(tail.map(|tail| RoutedChain { touch, tail }));
     }
 
-    /// Lets the oldest go until the capacity suffices.
-    pub(super) fn evict(&mut self, slot: EndpointSlot, blocks: &mut BlockTable) {
-        while self.held > self.capacity {
+    /// What takes the place of the routes of an endpoint that lost its cache: none, of the same
+    /// capacity. Numbers continue, so that none is used twice.
+    pub(super) fn successor(&self) -> Self {
+        Self {
+            capacity: self.capacity,
+            touches: self.touches,
+            ..Self::default()
+        }
+    }
+
+    /// Whether more is held than the capacity.
+    pub(super) fn is_over(&self) -> bool {
+        self.held > self.capacity
+    }
+
+    /// Lets the oldest go until the capacity suffices, in `most` steps at most. Returns the steps.
+    pub(super) fn evict(
+        &mut self,
+        slot: EndpointSlot,
+        blocks: &mut BlockTable,
+        most: usize,
+    ) -> usize {
+        let mut steps = 0;
+        while self.is_over() && steps < most {
             let Some(oldest) = self.queue.front_mut() else {
-                return;
+                return steps;
             };
+            steps += 1;
             // What a later route touched is that route's to evict, and so is everything before it.
             if !blocks.holds(oldest.tail, slot, oldest.touch) {
                 self.queue.pop_front();
@@ -62,6 +86,7 @@ impl EndpointRoutes {
                 None => _ = self.queue.pop_front(),
             }
         }
+        steps
     }
 
     /// Drops routes that evict nothing any more, once they are the most.
@@ -70,13 +95,6 @@ impl EndpointRoutes {
             self.queue
                 .retain(|route| blocks.holds(route.tail, slot, route.touch));
         }
-    }
-
-    pub(super) fn clear(&mut self, slot: EndpointSlot, blocks: &mut BlockTable) {
-        let capacity = std::mem::take(&mut self.capacity);
-        self.evict(slot, blocks);
-        self.capacity = capacity;
-        self.queue = VecDeque::new();
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -126,11 +126,58 @@ fn a_million_blocks_take_at_most_48_bytes_each_and_give_them_back() {
         .skip(1)
         .for_each(|&endpoint| index.clear(endpoint));
     assert_eq!(index.len(), 10_000);
+    while index.sweep(1_000) {}
     assert!(
         index.bytes() < 4 << 20,
         "{} bytes for what is left",
         index.bytes()
     );
+}
+
+#[test]
+fn a_restart_takes_no_time_and_its_blocks_are_swept_in_steps() {
+    let mut index = index(1_000);
+    index.insert(A, &chain(1, 0, 900));
+    let (before, slot) = (index.bytes(), index.slot(A));
+    index.clear(A);
+    assert_eq!((index.held(A), index.bytes()), (0, before));
+    assert_ne!(index.slot(A), slot);
+    assert!(index.lookup(&chain(1, 0, 900)).is_empty());
+    assert!(index.sweep(899), "one is left");
+    assert!(!index.sweep(1));
+    for round in 0..10 {
+        index.insert(A, &chain(round, 0, 10));
+        index.clear(A);
+        while index.sweep(100) {}
+    }
+    assert_eq!(index.routes.len(), 3, "slots are used again");
+}
+
+#[test]
+fn an_insertion_sweeps_as_much_as_it_adds() {
+    let mut index = index(1_000);
+    index.insert(A, &chain(1, 0, 1_000));
+    let full = index.bytes();
+    for round in 2..50 {
+        index.clear(A);
+        index.insert(A, &chain(round, 0, 1_000));
+        assert!(index.bytes() <= full + full / 10, "{}", index.bytes());
+    }
+}
+
+#[test]
+fn what_exceeds_a_capacity_that_shrank_leaves_in_steps_the_oldest_first() {
+    let mut index = index(1_000);
+    index.insert(A, &chain(1, 0, 500));
+    index.insert(A, &chain(2, 0, 500));
+    index.set_capacity(A, 400);
+    assert_eq!(index.held(A), 1_000);
+    index.insert(A, &chain(2, 0, 100));
+    assert_eq!(index.held(A), 800, "its own and a sweep");
+    while index.sweep(10) {}
+    assert_eq!(index.held(A), 400);
+    assert_eq!(depths(&index, &chain(1, 0, 500)).0, 0);
+    assert_eq!(depths(&index, &chain(2, 0, 500)).0, 400);
 }
 
 /// A naive index: for each endpoint, blocks by their last use, evicted one by one.
@@ -175,9 +222,13 @@ proptest! {
         let (mut index, mut model) = (index(capacity), Model::default());
         for (second, name, shared, n, rng) in steps {
             let endpoint = if second { B } else { A };
-            if rng == 0 {
-                index.clear(endpoint);
-                model.held.remove(&endpoint);
+            match rng {
+                0 => {
+                    index.clear(endpoint);
+                    model.held.remove(&endpoint);
+                }
+                1 => _ = index.sweep(3),
+                _ => {}
             }
             let chain = chain(name, shared, n);
             index.insert(endpoint, &chain);
