@@ -4,7 +4,7 @@
 //! Nothing here decides. `/debug/score` and the call `Explain` serialize an [`Explanation`] as it
 //! is, so its field names are documented names.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -195,12 +195,13 @@ impl Explanation {
             .take(MAX_RANKED)
             .map(|site| site.endpoint)
             .collect();
+        let places = queue.candidates.iter().enumerate();
+        let places: HashMap<EndpointId, usize> =
+            places.map(|(place, site)| (site.endpoint, place)).collect();
         for candidate in &mut self.candidates {
-            let place = queue
-                .candidates
-                .iter()
-                .position(|site| site.endpoint == candidate.endpoint);
-            let Some(place) = place else { continue };
+            let Some(&place) = places.get(&candidate.endpoint) else {
+                continue;
+            };
             candidate.rank = (place < MAX_RANKED).then_some(place);
             candidate.score = Some(queue.candidates[place].cost_s as f32);
             candidate.cached_tokens = queue.candidates[place].cached_tokens;

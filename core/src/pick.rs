@@ -47,6 +47,7 @@ mod round_robin;
 mod session_affinity;
 mod weighed;
 
+pub(crate) use explain::PickRecord;
 use explain::cached;
 use field::{Candidates, HealthTier};
 pub(crate) use members::{EligibleSet, EligibleSetId, EligibleSets};
@@ -96,6 +97,7 @@ pub enum NoEndpoint {
 }
 
 /// A choice with everything that led to it.
+#[derive(Debug)]
 struct PickDecision {
     gate: HealthTier,
     ranking: PickRanking,
@@ -205,8 +207,26 @@ impl Picker {
         load: impl Fn(usize) -> Load,
         rng: &mut SeededRng,
     ) -> Explanation {
-        let decision = self.decide(&self.pool.spec.policy.strategy, ask, &load, rng);
-        Explanation::of(self, ask, &load, decision)
+        Explanation::of(self, ask, self.record(ask, load, rng))
+    }
+
+    /// Chooses as [`Self::pick`] does, and returns what [`Self::explain_record`] explains.
+    pub(crate) fn record(
+        &self,
+        ask: &PickRequest<'_>,
+        load: impl Fn(usize) -> Load,
+        rng: &mut SeededRng,
+    ) -> PickRecord {
+        let positions = 0..self.pool.endpoints.len();
+        PickRecord {
+            decision: self.decide(&self.pool.spec.policy.strategy, ask, &load, rng),
+            loads: positions.map(load).collect(),
+        }
+    }
+
+    /// The reasons of what was recorded for this request.
+    pub(crate) fn explain_record(&self, ask: &PickRequest<'_>, record: PickRecord) -> Explanation {
+        Explanation::of(self, ask, record)
     }
 
     fn decide(

@@ -60,6 +60,7 @@ mod utilization;
 pub use crate::estimate::CacheCounters;
 use bind::PendingBinding;
 use cost::{CandidateEndpoint, CostedPrompt, EndpointCost, WastePrice};
+pub use explain::ExplanationFigures;
 use fleet::{Fleet, RoomRequirement};
 use lookup::CacheLookup;
 use pace::PlanPace;

@@ -234,7 +234,8 @@ impl PoolScheduler {
     /// What [`PoolScheduler::choose`] would say, with every number, and nothing booked.
     #[must_use]
     pub(crate) fn explain(&self, arrival: ScheduleRequest<'_>, now: Duration) -> Explanation {
-        self.state.lock().dispatcher.explain(arrival, now)
+        let figures = self.state.lock().dispatcher.explain(arrival, now);
+        figures.explain()
     }
 
     /// Follows a changed pool. Endpoints that stay, and those that return soon, keep what is known

@@ -1,7 +1,7 @@
 //! Fills an [`Explanation`] from a pick: every endpoint with its figures, and the reason in one
 //! sentence.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{HealthTier, NoEndpoint, PickDecision, PickRequest, Picker, weighed::ScoredCandidate};
 use crate::{
@@ -12,19 +12,52 @@ use crate::{
     snapshot::{Endpoint, EndpointId, Role},
 };
 
+/// A decision, and the loads at that moment: all that an explanation needs of what changes. So a lock
+/// that guards the loads is not held while it is written.
+#[derive(Debug)]
+pub(crate) struct PickRecord {
+    pub(super) decision: Result<PickDecision, NoEndpoint>,
+    /// By position.
+    pub(super) loads: Vec<Load>,
+}
+
+/// What is looked up for each candidate.
+struct CandidateFacts<'a> {
+    /// Prompt tokens expected to be cached.
+    cached: HashMap<EndpointId, u32>,
+    /// By position: what was compared.
+    weighed: HashMap<usize, &'a ScoredCandidate>,
+}
+
+// === CandidateFacts ===
+
+impl<'a> CandidateFacts<'a> {
+    fn of(ask: &PickRequest<'_>, made: Option<&'a PickDecision>) -> Self {
+        let mut cached = HashMap::new();
+        for hit in ask.hits {
+            let most: &mut u32 = cached.entry(hit.endpoint).or_default();
+            *most = (*most).max(hit.cached.saved_tokens());
+        }
+        let weighed = made.into_iter().flat_map(|made| &made.ranking.weighed);
+        Self {
+            cached,
+            weighed: weighed.map(|weighed| (weighed.position, weighed)).collect(),
+        }
+    }
+}
+
 // === Explanation ===
 
 impl Explanation {
-    pub(super) fn of(
-        picker: &Picker,
-        ask: &PickRequest<'_>,
-        load: &impl Fn(usize) -> Load,
-        decision: Result<PickDecision, NoEndpoint>,
-    ) -> Self {
+    /// Explains what was recorded for `ask`.
+    pub(super) fn of(picker: &Picker, ask: &PickRequest<'_>, record: PickRecord) -> Self {
         let pool = &picker.pool;
+        let PickRecord { decision, loads } = record;
         let made = decision.as_ref().ok();
-        let candidates = (0..pool.endpoints.len())
-            .map(|position| CandidateExplanation::new(picker, ask, position, load, made));
+        let facts = CandidateFacts::of(ask, made);
+        let candidates = loads.into_iter().enumerate().map(|(position, load)| {
+            CandidateExplanation::new(picker, ask, (position, load), &facts, made)
+        });
         let candidates: Vec<CandidateExplanation> = candidates.collect();
         let ranked = decision
             .iter()
@@ -49,14 +82,12 @@ impl CandidateExplanation {
     fn new(
         picker: &Picker,
         ask: &PickRequest<'_>,
-        position: usize,
-        load: &impl Fn(usize) -> Load,
+        (position, load): (usize, Load),
+        facts: &CandidateFacts<'_>,
         made: Option<&PickDecision>,
     ) -> Self {
         let endpoint = &picker.pool.endpoints[position];
-        let weighed = made.and_then(|made| made.weighed(position));
-        // What was compared, and not what may have changed since.
-        let load = weighed.map_or_else(|| load(position), |weighed| weighed.load);
+        let weighed = facts.weighed.get(&position);
         let rank = made.and_then(|made| {
             made.ranking
                 .ranked
@@ -74,7 +105,7 @@ impl CandidateExplanation {
         Self {
             endpoint: endpoint.id,
             name: Arc::clone(&endpoint.name),
-            cached_tokens: cached(ask.hits, endpoint.id),
+            cached_tokens: facts.cached.get(&endpoint.id).copied().unwrap_or(0),
             kv_usage: sample.and_then(|sample| sample.kv_usage),
             waiting: sample.and_then(|sample| sample.waiting),
             in_flight,
@@ -91,13 +122,6 @@ impl CandidateExplanation {
 // === Decision ===
 
 impl PickDecision {
-    fn weighed(&self, position: usize) -> Option<&ScoredCandidate> {
-        self.ranking
-            .weighed
-            .iter()
-            .find(|weighed| weighed.position == position)
-    }
-
     /// One sentence about the first of the ranked.
     fn reason(
         &self,

@@ -7,7 +7,7 @@ use crate::{explanation::ScoreTerms, load::Load, rng::SeededRng};
 pub(super) const MAX_WEIGHED: usize = 64;
 
 /// What a strategy found.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct PickRanking {
     /// Positions, best first, each once.
     pub(super) ranked: SmallVec<[usize; MAX_RANKED]>,

@@ -1,4 +1,7 @@
 //! A choice in numbers, for people: what every endpoint would cost, and what is known of the fleet.
+//!
+//! In two steps, because a scheduler is behind a lock: [`Scheduler::explain`] copies the figures, in
+//! about the time of a choice, and [`ExplanationFigures::explain`] sorts and writes them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,52 +13,124 @@ use super::{
 use crate::{
     estimate::{self, CacheEstimate},
     explanation::{CandidateCosts, Explanation, QueueExplanation},
-    pick::PickRequest,
+    pick::{PickRecord, PickRequest, Picker},
+    query::{CacheHit, Query},
 };
 
-impl Scheduler {
-    /// What [`Scheduler::schedule`] would say, with every number; books nothing, and changes
-    /// nothing that comes next.
+/// The figures of one choice, from which it is explained.
+#[derive(Debug)]
+pub struct ExplanationFigures {
+    picker: Arc<Picker>,
+    query: Query,
+    model: Option<Box<str>>,
+    hits: Vec<CacheHit>,
+    picked: PickRecord,
+    queue: Option<QueueFigures>,
+}
+
+/// Those of `kv-aware`.
+#[derive(Debug)]
+struct QueueFigures {
+    utilization: f32,
+    queued_requests: usize,
+    /// Requests are bound late.
+    late: bool,
+    /// Each with whether a queued request that counts as work costs least there; in ascending order
+    /// of position.
+    candidates: Vec<(CandidateCosts, bool)>,
+}
+
+// === ExplanationFigures ===
+
+impl ExplanationFigures {
+    /// What [`Scheduler::schedule`] would have said, with every number.
     #[must_use]
-    pub fn explain(&self, request: ScheduleRequest<'_>, now: Duration) -> Explanation {
-        let query = &self.endpoints.corrected(request.query);
-        let lookup = self.endpoints.lookup(query, request.hits, now);
-        let hits = estimate::cache_hits(&lookup.estimates, self.pool());
+    pub fn explain(self) -> Explanation {
         let Self {
-            endpoints,
-            round_robin_counter: turn,
-            rng,
-            ..
-        } = self;
-        let total_in_flight = Some(endpoints.ledger().len() as u64);
-        let ask = PickRequest {
+            picker,
             query,
-            model: request.model,
+            model,
+            hits,
+            picked,
+            queue,
+        } = self;
+        let ask = PickRequest {
+            model: model.as_deref(),
             hits: &hits,
-            round_robin_counter: *turn,
-            total_in_flight,
+            ..PickRequest::new(&query)
         };
-        let loads = endpoints.loads();
-        let explanation =
-            endpoints
-                .picker()
-                .explain(&ask, |position| loads[position], &mut rng.clone());
-        let queue_explanation =
-            self.queue_explanation(ScheduleRequest { query, ..request }, &lookup, now);
-        match queue_explanation {
-            Some(queue_explanation) if !queue_explanation.candidates.is_empty() => {
-                explanation.with_queue(queue_explanation)
-            }
+        let explanation = picker.explain_record(&ask, picked);
+        match queue {
+            Some(queue) if !queue.candidates.is_empty() => explanation.with_queue(queue.explain()),
             _ => explanation,
         }
     }
+}
 
-    fn queue_explanation(
+impl QueueFigures {
+    fn explain(self) -> QueueExplanation {
+        let Self {
+            utilization,
+            queued_requests,
+            late,
+            mut candidates,
+        } = self;
+        candidates.sort_by(|(one, _), (other, _)| one.cost_s.total_cmp(&other.cost_s));
+        let first = candidates.first();
+        let binds_now = !late || first.is_some_and(|(first, wanted)| first.has_room && !wanted);
+        let candidates: Vec<CandidateCosts> =
+            candidates.into_iter().map(|(costs, _)| costs).collect();
+        QueueExplanation {
+            gamma: mean(candidates.iter().map(|one| one.gamma)),
+            utilization,
+            queued_requests,
+            waiting_requests: candidates.iter().map(|one| one.queued_requests).sum(),
+            binds_now,
+            candidates,
+        }
+    }
+}
+
+// === Scheduler ===
+
+impl Scheduler {
+    /// The figures of what [`Scheduler::schedule`] would say; books nothing, and changes nothing that
+    /// comes next.
+    #[must_use]
+    pub fn explain(&self, request: ScheduleRequest<'_>, now: Duration) -> ExplanationFigures {
+        let query = self.endpoints.corrected(request.query);
+        let lookup = self.endpoints.lookup(&query, request.hits, now);
+        let hits = estimate::cache_hits(&lookup.estimates, self.pool());
+        let ask = PickRequest {
+            query: &query,
+            model: request.model,
+            hits: &hits,
+            round_robin_counter: self.round_robin_counter,
+            total_in_flight: Some(self.endpoints.ledger().len() as u64),
+        };
+        let (picker, loads) = (self.endpoints.picker(), self.endpoints.loads());
+        let picked = picker.record(&ask, |position| loads[position], &mut self.rng.clone());
+        let request = ScheduleRequest {
+            query: &query,
+            ..request
+        };
+        let queue = self.queue_figures(request, &lookup, now);
+        ExplanationFigures {
+            picker: Arc::clone(picker),
+            model: request.model.map(Box::from),
+            query,
+            hits,
+            picked,
+            queue,
+        }
+    }
+
+    fn queue_figures(
         &self,
         request: ScheduleRequest<'_>,
         lookup: &super::CacheLookup,
         now: Duration,
-    ) -> Option<QueueExplanation> {
+    ) -> Option<QueueFigures> {
         let rules = self.rules()?;
         let ScheduleRequest {
             query,
@@ -66,45 +141,28 @@ impl Scheduler {
         let need = RoomRequirement { query, waited };
         let eligible = self.endpoints.eligible(model).ok()?;
         let queue = &self.requests.queue;
-        let candidates =
-            self.endpoints
-                .candidates(eligible, &query.exclude, queue.work(), 0.0, now);
+        let set = self
+            .endpoints
+            .candidates(eligible, &query.exclude, queue.work(), 0.0, now);
         let utilization = self.endpoints.utilization(eligible, now);
         let price = WastePrice::of(&rules, utilization);
-        let mut costs: Vec<EndpointCost> = Vec::with_capacity(candidates.len());
-        candidates.for_each(
-            CostedPrompt {
-                tokens: query.prompt_tokens,
-                hits: &lookup.hits,
-                credit: self.rents.credit(query, now),
-            },
-            price,
-            |cost| costs.push(cost),
-        );
-        costs.sort_by(|one, other| one.total.total_cmp(&other.total));
-        let explained = costs.iter().map(|cost| {
-            let candidate = candidates.candidates[cost.candidate];
-            let has_room = self
-                .endpoints
-                .has_room(candidate.position as usize, need, &rules, now);
-            self.candidate_costs(&candidate, cost, price, lookup, has_room)
-        });
-        let candidates: Vec<CandidateCosts> = explained.collect();
-        let wanted = |weighed: &CandidateCosts| {
-            self.endpoints
-                .position(weighed.endpoint)
-                .is_some_and(|at| queue.is_wanted(at))
+        let prompt = CostedPrompt {
+            tokens: query.prompt_tokens,
+            hits: &lookup.hits,
+            credit: self.rents.credit(query, now),
         };
-        let binds = !rules.late
-            || candidates
-                .first()
-                .is_some_and(|first| first.has_room && !wanted(first));
-        Some(QueueExplanation {
-            gamma: mean(candidates.iter().map(|one| one.gamma)),
+        let mut candidates = Vec::with_capacity(set.len());
+        set.for_each(prompt, price, |cost| {
+            let candidate = set.candidates[cost.candidate];
+            let position = candidate.position as usize;
+            let has_room = self.endpoints.has_room(position, need, &rules, now);
+            let costs = self.candidate_costs(&candidate, &cost, price, lookup, has_room);
+            candidates.push((costs, queue.is_wanted(position)));
+        });
+        Some(QueueFigures {
             utilization: utilization as f32,
             queued_requests: queue.len(),
-            waiting_requests: candidates.iter().map(|one| one.queued_requests).sum(),
-            binds_now: binds,
+            late: rules.late,
             candidates,
         })
     }
@@ -119,14 +177,15 @@ impl Scheduler {
         has_room: bool,
     ) -> CandidateCosts {
         let position = candidate.position as usize;
-        let mut estimates = lookup.estimates.iter();
-        let estimate = estimates.find(|estimate| estimate.position == candidate.position);
+        let estimates = &lookup.estimates;
+        let at = estimates.binary_search_by_key(&candidate.position, |one| one.position);
+        let estimate = at.ok().map(|at| estimates[at]);
         let endpoint = &self.pool().endpoints[position];
         CandidateCosts {
             name: Arc::clone(&endpoint.name),
             endpoint: endpoint.id,
             cached_tokens: cost.cached,
-            source: estimate.map(|&CacheEstimate { source, .. }| source),
+            source: estimate.map(|CacheEstimate { source, .. }| source),
             confidence: self.endpoints.confidence(position),
             queue_delay_s: candidate.queue_delay,
             ttft_s: cost.finish,

@@ -55,7 +55,7 @@ pub(super) struct MemoryCharge {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Fleet {
-    picker: Picker,
+    picker: Arc<Picker>,
     ledger: Ledger,
     loads: Vec<Load>,
     engines: Vec<EngineModel>,
@@ -85,7 +85,7 @@ impl Fleet {
         let mut caches = CacheEstimator::new();
         caches.apply(&pool, rules.default_cache_tokens, Duration::ZERO);
         Self {
-            picker: Picker::build(pool),
+            picker: Arc::new(Picker::build(pool)),
             caches,
             ledger: Ledger::default(),
             loads: vec![Load::default(); endpoints],
@@ -131,7 +131,7 @@ impl Fleet {
         self.flights = vec![InFlightTotals::default(); pool.endpoints.len()];
         let ids = pool.endpoints.iter().map(|endpoint| endpoint.id);
         self.utilization.apply(ids.map(|id| before.position(id)));
-        self.picker = Picker::build(Arc::clone(pool));
+        self.picker = Arc::new(Picker::build(Arc::clone(pool)));
         let open = self.ledger.len();
         self.ledger
             .retain_endpoints(|id| pool.position(id).is_some());
@@ -145,7 +145,7 @@ impl Fleet {
         self.picker.pool()
     }
 
-    pub(super) fn picker(&self) -> &Picker {
+    pub(super) fn picker(&self) -> &Arc<Picker> {
         &self.picker
     }
 

@@ -284,13 +284,13 @@ fn a_choice_can_be_explained_and_the_explanation_changes_nothing() {
         waited: Duration::ZERO,
         may_wait: true,
     };
-    let explanation = scheduler.explain(request, ms(0));
+    let explanation = scheduler.explain(request, ms(0)).explain();
     let weighing = explanation.queue.as_ref().expect("costs were weighed");
     assert!(
         !weighing.binds_now && weighing.candidates[0].cached_tokens == 7_999,
         "{weighing:?}"
     );
-    assert_eq!(explanation, scheduler.explain(request, ms(0)));
+    assert_eq!(explanation, scheduler.explain(request, ms(0)).explain());
     assert_eq!(scheduler.queued_requests(), 0);
     assert!(
         explanation.reason.contains("no room yet"),

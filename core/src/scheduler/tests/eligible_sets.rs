@@ -36,7 +36,7 @@ fn gamma(scheduler: &Scheduler, model: &str, now: Duration) -> f32 {
         waited: Duration::ZERO,
         may_wait: true,
     };
-    let explanation = scheduler.explain(request, now);
+    let explanation = scheduler.explain(request, now).explain();
     explanation.queue.expect("costs were weighed").gamma
 }
 
@@ -94,7 +94,7 @@ fn utilization_is_that_of_the_endpoints_that_may_serve_the_request() {
             waited: Duration::ZERO,
             may_wait: true,
         };
-        let explanation = scheduler.explain(request, ms(3_600_000));
+        let explanation = scheduler.explain(request, ms(3_600_000)).explain();
         explanation.queue.expect("costs were weighed").utilization
     };
     assert_eq!(

@@ -16,7 +16,7 @@ fn explanation(scheduler: &Scheduler, now: Duration) -> crate::explanation::Queu
         waited: Duration::ZERO,
         may_wait: true,
     };
-    let explanation = scheduler.explain(request, now);
+    let explanation = scheduler.explain(request, now).explain();
     explanation.queue.expect("costs were weighed")
 }
 
