@@ -30,6 +30,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use smallvec::SmallVec;
+
 use crate::{
     explanation::ExpectedCosts,
     ledger::{InFlightTotals, ProxyId, RequestKey},
@@ -359,20 +361,24 @@ impl Scheduler {
             position: self.requests.queue.len(),
             evicted,
         };
-        // Blocks may be stored while it is queued, so these hits are lower bounds.
-        let others = hits.iter().map(|hit| CacheHit {
+        // Blocks may be stored while it is queued, so these hits are lower bounds. A lower bound of
+        // nothing says nothing: what is kept is for endpoints that have a part of the prompt.
+        let found = hits.iter().filter(|hit| hit.cached.saved_tokens() > 0);
+        let others = found.map(|hit| CacheHit {
             at_least: true,
             ..*hit
         });
+        let mut others: SmallVec<[CacheHit; 1]> = others.collect();
+        others.shrink_to_fit();
         let queued = QueuedRequest {
             key,
             query: query.clone(),
             model: model.map(Box::from),
             eligible: Some(eligible),
-            others: others.collect(),
+            others,
             since: now.saturating_sub(waited),
             until: now + limit,
-            lookup,
+            lookup: lookup.for_queue(),
             service,
             weight: 0.0,
         };

@@ -30,7 +30,7 @@ impl CacheClaims {
     }
 
     /// The largest claim of the sources other than KV events.
-    pub(super) fn best_of_others(&self) -> u32 {
+    pub(crate) fn best_of_others(&self) -> u32 {
         self.learned.max(self.kv_manager.unwrap_or(0))
     }
 

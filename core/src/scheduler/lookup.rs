@@ -7,6 +7,10 @@ use crate::{
     query::CacheSource,
 };
 
+/// Endpoints of which the estimates are kept while a request is queued. Of more it is cheaper to find
+/// them again when the request is examined than to keep them for ten thousand requests.
+const MAX_KEPT: usize = 64;
+
 /// What every endpoint of the pool has cached of one prompt. By position: outdated when the pool
 /// changes.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +33,18 @@ pub(super) struct CacheExpectation {
 }
 
 impl CacheLookup {
+    /// What is kept of it while its request is queued: nothing of endpoints where no source found
+    /// anything, and nothing at all if too many found something.
+    pub(super) fn for_queue(mut self) -> Self {
+        self.estimates
+            .retain(|estimate| estimate.tokens > 0 || estimate.claims.best_of_others() > 0);
+        if self.estimates.len() > MAX_KEPT {
+            return Self::default();
+        }
+        self.estimates.shrink_to_fit();
+        self
+    }
+
     /// What it lets expect of the endpoint at this position.
     pub(super) fn expectation(&self, position: usize) -> CacheExpectation {
         let mut estimates = self.estimates.iter();

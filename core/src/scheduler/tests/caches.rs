@@ -288,3 +288,48 @@ fn a_prompt_that_is_computed_whole_expects_nothing_and_leaves_confidence_as_it_i
     let next = schedule(&mut scheduler, 50, &prompt(7, 6_400), ms(900_000));
     assert_eq!(bound(next), (0, 6_399), "it is cached all the same");
 }
+
+/// Entries that a queued request holds for endpoints.
+fn held(scheduler: &mut Scheduler, request: u64) -> (usize, usize) {
+    let queue = &mut scheduler.requests.queue;
+    let queued = queue.get_mut(key(request)).expect("it is queued");
+    (queued.others.len(), queued.lookup.estimates.len())
+}
+
+#[test]
+fn a_queued_request_holds_nothing_for_endpoints_that_have_nothing_of_its_prompt() {
+    let mut scheduler = scheduler(300);
+    for request in 1..=300 {
+        bound(schedule(
+            &mut scheduler,
+            request,
+            &prompt(request, 80_000),
+            ms(0),
+        ));
+    }
+    let reported = |cached: &dyn Fn(u64) -> u32| -> Vec<CacheHit> {
+        let hit = |endpoint| CacheHit {
+            endpoint: EndpointId(endpoint),
+            cached: CachedTokens::on_gpu(cached(endpoint)),
+            source: CacheSource::KvEvents,
+            at_least: false,
+        };
+        (0..300).map(hit).collect()
+    };
+    let mut queue = |request, hits: &[CacheHit]| {
+        let asked = ScheduleRequest {
+            key: key(request),
+            query: &prompt(request, 8_000),
+            model: None,
+            hits,
+            waited: Duration::ZERO,
+            may_wait: true,
+        };
+        waits(&scheduler.schedule(asked, ms(1)));
+        held(&mut scheduler, request)
+    };
+    let some = reported(&|endpoint| if endpoint % 100 == 7 { 4_000 } else { 0 });
+    assert_eq!(queue(1_001, &some), (3, 3));
+    let all = reported(&|_| 4_000);
+    assert_eq!(queue(1_002, &all), (300, 0), "found again when examined");
+}
