@@ -12,6 +12,11 @@
 //! one sample, of their tokens and of the time until the last of them. An endpoint of several lanes
 //! does this in each of them; all lanes are equally fast.
 //!
+//! An engine that is never idle computes in steps: the last one of a prompt has tokens of the next in
+//! it, which make the one look slower and the other faster than it is. So samples that follow each
+//! other without a gap are [averaged](fit::MeanPrompt) before they are compared: what one lost, the
+//! next gained.
+//!
 //! The tokens are those that were expected to be uncached, until the engine reports how many there
 //! were. A [line](PrefillFit) is fitted to the last [`WINDOW`] samples. Up to a fifth of them may be
 //! nonsense of any kind and move the rate by less than a quarter, and a change of speed shows once
@@ -19,17 +24,18 @@
 //!
 //! Costs: some microseconds for a fit, which is repeated whenever an eighth of the window is new.
 
+mod decode;
 mod fit;
 
 use std::time::Duration;
 
+pub(super) use decode::DecodeSpeed;
 pub(super) use fit::PrefillFit;
 use fit::PrefillMeasure;
-use smallvec::SmallVec;
 
 use crate::ledger::RequestKey;
 
-/// Samples that are remembered.
+/// Samples that are remembered, or runs of them that followed each other without a gap.
 const WINDOW: usize = 24;
 /// Minimum number of samples before a fit is reported.
 const FEWEST: usize = 4;
@@ -59,12 +65,6 @@ struct FirstByteGroup {
     first: Duration,
 }
 
-/// How one endpoint generates: the median of its latest times per output token.
-#[derive(Clone, Debug, Default)]
-pub(super) struct DecodeSpeed {
-    samples: Vec<f32>,
-}
-
 /// One prompt, or several that were computed together.
 #[derive(Clone, Copy, Debug)]
 struct PrefillSample {
@@ -75,6 +75,8 @@ struct PrefillSample {
     /// Uncached tokens, of all that were computed together.
     tokens: f64,
     seconds: f64,
+    /// The engine was computing the sample before it until this one began.
+    continues: bool,
 }
 
 // === Prefill ===
@@ -93,6 +95,7 @@ impl PrefillSpeed {
     ) {
         let sent = now.saturating_sub(ttft);
         let began = self.latest.map_or(sent, |latest| latest.max(sent));
+        let continues = self.group.is_some() && self.latest.is_some_and(|latest| latest > sent);
         self.latest = Some(now);
         let group = self
             .group
@@ -102,7 +105,7 @@ impl PrefillSpeed {
             last.seconds = now.saturating_sub(group.began).as_secs_f64();
             return;
         }
-        self.add(request, tokens, now.saturating_sub(began));
+        self.add(request, tokens, now.saturating_sub(began), continues);
         self.group = Some(FirstByteGroup { began, first: now });
     }
 
@@ -116,7 +119,7 @@ impl PrefillSpeed {
         tokens: u32,
     ) {
         (self.latest, self.group) = (Some(now), None);
-        self.add(request, tokens, now.saturating_sub(began));
+        self.add(request, tokens, now.saturating_sub(began), false);
     }
 
     /// The first byte of a prompt came that shows nothing of the speed.
@@ -166,45 +169,24 @@ impl PrefillSpeed {
         *self = Self::default();
     }
 
-    fn add(&mut self, request: RequestKey, tokens: u32, time: Duration) {
-        if self.samples.len() == WINDOW {
-            self.samples.remove(0);
-        }
+    fn add(&mut self, request: RequestKey, tokens: u32, time: Duration, continues: bool) {
         self.samples.push(PrefillSample {
             request,
             own: tokens.into(),
             tokens: tokens.into(),
             seconds: time.as_secs_f64(),
+            continues,
         });
         self.news += 1;
-        if self.samples.len() >= FEWEST && self.news * 8 >= self.samples.len() {
+        let runs = fit::runs(&self.samples).count();
+        if runs > WINDOW {
+            let oldest = fit::runs(&self.samples).next().map_or(0, <[_]>::len);
+            self.samples.drain(..oldest);
+        }
+        if self.samples.len() >= FEWEST && self.news * 8 >= runs.min(WINDOW) {
             self.news = 0;
             self.measure = Some(PrefillMeasure::of(&self.samples, self.measure));
         }
-    }
-}
-
-// === Decode ===
-
-impl DecodeSpeed {
-    /// An answer of `tokens` tokens came in `duration` after its first.
-    pub(super) fn answered(&mut self, duration: Duration, tokens: u32) {
-        if tokens < 2 {
-            return;
-        }
-        if self.samples.len() == WINDOW {
-            self.samples.remove(0);
-        }
-        self.samples
-            .push(duration.as_secs_f32() / (tokens - 1) as f32);
-    }
-
-    /// Seconds per output token.
-    #[must_use]
-    pub(super) fn seconds_per_token(&self) -> Option<f32> {
-        let mut sorted: SmallVec<[f32; WINDOW]> = SmallVec::from_slice(&self.samples);
-        sorted.sort_unstable_by(f32::total_cmp);
-        sorted.get(sorted.len() / 2).copied()
     }
 }
 
@@ -407,24 +389,6 @@ mod tests {
             .expect("enough samples");
         assert!((fit.seconds(3_000.0) / 0.395 - 1.0).abs() < 0.05, "{fit:?}");
         assert_eq!(prefill.line(), None, "one length shows no slope");
-    }
-
-    #[test]
-    fn the_time_per_token_is_the_median_of_the_latest() {
-        let mut decode = DecodeSpeed::default();
-        assert_eq!(decode.seconds_per_token(), None);
-        (0..40).for_each(|turn| {
-            decode.answered(
-                if turn % 5 == 0 {
-                    900 * MS
-                } else {
-                    99 * 10 * MS
-                },
-                100,
-            );
-        });
-        decode.answered(500 * MS, 1);
-        assert!((decode.seconds_per_token().expect("samples") - 0.01).abs() < 1e-4);
     }
 
     /// Nonsense of one kind or another about a prompt of `tokens` tokens.

@@ -9,11 +9,16 @@
 //! than their whole time, and at least [`LEAST_SHARE`] of it: an engine that is never idle computes
 //! in steps of one length, and by pairs alone its tokens take no time at all.
 //!
+//! Prompts that an engine computed without a pause in between enter as their [mean](MeanPrompt): a
+//! first byte comes at the end of a step that the next prompt has a part of, so that only sums of them
+//! are exact. Otherwise slopes of a full engine are noise; a rate that is too high sends more than one
+//! prompt at once; and those share more steps.
+//!
 //! Lengths that are all [alike](PrefillMeasure::Alike) show one time and no slope.
 
 use smallvec::SmallVec;
 
-use super::{PrefillSample, WINDOW};
+use super::{FEWEST, PrefillSample, WINDOW};
 
 /// Pairs of samples that differ by fewer tokens show nothing of the slope.
 const APART: f64 = 32.0;
@@ -26,6 +31,8 @@ const LEAST_SHARE: f64 = 0.5;
 /// Bounds of seconds per prompt token of any engine.
 pub(super) const SLOWEST: f64 = 0.1;
 pub(super) const FASTEST: f64 = 1e-7;
+/// Prompts of one mean at most. At least [`FEWEST`] means stay, if there are as many samples.
+const MOST_OF_MEAN: usize = 4;
 /// A fit changes the slope by this factor at most.
 const STEP: f64 = 2.0;
 
@@ -52,14 +59,38 @@ pub(super) enum PrefillMeasure {
     },
 }
 
+/// A prompt, or the mean of several that were computed without a pause.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MeanPrompt {
+    /// Uncached tokens.
+    tokens: f64,
+    seconds: f64,
+}
+
+/// What is compared of samples.
+type MeanPrompts = SmallVec<[MeanPrompt; WINDOW]>;
+
 /// Values with their weights.
 type Weighted = SmallVec<[(f64, f64); WINDOW]>;
+
+/// Samples that are averaged, oldest first: those that were computed without a pause, or one alone.
+pub(super) fn runs(samples: &[PrefillSample]) -> impl Iterator<Item = &[PrefillSample]> {
+    let most = (samples.len() / FEWEST).clamp(1, MOST_OF_MEAN);
+    let mut rest = samples;
+    std::iter::from_fn(move || {
+        let others = rest.get(1..)?.iter().take_while(|sample| sample.continues);
+        let (run, after) = rest.split_at(others.take(most - 1).count() + 1);
+        rest = after;
+        Some(run)
+    })
+}
 
 // === PrefillMeasure ===
 
 impl PrefillMeasure {
     /// Of samples, at least one; `before` is what was measured last.
     pub(super) fn of(samples: &[PrefillSample], before: Option<Self>) -> Self {
+        let samples = &MeanPrompt::all(samples)[..];
         let mut lengths: SmallVec<[f64; WINDOW]> = samples.iter().map(|one| one.tokens).collect();
         lengths.sort_unstable_by(f64::total_cmp);
         let (middle, edge) = (samples.len() / 2, samples.len() / 8);
@@ -98,6 +129,22 @@ impl PrefillMeasure {
     }
 }
 
+// === MeanPrompt ===
+
+impl MeanPrompt {
+    /// The means of samples, oldest first.
+    fn all(samples: &[PrefillSample]) -> MeanPrompts {
+        let mean = |run: &[PrefillSample]| {
+            let sum = |of: fn(&PrefillSample) -> f64| run.iter().map(of).sum::<f64>();
+            Self {
+                tokens: sum(|sample| sample.tokens) / run.len() as f64,
+                seconds: sum(|sample| sample.seconds) / run.len() as f64,
+            }
+        };
+        runs(samples).map(mean).collect()
+    }
+}
+
 // === PrefillFit ===
 
 impl PrefillFit {
@@ -122,7 +169,7 @@ impl PrefillFit {
         self.base + tokens / self.rate
     }
 
-    fn of(samples: &[PrefillSample], before: Option<Self>) -> Self {
+    fn of(samples: &[MeanPrompt], before: Option<Self>) -> Self {
         let whole = per_token(samples);
         let slope = repeated_median(samples).unwrap_or(whole);
         let mut slope = slope.clamp(LEAST_SHARE * whole, whole);
@@ -141,7 +188,7 @@ impl PrefillFit {
 }
 
 /// Whole seconds per token of the longer half of the prompts: the median.
-fn per_token(samples: &[PrefillSample]) -> f64 {
+fn per_token(samples: &[MeanPrompt]) -> f64 {
     let mut all: Weighted = samples
         .iter()
         .map(|one| (one.tokens, one.seconds))
@@ -155,8 +202,8 @@ fn per_token(samples: &[PrefillSample]) -> f64 {
 }
 
 /// See the module; `None` when no two samples are apart.
-fn repeated_median(samples: &[PrefillSample]) -> Option<f64> {
-    let apart = |one: &PrefillSample, other: &PrefillSample| {
+fn repeated_median(samples: &[MeanPrompt]) -> Option<f64> {
+    let apart = |one: &MeanPrompt, other: &MeanPrompt| {
         let distance = (one.tokens - other.tokens).abs();
         (distance >= APART).then_some(distance)
     };
@@ -174,8 +221,8 @@ fn repeated_median(samples: &[PrefillSample]) -> Option<f64> {
     }
     let (_, most, _) = distances.select_nth_unstable_by(quartile, f64::total_cmp);
     let most = *most;
-    let of_one = |one: &PrefillSample| {
-        let slope = |other: &PrefillSample| {
+    let of_one = |one: &MeanPrompt| {
+        let slope = |other: &MeanPrompt| {
             let distance = apart(one, other)?;
             let slope = (one.seconds - other.seconds) / (one.tokens - other.tokens);
             Some((slope, distance.min(most)))
@@ -198,4 +245,75 @@ fn weighted_median(values: &mut [(f64, f64)]) -> Option<f64> {
         reached >= half
     });
     middle.map(|(value, _)| *value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, time::Duration};
+
+    use super::*;
+    use crate::{
+        ledger::{ProxyId, RequestId, RequestKey},
+        rng::SeededRng,
+        scheduler::speed::PrefillSpeed,
+    };
+
+    /// Tokens of a step, and tokens a second.
+    const STEP_TOKENS: f64 = 8_192.0;
+    const RATE: f64 = 8_000.0;
+
+    /// The fit after each first byte of an engine that always has three prompts, and computes them in
+    /// order, in full steps.
+    fn fits_of_full_engine(prompts: impl Iterator<Item = f64>) -> Vec<PrefillFit> {
+        let (mut speed, mut now, mut fits) = (PrefillSpeed::default(), 0.0f64, Vec::new());
+        let mut prompts = prompts.zip(0..);
+        // What is left of each, its length, its number, and when it was sent.
+        let mut queue = VecDeque::new();
+        loop {
+            while queue.len() < 3 {
+                let Some((tokens, number)) = prompts.next() else {
+                    return fits;
+                };
+                queue.push_back((tokens, tokens, number, now));
+            }
+            let (mut budget, mut computed) = (STEP_TOKENS, Vec::new());
+            while let Some((left, tokens, number, sent)) = queue.pop_front() {
+                if left > budget {
+                    queue.push_front((left - budget, tokens, number, sent));
+                    budget = 0.0;
+                    break;
+                }
+                budget -= left;
+                computed.push((tokens, number, sent));
+            }
+            now += 0.008 + (STEP_TOKENS - budget) / RATE;
+            for (tokens, number, sent) in computed {
+                let request = RequestKey {
+                    proxy: ProxyId(0),
+                    request: RequestId(number),
+                };
+                let ttft = Duration::from_secs_f64(now - sent);
+                speed.answered(request, Duration::from_secs_f64(now), ttft, tokens as u32);
+                fits.extend(speed.line());
+            }
+        }
+    }
+
+    #[test]
+    fn prompts_that_share_the_steps_of_a_full_engine_show_its_rate() {
+        for seed in 0..20 {
+            let mut rng = SeededRng::new(seed);
+            let prompts = std::iter::repeat_with(|| {
+                let is_short = rng.unit() < 0.5;
+                if is_short {
+                    90.0
+                } else {
+                    9_000.0 + rng.below(8_000) as f64
+                }
+            });
+            let fits = fits_of_full_engine(prompts.take(300));
+            let mean = fits.iter().map(|fit| fit.rate).sum::<f64>() / fits.len().max(1) as f64;
+            assert!((0.8 * RATE..1.4 * RATE).contains(&mean), "{mean}");
+        }
+    }
 }
