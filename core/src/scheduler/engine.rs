@@ -12,7 +12,7 @@ use lanes::PrefillLanes;
 use crate::{
     ledger::{InFlightTotals, LegKey, RequestKey},
     load::EngineSample,
-    scheduler::speed::{DecodeSpeed, PrefillFit, PrefillSpeed},
+    scheduler::speed::{DecodeSpeed, PrefillFit, PrefillSpeed, UsualSpeed},
 };
 
 /// Time constant of [`EngineModel::recent_prefill`]: older work counts for less, by a factor e.
@@ -104,9 +104,9 @@ struct KvMemory {
 // === Engine ===
 
 impl EngineModel {
-    /// Its learned speed, or `prior`.
-    pub(super) fn fit(&self, prior: PrefillFit) -> PrefillFit {
-        self.prefill.fit(prior).unwrap_or(prior)
+    /// Its speed, as it counts in a pool whose speed is `usual`.
+    pub(super) fn fit(&self, usual: UsualSpeed) -> PrefillFit {
+        self.prefill.among(usual)
     }
 
     /// How much a prompt delays the next there, 0..=1; 1 while that is unknown.
@@ -124,11 +124,11 @@ impl EngineModel {
     pub(super) fn has_room(
         &self,
         in_flight: InFlightTotals,
-        prior: PrefillFit,
+        usual: UsualSpeed,
         window: Duration,
         now: Duration,
     ) -> bool {
-        let pending = self.pending(in_flight, self.fit(prior), now);
+        let pending = self.pending(in_flight, self.fit(usual), now);
         let window = window.as_secs_f64();
         pending < window
             || ((2.0 * self.interference() - 1.0) * pending < window
@@ -173,7 +173,7 @@ impl EngineModel {
     pub(super) fn sent(
         &mut self,
         prompt: SentPrompt,
-        prior: PrefillFit,
+        usual: UsualSpeed,
         before: InFlightTotals,
         now: Duration,
     ) {
@@ -183,7 +183,7 @@ impl EngineModel {
             uncached,
             explores,
         } = prompt;
-        let fit = self.fit(prior);
+        let fit = self.fit(usual);
         let ahead = self.pending(before, fit, now) * fit.rate;
         self.interference
             .sent(leg, ahead, before.unanswered, explores);
@@ -208,7 +208,7 @@ impl EngineModel {
         &mut self,
         first: FirstByte,
         before: InFlightTotals,
-        prior: PrefillFit,
+        usual: UsualSpeed,
         answers: u64,
         now: Duration,
     ) {
@@ -221,7 +221,7 @@ impl EngineModel {
         self.answered_at = answers;
         let sent = now.saturating_sub(ttft);
         let began = self.lanes.computed(before.unanswered, sent, now);
-        let fit = self.prefill.fit(prior);
+        let fit = self.prefill.fit(usual.fit());
         let sent = self.interference.answered(leg, uncached, ttft, fit);
         let share = self.interference();
         let delay = match (fit, sent) {
@@ -279,11 +279,11 @@ impl EngineModel {
     pub(super) fn queue_delay(
         &self,
         in_flight: InFlightTotals,
-        prior: PrefillFit,
+        usual: UsualSpeed,
         queued: f64,
         now: Duration,
     ) -> f64 {
-        let fit = self.fit(prior);
+        let fit = self.fit(usual);
         let foreign = f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate;
         let later = (queued + foreign) * self.lanes.share();
         self.interference() * (self.pending(in_flight, fit, now) + later)

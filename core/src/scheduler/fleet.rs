@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 pub(super) use self::room::RoomRequirement;
 use super::{
     engine::{EngineModel, FirstByte, SentPrompt},
-    speed::{PrefillFit, PrefillSpeed},
+    speed::{PrefillFit, PrefillSpeed, UsualSpeed},
     utilization::Utilization,
 };
 use crate::{
@@ -26,11 +26,6 @@ use crate::{
 
 /// Seconds after which any prompt without a report is assumed to be computed.
 const LONGEST_SILENCE: f64 = 60.0;
-
-/// Factor of the default prefill time for an endpoint whose speed is not known yet. With 1 a new
-/// endpoint would get nothing while others are free that are known to be a little faster than the
-/// median.
-const OPTIMISM: f64 = 0.75;
 
 /// The work of a request at an endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +60,7 @@ pub(super) struct Fleet {
     caches: CacheEstimator,
     flights: Vec<InFlightTotals>,
     utilization: Utilization,
-    /// For an engine whose own speed is not known.
-    prior: PrefillFit,
+    usual: UsualSpeed,
     /// First bytes so far.
     answers: u64,
     /// The time of the last tick.
@@ -94,7 +88,7 @@ impl Fleet {
             lanes: endpoints as u32,
             flights: vec![InFlightTotals::default(); endpoints],
             utilization: Utilization::idle(endpoints),
-            prior: PrefillFit::prior(rules.default_prefill_rate.into()),
+            usual: UsualSpeed::Configured(PrefillFit::prior(rules.default_prefill_rate.into())),
             answers: 0,
             ticked: Duration::ZERO,
             silent: BTreeSet::new(),
@@ -216,8 +210,8 @@ impl Fleet {
         let window = self.pool().spec.policy.kv_aware_or_default().window;
         let explores = engine.may_explore(before) && !self.is_free(position, window, now);
         if non_streaming {
-            let delay = engine.queue_delay(before, self.prior, 0.0, now);
-            let seconds = delay + engine.fit(self.prior).seconds(uncached.into());
+            let delay = engine.queue_delay(before, self.usual, 0.0, now);
+            let seconds = delay + engine.fit(self.usual).seconds(uncached.into());
             let due =
                 now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
             self.silent.insert((due, key));
@@ -228,7 +222,7 @@ impl Fleet {
             uncached,
             explores,
         };
-        self.engines[position].sent(prompt, self.prior, before, now);
+        self.engines[position].sent(prompt, self.usual, before, now);
     }
 
     /// Assumes the due prompts to be computed whose first byte is not reported.
@@ -262,7 +256,7 @@ impl Fleet {
                 uncached: before.tokens,
             };
             self.answers += 1;
-            self.engines[position].answered(first, flight, self.prior, self.answers, now);
+            self.engines[position].answered(first, flight, self.usual, self.answers, now);
             self.recount(position, now);
         }
         Some(before)
@@ -344,7 +338,7 @@ impl Fleet {
         self.change(|ledger| _ = ledger.forget_proxy(proxy), now)
     }
 
-    /// Advances time: bookings expire, and the pool's median speed becomes the prior.
+    /// Advances time: bookings expire, and the pool's median speed becomes the usual one.
     pub(super) fn tick(&mut self, now: Duration) -> usize {
         self.caches.settle(self.picker.pool(), now);
         self.departed.expire(now);
@@ -355,13 +349,13 @@ impl Fleet {
             engine.fade(elapsed);
             engine.review(self.answers, endpoints);
         }
-        self.prior = self.usual_fit();
+        self.usual = self.usual_speed();
         self.change(|ledger| _ = ledger.expire(now), now)
     }
 
-    /// The median speed, a little optimistic: of endpoints that computed prompts of different
-    /// lengths, or else of all that computed any, or else the configured rate.
-    fn usual_fit(&self) -> PrefillFit {
+    /// The median speed of endpoints that computed prompts of different lengths, or else of all that
+    /// computed any, or else the configured rate.
+    fn usual_speed(&self) -> UsualSpeed {
         let rules = self.pool().spec.policy.kv_aware_or_default();
         let default = PrefillFit::prior(rules.default_prefill_rate.into());
         let speeds = || self.engines.iter().map(|engine| &engine.prefill);
@@ -371,7 +365,9 @@ impl Fleet {
         }
         fits.sort_unstable_by(|one, other| one.rate.total_cmp(&other.rate));
         let median = fits.get(fits.len() / 2);
-        median.map_or(default, |median| median.scaled(OPTIMISM))
+        median.map_or(UsualSpeed::Configured(default), |&median| {
+            UsualSpeed::Learned(median)
+        })
     }
 
     fn recount_moved(

@@ -201,8 +201,8 @@ impl Scheduler {
         self.endpoints.replay_history(endpoint, blocks);
     }
 
-    /// Advances time: bookings expire, and the pool's median speed becomes the prior. Returns the
-    /// number of expired bookings.
+    /// Advances time: bookings expire, and the pool's median speed becomes the usual one.
+    /// Returns the number of expired bookings.
     pub fn tick(&mut self, now: Duration) -> usize {
         self.endpoints.tick(now)
     }

@@ -26,12 +26,14 @@
 
 mod decode;
 mod fit;
+mod usual;
 
 use std::time::Duration;
 
 pub(super) use decode::DecodeSpeed;
 pub(super) use fit::PrefillFit;
 use fit::PrefillMeasure;
+pub(super) use usual::UsualSpeed;
 
 use crate::ledger::RequestKey;
 
@@ -148,11 +150,20 @@ impl PrefillSpeed {
         self.measure.map(|measure| measure.among(others))
     }
 
+    /// What counts of it in a pool whose speed is `usual`.
+    #[must_use]
+    pub(super) fn among(&self, usual: UsualSpeed) -> PrefillFit {
+        match self.measure {
+            None => usual.prior(),
+            Some(measure) => usual.shrunk(measure.among(usual.fit()), measure.tokens()),
+        }
+    }
+
     /// What is known without the help of others: prompts of different lengths have passed.
     #[must_use]
     pub(super) const fn line(&self) -> Option<PrefillFit> {
         match self.measure {
-            Some(PrefillMeasure::Line(fit)) => Some(fit),
+            Some(PrefillMeasure::Line { fit, .. }) => Some(fit),
             _ => None,
         }
     }

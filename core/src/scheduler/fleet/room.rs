@@ -99,13 +99,13 @@ impl Fleet {
         now: Duration,
     ) -> CandidateEndpoint {
         let (engine, flight) = (&self.engines[position], self.flights[position]);
-        let fit = engine.fit(self.prior);
+        let fit = engine.fit(self.usual);
         let interference = engine.interference();
         CandidateEndpoint {
             position: position as u32,
             in_flight: flight.requests,
             recent_prefill: engine.recent_prefill(),
-            queue_delay: engine.queue_delay(flight, self.prior, queued.seconds, now),
+            queue_delay: engine.queue_delay(flight, self.usual, queued.seconds, now),
             interference,
             waiting: f64::from(queued.waiting) * engine.lane_share(),
             base: fit.base,
@@ -183,7 +183,7 @@ impl Fleet {
         window: Duration,
         now: Duration,
     ) -> bool {
-        self.engines[position].has_room(self.flights[position], self.prior, window, now)
+        self.engines[position].has_room(self.flights[position], self.usual, window, now)
     }
 
     /// Whether one that has waited may be sent there without room, see

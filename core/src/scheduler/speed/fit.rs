@@ -49,7 +49,12 @@ pub(in crate::scheduler) struct PrefillFit {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum PrefillMeasure {
     /// Prompts of different lengths: a line.
-    Line(PrefillFit),
+    Line {
+        /// It.
+        fit: PrefillFit,
+        /// The median of uncached tokens, at least 1.
+        tokens: f64,
+    },
     /// Prompts that are about as long: what their median takes.
     Alike {
         /// Uncached tokens, at least 1.
@@ -104,10 +109,18 @@ impl PrefillMeasure {
             return Self::Alike { tokens, seconds };
         }
         let before = match before {
-            Some(Self::Line(fit)) => Some(fit),
+            Some(Self::Line { fit, .. }) => Some(fit),
             _ => None,
         };
-        Self::Line(PrefillFit::of(samples, before))
+        let fit = PrefillFit::of(samples, before);
+        Self::Line { fit, tokens }
+    }
+
+    /// The length of prompts that it was measured with, at least 1.
+    pub(super) const fn tokens(self) -> f64 {
+        match self {
+            Self::Line { tokens, .. } | Self::Alike { tokens, .. } => tokens,
+        }
     }
 
     /// As a line. Lengths that are alike show how much slower or faster the endpoint is than
@@ -115,7 +128,7 @@ impl PrefillMeasure {
     /// show a base: their tokens need next to nothing.
     pub(super) fn among(self, others: PrefillFit) -> PrefillFit {
         let (tokens, seconds) = match self {
-            Self::Line(fit) => return fit,
+            Self::Line { fit, .. } => return fit,
             Self::Alike { tokens, seconds } => (tokens, seconds),
         };
         let rest = seconds - tokens / others.rate;
