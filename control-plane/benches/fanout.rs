@@ -69,6 +69,7 @@ impl Restart {
                 name: format!("inference/vllm-{id}").into(),
                 role: Role::Aggregate,
                 group: None,
+                pairing: hermes_core::snapshot::PairingFacts::default(),
             })
         };
         let holders: Arc<[EndpointId]> = (3..=self.endpoints)

@@ -20,6 +20,7 @@ mod app;
 mod collector;
 mod conductor;
 mod diagnostics;
+mod disaggregation;
 pub mod duration;
 mod endpoint_tls;
 mod engine;

@@ -26,7 +26,10 @@
 mod kubernetes;
 mod static_source;
 
-use hermes_core::{address::ServerAddress, snapshot::Role};
+use hermes_core::{
+    address::ServerAddress,
+    snapshot::{PairingFacts, Role},
+};
 
 pub use self::kubernetes::{
     DiscoveryStatus, EventPortNames, EventPorts, KubernetesDiscovery, KubernetesSource, Port,
@@ -57,6 +60,8 @@ pub struct DiscoveredEndpoint {
     pub role: Role,
     /// Prefill and decode endpoints are paired inside one group only.
     pub group: Option<String>,
+    /// What its partners in pairs need to know.
+    pub pairing: PairingFacts,
     /// Where it publishes KV events, if that is configured and Kubernetes has its ports.
     pub kv_events: Option<EventPorts>,
 }

@@ -54,6 +54,7 @@ fn pool(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
             address,
             role: Role::Aggregate,
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
         })
     };
     let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();

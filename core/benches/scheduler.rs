@@ -37,6 +37,7 @@ fn pool(endpoints: usize) -> Arc<Pool> {
             address,
             role: Role::Aggregate,
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
         })
     };
     let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();

@@ -18,7 +18,8 @@
 //! which differs from the best of all by little (Mitzenmacher 2001) and keeps the time of a choice
 //! flat. Nothing allocates up to 64 candidates and 64 hits.
 //!
-//! Prefill and decode endpoints are no candidates: they serve in pairs only.
+//! Prefill endpoints are candidates for requests that are split, and are completed to pairs: see
+//! `pick/pairs.rs`.
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ use crate::{
     policy::Strategy,
     query::{CacheHit, EndpointChoice, MAX_RANKED, Query, RankedEndpoint},
     rng::SeededRng,
-    snapshot::{ModelHolders, Pool, Role},
+    snapshot::{ModelHolders, Pool},
 };
 
 mod explain;
@@ -39,6 +40,7 @@ mod hermes_classic;
 mod kv_aware;
 mod least_request;
 mod members;
+mod pairs;
 mod power_of_two;
 mod prefix_cache;
 mod random;
@@ -51,6 +53,7 @@ pub(crate) use explain::PickRecord;
 use explain::cached;
 use field::{Candidates, HealthTier};
 pub(crate) use members::{EligibleSet, EligibleSetId, EligibleSets};
+use pairs::{PairTable, serves_alone};
 use weighed::{MAX_WEIGHED, PickRanking};
 
 /// One pool, prepared for choosing; built whenever the pool changes.
@@ -61,6 +64,8 @@ pub struct Picker {
     sets: EligibleSets,
     /// Parallel to the pool's models.
     holders: Vec<EligibleSetId>,
+    /// Absent if the pool's requests are not split.
+    pairs: Option<PairTable>,
 }
 
 /// What is asked of a [`Picker`].
@@ -125,31 +130,39 @@ impl Picker {
     /// Prepares a pool.
     #[must_use]
     pub fn build(pool: Arc<Pool>) -> Self {
-        let alone = |position: &usize| pool.endpoints[*position].role == Role::Aggregate;
-        let holders = pool.models.iter().map(|model| match &model.holders {
-            ModelHolders::All => None,
-            ModelHolders::Some(ids) => {
-                let positions = ids.iter().filter_map(|&id| pool.position(id));
-                Some(positions.filter(alone).collect())
-            }
-            ModelHolders::Except(ids) => {
-                let holds = |position: &usize| {
-                    let id = pool.endpoints[*position].id;
-                    ids.binary_search(&id).is_err()
-                };
-                let everywhere = 0..pool.endpoints.len();
-                Some(everywhere.filter(holds).filter(alone).collect())
-            }
+        let mut pairs = PairTable::of(&pool);
+        let holders: Vec<Option<Vec<usize>>> = (pool
+            .models
+            .iter()
+            .map(|model| holders(&pool, &model.holders)))
+        .collect();
+        let alone = |position: &usize| serves_alone(&pool, *position);
+        let everywhere = 0..pool.endpoints.len();
+        let of_models = holders.iter().map(|holders| {
+            let holders = holders.as_ref()?.iter().copied();
+            Some(holders.filter(alone).collect())
         });
-        let everyone = (0..pool.endpoints.len()).filter(alone);
-        let (sets, holders) = EligibleSets::new(everyone, holders);
+        let own = holders.iter().flatten().map(|own| own.iter().copied());
+        let splits = pairs.iter().flat_map(|pairs| {
+            let everyone = pairs.positions(&pool, everywhere.clone());
+            let of_models = own.clone().map(|own| pairs.positions(&pool, own));
+            let positions: Vec<_> = std::iter::once(everyone).chain(of_models).collect();
+            positions.into_iter().flatten().map(Some)
+        });
+        let everyone = everywhere.clone().filter(alone);
+        let (sets, mut ids) = EligibleSets::new(everyone, of_models.chain(splits));
+        let split_ids = ids.split_off(holders.len());
+        if let Some(pairs) = &mut pairs {
+            pairs.set_sets(&split_ids, holders.iter().map(Option::is_some));
+        }
         if matches!(pool.spec.policy.strategy, Strategy::SessionAffinity(_)) {
             sets.everyone().ring(&pool);
         }
         Self {
             pool,
             sets,
-            holders,
+            holders: ids,
+            pairs,
         }
     }
 
@@ -188,14 +201,10 @@ impl Picker {
         let PickDecision { gate, ranking } = self.decide(strategy, ask, &load, rng)?;
         let ranked = ranking.ranked.iter().map(|&position| {
             let endpoint = self.pool.endpoints[position].id;
-            RankedEndpoint {
-                position,
-                endpoint,
-                cached_tokens: cached(ask.hits, endpoint),
-            }
+            RankedEndpoint::alone(position, endpoint, cached(ask.hits, endpoint))
         });
         Ok(EndpointChoice {
-            ranked: ranked.collect(),
+            ranked: self.pair_up(ranked.collect(), ask.model, load, rng)?,
             panic_mode: gate == HealthTier::Any,
         })
     }
@@ -236,7 +245,7 @@ impl Picker {
         load: &impl Fn(usize) -> Load,
         rng: &mut SeededRng,
     ) -> Result<PickDecision, NoEndpoint> {
-        let members = self.members(ask.model)?;
+        let members = self.members(ask.model, ask.query.split)?;
         let mut ranking = PickRanking::default();
         for gate in [HealthTier::Healthy, HealthTier::Warming, HealthTier::Any] {
             let field = Candidates {
@@ -254,10 +263,18 @@ impl Picker {
         Err(NoEndpoint::AllTried)
     }
 
-    /// Who holds the model; never empty.
-    pub(crate) fn members(&self, model: Option<&str>) -> Result<&Arc<EligibleSet>, NoEndpoint> {
+    /// Who holds the model; never empty. For a request that is split, those that it may be sent to
+    /// first, if there are pairs for it.
+    pub(crate) fn members(
+        &self,
+        model: Option<&str>,
+        split: bool,
+    ) -> Result<&Arc<EligibleSet>, NoEndpoint> {
         if self.pool.endpoints.is_empty() {
             return Err(NoEndpoint::Empty);
+        }
+        if let Some((first, _)) = self.split_sets(model).filter(|_| split) {
+            return Ok(first);
         }
         if self.sets.everyone().is_empty() {
             return Err(NoEndpoint::OnlyDisaggregated);
@@ -272,6 +289,21 @@ impl Picker {
             Err(NoEndpoint::ModelNotLoaded)
         } else {
             Ok(members)
+        }
+    }
+}
+
+/// The positions of a model's holders; `None` if every endpoint holds it.
+fn holders(pool: &Pool, holders: &ModelHolders) -> Option<Vec<usize>> {
+    match holders {
+        ModelHolders::All => None,
+        ModelHolders::Some(ids) => Some(ids.iter().filter_map(|&id| pool.position(id)).collect()),
+        ModelHolders::Except(ids) => {
+            let holds = |position: &usize| {
+                let id = pool.endpoints[*position].id;
+                ids.binary_search(&id).is_err()
+            };
+            Some((0..pool.endpoints.len()).filter(holds).collect())
         }
     }
 }

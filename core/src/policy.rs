@@ -3,13 +3,17 @@
 //! The control plane builds these from its configuration file, and they travel to the proxies
 //! inside the snapshot, which is why a proxy needs no configuration of its own.
 
+mod disaggregation;
 mod trust;
 
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-pub use self::trust::EndpointTrust;
+pub use self::{
+    disaggregation::{DisaggregationPolicy, PairDialect, PairFallback},
+    trust::EndpointTrust,
+};
 
 /// How requests of one pool are handled.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -32,6 +36,8 @@ pub struct PoolPolicy {
     pub tenant: TenantKey,
     /// Whose certificates endpoints at `https` addresses must show.
     pub trust: EndpointTrust,
+    /// How requests are split between prefill and decode endpoints; `None`: those serve nothing.
+    pub disaggregation: Option<DisaggregationPolicy>,
 }
 
 /// How an endpoint is chosen, by its name in the configuration.
@@ -328,6 +334,7 @@ impl Default for PoolPolicy {
             lookup_text: false,
             tenant: TenantKey::default(),
             trust: EndpointTrust::System,
+            disaggregation: None,
         }
     }
 }

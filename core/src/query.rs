@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use smallvec::SmallVec;
 
-use crate::snapshot::EndpointId;
+use crate::{placement::Placement, snapshot::EndpointId};
 
 /// Endpoints named in one answer: the choice and what to try after it, in order.
 pub const MAX_RANKED: usize = 4;
@@ -34,6 +34,9 @@ pub struct Query {
     pub non_streaming: bool,
     /// The engine computes the whole prompt, whatever it has cached.
     pub recomputes_prompt: bool,
+    /// It is to be split between a prefill and a decode endpoint, if the pool has pairs for it. As a
+    /// request arrives: it may be.
+    pub split: bool,
     /// Endpoints that were tried already and failed.
     pub exclude: SmallVec<[EndpointId; MAX_RANKED]>,
 }
@@ -96,6 +99,44 @@ pub struct RankedEndpoint {
     pub endpoint: EndpointId,
     /// Prompt tokens it is expected to have cached.
     pub cached_tokens: u32,
+    /// Who takes the KV cache over and answers, if this endpoint only computes it.
+    pub decode: Option<DecodePartner>,
+}
+
+/// The decode endpoint of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DecodePartner {
+    /// Position in the pool's endpoints.
+    pub position: usize,
+    /// Its id.
+    pub endpoint: EndpointId,
+}
+
+// === RankedEndpoint ===
+
+impl RankedEndpoint {
+    /// The endpoint at a position, for the whole request.
+    #[must_use]
+    pub const fn alone(position: usize, endpoint: EndpointId, cached_tokens: u32) -> Self {
+        Self {
+            position,
+            endpoint,
+            cached_tokens,
+            decode: None,
+        }
+    }
+
+    /// The endpoints that serve the request.
+    #[must_use]
+    pub fn placement(&self) -> Placement<EndpointId> {
+        let Self {
+            endpoint, decode, ..
+        } = *self;
+        decode.map_or(Placement::One(endpoint), |decode| Placement::Pair {
+            prefill: endpoint,
+            decode: decode.endpoint,
+        })
+    }
 }
 
 // === Cached ===

@@ -50,6 +50,7 @@ mod explain;
 mod fleet;
 mod lookup;
 mod pace;
+mod pair;
 mod plan;
 mod queue;
 mod rents;
@@ -103,6 +104,10 @@ pub struct ScheduleRequest<'a> {
 
 /// The immediate result of scheduling a request.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are the large one, and a box would cost an allocation for each"
+)]
 pub enum ScheduleOutcome {
     /// It is booked.
     Bound(Assignment),
@@ -163,6 +168,10 @@ pub struct Dequeued {
 
 /// How a request leaves the queue.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are the large one, and a box would cost an allocation for each"
+)]
 pub enum QueueExit {
     /// It is booked.
     Bound(Assignment),
@@ -204,8 +213,8 @@ impl Scheduler {
             requests,
             ..
         } = self;
-        requests.queue.apply(pool.endpoints.len(), |model| {
-            endpoints.eligible(model).ok().cloned()
+        requests.queue.apply(pool.endpoints.len(), |model, split| {
+            endpoints.eligible(model, split).ok().cloned()
         });
         gone
     }
@@ -224,9 +233,13 @@ impl Scheduler {
         self.endpoints.assume_done(now);
         // A repeated question replaces the queued one: a request must not be bound twice.
         self.requests.queue.remove(request.key);
-        let query = &self.endpoints.corrected(request.query);
-        let lookup = self.endpoints.lookup(query, request.hits, now);
-        let request = ScheduleRequest { query, ..request };
+        let mut query = self.endpoints.corrected(request.query);
+        let lookup = self.endpoints.lookup(&query, request.hits, now);
+        query.split = self.endpoints.splits(&query, request.model, &lookup);
+        let request = ScheduleRequest {
+            query: &query,
+            ..request
+        };
         match self.rules() {
             Some(rules) => self.bind_or_queue(request, lookup, &rules, now),
             None => self.choose(request, &lookup, now),
@@ -291,7 +304,7 @@ impl Scheduler {
             ..
         } = request;
         let draw = self.rng.unit();
-        let eligible = match self.endpoints.eligible(model) {
+        let eligible = match self.endpoints.eligible(model, query.split) {
             Ok(eligible) => eligible,
             Err(no_endpoint) => return ScheduleOutcome::NoEndpoint(no_endpoint),
         };
@@ -322,6 +335,7 @@ impl Scheduler {
         let pending = PendingBinding {
             key,
             query,
+            model,
             lookup: &lookup,
             waited,
         };
@@ -403,10 +417,11 @@ impl Scheduler {
         let pending = PendingBinding {
             key,
             query,
+            model,
             lookup,
             waited,
         };
-        self.pick(pending, model, now)
+        self.pick(pending, now)
             .map_or_else(ScheduleOutcome::NoEndpoint, ScheduleOutcome::Bound)
     }
 

@@ -7,9 +7,8 @@
 //!         └─ panic mode at every level: when no endpoint is healthy, all endpoints are candidates
 //! ```
 //!
-//! A selection ranks placements. The control plane may name pairs; every other level names single
-//! endpoints. A pair that cannot be exchanged is left out, and an answer of nothing else leads to
-//! the next level.
+//! A selection ranks placements: single endpoints, and pairs for requests that may be split. A pair
+//! that cannot be exchanged is left out, and an answer of nothing else leads to the next level.
 //!
 //! A lower level costs cache hits, never availability: a request is rejected only when its pool has
 //! no endpoint, or when the control plane rejects it because its queue is full. Falling back in
@@ -25,7 +24,7 @@ use hermes_core::{
     pick::PickRequest,
     placement::Placement,
     policy::Strategy,
-    query::{CacheHit, CacheSource, EndpointChoice, Query},
+    query::{CacheHit, CacheSource, EndpointChoice, Query, RankedEndpoint},
     rng::SeededRng,
 };
 use opentelemetry::Context;
@@ -178,16 +177,19 @@ fn local(
         pool,
         request,
         query,
+        accepts_pairs,
         ..
     } = *wanted;
+    let model = request.model.as_deref();
+    let at = |position: usize| load(&pool.upstreams[position]);
+    let split = accepts_pairs.then(|| split_query(pool, query, model, hits, at));
     let ask = PickRequest {
-        query,
-        model: request.model.as_deref(),
+        query: split.as_ref().unwrap_or(query),
+        model,
         hits,
         round_robin_counter: pool.next_round_robin(),
         total_in_flight: None,
     };
-    let at = |position: usize| load(&pool.upstreams[position]);
     let picked = match level {
         FallbackLevel::PowerOfTwo => pool.picker.pick_by(&Strategy::PowerOfTwo, &ask, at, rng),
         FallbackLevel::Strategy
@@ -199,19 +201,23 @@ fn local(
         tracing::debug!(pool = %pool.name(), %no_endpoint, "no endpoint for a request");
         LocalReply::NoEndpoint
     })?;
-    let target = |upstream: &Arc<Upstream>, cached_tokens| {
-        let source = (cached_tokens > 0).then_some(CacheSource::Learned);
-        Placement::One(SelectedEndpoint {
-            upstream: Arc::clone(upstream),
-            cached_tokens,
-            source,
-        })
+    let endpoint = |position: usize, cached_tokens| SelectedEndpoint {
+        upstream: Arc::clone(&pool.upstreams[position]),
+        cached_tokens,
+        source: (cached_tokens > 0).then_some(CacheSource::Learned),
+    };
+    let placement = |ranked: &RankedEndpoint| {
+        let first = endpoint(ranked.position, ranked.cached_tokens);
+        match ranked.decode {
+            None => Placement::One(first),
+            Some(decode) => Placement::Pair {
+                prefill: first,
+                decode: endpoint(decode.position, 0),
+            },
+        }
     };
     Ok(EndpointSelection {
-        ranked: ranked
-            .iter()
-            .map(|ranked| target(&pool.upstreams[ranked.position], ranked.cached_tokens))
-            .collect(),
+        ranked: ranked.iter().map(placement).collect(),
         level: if panic_mode {
             FallbackLevel::Panic
         } else {
@@ -219,4 +225,25 @@ fn local(
         },
         why: SelectionDetails::default(),
     })
+}
+
+/// The query of a request that may be split, with whether it is.
+fn split_query(
+    pool: &RoutingPool,
+    query: &Query,
+    model: Option<&str>,
+    hits: &[CacheHit],
+    load: impl Fn(usize) -> Load,
+) -> Query {
+    let cached = hits.iter().filter_map(|hit| {
+        let position = pool.pool.position(hit.endpoint)?;
+        Some((position, hit.cached.saved_tokens()))
+    });
+    let mut query = Query {
+        split: true,
+        ..query.clone()
+    };
+    let is_up = |position| load(position).health.takes_turns();
+    query.split = pool.picker.splits(&query, model, cached, is_up);
+    query
 }

@@ -94,12 +94,22 @@ pub struct Endpoint {
     pub url: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
+    /// Of a leader it is ROLE_PREFILL, which a proxy that knows no leaders sends nothing to.
     #[prost(enumeration = "Role", tag = "4")]
     pub role: i32,
     #[prost(string, optional, tag = "5")]
     pub group: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "6")]
     pub address: ::core::option::Option<ServerAddress>,
+    /// A proxy in front of the pairs of its group.
+    #[prost(bool, tag = "7")]
+    pub leads_group: bool,
+    /// Where a prefill endpoint serves its address to decode endpoints; unset: on the port of the pool's policy.
+    #[prost(uint32, optional, tag = "8")]
+    pub bootstrap_port: ::core::option::Option<u32>,
+    /// Endpoints are paired with those of the same version only.
+    #[prost(string, optional, tag = "9")]
+    pub version: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServerAddress {
@@ -208,6 +218,9 @@ pub struct Policy {
     /// Unset: those of the machine that the proxy runs on.
     #[prost(string, optional, tag = "17")]
     pub authorities: ::core::option::Option<::prost::alloc::string::String>,
+    /// Unset: prefill and decode endpoints serve nothing.
+    #[prost(message, optional, tag = "18")]
+    pub disaggregation: ::core::option::Option<Disaggregation>,
     #[prost(oneof = "policy::Strategy", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub strategy: ::core::option::Option<policy::Strategy>,
 }
@@ -233,6 +246,23 @@ pub mod policy {
         #[prost(message, tag = "8")]
         KvAware(super::KvAware),
     }
+}
+/// How requests are split between prefill and decode endpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Disaggregation {
+    #[prost(enumeration = "PairDialect", tag = "1")]
+    pub dialect: i32,
+    #[prost(enumeration = "PairFallback", tag = "2")]
+    pub fallback: i32,
+    /// A request with fewer uncached tokens at an endpoint that can serve it alone is not split.
+    #[prost(uint32, tag = "3")]
+    pub min_uncached_tokens: u32,
+    /// How long a prefill endpoint keeps a KV cache that was not taken over.
+    #[prost(uint64, tag = "4")]
+    pub lease_ms: u64,
+    /// Of prefill endpoints that state none, 1..=65535.
+    #[prost(uint32, tag = "5")]
+    pub bootstrap_port: u32,
 }
 /// What identifies a tenant, for fair sharing of the queue. Hashed in the proxy.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -493,6 +523,75 @@ impl Role {
             "ROLE_AGGREGATE" => Some(Self::Aggregate),
             "ROLE_PREFILL" => Some(Self::Prefill),
             "ROLE_DECODE" => Some(Self::Decode),
+            _ => None,
+        }
+    }
+}
+/// What prefill and decode endpoints are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PairDialect {
+    Unspecified = 0,
+    VllmNixl = 1,
+    Sglang = 2,
+    SharedStorage = 3,
+    LeaderHeaders = 4,
+    LlmDSidecar = 5,
+}
+impl PairDialect {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PAIR_DIALECT_UNSPECIFIED",
+            Self::VllmNixl => "PAIR_DIALECT_VLLM_NIXL",
+            Self::Sglang => "PAIR_DIALECT_SGLANG",
+            Self::SharedStorage => "PAIR_DIALECT_SHARED_STORAGE",
+            Self::LeaderHeaders => "PAIR_DIALECT_LEADER_HEADERS",
+            Self::LlmDSidecar => "PAIR_DIALECT_LLM_D_SIDECAR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PAIR_DIALECT_UNSPECIFIED" => Some(Self::Unspecified),
+            "PAIR_DIALECT_VLLM_NIXL" => Some(Self::VllmNixl),
+            "PAIR_DIALECT_SGLANG" => Some(Self::Sglang),
+            "PAIR_DIALECT_SHARED_STORAGE" => Some(Self::SharedStorage),
+            "PAIR_DIALECT_LEADER_HEADERS" => Some(Self::LeaderHeaders),
+            "PAIR_DIALECT_LLM_D_SIDECAR" => Some(Self::LlmDSidecar),
+            _ => None,
+        }
+    }
+}
+/// What follows when a pair fails before the first byte of its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PairFallback {
+    OtherPrefill = 0,
+    Aggregate = 1,
+    Fail = 2,
+}
+impl PairFallback {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::OtherPrefill => "PAIR_FALLBACK_OTHER_PREFILL",
+            Self::Aggregate => "PAIR_FALLBACK_AGGREGATE",
+            Self::Fail => "PAIR_FALLBACK_FAIL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PAIR_FALLBACK_OTHER_PREFILL" => Some(Self::OtherPrefill),
+            "PAIR_FALLBACK_AGGREGATE" => Some(Self::Aggregate),
+            "PAIR_FALLBACK_FAIL" => Some(Self::Fail),
             _ => None,
         }
     }
@@ -880,6 +979,9 @@ pub struct ScoreRequest {
     /// The engine computes the whole prompt, whatever it has cached: the client asks for the log-probabilities of its tokens.
     #[prost(bool, tag = "22")]
     pub recomputes_prompt: bool,
+    /// The proxy can exchange a prefill/decode pair for this request. Unset: only single endpoints are ranked.
+    #[prost(bool, tag = "23")]
+    pub accepts_pairs: bool,
     /// W3C trace context of the route span.
     #[prost(string, tag = "15")]
     pub traceparent: ::prost::alloc::string::String,

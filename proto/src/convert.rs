@@ -6,6 +6,7 @@
 mod address;
 mod cluster;
 mod delta;
+mod disaggregation;
 mod history;
 mod load;
 mod policy;

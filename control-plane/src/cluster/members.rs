@@ -175,6 +175,7 @@ fn endpoint(pool: &str, server_name: Option<&DnsName>, found: &DiscoveredEndpoin
         name,
         role,
         group,
+        pairing,
         kv_events: _,
     } = found;
     Endpoint {
@@ -186,5 +187,6 @@ fn endpoint(pool: &str, server_name: Option<&DnsName>, found: &DiscoveredEndpoin
         name: name.as_str().into(),
         role: *role,
         group: group.as_deref().map(Into::into),
+        pairing: pairing.clone(),
     }
 }

@@ -162,6 +162,7 @@ mod tests {
                 name: index.to_string(),
                 role: Role::Aggregate,
                 group: None,
+                pairing: hermes_core::snapshot::PairingFacts::default(),
                 kv_events: None,
             })
             .collect();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hermes_core::{
     collection,
     delta::PoolDelta,
-    snapshot::{EndpointId, PendingDiscovery, Pool, PoolSpec, Snapshot},
+    snapshot::{EndpointId, PendingDiscovery, Pool, PoolSpec, Role, Snapshot},
 };
 
 use super::{ChangeSet, SourceId, WatchedSource, members::PoolMembers, models};
@@ -223,7 +223,7 @@ impl PoolState {
         let watched = self
             .sources
             .iter()
-            .filter(|state| !matches!(state.source, EndpointSource::Static(_)));
+            .filter(|state| known_at_once(&state.source).is_none());
         watched.map(|SourceState { id, source, found }| WatchedSource {
             source: *id,
             pool: Arc::clone(&self.config.name),
@@ -254,7 +254,12 @@ impl SourceState {
 /// The endpoints of a static source; nothing when it has to be watched.
 fn known_at_once(source: &EndpointSource) -> Option<DiscoveredSet> {
     match source {
-        EndpointSource::Static(addresses) => Some(static_endpoints(addresses).into()),
+        EndpointSource::Static(addresses) => {
+            Some(static_endpoints(Role::Aggregate, addresses).into())
+        }
+        EndpointSource::StaticRole(role, addresses) => {
+            Some(static_endpoints(*role, addresses).into())
+        }
         EndpointSource::Services(_) | EndpointSource::Pods(_) => None,
     }
 }

@@ -25,6 +25,7 @@ fn pod(uid: &str) -> DiscoveredEndpoint {
         name: "ai/pod".into(),
         role: Role::Aggregate,
         group: None,
+        pairing: hermes_core::snapshot::PairingFacts::default(),
         kv_events: None,
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hermes_core::address::{ServerAddress, ServerScheme};
+use hermes_core::{
+    address::{ServerAddress, ServerScheme},
+    snapshot::Role,
+};
 
 use super::{
     MAX_ENDPOINTS,
@@ -31,6 +34,8 @@ const API_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum EndpointSource {
     /// Each once, in the order of the file.
     Static(Vec<ServerAddress>),
+    /// The same of endpoints with this role; those of all roles are one group.
+    StaticRole(Role, Vec<ServerAddress>),
     /// The endpoints of Services with these labels.
     Services(KubernetesSelection),
     /// The pods with these labels.
@@ -81,7 +86,9 @@ impl EndpointSource {
     /// Whether any of the endpoints may be at an `https` address.
     pub(super) fn may_be_secured(&self) -> bool {
         match self {
-            Self::Static(addresses) => addresses.iter().any(ServerAddress::is_secured),
+            Self::Static(addresses) | Self::StaticRole(_, addresses) => {
+                addresses.iter().any(ServerAddress::is_secured)
+            }
             Self::Services(selection) => selection.scheme != Some(ServerScheme::Http),
             Self::Pods(selection) => selection.scheme == Some(ServerScheme::Https),
         }
@@ -90,7 +97,7 @@ impl EndpointSource {
     /// The static addresses; none if Kubernetes is the source.
     pub fn static_addresses(&self) -> impl Iterator<Item = &ServerAddress> {
         let addresses: &[ServerAddress] = match self {
-            Self::Static(addresses) => addresses,
+            Self::Static(addresses) | Self::StaticRole(_, addresses) => addresses,
             Self::Services(_) | Self::Pods(_) => &[],
         };
         addresses.iter()
@@ -115,7 +122,8 @@ pub(super) fn read(pool: &mut Section<'_>) -> Vec<EndpointSource> {
         "Endpoints that are discovered in Kubernetes.",
         read_kubernetes,
     );
-    if !pool.has("endpoints") && !pool.has("kubernetes") {
+    let has_roles = pool.has_inside("disaggregation", "decode");
+    if !pool.has("endpoints") && !pool.has("kubernetes") && !has_roles {
         pool.error(
             "endpoints",
             "missing",
@@ -124,6 +132,26 @@ pub(super) fn read(pool: &mut Section<'_>) -> Vec<EndpointSource> {
     }
     let fixed = fixed.map(EndpointSource::Static);
     fixed.into_iter().chain(found.flatten()).collect()
+}
+
+/// A key with static endpoints of a role.
+pub(super) fn read_role(
+    section: &mut Section<'_>,
+    name: &'static str,
+    role: Role,
+    meaning: &'static str,
+) -> Option<EndpointSource> {
+    let urls = section
+        .texts(
+            name,
+            1..=MAX_ENDPOINTS,
+            URLS,
+            meaning,
+            read_address,
+            ServerAddress::to_string,
+        )
+        .or_unset("none");
+    urls.map(|urls| EndpointSource::StaticRole(role, urls))
 }
 
 /// A list of static URLs by itself.

@@ -1,22 +1,27 @@
 //! A static source: the endpoints whose addresses are in the configuration.
 
-use hermes_core::{address::ServerAddress, snapshot::Role};
+use hermes_core::{
+    address::ServerAddress,
+    snapshot::{PairingFacts, Role},
+};
 
 use super::DiscoveredEndpoint;
 
-/// The endpoints at these addresses.
-pub(crate) fn static_endpoints(addresses: &[ServerAddress]) -> Vec<DiscoveredEndpoint> {
-    addresses.iter().map(endpoint).collect()
+/// The endpoints at these addresses, all of which have this role.
+pub(crate) fn static_endpoints(role: Role, addresses: &[ServerAddress]) -> Vec<DiscoveredEndpoint> {
+    let endpoints = addresses.iter().map(|address| endpoint(role, address));
+    endpoints.collect()
 }
 
-fn endpoint(address: &ServerAddress) -> DiscoveredEndpoint {
+fn endpoint(role: Role, address: &ServerAddress) -> DiscoveredEndpoint {
     // A static endpoint has no UID: two processes at one address are one endpoint.
     DiscoveredEndpoint {
         address: address.clone(),
         uid: String::new(),
         name: format!("{}{}", address.authority(), address.base_path()),
-        role: Role::Aggregate,
+        role,
         group: None,
+        pairing: PairingFacts::default(),
         kv_events: None,
     }
 }

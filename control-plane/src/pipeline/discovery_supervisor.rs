@@ -131,7 +131,7 @@ async fn connect(client: &OnceCell<Client>, pool: &str) -> Client {
 /// of this process.
 fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
     let (selection, by): (_, fn(_) -> Selection) = match source {
-        EndpointSource::Static(_) => return None,
+        EndpointSource::Static(_) | EndpointSource::StaticRole(..) => return None,
         EndpointSource::Services(selection) => (selection, Selection::Services),
         EndpointSource::Pods(selection) => (selection, Selection::Pods),
     };

@@ -159,7 +159,7 @@ impl PoolScheduler {
         );
         match outcome {
             Dispatched::Bound(binding) => {
-                state.sent_to(binding.choice.ranked[0].position, now);
+                state.sent_to(&binding.choice.ranked[0], now);
                 drop(state);
                 self.metrics.scores[if binding.choice.panic_mode {
                     ScoreOutcome::Panic
@@ -215,11 +215,7 @@ impl PoolScheduler {
         state.dispatcher.book_fixed(key, position, query, now);
         self.metrics.scores[ScoreOutcome::Selected].inc();
         let choice = EndpointChoice {
-            ranked: smallvec![RankedEndpoint {
-                position,
-                endpoint,
-                cached_tokens: 0
-            }],
+            ranked: smallvec![RankedEndpoint::alone(position, endpoint, 0)],
             panic_mode: false,
         };
         Some(Assignment {
@@ -358,16 +354,13 @@ impl PoolScheduler {
                 .as_ref()
                 .map_or_else(ScoreOutcome::from, |_| ScoreOutcome::Selected)]
             .inc();
-            let bound = result
-                .as_ref()
-                .ok()
-                .map(|binding| binding.choice.ranked[0].position);
+            let bound = result.as_ref().ok().map(|binding| binding.choice.ranked[0]);
             let delivered = state
                 .replies
                 .remove(&key)
                 .is_some_and(|reply| reply.send(result).is_ok());
             match bound {
-                Some(position) if delivered => state.sent_to(position, now),
+                Some(ranked) if delivered => state.sent_to(&ranked, now),
                 // Its stream broke meanwhile: the booking would not be used.
                 Some(_) => _ = state.dispatcher.cancel(key, now),
                 None => {}
@@ -380,10 +373,13 @@ impl PoolScheduler {
 
 impl SchedulerState {
     /// An endpoint on trial takes one request at a time.
-    fn sent_to(&mut self, position: usize, now: Duration) {
-        self.endpoints[position].breaker.try_trial(now);
-        self.dispatcher
-            .set_health(position, self.endpoints[position].health(now));
+    fn sent_to(&mut self, ranked: &RankedEndpoint, now: Duration) {
+        let decode = ranked.decode.map(|decode| decode.position);
+        for position in std::iter::once(ranked.position).chain(decode) {
+            self.endpoints[position].breaker.try_trial(now);
+            self.dispatcher
+                .set_health(position, self.endpoints[position].health(now));
+        }
     }
 
     fn apply(&mut self, pool: &Arc<Pool>, settings: SchedulerSettings, now: Duration) -> usize {

@@ -86,6 +86,10 @@ struct PendingStep {
 }
 
 /// What came of it.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are the large one, and a box would cost an allocation for each"
+)]
 enum CallEnd {
     /// The lookup is over, and this was found.
     Found(Vec<CacheHit>),

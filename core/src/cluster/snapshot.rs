@@ -18,7 +18,7 @@
 //! Nothing in it is secret: every proxy gets it, and `/debug/snapshot` shows it whole. What names a
 //! credential is a reference, such as the name of a header.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, num::NonZeroU16, sync::Arc};
 
 use serde::Serialize;
 
@@ -48,6 +48,22 @@ pub enum Role {
     Prefill,
     /// Generates tokens from a KV cache that a prefill server computed.
     Decode,
+    /// A proxy in front of the pairs of its group: it sends both legs to the endpoints that a request
+    /// names.
+    Leader,
+}
+
+/// What an endpoint's partner in a pair needs to know of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct PairingFacts {
+    /// Where a prefill endpoint serves its address to decode endpoints, if not on the pool's usual
+    /// port: SGLang's `--disaggregation-bootstrap-port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootstrap_port: Option<NonZeroU16>,
+    /// What only endpoints of the same value can speak to: the engine's release. NIXL refuses other
+    /// releases, so that a rolling upgrade must pair old with old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Arc<str>>,
 }
 
 /// One model server.
@@ -64,6 +80,9 @@ pub struct Endpoint {
     pub role: Role,
     /// Prefill and decode endpoints are paired inside one group only.
     pub group: Option<Arc<str>>,
+    /// What its partners need to know.
+    #[serde(flatten)]
+    pub pairing: PairingFacts,
 }
 
 /// One name that a client may put into `model`.
@@ -167,6 +186,21 @@ impl fmt::Debug for EndpointId {
 impl fmt::Display for EndpointId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+// === Role ===
+
+impl Role {
+    /// Its name in labels and in `/debug/snapshot`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aggregate => "aggregate",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+            Self::Leader => "leader",
+        }
     }
 }
 

@@ -94,8 +94,14 @@ impl LedgerEntry {
     /// The main leg, if it was open.
     #[must_use]
     pub fn main(&self) -> Option<OpenLeg> {
-        let main = self.legs.iter().find(|(leg, _)| *leg == LegId::MAIN);
-        main.map(|(_, open)| *open)
+        self.leg(LegId::MAIN)
+    }
+
+    /// This leg, if it was open.
+    #[must_use]
+    pub fn leg(&self, leg: LegId) -> Option<OpenLeg> {
+        let found = self.legs.iter().find(|(known, _)| *known == leg);
+        found.map(|(_, open)| *open)
     }
 
     /// How many legs were released.

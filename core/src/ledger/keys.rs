@@ -38,6 +38,9 @@ impl LegId {
     /// prefill/decode pair. The request ends with it.
     pub const MAIN: Self = Self(0);
 
+    /// The prefill leg of a prefill/decode pair.
+    pub const PREFILL: Self = Self(1);
+
     /// The most legs that a request may have.
     pub const COUNT: u32 = 4;
 

@@ -180,10 +180,10 @@ impl Picker {
     ) -> ExclusionReason {
         let Endpoint { id, role, .. } = *self.pool.endpoints[position];
         let holds = self
-            .members(ask.model)
+            .members(ask.model, ask.query.split)
             .is_ok_and(|members| members.contains(position));
         match load.health {
-            _ if role != Role::Aggregate => ExclusionReason::Role,
+            _ if !holds && role != Role::Aggregate => ExclusionReason::Role,
             _ if !holds => ExclusionReason::Model,
             _ if ask.query.exclude.contains(&id) => ExclusionReason::Tried,
             // Past a gate, neither health nor turns exclude anyone.

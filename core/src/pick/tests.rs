@@ -11,7 +11,7 @@ use crate::{
     load::{EngineSample, Health},
     policy::{ClassicWeights, KvAware, PoolPolicy, PrefixCacheRules, SessionAffinity, Strategy},
     query::{CacheSource, CachedTokens},
-    snapshot::{Endpoint, EndpointId, Model, PoolSpec},
+    snapshot::{Endpoint, EndpointId, Model, PoolSpec, Role},
 };
 
 mod explanations;
@@ -28,6 +28,7 @@ fn pool(strategy: Strategy, n: usize) -> Pool {
             name,
             role: Role::Aggregate,
             group: None,
+            pairing: crate::snapshot::PairingFacts::default(),
         })
     };
     let policy = PoolPolicy {
@@ -169,7 +170,7 @@ fn a_model_goes_everywhere_except_where_it_is_missing() {
     let missing = ModelHolders::Except([0, 2].map(EndpointId).into());
     let pool = with_role(pool(Strategy::Random, 5), 3, Role::Decode);
     let picker = Picker::build(Arc::new(with_models(pool, &[("sql", missing)])));
-    let members = picker.members(Some("sql")).expect("two hold it");
+    let members = picker.members(Some("sql"), false).expect("two hold it");
     let positions: Vec<usize> = (0..members.len()).map(|index| members.at(index)).collect();
     assert_eq!(positions, [1, 4]);
 }

@@ -26,6 +26,7 @@ use crate::{
 pub(super) struct PendingBinding<'a> {
     pub(super) key: RequestKey,
     pub(super) query: &'a Query,
+    pub(super) model: Option<&'a str>,
     pub(super) lookup: &'a CacheLookup,
     pub(super) waited: Duration,
 }
@@ -43,6 +44,7 @@ impl Scheduler {
         let PendingBinding {
             key,
             query,
+            model,
             lookup,
             waited,
         } = pending;
@@ -51,6 +53,7 @@ impl Scheduler {
             .iter()
             .map(|cost| self.ranked(candidates, cost))
             .collect();
+        let ranked = self.paired(ranked, model);
         let costs = ExpectedCosts {
             queue_delay: seconds(candidate.queue_delay),
             ttft: seconds(cost.finish),
@@ -86,12 +89,12 @@ impl Scheduler {
     pub(super) fn pick(
         &mut self,
         pending: PendingBinding<'_>,
-        model: Option<&str>,
         now: Duration,
     ) -> Result<Assignment, NoEndpoint> {
         let PendingBinding {
             key,
             query,
+            model,
             lookup,
             waited,
         } = pending;
@@ -134,11 +137,7 @@ impl Scheduler {
         let endpoint = self.pool().endpoints[position].id;
         self.book(
             key,
-            RankedEndpoint {
-                position,
-                endpoint,
-                cached_tokens: 0,
-            },
+            RankedEndpoint::alone(position, endpoint, 0),
             query,
             &CacheLookup::default(),
             now,
@@ -154,16 +153,20 @@ impl Scheduler {
         lookup: &CacheLookup,
         now: Duration,
     ) -> Option<CacheSource> {
+        if let Some(decode) = first.decode {
+            return self.book_pair(key, (first, decode), query, lookup, now);
+        }
         let RankedEndpoint {
             position,
             endpoint,
             cached_tokens,
+            decode: _,
         } = first;
         let uncached = query.prompt_tokens.saturating_sub(cached_tokens);
         let memory = self.endpoints.memory(position, query);
         let replaced = self.endpoints.ledger().get(key);
         self.endpoints.book(
-            key,
+            key.into(),
             position,
             PrefillWork {
                 memory,
@@ -186,6 +189,7 @@ impl Scheduler {
                     .sent_claim(position, expectation, query.prompt_tokens),
             ),
             memory: self.endpoints.charge(position, memory),
+            prefill: None,
         };
         let open = self.endpoints.ledger();
         self.requests.booked(key, metadata, uncached, open, now);
@@ -194,10 +198,7 @@ impl Scheduler {
 
     fn ranked(&self, candidates: &CandidateSet, cost: &EndpointCost) -> RankedEndpoint {
         let position = candidates.candidates[cost.candidate].position as usize;
-        RankedEndpoint {
-            position,
-            endpoint: self.pool().endpoints[position].id,
-            cached_tokens: cost.cached,
-        }
+        let endpoint = self.pool().endpoints[position].id;
+        RankedEndpoint::alone(position, endpoint, cost.cached)
     }
 }

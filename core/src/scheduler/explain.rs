@@ -98,8 +98,9 @@ impl Scheduler {
     /// comes next.
     #[must_use]
     pub fn explain(&self, request: ScheduleRequest<'_>, now: Duration) -> ExplanationFigures {
-        let query = self.endpoints.corrected(request.query);
+        let mut query = self.endpoints.corrected(request.query);
         let lookup = self.endpoints.lookup(&query, request.hits, now);
+        query.split = self.endpoints.splits(&query, request.model, &lookup);
         let hits = estimate::cache_hits(&lookup.estimates, self.pool());
         let ask = PickRequest {
             query: &query,
@@ -139,7 +140,7 @@ impl Scheduler {
             ..
         } = request;
         let need = RoomRequirement { query, waited };
-        let eligible = self.endpoints.eligible(model).ok()?;
+        let eligible = self.endpoints.eligible(model, query.split).ok()?;
         let queue = &self.requests.queue;
         let set = self
             .endpoints

@@ -164,19 +164,13 @@ impl Fleet {
         self.flights[position]
     }
 
-    /// Books a request at an endpoint.
-    pub(super) fn book(
-        &mut self,
-        key: RequestKey,
-        position: usize,
-        work: PrefillWork,
-        now: Duration,
-    ) {
+    /// Books a leg at an endpoint.
+    pub(super) fn book(&mut self, key: LegKey, position: usize, work: PrefillWork, now: Duration) {
         let endpoint = self.pool().endpoints[position].id;
         let moved = self.ledger.get(key);
-        self.send(key.into(), position, work, now);
+        self.send(key, position, work, now);
         self.ledger.book(key, endpoint, work.uncached, now);
-        self.recount_moved(key.into(), moved, endpoint, now);
+        self.recount_moved(key, moved, endpoint, now);
     }
 
     /// A proxy sent a leg there. Returns false if it was booked there already.
@@ -189,8 +183,10 @@ impl Fleet {
     ) -> bool {
         let moved = self.ledger.get(key);
         let booked = moved.filter(|open| open.endpoint == endpoint);
-        // A booking was computed with more information than the proxy has.
-        let tokens = booked.map_or(work.uncached, |open| open.tokens);
+        // A booking was computed with more information than the proxy has, unless it was to decode
+        // only and computes the prompt after all.
+        let known = booked.map(|open| open.tokens).filter(|&tokens| tokens > 0);
+        let tokens = known.unwrap_or(work.uncached);
         if let (None, Some(position)) = (booked, self.position(endpoint)) {
             self.send(key, position, work, now);
         }
@@ -247,7 +243,13 @@ impl Fleet {
         now: Duration,
     ) -> Option<OpenLeg> {
         let before = self.ledger.first_byte(key)?;
-        if let Some(position) = self.position(before.endpoint) {
+        let position = self.position(before.endpoint);
+        if let Some(position) = position.filter(|_| before.tokens == 0) {
+            // It computed no prompt, so that its time shows no speed.
+            let flight = self.flights[position];
+            self.engines[position].done(key, flight, before.since, now);
+            self.recount(position, now);
+        } else if let Some(position) = position {
             let ttft = ttft.unwrap_or_else(|| now.saturating_sub(before.since));
             let flight = self.flights[position];
             let first = FirstByte {

@@ -261,6 +261,7 @@ impl Scheduler {
         let pending = PendingBinding {
             key: waiting.key,
             query: &waiting.query,
+            model: waiting.model.as_deref(),
             lookup: &waiting.lookup,
             waited,
         };
@@ -290,11 +291,12 @@ impl Scheduler {
         let pending = PendingBinding {
             key: waiting.key,
             query: &waiting.query,
+            model: waiting.model.as_deref(),
             lookup: &lookup,
             waited,
         };
         let end = self
-            .pick(pending, waiting.model.as_deref(), now)
+            .pick(pending, now)
             .map_or_else(QueueExit::NoEndpoint, QueueExit::Bound);
         dequeued.push(Dequeued {
             key: waiting.key,

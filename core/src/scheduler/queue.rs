@@ -91,12 +91,12 @@ impl RequestQueue {
     pub(super) fn apply(
         &mut self,
         endpoints: usize,
-        eligible: impl Fn(Option<&str>) -> Option<Arc<EligibleSet>>,
+        eligible: impl Fn(Option<&str>, bool) -> Option<Arc<EligibleSet>>,
     ) {
         let before = std::mem::replace(self, Self::new(endpoints));
         let queued = before.sets.into_values().flat_map(|set| set.waiting);
         for mut waiting in queued.flatten() {
-            waiting.eligible = eligible(waiting.model.as_deref());
+            waiting.eligible = eligible(waiting.model.as_deref(), waiting.query.split);
             waiting.lookup = super::CacheLookup::default();
             self.insert(waiting, None);
         }

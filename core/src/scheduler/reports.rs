@@ -75,10 +75,15 @@ impl Scheduler {
             if let Some(RequestMetadata { query, .. }) = self.requests.metadata(leg.request) {
                 self.endpoints.routed(endpoint, query);
             }
-            // A retry elsewhere: the expectations were for the first endpoint.
-            if let (LegId::MAIN, Some(position)) = (leg.leg, position) {
-                let charge = self.endpoints.charge(position, memory);
-                self.requests.moved(leg.request, charge);
+            if let (LegId::PREFILL, Some(before)) = (leg.leg, before) {
+                self.free_prefill(leg.request, before.endpoint);
+            }
+            let charge = position.map(|position| self.endpoints.charge(position, memory));
+            match (leg.leg, charge) {
+                // A retry elsewhere: the expectations were for the first endpoint.
+                (LegId::MAIN, Some(charge)) => self.requests.moved(leg.request, charge),
+                (LegId::PREFILL, Some(charge)) => self.requests.prefill_moved(leg.request, charge),
+                _ => {}
             }
         }
     }
@@ -100,8 +105,10 @@ impl Scheduler {
     pub fn leg_finished(&mut self, leg: LegKey, now: Duration) -> Option<OpenLeg> {
         self.endpoints.assume_done(now);
         let ended = self.endpoints.release_leg(leg, now)?;
-        if leg.leg == LegId::MAIN {
-            self.free_memory(leg.request, ended.endpoint);
+        match leg.leg {
+            LegId::MAIN => self.free_memory(leg.request, ended.endpoint),
+            LegId::PREFILL => self.free_prefill(leg.request, ended.endpoint),
+            _ => {}
         }
         Some(ended)
     }
@@ -129,19 +136,23 @@ impl Scheduler {
         let released = self
             .endpoints
             .release(key, |ledger| ledger.finish(key), now);
+        if let Some(prefill) = released.as_ref().and_then(|legs| legs.leg(LegId::PREFILL)) {
+            self.free_prefill(key, prefill.endpoint);
+        }
         let metadata = self.requests.ended(key);
         let main = released.as_ref().and_then(LedgerEntry::main);
         let position = main.and_then(|open| self.endpoints.position(open.endpoint));
         if let (Some(position), Some(metadata)) = (position, &metadata) {
             self.endpoints
                 .freed(position, &metadata.query, metadata.memory);
-            if let Some(cached) = ended.cached_tokens {
+            if let (Some(cached), None) = (ended.cached_tokens, &metadata.prefill) {
                 let prompt = ended.prompt_tokens.unwrap_or(metadata.query.prompt_tokens);
                 self.endpoints
                     .prefilled(position, key, prompt.saturating_sub(cached));
             }
         }
-        let calibration = position.and_then(|position| self.learn(position, metadata?, ended));
+        let learnt_from = metadata.filter(|metadata| metadata.prefill.is_none());
+        let calibration = position.and_then(|position| self.learn(position, learnt_from?, ended));
         if let (Some(position), Some(decoding), Some(tokens)) =
             (position, ended.decoding, ended.completion_tokens)
         {
@@ -157,6 +168,9 @@ impl Scheduler {
         let booking = self
             .endpoints
             .release(key, |ledger| ledger.cancel(key), now);
+        if let Some(prefill) = booking.as_ref().and_then(|legs| legs.leg(LegId::PREFILL)) {
+            self.free_prefill(key, prefill.endpoint);
+        }
         if let Some(booking) = &booking
             && !self.endpoints.ledger().has_request(key)
             && let Some(metadata) = self.requests.ended(key)

@@ -41,8 +41,11 @@ pub(super) struct RequestMetadata {
     pub(super) expectation: CacheExpectation,
     /// What was claimed of it for the engine's counters; `None` once its first byte came.
     pub(super) sent: Option<SentClaim>,
-    /// Of its endpoint.
+    /// Of its endpoint; of a pair, the one that decodes.
     pub(super) memory: MemoryCharge,
+    /// Of the endpoint of its prefill leg, if it has one: then nothing is expected of the cache where
+    /// it decodes, and nothing is learned from what the engine there reports of it.
+    pub(super) prefill: Option<MemoryCharge>,
 }
 
 /// The queue has no room for a request, and the fair share of its tenant is used.
@@ -133,6 +136,13 @@ impl PoolRequests {
             metadata.sent = None;
             metadata.memory = memory;
         }
+    }
+
+    /// The prefill leg of a request that was booked as a pair moved to an endpoint, with this charge.
+    pub(super) fn prefill_moved(&mut self, key: RequestKey, memory: MemoryCharge) {
+        let prefill = self.metadata.get_mut(&key);
+        let prefill = prefill.and_then(|metadata| metadata.prefill.as_mut());
+        prefill.into_iter().for_each(|charge| *charge = memory);
     }
 
     /// What was claimed of an open request for the engine's counters, the first time.

@@ -15,6 +15,7 @@ mod counters;
 mod eligible_sets;
 mod interference;
 mod lanes;
+mod pairs;
 mod properties;
 mod queueing;
 
@@ -30,6 +31,7 @@ fn pool(rules: KvAware, endpoints: u64) -> Arc<Pool> {
             name,
             role: Role::Aggregate,
             group: None,
+            pairing: crate::snapshot::PairingFacts::default(),
         })
     };
     let policy = PoolPolicy {

@@ -165,7 +165,7 @@ impl ScoreStep {
             request,
             id,
             query,
-            accepts_pairs: _,
+            accepts_pairs,
             context,
         } = wanted;
         let policy = &pool.pool.spec.policy;
@@ -191,6 +191,7 @@ impl ScoreStep {
             waited_ms: millis(waited),
             non_streaming: request.is_non_streaming(),
             recomputes_prompt: query.recomputes_prompt,
+            accepts_pairs: *accepts_pairs,
             may_wait: policy.strategy.needs_score() && !response_only,
             exclude: Vec::new(),
             response: request.response.as_ref().map(|response| response.key.0),

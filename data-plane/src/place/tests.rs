@@ -26,6 +26,7 @@ impl Door {
             name: "engine".into(),
             role: hermes_core::snapshot::Role::default(),
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
             address: "http://127.0.0.1:1".parse().expect("an address"),
         };
         let pool = Pool {

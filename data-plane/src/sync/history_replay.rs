@@ -114,6 +114,7 @@ mod tests {
             name: "e".into(),
             role: Default::default(),
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
             address: "http://h:1".parse().expect("an address"),
         };
         let pool = Arc::new(Pool {

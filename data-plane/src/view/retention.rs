@@ -93,6 +93,7 @@ mod tests {
                 name: "pod".into(),
                 role: Role::Aggregate,
                 group: None,
+                pairing: hermes_core::snapshot::PairingFacts::default(),
             })
         };
         let model = |name: &&str| {

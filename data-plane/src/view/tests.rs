@@ -20,6 +20,7 @@ fn snapshot(epoch: u64, ids: &[u64], is_pending: bool) -> Arc<Snapshot> {
             name: "pod".into(),
             role: Default::default(),
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
         })
     };
     let pool = Pool {
@@ -77,6 +78,7 @@ fn relabelled(snapshot: &Snapshot) -> Arc<Snapshot> {
         Arc::new(Endpoint {
             name: "renamed".into(),
             group: Some("rack-1".into()),
+            pairing: hermes_core::snapshot::PairingFacts::default(),
             ..Endpoint::clone(endpoint)
         })
     });

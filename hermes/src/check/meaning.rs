@@ -67,6 +67,14 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
     for source in sources {
         write_source(f, source)?;
     }
+    if let Some(rules) = &policy.disaggregation {
+        let (dialect, fallback) = (rules.dialect.name(), rules.fallback.name());
+        write!(
+            f,
+            "\n  disaggregation: {dialect}, from {} uncached tokens on; on failure: {fallback}",
+            rules.min_uncached_tokens
+        )?;
+    }
     write_tls(f, tls)?;
     if collector.enabled {
         write!(
@@ -139,20 +147,29 @@ fn write_tokenizer(f: &mut fmt::Formatter<'_>, tokenizer: &TokenizerSettings) ->
 
 fn write_source(f: &mut fmt::Formatter<'_>, source: &EndpointSource) -> fmt::Result {
     match source {
-        EndpointSource::Static(addresses) => {
-            let named: Vec<String> = addresses
-                .iter()
-                .take(MAX_NAMED)
-                .map(ToString::to_string)
-                .collect();
-            write!(f, "\n  endpoints: {}", named.join(", "))?;
-            match addresses.len().saturating_sub(MAX_NAMED) {
-                0 => Ok(()),
-                more => write!(f, ", and {more} more"),
-            }
+        EndpointSource::Static(addresses) => write_addresses(f, "endpoints", addresses),
+        EndpointSource::StaticRole(role, addresses) => {
+            write_addresses(f, &format!("{} endpoints", role.name()), addresses)
         }
         EndpointSource::Services(selection) => write_selection(f, "Services", selection),
         EndpointSource::Pods(selection) => write_selection(f, "pods", selection),
+    }
+}
+
+fn write_addresses(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    addresses: &[impl fmt::Display],
+) -> fmt::Result {
+    let named: Vec<String> = addresses
+        .iter()
+        .take(MAX_NAMED)
+        .map(ToString::to_string)
+        .collect();
+    write!(f, "\n  {name}: {}", named.join(", "))?;
+    match addresses.len().saturating_sub(MAX_NAMED) {
+        0 => Ok(()),
+        more => write!(f, ", and {more} more"),
     }
 }
 

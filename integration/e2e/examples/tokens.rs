@@ -122,6 +122,7 @@ fn pool(engine: Option<&str>) -> Pool {
             name: "".into(),
             role: Role::Aggregate,
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
         })
     };
     Pool {

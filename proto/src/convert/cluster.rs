@@ -1,10 +1,12 @@
 //! The values of a snapshot: specifications of pools, endpoints and models.
 
-use std::sync::Arc;
+use std::{num::NonZeroU16, sync::Arc};
 
 use hermes_core::{
     address::ServerAddress,
-    snapshot::{Endpoint, EndpointId, Model, ModelHolders, PendingDiscovery, PoolSpec, Role},
+    snapshot::{
+        Endpoint, EndpointId, Model, ModelHolders, PairingFacts, PendingDiscovery, PoolSpec, Role,
+    },
 };
 
 use super::{Invalid, required, sorted};
@@ -55,19 +57,27 @@ impl From<&Endpoint> for v1::Endpoint {
             name,
             role,
             group,
+            pairing:
+                PairingFacts {
+                    bootstrap_port,
+                    version,
+                },
         } = endpoint;
-        let role = match role {
+        let wire_role = match role {
             Role::Aggregate => v1::Role::Aggregate,
-            Role::Prefill => v1::Role::Prefill,
+            Role::Prefill | Role::Leader => v1::Role::Prefill,
             Role::Decode => v1::Role::Decode,
         };
         Self {
             id: id.0,
             url: address.to_string(),
             name: name.to_string(),
-            role: role.into(),
+            role: wire_role.into(),
             group: group.as_deref().map(str::to_owned),
             address: Some(v1::ServerAddress::from(address)),
+            leads_group: *role == Role::Leader,
+            bootstrap_port: bootstrap_port.map(|port| port.get().into()),
+            version: version.as_deref().map(str::to_owned),
         }
     }
 }
@@ -83,6 +93,9 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             role,
             group,
             address,
+            leads_group,
+            bootstrap_port,
+            version,
         } = wire;
         let address = match address {
             Some(address) => ServerAddress::try_from(address).map_err(|e| e.inside("address"))?,
@@ -91,6 +104,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             }
         };
         let role = match v1::Role::try_from(role) {
+            Ok(_) if leads_group => Role::Leader,
             Ok(v1::Role::Aggregate) => Role::Aggregate,
             Ok(v1::Role::Prefill) => Role::Prefill,
             Ok(v1::Role::Decode) => Role::Decode,
@@ -102,8 +116,20 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             name: name.into(),
             role,
             group: group.map(Into::into),
+            pairing: PairingFacts {
+                bootstrap_port: bootstrap_port
+                    .map(|port| port_number(port, "bootstrap_port"))
+                    .transpose()?,
+                version: version.map(Into::into),
+            },
         })
     }
+}
+
+/// The port in the field `name`.
+pub(super) fn port_number(wire: u32, name: &str) -> Result<NonZeroU16, Invalid> {
+    let port = u16::try_from(wire).ok().and_then(NonZeroU16::new);
+    port.ok_or_else(|| Invalid::new(name, "must be a port, 1 to 65535"))
 }
 
 // === Model ===

@@ -40,6 +40,7 @@ impl From<&PoolPolicy> for v1::Policy {
             lookup_text,
             tenant,
             trust,
+            disaggregation,
         } = policy;
         Self {
             timeouts: Some(timeouts.into()),
@@ -54,6 +55,7 @@ impl From<&PoolPolicy> for v1::Policy {
             tenant: Some(tenant.into()),
             strategy: Some(strategy.into()),
             authorities: trust.authorities().map(ToString::to_string),
+            disaggregation: disaggregation.as_ref().map(Into::into),
         }
     }
 }
@@ -72,6 +74,7 @@ impl TryFrom<v1::Policy> for PoolPolicy {
             strategy,
             tenant,
             authorities,
+            disaggregation,
         } = wire;
         if authorities
             .as_ref()
@@ -107,6 +110,12 @@ impl TryFrom<v1::Policy> for PoolPolicy {
             trust: authorities.map_or(EndpointTrust::System, |pem| {
                 EndpointTrust::Authorities(pem.into())
             }),
+            disaggregation: disaggregation
+                .map(|wire| {
+                    wire.try_into()
+                        .map_err(|e: Invalid| e.inside("disaggregation"))
+                })
+                .transpose()?,
         })
     }
 }

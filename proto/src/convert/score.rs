@@ -136,6 +136,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             may_wait,
             non_streaming,
             recomputes_prompt,
+            accepts_pairs,
         } = wire;
         if pool.is_empty() {
             return Err(Invalid::new("pool", "is empty; name the pool to choose in"));
@@ -154,6 +155,7 @@ impl TryFrom<v1::ScoreRequest> for Ask {
             tenant,
             non_streaming,
             recomputes_prompt,
+            split: accepts_pairs,
             exclude: exclude.into_iter().map(EndpointId).collect(),
         };
         let model = (!model.is_empty()).then_some(model);

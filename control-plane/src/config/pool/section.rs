@@ -6,8 +6,8 @@ use hermes_core::policy::PoolPolicy;
 
 use super::{
     super::{
-        collector, endpoint_tls, engine::EngineKind, kv_events, kv_manager, names::is_dns_label,
-        node::Node, policy, section::Section, source, strategy, tokenizer,
+        collector, disaggregation, endpoint_tls, engine::EngineKind, kv_events, kv_manager,
+        names::is_dns_label, node::Node, policy, section::Section, source, strategy, tokenizer,
     },
     ConfigOrigin, PoolFragment, PoolIssue, PoolParts,
 };
@@ -61,6 +61,12 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
         )
         .or_unset("what the engine's metrics report, else `kvEvents.ranks`, else `1`");
     let sources = source::read(section);
+    let disaggregation = section.optional_section(
+        "disaggregation",
+        "How requests are split between prefill and decode endpoints; without it, those serve nothing.",
+        disaggregation::read,
+    );
+    let (disaggregation, roles) = disaggregation.unwrap_or_default();
     let strategy =
         strategy::key(section, "How an endpoint is chosen.").or(PoolPolicy::default().strategy);
     let queue = section.optional_section(
@@ -95,6 +101,7 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
     );
     let policy = PoolPolicy {
         strategy,
+        disaggregation,
         ..policy::read(section)
     };
     PoolParts {
@@ -102,7 +109,8 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
         models,
         engine,
         lanes,
-        sources,
+        // A role counts for an endpoint that another source finds, too.
+        sources: roles.into_iter().chain(sources).collect(),
         policy,
         tls,
         queue,

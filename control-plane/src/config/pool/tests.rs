@@ -5,9 +5,11 @@ use std::{path::Path, time::Duration};
 use hermes_core::{
     address::ServerScheme,
     policy::{
-        ClassicWeights, CountScale, EjectionPolicy, EndpointTrust, PrefixCacheRules, ProxySettings,
-        RetryPolicy, TenantKey, Timeouts,
+        ClassicWeights, CountScale, DisaggregationPolicy, EjectionPolicy, EndpointTrust,
+        PairDialect, PairFallback, PrefixCacheRules, ProxySettings, RetryPolicy, TenantKey,
+        Timeouts,
     },
+    snapshot::Role,
 };
 
 use super::*;
@@ -58,6 +60,7 @@ fn every_value_of_the_full_example_arrives() {
         lookup_text: true,
         tenant: TenantKey::Header("x-team".into()),
         trust: EndpointTrust::Authorities("".into()),
+        disaggregation: None,
     };
     assert_eq!(chat.policy, policy);
     assert_eq!(
@@ -131,7 +134,23 @@ fn every_value_of_the_full_example_arrives() {
         load_factor: 2.0,
     };
     assert_eq!(drafts.policy.strategy, Strategy::PrefixCache(rules));
-    assert!(matches!(agents.sources[..], [EndpointSource::Pods(_)]));
+    let [roles @ .., EndpointSource::Pods(_)] = &agents.sources[..] else {
+        panic!("pods are the last source: {:?}", agents.sources)
+    };
+    let roles = roles.iter().map(|source| match source {
+        EndpointSource::StaticRole(role, urls) => (*role, urls.len()),
+        other => panic!("endpoints with a role: {other:?}"),
+    });
+    let expected = [(Role::Prefill, 1), (Role::Decode, 1), (Role::Leader, 1)];
+    assert!(roles.eq(expected));
+    let expected = DisaggregationPolicy {
+        dialect: PairDialect::Sglang,
+        fallback: PairFallback::Aggregate,
+        min_uncached_tokens: 1_000,
+        lease: millis(60_000),
+        bootstrap_port: std::num::NonZeroU16::new(8_997).expect("a port"),
+    };
+    assert_eq!(agents.policy.disaggregation, Some(expected));
     assert_eq!(
         (agents.engine, embeddings.engine),
         (EngineKind::Sglang, EngineKind::OpenAi)

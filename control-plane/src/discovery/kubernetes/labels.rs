@@ -1,8 +1,12 @@
-//! Role and group of an endpoint, from the labels of its pod or its Service.
+//! Role and group of an endpoint, and what its partner needs to know of it, from the labels and
+//! annotations of its pod or its Service.
+//!
+//! Services carry them where Services are selected, as slices do not: a Service for each role.
 
 use std::collections::BTreeMap;
 
-use hermes_core::snapshot::Role;
+use hermes_core::snapshot::{PairingFacts, Role};
+use kube::core::ObjectMeta;
 
 /// Labels that name the role, strongest first: ours, the original router's, llm-d's.
 const ROLE: [&str; 3] = ["hermes.ai/role", "openfuyao.com/pdRole", "llm-d.ai/role"];
@@ -10,30 +14,49 @@ const ROLE: [&str; 3] = ["hermes.ai/role", "openfuyao.com/pdRole", "llm-d.ai/rol
 /// Labels that name the group, strongest first.
 const GROUP: [&str; 2] = ["hermes.ai/group", "openfuyao.com/pdGroupID"];
 
-/// What the labels of one object say about an endpoint.
+/// The annotation that names the port of a prefill server's bootstrap service.
+const BOOTSTRAP_PORT: &str = "hermes.ai/bootstrap-port";
+
+/// Annotations or labels that name the engine's release, strongest first.
+const VERSION: [&str; 1] = ["hermes.ai/engine-version"];
+
+/// What one object says about an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RoleLabels {
     pub(crate) role: Role,
     pub(crate) group: Option<String>,
+    pub(crate) pairing: PairingFacts,
 }
 
-/// Reads role and group; no role label means that the server does both.
+/// Reads the role of an object, and what belongs to it; no role label means that the server does
+/// both.
 ///
 /// # Errors
 ///
-/// Gives back a role that is not understood. Guessing would send whole requests to an encoder or to
-/// another proxy.
-pub(crate) fn role_labels(labels: Option<&BTreeMap<String, String>>) -> Result<RoleLabels, &str> {
+/// Gives back a role that is not understood. Guessing would send whole requests to an encoder.
+pub(crate) fn role_labels(object: &ObjectMeta) -> Result<RoleLabels, &str> {
+    let (labels, annotations) = (object.labels.as_ref(), object.annotations.as_ref());
     let role = match first(labels, &ROLE) {
         None | Some("aggregate" | "both" | "prefill-decode" | "encode-prefill-decode") => {
             Role::Aggregate
         }
-        Some("prefill") => Role::Prefill,
-        Some("decode") => Role::Decode,
+        Some("prefill" | "encode-prefill") => Role::Prefill,
+        Some("decode" | "encode-decode") => Role::Decode,
+        Some("leader") => Role::Leader,
         Some(other) => return Err(other),
     };
+    let version = first(annotations, &VERSION).or_else(|| first(labels, &VERSION));
+    let pairing = PairingFacts {
+        bootstrap_port: first(annotations, &[BOOTSTRAP_PORT])
+            .and_then(|port| port.trim().parse().ok()),
+        version: version.map(Into::into),
+    };
     let group = first(labels, &GROUP).map(str::to_owned);
-    Ok(RoleLabels { role, group })
+    Ok(RoleLabels {
+        role,
+        group,
+        pairing,
+    })
 }
 
 /// The value of the strongest of `names` that is set; an empty value counts as unset.
@@ -47,15 +70,22 @@ fn first<'a>(labels: Option<&'a BTreeMap<String, String>>, names: &[&str]) -> Op
 mod tests {
     use super::*;
 
-    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect()
     }
 
+    fn labelled(pairs: &[(&str, &str)]) -> ObjectMeta {
+        ObjectMeta {
+            labels: Some(strings(pairs)),
+            ..ObjectMeta::default()
+        }
+    }
+
     fn role(pairs: &[(&str, &str)]) -> Option<Role> {
-        role_labels(Some(&labels(pairs)))
+        role_labels(&labelled(pairs))
             .ok()
             .map(|role_labels| role_labels.role)
     }
@@ -72,10 +102,11 @@ mod tests {
     #[test]
     fn no_label_and_an_empty_label_mean_aggregate() {
         assert_eq!(
-            role_labels(None),
+            role_labels(&ObjectMeta::default()),
             Ok(RoleLabels {
                 role: Role::Aggregate,
-                group: None
+                group: None,
+                pairing: PairingFacts::default(),
             })
         );
         assert_eq!(role(&[("hermes.ai/role", "")]), Some(Role::Aggregate));
@@ -96,10 +127,46 @@ mod tests {
     }
 
     #[test]
+    fn the_eight_roles_of_llm_d_are_known() {
+        let role = |value| role(&[("llm-d.ai/role", value)]);
+        for value in ["both", "prefill-decode", "encode-prefill-decode"] {
+            assert_eq!(role(value), Some(Role::Aggregate), "{value}");
+        }
+        for value in ["prefill", "encode-prefill"] {
+            assert_eq!(role(value), Some(Role::Prefill), "{value}");
+        }
+        for value in ["decode", "encode-decode"] {
+            assert_eq!(role(value), Some(Role::Decode), "{value}");
+        }
+        assert_eq!(role("encode"), None, "it serves no request");
+    }
+
+    #[test]
+    fn what_a_partner_needs_is_in_annotations() {
+        let object = ObjectMeta {
+            annotations: Some(strings(&[
+                (BOOTSTRAP_PORT, "8997"),
+                ("hermes.ai/engine-version", "0.32.0"),
+            ])),
+            ..labelled(&[("openfuyao.com/pdRole", "leader")])
+        };
+        let read = role_labels(&object).expect("a known role");
+        let port = read.pairing.bootstrap_port.map(std::num::NonZero::get);
+        assert_eq!((read.role, port), (Role::Leader, Some(8997)));
+        assert_eq!(read.pairing.version.as_deref(), Some("0.32.0"));
+        let unreadable = ObjectMeta {
+            annotations: Some(strings(&[(BOOTSTRAP_PORT, "many")])),
+            ..ObjectMeta::default()
+        };
+        let read = role_labels(&unreadable).expect("a known role");
+        assert_eq!(read.pairing, PairingFacts::default());
+    }
+
+    #[test]
     fn every_alias_names_the_group() {
         for name in GROUP {
-            let labels = labels(&[(name, "g1")]);
-            let group = role_labels(Some(&labels))
+            let labelled = labelled(&[(name, "g1")]);
+            let group = role_labels(&labelled)
                 .ok()
                 .and_then(|role_labels| role_labels.group);
             assert_eq!(group.as_deref(), Some("g1"), "{name}");

@@ -9,6 +9,10 @@ use crate::metrics::ScoreOutcome;
 
 /// The immediate outcome.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are the large one, and a box would cost an allocation for each"
+)]
 pub(crate) enum ScoreDecision {
     /// It is booked.
     Bound(Assignment),

@@ -26,8 +26,8 @@ pub(super) fn chosen(id: u64, binding: &Assignment) -> ScoreResponse {
     } = binding;
     let ttft = costs.map(|ExpectedCosts { ttft, .. }| millis(ttft));
     let candidate = |(rank, ranked): (usize, &RankedEndpoint)| Candidate {
-        endpoint: ranked.endpoint.0,
-        prefill: None,
+        endpoint: ranked.placement().decode().0,
+        prefill: ranked.decode.map(|_| ranked.endpoint.0),
         cached_tokens: ranked.cached_tokens,
         expected_ttft_ms: ttft.filter(|_| rank == 0),
     };

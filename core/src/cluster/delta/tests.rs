@@ -19,6 +19,7 @@ fn endpoint(pool: &str, number: u32) -> Arc<Endpoint> {
         address,
         role: Role::Aggregate,
         group: None,
+        pairing: crate::snapshot::PairingFacts::default(),
     })
 }
 

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::policy::{
-    ClassicWeights, KvAware, PrefixCacheRules, SessionAffinity, SessionKey, Strategy, TenantKey,
+    ClassicWeights, DisaggregationPolicy, KvAware, PairDialect, PrefixCacheRules, SessionAffinity,
+    SessionKey, Strategy, TenantKey,
 };
 
 fn id(pool: &str, uid: &str) -> EndpointId {
@@ -29,9 +30,10 @@ fn ids_never_change_between_releases() {
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 72] = [
+const FIELDS: [&str; 78] = [
     "base_time",
     "block_bytes",
+    "bootstrap_port",
     "budget",
     "client_timeout",
     "connect",
@@ -39,12 +41,15 @@ const FIELDS: [&str; 72] = [
     "cors_origins",
     "default_cache_tokens",
     "default_prefill_rate",
+    "dialect",
+    "disaggregation",
     "ejection",
     "endpoints",
     "epoch",
     "except",
     "expose_endpoint",
     "extra_paths",
+    "fallback",
     "first_byte",
     "gamma",
     "gamma_waiting",
@@ -59,6 +64,7 @@ const FIELDS: [&str; 72] = [
     "keys",
     "kv-aware",
     "late",
+    "lease",
     "load_factor",
     "lookup_text",
     "max_attempts",
@@ -69,6 +75,7 @@ const FIELDS: [&str; 72] = [
     "max_requests",
     "max_time",
     "max_wait",
+    "min_uncached_tokens",
     "miss",
     "models",
     "name",
@@ -141,6 +148,10 @@ fn everything() -> Snapshot {
         name: "ai/pod".into(),
         role: Role::Decode,
         group: Some("g".into()),
+        pairing: PairingFacts {
+            bootstrap_port: std::num::NonZeroU16::new(8998),
+            version: Some("0.32.0".into()),
+        },
     };
     let endpoints = Collection::from(vec![Arc::new(endpoint)]);
     let pool = |strategy: Strategy| {
@@ -149,6 +160,7 @@ fn everything() -> Snapshot {
             policy: PoolPolicy {
                 strategy,
                 tenant: TenantKey::Header("x-tenant".into()),
+                disaggregation: Some(DisaggregationPolicy::of(PairDialect::VllmNixl)),
                 ..PoolPolicy::default()
             },
             pending: PendingDiscovery::default(),

@@ -36,15 +36,17 @@ pub(in crate::scheduler) struct RoomRequirement<'a> {
 pub(in crate::scheduler) struct FreeEndpoints(Vec<u32>);
 
 impl Fleet {
-    /// The endpoints that may serve a model; never empty.
+    /// The endpoints that may serve a model, for a request that is split those that it may be sent
+    /// to first; never empty.
     ///
     /// # Errors
     /// When there are none.
     pub(in crate::scheduler) fn eligible(
         &self,
         model: Option<&str>,
+        split: bool,
     ) -> Result<&Arc<EligibleSet>, NoEndpoint> {
-        self.picker.members(model)
+        self.picker.members(model, split)
     }
 
     /// Prompts that all endpoints together compute at once.

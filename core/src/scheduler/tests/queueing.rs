@@ -311,7 +311,10 @@ fn a_cooling_endpoint_gets_nothing_while_another_is_busy_and_causes_no_plan() {
     let free = scheduler
         .endpoints
         .free(KvAware::default().window, |_| true, ms(0));
-    let everyone = scheduler.endpoints.eligible(None).expect("endpoints");
+    let everyone = scheduler
+        .endpoints
+        .eligible(None, false)
+        .expect("endpoints");
     assert!(!free.any_in(everyone));
     // One that may not wait is sent there rather than nowhere.
     let query = prompt(3, 8_000);
@@ -371,7 +374,12 @@ fn an_exploration_that_memory_refuses_is_not_planned_again_until_memory_changes(
         let free = scheduler
             .endpoints
             .free(KvAware::default().window, wanted, now);
-        free.any_in(scheduler.endpoints.eligible(None).expect("endpoints"))
+        free.any_in(
+            scheduler
+                .endpoints
+                .eligible(None, false)
+                .expect("endpoints"),
+        )
     };
     scheduler.set_capacity(0, Some(100_000));
     sample(&mut scheduler, 0.5);

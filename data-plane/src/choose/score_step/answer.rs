@@ -149,6 +149,7 @@ mod tests {
                 name: "engine".into(),
                 role: hermes_core::snapshot::Role::default(),
                 group: None,
+                pairing: hermes_core::snapshot::PairingFacts::default(),
                 address: "http://127.0.0.1:1".parse().expect("an address"),
             })
         };

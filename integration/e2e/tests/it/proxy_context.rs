@@ -45,6 +45,7 @@ impl ProxyContext {
                 name: engine.addr().to_string().into(),
                 role: Role::Aggregate,
                 group: None,
+                pairing: hermes_core::snapshot::PairingFacts::default(),
                 address,
             })
         };

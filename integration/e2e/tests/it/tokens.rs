@@ -52,6 +52,7 @@ fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenizerMetri
             name: "".into(),
             role: Role::Aggregate,
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
         })
     };
     tokens.follow(&Pool {

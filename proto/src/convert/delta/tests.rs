@@ -19,6 +19,7 @@ fn endpoint(number: u64) -> Arc<Endpoint> {
         name: format!("ai/pod-{number}").into(),
         role: Role::Decode,
         group: number.is_multiple_of(2).then(|| "g".into()),
+        pairing: hermes_core::snapshot::PairingFacts::default(),
     })
 }
 

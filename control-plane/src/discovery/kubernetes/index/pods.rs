@@ -49,7 +49,11 @@ impl PodIndex {
     /// `None`: no port matches, or the role label is not understood.
     fn endpoint(&self, pod: &Pod, address: IpAddr) -> Option<DiscoveredEndpoint> {
         let metadata = &pod.metadata;
-        let RoleLabels { role, group } = role_labels(metadata.labels.as_ref()).ok()?;
+        let RoleLabels {
+            role,
+            group,
+            pairing,
+        } = role_labels(metadata).ok()?;
         let number = match &self.port {
             Port::Number(number) => *number,
             Port::Name(name) => container_port(pod.spec.as_ref()?, name)?,
@@ -64,6 +68,7 @@ impl PodIndex {
             name: format!("{namespace}/{name}"),
             role,
             group,
+            pairing,
             kv_events,
         })
     }

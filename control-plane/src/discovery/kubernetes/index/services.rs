@@ -179,7 +179,7 @@ impl SelectedService {
             .and_then(|spec| spec.ip_families.as_deref())
             .unwrap_or_default();
         Self {
-            role_labels: role_labels(service.metadata.labels.as_ref()).ok(),
+            role_labels: role_labels(&service.metadata).ok(),
             events: annotation(service.metadata.annotations.as_ref()).map(str::to_owned),
             port: asked.map(|of| of.name.clone().unwrap_or_default()),
             scheme: asked.map_or(ServerScheme::Http, scheme),
@@ -288,13 +288,18 @@ impl SliceAddress {
         let address = ServerAddress::at(scheme, self.ip, port);
         let unnamed = || (String::new(), address.authority().to_string());
         let (uid, name) = self.pod.clone().unwrap_or_else(unnamed);
-        let RoleLabels { role, group } = role_labels.clone();
+        let RoleLabels {
+            role,
+            group,
+            pairing,
+        } = role_labels.clone();
         DiscoveredEndpoint {
             address,
             uid,
             name,
             role,
             group,
+            pairing,
             kv_events,
         }
     }

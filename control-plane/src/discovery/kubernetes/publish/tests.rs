@@ -41,6 +41,7 @@ impl Endpoints for Names {
             name: name.clone(),
             role: hermes_core::snapshot::Role::Aggregate,
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
             kv_events: None,
         };
         let is_ready = |name: &&String| !name.contains(char::is_uppercase);

@@ -10,6 +10,7 @@ fn endpoint(name: &str, role: Role) -> DiscoveredEndpoint {
         name: format!("ai/{name}"),
         role,
         group: None,
+        pairing: hermes_core::snapshot::PairingFacts::default(),
         kv_events: None,
     }
 }

@@ -16,6 +16,7 @@ fn pool(ids: &[u64]) -> Arc<Pool> {
             name: format!("server-{id}").into(),
             role: Role::Aggregate,
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
         })
     };
     Arc::new(Pool {

@@ -48,6 +48,7 @@ impl KvAware {
                 name,
                 role: Role::Aggregate,
                 group: None,
+                pairing: hermes_core::snapshot::PairingFacts::default(),
             })
         };
         let policy = policy::PoolPolicy {

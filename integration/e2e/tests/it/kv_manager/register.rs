@@ -36,6 +36,7 @@ fn pool(hosts: &[u64]) -> Pool {
             name: "".into(),
             role: Role::Aggregate,
             group: None,
+            pairing: hermes_core::snapshot::PairingFacts::default(),
         })
     };
     Pool {

@@ -46,6 +46,7 @@ fn a_ready_pod_is_an_endpoint() {
         name: "ai/a".to_owned(),
         role: Role::Prefill,
         group: Some("g1".to_owned()),
+        pairing: hermes_core::snapshot::PairingFacts::default(),
         kv_events: None,
     };
     assert_eq!(
@@ -160,10 +161,10 @@ fn a_ready_pod_that_cannot_be_used_is_counted() {
         }
     );
 
-    let mut leader = pod("a");
-    leader["metadata"]["labels"] = json!({"openfuyao.com/pdRole": "leader"});
+    let mut encoder = pod("a");
+    encoder["metadata"]["labels"] = json!({"llm-d.ai/role": "encode"});
     let mut by_number = index("8000");
-    by_number.apply(read(&leader));
+    by_number.apply(read(&encoder));
     assert_eq!(
         by_number.endpoints(),
         FoundEndpoints {

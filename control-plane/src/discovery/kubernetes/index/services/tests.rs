@@ -78,6 +78,7 @@ fn a_service_and_its_slice_make_endpoints_in_either_order() {
         name: "ai/pod-10.0.0.1".to_owned(),
         role: Role::Aggregate,
         group: None,
+        pairing: hermes_core::snapshot::PairingFacts::default(),
         kv_events: None,
     };
     assert_eq!(

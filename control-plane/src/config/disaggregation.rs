@@ -1,0 +1,87 @@
+//! How requests of a pool are split between prefill and decode endpoints.
+
+use std::num::NonZeroU16;
+
+use hermes_core::{
+    policy::{DisaggregationPolicy, PairDialect, PairFallback},
+    snapshot::Role,
+};
+
+use super::{
+    duration::{HOUR, SECOND},
+    section::Section,
+    source::{self, EndpointSource},
+};
+
+/// The mapping `disaggregation` of a pool: the policy, and static endpoints with roles.
+pub(super) fn read(
+    section: &mut Section<'_>,
+) -> (Option<DisaggregationPolicy>, Vec<EndpointSource>) {
+    let dialect = section
+        .one_of(
+            "dialect",
+            &PairDialect::ALL.map(|dialect| (dialect.name(), dialect)),
+            "What the endpoints are sent: see [disaggregation](disaggregation.md).",
+        )
+        .required("set what the engines understand, such as `vllm-nixl`");
+    let defaults = DisaggregationPolicy::of(dialect.unwrap_or(PairDialect::VllmNixl));
+    let policy = DisaggregationPolicy {
+        fallback: section
+            .one_of(
+                "onFailure",
+                &FALLBACKS.map(|fallback| (fallback.name(), fallback)),
+                "What follows when a pair fails before the first byte of its answer: the next pair and then an endpoint \
+                 that can serve the request alone; such an endpoint at once; or the failure.",
+            )
+            .or(defaults.fallback),
+        min_uncached_tokens: section
+            .count(
+                "minUncachedTokens",
+                0..=1_000_000,
+                "A request with fewer uncached prompt tokens at an endpoint that can serve it alone goes there.",
+            )
+            .or(defaults.min_uncached_tokens),
+        lease: section
+            .duration(
+                "lease",
+                SECOND * 10..=HOUR,
+                "For `vllm-nixl`: how long a prefill endpoint keeps a KV cache that was not taken over (`kv_lease_duration`).",
+            )
+            .or(defaults.lease),
+        bootstrap_port: bootstrap_port(section, defaults.bootstrap_port),
+        ..defaults
+    };
+    let roles = [
+        ("prefill", Role::Prefill, "Static prefill endpoints."),
+        ("decode", Role::Decode, "Static decode endpoints."),
+        (
+            "leaders",
+            Role::Leader,
+            "For `leader-headers`: static proxies in front of these pairs.",
+        ),
+    ];
+    let sources =
+        roles.map(|(name, role, meaning)| source::read_role(section, name, role, meaning));
+    let sources = sources.into_iter().flatten().collect();
+    (dialect.map(|_| policy), sources)
+}
+
+/// The key `bootstrapPort`.
+fn bootstrap_port(section: &mut Section<'_>, default: NonZeroU16) -> NonZeroU16 {
+    let port: u16 = section
+        .count(
+            "bootstrapPort",
+            1..=u32::from(u16::MAX),
+            "For `sglang`: the bootstrap port of prefill endpoints that state none by the annotation \
+             `hermes.ai/bootstrap-port`.",
+        )
+        .or(default.get());
+    NonZeroU16::new(port).unwrap_or(default)
+}
+
+/// Every fallback.
+const FALLBACKS: [PairFallback; 3] = [
+    PairFallback::OtherPrefill,
+    PairFallback::Aggregate,
+    PairFallback::Fail,
+];

@@ -1,0 +1,278 @@
+//! Scenarios of pairs: which endpoints are paired, when a request is split, who decodes.
+
+use super::*;
+use crate::{
+    collection::Collection,
+    load::EngineSample,
+    pick::PickRequest,
+    policy::{DisaggregationPolicy, KvAware, PairDialect, PoolPolicy, Strategy},
+    snapshot::{EndpointId, Model, ModelHolders, PairingFacts, PendingDiscovery, PoolSpec},
+};
+
+/// A pool of endpoints with these roles and groups; their ids are their positions.
+fn pool(dialect: PairDialect, endpoints: &[(Role, &str)]) -> Pool {
+    let endpoint = |(position, (role, group)): (usize, &(Role, &str))| {
+        Arc::new(Endpoint {
+            id: EndpointId(position as u64),
+            address: format!("http://10.0.0.{position}")
+                .parse()
+                .expect("an address"),
+            name: format!("server-{position}").into(),
+            role: *role,
+            group: (!group.is_empty()).then(|| (*group).into()),
+            pairing: PairingFacts::default(),
+        })
+    };
+    let policy = PoolPolicy {
+        strategy: Strategy::KvAware(KvAware::default()),
+        disaggregation: Some(DisaggregationPolicy::of(dialect)),
+        ..PoolPolicy::default()
+    };
+    Pool {
+        spec: Arc::new(PoolSpec {
+            name: "chat".into(),
+            policy,
+            pending: PendingDiscovery::default(),
+        }),
+        models: Collection::default(),
+        endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
+    }
+}
+
+fn picker(dialect: PairDialect, endpoints: &[(Role, &str)]) -> Picker {
+    Picker::build(Arc::new(pool(dialect, endpoints)))
+}
+
+const TWO_BY_TWO: [(Role, &str); 4] = [
+    (Role::Prefill, ""),
+    (Role::Prefill, ""),
+    (Role::Decode, ""),
+    (Role::Decode, ""),
+];
+
+/// A prompt of 1,000 tokens whose request may be split.
+fn query() -> Query {
+    Query {
+        prompt_tokens: 1_000,
+        split: true,
+        ..Query::default()
+    }
+}
+
+fn splits(picker: &Picker, cached: &[(usize, u32)]) -> bool {
+    picker.splits(&query(), None, cached.iter().copied(), |_| true)
+}
+
+/// The ids of the placements of a split request: prefill and decode, or one endpoint twice.
+fn placements(picker: &Picker, load: impl Fn(usize) -> Load) -> Vec<(u64, u64)> {
+    let query = query();
+    let mut rng = SeededRng::new(7);
+    let choice = picker.pick(&PickRequest::new(&query), load, &mut rng);
+    let placements = choice.expect("endpoints").ranked;
+    let ids = placements.iter().map(RankedEndpoint::placement);
+    ids.map(|placement| (placement.prefill().0, placement.decode().0))
+        .collect()
+}
+
+fn load(in_flight: u32, kv_usage: f32) -> Load {
+    Load {
+        in_flight,
+        sample: Some(EngineSample {
+            kv_usage: Some(kv_usage),
+            ..EngineSample::default()
+        }),
+        ..Load::default()
+    }
+}
+
+#[test]
+fn every_placement_of_a_split_request_is_a_pair_and_the_second_avoids_both_endpoints_of_the_first()
+{
+    let picker = picker(PairDialect::VllmNixl, &TWO_BY_TWO);
+    let placements = placements(&picker, |_| Load::default());
+    let [first, second, ..] = placements[..] else {
+        panic!("two pairs at least: {placements:?}");
+    };
+    for (prefill, decode) in [first, second] {
+        assert!(prefill < 2 && decode >= 2, "{placements:?}");
+    }
+    assert!(first.0 != second.0 && first.1 != second.1, "{placements:?}");
+}
+
+#[test]
+fn one_prefill_endpoint_is_tried_with_each_decode_endpoint() {
+    let endpoints = [(Role::Prefill, ""), (Role::Decode, ""), (Role::Decode, "")];
+    let picker = picker(PairDialect::VllmNixl, &endpoints);
+    let mut found = placements(&picker, |_| Load::default());
+    found.sort_unstable();
+    assert_eq!(found, [(0, 1), (0, 2)]);
+}
+
+#[test]
+fn pairs_are_made_inside_a_group_and_of_one_version() {
+    let groups = [
+        (Role::Prefill, "a"),
+        (Role::Prefill, "b"),
+        (Role::Decode, "b"),
+        (Role::Decode, "c"),
+    ];
+    let found = placements(&picker(PairDialect::VllmNixl, &groups), |_| Load::default());
+    assert_eq!(found, [(1, 2)]);
+    let mut pool = pool(PairDialect::VllmNixl, &TWO_BY_TWO);
+    let rolled_out = pool.endpoints.iter().map(|endpoint| {
+        let version = if endpoint.id.0 % 2 == 0 {
+            "0.31"
+        } else {
+            "0.32"
+        };
+        Arc::new(Endpoint {
+            pairing: PairingFacts {
+                version: Some(version.into()),
+                ..PairingFacts::default()
+            },
+            ..(**endpoint).clone()
+        })
+    });
+    pool.endpoints = rolled_out.collect();
+    let mut found = placements(&Picker::build(Arc::new(pool)), |_| Load::default());
+    found.sort_unstable();
+    assert_eq!(found, [(0, 2), (1, 3)]);
+}
+
+#[test]
+fn the_decode_endpoint_with_the_most_room_and_the_smallest_batch_takes_over() {
+    let endpoints = [
+        (Role::Prefill, ""),
+        (Role::Decode, ""),
+        (Role::Decode, ""),
+        (Role::Decode, ""),
+    ];
+    let picker = picker(PairDialect::VllmNixl, &endpoints);
+    let first = |loads: [Load; 3]| {
+        let at = |position: usize| loads[position.saturating_sub(1)];
+        placements(&picker, at)[0].1
+    };
+    assert_eq!(first([load(9, 0.5), load(2, 0.5), load(3, 0.5)]), 2);
+    // Half as many requests, and a quarter of the free memory.
+    assert_eq!(first([load(4, 0.2), load(2, 0.8), load(5, 0.2)]), 1);
+    // A full one, and one that is down, come last.
+    let down = Load {
+        health: Health::Down,
+        ..Load::default()
+    };
+    assert_eq!(first([load(0, 0.99), down, load(50, 0.5)]), 3);
+}
+
+#[test]
+fn a_request_with_few_uncached_tokens_is_not_split() {
+    let with_aggregate = [
+        (Role::Prefill, ""),
+        (Role::Decode, ""),
+        (Role::Aggregate, ""),
+    ];
+    let picker = picker(PairDialect::VllmNixl, &with_aggregate);
+    assert!(splits(&picker, &[]));
+    assert!(splits(&picker, &[(1, 744)]));
+    assert!(
+        !splits(&picker, &[(1, 745)]),
+        "255 tokens at the decode endpoint"
+    );
+    assert!(!splits(&picker, &[(2, 800)]));
+    assert!(
+        splits(&picker, &[(0, 999)]),
+        "a prefill endpoint serves no request alone"
+    );
+}
+
+#[test]
+fn a_request_that_no_endpoint_can_serve_alone_is_always_split() {
+    let picker = picker(PairDialect::Sglang, &TWO_BY_TWO);
+    assert!(splits(&picker, &[(2, 1_000)]));
+    let alone = Query {
+        split: false,
+        ..query()
+    };
+    let picked = picker.pick(
+        &PickRequest::new(&alone),
+        |_| Load::default(),
+        &mut SeededRng::new(1),
+    );
+    assert_eq!(picked, Err(NoEndpoint::OnlyDisaggregated));
+}
+
+#[test]
+fn a_decode_endpoint_of_vllm_serves_what_is_not_split() {
+    let picker = picker(PairDialect::VllmNixl, &TWO_BY_TWO);
+    let alone = Query {
+        split: false,
+        ..query()
+    };
+    let ask = PickRequest::new(&alone);
+    let choice = picker.pick(&ask, |_| Load::default(), &mut SeededRng::new(1));
+    let ranked = choice.expect("endpoints").ranked;
+    let mut found: Vec<usize> = ranked.iter().map(|ranked| ranked.position).collect();
+    found.sort_unstable();
+    assert_eq!(found, [2, 3]);
+    assert!(ranked.iter().all(|ranked| ranked.decode.is_none()));
+}
+
+#[test]
+fn nothing_is_split_while_no_pair_is_up() {
+    let picker = picker(PairDialect::VllmNixl, &TWO_BY_TWO);
+    let up = |down: &'static [usize]| {
+        picker.splits(&query(), None, std::iter::empty(), |position| {
+            !down.contains(&position)
+        })
+    };
+    assert!(up(&[0, 2]));
+    assert!(!up(&[0, 1]) && !up(&[2, 3]));
+}
+
+#[test]
+fn a_group_without_a_leader_has_no_pairs_where_leaders_are_needed() {
+    let led = [
+        (Role::Prefill, "a"),
+        (Role::Decode, "a"),
+        (Role::Leader, "a"),
+        (Role::Prefill, "b"),
+        (Role::Decode, "b"),
+    ];
+    let picker = picker(PairDialect::LeaderHeaders, &led);
+    assert_eq!(placements(&picker, |_| Load::default()), [(0, 1)]);
+    assert_eq!(picker.leaders(0).collect::<Vec<_>>(), [2]);
+    assert_eq!(picker.leaders(3).next(), None);
+}
+
+#[test]
+fn an_adapter_is_served_by_pairs_that_hold_it() {
+    let mut pool = pool(PairDialect::VllmNixl, &TWO_BY_TWO);
+    let model = |name: &str, ids: &[u64]| {
+        let ids = ids.iter().map(|&id| EndpointId(id));
+        Arc::new(Model {
+            name: name.into(),
+            parent: None,
+            max_model_len: None,
+            holders: ModelHolders::Some(ids.collect()),
+        })
+    };
+    pool.models = [model("halves", &[0, 1]), model("sql", &[1, 2])]
+        .into_iter()
+        .collect();
+    let picker = Picker::build(Arc::new(pool));
+    let query = query();
+    let ask = |model| PickRequest {
+        model: Some(model),
+        ..PickRequest::new(&query)
+    };
+    let mut rng = SeededRng::new(1);
+    let choice = picker.pick(&ask("sql"), |_| Load::default(), &mut rng);
+    let ranked = choice.expect("a pair").ranked;
+    let pairs: Vec<_> = ranked.iter().map(RankedEndpoint::placement).collect();
+    assert_eq!(pairs.len(), 1);
+    assert_eq!((pairs[0].prefill().0, pairs[0].decode().0), (1, 2));
+    let none = std::iter::empty();
+    assert!(
+        !picker.splits(&query, Some("halves"), none, |_| true),
+        "no decode endpoint"
+    );
+}
