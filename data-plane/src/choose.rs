@@ -31,7 +31,7 @@ use opentelemetry::Context;
 
 use self::score_step::{ScoreStep, ScoreStepError};
 pub(crate) use self::selection::{
-    EndpointSelection, SelectedEndpoint, SelectionDetails, SelectionRequest,
+    EndpointSelection, RankedPlacements, SelectedEndpoint, SelectionDetails, SelectionRequest,
 };
 use crate::{
     clock::uptime,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   forward ─▶ leg ─▶ endpoint        one attempt after another, by the decisions of retry
-//!               └──▶ answer           the class of what came: tokens, an error, nothing
+//!      │        └──▶ answer           the class of what came: tokens, an error, nothing
+//!      └──▶ pair ─▶ two legs          an attempt at a prefill and a decode endpoint
 //!   relay ─▶ meter ─▶ guard           the answer's pieces, their times and usage
 //!   guard, when dropped ─▶ summary ─▶ observers: metrics, span, log, access record, report, endpoint health
 //! ```
@@ -14,9 +15,12 @@ pub(crate) mod guard;
 mod leg;
 mod meter;
 mod observers;
+mod pair;
+mod placements;
 mod refusals;
 pub(crate) mod relay;
 mod retry;
+mod sent_leg;
 mod summary;
 mod timeline;
 pub(crate) mod trace;

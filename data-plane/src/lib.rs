@@ -4,6 +4,7 @@
 //!   client ─▶ server ─▶ proxy ★ ─┬─ place ─┬─ request      what is asked
 //!                                │         └─ choose       where it goes
 //!                                └─ exchange     sending it there, relaying the answer, recording both
+//!                                     └─ pair    what the two endpoints of a pair are sent
 //!
 //!   control plane ─▶ sync ─▶ view ─▶ endpoint    what requests are routed by: one snapshot, its endpoints
 //!   exchange ─▶ link ─▶ sync ─▶ control plane    questions for a choice, reports of requests
@@ -11,7 +12,7 @@
 //! ```
 //!
 //! No file imports from a room above its own, which is, from the top: server, proxy, place,
-//! exchange, choose, sync, view, endpoint, telemetry, link, request, clock, tcp, worker.
+//! exchange, choose, pair, sync, view, endpoint, telemetry, link, request, clock, tcp, worker.
 //!
 //! [`proxy`] is the spine: a request's whole path, of which [`place`] is the part before anything is
 //! sent. That part knows no server, so that another door can use it.
@@ -29,6 +30,7 @@ mod endpoint;
 mod exchange;
 mod link;
 mod options;
+mod pair;
 mod place;
 mod proxy;
 mod request;

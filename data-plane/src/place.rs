@@ -301,7 +301,9 @@ impl Placer {
             request,
             id: guard.id,
             query: &query,
-            accepts_pairs,
+            accepts_pairs: accepts_pairs
+                && spec.policy.disaggregation.is_some()
+                && request.may_be_split(),
             context,
         };
         let selection = self.selector.choose(&wanted, &mut rng).await;

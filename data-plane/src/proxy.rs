@@ -70,9 +70,7 @@ impl Proxy {
                 Arc::clone(&metrics),
                 (drain.clone(), admission),
             ),
-            forwarder: Forwarder {
-                metrics: Arc::clone(&metrics),
-            },
+            forwarder: Forwarder::new(Arc::clone(&metrics), run),
             metrics,
             drain,
         }
@@ -149,8 +147,7 @@ impl Proxy {
         let door = DoorRequest {
             request,
             start,
-            // This door sends a request to one endpoint.
-            accepts_pairs: false,
+            accepts_pairs: true,
         };
         match self.placer.place(door).await? {
             Placed::Answered(body) => Ok(json(body)),

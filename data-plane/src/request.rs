@@ -2,6 +2,7 @@
 //! be served.
 
 pub(crate) mod admission;
+mod answer_count;
 pub(crate) mod api;
 pub(crate) mod body_edit;
 pub(crate) mod content_encoding;

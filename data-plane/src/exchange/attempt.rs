@@ -18,6 +18,17 @@ pub(crate) struct Attempt {
     in_flight: InFlightGuard,
 }
 
+/// What a leg is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LegStage {
+    /// The whole request.
+    Both,
+    /// Computing the prompt.
+    Prefill,
+    /// Generating the answer from a KV cache that a prefill leg computed.
+    Decode,
+}
+
 /// What observers need to know of an attempt, which may have ended.
 #[derive(Clone)]
 pub(super) struct AttemptFacts {
@@ -75,6 +86,25 @@ impl Attempt {
     /// The endpoint has begun its answer: its prefill is done.
     pub(super) fn prefill_done(&mut self) {
         self.in_flight.answered();
+    }
+}
+
+impl LegStage {
+    /// The number of the leg.
+    pub(super) const fn leg(self) -> LegId {
+        match self {
+            Self::Both | Self::Decode => LegId::MAIN,
+            Self::Prefill => LegId::PREFILL,
+        }
+    }
+
+    /// `hermes.stage` in spans.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
     }
 }
 

@@ -4,76 +4,54 @@
 //! only if the request may be sent again, and only if the pool's retry budget pays for it. What
 //! follows from a failed attempt is decided in [`super::retry`].
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
-use hermes_core::{ledger::LegId, placement::Placement};
-use http::response;
+use hermes_core::placement::Placement;
 use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     answer::retry_after as retry_after_of,
-    attempt::Attempt,
+    attempt::LegStage,
     guard::RequestGuard,
-    leg::{ClassVerdict, HeldPieces, Leg, LegAnswer, LegDeadline, LegError, LegResult},
+    leg::{LegDeadline, LegError},
+    pair::PairExchange,
+    placements,
     retry::{AttemptEnd, Attempts, RefusalContext, RetryVerdict},
-    turn::EndpointTurn,
-    unread_answer,
+    sent_leg::{LegOrder, LegOutcome, UpstreamResponse},
+    turn::PlacementTurn,
 };
 use crate::{
     choose::{EndpointSelection, SelectedEndpoint},
-    endpoint::{Upstream, UpstreamBody},
+    endpoint::Upstream,
     request::{inference_request::InferenceRequest, leg_body::LegBody, local_reply::LocalReply},
-    telemetry::metrics::{AnswerClass, AttemptOutcome, ProxyMetrics, RequestOutcome},
+    telemetry::metrics::{AttemptOutcome, ProxyMetrics, RequestOutcome},
     view::RoutingPool,
 };
 
-/// An endpoint's answer, whose first bytes were read.
-pub(crate) struct UpstreamResponse {
-    pub(crate) head: response::Parts,
-    /// The first pieces of the body, taken already.
-    pub(super) held: HeldPieces,
-    pub(crate) body: UpstreamBody,
-    pub(super) class: ClassVerdict,
-    /// When it must have its first token, if it streams, or else its last byte.
-    pub(super) deadline: LegDeadline,
-    /// The attempt that it answers.
-    pub(crate) attempt: Attempt,
-}
-
-impl UpstreamResponse {
-    /// How its attempt ended.
-    fn end(&self) -> AttemptEnd {
-        AttemptEnd::Answered(self.head.status, self.class.known())
-    }
-
-    /// This answer, or the one that is held: an error of an endpoint does not replace what another
-    /// one said of the request.
-    fn or_held(self, held: Option<Self>) -> Self {
-        let Some(held) = held else { return self };
-        let is_error = matches!(
-            self.class.known(),
-            Some(AnswerClass::Overloaded | AnswerClass::EngineError | AnswerClass::ErrorEvent)
-        );
-        let is_held = is_error && held.class.known() == Some(AnswerClass::ClientError);
-        let (kept, other) = if is_held { (held, self) } else { (self, held) };
-        other.recycle();
-        kept
-    }
-
-    /// Keeps the connection of an answer that is not relayed.
-    fn recycle(self) {
-        unread_answer::recycle(self.body, self.attempt.upstream());
-    }
-}
-
 /// Sends requests to endpoints.
 pub(crate) struct Forwarder {
-    pub(crate) metrics: Arc<ProxyMetrics>,
+    metrics: Arc<ProxyMetrics>,
+    /// Random id of this run.
+    run: u64,
+    /// Pairs that were tried.
+    pairs: AtomicU64,
 }
 
 impl Forwarder {
-    /// Tries the selected endpoints in turn. Pairs, which need two legs, are passed over; a selection
-    /// for a door that accepts none has none.
+    /// `run` is the random id of this run.
+    pub(crate) const fn new(metrics: Arc<ProxyMetrics>, run: u64) -> Self {
+        Self {
+            metrics,
+            run,
+            pairs: AtomicU64::new(0),
+        }
+    }
+
+    /// Tries the selected placements in turn.
     ///
     /// # Errors
     ///
@@ -92,11 +70,12 @@ impl Forwarder {
             .inspect_err(|_| guard.failed(RequestOutcome::ClientError))?;
         pool.budget.deposit();
         let mut first_sent = None;
-        let mut endpoints = selection.ranked.iter().filter_map(Placement::one);
-        while let Some(endpoint) = endpoints.next()
+        let order = placements::order(&selection.ranked, pool);
+        let mut placements = order.iter();
+        while let Some(placement) = placements.next()
             && attempts.may_continue()
         {
-            let Some(turn) = EndpointTurn::take(endpoint, endpoints.clone()) else {
+            let Some(turn) = PlacementTurn::take(placement, placements.clone()) else {
                 continue;
             };
             if !attempts.pay(|| pool.budget.withdraw()) {
@@ -113,9 +92,22 @@ impl Forwarder {
                 return Err(LocalReply::TimedOut(deadline.limit));
             }
             attempts.begin();
-            let (answer, repeated) = self
-                .attempt((request, &body), (pool, deadline), endpoint, guard)
-                .await;
+            guard.count_attempt(request);
+            let pair = match placement {
+                Placement::One(_) => None,
+                Placement::Pair { prefill, decode } => {
+                    self.pair((request, pool), (prefill, decode), deadline)
+                }
+            };
+            // Boxed: most requests are sent to one endpoint.
+            let (answer, repeated) = match &pair {
+                Some(pair) => Box::pin(pair.run(guard)).await,
+                None => {
+                    let endpoint = placement.decode();
+                    self.attempt((request, &body), (pool, deadline), endpoint, guard)
+                        .await
+                }
+            };
             if repeated {
                 // The first sending was unanswered: the request may be the cause, whatever came of
                 // the repetition.
@@ -126,8 +118,16 @@ impl Forwarder {
                 Ok(answer) => (answer.end(), retry_after_of(&answer.head.headers)),
                 Err(error) => (error.end(), None),
             };
-            let verdict = self.verdict(end, request, pool, &endpoint.upstream);
+            let upstream = match &answer {
+                Ok(answer) => answer.attempt.upstream(),
+                Err(_) => &placement.decode().upstream,
+            };
+            let verdict = self.verdict(end, request, pool, upstream);
             guard.attempt_ended(end, retry_after);
+            if pair.is_some() {
+                let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
+                guard.pair_ended(is_served);
+            }
             let RetryVerdict::TryElsewhere { suspicious } = verdict else {
                 guard.settle_refusals();
                 return final_answer(answer, held, attempts.tried(), guard);
@@ -160,48 +160,52 @@ impl Forwarder {
         end.verdict(refusal)
     }
 
-    /// One attempt: connect, send, wait for the head, and for what determines the answer's class.
-    /// Returns also whether the request was sent twice.
+    /// An attempt at one endpoint.
     async fn attempt(
         &self,
         (request, body): (&InferenceRequest, &LegBody),
         (pool, deadline): (&RoutingPool, LegDeadline),
         endpoint: &SelectedEndpoint,
         guard: &mut RequestGuard,
-    ) -> (Result<UpstreamResponse, LegError>, bool) {
-        let upstream = &endpoint.upstream;
-        let attempt = guard.begin_attempt(LegId::MAIN, endpoint, request);
-        let leg = Leg {
+    ) -> LegOutcome {
+        let attempt = guard.begin_leg(LegStage::Both, endpoint, request);
+        let order = LegOrder {
             request,
-            upstream,
             body: body.clone(),
-            span: &attempt.facts().span,
-            incoming: &guard.trace.incoming,
+            headers: &[],
+            may_repeat: request.is_repeatable(),
             deadline,
             connect_timeout: pool.pool.spec.policy.timeouts.connect,
+            incoming: &guard.trace.incoming,
         };
-        let LegResult { answer, repeated } =
-            leg.exchange(&self.metrics.endpoints.connections).await;
-        let answer = match answer {
-            Ok(LegAnswer {
-                head,
-                held,
-                body,
-                class,
-            }) => Ok(UpstreamResponse {
-                head,
-                held,
-                body,
-                class,
-                deadline,
-                attempt,
-            }),
-            Err(error) => {
-                tracing::debug!(endpoint = %upstream.endpoint.name, %error, "an attempt failed");
-                Err(error)
-            }
-        };
-        (answer, repeated)
+        order
+            .send(attempt, &self.metrics.endpoints.connections)
+            .await
+    }
+
+    /// An attempt at a pair; `None` in a pool whose requests are not split.
+    fn pair<'a>(
+        &'a self,
+        (request, pool): (&'a InferenceRequest, &'a RoutingPool),
+        (prefill, decode): (&'a SelectedEndpoint, &'a SelectedEndpoint),
+        deadline: LegDeadline,
+    ) -> Option<PairExchange<'a>> {
+        Some(PairExchange {
+            request,
+            pool,
+            rules: pool.pool.spec.policy.disaggregation.as_ref()?,
+            prefill,
+            decode,
+            deadline,
+            room: self.room(),
+            connections: &self.metrics.endpoints.connections,
+        })
+    }
+
+    /// A number that no other attempt has.
+    fn room(&self) -> u64 {
+        let pair = self.pairs.fetch_add(1, Ordering::Relaxed);
+        xxh3_64_with_seed(&pair.to_le_bytes(), self.run)
     }
 }
 

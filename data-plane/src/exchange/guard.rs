@@ -10,11 +10,17 @@
 //! outcome that was set; without one the outcome is `cancelled`, because a client that disconnects
 //! drops the request wherever it is.
 
+mod legs;
+
 use std::{sync::Arc, time::Duration};
 
 use hermes_core::{
-    ejection::EndpointFailure, ledger::LegId, query::Query, refusals::SecondOpinion,
-    snapshot::Version, stored_responses::ResponseKey,
+    ejection::EndpointFailure,
+    ledger::LegId,
+    query::Query,
+    refusals::SecondOpinion,
+    snapshot::{EndpointId, Version},
+    stored_responses::ResponseKey,
 };
 use hermes_runtime::shutdown::Tracked;
 use tokio::time::Instant;
@@ -29,7 +35,7 @@ use super::{
     trace::{self, RequestTrace},
 };
 use crate::{
-    choose::{EndpointSelection, SelectedEndpoint},
+    choose::EndpointSelection,
     clock::uptime,
     endpoint::Upstream,
     link::report::{FailedAttempt, ReportedLeg, ReportedOutcome, Reporter},
@@ -61,6 +67,8 @@ pub(crate) struct RequestGuard {
     /// The attempt in progress, the last one that failed, or the one whose answer is relayed.
     attempt: Option<AttemptFacts>,
     attempts: u32,
+    /// Where a prefill leg was reported that has not ended, and when.
+    prefilling: Option<(EndpointId, Instant)>,
     /// What the answer of the attempt is, as far as it has one.
     answer: Option<AnswerClass>,
     refusals: PendingRefusals,
@@ -105,6 +113,7 @@ impl RequestGuard {
             timeline: Timeline::starting(at),
             attempt: None,
             attempts: 0,
+            prefilling: None,
             answer: None,
             refusals: PendingRefusals::default(),
             usage: None,
@@ -146,43 +155,6 @@ impl RequestGuard {
         } else {
             RequestOutcome::Failed
         };
-    }
-
-    /// This leg is sent to this endpoint now; a previous attempt has ended.
-    pub(crate) fn begin_attempt(
-        &mut self,
-        leg: LegId,
-        endpoint: &SelectedEndpoint,
-        request: &InferenceRequest,
-    ) -> Attempt {
-        let id = endpoint.upstream.endpoint.id;
-        let uncached = self
-            .query
-            .prompt_tokens
-            .saturating_sub(endpoint.cached_tokens);
-        let sent = Instant::now();
-        if self.attempts == 0 {
-            let routing = sent - self.timeline.arrived();
-            self.sinks.model.routing.observe(routing.as_secs_f64());
-        } else {
-            self.pool.metrics.endpoints.retries.inc();
-        }
-        if let Some(history) = &self.pool.history {
-            history.remember(id, &self.query);
-        }
-        let span = self
-            .trace
-            .attempt(&endpoint.upstream, request, self.attempts);
-        let non_streaming = self.query.non_streaming;
-        self.sinks
-            .reporter
-            .started(self.reported(leg), id, uncached.into(), non_streaming);
-        self.attempts += 1;
-        self.answer = None;
-        self.refusals.sent(request);
-        let attempt = Attempt::begin(leg, endpoint, uncached.into(), span, sent);
-        self.attempt = Some(attempt.facts().clone());
-        attempt
     }
 
     /// The last attempt ended, or its answer's class became known: the one place where endpoints get
@@ -306,6 +278,10 @@ impl RequestGuard {
                 .model
                 .time_to_first_token
                 .observe(ttft.as_secs_f64());
+        }
+        if is_first {
+            // Of a leg that is sent through another endpoint nothing else shows its end.
+            self.end_prefill(ReportedOutcome::Ok);
         }
         is_first
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hermes_core::policy::Timeouts;
 use hermes_runtime::propagation;
-use http::{HeaderMap, Request, Response, header, response, uri::Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, response, uri::Uri};
 use http_body::Body;
 use http_body_util::BodyExt;
 use opentelemetry::Context;
@@ -38,6 +38,10 @@ pub(super) struct Leg<'a> {
     pub(super) request: &'a InferenceRequest,
     pub(super) upstream: &'a Upstream,
     pub(super) body: LegBody,
+    /// Besides the client's.
+    pub(super) extra_headers: &'a [(HeaderName, HeaderValue)],
+    /// It may be sent again to the endpoint, if that may have seen it.
+    pub(super) may_repeat: bool,
     pub(super) span: &'a Span,
     /// The trace context that came with the request.
     pub(super) incoming: &'a Context,
@@ -231,7 +235,7 @@ impl Leg<'_> {
                 Err(SendError::NotWritten {
                     request: unsent, ..
                 }) => request = *unsent,
-                Err(SendError::MaybeSeen { reused: true, .. }) if self.request.is_repeatable() => {
+                Err(SendError::MaybeSeen { reused: true, .. }) if self.may_repeat => {
                     *repeated = true;
                     request = self.http_request();
                     break;
@@ -262,6 +266,9 @@ impl Leg<'_> {
     fn headers(&self) -> HeaderMap {
         let mut headers = self.request.headers.clone();
         headers.insert(header::HOST, self.upstream.host.clone());
+        for (name, value) in self.extra_headers {
+            headers.insert(name, value.clone());
+        }
         if self.body.len() == 0 {
             headers::state_no_body(&mut headers, &self.request.method);
         }

@@ -25,10 +25,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     answer::{event_lines::EventBorder, is_event_stream},
-    forward::UpstreamResponse,
     guard::RequestGuard,
     leg::{HeldPieces, LegDeadline},
     meter::Meter,
+    sent_leg::UpstreamResponse,
 };
 use crate::{
     endpoint::UpstreamBody,

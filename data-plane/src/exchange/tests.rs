@@ -93,7 +93,7 @@ impl Exchange {
         let (reporter, reports) = Reporter::new();
         Self {
             pool: Arc::clone(&view.pools[0]),
-            forwarder: Forwarder { metrics },
+            forwarder: Forwarder::new(metrics, 1),
             reporter: Arc::new(reporter),
             reports,
         }

@@ -87,11 +87,12 @@ impl RequestTrace {
         )
     }
 
-    /// One attempt; siblings under the server span.
+    /// One leg of an attempt; siblings under the server span. `stage`: what the leg is for.
     pub(crate) fn attempt(
         &self,
         upstream: &Upstream,
         request: &InferenceRequest,
+        stage: &'static str,
         resend: u32,
     ) -> Span {
         let operation = request.api.operation();
@@ -109,7 +110,7 @@ impl RequestTrace {
             error.type = Empty,
             server.address = Empty,
             server.port = Empty,
-            hermes.stage = "both",
+            hermes.stage = stage,
             gen_ai.operation.name = operation,
             gen_ai.request.model = model.map(bounded),
         );

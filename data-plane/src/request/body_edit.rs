@@ -23,11 +23,26 @@ pub(crate) enum BodyEdit {
     Remove(&'static str),
     /// There is one field of this name, with this value: where the body has the name first, else at
     /// its end.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the legs of one endpoint only remove fields")
-    )]
     Set(&'static str, Box<RawValue>),
+    /// Every field of this name gets this value; there is none where there was none.
+    Replace(&'static str, Box<RawValue>),
+}
+
+impl BodyEdit {
+    /// [`Self::Set`] with this JSON.
+    pub(crate) fn set(name: &'static str, json: &str) -> Self {
+        Self::Set(name, raw(json))
+    }
+
+    /// [`Self::Replace`] with this JSON.
+    pub(crate) fn replace(name: &'static str, json: &str) -> Self {
+        Self::Replace(name, raw(json))
+    }
+}
+
+/// JSON that this program has written.
+fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).expect("the value of an edit is JSON")
 }
 
 /// The body with these edits: slices of `body`, and the new values. Of two edits of a name the last
@@ -48,6 +63,11 @@ pub(crate) fn edited(body: &RequestBody, edits: &[BodyEdit]) -> Result<LegBody, 
             let is_named = |wanted: &&mut WantedField<'_>| wanted.name.as_bytes() == field.name;
             match wanted.iter_mut().find(is_named) {
                 None => splices.keep(&field),
+                Some(WantedField {
+                    value: Some(value),
+                    may_add: false,
+                    ..
+                }) => splices.replace(&field, value),
                 Some(wanted) => match wanted.value.take() {
                     Some(value) => splices.replace(&field, value),
                     None => splices.cut(),
@@ -56,8 +76,13 @@ pub(crate) fn edited(body: &RequestBody, edits: &[BodyEdit]) -> Result<LegBody, 
         })?;
     }
     scanner.finish()?;
-    for WantedField { name, value } in wanted {
-        if let Some(value) = value {
+    for WantedField {
+        name,
+        value,
+        may_add,
+    } in wanted
+    {
+        if let Some(value) = value.filter(|_| may_add) {
             splices.append(name, value);
         }
     }
@@ -69,17 +94,24 @@ struct WantedField<'a> {
     name: &'static str,
     /// `None`: not there, or not there again.
     value: Option<&'a str>,
+    /// It is to be there if it was not.
+    may_add: bool,
 }
 
 fn last_by_name(edits: &[BodyEdit]) -> Vec<WantedField<'_>> {
     let mut wanted: Vec<WantedField<'_>> = Vec::with_capacity(edits.len());
     for edit in edits {
-        let (name, value) = match edit {
-            BodyEdit::Remove(name) => (*name, None),
-            BodyEdit::Set(name, value) => (*name, Some(value.get())),
+        let (name, value, may_add) = match edit {
+            BodyEdit::Remove(name) => (*name, None, false),
+            BodyEdit::Set(name, value) => (*name, Some(value.get()), true),
+            BodyEdit::Replace(name, value) => (*name, Some(value.get()), false),
         };
         wanted.retain(|earlier| earlier.name != name);
-        wanted.push(WantedField { name, value });
+        wanted.push(WantedField {
+            name,
+            value,
+            may_add,
+        });
     }
     wanted
 }

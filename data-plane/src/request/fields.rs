@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{
+    answer_count::AnswerCount,
     control_fields::{self, EXTRA_ARGUMENTS},
     object_scanner::{MalformedObject, ObjectScanner, ScannedField},
     request_body::{BodySpan, RequestBody},
@@ -38,6 +39,8 @@ pub(crate) struct BodyFields {
     /// `prompt_logprobs` is set, or `echo` with `logprobs`: the engine computes the whole prompt,
     /// because it caches no log-probabilities.
     pub(crate) recomputes_prompt: bool,
+    /// It asks for one answer to one prompt.
+    pub(crate) has_one_answer: bool,
     /// The endpoint keeps the response, or works on it after its answer.
     pub(crate) has_side_effects: bool,
     /// Some [`control_fields::CONTROL_FIELDS`] are there.
@@ -98,6 +101,7 @@ struct FoundFields {
     add_generation_prompt: Option<BodySpan>,
     continue_final_message: Option<BodySpan>,
     add_special_tokens: Option<BodySpan>,
+    answers: AnswerCount,
     prompt_logprobs: Option<BodySpan>,
     echo: Option<BodySpan>,
     logprobs: Option<BodySpan>,
@@ -175,6 +179,7 @@ impl FoundFields {
             b"logprobs" => self.logprobs = unless_null,
             b"store" => self.store = value,
             b"background" => self.background = value,
+            name if AnswerCount::is_of(name) => self.answers.note(name, field.value),
             // They change which tokens an engine makes of the prompt, and are not interpreted here.
             b"chat_template"
             | b"truncate_prompt_tokens"
@@ -219,6 +224,7 @@ impl FoundFields {
             priority: self.priority.map_or(0, |span| priority(body, span)),
             recomputes_prompt: self.prompt_logprobs.is_some()
                 || flag(self.echo) == Some(true) && self.logprobs.is_some(),
+            has_one_answer: self.answers.is_one(body, self.prompt.prompt),
             has_side_effects: is_set(self.store) || is_set(self.background),
             has_control_fields: self.has_control_fields,
             hides_control_fields: self.hides_control_fields(body),

@@ -52,6 +52,8 @@ pub(crate) struct InferenceRequest {
     pub(crate) has_control_fields: bool,
     /// The engine will compute the whole prompt.
     recomputes_prompt: bool,
+    /// It asks for one answer to one prompt.
+    has_one_answer: bool,
     /// Some of them are in its [`EXTRA_ARGUMENTS`].
     hides_control_fields: bool,
     client: ClientIdentity,
@@ -75,6 +77,21 @@ impl InferenceRequest {
             Api::Responses => !self.has_side_effects,
             _ => true,
         }
+    }
+
+    /// Whether a prefill endpoint can compute its prompt for another endpoint: it generates one answer
+    /// to one prompt, which nothing but that prompt determines, and may be sent again.
+    pub(crate) fn may_be_split(&self) -> bool {
+        let generates = match self.api {
+            Api::Chat | Api::Completions | Api::Responses => true,
+            Api::Messages => !self.target.path().ends_with("/count_tokens"),
+            _ => false,
+        };
+        generates
+            && self.has_one_answer
+            && !self.recomputes_prompt
+            && self.response.is_none()
+            && self.is_repeatable()
     }
 
     /// What a selection under `policy` reads. `hashed` forces the prompt's hashes.
@@ -174,6 +191,7 @@ impl InferenceRequest {
             has_side_effects: false,
             has_control_fields: false,
             recomputes_prompt: false,
+            has_one_answer: false,
             hides_control_fields: false,
             client: ClientIdentity::of(&BodyFields::default(), priority),
         };
@@ -189,6 +207,7 @@ impl InferenceRequest {
             request.response = response.map(ResponseReference::from);
             request.has_side_effects = fields.has_side_effects;
             request.recomputes_prompt = fields.recomputes_prompt;
+            request.has_one_answer = fields.has_one_answer;
             request.read(fields, priority);
         }
         if route.api == Api::Extra {

@@ -13,6 +13,7 @@
 //! only. The series of a pool or a model are removed when no view and no request uses them.
 
 mod endpoints;
+mod pairs;
 mod requests;
 mod selections;
 mod sync;
@@ -23,12 +24,16 @@ use hermes_core::snapshot::Pool;
 use hermes_runtime::metrics::{HandleCache, Handles};
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
-use self::{endpoints::EndpointFamilies, requests::RequestFamilies, selections::SelectionFamilies};
+use self::{
+    endpoints::EndpointFamilies, pairs::PairFamilies, requests::RequestFamilies,
+    selections::SelectionFamilies,
+};
 pub(crate) use self::{
     endpoints::{
         AnswerClass, AttemptOutcome, ConnectFailure, ConnectionMetrics, EjectionReason,
         EndpointMetrics,
     },
+    pairs::{PairEnd, PairMetrics},
     requests::{ModelMetrics, RequestOutcome},
     selections::{FallbackLevel, ScoreFailure, SelectionMetrics},
     sync::{SnapshotResult, SyncMetrics},
@@ -43,6 +48,7 @@ pub(crate) struct ProxyMetrics {
     pub(crate) endpoints: EndpointFamilies,
     pub(crate) sync: SyncMetrics,
     selections: SelectionFamilies,
+    pairs: PairFamilies,
     pools: HandleCache<Arc<str>, PoolMetrics>,
     models: HandleCache<ModelKey, ModelMetrics>,
 }
@@ -52,6 +58,7 @@ pub(crate) struct PoolMetrics {
     pub(crate) in_flight: Gauge,
     pub(crate) selections: SelectionMetrics,
     pub(crate) endpoints: EndpointMetrics,
+    pub(crate) pairs: PairMetrics,
 }
 
 /// The handles of a pool's models.
@@ -76,6 +83,7 @@ impl ProxyMetrics {
             endpoints: EndpointFamilies::register(registry),
             sync: SyncMetrics::register(registry),
             selections: SelectionFamilies::register(registry),
+            pairs: PairFamilies::register(registry),
             pools: HandleCache::default(),
             models: HandleCache::default(),
         }
@@ -87,6 +95,7 @@ impl ProxyMetrics {
             in_flight: self.requests.in_flight(pool, series),
             selections: self.selections.of_pool(pool, series),
             endpoints: self.endpoints.of_pool(pool, series),
+            pairs: self.pairs.of_pool(pool, series),
         })
     }
 

@@ -138,11 +138,19 @@ fn a_body_in_pieces_is_edited_as_the_whole() {
     }
 }
 
+fn name_of(edit: &BodyEdit) -> &str {
+    match edit {
+        BodyEdit::Remove(name) | BodyEdit::Set(name, _) | BodyEdit::Replace(name, _) => name,
+    }
+}
+
 /// Any edit of [`NAMES`].
 fn edit() -> impl Strategy<Value = BodyEdit> {
     let value = prop_oneof![Just("false"), Just(r#"{"x": "},\"" }"#), Just(" [1]")];
-    (0..NAMES.len(), proptest::option::of(value)).prop_map(|(name, value)| match value {
-        Some(value) => set(NAMES[name], value.trim()),
+    let edit = (0..NAMES.len(), proptest::option::of(value), any::<bool>());
+    edit.prop_map(|(name, value, adds)| match value {
+        Some(value) if adds => set(NAMES[name], value.trim()),
+        Some(value) => BodyEdit::replace(NAMES[name], value.trim()),
         None => BodyEdit::Remove(NAMES[name]),
     })
 }
@@ -201,12 +209,20 @@ proptest! {
         let result = spliced(&body, &edits);
 
         let mut expected: Map<String, Value> = serde_json::from_str(&body).expect("valid");
-        for edit in &edits {
+        for (at, edit) in edits.iter().enumerate() {
+            // Of two edits of a name the last counts.
+            if edits[at + 1..].iter().any(|later| name_of(later) == name_of(edit)) {
+                continue;
+            }
             match edit {
                 BodyEdit::Remove(name) => _ = expected.remove(*name),
                 BodyEdit::Set(name, value) => {
                     let value = serde_json::from_str(value.get()).expect("valid");
                     expected.insert((*name).to_owned(), value);
+                }
+                BodyEdit::Replace(name, value) => {
+                    let value = serde_json::from_str(value.get()).expect("valid");
+                    expected.entry(*name).and_modify(|old| *old = value);
                 }
             }
         }
@@ -214,9 +230,7 @@ proptest! {
         prop_assert_eq!(parsed, expected);
 
         // Fields that no edit names are there as they were written, in their order.
-        let edited = |name: &str| edits.iter().any(|edit| match edit {
-            BodyEdit::Remove(other) | BodyEdit::Set(other, _) => *other == name,
-        });
+        let edited = |name: &str| edits.iter().any(|edit| name_of(edit) == name);
         let mut rest = result.as_str();
         for (name, field) in &fields {
             if !edited(NAMES[*name]) {

@@ -1,0 +1,165 @@
+//! The legs of a request, as its guard counts and reports them.
+
+use hermes_core::{ledger::LegId, snapshot::EndpointId};
+use tokio::time::Instant;
+
+use super::RequestGuard;
+use crate::{
+    choose::SelectedEndpoint,
+    clock::uptime,
+    exchange::attempt::{Attempt, AttemptFacts, LegStage},
+    link::report::{LegEnd, ReportedOutcome},
+    request::inference_request::InferenceRequest,
+    telemetry::metrics::{AnswerClass, AttemptOutcome, PairEnd},
+};
+
+impl RequestGuard {
+    /// The request is sent to an endpoint, or to a pair, from now on; a previous attempt has ended.
+    pub(in crate::exchange) fn count_attempt(&mut self, request: &InferenceRequest) {
+        if self.attempts == 0 {
+            let routing = self.timeline.arrived().elapsed();
+            self.sinks.model.routing.observe(routing.as_secs_f64());
+        } else {
+            self.pool.metrics.endpoints.retries.inc();
+        }
+        self.attempts += 1;
+        self.refusals.sent(request);
+    }
+
+    /// This leg is sent to this endpoint now.
+    pub(in crate::exchange) fn begin_leg(
+        &mut self,
+        stage: LegStage,
+        endpoint: &SelectedEndpoint,
+        request: &InferenceRequest,
+    ) -> Attempt {
+        let uncached = match stage {
+            LegStage::Both | LegStage::Prefill => self.uncached(endpoint),
+            LegStage::Decode => 0,
+        };
+        let id = endpoint.upstream.endpoint.id;
+        self.remember(id);
+        if stage == LegStage::Prefill {
+            self.report_prefill(id, uncached);
+        } else {
+            self.report_main(id, uncached);
+        }
+        self.begin(stage, endpoint, uncached, request)
+    }
+
+    /// This endpoint is sent the request for a pair, at whose endpoints its legs are counted.
+    pub(in crate::exchange) fn begin_through(
+        &mut self,
+        entry: &SelectedEndpoint,
+        (prefill, decode): (&SelectedEndpoint, &SelectedEndpoint),
+        request: &InferenceRequest,
+    ) -> Attempt {
+        for endpoint in [prefill, decode] {
+            self.remember(endpoint.upstream.endpoint.id);
+        }
+        let uncached = self.uncached(prefill);
+        self.report_prefill(prefill.upstream.endpoint.id, uncached);
+        self.reserve(decode);
+        self.begin(LegStage::Both, entry, uncached, request)
+    }
+
+    /// A decode endpoint keeps room for a request whose prompt is computed elsewhere first.
+    pub(in crate::exchange) fn reserve(&self, decode: &SelectedEndpoint) {
+        self.report_main(decode.upstream.endpoint.id, 0);
+    }
+
+    /// The prefill leg was answered: the prompt is computed, and its endpoint has served.
+    pub(in crate::exchange) fn prefill_answered(&mut self, prefill: &AttemptFacts) {
+        let metrics = &self.pool.metrics;
+        metrics.endpoints.attempts[AttemptOutcome::Answered].inc();
+        metrics.endpoints.answers[AnswerClass::Tokens].inc();
+        prefill.upstream.succeeded(uptime());
+        let took = prefill.since_sent(Instant::now());
+        metrics.pairs.prefill.observe(took.as_secs_f64());
+        self.end_prefill(ReportedOutcome::Ok);
+    }
+
+    /// This leg failed, and with it the attempt, whichever leg was sent last.
+    pub(in crate::exchange) fn blame(&mut self, leg: AttemptFacts) {
+        self.attempt = Some(leg);
+    }
+
+    /// An attempt at a pair has ended, and its prefill leg with it, unless the answer is relayed.
+    pub(in crate::exchange) fn pair_ended(&mut self, is_served: bool) {
+        let leg = self.attempt.as_ref().map(|attempt| attempt.leg);
+        let end = match leg {
+            _ if is_served => PairEnd::Answered,
+            Some(LegId::PREFILL) => PairEnd::PrefillFailed,
+            _ => PairEnd::DecodeFailed,
+        };
+        self.pool.metrics.pairs.ends[end].inc();
+        if end != PairEnd::Answered {
+            self.end_prefill(ReportedOutcome::Cancelled);
+        }
+    }
+
+    /// Reports the end of the prefill leg, if one is open.
+    pub(super) fn end_prefill(&mut self, outcome: ReportedOutcome) {
+        let Some((endpoint, sent)) = self.prefilling.take() else {
+            return;
+        };
+        let (leg, took) = (self.reported(LegId::PREFILL), sent.elapsed());
+        let is_answered = outcome == ReportedOutcome::Ok;
+        if is_answered {
+            self.sinks.reporter.first_byte(leg, took);
+        }
+        let end = LegEnd {
+            endpoint: Some(endpoint),
+            outcome,
+            answer: is_answered.then_some(AnswerClass::Tokens.into()),
+            usage: None,
+            duration: took,
+            decoding: None,
+            stored_response: None,
+        };
+        self.sinks.reporter.finished(leg, end);
+    }
+
+    fn report_main(&self, endpoint: EndpointId, uncached: u32) {
+        let (main, non_streaming) = (self.reported(LegId::MAIN), self.query.non_streaming);
+        let reporter = &self.sinks.reporter;
+        reporter.started(main, endpoint, uncached.into(), non_streaming);
+    }
+
+    fn report_prefill(&mut self, endpoint: EndpointId, uncached: u32) {
+        self.prefilling = Some((endpoint, Instant::now()));
+        let leg = self.reported(LegId::PREFILL);
+        // It is answered when the prompt is computed, streaming or not.
+        let reporter = &self.sinks.reporter;
+        reporter.started(leg, endpoint, uncached.into(), false);
+    }
+
+    /// Tokens of the prompt that are to be computed there.
+    fn uncached(&self, endpoint: &SelectedEndpoint) -> u32 {
+        let prompt = self.query.prompt_tokens;
+        prompt.saturating_sub(endpoint.cached_tokens)
+    }
+
+    fn remember(&self, endpoint: EndpointId) {
+        if let Some(history) = &self.pool.history {
+            history.remember(endpoint, &self.query);
+        }
+    }
+
+    fn begin(
+        &mut self,
+        stage: LegStage,
+        endpoint: &SelectedEndpoint,
+        uncached: u32,
+        request: &InferenceRequest,
+    ) -> Attempt {
+        let resend = self.attempts.saturating_sub(1);
+        let upstream = &endpoint.upstream;
+        let span = self.trace.attempt(upstream, request, stage.name(), resend);
+        self.answer = None;
+        let (leg, sent) = (stage.leg(), Instant::now());
+        let attempt = Attempt::begin(leg, endpoint, uncached.into(), span, sent);
+        self.attempt = Some(attempt.facts().clone());
+        attempt
+    }
+}

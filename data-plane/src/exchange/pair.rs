@@ -1,0 +1,248 @@
+//! An attempt at a prefill/decode pair: its legs, one after the other or at once.
+//!
+//! ```text
+//!   serial   prefill leg ─▶ its whole answer ─▶ handoff ─▶ decode leg ─▶ relayed
+//!   at once  prefill leg ───▶ first token ─▶ its connection is kept
+//!            decode leg ────▶ first token ─▶ relayed      the failure of one leg ends the other
+//!   through  one leg, to the leader or the sidecar ──────▶ relayed
+//! ```
+//!
+//! What each leg is sent is decided in [`crate::pair`], and what follows from an attempt that fails in
+//! [`super::retry`], as for one endpoint. An attempt fails with the answer or error of one of its legs:
+//! the guard's attempt is that leg when [`PairExchange::run`] returns.
+//!
+//! Invariants: one deadline for both legs; what is handed over is sent once, within its lease; when
+//! this future is dropped, as it is when the client disconnects, both connections are.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use hermes_core::policy::DisaggregationPolicy;
+use http_body_util::BodyExt;
+use tokio::time::{timeout, timeout_at};
+
+use super::{
+    attempt::LegStage,
+    guard::RequestGuard,
+    leg::{LegDeadline, LegError},
+    sent_leg::{LegOrder, LegOutcome, UpstreamResponse},
+};
+use crate::{
+    choose::SelectedEndpoint,
+    clock::uptime,
+    endpoint::{Upstream, UpstreamBody},
+    pair::{self, LegEdits, PairEndpoints, PairEntry, PairPlan},
+    request::inference_request::InferenceRequest,
+    telemetry::metrics::ConnectionMetrics,
+    view::RoutingPool,
+};
+
+/// Bytes of a prefill's answer at most: one token, and what is handed over, which grows with the
+/// blocks of the prompt.
+const MAX_PREFILL_ANSWER: usize = 8 << 20;
+
+/// How long the prefill leg may last beyond the first token of the decode leg that took it over.
+const PREFILL_PATIENCE: Duration = Duration::from_millis(20);
+
+/// See the module.
+pub(super) struct PairExchange<'a> {
+    pub(super) request: &'a InferenceRequest,
+    pub(super) pool: &'a RoutingPool,
+    pub(super) rules: &'a DisaggregationPolicy,
+    pub(super) prefill: &'a SelectedEndpoint,
+    pub(super) decode: &'a SelectedEndpoint,
+    pub(super) deadline: LegDeadline,
+    /// A number that no other attempt has.
+    pub(super) room: u64,
+    pub(super) connections: &'a ConnectionMetrics,
+}
+
+impl PairExchange<'_> {
+    /// Sends both legs, and waits for the first token of the answer.
+    pub(super) async fn run(&self, guard: &mut RequestGuard) -> LegOutcome {
+        let endpoints = PairEndpoints {
+            prefill: &self.prefill.upstream.endpoint,
+            decode: &self.decode.upstream.endpoint,
+        };
+        match pair::plan(self.rules, self.request.api, endpoints, self.room) {
+            PairPlan::Serial(edits) => self.serial(&edits, guard).await,
+            PairPlan::AtOnce(edits) => self.at_once(&edits, guard).await,
+            PairPlan::Through(entry, edits) => self.through(entry, &edits, guard).await,
+        }
+    }
+
+    async fn serial(&self, edits: &LegEdits, guard: &mut RequestGuard) -> LegOutcome {
+        guard.reserve(self.decode);
+        let incoming = guard.trace.incoming.clone();
+        let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
+        let prefill = attempt.facts().clone();
+        let order = self.order(edits, &incoming, true);
+        let (answer, repeated) = match order {
+            Ok(order) => order.send(attempt, self.connections).await,
+            Err(error) => (Err(error), false),
+        };
+        let answer = match answer {
+            Ok(answer) if answer.is_served() => answer,
+            failed => return (failed, repeated),
+        };
+        let answer = match self.whole(answer).await {
+            Ok(answer) => answer,
+            Err(error) => return (Err(error), repeated),
+        };
+        guard.prefill_answered(&prefill);
+        let handoff = pair::handoff(self.rules.dialect, &answer);
+        let stage = if handoff.is_taken {
+            LegStage::Decode
+        } else {
+            LegStage::Both
+        };
+        let attempt = guard.begin_leg(stage, self.decode, self.request);
+        let order = self.order(&handoff.edits, &incoming, !handoff.is_for_once);
+        let (answer, again) = match order {
+            Ok(order) => order.send(attempt, self.connections).await,
+            Err(error) => (Err(error), false),
+        };
+        (answer, repeated || again)
+    }
+
+    async fn at_once(&self, edits: &LegEdits, guard: &mut RequestGuard) -> LegOutcome {
+        let incoming = guard.trace.incoming.clone();
+        // A second leg of the same room would meet the first one.
+        let legs =
+            [LegStage::Prefill, LegStage::Decode].map(|_| self.order(edits, &incoming, false));
+        let [Ok(prefill_order), Ok(decode_order)] = legs else {
+            return (Err(LegError::Broken(NO_OBJECT.to_owned())), false);
+        };
+        let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
+        let facts = attempt.facts().clone();
+        let prefill = prefill_order.send(attempt, self.connections);
+        let attempt = guard.begin_leg(LegStage::Decode, self.decode, self.request);
+        let decode = decode_order.send(attempt, self.connections);
+        let (mut prefill, mut decode) = (pin!(prefill), pin!(decode));
+        tokio::select! {
+            biased;
+            (answer, repeated) = &mut prefill => match answer {
+                Ok(answer) if answer.is_served() => {
+                    guard.prefill_answered(&facts);
+                    answer.recycle();
+                    decode.await
+                }
+                failed => {
+                    self.decode.upstream.abandoned(uptime());
+                    guard.blame(facts);
+                    (failed, repeated)
+                }
+            },
+            (answer, repeated) = &mut decode => {
+                let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
+                // There are tokens, so that the prefill is over; its answer is about to come.
+                let patience = if is_served { PREFILL_PATIENCE } else { Duration::ZERO };
+                match timeout(patience, prefill).await {
+                    Ok((Ok(prefill), _)) if prefill.is_served() => {
+                        guard.prefill_answered(&facts);
+                        prefill.recycle();
+                    }
+                    _ => self.prefill.upstream.abandoned(uptime()),
+                }
+                (answer, repeated)
+            }
+        }
+    }
+
+    async fn through(
+        &self,
+        entry: PairEntry,
+        edits: &LegEdits,
+        guard: &mut RequestGuard,
+    ) -> LegOutcome {
+        let entry = match entry {
+            PairEntry::Decode => Some(Arc::clone(&self.decode.upstream)),
+            PairEntry::Leader => self.leader(),
+        };
+        let Some(upstream) = entry else {
+            let error = "the group of the pair has no leader";
+            return (Err(LegError::Broken(error.to_owned())), false);
+        };
+        let entry = SelectedEndpoint {
+            upstream,
+            ..self.prefill.clone()
+        };
+        let incoming = guard.trace.incoming.clone();
+        let attempt = guard.begin_through(&entry, (self.prefill, self.decode), self.request);
+        match self.order(edits, &incoming, true) {
+            Ok(order) => order.send(attempt, self.connections).await,
+            Err(error) => (Err(error), false),
+        }
+    }
+
+    /// The leader in the best health, and of those the one with the fewest requests.
+    fn leader(&self) -> Option<Arc<Upstream>> {
+        let RoutingPool {
+            pool,
+            picker,
+            upstreams,
+            ..
+        } = self.pool;
+        let prefill = pool.position(self.prefill.upstream.endpoint.id)?;
+        let leaders = picker.leaders(prefill).map(|leader| &upstreams[leader]);
+        let best = leaders.min_by_key(|leader| {
+            let load = leader.own_load(uptime());
+            (!load.health.takes_turns(), load.in_flight)
+        });
+        best.map(Arc::clone)
+    }
+
+    /// A leg with these edits.
+    fn order<'o>(
+        &'o self,
+        edits: &'o LegEdits,
+        incoming: &'o opentelemetry::Context,
+        may_repeat: bool,
+    ) -> Result<LegOrder<'o>, LegError> {
+        let body = self.request.leg_body(&edits.body);
+        let connect = self.pool.pool.spec.policy.timeouts.connect;
+        let handover = pair::handover_limit(self.rules).filter(|_| !may_repeat);
+        Ok(LegOrder {
+            request: self.request,
+            body: body.map_err(|_| LegError::Broken(NO_OBJECT.to_owned()))?,
+            headers: &edits.headers,
+            may_repeat,
+            deadline: self.deadline,
+            connect_timeout: handover.map_or(connect, |limit| connect.min(limit)),
+            incoming,
+        })
+    }
+
+    /// The whole body of a prefill's answer.
+    async fn whole(&self, answer: UpstreamResponse) -> Result<Bytes, LegError> {
+        let UpstreamResponse {
+            held,
+            mut body,
+            attempt,
+            ..
+        } = answer;
+        let mut whole = BytesMut::new();
+        held.iter().for_each(|piece| whole.extend_from_slice(piece));
+        let late = |_| LegError::TimedOut(self.deadline);
+        while let Some(frame) = timeout_at(self.deadline.at, body.frame())
+            .await
+            .map_err(late)?
+        {
+            let frame = frame.map_err(|error| LegError::Broken(error.to_string()))?;
+            if let Some(piece) = frame.data_ref() {
+                whole.extend_from_slice(piece);
+            }
+            if whole.len() > MAX_PREFILL_ANSWER {
+                let error = format!("a prefill's answer is over {MAX_PREFILL_ANSWER} bytes");
+                return Err(LegError::Broken(error));
+            }
+        }
+        if let Some(connection) = UpstreamBody::into_connection(body) {
+            attempt.upstream().checkin(connection);
+        }
+        Ok(whole.freeze())
+    }
+}
+
+/// A body whose fields were read is one.
+const NO_OBJECT: &str = "the body is no JSON object";

@@ -1,0 +1,142 @@
+//! What the endpoints of a prefill/decode pair are sent: one file for each dialect, without I/O.
+//!
+//! ```text
+//!   plan ─┬─ Serial:  the prefill leg ─▶ its answer ─▶ handoff ─▶ the decode leg ─▶ client
+//!         ├─ AtOnce:  both legs with one body; the decode's answer ─▶ client
+//!         └─ Through: one endpoint gets the request and the names of both, and sends the legs itself
+//! ```
+//!
+//! | dialect | order | what the prefill gets | what the decode gets | lease |
+//! |---|---|---|---|---|
+//! | `vllm-nixl` | serial | one token, `do_remote_decode` | the request with what the prefill answered, once | vLLM's `kv_lease_duration` |
+//! | `shared-storage` | serial | one token | the request | none |
+//! | `sglang` | at once | the request with a bootstrap address and a room | the same bytes | the engines' |
+//! | `leader-headers` | through the group's leader | | | the leader's |
+//! | `llm-d-sidecar` | through the decode's sidecar | | | the sidecar's |
+//!
+//! Bodies are spliced: what is not edited keeps its bytes. What a prefill answers for its decode is
+//! copied as it is: its form differs between releases of an engine. The exchange is in
+//! `exchange/pair.rs`.
+
+mod leader_headers;
+mod llm_d_sidecar;
+mod one_token;
+mod sglang;
+mod shared_storage;
+mod vllm_nixl;
+
+use std::time::Duration;
+
+use hermes_core::{
+    policy::{DisaggregationPolicy, PairDialect},
+    snapshot::Endpoint,
+};
+use http::{HeaderName, HeaderValue};
+
+use crate::request::{api::Api, body_edit::BodyEdit};
+
+/// How a pair is sent one request.
+#[derive(Debug)]
+pub(crate) enum PairPlan {
+    /// The prefill leg with these edits; then the decode leg, with those of its [`Handoff`].
+    Serial(LegEdits),
+    /// Both legs at once, with these edits each.
+    AtOnce(LegEdits),
+    /// One leg to this endpoint, which sends both itself.
+    Through(PairEntry, LegEdits),
+}
+
+/// The endpoint that sends both legs of a pair itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PairEntry {
+    /// The leader of the pair's group.
+    Leader,
+    /// The decode endpoint, or the sidecar before it.
+    Decode,
+}
+
+/// How a leg differs from what the client sent.
+#[derive(Debug, Default)]
+pub(crate) struct LegEdits {
+    pub(crate) body: Vec<BodyEdit>,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What a decode leg takes over from the prefill leg before it.
+#[derive(Debug, Default)]
+pub(crate) struct Handoff {
+    pub(crate) edits: LegEdits,
+    /// There is a KV cache to take over. If not, the decode endpoint computes the prompt itself.
+    pub(crate) is_taken: bool,
+    /// A second decode leg with it would read memory that is freed by then.
+    pub(crate) is_for_once: bool,
+}
+
+/// The two endpoints of a pair.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PairEndpoints<'a> {
+    pub(crate) prefill: &'a Endpoint,
+    pub(crate) decode: &'a Endpoint,
+}
+
+/// Time before the end of a lease in which nothing is handed over: the decode has to begin within it.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
+/// How the pair is sent a request of this API. `room` is a number that no other request has.
+pub(crate) fn plan(
+    rules: &DisaggregationPolicy,
+    api: Api,
+    pair: PairEndpoints<'_>,
+    room: u64,
+) -> PairPlan {
+    match rules.dialect {
+        PairDialect::VllmNixl => PairPlan::Serial(vllm_nixl::prefill(api)),
+        PairDialect::SharedStorage => PairPlan::Serial(shared_storage::prefill(api)),
+        PairDialect::Sglang => {
+            let port = pair.prefill.pairing.bootstrap_port;
+            let port = port.unwrap_or(rules.bootstrap_port);
+            PairPlan::AtOnce(sglang::both(pair.prefill, port, room))
+        }
+        PairDialect::LeaderHeaders => {
+            PairPlan::Through(PairEntry::Leader, leader_headers::request(pair))
+        }
+        PairDialect::LlmDSidecar => {
+            PairPlan::Through(PairEntry::Decode, llm_d_sidecar::request(pair))
+        }
+    }
+}
+
+/// What the decode leg takes over, by the whole answer of the prefill leg.
+pub(crate) fn handoff(dialect: PairDialect, answer: &[u8]) -> Handoff {
+    match dialect {
+        PairDialect::VllmNixl => vllm_nixl::handoff(answer),
+        PairDialect::SharedStorage => shared_storage::handoff(),
+        // Their legs are not sent one after the other.
+        PairDialect::Sglang | PairDialect::LeaderHeaders | PairDialect::LlmDSidecar => {
+            Handoff::default()
+        }
+    }
+}
+
+/// How long after the prefill's answer a decode leg may still take it over; `None` without a bound.
+pub(crate) fn handover_limit(rules: &DisaggregationPolicy) -> Option<Duration> {
+    match rules.dialect {
+        PairDialect::VllmNixl => Some(rules.lease.saturating_sub(LEASE_MARGIN)),
+        _ => None,
+    }
+}
+
+impl LegEdits {
+    /// One header more, and the client's body.
+    fn header(name: &'static str, value: &str) -> Self {
+        let value = HeaderValue::from_str(value).ok();
+        let headers = value.map(|value| (HeaderName::from_static(name), value));
+        Self {
+            body: Vec::new(),
+            headers: headers.into_iter().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! `sglang`: both endpoints get the same body at once, and meet in a room: a number at the bootstrap
+//! server of the prefill endpoint.
+//!
+//! The decode endpoint's answer is the client's. Either endpoint waits for the other one for minutes,
+//! so that the failure of one leg has to end the other.
+
+use std::num::NonZeroU16;
+
+use hermes_core::snapshot::Endpoint;
+
+use super::LegEdits;
+use crate::request::body_edit::BodyEdit;
+
+pub(super) fn both(prefill: &Endpoint, port: NonZeroU16, room: u64) -> LegEdits {
+    let host = serde_json::Value::from(prefill.address.host().to_string());
+    // A signed number there, of 63 bits.
+    let room = room & (u64::MAX >> 1);
+    LegEdits {
+        body: vec![
+            BodyEdit::set("bootstrap_host", &host.to_string()),
+            BodyEdit::set("bootstrap_port", &port.to_string()),
+            BodyEdit::set("bootstrap_room", &room.to_string()),
+        ],
+        headers: Vec::new(),
+    }
+}

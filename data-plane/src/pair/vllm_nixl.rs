@@ -1,0 +1,54 @@
+//! `vllm-nixl`: vLLM's `NixlConnector`, in which the decode endpoint reads the KV cache from the
+//! prefill endpoint's memory (and `NixlPushConnector`, which has the same bodies).
+//!
+//! The prefill leg asks for a remote decode and one token. Its answer has `kv_transfer_params`, an
+//! object that is copied into the decode leg as it is. Without it (the prefill was cut off, or has no
+//! connector) the decode endpoint computes the prompt itself. An endpoint that is sent a part of the
+//! object waits for ever, and dies when its client leaves; so it is copied whole or not at all.
+//!
+//! The prefill endpoint keeps the blocks for a lease, and frees them when they were read: later, or a
+//! second time, a decode would read what other requests wrote there.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Handoff, LegEdits, one_token};
+use crate::request::{api::Api, body_edit::BodyEdit};
+
+/// The field of both legs.
+const FIELD: &str = "kv_transfer_params";
+
+/// What asks a prefill endpoint to keep the KV cache for another one.
+const REMOTE_DECODE: &str = "{\"do_remote_decode\":true,\"do_remote_prefill\":false,\
+\"remote_engine_id\":null,\"remote_block_ids\":null,\"remote_host\":null,\"remote_port\":null}";
+
+/// What is read of a prefill's answer.
+#[derive(Deserialize)]
+struct PrefillAnswer<'a> {
+    #[serde(borrow, default)]
+    kv_transfer_params: Option<&'a RawValue>,
+}
+
+pub(super) fn prefill(api: Api) -> LegEdits {
+    let mut body = one_token::edits(api);
+    body.push(BodyEdit::set(FIELD, REMOTE_DECODE));
+    LegEdits {
+        body,
+        headers: Vec::new(),
+    }
+}
+
+pub(super) fn handoff(answer: &[u8]) -> Handoff {
+    let answer: Option<PrefillAnswer<'_>> = serde_json::from_slice(answer).ok();
+    let Some(params) = answer.and_then(|answer| answer.kv_transfer_params) else {
+        return Handoff::default();
+    };
+    Handoff {
+        edits: LegEdits {
+            body: vec![BodyEdit::Set(FIELD, params.to_owned())],
+            headers: Vec::new(),
+        },
+        is_taken: true,
+        is_for_once: true,
+    }
+}

@@ -1,0 +1,76 @@
+//! Prefill/decode pairs that requests were sent to.
+
+use std::sync::Arc;
+
+use hermes_runtime::{
+    label_set,
+    metrics::{Bounds, HistogramFamily, PerValue, PoolLabels, SeriesScope, family},
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Time that a prompt takes, in seconds: up to two minutes.
+const PREFILL: Bounds = Bounds(&[
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+]);
+
+label_set! {
+    /// How an attempt at a pair ended.
+    pub(crate) enum PairEnd {
+        /// With tokens of the decode endpoint.
+        Answered = "answered",
+        /// The prefill leg failed, or was refused.
+        PrefillFailed = "prefill_failed",
+        /// The decode leg failed, or was refused.
+        DecodeFailed = "decode_failed",
+    }
+}
+
+/// The families of pairs.
+pub(super) struct PairFamilies {
+    ends: Family<PairEndLabels, Counter>,
+    prefill: HistogramFamily<PoolLabels>,
+}
+
+/// One pool's handles.
+pub(crate) struct PairMetrics {
+    pub(crate) ends: PerValue<PairEnd, Counter>,
+    /// From sending the prefill leg to its answer.
+    pub(crate) prefill: Histogram,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PairEndLabels {
+    pool: Arc<str>,
+    outcome: PairEnd,
+}
+
+impl PairFamilies {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        Self {
+            ends: family(
+                registry,
+                "hermes_pairs",
+                "Attempts at prefill/decode pairs, by outcome",
+            ),
+            prefill: PREFILL.family(
+                registry,
+                "hermes_pair_prefill_duration_seconds",
+                "Time from sending a prefill leg to its answer",
+            ),
+        }
+    }
+
+    pub(super) fn of_pool(&self, pool: &Arc<str>, series: &mut SeriesScope) -> PairMetrics {
+        PairMetrics {
+            ends: PerValue::new(|outcome| {
+                let pool = Arc::clone(pool);
+                series.handle(&self.ends, PairEndLabels { pool, outcome })
+            }),
+            prefill: series.handle(&self.prefill, PoolLabels::new(pool)),
+        }
+    }
+}
