@@ -5,6 +5,8 @@
 mod context;
 #[path = "trace/failures.rs"]
 mod failures;
+#[path = "trace/pairs.rs"]
+mod pairs;
 #[path = "trace/router.rs"]
 mod router;
 

@@ -45,11 +45,17 @@ impl Router {
         engines: &[&EngineHandle],
         variables: &[(&str, &str)],
     ) -> Self {
-        hermes_runtime::crypto::install_default_crypto();
         let urls: Vec<String> = engines.iter().map(|engine| engine.url()).collect();
-        let config = json!({"pools": [{
+        let pool = json!({
             "name": "chat", "endpoints": urls, "strategy": strategy, "scoreDeadline": "5s",
-        }]});
+        });
+        Self::with_pool(name, &pool, variables).await
+    }
+
+    /// Starts it with this pool, and waits until it knows its engines.
+    pub(crate) async fn with_pool(name: &str, pool: &Json, variables: &[(&str, &str)]) -> Self {
+        hermes_runtime::crypto::install_default_crypto();
+        let config = json!({ "pools": [pool] });
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("trace-{name}.yaml"));
         std::fs::write(&path, config.to_string()).expect("a directory to write to");
         let any = "127.0.0.1:0";

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::kv_events::KvEventsConfig;
 use crate::model::scheduler::{Limits, Scheduler, Step};
+use crate::pair::PairConfig;
 
 /// The configuration of one engine. The defaults resemble one mid-size model on one data-center
 /// GPU.
@@ -55,6 +56,8 @@ pub struct EngineConfig {
     /// Expose KV usage and prefix counters under their names before vLLM 0.10
     /// (`gpu_cache_usage_perc`, …).
     pub legacy_metrics: bool,
+    /// Its part in prefill/decode pairs, if it has one.
+    pub pair: Option<PairConfig>,
     /// How it publishes KV events, if at all.
     pub kv_events: Option<KvEventsConfig>,
     /// How many requests the journal remembers; 0 turns it off.
@@ -88,6 +91,7 @@ impl Default for EngineConfig {
             api_key: None,
             prompt_tokens_details: true,
             legacy_metrics: false,
+            pair: None,
             kv_events: None,
             journal: 1024,
             max_body: 256 << 20,

@@ -10,8 +10,8 @@
 //! what else runs, memory bounds what runs at once, prefixes hit until they are evicted, `/metrics`
 //! exposes what vLLM exposes, and a client that leaves frees its blocks. The pure parts
 //! (`scheduler`, `cache`, `chain`, `tokenizer`, `text`, `meters`, `page`) know neither clock nor
-//! socket. It does not model KV transfer between engines, sampling, or a model that says anything
-//! sensible.
+//! socket. Engines of one process can be the prefill and decode engines of pairs ([`PairConfig`]). It
+//! does not model sampling, or a model that says anything sensible.
 //!
 //! Everything of an engine ends when its [`EngineHandle`] is dropped.
 
@@ -27,6 +27,7 @@ mod journal;
 mod kv_events;
 pub mod kv_manager;
 pub mod model;
+mod pair;
 mod serve;
 mod transport;
 
@@ -46,6 +47,7 @@ pub use crate::config::EngineConfig;
 pub use crate::faults::{Fault, Faults};
 pub use crate::journal::RecordedRequest;
 pub use crate::kv_events::{Encoding, KvEventsConfig, LonePublisher};
+pub use crate::pair::{PairConfig, PairNetwork, PairProtocol, PairRole};
 
 use crate::api::EngineContext;
 use crate::engine_ranks::EngineRanks;
@@ -295,6 +297,7 @@ impl EngineHandle {
             faults,
             journal,
             self.events.clone(),
+            self.port.addr().port(),
         )));
         let connections = Arc::new(Connections::default());
         let (orders, order_receiver) = watch::channel(Orders::default());

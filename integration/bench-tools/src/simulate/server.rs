@@ -52,6 +52,7 @@ impl Server {
         } = work;
         let own = request as u64;
         let job = Job {
+            received: 0,
             chain: Chain::named(self.config.block_size, blocks, prompt_tokens, own),
             prompt_tokens,
             output_tokens,

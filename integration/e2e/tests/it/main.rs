@@ -20,6 +20,7 @@ mod kv_events;
 mod kv_manager;
 mod load;
 mod load_interest;
+mod pairs;
 mod placement;
 mod proxy_context;
 mod queue;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use http::{Response, StatusCode};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::context::FINGERPRINT;
 use super::generation::Generation;
@@ -25,7 +26,7 @@ struct ChatCompletion<'a> {
     prompt_logprobs: (),
     prompt_token_ids: Option<&'a [u32]>,
     prompt_text: (),
-    kv_transfer_params: (),
+    kv_transfer_params: Option<&'a RawValue>,
     ec_transfer_params: (),
     metrics: (),
 }
@@ -62,6 +63,7 @@ pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, 
         choices,
         output_tokens,
         finish_reason,
+        handoff,
         ..
     } = &generation;
     let messages = choices
@@ -98,7 +100,7 @@ pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, 
         prompt_logprobs: (),
         prompt_token_ids: choices.first().and_then(|choice| choice.prompt.as_deref()),
         prompt_text: (),
-        kv_transfer_params: (),
+        kv_transfer_params: handoff.as_deref(),
         ec_transfer_params: (),
         metrics: (),
     };

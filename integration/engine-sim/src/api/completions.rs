@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use http::{Response, StatusCode};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::chat::{close, head, text};
 use super::context::FINGERPRINT;
@@ -23,7 +24,7 @@ struct Completion<'a> {
     service_tier: (),
     system_fingerprint: &'static str,
     usage: WholeUsage,
-    kv_transfer_params: (),
+    kv_transfer_params: Option<&'a RawValue>,
     ec_transfer_params: (),
     metrics: (),
 }
@@ -51,6 +52,7 @@ pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, 
         choices,
         output_tokens,
         finish_reason,
+        handoff,
         ..
     } = &generation;
     let texts = choices
@@ -78,7 +80,7 @@ pub(crate) async fn whole(mut generation: Generation) -> Result<Response<Body>, 
         service_tier: (),
         system_fingerprint: FINGERPRINT,
         usage: usage.whole(),
-        kv_transfer_params: (),
+        kv_transfer_params: handoff.as_deref(),
         ec_transfer_params: (),
         metrics: (),
     };

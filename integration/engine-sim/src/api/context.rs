@@ -24,6 +24,8 @@ pub(crate) struct EngineContext {
     pub(crate) journal: Arc<Journal>,
     /// Where KV events are published, if they are.
     pub(crate) events: Option<EventPorts>,
+    /// Where it listens.
+    pub(crate) port: u16,
     /// Seconds since the Unix epoch at which this incarnation started.
     pub(crate) started: f64,
     base: Arc<str>,
@@ -37,6 +39,7 @@ impl EngineContext {
         faults: Arc<Faults>,
         journal: Arc<Journal>,
         events: Option<EventPorts>,
+        port: u16,
     ) -> Self {
         let base = Arc::from(config.model.as_str());
         let adapters = config
@@ -51,6 +54,7 @@ impl EngineContext {
             faults,
             journal,
             events,
+            port,
             started,
             base,
             adapters,

@@ -32,6 +32,8 @@ pub(crate) struct Params {
     pub(crate) max_tokens: Option<(&'static str, i64)>,
     choices: usize,
     salt: Option<String>,
+    /// Tokens of the prompt whose KV cache another engine has computed.
+    pub(crate) received: usize,
 }
 
 /// The running sequences of one request. Dropping it aborts what has not finished.
@@ -48,6 +50,8 @@ pub(crate) struct Generation {
     pub(crate) finish_reason: &'static str,
     /// The engine's part of the request's trace.
     pub(crate) span: Span,
+    /// What a prefill engine answers for a decode engine.
+    pub(crate) handoff: Option<Box<RawValue>>,
     details: bool,
 }
 
@@ -110,6 +114,7 @@ impl Params {
             max_tokens,
             choices: usize::try_from(choices).unwrap_or(0),
             salt: salt.map(|salt| salt.0.into_owned()),
+            received: 0,
         })
     }
 
@@ -187,6 +192,7 @@ impl Generation {
             output_tokens,
             finish_reason: if stops { "stop" } else { "length" },
             span: Span::none(),
+            handoff: None,
             details: context.config.prompt_tokens_details,
         })
     }
@@ -203,6 +209,17 @@ impl Generation {
             usage.cached_tokens += choice.cached(progress.cached);
         }
         Ok(usage)
+    }
+
+    /// Waits until all answers are complete.
+    ///
+    /// # Errors
+    /// `Stopped` when the engine ends first.
+    pub(crate) async fn complete(&mut self) -> Result<(), Stopped> {
+        for choice in &mut self.choices {
+            choice.ticket.done().await?;
+        }
+        Ok(())
     }
 
     /// The usage before the first token, without cached tokens.
@@ -252,6 +269,7 @@ fn start_prompt(
         let job = Job {
             chain: chain.clone(),
             prompt_tokens,
+            received: params.received,
             output_tokens,
             stops: params.max_tokens.is_none(),
             answer,

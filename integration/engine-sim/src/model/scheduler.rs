@@ -278,6 +278,7 @@ impl Scheduler {
     fn preempt(&mut self, mut sequence: Sequence) {
         leave(&sequence, &mut self.cache);
         sequence.computed = 0;
+        sequence.job.received = 0;
         sequence.scheduled = 0;
         sequence.shared = 0;
         sequence.private = 0;
@@ -309,6 +310,9 @@ impl Scheduler {
                 self.meters.prefix_queries += sequence.len() as u64;
                 self.meters.prefix_hits += sequence.cached as u64;
             }
+            // Its last token is computed here, as its output is needed.
+            let received = sequence.job.received.min(sequence.len() - 1);
+            sequence.computed = sequence.computed.max(received);
             sequence.scheduled = share_of(&sequence, self.share, budget);
             self.running.push(sequence);
         }

@@ -17,6 +17,8 @@ pub struct Job {
     pub chain: Chain,
     /// Length of the prompt.
     pub prompt_tokens: usize,
+    /// Tokens of the prompt whose KV cache another engine has computed.
+    pub received: usize,
     /// How many tokens to generate; at least one.
     pub output_tokens: u32,
     /// Whether the model ends by itself after `output_tokens`, rather than being cut off.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Response, StatusCode};
+use serde_json::value::RawValue;
 
 use crate::api::EngineContext;
 use crate::api::chat::{self, ChatEvents};
@@ -26,6 +27,7 @@ use crate::api::route::{Route, Task};
 use crate::api::stream::frames;
 use crate::faults::Fault;
 use crate::journal::RecordedRequest;
+use crate::pair::{PairLeg, RefusedLeg};
 use crate::serve::trace;
 use crate::transport::socket::Fuse;
 
@@ -110,9 +112,16 @@ impl Service {
             Some(id) => id.to_owned(),
             None => format!("{:016x}", fresh_id(self.context.started, number)),
         };
-        match self.start(task, request, id) {
+        let leg = match self.begin_leg(request).await {
+            Ok(leg) => leg,
+            Err(status) => return Ok(injected(status, None)),
+        };
+        match self.start(task, request, id, leg) {
             Ok(Running::Generation(mut generation)) => {
                 generation.span = trace::begin(request, &generation);
+                if let Err(status) = self.hand_over(&mut generation, leg).await? {
+                    return Ok(injected(status, None));
+                }
                 self.deliver(task, generation, fuse).await
             }
             Ok(Running::Pooling(pooling, generation)) => {
@@ -123,12 +132,45 @@ impl Service {
         }
     }
 
+    /// What a request is to the engine's pairs, if it has a part in any.
+    async fn begin_leg(&self, request: &RecordedRequest) -> Result<PairLeg, RefusedLeg> {
+        let config = &self.context.config;
+        match &config.pair {
+            Some(pair) => pair.begin(&request.body, config.time_scale).await,
+            None => Ok(PairLeg::default()),
+        }
+    }
+
+    /// Checks what came from another engine, and hands over what another engine waits for, when it
+    /// is computed.
+    async fn hand_over(
+        &self,
+        generation: &mut Generation,
+        leg: PairLeg,
+    ) -> Result<Result<(), RefusedLeg>, Broken> {
+        let Some(pair) = &self.context.config.pair else {
+            return Ok(Ok(()));
+        };
+        let tokens = generation.usage().prompt_tokens;
+        if leg.received > 0 && tokens > leg.received {
+            let violation = "a prompt that is longer than the one that was prefilled";
+            return Ok(Err(pair.network.violated(violation, 500)));
+        }
+        if leg.is_prefill {
+            generation.complete().await.map_err(|_| Broken)?;
+            let handoff = pair.computed(leg, tokens, &generation.id, self.context.port);
+            generation.handoff = handoff.and_then(|json| RawValue::from_string(json).ok());
+        }
+        Ok(Ok(()))
+    }
+
     /// Parses and checks a request, and starts its sequences.
     fn start(
         &self,
         task: Task,
         request: &RecordedRequest,
         id: String,
+        leg: PairLeg,
     ) -> Result<Running, ApiError> {
         require_json(request)?;
         let fields = Fields::parse(&request.body)?;
@@ -155,7 +197,11 @@ impl Service {
                 &["max_completion_tokens", "max_tokens"],
             ),
         };
-        let params = Params::read(&self.context, &fields, limits)?;
+        let mut params = Params::read(&self.context, &fields, limits)?;
+        params.received = leg.received;
+        if leg.is_prefill {
+            params.max_tokens = Some(("max_tokens", 1));
+        }
         Generation::start(&self.context, params, id, prompts).map(Running::Generation)
     }
 

@@ -20,6 +20,7 @@ fn job(tokens: &[u32], output_tokens: u32) -> Job {
     let chain = Chain::new("m", None, LIMITS.block_size, tokens);
     let answer = Answer::new(chain.digest(), 0);
     Job {
+        received: 0,
         chain,
         prompt_tokens: tokens.len(),
         output_tokens,

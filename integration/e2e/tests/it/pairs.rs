@@ -1,0 +1,338 @@
+//! Requests that are split between a prefill and a decode engine, over real sockets, in each dialect.
+
+mod failures;
+
+use std::sync::Arc;
+
+use hermes_bench::fleet::{self, Plane, instant};
+use hermes_control_plane::{
+    app::{self as control, ConfigSource},
+    config::Config,
+};
+use hermes_data_plane::app as data;
+use hermes_engine_sim::{
+    Engine, EngineConfig, EngineHandle, PairConfig, PairNetwork, PairProtocol, PairRole,
+    RecordedRequest,
+};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::client::{ask, json_of, metric, pieces, send};
+
+/// Prefill and decode engines, and a router in front of them.
+struct PairedFleet {
+    network: Arc<PairNetwork>,
+    prefills: Vec<EngineHandle>,
+    decodes: Vec<EngineHandle>,
+    control: Option<Plane<control::ControlPlane>>,
+    proxy: Plane<data::DataPlane>,
+}
+
+/// Engines to start.
+struct PairedScene {
+    dialect: &'static str,
+    protocol: Option<PairProtocol>,
+    counts: [usize; 2],
+    engine: EngineConfig,
+    /// Further keys of `disaggregation`.
+    keys: String,
+    strategy: &'static str,
+}
+
+impl PairedScene {
+    fn of(dialect: &'static str, protocol: Option<PairProtocol>, counts: [usize; 2]) -> Self {
+        Self {
+            dialect,
+            protocol,
+            counts,
+            engine: instant(),
+            keys: String::new(),
+            strategy: "kv-aware",
+        }
+    }
+
+    fn nixl(prefills: usize, decodes: usize) -> Self {
+        let protocol = Some(PairProtocol::VllmNixl);
+        Self::of("vllm-nixl", protocol, [prefills, decodes])
+    }
+
+    fn sglang(prefills: usize, decodes: usize) -> Self {
+        Self::of("sglang", Some(PairProtocol::Sglang), [prefills, decodes])
+    }
+
+    fn keys(self, keys: &str) -> Self {
+        Self {
+            keys: format!(", {keys}"),
+            ..self
+        }
+    }
+
+    fn engine(self, engine: EngineConfig) -> Self {
+        Self { engine, ..self }
+    }
+
+    async fn engines(&self, role: PairRole, network: &Arc<PairNetwork>) -> Vec<EngineHandle> {
+        let pair = |protocol| PairConfig::new(role, protocol, network);
+        let count = self.counts[usize::from(role == PairRole::Decode)];
+        let mut engines = Vec::new();
+        for _ in 0..count {
+            let config = EngineConfig {
+                pair: self.protocol.map(pair),
+                ..self.engine.clone()
+            };
+            engines.push(Engine::start(config).await.expect("starts"));
+        }
+        engines
+    }
+
+    async fn start(self) -> PairedFleet {
+        let network = Arc::default();
+        let prefills = self.engines(PairRole::Prefill, &network).await;
+        let decodes = self.engines(PairRole::Decode, &network).await;
+        let urls = |engines: &[EngineHandle]| {
+            let urls: Vec<String> = engines.iter().map(EngineHandle::url).collect();
+            urls.join(", ")
+        };
+        let yaml = format!(
+            "pools:\n- name: chat\n  strategy: {}\n  scoreDeadline: 5s\n  disaggregation: {{dialect: {}, prefill: [{}], \
+             decode: [{}]{}}}\n",
+            self.strategy,
+            self.dialect,
+            urls(&prefills),
+            urls(&decodes),
+            self.keys,
+        );
+        let config = Config::parse(&yaml).expect("a configuration of this test");
+        let control = fleet::control_plane(ConfigSource::Value(config)).await;
+        let control = control.expect("starts");
+        let proxy = fleet::proxy(&[control.bound.grpc]).await.expect("starts");
+        proxy.bound.readiness.ready().await;
+        PairedFleet {
+            network,
+            prefills,
+            decodes,
+            control: Some(control),
+            proxy,
+        }
+    }
+}
+
+impl PairedFleet {
+    fn url(&self) -> String {
+        self.proxy.url()
+    }
+
+    /// Attempts at pairs that ended so.
+    async fn pairs(&self, outcome: &str) -> f64 {
+        let series = format!("hermes_pairs_total{{pool=\"chat\",outcome=\"{outcome}\"}}");
+        metric(&self.proxy.admin_url(), &series).await
+    }
+}
+
+/// The inference requests that an engine was sent.
+fn sent(engine: &EngineHandle) -> Vec<Arc<RecordedRequest>> {
+    let requests = engine.requests().into_iter();
+    requests
+        .filter(|request| request.method == Method::POST)
+        .collect()
+}
+
+/// A chat with a prompt of about a thousand tokens that begins with `name`.
+fn long_chat(name: &str, stream: bool) -> Value {
+    json!({
+        "model": "sim", "stream": stream, "max_tokens": 5,
+        "messages": [{"role": "user", "content": format!("{name} {}", "word ".repeat(1_000))}],
+    })
+}
+
+/// The text of an answer, streamed or not.
+async fn text_of(url: &str, body: &Value) -> String {
+    let response = send(ask(url, body)).await;
+    assert_eq!(response.status(), 200);
+    if body["stream"] == json!(true) {
+        let (pieces, is_whole) = pieces(response).await;
+        assert!(is_whole, "{pieces:?}");
+        let events = pieces.concat();
+        let events = events
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "));
+        let deltas = events.filter_map(|event| {
+            let event: Value = serde_json::from_str(event).ok()?;
+            Some(event["choices"][0]["delta"]["content"].as_str()?.to_owned())
+        });
+        return deltas.collect();
+    }
+    let (_, answer) = json_of(response).await;
+    let text = answer["choices"][0]["message"]["content"].as_str();
+    text.expect("a text").to_owned()
+}
+
+/// The same requests give the same texts at one engine that does both.
+async fn texts_are_those_of_one_engine(fleet: &PairedFleet) {
+    let alone = Engine::start(instant()).await.expect("starts");
+    for stream in [false, true] {
+        for name in ["one", "two"] {
+            let body = long_chat(name, stream);
+            let text = text_of(&fleet.url(), &body).await;
+            assert_eq!(text, text_of(&alone.url(), &body).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_nixl_pair_answers_as_one_engine_does_and_takes_over_what_was_prefilled() {
+    let fleet = PairedScene::nixl(1, 1)
+        .keys("minUncachedTokens: 0")
+        .start()
+        .await;
+    texts_are_those_of_one_engine(&fleet).await;
+    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+    assert_eq!((fleet.network.taken(), fleet.network.kept()), (4, 0));
+    assert_eq!(fleet.pairs("answered").await, 4.0);
+    let (prefill, decode) = (sent(&fleet.prefills[0]), sent(&fleet.decodes[0]));
+    assert_eq!((prefill.len(), decode.len()), (4, 4));
+    for (prefill, decode) in prefill.iter().zip(&decode) {
+        let id = |request: &RecordedRequest| request.header("x-request-id").map(str::to_owned);
+        assert_eq!(id(prefill), id(decode), "both legs have one id");
+        assert_eq!(prefill.json()["max_tokens"], 1);
+        assert_eq!(decode.json()["max_tokens"], 5);
+    }
+}
+
+#[tokio::test]
+async fn an_sglang_pair_gets_one_body_and_answers_as_one_engine_does() {
+    let fleet = PairedScene::sglang(1, 1).start().await;
+    texts_are_those_of_one_engine(&fleet).await;
+    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+    assert_eq!(fleet.pairs("answered").await, 4.0);
+    let (prefill, decode) = (sent(&fleet.prefills[0]), sent(&fleet.decodes[0]));
+    let bodies = |requests: &[Arc<RecordedRequest>]| -> Vec<_> {
+        requests
+            .iter()
+            .map(|request| request.body.clone())
+            .collect()
+    };
+    assert_eq!(bodies(&prefill), bodies(&decode));
+}
+
+#[tokio::test]
+async fn a_shared_store_is_filled_by_a_leg_of_one_token_before_the_request() {
+    let scene = PairedScene::of("shared-storage", None, [1, 1]);
+    let fleet = scene.keys("minUncachedTokens: 0").start().await;
+    texts_are_those_of_one_engine(&fleet).await;
+    let body = serde_json::to_vec(&long_chat("two", true)).expect("JSON");
+    let (prefill, decode) = (sent(&fleet.prefills[0]), sent(&fleet.decodes[0]));
+    assert_eq!(prefill[3].json()["max_tokens"], 1);
+    assert_eq!(decode[3].body, body, "what the client sent");
+}
+
+#[tokio::test]
+async fn a_leader_gets_the_request_with_the_addresses_of_a_pair() {
+    let leader = Engine::start(instant()).await.expect("starts");
+    let scene = PairedScene::of("leader-headers", None, [1, 1]);
+    let fleet = scene
+        .keys(&format!("leaders: [{}]", leader.url()))
+        .start()
+        .await;
+    let body = long_chat("led", false);
+    text_of(&fleet.url(), &body).await;
+    let requests = sent(&leader);
+    let [request] = &requests[..] else {
+        panic!("one request")
+    };
+    let address = |engine: &EngineHandle| Some(engine.addr().to_string());
+    let named = |name| request.header(name).map(str::to_owned);
+    assert_eq!(
+        named("x-openfuyao-prefill-pod-address-port"),
+        address(&fleet.prefills[0])
+    );
+    assert_eq!(
+        named("x-openfuyao-decode-pod-address-port"),
+        address(&fleet.decodes[0])
+    );
+    assert!(sent(&fleet.prefills[0]).is_empty() && sent(&fleet.decodes[0]).is_empty());
+}
+
+#[tokio::test]
+async fn a_sidecar_gets_the_request_with_the_address_of_the_prefill_engine() {
+    let fleet = PairedScene::of("llm-d-sidecar", None, [1, 1]).start().await;
+    text_of(&fleet.url(), &long_chat("sidecar", true)).await;
+    let requests = sent(&fleet.decodes[0]);
+    let prefiller = requests[0].header("x-prefiller-host-port");
+    assert_eq!(prefiller, Some(&*fleet.prefills[0].addr().to_string()));
+    assert!(sent(&fleet.prefills[0]).is_empty());
+}
+
+#[tokio::test]
+async fn requests_that_no_dialect_can_split_and_short_ones_go_to_the_decode_engine_alone() {
+    let fleet = PairedScene::nixl(1, 1).start().await;
+    let mut two_answers = long_chat("two answers", false);
+    two_answers["n"] = json!(2);
+    let mut logprobs = long_chat("log-probabilities", false);
+    logprobs["prompt_logprobs"] = json!(1);
+    let short = json!({"model": "sim", "messages": [{"role": "user", "content": "hello"}]});
+    for body in [two_answers, logprobs, short] {
+        assert_eq!(send(ask(&fleet.url(), &body)).await.status(), 200);
+    }
+    assert_eq!(
+        (
+            sent(&fleet.prefills[0]).len(),
+            sent(&fleet.decodes[0]).len()
+        ),
+        (0, 3)
+    );
+    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_next_turn_of_a_conversation_goes_to_the_engine_that_has_it() {
+    let fleet = PairedScene::nixl(1, 1).start().await;
+    let mut body = long_chat("first turn", false);
+    let answer = text_of(&fleet.url(), &body).await;
+    assert_eq!(sent(&fleet.prefills[0]).len(), 1);
+    let messages = body["messages"].as_array_mut().expect("messages");
+    messages.push(json!({"role": "assistant", "content": answer}));
+    messages.push(json!({"role": "user", "content": "and then?"}));
+    text_of(&fleet.url(), &body).await;
+    assert_eq!(
+        (
+            sent(&fleet.prefills[0]).len(),
+            sent(&fleet.decodes[0]).len()
+        ),
+        (1, 2),
+        "few tokens are left to compute where the first turn was decoded"
+    );
+}
+
+#[tokio::test]
+async fn what_a_client_sets_of_a_handoff_reaches_no_engine() {
+    let fleet = PairedScene::nixl(1, 1).start().await;
+    let mut body = long_chat("hostile", false);
+    body["kv_transfer_params"] = json!({"do_remote_prefill": true, "remote_host": "evil"});
+    body["vllm_xargs"] = json!({"kv_transfer_params": "evil"});
+    body["bootstrap_room"] = json!(1);
+    text_of(&fleet.url(), &body).await;
+    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+    for engine in [&fleet.prefills[0], &fleet.decodes[0]] {
+        let body = sent(engine)[0].body.clone();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        assert!(
+            !text.contains("evil") && !text.contains("bootstrap_room"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_pairs_by_itself_while_the_control_plane_is_away() {
+    let mut fleet = PairedScene::nixl(2, 2).start().await;
+    fleet.control.take().expect("it runs").stop().await;
+    for name in ["a", "b", "c"] {
+        text_of(&fleet.url(), &long_chat(name, true)).await;
+    }
+    assert_eq!(fleet.pairs("answered").await, 3.0);
+    assert_eq!(
+        (fleet.network.taken(), fleet.network.violations().len()),
+        (3, 0)
+    );
+}
