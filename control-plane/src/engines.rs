@@ -26,11 +26,11 @@ mod signals;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{address::ServerAddress, policy::EndpointTrust, snapshot::EndpointId};
+use hermes_runtime::tasks::RestartedTask;
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
 };
-use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::clients::{EngineClient, EngineClients, NoEngineClient};
 use self::probe::{Probe, ProbeContext};
@@ -102,7 +102,7 @@ pub struct ProbeResult {
 #[derive(Debug)]
 struct RunningProbe {
     target: ProbeTarget,
-    task: AbortOnDropHandle<()>,
+    _task: RestartedTask,
 }
 
 // === EngineProbes ===
@@ -131,8 +131,7 @@ impl EngineProbes {
         })
     }
 
-    /// Asks exactly these from now on. Probes of targets that did not change go on undisturbed; one
-    /// that has ended (it panicked) is started again.
+    /// Asks exactly these from now on. Probes of targets that did not change go on undisturbed.
     ///
     /// Must be called inside a Tokio runtime.
     pub fn set(&mut self, targets: Vec<ProbeTarget>) {
@@ -148,7 +147,7 @@ impl EngineProbes {
         for target in targets {
             let kept = before
                 .remove(&target.id)
-                .filter(|running| running.target == target && !running.task.is_finished());
+                .filter(|running| running.target == target);
             let Some(running) = kept.or_else(|| self.start(target)) else {
                 continue;
             };
@@ -186,7 +185,7 @@ impl EngineProbes {
         let probe = probe.ok()?;
         Some(RunningProbe {
             target,
-            task: AbortOnDropHandle::new(tokio::spawn(probe.run())),
+            _task: RestartedTask::spawn("probe", move || probe.clone().run()),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::{io, num::NonZero, thread, time::Duration};
 
 use hermes_runtime::{
-    open_files,
+    open_files, panics,
     shutdown::Shutdown,
     telemetry::{Service, Telemetry, TelemetryError},
 };
@@ -62,6 +62,7 @@ async fn live(args: Args) -> Result<(), ProcessError> {
     };
     let telemetry = Telemetry::init(service, log_format)?;
     open_files::raise_limit();
+    panics::install_hook();
     let shutdown = Shutdown::from_signals()?;
     let options = Options {
         config: ConfigSource::File(config),

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::Parser;
 use hermes_data_plane::{app, args::DataPlaneArgs};
 use hermes_runtime::{
-    open_files,
+    open_files, panics,
     shutdown::Shutdown,
     telemetry::{Service, Telemetry},
 };
@@ -33,6 +33,7 @@ async fn run(args: DataPlaneArgs) -> Result<(), Box<dyn std::error::Error>> {
     };
     let telemetry = Telemetry::init(service, args.log_format)?;
     open_files::raise_limit();
+    panics::install_hook();
     let shutdown = Shutdown::from_signals()?;
     let bound = app::start(args.options()?, shutdown.drain()).await?;
     shutdown.run(args.drain).await;

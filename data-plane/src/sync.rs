@@ -93,9 +93,15 @@ pub(crate) async fn run(
     let mut tick = interval(RESOLVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
-        let addresses = names.resolve(lookup_host).await;
-        followed.follow(addresses).await;
+        tokio::select! {
+            _ = tick.tick() => {
+                let addresses = names.resolve(lookup_host).await;
+                followed.follow(addresses).await;
+            }
+            // They end by a panic only. Without them no snapshot and no report gets through, so this
+            // task ends, too, and its process is unhealthy.
+            Some(_) = owners.join_next() => return,
+        }
     }
 }
 

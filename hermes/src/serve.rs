@@ -8,7 +8,7 @@ use hermes_control_plane::{
     config::{Config, duration},
 };
 use hermes_runtime::{
-    open_files,
+    open_files, panics,
     shutdown::Shutdown,
     telemetry::{LogFormat, Telemetry},
 };
@@ -125,6 +125,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let options = args.options()?;
     let telemetry = Telemetry::init(process::SERVICE, log_format)?;
     open_files::raise_limit();
+    panics::install_hook();
     let shutdown = Shutdown::from_signals().map_err(Failure::Process)?;
     let planes = Planes::start(options, shutdown.drain()).await?;
     announce(&planes)?;

@@ -15,7 +15,9 @@
 //!   all.
 //! * [`admin`]: the HTTP server for probes, metrics and debug routes, on a port of its own.
 //! * [`shutdown`]: signals to a drain in three steps.
-//! * [`tasks`]: an owner for background tasks; one that dies makes the process unhealthy.
+//! * [`tasks`]: owners for background tasks; one that dies makes the process unhealthy, or is
+//!   restarted.
+//! * [`panics`]: the count of panics, and what is logged of them.
 //! * [`metrics`]: families, build info, process numbers, both text formats.
 //! * [`open_files`]: the limit of open files.
 //! * [`memory_limit`]: what a container may take.
@@ -29,6 +31,7 @@ pub mod crypto;
 pub mod memory_limit;
 pub mod metrics;
 pub mod open_files;
+pub mod panics;
 pub mod percent;
 pub mod propagation;
 pub mod readiness;

@@ -93,8 +93,8 @@ impl MetricConstructor<Histogram> for Bounds {
     }
 }
 
-/// Registers what every process exposes: `hermes_build_info{component,version} 1` and the
-/// `process_*` numbers.
+/// Registers what every process exposes: `hermes_build_info{component,version} 1`,
+/// `hermes_panics_total` and the `process_*` numbers.
 ///
 /// `registry` must have no prefix, as these names are the ones that dashboards of any process look
 /// for.

@@ -4,7 +4,13 @@
 //! Such a task is meant to run until the drain. One that panics, or ends earlier, leaves a process
 //! that looks alive and no longer does its work, so it makes the process unhealthy ([`Liveness`])
 //! and a restart can help. Work that belongs to a request is not a background task.
+//!
+//! Tasks of which there is one for each pool or endpoint have owners of their own, and are restarted
+//! after a panic ([`RestartedTask`]).
 
+mod restarted;
+
+pub use self::restarted::RestartedTask;
 use crate::readiness::Liveness;
 use crate::shutdown::Drain;
 use parking_lot::Mutex;

@@ -39,10 +39,9 @@ use hermes_core::{
     address::ServerAddress, block_index::CacheIdentity, departures::Departures,
     policy::EndpointTrust, query::CacheHit, snapshot::EndpointId,
 };
-use hermes_runtime::metrics::Handles;
+use hermes_runtime::{metrics::Handles, tasks::RestartedTask};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::view::{STANDINGS, standing_name};
 use self::{
@@ -71,7 +70,7 @@ pub struct KvEvents {
     following: Mutex<FollowedEndpoints>,
     /// Departures are counted from here.
     start: Instant,
-    _sweeper: AbortOnDropHandle<()>,
+    _sweeper: RestartedTask,
 }
 
 /// An endpoint that may publish KV events.
@@ -101,7 +100,7 @@ struct FollowedEndpoint {
     publisher: Publisher,
     engine: SharedEngineClient,
     ranks: RankStatuses,
-    _task: AbortOnDropHandle<()>,
+    _task: RestartedTask,
 }
 
 // === KvEvents ===
@@ -118,7 +117,8 @@ impl KvEvents {
     ) -> Result<Self, reqwest::Error> {
         let shared = Arc::new(SharedIndex::default());
         let sweeping = Arc::clone(&shared);
-        let sweeper = tokio::spawn(async move { sweeping.sweep().await });
+        let sweeper =
+            RestartedTask::spawn("KV event sweeper", move || Arc::clone(&sweeping).sweep());
         Ok(Self {
             config,
             shared,
@@ -126,7 +126,7 @@ impl KvEvents {
             clients: fetch::clients()?,
             following: Mutex::default(),
             start: Instant::now(),
-            _sweeper: AbortOnDropHandle::new(sweeper),
+            _sweeper: sweeper,
         })
     }
 
@@ -210,15 +210,15 @@ impl KvEvents {
         let engine = Arc::new(ArcSwap::from_pointee(self.client(&publisher)?));
         let ports = PublisherPorts::new(address, *ports, &self.config, Arc::clone(&engine))?;
         let ranks = RankStatuses::default();
-        let follower = EndpointFollower {
+        let follower = Arc::new(EndpointFollower {
             endpoint: *endpoint,
             ports,
             shared: Arc::clone(&self.shared),
             counters: self.counters.clone(),
             topic: self.config.topic.as_bytes().into(),
             ranks: Arc::clone(&ranks),
-        };
-        let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
+        });
+        let task = RestartedTask::spawn("KV events", move || Arc::clone(&follower).run());
         Ok(FollowedEndpoint {
             publisher,
             engine,

@@ -37,7 +37,6 @@ use hermes_core::{
 };
 use reqwest::Url;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use self::{conductor::EngineRegistration, recall::AnswerCache};
 pub use self::{
@@ -70,7 +69,6 @@ pub struct KvManager {
     flights: SingleFlight<LookupKey, Result<Arc<[CacheHit]>, LookupOutcome>>,
     recall: Arc<AnswerCache>,
     registrar: Option<EngineRegistration>,
-    _registering: Option<AbortOnDropHandle<()>>,
 }
 
 /// Asks the manager.
@@ -181,15 +179,12 @@ impl KvManager {
             connect,
             answer: MAX_ANSWER,
         };
-        let (registrar, registering) = match &dialect {
+        let registrar = match &dialect {
             Dialect::Conductor(conductor) => conductor.register.as_ref().map(|registration| {
-                let (registrar, work) =
-                    EngineRegistration::new(conductor, registration, client.clone(), url.clone());
-                (registrar, AbortOnDropHandle::new(tokio::spawn(work)))
+                EngineRegistration::begin(conductor, registration, client.clone(), url.clone())
             }),
             Dialect::MatchSort(_) => None,
-        }
-        .unzip();
+        };
         let asker = Arc::new(ManagerClient {
             dialect,
             url,
@@ -202,7 +197,6 @@ impl KvManager {
             flights,
             recall,
             registrar,
-            _registering: registering,
         })
     }
 

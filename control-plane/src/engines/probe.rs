@@ -61,7 +61,7 @@ pub(super) struct ProbeContext {
 }
 
 /// The state of one endpoint's questions.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Probe {
     shared: ProbeContext,
     /// Of its pool.
@@ -83,7 +83,7 @@ pub(super) struct Probe {
 }
 
 /// Where the endpoint answers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct ProbeUrls {
     metrics: Option<Url>,
     health: Url,

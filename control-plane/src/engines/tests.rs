@@ -8,6 +8,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 

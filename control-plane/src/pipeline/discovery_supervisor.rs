@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use hermes_runtime::tasks::RestartedTask;
 use kube::Client;
 use parking_lot::Mutex;
 use tokio::{
     sync::{OnceCell, mpsc, watch},
     time,
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     cluster::{SourceId, Update, WatchedSource},
@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct DiscoverySupervisor {
     updates: mpsc::Sender<Update>,
     client: Arc<OnceCell<Client>>,
-    running: BTreeMap<SourceId, AbortOnDropHandle<()>>,
+    running: BTreeMap<SourceId, RestartedTask>,
     board: DiscoveryHealth,
 }
 
@@ -72,15 +72,18 @@ impl DiscoverySupervisor {
             .retain(|source, _| self.running.contains_key(source));
     }
 
-    fn start(&self, lookout: WatchedSource) -> AbortOnDropHandle<()> {
+    fn start(&self, lookout: WatchedSource) -> RestartedTask {
         tracing::info!(pool = &*lookout.pool, watched = ?lookout.watched, "discovery begins");
-        let task = discover(
-            Arc::clone(&self.client),
-            lookout,
-            self.updates.clone(),
-            self.board.clone(),
-        );
-        AbortOnDropHandle::new(tokio::spawn(task))
+        let (client, updates) = (Arc::clone(&self.client), self.updates.clone());
+        let board = self.board.clone();
+        RestartedTask::spawn("discovery", move || {
+            discover(
+                Arc::clone(&client),
+                lookout.clone(),
+                updates.clone(),
+                board.clone(),
+            )
+        })
     }
 }
 

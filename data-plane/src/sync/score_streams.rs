@@ -8,8 +8,9 @@
 //! connections of their own, and what broke one of them, as a message that the replica rejects, is
 //! no reason to give the rest up.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use hermes_core::backoff::Backoff;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -97,7 +98,7 @@ impl ScoreStreams {
         let (dialer, address) = (self.dialer.clone(), self.address.clone());
         let running = async move {
             let began = Instant::now();
-            let status = run(dialer, address, stream, connected).await;
+            let status = caught(run(dialer, address, stream, connected)).await;
             EndedStream {
                 worker,
                 status,
@@ -123,12 +124,9 @@ impl ScoreStreams {
                     self.clients[worker] = client;
                     return;
                 }
-                Some(ended) = self.running.join_next() => match ended {
-                    Ok(ended) => self.reopen(ended).await,
-                    Err(error) if error.is_panic() => {
-                        tracing::error!(%error, "the task of a Score stream panicked");
-                    }
-                    Err(_) => {}
+                // One without a result has ended with its worker.
+                Some(ended) = self.running.join_next() => if let Ok(ended) = ended {
+                    self.reopen(ended).await;
                 },
             }
         }
@@ -163,7 +161,8 @@ impl ScoreStreams {
                     let _ = reopened.send(ReopenedStream { worker, client }).await;
                 }
             };
-            let (status, ()) = tokio::join!(run(dialer, address, stream, connected), publish);
+            let (status, ()) =
+                tokio::join!(caught(run(dialer, address, stream, connected)), publish);
             EndedStream {
                 worker,
                 status,
@@ -172,6 +171,14 @@ impl ScoreStreams {
         };
         self.running.spawn_on(running, &runtime);
     }
+}
+
+/// How a stream ended; one whose task panics has broken, and is opened again.
+async fn caught(stream: impl Future<Output = Status>) -> Status {
+    AssertUnwindSafe(stream)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_payload| Status::internal("its task panicked"))
 }
 
 /// Connects, reports whether that worked, and answers requests until the stream breaks.

@@ -1,8 +1,10 @@
-//! CPU, memory and file descriptors of this process, read from `/proc/self` at each scrape.
+//! CPU, memory and file descriptors of this process, read from `/proc/self` at each scrape, and its
+//! panics.
 //!
 //! The names are those that every Prometheus client library uses for them. Where `/proc` is absent,
 //! so are the metrics. Formats: proc(5).
 
+use crate::panics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -14,12 +16,18 @@ use std::fs;
 /// platform that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Encodes the `process_*` metrics.
+/// Encodes the `process_*` metrics and `hermes_panics_total`.
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessCollector;
 
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        put(
+            &mut encoder,
+            "hermes_panics",
+            "Panics of this process; the log has the place of each",
+            &ConstCounter::new(panics::count()),
+        )?;
         if let Some(seconds) = read("stat").as_deref().and_then(cpu_seconds) {
             let counter = ConstCounter::new(seconds);
             let help = "User and system CPU time spent, in seconds";

@@ -37,9 +37,11 @@ pub(super) type RankStatuses = Arc<Mutex<Vec<Arc<Status>>>>;
 
 impl EndpointFollower {
     /// Follows all ranks for ever.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(self: Arc<Self>) {
         let mut rng = SeededRng::new(self.endpoint.0);
         loop {
+            // Those of a run that has ended.
+            self.ranks.lock().clear();
             let ranks = self.count(rng.next_u64()).await;
             let streams = (0..ranks).map(|rank| self.stream(rank, rng.next_u64()));
             let streams: Vec<Stream> = streams.collect();
@@ -48,7 +50,6 @@ impl EndpointFollower {
                 .map(|stream| Box::pin(stream.follow(&self.ports, ranks)));
             // None ends before the engine has another number of ranks; then all start again.
             let _resized = select_all(following).await;
-            self.ranks.lock().clear();
         }
     }
 

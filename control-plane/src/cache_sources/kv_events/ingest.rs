@@ -81,12 +81,12 @@ pub(super) struct Ingest {
 
 impl SharedIndex {
     /// Sweeps up after ranks that were emptied, for ever.
-    pub(super) async fn sweep(&self) {
+    pub(super) async fn sweep(self: Arc<Self>) {
         loop {
-            self.leftovers.notified().await;
             while self.residency.write().sweep(SLICE) {
                 task::yield_now().await;
             }
+            self.leftovers.notified().await;
         }
     }
 }

@@ -4,15 +4,21 @@
 //! whenever a file changes. The last good files stay in use: an invalid file is logged once and
 //! changes nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
+use hermes_runtime::tasks::RestartedTask;
 use tokio::{
     sync::watch,
     task::spawn_blocking,
     time::{Instant, sleep},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Unusable,
@@ -29,14 +35,16 @@ pub(super) struct FollowedFiles {
     encoder: Arc<ArcSwapOption<Encoder>>,
     /// Whether they were read once.
     settled: watch::Receiver<bool>,
-    _following: AbortOnDropHandle<()>,
+    _following: RestartedTask,
 }
 
 /// The task that follows them.
+#[derive(Clone)]
 struct FilesFollower {
     pool: String,
     files: TokenizerFiles,
-    seed: u64,
+    /// Of the next version; versions that were read before a panic keep theirs.
+    seed: Arc<AtomicU64>,
     encoder: Arc<ArcSwapOption<Encoder>>,
     settled: watch::Sender<bool>,
     /// The error that was logged last.
@@ -54,12 +62,12 @@ impl FollowedFiles {
         let follower = FilesFollower {
             pool: pool.to_owned(),
             files,
-            seed,
+            seed: Arc::new(AtomicU64::new(seed)),
             encoder: Arc::clone(&encoder),
             settled: sender,
             logged: None,
         };
-        let following = AbortOnDropHandle::new(tokio::spawn(follower.run()));
+        let following = RestartedTask::spawn("tokenizer files", move || follower.clone().run());
         Self {
             encoder,
             settled,
@@ -86,17 +94,17 @@ impl FilesFollower {
     async fn run(mut self) {
         let mut known: Option<Stamp> = None;
         loop {
-            let (files, seen, seed) = (self.files.clone(), known.clone(), self.seed);
+            let (files, seen, seed) = (self.files.clone(), known.clone(), Arc::clone(&self.seed));
             let read = spawn_blocking(move || {
                 let stamp = files.stamp();
-                (seen.as_ref() != Some(&stamp)).then(|| (files::load(&files, seed), stamp))
+                let load = || files::load(&files, seed.fetch_add(1, Ordering::Relaxed));
+                (seen.as_ref() != Some(&stamp)).then(|| (load(), stamp))
             });
             let started = Instant::now();
             // A panic in a file's reader was reported where it happened; the file is read again
             // when it changes.
             if let Ok(Some((loaded, stamp))) = read.await {
                 known = Some(stamp);
-                self.seed = self.seed.wrapping_add(1);
                 self.take(loaded, started.elapsed());
             }
             self.settled.send_replace(true);

@@ -83,6 +83,24 @@ fn no_task_is_detached() {
     );
 }
 
+/// Tasks of the control plane that may end by a panic, and what then restarts them.
+const OWN_TASKS: [(&str, &str); 2] = [
+    ("app/config_feed.rs", "the task `config` ends with it"),
+    ("engines/key.rs", "the next probe reads again"),
+];
+
+#[test]
+fn tasks_of_the_control_plane_outlive_a_panic() {
+    let mut files = serving();
+    files.retain(|file| file.path.starts_with("control-plane/src/"));
+    files.retain(|file| !OWN_TASKS.iter().any(|(own, _)| file.path.ends_with(own)));
+    let bare = lines(&files, |_, line| line.contains("tokio::spawn("));
+    assert_none(
+        &bare,
+        "use `hermes_runtime::tasks`: a task that dies by a panic must not leave a pool without what it did",
+    );
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     let words = [

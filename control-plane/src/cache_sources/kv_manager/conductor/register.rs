@@ -23,6 +23,7 @@ use std::{
 
 use bytes::Bytes;
 use hermes_core::snapshot::Pool;
+use hermes_runtime::tasks::RestartedTask;
 use reqwest::{Client, StatusCode, Url, header};
 use tokio::{
     sync::watch,
@@ -91,9 +92,11 @@ pub(in crate::cache_sources::kv_manager) struct EngineRegistration {
     conductor: Conductor,
     registration: Registration,
     wanted: watch::Sender<Arc<WantedRows>>,
+    _reconciler: RestartedTask,
 }
 
 /// The task.
+#[derive(Clone)]
 struct RegistrationReconciler {
     client: Client,
     /// Of the lookup; the other calls are its neighbors.
@@ -125,17 +128,16 @@ impl Default for Registration {
 // === EngineRegistration ===
 
 impl EngineRegistration {
-    /// A registrar for the conductor whose lookup is at `url`, and its work: it ends when the
-    /// registrar is dropped.
-    pub(in crate::cache_sources::kv_manager) fn new(
+    /// Begins to register at the conductor whose lookup is at `url`, until it is dropped.
+    pub(in crate::cache_sources::kv_manager) fn begin(
         conductor: &Conductor,
         registration: &Registration,
         client: Client,
         url: Url,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    ) -> Self {
         let (sender, wanted) = watch::channel(Arc::default());
         let (conductor, registration) = (conductor.clone(), registration.clone());
-        let clerk = RegistrationReconciler {
+        let reconciler = RegistrationReconciler {
             client,
             url,
             conductor: conductor.clone(),
@@ -144,14 +146,12 @@ impl EngineRegistration {
             mine: BTreeMap::new(),
             complained: false,
         };
-        (
-            Self {
-                conductor,
-                registration,
-                wanted: sender,
-            },
-            clerk.run(),
-        )
+        Self {
+            conductor,
+            registration,
+            wanted: sender,
+            _reconciler: RestartedTask::spawn("registrations", move || reconciler.clone().run()),
+        }
     }
 
     /// The endpoints of `pool` are to be registered, and no others. Nothing is while model or block
