@@ -46,6 +46,7 @@ fn pool(endpoints: usize) -> Arc<Pool> {
         max_requests: 1_000_000,
         max_bytes: u64::MAX,
         max_wait: Duration::from_secs(3_600),
+        ..QueueLimits::default()
     };
     let strategy = Strategy::KvAware(KvAware {
         queue,

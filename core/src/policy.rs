@@ -98,13 +98,19 @@ pub struct PrefixCacheRules {
 
 /// What identifies the tenants of a pool, between which queueing is fair. A request without it has
 /// no tenant.
+///
+/// Who sends a fresh value with each request is a new tenant each time, and new tenants go first. So
+/// there is none unless the operator names a value that clients cannot make up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TenantKey {
-    /// The value of this header, lower case.
-    Header(Arc<str>),
-    /// The credential in `Authorization`: hashed in the proxy, never sent or logged.
+    /// Nothing: all requests are alike.
     #[default]
+    None,
+    /// The value of this header, lower case, which a gateway in front sets.
+    Header(Arc<str>),
+    /// The credential in `Authorization`, which a gateway in front verifies: hashed in the proxy,
+    /// never sent or logged.
     Key,
     /// The model's name, so that each LoRA adapter is a tenant.
     Model,
@@ -143,6 +149,9 @@ pub struct QueueLimits {
     pub max_bytes: u64,
     /// The longest wait; after it 503.
     pub max_wait: Duration,
+    /// The highest priority that clients may give their requests, at least 0: a higher one counts as
+    /// this. Lower ones count as they are.
+    pub max_priority: i32,
 }
 
 /// Weights of the classic score; lower is better. The names in brackets are the original
@@ -381,6 +390,7 @@ impl Default for QueueLimits {
             max_requests: 10_000,
             max_bytes: 1 << 30,
             max_wait: Duration::from_secs(30),
+            max_priority: 0,
         }
     }
 }

@@ -211,7 +211,7 @@ pub struct Policy {
     pub score_deadline_ms: u32,
     #[prost(bool, tag = "15")]
     pub lookup_text: bool,
-    /// Unset: the credential.
+    /// Unset: none.
     #[prost(message, optional, tag = "16")]
     pub tenant: ::core::option::Option<TenantKey>,
     /// Certificates in PEM, of the authorities that sign the certificates of endpoints at https addresses; at most 64 KiB.
@@ -267,11 +267,13 @@ pub struct Disaggregation {
 /// What identifies a tenant, for fair sharing of the queue. Hashed in the proxy.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TenantKey {
+    /// Unset: nothing; all requests are alike.
     #[prost(oneof = "tenant_key::Key", tags = "1, 2, 3")]
     pub key: ::core::option::Option<tenant_key::Key>,
 }
 /// Nested message and enum types in `TenantKey`.
 pub mod tenant_key {
+    /// Unset: nothing; all requests are alike.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Key {
         #[prost(string, tag = "1")]
@@ -351,6 +353,9 @@ pub struct Queue {
     pub max_bytes: u64,
     #[prost(uint64, tag = "3")]
     pub max_wait_ms: u64,
+    /// The highest priority that counts.
+    #[prost(uint32, tag = "4")]
+    pub max_priority: u32,
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct HermesClassic {

@@ -70,6 +70,13 @@ pub(super) fn read_queue(section: &mut Section<'_>) -> QueueLimits {
                 "Longest time in the queue; after it the response is 503.",
             )
             .or(defaults.max_wait),
+        max_priority: section
+            .count(
+                "maxPriority",
+                0..=8,
+                "Highest priority that clients may give their requests; a higher one counts as this.",
+            )
+            .or(defaults.max_priority),
     }
 }
 

@@ -5,7 +5,7 @@ use hermes_core::policy::TenantKey;
 use super::{header, key::ValueType, node::Node, section::Section};
 
 /// What it may be.
-const EXPECTED: &str = "`key`, `model` or `header:NAME`";
+const EXPECTED: &str = "`none`, `key`, `model` or `header:NAME`";
 
 /// The key `tenant`.
 pub(super) fn read(section: &mut Section<'_>) -> TenantKey {
@@ -13,7 +13,8 @@ pub(super) fn read(section: &mut Section<'_>) -> TenantKey {
         .value(
             "tenant",
             ValueType::Text(EXPECTED),
-            "What identifies a tenant, for fair queueing: the API key, the model's name, or a header.",
+            "What identifies a tenant, for fair queueing: nothing, the model's name, or what clients cannot make up: a \
+             header that a gateway in front sets, or the API key, if a gateway verifies it.",
             parse,
             show,
         )
@@ -23,6 +24,7 @@ pub(super) fn read(section: &mut Section<'_>) -> TenantKey {
 fn parse(node: &Node<'_>) -> Option<TenantKey> {
     let text = node.text(EXPECTED)?;
     match (text, text.strip_prefix("header:")) {
+        ("none", _) => Some(TenantKey::None),
         ("key", _) => Some(TenantKey::Key),
         ("model", _) => Some(TenantKey::Model),
         (_, Some(name)) if name.to_ascii_lowercase().starts_with("x-hermes-") => {
@@ -35,6 +37,7 @@ fn parse(node: &Node<'_>) -> Option<TenantKey> {
 
 fn show(key: &TenantKey) -> String {
     match key {
+        TenantKey::None => "none".to_owned(),
         TenantKey::Key => "key".to_owned(),
         TenantKey::Model => "model".to_owned(),
         TenantKey::Header(name) => format!("header:{name}"),
@@ -60,6 +63,7 @@ mod tests {
             Some(TenantKey::Header("x-team".into()))
         );
         assert_eq!(read_value("model"), Some(TenantKey::Model));
+        assert_eq!(read_value("none"), Some(TenantKey::None));
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl ClientIdentity {
 /// A hash of the value that identifies the tenant, if the request has it.
 pub(crate) fn tenant(key: &TenantKey, model: Option<&str>, headers: &HeaderMap) -> Option<u64> {
     let value = match key {
+        TenantKey::None => None,
         TenantKey::Header(name) => headers.get(&**name).map(HeaderValue::as_bytes),
         TenantKey::Key => headers
             .get(header::AUTHORIZATION)
@@ -91,5 +92,6 @@ mod tests {
         );
         assert_eq!(tenant(TenantKey::Model, &headers), Some(xxh3_64(b"m")));
         assert_eq!(tenant(TenantKey::Key, &HeaderMap::new()), None);
+        assert_eq!(tenant(TenantKey::None, &headers), None);
     }
 }

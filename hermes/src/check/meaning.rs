@@ -6,6 +6,7 @@ use hermes_control_plane::{
     cache_sources::tokenizer::{TokenizerSettings, Way},
     config::{Config, EndpointSource, EndpointTlsConfig, KubernetesSelection, PoolConfig, PortRef},
 };
+use hermes_core::policy::{Strategy, TenantKey};
 
 /// Shows a configuration to the person who wrote it.
 pub(crate) struct Meaning<'a>(pub(crate) &'a Config);
@@ -57,6 +58,9 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         engine.name(),
         policy.strategy.name()
     )?;
+    if let Strategy::KvAware(rules) = &policy.strategy {
+        write_order(f, &policy.tenant, rules.queue.max_priority)?;
+    }
     if let Some(lanes) = lanes {
         write!(f, "\n  lanes: {lanes} prompts at once at each endpoint")?;
     }
@@ -114,6 +118,26 @@ fn write_pool(f: &mut fmt::Formatter<'_>, pool: &PoolConfig) -> fmt::Result {
         timeouts.connect, timeouts.request, timeouts.first_byte, timeouts.idle
     )?;
     write!(f, "\n  attempts: {}", retry.max_attempts)
+}
+
+/// What orders queued requests besides their work and their wait.
+fn write_order(f: &mut fmt::Formatter<'_>, tenant: &TenantKey, max_priority: i32) -> fmt::Result {
+    f.write_str("\n  queue: ")?;
+    match tenant {
+        TenantKey::None => f.write_str("without tenants")?,
+        TenantKey::Header(name) => write!(
+            f,
+            "tenants by the header {name}, which a gateway in front has to set"
+        )?,
+        TenantKey::Key => {
+            f.write_str("tenants by the API key, which a gateway in front has to verify")?;
+        }
+        TenantKey::Model => f.write_str("tenants by the model")?,
+    }
+    match max_priority {
+        0 => f.write_str("; clients cannot raise their priority"),
+        most => write!(f, "; clients may raise their priority by up to {most}"),
+    }
 }
 
 fn write_tls(f: &mut fmt::Formatter<'_>, tls: &EndpointTlsConfig) -> fmt::Result {
@@ -238,6 +262,26 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_orders_the_queue_is_shown_with_what_it_relies_on() {
+        let order = |keys: &str| {
+            let text = meaning(&format!(
+                "pools: [{{name: a, endpoints: ['http://a:1'], {keys}}}]"
+            ));
+            let line = text.lines().find(|line| line.starts_with("  queue: "));
+            line.expect("a line for the queue").to_owned()
+        };
+        assert_eq!(
+            order("engine: vllm"),
+            "  queue: without tenants; clients cannot raise their priority"
+        );
+        assert_eq!(
+            order("tenant: 'header:x-team', queue: {maxPriority: 2}"),
+            "  queue: tenants by the header x-team, which a gateway in front has to set; \
+             clients may raise their priority by up to 2"
+        );
     }
 
     #[test]

@@ -242,6 +242,7 @@ impl From<&KvAware> for v1::KvAware {
             max_requests,
             max_bytes,
             max_wait,
+            max_priority,
         } = queue;
         Self {
             late,
@@ -254,6 +255,7 @@ impl From<&KvAware> for v1::KvAware {
                 max_requests,
                 max_bytes,
                 max_wait_ms: millis(max_wait),
+                max_priority: u32::try_from(max_priority).unwrap_or(0),
             }),
         }
     }
@@ -276,6 +278,7 @@ impl TryFrom<v1::KvAware> for KvAware {
             max_requests,
             max_bytes,
             max_wait_ms,
+            max_priority,
         } = required(queue, "kv_aware.queue")?;
         if !(default_prefill_rate.is_finite() && default_prefill_rate > 0.0) {
             return Err(Invalid::new(
@@ -294,6 +297,7 @@ impl TryFrom<v1::KvAware> for KvAware {
                 max_requests,
                 max_bytes,
                 max_wait: Duration::from_millis(max_wait_ms),
+                max_priority: i32::try_from(max_priority).unwrap_or(i32::MAX),
             },
         })
     }
@@ -358,21 +362,23 @@ impl TryFrom<v1::HermesClassic> for ClassicWeights {
 impl From<&TenantKey> for v1::TenantKey {
     fn from(key: &TenantKey) -> Self {
         let key = match key {
-            TenantKey::Header(name) => Tenant::Header(name.to_string()),
-            TenantKey::Key => Tenant::Credential(true),
-            TenantKey::Model => Tenant::Model(true),
+            TenantKey::None => None,
+            TenantKey::Header(name) => Some(Tenant::Header(name.to_string())),
+            TenantKey::Key => Some(Tenant::Credential(true)),
+            TenantKey::Model => Some(Tenant::Model(true)),
         };
-        Self { key: Some(key) }
+        Self { key }
     }
 }
 
 impl From<v1::TenantKey> for TenantKey {
-    /// A key that this release does not know makes no tenants worse than the default does.
+    /// A key that this release does not know makes no tenants.
     fn from(wire: v1::TenantKey) -> Self {
         match wire.key {
             Some(Tenant::Header(name)) => Self::Header(Arc::from(name.to_ascii_lowercase())),
             Some(Tenant::Model(_)) => Self::Model,
-            Some(Tenant::Credential(_)) | None => Self::Key,
+            Some(Tenant::Credential(_)) => Self::Key,
+            None => Self::None,
         }
     }
 }

@@ -117,6 +117,7 @@ fn every_value_of_the_full_example_arrives() {
         max_requests: 500,
         max_bytes: 256 << 20,
         max_wait: millis(10_000),
+        max_priority: 3,
     };
     let rules = KvAware {
         late: false,

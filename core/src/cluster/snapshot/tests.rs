@@ -30,7 +30,7 @@ fn ids_never_change_between_releases() {
 /// Every field of a snapshot. A snapshot goes to every proxy, and `/debug/snapshot` shows it to
 /// anyone who reaches the admin port: a name is added here only if its value is no secret. What a
 /// proxy needs of a credential is a reference to it.
-const FIELDS: [&str; 78] = [
+const FIELDS: [&str; 79] = [
     "base_time",
     "block_bytes",
     "bootstrap_port",
@@ -72,6 +72,7 @@ const FIELDS: [&str; 78] = [
     "max_bytes",
     "max_concurrent",
     "max_model_len",
+    "max_priority",
     "max_requests",
     "max_time",
     "max_wait",

@@ -81,6 +81,7 @@ fn rules() -> KvAware {
     let queue = crate::policy::QueueLimits {
         max_requests: QUEUE as u32,
         max_wait: ms(20_000),
+        max_priority: 8,
         ..crate::policy::QueueLimits::default()
     };
     KvAware {

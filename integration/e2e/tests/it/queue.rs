@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hermes_bench::fleet::Plane;
-use hermes_core::policy::PoolPolicy;
+use hermes_core::policy::{PoolPolicy, TenantKey};
 use hermes_data_plane::app as data;
 use hermes_proto::v1::rejected::Reason;
 use hermes_testkit::replica::Replica;
@@ -220,7 +220,12 @@ async fn a_replica_that_never_answers_delays_a_queued_request_by_the_announced_l
 
 #[tokio::test]
 async fn only_a_hash_of_the_tenants_key_is_sent_to_the_control_plane() {
-    let context = ProxyContext::of(1).await;
+    let policy = PoolPolicy {
+        tenant: TenantKey::Key,
+        score_deadline: Duration::from_secs(5),
+        ..PoolPolicy::default()
+    };
+    let context = ProxyContext::with(1, policy).await;
     let mut replica = Replica::start("a", context.snapshot.clone())
         .await
         .expect("starts");

@@ -40,7 +40,9 @@ async fn lines(recording: Response, count: usize) -> String {
 
 #[tokio::test]
 async fn a_recording_is_a_trace_of_what_finished_since_it_began() {
-    let fleet = Scene::of(2, "kv-aware").start().await.expect("starts");
+    let mut scene = Scene::of(2, "kv-aware");
+    scene.pool.push_str("  tenant: key\n");
+    let fleet = scene.start().await.expect("starts");
     assert_eq!(send(chat(&fleet.url(), false, 1)).await.status(), 200);
     let recording = recording(&fleet).await;
     let said = "the secret of the sphinx ".repeat(60);

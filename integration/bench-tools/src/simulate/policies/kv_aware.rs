@@ -36,6 +36,7 @@ impl KvAware {
                 max_requests: u32::MAX,
                 max_bytes: u64::MAX,
                 max_wait: Duration::from_secs(86_400),
+                ..policy::QueueLimits::default()
             },
             ..policy::KvAware::default()
         });

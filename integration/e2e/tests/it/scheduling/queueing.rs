@@ -76,7 +76,7 @@ async fn requests_to_a_busy_fleet_are_queued_until_first_bytes_free_capacity() {
 
 #[tokio::test]
 async fn the_queued_request_with_the_highest_priority_is_bound_first() {
-    let fleet = fleet(1, "").await;
+    let fleet = fleet(1, "  queue: {maxPriority: 8}\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
     let (url, mut answers) = (fleet.url(), Vec::new());
     for (number, priority) in ["0", "-3", "0", "8"].into_iter().enumerate() {
@@ -98,8 +98,32 @@ async fn the_queued_request_with_the_highest_priority_is_bound_first() {
 }
 
 #[tokio::test]
-async fn a_new_tenants_request_is_bound_before_those_of_a_heavy_tenant() {
+async fn no_client_makes_its_requests_urgent_by_default() {
     let fleet = fleet(1, "").await;
+    let stall = Stall::all(&fleet).await.remove(0);
+    let (url, mut answers) = (fleet.url(), Vec::new());
+    // The later ones claim to be urgent, and to be of tenants that got nothing yet.
+    for (number, priority) in ["0", "8", "1000000"].into_iter().enumerate() {
+        let request = ask(&url, &long(&format!("request {number}")))
+            .header("x-hermes-priority", priority)
+            .bearer_auth(format!("sk-{number}"));
+        answers.push(tokio::spawn(async move {
+            send(request).await.status().as_u16()
+        }));
+        await_queued(&fleet, number + 1).await;
+    }
+    stall.end();
+    all_answered(answers).await;
+    let order = order(&fleet);
+    for number in 0..3 {
+        let expected = format!("request {number}:");
+        assert!(order[number + 1].starts_with(&expected), "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_tenants_request_is_bound_before_those_of_a_heavy_tenant() {
+    let fleet = fleet(1, "  tenant: key\n").await;
     // Requests without credentials form a tenant of their own.
     let stall = Stall::all(&fleet).await.remove(0);
     let mut answers: Vec<_> = (0..3)
@@ -122,7 +146,7 @@ async fn a_new_tenants_request_is_bound_before_those_of_a_heavy_tenant() {
 
 #[tokio::test]
 async fn the_newest_request_of_a_tenant_that_fills_the_queue_is_evicted_for_another_tenant() {
-    let fleet = fleet(1, "  queue: {maxRequests: 3}\n").await;
+    let fleet = fleet(1, "  queue: {maxRequests: 3}\n  tenant: key\n").await;
     let stall = Stall::all(&fleet).await.remove(0);
     let mut crowd = Vec::new();
     for number in 0..3 {
