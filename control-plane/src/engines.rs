@@ -87,6 +87,8 @@ pub struct ProbeTarget {
 pub struct ProbeResult {
     /// Who was asked.
     pub endpoint: EndpointId,
+    /// Its pool.
+    pub pool: Arc<str>,
     /// When the answer, or its failure, was known.
     pub at: Instant,
     /// What it said about itself; all absent for a server without metrics, which is healthy as long

@@ -148,9 +148,10 @@ impl Pipeline {
         }
     }
 
-    /// Figures and health go to the pools, models into the cluster.
+    /// Figures and health go to the pools and what they use, models into the cluster.
     fn observe(&mut self, observation: ProbeResult) -> ChangeSet {
         self.pools.observe(&observation);
+        self.resources.observe(&observation);
         let ProbeResult {
             endpoint, models, ..
         } = observation;

@@ -41,7 +41,7 @@ use hermes_core::{
 };
 use hermes_runtime::{metrics::Handles, tasks::RestartedTask};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 pub(crate) use self::view::{STANDINGS, standing_name};
 use self::{
@@ -100,6 +100,8 @@ struct FollowedEndpoint {
     publisher: Publisher,
     engine: SharedEngineClient,
     ranks: RankStatuses,
+    /// The number of ranks that the engine's metrics name; 0 while that is unknown.
+    reported: watch::Sender<u32>,
     _task: RestartedTask,
 }
 
@@ -160,6 +162,15 @@ impl KvEvents {
         }
     }
 
+    /// The metrics of an endpoint's engine name this number of data-parallel ranks. Each has a cache of
+    /// its own, and publishes at ports of its own.
+    pub fn set_reported_ranks(&self, endpoint: EndpointId, ranks: u32) {
+        if let Some(followed) = self.following.lock().members.get(&endpoint) {
+            let changed = |known: &mut u32| std::mem::replace(known, ranks) != ranks;
+            followed.reported.send_if_modified(changed);
+        }
+    }
+
     /// Ends the streams of endpoints that left too long ago.
     pub(crate) fn expire(&self) {
         self.following.lock().departed.expire(self.start.elapsed());
@@ -208,7 +219,9 @@ impl KvEvents {
             ..
         } = &publisher;
         let engine = Arc::new(ArcSwap::from_pointee(self.client(&publisher)?));
-        let ports = PublisherPorts::new(address, *ports, &self.config, Arc::clone(&engine))?;
+        let (reported, reports) = watch::channel(0);
+        let client = Arc::clone(&engine);
+        let ports = PublisherPorts::new(address, *ports, &self.config, client, reports)?;
         let ranks = RankStatuses::default();
         let follower = Arc::new(EndpointFollower {
             endpoint: *endpoint,
@@ -223,6 +236,7 @@ impl KvEvents {
             publisher,
             engine,
             ranks,
+            reported,
             _task: task,
         })
     }

@@ -190,6 +190,7 @@ impl Probe {
         };
         ProbeResult {
             endpoint: self.target.id,
+            pool: Arc::clone(&self.target.pool),
             at,
             outcome,
             is_loading: self.is_loading,

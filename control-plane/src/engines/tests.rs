@@ -438,6 +438,7 @@ async fn a_reader_that_is_behind_loses_observations_but_not_models() {
     let (sink, mut observations) = mpsc::channel(1);
     let filler = ProbeResult {
         endpoint: EndpointId(0),
+        pool: "chat".into(),
         at: Instant::now(),
         outcome: Err(ProbeFailure::Refused),
         is_loading: false,

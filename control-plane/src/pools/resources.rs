@@ -13,6 +13,7 @@ use crate::{
         tokenizer::{PoolTokenizer, TokenizerMetrics, TokenizerSettings},
     },
     config::PoolConfig,
+    engines::{ProbeResult, Scraped},
 };
 
 /// What one pool uses. Clones share it.
@@ -88,6 +89,21 @@ impl PoolResourceRegistry {
             if let Some(events) = pool.and_then(|pool| pool.kv_events.resource.as_ref()) {
                 events.set(publishers);
             }
+        }
+    }
+
+    /// Passes on what an endpoint's metrics say of its ranks.
+    pub(crate) fn observe(&self, result: &ProbeResult) {
+        let Ok(Scraped {
+            schedulers: Some(ranks),
+            ..
+        }) = result.outcome
+        else {
+            return;
+        };
+        let pool = self.pools.get(&result.pool);
+        if let Some(events) = pool.and_then(|pool| pool.kv_events.resource.as_ref()) {
+            events.set_reported_ranks(result.endpoint, ranks);
         }
     }
 

@@ -42,14 +42,24 @@ impl EndpointFollower {
         loop {
             // Those of a run that has ended.
             self.ranks.lock().clear();
+            let mut reported = self.ports.reported();
+            let schedulers = *reported.borrow_and_update();
             let ranks = self.count(rng.next_u64()).await;
             let streams = (0..ranks).map(|rank| self.stream(rank, rng.next_u64()));
             let streams: Vec<Stream> = streams.collect();
+            // Ranks of the engine without a publisher that is known. As nothing is known of their
+            // caches, no block of the endpoint counts as absent.
+            let _unfollowed: Vec<Ingest> = (ranks..schedulers)
+                .map(|rank| self.ingest(self.unfollowed(rank, ranks)))
+                .collect();
             let following = streams
                 .into_iter()
                 .map(|stream| Box::pin(stream.follow(&self.ports, ranks)));
             // None ends before the engine has another number of ranks; then all start again.
-            let _resized = select_all(following).await;
+            tokio::select! {
+                _resized = select_all(following) => {}
+                Ok(_) = reported.wait_for(|now| *now != schedulers) => {}
+            }
         }
     }
 
@@ -66,23 +76,41 @@ impl EndpointFollower {
     }
 
     fn stream(&self, rank: u32, seed: u64) -> Stream {
+        let status = self.status(rank);
+        Stream::new(
+            self.ingest(Arc::clone(&status)),
+            status,
+            self.counters.clone(),
+            Arc::clone(&self.topic),
+            seed,
+        )
+    }
+
+    /// The status of a rank that is not followed, where `ranks` of them are.
+    fn unfollowed(&self, rank: u32, ranks: u32) -> Arc<Status> {
+        let status = self.status(rank);
+        let why = format!(
+            "not followed: the engine's metrics name this rank, and {ranks} publish by the configuration or the engine"
+        );
+        status.now.lock().failure = Some(why);
+        status
+    }
+
+    fn status(&self, rank: u32) -> Arc<Status> {
         let status = Arc::new(Status {
             rank,
             ..Status::default()
         });
         self.ranks.lock().push(Arc::clone(&status));
-        let ingest = Ingest::new(
+        status
+    }
+
+    fn ingest(&self, status: Arc<Status>) -> Ingest {
+        Ingest::new(
             Arc::clone(&self.shared),
             self.endpoint,
             self.counters.clone(),
-            Arc::clone(&status),
-        );
-        Stream::new(
-            ingest,
             status,
-            self.counters.clone(),
-            Arc::clone(&self.topic),
-            seed,
         )
     }
 }

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use hermes_core::address::{ServerAddress, ServerHost};
 use reqwest::Url;
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use super::settings::KvEventsSettings;
 use crate::{
@@ -48,7 +49,9 @@ pub(super) struct PublisherPorts {
     host: ServerHost,
     /// What is known without asking.
     fixed: Option<(u16, Option<u16>)>,
-    ranks: u32,
+    /// The number of ranks, if it is configured.
+    ranks: Option<u32>,
+    reported: ReportedRanks,
     /// The engine that is asked otherwise, and the URL of the question.
     engine: SharedEngineClient,
     question: Url,
@@ -57,6 +60,9 @@ pub(super) struct PublisherPorts {
 /// The client of one engine, for those who ask it. It is replaced when other authorities verify the
 /// engine.
 pub(super) type SharedEngineClient = Arc<ArcSwap<EngineClient>>;
+
+/// The number of ranks that the engine's metrics name; 0 while that is unknown.
+pub(super) type ReportedRanks = watch::Receiver<u32>;
 
 /// The engine has another number of ranks than before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,7 @@ impl PublisherPorts {
         discovered: Option<EventPorts>,
         config: &KvEventsSettings,
         engine: SharedEngineClient,
+        reported: ReportedRanks,
     ) -> Result<Self, NoEngineClient> {
         let replay = match config.replay_port {
             Some(0) => None,
@@ -101,16 +108,28 @@ impl PublisherPorts {
         Ok(Self {
             host: address.host().clone(),
             fixed,
-            ranks: config.ranks.unwrap_or(1),
+            ranks: config.ranks,
+            reported,
             question: engine.load().page("/kv_event_sources")?,
             engine,
         })
     }
 
+    /// What the engine's metrics say of its ranks.
+    pub(super) fn reported(&self) -> ReportedRanks {
+        self.reported.clone()
+    }
+
+    /// The number of ranks of an engine that is not asked, or does not know the question.
+    fn assumed_ranks(&self) -> u32 {
+        let reported = || Some(*self.reported.borrow()).filter(|ranks| *ranks > 0);
+        self.ranks.or_else(reported).unwrap_or(1).min(MAX_RANKS)
+    }
+
     /// The number of ranks, if it is known.
     pub(super) async fn ranks(&self) -> Option<u32> {
         match self.fixed {
-            Some(_) => Some(self.ranks),
+            Some(_) => Some(self.assumed_ranks()),
             None => Some(self.ask().await?.len() as u32),
         }
     }
@@ -122,6 +141,7 @@ impl PublisherPorts {
         of: u32,
     ) -> Result<Option<PublisherAddress>, RankCountChanged> {
         let ports = match self.fixed {
+            Some(_) if self.assumed_ranks() != of => return Err(RankCountChanged),
             Some(ports) => Some(moved(ports, rank)),
             None => match self.ask().await {
                 Some(ports) if ports.len() as u32 != of => return Err(RankCountChanged),
@@ -142,7 +162,11 @@ impl PublisherPorts {
             Ok(body) => read(&body),
             Err(ProbeFailure::Status(400..=499)) => {
                 let ports = (DEFAULT_PORTS.0, Some(DEFAULT_PORTS.1));
-                Some((0..self.ranks).map(|rank| moved(ports, rank)).collect())
+                Some(
+                    (0..self.assumed_ranks())
+                        .map(|rank| moved(ports, rank))
+                        .collect(),
+                )
             }
             Err(_) => None,
         }
@@ -196,6 +220,15 @@ mod tests {
     use crate::config::Config;
 
     fn ports_of(yaml: &str, discovered: Option<(u16, Option<u16>)>) -> PublisherPorts {
+        ports_with(yaml, discovered, 0)
+    }
+
+    /// The ports of an engine whose metrics name this number of ranks.
+    fn ports_with(
+        yaml: &str,
+        discovered: Option<(u16, Option<u16>)>,
+        reported: u32,
+    ) -> PublisherPorts {
         install_default_crypto();
         let text = format!("pools: [{{name: a, endpoints: ['http://h:1'], kvEvents: {yaml}}}]");
         let config = Config::parse(&text)
@@ -213,12 +246,14 @@ mod tests {
         let address = ServerAddress::parse("http://10.0.0.7:8000").expect("an address");
         let engine = clients.to(&address, &EndpointTrust::System);
         let engine = Arc::new(ArcSwap::from_pointee(engine.expect("a client")));
-        PublisherPorts::new(&address, discovered, &config, engine).expect("a host")
+        let (_, reported) = watch::channel(reported);
+        PublisherPorts::new(&address, discovered, &config, engine, reported).expect("a host")
     }
 
     async fn place(ports_of: &PublisherPorts, rank: u32) -> (String, Option<String>) {
+        let of = ports_of.ranks().await.expect("known");
         let place = ports_of
-            .place(rank, 2)
+            .place(rank, of)
             .await
             .expect("as many ranks as before")
             .expect("known");
@@ -254,6 +289,16 @@ mod tests {
             place(&ranks, 1).await,
             ("10.0.0.7:6001".to_owned(), Some("10.0.0.7:6101".to_owned()))
         );
+    }
+
+    #[tokio::test]
+    async fn the_number_of_ranks_is_what_is_configured_else_what_the_metrics_name() {
+        let discovered = Some((7000, None));
+        let ranks = |yaml, reported| ports_with(yaml, discovered, reported);
+        assert_eq!(ranks("{}", 0).ranks().await, Some(1));
+        assert_eq!(ranks("{}", 8).ranks().await, Some(8));
+        assert_eq!(ranks("{ranks: 2}", 8).ranks().await, Some(2));
+        assert_eq!(place(&ranks("{}", 8), 7).await.0, "10.0.0.7:7007");
     }
 
     #[test]

@@ -128,6 +128,7 @@ impl PoolScheduler {
         self.observe(
             &ProbeResult {
                 endpoint,
+                pool: "chat".into(),
                 at: Instant::now(),
                 outcome,
                 is_loading: false,

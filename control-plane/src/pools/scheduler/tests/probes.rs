@@ -26,6 +26,7 @@ fn a_health_page_that_says_no_counts_only_while_no_request_succeeds() {
     let loading = |now| {
         let probed = ProbeResult {
             endpoint,
+            pool: "chat".into(),
             at: Instant::now(),
             outcome: Err(ProbeFailure::Status(503)),
             is_loading: true,
