@@ -45,6 +45,22 @@ impl Chat {
         }
     }
 
+    /// Its length.
+    pub(super) fn bytes(&self) -> usize {
+        let Self {
+            messages,
+            tools,
+            template_kwargs,
+            documents,
+            effort: _,
+            generates: _,
+            continues: _,
+            special: _,
+        } = self;
+        let others = [tools, template_kwargs, documents].into_iter().flatten();
+        messages.len() + others.map(Bytes::len).sum::<usize>()
+    }
+
     /// The request's arguments of the template, besides messages and tools. The request's own
     /// fields come after its `chat_template_kwargs`, and so count.
     pub(super) fn kwargs(&self) -> Result<Vec<(Value, Value)>, Failure> {

@@ -88,6 +88,7 @@ impl Encoder {
                 remembered: 0,
             }),
             TokenizeInput::Text { text, special } => self.encode(text, *special, memo, goes_on),
+            TokenizeInput::Chat(_) if !goes_on() => Err(Failure::Late),
             TokenizeInput::Chat(chat) => {
                 self.encode(&self.render(chat)?, chat.special, memo, goes_on)
             }

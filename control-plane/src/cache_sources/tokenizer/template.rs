@@ -5,8 +5,8 @@
 //! tokens.
 //!
 //! Invariants:
-//! * rendering ends: it has a budget of steps, and no template can reach a file or another
-//!   template;
+//! * rendering ends: it has a budget of steps by the length of the conversation, so that a short one
+//!   cannot occupy a thread for long, and no template can reach a file or another template;
 //! * an error says nothing of the conversation.
 
 use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
@@ -18,8 +18,13 @@ use super::{
     python, quirks,
 };
 
-/// Steps that one rendering may take; a turn of a conversation takes some dozens.
-const FUEL: u64 = 20_000_000;
+/// Steps that every rendering may take: some milliseconds. A message takes some dozens, and what is
+/// copied a step for each 64 bytes.
+const LEAST_FUEL: u64 = 100_000;
+
+/// Further steps for each byte of the conversation: enough to copy all of it for every one of 500
+/// messages, as templates do that gather their text in a variable.
+const FUEL_PER_BYTE: u64 = 16;
 
 /// Marks where the last message ends when it is to be continued; the name that `transformers` uses.
 const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
@@ -119,8 +124,10 @@ impl ChatTemplate {
             DEFAULT
         };
         let context = self.context(chat, messages, tools)?;
-        let template = self
-            .environment
+        // A clone shares the templates; only the budget is its own.
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(LEAST_FUEL + FUEL_PER_BYTE * chat.bytes() as u64));
+        let template = environment
             .get_template(name)
             .map_err(|_| Failure::Template)?;
         let text = template.render(context).map_err(|_| Failure::Template)?;
@@ -201,7 +208,6 @@ fn environment() -> Environment<'static> {
         .build();
     // Only delimiters of one's own can be wrong.
     environment.set_syntax(syntax.unwrap_or_default());
-    environment.set_fuel(Some(FUEL));
     python::add_to(&mut environment);
     environment
 }

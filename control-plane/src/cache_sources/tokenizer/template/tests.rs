@@ -198,6 +198,29 @@ fn a_refusal_and_a_rendering_without_an_end_are_errors() {
 }
 
 #[test]
+fn the_steps_of_a_rendering_grow_with_its_conversation() {
+    let template = compile(
+        "{% for i in range(1000) %}{% for j in range(300) %}{{ i }}{% endfor %}{% endfor %}",
+    );
+    let of = |length: usize| {
+        let content = "x".repeat(length);
+        template.render(&chat(&json!([{"role": "user", "content": content}])))
+    };
+    assert_eq!(of(10).err(), Some(Failure::Template));
+    assert!(of(1 << 20).is_ok());
+}
+
+#[test]
+fn a_template_that_gathers_its_text_in_a_variable_renders_long_conversations() {
+    let template = compile(
+        "{% set ns = namespace(text='') %}{% for m in messages %}{% set ns.text = ns.text + m.role + m.content %}{% endfor %}{{ ns.text }}",
+    );
+    let message = json!({"role": "user", "content": "x".repeat(1_000)});
+    let text = template.render(&chat(&json!(vec![message; 500])));
+    assert_eq!(text.map(|text| text.len()), Ok(500 * 1_004));
+}
+
+#[test]
 fn only_a_template_that_prints_the_date_reads_the_clock() {
     assert!(compile(LLAMA).reads_clock());
     assert!(!compile(PARTS).reads_clock());
