@@ -8,7 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hermes_core::{
-    ledger::{ListedLeg, ProxyId, RequestKey},
+    ledger::{LegKey, ListedLeg, ProxyId, RequestKey},
     snapshot::{EndpointId, Snapshot},
     stored_responses::{ResponseKey, ResponseLocations},
 };
@@ -218,6 +218,13 @@ impl PoolDirectory {
         let now = self.now();
         self.all()
             .for_each(|scheduler| scheduler.finished(key, FinishReport::RELEASE, now));
+    }
+
+    /// The first byte of a leg came whose pool is not known.
+    pub(crate) fn first_byte(&self, leg: LegKey, ttft: Duration) {
+        let now = self.now();
+        self.all()
+            .for_each(|scheduler| scheduler.first_byte(leg, ttft, now));
     }
 
     /// The KV events of every pool that follows them.

@@ -167,8 +167,11 @@ impl ReportReader {
     }
 
     fn first_byte(&mut self, leg: LegKey, ttft_us: u64) -> ReportEvent {
-        if let Some(scheduler) = self.scheduler(leg) {
-            scheduler.first_byte(leg, Duration::from_micros(ttft_us), self.pools.now());
+        let ttft = Duration::from_micros(ttft_us);
+        match self.scheduler(leg) {
+            Some(scheduler) => scheduler.first_byte(leg, ttft, self.pools.now()),
+            None if self.is_full() => self.pools.first_byte(leg, ttft),
+            None => {}
         }
         ReportEvent::FirstByte
     }
@@ -262,7 +265,7 @@ impl ReportReader {
 
     fn remember(&mut self, leg: LegKey, scheduler: Arc<PoolScheduler>) {
         let request = leg.request.request;
-        if self.open.len() >= MAX_OPEN && !self.open.contains_key(&request) {
+        if self.is_full() && !self.open.contains_key(&request) {
             return;
         }
         let legs = self.open.entry(request).or_default();
@@ -270,6 +273,11 @@ impl ReportReader {
             Some((_, known)) => *known = scheduler,
             None => legs.push((leg.leg, scheduler)),
         }
+    }
+
+    /// Whether there may be open requests that are not remembered.
+    fn is_full(&self) -> bool {
+        self.open.len() >= MAX_OPEN
     }
 
     /// The legs that end with this one: with the main leg, all of its request.
@@ -322,3 +330,6 @@ fn ended(finished: &v1::Finished) -> EngineUsage {
 fn tokens(wire: u64) -> u32 {
     u32::try_from(wire).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;
