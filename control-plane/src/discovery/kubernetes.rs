@@ -2,6 +2,7 @@
 
 pub mod client;
 mod event_ports;
+mod failure_log;
 mod index;
 mod labels;
 mod port;

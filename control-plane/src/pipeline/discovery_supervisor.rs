@@ -119,11 +119,14 @@ async fn discover(
 
 /// The client that all discoveries share, as soon as there is one.
 async fn connect(client: &OnceCell<Client>, pool: &str) -> Client {
+    let mut has_failed = false;
     loop {
         match client.get_or_try_init(discovery::client::infer).await {
             Ok(client) => return client.clone(),
             Err(error) => {
-                tracing::warn!(pool, %error, "discovery cannot begin, trying again in {RETRY:?}");
+                if !std::mem::replace(&mut has_failed, true) {
+                    tracing::warn!(pool, %error, "discovery cannot begin, trying again every {RETRY:?}");
+                }
                 time::sleep(RETRY).await;
             }
         }

@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{
+    failure_log::FailureLog,
     index::{Endpoints, FoundEndpoints, ObjectIndex},
     readiness::UsableEndpoints,
     relist::{RelistDiff, RelistOutcome},
@@ -21,6 +22,7 @@ pub(crate) struct SourceIndex<I> {
     index: Mutex<I>,
     status: watch::Sender<DiscoveryStatus>,
     changed: Notify,
+    failures: Mutex<FailureLog>,
 }
 
 // === impl SourceIndex ===
@@ -31,6 +33,7 @@ impl<I> SourceIndex<I> {
             index: Mutex::new(index),
             status,
             changed: Notify::new(),
+            failures: Mutex::default(),
         }
     }
 
@@ -60,15 +63,28 @@ impl<I> SourceIndex<I> {
 
     /// Notes that the watch on `kind` failed; what is known stays.
     pub(crate) fn failed(&self, kind: &'static str, error: &str) {
-        tracing::warn!(kind, error, "watch failed, keeping the last known objects");
+        let now = Instant::now();
+        if self.failures.lock().fails(now) {
+            tracing::warn!(
+                kind,
+                error,
+                "watch failed, keeping the last known objects and trying again"
+            );
+        } else {
+            tracing::debug!(kind, error, "watch failed");
+        }
         self.with_watch(kind, |watch| {
-            watch.fails(error, Instant::now());
+            watch.fails(error, now);
             true
         });
     }
 
     fn works(&self, kind: &'static str) -> bool {
-        self.with_watch(kind, WatchStatus::works)
+        let is_news = self.with_watch(kind, WatchStatus::works);
+        if self.status.borrow().failure().is_none() && self.failures.lock().works() {
+            tracing::info!("watches work again");
+        }
+        is_news
     }
 
     fn with_watch(&self, kind: &'static str, edit: impl FnOnce(&mut WatchStatus) -> bool) -> bool {
