@@ -49,6 +49,8 @@ label_set! {
         BadCertificate = "bad_certificate",
         /// The peer was too slow.
         Timeout = "timeout",
+        /// There were too many at once, most of them the peer's.
+        Displaced = "displaced",
         /// The peer speaks no TLS, disconnected, or does not trust this replica's certificate.
         Failed = "failed",
     }

@@ -5,36 +5,35 @@
 //!   listener ──▶ handshakes, some at once, each with a deadline ──good──▶ gRPC
 //!                                   └──bad──▶ closed, counted
 //! ```
-//!
-//! A failed handshake occupies one slot until its deadline.
+
+mod handshakes;
 
 use std::{
+    future::ready,
     io,
     pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures::{Stream, StreamExt};
-use hermes_runtime::metrics::PerValue;
-use hermes_runtime::tls::Tls;
+use hermes_runtime::{metrics::PerValue, tls::Tls};
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::sleep,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpIncoming};
 
+pub(super) use self::handshakes::secured;
 use super::PING_INTERVAL;
 use crate::metrics::HandshakeOutcome;
 
-/// Handshakes at once. More connections wait in the kernel.
-const AT_ONCE: usize = 256;
-
-/// How long one handshake may take.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// The pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where proxies connect.
 #[derive(Debug)]
@@ -49,63 +48,36 @@ pub(crate) struct GrpcListener {
 pub(super) struct Secured(TlsStream<TcpStream>);
 
 /// Counts handshakes by how they ended.
-pub(super) type Handshakes = PerValue<HandshakeOutcome, Counter>;
+type HandshakeCounters = PerValue<HandshakeOutcome, Counter>;
 
-/// Connections as they come.
-pub(super) fn plain(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener)
+/// Connections, without TLS.
+pub(super) fn plain(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
-        .with_keepalive(Some(PING_INTERVAL))
+        .with_keepalive(Some(PING_INTERVAL));
+    accepted(incoming)
 }
 
-/// Those whose handshake succeeds, in the order in which it does.
-pub(super) fn secured(
-    connections: TcpIncoming,
-    tls: Tls,
-    handshakes: Handshakes,
-) -> impl Stream<Item = io::Result<Secured>> {
-    let shaken =
-        connections.map(move |connection| shake(connection, tls.clone(), handshakes.clone()));
-    shaken
-        .buffer_unordered(AT_ONCE)
-        .filter_map(std::future::ready)
-}
-
-/// One handshake, by the newest certificates; `None` when it fails, which is the peer's loss.
-async fn shake(
-    connection: io::Result<TcpStream>,
-    tls: Tls,
-    handshakes: Handshakes,
-) -> Option<io::Result<Secured>> {
-    let connection = match connection {
-        Ok(connection) => connection,
-        Err(error) => return Some(Err(error)),
-    };
-    let peer = connection.peer_addr().ok();
-    let shaken = timeout(DEADLINE, TlsAcceptor::from(tls.server()).accept(connection)).await;
-    let (outcome, stream) = match shaken {
-        Ok(Ok(stream)) => (HandshakeOutcome::Accepted, Some(Ok(Secured(stream)))),
-        Ok(Err(error)) => {
-            let outcome = outcome_of(&error);
-            tracing::debug!(?peer, outcome = outcome.name(), %error, "a TLS handshake failed");
-            (outcome, None)
+/// Connections as they come. One that cannot be accepted, as for want of file descriptors, costs a
+/// pause and not the server, which would end at an error.
+fn accepted<C>(
+    connections: impl Stream<Item = io::Result<C>>,
+) -> impl Stream<Item = io::Result<C>> {
+    let is_failing = AtomicBool::new(false);
+    let accepted = connections.then(move |connection| {
+        let was_failing = is_failing.swap(connection.is_err(), Ordering::Relaxed);
+        async move {
+            let Err(error) = &connection else {
+                return connection.ok();
+            };
+            if !was_failing {
+                tracing::warn!(%error, "proxies cannot be accepted; raise the limit of open files if this stays");
+            }
+            sleep(ACCEPT_PAUSE).await;
+            None
         }
-        Err(_) => (HandshakeOutcome::Timeout, None),
-    };
-    handshakes[outcome].inc();
-    stream
-}
-
-/// What kind of failure it was.
-fn outcome_of(error: &io::Error) -> HandshakeOutcome {
-    let cause = error
-        .get_ref()
-        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    match cause {
-        Some(rustls::Error::NoCertificatesPresented) => HandshakeOutcome::NoCertificate,
-        Some(rustls::Error::InvalidCertificate(_)) => HandshakeOutcome::BadCertificate,
-        _ => HandshakeOutcome::Failed,
-    }
+    });
+    accepted.filter_map(|connection| ready(connection.map(Ok)))
 }
 
 // === Secured ===
@@ -153,5 +125,23 @@ impl AsyncWrite for Secured {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_without_file_descriptors_accepts_again_later() {
+        let start = Instant::now();
+        let full = || Err(io::Error::from(Errno::MFILE));
+        let incoming = futures::stream::iter([full(), full(), Ok("first"), full(), Ok("second")]);
+        let connections: Vec<_> = accepted(incoming).map(Result::ok).collect().await;
+        assert_eq!(connections, [Some("first"), Some("second")]);
+        assert_eq!(start.elapsed(), 3 * ACCEPT_PAUSE);
     }
 }

@@ -70,17 +70,21 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, drain: Drain
     let mut clients = JoinSet::new();
     let draining = drain.draining();
     tokio::pin!(draining);
+    let mut is_failing = false;
     loop {
         tokio::select! {
             () = &mut draining => break,
             Some(_) = clients.join_next(), if !clients.is_empty() => {}
             accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
                 Ok((stream, address)) => {
+                    is_failing = false;
                     clients.spawn(client(stream, address, Arc::clone(&proxy)));
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: a moment later some are free again.
-                    tracing::warn!(%error, "cannot accept a connection; raise the limit of open files if this stays");
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "cannot accept a connection; raise the limit of open files if this stays");
+                    }
                     sleep(Duration::from_millis(50)).await;
                 }
             },

@@ -8,7 +8,11 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -125,4 +129,37 @@ async fn a_client_without_a_certificate_receives_no_byte() {
         .expect("closed at once");
     assert!(end.is_err() && bytes.is_empty(), "{bytes:?}");
     assert_eq!(handshakes(&fleet, "no_certificate").await, 1.0);
+}
+
+#[tokio::test]
+async fn connections_that_send_nothing_keep_no_proxy_out() {
+    let authority = Authority::new();
+    let (fleet, mounted) = guarded(&authority).await;
+    let grpc = fleet.control_planes[0].bound.grpc;
+    // More than are shaken at once, from another address than the proxy's.
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        let address = "127.0.0.2:0".parse().expect("an address");
+        socket.bind(address).expect("an address of the loopback");
+        silent.push(socket.connect(grpc).await.expect("a listener"));
+    }
+    eventually("the oldest make room", || async {
+        handshakes(&fleet, "displaced").await >= 44.0
+    })
+    .await;
+    let options = data::DataPlaneOptions {
+        tls: Some(mounted.path()),
+        ..data::DataPlaneOptions::local(vec![grpc.to_string()])
+    };
+    let proxy = proxy_with(options).await.expect("starts");
+    eventually("the proxy gets its snapshot", || async {
+        proxy.bound.readiness.is_ready()
+    })
+    .await;
+    assert_eq!(
+        handshakes(&fleet, "timeout").await,
+        0.0,
+        "before any of them is given up"
+    );
 }
