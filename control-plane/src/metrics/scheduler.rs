@@ -120,7 +120,7 @@ impl SchedulerFamilies {
             score: SCORE.family(
                 registry,
                 "score_duration_seconds",
-                "Time from reading a score request to its response, lookups included",
+                "Time from reading a score request to its first response, lookups included and the queue not",
             ),
             releases: family(
                 registry,

@@ -217,11 +217,12 @@ impl ScoreCalls {
     /// Chooses for a request. One that waits is answered twice: that it does, and how it ended.
     fn choose(&mut self, pending: PendingCall, hits: &[CacheHit]) -> ScoreResponse {
         let (now, id) = (self.pools.now(), pending.ask.id);
-        match pending
-            .pool_handle
-            .scheduler
-            .choose(pending.arrival(hits), now)
-        {
+        let scheduler = &pending.pool_handle.scheduler;
+        let decision = scheduler.choose(pending.arrival(hits), now);
+        // The first answer: what a request waits in the queue has a metric of its own.
+        let took = pending.since.elapsed();
+        scheduler.metrics().score.observe(took.as_secs_f64());
+        match decision {
             ScoreDecision::Bound(binding) => pending.answer(Some(Ok(binding))),
             ScoreDecision::Refused(refusal) => pending.answer(Some(Err(refusal))),
             ScoreDecision::Waits(wait) => {
@@ -363,18 +364,12 @@ impl PendingCall {
             key,
             pool_handle,
             span,
-            since,
             ..
         } = self;
         let id = key.request.0;
         if !span.is_disabled() {
             trace::record(&span, &pool_handle.scheduler.pool(), end.as_ref());
         }
-        pool_handle
-            .scheduler
-            .metrics()
-            .score
-            .observe(since.elapsed().as_secs_f64());
         match end {
             Some(Ok(binding)) => answer::chosen(id, &binding),
             Some(Err(refusal)) => answer::refusal(id, refusal),
