@@ -27,6 +27,9 @@ use crate::{
 /// Seconds after which any prompt without a report is assumed to be computed.
 const LONGEST_SILENCE: f64 = 60.0;
 
+/// Non-streaming legs that ended and are remembered, besides twice as many as are open.
+const MAX_ENDED: usize = 1_024;
+
 /// The work of a request at an endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PrefillWork {
@@ -65,9 +68,10 @@ pub(super) struct Fleet {
     answers: u64,
     /// The time of the last tick.
     ticked: Duration,
-    /// Times at which the prefill of non-streaming legs is assumed to be complete. Those of legs that
-    /// ended stay until they are due.
-    silent: BTreeSet<(Duration, LegKey)>,
+    /// Times at which the prefill of non-streaming legs is assumed to be complete, and where it was
+    /// sent. Those of legs that ended, or went elsewhere, stay until they are due or outnumber the
+    /// open ones.
+    silent: BTreeSet<(Duration, LegKey, EndpointId)>,
 }
 
 // === Fleet ===
@@ -210,7 +214,16 @@ impl Fleet {
             let seconds = delay + engine.fit(self.usual).seconds(uncached.into());
             let due =
                 now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
-            self.silent.insert((due, key));
+            if self.silent.len() > 2 * self.ledger.len() + MAX_ENDED {
+                let ledger = &self.ledger;
+                self.silent.retain(|(_, key, endpoint)| {
+                    ledger
+                        .get(*key)
+                        .is_some_and(|open| open.endpoint == *endpoint)
+                });
+            }
+            self.silent
+                .insert((due, key, self.pool().endpoints[position].id));
         }
         let prompt = SentPrompt {
             leg: key,
@@ -223,8 +236,14 @@ impl Fleet {
 
     /// Assumes the due prompts to be computed whose first byte is not reported.
     pub(super) fn assume_done(&mut self, now: Duration) {
-        while let Some((_, key)) = self.silent.first().copied().filter(|(due, _)| *due <= now) {
+        while let Some(&(due, key, endpoint)) = self.silent.first()
+            && due <= now
+        {
             self.silent.pop_first();
+            let open = self.ledger.get(key);
+            if open.is_none_or(|open| open.endpoint != endpoint) {
+                continue;
+            }
             if let Some(before) = self.ledger.first_byte(key)
                 && let Some(position) = self.position(before.endpoint)
             {
@@ -233,6 +252,12 @@ impl Fleet {
                 self.recount(position, now);
             }
         }
+    }
+
+    /// Non-streaming legs that are remembered.
+    #[cfg(test)]
+    pub(super) fn silent_legs(&self) -> usize {
+        self.silent.len()
     }
 
     /// The first byte came, `ttft` after the leg was sent, if that was measured.

@@ -50,6 +50,27 @@ fn a_request_waits_for_its_cache_only_while_that_pays() {
 }
 
 #[test]
+fn a_repeated_request_is_not_taken_for_computed_when_its_first_attempt_would_be() {
+    let mut scheduler = scheduler(2);
+    scheduler.started(key(1), EndpointId(0), 8_000, true, ms(0));
+    scheduler.started(key(1), EndpointId(1), 8_000, true, ms(900));
+    scheduler.endpoints.assume_done(ms(1_500));
+    assert_eq!(scheduler.endpoints.flight(1).tokens, 8_000);
+    scheduler.endpoints.assume_done(ms(1_900));
+    assert_eq!(scheduler.endpoints.flight(1).tokens, 0);
+}
+
+#[test]
+fn requests_that_ended_early_are_not_remembered_until_they_would_be_computed() {
+    let mut scheduler = scheduler(1);
+    for request in 0..10_000 {
+        scheduler.started(key(request), EndpointId(0), 8_000_000, true, ms(request));
+        scheduler.finished(key(request), EngineUsage::default(), ms(request));
+    }
+    assert!(scheduler.endpoints.silent_legs() < 2_000);
+}
+
+#[test]
 fn a_client_that_leaves_frees_its_place_at_once() {
     let mut scheduler = scheduler(1);
     bound(schedule(&mut scheduler, 1, &prompt(1, 80_000), ms(0)));
