@@ -61,7 +61,8 @@ pub(crate) type PositionHits = SmallVec<[(u32, u32); 8]>;
 #[derive(Debug)]
 pub(crate) struct CacheEstimator {
     index: LearnedIndex,
-    /// Position in the pool, by slot of the index; `u32::MAX` of an endpoint that left.
+    /// Position in the pool, by slot of the index; `u32::MAX` of an endpoint that left, or whose
+    /// address several engines share.
     positions: Vec<u32>,
     /// Parallel to the pool's endpoints.
     endpoints: Vec<EndpointCache>,
@@ -80,6 +81,8 @@ struct EndpointCache {
     capacity: Option<u64>,
     confidence: SourceConfidence,
     counters: CounterWindow,
+    /// Several engines answer at its address.
+    is_shared: bool,
 }
 
 // === CacheEstimator ===
@@ -158,7 +161,8 @@ impl CacheEstimator {
         query: &Query,
         computing: u32,
     ) {
-        let slot = self.index.slot(self.endpoints[position].endpoint);
+        let cache = &self.endpoints[position];
+        let slot = self.index.slot(cache.endpoint).filter(|_| !cache.is_shared);
         let depth = slot.map_or(0, |slot| self.index.depth(slot, &query.blocks));
         let learned = calibration::tokens_of_blocks(query, depth);
         let at = estimates.binary_search_by_key(&(position as u32), |one| one.position);
@@ -245,6 +249,14 @@ impl CacheEstimator {
         }
     }
 
+    /// Several engines answer at this endpoint's address, or one: of several, none is known to have
+    /// what was routed there, so that the learned index claims nothing.
+    pub(crate) fn set_shared(&mut self, position: usize, is_shared: bool) {
+        self.endpoints[position].is_shared = is_shared;
+        self.clear(position);
+        self.resize_one(position);
+    }
+
     /// The engine lost its cache.
     pub(crate) fn clear(&mut self, position: usize) {
         let cache = &mut self.endpoints[position];
@@ -321,7 +333,7 @@ impl CacheEstimator {
             };
             (position, claims)
         };
-        // Those that left have no position.
+        // Those that left, or share an address, have no position.
         let at = |slot: EndpointSlot| {
             let position = self.positions.get(usize::from(slot)).copied();
             position.filter(|position| *position != u32::MAX)
@@ -404,7 +416,11 @@ impl CacheEstimator {
         if self.positions.len() <= slot {
             self.positions.resize(slot + 1, u32::MAX);
         }
-        self.positions[slot] = position as u32;
+        self.positions[slot] = if cache.is_shared {
+            u32::MAX
+        } else {
+            position as u32
+        };
     }
 }
 
@@ -417,6 +433,7 @@ impl EndpointCache {
             capacity: None,
             confidence: SourceConfidence::default(),
             counters: CounterWindow::default(),
+            is_shared: false,
         }
     }
 }

@@ -24,6 +24,7 @@ mod decision;
 mod endpoint_state;
 mod load_rows;
 mod reports;
+mod serving_process;
 mod settings;
 mod shared_load_rows;
 

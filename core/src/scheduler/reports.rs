@@ -245,6 +245,18 @@ impl Scheduler {
     /// The process at an endpoint was replaced: its cache is empty, and its speed unknown.
     pub fn restarted(&mut self, position: usize) {
         self.endpoints.restarted(position);
+        self.outdate_lookups();
+    }
+
+    /// Several engines answer at an endpoint's address in turn, or one again: what is cached there of
+    /// the prompts that were routed to it is unknown, and is not learned from now on, or is.
+    pub fn set_shared(&mut self, position: usize, is_shared: bool) {
+        self.endpoints.set_shared(position, is_shared);
+        self.outdate_lookups();
+    }
+
+    /// What is known of the caches for queued requests is looked up again.
+    fn outdate_lookups(&mut self) {
         self.requests
             .queue
             .iter_mut()

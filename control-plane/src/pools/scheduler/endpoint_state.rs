@@ -9,10 +9,8 @@ use hermes_core::{
     scheduler::CacheCounters,
 };
 
+use super::serving_process::{ProcessChange, ServingProcess};
 use crate::engines::{ProbeFailure, Scraped};
-
-/// Start times that differ by less are one start: engines round them.
-const SAME_START: f64 = 1.0;
 
 /// A request that succeeded within this time proves that the endpoint can be reached and serves: a
 /// probe that cannot reach it from here, or a health page that says otherwise, does not count.
@@ -28,10 +26,7 @@ pub(super) struct EndpointState {
     asleep: bool,
     /// Its health page says that it serves nothing yet.
     pub(super) is_loading: bool,
-    /// Unix time at which its process started, if it reports that.
-    started: Option<f64>,
-    /// Prompt tokens that it looked up in its cache since then, and found there.
-    counters: Option<(f64, f64)>,
+    process: ServingProcess,
     /// Tokens in a block of its KV cache, once reported.
     pub(super) block_size: Option<u32>,
     /// Schedulers that it has, once reported.
@@ -43,8 +38,8 @@ pub(super) struct EndpointState {
 /// What a scrape changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct ScrapeChanges {
-    /// Another process answers: its start time changed, or its counters went back.
-    pub(super) restarted: bool,
+    /// Which process answers.
+    pub(super) process: ProcessChange,
     /// Tokens that its KV cache holds.
     pub(super) capacity: Option<u64>,
     /// Its counters of its prefix cache.
@@ -60,8 +55,7 @@ impl EndpointState {
             newest: None,
             asleep: false,
             is_loading: false,
-            started: None,
-            counters: None,
+            process: ServingProcess::default(),
             block_size: None,
             schedulers: None,
             succeeded: None,
@@ -127,16 +121,9 @@ impl EndpointState {
 
     fn news(&mut self, scraped: &Scraped) -> ScrapeChanges {
         let counters = scraped.prefix_queries.zip(scraped.prefix_hits);
-        let (before, began) = (self.counters, self.started);
-        self.counters = counters.or(before);
-        self.started = scraped.started.or(began);
-        let moved = began
-            .zip(scraped.started)
-            .is_some_and(|(before, now)| (now - before).abs() > SAME_START);
-        let both = before.zip(counters);
-        let went_back =
-            both.is_some_and(|((queries, hits), (now, found))| now < queries || found < hits);
-        let restarted = moved || went_back;
+        let process = self.process.observe(scraped.started, counters);
+        // Those of several engines do not add up to anything.
+        let counters = counters.filter(|_| !self.process.is_shared());
         let counters = counters.map(|(looked_up, found)| CacheCounters {
             looked_up: looked_up as u64,
             found: found as u64,
@@ -147,7 +134,7 @@ impl EndpointState {
             .zip(cache.num_blocks)
             .map(|(size, blocks)| u64::from(size).saturating_mul(blocks));
         ScrapeChanges {
-            restarted,
+            process,
             capacity,
             counters,
         }
@@ -186,18 +173,18 @@ mod tests {
         assert_eq!(
             first,
             ScrapeChanges {
-                restarted: false,
+                process: ProcessChange::default(),
                 capacity: Some(1_600),
                 counters: Some(counters(100, 40))
             }
         );
         let second = observe(Some(1e9 + 0.4), 300.0, 90.0);
         assert_eq!(
-            (second.restarted, second.counters),
+            (second.process.restarted, second.counters),
             (false, Some(counters(300, 90)))
         );
-        assert!(observe(Some(1e9 + 60.0), 400.0, 95.0).restarted);
-        assert!(observe(None, 10.0, 0.0).restarted);
-        assert!(!observe(None, 10.0, 0.0).restarted);
+        assert!(observe(Some(1e9 + 60.0), 400.0, 95.0).process.restarted);
+        assert!(observe(None, 10.0, 0.0).process.restarted);
+        assert!(!observe(None, 10.0, 0.0).process.restarted);
     }
 }

@@ -270,8 +270,17 @@ impl PoolScheduler {
         };
         state.endpoints[position].is_loading = observation.is_loading;
         let news = state.endpoints[position].observe(&observation.outcome, now);
-        if news.restarted {
+        if news.process.restarted {
             state.dispatcher.restarted(position);
+        }
+        if let Some(shared) = news.process.shared {
+            let endpoint = observation.endpoint;
+            if shared {
+                tracing::warn!(%endpoint, "several engines answer at this endpoint's address in turn: what they have cached is not learned; list each engine by an address of its own");
+            } else {
+                tracing::info!(%endpoint, "one engine answers at this endpoint's address");
+            }
+            state.dispatcher.set_shared(position, shared);
         }
         if let Some(capacity) = news.capacity {
             state.dispatcher.set_capacity(position, Some(capacity));

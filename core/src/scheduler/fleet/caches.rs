@@ -128,6 +128,11 @@ impl Fleet {
         self.caches.clear(position);
     }
 
+    /// Several engines answer at an endpoint's address, or one.
+    pub(in crate::scheduler) fn set_shared(&mut self, position: usize, is_shared: bool) {
+        self.caches.set_shared(position, is_shared);
+    }
+
     /// Confidence in each source at this position, in the order of [`CacheSource::ALL`].
     pub(in crate::scheduler) fn confidence(&self, position: usize) -> [f32; 3] {
         let confidence = self.caches.confidence(position);

@@ -15,6 +15,25 @@ fn an_endpoint_that_restarts_has_lost_its_cache() {
     assert_eq!(scheduler.learned_index_size().0, 100, "what was just sent");
 }
 
+#[test]
+fn nothing_is_learned_of_an_address_that_several_engines_share() {
+    let mut scheduler = scheduler(2);
+    let home = bound(schedule(&mut scheduler, 1, &prompt(7, 6_400), ms(0))).0;
+    answer(&mut scheduler, 1, ms(800), ms(800));
+    scheduler.set_shared(home as usize, true);
+    scheduler.replay_history(EndpointId(home), &prompt(7, 6_400).blocks);
+    assert_eq!(
+        bound(schedule(&mut scheduler, 2, &prompt(7, 6_400), ms(9_000))).1,
+        0
+    );
+    scheduler.set_shared(home as usize, false);
+    scheduler.replay_history(EndpointId(home), &prompt(8, 6_400).blocks);
+    assert_eq!(
+        bound(schedule(&mut scheduler, 3, &prompt(8, 6_400), ms(19_000))),
+        (home, 6_399)
+    );
+}
+
 /// One source says this of endpoint 1.
 fn said(source: CacheSource, tokens: u32, at_least: bool) -> CacheHit {
     CacheHit {
