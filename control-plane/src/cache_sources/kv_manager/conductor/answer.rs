@@ -15,7 +15,9 @@
 //! two counts is.
 //!
 //! Numbers that cannot be true (more tokens than the prompt has, boundaries out of order, ranks
-//! that contradict their sum) make the whole answer invalid: its other counts are no more reliable.
+//! that contradict their sum) make their row unknown, and the whole answer invalid if more than one
+//! row in eight has them: its other counts are no more reliable then. One instance that reports
+//! nonsense must not hide what hundreds of others hold.
 
 use hermes_core::query::{CacheHit, CacheSource, CachedTokens};
 
@@ -39,6 +41,9 @@ enum RowMeaning {
 /// Rows by the names of their instances, and what their numbers are.
 type ConductorRows<'a> = (&'a [(String, AnswerValue)], RowMeaning);
 
+/// Rows with plausible numbers that an answer must have for each one without.
+const PLAUSIBLE_ROWS: usize = 7;
+
 /// A number cannot be true.
 struct Implausible;
 
@@ -46,7 +51,7 @@ struct Implausible;
 ///
 /// # Errors
 /// [`LookupOutcome::Garbage`] when it has no rows in a known place, [`LookupOutcome::Implausible`]
-/// when a number cannot be true, [`LookupOutcome::Unknown`] when it has rows and none is about a
+/// when too many rows have numbers that cannot be true, [`LookupOutcome::Unknown`] when it has rows and none is about a
 /// candidate.
 pub(super) fn hits(
     conductor: &Conductor,
@@ -59,10 +64,12 @@ pub(super) fn hits(
         return Ok(Vec::new());
     };
     let names = InstanceNames::of(&lookup.candidates).with(&conductor.instances);
-    let (mut hits, mut known) = (Vec::new(), false);
+    let (mut hits, mut known, mut implausible) = (Vec::new(), false, 0);
     for (instance, row) in rows {
-        let cached = cached(row, meaning, blocks.ids.len() as u32)
-            .map_err(|Implausible| LookupOutcome::Implausible)?;
+        let Ok(cached) = cached(row, meaning, blocks.ids.len() as u32) else {
+            implausible += 1;
+            continue;
+        };
         let Some(position) = names.find(instance) else {
             continue;
         };
@@ -75,6 +82,12 @@ pub(super) fn hits(
                 at_least: false,
             });
         }
+    }
+    if implausible * (PLAUSIBLE_ROWS + 1) > rows.len() {
+        return Err(LookupOutcome::Implausible);
+    }
+    if implausible > 0 {
+        tracing::debug!(implausible, "rows of a conductor have impossible numbers");
     }
     if known || rows.is_empty() {
         Ok(hits)

@@ -92,6 +92,25 @@ fn numbers_that_cannot_be_true_make_an_answer_worthless() {
 }
 
 #[test]
+fn one_instance_with_numbers_that_cannot_be_true_hides_no_others() {
+    let answer = |instances: usize| {
+        let rows = (0..instances).map(|instance| {
+            let disk = if instance == 0 { 1_000 } else { 16 };
+            let row = json!({"gpu": 16, "cpu": 16, "disk": disk});
+            (format!("elsewhere-{instance}"), row)
+        });
+        let mut rows: serde_json::Map<_, _> = rows.collect();
+        rows.insert(
+            "chat-1".to_owned(),
+            json!({"gpu": 16, "cpu": 16, "disk": 16}),
+        );
+        json!({"instances": rows})
+    };
+    assert_eq!(read(&answer(7)), Ok(vec![(1, [16, 16, 16])]));
+    assert_eq!(read(&answer(6)), Err(LookupOutcome::Implausible));
+}
+
+#[test]
 fn unknown_instances_are_distinguished_from_malformed_entries() {
     assert_eq!(
         read(&json!({"instances": {"elsewhere": {"gpu": 16}}})),
