@@ -131,7 +131,9 @@ impl LearnedIndex {
         let mut matches = PrefixMatches::new();
         let (mut depth, mut at) = self.blocks.bisect(chain);
         let mut seen = SlotSet::default();
-        while let Some(id) = at {
+        // Blocks are found by their hashes alone. Where one is equal to another's of a longer chain, that
+        // chain goes on upwards when this one is at its start.
+        while let Some(id) = at.filter(|_| depth > 0) {
             let holders = self.blocks.holders(id);
             // Holders only grow towards the head: an equal number means that none is new.
             if holders.len() > matches.len() {

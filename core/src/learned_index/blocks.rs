@@ -73,7 +73,8 @@ impl BlockTable {
     /// holds.
     pub(super) fn depth_where(&self, chain: &[u64], holds: impl Fn(BlockId) -> bool) -> u32 {
         let (mut depth, mut at) = self.bisect(chain);
-        while let Some(id) = at {
+        // See `LearnedIndex::lookup`.
+        while let Some(id) = at.filter(|_| depth > 0) {
             if holds(id) {
                 break;
             }

@@ -37,6 +37,17 @@ fn depths(index: &LearnedIndex, chain: &[u64]) -> (u32, u32) {
 }
 
 #[test]
+fn a_hash_that_another_chain_has_further_down_is_no_longer_match() {
+    let mut index = index(100);
+    index.insert(A, &[11, 12, 13]);
+    index.insert(B, &[11]);
+    let (a, b) = (index.slot(A).expect("known"), index.slot(B).expect("known"));
+    // Its first block is equal to the third of the others.
+    assert_eq!(index.lookup(&[13]).as_slice(), [(a, 1)]);
+    assert_eq!((index.depth(a, &[13]), index.depth(b, &[13])), (1, 0));
+}
+
+#[test]
 fn a_routed_prompt_is_found_as_far_as_it_is_shared() {
     let mut index = index(100);
     index.insert(A, &chain(7, 3, 10));
