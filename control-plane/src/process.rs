@@ -1,6 +1,6 @@
 //! The life of the process `hermes-control-plane`: logs, control plane, signals, drain.
 
-use std::{io, num::NonZero, thread, time::Duration};
+use std::{io, num::NonZero, sync::Arc, thread, time::Duration};
 
 use hermes_runtime::{
     open_files, panics,
@@ -69,11 +69,7 @@ async fn live(args: Args) -> Result<(), ProcessError> {
         listen,
         tls,
         admin: Some(admin),
-        // The name of the pod, in Kubernetes.
-        replica: std::env::var("HOSTNAME")
-            .ok()
-            .filter(|name| !name.is_empty())
-            .map(Into::into),
+        replica: replica_name(|name| std::env::var(name).ok(), listen.port()),
         kube: None,
         pod: Pod::from_environment(),
     };
@@ -82,4 +78,31 @@ async fn live(args: Args) -> Result<(), ProcessError> {
     bound.join(LAST).await;
     telemetry.shutdown(LAST).await;
     Ok(())
+}
+
+/// The name of this replica, by which proxies share out the pools: no two of a proxy's replicas may
+/// have the same, and a process that restarts keeps it. In Kubernetes it is the pod's. The name of
+/// a host is not enough where several processes run on it, which listen at different ports.
+fn replica_name(variable: impl Fn(&str) -> Option<String>, port: u16) -> Option<Arc<str>> {
+    let read = |name| variable(name).filter(|value| !value.is_empty());
+    let of_host = || Some(format!("{}:{port}", read("HOSTNAME")?));
+    read("POD_NAME").or_else(of_host).map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_on_one_host_have_names_of_their_own() {
+        let host = |name: &str| (name == "HOSTNAME").then(|| "box".to_owned());
+        assert_eq!(replica_name(host, 7070).as_deref(), Some("box:7070"));
+        assert_ne!(replica_name(host, 7070), replica_name(host, 7071));
+        let pod = |name: &str| match name {
+            "POD_NAME" => Some("hermes-0".to_owned()),
+            _ => host(name),
+        };
+        assert_eq!(replica_name(pod, 7070).as_deref(), Some("hermes-0"));
+        assert_eq!(replica_name(|_| Some(String::new()), 7070), None);
+    }
 }
