@@ -278,6 +278,7 @@ impl ManagerClient {
                 url: self.url.clone(),
                 content_type: self.dialect.content_type(),
                 body,
+                authorization: None,
             })
         };
         let answer = self.inquiry.ask(question).await?;

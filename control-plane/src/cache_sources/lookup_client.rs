@@ -19,7 +19,11 @@ use hermes_core::{
     policy::EjectionPolicy,
 };
 use parking_lot::Mutex;
-use reqwest::{Client, ClientBuilder, StatusCode, Url, header, redirect};
+use reqwest::{
+    Client, ClientBuilder, StatusCode, Url,
+    header::{self, HeaderValue},
+    redirect,
+};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
@@ -69,6 +73,8 @@ pub struct LookupRequest {
     pub content_type: &'static str,
     /// What is asked.
     pub body: Bytes,
+    /// The value of `Authorization`, if the server wants a key.
+    pub authorization: Option<HeaderValue>,
 }
 
 /// Why there is no answer.
@@ -134,12 +140,16 @@ impl LookupClient {
             url,
             content_type,
             body,
+            authorization,
         } = question;
-        let request = self
+        let mut request = self
             .client
             .post(url)
             .header(header::CONTENT_TYPE, content_type)
             .body(body);
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
         let response = request
             .send()
             .await
@@ -230,11 +240,12 @@ impl LookupRequest {
             url,
             content_type: "application/json",
             body: body.into(),
+            authorization: None,
         }
     }
 }
 
-/// The body is not shown: it may hold a prompt.
+/// Neither the body, which may hold a prompt, nor the key is shown.
 impl fmt::Debug for LookupRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LookupRequest")

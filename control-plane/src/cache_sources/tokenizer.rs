@@ -40,6 +40,7 @@ mod workshop;
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -64,7 +65,10 @@ use self::{
     wanted::TokenizeInput,
     workshop::TokenizerWorkers,
 };
-use crate::cache_sources::{lookup_client::LookupLimits, single_flight::SingleFlight};
+use crate::{
+    cache_sources::{lookup_client::LookupLimits, single_flight::SingleFlight},
+    engines::EngineKey,
+};
 
 /// Longest list of ids that is read from an engine, in bytes of JSON.
 const MAX_ANSWER: usize = 16 << 20;
@@ -83,6 +87,8 @@ pub struct TokenizerSettings {
     pub timeout: Duration,
     /// Longer lookups, in bytes of JSON, are not made.
     pub longest: usize,
+    /// The file with the key that engines want, if they make the ids.
+    pub key_file: Option<Arc<Path>>,
 }
 
 /// Who makes token ids.
@@ -141,7 +147,9 @@ impl PoolTokenizer {
                 TokenizerBackend::Files(FollowedFiles::begin(pool, files.clone(), seed))
             }
             Way::Engine => {
-                TokenizerBackend::Engine(EngineTokenizer::new(limits(settings.timeout))?, seed)
+                let key = settings.key_file.clone().map(EngineKey::new);
+                let engines = EngineTokenizer::new(limits(settings.timeout), key)?;
+                TokenizerBackend::Engine(engines, seed)
             }
         };
         let (memo, flights) = (TokenCache::new(settings.cache), SingleFlight::default());

@@ -91,8 +91,8 @@ pub(super) fn read(section: &mut Section<'_>, engine: EngineKind) -> CollectorCo
         .text(
             "keyFile",
             "a file with the engines' API key",
-            "File with the API key that the engines want, sent as a bearer token with scrapes and lists of models; read \
-             again every 10 s. Clients' own keys go to the engines as they are.",
+            "File with the API key that the engines want, sent as a bearer token with scrapes, lists of models, \
+             `/tokenize` and `/kv_event_sources`; read again every 10 s. Clients' own keys go to the engines as they are.",
         )
         .or_unset("no key");
     let defaults = CollectorConfig::new(engine, interval, timeout);

@@ -34,6 +34,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<KvEventsSettings> {
                 "Data-parallel ranks of each endpoint; both ports of rank `r` are higher by `r`.",
             )
             .or_unset("what the engine reports, else `1`"),
+        key_file: None,
     };
     let replay = config.replay_port.filter(|port| *port > 0);
     if config.port.is_some() && config.port == replay {

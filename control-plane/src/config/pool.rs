@@ -139,6 +139,7 @@ impl PoolParts {
         self.drop_unread_lanes(&mut issues);
         self.drop_unread_caches(&mut issues);
         self.settle_tokenizer(&mut issues);
+        self.share_key();
         let tls = self.settle_tls(&mut issues);
         let lookups = [
             self.kv_manager.as_ref().map(|manager| manager.budget),
@@ -240,6 +241,19 @@ impl PoolParts {
             self.tokenizer = None;
             let found = "not used: nothing needs token ids".to_owned();
             issues.push(PoolIssue::warning("tokenizer", found));
+        }
+    }
+
+    /// Whatever asks the engines has their key.
+    fn share_key(&mut self) {
+        let key_file = &self.collector.key_file;
+        if let Some(events) = &mut self.kv_events {
+            events.key_file.clone_from(key_file);
+        }
+        if let Some(tokenizer) = &mut self.tokenizer
+            && tokenizer.way == Way::Engine
+        {
+            tokenizer.key_file.clone_from(key_file);
         }
     }
 

@@ -14,6 +14,7 @@ pub(super) fn defaults(way: Way) -> TokenizerSettings {
         cache: 64 << 20,
         timeout: Duration::from_millis(20),
         longest: 512 << 10,
+        key_file: None,
     }
 }
 
@@ -58,6 +59,7 @@ pub(super) fn read(section: &mut Section<'_>, engine: EngineKind) -> Option<Toke
             )
             .or(defaults.longest),
         way: defaults.way,
+        key_file: None,
     };
     Some(TokenizerSettings {
         way: way?,
@@ -186,6 +188,7 @@ mod tests {
             cache: 64 << 20,
             timeout: Duration::from_millis(20),
             longest: 512 << 10,
+            key_file: None,
         };
         assert_eq!(read, expected);
     }

@@ -62,18 +62,9 @@ pub(crate) fn clients() -> Result<EngineClients, reqwest::Error> {
     })
 }
 
-/// The body of a 200 answer, if it is complete within `limit` and no longer than `max_bytes`.
+/// The body of a 200 answer, if it is complete within `limit` and no longer than `max_bytes`. `key`:
+/// what the engine wants of those who ask.
 pub(crate) async fn get(
-    client: &Client,
-    url: &Url,
-    limit: Duration,
-    max_bytes: usize,
-) -> Result<Bytes, ProbeFailure> {
-    get_with_key(client, url, None, limit, max_bytes).await
-}
-
-/// As [`get`], with the key of the engine if it has one.
-pub(super) async fn get_with_key(
     client: &Client,
     url: &Url,
     key: Option<&EngineKey>,

@@ -62,7 +62,7 @@ impl EngineKey {
     /// The value of `Authorization`. While the file cannot be read, the last one that could.
     ///
     /// A probe that asks during the first read waits for it: without the key, the engine refuses.
-    pub(super) async fn header(&self) -> Option<HeaderValue> {
+    pub(crate) async fn header(&self) -> Option<HeaderValue> {
         let known = self.known();
         if known.is_fresh {
             return known.header;

@@ -262,7 +262,7 @@ impl Probe {
     async fn get(&self, url: &Url, max_bytes: usize) -> Result<Bytes, ProbeFailure> {
         let ProbeTarget { key, timeout, .. } = &self.target;
         let client = &self.engine.client;
-        fetch::get_with_key(client, url, key.as_ref(), *timeout, max_bytes).await
+        fetch::get(client, url, key.as_ref(), *timeout, max_bytes).await
     }
 
     /// The endpoint's models, when they are due and it answers.

@@ -157,6 +157,7 @@ fn write_tokenizer(f: &mut fmt::Formatter<'_>, tokenizer: &TokenizerSettings) ->
         cache,
         timeout,
         longest: _,
+        key_file: _,
     } = tokenizer;
     match way {
         Way::Files(files) => write!(f, "\n  token ids: by the files of {}", files.path.display())?,

@@ -86,6 +86,7 @@ async fn main() -> io::Result<ExitCode> {
         cache: 1 << 20,
         timeout: Duration::from_secs(60),
         longest: 1 << 20,
+        key_file: None,
     };
     let metrics = TokenizerMetrics::register(&mut Registry::default());
     let tokens =

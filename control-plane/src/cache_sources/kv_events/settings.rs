@@ -1,6 +1,6 @@
 //! Where the engines of a pool publish their KV events.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use crate::discovery::EventPortNames;
 
@@ -17,4 +17,6 @@ pub struct KvEventsSettings {
     pub topic: Arc<str>,
     /// Data-parallel ranks of each endpoint; what the engine reports if absent.
     pub ranks: Option<u32>,
+    /// The file with the key that engines want from those who ask where they publish.
+    pub key_file: Option<Arc<Path>>,
 }

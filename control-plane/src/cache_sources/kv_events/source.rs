@@ -17,7 +17,7 @@ use super::settings::KvEventsSettings;
 use crate::{
     discovery::EventPorts,
     engines::{
-        EngineClient, NoEngineClient,
+        EngineClient, EngineKey, NoEngineClient,
         fetch::{self, ProbeFailure},
     },
 };
@@ -55,6 +55,8 @@ pub(super) struct PublisherPorts {
     /// The engine that is asked otherwise, and the URL of the question.
     engine: SharedEngineClient,
     question: Url,
+    /// What it wants of those who ask.
+    key: Option<EngineKey>,
 }
 
 /// The client of one engine, for those who ask it. It is replaced when other authorities verify the
@@ -111,6 +113,7 @@ impl PublisherPorts {
             ranks: config.ranks,
             reported,
             question: engine.load().page("/kv_event_sources")?,
+            key: config.key_file.clone().map(EngineKey::new),
             engine,
         })
     }
@@ -158,7 +161,8 @@ impl PublisherPorts {
     /// Asks the engine. One that does not know the question has its publishers at the usual ports.
     async fn ask(&self) -> Option<Ports> {
         let client = self.engine.load().client.clone();
-        match fetch::get(&client, &self.question, ASK, MAX_ANSWER).await {
+        let key = self.key.as_ref();
+        match fetch::get(&client, &self.question, key, ASK, MAX_ANSWER).await {
             Ok(body) => read(&body),
             Err(ProbeFailure::Status(400..=499)) => {
                 let ports = (DEFAULT_PORTS.0, Some(DEFAULT_PORTS.1));

@@ -27,7 +27,7 @@ use serde_json::value::RawValue;
 use super::{Failure, chat::Chat, wanted::TokenizeInput};
 use crate::{
     cache_sources::lookup_client::{self, LookupClient, LookupFault, LookupLimits, LookupRequest},
-    engines::{EngineClient, EngineClients, NoEngineClient},
+    engines::{EngineClient, EngineClients, EngineKey, NoEngineClient},
 };
 
 /// Endpoints that are tried for one prompt, of those that are not left alone.
@@ -38,6 +38,7 @@ const TRIES: usize = 2;
 pub(super) struct EngineTokenizer {
     clients: EngineClients,
     limits: LookupLimits,
+    key: Option<EngineKey>,
     followed: ArcSwap<FollowedPool>,
     turn: AtomicUsize,
 }
@@ -88,15 +89,19 @@ struct TokenizeResponse {
 // === EngineTokenizer ===
 
 impl EngineTokenizer {
-    /// Without endpoints until [`EngineTokenizer::follow`] sets them.
+    /// Without endpoints until [`EngineTokenizer::follow`] sets them. `key`: what they want.
     ///
     /// # Errors
     /// When the process has no usable TLS configuration.
-    pub(super) fn new(limits: LookupLimits) -> Result<Self, reqwest::Error> {
+    pub(super) fn new(
+        limits: LookupLimits,
+        key: Option<EngineKey>,
+    ) -> Result<Self, reqwest::Error> {
         let clients = EngineClients::new(move || lookup_client::builder(limits.connect))?;
         Ok(Self {
             clients,
             limits,
+            key,
             followed: ArcSwap::default(),
             turn: AtomicUsize::new(0),
         })
@@ -160,6 +165,10 @@ impl EngineTokenizer {
         if let TokenizeInput::Ids(ids) = wanted {
             return Ok(ids.to_vec());
         }
+        let authorization = match &self.key {
+            Some(key) => key.header().await,
+            None => None,
+        };
         let followed = self.followed.load_full();
         let endpoints = &followed.endpoints;
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -168,8 +177,13 @@ impl EngineTokenizer {
         for endpoint in
             (0..endpoints.len()).map(|step| &endpoints[(first + step) % endpoints.len()])
         {
-            let question =
-                || body(wanted, model).map(|body| LookupRequest::json(endpoint.url.clone(), body));
+            let question = || {
+                let body = body(wanted, model)?;
+                Ok::<_, Failure>(LookupRequest {
+                    authorization: authorization.clone(),
+                    ..LookupRequest::json(endpoint.url.clone(), body)
+                })
+            };
             match endpoint.inquiry.ask(question).await {
                 Ok(answer) => return read(&answer),
                 Err(found) => failure = found,
@@ -269,7 +283,7 @@ mod tests {
     async fn a_pool_that_did_not_change_is_followed_once_even_if_an_endpoint_has_no_client() {
         hermes_runtime::crypto::install_default_crypto();
         let tokenizer =
-            EngineTokenizer::new(limits(Duration::from_secs(1))).expect("TLS is set up");
+            EngineTokenizer::new(limits(Duration::from_secs(1)), None).expect("TLS is set up");
         // The second is no name to the client, which reads international ones.
         let addresses = ["http://engine:8000", "http://xn--a:8000"]
             .map(|url| ServerAddress::parse(url).expect("an address"));

@@ -16,6 +16,7 @@ fn settings(way: Way) -> TokenizerSettings {
         cache: 1 << 20,
         timeout: PATIENCE,
         longest: 1 << 20,
+        key_file: None,
     }
 }
 

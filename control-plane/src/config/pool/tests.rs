@@ -207,6 +207,7 @@ fn assert_conductor(code: &PoolConfig) {
         cache: 128 << 20,
         timeout: Duration::from_millis(30),
         longest: 256 << 10,
+        key_file: None,
     };
     assert_eq!(code.tokenizer.as_ref(), Some(&settings));
     assert_eq!(

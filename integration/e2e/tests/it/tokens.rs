@@ -6,8 +6,11 @@ use std::{net::TcpListener, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hermes_bench::fleet::{Scene, instant};
-use hermes_control_plane::cache_sources::tokenizer::{
-    Failure, PoolTokenizer, TokenizeOutcome, TokenizerMetrics, TokenizerSettings, Way,
+use hermes_control_plane::{
+    cache_sources::tokenizer::{
+        Failure, PoolTokenizer, TokenizeOutcome, TokenizerMetrics, TokenizerSettings, Way,
+    },
+    config::Config,
 };
 use hermes_core::{
     policy::PoolPolicy,
@@ -31,14 +34,21 @@ use crate::client::{ask, client, send};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn tokens(limit: Duration, endpoints: &[&str]) -> (PoolTokenizer, TokenizerMetrics) {
+    tokens_by(
+        TokenizerSettings {
+            way: Way::Engine,
+            cache: 1 << 20,
+            timeout: limit,
+            longest: 1 << 20,
+            key_file: None,
+        },
+        endpoints,
+    )
+}
+
+fn tokens_by(settings: TokenizerSettings, endpoints: &[&str]) -> (PoolTokenizer, TokenizerMetrics) {
     hermes_runtime::crypto::install_default_crypto();
     let metrics = TokenizerMetrics::register(&mut Registry::default());
-    let settings = TokenizerSettings {
-        way: Way::Engine,
-        cache: 1 << 20,
-        timeout: limit,
-        longest: 1 << 20,
-    };
     let tokens = PoolTokenizer::new("chat", settings, metrics.clone()).expect("a client");
     let spec = PoolSpec {
         name: "chat".into(),
@@ -72,6 +82,26 @@ impl Handler for EmptyAnswer {
         _: http::Request<Bytes>,
     ) -> BoxFuture<'static, http::Response<Full<Bytes>>> {
         Box::pin(async { reply(http::StatusCode::OK, "{}") })
+    }
+}
+
+/// Tokenizes for those who have its key.
+struct GuardedTokenizer;
+
+impl Handler for GuardedTokenizer {
+    fn answer(
+        self: Arc<Self>,
+        request: http::Request<Bytes>,
+    ) -> BoxFuture<'static, http::Response<Full<Bytes>>> {
+        let key = request.headers().get(http::header::AUTHORIZATION);
+        let has_key = key.is_some_and(|key| key == "Bearer sk-engine");
+        Box::pin(async move {
+            if has_key {
+                reply(http::StatusCode::OK, r#"{"tokens":[7,8,9]}"#)
+            } else {
+                reply(http::StatusCode::UNAUTHORIZED, "{}")
+            }
+        })
     }
 }
 
@@ -145,6 +175,32 @@ async fn a_hanging_engine_delays_a_request_by_the_timeout_at_most() {
         None
     );
     assert_eq!(metrics.count(TokenizeOutcome::Failed(Failure::Late)), 1);
+}
+
+#[tokio::test]
+async fn engines_that_want_a_key_get_it_with_the_prompt() {
+    let server = HttpServer::start(Arc::new(GuardedTokenizer))
+        .await
+        .expect("starts");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("key");
+    std::fs::write(&path, "sk-engine\n").expect("written");
+    let text = format!(
+        "pools: [{{name: a, endpoints: ['{}'], kvEvents: {{}}, metrics: {{keyFile: '{}'}}}}]",
+        server.url(),
+        path.display()
+    );
+    let mut config = Config::parse(&text).expect("a good configuration");
+    let pool = config.pools.swap_remove(0);
+    let settings = TokenizerSettings {
+        timeout: PATIENCE,
+        ..pool.tokenizer.expect("KV events need one")
+    };
+    let (tokens, _) = tokens_by(settings, &[&server.url()]);
+    let ids = tokens
+        .ids(&lookup("/v1/chat/completions", &turn(1)), Some("sim"))
+        .await;
+    assert_eq!(ids.as_deref(), Some(&[7, 8, 9][..]));
 }
 
 #[tokio::test]
