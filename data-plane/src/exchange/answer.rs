@@ -15,7 +15,7 @@ mod error_class;
 pub(super) mod event_lines;
 mod payload;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode, header, response};
 
@@ -198,11 +198,22 @@ pub(super) fn of_status(status: StatusCode) -> AnswerClass {
     }
 }
 
-/// How long an overloaded endpoint asks to be left alone: `Retry-After` in seconds.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    let seconds: f64 = value.trim().parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+/// How long an overloaded endpoint asks to be left alone: `Retry-After` in seconds, or as a date
+/// (RFC 9110, 10.2.3). A date is compared with the answer's own `Date`, which the same clock made;
+/// without one, with `now`.
+pub(super) fn retry_after(
+    headers: &HeaderMap,
+    now: impl FnOnce() -> SystemTime,
+) -> Option<Duration> {
+    let text = |name| Some(headers.get(name)?.to_str().ok()?.trim());
+    let value = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = value.parse() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let until = httpdate::parse_http_date(value).ok()?;
+    let dated = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    // One that has passed asks for nothing.
+    until.duration_since(dated.unwrap_or_else(now)).ok()
 }
 
 fn shape_of(request: &InferenceRequest, headers: &HeaderMap) -> AnswerShape {

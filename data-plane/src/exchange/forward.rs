@@ -4,9 +4,12 @@
 //! only if the request may be sent again, and only if the pool's retry budget pays for it. What
 //! follows from a failed attempt is decided in [`super::retry`].
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 use hermes_core::placement::Placement;
@@ -115,7 +118,10 @@ impl Forwarder {
                 attempts.failed(true);
             }
             let (end, retry_after) = match &answer {
-                Ok(answer) => (answer.end(), retry_after_of(&answer.head.headers)),
+                Ok(answer) => (
+                    answer.end(),
+                    retry_after_of(&answer.head.headers, SystemTime::now),
+                ),
                 Err(error) => (error.end(), None),
             };
             let upstream = match &answer {

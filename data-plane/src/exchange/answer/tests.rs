@@ -147,13 +147,35 @@ fn a_body_too_long_for_an_error_is_judged_by_its_beginning() {
 fn retry_after_is_a_number_of_seconds() {
     let read = |value: &'static str| {
         let value = http::HeaderValue::from_static(value);
-        retry_after(&HeaderMap::from_iter([(header::RETRY_AFTER, value)]))
+        let headers = HeaderMap::from_iter([(header::RETRY_AFTER, value)]);
+        retry_after(&headers, SystemTime::now)
     };
     assert_eq!(read("30"), Some(Duration::from_secs(30)));
     assert_eq!(read("0.5"), Some(Duration::from_millis(500)));
     for wrong in ["-1", "soon", "NaN", "1e400"] {
         assert_eq!(read(wrong), None, "{wrong}");
     }
+}
+
+#[test]
+fn retry_after_is_a_date() {
+    let now = httpdate::parse_http_date("Mon, 30 Nov 2026 04:00:00 GMT").expect("a date");
+    let read = |until: &'static str, date: Option<&'static str>| {
+        let fields = [(header::RETRY_AFTER, Some(until)), (header::DATE, date)];
+        let fields = fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, http::HeaderValue::from_static(value?))));
+        retry_after(&HeaderMap::from_iter(fields), || now)
+    };
+    let soon = Some(Duration::from_secs(30));
+    assert_eq!(read("Mon, 30 Nov 2026 04:00:30 GMT", None), soon);
+    assert_eq!(read("Monday, 30-Nov-26 04:00:30 GMT", None), soon);
+    assert_eq!(read("Mon Nov 30 04:00:30 2026", None), soon);
+    // The endpoint's clock is an hour ahead.
+    let ahead = Some("Mon, 30 Nov 2026 05:00:00 GMT");
+    assert_eq!(read("Mon, 30 Nov 2026 05:00:30 GMT", ahead), soon);
+    assert_eq!(read("Mon, 30 Nov 2026 03:00:00 GMT", None), None);
+    assert_eq!(read("Mon, 30 Feb 2026 03:00:00", None), None);
 }
 
 proptest! {
