@@ -3,11 +3,13 @@
 
 mod interference;
 mod lanes;
+mod terms;
 
 use std::time::Duration;
 
 use interference::PrefillInterference;
-use lanes::PrefillLanes;
+use lanes::{PendingPrefill, PrefillLanes};
+pub(super) use terms::EndpointTerms;
 
 use crate::{
     ledger::{InFlightTotals, LegKey, RequestKey},
@@ -115,7 +117,7 @@ impl EngineModel {
     }
 
     /// Whether one more prompt has room behind those that are `in_flight`, as it begins within
-    /// `window` seconds.
+    /// `window`. They are `pending` seconds of work.
     ///
     /// To wait here costs the part of `pending` in which the engine would compute it beside the
     /// others, `1 − φ`. To wait there costs the chance to go elsewhere for the rest, φ. Room is where
@@ -124,11 +126,9 @@ impl EngineModel {
     pub(super) fn has_room(
         &self,
         in_flight: InFlightTotals,
-        usual: UsualSpeed,
+        pending: f64,
         window: Duration,
-        now: Duration,
     ) -> bool {
-        let pending = self.pending(in_flight, self.fit(usual), now);
         let window = window.as_secs_f64();
         pending < window
             || ((2.0 * self.interference() - 1.0) * pending < window
@@ -184,17 +184,12 @@ impl EngineModel {
             explores,
         } = prompt;
         let fit = self.fit(usual);
-        let ahead = self.pending(before, fit, now) * fit.rate;
+        let ahead = self.pending(before, fit).at(now.as_secs_f64()) * fit.rate;
         self.interference
             .sent(leg, ahead, before.unanswered, explores);
         self.recent_prefill += f64::from(uncached) / fit.rate;
         self.lanes.sent(before.unanswered, now);
         self.memory.added += i64::from(memory);
-    }
-
-    /// Seconds of prefill within about the last minute.
-    pub(super) const fn recent_prefill(&self) -> f64 {
-        self.recent_prefill
     }
 
     /// Decays the recent prefill.
@@ -274,36 +269,31 @@ impl EngineModel {
         self.interference.retain(unanswered);
     }
 
-    /// Seconds by which a prompt that is sent now is delayed, behind ours and those of other clients,
-    /// and `queued` seconds that are sent before it.
-    pub(super) fn queue_delay(
-        &self,
-        in_flight: InFlightTotals,
-        usual: UsualSpeed,
-        queued: f64,
-        now: Duration,
-    ) -> f64 {
+    /// What a choice reads of it, with `in_flight` there. To be computed again when anything of it
+    /// changes, or the usual speed.
+    pub(super) fn terms(&self, in_flight: InFlightTotals, usual: UsualSpeed) -> EndpointTerms {
         let fit = self.fit(usual);
-        let foreign = f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate;
-        let later = (queued + foreign) * self.lanes.share();
-        self.interference() * (self.pending(in_flight, fit, now) + later)
+        EndpointTerms {
+            in_flight: in_flight.requests,
+            pending: self.pending(in_flight, fit),
+            foreign: f64::from(self.foreign) * FOREIGN_TOKENS / fit.rate,
+            lane_share: self.lanes.share(),
+            interference: self.interference(),
+            recent_prefill: self.recent_prefill,
+            fit,
+            per_token: 1.0 / fit.rate,
+        }
     }
 
-    /// Seconds until a prompt that is sent now begins, behind ours, if one is computed after the
-    /// other.
-    fn pending(&self, in_flight: InFlightTotals, fit: PrefillFit, now: Duration) -> f64 {
+    /// The prompts of ours before one that is sent now, if one is computed after the other.
+    fn pending(&self, in_flight: InFlightTotals, fit: PrefillFit) -> PendingPrefill {
         let whole = in_flight.tokens as f64 / fit.rate;
-        self.lanes.pending(in_flight.unanswered, whole, now)
+        self.lanes.pending(in_flight.unanswered, whole)
     }
 
     /// Prompts that it computes at once.
     pub(super) fn lanes(&self) -> u32 {
         self.lanes.count()
-    }
-
-    /// The share of it that one lane is.
-    pub(super) const fn lane_share(&self) -> f64 {
-        self.lanes.share()
     }
 
     /// Sets how many prompts it computes at once; 0 counts as 1.

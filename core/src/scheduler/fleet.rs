@@ -1,8 +1,9 @@
 //! The endpoints of a pool: as machines, with their caches, and with what is in flight at each.
 //! Everything that a choice reads of endpoints is here, and nothing of queued requests.
 //!
-//! Owns the ledger. Invariant: `loads`, `flights`, `engines` and the pool's endpoints are parallel,
-//! and `flights` is what the ledger sums up.
+//! Owns the ledger. Invariants: `loads`, `flights`, `engines`, `terms` and the pool's endpoints are
+//! parallel; `flights` is what the ledger sums up; and `terms` follow from engines and flights, so that
+//! who changes one of them [recounts](Fleet::recount) the position.
 
 mod caches;
 mod room;
@@ -11,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 pub(super) use self::room::RoomRequirement;
 use super::{
-    engine::{EngineModel, FirstByte, SentPrompt},
+    engine::{EndpointTerms, EngineModel, FirstByte, SentPrompt},
     speed::{PrefillFit, PrefillSpeed, UsualSpeed},
     utilization::Utilization,
 };
@@ -57,6 +58,8 @@ pub(super) struct Fleet {
     ledger: Ledger,
     loads: Vec<Load>,
     engines: Vec<EngineModel>,
+    /// What choices read of the engines, and of what is in flight there.
+    terms: Vec<EndpointTerms>,
     departed: Departures<EngineModel>,
     /// Prompts that all of them compute at once.
     lanes: u32,
@@ -82,17 +85,21 @@ impl Fleet {
         let rules = pool.spec.policy.kv_aware_or_default();
         let mut caches = CacheEstimator::new();
         caches.apply(&pool, rules.default_cache_tokens, Duration::ZERO);
+        let engines = vec![EngineModel::default(); endpoints];
+        let default = PrefillFit::prior(rules.default_prefill_rate.into());
+        let usual = UsualSpeed::Configured(default);
         Self {
+            terms: Self::idle_terms(&engines, usual),
             picker: Arc::new(Picker::build(pool)),
             caches,
             ledger: Ledger::default(),
             loads: vec![Load::default(); endpoints],
-            engines: vec![EngineModel::default(); endpoints],
+            engines,
             departed: Departures::default(),
             lanes: endpoints as u32,
             flights: vec![InFlightTotals::default(); endpoints],
             utilization: Utilization::idle(endpoints),
-            usual: UsualSpeed::Configured(PrefillFit::prior(rules.default_prefill_rate.into())),
+            usual,
             answers: 0,
             ticked: Duration::ZERO,
             silent: BTreeSet::new(),
@@ -127,6 +134,7 @@ impl Fleet {
         (self.engines, self.loads) = (next, loads);
         self.lanes = self.engines.iter().map(EngineModel::lanes).sum();
         self.flights = vec![InFlightTotals::default(); pool.endpoints.len()];
+        self.terms = Self::idle_terms(&self.engines, self.usual);
         let ids = pool.endpoints.iter().map(|endpoint| endpoint.id);
         self.utilization.apply(ids.map(|id| before.position(id)));
         self.picker = Arc::new(Picker::build(Arc::clone(pool)));
@@ -210,8 +218,9 @@ impl Fleet {
         let window = self.pool().spec.policy.kv_aware_or_default().window;
         let explores = engine.may_explore(before) && !self.is_free(position, window, now);
         if non_streaming {
-            let delay = engine.queue_delay(before, self.usual, 0.0, now);
-            let seconds = delay + engine.fit(self.usual).seconds(uncached.into());
+            let terms = engine.terms(before, self.usual);
+            let delay = terms.queue_delay(0.0, now.as_secs_f64());
+            let seconds = delay + terms.fit.seconds(uncached.into());
             let due =
                 now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
             if self.silent.len() > 2 * self.ledger.len() + MAX_ENDED {
@@ -303,6 +312,7 @@ impl Fleet {
     pub(super) fn set_sample(&mut self, position: usize, sample: Option<EngineSample>) {
         self.loads[position].sample = sample;
         self.engines[position].sampled(sample, self.flights[position]);
+        self.read_terms(position);
     }
 
     /// How many prompts an endpoint computes at once; 0 counts as 1.
@@ -421,10 +431,24 @@ impl Fleet {
         (0..self.flights.len()).for_each(|position| self.recount(position, now));
     }
 
-    /// Copies the ledger's sums of one endpoint.
+    /// The terms of engines with nothing in flight.
+    fn idle_terms(engines: &[EngineModel], usual: UsualSpeed) -> Vec<EndpointTerms> {
+        let idle = InFlightTotals::default();
+        engines
+            .iter()
+            .map(|engine| engine.terms(idle, usual))
+            .collect()
+    }
+
+    fn read_terms(&mut self, position: usize) {
+        self.terms[position] = self.engines[position].terms(self.flights[position], self.usual);
+    }
+
+    /// Copies the ledger's sums of one endpoint, and what choices read of it.
     fn recount(&mut self, position: usize, now: Duration) {
         let flight = self.ledger.in_flight(self.pool().endpoints[position].id);
         self.flights[position] = flight;
+        self.read_terms(position);
         let busy = self.engines[position].busy_share(flight);
         self.utilization.set(position, busy, now);
         let load = &mut self.loads[position];

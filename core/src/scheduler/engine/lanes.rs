@@ -31,6 +31,25 @@ pub(super) struct PrefillLanes {
     share: f64,
 }
 
+/// The prompts before one more: by them the time until it begins is known at any moment, as long as
+/// none of them ends and none is added.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PendingPrefill {
+    /// Until the lane that is free first has computed them, from when it began.
+    seconds: f64,
+    /// When it began with the present one, in seconds.
+    began: f64,
+    /// Seconds of that one which may be assumed to be done.
+    most_done: f64,
+}
+
+impl PendingPrefill {
+    /// Seconds until a lane is free, at `now`, in seconds.
+    pub(super) fn at(self, now: f64) -> f64 {
+        self.seconds - (now - self.began).max(0.0).min(self.most_done)
+    }
+}
+
 impl Default for PrefillLanes {
     fn default() -> Self {
         Self {
@@ -91,20 +110,19 @@ impl PrefillLanes {
         began.max(sent)
     }
 
-    /// Seconds until a lane is free for one more prompt, when those that are `unanswered` take
-    /// `whole` seconds of one lane together.
-    pub(super) fn pending(&self, unanswered: u32, whole: f64, now: Duration) -> f64 {
+    /// What is before one more prompt, when those that are `unanswered` take `whole` seconds of one
+    /// lane together.
+    pub(super) fn pending(&self, unanswered: u32, whole: f64) -> PendingPrefill {
         let Some(behind) = unanswered.checked_sub(self.count()) else {
-            return 0.0;
+            return PendingPrefill::default();
         };
         // All lanes are busy. Those that began first are free first, and take what waits in turn.
         let (rounds, lane) = (behind / self.count(), behind % self.count());
-        let head = whole / f64::from(unanswered);
-        let done = now
-            .saturating_sub(self.starts[lane as usize])
-            .as_secs_f64()
-            .min(head * MOST_DONE);
-        whole * (f64::from(rounds + 1) / f64::from(unanswered)) - done
+        PendingPrefill {
+            seconds: whole * (f64::from(rounds + 1) / f64::from(unanswered)),
+            began: self.starts[lane as usize].as_secs_f64(),
+            most_done: whole / f64::from(unanswered) * MOST_DONE,
+        }
     }
 
     fn begin(&mut self, now: Duration) {
@@ -133,10 +151,13 @@ mod tests {
     fn a_prompt_waits_for_the_lane_that_is_free_first() {
         let mut lanes = lanes(2);
         lanes.sent(0, ms(0));
-        assert_eq!(lanes.pending(1, 1.0, ms(0)), 0.0, "the other lane is idle");
+        assert_eq!(lanes.pending(1, 1.0).at(0.0), 0.0, "the other lane is idle");
         lanes.sent(1, ms(400));
-        let pending =
-            |unanswered: u32, now: u64| lanes.pending(unanswered, f64::from(unanswered), ms(now));
+        let pending = |unanswered: u32, now: u64| {
+            lanes
+                .pending(unanswered, f64::from(unanswered))
+                .at(now as f64 / 1e3)
+        };
         assert!((pending(2, 500) - 0.5).abs() < 1e-9);
         assert!(
             (pending(3, 500) - 0.9).abs() < 1e-9,
@@ -177,7 +198,7 @@ mod tests {
             }
             free.sort_by(f64::total_cmp);
             let expected = (free[0] - now.as_secs_f64()).max(0.0);
-            let pending = lanes.pending(unanswered, seconds * f64::from(unanswered), now);
+            let pending = lanes.pending(unanswered, seconds * f64::from(unanswered)).at(now.as_secs_f64());
             prop_assert!((pending - expected).abs() < 1e-6, "{pending} {expected}");
         }
 

@@ -125,6 +125,7 @@ impl Fleet {
     /// The process at an endpoint was replaced: its cache is empty, and its speed unknown.
     pub(in crate::scheduler) fn restarted(&mut self, position: usize) {
         self.engines[position].restarted();
+        self.read_terms(position);
         self.caches.clear(position);
     }
 

@@ -78,11 +78,14 @@ impl Fleet {
             let untried = move |position: &usize| exclude.is_empty() || !tried(*position);
             eligible.positions().filter(untried)
         };
-        let of = |takes: &dyn Fn(Health) -> bool| -> Vec<CandidateEndpoint> {
+        let now = now.as_secs_f64();
+        let of = |takes: &dyn Fn(Health) -> bool| {
             let chosen = may_serve().filter(|&position| takes(self.loads[position].health));
-            chosen
-                .map(|position| self.candidate(position, queued.at(position), now))
-                .collect()
+            let mut found = Vec::with_capacity(eligible.len());
+            found.extend(
+                chosen.map(|position| self.candidate_at(position, queued.at(position), now)),
+            );
+            found
         };
         let mut candidates = of(&|health| health.admits(draw));
         if candidates.is_empty() {
@@ -100,18 +103,21 @@ impl Fleet {
         queued: QueuedDemand,
         now: Duration,
     ) -> CandidateEndpoint {
-        let (engine, flight) = (&self.engines[position], self.flights[position]);
-        let fit = engine.fit(self.usual);
-        let interference = engine.interference();
+        self.candidate_at(position, queued, now.as_secs_f64())
+    }
+
+    /// The candidate at a position, at `now`, in seconds.
+    fn candidate_at(&self, position: usize, queued: QueuedDemand, now: f64) -> CandidateEndpoint {
+        let terms = &self.terms[position];
         CandidateEndpoint {
             position: position as u32,
-            in_flight: flight.requests,
-            recent_prefill: engine.recent_prefill(),
-            queue_delay: engine.queue_delay(flight, self.usual, queued.seconds, now),
-            interference,
-            waiting: f64::from(queued.waiting) * engine.lane_share(),
-            base: fit.base,
-            per_token: 1.0 / fit.rate,
+            in_flight: terms.in_flight,
+            recent_prefill: terms.recent_prefill,
+            queue_delay: terms.queue_delay(queued.seconds, now),
+            interference: terms.interference,
+            waiting: f64::from(queued.waiting) * terms.lane_share,
+            base: terms.fit.base,
+            per_token: terms.per_token,
         }
     }
 
@@ -185,7 +191,8 @@ impl Fleet {
         window: Duration,
         now: Duration,
     ) -> bool {
-        self.engines[position].has_room(self.flights[position], self.usual, window, now)
+        let pending = self.terms[position].pending(now);
+        self.engines[position].has_room(self.flights[position], pending, window)
     }
 
     /// Whether one that has waited may be sent there without room, see
