@@ -1,7 +1,7 @@
 //! What the brain of a pool costs: finding caches, choosing and booking among them, and deciding
 //! for many who wait.
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, hint::black_box, sync::Arc, time::Duration};
 
 use divan::Bencher;
 use hermes_core::{
@@ -11,7 +11,9 @@ use hermes_core::{
     policy::{KvAware, PoolPolicy, QueueLimits, Strategy},
     query::Query,
     rng::SeededRng,
-    scheduler::{ScheduleOutcome, ScheduleRequest, Scheduler},
+    scheduler::{
+        Assignment, Dequeued, EngineUsage, QueueExit, ScheduleOutcome, ScheduleRequest, Scheduler,
+    },
     snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
 };
 
@@ -142,37 +144,66 @@ fn arrival(bencher: Bencher<'_, '_>, endpoints: usize) {
     });
 }
 
+/// Engines that compute a prompt after the other: 8,000 tokens a second, and 8 ms for each prompt.
+struct SerialEngines {
+    /// When each is done with what it has.
+    free: Vec<Duration>,
+    /// First bytes to come: when, of which request, and when that was sent.
+    first_bytes: BinaryHeap<Reverse<(Duration, u64, Duration)>>,
+}
+
+impl SerialEngines {
+    fn idle(count: usize) -> Self {
+        Self {
+            free: vec![Duration::ZERO; count],
+            first_bytes: BinaryHeap::new(),
+        }
+    }
+
+    fn send(&mut self, request: u64, assigned: &Assignment, now: Duration) {
+        let first = assigned.choice.ranked[0];
+        let uncached = f64::from(assigned.prompt_tokens - first.cached_tokens);
+        let free = &mut self.free[first.position];
+        *free = now.max(*free) + Duration::from_secs_f64(0.008 + uncached / 8_000.0);
+        self.first_bytes.push(Reverse((*free, request, now)));
+    }
+}
+
 /// One decision while many wait: a first byte comes, and an endpoint is bound there.
 #[divan::bench(args = [(8, 10_000), (100, 1_000), (100, 10_000), (1_000, 10_000)])]
 fn binding(bencher: Bencher<'_, '_>, (endpoints, waiting): (usize, usize)) {
-    let (mut dispatcher, queries) = full(endpoints);
-    let mut now = Duration::from_secs(1);
-    let (mut request, mut open) = (0u64, std::collections::VecDeque::new());
+    let (mut dispatcher, _) = full(endpoints);
+    let mut engines = SerialEngines::idle(endpoints);
+    // Three times as many as the caches hold: only the system prompt is found of them.
+    let queries: Vec<Query> = (0..3 * (BLOCKS / PROMPT) as u64)
+        .map(|number| query(BLOCKS as u64 + number))
+        .collect();
+    let (mut now, mut request) = (Duration::from_secs(1), 0u64);
     let mut dequeued = Vec::new();
-    while dispatcher.queued_requests() < waiting {
-        request += 1;
-        let query = &queries[(request as usize * 7_919) % queries.len()];
-        if let ScheduleOutcome::Bound(_) = schedule(&mut dispatcher, request, query, now) {
-            open.push_back(request);
-        }
-    }
-    bencher.bench_local(|| {
-        now += Duration::from_millis(10);
-        if let Some(done) = open.pop_front() {
-            dispatcher.first_byte(key(done), Some(Duration::from_millis(500)), now);
-        }
-        dispatcher.dequeue(now, &mut dequeued);
-        open.extend(dequeued.drain(..).map(|release| release.key.request.0));
-        // As many wait as before.
+    let mut fill = |dispatcher: &mut Scheduler, engines: &mut SerialEngines, now| {
         while dispatcher.queued_requests() < waiting {
             request += 1;
-            schedule(
-                &mut dispatcher,
-                request,
-                &queries[(request as usize * 7_919) % queries.len()],
-                now,
-            );
+            let query = &queries[request as usize % queries.len()];
+            if let ScheduleOutcome::Bound(assigned) = schedule(dispatcher, request, query, now) {
+                engines.send(request, &assigned, now);
+            }
         }
+    };
+    fill(&mut dispatcher, &mut engines, now);
+    bencher.bench_local(|| {
+        if let Some(Reverse((at, done, sent))) = engines.first_bytes.pop() {
+            now = at;
+            dispatcher.first_byte(key(done), Some(at - sent), now);
+            dispatcher.finished(key(done), EngineUsage::default(), now);
+        }
+        dispatcher.dequeue(now, &mut dequeued);
+        for Dequeued { key, exit } in dequeued.drain(..) {
+            if let QueueExit::Bound(assigned) = exit {
+                engines.send(key.request.0, &assigned, now);
+            }
+        }
+        // As many wait as before.
+        fill(&mut dispatcher, &mut engines, now);
     });
 }
 
