@@ -33,7 +33,7 @@ use hermes_core::{
 
 pub use self::kubernetes::{
     DiscoveryStatus, EventPortNames, EventPorts, KubernetesDiscovery, KubernetesSource, Port,
-    Selection, client,
+    RoleNames, Selection, client,
 };
 pub(crate) use self::static_source::static_endpoints;
 

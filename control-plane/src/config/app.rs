@@ -23,6 +23,7 @@ use super::{
     source::{self, EndpointSource, KubernetesSelection, PortRef, SelectorLabels},
     strategy,
 };
+use crate::discovery::RoleNames;
 
 /// What the strategies read of an engine, under its old and new names.
 const METRICS: [&str; 4] = [
@@ -165,6 +166,7 @@ fn read_discovery(section: &mut Section<'_>) -> KubernetesSelection {
         resync,
         timeout: source::api_timeout(section),
         event_ports: None,
+        role_names: RoleNames::default(),
     }
 }
 
@@ -246,6 +248,7 @@ mod tests {
             resync: seconds(5),
             timeout: seconds(10),
             event_ports: None,
+            role_names: RoleNames::default(),
         };
         assert_eq!(pool.sources, [EndpointSource::Services(selection)]);
         assert_eq!(pool.policy.strategy.name(), "kv-aware");

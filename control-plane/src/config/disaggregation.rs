@@ -9,14 +9,25 @@ use hermes_core::{
 
 use super::{
     duration::{HOUR, SECOND},
+    names::{is_label_name, is_label_value},
     section::Section,
     source::{self, EndpointSource},
 };
+use crate::discovery::RoleNames;
 
-/// The mapping `disaggregation` of a pool: the policy, and static endpoints with roles.
-pub(super) fn read(
-    section: &mut Section<'_>,
-) -> (Option<DisaggregationPolicy>, Vec<EndpointSource>) {
+/// What the mapping `disaggregation` of a pool says.
+#[derive(Debug, Default)]
+pub(super) struct PoolRoles {
+    /// Absent if there is no mapping, or its dialect is wrong.
+    pub(super) policy: Option<DisaggregationPolicy>,
+    /// Static endpoints with roles.
+    pub(super) sources: Vec<EndpointSource>,
+    /// How roles are called in Kubernetes.
+    pub(super) names: RoleNames,
+}
+
+/// The mapping `disaggregation` of a pool.
+pub(super) fn read(section: &mut Section<'_>) -> PoolRoles {
     let dialect = section
         .one_of(
             "dialect",
@@ -62,8 +73,51 @@ pub(super) fn read(
     ];
     let sources =
         roles.map(|(name, role, meaning)| source::read_role(section, name, role, meaning));
-    let sources = sources.into_iter().flatten().collect();
-    (dialect.map(|_| policy), sources)
+    PoolRoles {
+        policy: dialect.map(|_| policy),
+        sources: sources.into_iter().flatten().collect(),
+        names: read_names(section),
+    }
+}
+
+/// The keys for labels of other names.
+fn read_names(section: &mut Section<'_>) -> RoleNames {
+    let mut label = |name, meaning| {
+        let expected = "a label's name, such as app.kubernetes.io/component";
+        let label = section.text_where(name, expected, is_label_name, meaning);
+        label.or_unset("none").map(|label| label.to_string())
+    };
+    let role_label = label(
+        "roleLabel",
+        "Label that names the role, before the known ones.",
+    );
+    let group_label = label(
+        "groupLabel",
+        "Label that names the group, before the known ones.",
+    );
+    let values = [
+        (
+            "prefillValue",
+            Role::Prefill,
+            "Value of the role's label for prefill endpoints, besides the known ones.",
+        ),
+        (
+            "decodeValue",
+            Role::Decode,
+            "The same for decode endpoints.",
+        ),
+        ("leaderValue", Role::Leader, "The same for leaders."),
+    ];
+    let values = values.into_iter().filter_map(|(name, role, meaning)| {
+        let value = section.text_where(name, "a label's value", is_label_value, meaning);
+        let value = value.or_unset("none")?;
+        Some((value.to_string(), role))
+    });
+    RoleNames {
+        role_label,
+        group_label,
+        values: values.collect(),
+    }
 }
 
 /// The key `bootstrapPort`.

@@ -15,7 +15,7 @@ use super::{
     node::Node,
     section::{Reading, Section},
 };
-use crate::discovery::EventPortNames;
+use crate::discovery::{EventPortNames, RoleNames};
 
 /// Most labels in one selector.
 const MAX_LABELS: usize = 64;
@@ -59,6 +59,8 @@ pub struct KubernetesSelection {
     pub timeout: Duration,
     /// The names by which ports for KV events are discovered; absent if they are not.
     pub event_ports: Option<EventPortNames>,
+    /// How roles and groups are called, besides the known names.
+    pub role_names: RoleNames,
 }
 
 /// Labels of a selector.
@@ -80,6 +82,13 @@ impl EndpointSource {
     pub(super) fn discover_event_ports(&mut self, names: &EventPortNames) {
         if let Self::Services(selection) | Self::Pods(selection) = self {
             selection.event_ports = Some(names.clone());
+        }
+    }
+
+    /// Finds roles and groups by these names too, if Kubernetes is the source.
+    pub(super) fn name_roles(&mut self, names: &RoleNames) {
+        if let Self::Services(selection) | Self::Pods(selection) = self {
+            selection.role_names = names.clone();
         }
     }
 
@@ -225,6 +234,7 @@ fn read_kubernetes(section: &mut Section<'_>) -> Option<EndpointSource> {
             .or(MINUTE * 5),
         timeout: api_timeout(section),
         event_ports: None,
+        role_names: RoleNames::default(),
     };
     let found = match (services, pods) {
         (Some(labels), None) => {

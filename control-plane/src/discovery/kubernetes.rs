@@ -40,6 +40,7 @@ use tokio::sync::watch;
 
 pub use self::{
     event_ports::{EventPortNames, EventPorts},
+    labels::RoleNames,
     port::Port,
     status::DiscoveryStatus,
 };
@@ -78,6 +79,8 @@ pub struct KubernetesSource {
     pub timeout: Duration,
     /// Whether ports for KV events are looked for, and by which names.
     pub event_ports: Option<EventPortNames>,
+    /// How roles and groups are called, besides the known names.
+    pub role_names: RoleNames,
 }
 
 /// What is watched.
@@ -112,6 +115,7 @@ impl KubernetesSource {
             resync,
             timeout,
             event_ports: None,
+            role_names: RoleNames::default(),
         }
     }
 }
@@ -175,6 +179,7 @@ impl KubernetesDiscovery {
             resync,
             timeout,
             event_ports,
+            role_names,
         } = source;
         let pace = Pace {
             list: timeout,
@@ -184,7 +189,9 @@ impl KubernetesDiscovery {
         match selection {
             Selection::Services(labels) => {
                 let state = SourceIndex::new(
-                    ServiceIndex::new(port, scheme).with_event_ports(event_ports),
+                    ServiceIndex::new(port, scheme)
+                        .with_event_ports(event_ports)
+                        .with_role_names(role_names),
                     status,
                 );
                 let named = Expression::Exists(SERVICE_NAME.to_owned()).into();
@@ -202,7 +209,9 @@ impl KubernetesDiscovery {
             }
             Selection::Pods(labels) => {
                 let state = SourceIndex::new(
-                    PodIndex::new(port, scheme.unwrap_or_default()).with_event_ports(event_ports),
+                    PodIndex::new(port, scheme.unwrap_or_default())
+                        .with_event_ports(event_ports)
+                        .with_role_names(role_names),
                     status,
                 );
                 tokio::join!(

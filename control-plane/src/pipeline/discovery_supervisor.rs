@@ -149,6 +149,7 @@ fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
         resync,
         timeout,
         event_ports,
+        role_names,
     } = selection;
     let labels = labels
         .iter()
@@ -162,6 +163,7 @@ fn kubernetes(source: &EndpointSource, home: &str) -> Option<KubernetesSource> {
         resync: *resync,
         timeout: *timeout,
         event_ports: event_ports.clone(),
+        role_names: role_names.clone(),
     })
 }
 

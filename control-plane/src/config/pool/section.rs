@@ -6,8 +6,16 @@ use hermes_core::policy::PoolPolicy;
 
 use super::{
     super::{
-        collector, disaggregation, endpoint_tls, engine::EngineKind, kv_events, kv_manager,
-        names::is_dns_label, node::Node, policy, section::Section, source, strategy, tokenizer,
+        collector,
+        disaggregation::{self, PoolRoles},
+        endpoint_tls,
+        engine::EngineKind,
+        kv_events, kv_manager,
+        names::is_dns_label,
+        node::Node,
+        policy,
+        section::Section,
+        source, strategy, tokenizer,
     },
     ConfigOrigin, PoolFragment, PoolIssue, PoolParts,
 };
@@ -60,13 +68,20 @@ fn read_parts(section: &mut Section<'_>, name: Arc<str>) -> PoolParts {
              (data-parallel ranks, pipeline stages).",
         )
         .or_unset("what the engine's metrics report, else `kvEvents.ranks`, else `1`");
-    let sources = source::read(section);
+    let mut sources = source::read(section);
     let disaggregation = section.optional_section(
         "disaggregation",
         "How requests are split between prefill and decode endpoints; without it, those serve nothing.",
         disaggregation::read,
     );
-    let (disaggregation, roles) = disaggregation.unwrap_or_default();
+    let PoolRoles {
+        policy: disaggregation,
+        sources: roles,
+        names,
+    } = disaggregation.unwrap_or_default();
+    sources
+        .iter_mut()
+        .for_each(|source| source.name_roles(&names));
     let strategy =
         strategy::key(section, "How an endpoint is chosen.").or(PoolPolicy::default().strategy);
     let queue = section.optional_section(

@@ -135,9 +135,19 @@ fn every_value_of_the_full_example_arrives() {
         load_factor: 2.0,
     };
     assert_eq!(drafts.policy.strategy, Strategy::PrefixCache(rules));
-    let [roles @ .., EndpointSource::Pods(_)] = &agents.sources[..] else {
+    let [roles @ .., EndpointSource::Pods(selection)] = &agents.sources[..] else {
         panic!("pods are the last source: {:?}", agents.sources)
     };
+    let names = &selection.role_names;
+    assert_eq!(
+        (names.role_label.as_deref(), names.group_label.as_deref()),
+        (
+            Some("app.kubernetes.io/component"),
+            Some("app.kubernetes.io/name")
+        )
+    );
+    let leader = ("pd-proxy".to_owned(), Role::Leader);
+    assert!(names.values.len() == 3 && names.values.contains(&leader));
     let roles = roles.iter().map(|source| match source {
         EndpointSource::StaticRole(role, urls) => (*role, urls.len()),
         other => panic!("endpoints with a role: {other:?}"),

@@ -20,6 +20,17 @@ const BOOTSTRAP_PORT: &str = "hermes.ai/bootstrap-port";
 /// Annotations or labels that name the engine's release, strongest first.
 const VERSION: [&str; 1] = ["hermes.ai/engine-version"];
 
+/// Names that an operator has for roles and groups, besides the known ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoleNames {
+    /// The label that names the role, before all others.
+    pub role_label: Option<String>,
+    /// The label that names the group, before all others.
+    pub group_label: Option<String>,
+    /// Values of the role's label, besides the known ones.
+    pub values: Vec<(String, Role)>,
+}
+
 /// What one object says about an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RoleLabels {
@@ -34,9 +45,16 @@ pub(crate) struct RoleLabels {
 /// # Errors
 ///
 /// Gives back a role that is not understood. Guessing would send whole requests to an encoder.
-pub(crate) fn role_labels(object: &ObjectMeta) -> Result<RoleLabels, &str> {
+pub(crate) fn role_labels<'a>(
+    object: &'a ObjectMeta,
+    names: &RoleNames,
+) -> Result<RoleLabels, &'a str> {
     let (labels, annotations) = (object.labels.as_ref(), object.annotations.as_ref());
-    let role = match first(labels, &ROLE) {
+    let own = |label: &Option<String>| label.as_ref().and_then(|label| first(labels, &[label]));
+    let named = own(&names.role_label).or_else(|| first(labels, &ROLE));
+    let known = names.values.iter().find(|(value, _)| named == Some(value));
+    let role = match named {
+        _ if known.is_some() => known.map_or(Role::Aggregate, |(_, role)| *role),
         None | Some("aggregate" | "both" | "prefill-decode" | "encode-prefill-decode") => {
             Role::Aggregate
         }
@@ -51,10 +69,10 @@ pub(crate) fn role_labels(object: &ObjectMeta) -> Result<RoleLabels, &str> {
             .and_then(|port| port.trim().parse().ok()),
         version: version.map(Into::into),
     };
-    let group = first(labels, &GROUP).map(str::to_owned);
+    let group = own(&names.group_label).or_else(|| first(labels, &GROUP));
     Ok(RoleLabels {
         role,
-        group,
+        group: group.map(str::to_owned),
         pairing,
     })
 }
@@ -85,7 +103,7 @@ mod tests {
     }
 
     fn role(pairs: &[(&str, &str)]) -> Option<Role> {
-        role_labels(&labelled(pairs))
+        role_labels(&labelled(pairs), &RoleNames::default())
             .ok()
             .map(|role_labels| role_labels.role)
     }
@@ -102,7 +120,7 @@ mod tests {
     #[test]
     fn no_label_and_an_empty_label_mean_aggregate() {
         assert_eq!(
-            role_labels(&ObjectMeta::default()),
+            role_labels(&ObjectMeta::default(), &RoleNames::default()),
             Ok(RoleLabels {
                 role: Role::Aggregate,
                 group: None,
@@ -142,6 +160,29 @@ mod tests {
     }
 
     #[test]
+    fn an_operators_own_labels_and_values_take_precedence() {
+        let names = RoleNames {
+            role_label: Some("app.kubernetes.io/component".to_owned()),
+            group_label: Some("app.kubernetes.io/name".to_owned()),
+            values: vec![("workload-prefill".to_owned(), Role::Prefill)],
+        };
+        let object = labelled(&[
+            ("app.kubernetes.io/component", "workload-prefill"),
+            ("app.kubernetes.io/name", "chat"),
+            ("hermes.ai/role", "decode"),
+            ("hermes.ai/group", "other"),
+        ]);
+        let read = role_labels(&object, &names).expect("a known role");
+        assert_eq!(
+            (read.role, read.group.as_deref()),
+            (Role::Prefill, Some("chat"))
+        );
+        let plain = labelled(&[("hermes.ai/role", "decode")]);
+        let read = role_labels(&plain, &names).expect("a known role");
+        assert_eq!(read.role, Role::Decode);
+    }
+
+    #[test]
     fn what_a_partner_needs_is_in_annotations() {
         let object = ObjectMeta {
             annotations: Some(strings(&[
@@ -150,7 +191,7 @@ mod tests {
             ])),
             ..labelled(&[("openfuyao.com/pdRole", "leader")])
         };
-        let read = role_labels(&object).expect("a known role");
+        let read = role_labels(&object, &RoleNames::default()).expect("a known role");
         let port = read.pairing.bootstrap_port.map(std::num::NonZero::get);
         assert_eq!((read.role, port), (Role::Leader, Some(8997)));
         assert_eq!(read.pairing.version.as_deref(), Some("0.32.0"));
@@ -158,7 +199,7 @@ mod tests {
             annotations: Some(strings(&[(BOOTSTRAP_PORT, "many")])),
             ..ObjectMeta::default()
         };
-        let read = role_labels(&unreadable).expect("a known role");
+        let read = role_labels(&unreadable, &RoleNames::default()).expect("a known role");
         assert_eq!(read.pairing, PairingFacts::default());
     }
 
@@ -166,7 +207,7 @@ mod tests {
     fn every_alias_names_the_group() {
         for name in GROUP {
             let labelled = labelled(&[(name, "g1")]);
-            let group = role_labels(&labelled)
+            let group = role_labels(&labelled, &RoleNames::default())
                 .ok()
                 .and_then(|role_labels| role_labels.group);
             assert_eq!(group.as_deref(), Some("g1"), "{name}");

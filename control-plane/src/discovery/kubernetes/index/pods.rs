@@ -9,7 +9,7 @@ use super::{EndpointCandidate, Endpoints, FoundEndpoints, ObjectIndex, keep};
 use crate::discovery::kubernetes::{
     DiscoveredEndpoint, EventPortNames, EventPorts, Port,
     event_ports::annotation,
-    labels::{RoleLabels, role_labels},
+    labels::{RoleLabels, RoleNames, role_labels},
     port,
 };
 
@@ -20,6 +20,7 @@ pub(crate) struct PodIndex {
     scheme: ServerScheme,
     /// Whether ports for KV events are looked for, and by which names.
     event_ports: Option<EventPortNames>,
+    role_names: RoleNames,
     pods: BTreeMap<String, EndpointCandidate>,
 }
 
@@ -33,8 +34,15 @@ impl PodIndex {
             port,
             scheme,
             event_ports: None,
+            role_names: RoleNames::default(),
             pods: BTreeMap::new(),
         }
+    }
+
+    /// Finds roles by these names, too.
+    #[must_use]
+    pub(crate) fn with_role_names(self, role_names: RoleNames) -> Self {
+        Self { role_names, ..self }
     }
 
     /// Looks for ports for KV events, too.
@@ -53,7 +61,7 @@ impl PodIndex {
             role,
             group,
             pairing,
-        } = role_labels(metadata).ok()?;
+        } = role_labels(metadata, &self.role_names).ok()?;
         let number = match &self.port {
             Port::Number(number) => *number,
             Port::Name(name) => container_port(pod.spec.as_ref()?, name)?,

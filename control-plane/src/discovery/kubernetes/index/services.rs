@@ -16,7 +16,7 @@ use super::{EndpointCandidate, Endpoints, FoundEndpoints, ObjectIndex, keep};
 use crate::discovery::kubernetes::{
     DiscoveredEndpoint, EventPortNames, EventPorts, Port,
     event_ports::annotation,
-    labels::{RoleLabels, role_labels},
+    labels::{RoleLabels, RoleNames, role_labels},
     port,
 };
 
@@ -31,6 +31,7 @@ pub(crate) struct ServiceIndex {
     scheme: Option<ServerScheme>,
     /// Whether ports for KV events are looked for, and by which names.
     event_ports: Option<EventPortNames>,
+    role_names: RoleNames,
     services: BTreeMap<String, SelectedService>,
     slices: BTreeMap<String, SliceEndpoints>,
 }
@@ -83,9 +84,16 @@ impl ServiceIndex {
             port,
             scheme,
             event_ports: None,
+            role_names: RoleNames::default(),
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
         }
+    }
+
+    /// Finds roles by these names, too.
+    #[must_use]
+    pub(crate) fn with_role_names(self, role_names: RoleNames) -> Self {
+        Self { role_names, ..self }
     }
 
     /// Looks for ports for KV events, too.
@@ -111,7 +119,8 @@ impl ObjectIndex<Service> for ServiceIndex {
     fn apply(&mut self, service: Service) -> bool {
         let name = service.metadata.name.clone().unwrap_or_default();
         let leaving = service.metadata.deletion_timestamp.is_some();
-        let entry = (!leaving).then(|| SelectedService::new(&service, &self.port));
+        let entry =
+            (!leaving).then(|| SelectedService::new(&service, &self.port, &self.role_names));
         keep(&mut self.services, name, entry)
     }
 
@@ -166,7 +175,7 @@ impl Endpoints for ServiceIndex {
 // === impl SelectedService ===
 
 impl SelectedService {
-    fn new(service: &Service, port: &Port) -> Self {
+    fn new(service: &Service, port: &Port, names: &RoleNames) -> Self {
         let spec = service.spec.as_ref();
         let ports = spec
             .and_then(|spec| spec.ports.as_deref())
@@ -179,7 +188,7 @@ impl SelectedService {
             .and_then(|spec| spec.ip_families.as_deref())
             .unwrap_or_default();
         Self {
-            role_labels: role_labels(&service.metadata).ok(),
+            role_labels: role_labels(&service.metadata, names).ok(),
             events: annotation(service.metadata.annotations.as_ref()).map(str::to_owned),
             port: asked.map(|of| of.name.clone().unwrap_or_default()),
             scheme: asked.map_or(ServerScheme::Http, scheme),
