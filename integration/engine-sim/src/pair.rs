@@ -38,6 +38,9 @@ pub struct PairConfig {
     pub transfer_rate: f64,
     /// How long a prefill engine keeps a KV cache for a decode engine.
     pub lease: Duration,
+    /// The port at which decode engines look for what a prefill engine keeps, if it is not the one
+    /// that serves requests: nothing may listen there, as when a prefill engine dies after its answer.
+    pub side_channel: Option<u16>,
 }
 
 /// What an engine does for a pair.
@@ -124,6 +127,7 @@ impl PairConfig {
             network: Arc::clone(network),
             transfer_rate: 1e6,
             lease: Duration::from_secs(30),
+            side_channel: None,
         }
     }
 
@@ -240,8 +244,10 @@ impl PairConfig {
         if let Some(room) = leg.room.filter(|_| leg.is_prefill) {
             self.network.rooms.finish(room, tokens);
         }
-        leg.keeps
-            .then(|| self.network.keep(tokens, id, port, self.lease))
+        leg.keeps.then(|| {
+            self.network
+                .keep(tokens, id, self.side_channel.unwrap_or(port), self.lease)
+        })
     }
 }
 

@@ -36,7 +36,18 @@ struct PairedScene {
     engine: EngineConfig,
     /// Further keys of `disaggregation`.
     keys: String,
-    strategy: &'static str,
+    /// What is otherwise at the first prefill engine.
+    first: FirstPrefill,
+}
+
+/// What is otherwise at the first prefill engine of a scene.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FirstPrefill {
+    Sound,
+    /// Nothing listens where decode engines look for what it keeps.
+    DeadSideChannel,
+    /// It hands nothing over.
+    NoConnector,
 }
 
 impl PairedScene {
@@ -47,7 +58,7 @@ impl PairedScene {
             counts,
             engine: instant(),
             keys: String::new(),
-            strategy: "kv-aware",
+            first: FirstPrefill::Sound,
         }
     }
 
@@ -71,13 +82,27 @@ impl PairedScene {
         Self { engine, ..self }
     }
 
+    fn first(self, first: FirstPrefill) -> Self {
+        Self { first, ..self }
+    }
+
     async fn engines(&self, role: PairRole, network: &Arc<PairNetwork>) -> Vec<EngineHandle> {
         let pair = |protocol| PairConfig::new(role, protocol, network);
         let count = self.counts[usize::from(role == PairRole::Decode)];
         let mut engines = Vec::new();
-        for _ in 0..count {
+        for index in 0..count {
+            let mut pair = self.protocol.map(pair);
+            if index == 0 && role == PairRole::Prefill {
+                match self.first {
+                    FirstPrefill::Sound => {}
+                    FirstPrefill::NoConnector => pair = None,
+                    FirstPrefill::DeadSideChannel => {
+                        pair.iter_mut().for_each(|pair| pair.side_channel = Some(1));
+                    }
+                }
+            }
             let config = EngineConfig {
-                pair: self.protocol.map(pair),
+                pair,
                 ..self.engine.clone()
             };
             engines.push(Engine::start(config).await.expect("starts"));
@@ -94,9 +119,8 @@ impl PairedScene {
             urls.join(", ")
         };
         let yaml = format!(
-            "pools:\n- name: chat\n  strategy: {}\n  scoreDeadline: 5s\n  disaggregation: {{dialect: {}, prefill: [{}], \
-             decode: [{}]{}}}\n",
-            self.strategy,
+            "pools:\n- name: chat\n  strategy: kv-aware\n  scoreDeadline: 5s\n  disaggregation: {{dialect: {}, \
+             prefill: [{}], decode: [{}]{}}}\n",
             self.dialect,
             urls(&prefills),
             urls(&decodes),

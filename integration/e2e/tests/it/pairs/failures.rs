@@ -119,6 +119,36 @@ async fn a_request_is_prefilled_again_when_its_decode_engine_fails() {
 }
 
 #[tokio::test]
+async fn a_request_whose_prefill_engine_dies_before_the_transfer_is_prefilled_elsewhere() {
+    // The five seconds for which a decode engine tries are 50 ms here.
+    let engine = EngineConfig {
+        time_scale: 0.01,
+        ..EngineConfig::default()
+    };
+    let scene = PairedScene::nixl(2, 1).engine(engine);
+    let fleet = scene.first(FirstPrefill::DeadSideChannel).start().await;
+    for name in ["a", "b"] {
+        text_of(&fleet.url(), &long_chat(name, true)).await;
+    }
+    assert_eq!(fleet.network.violations(), Vec::<String>::new());
+    assert_eq!(fleet.network.taken(), 2);
+    assert!(fleet.pairs("decode_failed").await >= 1.0);
+}
+
+#[tokio::test]
+async fn a_prefill_engine_that_hands_nothing_over_costs_its_work_and_no_request() {
+    let scene = PairedScene::nixl(1, 1).first(FirstPrefill::NoConnector);
+    let fleet = scene.start().await;
+    text_of(&fleet.url(), &long_chat("no connector", false)).await;
+    let decoded = sent(&fleet.decodes[0]);
+    assert!(decoded[0].json()["kv_transfer_params"].is_null());
+    assert_eq!(
+        (count(&fleet.prefills), fleet.network.taken()),
+        (vec![1], 0)
+    );
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_during_the_prefill_cancels_it_and_no_decode_leg_follows() {
     let fleet = PairedScene::nixl(1, 1).engine(slow()).start().await;
     leave_while(&fleet, "the prefill engine computes", |fleet| {
