@@ -6,8 +6,8 @@
 //! the others weighs as much as any of them. The base is the median of what is left.
 //!
 //! A slope is trusted within bounds that need no pair. The tokens of the longer prompts take no more
-//! than their whole time, and at least [`LEAST_SHARE`] of it: an engine that is never idle computes
-//! in steps of one length, and by pairs alone its tokens take no time at all.
+//! than their whole time, and all of it but for a plausible [base](MOST_BASE): an engine that is
+//! never idle computes in steps of one length, and by pairs alone its tokens take no time at all.
 //!
 //! Prompts that an engine computed without a pause in between enter as their [mean](MeanPrompt): a
 //! first byte comes at the end of a step that the next prompt has a part of, so that only sums of them
@@ -26,8 +26,10 @@ const APART: f64 = 32.0;
 /// engine, and what it generates meanwhile, make more of a difference than so few tokens.
 const ALIKE: f64 = 256.0;
 const ALIKE_SHARE: f64 = 0.25;
-/// The least share of the time of long prompts that their tokens are taken to need.
-const LEAST_SHARE: f64 = 0.5;
+/// What prompts take beside their tokens: a tenth of a second at most, or shares of their time. No
+/// engine is known that needs longer for an empty prompt.
+const MOST_BASE: f64 = 0.1;
+const MOST_BASE_SHARE: (f64, f64) = (0.2, 0.5);
 /// Bounds of seconds per prompt token of any engine.
 pub(super) const SLOWEST: f64 = 0.1;
 pub(super) const FASTEST: f64 = 1e-7;
@@ -185,7 +187,7 @@ impl PrefillFit {
     fn of(samples: &[MeanPrompt], before: Option<Self>) -> Self {
         let whole = per_token(samples);
         let slope = repeated_median(samples).unwrap_or(whole);
-        let mut slope = slope.clamp(LEAST_SHARE * whole, whole);
+        let mut slope = slope.clamp((1.0 - most_base_share(samples)) * whole, whole);
         if let Some(before) = before {
             slope = slope.clamp(1.0 / (before.rate * STEP), STEP / before.rate);
         }
@@ -198,6 +200,15 @@ impl PrefillFit {
             rate: 1.0 / slope,
         }
     }
+}
+
+/// The share of the time of prompts that is not due to their tokens, at most.
+fn most_base_share(samples: &[MeanPrompt]) -> f64 {
+    let (least, most) = MOST_BASE_SHARE;
+    let by_tokens = samples.iter().map(|one| (one.seconds, one.tokens));
+    let mut by_tokens: Weighted = by_tokens.collect();
+    let seconds = weighted_median(&mut by_tokens).unwrap_or(0.0);
+    (MOST_BASE / seconds).clamp(least, most)
 }
 
 /// Whole seconds per token of the longer half of the prompts: the median.
@@ -310,6 +321,21 @@ mod tests {
                 fits.extend(speed.line());
             }
         }
+    }
+
+    #[test]
+    fn long_prompts_that_all_take_one_time_show_no_base_of_half_of_it() {
+        let (mut speed, ttft) = (PrefillSpeed::default(), Duration::from_millis(1_500));
+        for number in 0..24 {
+            let request = RequestKey {
+                proxy: ProxyId(0),
+                request: RequestId(number),
+            };
+            let now = Duration::from_secs(2 * number + 2);
+            speed.answered(request, now, ttft, 8_000 + 300 * number as u32);
+        }
+        let fit = speed.line().expect("different lengths");
+        assert!(fit.rate < 11_000.0, "{fit:?}");
     }
 
     #[test]
