@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -52,7 +52,17 @@ class Server:
 class Vllm(Server):
     """A real vLLM server on one core."""
 
-    def __init__(self, core: int, home: Path, logs: Path, adapter: bool, more: list[str] | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        core: int,
+        home: Path,
+        logs: Path,
+        adapter: bool,
+        more: list[str] | None = None,
+        port: int = 0,
+        variables: dict[str, str] | None = None,
+        name: str = "",
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
@@ -73,12 +83,27 @@ class Vllm(Server):
             "VLLM_SLEEP_WHEN_IDLE": "1",
             # For `/reset_prefix_cache`.
             "VLLM_SERVER_DEV_MODE": "1",
+            **(variables or {}),
         }
-        super().__init__(command, environment, logs / f"vllm-{core}.log")
+        super().__init__(command, environment, logs / f"vllm-{name or core}.log")
 
-    def metric(self, name: str) -> float:
-        lines = httpx.get(f"{self.url}/metrics").raise_for_status().text.splitlines()
-        return total(lines, name)
+    def metric(self, name: str, *labels: str) -> float:
+        lines = httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text.splitlines()
+        return total([line for line in lines if all(label in line for label in labels)], name)
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Its engine schedules nothing meanwhile, as one that is stuck; its API goes on taking requests."""
+        engines = [process for process in members_of(self.process.pid) if process[1].startswith("VLLM::EngineCor")]
+        assert engines, f"no engine in the process group {self.process.pid}"
+        try:
+            for pid, _ in engines:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            if self.process.poll() is None:
+                for pid, _ in engines:
+                    os.kill(pid, signal.SIGCONT)
 
 
 class Hermes(Server):
@@ -134,6 +159,14 @@ def publishing(publish: int, replay: int, topic: str = "") -> list[str]:
     return ["--kv-events-config", json.dumps(config)]
 
 
+def handing_over(role: str, side_channel: int) -> tuple[list[str], dict[str, str]]:
+    """What makes a vLLM one half of a pair, by NIXL over loopback: arguments, and environment variables."""
+    config = {"kv_connector": "NixlConnector", "kv_role": role, "kv_buffer_device": "cpu"}
+    variables = {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_channel)}
+    variables |= {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}
+    return ["--kv-transfer-config", json.dumps(config)], variables
+
+
 def start_engines(stack: ExitStack, home: Path, logs: Path) -> list[Vllm]:
     """Two servers, the second with an adapter; ready when this returns."""
     engines = []
@@ -146,10 +179,10 @@ def start_engines(stack: ExitStack, home: Path, logs: Path) -> list[Vllm]:
     return engines
 
 
-def report(checks: list[Callable], trial: object) -> int:
+def report(checks: list[Callable], trial: object, columns: tuple[str, ...] = ("seen",)) -> int:
     """Runs all checks, prints what each saw as a row of a table, and answers how many failed."""
     failed = 0
-    print("| check | seen |\n|---|---|")
+    print(f"| check | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for check in checks:
         name = check.__name__.replace("_", " ")
         try:
@@ -157,9 +190,24 @@ def report(checks: list[Callable], trial: object) -> int:
         except Exception as error:  # A check that fails is a row like the others; the rest is still worth knowing.
             failed += 1
             traceback.print_exc()
-            print(f"| {name} | **failed**: {type(error).__name__}: {error} |", flush=True)
+            print(f"| {name} | **failed**: {type(error).__name__}: {error} |{' |' * (len(columns) - 1)}", flush=True)
     print(f"\n{len(checks) - failed} passed, {failed} failed")
     return failed
+
+
+def members_of(group: int) -> list[tuple[int, str]]:
+    """The processes of a group: identifiers and names, which the kernel cuts off after 15 characters."""
+    members = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name is in brackets, and may have spaces in it.
+            before, after = path.read_text().rsplit(")", 1)
+        except OSError:
+            continue
+        pid, name = before.split(" (", 1)
+        if int(after.split()[2]) == group:
+            members.append((int(pid), name))
+    return members
 
 
 def healthy(server: Vllm) -> bool:
