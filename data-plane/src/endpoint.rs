@@ -26,7 +26,7 @@ use std::{
 };
 
 use hermes_core::{
-    ejection::{EndpointFailure, EndpointHealth},
+    ejection::{EndpointFailure, EndpointHealth, TrialTicket},
     load::Load,
     policy::EjectionPolicy,
     refusals::{PeerAnswers, SecondOpinion},
@@ -53,6 +53,14 @@ pub(crate) const IDLE: Duration = Duration::from_secs(4);
 /// Idle connections that one worker keeps for one endpoint; more than this many in flight at once
 /// is a burst.
 const MAX_IDLE: usize = 1_024;
+
+/// What a request is admitted to an endpoint as. By default it is sent without being admitted, as
+/// nothing better was left.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct EndpointAdmission {
+    /// The trial that it is, if it is one.
+    trial: Option<TrialTicket>,
+}
 
 /// One endpoint, as the snapshot of a view names and labels it.
 pub(crate) struct Upstream {
@@ -214,9 +222,12 @@ impl Upstream {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether a request may be sent now: after an ejection, one probe at a time.
-    pub(crate) fn admit(&self, now: Duration) -> bool {
-        self.health.lock().try_trial(now)
+    /// Whether a request may be sent now: after an ejection, one trial at a time.
+    pub(crate) fn admit(&self, now: Duration) -> Option<EndpointAdmission> {
+        let mut health = self.health.lock();
+        health.try_trial(now).then(|| EndpointAdmission {
+            trial: health.trial(),
+        })
     }
 
     /// The endpoint served a request.
@@ -237,6 +248,16 @@ impl Upstream {
         peers: &PeerAnswers,
     ) {
         self.health.lock().on_overload(now, retry_after, peers);
+    }
+
+    /// It and another endpoint said 429 to one request.
+    pub(crate) fn limited(&self, now: Duration) {
+        self.health.lock().on_limited(now);
+    }
+
+    /// Whether a 429 that just came is taken for its client's quota.
+    pub(crate) fn suspects_quota(&self, now: Duration, peers: &PeerAnswers) -> bool {
+        self.health.lock().suspects_quota(now, peers)
     }
 
     /// The endpoint refused a request. Returns whether it is ejected by it.
@@ -260,9 +281,12 @@ impl Upstream {
         peers.add(health.answers(now), health.health(now));
     }
 
-    /// An attempt ended without a result, because its client disconnected.
-    pub(crate) fn abandoned(&self, now: Duration) {
-        self.health.lock().on_abandoned(now);
+    /// An attempt ended without a result, because its client disconnected, or nothing was sent. If
+    /// it was the endpoint's trial, the next request may be.
+    pub(crate) fn abandoned(&self, now: Duration, admission: EndpointAdmission) {
+        if let Some(trial) = admission.trial {
+            self.health.lock().on_trial_abandoned(now, trial);
+        }
     }
 
     /// The newest idle connection that is still open, and secured as a new one would be.

@@ -8,6 +8,7 @@
 //!   guard, when dropped ─▶ summary ─▶ observers: metrics, span, log, access record, report, endpoint health
 //! ```
 
+mod admitted_endpoint;
 mod answer;
 mod attempt;
 pub(crate) mod forward;
@@ -17,6 +18,7 @@ mod meter;
 mod observers;
 mod pair;
 mod placements;
+mod rate_limits;
 mod refusals;
 pub(crate) mod relay;
 mod retry;

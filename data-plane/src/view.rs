@@ -25,7 +25,7 @@ use hermes_core::{
     policy::ProxySettings,
     refusals::PeerAnswers,
     retry_budget::RetryBudget,
-    snapshot::{EndpointId, Pool, Snapshot},
+    snapshot::{EndpointId, ModelHolders, Pool, Snapshot},
 };
 
 use hermes_runtime::metrics::Handles;
@@ -183,6 +183,18 @@ impl RoutingView {
 // === RoutingPool ===
 
 impl RoutingPool {
+    /// Whether one endpoint alone serves this model, such as an adapter that is loaded there: no
+    /// peer can say whose fault a refusal is.
+    pub(crate) fn has_one_holder(&self, model: Option<&str>) -> bool {
+        let Pool { endpoints, .. } = &*self.pool;
+        let model = model.and_then(|name| self.pool.model(name));
+        match model.map(|model| &model.holders) {
+            None | Some(ModelHolders::All) => endpoints.len() == 1,
+            Some(ModelHolders::Some(holders)) => holders.len() == 1,
+            Some(ModelHolders::Except(others)) => endpoints.len() == others.len() + 1,
+        }
+    }
+
     fn build(
         pool: Arc<Pool>,
         before: Option<&Arc<RoutingPool>>,

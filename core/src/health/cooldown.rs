@@ -3,7 +3,9 @@
 //! The endpoint says how long by `Retry-After`. Without it, the first two such answers in a row
 //! say nothing, because a full queue may have room again at once; every further one doubles the
 //! time. Answers to requests that were sent before a cool-down began say nothing more, and one
-//! that the endpoint did not ask for ends when it serves.
+//! that the endpoint did not ask for ends when it serves. A gateway says 429 also to a client over
+//! its quota, at whatever endpoint: when two endpoints say it to one request, it is the client's,
+//! and none of them cools down.
 
 use std::time::Duration;
 
@@ -48,6 +50,11 @@ impl Cooldown {
         if !self.is_asked {
             self.until = Duration::ZERO;
         }
+    }
+
+    /// What began it says nothing of the endpoint.
+    pub(super) fn revoke(&mut self) {
+        *self = Self::default();
     }
 
     pub(super) fn is_over(&self, now: Duration) -> bool {

@@ -69,6 +69,12 @@ pub struct EndpointHealth {
     cooldown: Cooldown,
 }
 
+/// Identifies the one request that finds out whether an endpoint is back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrialTicket {
+    since: Duration,
+}
+
 /// Where a [`EndpointHealth`] stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EjectionState {
@@ -190,6 +196,16 @@ impl EndpointHealth {
         }
     }
 
+    /// The trial that goes on: after [`Self::try_trial`], that of the request which was let
+    /// through.
+    #[must_use]
+    pub const fn trial(&self) -> Option<TrialTicket> {
+        match self.state {
+            EjectionState::Trial { since } => Some(TrialTicket { since }),
+            _ => None,
+        }
+    }
+
     /// A request was served.
     pub fn on_success(&mut self, now: Duration) {
         self.refusals.on_served(now);
@@ -296,6 +312,29 @@ impl EndpointHealth {
         if matches!(self.state, EjectionState::Trial { .. }) {
             self.state = EjectionState::Ejected { until: now };
         }
+    }
+
+    /// As [`Self::on_abandoned`], of the request that is the trial: one that another request has
+    /// begun since then goes on.
+    pub fn on_trial_abandoned(&mut self, now: Duration, trial: TrialTicket) {
+        if self.trial() == Some(trial) {
+            self.on_abandoned(now);
+        }
+    }
+
+    /// The endpoint said 429 to a request, and so did another one: the client is over its quota.
+    /// That ends a cool-down which such an answer began, and proves nothing of a trial.
+    pub fn on_limited(&mut self, now: Duration) {
+        self.refusals.on_limited(now);
+        self.cooldown.revoke();
+        self.postpone(now);
+    }
+
+    /// Whether a 429 that just came is taken for its client's quota: some endpoint of the pool said
+    /// it within the last minute to a request that met it elsewhere, too.
+    #[must_use]
+    pub fn suspects_quota(&self, now: Duration, peers: &PeerAnswers) -> bool {
+        self.answers(now).limited > 0 || peers.counts.limited > 0
     }
 
     /// An active probe, such as a scrape of metrics, was answered.

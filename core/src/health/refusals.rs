@@ -43,6 +43,8 @@ pub struct AnswerCounts {
     pub refused: u32,
     /// How much of the refusals counts against the endpoint: 0 for confirmed ones.
     pub against: u32,
+    /// Requests for which this endpoint and another one said 429: clients over their quota.
+    pub limited: u32,
 }
 
 /// The other endpoints of a pool, together.
@@ -94,6 +96,7 @@ impl AnswerCounts {
             served: self.served.saturating_add(other.served),
             refused: self.refused.saturating_add(other.refused),
             against: self.against.saturating_add(other.against),
+            limited: self.limited.saturating_add(other.limited),
         }
     }
 
@@ -170,10 +173,16 @@ impl RefusalRecord {
         };
         self.in_row = in_row;
         self.current = self.current.plus(AnswerCounts {
-            served: 0,
             refused: 1,
             against,
+            ..AnswerCounts::default()
         });
+    }
+
+    /// Another endpoint said 429 to the same request, too.
+    pub fn on_limited(&mut self, now: Duration) {
+        self.turn(now);
+        self.current.limited = self.current.limited.saturating_add(1);
     }
 
     /// The answers of the counted windows.
@@ -237,6 +246,7 @@ mod tests {
                 served,
                 refused,
                 against,
+                limited: 0,
             },
             Health::Up,
         );

@@ -6,9 +6,11 @@ use hermes_core::{ledger::LegId, query::CacheSource};
 use tokio::time::Instant;
 use tracing::Span;
 
+use super::admitted_endpoint::AdmittedEndpoint;
 use crate::{
     choose::SelectedEndpoint,
-    endpoint::{InFlightGuard, Upstream},
+    clock::uptime,
+    endpoint::{EndpointAdmission, InFlightGuard, Upstream},
 };
 
 /// A leg that was sent to one endpoint, or is about to be. It is in flight there until this is
@@ -35,6 +37,8 @@ pub(super) struct AttemptFacts {
     /// The leg of the request that it serves.
     pub(super) leg: LegId,
     pub(super) upstream: Arc<Upstream>,
+    /// What it is sent there as.
+    pub(super) admission: EndpointAdmission,
     sent: Instant,
     /// Prompt tokens that the endpoint's cache was expected to hold, and the source of that
     /// expectation.
@@ -46,7 +50,10 @@ pub(super) struct AttemptFacts {
 impl Attempt {
     pub(super) fn begin(
         leg: LegId,
-        endpoint: &SelectedEndpoint,
+        AdmittedEndpoint {
+            endpoint,
+            admission,
+        }: AdmittedEndpoint<'_>,
         uncached_tokens: u64,
         span: Span,
         sent: Instant,
@@ -61,6 +68,7 @@ impl Attempt {
             facts: AttemptFacts {
                 leg,
                 upstream: Arc::clone(upstream),
+                admission,
                 sent,
                 cached_tokens: *cached_tokens,
                 source: *source,
@@ -109,6 +117,11 @@ impl LegStage {
 }
 
 impl AttemptFacts {
+    /// It has no result: if it is the endpoint's trial, the next request may be.
+    pub(super) fn give_up(&self) {
+        self.upstream.abandoned(uptime(), self.admission);
+    }
+
     pub(super) fn since_sent(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.sent)
     }

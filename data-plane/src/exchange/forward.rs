@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
+    admitted_endpoint::AdmittedEndpoint,
     answer::retry_after as retry_after_of,
     attempt::LegStage,
     guard::RequestGuard,
@@ -96,44 +97,16 @@ impl Forwarder {
             }
             attempts.begin();
             guard.count_attempt(request);
-            let pair = match placement {
-                Placement::One(_) => None,
-                Placement::Pair { prefill, decode } => {
-                    self.pair((request, pool), (prefill, decode), deadline)
-                }
-            };
-            // Boxed: most requests are sent to one endpoint.
-            let (answer, repeated) = match &pair {
-                Some(pair) => Box::pin(pair.run(guard)).await,
-                None => {
-                    let endpoint = placement.decode();
-                    self.attempt((request, &body), (pool, deadline), endpoint, guard)
-                        .await
-                }
-            };
+            let (answer, repeated) = self
+                .attempt((request, &body), (pool, deadline), turn.placement(), guard)
+                .await;
             if repeated {
                 // The first sending was unanswered: the request may be the cause, whatever came of
                 // the repetition.
                 pool.metrics.endpoints.attempts[AttemptOutcome::Failed].inc();
                 attempts.failed(true);
             }
-            let (end, retry_after) = match &answer {
-                Ok(answer) => (
-                    answer.end(),
-                    retry_after_of(&answer.head.headers, SystemTime::now),
-                ),
-                Err(error) => (error.end(), None),
-            };
-            let upstream = match &answer {
-                Ok(answer) => answer.attempt.upstream(),
-                Err(_) => &placement.decode().upstream,
-            };
-            let verdict = self.verdict(end, request, pool, upstream);
-            guard.attempt_ended(end, retry_after);
-            if pair.is_some() {
-                let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
-                guard.pair_ended(is_served);
-            }
+            let verdict = self.ended(&answer, placement, (request, pool), guard);
             let RetryVerdict::TryElsewhere { suspicious } = verdict else {
                 guard.settle_refusals();
                 return final_answer(answer, held, attempts.tried(), guard);
@@ -146,6 +119,31 @@ impl Forwarder {
         }
         guard.settle_refusals();
         held.ok_or_else(|| exhausted(attempts.tried(), guard))
+    }
+
+    /// Records how an attempt at this placement ended. Returns what follows.
+    fn ended(
+        &self,
+        answer: &Result<UpstreamResponse, LegError>,
+        placement: &Placement<SelectedEndpoint>,
+        (request, pool): (&InferenceRequest, &RoutingPool),
+        guard: &mut RequestGuard,
+    ) -> RetryVerdict {
+        let (end, upstream, retry_after) = match answer {
+            Ok(answer) => (
+                answer.end(),
+                answer.attempt.upstream(),
+                retry_after_of(&answer.head.headers, SystemTime::now),
+            ),
+            Err(error) => (error.end(), &placement.decode().upstream, None),
+        };
+        let verdict = self.verdict(end, request, pool, upstream);
+        guard.attempt_ended(end, retry_after);
+        if placement.one().is_none() {
+            let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
+            guard.pair_ended(is_served);
+        }
+        verdict
     }
 
     fn verdict(
@@ -166,14 +164,27 @@ impl Forwarder {
         end.verdict(refusal)
     }
 
-    /// An attempt at one endpoint.
+    /// An attempt at a placement.
     async fn attempt(
         &self,
         (request, body): (&InferenceRequest, &LegBody),
         (pool, deadline): (&RoutingPool, LegDeadline),
-        endpoint: &SelectedEndpoint,
+        placement: Placement<AdmittedEndpoint<'_>>,
         guard: &mut RequestGuard,
     ) -> LegOutcome {
+        let endpoint = match placement {
+            Placement::One(endpoint) => endpoint,
+            Placement::Pair { prefill, decode } => {
+                match self.pair((request, pool), (prefill, decode), deadline) {
+                    // Boxed: most requests are sent to one endpoint.
+                    Some(pair) => return Box::pin(pair.run(guard)).await,
+                    None => {
+                        prefill.give_up();
+                        decode
+                    }
+                }
+            }
+        };
         let attempt = guard.begin_leg(LegStage::Both, endpoint, request);
         let order = LegOrder {
             request,
@@ -193,7 +204,7 @@ impl Forwarder {
     fn pair<'a>(
         &'a self,
         (request, pool): (&'a InferenceRequest, &'a RoutingPool),
-        (prefill, decode): (&'a SelectedEndpoint, &'a SelectedEndpoint),
+        (prefill, decode): (AdmittedEndpoint<'a>, AdmittedEndpoint<'a>),
         deadline: LegDeadline,
     ) -> Option<PairExchange<'a>> {
         Some(PairExchange {

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use super::{
     attempt::{Attempt, AttemptFacts},
     observers::{self, Sinks},
+    rate_limits::RateLimits,
     refusals::{PendingRefusals, Refusal},
     retry::{AttemptEffect, AttemptEnd, AttemptFailure},
     summary::RequestSummary,
@@ -38,7 +39,7 @@ use crate::{
     choose::EndpointSelection,
     clock::uptime,
     endpoint::Upstream,
-    link::report::{FailedAttempt, ReportedLeg, ReportedOutcome, Reporter},
+    link::report::{FailedAttempt, ReportedAnswer, ReportedLeg, ReportedOutcome, Reporter},
     request::{
         admission::AdmissionPermit, inference_request::InferenceRequest, local_reply::LocalReply,
     },
@@ -72,6 +73,7 @@ pub(crate) struct RequestGuard {
     /// What the answer of the attempt is, as far as it has one.
     answer: Option<AnswerClass>,
     refusals: PendingRefusals,
+    rate_limits: RateLimits,
     usage: Option<TokenUsage>,
     stored_response: Option<ResponseKey>,
     outcome: RequestOutcome,
@@ -116,6 +118,7 @@ impl RequestGuard {
             prefilling: None,
             answer: None,
             refusals: PendingRefusals::default(),
+            rate_limits: RateLimits::default(),
             usage: None,
             stored_response: None,
             outcome: RequestOutcome::Cancelled,
@@ -187,7 +190,7 @@ impl RequestGuard {
             }
             (AttemptEffect::Nothing, Some(attempt)) => {
                 endpoints.attempts[AttemptOutcome::TimedOut].inc();
-                attempt.upstream.abandoned(uptime());
+                attempt.give_up();
                 self.report_failed(attempt, FailedAttempt::of(ReportedOutcome::Cancelled));
             }
             (_, None) => {}
@@ -218,10 +221,19 @@ impl RequestGuard {
         }
     }
 
-    fn attempt_failed(&self, failure: AttemptFailure, retry_after: Option<Duration>) {
+    fn attempt_failed(&mut self, failure: AttemptFailure, retry_after: Option<Duration>) {
         self.pool.metrics.endpoints.attempts[failure.metric].inc();
         let Some(attempt) = &self.attempt else { return };
         let (upstream, now) = (&attempt.upstream, uptime());
+        let mut retry_after = retry_after;
+        if failure.is_rate_limit() {
+            let limited = self.rate_limits.add(upstream);
+            if !limited.is_empty() {
+                return self.over_quota(&limited);
+            }
+            let peers = self.pool.peers_of(upstream, now);
+            retry_after = retry_after.filter(|_| !upstream.suspects_quota(now, &peers));
+        }
         if failure.report == ReportedOutcome::Overloaded {
             let peers = self.pool.peers_of(upstream, now);
             upstream.overloaded(now, retry_after, &peers);
@@ -234,6 +246,22 @@ impl RequestGuard {
             ..FailedAttempt::of(failure.report)
         };
         self.report_failed(attempt, failed);
+    }
+
+    /// The client is over its quota: these endpoints, of several that said so, do not cool down.
+    fn over_quota(&self, limited: &[Arc<Upstream>]) {
+        // Of a pair's legs one may have ended: the report goes by that which lasts until the end.
+        let leg = self.reported(LegId::MAIN);
+        for upstream in limited {
+            upstream.limited(uptime());
+            let failed = FailedAttempt {
+                answer: Some(ReportedAnswer::Overloaded),
+                opinion: SecondOpinion::Confirmed,
+                ..FailedAttempt::of(ReportedOutcome::Overloaded)
+            };
+            let endpoint = upstream.endpoint.id;
+            self.sinks.reporter.attempt_failed(leg, endpoint, failed);
+        }
     }
 
     fn report_failed(&self, attempt: &AttemptFacts, failed: FailedAttempt) {

@@ -22,6 +22,7 @@ use http_body_util::BodyExt;
 use tokio::time::{timeout, timeout_at};
 
 use super::{
+    admitted_endpoint::{AdmittedEndpoint, PendingLeg},
     attempt::LegStage,
     guard::RequestGuard,
     leg::{LegDeadline, LegError},
@@ -30,7 +31,7 @@ use super::{
 use crate::{
     choose::SelectedEndpoint,
     clock::uptime,
-    endpoint::{Upstream, UpstreamBody},
+    endpoint::{EndpointAdmission, Upstream, UpstreamBody},
     pair::{self, LegEdits, PairEndpoints, PairEntry, PairPlan},
     request::inference_request::InferenceRequest,
     telemetry::metrics::ConnectionMetrics,
@@ -49,8 +50,8 @@ pub(super) struct PairExchange<'a> {
     pub(super) request: &'a InferenceRequest,
     pub(super) pool: &'a RoutingPool,
     pub(super) rules: &'a DisaggregationPolicy,
-    pub(super) prefill: &'a SelectedEndpoint,
-    pub(super) decode: &'a SelectedEndpoint,
+    pub(super) prefill: AdmittedEndpoint<'a>,
+    pub(super) decode: AdmittedEndpoint<'a>,
     pub(super) deadline: LegDeadline,
     /// A number that no other attempt has.
     pub(super) room: u64,
@@ -61,8 +62,8 @@ impl PairExchange<'_> {
     /// Sends both legs, and waits for the first token of the answer.
     pub(super) async fn run(&self, guard: &mut RequestGuard) -> LegOutcome {
         let endpoints = PairEndpoints {
-            prefill: &self.prefill.upstream.endpoint,
-            decode: &self.decode.upstream.endpoint,
+            prefill: &self.prefill.upstream().endpoint,
+            decode: &self.decode.upstream().endpoint,
         };
         match pair::plan(self.rules, self.request.api, endpoints, self.room) {
             PairPlan::Serial(edits) => self.serial(&edits, guard).await,
@@ -72,7 +73,8 @@ impl PairExchange<'_> {
     }
 
     async fn serial(&self, edits: &LegEdits, guard: &mut RequestGuard) -> LegOutcome {
-        guard.reserve(self.decode);
+        let decode = PendingLeg::of(self.decode);
+        guard.reserve(self.decode.endpoint);
         let incoming = guard.trace.incoming.clone();
         let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
         let prefill = attempt.facts().clone();
@@ -96,7 +98,7 @@ impl PairExchange<'_> {
         } else {
             LegStage::Both
         };
-        let attempt = guard.begin_leg(stage, self.decode, self.request);
+        let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
         let order = self.order(&handoff.edits, &incoming, !handoff.is_for_once);
         let (answer, again) = match order {
             Ok(order) => order.send(attempt, self.connections).await,
@@ -106,6 +108,7 @@ impl PairExchange<'_> {
     }
 
     async fn at_once(&self, edits: &LegEdits, guard: &mut RequestGuard) -> LegOutcome {
+        let [prefill_leg, decode_leg] = [self.prefill, self.decode].map(PendingLeg::of);
         let incoming = guard.trace.incoming.clone();
         // A second leg of the same room would meet the first one.
         let legs =
@@ -116,7 +119,7 @@ impl PairExchange<'_> {
         let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
         let facts = attempt.facts().clone();
         let prefill = prefill_order.send(attempt, self.connections);
-        let attempt = guard.begin_leg(LegStage::Decode, self.decode, self.request);
+        let attempt = guard.begin_leg(LegStage::Decode, decode_leg.hand_over(), self.request);
         let decode = decode_order.send(attempt, self.connections);
         let (mut prefill, mut decode) = (pin!(prefill), pin!(decode));
         tokio::select! {
@@ -128,7 +131,7 @@ impl PairExchange<'_> {
                     decode.await
                 }
                 failed => {
-                    self.decode.upstream.abandoned(uptime());
+                    prefill_leg.hand_over();
                     guard.blame(facts);
                     (failed, repeated)
                 }
@@ -137,12 +140,11 @@ impl PairExchange<'_> {
                 let is_served = answer.as_ref().is_ok_and(UpstreamResponse::is_served);
                 // There are tokens, so that the prefill is over; its answer is about to come.
                 let patience = if is_served { PREFILL_PATIENCE } else { Duration::ZERO };
-                match timeout(patience, prefill).await {
-                    Ok((Ok(prefill), _)) if prefill.is_served() => {
-                        guard.prefill_answered(&facts);
-                        prefill.recycle();
-                    }
-                    _ => self.prefill.upstream.abandoned(uptime()),
+                if let Ok((Ok(prefill), _)) = timeout(patience, prefill).await
+                    && prefill.is_served()
+                {
+                    guard.prefill_answered(&facts);
+                    prefill.recycle();
                 }
                 (answer, repeated)
             }
@@ -155,20 +157,29 @@ impl PairExchange<'_> {
         edits: &LegEdits,
         guard: &mut RequestGuard,
     ) -> LegOutcome {
-        let entry = match entry {
-            PairEntry::Decode => Some(Arc::clone(&self.decode.upstream)),
-            PairEntry::Leader => self.leader(),
+        let (prefill, decode) = (self.prefill.endpoint, self.decode.endpoint);
+        let [_no_result_is_seen, decode_leg] = [self.prefill, self.decode].map(PendingLeg::of);
+        let (upstream, admission) = match entry {
+            PairEntry::Decode => {
+                let entry = decode_leg.hand_over();
+                (Some(Arc::clone(entry.upstream())), entry.admission)
+            }
+            PairEntry::Leader => (self.leader(), EndpointAdmission::default()),
         };
-        let Some(upstream) = entry else {
+        let Some(upstream) = upstream else {
             let error = "the group of the pair has no leader";
             return (Err(LegError::Broken(error.to_owned())), false);
         };
         let entry = SelectedEndpoint {
             upstream,
-            ..self.prefill.clone()
+            ..prefill.clone()
+        };
+        let entry = AdmittedEndpoint {
+            endpoint: &entry,
+            admission,
         };
         let incoming = guard.trace.incoming.clone();
-        let attempt = guard.begin_through(&entry, (self.prefill, self.decode), self.request);
+        let attempt = guard.begin_through(entry, (prefill, decode), self.request);
         match self.order(edits, &incoming, true) {
             Ok(order) => order.send(attempt, self.connections).await,
             Err(error) => (Err(error), false),
@@ -183,7 +194,7 @@ impl PairExchange<'_> {
             upstreams,
             ..
         } = self.pool;
-        let prefill = pool.position(self.prefill.upstream.endpoint.id)?;
+        let prefill = pool.position(self.prefill.upstream().endpoint.id)?;
         let leaders = picker.leaders(prefill).map(|leader| &upstreams[leader]);
         let best = leaders.min_by_key(|leader| {
             let load = leader.own_load(uptime());

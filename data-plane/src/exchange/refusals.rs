@@ -36,8 +36,10 @@ impl PendingRefusals {
     }
 
     /// The request is sent to an endpoint.
-    pub(super) fn sent(&mut self, request: &InferenceRequest) {
-        self.is_bound = request.response.is_some() || !request.is_repeatable();
+    pub(super) fn sent(&mut self, request: &InferenceRequest, pool: &RoutingPool) {
+        self.is_bound = request.response.is_some()
+            || !request.is_repeatable()
+            || pool.has_one_holder(request.model.as_deref());
     }
 
     pub(super) const fn served(&mut self) {

@@ -86,6 +86,15 @@ pub(super) struct Attempts {
     suspicious: u32,
 }
 
+// === AttemptFailure ===
+
+impl AttemptFailure {
+    /// The endpoint said that there were too many requests, perhaps of this client.
+    pub(super) fn is_rate_limit(self) -> bool {
+        self.health == EndpointFailure::Status(429)
+    }
+}
+
 // === AttemptEnd ===
 
 impl AttemptEnd {
@@ -165,7 +174,12 @@ fn of_answer(status: u16, class: AnswerClass) -> AttemptEffect {
     match class {
         AnswerClass::Tokens => AttemptEffect::Served,
         AnswerClass::Overloaded => {
-            failed(AttemptOutcome::Overloaded, 503, ReportedOutcome::Overloaded)
+            let status = if status == 429 { 429 } else { 503 };
+            failed(
+                AttemptOutcome::Overloaded,
+                status,
+                ReportedOutcome::Overloaded,
+            )
         }
         AnswerClass::ErrorEvent => failed(AttemptOutcome::Failed, 500, ReportedOutcome::Failed),
         AnswerClass::EngineError if matches!(status, 500 | 502 | 504) => {

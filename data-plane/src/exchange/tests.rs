@@ -1,5 +1,7 @@
 //! Exchanges with endpoints over real sockets.
 
+mod pairs;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -65,6 +67,10 @@ impl Exchange {
             strategy: Strategy::RoundRobin,
             ..PoolPolicy::default()
         };
+        Self::under(policy, endpoints)
+    }
+
+    fn under(policy: PoolPolicy, endpoints: &[SocketAddr]) -> Self {
         let endpoint = |(index, address): (usize, &SocketAddr)| {
             Arc::new(Endpoint {
                 id: EndpointId(index as u64),
@@ -364,11 +370,14 @@ async fn a_request_that_is_not_the_trial_of_an_endpoint_leaves_that_trial_alone(
         on_trial.failed(ejected, EndpointFailure::Connect);
     }
     let due = ejected + exchange.pool.pool.spec.policy.ejection.base_time;
-    assert!(on_trial.admit(due), "the trial of another request");
+    assert!(
+        on_trial.admit(due).is_some(),
+        "the trial of another request"
+    );
     while exchange.pool.budget.withdraw() {}
     let answer = exchange.answer(&exchange.selection()).await;
     drop(answer.unwrap_or_else(|reply| panic!("the 503 is passed on, not {reply}")));
-    assert!(!on_trial.admit(due), "the trial goes on");
+    assert!(on_trial.admit(due).is_none(), "the trial goes on");
 }
 
 #[tokio::test]

@@ -2,12 +2,13 @@
 
 use hermes_core::{load::Health, placement::Placement};
 
+use super::admitted_endpoint::AdmittedEndpoint;
 use crate::{choose::SelectedEndpoint, clock::uptime, endpoint::Upstream};
 
-/// A request's turn at a placement. An endpoint that recovers admits one trial at a time.
+/// A request's turn at a placement. An endpoint that recovers admits one trial at a time; each
+/// endpoint of a pair has its own.
 pub(super) struct PlacementTurn<'a> {
-    placement: &'a Placement<SelectedEndpoint>,
-    is_admitted: bool,
+    placement: Placement<AdmittedEndpoint<'a>>,
 }
 
 impl<'a> PlacementTurn<'a> {
@@ -17,53 +18,71 @@ impl<'a> PlacementTurn<'a> {
         placement: &'a Placement<SelectedEndpoint>,
         mut later: impl Iterator<Item = &'a Placement<SelectedEndpoint>>,
     ) -> Option<Self> {
-        let is_admitted = admit(placement);
+        let admitted = admit(placement);
         let mut is_passed_over = || {
             let own = tier(placement);
             later.any(|later| tier(later) > own)
         };
-        (is_admitted || !is_passed_over()).then_some(Self {
-            placement,
-            is_admitted,
+        if admitted.is_none() && is_passed_over() {
+            return None;
+        }
+        Some(Self {
+            placement: admitted.unwrap_or_else(|| unasked(placement)),
         })
+    }
+
+    /// What the request is sent to.
+    pub(super) const fn placement(&self) -> Placement<AdmittedEndpoint<'a>> {
+        self.placement
     }
 
     /// Nothing is sent: what the request was admitted to is left to the next one.
     pub(super) fn give_up(self) {
-        if self.is_admitted {
-            upstreams(self.placement).for_each(|upstream| upstream.abandoned(uptime()));
+        match self.placement {
+            Placement::One(endpoint) => endpoint.give_up(),
+            Placement::Pair { prefill, decode } => {
+                prefill.give_up();
+                decode.give_up();
+            }
         }
     }
 }
 
-/// The endpoints of a placement, each once.
-fn upstreams(placement: &Placement<SelectedEndpoint>) -> impl Iterator<Item = &Upstream> {
-    let (first, second) = match placement {
-        Placement::One(endpoint) => (endpoint, None),
-        Placement::Pair { prefill, decode } => (prefill, Some(decode)),
-    };
-    let endpoints = std::iter::once(first).chain(second);
-    endpoints.map(|endpoint| &*endpoint.upstream)
+/// `None` unless all endpoints of it admit a request; if not, none does.
+fn admit(placement: &Placement<SelectedEndpoint>) -> Option<Placement<AdmittedEndpoint<'_>>> {
+    match placement {
+        Placement::One(endpoint) => AdmittedEndpoint::admit(endpoint).map(Placement::One),
+        Placement::Pair { prefill, decode } => {
+            let prefill = AdmittedEndpoint::admit(prefill)?;
+            let Some(decode) = AdmittedEndpoint::admit(decode) else {
+                prefill.give_up();
+                return None;
+            };
+            Some(Placement::Pair { prefill, decode })
+        }
+    }
 }
 
-/// Whether all endpoints of it admit a request; if not, none does.
-fn admit(placement: &Placement<SelectedEndpoint>) -> bool {
-    let admitted = upstreams(placement).take_while(|upstream| upstream.admit(uptime()));
-    let count = admitted.count();
-    let is_whole = count == upstreams(placement).count();
-    if !is_whole {
-        let trials = upstreams(placement).take(count);
-        trials.for_each(|upstream| upstream.abandoned(uptime()));
+/// Its endpoints as they are sent a request that they do not admit.
+fn unasked(placement: &Placement<SelectedEndpoint>) -> Placement<AdmittedEndpoint<'_>> {
+    match placement {
+        Placement::One(endpoint) => Placement::One(AdmittedEndpoint::unasked(endpoint)),
+        Placement::Pair { prefill, decode } => Placement::Pair {
+            prefill: AdmittedEndpoint::unasked(prefill),
+            decode: AdmittedEndpoint::unasked(decode),
+        },
     }
-    is_whole
 }
 
 /// Greater for better health; of a pair, that of the worse endpoint.
 fn tier(placement: &Placement<SelectedEndpoint>) -> u8 {
-    let tiers = upstreams(placement).map(|upstream| match upstream.own_load(uptime()).health {
+    let of = |upstream: &Upstream| match upstream.own_load(uptime()).health {
         Health::Down => 0,
         health if health.is_cooling() => 1,
         Health::Warming(_) | Health::Up => 2,
-    });
-    tiers.min().unwrap_or(0)
+    };
+    match placement {
+        Placement::One(endpoint) => of(&endpoint.upstream),
+        Placement::Pair { prefill, decode } => of(&prefill.upstream).min(of(&decode.upstream)),
+    }
 }

@@ -142,3 +142,40 @@ async fn a_removed_endpoint_keeps_no_connection() {
     upstream.checkin(other.expect("it listens"));
     assert_eq!(upstream.sweep(now), 0);
 }
+
+#[test]
+fn a_model_that_one_endpoint_holds_has_no_peers_to_compare_with() {
+    let first = snapshot(1, &[1, 2, 3], false);
+    let held = |name: &str, holders| {
+        Arc::new(hermes_core::snapshot::Model {
+            name: name.into(),
+            parent: None,
+            max_model_len: None,
+            holders,
+        })
+    };
+    let ids = |ids: &[u64]| ids.iter().copied().map(EndpointId).collect();
+    let models = [
+        held("base", ModelHolders::All),
+        held("few", ModelHolders::Some(ids(&[1, 2]))),
+        held("most", ModelHolders::Except(ids(&[1]))),
+        held("one", ModelHolders::Some(ids(&[3]))),
+        held("rest", ModelHolders::Except(ids(&[1, 2]))),
+    ];
+    let pool = Pool {
+        models: models.into_iter().collect(),
+        ..Pool::clone(&first.pools[0])
+    };
+    let view = next(
+        None,
+        Arc::new(Snapshot {
+            pools: vec![Arc::new(pool)].into(),
+            ..Snapshot::clone(&first)
+        }),
+    );
+    let alone = |name| view.pools[0].has_one_holder(name);
+    for shared in [None, Some("base"), Some("few"), Some("most"), Some("other")] {
+        assert!(!alone(shared), "{shared:?}");
+    }
+    assert!(alone(Some("one")) && alone(Some("rest")));
+}

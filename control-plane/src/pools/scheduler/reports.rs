@@ -73,6 +73,12 @@ impl AttemptReport {
             | AnswerClass::ErrorEvent => false,
         }
     }
+
+    /// Whether another endpoint said the same 429 to the same request. An attempt that was reported
+    /// before it was known is reported again.
+    fn is_quota(&self) -> bool {
+        self.answer == AnswerClass::Overloaded && self.opinion == SecondOpinion::Confirmed
+    }
 }
 
 impl FinishReport {
@@ -127,6 +133,10 @@ impl PoolScheduler {
         let mut state = self.state.lock();
         if attempt.is_refusal() {
             state.refused(attempt.endpoint, attempt.opinion, now);
+        } else if attempt.is_quota() {
+            state.judge(attempt.endpoint, now, |endpoint| {
+                endpoint.breaker.on_limited(now);
+            });
         } else {
             state.blame(attempt.endpoint, attempt.outcome, attempt.retry_after, now);
         }

@@ -152,6 +152,35 @@ fn a_trial_whose_client_left_leaves_room_for_the_next() {
 }
 
 #[test]
+fn a_trial_is_released_by_its_own_request_alone() {
+    let mut breaker = opened(secs(0));
+    assert!(breaker.try_trial(secs(1)));
+    let first = breaker.trial().expect("it was let through");
+    breaker.on_failure(secs(1), BROKEN);
+    assert!(breaker.try_trial(secs(3)));
+    let second = breaker.trial().expect("it was let through");
+    breaker.on_trial_abandoned(secs(3), first);
+    assert!(!breaker.try_trial(secs(3)), "the second goes on");
+    breaker.on_trial_abandoned(secs(3), second);
+    assert!(breaker.try_trial(secs(3)));
+}
+
+#[test]
+fn a_429_that_another_endpoint_repeats_ends_the_cool_down_and_begins_none() {
+    let mut first = EndpointHealth::new(POLICY);
+    let second = EndpointHealth::new(POLICY);
+    assert!(!second.suspects_quota(secs(0), &serving()));
+    first.on_overload(secs(0), Some(secs(3)), &serving());
+    assert_eq!(first.health(secs(0)), Health::Warming(0.0));
+    first.on_limited(secs(0));
+    assert_eq!(first.health(secs(0)), Health::Up);
+    let mut peers = serving();
+    peers.add(first.answers(secs(0)), Health::Up);
+    assert!(second.suspects_quota(secs(0), &peers), "of the next one");
+    assert!(!first.suspects_quota(secs(120), &serving()), "for a while");
+}
+
+#[test]
 fn a_trial_without_a_report_does_not_last_forever() {
     let mut breaker = opened(secs(0));
     assert!(breaker.try_trial(secs(1)));

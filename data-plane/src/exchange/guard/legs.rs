@@ -7,7 +7,10 @@ use super::RequestGuard;
 use crate::{
     choose::SelectedEndpoint,
     clock::uptime,
-    exchange::attempt::{Attempt, AttemptFacts, LegStage},
+    exchange::{
+        admitted_endpoint::AdmittedEndpoint,
+        attempt::{Attempt, AttemptFacts, LegStage},
+    },
     link::report::{LegEnd, ReportedOutcome},
     request::inference_request::InferenceRequest,
     telemetry::metrics::{AnswerClass, AttemptOutcome, PairEnd},
@@ -23,34 +26,34 @@ impl RequestGuard {
             self.pool.metrics.endpoints.retries.inc();
         }
         self.attempts += 1;
-        self.refusals.sent(request);
+        self.refusals.sent(request, &self.pool);
     }
 
     /// This leg is sent to this endpoint now.
     pub(in crate::exchange) fn begin_leg(
         &mut self,
         stage: LegStage,
-        endpoint: &SelectedEndpoint,
+        to: AdmittedEndpoint<'_>,
         request: &InferenceRequest,
     ) -> Attempt {
         let uncached = match stage {
-            LegStage::Both | LegStage::Prefill => self.uncached(endpoint),
+            LegStage::Both | LegStage::Prefill => self.uncached(to.endpoint),
             LegStage::Decode => 0,
         };
-        let id = endpoint.upstream.endpoint.id;
+        let id = to.endpoint.upstream.endpoint.id;
         self.remember(id);
         if stage == LegStage::Prefill {
             self.report_prefill(id, uncached);
         } else {
             self.report_main(id, uncached);
         }
-        self.begin(stage, endpoint, uncached, request)
+        self.begin(stage, to, uncached, request)
     }
 
     /// This endpoint is sent the request for a pair, at whose endpoints its legs are counted.
     pub(in crate::exchange) fn begin_through(
         &mut self,
-        entry: &SelectedEndpoint,
+        entry: AdmittedEndpoint<'_>,
         (prefill, decode): (&SelectedEndpoint, &SelectedEndpoint),
         request: &InferenceRequest,
     ) -> Attempt {
@@ -79,9 +82,11 @@ impl RequestGuard {
         self.end_prefill(ReportedOutcome::Ok);
     }
 
-    /// This leg failed, and with it the attempt, whichever leg was sent last.
+    /// This leg failed, and with it the attempt: the one that was sent last has no result.
     pub(in crate::exchange) fn blame(&mut self, leg: AttemptFacts) {
-        self.attempt = Some(leg);
+        if let Some(last) = self.attempt.replace(leg) {
+            last.give_up();
+        }
     }
 
     /// An attempt at a pair has ended, and its prefill leg with it, unless the answer is relayed.
@@ -149,16 +154,16 @@ impl RequestGuard {
     fn begin(
         &mut self,
         stage: LegStage,
-        endpoint: &SelectedEndpoint,
+        to: AdmittedEndpoint<'_>,
         uncached: u32,
         request: &InferenceRequest,
     ) -> Attempt {
         let resend = self.attempts.saturating_sub(1);
-        let upstream = &endpoint.upstream;
+        let upstream = &to.endpoint.upstream;
         let span = self.trace.attempt(upstream, request, stage.name(), resend);
         self.answer = None;
         let (leg, sent) = (stage.leg(), Instant::now());
-        let attempt = Attempt::begin(leg, endpoint, uncached.into(), span, sent);
+        let attempt = Attempt::begin(leg, to, uncached.into(), span, sent);
         self.attempt = Some(attempt.facts().clone());
         attempt
     }

@@ -1,10 +1,11 @@
 //! Whose fault an error is: the client's, or the endpoint's.
 
 use hermes_bench::fleet::Fleet;
-use hermes_testkit::scripted_engine::{ScriptedAnswer, ScriptedEngine};
+use hermes_testkit::scripted_engine::{ScriptedAnswer, ScriptedEngine, ScriptedRequest};
+use serde_json::json;
 
 use super::{good_engine, in_front_of, is_post, served};
-use crate::client::{chat, eventually, json_of, metric, send};
+use crate::client::{ask, chat, eventually, json_of, metric, send};
 
 /// Both endpoints are up, and neither was out before.
 async fn all_are_up(fleet: &Fleet) {
@@ -63,6 +64,45 @@ async fn mistakes_that_all_reach_one_endpoint_are_held_against_no_endpoint() {
     all_are_up(&fleet).await;
     let sent: usize = engines.iter().map(ScriptedEngine::requests).sum();
     assert!(sent <= 86, "{sent} for 80: mistakes are repeated rarely");
+}
+
+#[tokio::test]
+async fn a_client_over_its_quota_sets_no_endpoint_aside_for_the_others() {
+    // Gateways that count the requests of each client.
+    let gateway = |request: &ScriptedRequest| {
+        let is_greedy = memchr::memmem::find(&request.body, b"greedy").is_some();
+        is_post(request).then(|| match is_greedy {
+            true => ScriptedAnswer::whole("429 Too Many Requests", &["retry-after: 60"], ""),
+            false => served(request),
+        })
+    };
+    let mut engines = Vec::new();
+    for _ in 0..4 {
+        let engine = ScriptedEngine::start(&["sim"], gateway).await;
+        engines.push(engine.expect("a free port"));
+    }
+    let urls: Vec<String> = engines.iter().map(ScriptedEngine::url).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let fleet = in_front_of(&urls, "").await;
+    let greedy = json!({"model": "sim", "user": "greedy", "messages": []});
+    for _ in 0..40 {
+        let (limited, other) = (ask(&fleet.url(), &greedy), chat(&fleet.url(), false, 1));
+        assert_eq!(send(limited).await.status(), 429);
+        assert_eq!(send(other).await.status(), 200);
+    }
+    let planes = [
+        (fleet.proxies[0].admin_url(), "hermes_endpoints"),
+        (control_plane_of(&fleet), "hermes_control_plane_endpoints"),
+    ];
+    for (admin, family) in planes {
+        let up = format!("{family}{{pool=\"chat\",health=\"up\"}}");
+        eventually("all are up", || async { metric(&admin, &up).await == 4.0 }).await;
+    }
+}
+
+fn control_plane_of(fleet: &Fleet) -> String {
+    let admin = fleet.control_planes[0].bound.admin;
+    format!("http://{}", admin.expect("an admin port"))
 }
 
 #[tokio::test]

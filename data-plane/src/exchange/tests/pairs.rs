@@ -1,0 +1,171 @@
+//! What the legs of prefill/decode pairs do to the trials and cool-downs of their endpoints.
+
+use std::{num::NonZeroU16, time::Duration};
+
+use hermes_core::{
+    load::Health,
+    policy::{DisaggregationPolicy, EjectionPolicy, PairDialect, PairFallback},
+};
+
+use super::*;
+
+const DIALECTS: [PairDialect; 3] = [
+    PairDialect::SharedStorage,
+    PairDialect::Sglang,
+    PairDialect::LlmDSidecar,
+];
+
+/// A pool of a prefill, a decode and perhaps a third endpoint. What fails is ejected, and its trial is
+/// due at once.
+fn paired(dialect: PairDialect, endpoints: &[SocketAddr]) -> Exchange {
+    let policy = PoolPolicy {
+        strategy: Strategy::RoundRobin,
+        ejection: EjectionPolicy {
+            consecutive_failures: 1,
+            base_time: Duration::ZERO,
+            ..EjectionPolicy::default()
+        },
+        disaggregation: Some(DisaggregationPolicy {
+            dialect,
+            fallback: PairFallback::OtherPrefill,
+            min_uncached_tokens: 0,
+            lease: Duration::from_secs(30),
+            bootstrap_port: NonZeroU16::MIN,
+        }),
+        ..PoolPolicy::default()
+    };
+    Exchange::under(policy, endpoints)
+}
+
+/// The pair, and then the other endpoints alone.
+fn pair_first(exchange: &Exchange) -> EndpointSelection {
+    let upstreams = &exchange.pool.upstreams;
+    let pair = Placement::Pair {
+        prefill: selected(&upstreams[0]),
+        decode: selected(&upstreams[1]),
+    };
+    let others = upstreams[2..].iter().map(selected).map(Placement::One);
+    EndpointSelection {
+        ranked: std::iter::once(pair).chain(others).collect(),
+        ..EndpointSelection::default()
+    }
+}
+
+/// An engine that says this, or nothing, to the head of each request, which it counts.
+async fn says(answer: &'static str, heads: &mpsc::Sender<()>) -> SocketAddr {
+    let (listener, address) = listen().await;
+    let heads = heads.clone();
+    tokio::spawn(async move {
+        let mut streams = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while memchr::memmem::find(&head, b"\r\n\r\n").is_none() {
+                assert_ne!(stream.read_buf(&mut head).await.expect("open"), 0);
+            }
+            stream.write_all(answer.as_bytes()).await.expect("open");
+            streams.push(stream);
+            heads.send(()).await.expect("it is counted");
+        }
+    });
+    address
+}
+
+/// Sends a request, whose client leaves when all its legs have been read.
+async fn leave(exchange: &Exchange, legs: usize, heads: &mut mpsc::Receiver<()>) {
+    let (request, mut guard) = (request(), exchange.guard());
+    let selection = pair_first(exchange);
+    let answer = exchange
+        .forwarder
+        .forward(&request, &exchange.pool, &selection, &mut guard);
+    let all_are_read = async {
+        for _ in 0..legs {
+            heads.recv().await.expect("an engine");
+        }
+    };
+    tokio::select! {
+        _ = answer => panic!("no engine answers"),
+        () = all_are_read => {}
+    }
+}
+
+const fn legs_of(dialect: PairDialect) -> usize {
+    match dialect {
+        PairDialect::Sglang => 2,
+        _ => 1,
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_leaves_the_trials_of_both_endpoints_to_the_next() {
+    for dialect in DIALECTS {
+        let (sender, mut heads) = mpsc::channel(2);
+        let exchange = paired(dialect, &[says("", &sender).await, says("", &sender).await]);
+        for upstream in &*exchange.pool.upstreams {
+            assert!(upstream.failed(uptime(), EndpointFailure::Connect));
+        }
+        leave(&exchange, legs_of(dialect), &mut heads).await;
+        for upstream in &*exchange.pool.upstreams {
+            let name = &upstream.endpoint.name;
+            assert!(upstream.admit(uptime()).is_some(), "{dialect:?}: {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pair_that_is_not_the_trial_of_its_endpoints_leaves_those_trials_alone() {
+    for dialect in DIALECTS {
+        let (sender, mut heads) = mpsc::channel(2);
+        let exchange = paired(dialect, &[says("", &sender).await, says("", &sender).await]);
+        for upstream in &*exchange.pool.upstreams {
+            upstream.failed(uptime(), EndpointFailure::Connect);
+            assert!(upstream.admit(uptime()).is_some(), "of another request");
+        }
+        leave(&exchange, legs_of(dialect), &mut heads).await;
+        for upstream in &*exchange.pool.upstreams {
+            let name = &upstream.endpoint.name;
+            assert!(upstream.admit(uptime()).is_none(), "{dialect:?}: {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_failure_of_a_prefill_leaves_the_trial_of_its_decode_to_the_next() {
+    let failed = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n";
+    for dialect in [PairDialect::SharedStorage, PairDialect::Sglang] {
+        let (sender, _heads) = mpsc::channel(9);
+        let addresses = [says(failed, &sender).await, says("", &sender).await];
+        let exchange = paired(dialect, &addresses);
+        while exchange.pool.budget.withdraw() {}
+        let [_, decode] = &*exchange.pool.upstreams else {
+            panic!("two endpoints")
+        };
+        decode.failed(uptime(), EndpointFailure::Connect);
+        let answer = exchange.answer(&pair_first(&exchange)).await;
+        drop(answer.expect("the 500 is passed on"));
+        assert!(decode.admit(uptime()).is_some(), "{dialect:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_429_of_a_prefill_and_of_another_endpoint_is_the_clients() {
+    let limited = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 60\r\ncontent-length: 0\r\n\r\n";
+    let (sender, _heads) = mpsc::channel(9);
+    let mut addresses = Vec::new();
+    for _ in 0..3 {
+        addresses.push(says(limited, &sender).await);
+    }
+    let mut exchange = paired(PairDialect::SharedStorage, &addresses);
+    let answer = exchange.answer(&pair_first(&exchange)).await;
+    drop(answer.expect("the 429 is passed on"));
+    for upstream in &*exchange.pool.upstreams {
+        let health = upstream.own_load(uptime()).health;
+        assert_eq!(health, Health::Up, "{}", upstream.endpoint.name);
+    }
+    let confirmed = v1::SecondOpinion::Confirmed;
+    let is_taken_back = |event: &Event| match event {
+        Event::AttemptFailed(failed) => failed.second_opinion() == confirmed,
+        _ => false,
+    };
+    let taken_back = exchange.events().into_iter().filter(is_taken_back).count();
+    assert!(taken_back >= 2, "that of the prefill, and each further one");
+}
