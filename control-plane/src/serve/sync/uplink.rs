@@ -5,11 +5,7 @@
 //! is logged once per stream and ignored: a newer proxy must not lose its subscription over a
 //! report that this replica does not support.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hermes_core::{
     ledger::{LegId, LegKey, LegPhase, ListedLeg, ProxyId, RequestId, RequestKey},
@@ -38,9 +34,10 @@ pub(super) struct ReportReader {
     proxy: ProxyId,
     pools: Arc<PoolDirectory>,
     open: HashMap<RequestId, LegSchedulers>,
-    /// Legs with an attempt that served nothing: it was reported by itself, and does not count once
-    /// more with the end of its leg.
-    blamed: HashSet<(RequestId, LegId)>,
+    /// By request, the endpoints whose attempts served nothing: each was reported by itself, and does
+    /// not count once more with the end of a leg. Kept until the request ends, as a leg may be
+    /// reported to have failed after its end.
+    blamed: HashMap<RequestId, SmallVec<[EndpointId; 2]>>,
     /// Whether something odd was logged already.
     has_logged: bool,
     metrics: ControlPlaneMetrics,
@@ -61,7 +58,7 @@ impl ReportReader {
             proxy,
             pools,
             open: HashMap::new(),
-            blamed: HashSet::new(),
+            blamed: HashMap::new(),
             has_logged: false,
             metrics,
         }
@@ -192,9 +189,7 @@ impl ReportReader {
                 },
             };
             scheduler.attempt_failed(report, self.pools.now());
-            if self.blamed.len() < MAX_OPEN {
-                self.blamed.insert((leg.request.request, leg.leg));
-            }
+            self.blame(leg.request.request, endpoint);
         }
         ReportEvent::AttemptFailed
     }
@@ -206,9 +201,11 @@ impl ReportReader {
                 .remember_response(ResponseKey(response), endpoint);
         }
         let (now, ended_legs) = (self.pools.now(), self.forget(leg));
-        let is_blamed = self.blamed.remove(&(leg.request.request, leg.leg));
-        for (ended, _) in &ended_legs {
-            self.blamed.remove(&(leg.request.request, *ended));
+        let blamed = self.blamed.get(&leg.request.request);
+        let is_blamed = blamed
+            .is_some_and(|blamed| endpoint.is_some_and(|endpoint| blamed.contains(&endpoint)));
+        if leg.leg == LegId::MAIN {
+            self.blamed.remove(&leg.request.request);
         }
         let own = ended_legs.iter().find(|(ended, _)| *ended == leg.leg);
         let own = own.map(|(_, scheduler)| Arc::clone(scheduler));
@@ -234,6 +231,17 @@ impl ReportReader {
             }
         }
         ReportEvent::Finished
+    }
+
+    /// Notes that an endpoint's part in a failure was reported.
+    fn blame(&mut self, request: RequestId, endpoint: EndpointId) {
+        if self.blamed.len() >= MAX_OPEN && !self.blamed.contains_key(&request) {
+            return;
+        }
+        let blamed = self.blamed.entry(request).or_default();
+        if !blamed.contains(&endpoint) {
+            blamed.push(endpoint);
+        }
     }
 
     /// Requests that the proxy routed before this replica owned the pool.

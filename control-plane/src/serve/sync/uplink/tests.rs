@@ -43,10 +43,14 @@ fn snapshot() -> Snapshot {
 }
 
 fn report(request: u64, event: Event) -> v1::Reports {
+    leg_report(request, LegId::MAIN, event)
+}
+
+fn leg_report(request: u64, leg: LegId, event: Event) -> v1::Reports {
     v1::Reports {
         reports: vec![v1::Report {
             request,
-            leg: 0,
+            leg: leg.number(),
             event: Some(event),
         }],
     }
@@ -89,4 +93,37 @@ async fn a_first_byte_counts_beyond_the_requests_that_are_remembered() {
         Event::FirstByte(v1::FirstByte { ttft_us: 1_000 }),
     ));
     assert_eq!(pending(), Some(0), "its prompt is computed");
+}
+
+#[tokio::test]
+async fn a_prefill_that_ends_its_request_counts_once_against_its_endpoint() {
+    let metrics = ControlPlaneMetrics::register(&mut Registry::default());
+    let pools = Arc::new(PoolDirectory::new(1, metrics.clone()));
+    let snapshot = snapshot();
+    pools.apply(&snapshot, |_| PoolResources::default());
+    let endpoint = snapshot.pools[0].endpoints[0].id.0;
+    let mut reader = ReportReader::new(PROXY, Arc::clone(&pools), metrics);
+    let failed = v1::RequestOutcome::Failed as i32;
+    // One less than the failures in a row that take an endpoint out.
+    for request in 0..2 {
+        let finished = Event::Finished(v1::Finished {
+            endpoint: Some(endpoint),
+            outcome: failed,
+            ..v1::Finished::default()
+        });
+        let attempt_failed = Event::AttemptFailed(v1::AttemptFailed {
+            endpoint,
+            outcome: failed,
+            ..v1::AttemptFailed::default()
+        });
+        reader.reports(leg_report(request, LegId::PREFILL, attempt_failed));
+        reader.reports(leg_report(request, LegId::PREFILL, finished));
+        reader.reports(report(request, finished));
+    }
+    assert!(
+        reader.blamed.is_empty(),
+        "nothing is kept of requests that ended"
+    );
+    let view = serde_json::to_value(pools.view()).expect("JSON");
+    assert_eq!(view[0]["endpoints"][0]["load"]["health"]["state"], "up");
 }
