@@ -107,7 +107,7 @@ struct RankEntry {
     sizes: SmallVec<[u32; MAX_SIZES]>,
 }
 
-// === Residency ===
+// === BlockIndex ===
 
 impl Default for BlockIndex {
     fn default() -> Self {
@@ -349,14 +349,14 @@ impl BlockIndex {
     }
 }
 
-// === Seat ===
+// === RankSlot ===
 
 impl RankSlot {
     /// Of a rank that was closed.
     const NOWHERE: Self = Self(u32::MAX);
 }
 
-// === Reach ===
+// === RankReach ===
 
 impl RankReach {
     /// In tokens.

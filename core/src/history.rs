@@ -96,7 +96,7 @@ struct MarkEntry {
     decision: u64,
 }
 
-// === Limits ===
+// === HistoryLimits ===
 
 impl Default for HistoryLimits {
     /// About ten mebibytes; 134 MB of prompts in blocks of 256 bytes.
@@ -108,7 +108,7 @@ impl Default for HistoryLimits {
     }
 }
 
-// === Memory ===
+// === RoutingHistory ===
 
 impl RoutingHistory {
     /// Remembers nothing yet. Prompts are hashed over blocks of `block_bytes`.

@@ -68,7 +68,7 @@ pub struct LearnedIndex {
 /// Who holds how many of a chain's blocks, from its start; each slot once, the longest first.
 pub type PrefixMatches = SmallVec<[(EndpointSlot, u32); 16]>;
 
-// === Index ===
+// === LearnedIndex ===
 
 impl LearnedIndex {
     /// Makes an endpoint known, or changes how many blocks it holds at most. `None` when the index
@@ -275,7 +275,7 @@ impl LearnedIndex {
     }
 }
 
-// === Seen ===
+// === SlotSet ===
 
 /// A set of slots; inline up to 1,024.
 #[derive(Default)]

@@ -108,7 +108,7 @@ struct PickDecision {
     ranking: PickRanking,
 }
 
-// === Ask ===
+// === PickRequest ===
 
 impl<'a> PickRequest<'a> {
     /// Asks for `query` on any endpoint, with nothing else known.

@@ -300,7 +300,7 @@ impl Strategy {
     }
 }
 
-// === PrefixCache ===
+// === PrefixCacheRules ===
 
 impl PrefixCacheRules {
     /// Requests in flight above the mean that are no overload, however small the mean.
@@ -329,7 +329,7 @@ impl KvAware {
     const BUSIEST: f64 = 0.98;
 }
 
-// === Defaults ===
+// === Default values ===
 
 impl Default for PoolPolicy {
     fn default() -> Self {

@@ -139,7 +139,7 @@ impl RankedEndpoint {
     }
 }
 
-// === Cached ===
+// === CachedTokens ===
 
 impl CachedTokens {
     /// `tokens` in the accelerator's memory, and no more in slower tiers.
@@ -174,7 +174,7 @@ impl CachedTokens {
     }
 }
 
-// === Source ===
+// === CacheSource ===
 
 impl CacheSource {
     /// Every source, the least exact first.

@@ -55,7 +55,7 @@ impl PoolLabels {
     }
 }
 
-// === Declarations ===
+// === Declaring families ===
 
 /// Declares a counter, a gauge or a family of them. Counters get the suffix `_total` when they are
 /// exposed.

@@ -59,7 +59,7 @@ struct GateState {
     shut: Option<Arc<str>>,
 }
 
-// === impl Readiness ===
+// === Readiness ===
 
 impl Readiness {
     /// Adds a gate, shut until its holder opens it. Two gates may share a name.
@@ -126,7 +126,7 @@ impl Readiness {
     }
 }
 
-// === impl Gate ===
+// === Gate ===
 
 impl Gate {
     /// Opens the gate. Opening twice changes nothing.
@@ -174,7 +174,7 @@ fn log_transition(gate: &str, shut: Option<&str>) {
     }
 }
 
-// === impl Liveness ===
+// === Liveness ===
 
 impl Liveness {
     /// Marks the process as broken beyond repair. The first reason stays.
@@ -189,7 +189,7 @@ impl Liveness {
     }
 }
 
-// === impl Gates ===
+// === Gates ===
 
 impl Gates {
     fn all_open(&self) -> bool {

@@ -77,7 +77,7 @@ enum Requests {
     Manual(mpsc::Receiver<()>),
 }
 
-// === impl Shutdown ===
+// === Shutdown ===
 
 impl Shutdown {
     /// A shutdown that SIGTERM and SIGINT ask for.
@@ -155,7 +155,7 @@ impl Shutdown {
     }
 }
 
-// === impl Drain ===
+// === Drain ===
 
 impl Drain {
     /// Resolves at step 1, and at once when it has begun. The future owns what it needs.
@@ -195,7 +195,7 @@ impl Drain {
     }
 }
 
-// === impl Trigger ===
+// === Trigger ===
 
 impl Trigger {
     /// Asks once: the first time for a drain, the second time for force.
@@ -205,7 +205,7 @@ impl Trigger {
     }
 }
 
-// === impl Requests ===
+// === Requests ===
 
 impl Requests {
     async fn next(&mut self) {

@@ -32,7 +32,7 @@ struct Witness {
     liveness: Liveness,
 }
 
-// === impl Tasks ===
+// === Tasks ===
 
 impl Tasks {
     /// Tasks whose early end is reported to `liveness`, unless `drain` has begun.
@@ -88,7 +88,7 @@ impl Tasks {
     }
 }
 
-// === impl Witness ===
+// === Witness ===
 
 impl Witness {
     fn report(&self, end: &str) {

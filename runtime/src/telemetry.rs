@@ -113,7 +113,7 @@ pub enum TelemetryError {
 #[error("`{0}` is not a log format: expected `text` or `json`")]
 pub struct UnknownLogFormat(String);
 
-// === impl Telemetry ===
+// === Telemetry ===
 
 impl Telemetry {
     /// Sets up logs and traces for the process, as its environment says. Call it once, inside the
@@ -179,7 +179,7 @@ impl Telemetry {
     }
 }
 
-// === impl LogFormat ===
+// === LogFormat ===
 
 impl FromStr for LogFormat {
     type Err = UnknownLogFormat;

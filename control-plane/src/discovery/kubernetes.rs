@@ -100,7 +100,7 @@ pub struct KubernetesDiscovery {
     status: watch::Sender<DiscoveryStatus>,
 }
 
-// === impl KubernetesSource ===
+// === KubernetesSource ===
 
 impl KubernetesSource {
     /// A source that lists every five minutes and gives up a list after ten seconds of silence.
@@ -120,7 +120,7 @@ impl KubernetesSource {
     }
 }
 
-// === impl Selection ===
+// === Selection ===
 
 impl Selection {
     fn kinds(&self) -> &'static [&'static str] {
@@ -131,7 +131,7 @@ impl Selection {
     }
 }
 
-// === impl KubernetesDiscovery ===
+// === KubernetesDiscovery ===
 
 impl KubernetesDiscovery {
     /// Prepares discovery for one pool and the view on its health; nothing runs yet.

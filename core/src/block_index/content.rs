@@ -101,7 +101,7 @@ pub fn link(parent: u64, content: u64) -> u64 {
     hash_mix(parent, content) & !TierSet::MASK
 }
 
-// === Extras ===
+// === ExtraKeys ===
 
 impl ExtraKeys {
     /// Of the first block of a prompt whose cache has this salt.

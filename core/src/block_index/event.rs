@@ -59,7 +59,7 @@ pub enum Attention {
     Partial,
 }
 
-// === Stored ===
+// === StoredBlocks ===
 
 impl StoredBlocks {
     /// Says with which weights and in which size the blocks were computed.

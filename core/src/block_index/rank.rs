@@ -74,7 +74,7 @@ pub struct BlockCounts {
 #[error("more than {MAX_BLOCKS} blocks in one rank")]
 pub struct TooManyBlocks;
 
-// === Rank ===
+// === RankBlocks ===
 
 impl RankBlocks {
     pub(super) fn new(slot: RankSlot) -> Self {
@@ -313,7 +313,7 @@ fn copy(name: u64, tier: Tier) -> (u64, u64) {
     (name, tier as u64)
 }
 
-// === Rest ===
+// === RemainingBlocks ===
 
 /// What a rank held that is given up.
 #[derive(Debug)]
@@ -329,7 +329,7 @@ impl Iterator for RemainingBlocks {
     }
 }
 
-// === Held ===
+// === TieredBlock ===
 
 impl TieredBlock {
     const fn new(block: u64, tiers: TierSet) -> Self {
@@ -350,7 +350,7 @@ impl TableValue for TieredBlock {
     const FREE: Self = Self(0);
 }
 
-// === Change ===
+// === BlockChange ===
 
 impl BlockChange {
     const fn new(block: u64, tiers: TierSet) -> Self {
@@ -366,7 +366,7 @@ impl BlockChange {
     }
 }
 
-// === Tally ===
+// === BlockCounts ===
 
 impl std::ops::AddAssign for BlockCounts {
     fn add_assign(&mut self, other: Self) {

@@ -39,7 +39,7 @@ struct InternedSet {
 
 const INTERNED: u32 = 1 << 31;
 
-// === Holder ===
+// === SlotTiers ===
 
 impl SlotTiers {
     /// Seats are below this.
@@ -58,13 +58,13 @@ impl SlotTiers {
     }
 }
 
-// === SetId ===
+// === HolderSetId ===
 
 impl TableValue for HolderSetId {
     const FREE: Self = Self(u32::MAX);
 }
 
-// === Sets ===
+// === HolderSets ===
 
 impl HolderSets {
     /// The set that a block has instead of `before` (`None`: without holders) once `slot` holds it

@@ -46,7 +46,7 @@ pub(super) struct TableEntries<V> {
     shards: Vec<TableShard<V>>,
 }
 
-// === Table ===
+// === ShardedTable ===
 
 impl<V: TableValue> ShardedTable<V> {
     /// An empty table of `shards` shards, a power of two. It allocates nothing else yet.
@@ -114,7 +114,7 @@ impl<V: TableValue> ShardedTable<V> {
     }
 }
 
-// === Entries ===
+// === TableEntries ===
 
 impl<V: TableValue> Iterator for TableEntries<V> {
     type Item = (u64, V);
@@ -132,7 +132,7 @@ impl<V: TableValue> Iterator for TableEntries<V> {
     }
 }
 
-// === Shard ===
+// === TableShard ===
 
 impl<V: TableValue> TableShard<V> {
     /// Where `key` is, or the free place that it would take.

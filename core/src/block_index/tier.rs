@@ -28,7 +28,7 @@ impl Tier {
     }
 }
 
-// === Tiers ===
+// === TierSet ===
 
 impl TierSet {
     /// The bits that a set of tiers may take, in the low end of a number.

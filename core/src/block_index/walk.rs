@@ -88,7 +88,7 @@ fn narrow(active: &mut Vec<ActiveRank>, holders: &[SlotTiers], at: u32, done: &m
     });
 }
 
-// === Active ===
+// === ActiveRank ===
 
 impl ActiveRank {
     fn new(holder: SlotTiers) -> Self {

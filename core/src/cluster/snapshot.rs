@@ -214,7 +214,7 @@ impl PendingDiscovery {
     }
 }
 
-// === Keys ===
+// === Keys of collections ===
 
 impl Keyed for Endpoint {
     type Key = EndpointId;

@@ -102,7 +102,7 @@ pub enum EjectionState {
     Unreachable,
 }
 
-// === Failure ===
+// === EndpointFailure ===
 
 impl EndpointFailure {
     /// Whose fault it is.
@@ -118,7 +118,7 @@ impl EndpointFailure {
     }
 }
 
-// === Breaker ===
+// === EndpointHealth ===
 
 impl EndpointHealth {
     /// A closed breaker.

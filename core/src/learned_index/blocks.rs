@@ -52,7 +52,7 @@ struct BlockPage {
     free: u32,
 }
 
-// === Blocks ===
+// === BlockTable ===
 
 impl BlockTable {
     /// How many blocks of a chain are known, from its start, and the last of them.
@@ -260,7 +260,7 @@ fn block(pages: &[Option<BlockPage>], id: u32) -> &BlockRecord {
         .map_or(&MISSING, |page| &page.blocks[id as usize % PAGE])
 }
 
-// === Page ===
+// === BlockPage ===
 
 impl BlockPage {
     fn new() -> Self {

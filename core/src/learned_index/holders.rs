@@ -36,7 +36,7 @@ pub(super) struct HolderLists {
 #[derive(Clone, Copy)]
 pub(super) struct HolderSlice<'a>(&'a [BlockHolder]);
 
-// === Holder ===
+// === BlockHolder ===
 
 impl BlockHolder {
     const EMPTY: Self = Self {
@@ -56,7 +56,7 @@ impl BlockHolder {
     }
 }
 
-// === Holders ===
+// === BlockHolders ===
 
 impl BlockHolders {
     pub(super) const EMPTY: Self = Self([BlockHolder::EMPTY; 2]);
@@ -126,7 +126,7 @@ impl BlockHolders {
     }
 }
 
-// === View ===
+// === HolderSlice ===
 
 impl HolderSlice<'_> {
     pub(super) fn len(self) -> usize {
@@ -138,7 +138,7 @@ impl HolderSlice<'_> {
     }
 }
 
-// === Lists ===
+// === HolderLists ===
 
 impl HolderLists {
     pub(super) fn bytes(&self) -> usize {

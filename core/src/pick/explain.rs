@@ -119,7 +119,7 @@ impl CandidateExplanation {
     }
 }
 
-// === Decision ===
+// === PickDecision ===
 
 impl PickDecision {
     /// One sentence about the first of the ranked.

@@ -26,7 +26,7 @@ pub(super) struct ScoredCandidate {
     pub(super) terms: ScoreTerms,
 }
 
-// === Weighed ===
+// === ScoredCandidate ===
 
 impl ScoredCandidate {
     pub(super) fn new(position: usize, load: Load, cached: u32) -> Self {
@@ -48,7 +48,7 @@ impl ScoredCandidate {
     }
 }
 
-// === Ranking ===
+// === PickRanking ===
 
 impl PickRanking {
     /// Ranks the lowest scores; equal scores in random order.

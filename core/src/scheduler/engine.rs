@@ -103,7 +103,7 @@ struct KvMemory {
     refused: bool,
 }
 
-// === Engine ===
+// === EngineModel ===
 
 impl EngineModel {
     /// Its speed, as it counts in a pool whose speed is `usual`.

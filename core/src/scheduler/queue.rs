@@ -69,7 +69,7 @@ struct QueuePlace {
     at: u32,
 }
 
-// === Queue ===
+// === RequestQueue ===
 
 impl RequestQueue {
     /// An empty queue of a pool with this number of endpoints.

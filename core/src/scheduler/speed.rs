@@ -81,7 +81,7 @@ struct PrefillSample {
     continues: bool,
 }
 
-// === Prefill ===
+// === PrefillSpeed ===
 
 impl PrefillSpeed {
     /// The first byte of an answer came at `now`, `ttft` after the request was sent, and `tokens` of

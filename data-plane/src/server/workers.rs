@@ -35,7 +35,7 @@ pub(crate) struct Worker {
     started: oneshot::Sender<runtime::Handle>,
 }
 
-// === impl Listeners ===
+// === Listeners ===
 
 impl Listeners {
     /// Binds the port once for each of `workers` threads.
@@ -74,7 +74,7 @@ impl Listeners {
     }
 }
 
-// === impl Worker ===
+// === Worker ===
 
 impl Worker {
     /// Names the thread, and the task that waits for it.

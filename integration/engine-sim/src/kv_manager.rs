@@ -114,7 +114,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-// === Serving ===
+// === State ===
 
 impl Handler for State {
     fn answer(

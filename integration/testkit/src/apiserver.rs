@@ -77,7 +77,7 @@ struct Faults {
     frozen: u64,
 }
 
-// === impl ApiServer ===
+// === ApiServer ===
 
 impl ApiServer {
     /// Starts an empty server on a free port of `127.0.0.1`.
@@ -225,7 +225,7 @@ impl ApiServer {
     }
 }
 
-// === impl Shared ===
+// === Shared ===
 
 impl Shared {
     /// Changes the store and wakes the watches.

@@ -165,7 +165,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-// === Serving ===
+// === State ===
 
 impl Handler for State {
     fn answer(

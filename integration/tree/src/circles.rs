@@ -31,7 +31,7 @@ struct Search<'a, N> {
     found: Vec<BTreeSet<N>>,
 }
 
-// === impl Search ===
+// === Search ===
 
 impl<'a, N: Clone + Ord> Search<'a, N> {
     fn visit(&mut self, node: &'a N) {

@@ -79,7 +79,7 @@ pub fn lines(files: &[File], wanted: impl Fn(&File, &str) -> bool) -> Vec<String
     found
 }
 
-// === impl File ===
+// === File ===
 
 impl File {
     /// `None` for what is not UTF-8, and thus not text.

@@ -75,7 +75,7 @@ struct Reader<'a> {
     items: Items,
 }
 
-// === impl Items ===
+// === Items ===
 
 impl Items {
     /// Reads code without comments and strings.
@@ -95,7 +95,7 @@ impl Items {
     }
 }
 
-// === impl Reader ===
+// === Reader ===
 
 impl Reader<'_> {
     fn step(&mut self) {

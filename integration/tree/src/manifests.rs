@@ -77,7 +77,7 @@ pub fn closure(members: &[Manifest], lock: &Lock, roots: &BTreeSet<String>) -> B
     seen
 }
 
-// === impl Manifest ===
+// === Manifest ===
 
 impl Manifest {
     /// Reads the manifest of the member in this directory.

@@ -59,7 +59,7 @@ pub fn is_root(path: &str) -> bool {
     }
 }
 
-// === impl Target ===
+// === Target ===
 
 impl Target {
     fn read(root: &str, rust: &BTreeMap<&str, &File>) -> Self {

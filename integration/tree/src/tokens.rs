@@ -44,7 +44,7 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-// === impl Token ===
+// === Token ===
 
 impl Token<'_> {
     /// Where it ends, in bytes.

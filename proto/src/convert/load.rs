@@ -5,7 +5,7 @@ use hermes_core::load::{EngineSample, Health, Load};
 use super::Invalid;
 use crate::v1::{self, health::State};
 
-// === Load ===
+// === EndpointLoad ===
 
 /// The fleet's load of one endpoint; `own` is the part of it that the receiving proxy caused.
 impl v1::EndpointLoad {

@@ -120,7 +120,7 @@ impl TryFrom<v1::Policy> for PoolPolicy {
     }
 }
 
-// === Strategy ===
+// === WireStrategy ===
 
 impl From<&Strategy> for WireStrategy {
     fn from(strategy: &Strategy) -> Self {
@@ -419,7 +419,7 @@ impl From<v1::Timeouts> for Timeouts {
     }
 }
 
-// === EjectionPolicy ===
+// === Ejection ===
 
 impl From<&EjectionPolicy> for v1::Ejection {
     fn from(policy: &EjectionPolicy) -> Self {

@@ -45,7 +45,7 @@ pub fn describe(registry: &Registry) -> Vec<Description> {
     descriptions
 }
 
-// === impl Exposition ===
+// === Exposition ===
 
 impl Exposition {
     /// The format that an `Accept` header asks for; Prometheus text when it does not say.

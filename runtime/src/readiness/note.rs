@@ -14,7 +14,7 @@ pub struct Note {
     notes: Notes,
 }
 
-// === impl Note ===
+// === Note ===
 
 impl Note {
     pub(super) fn new(name: Arc<str>, notes: Notes) -> Self {

@@ -27,7 +27,7 @@ pub struct RestartedTask(AbortOnDropHandle<()>);
 /// The task panicked, which the hook of the process has logged.
 struct Panicked;
 
-// === impl RestartedTask ===
+// === RestartedTask ===
 
 impl RestartedTask {
     /// Starts the future that `begin` makes on the current Tokio runtime, and after each panic

@@ -67,7 +67,7 @@ pub(super) enum Protocol {
     HttpProtobuf,
 }
 
-// === impl TelemetrySettings ===
+// === TelemetrySettings ===
 
 impl TelemetrySettings {
     /// `None` when the environment asks for no traces: it names no endpoint, or switches the export

@@ -33,7 +33,7 @@ pub(super) fn annotation(annotations: Option<&BTreeMap<String, String>>) -> Opti
     annotations?.get(ANNOTATION).map(String::as_str)
 }
 
-// === impl EventPorts ===
+// === EventPorts ===
 
 impl EventPorts {
     /// What an object's annotation says, or else its named ports; what cannot be understood says
@@ -69,7 +69,7 @@ impl EventPorts {
     }
 }
 
-// === impl EventPortNames ===
+// === EventPortNames ===
 
 impl Default for EventPortNames {
     /// `zmq-pub` (as openFuyao's charts have it) and `kv-events`, each with a name for the replay

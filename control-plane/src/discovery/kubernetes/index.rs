@@ -80,7 +80,7 @@ fn keep<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, entry: Option
     true
 }
 
-// === impl FoundEndpoints ===
+// === FoundEndpoints ===
 
 impl FoundEndpoints {
     /// Sorts, and keeps one endpoint per address: the same pod behind two Services is one server.

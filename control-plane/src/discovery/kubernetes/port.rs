@@ -24,7 +24,7 @@ pub enum InvalidPort {
     Name,
 }
 
-// === impl Port ===
+// === Port ===
 
 impl FromStr for Port {
     type Err = InvalidPort;

@@ -53,7 +53,7 @@ struct Peers {
     unready: Vec<DiscoveredEndpoint>,
 }
 
-// === impl PeerReadiness ===
+// === PeerReadiness ===
 
 impl PeerReadiness {
     /// These endpoints were ready before. One that does not exist any more is dropped by the first
@@ -112,7 +112,7 @@ impl PeerReadiness {
     }
 }
 
-// === impl UsableEndpoints ===
+// === UsableEndpoints ===
 
 impl UsableEndpoints {
     /// What the sink gets.

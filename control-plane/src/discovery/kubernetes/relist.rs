@@ -37,7 +37,7 @@ pub(crate) enum RelistOutcome {
     },
 }
 
-// === impl RelistDiff ===
+// === RelistDiff ===
 
 impl<K> Default for RelistDiff<K> {
     fn default() -> Self {

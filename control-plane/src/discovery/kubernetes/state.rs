@@ -25,7 +25,7 @@ pub(crate) struct SourceIndex<I> {
     failures: Mutex<FailureLog>,
 }
 
-// === impl SourceIndex ===
+// === SourceIndex ===
 
 impl<I> SourceIndex<I> {
     pub(crate) fn new(index: I, status: watch::Sender<DiscoveryStatus>) -> Self {

@@ -40,7 +40,7 @@ pub struct WatchFailure {
     pub since: Instant,
 }
 
-// === impl DiscoveryStatus ===
+// === DiscoveryStatus ===
 
 impl DiscoveryStatus {
     pub(crate) fn new(kinds: &[&'static str]) -> Self {
@@ -75,7 +75,7 @@ impl DiscoveryStatus {
     }
 }
 
-// === impl WatchStatus ===
+// === WatchStatus ===
 
 impl WatchStatus {
     pub(crate) fn works(&mut self) -> bool {

@@ -210,7 +210,7 @@ impl WrongBase {
     }
 }
 
-// === Changes ===
+// === Parts of a change ===
 
 /// The whole value.
 impl<T: Keyed + PartialEq> ValueChange for Arc<T> {

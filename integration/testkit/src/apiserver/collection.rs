@@ -8,7 +8,7 @@ pub struct Collection {
     plural: String,
 }
 
-// === impl Collection ===
+// === Collection ===
 
 impl Collection {
     /// The collection of an API type.

@@ -20,7 +20,7 @@ pub(crate) struct Connections {
     task: JoinHandle<()>,
 }
 
-// === impl Connections ===
+// === Connections ===
 
 impl Connections {
     pub(crate) fn accept(listener: TcpListener, shared: Arc<Shared>) -> Self {

@@ -39,7 +39,7 @@ pub(crate) struct Page {
     pub(crate) after: (String, String),
 }
 
-// === impl Query ===
+// === Query ===
 
 impl Query {
     /// # Errors
@@ -128,7 +128,7 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-// === impl Scope ===
+// === Scope ===
 
 impl Scope {
     /// Whether an object of this scope's collection and namespace matches the selector.
@@ -142,7 +142,7 @@ impl Scope {
     }
 }
 
-// === impl Page ===
+// === Page ===
 
 impl Page {
     pub(crate) fn token(&self) -> String {

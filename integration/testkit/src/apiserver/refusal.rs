@@ -11,7 +11,7 @@ pub(crate) struct Refusal {
     message: String,
 }
 
-// === impl Refusal ===
+// === Refusal ===
 
 impl Refusal {
     fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {

@@ -14,7 +14,7 @@ enum Requirement {
     Absent(String),
 }
 
-// === impl Selector ===
+// === Selector ===
 
 impl Selector {
     /// Reads `a=b`, `a==b`, `a!=b`, `a` and `!a`, separated by commas. Sets (`a in (b,c)`) are not
@@ -40,7 +40,7 @@ impl Selector {
     }
 }
 
-// === impl Requirement ===
+// === Requirement ===
 
 impl Requirement {
     fn parse(text: &str) -> Result<Self, String> {

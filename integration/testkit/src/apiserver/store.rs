@@ -55,7 +55,7 @@ pub(crate) struct Event {
     pub(crate) object: Value,
 }
 
-// === impl Store ===
+// === Store ===
 
 impl Default for Store {
     fn default() -> Self {
@@ -224,7 +224,7 @@ impl Store {
     }
 }
 
-// === impl Listed ===
+// === Listed ===
 
 impl Listed {
     /// The list as the first events of a watch that begins at no particular version.
@@ -237,7 +237,7 @@ impl Listed {
     }
 }
 
-// === impl Change ===
+// === Change ===
 
 impl Change {
     /// How a watch on `scope` sees it: an object that ceases to match the selector is deleted for

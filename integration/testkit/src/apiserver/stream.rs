@@ -54,7 +54,7 @@ pub(crate) fn events(
     })
 }
 
-// === impl Watch ===
+// === Watch ===
 
 impl Watch {
     /// The next events as lines, or nothing at the end.

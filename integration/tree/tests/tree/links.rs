@@ -4,7 +4,7 @@ use std::{collections::HashSet, fs, path::Path};
 
 use hermes_tree::{
     assert_none,
-    files::{File, root},
+    files::{self, File, root},
     pages,
 };
 
@@ -34,6 +34,27 @@ fn links_lead_to_files_and_headings() {
         &dead,
         "correct the link, or write the page or heading that it names",
     );
+}
+
+#[test]
+fn the_index_of_decisions_lists_all_of_them() {
+    let index = files::read("docs/decisions/README.md");
+    let mut missing = Vec::new();
+    for page in pages::all() {
+        let Some(file) = page.path.strip_prefix("docs/decisions/0") else {
+            continue;
+        };
+        let heading = page.text.lines().next().unwrap_or_default();
+        let (number, title) = heading
+            .trim_start_matches("# ")
+            .split_once(". ")
+            .unwrap_or_default();
+        let row = format!("| [{number}](0{file}) | {title} |");
+        if !index.contains(&row) {
+            missing.push(row);
+        }
+    }
+    assert_none(&missing, "add this row to docs/decisions/README.md");
 }
 
 #[test]

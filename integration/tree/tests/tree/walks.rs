@@ -41,7 +41,7 @@ fn pairs(line: &str) -> impl Iterator<Item = (&str, &str)> {
     words.filter_map(|word| word.trim_matches(':').split_once("::"))
 }
 
-// === impl Defines ===
+// === Defines ===
 
 impl Defines {
     fn read(path: &str, text: &str) -> Self {

@@ -24,7 +24,7 @@ pub(crate) struct PodIndex {
     pods: BTreeMap<String, EndpointCandidate>,
 }
 
-// === impl PodIndex ===
+// === PodIndex ===
 
 impl PodIndex {
     /// An empty index whose endpoints speak `scheme` on `port` of their pod.

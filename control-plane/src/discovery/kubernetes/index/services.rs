@@ -70,7 +70,7 @@ struct SliceAddress {
     pod: Option<(String, String)>,
 }
 
-// === impl ServiceIndex ===
+// === ServiceIndex ===
 
 impl ServiceIndex {
     /// An empty index whose endpoints listen on what `port` means to their Service.
@@ -172,7 +172,7 @@ impl Endpoints for ServiceIndex {
     }
 }
 
-// === impl SelectedService ===
+// === SelectedService ===
 
 impl SelectedService {
     fn new(service: &Service, port: &Port, names: &RoleNames) -> Self {
@@ -221,7 +221,7 @@ fn is_tcp(protocol: Option<&str>) -> bool {
     matches!(protocol, None | Some("" | "TCP"))
 }
 
-// === impl SliceEndpoints ===
+// === SliceEndpoints ===
 
 impl SliceEndpoints {
     /// `None` for a slice that is being deleted or belongs to no Service.
@@ -254,7 +254,7 @@ fn slice_port(of: EndpointPort) -> Option<(String, NonZeroU16)> {
     tcp.then_some((of.name.unwrap_or_default(), port::number(of.port?)?))
 }
 
-// === impl SliceAddress ===
+// === SliceAddress ===
 
 impl SliceAddress {
     /// `None` for an endpoint that is leaving, or whose address is no IP address.

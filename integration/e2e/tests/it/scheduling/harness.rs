@@ -75,7 +75,7 @@ fn chat(prompts: &[String], stream: bool, tokens: u32) -> Value {
     body
 }
 
-// === Conversations ===
+// === Conversation traffic ===
 
 /// Cache use of prompts, as engines reported it.
 #[derive(Clone, Copy, Debug, Default)]
