@@ -257,7 +257,7 @@ impl StartupParts {
         let discovery = DiscoverySupervisor::new(updates.clone(), kube);
         self.registry.register_collector(Box::new(StateCollector {
             pools: Arc::clone(&self.pools),
-            board: discovery.board(),
+            discovery: discovery.health(),
         }));
         let handles = PipelineHandles {
             probes: EngineProbes::new(

@@ -1,4 +1,4 @@
-//! What the brain of a pool costs: finding caches, choosing and booking among them, and deciding
+//! What the scheduler of a pool costs: finding caches, choosing and booking among them, and deciding
 //! for many who wait.
 
 use std::{cmp::Reverse, collections::BinaryHeap, hint::black_box, sync::Arc, time::Duration};
@@ -99,22 +99,22 @@ fn key(request: u64) -> RequestKey {
     }
 }
 
-/// A dispatcher whose endpoints hold a million blocks, and the prompts that they hold.
+/// A scheduler whose endpoints hold a million blocks, and the prompts that they hold.
 fn full(endpoints: usize) -> (Scheduler, Vec<Query>) {
     let pool = pool(endpoints);
-    let mut dispatcher = Scheduler::new(&pool, SeededRng::new(1));
+    let mut scheduler = Scheduler::new(&pool, SeededRng::new(1));
     for position in 0..endpoints {
-        dispatcher.set_capacity(position, Some((BLOCKS / endpoints) as u64 * 64));
+        scheduler.set_capacity(position, Some((BLOCKS / endpoints) as u64 * 64));
     }
     let queries: Vec<Query> = (0..(BLOCKS / PROMPT) as u64).map(query).collect();
     for (number, query) in queries.iter().enumerate() {
-        dispatcher.replay_history(pool.endpoints[number % endpoints].id, &query.blocks);
+        scheduler.replay_history(pool.endpoints[number % endpoints].id, &query.blocks);
     }
-    (dispatcher, queries)
+    (scheduler, queries)
 }
 
 fn schedule(
-    dispatcher: &mut Scheduler,
+    scheduler: &mut Scheduler,
     request: u64,
     query: &Query,
     now: Duration,
@@ -127,20 +127,20 @@ fn schedule(
         waited: Duration::ZERO,
         may_wait: true,
     };
-    dispatcher.schedule(arrival, now)
+    scheduler.schedule(arrival, now)
 }
 
 /// Choosing and booking with an index of a million blocks, and taking the booking back.
 #[divan::bench(args = [10, 100, 1_000])]
 fn arrival(bencher: Bencher<'_, '_>, endpoints: usize) {
-    let (mut dispatcher, queries) = full(endpoints);
+    let (mut scheduler, queries) = full(endpoints);
     let (mut request, mut now) = (0u64, Duration::ZERO);
     bencher.bench_local(|| {
         request += 1;
         now += Duration::from_micros(20);
         let query = &queries[(request as usize * 7_919) % queries.len()];
-        black_box(schedule(&mut dispatcher, request, query, now));
-        dispatcher.cancel(key(request), now);
+        black_box(schedule(&mut scheduler, request, query, now));
+        scheduler.cancel(key(request), now);
     });
 }
 
@@ -172,7 +172,7 @@ impl SerialEngines {
 /// One decision while many wait: a first byte comes, and an endpoint is bound there.
 #[divan::bench(args = [(8, 10_000), (100, 1_000), (100, 10_000), (1_000, 10_000)])]
 fn binding(bencher: Bencher<'_, '_>, (endpoints, waiting): (usize, usize)) {
-    let (mut dispatcher, _) = full(endpoints);
+    let (mut scheduler, _) = full(endpoints);
     let mut engines = SerialEngines::idle(endpoints);
     // Three times as many as the caches hold: only the system prompt is found of them.
     let queries: Vec<Query> = (0..3 * (BLOCKS / PROMPT) as u64)
@@ -180,30 +180,30 @@ fn binding(bencher: Bencher<'_, '_>, (endpoints, waiting): (usize, usize)) {
         .collect();
     let (mut now, mut request) = (Duration::from_secs(1), 0u64);
     let mut dequeued = Vec::new();
-    let mut fill = |dispatcher: &mut Scheduler, engines: &mut SerialEngines, now| {
-        while dispatcher.queued_requests() < waiting {
+    let mut fill = |scheduler: &mut Scheduler, engines: &mut SerialEngines, now| {
+        while scheduler.queued_requests() < waiting {
             request += 1;
             let query = &queries[request as usize % queries.len()];
-            if let ScheduleOutcome::Bound(assigned) = schedule(dispatcher, request, query, now) {
+            if let ScheduleOutcome::Bound(assigned) = schedule(scheduler, request, query, now) {
                 engines.send(request, &assigned, now);
             }
         }
     };
-    fill(&mut dispatcher, &mut engines, now);
+    fill(&mut scheduler, &mut engines, now);
     bencher.bench_local(|| {
         if let Some(Reverse((at, done, sent))) = engines.first_bytes.pop() {
             now = at;
-            dispatcher.first_byte(key(done), Some(at - sent), now);
-            dispatcher.finished(key(done), EngineUsage::default(), now);
+            scheduler.first_byte(key(done), Some(at - sent), now);
+            scheduler.finished(key(done), EngineUsage::default(), now);
         }
-        dispatcher.dequeue(now, &mut dequeued);
+        scheduler.dequeue(now, &mut dequeued);
         for Dequeued { key, exit } in dequeued.drain(..) {
             if let QueueExit::Bound(assigned) = exit {
                 engines.send(key.request.0, &assigned, now);
             }
         }
         // As many wait as before.
-        fill(&mut dispatcher, &mut engines, now);
+        fill(&mut scheduler, &mut engines, now);
     });
 }
 

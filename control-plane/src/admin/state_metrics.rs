@@ -23,7 +23,7 @@ pub(crate) struct StateCollector {
     /// Endpoints, bookings and indexes.
     pub(crate) pools: Arc<PoolDirectory>,
     /// The state of discovery.
-    pub(crate) board: DiscoveryHealth,
+    pub(crate) discovery: DiscoveryHealth,
 }
 
 /// Writes families one after the other.
@@ -114,11 +114,11 @@ impl StateCollector {
     }
 
     fn discovery(&self, encoder: &mut FamilyWriter<'_, '_>) -> fmt::Result {
-        let board = self.board.read();
+        let discovery = self.discovery.read();
         encoder.gauge(
             "hermes_control_plane_discovery_synced",
             "1 once everything was listed, by pool and source",
-            &discoveries(&board, |status| f64::from(u8::from(status.synced()))),
+            &discoveries(&discovery, |status| f64::from(u8::from(status.synced()))),
         )?;
         let failing = |status: &DiscoveryStatus| {
             status
@@ -128,7 +128,7 @@ impl StateCollector {
         encoder.gauge(
             "hermes_control_plane_discovery_failing_seconds",
             "Time since discovery started to fail, 0 while it works, by pool and source",
-            &discoveries(&board, failing),
+            &discoveries(&discovery, failing),
         )?;
         let failures = |status: &DiscoveryStatus| {
             status
@@ -140,17 +140,17 @@ impl StateCollector {
         encoder.counter(
             "hermes_control_plane_discovery_failures",
             "Watches that failed since their source was configured, by pool and source",
-            &discoveries(&board, failures),
+            &discoveries(&discovery, failures),
         )?;
         encoder.gauge(
             "hermes_control_plane_discovery_panic_endpoints",
             "Endpoints in use although Kubernetes reports them and most of their peers as not ready, by pool and source",
-            &discoveries(&board, |status| status.doubted as f64),
+            &discoveries(&discovery, |status| status.doubted as f64),
         )?;
         encoder.gauge(
             "hermes_control_plane_discovery_skipped_addresses",
             "Ready addresses that cannot be used because no port matches or the role is invalid, by pool and source",
-            &discoveries(&board, |status| status.left_out as f64),
+            &discoveries(&discovery, |status| status.left_out as f64),
         )
     }
 }
@@ -225,7 +225,7 @@ fn each<T>(pools: &[(Arc<str>, T)], count: impl Fn(&T) -> usize) -> Samples {
 
 /// A pool may have several sources, so each is numbered.
 fn discoveries(
-    board: &[(Arc<str>, DiscoveryStatus)],
+    discovery: &[(Arc<str>, DiscoveryStatus)],
     value: impl Fn(&DiscoveryStatus) -> f64,
 ) -> Samples {
     let labels = |(source, (pool, status)): (usize, &(Arc<str>, DiscoveryStatus))| {
@@ -234,7 +234,7 @@ fn discoveries(
             value(status),
         )
     };
-    board.iter().enumerate().map(labels).collect()
+    discovery.iter().enumerate().map(labels).collect()
 }
 
 fn age(since: Instant) -> f64 {

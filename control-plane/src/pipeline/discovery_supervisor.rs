@@ -24,7 +24,7 @@ pub(crate) struct DiscoverySupervisor {
     updates: mpsc::Sender<Update>,
     client: Arc<OnceCell<Client>>,
     running: BTreeMap<SourceId, RestartedTask>,
-    board: DiscoveryHealth,
+    health: DiscoveryHealth,
 }
 
 /// How every discovery is doing, for metrics. Clones share it.
@@ -46,42 +46,42 @@ impl DiscoverySupervisor {
             updates,
             client,
             running: BTreeMap::new(),
-            board: DiscoveryHealth::default(),
+            health: DiscoveryHealth::default(),
         }
     }
 
     /// Where their health can be read.
     #[must_use]
-    pub(crate) fn board(&self) -> DiscoveryHealth {
-        self.board.clone()
+    pub(crate) fn health(&self) -> DiscoveryHealth {
+        self.health.clone()
     }
 
     /// Runs discovery for exactly these sources. One that stays is not disturbed; one that has
     /// ended is started again.
-    pub(super) fn set(&mut self, lookouts: Vec<WatchedSource>) {
+    pub(super) fn set(&mut self, sources: Vec<WatchedSource>) {
         let mut before = std::mem::take(&mut self.running);
-        for lookout in lookouts {
-            let source = lookout.source;
+        for watched_source in sources {
+            let source = watched_source.source;
             let kept = before.remove(&source).filter(|task| !task.is_finished());
-            let running = kept.unwrap_or_else(|| self.start(lookout));
+            let running = kept.unwrap_or_else(|| self.start(watched_source));
             self.running.insert(source, running);
         }
-        self.board
+        self.health
             .0
             .lock()
             .retain(|source, _| self.running.contains_key(source));
     }
 
-    fn start(&self, lookout: WatchedSource) -> RestartedTask {
-        tracing::info!(pool = &*lookout.pool, watched = ?lookout.watched, "discovery begins");
+    fn start(&self, watched_source: WatchedSource) -> RestartedTask {
+        tracing::info!(pool = &*watched_source.pool, watched = ?watched_source.watched, "discovery begins");
         let (client, updates) = (Arc::clone(&self.client), self.updates.clone());
-        let board = self.board.clone();
+        let health = self.health.clone();
         RestartedTask::spawn("discovery", move || {
             discover(
                 Arc::clone(&client),
-                lookout.clone(),
+                watched_source.clone(),
                 updates.clone(),
-                board.clone(),
+                health.clone(),
             )
         })
     }
@@ -90,22 +90,22 @@ impl DiscoverySupervisor {
 /// Runs one discovery until it is dropped.
 async fn discover(
     client: Arc<OnceCell<Client>>,
-    lookout: WatchedSource,
+    watched_source: WatchedSource,
     updates: mpsc::Sender<Update>,
-    board: DiscoveryHealth,
+    health: DiscoveryHealth,
 ) {
     let WatchedSource {
         source,
         pool,
         watched,
         in_use,
-    } = lookout;
+    } = watched_source;
     let client = connect(&client, &pool).await;
     let Some(kubernetes) = kubernetes(&watched, client.default_namespace()) else {
         return;
     };
     let (discovery, status) = KubernetesDiscovery::new(kubernetes);
-    board.0.lock().insert(source, (pool, status));
+    health.0.lock().insert(source, (pool, status));
     let discovery = discovery.continuing(&in_use);
     let sink = |found| {
         let updates = updates.clone();
@@ -182,8 +182,8 @@ impl DiscoveryHealth {
     /// Every discovery's pool and health.
     #[must_use]
     pub(crate) fn read(&self) -> Vec<(Arc<str>, DiscoveryStatus)> {
-        let board = self.0.lock();
-        board
+        let health = self.0.lock();
+        health
             .values()
             .map(|(pool, status)| (Arc::clone(pool), status.borrow().clone()))
             .collect()

@@ -156,7 +156,7 @@ async fn a_change_that_changes_nothing_is_not_published() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_brains_know_a_version_before_its_subscribers_do() {
+async fn the_schedulers_have_a_version_before_its_subscribers() {
     let mut pipeline = Running::start();
     for ports in [&[1][..], &[1, 2], &[3]] {
         pipeline.configure(ports).await;

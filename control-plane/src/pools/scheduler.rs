@@ -2,10 +2,10 @@
 //! this plane has.
 //!
 //! ```text
-//!   Score ──choose──▶ ┌─────────────── one lock ───────────────┐ ──▶ bound and booked; or a place in the queue
-//!   reports ────────▶ │ dispatcher ◀─ endpoints (samples, health)│ ──▶ load rows for each subscriber
+//!   Score ──choose──▶ ┌─────────────── one lock ────────────────┐ ──▶ bound and booked; or a place in the queue
+//!   reports ────────▶ │ scheduler ◀─ endpoints (samples, health)│ ──▶ load rows for each subscriber
 //!   scrapes, time ──▶ │     └──── replies of queued requests    │ ──▶ their responses, as they are bound
-//!   snapshots ──────▶ └───────────────────────────────────────┘
+//!   snapshots ──────▶ └─────────────────────────────────────────┘
 //! ```
 //!
 //! A choice and its booking are one step under one lock, so that two proxies cannot herd onto the
@@ -38,7 +38,7 @@ use hermes_core::{
     query::{EndpointChoice, Query, RankedEndpoint},
     rng::SeededRng,
     scheduler::{
-        Assignment, Dequeued, EvictedRequest, QueueExit, ScheduleOutcome as Dispatched,
+        Assignment, Dequeued, EvictedRequest, QueueExit, ScheduleOutcome as Scheduled,
         ScheduleRequest, Scheduler,
     },
     snapshot::{EndpointId, Pool},
@@ -70,7 +70,7 @@ pub(crate) struct PoolScheduler {
 
 #[derive(Debug)]
 struct SchedulerState {
-    dispatcher: Scheduler,
+    scheduler: Scheduler,
     endpoints: Vec<EndpointState>,
     departed: Departures<EndpointState>,
     /// Of queued requests. Bounded by the queue.
@@ -121,7 +121,7 @@ impl PoolScheduler {
                 .map(|_| EndpointState::new(pool.spec.policy.ejection))
                 .collect(),
             departed: Departures::default(),
-            dispatcher: Scheduler::new(pool, SeededRng::new(seed)),
+            scheduler: Scheduler::new(pool, SeededRng::new(seed)),
             replies: HashMap::new(),
             settings,
             closed: false,
@@ -138,7 +138,7 @@ impl PoolScheduler {
     /// The pool as it is now.
     #[must_use]
     pub(crate) fn pool(&self) -> Arc<Pool> {
-        Arc::clone(self.state.lock().dispatcher.pool())
+        Arc::clone(self.state.lock().scheduler.pool())
     }
 
     /// Its counters.
@@ -151,7 +151,7 @@ impl PoolScheduler {
     pub(crate) fn choose(&self, arrival: ScheduleRequest<'_>, now: Duration) -> ScoreDecision {
         let mut state = self.state.lock();
         let may_wait = arrival.may_wait && !state.closed;
-        let outcome = state.dispatcher.schedule(
+        let outcome = state.scheduler.schedule(
             ScheduleRequest {
                 may_wait,
                 ..arrival
@@ -159,7 +159,7 @@ impl PoolScheduler {
             now,
         );
         match outcome {
-            Dispatched::Bound(binding) => {
+            Scheduled::Bound(binding) => {
                 state.sent_to(&binding.choice.ranked[0], now);
                 drop(state);
                 self.metrics.scores[if binding.choice.panic_mode {
@@ -170,19 +170,19 @@ impl PoolScheduler {
                 .inc();
                 ScoreDecision::Bound(binding)
             }
-            Dispatched::Queued {
+            Scheduled::Queued {
                 expected,
                 limit,
                 position,
-                evicted: displaced,
+                evicted,
             } => {
-                if let Some(EvictedRequest { key, retry_after }) = displaced {
-                    self.displace(&mut state, key, retry_after);
+                if let Some(EvictedRequest { key, retry_after }) = evicted {
+                    self.evict(&mut state, key, retry_after);
                 }
                 let (reply, end) = oneshot::channel();
                 state.replies.insert(arrival.key, reply);
                 self.metrics.enqueued.inc();
-                if state.dispatcher.queued_requests() == 1 {
+                if state.scheduler.queued_requests() == 1 {
                     self.ticker.wake();
                 }
                 ScoreDecision::Waits(QueueTicket {
@@ -192,13 +192,13 @@ impl PoolScheduler {
                     end,
                 })
             }
-            Dispatched::QueueFull { retry_after } => {
+            Scheduled::QueueFull { retry_after } => {
                 self.refuse(ScoreRejection::Full { retry_after })
             }
-            Dispatched::NoEndpoint(no_endpoint) => {
+            Scheduled::NoEndpoint(no_endpoint) => {
                 self.refuse(ScoreRejection::NoEndpoint(no_endpoint))
             }
-            Dispatched::AlreadySent => self.refuse(ScoreRejection::AlreadySent),
+            Scheduled::AlreadySent => self.refuse(ScoreRejection::AlreadySent),
         }
     }
 
@@ -212,8 +212,8 @@ impl PoolScheduler {
         now: Duration,
     ) -> Option<Assignment> {
         let mut state = self.state.lock();
-        let position = state.dispatcher.pool().position(endpoint)?;
-        state.dispatcher.book_fixed(key, position, query, now);
+        let position = state.scheduler.pool().position(endpoint)?;
+        state.scheduler.book_fixed(key, position, query, now);
         self.metrics.scores[ScoreOutcome::Selected].inc();
         let choice = EndpointChoice {
             ranked: smallvec![RankedEndpoint::alone(position, endpoint, 0)],
@@ -231,7 +231,7 @@ impl PoolScheduler {
     /// What [`PoolScheduler::choose`] would say, with every number, and nothing booked.
     #[must_use]
     pub(crate) fn explain(&self, arrival: ScheduleRequest<'_>, now: Duration) -> Explanation {
-        let figures = self.state.lock().dispatcher.explain(arrival, now);
+        let figures = self.state.lock().scheduler.explain(arrival, now);
         figures.explain()
     }
 
@@ -239,7 +239,7 @@ impl PoolScheduler {
     /// about them. A pool that did not change is skipped: one pool in a rollout must not stall the others.
     pub(crate) fn apply(&self, pool: &Arc<Pool>, settings: SchedulerSettings, now: Duration) {
         let mut state = self.state.lock();
-        if Arc::ptr_eq(state.dispatcher.pool(), pool) && state.settings == settings {
+        if Arc::ptr_eq(state.scheduler.pool(), pool) && state.settings == settings {
             return;
         }
         let released = state.apply(pool, settings, now);
@@ -267,10 +267,10 @@ impl PoolScheduler {
     /// waited too long. Returns when it is due next; `None` while no request is queued.
     pub(crate) fn serve_queue(&self, now: Duration) -> Option<Duration> {
         let mut state = self.state.lock();
-        if state.dispatcher.plan_due()? <= now {
+        if state.scheduler.plan_due()? <= now {
             self.serve(&mut state, now);
         }
-        state.dispatcher.plan_due()
+        state.scheduler.plan_due()
     }
 
     /// Tokens in a block of the endpoints' KV caches, if all that report it agree.
@@ -286,25 +286,22 @@ impl PoolScheduler {
     #[must_use]
     pub(crate) fn census(&self) -> PoolCensus {
         let state = self.state.lock();
-        let dispatcher = &state.dispatcher;
-        let (learned_blocks, learned_bytes) = dispatcher.learned_index_size();
+        let scheduler = &state.scheduler;
+        let (learned_blocks, learned_bytes) = scheduler.learned_index_size();
         let mut census = PoolCensus {
-            bookings: dispatcher.open_requests(),
-            waiting: dispatcher.queued_requests(),
-            waiting_bytes: dispatcher.queued_bytes(),
+            bookings: scheduler.open_requests(),
+            waiting: scheduler.queued_requests(),
+            waiting_bytes: scheduler.queued_bytes(),
             learned_blocks,
             learned_bytes,
             ..PoolCensus::default()
         };
-        dispatcher
-            .loads()
-            .iter()
-            .for_each(|load| census.count(load));
+        scheduler.loads().iter().for_each(|load| census.count(load));
         census
     }
 
     /// Rejects a queued request whose place another tenant's took.
-    fn displace(&self, state: &mut SchedulerState, key: RequestKey, retry_after: Duration) {
+    fn evict(&self, state: &mut SchedulerState, key: RequestKey, retry_after: Duration) {
         let refusal = ScoreRejection::Full { retry_after };
         self.metrics.scores[ScoreOutcome::from(&refusal)].inc();
         if let Some(reply) = state.replies.remove(&key) {
@@ -320,13 +317,13 @@ impl PoolScheduler {
 
     /// Serves the queue after an event, now or by the ticker.
     fn release(&self, state: &mut SchedulerState, now: Duration) {
-        let Some(due) = state.dispatcher.plan_due() else {
+        let Some(due) = state.scheduler.plan_due() else {
             return;
         };
         let mut released = Vec::new();
-        state.dispatcher.dequeue_after_event(now, &mut released);
+        state.scheduler.dequeue_after_event(now, &mut released);
         self.reply(state, released, now);
-        if state.dispatcher.plan_due().is_some_and(|next| next < due) {
+        if state.scheduler.plan_due().is_some_and(|next| next < due) {
             self.ticker.wake();
         }
     }
@@ -334,7 +331,7 @@ impl PoolScheduler {
     /// Binds the queued requests that can be bound, and ends those that timed out.
     fn serve(&self, state: &mut SchedulerState, now: Duration) {
         let mut released = Vec::new();
-        state.dispatcher.dequeue(now, &mut released);
+        state.scheduler.dequeue(now, &mut released);
         self.reply(state, released, now);
     }
 
@@ -363,7 +360,7 @@ impl PoolScheduler {
             match bound {
                 Some(ranked) if delivered => state.sent_to(&ranked, now),
                 // Its stream broke meanwhile: the booking would not be used.
-                Some(_) => _ = state.dispatcher.cancel(key, now),
+                Some(_) => _ = state.scheduler.cancel(key, now),
                 None => {}
             }
         }
@@ -378,14 +375,14 @@ impl SchedulerState {
         let decode = ranked.decode.map(|decode| decode.position);
         for position in std::iter::once(ranked.position).chain(decode) {
             self.endpoints[position].breaker.try_trial(now);
-            self.dispatcher
+            self.scheduler
                 .set_health(position, self.endpoints[position].health(now));
         }
     }
 
     fn apply(&mut self, pool: &Arc<Pool>, settings: SchedulerSettings, now: Duration) -> usize {
         let policy = pool.spec.policy.ejection;
-        let before = Arc::clone(self.dispatcher.pool());
+        let before = Arc::clone(self.scheduler.pool());
         let mut slots: Vec<EndpointState> = Vec::with_capacity(pool.endpoints.len());
         for endpoint in &pool.endpoints {
             let kept = before.position(endpoint.id);
@@ -405,14 +402,14 @@ impl SchedulerState {
             }
         }
         self.settings = settings;
-        let gone = self.dispatcher.apply(pool, now);
+        let gone = self.scheduler.apply(pool, now);
         self.set_lanes(now);
         self.reassess_all(now);
         gone
     }
 
     fn tick(&mut self, now: Duration) -> usize {
-        let expired = self.dispatcher.tick(now);
+        let expired = self.scheduler.tick(now);
         self.departed.expire(now);
         self.reassess_all(now);
         expired
@@ -422,7 +419,7 @@ impl SchedulerState {
     fn set_lanes(&mut self, now: Duration) {
         for (position, endpoint) in self.endpoints.iter().enumerate() {
             let lanes = self.settings.lanes(endpoint.schedulers);
-            self.dispatcher.set_lanes(position, lanes, now);
+            self.scheduler.set_lanes(position, lanes, now);
         }
     }
 
@@ -433,11 +430,11 @@ impl SchedulerState {
     /// Updates the endpoint's health, and drops its sample when that is stale.
     fn reassess(&mut self, position: usize, now: Duration) {
         let slot = &self.endpoints[position];
-        self.dispatcher.set_health(position, slot.health(now));
-        if self.dispatcher.loads()[position].sample.is_some()
+        self.scheduler.set_health(position, slot.health(now));
+        if self.scheduler.loads()[position].sample.is_some()
             && slot.sample(now, self.settings.stale_after).is_none()
         {
-            self.dispatcher.set_sample(position, None);
+            self.scheduler.set_sample(position, None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is known about one endpoint between two choices, besides what the dispatcher learns.
+//! What is known about one endpoint between two choices, besides what the scheduler learns.
 
 use std::time::Duration;
 

@@ -67,8 +67,8 @@ impl PoolScheduler {
         let mut shared = self.shared_rows.lock();
         shared.refresh(known, now, |loads| {
             let state = self.state.lock();
-            loads.extend_from_slice(state.dispatcher.loads());
-            Arc::clone(state.dispatcher.pool())
+            loads.extend_from_slice(state.scheduler.loads());
+            Arc::clone(state.scheduler.pool())
         });
         if !shared.is_of(known) || cursor.tick == shared.tick() {
             return;
@@ -107,8 +107,8 @@ impl PoolScheduler {
     /// The rows of the endpoints where a proxy has something open: both figures are of one moment.
     fn own_rows(&self, proxy: ProxyId) -> HashMap<EndpointId, LoadRow> {
         let state = self.state.lock();
-        let (pool, loads) = (state.dispatcher.pool(), state.dispatcher.loads());
-        let own = state.dispatcher.open_by_endpoint(proxy).into_iter();
+        let (pool, loads) = (state.scheduler.pool(), state.scheduler.loads());
+        let own = state.scheduler.open_by_endpoint(proxy).into_iter();
         let rows = own.filter_map(|(endpoint, own)| {
             let load = loads[pool.position(endpoint)?];
             Some((endpoint, LoadRow { load, own }))
@@ -120,11 +120,11 @@ impl PoolScheduler {
     pub(crate) fn view(&self, now: Duration) -> Vec<EndpointLoadView> {
         let state = self.state.lock();
         let loads = state
-            .dispatcher
+            .scheduler
             .pool()
             .endpoints
             .iter()
-            .zip(state.dispatcher.loads());
+            .zip(state.scheduler.loads());
         let endpoints = loads.zip(&state.endpoints);
         let view = endpoints.map(|((endpoint, load), slot)| EndpointLoadView {
             id: endpoint.id.to_string(),

@@ -1,6 +1,6 @@
 //! Reports of proxies and results of probes.
 //!
-//! Three things follow from an event: the dispatcher moves, the endpoint's health changes, and those
+//! Three things follow from an event: the scheduler moves, the endpoint's health changes, and those
 //! who wait may get their turn. Health changes by what an endpoint did: it served a request, failed,
 //! refused one that others serve, or asked to be left alone. An attempt counts once: what served
 //! nothing is reported by itself, and the end of a request counts against no endpoint.
@@ -113,7 +113,7 @@ impl PoolScheduler {
         // A proxy that chose by itself waits for no answer any more.
         state.replies.remove(&leg.request);
         state
-            .dispatcher
+            .scheduler
             .started(leg, endpoint, uncached_tokens, non_streaming, now);
         self.release(&mut state, now);
     }
@@ -121,7 +121,7 @@ impl PoolScheduler {
     /// The first byte of a leg's answer came, `ttft` after it was sent.
     pub(crate) fn first_byte(&self, leg: impl Into<LegKey>, ttft: Duration, now: Duration) {
         let mut state = self.state.lock();
-        let Some(before) = state.dispatcher.first_byte(leg, Some(ttft), now) else {
+        let Some(before) = state.scheduler.first_byte(leg, Some(ttft), now) else {
             return;
         };
         state.judge(before.endpoint, now, |endpoint| endpoint.succeeded(now));
@@ -155,12 +155,12 @@ impl PoolScheduler {
         } = finish;
         let mut state = self.state.lock();
         if let Some(ttft) = ttft.filter(|_| outcome == RequestOutcome::Ok) {
-            _ = state.dispatcher.first_byte(leg, Some(ttft), now);
+            _ = state.scheduler.first_byte(leg, Some(ttft), now);
         }
         let open = if leg.leg == LegId::MAIN {
             self.request_finished(&mut state, leg.request, ended, now)
         } else {
-            let open = state.dispatcher.leg_finished(leg, now);
+            let open = state.scheduler.leg_finished(leg, now);
             self.count_released(ReleaseCause::Report, usize::from(open.is_some()));
             open
         };
@@ -187,7 +187,7 @@ impl PoolScheduler {
     /// request stay.
     pub(crate) fn leg_left(&self, leg: LegKey, now: Duration) {
         let mut state = self.state.lock();
-        let open = state.dispatcher.leg_left(leg, now);
+        let open = state.scheduler.leg_left(leg, now);
         self.count_released(ReleaseCause::Report, usize::from(open.is_some()));
         self.release(&mut state, now);
     }
@@ -201,7 +201,7 @@ impl PoolScheduler {
         now: Duration,
     ) -> Option<OpenLeg> {
         state.replies.remove(&key);
-        let (released, calibration) = state.dispatcher.finished(key, ended, now);
+        let (released, calibration) = state.scheduler.finished(key, ended, now);
         if let Some(CachePrediction {
             source,
             expected,
@@ -224,7 +224,7 @@ impl PoolScheduler {
     pub(crate) fn cancel(&self, key: RequestKey, now: Duration) -> bool {
         let mut state = self.state.lock();
         state.replies.remove(&key);
-        let (booking, waited) = state.dispatcher.cancel(key, now);
+        let (booking, waited) = state.scheduler.cancel(key, now);
         if waited {
             self.metrics.scores[ScoreOutcome::Cancelled].inc();
         }
@@ -243,7 +243,7 @@ impl PoolScheduler {
     /// A proxy says what it really has open in this pool.
     pub(crate) fn replace_proxy(&self, proxy: ProxyId, open: Vec<ListedLeg>, now: Duration) {
         let mut state = self.state.lock();
-        state.dispatcher.replace_proxy(proxy, open, now);
+        state.scheduler.replace_proxy(proxy, open, now);
         self.release(&mut state, now);
     }
 
@@ -251,7 +251,7 @@ impl PoolScheduler {
     pub(crate) fn forget_proxy(&self, proxy: ProxyId, now: Duration) {
         let mut state = self.state.lock();
         state.replies.retain(|key, _| key.proxy != proxy);
-        let released = state.dispatcher.forget_proxy(proxy, now);
+        let released = state.scheduler.forget_proxy(proxy, now);
         self.count_released(ReleaseCause::ProxyGone, released);
         self.release(&mut state, now);
     }
@@ -261,12 +261,12 @@ impl PoolScheduler {
     pub(crate) fn replay_history(&self, decisions: &[RoutedPrompt], block_bytes: u32) {
         for batch in decisions.chunks(REPLAY_BATCH) {
             let mut state = self.state.lock();
-            if state.dispatcher.pool().spec.policy.block_bytes != block_bytes {
+            if state.scheduler.pool().spec.policy.block_bytes != block_bytes {
                 return;
             }
             for decision in batch {
                 state
-                    .dispatcher
+                    .scheduler
                     .replay_history(decision.endpoint, &decision.blocks);
             }
         }
@@ -275,13 +275,13 @@ impl PoolScheduler {
     /// The collector asked an endpoint.
     pub(crate) fn observe(&self, observation: &ProbeResult, now: Duration) {
         let mut state = self.state.lock();
-        let Some(position) = state.dispatcher.pool().position(observation.endpoint) else {
+        let Some(position) = state.scheduler.pool().position(observation.endpoint) else {
             return;
         };
         state.endpoints[position].is_loading = observation.is_loading;
         let news = state.endpoints[position].observe(&observation.outcome, now);
         if news.process.restarted {
-            state.dispatcher.restarted(position);
+            state.scheduler.restarted(position);
         }
         if let Some(shared) = news.process.shared {
             let endpoint = observation.endpoint;
@@ -290,20 +290,20 @@ impl PoolScheduler {
             } else {
                 tracing::info!(%endpoint, "one engine answers at this endpoint's address");
             }
-            state.dispatcher.set_shared(position, shared);
+            state.scheduler.set_shared(position, shared);
         }
         if let Some(capacity) = news.capacity {
-            state.dispatcher.set_capacity(position, Some(capacity));
+            state.scheduler.set_capacity(position, Some(capacity));
         }
         if let Some(counters) = news.counters {
-            state.dispatcher.cache_counted(position, counters, now);
+            state.scheduler.cache_counted(position, counters, now);
         }
         let lanes = state.settings.lanes(state.endpoints[position].schedulers);
-        state.dispatcher.set_lanes(position, lanes, now);
+        state.scheduler.set_lanes(position, lanes, now);
         // Older figures know nothing of what was sent since, which is counted beside them.
         if observation.outcome.is_ok() {
             let sample = state.endpoints[position].sample(now, state.settings.stale_after);
-            state.dispatcher.set_sample(position, sample);
+            state.scheduler.set_sample(position, sample);
         }
         state.reassess(position, now);
         self.release(&mut state, now);
@@ -324,7 +324,7 @@ impl SchedulerState {
     /// The answers of its peers.
     fn peers_of(&self, endpoint: EndpointId, now: Duration) -> PeerAnswers {
         let mut peers = PeerAnswers::default();
-        let own = self.dispatcher.pool().position(endpoint).unwrap_or(0);
+        let own = self.scheduler.pool().position(endpoint).unwrap_or(0);
         for position in PeerAnswers::positions(own, self.endpoints.len()) {
             let peer = &self.endpoints[position];
             peers.add(peer.breaker.answers(now), peer.health(now));
@@ -366,11 +366,11 @@ impl SchedulerState {
         now: Duration,
         verdict: impl FnOnce(&mut EndpointState),
     ) {
-        let Some(position) = self.dispatcher.pool().position(endpoint) else {
+        let Some(position) = self.scheduler.pool().position(endpoint) else {
             return;
         };
         verdict(&mut self.endpoints[position]);
-        self.dispatcher
+        self.scheduler
             .set_health(position, self.endpoints[position].health(now));
     }
 }

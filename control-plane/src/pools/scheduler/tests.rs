@@ -68,11 +68,11 @@ fn pool_that_picks_by(strategy: Strategy, endpoints: usize) -> Arc<Pool> {
     })
 }
 
-fn brain(endpoints: usize) -> PoolScheduler {
-    brain_of(&pool(endpoints))
+fn scheduler(endpoints: usize) -> PoolScheduler {
+    scheduler_of(&pool(endpoints))
 }
 
-fn brain_of(pool: &Arc<Pool>) -> PoolScheduler {
+fn scheduler_of(pool: &Arc<Pool>) -> PoolScheduler {
     let metrics = ControlPlaneMetrics::register(&mut Registry::default());
     PoolScheduler::new(pool, SETTINGS, shared(&metrics), 7)
 }
@@ -117,8 +117,8 @@ impl PoolScheduler {
 
     fn load(&self, endpoint: EndpointId) -> Load {
         let state = self.state.lock();
-        state.dispatcher.loads()[state
-            .dispatcher
+        state.scheduler.loads()[state
+            .scheduler
             .pool()
             .position(endpoint)
             .expect("the endpoint is there")]
@@ -156,9 +156,9 @@ impl PoolScheduler {
     /// Health and figures are what the breakers and the samples say.
     fn assert_loads_are_true(&self, now: Duration) {
         let mut state = self.state.lock();
-        let kept = state.dispatcher.loads().to_vec();
+        let kept = state.scheduler.loads().to_vec();
         state.reassess_all(now);
-        assert_eq!(kept, state.dispatcher.loads());
+        assert_eq!(kept, state.scheduler.loads());
     }
 }
 
@@ -175,100 +175,103 @@ fn failed_attempt(endpoint: EndpointId, outcome: Report) -> AttemptReport {
 
 #[test]
 fn a_choice_is_booked_before_the_next_one_so_two_proxies_do_not_herd() {
-    let brain = brain(2);
-    let first = brain.first(key(ONE, 1), at(0));
-    let second = brain.first(key(TWO, 1), at(0));
+    let scheduler = scheduler(2);
+    let first = scheduler.first(key(ONE, 1), at(0));
+    let second = scheduler.first(key(TWO, 1), at(0));
     assert_ne!(first, second);
     assert_eq!(
         (
-            brain.load(first).in_flight,
-            brain.load(first).pending_tokens
+            scheduler.load(first).in_flight,
+            scheduler.load(first).pending_tokens
         ),
         (1, 100)
     );
-    brain.assert_loads_are_true(at(0));
+    scheduler.assert_loads_are_true(at(0));
 }
 
 #[test]
 fn a_request_is_followed_from_booking_to_its_end() {
-    let brain = brain(1);
+    let scheduler = scheduler(1);
     let (request, now) = (key(ONE, 1), at(0));
-    let endpoint = brain.first(request, now);
-    brain.started(request, endpoint, 60, false, now);
+    let endpoint = scheduler.first(request, now);
+    scheduler.started(request, endpoint, 60, false, now);
     assert_eq!(
         (
-            brain.load(endpoint).in_flight,
-            brain.load(endpoint).pending_tokens
+            scheduler.load(endpoint).in_flight,
+            scheduler.load(endpoint).pending_tokens
         ),
         (1, 100),
         "what was booked"
     );
-    brain.first_byte(request, TTFT, now);
+    scheduler.first_byte(request, TTFT, now);
     assert_eq!(
         (
-            brain.load(endpoint).in_flight,
-            brain.load(endpoint).pending_tokens
+            scheduler.load(endpoint).in_flight,
+            scheduler.load(endpoint).pending_tokens
         ),
         (1, 0)
     );
-    brain.ends(request, endpoint, Report::Ok, now);
-    brain.ends(request, endpoint, Report::Ok, now);
-    assert_eq!(brain.load(endpoint), Load::default());
+    scheduler.ends(request, endpoint, Report::Ok, now);
+    scheduler.ends(request, endpoint, Report::Ok, now);
+    assert_eq!(scheduler.load(endpoint), Load::default());
 }
 
 #[test]
 fn a_retry_elsewhere_moves_the_booking() {
-    let brain = brain(2);
+    let scheduler = scheduler(2);
     let (request, now) = (key(ONE, 1), at(0));
-    let failed = brain.first(request, now);
-    let other = brain
+    let failed = scheduler.first(request, now);
+    let other = scheduler
         .pool()
         .endpoints
         .iter()
         .map(|endpoint| endpoint.id)
         .find(|&id| id != failed)
         .expect("two endpoints");
-    brain.attempt_failed(failed_attempt(failed, Report::Unreachable), now);
-    brain.started(request, other, 100, false, now);
+    scheduler.attempt_failed(failed_attempt(failed, Report::Unreachable), now);
+    scheduler.started(request, other, 100, false, now);
     assert_eq!(
-        (brain.load(failed).in_flight, brain.load(other).in_flight),
+        (
+            scheduler.load(failed).in_flight,
+            scheduler.load(other).in_flight
+        ),
         (0, 1)
     );
-    brain.assert_loads_are_true(now);
+    scheduler.assert_loads_are_true(now);
 }
 
 #[test]
 fn a_second_choice_for_a_request_replaces_the_first() {
-    let brain = brain(2);
-    brain.first(key(ONE, 1), at(0));
-    brain.first(key(ONE, 1), at(0));
-    assert_eq!(brain.census().bookings, 1);
-    brain.assert_loads_are_true(at(0));
+    let scheduler = scheduler(2);
+    scheduler.first(key(ONE, 1), at(0));
+    scheduler.first(key(ONE, 1), at(0));
+    assert_eq!(scheduler.census().bookings, 1);
+    scheduler.assert_loads_are_true(at(0));
 }
 
 #[test]
 fn a_cancel_takes_back_what_was_not_sent_and_nothing_else() {
-    let brain = brain(1);
-    let endpoint = brain.first(key(ONE, 1), at(0));
-    brain.cancel(key(ONE, 1), at(0));
-    assert_eq!(brain.load(endpoint).in_flight, 0);
-    brain.first(key(ONE, 2), at(0));
-    brain.started(key(ONE, 2), endpoint, 100, false, at(0));
-    brain.cancel(key(ONE, 2), at(0));
-    assert_eq!(brain.load(endpoint).in_flight, 1);
+    let scheduler = scheduler(1);
+    let endpoint = scheduler.first(key(ONE, 1), at(0));
+    scheduler.cancel(key(ONE, 1), at(0));
+    assert_eq!(scheduler.load(endpoint).in_flight, 0);
+    scheduler.first(key(ONE, 2), at(0));
+    scheduler.started(key(ONE, 2), endpoint, 100, false, at(0));
+    scheduler.cancel(key(ONE, 2), at(0));
+    assert_eq!(scheduler.load(endpoint).in_flight, 1);
 }
 
 #[test]
 fn a_dead_proxy_takes_its_requests_with_it_and_silence_its_bookings() {
-    let brain = brain(1);
-    let endpoint = brain.first(key(ONE, 1), at(0));
-    brain.started(key(ONE, 1), endpoint, 100, false, at(0));
-    brain.first(key(TWO, 1), at(0));
-    brain.forget_proxy(ONE, at(1));
-    assert_eq!(brain.load(endpoint).in_flight, 1);
-    brain.tick(at(60));
+    let scheduler = scheduler(1);
+    let endpoint = scheduler.first(key(ONE, 1), at(0));
+    scheduler.started(key(ONE, 1), endpoint, 100, false, at(0));
+    scheduler.first(key(TWO, 1), at(0));
+    scheduler.forget_proxy(ONE, at(1));
+    assert_eq!(scheduler.load(endpoint).in_flight, 1);
+    scheduler.tick(at(60));
     assert_eq!(
-        brain.load(endpoint).in_flight,
+        scheduler.load(endpoint).in_flight,
         0,
         "no report that the booked request was sent"
     );
@@ -276,9 +279,9 @@ fn a_dead_proxy_takes_its_requests_with_it_and_silence_its_bookings() {
 
 #[test]
 fn open_requests_of_a_proxy_replace_its_bookings() {
-    let brain = brain(1);
-    let endpoint = brain.first(key(ONE, 1), at(0));
-    brain.started(key(ONE, 1), endpoint, 100, false, at(0));
+    let scheduler = scheduler(1);
+    let endpoint = scheduler.first(key(ONE, 1), at(0));
+    scheduler.started(key(ONE, 1), endpoint, 100, false, at(0));
     let listed = |request, endpoint, phase| ListedLeg {
         request: RequestId(request),
         leg: LegId::MAIN,
@@ -286,7 +289,7 @@ fn open_requests_of_a_proxy_replace_its_bookings() {
         tokens: 30,
         phase,
     };
-    brain.replace_proxy(
+    scheduler.replace_proxy(
         ONE,
         vec![
             listed(9, endpoint, LegPhase::Answering),
@@ -296,13 +299,13 @@ fn open_requests_of_a_proxy_replace_its_bookings() {
     );
     assert_eq!(
         (
-            brain.load(endpoint).in_flight,
-            brain.load(endpoint).pending_tokens
+            scheduler.load(endpoint).in_flight,
+            scheduler.load(endpoint).pending_tokens
         ),
         (1, 0)
     );
     assert_eq!(
-        brain.census().bookings,
+        scheduler.census().bookings,
         1,
         "what it has open at an endpoint that is gone counts nowhere"
     );
@@ -310,54 +313,57 @@ fn open_requests_of_a_proxy_replace_its_bookings() {
 
 #[test]
 fn failures_take_an_endpoint_out_and_the_choice_goes_elsewhere() {
-    let brain = brain(2);
-    let bad = brain.pool().endpoints[0].id;
+    let scheduler = scheduler(2);
+    let bad = scheduler.pool().endpoints[0].id;
     for _ in 0..3 {
-        brain.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
+        scheduler.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
     }
-    assert_eq!(brain.load(bad).health, Health::Down);
+    assert_eq!(scheduler.load(bad).health, Health::Down);
     for request in 0..10 {
-        assert_ne!(brain.first(key(ONE, request), at(0)), bad);
+        assert_ne!(scheduler.first(key(ONE, request), at(0)), bad);
     }
 }
 
 #[test]
 fn a_leg_that_fails_counts_against_its_own_endpoint() {
-    let brain = brain(2);
-    let (good, bad) = (brain.pool().endpoints[0].id, brain.pool().endpoints[1].id);
+    let scheduler = scheduler(2);
+    let (good, bad) = (
+        scheduler.pool().endpoints[0].id,
+        scheduler.pool().endpoints[1].id,
+    );
     let other = LegId::new(1).expect("a leg of a request");
     for request in (0..3).map(|request| key(ONE, request)) {
-        brain.started(request, good, 100, false, at(0));
-        brain.started(request.leg(other), bad, 100, false, at(0));
-        brain.ends(request.leg(other), bad, Report::Failed, at(0));
-        brain.ends(request, good, Report::Ok, at(0));
+        scheduler.started(request, good, 100, false, at(0));
+        scheduler.started(request.leg(other), bad, 100, false, at(0));
+        scheduler.ends(request.leg(other), bad, Report::Failed, at(0));
+        scheduler.ends(request, good, Report::Ok, at(0));
     }
-    let health = (brain.load(good).health, brain.load(bad).health);
+    let health = (scheduler.load(good).health, scheduler.load(bad).health);
     assert_eq!(health, (Health::Up, Health::Down));
-    assert_eq!(brain.census().bookings, 0);
+    assert_eq!(scheduler.census().bookings, 0);
 }
 
 #[test]
 fn backpressure_and_clients_who_leave_are_no_failures() {
-    let brain = brain(1);
-    let endpoint = brain.pool().endpoints[0].id;
+    let scheduler = scheduler(1);
+    let endpoint = scheduler.pool().endpoints[0].id;
     for request in 0..20 {
-        brain.first(key(ONE, request), at(0));
-        brain.attempt_failed(failed_attempt(endpoint, Report::Overloaded), at(0));
-        brain.ends(key(ONE, request), endpoint, Report::Cancelled, at(0));
+        scheduler.first(key(ONE, request), at(0));
+        scheduler.attempt_failed(failed_attempt(endpoint, Report::Overloaded), at(0));
+        scheduler.ends(key(ONE, request), endpoint, Report::Cancelled, at(0));
     }
-    assert_eq!(brain.load(endpoint).health, Health::Up);
+    assert_eq!(scheduler.load(endpoint).health, Health::Up);
 }
 
 #[test]
 fn figures_that_grow_old_are_absent_and_not_zero() {
-    let brain = brain(1);
-    let endpoint = brain.pool().endpoints[0].id;
+    let scheduler = scheduler(1);
+    let endpoint = scheduler.pool().endpoints[0].id;
     let sample = EngineSample {
         waiting: Some(3),
         ..EngineSample::default()
     };
-    brain.scrape(
+    scheduler.scrape(
         endpoint,
         Ok(Scraped {
             sample,
@@ -365,11 +371,11 @@ fn figures_that_grow_old_are_absent_and_not_zero() {
         }),
         at(1),
     );
-    assert_eq!(brain.load(endpoint).sample, Some(sample));
-    brain.tick(at(1) + STALE);
-    assert_eq!(brain.load(endpoint).sample, Some(sample));
-    brain.tick(at(2) + STALE);
-    assert_eq!(brain.load(endpoint).sample, None);
+    assert_eq!(scheduler.load(endpoint).sample, Some(sample));
+    scheduler.tick(at(1) + STALE);
+    assert_eq!(scheduler.load(endpoint).sample, Some(sample));
+    scheduler.tick(at(2) + STALE);
+    assert_eq!(scheduler.load(endpoint).sample, None);
 }
 
 /// How many requests of 8,000 tokens an endpoint takes at once, when its metrics name this many
@@ -385,21 +391,21 @@ fn taken_at_once(settings: SchedulerSettings, schedulers: Option<u32>) -> usize 
         ..(*plain).clone()
     });
     let metrics = ControlPlaneMetrics::register(&mut Registry::default());
-    let brain = PoolScheduler::new(&pool, settings, shared(&metrics), 7);
+    let scheduler = PoolScheduler::new(&pool, settings, shared(&metrics), 7);
     let scraped = Scraped {
         schedulers,
         ..Scraped::default()
     };
-    brain.scrape(pool.endpoints[0].id, Ok(scraped), at(0));
+    scheduler.scrape(pool.endpoints[0].id, Ok(scraped), at(0));
     // A later page without the labels changes nothing, nor does another version of the pool.
-    brain.scrape(pool.endpoints[0].id, Ok(Scraped::default()), at(1));
-    brain.apply(&Arc::new((*pool).clone()), settings, at(1));
+    scheduler.scrape(pool.endpoints[0].id, Ok(Scraped::default()), at(1));
+    scheduler.apply(&Arc::new((*pool).clone()), settings, at(1));
     let query = Query {
         prompt_tokens: 8_000,
         ..Query::default()
     };
     let bound = (0..20).take_while(|&request| {
-        let decision = brain.choose(arrival(key(ONE, request), &query), at(1));
+        let decision = scheduler.choose(arrival(key(ONE, request), &query), at(1));
         matches!(decision, ScoreDecision::Bound(_))
     });
     bound.count()
@@ -418,9 +424,9 @@ fn an_endpoint_takes_as_many_prompts_at_once_as_its_engine_has_schedulers() {
 
 #[test]
 fn an_engine_that_sleeps_is_left_alone() {
-    let brain = brain(2);
-    let endpoint = brain.pool().endpoints[0].id;
-    brain.scrape(
+    let scheduler = scheduler(2);
+    let endpoint = scheduler.pool().endpoints[0].id;
+    scheduler.scrape(
         endpoint,
         Ok(Scraped {
             asleep: Some(true),
@@ -428,36 +434,39 @@ fn an_engine_that_sleeps_is_left_alone() {
         }),
         at(0),
     );
-    assert_ne!(brain.first(key(ONE, 1), at(0)), endpoint);
+    assert_ne!(scheduler.first(key(ONE, 1), at(0)), endpoint);
 }
 
 #[test]
 fn endpoints_that_stay_keep_their_state_and_those_that_go_their_bookings_no_more() {
-    let brain = brain(2);
+    let scheduler = scheduler(2);
     let (a, b) = (
-        brain.first(key(ONE, 1), at(0)),
-        brain.first(key(ONE, 2), at(0)),
+        scheduler.first(key(ONE, 1), at(0)),
+        scheduler.first(key(ONE, 2), at(0)),
     );
-    let mut smaller = (*brain.pool()).clone();
+    let mut smaller = (*scheduler.pool()).clone();
     let stays = smaller.endpoints.find(&b).cloned();
     smaller.endpoints = stays.into_iter().collect();
-    brain.apply(&Arc::new(smaller), SETTINGS, at(1));
-    assert_eq!((brain.load(b).in_flight, brain.census().bookings), (1, 1));
-    brain.ends(key(ONE, 1), a, Report::Ok, at(1));
-    brain.assert_loads_are_true(at(1));
+    scheduler.apply(&Arc::new(smaller), SETTINGS, at(1));
+    assert_eq!(
+        (scheduler.load(b).in_flight, scheduler.census().bookings),
+        (1, 1)
+    );
+    scheduler.ends(key(ONE, 1), a, Report::Ok, at(1));
+    scheduler.assert_loads_are_true(at(1));
 }
 
 #[test]
 fn an_endpoint_on_trial_gets_one_request_at_a_time() {
-    let brain = brain(2);
-    let bad = brain.pool().endpoints[0].id;
+    let scheduler = scheduler(2);
+    let bad = scheduler.pool().endpoints[0].id;
     for _ in 0..3 {
-        brain.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
+        scheduler.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
     }
     let due = at(2);
-    brain.tick(due);
+    scheduler.tick(due);
     let turns = (0..200)
-        .map(|request| brain.first(key(ONE, request), due))
+        .map(|request| scheduler.first(key(ONE, request), due))
         .filter(|&endpoint| endpoint == bad)
         .count();
     assert_eq!(turns, 1, "until it is known what became of it");
@@ -465,9 +474,12 @@ fn an_endpoint_on_trial_gets_one_request_at_a_time() {
 
 #[test]
 fn explaining_books_nothing_and_advances_no_random_numbers() {
-    let brain = brain(3);
+    let scheduler = scheduler(3);
     let query = Query::default();
-    let first = brain.explain(arrival(key(ONE, 1), &query), at(0));
-    assert_eq!(brain.explain(arrival(key(ONE, 1), &query), at(0)), first);
-    assert_eq!(brain.census().bookings, 0);
+    let first = scheduler.explain(arrival(key(ONE, 1), &query), at(0));
+    assert_eq!(
+        scheduler.explain(arrival(key(ONE, 1), &query), at(0)),
+        first
+    );
+    assert_eq!(scheduler.census().bookings, 0);
 }

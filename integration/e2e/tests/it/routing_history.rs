@@ -66,7 +66,7 @@ fn requests(context: &ProxyContext) -> BTreeMap<u64, u64> {
 }
 
 #[tokio::test]
-async fn without_a_brain_conversations_return_to_where_this_proxy_sent_them() {
+async fn without_a_control_plane_conversations_return_to_where_this_proxy_sent_them() {
     let context = ProxyContext::of(4).await;
     let mut replica = Replica::start("a", context.snapshot.clone())
         .await

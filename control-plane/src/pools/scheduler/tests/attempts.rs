@@ -4,11 +4,11 @@ use super::*;
 
 #[test]
 fn a_failed_attempt_counts_once_also_when_it_is_the_last_of_its_request() {
-    let brain = brain(2);
-    let bad = brain.pool().endpoints[0].id;
+    let scheduler = scheduler(2);
+    let bad = scheduler.pool().endpoints[0].id;
     for request in (0..2).map(|request| key(ONE, request)) {
-        brain.started(request, bad, 100, false, at(0));
-        brain.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
+        scheduler.started(request, bad, 100, false, at(0));
+        scheduler.attempt_failed(failed_attempt(bad, Report::Failed), at(0));
         let end = FinishReport {
             endpoint: Some(bad),
             outcome: Report::Failed,
@@ -16,24 +16,24 @@ fn a_failed_attempt_counts_once_also_when_it_is_the_last_of_its_request() {
             is_blamed: true,
             ..FinishReport::RELEASE
         };
-        brain.finished(request, end, at(0));
+        scheduler.finished(request, end, at(0));
     }
-    assert_eq!(brain.load(bad).health, Health::Up, "two of three");
+    assert_eq!(scheduler.load(bad).health, Health::Up, "two of three");
 }
 
 #[test]
 fn an_endpoint_that_refuses_what_its_peer_serves_is_ejected_and_its_errors_are_no_samples_of_speed()
 {
-    let brain = brain(2);
-    let ids = [0, 1].map(|at| brain.pool().endpoints[at].id);
+    let scheduler = scheduler(2);
+    let ids = [0, 1].map(|at| scheduler.pool().endpoints[at].id);
     let refused = AttemptReport {
         answer: AnswerClass::ClientError,
         ..failed_attempt(ids[0], Report::Ok)
     };
     for request in 0..10 {
         let [one, other] = [2 * request, 2 * request + 1].map(|number| key(ONE, number));
-        brain.started(one, ids[0], 100, false, at(0));
-        brain.attempt_failed(refused, at(0));
+        scheduler.started(one, ids[0], 100, false, at(0));
+        scheduler.attempt_failed(refused, at(0));
         let end = FinishReport {
             endpoint: Some(ids[0]),
             outcome: Report::Ok,
@@ -41,29 +41,29 @@ fn an_endpoint_that_refuses_what_its_peer_serves_is_ejected_and_its_errors_are_n
             is_blamed: true,
             ..FinishReport::RELEASE
         };
-        brain.finished(one, end, at(0));
-        brain.started(other, ids[1], 100, false, at(0));
-        brain.first_byte(other, Duration::from_millis(50), at(0));
-        brain.ends(other, ids[1], Report::Ok, at(0));
+        scheduler.finished(one, end, at(0));
+        scheduler.started(other, ids[1], 100, false, at(0));
+        scheduler.first_byte(other, Duration::from_millis(50), at(0));
+        scheduler.ends(other, ids[1], Report::Ok, at(0));
     }
-    let health = ids.map(|id| brain.load(id).health);
+    let health = ids.map(|id| scheduler.load(id).health);
     assert_eq!(health, [Health::Down, Health::Up]);
 }
 
 #[test]
 fn a_pool_that_is_overloaded_as_a_whole_keeps_half_of_its_endpoints() {
     for retry_after in [None, Some(Duration::from_secs(20))] {
-        let brain = brain(4);
-        let ids: Vec<_> = brain
+        let scheduler = scheduler(4);
+        let ids: Vec<_> = scheduler
             .pool()
             .endpoints
             .iter()
             .map(|found| found.id)
             .collect();
         for (request, id) in (0..).zip(&ids) {
-            brain.started(key(ONE, request), *id, 100, false, at(0));
-            brain.first_byte(key(ONE, request), TTFT, at(0));
-            brain.ends(key(ONE, request), *id, Report::Ok, at(0));
+            scheduler.started(key(ONE, request), *id, 100, false, at(0));
+            scheduler.first_byte(key(ONE, request), TTFT, at(0));
+            scheduler.ends(key(ONE, request), *id, Report::Ok, at(0));
         }
         let overloaded = |id| AttemptReport {
             answer: AnswerClass::Overloaded,
@@ -71,9 +71,9 @@ fn a_pool_that_is_overloaded_as_a_whole_keeps_half_of_its_endpoints() {
             ..failed_attempt(id, Report::Overloaded)
         };
         for id in ids.iter().cycle().take(5 * ids.len()) {
-            brain.attempt_failed(overloaded(*id), at(0));
+            scheduler.attempt_failed(overloaded(*id), at(0));
         }
-        let healths = ids.iter().map(|id| brain.load(*id).health);
+        let healths = ids.iter().map(|id| scheduler.load(*id).health);
         let cooling = healths.filter(|health| *health == Health::Warming(0.0));
         assert_eq!(cooling.count(), 2, "{retry_after:?}");
     }
@@ -86,18 +86,18 @@ fn errors_of_an_engine_that_did_not_fail_are_compared_with_its_peers_answers() {
         (Report::Cancelled, SecondOpinion::Confirmed, Health::Up),
     ];
     for (outcome, opinion, expected) in cases {
-        let brain = brain(2);
-        let [bad, good] = [0, 1].map(|at| brain.pool().endpoints[at].id);
+        let scheduler = scheduler(2);
+        let [bad, good] = [0, 1].map(|at| scheduler.pool().endpoints[at].id);
         for request in (0..10).map(|request| key(ONE, request)) {
-            brain.started(request, good, 100, false, at(0));
-            brain.ends(request, good, Report::Ok, at(0));
+            scheduler.started(request, good, 100, false, at(0));
+            scheduler.ends(request, good, Report::Ok, at(0));
             let not_implemented = AttemptReport {
                 answer: AnswerClass::EngineError,
                 opinion,
                 ..failed_attempt(bad, outcome)
             };
-            brain.attempt_failed(not_implemented, at(0));
+            scheduler.attempt_failed(not_implemented, at(0));
         }
-        assert_eq!(brain.load(bad).health, expected, "{opinion:?}");
+        assert_eq!(scheduler.load(bad).health, expected, "{opinion:?}");
     }
 }

@@ -13,23 +13,23 @@ use super::*;
 /// A proxy that has this pool.
 struct Subscriber<'a> {
     proxy: ProxyId,
-    brain: &'a PoolScheduler,
+    scheduler: &'a PoolScheduler,
     cursor: PoolLoadCursor,
 }
 
 impl<'a> Subscriber<'a> {
-    fn of(proxy: ProxyId, brain: &'a PoolScheduler) -> Self {
+    fn of(proxy: ProxyId, scheduler: &'a PoolScheduler) -> Self {
         Self {
             proxy,
-            brain,
+            scheduler,
             cursor: PoolLoadCursor::default(),
         }
     }
 
     /// The pieces of the next update.
     fn pieces(&mut self, now: Duration) -> Vec<Bytes> {
-        let (pool, mut pieces) = (self.brain.pool(), Vec::new());
-        self.brain
+        let (pool, mut pieces) = (self.scheduler.pool(), Vec::new());
+        self.scheduler
             .next_loads(self.proxy, &pool, &mut self.cursor, now, &mut pieces);
         pieces
     }
@@ -50,10 +50,10 @@ fn figures(rows: &BTreeMap<u64, EndpointLoad>, endpoint: EndpointId) -> Option<(
 
 #[test]
 fn a_proxy_sees_the_whole_fleet_and_its_own_part_of_it() {
-    let brain = brain(1);
-    let endpoint = brain.first(key(ONE, 1), at(0));
-    brain.first(key(TWO, 1), at(0));
-    let mut proxy = Subscriber::of(ONE, &brain);
+    let scheduler = scheduler(1);
+    let endpoint = scheduler.first(key(ONE, 1), at(0));
+    scheduler.first(key(TWO, 1), at(0));
+    let mut proxy = Subscriber::of(ONE, &scheduler);
     let rows = proxy.rows(at(0));
     let row = rows[&endpoint.0];
     assert_eq!(
@@ -66,19 +66,22 @@ fn a_proxy_sees_the_whole_fleet_and_its_own_part_of_it() {
         (1, 2, 1, 100)
     );
     assert!(proxy.rows(at(1)).is_empty(), "nothing new");
-    let again = Subscriber::of(ONE, &brain).rows(at(1));
+    let again = Subscriber::of(ONE, &scheduler).rows(at(1));
     assert_eq!(again.len(), 1, "one that begins is sent all");
 }
 
 #[test]
 fn subscribers_share_one_encoding_of_the_rows_that_changed() {
-    let brain = brain(3);
-    let (mut one, mut two) = (Subscriber::of(ONE, &brain), Subscriber::of(TWO, &brain));
+    let scheduler = scheduler(3);
+    let (mut one, mut two) = (
+        Subscriber::of(ONE, &scheduler),
+        Subscriber::of(TWO, &scheduler),
+    );
     for subscriber in [&mut one, &mut two] {
         assert_eq!(subscriber.rows(at(0)).len(), 3);
     }
     let third = ProxyId(3);
-    let endpoint = brain.first(key(third, 1), at(1));
+    let endpoint = scheduler.first(key(third, 1), at(1));
     let (first, second) = (one.pieces(at(1)), two.pieces(at(1)));
     assert_eq!(first, second);
     assert_eq!(first[0].as_ptr(), second[0].as_ptr());
@@ -89,15 +92,18 @@ fn subscribers_share_one_encoding_of_the_rows_that_changed() {
 
 #[test]
 fn what_a_proxy_ends_is_no_part_of_its_own_any_more() {
-    let brain = brain(1);
-    let (mut proxy, endpoint) = (Subscriber::of(ONE, &brain), brain.pool().endpoints[0].id);
-    brain.first(key(ONE, 1), at(0));
+    let scheduler = scheduler(1);
+    let (mut proxy, endpoint) = (
+        Subscriber::of(ONE, &scheduler),
+        scheduler.pool().endpoints[0].id,
+    );
+    scheduler.first(key(ONE, 1), at(0));
     assert_eq!(figures(&proxy.rows(at(0)), endpoint), Some((1, 1)));
     // The sum stays: another proxy begins as this one ends.
-    brain.first(key(TWO, 1), at(1));
-    brain.cancel(key(ONE, 1), at(1));
+    scheduler.first(key(TWO, 1), at(1));
+    scheduler.cancel(key(ONE, 1), at(1));
     assert_eq!(figures(&proxy.rows(at(1)), endpoint), Some((1, 0)));
-    brain.cancel(key(TWO, 1), at(2));
+    scheduler.cancel(key(TWO, 1), at(2));
     assert_eq!(figures(&proxy.rows(at(2)), endpoint), Some((0, 0)));
     assert!(proxy.rows(at(3)).is_empty());
 }
@@ -105,13 +111,13 @@ fn what_a_proxy_ends_is_no_part_of_its_own_any_more() {
 #[test]
 fn rows_of_a_pool_for_which_proxies_ask_are_made_once_a_second() {
     let ticks = |strategy| {
-        let brain = brain_of(&pool_that_picks_by(strategy, 1));
-        let mut proxy = Subscriber::of(ONE, &brain);
+        let scheduler = scheduler_of(&pool_that_picks_by(strategy, 1));
+        let mut proxy = Subscriber::of(ONE, &scheduler);
         let times = (0..40).map(|tenth| Duration::from_millis(tenth * 100));
         let updates = times.enumerate().filter(|(request, now)| {
-            brain.started(
+            scheduler.started(
                 key(TWO, *request as u64),
-                brain.pool().endpoints[0].id,
+                scheduler.pool().endpoints[0].id,
                 1,
                 false,
                 *now,
@@ -126,16 +132,16 @@ fn rows_of_a_pool_for_which_proxies_ask_are_made_once_a_second() {
 
 #[test]
 fn a_proxy_that_has_not_the_pool_of_the_scheduler_waits_for_it() {
-    let brain = brain(2);
-    let (before, settings) = (brain.pool(), SETTINGS);
-    let mut proxy = Subscriber::of(ONE, &brain);
+    let scheduler = scheduler(2);
+    let (before, settings) = (scheduler.pool(), SETTINGS);
+    let mut proxy = Subscriber::of(ONE, &scheduler);
     assert_eq!(proxy.rows(at(0)).len(), 2);
-    brain.apply(&pool(3), settings, at(0));
+    scheduler.apply(&pool(3), settings, at(0));
     let mut pieces = Vec::new();
-    brain.next_loads(ONE, &before, &mut proxy.cursor, at(1), &mut pieces);
+    scheduler.next_loads(ONE, &before, &mut proxy.cursor, at(1), &mut pieces);
     assert!(pieces.is_empty(), "the third has no endpoint there yet");
     let rows = proxy.rows(at(1));
-    let new = brain.pool();
+    let new = scheduler.pool();
     let new = new
         .endpoints
         .iter()

@@ -40,21 +40,21 @@ impl PoolScheduler {
 
 #[test]
 fn the_first_event_binds_at_once_and_the_next_within_a_millisecond() {
-    let brain = brain_of(&late_binding(2));
-    let mut ends = brain.with_two_queued(at(0));
+    let scheduler = scheduler_of(&late_binding(2));
+    let mut ends = scheduler.with_two_queued(at(0));
     let mut bound = || {
         ends.iter_mut()
             .map(|end| usize::from(end.try_recv().is_ok()))
             .sum::<usize>()
     };
-    brain.first_byte(key(ONE, 1), Duration::from_secs(4), at(4));
+    scheduler.first_byte(key(ONE, 1), Duration::from_secs(4), at(4));
     assert_eq!(bound(), 1);
-    brain.first_byte(key(ONE, 2), Duration::from_secs(4), at(4));
+    scheduler.first_byte(key(ONE, 2), Duration::from_secs(4), at(4));
     assert_eq!(bound(), 0, "its plan is postponed");
     let due = at(4) + Duration::from_millis(1);
-    assert_eq!(brain.serve_queue(at(4)), Some(due));
+    assert_eq!(scheduler.serve_queue(at(4)), Some(due));
     assert_eq!(bound(), 0);
-    assert_eq!(brain.serve_queue(due), None, "no request is left");
+    assert_eq!(scheduler.serve_queue(due), None, "no request is left");
     assert_eq!(bound(), 1);
 }
 
@@ -70,13 +70,13 @@ async fn the_ticker_makes_a_postponed_plan_when_it_is_due() {
     let ticked = Arc::clone(&pools);
     let ticker = tokio::spawn(async move { queue_ticker::run(&ticked).await });
     let _ticker = AbortOnDropHandle::new(ticker);
-    let brain = pools.pool("chat").expect("it is applied").scheduler;
+    let scheduler = pools.pool("chat").expect("it is applied").scheduler;
 
-    let [third, fourth] = brain.with_two_queued(pools.now());
+    let [third, fourth] = scheduler.with_two_queued(pools.now());
     tokio::time::advance(Duration::from_secs(4)).await;
     let event = Time::now();
     for request in [1, 2] {
-        brain.first_byte(key(ONE, request), Duration::from_secs(4), pools.now());
+        scheduler.first_byte(key(ONE, request), Duration::from_secs(4), pools.now());
     }
     for end in [third, fourth] {
         let end = timeout(Duration::from_millis(100), end).await;
