@@ -20,7 +20,8 @@ use crate::{
 const ENDPOINTS: usize = 1_000;
 const PROXIES: u64 = 64;
 const WAITING: u64 = 1_000;
-const CALLERS: usize = 64;
+/// More of them are served faster, and wait longer.
+const CALLERS: [usize; 3] = [8, 24, 64];
 /// The model of one endpoint alone.
 const ADAPTER: &str = "rare";
 /// How long CPU is measured without questions.
@@ -38,8 +39,8 @@ pub(crate) struct FleetFigures {
     pub(crate) streaming: f64,
     /// Cores of the replica with all proxies, which send a request a second to each endpoint.
     pub(crate) changing: f64,
-    /// Answers to the callers while the others wait.
-    pub(crate) scoring: Figures,
+    /// Answers to each number of callers while the others wait.
+    pub(crate) scoring: Vec<(usize, Figures)>,
 }
 
 /// Engines, of which the first alone has the adapter.
@@ -61,12 +62,16 @@ pub(crate) fn measure() -> FleetFigures {
     let changing = cores();
     followers.end_requests();
     let _waiting = client.block_on(followers::wait_for(replica.grpc(), ADAPTER, WAITING));
-    let scoring = callers::drive(replica.grpc(), CALLERS, Prompts::unseen(HASHES));
+    let scoring = CALLERS.map(|callers| {
+        let drive = callers::drive(replica.grpc(), callers, Prompts::unseen(HASHES));
+        let figures = client.block_on(client.spawn(drive));
+        (callers, figures.expect("no panic"))
+    });
     FleetFigures {
         scraping,
         streaming,
         changing,
-        scoring: client.block_on(client.spawn(scoring)).expect("no panic"),
+        scoring: scoring.into(),
     }
 }
 
