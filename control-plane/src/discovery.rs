@@ -42,7 +42,8 @@ pub(crate) use self::static_source::static_endpoints;
 pub struct DiscoveredSet {
     /// Sorted by address, each address once.
     pub endpoints: Vec<DiscoveredEndpoint>,
-    /// Discovery has just begun, and finds fewer than half of the endpoints ready: others may serve.
+    /// Discovery has just begun, and finds fewer than half of the endpoints ready: others may
+    /// serve.
     pub is_doubtful: bool,
 }
 

@@ -11,8 +11,8 @@
 //!
 //! One task owns the [`Cluster`]; sources only send. The first change goes out at once, and what
 //! follows within [`SETTLE`] goes out together: a thousand pods that start are a handful of
-//! snapshots. A change that no proxy could see publishes nothing. Both channels are bounded: a source
-//! that is faster than this task waits, and a probe whose result finds no room drops it.
+//! snapshots. A change that no proxy could see publishes nothing. Both channels are bounded: a
+//! source that is faster than this task waits, and a probe whose result finds no room drops it.
 //!
 //! It does not know gRPC: subscribers watch, and each computes for itself what it still lacks
 //! ([`crate::serve`]).

@@ -1,5 +1,5 @@
-//! What the scheduler of a pool costs: finding caches, choosing and booking among them, and deciding
-//! for many who wait.
+//! What the scheduler of a pool costs: finding caches, choosing and booking among them, and
+//! deciding for many who wait.
 
 use std::{cmp::Reverse, collections::BinaryHeap, hint::black_box, sync::Arc, time::Duration};
 

@@ -47,8 +47,8 @@ pub(crate) use merge::CacheEstimate;
 /// dense table.
 const MAX_SORTED: usize = 32;
 
-/// Steps of sweeping the index in one tick, ten times a second: half a millisecond of the scheduler's
-/// lock.
+/// Steps of sweeping the index in one tick, ten times a second: half a millisecond of the
+/// scheduler's lock.
 const SWEPT: usize = 4_096;
 
 /// Estimates for one prompt: in ascending order of position, each once.
@@ -190,8 +190,8 @@ impl CacheEstimator {
         self.index.insert(endpoint, blocks);
     }
 
-    /// Tokens of a prompt, from its start, that the last `running` prompts which were routed to this
-    /// position cover: they share memory.
+    /// Tokens of a prompt, from its start, that the last `running` prompts which were routed to
+    /// this position cover: they share memory.
     pub(crate) fn in_use(&self, position: usize, query: &Query, running: u32) -> u32 {
         let slot = self.index.slot(self.endpoints[position].endpoint);
         let latest = |slot| self.index.depth_of_latest(slot, &query.blocks, running);
@@ -235,8 +235,8 @@ impl CacheEstimator {
         }
     }
 
-    /// Converts capacities to blocks again when the mean block length has drifted, forgets endpoints
-    /// of `pool` that left too long ago, and sweeps a part of what is forgotten.
+    /// Converts capacities to blocks again when the mean block length has drifted, forgets
+    /// endpoints of `pool` that left too long ago, and sweeps a part of what is forgotten.
     pub(crate) fn settle(&mut self, pool: &Pool, now: Duration) {
         self.index.sweep(SWEPT);
         if self.departed.expire(now) {
@@ -266,7 +266,8 @@ impl CacheEstimator {
         self.resize_one(position);
     }
 
-    /// The claims for a prompt that is sent to this position now; `used` is the source that decided.
+    /// The claims for a prompt that is sent to this position now; `used` is the source that
+    /// decided.
     pub(crate) fn sent(
         &self,
         position: usize,

@@ -18,10 +18,10 @@
 //!   holds none;
 //! * a block without holders does not exist, and its memory is given back.
 //!
-//! Clearing takes constant time: the endpoint gets another slot, and what the retired one holds counts
-//! for nothing until it is swept away, in steps ([`LearnedIndex::sweep`]), as is what exceeds a
-//! capacity that shrank. Every insertion sweeps as much as it adds, so the memory that is owed does
-//! not grow.
+//! Clearing takes constant time: the endpoint gets another slot, and what the retired one holds
+//! counts for nothing until it is swept away, in steps ([`LearnedIndex::sweep`]), as is what
+//! exceeds a capacity that shrank. Every insertion sweeps as much as it adds, so the memory that is
+//! owed does not grow.
 //!
 //! Costs, for a chain of n blocks: `lookup` probes the hash table log2(n) times and then follows
 //! parents, looking at holders only where a new one appears; `insert` touches n records. State: 24
@@ -59,8 +59,8 @@ pub struct LearnedIndex {
     routes: Vec<EndpointRoutes>,
     /// Slots without an endpoint, and without a block.
     free: Vec<EndpointSlot>,
-    /// Slots that hold more than their capacity, retired ones among them. Each is there once, but one
-    /// whose capacity shrank again.
+    /// Slots that hold more than their capacity, retired ones among them. Each is there once, but
+    /// one whose capacity shrank again.
     owed: VecDeque<EndpointSlot>,
     retired: usize,
 }
@@ -131,8 +131,8 @@ impl LearnedIndex {
         let mut matches = PrefixMatches::new();
         let (mut depth, mut at) = self.blocks.bisect(chain);
         let mut seen = SlotSet::default();
-        // Blocks are found by their hashes alone. Where one is equal to another's of a longer chain, that
-        // chain goes on upwards when this one is at its start.
+        // Blocks are found by their hashes alone. Where one is equal to another's of a longer
+        // chain, that chain goes on upwards when this one is at its start.
         while let Some(id) = at.filter(|_| depth > 0) {
             let holders = self.blocks.holders(id);
             // Holders only grow towards the head: an equal number means that none is new.

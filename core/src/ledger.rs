@@ -19,7 +19,8 @@
 //! Invariants:
 //! * the figures of an endpoint are exactly the sums over the open legs that name it, and never
 //!   negative;
-//! * a leg is given out for release once: the second end of a leg, or of its request, finds nothing;
+//! * a leg is given out for release once: the second end of a leg, or of its request, finds
+//!   nothing;
 //! * legs are bounded, and each has a deadline; both queues of deadlines are bounded by the legs
 //!   they serve.
 //!
@@ -104,8 +105,9 @@ impl Ledger {
 
     /// Books a choice before its proxy confirms it; a second booking of a leg replaces the first.
     ///
-    /// False when the leg was sent already: a late question does not undo what is known of it. False
-    /// also when the ledger is full: the request is served all the same, it is only not counted.
+    /// False when the leg was sent already: a late question does not undo what is known of it.
+    /// False also when the ledger is full: the request is served all the same, it is only not
+    /// counted.
     pub fn book(
         &mut self,
         leg: impl Into<LegKey>,
@@ -153,7 +155,8 @@ impl Ledger {
         self.put(leg, open, now)
     }
 
-    /// The first byte came: the leg's prompt is done. The leg as it was before, the first time only.
+    /// The first byte came: the leg's prompt is done. The leg as it was before, the first time
+    /// only.
     pub fn first_byte(&mut self, leg: impl Into<LegKey>) -> Option<OpenLeg> {
         let leg = leg.into();
         let before = self.get(leg)?;
@@ -321,7 +324,8 @@ impl Ledger {
         self.len() == 0
     }
 
-    /// Writes a leg and its deadline, in place of what there was of it. False when there is no room.
+    /// Writes a leg and its deadline, in place of what there was of it. False when there is no
+    /// room.
     fn put(&mut self, leg: LegKey, open: OpenLeg, now: Duration) -> bool {
         if self.len() >= self.bounds.max_entries && self.open.get(leg).is_none() {
             return false;

@@ -99,8 +99,8 @@ pub struct PrefixCacheRules {
 /// What identifies the tenants of a pool, between which queueing is fair. A request without it has
 /// no tenant.
 ///
-/// Who sends a fresh value with each request is a new tenant each time, and new tenants go first. So
-/// there is none unless the operator names a value that clients cannot make up.
+/// Who sends a fresh value with each request is a new tenant each time, and new tenants go first.
+/// So there is none unless the operator names a value that clients cannot make up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TenantKey {
@@ -149,8 +149,8 @@ pub struct QueueLimits {
     pub max_bytes: u64,
     /// The longest wait; after it 503.
     pub max_wait: Duration,
-    /// The highest priority that clients may give their requests, at least 0: a higher one counts as
-    /// this. Lower ones count as they are.
+    /// The highest priority that clients may give their requests, at least 0: a higher one counts
+    /// as this. Lower ones count as they are.
     pub max_priority: i32,
 }
 
@@ -310,7 +310,8 @@ impl PrefixCacheRules {
 // === KvAware ===
 
 impl KvAware {
-    /// Seconds of delay that a wasted second of prefill causes to all requests to come: a part of γ.
+    /// Seconds of delay that a wasted second of prefill causes to all requests to come: a part of
+    /// γ.
     ///
     /// Each request that arrives before the endpoint is idle again waits a second longer:
     /// `ρ / (1 − ρ)` in the mean, where ρ is the share of time in which endpoints compute prompts

@@ -34,8 +34,8 @@ pub struct Query {
     pub non_streaming: bool,
     /// The engine computes the whole prompt, whatever it has cached.
     pub recomputes_prompt: bool,
-    /// It is to be split between a prefill and a decode endpoint, if the pool has pairs for it. As a
-    /// request arrives: it may be.
+    /// It is to be split between a prefill and a decode endpoint, if the pool has pairs for it. As
+    /// a request arrives: it may be.
     pub split: bool,
     /// Endpoints that were tried already and failed.
     pub exclude: SmallVec<[EndpointId; MAX_RANKED]>,

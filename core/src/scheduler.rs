@@ -17,8 +17,8 @@
 //! bound early, are answered at once.
 //!
 //! Owns two values that do not read each other: the endpoints ([`Fleet`]: engines, caches, ledger)
-//! and the requests ([`PoolRequests`]: queue, shares, metadata). What relates them are eligible sets
-//! ([`EligibleSet`]): the endpoints that may serve a request. Queue, γ and search are per set.
+//! and the requests ([`PoolRequests`]: queue, shares, metadata). What relates them are eligible
+//! sets ([`EligibleSet`]): the endpoints that may serve a request. Queue, γ and search are per set.
 //!
 //! Production, `hermes simulate` and the tests run this code. Pure: time is an argument and must
 //! not go backwards.

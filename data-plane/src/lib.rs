@@ -14,8 +14,8 @@
 //! No file imports from a room above its own, which is, from the top: server, proxy, place,
 //! exchange, choose, pair, sync, view, endpoint, telemetry, link, request, clock, tcp, worker.
 //!
-//! [`proxy`] is the spine: a request's whole path, of which [`place`] is the part before anything is
-//! sent. That part knows no server, so that another door can use it.
+//! [`proxy`] is the spine: a request's whole path, of which [`place`] is the part before anything
+//! is sent. That part knows no server, so that another door can use it.
 //!
 //! Invariants: no configuration but the control plane's address; no Kubernetes; a request sees one
 //! view; the body of an answer is never buffered; prompts and credentials reach no log, span or

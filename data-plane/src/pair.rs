@@ -79,7 +79,8 @@ pub(crate) struct PairEndpoints<'a> {
     pub(crate) decode: &'a Endpoint,
 }
 
-/// Time before the end of a lease in which nothing is handed over: the decode has to begin within it.
+/// Time before the end of a lease in which nothing is handed over: the decode has to begin within
+/// it.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
 /// How the pair is sent a request of this API. `room` is a number that no other request has.

@@ -91,7 +91,8 @@ pub(crate) struct DoorRequest<B> {
 pub(crate) enum Placed {
     /// The proxy answers it, with this JSON.
     Answered(Bytes),
-    /// Endpoints are to serve it. Boxed: it is a thousand bytes, and passes through several futures.
+    /// Endpoints are to serve it. Boxed: it is a thousand bytes, and passes through several
+    /// futures.
     Request(Box<PlacedRequest>),
 }
 
@@ -139,8 +140,8 @@ impl Placer {
         }
     }
 
-    /// Numbers the request, gives it the id that its client, the logs and the engine use, and begins
-    /// its span.
+    /// Numbers the request, gives it the id that its client, the logs and the engine use, and
+    /// begins its span.
     pub(crate) fn arrive<B>(&self, request: &mut Request<B>, client: SocketAddr) -> ArrivedRequest {
         let at = Instant::now();
         let id = self.new_id();

@@ -98,8 +98,8 @@ pub(crate) async fn run(
                 let addresses = names.resolve(lookup_host).await;
                 followed.follow(addresses).await;
             }
-            // They end by a panic only. Without them no snapshot and no report gets through, so this
-            // task ends, too, and its process is unhealthy.
+            // They end by a panic only. Without them no snapshot and no report gets through, so
+            // this task ends, too, and its process is unhealthy.
             Some(_) = owners.join_next() => return,
         }
     }
@@ -154,8 +154,8 @@ impl ReplicaTasks {
         }
     }
 
-    /// Ends the task of a replica, and then reports the replica as lost: the store must not route by
-    /// the snapshot of one that nothing follows.
+    /// Ends the task of a replica, and then reports the replica as lost: the store must not route
+    /// by the snapshot of one that nothing follows.
     async fn leave(&mut self, address: SocketAddr) {
         let Some(task) = self.by_address.remove(&address) else {
             return;

@@ -104,7 +104,8 @@ Examples:
     ///
     /// Without --rate it keeps --connections requests in flight; with it, requests start at their
     /// times whatever the server does, and latency counts from those times. Users who chat
-    /// (--workload conversation) wait for an answer before they go on; --rate is that of all of them.
+    /// (--workload conversation) wait for an answer before they go on; --rate is that of all of
+    /// them.
     #[command(after_help = "\
 Examples:
   hermes load --target http://127.0.0.1:8000 --model sim --connections 32 --duration 30
@@ -134,8 +135,8 @@ Examples:
     ///
     /// The trace has one JSON object a line with `timestamp` (ms), `input_length`, `output_length`
     /// and `hash_ids` (one for each block of the prompt; equal ids, equal prefixes), and, where
-    /// they are known, `block_tokens` (512 if absent), `tenant` and `model`. With --rate there is no
-    /// trace, but the chats of `hermes load --workload conversation`.
+    /// they are known, `block_tokens` (512 if absent), `tenant` and `model`. With --rate there is
+    /// no trace, but the chats of `hermes load --workload conversation`.
     #[command(after_help = "\
 Examples:
   hermes simulate conversation_trace.jsonl

@@ -5,8 +5,8 @@
 //! that looks alive and no longer does its work, so it makes the process unhealthy ([`Liveness`])
 //! and a restart can help. Work that belongs to a request is not a background task.
 //!
-//! Tasks of which there is one for each pool or endpoint have owners of their own, and are restarted
-//! after a panic ([`RestartedTask`]).
+//! Tasks of which there is one for each pool or endpoint have owners of their own, and are
+//! restarted after a panic ([`RestartedTask`]).
 
 mod restarted;
 

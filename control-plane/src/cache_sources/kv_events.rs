@@ -133,8 +133,8 @@ impl KvEvents {
     }
 
     /// Follows exactly these endpoints from now on, and for a while those that leave. Those that
-    /// stay or return are not disturbed: where other authorities verify an endpoint, its streams and
-    /// blocks stay, and its engine is asked by another client.
+    /// stay or return are not disturbed: where other authorities verify an endpoint, its streams
+    /// and blocks stay, and its engine is asked by another client.
     pub fn set(&self, publishers: impl IntoIterator<Item = Publisher>) {
         let now = self.start.elapsed();
         let mut following = self.following.lock();
@@ -162,8 +162,8 @@ impl KvEvents {
         }
     }
 
-    /// The metrics of an endpoint's engine name this number of data-parallel ranks. Each has a cache of
-    /// its own, and publishes at ports of its own.
+    /// The metrics of an endpoint's engine name this number of data-parallel ranks. Each has a
+    /// cache of its own, and publishes at ports of its own.
     pub fn set_reported_ranks(&self, endpoint: EndpointId, ranks: u32) {
         if let Some(followed) = self.following.lock().members.get(&endpoint) {
             let changed = |known: &mut u32| std::mem::replace(known, ranks) != ranks;

@@ -158,9 +158,9 @@ impl KubernetesDiscovery {
 
     /// Runs for ever; dropping the future ends all watches. It spawns nothing.
     ///
-    /// `sink` gets the whole current set, sorted by address, once everything was listed (even when it
-    /// is empty) and then whenever it changed: the first change at once, a burst as one. While it
-    /// is awaited, changes gather.
+    /// `sink` gets the whole current set, sorted by address, once everything was listed (even when
+    /// it is empty) and then whenever it changed: the first change at once, a burst as one. While
+    /// it is awaited, changes gather.
     pub async fn run<S, F>(self, client: Client, sink: S)
     where
         S: FnMut(DiscoveredSet) -> F,
@@ -250,8 +250,8 @@ where
     follow(state, K::URL_PATH_SEGMENT, pace, open).await
 }
 
-/// A time up to a tenth shorter, by chance: sources of one configuration, which begin together, must
-/// not list together for ever.
+/// A time up to a tenth shorter, by chance: sources of one configuration, which begin together,
+/// must not list together for ever.
 fn spread(resync: Duration) -> Duration {
     let draw = SeededRng::new(RandomState::new().hash_one(resync)).unit();
     resync.mul_f32(1.0 - 0.1 * draw)

@@ -207,8 +207,8 @@ impl Resolve for DialedHost {
                 ServerHost::Ip(ip) => Box::new(std::iter::once(SocketAddr::new(ip, 0))),
                 ServerHost::Name(name) => {
                     let look_up = move || (name.as_str(), 0).to_socket_addrs();
-                    // A lookup whose probe has ended does not begin: as many threads as resolve names
-                    // may hang for as long as the resolver does.
+                    // A lookup whose probe has ended does not begin: as many threads as resolve
+                    // names may hang for as long as the resolver does.
                     let found = AbortOnDropHandle::new(task::spawn_blocking(look_up));
                     Box::new(found.await??)
                 }

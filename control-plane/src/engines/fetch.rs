@@ -62,8 +62,8 @@ pub(crate) fn clients() -> Result<EngineClients, reqwest::Error> {
     })
 }
 
-/// The body of a 200 answer, if it is complete within `limit` and no longer than `max_bytes`. `key`:
-/// what the engine wants of those who ask.
+/// The body of a 200 answer, if it is complete within `limit` and no longer than `max_bytes`.
+/// `key`: what the engine wants of those who ask.
 pub(crate) async fn get(
     client: &Client,
     url: &Url,

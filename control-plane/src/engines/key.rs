@@ -77,8 +77,8 @@ impl EngineKey {
         if known.is_fresh {
             return known.header;
         }
-        // It goes on, for a second at most, when the probe that asked does not wait any more: else each
-        // of them would leave one read behind in a file system that hangs.
+        // It goes on, for a second at most, when the probe that asked does not wait any more: else
+        // each of them would leave one read behind in a file system that hangs.
         let key = self.clone();
         let reading = tokio::spawn(async move {
             key.read_file().await;

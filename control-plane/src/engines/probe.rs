@@ -8,8 +8,8 @@
 //!
 //! An endpoint without metrics is healthy as long as it answers at all, unless its health page says
 //! that it is not (503, while a model loads): its signals are off, and a cheaper question takes the
-//! place of the scrape. One that knows none of these pages lists no model. `/v1/models` is asked at first contact, soon
-//! after a failure has passed, and now and then.
+//! place of the scrape. One that knows none of these pages lists no model. `/v1/models` is asked at
+//! first contact, soon after a failure has passed, and now and then.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,8 +38,8 @@ const MODELS_EVERY: Duration = Duration::from_secs(30);
 /// How often, if it has adapters or may load some: users request one as soon as it is loaded.
 const ADAPTERS_EVERY: Duration = Duration::from_secs(1);
 
-/// Turns in which a server that has listed models knows no page, until it lists none: a gateway that
-/// restarts answers 404 to everything for a moment.
+/// Turns in which a server that has listed models knows no page, until it lists none: a gateway
+/// that restarts answers 404 to everything for a moment.
 const UNKNOWN_TURNS: u8 = 3;
 
 /// How often a server without metrics is asked again whether it has some.

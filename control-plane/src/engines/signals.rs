@@ -58,8 +58,8 @@ pub struct Scraped {
     pub prefix_hits: Option<f64>,
     /// Its LoRA adapters, when it serves any.
     pub adapters: Option<Adapters>,
-    /// Its page names LoRA somewhere: adapters may be loaded and unloaded at any time. vLLM names it
-    /// from the start if LoRA is enabled, and not at all otherwise.
+    /// Its page names LoRA somewhere: adapters may be loaded and unloaded at any time. vLLM names
+    /// it from the start if LoRA is enabled, and not at all otherwise.
     pub may_load_adapters: bool,
     /// Whether it sleeps: its memory is given back, and a request would fail or wake it.
     pub asleep: Option<bool>,

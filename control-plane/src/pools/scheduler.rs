@@ -236,7 +236,8 @@ impl PoolScheduler {
     }
 
     /// Follows a changed pool. Endpoints that stay, and those that return soon, keep what is known
-    /// about them. A pool that did not change is skipped: one pool in a rollout must not stall the others.
+    /// about them. A pool that did not change is skipped: one pool in a rollout must not stall the
+    /// others.
     pub(crate) fn apply(&self, pool: &Arc<Pool>, settings: SchedulerSettings, now: Duration) {
         let mut state = self.state.lock();
         if Arc::ptr_eq(state.scheduler.pool(), pool) && state.settings == settings {

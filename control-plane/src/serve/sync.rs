@@ -8,8 +8,8 @@
 //!
 //! One task per subscriber. A message is made when there is room to send it, from what this
 //! subscriber got last to what is newest: a slow reader skips versions, and costs one message of
-//! memory. Structure is encoded once for all subscribers, and so are the rows of load that are the same
-//! for all. Reports are read all the while.
+//! memory. Structure is encoded once for all subscribers, and so are the rows of load that are the
+//! same for all. Reports are read all the while.
 
 mod load_cursor;
 mod structure;

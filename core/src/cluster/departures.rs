@@ -1,8 +1,8 @@
 //! What is known of endpoints that left, kept for a while in case they return.
 //!
 //! One failed readiness probe takes an endpoint out of a pool, and seconds later it is back under
-//! the same id, with its cache and its speed as they were. Engines fail such probes under load: when
-//! what is known of them is worth most.
+//! the same id, with its cache and its speed as they were. Engines fail such probes under load:
+//! when what is known of them is worth most.
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -48,8 +48,8 @@ pub enum Role {
     Prefill,
     /// Generates tokens from a KV cache that a prefill server computed.
     Decode,
-    /// A proxy in front of the pairs of its group: it sends both legs to the endpoints that a request
-    /// names.
+    /// A proxy in front of the pairs of its group: it sends both legs to the endpoints that a
+    /// request names.
     Leader,
 }
 

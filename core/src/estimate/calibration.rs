@@ -50,9 +50,9 @@ impl PromptCalibration {
         self.settled = self.tokens_per_block;
     }
 
-    /// A prompt with blocks was routed. The mean of the first ones is that of them alone: a moving mean
-    /// would begin with what is usual for English, and an index that is converted by it is too small,
-    /// or too large, for the first hundreds of prompts.
+    /// A prompt with blocks was routed. The mean of the first ones is that of them alone: a moving
+    /// mean would begin with what is usual for English, and an index that is converted by it is too
+    /// small, or too large, for the first hundreds of prompts.
     pub(super) fn observe_blocks(&mut self, query: &Query) {
         self.observed = (self.observed + 1.0).min(1.0 / WEIGHT);
         self.tokens_per_block += (tokens_per_block(query) - self.tokens_per_block) / self.observed;

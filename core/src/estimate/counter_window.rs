@@ -8,10 +8,10 @@
 //!      │                                sent ── scheduled? ── first byte   left out: after B, perhaps
 //! ```
 //!
-//! An engine counts the hits of a prompt when it schedules it: after the prompt was sent, and before
-//! the first byte of its answer. So what the counters grew by between two scrapes is at least what
-//! true claims add up to of the prompts that were both sent and answered in between. Prompts whose
-//! first byte never came claim nothing.
+//! An engine counts the hits of a prompt when it schedules it: after the prompt was sent, and
+//! before the first byte of its answer. So what the counters grew by between two scrapes is at
+//! least what true claims add up to of the prompts that were both sent and answered in between.
+//! Prompts whose first byte never came claim nothing.
 //!
 //! What was left out makes false claims look better. So a window ends when it claims far more than
 //! was left out at its begin, however long answers take: with N prompts in flight after about

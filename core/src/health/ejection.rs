@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Beside failures in a row, an endpoint is ejected when it refuses far more than its peers
-//! ([`RefusalRecord`]). One that has too much to do cools down: it is chosen last, until the time that
-//! it asked for is over.
+//! ([`RefusalRecord`]). One that has too much to do cools down: it is chosen last, until the time
+//! that it asked for is over.
 //!
 //! A pure state machine for one endpoint: `now` is the time since any fixed start, and must not go
 //! backwards. It never stops traffic by itself: when nothing better is left, a choice takes
@@ -148,7 +148,8 @@ impl EndpointHealth {
     /// Whether, and how much, the endpoint takes part in choices.
     ///
     /// When a trial is due it takes a small share of turns; [`Self::try_trial`] then lets one of
-    /// them through. While it cools down it takes no turn, and is chosen before those that are down.
+    /// them through. While it cools down it takes no turn, and is chosen before those that are
+    /// down.
     #[must_use]
     pub fn health(&self, now: Duration) -> Health {
         let health = self.health_by_failures(now);

@@ -6,8 +6,8 @@
 //!
 //! * **A second opinion.** The request is repeated at a peer. A peer that serves it contradicts the
 //!   refusal; a peer that refuses it alike confirms it, and it is held against no endpoint.
-//! * **Shares.** An endpoint that refuses most of what it gets, while its peers serve what they get,
-//!   is an outlier.
+//! * **Shares.** An endpoint that refuses most of what it gets, while its peers serve what they
+//!   get, is an outlier.
 //!
 //! Counts are kept for the current and the previous window, so that what happened long ago is
 //! forgotten. Pure: time is an argument.
@@ -113,8 +113,8 @@ impl PeerAnswers {
     /// Endpoints that one is compared with at most.
     const MOST: usize = 64;
 
-    /// The positions of the peers of the endpoint at `own`, in a pool of `endpoints`: all others, or
-    /// the nearest 64. Endpoints are sorted by a hash, so these are a sample of all.
+    /// The positions of the peers of the endpoint at `own`, in a pool of `endpoints`: all others,
+    /// or the nearest 64. Endpoints are sorted by a hash, so these are a sample of all.
     pub fn positions(own: usize, endpoints: usize) -> impl Iterator<Item = usize> {
         let others = (own + 1..endpoints).chain(0..own.min(endpoints));
         others.take(Self::MOST)

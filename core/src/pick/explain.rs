@@ -12,8 +12,8 @@ use crate::{
     snapshot::{Endpoint, EndpointId, Role},
 };
 
-/// A decision, and the loads at that moment: all that an explanation needs of what changes. So a lock
-/// that guards the loads is not held while it is written.
+/// A decision, and the loads at that moment: all that an explanation needs of what changes. So a
+/// lock that guards the loads is not held while it is written.
 #[derive(Debug)]
 pub(crate) struct PickRecord {
     pub(super) decision: Result<PickDecision, NoEndpoint>,

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The prefill endpoint is chosen as any endpoint is, by the strategy: for `kv-aware` by expected
-//! cost, with late binding. Then a decode endpoint of its group is chosen, by room in its memory and
-//! the size of its batch. So a choice looks at each endpoint once, and never at each pair.
+//! cost, with late binding. Then a decode endpoint of its group is chosen, by room in its memory
+//! and the size of its batch. So a choice looks at each endpoint once, and never at each pair.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -53,7 +53,8 @@ type PairKey = (Option<Arc<str>>, Option<Arc<str>>);
 /// Who may serve a request that is split.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SplitSets {
-    /// Endpoints that serve alone, and prefill endpoints with a partner. Empty if there are no pairs.
+    /// Endpoints that serve alone, and prefill endpoints with a partner. Empty if there are no
+    /// pairs.
     first: EligibleSetId,
     /// Decode endpoints.
     decodes: EligibleSetId,

@@ -4,7 +4,8 @@ use std::{num::NonZeroU16, time::Duration};
 
 use serde::Serialize;
 
-/// How requests of a pool are split. A pool without it leaves its prefill and decode endpoints idle.
+/// How requests of a pool are split. A pool without it leaves its prefill and decode endpoints
+/// idle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DisaggregationPolicy {
     /// What the endpoints are sent.
@@ -21,8 +22,8 @@ pub struct DisaggregationPolicy {
     pub bootstrap_port: NonZeroU16,
 }
 
-/// What prefill and decode endpoints are sent, by its name in the configuration. The bytes are in the
-/// data plane; here is what a choice needs to know.
+/// What prefill and decode endpoints are sent, by its name in the configuration. The bytes are in
+/// the data plane; here is what a choice needs to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PairDialect {
@@ -74,8 +75,8 @@ impl PairDialect {
         }
     }
 
-    /// Whether a decode endpoint computes the prompt itself when it is sent a plain request. SGLang's
-    /// refuses one without a room.
+    /// Whether a decode endpoint computes the prompt itself when it is sent a plain request.
+    /// SGLang's refuses one without a room.
     #[must_use]
     pub const fn decode_serves_alone(self) -> bool {
         !matches!(self, Self::Sglang)

@@ -127,8 +127,8 @@ impl Scheduler {
         })
     }
 
-    /// Books a fixed endpoint, regardless of cost: only it can serve the request. Nothing changes if
-    /// the request was sent already.
+    /// Books a fixed endpoint, regardless of cost: only it can serve the request. Nothing changes
+    /// if the request was sent already.
     pub fn book_fixed(&mut self, key: RequestKey, position: usize, query: &Query, now: Duration) {
         if self.endpoints.ledger().is_sent(key) {
             return;

@@ -11,12 +11,12 @@
 //! The request goes to the endpoint with the least cost. So an endpoint without the prompt's cache
 //! gets it only if it is done sooner by γ times the work that this wastes ([`WastePrice`]), and a
 //! slow endpoint is left alone while a fast one will be done sooner. A second that is wasted at one
-//! endpoint delays those who use that one: requests that are queued for another do not count. What is
-//! `spared` is the price of a copy of the common prefix, as far as earlier requests have paid for it
-//! ([`PrefixRents`](super::rents::PrefixRents)). Waste is valued at the mean rate of all: a second of a slow
-//! endpoint is worth less than one of a fast one. Among equals the one wins with fewer requests in
-//! flight, as each decoding request slows the next prefill down a little, and with less prefill
-//! lately, as its cache has the oldest content to lose.
+//! endpoint delays those who use that one: requests that are queued for another do not count. What
+//! is `spared` is the price of a copy of the common prefix, as far as earlier requests have paid
+//! for it ([`PrefixRents`](super::rents::PrefixRents)). Waste is valued at the mean rate of all: a
+//! second of a slow endpoint is worth less than one of a fast one. Among equals the one wins with
+//! fewer requests in flight, as each decoding request slows the next prefill down a little, and
+//! with less prefill lately, as its cache has the oldest content to lose.
 
 use std::ops::Range;
 

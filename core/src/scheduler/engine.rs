@@ -1,5 +1,5 @@
-//! One endpoint as a machine: its lanes and their speed, how much prompts delay each other there, its
-//! progress with those that were sent, and its memory.
+//! One endpoint as a machine: its lanes and their speed, how much prompts delay each other there,
+//! its progress with those that were sent, and its memory.
 
 mod interference;
 mod lanes;
@@ -94,8 +94,8 @@ struct KvMemory {
     capacity: Option<u64>,
     /// Tokens in use as of the last sample; `None` when figures are missing or stale.
     used: Option<u64>,
-    /// Tokens that prompts sent since need, or sent before and not begun at that time, less those of
-    /// requests that ended since.
+    /// Tokens that prompts sent since need, or sent before and not begun at that time, less those
+    /// of requests that ended since.
     added: i64,
     /// Tokens of prompts that ended since the last sample and others may still need.
     inherited: u32,
@@ -120,9 +120,10 @@ impl EngineModel {
     /// `window`. They are `pending` seconds of work.
     ///
     /// To wait here costs the part of `pending` in which the engine would compute it beside the
-    /// others, `1 − φ`. To wait there costs the chance to go elsewhere for the rest, φ. Room is where
-    /// the second is no more than the first and the window: the whole of `pending` at φ = 1, and any
-    /// at φ ≤ ½, where nothing is won by waiting here, as far as φ [reaches](PrefillInterference::reach).
+    /// others, `1 − φ`. To wait there costs the chance to go elsewhere for the rest, φ. Room is
+    /// where the second is no more than the first and the window: the whole of `pending` at φ = 1,
+    /// and any at φ ≤ ½, where nothing is won by waiting here, as far as φ
+    /// [reaches](PrefillInterference::reach).
     pub(super) fn has_room(
         &self,
         in_flight: InFlightTotals,
@@ -135,7 +136,8 @@ impl EngineModel {
                 && in_flight.unanswered <= self.interference.reach())
     }
 
-    /// Whether a prompt without room may be sent behind one other, to learn how much that delays it.
+    /// Whether a prompt without room may be sent behind one other, to learn how much that delays
+    /// it.
     pub(super) fn may_explore(&self, in_flight: InFlightTotals) -> bool {
         in_flight.unanswered == self.lanes()
             && self.prefill.is_measured()
@@ -153,7 +155,8 @@ impl EngineModel {
     }
 
     /// The pool, `endpoints` of them, has given `answers` first bytes so far. An engine that gave
-    /// none for long is taken for a usual one until it is tried again: it may only have looked slow.
+    /// none for long is taken for a usual one until it is tried again: it may only have looked
+    /// slow.
     pub(super) fn review(&mut self, answers: u64, endpoints: usize) {
         if answers.saturating_sub(self.answered_at) > RETRY * endpoints as u64 {
             self.answered_at = answers;
@@ -197,8 +200,8 @@ impl EngineModel {
         self.recent_prefill *= (-elapsed.as_secs_f64() / LATELY.as_secs_f64()).exp();
     }
 
-    /// The first byte of an answer came, the `answers`th of the pool; `before` is what was in flight
-    /// until then.
+    /// The first byte of an answer came, the `answers`th of the pool; `before` is what was in
+    /// flight until then.
     pub(super) fn answered(
         &mut self,
         first: FirstByte,

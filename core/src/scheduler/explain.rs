@@ -1,7 +1,7 @@
 //! A choice in numbers, for people: what every endpoint would cost, and what is known of the fleet.
 //!
-//! In two steps, because a scheduler is behind a lock: [`Scheduler::explain`] copies the figures, in
-//! about the time of a choice, and [`ExplanationFigures::explain`] sorts and writes them.
+//! In two steps, because a scheduler is behind a lock: [`Scheduler::explain`] copies the figures,
+//! in about the time of a choice, and [`ExplanationFigures::explain`] sorts and writes them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -94,8 +94,8 @@ impl QueueFigures {
 // === Scheduler ===
 
 impl Scheduler {
-    /// The figures of what [`Scheduler::schedule`] would say; books nothing, and changes nothing that
-    /// comes next.
+    /// The figures of what [`Scheduler::schedule`] would say; books nothing, and changes nothing
+    /// that comes next.
     #[must_use]
     pub fn explain(&self, request: ScheduleRequest<'_>, now: Duration) -> ExplanationFigures {
         let mut query = self.endpoints.corrected(request.query);

@@ -2,8 +2,8 @@
 //! Everything that a choice reads of endpoints is here, and nothing of queued requests.
 //!
 //! Owns the ledger. Invariants: `loads`, `flights`, `engines`, `terms` and the pool's endpoints are
-//! parallel; `flights` is what the ledger sums up; and `terms` follow from engines and flights, so that
-//! who changes one of them [recounts](Fleet::recount) the position.
+//! parallel; `flights` is what the ledger sums up; and `terms` follow from engines and flights, so
+//! that who changes one of them [recounts](Fleet::recount) the position.
 
 mod caches;
 mod room;
@@ -390,8 +390,8 @@ impl Fleet {
         self.change(|ledger| _ = ledger.expire(now), now)
     }
 
-    /// The median speed of endpoints that computed prompts of different lengths, or else of all that
-    /// computed any, or else the configured rate.
+    /// The median speed of endpoints that computed prompts of different lengths, or else of all
+    /// that computed any, or else the configured rate.
     fn usual_speed(&self) -> UsualSpeed {
         let rules = self.pool().spec.policy.kv_aware_or_default();
         let default = PrefillFit::prior(rules.default_prefill_rate.into());

@@ -7,8 +7,8 @@ use crate::{
     query::CacheSource,
 };
 
-/// Endpoints of which the estimates are kept while a request is queued. Of more it is cheaper to find
-/// them again when the request is examined than to keep them for ten thousand requests.
+/// Endpoints of which the estimates are kept while a request is queued. Of more it is cheaper to
+/// find them again when the request is examined than to keep them for ten thousand requests.
 const MAX_KEPT: usize = 64;
 
 /// What every endpoint of the pool has cached of one prompt. By position: outdated when the pool

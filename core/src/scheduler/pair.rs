@@ -21,7 +21,8 @@ use crate::{
 };
 
 impl Scheduler {
-    /// A ranking with decode endpoints for its prefill endpoints. What cannot be paired is as it was.
+    /// A ranking with decode endpoints for its prefill endpoints. What cannot be paired is as it
+    /// was.
     pub(super) fn paired(
         &mut self,
         ranked: SmallVec<[RankedEndpoint; MAX_RANKED]>,
@@ -34,7 +35,8 @@ impl Scheduler {
         paired.unwrap_or(ranked)
     }
 
-    /// Books the legs of a pair. Returns the source of the estimate of the prefill endpoint's cache.
+    /// Books the legs of a pair. Returns the source of the estimate of the prefill endpoint's
+    /// cache.
     pub(super) fn book_pair(
         &mut self,
         key: RequestKey,

@@ -15,8 +15,8 @@
 //! block the endpoint, two halves of many sets could block it for each other for ever.
 //!
 //! Bounded: at most [`MAX_SETS`] sets and 128 requests, and in a pool of n endpoints at most
-//! [`EFFORT`] or 16 n costs, whichever is more, however many sets there are. Passes that events call
-//! for share one in a millisecond ([`PlanPace`](super::pace::PlanPace)).
+//! [`EFFORT`] or 16 n costs, whichever is more, however many sets there are. Passes that events
+//! call for share one in a millisecond ([`PlanPace`](super::pace::PlanPace)).
 
 use std::{sync::Arc, time::Duration};
 

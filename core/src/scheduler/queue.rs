@@ -11,8 +11,8 @@
 //! Bounded by count, bytes and time; removal takes constant time at any place. When the queue is
 //! full, the tenant with the most requests loses one in favor of those with less.
 //!
-//! Invariants: a set without queued requests has no queue; [`QueuedWork`] is the sum over the requests
-//! that are queued.
+//! Invariants: a set without queued requests has no queue; [`QueuedWork`] is the sum over the
+//! requests that are queued.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, btree_map, hash_map::Entry},
@@ -196,7 +196,8 @@ impl RequestQueue {
         queue.check_out(at as usize, &mut self.work)
     }
 
-    /// Checks a request in again, with its present urgency. It costs least at the position `wanted`.
+    /// Checks a request in again, with its present urgency. It costs least at the position
+    /// `wanted`.
     pub(super) fn check_in(&mut self, waiting: Box<QueuedRequest>, wanted: u32) {
         let Some(&QueuePlace { set, at }) = self.places.get(&waiting.key) else {
             return;
@@ -298,7 +299,8 @@ impl RequestQueue {
     }
 
     /// Begins the examination of a set: its requests do not count as queued work until they are
-    /// checked in. Returns the `most` most urgent of them with their urgency, the most urgent first.
+    /// checked in. Returns the `most` most urgent of them with their urgency, the most urgent
+    /// first.
     pub(super) fn examine(
         &mut self,
         set: EligibleSetId,

@@ -1,20 +1,20 @@
 //! What requests paid for want of another copy of their common prefix: a reason to make one.
 //!
-//! A long prefix that many prompts begin with is cached at one endpoint, and all of them wait for that
-//! one: each alone waits less than it would cost to compute the prefix elsewhere, and all together
-//! much more. It is the problem of renting skis or buying them: rent until the rents are the price,
-//! and then buy, which costs at most twice what it would have cost to know from the start (Karlin,
-//! Manasse, Rudolph, Sleator 1988).
+//! A long prefix that many prompts begin with is cached at one endpoint, and all of them wait for
+//! that one: each alone waits less than it would cost to compute the prefix elsewhere, and all
+//! together much more. It is the problem of renting skis or buying them: rent until the rents are
+//! the price, and then buy, which costs at most twice what it would have cost to know from the
+//! start (Karlin, Manasse, Rudolph, Sleator 1988).
 //!
 //! ```text
 //!   prompt a   ■ ■ ■ ■ a a a a a      common: what a prompt shares with the one before it that
 //!   prompt b   ■ ■ ■ ■ b b            begins with the same block, and is another conversation's
 //! ```
 //!
-//! The rent of a request is the time that it would have saved at another endpoint with a copy of the
-//! common prefix. Rents add up by the first block of prompts, fade within a minute, and are spent by
-//! the request that makes the copy. A conversation's own history is never paid for: no other request
-//! will use it.
+//! The rent of a request is the time that it would have saved at another endpoint with a copy of
+//! the common prefix. Rents add up by the first block of prompts, fade within a minute, and are
+//! spent by the request that makes the copy. A conversation's own history is never paid for: no
+//! other request will use it.
 //!
 //! Bounded: [`MOST`] first blocks, with [`DEPTH`] blocks of one prompt each.
 
@@ -101,7 +101,8 @@ impl PrefixRents {
             .zip(blocks)
             .take_while(|(one, other)| one == other);
         let same = same.count();
-        // The same conversation goes on where the whole of the last prompt, or of this one, is shared.
+        // The same conversation goes on where the whole of the last prompt, or of this one, is
+        // shared.
         if same < prefix.last.len() && same < blocks.len() {
             prefix.depth = same;
         }

@@ -88,8 +88,8 @@ impl Scheduler {
         }
     }
 
-    /// The first byte of an answer came, `ttft` after its leg was sent. Returns the leg before that,
-    /// the first time.
+    /// The first byte of an answer came, `ttft` after its leg was sent. Returns the leg before
+    /// that, the first time.
     pub fn first_byte(
         &mut self,
         leg: impl Into<LegKey>,
@@ -248,8 +248,8 @@ impl Scheduler {
         self.outdate_lookups();
     }
 
-    /// Several engines answer at an endpoint's address in turn, or one again: what is cached there of
-    /// the prompts that were routed to it is unknown, and is not learned from now on, or is.
+    /// Several engines answer at an endpoint's address in turn, or one again: what is cached there
+    /// of the prompts that were routed to it is unknown, and is not learned from now on, or is.
     pub fn set_shared(&mut self, position: usize, is_shared: bool) {
         self.endpoints.set_shared(position, is_shared);
         self.outdate_lookups();

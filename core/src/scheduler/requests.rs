@@ -43,8 +43,8 @@ pub(super) struct RequestMetadata {
     pub(super) sent: Option<SentClaim>,
     /// Of its endpoint; of a pair, the one that decodes.
     pub(super) memory: MemoryCharge,
-    /// Of the endpoint of its prefill leg, if it has one: then nothing is expected of the cache where
-    /// it decodes, and nothing is learned from what the engine there reports of it.
+    /// Of the endpoint of its prefill leg, if it has one: then nothing is expected of the cache
+    /// where it decodes, and nothing is learned from what the engine there reports of it.
     pub(super) prefill: Option<MemoryCharge>,
 }
 
@@ -87,8 +87,8 @@ impl PoolRequests {
         }))
     }
 
-    /// Queues a request that costs least at the position `wanted`, where its prefill takes `service`
-    /// seconds.
+    /// Queues a request that costs least at the position `wanted`, where its prefill takes
+    /// `service` seconds.
     pub(super) fn enqueue(&mut self, mut queued: QueuedRequest, service: f64, wanted: u32) {
         queued.set_service(service, &self.shares);
         self.queue.push(queued, wanted);
@@ -138,7 +138,8 @@ impl PoolRequests {
         }
     }
 
-    /// The prefill leg of a request that was booked as a pair moved to an endpoint, with this charge.
+    /// The prefill leg of a request that was booked as a pair moved to an endpoint, with this
+    /// charge.
     pub(super) fn prefill_moved(&mut self, key: RequestKey, memory: MemoryCharge) {
         let prefill = self.metadata.get_mut(&key);
         let prefill = prefill.and_then(|metadata| metadata.prefill.as_mut());

@@ -12,15 +12,15 @@
 //! one sample, of their tokens and of the time until the last of them. An endpoint of several lanes
 //! does this in each of them; all lanes are equally fast.
 //!
-//! An engine that is never idle computes in steps: the last one of a prompt has tokens of the next in
-//! it, which make the one look slower and the other faster than it is. So samples that follow each
-//! other without a gap are [averaged](fit::MeanPrompt) before they are compared: what one lost, the
-//! next gained.
+//! An engine that is never idle computes in steps: the last one of a prompt has tokens of the next
+//! in it, which make the one look slower and the other faster than it is. So samples that follow
+//! each other without a gap are [averaged](fit::MeanPrompt) before they are compared: what one
+//! lost, the next gained.
 //!
 //! The tokens are those that were expected to be uncached, until the engine reports how many there
-//! were. A [line](PrefillFit) is fitted to the last [`WINDOW`] samples. Up to a fifth of them may be
-//! nonsense of any kind and move the rate by less than a quarter, and a change of speed shows once
-//! half of the window has turned over.
+//! were. A [line](PrefillFit) is fitted to the last [`WINDOW`] samples. Up to a fifth of them may
+//! be nonsense of any kind and move the rate by less than a quarter, and a change of speed shows
+//! once half of the window has turned over.
 //!
 //! Costs: some microseconds for a fit, which is repeated whenever an eighth of the window is new.
 
@@ -84,8 +84,8 @@ struct PrefillSample {
 // === PrefillSpeed ===
 
 impl PrefillSpeed {
-    /// The first byte of an answer came at `now`, `ttft` after the request was sent, and `tokens` of
-    /// its prompt were expected to be uncached.
+    /// The first byte of an answer came at `now`, `ttft` after the request was sent, and `tokens`
+    /// of its prompt were expected to be uncached.
     ///
     /// `now` must not go backwards.
     pub(super) fn answered(
@@ -111,8 +111,8 @@ impl PrefillSpeed {
         self.group = Some(FirstByteGroup { began, first: now });
     }
 
-    /// An endpoint that computes several prompts at once computed one of `tokens` uncached tokens from
-    /// `began` to `now`. First bytes that come together belong to different prompts.
+    /// An endpoint that computes several prompts at once computed one of `tokens` uncached tokens
+    /// from `began` to `now`. First bytes that come together belong to different prompts.
     pub(super) fn computed(
         &mut self,
         request: RequestKey,

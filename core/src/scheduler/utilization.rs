@@ -2,8 +2,8 @@
 //! endpoints.
 //!
 //! For each endpoint it is a mean over time that fades: `u(t) = busy + faded · e^(−t / MEMORY)`,
-//! where `busy` is its present share and `t` counts from an epoch that is common to all. So the mean
-//! over a set is one exponential and two sums, and a change of one endpoint is constant time.
+//! where `busy` is its present share and `t` counts from an epoch that is common to all. So the
+//! mean over a set is one exponential and two sums, and a change of one endpoint is constant time.
 
 use std::time::Duration;
 

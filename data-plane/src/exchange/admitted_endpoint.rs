@@ -16,8 +16,8 @@ pub(super) struct AdmittedEndpoint<'a> {
     pub(super) admission: EndpointAdmission,
 }
 
-/// A leg of a pair while it is not the guard's attempt, of which results are recorded. Dropped, as it
-/// is when the client disconnects, it is given up.
+/// A leg of a pair while it is not the guard's attempt, of which results are recorded. Dropped, as
+/// it is when the client disconnects, it is given up.
 pub(super) struct PendingLeg<'a>(AdmittedEndpoint<'a>);
 
 // === AdmittedEndpoint ===
@@ -44,7 +44,8 @@ impl<'a> AdmittedEndpoint<'a> {
         &self.endpoint.upstream
     }
 
-    /// Nothing is sent, or it came to nothing: what the leg was admitted to is left to the next one.
+    /// Nothing is sent, or it came to nothing: what the leg was admitted to is left to the next
+    /// one.
     pub(super) fn give_up(self) {
         self.upstream().abandoned(uptime(), self.admission);
     }

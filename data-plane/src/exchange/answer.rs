@@ -139,7 +139,8 @@ impl AnswerJudge {
         (self.unread.len() > EVENT_LIMIT).then_some(AnswerClass::Tokens)
     }
 
-    /// Bytes of the event that begins there, its empty line included; `None` while it is incomplete.
+    /// Bytes of the event that begins there, its empty line included; `None` while it is
+    /// incomplete.
     fn event_length(&self, begin: usize) -> Option<usize> {
         let mut at = begin;
         loop {

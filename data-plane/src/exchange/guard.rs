@@ -160,8 +160,8 @@ impl RequestGuard {
         };
     }
 
-    /// The last attempt ended, or its answer's class became known: the one place where endpoints get
-    /// praise and blame. `retry_after`: how long an overloaded endpoint asked to be left alone.
+    /// The last attempt ended, or its answer's class became known: the one place where endpoints
+    /// get praise and blame. `retry_after`: how long an overloaded endpoint asked to be left alone.
     pub(super) fn attempt_ended(&mut self, end: AttemptEnd, retry_after: Option<Duration>) {
         let endpoints = &self.pool.metrics.endpoints;
         if let AttemptEnd::Answered(_, class) = end {

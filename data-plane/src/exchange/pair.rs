@@ -7,9 +7,9 @@
 //!   through  one leg, to the leader or the sidecar ──────▶ relayed
 //! ```
 //!
-//! What each leg is sent is decided in [`crate::pair`], and what follows from an attempt that fails in
-//! [`super::retry`], as for one endpoint. An attempt fails with the answer or error of one of its legs:
-//! the guard's attempt is that leg when [`PairExchange::run`] returns.
+//! What each leg is sent is decided in [`crate::pair`], and what follows from an attempt that fails
+//! in [`super::retry`], as for one endpoint. An attempt fails with the answer or error of one of
+//! its legs: the guard's attempt is that leg when [`PairExchange::run`] returns.
 //!
 //! Invariants: one deadline for both legs; what is handed over is sent once, within its lease; when
 //! this future is dropped, as it is when the client disconnects, both connections are.

@@ -1,5 +1,5 @@
-//! The placements that a request is tried at, in order: those of its selection, and what may follow a
-//! pair that fails.
+//! The placements that a request is tried at, in order: those of its selection, and what may follow
+//! a pair that fails.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! Refusals of one request, held until it is known whose fault they are: another endpoint serves the
-//! request, or refuses it alike.
+//! Refusals of one request, held until it is known whose fault they are: another endpoint serves
+//! the request, or refuses it alike.
 
 use std::{sync::Arc, time::Duration};
 

@@ -145,8 +145,8 @@ pub(crate) fn relay(
     response
 }
 
-/// The event by which a client learns that an answer with these headers is truncated. Nothing can be added to a
-/// compressed body.
+/// The event by which a client learns that an answer with these headers is truncated. Nothing can
+/// be added to a compressed body.
 fn truncated_event(headers: &HeaderMap, api: Api) -> Option<&'static str> {
     if !is_event_stream(headers) || headers.contains_key(header::CONTENT_ENCODING) {
         return None;

@@ -1,8 +1,8 @@
 //! Answers that are not relayed, as refusals that another endpoint made up for.
 //!
-//! Dropping an answer closes its connection. An engine that refuses requests is a busy one, and each
-//! refusal would cost it a connection, too. So what has arrived of the body is read, and if that is
-//! all of it, the connection is kept. Nothing is waited for.
+//! Dropping an answer closes its connection. An engine that refuses requests is a busy one, and
+//! each refusal would cost it a connection, too. So what has arrived of the body is read, and if
+//! that is all of it, the connection is kept. Nothing is waited for.
 
 use bytes::Buf;
 use futures::FutureExt;

@@ -1,5 +1,5 @@
-//! `llm-d-sidecar`: llm-d's routing sidecar at the decode endpoint's port, which sends the prefill leg
-//! to the endpoint that a header names.
+//! `llm-d-sidecar`: llm-d's routing sidecar at the decode endpoint's port, which sends the prefill
+//! leg to the endpoint that a header names.
 
 use super::{LegEdits, PairEndpoints};
 

@@ -1,8 +1,8 @@
-//! `sglang`: both endpoints get the same body at once, and meet in a room: a number at the bootstrap
-//! server of the prefill endpoint.
+//! `sglang`: both endpoints get the same body at once, and meet in a room: a number at the
+//! bootstrap server of the prefill endpoint.
 //!
-//! The decode endpoint's answer is the client's. Either endpoint waits for the other one for minutes,
-//! so that the failure of one leg has to end the other.
+//! The decode endpoint's answer is the client's. Either endpoint waits for the other one for
+//! minutes, so that the failure of one leg has to end the other.
 
 use std::num::NonZeroU16;
 

@@ -1,9 +1,9 @@
-//! `shared-storage`: both endpoints read and write one store of KV caches (LMCache, `MooncakeStore`,
-//! vLLM's example connector).
+//! `shared-storage`: both endpoints read and write one store of KV caches (LMCache,
+//! `MooncakeStore`, vLLM's example connector).
 //!
 //! The prefill leg computes the prompt into the store, for one token. Then the decode leg is the
-//! client's request, and finds the prompt there. Nothing is copied, and the store keeps what it has:
-//! the decode leg may be repeated.
+//! client's request, and finds the prompt there. Nothing is copied, and the store keeps what it
+//! has: the decode leg may be repeated.
 
 use super::{Handoff, LegEdits, one_token};
 use crate::request::api::Api;

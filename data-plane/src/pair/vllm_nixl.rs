@@ -2,12 +2,12 @@
 //! prefill endpoint's memory (and `NixlPushConnector`, which has the same bodies).
 //!
 //! The prefill leg asks for a remote decode and one token. Its answer has `kv_transfer_params`, an
-//! object that is copied into the decode leg as it is. Without it (the prefill was cut off, or has no
-//! connector) the decode endpoint computes the prompt itself. An endpoint that is sent a part of the
-//! object waits for ever, and dies when its client leaves; so it is copied whole or not at all.
+//! object that is copied into the decode leg as it is. Without it (the prefill was cut off, or has
+//! no connector) the decode endpoint computes the prompt itself. An endpoint that is sent a part of
+//! the object waits for ever, and dies when its client leaves; so it is copied whole or not at all.
 //!
-//! The prefill endpoint keeps the blocks for a lease, and frees them when they were read: later, or a
-//! second time, a decode would read what other requests wrote there.
+//! The prefill endpoint keeps the blocks for a lease, and frees them when they were read: later, or
+//! a second time, a decode would read what other requests wrote there.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

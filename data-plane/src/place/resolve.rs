@@ -24,8 +24,8 @@ pub(super) struct ResolvedPool {
 
 impl Placer {
     /// Finds the pool that serves the request: by the stored response that it refers to, if this
-    /// proxy or only an endpoint can know it; else by its model. `id` is the request's, which changes
-    /// with every question.
+    /// proxy or only an endpoint can know it; else by its model. `id` is the request's, which
+    /// changes with every question.
     pub(super) async fn resolve(
         &self,
         view: &RoutingView,
@@ -96,8 +96,8 @@ impl Placer {
     }
 }
 
-/// What an added path calls a model need not be one: with a single pool, a name that the pool does not
-/// have is no reason to refuse the request.
+/// What an added path calls a model need not be one: with a single pool, a name that the pool does
+/// not have is no reason to refuse the request.
 pub(super) fn forget_unknown_model(view: &RoutingView, request: &mut InferenceRequest) {
     let is_alone = request.api == Api::Extra && view.pools.len() == 1;
     if is_alone && view.route(request.model.as_deref()).is_err() {

@@ -1,5 +1,5 @@
-//! How many answers a request asks for, and for how many prompts: what hands a KV cache over does it
-//! for one of each.
+//! How many answers a request asks for, and for how many prompts: what hands a KV cache over does
+//! it for one of each.
 
 use super::request_body::{BodySpan, RequestBody};
 
@@ -25,8 +25,8 @@ impl AnswerCount {
         }
     }
 
-    /// Whether it is one answer to one prompt, which is the value of `prompt` if there is one. False
-    /// when that cannot be read here.
+    /// Whether it is one answer to one prompt, which is the value of `prompt` if there is one.
+    /// False when that cannot be read here.
     pub(super) fn is_one(self, body: &RequestBody, prompt: Option<BodySpan>) -> bool {
         let is = |span: Option<BodySpan>, words: [&[u8]; 2]| {
             span.is_none_or(|span| words.contains(&&body.contiguous(span)[..]))
@@ -38,7 +38,8 @@ impl AnswerCount {
     }
 }
 
-/// Whether the value is a text, or a list of token ids; a list of anything else has several prompts.
+/// Whether the value is a text, or a list of token ids; a list of anything else has several
+/// prompts.
 fn is_one_prompt(body: &RequestBody, prompt: BodySpan) -> bool {
     let bytes = body.slices(prompt).flatten();
     let mut bytes = bytes.filter(|byte| !byte.is_ascii_whitespace());

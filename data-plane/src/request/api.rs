@@ -114,8 +114,8 @@ fn known(path: &str) -> Option<(Api, &str, &'static str)> {
 }
 
 /// Whether `path` is one below `parent` for every server that may read it: what stands between an
-/// engine and its port may decode, join or remove segments, and reach another path by it. So none is
-/// empty or made of dots, and all consist of characters that are never encoded (RFC 3986, 2.3).
+/// engine and its port may decode, join or remove segments, and reach another path by it. So none
+/// is empty or made of dots, and all consist of characters that are never encoded (RFC 3986, 2.3).
 fn below(path: &str, parent: &str) -> bool {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let is_plain =

@@ -1,7 +1,7 @@
 //! Fields that control an engine's internals, and where they hide.
 //!
-//! vLLM merges the object `vllm_xargs` into a request's extra arguments, and reads `kv_transfer_params`
-//! from there as well.
+//! vLLM merges the object `vllm_xargs` into a request's extra arguments, and reads
+//! `kv_transfer_params` from there as well.
 
 use super::object_scanner::ObjectScanner;
 

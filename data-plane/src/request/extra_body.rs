@@ -1,9 +1,9 @@
 //! Bodies on paths that the operator added.
 //!
 //! Such a path may carry anything. What names a model is routed by it: a JSON object, as on the
-//! known paths, and a form (`multipart/form-data`, RFC 7578) with a field `model`, as audio is sent.
-//! JSON is recognized by its first byte, because engines that read a body as JSON often do not
-//! look at its type.
+//! known paths, and a form (`multipart/form-data`, RFC 7578) with a field `model`, as audio is
+//! sent. JSON is recognized by its first byte, because engines that read a body as JSON often do
+//! not look at its type.
 
 use std::borrow::Cow;
 

@@ -21,7 +21,8 @@ use super::{
 /// Longest string or number that is decoded, in bytes of JSON.
 const MAX_DECODED: usize = 4 << 10;
 
-/// Values of [`EXTRA_ARGUMENTS`] that are looked at. A body has one, of which parsers take the last.
+/// Values of [`EXTRA_ARGUMENTS`] that are looked at. A body has one, of which parsers take the
+/// last.
 const MAX_EXTRA_ARGUMENTS: usize = 8;
 
 /// A body's routing fields.

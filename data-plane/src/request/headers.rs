@@ -99,16 +99,16 @@ pub(crate) fn forward_for(headers: &mut HeaderMap, client: IpAddr) {
         .or_insert(HeaderValue::from_static("http"));
 }
 
-/// States that there is no body, where a server may wait for one: hyper states lengths of bodies that
-/// are there (RFC 9110, 8.6).
+/// States that there is no body, where a server may wait for one: hyper states lengths of bodies
+/// that are there (RFC 9110, 8.6).
 pub(crate) fn state_no_body(headers: &mut HeaderMap, method: &Method) {
     if matches!(*method, Method::POST | Method::PUT | Method::PATCH) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 
-/// A client of HTTP/2 may send each cookie in a field of its own; HTTP/1.1 has one field for all (RFC
-/// 9113, 8.2.3).
+/// A client of HTTP/2 may send each cookie in a field of its own; HTTP/1.1 has one field for all
+/// (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(header::COOKIE).iter();
     if cookies.nth(1).is_none() {

@@ -79,8 +79,8 @@ impl InferenceRequest {
         }
     }
 
-    /// Whether a prefill endpoint can compute its prompt for another endpoint: it generates one answer
-    /// to one prompt, which nothing but that prompt determines, and may be sent again.
+    /// Whether a prefill endpoint can compute its prompt for another endpoint: it generates one
+    /// answer to one prompt, which nothing but that prompt determines, and may be sent again.
     pub(crate) fn may_be_split(&self) -> bool {
         let generates = match self.api {
             Api::Chat | Api::Completions | Api::Responses => true,
@@ -162,7 +162,8 @@ impl From<&str> for ResponseReference {
 // === InferenceRequest ===
 
 impl InferenceRequest {
-    /// Parses a request whose body is complete. `scanner` has seen all of it, if the API reads JSON.
+    /// Parses a request whose body is complete. `scanner` has seen all of it, if the API reads
+    /// JSON.
     pub(crate) fn parse(
         route: ApiRoute<'_>,
         head: http::request::Parts,

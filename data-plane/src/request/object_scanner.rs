@@ -1,12 +1,13 @@
 //! Finds the top-level fields of a JSON object while its bytes arrive, in pieces cut anywhere.
 //!
-//! Names of fields are decoded, values are only delimited: inside a string the scanner looks for its
-//! end, inside an array or object for the brackets that belong together. So it follows every valid
-//! object and reports what a parser would; of a value that is not valid JSON, the engine is the
-//! judge. What it cannot follow it refuses, with the position.
+//! Names of fields are decoded, values are only delimited: inside a string the scanner looks for
+//! its end, inside an array or object for the brackets that belong together. So it follows every
+//! valid object and reports what a parser would; of a value that is not valid JSON, the engine is
+//! the judge. What it cannot follow it refuses, with the position.
 //!
-//! Invariants: constant memory, whatever arrives; every byte is looked at once; outside strings only
-//! the characters of JSON pass, so that no comment and no other kind of quote can hide a field.
+//! Invariants: constant memory, whatever arrives; every byte is looked at once; outside strings
+//! only the characters of JSON pass, so that no comment and no other kind of quote can hide a
+//! field.
 
 mod field_name;
 

@@ -1,5 +1,5 @@
-//! The bytes of a request's body, in the pieces in which they arrived. They are not joined: spans of
-//! them are read across pieces, and only what needs contiguous bytes copies its span.
+//! The bytes of a request's body, in the pieces in which they arrived. They are not joined: spans
+//! of them are read across pieces, and only what needs contiguous bytes copies its span.
 
 use bytes::{Bytes, BytesMut};
 use smallvec::{SmallVec, smallvec};

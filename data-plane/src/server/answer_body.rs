@@ -26,8 +26,8 @@ pub(super) struct AnswerBody<B> {
     _open: OpenClientRequest,
 }
 
-/// The answer to a request, announced as its connection's last one where it is. `drains` if the proxy
-/// does; `send_timeout` is how long the answer may wait for a client that takes nothing.
+/// The answer to a request, announced as its connection's last one where it is. `drains` if the
+/// proxy does; `send_timeout` is how long the answer may wait for a client that takes nothing.
 pub(super) fn answer<B>(
     mut response: Response<B>,
     open: OpenClientRequest,

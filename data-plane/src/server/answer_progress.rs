@@ -3,8 +3,8 @@
 //! hyper asks a body for its next frame only when it has room for it: over HTTP/2, when the client
 //! has opened the stream's window; over HTTP/1.1, when the socket has taken most of what is
 //! buffered. So the time between a frame and the next question is time in which the client takes
-//! nothing, or too little. A client that has taken all there is has the limit again; one that lags must
-//! take [`LEAST_RATE`].
+//! nothing, or too little. A client that has taken all there is has the limit again; one that lags
+//! must take [`LEAST_RATE`].
 
 use std::{
     future::{Future, poll_fn},

@@ -1,9 +1,9 @@
 //! Closing a connection whose client is still sending a body that was refused.
 //!
-//! A socket that is closed with unread bytes is reset, and a reset discards the answer on its way to
-//! the client, or before the client has read it: many clients send their whole body first. So the
-//! answer is sent, the sending half is closed, and what the client sends is read and dropped for a
-//! while (as nginx's `lingering_close` does).
+//! A socket that is closed with unread bytes is reset, and a reset discards the answer on its way
+//! to the client, or before the client has read it: many clients send their whole body first. So
+//! the answer is sent, the sending half is closed, and what the client sends is read and dropped
+//! for a while (as nginx's `lingering_close` does).
 
 use std::{io, time::Duration};
 

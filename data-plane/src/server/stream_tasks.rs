@@ -1,5 +1,5 @@
-//! The tasks of a connection of HTTP/2: one for each stream, which ends when its client does not take
-//! its answer.
+//! The tasks of a connection of HTTP/2: one for each stream, which ends when its client does not
+//! take its answer.
 
 use std::{
     future::Future,

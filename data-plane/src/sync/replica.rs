@@ -1,5 +1,5 @@
-//! Following one control-plane replica: its Sync stream and the Score streams of the workers, opened
-//! again whenever one breaks.
+//! Following one control-plane replica: its Sync stream and the Score streams of the workers,
+//! opened again whenever one breaks.
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -4,9 +4,9 @@
 //! share, each question and each answer would wake a second thread, which costs more than the
 //! choice itself.
 //!
-//! A stream that breaks is opened again, alone: the other workers' streams, and the Sync stream, have
-//! connections of their own, and what broke one of them, as a message that the replica rejects, is
-//! no reason to give the rest up.
+//! A stream that breaks is opened again, alone: the other workers' streams, and the Sync stream,
+//! have connections of their own, and what broke one of them, as a message that the replica
+//! rejects, is no reason to give the rest up.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -85,8 +85,8 @@ impl ScoreStreams {
         Ok(streams)
     }
 
-    /// Connects a worker, and returns when that is done: one after the other, as all proxies connect
-    /// to a replica that restarted at once.
+    /// Connects a worker, and returns when that is done: one after the other, as all proxies
+    /// connect to a replica that restarted at once.
     async fn open_first(&mut self, worker: usize) -> Result<(), Status> {
         let (client, stream) = score::channel();
         self.clients.push(client);

@@ -10,8 +10,8 @@
 //! what else runs, memory bounds what runs at once, prefixes hit until they are evicted, `/metrics`
 //! exposes what vLLM exposes, and a client that leaves frees its blocks. The pure parts
 //! (`scheduler`, `cache`, `chain`, `tokenizer`, `text`, `meters`, `page`) know neither clock nor
-//! socket. Engines of one process can be the prefill and decode engines of pairs ([`PairConfig`]). It
-//! does not model sampling, or a model that says anything sensible.
+//! socket. Engines of one process can be the prefill and decode engines of pairs ([`PairConfig`]).
+//! It does not model sampling, or a model that says anything sensible.
 //!
 //! Everything of an engine ends when its [`EngineHandle`] is dropped.
 

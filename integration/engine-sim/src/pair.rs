@@ -7,7 +7,8 @@
 //!
 //! Engines of one process share a [`PairNetwork`], which has the side channel's place. What a real
 //! engine would answer with stale memory, wait for for ever or die of, is an error here, and is
-//! listed: a handoff that is used twice, late, or for a longer prompt, and a leg without its partner.
+//! listed: a handoff that is used twice, late, or for a longer prompt, and a leg without its
+//! partner.
 
 mod rooms;
 
@@ -39,7 +40,8 @@ pub struct PairConfig {
     /// How long a prefill engine keeps a KV cache for a decode engine.
     pub lease: Duration,
     /// The port at which decode engines look for what a prefill engine keeps, if it is not the one
-    /// that serves requests: nothing may listen there, as when a prefill engine dies after its answer.
+    /// that serves requests: nothing may listen there, as when a prefill engine dies after its
+    /// answer.
     pub side_channel: Option<u16>,
 }
 

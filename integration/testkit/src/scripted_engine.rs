@@ -1,8 +1,8 @@
 //! An engine whose answers are bytes that a test writes: for what no simulated engine does.
 //!
-//! It speaks HTTP/1.1 on one port. `GET /v1/models` lists its models and `GET /health` is 200; other
-//! pages are 404, unless the script answers them. Every other request is answered by the script,
-//! byte by byte as it says.
+//! It speaks HTTP/1.1 on one port. `GET /v1/models` lists its models and `GET /health` is 200;
+//! other pages are 404, unless the script answers them. Every other request is answered by the
+//! script, byte by byte as it says.
 
 use std::{
     net::SocketAddr,

@@ -14,10 +14,10 @@
 //! | `AllBlocksCleared` | none |
 //!
 //! Hashes are numbers (SGLang's may be negative) or bytes, of which the last eight count. SGLang
-//! has a field `cache_salt` where vLLM puts the salt among the extra keys of the first block; in its
-//! old form the field is in a map in the place of `lora_name`.
-//! EventFields that are not in the table are skipped, and so are events of other types. An event of
-//! a known type that cannot be understood is counted, and the rest of the batch is read on.
+//! has a field `cache_salt` where vLLM puts the salt among the extra keys of the first block; in
+//! its old form the field is in a map in the place of `lora_name`. EventFields that are not in the
+//! table are skipped, and so are events of other types. An event of a known type that cannot be
+//! understood is counted, and the rest of the batch is read on.
 
 mod fields;
 

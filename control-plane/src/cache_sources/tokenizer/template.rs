@@ -5,8 +5,8 @@
 //! tokens.
 //!
 //! Invariants:
-//! * rendering ends: it has a budget of steps by the length of the conversation, so that a short one
-//!   cannot occupy a thread for long, and no template can reach a file or another template;
+//! * rendering ends: it has a budget of steps by the length of the conversation, so that a short
+//!   one cannot occupy a thread for long, and no template can reach a file or another template;
 //! * an error says nothing of the conversation.
 
 use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};

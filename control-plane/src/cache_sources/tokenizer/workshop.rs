@@ -1,8 +1,8 @@
 //! A few threads for work that would hold up everything else: half of the cores, for all pools
 //! together, and a bounded line of each pool before them.
 //!
-//! Each pool has at most as many places in the line before the threads as there are threads, so that
-//! long prompts of one pool delay those of another by one round.
+//! Each pool has at most as many places in the line before the threads as there are threads, so
+//! that long prompts of one pool delay those of another by one round.
 
 use std::{
     num::NonZero,

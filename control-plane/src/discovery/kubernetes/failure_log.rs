@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Shortest time from one logged failure to the next: a server that lists well and breaks each watch
-/// changes all the time.
+/// Shortest time from one logged failure to the next: a server that lists well and breaks each
+/// watch changes all the time.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// The failures of one source, with all its watches.

@@ -23,8 +23,8 @@ use hermes_core::{address::ServerAddress, snapshot::Role};
 
 use super::{DiscoveredEndpoint, DiscoveredSet, index::FoundEndpoints};
 
-/// How long after its begin a discovery that finds fewer than half of the endpoints ready is doubted.
-/// Kubernetes has the status of all nodes again within two minutes after an outage.
+/// How long after its begin a discovery that finds fewer than half of the endpoints ready is
+/// doubted. Kubernetes has the status of all nodes again within two minutes after an outage.
 pub(crate) const DOUBT: Duration = Duration::from_mins(3);
 
 /// The endpoints that have been ready and still exist: at most as many as the API server holds.

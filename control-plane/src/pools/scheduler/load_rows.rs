@@ -29,8 +29,8 @@ struct LoadRow {
 pub(crate) struct PoolLoadCursor {
     /// The tick of the rows that are the same for all.
     tick: LoadTick,
-    /// The last rows of the endpoints where the proxy has something open. They were sent after those
-    /// that are the same for all, and count instead.
+    /// The last rows of the endpoints where the proxy has something open. They were sent after
+    /// those that are the same for all, and count instead.
     own: HashMap<EndpointId, LoadRow>,
 }
 

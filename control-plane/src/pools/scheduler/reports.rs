@@ -1,9 +1,9 @@
 //! Reports of proxies and results of probes.
 //!
 //! Three things follow from an event: the scheduler moves, the endpoint's health changes, and those
-//! who wait may get their turn. Health changes by what an endpoint did: it served a request, failed,
-//! refused one that others serve, or asked to be left alone. An attempt counts once: what served
-//! nothing is reported by itself, and the end of a request counts against no endpoint.
+//! who wait may get their turn. Health changes by what an endpoint did: it served a request,
+//! failed, refused one that others serve, or asked to be left alone. An attempt counts once: what
+//! served nothing is reported by itself, and the end of a request counts against no endpoint.
 
 use std::time::Duration;
 

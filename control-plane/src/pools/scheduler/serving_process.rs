@@ -1,8 +1,8 @@
 //! Which process answers at an endpoint's address, as far as its metrics show it.
 //!
-//! A process that was replaced has another start time, or counters that went back. When that happens
-//! in many scrapes, several engines answer at one address in turn, as behind a load balancer: a
-//! prompt that was routed there is cached at one of them, and nothing says at which.
+//! A process that was replaced has another start time, or counters that went back. When that
+//! happens in many scrapes, several engines answer at one address in turn, as behind a load
+//! balancer: a prompt that was routed there is cached at one of them, and nothing says at which.
 
 /// Start times that differ by less are one start: engines round them.
 const SAME_START: f64 = 1.0;

@@ -14,8 +14,8 @@ pub(crate) struct SchedulerSettings {
 }
 
 impl SchedulerSettings {
-    /// The lanes of an endpoint whose metrics name `schedulers` schedulers: what is configured comes
-    /// before what is reported, and that before what follows from KV events.
+    /// The lanes of an endpoint whose metrics name `schedulers` schedulers: what is configured
+    /// comes before what is reported, and that before what follows from KV events.
     pub(crate) fn lanes(&self, schedulers: Option<u32>) -> u32 {
         self.lanes
             .or(schedulers)

@@ -1,8 +1,8 @@
 //! The TLS handshakes that are under way.
 //!
-//! A bounded number runs at once, each with a deadline. When there are as many and another connection
-//! comes, the address with most of them loses its oldest: connections that send nothing, however
-//! many one peer opens, keep no other peer out.
+//! A bounded number runs at once, each with a deadline. When there are as many and another
+//! connection comes, the address with most of them loses its oldest: connections that send nothing,
+//! however many one peer opens, keep no other peer out.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -13,8 +13,8 @@ pub(super) struct LoadCursor {
     proxy: ProxyId,
     /// The proxy uses the rows of this replica.
     is_wanted: bool,
-    /// By the name of the pool. The scheduler is that which the cursor is of: a pool that was removed
-    /// and added again has another.
+    /// By the name of the pool. The scheduler is that which the cursor is of: a pool that was
+    /// removed and added again has another.
     pools: HashMap<Arc<str>, (Arc<PoolScheduler>, PoolLoadCursor)>,
 }
 
@@ -48,8 +48,8 @@ impl LoadCursor {
         self.pools.clear();
     }
 
-    /// The rows that a proxy which has the snapshot `known` lacks, an encoded `v1.LoadUpdate`; `None`
-    /// when it lacks none.
+    /// The rows that a proxy which has the snapshot `known` lacks, an encoded `v1.LoadUpdate`;
+    /// `None` when it lacks none.
     pub(super) fn next(&mut self, known: &Snapshot, pools: &PoolDirectory) -> Option<Bytes> {
         let Self { proxy, .. } = *self;
         let (now, mut pieces) = (pools.now(), Vec::new());

@@ -34,8 +34,8 @@ pub(super) struct ReportReader {
     proxy: ProxyId,
     pools: Arc<PoolDirectory>,
     open: HashMap<RequestId, LegSchedulers>,
-    /// By request, the endpoints whose attempts served nothing: each was reported by itself, and does
-    /// not count once more with the end of a leg. Kept until the request ends, as a leg may be
+    /// By request, the endpoints whose attempts served nothing: each was reported by itself, and
+    /// does not count once more with the end of a leg. Kept until the request ends, as a leg may be
     /// reported to have failed after its end.
     blamed: HashMap<RequestId, SmallVec<[EndpointId; 2]>>,
     /// Whether something odd was logged already.

@@ -8,16 +8,16 @@
 //! An engine with one scheduler has φ = 1. Behind a gateway, or with ranks or stages that no label
 //! shows, a prompt delays the next by a part of its time. Where running prompts share time it does
 //! not delay it more than itself. φ is found in the last prompts that were sent behind others, from
-//! `(time to first token − base − own / rate) / ahead`, and is 1 until a few of them passed. Of these
-//! it is the upper quartile: prompts ahead that were cached unexpectedly make φ look small, and a φ
-//! that is too small sends everything that waits into the queue of one engine. For the same reason no
-//! more prompts are sent at once than [twice](PrefillInterference::reach) as many as were seen to be
-//! computed beside each other.
+//! `(time to first token − base − own / rate) / ahead`, and is 1 until a few of them passed. Of
+//! these it is the upper quartile: prompts ahead that were cached unexpectedly make φ look small,
+//! and a φ that is too small sends everything that waits into the queue of one engine. For the same
+//! reason no more prompts are sent at once than [twice](PrefillInterference::reach) as many as were
+//! seen to be computed beside each other.
 //!
 //! As long as φ is 1, only prompts that are sent within the window are behind others, and they show
-//! little. So φ is explored: a request that would have to wait otherwise is sent behind one prompt, as
-//! often as is needed to know φ, and rarely afterwards. Where φ is 1 it begins no later for that. A φ
-//! that is too small corrects itself, as then every prompt is behind others.
+//! little. So φ is explored: a request that would have to wait otherwise is sent behind one prompt,
+//! as often as is needed to know φ, and rarely afterwards. Where φ is 1 it begins no later for
+//! that. A φ that is too small corrects itself, as then every prompt is behind others.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -33,7 +33,8 @@ const MAX_SENT: usize = 64;
 const WINDOW: usize = 9;
 /// The least number of prompts that show φ.
 const FEWEST: usize = 4;
-/// Work ahead shows φ if it is at least this much, in seconds and in parts of the prompt's own time.
+/// Work ahead shows φ if it is at least this much, in seconds and in parts of the prompt's own
+/// time.
 const LEAST_AHEAD: f64 = 0.02;
 const LEAST_PART: f64 = 0.5;
 /// Explorations without a pause, while φ is unknown.
@@ -96,7 +97,8 @@ impl PrefillInterference {
         self.share.is_some()
     }
 
-    /// Up to how many unanswered prompts φ holds: twice as many as the last prompts were sent behind.
+    /// Up to how many unanswered prompts φ holds: twice as many as the last prompts were sent
+    /// behind.
     pub(super) fn reach(&self) -> u32 {
         let behind = self.samples.iter().map(|sample| sample.unanswered);
         behind.max().map_or(0, |most| most.saturating_mul(2))
@@ -126,8 +128,8 @@ impl PrefillInterference {
         });
     }
 
-    /// The first byte of a prompt with `own` uncached tokens came, `ttft` after it was sent. `fit` is
-    /// what the endpoint needs for a prompt alone, if that is known. Returns how it was sent.
+    /// The first byte of a prompt with `own` uncached tokens came, `ttft` after it was sent. `fit`
+    /// is what the endpoint needs for a prompt alone, if that is known. Returns how it was sent.
     pub(super) fn answered(
         &mut self,
         leg: LegKey,
@@ -212,7 +214,8 @@ mod tests {
         key.into()
     }
 
-    /// A prompt of `own` tokens behind `ahead`, where each of these delays it by `share` of its time.
+    /// A prompt of `own` tokens behind `ahead`, where each of these delays it by `share` of its
+    /// time.
     fn pass(
         interference: &mut PrefillInterference,
         request: u64,

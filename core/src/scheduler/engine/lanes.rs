@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Each computes one prompt after the other, and what is sent goes to the lane that is free first
-//! (list scheduling, Graham 1969). Only sums are known of what an endpoint was sent, so prompts count
-//! as equally long here; which of them a first byte belongs to is known by when it was sent.
+//! (list scheduling, Graham 1969). Only sums are known of what an endpoint was sent, so prompts
+//! count as equally long here; which of them a first byte belongs to is known by when it was sent.
 
 use std::time::Duration;
 

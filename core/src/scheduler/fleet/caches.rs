@@ -17,8 +17,8 @@ impl Fleet {
     }
 
     /// What each endpoint has cached of a prompt, by the learned index and the hits of other
-    /// sources. Nothing counts as cached of a prompt that is computed whole: its report says nothing
-    /// about caches.
+    /// sources. Nothing counts as cached of a prompt that is computed whole: its report says
+    /// nothing about caches.
     pub(in crate::scheduler) fn lookup(
         &self,
         query: &Query,

@@ -60,8 +60,8 @@ impl Fleet {
     }
 
     /// The endpoints of `eligible` that may be chosen for a request and are up, or warm up and take
-    /// their turn by `draw`. If there is none, those that warm up without their turn, and else those
-    /// that cool down: requests queue for them, too. Empty if all are down.
+    /// their turn by `draw`. If there is none, those that warm up without their turn, and else
+    /// those that cool down: requests queue for them, too. Empty if all are down.
     ///
     /// `queued` is what is queued for each position.
     pub(in crate::scheduler) fn candidates(
@@ -125,8 +125,8 @@ impl Fleet {
     /// takes the prompt.
     ///
     /// Work of other clients raises the cost of an endpoint and is not waited for: it might never
-    /// end. Nor is memory waited for forever, see [`PATIENCE`]. An endpoint that cools down asked to
-    /// be left alone: it has no room until that is over.
+    /// end. Nor is memory waited for forever, see [`PATIENCE`]. An endpoint that cools down asked
+    /// to be left alone: it has no room until that is over.
     pub(in crate::scheduler) fn has_room(
         &self,
         position: usize,
@@ -142,9 +142,9 @@ impl Fleet {
                 || self.engines[position].fits(self.memory(position, need.query)))
     }
 
-    /// Tokens for which a prompt needs memory of its own at this position: all but the beginning that
-    /// it shares with one of the prompts that run there. All of them where the engine reports no
-    /// memory, as then no one asks.
+    /// Tokens for which a prompt needs memory of its own at this position: all but the beginning
+    /// that it shares with one of the prompts that run there. All of them where the engine reports
+    /// no memory, as then no one asks.
     pub(in crate::scheduler) fn memory(&self, position: usize, query: &Query) -> u32 {
         if !self.engines[position].reports_memory() {
             return query.prompt_tokens;
@@ -212,9 +212,9 @@ impl Fleet {
         }
     }
 
-    /// The endpoints that are up, do not cool down, and may take one that has waited. Only a `wanted`
-    /// endpoint is explored: for one that no request wants, each event would plan again in vain, as
-    /// it would while memory refuses what wants it.
+    /// The endpoints that are up, do not cool down, and may take one that has waited. Only a
+    /// `wanted` endpoint is explored: for one that no request wants, each event would plan again in
+    /// vain, as it would while memory refuses what wants it.
     pub(in crate::scheduler) fn free(
         &self,
         window: Duration,

@@ -23,8 +23,8 @@ pub(super) struct SetQueue {
     /// Parallel: the position where each cost least when it was examined, or [`NOWHERE`] while it
     /// does not count as queued work.
     wanted: Vec<u32>,
-    /// Parallel: the position that each waits for, or [`NOWHERE`] while it is checked out or was not
-    /// examined since the pool changed.
+    /// Parallel: the position that each waits for, or [`NOWHERE`] while it is checked out or was
+    /// not examined since the pool changed.
     waits_for: Vec<u32>,
 }
 
@@ -73,8 +73,8 @@ impl SetQueue {
         (rank, self.ranks.get(place).map(|rank| rank.key))
     }
 
-    /// Checks a request out, which waits for no endpoint until it returns. Returns the position that
-    /// it waited for, too.
+    /// Checks a request out, which waits for no endpoint until it returns. Returns the position
+    /// that it waited for, too.
     pub(super) fn check_out(
         &mut self,
         place: usize,

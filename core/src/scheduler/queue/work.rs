@@ -1,11 +1,11 @@
-//! What the queued requests want: by position, how many cost least there, and the work of those that
-//! were examined last.
+//! What the queued requests want: by position, how many cost least there, and the work of those
+//! that were examined last.
 //!
-//! A request *waits* for the endpoint where it cost least when it was examined last, on arrival or in
-//! a plan, until it is examined again or leaves. It *counts as work* there from its examination until
-//! the next plan of its eligible set begins: then the plan goes through the requests by urgency, and
-//! each has only the work before it ahead. Requests behind the horizon of a plan wait and do not
-//! count as work.
+//! A request *waits* for the endpoint where it cost least when it was examined last, on arrival or
+//! in a plan, until it is examined again or leaves. It *counts as work* there from its examination
+//! until the next plan of its eligible set begins: then the plan goes through the requests by
+//! urgency, and each has only the work before it ahead. Requests behind the horizon of a plan wait
+//! and do not count as work.
 
 /// What is queued for one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,18 +1,19 @@
 //! `seconds = base + tokens / rate` through a few measured prompts, some of which may be nonsense.
 //!
 //! The slope is a repeated median (Siegel 1982): for each sample the weighted median of its slopes
-//! to all others, and of these the median. A pair weighs as much as its distance, as far slopes have
-//! less noise, but no more than the lower quartile of all distances: one prompt much longer than
-//! the others weighs as much as any of them. The base is the median of what is left.
+//! to all others, and of these the median. A pair weighs as much as its distance, as far slopes
+//! have less noise, but no more than the lower quartile of all distances: one prompt much longer
+//! than the others weighs as much as any of them. The base is the median of what is left.
 //!
-//! A slope is trusted within bounds that need no pair. The tokens of the longer prompts take no more
-//! than their whole time, and all of it but for a plausible [base](MOST_BASE): an engine that is
-//! never idle computes in steps of one length, and by pairs alone its tokens take no time at all.
+//! A slope is trusted within bounds that need no pair. The tokens of the longer prompts take no
+//! more than their whole time, and all of it but for a plausible [base](MOST_BASE): an engine that
+//! is never idle computes in steps of one length, and by pairs alone its tokens take no time at
+//! all.
 //!
 //! Prompts that an engine computed without a pause in between enter as their [mean](MeanPrompt): a
-//! first byte comes at the end of a step that the next prompt has a part of, so that only sums of them
-//! are exact. Otherwise slopes of a full engine are noise; a rate that is too high sends more than one
-//! prompt at once; and those share more steps.
+//! first byte comes at the end of a step that the next prompt has a part of, so that only sums of
+//! them are exact. Otherwise slopes of a full engine are noise; a rate that is too high sends more
+//! than one prompt at once; and those share more steps.
 //!
 //! Lengths that are all [alike](PrefillMeasure::Alike) show one time and no slope.
 
@@ -126,8 +127,8 @@ impl PrefillMeasure {
     }
 
     /// As a line. Lengths that are alike show how much slower or faster the endpoint is than
-    /// `others` would be with them. Where nothing is known of others but a usual rate, short prompts
-    /// show a base: their tokens need next to nothing.
+    /// `others` would be with them. Where nothing is known of others but a usual rate, short
+    /// prompts show a base: their tokens need next to nothing.
     pub(super) fn among(self, others: PrefillFit) -> PrefillFit {
         let (tokens, seconds) = match self {
             Self::Line { fit, .. } => return fit,
@@ -286,8 +287,8 @@ mod tests {
     const STEP_TOKENS: f64 = 8_192.0;
     const RATE: f64 = 8_000.0;
 
-    /// The fit after each first byte of an engine that always has three prompts, and computes them in
-    /// order, in full steps.
+    /// The fit after each first byte of an engine that always has three prompts, and computes them
+    /// in order, in full steps.
     fn fits_of_full_engine(prompts: impl Iterator<Item = f64>) -> Vec<PrefillFit> {
         let (mut speed, mut now, mut fits) = (PrefillSpeed::default(), 0.0f64, Vec::new());
         let mut prompts = prompts.zip(0..);

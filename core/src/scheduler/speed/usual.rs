@@ -10,11 +10,11 @@
 //!                     ╱     0.83   1.2  1.4   as it was measured
 //! ```
 //!
-//! Endpoints of one kind are equally fast, and the few prompts that each is measured by show it up to
-//! a fifth faster or slower. Choices compare times, so that of idle endpoints always the same one
-//! would get the next new conversation, by noise: more than its cache holds, while others have room.
-//! So a small difference is none, a large one counts whole, and in between it grows into the other:
-//! firm shrinkage (Gao, Bruce 1997).
+//! Endpoints of one kind are equally fast, and the few prompts that each is measured by show it up
+//! to a fifth faster or slower. Choices compare times, so that of idle endpoints always the same
+//! one would get the next new conversation, by noise: more than its cache holds, while others have
+//! room. So a small difference is none, a large one counts whole, and in between it grows into the
+//! other: firm shrinkage (Gao, Bruce 1997).
 
 use super::PrefillFit;
 
@@ -22,8 +22,8 @@ use super::PrefillFit;
 /// are not.
 const NOISE: f64 = 0.2;
 
-/// Factor of the usual time for an endpoint whose speed is not known yet. With 1 a new endpoint would
-/// get nothing while others are free that are known to be a little faster than the median.
+/// Factor of the usual time for an endpoint whose speed is not known yet. With 1 a new endpoint
+/// would get nothing while others are free that are known to be a little faster than the median.
 const OPTIMISM: f64 = 0.75;
 
 /// See the module.
@@ -51,7 +51,8 @@ impl UsualSpeed {
         }
     }
 
-    /// What counts of an endpoint that was measured as `own`, with prompts of about `tokens` tokens.
+    /// What counts of an endpoint that was measured as `own`, with prompts of about `tokens`
+    /// tokens.
     pub(in crate::scheduler) fn shrunk(self, own: PrefillFit, tokens: f64) -> PrefillFit {
         let Self::Learned(usual) = self else {
             return own;

@@ -41,7 +41,8 @@ impl<'a> EventLine<'a> {
     }
 }
 
-/// The first line of `text` without its end, and its length with its end; `None` if it does not end.
+/// The first line of `text` without its end, and its length with its end; `None` if it does not
+/// end.
 pub(super) fn next_line(text: &[u8]) -> Option<(&[u8], usize)> {
     let end = memchr::memchr2(b'\r', b'\n', text)?;
     let is_pair = text[end] == b'\r' && text.get(end + 1) == Some(&b'\n');

@@ -15,8 +15,8 @@ const DIALECTS: [PairDialect; 3] = [
     PairDialect::LlmDSidecar,
 ];
 
-/// A pool of a prefill, a decode and perhaps a third endpoint. What fails is ejected, and its trial is
-/// due at once.
+/// A pool of a prefill, a decode and perhaps a third endpoint. What fails is ejected, and its trial
+/// is due at once.
 fn paired(dialect: PairDialect, endpoints: &[SocketAddr]) -> Exchange {
     let policy = PoolPolicy {
         strategy: Strategy::RoundRobin,

@@ -27,8 +27,8 @@ enum NameEscape {
 }
 
 impl FieldName {
-    /// Takes the next byte; returns whether it is the closing quote, or `None` where a string cannot
-    /// have this byte.
+    /// Takes the next byte; returns whether it is the closing quote, or `None` where a string
+    /// cannot have this byte.
     pub(super) fn push(&mut self, byte: u8) -> Option<bool> {
         match self.escape {
             NameEscape::None => match byte {

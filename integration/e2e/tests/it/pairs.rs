@@ -1,4 +1,5 @@
-//! Requests that are split between a prefill and a decode engine, over real sockets, in each dialect.
+//! Requests that are split between a prefill and a decode engine, over real sockets, in each
+//! dialect.
 
 mod failures;
 

@@ -8,10 +8,11 @@
 //! ```
 //!
 //! One step computes, within a token budget, one token for each decoding sequence and pieces of the
-//! prompts of others; that is where prefill and decode disturb each other. Where sequences share the
-//! time of the machine, there is no budget, and every prompt advances by the same number of tokens. The caller says what
-//! time it is and waits as long as `Step` says. Invariants: blocks never exceed the cache; a
-//! sequence that fits the cache alone finishes; order of admission is FIFO.
+//! prompts of others; that is where prefill and decode disturb each other. Where sequences share
+//! the time of the machine, there is no budget, and every prompt advances by the same number of
+//! tokens. The caller says what time it is and waits as long as `Step` says. Invariants: blocks
+//! never exceed the cache; a sequence that fits the cache alone finishes; order of admission is
+//! FIFO.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

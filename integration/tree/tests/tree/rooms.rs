@@ -10,8 +10,8 @@ use hermes_tree::{
 
 const ROOT: &str = "data-plane/src/lib.rs";
 
-/// What leads from a request to its placement. Any door may call it, so it names no type of a server
-/// or of a connection.
+/// What leads from a request to its placement. Any door may call it, so it names no type of a
+/// server or of a connection.
 const PLACING: [&str; 4] = ["place", "choose", "view", "request"];
 
 /// The rooms that the crate's documentation lists, from the top.

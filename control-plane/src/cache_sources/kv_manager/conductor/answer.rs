@@ -51,8 +51,8 @@ struct Implausible;
 ///
 /// # Errors
 /// [`LookupOutcome::Garbage`] when it has no rows in a known place, [`LookupOutcome::Implausible`]
-/// when too many rows have numbers that cannot be true, [`LookupOutcome::Unknown`] when it has rows and none is about a
-/// candidate.
+/// when too many rows have numbers that cannot be true, [`LookupOutcome::Unknown`] when it has rows
+/// and none is about a candidate.
 pub(super) fn hits(
     conductor: &Conductor,
     answer: &[u8],

@@ -1,5 +1,5 @@
-//! Pairs of which one endpoint fails, and clients that leave: no request hangs, and nothing that was
-//! handed over is used twice.
+//! Pairs of which one endpoint fails, and clients that leave: no request hangs, and nothing that
+//! was handed over is used twice.
 
 use hermes_engine_sim::Fault;
 

@@ -176,8 +176,8 @@ async fn the_newest_request_of_a_tenant_that_fills_the_queue_is_evicted_for_anot
     }
 }
 
-/// A prompt that takes an engine 250 ms, so that requests are bound at least 150 ms apart and arrive
-/// in the order in which they were bound.
+/// A prompt that takes an engine 250 ms, so that requests are bound at least 150 ms apart and
+/// arrive in the order in which they were bound.
 fn long(name: &str) -> serde_json::Value {
     question(text(name, 2_000))
 }
