@@ -19,7 +19,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use hermes_core::policy::DisaggregationPolicy;
 use http_body_util::BodyExt;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     admitted_endpoint::{AdmittedEndpoint, PendingLeg},
@@ -87,12 +87,19 @@ impl PairExchange<'_> {
             Ok(answer) if answer.is_served() => answer,
             failed => return (failed, repeated),
         };
+        // The lease began a little earlier: the engine answers when the prompt is computed.
+        let leased = Instant::now();
         let answer = match self.whole(answer).await {
             Ok(answer) => answer,
             Err(error) => return (Err(error), repeated),
         };
-        guard.prefill_answered(&prefill);
         let handoff = pair::handoff(self.rules.dialect, &answer);
+        let limit = pair::handover_limit(self.rules).filter(|_| handoff.is_for_once);
+        let time_left = limit.map(|limit| limit.saturating_sub(leased.elapsed()));
+        if time_left.is_some_and(|left| left.is_zero()) {
+            return (Err(LegError::Broken(TOO_LATE.to_owned())), repeated);
+        }
+        guard.prefill_answered(&prefill);
         let stage = if handoff.is_taken {
             LegStage::Decode
         } else {
@@ -101,7 +108,10 @@ impl PairExchange<'_> {
         let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
         let order = self.order(&handoff.edits, &incoming, !handoff.is_for_once);
         let (answer, again) = match order {
-            Ok(order) => order.send(attempt, self.connections).await,
+            Ok(order) => {
+                let order = order.connecting_within(time_left);
+                order.send(attempt, self.connections).await
+            }
             Err(error) => (Err(error), false),
         };
         (answer, repeated || again)
@@ -211,15 +221,13 @@ impl PairExchange<'_> {
         may_repeat: bool,
     ) -> Result<LegOrder<'o>, LegError> {
         let body = self.request.leg_body(&edits.body);
-        let connect = self.pool.pool.spec.policy.timeouts.connect;
-        let handover = pair::handover_limit(self.rules).filter(|_| !may_repeat);
         Ok(LegOrder {
             request: self.request,
             body: body.map_err(|_| LegError::Broken(NO_OBJECT.to_owned()))?,
             headers: &edits.headers,
             may_repeat,
             deadline: self.deadline,
-            connect_timeout: handover.map_or(connect, |limit| connect.min(limit)),
+            connect_timeout: self.pool.pool.spec.policy.timeouts.connect,
             incoming,
         })
     }
@@ -257,3 +265,6 @@ impl PairExchange<'_> {
 
 /// A body whose fields were read is one.
 const NO_OBJECT: &str = "the body is no JSON object";
+
+/// The decode endpoint would read what the prefill endpoint may have freed by then.
+const TOO_LATE: &str = "the prefill's answer took longer than its lease";

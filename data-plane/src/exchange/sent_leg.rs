@@ -48,6 +48,15 @@ pub(super) struct LegOrder<'a> {
 pub(super) type LegOutcome = (Result<UpstreamResponse, LegError>, bool);
 
 impl LegOrder<'_> {
+    /// With a shorter limit for connecting, if there is one.
+    pub(super) fn connecting_within(self, limit: Option<Duration>) -> Self {
+        let connect_timeout = self.connect_timeout;
+        Self {
+            connect_timeout: limit.map_or(connect_timeout, |limit| limit.min(connect_timeout)),
+            ..self
+        }
+    }
+
     /// Connects, sends, and waits for the head and for what determines the answer's class.
     pub(super) async fn send(
         self,

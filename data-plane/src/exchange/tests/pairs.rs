@@ -18,6 +18,11 @@ const DIALECTS: [PairDialect; 3] = [
 /// A pool of a prefill, a decode and perhaps a third endpoint. What fails is ejected, and its trial
 /// is due at once.
 fn paired(dialect: PairDialect, endpoints: &[SocketAddr]) -> Exchange {
+    leased(dialect, Duration::from_secs(30), endpoints)
+}
+
+/// As [`paired`], with what is handed over for so long.
+fn leased(dialect: PairDialect, lease: Duration, endpoints: &[SocketAddr]) -> Exchange {
     let policy = PoolPolicy {
         strategy: Strategy::RoundRobin,
         ejection: EjectionPolicy {
@@ -29,7 +34,7 @@ fn paired(dialect: PairDialect, endpoints: &[SocketAddr]) -> Exchange {
             dialect,
             fallback: PairFallback::OtherPrefill,
             min_uncached_tokens: 0,
-            lease: Duration::from_secs(30),
+            lease,
             bootstrap_port: NonZeroU16::MIN,
         }),
         ..PoolPolicy::default()
@@ -126,6 +131,28 @@ async fn a_pair_that_is_not_the_trial_of_its_endpoints_leaves_those_trials_alone
             assert!(upstream.admit(uptime()).is_none(), "{dialect:?}: {name}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_handed_over_too_late_is_not_used() {
+    let body = r#"{"choices":[{"text":"a"}],"kv_transfer_params":{"remote_engine_id":"p"}}"#;
+    let handoff = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (sender, mut heads) = mpsc::channel(9);
+    let (asked, mut decode_heads) = mpsc::channel(9);
+    let addresses = [says(handoff.leak(), &sender).await, says("", &asked).await];
+    // As long as the margin that the transfer itself is left.
+    let exchange = leased(PairDialect::VllmNixl, Duration::from_secs(5), &addresses);
+    while exchange.pool.budget.withdraw() {}
+    let answer = exchange.answer(&pair_first(&exchange)).await;
+    assert!(answer.is_err(), "no other endpoint is left");
+    assert!(heads.try_recv().is_ok());
+    assert!(
+        decode_heads.try_recv().is_err(),
+        "the decode endpoint is not asked"
+    );
 }
 
 #[tokio::test]
