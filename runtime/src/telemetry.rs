@@ -202,6 +202,11 @@ impl fmt::Display for LogFormat {
     }
 }
 
+/// Held by tests while they have a subscriber: whether a call site is enabled is decided for the
+/// subscribers of all threads together, so that another one's spans could be evaluated here.
+#[cfg(test)]
+static ONE_SUBSCRIBER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 #[cfg(test)]
 mod tests {
     use super::*;

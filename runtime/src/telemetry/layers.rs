@@ -86,7 +86,7 @@ fn is_trace(metadata: &Metadata<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::propagation;
+    use crate::{propagation, telemetry::ONE_SUBSCRIBER};
     use opentelemetry::trace::{SpanId, SpanKind};
     use opentelemetry::{Key, Value};
     use opentelemetry_sdk::trace::{InMemorySpanExporter, SpanData};
@@ -122,7 +122,9 @@ mod tests {
             .build();
         let traces = traces.then_some(&provider);
         let subscriber = subscriber(LogFormat::Json, filter, move || writer.clone(), traces);
+        let one = ONE_SUBSCRIBER.blocking_lock();
         tracing::subscriber::with_default(subscriber, scenario);
+        drop(one);
         let text = String::from_utf8(lines.0.lock().clone()).expect("log lines are text");
         (text, exporter.get_finished_spans().expect("spans"))
     }
@@ -141,6 +143,7 @@ mod tests {
     fn without_an_exporter_trace_call_sites_are_off_for_good_and_levels_are_bounded() {
         let filter = log_filter(&|_: &str| None).expect("directives");
         let subscriber = subscriber(LogFormat::Text, filter, io::sink, None);
+        let _one = ONE_SUBSCRIBER.blocking_lock();
         let span = tracing::subscriber::with_default(
             Registry::default(),
             || info_span!(target: TRACE_TARGET, "request"),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::crypto::install_default_crypto;
 use crate::telemetry::layers;
-use crate::telemetry::{LogFormat, Service, TRACE_TARGET, Telemetry};
+use crate::telemetry::{LogFormat, ONE_SUBSCRIBER, Service, TRACE_TARGET, Telemetry};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -134,9 +134,11 @@ async fn export_one_span(
     let provider = provider(settings).expect("an exporter");
     let filter = layers::log_filter(&|_: &str| None).expect("directives");
     let subscriber = layers::subscriber(LogFormat::Text, filter, std::io::sink, Some(&provider));
+    let one = ONE_SUBSCRIBER.lock().await;
     tracing::subscriber::with_default(subscriber, || {
         tracing::info_span!(target: TRACE_TARGET, "the-span-under-test").in_scope(|| {});
     });
+    drop(one);
     Telemetry {
         traces: Some(provider),
     }
@@ -222,6 +224,7 @@ async fn an_outage_of_the_collector_is_logged_once_at_each_end() {
     let sink = Arc::clone(&lines);
     let writer = move || Sink(Arc::clone(&sink));
     let subscriber = layers::subscriber(LogFormat::Json, filter, writer, None);
+    let _one = ONE_SUBSCRIBER.lock().await;
     let _default = tracing::subscriber::set_default(subscriber);
 
     for fails in [false, true, true, true, false, false] {
