@@ -40,8 +40,8 @@ class Chats:
 
 # What a size does not share with the other: a quarter of the users on a quarter of the memory is as tight.
 SIZES = {
-    "full": {"users": 48, "cache": 65_536, "requests": 810, "limit": 2.0},
-    "quick": {"users": 12, "cache": 16_384, "requests": 90, "limit": 3.0},
+    "full": {"users": 48, "cache": 65_536, "requests": 810, "limit": 1.3},
+    "quick": {"users": 12, "cache": 16_384, "requests": 90, "limit": 2.0},
 }
 
 
