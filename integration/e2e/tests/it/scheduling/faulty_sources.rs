@@ -200,11 +200,13 @@ async fn requests_are_routed_with_every_fault_of_kv_events() {
     let fleet = fleet_with_kv_events().await;
     let proxies = urls(&fleet);
     turn(&proxies, 0..6, 0).await;
-    turn(&proxies, 0..6, 1).await;
-    eventually("the expectation uses KV events", || async {
-        predicted(&fleet.control_planes[0], "kv_events", "expected").await > 6.0 * 1_400.0
-    })
-    .await;
+    // On a busy machine a choice may be late and use no source.
+    let mut next = 1;
+    while predicted(&fleet.control_planes[0], "kv_events", "expected").await <= 6.0 * 1_400.0 {
+        assert!(next < 10, "no expectation uses KV events");
+        turn(&proxies, 0..6, next).await;
+        next += 1;
+    }
     let faults = [
         Fault::KvEventsDisconnect,
         Fault::KvEventsGarbage,
@@ -212,7 +214,7 @@ async fn requests_are_routed_with_every_fault_of_kv_events() {
         Fault::KvEventsDrop,
         Fault::KvEventsMute,
     ];
-    for (number, fault) in (2..).zip(faults) {
+    for (number, fault) in (next..).zip(faults) {
         fleet
             .engines
             .iter()
