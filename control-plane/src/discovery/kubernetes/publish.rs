@@ -35,7 +35,7 @@ pub(crate) async fn publish<I, S, F>(
     let began = Instant::now();
     let mut last: Option<UsableEndpoints> = None;
     loop {
-        let is_doubtful = last.as_ref().is_some_and(|last| last.is_doubtful);
+        let is_doubtful = last.as_ref().is_some_and(|last| last.set.is_doubtful);
         tokio::select! {
             () = state.changed() => {}
             () = time::sleep_until(began + DOUBT), if is_doubtful => {}
@@ -48,9 +48,8 @@ pub(crate) async fn publish<I, S, F>(
             continue;
         }
         state.published(&usable);
-        let set = usable.set();
-        if last.as_ref().map(UsableEndpoints::set).as_ref() != Some(&set) {
-            sink(set).await;
+        if last.as_ref().is_none_or(|last| last.set != usable.set) {
+            sink(usable.set.clone()).await;
         }
         last = Some(usable);
         time::sleep(SETTLE).await;

@@ -36,12 +36,10 @@ pub(crate) struct PeerReadiness {
 /// Endpoints to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UsableEndpoints {
-    /// Sorted by address, each address once.
-    pub(crate) endpoints: Vec<DiscoveredEndpoint>,
+    /// What the sink gets.
+    pub(crate) set: DiscoveredSet,
     /// How many of them are not ready.
     pub(crate) doubted: usize,
-    /// As [`DiscoveredSet::is_doubtful`].
-    pub(crate) is_doubtful: bool,
     /// As [`FoundEndpoints::left_out`].
     pub(crate) left_out: usize,
 }
@@ -93,33 +91,23 @@ impl PeerReadiness {
                 .unready
                 .push(endpoint);
         }
-        let mut usable = UsableEndpoints {
-            endpoints: Vec::new(),
-            doubted: 0,
-            is_doubtful,
-            left_out,
-        };
+        let (mut usable, mut doubted) = (Vec::new(), 0);
         for Peers { ready, unready } in peers.into_values() {
             // Fewer than half of ready + unready.
             if ready.len() < unready.len() {
-                usable.doubted += unready.len();
-                usable.endpoints.extend(unready);
+                doubted += unready.len();
+                usable.extend(unready);
             }
-            usable.endpoints.extend(ready);
+            usable.extend(ready);
         }
-        usable.endpoints.sort_unstable();
-        usable
-    }
-}
-
-// === UsableEndpoints ===
-
-impl UsableEndpoints {
-    /// What the sink gets.
-    pub(crate) fn set(&self) -> DiscoveredSet {
-        DiscoveredSet {
-            endpoints: self.endpoints.clone(),
-            is_doubtful: self.is_doubtful,
+        usable.sort_unstable();
+        UsableEndpoints {
+            set: DiscoveredSet {
+                endpoints: usable,
+                is_doubtful,
+            },
+            doubted,
+            left_out,
         }
     }
 }

@@ -110,9 +110,8 @@ impl<I: Endpoints> SourceIndex<I> {
     /// Notes what the sink got.
     pub(crate) fn published(&self, usable: &UsableEndpoints) {
         let &UsableEndpoints {
-            ref endpoints,
+            ref set,
             doubted,
-            is_doubtful,
             left_out,
         } = usable;
         self.status.send_modify(|status| {
@@ -128,14 +127,14 @@ impl<I: Endpoints> SourceIndex<I> {
                     "panic threshold reached: keeping endpoints that Kubernetes reports not ready"
                 );
             }
-            if is_doubtful && status.endpoints.is_none() {
+            if set.is_doubtful && status.endpoints.is_none() {
                 tracing::warn!(
-                    ready = endpoints.len(),
+                    ready = set.endpoints.len(),
                     "fewer than half of the endpoints are ready at the first list: \
                      for three minutes proxies keep those that they have"
                 );
             }
-            status.endpoints = Some(endpoints.len());
+            status.endpoints = Some(set.endpoints.len());
             status.doubted = doubted;
             status.left_out = left_out;
         });

@@ -34,6 +34,7 @@ fn found(ready: &str, unready: &str) -> FoundEndpoints {
 /// The names of those that are used, and how many of them are doubted.
 fn used(usable: &UsableEndpoints) -> (String, usize) {
     let names = usable
+        .set
         .endpoints
         .iter()
         .map(|endpoint| endpoint.name.trim_start_matches("ai/"));
@@ -143,7 +144,7 @@ fn peers_are_counted_by_role_and_group() {
     };
     let usable = readiness.apply(found, LATER);
     assert_eq!(
-        (usable.endpoints.len(), usable.doubted),
+        (usable.set.endpoints.len(), usable.doubted),
         (3, 1),
         "the one prefill endpoint has no other in its place"
     );
@@ -153,7 +154,7 @@ fn peers_are_counted_by_role_and_group() {
 fn a_discovery_that_just_began_is_in_doubt_while_it_finds_fewer_than_half_ready() {
     let is_doubtful = |ready, unready, age| {
         let mut readiness = PeerReadiness::default();
-        readiness.apply(found(ready, unready), age).is_doubtful
+        readiness.apply(found(ready, unready), age).set.is_doubtful
     };
     let just = DOUBT - Duration::from_secs(1);
     assert!(is_doubtful("", "a", just));
