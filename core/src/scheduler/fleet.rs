@@ -218,21 +218,7 @@ impl Fleet {
         let window = self.pool().spec.policy.kv_aware_or_default().window;
         let explores = engine.may_explore(before) && !self.is_free(position, window, now);
         if non_streaming {
-            let terms = engine.terms(before, self.usual);
-            let delay = terms.queue_delay(0.0, now.as_secs_f64());
-            let seconds = delay + terms.fit.seconds(uncached.into());
-            let due =
-                now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
-            if self.silent.len() > 2 * self.ledger.len() + MAX_ENDED {
-                let ledger = &self.ledger;
-                self.silent.retain(|(_, key, endpoint)| {
-                    ledger
-                        .get(*key)
-                        .is_some_and(|open| open.endpoint == *endpoint)
-                });
-            }
-            self.silent
-                .insert((due, key, self.pool().endpoints[position].id));
+            self.expect_silence(key, position, uncached, now);
         }
         let prompt = SentPrompt {
             leg: key,
@@ -241,6 +227,24 @@ impl Fleet {
             explores,
         };
         self.engines[position].sent(prompt, self.usual, before, now);
+    }
+
+    /// Notes when the prefill of a leg that reports no first byte is assumed to be complete.
+    fn expect_silence(&mut self, key: LegKey, position: usize, uncached: u32, now: Duration) {
+        let terms = &self.terms[position];
+        let delay = terms.queue_delay(0.0, now.as_secs_f64());
+        let seconds = delay + terms.fit.seconds(uncached.into());
+        let due = now.saturating_add(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_SILENCE)));
+        if self.silent.len() > 2 * self.ledger.len() + MAX_ENDED {
+            let ledger = &self.ledger;
+            self.silent.retain(|(_, key, endpoint)| {
+                ledger
+                    .get(*key)
+                    .is_some_and(|open| open.endpoint == *endpoint)
+            });
+        }
+        self.silent
+            .insert((due, key, self.pool().endpoints[position].id));
     }
 
     /// Assumes the due prompts to be computed whose first byte is not reported.
@@ -442,6 +446,13 @@ impl Fleet {
 
     fn read_terms(&mut self, position: usize) {
         self.terms[position] = self.engines[position].terms(self.flights[position], self.usual);
+    }
+
+    /// Whether choices read of this endpoint what it is now.
+    #[cfg(test)]
+    pub(super) fn has_current_terms(&self, position: usize) -> bool {
+        let current = self.engines[position].terms(self.flights[position], self.usual);
+        format!("{current:?}") == format!("{:?}", self.terms[position])
     }
 
     /// Copies the ledger's sums of one endpoint, and what choices read of it.

@@ -232,6 +232,7 @@ proptest! {
             for (position, endpoint) in scheduler.pool().endpoints.iter().enumerate() {
                 let there = world.open.values().filter(|(at, _)| *at == endpoint.id);
                 let unanswered = there.clone().filter(|(_, answered)| !answered).count();
+                prop_assert!(scheduler.endpoints.has_current_terms(position));
                 let flight = scheduler.endpoints.flight(position);
                 prop_assert_eq!((flight.requests as usize, flight.unanswered as usize), (there.count(), unanswered));
             }

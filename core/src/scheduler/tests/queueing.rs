@@ -2,6 +2,19 @@
 
 use super::*;
 
+/// The endpoint of a request that may not wait.
+fn sent_at_once(scheduler: &mut Scheduler, request: u64, query: &Query) -> u64 {
+    let request = ScheduleRequest {
+        key: key(request),
+        query,
+        model: None,
+        hits: &[],
+        waited: Duration::ZERO,
+        may_wait: false,
+    };
+    bound(scheduler.schedule(request, ms(0))).0
+}
+
 #[test]
 fn a_full_fleet_lets_requests_wait_and_binds_them_as_endpoints_get_room() {
     let mut scheduler = scheduler(2);
@@ -149,16 +162,7 @@ fn an_answer_that_comes_as_a_whole_does_not_keep_its_endpoint_for_itself() {
 fn requests_that_cannot_wait_are_bound_at_once() {
     let mut scheduler = scheduler(1);
     bound(schedule(&mut scheduler, 1, &prompt(1, 80_000), ms(0)));
-    let query = prompt(2, 800);
-    let request = ScheduleRequest {
-        key: key(2),
-        query: &query,
-        model: None,
-        hits: &[],
-        waited: Duration::ZERO,
-        may_wait: false,
-    };
-    assert_eq!(bound(scheduler.schedule(request, ms(0))).0, 0);
+    assert_eq!(sent_at_once(&mut scheduler, 2, &prompt(2, 800)), 0);
 }
 
 #[test]
@@ -338,19 +342,11 @@ fn a_cooling_endpoint_gets_nothing_while_another_is_busy_and_causes_no_plan() {
         .expect("endpoints");
     assert!(!free.any_in(everyone));
     // One that may not wait is sent there rather than nowhere.
-    let query = prompt(3, 8_000);
-    let request = ScheduleRequest {
-        query: &Query {
-            exclude: [EndpointId(1)].into_iter().collect(),
-            ..query
-        },
-        key: key(3),
-        model: None,
-        hits: &[],
-        waited: Duration::ZERO,
-        may_wait: false,
+    let query = Query {
+        exclude: [EndpointId(1)].into_iter().collect(),
+        ..prompt(3, 8_000)
     };
-    assert_eq!(bound(scheduler.schedule(request, ms(0))).0, 0);
+    assert_eq!(sent_at_once(&mut scheduler, 3, &query), 0);
 }
 
 #[test]
