@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     admitted_endpoint::{AdmittedEndpoint, PendingLeg},
-    attempt::LegStage,
+    attempt::{Attempt, LegStage},
     guard::RequestGuard,
     leg::{LegDeadline, LegError},
     sent_leg::{LegOrder, LegOutcome, UpstreamResponse},
@@ -79,10 +79,7 @@ impl PairExchange<'_> {
         let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
         let prefill = attempt.facts().clone();
         let order = self.order(edits, &incoming, true);
-        let (answer, repeated) = match order {
-            Ok(order) => order.send(attempt, self.connections).await,
-            Err(error) => (Err(error), false),
-        };
+        let (answer, repeated) = self.send(order, attempt).await;
         let answer = match answer {
             Ok(answer) if answer.is_served() => answer,
             failed => return (failed, repeated),
@@ -107,13 +104,8 @@ impl PairExchange<'_> {
         };
         let attempt = guard.begin_leg(stage, decode.hand_over(), self.request);
         let order = self.order(&handoff.edits, &incoming, !handoff.is_for_once);
-        let (answer, again) = match order {
-            Ok(order) => {
-                let order = order.connecting_within(time_left);
-                order.send(attempt, self.connections).await
-            }
-            Err(error) => (Err(error), false),
-        };
+        let order = order.map(|order| order.connecting_within(time_left));
+        let (answer, again) = self.send(order, attempt).await;
         (answer, repeated || again)
     }
 
@@ -121,10 +113,10 @@ impl PairExchange<'_> {
         let [prefill_leg, decode_leg] = [self.prefill, self.decode].map(PendingLeg::of);
         let incoming = guard.trace.incoming.clone();
         // A second leg of the same room would meet the first one.
-        let legs =
-            [LegStage::Prefill, LegStage::Decode].map(|_| self.order(edits, &incoming, false));
-        let [Ok(prefill_order), Ok(decode_order)] = legs else {
-            return (Err(LegError::Broken(NO_OBJECT.to_owned())), false);
+        let order = || self.order(edits, &incoming, false);
+        let (prefill_order, decode_order) = match (order(), order()) {
+            (Ok(prefill), Ok(decode)) => (prefill, decode),
+            (Err(error), _) | (_, Err(error)) => return (Err(error), false),
         };
         let attempt = guard.begin_leg(LegStage::Prefill, self.prefill, self.request);
         let facts = attempt.facts().clone();
@@ -190,7 +182,11 @@ impl PairExchange<'_> {
         };
         let incoming = guard.trace.incoming.clone();
         let attempt = guard.begin_through(entry, (prefill, decode), self.request);
-        match self.order(edits, &incoming, true) {
+        self.send(self.order(edits, &incoming, true), attempt).await
+    }
+
+    async fn send(&self, order: Result<LegOrder<'_>, LegError>, attempt: Attempt) -> LegOutcome {
+        match order {
             Ok(order) => order.send(attempt, self.connections).await,
             Err(error) => (Err(error), false),
         }
