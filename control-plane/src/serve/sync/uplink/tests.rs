@@ -42,6 +42,17 @@ fn snapshot() -> Snapshot {
     }
 }
 
+/// The schedulers, the endpoint, and the reports of the proxy.
+fn reader() -> (Arc<PoolDirectory>, u64, ReportReader) {
+    let metrics = ControlPlaneMetrics::register(&mut Registry::default());
+    let pools = Arc::new(PoolDirectory::new(1, metrics.clone()));
+    let snapshot = snapshot();
+    pools.apply(&snapshot, |_| PoolResources::default());
+    let endpoint = snapshot.pools[0].endpoints[0].id.0;
+    let reader = ReportReader::new(PROXY, Arc::clone(&pools), metrics);
+    (pools, endpoint, reader)
+}
+
 fn report(request: u64, event: Event) -> v1::Reports {
     leg_report(request, LegId::MAIN, event)
 }
@@ -58,12 +69,7 @@ fn leg_report(request: u64, leg: LegId, event: Event) -> v1::Reports {
 
 #[tokio::test]
 async fn a_first_byte_counts_beyond_the_requests_that_are_remembered() {
-    let metrics = ControlPlaneMetrics::register(&mut Registry::default());
-    let pools = Arc::new(PoolDirectory::new(1, metrics.clone()));
-    let snapshot = snapshot();
-    pools.apply(&snapshot, |_| PoolResources::default());
-    let endpoint = snapshot.pools[0].endpoints[0].id.0;
-    let mut reader = ReportReader::new(PROXY, Arc::clone(&pools), metrics);
+    let (pools, endpoint, mut reader) = reader();
     let open = |request| v1::OpenRequest {
         request,
         leg: 0,
@@ -97,12 +103,7 @@ async fn a_first_byte_counts_beyond_the_requests_that_are_remembered() {
 
 #[tokio::test]
 async fn a_prefill_that_ends_its_request_counts_once_against_its_endpoint() {
-    let metrics = ControlPlaneMetrics::register(&mut Registry::default());
-    let pools = Arc::new(PoolDirectory::new(1, metrics.clone()));
-    let snapshot = snapshot();
-    pools.apply(&snapshot, |_| PoolResources::default());
-    let endpoint = snapshot.pools[0].endpoints[0].id.0;
-    let mut reader = ReportReader::new(PROXY, Arc::clone(&pools), metrics);
+    let (pools, endpoint, mut reader) = reader();
     let failed = v1::RequestOutcome::Failed as i32;
     // One less than the failures in a row that take an endpoint out.
     for request in 0..2 {

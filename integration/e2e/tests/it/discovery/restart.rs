@@ -15,7 +15,8 @@ use hermes_control_plane::{
     config::Config,
     discovery::client as kubernetes,
 };
-use hermes_engine_sim::Engine;
+use hermes_data_plane::app::DataPlane;
+use hermes_engine_sim::{Engine, EngineHandle};
 use hermes_testkit::apiserver::ApiServer;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -61,85 +62,93 @@ async fn epoch(admin: &str) -> u64 {
     page["snapshot"]["epoch"].as_u64().expect("an epoch")
 }
 
-#[tokio::test]
-async fn requests_succeed_while_the_only_control_plane_restarts_without_its_api_server() {
-    let api = ApiServer::start().await.expect("a free port");
-    let engine = Engine::start(fleet::instant()).await.expect("starts");
-    api.apply(&pod("a", "127.0.0.1"));
-    let (any, replica) = (
-        SocketAddr::from(([127, 0, 0, 1], 0)),
-        Arc::from("replica-0"),
-    );
-    let first = control_plane(&api, engine.addr(), any, &replica).await;
-    let listen = first.bound.grpc;
-    let proxy = fleet::proxy(&[listen]).await.expect("starts");
-    let admin = format!("http://{}", proxy.bound.admin.expect("an admin port"));
-    eventually("the pod serves", || async {
-        send(chat(&proxy.url(), false, 1)).await.status() == 200
-    })
-    .await;
-    let before = epoch(&admin).await;
+/// A proxy whose only control plane has discovered one pod, which serves.
+struct ServingPod {
+    api: ApiServer,
+    engine: EngineHandle,
+    replica: Arc<str>,
+    proxy: Plane<DataPlane>,
+    admin: String,
+}
 
-    api.stop().await;
-    assert_eq!(metric(&admin, CONNECTED).await, 1.0);
-    drop(first);
-    eventually("its connections are closed", || async {
-        metric(&admin, CONNECTED).await == 0.0
-    })
-    .await;
-    let again = control_plane(&api, engine.addr(), listen, &replica).await;
-    eventually("the proxy has a snapshot of the new process", || async {
-        epoch(&admin).await != before
-    })
-    .await;
-    for _ in 0..20 {
-        assert_eq!(send(chat(&proxy.url(), false, 1)).await.status(), 200);
+impl ServingPod {
+    async fn start() -> (Self, Plane<ControlPlane>) {
+        let api = ApiServer::start().await.expect("a free port");
+        let engine = Engine::start(fleet::instant()).await.expect("starts");
+        api.apply(&pod("a", "127.0.0.1"));
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let replica = Arc::from("replica-0");
+        let first = control_plane(&api, engine.addr(), any, &replica).await;
+        let proxy = fleet::proxy(&[first.bound.grpc]).await.expect("starts");
+        let admin = format!("http://{}", proxy.bound.admin.expect("an admin port"));
+        let serving = Self {
+            api,
+            engine,
+            replica,
+            proxy,
+            admin,
+        };
+        eventually("the pod serves", || async { serving.chat().await == 200 }).await;
+        (serving, first)
     }
 
-    api.start_again().await.expect("its port is free");
+    /// The status of a chat.
+    async fn chat(&self) -> u16 {
+        let response = send(chat(&self.proxy.url(), false, 1)).await;
+        response.status().as_u16()
+    }
+
+    /// Starts another process in place of `first`, and waits until the proxy routes by it.
+    async fn replaced(&self, first: Plane<ControlPlane>) -> Plane<ControlPlane> {
+        let (listen, before) = (first.bound.grpc, epoch(&self.admin).await);
+        assert_eq!(metric(&self.admin, CONNECTED).await, 1.0);
+        drop(first);
+        eventually("its connections are closed", || async {
+            metric(&self.admin, CONNECTED).await == 0.0
+        })
+        .await;
+        let again = control_plane(&self.api, self.engine.addr(), listen, &self.replica).await;
+        eventually("the proxy has a snapshot of the new process", || async {
+            epoch(&self.admin).await != before
+        })
+        .await;
+        again
+    }
+
+    async fn assert_all_answered(&self) {
+        for _ in 0..20 {
+            assert_eq!(self.chat().await, 200);
+        }
+    }
+}
+
+async fn has_listed(plane: &Plane<ControlPlane>) {
     eventually("the control plane has listed", || async {
-        again.bound.readiness.missing().is_empty()
+        plane.bound.readiness.missing().is_empty()
     })
     .await;
-    assert_eq!(send(chat(&proxy.url(), false, 1)).await.status(), 200);
+}
+
+#[tokio::test]
+async fn requests_succeed_while_the_only_control_plane_restarts_without_its_api_server() {
+    let (serving, first) = ServingPod::start().await;
+    serving.api.stop().await;
+    let again = serving.replaced(first).await;
+    serving.assert_all_answered().await;
+
+    serving.api.start_again().await.expect("its port is free");
+    has_listed(&again).await;
+    assert_eq!(serving.chat().await, 200);
 }
 
 #[tokio::test]
 async fn requests_succeed_while_the_only_control_plane_restarts_and_finds_all_pods_not_ready() {
-    let api = ApiServer::start().await.expect("a free port");
-    let engine = Engine::start(fleet::instant()).await.expect("starts");
-    api.apply(&pod("a", "127.0.0.1"));
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let replica = Arc::from("replica-0");
-    let first = control_plane(&api, engine.addr(), any, &replica).await;
-    let listen = first.bound.grpc;
-    let proxy = fleet::proxy(&[listen]).await.expect("starts");
-    let admin = format!("http://{}", proxy.bound.admin.expect("an admin port"));
-    eventually("the pod serves", || async {
-        send(chat(&proxy.url(), false, 1)).await.status() == 200
-    })
-    .await;
-    let before = epoch(&admin).await;
-
+    let (serving, first) = ServingPod::start().await;
     // As after an outage of the API server, in which nodes could not report.
-    api.apply(&not_ready(pod("a", "127.0.0.1")));
-    drop(first);
-    eventually("its connections are closed", || async {
-        metric(&admin, CONNECTED).await == 0.0
-    })
-    .await;
-    let again = control_plane(&api, engine.addr(), listen, &replica).await;
-    eventually("the proxy has a snapshot of the new process", || async {
-        epoch(&admin).await != before
-    })
-    .await;
-    eventually("the control plane has listed", || async {
-        again.bound.readiness.missing().is_empty()
-    })
-    .await;
-    for _ in 0..20 {
-        assert_eq!(send(chat(&proxy.url(), false, 1)).await.status(), 200);
-    }
+    serving.api.apply(&not_ready(pod("a", "127.0.0.1")));
+    let again = serving.replaced(first).await;
+    has_listed(&again).await;
+    serving.assert_all_answered().await;
 }
 
 /// Requests without a pause, by some clients at once, until it is dropped.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use hermes_bench::fleet::Fleet;
 use http::Method;
-use tokio::time::Instant;
+use reqwest::RequestBuilder;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::harness::{
     Stall, all_answered, await_pool_metric, await_queued, chosen_by, complete, fleet, pool_metric,
@@ -74,6 +76,13 @@ async fn requests_to_a_busy_fleet_are_queued_until_first_bytes_free_capacity() {
     assert_eq!(chosen_by(&fleet.proxies, "score").await, 6.0);
 }
 
+/// Sends a request, and waits until it is the last of `count` queued ones. Gives back its status.
+async fn queued(fleet: &Fleet, request: RequestBuilder, count: usize) -> JoinHandle<u16> {
+    let answer = tokio::spawn(async move { send(request).await.status().as_u16() });
+    await_queued(fleet, count).await;
+    answer
+}
+
 #[tokio::test]
 async fn the_queued_request_with_the_highest_priority_is_bound_first() {
     let fleet = fleet(1, "  queue: {maxPriority: 8}\n").await;
@@ -82,10 +91,7 @@ async fn the_queued_request_with_the_highest_priority_is_bound_first() {
     for (number, priority) in ["0", "-3", "0", "8"].into_iter().enumerate() {
         let request =
             ask(&url, &long(&format!("priority {priority}"))).header("x-hermes-priority", priority);
-        answers.push(tokio::spawn(async move {
-            send(request).await.status().as_u16()
-        }));
-        await_queued(&fleet, number + 1).await;
+        answers.push(queued(&fleet, request, number + 1).await);
     }
     stall.end();
     all_answered(answers).await;
@@ -107,10 +113,7 @@ async fn no_client_makes_its_requests_urgent_by_default() {
         let request = ask(&url, &long(&format!("request {number}")))
             .header("x-hermes-priority", priority)
             .bearer_auth(format!("sk-{number}"));
-        answers.push(tokio::spawn(async move {
-            send(request).await.status().as_u16()
-        }));
-        await_queued(&fleet, number + 1).await;
+        answers.push(queued(&fleet, request, number + 1).await);
     }
     stall.end();
     all_answered(answers).await;
