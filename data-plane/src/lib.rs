@@ -41,4 +41,4 @@ mod telemetry;
 mod view;
 mod worker;
 
-pub use self::request::lookup;
+pub use self::{pair::leg_bodies, request::lookup};

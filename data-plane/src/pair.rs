@@ -19,6 +19,7 @@
 //! `exchange/pair.rs`.
 
 mod leader_headers;
+pub mod leg_bodies;
 mod llm_d_sidecar;
 mod one_token;
 mod sglang;

@@ -29,6 +29,11 @@ impl LegBody {
             .map(|piece| piece.len() as u64)
             .sum()
     }
+
+    /// Its bytes, in the pieces in which they are sent.
+    pub(crate) fn into_pieces(self) -> Vec<Bytes> {
+        self.first.into_iter().chain(self.rest).collect()
+    }
 }
 
 impl From<&RequestBody> for LegBody {

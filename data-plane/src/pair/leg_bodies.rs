@@ -1,0 +1,33 @@
+//! The bodies of both legs of a request, as a proxy sends them: for tools and benchmarks.
+
+use bytes::Bytes;
+use hermes_core::{policy::DisaggregationPolicy, snapshot::Endpoint};
+use http::Method;
+
+use super::{PairEndpoints, PairPlan, handoff, plan};
+use crate::request::{api, body_edit::edited, leg_body::LegBody, request_body::RequestBody};
+
+/// The bodies of the prefill leg and of the decode leg of a `POST` of `body` to `path`, where the
+/// prefill endpoint answers `answer`. Each is the pieces that are written to its connection. `None`
+/// when the body is no JSON object, or when one leg is sent to both endpoints.
+#[must_use]
+pub fn of(
+    rules: &DisaggregationPolicy,
+    [prefill, decode]: [&Endpoint; 2],
+    (path, body): (&str, &Bytes),
+    answer: &[u8],
+) -> Option<[Vec<Bytes>; 2]> {
+    let route = api::route(&Method::POST, path, &[] as &[&str]).ok()?;
+    let body = RequestBody::from(body.clone());
+    let endpoints = PairEndpoints { prefill, decode };
+    let [prefill, decode] = match plan(rules, route.api, endpoints, 0) {
+        PairPlan::Serial(first) => [first, handoff(rules.dialect, answer).edits],
+        PairPlan::AtOnce(both) => {
+            let pieces = edited(&body, &both.body).ok()?.into_pieces();
+            return Some([pieces.clone(), pieces]);
+        }
+        PairPlan::Through(..) => return None,
+    };
+    let pieces = |edits| edited(&body, edits).ok().map(LegBody::into_pieces);
+    Some([pieces(&prefill.body)?, pieces(&decode.body)?])
+}
