@@ -2,7 +2,8 @@
 //! without a pause.
 //!
 //! A request for the model [`HELD_MODEL`] gets the first event of a stream and then nothing, for as
-//! long as the client stays; a POST to `/held` returns how many such streams are open. Everything
+//! long as the client stays; a POST to `/held` returns how many such streams are open. A prefill
+//! leg of vLLM's NIXL gets parameters for a decode leg, with the blocks of its prompt. Everything
 //! else that routers ask of an engine (health, models, metrics) gets a short, true answer. The
 //! process ends when its standard input does, so none is left behind.
 
@@ -118,6 +119,9 @@ async fn answer(
         ))));
     }
     let has = |text: &str| memchr::memmem::find(&body, text.as_bytes()).is_some();
+    if has(r#""do_remote_decode":true"#) {
+        return Ok(json(prefilled(body.len())));
+    }
     if !has(r#""stream":true"#) {
         return Ok(json(Bytes::from_static(ANSWER)));
     }
@@ -126,6 +130,22 @@ async fn answer(
 }
 
 const ANSWER: &[u8] = br#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"sim","choices":[{"index":0,"message":{"role":"assistant","content":"Hello!"},"finish_reason":"stop"}],"usage":{"prompt_tokens":200,"completion_tokens":1,"total_tokens":201}}"#;
+
+/// Bytes of a body that become one block of a KV cache: 16 tokens of 4 bytes.
+const BLOCK_BYTES: usize = 64;
+
+/// [`ANSWER`], with what vLLM 0.32 hands over for a prompt of this size.
+fn prefilled(prompt_bytes: usize) -> Bytes {
+    let answer = str::from_utf8(ANSWER).expect("JSON");
+    let blocks: Vec<String> = (0..prompt_bytes.div_ceil(BLOCK_BYTES))
+        .map(|block| block.to_string())
+        .collect();
+    let (blocks, open) = (blocks.join(","), answer.trim_end_matches('}'));
+    Bytes::from(format!(
+        r#"{open}}},"kv_transfer_params":{{"do_remote_prefill":true,"do_remote_decode":false,"remote_block_ids":[[{blocks}]],"remote_engine_id":"bench","remote_request_id":"chatcmpl-1","remote_host":"127.0.0.1","remote_port":5600,"tp_size":1,"transfer_mode":"pull"}}}}"#
+    ))
+}
+
 const EVENT: &[u8] = b"data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"sim\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n";
 const DONE: &[u8] = b"data: [DONE]\n\n";
 const MODELS: &[u8] = br#"{"object":"list","data":[{"id":"sim","object":"model","created":1,"owned_by":"bench","max_model_len":131072},{"id":"held","object":"model","created":1,"owned_by":"bench","max_model_len":131072}]}"#;

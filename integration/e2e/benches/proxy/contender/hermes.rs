@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use super::{Command, Recipe, Site, free_port, strings};
 
 /// `local`: both planes in one process, taking turns. `scored`: the planes as two processes and a
-/// scoring call for each request; the CPU of both counts.
+/// scoring call for each request; the CPU of both counts. `pair`: `local`, with each request split
+/// between one backend that computes prompts and one that generates.
 pub const RECIPES: &[Recipe] = &[
     Recipe {
         name: "hermes-local",
@@ -15,6 +16,10 @@ pub const RECIPES: &[Recipe] = &[
     Recipe {
         name: "hermes-scored",
         start: scored,
+    },
+    Recipe {
+        name: "hermes-pair",
+        start: pair,
     },
 ];
 
@@ -43,6 +48,32 @@ fn local(site: &Site<'_>) -> io::Result<Vec<Command>> {
             .iter()
             .flat_map(|backend| ["--endpoint".to_owned(), backend.url.clone()]),
     );
+    Ok(vec![Command {
+        program: site.hermes.to_owned(),
+        args,
+    }])
+}
+
+fn pair(site: &Site<'_>) -> io::Result<Vec<Command>> {
+    let [prefill, decode] = site.backends else {
+        return Err(io::Error::other("a pair needs two backends"));
+    };
+    let config = format!(
+        "pools:\n- name: bench\n  engine: vllm\n  strategy: round-robin\n  disaggregation:\n    dialect: vllm-nixl\n    \
+         minUncachedTokens: 0\n    prefill: [\"{}\"]\n    decode: [\"{}\"]\n",
+        prefill.url, decode.url
+    );
+    let config = site.write("hermes.yaml", &config)?;
+    let admin = format!("127.0.0.1:{}", free_port()?);
+    let args = strings([
+        "serve",
+        "--config",
+        &config,
+        "--listen",
+        &site.listen(),
+        "--admin",
+        &admin,
+    ]);
     Ok(vec![Command {
         program: site.hermes.to_owned(),
         args,
