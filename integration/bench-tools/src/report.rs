@@ -12,9 +12,11 @@
 
 mod args;
 mod chart;
+mod objectives;
 mod outcome;
 mod page;
 mod scale;
+mod served;
 mod style;
 mod table;
 mod timeline;
@@ -25,7 +27,10 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 pub use self::args::{ComparisonArgs, WriteError};
-pub use self::outcome::{Outcome, Quantiles, Served};
+pub(crate) use self::objectives::time;
+pub use self::objectives::{Goodput, ObjectiveArgs, Objectives};
+pub use self::outcome::{Outcome, Quantiles};
+pub use self::served::Served;
 pub use self::timeline::{Interval, Timeline};
 
 /// Outcomes to compare, and what they have in common.
@@ -44,6 +49,12 @@ pub struct Comparison {
 pub struct Row {
     /// The policy's name.
     pub policy: String,
+    /// How its servers were split, where several splits are compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<String>,
+    /// The load, as a multiple of the trace's, where the highest one was searched for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<HighestLoad>,
     /// What it made of the traffic.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -52,14 +63,33 @@ pub struct Row {
     pub over_bound: Option<f64>,
 }
 
+/// The highest load at which enough requests met the objectives, as a multiple of the trace's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct HighestLoad(
+    /// `None`: too few did so even at the lowest load that was tried.
+    pub Option<f64>,
+);
+
 impl Row {
     /// What `policy` made of the traffic, without a bound.
     #[must_use]
     pub fn new(policy: &str, outcome: Outcome) -> Self {
         Self {
             policy: policy.to_owned(),
+            fleet: None,
+            load: None,
             outcome,
             over_bound: None,
+        }
+    }
+
+    /// What the row is called in plots.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match &self.fleet {
+            Some(fleet) => format!("{} {fleet}", self.policy),
+            None => self.policy.clone(),
         }
     }
 
@@ -121,6 +151,8 @@ mod tests {
             arrived: Duration::from_secs(at),
             placed: Duration::from_secs(at),
             server: Some(0),
+            decode: None,
+            prefilled: None,
             first_token: Duration::from_millis(at * 1_000 + 250),
             finished: Duration::from_secs(at + 2),
             prompt_tokens: 1_000,
@@ -128,7 +160,8 @@ mod tests {
             output_tokens: 8,
         };
         let row = |policy: &str, requests: u64| {
-            Row::new(policy, Outcome::new((0..requests).map(served).collect(), 2))
+            let served = (0..requests).map(served).collect();
+            Row::new(policy, Outcome::new(served, 2, Objectives::default()))
         };
         Comparison {
             title: "a <trace>".to_owned(),
@@ -156,7 +189,12 @@ mod tests {
             .keys()
             .map(String::as_str)
             .collect();
-        assert_eq!(keys, ["hit_rate", "hotspot", "policy", "tpot", "ttft"]);
+        assert_eq!(
+            keys,
+            [
+                "goodput", "hit_rate", "hotspot", "policy", "split", "tpot", "ttft"
+            ]
+        );
         assert_eq!(
             (&rows[0]["policy"], &rows[0]["hit_rate"]),
             (&"one".into(), &0.5.into())

@@ -5,6 +5,7 @@
 //!                      │ ▲
 //!               place  ▼ │ first token, finished, samples
 //!                     fleet = servers: the scheduler and block cache of the simulated engine, one event a step
+//!                       └─ KV caches of requests that are split, from one server to another
 //!                      │
 //!                      └─▶ served requests ─▶ [`crate::report`]
 //! ```
@@ -22,33 +23,43 @@
 mod args;
 mod backlog;
 mod bound;
+mod command;
 mod dispatcher;
 mod events;
+mod field;
 mod fleet;
 mod fleet_args;
+mod highest_load;
+mod parallel;
 pub mod policies;
 mod proxies;
 mod race;
+mod roles;
 mod run;
 mod sample;
 mod server;
 mod settings;
 mod traffic;
+mod transfers;
 
-pub(crate) use self::args::title;
-pub use self::args::{SimulateArgs, SimulateError, simulate};
+pub use self::args::SimulateArgs;
 pub use self::bound::lower_bound;
+pub(crate) use self::command::title;
+pub use self::command::{SimulateError, simulate};
 pub use self::dispatcher::{
-    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, Prefilled, RequestIndex, Sample,
 };
+pub use self::field::UselessServers;
 pub use self::fleet::{Fleet, Prospect};
 pub use self::fleet_args::FleetArgs;
 pub(crate) use self::fleet_args::count;
 pub use self::proxies::Proxies;
-pub use self::race::{RaceError, race};
+pub use self::race::{Entrant, Race, RaceError};
+pub use self::roles::FleetRoles;
 pub use self::run::{RunError, run};
 pub use self::settings::{Settings, Slow};
 pub use self::traffic::{CHAT_BLOCK, Request, Traffic, TrafficError};
+pub use self::transfers::TransferSpeed;
 
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ use super::ReplayArgs;
 use crate::fleet::FleetError;
 use crate::load::client::{BadTarget, Limits};
 use crate::load::{positive, until_interrupted};
-use crate::report::{Comparison, ComparisonArgs, Outcome, Row};
+use crate::report::{Comparison, ComparisonArgs, ObjectiveArgs, Outcome, Row};
 use crate::simulate::{FleetArgs, Settings, Traffic, TrafficError, count, title};
 
 /// The arguments of a replay on this machine, besides the trace.
@@ -56,6 +56,9 @@ pub struct LiveReplayArgs {
     /// The servers
     #[command(flatten)]
     pub fleet: FleetArgs,
+    /// What counts as good
+    #[command(flatten)]
+    pub objectives: ObjectiveArgs,
 }
 
 /// Why a live replay did not run.
@@ -111,7 +114,11 @@ pub async fn replay(args: &ReplayArgs) -> Result<Comparison, LiveReplayError> {
             &["http://127.0.0.1:1".to_owned()],
         ))?;
     }
-    let settings = fleet.settings(args.scale, *seed);
+    let objectives = args.live.objectives.into();
+    let settings = Settings {
+        objectives,
+        ..fleet.settings(args.scale, *seed)
+    };
     let limits = Limits::answer_within(Duration::from_secs(args.timeout));
     let pace = Pace {
         compress: *compress,
@@ -125,6 +132,7 @@ pub async fn replay(args: &ReplayArgs) -> Result<Comparison, LiveReplayError> {
     facts.extend([
         ("proxies", proxies.to_string()),
         ("compressed", format!("{compress}-fold")),
+        objectives.fact(),
     ]);
     let failed = rows.iter().filter(|(_, failed)| *failed > 0);
     facts.extend(failed.map(|(row, failed)| ("failed", format!("{failed} under {}", row.policy))));
@@ -169,7 +177,7 @@ async fn all(
         .await?;
         let driver = Driver::new(&fleet, traffic, settings, pace)?;
         let (served, failed) = driver.run(policy, stop.clone()).await;
-        let outcome = Outcome::new(served, settings.servers);
+        let outcome = Outcome::new(served, settings.roles.servers(), settings.objectives);
         rows.push((Row::new(policy, outcome), failed));
     }
     Ok(rows)

@@ -1,29 +1,9 @@
 //! What a policy made of the traffic: figures over all requests, from what happened to each.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
-/// What happened to one request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Served {
-    /// When it arrived, since the start of the trace.
-    pub arrived: Duration,
-    /// When it was placed on a server.
-    pub placed: Duration,
-    /// On which.
-    pub server: Option<usize>,
-    /// When its first token came out.
-    pub first_token: Duration,
-    /// When its last token came out.
-    pub finished: Duration,
-    /// Length of its prompt.
-    pub prompt_tokens: usize,
-    /// How much of its prompt was in the server's cache.
-    pub cached_tokens: usize,
-    /// Length of its answer.
-    pub output_tokens: u32,
-}
+use super::objectives::{Goodput, Objectives};
+use super::served::Served;
 
 /// The figures of one policy. Times are in seconds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -36,6 +16,10 @@ pub struct Outcome {
     pub tpot: Quantiles,
     /// The largest share of prompt tokens computed by one server, over the mean share: 1 is even.
     pub hotspot: f64,
+    /// The requests that met the objectives.
+    pub goodput: Goodput,
+    /// The share of requests that were split between two servers.
+    pub split: f64,
     /// Everything behind the figures, one entry a request, in order of arrival.
     #[serde(skip)]
     pub served: Vec<Served>,
@@ -50,37 +34,16 @@ pub struct Quantiles {
     pub p50: f64,
     /// 90th percentile.
     pub p90: f64,
+    /// 95th percentile.
+    pub p95: f64,
     /// 99th percentile.
     pub p99: f64,
 }
 
-impl Served {
-    pub(crate) fn arrived(now: Duration, prompt_tokens: usize) -> Self {
-        Self {
-            arrived: now,
-            prompt_tokens,
-            ..Self::default()
-        }
-    }
-
-    /// Seconds from arrival to first token.
-    #[must_use]
-    pub fn ttft(&self) -> f64 {
-        self.first_token.saturating_sub(self.arrived).as_secs_f64()
-    }
-
-    /// Seconds per token after the first; `None` for an answer of one token.
-    #[must_use]
-    pub fn tpot(&self) -> Option<f64> {
-        let decoding = self.finished.saturating_sub(self.first_token).as_secs_f64();
-        (self.output_tokens > 1).then(|| decoding / f64::from(self.output_tokens - 1))
-    }
-}
-
 impl Outcome {
-    /// The figures of these requests on this number of servers.
+    /// The figures of these requests on this number of servers, with these objectives.
     #[must_use]
-    pub fn new(served: Vec<Served>, servers: usize) -> Self {
+    pub fn new(served: Vec<Served>, servers: usize, objectives: Objectives) -> Self {
         let prompt: usize = served.iter().map(|request| request.prompt_tokens).sum();
         let cached: usize = served.iter().map(|request| request.cached_tokens).sum();
         let mut computed = vec![0usize; servers];
@@ -89,12 +52,16 @@ impl Outcome {
                 *computed += request.prompt_tokens - request.cached_tokens;
             }
         }
+        let is_split = |request: &&Served| request.decode.is_some();
+        let split = served.iter().filter(is_split).count();
         let busiest = computed.iter().max().copied().unwrap_or_default();
         Self {
             hit_rate: ratio(cached, prompt),
             ttft: Quantiles::of(served.iter().map(Served::ttft).collect()),
             tpot: Quantiles::of(served.iter().filter_map(Served::tpot).collect()),
             hotspot: ratio(busiest * servers, computed.iter().sum()),
+            goodput: Goodput::of(&served, objectives),
+            split: ratio(split, served.len()),
             served,
         }
     }
@@ -114,6 +81,7 @@ impl Quantiles {
             mean,
             p50: at(0.5),
             p90: at(0.9),
+            p95: at(0.95),
             p99: at(0.99),
         }
     }
@@ -129,6 +97,8 @@ fn ratio(part: usize, whole: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn served(server: usize, ttft: u64, prompt_tokens: usize, cached_tokens: usize) -> Served {
@@ -137,6 +107,8 @@ mod tests {
             arrived: second,
             placed: second,
             server: Some(server),
+            decode: None,
+            prefilled: None,
             first_token: second * (ttft as u32 + 1),
             finished: second * (ttft as u32 + 3),
             prompt_tokens,
@@ -147,7 +119,8 @@ mod tests {
 
     #[test]
     fn figures_are_those_of_the_requests() {
-        let outcome = Outcome::new(vec![served(0, 1, 100, 40), served(1, 3, 100, 0)], 2);
+        let served = vec![served(0, 1, 100, 40), served(1, 3, 100, 0)];
+        let outcome = Outcome::new(served, 2, Objectives::default());
         assert_eq!(
             (
                 outcome.hit_rate,
@@ -165,6 +138,7 @@ mod tests {
 
     #[test]
     fn nothing_served_is_all_zero() {
-        assert_eq!(Outcome::new(Vec::new(), 2).ttft, Quantiles::default());
+        let outcome = Outcome::new(Vec::new(), 2, Objectives::default());
+        assert_eq!(outcome.ttft, Quantiles::default());
     }
 }

@@ -7,8 +7,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::chart::{Axis, Chart, Line, escaped};
-use super::outcome::{Outcome, Served};
+use super::outcome::Outcome;
 use super::scale::Scale;
+use super::served::Served;
 use super::style;
 use super::timeline::{Interval, Timeline};
 use super::{Comparison, Row};
@@ -21,44 +22,54 @@ const INTERVALS: usize = 60;
 
 /// A column of the table of figures.
 struct Column {
-    /// The less, the better.
+    name: &'static str,
     value: fn(&Outcome) -> f64,
     digits: usize,
+    unit: &'static str,
+    /// The more, the better; otherwise the less.
+    is_gain: bool,
 }
 
-const COLUMNS: [Column; 8] = [
+/// A column of which less is better.
+const fn cost(name: &'static str, digits: usize, value: fn(&Outcome) -> f64) -> Column {
     Column {
-        value: |outcome| -100.0 * outcome.hit_rate,
-        digits: 1,
-    },
+        name,
+        value,
+        digits,
+        unit: "",
+        is_gain: false,
+    }
+}
+
+/// A column of which more is better.
+const fn gain(
+    name: &'static str,
+    digits: usize,
+    unit: &'static str,
+    value: fn(&Outcome) -> f64,
+) -> Column {
     Column {
-        value: |outcome| outcome.ttft.mean,
-        digits: 3,
-    },
-    Column {
-        value: |outcome| outcome.ttft.p50,
-        digits: 3,
-    },
-    Column {
-        value: |outcome| outcome.ttft.p90,
-        digits: 3,
-    },
-    Column {
-        value: |outcome| outcome.ttft.p99,
-        digits: 3,
-    },
-    Column {
-        value: |outcome| outcome.tpot.mean * 1e3,
-        digits: 1,
-    },
-    Column {
-        value: |outcome| outcome.tpot.p99 * 1e3,
-        digits: 1,
-    },
-    Column {
-        value: |outcome| outcome.hotspot,
-        digits: 2,
-    },
+        name,
+        value,
+        digits,
+        unit,
+        is_gain: true,
+    }
+}
+
+const COLUMNS: [Column; 12] = [
+    gain("hit rate", 1, " %", |outcome| outcome.hit_rate * 100.0),
+    cost("mean", 3, |outcome| outcome.ttft.mean),
+    cost("p50", 3, |outcome| outcome.ttft.p50),
+    cost("p90", 3, |outcome| outcome.ttft.p90),
+    cost("p99", 3, |outcome| outcome.ttft.p99),
+    cost("mean", 1, |outcome| outcome.tpot.mean * 1e3),
+    cost("p50", 1, |outcome| outcome.tpot.p50 * 1e3),
+    cost("p95", 1, |outcome| outcome.tpot.p95 * 1e3),
+    cost("p99", 1, |outcome| outcome.tpot.p99 * 1e3),
+    cost("hotspot", 2, |outcome| outcome.hotspot),
+    gain("goodput/s", 3, "", |outcome| outcome.goodput.per_second),
+    gain("share", 1, " %", |outcome| outcome.goodput.share * 100.0),
 ];
 
 pub(super) struct Page<'a>(pub(super) &'a Comparison);
@@ -89,7 +100,7 @@ impl fmt::Display for Page<'_> {
         figures(rows, out)?;
         write!(out, "</section>\n<section class=card>\n<div class=keys>")?;
         for (series, row) in rows.iter().enumerate() {
-            let policy = escaped(&row.policy);
+            let policy = escaped(&row.label());
             write!(
                 out,
                 "<label><input type=checkbox id=k{series} checked><svg viewBox='0 0 26 10'>"
@@ -132,36 +143,31 @@ fn section(title: &str, about: &str, chart: &Chart, out: &mut fmt::Formatter<'_>
 fn figures(rows: &[Row], out: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(
         out,
-        "<table><tr><th><th><th colspan=4>time to first token, s<th colspan=2>time per token, ms<th>"
+        "<table><tr><th><th><th colspan=4>time to first token, s<th colspan=4>time per token, ms<th><th colspan=2>"
     )?;
-    write!(
-        out,
-        "<tr><th>policy<th>hit rate<th>mean<th>p50<th>p90<th>p99<th>mean<th>p99<th>hotspot"
-    )?;
+    write!(out, "<tr><th>policy")?;
+    for Column { name, .. } in &COLUMNS {
+        write!(out, "<th>{name}")?;
+    }
     let best = COLUMNS.map(|column| {
-        rows.iter()
-            .map(|row| (column.value)(&row.outcome))
-            .fold(f64::INFINITY, f64::min)
+        let values = rows.iter().map(|row| (column.value)(&row.outcome));
+        if column.is_gain {
+            values.fold(f64::NEG_INFINITY, f64::max)
+        } else {
+            values.fold(f64::INFINITY, f64::min)
+        }
     });
-    for Row {
-        policy, outcome, ..
-    } in rows
-    {
-        write!(out, "<tr><td>{}", escaped(policy))?;
-        for (Column { value, digits }, best) in COLUMNS.iter().zip(best) {
-            let value = value(outcome);
+    for row in rows {
+        write!(out, "<tr><td>{}", escaped(&row.label()))?;
+        for (column, best) in COLUMNS.iter().zip(best) {
+            let Column { digits, unit, .. } = *column;
+            let value = (column.value)(&row.outcome);
             let class = if rows.len() > 1 && value == best {
                 " class=best"
             } else {
                 ""
             };
-            // The hit rate is the only figure of which more is better.
-            let (shown, unit) = if value < 0.0 {
-                (-value, " %")
-            } else {
-                (value, "")
-            };
-            write!(out, "<td{class}>{shown:.digits$}{unit}")?;
+            write!(out, "<td{class}>{value:.digits$}{unit}")?;
         }
     }
     write!(out, "</table>")
@@ -177,7 +183,7 @@ fn first_tokens(rows: &[Row]) -> Chart {
     let to = all().fold(0.0, f64::max).max(from * 10.0);
     let line = |(series, points): (usize, Vec<(f64, f64)>)| Line {
         series,
-        name: rows[series].policy.clone(),
+        name: rows[series].label(),
         points: points.into_iter().map(Some).collect(),
     };
     Chart {
@@ -263,7 +269,7 @@ fn over_time(rows: &[Row], value: impl Fn(&Interval) -> Option<f64>) -> Vec<Line
             .collect();
         Line {
             series,
-            name: row.policy.clone(),
+            name: row.label(),
             points,
         }
     };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::outcome::Served;
+use super::served::Served;
 
 /// Equal intervals from the first arrival to the end that was asked for.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,19 +1,15 @@
 //! `hermes simulate`, as a command line.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::bound::lower_bound;
 use super::fleet_args::{FleetArgs, count};
 use super::policies::{POLICIES, Policy};
-use super::race::{RaceError, race};
-use super::traffic::{Traffic, TrafficError};
 use crate::chats::ChatArgs;
 use crate::load::positive;
-use crate::report::{Comparison, ComparisonArgs, WriteError};
+use crate::report::{ComparisonArgs, ObjectiveArgs};
 
 /// Simulates a fleet on a trace, or on made-up chats, under several policies and compares them.
 #[derive(Clone, Debug, Args)]
@@ -27,6 +23,9 @@ pub struct SimulateArgs {
     /// Let requests arrive this many times as fast as in the trace
     #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = positive)]
     pub scale: f64,
+    /// Let each request arrive later by up to this time at random, as where a trace's times are rounded
+    #[arg(long, value_name = "TIME", value_parser = crate::report::time)]
+    pub spread: Option<Duration>,
     /// Take only this many requests; of chats 3,000 if not given
     #[arg(long, value_name = "N", value_parser = count)]
     pub limit: Option<usize>,
@@ -51,110 +50,20 @@ pub struct SimulateArgs {
     /// The servers
     #[command(flatten)]
     pub fleet: FleetArgs,
+    /// Try every split of the servers into prefill and decode servers, besides all of them aggregated
+    #[arg(long, help_heading = "Servers", conflicts_with = "prefill")]
+    pub splits: bool,
+    /// What counts as good
+    #[command(flatten)]
+    pub objectives: ObjectiveArgs,
+    /// For each policy, search for the highest load at which this part of the requests is good; 0.95
+    /// if none is given
+    #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "0.95", value_parser = share, help_heading = "Objectives")]
+    pub goodput: Option<f64>,
     /// Where the result goes
     #[command(flatten, next_help_heading = "Output")]
     pub output: ComparisonArgs,
-}
-
-/// Why a simulation came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum SimulateError {
-    /// The trace is not one.
-    #[error(transparent)]
-    Traffic(#[from] TrafficError),
-    /// The servers are none.
-    #[error("there is no such server: {0}")]
-    Server(io::Error),
-    /// A policy does not do its work.
-    #[error(transparent)]
-    Race(#[from] RaceError),
-    /// The result cannot be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
-/// Runs the simulation and writes its result to `out`. Progress is shown on standard error, if that
-/// is a terminal.
-///
-/// # Errors
-/// A trace that cannot be read, servers that cannot be, or an `out` that fails.
-pub fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), SimulateError> {
-    let SimulateArgs {
-        scale,
-        proxies,
-        seed,
-        fleet,
-        output,
-        ..
-    } = args;
-    let (title, traffic) = traffic(args)?;
-    let settings = fleet.settings(*scale, *seed);
-    settings.engine.check().map_err(SimulateError::Server)?;
-    let policies = if args.policies.is_empty() {
-        POLICIES
-    } else {
-        &args.policies
-    };
-    let bar = progress_bar(traffic.requests().len() * policies.len());
-    let rows = race(&settings, &traffic, policies, *proxies, &|served| {
-        bar.inc(served as u64);
-    });
-    bar.finish_and_clear();
-    let bound = lower_bound(&settings, &traffic);
-    let rows = rows?.into_iter().map(|row| row.over_bound(bound)).collect();
-    let mut facts = traffic.facts(*scale);
-    facts.extend(fleet.facts());
-    facts.extend([("proxies", proxies.to_string()), ("seed", seed.to_string())]);
-    facts.push(("lower bound", format!("{bound:.4} s")));
-    let comparison = Comparison {
-        title: format!("{title}, simulated"),
-        facts,
-        rows,
-    };
-    Ok(output.write(&comparison, out)?)
-}
-
-/// The requests that `args` name, and what they are called.
-fn traffic(args: &SimulateArgs) -> Result<(String, Traffic), TrafficError> {
-    let SimulateArgs {
-        trace,
-        limit,
-        model,
-        rate,
-        chats,
-        tokens,
-        seed,
-        ..
-    } = args;
-    if let Some(trace) = trace {
-        let limit = limit.unwrap_or(usize::MAX);
-        return Ok((title(trace), Traffic::open(trace, model.as_deref(), limit)?));
-    }
-    // The command line demands a rate where there is no trace.
-    let chats = chats.timed(rate.unwrap_or(1.0), *tokens, *seed);
-    let limit = limit.unwrap_or(CHAT_REQUESTS);
-    let title = format!("{} users with {} rounds", chats.users, chats.rounds);
-    Ok((title, Traffic::of_chats(&chats, limit)?))
-}
-
-/// Requests of made-up chats: enough for the sessions of some hundred users.
-const CHAT_REQUESTS: usize = 3_000;
-
-/// The file name alone: a report is shown to others.
-pub(crate) fn title(trace: &Path) -> String {
-    trace
-        .file_name()
-        .unwrap_or(trace.as_os_str())
-        .to_string_lossy()
-        .into_owned()
-}
-
-fn progress_bar(requests: usize) -> ProgressBar {
-    let bar = ProgressBar::new(requests as u64);
-    match ProgressStyle::with_template("{elapsed_precise} {wide_bar} {pos}/{len} requests") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 fn policies() -> String {
@@ -175,6 +84,12 @@ fn policy(name: &str) -> Result<Policy, String> {
             .join(", ")
     };
     Policy::named(name).ok_or_else(|| format!("expected one of {}", names()))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok();
+    let share = share.filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "expected a part of all requests, such as 0.95".to_owned())
 }
 
 #[cfg(test)]
@@ -235,6 +150,20 @@ mod tests {
     }
 
     #[test]
+    fn a_search_for_goodput_has_a_share_after_an_equals_sign() {
+        let goodput = |line| parse(line).map(|args| args.goodput);
+        assert_eq!(goodput(""), Ok(None));
+        assert_eq!(goodput("--goodput --scale 2"), Ok(Some(0.95)));
+        assert_eq!(goodput("--goodput=0.8"), Ok(Some(0.8)));
+    }
+
+    #[test]
+    fn splits_are_those_of_all_servers() {
+        assert!(parse("--splits --servers 4").is_ok_and(|args| args.splits));
+        assert!(parse("--splits --prefill 2 --decode 2").is_err());
+    }
+
+    #[test]
     fn numbers_that_describe_nothing_are_refused() {
         for wrong in [
             "--servers 0",
@@ -243,6 +172,10 @@ mod tests {
             "--limit 0",
             "--prefill-rate -1",
             "--blocks x",
+            "--goodput=0",
+            "--goodput=95",
+            "--ttft 2",
+            "--transfer-rate 0",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

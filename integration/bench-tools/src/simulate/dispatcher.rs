@@ -7,13 +7,20 @@
 
 use std::time::Duration;
 
+use hermes_core::snapshot::Role;
+
 use super::fleet::Fleet;
+use super::roles::FleetRoles;
 pub use super::sample::{RequestIndex, Sample};
 
 /// A policy at work.
 pub trait Dispatcher {
     /// A request arrived. Without a placement now it waits inside the dispatcher.
     fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>);
+
+    /// The prompt of a request that is split is computed: its KV cache moves to the server that
+    /// generates.
+    fn prefilled(&mut self, _at: Moment<'_>, _seen: Prefilled, _placements: &mut Vec<Placement>) {}
 
     /// The first token of a request passed the router.
     fn first_token(
@@ -75,8 +82,55 @@ pub struct Arrival<'a> {
 pub struct Placement {
     /// Which request.
     pub request: RequestIndex,
-    /// Which server, `0..fleet.servers()`.
+    /// Which server, `0..fleet.servers()`; if the request is split, the one that computes its
+    /// prompt.
     pub server: usize,
+    /// If the request is split, the server that generates its answer.
+    pub decode: Option<usize>,
+}
+
+impl Placement {
+    /// The whole request on one server.
+    #[must_use]
+    pub const fn whole(request: RequestIndex, server: usize) -> Self {
+        Self {
+            request,
+            server,
+            decode: None,
+        }
+    }
+
+    /// Its prompt on one server, and its answer on another one.
+    #[must_use]
+    pub const fn pair(request: RequestIndex, prefill: usize, decode: usize) -> Self {
+        Self {
+            request,
+            server: prefill,
+            decode: Some(decode),
+        }
+    }
+
+    /// Whether its servers exist and do what it wants of them.
+    pub(super) fn fits(self, roles: FleetRoles) -> bool {
+        let Self { server, decode, .. } = self;
+        let exists = |server: usize| server < roles.servers();
+        let Some(decode) = decode else {
+            return exists(server) && roles.role(server) != Role::Prefill;
+        };
+        let exist = exists(server) && exists(decode) && server != decode;
+        exist && roles.role(server) != Role::Decode && roles.role(decode) != Role::Prefill
+    }
+}
+
+/// What a router learns from the end of a prefill leg.
+#[derive(Clone, Copy, Debug)]
+pub struct Prefilled {
+    /// Whose.
+    pub request: RequestIndex,
+    /// Who computed it.
+    pub server: usize,
+    /// Since the request was placed.
+    pub after: Duration,
 }
 
 /// What a router learns from the first token of an answer.
@@ -84,11 +138,12 @@ pub struct Placement {
 pub struct FirstToken {
     /// Whose.
     pub request: RequestIndex,
-    /// Who computed it.
+    /// Who generated it.
     pub server: usize,
-    /// Since the request was placed.
+    /// Since the request was placed; if it is split, since its prompt was computed.
     pub after: Duration,
-    /// Prompt tokens that the server took from its cache, as engines report them in `usage`.
+    /// Prompt tokens that the server that computed the prompt took from its cache, as engines
+    /// report them in `usage`.
     pub cached_tokens: usize,
 }
 
@@ -101,4 +156,30 @@ pub struct Finished {
     pub server: usize,
     /// Length of the answer.
     pub output_tokens: u32,
+    /// From its first token to its last.
+    pub decoding: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placement_has_to_fit_the_roles() {
+        let roles = FleetRoles {
+            aggregated: 1,
+            prefill: 2,
+            decode: 1,
+        };
+        let whole = |server| Placement::whole(0, server).fits(roles);
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(whole),
+            [true, false, false, true, false]
+        );
+        let pair = |(prefill, decode)| Placement::pair(0, prefill, decode).fits(roles);
+        assert_eq!(
+            [(1, 3), (0, 3), (2, 0), (3, 0), (1, 2), (0, 0), (1, 4)].map(pair),
+            [true, true, true, false, false, false, false]
+        );
+    }
 }

@@ -5,6 +5,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
+use super::sample::RequestIndex;
+
 /// Something that will happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Event {
@@ -12,6 +14,8 @@ pub(super) enum Event {
     Arrival,
     /// The step of this server ends.
     Step(usize),
+    /// The KV cache of this request is where its answer is generated.
+    Received(RequestIndex),
     /// The dispatcher scrapes all servers.
     Sample,
     /// The dispatcher asked to be woken.

@@ -1,6 +1,7 @@
 //! The servers as they truly are. Public facts are for every dispatcher; the rest only for the
 //! omniscient one.
 
+use super::roles::FleetRoles;
 use super::sample::Sample;
 use super::server::{Server, reusable};
 use super::settings::Settings;
@@ -9,6 +10,7 @@ use super::settings::Settings;
 #[derive(Debug)]
 pub struct Fleet {
     pub(super) servers: Vec<Server>,
+    roles: FleetRoles,
     block_tokens: usize,
     blocks: usize,
 }
@@ -30,6 +32,7 @@ impl Fleet {
         let blocks = settings.blocks(block_tokens);
         Self {
             servers: configs.into_iter().map(Server::new).collect(),
+            roles: settings.roles,
             block_tokens,
             blocks,
         }
@@ -39,6 +42,12 @@ impl Fleet {
     #[must_use]
     pub fn servers(&self) -> usize {
         self.servers.len()
+    }
+
+    /// What each of them does.
+    #[must_use]
+    pub fn roles(&self) -> FleetRoles {
+        self.roles
     }
 
     /// Tokens in one block of a prompt and of a cache.

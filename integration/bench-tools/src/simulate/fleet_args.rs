@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::roles::FleetRoles;
 use super::settings::{Settings, Slow};
+use super::transfers::TransferSpeed;
 use crate::load::positive;
 use crate::report::grouped;
 use hermes_engine_sim::EngineConfig;
@@ -13,9 +15,21 @@ use hermes_engine_sim::EngineConfig;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Servers")]
 pub struct FleetArgs {
-    /// How many servers
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = count)]
-    pub servers: usize,
+    /// How many servers that serve whole requests; 8 if not given, and none if there are pairs
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub servers: Option<usize>,
+    /// How many servers that compute prompts for others
+    #[arg(long, value_name = "N", value_parser = count, requires = "decode")]
+    pub prefill: Option<usize>,
+    /// How many servers that generate from prompts of others, or serve whole requests
+    #[arg(long, value_name = "N", value_parser = count, requires = "prefill")]
+    pub decode: Option<usize>,
+    /// Tokens of a KV cache that move from one server to another in a second
+    #[arg(long, value_name = "TOKENS", default_value_t = TransferSpeed::default().rate, value_parser = positive)]
+    pub transfer_rate: f64,
+    /// What each transfer takes besides, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = TransferSpeed::default().base.as_secs_f64() * 1e3, value_parser = positive)]
+    pub transfer_base: f64,
     /// The last SHARE of the servers run at FACTOR speed, such as 0.5:0.4
     #[arg(long, value_name = "SHARE:FACTOR", value_parser = slow)]
     pub slow: Option<Slow>,
@@ -50,11 +64,15 @@ impl FleetArgs {
     #[must_use]
     pub fn settings(&self, scale: f64, seed: u64) -> Settings {
         let Self {
-            servers,
             slow,
             prefill_rate,
             step,
             step_per_decode,
+            ..
+        } = *self;
+        let Self {
+            transfer_rate,
+            transfer_base,
             ..
         } = *self;
         let Self {
@@ -80,11 +98,33 @@ impl FleetArgs {
             ..EngineConfig::default()
         };
         Settings {
-            servers,
+            roles: self.roles(),
             engine,
             slow,
             scale,
             seed,
+            transfer: TransferSpeed {
+                base: milliseconds(transfer_base),
+                rate: transfer_rate,
+            },
+            ..Settings::default()
+        }
+    }
+
+    /// How many servers there are of each role.
+    #[must_use]
+    pub fn roles(&self) -> FleetRoles {
+        let Self {
+            servers,
+            prefill,
+            decode,
+            ..
+        } = *self;
+        let (prefill, decode) = (prefill.unwrap_or(0), decode.unwrap_or(0));
+        FleetRoles {
+            aggregated: servers.unwrap_or(if prefill > 0 { 0 } else { 8 }),
+            prefill,
+            decode,
         }
     }
 
@@ -92,17 +132,17 @@ impl FleetArgs {
     #[must_use]
     pub fn facts(&self) -> Vec<(&'static str, String)> {
         let Self {
-            servers,
             slow,
             prefill_rate,
             blocks,
             block_size,
             ..
         } = *self;
+        let roles = self.roles();
         let servers = match slow {
-            None => servers.to_string(),
+            None => roles.to_string(),
             Some(Slow { share, factor }) => {
-                format!("{servers} ({:.0} % at {factor} speed)", share * 100.0)
+                format!("{roles} ({:.0} % at {factor} speed)", share * 100.0)
             }
         };
         let memory = format!("{} tokens each", grouped(blocks.saturating_mul(block_size)));
@@ -113,7 +153,21 @@ impl FleetArgs {
         ];
         let shared = |slowest| ("shared time", format!("up to {slowest} times as long"));
         facts.extend(self.shared_time.map(shared));
+        if roles.has_pairs() {
+            facts.push(self.transfer_fact());
+        }
         facts
+    }
+
+    /// How KV caches move, in words.
+    pub(super) fn transfer_fact(&self) -> (&'static str, String) {
+        let Self {
+            transfer_rate,
+            transfer_base,
+            ..
+        } = self;
+        let text = format!("{transfer_rate} tokens/s and {transfer_base} ms");
+        ("transfer", text)
     }
 }
 
@@ -153,7 +207,7 @@ mod tests {
     fn the_defaults_are_those_of_an_engine() {
         let settings = Command::parse_from(["simulate"]).fleet.settings(1.0, 7);
         let (given, default) = (settings.engine, EngineConfig::default());
-        assert_eq!(settings.servers, Settings::default().servers);
+        assert_eq!(settings.roles, Settings::default().roles);
         assert_eq!(
             (
                 given.prefill_rate,
@@ -172,6 +226,21 @@ mod tests {
             (given.max_running, given.blocks, given.block_size),
             (default.max_running, default.blocks, default.block_size)
         );
+    }
+
+    #[test]
+    fn pairs_come_instead_of_aggregated_servers_or_beside_them() {
+        let roles = |line: &str| {
+            let args = Command::try_parse_from(line.split_whitespace());
+            args.map(|command| command.fleet.roles().to_string()).ok()
+        };
+        let known = |roles: &str| Some(roles.to_owned());
+        assert_eq!(roles("simulate"), known("8"));
+        assert_eq!(roles("simulate --prefill 5 --decode 3"), known("5:3"));
+        let mixed = roles("simulate --servers 2 --prefill 1 --decode 3");
+        assert_eq!(mixed, known("2+1:3"));
+        assert_eq!(roles("simulate --prefill 5"), None);
+        assert_eq!(roles("simulate --decode 5"), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hermes_core::rng::SeededRng;
 
 use super::dispatcher::{
-    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, Prefilled, RequestIndex, Sample,
 };
 
 /// Dispatchers with separate knowledge. Each request reaches one of them, by lot, and stays with
@@ -37,6 +37,10 @@ impl Dispatcher for Proxies {
     fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
         self.owners.push(self.rng.below(self.each.len()));
         self.owner(arrival.request).arrived(at, arrival, placements);
+    }
+
+    fn prefilled(&mut self, at: Moment<'_>, seen: Prefilled, placements: &mut Vec<Placement>) {
+        self.owner(seen.request).prefilled(at, seen, placements);
     }
 
     fn first_token(&mut self, at: Moment<'_>, seen: FirstToken, placements: &mut Vec<Placement>) {

@@ -1,17 +1,14 @@
 //! Several policies on the same traffic, each in a simulation of its own, as many at once as there
 //! are cores.
 
-use std::num::NonZero;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-
-use parking_lot::Mutex;
-
+use super::highest_load::highest_load;
+use super::parallel::on_every_core;
 use super::policies::{Policy, Setup};
+use super::roles::FleetRoles;
 use super::run::{RunError, run};
 use super::settings::Settings;
 use super::traffic::Traffic;
-use crate::report::Row;
+use crate::report::{Outcome, Row};
 
 /// A policy broke its contract.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -21,68 +18,76 @@ pub struct RaceError {
     error: RunError,
 }
 
-/// Simulates each of `policies`. Outcomes come in their order and do not depend on how many run at
-/// once. `progress` is called, from any thread, for each hundred requests that were served.
-///
-/// # Errors
-/// The first policy, in their order, that misplaces a request or never places one.
-pub fn race(
-    settings: &Settings,
-    traffic: &Traffic,
-    policies: &[Policy],
-    proxies: usize,
-    progress: &(dyn Fn(usize) + Sync),
-) -> Result<Vec<Row>, RaceError> {
-    let lanes: Vec<Mutex<Option<Result<Row, RaceError>>>> =
-        policies.iter().map(|_| Mutex::default()).collect();
-    let next = AtomicUsize::new(0);
-    let racer = || {
-        while let Some((policy, lane)) =
-            take(&next, policies).map(|index| (policies[index], &lanes[index]))
-        {
-            *lane.lock() = Some(one(settings, traffic, policy, proxies, progress));
-        }
-    };
-    let threads = thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(policies.len());
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(racer);
-        }
-    });
-    lanes.into_iter().filter_map(Mutex::into_inner).collect()
+/// One policy on one fleet.
+#[derive(Clone, Copy, Debug)]
+pub struct Entrant {
+    /// The policy.
+    pub policy: Policy,
+    /// How many servers it has of each role.
+    pub roles: FleetRoles,
 }
 
-fn take(next: &AtomicUsize, policies: &[Policy]) -> Option<usize> {
-    let index = next.fetch_add(1, Ordering::Relaxed);
-    (index < policies.len()).then_some(index)
+/// What all policies are compared on.
+#[derive(Clone, Copy)]
+pub struct Race<'a> {
+    /// The servers, but for their roles, and the load.
+    pub settings: &'a Settings,
+    /// What arrives.
+    pub traffic: &'a Traffic,
+    /// In front of the servers.
+    pub proxies: usize,
+    /// Called, from any thread, for each hundred requests that were served.
+    pub progress: &'a (dyn Fn(usize) + Sync),
 }
 
-fn one(
-    settings: &Settings,
-    traffic: &Traffic,
-    policy: Policy,
-    proxies: usize,
-    progress: &dyn Fn(usize),
-) -> Result<Row, RaceError> {
-    let block_tokens = traffic.block_tokens();
-    let Settings { servers, seed, .. } = *settings;
-    let setup = Setup {
-        servers,
-        block_tokens,
-        blocks: settings.blocks(block_tokens),
-        seed,
-    };
-    let mut dispatcher = policy.dispatcher(setup, proxies);
-    let mut reported = 0;
-    let outcome = run(settings, traffic, &mut *dispatcher, &mut |served| {
-        progress(served - reported);
-        reported = served;
-    });
-    let outcome = outcome.map_err(|error| RaceError {
-        policy: policy.name,
-        error,
-    })?;
-    Ok(Row::new(policy.name, outcome))
+impl Race<'_> {
+    /// Simulates each of `entrants` at the load of the settings. Outcomes come in their order and do
+    /// not depend on how many run at once.
+    ///
+    /// # Errors
+    /// The first policy, in their order, that misplaces a request or never places one.
+    pub fn at_load(&self, entrants: &[Entrant]) -> Result<Vec<Row>, RaceError> {
+        let row = |entrant: &Entrant| {
+            let outcome = self.run(*entrant, self.settings.scale)?;
+            Ok(Row::new(entrant.policy.name, outcome))
+        };
+        on_every_core(entrants, &row).into_iter().collect()
+    }
+
+    /// For each of `entrants`, the highest load at which at least this share of requests met the
+    /// objectives, and how it was served.
+    ///
+    /// # Errors
+    /// As of [`Race::at_load`].
+    pub fn at_highest_load(&self, entrants: &[Entrant], share: f64) -> Result<Vec<Row>, RaceError> {
+        let row = |entrant: &Entrant| {
+            let run = |scale| self.run(*entrant, scale);
+            let (load, outcome) = highest_load(self.settings.scale, share, run)?;
+            Ok(Row {
+                load: Some(load),
+                ..Row::new(entrant.policy.name, outcome)
+            })
+        };
+        on_every_core(entrants, &row).into_iter().collect()
+    }
+
+    fn run(&self, entrant: Entrant, scale: f64) -> Result<Outcome, RaceError> {
+        let Entrant { policy, roles } = entrant;
+        let settings = Settings {
+            roles,
+            scale,
+            ..self.settings.clone()
+        };
+        let setup = Setup::of(&settings, self.traffic.block_tokens());
+        let mut dispatcher = policy.dispatcher(setup, self.proxies);
+        let mut reported = 0;
+        let outcome = run(&settings, self.traffic, &mut *dispatcher, &mut |served| {
+            (self.progress)(served - reported);
+            reported = served;
+        });
+        outcome.map_err(|error| RaceError {
+            policy: policy.name,
+            error,
+        })
+    }
 }

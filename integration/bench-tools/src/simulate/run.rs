@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use super::dispatcher::{
-    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, Prefilled, RequestIndex, Sample,
 };
 use super::events::{Event, Events};
 use super::fleet::Fleet;
 use super::server::Work;
 use super::settings::Settings;
 use super::traffic::Traffic;
+use super::transfers::Links;
 use crate::report::{Outcome, Served};
+use hermes_engine_sim::model::scheduler::Progress;
 
 /// How long an idle fleet is simulated while requests still wait in a dispatcher.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -22,9 +24,9 @@ const REST: Duration = Duration::from_millis(1);
 /// A dispatcher broke its contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
-    /// It placed what was not waiting, or on no server.
+    /// It placed what was not waiting, or where it is not served.
     #[error(
-        "request {request} was placed on server {server}, but it does not wait or there is no such server"
+        "request {request} was placed on server {server}, but it does not wait or is not served there"
     )]
     Misplaced {
         /// Which request.
@@ -60,7 +62,11 @@ pub fn run(
             progress(reported);
         }
     }
-    Ok(Outcome::new(run.served, settings.servers))
+    Ok(Outcome::new(
+        run.served,
+        settings.roles.servers(),
+        settings.objectives,
+    ))
 }
 
 struct Run<'a> {
@@ -69,6 +75,7 @@ struct Run<'a> {
     memory: usize,
     dispatcher: &'a mut dyn Dispatcher,
     fleet: Fleet,
+    links: Links,
     events: Events,
     /// One entry for each request that has arrived.
     served: Vec<Served>,
@@ -98,6 +105,7 @@ impl<'a> Run<'a> {
             memory: fleet.blocks() * fleet.block_tokens(),
             dispatcher,
             fleet,
+            links: Links::new(settings.roles.servers(), settings.transfer),
             events,
             served: Vec::with_capacity(traffic.requests().len()),
             placed: 0,
@@ -117,6 +125,7 @@ impl<'a> Run<'a> {
         match event {
             Event::Arrival => self.arrive(now),
             Event::Step(server) => self.step(now, server),
+            Event::Received(request) => self.receive(now, request),
             Event::Sample => self.sample(now)?,
             Event::Wake if self.wake == Some(now) => self.wake(now)?,
             Event::Wake => return Ok(()),
@@ -162,35 +171,84 @@ impl<'a> Run<'a> {
             }
         });
         for (request, progress) in tokens {
-            let at = Moment {
-                now,
-                fleet: &self.fleet,
-            };
-            let served = &mut self.served[request];
-            if progress.generated == 1 {
-                served.first_token = now;
-                served.cached_tokens = progress.cached;
-                let (after, cached_tokens) = (now - served.placed, progress.cached);
-                let seen = FirstToken {
-                    request,
-                    server,
-                    after,
-                    cached_tokens,
-                };
-                self.dispatcher.first_token(at, seen, &mut self.placements);
-            }
-            if progress.done {
-                served.finished = now;
-                served.output_tokens = progress.generated;
-                self.finished += 1;
-                let seen = Finished {
-                    request,
-                    server,
-                    output_tokens: progress.generated,
-                };
-                self.dispatcher.finished(at, seen, &mut self.placements);
+            let Served { decode, .. } = self.served[request];
+            match decode.filter(|&decode| decode != server) {
+                Some(decode) => self.hand_over(now, request, decode, progress),
+                None => self.emit(now, request, server, progress),
             }
         }
+        self.start(now, server);
+    }
+
+    /// The first or the last token of an answer came out.
+    fn emit(&mut self, now: Duration, request: RequestIndex, server: usize, progress: Progress) {
+        let at = Moment {
+            now,
+            fleet: &self.fleet,
+        };
+        let served = &mut self.served[request];
+        if progress.generated == 1 {
+            served.first_token = now;
+            if served.decode.is_none() {
+                served.cached_tokens = progress.cached;
+            }
+            let seen = FirstToken {
+                request,
+                server,
+                after: now - served.prefilled.unwrap_or(served.placed),
+                cached_tokens: served.cached_tokens,
+            };
+            self.dispatcher.first_token(at, seen, &mut self.placements);
+        }
+        if progress.done {
+            served.finished = now;
+            served.output_tokens = progress.generated;
+            self.finished += 1;
+            let seen = Finished {
+                request,
+                server,
+                output_tokens: progress.generated,
+                decoding: now - served.first_token,
+            };
+            self.dispatcher.finished(at, seen, &mut self.placements);
+        }
+    }
+
+    /// The prompt of a request that is split is computed: its KV cache goes to `decode`.
+    fn hand_over(&mut self, now: Duration, request: RequestIndex, decode: usize, leg: Progress) {
+        let served = &mut self.served[request];
+        (served.prefilled, served.cached_tokens) = (Some(now), leg.cached);
+        let (Some(server), after) = (served.server, now - served.placed) else {
+            return;
+        };
+        let Served { prompt_tokens, .. } = *served;
+        let blocks = &self.traffic.requests()[request].blocks;
+        let missing = self.fleet.servers[decode].expect(prompt_tokens, blocks);
+        let received = self.links.transfer(server, decode, missing, now);
+        self.events.schedule(received, Event::Received(request));
+        let seen = Prefilled {
+            request,
+            server,
+            after,
+        };
+        let at = Moment {
+            now,
+            fleet: &self.fleet,
+        };
+        self.dispatcher.prefilled(at, seen, &mut self.placements);
+    }
+
+    /// The KV cache of a request is where its answer is generated.
+    fn receive(&mut self, now: Duration, request: RequestIndex) {
+        self.active = now;
+        let Some(server) = self.served[request].decode else {
+            return;
+        };
+        let work = Work {
+            is_received: true,
+            ..self.work(request)
+        };
+        self.fleet.servers[server].receive(work, now);
         self.start(now, server);
     }
 
@@ -230,30 +288,45 @@ impl<'a> Run<'a> {
     /// Carries out what the dispatcher decided.
     fn place(&mut self, now: Duration) -> Result<(), RunError> {
         let mut placements = std::mem::take(&mut self.placements);
-        for Placement { request, server } in placements.drain(..) {
+        for placement in placements.drain(..) {
+            let Placement {
+                request,
+                server,
+                decode,
+            } = placement;
             let waits = self
                 .served
                 .get(request)
                 .is_some_and(|served| served.server.is_none());
-            if !waits || server >= self.fleet.servers() {
+            if !waits || !placement.fits(self.fleet.roles()) {
                 return Err(RunError::Misplaced { request, server });
             }
             let served = &mut self.served[request];
-            (served.server, served.placed) = (Some(server), now);
+            (served.server, served.decode, served.placed) = (Some(server), decode, now);
             self.placed += 1;
-            let record = &self.traffic.requests()[request];
-            let (prompt_tokens, output_tokens) = record.clipped(self.memory);
-            let work = Work {
-                request,
-                prompt_tokens,
-                output_tokens,
-                blocks: &record.blocks,
-            };
+            let mut work = self.work(request);
+            if decode.is_some() {
+                // A prefill leg asks for one token.
+                work.output_tokens = 1;
+            }
             self.fleet.servers[server].submit(work, now);
             self.start(now, server);
         }
         self.placements = placements;
         Ok(())
+    }
+
+    /// A request as the server gets it that serves it whole.
+    fn work(&self, request: RequestIndex) -> Work<'a> {
+        let record = &self.traffic.requests()[request];
+        let (prompt_tokens, output_tokens) = record.clipped(self.memory);
+        Work {
+            request,
+            prompt_tokens,
+            output_tokens,
+            blocks: &record.blocks,
+            is_received: false,
+        }
     }
 
     fn start(&mut self, now: Duration, server: usize) {

@@ -17,6 +17,8 @@ pub(super) struct Work<'a> {
     pub(super) prompt_tokens: usize,
     pub(super) output_tokens: u32,
     pub(super) blocks: &'a [u64],
+    /// Another server has computed the prompt.
+    pub(super) is_received: bool,
 }
 
 /// A simulated engine without its sockets.
@@ -28,6 +30,8 @@ pub(super) struct Server {
     /// Requests by sequence id, which the scheduler counts from one.
     requests: Vec<RequestIndex>,
     stepping: bool,
+    /// KV caches on their way here.
+    expected: usize,
 }
 
 impl Server {
@@ -39,6 +43,7 @@ impl Server {
             backlog: Backlog::default(),
             requests: Vec::new(),
             stepping: false,
+            expected: 0,
         }
     }
 
@@ -49,10 +54,11 @@ impl Server {
             prompt_tokens,
             output_tokens,
             blocks,
+            is_received,
         } = work;
         let own = request as u64;
         let job = Job {
-            received: 0,
+            received: if is_received { prompt_tokens } else { 0 },
             chain: Chain::named(self.config.block_size, blocks, prompt_tokens, own),
             prompt_tokens,
             output_tokens,
@@ -63,12 +69,25 @@ impl Server {
         let id = self.scheduler.submit(job, now);
         let block_size = self.config.block_size;
         let held = self.promised_prefix(reusable(blocks, prompt_tokens, block_size)) * block_size;
-        self.backlog.add(
-            id,
-            &blocks[..blocks.len().min(prompt_tokens / block_size)],
-            prompt_tokens - held,
-        );
+        // The last token of a prompt is computed where its output is needed.
+        let uncached = if is_received { 1 } else { prompt_tokens - held };
+        let full = &blocks[..blocks.len().min(prompt_tokens / block_size)];
+        self.backlog.add(id, full, uncached);
         self.requests.push(request);
+    }
+
+    /// The KV cache of a prompt is on its way here. Answers how many of its tokens are not here yet.
+    pub(super) fn expect(&mut self, prompt_tokens: usize, blocks: &[u64]) -> usize {
+        self.expected += 1;
+        let block_size = self.config.block_size;
+        let blocks = reusable(blocks, prompt_tokens, block_size);
+        prompt_tokens - self.cached_prefix(blocks) * block_size
+    }
+
+    /// Takes a request whose KV cache has arrived into its queue.
+    pub(super) fn receive(&mut self, work: Work<'_>, now: Duration) {
+        self.expected -= 1;
+        self.submit(work, now);
     }
 
     /// Begins a step if it is idle and has something to do. Answers how long the step takes.
@@ -100,13 +119,14 @@ impl Server {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        !self.stepping
+        !self.stepping && self.expected == 0
     }
 
     pub(super) fn sample(&self) -> Sample {
         let cache = self.scheduler.cache();
         Sample {
-            waiting: self.scheduler.waiting(),
+            // Engines count those that wait for a KV cache among the waiting ones.
+            waiting: self.scheduler.waiting() + self.expected,
             running: self.scheduler.running(),
             kv_usage: cache.used() as f64 / cache.capacity() as f64,
         }

@@ -2,11 +2,15 @@
 
 use hermes_engine_sim::EngineConfig;
 
+use super::roles::FleetRoles;
+use super::transfers::TransferSpeed;
+use crate::report::Objectives;
+
 /// A fleet and the time scale of its traffic.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How many servers; at least one.
-    pub servers: usize,
+    /// How many servers of each role; at least one.
+    pub roles: FleetRoles,
     /// What one server is; the fields about HTTP do not matter here.
     pub engine: EngineConfig,
     /// Some servers run slower.
@@ -15,6 +19,10 @@ pub struct Settings {
     pub scale: f64,
     /// Decides everything that is left to chance.
     pub seed: u64,
+    /// How fast KV caches move between servers.
+    pub transfer: TransferSpeed,
+    /// What a request has to meet to count as good.
+    pub objectives: Objectives,
 }
 
 /// The last servers of a fleet run at another speed.
@@ -29,11 +37,13 @@ pub struct Slow {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            servers: 8,
+            roles: FleetRoles::aggregated(8),
             engine: EngineConfig::default(),
             slow: None,
             scale: 1.0,
             seed: 7,
+            transfer: TransferSpeed::default(),
+            objectives: Objectives::default(),
         }
     }
 }
@@ -47,17 +57,18 @@ impl Settings {
             share: 0.0,
             factor: 1.0,
         });
-        let slow = (self.servers as f64 * share).round() as usize;
+        let servers = self.roles.servers();
+        let slow = (servers as f64 * share).round() as usize;
         let engine = |server| {
             let mut engine = self.engine.clone();
             engine.blocks = self.blocks(block_tokens);
             engine.block_size = block_tokens;
-            if server + slow >= self.servers {
+            if server + slow >= servers {
                 engine.speed *= factor;
             }
             engine
         };
-        (0..self.servers).map(engine).collect()
+        (0..servers).map(engine).collect()
     }
 
     /// Memory of one server in blocks of `block_tokens`.
@@ -74,7 +85,7 @@ mod tests {
     #[test]
     fn the_last_servers_are_the_slow_ones() {
         let settings = Settings {
-            servers: 5,
+            roles: FleetRoles::aggregated(5),
             slow: Some(Slow {
                 share: 0.4,
                 factor: 0.5,

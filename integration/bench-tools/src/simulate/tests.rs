@@ -1,5 +1,7 @@
 //! Whole simulations of small made-up traffic: what must hold whatever the policy.
 
+mod pairs;
+
 use std::time::Duration;
 
 use hermes_core::rng::SeededRng;
@@ -8,7 +10,7 @@ use proptest::prelude::*;
 use super::policies::{POLICIES, Policy, Setup};
 use super::*;
 use crate::load::trace::Record;
-use crate::report::Outcome;
+use crate::report::{Outcome, Served};
 use hermes_engine_sim::EngineConfig;
 
 /// Conversations of a few turns, in bursts: each turn brings back the prompt before it and adds to
@@ -44,21 +46,14 @@ fn settings() -> Settings {
         ..EngineConfig::default()
     };
     Settings {
-        servers: 3,
+        roles: FleetRoles::aggregated(3),
         engine,
         ..Settings::default()
     }
 }
 
 fn served(settings: &Settings, traffic: &Traffic, policy: Policy, proxies: usize) -> Outcome {
-    let Settings { servers, seed, .. } = *settings;
-    let block_tokens = traffic.block_tokens();
-    let setup = Setup {
-        servers,
-        block_tokens,
-        blocks: settings.blocks(block_tokens),
-        seed,
-    };
+    let setup = Setup::of(settings, traffic.block_tokens());
     run(
         settings,
         traffic,
@@ -68,6 +63,13 @@ fn served(settings: &Settings, traffic: &Traffic, policy: Policy, proxies: usize
     .unwrap()
 }
 
+/// The policies that need no pairs.
+fn alone() -> impl Iterator<Item = Policy> {
+    let roles = settings().roles;
+    let policies = POLICIES.iter().copied();
+    policies.filter(move |policy| policy.serves(roles))
+}
+
 fn named(name: &str) -> Policy {
     Policy::named(name).unwrap()
 }
@@ -75,8 +77,8 @@ fn named(name: &str) -> Policy {
 #[test]
 fn every_policy_serves_every_request_once_and_in_order_of_cause() {
     let traffic = traffic(300, 1);
-    for policy in POLICIES {
-        let outcome = served(&settings(), &traffic, *policy, 2);
+    for policy in alone() {
+        let outcome = served(&settings(), &traffic, policy, 2);
         assert_eq!(outcome.served.len(), 300, "{}", policy.name);
         for (request, trace) in outcome.served.iter().zip(traffic.requests()) {
             assert_eq!(request.arrived, trace.arrival(1.0));
@@ -95,11 +97,11 @@ fn every_policy_serves_every_request_once_and_in_order_of_cause() {
 #[test]
 fn the_same_seed_gives_the_same_figures_and_another_seed_others() {
     let traffic = traffic(200, 2);
-    for policy in POLICIES {
-        let once = served(&settings(), &traffic, *policy, 3);
+    for policy in alone() {
+        let once = served(&settings(), &traffic, policy, 3);
         assert_eq!(
             once,
-            served(&settings(), &traffic, *policy, 3),
+            served(&settings(), &traffic, policy, 3),
             "{}",
             policy.name
         );
@@ -118,11 +120,23 @@ fn the_same_seed_gives_the_same_figures_and_another_seed_others() {
 #[test]
 fn a_race_gives_each_policy_what_it_gets_alone() {
     let traffic = traffic(150, 3);
-    let rows = race(&settings(), &traffic, POLICIES, 1, &|_| ()).unwrap();
-    for (row, policy) in rows.iter().zip(POLICIES) {
+    let settings_of_all = settings();
+    let race = Race {
+        settings: &settings_of_all,
+        traffic: &traffic,
+        proxies: 1,
+        progress: &|_| (),
+    };
+    let entrant = |policy: Policy| Entrant {
+        policy,
+        roles: settings_of_all.roles,
+    };
+    let entrants: Vec<Entrant> = alone().map(entrant).collect();
+    let rows = race.at_load(&entrants).unwrap();
+    for (row, policy) in rows.iter().zip(alone()) {
         assert_eq!(
             (row.policy.as_str(), &row.outcome),
-            (policy.name, &served(&settings(), &traffic, *policy, 1))
+            (policy.name, &served(&settings(), &traffic, policy, 1))
         );
     }
 }
@@ -166,7 +180,7 @@ fn where_requests_share_the_time_no_prompt_waits_for_another() {
             ..settings().engine
         };
         let settings = Settings {
-            servers: 1,
+            roles: FleetRoles::aggregated(1),
             engine,
             ..Settings::default()
         };
@@ -216,10 +230,10 @@ struct Broken(Option<usize>);
 
 impl Dispatcher for Broken {
     fn arrived(&mut self, _at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
-        placements.extend(self.0.map(|server| Placement {
-            request: arrival.request,
-            server,
-        }));
+        placements.extend(
+            self.0
+                .map(|server| Placement::whole(arrival.request, server)),
+        );
     }
 
     fn sample_interval(&self) -> Option<Duration> {
@@ -264,10 +278,7 @@ impl Dispatcher for Metronome {
     }
 
     fn wake(&mut self, at: Moment<'_>, placements: &mut Vec<Placement>) {
-        placements.push(Placement {
-            request: self.held.remove(0),
-            server: 0,
-        });
+        placements.push(Placement::whole(self.held.remove(0), 0));
         self.due = at.now + Duration::from_secs(2);
     }
 }
@@ -329,8 +340,8 @@ fn no_policy_is_faster_than_the_bound() {
         let traffic = traffic(300, 3);
         let bound = lower_bound(&settings, &traffic);
         assert!(bound > 0.0);
-        for policy in POLICIES {
-            let mean = served(&settings, &traffic, *policy, 1).ttft.mean;
+        for policy in alone() {
+            let mean = served(&settings, &traffic, policy, 1).ttft.mean;
             assert!(mean >= bound, "{}: {mean} < {bound}", policy.name);
         }
     }
@@ -372,13 +383,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn memory_and_seats_are_never_exceeded(
-        seed in any::<u64>(), blocks in 30usize..80, max_running in 1usize..8, policy in 0..POLICIES.len(),
+        seed in any::<u64>(), blocks in 30usize..80, max_running in 1usize..8, policy in 0..alone().count(),
+        pairs in 0usize..2,
     ) {
         let engine = EngineConfig { blocks, max_running, ..EngineConfig::default() };
-        let settings = Settings { engine, servers: 2, ..Settings::default() };
+        let settings = Settings { engine, roles: FleetRoles { aggregated: 2, prefill: pairs, decode: pairs }, ..Settings::default() };
         let traffic = traffic(60, seed);
-        let setup = Setup { servers: 2, block_tokens: 512, blocks, seed };
-        let mut watched = Watched { inner: POLICIES[policy].dispatcher(setup, 1), max_running };
+        let setup = Setup { seed, ..Setup::of(&settings, 512) };
+        let mut watched = Watched { inner: alone().nth(policy).unwrap().dispatcher(setup, 1), max_running };
         prop_assert_eq!(run(&settings, &traffic, &mut watched, &mut |_| ()).unwrap().served.len(), 60);
     }
 }
@@ -405,6 +417,11 @@ impl Dispatcher for Watched {
     fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
         self.look(at);
         self.inner.arrived(at, arrival, placements);
+    }
+
+    fn prefilled(&mut self, at: Moment<'_>, seen: Prefilled, placements: &mut Vec<Placement>) {
+        self.look(at);
+        self.inner.prefilled(at, seen, placements);
     }
 
     fn first_token(&mut self, at: Moment<'_>, seen: FirstToken, placements: &mut Vec<Placement>) {

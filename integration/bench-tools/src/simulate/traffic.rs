@@ -7,6 +7,8 @@ use std::io::BufRead;
 use std::path::Path;
 use std::time::Duration;
 
+use hermes_core::rng::SeededRng;
+
 use crate::chats::{ChatRequest, Chats};
 use crate::load::trace::{Record, Trace, TraceError};
 use crate::report::grouped;
@@ -145,6 +147,22 @@ impl Traffic {
         Self::new(chats.requests().take(limit).map(record).collect())
     }
 
+    /// The same requests, each later by a time of up to `most` that is drawn by lot: where the times of a
+    /// trace are rounded, many requests come at once that came one after the other.
+    #[must_use]
+    pub fn spread(mut self, most: Duration, seed: u64) -> Self {
+        let mut rng = SeededRng::new(seed);
+        let most = most.as_secs_f64() * 1e3;
+        for request in &mut self.requests {
+            request.at_ms += (f64::from(rng.unit()) * most) as u64;
+        }
+        self.requests.sort_by_key(|request| request.at_ms);
+        let start = self.requests.first().map_or(0, |request| request.at_ms);
+        let requests = self.requests.iter_mut();
+        requests.for_each(|request| request.at_ms -= start);
+        self
+    }
+
     /// The requests, the first one first.
     #[must_use]
     pub fn requests(&self) -> &[Request] {
@@ -247,6 +265,24 @@ mod tests {
         );
         assert_eq!((second.at_ms, second.blocks.to_vec()), (3_000, vec![1, 2]));
         assert_eq!(second.arrival(2.0), Duration::from_millis(1_500));
+    }
+
+    #[test]
+    fn arrivals_that_are_spread_stay_within_the_time_and_in_order() {
+        let line = |at: u64, tokens: usize| {
+            format!("{{\"timestamp\":{at},\"input_length\":{tokens},\"output_length\":1}}\n")
+        };
+        let text: String = (0..40).map(|index| line(index / 10 * 3_000, 100)).collect();
+        let spread = |seed| read(&text).unwrap().spread(Duration::from_secs(3), seed);
+        let times = |traffic: &Traffic| {
+            let requests = traffic.requests().iter();
+            requests.map(|request| request.at_ms).collect::<Vec<_>>()
+        };
+        let once = times(&spread(1));
+        assert!(once.is_sorted() && once[0] == 0 && once[39] < 12_000);
+        assert!(once.windows(2).filter(|pair| pair[0] == pair[1]).count() < 5);
+        assert_eq!(once, times(&spread(1)));
+        assert_ne!(once, times(&spread(2)));
     }
 
     #[test]

@@ -182,6 +182,8 @@ impl<'a> Driver<'a> {
             arrived: traced(exchange.intended),
             placed: traced(exchange.sent),
             server: endpoint.and_then(|endpoint| self.server(endpoint)),
+            decode: None,
+            prefilled: None,
             first_token: traced(exchange.first_token?),
             finished: traced(exchange.ended),
             prompt_tokens: usize::try_from(usage.prompt_tokens).ok()?,

@@ -53,12 +53,7 @@ async fn the_router_serves_what_the_simulation_serves() {
     };
     let settings = args.live.fleet.settings(1.0, 7);
     let traffic = Traffic::open(trace.path(), None, usize::MAX).unwrap();
-    let setup = Setup {
-        servers: 2,
-        block_tokens: 512,
-        blocks: 2_000,
-        seed: 7,
-    };
+    let setup = Setup::of(&settings, 512);
     let mut dispatcher = Policy::named("round-robin").unwrap().dispatcher(setup, 1);
     let simulated = run(&settings, &traffic, &mut *dispatcher, &mut |_| ()).unwrap();
     let tokens = |outcome: &Outcome| {

@@ -34,8 +34,8 @@ pub(super) struct Dynamo {
 impl Dynamo {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
-            inflight: InFlight::new(setup.servers),
-            active: vec![HashMap::new(); setup.servers],
+            inflight: InFlight::new(setup.roles.aggregated),
+            active: vec![HashMap::new(); setup.roles.aggregated],
             blocks: HashMap::new(),
             rng: SeededRng::new(setup.seed),
         }
@@ -68,7 +68,7 @@ impl Dispatcher for Dynamo {
             blocks,
             ..
         } = *arrival;
-        let costs: Vec<f64> = (0..at.fleet.servers())
+        let costs: Vec<f64> = (0..self.active.len())
             .map(|server| self.cost(at, server, arrival))
             .collect();
         let Some(server) = least(costs.into_iter().enumerate(), &mut self.rng) else {
@@ -80,7 +80,7 @@ impl Dispatcher for Dynamo {
             *self.active[server].entry(*block).or_default() += 1;
         }
         self.blocks.insert(request, blocks.into());
-        placements.push(Placement { request, server });
+        placements.push(Placement::whole(request, server));
     }
 
     fn first_token(&mut self, _at: Moment<'_>, seen: FirstToken, _placements: &mut Vec<Placement>) {

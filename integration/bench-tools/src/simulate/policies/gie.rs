@@ -18,16 +18,12 @@ use hermes_core::rng::SeededRng;
 use super::Setup;
 use super::choice::least;
 use super::prefixes::Prefixes;
+use super::scorers::{INDEX_TOKENS, MATCHED_TOKENS, SCRAPES, queue_score};
 use crate::simulate::dispatcher::{Arrival, Dispatcher, Moment, Placement, Sample};
 
 const QUEUE_WEIGHT: f64 = 2.0;
 const KV_WEIGHT: f64 = 2.0;
 const PREFIX_WEIGHT: f64 = 3.0;
-const SCRAPES: Duration = Duration::from_millis(50);
-/// Tokens that the index remembers of each server.
-const INDEX_TOKENS: usize = 31_250 * 64;
-/// Tokens of a prompt that are matched.
-const MATCHED_TOKENS: usize = 256 * 64;
 
 /// Adds scores up.
 #[derive(Debug)]
@@ -41,25 +37,16 @@ pub(super) struct Gie {
 impl Gie {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
-            samples: vec![Sample::default(); setup.servers],
-            prefixes: Prefixes::new(setup.servers, INDEX_TOKENS / setup.block_tokens),
+            samples: vec![Sample::default(); setup.roles.aggregated],
+            prefixes: Prefixes::new(setup.roles.aggregated, INDEX_TOKENS / setup.block_tokens),
             matched_blocks: (MATCHED_TOKENS / setup.block_tokens).max(1),
             rng: SeededRng::new(setup.seed),
         }
     }
 
     fn score(&self, server: usize, blocks: &[u64]) -> f64 {
-        let waiting = |sample: &Sample| sample.waiting;
-        let most = self.samples.iter().map(waiting).max().unwrap_or_default();
-        let fewest = self.samples.iter().map(waiting).min().unwrap_or_default();
-        let Sample {
-            waiting, kv_usage, ..
-        } = self.samples[server];
-        let queue = if most == fewest {
-            1.0
-        } else {
-            (most - waiting) as f64 / (most - fewest) as f64
-        };
+        let Sample { kv_usage, .. } = self.samples[server];
+        let queue = queue_score(&self.samples, server);
         let prefix = self.prefixes.matched(server, blocks) as f64 / blocks.len().max(1) as f64;
         QUEUE_WEIGHT * queue + KV_WEIGHT * (1.0 - kv_usage) + PREFIX_WEIGHT * prefix
     }
@@ -75,10 +62,7 @@ impl Dispatcher for Gie {
             return;
         };
         self.prefixes.learn(server, blocks);
-        placements.push(Placement {
-            request: arrival.request,
-            server,
-        });
+        placements.push(Placement::whole(arrival.request, server));
     }
 
     fn sample_interval(&self) -> Option<Duration> {
@@ -86,6 +70,7 @@ impl Dispatcher for Gie {
     }
 
     fn sampled(&mut self, _at: Moment<'_>, samples: &[Sample], _placements: &mut Vec<Placement>) {
-        self.samples.copy_from_slice(samples);
+        let aggregated = self.samples.len();
+        self.samples.copy_from_slice(&samples[..aggregated]);
     }
 }

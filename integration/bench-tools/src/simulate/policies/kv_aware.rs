@@ -5,23 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hermes_core::{
-    ledger::{ProxyId, RequestId, RequestKey},
+    ledger::{LegId, ProxyId, RequestId, RequestKey},
     load,
-    policy::{self, Strategy},
+    policy::{self, DisaggregationPolicy, PairDialect, Strategy},
     query::Query,
     rng::SeededRng,
     scheduler::{self, Assignment, Dequeued, EngineUsage, QueueExit, ScheduleOutcome},
-    snapshot::{Endpoint, EndpointId, Pool, PoolSpec, Role},
+    snapshot::{Endpoint, EndpointId, Pool, PoolSpec},
 };
 
 use super::Setup;
 use crate::simulate::dispatcher::{
-    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex, Sample,
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, Prefilled, RequestIndex, Sample,
 };
 
 /// See the module.
 pub(super) struct KvAware {
     dispatcher: scheduler::Scheduler,
+    /// Whether requests may be split.
+    splits: bool,
     block_tokens: usize,
     released: Vec<Dequeued>,
     /// By request: cached tokens that the engine reported.
@@ -40,6 +42,7 @@ impl KvAware {
             },
             ..policy::KvAware::default()
         });
+        let (servers, splits) = (setup.roles.servers(), setup.roles.has_pairs());
         let endpoint = |server: usize| {
             let name: Arc<str> = format!("server-{server}").into();
             let id = EndpointId(server as u64);
@@ -47,13 +50,14 @@ impl KvAware {
                 id,
                 address: format!("http://{name}").parse().expect("a name"),
                 name,
-                role: Role::Aggregate,
+                role: setup.roles.role(server),
                 group: None,
                 pairing: hermes_core::snapshot::PairingFacts::default(),
             })
         };
         let policy = policy::PoolPolicy {
             strategy,
+            disaggregation: splits.then(|| DisaggregationPolicy::of(PairDialect::VllmNixl)),
             ..policy::PoolPolicy::default()
         };
         let spec = Arc::new(PoolSpec {
@@ -64,14 +68,15 @@ impl KvAware {
         let pool = Arc::new(Pool {
             spec,
             models: hermes_core::collection::Collection::default(),
-            endpoints: (0..setup.servers).map(endpoint).collect(),
+            endpoints: (0..servers).map(endpoint).collect(),
         });
         let mut dispatcher = scheduler::Scheduler::new(&pool, SeededRng::new(setup.seed));
-        for server in 0..setup.servers {
+        for server in 0..servers {
             dispatcher.set_capacity(server, Some((setup.blocks * setup.block_tokens) as u64));
         }
         Self {
             dispatcher,
+            splits,
             block_tokens: setup.block_tokens,
             released: Vec::new(),
             reported: Vec::new(),
@@ -101,12 +106,19 @@ impl KvAware {
         placements: &mut Vec<Placement>,
     ) {
         let first = binding.choice.ranked[0];
-        self.dispatcher
-            .started(key(request), first.endpoint, 0, false, now);
-        placements.push(Placement {
-            request,
-            server: first.position,
-        });
+        let Some(decode) = first.decode else {
+            self.dispatcher
+                .started(key(request), first.endpoint, 0, false, now);
+            placements.push(Placement::whole(request, first.position));
+            return;
+        };
+        // The decode endpoint keeps room while the prompt is computed.
+        let uncached = binding.prompt_tokens.saturating_sub(first.cached_tokens);
+        let prefill = key(request).leg(LegId::PREFILL);
+        let scheduler = &mut self.dispatcher;
+        scheduler.started(key(request), decode.endpoint, 0, false, now);
+        scheduler.started(prefill, first.endpoint, uncached, false, now);
+        placements.push(Placement::pair(request, first.position, decode.position));
     }
 }
 
@@ -125,6 +137,7 @@ impl Dispatcher for KvAware {
             prompt_tokens: tokens,
             blocks: arrival.blocks.into(),
             block_bytes: self.block_tokens as u32,
+            split: self.splits,
             ..Query::default()
         };
         self.reported.push(0);
@@ -141,6 +154,14 @@ impl Dispatcher for KvAware {
         }
     }
 
+    /// A proxy sends the decode leg when the prefill leg is answered, to the endpoint that keeps room.
+    fn prefilled(&mut self, at: Moment<'_>, seen: Prefilled, placements: &mut Vec<Placement>) {
+        let leg = key(seen.request).leg(LegId::PREFILL);
+        self.dispatcher.first_byte(leg, Some(seen.after), at.now);
+        self.dispatcher.leg_finished(leg, at.now);
+        self.release(at.now, placements);
+    }
+
     fn first_token(&mut self, at: Moment<'_>, seen: FirstToken, placements: &mut Vec<Placement>) {
         self.reported[seen.request] = seen.cached_tokens as u32;
         self.dispatcher
@@ -151,6 +172,8 @@ impl Dispatcher for KvAware {
     fn finished(&mut self, at: Moment<'_>, seen: Finished, placements: &mut Vec<Placement>) {
         let ended = EngineUsage {
             cached_tokens: Some(self.reported[seen.request]),
+            completion_tokens: Some(seen.output_tokens),
+            decoding: Some(seen.decoding),
             ..EngineUsage::default()
         };
         self.dispatcher.finished(key(seen.request), ended, at.now);

@@ -12,13 +12,17 @@
 //! `peakPrefillThroughput 15928`), `token-load-scorer` (saturates at 4,194,304 tokens),
 //! `approx-prefix-cache-producer` and `inflight-load-producer` of llm-d-router 0.10.
 
+use std::ops::Range;
+
 use hermes_core::rng::SeededRng;
 
 use super::Setup;
 use super::choice::least;
 use super::inflight::InFlight;
 use super::prefixes::Prefixes;
-use crate::simulate::dispatcher::{Arrival, Dispatcher, Finished, FirstToken, Moment, Placement};
+use crate::simulate::dispatcher::{
+    Arrival, Dispatcher, Finished, FirstToken, Moment, Placement, RequestIndex,
+};
 
 const AFFINITY: f64 = 0.80;
 /// Tokens in flight by which a sticky server may be worse: 18 s at the peak of 15,928 tokens a
@@ -30,16 +34,20 @@ const FULL_TOKENS: f64 = 4_194_304.0;
 /// Sticks to caches until they are too busy.
 #[derive(Debug)]
 pub(super) struct LlmD {
+    servers: Range<usize>,
     inflight: InFlight,
     prefixes: Prefixes,
     rng: SeededRng,
 }
 
 impl LlmD {
-    pub(super) fn new(setup: Setup) -> Self {
+    /// Places requests on these of the servers.
+    pub(super) fn new(setup: Setup, servers: Range<usize>) -> Self {
+        let all = setup.roles.servers();
         Self {
-            inflight: InFlight::new(setup.servers),
-            prefixes: Prefixes::new(setup.servers, setup.blocks),
+            servers,
+            inflight: InFlight::new(all),
+            prefixes: Prefixes::new(all, setup.blocks),
             rng: SeededRng::new(setup.seed),
         }
     }
@@ -47,9 +55,7 @@ impl LlmD {
     /// Whether only servers that hold the prompt, as `sticky` decides, are candidates.
     fn sticks(&self, sticky: &[bool]) -> bool {
         let least = |wanted: bool| {
-            let loads = self
-                .inflight
-                .loads()
+            let loads = self.inflight.loads()[self.servers.clone()]
                 .iter()
                 .zip(sticky)
                 .filter(|(_, sticky)| **sticky == wanted);
@@ -60,44 +66,57 @@ impl LlmD {
             (held, _) => held.is_some(),
         }
     }
-}
 
-impl Dispatcher for LlmD {
-    fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
+    /// Chooses a server, and counts the prompt there until its first token.
+    pub(super) fn choose(&mut self, at: Moment<'_>, arrival: &Arrival<'_>) -> Option<usize> {
         let Arrival {
             request,
             prompt_tokens,
             blocks,
             ..
         } = *arrival;
-        let servers = at.fleet.servers();
-        let matched: Vec<usize> = (0..servers)
-            .map(|server| self.prefixes.matched(server, blocks))
-            .collect();
+        let Range { start, .. } = self.servers;
+        let matched = |server: usize| self.prefixes.matched(server, blocks);
+        let matched: Vec<usize> = self.servers.clone().map(matched).collect();
         let total = blocks.len().max(1) as f64;
         let sticky: Vec<bool> = matched
             .iter()
             .map(|matched| *matched as f64 / total >= AFFINITY)
             .collect();
         let sticks = self.sticks(&sticky);
-        let uncached = |server: usize| prompt_tokens - matched[server] * at.fleet.block_tokens();
+        let uncached =
+            |server: usize| prompt_tokens - matched[server - start] * at.fleet.block_tokens();
         let load = |server: usize| {
             let tokens = self.inflight.loads()[server].tokens + uncached(server);
             (server, (tokens as f64 / FULL_TOKENS).min(1.0))
         };
-        let candidates = (0..servers)
-            .filter(|server| !sticks || sticky[*server])
-            .map(load);
-        let Some(server) = least(candidates, &mut self.rng) else {
-            return;
-        };
-        self.prefixes.learn(server, blocks);
+        let candidates = self.servers.clone();
+        let candidates = candidates.filter(|server| !sticks || sticky[server - start]);
+        let server = least(candidates.map(load), &mut self.rng)?;
         self.inflight.sent(request, server, uncached(server));
-        placements.push(Placement { request, server });
+        self.learn(server, blocks);
+        Some(server)
+    }
+
+    /// A prompt of these blocks went to a server.
+    pub(super) fn learn(&mut self, server: usize, blocks: &[u64]) {
+        self.prefixes.learn(server, blocks);
+    }
+
+    /// The first token of a prompt that was sent to `server` is here.
+    pub(super) fn answered(&mut self, request: RequestIndex, server: usize) {
+        self.inflight.first_token(request, server);
+    }
+}
+
+impl Dispatcher for LlmD {
+    fn arrived(&mut self, at: Moment<'_>, arrival: &Arrival<'_>, placements: &mut Vec<Placement>) {
+        let server = self.choose(at, arrival);
+        placements.extend(server.map(|server| Placement::whole(arrival.request, server)));
     }
 
     fn first_token(&mut self, _at: Moment<'_>, seen: FirstToken, _placements: &mut Vec<Placement>) {
-        self.inflight.first_token(seen.request, seen.server);
+        self.answered(seen.request, seen.server);
     }
 
     fn finished(&mut self, _at: Moment<'_>, seen: Finished, _placements: &mut Vec<Placement>) {

@@ -4,9 +4,10 @@
 //! `argmin over k of (pending_k + uncached_k) / rate_k`, where `pending_k` is what server `k` has
 //! still to compute of the prompts it was given, `uncached_k` what it would have to compute of this
 //! one, and `rate_k` its true speed. No router can know these; being greedy it is still no upper
-//! bound.
+//! bound. A prompt that is computed by a prefill server goes to the decode server with the fewest
+//! requests.
 
-use crate::simulate::dispatcher::{Arrival, Dispatcher, Moment, Placement};
+use crate::simulate::dispatcher::{Arrival, Dispatcher, Moment, Placement, Sample};
 use crate::simulate::fleet::Prospect;
 
 /// Sees everything and decides at once.
@@ -29,9 +30,25 @@ impl Dispatcher for Omniscient {
             } = fleet.prospect(server, blocks, prompt_tokens);
             (pending_tokens + uncached_tokens) as f64 / fleet.prefill_rate(server)
         };
-        let best = (0..fleet.servers())
+        let roles = fleet.roles();
+        let best = roles
+            .firsts()
             .map(|server| (wait(server), server))
             .min_by(|a, b| a.0.total_cmp(&b.0));
-        placements.extend(best.map(|(_, server)| Placement { request, server }));
+        let Some((_, server)) = best else {
+            return;
+        };
+        if !roles.prefills().contains(&server) {
+            placements.push(Placement::whole(request, server));
+            return;
+        }
+        let requests = |server: &usize| {
+            let Sample {
+                waiting, running, ..
+            } = fleet.sample(*server);
+            waiting + running
+        };
+        let decode = roles.decodes().min_by_key(requests);
+        placements.extend(decode.map(|decode| Placement::pair(request, server, decode)));
     }
 }

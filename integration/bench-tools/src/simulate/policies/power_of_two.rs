@@ -20,7 +20,7 @@ pub(super) struct PowerOfTwo {
 impl PowerOfTwo {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
-            inflight: InFlight::new(setup.servers),
+            inflight: InFlight::new(setup.roles.aggregated),
             rng: SeededRng::new(setup.seed),
         }
     }
@@ -41,10 +41,7 @@ impl Dispatcher for PowerOfTwo {
         };
         self.inflight
             .sent(arrival.request, server, arrival.prompt_tokens);
-        placements.push(Placement {
-            request: arrival.request,
-            server,
-        });
+        placements.push(Placement::whole(arrival.request, server));
     }
 
     fn finished(&mut self, _at: Moment<'_>, seen: Finished, _placements: &mut Vec<Placement>) {

@@ -32,8 +32,8 @@ pub(super) struct Sglang {
 impl Sglang {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
-            inflight: InFlight::new(setup.servers),
-            tree: Prefixes::new(setup.servers, TREE_TOKENS / setup.block_tokens),
+            inflight: InFlight::new(setup.roles.aggregated),
+            tree: Prefixes::new(setup.roles.aggregated, TREE_TOKENS / setup.block_tokens),
         }
     }
 
@@ -77,7 +77,7 @@ impl Dispatcher for Sglang {
         };
         self.tree.learn(server, blocks);
         self.inflight.sent(request, server, prompt_tokens);
-        placements.push(Placement { request, server });
+        placements.push(Placement::whole(request, server));
     }
 
     fn finished(&mut self, _at: Moment<'_>, seen: Finished, _placements: &mut Vec<Placement>) {
