@@ -16,7 +16,7 @@ use hermes_runtime::shutdown::{Shutdown, Trigger};
 use tokio::{task::JoinHandle, time::timeout};
 
 use hermes_engine_sim::kv_manager::KvManagerServer;
-use hermes_engine_sim::{Engine, EngineConfig, EngineHandle};
+use hermes_engine_sim::{Engine, EngineConfig, EngineHandle, PairRole};
 
 /// How long a fleet may take to become ready.
 const READY: Duration = Duration::from_secs(20);
@@ -24,7 +24,8 @@ const READY: Duration = Duration::from_secs(20);
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Scene {
-    /// One engine each.
+    /// One engine each. Those with a part in pairs are prefill and decode endpoints of the pool
+    /// `chat`, in the dialect `vllm-nixl`.
     pub engines: Vec<EngineConfig>,
     /// Endpoints of the pool `chat` besides them, by URL.
     pub endpoints: Vec<String>,
@@ -43,6 +44,14 @@ pub struct Scene {
     /// Where to write the configuration. Control planes follow this file; without one they keep
     /// what they start with.
     pub file: Option<PathBuf>,
+}
+
+/// The endpoints of the pool `chat`, by URL.
+#[derive(Debug, Default)]
+pub(crate) struct PoolUrls {
+    endpoints: Vec<String>,
+    prefill: Vec<String>,
+    decode: Vec<String>,
 }
 
 /// What runs.
@@ -151,9 +160,14 @@ impl Scene {
             file,
         } = self;
         let mut engines = Vec::new();
+        let mut urls = PoolUrls::default();
         for config in configs {
-            engines.push(Arc::new(Engine::start(config).await?));
+            let role = config.pair.as_ref().map(|pair| pair.role);
+            let engine = Engine::start(config).await?;
+            urls.of(role).push(engine.url());
+            engines.push(Arc::new(engine));
         }
+        urls.endpoints.extend(endpoints);
         let kv_manager = if kv_manager {
             Some(manager_of(&engines).await?)
         } else {
@@ -165,13 +179,7 @@ impl Scene {
                 manager.url()
             ));
         }
-        let urls = engines.iter().map(|engine| engine.url());
-        let urls: Vec<String> = urls.chain(endpoints).collect();
-        let yaml = format!(
-            "{top}pools:\n- name: chat\n  endpoints: [{}]\n{pool}",
-            urls.join(", ")
-        );
-        let config = source(file, &yaml)?;
+        let config = source(file, &urls.yaml(&top, &pool))?;
         let mut fleet = Fleet {
             engines,
             kv_manager,
@@ -202,6 +210,40 @@ impl Scene {
         }
         fleet.ready().await?;
         Ok(fleet)
+    }
+}
+
+// === PoolUrls ===
+
+impl PoolUrls {
+    /// The list for engines of this role.
+    pub(crate) fn of(&mut self, role: Option<PairRole>) -> &mut Vec<String> {
+        match role {
+            None => &mut self.endpoints,
+            Some(PairRole::Prefill) => &mut self.prefill,
+            Some(PairRole::Decode) => &mut self.decode,
+        }
+    }
+
+    /// The configuration with these lines at the top level and of the pool.
+    pub(crate) fn yaml(&self, top: &str, pool: &str) -> String {
+        let Self {
+            endpoints,
+            prefill,
+            decode,
+        } = self;
+        let mut yaml = format!("{top}pools:\n- name: chat\n");
+        if !endpoints.is_empty() || prefill.is_empty() {
+            yaml.push_str(&format!("  endpoints: [{}]\n", endpoints.join(", ")));
+        }
+        if !prefill.is_empty() {
+            let (prefill, decode) = (prefill.join(", "), decode.join(", "));
+            yaml.push_str(&format!(
+                "  disaggregation: {{dialect: vllm-nixl, prefill: [{prefill}], decode: [{decode}]}}\n"
+            ));
+        }
+        yaml.push_str(pool);
+        yaml
     }
 }
 

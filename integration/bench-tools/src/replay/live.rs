@@ -23,6 +23,7 @@ use hermes_control_plane::config::{Config, ConfigErrors};
 use tokio_util::sync::CancellationToken;
 
 use self::driver::Driver;
+use self::fleet::LiveFleet;
 
 use super::ReplayArgs;
 use crate::fleet::FleetError;
@@ -109,10 +110,7 @@ pub async fn replay(args: &ReplayArgs) -> Result<Comparison, LiveReplayError> {
         .unwrap_or(usize::MAX);
     let traffic = Traffic::open(&args.trace, None, limit)?;
     for policy in policies {
-        Config::parse(&self::fleet::yaml(
-            policy,
-            &["http://127.0.0.1:1".to_owned()],
-        ))?;
+        Config::parse(&self::fleet::yaml(policy, fleet.roles()))?;
     }
     let objectives = args.live.objectives.into();
     let settings = Settings {
@@ -167,7 +165,7 @@ async fn all(
         if stop.is_cancelled() {
             break;
         }
-        let fleet = self::fleet::start(
+        let LiveFleet { fleet, network } = self::fleet::start(
             settings,
             traffic.block_tokens(),
             policy,
@@ -177,7 +175,11 @@ async fn all(
         .await?;
         let driver = Driver::new(&fleet, traffic, settings, pace)?;
         let (served, failed) = driver.run(policy, stop.clone()).await;
+        let requests = served.len().max(1) as f64;
         let outcome = Outcome::new(served, settings.roles.servers(), settings.objectives);
+        // Answers do not state whether they were split.
+        let split = network.taken() as f64 / requests;
+        let outcome = Outcome { split, ..outcome };
         rows.push((Row::new(policy, outcome), failed));
     }
     Ok(rows)

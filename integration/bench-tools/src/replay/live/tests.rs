@@ -6,6 +6,7 @@ use std::io::Write as _;
 use clap::Parser;
 
 use super::*;
+use crate::report::Served;
 use crate::simulate::policies::{Policy, Setup};
 use crate::simulate::run;
 
@@ -81,6 +82,23 @@ async fn the_router_serves_what_the_simulation_serves() {
         outcome.ttft.mean >= simulated.ttft.mean,
         "the router itself takes time too"
     );
+}
+
+#[tokio::test]
+async fn requests_are_split_between_engines_of_a_pair() {
+    let trace = trace();
+    let args = args(
+        &trace,
+        "--policies kv-aware --prefill 2 --decode 1 --compress 20",
+    );
+    let comparison = replay(&args).await.unwrap();
+    let [Row { outcome, .. }] = &comparison.rows[..] else {
+        panic!("one policy")
+    };
+    assert_eq!(outcome.served.len(), 6);
+    assert!(outcome.split > 0.0 && outcome.goodput.share > 0.0);
+    let decode = |request: &Served| request.server == Some(2);
+    assert!(outcome.served.iter().all(decode), "the answer's endpoint");
 }
 
 #[tokio::test]
