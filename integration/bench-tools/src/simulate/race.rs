@@ -1,14 +1,15 @@
 //! Several policies on the same traffic, each in a simulation of its own, as many at once as there
 //! are cores.
 
+use super::dispatcher::Dispatcher;
 use super::highest_load::highest_load;
 use super::parallel::on_every_core;
 use super::policies::{Policy, Setup};
 use super::roles::FleetRoles;
-use super::run::{RunError, run};
+use super::run::{RunError, run, run_while_good};
 use super::settings::Settings;
 use super::traffic::Traffic;
-use crate::report::{Outcome, Row};
+use crate::report::{HighestLoad, Row};
 
 /// A policy broke its contract.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -48,7 +49,7 @@ impl Race<'_> {
     /// The first policy, in their order, that misplaces a request or never places one.
     pub fn at_load(&self, entrants: &[Entrant]) -> Result<Vec<Row>, RaceError> {
         let row = |entrant: &Entrant| {
-            let outcome = self.run(*entrant, self.settings.scale)?;
+            let outcome = self.run(*entrant, self.settings.scale, run)?;
             Ok(Row::new(entrant.policy.name, outcome))
         };
         on_every_core(entrants, &row).into_iter().collect()
@@ -61,8 +62,19 @@ impl Race<'_> {
     /// As of [`Race::at_load`].
     pub fn at_highest_load(&self, entrants: &[Entrant], share: f64) -> Result<Vec<Row>, RaceError> {
         let row = |entrant: &Entrant| {
-            let run = |scale| self.run(*entrant, scale);
-            let (load, outcome) = highest_load(self.settings.scale, share, run)?;
+            let at = |scale| {
+                self.run(
+                    *entrant,
+                    scale,
+                    |settings, traffic, dispatcher, progress| {
+                        run_while_good(settings, traffic, dispatcher, share, progress)
+                    },
+                )
+            };
+            let (load, outcome) = match highest_load(self.settings.scale, at)? {
+                (load, Some(outcome)) => (HighestLoad(Some(load)), outcome),
+                (load, None) => (HighestLoad(None), self.run(*entrant, load, run)?),
+            };
             Ok(Row {
                 load: Some(load),
                 ..Row::new(entrant.policy.name, outcome)
@@ -71,7 +83,18 @@ impl Race<'_> {
         on_every_core(entrants, &row).into_iter().collect()
     }
 
-    fn run(&self, entrant: Entrant, scale: f64) -> Result<Outcome, RaceError> {
+    /// Runs an entrant at a load by `run`, one of those of [`super::run`].
+    fn run<Made>(
+        &self,
+        entrant: Entrant,
+        scale: f64,
+        run: impl Fn(
+            &Settings,
+            &Traffic,
+            &mut dyn Dispatcher,
+            &mut dyn FnMut(usize),
+        ) -> Result<Made, RunError>,
+    ) -> Result<Made, RaceError> {
         let Entrant { policy, roles } = entrant;
         let settings = Settings {
             roles,

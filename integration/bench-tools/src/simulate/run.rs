@@ -12,7 +12,7 @@ use super::server::Work;
 use super::settings::Settings;
 use super::traffic::Traffic;
 use super::transfers::Links;
-use crate::report::{Outcome, Served};
+use crate::report::{Objectives, Outcome, Served};
 use hermes_engine_sim::model::scheduler::Progress;
 
 /// How long an idle fleet is simulated while requests still wait in a dispatcher.
@@ -54,19 +54,30 @@ pub fn run(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Outcome, RunError> {
     let mut run = Run::new(settings, traffic, dispatcher);
-    let mut reported = 0;
-    while run.finished < traffic.requests().len() {
-        run.next()?;
-        if run.finished >= reported + 100 {
-            reported = run.finished;
-            progress(reported);
-        }
-    }
-    Ok(Outcome::new(
-        run.served,
-        settings.roles.servers(),
-        settings.objectives,
-    ))
+    run.serve(progress)?;
+    Ok(run.outcome(settings))
+}
+
+/// The same if at least `share` of the requests meet the objectives; `None`, and sooner, if not.
+///
+/// # Errors
+/// As of [`run`].
+pub(super) fn run_while_good(
+    settings: &Settings,
+    traffic: &Traffic,
+    dispatcher: &mut dyn Dispatcher,
+    share: f64,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Option<Outcome>, RunError> {
+    let mut run = Run::new(settings, traffic, dispatcher);
+    let requests = traffic.requests().len();
+    let may_miss = |missed: usize| (requests - missed) as f64 / requests as f64 >= share;
+    run.may_miss = (0..requests)
+        .take_while(|missed| may_miss(missed + 1))
+        .count();
+    run.serve(progress)?;
+    let outcome = (run.finished == requests).then(|| run.outcome(settings));
+    Ok(outcome.filter(|outcome| outcome.goodput.share >= share))
 }
 
 struct Run<'a> {
@@ -81,6 +92,10 @@ struct Run<'a> {
     served: Vec<Served>,
     placed: usize,
     finished: usize,
+    /// Finished requests that did not meet the objectives, and how many there may be.
+    missed: usize,
+    may_miss: usize,
+    objectives: Objectives,
     /// The waking that is scheduled; others in the queue are stale.
     wake: Option<Duration>,
     woken: Duration,
@@ -110,11 +125,33 @@ impl<'a> Run<'a> {
             served: Vec::with_capacity(traffic.requests().len()),
             placed: 0,
             finished: 0,
+            missed: 0,
+            may_miss: usize::MAX,
+            objectives: settings.objectives,
             wake: None,
             woken: Duration::ZERO,
             active: Duration::ZERO,
             placements: Vec::new(),
         }
+    }
+
+    /// Lets events happen until all requests have finished, or too many missed the objectives.
+    fn serve(&mut self, progress: &mut dyn FnMut(usize)) -> Result<(), RunError> {
+        let requests = self.traffic.requests().len();
+        let mut reported = 0;
+        while self.finished < requests && self.missed <= self.may_miss {
+            self.next()?;
+            if self.finished >= reported + 100 {
+                reported = self.finished;
+                progress(reported);
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(self, settings: &Settings) -> Outcome {
+        let servers = settings.roles.servers();
+        Outcome::new(self.served, servers, settings.objectives)
     }
 
     /// Lets the next event happen.
@@ -204,6 +241,7 @@ impl<'a> Run<'a> {
             served.finished = now;
             served.output_tokens = progress.generated;
             self.finished += 1;
+            self.missed += usize::from(!self.objectives.are_met_by(served));
             let seen = Finished {
                 request,
                 server,

@@ -3,7 +3,7 @@
 use hermes_core::snapshot::Role;
 
 use super::*;
-use crate::report::Objectives;
+use crate::report::{HighestLoad, Objectives};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -208,4 +208,25 @@ fn the_highest_load_of_each_policy_is_searched_for() {
         assert!(more.goodput.share < 0.9, "{}", row.policy);
     }
     assert!(loads[1] > loads[0], "{loads:?}");
+}
+
+#[test]
+fn a_policy_that_reaches_the_share_at_no_load_is_shown_at_the_lowest() {
+    let (settings, traffic) = (fleet(0, 1, 1), lone(&[(4_000, 2), (40_000, 2)]));
+    let race = Race {
+        settings: &settings,
+        traffic: &traffic,
+        proxies: 1,
+        progress: &|_| (),
+    };
+    let entrants = [Entrant {
+        policy: named("round-robin"),
+        roles: settings.roles,
+    }];
+    let row = race.at_highest_load(&entrants, 0.9).unwrap().remove(0);
+    assert_eq!(row.load, Some(HighestLoad(None)));
+    assert_eq!(
+        (row.outcome.served.len(), row.outcome.goodput.share),
+        (2, 0.5)
+    );
 }
